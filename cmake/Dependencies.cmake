@@ -1,0 +1,24 @@
+# Every external package, found once; targets are used by name elsewhere.
+find_package(Threads REQUIRED)
+find_package(MPI REQUIRED COMPONENTS C)
+find_package(HDF5 REQUIRED COMPONENTS C)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(tomlplusplus REQUIRED)
+find_package(RefitKokkos REQUIRED)  # defines refit::kokkos
+
+find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
+find_library(XXHASH_LIBRARY xxhash REQUIRED)
+if(NOT TARGET refit::xxhash)
+  add_library(refit::xxhash UNKNOWN IMPORTED)
+  set_target_properties(refit::xxhash PROPERTIES
+    IMPORTED_LOCATION ${XXHASH_LIBRARY} INTERFACE_INCLUDE_DIRECTORIES ${XXHASH_INCLUDE_DIR})
+endif()
+
+if(NOT TARGET refit::hdf5)
+  add_library(refit::hdf5 INTERFACE IMPORTED)
+  target_include_directories(refit::hdf5 SYSTEM INTERFACE ${HDF5_C_INCLUDE_DIRS})
+  target_link_libraries(refit::hdf5 INTERFACE ${HDF5_C_LIBRARIES})
+endif()

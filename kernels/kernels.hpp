@@ -1,0 +1,156 @@
+#pragma once
+// The kernels behind a plain header: no Kokkos type appears here, so only kernels/ is compiled for a device.
+//
+// Kernels take sizes, strides and pointers; they know no tensor names and no layouts. The execution space comes first.
+// Unless said otherwise a kernel is enqueued and the caller fences. Pointers must be reachable from the execution space.
+
+#include "core/box.hpp"
+#include "core/dtype.hpp"
+#include "core/hash.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace refit::kernels {
+
+/// Starts and ends the kernel runtime; one per process, alive while any kernel runs.
+class Runtime {
+ public:
+  Runtime();
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+  /// e.g. "Kokkos 3.4.1 (Serial)".
+  static std::string version();
+};
+
+/// A queue on which kernels run in order (a stream on a GPU; the calling thread on a host).
+class ExecutionSpace {
+ public:
+  ExecutionSpace();
+  ~ExecutionSpace();
+  ExecutionSpace(ExecutionSpace&&) noexcept;
+  ExecutionSpace& operator=(ExecutionSpace&&) noexcept;
+  /// Waits until everything enqueued so far is complete and visible to the host.
+  void fence() const;
+
+  struct Implementation;
+  const Implementation& implementation() const { return *implementation_; }
+
+ private:
+  std::unique_ptr<Implementation> implementation_;
+};
+
+/// One strided copy. Strides in elements of the respective dtype; dtypes may differ only if both are castable.
+struct Tile {
+  const std::byte* source = nullptr;
+  std::byte* destination = nullptr;
+  Extents extent;
+  Extents source_strides;
+  Extents destination_strides;
+  DType from = DType::bf16;
+  DType to = DType::bf16;
+};
+
+/// A table of strided copies, made once and run as one launch as often as asked. Casts round to nearest even.
+///
+/// Tiles are collapsed where both ends are contiguous and cut into items of at most a few hundred KiB, so that any number
+/// of workers balances. Destination boxes must not overlap. `run` allocates nothing.
+class CopyTable {
+ public:
+  CopyTable() = default;
+  CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles);
+  /// Enqueues all copies.
+  void run(const ExecutionSpace& space) const;
+  std::int64_t bytes_read() const { return bytes_read_; }
+  std::int64_t bytes_written() const { return bytes_written_; }
+
+ private:
+  struct Items;
+  std::shared_ptr<const Items> items_;
+  std::int64_t bytes_read_ = 0;
+  std::int64_t bytes_written_ = 0;
+};
+
+/// A box of a tensor where it is stored: what fingerprints, counts and updates walk over.
+struct Region {
+  std::byte* data = nullptr;  ///< the box's first element
+  DType dtype = DType::bf16;
+  Box box;          ///< in global coordinates
+  Shape shape;      ///< of the whole tensor
+  Extents strides;  ///< in elements
+};
+
+/// Writes `value` into every element of a strided box (`extent`, `strides` in elements of `dtype`).
+void fill(const ExecutionSpace& space, std::byte* data, DType dtype, const Extents& extent, const Extents& strides,
+          double value);
+
+/// The byte that fills gen memory before the first refit: every float type reads it as NaN.
+inline constexpr unsigned char kPoison = 0xFF;
+
+/// Fills `bytes` bytes with kPoison.
+void poison(const ExecutionSpace& space, std::byte* data, std::int64_t bytes);
+
+/// Changes the low mantissa bits of every element as a function of (key, global linear index, step).
+///
+/// F32, F16 and BF16: bits ^= m << s with m in 1..7 from perturbation(key, index, step), where s is 0 for F16 and BF16 and
+/// 16 for F32, so that the change survives a cast to BF16. NaN and infinity stay. Other types: the lowest bit flips.
+/// Every finite element differs from its value of the step before.
+void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t key, std::int64_t step);
+
+/// The 3-bit mask 1..7 of one element of one step.
+constexpr std::uint32_t perturbation(std::uint64_t key, std::int64_t index, std::int64_t step) {
+  const std::uint64_t mixed = splitmix64(combine(key, static_cast<std::uint64_t>(step)) ^
+                                         (static_cast<std::uint64_t>(index) * 0x9E3779B97F4A7C15ULL));
+  return 1U + static_cast<std::uint32_t>(mixed % 7U);
+}
+
+/// Keys of a fingerprint: F_k = sum over rows of R_k(row) x sum over columns of (bits + 1) x C_k(column), mod 2^64, for
+/// k = 0, 1 (Sum128::low, high). A row is the flattened index of all dimensions but the last, a column the last index;
+/// a 0- or 1-D tensor is one row.
+constexpr std::uint64_t row_key(std::uint64_t name_hash, int sum, std::int64_t row) {
+  return splitmix64(name_hash + 0x632BE59BD9B4E019ULL * static_cast<std::uint64_t>(2 * sum + 1) +
+                    splitmix64(static_cast<std::uint64_t>(row)));
+}
+constexpr std::uint64_t column_key(std::uint64_t name_hash, int sum, std::int64_t column) {
+  return splitmix64(name_hash + 0xD1342543DE82EF95ULL * static_cast<std::uint64_t>(2 * sum + 2) +
+                    splitmix64(~static_cast<std::uint64_t>(column))) | 1ULL;
+}
+
+/// Adds the fingerprint of a region to `*result` (host memory); complete on return. The bits are those of the elements
+/// converted to `as` (rounded once, nearest even; only between castable types), which is how both sides of a cast compare.
+void fingerprint(const ExecutionSpace& space, const Region& region, DType as, std::uint64_t name_hash, Sum128* result);
+
+/// Adds to rows[row - first row of the box] the wrapping 64-bit sum over the box's columns j of fix(w) x sign(seed, j),
+/// with fix(w) = round-to-nearest-even(w x 2^24) saturated at +-2^39 (NaN counts as +2^39); complete on return. Rows are
+/// those of the box, flattened in its own order. Castable dtypes only. `rows` is host memory.
+void signed_row_sums(const ExecutionSpace& space, const Region& region, std::uint64_t seed, std::int64_t* rows);
+
+/// +1 or -1 for column j.
+constexpr std::int64_t sign(std::uint64_t seed, std::int64_t column) {
+  return (splitmix64(seed ^ splitmix64(static_cast<std::uint64_t>(column))) >> 63) != 0 ? -1 : 1;
+}
+
+/// Elements of `region` whose bits differ from `expected` (contiguous, row-major over the box, of dtype region.dtype).
+struct Difference {
+  std::int64_t count = 0;
+  std::int64_t first = -1;  ///< linear index within the box of the first differing element; -1 if none
+};
+Difference count_differences(const ExecutionSpace& space, const Region& region, const std::byte* expected);
+
+/// Values of one seeded synthetic tensor: mean + scale x (a normal-looking deviate), a function of (key, global linear
+/// index) only, computed in double and rounded once to the region's dtype. Castable dtypes.
+void synthesise(const ExecutionSpace& space, const Region& region, std::uint64_t key, double mean, double scale);
+
+/// Converts one value's bits; exact rule of every cast here (computed in double, rounded once to nearest even, NaN kept
+/// quiet). For tests and references.
+std::uint32_t convert_bits(std::uint32_t bits, DType from, DType to);
+
+/// Copies `bytes` from source to destination with all of the space's workers; complete on return. The memory probe.
+void copy_bytes(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes);
+
+}  // namespace refit::kernels

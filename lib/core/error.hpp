@@ -1,0 +1,61 @@
+#pragma once
+// Typed errors. Library code throws `Error`; only the application turns one into an exit code.
+//
+// The message names the tensor, rank, file, key or option that is wrong and says what to do about it.
+
+#include <fmt/format.h>
+
+#include <source_location>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace refit {
+
+/// What went wrong; the value is the process's exit code (interface: exit codes).
+enum class ErrorKind : int {
+  data = 1,         ///< wrong data, or an expectation that was missed
+  usage = 2,        ///< a mistake in the command line, case, checkpoint or rank count
+  runtime = 3,      ///< communication failure, timeout, out of memory
+  unavailable = 77  ///< this build or machine lacks what the case needs
+};
+
+/// The name of `kind` as it stands in results ("data", "usage", "runtime", "unavailable").
+const char* name(ErrorKind kind);
+
+/// An error that the user can read and act on.
+class Error : public std::runtime_error {
+ public:
+  Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
+  ErrorKind kind() const { return kind_; }
+
+ private:
+  ErrorKind kind_;
+};
+
+template <typename... Args>
+[[noreturn]] void fail_usage(fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(ErrorKind::usage, fmt::format(format, std::forward<Args>(args)...));
+}
+
+template <typename... Args>
+[[noreturn]] void fail_runtime(fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(ErrorKind::runtime, fmt::format(format, std::forward<Args>(args)...));
+}
+
+template <typename... Args>
+[[noreturn]] void fail_unavailable(fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(ErrorKind::unavailable, fmt::format(format, std::forward<Args>(args)...));
+}
+
+/// Throws a runtime `Error` that names the broken invariant and its place: a defect of refit, not of its input.
+[[noreturn]] void fail_invariant(const char* condition,
+                                 std::source_location where = std::source_location::current());
+
+}  // namespace refit
+
+/// Checks an invariant of refit itself, in every build type.
+#define REFIT_ASSERT(condition)                        \
+  do {                                                 \
+    if (!(condition)) ::refit::fail_invariant(#condition); \
+  } while (false)

@@ -1,0 +1,116 @@
+#pragma once
+// A layout says, for every rank of one side, which pieces of which tensors it stores, and where.
+//
+// A piece is a box of a tensor in global coordinates plus the place of that box in local storage. A fused parameter is
+// not a special case. Example (Llama, 9 query heads, 3 KV heads, head_dim 64, train TP3, rank 1): its `linear_qkv`
+// holds, for query group 1, rows 192..383 of q_proj at local row 0, rows 64..127 of k_proj at local row 192 and the same
+// rows of v_proj at local row 256: three pieces of three tensors in one storage.
+//
+// A layout is a function, not a table: pieces are computed on demand for any rank, so nobody holds the world's pieces.
+// Immutable, no communication, no I/O; all ranks build the same one.
+
+#include "core/box.hpp"
+#include "core/rank.hpp"
+#include "model/model.hpp"
+
+#include <compare>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace refit::layout {
+
+using model::Tensor;
+
+/// Names one storage (one parameter) within a rank. Only the layout that made it can read the numbers.
+struct StorageKey {
+  std::int32_t parameter = 0;
+  std::int32_t layer = -1;
+  std::int32_t expert = -1;
+  friend constexpr auto operator<=>(const StorageKey&, const StorageKey&) = default;
+};
+
+/// One parameter of one rank: the engine's own name and shape, row-major and contiguous.
+struct Storage {
+  StorageKey key;
+  std::string name;
+  Shape shape;
+  DType dtype = DType::bf16;
+
+  std::int64_t elements() const { return product(shape); }
+  std::int64_t bytes() const { return elements() * byte_size(dtype); }
+};
+
+/// A strided view into a storage: element `offset + sum(index[d] * strides[d])`, in elements of the storage's dtype.
+struct Place {
+  StorageKey storage;
+  std::int64_t offset = 0;
+  Extents strides;
+  friend constexpr auto operator<=>(const Place&, const Place&) = default;
+};
+
+/// The box of a tensor that a rank stores, and where. Where the storage's dtype is not the tensor's, values are cast.
+struct Piece {
+  Box box;
+  Place place;
+  DType dtype = DType::bf16;  ///< of the storage
+};
+
+/// A part of a storage that belongs to no tensor and holds a constant, e.g. vocabulary padding.
+struct Fill {
+  Place place;
+  Extents extent;
+  double value = 0.0;
+};
+
+/// The place of `part` (a box inside `piece.box`).
+Place place_of(const Piece& piece, const Box& part);
+
+/// Where a side keeps a model. Tensors of equal shape and equal `placement_class` have equal boxes on every rank.
+class Layout {
+ public:
+  virtual ~Layout() = default;
+
+  virtual std::int32_t ranks() const = 0;
+  /// Pipeline stage of a rank; 0 where a side has none.
+  virtual std::int32_t stage(Rank rank) const = 0;
+  virtual std::int32_t stages() const = 0;
+  /// Equal numbers promise equal boxes (not places) on all ranks, for tensors of one shape.
+  virtual std::uint64_t placement_class(const Tensor& tensor) const = 0;
+  /// Appends the pieces of `tensor` on `rank`: disjoint boxes, in ascending order of their first index.
+  virtual void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const = 0;
+  /// The storage that a piece of `rank` names.
+  virtual Storage storage(const StorageKey& key, Rank rank) const = 0;
+  /// Appends the constant parts of that storage.
+  virtual void fills(const StorageKey& key, Rank rank, std::vector<Fill>& out) const = 0;
+  /// Coordinates for people and dumps, e.g. "tp=1 pp=0 dp=0".
+  virtual std::string coordinates(Rank rank) const = 0;
+};
+
+/// A piece together with its tensor, of one rank.
+struct LocalPiece {
+  std::int32_t tensor = 0;   ///< index into the model's tensors
+  std::int32_t storage = 0;  ///< index into LocalLayout::storages
+  Piece piece;
+};
+
+/// All that one rank stores: what a layout says of it, written out.
+struct LocalLayout {
+  std::vector<Storage> storages;   ///< in order of first use
+  std::vector<LocalPiece> pieces;  ///< in order of tensor
+  struct LocalFill {
+    std::int32_t storage;
+    Fill fill;
+  };
+  std::vector<LocalFill> fills;
+
+  /// Index of the storage with that key; throws if this rank has none.
+  std::int32_t find(const StorageKey& key) const;
+
+  std::vector<std::pair<StorageKey, std::int32_t>> by_key;  ///< sorted by key
+};
+
+/// Writes out what `rank` stores of `tensors`.
+LocalLayout materialise(const Layout& layout, const std::vector<Tensor>& tensors, Rank rank);
+
+}  // namespace refit::layout

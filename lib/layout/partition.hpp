@@ -1,0 +1,28 @@
+#pragma once
+// One-dimensional partitions: how a range of rows, columns, layers or experts is cut over ranks.
+
+#include <cstdint>
+#include <vector>
+
+namespace refit::layout {
+
+/// A contiguous range of indices.
+struct Range {
+  std::int64_t begin = 0;
+  std::int64_t count = 0;
+  friend constexpr bool operator==(const Range&, const Range&) = default;
+};
+
+/// The `index`-th of `parts` equal parts; `size` must divide (the callers' validation says so to the user).
+Range even_part(std::int64_t size, std::int64_t parts, std::int64_t index);
+
+/// DTensor's Shard (torch.chunk): chunks of ceil(size / parts), the last ones shorter or empty. 10 over 4: 3, 3, 3, 1.
+Range chunk_part(std::int64_t size, std::int64_t parts, std::int64_t index);
+
+/// Balanced: the first size % parts parts hold one more. 6 over 4: 2, 2, 1, 1 (vLLM's linear expert placement).
+Range balanced_part(std::int64_t size, std::int64_t parts, std::int64_t index);
+
+/// The rows of `part` that are below `limit`: what is left of a padded range.
+Range clip(const Range& part, std::int64_t limit);
+
+}  // namespace refit::layout

@@ -1,0 +1,102 @@
+#pragma once
+// A plan is the intersection of two layouts: a deterministic list of strided copies, each with one source rank and one
+// destination rank. Pure: no MPI, no GPU, no memory for weights; the same inputs give the same plan on every rank.
+//
+// Example: q_proj rows 0..575 held by train TP3 in thirds, wanted whole by gen TP1: three copies of 192 rows, from train
+// ranks 0, 1 and 2 to gen rank 0.
+//
+// Holder choice (each rank can evaluate it alone). Of an overlap with H holders and R takers:
+// - H <= R: taker j is served by holder (j + turn) mod H, where `turn` counts the overlaps of equal holder sets;
+// - H > R: each taker's box is cut along its first long dimension into stripes, one per holder that is assigned to it, so
+//   that all replicas share the sending; boxes below `kMinStripeBytes` per stripe are left whole.
+
+#include "core/hash.hpp"
+#include "layout/layout.hpp"
+
+#include <functional>
+#include <map>
+#include <span>
+#include <vector>
+
+namespace refit::plan {
+
+using layout::Layout;
+using layout::Piece;
+using layout::Place;
+using model::Tensor;
+
+/// Stripes of replicas are not made smaller than this.
+inline constexpr std::int64_t kMinStripeBytes = 64 * 1024;
+
+/// One end of a copy: a strided view into a storage of that rank.
+struct End {
+  Rank rank{};
+  Place place;
+  DType dtype = DType::bf16;
+  friend bool operator==(const End&, const End&) = default;
+};
+
+/// One strided copy between two ranks: `box` of tensor `tensor`, from `source` to `destination`, cast where the dtypes
+/// differ. The bytes on the wire are those of the source's dtype.
+struct Copy {
+  std::int32_t tensor = 0;  ///< index into the model's tensors
+  Box box;
+  End source;
+  End destination;
+
+  std::int64_t elements() const { return box.volume(); }
+  std::int64_t wire_bytes() const { return elements() * byte_size(source.dtype); }
+};
+
+/// The copies in which one rank is source or destination, in the plan's order: by tensor, then box, then destination.
+struct RankPlan {
+  std::vector<Copy> copies;
+};
+
+/// 128-bit hash of a copy: tensor name, box, ranks and dtypes. A plan's hash is the sum over its copies.
+Sum128 hash(const Copy& copy, const std::string& tensor_name);
+
+/// Computes the copies that take `tensors` from one layout to another. Keeps references to all three.
+class Planner {
+ public:
+  /// `tensors`: those to be copied (the bulk path's), in the order of the copies.
+  Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination);
+
+  /// The copies in which `rank` of `side` takes part. Cost: one look per tensor and the rank's own copies.
+  RankPlan rank_plan(Side side, Rank rank) const;
+
+  /// Calls `visit` for every copy of every rank, in the plan's order, without places (End::place is not set).
+  void for_each_copy(const std::function<void(const Copy&)>& visit) const;
+
+  const Layout& source() const { return source_; }
+  const Layout& destination() const { return destination_; }
+
+ private:
+  struct Overlap {
+    Box box;
+    std::vector<Rank> holders;
+    std::vector<Rank> takers;
+  };
+  using ClassKey = std::tuple<Shape, DType, std::uint64_t, std::uint64_t>;
+
+  const std::vector<Overlap>& overlaps(const Tensor& tensor) const;
+  template <typename Visit>
+  void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit) const;
+
+  const std::vector<Tensor>& tensors_;
+  const Layout& source_;
+  const Layout& destination_;
+  mutable std::map<ClassKey, std::vector<Overlap>> classes_;
+};
+
+/// A box of a tensor as one side stores it: who holds exactly this box.
+struct Holding {
+  Box box;
+  DType dtype = DType::bf16;
+  std::vector<Rank> ranks;  ///< ascending
+};
+
+/// The distinct boxes of `tensor` on one side, by first index. Throws (usage) where boxes overlap without being equal.
+std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor);
+
+}  // namespace refit::plan
