@@ -1,0 +1,86 @@
+#pragma once
+// What the executors need from a machine: a data plane that moves bytes between ranks, a control plane for the small
+// collectives of prepare and verify, and memory of a peer that can be written to directly.
+//
+// Ranks here are ranks of the communicator (plain ints, as in MPI and NCCL). Implementations: MPI (hosts), threads (tests,
+// all ranks in one process), and NCCL where it is built in. All are arguments; nothing is global.
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace refit::transport {
+
+/// One message of a group.
+struct Message {
+  enum class Kind : std::uint8_t { send, receive };
+  Kind kind = Kind::send;
+  int peer = 0;  ///< rank in the communicator
+  std::byte* data = nullptr;
+  std::int64_t bytes = 0;
+};
+
+/// Operations in flight on one lane of a communicator; reusable, so that executing allocates nothing.
+class Request {
+ public:
+  virtual ~Request() = default;
+  /// Makes progress; true once all operations of the request are complete.
+  virtual bool test() = 0;
+};
+
+/// Point-to-point groups and broadcasts of bytes. Between two ranks messages match in the order in which they were posted
+/// on one lane; lanes (0 .. lanes - 1) do not interfere with each other.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// A request that can hold up to `capacity` messages of a group.
+  virtual std::unique_ptr<Request> make_request(std::int64_t capacity) = 0;
+  /// Starts all messages of a group, which progress together (ncclGroupStart/End; MPI_Isend/Irecv). `request` must be idle.
+  virtual void post(std::span<const Message> group, int lane, Request& request) = 0;
+  /// Starts a broadcast from `root`. Collective over the communicator, in the same order on all its ranks.
+  virtual void broadcast(std::byte* data, std::int64_t bytes, int root, Request& request) = 0;
+};
+
+/// Small host-side collectives for prepare, verify and report. Every function is collective over the control plane.
+class Control {
+ public:
+  using Bytes = std::vector<std::byte>;
+
+  virtual ~Control() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual void barrier() = 0;
+  /// Sends to[i] to rank i; returns what each rank sent to this one.
+  virtual std::vector<Bytes> exchange(const std::vector<Bytes>& to) = 0;
+  /// The bytes of every rank, at `root`; empty elsewhere.
+  virtual std::vector<Bytes> gather(const Bytes& mine, int root) = 0;
+  /// Root's bytes, everywhere.
+  virtual Bytes broadcast(Bytes bytes, int root) = 0;
+  /// Wrapping 64-bit sums over all ranks into root's `values`; other ranks' values are left unspecified.
+  virtual void reduce_sum(std::span<std::int64_t> values, int root) = 0;
+  virtual double max(double value) = 0;
+  virtual std::int64_t sum(std::int64_t value) = 0;
+  virtual std::int64_t max(std::int64_t value) = 0;
+  /// Collective over this: ranks of one color form a new control plane, ordered by rank. Color < 0: no part in any (nullptr).
+  virtual std::unique_ptr<Control> split(int color) = 0;
+};
+
+/// The arenas of all ranks of a machine's sharing domain, as far as this rank can address them.
+class PeerMemory {
+ public:
+  virtual ~PeerMemory() = default;
+  /// This rank's own arena (may be empty).
+  virtual std::byte* local() const = 0;
+  /// The arena of world rank `rank` in this rank's address space, or nullptr if it cannot be mapped.
+  virtual std::byte* map(int rank) const = 0;
+  /// Orders this rank's stores before a following barrier, and loads after it.
+  virtual void fence() = 0;
+};
+
+}  // namespace refit::transport

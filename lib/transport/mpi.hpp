@@ -1,0 +1,45 @@
+#pragma once
+// The MPI implementations of communicator, control plane and peer memory (hosts).
+
+#include "transport/communicator.hpp"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace refit::transport {
+
+/// MPI_Init_thread .. MPI_Finalize. One per process; every other MPI object must be gone before it.
+class MpiSession {
+ public:
+  MpiSession();  ///< Collective over all processes of the job.
+  ~MpiSession();
+  MpiSession(const MpiSession&) = delete;
+  MpiSession& operator=(const MpiSession&) = delete;
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  /// e.g. "Open MPI v4.1.4".
+  static std::string version();
+  /// Ends all ranks of the job with `exit_code`; callable from any thread. Does not return.
+  [[noreturn]] static void abort(int exit_code);
+  /// Local ranks: how many processes of this job share this host, and this process's number among them.
+  int node_size() const { return node_size_; }
+  int node_rank() const { return node_rank_; }
+
+ private:
+  int rank_ = 0, size_ = 1, node_rank_ = 0, node_size_ = 1;
+};
+
+/// The control plane over all processes. Collective over MPI_COMM_WORLD.
+std::unique_ptr<Control> make_mpi_control();
+
+/// A data-plane communicator of the world ranks in `members` (ascending; communicator rank = position). Collective over
+/// `members` only. `tag` tells apart communicators that are created at the same time.
+std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag);
+
+/// Shared memory of this node: an MPI shared window with `bytes` (256-byte aligned) on this rank. Collective over the world.
+/// Errors (runtime): fewer bytes free in shared memory than all ranks of the node ask for, checked before allocating;
+/// says how much is needed and there, and that `--executor p2p` needs none.
+std::unique_ptr<PeerMemory> make_mpi_peer_memory(std::int64_t bytes);
+
+}  // namespace refit::transport
