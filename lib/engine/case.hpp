@@ -1,0 +1,218 @@
+#pragma once
+// A case: everything that one job needs, as a plain value. One sub-struct per section of the case file; the members'
+// initial values are the defaults. Reading TOML and options is the application's business, not this header's.
+//
+// Example: a case with train.layout = "TP2xPP2" and gen.layout = "TP4" needs 4 + 4 ranks.
+//
+// A `Case` that the application hands over is complete: paths are resolved, both layouts have dp >= 1, and
+// `violations` found nothing.
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "layout/parallelism.hpp"
+
+namespace refit::engine {
+
+using layout::Parallelism;
+
+enum class TiedLmHead : std::uint8_t { absent, present };
+enum class Precision : std::uint8_t { bf16, fp32, fp8, mxfp8 };
+enum class DataParallel : std::uint8_t { engines, internal };
+enum class MoeBackend : std::uint8_t { triton, flashinfer_cutlass, flashinfer_trtllm };
+enum class KvCacheDtype : std::uint8_t { automatic, fp8 };
+enum class Bulk : std::uint8_t { all, whitelist, ffn };
+enum class ExecutorKind : std::uint8_t { golden, p2p, direct, m2n };
+enum class Communicators : std::uint8_t { single, per_stage };
+enum class Device : std::uint8_t { cpu, cuda };
+enum class Update : std::uint8_t { perturb, none };
+enum class Verify : std::uint8_t { every, last, off };
+enum class Strict : std::uint8_t { off, seed, merged };
+enum class ExpectedOutcome : std::uint8_t { pass, mismatch, error, timeout };
+
+using Choices = std::span<const std::string_view>;
+
+/// The words of a choice as cases write them, in the order of its enumerators, e.g. {"all", "whitelist", "ffn"}.
+Choices choices(TiedLmHead);
+Choices choices(Precision);
+Choices choices(DataParallel);
+Choices choices(MoeBackend);
+Choices choices(KvCacheDtype);
+Choices choices(Bulk);
+Choices choices(ExecutorKind);
+Choices choices(Communicators);
+Choices choices(Device);
+Choices choices(Update);
+Choices choices(Verify);
+Choices choices(Strict);
+Choices choices(ExpectedOutcome);
+
+/// An enumeration that a key selects from.
+template <typename E>
+concept Choice = requires(E value) {
+  choices(value);
+};
+
+/// The word of a value, e.g. name(Communicators::per_stage) is "per-stage".
+template <Choice E>
+std::string_view name(E value) {
+  return choices(value)[static_cast<std::size_t>(value)];
+}
+
+/// The value of a word; nothing for an unknown one.
+template <Choice E>
+std::optional<E> parse(std::string_view word) {
+  const Choices words = choices(E{});
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (words[i] == word) return static_cast<E>(i);
+  }
+  return std::nullopt;
+}
+
+struct ModelSection {
+  std::string config;       ///< path of a config.json; empty where a checkpoint is given
+  std::string checkpoint;   ///< path of a checkpoint folder; empty where only a config is given
+  std::string family;       ///< empty = as config.json says
+  std::int64_t layers = 0;  ///< keep the first layers only; 0 = all
+  TiedLmHead tied_lm_head = TiedLmHead::absent;
+
+  /// The path of the config.json of either.
+  std::string config_path() const { return config.empty() ? checkpoint + "/config.json" : config; }
+};
+
+struct TrainSection {
+  Parallelism layout;
+  std::int64_t first_stage_layers = 0;            ///< 0 = even split
+  std::int64_t last_stage_layers = 0;             ///< 0 = even split
+  std::vector<std::int64_t> stage_layers;         ///< of every stage; empty = by the two numbers above
+  std::int64_t make_vocab_size_divisible_by = 0;  ///< 0 = not padded
+  Precision precision = Precision::bf16;
+};
+
+struct GenSection {
+  Parallelism layout;
+  DataParallel data_parallel = DataParallel::engines;
+  bool mtp = false;
+  Precision precision = Precision::bf16;
+  std::string quantiser = "nemo_rl";
+  MoeBackend moe_backend = MoeBackend::triton;
+  KvCacheDtype kv_cache_dtype = KvCacheDtype::automatic;
+};
+
+struct RefitSection {
+  Bulk bulk = Bulk::all;
+  ExecutorKind executor = ExecutorKind::direct;
+  Communicators communicators = Communicators::single;
+  std::int64_t streams = 2;
+  std::int64_t group_size = 1024;
+  std::int64_t chunk_bytes = std::int64_t{8} << 20;
+  std::int64_t ring_chunks = 2;  ///< chunks of p2p's ring in flight
+  std::int64_t misc_buffer_bytes = std::int64_t{256} << 20;
+  bool check_agreement = true;
+};
+
+struct RunSection {
+  Device device = Device::cpu;
+  std::int64_t ranks_per_device = 0;  ///< 0 = as it comes out
+  std::int64_t steps = 10;
+  std::int64_t warmup = 1;
+  std::int64_t seed = 1;
+  Update update = Update::perturb;
+  Verify verify = Verify::every;
+  double timeout_seconds = 60;  ///< of one refit; 0 = none
+  std::vector<std::string> inject;
+  Strict strict_upstream = Strict::off;
+};
+
+/// Paths of what is written; empty = not asked for.
+struct OutputSection {
+  std::string json;
+  std::string csv;
+  std::string hdf5;
+  std::string junit;
+  std::string dump_train;
+  std::string dump_gen;
+  bool force = false;
+};
+
+/// Tensors that an injected bug is expected to spoil.
+struct ExpectedMismatch {
+  std::string tensors;    ///< glob over tensor names
+  double fraction = 0.0;  ///< of the matching stored elements, over all gen ranks
+};
+
+struct ExpectSection {
+  std::optional<double> kl_max;
+  std::optional<double> bulk_fraction;  ///< of the payload, +- 0.0005
+  ExpectedOutcome outcome = ExpectedOutcome::pass;
+  std::string message;  ///< a part of the error's text
+  std::vector<ExpectedMismatch> mismatch;
+};
+
+struct Case {
+  std::string name;
+  std::string description;
+  std::string file;  ///< path of the case file; empty where there is none
+
+  ModelSection model;
+  TrainSection train;
+  GenSection gen;
+  RefitSection refit;
+  RunSection run;
+  OutputSection output;
+  ExpectSection expect;
+
+  /// Keys that the file or an option gave, with the place for messages: "refit.streams" -> "case.toml:12:3".
+  std::map<std::string, std::string> given;
+
+  std::int64_t train_ranks() const { return train.layout.ranks(); }
+  std::int64_t gen_ranks() const { return gen.layout.ranks(); }
+};
+
+/// What `refit plan` is asked for beside the case.
+struct Hardware {
+  std::string file;  ///< where the numbers come from
+  std::int64_t ranks_per_device = 1;
+  std::int64_t devices_per_domain = 1;
+  double device_in = 0;  ///< GB/s per device and direction, within a domain
+  double device_out = 0;
+  double domain_in = 0;  ///< GB/s per domain and direction, to other domains
+  double domain_out = 0;
+  double memory = 0;  ///< GB/s of a device's memory, read + write
+  double launch_seconds = 0;
+};
+
+struct PlanOptions {
+  bool classify = false;             ///< print each tensor's path
+  std::string byte_matrix;           ///< file for the rank-by-rank byte matrix; empty = none
+  std::optional<Hardware> hardware;  ///< absent = bytes without seconds
+};
+
+struct ProbeOptions {
+  std::string save;      ///< hardware file to write; empty = none
+  bool force = false;    ///< replace an existing file
+  double seconds = 0.2;  ///< least measuring time per rate
+};
+
+/// Completes a case: an absent DP becomes the smallest legal one on the train side and 1 on the gen side.
+void complete(Case& c);
+
+/// Everything that is wrong with a complete case by itself (no file is read): contradictions, keys that mean nothing
+/// for the chosen executor, precision or layout, numbers out of range. Each text starts with its key, and place where
+/// known.
+std::vector<std::string> violations(const Case& c);
+
+/// Throws `Error` for what is legal in a case but not in this build: exit 2 for precisions, backends and upstream's
+/// restrictions, 77 for devices and executors. Call after `violations`.
+void require_supported(const Case& c);
+
+/// Throws (usage) for keys that mean nothing for the model, e.g. gen.moe_backend of a dense one.
+void validate_for_model(const Case& c, bool moe);
+
+}  // namespace refit::engine

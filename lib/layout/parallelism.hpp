@@ -1,0 +1,37 @@
+#pragma once
+// How many ranks a side has along each axis of parallelism, as cases write it: "TP2xPP2", "TP3, DP2".
+//
+// Example: parse_parallelism("EP8xPP2xDP8") is {tp 1, cp 1, ep 8, dp 8, pp 2}; to_string prints it as "EP8xDP8xPP2".
+// What the numbers mean for a rank's coordinates is the business of train/ and gen/.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace refit::layout {
+
+/// Sizes of the parallel axes of one side.
+struct Parallelism {
+  std::int64_t tp = 1;
+  std::int64_t cp = 1;
+  std::int64_t ep = 1;
+  std::int64_t dp = 0;  ///< 0 = absent: see `with_data_parallel`
+  std::int64_t pp = 1;
+
+  /// TP x CP x DP x PP, an absent DP counting as 1. EP shares the ranks of TP, CP and DP.
+  std::int64_t ranks() const { return tp * cp * pp * (dp == 0 ? 1 : dp); }
+  friend constexpr bool operator==(const Parallelism&, const Parallelism&) = default;
+};
+
+/// Parses "TP2xPP2" or "TP3, DP2": axes TP, CP, EP, DP, PP in any order and case, separated by `x` or `,`,
+/// values 1..65536. Errors (usage): an unknown or repeated axis, a value that is missing or out of range; the message
+/// quotes `text`.
+Parallelism parse_parallelism(std::string_view text);
+
+/// "TP2xPP2": axes of size 1 are dropped; "TP1" where all are 1.
+std::string to_string(const Parallelism& parallelism);
+
+/// The same with an absent DP set to the smallest that lets EP divide TP x CP x DP.
+Parallelism with_data_parallel(Parallelism parallelism);
+
+}  // namespace refit::layout
