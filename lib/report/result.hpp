@@ -1,0 +1,226 @@
+#pragma once
+// Everything that one run (or one `refit plan`) reports, as plain values: the document that the printers observe.
+//
+// The structs mirror the schema `refit.result` version 1 section by section. Sizes are bytes, times are seconds. A part
+// that a run did not reach is absent: std::nullopt, an empty string or an empty list, and the printers leave it out.
+// Statistics are not stored: `refits` holds the samples, and statistics.hpp derives weight_sync and phases from them.
+// Nothing here communicates: values that are maxima over ranks are reduced before they are put here.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace refit::report {
+
+enum class Status : std::uint8_t {
+  passed,  ///< as expected
+  failed,  ///< wrong data, or an expectation missed
+  error,   ///< a mistake in the input, or a failure of machine or communication
+  waived   ///< this machine or build lacks what the case needs
+};
+
+/// The name of `status` in results: "passed", "failed", "error", "waived".
+const char* name(Status status);
+
+struct Case {
+  std::string name;
+  std::string description;
+  std::string file;  ///< path of the case file; empty without one
+};
+
+/// Why a run ended early or missed what was expected.
+struct Failure {
+  std::string kind;  ///< name(ErrorKind), or "timeout"
+  std::string message;
+  std::optional<std::int64_t> rank;  ///< world rank that detected it
+  std::string phase;                 ///< "load", "plan", "bulk", ...
+};
+
+/// One rank of the run.
+struct RankInfo {
+  std::int64_t rank = 0;  ///< in the world: train first, then gen
+  std::string group;      ///< "train" or "gen"
+  std::int64_t pid = 0;
+  std::string host;
+  std::string device;                                             ///< "cpu", or number, PCI id and name of a GPU
+  std::vector<std::pair<std::string, std::int64_t>> coordinates;  ///< {"tp", 0}, {"ep", 3}, ... within its group
+};
+
+/// Versions of what is linked; those that a build lacks stay empty.
+struct Environment {
+  std::string refit;
+  std::string compiler;
+  std::string mpi;
+  std::string nccl;
+  std::string cuda;
+  std::string kokkos;
+  std::string hdf5;
+  std::vector<RankInfo> ranks;
+};
+
+struct Model {
+  std::string family;
+  std::string source;  ///< path of the checkpoint or of config.json
+  std::int64_t tensors = 0;
+  std::int64_t parameters = 0;
+  std::int64_t bytes = 0;
+};
+
+/// One side of the run.
+struct Group {
+  std::string layout;  ///< "EP8xPP2xDP8"
+  std::int64_t ranks = 0;
+  std::string precision;
+};
+
+using SettingValue = std::variant<bool, std::int64_t, double, std::string>;
+/// Keys in the order in which they are printed: bulk, executor, device, steps, warmup, seed, ...
+using Settings = std::vector<std::pair<std::string, SettingValue>>;
+
+/// Each tensor of which gen stores a piece, once, at its Hugging Face shape, in train's dtype.
+struct Payload {
+  std::int64_t bulk_bytes = 0;
+  std::int64_t misc_bytes = 0;
+  bool qkv_to_misc = false;
+  std::int64_t from_checkpoint_bytes = 0;  ///< pieces of gen that no train rank has
+
+  std::int64_t total_bytes() const { return bulk_bytes + misc_bytes; }
+  /// bulk / total; 0 for an empty payload.
+  double bulk_fraction() const;
+};
+
+/// What really moves in one refit.
+struct Wire {
+  std::int64_t bytes = 0;
+  std::int64_t copies = 0;
+  std::int64_t egress_bytes_max = 0;   ///< of the busiest sender
+  std::int64_t ingress_bytes_max = 0;  ///< of the busiest receiver
+  std::int64_t local_bytes = 0;        ///< copies whose two ends are one device
+};
+
+struct Memory {
+  std::int64_t train_bytes_max = 0;
+  std::int64_t gen_bytes_max = 0;
+  std::int64_t staging_bytes_max = 0;
+};
+
+struct Load {
+  std::int64_t bytes_read = 0;
+  std::int64_t bytes_needed = 0;
+};
+
+/// The four terms of the lower bound, in seconds or in bytes.
+template <typename Value>
+struct BoundTerms {
+  Value ingress{};
+  Value egress{};
+  Value fanout{};
+  Value memory{};
+};
+
+/// The time that no schedule can beat. Without rates only `bytes` is known.
+struct Bound {
+  std::optional<double> seconds;  ///< the largest term
+  std::string term;               ///< its name: "ingress", "egress", "fanout" or "memory"
+  std::optional<BoundTerms<double>> terms;
+  BoundTerms<std::int64_t> bytes;  ///< bytes of the busiest device of each term
+};
+
+/// What this run's schedule should take.
+struct ModelSeconds {
+  double total = 0;
+  std::string term;  ///< the largest part
+  double staging = 0;
+  double schedule = 0;
+  double latency = 0;
+};
+
+/// Seconds by name, in order.
+using NamedSeconds = std::vector<std::pair<std::string, double>>;
+
+/// One refit: maxima over all ranks.
+struct Refit {
+  std::int64_t number = 0;  ///< from 1, warm-up included
+  bool warmup = false;
+  double weight_sync = 0;
+  NamedSeconds phases;                         ///< bulk, misc, finalize, ...: the same names in each refit
+  std::optional<std::int64_t> elements_wrong;  ///< absent where the refit was not verified
+  std::optional<double> kl_max;                ///< absent where the refit was not verified
+};
+
+/// One tensor on one gen rank that does not hold the expected bits.
+struct WrongTensor {
+  std::string tensor;
+  std::int64_t gen_rank = 0;  ///< within gen
+  std::int64_t elements_wrong = 0;
+  std::vector<std::int64_t> first_index;  ///< of the first wrong element, in global coordinates
+};
+
+struct Kl {
+  double max = 0;
+  double mean = 0;
+  std::string tensor;  ///< where the maximum was found
+};
+
+struct Verification {
+  std::int64_t refits = 0;  ///< how many were verified
+  std::int64_t tensors = 0;
+  std::int64_t tensors_wrong = 0;
+  std::int64_t elements = 0;  ///< stored elements over all gen ranks, padding excluded
+  std::int64_t elements_wrong = 0;
+  std::vector<WrongTensor> wrong;
+  std::string fingerprint_train;  ///< 32 hexadecimal digits
+  std::string fingerprint_gen;
+  std::optional<Kl> kl;
+};
+
+/// Totals over all ranks; the byte matrix is Result::byte_matrix.
+struct PlanWorld {
+  double seconds = 0;
+  std::int64_t copies = 0;
+};
+
+/// What `refit plan` adds.
+struct Plan {
+  double seconds = 0;  ///< to plan one rank
+  std::int64_t peak_bytes = 0;
+  std::int64_t copies = 0;  ///< of that rank
+  std::string hash;         ///< 32 hexadecimal digits
+  std::optional<PlanWorld> world;
+};
+
+/// [train rank][gen rank] -> bytes of one refit.
+using ByteMatrix = std::vector<std::vector<std::int64_t>>;
+
+struct Result {
+  Case test_case;
+  std::string command;     ///< the command line
+  std::string start_time;  ///< ISO 8601, UTC
+  Status status = Status::passed;
+  int exit_code = 0;
+  std::optional<Failure> error;
+  Environment environment;
+  std::optional<Model> model;
+  Group train;
+  Group gen;
+  Settings settings;
+  std::optional<Payload> payload;
+  std::optional<Wire> wire;
+  std::optional<Memory> memory;
+  std::optional<Load> load;
+  std::optional<Bound> bound;
+  std::optional<ModelSeconds> model_seconds;
+  std::vector<std::pair<std::string, double>> rates;  ///< bytes per second by name, e.g. {"device_out", 370e9}
+  std::optional<double> efficiency;                   ///< bound / median weight_sync
+  NamedSeconds prepare;                               ///< what happens once: load, plan, ...
+  std::vector<Refit> refits;                          ///< in order; weight_sync and phases are derived from them
+  std::optional<Verification> verification;
+  std::vector<std::string> notes;  ///< what a reader must know, e.g. pairs of ranks that fell back to p2p
+  std::optional<Plan> plan;        ///< only of `refit plan`: makes it a `refit.plan` document
+  ByteMatrix byte_matrix;
+};
+
+}  // namespace refit::report
