@@ -1,0 +1,60 @@
+#pragma once
+// What verification found: plain values that report prints and expectations are compared with.
+//
+// "Bits" are an element's bytes read as a little-endian number, in gen's storage dtype.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/box.hpp"
+#include "core/hash.hpp"
+#include "core/rank.hpp"
+
+namespace refit::verify {
+
+/// A train rank that holds other bits than most holders of the same box (than the first one, if there is no majority).
+/// With a storage's name: a constant part (fill) of a train rank that was overwritten; the box is then the fill's
+/// extent.
+struct TrainDisagreement {
+  std::string tensor;
+  Rank train_rank{};
+  Box box;
+  friend bool operator==(const TrainDisagreement&, const TrainDisagreement&) = default;
+};
+
+/// Wrong elements of one tensor on one gen rank; of a constant part (fill) under the storage's own name.
+struct WrongTensor {
+  std::string tensor;
+  Rank gen_rank{};
+  std::int64_t elements_wrong = 0;
+  std::int64_t first_index = -1;  ///< smallest global linear index of the tensor; of a fill: element of the storage
+  std::uint64_t found_bits = 0;   ///< what stands there
+  std::uint64_t expected_bits = 0;
+  friend bool operator==(const WrongTensor&, const WrongTensor&) = default;
+};
+
+/// The KL proxy over all matrices that both sides hold.
+struct KlSummary {
+  double max = 0.0;
+  double mean = 0.0;
+  std::string tensor;  ///< of the maximum; empty where all are 0
+};
+
+/// The verdict on one refit. Identical on all ranks.
+struct StepResult {
+  std::int64_t step = 0;
+  std::int64_t tensors = 0;         ///< tensors of which gen stores a piece
+  std::int64_t tensors_wrong = 0;   ///< distinct names in `wrong`
+  std::int64_t elements = 0;        ///< stored over all gen ranks, once where names share a storage; fills excluded
+  std::int64_t elements_wrong = 0;  ///< likewise counted once; wrong elements of fills included
+  std::vector<WrongTensor> wrong;   ///< in order of tensor, then gen rank; fills last
+  std::vector<TrainDisagreement> train_disagreements;
+  Sum128 fingerprint_train;  ///< summed over the tensors that both sides hold, one holder per distinct box,
+  Sum128 fingerprint_gen;    ///< train's converted to gen's dtype: equal where the bits are
+  KlSummary kl;
+
+  bool ok() const { return wrong.empty() && train_disagreements.empty(); }
+};
+
+}  // namespace refit::verify

@@ -1,0 +1,44 @@
+#pragma once
+// The proof that a refit arrived: fingerprints of everything that every rank stores, element counts where they
+// disagree, and a KL proxy that says how much a difference would matter.
+//
+// World rank r is train rank r, or gen rank r - T; world rank 0 judges. What depends on the layouts only (who holds
+// which box) is worked out once. Example: gen rank 2 has one flipped bit in q_proj: its fingerprint differs from its
+// replica's and the sum from train's, so train's holders broadcast q_proj, and gen rank 2 reports one wrong element and
+// its index.
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "transport/communicator.hpp"
+#include "verify/rank_view.hpp"
+#include "verify/result.hpp"
+
+namespace refit::verify {
+
+class Verifier {
+ public:
+  /// Collective over `world`. Keeps references to all arguments but `mine`, which is copied (its memory must stay).
+  /// `seed` chooses the signs of the KL proxy. Errors (usage): a side whose pieces overlap without being equal, a
+  /// tensor that gen stores in more than one dtype, a conversion that is no cast.
+  Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
+           transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed);
+  ~Verifier();
+  Verifier(const Verifier&) = delete;
+  Verifier& operator=(const Verifier&) = delete;
+
+  /// Compares all train holders of every box with each other, in train's own dtypes, and train's fills with their
+  /// constants. Collective over the world; returns the same list on all ranks, empty if they agree.
+  std::vector<TrainDisagreement> check_train_holders();
+
+  /// Judges the gen memory as it is now against the train memory as it is now. Collective over the world; returns the
+  /// same result on all ranks. `step` is only repeated in the result.
+  StepResult verify(std::int64_t step);
+
+ private:
+  class Implementation;
+  std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace refit::verify
