@@ -67,7 +67,8 @@ struct Config {
   std::vector<bool> dense_layer;             ///< of a MoE model: layers without experts; empty = none
   bool tied = false;                         ///< tie_word_embeddings
   bool attention_bias = false;               ///< q, k, v (and o where the family has it) carry a bias
-  DType dtype = DType::bf16;                 ///< torch_dtype / dtype
+  DType dtype = DType::bf16;                 ///< torch_dtype / dtype; bf16 where config.json has neither
+  bool truncated = false;                    ///< `layers` is less than config.json's: a checkpoint's others are skipped
 
   bool is_moe(std::int64_t layer) const {
     return experts > 0 && (dense_layer.empty() || !dense_layer[static_cast<std::size_t>(layer)]);
@@ -88,7 +89,7 @@ struct Model {
 
   /// The name under which a tensor's value is known: a tied model's lm_head is its embedding.
   const Tensor& canonical(const Tensor& tensor) const;
-  /// The tensor of that name, or nullptr.
+  /// The tensor of that name, or nullptr. Looks at every tensor: not for loops.
   const Tensor* find(std::string_view name) const;
   std::int64_t parameters() const;  ///< elements of all tensors
   std::int64_t bytes() const;

@@ -1,0 +1,105 @@
+// A model checked against what a checkpoint holds.
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+
+#include "core/error.hpp"
+#include "model/model.hpp"
+
+namespace refit::model {
+
+namespace {
+
+using Held = std::map<std::string_view, const TensorInfo*>;
+
+constexpr std::size_t kProblemsShown = 10;
+
+/// Problems of one checkpoint: the first ten in words, all of them counted.
+class Problems {
+ public:
+  void add(const std::string& problem) {
+    if (count_++ < kProblemsShown) text_ += "\n  " + problem;
+  }
+  void check(const std::string& source) const {
+    if (count_ == 0) return;
+    std::string more;
+    if (count_ > kProblemsShown) more = fmt::format("\n  and {} more", count_ - kProblemsShown);
+    fail_usage("{}: {} of its tensors {} not what its config.json describes:{}{}", source, count_,
+               count_ == 1 ? "is" : "are", text_, more);
+  }
+
+ private:
+  std::size_t count_ = 0;
+  std::string text_;
+};
+
+/// The N of "model.layers.N.": -1 for other names.
+std::int64_t layer_of(std::string_view name) {
+  constexpr std::string_view kPrefix = "model.layers.";
+  if (!name.starts_with(kPrefix)) return -1;
+  name.remove_prefix(kPrefix.size());
+  std::int64_t layer = -1;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), layer);
+  const bool whole = error == std::errc{} && end != name.data() + name.size() && *end == '.';
+  return whole ? layer : -1;
+}
+
+bool is_skipped(const Config& config, std::string_view name) {
+  if (name.ends_with(".rotary_emb.inv_freq")) return true;
+  return config.truncated && layer_of(name) >= config.layers;
+}
+
+Held index_by_name(const std::vector<TensorInfo>& checkpoint, Problems& problems) {
+  Held held;
+  for (const TensorInfo& info : checkpoint) {
+    if (!held.emplace(info.name, &info).second) problems.add(fmt::format("{} is there twice", info.name));
+  }
+  return held;
+}
+
+/// Takes shape and dtype of `tensor` from the checkpoint, or says what is wrong.
+void match(Tensor& tensor, const Held& held, Problems& problems) {
+  const auto found = held.find(tensor.name);
+  if (found == held.end()) {
+    problems.add(fmt::format("{} {} is missing", tensor.name, to_string(tensor.shape)));
+    return;
+  }
+  const TensorInfo& info = *found->second;
+  if (info.shape != tensor.shape) {
+    problems.add(
+        fmt::format("{} has shape {} instead of {}", tensor.name, to_string(info.shape), to_string(tensor.shape)));
+  } else if (!is_castable(info.dtype)) {
+    problems.add(
+        fmt::format("{} has dtype {}; refit reads F32, F16 and BF16 weights", tensor.name, refit::name(info.dtype)));
+  }
+  tensor.dtype = info.dtype;
+}
+
+/// Appends what the family does not know, in order of names (`held` is sorted).
+void append_unknown(Model& model, Held held) {
+  for (const Tensor& tensor : model.tensors) held.erase(tensor.name);
+  for (const auto& [tensor_name, info] : held) {
+    if (is_skipped(model.config, tensor_name)) continue;
+    Tensor tensor;
+    tensor.index = static_cast<std::int32_t>(model.tensors.size());
+    tensor.name = info->name;
+    tensor.shape = info->shape;
+    tensor.dtype = info->dtype;
+    model.tensors.push_back(std::move(tensor));
+  }
+}
+
+}  // namespace
+
+Model build_model(const Config& config, const std::vector<TensorInfo>& checkpoint, const std::string& source) {
+  Problems problems;
+  const Held held = index_by_name(checkpoint, problems);
+  Model model = build_model(config, held.contains("lm_head.weight"));
+  for (Tensor& tensor : model.tensors) match(tensor, held, problems);
+  problems.check(source);
+  append_unknown(model, held);
+  return model;
+}
+
+}  // namespace refit::model

@@ -1,0 +1,145 @@
+// config.json -> Config: the keys that all families share, and the choice of the family.
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "model/config_file.hpp"
+#include "model/family.hpp"
+#include "model/model.hpp"
+
+namespace refit::model {
+
+namespace {
+
+constexpr std::int64_t kMaxLayers = 10000;
+constexpr double kMaxTensors = 4e6;
+constexpr double kMaxParameters = 1e15;
+
+std::string known_families() { return fmt::format("{}", fmt::join(family_names(), ", ")); }
+
+const Family* by_architecture(ConfigFile& file, const std::vector<std::string>& architectures) {
+  for (const Family* family : families()) {
+    if (std::find(architectures.begin(), architectures.end(), family->architecture) != architectures.end())
+      return family;
+  }
+  file.problem("architectures", fmt::format("names no known architecture but {}; the known families are {} "
+                                            "(model.family overrides)",
+                                            fmt::join(architectures, ", "), known_families()));
+  return nullptr;
+}
+
+const Family* by_model_type(ConfigFile& file) {
+  const std::string type = file.text("model_type");
+  for (const Family* family : families()) {
+    if (family->model_type == type) return family;
+  }
+  const std::string what = type.empty() ? "is missing, and architectures too" : fmt::format("is unknown: {}", type);
+  file.problem("model_type",
+               fmt::format("{}; the known families are {} (model.family overrides)", what, known_families()));
+  return nullptr;
+}
+
+/// `architectures` decides where it is there: a model type has heads that refit does not know (classification, reward).
+const Family* choose_family(ConfigFile& file, const std::string& override_name) {
+  if (!override_name.empty()) {
+    const Family* family = find_family(override_name);
+    if (family == nullptr)
+      fail_usage("model.family: {} is unknown; the known families are {}", override_name, known_families());
+    return family;
+  }
+  const auto architectures = file.texts("architectures");
+  return architectures.empty() ? by_model_type(file) : by_architecture(file, architectures);
+}
+
+DType read_dtype(ConfigFile& file) {
+  const std::string_view key = file.has("dtype") ? "dtype" : "torch_dtype";
+  if (!file.has(key)) return DType::bf16;
+  const std::string name = file.text(key);
+  if (name == "bfloat16") return DType::bf16;
+  if (name == "float16") return DType::f16;
+  if (name == "float32") return DType::f32;
+  if (!name.empty()) file.problem(key, fmt::format("must be bfloat16, float16 or float32, not {}", name));
+  return DType::bf16;
+}
+
+std::int64_t head_dim_or_quotient(ConfigFile& file, const Config& config) {
+  if (file.has("head_dim")) return file.count("head_dim");
+  if (config.hidden_size == 0 || config.attention_heads == 0) return 0;  // reported already
+  if (config.hidden_size % config.attention_heads != 0) {
+    file.problem("head_dim", fmt::format("is missing, and hidden_size {} is not a multiple of num_attention_heads {}",
+                                         config.hidden_size, config.attention_heads));
+  }
+  return config.hidden_size / config.attention_heads;
+}
+
+void read_sizes(ConfigFile& file, Config& config) {
+  config.vocab_size = file.count("vocab_size");
+  config.hidden_size = file.count("hidden_size");
+  config.layers = file.count("num_hidden_layers", kMaxLayers);
+  config.attention_heads = file.count("num_attention_heads");
+  config.kv_heads = file.count_or("num_key_value_heads", config.attention_heads);
+  config.head_dim = head_dim_or_quotient(file, config);
+  if (config.kv_heads > 0 && config.attention_heads % config.kv_heads != 0) {
+    file.problem("num_key_value_heads",
+                 fmt::format("{} does not divide num_attention_heads {}", config.kv_heads, config.attention_heads));
+  }
+  config.tied = file.flag_or("tie_word_embeddings", false);
+  config.dtype = read_dtype(file);
+  if (file.has("quantization_config")) {
+    file.problem("quantization_config", "is present: FP8 checkpoints are not supported by this build");
+  }
+}
+
+void cut_layers(ConfigFile& file, Config& config, std::int64_t layers) {
+  if (layers <= 0 || config.layers == 0) return;
+  if (layers > config.layers) {
+    file.problem("num_hidden_layers", fmt::format("is {}: model.layers cannot keep {}", config.layers, layers));
+    return;
+  }
+  config.truncated = layers < config.layers;
+  config.layers = layers;
+  if (!config.dense_layer.empty()) config.dense_layer.resize(static_cast<std::size_t>(layers));
+}
+
+/// Each size may be fine and their product still absurd: estimated in double, before anything is multiplied for real.
+void check_total(ConfigFile& file, const Config& config) {
+  const auto real = [](std::int64_t value) { return static_cast<double>(value); };
+  const double hidden = real(config.hidden_size);
+  const double heads = 2.0 * (real(config.attention_heads) + real(config.kv_heads)) * real(config.head_dim);
+  const double experts = real(config.experts) * real(config.expert_intermediate_size);
+  const double layer = hidden * (heads + 3.0 * std::max(real(config.intermediate_size), experts));
+  const double parameters = 2.0 * real(config.vocab_size) * hidden + real(config.layers) * layer;
+  if (parameters > kMaxParameters) {
+    file.problem("hidden_size",
+                 fmt::format("and the other sizes make {:.1e} parameters; more than {:.0e} are taken for a "
+                             "mistake",
+                             parameters, kMaxParameters));
+  }
+  const double tensors = real(config.layers) * (16.0 + 3.0 * real(config.experts));
+  if (tensors > kMaxTensors) {
+    file.problem("num_hidden_layers", fmt::format("{} with {} experts makes {:.1e} tensors; more than {:.0e} are taken "
+                                                  "for a mistake",
+                                                  config.layers, config.experts, tensors, kMaxTensors));
+  }
+}
+
+}  // namespace
+
+Config read_config(const std::string& path, const std::string& family_name, std::int64_t layers) {
+  ConfigFile file(path);
+  Config config;
+  const Family* family = choose_family(file, family_name);
+  read_sizes(file, config);
+  if (family != nullptr) {
+    config.family = family->name;
+    family->read(file, config);
+  }
+  cut_layers(file, config, layers);
+  check_total(file, config);
+  file.check();
+  return config;
+}
+
+}  // namespace refit::model

@@ -1,0 +1,168 @@
+#include "model/config_file.hpp"
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/error.hpp"
+
+namespace refit::model {
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::size_t kMaxQuoted = 160;
+
+/// Text of a file, fit for a message: printable ASCII, not too long.
+std::string quotable(std::string text) {
+  for (char& c : text) {
+    if (c < ' ' || c > '~') c = '?';
+  }
+  if (text.size() > kMaxQuoted) text.replace(kMaxQuoted, std::string::npos, "...");
+  return text;
+}
+
+std::string read_file(const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status)) fail_usage("{}: there is no such file", path);
+  if (!std::filesystem::is_regular_file(status)) fail_usage("{}: is not a file; name a config.json", path);
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) fail_usage("{}: cannot be opened for reading", path);
+  std::string text(static_cast<std::size_t>(kMaxConfigBytes) + 1, '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (stream.bad()) fail_usage("{}: cannot be read", path);
+  text.resize(static_cast<std::size_t>(stream.gcount()));
+  if (text.size() > static_cast<std::size_t>(kMaxConfigBytes)) {
+    fail_usage("{}: is larger than 16 MiB; that is no config.json", path);
+  }
+  return text;
+}
+
+Json parse(const std::string& path, const std::string& text) {
+  const auto bounded = [&](int depth, Json::parse_event_t, Json&) {
+    if (depth > kMaxConfigDepth) fail_usage("{}: is nested more than {} levels deep", path, kMaxConfigDepth);
+    return true;
+  };
+  try {
+    return Json::parse(text, bounded);
+  } catch (const Json::exception& error) {
+    fail_usage("{}: is not valid JSON: {}", path, quotable(error.what()));
+  }
+}
+
+std::string shown(const Json& value) {
+  if (value.is_structured()) return value.is_array() ? "a list" : "an object";
+  return quotable(value.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+/// The whole number in `value` if it lies in min..max.
+std::optional<std::int64_t> whole_number(const Json& value, std::int64_t min, std::int64_t max) {
+  if (!value.is_number_integer()) return std::nullopt;
+  if (value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(max)) return std::nullopt;
+  const auto number = value.get<std::int64_t>();
+  if (number < min || number > max) return std::nullopt;
+  return number;
+}
+
+}  // namespace
+
+struct ConfigFile::Document {
+  Json root;
+
+  /// The value of `key`, or nullptr where it is absent or null.
+  const Json* find(std::string_view key) const {
+    const auto found = root.find(key);
+    return found == root.end() || found->is_null() ? nullptr : &*found;
+  }
+};
+
+ConfigFile::ConfigFile(const std::string& path) : path_(path), document_(std::make_unique<Document>()) {
+  document_->root = parse(path, read_file(path));
+  if (!document_->root.is_object()) fail_usage("{}: is not a JSON object but {}", path, shown(document_->root));
+}
+
+ConfigFile::~ConfigFile() = default;
+
+bool ConfigFile::has(std::string_view key) const { return document_->find(key) != nullptr; }
+
+std::int64_t ConfigFile::count(std::string_view key, std::int64_t max) {
+  if (!has(key)) {
+    problem(key, "is missing");
+    return 0;
+  }
+  return count_or(key, 0, max);
+}
+
+std::int64_t ConfigFile::count_or(std::string_view key, std::int64_t fallback, std::int64_t max) {
+  const Json* value = document_->find(key);
+  if (value == nullptr) return fallback;
+  const auto number = whole_number(*value, 1, max);
+  if (!number) problem(key, fmt::format("must be a whole number from 1 to {}, not {}", max, shown(*value)));
+  return number.value_or(fallback);
+}
+
+bool ConfigFile::flag_or(std::string_view key, bool fallback) {
+  const Json* value = document_->find(key);
+  if (value == nullptr) return fallback;
+  if (value->is_boolean()) return value->get<bool>();
+  problem(key, fmt::format("must be true or false, not {}", shown(*value)));
+  return fallback;
+}
+
+std::string ConfigFile::text(std::string_view key) {
+  const Json* value = document_->find(key);
+  if (value == nullptr) return "";
+  if (value->is_string()) return quotable(value->get<std::string>());
+  problem(key, fmt::format("must be a text, not {}", shown(*value)));
+  return "";
+}
+
+std::vector<std::string> ConfigFile::texts(std::string_view key) {
+  const Json* value = document_->find(key);
+  std::vector<std::string> result;
+  if (value == nullptr) return result;
+  if (!value->is_array()) problem(key, fmt::format("must be a list of texts, not {}", shown(*value)));
+  if (!value->is_array()) return result;
+  for (const Json& item : *value) {
+    if (item.is_string()) {
+      result.push_back(quotable(item.get<std::string>()));
+    } else {
+      problem(key, fmt::format("must be a list of texts; one entry is {}", shown(item)));
+    }
+  }
+  return result;
+}
+
+std::vector<std::int64_t> ConfigFile::indices(std::string_view key) {
+  const Json* value = document_->find(key);
+  std::vector<std::int64_t> result;
+  if (value == nullptr) return result;
+  if (!value->is_array()) problem(key, fmt::format("must be a list of whole numbers, not {}", shown(*value)));
+  if (!value->is_array()) return result;
+  for (const Json& item : *value) {
+    const auto number = whole_number(item, 0, kMaxCount);
+    if (!number) {
+      problem(key, fmt::format("must be a list of whole numbers from 0; one entry is {}", shown(item)));
+      return {};
+    }
+    result.push_back(*number);
+  }
+  return result;
+}
+
+void ConfigFile::problem(std::string_view key, const std::string& what) {
+  problems_.push_back(fmt::format("{}: {} {}", path_, key, what));
+}
+
+void ConfigFile::check() const {
+  constexpr std::size_t kShown = 20;
+  if (problems_.empty()) return;
+  std::string message;
+  for (std::size_t i = 0; i < problems_.size() && i < kShown; ++i) message += (i == 0 ? "" : "\n") + problems_[i];
+  if (problems_.size() > kShown) message += fmt::format("\n{}: and {} more", path_, problems_.size() - kShown);
+  fail_usage("{}", message);
+}
+
+}  // namespace refit::model

@@ -1,0 +1,60 @@
+#pragma once
+// A config.json as typed keys. Problems are collected, so that one message names all of them. Private to lib/model.
+//
+// A config.json comes from anywhere: its size, nesting depth and every number are bounded before they are used.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace refit::model {
+
+inline constexpr std::int64_t kMaxConfigBytes = 16 * 1024 * 1024;
+inline constexpr int kMaxConfigDepth = 64;
+inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  ///< of any size in a config.json
+
+class ConfigFile {
+ public:
+  /// Errors (usage): unreadable, too large, not JSON, nested too deeply, not an object; the message names `path`.
+  explicit ConfigFile(const std::string& path);
+  ~ConfigFile();
+  ConfigFile(const ConfigFile&) = delete;
+  ConfigFile& operator=(const ConfigFile&) = delete;
+
+  const std::string& path() const { return path_; }
+
+  /// True where the key stands in the file with a value other than null.
+  bool has(std::string_view key) const;
+
+  // Each of these records a problem and returns `fallback` (or 0, or nothing) where the value is not what it must be.
+
+  /// A whole number in 1..max; required.
+  std::int64_t count(std::string_view key, std::int64_t max = kMaxCount);
+  /// The same, or `fallback` where the key is absent.
+  std::int64_t count_or(std::string_view key, std::int64_t fallback, std::int64_t max = kMaxCount);
+  /// true or false, or `fallback` where the key is absent.
+  bool flag_or(std::string_view key, bool fallback);
+  /// A text, or "" where the key is absent. Bytes that are not printable ASCII are replaced by '?'.
+  std::string text(std::string_view key);
+  /// A list of texts, empty where the key is absent. Replaced likewise.
+  std::vector<std::string> texts(std::string_view key);
+  /// A list of whole numbers in 0..kMaxCount, empty where the key is absent.
+  std::vector<std::int64_t> indices(std::string_view key);
+
+  /// Records a problem, e.g. problem("mlp_bias", "must be false: ...").
+  void problem(std::string_view key, const std::string& what);
+  bool has_problems() const { return !problems_.empty(); }
+  /// Throws (usage) one message with all problems, each with file and key; returns where there is none.
+  void check() const;
+
+ private:
+  struct Document;
+  std::string path_;
+  std::unique_ptr<Document> document_;
+  std::vector<std::string> problems_;
+};
+
+}  // namespace refit::model

@@ -1,0 +1,22 @@
+// Qwen2 and Qwen2.5 (Qwen2ForCausalLM): q, k and v always carry a bias, o never. Hugging Face transformers,
+// models/qwen2.
+
+#include "model/decoder.hpp"
+#include "model/family.hpp"
+
+namespace refit::model {
+
+namespace {
+
+void read(ConfigFile& file, Config& config) {
+  read_dense_mlp(file, config);
+  config.attention_bias = true;
+}
+
+void list_tensors(TensorList& list) { add_decoder(list, {.qkv_bias = true}); }
+
+}  // namespace
+
+constinit const Family kQwen2{"qwen2", "Qwen2ForCausalLM", "qwen2", read, list_tensors};
+
+}  // namespace refit::model

@@ -1,0 +1,24 @@
+// Qwen3 (Qwen3ForCausalLM): Llama's decoder with norms of q and k. Hugging Face transformers, models/qwen3.
+
+#include "model/decoder.hpp"
+#include "model/family.hpp"
+
+namespace refit::model {
+
+namespace {
+
+void read(ConfigFile& file, Config& config) {
+  read_dense_mlp(file, config);
+  read_attention_bias(file, config);
+}
+
+void list_tensors(TensorList& list) {
+  const bool bias = list.config.attention_bias;
+  add_decoder(list, {.qkv_bias = bias, .o_bias = bias, .qk_norm = true});
+}
+
+}  // namespace
+
+constinit const Family kQwen3{"qwen3", "Qwen3ForCausalLM", "qwen3", read, list_tensors};
+
+}  // namespace refit::model
