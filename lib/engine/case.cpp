@@ -1,0 +1,193 @@
+#include "engine/case.hpp"
+
+#include <fmt/ranges.h>
+
+#include <initializer_list>
+
+#include "core/error.hpp"
+
+namespace refit::engine {
+namespace {
+
+constexpr std::string_view kTiedLmHead[] = {"absent", "present"};
+constexpr std::string_view kPrecision[] = {"bf16", "fp32", "fp8", "mxfp8"};
+constexpr std::string_view kDataParallel[] = {"engines", "internal"};
+constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm"};
+constexpr std::string_view kKvCacheDtype[] = {"auto", "fp8"};
+constexpr std::string_view kBulk[] = {"all", "whitelist", "ffn"};
+constexpr std::string_view kExecutor[] = {"golden", "p2p", "direct", "m2n"};
+constexpr std::string_view kCommunicators[] = {"single", "per-stage"};
+constexpr std::string_view kDevice[] = {"cpu", "cuda"};
+constexpr std::string_view kUpdate[] = {"perturb", "none"};
+constexpr std::string_view kVerify[] = {"every", "last", "off"};
+constexpr std::string_view kStrict[] = {"off", "seed", "merged"};
+constexpr std::string_view kOutcome[] = {"pass", "mismatch", "error", "timeout"};
+
+bool is_quantised(Precision precision) { return precision == Precision::fp8 || precision == Precision::mxfp8; }
+
+/// Collects violations; each is put behind its key and the place where the key was given.
+class Complaints {
+ public:
+  explicit Complaints(const Case& c) : case_(c) {}
+
+  bool given(const std::string& key) const { return case_.given.contains(key); }
+
+  void add(const std::string& key, const std::string& what) {
+    const auto place = case_.given.find(key);
+    const std::string where = place == case_.given.end() ? "" : place->second + ": ";
+    texts_.push_back(fmt::format("{}{}: {}", where, key, what));
+  }
+
+  void require(bool condition, const std::string& key, const std::string& what) {
+    if (!condition) add(key, what);
+  }
+
+  void meaningless(std::initializer_list<const char*> keys, const std::string& because) {
+    for (const char* key : keys) {
+      if (given(key)) add(key, fmt::format("means nothing {}; leave it out", because));
+    }
+  }
+
+  const std::vector<std::string>& texts() const { return texts_; }
+
+ private:
+  const Case& case_;
+  std::vector<std::string> texts_;
+};
+
+void check_model(const Case& c, Complaints& complaints) {
+  const bool config = !c.model.config.empty();
+  const bool checkpoint = !c.model.checkpoint.empty();
+  complaints.require(config || checkpoint, "model.config",
+                     "a model is required: model.config (--model) or model.checkpoint (--checkpoint)");
+  complaints.require(!config || !checkpoint, "model.config", "give either this or model.checkpoint, not both");
+  if (checkpoint) complaints.meaningless({"model.tied_lm_head"}, "with model.checkpoint, which shows it itself");
+}
+
+void check_train(const Case& c, Complaints& complaints) {
+  const Parallelism& p = c.train.layout;
+  complaints.require(p.tp * p.cp * p.dp % p.ep == 0, "train.layout",
+                     fmt::format("EP{} must divide TP x CP x DP = {} ({})", p.ep, p.tp * p.cp * p.dp, to_string(p)));
+  const auto& stages = c.train.stage_layers;
+  if (!stages.empty()) {
+    complaints.require(c.train.first_stage_layers == 0 && c.train.last_stage_layers == 0, "train.stage_layers",
+                       "gives every stage; leave out first_stage_layers and last_stage_layers");
+    complaints.require(static_cast<std::int64_t>(stages.size()) == p.pp, "train.stage_layers",
+                       fmt::format("has {} entries for PP{}", stages.size(), p.pp));
+  }
+  if (p.pp == 1) complaints.meaningless({"train.first_stage_layers", "train.last_stage_layers"}, "without PP");
+}
+
+void check_gen(const Case& c, Complaints& complaints) {
+  const Parallelism& p = c.gen.layout;
+  complaints.require(p.pp == 1 && p.cp == 1, "gen.layout",
+                     fmt::format("{}: vLLM gen PP must be 1, and so must CP; use TP, DP and EP", to_string(p)));
+  const bool internal = c.gen.data_parallel == DataParallel::internal;
+  const std::int64_t group = internal ? p.tp * p.dp : p.tp;
+  complaints.require(p.ep == 1 || p.ep == group, "gen.layout",
+                     fmt::format("EP must be 1 or the expert group's size {} = {} with data_parallel = \"{}\", not {}",
+                                 internal ? "TP x DP" : "TP", group, name(c.gen.data_parallel), p.ep));
+  if (!is_quantised(c.gen.precision)) {
+    complaints.meaningless({"gen.quantiser", "gen.kv_cache_dtype"},
+                           fmt::format("with gen.precision = \"{}\"", name(c.gen.precision)));
+  }
+}
+
+void check_refit(const Case& c, Complaints& complaints) {
+  const std::string because = fmt::format("with refit.executor = \"{}\"", name(c.refit.executor));
+  const bool p2p = c.refit.executor == ExecutorKind::p2p;
+  if (!p2p) complaints.meaningless({"refit.group_size", "refit.chunk_bytes", "refit.ring_chunks"}, because);
+  if (!p2p && c.refit.executor != ExecutorKind::golden) {
+    complaints.meaningless({"refit.communicators", "refit.streams"}, because);
+  }
+  if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device"}, "with run.device = \"cpu\"");
+}
+
+void check_expect(const Case& c, Complaints& complaints) {
+  const ExpectedOutcome outcome = c.expect.outcome;
+  const bool verified = c.run.verify != Verify::off;
+  complaints.require(verified || !c.expect.kl_max, "expect.kl_max", "needs run.verify");
+  complaints.require(verified || outcome != ExpectedOutcome::mismatch, "expect.outcome",
+                     "\"mismatch\" is never found with run.verify = \"off\"");
+  complaints.require(c.expect.mismatch.empty() || outcome == ExpectedOutcome::mismatch, "expect.mismatch",
+                     "needs expect.outcome = \"mismatch\"");
+  complaints.require(
+      c.expect.message.empty() || outcome == ExpectedOutcome::error || outcome == ExpectedOutcome::timeout,
+      "expect.message", "needs expect.outcome = \"error\" or \"timeout\"");
+}
+
+void check_output(const Case& c, Complaints& complaints) {
+  const OutputSection& o = c.output;
+  std::map<std::string, std::string> owner;
+  for (const auto& [key, path] :
+       {std::pair{"output.json", o.json}, {"output.csv", o.csv}, {"output.hdf5", o.hdf5}, {"output.junit", o.junit}}) {
+    if (path.empty()) continue;
+    const auto [other, fresh] = owner.emplace(path, key);
+    complaints.require(fresh, key, fmt::format("\"{}\" is also the file of {}", path, other->second));
+  }
+}
+
+}  // namespace
+
+Choices choices(TiedLmHead) { return kTiedLmHead; }
+Choices choices(Precision) { return kPrecision; }
+Choices choices(DataParallel) { return kDataParallel; }
+Choices choices(MoeBackend) { return kMoeBackend; }
+Choices choices(KvCacheDtype) { return kKvCacheDtype; }
+Choices choices(Bulk) { return kBulk; }
+Choices choices(ExecutorKind) { return kExecutor; }
+Choices choices(Communicators) { return kCommunicators; }
+Choices choices(Device) { return kDevice; }
+Choices choices(Update) { return kUpdate; }
+Choices choices(Verify) { return kVerify; }
+Choices choices(Strict) { return kStrict; }
+Choices choices(ExpectedOutcome) { return kOutcome; }
+
+void complete(Case& c) {
+  c.train.layout = layout::with_data_parallel(c.train.layout);
+  if (c.gen.layout.dp == 0) c.gen.layout.dp = 1;
+}
+
+std::vector<std::string> violations(const Case& c) {
+  Complaints complaints(c);
+  check_model(c, complaints);
+  check_train(c, complaints);
+  check_gen(c, complaints);
+  check_refit(c, complaints);
+  check_expect(c, complaints);
+  check_output(c, complaints);
+  return complaints.texts();
+}
+
+void require_supported(const Case& c) {
+  Complaints complaints(c);
+  if (is_quantised(c.train.precision) || is_quantised(c.gen.precision)) {
+    complaints.add(is_quantised(c.gen.precision) ? "gen.precision" : "train.precision",
+                   fmt::format("this build refits between bf16 and fp32, not {} -> {}", name(c.train.precision),
+                               name(c.gen.precision)));
+  }
+  complaints.require(!c.gen.mtp, "gen.mtp", "this build refits main models only; use false");
+  complaints.require(c.gen.moe_backend == MoeBackend::triton, "gen.moe_backend",
+                     fmt::format("this build knows triton, not {}", name(c.gen.moe_backend)));
+  complaints.require(c.gen.kv_cache_dtype == KvCacheDtype::automatic, "gen.kv_cache_dtype",
+                     "this build knows auto, not fp8");
+  complaints.require(c.run.strict_upstream == Strict::off, "run.strict_upstream",
+                     fmt::format("this build knows off, not {}", name(c.run.strict_upstream)));
+  if (!complaints.texts().empty()) fail_usage("{}", fmt::join(complaints.texts(), "; "));
+
+  if (c.run.device == Device::cuda) fail_unavailable("run.device: this build has no CUDA; use cpu");
+  if (c.refit.executor == ExecutorKind::m2n) {
+    fail_unavailable("refit.executor: this build has no NCCL M2N; use golden, p2p or direct");
+  }
+}
+
+void validate_for_model(const Case& c, bool moe) {
+  if (moe) return;
+  Complaints complaints(c);
+  complaints.meaningless({"gen.moe_backend"}, "for a model without experts");
+  complaints.require(c.train.layout.ep == 1, "train.layout", "EP means nothing for a model without experts");
+  complaints.require(c.gen.layout.ep == 1, "gen.layout", "EP means nothing for a model without experts");
+  if (!complaints.texts().empty()) fail_usage("{}", fmt::join(complaints.texts(), "; "));
+}
+
+}  // namespace refit::engine

@@ -1,0 +1,108 @@
+#include "layout/parallelism.hpp"
+
+#include <cctype>
+#include <charconv>
+#include <numeric>
+#include <set>
+
+#include "core/error.hpp"
+
+namespace refit::layout {
+namespace {
+
+constexpr std::int64_t kMaxSize = 65536;
+constexpr std::int64_t kMaxRanks = std::int64_t{1} << 20;
+
+struct Axis {
+  std::string_view name;
+  std::int64_t Parallelism::*size;
+};
+
+constexpr Axis kAxes[] = {{"TP", &Parallelism::tp},
+                          {"CP", &Parallelism::cp},
+                          {"EP", &Parallelism::ep},
+                          {"DP", &Parallelism::dp},
+                          {"PP", &Parallelism::pp}};
+
+std::string_view trim(std::string_view text) {
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front())) != 0) text.remove_prefix(1);
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) text.remove_suffix(1);
+  return text;
+}
+
+const Axis* find_axis(std::string_view word) {
+  if (word.size() < 2) return nullptr;
+  std::string upper;
+  for (char c : word.substr(0, 2)) upper += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  for (const Axis& axis : kAxes) {
+    if (axis.name == upper) return &axis;
+  }
+  return nullptr;
+}
+
+std::int64_t parse_size(std::string_view digits, std::string_view word, std::string_view text) {
+  std::int64_t size = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), size);
+  if (digits.empty() || error != std::errc{} || end != digits.data() + digits.size() || size < 1 || size > kMaxSize) {
+    fail_usage("layout \"{}\": \"{}\" needs a number from 1 to {}, as in TP2xPP2", text, word, kMaxSize);
+  }
+  return size;
+}
+
+/// Calls `visit` for each word between separators, also for empty ones.
+template <typename Visit>
+void for_each_word(std::string_view text, const Visit& visit) {
+  while (true) {
+    const std::size_t cut = text.find_first_of("xX,");
+    visit(trim(text.substr(0, cut)));
+    if (cut == std::string_view::npos) return;
+    text.remove_prefix(cut + 1);
+  }
+}
+
+void check_ranks(const Parallelism& parallelism, std::string_view text) {
+  std::int64_t ranks = 1;
+  for (const Axis& axis : kAxes) {
+    if (axis.name == "EP") continue;
+    const std::int64_t size = parallelism.*axis.size;
+    ranks *= size == 0 ? 1 : size;
+    if (ranks > kMaxRanks) fail_usage("layout \"{}\" has more than {} ranks", text, kMaxRanks);
+  }
+}
+
+}  // namespace
+
+Parallelism parse_parallelism(std::string_view text) {
+  Parallelism result;
+  std::set<std::string_view> seen;
+  for_each_word(text, [&](std::string_view word) {
+    const Axis* axis = find_axis(word);
+    if (axis == nullptr) {
+      fail_usage("layout \"{}\": \"{}\" is none of TP, CP, EP, DP, PP with a number; write for instance TP2xPP2", text,
+                 word);
+    }
+    if (!seen.insert(axis->name).second) fail_usage("layout \"{}\" names {} twice", text, axis->name);
+    result.*(axis->size) = parse_size(word.substr(2), word, text);
+  });
+  check_ranks(result, text);
+  return result;
+}
+
+std::string to_string(const Parallelism& parallelism) {
+  std::string result;
+  for (const Axis& axis : kAxes) {
+    const std::int64_t size = parallelism.*axis.size;
+    if (size <= 1) continue;
+    result += fmt::format("{}{}{}", result.empty() ? "" : "x", axis.name, size);
+  }
+  return result.empty() ? "TP1" : result;
+}
+
+Parallelism with_data_parallel(Parallelism parallelism) {
+  if (parallelism.dp == 0) {
+    parallelism.dp = parallelism.ep / std::gcd(parallelism.ep, parallelism.tp * parallelism.cp);
+  }
+  return parallelism;
+}
+
+}  // namespace refit::layout
