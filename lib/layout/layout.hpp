@@ -83,6 +83,8 @@ class Layout {
   virtual Storage storage(const StorageKey& key, Rank rank) const = 0;
   /// Appends the constant parts of that storage.
   virtual void fills(const StorageKey& key, Rank rank, std::vector<Fill>& out) const = 0;
+  /// Storages of `rank` without any piece (all padding, e.g. a rank beyond the last vocabulary row); mostly none.
+  virtual std::vector<StorageKey> constant_storages(Rank /*rank*/) const { return {}; }
   /// Coordinates for people and dumps, e.g. "tp=1 pp=0 dp=0".
   virtual std::string coordinates(Rank rank) const = 0;
 };

@@ -22,6 +22,14 @@ Range chunk_part(std::int64_t size, std::int64_t parts, std::int64_t index);
 /// Balanced: the first size % parts parts hold one more. 6 over 4: 2, 2, 1, 1 (vLLM's linear expert placement).
 Range balanced_part(std::int64_t size, std::int64_t parts, std::int64_t index);
 
+/// The part of balanced_part that holds index `element`.
+std::int64_t balanced_owner(std::int64_t size, std::int64_t parts, std::int64_t element);
+
+/// `value` rounded up to a multiple of `multiple`.
+constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
 /// The rows of `part` that are below `limit`: what is left of a padded range.
 Range clip(const Range& part, std::int64_t limit);
 

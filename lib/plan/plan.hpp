@@ -5,17 +5,17 @@
 // Example: q_proj rows 0..575 held by train TP3 in thirds, wanted whole by gen TP1: three copies of 192 rows, from train
 // ranks 0, 1 and 2 to gen rank 0.
 //
-// Holder choice (each rank can evaluate it alone). Of an overlap with H holders and R takers:
-// - H <= R: taker j is served by holder (j + turn) mod H, where `turn` counts the overlaps of equal holder sets;
-// - H > R: each taker's box is cut along its first long dimension into stripes, one per holder that is assigned to it, so
-//   that all replicas share the sending; boxes below `kMinStripeBytes` per stripe are left whole.
+// Holder choice (each rank can evaluate it alone). An overlap has H holders and R takers. The takers' copies are laid end to
+// end and cut into H equal parts, one per holder, so that all replicas share the sending: 2 holders and 3 takers send 1.5
+// boxes each. Cuts are between rows of the box's first long dimension; where H divides R, or a part would be smaller than
+// `kMinStripeBytes`, boxes stay whole. The holders are rotated by the tensor's number among those of its class.
 
 #include "core/hash.hpp"
 #include "layout/layout.hpp"
 
 #include <functional>
-#include <map>
-#include <span>
+#include <string>
+#include <tuple>
 #include <vector>
 
 namespace refit::plan {
@@ -25,7 +25,7 @@ using layout::Piece;
 using layout::Place;
 using model::Tensor;
 
-/// Stripes of replicas are not made smaller than this.
+/// A box is not cut between replicas into parts smaller than this.
 inline constexpr std::int64_t kMinStripeBytes = 64 * 1024;
 
 /// One end of a copy: a strided view into a storage of that rank.
@@ -76,17 +76,25 @@ class Planner {
     Box box;
     std::vector<Rank> holders;
     std::vector<Rank> takers;
+    DType source_dtype = DType::bf16;
+    DType destination_dtype = DType::bf16;
   };
   using ClassKey = std::tuple<Shape, DType, std::uint64_t, std::uint64_t>;
-
-  const std::vector<Overlap>& overlaps(const Tensor& tensor) const;
+  struct Class {
+    std::vector<Overlap> overlaps;
+    std::int64_t seen = 0;  ///< tensors of this class so far, in one walk over the tensors
+  };
+  ClassKey key(const Tensor& tensor) const;
+  Class make_class(const Tensor& tensor) const;
   template <typename Visit>
-  void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit) const;
+  static void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit);
+  /// Calls visit(tensor, overlap, turn) for all overlaps of all tensors that `wanted` keeps of each class.
+  template <typename Wanted, typename Visit>
+  void walk(const Wanted& wanted, const Visit& visit) const;
 
   const std::vector<Tensor>& tensors_;
   const Layout& source_;
   const Layout& destination_;
-  mutable std::map<ClassKey, std::vector<Overlap>> classes_;
 };
 
 /// A box of a tensor as one side stores it: who holds exactly this box.

@@ -1,0 +1,78 @@
+#include "plan/policy.hpp"
+
+#include <algorithm>
+#include <array>
+
+namespace refit::plan {
+namespace {
+
+template <std::size_t N>
+bool ends_with_any(std::string_view name, const std::array<std::string_view, N>& suffixes) {
+  return std::any_of(suffixes.begin(), suffixes.end(), [&](std::string_view suffix) { return name.ends_with(suffix); });
+}
+
+constexpr std::array<std::string_view, 4> kQkv{"q_proj.weight", "k_proj.weight", "v_proj.weight", "linear_qkv.weight"};
+constexpr std::array<std::string_view, 3> kFfn{"gate_proj.weight", "up_proj.weight", "down_proj.weight"};
+constexpr std::array<std::string_view, 2> kPackedExperts{"experts.gate_up_proj", "experts.down_proj"};
+constexpr std::array<std::string_view, 13> kWhitelist{
+    "q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight", "q_b_proj.weight", "kv_b_proj.weight",
+    "o_proj.weight", "down_proj.weight", "out_proj.weight", "embed_tokens.weight", "lm_head.weight", "embeddings.weight"};
+
+/// (.+\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight, anchored at the end.
+bool is_per_expert(std::string_view name) {
+  if (!ends_with_any(name, kFfn)) return false;
+  const std::size_t projection = name.rfind('.', name.size() - std::string_view(".weight").size() - 1);
+  if (projection == std::string_view::npos || projection == 0) return false;
+  const std::size_t number = name.rfind('.', projection - 1);
+  if (number == std::string_view::npos || number + 1 == projection) return false;
+  const std::string_view digits = name.substr(number + 1, projection - number - 1);
+  return std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; }) &&
+         name.substr(0, number).ends_with(".experts");
+}
+
+bool whitelisted(std::string_view name, bool qkv_is_misc) {
+  if (qkv_is_misc && ends_with_any(name, kQkv)) return false;
+  if (is_per_expert(name)) return true;
+  if (name.find(".experts.") != std::string_view::npos) return false;
+  return ends_with_any(name, kWhitelist);
+}
+
+bool is_ffn(std::string_view name) {
+  if (name.find("shared_expert") != std::string_view::npos || name.starts_with("mtp.")) return false;
+  return ends_with_any(name, kFfn) || ends_with_any(name, kPackedExperts);
+}
+
+}  // namespace
+
+bool qkv_to_misc(Policy policy, std::int64_t kv_heads, std::int64_t train_tp, std::int64_t gen_tp) {
+  return policy == Policy::whitelist && kv_heads < std::max(train_tp, gen_tp);
+}
+
+bool is_bulk(Policy policy, std::string_view name, bool known, bool qkv_is_misc) {
+  if (!known) return false;
+  switch (policy) {
+    case Policy::all: return true;
+    case Policy::whitelist: return whitelisted(name, qkv_is_misc);
+    case Policy::ffn: return is_ffn(name);
+  }
+  return false;
+}
+
+Split split(const model::Model& model, Policy policy, DType precision, std::int64_t train_tp, std::int64_t gen_tp) {
+  Split result;
+  result.qkv_to_misc = qkv_to_misc(policy, model.config.kv_heads, train_tp, gen_tp);
+  for (const model::Tensor& tensor : model.tensors) {
+    const bool known = tensor.role != model::Role::unknown;
+    const std::int64_t bytes = tensor.elements() * byte_size(known ? precision : tensor.dtype);
+    if (is_bulk(policy, tensor.name, known, result.qkv_to_misc)) {
+      result.bulk.push_back(tensor);
+      result.payload.bulk_bytes += bytes;
+    } else {
+      result.misc.push_back(tensor);
+      result.payload.misc_bytes += bytes;
+    }
+  }
+  return result;
+}
+
+}  // namespace refit::plan
