@@ -1,0 +1,50 @@
+#include <fmt/format.h>
+
+#include "report/printers.hpp"
+#include "report/statistics.hpp"
+
+namespace refit::report {
+namespace {
+
+/// A field by RFC 4180: quoted where it holds a separator, a quote or a line break.
+std::string field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (char c : text) {
+    if (c == '"') quoted += '"';
+    quoted += c;
+  }
+  return quoted + '"';
+}
+
+template <typename Value>
+std::string optional_field(const std::optional<Value>& value) {
+  return value ? fmt::format("{}", *value) : std::string();
+}
+
+std::vector<std::string> phase_names(const Result& result) {
+  std::vector<std::string> names;
+  if (result.refits.empty()) return names;
+  for (const auto& [phase, seconds] : result.refits.front().phases) names.push_back(phase);
+  return names;
+}
+
+}  // namespace
+
+std::string to_csv(const Result& result) {
+  const auto phases = phase_names(result);
+  std::string text = "case,refit,warmup,weight_sync_seconds";
+  for (const std::string& phase : phases) text += fmt::format(",{}", field(phase + "_seconds"));
+  text += ",payload_bytes,algbw_gb_per_s,elements_wrong,kl_max\n";
+  for (const Refit& refit : result.refits) {
+    text +=
+        fmt::format("{},{},{},{}", field(result.test_case.name), refit.number, refit.warmup ? 1 : 0, refit.weight_sync);
+    for (const std::string& phase : phases) text += ',' + optional_field(find_phase(refit, phase));
+    text += fmt::format(",{},{},{},{}\n", result.payload ? fmt::format("{}", result.payload->total_bytes()) : "",
+                        optional_field(algorithm_bandwidth(result, refit)), optional_field(refit.elements_wrong),
+                        optional_field(refit.kl_max));
+  }
+  return text;
+}
+
+}  // namespace refit::report

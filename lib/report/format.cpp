@@ -1,0 +1,95 @@
+#include "report/format.hpp"
+
+#include <fmt/format.h>
+
+#include <sstream>
+
+namespace refit::report {
+namespace {
+
+constexpr std::size_t kColumns = 120;
+constexpr std::size_t kLabelColumns = 15;
+
+double gib(std::int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0); }
+
+}  // namespace
+
+std::string format_seconds(double seconds) {
+  if (seconds == 0) return "0 s";
+  if (seconds < 1e-3) return fmt::format("{:.1f} us", seconds * 1e6);
+  if (seconds < 1) return fmt::format("{:.3f} ms", seconds * 1e3);
+  return fmt::format("{:.3f} s", seconds);
+}
+
+std::string format_bytes(std::int64_t bytes) {
+  const auto value = static_cast<double>(bytes);
+  if (bytes < 1'000) return fmt::format("{} B", bytes);
+  if (bytes < 1'000'000) return fmt::format("{:.2f} kB", value / 1e3);
+  if (bytes < 1'000'000'000) return fmt::format("{:.2f} MB", value / 1e6);
+  return fmt::format("{:.2f} GB", value / 1e9);
+}
+
+std::string format_count(std::int64_t count) {
+  const std::string digits = std::to_string(count);
+  std::string text;
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
+  }
+  return text;
+}
+
+std::string format_setting(const SettingValue& value) {
+  return std::visit([](const auto& held) { return fmt::format("{}", held); }, value);
+}
+
+std::string payload_line(const Payload& payload) {
+  return fmt::format(
+      "[xferd-payload] qkv_to_misc={} nccl_xfer={:.2f}GiB bcast_misc={:.2f}GiB total={:.2f}GiB xfer_frac={:.1f}%",
+      payload.qkv_to_misc ? "True" : "False", gib(payload.bulk_bytes), gib(payload.misc_bytes),
+      gib(payload.total_bytes()), 100 * payload.bulk_fraction());
+}
+
+std::string labelled(const std::string& label, const std::string& text) {
+  std::string out = fmt::format("# {:<{}}", label, kLabelColumns);
+  std::size_t column = out.size();
+  std::istringstream words(text);
+  bool first = true;
+  for (std::string word; words >> word; first = false) {
+    if (!first && column + 1 + word.size() > kColumns) {
+      out += fmt::format("\n# {:<{}}", "", kLabelColumns);
+      column = 2 + kLabelColumns;
+    } else if (!first) {
+      out += ' ';
+      ++column;
+    }
+    out += word;
+    column += word.size();
+  }
+  return out + '\n';
+}
+
+std::string format_bound(const Bound& bound) {
+  if (!bound.seconds || !bound.terms) {
+    return fmt::format("no rates; bytes of the busiest device: ingress {}, egress {}, fanout {}, memory {}",
+                       format_bytes(bound.bytes.ingress), format_bytes(bound.bytes.egress),
+                       format_bytes(bound.bytes.fanout), format_bytes(bound.bytes.memory));
+  }
+  return fmt::format("{} by {} (ingress {}, egress {}, fanout {}, memory {})", format_seconds(*bound.seconds),
+                     bound.term, format_seconds(bound.terms->ingress), format_seconds(bound.terms->egress),
+                     format_seconds(bound.terms->fanout), format_seconds(bound.terms->memory));
+}
+
+std::string verdict(const Result& result) {
+  if (result.status == Status::passed) return "OK";
+  std::string why = "no reason was recorded";
+  if (result.error) {
+    why = result.error->message;
+  } else if (result.verification && result.verification->elements_wrong > 0) {
+    why = fmt::format("{} elements of {} tensors are wrong", format_count(result.verification->elements_wrong),
+                      format_count(result.verification->tensors_wrong));
+  }
+  return fmt::format("{}: {}", result.status == Status::waived ? "WAIVED" : "FAILED", why);
+}
+
+}  // namespace refit::report

@@ -1,0 +1,37 @@
+#pragma once
+// Numbers as people read them. 1 kB = 1e3, 1 MB = 1e6, 1 GB = 1e9 bytes; GiB is said where it is meant.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "report/result.hpp"
+
+namespace refit::report {
+
+/// "12.3 us", "21.950 ms", "1.234 s"; "0 s" for zero.
+std::string format_seconds(double seconds);
+
+/// "61.06 GB", "8.39 MB", "12.00 kB", "7 B".
+std::string format_bytes(std::int64_t bytes);
+
+/// "8,190,735,360"; `count` is not negative.
+std::string format_count(std::int64_t count);
+
+/// "true", "10", "0.5" or the string itself.
+std::string format_setting(const SettingValue& value);
+
+/// The payload in the field's own form:
+/// `[xferd-payload] qkv_to_misc=False nccl_xfer=54.00GiB bcast_misc=2.87GiB total=56.87GiB xfer_frac=95.0%`.
+std::string payload_line(const Payload& payload);
+
+/// One line of the summary: "# weight_sync    first 1.2 s ...", continued below the value where it passes 120 columns.
+std::string labelled(const std::string& label, const std::string& text);
+
+/// The time each term of the bound takes or, without rates, its bytes: "0.153 s by ingress (ingress ..., ...)".
+std::string format_bound(const Bound& bound);
+
+/// "OK", "FAILED: why" or "WAIVED: why".
+std::string verdict(const Result& result);
+
+}  // namespace refit::report

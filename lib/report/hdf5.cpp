@@ -1,0 +1,174 @@
+#include <hdf5.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error.hpp"
+#include "report/files.hpp"
+#include "report/format.hpp"
+#include "report/printers.hpp"
+#include "report/statistics.hpp"
+
+namespace refit::report {
+namespace {
+
+constexpr std::size_t kIndexColumns = 4;
+
+void check(bool good, const std::string& what) {
+  if (!good) fail_runtime("HDF5 cannot write {}: is the disk full?", what);
+}
+
+/// The owner of one HDF5 identifier.
+class Handle {
+ public:
+  Handle(hid_t id, herr_t (*closer)(hid_t), const std::string& what) : id_(id), closer_(closer) {
+    check(id >= 0, what);
+  }
+  ~Handle() {
+    if (id_ >= 0) closer_(id_);
+  }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  hid_t get() const { return id_; }
+  /// Closes now, because the last data of a file are written then and may fail.
+  void close(const std::string& what) { check(closer_(std::exchange(id_, hid_t{-1})) >= 0, what); }
+
+ private:
+  hid_t id_;
+  herr_t (*closer_)(hid_t);
+};
+
+Handle string_type() {
+  const hid_t type = H5Tcopy(H5T_C_S1);
+  check(type >= 0 && H5Tset_size(type, H5T_VARIABLE) >= 0 && H5Tset_cset(type, H5T_CSET_UTF8) >= 0, "a string type");
+  return Handle(type, H5Tclose, "a string type");
+}
+
+void write_attribute(hid_t object, const std::string& key, hid_t type, const void* value) {
+  const Handle space(H5Screate(H5S_SCALAR), H5Sclose, key);
+  const Handle attribute(H5Acreate2(object, key.c_str(), type, space.get(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose, key);
+  check(H5Awrite(attribute.get(), type, value) >= 0, key);
+}
+
+void write_attribute(hid_t object, const std::string& key, const std::string& value) {
+  const Handle type = string_type();
+  const char* text = value.c_str();
+  write_attribute(object, key, type.get(), &text);
+}
+
+void write_attribute(hid_t object, const std::string& key, const char* value) {
+  write_attribute(object, key, std::string(value));
+}
+
+void write_attribute(hid_t object, const std::string& key, std::int64_t value) {
+  write_attribute(object, key, H5T_NATIVE_INT64, &value);
+}
+
+void write_attribute(hid_t object, const std::string& key, double value) {
+  write_attribute(object, key, H5T_NATIVE_DOUBLE, &value);
+}
+
+/// A dataset of `dimensions`; `unit` becomes an attribute where it is not empty.
+void write_dataset(hid_t parent, const std::string& key, hid_t type, const std::vector<hsize_t>& dimensions,
+                   const void* data, const std::string& unit) {
+  const Handle space(H5Screate_simple(static_cast<int>(dimensions.size()), dimensions.data(), nullptr), H5Sclose, key);
+  const Handle dataset(H5Dcreate2(parent, key.c_str(), type, space.get(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+                       H5Dclose, key);
+  if (std::find(dimensions.begin(), dimensions.end(), hsize_t{0}) == dimensions.end()) {
+    check(H5Dwrite(dataset.get(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0, key);
+  }
+  if (!unit.empty()) write_attribute(dataset.get(), "unit", unit);
+}
+
+void write_doubles(hid_t parent, const std::string& key, const std::vector<double>& values) {
+  write_dataset(parent, key, H5T_NATIVE_DOUBLE, {values.size()}, values.data(), "s");
+}
+
+Handle create_group(hid_t parent, const std::string& key) {
+  return Handle(H5Gcreate2(parent, key.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Gclose, key);
+}
+
+void write_setting(hid_t file, const std::string& key, const SettingValue& value) {
+  if (const auto* integer = std::get_if<std::int64_t>(&value)) {
+    write_attribute(file, key, *integer);
+  } else if (const auto* real = std::get_if<double>(&value)) {
+    write_attribute(file, key, *real);
+  } else {
+    write_attribute(file, key, format_setting(value));
+  }
+}
+
+void write_case(hid_t file, const Result& result) {
+  write_attribute(file, "schema", result.plan ? "refit.plan" : "refit.result");
+  write_attribute(file, "schema_version", std::int64_t{1});
+  write_attribute(file, "case", result.test_case.name);
+  write_attribute(file, "description", result.test_case.description);
+  write_attribute(file, "command", result.command);
+  write_attribute(file, "start_time", result.start_time);
+  write_attribute(file, "refit", result.environment.refit);
+  write_attribute(file, "status", name(result.status));
+  write_attribute(file, "exit_code", std::int64_t{result.exit_code});
+  if (result.error) write_attribute(file, "error", result.error->message);
+  if (result.model) {
+    write_attribute(file, "model", result.model->source);
+    write_attribute(file, "family", result.model->family);
+  }
+  write_attribute(file, "train", result.train.layout);
+  write_attribute(file, "gen", result.gen.layout);
+  for (const auto& [key, value] : result.settings) write_setting(file, "settings." + key, value);
+  if (!result.payload) return;
+  write_attribute(file, "bulk_bytes", result.payload->bulk_bytes);
+  write_attribute(file, "misc_bytes", result.payload->misc_bytes);
+}
+
+void write_samples(hid_t file, const Result& result) {
+  write_doubles(file, "weight_sync", weight_sync_samples(result));
+  if (!result.refits.empty()) {
+    const Handle dataset(H5Dopen2(file, "weight_sync", H5P_DEFAULT), H5Dclose, "weight_sync");
+    write_attribute(dataset.get(), "first", result.refits.front().weight_sync);
+  }
+  const Handle group = create_group(file, "phases");
+  for (const auto& [phase, samples] : phase_samples(result)) write_doubles(group.get(), phase, samples);
+}
+
+void write_matrix(hid_t file, const ByteMatrix& matrix) {
+  std::vector<std::int64_t> flat;
+  for (const auto& row : matrix) flat.insert(flat.end(), row.begin(), row.end());
+  const hsize_t columns = matrix.empty() ? 0 : matrix.front().size();
+  write_dataset(file, "byte_matrix", H5T_NATIVE_INT64, {matrix.size(), columns}, flat.data(), "bytes");
+}
+
+void write_wrong(hid_t file, const std::vector<WrongTensor>& wrong) {
+  std::vector<const char*> tensors;
+  std::vector<std::int64_t> ranks;
+  std::vector<std::int64_t> counts;
+  std::vector<std::int64_t> indices(wrong.size() * kIndexColumns, -1);
+  for (std::size_t i = 0; i < wrong.size(); ++i) {
+    tensors.push_back(wrong[i].tensor.c_str());
+    ranks.push_back(wrong[i].gen_rank);
+    counts.push_back(wrong[i].elements_wrong);
+    const auto used = static_cast<std::ptrdiff_t>(std::min(wrong[i].first_index.size(), kIndexColumns));
+    std::copy_n(wrong[i].first_index.begin(), used, indices.begin() + static_cast<std::ptrdiff_t>(i * kIndexColumns));
+  }
+  const Handle type = string_type();
+  const Handle group = create_group(file, "wrong");
+  write_dataset(group.get(), "tensor", type.get(), {wrong.size()}, tensors.data(), "");
+  write_dataset(group.get(), "gen_rank", H5T_NATIVE_INT64, {wrong.size()}, ranks.data(), "");
+  write_dataset(group.get(), "elements_wrong", H5T_NATIVE_INT64, {wrong.size()}, counts.data(), "");
+  write_dataset(group.get(), "first_index", H5T_NATIVE_INT64, {wrong.size(), kIndexColumns}, indices.data(), "");
+}
+
+}  // namespace
+
+void write_hdf5(const std::string& path, const Result& result) {
+  Output output(path);
+  Handle file(H5Fcreate(output.temporary_path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose, path);
+  write_case(file.get(), result);
+  write_samples(file.get(), result);
+  write_matrix(file.get(), result.byte_matrix);
+  write_wrong(file.get(), result.verification ? result.verification->wrong : std::vector<WrongTensor>{});
+  file.close(path);
+  output.commit();
+}
+
+}  // namespace refit::report

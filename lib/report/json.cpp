@@ -1,0 +1,218 @@
+#include <nlohmann/json.hpp>
+
+#include "report/printers.hpp"
+#include "report/statistics.hpp"
+
+namespace refit::report {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// Adds a string where there is one.
+void put(Json& json, const char* key, const std::string& value) {
+  if (!value.empty()) json[key] = value;
+}
+
+template <typename Value>
+Json object(const std::vector<std::pair<std::string, Value>>& members) {
+  Json json = Json::object();
+  for (const auto& [key, value] : members) json[key] = value;
+  return json;
+}
+
+Json to_json(const Case& test_case) {
+  Json json = {{"name", test_case.name}, {"description", test_case.description}};
+  put(json, "file", test_case.file);
+  return json;
+}
+
+Json to_json(const Failure& failure) {
+  Json json = {{"kind", failure.kind}, {"message", failure.message}};
+  if (failure.rank) json["rank"] = *failure.rank;
+  put(json, "phase", failure.phase);
+  return json;
+}
+
+Json to_json(const RankInfo& info) {
+  return {{"rank", info.rank}, {"group", info.group},   {"pid", info.pid},
+          {"host", info.host}, {"device", info.device}, {"coordinates", object(info.coordinates)}};
+}
+
+Json to_json(const Environment& environment) {
+  Json json = Json::object();
+  put(json, "refit", environment.refit);
+  put(json, "compiler", environment.compiler);
+  put(json, "mpi", environment.mpi);
+  put(json, "nccl", environment.nccl);
+  put(json, "cuda", environment.cuda);
+  put(json, "kokkos", environment.kokkos);
+  put(json, "hdf5", environment.hdf5);
+  json["ranks"] = Json::array();
+  for (const RankInfo& info : environment.ranks) json["ranks"].push_back(to_json(info));
+  return json;
+}
+
+Json to_json(const Model& model) {
+  return {{"family", model.family},
+          {"source", model.source},
+          {"tensors", model.tensors},
+          {"parameters", model.parameters},
+          {"bytes", model.bytes}};
+}
+
+Json to_json(const Group& group) {
+  return {{"layout", group.layout}, {"ranks", group.ranks}, {"precision", group.precision}};
+}
+
+Json to_json(const Settings& settings) {
+  Json json = Json::object();
+  for (const auto& [key, value] : settings) {
+    std::visit([&json, &key = key](const auto& held) { json[key] = held; }, value);
+  }
+  return json;
+}
+
+Json to_json(const Payload& payload) {
+  return {{"bulk_bytes", payload.bulk_bytes},     {"misc_bytes", payload.misc_bytes},
+          {"total_bytes", payload.total_bytes()}, {"bulk_fraction", payload.bulk_fraction()},
+          {"qkv_to_misc", payload.qkv_to_misc},   {"from_checkpoint_bytes", payload.from_checkpoint_bytes}};
+}
+
+Json to_json(const Wire& wire) {
+  return {{"bytes", wire.bytes},
+          {"copies", wire.copies},
+          {"egress_bytes_max", wire.egress_bytes_max},
+          {"ingress_bytes_max", wire.ingress_bytes_max},
+          {"local_bytes", wire.local_bytes}};
+}
+
+Json to_json(const Memory& memory) {
+  return {{"train_bytes_max", memory.train_bytes_max},
+          {"gen_bytes_max", memory.gen_bytes_max},
+          {"staging_bytes_max", memory.staging_bytes_max}};
+}
+
+Json to_json(const Load& load) { return {{"bytes_read", load.bytes_read}, {"bytes_needed", load.bytes_needed}}; }
+
+template <typename Value>
+Json to_json(const BoundTerms<Value>& terms) {
+  return {{"ingress", terms.ingress}, {"egress", terms.egress}, {"fanout", terms.fanout}, {"memory", terms.memory}};
+}
+
+Json to_json(const Bound& bound) {
+  Json json = Json::object();
+  if (bound.seconds) json["seconds"] = *bound.seconds;
+  put(json, "term", bound.term);
+  if (bound.terms) json["terms"] = to_json(*bound.terms);
+  json["bytes"] = to_json(bound.bytes);
+  return json;
+}
+
+Json to_json(const ModelSeconds& model) {
+  return {{"total", model.total},
+          {"term", model.term},
+          {"staging", model.staging},
+          {"schedule", model.schedule},
+          {"latency", model.latency}};
+}
+
+Json weight_sync(const Result& result) {
+  const auto samples = weight_sync_samples(result);
+  Json json = {{"first", result.refits.front().weight_sync}, {"samples", samples}};
+  if (const auto summary = summarise(samples)) {
+    json["min"] = summary->min;
+    json["median"] = summary->median;
+    json["mean"] = summary->mean;
+    json["p95"] = summary->p95;
+    json["max"] = summary->max;
+  }
+  return json;
+}
+
+Json phases(const Result& result) {
+  Json json = Json::object();
+  for (const auto& [phase, samples] : phase_samples(result)) {
+    if (const auto summary = summarise(samples)) {
+      json[phase] = {{"min", summary->min}, {"median", summary->median}, {"max", summary->max}};
+    }
+  }
+  return json;
+}
+
+Json to_json(const WrongTensor& wrong) {
+  return {{"tensor", wrong.tensor},
+          {"gen_rank", wrong.gen_rank},
+          {"elements_wrong", wrong.elements_wrong},
+          {"first_index", wrong.first_index}};
+}
+
+Json to_json(const Verification& verification) {
+  Json json = {{"refits", verification.refits},
+               {"tensors", verification.tensors},
+               {"tensors_wrong", verification.tensors_wrong},
+               {"elements", verification.elements},
+               {"elements_wrong", verification.elements_wrong}};
+  json["wrong"] = Json::array();
+  for (const WrongTensor& wrong : verification.wrong) json["wrong"].push_back(to_json(wrong));
+  put(json, "fingerprint_train", verification.fingerprint_train);
+  put(json, "fingerprint_gen", verification.fingerprint_gen);
+  if (verification.kl) {
+    json["kl"] = {{"max", verification.kl->max}, {"mean", verification.kl->mean}, {"tensor", verification.kl->tensor}};
+  }
+  return json;
+}
+
+Json to_json(const Plan& plan, const ByteMatrix& byte_matrix) {
+  Json json = {
+      {"seconds", plan.seconds}, {"peak_bytes", plan.peak_bytes}, {"copies", plan.copies}, {"hash", plan.hash}};
+  if (plan.world) {
+    json["world"] = {{"seconds", plan.world->seconds}, {"copies", plan.world->copies}, {"byte_matrix", byte_matrix}};
+  }
+  return json;
+}
+
+/// Adds a part where there is one.
+template <typename Part>
+void put_part(Json& json, const char* key, const std::optional<Part>& part) {
+  if (part) json[key] = to_json(*part);
+}
+
+void put_measurements(Json& json, const Result& result) {
+  put_part(json, "payload", result.payload);
+  put_part(json, "wire", result.wire);
+  put_part(json, "memory", result.memory);
+  put_part(json, "load", result.load);
+  put_part(json, "bound", result.bound);
+  put_part(json, "model_seconds", result.model_seconds);
+  if (!result.rates.empty()) json["rates"] = object(result.rates);
+  if (result.efficiency) json["efficiency"] = *result.efficiency;
+  if (result.plan) {
+    json["plan"] = to_json(*result.plan, result.byte_matrix);
+  } else {
+    if (!result.refits.empty()) json["weight_sync"] = weight_sync(result);
+    json["phases"] = phases(result);
+    put_part(json, "verification", result.verification);
+  }
+  if (!result.notes.empty()) json["notes"] = result.notes;
+}
+
+}  // namespace
+
+std::string to_json(const Result& result) {
+  Json json = {{"schema", result.plan ? "refit.plan" : "refit.result"}, {"schema_version", 1}};
+  json["case"] = to_json(result.test_case);
+  json["command"] = result.command;
+  json["start_time"] = result.start_time;
+  json["status"] = name(result.status);
+  json["exit_code"] = result.exit_code;
+  put_part(json, "error", result.error);
+  json["environment"] = to_json(result.environment);
+  put_part(json, "model", result.model);
+  json["train"] = to_json(result.train);
+  json["gen"] = to_json(result.gen);
+  json["settings"] = to_json(result.settings);
+  put_measurements(json, result);
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';
+}
+
+}  // namespace refit::report

@@ -1,0 +1,31 @@
+#pragma once
+// Observers of a Result that make files of it. The texts are written with write_file (files.hpp).
+
+#include <string>
+
+#include "report/result.hpp"
+
+namespace refit::report {
+
+/// The document of schema `refit.result` version 1, or `refit.plan` where result.plan is set; two spaces of
+/// indentation. Absent parts are left out; a number that is not finite becomes null.
+std::string to_json(const Result& result);
+
+/// A heading, then one row per refit (warm-up included): case, refit, warmup, weight_sync_seconds, a column
+/// `<phase>_seconds` per phase, payload_bytes, algbw_gb_per_s, elements_wrong, kl_max. What is not known is empty.
+std::string to_csv(const Result& result);
+
+/// A JUnit document with one test case: plain when passed, else with a failure, error or skipped element.
+std::string to_junit(const Result& result);
+
+/// Writes an HDF5 file, replaced only when complete. Errors: runtime, where it cannot be written.
+///
+///     /                   attributes schema, case, description, status, exit_code, train, gen, settings.<key>, ...
+///     /weight_sync        float64 [refits after the warm-up], seconds; attribute `first`: refit 1
+///     /phases/<name>      float64 [1 for load, plan, ...; else as weight_sync], seconds
+///     /byte_matrix        int64 [train ranks, gen ranks], bytes
+///     /wrong/tensor       string [wrong tensors]; likewise gen_rank, elements_wrong (int64)
+///     /wrong/first_index  int64 [wrong tensors, 4], -1 beyond the tensor's dimensions
+void write_hdf5(const std::string& path, const Result& result);
+
+}  // namespace refit::report

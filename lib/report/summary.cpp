@@ -1,0 +1,102 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "report/format.hpp"
+#include "report/statistics.hpp"
+#include "report/table.hpp"
+
+namespace refit::report {
+namespace {
+
+constexpr std::size_t kWrongShown = 10;
+
+void print_times(std::ostream& out, const Result& result) {
+  if (!result.refits.empty()) {
+    std::string text = "first " + format_seconds(result.refits.front().weight_sync);
+    const auto samples = weight_sync_samples(result);
+    if (const auto summary = summarise(samples)) {
+      text += fmt::format("; min {}, median {}, max {} of {} refits", format_seconds(summary->min),
+                          format_seconds(summary->median), format_seconds(summary->max), samples.size());
+    }
+    out << labelled("weight_sync", text);
+  }
+  if (result.bound) out << labelled("bound", format_bound(*result.bound));
+  if (result.model_seconds) {
+    const ModelSeconds& model = *result.model_seconds;
+    out << labelled("model", fmt::format("{} by {} (staging {}, schedule {}, latency {})", format_seconds(model.total),
+                                         model.term, format_seconds(model.staging), format_seconds(model.schedule),
+                                         format_seconds(model.latency)));
+  }
+  if (result.efficiency) {
+    out << labelled("efficiency", fmt::format("{:.3f} = bound / median weight_sync", *result.efficiency));
+  }
+}
+
+void print_sizes(std::ostream& out, const Result& result) {
+  if (result.wire) {
+    const Wire& wire = *result.wire;
+    out << labelled("wire",
+                    fmt::format("{} in {} copies, {} local; busiest sender {}, busiest receiver {}",
+                                format_bytes(wire.bytes), format_count(wire.copies), format_bytes(wire.local_bytes),
+                                format_bytes(wire.egress_bytes_max), format_bytes(wire.ingress_bytes_max)));
+  }
+  if (result.memory) {
+    const Memory& memory = *result.memory;
+    out << labelled("memory",
+                    fmt::format("at most per rank: train {}, gen {}, staging {}", format_bytes(memory.train_bytes_max),
+                                format_bytes(memory.gen_bytes_max), format_bytes(memory.staging_bytes_max)));
+  }
+  if (result.load) {
+    out << labelled("load", fmt::format("{} read, {} needed", format_bytes(result.load->bytes_read),
+                                        format_bytes(result.load->bytes_needed)));
+  }
+}
+
+void print_wrong(std::ostream& out, const std::vector<WrongTensor>& wrong) {
+  for (std::size_t i = 0; i < std::min(wrong.size(), kWrongShown); ++i) {
+    out << labelled("wrong",
+                    fmt::format("{} on gen rank {}: {} elements, first at [{}]", wrong[i].tensor, wrong[i].gen_rank,
+                                format_count(wrong[i].elements_wrong), fmt::join(wrong[i].first_index, ", ")));
+  }
+  if (wrong.size() > kWrongShown) out << labelled("", fmt::format("... and {} more", wrong.size() - kWrongShown));
+}
+
+void print_verification(std::ostream& out, const Verification& verification) {
+  out << labelled("verification",
+                  fmt::format("{} refit{}, {} tensors, {} elements: {} elements of {} tensors wrong",
+                              verification.refits, verification.refits == 1 ? "" : "s",
+                              format_count(verification.tensors), format_count(verification.elements),
+                              format_count(verification.elements_wrong), format_count(verification.tensors_wrong)));
+  if (!verification.fingerprint_train.empty()) {
+    out << labelled("fingerprint",
+                    fmt::format("train {} gen {}", verification.fingerprint_train, verification.fingerprint_gen));
+  }
+  print_wrong(out, verification.wrong);
+  if (verification.kl) {
+    const Kl& kl = *verification.kl;
+    std::string text = fmt::format("max {:.4g}, mean {:.4g}", kl.max, kl.mean);
+    if (kl.max > 0) text += ", largest in " + kl.tensor;
+    out << labelled("KL", text);
+  }
+}
+
+}  // namespace
+
+void print_summary(std::ostream& out, const Result& result) {
+  out << "#\n";
+  if (result.payload) {
+    out << payload_line(*result.payload) << '\n';
+    if (result.payload->from_checkpoint_bytes > 0) {
+      out << labelled("payload", fmt::format("besides, {} that no train rank has came from the checkpoint",
+                                             format_bytes(result.payload->from_checkpoint_bytes)));
+    }
+  }
+  print_times(out, result);
+  print_sizes(out, result);
+  if (result.verification) print_verification(out, *result.verification);
+  for (const std::string& note : result.notes) out << labelled("note", note);
+  out << verdict(result) << '\n' << std::flush;
+}
+
+}  // namespace refit::report

@@ -1,0 +1,111 @@
+#include "report/table.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "report/format.hpp"
+#include "report/statistics.hpp"
+
+namespace refit::report {
+namespace {
+
+constexpr std::size_t kRanksShown = 64;
+
+std::string versions(const Environment& environment) {
+  std::string line = "# refit " + environment.refit;
+  const auto add = [&line](const char* what, const std::string& version) {
+    if (!version.empty()) line += fmt::format("  {}{}", what, version);
+  };
+  add("", environment.compiler);
+  add("", environment.mpi);
+  add("NCCL ", environment.nccl);
+  add("CUDA ", environment.cuda);
+  add("Kokkos ", environment.kokkos);
+  add("HDF5 ", environment.hdf5);
+  return line + '\n';
+}
+
+std::string group_text(const Group& group) {
+  return fmt::format("{} {}, {} rank{}", group.layout, group.precision, group.ranks, group.ranks == 1 ? "" : "s");
+}
+
+std::string settings_text(const Settings& settings) {
+  std::string text;
+  for (const auto& [key, value] : settings) text += fmt::format("{}={} ", key, format_setting(value));
+  return text;
+}
+
+std::string coordinates_text(const RankInfo& info) {
+  std::string text;
+  for (const auto& [axis, index] : info.coordinates) text += fmt::format(" {}{}", axis, index);
+  return text;
+}
+
+void print_ranks(std::ostream& out, const std::vector<RankInfo>& ranks) {
+  if (ranks.empty()) return;
+  const auto shown = std::min(ranks.size(), kRanksShown);
+  std::size_t host_width = 4;
+  std::size_t device_width = 6;
+  for (std::size_t i = 0; i < shown; ++i) {
+    host_width = std::max(host_width, ranks[i].host.size());
+    device_width = std::max(device_width, ranks[i].device.size());
+  }
+  out << fmt::format("#\n# {:>5}  {:<5}  {:>8}  {:<{}}  {:<{}}  coordinates\n", "rank", "group", "pid", "host",
+                     host_width, "device", device_width);
+  for (std::size_t i = 0; i < shown; ++i) {
+    const RankInfo& info = ranks[i];
+    out << fmt::format("# {:>5}  {:<5}  {:>8}  {:<{}}  {:<{}} {}\n", info.rank, info.group, info.pid, info.host,
+                       host_width, info.device, device_width, coordinates_text(info));
+  }
+  if (shown == ranks.size()) return;
+  std::set<std::string> hosts;
+  for (const RankInfo& info : ranks) hosts.insert(info.host);
+  out << fmt::format("#   ... and {} more ranks; {} hosts in all\n", ranks.size() - shown, hosts.size());
+}
+
+std::string milliseconds(std::optional<double> seconds) {
+  return seconds ? fmt::format("{:.3f}", *seconds * 1e3) : "-";
+}
+
+}  // namespace
+
+void print_header(std::ostream& out, const Result& result) {
+  out << versions(result.environment);
+  if (!result.start_time.empty()) out << labelled("start", result.start_time);
+  if (!result.command.empty()) out << labelled("command", result.command);
+  if (!result.test_case.name.empty()) out << labelled("case", result.test_case.name);
+  if (!result.test_case.description.empty()) out << labelled("", result.test_case.description);
+  if (result.model) {
+    const Model& model = *result.model;
+    out << labelled("model", fmt::format("{}, {} tensors, {} parameters, {}", model.family, format_count(model.tensors),
+                                         format_count(model.parameters), format_bytes(model.bytes)));
+    out << labelled("", model.source);
+  }
+  out << labelled("train", group_text(result.train)) << labelled("gen", group_text(result.gen));
+  if (!result.settings.empty()) out << labelled("settings", settings_text(result.settings));
+  print_ranks(out, result.environment.ranks);
+  out << std::flush;
+}
+
+void print_step_heading(std::ostream& out) {
+  out << fmt::format("#\n# {:>6} {:>13} {:>12} {:>12} {:>12} {:>10} {:>14} {:>11}\n", "refit", "weight_sync", "bulk",
+                     "misc", "finalize", "algbw", "#wrong", "KL max");
+  out << fmt::format("# {:>6} {:>13} {:>12} {:>12} {:>12} {:>10} {:>14} {:>11}\n", "", "(ms)", "(ms)", "(ms)", "(ms)",
+                     "(GB/s)", "(elements)", "")
+      << std::flush;
+}
+
+void print_step(std::ostream& out, const Result& result, const Refit& refit) {
+  const auto bandwidth = algorithm_bandwidth(result, refit);
+  out << fmt::format("  {:>6} {:>13} {:>12} {:>12} {:>12} {:>10} {:>14} {:>11}{}\n", refit.number,
+                     milliseconds(refit.weight_sync), milliseconds(find_phase(refit, "bulk")),
+                     milliseconds(find_phase(refit, "misc")), milliseconds(find_phase(refit, "finalize")),
+                     bandwidth ? fmt::format("{:.2f}", *bandwidth) : "-",
+                     refit.elements_wrong ? fmt::format("{}", *refit.elements_wrong) : "N/A",
+                     refit.kl_max ? fmt::format("{:.4g}", *refit.kl_max) : "N/A", refit.warmup ? "  warm-up" : "")
+      << std::flush;
+}
+
+}  // namespace refit::report

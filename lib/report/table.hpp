@@ -1,0 +1,35 @@
+#pragma once
+// The text on stdout, in the manner of nccl-tests: `#` lines with versions and ranks, one row per refit, a summary.
+// Only one rank prints. Every function writes whole lines and flushes, so that a log can be followed.
+
+#include <ostream>
+#include <string>
+
+#include "report/result.hpp"
+
+namespace refit::report {
+
+/// Versions, case, model, layouts, settings and ranks: what is known before the first refit. Ranks beyond 64 are
+/// summarised.
+void print_header(std::ostream& out, const Result& result);
+
+/// The heading of the step table, in two lines: call it once, before the first print_step.
+void print_step_heading(std::ostream& out);
+
+/// One row of the step table. algbw is the payload (result.payload) over weight_sync.
+void print_step(std::ostream& out, const Result& result, const Refit& refit);
+
+/// Payload, weight_sync, bound, model, efficiency, memory, load, verification, KL and, as the last line, the verdict.
+void print_summary(std::ostream& out, const Result& result);
+
+/// What `refit plan` prints: payload, copies, bytes per rank, bound and, up to 16 ranks a side, the byte matrix.
+void print_plan(std::ostream& out, const Result& result);
+
+/// The byte matrix over world ranks (train first, then gen) as whitespace-separated text, one line per sending rank:
+/// square, because alltoallv benchmarks read as many columns as there are ranks.
+std::string byte_matrix_text(const ByteMatrix& matrix);
+
+/// Writes byte_matrix_text to a file, replaced only when complete. Errors: runtime, where the file cannot be written.
+void write_byte_matrix(const std::string& path, const ByteMatrix& matrix);
+
+}  // namespace refit::report
