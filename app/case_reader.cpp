@@ -1,0 +1,279 @@
+#include "app/case_reader.hpp"
+
+#include <fmt/ranges.h>
+
+#include <filesystem>
+#include <set>
+
+#include "app/case_keys.hpp"
+#include "app/text.hpp"
+#include "core/error.hpp"
+#define TOML_EXCEPTIONS 1
+#include <toml++/toml.h>
+
+namespace refit::app {
+namespace {
+
+using engine::Case;
+
+constexpr std::uintmax_t kMaxFileBytes = 1 << 20;
+
+std::string place(const std::string& file, const toml::source_region& source) {
+  return fmt::format("{}:{}:{}", file, source.begin.line, source.begin.column);
+}
+
+toml::table parse_file(const std::string& file) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(file, error)) fail_usage("{}: no such file", file);
+  if (std::filesystem::file_size(file, error) > kMaxFileBytes) fail_usage("{}: larger than 1 MiB", file);
+  try {
+    return toml::parse_file(file);
+  } catch (const toml::parse_error& wrong) {
+    if (wrong.source().begin.line == 0) fail_usage("{}: {}", file, wrong.description());
+    fail_usage("{}: {}", place(file, wrong.source()), wrong.description());
+  }
+}
+
+std::optional<Scalar> to_scalar(const toml::node& node) {
+  if (const auto* value = node.as_boolean()) return value->get();
+  if (const auto* value = node.as_integer()) return value->get();
+  if (const auto* value = node.as_floating_point()) return value->get();
+  if (const auto* value = node.as_string()) return value->get();
+  return std::nullopt;
+}
+
+std::optional<Fields> to_fields(const toml::node& node) {
+  const toml::table* table = node.as_table();
+  if (table == nullptr) return std::nullopt;
+  Fields fields;
+  for (const auto& [key, value] : *table) {
+    const std::optional<Scalar> scalar = to_scalar(value);
+    if (!scalar) return std::nullopt;
+    fields[std::string(key.str())] = *scalar;
+  }
+  return fields;
+}
+
+template <typename T, typename Convert>
+std::optional<Value> to_list(const toml::array& array, const Convert& convert) {
+  std::vector<T> list;
+  for (const toml::node& entry : array) {
+    auto converted = convert(entry);
+    if (!converted) return std::nullopt;
+    list.push_back(std::move(*converted));
+  }
+  return list;
+}
+
+template <typename T>
+std::optional<T> scalar_as(const toml::node& node) {
+  const std::optional<Scalar> scalar = to_scalar(node);
+  const T* value = scalar ? std::get_if<T>(&*scalar) : nullptr;
+  return value == nullptr ? std::nullopt : std::optional<T>(*value);
+}
+
+/// A TOML value as the key's setter takes it; nothing for types that no key has (dates, mixed arrays).
+std::optional<Value> to_value(const toml::node& node, Kind kind) {
+  if (const auto scalar = to_scalar(node)) {
+    return std::visit([](const auto& value) { return Value(value); }, *scalar);
+  }
+  const toml::array* array = node.as_array();
+  if (array == nullptr) return std::nullopt;
+  if (kind == Kind::integers) return to_list<std::int64_t>(*array, scalar_as<std::int64_t>);
+  if (kind == Kind::texts) return to_list<std::string>(*array, scalar_as<std::string>);
+  if (kind == Kind::table) return to_list<Fields>(*array, to_fields);
+  return std::nullopt;
+}
+
+bool takes_string(Kind kind) {
+  return kind == Kind::text || kind == Kind::word || kind == Kind::layout || kind == Kind::input ||
+         kind == Kind::output;
+}
+
+/// An option's text: TOML where it parses as a value of fitting type, else a string (or a list at commas).
+Value option_value(const Key& key, const std::string& text) {
+  try {
+    const toml::table table = toml::parse("value = " + text);
+    const toml::node* node = table.size() == 1 ? table.get("value") : nullptr;
+    const std::optional<Value> value = node == nullptr ? std::nullopt : to_value(*node, key.kind);
+    if (value && (!takes_string(key.kind) || std::holds_alternative<std::string>(*value))) return *value;
+  } catch (const toml::parse_error&) {
+    // not TOML: a bare word
+  }
+  if (key.kind == Kind::texts) return split_list(text);
+  return text;
+}
+
+/// Fills a case key by key and collects what is wrong.
+class Filler {
+ public:
+  explicit Filler(Case& c) : case_(c) {}
+
+  void add(const std::string& where, const std::string& what) { mistakes_.push_back(where + ": " + what); }
+
+  void unknown(const std::string& where, const std::string& name) {
+    add(where, fmt::format("unknown key {}{}", name, suggestion(name, key_names())));
+  }
+
+  void set(const Key& key, const Value& value, const std::string& where) {
+    const std::string wrong = key.set(case_, value);
+    if (wrong.empty()) {
+      case_.given[key.name] = where;
+    } else {
+      add(where, key.name + " " + wrong);
+    }
+  }
+
+  void finish() const {
+    if (!mistakes_.empty()) fail_usage("{}", fmt::join(mistakes_, "\n"));
+  }
+
+ private:
+  Case& case_;
+  std::vector<std::string> mistakes_;
+};
+
+void read_node(Filler& filler, const std::string& file, const std::string& name, const toml::key& key,
+               const toml::node& node) {
+  const std::string where = place(file, key.source());
+  const Key* row = find_key(name);
+  if (row == nullptr) return filler.unknown(where, name);
+  std::optional<Value> value = to_value(node, row->kind);
+  if (!value) return filler.add(where, fmt::format("{} has a value of a wrong type; it takes {}", name, row->type));
+  auto* text = std::get_if<std::string>(&*value);
+  if (row->kind == Kind::input && text != nullptr && !text->empty()) {
+    *text = (std::filesystem::path(file).parent_path() / *text).lexically_normal().string();
+  }
+  filler.set(*row, *value, where);
+}
+
+std::vector<std::string> section_names() {
+  std::set<std::string> names;
+  for (const std::string& name : key_names()) {
+    if (const std::size_t dot = name.find('.'); dot != std::string::npos) names.insert(name.substr(0, dot));
+  }
+  return {names.begin(), names.end()};
+}
+
+void read_section(Filler& filler, const std::string& file, const toml::key& key, const toml::table& section) {
+  const std::string name(key.str());
+  const std::vector<std::string> sections = section_names();
+  if (std::find(sections.begin(), sections.end(), name) == sections.end()) {
+    return filler.add(place(file, key.source()), fmt::format("unknown section {}{}", name, suggestion(name, sections)));
+  }
+  for (const auto& [inner, node] : section) read_node(filler, file, name + "." + std::string(inner.str()), inner, node);
+}
+
+void read_file(Filler& filler, const std::string& file) {
+  for (const auto& [key, node] : parse_file(file)) {
+    if (const toml::table* section = node.as_table()) {
+      read_section(filler, file, key, *section);
+    } else {
+      read_node(filler, file, std::string(key.str()), key, node);
+    }
+  }
+}
+
+/// A model given by an option replaces the one of the case file.
+void replace_model(Case& c, const std::string& key, const std::set<std::string>& by_option) {
+  const bool config = key == "model.config";
+  const std::string other = config ? "model.checkpoint" : "model.config";
+  if ((!config && key != "model.checkpoint") || by_option.contains(other)) return;
+  (config ? c.model.checkpoint : c.model.config).clear();
+  c.given.erase(other);
+}
+
+void read_options(Filler& filler, Case& c, const std::vector<Option>& options) {
+  std::set<std::string> seen;
+  for (const Option& option : options) {
+    const Key* key = find_key(option.key);
+    if (key == nullptr) {
+      filler.unknown(option.name, option.key);
+      continue;
+    }
+    replace_model(c, key->name, seen);
+    if (!seen.insert(key->name).second) filler.add(option.name, key->name + " is given twice");
+    filler.set(*key, option_value(*key, option.text), option.name);
+  }
+}
+
+void require_layouts(Filler& filler, const Case& c) {
+  const std::string where = c.file.empty() ? "command line" : c.file;
+  if (!c.given.contains("train.layout")) filler.add(where, "train.layout is required (--train TP2xPP2)");
+  if (!c.given.contains("gen.layout")) filler.add(where, "gen.layout is required (--gen TP4)");
+}
+
+}  // namespace
+
+Case read_case(const std::string& file, const std::vector<Option>& options) {
+  Case c;
+  c.file = file;
+  c.name = file.empty() ? "command line" : std::filesystem::path(file).stem().string();
+  Filler filler(c);
+  if (!file.empty()) read_file(filler, file);
+  read_options(filler, c, options);
+  filler.finish();  // a layout that could not be read is not also reported as missing
+  require_layouts(filler, c);
+  filler.finish();
+  engine::complete(c);
+  return c;
+}
+
+void check_case(const Case& c) {
+  const std::vector<std::string> found = engine::violations(c);
+  if (!found.empty()) fail_usage("{}", fmt::join(found, "\n"));
+  engine::require_supported(c);
+}
+
+namespace {
+
+struct HardwareKey {
+  std::string_view name;
+  double engine::Hardware::*member;
+};
+
+constexpr HardwareKey kRates[] = {
+    {"device_in", &engine::Hardware::device_in}, {"device_out", &engine::Hardware::device_out},
+    {"domain_in", &engine::Hardware::domain_in}, {"domain_out", &engine::Hardware::domain_out},
+    {"memory", &engine::Hardware::memory},       {"launch_seconds", &engine::Hardware::launch_seconds}};
+
+struct HardwareCount {
+  std::string_view name;
+  std::int64_t engine::Hardware::*member;
+};
+
+constexpr HardwareCount kCounts[] = {{"ranks_per_device", &engine::Hardware::ranks_per_device},
+                                     {"devices_per_domain", &engine::Hardware::devices_per_domain}};
+
+}  // namespace
+
+engine::Hardware read_hardware(const std::string& file) {
+  const toml::table table = parse_file(file);
+  engine::Hardware hardware;
+  hardware.file = file;
+  std::vector<std::string> names = {"description"};
+  std::vector<std::string> mistakes;
+  for (const auto& [name, member] : kRates) {
+    names.emplace_back(name);
+    hardware.*member = table[name].value<double>().value_or(0.0);
+    if (!(hardware.*member > 0)) mistakes.push_back(fmt::format("{}: {} must be a number above 0", file, name));
+  }
+  for (const auto& [name, member] : kCounts) {
+    names.emplace_back(name);
+    hardware.*member = table[name].value<std::int64_t>().value_or(0);
+    if (hardware.*member < 1) mistakes.push_back(fmt::format("{}: {} must be an integer of at least 1", file, name));
+  }
+  for (const auto& [key, node] : table) {
+    const std::string name(key.str());
+    if (std::find(names.begin(), names.end(), name) != names.end()) continue;
+    mistakes.push_back(fmt::format("{}: unknown key {}{}", place(file, key.source()), name, suggestion(name, names)));
+  }
+  if (!mistakes.empty()) fail_usage("{}", fmt::join(mistakes, "\n"));
+  return hardware;
+}
+
+std::string read_description(const std::string& file) {
+  return parse_file(file)["description"].value<std::string>().value_or("");
+}
+
+}  // namespace refit::app

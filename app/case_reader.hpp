@@ -1,0 +1,31 @@
+#pragma once
+// Cases from files and options: defaults < case file < options, all through the table in app/case_keys.hpp.
+
+#include <string>
+#include <vector>
+
+#include "engine/case.hpp"
+
+namespace refit::app {
+
+/// A key given on the command line.
+struct Option {
+  std::string key;   ///< "refit.bulk"
+  std::string text;  ///< typed like TOML; where that fails, a string
+  std::string name;  ///< for messages: "--bulk"
+};
+
+/// Reads a case; `file` may be empty. Inputs in the file become relative to its folder. The result is complete.
+/// Errors (usage): all mistakes together, one per line, with file, line and column, or the option's name.
+engine::Case read_case(const std::string& file, const std::vector<Option>& options);
+
+/// Throws (usage, unavailable) for what contradicts itself or is not in this build; all violations together.
+void check_case(const engine::Case& c);
+
+/// Reads a hardware file of `refit plan --hardware`. Errors (usage): unknown, missing or non-positive keys.
+engine::Hardware read_hardware(const std::string& file);
+
+/// The `description` of a case file, "" where it has none; errors as `read_case`, for syntax only.
+std::string read_description(const std::string& file);
+
+}  // namespace refit::app
