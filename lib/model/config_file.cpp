@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/error.hpp"
 
@@ -28,15 +29,13 @@ std::string read_file(const std::string& path) {
   const auto status = std::filesystem::status(path, error);
   if (!std::filesystem::exists(status)) fail_usage("{}: there is no such file", path);
   if (!std::filesystem::is_regular_file(status)) fail_usage("{}: is not a file; name a config.json", path);
+  const auto bytes = std::filesystem::file_size(path, error);
+  if (!error && bytes > kMaxConfigBytes) fail_usage("{}: is larger than 16 MiB; that is no config.json", path);
   std::ifstream stream(path, std::ios::binary);
-  if (!stream) fail_usage("{}: cannot be opened for reading", path);
-  std::string text(static_cast<std::size_t>(kMaxConfigBytes) + 1, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (stream.bad()) fail_usage("{}: cannot be read", path);
+  if (error || !stream) fail_usage("{}: cannot be opened for reading", path);
+  std::string text(bytes, '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(bytes));
   text.resize(static_cast<std::size_t>(stream.gcount()));
-  if (text.size() > static_cast<std::size_t>(kMaxConfigBytes)) {
-    fail_usage("{}: is larger than 16 MiB; that is no config.json", path);
-  }
   return text;
 }
 

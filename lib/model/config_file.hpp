@@ -5,14 +5,13 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace refit::model {
 
-inline constexpr std::int64_t kMaxConfigBytes = 16 * 1024 * 1024;
+inline constexpr std::uintmax_t kMaxConfigBytes = 16 * 1024 * 1024;
 inline constexpr int kMaxConfigDepth = 64;
 inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  ///< of any size in a config.json
 

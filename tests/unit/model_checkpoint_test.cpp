@@ -1,0 +1,204 @@
+// A model checked against the headers of checkpoints that transformers wrote (small random models, sharded).
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "model/model.hpp"
+
+namespace refit::model {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+/// A tied Llama in the order of its four shards.
+std::vector<TensorInfo> tied_llama() {
+  return {
+      {"model.embed_tokens.weight", {320, 64}, DType::f32},
+      {"model.layers.0.self_attn.k_proj.weight", {64, 64}, DType::f32},
+      {"model.layers.0.self_attn.o_proj.weight", {64, 128}, DType::f32},
+      {"model.layers.0.self_attn.q_proj.weight", {128, 64}, DType::f32},
+      {"model.layers.0.self_attn.v_proj.weight", {64, 64}, DType::f32},
+      {"model.layers.0.input_layernorm.weight", {64}, DType::f32},
+      {"model.layers.0.mlp.down_proj.weight", {64, 176}, DType::f32},
+      {"model.layers.0.mlp.gate_proj.weight", {176, 64}, DType::f32},
+      {"model.layers.0.mlp.up_proj.weight", {176, 64}, DType::f32},
+      {"model.layers.0.post_attention_layernorm.weight", {64}, DType::f32},
+      {"model.layers.1.self_attn.q_proj.weight", {128, 64}, DType::f32},
+      {"model.layers.1.mlp.gate_proj.weight", {176, 64}, DType::f32},
+      {"model.layers.1.mlp.up_proj.weight", {176, 64}, DType::f32},
+      {"model.layers.1.self_attn.k_proj.weight", {64, 64}, DType::f32},
+      {"model.layers.1.self_attn.o_proj.weight", {64, 128}, DType::f32},
+      {"model.layers.1.self_attn.v_proj.weight", {64, 64}, DType::f32},
+      {"model.layers.1.input_layernorm.weight", {64}, DType::f32},
+      {"model.layers.1.mlp.down_proj.weight", {64, 176}, DType::f32},
+      {"model.layers.1.post_attention_layernorm.weight", {64}, DType::f32},
+      {"model.norm.weight", {64}, DType::f32},
+  };
+}
+
+/// A Qwen2 with biases, likewise.
+std::vector<TensorInfo> qwen2_with_bias() {
+  return {
+      {"model.embed_tokens.weight", {192, 96}, DType::f32},
+      {"model.layers.0.mlp.gate_proj.weight", {160, 96}, DType::f32},
+      {"model.layers.0.self_attn.k_proj.bias", {32}, DType::f32},
+      {"model.layers.0.self_attn.k_proj.weight", {32, 96}, DType::f32},
+      {"model.layers.0.self_attn.o_proj.weight", {96, 96}, DType::f32},
+      {"model.layers.0.self_attn.q_proj.bias", {96}, DType::f32},
+      {"model.layers.0.self_attn.q_proj.weight", {96, 96}, DType::f32},
+      {"model.layers.0.self_attn.v_proj.bias", {32}, DType::f32},
+      {"model.layers.0.self_attn.v_proj.weight", {32, 96}, DType::f32},
+      {"model.layers.0.input_layernorm.weight", {96}, DType::f32},
+      {"model.layers.0.mlp.down_proj.weight", {96, 160}, DType::f32},
+      {"model.layers.0.mlp.up_proj.weight", {160, 96}, DType::f32},
+      {"model.layers.0.post_attention_layernorm.weight", {96}, DType::f32},
+      {"model.layers.1.self_attn.k_proj.bias", {32}, DType::f32},
+      {"model.layers.1.self_attn.k_proj.weight", {32, 96}, DType::f32},
+      {"model.layers.1.self_attn.o_proj.weight", {96, 96}, DType::f32},
+      {"model.layers.1.self_attn.q_proj.bias", {96}, DType::f32},
+      {"model.layers.1.self_attn.q_proj.weight", {96, 96}, DType::f32},
+      {"model.layers.1.self_attn.v_proj.bias", {32}, DType::f32},
+      {"model.layers.1.self_attn.v_proj.weight", {32, 96}, DType::f32},
+      {"model.layers.1.input_layernorm.weight", {96}, DType::f32},
+      {"model.layers.1.mlp.down_proj.weight", {96, 160}, DType::f32},
+      {"model.layers.1.mlp.gate_proj.weight", {160, 96}, DType::f32},
+      {"model.layers.1.mlp.up_proj.weight", {160, 96}, DType::f32},
+      {"model.layers.1.post_attention_layernorm.weight", {96}, DType::f32},
+      {"model.norm.weight", {96}, DType::f32},
+      {"lm_head.weight", {192, 96}, DType::f32},
+  };
+}
+
+Config tied_llama_config() {
+  Config config;
+  config.family = "llama";
+  config.vocab_size = 320;
+  config.hidden_size = 64;
+  config.layers = 2;
+  config.intermediate_size = 176;
+  config.attention_heads = 8;
+  config.kv_heads = 4;
+  config.head_dim = 16;
+  config.tied = true;
+  return config;
+}
+
+Config qwen2_config() {
+  Config config;
+  config.family = "qwen2";
+  config.vocab_size = 192;
+  config.hidden_size = 96;
+  config.layers = 2;
+  config.intermediate_size = 160;
+  config.attention_heads = 12;
+  config.kv_heads = 4;
+  config.head_dim = 8;
+  return config;
+}
+
+std::string message_of(const Config& config, const std::vector<TensorInfo>& checkpoint) {
+  try {
+    build_model(config, checkpoint, "folder/x");
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::usage);
+    return error.what();
+  }
+  return "no error";
+}
+
+void remove_tensor(std::vector<TensorInfo>& checkpoint, const std::string& name) {
+  std::erase_if(checkpoint, [&](const TensorInfo& info) { return info.name == name; });
+}
+
+TensorInfo& named(std::vector<TensorInfo>& checkpoint, const std::string& name) {
+  return *std::find_if(checkpoint.begin(), checkpoint.end(), [&](const TensorInfo& info) { return info.name == name; });
+}
+
+std::size_t unknown_count(const Model& model) {
+  return static_cast<std::size_t>(std::count_if(model.tensors.begin(), model.tensors.end(),
+                                                [](const Tensor& tensor) { return tensor.role == Role::unknown; }));
+}
+
+TEST(ModelCheckpoint, RealCheckpointsMatchTensorByTensor) {
+  const Model llama = build_model(tied_llama_config(), tied_llama(), "llama");
+  EXPECT_EQ(llama.tensors.size(), tied_llama().size());
+  EXPECT_EQ(unknown_count(llama), 0U);
+  EXPECT_EQ(llama.find("lm_head.weight"), nullptr);
+  EXPECT_EQ(llama.tensors.front().dtype, DType::f32);  // the checkpoint's, not the configuration's
+
+  const Model qwen2 = build_model(qwen2_config(), qwen2_with_bias(), "qwen2");
+  EXPECT_EQ(qwen2.tensors.size(), qwen2_with_bias().size());
+  EXPECT_EQ(unknown_count(qwen2), 0U);
+}
+
+TEST(ModelCheckpoint, ATiedLmHeadInTheCheckpointIsATensor) {
+  auto checkpoint = tied_llama();
+  checkpoint.push_back({"lm_head.weight", {320, 64}, DType::f32});
+  const Model model = build_model(tied_llama_config(), checkpoint, "x");
+  ASSERT_NE(model.find("lm_head.weight"), nullptr);
+  EXPECT_EQ(model.find("lm_head.weight")->role, Role::lm_head);
+}
+
+TEST(ModelCheckpoint, UnknownTensorsFollowInOrderOfNames) {
+  auto checkpoint = tied_llama();
+  checkpoint.insert(checkpoint.begin(), {"z.extra", {3, 5}, DType::i64});
+  checkpoint.insert(checkpoint.begin(), {"a.extra", {}, DType::f8_e4m3});
+  checkpoint.insert(checkpoint.begin(), {"model.layers.0.self_attn.rotary_emb.inv_freq", {8}, DType::f32});
+  const Model model = build_model(tied_llama_config(), checkpoint, "x");
+  ASSERT_EQ(model.tensors.size(), tied_llama().size() + 2);
+  const Tensor& first = model.tensors[model.tensors.size() - 2];
+  EXPECT_EQ(first.name, "a.extra");
+  EXPECT_EQ(first.role, Role::unknown);
+  EXPECT_EQ(first.dtype, DType::f8_e4m3);
+  EXPECT_EQ(first.index, static_cast<std::int32_t>(model.tensors.size()) - 2);
+  EXPECT_EQ(model.tensors.back().name, "z.extra");
+  EXPECT_EQ(model.tensors.back().shape, (Shape{3, 5}));
+}
+
+TEST(ModelCheckpoint, LayersBeyondACutAreSkippedAndOthersAreUnknown) {
+  Config config = tied_llama_config();
+  config.layers = 1;
+  EXPECT_EQ(unknown_count(build_model(config, tied_llama(), "x")), 9U);  // config.json itself says one layer
+  config.truncated = true;
+  auto checkpoint = tied_llama();
+  checkpoint.push_back({"model.layers.1x.odd", {2}, DType::f32});
+  const Model cut = build_model(config, checkpoint, "x");
+  EXPECT_EQ(unknown_count(cut), 1U);
+  EXPECT_EQ(cut.tensors.back().name, "model.layers.1x.odd");
+}
+
+TEST(ModelCheckpoint, EveryProblemIsInOneMessage) {
+  auto checkpoint = tied_llama();
+  remove_tensor(checkpoint, "model.norm.weight");
+  named(checkpoint, "model.layers.1.mlp.up_proj.weight").shape = {64, 176};
+  named(checkpoint, "model.layers.0.self_attn.q_proj.weight").dtype = DType::f8_e4m3;
+  checkpoint.push_back(checkpoint.front());
+  const std::string message = message_of(tied_llama_config(), checkpoint);
+  EXPECT_THAT(message, HasSubstr("folder/x"));
+  EXPECT_THAT(message, HasSubstr("4 of its tensors"));
+  EXPECT_THAT(message, HasSubstr("model.norm.weight [64] is missing"));
+  EXPECT_THAT(message, HasSubstr("model.layers.1.mlp.up_proj.weight has shape [64, 176] instead of [176, 64]"));
+  EXPECT_THAT(message, HasSubstr("model.layers.0.self_attn.q_proj.weight has dtype F8_E4M3"));
+  EXPECT_THAT(message, HasSubstr("model.embed_tokens.weight is there twice"));
+}
+
+TEST(ModelCheckpoint, ManyProblemsAreCounted) {
+  const std::string message = message_of(tied_llama_config(), {});
+  EXPECT_THAT(message, HasSubstr("20 of its tensors"));
+  EXPECT_THAT(message, HasSubstr("model.embed_tokens.weight"));
+  EXPECT_THAT(message, HasSubstr("and 10 more"));
+  EXPECT_THAT(message, Not(HasSubstr("model.norm.weight")));
+}
+
+TEST(ModelCheckpoint, AnUntiedModelNeedsItsLmHead) {
+  auto checkpoint = qwen2_with_bias();
+  remove_tensor(checkpoint, "lm_head.weight");
+  EXPECT_THAT(message_of(qwen2_config(), checkpoint), HasSubstr("lm_head.weight [192, 96] is missing"));
+}
+
+}  // namespace
+}  // namespace refit::model
