@@ -20,8 +20,8 @@ namespace refit::verify {
 class Verifier {
  public:
   /// Collective over `world`. Keeps references to all arguments but `mine`, which is copied (its memory must stay).
-  /// `seed` chooses the signs of the KL proxy. Errors (usage): a side whose pieces overlap without being equal, a
-  /// tensor that gen stores in more than one dtype, a conversion that is no cast.
+  /// `seed` chooses the signs of the KL proxy. Errors (usage): a side that stores a tensor in part, or in boxes that
+  /// overlap without being equal; a tensor that gen stores in more than one dtype; a conversion that is no cast.
   Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
            transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed);
   ~Verifier();

@@ -1,0 +1,55 @@
+#pragma once
+// From fingerprints to suspects: pure, no communication, no memory of weights.
+
+#include <cstdint>
+#include <vector>
+
+#include "core/hash.hpp"
+#include "verify/ledger.hpp"
+
+namespace refit::verify {
+
+/// By world rank, then by piece.
+using Fingerprints = std::vector<std::vector<Sum128>>;
+
+/// The holder of a box whose bits count as true.
+struct Source {
+  Box box;
+  Holder holder;
+};
+
+/// A tensor with a wrong gen element somewhere, and who has the truth.
+struct Suspect {
+  std::int32_t tensor = 0;
+  std::vector<Source> sources;
+};
+
+/// A train holder that disagrees with the one that counts as true.
+struct OddHolder {
+  std::int32_t tensor = 0;
+  Box box;
+  Holder holder;
+  Holder truth;
+};
+
+struct Judgement {
+  std::int64_t tensors = 0;  ///< of which gen stores a piece
+  std::vector<Suspect> suspects;
+  std::vector<OddHolder> odd_train;
+  Sum128 train;  ///< sums over the tensors that both sides store
+  Sum128 gen;
+};
+
+/// The holder whose fingerprint most holders of the box have; of several such, the first.
+Holder most_agreed(std::span<const Holder> holders, const Fingerprints& prints);
+
+/// Appends the holders of a side's box that do not have its most agreed fingerprint.
+void find_odd(const Ledger& side, std::int32_t tensor, const HeldBox& box, const Fingerprints& prints,
+              std::vector<OddHolder>& out);
+
+/// Compares all holders of each box, and the sums of train and gen. Tensors that train does not store are compared
+/// among their gen holders only; those that gen does not store are skipped.
+Judgement judge(const std::vector<model::Tensor>& tensors, const Ledger& train, const Ledger& gen,
+                const Fingerprints& prints);
+
+}  // namespace refit::verify

@@ -1,0 +1,55 @@
+#include "verify/local_memory.hpp"
+
+#include <algorithm>
+
+namespace refit::verify {
+namespace {
+
+std::byte* element(std::byte* first, DType dtype, std::int64_t offset) { return first + offset * byte_size(dtype); }
+
+}  // namespace
+
+kernels::Region region_of(const RankView& view, const layout::LocalPiece& piece, const model::Tensor& tensor,
+                          const Box& box) {
+  const layout::Place place = layout::place_of(piece.piece, box);
+  std::byte* storage = view.storages[static_cast<std::size_t>(piece.storage)];
+  return {element(storage, piece.piece.dtype, place.offset), piece.piece.dtype, box, tensor.shape, place.strides};
+}
+
+kernels::Region region_of(const RankView& view, const layout::LocalLayout::LocalFill& fill) {
+  const auto at = static_cast<std::size_t>(fill.storage);
+  const DType dtype = view.layout->storages[at].dtype;
+  return {element(view.storages[at], dtype, fill.fill.place.offset), dtype, Box::whole(fill.fill.extent),
+          fill.fill.extent, fill.fill.place.strides};
+}
+
+std::pair<std::int32_t, std::int32_t> LocalMemory::pieces_of(std::int32_t tensor_index) const {
+  const auto& all = view.layout->pieces;
+  const auto first = std::lower_bound(all.begin(), all.end(), tensor_index,
+                                      [](const layout::LocalPiece& p, std::int32_t t) { return p.tensor < t; });
+  const auto last =
+      std::find_if(first, all.end(), [&](const layout::LocalPiece& p) { return p.tensor != tensor_index; });
+  return {static_cast<std::int32_t>(first - all.begin()), static_cast<std::int32_t>(last - all.begin())};
+}
+
+kernels::Region LocalMemory::region(std::int32_t piece_index, const Box& box) const {
+  const layout::LocalPiece& mine = piece(piece_index);
+  return region_of(view, mine, tensor(mine.tensor), box);
+}
+
+Bytes LocalMemory::copy_out(const kernels::Region& region, DType to) const {
+  Bytes result(static_cast<std::size_t>(region.box.volume() * byte_size(to)));
+  const kernels::Tile tile{
+      region.data, result.data(), region.box.extent, region.strides, row_major_strides(region.box.extent), region.dtype,
+      to};
+  kernels::CopyTable(space, {&tile, 1}).run(space);
+  space.fence();
+  return result;
+}
+
+kernels::Region region_in(Bytes& array, DType dtype, const Shape& shape, const Box& whole, const Box& part) {
+  const Extents strides = row_major_strides(whole.extent);
+  return {element(array.data(), dtype, offset_of(relative(part, whole), strides)), dtype, part, shape, strides};
+}
+
+}  // namespace refit::verify

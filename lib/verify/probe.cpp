@@ -1,0 +1,131 @@
+#include "verify/probe.hpp"
+
+#include "verify/chunks.hpp"
+#include "verify/kl.hpp"
+
+namespace refit::verify {
+namespace {
+
+std::int64_t columns_of(const model::Tensor& tensor) { return tensor.shape[tensor.shape.size() - 1]; }
+std::int64_t rows_of(const model::Tensor& tensor) { return tensor.elements() / columns_of(tensor); }
+
+/// The tensors of one reduction and their sums: train's rows of all of them, then gen's.
+struct Batch {
+  std::vector<std::int32_t> tensors;
+  std::int64_t rows = 0;
+  std::vector<std::int64_t> sums;
+};
+
+void add_wrapping(std::int64_t& to, std::int64_t value) {
+  to = static_cast<std::int64_t>(static_cast<std::uint64_t>(to) + static_cast<std::uint64_t>(value));
+}
+
+/// Adds one region's row sums to those of the whole tensor.
+void add_region(const LocalMemory& local, const kernels::Region& region, std::uint64_t seed,
+                std::span<std::int64_t> tensor_rows) {
+  const int last = region.box.extent.size() - 1;
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(region.box.volume() / region.box.extent[last]), 0);
+  kernels::signed_row_sums(local.space, region, seed, rows.data());
+  std::int64_t row = 0;
+  for (std::int64_t value : rows) {
+    std::int64_t global = 0;
+    std::int64_t rest = row++;
+    std::int64_t stride = 1;
+    for (int d = last - 1; d >= 0; --d) {
+      global += (region.box.lower[d] + rest % region.box.extent[d]) * stride;
+      rest /= region.box.extent[d];
+      stride *= region.shape[d];
+    }
+    add_wrapping(tensor_rows[static_cast<std::size_t>(global)], value);
+  }
+}
+
+/// The same for a piece; converted first where the two sides store different dtypes, so that equal bits give equal
+/// sums.
+void add_piece(const LocalMemory& local, std::int32_t piece, std::uint64_t seed, std::span<std::int64_t> tensor_rows) {
+  const layout::LocalPiece& mine = local.piece(piece);
+  const model::Tensor& tensor = local.tensor(mine.tensor);
+  const DType as = local.as(mine.tensor);
+  if (mine.piece.dtype == as) {
+    add_region(local, local.region(piece, mine.piece.box), seed, tensor_rows);
+    return;
+  }
+  for (const Box& chunk : chunks(mine.piece.box, kChunkBytes / byte_size(as))) {
+    Bytes converted = local.copy_out(local.region(piece, chunk), as);
+    add_region(local, region_in(converted, as, tensor.shape, chunk, chunk), seed, tensor_rows);
+  }
+}
+
+void add_own_pieces(const LocalMemory& local, const std::vector<std::uint8_t>& contributes, std::uint64_t seed,
+                    Batch& batch) {
+  batch.sums.assign(static_cast<std::size_t>(2 * batch.rows), 0);
+  std::int64_t at = local.is_gen() ? batch.rows : 0;
+  for (std::int32_t t : batch.tensors) {
+    const std::int64_t rows = rows_of(local.tensor(t));
+    const auto mine = std::span(batch.sums).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(rows));
+    const auto [first, last] = local.pieces_of(t);
+    for (std::int32_t p = first; p < last; ++p) {
+      if (contributes[static_cast<std::size_t>(p)] != 0) add_piece(local, p, seed, mine);
+    }
+    at += rows;
+  }
+}
+
+/// The sum of the KL over all matrices, until it is divided by their number.
+struct Total {
+  KlSummary summary;
+  double sum = 0.0;
+  std::int64_t matrices = 0;
+};
+
+void add_matrices(const model::Tensor& tensor, std::span<const std::int64_t> train, std::span<const std::int64_t> gen,
+                  Total& total) {
+  const auto rows = static_cast<std::size_t>(tensor.shape[tensor.shape.size() - 2]);
+  for (std::size_t at = 0; at < train.size(); at += rows) {
+    const double kl = kl_of_row_sums(train.subspan(at, rows), gen.subspan(at, rows));
+    total.sum += kl;
+    ++total.matrices;
+    if (kl <= total.summary.max) continue;
+    total.summary.max = kl;
+    total.summary.tensor = tensor.name;
+  }
+}
+
+void reduce(const LocalMemory& local, const std::vector<std::uint8_t>& contributes, std::uint64_t seed, Batch& batch,
+            Total& total) {
+  if (batch.tensors.empty()) return;
+  add_own_pieces(local, contributes, seed, batch);
+  local.world.reduce_sum(batch.sums, 0);
+  std::size_t at = 0;
+  for (std::int32_t t : batch.tensors) {
+    const model::Tensor& tensor = local.tensor(t);
+    const auto rows = static_cast<std::size_t>(rows_of(tensor));
+    const std::span<const std::int64_t> sums(batch.sums);
+    if (local.world.rank() == 0) {
+      add_matrices(tensor, sums.subspan(at, rows), sums.subspan(static_cast<std::size_t>(batch.rows) + at, rows),
+                   total);
+    }
+    at += rows;
+  }
+  batch = {};
+}
+
+}  // namespace
+
+KlSummary measure_kl(const LocalMemory& local, const std::vector<std::int32_t>& measured,
+                     const std::vector<std::uint8_t>& contributes, std::uint64_t seed) {
+  constexpr std::int64_t kRows = kProbeBatchBytes / (2 * byte_size(DType::i64));
+  Batch batch;
+  Total total;
+  for (std::int32_t t : measured) {
+    const std::int64_t rows = rows_of(local.tensor(t));
+    if (batch.rows + rows > kRows) reduce(local, contributes, seed, batch, total);
+    batch.tensors.push_back(t);
+    batch.rows += rows;
+  }
+  reduce(local, contributes, seed, batch, total);
+  if (total.matrices > 0) total.summary.mean = total.sum / static_cast<double>(total.matrices);
+  return total.summary;
+}
+
+}  // namespace refit::verify

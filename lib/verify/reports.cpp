@@ -1,0 +1,172 @@
+#include "verify/reports.hpp"
+
+#include <map>
+#include <set>
+#include <tuple>
+
+namespace refit::verify {
+namespace {
+
+void put(Writer& out, const Report& report) {
+  out.put(report.tensor);
+  out.put(report.storage);
+  out.put(report.box);
+  out.put(report.shared);
+  out.put(report.finding);
+}
+
+Report get_report(Reader& in, std::int32_t world_rank) {
+  Report report;
+  report.world_rank = world_rank;
+  report.tensor = in.get<std::int32_t>();
+  report.storage = in.get_text();
+  report.box = in.get<Box>();
+  report.shared = in.get<bool>();
+  report.finding = in.get<Finding>();
+  return report;
+}
+
+void merge(const Finding& finding, WrongTensor& into) {
+  into.elements_wrong += finding.elements;
+  if (into.first_index >= 0 && into.first_index <= finding.first) return;
+  into.first_index = finding.first;
+  into.found_bits = finding.found;
+  into.expected_bits = finding.expected;
+}
+
+}  // namespace
+
+std::vector<std::uint8_t> shared_pieces(const layout::LocalLayout& layout) {
+  std::set<std::tuple<std::int32_t, std::int64_t, Extents, Extents>> seen;
+  std::vector<std::uint8_t> shared;
+  for (const layout::LocalPiece& local : layout.pieces) {
+    const layout::Place& place = local.piece.place;
+    const bool is_new = seen.insert({local.storage, place.offset, place.strides, local.piece.box.extent}).second;
+    shared.push_back(is_new ? 0 : 1);
+  }
+  return shared;
+}
+
+std::vector<Report> gather_reports(const LocalMemory& local, const std::vector<Finding>& pieces,
+                                   const std::vector<Finding>& fills, const std::vector<std::uint8_t>& shared) {
+  Writer mine;
+  for (const Finding& finding : pieces) {
+    const layout::LocalPiece& piece = local.piece(finding.index);
+    const bool is_shared = shared[static_cast<std::size_t>(finding.index)] != 0;
+    put(mine, {0, piece.tensor, "", piece.piece.box, is_shared, finding});
+  }
+  for (const Finding& finding : fills) {
+    const auto& fill = local.view.layout->fills[static_cast<std::size_t>(finding.index)];
+    const std::string& name = local.view.layout->storages[static_cast<std::size_t>(fill.storage)].name;
+    put(mine, {0, -1, name, Box::whole(fill.fill.extent), false, finding});
+  }
+  std::vector<Report> reports;
+  const std::vector<Bytes> all = local.world.gather(mine.take(), 0);
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    Reader in(all[rank]);
+    while (!in.at_end()) reports.push_back(get_report(in, static_cast<std::int32_t>(rank)));
+  }
+  return reports;
+}
+
+void add_wrong(const std::vector<Report>& reports, const model::Model& model, std::int32_t train_ranks,
+               StepResult& result) {
+  std::map<std::tuple<bool, std::int32_t, std::string, std::int32_t>, WrongTensor> wrong;  // fills, then by rank
+  std::set<std::string> names;
+  for (const Report& report : reports) {
+    if (report.world_rank < train_ranks) continue;
+    const bool is_fill = report.tensor < 0;
+    const std::string& name = is_fill ? report.storage : model.tensors[static_cast<std::size_t>(report.tensor)].name;
+    WrongTensor& entry = wrong[{is_fill, report.tensor, name, report.world_rank}];
+    entry.tensor = name;
+    entry.gen_rank = Rank{report.world_rank - train_ranks};
+    merge(report.finding, entry);
+    names.insert(name);
+    if (!report.shared) result.elements_wrong += report.finding.elements;
+  }
+  for (const auto& [key, entry] : wrong) result.wrong.push_back(entry);
+  result.tensors_wrong = static_cast<std::int64_t>(names.size());
+}
+
+void add_train_fills(const std::vector<Report>& reports, std::int32_t train_ranks,
+                     std::vector<TrainDisagreement>& out) {
+  for (const Report& report : reports) {
+    if (report.world_rank >= train_ranks || report.tensor >= 0) continue;
+    out.push_back({report.storage, Rank{report.world_rank}, report.box});
+  }
+}
+
+Bytes pack(const std::vector<TrainDisagreement>& list) {
+  Writer out;
+  for (const TrainDisagreement& entry : list) {
+    out.put(entry.tensor);
+    out.put(entry.train_rank);
+    out.put(entry.box);
+  }
+  return out.take();
+}
+
+std::vector<TrainDisagreement> unpack_disagreements(const Bytes& bytes) {
+  std::vector<TrainDisagreement> list;
+  for (Reader in(bytes); !in.at_end();) {
+    TrainDisagreement entry;
+    entry.tensor = in.get_text();
+    entry.train_rank = in.get<Rank>();
+    entry.box = in.get<Box>();
+    list.push_back(entry);
+  }
+  return list;
+}
+
+Bytes pack(const StepResult& result) {
+  Writer out;
+  out.put(result.step);
+  out.put(result.tensors);
+  out.put(result.tensors_wrong);
+  out.put(result.elements);
+  out.put(result.elements_wrong);
+  out.put(result.fingerprint_train);
+  out.put(result.fingerprint_gen);
+  out.put(result.kl.max);
+  out.put(result.kl.mean);
+  out.put(result.kl.tensor);
+  out.put_all(std::span<const std::byte>(pack(result.train_disagreements)));
+  for (const WrongTensor& wrong : result.wrong) {
+    out.put(wrong.tensor);
+    out.put(wrong.gen_rank);
+    out.put(wrong.elements_wrong);
+    out.put(wrong.first_index);
+    out.put(wrong.found_bits);
+    out.put(wrong.expected_bits);
+  }
+  return out.take();
+}
+
+StepResult unpack_result(const Bytes& bytes) {
+  Reader in(bytes);
+  StepResult result;
+  result.step = in.get<std::int64_t>();
+  result.tensors = in.get<std::int64_t>();
+  result.tensors_wrong = in.get<std::int64_t>();
+  result.elements = in.get<std::int64_t>();
+  result.elements_wrong = in.get<std::int64_t>();
+  result.fingerprint_train = in.get<Sum128>();
+  result.fingerprint_gen = in.get<Sum128>();
+  result.kl.max = in.get<double>();
+  result.kl.mean = in.get<double>();
+  result.kl.tensor = in.get_text();
+  result.train_disagreements = unpack_disagreements(in.get_all<std::byte>());
+  while (!in.at_end()) {
+    WrongTensor wrong;
+    wrong.tensor = in.get_text();
+    wrong.gen_rank = in.get<Rank>();
+    wrong.elements_wrong = in.get<std::int64_t>();
+    wrong.first_index = in.get<std::int64_t>();
+    wrong.found_bits = in.get<std::uint64_t>();
+    wrong.expected_bits = in.get<std::uint64_t>();
+    result.wrong.push_back(wrong);
+  }
+  return result;
+}
+
+}  // namespace refit::verify

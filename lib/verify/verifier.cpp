@@ -1,0 +1,273 @@
+#include "verify/verifier.hpp"
+
+#include <algorithm>
+#include <optional>
+
+#include "verify/counts.hpp"
+#include "verify/facts.hpp"
+#include "verify/judge.hpp"
+#include "verify/probe.hpp"
+#include "verify/reports.hpp"
+
+namespace refit::verify {
+namespace {
+
+constexpr int kRoot = 0;
+
+/// Says which piece of which rank is added up for the KL, where it is not the first holder of its box.
+struct Contribution {
+  Holder holder;
+  std::uint8_t contributes = 0;
+};
+
+void replace_first(const HeldBox& held, const Ledger& side, const Holder& chosen, std::vector<Contribution>& out) {
+  const Holder& first = side.holders(held)[0];
+  if (first.world_rank == chosen.world_rank && first.piece == chosen.piece) return;
+  out.push_back({first, 0});
+  out.push_back({chosen, 1});
+}
+
+bool is_reported(const std::vector<Report>& reports, const Holder& holder) {
+  return std::any_of(reports.begin(), reports.end(), [&](const Report& report) {
+    return report.tensor >= 0 && report.world_rank == holder.world_rank && report.finding.index == holder.piece;
+  });
+}
+
+/// Train is represented by the holder that counts as true, gen by the first wrong holder, so that a wrong replica is
+/// seen.
+std::vector<Contribution> contributions(const Judgement& judgement, const std::vector<Report>& reports,
+                                        const Ledger& train, const Ledger& gen) {
+  std::vector<Contribution> out;
+  for (const OddHolder& odd : judgement.odd_train) {
+    for (const HeldBox& held : train.boxes(odd.tensor)) {
+      if (held.box == odd.box) replace_first(held, train, odd.truth, out);
+    }
+  }
+  for (const Suspect& suspect : judgement.suspects) {
+    for (const HeldBox& held : gen.boxes(suspect.tensor)) {
+      const auto holders = gen.holders(held);
+      const auto wrong =
+          std::find_if(holders.begin(), holders.end(), [&](const Holder& h) { return is_reported(reports, h); });
+      if (wrong != holders.end()) replace_first(held, gen, *wrong, out);
+    }
+  }
+  return out;
+}
+
+/// Fingerprints and counts are independent of each other; where they contradict, nothing can be said.
+void check_all_found(const Judgement& judgement, const std::vector<Report>& reports, const model::Model& model) {
+  for (const Suspect& suspect : judgement.suspects) {
+    const bool found = std::any_of(reports.begin(), reports.end(),
+                                   [&](const Report& report) { return report.tensor == suspect.tensor; });
+    if (found) continue;
+    fail_runtime("{}: its fingerprints differ, but no element does; memory changes while it is verified",
+                 model.tensors[static_cast<std::size_t>(suspect.tensor)].name);
+  }
+}
+
+std::vector<TrainDisagreement> named(const std::vector<OddHolder>& odd, const model::Model& model) {
+  std::vector<TrainDisagreement> list;
+  for (const OddHolder& one : odd) {
+    const std::string& name = model.tensors[static_cast<std::size_t>(one.tensor)].name;
+    list.push_back({name, Rank{one.holder.world_rank}, one.box});
+  }
+  return list;
+}
+
+Bytes pack(const std::vector<Suspect>& suspects) {
+  Writer out;
+  for (const Suspect& suspect : suspects) {
+    out.put(suspect.tensor);
+    out.put_all(std::span<const Source>(suspect.sources));
+  }
+  return out.take();
+}
+
+std::vector<Suspect> unpack_suspects(const Bytes& bytes) {
+  std::vector<Suspect> suspects;
+  for (Reader in(bytes); !in.at_end();) {
+    Suspect suspect;
+    suspect.tensor = in.get<std::int32_t>();
+    suspect.sources = in.get_all<Source>();
+    suspects.push_back(std::move(suspect));
+  }
+  return suspects;
+}
+
+}  // namespace
+
+class Verifier::Implementation {
+ public:
+  Implementation(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
+                 transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed);
+  std::vector<TrainDisagreement> check_train_holders();
+  StepResult verify(std::int64_t step);
+
+ private:
+  bool is_root() const { return local_.world.rank() == kRoot; }
+  void share_facts();
+  void share_contributors();
+  void check_dtypes() const;
+  std::int64_t own_elements() const;
+  /// Fingerprints of own pieces as gen's dtype, or as they are stored; gathered at root, empty elsewhere.
+  Fingerprints gather_prints(bool as_stored) const;
+  /// This rank's contributing pieces, with root's changes for this step.
+  std::vector<std::uint8_t> contributing(const std::vector<Contribution>& changes) const;
+
+  LocalMemory local_;
+  std::int32_t train_ranks_;
+  std::uint64_t seed_;
+  std::optional<Ledger> train_;  ///< at root only, likewise gen_
+  std::optional<Ledger> gen_;
+  std::vector<std::int32_t> measured_;
+  std::vector<std::uint8_t> contributes_;  ///< by own piece
+  std::vector<std::uint8_t> shared_;       ///< by own piece
+  std::int64_t elements_ = 0;
+};
+
+Verifier::Implementation::Implementation(const model::Model& model, const layout::Layout& train,
+                                         const layout::Layout& gen, RankView mine, transport::Control& world,
+                                         const kernels::ExecutionSpace& space, std::uint64_t seed)
+    : local_{model, std::move(mine), world, space, {}}, train_ranks_(train.ranks()), seed_(seed) {
+  REFIT_ASSERT(world.size() == train.ranks() + gen.ranks());
+  REFIT_ASSERT(local_.view.storages.size() == local_.view.layout->storages.size());
+  if (is_root()) {
+    train_.emplace(train, model.tensors, 0);
+    gen_.emplace(gen, model.tensors, train_ranks_);
+  }
+  share_facts();
+  check_dtypes();
+  share_contributors();
+  shared_ = shared_pieces(*local_.view.layout);
+  elements_ = world.sum(own_elements());
+}
+
+void Verifier::Implementation::share_facts() {
+  Writer out;
+  if (is_root()) {
+    const Facts facts = facts_of(local_.model.tensors, *train_, *gen_);
+    out.put_all(std::span<const DType>(facts.compared_as));
+    out.put_all(std::span<const std::int32_t>(facts.measured));
+  }
+  const Bytes bytes = local_.world.broadcast(out.take(), kRoot);
+  Reader in(bytes);
+  local_.compared_as = in.get_all<DType>();
+  measured_ = in.get_all<std::int32_t>();
+}
+
+void Verifier::Implementation::share_contributors() {
+  std::vector<Bytes> to(static_cast<std::size_t>(local_.world.size()));
+  if (is_root()) {
+    const auto firsts = first_holders(measured_, *train_, *gen_, local_.world.size());
+    for (std::size_t rank = 0; rank < to.size(); ++rank) {
+      Writer out;
+      out.put_all(std::span<const std::int32_t>(firsts[rank]));
+      to[rank] = out.take();
+    }
+  }
+  const std::vector<Bytes> from = local_.world.exchange(to);
+  contributes_.assign(local_.view.layout->pieces.size(), 0);
+  for (std::int32_t piece : Reader(from[kRoot]).get_all<std::int32_t>()) {
+    contributes_[static_cast<std::size_t>(piece)] = 1;
+  }
+}
+
+void Verifier::Implementation::check_dtypes() const {
+  for (const layout::LocalPiece& piece : local_.view.layout->pieces) {
+    const DType as = local_.as(piece.tensor);
+    const DType from = piece.piece.dtype;
+    if (from == as) continue;
+    if (!local_.is_gen() && is_castable(from) && is_castable(as)) continue;
+    fail_usage("{}: stored as {} by {} rank {}, as {} by gen; they cannot be compared",
+               local_.tensor(piece.tensor).name, name(from), local_.is_gen() ? "gen" : "train",
+               to_int(local_.view.rank), name(as));
+  }
+}
+
+std::int64_t Verifier::Implementation::own_elements() const {
+  std::int64_t elements = 0;
+  const auto& pieces = local_.view.layout->pieces;
+  for (std::size_t i = 0; i < pieces.size() && local_.is_gen(); ++i) {
+    if (shared_[i] == 0) elements += pieces[i].piece.box.volume();
+  }
+  return elements;
+}
+
+Fingerprints Verifier::Implementation::gather_prints(bool as_stored) const {
+  const auto& pieces = local_.view.layout->pieces;
+  std::vector<Sum128> mine(pieces.size());
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const model::Tensor& tensor = local_.tensor(pieces[i].tensor);
+    const kernels::Region region = local_.region(static_cast<std::int32_t>(i), pieces[i].piece.box);
+    kernels::fingerprint(local_.space, region, as_stored ? region.dtype : local_.as(tensor.index),
+                         hash_name(local_.model.canonical(tensor).name), &mine[i]);
+  }
+  Writer out;
+  out.put_all(std::span<const Sum128>(mine));
+  Fingerprints prints;
+  for (const Bytes& bytes : local_.world.gather(out.take(), kRoot)) prints.push_back(Reader(bytes).get_all<Sum128>());
+  return prints;
+}
+
+std::vector<std::uint8_t> Verifier::Implementation::contributing(const std::vector<Contribution>& changes) const {
+  Writer out;
+  out.put_all(std::span<const Contribution>(changes));
+  const Bytes bytes = local_.world.broadcast(out.take(), kRoot);
+  std::vector<std::uint8_t> result = contributes_;
+  for (const Contribution& change : Reader(bytes).get_all<Contribution>()) {
+    if (change.holder.world_rank != local_.world.rank()) continue;
+    result[static_cast<std::size_t>(change.holder.piece)] = change.contributes;
+  }
+  return result;
+}
+
+std::vector<TrainDisagreement> Verifier::Implementation::check_train_holders() {
+  const Fingerprints prints = gather_prints(true);
+  const std::vector<Report> reports = gather_reports(local_, {}, count_fills(local_), shared_);
+  std::vector<TrainDisagreement> list;
+  if (is_root()) {
+    std::vector<OddHolder> odd;
+    for (const model::Tensor& tensor : local_.model.tensors) {
+      for (const HeldBox& held : train_->boxes(tensor.index)) find_odd(*train_, tensor.index, held, prints, odd);
+    }
+    list = named(odd, local_.model);
+    add_train_fills(reports, train_ranks_, list);
+  }
+  return unpack_disagreements(local_.world.broadcast(verify::pack(list), kRoot));
+}
+
+StepResult Verifier::Implementation::verify(std::int64_t step) {
+  const Fingerprints prints = gather_prints(false);
+  Judgement judgement;
+  if (is_root()) judgement = judge(local_.model.tensors, *train_, *gen_, prints);
+
+  const auto suspects = unpack_suspects(local_.world.broadcast(pack(judgement.suspects), kRoot));
+  const auto reports = gather_reports(local_, count_pieces(local_, suspects), count_fills(local_), shared_);
+
+  StepResult result;
+  std::vector<Contribution> changes;
+  if (is_root()) {
+    check_all_found(judgement, reports, local_.model);
+    result.step = step;
+    result.tensors = judgement.tensors;
+    result.elements = elements_;
+    result.fingerprint_train = judgement.train;
+    result.fingerprint_gen = judgement.gen;
+    result.train_disagreements = named(judgement.odd_train, local_.model);
+    add_train_fills(reports, train_ranks_, result.train_disagreements);
+    add_wrong(reports, local_.model, train_ranks_, result);
+    changes = contributions(judgement, reports, *train_, *gen_);
+  }
+  result.kl = measure_kl(local_, measured_, contributing(changes), seed_);
+  return unpack_result(local_.world.broadcast(verify::pack(result), kRoot));
+}
+
+Verifier::Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
+                   transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed)
+    : implementation_(std::make_unique<Implementation>(model, train, gen, std::move(mine), world, space, seed)) {}
+Verifier::~Verifier() = default;
+
+std::vector<TrainDisagreement> Verifier::check_train_holders() { return implementation_->check_train_holders(); }
+StepResult Verifier::verify(std::int64_t step) { return implementation_->verify(step); }
+
+}  // namespace refit::verify
