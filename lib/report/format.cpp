@@ -39,6 +39,10 @@ std::string format_count(std::int64_t count) {
   return text;
 }
 
+std::string counted(std::int64_t count, const std::string& noun) {
+  return fmt::format("{} {}{}", format_count(count), noun, count == 1 ? "" : "s");
+}
+
 std::string format_setting(const SettingValue& value) {
   return std::visit([](const auto& held) { return fmt::format("{}", held); }, value);
 }
@@ -86,8 +90,8 @@ std::string verdict(const Result& result) {
   if (result.error) {
     why = result.error->message;
   } else if (result.verification && result.verification->elements_wrong > 0) {
-    why = fmt::format("{} elements of {} tensors are wrong", format_count(result.verification->elements_wrong),
-                      format_count(result.verification->tensors_wrong));
+    why = fmt::format("{} wrong in {}", counted(result.verification->elements_wrong, "element"),
+                      counted(result.verification->tensors_wrong, "tensor"));
   }
   return fmt::format("{}: {}", result.status == Status::waived ? "WAIVED" : "FAILED", why);
 }

@@ -18,6 +18,9 @@ std::string format_bytes(std::int64_t bytes);
 /// "8,190,735,360"; `count` is not negative.
 std::string format_count(std::int64_t count);
 
+/// "1 refit", "8,190 refits".
+std::string counted(std::int64_t count, const std::string& noun);
+
 /// "true", "10", "0.5" or the string itself.
 std::string format_setting(const SettingValue& value);
 

@@ -15,7 +15,7 @@ namespace {
 constexpr std::size_t kIndexColumns = 4;
 
 void check(bool good, const std::string& what) {
-  if (!good) fail_runtime("HDF5 cannot write {}: is the disk full?", what);
+  if (!good) fail_runtime("HDF5 cannot write {}; check its folder and the free space", what);
 }
 
 /// The owner of one HDF5 identifier.
@@ -161,6 +161,7 @@ void write_wrong(hid_t file, const std::vector<WrongTensor>& wrong) {
 }  // namespace
 
 void write_hdf5(const std::string& path, const Result& result) {
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // the thrown error says what is needed; no stack trace on stderr
   Output output(path);
   Handle file(H5Fcreate(output.temporary_path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose, path);
   write_case(file.get(), result);

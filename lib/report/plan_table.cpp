@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "report/files.hpp"
@@ -31,7 +32,8 @@ std::vector<std::int64_t> received_by_gen(const ByteMatrix& matrix) {
 
 void print_rank_bytes(std::ostream& out, const char* label, const char* what, const std::vector<std::int64_t>& bytes) {
   if (bytes.empty()) return;
-  const auto [least, most] = std::minmax_element(bytes.begin(), bytes.end());
+  const auto least = std::min_element(bytes.begin(), bytes.end());
+  const auto most = std::max_element(bytes.begin(), bytes.end());
   const auto total = std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0});
   out << labelled(label, fmt::format("{} per rank: min {}, mean {}, max {} (rank {})", what, format_bytes(*least),
                                      format_bytes(total / static_cast<std::int64_t>(bytes.size())), format_bytes(*most),

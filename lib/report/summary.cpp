@@ -11,13 +11,22 @@ namespace {
 
 constexpr std::size_t kWrongShown = 10;
 
+void print_prepare(std::ostream& out, const Result& result) {
+  std::string text;
+  for (const auto& [phase, seconds] : result.prepare) {
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", phase, format_seconds(seconds));
+  }
+  if (!text.empty()) out << labelled("prepare", text);
+}
+
 void print_times(std::ostream& out, const Result& result) {
   if (!result.refits.empty()) {
     std::string text = "first " + format_seconds(result.refits.front().weight_sync);
     const auto samples = weight_sync_samples(result);
     if (const auto summary = summarise(samples)) {
-      text += fmt::format("; min {}, median {}, max {} of {} refits", format_seconds(summary->min),
-                          format_seconds(summary->median), format_seconds(summary->max), samples.size());
+      text += fmt::format("; min {}, median {}, max {} of {}", format_seconds(summary->min),
+                          format_seconds(summary->median), format_seconds(summary->max),
+                          counted(static_cast<std::int64_t>(samples.size()), "refit"));
     }
     out << labelled("weight_sync", text);
   }
@@ -56,18 +65,18 @@ void print_sizes(std::ostream& out, const Result& result) {
 void print_wrong(std::ostream& out, const std::vector<WrongTensor>& wrong) {
   for (std::size_t i = 0; i < std::min(wrong.size(), kWrongShown); ++i) {
     out << labelled("wrong",
-                    fmt::format("{} on gen rank {}: {} elements, first at [{}]", wrong[i].tensor, wrong[i].gen_rank,
-                                format_count(wrong[i].elements_wrong), fmt::join(wrong[i].first_index, ", ")));
+                    fmt::format("{} on gen rank {}: {}, first at [{}]", wrong[i].tensor, wrong[i].gen_rank,
+                                counted(wrong[i].elements_wrong, "element"), fmt::join(wrong[i].first_index, ",")));
   }
   if (wrong.size() > kWrongShown) out << labelled("", fmt::format("... and {} more", wrong.size() - kWrongShown));
 }
 
 void print_verification(std::ostream& out, const Verification& verification) {
-  out << labelled("verification",
-                  fmt::format("{} refit{}, {} tensors, {} elements: {} elements of {} tensors wrong",
-                              verification.refits, verification.refits == 1 ? "" : "s",
-                              format_count(verification.tensors), format_count(verification.elements),
-                              format_count(verification.elements_wrong), format_count(verification.tensors_wrong)));
+  out << labelled(
+      "verification",
+      fmt::format("{}, {}, {}: {} wrong in {}", counted(verification.refits, "refit"),
+                  counted(verification.tensors, "tensor"), counted(verification.elements, "element"),
+                  format_count(verification.elements_wrong), counted(verification.tensors_wrong, "tensor")));
   if (!verification.fingerprint_train.empty()) {
     out << labelled("fingerprint",
                     fmt::format("train {} gen {}", verification.fingerprint_train, verification.fingerprint_gen));
@@ -92,6 +101,7 @@ void print_summary(std::ostream& out, const Result& result) {
                                              format_bytes(result.payload->from_checkpoint_bytes)));
     }
   }
+  print_prepare(out, result);
   print_times(out, result);
   print_sizes(out, result);
   if (result.verification) print_verification(out, *result.verification);

@@ -28,7 +28,7 @@ std::string versions(const Environment& environment) {
 }
 
 std::string group_text(const Group& group) {
-  return fmt::format("{} {}, {} rank{}", group.layout, group.precision, group.ranks, group.ranks == 1 ? "" : "s");
+  return fmt::format("{} {}, {}", group.layout, group.precision, counted(group.ranks, "rank"));
 }
 
 std::string settings_text(const Settings& settings) {
@@ -92,8 +92,8 @@ void print_header(std::ostream& out, const Result& result) {
 void print_step_heading(std::ostream& out) {
   out << fmt::format("#\n# {:>6} {:>13} {:>12} {:>12} {:>12} {:>10} {:>14} {:>11}\n", "refit", "weight_sync", "bulk",
                      "misc", "finalize", "algbw", "#wrong", "KL max");
-  out << fmt::format("# {:>6} {:>13} {:>12} {:>12} {:>12} {:>10} {:>14} {:>11}\n", "", "(ms)", "(ms)", "(ms)", "(ms)",
-                     "(GB/s)", "(elements)", "")
+  out << fmt::format("# {:>6} {:>13} {:>12} {:>12} {:>12} {:>10} {:>14}\n", "", "(ms)", "(ms)", "(ms)", "(ms)",
+                     "(GB/s)", "(elements)")
       << std::flush;
 }
 

@@ -19,7 +19,8 @@ void print_step_heading(std::ostream& out);
 /// One row of the step table. algbw is the payload (result.payload) over weight_sync.
 void print_step(std::ostream& out, const Result& result, const Refit& refit);
 
-/// Payload, weight_sync, bound, model, efficiency, memory, load, verification, KL and, as the last line, the verdict.
+/// Payload, preparation, weight_sync, bound, model, efficiency, memory, load, verification, KL and, as the last line,
+/// the verdict.
 void print_summary(std::ostream& out, const Result& result);
 
 /// What `refit plan` prints: payload, copies, bytes per rank, bound and, up to 16 ranks a side, the byte matrix.

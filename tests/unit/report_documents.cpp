@@ -1,0 +1,156 @@
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "report/printers.hpp"
+#include "report_sample.hpp"
+
+namespace refit::report {
+namespace {
+
+using nlohmann::ordered_json;
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr const char* kExpectedResult = R"json({
+  "schema": "refit.result", "schema_version": 1,
+  "case": {"name": "tiny", "description": "TP1 -> TP1: \"one\" & <one>", "file": "cases/tiny.toml"},
+  "command": "refit run cases/tiny.toml", "start_time": "2025-01-31T12:00:00Z", "status": "failed", "exit_code": 1,
+  "error": {"kind": "data", "message": "1 element is wrong", "rank": 1, "phase": "verify"},
+  "environment": {"refit": "0.1.0", "compiler": "GNU 12.2.0", "mpi": "Open MPI 4.1.4", "ranks": [
+    {"rank": 0, "group": "train", "pid": 100, "host": "alpha", "device": "cpu", "coordinates": {"tp": 0, "pp": 0}},
+    {"rank": 1, "group": "gen", "pid": 101, "host": "alpha", "device": "cpu", "coordinates": {"tp": 0}}]},
+  "model": {"family": "llama", "source": "models/tiny/config.json", "tensors": 3, "parameters": 1000, "bytes": 2000},
+  "train": {"layout": "TP1", "ranks": 1, "precision": "bf16"},
+  "gen": {"layout": "TP1", "ranks": 1, "precision": "bf16"},
+  "settings": {"bulk": "ffn", "steps": 2, "check_agreement": true, "fraction": 0.5},
+  "payload": {"bulk_bytes": 1500, "misc_bytes": 500, "total_bytes": 2000, "bulk_fraction": 0.75, "qkv_to_misc": true,
+              "from_checkpoint_bytes": 64},
+  "wire": {"bytes": 2000, "copies": 3, "egress_bytes_max": 2000, "ingress_bytes_max": 2000, "local_bytes": 0},
+  "memory": {"train_bytes_max": 2000, "gen_bytes_max": 2100, "staging_bytes_max": 0},
+  "load": {"bytes_read": 2064, "bytes_needed": 2064},
+  "bound": {"seconds": 0.25, "term": "ingress",
+            "terms": {"ingress": 0.25, "egress": 0.2, "fanout": 0.0, "memory": 0.125},
+            "bytes": {"ingress": 2000, "egress": 1600, "fanout": 0, "memory": 4000}},
+  "model_seconds": {"total": 0.5, "term": "latency", "staging": 0.125, "schedule": 0.0, "latency": 0.25},
+  "rates": {"device_in": 8000.0, "memory": 32000.0},
+  "efficiency": 0.5,
+  "weight_sync": {"first": 1.0, "samples": [0.5, 0.25], "min": 0.25, "median": 0.375, "mean": 0.375, "p95": 0.4875,
+                  "max": 0.5},
+  "phases": {"load": {"min": 2.0, "median": 2.0, "max": 2.0}, "plan": {"min": 0.5, "median": 0.5, "max": 0.5},
+             "bulk": {"min": 0.125, "median": 0.25, "max": 0.375},
+             "misc": {"min": 0.125, "median": 0.125, "max": 0.125}},
+  "verification": {"refits": 2, "tensors": 3, "tensors_wrong": 1, "elements": 1000, "elements_wrong": 1,
+                   "wrong": [{"tensor": "norm.weight", "gen_rank": 0, "elements_wrong": 1, "first_index": [7]}],
+                   "fingerprint_train": "aa", "fingerprint_gen": "ab", "kl": {"max": 0.5, "mean": 0.25, "tensor": "w"}}
+})json";
+
+TEST(ReportJson, TheWholeDocumentInItsOrder) {
+  const std::string text = to_json(sample_result());
+  EXPECT_EQ(ordered_json::parse(text), ordered_json::parse(kExpectedResult)) << text;
+  EXPECT_THAT(text, testing::StartsWith("{\n  \"schema\": \"refit.result\",\n  \"schema_version\": 1,\n"));
+}
+
+TEST(ReportJson, APlanHasItsOwnSchemaAndNoMeasurements) {
+  const auto json = ordered_json::parse(to_json(sample_plan()));
+  EXPECT_EQ(json["schema"], "refit.plan");
+  EXPECT_EQ(json["plan"], ordered_json::parse(R"({"seconds": 0.5, "peak_bytes": 1000000, "copies": 3, "hash": "cc",
+      "world": {"seconds": 1.0, "copies": 3, "byte_matrix": [[2000]]}})"));
+  EXPECT_EQ(json["bound"],
+            ordered_json::parse(R"({"bytes": {"ingress": 2000, "egress": 1600, "fanout": 0, "memory": 4000}})"));
+  for (const char* key : {"weight_sync", "phases", "verification", "efficiency", "rates"}) {
+    EXPECT_FALSE(json.contains(key)) << key;
+  }
+}
+
+TEST(ReportJson, AnEarlyErrorLeavesOutWhatWasNotReached) {
+  Result result;
+  result.status = Status::error;
+  result.exit_code = 3;
+  result.error = Failure{"timeout", "no \xFF progress", {}, ""};
+  const auto json = ordered_json::parse(to_json(result));
+  EXPECT_EQ(json["status"], "error");
+  EXPECT_EQ(json["error"]["message"], "no \xEF\xBF\xBD progress");
+  for (const char* key : {"model", "payload", "wire", "bound", "weight_sync", "verification", "plan"}) {
+    EXPECT_FALSE(json.contains(key)) << key;
+  }
+}
+
+TEST(ReportJson, AKlThatIsNotFiniteIsNull) {
+  Result result = sample_result();
+  result.verification->kl->max = std::numeric_limits<double>::infinity();
+  EXPECT_TRUE(ordered_json::parse(to_json(result))["verification"]["kl"]["max"].is_null());
+}
+
+TEST(ReportCsv, OneRowPerRefit) {
+  EXPECT_EQ(to_csv(sample_result()),
+            "case,refit,warmup,weight_sync_seconds,bulk_seconds,misc_seconds,payload_bytes,algbw_gb_per_s,"
+            "elements_wrong,kl_max\n"
+            "tiny,1,1,1,0.75,0.25,2000,2e-06,0,0\n"
+            "tiny,2,0,0.5,0.375,0.125,2000,4e-06,,\n"
+            "tiny,3,0,0.25,0.125,0.125,2000,8e-06,1,0.5\n");
+}
+
+TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
+  Result result;
+  result.test_case.name = "a,\"b\"";
+  result.refits = {{1, false, 0.5, {}, {}, {}}};
+  EXPECT_EQ(to_csv(result),
+            "case,refit,warmup,weight_sync_seconds,payload_bytes,algbw_gb_per_s,elements_wrong,kl_max\n"
+            "\"a,\"\"b\"\"\",1,0,0.5,,,,\n");
+}
+
+/// Whether tags nest, attributes are quoted and `&` begins a known entity: what a reader of JUnit files stumbles over.
+bool is_well_formed(std::string xml) {
+  std::vector<std::string> open;
+  xml = xml.substr(xml.find("?>") + 2);
+  for (std::size_t at = xml.find('<'); at != std::string::npos; at = xml.find('<', at + 1)) {
+    const std::size_t end = xml.find('>', at);
+    if (end == std::string::npos) return false;
+    const std::string tag = xml.substr(at + 1, end - at - 1);
+    if (tag.find('<') != std::string::npos || std::count(tag.begin(), tag.end(), '"') % 2 != 0) return false;
+    if (tag.front() == '/') {
+      if (open.empty() || open.back() != tag.substr(1)) return false;
+      open.pop_back();
+    } else if (tag.back() != '/') {
+      open.push_back(tag.substr(0, tag.find(' ')));
+    }
+  }
+  for (std::size_t at = xml.find('&'); at != std::string::npos; at = xml.find('&', at + 1)) {
+    const std::string entity = xml.substr(at, xml.find(';', at) - at);
+    if (entity != "&amp" && entity != "&lt" && entity != "&gt" && entity != "&quot" && entity != "&#10") return false;
+  }
+  return open.empty() && xml.find('\x01') == std::string::npos;
+}
+
+TEST(ReportJunit, AFailureWithItsDetails) {
+  Result result = sample_result();
+  result.test_case.name = "a<b> & \"c\"";
+  result.error->message = "got <1>\x01 & \"2\"";
+  const std::string xml = to_junit(result);
+  EXPECT_TRUE(is_well_formed(xml)) << xml;
+  EXPECT_THAT(xml, HasSubstr("tests=\"1\" failures=\"1\" errors=\"0\" skipped=\"0\" time=\"4.250000\""));
+  EXPECT_THAT(xml, HasSubstr("name=\"a&lt;b&gt; &amp; &quot;c&quot;\""));
+  EXPECT_THAT(xml,
+              HasSubstr("<failure type=\"data\" message=\"FAILED: got &lt;1&gt;\xEF\xBF\xBD &amp; &quot;2&quot;\">"));
+  EXPECT_THAT(xml, HasSubstr("norm.weight on gen rank 0: 1 element, first at [7]</failure>"));
+}
+
+TEST(ReportJunit, OneElementPerOutcome) {
+  Result result = sample_result();
+  result.error->kind = "runtime";
+  result.status = Status::error;
+  EXPECT_THAT(to_junit(result), HasSubstr("<error type=\"runtime\" message=\"FAILED: 1 element is wrong\">"));
+  EXPECT_THAT(to_junit(result), HasSubstr("failures=\"0\" errors=\"1\" skipped=\"0\""));
+  result.status = Status::waived;
+  EXPECT_THAT(to_junit(result), HasSubstr("<skipped message=\"WAIVED: 1 element is wrong\"/>"));
+  EXPECT_TRUE(is_well_formed(to_junit(result)));
+  result.status = Status::passed;
+  for (const char* element : {"<failure", "<error", "<skipped"}) EXPECT_THAT(to_junit(result), Not(HasSubstr(element)));
+  EXPECT_TRUE(is_well_formed(to_junit(result)));
+}
+
+}  // namespace
+}  // namespace refit::report
