@@ -69,6 +69,9 @@ TEST(ModelTensors, LlamaWithAttentionBias) {
   Config config = small_config("llama");
   config.attention_bias = true;
   const Model model = build_model(config, true);
+  for (const char* part : {"q", "k", "v", "o"}) {
+    ASSERT_NE(model.find(std::string("model.layers.0.self_attn.") + part + "_proj.bias"), nullptr) << part;
+  }
   EXPECT_EQ(model.find("model.layers.0.self_attn.q_proj.bias")->shape, Shape{128});
   EXPECT_EQ(model.find("model.layers.0.self_attn.k_proj.bias")->role, Role::k_proj_bias);
   EXPECT_EQ(model.find("model.layers.0.self_attn.v_proj.bias")->shape, Shape{64});
