@@ -39,7 +39,7 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  /// A request that can hold up to `capacity` messages of a group.
+  /// A request that can hold up to `capacity` messages of a group, for any communicator of the same kind.
   virtual std::unique_ptr<Request> make_request(std::int64_t capacity) = 0;
   /// Starts all messages of a group, which progress together (ncclGroupStart/End; MPI_Isend/Irecv). `request` must be idle.
   virtual void post(std::span<const Message> group, int lane, Request& request) = 0;

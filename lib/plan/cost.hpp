@@ -1,0 +1,80 @@
+#pragma once
+// What a plan costs: bytes per port, the byte matrix, and the lower bound that no schedule can beat.
+//
+// Cut every tensor by the shard boundaries of both sides into boxes of s_b bytes, held by the source ranks H_b and needed by
+// the destination ranks R_b. The bound is the largest of
+// - ingress: for every gen domain (a device, or an NVLink domain behind its network ports) the bytes of all boxes that it
+//   needs, each once, over the domain's rate; and for every device what it stores, over the device's rate;
+// - egress: the best split of the traffic over the holders; the busiest device's bytes over its rate. For a set U of devices
+//   the boxes that only U holds need at least their bytes / |U| on one of them; U runs over the holder sets and their
+//   connected unions, which is exact for nested holder sets (Megatron's are);
+// - fan-out: what the devices of a gen domain forward to each other beyond what enters it;
+// - memory: bytes read and written on a device (on hosts: on the node, whose ranks share the rate), staging not counted.
+
+#include "plan/plan.hpp"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace refit::plan {
+
+/// Rates in bytes per second; 0 = unknown. On hosts every rank is a device and a domain of its own, and `memory` is shared.
+struct Rates {
+  double device_in = 0;
+  double device_out = 0;
+  double domain_in = 0;
+  double domain_out = 0;
+  double memory = 0;          ///< read + write
+  double launch_seconds = 0;  ///< of one kernel launch or message group
+  std::int64_t ranks_per_device = 1;
+  std::int64_t devices_per_domain = 1;
+  bool memory_is_shared = false;
+};
+
+/// Bytes of the busiest device (or domain) behind each term, and the seconds they take.
+struct Bound {
+  struct Terms {
+    double ingress = 0, egress = 0, fanout = 0, memory = 0;
+  };
+  struct Bytes {
+    std::int64_t ingress = 0, egress = 0, fanout = 0, memory = 0;
+  } bytes;
+  Terms seconds;
+  /// The largest term and its name.
+  double total() const;
+  std::string term() const;
+};
+
+/// The bound for moving `tensors`; seconds stay 0 where a rate is unknown.
+Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination, const Rates& rates);
+
+/// What the plan's copies put on the wire.
+struct Traffic {
+  std::int64_t bytes = 0;
+  std::int64_t copies = 0;
+  std::vector<std::vector<std::int64_t>> matrix;  ///< [source rank][destination rank]
+  std::vector<std::vector<std::int64_t>> stage_ingress;  ///< [stage][destination rank]
+  Sum128 hash;                                    ///< of the plan: the sum over its copies
+
+  std::int64_t egress_max() const;
+  std::int64_t ingress_max() const;
+};
+
+/// Streams the world's copies once. `tensors`: the model's, for names.
+Traffic traffic(const Planner& planner, const std::vector<Tensor>& model_tensors);
+
+/// What a run's schedule should take beyond the bound.
+struct Schedule {
+  std::int64_t staged_bytes = 0;     ///< packed and unpacked on the busiest device
+  std::int64_t serial_steps = 0;     ///< launches or message groups that wait for each other on one rank
+  std::int64_t stages_in_flight = 0; ///< 0 = all
+};
+struct ModelSeconds {
+  double total = 0;
+  std::string term;
+  double staging = 0, schedule = 0, latency = 0;
+};
+ModelSeconds model_seconds(const Bound& bound, const Traffic& traffic, const Schedule& schedule, const Rates& rates);
+
+}  // namespace refit::plan

@@ -1,0 +1,83 @@
+#include "transport/bytes.hpp"
+#include "transport/executor.hpp"
+
+namespace refit::transport {
+namespace {
+
+/// The hash of the copies of one tensor that a pair of ranks shares.
+struct TensorHash {
+  std::int32_t tensor;
+  Sum128 hash;
+  friend bool operator==(const TensorHash&, const TensorHash&) = default;
+};
+
+/// Per peer, the hashes of the shared copies by tensor.
+std::vector<std::vector<TensorHash>> hashes_by_peer(int peers, const auto& peer_of, const std::vector<plan::Copy>& copies,
+                                                    const std::vector<model::Tensor>& tensors) {
+  std::vector<std::vector<TensorHash>> result(static_cast<std::size_t>(peers));
+  for (const plan::Copy& copy : copies) {
+    auto& list = result[static_cast<std::size_t>(peer_of(copy))];
+    if (list.empty() || list.back().tensor != copy.tensor) list.push_back({copy.tensor, {}});
+    list.back().hash += plan::hash(copy, tensors[static_cast<std::size_t>(copy.tensor)].name);
+  }
+  return result;
+}
+
+Sum128 total(const std::vector<TensorHash>& list) {
+  Sum128 sum;
+  for (const TensorHash& entry : list) sum += entry.hash;
+  return sum;
+}
+
+/// The first tensor in which two lists differ.
+std::int32_t first_difference(const std::vector<TensorHash>& a, const std::vector<TensorHash>& b) {
+  for (std::size_t i = 0;; ++i) {
+    if (i < a.size() && i < b.size() && a[i] == b[i]) continue;
+    if (i >= a.size()) return i < b.size() ? b[i].tensor : -1;
+    return i < b.size() ? std::min(a[i].tensor, b[i].tensor) : a[i].tensor;
+  }
+}
+
+std::vector<Control::Bytes> to_bytes(const std::vector<std::vector<TensorHash>>& lists) {
+  std::vector<Control::Bytes> out(lists.size());
+  for (std::size_t i = 0; i < lists.size(); ++i) {
+    for (const TensorHash& entry : lists[i]) append(out[i], entry);
+  }
+  return out;
+}
+
+}  // namespace
+
+void agree(Control& world, Side side, Rank rank, std::int32_t source_ranks, const std::vector<plan::Copy>& copies,
+           const std::vector<model::Tensor>& tensors) {
+  const auto peer_of = [&](const plan::Copy& copy) {
+    return side == Side::source ? source_ranks + to_int(copy.destination.rank) : to_int(copy.source.rank);
+  };
+  const auto mine = hashes_by_peer(world.size(), peer_of, copies, tensors);
+  std::vector<Control::Bytes> sums(mine.size());
+  for (std::size_t i = 0; i < mine.size(); ++i) append(sums[i], total(mine[i]));
+  const std::vector<Control::Bytes> theirs = world.exchange(sums);
+  bool same = true;
+  for (std::size_t i = 0; i < mine.size(); ++i) same &= theirs[i] == sums[i];
+  if (world.max(static_cast<std::int64_t>(same ? 0 : 1)) == 0) return;
+
+  const std::vector<Control::Bytes> lists = world.exchange(to_bytes(mine));
+  Control::Bytes finding;
+  for (std::size_t i = 0; i < mine.size() && finding.empty(); ++i) {
+    if (theirs[i] == sums[i]) continue;
+    const std::int32_t tensor = first_difference(mine[i], read_all<TensorHash>(lists[i]));
+    const int me = side == Side::source ? to_int(rank) : source_ranks + to_int(rank);
+    const std::string text = fmt::format(
+        "ranks {} and {} disagree on the plan, first in tensor {}: their layouts or inputs differ; nothing was sent", me, i,
+        tensor < 0 ? "(none)" : tensors[static_cast<std::size_t>(tensor)].name);
+    for (char c : text) finding.push_back(static_cast<std::byte>(c));
+  }
+  for (const Control::Bytes& bytes : world.exchange(std::vector<Control::Bytes>(static_cast<std::size_t>(world.size()), finding))) {
+    if (bytes.empty()) continue;
+    std::string text;
+    for (std::byte b : bytes) text.push_back(static_cast<char>(b));
+    throw Error(ErrorKind::runtime, text);
+  }
+}
+
+}  // namespace refit::transport

@@ -1,0 +1,178 @@
+#include "transport/executor.hpp"
+#include "transport/tiles.hpp"
+
+#include <algorithm>
+#include <map>
+#include <thread>
+
+namespace refit::transport {
+namespace {
+
+/// Source shards are broadcast in parts of at most this many bytes, so that staging stays bounded.
+constexpr std::int64_t kPartBytes = 64 << 20;
+
+/// One broadcast: a part of a source shard from its first holder.
+struct Broadcast {
+  std::int32_t tensor = 0;
+  std::int32_t stage = 0;
+  Rank holder{};
+  Box box;
+  DType dtype = DType::bf16;
+};
+
+/// What this rank does for one broadcast.
+struct Step {
+  Communicator* communicator = nullptr;
+  std::int32_t tensor = 0;
+  std::int32_t stage = 0;
+  int root = 0;
+  std::int64_t bytes = 0;
+  kernels::CopyTable pack;   // at the root: storage -> staging
+  kernels::CopyTable place;  // at destinations: staging -> storages
+};
+
+/// Rows of a box, in parts of at most kPartBytes (at least one row).
+void append_parts(const Broadcast& whole, std::vector<Broadcast>& out) {
+  const std::int64_t rows = whole.box.extent.size() == 0 ? 1 : whole.box.extent[0];
+  const std::int64_t row_bytes = std::max<std::int64_t>(1, whole.box.volume() / std::max<std::int64_t>(1, rows) * byte_size(whole.dtype));
+  const std::int64_t step = std::max<std::int64_t>(1, kPartBytes / row_bytes);
+  for (std::int64_t done = 0; done < rows; done += step) {
+    Broadcast part = whole;
+    if (part.box.extent.size() > 0) {
+      part.box.lower[0] += done;
+      part.box.extent[0] = std::min(step, rows - done);
+    }
+    out.push_back(part);
+  }
+}
+
+/// All broadcasts of a job in the order in which every rank starts them: `streams` stages take turns.
+std::vector<Broadcast> all_broadcasts(const std::vector<model::Tensor>& tensors, const plan::Layout& source, std::int64_t streams) {
+  std::vector<std::vector<Broadcast>> by_stage(static_cast<std::size_t>(source.stages()));
+  for (const model::Tensor& tensor : tensors) {
+    for (const plan::Holding& holding : plan::holdings(source, tensor)) {
+      const Rank holder = holding.ranks.front();
+      const std::int32_t stage = source.stage(holder);
+      append_parts({tensor.index, stage, holder, holding.box, holding.dtype}, by_stage[static_cast<std::size_t>(stage)]);
+    }
+  }
+  std::vector<Broadcast> order;
+  std::vector<std::size_t> next(by_stage.size(), 0);
+  for (bool any = true; any;) {
+    any = false;
+    std::int64_t in_turn = 0;
+    for (std::size_t stage = 0; stage < by_stage.size() && in_turn < streams; ++stage) {
+      if (next[stage] == by_stage[stage].size()) continue;
+      order.push_back(by_stage[stage][next[stage]++]);
+      ++in_turn;
+      any = true;
+    }
+  }
+  return order;
+}
+
+class Golden final : public Executor {
+ public:
+  Golden(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me, const std::vector<model::Tensor>& tensors,
+         const plan::Layout& source, const plan::Layout& destination, const Tuning& tuning, Progress& progress)
+      : space_(space), progress_(progress) {
+    const std::vector<Broadcast> order = all_broadcasts(tensors, source, tuning.streams);
+    std::int64_t largest = 0;
+    for (const Broadcast& b : order) largest = std::max(largest, b.box.volume() * byte_size(b.dtype));
+    slot_bytes_ = (largest + 63) / 64 * 64;
+    slots_ = static_cast<std::size_t>(std::max<std::int64_t>(1, tuning.streams));
+    staging_.resize(static_cast<std::size_t>(slot_bytes_) * slots_);
+
+    std::map<std::int32_t, const model::Tensor*> by_index;
+    for (const model::Tensor& tensor : tensors) by_index[tensor.index] = &tensor;
+    for (const Broadcast& broadcast : order) {
+      Communicator* communicator = routes.find(broadcast.stage);
+      if (communicator == nullptr) continue;
+      std::byte* slot = staging_.data() + static_cast<std::int64_t>(steps_.size() % slots_) * slot_bytes_;
+      Step step{communicator, broadcast.tensor, broadcast.stage, routes.source_peer(broadcast.holder),
+                broadcast.box.volume() * byte_size(broadcast.dtype), {}, {}};
+      const model::Tensor& tensor = *by_index.at(broadcast.tensor);
+      if (me.side == Side::source && me.rank == broadcast.holder) step.pack = make_pack(me, tensor, source, broadcast, slot);
+      if (me.side == Side::destination) step.place = make_place(me, tensor, destination, broadcast, slot);
+      steps_.push_back(std::move(step));
+    }
+    for (std::size_t i = 0; i < slots_ && !steps_.empty(); ++i) requests_.push_back(steps_.front().communicator->make_request(1));
+  }
+
+  void execute() override {
+    std::size_t completed = 0;
+    for (std::size_t started = 0; started < steps_.size(); ++started) {
+      if (started - completed == slots_) complete(completed++);
+      Step& step = steps_[started];
+      step.pack.run(space_);
+      space_.fence();
+      step.communicator->broadcast(staging_.data() + static_cast<std::int64_t>(started % slots_) * slot_bytes_, step.bytes,
+                                   step.root, *requests_[started % slots_]);
+    }
+    while (completed < steps_.size()) complete(completed++);
+    space_.fence();
+  }
+
+  std::int64_t staging_bytes() const override { return static_cast<std::int64_t>(staging_.size()); }
+
+ private:
+  void complete(std::size_t index) {
+    const Step& step = steps_[index];
+    progress_.stage = step.stage;
+    progress_.tensor = step.tensor;
+    progress_.peer = step.root;
+    while (!requests_[index % slots_]->test()) std::this_thread::yield();
+    step.place.run(space_);
+    space_.fence();
+  }
+
+  kernels::CopyTable make_pack(const Endpoint& me, const model::Tensor& tensor, const plan::Layout& source, const Broadcast& broadcast,
+                               std::byte* slot) const {
+    std::vector<kernels::Tile> tiles;
+    for_each_part(tensor, source, me.rank, broadcast.box, [&](const layout::Piece& piece, const Box& part) {
+      if (!tiles.empty()) return;  // the box is stored twice on this rank (tied): once is enough
+      tiles.push_back({me.source.address(place_of(piece, part), piece.dtype), slot, part.extent, piece.place.strides,
+                       row_major_strides(part.extent), piece.dtype, piece.dtype});
+    });
+    return kernels::CopyTable(space_, tiles);
+  }
+
+  kernels::CopyTable make_place(const Endpoint& me, const model::Tensor& tensor, const plan::Layout& destination, const Broadcast& broadcast,
+                                std::byte* slot) const {
+    std::vector<kernels::Tile> tiles;
+    const Extents strides = row_major_strides(broadcast.box.extent);
+    for_each_part(tensor, destination, me.rank, broadcast.box, [&](const layout::Piece& piece, const Box& part) {
+      const std::int64_t first = offset_of(relative(part, broadcast.box), strides) * byte_size(broadcast.dtype);
+      tiles.push_back({slot + first, me.destination.address(place_of(piece, part), piece.dtype), part.extent, strides,
+                       piece.place.strides, broadcast.dtype, piece.dtype});
+    });
+    return kernels::CopyTable(space_, tiles);
+  }
+
+  template <typename Visit>
+  static void for_each_part(const model::Tensor& tensor, const plan::Layout& layout, Rank rank, const Box& box, const Visit& visit) {
+    std::vector<layout::Piece> pieces;
+    layout.pieces(tensor, rank, pieces);
+    for (const layout::Piece& piece : pieces) {
+      if (const auto part = intersect(piece.box, box)) visit(piece, *part);
+    }
+  }
+
+  const kernels::ExecutionSpace& space_;
+  Progress& progress_;
+  std::int64_t slot_bytes_ = 0;
+  std::size_t slots_ = 1;
+  std::vector<std::byte> staging_;
+  std::vector<Step> steps_;
+  std::vector<std::unique_ptr<Request>> requests_;
+};
+
+}  // namespace
+
+std::unique_ptr<Executor> make_golden(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
+                                      const std::vector<model::Tensor>& tensors, const plan::Layout& source,
+                                      const plan::Layout& destination, const Tuning& tuning, Progress& progress) {
+  return std::make_unique<Golden>(space, routes, me, tensors, source, destination, tuning, progress);
+}
+
+}  // namespace refit::transport

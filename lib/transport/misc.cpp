@@ -1,0 +1,144 @@
+#include "layout/partition.hpp"
+#include "plan/stream.hpp"
+#include "transport/executor.hpp"
+#include "transport/tiles.hpp"
+
+#include <algorithm>
+#include <array>
+#include <thread>
+
+namespace refit::transport {
+namespace {
+
+/// Two buffers rotate: one is gathered or placed while the other is on its way.
+constexpr std::size_t kBuffers = 2;
+
+class MiscStream final : public Executor {
+ public:
+  MiscStream(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream, const Endpoint& me,
+             const std::vector<model::Tensor>& tensors, DType precision, const plan::Layout& source, const plan::Layout& destination,
+             std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress)
+      : space_(space), stream_(stream), progress_(progress), layout_(tensors, precision, buffer_bytes), root_(me.side == Side::source && to_int(me.rank) == 0) {
+    if (stream_ != nullptr) allocate(tensors);
+    if (me.side == Side::source) make_gathers(*gather, me, tensors, source, tuning);
+    if (me.side == Side::destination) make_places(me, tensors, destination);
+  }
+
+  void execute() override {
+    const auto buffers = static_cast<std::size_t>(layout_.buffers());
+    if (stream_ == nullptr) {
+      for (auto& gather : gathers_) gather->execute();
+      return;
+    }
+    // Buffer b travels while b + 1 is gathered and b - 1 has been placed: one broadcast in flight per buffer.
+    for (std::size_t b = 0; b < buffers; ++b) {
+      if (b >= kBuffers) complete(b - kBuffers);
+      if (root_) gathers_[b]->execute();
+      progress_.stage = static_cast<std::int32_t>(b);
+      progress_.tensor = first_tensor_[b];
+      stream_->broadcast(slot(b), layout_.bytes(static_cast<std::int32_t>(b)), 0, *requests_[b % kBuffers]);
+    }
+    for (std::size_t b = buffers < kBuffers ? 0 : buffers - kBuffers; b < buffers; ++b) complete(b);
+    space_.fence();
+  }
+
+  std::int64_t staging_bytes() const override {
+    std::int64_t bytes = static_cast<std::int64_t>(memory_.size());
+    for (const auto& gather : gathers_) bytes += gather->staging_bytes();
+    return bytes;
+  }
+
+ private:
+  std::byte* slot(std::size_t buffer) { return memory_.data() + static_cast<std::int64_t>(buffer % kBuffers) * slot_bytes_; }
+
+  void allocate(const std::vector<model::Tensor>& tensors) {
+    for (std::int32_t b = 0; b < layout_.buffers(); ++b) slot_bytes_ = std::max(slot_bytes_, layout::round_up(layout_.bytes(b), kStorageAlignment));
+    memory_.resize(static_cast<std::size_t>(slot_bytes_) * std::min<std::size_t>(kBuffers, static_cast<std::size_t>(layout_.buffers())));
+    for (auto& request : requests_) request = stream_->make_request(1);
+    first_tensor_.assign(static_cast<std::size_t>(layout_.buffers()), -1);
+    for_each_piece(tensors, [&](const model::Tensor& tensor, const layout::Piece& piece) {
+      auto& first = first_tensor_[static_cast<std::size_t>(piece.place.storage.parameter)];
+      if (first < 0) first = tensor.index;
+    });
+  }
+
+  template <typename Visit>
+  void for_each_piece(const std::vector<model::Tensor>& tensors, const Visit& visit) const {
+    std::vector<layout::Piece> pieces;
+    for (const model::Tensor& tensor : tensors) {
+      pieces.clear();
+      layout_.pieces(tensor, Rank{0}, pieces);
+      for (const layout::Piece& piece : pieces) visit(tensor, piece);
+    }
+  }
+
+  /// One p2p plan per buffer, from the source layout into the stream.
+  void make_gathers(Communicator& gather, const Endpoint& me, const std::vector<model::Tensor>& tensors, const plan::Layout& source,
+                    const Tuning& tuning) {
+    const plan::Planner planner(tensors, source, layout_);
+    const plan::RankPlan mine = root_ ? planner.rank_plan(Side::destination, Rank{0}) : planner.rank_plan(Side::source, me.rank);
+    std::vector<std::vector<plan::Copy>> by_buffer(static_cast<std::size_t>(layout_.buffers()));
+    for (const plan::Copy& copy : mine.copies) by_buffer[static_cast<std::size_t>(copy.destination.place.storage.parameter)].push_back(copy);
+
+    stream_storages_ = layout::materialise(layout_, tensors, Rank{0});
+    std::vector<std::byte*> addresses;
+    for (const layout::Storage& storage : stream_storages_.storages) {
+      addresses.push_back(root_ ? slot(static_cast<std::size_t>(storage.key.parameter)) : nullptr);
+    }
+    Endpoint end = me;
+    end.side = root_ ? Side::destination : Side::source;
+    end.destination = LocalMemory(stream_storages_, addresses);
+    const Routes routes(source, {&gather}, 0);  // destination rank 0 of the stream is source rank 0
+    for (const auto& copies : by_buffer) gathers_.push_back(make_p2p(space_, routes, end, copies, tuning, progress_));
+  }
+
+  /// Tables from each buffer into this rank's storages, through its own pieces.
+  void make_places(const Endpoint& me, const std::vector<model::Tensor>& tensors, const plan::Layout& destination) {
+    std::vector<std::vector<kernels::Tile>> tiles(static_cast<std::size_t>(layout_.buffers()));
+    std::vector<layout::Piece> wanted;
+    for_each_piece(tensors, [&](const model::Tensor& tensor, const layout::Piece& part) {
+      const auto buffer = static_cast<std::size_t>(part.place.storage.parameter);
+      wanted.clear();
+      destination.pieces(tensor, me.rank, wanted);
+      for (const layout::Piece& piece : wanted) {
+        const auto box = intersect(part.box, piece.box);
+        if (!box) continue;
+        const std::byte* from = slot(buffer) + place_of(part, *box).offset * byte_size(part.dtype);
+        tiles[buffer].push_back({from, me.destination.address(place_of(piece, *box), piece.dtype), box->extent, part.place.strides,
+                                 piece.place.strides, part.dtype, piece.dtype});
+      }
+    });
+    for (const auto& table : tiles) places_.emplace_back(space_, table);
+  }
+
+  void complete(std::size_t buffer) {
+    while (!requests_[buffer % kBuffers]->test()) std::this_thread::yield();
+    if (places_.empty()) return;
+    places_[buffer].run(space_);
+    space_.fence();
+  }
+
+  const kernels::ExecutionSpace& space_;
+  Communicator* stream_;
+  Progress& progress_;
+  plan::StreamLayout layout_;
+  bool root_;
+  std::int64_t slot_bytes_ = 0;
+  std::vector<std::byte> memory_;
+  std::vector<std::int32_t> first_tensor_;
+  layout::LocalLayout stream_storages_;
+  std::vector<std::unique_ptr<Executor>> gathers_;  // by buffer; source ranks only
+  std::vector<kernels::CopyTable> places_;          // by buffer; destination ranks only
+  std::array<std::unique_ptr<Request>, kBuffers> requests_;
+};
+
+}  // namespace
+
+std::unique_ptr<Executor> make_misc(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream,
+                                    const Endpoint& me, const std::vector<model::Tensor>& tensors, DType precision,
+                                    const plan::Layout& source, const plan::Layout& destination, std::int64_t buffer_bytes,
+                                    const Tuning& tuning, Progress& progress) {
+  return std::make_unique<MiscStream>(space, gather, stream, me, tensors, precision, source, destination, buffer_bytes, tuning, progress);
+}
+
+}  // namespace refit::transport

@@ -1,0 +1,85 @@
+#include "transport/mpi.hpp"
+#include "transport/mpi_error.hpp"
+
+#include <algorithm>
+
+namespace refit::transport {
+namespace {
+
+/// Bytes of one MPI operation, at most (counts are ints).
+constexpr std::int64_t kMaxCount = std::int64_t{1} << 30;
+
+class MpiRequest final : public Request {
+ public:
+  explicit MpiRequest(std::int64_t capacity) { pending_.reserve(static_cast<std::size_t>(capacity)); }
+
+  bool test() override {
+    int done = 0;
+    check_mpi(MPI_Testall(static_cast<int>(pending_.size()), pending_.data(), &done, MPI_STATUSES_IGNORE));
+    if (done != 0) pending_.clear();
+    return done != 0;
+  }
+
+  std::vector<MPI_Request>& pending() { return pending_; }
+
+ private:
+  std::vector<MPI_Request> pending_;
+};
+
+class MpiCommunicator final : public Communicator {
+ public:
+  explicit MpiCommunicator(MPI_Comm owned) : comm_(owned) {
+    MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
+    check_mpi(MPI_Comm_rank(comm_, &rank_));
+    check_mpi(MPI_Comm_size(comm_, &size_));
+  }
+  ~MpiCommunicator() override { MPI_Comm_free(&comm_); }
+  MpiCommunicator(const MpiCommunicator&) = delete;
+  MpiCommunicator& operator=(const MpiCommunicator&) = delete;
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+
+  std::unique_ptr<Request> make_request(std::int64_t capacity) override { return std::make_unique<MpiRequest>(capacity); }
+
+  void post(std::span<const Message> group, int lane, Request& request) override {
+    auto& pending = static_cast<MpiRequest&>(request).pending();
+    for (const Message& message : group) {
+      REFIT_ASSERT(message.bytes <= kMaxCount);
+      const int count = static_cast<int>(message.bytes);
+      MPI_Request& handle = pending.emplace_back(MPI_REQUEST_NULL);
+      check_mpi(message.kind == Message::Kind::send
+                    ? MPI_Isend(message.data, count, MPI_BYTE, message.peer, lane, comm_, &handle)
+                    : MPI_Irecv(message.data, count, MPI_BYTE, message.peer, lane, comm_, &handle));
+    }
+  }
+
+  void broadcast(std::byte* data, std::int64_t bytes, int root, Request& request) override {
+    auto& pending = static_cast<MpiRequest&>(request).pending();
+    for (std::int64_t done = 0; done < bytes; done += kMaxCount) {
+      MPI_Request& handle = pending.emplace_back(MPI_REQUEST_NULL);
+      check_mpi(MPI_Ibcast(data + done, static_cast<int>(std::min(kMaxCount, bytes - done)), MPI_BYTE, root, comm_, &handle));
+    }
+  }
+
+ private:
+  MPI_Comm comm_;
+  int rank_ = 0;
+  int size_ = 1;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag) {
+  MPI_Group world = MPI_GROUP_NULL;
+  MPI_Group group = MPI_GROUP_NULL;
+  check_mpi(MPI_Comm_group(MPI_COMM_WORLD, &world));
+  check_mpi(MPI_Group_incl(world, static_cast<int>(members.size()), members.data(), &group));
+  MPI_Comm comm = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_create_group(MPI_COMM_WORLD, group, tag, &comm));
+  check_mpi(MPI_Group_free(&group));
+  check_mpi(MPI_Group_free(&world));
+  return std::make_unique<MpiCommunicator>(comm);
+}
+
+}  // namespace refit::transport

@@ -1,0 +1,13 @@
+#pragma once
+// MPI return codes as errors; private to the MPI implementations.
+
+#include "core/error.hpp"
+
+#include <mpi.h>
+
+namespace refit::transport {
+
+/// Throws a runtime Error with MPI's own text unless `code` is MPI_SUCCESS.
+void check_mpi(int code, std::source_location where = std::source_location::current());
+
+}  // namespace refit::transport

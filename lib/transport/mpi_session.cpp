@@ -1,0 +1,45 @@
+#include "transport/mpi.hpp"
+#include "transport/mpi_error.hpp"
+
+#include <cstdlib>
+
+namespace refit::transport {
+
+void check_mpi(int code, std::source_location where) {
+  if (code == MPI_SUCCESS) return;
+  char text[MPI_MAX_ERROR_STRING];
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  fail_runtime("MPI: {} ({}:{})", std::string(text, static_cast<std::size_t>(length)), where.file_name(), where.line());
+}
+
+MpiSession::MpiSession() {
+  int provided = 0;
+  // The watchdog's thread may call MPI_Abort while the main thread is inside MPI; nothing else is called from it.
+  check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_));
+  check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_));
+  MPI_Comm node = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node));
+  check_mpi(MPI_Comm_rank(node, &node_rank_));
+  check_mpi(MPI_Comm_size(node, &node_size_));
+  check_mpi(MPI_Comm_free(&node));
+}
+
+MpiSession::~MpiSession() { MPI_Finalize(); }
+
+std::string MpiSession::version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING];
+  int length = 0;
+  check_mpi(MPI_Get_library_version(text, &length));
+  const std::string all(text, static_cast<std::size_t>(length));
+  return all.substr(0, all.find_first_of(",\n"));
+}
+
+void MpiSession::abort(int exit_code) {
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);
+}
+
+}  // namespace refit::transport

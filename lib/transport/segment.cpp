@@ -1,0 +1,83 @@
+#include "transport/segment.hpp"
+
+#include <algorithm>
+#include <map>
+
+namespace refit::transport {
+namespace {
+
+using plan::Copy;
+using plan::End;
+
+bool contiguous(const Copy& copy, const End& end) { return is_contiguous(copy.box.extent, end.place.strides); }
+
+/// The part of `copy` that is `box`.
+Copy part_of(const Copy& copy, const Box& box) {
+  Copy part = copy;
+  part.box = box;
+  const Extents shift = relative(box, copy.box);
+  part.source.place.offset += offset_of(shift, copy.source.place.strides);
+  part.destination.place.offset += offset_of(shift, copy.destination.place.strides);
+  return part;
+}
+
+/// Cuts `box` along its first dimension longer than 1 until a part has at most `limit` elements.
+void cut(const Box& box, std::int64_t limit, std::vector<Box>& out) {
+  if (box.volume() <= limit) {
+    out.push_back(box);
+    return;
+  }
+  int d = 0;
+  while (box.extent[d] == 1) ++d;
+  const std::int64_t slice = box.volume() / box.extent[d];
+  const std::int64_t rows = std::max<std::int64_t>(1, limit / slice);
+  for (std::int64_t done = 0; done < box.extent[d]; done += rows) {
+    Box part = box;
+    part.lower[d] += done;
+    part.extent[d] = std::min(rows, box.extent[d] - done);
+    cut(part, limit, out);
+  }
+}
+
+bool follows(const End& previous, std::int64_t elements, const End& next) {
+  return previous.place.storage == next.place.storage && previous.dtype == next.dtype &&
+         previous.place.offset + elements == next.place.offset;
+}
+
+}  // namespace
+
+std::vector<Segment> make_segments(const std::vector<Copy>& copies, std::int64_t chunk_bytes) {
+  std::vector<Segment> out;
+  std::map<std::pair<Rank, Rank>, std::size_t> last_plain;  // the pair's last segment, while it can be continued
+  std::vector<Box> boxes;
+  for (const Copy& copy : copies) {
+    const bool cast = copy.source.dtype != copy.destination.dtype;
+    const bool plain_source = contiguous(copy, copy.source);
+    const bool plain_destination = contiguous(copy, copy.destination) && !cast;
+    const auto pair = std::pair(copy.source.rank, copy.destination.rank);
+    const bool plain = plain_source && plain_destination;
+    if (const auto found = last_plain.find(pair); plain && found != last_plain.end()) {
+      Segment& before = out[found->second];
+      const std::int64_t elements = before.bytes / byte_size(copy.source.dtype);
+      if (before.bytes + copy.wire_bytes() <= kMaxMessageBytes && follows(before.copy.source, elements, copy.source) &&
+          follows(before.copy.destination, elements, copy.destination)) {
+        before.bytes += copy.wire_bytes();
+        continue;
+      }
+    }
+    boxes.clear();
+    cut(copy.box, std::max<std::int64_t>(1, (plain ? kMaxMessageBytes : std::min(chunk_bytes, kMaxMessageBytes)) / byte_size(copy.source.dtype)), boxes);
+    for (const Box& box : boxes) {
+      const Copy part = part_of(copy, box);
+      out.push_back({part, part.wire_bytes(), contiguous(part, part.source), contiguous(part, part.destination) && !cast});
+    }
+    if (plain) {
+      last_plain[pair] = out.size() - 1;
+    } else {
+      last_plain.erase(pair);
+    }
+  }
+  return out;
+}
+
+}  // namespace refit::transport
