@@ -12,7 +12,8 @@ struct TensorHash {
 };
 
 /// Per peer, the hashes of the shared copies by tensor.
-std::vector<std::vector<TensorHash>> hashes_by_peer(int peers, const auto& peer_of, const std::vector<plan::Copy>& copies,
+std::vector<std::vector<TensorHash>> hashes_by_peer(int peers, const auto& peer_of,
+                                                    const std::vector<plan::Copy>& copies,
                                                     const std::vector<model::Tensor>& tensors) {
   std::vector<std::vector<TensorHash>> result(static_cast<std::size_t>(peers));
   for (const plan::Copy& copy : copies) {
@@ -68,11 +69,12 @@ void agree(Control& world, Side side, Rank rank, std::int32_t source_ranks, cons
     const std::int32_t tensor = first_difference(mine[i], read_all<TensorHash>(lists[i]));
     const int me = side == Side::source ? to_int(rank) : source_ranks + to_int(rank);
     const std::string text = fmt::format(
-        "ranks {} and {} disagree on the plan, first in tensor {}: their layouts or inputs differ; nothing was sent", me, i,
-        tensor < 0 ? "(none)" : tensors[static_cast<std::size_t>(tensor)].name);
+        "ranks {} and {} disagree on the plan, first in tensor {}: their layouts or inputs differ; nothing was sent",
+        me, i, tensor < 0 ? "(none)" : tensors[static_cast<std::size_t>(tensor)].name);
     for (char c : text) finding.push_back(static_cast<std::byte>(c));
   }
-  for (const Control::Bytes& bytes : world.exchange(std::vector<Control::Bytes>(static_cast<std::size_t>(world.size()), finding))) {
+  for (const Control::Bytes& bytes :
+       world.exchange(std::vector<Control::Bytes>(static_cast<std::size_t>(world.size()), finding))) {
     if (bytes.empty()) continue;
     std::string text;
     for (std::byte b : bytes) text.push_back(static_cast<char>(b));

@@ -1,11 +1,11 @@
 #pragma once
 // Small values in and out of the control plane's byte strings.
 
-#include "core/error.hpp"
-#include "transport/communicator.hpp"
-
 #include <cstring>
 #include <type_traits>
+
+#include "core/error.hpp"
+#include "transport/communicator.hpp"
 
 namespace refit::transport {
 

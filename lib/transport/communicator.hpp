@@ -2,8 +2,8 @@
 // What the executors need from a machine: a data plane that moves bytes between ranks, a control plane for the small
 // collectives of prepare and verify, and memory of a peer that can be written to directly.
 //
-// Ranks here are ranks of the communicator (plain ints, as in MPI and NCCL). Implementations: MPI (hosts), threads (tests,
-// all ranks in one process), and NCCL where it is built in. All are arguments; nothing is global.
+// Ranks here are ranks of the communicator (plain ints, as in MPI and NCCL). Implementations: MPI (hosts), threads
+// (tests, all ranks in one process), and NCCL where it is built in. All are arguments; nothing is global.
 
 #include <cstddef>
 #include <cstdint>
@@ -32,8 +32,8 @@ class Request {
   virtual bool test() = 0;
 };
 
-/// Point-to-point groups and broadcasts of bytes. Between two ranks messages match in the order in which they were posted
-/// on one lane; lanes (0 .. lanes - 1) do not interfere with each other.
+/// Point-to-point groups and broadcasts of bytes. Between two ranks messages match in the order in which they were
+/// posted on one lane; lanes (0 .. lanes - 1) do not interfere with each other.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -41,7 +41,8 @@ class Communicator {
   virtual int size() const = 0;
   /// A request that can hold up to `capacity` messages of a group, for any communicator of the same kind.
   virtual std::unique_ptr<Request> make_request(std::int64_t capacity) = 0;
-  /// Starts all messages of a group, which progress together (ncclGroupStart/End; MPI_Isend/Irecv). `request` must be idle.
+  /// Starts all messages of a group, which progress together (ncclGroupStart/End; MPI_Isend/Irecv). `request` must be
+  /// idle.
   virtual void post(std::span<const Message> group, int lane, Request& request) = 0;
   /// Starts a broadcast from `root`. Collective over the communicator, in the same order on all its ranks.
   virtual void broadcast(std::byte* data, std::int64_t bytes, int root, Request& request) = 0;
@@ -67,7 +68,8 @@ class Control {
   virtual double max(double value) = 0;
   virtual std::int64_t sum(std::int64_t value) = 0;
   virtual std::int64_t max(std::int64_t value) = 0;
-  /// Collective over this: ranks of one color form a new control plane, ordered by rank. Color < 0: no part in any (nullptr).
+  /// Collective over this: ranks of one color form a new control plane, ordered by rank. Color < 0: no part in any
+  /// (nullptr).
   virtual std::unique_ptr<Control> split(int color) = 0;
 };
 

@@ -1,16 +1,17 @@
+#include <algorithm>
+
 #include "transport/bytes.hpp"
 #include "transport/executor.hpp"
 #include "transport/tiles.hpp"
-
-#include <algorithm>
 
 namespace refit::transport {
 namespace {
 
 class Direct final : public Executor {
  public:
-  Direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& copies,
-         PeerMemory& peers, Control& world, std::int32_t source_ranks, const Tuning& tuning, Progress& progress)
+  Direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
+         const std::vector<plan::Copy>& copies, PeerMemory& peers, Control& world, std::int32_t source_ranks,
+         const Tuning& tuning, Progress& progress)
       : space_(space), peers_(peers), world_(world), progress_(progress) {
     const auto world_rank = [&](const plan::Copy& copy, Side side) {
       return side == Side::source ? to_int(copy.source.rank) : source_ranks + to_int(copy.destination.rank);
@@ -78,7 +79,8 @@ class Direct final : public Executor {
       const auto p = static_cast<std::size_t>(peer);
       if (!mapped[p]) continue;
       REFIT_ASSERT(next[p] < offsets[p].size());
-      tiles.push_back(make_tile(copy, me.source.address(copy.source.place, copy.source.dtype), peers_.map(peer) + offsets[p][next[p]++]));
+      tiles.push_back(make_tile(copy, me.source.address(copy.source.place, copy.source.dtype),
+                                peers_.map(peer) + offsets[p][next[p]++]));
     }
     table_ = kernels::CopyTable(space_, tiles);
   }

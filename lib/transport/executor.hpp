@@ -1,7 +1,13 @@
 #pragma once
-// Executors: ways to carry out a plan, as often as asked, without allocating. Written once over communicator and peer memory.
+// Executors: ways to carry out a plan, as often as asked, without allocating. Written once over communicator and peer
+// memory.
 //
 // All executors of a job are made by `make_*` with equal arguments on every rank (each rank its own memory and copies).
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
 
 #include "kernels/kernels.hpp"
 #include "plan/plan.hpp"
@@ -9,19 +15,14 @@
 #include "transport/memory.hpp"
 #include "transport/progress.hpp"
 
-#include <cstdint>
-#include <memory>
-#include <span>
-#include <vector>
-
 namespace refit::transport {
 
 /// Moves the weights of one path once per call.
 class Executor {
  public:
   virtual ~Executor() = default;
-  /// Collective over all ranks that the executor was made on. On return this rank's part is complete: what it sends may be
-  /// changed, what it receives is visible to it.
+  /// Collective over all ranks that the executor was made on. On return this rank's part is complete: what it sends may
+  /// be changed, what it receives is visible to it.
   virtual void execute() = 0;
   /// Memory beside the storages on this rank.
   virtual std::int64_t staging_bytes() const = 0;
@@ -31,10 +32,10 @@ class Executor {
 
 /// The knobs of golden and p2p.
 struct Tuning {
-  std::int64_t streams = 2;           ///< stages in flight
-  std::int64_t group_size = 1024;     ///< p2p: sends and receives per group, at most
-  std::int64_t chunk_bytes = 8 << 20; ///< p2p: of one chunk of the ring
-  std::int64_t ring_chunks = 2;       ///< p2p: chunks of the ring, per stage in flight
+  std::int64_t streams = 2;            ///< stages in flight
+  std::int64_t group_size = 1024;      ///< p2p: sends and receives per group, at most
+  std::int64_t chunk_bytes = 8 << 20;  ///< p2p: of one chunk of the ring
+  std::int64_t ring_chunks = 2;        ///< p2p: chunks of the ring, per stage in flight
 };
 
 /// How ranks of the two sides find each other: one communicator for all stages, or one per source stage whose ranks are
@@ -60,8 +61,8 @@ class Routes {
   std::int32_t ranks_per_stage_;
 };
 
-/// This rank's end of a job: which side it is on, and the memory of that side. A rank may be both (tests, the misc stream):
-/// then copies to itself are local.
+/// This rank's end of a job: which side it is on, and the memory of that side. A rank may be both (tests, the misc
+/// stream): then copies to itself are local.
 struct Endpoint {
   Side side = Side::source;
   Rank rank{};
@@ -69,29 +70,29 @@ struct Endpoint {
   LocalMemory destination;  ///< set where this rank is a destination
 };
 
-/// p2p: bounded groups of sends and receives between exact overlaps. Contiguous copies go zero-copy; strided ones and casts
-/// are packed into chunks of a bounded ring, so that pack, wire and unpack overlap. Neighbouring copies of one pair of ranks
-/// that are contiguous at both ends are one message.
+/// p2p: bounded groups of sends and receives between exact overlaps. Contiguous copies go zero-copy; strided ones and
+/// casts are packed into chunks of a bounded ring, so that pack, wire and unpack overlap. Neighbouring copies of one
+/// pair of ranks that are contiguous at both ends are one message.
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning, Progress& progress);
 
-/// golden: broadcasts whole source shards, box by box; receivers keep what they need. Does not look at a plan's copies, only
-/// at the two layouts: too simple to be wrong.
+/// golden: broadcasts whole source shards, box by box; receivers keep what they need. Does not look at a plan's copies,
+/// only at the two layouts: too simple to be wrong.
 std::unique_ptr<Executor> make_golden(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                       const std::vector<model::Tensor>& tensors, const plan::Layout& source,
                                       const plan::Layout& destination, const Tuning& tuning, Progress& progress);
 
-/// direct: the source rank's kernel writes its copies straight into the destination ranks' final storages through mapped
-/// peer memory, casting on the way; one launch per step, then one barrier. Pairs that cannot map each other use p2p.
-/// Collective over `world` (world rank = source rank, or `source_ranks` + destination rank).
+/// direct: the source rank's kernel writes its copies straight into the destination ranks' final storages through
+/// mapped peer memory, casting on the way; one launch per step, then one barrier. Pairs that cannot map each other use
+/// p2p. Collective over `world` (world rank = source rank, or `source_ranks` + destination rank).
 std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                       const std::vector<plan::Copy>& copies, PeerMemory& peers, Control& world,
                                       std::int32_t source_ranks, const Tuning& tuning, Progress& progress);
 
-/// The misc stream: gathers the tensors of the stream into source rank 0's buffers through a plan, broadcasts them buffer
-/// by buffer (two rotate), and places them into destination storages through the destination's own pieces.
-/// `gather`: communicator of the source ranks (rank = source rank; nullptr on destination ranks). `stream`: communicator of
-/// source rank 0 followed by the destination ranks (nullptr on other source ranks).
+/// The misc stream: gathers the tensors of the stream into source rank 0's buffers through a plan, broadcasts them
+/// buffer by buffer (two rotate), and places them into destination storages through the destination's own pieces.
+/// `gather`: communicator of the source ranks (rank = source rank; nullptr on destination ranks). `stream`:
+/// communicator of source rank 0 followed by the destination ranks (nullptr on other source ranks).
 std::unique_ptr<Executor> make_misc(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream,
                                     const Endpoint& me, const std::vector<model::Tensor>& tensors, DType precision,
                                     const plan::Layout& source, const plan::Layout& destination,

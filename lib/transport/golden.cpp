@@ -1,9 +1,9 @@
-#include "transport/executor.hpp"
-#include "transport/tiles.hpp"
-
 #include <algorithm>
 #include <map>
 #include <thread>
+
+#include "transport/executor.hpp"
+#include "transport/tiles.hpp"
 
 namespace refit::transport {
 namespace {
@@ -34,7 +34,8 @@ struct Step {
 /// Rows of a box, in parts of at most kPartBytes (at least one row).
 void append_parts(const Broadcast& whole, std::vector<Broadcast>& out) {
   const std::int64_t rows = whole.box.extent.size() == 0 ? 1 : whole.box.extent[0];
-  const std::int64_t row_bytes = std::max<std::int64_t>(1, whole.box.volume() / std::max<std::int64_t>(1, rows) * byte_size(whole.dtype));
+  const std::int64_t row_bytes =
+      std::max<std::int64_t>(1, whole.box.volume() / std::max<std::int64_t>(1, rows) * byte_size(whole.dtype));
   const std::int64_t step = std::max<std::int64_t>(1, kPartBytes / row_bytes);
   for (std::int64_t done = 0; done < rows; done += step) {
     Broadcast part = whole;
@@ -47,13 +48,15 @@ void append_parts(const Broadcast& whole, std::vector<Broadcast>& out) {
 }
 
 /// All broadcasts of a job in the order in which every rank starts them: `streams` stages take turns.
-std::vector<Broadcast> all_broadcasts(const std::vector<model::Tensor>& tensors, const plan::Layout& source, std::int64_t streams) {
+std::vector<Broadcast> all_broadcasts(const std::vector<model::Tensor>& tensors, const plan::Layout& source,
+                                      std::int64_t streams) {
   std::vector<std::vector<Broadcast>> by_stage(static_cast<std::size_t>(source.stages()));
   for (const model::Tensor& tensor : tensors) {
     for (const plan::Holding& holding : plan::holdings(source, tensor)) {
       const Rank holder = holding.ranks.front();
       const std::int32_t stage = source.stage(holder);
-      append_parts({tensor.index, stage, holder, holding.box, holding.dtype}, by_stage[static_cast<std::size_t>(stage)]);
+      append_parts({tensor.index, stage, holder, holding.box, holding.dtype},
+                   by_stage[static_cast<std::size_t>(stage)]);
     }
   }
   std::vector<Broadcast> order;
@@ -73,8 +76,9 @@ std::vector<Broadcast> all_broadcasts(const std::vector<model::Tensor>& tensors,
 
 class Golden final : public Executor {
  public:
-  Golden(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me, const std::vector<model::Tensor>& tensors,
-         const plan::Layout& source, const plan::Layout& destination, const Tuning& tuning, Progress& progress)
+  Golden(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
+         const std::vector<model::Tensor>& tensors, const plan::Layout& source, const plan::Layout& destination,
+         const Tuning& tuning, Progress& progress)
       : space_(space), progress_(progress) {
     const std::vector<Broadcast> order = all_broadcasts(tensors, source, tuning.streams);
     std::int64_t largest = 0;
@@ -89,14 +93,21 @@ class Golden final : public Executor {
       Communicator* communicator = routes.find(broadcast.stage);
       if (communicator == nullptr) continue;
       std::byte* slot = staging_.data() + static_cast<std::int64_t>(steps_.size() % slots_) * slot_bytes_;
-      Step step{communicator, broadcast.tensor, broadcast.stage, routes.source_peer(broadcast.holder),
-                broadcast.box.volume() * byte_size(broadcast.dtype), {}, {}};
+      Step step{communicator,
+                broadcast.tensor,
+                broadcast.stage,
+                routes.source_peer(broadcast.holder),
+                broadcast.box.volume() * byte_size(broadcast.dtype),
+                {},
+                {}};
       const model::Tensor& tensor = *by_index.at(broadcast.tensor);
-      if (me.side == Side::source && me.rank == broadcast.holder) step.pack = make_pack(me, tensor, source, broadcast, slot);
+      if (me.side == Side::source && me.rank == broadcast.holder)
+        step.pack = make_pack(me, tensor, source, broadcast, slot);
       if (me.side == Side::destination) step.place = make_place(me, tensor, destination, broadcast, slot);
       steps_.push_back(std::move(step));
     }
-    for (std::size_t i = 0; i < slots_ && !steps_.empty(); ++i) requests_.push_back(steps_.front().communicator->make_request(1));
+    for (std::size_t i = 0; i < slots_ && !steps_.empty(); ++i)
+      requests_.push_back(steps_.front().communicator->make_request(1));
   }
 
   void execute() override {
@@ -106,8 +117,8 @@ class Golden final : public Executor {
       Step& step = steps_[started];
       step.pack.run(space_);
       space_.fence();
-      step.communicator->broadcast(staging_.data() + static_cast<std::int64_t>(started % slots_) * slot_bytes_, step.bytes,
-                                   step.root, *requests_[started % slots_]);
+      step.communicator->broadcast(staging_.data() + static_cast<std::int64_t>(started % slots_) * slot_bytes_,
+                                   step.bytes, step.root, *requests_[started % slots_]);
     }
     while (completed < steps_.size()) complete(completed++);
     space_.fence();
@@ -126,8 +137,8 @@ class Golden final : public Executor {
     space_.fence();
   }
 
-  kernels::CopyTable make_pack(const Endpoint& me, const model::Tensor& tensor, const plan::Layout& source, const Broadcast& broadcast,
-                               std::byte* slot) const {
+  kernels::CopyTable make_pack(const Endpoint& me, const model::Tensor& tensor, const plan::Layout& source,
+                               const Broadcast& broadcast, std::byte* slot) const {
     std::vector<kernels::Tile> tiles;
     for_each_part(tensor, source, me.rank, broadcast.box, [&](const layout::Piece& piece, const Box& part) {
       if (!tiles.empty()) return;  // the box is stored twice on this rank (tied): once is enough
@@ -137,8 +148,8 @@ class Golden final : public Executor {
     return kernels::CopyTable(space_, tiles);
   }
 
-  kernels::CopyTable make_place(const Endpoint& me, const model::Tensor& tensor, const plan::Layout& destination, const Broadcast& broadcast,
-                                std::byte* slot) const {
+  kernels::CopyTable make_place(const Endpoint& me, const model::Tensor& tensor, const plan::Layout& destination,
+                                const Broadcast& broadcast, std::byte* slot) const {
     std::vector<kernels::Tile> tiles;
     const Extents strides = row_major_strides(broadcast.box.extent);
     for_each_part(tensor, destination, me.rank, broadcast.box, [&](const layout::Piece& piece, const Box& part) {
@@ -150,7 +161,8 @@ class Golden final : public Executor {
   }
 
   template <typename Visit>
-  static void for_each_part(const model::Tensor& tensor, const plan::Layout& layout, Rank rank, const Box& box, const Visit& visit) {
+  static void for_each_part(const model::Tensor& tensor, const plan::Layout& layout, Rank rank, const Box& box,
+                            const Visit& visit) {
     std::vector<layout::Piece> pieces;
     layout.pieces(tensor, rank, pieces);
     for (const layout::Piece& piece : pieces) {

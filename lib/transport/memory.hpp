@@ -1,10 +1,10 @@
 #pragma once
 // One rank's storages as addresses: the only thing that executors know of memory. Borrows everything.
 
-#include "layout/layout.hpp"
-
 #include <cstddef>
 #include <vector>
+
+#include "layout/layout.hpp"
 
 namespace refit::transport {
 

@@ -1,11 +1,11 @@
+#include <algorithm>
+#include <array>
+#include <thread>
+
 #include "layout/partition.hpp"
 #include "plan/stream.hpp"
 #include "transport/executor.hpp"
 #include "transport/tiles.hpp"
-
-#include <algorithm>
-#include <array>
-#include <thread>
 
 namespace refit::transport {
 namespace {
@@ -16,9 +16,13 @@ constexpr std::size_t kBuffers = 2;
 class MiscStream final : public Executor {
  public:
   MiscStream(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream, const Endpoint& me,
-             const std::vector<model::Tensor>& tensors, DType precision, const plan::Layout& source, const plan::Layout& destination,
-             std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress)
-      : space_(space), stream_(stream), progress_(progress), layout_(tensors, precision, buffer_bytes), root_(me.side == Side::source && to_int(me.rank) == 0) {
+             const std::vector<model::Tensor>& tensors, DType precision, const plan::Layout& source,
+             const plan::Layout& destination, std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress)
+      : space_(space),
+        stream_(stream),
+        progress_(progress),
+        layout_(tensors, precision, buffer_bytes),
+        root_(me.side == Side::source && to_int(me.rank) == 0) {
     if (stream_ != nullptr) allocate(tensors);
     if (me.side == Side::source) make_gathers(*gather, me, tensors, source, tuning);
     if (me.side == Side::destination) make_places(me, tensors, destination);
@@ -49,11 +53,15 @@ class MiscStream final : public Executor {
   }
 
  private:
-  std::byte* slot(std::size_t buffer) { return memory_.data() + static_cast<std::int64_t>(buffer % kBuffers) * slot_bytes_; }
+  std::byte* slot(std::size_t buffer) {
+    return memory_.data() + static_cast<std::int64_t>(buffer % kBuffers) * slot_bytes_;
+  }
 
   void allocate(const std::vector<model::Tensor>& tensors) {
-    for (std::int32_t b = 0; b < layout_.buffers(); ++b) slot_bytes_ = std::max(slot_bytes_, layout::round_up(layout_.bytes(b), kStorageAlignment));
-    memory_.resize(static_cast<std::size_t>(slot_bytes_) * std::min<std::size_t>(kBuffers, static_cast<std::size_t>(layout_.buffers())));
+    for (std::int32_t b = 0; b < layout_.buffers(); ++b)
+      slot_bytes_ = std::max(slot_bytes_, layout::round_up(layout_.bytes(b), kStorageAlignment));
+    memory_.resize(static_cast<std::size_t>(slot_bytes_) *
+                   std::min<std::size_t>(kBuffers, static_cast<std::size_t>(layout_.buffers())));
     for (auto& request : requests_) request = stream_->make_request(1);
     first_tensor_.assign(static_cast<std::size_t>(layout_.buffers()), -1);
     for_each_piece(tensors, [&](const model::Tensor& tensor, const layout::Piece& piece) {
@@ -73,12 +81,14 @@ class MiscStream final : public Executor {
   }
 
   /// One p2p plan per buffer, from the source layout into the stream.
-  void make_gathers(Communicator& gather, const Endpoint& me, const std::vector<model::Tensor>& tensors, const plan::Layout& source,
-                    const Tuning& tuning) {
+  void make_gathers(Communicator& gather, const Endpoint& me, const std::vector<model::Tensor>& tensors,
+                    const plan::Layout& source, const Tuning& tuning) {
     const plan::Planner planner(tensors, source, layout_);
-    const plan::RankPlan mine = root_ ? planner.rank_plan(Side::destination, Rank{0}) : planner.rank_plan(Side::source, me.rank);
+    const plan::RankPlan mine =
+        root_ ? planner.rank_plan(Side::destination, Rank{0}) : planner.rank_plan(Side::source, me.rank);
     std::vector<std::vector<plan::Copy>> by_buffer(static_cast<std::size_t>(layout_.buffers()));
-    for (const plan::Copy& copy : mine.copies) by_buffer[static_cast<std::size_t>(copy.destination.place.storage.parameter)].push_back(copy);
+    for (const plan::Copy& copy : mine.copies)
+      by_buffer[static_cast<std::size_t>(copy.destination.place.storage.parameter)].push_back(copy);
 
     stream_storages_ = layout::materialise(layout_, tensors, Rank{0});
     std::vector<std::byte*> addresses;
@@ -104,8 +114,8 @@ class MiscStream final : public Executor {
         const auto box = intersect(part.box, piece.box);
         if (!box) continue;
         const std::byte* from = slot(buffer) + place_of(part, *box).offset * byte_size(part.dtype);
-        tiles[buffer].push_back({from, me.destination.address(place_of(piece, *box), piece.dtype), box->extent, part.place.strides,
-                                 piece.place.strides, part.dtype, piece.dtype});
+        tiles[buffer].push_back({from, me.destination.address(place_of(piece, *box), piece.dtype), box->extent,
+                                 part.place.strides, piece.place.strides, part.dtype, piece.dtype});
       }
     });
     for (const auto& table : tiles) places_.emplace_back(space_, table);
@@ -136,9 +146,10 @@ class MiscStream final : public Executor {
 
 std::unique_ptr<Executor> make_misc(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream,
                                     const Endpoint& me, const std::vector<model::Tensor>& tensors, DType precision,
-                                    const plan::Layout& source, const plan::Layout& destination, std::int64_t buffer_bytes,
-                                    const Tuning& tuning, Progress& progress) {
-  return std::make_unique<MiscStream>(space, gather, stream, me, tensors, precision, source, destination, buffer_bytes, tuning, progress);
+                                    const plan::Layout& source, const plan::Layout& destination,
+                                    std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress) {
+  return std::make_unique<MiscStream>(space, gather, stream, me, tensors, precision, source, destination, buffer_bytes,
+                                      tuning, progress);
 }
 
 }  // namespace refit::transport

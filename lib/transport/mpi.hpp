@@ -1,11 +1,11 @@
 #pragma once
 // The MPI implementations of communicator, control plane and peer memory (hosts).
 
-#include "transport/communicator.hpp"
-
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "transport/communicator.hpp"
 
 namespace refit::transport {
 
@@ -37,9 +37,9 @@ std::unique_ptr<Control> make_mpi_control();
 /// `members` only. `tag` tells apart communicators that are created at the same time.
 std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag);
 
-/// Shared memory of this node: an MPI shared window with `bytes` (256-byte aligned) on this rank. Collective over the world.
-/// Errors (runtime): fewer bytes free in shared memory than all ranks of the node ask for, checked before allocating;
-/// says how much is needed and there, and that `--executor p2p` needs none.
+/// Shared memory of this node: an MPI shared window with `bytes` (256-byte aligned) on this rank. Collective over the
+/// world. Errors (runtime): fewer bytes free in shared memory than all ranks of the node ask for, checked before
+/// allocating; says how much is needed and there, and that `--executor p2p` needs none.
 std::unique_ptr<PeerMemory> make_mpi_peer_memory(std::int64_t bytes);
 
 }  // namespace refit::transport

@@ -1,7 +1,7 @@
+#include <algorithm>
+
 #include "transport/mpi.hpp"
 #include "transport/mpi_error.hpp"
-
-#include <algorithm>
 
 namespace refit::transport {
 namespace {
@@ -40,7 +40,9 @@ class MpiCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
-  std::unique_ptr<Request> make_request(std::int64_t capacity) override { return std::make_unique<MpiRequest>(capacity); }
+  std::unique_ptr<Request> make_request(std::int64_t capacity) override {
+    return std::make_unique<MpiRequest>(capacity);
+  }
 
   void post(std::span<const Message> group, int lane, Request& request) override {
     auto& pending = static_cast<MpiRequest&>(request).pending();
@@ -58,7 +60,8 @@ class MpiCommunicator final : public Communicator {
     auto& pending = static_cast<MpiRequest&>(request).pending();
     for (std::int64_t done = 0; done < bytes; done += kMaxCount) {
       MPI_Request& handle = pending.emplace_back(MPI_REQUEST_NULL);
-      check_mpi(MPI_Ibcast(data + done, static_cast<int>(std::min(kMaxCount, bytes - done)), MPI_BYTE, root, comm_, &handle));
+      check_mpi(
+          MPI_Ibcast(data + done, static_cast<int>(std::min(kMaxCount, bytes - done)), MPI_BYTE, root, comm_, &handle));
     }
   }
 

@@ -1,14 +1,15 @@
-#include "transport/mpi.hpp"
-#include "transport/mpi_error.hpp"
-
 #include <limits>
 #include <numeric>
+
+#include "transport/mpi.hpp"
+#include "transport/mpi_error.hpp"
 
 namespace refit::transport {
 namespace {
 
 int to_count(std::size_t bytes) {
-  if (bytes > static_cast<std::size_t>(std::numeric_limits<int>::max())) fail_runtime("a control message of {} bytes is too long for MPI", bytes);
+  if (bytes > static_cast<std::size_t>(std::numeric_limits<int>::max()))
+    fail_runtime("a control message of {} bytes is too long for MPI", bytes);
   return static_cast<int>(bytes);
 }
 
@@ -55,7 +56,8 @@ class MpiControl final : public Control {
       starts = offsets(counts);
       all.resize(static_cast<std::size_t>(starts.back() + counts.back()));
     }
-    check_mpi(MPI_Gatherv(mine.data(), count, MPI_BYTE, all.data(), counts.data(), starts.data(), MPI_BYTE, root, comm_));
+    check_mpi(
+        MPI_Gatherv(mine.data(), count, MPI_BYTE, all.data(), counts.data(), starts.data(), MPI_BYTE, root, comm_));
     return rank_ == root ? cut(all, counts) : std::vector<Bytes>{};
   }
 

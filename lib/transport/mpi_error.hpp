@@ -1,9 +1,9 @@
 #pragma once
 // MPI return codes as errors; private to the MPI implementations.
 
-#include "core/error.hpp"
-
 #include <mpi.h>
+
+#include "core/error.hpp"
 
 namespace refit::transport {
 

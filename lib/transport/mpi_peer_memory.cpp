@@ -1,9 +1,9 @@
-#include "transport/mpi.hpp"
-#include "transport/mpi_error.hpp"
-
 #include <sys/statvfs.h>
 
 #include <atomic>
+
+#include "transport/mpi.hpp"
+#include "transport/mpi_error.hpp"
 
 namespace refit::transport {
 namespace {
@@ -55,9 +55,10 @@ class MpiPeerMemory final : public PeerMemory {
     if (statvfs(kSharedMemory, &status) != 0) return;
     const auto available = static_cast<std::int64_t>(status.f_bavail) * static_cast<std::int64_t>(status.f_frsize);
     if (needed <= available) return;
-    fail_runtime("shared memory: {:.2f} GiB are needed for the gen arenas and {} has {:.2f} GiB free; enlarge it, or use "
-                 "--executor p2p or golden, which need none", static_cast<double>(needed) / (1 << 30), kSharedMemory,
-                 static_cast<double>(available) / (1 << 30));
+    fail_runtime(
+        "shared memory: {:.2f} GiB are needed for the gen arenas and {} has {:.2f} GiB free; enlarge it, or use "
+        "--executor p2p or golden, which need none",
+        static_cast<double>(needed) / (1 << 30), kSharedMemory, static_cast<double>(available) / (1 << 30));
   }
 
   void map_all(int world_size, int world_rank) {

@@ -1,7 +1,7 @@
+#include <cstdlib>
+
 #include "transport/mpi.hpp"
 #include "transport/mpi_error.hpp"
-
-#include <cstdlib>
 
 namespace refit::transport {
 

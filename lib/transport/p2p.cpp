@@ -1,9 +1,9 @@
+#include <algorithm>
+#include <thread>
+
 #include "transport/executor.hpp"
 #include "transport/segment.hpp"
 #include "transport/tiles.hpp"
-
-#include <algorithm>
-#include <thread>
 
 namespace refit::transport {
 namespace {
@@ -114,9 +114,10 @@ class BatchBuilder {
       wire = sending ? me_.source.address(copy.source.place, copy.source.dtype)
                      : me_.destination.address(copy.destination.place, copy.destination.dtype);
     }
-    batch_.messages.push_back({sending ? Message::Kind::send : Message::Kind::receive,
-                               sending ? routes_.destination_peer(copy.destination.rank) : routes_.source_peer(copy.source.rank), wire,
-                               segment.bytes});
+    batch_.messages.push_back(
+        {sending ? Message::Kind::send : Message::Kind::receive,
+         sending ? routes_.destination_peer(copy.destination.rank) : routes_.source_peer(copy.source.rank), wire,
+         segment.bytes});
   }
 
   void flush() {
@@ -143,8 +144,8 @@ class BatchBuilder {
 
 class P2p final : public Executor {
  public:
-  P2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& copies,
-      const Tuning& tuning, Progress& progress)
+  P2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
+      const std::vector<plan::Copy>& copies, const Tuning& tuning, Progress& progress)
       : space_(space), routes_(routes), progress_(progress) {
     std::vector<plan::Copy> remote;
     for (const plan::Copy& copy : copies) (is_local(copy, me) ? local_ : remote).push_back(copy);
@@ -173,7 +174,8 @@ class P2p final : public Executor {
  private:
   bool is_local(const plan::Copy& copy, const Endpoint& me) const {
     const std::int32_t stage = routes_.stage(copy.source.rank);
-    const int peer = me.side == Side::source ? routes_.destination_peer(copy.destination.rank) : routes_.source_peer(copy.source.rank);
+    const int peer = me.side == Side::source ? routes_.destination_peer(copy.destination.rank)
+                                             : routes_.source_peer(copy.source.rank);
     return routes_.communicator(stage).rank() == peer;
   }
 
@@ -189,7 +191,8 @@ class P2p final : public Executor {
 
   void make_lanes(const Endpoint& me, const std::vector<plan::Copy>& remote, const Tuning& tuning) {
     std::vector<std::vector<plan::Copy>> by_stage(static_cast<std::size_t>(routes_.stages()));
-    for (const plan::Copy& copy : remote) by_stage[static_cast<std::size_t>(routes_.stage(copy.source.rank))].push_back(copy);
+    for (const plan::Copy& copy : remote)
+      by_stage[static_cast<std::size_t>(routes_.stage(copy.source.rank))].push_back(copy);
 
     std::vector<std::vector<Segment>> segments;
     std::vector<bool> lane_stages(static_cast<std::size_t>(tuning.streams), false);

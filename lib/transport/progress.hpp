@@ -10,8 +10,8 @@ namespace refit::transport {
 struct Progress {
   std::atomic<const char*> phase{"start"};  ///< string literals only
   std::atomic<std::int32_t> stage{-1};
-  std::atomic<std::int32_t> tensor{-1};     ///< index into the model's tensors
-  std::atomic<std::int32_t> peer{-1};       ///< rank in the communicator in use
+  std::atomic<std::int32_t> tensor{-1};  ///< index into the model's tensors
+  std::atomic<std::int32_t> peer{-1};    ///< rank in the communicator in use
 
   void at(const char* new_phase) {
     phase = new_phase;

@@ -3,7 +3,9 @@
 namespace refit::transport {
 
 Routes::Routes(const plan::Layout& source, std::vector<Communicator*> communicators, std::int32_t destination_base)
-    : source_(&source), communicators_(std::move(communicators)), destination_base_(destination_base),
+    : source_(&source),
+      communicators_(std::move(communicators)),
+      destination_base_(destination_base),
       ranks_per_stage_(source.ranks() / source.stages()) {
   REFIT_ASSERT(communicators_.size() == 1 || communicators_.size() == static_cast<std::size_t>(source.stages()));
 }

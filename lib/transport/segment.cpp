@@ -66,10 +66,14 @@ std::vector<Segment> make_segments(const std::vector<Copy>& copies, std::int64_t
       }
     }
     boxes.clear();
-    cut(copy.box, std::max<std::int64_t>(1, (plain ? kMaxMessageBytes : std::min(chunk_bytes, kMaxMessageBytes)) / byte_size(copy.source.dtype)), boxes);
+    cut(copy.box,
+        std::max<std::int64_t>(
+            1, (plain ? kMaxMessageBytes : std::min(chunk_bytes, kMaxMessageBytes)) / byte_size(copy.source.dtype)),
+        boxes);
     for (const Box& box : boxes) {
       const Copy part = part_of(copy, box);
-      out.push_back({part, part.wire_bytes(), contiguous(part, part.source), contiguous(part, part.destination) && !cast});
+      out.push_back(
+          {part, part.wire_bytes(), contiguous(part, part.source), contiguous(part, part.destination) && !cast});
     }
     if (plain) {
       last_plain[pair] = out.size() - 1;

@@ -9,19 +9,35 @@ namespace refit::transport {
 
 /// A strided copy from `source` to `destination` (addresses of the box's first element).
 inline kernels::Tile make_tile(const plan::Copy& copy, const std::byte* source, std::byte* destination) {
-  return {source, destination, copy.box.extent, copy.source.place.strides, copy.destination.place.strides, copy.source.dtype, copy.destination.dtype};
+  return {source,
+          destination,
+          copy.box.extent,
+          copy.source.place.strides,
+          copy.destination.place.strides,
+          copy.source.dtype,
+          copy.destination.dtype};
 }
 
 /// From the source's storage into `wire`, contiguous, in the source's dtype.
 inline kernels::Tile pack_tile(const plan::Copy& copy, const LocalMemory& source, std::byte* wire) {
-  return {source.address(copy.source.place, copy.source.dtype), wire, copy.box.extent, copy.source.place.strides,
-          row_major_strides(copy.box.extent), copy.source.dtype, copy.source.dtype};
+  return {source.address(copy.source.place, copy.source.dtype),
+          wire,
+          copy.box.extent,
+          copy.source.place.strides,
+          row_major_strides(copy.box.extent),
+          copy.source.dtype,
+          copy.source.dtype};
 }
 
 /// From `wire`, contiguous in the source's dtype, into the destination's storage.
 inline kernels::Tile unpack_tile(const plan::Copy& copy, const std::byte* wire, const LocalMemory& destination) {
-  return {wire, destination.address(copy.destination.place, copy.destination.dtype), copy.box.extent,
-          row_major_strides(copy.box.extent), copy.destination.place.strides, copy.source.dtype, copy.destination.dtype};
+  return {wire,
+          destination.address(copy.destination.place, copy.destination.dtype),
+          copy.box.extent,
+          row_major_strides(copy.box.extent),
+          copy.destination.place.strides,
+          copy.source.dtype,
+          copy.destination.dtype};
 }
 
 }  // namespace refit::transport
