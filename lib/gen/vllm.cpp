@@ -1,9 +1,9 @@
 #include "gen/vllm.hpp"
 
+#include <algorithm>
+
 #include "core/hash.hpp"
 #include "layout/vocabulary.hpp"
-
-#include <algorithm>
 
 namespace refit::gen {
 namespace {
@@ -23,15 +23,35 @@ constexpr std::int64_t kVocabularyMultiple = 64;
 
 /// vLLM's parameters; the number in StorageKey::parameter.
 enum Parameter : std::int32_t {
-  embed_tokens, lm_head, norm, input_layernorm, post_attention_layernorm, qkv_weight, qkv_bias, q_norm, k_norm, o_weight,
-  o_bias, gate_up_weight, down_weight, gate_weight, w13_weight, w2_weight, by_name
+  embed_tokens,
+  lm_head,
+  norm,
+  input_layernorm,
+  post_attention_layernorm,
+  qkv_weight,
+  qkv_bias,
+  q_norm,
+  k_norm,
+  o_weight,
+  o_bias,
+  gate_up_weight,
+  down_weight,
+  gate_weight,
+  w13_weight,
+  w2_weight,
+  by_name
 };
 
 class VllmLayout final : public layout::Layout {
  public:
   VllmLayout(const model::Model& model, const Options& options)
-      : model_(model), config_(model.config), tp_(options.sizes.tp), dp_(std::max<std::int64_t>(1, options.sizes.dp)),
-        expert_parallel_(options.sizes.ep > 1), internal_(options.internal_data_parallel), dtype_(options.precision) {}
+      : model_(model),
+        config_(model.config),
+        tp_(options.sizes.tp),
+        dp_(std::max<std::int64_t>(1, options.sizes.dp)),
+        expert_parallel_(options.sizes.ep > 1),
+        internal_(options.internal_data_parallel),
+        dtype_(options.precision) {}
 
   std::int32_t ranks() const override { return static_cast<std::int32_t>(tp_ * dp_); }
   std::int32_t stages() const override { return 1; }
@@ -67,7 +87,8 @@ class VllmLayout final : public layout::Layout {
   std::int64_t moe_ranks() const { return internal_ ? tp_ * dp_ : tp_; }
   std::int64_t moe_rank(Rank rank) const { return internal_ ? to_int(rank) : tp_rank(rank); }
   VocabularyPart vocabulary(Rank rank) const {
-    return layout::vocabulary_part(config_.vocab_size, layout::round_up(config_.vocab_size, kVocabularyMultiple), tp_, tp_rank(rank));
+    return layout::vocabulary_part(config_.vocab_size, layout::round_up(config_.vocab_size, kVocabularyMultiple), tp_,
+                                   tp_rank(rank));
   }
   /// KV heads of one rank, and the first of them.
   Range kv_heads(Rank rank) const {
@@ -76,7 +97,8 @@ class VllmLayout final : public layout::Layout {
   }
   /// The experts that a rank stores, and their part of the intermediate size.
   Range experts(Rank rank) const {
-    return expert_parallel_ ? layout::balanced_part(config_.experts, moe_ranks(), moe_rank(rank)) : Range{0, config_.experts};
+    return expert_parallel_ ? layout::balanced_part(config_.experts, moe_ranks(), moe_rank(rank))
+                            : Range{0, config_.experts};
   }
   Range expert_part(Rank rank) const {
     const std::int64_t size = config_.expert_intermediate_size;
@@ -87,9 +109,11 @@ class VllmLayout final : public layout::Layout {
   }
 
   void replicated(const Tensor& tensor, std::int32_t parameter, std::vector<Piece>& out) const {
-    out.push_back({Box::whole(tensor.shape), {{parameter, tensor.layer, -1}, 0, row_major_strides(tensor.shape)}, dtype_});
+    out.push_back(
+        {Box::whole(tensor.shape), {{parameter, tensor.layer, -1}, 0, row_major_strides(tensor.shape)}, dtype_});
   }
-  void rows(const Tensor& tensor, const Range& part, std::int32_t parameter, std::int64_t local_row, std::vector<Piece>& out) const {
+  void rows(const Tensor& tensor, const Range& part, std::int32_t parameter, std::int64_t local_row,
+            std::vector<Piece>& out) const {
     Box box = Box::whole(tensor.shape);
     box.lower[0] = part.begin;
     box.extent[0] = part.count;
@@ -98,7 +122,9 @@ class VllmLayout final : public layout::Layout {
   }
   void columns(const Tensor& tensor, Rank rank, std::int32_t parameter, std::vector<Piece>& out) const {
     const Range part = even_part(tensor.shape[1], tp_, tp_rank(rank));
-    out.push_back({{{0, part.begin}, {tensor.shape[0], part.count}}, {{parameter, tensor.layer, -1}, 0, {part.count, 1}}, dtype_});
+    out.push_back({{{0, part.begin}, {tensor.shape[0], part.count}},
+                   {{parameter, tensor.layer, -1}, 0, {part.count, 1}},
+                   dtype_});
   }
   void qkv_pieces(const Tensor& tensor, Rank rank, std::int32_t parameter, std::vector<Piece>& out) const;
   void mlp_pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const;
@@ -115,8 +141,10 @@ class VllmLayout final : public layout::Layout {
 
 void VllmLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const {
   switch (tensor.role) {
-    case Role::embedding: return append_vocabulary_piece(vocabulary(rank), config_.hidden_size, {embed_tokens, -1, -1}, dtype_, out);
-    case Role::lm_head: return append_vocabulary_piece(vocabulary(rank), config_.hidden_size, {lm_head, -1, -1}, dtype_, out);
+    case Role::embedding:
+      return append_vocabulary_piece(vocabulary(rank), config_.hidden_size, {embed_tokens, -1, -1}, dtype_, out);
+    case Role::lm_head:
+      return append_vocabulary_piece(vocabulary(rank), config_.hidden_size, {lm_head, -1, -1}, dtype_, out);
     case Role::final_norm: return replicated(tensor, norm, out);
     case Role::input_norm: return replicated(tensor, input_layernorm, out);
     case Role::post_attention_norm: return replicated(tensor, post_attention_layernorm, out);
@@ -124,14 +152,20 @@ void VllmLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out
     case Role::k_norm: return replicated(tensor, k_norm, out);
     case Role::o_proj_bias: return replicated(tensor, o_bias, out);
     case Role::router: return replicated(tensor, gate_weight, out);
-    case Role::q_proj: case Role::k_proj: case Role::v_proj: return qkv_pieces(tensor, rank, qkv_weight, out);
-    case Role::q_proj_bias: case Role::k_proj_bias: case Role::v_proj_bias: return qkv_pieces(tensor, rank, qkv_bias, out);
+    case Role::q_proj:
+    case Role::k_proj:
+    case Role::v_proj: return qkv_pieces(tensor, rank, qkv_weight, out);
+    case Role::q_proj_bias:
+    case Role::k_proj_bias:
+    case Role::v_proj_bias: return qkv_pieces(tensor, rank, qkv_bias, out);
     case Role::o_proj: return columns(tensor, rank, o_weight, out);
-    case Role::gate_proj: case Role::up_proj: case Role::down_proj:
-      return tensor.expert >= 0 ? expert_pieces(tensor, rank, out) : mlp_pieces(tensor, rank, out);
+    case Role::gate_proj:
+    case Role::up_proj:
+    case Role::down_proj: return tensor.expert >= 0 ? expert_pieces(tensor, rank, out) : mlp_pieces(tensor, rank, out);
     case Role::unknown: break;
   }
-  out.push_back({Box::whole(tensor.shape), {{by_name, tensor.index, -1}, 0, row_major_strides(tensor.shape)}, tensor.dtype});
+  out.push_back(
+      {Box::whole(tensor.shape), {{by_name, tensor.index, -1}, 0, row_major_strides(tensor.shape)}, tensor.dtype});
 }
 
 void VllmLayout::qkv_pieces(const Tensor& tensor, Rank rank, std::int32_t parameter, std::vector<Piece>& out) const {
@@ -157,7 +191,9 @@ void VllmLayout::expert_pieces(const Tensor& tensor, Rank rank, std::vector<Piec
   const Range part = expert_part(rank);
   const std::int64_t h = config_.hidden_size;
   if (tensor.role == Role::down_proj) {
-    out.push_back({{{0, part.begin}, {h, part.count}}, {{w2_weight, tensor.layer, -1}, local * h * part.count, {part.count, 1}}, dtype_});
+    out.push_back({{{0, part.begin}, {h, part.count}},
+                   {{w2_weight, tensor.layer, -1}, local * h * part.count, {part.count, 1}},
+                   dtype_});
     return;
   }
   const std::int64_t row = local * 2 * part.count + (tensor.role == Role::up_proj ? part.count : 0);
@@ -185,8 +221,11 @@ Storage VllmLayout::storage(const StorageKey& key, Rank rank) const {
     case gate_up_weight: return make(layer + "mlp.gate_up_proj.weight", {2 * config_.intermediate_size / tp_, h});
     case down_weight: return make(layer + "mlp.down_proj.weight", {h, config_.intermediate_size / tp_});
     case gate_weight: return make(layer + "mlp.gate.weight", {config_.experts, h});
-    case w13_weight: return make(layer + "mlp.experts.routed_experts.w13_weight", {experts(rank).count, 2 * expert_part(rank).count, h});
-    case w2_weight: return make(layer + "mlp.experts.routed_experts.w2_weight", {experts(rank).count, h, expert_part(rank).count});
+    case w13_weight:
+      return make(layer + "mlp.experts.routed_experts.w13_weight",
+                  {experts(rank).count, 2 * expert_part(rank).count, h});
+    case w2_weight:
+      return make(layer + "mlp.experts.routed_experts.w2_weight", {experts(rank).count, h, expert_part(rank).count});
     case by_name: break;
     default: fail_invariant("a storage key of the gen layout names one of its parameters");
   }

@@ -27,7 +27,8 @@ LocalLayout materialise(const Layout& layout, const std::vector<Tensor>& tensors
     pieces.clear();
     layout.pieces(tensor, rank, pieces);
     for (const Piece& piece : pieces) {
-      const auto [entry, is_new] = known.try_emplace(piece.place.storage, static_cast<std::int32_t>(local.storages.size()));
+      const auto [entry, is_new] =
+          known.try_emplace(piece.place.storage, static_cast<std::int32_t>(local.storages.size()));
       if (is_new) local.storages.push_back(layout.storage(piece.place.storage, rank));
       local.pieces.push_back({tensor.index, entry->second, piece});
     }

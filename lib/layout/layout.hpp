@@ -3,20 +3,20 @@
 //
 // A piece is a box of a tensor in global coordinates plus the place of that box in local storage. A fused parameter is
 // not a special case. Example (Llama, 9 query heads, 3 KV heads, head_dim 64, train TP3, rank 1): its `linear_qkv`
-// holds, for query group 1, rows 192..383 of q_proj at local row 0, rows 64..127 of k_proj at local row 192 and the same
-// rows of v_proj at local row 256: three pieces of three tensors in one storage.
+// holds, for query group 1, rows 192..383 of q_proj at local row 0, rows 64..127 of k_proj at local row 192 and the
+// same rows of v_proj at local row 256: three pieces of three tensors in one storage.
 //
 // A layout is a function, not a table: pieces are computed on demand for any rank, so nobody holds the world's pieces.
 // Immutable, no communication, no I/O; all ranks build the same one.
-
-#include "core/box.hpp"
-#include "core/rank.hpp"
-#include "model/model.hpp"
 
 #include <compare>
 #include <cstdint>
 #include <string>
 #include <vector>
+
+#include "core/box.hpp"
+#include "core/rank.hpp"
+#include "model/model.hpp"
 
 namespace refit::layout {
 

@@ -1,8 +1,8 @@
 #include "layout/partition.hpp"
 
-#include "core/error.hpp"
-
 #include <algorithm>
+
+#include "core/error.hpp"
 
 namespace refit::layout {
 

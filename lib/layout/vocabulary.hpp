@@ -1,6 +1,6 @@
 #pragma once
-// Vocabulary-parallel matrices [V, H]: rows padded at the end with zeros to a common multiple, then cut evenly. Both sides
-// pad, by different amounts, so their rank boundaries differ.
+// Vocabulary-parallel matrices [V, H]: rows padded at the end with zeros to a common multiple, then cut evenly. Both
+// sides pad, by different amounts, so their rank boundaries differ.
 
 #include "layout/layout.hpp"
 #include "layout/partition.hpp"

@@ -35,7 +35,8 @@ std::set<std::vector<std::int64_t>> candidates(const HeldBytes& held) {
     result.insert(devices);
     std::set<std::int64_t> merged(devices.begin(), devices.end());
     std::erase_if(groups, [&](const std::set<std::int64_t>& group) {
-      const bool common = std::any_of(devices.begin(), devices.end(), [&](std::int64_t d) { return group.contains(d); });
+      const bool common =
+          std::any_of(devices.begin(), devices.end(), [&](std::int64_t d) { return group.contains(d); });
       if (common) merged.insert(group.begin(), group.end());
       return common;
     });
@@ -92,7 +93,8 @@ std::int64_t largest(const std::map<std::int64_t, std::int64_t>& amounts) {
 }
 
 std::int64_t total_of(const std::map<std::int64_t, std::int64_t>& amounts) {
-  return std::accumulate(amounts.begin(), amounts.end(), std::int64_t{0}, [](std::int64_t sum, const auto& entry) { return sum + entry.second; });
+  return std::accumulate(amounts.begin(), amounts.end(), std::int64_t{0},
+                         [](std::int64_t sum, const auto& entry) { return sum + entry.second; });
 }
 
 }  // namespace
@@ -106,10 +108,12 @@ std::string Bound::term() const {
   return largest == seconds.fanout ? "fanout" : "memory";
 }
 
-Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination, const Rates& rates) {
+Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                  const Rates& rates) {
   std::map<std::tuple<Shape, DType, std::uint64_t, std::uint64_t>, ClassBoxes> classes;
   for (const Tensor& tensor : tensors) {
-    auto [entry, is_new] = classes.try_emplace({tensor.shape, tensor.dtype, source.placement_class(tensor), destination.placement_class(tensor)});
+    auto [entry, is_new] = classes.try_emplace(
+        {tensor.shape, tensor.dtype, source.placement_class(tensor), destination.placement_class(tensor)});
     if (is_new) entry->second = boxes_of(tensor, source, destination, rates);
     ++entry->second.tensors;
   }
@@ -126,7 +130,8 @@ Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, cons
 
   Bound bound;
   const double split = best_split(held);
-  const double domain_in = rates.domain_in > 0 ? rates.domain_in : rates.device_in * static_cast<double>(rates.devices_per_domain);
+  const double domain_in =
+      rates.domain_in > 0 ? rates.domain_in : rates.device_in * static_cast<double>(rates.devices_per_domain);
   bound.bytes.ingress = largest(into_device);
   bound.bytes.egress = static_cast<std::int64_t>(split);
   bound.seconds.ingress = std::max(over(static_cast<double>(bound.bytes.ingress), rates.device_in),
@@ -136,7 +141,8 @@ Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, cons
   const auto gen_devices = std::max<std::int64_t>(1, static_cast<std::int64_t>(into_device.size()));
   bound.bytes.fanout = forwarded / gen_devices;
   bound.seconds.fanout = over(static_cast<double>(bound.bytes.fanout), rates.device_out);
-  bound.bytes.memory = rates.memory_is_shared ? 2 * total_of(into_device) : std::max(bound.bytes.ingress, bound.bytes.egress);
+  bound.bytes.memory =
+      rates.memory_is_shared ? 2 * total_of(into_device) : std::max(bound.bytes.ingress, bound.bytes.egress);
   bound.seconds.memory = over(static_cast<double>(bound.bytes.memory), rates.memory);
   return bound;
 }
@@ -162,7 +168,8 @@ Traffic traffic(const Planner& planner, const std::vector<Tensor>& model_tensors
   const auto destinations = static_cast<std::size_t>(planner.destination().ranks());
   Traffic result;
   result.matrix.assign(sources, std::vector<std::int64_t>(destinations, 0));
-  result.stage_ingress.assign(static_cast<std::size_t>(planner.source().stages()), std::vector<std::int64_t>(destinations, 0));
+  result.stage_ingress.assign(static_cast<std::size_t>(planner.source().stages()),
+                              std::vector<std::int64_t>(destinations, 0));
   planner.for_each_copy([&](const Copy& copy) {
     const auto from = static_cast<std::size_t>(to_int(copy.source.rank));
     const auto to = static_cast<std::size_t>(to_int(copy.destination.rank));
@@ -184,14 +191,16 @@ ModelSeconds model_seconds(const Bound& bound, const Traffic& traffic, const Sch
     for (const auto& ingress : traffic.stage_ingress) {
       serial += over(static_cast<double>(*std::max_element(ingress.begin(), ingress.end())), rates.device_in);
     }
-    const double in_flight = static_cast<double>(std::min<std::int64_t>(schedule.stages_in_flight, static_cast<std::int64_t>(traffic.stage_ingress.size())));
+    const double in_flight = static_cast<double>(
+        std::min<std::int64_t>(schedule.stages_in_flight, static_cast<std::int64_t>(traffic.stage_ingress.size())));
     model.schedule = std::max(0.0, serial / in_flight - base);
   }
   // Packing reads and writes every staged byte once more; it shares the memory with the transfer itself.
   model.staging = over(2.0 * static_cast<double>(schedule.staged_bytes), rates.memory);
   model.latency = static_cast<double>(schedule.serial_steps) * rates.launch_seconds;
   model.total = base + model.staging + model.schedule + model.latency;
-  const std::array<std::pair<double, const char*>, 3> extra{{{model.staging, "staging"}, {model.schedule, "schedule"}, {model.latency, "latency"}}};
+  const std::array<std::pair<double, const char*>, 3> extra{
+      {{model.staging, "staging"}, {model.schedule, "schedule"}, {model.latency, "latency"}}};
   const auto most = std::max_element(extra.begin(), extra.end());
   model.term = most->first > base ? most->second : bound.term();
   return model;

@@ -1,25 +1,29 @@
 #pragma once
 // What a plan costs: bytes per port, the byte matrix, and the lower bound that no schedule can beat.
 //
-// Cut every tensor by the shard boundaries of both sides into boxes of s_b bytes, held by the source ranks H_b and needed by
-// the destination ranks R_b. The bound is the largest of
-// - ingress: for every gen domain (a device, or an NVLink domain behind its network ports) the bytes of all boxes that it
+// Cut every tensor by the shard boundaries of both sides into boxes of s_b bytes, held by the source ranks H_b and
+// needed by the destination ranks R_b. The bound is the largest of
+// - ingress: for every gen domain (a device, or an NVLink domain behind its network ports) the bytes of all boxes that
+// it
 //   needs, each once, over the domain's rate; and for every device what it stores, over the device's rate;
-// - egress: the best split of the traffic over the holders; the busiest device's bytes over its rate. For a set U of devices
+// - egress: the best split of the traffic over the holders; the busiest device's bytes over its rate. For a set U of
+// devices
 //   the boxes that only U holds need at least their bytes / |U| on one of them; U runs over the holder sets and their
 //   connected unions, which is exact for nested holder sets (Megatron's are);
 // - fan-out: what the devices of a gen domain forward to each other beyond what enters it;
-// - memory: bytes read and written on a device (on hosts: on the node, whose ranks share the rate), staging not counted.
-
-#include "plan/plan.hpp"
+// - memory: bytes read and written on a device (on hosts: on the node, whose ranks share the rate), staging not
+// counted.
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "plan/plan.hpp"
+
 namespace refit::plan {
 
-/// Rates in bytes per second; 0 = unknown. On hosts every rank is a device and a domain of its own, and `memory` is shared.
+/// Rates in bytes per second; 0 = unknown. On hosts every rank is a device and a domain of its own, and `memory` is
+/// shared.
 struct Rates {
   double device_in = 0;
   double device_out = 0;
@@ -47,15 +51,16 @@ struct Bound {
 };
 
 /// The bound for moving `tensors`; seconds stay 0 where a rate is unknown.
-Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination, const Rates& rates);
+Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                  const Rates& rates);
 
 /// What the plan's copies put on the wire.
 struct Traffic {
   std::int64_t bytes = 0;
   std::int64_t copies = 0;
-  std::vector<std::vector<std::int64_t>> matrix;  ///< [source rank][destination rank]
+  std::vector<std::vector<std::int64_t>> matrix;         ///< [source rank][destination rank]
   std::vector<std::vector<std::int64_t>> stage_ingress;  ///< [stage][destination rank]
-  Sum128 hash;                                    ///< of the plan: the sum over its copies
+  Sum128 hash;                                           ///< of the plan: the sum over its copies
 
   std::int64_t egress_max() const;
   std::int64_t ingress_max() const;
@@ -66,9 +71,9 @@ Traffic traffic(const Planner& planner, const std::vector<Tensor>& model_tensors
 
 /// What a run's schedule should take beyond the bound.
 struct Schedule {
-  std::int64_t staged_bytes = 0;     ///< packed and unpacked on the busiest device
-  std::int64_t serial_steps = 0;     ///< launches or message groups that wait for each other on one rank
-  std::int64_t stages_in_flight = 0; ///< 0 = all
+  std::int64_t staged_bytes = 0;      ///< packed and unpacked on the busiest device
+  std::int64_t serial_steps = 0;      ///< launches or message groups that wait for each other on one rank
+  std::int64_t stages_in_flight = 0;  ///< 0 = all
 };
 struct ModelSeconds {
   double total = 0;

@@ -1,6 +1,6 @@
-#include "plan/plan.hpp"
-
 #include <algorithm>
+
+#include "plan/plan.hpp"
 
 namespace refit::plan {
 

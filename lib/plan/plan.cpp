@@ -12,7 +12,8 @@ std::uint64_t fold(std::uint64_t seed, const Extents& extents) {
 }
 
 /// The place of `part` in the piece of `tensor` on `rank` that contains it.
-End make_end(const layout::Layout& layout, const Tensor& tensor, Rank rank, const Box& part, std::vector<Piece>& scratch) {
+End make_end(const layout::Layout& layout, const Tensor& tensor, Rank rank, const Box& part,
+             std::vector<Piece>& scratch) {
   scratch.clear();
   layout.pieces(tensor, rank, scratch);
   for (const Piece& piece : scratch) {
@@ -21,7 +22,9 @@ End make_end(const layout::Layout& layout, const Tensor& tensor, Rank rank, cons
   fail_runtime("internal error: rank {} does not hold {} of {}", to_int(rank), to_string(part), tensor.name);
 }
 
-bool contains(const std::vector<Rank>& ranks, Rank rank) { return std::binary_search(ranks.begin(), ranks.end(), rank); }
+bool contains(const std::vector<Rank>& ranks, Rank rank) {
+  return std::binary_search(ranks.begin(), ranks.end(), rank);
+}
 
 }  // namespace
 
@@ -29,7 +32,8 @@ Sum128 hash(const Copy& copy, const std::string& tensor_name) {
   std::uint64_t seed = fold(fold(hash_name(tensor_name), copy.box.lower), copy.box.extent);
   seed = combine(seed, static_cast<std::uint64_t>(to_int(copy.source.rank)));
   seed = combine(seed, static_cast<std::uint64_t>(to_int(copy.destination.rank)));
-  seed = combine(seed, static_cast<std::uint64_t>(copy.source.dtype) * 256 + static_cast<std::uint64_t>(copy.destination.dtype));
+  seed = combine(
+      seed, static_cast<std::uint64_t>(copy.source.dtype) * 256 + static_cast<std::uint64_t>(copy.destination.dtype));
   return {splitmix64(seed), splitmix64(~seed)};
 }
 
@@ -51,7 +55,8 @@ Planner::Class Planner::make_class(const Tensor& tensor) const {
       }
     }
   }
-  std::sort(result.overlaps.begin(), result.overlaps.end(), [](const Overlap& a, const Overlap& b) { return a.box < b.box; });
+  std::sort(result.overlaps.begin(), result.overlaps.end(),
+            [](const Overlap& a, const Overlap& b) { return a.box < b.box; });
   return result;
 }
 
@@ -86,7 +91,8 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
   int cut = 0;  // the first dimension that can be cut
   while (cut + 1 < overlap.box.extent.size() && overlap.box.extent[cut] == 1) ++cut;
   const std::int64_t bytes = overlap.box.volume() * byte_size(overlap.source_dtype);
-  const bool whole = takers % holders == 0 || overlap.box.extent.size() == 0 || bytes * takers < holders * kMinStripeBytes;
+  const bool whole =
+      takers % holders == 0 || overlap.box.extent.size() == 0 || bytes * takers < holders * kMinStripeBytes;
   if (whole) {
     for (std::int64_t taker = 0; taker < takers; ++taker) emit(taker * holders / takers, taker, overlap.box);
     return;

@@ -2,21 +2,22 @@
 // A plan is the intersection of two layouts: a deterministic list of strided copies, each with one source rank and one
 // destination rank. Pure: no MPI, no GPU, no memory for weights; the same inputs give the same plan on every rank.
 //
-// Example: q_proj rows 0..575 held by train TP3 in thirds, wanted whole by gen TP1: three copies of 192 rows, from train
-// ranks 0, 1 and 2 to gen rank 0.
+// Example: q_proj rows 0..575 held by train TP3 in thirds, wanted whole by gen TP1: three copies of 192 rows, from
+// train ranks 0, 1 and 2 to gen rank 0.
 //
-// Holder choice (each rank can evaluate it alone). An overlap has H holders and R takers. The takers' copies are laid end to
-// end and cut into H equal parts, one per holder, so that all replicas share the sending: 2 holders and 3 takers send 1.5
-// boxes each. Cuts are between rows of the box's first long dimension; where H divides R, or a part would be smaller than
-// `kMinStripeBytes`, boxes stay whole. The holders are rotated by the tensor's number among those of its class.
-
-#include "core/hash.hpp"
-#include "layout/layout.hpp"
+// Holder choice (each rank can evaluate it alone). An overlap has H holders and R takers. The takers' copies are laid
+// end to end and cut into H equal parts, one per holder, so that all replicas share the sending: 2 holders and 3 takers
+// send 1.5 boxes each. Cuts are between rows of the box's first long dimension; where H divides R, or a part would be
+// smaller than `kMinStripeBytes`, boxes stay whole. The holders are rotated by the tensor's number among those of its
+// class.
 
 #include <functional>
 #include <string>
 #include <tuple>
 #include <vector>
+
+#include "core/hash.hpp"
+#include "layout/layout.hpp"
 
 namespace refit::plan {
 

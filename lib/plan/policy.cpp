@@ -15,8 +15,9 @@ constexpr std::array<std::string_view, 4> kQkv{"q_proj.weight", "k_proj.weight",
 constexpr std::array<std::string_view, 3> kFfn{"gate_proj.weight", "up_proj.weight", "down_proj.weight"};
 constexpr std::array<std::string_view, 2> kPackedExperts{"experts.gate_up_proj", "experts.down_proj"};
 constexpr std::array<std::string_view, 13> kWhitelist{
-    "q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight", "q_b_proj.weight", "kv_b_proj.weight",
-    "o_proj.weight", "down_proj.weight", "out_proj.weight", "embed_tokens.weight", "lm_head.weight", "embeddings.weight"};
+    "q_proj.weight",       "k_proj.weight",    "v_proj.weight",    "gate_proj.weight", "up_proj.weight",
+    "q_b_proj.weight",     "kv_b_proj.weight", "o_proj.weight",    "down_proj.weight", "out_proj.weight",
+    "embed_tokens.weight", "lm_head.weight",   "embeddings.weight"};
 
 /// (.+\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight, anchored at the end.
 bool is_per_expert(std::string_view name) {

@@ -1,11 +1,11 @@
 #pragma once
 // Which tensors go on the bulk path, and which on the misc path.
 
-#include "model/model.hpp"
-
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "model/model.hpp"
 
 namespace refit::plan {
 

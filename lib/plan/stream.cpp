@@ -1,14 +1,15 @@
 #include "plan/stream.hpp"
 
-#include "layout/partition.hpp"
-
 #include <algorithm>
+
+#include "layout/partition.hpp"
 
 namespace refit::plan {
 namespace {
 
 /// Appends the boxes of a flat range of the dimensions from `dimension` on; `prefix` fixes those before it.
-void append_boxes(const Shape& shape, int dimension, Box prefix, std::int64_t begin, std::int64_t count, std::vector<Box>& out) {
+void append_boxes(const Shape& shape, int dimension, Box prefix, std::int64_t begin, std::int64_t count,
+                  std::vector<Box>& out) {
   if (count == 0) return;
   std::int64_t inner = 1;
   for (int d = dimension + 1; d < shape.size(); ++d) inner *= shape[d];
@@ -52,7 +53,8 @@ StreamLayout::StreamLayout(const std::vector<model::Tensor>& tensors, DType prec
     : capacity_(std::max<std::int64_t>(8, buffer_bytes)), precision_(precision) {
   for (const model::Tensor& tensor : tensors) {
     const DType dtype = tensor.role == model::Role::unknown ? tensor.dtype : precision_;
-    if (static_cast<std::size_t>(tensor.index) >= parts_.size()) parts_.resize(static_cast<std::size_t>(tensor.index) + 1);
+    if (static_cast<std::size_t>(tensor.index) >= parts_.size())
+      parts_.resize(static_cast<std::size_t>(tensor.index) + 1);
     auto& parts = parts_[static_cast<std::size_t>(tensor.index)];
     for (std::int64_t done = 0; done < tensor.elements();) {
       const std::int64_t used = fill_.empty() ? capacity_ : layout::round_up(fill_.back(), byte_size(dtype));
@@ -79,7 +81,8 @@ void StreamLayout::pieces(const model::Tensor& tensor, Rank /*rank*/, std::vecto
   for (const Part& part : parts_[static_cast<std::size_t>(tensor.index)]) {
     for (const Box& box : boxes_of_flat_range(tensor.shape, part.begin, part.count)) {
       const std::int64_t flat = offset_of(box.lower, strides);
-      out.push_back({box, {{part.buffer, -1, -1}, part.offset_bytes / byte_size(dtype) + flat - part.begin, strides}, dtype});
+      out.push_back(
+          {box, {{part.buffer, -1, -1}, part.offset_bytes / byte_size(dtype) + flat - part.begin, strides}, dtype});
     }
   }
 }

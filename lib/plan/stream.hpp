@@ -1,19 +1,20 @@
 #pragma once
 // The misc stream as a layout: all tensors, whole and row-major, laid end to end in one sequence of bytes and cut every
-// `buffer_bytes` (between elements), so that a tensor may span buffers. One rank holds it. A buffer is a storage; a part of
-// a tensor in a buffer is at most five boxes (a started row, whole rows, a begun row, in two levels for 3-D tensors).
-
-#include "layout/layout.hpp"
+// `buffer_bytes` (between elements), so that a tensor may span buffers. One rank holds it. A buffer is a storage; a
+// part of a tensor in a buffer is at most five boxes (a started row, whole rows, a begun row, in two levels for 3-D
+// tensors).
 
 #include <vector>
+
+#include "layout/layout.hpp"
 
 namespace refit::plan {
 
 /// Elements [begin, begin + count) of a row-major tensor, as disjoint boxes in ascending order.
 std::vector<Box> boxes_of_flat_range(const Shape& shape, std::int64_t begin, std::int64_t count);
 
-/// The layout of the stream over buffers 0 .. buffers() - 1 on rank 0. Storage key: {buffer}. Tensors are stored in train's
-/// dtype, `precision` (unknown ones in their own).
+/// The layout of the stream over buffers 0 .. buffers() - 1 on rank 0. Storage key: {buffer}. Tensors are stored in
+/// train's dtype, `precision` (unknown ones in their own).
 class StreamLayout final : public layout::Layout {
  public:
   /// `tensors` must outlive it. Buffers hold at least one element of every dtype (8 bytes).
@@ -37,8 +38,8 @@ class StreamLayout final : public layout::Layout {
   /// A flat range of a tensor in a buffer.
   struct Part {
     std::int32_t buffer;
-    std::int64_t begin, count;   ///< elements of the tensor
-    std::int64_t offset_bytes;   ///< in the buffer
+    std::int64_t begin, count;  ///< elements of the tensor
+    std::int64_t offset_bytes;  ///< in the buffer
   };
   std::int64_t capacity_;
   DType precision_;

@@ -1,7 +1,7 @@
-#include "train/megatron.hpp"
-
 #include <algorithm>
 #include <numeric>
+
+#include "train/megatron.hpp"
 
 namespace refit::train {
 namespace {
@@ -16,7 +16,8 @@ void check_attention(const Config& config, std::int64_t tp, std::vector<std::str
     out.push_back(fmt::format("train: {} KV heads and TP{}: one must divide the other", nkv, tp));
   }
   const std::int64_t fused_rows = (nh + 2 * nkv) * config.head_dim;
-  if (fused_rows % tp != 0) out.push_back(fmt::format("train: linear_qkv's {} rows are not divisible by TP{}", fused_rows, tp));
+  if (fused_rows % tp != 0)
+    out.push_back(fmt::format("train: linear_qkv's {} rows are not divisible by TP{}", fused_rows, tp));
 }
 
 void check_mlp(const Config& config, std::int64_t tp, std::int64_t ep, std::vector<std::string>& out) {
@@ -25,7 +26,8 @@ void check_mlp(const Config& config, std::int64_t tp, std::int64_t ep, std::vect
   if (any_dense && config.intermediate_size % tp != 0) {
     out.push_back(fmt::format("train: intermediate_size {} is not divisible by TP{}", config.intermediate_size, tp));
   }
-  if (config.experts == 0 && ep > 1) out.push_back(fmt::format("train: EP{} on a model without experts; legal: EP1", ep));
+  if (config.experts == 0 && ep > 1)
+    out.push_back(fmt::format("train: EP{} on a model without experts; legal: EP1", ep));
   if (config.experts > 0 && config.experts % ep != 0) {
     out.push_back(fmt::format("train: {} experts are not divisible by EP{}", config.experts, ep));
   }
@@ -33,7 +35,8 @@ void check_mlp(const Config& config, std::int64_t tp, std::int64_t ep, std::vect
 
 void check_vocabulary(const Config& config, const Options& options, std::int64_t tp, std::vector<std::string>& out) {
   if (options.make_vocab_size_divisible_by == 0 && config.vocab_size % tp != 0) {
-    out.push_back(fmt::format("train: vocab_size {} is not divisible by TP{}; set train.make_vocab_size_divisible_by", config.vocab_size, tp));
+    out.push_back(fmt::format("train: vocab_size {} is not divisible by TP{}; set train.make_vocab_size_divisible_by",
+                              config.vocab_size, tp));
   }
 }
 
@@ -44,13 +47,15 @@ layout::Parallelism complete(layout::Parallelism sizes) {
   return sizes;
 }
 
-std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& options, std::vector<std::string>& violations) {
+std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& options,
+                                       std::vector<std::string>& violations) {
   const std::int64_t stages = options.sizes.pp;
   if (!options.stage_layers.empty()) {
     const std::int64_t sum = std::accumulate(options.stage_layers.begin(), options.stage_layers.end(), std::int64_t{0});
     if (static_cast<std::int64_t>(options.stage_layers.size()) == stages && sum == layers) return options.stage_layers;
-    violations.push_back(fmt::format("train: stage_layers lists {} stages with {} layers; PP{} and {} layers are needed",
-                                     options.stage_layers.size(), sum, stages, layers));
+    violations.push_back(
+        fmt::format("train: stage_layers lists {} stages with {} layers; PP{} and {} layers are needed",
+                    options.stage_layers.size(), sum, stages, layers));
     return {};
   }
   std::vector<std::int64_t> result(static_cast<std::size_t>(stages), 0);
@@ -66,9 +71,11 @@ std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& optio
   const auto open = static_cast<std::int64_t>(std::count(result.begin(), result.end(), 0));
   const std::int64_t rest = layers - named;
   if (rest < 0 || (open == 0 && rest != 0) || (open > 0 && (rest % open != 0 || rest == 0))) {
-    violations.push_back(fmt::format(
-        "train: {} layers do not split over PP{}: {} left for {} even stages (first_stage_layers {}, last_stage_layers {}); "
-        "set them or stage_layers", layers, stages, rest, open, options.first_stage_layers, options.last_stage_layers));
+    violations.push_back(
+        fmt::format("train: {} layers do not split over PP{}: {} left for {} even stages (first_stage_layers {}, "
+                    "last_stage_layers {}); "
+                    "set them or stage_layers",
+                    layers, stages, rest, open, options.first_stage_layers, options.last_stage_layers));
     return {};
   }
   for (std::int64_t& count : result) {
@@ -85,8 +92,9 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   check_vocabulary(model.config, options, sizes.tp, out);
   const std::int64_t per_stage = sizes.tp * sizes.cp * sizes.dp;
   if (per_stage % sizes.ep != 0) {
-    out.push_back(fmt::format("train: EP{} does not divide the {} ranks of a stage (TP x CP x DP); legal with DP = a multiple of {}",
-                              sizes.ep, per_stage, sizes.ep / std::gcd(sizes.ep, sizes.tp * sizes.cp)));
+    out.push_back(fmt::format(
+        "train: EP{} does not divide the {} ranks of a stage (TP x CP x DP); legal with DP = a multiple of {}",
+        sizes.ep, per_stage, sizes.ep / std::gcd(sizes.ep, sizes.tp * sizes.cp)));
   }
   split_stages(model.config.layers, options, out);
   return out;

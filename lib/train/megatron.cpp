@@ -1,9 +1,9 @@
 #include "train/megatron.hpp"
 
+#include <algorithm>
+
 #include "core/hash.hpp"
 #include "layout/vocabulary.hpp"
-
-#include <algorithm>
 
 namespace refit::train {
 namespace {
@@ -20,8 +20,24 @@ using model::Tensor;
 
 /// Megatron's parameters; the number in StorageKey::parameter.
 enum Parameter : std::int32_t {
-  word_embeddings, output_layer, final_layernorm, qkv_norm, qkv_weight, qkv_bias, q_layernorm, k_layernorm, proj_weight,
-  proj_bias, fc1_norm, pre_mlp_layernorm, fc1_weight, fc2_weight, router_weight, expert_fc1, expert_fc2, by_name
+  word_embeddings,
+  output_layer,
+  final_layernorm,
+  qkv_norm,
+  qkv_weight,
+  qkv_bias,
+  q_layernorm,
+  k_layernorm,
+  proj_weight,
+  proj_bias,
+  fc1_norm,
+  pre_mlp_layernorm,
+  fc1_weight,
+  fc2_weight,
+  router_weight,
+  expert_fc1,
+  expert_fc2,
+  by_name
 };
 
 struct Coordinates {
@@ -36,7 +52,8 @@ class MegatronLayout final : public layout::Layout {
     const auto counts = split_stages(config_.layers, options, unused);
     REFIT_ASSERT(!counts.empty());
     for (std::size_t stage = 0; stage < counts.size(); ++stage) {
-      for (std::int64_t i = 0; i < counts[stage]; ++i) homes_.push_back({static_cast<std::int32_t>(stage), static_cast<std::int32_t>(i)});
+      for (std::int64_t i = 0; i < counts[stage]; ++i)
+        homes_.push_back({static_cast<std::int32_t>(stage), static_cast<std::int32_t>(i)});
     }
     const std::int64_t pad = options.make_vocab_size_divisible_by;
     padded_vocab_ = pad == 0 ? config_.vocab_size : layout::round_up(config_.vocab_size, pad * sizes_.tp);
@@ -49,13 +66,15 @@ class MegatronLayout final : public layout::Layout {
   std::uint64_t placement_class(const Tensor& tensor) const override {
     const std::int64_t stage = tensor.layer >= 0 ? home(tensor).stage : -1;
     const std::int64_t owner = tensor.expert >= 0 ? tensor.expert / experts_per_rank() : -1;
-    return combine(combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(stage)), static_cast<std::uint64_t>(owner));
+    return combine(combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(stage)),
+                   static_cast<std::uint64_t>(owner));
   }
 
   void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override {
     const Coordinates at = coordinates_of(rank);
     if (tensor.role == Role::unknown) {
-      out.push_back({Box::whole(tensor.shape), {{by_name, tensor.index, -1}, 0, row_major_strides(tensor.shape)}, tensor.dtype});
+      out.push_back(
+          {Box::whole(tensor.shape), {{by_name, tensor.index, -1}, 0, row_major_strides(tensor.shape)}, tensor.dtype});
     } else if (tensor.layer < 0) {
       outer_pieces(tensor, at, out);
     } else if (home(tensor).stage == at.pp) {
@@ -95,14 +114,17 @@ class MegatronLayout final : public layout::Layout {
   std::int64_t experts_per_rank() const { return config_.experts / sizes_.ep; }
   /// A tied model without pipeline stages has no output_layer: its logits read the embedding.
   bool has_output_layer() const { return !config_.tied || sizes_.pp > 1; }
-  static bool is_vocabulary(const StorageKey& key) { return key.parameter == word_embeddings || key.parameter == output_layer; }
+  static bool is_vocabulary(const StorageKey& key) {
+    return key.parameter == word_embeddings || key.parameter == output_layer;
+  }
   VocabularyPart vocabulary(std::int64_t tp) const {
     return layout::vocabulary_part(config_.vocab_size, padded_vocab_, sizes_.tp, tp);
   }
 
   Coordinates coordinates_of(Rank rank) const {
     const std::int64_t s = to_int(rank) % stage_ranks();
-    return {s % sizes_.tp, s / sizes_.tp % sizes_.cp, s / (sizes_.tp * sizes_.cp), s % sizes_.ep, s / sizes_.ep, stage(rank)};
+    return {s % sizes_.tp, s / sizes_.tp % sizes_.cp, s / (sizes_.tp * sizes_.cp), s % sizes_.ep, s / sizes_.ep,
+            stage(rank)};
   }
 
   void replicated(const Tensor& tensor, const StorageKey& key, std::vector<Piece>& out) const {
@@ -120,7 +142,8 @@ class MegatronLayout final : public layout::Layout {
     // A tied model's two names have one value: both are held by the embedding and by its second copy on the last stage.
     const bool in_embedding = first && (config_.tied || tensor.role == Role::embedding);
     const bool in_output = last && has_output_layer() && (config_.tied || tensor.role == Role::lm_head);
-    if (in_embedding) append_vocabulary_piece(vocabulary(at.tp), config_.hidden_size, {word_embeddings, -1, -1}, dtype_, out);
+    if (in_embedding)
+      append_vocabulary_piece(vocabulary(at.tp), config_.hidden_size, {word_embeddings, -1, -1}, dtype_, out);
     if (in_output) append_vocabulary_piece(vocabulary(at.tp), config_.hidden_size, {output_layer, -1, -1}, dtype_, out);
   }
 
@@ -129,7 +152,8 @@ class MegatronLayout final : public layout::Layout {
   void mlp_pieces(const Tensor& tensor, const Coordinates& at, std::vector<Piece>& out) const;
 
   /// Rows `rows` of a tensor at local row `local_row` of a row-major storage.
-  void row_piece(const Tensor& tensor, const Range& rows, const StorageKey& key, std::int64_t local_row, std::vector<Piece>& out) const {
+  void row_piece(const Tensor& tensor, const Range& rows, const StorageKey& key, std::int64_t local_row,
+                 std::vector<Piece>& out) const {
     Box box = Box::whole(tensor.shape);
     box.lower[0] = rows.begin;
     box.extent[0] = rows.count;
@@ -162,17 +186,27 @@ void MegatronLayout::layer_pieces(const Tensor& tensor, const Coordinates& at, s
     case Role::router: return replicated(tensor, {router_weight, layer, -1}, out);
     case Role::o_proj_bias: return replicated(tensor, {proj_bias, layer, -1}, out);
     case Role::o_proj: return column_piece(tensor, at.tp, {proj_weight, layer, -1}, out);
-    case Role::q_proj: case Role::k_proj: case Role::v_proj: return qkv_pieces(tensor, at, qkv_weight, out);
-    case Role::q_proj_bias: case Role::k_proj_bias: case Role::v_proj_bias: return qkv_pieces(tensor, at, qkv_bias, out);
-    case Role::gate_proj: case Role::up_proj: case Role::down_proj: return mlp_pieces(tensor, at, out);
-    case Role::embedding: case Role::lm_head: case Role::final_norm: case Role::unknown: break;
+    case Role::q_proj:
+    case Role::k_proj:
+    case Role::v_proj: return qkv_pieces(tensor, at, qkv_weight, out);
+    case Role::q_proj_bias:
+    case Role::k_proj_bias:
+    case Role::v_proj_bias: return qkv_pieces(tensor, at, qkv_bias, out);
+    case Role::gate_proj:
+    case Role::up_proj:
+    case Role::down_proj: return mlp_pieces(tensor, at, out);
+    case Role::embedding:
+    case Role::lm_head:
+    case Role::final_norm:
+    case Role::unknown: break;
   }
   fail_invariant("a decoder layer's tensor has a decoder layer's role");
 }
 
-/// Query group g occupies fused rows [g B, (g+1) B), B = (heads per group + 2) x head_dim: its q heads, its k, its v. The rank
-/// holds an equal contiguous part of the fused rows, wherever that cuts.
-void MegatronLayout::qkv_pieces(const Tensor& tensor, const Coordinates& at, std::int32_t parameter, std::vector<Piece>& out) const {
+/// Query group g occupies fused rows [g B, (g+1) B), B = (heads per group + 2) x head_dim: its q heads, its k, its v.
+/// The rank holds an equal contiguous part of the fused rows, wherever that cuts.
+void MegatronLayout::qkv_pieces(const Tensor& tensor, const Coordinates& at, std::int32_t parameter,
+                                std::vector<Piece>& out) const {
   const std::int64_t hd = config_.head_dim;
   const std::int64_t q_rows = config_.attention_heads / config_.kv_heads * hd;
   const std::int64_t group_rows = q_rows + 2 * hd;
@@ -214,7 +248,8 @@ Storage MegatronLayout::storage(const StorageKey& key, Rank rank) const {
   const std::string decoder = fmt::format("decoder.layers.{}.", key.layer);
   const auto make = [&](std::string name, Shape shape) { return Storage{key, std::move(name), shape, dtype_}; };
   switch (key.parameter) {
-    case word_embeddings: return make("embedding.word_embeddings.weight", {vocabulary(coordinates_of(rank).tp).rows.count, h});
+    case word_embeddings:
+      return make("embedding.word_embeddings.weight", {vocabulary(coordinates_of(rank).tp).rows.count, h});
     case output_layer: return make("output_layer.weight", {vocabulary(coordinates_of(rank).tp).rows.count, h});
     case final_layernorm: return make("decoder.final_layernorm.weight", {h});
     case qkv_norm: return make(decoder + "self_attention.linear_qkv.layer_norm_weight", {h});
@@ -222,14 +257,16 @@ Storage MegatronLayout::storage(const StorageKey& key, Rank rank) const {
     case qkv_bias: return make(decoder + "self_attention.linear_qkv.bias", {fused_rows});
     case q_layernorm: return make(decoder + "self_attention.q_layernorm.weight", {config_.head_dim});
     case k_layernorm: return make(decoder + "self_attention.k_layernorm.weight", {config_.head_dim});
-    case proj_weight: return make(decoder + "self_attention.linear_proj.weight", {h, config_.attention_heads * config_.head_dim / tp});
+    case proj_weight:
+      return make(decoder + "self_attention.linear_proj.weight", {h, config_.attention_heads * config_.head_dim / tp});
     case proj_bias: return make(decoder + "self_attention.linear_proj.bias", {h});
     case fc1_norm: return make(decoder + "mlp.linear_fc1.layer_norm_weight", {h});
     case pre_mlp_layernorm: return make(decoder + "pre_mlp_layernorm.weight", {h});
     case fc1_weight: return make(decoder + "mlp.linear_fc1.weight", {2 * config_.intermediate_size / tp, h});
     case fc2_weight: return make(decoder + "mlp.linear_fc2.weight", {h, config_.intermediate_size / tp});
     case router_weight: return make(decoder + "mlp.router.weight", {config_.experts, h});
-    case expert_fc1: return make(decoder + fmt::format("mlp.experts.linear_fc1.weight{}", key.expert), {2 * expert_i, h});
+    case expert_fc1:
+      return make(decoder + fmt::format("mlp.experts.linear_fc1.weight{}", key.expert), {2 * expert_i, h});
     case expert_fc2: return make(decoder + fmt::format("mlp.experts.linear_fc2.weight{}", key.expert), {h, expert_i});
     case by_name: break;
     default: fail_invariant("a storage key of the train layout names one of its parameters");
