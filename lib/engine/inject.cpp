@@ -1,0 +1,101 @@
+#include "engine/inject.hpp"
+
+#include <algorithm>
+
+namespace refit::engine {
+namespace {
+
+using layout::Layout;
+using layout::Piece;
+using model::Role;
+using model::Tensor;
+
+constexpr const char* kSwapGateUp = "swap-gate-up";
+constexpr const char* kDropTensor = "drop-tensor";
+constexpr const char* kCorruptReplica = "corrupt-replica";
+constexpr const char* kLostUpdate = "lost-update";
+constexpr const char* kStaleRefit = "stale-refit";
+constexpr const char* kSkipSend = "skip-send";
+
+/// The rank on which replicas go wrong: the second, so that the first holder stays right.
+constexpr Rank kVictim{1};
+
+/// gate and up of the last gen rank exchanged: each goes where the other belongs.
+class SwappedGateUp final : public Layout {
+ public:
+  SwappedGateUp(const Layout& truth, const model::Model& model) : truth_(truth), model_(model) {}
+
+  std::int32_t ranks() const override { return truth_.ranks(); }
+  std::int32_t stage(Rank rank) const override { return truth_.stage(rank); }
+  std::int32_t stages() const override { return truth_.stages(); }
+  std::uint64_t placement_class(const Tensor& tensor) const override { return truth_.placement_class(tensor); }
+  layout::Storage storage(const layout::StorageKey& key, Rank rank) const override { return truth_.storage(key, rank); }
+  void fills(const layout::StorageKey& key, Rank rank, std::vector<layout::Fill>& out) const override { truth_.fills(key, rank, out); }
+  std::vector<layout::StorageKey> constant_storages(Rank rank) const override { return truth_.constant_storages(rank); }
+  std::string coordinates(Rank rank) const override { return truth_.coordinates(rank); }
+
+  void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override {
+    const std::size_t first = out.size();
+    truth_.pieces(tensor, rank, out);
+    const Tensor* twin = to_int(rank) == ranks() - 1 ? twin_of(tensor) : nullptr;
+    if (twin == nullptr) return;
+    std::vector<Piece> theirs;
+    truth_.pieces(*twin, rank, theirs);
+    for (std::size_t i = 0; i < theirs.size(); ++i) out[first + i].place = theirs[i].place;
+  }
+
+ private:
+  /// A gated MLP's gate stands right before its up in a model's list.
+  const Tensor* twin_of(const Tensor& tensor) const {
+    const auto index = static_cast<std::size_t>(tensor.index);
+    if (tensor.role == Role::gate_proj) return &model_.tensors[index + 1];
+    return tensor.role == Role::up_proj ? &model_.tensors[index - 1] : nullptr;
+  }
+
+  const Layout& truth_;
+  const model::Model& model_;
+};
+
+}  // namespace
+
+std::vector<Injection> injections() {
+  return {{kSwapGateUp, "gate and up of the last gen rank exchanged in the layout that the planner gets"},
+          {kDropTensor, "layer 0's o_proj is on neither path: gen never gets it"},
+          {kCorruptReplica, "one bit of train rank 1's copy of layer 0's input_layernorm is wrong after loading"},
+          {kLostUpdate, "train rank 1 leaves out layer 0's input_layernorm in the update before refit 2"},
+          {kStaleRefit, "train rank 0 sends nothing on the bulk path after refit 1 (direct)"},
+          {kSkipSend, "train rank 0 leaves out the bulk path of refit 2: its peers wait for ever (golden, p2p)"}};
+}
+
+Faults::Faults(const std::vector<std::string>& names) : names_(names) {
+  const std::vector<Injection> known = injections();
+  for (const std::string& wanted : names) {
+    if (std::any_of(known.begin(), known.end(), [&](const Injection& i) { return i.name == wanted; })) continue;
+    std::string list;
+    for (const Injection& injection : known) list += (list.empty() ? "" : ", ") + injection.name;
+    fail_usage("run.inject: unknown name \"{}\"; known: {}", wanted, list);
+  }
+}
+
+bool Faults::has(const std::string& name) const { return std::find(names_.begin(), names_.end(), name) != names_.end(); }
+
+std::unique_ptr<Layout> Faults::distort_gen(const Layout& truth, const model::Model& model) const {
+  return has(kSwapGateUp) ? std::make_unique<SwappedGateUp>(truth, model) : nullptr;
+}
+
+bool Faults::drops(const Tensor& tensor) const { return tensor.role == Role::o_proj && tensor.layer == 0 && has(kDropTensor); }
+
+bool Faults::loses_update(const Tensor& tensor, Rank train_rank, std::int64_t step) const {
+  return train_rank == kVictim && step == 2 && tensor.role == Role::input_norm && tensor.layer == 0 && has(kLostUpdate);
+}
+
+bool Faults::corrupts(const Tensor& tensor, Rank train_rank) const {
+  return train_rank == kVictim && tensor.role == Role::input_norm && tensor.layer == 0 && has(kCorruptReplica);
+}
+
+bool Faults::skips_bulk(bool is_train, Rank rank, std::int64_t refit) const {
+  if (!is_train || to_int(rank) != 0 || refit < 2) return false;
+  return has(kStaleRefit) || (refit == 2 && has(kSkipSend));
+}
+
+}  // namespace refit::engine

@@ -1,0 +1,41 @@
+#pragma once
+// What a case means, worked out without MPI: the model, both layouts, and which tensor takes which path.
+
+#include "checkpoint/checkpoint.hpp"
+#include "engine/case.hpp"
+#include "engine/inject.hpp"
+#include "layout/layout.hpp"
+#include "plan/plan.hpp"
+#include "plan/policy.hpp"
+
+#include <memory>
+#include <optional>
+
+namespace refit::engine {
+
+/// Pinned in memory: layouts and planner refer to the model and to the lists of the split.
+class Setup {
+ public:
+  /// Reads config.json or opens the checkpoint, builds model and layouts, and refuses an impossible layout with all its
+  /// violations of both sides in one message. Errors: usage.
+  explicit Setup(const Case& c);
+  Setup(const Setup&) = delete;
+  Setup& operator=(const Setup&) = delete;
+
+  Case c;
+  std::optional<checkpoint::Checkpoint> checkpoint;
+  model::Model model;
+  DType train_dtype;
+  DType gen_dtype;
+  std::unique_ptr<layout::Layout> train;
+  std::unique_ptr<layout::Layout> gen;
+  plan::Split split;
+  Faults faults;
+
+  std::string source() const { return c.model.checkpoint.empty() ? c.model.config : c.model.checkpoint; }
+};
+
+/// The element type of a precision that this build moves (bf16, fp32).
+DType dtype_of(Precision precision);
+
+}  // namespace refit::engine
