@@ -5,19 +5,16 @@
 namespace refit::verify {
 namespace {
 
-/// Cuts along dimension `d`; the dimensions before it are already down to one index.
+/// Appends `box`, cut along dimension `d` where it is too large. The dimensions before `d` are then down to one index.
 void cut(const Box& box, int d, std::int64_t max_elements, std::vector<Box>& out) {
-  if (box.volume() <= max_elements) {
-    out.push_back(box);
-    return;
-  }
   const std::int64_t one = box.volume() / box.extent[d];
-  const std::int64_t step = std::max<std::int64_t>(1, max_elements / one);
+  const std::int64_t step =
+      box.volume() <= max_elements ? box.extent[d] : std::max<std::int64_t>(1, max_elements / one);
   for (std::int64_t at = 0; at < box.extent[d]; at += step) {
     Box part = box;
     part.lower[d] += at;
     part.extent[d] = std::min(step, box.extent[d] - at);
-    cut(part, d + 1, max_elements, out);
+    out.push_back(part);
   }
 }
 
@@ -25,9 +22,14 @@ void cut(const Box& box, int d, std::int64_t max_elements, std::vector<Box>& out
 
 std::vector<Box> chunks(const Box& box, std::int64_t max_elements) {
   REFIT_ASSERT(max_elements > 0);
-  std::vector<Box> out;
-  if (!box.empty()) cut(box, 0, max_elements, out);
-  return out;
+  if (box.empty()) return {};
+  std::vector<Box> parts{box};
+  for (int d = 0; d < box.extent.size(); ++d) {
+    std::vector<Box> smaller;
+    for (const Box& part : parts) cut(part, d, max_elements, smaller);
+    parts = std::move(smaller);
+  }
+  return parts;
 }
 
 }  // namespace refit::verify

@@ -28,7 +28,7 @@ void check_cover(const model::Tensor& tensor, std::span<const HeldBox> boxes) {
 }  // namespace
 
 Ledger::Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, std::int32_t first_world_rank) {
-  std::vector<std::int32_t> pieces_so_far(static_cast<std::size_t>(layout.ranks()), 0);
+  pieces_by_rank_.assign(static_cast<std::size_t>(layout.ranks()), 0);
   std::vector<layout::Piece> pieces;
   for (const model::Tensor& tensor : tensors) {
     first_box_.push_back(static_cast<std::int64_t>(boxes_.size()));
@@ -39,7 +39,7 @@ Ledger::Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& t
       for (const layout::Piece& piece : pieces) {
         Entry& entry = entries[piece.box];
         if (entry.holders.empty()) entry.dtype = piece.dtype;
-        entry.holders.push_back({first_world_rank + rank, pieces_so_far[static_cast<std::size_t>(rank)]++});
+        entry.holders.push_back({first_world_rank + rank, pieces_by_rank_[static_cast<std::size_t>(rank)]++});
       }
     }
     for (const auto& [box, entry] : entries) {

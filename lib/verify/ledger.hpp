@@ -37,11 +37,14 @@ class Ledger {
   std::span<const HeldBox> boxes(std::int32_t tensor) const;
   /// At least one, in order of rank.
   std::span<const Holder> holders(const HeldBox& box) const;
+  /// How many pieces each rank of the side has.
+  const std::vector<std::int32_t>& pieces_by_rank() const { return pieces_by_rank_; }
 
  private:
   std::vector<std::int64_t> first_box_;  ///< by tensor, and one past the last
   std::vector<HeldBox> boxes_;
   std::vector<Holder> holders_;
+  std::vector<std::int32_t> pieces_by_rank_;
 };
 
 }  // namespace refit::verify

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
+#include <utility>
 
 #include "verify/counts.hpp"
 #include "verify/facts.hpp"
@@ -27,10 +29,14 @@ void replace_first(const HeldBox& held, const Ledger& side, const Holder& chosen
   out.push_back({chosen, 1});
 }
 
-bool is_reported(const std::vector<Report>& reports, const Holder& holder) {
-  return std::any_of(reports.begin(), reports.end(), [&](const Report& report) {
-    return report.tensor >= 0 && report.world_rank == holder.world_rank && report.finding.index == holder.piece;
-  });
+using PieceOfRank = std::pair<std::int32_t, std::int32_t>;
+
+std::set<PieceOfRank> wrong_pieces(const std::vector<Report>& reports) {
+  std::set<PieceOfRank> wrong;
+  for (const Report& report : reports) {
+    if (report.tensor >= 0) wrong.insert({report.world_rank, report.finding.index});
+  }
+  return wrong;
 }
 
 /// Train is represented by the holder that counts as true, gen by the first wrong holder, so that a wrong replica is
@@ -43,12 +49,14 @@ std::vector<Contribution> contributions(const Judgement& judgement, const std::v
       if (held.box == odd.box) replace_first(held, train, odd.truth, out);
     }
   }
+  const std::set<PieceOfRank> wrong = wrong_pieces(reports);
   for (const Suspect& suspect : judgement.suspects) {
     for (const HeldBox& held : gen.boxes(suspect.tensor)) {
       const auto holders = gen.holders(held);
-      const auto wrong =
-          std::find_if(holders.begin(), holders.end(), [&](const Holder& h) { return is_reported(reports, h); });
-      if (wrong != holders.end()) replace_first(held, gen, *wrong, out);
+      const auto found = std::find_if(holders.begin(), holders.end(), [&](const Holder& holder) {
+        return wrong.contains({holder.world_rank, holder.piece});
+      });
+      if (found != holders.end()) replace_first(held, gen, *found, out);
     }
   }
   return out;
@@ -56,10 +64,10 @@ std::vector<Contribution> contributions(const Judgement& judgement, const std::v
 
 /// Fingerprints and counts are independent of each other; where they contradict, nothing can be said.
 void check_all_found(const Judgement& judgement, const std::vector<Report>& reports, const model::Model& model) {
+  std::set<std::int32_t> wrong;
+  for (const Report& report : reports) wrong.insert(report.tensor);
   for (const Suspect& suspect : judgement.suspects) {
-    const bool found = std::any_of(reports.begin(), reports.end(),
-                                   [&](const Report& report) { return report.tensor == suspect.tensor; });
-    if (found) continue;
+    if (wrong.contains(suspect.tensor)) continue;
     fail_runtime("{}: its fingerprints differ, but no element does; memory changes while it is verified",
                  model.tensors[static_cast<std::size_t>(suspect.tensor)].name);
   }
@@ -161,13 +169,17 @@ void Verifier::Implementation::share_contributors() {
     const auto firsts = first_holders(measured_, *train_, *gen_, local_.world.size());
     for (std::size_t rank = 0; rank < to.size(); ++rank) {
       Writer out;
+      const auto train_ranks = static_cast<std::size_t>(train_ranks_);
+      out.put(rank < train_ranks ? train_->pieces_by_rank()[rank] : gen_->pieces_by_rank()[rank - train_ranks]);
       out.put_all(std::span<const std::int32_t>(firsts[rank]));
       to[rank] = out.take();
     }
   }
   const std::vector<Bytes> from = local_.world.exchange(to);
+  Reader in(from[kRoot]);
+  REFIT_ASSERT(in.get<std::int32_t>() == std::ssize(local_.view.layout->pieces));  // the view leaves a tensor out
   contributes_.assign(local_.view.layout->pieces.size(), 0);
-  for (std::int32_t piece : Reader(from[kRoot]).get_all<std::int32_t>()) {
+  for (std::int32_t piece : in.get_all<std::int32_t>()) {
     contributes_[static_cast<std::size_t>(piece)] = 1;
   }
 }

@@ -1,0 +1,96 @@
+// The parts of the verifier that need no memory of weights: cutting, judging, KL.
+
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <vector>
+
+#include "core/error.hpp"
+#include "core/hash.hpp"
+#include "verify/chunks.hpp"
+#include "verify/judge.hpp"
+#include "verify/kl.hpp"
+
+namespace refit::verify {
+namespace {
+
+using testing::ElementsAre;
+
+TEST(Chunks, WholeRowsWhereARowFits) {
+  EXPECT_THAT(chunks({{1, 0}, {4, 3}}, 6), ElementsAre(Box{{1, 0}, {2, 3}}, Box{{3, 0}, {2, 3}}));
+  EXPECT_THAT(chunks({{0, 0}, {3, 3}}, 8), ElementsAre(Box{{0, 0}, {2, 3}}, Box{{2, 0}, {1, 3}}));
+}
+
+TEST(Chunks, LongRowsAreCutAndEmptyBoxesVanish) {
+  EXPECT_THAT(chunks({{7}, {5}}, 2), ElementsAre(Box{{7}, {2}}, Box{{9}, {2}}, Box{{11}, {1}}));
+  EXPECT_THAT(chunks({{0, 0}, {0, 3}}, 2), testing::IsEmpty());
+}
+
+TEST(Chunks, CoverABoxOfThreeDimensionsOnceWithinTheLimit) {
+  const Box box{{1, 2, 3}, {3, 5, 7}};
+  for (std::int64_t limit : {1, 4, 7, 20, 35, 36, 105}) {
+    std::int64_t volume = 0;
+    const std::vector<Box> parts = chunks(box, limit);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      EXPECT_LE(parts[i].volume(), limit);
+      EXPECT_EQ(intersect(parts[i], box), parts[i]);
+      volume += parts[i].volume();
+      for (std::size_t j = 0; j < i; ++j) EXPECT_FALSE(intersect(parts[i], parts[j])) << limit;
+    }
+    EXPECT_EQ(volume, box.volume()) << limit;
+  }
+}
+
+TEST(Judge, TheMostAgreedHolderIsTheFirstOfTheLargestParty) {
+  const std::vector<Holder> holders{{0, 0}, {1, 0}, {2, 0}};
+  const auto rank = [&](std::uint64_t a, std::uint64_t b, std::uint64_t c) {
+    return most_agreed(holders, {{Sum128{a, 0}}, {Sum128{b, 0}}, {Sum128{c, 0}}}).world_rank;
+  };
+  EXPECT_EQ(rank(1, 1, 1), 0);
+  EXPECT_EQ(rank(1, 2, 2), 1);
+  EXPECT_EQ(rank(1, 2, 1), 0);
+  EXPECT_EQ(rank(1, 2, 3), 0);
+}
+
+/// Deviates that look normal: sums of twelve uniform numbers.
+std::vector<std::int64_t> normal(std::uint64_t seed, std::int64_t count, double scale) {
+  std::vector<std::int64_t> values;
+  for (std::int64_t i = 0; i < count; ++i) {
+    double sum = -6.0;
+    for (std::uint64_t k = 0; k < 12; ++k) {
+      sum += static_cast<double>(splitmix64(combine(seed, static_cast<std::uint64_t>(12 * i) + k)) >> 11) * 0x1p-53;
+    }
+    values.push_back(std::llround(sum * scale * 0x1p24));
+  }
+  return values;
+}
+
+TEST(Kl, IndependentVectorsGiveOneWhateverTheirScale) {
+  for (double scale : {0.001, 1.0, 1000.0}) {
+    EXPECT_NEAR(kl_of_row_sums(normal(1, 100000, scale), normal(2, 100000, scale)), 1.0, 0.05) << scale;
+  }
+}
+
+TEST(Kl, IsZeroForEqualSumsAndTheKnownValueForTwoRows) {
+  const std::vector<std::int64_t> a{1 << 24, -(1 << 24)};  // logits 1, -1
+  const std::vector<std::int64_t> b{-(1 << 24), 1 << 24};
+  EXPECT_EQ(kl_of_row_sums(a, a), 0.0);
+  EXPECT_NEAR(kl_of_row_sums(a, b), 2.0 * std::tanh(1.0), 1e-12);
+}
+
+TEST(Kl, TrainOfZerosCountsAsRmsOne) {
+  const std::vector<std::int64_t> zero{0, 0};
+  const std::vector<std::int64_t> gen{1 << 24, -(1 << 24)};
+  EXPECT_EQ(kl_of_row_sums(zero, zero), 0.0);
+  EXPECT_NEAR(kl_of_row_sums(zero, gen), std::log(std::cosh(1.0)), 1e-12);
+}
+
+TEST(Kl, SaturatedSumsStayFinite) {
+  const std::vector<std::int64_t> train{1, -1, 2};
+  const std::vector<std::int64_t> gen{std::int64_t{1} << 60, -(std::int64_t{1} << 60), 0};
+  EXPECT_TRUE(std::isfinite(kl_of_row_sums(train, gen)));
+  EXPECT_GT(kl_of_row_sums(train, gen), 1.0);
+}
+
+}  // namespace
+}  // namespace refit::verify
