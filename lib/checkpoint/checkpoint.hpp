@@ -11,12 +11,14 @@
 #include "model/model.hpp"
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace refit::checkpoint {
@@ -39,6 +41,7 @@ struct Checkpoint {
   std::vector<std::int64_t> file_bytes;
   std::vector<Entry> entries;                 ///< in file order, then offset
   std::map<std::string, std::string> metadata;  ///< __metadata__ of a single safetensors file
+  std::unordered_map<std::string, std::int32_t> by_name;  ///< index into `entries`
 
   const Entry* find(const std::string& name) const;
   std::vector<model::TensorInfo> tensor_infos() const;

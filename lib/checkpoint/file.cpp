@@ -1,0 +1,147 @@
+#include "checkpoint/file.hpp"
+
+#include "core/error.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+namespace refit::checkpoint {
+namespace {
+
+constexpr std::int64_t kMaxTransfer = std::int64_t{1} << 30;  // Linux moves at most 2 GiB - 4 KiB per call
+
+int open_descriptor(const std::string& path, int flags, const char* purpose) {
+  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
+  if (descriptor < 0) fail_usage("{}: cannot {}: {}", path, purpose, std::strerror(errno));
+  return descriptor;
+}
+
+}  // namespace
+
+File File::open_for_reading(const std::string& path) {
+  File file(path, open_descriptor(path, O_RDONLY | O_NONBLOCK, "open for reading"));
+  struct stat status {};
+  if (::fstat(file.descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) fail_usage("{}: not a regular file", path);
+  return file;
+}
+
+File File::create(const std::string& path) {
+  return {path, open_descriptor(path, O_RDWR | O_CREAT | O_TRUNC, "create (is the folder writable?)")};
+}
+
+File File::open_for_writing(const std::string& path) {
+  return {path, open_descriptor(path, O_RDWR, "open for writing")};
+}
+
+File::File(File&& other) noexcept : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+File& File::operator=(File&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+
+File::~File() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+std::int64_t File::size() const {
+  struct stat status {};
+  if (::fstat(descriptor_, &status) != 0) fail_usage("{}: cannot stat: {}", path_, std::strerror(errno));
+  return status.st_size;
+}
+
+void File::advise_sequential() const { static_cast<void>(::posix_fadvise(descriptor_, 0, 0, POSIX_FADV_SEQUENTIAL)); }
+
+std::int64_t File::read_at(std::int64_t offset, std::span<std::byte> bytes) const {
+  iovec part{bytes.data(), bytes.size()};
+  return read_at(offset, std::span(&part, 1));
+}
+
+std::int64_t File::read_at(std::int64_t offset, std::span<iovec> parts) const {
+  std::int64_t done = 0;
+  while (!parts.empty()) {
+    if (parts.front().iov_len == 0) {
+      parts = parts.subspan(1);
+      continue;
+    }
+    const auto count = static_cast<int>(std::min<std::size_t>(parts.size(), IOV_MAX));
+    const ssize_t got = ::preadv(descriptor_, parts.data(), count, offset + done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail_usage("{}: cannot read at offset {}: {}", path_, offset + done, std::strerror(errno));
+    if (got == 0) break;
+    done += got;
+    auto left = static_cast<std::size_t>(got);
+    while (left > 0) {
+      iovec& part = parts.front();
+      const std::size_t taken = std::min(left, part.iov_len);
+      part.iov_base = static_cast<std::byte*>(part.iov_base) + taken;
+      part.iov_len -= taken;
+      left -= taken;
+      if (part.iov_len == 0) parts = parts.subspan(1);
+    }
+  }
+  return done;
+}
+
+void File::write_at(std::int64_t offset, std::span<const std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const std::size_t wanted = std::min<std::size_t>(bytes.size(), kMaxTransfer);
+    const ssize_t put = ::pwrite(descriptor_, bytes.data(), wanted, offset);
+    if (put < 0 && errno == EINTR) continue;
+    if (put <= 0) {
+      fail_usage("{}: cannot write {} bytes at offset {}: {}", path_, bytes.size(), offset,
+                 std::strerror(put == 0 ? ENOSPC : errno));
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(put));
+    offset += put;
+  }
+}
+
+void File::close() {
+  const int descriptor = std::exchange(descriptor_, -1);
+  if (descriptor >= 0 && ::close(descriptor) != 0) fail_usage("{}: cannot close: {}", path_, std::strerror(errno));
+}
+
+std::string read_text(const std::string& path, std::int64_t limit) {
+  const File file = File::open_for_reading(path);
+  const std::int64_t bytes = file.size();
+  if (bytes > limit) fail_usage("{}: {} bytes is too large for this file (at most {})", path, bytes, limit);
+  std::string text(static_cast<std::size_t>(bytes), '\0');
+  const std::int64_t got = file.read_at(0, std::as_writable_bytes(std::span(text)));
+  text.resize(static_cast<std::size_t>(got));
+  return text;
+}
+
+void write_text(const std::string& path, const std::string& text) {
+  const std::string temporary = temporary_name(path);
+  try {
+    File file = File::create(temporary);
+    file.write_at(0, std::as_bytes(std::span(text)));
+    file.close();
+    rename_file(temporary, path);
+  } catch (...) {
+    std::remove(temporary.c_str());
+    throw;
+  }
+}
+
+std::string temporary_name(const std::string& path) {
+  const std::filesystem::path full(path);
+  return (full.parent_path() / fmt::format(".{}.tmp-{}", full.filename().string(), ::getpid())).string();
+}
+
+void rename_file(const std::string& from, const std::string& to) {
+  if (std::rename(from.c_str(), to.c_str()) != 0) fail_usage("{}: cannot rename {}: {}", to, from, std::strerror(errno));
+}
+
+}  // namespace refit::checkpoint
