@@ -113,11 +113,11 @@ constexpr std::uint32_t perturbation(std::uint64_t key, std::int64_t index, std:
 /// k = 0, 1 (Sum128::low, high). A row is the flattened index of all dimensions but the last, a column the last index;
 /// a 0- or 1-D tensor is one row.
 constexpr std::uint64_t row_key(std::uint64_t name_hash, int sum, std::int64_t row) {
-  return splitmix64(name_hash + 0x632BE59BD9B4E019ULL * static_cast<std::uint64_t>(2 * sum + 1) +
+  return splitmix64(name_hash + 0x632BE59BD9B4E019ULL * (2U * static_cast<std::uint64_t>(sum) + 1U) +
                     splitmix64(static_cast<std::uint64_t>(row)));
 }
 constexpr std::uint64_t column_key(std::uint64_t name_hash, int sum, std::int64_t column) {
-  return splitmix64(name_hash + 0xD1342543DE82EF95ULL * static_cast<std::uint64_t>(2 * sum + 2) +
+  return splitmix64(name_hash + 0xD1342543DE82EF95ULL * (2U * static_cast<std::uint64_t>(sum) + 2U) +
                     splitmix64(~static_cast<std::uint64_t>(column))) | 1ULL;
 }
 

@@ -1,0 +1,116 @@
+#include "kernels/copy_items.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
+
+namespace refit::kernels {
+
+namespace {
+
+struct Dimension {
+  std::int64_t extent, source, destination;
+};
+
+/// The tile's dimensions, outermost first, without those of one element and with neighbours merged where both ends
+/// allow.
+std::vector<Dimension> collapse(const Tile& tile) {
+  std::vector<Dimension> dimensions;
+  for (int d = 0; d < tile.extent.size(); ++d) {
+    if (tile.extent[d] != 1) {
+      dimensions.push_back({tile.extent[d], tile.source_strides[d], tile.destination_strides[d]});
+    }
+  }
+  // The order of copying is free: with the smallest destination stride innermost, transposed ends become rows.
+  std::stable_sort(dimensions.begin(), dimensions.end(), [](const Dimension& a, const Dimension& b) {
+    return std::abs(a.destination) > std::abs(b.destination);
+  });
+  std::vector<Dimension> merged;
+  for (const Dimension& next : dimensions) {
+    if (!merged.empty() && merged.back().source == next.source * next.extent &&
+        merged.back().destination == next.destination * next.extent) {
+      merged.back() = {merged.back().extent * next.extent, next.source, next.destination};
+    } else {
+      merged.push_back(next);
+    }
+  }
+  return merged;
+}
+
+bool divides(std::int64_t unit, const CopyItem& item, std::int64_t size) {
+  bool fits = reinterpret_cast<std::uintptr_t>(item.source) % static_cast<std::uintptr_t>(unit) == 0 &&
+              reinterpret_cast<std::uintptr_t>(item.destination) % static_cast<std::uintptr_t>(unit) == 0 &&
+              item.extent[3] * size % unit == 0;
+  for (int d = 0; d < 3; ++d) {
+    fits = fits && item.source_stride[d] * size % unit == 0 && item.destination_stride[d] * size % unit == 0;
+  }
+  return fits;
+}
+
+/// Rewrites an item that moves bits in the widest unit that its addresses, strides and rows allow.
+void widen(CopyItem& item) {
+  const std::int64_t size = byte_size(item.from);
+  std::int64_t unit = size;
+  if (item.source_stride[3] == 1 && item.destination_stride[3] == 1) {
+    while (unit < 16 && divides(2 * unit, item, size)) unit *= 2;
+  }
+  item.unit = static_cast<std::int32_t>(unit);
+  if (unit == size) return;
+  item.extent[3] = item.extent[3] * size / unit;
+  for (int d = 0; d < 3; ++d) {
+    item.source_stride[d] = item.source_stride[d] * size / unit;
+    item.destination_stride[d] = item.destination_stride[d] * size / unit;
+  }
+}
+
+CopyItem whole_item(const Tile& tile) {
+  CopyItem item{tile.source, tile.destination, {1, 1, 1, 1}, {0, 0, 0, 1}, {0, 0, 0, 1}, 0, tile.from, tile.to};
+  const std::vector<Dimension> dimensions = collapse(tile);
+  for (std::size_t i = 0; i < dimensions.size(); ++i) {
+    const std::size_t d = i + 4 - dimensions.size();
+    item.extent[d] = dimensions[i].extent;
+    item.source_stride[d] = dimensions[i].source;
+    item.destination_stride[d] = dimensions[i].destination;
+  }
+  if (tile.from == tile.to) widen(item);
+  return item;
+}
+
+/// Appends `item` cut along its outermost dimensions until no part has more than `limit` units.
+void append(const CopyItem& item, std::int64_t limit, std::vector<CopyItem>& out) {
+  const std::int64_t volume = item.extent[0] * item.extent[1] * item.extent[2] * item.extent[3];
+  if (volume <= limit) {
+    out.push_back(item);
+    return;
+  }
+  int d = 0;
+  while (item.extent[d] == 1) ++d;
+  const std::int64_t step = std::max<std::int64_t>(1, limit / (volume / item.extent[d]));
+  const std::int64_t source_bytes = item.source_stride[d] * (item.unit != 0 ? item.unit : byte_size(item.from));
+  const std::int64_t bytes = item.destination_stride[d] * (item.unit != 0 ? item.unit : byte_size(item.to));
+  for (std::int64_t i = 0; i < item.extent[d]; i += step) {
+    CopyItem part = item;
+    part.extent[d] = std::min(step, item.extent[d] - i);
+    part.source += i * source_bytes;
+    part.destination += i * bytes;
+    append(part, limit, out);
+  }
+}
+
+}  // namespace
+
+std::vector<CopyItem> copy_items(std::span<const Tile> tiles) {
+  std::vector<CopyItem> items;
+  for (const Tile& tile : tiles) {
+    REFIT_ASSERT(tile.from == tile.to || (is_castable(tile.from) && is_castable(tile.to)));
+    REFIT_ASSERT(tile.source_strides.size() == tile.extent.size());
+    REFIT_ASSERT(tile.destination_strides.size() == tile.extent.size());
+    if (product(tile.extent) == 0) continue;
+    const CopyItem item = whole_item(tile);
+    const std::int64_t size = item.unit != 0 ? item.unit : std::max(byte_size(item.from), byte_size(item.to));
+    append(item, kItemBytes / size, items);
+  }
+  return items;
+}
+
+}  // namespace refit::kernels

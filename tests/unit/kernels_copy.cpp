@@ -1,0 +1,139 @@
+// Copy tables against a loop over indices.
+
+#include <gtest/gtest.h>
+
+#include "kernels/kernels.hpp"
+#include "unit/kernels_random.hpp"
+
+namespace refit::kernels {
+namespace {
+
+using namespace kernels_test;
+
+struct Case {
+  Tile tile;
+  std::vector<std::byte> source, destination, expected;
+};
+
+Case random_case(Random& random, DType from, DType to, std::int64_t largest) {
+  Case result;
+  const Extents extent = random_extent(random, static_cast<int>(pick(random, 0, 4)), largest);
+  const Extents from_strides = random_strides(random, extent);
+  const Extents to_strides = random_strides(random, extent);
+  result.source = random_memory(random, extent, from_strides, from);
+  result.destination = random_memory(random, extent, to_strides, to);
+  result.expected = result.destination;
+  for_each_index(extent, [&](const Extents& index, std::int64_t) {
+    const std::uint64_t bits = read_bits(result.source.data(), offset_of(index, from_strides), from);
+    const std::uint64_t moved = from == to ? bits : convert_bits(static_cast<std::uint32_t>(bits), from, to);
+    write_bits(result.expected.data(), offset_of(index, to_strides), to, moved);
+  });
+  result.tile = {result.source.data(), result.destination.data(), extent, from_strides, to_strides, from, to};
+  return result;
+}
+
+void run_and_check(std::vector<Case>& cases) {
+  std::vector<Tile> tiles;
+  std::int64_t read = 0;
+  std::int64_t written = 0;
+  for (const Case& one : cases) {
+    tiles.push_back(one.tile);
+    read += product(one.tile.extent) * byte_size(one.tile.from);
+    written += product(one.tile.extent) * byte_size(one.tile.to);
+  }
+  const ExecutionSpace space;
+  const CopyTable table(space, tiles);
+  EXPECT_EQ(table.bytes_read(), read);
+  EXPECT_EQ(table.bytes_written(), written);
+  table.run(space);
+  space.fence();
+  for (const Case& one : cases) ASSERT_EQ(one.destination, one.expected) << to_string(one.tile.extent);
+}
+
+TEST(CopyTable, MovesBitsOfEveryType) {
+  Random random(1);
+  std::vector<Case> cases;
+  for (DType dtype : kAllTypes) {
+    for (int i = 0; i < 40; ++i) cases.push_back(random_case(random, dtype, dtype, 13));
+  }
+  run_and_check(cases);
+}
+
+TEST(CopyTable, CastsBetweenAllPairs) {
+  Random random(2);
+  std::vector<Case> cases;
+  for (DType from : kCastable) {
+    for (DType to : kCastable) {
+      for (int i = 0; i < 60; ++i) cases.push_back(random_case(random, from, to, 19));
+    }
+  }
+  run_and_check(cases);
+}
+
+TEST(CopyTable, LargeTilesAreCutWithoutLoss) {
+  Random random(3);
+  for (const auto& [from, to] :
+       {std::pair{DType::bf16, DType::bf16}, {DType::f32, DType::bf16}, {DType::u8, DType::u8}}) {
+    for (const Extents& extent : {Extents{1000003}, Extents{3, 300001}, Extents{700001, 2}, Extents{31, 7, 53, 101}}) {
+      Case one;
+      const Extents strides = row_major_strides(extent);
+      const Extents wide = random_strides(random, extent);
+      one.source = random_memory(random, extent, wide, from);
+      one.destination.assign(static_cast<std::size_t>(product(extent) * byte_size(to)), std::byte{1});
+      one.expected = one.destination;
+      for_each_index(extent, [&](const Extents& index, std::int64_t linear) {
+        const std::uint64_t bits = read_bits(one.source.data(), offset_of(index, wide), from);
+        write_bits(one.expected.data(), linear, to,
+                   from == to ? bits : convert_bits(static_cast<std::uint32_t>(bits), from, to));
+      });
+      one.tile = {one.source.data(), one.destination.data(), extent, wide, strides, from, to};
+      std::vector<Case> cases;
+      cases.push_back(std::move(one));
+      run_and_check(cases);
+    }
+  }
+}
+
+TEST(CopyTable, UnalignedRows) {
+  Random random(4);
+  std::vector<std::byte> source = random_memory(random, {5000}, {1}, DType::u8);
+  std::vector<std::byte> destination(5000, std::byte{0});
+  const Tile tile{source.data() + 1, destination.data() + 3, {7, 50}, {100, 1}, {60, 1}, DType::f32, DType::f32};
+  const ExecutionSpace space;
+  CopyTable(space, {&tile, 1}).run(space);
+  space.fence();
+  for (std::size_t row = 0; row < 7; ++row) {
+    EXPECT_EQ(std::memcmp(destination.data() + 3 + row * 240, source.data() + 1 + row * 400, 200), 0);
+  }
+  EXPECT_EQ(destination[3 + 200], std::byte{0});
+}
+
+TEST(CopyTable, NothingToDo) {
+  const ExecutionSpace space;
+  CopyTable().run(space);
+  const Tile empty{nullptr, nullptr, {0, 5}, {5, 1}, {5, 1}, DType::bf16, DType::bf16};
+  const CopyTable table(space, {&empty, 1});
+  table.run(space);
+  EXPECT_EQ(table.bytes_read(), 0);
+}
+
+TEST(CopyTable, RefusesATypeThatCannotBeCast) {
+  const ExecutionSpace space;
+  const Tile tile{nullptr, nullptr, {1}, {1}, {1}, DType::i32, DType::f32};
+  EXPECT_THROW(CopyTable(space, {&tile, 1}), Error);
+}
+
+TEST(CopyBytes, OddSizes) {
+  Random random(5);
+  const ExecutionSpace space;
+  for (std::int64_t bytes : {0, 1, 63, 4097, 1000003}) {
+    const std::vector<std::byte> source = random_memory(random, {bytes + 2}, {1}, DType::u8);
+    std::vector<std::byte> destination(source.size(), std::byte{0});
+    copy_bytes(space, source.data() + 1, destination.data(), bytes);
+    EXPECT_EQ(std::memcmp(destination.data(), source.data() + 1, static_cast<std::size_t>(bytes)), 0);
+    EXPECT_EQ(destination[static_cast<std::size_t>(bytes)], std::byte{0});
+  }
+}
+
+}  // namespace
+}  // namespace refit::kernels
