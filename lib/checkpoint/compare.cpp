@@ -1,0 +1,164 @@
+#include "checkpoint/contents.hpp"
+#include "checkpoint/tensor_stream.hpp"
+
+#include "core/error.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <set>
+
+namespace refit::checkpoint {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// "4,096".
+std::string grouped(std::int64_t count) {
+  std::string text = std::to_string(count);
+  for (std::ptrdiff_t i = std::ssize(text) - 3; i > 0; i -= 3) text.insert(static_cast<std::size_t>(i), ",");
+  return text;
+}
+
+/// The index of element `linear` of a row-major array.
+Extents index_of(std::int64_t linear, const Shape& shape) {
+  Extents index = Extents::filled(shape.size(), 0);
+  for (int d = shape.size() - 1; d >= 0; --d) {
+    index[d] = linear % shape[d];
+    linear /= shape[d];
+  }
+  return index;
+}
+
+/// Elements of two streams that differ in any bit.
+class ElementCount {
+ public:
+  explicit ElementCount(std::size_t element_bytes) : size_(element_bytes) {}
+
+  void add(std::span<const std::byte> a, std::span<const std::byte> b) {
+    if (std::memcmp(a.data(), b.data(), a.size()) != 0) {
+      for (std::size_t i = 0; i < a.size(); i += size_) {
+        if (std::memcmp(a.data() + i, b.data() + i, size_) == 0) continue;
+        if (count++ == 0) first = seen_ + static_cast<std::int64_t>(i / size_);
+      }
+    }
+    seen_ += static_cast<std::int64_t>(a.size() / size_);
+  }
+
+  std::int64_t count = 0;
+  std::int64_t first = -1;
+
+ private:
+  std::size_t size_;
+  std::int64_t seen_ = 0;
+};
+
+/// What differs between two tensors of one name; empty if nothing.
+std::string difference(const Entry& a, const Entry& b, TensorStream& stream_a, TensorStream& stream_b) {
+  if (a.info.shape != b.info.shape) {
+    return fmt::format("shape {} against {}", to_string(a.info.shape), to_string(b.info.shape));
+  }
+  if (a.info.dtype != b.info.dtype) return fmt::format("dtype {} against {}", name(a.info.dtype), name(b.info.dtype));
+  stream_a.start(a);
+  stream_b.start(b);
+  ElementCount elements(static_cast<std::size_t>(byte_size(a.info.dtype)));
+  while (true) {
+    const auto bytes_a = stream_a.next();
+    const auto bytes_b = stream_b.next();
+    if (bytes_a.empty()) break;
+    elements.add(bytes_a, bytes_b);
+  }
+  if (elements.count == 0) return "";
+  return fmt::format("{} of {} elements differ, first at {}", grouped(elements.count), grouped(product(a.info.shape)),
+                     to_string(index_of(elements.first, a.info.shape)));
+}
+
+class Comparison {
+ public:
+  /// Compares two opened checkpoints; `prefix` goes before each name.
+  void add(const Checkpoint& a, const Checkpoint& b, const std::string& prefix) {
+    TensorStream stream_a(a);
+    TensorStream stream_b(b);
+    for (const Entry& entry : a.entries) {
+      const Entry* other = b.find(entry.info.name);
+      note(prefix + entry.info.name, other == nullptr ? "only in A" : difference(entry, *other, stream_a, stream_b));
+    }
+    for (const Entry& entry : b.entries) {
+      if (a.find(entry.info.name) == nullptr) note(prefix + entry.info.name, "only in B");
+    }
+    tensors += std::ssize(a.entries);
+  }
+
+  void note(const std::string& name, const std::string& problem) {
+    if (!problem.empty()) differences.push_back({name, problem});
+  }
+
+  std::vector<TensorDifference> differences;
+  std::int64_t tensors = 0;
+};
+
+/// "train-rank-00003.safetensors": the side and the number as text; empty for other names.
+std::string rank_label(const std::string& file) {
+  for (const std::string side : {"train", "gen"}) {
+    const std::string prefix = side + "-rank-";
+    const std::string suffix = ".safetensors";
+    if (!file.starts_with(prefix) || !file.ends_with(suffix) || file.size() <= prefix.size() + suffix.size()) continue;
+    const std::string digits = file.substr(prefix.size(), file.size() - prefix.size() - suffix.size());
+    const bool number = digits.size() <= 9 && digits.find_first_not_of("0123456789") == std::string::npos;
+    if (number) return fmt::format("{} rank {}", side, std::stoi(digits));
+  }
+  return "";
+}
+
+/// The rank files of a folder by label; empty if it is no dump folder.
+std::map<std::string, std::string> rank_files(const std::string& folder) {
+  std::map<std::string, std::string> result;
+  std::error_code error;
+  for (const fs::directory_entry& item : fs::directory_iterator(folder, error)) {
+    const std::string label = rank_label(item.path().filename().string());
+    if (!label.empty()) result.emplace(label, item.path().string());
+  }
+  return result;
+}
+
+void compare_dumps(const std::map<std::string, std::string>& a, const std::map<std::string, std::string>& b,
+                   Comparison& comparison) {
+  if (a.size() != b.size()) comparison.note("ranks", fmt::format("{} in A, {} in B", a.size(), b.size()));
+  std::set<std::string> labels;
+  for (const auto& [label, path] : a) labels.insert(label);
+  for (const auto& [label, path] : b) labels.insert(label);
+  for (const std::string& label : labels) {
+    const auto file_a = a.find(label);
+    const auto file_b = b.find(label);
+    if (file_a == a.end()) {
+      comparison.note(label, fmt::format("only in B ({})", file_b->second));
+    } else if (file_b == b.end()) {
+      comparison.note(label, fmt::format("only in A ({})", file_a->second));
+    } else {
+      comparison.add(open(file_a->second), open(file_b->second), label + ": ");
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<TensorDifference> compare(const std::string& a, const std::string& b, std::int64_t* tensors_compared) {
+  const auto dump_a = rank_files(a);
+  const auto dump_b = rank_files(b);
+  if (dump_a.empty() != dump_b.empty()) {
+    fail_usage("{} holds rank dumps (train-rank-*, gen-rank-*.safetensors) and {} does not; compare two of one kind",
+               dump_a.empty() ? b : a, dump_a.empty() ? a : b);
+  }
+  Comparison comparison;
+  if (dump_a.empty()) {
+    comparison.add(open(a), open(b), "");
+  } else {
+    compare_dumps(dump_a, dump_b, comparison);
+  }
+  if (tensors_compared != nullptr) *tensors_compared = comparison.tensors;
+  return std::move(comparison.differences);
+}
+
+}  // namespace refit::checkpoint

@@ -1,0 +1,66 @@
+#include "checkpoint/config_copy.hpp"
+
+#include "checkpoint/file.hpp"
+#include "core/error.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <array>
+#include <filesystem>
+
+namespace refit::checkpoint {
+namespace {
+
+constexpr const char* kLayers = "num_hidden_layers";
+constexpr int kMaxDepth = 32;
+
+nlohmann::ordered_json parse(const std::string& path) {
+  using Json = nlohmann::ordered_json;
+  const auto bounded = [&](int depth, Json::parse_event_t /*event*/, Json& /*value*/) {
+    if (depth > kMaxDepth) fail_usage("{}: nested more than {} levels deep", path, kMaxDepth);
+    return true;
+  };
+  try {
+    return Json::parse(read_text(path, kMaxConfigBytes), bounded);
+  } catch (const Json::parse_error& error) {
+    fail_usage("{}: not valid JSON (byte {})", path, error.byte);
+  }
+}
+
+/// transformers refuses a config whose lists per layer are longer than the model.
+void cut_lists(nlohmann::ordered_json& config, std::int64_t layers) {
+  const auto count = static_cast<std::size_t>(layers);
+  for (const char* key : {"layer_types", "mlp_layer_types"}) {
+    if (!config.contains(key) || !config[key].is_array() || config[key].size() <= count) continue;
+    config[key].erase(config[key].begin() + layers, config[key].end());
+  }
+  constexpr const char* kPattern = "hybrid_override_pattern";  // one letter per layer
+  if (config.contains(kPattern) && config[kPattern].is_string()) {
+    config[kPattern] = config[kPattern].get<std::string>().substr(0, count);
+  }
+}
+
+std::string config_path(const std::string& folder) { return (std::filesystem::path(folder) / "config.json").string(); }
+
+}  // namespace
+
+std::string config_with_layers(const std::string& path, std::int64_t layers) {
+  nlohmann::ordered_json config = parse(path);
+  const bool nested = config.is_object() && !config.contains(kLayers) && config.contains("text_config");
+  nlohmann::ordered_json& part = nested ? config["text_config"] : config;
+  if (!part.is_object() || !part.contains(kLayers)) fail_usage("{}: no {}", path, kLayers);
+  part[kLayers] = layers;
+  cut_lists(part, layers);
+  return config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+void check_config_target(const std::string& folder, const std::string& text, bool force) {
+  const std::string path = config_path(folder);
+  std::error_code error;
+  if (force || !std::filesystem::exists(path, error) || read_text(path, kMaxConfigBytes) == text) return;
+  fail_usage("{}: exists and differs from what would be written; choose another folder or give --force", path);
+}
+
+void write_config(const std::string& folder, const std::string& text) { write_text(config_path(folder), text); }
+
+}  // namespace refit::checkpoint

@@ -1,0 +1,33 @@
+#include "checkpoint/chunks.hpp"
+#include "checkpoint/config_copy.hpp"
+#include "checkpoint/contents.hpp"
+#include "checkpoint/file.hpp"
+#include "checkpoint/tensor_stream.hpp"
+
+#include <filesystem>
+#include <optional>
+
+namespace refit::checkpoint {
+
+void convert(const std::string& input, const std::string& output, std::int64_t max_shard_bytes, bool force) {
+  const Checkpoint source = open(input);
+  const Format format = source.format == Format::safetensors ? Format::hdf5 : Format::safetensors;
+  const std::string config = (std::filesystem::path(source.folder) / "config.json").string();
+  std::error_code error;
+  std::optional<std::string> config_text;
+  if (std::filesystem::exists(config, error)) config_text = read_text(config, kMaxConfigBytes);
+  if (config_text) check_config_target(output, *config_text, force);
+
+  const auto writer = Writer::create(format, output, source.tensor_infos(), max_shard_bytes, force);
+  TensorStream stream(source);
+  for (std::size_t i = 0; i < source.entries.size(); ++i) {
+    stream.start(source.entries[i]);
+    for (auto chunk = stream.next(); !chunk.empty(); chunk = stream.next()) {
+      writer->write(static_cast<std::int32_t>(i), chunk);
+    }
+  }
+  if (config_text) write_config(output, *config_text);
+  writer->finish();
+}
+
+}  // namespace refit::checkpoint

@@ -1,0 +1,38 @@
+#pragma once
+// Reads many short runs of one file with few system calls: runs that lie close together in the file become one preadv,
+// whose bytes between the runs go to a scratch buffer. The runs themselves land where they belong, without a copy.
+//
+// Example: columns 0..511 of a bf16 matrix with 4,096 columns are runs of 1 KiB, 8 KiB apart: 512 rows per preadv.
+
+#include "checkpoint/checkpoint.hpp"
+#include "checkpoint/file.hpp"
+
+namespace refit::checkpoint {
+
+class Gather {
+ public:
+  Gather();
+
+  /// Starts on another file; what is pending must have been flushed. `path` is for messages.
+  void open(const std::string& path);
+  /// Adds `bytes` at `offset` of the file, bound for `data`. Offsets ascend between flushes. `entry` is for messages.
+  void add(const Entry& entry, std::int64_t offset, std::int64_t bytes, std::byte* data);
+  /// Reads what is pending. Errors (usage): a file that ends early; names file, tensor and offset.
+  void flush();
+
+  std::int64_t bytes_read() const { return bytes_read_; }
+
+ private:
+  bool bridges(std::int64_t gap, std::int64_t bytes) const;
+  void bridge(std::int64_t gap);
+
+  File file_;
+  const Entry* entry_ = nullptr;
+  std::vector<iovec> parts_;
+  std::vector<std::byte> scratch_;
+  std::int64_t begin_ = 0;  ///< of the pending range
+  std::int64_t end_ = 0;
+  std::int64_t bytes_read_ = 0;
+};
+
+}  // namespace refit::checkpoint

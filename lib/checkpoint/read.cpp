@@ -1,0 +1,186 @@
+#include "checkpoint/chunks.hpp"
+#include "checkpoint/contents.hpp"
+#include "checkpoint/gather.hpp"
+
+#include "core/error.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace refit::checkpoint {
+namespace {
+
+constexpr std::int64_t kTinyRun = 64;                          // bytes; below, a copy is cheaper than an iovec
+constexpr std::int64_t kShortRow = std::int64_t{16} << 10;     // bytes; read whole where runs are tiny
+constexpr std::int64_t kReport = std::int64_t{64} << 20;       // bytes between calls of `progress`
+
+/// Calls `visit(file_offset, elements, place_offset)` for each run of `box` that is contiguous both in a row-major array
+/// of `shape` and in a place with `strides`; offsets in elements, the place's from the box's first element.
+template <typename Visit>
+void for_each_run(const Shape& shape, const Box& box, const Extents& strides, const Visit& visit) {
+  const Extents file_strides = row_major_strides(shape);
+  std::int64_t run = 1;
+  int outer = box.extent.size();
+  while (outer > 0) {
+    const int d = outer - 1;
+    if (box.extent[d] != 1 && (file_strides[d] != run || strides[d] != run)) break;
+    run *= box.extent[d];
+    --outer;
+  }
+  Extents index = Extents::filled(box.extent.size(), 0);
+  const std::int64_t first = offset_of(box.lower, file_strides);
+  while (true) {
+    visit(first + offset_of(index, file_strides), run, offset_of(index, strides));
+    int d = outer - 1;
+    while (d >= 0 && ++index[d] == box.extent[d]) index[d--] = 0;
+    if (d < 0) return;
+  }
+}
+
+/// Length of the runs that for_each_run visits, in elements.
+std::int64_t run_length(const Shape& shape, const Box& box, const Extents& strides) {
+  const Extents file_strides = row_major_strides(shape);
+  std::int64_t run = 1;
+  for (int d = box.extent.size() - 1; d >= 0; --d) {
+    if (box.extent[d] != 1 && (file_strides[d] != run || strides[d] != run)) break;
+    run *= box.extent[d];
+  }
+  return run;
+}
+
+void check(const Read& read, const Checkpoint& checkpoint) {
+  REFIT_ASSERT(read.entry != nullptr && read.data != nullptr);
+  const Entry& entry = *read.entry;
+  const int dimensions = entry.info.shape.size();
+  REFIT_ASSERT(read.box.lower.size() == dimensions && read.box.extent.size() == dimensions);
+  REFIT_ASSERT(read.strides.size() == dimensions);
+  for (int d = 0; d < dimensions; ++d) {
+    REFIT_ASSERT(read.box.lower[d] >= 0 && read.box.extent[d] >= 0);
+    REFIT_ASSERT(read.box.extent[d] <= entry.info.shape[d] - read.box.lower[d]);
+  }
+  if (read.dtype != entry.info.dtype && !(is_castable(read.dtype) && is_castable(entry.info.dtype))) {
+    fail_usage("{}: tensor {} is {} and cannot be loaded as {}", checkpoint.files[static_cast<std::size_t>(entry.file)],
+               in_quotes(entry.info.name), name(entry.info.dtype), name(read.dtype));
+  }
+}
+
+class Reader {
+ public:
+  Reader(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint, std::int64_t total_bytes,
+         const std::function<void(std::int64_t, std::int64_t)>& progress)
+      : space_(space), checkpoint_(checkpoint), total_bytes_(total_bytes), progress_(progress) {}
+
+  void read(const Read& read) {
+    if (read.box.empty()) return;
+    if (read.entry->file != file_) {
+      file_ = read.entry->file;
+      gather_.open(checkpoint_.files[static_cast<std::size_t>(file_)]);
+    }
+    const Shape& shape = read.entry->info.shape;
+    const std::int64_t size = byte_size(read.dtype);
+    const bool direct = read.dtype == read.entry->info.dtype &&
+                        (run_length(shape, read.box, read.strides) * size >= kTinyRun || read.box.volume() * size < kTinyRun);
+    if (direct) {
+      gather_into(*read.entry, read.box, read.data, read.strides);
+      gather_.flush();
+    } else {
+      read_buffered(read);
+    }
+    if (progress_ && done_ == total_bytes_) progress_(done_, total_bytes_);
+  }
+
+  std::int64_t bytes_read() const { return gather_.bytes_read(); }
+
+ private:
+  /// Reads a box without a cast.
+  void gather_into(const Entry& entry, const Box& box, std::byte* data, const Extents& strides) {
+    const std::int64_t size = byte_size(entry.info.dtype);
+    for_each_run(entry.info.shape, box, strides, [&](std::int64_t from, std::int64_t count, std::int64_t to) {
+      // a run longer than this is cut, so that progress is seen
+      for (std::int64_t part = 0; part < count * size; part += kReport) {
+        const std::int64_t bytes = std::min(kReport, count * size - part);
+        gather_.add(entry, entry.offset + from * size + part, bytes, data + to * size + part);
+        advance(bytes);
+      }
+    });
+  }
+
+  /// Reads through a buffer: casts, and places whose runs are tiny.
+  void read_buffered(const Read& read) {
+    const std::int64_t size = byte_size(read.entry->info.dtype);
+    buffer_.resize(static_cast<std::size_t>(kBufferBytes));
+    const Box wide = widened(read);
+    const Extents place_strides = read.strides;
+    for_each_chunk(wide, kBufferBytes / size, [&](const Box& part) {
+      const Box wanted = *intersect(part, read.box);
+      const Extents buffer_strides = row_major_strides(part.extent);
+      gather_into(*read.entry, part, buffer_.data(), buffer_strides);
+      gather_.flush();
+      const kernels::Tile tile{buffer_.data() + offset_of(relative(wanted, part), buffer_strides) * size,
+                               read.data + offset_of(relative(wanted, read.box), place_strides) * byte_size(read.dtype),
+                               wanted.extent, buffer_strides, place_strides, read.entry->info.dtype, read.dtype};
+      kernels::CopyTable(space_, std::span(&tile, 1)).run(space_);
+      space_.fence();
+    });
+  }
+
+  /// The box with whole rows where its own part of them is tiny.
+  static Box widened(const Read& read) {
+    const Shape& shape = read.entry->info.shape;
+    const std::int64_t size = byte_size(read.entry->info.dtype);
+    const int last = shape.size() - 1;
+    Box box = read.box;
+    if (last >= 0 && shape[last] * size <= kShortRow && box.extent[last] * size < kTinyRun) {
+      box.lower[last] = 0;
+      box.extent[last] = shape[last];
+    }
+    return box;
+  }
+
+  void advance(std::int64_t bytes) {
+    done_ = std::min(done_ + bytes, total_bytes_);
+    if (!progress_ || done_ - reported_ < kReport) return;
+    reported_ = done_;
+    progress_(done_, total_bytes_);
+  }
+
+  const kernels::ExecutionSpace& space_;
+  const Checkpoint& checkpoint_;
+  std::int64_t total_bytes_;
+  const std::function<void(std::int64_t, std::int64_t)>& progress_;
+  Gather gather_;
+  std::vector<std::byte> buffer_;
+  std::int32_t file_ = -1;
+  std::int64_t done_ = 0;
+  std::int64_t reported_ = 0;
+};
+
+/// The reads in the order of their bytes: one file is open at a time, and is read from front to back.
+std::vector<std::size_t> file_order(std::span<const Read> reads) {
+  std::vector<std::size_t> order(reads.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  const auto key = [&](std::size_t i) {
+    const Entry& entry = *reads[i].entry;
+    const std::int64_t first = offset_of(reads[i].box.lower, row_major_strides(entry.info.shape));
+    return std::make_pair(entry.file, entry.offset + first * byte_size(entry.info.dtype));
+  };
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return key(a) < key(b); });
+  return order;
+}
+
+}  // namespace
+
+ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint, std::span<const Read> reads,
+                    const std::function<void(std::int64_t, std::int64_t)>& progress) {
+  ReadStatistics statistics;
+  for (const Read& read : reads) {
+    check(read, checkpoint);
+    statistics.bytes_needed += read.box.volume() * byte_size(read.entry->info.dtype);
+  }
+  Reader reader(space, checkpoint, statistics.bytes_needed, progress);
+  for (std::size_t i : file_order(reads)) reader.read(reads[i]);
+  statistics.bytes_read = reader.bytes_read();
+  return statistics;
+}
+
+}  // namespace refit::checkpoint

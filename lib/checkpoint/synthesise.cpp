@@ -1,0 +1,60 @@
+#include "checkpoint/chunks.hpp"
+#include "checkpoint/config_copy.hpp"
+#include "checkpoint/contents.hpp"
+
+#include "core/error.hpp"
+#include "core/hash.hpp"
+
+namespace refit::checkpoint {
+namespace {
+
+constexpr double kNormMean = 1.0;
+constexpr double kNormScale = 0.1;
+constexpr double kWeightScale = 0.02;
+
+std::vector<model::TensorInfo> infos_of(const model::Model& model, const std::string& config_path) {
+  std::vector<model::TensorInfo> result;
+  result.reserve(model.tensors.size());
+  for (const model::Tensor& tensor : model.tensors) {
+    if (!is_castable(tensor.dtype)) {
+      fail_usage("{}: tensor {} is {}; synthetic values are F32, F16 or BF16", config_path, in_quotes(tensor.name),
+                 name(tensor.dtype));
+    }
+    result.push_back({tensor.name, tensor.shape, tensor.dtype});
+  }
+  return result;
+}
+
+}  // namespace
+
+SyntheticRule synthetic_rule(const model::Tensor& canonical, std::uint64_t seed) {
+  SyntheticRule rule{combine(hash_name(canonical.name), seed), 0.0, kWeightScale};
+  if (canonical.shape.size() == 1 && canonical.name.ends_with("norm.weight")) {
+    rule.mean = kNormMean;
+    rule.scale = kNormScale;
+  }
+  return rule;
+}
+
+void synthesise(const model::Model& model, const std::string& config_path, const std::string& folder, Format format,
+                std::uint64_t seed, std::int64_t max_shard_bytes, bool force) {
+  const std::string config = config_with_layers(config_path, model.config.layers);
+  check_config_target(folder, config, force);
+  const auto writer = Writer::create(format, folder, infos_of(model, config_path), max_shard_bytes, force);
+  const kernels::ExecutionSpace space;
+  std::vector<std::byte> buffer(static_cast<std::size_t>(kBufferBytes));
+  for (const model::Tensor& tensor : model.tensors) {
+    const SyntheticRule rule = synthetic_rule(model.canonical(tensor), seed);
+    const std::int64_t size = byte_size(tensor.dtype);
+    for_each_chunk(Box::whole(tensor.shape), kBufferBytes / size, [&](const Box& part) {
+      kernels::synthesise(space, {buffer.data(), tensor.dtype, part, tensor.shape, row_major_strides(part.extent)}, rule.key,
+                          rule.mean, rule.scale);
+      space.fence();
+      writer->write(tensor.index, {buffer.data(), static_cast<std::size_t>(part.volume() * size)});
+    });
+  }
+  write_config(folder, config);
+  writer->finish();
+}
+
+}  // namespace refit::checkpoint
