@@ -59,6 +59,7 @@ TEST(Verify, OneFlippedBitIsOneElementOfOneTensorOnOneRank) {
   EXPECT_EQ(result.kl.tensor, "down");
   EXPECT_GT(result.kl.max, 0.0);
   EXPECT_LT(result.kl.max, 1e-4);
+  EXPECT_DOUBLE_EQ(result.kl.mean, result.kl.max / 8.0);  // embed, q, k, gate, up, down, two experts
 }
 
 TEST(Verify, AStaleTensorIsWrongOnEveryRankInEveryElement) {
@@ -92,7 +93,6 @@ TEST(Verify, SwappedHalvesOfAFusedParameterAreCountedAndHaveAKlOfOrderOne) {
   EXPECT_EQ(result.wrong.size(), 6U);
   EXPECT_GT(result.kl.max, 0.2);
   EXPECT_LT(result.kl.max, 5.0);
-  // 8 matrices: 6 right ones, gate, up; the mean is of all (1-D tensors and integers have none).
   EXPECT_GT(result.kl.mean, 2.0 * 0.2 / 8.0);
   EXPECT_LT(result.kl.mean, result.kl.max);
 }
@@ -221,6 +221,9 @@ TEST(Verify, WhatCannotBeComparedIsRefusedByName) {
   World overlapping;
   overlapping.gen.table[0].pieces[kNorm][0].box.extent[0] -= 1;  // now it is not the box of the other ranks
   EXPECT_THAT([&] { overlapping.verify(); }, testing::ThrowsMessage<Error>(testing::HasSubstr("norm: ")));
+  World mixed;
+  mixed.gen.table[0].pieces[kNorm][0].dtype = DType::f64;  // not a cast of bf16, and not what the other ranks store
+  EXPECT_THAT([&] { mixed.verify(); }, testing::ThrowsMessage<Error>(testing::HasSubstr("norm: stored as BF16")));
 }
 
 }  // namespace
