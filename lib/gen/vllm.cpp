@@ -58,7 +58,8 @@ class VllmLayout final : public layout::Layout {
   std::int32_t stage(Rank /*rank*/) const override { return 0; }
 
   std::uint64_t placement_class(const Tensor& tensor) const override {
-    const std::int64_t owner = tensor.expert >= 0 && expert_parallel_ ? expert_owner(tensor.expert) : -1;
+    // -1: no expert, cut over TP; -2: a part of every expert, cut over the ranks of the MoE group.
+    const std::int64_t owner = tensor.expert < 0 ? -1 : expert_parallel_ ? expert_owner(tensor.expert) : -2;
     return combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(owner));
   }
 
