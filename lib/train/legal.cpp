@@ -51,11 +51,18 @@ std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& optio
                                        std::vector<std::string>& violations) {
   const std::int64_t stages = options.sizes.pp;
   if (!options.stage_layers.empty()) {
-    const std::int64_t sum = std::accumulate(options.stage_layers.begin(), options.stage_layers.end(), std::int64_t{0});
-    if (static_cast<std::int64_t>(options.stage_layers.size()) == stages && sum == layers) return options.stage_layers;
-    violations.push_back(
-        fmt::format("train: stage_layers lists {} stages with {} layers; PP{} and {} layers are needed",
-                    options.stage_layers.size(), sum, stages, layers));
+    const auto& list = options.stage_layers;
+    const std::int64_t sum = std::accumulate(list.begin(), list.end(), std::int64_t{0});
+    const bool positive = *std::min_element(list.begin(), list.end()) > 0;
+    if (positive && static_cast<std::int64_t>(list.size()) == stages && sum == layers) return list;
+    violations.push_back(fmt::format(
+        "train: stage_layers lists {} stages with {} layers; PP{} and {} layers, at least one a stage, are needed",
+        list.size(), sum, stages, layers));
+    return {};
+  }
+  if (options.first_stage_layers < 0 || options.last_stage_layers < 0) {
+    violations.push_back(fmt::format("train: first_stage_layers {} and last_stage_layers {} must not be negative",
+                                     options.first_stage_layers, options.last_stage_layers));
     return {};
   }
   std::vector<std::int64_t> result(static_cast<std::size_t>(stages), 0);
@@ -73,8 +80,7 @@ std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& optio
   if (rest < 0 || (open == 0 && rest != 0) || (open > 0 && (rest % open != 0 || rest == 0))) {
     violations.push_back(
         fmt::format("train: {} layers do not split over PP{}: {} left for {} even stages (first_stage_layers {}, "
-                    "last_stage_layers {}); "
-                    "set them or stage_layers",
+                    "last_stage_layers {}); set them or stage_layers",
                     layers, stages, rest, open, options.first_stage_layers, options.last_stage_layers));
     return {};
   }
