@@ -1,0 +1,1 @@
+refit_test(gen SOURCES gen_vllm_test.cpp layout_models.cpp DEPENDS gen test_layouts EXTERNAL GTest::gmock_main)

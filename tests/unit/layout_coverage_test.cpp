@@ -1,0 +1,199 @@
+// What must hold for every family on every legal layout of a grid, element by element.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "gen/vllm.hpp"
+#include "layout_models.hpp"
+#include "support/random_layout.hpp"
+#include "train/megatron.hpp"
+
+namespace refit::layout {
+namespace {
+
+/// A layout of a side, and how it was asked for.
+struct Candidate {
+  std::string name;
+  std::unique_ptr<Layout> layout;
+  std::int64_t tp, moe, ep;  ///< moe: ranks that share the experts
+};
+
+std::vector<Candidate> train_layouts(const model::Model& model) {
+  std::vector<Candidate> result;
+  for (const char* sizes : {"TP1", "TP2", "TP4", "PP2", "TP2xPP2", "TP2xPP4xDP2", "TP2xCP2", "DP3", "EP2", "EP3", "EP6",
+                            "TP2xEP2", "TP2xEP3xDP3", "TP4xEP2xPP2", "TP2xCP2xEP2xPP2", "TP2xEP6xPP3"}) {
+    for (const std::int64_t pad : {0, 1, 128}) {
+      train::Options options;
+      options.sizes = parse_parallelism(sizes);
+      options.make_vocab_size_divisible_by = pad;
+      if (options.sizes.pp == 3) options.stage_layers = {1, 2, 1};
+      if (!train::violations(model, options).empty()) continue;
+      result.push_back({fmt::format("train {} pad {}", sizes, pad), train::make_layout(model, options),
+                        options.sizes.tp, 1, options.sizes.ep});
+    }
+  }
+  return result;
+}
+
+std::vector<Candidate> gen_layouts(const model::Model& model) {
+  std::vector<Candidate> result;
+  for (const char* sizes : {"TP1", "TP2", "TP4", "TP8", "DP3", "TP2xDP2", "TP2xEP2", "TP4xEP4", "TP2xDP2xEP2",
+                            "TP2xDP2xEP4", "TP2xDP3xEP6"}) {
+    for (const bool internal : {false, true}) {
+      gen::Options options;
+      options.sizes = parse_parallelism(sizes);
+      options.internal_data_parallel = internal;
+      if (!gen::violations(model, options).empty()) continue;
+      const std::int64_t dp = std::max<std::int64_t>(1, options.sizes.dp);
+      result.push_back({fmt::format("gen {}{}", sizes, internal ? " internal" : ""), gen::make_layout(model, options),
+                        options.sizes.tp, internal ? options.sizes.tp * dp : options.sizes.tp, options.sizes.ep});
+    }
+  }
+  return result;
+}
+
+using Boxes = std::vector<Box>;  // of one tensor on one rank
+
+Boxes boxes_of(const Layout& layout, const Tensor& tensor, Rank rank) {
+  std::vector<Piece> pieces;
+  layout.pieces(tensor, rank, pieces);
+  Boxes result;
+  for (const Piece& piece : pieces) result.push_back(piece.box);
+  return result;
+}
+
+/// Every element of the tensor is in exactly one of the side's distinct boxes.
+void check_covered(const Layout& layout, const Tensor& tensor) {
+  std::set<Box> distinct;
+  for (std::int32_t r = 0; r < layout.ranks(); ++r) {
+    const Boxes mine = boxes_of(layout, tensor, Rank{r});
+    EXPECT_TRUE(std::is_sorted(mine.begin(), mine.end())) << tensor.name;
+    distinct.insert(mine.begin(), mine.end());
+  }
+  std::vector<int> covered(static_cast<std::size_t>(tensor.elements()), 0);
+  for (const Box& box : distinct) {
+    test_support::for_each_index(box.extent, [&](const Extents& index) {
+      ++covered[static_cast<std::size_t>(test_support::flat(test_support::shifted(box.lower, index), tensor.shape))];
+    });
+  }
+  for (std::size_t i = 0; i < covered.size(); ++i) ASSERT_EQ(covered[i], 1) << tensor.name << " element " << i;
+}
+
+/// Tensors of one class and shape have the same boxes on every rank.
+void check_classes(const Layout& layout, const model::Model& model) {
+  std::map<std::pair<Shape, std::uint64_t>, std::vector<Boxes>> classes;
+  for (const Tensor& tensor : model.tensors) {
+    std::vector<Boxes> mine;
+    for (std::int32_t r = 0; r < layout.ranks(); ++r) mine.push_back(boxes_of(layout, tensor, Rank{r}));
+    const auto [entry, is_new] = classes.try_emplace({tensor.shape, layout.placement_class(tensor)}, mine);
+    if (!is_new) {
+      EXPECT_EQ(entry->second, mine) << tensor.name;
+    }
+  }
+  if (layout.stages() == 1) {
+    EXPECT_LT(classes.size(), model.tensors.size()) << "layers share their classes";
+  }
+}
+
+void check_stored(const Layout& layout, const model::Model& model) {
+  for (std::int32_t r = 0; r < layout.ranks(); ++r) {
+    for (const Contents& stored : contents(layout, model, Rank{r})) {
+      for (const Origin& origin : stored.elements) ASSERT_NE(origin.tensor, Origin::kNothing) << stored.storage.name;
+    }
+  }
+}
+
+/// Shapes of a rank's storages by formula; names that a rank lacks are skipped, so each must be met somewhere.
+void check_shapes(const Candidate& candidate, const model::Model& model, std::set<std::string>& met) {
+  const model::Config& c = model.config;
+  const std::int64_t tp = candidate.tp;
+  const std::int64_t kv_of_gen = tp >= c.kv_heads ? 1 : c.kv_heads / tp;
+  const std::int64_t cut = candidate.ep > 1 ? 1 : candidate.moe;
+  const std::map<std::string, Shape> expected = {{"self_attention.linear_qkv.weight", {(8 + 2 * 2) * 4 / tp, 12}},
+                                                 {"self_attention.linear_proj.weight", {12, 8 * 4 / tp}},
+                                                 {"mlp.linear_fc1.weight", {2 * c.intermediate_size / tp, 12}},
+                                                 {"mlp.linear_fc2.weight", {12, c.intermediate_size / tp}},
+                                                 {"mlp.router.weight", {6, 12}},
+                                                 {"mlp.experts.linear_fc1.weight0", {16, 12}},
+                                                 {"mlp.experts.linear_fc2.weight0", {12, 8}},
+                                                 {"self_attn.qkv_proj.weight", {(8 / tp + 2 * kv_of_gen) * 4, 12}},
+                                                 {"self_attn.o_proj.weight", {12, 8 / tp * 4}},
+                                                 {"model.embed_tokens.weight", {256 / tp, 12}},
+                                                 {"mlp.gate_up_proj.weight", {2 * c.intermediate_size / tp, 12}},
+                                                 {"mlp.down_proj.weight", {12, c.intermediate_size / tp}},
+                                                 {"decoder.final_layernorm.weight", {12}},
+                                                 {"model.norm.weight", {12}}};
+  for (std::int32_t r = 0; r < candidate.layout->ranks(); ++r) {
+    const LocalLayout local = materialise(*candidate.layout, model.tensors, Rank{r});
+    for (const Storage& storage : local.storages) {
+      EXPECT_EQ(&local.storages[static_cast<std::size_t>(local.find(storage.key))], &storage);
+      for (const auto& [name, shape] : expected) {
+        if (!storage.name.ends_with(name)) continue;
+        EXPECT_EQ(storage.shape, shape) << storage.name << " rank " << r;
+        met.insert(name);
+      }
+      if (storage.name.ends_with("w13_weight")) {
+        EXPECT_EQ(storage.shape[1], 2 * 8 / cut);
+        EXPECT_EQ(storage.shape[2], 12);
+        met.insert("w13_weight");
+      }
+    }
+  }
+}
+
+class EveryLayout : public ::testing::TestWithParam<std::string> {};
+
+void check(const std::vector<Candidate>& candidates, const model::Model& model, std::set<std::string>& met) {
+  for (const Candidate& candidate : candidates) {
+    SCOPED_TRACE(candidate.name);
+    for (const Tensor& tensor : model.tensors) check_covered(*candidate.layout, tensor);
+    check_classes(*candidate.layout, model);
+    check_stored(*candidate.layout, model);
+    check_shapes(candidate, model, met);
+  }
+}
+
+TEST_P(EveryLayout, StoresEveryElementOnce) {
+  const model::Model model = small_model(GetParam());
+  const auto train = train_layouts(model);
+  const auto gen = gen_layouts(model);
+  EXPECT_GE(train.size(), model.config.experts > 0 ? 20u : 15u);
+  EXPECT_GE(gen.size(), 8u);
+  std::set<std::string> met;
+  check(train, model, met);
+  check(gen, model, met);
+  EXPECT_GE(met.size(), model.config.experts > 0 ? 11u : 10u);
+}
+
+/// A tensor without a rule is whole on every rank under its own name.
+TEST_P(EveryLayout, KeepsUnknownTensorsWhole) {
+  model::Model model = small_model(GetParam());
+  const auto index = static_cast<std::int32_t>(model.tensors.size());
+  model.tensors.push_back({index, "extra.table", {3, 5}, DType::i64, model::Role::unknown, -1, -1});
+  for (const auto& candidates : {train_layouts(model), gen_layouts(model)}) {
+    const Candidate& candidate = candidates.back();
+    for (std::int32_t r = 0; r < candidate.layout->ranks(); ++r) {
+      const Contents stored = find(contents(*candidate.layout, model, Rank{r}), "extra.table");
+      EXPECT_EQ(stored.storage.shape, (Shape{3, 5}));
+      EXPECT_EQ(stored.storage.dtype, DType::i64);
+      for (std::int64_t i = 0; i < 15; ++i) EXPECT_EQ(stored.elements[static_cast<std::size_t>(i)], (Origin{index, i}));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, EveryLayout, ::testing::ValuesIn(small_models()),
+                         [](const auto& test) { return test.param; });
+
+TEST(Materialise, RefusesAStorageThatARankLacks) {
+  const model::Model model = small_model("llama");
+  const auto layouts = train_layouts(model);
+  const LocalLayout local = materialise(*layouts.front().layout, model.tensors, Rank{0});
+  EXPECT_THROW(local.find({999, 0, 0}), Error);
+}
+
+}  // namespace
+}  // namespace refit::layout

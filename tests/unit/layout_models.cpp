@@ -1,0 +1,139 @@
+#include "layout_models.hpp"
+
+#include <gtest/gtest.h>
+
+#include "support/random_layout.hpp"
+
+namespace refit::layout {
+namespace {
+
+using test_support::flat;
+using test_support::for_each_index;
+using test_support::position;
+using test_support::shifted;
+
+std::int64_t row_length(const Shape& shape) { return shape.size() < 2 ? 1 : shape[shape.size() - 1]; }
+
+/// "q" for "model.layers.0.self_attn.q_proj.weight", "e3g" for gate of expert 3, else the first letter.
+std::string short_name(const model::Tensor& tensor) {
+  const std::size_t at = tensor.name.find("_proj");
+  if (at == std::string::npos) return tensor.name.substr(0, 1);
+  const std::size_t dot = tensor.name.rfind('.', at);
+  const std::string letter = tensor.name.substr(dot + 1, 1);
+  return tensor.expert >= 0 ? fmt::format("e{}{}", tensor.expert, letter) : letter;
+}
+
+void put(Origin& element, const Origin& origin, bool again, const std::string& where) {
+  if (again) ADD_FAILURE() << where << ": one tensor covers an element twice";
+  if (element.tensor != Origin::kNothing && !(element == origin)) ADD_FAILURE() << where << ": covered by two values";
+  element = origin;
+}
+
+}  // namespace
+
+model::Model small_model(const std::string& name) {
+  model::Config config;
+  config.vocab_size = 250;
+  config.hidden_size = 12;
+  config.layers = 4;
+  config.intermediate_size = 16;
+  config.attention_heads = 8;
+  config.kv_heads = 2;
+  config.head_dim = 4;
+  config.tied = name.starts_with("llama_tied");
+  config.family = name.starts_with("llama") ? "llama" : name.starts_with("qwen3_moe") ? "qwen3_moe" : name;
+  if (config.family == "qwen3_moe") {
+    config.experts = 6;
+    config.expert_intermediate_size = 8;
+  }
+  if (name == "qwen3_moe_dense") {
+    config.dense_layer = {false, true, false, false};
+    config.intermediate_size = config.expert_intermediate_size;
+  }
+  return model::build_model(config, name == "llama_tied_lm_head");
+}
+
+std::vector<std::string> small_models() {
+  return {"llama", "llama_tied", "llama_tied_lm_head", "qwen2", "qwen3", "qwen3_moe", "qwen3_moe_dense"};
+}
+
+std::vector<Contents> contents(const Layout& layout, const model::Model& model, Rank rank) {
+  const LocalLayout local = materialise(layout, model.tensors, rank);
+  std::vector<Contents> result;
+  std::vector<std::vector<std::int32_t>> last_tensor;
+  for (const Storage& storage : local.storages) {
+    const auto elements = static_cast<std::size_t>(storage.elements());
+    result.push_back({storage, std::vector<Origin>(elements)});
+    last_tensor.emplace_back(elements, -1);
+  }
+  const auto visit = [&](std::int32_t storage, const Place& place, const Extents& extent, std::int32_t by,
+                         const auto& origin_of) {
+    Contents& target = result[static_cast<std::size_t>(storage)];
+    for_each_index(extent, [&](const Extents& index) {
+      const std::int64_t at = position(place, index);
+      if (at < 0 || at >= target.storage.elements()) {
+        ADD_FAILURE() << target.storage.name << ": a place beyond its end";
+        return;
+      }
+      const auto where = static_cast<std::size_t>(at);
+      std::int32_t& last = last_tensor[static_cast<std::size_t>(storage)][where];
+      put(target.elements[where], origin_of(index), last == by, target.storage.name);
+      last = by;
+    });
+  };
+  for (const LocalPiece& entry : local.pieces) {
+    const model::Tensor& tensor = model.tensors[static_cast<std::size_t>(entry.tensor)];
+    const Piece& piece = entry.piece;
+    visit(entry.storage, piece.place, piece.box.extent, entry.tensor, [&](const Extents& index) {
+      return Origin{model.canonical(tensor).index, flat(shifted(piece.box.lower, index), tensor.shape)};
+    });
+  }
+  for (const auto& entry : local.fills) {
+    visit(entry.storage, entry.fill.place, entry.fill.extent, Origin::kFill, [&](const Extents&) {
+      return Origin{Origin::kFill, -1, entry.fill.value};
+    });
+  }
+  return result;
+}
+
+Contents find(const std::vector<Contents>& all, const std::string& name) {
+  for (const Contents& one : all) {
+    if (one.storage.name == name) return one;
+  }
+  ADD_FAILURE() << "no storage " << name;
+  return {};
+}
+
+std::string rows(const Layout& layout, const model::Model& model, Rank rank, const std::string& name) {
+  const Contents stored = find(contents(layout, model, rank), name);
+  const std::int64_t length = row_length(stored.storage.shape);
+  std::string text;
+  for (std::size_t i = 0; i < stored.elements.size(); i += static_cast<std::size_t>(length)) {
+    const Origin& first = stored.elements[i];
+    if (!text.empty()) text += ' ';
+    if (first.tensor < 0) {
+      text += first.tensor == Origin::kFill && first.value == 0 ? "0" : "?";
+      continue;
+    }
+    const model::Tensor& tensor = model.tensors[static_cast<std::size_t>(first.tensor)];
+    text += short_name(tensor) + std::to_string(first.element / row_length(tensor.shape));
+    for (std::int64_t column = 0; column < length; ++column) {
+      const Origin expected{first.tensor, first.element + column};
+      EXPECT_EQ(stored.elements[i + static_cast<std::size_t>(column)], expected) << name << " row " << text;
+    }
+  }
+  return text;
+}
+
+std::string columns(const Layout& layout, const model::Model& model, Rank rank, const std::string& name) {
+  const Contents stored = find(contents(layout, model, rank), name);
+  std::string text;
+  for (std::int64_t column = 0; column < row_length(stored.storage.shape); ++column) {
+    const Origin& origin = stored.elements[static_cast<std::size_t>(column)];
+    const model::Tensor& tensor = model.tensors[static_cast<std::size_t>(origin.tensor)];
+    text += fmt::format("{}{}", text.empty() ? "" : " ", origin.element % row_length(tensor.shape));
+  }
+  return text;
+}
+
+}  // namespace refit::layout

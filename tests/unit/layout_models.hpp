@@ -1,0 +1,48 @@
+#pragma once
+// Small models of every family, and what one rank stores of a model written out element by element.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "layout/layout.hpp"
+
+namespace refit::layout {
+
+/// V 250, H 12, L 4, I 16, nh 8, nkv 2, hd 4; with experts E 6 of I 8. Cases: "llama", "llama_tied",
+/// "llama_tied_lm_head" (the checkpoint has its own lm_head), "qwen2", "qwen3", "qwen3_moe", "qwen3_moe_dense" (layer 1
+/// is dense and as wide as an expert).
+model::Model small_model(const std::string& name);
+std::vector<std::string> small_models();
+
+/// Where a stored element comes from: element `element` of tensor `tensor` (by its canonical name), or a fill.
+struct Origin {
+  static constexpr std::int32_t kNothing = -1;
+  static constexpr std::int32_t kFill = -2;
+  std::int32_t tensor = kNothing;
+  std::int64_t element = -1;
+  double value = 0;  ///< of a fill
+  friend bool operator==(const Origin&, const Origin&) = default;
+};
+
+/// One storage of one rank, element by element.
+struct Contents {
+  Storage storage;
+  std::vector<Origin> elements;
+};
+
+/// What `rank` stores. Reports (as test failures) elements that are covered twice or by two values, and places beyond a
+/// storage's end; elements that nothing covers stay Origin::kNothing.
+std::vector<Contents> contents(const Layout& layout, const model::Model& model, Rank rank);
+
+/// The storage of that name; a test failure and an empty one where there is none.
+Contents find(const std::vector<Contents>& all, const std::string& name);
+
+/// The storage of that name as rows: "q3" is row 3 of the tensor whose name contains ".q_proj.", "0" a row of zeros.
+/// Rows must be whole (first to last column) or all cut at the same columns. Joined with blanks.
+std::string rows(const Layout& layout, const model::Model& model, Rank rank, const std::string& name);
+
+/// Likewise the columns of its first row, e.g. "4 5 6 7".
+std::string columns(const Layout& layout, const model::Model& model, Rank rank, const std::string& name);
+
+}  // namespace refit::layout
