@@ -63,7 +63,7 @@ std::vector<Injection> injections() {
           {kDropTensor, "layer 0's o_proj is on neither path: gen never gets it"},
           {kCorruptReplica, "one bit of train rank 1's copy of layer 0's input_layernorm is wrong after loading"},
           {kLostUpdate, "train rank 1 leaves out layer 0's input_layernorm in the update before refit 2"},
-          {kStaleRefit, "train rank 0 sends nothing on the bulk path after refit 1 (direct)"},
+          {kStaleRefit, "no rank runs the bulk path after refit 1: gen keeps the weights of the first"},
           {kSkipSend, "train rank 0 leaves out the bulk path of refit 2: its peers wait for ever (golden, p2p)"}};
 }
 
@@ -94,8 +94,8 @@ bool Faults::corrupts(const Tensor& tensor, Rank train_rank) const {
 }
 
 bool Faults::skips_bulk(bool is_train, Rank rank, std::int64_t refit) const {
-  if (!is_train || to_int(rank) != 0 || refit < 2) return false;
-  return has(kStaleRefit) || (refit == 2 && has(kSkipSend));
+  if (refit >= 2 && has(kStaleRefit)) return true;
+  return is_train && to_int(rank) == 0 && refit == 2 && has(kSkipSend);
 }
 
 }  // namespace refit::engine

@@ -1,0 +1,99 @@
+#include "engine/describe.hpp"
+
+#include "kernels/kernels.hpp"
+#include "report/environment.hpp"
+#include "transport/mpi.hpp"
+
+#include <fmt/ranges.h>
+
+namespace refit::engine {
+namespace {
+
+report::Settings settings_of(const Case& c) {
+  report::Settings settings{{"bulk", std::string(name(c.refit.bulk))},
+                            {"executor", std::string(name(c.refit.executor))},
+                            {"device", std::string(name(c.run.device))},
+                            {"misc_buffer_bytes", c.refit.misc_buffer_bytes},
+                            {"check_agreement", c.refit.check_agreement},
+                            {"steps", c.run.steps},
+                            {"warmup", c.run.warmup},
+                            {"seed", c.run.seed},
+                            {"update", std::string(name(c.run.update))},
+                            {"verify", std::string(name(c.run.verify))},
+                            {"timeout_seconds", c.run.timeout_seconds}};
+  if (c.refit.executor == ExecutorKind::golden || c.refit.executor == ExecutorKind::p2p) {
+    settings.emplace_back("communicators", std::string(name(c.refit.communicators)));
+    settings.emplace_back("streams", c.refit.streams);
+  }
+  if (c.refit.executor == ExecutorKind::p2p) {
+    settings.emplace_back("group_size", c.refit.group_size);
+    settings.emplace_back("chunk_bytes", c.refit.chunk_bytes);
+    settings.emplace_back("ring_chunks", c.refit.ring_chunks);
+  }
+  if (!c.run.inject.empty()) settings.emplace_back("inject", fmt::format("{}", fmt::join(c.run.inject, ",")));
+  return settings;
+}
+
+}  // namespace
+
+report::Result describe(const Case& c, const std::vector<std::string>& command) {
+  report::Result result;
+  result.test_case = {c.name, c.description, c.file};
+  result.command = fmt::format("{}", fmt::join(command, " "));
+  result.start_time = report::current_time();
+  result.environment = report::local_environment();
+  result.environment.mpi = transport::MpiSession::version();
+  result.environment.kokkos = kernels::Runtime::version();
+  result.train = {to_string(c.train.layout), c.train_ranks(), std::string(name(c.train.precision))};
+  result.gen = {to_string(c.gen.layout), c.gen_ranks(), std::string(name(c.gen.precision))};
+  result.settings = settings_of(c);
+  return result;
+}
+
+report::Result describe(const Setup& setup, const std::vector<std::string>& command) {
+  report::Result result = describe(setup.c, command);
+  const auto& payload = setup.split.payload;
+  const std::int64_t bytes = payload.bulk_bytes + payload.misc_bytes;
+  result.model = {setup.model.config.family, setup.source(), static_cast<std::int64_t>(setup.model.tensors.size()),
+                  setup.model.parameters(), bytes};
+  result.payload = {payload.bulk_bytes, payload.misc_bytes, setup.split.qkv_to_misc, from_checkpoint_bytes(setup)};
+  return result;
+}
+
+std::vector<std::pair<std::string, std::int64_t>> parse_coordinates(const std::string& text) {
+  std::vector<std::pair<std::string, std::int64_t>> result;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t equals = text.find('=', at);
+    const std::size_t end = std::min(text.find(' ', at), text.size());
+    result.emplace_back(text.substr(at, equals - at), std::stoll(text.substr(equals + 1, end - equals - 1)));
+    at = end + 1;
+  }
+  return result;
+}
+
+report::Bound to_report(const plan::Bound& bound, bool has_rates) {
+  report::Bound result;
+  result.bytes = {bound.bytes.ingress, bound.bytes.egress, bound.bytes.fanout, bound.bytes.memory};
+  if (!has_rates) return result;
+  result.seconds = bound.total();
+  result.term = bound.term();
+  result.terms = {bound.seconds.ingress, bound.seconds.egress, bound.seconds.fanout, bound.seconds.memory};
+  return result;
+}
+
+report::ModelSeconds to_report(const plan::ModelSeconds& model) {
+  return {model.total, model.term, model.staging, model.schedule, model.latency};
+}
+
+std::string hexadecimal(const Sum128& sum) { return fmt::format("{:016x}{:016x}", sum.high, sum.low); }
+
+std::int64_t from_checkpoint_bytes(const Setup& setup) {
+  std::int64_t bytes = 0;
+  for (const model::Tensor& tensor : setup.model.tensors) {
+    const bool wanted = !plan::holdings(*setup.gen, tensor).empty();
+    if (wanted && plan::holdings(*setup.train, tensor).empty()) bytes += tensor.elements() * byte_size(setup.train_dtype);
+  }
+  return bytes;
+}
+
+}  // namespace refit::engine

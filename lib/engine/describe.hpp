@@ -1,0 +1,32 @@
+#pragma once
+// From the engine's values to the report's: sections of a result that are known before anything moves.
+
+#include "engine/setup.hpp"
+#include "plan/cost.hpp"
+#include "report/result.hpp"
+#include "verify/result.hpp"
+
+#include <string>
+#include <vector>
+
+namespace refit::engine {
+
+/// Case, command, environment without ranks, model, sides, settings and payload.
+report::Result describe(const Setup& setup, const std::vector<std::string>& command);
+
+/// Case, command and environment alone: what can be said of a case whose setup failed.
+report::Result describe(const Case& c, const std::vector<std::string>& command);
+
+/// Coordinates "tp=0 pp=1" as pairs.
+std::vector<std::pair<std::string, std::int64_t>> parse_coordinates(const std::string& text);
+
+report::Bound to_report(const plan::Bound& bound, bool has_rates);
+report::ModelSeconds to_report(const plan::ModelSeconds& model);
+
+/// 32 hexadecimal digits.
+std::string hexadecimal(const Sum128& sum);
+
+/// Bytes of the tensors of which gen stores a piece and no train rank has any.
+std::int64_t from_checkpoint_bytes(const Setup& setup);
+
+}  // namespace refit::engine

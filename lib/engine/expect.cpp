@@ -1,0 +1,90 @@
+#include "engine/expect.hpp"
+
+#include <fnmatch.h>
+
+#include <cmath>
+
+namespace refit::engine {
+namespace {
+
+/// The interface's tolerances: of a payload fraction, and of a fraction of wrong elements.
+constexpr double kFractionTolerance = 0.0005;
+
+bool matches(const std::string& glob, const std::string& name) { return fnmatch(glob.c_str(), name.c_str(), 0) == 0; }
+
+/// Elements that all gen ranks store of the tensors matching a glob.
+std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
+  std::int64_t elements = 0;
+  for (const model::Tensor& tensor : setup.model.tensors) {
+    if (!matches(glob, tensor.name)) continue;
+    for (const plan::Holding& holding : plan::holdings(*setup.gen, tensor)) {
+      elements += holding.box.volume() * static_cast<std::int64_t>(holding.ranks.size());
+    }
+  }
+  return elements;
+}
+
+/// Why the wrong tensors are not those that were expected; empty if they are.
+std::string missed_mismatch(const Setup& setup, const report::Verification& found) {
+  if (found.tensors_wrong == 0) return "wrong data was expected, but everything is right";
+  const auto& wanted = setup.c.expect.mismatch;
+  for (const ExpectedMismatch& mismatch : wanted) {
+    std::int64_t wrong = 0;
+    for (const report::WrongTensor& tensor : found.wrong) wrong += matches(mismatch.tensors, tensor.tensor) ? tensor.elements_wrong : 0;
+    const std::int64_t stored = stored_elements(setup, mismatch.tensors);
+    const double fraction = stored == 0 ? 0.0 : static_cast<double>(wrong) / static_cast<double>(stored);
+    if (std::abs(fraction - mismatch.fraction) > kFractionTolerance) {
+      return fmt::format("{}: {:.4f} of the elements are wrong, {:.4f} were expected", mismatch.tensors, fraction, mismatch.fraction);
+    }
+  }
+  for (const report::WrongTensor& tensor : found.wrong) {
+    bool named = wanted.empty();
+    for (const ExpectedMismatch& mismatch : wanted) named |= matches(mismatch.tensors, tensor.tensor);
+    if (!named) return fmt::format("{} is wrong on gen rank {}, which was not expected", tensor.tensor, tensor.gen_rank);
+  }
+  return "";
+}
+
+std::string missed(const Setup& setup, const report::Result& result) {
+  const ExpectSection& expect = setup.c.expect;
+  if (expect.bulk_fraction && std::abs(result.payload->bulk_fraction() - *expect.bulk_fraction) > kFractionTolerance) {
+    return fmt::format("expect.bulk_fraction: {:.4f} expected, {:.4f} found", *expect.bulk_fraction, result.payload->bulk_fraction());
+  }
+  if (expect.outcome == ExpectedOutcome::error) return "an error was expected, but the run came to its end";
+  if (expect.outcome == ExpectedOutcome::timeout) return "a timeout was expected, but the run came to its end";
+  if (!result.verification) return "";
+  if (expect.outcome == ExpectedOutcome::mismatch) return missed_mismatch(setup, *result.verification);
+  if (result.verification->tensors_wrong > 0) {
+    const report::WrongTensor& first = result.verification->wrong.front();
+    return fmt::format("{} wrong on gen rank {}: {} elements ({} tensors wrong in all)", first.tensor, first.gen_rank, first.elements_wrong,
+                       result.verification->tensors_wrong);
+  }
+  if (expect.kl_max && result.verification->kl && result.verification->kl->max > *expect.kl_max) {
+    return fmt::format("expect.kl_max: {} expected at most, {} found in {}", *expect.kl_max, result.verification->kl->max,
+                       result.verification->kl->tensor);
+  }
+  return "";
+}
+
+}  // namespace
+
+void judge(const Setup& setup, report::Result& result) {
+  const std::string reason = missed(setup, result);
+  result.status = reason.empty() ? report::Status::passed : report::Status::failed;
+  result.exit_code = reason.empty() ? 0 : static_cast<int>(ErrorKind::data);
+  if (!reason.empty()) result.error = report::Failure{name(ErrorKind::data), reason, std::nullopt, "verify"};
+}
+
+int judge_error(const Case& c, ErrorKind kind, bool timeout, const std::string& message, report::Result& result) {
+  const bool as_expected = c.expect.outcome == (timeout ? ExpectedOutcome::timeout : ExpectedOutcome::error) &&
+                           message.find(c.expect.message) != std::string::npos;
+  result.error = report::Failure{timeout ? "timeout" : name(kind), message, std::nullopt, ""};
+  result.exit_code = as_expected ? 0 : static_cast<int>(kind);
+  result.status = as_expected                     ? report::Status::passed
+                  : kind == ErrorKind::data        ? report::Status::failed
+                  : kind == ErrorKind::unavailable ? report::Status::waived
+                                                   : report::Status::error;
+  return result.exit_code;
+}
+
+}  // namespace refit::engine

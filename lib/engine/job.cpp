@@ -1,0 +1,282 @@
+#include "engine/job.hpp"
+
+#include "core/hash.hpp"
+#include "engine/describe.hpp"
+#include "engine/host_memory.hpp"
+#include "engine/together.hpp"
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+
+namespace refit::engine {
+namespace {
+
+/// Seconds that the probe before a run spends per rate.
+constexpr double kProbeSeconds = 0.02;
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+std::string host_name() {
+  char name[256] = {};
+  gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+std::vector<int> iota(int begin, int count) {
+  std::vector<int> values(static_cast<std::size_t>(count));
+  std::iota(values.begin(), values.end(), begin);
+  return values;
+}
+
+/// One line on rank 0's log when a long load has gone on for another second.
+class LoadProgress {
+ public:
+  void operator()(std::int64_t done, std::int64_t all) {
+    if (now() - last_ < 1.0 || all == 0) return;
+    last_ = now();
+    spdlog::info("loading: rank 0 has {:.0f} % of {:.2f} GiB", 100.0 * static_cast<double>(done) / static_cast<double>(all),
+                 static_cast<double>(all) / (1 << 30));
+  }
+
+ private:
+  double last_ = now();
+};
+
+/// Hash of everything that all ranks must have in common about a tensor.
+std::uint64_t input_hash(const model::Tensor& tensor) {
+  std::uint64_t hash = combine(hash_name(tensor.name), static_cast<std::uint64_t>(tensor.dtype));
+  for (std::int64_t extent : tensor.shape) hash = combine(hash, static_cast<std::uint64_t>(extent));
+  return hash;
+}
+
+}  // namespace
+
+Job::Job(transport::MpiSession& session, transport::Control& world, const kernels::ExecutionSpace& space, const Setup& setup)
+    : session_(session), world_(world), space_(space), setup_(setup), distorted_gen_(setup.faults.distort_gen(*setup.gen, setup.model)) {
+  for (const model::Tensor& tensor : setup.split.bulk) {
+    if (!setup.faults.drops(tensor)) bulk_.push_back(tensor);
+  }
+  for (const model::Tensor& tensor : setup.split.misc) {
+    if (!setup.faults.drops(tensor)) misc_.push_back(tensor);
+  }
+}
+
+void Job::prepare(report::Result& result) {
+  progress_.at("prepare");
+  require_same_inputs();
+  make_communicators();
+  together(world_, [&] { local_ = layout::materialise(is_train() ? *setup_.train : *setup_.gen, setup_.model.tensors, rank()); });
+  measure(result);
+  allocate();
+  load(result);
+  make_plan(result);
+  progress_.at("verify");
+  verifier_ = std::make_unique<verify::Verifier>(setup_.model, *setup_.train, *setup_.gen, weights_->view(), world_, space_,
+                                                 static_cast<std::uint64_t>(setup_.c.run.seed));
+  for (const auto& odd : verifier_->check_train_holders()) {
+    const std::string text = fmt::format("train rank {} holds other bits of {} {} than its replicas, before the first refit",
+                                         to_int(odd.train_rank), odd.tensor, to_string(odd.box));
+    if (session_.rank() == 0) spdlog::error("{}", text);
+    result.notes.push_back(text);
+    if (setup_.c.run.verify == Verify::off) throw Error(ErrorKind::data, text);
+  }
+}
+
+/// Every rank read config and checkpoint headers itself: all must have read the same.
+void Job::require_same_inputs() {
+  std::vector<std::uint64_t> mine;
+  for (const model::Tensor& tensor : setup_.model.tensors) mine.push_back(input_hash(tensor));
+  transport::Control::Bytes bytes;
+  if (world_.rank() == 0) {
+    for (std::uint64_t hash : mine) transport::append(bytes, hash);
+  }
+  const auto first = transport::read_all<std::uint64_t>(world_.broadcast(std::move(bytes), 0));
+  together(world_, [&] {
+    for (std::size_t i = 0; i < std::max(first.size(), mine.size()); ++i) {
+      if (i < first.size() && i < mine.size() && first[i] == mine[i]) continue;
+      const auto& tensors = setup_.model.tensors;
+      fail_runtime("this rank's model differs from rank 0's, first in tensor {} ({}); do all hosts see the same {}?", i,
+                   i < tensors.size() ? tensors[i].name : "missing here", setup_.source());
+    }
+  });
+}
+
+void Job::make_communicators() {
+  const int train_ranks = setup_.train->ranks();
+  const int gen_ranks = setup_.gen->ranks();
+  const std::vector<int> gen = iota(train_ranks, gen_ranks);
+  int tag = 0;
+  // The world's communicator serves the probe, and the executors with a single communicator.
+  communicators_.push_back(transport::make_mpi_communicator(iota(0, train_ranks + gen_ranks), tag++));
+  std::vector<transport::Communicator*> route{communicators_.front().get()};
+  if (setup_.c.refit.communicators == Communicators::per_stage) {
+    route.clear();
+    const int per_stage = train_ranks / setup_.train->stages();
+    for (int stage = 0; stage < setup_.train->stages(); ++stage, ++tag) {
+      std::vector<int> members = iota(stage * per_stage, per_stage);
+      members.insert(members.end(), gen.begin(), gen.end());
+      const bool member = std::find(members.begin(), members.end(), session_.rank()) != members.end();
+      if (member) communicators_.push_back(transport::make_mpi_communicator(members, tag));
+      route.push_back(member ? communicators_.back().get() : nullptr);
+    }
+  }
+  if (!misc_.empty()) {
+    std::vector<int> stream = gen;
+    stream.insert(stream.begin(), 0);
+    if (is_train()) gather_ = transport::make_mpi_communicator(iota(0, train_ranks), tag);
+    if (!is_train() || session_.rank() == 0) stream_ = transport::make_mpi_communicator(stream, tag + 1);
+  }
+  routes_ = std::make_unique<transport::Routes>(*setup_.train, std::move(route), train_ranks);
+}
+
+void Job::measure(report::Result& result) {
+  progress_.at("probe");
+  if (session_.rank() == 0) spdlog::info("probing links and memory");
+  const Rates rates = measure_rates(space_, world_, *communicators_.front(), session_.node_size(), kProbeSeconds);
+  result.rates = {{"pair", rates.pair}, {"pair_message", rates.pair_message}, {"all_pairs", rates.all_pairs}, {"memory", rates.memory}};
+  const plan::Bound bound = plan::lower_bound(setup_.model.tensors, *setup_.train, *setup_.gen, host_rates(rates));
+  result.bound = to_report(bound, true);
+
+  const plan::Planner planner(bulk_, *setup_.train, gen_layout());
+  const plan::Traffic traffic = plan::traffic(planner, setup_.model.tensors);
+  const auto& c = setup_.c.refit;
+  plan::Schedule schedule;
+  if (c.executor != ExecutorKind::direct) schedule.stages_in_flight = c.streams;
+  const std::int64_t groups = c.executor == ExecutorKind::golden ? static_cast<std::int64_t>(bulk_.size()) * setup_.train->stages()
+                                                                 : 1 + traffic.copies / (c.group_size * setup_.gen->ranks());
+  schedule.serial_steps = c.executor == ExecutorKind::direct ? 1 : groups;
+  if (c.executor == ExecutorKind::golden) schedule.staged_bytes = setup_.split.payload.bulk_bytes * (1 + setup_.gen->ranks());
+  result.model_seconds = to_report(plan::model_seconds(bound, traffic, schedule, host_rates(rates)));
+
+  const std::int64_t misc = std::accumulate(misc_.begin(), misc_.end(), std::int64_t{0}, [](std::int64_t sum, const auto& t) { return sum + t.bytes(); });
+  result.byte_matrix = traffic.matrix;
+  for (std::int64_t& bytes : result.byte_matrix.front()) bytes += misc;
+  result.wire = report::Wire{traffic.bytes + misc * setup_.gen->ranks(), traffic.copies,
+                             traffic.egress_max() + misc * setup_.gen->ranks(), traffic.ingress_max() + misc, 0};
+  if (c.executor == ExecutorKind::golden) {
+    const std::int64_t receivers = (c.communicators == Communicators::single ? setup_.train->ranks() : setup_.train->ranks() / setup_.train->stages()) +
+                                   setup_.gen->ranks() - 1;
+    result.wire->bytes = setup_.split.payload.bulk_bytes * receivers + misc * setup_.gen->ranks();
+    result.wire->ingress_bytes_max = setup_.split.payload.bulk_bytes + misc;
+  }
+}
+
+void Job::allocate() {
+  progress_.at("allocate");
+  const std::int64_t bytes = transport::ArenaMap(local_).bytes;
+  const bool shared = setup_.c.refit.executor == ExecutorKind::direct;
+  // Shared memory is main memory too, where it is not swapped out.
+  require_memory(world_, hash_name(host_name()), bytes,
+                 "use fewer layers (--layers), a -small model, or more hosts; direct needs no staging memory beside the weights");
+  if (shared) {
+    together(world_, [&] { peers_ = transport::make_mpi_peer_memory(is_train() ? 0 : bytes); });
+  }
+  together(world_, [&] {
+    if (is_train() || !shared) arena_ = std::make_unique<Arena>(bytes);
+    std::byte* base = arena_ ? arena_->data() : peers_->local();
+    weights_ = std::make_unique<Weights>(setup_, local_, is_train() ? verify::Group::train : verify::Group::gen, rank(), base);
+  });
+}
+
+void Job::load(report::Result& result) {
+  progress_.at("load");
+  if (session_.rank() == 0) spdlog::info("loading {}", setup_.source());
+  world_.barrier();
+  const double start = now();
+  checkpoint::ReadStatistics statistics;
+  together(world_, [&] {
+    if (!is_train()) {
+      weights_->poison_and_fill(space_);
+    } else if (session_.rank() == 0) {
+      LoadProgress report;
+      statistics = weights_->load(space_, std::ref(report));
+    } else {
+      statistics = weights_->load(space_, {});
+    }
+  });
+  result.prepare.emplace_back("load", world_.max(now() - start));
+  result.load = report::Load{world_.sum(statistics.bytes_read), world_.sum(statistics.bytes_needed)};
+}
+
+void Job::make_plan(report::Result& result) {
+  progress_.at("plan");
+  const double start = now();
+  const Side side = is_train() ? Side::source : Side::destination;
+  std::vector<plan::Copy> copies;
+  together(world_, [&] { copies = plan::Planner(bulk_, *setup_.train, gen_layout()).rank_plan(side, rank()).copies; });
+  if (setup_.c.refit.check_agreement) transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors);
+  make_executors(copies);
+  result.prepare.emplace_back("plan", world_.max(now() - start));
+
+  const std::int64_t staging = bulk_executor_->staging_bytes() + (misc_executor_ ? misc_executor_->staging_bytes() : 0);
+  const std::int64_t arena = transport::ArenaMap(local_).bytes;
+  result.memory = report::Memory{world_.max(is_train() ? arena : std::int64_t{0}), world_.max(is_train() ? std::int64_t{0} : arena), world_.max(staging)};
+  const std::int64_t unmapped = world_.sum(bulk_executor_->unmapped_peers());
+  if (unmapped > 0) result.notes.push_back(fmt::format("direct: {} pairs of ranks cannot map each other's memory and use p2p", unmapped / 2));
+  if (unmapped > 0 && session_.rank() == 0) spdlog::warn("{}", result.notes.back());
+}
+
+void Job::make_executors(const std::vector<plan::Copy>& copies) {
+  const auto& c = setup_.c.refit;
+  const transport::Tuning tuning{c.streams, c.group_size, c.chunk_bytes, c.ring_chunks};
+  const transport::Endpoint me{is_train() ? Side::source : Side::destination, rank(), is_train() ? weights_->memory() : transport::LocalMemory(),
+                               is_train() ? transport::LocalMemory() : weights_->memory()};
+  switch (c.executor) {
+    case ExecutorKind::golden:
+      bulk_executor_ = transport::make_golden(space_, *routes_, me, bulk_, *setup_.train, gen_layout(), tuning, progress_);
+      break;
+    case ExecutorKind::p2p:
+      bulk_executor_ = transport::make_p2p(space_, *routes_, me, copies, tuning, progress_);
+      break;
+    case ExecutorKind::direct:
+      bulk_executor_ = transport::make_direct(space_, *routes_, me, copies, *peers_, world_, setup_.train->ranks(), tuning, progress_);
+      break;
+    case ExecutorKind::m2n: fail_unavailable("executor m2n is not built into this refit");
+  }
+  if (gather_ == nullptr && stream_ == nullptr) return;
+  misc_executor_ = transport::make_misc(space_, gather_.get(), stream_.get(), me, misc_, setup_.train_dtype, *setup_.train, gen_layout(),
+                                        c.misc_buffer_bytes, tuning, progress_);
+}
+
+report::Refit Job::refit(std::int64_t number) {
+  progress_.at("update");
+  if (is_train() && setup_.c.run.update == Update::perturb) weights_->update(space_, number);
+  progress_.at("barrier");
+  world_.barrier();
+
+  const double start = now();
+  progress_.at("bulk");
+  if (!setup_.faults.skips_bulk(is_train(), rank(), number)) bulk_executor_->execute();
+  const double bulk = now();
+  progress_.at("misc");
+  if (misc_executor_) misc_executor_->execute();
+  const double misc = now();
+  progress_.at("finalize");  // these families have no post-load values
+  const double end = now();
+
+  progress_.at("wait for all ranks");
+  report::Refit result;
+  result.number = number;
+  result.warmup = number <= setup_.c.run.warmup;
+  result.weight_sync = world_.max(end - start);
+  result.phases = {{"bulk", world_.max(bulk - start)}, {"misc", world_.max(misc - bulk)}, {"finalize", world_.max(end - misc)}};
+  return result;
+}
+
+verify::StepResult Job::verify(std::int64_t number) {
+  progress_.at("verify");
+  return verifier_->verify(number);
+}
+
+void Job::dump() const {
+  const std::string& folder = is_train() ? setup_.c.output.dump_train : setup_.c.output.dump_gen;
+  together(world_, [&] {
+    if (!folder.empty()) weights_->dump(folder);
+  });
+}
+
+}  // namespace refit::engine

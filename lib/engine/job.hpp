@@ -1,0 +1,67 @@
+#pragma once
+// One rank of one job: prepare, the refits, their verification. Communication objects come from MPI.
+
+#include "engine/rates.hpp"
+#include "engine/setup.hpp"
+#include "engine/watchdog.hpp"
+#include "engine/weights.hpp"
+#include "report/result.hpp"
+#include "transport/executor.hpp"
+#include "transport/mpi.hpp"
+#include "verify/verifier.hpp"
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+namespace refit::engine {
+
+/// The members stand in the order in which they need each other. Every public function is collective over the job.
+class Job {
+ public:
+  Job(transport::MpiSession& session, transport::Control& world, const kernels::ExecutionSpace& space, const Setup& setup);
+
+  /// Allocates, loads, plans, agrees, fills; fills in the sections of `result` that are then known.
+  void prepare(report::Result& result);
+  /// Refit number 1, 2, ...: update, barrier, refit, and the maximum over ranks of its phases.
+  report::Refit refit(std::int64_t number);
+  verify::StepResult verify(std::int64_t number);
+  /// Writes the dumps that the case asks for.
+  void dump() const;
+
+  const transport::Progress& progress() const { return progress_; }
+  transport::Progress& progress() { return progress_; }
+
+ private:
+  bool is_train() const { return session_.rank() < setup_.train->ranks(); }
+  Rank rank() const { return Rank{is_train() ? session_.rank() : session_.rank() - setup_.train->ranks()}; }
+  const layout::Layout& gen_layout() const { return distorted_gen_ ? *distorted_gen_ : *setup_.gen; }
+
+  void allocate();
+  void load(report::Result& result);
+  void make_plan(report::Result& result);
+  void make_communicators();
+  void make_executors(const std::vector<plan::Copy>& copies);
+  void measure(report::Result& result);
+  void require_same_inputs();
+
+  transport::MpiSession& session_;
+  transport::Control& world_;
+  const kernels::ExecutionSpace& space_;
+  const Setup& setup_;
+  transport::Progress progress_;
+  std::unique_ptr<layout::Layout> distorted_gen_;
+  std::vector<model::Tensor> bulk_, misc_;  ///< as the paths carry them
+
+  layout::LocalLayout local_;
+  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<transport::PeerMemory> peers_;
+  std::unique_ptr<Weights> weights_;
+  std::vector<std::unique_ptr<transport::Communicator>> communicators_;
+  std::unique_ptr<transport::Communicator> gather_, stream_;
+  std::unique_ptr<transport::Routes> routes_;
+  std::unique_ptr<transport::Executor> bulk_executor_, misc_executor_;
+  std::unique_ptr<verify::Verifier> verifier_;
+};
+
+}  // namespace refit::engine

@@ -1,0 +1,95 @@
+#include "engine/describe.hpp"
+#include "engine/engine.hpp"
+#include "report/files.hpp"
+#include "report/printers.hpp"
+#include "report/table.hpp"
+
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cmath>
+#include <iostream>
+
+namespace refit::engine {
+namespace {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+std::int64_t peak_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * 1024;
+}
+
+plan::Rates rates_of(const Hardware& hardware) {
+  plan::Rates rates;
+  rates.device_in = hardware.device_in * 1e9;
+  rates.device_out = hardware.device_out * 1e9;
+  rates.domain_in = hardware.domain_in * 1e9;
+  rates.domain_out = hardware.domain_out * 1e9;
+  rates.memory = hardware.memory * 1e9;
+  rates.launch_seconds = hardware.launch_seconds;
+  rates.ranks_per_device = hardware.ranks_per_device;
+  rates.devices_per_domain = hardware.devices_per_domain;
+  return rates;
+}
+
+void print_classes(const Setup& setup) {
+  std::vector<bool> bulk(setup.model.tensors.size(), false);
+  for (const model::Tensor& tensor : setup.split.bulk) bulk[static_cast<std::size_t>(tensor.index)] = true;
+  for (const model::Tensor& tensor : setup.model.tensors) {
+    fmt::print("{:4}  {:20}  {:20}  {}\n", bulk[static_cast<std::size_t>(tensor.index)] ? "bulk" : "misc", name(tensor.role),
+               to_string(tensor.shape), tensor.name);
+  }
+}
+
+/// The rank whose plan is timed: the first gen rank, which receives from every stage.
+void plan_one_rank(const plan::Planner& planner, report::Plan& out) {
+  const double start = now();
+  const plan::RankPlan mine = planner.rank_plan(Side::destination, Rank{0});
+  out.seconds = now() - start;
+  out.copies = static_cast<std::int64_t>(mine.copies.size());
+  out.peak_bytes = peak_bytes();
+}
+
+}  // namespace
+
+int plan(const Case& c, const PlanOptions& options, const std::vector<std::string>& command) {
+  report::check_outputs({c.output.json, options.byte_matrix}, c.output.force);
+  const Setup setup(c);
+  report::Result result = describe(setup, command);
+  const plan::Planner planner(setup.split.bulk, *setup.train, *setup.gen);
+  result.plan.emplace();
+  plan_one_rank(planner, *result.plan);
+
+  const double start = now();
+  const plan::Traffic traffic = plan::traffic(planner, setup.model.tensors);
+  result.plan->world = report::PlanWorld{now() - start, traffic.copies};
+  result.plan->hash = hexadecimal(traffic.hash);
+  result.byte_matrix = traffic.matrix;
+  const std::int64_t misc = setup.split.payload.misc_bytes;
+  for (std::int64_t& bytes : result.byte_matrix.front()) bytes += misc;
+  result.wire = report::Wire{traffic.bytes + misc * setup.gen->ranks(), traffic.copies, traffic.egress_max() + misc * setup.gen->ranks(),
+                             traffic.ingress_max() + misc, 0};
+
+  const plan::Rates rates = options.hardware ? rates_of(*options.hardware) : plan::Rates{};
+  const plan::Bound bound = plan::lower_bound(setup.model.tensors, *setup.train, *setup.gen, rates);
+  result.bound = to_report(bound, options.hardware.has_value());
+  if (options.hardware) {
+    plan::Schedule schedule;
+    schedule.serial_steps = 1;
+    if (c.refit.executor != ExecutorKind::direct) schedule.stages_in_flight = c.refit.streams;
+    result.model_seconds = to_report(plan::model_seconds(bound, traffic, schedule, rates));
+  }
+  if (options.classify) print_classes(setup);
+  report::print_header(std::cout, result);
+  report::print_plan(std::cout, result);
+  if (!options.byte_matrix.empty()) report::write_byte_matrix(options.byte_matrix, result.byte_matrix);
+  if (!c.output.json.empty()) report::write_file(c.output.json, report::to_json(result));
+  if (c.expect.bulk_fraction && std::abs(result.payload->bulk_fraction() - *c.expect.bulk_fraction) > 0.0005) {
+    throw Error(ErrorKind::data, fmt::format("expect.bulk_fraction: {:.4f} expected, {:.4f} found", *c.expect.bulk_fraction, result.payload->bulk_fraction()));
+  }
+  return 0;
+}
+
+}  // namespace refit::engine

@@ -1,0 +1,100 @@
+#include "engine/rates.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+namespace refit::engine {
+namespace {
+
+using transport::Message;
+
+constexpr std::int64_t kProbeBytes = 32 << 20;
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+void finish(transport::Request& request) {
+  while (!request.test()) std::this_thread::yield();
+}
+
+/// Repeats `once` on all ranks until the slowest has spent `seconds`; returns the seconds of the best repetition, as the
+/// maximum over ranks of each. The first repetition only warms up.
+template <typename Once>
+double best_time(transport::Control& world, double seconds, const Once& once) {
+  double best = 0;
+  double spent = 0;
+  for (int repetition = 0; repetition < 3 || spent < seconds; ++repetition) {
+    world.barrier();
+    const double start = now();
+    once();
+    const double took = world.max(now() - start);
+    if (repetition == 0) continue;
+    spent += took;
+    best = best == 0 ? took : std::min(best, took);
+  }
+  return best;
+}
+
+double memory_rate(const kernels::ExecutionSpace& space, transport::Control& world, std::vector<std::byte>& from,
+                   std::vector<std::byte>& to, bool active, double seconds) {
+  const auto bytes = static_cast<std::int64_t>(from.size());
+  const double took = best_time(world, seconds, [&] {
+    if (active) kernels::copy_bytes(space, from.data(), to.data(), bytes);
+  });
+  return 2.0 * static_cast<double>(bytes) / took;
+}
+
+}  // namespace
+
+double measure_pairs(transport::Control& world, transport::Communicator& communicator, const std::vector<int>& senders,
+                     const std::vector<int>& receivers, std::int64_t bytes, double seconds) {
+  std::vector<std::byte> buffer(static_cast<std::size_t>(bytes), std::byte{1});
+  const auto request = communicator.make_request(1);
+  std::vector<Message> messages;
+  for (std::size_t i = 0; i < senders.size(); ++i) {
+    if (senders[i] == communicator.rank()) messages.push_back({Message::Kind::send, receivers[i], buffer.data(), bytes});
+    if (receivers[i] == communicator.rank()) messages.push_back({Message::Kind::receive, senders[i], buffer.data(), bytes});
+  }
+  const double took = best_time(world, seconds, [&] {
+    if (messages.empty()) return;
+    communicator.post(messages, 0, *request);
+    finish(*request);
+  });
+  return static_cast<double>(bytes) / took;
+}
+
+Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world, transport::Communicator& communicator,
+                    std::int64_t ranks_per_host, double seconds) {
+  Rates rates;
+  std::vector<std::byte> from(static_cast<std::size_t>(kProbeBytes), std::byte{1});
+  std::vector<std::byte> to(from.size(), std::byte{2});
+  rates.memory = memory_rate(space, world, from, to, true, seconds) * static_cast<double>(ranks_per_host);
+  const double alone = memory_rate(space, world, from, to, world.rank() == 0, seconds) / 2.0;
+  rates.memory = std::max(rates.memory, 2.0 * alone);
+  rates.pair = alone;
+  if (world.size() < 2) return rates;
+
+  const int half = world.size() / 2;
+  std::vector<int> senders, receivers;
+  for (int i = 0; i < half; ++i) {
+    senders.push_back(i);
+    receivers.push_back(half + i);
+  }
+  rates.pair_message = measure_pairs(world, communicator, {0}, {world.size() - 1}, kProbeBytes, seconds);
+  rates.all_pairs = measure_pairs(world, communicator, senders, receivers, kProbeBytes, seconds);
+  rates.latency = 8.0 / measure_pairs(world, communicator, {0}, {world.size() - 1}, 8, seconds / 10);
+  // Ranks of one host can store into each other's memory; across hosts only messages reach.
+  rates.pair = world.size() <= ranks_per_host ? std::max(alone, rates.pair_message) : rates.pair_message;
+  return rates;
+}
+
+plan::Rates host_rates(const Rates& rates) {
+  plan::Rates result;
+  result.device_in = result.device_out = result.domain_in = result.domain_out = rates.pair;
+  result.memory = rates.memory;
+  result.launch_seconds = rates.latency;
+  result.memory_is_shared = true;
+  return result;
+}
+
+}  // namespace refit::engine

@@ -1,0 +1,240 @@
+#include "engine/describe.hpp"
+#include "engine/engine.hpp"
+#include "engine/expect.hpp"
+#include "engine/job.hpp"
+#include "engine/together.hpp"
+#include "report/files.hpp"
+#include "report/printers.hpp"
+#include "report/statistics.hpp"
+#include "report/table.hpp"
+
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <iostream>
+
+namespace refit::engine {
+namespace {
+
+void log_to_stderr(int rank) {
+  auto logger = spdlog::stderr_logger_st("refit");
+  logger->set_pattern(rank == 0 ? "refit: %v" : fmt::format("refit: rank {}: %v", rank));
+  spdlog::set_default_logger(logger);
+}
+
+void require_ranks(const Case& c, int started) {
+  const std::int64_t needed = c.train_ranks() + c.gen_ranks();
+  if (started == needed) return;
+  fail_usage("this case needs {} ranks, {} for train ({}) and {} for gen ({}), but {} were started; start it with: mpirun -np {} refit run ...", needed,
+             c.train_ranks(), to_string(c.train.layout), c.gen_ranks(), to_string(c.gen.layout), started, needed);
+}
+
+/// Dump folders are made, and refused where they hold dumps already, before anything is loaded.
+void prepare_folder(const std::string& folder, verify::Group group, bool force) {
+  if (folder.empty()) return;
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error || access(folder.c_str(), W_OK) != 0) fail_usage("{}: this folder for dumps cannot be written", folder);
+  if (!force && std::filesystem::exists(dump_path(folder, group, Rank{0}))) {
+    fail_usage("{}: already holds dumps; give another folder or --force", folder);
+  }
+}
+
+void check_outputs(const Case& c) {
+  report::check_outputs({c.output.json, c.output.csv, c.output.hdf5, c.output.junit}, c.output.force);
+  prepare_folder(c.output.dump_train, verify::Group::train, c.output.force);
+  prepare_folder(c.output.dump_gen, verify::Group::gen, c.output.force);
+}
+
+void write_outputs(const Case& c, const report::Result& result) {
+  if (!c.output.json.empty()) report::write_file(c.output.json, report::to_json(result));
+  if (!c.output.csv.empty()) report::write_file(c.output.csv, report::to_csv(result));
+  if (!c.output.hdf5.empty()) report::write_hdf5(c.output.hdf5, result);
+  if (!c.output.junit.empty()) report::write_file(c.output.junit, report::to_junit(result));
+}
+
+/// Who runs where: gathered once, known to all ranks, so that any of them can write the result.
+std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setup& setup) {
+  char host[256] = {};
+  gethostname(host, sizeof(host) - 1);
+  struct Place {
+    std::int64_t pid;
+    char host[256];
+  } mine{getpid(), {}};
+  std::copy(std::begin(host), std::end(host), std::begin(mine.host));
+  transport::Control::Bytes bytes;
+  transport::append(bytes, mine);
+  const auto all = world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), bytes));
+  std::vector<report::RankInfo> ranks;
+  for (std::int32_t i = 0; i < world.size(); ++i) {
+    const bool is_train = i < setup.train->ranks();
+    const Place place = transport::read_all<Place>(all[static_cast<std::size_t>(i)]).front();
+    const layout::Layout& side = is_train ? *setup.train : *setup.gen;
+    ranks.push_back({i, is_train ? "train" : "gen", place.pid, place.host, "cpu",
+                     parse_coordinates(side.coordinates(Rank{is_train ? i : i - setup.train->ranks()}))});
+  }
+  return ranks;
+}
+
+Extents unflatten(std::int64_t linear, const Shape& shape) {
+  Extents index = Extents::filled(shape.size(), 0);
+  for (int d = shape.size() - 1; d >= 0; --d) {
+    index[d] = linear % shape[d];
+    linear /= shape[d];
+  }
+  return index;
+}
+
+/// Adds one verified refit to what is reported.
+void add(const verify::StepResult& step, const model::Model& model, report::Refit& refit, report::Result& result) {
+  refit.elements_wrong = step.elements_wrong;
+  refit.kl_max = step.kl.max;
+  if (!result.verification) result.verification.emplace();
+  report::Verification& total = *result.verification;
+  const bool first_wrong = total.wrong.empty();
+  ++total.refits;
+  total.tensors = step.tensors;
+  total.elements = step.elements;
+  total.tensors_wrong = std::max(total.tensors_wrong, step.tensors_wrong);
+  total.elements_wrong = std::max(total.elements_wrong, step.elements_wrong);
+  total.fingerprint_train = hexadecimal(step.fingerprint_train);
+  total.fingerprint_gen = hexadecimal(step.fingerprint_gen);
+  if (!total.kl) total.kl.emplace();
+  total.kl->mean = std::max(total.kl->mean, step.kl.mean);
+  if (step.kl.max > total.kl->max) total.kl = report::Kl{step.kl.max, total.kl->mean, step.kl.tensor};
+  for (const verify::WrongTensor& wrong : step.wrong) {
+    if (!first_wrong) break;
+    report::WrongTensor entry{wrong.tensor, to_int(wrong.gen_rank), wrong.elements_wrong, {wrong.first_index}};
+    if (const model::Tensor* tensor = model.find(wrong.tensor)) {
+      const Extents index = unflatten(wrong.first_index, tensor->shape);
+      entry.first_index.assign(index.begin(), index.end());
+    }
+    total.wrong.push_back(std::move(entry));
+  }
+  for (const verify::TrainDisagreement& odd : step.train_disagreements) {
+    const std::string note = fmt::format("refit {}: train rank {} holds other bits of {} {} than its replicas", refit.number, to_int(odd.train_rank),
+                                         odd.tensor, to_string(odd.box));
+    if (result.notes.size() < 100) result.notes.push_back(note);
+    result.error = report::Failure{name(ErrorKind::data), note, std::nullopt, "verify"};
+  }
+}
+
+/// One process of `refit run`, from MPI_Init to the exit code.
+class Run {
+ public:
+  Run(const Case& c, const std::vector<std::string>& command)
+      : case_(c), command_(command), world_(transport::make_mpi_control()), result_(describe(c, command)) {
+    log_to_stderr(session_.rank());
+  }
+
+  int operator()() {
+    try {
+      together(*world_, [&] {
+        require_ranks(case_, session_.size());
+        if (session_.rank() == 0) check_outputs(case_);
+        outputs_checked_ = true;
+        setup_ = std::make_unique<Setup>(case_);
+      });
+      return refits();
+    } catch (const Error& error) {
+      if (collective_) return fail_together(error);
+      fail_alone(error.kind(), false, error.what());
+    } catch (const std::bad_alloc&) {
+      fail_alone(ErrorKind::runtime, false, "out of memory");
+    } catch (const std::exception& error) {
+      fail_alone(ErrorKind::runtime, false, error.what());
+    }
+  }
+
+ private:
+  bool is_root() const { return session_.rank() == 0; }
+
+  int refits() {
+    result_ = describe(*setup_, command_);
+    result_.environment.ranks = gather_ranks(*world_, *setup_);
+    if (is_root()) report::print_header(std::cout, result_);
+    Job job(session_, *world_, space_, *setup_);
+    Watchdog watchdog(session_.rank(), setup_->model, job.progress(), [this](const std::string& text) { fail_alone(ErrorKind::runtime, true, text); });
+    job.prepare(result_);
+    if (is_root()) report::print_step_heading(std::cout);
+    const std::int64_t last = case_.run.warmup + case_.run.steps;
+    for (std::int64_t number = 1; number <= last; ++number) {
+      collective_ = false;  // from here a failure may be one rank's alone
+      watchdog.arm(case_.run.timeout_seconds);
+      report::Refit refit = job.refit(number);
+      watchdog.disarm();
+      collective_ = true;
+      const bool verify = case_.run.verify == Verify::every || (case_.run.verify == Verify::last && number == last);
+      if (verify) add(job.verify(number), setup_->model, refit, result_);
+      if (is_root()) report::print_step(std::cout, result_, refit);
+      result_.refits.push_back(std::move(refit));
+    }
+    job.dump();
+    return finish();
+  }
+
+  int finish() {
+    if (const auto sync = report::summarise(report::weight_sync_samples(result_)); sync && result_.bound && result_.bound->seconds) {
+      result_.efficiency = *result_.bound->seconds / sync->median;
+    }
+    const std::optional<report::Failure> disagreement = result_.error;
+    judge(*setup_, result_);
+    if (disagreement && result_.exit_code == 0 && case_.expect.outcome == ExpectedOutcome::pass) {
+      result_.error = disagreement;
+      result_.status = report::Status::failed;
+      result_.exit_code = static_cast<int>(ErrorKind::data);
+    }
+    together(*world_, [&] {
+      if (!is_root()) return;
+      report::print_summary(std::cout, result_);
+      write_outputs(case_, result_);
+    });
+    return result_.exit_code;
+  }
+
+  /// All ranks threw the same error and are in step: rank 0 speaks and writes, MPI ends in good order.
+  int fail_together(const Error& error) {
+    const int code = judge_error(case_, error.kind(), false, error.what(), result_);
+    if (!is_root()) return code;
+    spdlog::error("{}: {}", code == 0 ? "as expected" : "error", error.what());
+    write_failure();
+    return code;
+  }
+
+  /// Only this rank (as far as it knows) has failed: it writes the results and takes the others down.
+  [[noreturn]] void fail_alone(ErrorKind kind, bool timeout, const std::string& message) {
+    const int code = judge_error(case_, kind, timeout, message, result_);
+    result_.error->rank = session_.rank();
+    spdlog::error("rank {}: {}{}", session_.rank(), code == 0 ? "as expected: " : "", message);
+    write_failure();
+    transport::MpiSession::abort(code);
+  }
+
+  void write_failure() {
+    if (!outputs_checked_) return;
+    try {
+      write_outputs(case_, result_);
+    } catch (const std::exception& error) {
+      spdlog::error("the results could not be written: {}", error.what());
+    }
+  }
+
+  const Case& case_;
+  const std::vector<std::string>& command_;
+  transport::MpiSession session_;
+  kernels::Runtime runtime_;
+  kernels::ExecutionSpace space_;
+  std::unique_ptr<transport::Control> world_;
+  report::Result result_;
+  std::unique_ptr<Setup> setup_;
+  bool collective_ = true;       ///< errors are thrown on all ranks alike
+  bool outputs_checked_ = false; ///< only then may a failure write to them
+};
+
+}  // namespace
+
+int run(const Case& c, const std::vector<std::string>& command) { return Run(c, command)(); }
+
+}  // namespace refit::engine

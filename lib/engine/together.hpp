@@ -1,0 +1,45 @@
+#pragma once
+// Errors that some ranks see and others do not, turned into errors that all ranks see.
+
+#include "core/error.hpp"
+#include "transport/bytes.hpp"
+#include "transport/communicator.hpp"
+
+#include <exception>
+#include <functional>
+#include <new>
+#include <string>
+
+namespace refit::engine {
+
+/// Runs `work`, then compares notes: if any rank failed, all ranks throw the same Error, that of the lowest failing rank
+/// (its text carries the rank unless every rank failed alike). Collective over `world`; `work` must not leave another
+/// collective of `world` half done when it throws.
+inline void together(transport::Control& world, const std::function<void()>& work) {
+  transport::Control::Bytes mine;
+  const auto note = [&mine](ErrorKind kind, const std::string& text) {
+    mine.push_back(static_cast<std::byte>(kind));
+    for (char c : text) mine.push_back(static_cast<std::byte>(c));
+  };
+  try {
+    work();
+  } catch (const Error& error) {
+    note(error.kind(), error.what());
+  } catch (const std::bad_alloc&) {
+    note(ErrorKind::runtime, "out of memory");
+  } catch (const std::exception& error) {
+    note(ErrorKind::runtime, error.what());
+  }
+  if (world.max(static_cast<std::int64_t>(mine.empty() ? 0 : 1)) == 0) return;
+  const auto all = world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), mine));
+  bool alike = true;
+  for (const auto& bytes : all) alike &= bytes == all.front();
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank].empty()) continue;
+    std::string text;
+    for (std::size_t i = 1; i < all[rank].size(); ++i) text.push_back(static_cast<char>(all[rank][i]));
+    throw Error(static_cast<ErrorKind>(all[rank].front()), alike ? text : fmt::format("rank {}: {}", rank, text));
+  }
+}
+
+}  // namespace refit::engine

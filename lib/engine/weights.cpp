@@ -1,0 +1,141 @@
+#include "engine/weights.hpp"
+
+#include "core/hash.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+
+namespace refit::engine {
+
+using layout::LocalPiece;
+using model::Tensor;
+
+Arena::Arena(std::int64_t bytes) : bytes_(static_cast<std::size_t>(bytes)) {
+  if (bytes_ == 0) return;
+  void* address = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (address == MAP_FAILED) fail_runtime("main memory: an arena of {:.2f} GiB cannot be allocated", static_cast<double>(bytes) / (1 << 30));
+  madvise(address, bytes_, MADV_HUGEPAGE);
+  data_ = static_cast<std::byte*>(address);
+}
+
+Arena::~Arena() {
+  if (data_ != nullptr) munmap(data_, bytes_);
+}
+
+Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, verify::Group group, Rank rank, std::byte* arena)
+    : setup_(setup), layout_(layout), group_(group), rank_(rank), arena_(arena), memory_(layout, arena) {}
+
+verify::RankView Weights::view() const { return {group_, rank_, &layout_, memory_.storages()}; }
+
+kernels::Region Weights::region(const LocalPiece& piece) const {
+  return region_of(view(), piece, setup_.model.tensors[static_cast<std::size_t>(piece.tensor)], piece.piece.box);
+}
+
+/// The pieces whose values are the storage's: a tied lm_head shares its embedding's.
+std::vector<const LocalPiece*> Weights::canonical_pieces() const {
+  std::vector<const LocalPiece*> result;
+  for (const LocalPiece& piece : layout_.pieces) {
+    const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
+    if (setup_.model.canonical(tensor).index == tensor.index) result.push_back(&piece);
+  }
+  return result;
+}
+
+void Weights::fill(const kernels::ExecutionSpace& space) const {
+  for (const auto& [storage, fill] : layout_.fills) {
+    const DType dtype = layout_.storages[static_cast<std::size_t>(storage)].dtype;
+    kernels::fill(space, memory_.address(fill.place, dtype), dtype, fill.extent, fill.place.strides, fill.value);
+  }
+  space.fence();
+}
+
+void Weights::poison_and_fill(const kernels::ExecutionSpace& space) const {
+  kernels::poison(space, arena_, transport::ArenaMap(layout_).bytes);
+  space.fence();
+  fill(space);
+}
+
+checkpoint::ReadStatistics Weights::load(const kernels::ExecutionSpace& space,
+                                         const std::function<void(std::int64_t, std::int64_t)>& progress) const {
+  checkpoint::ReadStatistics statistics;
+  if (setup_.checkpoint) {
+    statistics = read_checkpoint(space, progress);
+    require_tied_head(space);
+  } else {
+    for (const LocalPiece* piece : canonical_pieces()) {
+      const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece->tensor)];
+      const auto rule = checkpoint::synthetic_rule(tensor, static_cast<std::uint64_t>(setup_.c.run.seed));
+      kernels::synthesise(space, region(*piece), rule.key, rule.mean, rule.scale);
+    }
+    space.fence();
+  }
+  fill(space);
+  for (const LocalPiece* piece : canonical_pieces()) {
+    if (!setup_.faults.corrupts(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)], rank_)) continue;
+    *memory_.address(piece->piece.place, piece->piece.dtype) ^= std::byte{1};
+  }
+  return statistics;
+}
+
+checkpoint::ReadStatistics Weights::read_checkpoint(const kernels::ExecutionSpace& space,
+                                                    const std::function<void(std::int64_t, std::int64_t)>& progress) const {
+  std::vector<checkpoint::Read> reads;
+  for (const LocalPiece* piece : canonical_pieces()) {
+    const checkpoint::Entry* entry = setup_.checkpoint->find(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)].name);
+    REFIT_ASSERT(entry != nullptr);
+    reads.push_back({entry, piece->piece.box, memory_.address(piece->piece.place, piece->piece.dtype), piece->piece.dtype,
+                     piece->piece.place.strides});
+  }
+  return checkpoint::read(space, *setup_.checkpoint, reads, progress);
+}
+
+void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
+  for (const LocalPiece& piece : layout_.pieces) {
+    const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
+    const Tensor& canonical = setup_.model.canonical(tensor);
+    if (canonical.index == tensor.index) continue;
+    const std::int64_t row_bytes = product(piece.piece.box.extent) / piece.piece.box.extent[0] * byte_size(piece.piece.dtype);
+    const std::int64_t rows = std::max<std::int64_t>(1, (8 << 20) / row_bytes);
+    std::vector<std::byte> buffer;
+    for (std::int64_t done = 0; done < piece.piece.box.extent[0]; done += rows) {
+      Box part = piece.piece.box;
+      part.lower[0] += done;
+      part.extent[0] = std::min(rows, piece.piece.box.extent[0] - done);
+      buffer.resize(static_cast<std::size_t>(part.volume() * byte_size(piece.piece.dtype)));
+      const checkpoint::Read read{setup_.checkpoint->find(tensor.name), part, buffer.data(), piece.piece.dtype, row_major_strides(part.extent)};
+      checkpoint::read(space, *setup_.checkpoint, {&read, 1});
+      const auto found = kernels::count_differences(space, region_of(view(), piece, tensor, part), buffer.data());
+      if (found.count > 0) {
+        fail_usage("{}: tie_word_embeddings is true, but {} differs from {} (first near row {}); set tie_word_embeddings to false in config.json",
+                   setup_.checkpoint->folder, tensor.name, canonical.name, part.lower[0] + found.first / part.extent[1]);
+      }
+    }
+  }
+}
+
+void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step) const {
+  for (const LocalPiece* piece : canonical_pieces()) {
+    const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece->tensor)];
+    if (setup_.faults.loses_update(tensor, rank_, step)) continue;
+    kernels::perturb(space, region(*piece), hash_name(tensor.name), step);
+  }
+  space.fence();
+}
+
+void Weights::dump(const std::string& folder) const {
+  std::vector<checkpoint::DumpTensor> tensors;
+  for (std::size_t i = 0; i < layout_.storages.size(); ++i) {
+    const layout::Storage& storage = layout_.storages[i];
+    tensors.push_back({{storage.name, storage.shape, storage.dtype}, memory_.storages()[i]});
+  }
+  const layout::Layout& side = group_ == verify::Group::train ? *setup_.train : *setup_.gen;
+  checkpoint::write_safetensors(dump_path(folder, group_, rank_), tensors,
+                                {{"format", "pt"}, {"rank", fmt::format("{}", to_int(rank_))}, {"coordinates", side.coordinates(rank_)}});
+}
+
+std::string dump_path(const std::string& folder, verify::Group group, Rank rank) {
+  return fmt::format("{}/{}-rank-{:05}.safetensors", folder, group == verify::Group::train ? "train" : "gen", to_int(rank));
+}
+
+}  // namespace refit::engine

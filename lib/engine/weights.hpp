@@ -1,0 +1,69 @@
+#pragma once
+// One rank's weights: its arena, how they get there, how they change between refits, and how they are dumped.
+
+#include "checkpoint/checkpoint.hpp"
+#include "engine/setup.hpp"
+#include "kernels/kernels.hpp"
+#include "transport/memory.hpp"
+#include "verify/rank_view.hpp"
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace refit::engine {
+
+/// Anonymous memory of one rank, page-aligned; empty when `bytes` is 0.
+class Arena {
+ public:
+  explicit Arena(std::int64_t bytes);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  std::byte* data() const { return data_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+/// The weights of one rank of one side, in an arena that somebody else owns.
+class Weights {
+ public:
+  Weights(const Setup& setup, const layout::LocalLayout& layout, verify::Group group, Rank rank, std::byte* arena);
+
+  const transport::LocalMemory& memory() const { return memory_; }
+  verify::RankView view() const;
+
+  /// gen, before the first refit: every byte a pattern that no weight has, then the constant parts.
+  void poison_and_fill(const kernels::ExecutionSpace& space) const;
+  /// train: the checkpoint's values, or synthetic ones of run.seed; then the constant parts. Errors (usage): a short file; a
+  /// tied checkpoint whose lm_head differs from its embedding.
+  checkpoint::ReadStatistics load(const kernels::ExecutionSpace& space,
+                                  const std::function<void(std::int64_t, std::int64_t)>& progress) const;
+  /// train: one optimiser step's stand-in, once per storage.
+  void update(const kernels::ExecutionSpace& space, std::int64_t step) const;
+  /// Writes every storage under the engine's own name.
+  void dump(const std::string& folder) const;
+
+ private:
+  std::vector<const layout::LocalPiece*> canonical_pieces() const;
+  kernels::Region region(const layout::LocalPiece& piece) const;
+  void fill(const kernels::ExecutionSpace& space) const;
+  checkpoint::ReadStatistics read_checkpoint(const kernels::ExecutionSpace& space,
+                                             const std::function<void(std::int64_t, std::int64_t)>& progress) const;
+  void require_tied_head(const kernels::ExecutionSpace& space) const;
+
+  const Setup& setup_;
+  const layout::LocalLayout& layout_;
+  verify::Group group_;
+  Rank rank_;
+  std::byte* arena_;
+  transport::LocalMemory memory_;
+};
+
+/// The file of one rank in a dump folder, e.g. "DIR/gen-rank-00003.safetensors".
+std::string dump_path(const std::string& folder, verify::Group group, Rank rank);
+
+}  // namespace refit::engine
