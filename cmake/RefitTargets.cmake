@@ -1,6 +1,9 @@
 # How every library and test of this project is declared.
 
 set(REFIT_WARNINGS -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wold-style-cast -Wnon-virtual-dtor)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  list(APPEND REFIT_WARNINGS -Wno-restrict)  # GCC 12 misreads std::string's operator+ (GCC bug 105651)
+endif()
 if(REFIT_WERROR)
   list(APPEND REFIT_WARNINGS -Werror)
 endif()
