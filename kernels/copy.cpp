@@ -2,8 +2,10 @@
 #include <cstring>
 
 #include "kernels/bits.hpp"
+#include "kernels/cast_rows.hpp"
 #include "kernels/copy_items.hpp"
 #include "kernels/launch.hpp"
+#include "kernels/stream.hpp"
 
 namespace refit::kernels {
 
@@ -46,26 +48,16 @@ void move_on_host(const CopyItem& item) {
     for_each_row<kSize, kSize>(item, [count](const std::byte* source, std::byte* destination) {
       for (std::int64_t i = 0; i < count; ++i) store(destination, i, load<T>(source, i));
     });
+  } else if (item.streams && count * kSize >= kStreamedRow) {
+    for_each_row<kSize, kSize>(item, [count](const std::byte* source, std::byte* destination) {
+      stream_copy(destination, source, count * kSize);
+    });
   } else {
     const std::size_t bytes = static_cast<std::size_t>(count * kSize);
     for_each_row<kSize, kSize>(
         item, [bytes](const std::byte* source, std::byte* destination) { std::memcpy(destination, source, bytes); });
   }
 }
-
-#define REFIT_CAST_ROW(FROM, TO)                                                                                    \
-  REFIT_HOST_VECTORS void cast_row(FROM, TO, const std::byte* source, std::byte* destination, std::int64_t count) { \
-    for (std::int64_t i = 0; i < count; ++i) {                                                                      \
-      store(destination, i, convert<FROM, TO>(load<FROM::Bits>(source, i)));                                        \
-    }                                                                                                               \
-  }
-REFIT_CAST_ROW(F32, F16)
-REFIT_CAST_ROW(F32, BF16)
-REFIT_CAST_ROW(F16, F32)
-REFIT_CAST_ROW(F16, BF16)
-REFIT_CAST_ROW(BF16, F32)
-REFIT_CAST_ROW(BF16, F16)
-#undef REFIT_CAST_ROW
 
 template <typename From, typename To>
 void cast_on_host(const CopyItem& item) {

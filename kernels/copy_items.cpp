@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <utility>
 
+#include "kernels/stream.hpp"
+
 namespace refit::kernels {
 
 namespace {
@@ -63,8 +65,9 @@ void widen(CopyItem& item) {
   }
 }
 
-CopyItem whole_item(const Tile& tile) {
-  CopyItem item{tile.source, tile.destination, {1, 1, 1, 1}, {0, 0, 0, 1}, {0, 0, 0, 1}, 0, tile.from, tile.to};
+CopyItem whole_item(const Tile& tile, bool streams) {
+  CopyItem item{tile.source, tile.destination, {1, 1, 1, 1}, {0, 0, 0, 1}, {0, 0, 0, 1},
+                0,           streams,          tile.from,    tile.to};
   const std::vector<Dimension> dimensions = collapse(tile);
   for (std::size_t i = 0; i < dimensions.size(); ++i) {
     const std::size_t d = i + 4 - dimensions.size();
@@ -101,12 +104,14 @@ void append(const CopyItem& item, std::int64_t limit, std::vector<CopyItem>& out
 
 std::vector<CopyItem> copy_items(std::span<const Tile> tiles) {
   std::vector<CopyItem> items;
+  std::int64_t bytes = 0;
+  for (const Tile& tile : tiles) bytes += product(tile.extent) * byte_size(tile.to);
   for (const Tile& tile : tiles) {
     REFIT_ASSERT(tile.from == tile.to || (is_castable(tile.from) && is_castable(tile.to)));
     REFIT_ASSERT(tile.source_strides.size() == tile.extent.size());
     REFIT_ASSERT(tile.destination_strides.size() == tile.extent.size());
     if (product(tile.extent) == 0) continue;
-    const CopyItem item = whole_item(tile);
+    const CopyItem item = whole_item(tile, bytes >= kStreamedTable);
     const std::int64_t size = item.unit != 0 ? item.unit : std::max(byte_size(item.from), byte_size(item.to));
     append(item, kItemBytes / size, items);
   }

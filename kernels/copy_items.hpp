@@ -18,6 +18,7 @@ struct CopyItem {
   std::int64_t source_stride[4];
   std::int64_t destination_stride[4];
   std::int32_t unit;
+  bool streams;  ///< part of a table too large for any cache
   DType from;
   DType to;
 };

@@ -19,14 +19,16 @@ struct ForEachElement {
   Element element;
 
   KOKKOS_INLINE_FUNCTION void operator()(std::int64_t index, int lane, int lanes) const {
+    const Element visit = element;  // own copies: a store through std::byte may change what `this` points to
+    const std::int64_t step = rows.column_stride * static_cast<std::int64_t>(sizeof(Bits));
     const Cut::Item item = pieces.item(rows, index);
     for (std::int64_t r = item.row; r < item.row + item.rows; ++r) {
       const Rows::Row row = rows.row(r);
       const std::int64_t global = row.global * rows.row_length + rows.first_column;
+      std::byte* data = rows.data + row.offset * static_cast<std::int64_t>(sizeof(Bits));
+      const std::int64_t first = r * rows.columns;
       for (std::int64_t c = item.column + lane; c < item.column + item.columns; c += lanes) {
-        std::byte* address =
-            rows.data + (row.offset + c * rows.column_stride) * static_cast<std::int64_t>(sizeof(Bits));
-        element(address, global + c, r * rows.columns + c);
+        visit(data + c * step, global + c, first + c);
       }
     }
   }

@@ -1,4 +1,5 @@
 #include "kernels/bits.hpp"
+#include "kernels/cast_rows.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/walk.hpp"
 
@@ -138,16 +139,23 @@ struct HostFingerprint {
       }
     }
     alignas(64) Target values[kBlock];
-    if (rows.column_stride == 1) {
-      for (std::int64_t c = 0; c < count; ++c) values[c] = bits_as<From, To>(load<Source>(data, c));
-    } else {
-      for (std::int64_t c = 0; c < count; ++c) {
-        values[c] = bits_as<From, To>(load<Source>(data, c * rows.column_stride));
-      }
-    }
+    convert_row(data, count, values);
     alignas(64) std::uint16_t planes[kPlanes][kBlock];
     split(values, count, planes);
     for (std::size_t p = 0; p < kPlanes; ++p) add_row(planes[p], count, keys, static_cast<int>(16 * p), out);
+  }
+
+  void convert_row(const std::byte* data, std::int64_t count, Target* values) const {
+    alignas(64) Source gathered[kBlock];
+    if (rows.column_stride != 1) {
+      for (std::int64_t c = 0; c < count; ++c) gathered[c] = load<Source>(data, c * rows.column_stride);
+      data = reinterpret_cast<const std::byte*>(gathered);
+    }
+    if constexpr (std::is_same_v<From, To>) {
+      __builtin_memcpy(values, data, static_cast<std::size_t>(count) * sizeof(Source));
+    } else {
+      cast_row(From{}, To{}, data, reinterpret_cast<std::byte*>(values), count);
+    }
   }
 };
 

@@ -1,0 +1,19 @@
+#pragma once
+// Host copies of ranges that no cache will hold.
+
+#include <cstddef>
+#include <cstdint>
+
+namespace refit::kernels {
+
+/// From this many bytes written by one table its rows bypass the caches.
+inline constexpr std::int64_t kStreamedTable = std::int64_t{64} << 20;
+/// Rows below this are left to memcpy.
+inline constexpr std::int64_t kStreamedRow = 1024;
+
+/// memcpy whose stores bypass the caches: the memory need not read a line before it is overwritten. memcpy does the
+/// same by itself, but only within one call of about a hundred MiB, and items are smaller. Complete and visible on
+/// return.
+void stream_copy(std::byte* destination, const std::byte* source, std::int64_t bytes);
+
+}  // namespace refit::kernels
