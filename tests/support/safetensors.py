@@ -1,0 +1,28 @@
+"""A minimal reader of safetensors files, with the standard library only."""
+
+import json
+import mmap
+import struct
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tensor:
+    dtype: str
+    shape: tuple
+    data: bytes  # little endian, row major
+
+
+def read(path):
+    """name -> Tensor of a file; `__metadata__` is left out."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        (length,) = struct.unpack("<Q", view[:8])
+        header = json.loads(view[8 : 8 + length])
+        header.pop("__metadata__", None)
+        result = {}
+        for name, entry in header.items():
+            begin, end = (8 + length + offset for offset in entry["data_offsets"])
+            if end > len(view):
+                raise ValueError(f"{path}: {name} ends at byte {end}, but the file has {len(view)}")
+            result[name] = Tensor(entry["dtype"], tuple(entry["shape"]), view[begin:end])
+        return result
