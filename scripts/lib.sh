@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts of this folder: messages, and how MPI programs are started.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
