@@ -1,0 +1,305 @@
+#include "support/executor_harness.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <numeric>
+
+#include "core/hash.hpp"
+#include "support/thread_communicator.hpp"
+#include "support/thread_control.hpp"
+
+namespace refit::test_support {
+namespace {
+
+using layout::LocalLayout;
+using layout::Piece;
+using transport::Communicator;
+using transport::Endpoint;
+
+constexpr unsigned char kJunk = 0x5A;  // source bytes outside of every piece
+
+/// Finite bits of a castable type (exponents near 1), any bits of the others.
+std::uint64_t element_bits(DType dtype, std::uint64_t random) {
+  switch (dtype) {
+    case DType::f32: return (random & 0x807FFFFFU) | (120 + (random >> 40) % 15) << 23;
+    case DType::bf16: return (random & 0x807FU) | (120 + (random >> 40) % 15) << 7;
+    case DType::f16: return (random & 0x83FFU) | (10 + (random >> 40) % 10) << 10;
+    default: return random;
+  }
+}
+
+std::vector<std::byte> make_values(std::int64_t elements, const std::string& name, DType from, DType to,
+                                   std::int64_t step) {
+  const std::uint64_t key = combine(hash_name(name), static_cast<std::uint64_t>(step));
+  const auto size = static_cast<std::size_t>(byte_size(to));
+  std::vector<std::byte> values(static_cast<std::size_t>(elements) * size);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(elements); ++i) {
+    std::uint64_t bits = element_bits(from, splitmix64(key + i));
+    if (from != to) bits = kernels::convert_bits(static_cast<std::uint32_t>(bits), from, to);
+    std::memcpy(values.data() + i * size, &bits, size);
+  }
+  return values;
+}
+
+/// Calls visit(byte in the storage, element of the tensor) for every element of a piece.
+template <typename Visit>
+void for_each_element(const Piece& piece, const Shape& shape, const Visit& visit) {
+  const Extents strides = row_major_strides(shape);
+  const std::int64_t volume = piece.box.volume();
+  for (std::int64_t i = 0; i < volume; ++i) {
+    Extents index = piece.box.extent;
+    std::int64_t rest = i;
+    for (int d = index.size() - 1; d >= 0; --d) {
+      index[d] = rest % piece.box.extent[d];
+      rest /= piece.box.extent[d];
+    }
+    const std::int64_t local = piece.place.offset + offset_of(index, piece.place.strides);
+    visit(local * byte_size(piece.dtype), offset_of(piece.box.lower, strides) + offset_of(index, strides));
+  }
+}
+
+/// One rank's storages in one arena, and how to write the truth into it.
+class Memory {
+ public:
+  Memory(const TransportCase& job, const layout::Layout& layout, Rank rank)
+      : job_(job),
+        local_(materialise(layout, job.model->tensors, rank)),
+        map_(local_),
+        made_in_(stored_dtypes(*job.source, job.model->tensors)) {}
+
+  const LocalLayout& local() const { return local_; }
+  std::int64_t bytes() const { return map_.bytes; }
+
+  void write(std::byte* arena, std::int64_t step) const {
+    for (const layout::LocalPiece& entry : local_.pieces) {
+      const model::Tensor& tensor = job_.model->tensors[static_cast<std::size_t>(entry.tensor)];
+      const DType made_in = made_in_[static_cast<std::size_t>(entry.tensor)];
+      const std::vector<std::byte>& values = job_.truth->values(tensor, made_in, entry.piece.dtype, step);
+      const auto size = static_cast<std::size_t>(byte_size(entry.piece.dtype));
+      std::byte* storage = arena + map_.offsets[static_cast<std::size_t>(entry.storage)];
+      for_each_element(entry.piece, tensor.shape, [&](std::int64_t at, std::int64_t element) {
+        std::memcpy(storage + at, values.data() + static_cast<std::size_t>(element) * size, size);
+      });
+    }
+  }
+
+  /// Empty, or where `arena` first differs from the truth on poison.
+  std::string compare(const std::byte* arena, std::int64_t step) const {
+    std::vector<std::byte> expected(static_cast<std::size_t>(bytes()), std::byte{kernels::kPoison});
+    write(expected.data(), step);
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      if (arena[i] == expected[i]) continue;
+      std::size_t s = 0;
+      while (s + 1 < map_.offsets.size() && map_.offsets[s + 1] <= static_cast<std::int64_t>(i)) ++s;
+      return fmt::format("{} byte {}: {:02x}, expected {:02x} in refit {}", local_.storages[s].name,
+                         static_cast<std::int64_t>(i) - map_.offsets[s], static_cast<unsigned>(arena[i]),
+                         static_cast<unsigned>(expected[i]), step);
+    }
+    return "";
+  }
+
+ private:
+  const TransportCase& job_;
+  LocalLayout local_;
+  transport::ArenaMap map_;
+  std::vector<DType> made_in_;
+};
+
+std::vector<int> range(int begin, int end) {
+  std::vector<int> result(static_cast<std::size_t>(end - begin));
+  std::iota(result.begin(), result.end(), begin);
+  return result;
+}
+
+/// The communicators of one rank.
+struct Network {
+  std::vector<std::unique_ptr<Communicator>> bulk;
+  std::unique_ptr<Communicator> gather;
+  std::unique_ptr<Communicator> stream;
+
+  std::vector<Communicator*> pointers() const {
+    std::vector<Communicator*> result;
+    for (const auto& communicator : bulk) result.push_back(communicator.get());
+    return result;
+  }
+};
+
+Network connect(const TransportCase& job, const RankServices& services) {
+  const int sources = job.source->ranks();
+  const int all = sources + job.destination->ranks();
+  const int me = services.world->rank();
+  const auto join = [&](std::vector<int> members, int tag) {
+    const bool mine = std::find(members.begin(), members.end(), me) != members.end();
+    return mine ? services.communicator(members, tag) : nullptr;
+  };
+  Network network;
+  const int stages = job.per_stage ? job.source->stages() : 1;
+  for (int stage = 0; stage < stages; ++stage) {
+    std::vector<int> members = range(sources * stage / stages, sources * (stage + 1) / stages);
+    for (int rank = sources; rank < all; ++rank) members.push_back(rank);
+    network.bulk.push_back(join(members, stage));
+  }
+  std::vector<int> stream{0};
+  for (int rank = sources; rank < all; ++rank) stream.push_back(rank);
+  network.gather = join(range(0, sources), 100);
+  network.stream = join(stream, 101);
+  return network;
+}
+
+std::vector<plan::Copy> copies_of(const TransportCase& job, Side side, Rank rank) {
+  return plan::Planner(job.bulk, *job.source, *job.destination).rank_plan(side, rank).copies;
+}
+
+std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const RankServices& services,
+                                               const kernels::ExecutionSpace& space, const transport::Routes& routes,
+                                               const Endpoint& me, transport::PeerMemory* peers,
+                                               transport::Progress& progress) {
+  const std::vector<plan::Copy> copies = copies_of(job, me.side, me.rank);
+  transport::agree(*services.world, me.side, me.rank, job.source->ranks(), copies, job.model->tensors);
+  switch (job.executor) {
+    case ExecutorKind::golden:
+      return make_golden(space, routes, me, job.bulk, *job.source, *job.destination, job.tuning, progress);
+    case ExecutorKind::p2p: return make_p2p(space, routes, me, copies, job.tuning, progress);
+    case ExecutorKind::direct: break;
+  }
+  return make_direct(space, routes, me, copies, *peers, *services.world, job.source->ranks(), job.tuning, progress);
+}
+
+}  // namespace
+
+std::string to_string(ExecutorKind kind) {
+  constexpr const char* kNames[] = {"golden", "p2p", "direct"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
+const std::vector<std::byte>& Truth::values(const model::Tensor& tensor, DType made_in, DType as,
+                                            std::int64_t step) const {
+  return values_.at({tensor.index, made_in, as, step});
+}
+
+std::vector<DType> stored_dtypes(const layout::Layout& layout, const std::vector<model::Tensor>& tensors) {
+  std::vector<DType> result;
+  std::vector<Piece> pieces;
+  for (const model::Tensor& tensor : tensors) {
+    pieces.clear();
+    for (std::int32_t rank = 0; rank < layout.ranks() && pieces.empty(); ++rank) {
+      layout.pieces(tensor, Rank{rank}, pieces);
+    }
+    result.push_back(pieces.empty() ? tensor.dtype : pieces.front().dtype);
+  }
+  return result;
+}
+
+void Truth::prepare(const layout::Layout& source, const layout::Layout& destination, std::int64_t steps) {
+  const std::vector<DType> made_in = stored_dtypes(source, model_.tensors);
+  const std::vector<DType> wanted = stored_dtypes(destination, model_.tensors);
+  for (const model::Tensor& tensor : model_.tensors) {
+    const auto at = static_cast<std::size_t>(tensor.index);
+    for (const DType to : {made_in[at], wanted[at]}) {
+      for (std::int64_t step = 0; step < steps; ++step) {
+        std::vector<std::byte>& values = values_[{tensor.index, made_in[at], to, step}];
+        if (values.empty())
+          values = make_values(tensor.elements(), model_.canonical(tensor).name, made_in[at], to, step);
+      }
+    }
+  }
+}
+
+RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
+  transport::Control& world = *services.world;
+  const std::int32_t sources = job.source->ranks();
+  const bool sends = world.rank() < sources;
+  Endpoint me;
+  me.side = sends ? Side::source : Side::destination;
+  me.rank = Rank{sends ? world.rank() : world.rank() - sources};
+  const Memory mine(job, sends ? *job.source : *job.destination, me.rank);
+
+  // Only destinations are written to by others: only their arenas are shared.
+  std::unique_ptr<transport::PeerMemory> peers;
+  if (job.executor == ExecutorKind::direct) peers = services.peer_memory(sends ? 0 : mine.bytes());
+  std::vector<std::byte> own;
+  if (sends || !peers) own.resize(static_cast<std::size_t>(mine.bytes()));
+  std::byte* arena = sends || !peers ? own.data() : peers->local();
+  std::memset(arena, sends ? kJunk : kernels::kPoison, static_cast<std::size_t>(mine.bytes()));
+  (sends ? me.source : me.destination) = transport::LocalMemory(mine.local(), arena);
+  if (sends) mine.write(arena, 0);
+
+  const kernels::ExecutionSpace space;
+  transport::Progress progress;
+  const Network network = connect(job, services);
+  const transport::Routes routes(*job.source, network.pointers(), sources);
+  const auto bulk = make_bulk(job, services, space, routes, me, peers.get(), progress);
+  std::unique_ptr<transport::Executor> misc;
+  if (!job.misc.empty()) {
+    misc = make_misc(space, network.gather.get(), network.stream.get(), me, job.misc, job.precision, *job.source,
+                     *job.destination, job.misc_buffer_bytes, job.tuning, progress);
+  }
+
+  RankOutcome outcome{"", bulk->staging_bytes(), misc ? misc->staging_bytes() : 0, bulk->unmapped_peers()};
+  for (std::int64_t step = 0; step < job.refits; ++step) {
+    world.barrier();  // destinations have looked at the refit before
+    bulk->execute();
+    if (misc) misc->execute();
+    if (sends) mine.write(arena, step + 1);
+    if (!sends && outcome.mismatch.empty()) outcome.mismatch = mine.compare(arena, step);
+  }
+  world.barrier();
+  return outcome;
+}
+
+RankOutcome run_alone(const TransportCase& job, Communicator& self) {
+  const Memory source(job, *job.source, Rank{0});
+  const Memory destination(job, *job.destination, Rank{0});
+  std::vector<std::byte> from(static_cast<std::size_t>(source.bytes()), std::byte{kJunk});
+  std::vector<std::byte> to(static_cast<std::size_t>(destination.bytes()), std::byte{kernels::kPoison});
+  const Endpoint me{Side::source, Rank{0}, transport::LocalMemory(source.local(), from.data()),
+                    transport::LocalMemory(destination.local(), to.data())};
+  const kernels::ExecutionSpace space;
+  transport::Progress progress;
+  const transport::Routes routes(*job.source, {&self}, 0);
+  const auto bulk = make_p2p(space, routes, me, copies_of(job, Side::source, Rank{0}), job.tuning, progress);
+  RankOutcome outcome{"", bulk->staging_bytes(), 0, 0};
+  for (std::int64_t step = 0; step < job.refits && outcome.mismatch.empty(); ++step) {
+    source.write(from.data(), step);
+    bulk->execute();
+    outcome.mismatch = destination.compare(to.data(), step);
+  }
+  return outcome;
+}
+
+std::vector<RankOutcome> run_threads(const TransportCase& job) {
+  const int ranks = job.source->ranks() + job.destination->ranks();
+  const auto hub = std::make_shared<ThreadHub>(ranks);
+  const auto arenas = std::make_shared<ThreadArenas>();
+  arenas->arenas.assign(static_cast<std::size_t>(ranks), nullptr);
+  arenas->unmapped = job.unmapped;
+  std::vector<std::vector<std::byte>> shared(static_cast<std::size_t>(ranks));
+  std::mutex mutex;
+  std::map<int, std::shared_ptr<ThreadSwitch>> switches;
+  std::vector<RankOutcome> outcomes(static_cast<std::size_t>(ranks));
+
+  run_ranks(ranks, [&](int rank) {
+    ThreadControl world(hub, rank);
+    RankServices services;
+    services.world = &world;
+    services.communicator = [&](const std::vector<int>& members, int tag) -> std::unique_ptr<Communicator> {
+      const std::lock_guard lock(mutex);
+      std::shared_ptr<ThreadSwitch>& shared_switch = switches[tag];
+      if (!shared_switch) shared_switch = std::make_shared<ThreadSwitch>(static_cast<int>(members.size()));
+      const auto position = std::find(members.begin(), members.end(), rank) - members.begin();
+      return std::make_unique<ThreadCommunicator>(shared_switch, static_cast<int>(position));
+    };
+    services.peer_memory = [&](std::int64_t bytes) {
+      auto& mine = shared[static_cast<std::size_t>(rank)];
+      mine.resize(static_cast<std::size_t>(bytes));
+      arenas->arenas[static_cast<std::size_t>(rank)] = bytes > 0 ? mine.data() : nullptr;
+      world.barrier();
+      return std::make_unique<ThreadPeerMemory>(arenas, rank);
+    };
+    outcomes[static_cast<std::size_t>(rank)] = run_rank(job, services);
+  });
+  return outcomes;
+}
+
+}  // namespace refit::test_support

@@ -1,0 +1,89 @@
+#pragma once
+// Runs an executor (and the misc stream) between two layouts and compares every byte that a destination rank owns with
+// an image written element by element from the layout's pieces, without lib/plan.
+//
+// The same code runs on threads (run_threads) and on MPI (run_rank with services of MPI). World ranks: source ranks
+// first, then destination ranks. Every refit sends new values; the source overwrites its own as soon as execute()
+// returns, and destination memory begins as poison, which must survive wherever no piece lies.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "model/model.hpp"
+#include "plan/plan.hpp"
+#include "transport/executor.hpp"
+
+namespace refit::test_support {
+
+enum class ExecutorKind : std::uint8_t { golden, p2p, direct };
+std::string to_string(ExecutorKind kind);
+
+/// The true values of a model's tensors: element i of a tensor at a step is a function of (canonical name, i, step),
+/// made in the source's dtype and converted once to the destination's.
+class Truth {
+ public:
+  explicit Truth(const model::Model& model) : model_(model) {}
+  /// Makes the values that two layouts store at steps 0 .. steps - 1; those made before are kept.
+  void prepare(const layout::Layout& source, const layout::Layout& destination, std::int64_t steps);
+  /// The whole tensor, row-major, as a source in `made_in` gives it to a storage in `as`.
+  const std::vector<std::byte>& values(const model::Tensor& tensor, DType made_in, DType as, std::int64_t step) const;
+
+ private:
+  using Key = std::tuple<std::int32_t, DType, DType, std::int64_t>;
+  const model::Model& model_;
+  std::map<Key, std::vector<std::byte>> values_;
+};
+
+/// The dtype in which a layout stores each tensor (its first piece on any rank), by tensor index.
+std::vector<DType> stored_dtypes(const layout::Layout& layout, const std::vector<model::Tensor>& tensors);
+
+/// One job: what is moved, between which layouts, and how.
+struct TransportCase {
+  const model::Model* model = nullptr;
+  const Truth* truth = nullptr;  ///< prepared for both layouts and refits + 1 steps
+  const layout::Layout* source = nullptr;
+  const layout::Layout* destination = nullptr;
+  std::vector<model::Tensor> bulk;
+  std::vector<model::Tensor> misc;
+  DType precision = DType::bf16;  ///< of the misc stream
+  ExecutorKind executor = ExecutorKind::p2p;
+  transport::Tuning tuning;
+  bool per_stage = false;
+  std::int64_t misc_buffer_bytes = 1 << 20;
+  std::set<std::pair<int, int>> unmapped;  ///< world ranks (smaller, larger) that cannot map each other; threads only
+  std::int64_t refits = 2;
+};
+
+/// What one rank saw.
+struct RankOutcome {
+  std::string mismatch;  ///< empty, or the first wrong byte
+  std::int64_t staging_bytes = 0;
+  std::int64_t misc_staging_bytes = 0;
+  std::int64_t unmapped_peers = 0;
+};
+
+/// What a machine offers to one rank.
+struct RankServices {
+  transport::Control* world = nullptr;
+  /// Collective over `members` (world ranks); `tag` names the communicator.
+  std::function<std::unique_ptr<transport::Communicator>(const std::vector<int>& members, int tag)> communicator;
+  /// Collective over the world: an arena of `bytes` on this rank.
+  std::function<std::unique_ptr<transport::PeerMemory>(std::int64_t bytes)> peer_memory;
+};
+
+/// Collective over the world of `services`, which has source + destination ranks.
+RankOutcome run_rank(const TransportCase& job, const RankServices& services);
+
+/// The same with both ends on one rank (p2p only, no misc): layouts of one rank each.
+RankOutcome run_alone(const TransportCase& job, transport::Communicator& self);
+
+/// All ranks as threads of this process. By world rank.
+std::vector<RankOutcome> run_threads(const TransportCase& job);
+
+}  // namespace refit::test_support
