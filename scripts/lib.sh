@@ -22,7 +22,7 @@ cores() {
 # than cores are allowed where they occur; waiting ranks then give their core away instead of spinning on it.
 launcher() {
   launch=(mpirun -np "$1")
-  mpirun --version 2>/dev/null | grep -q 'Open MPI' || return 0
+  if [[ $(mpirun --version 2>/dev/null) != *'Open MPI'* ]]; then return 0; fi
   if ((EUID == 0)); then launch+=(--allow-run-as-root); fi
   if (($1 > $(cores))); then
     launch+=(--oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
