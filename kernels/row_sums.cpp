@@ -6,8 +6,8 @@ namespace refit::kernels {
 
 namespace {
 
-constexpr int kBlock = 1024;
-constexpr std::int64_t kElements = 256 * kBlock;
+constexpr std::int64_t kBlock = 4096;
+constexpr std::int64_t kElements = 64 * kBlock;
 constexpr float kLimit = 0x1p39F;
 constexpr double kMagic = 0x1.8p52;  ///< adding it rounds to an integer, nearest even, and leaves it in the low bits
 

@@ -108,6 +108,21 @@ TEST(Fingerprint, ExtremeBits) {
   }
 }
 
+TEST(Fingerprint, BitsThatFollowTheKeys) {
+  // The worst case for partial sums: large values wherever a group of the key's bits is large, small ones elsewhere.
+  Random random(14);
+  for (int shift = 0; shift < 64; ++shift) {
+    for (int sum = 0; sum < 2; ++sum) {
+      Stored stored = store_box(random, {2, 4000}, Box::whole({2, 4000}), {4000, 1}, DType::u16);
+      for (std::int64_t i = 0; i < 8000; ++i) {
+        const bool high = (column_key(0x1234567890ABCDEFULL, sum, i % 4000) >> shift & 1U) != 0;
+        write_bits(stored.memory.data(), i, DType::u16, high != (i < 4000) ? 0xFFFFU : 0U);
+      }
+      check_fingerprint(stored, DType::u16);
+    }
+  }
+}
+
 TEST(Fingerprint, AddsUpOverDisjointBoxes) {
   Random random(5);
   const Shape shape{37, 2500};
