@@ -1,4 +1,4 @@
-#include <algorithm>
+#include <set>
 
 #include "transport/bytes.hpp"
 #include "transport/executor.hpp"
@@ -33,7 +33,9 @@ class Direct final : public Executor {
     const std::vector<Control::Bytes> received = world.exchange(places);
     if (me.side == Side::source) make_table(me, copies, mapped, received, world_rank);
 
-    for (std::size_t rank = 0; rank < mapped.size(); ++rank) unmapped_peers_ += mapped[rank] ? 0 : 1;
+    std::set<int> peers_by_p2p;
+    for (const plan::Copy& copy : unmapped) peers_by_p2p.insert(world_rank(copy, other));
+    unmapped_peers_ = static_cast<std::int64_t>(peers_by_p2p.size());
     const bool anybody_unmapped = world.max(static_cast<std::int64_t>(unmapped.empty() ? 0 : 1)) != 0;
     if (anybody_unmapped) fallback_ = make_p2p(space, routes, me, unmapped, tuning, progress);
   }
