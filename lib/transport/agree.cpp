@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "transport/bytes.hpp"
 #include "transport/executor.hpp"
 
@@ -11,6 +13,23 @@ struct TensorHash {
   friend bool operator==(const TensorHash&, const TensorHash&) = default;
 };
 
+std::uint64_t fold(std::uint64_t seed, const plan::Place& place) {
+  seed = combine(seed, static_cast<std::uint64_t>(place.storage.parameter));
+  seed = combine(seed, static_cast<std::uint64_t>(place.storage.layer));
+  seed = combine(seed, static_cast<std::uint64_t>(place.storage.expert));
+  seed = combine(seed, static_cast<std::uint64_t>(place.offset));
+  for (std::int64_t stride : place.strides) seed = combine(seed, static_cast<std::uint64_t>(stride));
+  return seed;
+}
+
+/// The plan's hash of a copy together with its places: p2p cuts and merges messages by the places of both ends, so both
+/// must know the same ones.
+Sum128 hash_with_places(const plan::Copy& copy, const std::string& tensor_name) {
+  const Sum128 sum = plan::hash(copy, tensor_name);
+  return {fold(fold(sum.low, copy.source.place), copy.destination.place),
+          fold(fold(sum.high, copy.source.place), copy.destination.place)};
+}
+
 /// Per peer, the hashes of the shared copies by tensor.
 std::vector<std::vector<TensorHash>> hashes_by_peer(int peers, const auto& peer_of,
                                                     const std::vector<plan::Copy>& copies,
@@ -19,7 +38,7 @@ std::vector<std::vector<TensorHash>> hashes_by_peer(int peers, const auto& peer_
   for (const plan::Copy& copy : copies) {
     auto& list = result[static_cast<std::size_t>(peer_of(copy))];
     if (list.empty() || list.back().tensor != copy.tensor) list.push_back({copy.tensor, {}});
-    list.back().hash += plan::hash(copy, tensors[static_cast<std::size_t>(copy.tensor)].name);
+    list.back().hash += hash_with_places(copy, tensors[static_cast<std::size_t>(copy.tensor)].name);
   }
   return result;
 }
