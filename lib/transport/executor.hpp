@@ -21,12 +21,14 @@ namespace refit::transport {
 class Executor {
  public:
   virtual ~Executor() = default;
-  /// Collective over all ranks that the executor was made on. On return this rank's part is complete: what it sends may
-  /// be changed, what it receives is visible to it.
+  /// Collective over all ranks that the executor was made on. Destination storages belong to the executor from the
+  /// first rank's entry on: callers that look at them between calls put a barrier before this one. On return this
+  /// rank's part is complete: what it sends may be changed, what it receives is visible to it.
   virtual void execute() = 0;
   /// Memory beside the storages on this rank.
   virtual std::int64_t staging_bytes() const = 0;
-  /// Ranks of the other side whose memory could not be mapped, so that p2p serves them (direct only).
+  /// Ranks of the other side that share copies with this one and cannot map or be mapped: p2p serves them (direct
+  /// only).
   virtual std::int64_t unmapped_peers() const { return 0; }
 };
 
@@ -34,7 +36,7 @@ class Executor {
 struct Tuning {
   std::int64_t streams = 2;            ///< stages in flight
   std::int64_t group_size = 1024;      ///< p2p: sends and receives per group, at most
-  std::int64_t chunk_bytes = 8 << 20;  ///< p2p: of one chunk of the ring
+  std::int64_t chunk_bytes = 8 << 20;  ///< p2p: of one chunk of the ring, at least 64
   std::int64_t ring_chunks = 2;        ///< p2p: chunks of the ring, per stage in flight
 };
 
@@ -98,8 +100,9 @@ std::unique_ptr<Executor> make_misc(const kernels::ExecutionSpace& space, Commun
                                     const plan::Layout& source, const plan::Layout& destination,
                                     std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress);
 
-/// Before the first byte: each pair of ranks compares the hash of the copies that they share. Collective over `world`.
-/// `tensors`: the model's. Errors (runtime) on all ranks alike: the two ranks and the first tensor that differs.
+/// Before the first byte: each pair of ranks compares the hash of the copies that they share, places included.
+/// Collective over `world`. `tensors`: the model's. Errors (runtime) on all ranks alike: the two ranks and the first
+/// tensor that differs.
 void agree(Control& world, Side side, Rank rank, std::int32_t source_ranks, const std::vector<plan::Copy>& copies,
            const std::vector<model::Tensor>& tensors);
 

@@ -4,7 +4,7 @@
 
 #include "layout/partition.hpp"
 #include "plan/stream.hpp"
-#include "transport/executor.hpp"
+#include "transport/p2p.hpp"
 #include "transport/tiles.hpp"
 
 namespace refit::transport {
@@ -47,9 +47,7 @@ class MiscStream final : public Executor {
   }
 
   std::int64_t staging_bytes() const override {
-    std::int64_t bytes = static_cast<std::int64_t>(memory_.size());
-    for (const auto& gather : gathers_) bytes += gather->staging_bytes();
-    return bytes;
+    return static_cast<std::int64_t>(memory_.size()) + (ring_ ? ring_->allocated() : 0);
   }
 
  private:
@@ -99,7 +97,14 @@ class MiscStream final : public Executor {
     end.side = root_ ? Side::destination : Side::source;
     end.destination = LocalMemory(stream_storages_, addresses);
     const Routes routes(source, {&gather}, 0);  // destination rank 0 of the stream is source rank 0
-    for (const auto& copies : by_buffer) gathers_.push_back(make_p2p(space_, routes, end, copies, tuning, progress_));
+    // The gathers run one after the other: one ring, no larger than a buffer needs, serves them all.
+    Tuning one = tuning;
+    one.streams = std::min<std::int64_t>(tuning.streams, source.stages());
+    one.chunk_bytes = std::min(tuning.chunk_bytes, layout::round_up(layout_.capacity(), kChunkAlignment));
+    ring_ = std::make_shared<Ring>(ring_bytes(one));
+    for (const auto& copies : by_buffer) {
+      gathers_.push_back(make_p2p(space_, routes, end, copies, one, ring_, progress_));
+    }
   }
 
   /// Tables from each buffer into this rank's storages, through its own pieces.
@@ -137,6 +142,7 @@ class MiscStream final : public Executor {
   std::vector<std::byte> memory_;
   std::vector<std::int32_t> first_tensor_;
   layout::LocalLayout stream_storages_;
+  std::shared_ptr<Ring> ring_;                      // of the gathers
   std::vector<std::unique_ptr<Executor>> gathers_;  // by buffer; source ranks only
   std::vector<kernels::CopyTable> places_;          // by buffer; destination ranks only
   std::array<std::unique_ptr<Request>, kBuffers> requests_;

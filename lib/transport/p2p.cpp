@@ -1,12 +1,22 @@
+#include "transport/p2p.hpp"
+
 #include <algorithm>
 #include <thread>
 
-#include "transport/executor.hpp"
+#include "layout/partition.hpp"
 #include "transport/segment.hpp"
 #include "transport/tiles.hpp"
 
 namespace refit::transport {
 namespace {
+
+/// With chunks that are a whole number of alignments, so that every staged part is aligned.
+Tuning aligned(Tuning tuning) {
+  REFIT_ASSERT(tuning.streams >= 1 && tuning.group_size >= 1 && tuning.ring_chunks >= 1);
+  REFIT_ASSERT(tuning.chunk_bytes >= kChunkAlignment);
+  tuning.chunk_bytes -= tuning.chunk_bytes % kChunkAlignment;
+  return tuning;
+}
 
 /// A group of messages whose staged parts fill one chunk of the ring.
 struct Batch {
@@ -90,7 +100,7 @@ class BatchBuilder {
       if (static_cast<std::int64_t>(batch_.messages.size()) >= tuning_.group_size || used_ + room > chunk()) flush();
       if (batch_.messages.empty()) begin(stage, segment.copy.tensor);
       add(segment, sending, staged);
-      used_ += (room + 63) / 64 * 64;
+      used_ += layout::round_up(room, kChunkAlignment);
     }
     flush();
   }
@@ -145,12 +155,12 @@ class BatchBuilder {
 class P2p final : public Executor {
  public:
   P2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
-      const std::vector<plan::Copy>& copies, const Tuning& tuning, Progress& progress)
-      : space_(space), routes_(routes), progress_(progress) {
+      const std::vector<plan::Copy>& copies, const Tuning& tuning, std::shared_ptr<Ring> ring, Progress& progress)
+      : space_(space), routes_(routes), progress_(progress), ring_(std::move(ring)) {
     std::vector<plan::Copy> remote;
     for (const plan::Copy& copy : copies) (is_local(copy, me) ? local_ : remote).push_back(copy);
     make_local_table(me);
-    make_lanes(me, remote, tuning);
+    make_lanes(me, remote, aligned(tuning));
   }
 
   void execute() override {
@@ -169,7 +179,7 @@ class P2p final : public Executor {
     space_.fence();
   }
 
-  std::int64_t staging_bytes() const override { return static_cast<std::int64_t>(ring_.size()); }
+  std::int64_t staging_bytes() const override { return ring_->allocated(); }
 
  private:
   bool is_local(const plan::Copy& copy, const Endpoint& me) const {
@@ -203,18 +213,19 @@ class P2p final : public Executor {
       });
       if (staged) lane_stages[stage % lane_stages.size()] = true;
     }
-    const std::int64_t ring_bytes = tuning.chunk_bytes * tuning.ring_chunks;
-    ring_.resize(static_cast<std::size_t>(ring_bytes * std::count(lane_stages.begin(), lane_stages.end(), true)));
+    const std::int64_t lane_bytes = tuning.chunk_bytes * tuning.ring_chunks;
+    const auto staged_lanes = std::count(lane_stages.begin(), lane_stages.end(), true);
+    if (!ring_) ring_ = std::make_shared<Ring>(lane_bytes * staged_lanes);
+    std::byte* ring = staged_lanes > 0 ? ring_->memory() : nullptr;
 
     BatchBuilder builder(space_, routes_, me, tuning);
-    std::byte* ring = ring_.data();
     for (std::size_t lane = 0; lane < lane_stages.size(); ++lane) {
       lanes_.emplace_back(static_cast<int>(lane), tuning.ring_chunks);
       for (std::size_t stage = lane; stage < segments.size(); stage += lane_stages.size()) {
         builder.build(static_cast<std::int32_t>(stage), segments[stage], ring, lanes_.back().batches());
       }
       lanes_.back().make_requests(routes_);
-      if (lane_stages[lane]) ring += ring_bytes;
+      if (lane_stages[lane]) ring += lane_bytes;
     }
   }
 
@@ -223,15 +234,30 @@ class P2p final : public Executor {
   Progress& progress_;
   std::vector<plan::Copy> local_;
   kernels::CopyTable local_table_;
-  std::vector<std::byte> ring_;
+  std::shared_ptr<Ring> ring_;
   std::vector<Lane> lanes_;
 };
 
 }  // namespace
 
+std::byte* Ring::memory() {
+  if (!memory_) memory_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(bytes_));
+  return memory_.get();
+}
+
+std::int64_t ring_bytes(const Tuning& tuning) {
+  return tuning.streams * tuning.ring_chunks * aligned(tuning).chunk_bytes;
+}
+
+std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
+                                   const std::vector<plan::Copy>& copies, const Tuning& tuning,
+                                   std::shared_ptr<Ring> ring, Progress& progress) {
+  return std::make_unique<P2p>(space, routes, me, copies, tuning, std::move(ring), progress);
+}
+
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning, Progress& progress) {
-  return std::make_unique<P2p>(space, routes, me, copies, tuning, progress);
+  return make_p2p(space, routes, me, copies, tuning, nullptr, progress);
 }
 
 }  // namespace refit::transport

@@ -1,0 +1,34 @@
+#pragma once
+// p2p's staging memory, for executors that are made of several p2p executors run one after the other (the misc stream).
+
+#include <memory>
+
+#include "transport/executor.hpp"
+
+namespace refit::transport {
+
+/// Chunks begin at multiples of this many bytes, and are as long as a whole number of them.
+inline constexpr std::int64_t kChunkAlignment = 64;
+
+/// The memory of a ring of chunks: allocated whole when it is first asked for, never moved.
+class Ring {
+ public:
+  explicit Ring(std::int64_t bytes) : bytes_(bytes) {}
+  std::byte* memory();
+  /// Bytes allocated so far: 0 or all.
+  std::int64_t allocated() const { return memory_ ? bytes_ : 0; }
+
+ private:
+  std::int64_t bytes_;
+  std::unique_ptr<std::byte[]> memory_;
+};
+
+/// Bytes of the ring that p2p needs at most with this tuning.
+std::int64_t ring_bytes(const Tuning& tuning);
+
+/// Like make_p2p, staging in `ring` (of ring_bytes(tuning)), which no other executor may use at the same time.
+std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
+                                   const std::vector<plan::Copy>& copies, const Tuning& tuning,
+                                   std::shared_ptr<Ring> ring, Progress& progress);
+
+}  // namespace refit::transport
