@@ -1,0 +1,117 @@
+// agree(): equal plans pass; one rank with another layout is found before the first byte, on all ranks alike.
+
+#include <gmock/gmock.h>
+
+#include <algorithm>
+
+#include "support/thread_control.hpp"
+#include "transport_models.hpp"
+
+namespace refit::test_support {
+namespace {
+
+/// A layout that is wrong about some tensors: it answers for `tensor` what `other` says of `instead`.
+class WrongLayout final : public layout::Layout {
+ public:
+  struct Lie {
+    std::int32_t tensor;
+    std::int32_t instead;
+  };
+  WrongLayout(const layout::Layout& truth, const layout::Layout& other, const model::Model& model,
+              std::vector<Lie> lies)
+      : truth_(truth), other_(other), model_(model), lies_(std::move(lies)) {}
+
+  std::int32_t ranks() const override { return truth_.ranks(); }
+  std::int32_t stage(Rank rank) const override { return truth_.stage(rank); }
+  std::int32_t stages() const override { return truth_.stages(); }
+  std::uint64_t placement_class(const model::Tensor& tensor) const override {
+    // Other boxes are another class; other places of the same boxes are not.
+    const bool lies = &truth_ != &other_ && std::any_of(lies_.begin(), lies_.end(),
+                                                        [&](const Lie& lie) { return lie.tensor == tensor.index; });
+    return truth_.placement_class(tensor) + (lies ? 1 : 0);
+  }
+  void pieces(const model::Tensor& tensor, Rank rank, std::vector<layout::Piece>& out) const override {
+    for (const Lie& lie : lies_) {
+      if (lie.tensor == tensor.index) {
+        return other_.pieces(model_.tensors[static_cast<std::size_t>(lie.instead)], rank, out);
+      }
+    }
+    truth_.pieces(tensor, rank, out);
+  }
+  layout::Storage storage(const layout::StorageKey& key, Rank rank) const override { return truth_.storage(key, rank); }
+  void fills(const layout::StorageKey&, Rank, std::vector<layout::Fill>&) const override {}
+  std::string coordinates(Rank rank) const override { return truth_.coordinates(rank); }
+
+ private:
+  const layout::Layout& truth_;
+  const layout::Layout& other_;
+  const model::Model& model_;
+  std::vector<Lie> lies_;
+};
+
+struct World {
+  model::Model model = transport_model("qwen3");
+  std::unique_ptr<layout::Layout> train = make_train("TP2xDP2");
+  std::unique_ptr<layout::Layout> other_train = make_train("TP4");
+  std::unique_ptr<layout::Layout> gen = gen::make_layout(model, {layout::parse_parallelism("TP2"), false, DType::bf16});
+
+  std::unique_ptr<layout::Layout> make_train(const char* sizes) const {
+    train::Options options;
+    options.sizes = layout::parse_parallelism(sizes);
+    return train::make_layout(model, options);
+  }
+  std::int32_t index(const std::string& name) const { return model.find(name)->index; }
+
+  /// What each rank is told, where world rank `odd` uses `wrong` instead of the train layout; "" where agree returns.
+  std::vector<std::string> agree(int odd, const layout::Layout& wrong) const {
+    const std::int32_t sources = train->ranks();
+    const int ranks = sources + gen->ranks();
+    const auto hub = std::make_shared<ThreadHub>(ranks);
+    std::vector<std::string> told(static_cast<std::size_t>(ranks));
+    run_ranks(ranks, [&](int rank) {
+      ThreadControl control(hub, rank);
+      const Side side = rank < sources ? Side::source : Side::destination;
+      const Rank mine{rank < sources ? rank : rank - sources};
+      const plan::Planner planner(model.tensors, rank == odd ? wrong : *train, *gen);
+      try {
+        transport::agree(control, side, mine, sources, planner.rank_plan(side, mine).copies, model.tensors);
+      } catch (const Error& error) {
+        told[static_cast<std::size_t>(rank)] = error.what();
+      }
+    });
+    return told;
+  }
+};
+
+TEST(Agree, PassesEqualPlans) {
+  const World world;
+  EXPECT_THAT(world.agree(-1, *world.train), testing::Each(""));
+}
+
+TEST(Agree, NamesTheTensorThatOneRankCutsOtherwise) {
+  const World world;
+  const std::string name = "model.layers.1.self_attn.o_proj.weight";
+  const WrongLayout wrong(*world.train, *world.other_train, world.model, {{world.index(name), world.index(name)}});
+  for (int odd : {0, 2, 4, 5}) {
+    const std::vector<std::string> told = world.agree(odd, wrong);
+    EXPECT_THAT(told, testing::Each(told.front()));
+    EXPECT_THAT(told.front(), testing::HasSubstr(name));
+    EXPECT_THAT(told.front(), testing::ContainsRegex(fmt::format("ranks .*{}.* disagree", odd)));
+  }
+}
+
+TEST(Agree, NamesTheTensorThatOneRankPlacesOtherwise) {
+  const World world;
+  const std::int32_t gate = world.index("model.layers.0.mlp.gate_proj.weight");
+  const std::int32_t up = world.index("model.layers.0.mlp.up_proj.weight");
+  const WrongLayout wrong(*world.train, *world.train, world.model, {{gate, up}, {up, gate}});
+  for (int odd : {1, 5}) {
+    const std::vector<std::string> told = world.agree(odd, wrong);
+    EXPECT_THAT(told, testing::Each(told.front()));
+    EXPECT_THAT(told.front(), testing::HasSubstr("layers.0.mlp.gate_proj"));
+    EXPECT_THAT(told.front(), testing::ContainsRegex(fmt::format("ranks .*{}.* disagree", odd)));
+  }
+}
+
+}  // namespace
+}  // namespace refit::test_support

@@ -1,0 +1,104 @@
+// No knob changes a byte: streams, groups, chunks, rings, communicators, misc buffers; and what they promise of memory.
+
+#include <gtest/gtest.h>
+
+#include "transport_models.hpp"
+
+namespace refit::test_support {
+namespace {
+
+using plan::Policy;
+
+TEST(Tuning, NeverChangesTheResultAndBoundsTheRing) {
+  for (const char* model : {"qwen3", "qwen3_moe"}) {
+    Job job(model, "TP2xPP2", "TP4");
+    for (bool per_stage : {false, true}) {
+      for (std::int64_t streams : {1, 2, 3}) {
+        for (std::int64_t group_size : {1, 1024}) {
+          for (std::int64_t ring_chunks : {1, 2}) {
+            for (std::int64_t chunk_bytes : {64, 1000, 4096, 1 << 20}) {
+              TransportCase one = job.make(Policy::all, ExecutorKind::p2p);
+              one.per_stage = per_stage;
+              one.tuning = {streams, group_size, chunk_bytes, ring_chunks};
+              const std::string what = fmt::format("{} per stage {} streams {} group {} chunk {} ring {}", model,
+                                                   per_stage, streams, group_size, chunk_bytes, ring_chunks);
+              for (const RankOutcome& outcome : expect_right(one, what)) {
+                EXPECT_LE(outcome.staging_bytes, streams * ring_chunks * chunk_bytes) << what;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Golden, TakesOneCommunicatorOrOnePerStage) {
+  Job job("qwen3_moe", "TP2xPP2", "TP2xEP2");
+  for (bool per_stage : {false, true}) {
+    for (std::int64_t streams : {1, 2, 5}) {
+      TransportCase one = job.make(Policy::ffn, ExecutorKind::golden);
+      one.per_stage = per_stage;
+      one.tuning.streams = streams;
+      expect_right(one, fmt::format("per stage {} streams {}", per_stage, streams));
+    }
+  }
+}
+
+TEST(Misc, SpansBuffersOfAnySize) {
+  Job job("qwen2", "TP2xPP2", "TP2xDP2");
+  for (std::int64_t bytes : {64, 1024, 1 << 24}) {
+    TransportCase one = job.make(Policy::all, ExecutorKind::p2p);
+    one.bulk.clear();
+    one.misc.clear();
+    for (const model::Tensor& tensor : one.model->tensors) {
+      const bool long_enough = tensor.elements() > 40 * bytes;  // at most 160 buffers for one tensor
+      (long_enough ? one.bulk : one.misc).push_back(tensor);
+    }
+    one.misc_buffer_bytes = bytes;
+    expect_right(one, fmt::format("misc buffers of {} bytes", bytes));
+  }
+}
+
+TEST(Misc, StagesTwoBuffersAndOneRing) {
+  Job job("qwen3", "TP2", "TP2");
+  TransportCase one = job.make(Policy::ffn, ExecutorKind::p2p);
+  one.misc_buffer_bytes = 4096;
+  one.tuning = {2, 1024, 1 << 20, 2};
+  const std::vector<RankOutcome> outcomes = expect_right(one, "misc");
+  EXPECT_GT(outcomes[0].misc_staging_bytes, 2 * 4096);  // gathers column parts of o_proj
+  EXPECT_LE(outcomes[0].misc_staging_bytes, 2 * 4096 + 2 * 4096);
+  EXPECT_EQ(outcomes[1].misc_staging_bytes, 0);  // sends from its storages
+  EXPECT_EQ(outcomes[2].misc_staging_bytes, 2 * 4096);
+}
+
+TEST(Direct, ServesPairsThatCannotBeMappedByP2p) {
+  Job job("qwen3", "TP2xPP2", "TP2");
+  TransportCase one = job.make(Policy::all, ExecutorKind::direct);
+  one.unmapped = {{0, 4}, {3, 5}, {0, 1}};  // the last: two train ranks, which never meet
+  const std::vector<RankOutcome> outcomes = expect_right(one, "two pairs unmapped");
+  const std::vector<std::int64_t> expected{1, 0, 0, 1, 1, 1};
+  for (std::size_t rank = 0; rank < outcomes.size(); ++rank) {
+    EXPECT_EQ(outcomes[rank].unmapped_peers, expected[rank]) << rank;
+  }
+}
+
+TEST(Direct, NeedsNoStagingWhereAllAreMapped) {
+  Job job("qwen3_moe", "TP2xEP2", "TP2", DType::f32, DType::bf16);
+  for (const RankOutcome& outcome : expect_right(job.make(Policy::all, ExecutorKind::direct), "mapped")) {
+    EXPECT_EQ(outcome.staging_bytes, 0);
+    EXPECT_EQ(outcome.unmapped_peers, 0);
+  }
+}
+
+TEST(Direct, FallsBackAltogetherWhereNothingIsMapped) {
+  Job job("qwen2", "PP2", "TP2", DType::f32, DType::bf16);
+  TransportCase one = job.make(Policy::all, ExecutorKind::direct);
+  for (int source : {0, 1}) {
+    for (int destination : {2, 3}) one.unmapped.insert({source, destination});
+  }
+  for (const RankOutcome& outcome : expect_right(one, "nothing mapped")) EXPECT_EQ(outcome.unmapped_peers, 2);
+}
+
+}  // namespace
+}  // namespace refit::test_support
