@@ -24,6 +24,7 @@ bool is_per_expert(std::string_view name) {
   if (!ends_with_any(name, kFfn)) return false;
   const std::size_t projection = name.rfind('.', name.size() - std::string_view(".weight").size() - 1);
   if (projection == std::string_view::npos || projection == 0) return false;
+  if (std::find(kFfn.begin(), kFfn.end(), name.substr(projection + 1)) == kFfn.end()) return false;
   const std::size_t number = name.rfind('.', projection - 1);
   if (number == std::string_view::npos || number + 1 == projection) return false;
   const std::string_view digits = name.substr(number + 1, projection - number - 1);
