@@ -3,6 +3,24 @@
 #include "plan/plan.hpp"
 
 namespace refit::plan {
+namespace {
+
+/// `all` is sorted by box, so that the boxes that can overlap one are next to it.
+void check_disjoint(const std::vector<Holding>& all, const Tensor& tensor) {
+  const auto begins_behind = [](const Box& box, const Box& other) {
+    return box.lower.size() > 0 && box.lower[0] >= other.lower[0] + other.extent[0];
+  };
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    for (std::size_t j = i + 1; j < all.size() && !begins_behind(all[j].box, all[i].box); ++j) {
+      if (!intersect(all[i].box, all[j].box)) continue;
+      fail_runtime("internal error: {} is cut into boxes that overlap: {} on rank {} and {} on rank {}", tensor.name,
+                   to_string(all[i].box), to_int(all[i].ranks.front()), to_string(all[j].box),
+                   to_int(all[j].ranks.front()));
+    }
+  }
+}
+
+}  // namespace
 
 std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor) {
   std::vector<Holding> result;
@@ -21,6 +39,7 @@ std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor) {
       }
     }
   }
+  check_disjoint(result, tensor);
   return result;
 }
 
