@@ -26,6 +26,16 @@ bool contains(const std::vector<Rank>& ranks, Rank rank) {
   return std::binary_search(ranks.begin(), ranks.end(), rank);
 }
 
+/// The dimension between whose rows a box is cut for `holders`: see plan.hpp.
+int cut_dimension(const Extents& extent, std::int64_t takers, std::int64_t holders) {
+  int longest = 0;
+  for (int d = 0; d < extent.size(); ++d) {
+    if (extent[d] * takers >= kMinStripeRows * holders) return d;
+    if (extent[d] > extent[longest]) longest = d;
+  }
+  return longest;
+}
+
 }  // namespace
 
 Sum128 hash(const Copy& copy, const std::string& tensor_name) {
@@ -57,6 +67,8 @@ Planner::Class Planner::make_class(const Tensor& tensor) const {
   }
   std::sort(result.overlaps.begin(), result.overlaps.end(),
             [](const Overlap& a, const Overlap& b) { return a.box < b.box; });
+  std::int64_t number = 0;
+  for (Overlap& overlap : result.overlaps) overlap.number = number++;
   return result;
 }
 
@@ -83,13 +95,13 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     Copy copy;
     copy.tensor = tensor.index;
     copy.box = box;
-    copy.source = {overlap.holders[static_cast<std::size_t>((holder + turn) % holders)], {}, overlap.source_dtype};
+    copy.source = {overlap.holders[static_cast<std::size_t>((holder + turn + overlap.number) % holders)],
+                   {},
+                   overlap.source_dtype};
     copy.destination = {overlap.takers[static_cast<std::size_t>(taker)], {}, overlap.destination_dtype};
     visit(copy);
   };
 
-  int cut = 0;  // the first dimension that can be cut
-  while (cut + 1 < overlap.box.extent.size() && overlap.box.extent[cut] == 1) ++cut;
   const std::int64_t bytes = overlap.box.volume() * byte_size(overlap.source_dtype);
   const bool whole =
       takers % holders == 0 || overlap.box.extent.size() == 0 || bytes * takers < holders * kMinStripeBytes;
@@ -98,6 +110,7 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     return;
   }
   // The takers' boxes end to end have takers x rows rows; holder h sends those from h/holders to (h+1)/holders of them.
+  const int cut = cut_dimension(overlap.box.extent, takers, holders);
   const std::int64_t rows = overlap.box.extent[cut];
   const auto boundary = [&](std::int64_t holder) { return holder * takers * rows / holders; };
   for (std::int64_t taker = 0; taker < takers; ++taker) {

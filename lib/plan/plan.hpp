@@ -7,9 +7,9 @@
 //
 // Holder choice (each rank can evaluate it alone). An overlap has H holders and R takers. The takers' copies are laid
 // end to end and cut into H equal parts, one per holder, so that all replicas share the sending: 2 holders and 3 takers
-// send 1.5 boxes each. Cuts are between rows of the box's first long dimension; where H divides R, or a part would be
-// smaller than `kMinStripeBytes`, boxes stay whole. The holders are rotated by the tensor's number among those of its
-// class.
+// send 1.5 boxes each. Cuts are between rows of the first dimension that has `kMinStripeRows` for every part, else of
+// the longest; where H divides R, or a part would be smaller than `kMinStripeBytes`, boxes stay whole. The holders are
+// rotated by the tensor's number among those of its class plus the overlap's number within the tensor.
 
 #include <functional>
 #include <string>
@@ -28,6 +28,8 @@ using model::Tensor;
 
 /// A box is not cut between replicas into parts smaller than this.
 inline constexpr std::int64_t kMinStripeBytes = 64 * 1024;
+/// A dimension is long enough to be cut if every part gets this many rows: then parts differ by a sixteenth at most.
+inline constexpr std::int64_t kMinStripeRows = 16;
 
 /// One end of a copy: a strided view into a storage of that rank.
 struct End {
@@ -49,7 +51,8 @@ struct Copy {
   std::int64_t wire_bytes() const { return elements() * byte_size(source.dtype); }
 };
 
-/// The copies in which one rank is source or destination, in the plan's order: by tensor, then box, then destination.
+/// The copies in which one rank is source or destination, in the plan's order: by tensor, overlap, destination,
+/// then box.
 struct RankPlan {
   std::vector<Copy> copies;
 };
@@ -79,6 +82,7 @@ class Planner {
     std::vector<Rank> takers;
     DType source_dtype = DType::bf16;
     DType destination_dtype = DType::bf16;
+    std::int64_t number = 0;  ///< among the overlaps of its class
   };
   using ClassKey = std::tuple<Shape, DType, std::uint64_t, std::uint64_t>;
   struct Class {
@@ -105,7 +109,8 @@ struct Holding {
   std::vector<Rank> ranks;  ///< ascending
 };
 
-/// The distinct boxes of `tensor` on one side, by first index. Throws (usage) where boxes overlap without being equal.
+/// The distinct boxes of `tensor` on one side, by first index. Throws (runtime) where boxes overlap without being
+/// equal: a defect of the layout.
 std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor);
 
 }  // namespace refit::plan
