@@ -1,0 +1,324 @@
+// Plans between random layouts, executed element by element on plain arrays and held against what the layouts say.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+#include "plan/cost.hpp"
+#include "plan/plan.hpp"
+#include "support/random_layout.hpp"
+
+namespace refit::plan {
+namespace {
+
+using layout::StorageKey;
+using test_support::flat;
+using test_support::for_each_index;
+using test_support::MeshLayout;
+using test_support::position;
+using test_support::shifted;
+
+constexpr std::int64_t kUnwritten = -1;
+
+/// One side's memory: a plain array for every storage of every rank.
+using Memory = std::vector<std::map<StorageKey, std::vector<std::int64_t>>>;
+
+Memory empty_memory(const MeshLayout& layout) {
+  Memory memory(static_cast<std::size_t>(layout.ranks()));
+  for (std::int32_t r = 0; r < layout.ranks(); ++r) {
+    for (const Tensor& tensor : layout.tensors) {
+      const StorageKey key{layout.storage_of[static_cast<std::size_t>(tensor.index)], -1, -1};
+      const auto elements = static_cast<std::size_t>(layout.storage(key, Rank{r}).elements());
+      memory[static_cast<std::size_t>(r)][key].assign(elements, kUnwritten);
+    }
+  }
+  return memory;
+}
+
+/// What a side's memory must hold: every element of a box its own number, gaps nothing.
+Memory full_memory(const MeshLayout& layout) {
+  Memory memory = empty_memory(layout);
+  std::vector<Piece> pieces;
+  for (std::int32_t r = 0; r < layout.ranks(); ++r) {
+    for (const Tensor& tensor : layout.tensors) {
+      pieces.clear();
+      layout.pieces(tensor, Rank{r}, pieces);
+      for (const Piece& piece : pieces) {
+        auto& storage = memory[static_cast<std::size_t>(r)][piece.place.storage];
+        for_each_index(piece.box.extent, [&](const Extents& index) {
+          const std::int64_t element = flat(shifted(piece.box.lower, index), tensor.shape);
+          storage.at(static_cast<std::size_t>(position(piece.place, index))) =
+              tensor.index * (std::int64_t{1} << 40) + element;
+        });
+      }
+    }
+  }
+  return memory;
+}
+
+struct World {
+  std::vector<Tensor> tensors;
+  MeshLayout source, destination;
+};
+
+World random_world(std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  World world;
+  world.tensors = test_support::random_tensors(random, 8, 6);
+  if (seed % 8 == 0) {  // large enough to be cut between replicas
+    const Shape shapes[] = {{70'001}, {1, 300, 200}, {3, 40'000}, {257, 129, 2}, {2, 2, 90, 130}};
+    world.tensors.resize(3);
+    for (Tensor& tensor : world.tensors) tensor.shape = shapes[random() % std::size(shapes)];
+  }
+  world.source = test_support::random_layout(random, world.tensors);
+  world.destination = test_support::random_layout(random, world.tensors);
+  return world;
+}
+
+/// Carries out the destinations' plans; every element may be written once.
+Memory execute(const World& world, const Planner& planner) {
+  const Memory source = full_memory(world.source);
+  Memory destination = empty_memory(world.destination);
+  for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
+    for (const Copy& copy : planner.rank_plan(Side::destination, Rank{r}).copies) {
+      EXPECT_EQ(copy.destination.rank, Rank{r});
+      const auto& from = source[static_cast<std::size_t>(to_int(copy.source.rank))].at(copy.source.place.storage);
+      auto& to = destination[static_cast<std::size_t>(r)].at(copy.destination.place.storage);
+      for_each_index(copy.box.extent, [&](const Extents& index) {
+        auto& element = to.at(static_cast<std::size_t>(position(copy.destination.place, index)));
+        EXPECT_EQ(element, kUnwritten) << "written twice";
+        element = from.at(static_cast<std::size_t>(position(copy.source.place, index)));
+      });
+    }
+  }
+  return destination;
+}
+
+using Key = std::tuple<std::int32_t, Box, Rank, Rank, DType, DType>;
+Key key_of(const Copy& copy) {
+  return {copy.tensor, copy.box, copy.source.rank, copy.destination.rank, copy.source.dtype, copy.destination.dtype};
+}
+
+std::vector<Key> keys_of(const RankPlan& plan) {
+  std::vector<Key> keys;
+  for (const Copy& copy : plan.copies) keys.push_back(key_of(copy));
+  return keys;
+}
+
+std::vector<Key> all_copies(const Planner& planner) {
+  std::vector<Key> keys;
+  planner.for_each_copy([&](const Copy& copy) { keys.push_back(key_of(copy)); });
+  return keys;
+}
+
+class RandomPlan : public ::testing::TestWithParam<std::uint64_t> {};
+
+TEST_P(RandomPlan, BringsEveryElementOnceAndNothingElse) {
+  const World world = random_world(GetParam());
+  const Planner planner(world.tensors, world.source, world.destination);
+  EXPECT_EQ(execute(world, planner), full_memory(world.destination));
+}
+
+TEST_P(RandomPlan, IsTheSameSeenFromEveryRank) {
+  const World world = random_world(GetParam());
+  const Planner planner(world.tensors, world.source, world.destination);
+  const std::vector<Key> all = all_copies(planner);
+  const auto only = [&](const auto& wanted) {
+    std::vector<Key> some;
+    std::copy_if(all.begin(), all.end(), std::back_inserter(some), wanted);
+    return some;
+  };
+  std::vector<RankPlan> senders;
+  Sum128 sent, received;
+  for (std::int32_t r = 0; r < world.source.ranks(); ++r) {
+    senders.push_back(planner.rank_plan(Side::source, Rank{r}));
+    EXPECT_EQ(keys_of(senders.back()), only([&](const Key& key) { return std::get<2>(key) == Rank{r}; })) << r;
+    for (const Copy& copy : senders.back().copies)
+      sent += hash(copy, world.tensors[static_cast<std::size_t>(copy.tensor)].name);
+  }
+  for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
+    const RankPlan receiver = planner.rank_plan(Side::destination, Rank{r});
+    EXPECT_EQ(keys_of(receiver), only([&](const Key& key) { return std::get<3>(key) == Rank{r}; })) << r;
+    // Both ends of a pair have the same copies in the same order, places included.
+    std::vector<std::size_t> next(senders.size(), 0);
+    for (const Copy& copy : receiver.copies) {
+      const auto s = static_cast<std::size_t>(to_int(copy.source.rank));
+      while (next[s] < senders[s].copies.size() && senders[s].copies[next[s]].destination.rank != Rank{r}) ++next[s];
+      ASSERT_LT(next[s], senders[s].copies.size());
+      const Copy& other = senders[s].copies[next[s]++];
+      EXPECT_EQ(key_of(other), key_of(copy));
+      EXPECT_EQ(other.source, copy.source);
+      EXPECT_EQ(other.destination, copy.destination);
+    }
+    for (const Copy& copy : receiver.copies)
+      received += hash(copy, world.tensors[static_cast<std::size_t>(copy.tensor)].name);
+  }
+  EXPECT_EQ(sent, received);
+  const Traffic total = traffic(planner, world.tensors);
+  EXPECT_EQ(total.hash, sent);
+  EXPECT_EQ(total.copies, static_cast<std::int64_t>(all.size()));
+}
+
+TEST_P(RandomPlan, IsInItsDocumentedOrder) {
+  const World world = random_world(GetParam());
+  const Planner planner(world.tensors, world.source, world.destination);
+  using Order = std::tuple<std::int32_t, Box, Rank, Box>;
+  std::vector<Order> order;
+  planner.for_each_copy([&](const Copy& copy) {
+    const Tensor& tensor = world.tensors[static_cast<std::size_t>(copy.tensor)];
+    const auto overlap =
+        intersect(world.source.box(tensor, copy.source.rank), world.destination.box(tensor, copy.destination.rank));
+    ASSERT_TRUE(overlap);
+    EXPECT_EQ(intersect(*overlap, copy.box), copy.box);
+    order.emplace_back(copy.tensor, *overlap, copy.destination.rank, copy.box);
+  });
+  EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
+  EXPECT_EQ(std::adjacent_find(order.begin(), order.end()), order.end());
+}
+
+TEST_P(RandomPlan, CountsItsBytes) {
+  const World world = random_world(GetParam());
+  const Planner planner(world.tensors, world.source, world.destination);
+  const Traffic total = traffic(planner, world.tensors);
+  std::int64_t bytes = 0, busiest = 0;
+  for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
+    std::int64_t mine = 0;
+    for (const Tensor& tensor : world.tensors) {
+      const DType dtype =
+          world.source
+              .dtype_of[static_cast<std::size_t>(world.source.storage_of[static_cast<std::size_t>(tensor.index)])];
+      mine += world.destination.box(tensor, Rank{r}).volume() * byte_size(dtype);
+    }
+    bytes += mine;
+    busiest = std::max(busiest, mine);
+  }
+  EXPECT_EQ(total.bytes, bytes);
+  EXPECT_EQ(total.ingress_max(), busiest);
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, RandomPlan, ::testing::Range(std::uint64_t{0}, std::uint64_t{96}));
+
+TEST(PlanHash, ChangesWithTheLayoutAndWithTheName) {
+  int changed = 0, compared = 0;
+  for (std::uint64_t seed = 1000; seed < 1040; ++seed) {
+    const World world = random_world(seed);
+    const Traffic before = traffic(Planner(world.tensors, world.source, world.destination), world.tensors);
+    MeshLayout other = world.destination;
+    for (DType& dtype : other.dtype_of) dtype = dtype == DType::f32 ? DType::bf16 : DType::f32;
+    const Traffic casts = traffic(Planner(world.tensors, world.source, other), world.tensors);
+    EXPECT_NE(before.hash, casts.hash);
+    auto renamed = world.tensors;
+    renamed.back().name = "other";
+    EXPECT_NE(before.hash, traffic(Planner(renamed, world.source, world.destination), renamed).hash);
+    for (auto& cuts : other.cuts) cuts.clear();  // whole on every rank
+    other.dtype_of = world.destination.dtype_of;
+    const bool was_whole = std::all_of(world.tensors.begin(), world.tensors.end(), [&](const Tensor& tensor) {
+      for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
+        if (world.destination.box(tensor, Rank{r}) != Box::whole(tensor.shape)) return false;
+      }
+      return true;
+    });
+    if (was_whole) continue;
+    ++compared;
+    if (traffic(Planner(world.tensors, world.source, other), world.tensors).hash != before.hash) ++changed;
+  }
+  EXPECT_GT(compared, 10);
+  EXPECT_EQ(changed, compared);
+}
+
+/// `replicas` x `parts` ranks, every tensor cut by rows over the parts.
+MeshLayout rows_layout(const std::vector<Tensor>& tensors, std::int64_t replicas, std::int64_t parts) {
+  MeshLayout layout;
+  layout.tensors = tensors;
+  layout.mesh = {replicas, parts};
+  layout.dtype_of = {DType::bf16};
+  layout.storage_of.assign(tensors.size(), 0);
+  layout.reversed.assign(tensors.size(), false);
+  layout.cuts.assign(tensors.size(), {{1, 0, test_support::Rule::chunk}});
+  return layout;
+}
+
+struct Replicas {
+  std::int64_t train_dp, train_tp, gen_dp, gen_tp;
+};
+
+TEST(PlanHolders, ShareTheSending) {
+  const std::vector<std::vector<Shape>> models = {{{40'960, 512}, {10'240, 5'120}, {5'120, 20'480}, {5'120}},
+                                                  {{2, 3'000'000}},
+                                                  {{1, 3, 4'000'000}},
+                                                  {{6'000, 5'000}, {6'000, 5'000}, {6'000, 5'000}}};
+  const Replicas cases[] = {{2, 1, 1, 2}, {3, 1, 1, 2}, {3, 1, 1, 4}, {2, 1, 3, 1}, {8, 1, 1, 3},
+                            {4, 2, 1, 3}, {8, 1, 1, 1}, {3, 2, 2, 2}, {5, 1, 2, 1}, {4, 1, 6, 1}};
+  for (const auto& shapes : models) {
+    std::vector<Tensor> tensors;
+    for (const Shape& shape : shapes) {
+      const auto index = static_cast<std::int32_t>(tensors.size());
+      tensors.push_back({index, fmt::format("t{}", index), shape, DType::bf16, model::Role::unknown, -1, -1});
+    }
+    for (const Replicas& c : cases) {
+      const MeshLayout source = rows_layout(tensors, c.train_dp, c.train_tp);
+      const MeshLayout destination = rows_layout(tensors, c.gen_dp, c.gen_tp);
+      const Traffic total = traffic(Planner(tensors, source, destination), tensors);
+      const Bound bound = lower_bound(tensors, source, destination, {});
+      EXPECT_GE(total.egress_max() + 1, bound.bytes.egress);
+      const double most = 1.02 * static_cast<double>(bound.bytes.egress) + kMinStripeBytes;
+      EXPECT_LE(static_cast<double>(total.egress_max()), most)
+          << "DP" << c.train_dp << "xTP" << c.train_tp << " -> DP" << c.gen_dp << "xTP" << c.gen_tp << ", "
+          << to_string(shapes[0]);
+    }
+  }
+}
+
+TEST(PlanHolders, CutNothingSmall) {
+  const std::vector<Tensor> tensors{{0, "t0", {64, 512}, DType::bf16, model::Role::unknown, -1, -1}};  // 64 KiB
+  const MeshLayout source = rows_layout(tensors, 2, 1);
+  const MeshLayout destination = rows_layout(tensors, 1, 1);
+  EXPECT_EQ(all_copies(Planner(tensors, source, destination)).size(), 1u);
+}
+
+/// Boxes that are too small to be cut go to the holders in turn, those of one tensor too.
+TEST(PlanHolders, TakeTurnsWithSmallBoxes) {
+  std::vector<Tensor> tensors;
+  for (std::int32_t i = 0; i < 4; ++i) {
+    tensors.push_back({i, fmt::format("t{}", i), {64, 64}, DType::bf16, model::Role::unknown, -1, -1});
+  }
+  const MeshLayout source = rows_layout(tensors, 4, 1);
+  const MeshLayout destination = rows_layout(tensors, 1, 4);
+  const Traffic total = traffic(Planner(tensors, source, destination), tensors);
+  EXPECT_EQ(total.copies, 16);
+  EXPECT_EQ(total.egress_max(), 4 * 16 * 64 * 2);
+  const std::vector<Tensor> first{tensors[0]};  // a planner keeps a reference
+  const Traffic one = traffic(Planner(first, source, destination), tensors);
+  EXPECT_EQ(one.egress_max(), 16 * 64 * 2);
+}
+
+/// A layout whose boxes overlap without being equal has no plan.
+TEST(Holdings, RefuseBoxesThatOverlapInPart) {
+  class Overlapping final : public layout::Layout {
+   public:
+    std::int32_t ranks() const override { return 2; }
+    std::int32_t stage(Rank) const override { return 0; }
+    std::int32_t stages() const override { return 1; }
+    std::uint64_t placement_class(const Tensor&) const override { return 0; }
+    void pieces(const Tensor&, Rank rank, std::vector<Piece>& out) const override {
+      out.push_back({{{2 * to_int(rank)}, {3}}, {{}, 0, {1}}, DType::bf16});
+    }
+    layout::Storage storage(const StorageKey& key, Rank) const override { return {key, "s", {3}, DType::bf16}; }
+    void fills(const StorageKey&, Rank, std::vector<layout::Fill>&) const override {}
+    std::string coordinates(Rank) const override { return ""; }
+  };
+  const Tensor tensor{0, "some.weight", {5}, DType::bf16, model::Role::unknown, -1, -1};
+  try {
+    holdings(Overlapping(), tensor);
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("some.weight"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("[0:3]"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("[2:5]"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace refit::plan
