@@ -2,6 +2,8 @@
 
 #include <atomic>
 
+#include "layout/partition.hpp"
+#include "transport/memory.hpp"
 #include "transport/mpi.hpp"
 #include "transport/mpi_error.hpp"
 
@@ -11,6 +13,9 @@ namespace {
 /// Where Open MPI keeps shared windows, and what the others map from as well.
 constexpr const char* kSharedMemory = "/dev/shm";
 
+/// MPI gives every rank's part whole pages.
+constexpr std::int64_t kPageBytes = 4096;
+
 class MpiPeerMemory final : public PeerMemory {
  public:
   explicit MpiPeerMemory(std::int64_t bytes) {
@@ -19,6 +24,8 @@ class MpiPeerMemory final : public PeerMemory {
     check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &world_size));
     check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &world_rank));
     check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, world_rank, MPI_INFO_NULL, &node_));
+    // MPI aligns parts to 8 bytes only: each has room to begin at the next multiple of kStorageAlignment.
+    if (bytes > 0) bytes += kStorageAlignment;
     require_space(bytes);
     void* base = nullptr;
     // One window, its parts apart: each rank's part begins on a page of its own.
@@ -28,8 +35,10 @@ class MpiPeerMemory final : public PeerMemory {
     check_mpi(MPI_Win_allocate_shared(static_cast<MPI_Aint>(bytes), 1, info, node_, &base, &window_));
     check_mpi(MPI_Info_free(&info));
     check_mpi(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_));
-    local_ = static_cast<std::byte*>(base);
-    map_all(world_size, world_rank);
+    const auto beyond = static_cast<int>(reinterpret_cast<std::uintptr_t>(base) % kStorageAlignment);
+    const int shift = bytes > 0 && beyond > 0 ? static_cast<int>(kStorageAlignment) - beyond : 0;
+    local_ = bytes > 0 ? static_cast<std::byte*>(base) + shift : nullptr;
+    map_all(world_size, {world_rank, shift});
   }
 
   ~MpiPeerMemory() override {
@@ -48,31 +57,52 @@ class MpiPeerMemory final : public PeerMemory {
   }
 
  private:
+  /// Throws on all ranks of the world or on none, with the numbers of the node that is shortest of memory.
   void require_space(std::int64_t bytes) {
-    std::int64_t needed = bytes;
-    check_mpi(MPI_Allreduce(MPI_IN_PLACE, &needed, 1, MPI_INT64_T, MPI_SUM, node_));
+    std::int64_t numbers[2] = {layout::round_up(bytes, kPageBytes), 0};  // needed, available
+    check_mpi(MPI_Allreduce(MPI_IN_PLACE, numbers, 1, MPI_INT64_T, MPI_SUM, node_));
     struct statvfs status {};
-    if (statvfs(kSharedMemory, &status) != 0) return;
-    const auto available = static_cast<std::int64_t>(status.f_bavail) * static_cast<std::int64_t>(status.f_frsize);
-    if (needed <= available) return;
+    if (statvfs(kSharedMemory, &status) == 0) {
+      numbers[1] = static_cast<std::int64_t>(status.f_bavail) * static_cast<std::int64_t>(status.f_frsize);
+    } else {
+      numbers[1] = numbers[0];  // unknown: MPI decides
+    }
+    struct {
+      long missing;
+      int rank;
+    } worst{numbers[0] - numbers[1], 0};
+    check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &worst.rank));
+    check_mpi(MPI_Allreduce(MPI_IN_PLACE, &worst, 1, MPI_LONG_INT, MPI_MAXLOC, MPI_COMM_WORLD));
+    if (worst.missing <= 0) return;
+    check_mpi(MPI_Bcast(numbers, 2, MPI_INT64_T, worst.rank, MPI_COMM_WORLD));
+    check_mpi(MPI_Comm_free(&node_));
     fail_runtime(
-        "shared memory: {:.2f} GiB are needed for the gen arenas and {} has {:.2f} GiB free; enlarge it, or use "
-        "--executor p2p or golden, which need none",
-        static_cast<double>(needed) / (1 << 30), kSharedMemory, static_cast<double>(available) / (1 << 30));
+        "shared memory: {:.2f} GiB are needed for the gen arenas and {} of world rank {} has {:.2f} GiB free; enlarge "
+        "it, or use --executor p2p or golden, which need none",
+        static_cast<double>(numbers[0]) / (1 << 30), kSharedMemory, worst.rank,
+        static_cast<double>(numbers[1]) / (1 << 30));
   }
 
-  void map_all(int world_size, int world_rank) {
+  /// Where a rank's arena begins in its part of the window; pages keep that the same in every process.
+  struct Arena {
+    int world_rank;
+    int shift;
+  };
+
+  void map_all(int world_size, Arena mine) {
     int node_size = 0;
     check_mpi(MPI_Comm_size(node_, &node_size));
-    std::vector<int> world_ranks(static_cast<std::size_t>(node_size));
-    check_mpi(MPI_Allgather(&world_rank, 1, MPI_INT, world_ranks.data(), 1, MPI_INT, node_));
+    std::vector<Arena> all(static_cast<std::size_t>(node_size));
+    check_mpi(MPI_Allgather(&mine, 2, MPI_INT, all.data(), 2, MPI_INT, node_));
     arenas_.assign(static_cast<std::size_t>(world_size), nullptr);
     for (int r = 0; r < node_size; ++r) {
       MPI_Aint size = 0;
       int unit = 0;
       void* base = nullptr;
       check_mpi(MPI_Win_shared_query(window_, r, &size, &unit, &base));
-      arenas_[static_cast<std::size_t>(world_ranks[static_cast<std::size_t>(r)])] = static_cast<std::byte*>(base);
+      const Arena& arena = all[static_cast<std::size_t>(r)];
+      if (size == 0) continue;
+      arenas_[static_cast<std::size_t>(arena.world_rank)] = static_cast<std::byte*>(base) + arena.shift;
     }
   }
 
