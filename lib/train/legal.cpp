@@ -42,11 +42,6 @@ void check_vocabulary(const Config& config, const Options& options, std::int64_t
 
 }  // namespace
 
-layout::Parallelism complete(layout::Parallelism sizes) {
-  if (sizes.dp == 0) sizes.dp = sizes.ep / std::gcd(sizes.ep, sizes.tp * sizes.cp);
-  return sizes;
-}
-
 std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& options,
                                        std::vector<std::string>& violations) {
   const std::int64_t stages = options.sizes.pp;
@@ -92,7 +87,7 @@ std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& optio
 
 std::vector<std::string> violations(const model::Model& model, const Options& options) {
   std::vector<std::string> out;
-  const layout::Parallelism sizes = complete(options.sizes);
+  const layout::Parallelism sizes = layout::with_data_parallel(options.sizes);
   check_attention(model.config, sizes.tp, out);
   check_mlp(model.config, sizes.tp, sizes.ep, out);
   check_vocabulary(model.config, options, sizes.tp, out);

@@ -47,7 +47,10 @@ struct Coordinates {
 class MegatronLayout final : public layout::Layout {
  public:
   MegatronLayout(const model::Model& model, const Options& options)
-      : model_(model), config_(model.config), sizes_(complete(options.sizes)), dtype_(options.precision) {
+      : model_(model),
+        config_(model.config),
+        sizes_(layout::with_data_parallel(options.sizes)),
+        dtype_(options.precision) {
     std::vector<std::string> unused;
     const auto counts = split_stages(config_.layers, options, unused);
     REFIT_ASSERT(!counts.empty());

@@ -31,9 +31,6 @@ struct Options {
   DType precision = DType::bf16;                  ///< of every parameter
 };
 
-/// `sizes` with an absent DP replaced by the smallest that lets EP divide TP x CP x DP.
-layout::Parallelism complete(layout::Parallelism sizes);
-
 /// Layers of each stage (Megatron's num_layers_in_first/last_pipeline_stage, or the explicit list). On failure returns
 /// an empty list and appends the reasons to `violations`.
 std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& options,
