@@ -63,7 +63,8 @@ double best_split(const HeldBytes& held) {
 struct ClassBoxes {
   struct Entry {
     std::int64_t bytes;
-    std::vector<std::int64_t> holders, takers, domains;  // devices, devices, domains
+    std::vector<std::int64_t> holders, takers;  // devices
+    std::vector<std::int64_t> holder_domains, taker_domains;
   };
   std::vector<Entry> entries;
   std::int64_t tensors = 0;
@@ -71,6 +72,7 @@ struct ClassBoxes {
 
 ClassBoxes boxes_of(const Tensor& tensor, const Layout& source, const Layout& destination, const Rates& rates) {
   ClassBoxes result;
+  const std::int64_t ranks_per_domain = rates.ranks_per_device * rates.devices_per_domain;
   const std::vector<Holding> wanted = holdings(destination, tensor);
   for (const Holding& held : holdings(source, tensor)) {
     for (const Holding& need : wanted) {
@@ -78,7 +80,7 @@ ClassBoxes boxes_of(const Tensor& tensor, const Layout& source, const Layout& de
       if (!box) continue;
       result.entries.push_back({box->volume() * byte_size(held.dtype), devices_of(held.ranks, rates.ranks_per_device),
                                 devices_of(need.ranks, rates.ranks_per_device),
-                                devices_of(need.ranks, rates.ranks_per_device * rates.devices_per_domain)});
+                                devices_of(held.ranks, ranks_per_domain), devices_of(need.ranks, ranks_per_domain)});
     }
   }
   return result;
@@ -118,13 +120,15 @@ Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, cons
     ++entry->second.tensors;
   }
   std::map<std::int64_t, std::int64_t> into_domain, into_device;
-  HeldBytes held;
+  HeldBytes held, held_by_domain;
   for (const auto& [key, boxes] : classes) {
     for (const auto& box : boxes.entries) {
       const std::int64_t bytes = box.bytes * boxes.tensors;
-      for (std::int64_t domain : box.domains) into_domain[domain] += bytes;
+      for (std::int64_t domain : box.taker_domains) into_domain[domain] += bytes;
       for (std::int64_t device : box.takers) into_device[device] += bytes;
-      held[box.holders] += bytes * static_cast<std::int64_t>(box.domains.size());
+      const std::int64_t leaving = bytes * static_cast<std::int64_t>(box.taker_domains.size());
+      held[box.holders] += leaving;
+      held_by_domain[box.holder_domains] += leaving;
     }
   }
 
@@ -136,7 +140,7 @@ Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, cons
   bound.bytes.egress = static_cast<std::int64_t>(split);
   bound.seconds.ingress = std::max(over(static_cast<double>(bound.bytes.ingress), rates.device_in),
                                    over(static_cast<double>(largest(into_domain)), domain_in));
-  bound.seconds.egress = over(split, rates.device_out);
+  bound.seconds.egress = std::max(over(split, rates.device_out), over(best_split(held_by_domain), rates.domain_out));
   const std::int64_t forwarded = total_of(into_device) - total_of(into_domain);
   const auto gen_devices = std::max<std::int64_t>(1, static_cast<std::int64_t>(into_device.size()));
   bound.bytes.fanout = forwarded / gen_devices;

@@ -4,15 +4,14 @@
 // Cut every tensor by the shard boundaries of both sides into boxes of s_b bytes, held by the source ranks H_b and
 // needed by the destination ranks R_b. The bound is the largest of
 // - ingress: for every gen domain (a device, or an NVLink domain behind its network ports) the bytes of all boxes that
-// it
-//   needs, each once, over the domain's rate; and for every device what it stores, over the device's rate;
-// - egress: the best split of the traffic over the holders; the busiest device's bytes over its rate. For a set U of
-// devices
-//   the boxes that only U holds need at least their bytes / |U| on one of them; U runs over the holder sets and their
-//   connected unions, which is exact for nested holder sets (Megatron's are);
+//   it needs, each once, over the domain's rate; and for every device what it stores, over the device's rate;
+// - egress: the best split of the traffic over the holders; the busiest device's bytes over its rate, and the busiest
+//   train domain's over the domain's. For a set U of devices the boxes that only U holds need at least their
+//   bytes / |U| on one of them; U runs over the holder sets and their connected unions, which is exact for nested
+//   holder sets (Megatron's are);
 // - fan-out: what the devices of a gen domain forward to each other beyond what enters it;
 // - memory: bytes read and written on a device (on hosts: on the node, whose ranks share the rate), staging not
-// counted.
+//   counted.
 
 #include <cstdint>
 #include <string>

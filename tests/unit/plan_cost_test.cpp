@@ -50,7 +50,9 @@ TEST(Bound, IsAsPublished) {
                       {"qwen3-30b-a3b", "EP2", "TP2", ports(370e9), "82.6", "ingress"},
                       // 50 GB/s of network for every GPU.
                       {"qwen3-4b", "DP8", "TP8", ports(50e9), "20.1", "ingress"},
-                      {"qwen3-30b-a3b", "EP8xPP2xDP8", "TP8xDP2", ports(370e9, 8, 400e9), "152.7", "ingress"}};
+                      {"qwen3-30b-a3b", "EP8xPP2xDP8", "TP8xDP2", ports(370e9, 8, 400e9), "152.7", "egress"},
+                      // A domain of two train devices sends the whole model to both gen domains.
+                      {"qwen3-8b", "TP2", "TP2xDP2", ports(370e9, 2, 400e9), "81.9", "egress"}};
   for (const Row& row : rows) {
     const Bound bound = bound_of(row);
     EXPECT_EQ(fmt::format("{:.1f}", 1e3 * bound.total()), row.expected)
