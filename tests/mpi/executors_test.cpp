@@ -1,0 +1,76 @@
+// The executors over real MPI: communicators, control plane and shared window.
+
+#include <gtest/gtest.h>
+
+#include "transport/mpi.hpp"
+#include "unit/transport_models.hpp"
+
+namespace refit::test_support {
+namespace {
+
+struct Sides {
+  const char* model;
+  const char* train;
+  const char* gen;
+};
+
+/// What `ranks` ranks can be.
+std::vector<Sides> sides(int ranks) {
+  switch (ranks) {
+    case 2: return {{"llama", "TP1", "TP1"}, {"qwen3_moe", "TP1", "TP1"}};
+    case 3: return {{"qwen2", "PP2", "TP1"}, {"qwen3", "TP1", "TP2"}, {"qwen3_moe", "EP2", "TP1"}};
+    case 4: return {{"qwen3", "PP2", "TP2"}, {"qwen3_moe", "TP2", "TP2xEP2"}, {"llama", "TP2", "DP2"}};
+    case 6: return {{"qwen3", "TP2xPP2", "TP2"}, {"qwen3_moe", "EP2", "TP4"}, {"six_heads", "TP3", "TP3"}};
+    case 8: return {{"qwen2", "TP4", "TP4"}, {"qwen3_moe", "TP2xPP2", "TP2xDP2i"}};
+    default: return {};
+  }
+}
+
+void run_and_expect(const TransportCase& job, transport::Control& world, const std::string& what) {
+  RankServices services;
+  services.world = &world;
+  services.communicator = transport::make_mpi_communicator;
+  services.peer_memory = transport::make_mpi_peer_memory;
+  const RankOutcome outcome = run_rank(job, services);
+  EXPECT_EQ(outcome.mismatch, "") << what;
+  EXPECT_EQ(outcome.unmapped_peers, 0) << what;
+  if (job.executor == ExecutorKind::p2p) {
+    EXPECT_LE(outcome.staging_bytes, job.tuning.streams * job.tuning.ring_chunks * job.tuning.chunk_bytes) << what;
+  }
+}
+
+TEST(MpiExecutors, MoveEveryByte) {
+  const auto world = transport::make_mpi_control();
+  for (const Sides& one : sides(world->size())) {
+    for (DType gen_precision : {DType::bf16, DType::f32}) {
+      Job job(one.model, one.train, one.gen, DType::bf16, gen_precision);
+      for (ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct}) {
+        for (plan::Policy policy : {plan::Policy::all, plan::Policy::ffn}) {
+          TransportCase task = job.make(policy, executor);
+          task.per_stage = policy == plan::Policy::all;
+          task.tuning = {2, 64, 30'000, 2};
+          task.misc_buffer_bytes = 60'000;
+          run_and_expect(task, *world,
+                         fmt::format("{} {} -> {} {}", one.model, one.train, one.gen, to_string(executor)));
+        }
+      }
+    }
+  }
+}
+
+TEST(MpiExecutors, P2pServesBothEndsOnOneRank) {
+  const auto world = transport::make_mpi_control();
+  if (world->size() > 1) GTEST_SKIP() << "one rank only";
+  const auto self = transport::make_mpi_communicator({0}, 1);
+  for (DType gen_precision : {DType::bf16, DType::f32}) {
+    Job job("qwen3_moe", "TP1", "TP1", DType::bf16, gen_precision);
+    TransportCase task = job.make(plan::Policy::all, ExecutorKind::p2p);
+    task.bulk = task.model->tensors;
+    const RankOutcome outcome = run_alone(task, *self);
+    EXPECT_EQ(outcome.mismatch, "");
+    EXPECT_EQ(outcome.staging_bytes, 0);
+  }
+}
+
+}  // namespace
+}  // namespace refit::test_support

@@ -1,0 +1,72 @@
+// The shared window: every rank stores into every other's arena; a request beyond /dev/shm is refused before it is
+// made.
+
+#include <gmock/gmock.h>
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "transport/mpi.hpp"
+
+namespace refit::transport {
+namespace {
+
+TEST(MpiPeerMemory, StoresAreSeenAfterFenceAndBarrier) {
+  const auto world = make_mpi_control();
+  const int size = world->size();
+  const int me = world->rank();
+  const std::int64_t per_peer = 10'000;
+  const auto memory = make_mpi_peer_memory(size * per_peer);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(memory->local()) % 256, 0U);
+  for (int round = 0; round < 20; ++round) {
+    for (int peer = 0; peer < size; ++peer) {
+      std::byte* arena = memory->map(peer);
+      ASSERT_NE(arena, nullptr);
+      std::fill_n(arena + me * per_peer, per_peer, static_cast<std::byte>(8 * round + me));
+    }
+    memory->fence();
+    world->barrier();
+    memory->fence();
+    for (int peer = 0; peer < size; ++peer) {
+      const std::byte* part = memory->local() + peer * per_peer;
+      EXPECT_EQ(std::count(part, part + per_peer, static_cast<std::byte>(8 * round + peer)), per_peer);
+    }
+    world->barrier();
+  }
+}
+
+TEST(MpiPeerMemory, MapsArenasThatAreNotEmpty) {
+  const auto world = make_mpi_control();
+  const int last = world->size() - 1;
+  const auto memory = make_mpi_peer_memory(world->rank() == last ? 5000 : 0);
+  std::byte* arena = memory->map(last);
+  ASSERT_NE(arena, nullptr);
+  EXPECT_EQ(memory->map(0) != nullptr, last == 0);
+  if (world->rank() == 0) arena[4999] = std::byte{77};
+  memory->fence();
+  world->barrier();
+  memory->fence();
+  if (world->rank() == last) {
+    EXPECT_EQ(memory->local()[4999], std::byte{77});
+  }
+}
+
+TEST(MpiPeerMemory, RefusesMoreThanThereIsOnAllRanks) {
+  const auto world = make_mpi_control();
+  const bool greedy = world->rank() == world->size() - 1;
+  std::string told;
+  try {
+    make_mpi_peer_memory(greedy ? std::int64_t{1} << 50 : 4096);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::runtime);
+    told = error.what();
+  }
+  EXPECT_THAT(told, testing::HasSubstr("1048576.00 GiB are needed"));
+  EXPECT_THAT(told, testing::ContainsRegex("/dev/shm .* has [0-9.]+ GiB free"));
+  EXPECT_THAT(told, testing::HasSubstr("--executor p2p"));
+  world->barrier();
+  EXPECT_NE(make_mpi_peer_memory(4096)->local(), nullptr);  // and goes on
+}
+
+}  // namespace
+}  // namespace refit::transport
