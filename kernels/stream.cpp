@@ -57,14 +57,17 @@ void stream_copy(std::byte* destination, const std::byte* source, std::int64_t b
   }
   for (; done + kLine <= bytes; done += kLine) stream_line(destination + done, source + done);
   plain_copy(destination + done, source + done, bytes - done);
-  _mm_sfence();
 }
+
+void stream_fence() { _mm_sfence(); }
 
 #else
 
 void stream_copy(std::byte* destination, const std::byte* source, std::int64_t bytes) {
   plain_copy(destination, source, bytes);
 }
+
+void stream_fence() {}
 
 #endif
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/kernels.hpp"
+#include "kernels/stream.hpp"
 #include "unit/kernels_random.hpp"
 
 namespace refit::kernels {
@@ -91,6 +92,49 @@ TEST(CopyTable, LargeTilesAreCutWithoutLoss) {
       cases.push_back(std::move(one));
       run_and_check(cases);
     }
+  }
+}
+
+TEST(CopyTable, TablesThatBypassTheCaches) {
+  Random random(6);
+  for (const std::int64_t run : {300, 1024, 40000}) {  // bytes of a row; in the source every row is followed by a gap
+    const std::int64_t rows = kStreamedTable / run + 3;
+    const std::int64_t stride = run + 52;
+    std::vector<std::byte> source(static_cast<std::size_t>(rows * stride));
+    for (std::size_t i = 0; i + 8 <= source.size(); i += 8) {
+      const std::uint64_t value = random();
+      std::memcpy(source.data() + i, &value, 8);
+    }
+    std::vector<std::byte> destination(static_cast<std::size_t>(rows * run + 2), std::byte{7});
+    const Tile tile{source.data(), destination.data() + 1, {rows, run}, {stride, 1}, {run, 1}, DType::u8, DType::u8};
+    const ExecutionSpace space;
+    CopyTable(space, {&tile, 1}).run(space);
+    space.fence();
+    for (std::int64_t row = 0; row < rows; ++row) {
+      ASSERT_EQ(
+          std::memcmp(destination.data() + 1 + row * run, source.data() + row * stride, static_cast<std::size_t>(run)),
+          0)
+          << run << " " << row;
+    }
+    EXPECT_EQ(destination.front(), std::byte{7});
+    EXPECT_EQ(destination.back(), std::byte{7});
+  }
+}
+
+TEST(StreamCopy, EverySizeAndAlignment) {
+  Random random(7);
+  const std::vector<std::byte> source = random_memory(random, {70000}, {1}, DType::u8);
+  std::vector<std::byte> destination(source.size());
+  for (int i = 0; i < 2000; ++i) {
+    const std::int64_t bytes = i < 300 ? i : pick(random, 0, 69000);
+    const std::int64_t from = pick(random, 0, 900);
+    const std::int64_t to = pick(random, 1, 900);
+    std::fill(destination.begin(), destination.end(), std::byte{7});
+    stream_copy(destination.data() + to, source.data() + from, bytes);
+    stream_fence();
+    ASSERT_EQ(std::memcmp(destination.data() + to, source.data() + from, static_cast<std::size_t>(bytes)), 0);
+    ASSERT_EQ(destination[static_cast<std::size_t>(to - 1)], std::byte{7});
+    ASSERT_EQ(destination[static_cast<std::size_t>(to + bytes)], std::byte{7});
   }
 }
 
