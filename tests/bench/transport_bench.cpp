@@ -1,6 +1,7 @@
-// What executors cost on a host, as ratios inside one run: mpirun -n 2 (or 4, ...) transport_bench [MiB]
+// What executors cost on a host, as ratios inside one run: mpirun -n 2 (or 4, ...) transport_bench [MiB [chunk KiB]]
 //
-// The first half of the ranks are sources, the second destinations; `MiB` (512) is the size of all that is moved.
+// The first half of the ranks are sources, the second destinations; `MiB` (512) is the size of all that is moved,
+// `chunk KiB` (1024) that of a chunk of the ring.
 //  - direct against memcpy: the same source ranks, at the same time, copy the same boxes into the same shared window.
 //  - p2p with two chunks in the ring against one, on boxes that are strided at both ends.
 // Each pair is measured in turns; times are the maximum over ranks, and the minimum over turns is what is compared.
@@ -144,7 +145,7 @@ void direct_against_memcpy(Control& world, const std::vector<model::Tensor>& ten
       world, bytes, "direct", [&] { direct->execute(); }, "memcpy", copy);
 }
 
-void rings(Control& world, const std::vector<model::Tensor>& tensors, std::int64_t bytes) {
+void rings(Control& world, const std::vector<model::Tensor>& tensors, std::int64_t bytes, std::int64_t chunk_bytes) {
   const std::int32_t half = world.size() / 2;
   const EvenLayout from(half, 1, kColumns + 64);
   const EvenLayout to(half, 0, kColumns + 64);
@@ -155,7 +156,7 @@ void rings(Control& world, const std::vector<model::Tensor>& tensors, std::int64
   transport::Progress progress;
   const transport::Routes routes(from, {part.communicator.get()}, half);
   const auto make = [&](std::int64_t chunks) {
-    return make_p2p(space, routes, part.me, part.copies, {1, 1024, 4 << 20, chunks}, progress);
+    return make_p2p(space, routes, part.me, part.copies, {1, 1024, chunk_bytes, chunks}, progress);
   };
   const auto two = make(2);
   const auto one = make(1);
@@ -176,7 +177,7 @@ int run(int argc, char** argv) {
                 static_cast<double>(bytes) / (1 << 20), kTurns);
   }
   direct_against_memcpy(*world, tensors, bytes);
-  rings(*world, tensors, bytes);
+  rings(*world, tensors, bytes, (argc > 2 ? std::atoll(argv[2]) : 1024) << 10);
   return 0;
 }
 
