@@ -1,0 +1,260 @@
+#include "app/cli.hpp"
+
+#include <fmt/ranges.h>
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+
+#include "app/case_keys.hpp"
+#include "app/case_reader.hpp"
+#include "app/commands.hpp"
+#include "app/inputs.hpp"
+#include "app/text.hpp"
+#include "core/error.hpp"
+#include "engine/engine.hpp"
+
+namespace refit::app {
+namespace {
+
+/// What `refit run` and `refit plan` take beside their own options.
+struct CaseArguments {
+  std::string file;
+  std::vector<Option> options;
+};
+
+std::string describe(const Key& key) {
+  const std::string preset = default_text(key);
+  return fmt::format("{} [{}]{}", key.help, key.type, preset.empty() ? "" : fmt::format(" (default {})", preset));
+}
+
+std::string keys_footer() {
+  std::string footer = "Keys for --set and case files:\n";
+  for (const Key& key : case_keys()) footer += fmt::format("  {:<36} {}\n", key.name, describe(key));
+  return footer;
+}
+
+void add_key_option(CLI::App& command, CaseArguments& arguments, const Key& key) {
+  const auto store = [&arguments, &key](const std::string& text) {
+    arguments.options.push_back({key.name, text, key.option});
+  };
+  if (key.kind == Kind::boolean) {
+    command.add_flag_callback(
+        key.option, [store] { store("true"); }, describe(key));
+  } else if (key.kind == Kind::texts) {
+    const auto join = [store](const std::vector<std::string>& words) {
+      store(fmt::format("{}", fmt::join(words, ",")));
+    };
+    command.add_option_function<std::vector<std::string>>(key.option, join, describe(key))->expected(1)->take_all();
+  } else {
+    command.add_option_function<std::string>(key.option, store, describe(key))->option_text(key.type);
+  }
+}
+
+void add_precision(CLI::App& command, CaseArguments& arguments) {
+  const auto store = [&arguments](const std::string& text) {
+    const std::size_t colon = text.find(':');
+    const std::string gen = colon == std::string::npos ? text : text.substr(colon + 1);
+    arguments.options.push_back({"train.precision", text.substr(0, colon), "--precision"});
+    arguments.options.push_back({"gen.precision", gen, "--precision"});
+  };
+  command.add_option_function<std::string>("--precision", store,
+                                           "train.precision and gen.precision: P for both, or P:Q (default bf16)");
+}
+
+void add_sets(CLI::App& command, CaseArguments& arguments) {
+  const auto store = [&arguments](const std::vector<std::string>& sets) {
+    for (const std::string& set : sets) {
+      const std::size_t equals = set.find('=');
+      if (equals == std::string::npos) fail_usage("--set {}: needs KEY=VALUE, e.g. --set train.layout=TP4", set);
+      arguments.options.push_back({set.substr(0, equals), set.substr(equals + 1), "--set " + set.substr(0, equals)});
+    }
+  };
+  command.add_option_function<std::vector<std::string>>("--set", store, "KEY=VALUE: any key of a case; repeatable")
+      ->expected(1)
+      ->take_all();
+}
+
+void add_case_arguments(CLI::App& command, CaseArguments& arguments) {
+  command.add_option("CASE", arguments.file, "Case file (TOML)");
+  for (const Key& key : case_keys()) {
+    if (!key.option.empty()) add_key_option(command, arguments, key);
+  }
+  add_precision(command, arguments);
+  add_sets(command, arguments);
+  command.footer(keys_footer());
+}
+
+engine::Case case_of(CaseArguments arguments, const std::string& inputs) {
+  for (Option& option : arguments.options) {
+    if (option.name == "--model") option.text = config_path(option.text, inputs);
+  }
+  return read_case(arguments.file, arguments.options);
+}
+
+/// True where the case expects exactly this error.
+bool is_expected(const engine::Case& c, const Error& error) {
+  return c.expect.outcome == engine::ExpectedOutcome::error &&
+         std::string_view(error.what()).find(c.expect.message) != std::string_view::npos;
+}
+
+int run_case(const engine::Case& c, const std::vector<std::string>& arguments) {
+  try {
+    check_case(c);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::usage || !is_expected(c, error)) throw;
+    fmt::print("refit: as expected: {}\n", error.what());
+    return 0;
+  }
+  return engine::run(c, arguments);
+}
+
+int plan_case(const engine::Case& c, engine::PlanOptions options, const std::string& hardware, const std::string& inputs,
+         const std::vector<std::string>& arguments) {
+  check_case(c);
+  if (!hardware.empty()) options.hardware = read_hardware(hardware_path(hardware, inputs));
+  return engine::plan(c, options, arguments);
+}
+
+/// Everything that the command line can say.
+struct Arguments {
+  std::string inputs;
+  bool version = false;
+  CaseArguments run, plan;
+  engine::PlanOptions plan_options;
+  std::string hardware;
+  engine::ProbeOptions probe;
+  InspectOptions inspect;
+  SynthOptions synth;
+  std::string format = "safetensors";
+  ConvertOptions convert;
+  std::string max_shard_size;
+  std::string a, b;
+  std::string what;
+};
+
+CLI::App* add_command(CLI::App& app, const std::string& name, const std::string& help) {
+  CLI::App* command = app.add_subcommand(name, help);
+  command->fallthrough();
+  return command;
+}
+
+void add_shard_size(CLI::App& command, Arguments& arguments) {
+  command.add_option("--max-shard-size", arguments.max_shard_size, "Bytes per file, e.g. 5GB (default: one file)");
+}
+
+void add_plan(CLI::App& app, Arguments& arguments) {
+  CLI::App* command = add_command(app, "plan", "Plan and cost a case of any world size, without weights, GPUs or MPI");
+  add_case_arguments(*command, arguments.plan);
+  command->add_flag("--classify", arguments.plan_options.classify, "Print each tensor's path");
+  command->add_option("--byte-matrix", arguments.plan_options.byte_matrix,
+                      "File for the rank-by-rank byte matrix, bytes as plain text");
+  command->add_option("--hardware", arguments.hardware,
+                      "Hardware file, or a name in inputs/hardware (default: bytes without seconds)");
+}
+
+void add_probe(CLI::App& app, Arguments& arguments) {
+  CLI::App* command = add_command(app, "probe", "Measure link and memory rates");
+  command->add_option("--save", arguments.probe.save, "Write a hardware file");
+  command->add_flag("--force", arguments.probe.force, "Replace an existing file");
+  command->add_option("--seconds", arguments.probe.seconds, "Least measuring time per rate, in seconds")
+      ->check(CLI::Range(0.001, 3600.0))
+      ->capture_default_str();
+}
+
+void add_inspect(CLI::App& app, Arguments& arguments) {
+  CLI::App* command = add_command(app, "inspect", "Family, tensors, files and totals of a checkpoint or config.json");
+  command->add_option("CHECKPOINT", arguments.inspect.path, "Checkpoint, config.json, or a model's name")->required();
+  command->add_option("--family", arguments.inspect.family, "For architectures that config.json does not name");
+}
+
+void add_synth(CLI::App& app, Arguments& arguments) {
+  CLI::App* command = add_command(app, "synth", "Write a synthetic checkpoint of a model's shape");
+  command->add_option("CONFIG", arguments.synth.config, "config.json, its folder, or a model's name")->required();
+  command->add_option("OUT", arguments.synth.output, "Folder to write")->required();
+  command->add_option("--family", arguments.synth.family, "For architectures that config.json does not name");
+  command->add_option("--seed", arguments.synth.seed, "Of the values")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--layers", arguments.synth.layers, "The first layers only; 0 = all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--format", arguments.format, "safetensors | hdf5")
+      ->check(CLI::IsMember({"safetensors", "hdf5"}))
+      ->capture_default_str();
+  add_shard_size(*command, arguments);
+  command->add_flag("--tied-lm-head", arguments.synth.tied_lm_head, "Write a tied model's lm_head.weight too");
+  command->add_flag("--force", arguments.synth.force, "Replace an existing checkpoint");
+}
+
+void add_convert(CLI::App& app, Arguments& arguments) {
+  CLI::App* command = add_command(app, "convert", "safetensors <-> HDF5, bit for bit");
+  command->add_option("IN", arguments.convert.input, "Checkpoint to read")->required();
+  command->add_option("OUT", arguments.convert.output, "Folder to write")->required();
+  add_shard_size(*command, arguments);
+  command->add_flag("--force", arguments.convert.force, "Replace an existing checkpoint");
+}
+
+void add_commands(CLI::App& app, Arguments& arguments) {
+  add_case_arguments(*add_command(app, "run", "Load, then update, refit and verify, step by step; report"),
+                     arguments.run);
+  add_plan(app, arguments);
+  add_probe(app, arguments);
+  add_inspect(app, arguments);
+  add_synth(app, arguments);
+  add_convert(app, arguments);
+  CLI::App* compare = add_command(app, "compare", "Compare two checkpoints or dump folders, tensor by tensor");
+  compare->add_option("A", arguments.a, "Checkpoint or dump folder")->required();
+  compare->add_option("B", arguments.b, "Checkpoint or dump folder")->required();
+  CLI::App* list = add_command(app, "list", "What there is: models, cases, bugs or executors");
+  list->add_option("WHAT", arguments.what, "models | cases | bugs | executors")->required();
+}
+
+std::int64_t shard_bytes(const std::string& text) {
+  if (text.empty()) return 0;
+  const std::optional<std::int64_t> bytes = parse_bytes(text);
+  if (!bytes || *bytes == 0) fail_usage("--max-shard-size {}: needs bytes above 0, e.g. 5GB", text);
+  return *bytes;
+}
+
+int dispatch(const std::string& command, Arguments& a, const std::vector<std::string>& arguments) {
+  const std::string inputs = inputs_folder(a.inputs);
+  if (command == "run") return run_case(case_of(a.run, inputs), arguments);
+  if (command == "plan") return plan_case(case_of(a.plan, inputs), a.plan_options, a.hardware, inputs, arguments);
+  if (command == "probe") return engine::probe(a.probe);
+  if (command == "compare") return compare(a.a, a.b);
+  if (command == "list") return list(a.what, inputs);
+  a.inspect.inputs = a.synth.inputs = inputs;
+  if (command == "inspect") return inspect(a.inspect);
+  a.synth.max_shard_bytes = a.convert.max_shard_bytes = shard_bytes(a.max_shard_size);
+  if (command == "convert") return convert(a.convert);
+  a.synth.format = a.format == "hdf5" ? checkpoint::Format::hdf5 : checkpoint::Format::safetensors;
+  return synth(a.synth);
+}
+
+}  // namespace
+
+int execute(const std::vector<std::string>& arguments) {
+  Arguments a;
+  CLI::App app("Moves model weights from a Megatron layout to a vLLM layout, and proves that they arrived.", "refit");
+  app.require_subcommand(0, 1);
+  app.add_option("--inputs", a.inputs,
+                 "Folder of models, cases and hardware (default $REFIT_INPUTS, or the installed)");
+  app.add_flag("--version", a.version, "Versions of everything linked");
+  add_commands(app, a);
+  try {
+    app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend() - 1));
+  } catch (const CLI::CallForHelp&) {
+    const auto chosen = app.get_subcommands();
+    fmt::print("{}", (chosen.empty() ? &app : chosen.front())->help());
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    fail_usage("{}", error.what());
+  }
+  if (a.version) return version();
+  const auto chosen = app.get_subcommands();
+  if (chosen.empty()) fail_usage("a command is required; refit --help lists them");
+  return dispatch(chosen.front()->get_name(), a, arguments);
+}
+
+}  // namespace refit::app

@@ -1,0 +1,56 @@
+#pragma once
+// The commands beside run, plan and probe (which are the engine's): each prints to stdout and returns an exit code.
+
+#include <cstdint>
+#include <string>
+
+#include "checkpoint/checkpoint.hpp"
+
+namespace refit::app {
+
+struct InspectOptions {
+  std::string path;  ///< checkpoint, folder with config.json alone, config.json, or a model's name
+  std::string family;
+  std::string inputs;
+};
+
+/// Prints family, tensors and totals. Errors (usage): missing or malformed tensors, after what could be read is
+/// printed.
+int inspect(const InspectOptions& options);
+
+struct SynthOptions {
+  std::string config;  ///< config.json, its folder, or a model's name
+  std::string output;
+  std::string family;
+  std::string inputs;
+  std::int64_t seed = 1;
+  std::int64_t layers = 0;
+  bool tied_lm_head = false;  ///< write a tied model's lm_head.weight too
+  checkpoint::Format format = checkpoint::Format::safetensors;
+  std::int64_t max_shard_bytes = 0;
+  bool force = false;
+};
+
+/// Writes a synthetic checkpoint.
+int synth(const SynthOptions& options);
+
+struct ConvertOptions {
+  std::string input;
+  std::string output;
+  std::int64_t max_shard_bytes = 0;
+  bool force = false;
+};
+
+/// safetensors <-> HDF5.
+int convert(const ConvertOptions& options);
+
+/// Compares two checkpoints or dump folders; 1 where they differ.
+int compare(const std::string& a, const std::string& b);
+
+/// Prints what there is of `what`: models, cases, bugs or executors.
+int list(const std::string& what, const std::string& inputs);
+
+/// Prints the versions of everything linked.
+int version();
+
+}  // namespace refit::app

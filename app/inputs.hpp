@@ -1,0 +1,26 @@
+#pragma once
+// Where inputs/ is, and which file a model's name means.
+
+#include <string>
+#include <vector>
+
+namespace refit::app {
+
+/// The folder inputs/: `option` (--inputs), else $REFIT_INPUTS, else ../share/refit/inputs beside the executable, else
+/// the source tree's. Errors (usage): the folder that was asked for does not exist.
+std::string inputs_folder(const std::string& option);
+
+/// The config.json that `model` means: a file, a folder that holds one, or a name in inputs/models.
+/// Errors (usage): none of these; names the nearest known model.
+std::string config_path(const std::string& model, const std::string& inputs);
+
+/// The hardware file that `hardware` means: a file, or a name in inputs/hardware. Errors (usage): neither.
+std::string hardware_path(const std::string& hardware, const std::string& inputs);
+
+/// Folders below inputs/models, sorted.
+std::vector<std::string> model_names(const std::string& inputs);
+
+/// Case files below inputs/cases, as paths relative to it, sorted.
+std::vector<std::string> case_files(const std::string& inputs);
+
+}  // namespace refit::app

@@ -1,0 +1,76 @@
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include "app/case_reader.hpp"
+#include "app/commands.hpp"
+#include "app/inputs.hpp"
+#include "app/text.hpp"
+#include "core/error.hpp"
+#include "engine/inject.hpp"
+
+namespace refit::app {
+namespace fs = std::filesystem;
+namespace {
+
+struct Line {
+  std::string name;
+  std::string description;
+};
+
+std::string first_line(const fs::path& file) {
+  std::ifstream stream(file);
+  std::string line;
+  std::getline(stream, line);
+  return line;
+}
+
+std::vector<Line> models(const std::string& inputs) {
+  std::vector<Line> lines;
+  for (const std::string& name : model_names(inputs)) {
+    lines.push_back({name, first_line(fs::path(inputs) / "models" / name / "description.txt")});
+  }
+  return lines;
+}
+
+std::vector<Line> cases(const std::string& inputs) {
+  std::vector<Line> lines;
+  for (const std::string& file : case_files(inputs)) {
+    lines.push_back({file, read_description((fs::path(inputs) / "cases" / file).string())});
+  }
+  return lines;
+}
+
+std::vector<Line> bugs() {
+  std::vector<Line> lines;
+  for (const auto& injection : engine::injections()) lines.push_back({injection.name, injection.description});
+  return lines;
+}
+
+std::vector<Line> executors() {
+  return {{"golden", "broadcasts whole source shards; too simple to be wrong"},
+          {"p2p", "bounded groups of send and receive between exact overlaps"},
+          {"direct", "the source writes straight into the destination's storage"},
+          {"m2n", "NCCL's own M2N library (not in this build)"}};
+}
+
+std::vector<Line> lines_of(const std::string& what, const std::string& inputs) {
+  if (what == "models") return models(inputs);
+  if (what == "cases") return cases(inputs);
+  if (what == "bugs") return bugs();
+  if (what == "executors") return executors();
+  fail_usage("list {}: needs one of models, cases, bugs, executors{}", what,
+             suggestion(what, {"models", "cases", "bugs", "executors"}));
+}
+
+}  // namespace
+
+int list(const std::string& what, const std::string& inputs) {
+  const std::vector<Line> lines = lines_of(what, inputs);
+  std::size_t width = 0;
+  for (const Line& line : lines) width = std::max(width, line.name.size());
+  for (const Line& line : lines) fmt::print("{:<{}}  {}\n", line.name, width, line.description);
+  return 0;
+}
+
+}  // namespace refit::app

@@ -1,0 +1,46 @@
+#include <fmt/core.h>
+#include <hdf5.h>
+#include <spdlog/version.h>
+#include <toml++/impl/version.h>
+#include <xxhash.h>
+
+#include <CLI/Version.hpp>
+#include <nlohmann/detail/abi_macros.hpp>
+
+#include "app/commands.hpp"
+#include "kernels/kernels.hpp"
+#include "transport/mpi.hpp"
+
+namespace refit::app {
+namespace {
+
+std::string hdf5_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  H5get_libversion(&major, &minor, &release);
+  return fmt::format("{}.{}.{}", major, minor, release);
+}
+
+/// A version coded as decimal digits, e.g. 90100 for 9.1.0.
+std::string decimal_version(unsigned code) {
+  return fmt::format("{}.{}.{}", code / 10000, code / 100 % 100, code % 100);
+}
+
+}  // namespace
+
+int version() {
+  fmt::print("refit {}\n", REFIT_VERSION);
+  fmt::print("compiler {}\n", REFIT_COMPILER);
+  fmt::print("mpi {}\n", transport::MpiSession::version());
+  fmt::print("kokkos {}\n", kernels::Runtime::version());
+  fmt::print("hdf5 {}\n", hdf5_version());
+  fmt::print("fmt {}\n", decimal_version(FMT_VERSION));
+  fmt::print("spdlog {}.{}.{}\n", SPDLOG_VER_MAJOR, SPDLOG_VER_MINOR, SPDLOG_VER_PATCH);
+  fmt::print("cli11 {}\n", CLI11_VERSION);
+  fmt::print("toml++ {}.{}.{}\n", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH);
+  fmt::print("nlohmann_json {}.{}.{}\n", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR,
+             NLOHMANN_JSON_VERSION_PATCH);
+  fmt::print("xxhash {}\n", decimal_version(XXH_versionNumber()));
+  return 0;
+}
+
+}  // namespace refit::app
