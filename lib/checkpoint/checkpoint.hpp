@@ -1,14 +1,10 @@
 #pragma once
-// A checkpoint as a third layout, whose storage is files: where each tensor's bytes lie, and readers and writers for them.
+// A checkpoint as a third layout, whose storage is files: where each tensor's bytes lie, and readers and writers for
+// them.
 //
 // safetensors (one file, or an index and shards) and HDF5 (the same, one contiguous dataset per tensor) look alike from
 // here: a tensor is a contiguous row-major array at a byte offset of a file. Readers never trust a header: every size,
 // offset, name and nesting depth is bounded before it is used.
-
-#include "core/box.hpp"
-#include "core/dtype.hpp"
-#include "kernels/kernels.hpp"
-#include "model/model.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -21,6 +17,11 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/box.hpp"
+#include "core/dtype.hpp"
+#include "kernels/kernels.hpp"
+#include "model/model.hpp"
+
 namespace refit::checkpoint {
 
 enum class Format : std::uint8_t { safetensors, hdf5 };
@@ -28,8 +29,8 @@ enum class Format : std::uint8_t { safetensors, hdf5 };
 /// Where one tensor lies.
 struct Entry {
   model::TensorInfo info;
-  std::int32_t file = 0;        ///< index into Checkpoint::files
-  std::int64_t offset = 0;      ///< of the first byte, from the start of the file
+  std::int32_t file = 0;    ///< index into Checkpoint::files
+  std::int64_t offset = 0;  ///< of the first byte, from the start of the file
   std::int64_t bytes() const { return product(info.shape) * byte_size(info.dtype); }
 };
 
@@ -37,10 +38,10 @@ struct Entry {
 struct Checkpoint {
   std::string folder;
   Format format = Format::safetensors;
-  std::vector<std::string> files;             ///< full paths
+  std::vector<std::string> files;  ///< full paths
   std::vector<std::int64_t> file_bytes;
-  std::vector<Entry> entries;                 ///< in file order, then offset
-  std::map<std::string, std::string> metadata;  ///< __metadata__ of a single safetensors file
+  std::vector<Entry> entries;                             ///< in file order, then offset
+  std::map<std::string, std::string> metadata;            ///< __metadata__ of a single safetensors file
   std::unordered_map<std::string, std::int32_t> by_name;  ///< index into `entries`
 
   const Entry* find(const std::string& name) const;
@@ -50,8 +51,8 @@ struct Checkpoint {
 /// Opens a folder with model.safetensors, model.safetensors.index.json, model.h5 or model.h5.index.json (in that order;
 /// `format` picks one where both stand side by side), or a single .safetensors / .h5 file.
 /// Errors (usage) name the file and what is wrong: truncated, overlapping or oversized (> 100 MB) or non-UTF-8 header,
-/// an index that leads out of its folder, a missing shard, a tensor that index and shards disagree on, a corrupt HDF5 file,
-/// a dataset that is not contiguous.
+/// an index that leads out of its folder, a missing shard, a tensor that index and shards disagree on, a corrupt HDF5
+/// file, a dataset that is not contiguous.
 Checkpoint open(const std::string& path, std::optional<Format> format = std::nullopt);
 
 /// A strided destination for part of a tensor: the box, where its first element goes, strides and dtype there.
@@ -68,21 +69,22 @@ struct ReadStatistics {
   std::int64_t bytes_needed = 0;  ///< of the boxes, in the files' dtype
 };
 
-/// Reads boxes straight into their final places: pread of contiguous byte ranges where the box is contiguous at both ends
-/// and needs no cast; a bounded buffer (8 MiB) with a strided copy or cast otherwise. `progress`, when given, is called
-/// with (bytes done, bytes in all) now and then.
-/// Errors (usage): a short file (names file, tensor, offset). Casts only between castable dtypes.
+/// Reads boxes straight into their final places: pread of contiguous byte ranges where the box is contiguous at both
+/// ends and needs no cast; a bounded buffer (8 MiB) with a strided copy or cast otherwise. `progress`, when given, is
+/// called with (bytes done, bytes in all) now and then. Errors (usage): a short file (names file, tensor, offset).
+/// Casts only between castable dtypes.
 ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint, std::span<const Read> reads,
                     const std::function<void(std::int64_t, std::int64_t)>& progress = {});
 
-/// Writes tensors one by one into a folder: shards of at most `max_shard_bytes` and an index, or one file where all fits.
-/// Everything goes to temporary names and is renamed by `finish`; an unfinished writer removes them.
+/// Writes tensors one by one into a folder: shards of at most `max_shard_bytes` and an index, or one file where all
+/// fits. Everything goes to temporary names and is renamed by `finish`; an unfinished writer removes them.
 class Writer {
  public:
   /// `tensors` must be complete: shards are laid out from it. `max_shard_bytes` 0 = one file. Errors (usage): `folder`
   /// holds a checkpoint already and `force` is not set; not writable.
-  static std::unique_ptr<Writer> create(Format format, const std::string& folder, std::vector<model::TensorInfo> tensors,
-                                        std::int64_t max_shard_bytes, bool force);
+  static std::unique_ptr<Writer> create(Format format, const std::string& folder,
+                                        std::vector<model::TensorInfo> tensors, std::int64_t max_shard_bytes,
+                                        bool force);
   virtual ~Writer() = default;
   /// Appends bytes of tensor `index`, in order of tensors and bytes; any chunking.
   virtual void write(std::int32_t index, std::span<const std::byte> bytes) = 0;
@@ -101,12 +103,13 @@ void write_safetensors(const std::string& path, std::span<const DumpTensor> tens
 /// safetensors <-> HDF5, bit for bit, config.json copied.
 void convert(const std::string& input, const std::string& output, std::int64_t max_shard_bytes, bool force);
 
-/// A synthetic checkpoint of `model`'s shape: values from `seed` as `run` makes them for a model given by config.json alone.
-/// config.json is copied from `config_path` (num_hidden_layers set to the model's).
+/// A synthetic checkpoint of `model`'s shape: values from `seed` as `run` makes them for a model given by config.json
+/// alone. config.json is copied from `config_path` (num_hidden_layers set to the model's).
 void synthesise(const model::Model& model, const std::string& config_path, const std::string& folder, Format format,
                 std::uint64_t seed, std::int64_t max_shard_bytes, bool force);
 
-/// Key, mean and scale of one synthetic tensor (kernels::synthesise): norms scatter around 1, all else around 0 by 0.02.
+/// Key, mean and scale of one synthetic tensor (kernels::synthesise): norms scatter around 1, all else around 0 by
+/// 0.02.
 struct SyntheticRule {
   std::uint64_t key = 0;
   double mean = 0.0;
@@ -116,7 +119,7 @@ SyntheticRule synthetic_rule(const model::Tensor& canonical, std::uint64_t seed)
 
 /// One difference between two checkpoints or dump folders.
 struct TensorDifference {
-  std::string name;     ///< "rank 3: NAME" in dump folders
+  std::string name;     ///< "gen rank 3: NAME" in dump folders
   std::string problem;  ///< "only in A", "shape [..] against [..]", "12 of 4,096 elements differ, first at [0, 17]"
 };
 /// Compares names, shapes, dtypes and bits. Two checkpoint folders (any format) or two folders of rank files.

@@ -1,10 +1,10 @@
 #pragma once
 // Cuts a box into parts of bounded size, in row-major order: how all streaming here walks over a tensor.
 
-#include "core/box.hpp"
-
 #include <algorithm>
 #include <cstdint>
+
+#include "core/box.hpp"
 
 namespace refit::checkpoint {
 

@@ -1,14 +1,13 @@
-#include "checkpoint/contents.hpp"
-#include "checkpoint/tensor_stream.hpp"
-
-#include "core/error.hpp"
-
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <set>
+#include <map>
+#include <optional>
+
+#include "checkpoint/contents.hpp"
+#include "checkpoint/tensor_stream.hpp"
+#include "core/error.hpp"
 
 namespace refit::checkpoint {
 namespace {
@@ -18,7 +17,7 @@ namespace fs = std::filesystem;
 /// "4,096".
 std::string grouped(std::int64_t count) {
   std::string text = std::to_string(count);
-  for (std::ptrdiff_t i = std::ssize(text) - 3; i > 0; i -= 3) text.insert(static_cast<std::size_t>(i), ",");
+  for (std::ptrdiff_t i = std::ssize(text) - 3; i > 0; i -= 3) text.insert(static_cast<std::size_t>(i), 1, ',');
   return text;
 }
 
@@ -99,45 +98,49 @@ class Comparison {
   std::int64_t tensors = 0;
 };
 
-/// "train-rank-00003.safetensors": the side and the number as text; empty for other names.
-std::string rank_label(const std::string& file) {
-  for (const std::string side : {"train", "gen"}) {
-    const std::string prefix = side + "-rank-";
-    const std::string suffix = ".safetensors";
+/// Which rank of which side a dump is of; ordered by side, then number.
+struct RankName {
+  std::string side;
+  int rank = 0;
+  friend auto operator<=>(const RankName&, const RankName&) = default;
+};
+using RankFiles = std::map<RankName, std::string>;
+
+/// "train-rank-00003.safetensors" -> train, 3; nothing for other names.
+std::optional<RankName> parse_rank_name(const std::string& file) {
+  constexpr std::size_t kMostDigits = 9;
+  const std::string suffix = ".safetensors";
+  for (const char* side : {"train", "gen"}) {
+    const std::string prefix = std::string(side) + "-rank-";
     if (!file.starts_with(prefix) || !file.ends_with(suffix) || file.size() <= prefix.size() + suffix.size()) continue;
     const std::string digits = file.substr(prefix.size(), file.size() - prefix.size() - suffix.size());
-    const bool number = digits.size() <= 9 && digits.find_first_not_of("0123456789") == std::string::npos;
-    if (number) return fmt::format("{} rank {}", side, std::stoi(digits));
+    if (digits.size() > kMostDigits || digits.find_first_not_of("0123456789") != std::string::npos) continue;
+    return RankName{side, std::stoi(digits)};
   }
-  return "";
+  return std::nullopt;
 }
 
-/// The rank files of a folder by label; empty if it is no dump folder.
-std::map<std::string, std::string> rank_files(const std::string& folder) {
-  std::map<std::string, std::string> result;
+/// The rank files of a folder; empty if it is no dump folder.
+RankFiles rank_files(const std::string& folder) {
+  RankFiles result;
   std::error_code error;
   for (const fs::directory_entry& item : fs::directory_iterator(folder, error)) {
-    const std::string label = rank_label(item.path().filename().string());
-    if (!label.empty()) result.emplace(label, item.path().string());
+    const auto name = parse_rank_name(item.path().filename().string());
+    if (name) result.emplace(*name, item.path().string());
   }
   return result;
 }
 
-void compare_dumps(const std::map<std::string, std::string>& a, const std::map<std::string, std::string>& b,
-                   Comparison& comparison) {
+void compare_dumps(const RankFiles& a, const RankFiles& b, Comparison& comparison) {
   if (a.size() != b.size()) comparison.note("ranks", fmt::format("{} in A, {} in B", a.size(), b.size()));
-  std::set<std::string> labels;
-  for (const auto& [label, path] : a) labels.insert(label);
-  for (const auto& [label, path] : b) labels.insert(label);
-  for (const std::string& label : labels) {
-    const auto file_a = a.find(label);
-    const auto file_b = b.find(label);
-    if (file_a == a.end()) {
-      comparison.note(label, fmt::format("only in B ({})", file_b->second));
-    } else if (file_b == b.end()) {
-      comparison.note(label, fmt::format("only in A ({})", file_a->second));
+  RankFiles all = a;
+  all.insert(b.begin(), b.end());
+  for (const auto& [name, path] : all) {
+    const std::string label = fmt::format("{} rank {}", name.side, name.rank);
+    if (!a.contains(name) || !b.contains(name)) {
+      comparison.note(label, fmt::format("only in {} ({})", a.contains(name) ? "A" : "B", path));
     } else {
-      comparison.add(open(file_a->second), open(file_b->second), label + ": ");
+      comparison.add(open(a.at(name)), open(b.at(name)), label + ": ");
     }
   }
 }
@@ -153,7 +156,8 @@ std::vector<TensorDifference> compare(const std::string& a, const std::string& b
   }
   Comparison comparison;
   if (dump_a.empty()) {
-    comparison.add(open(a), open(b), "");
+    const Checkpoint checkpoint_a = open(a);
+    comparison.add(checkpoint_a, open(b), "");
   } else {
     compare_dumps(dump_a, dump_b, comparison);
   }

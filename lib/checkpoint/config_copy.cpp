@@ -1,12 +1,11 @@
 #include "checkpoint/config_copy.hpp"
 
-#include "checkpoint/file.hpp"
-#include "core/error.hpp"
-
-#include <nlohmann/json.hpp>
-
 #include <array>
 #include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/file.hpp"
+#include "core/error.hpp"
 
 namespace refit::checkpoint {
 namespace {

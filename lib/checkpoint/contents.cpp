@@ -1,10 +1,10 @@
 #include "checkpoint/contents.hpp"
 
-#include "core/error.hpp"
-
 #include <fmt/format.h>
 
 #include <algorithm>
+
+#include "core/error.hpp"
 
 namespace refit::checkpoint {
 namespace {
@@ -84,8 +84,8 @@ void sort_disjoint(std::vector<Entry>& entries, const std::string& path) {
     const Entry& previous = entries[i - 1];
     const Entry& next = entries[i];
     if (next.offset < previous.offset + previous.bytes()) {
-      fail_usage("{}: tensors {} and {} overlap at offset {}", path, in_quotes(previous.info.name), in_quotes(next.info.name),
-                 next.offset);
+      fail_usage("{}: tensors {} and {} overlap at offset {}", path, in_quotes(previous.info.name),
+                 in_quotes(next.info.name), next.offset);
     }
   }
 }

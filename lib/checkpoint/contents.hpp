@@ -1,9 +1,9 @@
 #pragma once
 // What the header of one file says, checked, whatever its format; and the small checks that both formats share.
 
-#include "checkpoint/checkpoint.hpp"
-
 #include <string_view>
+
+#include "checkpoint/checkpoint.hpp"
 
 namespace refit::checkpoint {
 
@@ -32,7 +32,8 @@ std::string list_some(const std::vector<std::string>& items);
 /// Reads and checks a safetensors file's header. Errors (usage) name the file, the tensor and the cause.
 Contents read_safetensors(const std::string& path);
 
-/// Header of a safetensors file (length, JSON, padding to 8 bytes) whose tensors follow in the given order without gaps.
+/// Header of a safetensors file (length, JSON, padding to 8 bytes) whose tensors follow in the given order without
+/// gaps.
 std::string make_safetensors_header(std::span<const model::TensorInfo> tensors,
                                     const std::map<std::string, std::string>& metadata, const std::string& path);
 

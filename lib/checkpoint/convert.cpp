@@ -1,11 +1,11 @@
+#include <filesystem>
+#include <optional>
+
 #include "checkpoint/chunks.hpp"
 #include "checkpoint/config_copy.hpp"
 #include "checkpoint/contents.hpp"
 #include "checkpoint/file.hpp"
 #include "checkpoint/tensor_stream.hpp"
-
-#include <filesystem>
-#include <optional>
 
 namespace refit::checkpoint {
 

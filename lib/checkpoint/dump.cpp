@@ -1,7 +1,7 @@
+#include <cstdio>
+
 #include "checkpoint/contents.hpp"
 #include "checkpoint/file.hpp"
-
-#include <cstdio>
 
 namespace refit::checkpoint {
 

@@ -1,7 +1,5 @@
 #include "checkpoint/file.hpp"
 
-#include "core/error.hpp"
-
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -13,6 +11,8 @@
 #include <cstring>
 #include <filesystem>
 #include <utility>
+
+#include "core/error.hpp"
 
 namespace refit::checkpoint {
 namespace {
@@ -141,7 +141,8 @@ std::string temporary_name(const std::string& path) {
 }
 
 void rename_file(const std::string& from, const std::string& to) {
-  if (std::rename(from.c_str(), to.c_str()) != 0) fail_usage("{}: cannot rename {}: {}", to, from, std::strerror(errno));
+  if (std::rename(from.c_str(), to.c_str()) != 0)
+    fail_usage("{}: cannot rename {}: {}", to, from, std::strerror(errno));
 }
 
 }  // namespace refit::checkpoint

@@ -6,11 +6,11 @@
 namespace refit::checkpoint {
 namespace {
 
-constexpr std::size_t kMaxParts = 1024;                          // IOV_MAX on Linux
-constexpr std::int64_t kMaxPending = std::int64_t{64} << 20;     // progress is reported in between
-constexpr std::int64_t kLongRun = std::int64_t{64} << 10;        // worth a system call of its own
-constexpr std::int64_t kShortPitch = std::int64_t{16} << 10;     // cheaper to read through than to skip
-constexpr std::int64_t kLeastFraction = 8;                       // read through where 1/8 or more is wanted
+constexpr std::size_t kMaxParts = 1024;                       // IOV_MAX on Linux
+constexpr std::int64_t kMaxPending = std::int64_t{64} << 20;  // progress is reported in between
+constexpr std::int64_t kLongRun = std::int64_t{64} << 10;     // worth a system call of its own
+constexpr std::int64_t kShortPitch = std::int64_t{16} << 10;  // cheaper to read through than to skip
+constexpr std::int64_t kLeastFraction = 8;                    // read through where 1/8 or more is wanted
 
 }  // namespace
 
@@ -43,7 +43,8 @@ void Gather::add(const Entry& entry, std::int64_t offset, std::int64_t bytes, st
   }
   entry_ = &entry;
   end_ += bytes;
-  const bool adjacent = !parts_.empty() && static_cast<std::byte*>(parts_.back().iov_base) + parts_.back().iov_len == data;
+  const bool adjacent =
+      !parts_.empty() && static_cast<std::byte*>(parts_.back().iov_base) + parts_.back().iov_len == data;
   if (adjacent) {
     parts_.back().iov_len += static_cast<std::size_t>(bytes);
   } else {

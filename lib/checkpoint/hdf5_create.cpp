@@ -1,12 +1,12 @@
 // Creates HDF5 files with the space of all datasets allocated but not written: the bytes follow by plain writes.
 
-#include "checkpoint/contents.hpp"
-#include "checkpoint/file.hpp"
-#include "checkpoint/hdf5_types.hpp"
-
 #include <fmt/format.h>
 
 #include <array>
+
+#include "checkpoint/contents.hpp"
+#include "checkpoint/file.hpp"
+#include "checkpoint/hdf5_types.hpp"
 
 namespace refit::checkpoint {
 namespace {

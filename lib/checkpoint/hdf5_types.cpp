@@ -95,7 +95,8 @@ bool write_dtype_attribute(hid_t dataset, DType dtype) {
   H5Tset_size(type.get(), text.size());
   H5Tset_strpad(type.get(), H5T_STR_NULLPAD);
   const Hdf5Handle space(H5Screate(H5S_SCALAR), H5Sclose);
-  const Hdf5Handle attribute(H5Acreate2(dataset, kAttribute, type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+  const Hdf5Handle attribute(H5Acreate2(dataset, kAttribute, type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT),
+                             H5Aclose);
   return attribute && H5Awrite(attribute.get(), type.get(), text.data()) >= 0;
 }
 

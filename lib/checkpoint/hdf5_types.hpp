@@ -2,11 +2,11 @@
 // How element types stand in an HDF5 file: what HDF5 has natively as such, the rest as unsigned integers of their size
 // with a string attribute `dtype`.
 
-#include "checkpoint/hdf5_handle.hpp"
-#include "core/dtype.hpp"
-
 #include <optional>
 #include <string>
+
+#include "checkpoint/hdf5_handle.hpp"
+#include "core/dtype.hpp"
 
 namespace refit::checkpoint {
 

@@ -42,7 +42,8 @@ class IndexEvents final : public JsonEvents {
       fail_usage("{}: the shard {} of tensor {} is not a plain file name inside the folder", path_, in_quotes(value),
                  in_quotes(tensor_));
     }
-    if (!weight_map.emplace(tensor_, value).second) fail_usage("{}: the index lists {} twice", path_, in_quotes(tensor_));
+    if (!weight_map.emplace(tensor_, value).second)
+      fail_usage("{}: the index lists {} twice", path_, in_quotes(tensor_));
     return true;
   }
 

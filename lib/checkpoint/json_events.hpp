@@ -2,12 +2,11 @@
 // A JSON document as a stream of events: nothing is kept that the handler does not keep, and depth is bounded before it
 // can cost stack or memory. Includes nlohmann::json: for .cpp files that read untrusted JSON only.
 
-#include "core/error.hpp"
-
 #include <nlohmann/json.hpp>
-
 #include <string>
 #include <string_view>
+
+#include "core/error.hpp"
 
 namespace refit::checkpoint {
 
@@ -38,7 +37,8 @@ class JsonEvents : public nlohmann::json_sax<nlohmann::json> {
   bool start_array(std::size_t /*elements*/) override { return deeper(); }
   bool end_array() override { return shallower(); }
   bool key(string_t& /*value*/) override { return true; }
-  bool parse_error(std::size_t position, const std::string& /*token*/, const nlohmann::detail::exception& error) override {
+  bool parse_error(std::size_t position, const std::string& /*token*/,
+                   const nlohmann::detail::exception& error) override {
     const bool utf8 = std::string_view(error.what()).find("UTF-8") != std::string_view::npos;
     fail_usage("{}: the {} is not valid {} (byte {} of it)", path_, what_, utf8 ? "UTF-8" : "JSON", position);
   }

@@ -1,9 +1,9 @@
 #pragma once
 // How the files of a checkpoint folder are called.
 
-#include "checkpoint/checkpoint.hpp"
-
 #include <string_view>
+
+#include "checkpoint/checkpoint.hpp"
 
 namespace refit::checkpoint {
 

@@ -1,11 +1,10 @@
-#include "checkpoint/contents.hpp"
-#include "checkpoint/names.hpp"
-
-#include "core/error.hpp"
-
 #include <filesystem>
 #include <set>
 #include <system_error>
+
+#include "checkpoint/contents.hpp"
+#include "checkpoint/names.hpp"
+#include "core/error.hpp"
 
 namespace refit::checkpoint {
 namespace {
@@ -51,7 +50,8 @@ std::vector<std::string> disagreements(const std::map<std::string, std::string>&
     if (listed == weight_map.end()) {
       result.push_back(in_quotes(entry.info.name) + " is in " + shard + " but not in the index");
     } else if (listed->second != shard) {
-      result.push_back(in_quotes(entry.info.name) + " is in " + shard + " but the index says " + in_quotes(listed->second));
+      result.push_back(in_quotes(entry.info.name) + " is in " + shard + " but the index says " +
+                       in_quotes(listed->second));
     }
   }
   for (const auto& [name, file] : weight_map) {
@@ -95,11 +95,13 @@ Checkpoint open(const std::string& path, std::optional<Format> format) {
   }
   for (Format candidate : {Format::safetensors, Format::hdf5}) {
     if (format && *format != candidate) continue;
-    if (is_there(fs::path(path) / single_name(candidate))) return open_file(fs::path(path) / single_name(candidate), candidate);
-    if (is_there(fs::path(path) / index_name(candidate))) return open_index(fs::path(path) / index_name(candidate), candidate);
+    if (is_there(fs::path(path) / single_name(candidate)))
+      return open_file(fs::path(path) / single_name(candidate), candidate);
+    if (is_there(fs::path(path) / index_name(candidate)))
+      return open_index(fs::path(path) / index_name(candidate), candidate);
   }
-  const auto wanted = [](Format candidate) { return single_name(candidate) + " or " + index_name(candidate); };
-  fail_usage("{}: no checkpoint: neither {} is there", path,
+  const auto wanted = [](Format candidate) { return single_name(candidate) + ", " + index_name(candidate); };
+  fail_usage("{}: no checkpoint: none of {} is there", path,
              format ? wanted(*format) : wanted(Format::safetensors) + ", " + wanted(Format::hdf5));
 }
 

@@ -1,21 +1,20 @@
+#include <algorithm>
+#include <numeric>
+
 #include "checkpoint/chunks.hpp"
 #include "checkpoint/contents.hpp"
 #include "checkpoint/gather.hpp"
-
 #include "core/error.hpp"
-
-#include <algorithm>
-#include <numeric>
 
 namespace refit::checkpoint {
 namespace {
 
-constexpr std::int64_t kTinyRun = 64;                          // bytes; below, a copy is cheaper than an iovec
-constexpr std::int64_t kShortRow = std::int64_t{16} << 10;     // bytes; read whole where runs are tiny
-constexpr std::int64_t kReport = std::int64_t{64} << 20;       // bytes between calls of `progress`
+constexpr std::int64_t kTinyRun = 64;                       // bytes; below, a copy is cheaper than an iovec
+constexpr std::int64_t kShortRow = std::int64_t{16} << 10;  // bytes; read whole where runs are tiny
+constexpr std::int64_t kReport = std::int64_t{64} << 20;    // bytes between calls of `progress`
 
-/// Calls `visit(file_offset, elements, place_offset)` for each run of `box` that is contiguous both in a row-major array
-/// of `shape` and in a place with `strides`; offsets in elements, the place's from the box's first element.
+/// Calls `visit(file_offset, elements, place_offset)` for each run of `box` that is contiguous both in a row-major
+/// array of `shape` and in a place with `strides`; offsets in elements, the place's from the box's first element.
 template <typename Visit>
 void for_each_run(const Shape& shape, const Box& box, const Extents& strides, const Visit& visit) {
   const Extents file_strides = row_major_strides(shape);
@@ -78,8 +77,9 @@ class Reader {
     }
     const Shape& shape = read.entry->info.shape;
     const std::int64_t size = byte_size(read.dtype);
-    const bool direct = read.dtype == read.entry->info.dtype &&
-                        (run_length(shape, read.box, read.strides) * size >= kTinyRun || read.box.volume() * size < kTinyRun);
+    const bool direct =
+        read.dtype == read.entry->info.dtype &&
+        (run_length(shape, read.box, read.strides) * size >= kTinyRun || read.box.volume() * size < kTinyRun);
     if (direct) {
       gather_into(*read.entry, read.box, read.data, read.strides);
       gather_.flush();
@@ -118,7 +118,11 @@ class Reader {
       gather_.flush();
       const kernels::Tile tile{buffer_.data() + offset_of(relative(wanted, part), buffer_strides) * size,
                                read.data + offset_of(relative(wanted, read.box), place_strides) * byte_size(read.dtype),
-                               wanted.extent, buffer_strides, place_strides, read.entry->info.dtype, read.dtype};
+                               wanted.extent,
+                               buffer_strides,
+                               place_strides,
+                               read.entry->info.dtype,
+                               read.dtype};
       kernels::CopyTable(space_, std::span(&tile, 1)).run(space_);
       space_.fence();
     });

@@ -1,14 +1,14 @@
 // The safetensors format (github.com/huggingface/safetensors, README "Format"): 8 bytes little-endian header length, a
 // JSON object of tensors and an optional __metadata__ of strings, then the bytes of all tensors without holes.
 
-#include "checkpoint/contents.hpp"
-#include "checkpoint/file.hpp"
-#include "checkpoint/json_events.hpp"
-
 #include <fmt/format.h>
 
 #include <array>
 #include <unordered_set>
+
+#include "checkpoint/contents.hpp"
+#include "checkpoint/file.hpp"
+#include "checkpoint/json_events.hpp"
 
 namespace refit::checkpoint {
 namespace {
@@ -72,7 +72,8 @@ class HeaderEvents final : public JsonEvents {
       }
       fields_.shape->push_back(number);
     } else {
-      if (fields_.offsets.size() == 2) fail_usage("{}: tensor {}: data_offsets are two numbers", path_, in_quotes(name_));
+      if (fields_.offsets.size() == 2)
+        fail_usage("{}: tensor {}: data_offsets are two numbers", path_, in_quotes(name_));
       fields_.offsets.push_back(number);
     }
     return true;
@@ -95,8 +96,10 @@ class HeaderEvents final : public JsonEvents {
 
   [[noreturn]] void wrong(const char* kind) const {
     if (depth_ == 0) fail_usage("{}: the header is not a JSON object", path_);
-    if (in_metadata()) fail_usage("{}: __metadata__ must map strings to strings, {} is {}", path_, in_quotes(field_), kind);
-    fail_usage("{}: tensor {}: {} is not allowed as {}", path_, in_quotes(name_), kind, field_.empty() ? std::string("entry") : in_quotes(field_));
+    if (in_metadata())
+      fail_usage("{}: __metadata__ must map strings to strings, {} is {}", path_, in_quotes(field_), kind);
+    fail_usage("{}: tensor {}: {} is not allowed as {}", path_, in_quotes(name_), kind,
+               field_.empty() ? std::string("entry") : in_quotes(field_));
   }
 
   [[noreturn]] void refuse_dtype(const std::string& text) const {
@@ -121,20 +124,23 @@ class HeaderEvents final : public JsonEvents {
   void finish_tensor() {
     if (!fields_.dtype || !fields_.shape || fields_.offsets.size() != 2) {
       fail_usage("{}: tensor {} lacks {}", path_, in_quotes(name_),
-                 !fields_.dtype ? "dtype" : !fields_.shape ? "shape" : "two data_offsets");
+                 !fields_.dtype   ? "dtype"
+                 : !fields_.shape ? "shape"
+                                  : "two data_offsets");
     }
     const std::int64_t begin = fields_.offsets[0];
     const std::int64_t end = fields_.offsets[1];
-    if (begin > end) fail_usage("{}: tensor {}: data_offsets [{}, {}] go backwards", path_, in_quotes(name_), begin, end);
+    if (begin > end)
+      fail_usage("{}: tensor {}: data_offsets [{}, {}] go backwards", path_, in_quotes(name_), begin, end);
     if (end > data_bytes_) {
-      fail_usage("{}: tensor {} ends at byte {} of the data, but the file holds only {} (truncated?)", path_, in_quotes(name_),
-                 end, data_bytes_);
+      fail_usage("{}: tensor {} ends at byte {} of the data, but the file holds only {} (truncated?)", path_,
+                 in_quotes(name_), end, data_bytes_);
     }
     const auto bytes = checked_bytes(*fields_.shape, *fields_.dtype);
     if (!bytes || *bytes != end - begin) {
       fail_usage("{}: tensor {}: shape {} of {} needs {} bytes, data_offsets [{}, {}] hold {}", path_, in_quotes(name_),
-                 to_string(*fields_.shape), name(*fields_.dtype), bytes ? std::to_string(*bytes) : "more than 2^63", begin,
-                 end, end - begin);
+                 to_string(*fields_.shape), name(*fields_.dtype), bytes ? std::to_string(*bytes) : "more than 2^63",
+                 begin, end, end - begin);
     }
     contents_.entries.push_back({{name_, *fields_.shape, *fields_.dtype}, 0, data_start_ + begin});
   }
@@ -159,7 +165,8 @@ void refuse_holes(const std::vector<Entry>& entries, const std::string& path, st
     end += entry.bytes();
   }
   if (end != file_bytes) {
-    fail_usage("{}: the last {} bytes belong to no tensor; the safetensors format forbids holes", path, file_bytes - end);
+    fail_usage("{}: the last {} bytes belong to no tensor; the safetensors format forbids holes", path,
+               file_bytes - end);
   }
 }
 
@@ -219,8 +226,8 @@ std::string make_safetensors_header(std::span<const model::TensorInfo> tensors,
   text += '}';
   text.append((8 - text.size() % 8) % 8, ' ');
   if (text.size() > static_cast<std::size_t>(kMaxHeaderBytes)) {
-    fail_usage("{}: a header of {} bytes is larger than the format's limit of {}; use smaller shards", path, text.size(),
-               kMaxHeaderBytes);
+    fail_usage("{}: a header of {} bytes is larger than the format's limit of {}; use smaller shards", path,
+               text.size(), kMaxHeaderBytes);
   }
   std::string result(kLengthBytes, '\0');
   for (std::size_t i = 0; i < result.size(); ++i) result[i] = static_cast<char>((text.size() >> (8 * i)) & 0xFFU);

@@ -1,7 +1,6 @@
 #include "checkpoint/chunks.hpp"
 #include "checkpoint/config_copy.hpp"
 #include "checkpoint/contents.hpp"
-
 #include "core/error.hpp"
 #include "core/hash.hpp"
 
@@ -47,8 +46,8 @@ void synthesise(const model::Model& model, const std::string& config_path, const
     const SyntheticRule rule = synthetic_rule(model.canonical(tensor), seed);
     const std::int64_t size = byte_size(tensor.dtype);
     for_each_chunk(Box::whole(tensor.shape), kBufferBytes / size, [&](const Box& part) {
-      kernels::synthesise(space, {buffer.data(), tensor.dtype, part, tensor.shape, row_major_strides(part.extent)}, rule.key,
-                          rule.mean, rule.scale);
+      kernels::synthesise(space, {buffer.data(), tensor.dtype, part, tensor.shape, row_major_strides(part.extent)},
+                          rule.key, rule.mean, rule.scale);
       space.fence();
       writer->write(tensor.index, {buffer.data(), static_cast<std::size_t>(part.volume() * size)});
     });

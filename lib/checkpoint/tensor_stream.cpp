@@ -1,10 +1,10 @@
 #include "checkpoint/tensor_stream.hpp"
 
+#include <algorithm>
+
 #include "checkpoint/chunks.hpp"
 #include "checkpoint/contents.hpp"
 #include "core/error.hpp"
-
-#include <algorithm>
 
 namespace refit::checkpoint {
 

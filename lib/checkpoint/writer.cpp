@@ -1,13 +1,12 @@
+#include <filesystem>
+#include <set>
+#include <system_error>
+
 #include "checkpoint/contents.hpp"
 #include "checkpoint/file.hpp"
 #include "checkpoint/names.hpp"
 #include "checkpoint/shards.hpp"
-
 #include "core/error.hpp"
-
-#include <filesystem>
-#include <set>
-#include <system_error>
 
 namespace refit::checkpoint {
 namespace {
@@ -20,7 +19,8 @@ std::vector<std::string> existing_files(const std::string& folder, Format format
   std::error_code error;
   for (const fs::directory_entry& item : fs::directory_iterator(folder, error)) {
     const std::string name = item.path().filename().string();
-    if (name == single_name(format) || name == index_name(format) || is_shard_name(format, name)) result.push_back(name);
+    if (name == single_name(format) || name == index_name(format) || is_shard_name(format, name))
+      result.push_back(name);
   }
   if (error) fail_usage("{}: cannot list the folder: {}", folder, error.message());
   return result;
@@ -70,9 +70,7 @@ class FileWriter final : public Writer {
     return product(info.shape) * byte_size(info.dtype);
   }
 
-  std::int64_t offset_of_tensor() const {
-    return offsets_[static_cast<std::size_t>(tensor_ - shards_[shard_].first)];
-  }
+  std::int64_t offset_of_tensor() const { return offsets_[static_cast<std::size_t>(tensor_ - shards_[shard_].first)]; }
 
   /// Leaves the current tensor, which must be complete, for the next one.
   void next_tensor() {
@@ -154,7 +152,8 @@ std::unique_ptr<Writer> Writer::create(Format format, const std::string& folder,
   if (error) fail_usage("{}: cannot create the folder: {}", folder, error.message());
   const std::vector<std::string> existing = existing_files(folder, format);
   if (!existing.empty() && !force) {
-    fail_usage("{}: holds a checkpoint already ({}); choose another folder or give --force", folder, list_some(existing));
+    fail_usage("{}: holds a checkpoint already ({}); choose another folder or give --force", folder,
+               list_some(existing));
   }
   std::set<std::string_view> names;
   for (const model::TensorInfo& tensor : tensors) {

@@ -1,0 +1,131 @@
+// Seeded mutations of small checkpoints: every reader either opens the file or gives one usage error that names it, and
+// what is opened lies inside its file.
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <sstream>
+
+#include "checkpoint/checkpoint.hpp"
+#include "core/error.hpp"
+
+namespace refit::checkpoint {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Fuzz : public testing::Test {
+ protected:
+  Fuzz() {
+    std::string pattern = (fs::temp_directory_path() / "refit-fuzz-XXXXXX").string();
+    EXPECT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  ~Fuzz() override { fs::remove_all(folder_); }
+
+  void write_checkpoint(Format format, std::int64_t max_shard_bytes) const {
+    std::vector<model::TensorInfo> tensors{{"model.embed_tokens.weight", {4, 6}, DType::bf16},
+                                           {"model.layers.0.weight_scale", {3}, DType::f8_e8m0},
+                                           {"model.norm.weight", {6}, DType::f32},
+                                           {"half", {2, 2, 2, 2}, DType::f16},
+                                           {"count", {}, DType::i64}};
+    const auto writer = Writer::create(format, folder_, tensors, max_shard_bytes, true);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const std::vector<std::byte> bytes(
+          static_cast<std::size_t>(product(tensors[i].shape) * byte_size(tensors[i].dtype)));
+      writer->write(static_cast<std::int32_t>(i), bytes);
+    }
+    writer->finish();
+  }
+
+  std::string load(const std::string& name) const {
+    std::ostringstream text;
+    text << std::ifstream(folder_ + "/" + name, std::ios::binary).rdbuf();
+    return text.str();
+  }
+
+  void store(const std::string& name, const std::string& bytes) const {
+    fs::remove(folder_ + "/" + name);  // some file systems flush a file that is emptied and written again
+    std::ofstream(folder_ + "/" + name, std::ios::binary).write(bytes.data(), std::ssize(bytes));
+  }
+
+  /// True if the folder opens; checks what comes back either way.
+  bool opens() const {
+    try {
+      const Checkpoint checkpoint = open(folder_);
+      for (const Entry& entry : checkpoint.entries) {
+        const std::int64_t size = checkpoint.file_bytes.at(static_cast<std::size_t>(entry.file));
+        EXPECT_GE(entry.offset, 0);
+        EXPECT_GE(entry.bytes(), 0);
+        EXPECT_LE(entry.bytes(), size - entry.offset);
+      }
+      return true;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::usage) << error.what();
+      EXPECT_NE(std::string(error.what()).find(folder_), std::string::npos) << error.what();
+      EXPECT_LT(std::string(error.what()).size(), 4096U);
+      return false;
+    }
+  }
+
+  /// Mutates file `name` `count` times; expects some of both outcomes.
+  void mutate_file(const std::string& name, int count, std::uint64_t seed) {
+    const std::string good = load(name);
+    ASSERT_TRUE(opens());
+    std::mt19937_64 random(seed);
+    int opened = 0;
+    for (int i = 0; i < count; ++i) {
+      store(name, mutate(good, random));
+      SCOPED_TRACE(testing::Message() << name << " seed " << seed << " mutation " << i);
+      opened += opens() ? 1 : 0;
+    }
+    EXPECT_LT(opened, count);
+    store(name, good);
+    EXPECT_TRUE(opens());
+  }
+
+  std::string folder_;
+
+ private:
+  /// One to four of: other byte, other bit, number, structure character, cut, removed, doubled or zeroed range.
+  static std::string mutate(std::string text, std::mt19937_64& random) {
+    constexpr std::string_view kStructure = "[]{}:,\"\\-.0e9";
+    const std::uint64_t rounds = 1 + random() % 4;
+    for (std::uint64_t round = 0; round < rounds && !text.empty(); ++round) {
+      const std::size_t at = random() % text.size();
+      const std::size_t length = std::min<std::size_t>(text.size() - at, 1 + random() % 24);
+      switch (random() % 8) {
+        case 0: text[at] = static_cast<char>(random() & 0xFFU); break;
+        case 1: text[at] = static_cast<char>(text[at] ^ (1 << (random() % 8))); break;
+        case 2: text[at] = kStructure[random() % kStructure.size()]; break;
+        case 3: text.resize(at); break;
+        case 4: text.erase(at, length); break;
+        case 5: text.insert(at, text.substr(at, length)); break;
+        case 6: text.replace(at, length, length, random() % 2 == 0 ? '\0' : '\xFF'); break;
+        case 7: text.insert(at, std::to_string(random() >> (random() % 64))); break;
+      }
+    }
+    return text;
+  }
+};
+
+TEST_F(Fuzz, SafetensorsHeaders) {
+  write_checkpoint(Format::safetensors, 0);
+  mutate_file("model.safetensors", 8000, 1);
+}
+
+TEST_F(Fuzz, IndexFiles) {
+  write_checkpoint(Format::safetensors, 40);
+  mutate_file("model.safetensors.index.json", 5000, 2);
+}
+
+TEST_F(Fuzz, Hdf5Headers) {
+  write_checkpoint(Format::hdf5, 0);
+  mutate_file("model.h5", 1000, 3);
+}
+
+}  // namespace
+}  // namespace refit::checkpoint

@@ -1,0 +1,225 @@
+// Reading boxes into strided places, against a loop over elements.
+
+#include <cstring>
+#include <filesystem>
+#include <numeric>
+
+#include "checkpoint_support.hpp"
+
+namespace refit::checkpoint::test {
+namespace {
+
+std::int64_t pick(std::mt19937_64& random, std::int64_t low, std::int64_t high) {
+  return std::uniform_int_distribution<std::int64_t>(low, high)(random);
+}
+
+Shape random_shape(std::mt19937_64& random) {
+  Shape shape;
+  const std::int64_t dimensions = pick(random, 0, 4);
+  for (std::int64_t d = 0; d < dimensions; ++d) shape.push_back(pick(random, 1, d + 1 == dimensions ? 90 : 9));
+  return shape;
+}
+
+Box random_box(const Shape& shape, std::mt19937_64& random) {
+  Box box = Box::whole(shape);
+  for (int d = 0; d < shape.size(); ++d) {
+    if (pick(random, 0, 2) == 0) continue;
+    box.lower[d] = pick(random, 0, shape[d] - 1);
+    box.extent[d] = pick(random, 1, shape[d] - box.lower[d]);
+  }
+  return box;
+}
+
+/// Distinct places for every element: strides of a permuted, padded array.
+Extents random_strides(const Extents& extent, std::mt19937_64& random) {
+  std::vector<int> order(static_cast<std::size_t>(extent.size()));
+  std::iota(order.begin(), order.end(), 0);
+  if (pick(random, 0, 2) == 0) std::shuffle(order.begin(), order.end(), random);
+  Extents strides = extent;
+  std::int64_t next = pick(random, 0, 3) == 0 ? 2 : 1;
+  for (auto d = order.rbegin(); d != order.rend(); ++d) {
+    strides[*d] = next;
+    next *= extent[*d] + (pick(random, 0, 2) == 0 ? pick(random, 0, 3) : 0);
+  }
+  return strides;
+}
+
+/// A place for a box with canaries around and between.
+struct Place {
+  Extents strides;
+  DType dtype;
+  std::vector<std::byte> memory;
+
+  Place(const Extents& extent, const Extents& place_strides, DType type) : strides(place_strides), dtype(type) {
+    Extents last = extent;
+    for (int d = 0; d < last.size(); ++d) --last[d];
+    memory.assign(static_cast<std::size_t>((offset_of(last, strides) + 3) * byte_size(dtype)), std::byte{0xEE});
+  }
+  std::byte* first() { return memory.data() + byte_size(dtype); }
+};
+
+/// What `place` must hold after reading `box` of `tensor`: one element after the other.
+std::vector<std::byte> expected(const Tensor& tensor, const Box& box, Place place) {
+  const auto size_from = static_cast<std::size_t>(byte_size(tensor.info.dtype));
+  const auto size_to = static_cast<std::size_t>(byte_size(place.dtype));
+  const Extents tensor_strides = row_major_strides(tensor.info.shape);
+  for (std::int64_t i = 0; i < box.volume(); ++i) {
+    Extents index = box.extent;
+    std::int64_t rest = i;
+    for (int d = box.extent.size() - 1; d >= 0; --d) {
+      index[d] = rest % box.extent[d];
+      rest /= box.extent[d];
+    }
+    const std::byte* from =
+        tensor.bytes.data() +
+        static_cast<std::size_t>(offset_of(box.lower, tensor_strides) + offset_of(index, tensor_strides)) * size_from;
+    std::byte* to = place.first() + static_cast<std::size_t>(offset_of(index, place.strides)) * size_to;
+    if (place.dtype == tensor.info.dtype) {
+      std::memcpy(to, from, size_from);
+    } else {
+      std::uint32_t bits = 0;
+      std::memcpy(&bits, from, size_from);
+      bits = kernels::convert_bits(bits, tensor.info.dtype, place.dtype);
+      std::memcpy(to, &bits, size_to);
+    }
+  }
+  return place.memory;
+}
+
+class CheckpointRead : public testing::TestWithParam<Format> {};
+
+TEST_P(CheckpointRead, EveryTypeComesBackShardedAndWhole) {
+  for (std::int64_t max_shard : {0, 1, 300}) {
+    const Folder folder;
+    std::mt19937_64 random(3);
+    std::vector<Tensor> tensors;
+    for (DType dtype : kAllTypes) {
+      const std::string type(name(dtype));
+      tensors.push_back(random_tensor(type + ".matrix", {5, 7}, dtype, random));
+      tensors.push_back(random_tensor(type + ".scalar", {}, dtype, random));
+      tensors.push_back(random_tensor(type + ".none", {3, 0}, dtype, random));
+    }
+    write_checkpoint(GetParam(), folder.path(), tensors, max_shard);
+    const Checkpoint checkpoint = open(folder.path());
+    EXPECT_EQ(checkpoint.entries.size(), tensors.size());
+    EXPECT_EQ(checkpoint.files.size() > 1, max_shard > 0);
+    for (const Tensor& tensor : tensors) {
+      const Entry* entry = checkpoint.find(tensor.info.name);
+      ASSERT_NE(entry, nullptr) << tensor.info.name;
+      EXPECT_EQ(entry->info.shape, tensor.info.shape) << tensor.info.name;
+      EXPECT_EQ(entry->info.dtype, tensor.info.dtype) << tensor.info.name;
+      EXPECT_EQ(read_whole(checkpoint, tensor.info.name), tensor.bytes) << tensor.info.name;
+    }
+  }
+}
+
+TEST_P(CheckpointRead, RandomBoxesStridesAndCastsMatchTheLoop) {
+  const Folder folder;
+  std::mt19937_64 random(4);
+  std::vector<Tensor> tensors;
+  for (int i = 0; i < 120; ++i) {
+    const DType dtype = i % 2 == 0
+                            ? kAllTypes[static_cast<std::size_t>(pick(random, 1, 3))]  // castable: F32, F16, BF16
+                            : kAllTypes[static_cast<std::size_t>(pick(random, 0, 15))];
+    tensors.push_back(random_tensor("t" + std::to_string(i), random_shape(random), dtype, random));
+  }
+  write_checkpoint(GetParam(), folder.path(), tensors, 20'000);
+  const Checkpoint checkpoint = open(folder.path());
+  std::vector<Read> reads;
+  std::vector<Place> places;
+  std::vector<std::vector<std::byte>> wanted;
+  places.reserve(1200);
+  std::int64_t needed = 0;
+  for (int i = 0; i < 1200; ++i) {
+    const Tensor& tensor = tensors[static_cast<std::size_t>(pick(random, 0, 119))];
+    const Box box = random_box(tensor.info.shape, random);
+    const bool cast = is_castable(tensor.info.dtype) && pick(random, 0, 1) == 0;
+    const DType dtype = cast ? kAllTypes[static_cast<std::size_t>(pick(random, 1, 3))] : tensor.info.dtype;
+    places.emplace_back(box.extent, random_strides(box.extent, random), dtype);
+    reads.push_back({checkpoint.find(tensor.info.name), box, places.back().first(), dtype, places.back().strides});
+    wanted.push_back(expected(tensor, box, places.back()));
+    needed += box.volume() * byte_size(tensor.info.dtype);
+  }
+  const kernels::ExecutionSpace space;
+  std::int64_t last_done = 0;
+  const ReadStatistics statistics = read(space, checkpoint, reads, [&](std::int64_t done, std::int64_t all) {
+    EXPECT_EQ(all, needed);
+    last_done = done;
+  });
+  EXPECT_EQ(statistics.bytes_needed, needed);
+  EXPECT_EQ(last_done, needed);
+  for (std::size_t i = 0; i < reads.size(); ++i) {
+    EXPECT_EQ(places[i].memory, wanted[i]) << reads[i].entry->info.name << " " << to_string(reads[i].box) << " strides "
+                                           << to_string(reads[i].strides) << " as " << name(reads[i].dtype);
+  }
+}
+
+TEST_P(CheckpointRead, ColumnsOfAWideMatrixAreReadThroughOrSkipped) {
+  struct Case {
+    std::int64_t columns, first, count, bytes_read;
+  };
+  constexpr std::int64_t kRows = 2100;  // more than one preadv holds
+  for (const Case& c : {Case{2048, 0, 256, 0}, Case{20'000, 500, 100, kRows * 200}, Case{8, 2, 1, 0}}) {
+    const Folder folder;
+    std::mt19937_64 random(5);
+    const std::vector<Tensor> tensors{random_tensor("w", {kRows, c.columns}, DType::bf16, random)};
+    write_checkpoint(GetParam(), folder.path(), tensors, 0);
+    const Checkpoint checkpoint = open(folder.path());
+    const Box box{{0, c.first}, {kRows, c.count}};
+    Place place(box.extent, {c.count, 1}, DType::bf16);
+    const Read one{checkpoint.find("w"), box, place.first(), DType::bf16, place.strides};
+    const auto wanted = expected(tensors[0], box, place);
+    const ReadStatistics statistics = read(kernels::ExecutionSpace{}, checkpoint, std::span(&one, 1));
+    EXPECT_EQ(place.memory, wanted) << c.columns;
+    EXPECT_EQ(statistics.bytes_needed, box.volume() * 2);
+    if (c.bytes_read > 0) {
+      EXPECT_EQ(statistics.bytes_read, c.bytes_read);  // the gaps are skipped
+    } else {
+      EXPECT_GT(statistics.bytes_read, kRows * c.columns * 2 * 9 / 10);  // the gaps are read through
+      EXPECT_LE(statistics.bytes_read, kRows * c.columns * 2);
+    }
+  }
+}
+
+TEST_P(CheckpointRead, CastsOfTensorsBeyondTheBufferAreWhole) {
+  const Folder folder;
+  std::mt19937_64 random(6);
+  const std::vector<Tensor> tensors{random_tensor("w", {3, 1'500'000}, DType::f32, random)};
+  write_checkpoint(GetParam(), folder.path(), tensors, 0);
+  const Checkpoint checkpoint = open(folder.path());
+  const Box box{{0, 1}, {3, 1'499'000}};
+  Place place(box.extent, {1'500'003, 1}, DType::bf16);
+  const Read one{checkpoint.find("w"), box, place.first(), DType::bf16, place.strides};
+  const auto wanted = expected(tensors[0], box, place);
+  const ReadStatistics statistics = read(kernels::ExecutionSpace{}, checkpoint, std::span(&one, 1));
+  EXPECT_TRUE(place.memory == wanted);
+  EXPECT_EQ(statistics.bytes_read, statistics.bytes_needed);
+}
+
+TEST_P(CheckpointRead, ErrorsNameFileAndTensor) {
+  const Folder folder;
+  std::mt19937_64 random(7);
+  const std::vector<Tensor> tensors{random_tensor("first", {100}, DType::f32, random),
+                                    random_tensor("ids", {100}, DType::i64, random)};
+  write_checkpoint(GetParam(), folder.path(), tensors, 0);
+  const Checkpoint checkpoint = open(folder.path());
+  std::vector<float> out(100);
+  Read one{checkpoint.find("ids"), Box::whole({100}), reinterpret_cast<std::byte*>(out.data()), DType::f32, {1}};
+  const kernels::ExecutionSpace space;
+  expect_usage([&] { read(space, checkpoint, std::span(&one, 1)); }, {checkpoint.files[0], "'ids'", "I64", "F32"});
+  one.entry = checkpoint.find("first");
+  const std::int64_t offset = one.entry->offset;
+  std::filesystem::resize_file(checkpoint.files[0], static_cast<std::uintmax_t>(offset + 40));
+  expect_usage([&] { read(space, checkpoint, std::span(&one, 1)); },
+               {checkpoint.files[0], "'first'", "offset " + std::to_string(offset)});
+  std::filesystem::remove(checkpoint.files[0]);
+  expect_usage([&] { read(space, checkpoint, std::span(&one, 1)); }, {checkpoint.files[0], "cannot open"});
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, CheckpointRead, testing::Values(Format::safetensors, Format::hdf5),
+                         [](const auto& test_info) {
+                           return test_info.param == Format::safetensors ? "safetensors" : "hdf5";
+                         });
+
+}  // namespace
+}  // namespace refit::checkpoint::test
