@@ -1,5 +1,4 @@
 #include <fmt/core.h>
-#include <hdf5.h>
 #include <spdlog/version.h>
 #include <toml++/impl/version.h>
 #include <xxhash.h>
@@ -9,16 +8,11 @@
 
 #include "app/commands.hpp"
 #include "kernels/kernels.hpp"
+#include "report/environment.hpp"
 #include "transport/mpi.hpp"
 
 namespace refit::app {
 namespace {
-
-std::string hdf5_version() {
-  unsigned major = 0, minor = 0, release = 0;
-  H5get_libversion(&major, &minor, &release);
-  return fmt::format("{}.{}.{}", major, minor, release);
-}
 
 /// A version coded as decimal digits, e.g. 90100 for 9.1.0.
 std::string decimal_version(unsigned code) {
@@ -28,11 +22,11 @@ std::string decimal_version(unsigned code) {
 }  // namespace
 
 int version() {
-  fmt::print("refit {}\n", REFIT_VERSION);
-  fmt::print("compiler {}\n", REFIT_COMPILER);
+  fmt::print("refit {}\n", report::refit_version());
+  fmt::print("compiler {}\n", report::compiler_version());
   fmt::print("mpi {}\n", transport::MpiSession::version());
   fmt::print("kokkos {}\n", kernels::Runtime::version());
-  fmt::print("hdf5 {}\n", hdf5_version());
+  fmt::print("hdf5 {}\n", report::hdf5_version());
   fmt::print("fmt {}\n", decimal_version(FMT_VERSION));
   fmt::print("spdlog {}.{}.{}\n", SPDLOG_VER_MAJOR, SPDLOG_VER_MINOR, SPDLOG_VER_PATCH);
   fmt::print("cli11 {}\n", CLI11_VERSION);
