@@ -6,6 +6,9 @@
 
 #include <fmt/ranges.h>
 
+#include <map>
+#include <tuple>
+
 namespace refit::engine {
 namespace {
 
@@ -89,9 +92,11 @@ std::string hexadecimal(const Sum128& sum) { return fmt::format("{:016x}{:016x}"
 
 std::int64_t from_checkpoint_bytes(const Setup& setup) {
   std::int64_t bytes = 0;
+  std::map<std::tuple<Shape, std::uint64_t, std::uint64_t>, bool> known;  // placements are equal within a class
   for (const model::Tensor& tensor : setup.model.tensors) {
-    const bool wanted = !plan::holdings(*setup.gen, tensor).empty();
-    if (wanted && plan::holdings(*setup.train, tensor).empty()) bytes += tensor.elements() * byte_size(setup.train_dtype);
+    auto [entry, is_new] = known.try_emplace({tensor.shape, setup.train->placement_class(tensor), setup.gen->placement_class(tensor)});
+    if (is_new) entry->second = plan::holdings(*setup.train, tensor).empty() && !plan::holdings(*setup.gen, tensor).empty();
+    if (entry->second) bytes += tensor.elements() * byte_size(setup.train_dtype);
   }
   return bytes;
 }

@@ -13,7 +13,7 @@ using model::Tensor;
 
 Arena::Arena(std::int64_t bytes) : bytes_(static_cast<std::size_t>(bytes)) {
   if (bytes_ == 0) return;
-  void* address = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* address = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (address == MAP_FAILED) fail_runtime("main memory: an arena of {:.2f} GiB cannot be allocated", static_cast<double>(bytes) / (1 << 30));
   madvise(address, bytes_, MADV_HUGEPAGE);
   data_ = static_cast<std::byte*>(address);

@@ -14,7 +14,7 @@
 
 namespace refit::engine {
 
-/// Anonymous memory of one rank, page-aligned; empty when `bytes` is 0.
+/// Anonymous memory of one rank, page-aligned and touched, so that loading does not pay for it; empty when `bytes` is 0.
 class Arena {
  public:
   explicit Arena(std::int64_t bytes);
