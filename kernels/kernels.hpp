@@ -2,11 +2,8 @@
 // The kernels behind a plain header: no Kokkos type appears here, so only kernels/ is compiled for a device.
 //
 // Kernels take sizes, strides and pointers; they know no tensor names and no layouts. The execution space comes first.
-// Unless said otherwise a kernel is enqueued and the caller fences. Pointers must be reachable from the execution space.
-
-#include "core/box.hpp"
-#include "core/dtype.hpp"
-#include "core/hash.hpp"
+// Unless said otherwise a kernel is enqueued and the caller fences. Pointers must be reachable from the execution
+// space.
 
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +11,10 @@
 #include <span>
 #include <string>
 #include <vector>
+
+#include "core/box.hpp"
+#include "core/dtype.hpp"
+#include "core/hash.hpp"
 
 namespace refit::kernels {
 
@@ -58,8 +59,8 @@ struct Tile {
 
 /// A table of strided copies, made once and run as one launch as often as asked. Casts round to nearest even.
 ///
-/// Tiles are collapsed where both ends are contiguous and cut into items of at most a few hundred KiB, so that any number
-/// of workers balances. Destination boxes must not overlap. `run` allocates nothing.
+/// Tiles are collapsed where both ends are contiguous and cut into items of at most a few hundred KiB, so that any
+/// number of workers balances. Destination boxes must not overlap. `run` allocates nothing.
 class CopyTable {
  public:
   CopyTable() = default;
@@ -97,9 +98,9 @@ void poison(const ExecutionSpace& space, std::byte* data, std::int64_t bytes);
 
 /// Changes the low mantissa bits of every element as a function of (key, global linear index, step).
 ///
-/// F32, F16 and BF16: bits ^= m << s with m in 1..7 from perturbation(key, index, step), where s is 0 for F16 and BF16 and
-/// 16 for F32, so that the change survives a cast to BF16. NaN and infinity stay. Other types: the lowest bit flips.
-/// Every finite element differs from its value of the step before.
+/// F32, F16 and BF16: bits ^= m << s with m in 1..7 from perturbation(key, index, step), where s is 0 for F16 and BF16
+/// and 16 for F32, so that the change survives a cast to BF16. NaN and infinity stay. Other types: the lowest bit
+/// flips. Every finite element differs from its value of the step before.
 void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t key, std::int64_t step);
 
 /// The 3-bit mask 1..7 of one element of one step.
@@ -118,16 +119,18 @@ constexpr std::uint64_t row_key(std::uint64_t name_hash, int sum, std::int64_t r
 }
 constexpr std::uint64_t column_key(std::uint64_t name_hash, int sum, std::int64_t column) {
   return splitmix64(name_hash + 0xD1342543DE82EF95ULL * (2U * static_cast<std::uint64_t>(sum) + 2U) +
-                    splitmix64(~static_cast<std::uint64_t>(column))) | 1ULL;
+                    splitmix64(~static_cast<std::uint64_t>(column))) |
+         1ULL;
 }
 
 /// Adds the fingerprint of a region to `*result` (host memory); complete on return. The bits are those of the elements
-/// converted to `as` (rounded once, nearest even; only between castable types), which is how both sides of a cast compare.
+/// converted to `as` (rounded once, nearest even; only between castable types), which is how both sides of a cast
+/// compare.
 void fingerprint(const ExecutionSpace& space, const Region& region, DType as, std::uint64_t name_hash, Sum128* result);
 
 /// Adds to rows[row - first row of the box] the wrapping 64-bit sum over the box's columns j of fix(w) x sign(seed, j),
-/// with fix(w) = round-to-nearest-even(w x 2^24) saturated at +-2^39 (NaN counts as +2^39); complete on return. Rows are
-/// those of the box, flattened in its own order. Castable dtypes only. `rows` is host memory.
+/// with fix(w) = round-to-nearest-even(w x 2^24) saturated at +-2^39 (NaN counts as +2^39); complete on return. Rows
+/// are those of the box, flattened in its own order. Castable dtypes only. `rows` is host memory.
 void signed_row_sums(const ExecutionSpace& space, const Region& region, std::uint64_t seed, std::int64_t* rows);
 
 /// +1 or -1 for column j.

@@ -3,14 +3,14 @@
 //
 // Example: Box{{128, 0}, {64, 576}} is rows 128..191 of a matrix with 576 columns; its volume is 36,864 elements.
 
-#include "core/error.hpp"
-
 #include <array>
 #include <compare>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
+
+#include "core/error.hpp"
 
 namespace refit {
 

@@ -49,13 +49,12 @@ template <typename... Args>
 }
 
 /// Throws a runtime `Error` that names the broken invariant and its place: a defect of refit, not of its input.
-[[noreturn]] void fail_invariant(const char* condition,
-                                 std::source_location where = std::source_location::current());
+[[noreturn]] void fail_invariant(const char* condition, std::source_location where = std::source_location::current());
 
 }  // namespace refit
 
 /// Checks an invariant of refit itself, in every build type.
-#define REFIT_ASSERT(condition)                        \
-  do {                                                 \
+#define REFIT_ASSERT(condition)                            \
+  do {                                                     \
     if (!(condition)) ::refit::fail_invariant(#condition); \
   } while (false)

@@ -1,13 +1,13 @@
 #include "engine/describe.hpp"
 
-#include "kernels/kernels.hpp"
-#include "report/environment.hpp"
-#include "transport/mpi.hpp"
-
 #include <fmt/ranges.h>
 
 #include <map>
 #include <tuple>
+
+#include "kernels/kernels.hpp"
+#include "report/environment.hpp"
+#include "transport/mpi.hpp"
 
 namespace refit::engine {
 namespace {
@@ -94,8 +94,10 @@ std::int64_t from_checkpoint_bytes(const Setup& setup) {
   std::int64_t bytes = 0;
   std::map<std::tuple<Shape, std::uint64_t, std::uint64_t>, bool> known;  // placements are equal within a class
   for (const model::Tensor& tensor : setup.model.tensors) {
-    auto [entry, is_new] = known.try_emplace({tensor.shape, setup.train->placement_class(tensor), setup.gen->placement_class(tensor)});
-    if (is_new) entry->second = plan::holdings(*setup.train, tensor).empty() && !plan::holdings(*setup.gen, tensor).empty();
+    auto [entry, is_new] =
+        known.try_emplace({tensor.shape, setup.train->placement_class(tensor), setup.gen->placement_class(tensor)});
+    if (is_new)
+      entry->second = plan::holdings(*setup.train, tensor).empty() && !plan::holdings(*setup.gen, tensor).empty();
     if (entry->second) bytes += tensor.elements() * byte_size(setup.train_dtype);
   }
   return bytes;

@@ -1,13 +1,13 @@
 #pragma once
 // From the engine's values to the report's: sections of a result that are known before anything moves.
 
+#include <string>
+#include <vector>
+
 #include "engine/setup.hpp"
 #include "plan/cost.hpp"
 #include "report/result.hpp"
 #include "verify/result.hpp"
-
-#include <string>
-#include <vector>
 
 namespace refit::engine {
 

@@ -1,16 +1,16 @@
 #pragma once
 // The job: prepare -> (update, refit, verify)* -> report. What the commands `run`, `plan` and `probe` do.
 
-#include "engine/case.hpp"
-
 #include <string>
 #include <vector>
 
+#include "engine/case.hpp"
+
 namespace refit::engine {
 
-/// Runs a complete, validated case under MPI and returns the process's exit code (interface: exit codes). Starts and ends
-/// MPI: at most one call per process. Collective over all processes of the job; a failure that only some ranks see ends
-/// all of them through MPI_Abort. Results go to stdout and to the files of c.output.
+/// Runs a complete, validated case under MPI and returns the process's exit code (interface: exit codes). Starts and
+/// ends MPI: at most one call per process. Collective over all processes of the job; a failure that only some ranks see
+/// ends all of them through MPI_Abort. Results go to stdout and to the files of c.output.
 int run(const Case& c, const std::vector<std::string>& command);
 
 /// Plans and costs a case in this process, without MPI and without memory for weights. Errors: as Error.

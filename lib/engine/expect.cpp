@@ -30,17 +30,20 @@ std::string missed_mismatch(const Setup& setup, const report::Verification& foun
   const auto& wanted = setup.c.expect.mismatch;
   for (const ExpectedMismatch& mismatch : wanted) {
     std::int64_t wrong = 0;
-    for (const report::WrongTensor& tensor : found.wrong) wrong += matches(mismatch.tensors, tensor.tensor) ? tensor.elements_wrong : 0;
+    for (const report::WrongTensor& tensor : found.wrong)
+      wrong += matches(mismatch.tensors, tensor.tensor) ? tensor.elements_wrong : 0;
     const std::int64_t stored = stored_elements(setup, mismatch.tensors);
     const double fraction = stored == 0 ? 0.0 : static_cast<double>(wrong) / static_cast<double>(stored);
     if (std::abs(fraction - mismatch.fraction) > kFractionTolerance) {
-      return fmt::format("{}: {:.4f} of the elements are wrong, {:.4f} were expected", mismatch.tensors, fraction, mismatch.fraction);
+      return fmt::format("{}: {:.4f} of the elements are wrong, {:.4f} were expected", mismatch.tensors, fraction,
+                         mismatch.fraction);
     }
   }
   for (const report::WrongTensor& tensor : found.wrong) {
     bool named = wanted.empty();
     for (const ExpectedMismatch& mismatch : wanted) named |= matches(mismatch.tensors, tensor.tensor);
-    if (!named) return fmt::format("{} is wrong on gen rank {}, which was not expected", tensor.tensor, tensor.gen_rank);
+    if (!named)
+      return fmt::format("{} is wrong on gen rank {}, which was not expected", tensor.tensor, tensor.gen_rank);
   }
   return "";
 }
@@ -48,7 +51,8 @@ std::string missed_mismatch(const Setup& setup, const report::Verification& foun
 std::string missed(const Setup& setup, const report::Result& result) {
   const ExpectSection& expect = setup.c.expect;
   if (expect.bulk_fraction && std::abs(result.payload->bulk_fraction() - *expect.bulk_fraction) > kFractionTolerance) {
-    return fmt::format("expect.bulk_fraction: {:.4f} expected, {:.4f} found", *expect.bulk_fraction, result.payload->bulk_fraction());
+    return fmt::format("expect.bulk_fraction: {:.4f} expected, {:.4f} found", *expect.bulk_fraction,
+                       result.payload->bulk_fraction());
   }
   if (expect.outcome == ExpectedOutcome::error) return "an error was expected, but the run came to its end";
   if (expect.outcome == ExpectedOutcome::timeout) return "a timeout was expected, but the run came to its end";
@@ -56,12 +60,12 @@ std::string missed(const Setup& setup, const report::Result& result) {
   if (expect.outcome == ExpectedOutcome::mismatch) return missed_mismatch(setup, *result.verification);
   if (result.verification->tensors_wrong > 0) {
     const report::WrongTensor& first = result.verification->wrong.front();
-    return fmt::format("{} wrong on gen rank {}: {} elements ({} tensors wrong in all)", first.tensor, first.gen_rank, first.elements_wrong,
-                       result.verification->tensors_wrong);
+    return fmt::format("{} wrong on gen rank {}: {} elements ({} tensors wrong in all)", first.tensor, first.gen_rank,
+                       first.elements_wrong, result.verification->tensors_wrong);
   }
   if (expect.kl_max && result.verification->kl && result.verification->kl->max > *expect.kl_max) {
-    return fmt::format("expect.kl_max: {} expected at most, {} found in {}", *expect.kl_max, result.verification->kl->max,
-                       result.verification->kl->tensor);
+    return fmt::format("expect.kl_max: {} expected at most, {} found in {}", *expect.kl_max,
+                       result.verification->kl->max, result.verification->kl->tensor);
   }
   return "";
 }
@@ -80,7 +84,7 @@ int judge_error(const Case& c, ErrorKind kind, bool timeout, const std::string& 
                            message.find(c.expect.message) != std::string::npos;
   result.error = report::Failure{timeout ? "timeout" : name(kind), message, std::nullopt, ""};
   result.exit_code = as_expected ? 0 : static_cast<int>(kind);
-  result.status = as_expected                     ? report::Status::passed
+  result.status = as_expected                      ? report::Status::passed
                   : kind == ErrorKind::data        ? report::Status::failed
                   : kind == ErrorKind::unavailable ? report::Status::waived
                                                    : report::Status::error;

@@ -1,15 +1,15 @@
 #pragma once
 // What a case expects, held against what happened.
 
+#include <string>
+
 #include "engine/setup.hpp"
 #include "report/result.hpp"
 
-#include <string>
-
 namespace refit::engine {
 
-/// Judges a finished run: sets result.status, exit_code and, where something was missed, result.error. `verified` is false
-/// with verify = off.
+/// Judges a finished run: sets result.status, exit_code and, where something was missed, result.error. `verified` is
+/// false with verify = off.
 void judge(const Setup& setup, report::Result& result);
 
 /// Judges an error that ended a run (`timeout`: the watchdog's): the exit code to end with, also put into `result`.

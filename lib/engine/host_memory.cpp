@@ -1,11 +1,11 @@
 #include "engine/host_memory.hpp"
 
-#include "engine/together.hpp"
-
 #include <algorithm>
 #include <fstream>
 #include <limits>
 #include <optional>
+
+#include "engine/together.hpp"
 
 namespace refit::engine {
 namespace {
@@ -44,7 +44,8 @@ void require_memory(transport::Control& world, std::uint64_t host, std::int64_t 
   transport::Control::Bytes mine;
   transport::append(mine, Need{host, bytes});
   std::int64_t together_bytes = 0;
-  for (const auto& answer : world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), mine))) {
+  for (const auto& answer :
+       world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), mine))) {
     const Need need = transport::read_all<Need>(answer).front();
     if (need.host == host) together_bytes += need.bytes;
   }

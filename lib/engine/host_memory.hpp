@@ -1,18 +1,19 @@
 #pragma once
 // Is there room? Asked before anything is loaded.
 
-#include "transport/communicator.hpp"
-
 #include <cstdint>
 #include <string>
+
+#include "transport/communicator.hpp"
 
 namespace refit::engine {
 
 /// Bytes that processes of this host can still allocate: MemAvailable, or less where a cgroup limits it.
 std::int64_t available_memory();
 
-/// Checks that the ranks of every host together fit. `bytes`: what this rank is about to allocate; `host`: equal on ranks that
-/// share memory. Errors (runtime) on all ranks alike: how much is needed and there, `advice`. Collective over `world`.
+/// Checks that the ranks of every host together fit. `bytes`: what this rank is about to allocate; `host`: equal on
+/// ranks that share memory. Errors (runtime) on all ranks alike: how much is needed and there, `advice`. Collective
+/// over `world`.
 void require_memory(transport::Control& world, std::uint64_t host, std::int64_t bytes, const std::string& advice);
 
 }  // namespace refit::engine

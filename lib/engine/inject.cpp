@@ -30,7 +30,9 @@ class SwappedGateUp final : public Layout {
   std::int32_t stages() const override { return truth_.stages(); }
   std::uint64_t placement_class(const Tensor& tensor) const override { return truth_.placement_class(tensor); }
   layout::Storage storage(const layout::StorageKey& key, Rank rank) const override { return truth_.storage(key, rank); }
-  void fills(const layout::StorageKey& key, Rank rank, std::vector<layout::Fill>& out) const override { truth_.fills(key, rank, out); }
+  void fills(const layout::StorageKey& key, Rank rank, std::vector<layout::Fill>& out) const override {
+    truth_.fills(key, rank, out);
+  }
   std::vector<layout::StorageKey> constant_storages(Rank rank) const override { return truth_.constant_storages(rank); }
   std::string coordinates(Rank rank) const override { return truth_.coordinates(rank); }
 
@@ -77,13 +79,17 @@ Faults::Faults(const std::vector<std::string>& names) : names_(names) {
   }
 }
 
-bool Faults::has(const std::string& name) const { return std::find(names_.begin(), names_.end(), name) != names_.end(); }
+bool Faults::has(const std::string& name) const {
+  return std::find(names_.begin(), names_.end(), name) != names_.end();
+}
 
 std::unique_ptr<Layout> Faults::distort_gen(const Layout& truth, const model::Model& model) const {
   return has(kSwapGateUp) ? std::make_unique<SwappedGateUp>(truth, model) : nullptr;
 }
 
-bool Faults::drops(const Tensor& tensor) const { return tensor.role == Role::o_proj && tensor.layer == 0 && has(kDropTensor); }
+bool Faults::drops(const Tensor& tensor) const {
+  return tensor.role == Role::o_proj && tensor.layer == 0 && has(kDropTensor);
+}
 
 bool Faults::loses_update(const Tensor& tensor, Rank train_rank, std::int64_t step) const {
   return train_rank == kVictim && step == 2 && tensor.role == Role::input_norm && tensor.layer == 0 && has(kLostUpdate);

@@ -2,11 +2,11 @@
 // Injected bugs: faults that a run is told to commit, to show that its proofs notice them. They act by name on what the
 // planner and the executors get, or on the memory of one rank after loading; proofs and dumps use the true layouts.
 
-#include "layout/layout.hpp"
-
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "layout/layout.hpp"
 
 namespace refit::engine {
 
@@ -28,7 +28,8 @@ class Faults {
   bool any() const { return !names_.empty(); }
   bool has(const std::string& name) const;
 
-  /// The gen layout as planner and executors see it: `truth`, or a wrapper that tells a lie (which must not outlive it).
+  /// The gen layout as planner and executors see it: `truth`, or a wrapper that tells a lie (which must not outlive
+  /// it).
   std::unique_ptr<layout::Layout> distort_gen(const layout::Layout& truth, const model::Model& model) const;
   /// True for a tensor that neither path carries.
   bool drops(const model::Tensor& tensor) const;

@@ -1,16 +1,16 @@
 #include "engine/job.hpp"
 
-#include "core/hash.hpp"
-#include "engine/describe.hpp"
-#include "engine/host_memory.hpp"
-#include "engine/together.hpp"
-
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+
+#include "core/hash.hpp"
+#include "engine/describe.hpp"
+#include "engine/host_memory.hpp"
+#include "engine/together.hpp"
 
 namespace refit::engine {
 namespace {
@@ -38,8 +38,8 @@ class LoadProgress {
   void operator()(std::int64_t done, std::int64_t all) {
     if (now() - last_ < 1.0 || all == 0) return;
     last_ = now();
-    spdlog::info("loading: rank 0 has {:.0f} % of {:.2f} GiB", 100.0 * static_cast<double>(done) / static_cast<double>(all),
-                 static_cast<double>(all) / (1 << 30));
+    spdlog::info("loading: rank 0 has {:.0f} % of {:.2f} GiB",
+                 100.0 * static_cast<double>(done) / static_cast<double>(all), static_cast<double>(all) / (1 << 30));
   }
 
  private:
@@ -55,8 +55,13 @@ std::uint64_t input_hash(const model::Tensor& tensor) {
 
 }  // namespace
 
-Job::Job(transport::MpiSession& session, transport::Control& world, const kernels::ExecutionSpace& space, const Setup& setup)
-    : session_(session), world_(world), space_(space), setup_(setup), distorted_gen_(setup.faults.distort_gen(*setup.gen, setup.model)) {
+Job::Job(transport::MpiSession& session, transport::Control& world, const kernels::ExecutionSpace& space,
+         const Setup& setup)
+    : session_(session),
+      world_(world),
+      space_(space),
+      setup_(setup),
+      distorted_gen_(setup.faults.distort_gen(*setup.gen, setup.model)) {
   for (const model::Tensor& tensor : setup.split.bulk) {
     if (!setup.faults.drops(tensor)) bulk_.push_back(tensor);
   }
@@ -69,17 +74,20 @@ void Job::prepare(report::Result& result) {
   progress_.at("prepare");
   require_same_inputs();
   make_communicators();
-  together(world_, [&] { local_ = layout::materialise(is_train() ? *setup_.train : *setup_.gen, setup_.model.tensors, rank()); });
+  together(world_, [&] {
+    local_ = layout::materialise(is_train() ? *setup_.train : *setup_.gen, setup_.model.tensors, rank());
+  });
   measure(result);
   allocate();
   load(result);
   make_plan(result);
   progress_.at("verify");
-  verifier_ = std::make_unique<verify::Verifier>(setup_.model, *setup_.train, *setup_.gen, weights_->view(), world_, space_,
-                                                 static_cast<std::uint64_t>(setup_.c.run.seed));
+  verifier_ = std::make_unique<verify::Verifier>(setup_.model, *setup_.train, *setup_.gen, weights_->view(), world_,
+                                                 space_, static_cast<std::uint64_t>(setup_.c.run.seed));
   for (const auto& odd : verifier_->check_train_holders()) {
-    const std::string text = fmt::format("train rank {} holds other bits of {} {} than its replicas, before the first refit",
-                                         to_int(odd.train_rank), odd.tensor, to_string(odd.box));
+    const std::string text =
+        fmt::format("train rank {} holds other bits of {} {} than its replicas, before the first refit",
+                    to_int(odd.train_rank), odd.tensor, to_string(odd.box));
     if (session_.rank() == 0) spdlog::error("{}", text);
     result.notes.push_back(text);
     if (setup_.c.run.verify == Verify::off) throw Error(ErrorKind::data, text);
@@ -137,7 +145,10 @@ void Job::measure(report::Result& result) {
   progress_.at("probe");
   if (session_.rank() == 0) spdlog::info("probing links and memory");
   const Rates rates = measure_rates(space_, world_, *communicators_.front(), session_.node_size(), kProbeSeconds);
-  result.rates = {{"pair", rates.pair}, {"pair_message", rates.pair_message}, {"all_pairs", rates.all_pairs}, {"memory", rates.memory}};
+  result.rates = {{"pair", rates.pair},
+                  {"pair_message", rates.pair_message},
+                  {"all_pairs", rates.all_pairs},
+                  {"memory", rates.memory}};
   const plan::Bound bound = plan::lower_bound(setup_.model.tensors, *setup_.train, *setup_.gen, host_rates(rates));
   result.bound = to_report(bound, true);
 
@@ -146,20 +157,25 @@ void Job::measure(report::Result& result) {
   const auto& c = setup_.c.refit;
   plan::Schedule schedule;
   if (c.executor != ExecutorKind::direct) schedule.stages_in_flight = c.streams;
-  const std::int64_t groups = c.executor == ExecutorKind::golden ? static_cast<std::int64_t>(bulk_.size()) * setup_.train->stages()
-                                                                 : 1 + traffic.copies / (c.group_size * setup_.gen->ranks());
+  const std::int64_t groups = c.executor == ExecutorKind::golden
+                                  ? static_cast<std::int64_t>(bulk_.size()) * setup_.train->stages()
+                                  : 1 + traffic.copies / (c.group_size * setup_.gen->ranks());
   schedule.serial_steps = c.executor == ExecutorKind::direct ? 1 : groups;
-  if (c.executor == ExecutorKind::golden) schedule.staged_bytes = setup_.split.payload.bulk_bytes * (1 + setup_.gen->ranks());
+  if (c.executor == ExecutorKind::golden)
+    schedule.staged_bytes = setup_.split.payload.bulk_bytes * (1 + setup_.gen->ranks());
   result.model_seconds = to_report(plan::model_seconds(bound, traffic, schedule, host_rates(rates)));
 
-  const std::int64_t misc = std::accumulate(misc_.begin(), misc_.end(), std::int64_t{0}, [](std::int64_t sum, const auto& t) { return sum + t.bytes(); });
+  const std::int64_t misc = std::accumulate(misc_.begin(), misc_.end(), std::int64_t{0},
+                                            [](std::int64_t sum, const auto& t) { return sum + t.bytes(); });
   result.byte_matrix = traffic.matrix;
   for (std::int64_t& bytes : result.byte_matrix.front()) bytes += misc;
   result.wire = report::Wire{traffic.bytes + misc * setup_.gen->ranks(), traffic.copies,
                              traffic.egress_max() + misc * setup_.gen->ranks(), traffic.ingress_max() + misc, 0};
   if (c.executor == ExecutorKind::golden) {
-    const std::int64_t receivers = (c.communicators == Communicators::single ? setup_.train->ranks() : setup_.train->ranks() / setup_.train->stages()) +
-                                   setup_.gen->ranks() - 1;
+    const std::int64_t receivers =
+        (c.communicators == Communicators::single ? setup_.train->ranks()
+                                                  : setup_.train->ranks() / setup_.train->stages()) +
+        setup_.gen->ranks() - 1;
     result.wire->bytes = setup_.split.payload.bulk_bytes * receivers + misc * setup_.gen->ranks();
     result.wire->ingress_bytes_max = setup_.split.payload.bulk_bytes + misc;
   }
@@ -170,15 +186,17 @@ void Job::allocate() {
   const std::int64_t bytes = transport::ArenaMap(local_).bytes;
   const bool shared = setup_.c.refit.executor == ExecutorKind::direct;
   // Shared memory is main memory too, where it is not swapped out.
-  require_memory(world_, hash_name(host_name()), bytes,
-                 "use fewer layers (--layers), a -small model, or more hosts; direct needs no staging memory beside the weights");
+  require_memory(
+      world_, hash_name(host_name()), bytes,
+      "use fewer layers (--layers), a -small model, or more hosts; direct needs no staging memory beside the weights");
   if (shared) {
     together(world_, [&] { peers_ = transport::make_mpi_peer_memory(is_train() ? 0 : bytes); });
   }
   together(world_, [&] {
     if (is_train() || !shared) arena_ = std::make_unique<Arena>(bytes);
     std::byte* base = arena_ ? arena_->data() : peers_->local();
-    weights_ = std::make_unique<Weights>(setup_, local_, is_train() ? verify::Group::train : verify::Group::gen, rank(), base);
+    weights_ =
+        std::make_unique<Weights>(setup_, local_, is_train() ? verify::Group::train : verify::Group::gen, rank(), base);
   });
 }
 
@@ -208,38 +226,45 @@ void Job::make_plan(report::Result& result) {
   const Side side = is_train() ? Side::source : Side::destination;
   std::vector<plan::Copy> copies;
   together(world_, [&] { copies = plan::Planner(bulk_, *setup_.train, gen_layout()).rank_plan(side, rank()).copies; });
-  if (setup_.c.refit.check_agreement) transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors);
+  if (setup_.c.refit.check_agreement)
+    transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors);
   make_executors(copies);
   result.prepare.emplace_back("plan", world_.max(now() - start));
 
   const std::int64_t staging = bulk_executor_->staging_bytes() + (misc_executor_ ? misc_executor_->staging_bytes() : 0);
   const std::int64_t arena = transport::ArenaMap(local_).bytes;
-  result.memory = report::Memory{world_.max(is_train() ? arena : std::int64_t{0}), world_.max(is_train() ? std::int64_t{0} : arena), world_.max(staging)};
+  result.memory = report::Memory{world_.max(is_train() ? arena : std::int64_t{0}),
+                                 world_.max(is_train() ? std::int64_t{0} : arena), world_.max(staging)};
   const std::int64_t unmapped = world_.sum(bulk_executor_->unmapped_peers());
-  if (unmapped > 0) result.notes.push_back(fmt::format("direct: {} pairs of ranks cannot map each other's memory and use p2p", unmapped / 2));
+  if (unmapped > 0)
+    result.notes.push_back(
+        fmt::format("direct: {} pairs of ranks cannot map each other's memory and use p2p", unmapped / 2));
   if (unmapped > 0 && session_.rank() == 0) spdlog::warn("{}", result.notes.back());
 }
 
 void Job::make_executors(const std::vector<plan::Copy>& copies) {
   const auto& c = setup_.c.refit;
   const transport::Tuning tuning{c.streams, c.group_size, c.chunk_bytes, c.ring_chunks};
-  const transport::Endpoint me{is_train() ? Side::source : Side::destination, rank(), is_train() ? weights_->memory() : transport::LocalMemory(),
+  const transport::Endpoint me{is_train() ? Side::source : Side::destination, rank(),
+                               is_train() ? weights_->memory() : transport::LocalMemory(),
                                is_train() ? transport::LocalMemory() : weights_->memory()};
   switch (c.executor) {
     case ExecutorKind::golden:
-      bulk_executor_ = transport::make_golden(space_, *routes_, me, bulk_, *setup_.train, gen_layout(), tuning, progress_);
+      bulk_executor_ =
+          transport::make_golden(space_, *routes_, me, bulk_, *setup_.train, gen_layout(), tuning, progress_);
       break;
     case ExecutorKind::p2p:
       bulk_executor_ = transport::make_p2p(space_, *routes_, me, copies, tuning, progress_);
       break;
     case ExecutorKind::direct:
-      bulk_executor_ = transport::make_direct(space_, *routes_, me, copies, *peers_, world_, setup_.train->ranks(), tuning, progress_);
+      bulk_executor_ = transport::make_direct(space_, *routes_, me, copies, *peers_, world_, setup_.train->ranks(),
+                                              tuning, progress_);
       break;
     case ExecutorKind::m2n: fail_unavailable("executor m2n is not built into this refit");
   }
   if (gather_ == nullptr && stream_ == nullptr) return;
-  misc_executor_ = transport::make_misc(space_, gather_.get(), stream_.get(), me, misc_, setup_.train_dtype, *setup_.train, gen_layout(),
-                                        c.misc_buffer_bytes, tuning, progress_);
+  misc_executor_ = transport::make_misc(space_, gather_.get(), stream_.get(), me, misc_, setup_.train_dtype,
+                                        *setup_.train, gen_layout(), c.misc_buffer_bytes, tuning, progress_);
 }
 
 report::Refit Job::refit(std::int64_t number) {
@@ -263,7 +288,8 @@ report::Refit Job::refit(std::int64_t number) {
   result.number = number;
   result.warmup = number <= setup_.c.run.warmup;
   result.weight_sync = world_.max(end - start);
-  result.phases = {{"bulk", world_.max(bulk - start)}, {"misc", world_.max(misc - bulk)}, {"finalize", world_.max(end - misc)}};
+  result.phases = {
+      {"bulk", world_.max(bulk - start)}, {"misc", world_.max(misc - bulk)}, {"finalize", world_.max(end - misc)}};
   return result;
 }
 

@@ -1,6 +1,10 @@
 #pragma once
 // One rank of one job: prepare, the refits, their verification. Communication objects come from MPI.
 
+#include <functional>
+#include <memory>
+#include <vector>
+
 #include "engine/rates.hpp"
 #include "engine/setup.hpp"
 #include "engine/watchdog.hpp"
@@ -10,16 +14,13 @@
 #include "transport/mpi.hpp"
 #include "verify/verifier.hpp"
 
-#include <functional>
-#include <memory>
-#include <vector>
-
 namespace refit::engine {
 
 /// The members stand in the order in which they need each other. Every public function is collective over the job.
 class Job {
  public:
-  Job(transport::MpiSession& session, transport::Control& world, const kernels::ExecutionSpace& space, const Setup& setup);
+  Job(transport::MpiSession& session, transport::Control& world, const kernels::ExecutionSpace& space,
+      const Setup& setup);
 
   /// Allocates, loads, plans, agrees, fills; fills in the sections of `result` that are then known.
   void prepare(report::Result& result);

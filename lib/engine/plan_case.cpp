@@ -1,14 +1,14 @@
-#include "engine/describe.hpp"
-#include "engine/engine.hpp"
-#include "report/files.hpp"
-#include "report/printers.hpp"
-#include "report/table.hpp"
-
 #include <sys/resource.h>
 
 #include <chrono>
 #include <cmath>
 #include <iostream>
+
+#include "engine/describe.hpp"
+#include "engine/engine.hpp"
+#include "report/files.hpp"
+#include "report/printers.hpp"
+#include "report/table.hpp"
 
 namespace refit::engine {
 namespace {
@@ -38,8 +38,8 @@ void print_classes(const Setup& setup) {
   std::vector<bool> bulk(setup.model.tensors.size(), false);
   for (const model::Tensor& tensor : setup.split.bulk) bulk[static_cast<std::size_t>(tensor.index)] = true;
   for (const model::Tensor& tensor : setup.model.tensors) {
-    fmt::print("{:4}  {:20}  {:20}  {}\n", bulk[static_cast<std::size_t>(tensor.index)] ? "bulk" : "misc", name(tensor.role),
-               to_string(tensor.shape), tensor.name);
+    fmt::print("{:4}  {:20}  {:20}  {}\n", bulk[static_cast<std::size_t>(tensor.index)] ? "bulk" : "misc",
+               name(tensor.role), to_string(tensor.shape), tensor.name);
   }
 }
 
@@ -69,8 +69,8 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   result.byte_matrix = traffic.matrix;
   const std::int64_t misc = setup.split.payload.misc_bytes;
   for (std::int64_t& bytes : result.byte_matrix.front()) bytes += misc;
-  result.wire = report::Wire{traffic.bytes + misc * setup.gen->ranks(), traffic.copies, traffic.egress_max() + misc * setup.gen->ranks(),
-                             traffic.ingress_max() + misc, 0};
+  result.wire = report::Wire{traffic.bytes + misc * setup.gen->ranks(), traffic.copies,
+                             traffic.egress_max() + misc * setup.gen->ranks(), traffic.ingress_max() + misc, 0};
 
   const plan::Rates rates = options.hardware ? rates_of(*options.hardware) : plan::Rates{};
   const plan::Bound bound = plan::lower_bound(setup.model.tensors, *setup.train, *setup.gen, rates);
@@ -87,7 +87,8 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   if (!options.byte_matrix.empty()) report::write_byte_matrix(options.byte_matrix, result.byte_matrix);
   if (!c.output.json.empty()) report::write_file(c.output.json, report::to_json(result));
   if (c.expect.bulk_fraction && std::abs(result.payload->bulk_fraction() - *c.expect.bulk_fraction) > 0.0005) {
-    throw Error(ErrorKind::data, fmt::format("expect.bulk_fraction: {:.4f} expected, {:.4f} found", *c.expect.bulk_fraction, result.payload->bulk_fraction()));
+    throw Error(ErrorKind::data, fmt::format("expect.bulk_fraction: {:.4f} expected, {:.4f} found",
+                                             *c.expect.bulk_fraction, result.payload->bulk_fraction()));
   }
   return 0;
 }

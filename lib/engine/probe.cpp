@@ -1,13 +1,13 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <numeric>
+
 #include "engine/engine.hpp"
 #include "engine/rates.hpp"
 #include "engine/together.hpp"
 #include "report/files.hpp"
 #include "transport/mpi.hpp"
-
-#include <fmt/format.h>
-
-#include <cstdio>
-#include <numeric>
 
 namespace refit::engine {
 namespace {
@@ -17,7 +17,8 @@ constexpr std::int64_t kPairBytes = 32 << 20;
 /// Every ordered pair of ranks alone, in GB/s.
 void print_matrix(transport::Control& world, transport::Communicator& communicator, double seconds) {
   const bool root = world.rank() == 0;
-  if (root) fmt::print("#\n# one pair at a time, messages of {} MiB, GB/s (row sends to column)\n#      ", kPairBytes >> 20);
+  if (root)
+    fmt::print("#\n# one pair at a time, messages of {} MiB, GB/s (row sends to column)\n#      ", kPairBytes >> 20);
   for (int to = 0; root && to < world.size(); ++to) fmt::print("{:>8}", to);
   for (int from = 0; from < world.size(); ++from) {
     if (root) fmt::print("\n{:>6} ", from);
@@ -58,7 +59,9 @@ int probe(const ProbeOptions& options) {
     std::vector<int> everybody(static_cast<std::size_t>(session.size()));
     std::iota(everybody.begin(), everybody.end(), 0);
     const auto communicator = transport::make_mpi_communicator(everybody, 0);
-    if (root) fmt::print("# refit probe: {} ranks, {} on this host; {}; {}\n", session.size(), session.node_size(), transport::MpiSession::version(), kernels::Runtime::version());
+    if (root)
+      fmt::print("# refit probe: {} ranks, {} on this host; {}; {}\n", session.size(), session.node_size(),
+                 transport::MpiSession::version(), kernels::Runtime::version());
     const Rates rates = measure_rates(space, *world, *communicator, session.node_size(), options.seconds);
     if (session.size() > 1) print_matrix(*world, *communicator, options.seconds);
     if (root) {

@@ -17,8 +17,8 @@ void finish(transport::Request& request) {
   while (!request.test()) std::this_thread::yield();
 }
 
-/// Repeats `once` on all ranks until the slowest has spent `seconds`; returns the seconds of the best repetition, as the
-/// maximum over ranks of each. The first repetition only warms up.
+/// Repeats `once` on all ranks until the slowest has spent `seconds`; returns the seconds of the best repetition, as
+/// the maximum over ranks of each. The first repetition only warms up.
 template <typename Once>
 double best_time(transport::Control& world, double seconds, const Once& once) {
   double best = 0;
@@ -52,8 +52,10 @@ double measure_pairs(transport::Control& world, transport::Communicator& communi
   const auto request = communicator.make_request(1);
   std::vector<Message> messages;
   for (std::size_t i = 0; i < senders.size(); ++i) {
-    if (senders[i] == communicator.rank()) messages.push_back({Message::Kind::send, receivers[i], buffer.data(), bytes});
-    if (receivers[i] == communicator.rank()) messages.push_back({Message::Kind::receive, senders[i], buffer.data(), bytes});
+    if (senders[i] == communicator.rank())
+      messages.push_back({Message::Kind::send, receivers[i], buffer.data(), bytes});
+    if (receivers[i] == communicator.rank())
+      messages.push_back({Message::Kind::receive, senders[i], buffer.data(), bytes});
   }
   const double took = best_time(world, seconds, [&] {
     if (messages.empty()) return;
@@ -63,8 +65,8 @@ double measure_pairs(transport::Control& world, transport::Communicator& communi
   return static_cast<double>(bytes) / took;
 }
 
-Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world, transport::Communicator& communicator,
-                    std::int64_t ranks_per_host, double seconds) {
+Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world,
+                    transport::Communicator& communicator, std::int64_t ranks_per_host, double seconds) {
   Rates rates;
   std::vector<std::byte> from(static_cast<std::size_t>(kProbeBytes), std::byte{1});
   std::vector<std::byte> to(from.size(), std::byte{2});

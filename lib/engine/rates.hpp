@@ -1,30 +1,30 @@
 #pragma once
 // The probe: what the links and the memory of this job's machines really do. The bound's rates come from here.
 
+#include <vector>
+
 #include "kernels/kernels.hpp"
 #include "plan/cost.hpp"
 #include "transport/communicator.hpp"
-
-#include <vector>
 
 namespace refit::engine {
 
 /// Rates in bytes per second, per direction for links.
 struct Rates {
-  double pair = 0;         ///< one pair of ranks alone: the better of messages and stores into mapped memory
-  double pair_message = 0; ///< one pair alone, send and receive
-  double all_pairs = 0;    ///< every rank to its partner at once, per rank
-  double memory = 0;       ///< all ranks copying at once: read + write of one host's ranks together
-  double latency = 0;      ///< seconds of one small message
+  double pair = 0;          ///< one pair of ranks alone: the better of messages and stores into mapped memory
+  double pair_message = 0;  ///< one pair alone, send and receive
+  double all_pairs = 0;     ///< every rank to its partner at once, per rank
+  double memory = 0;        ///< all ranks copying at once: read + write of one host's ranks together
+  double latency = 0;       ///< seconds of one small message
 };
 
-/// Measures for about `seconds` per rate. Collective over both arguments, which span the same ranks. `ranks_per_host`: how
-/// many of them share a memory.
-Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world, transport::Communicator& communicator,
-                    std::int64_t ranks_per_host, double seconds);
+/// Measures for about `seconds` per rate. Collective over both arguments, which span the same ranks. `ranks_per_host`:
+/// how many of them share a memory.
+Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world,
+                    transport::Communicator& communicator, std::int64_t ranks_per_host, double seconds);
 
-/// Seconds to send `bytes` from each rank of `senders[i]` to `receivers[i]` at the same time; the slowest pair's rate in
-/// bytes per second. Collective over both.
+/// Seconds to send `bytes` from each rank of `senders[i]` to `receivers[i]` at the same time; the slowest pair's rate
+/// in bytes per second. Collective over both.
 double measure_pairs(transport::Control& world, transport::Communicator& communicator, const std::vector<int>& senders,
                      const std::vector<int>& receivers, std::int64_t bytes, double seconds);
 

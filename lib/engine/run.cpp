@@ -1,3 +1,10 @@
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <iostream>
+
 #include "engine/describe.hpp"
 #include "engine/engine.hpp"
 #include "engine/expect.hpp"
@@ -7,13 +14,6 @@
 #include "report/printers.hpp"
 #include "report/statistics.hpp"
 #include "report/table.hpp"
-
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
-#include <unistd.h>
-
-#include <filesystem>
-#include <iostream>
 
 namespace refit::engine {
 namespace {
@@ -27,8 +27,10 @@ void log_to_stderr(int rank) {
 void require_ranks(const Case& c, int started) {
   const std::int64_t needed = c.train_ranks() + c.gen_ranks();
   if (started == needed) return;
-  fail_usage("this case needs {} ranks, {} for train ({}) and {} for gen ({}), but {} were started; start it with: mpirun -np {} refit run ...", needed,
-             c.train_ranks(), to_string(c.train.layout), c.gen_ranks(), to_string(c.gen.layout), started, needed);
+  fail_usage(
+      "this case needs {} ranks, {} for train ({}) and {} for gen ({}), but {} were started; start it with: mpirun -np "
+      "{} refit run ...",
+      needed, c.train_ranks(), to_string(c.train.layout), c.gen_ranks(), to_string(c.gen.layout), started, needed);
 }
 
 /// Dump folders are made, and refused where they hold dumps already, before anything is loaded.
@@ -66,7 +68,8 @@ std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setu
   std::copy(std::begin(host), std::end(host), std::begin(mine.host));
   transport::Control::Bytes bytes;
   transport::append(bytes, mine);
-  const auto all = world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), bytes));
+  const auto all =
+      world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), bytes));
   std::vector<report::RankInfo> ranks;
   for (std::int32_t i = 0; i < world.size(); ++i) {
     const bool is_train = i < setup.train->ranks();
@@ -114,8 +117,8 @@ void add(const verify::StepResult& step, const model::Model& model, report::Refi
     total.wrong.push_back(std::move(entry));
   }
   for (const verify::TrainDisagreement& odd : step.train_disagreements) {
-    const std::string note = fmt::format("refit {}: train rank {} holds other bits of {} {} than its replicas", refit.number, to_int(odd.train_rank),
-                                         odd.tensor, to_string(odd.box));
+    const std::string note = fmt::format("refit {}: train rank {} holds other bits of {} {} than its replicas",
+                                         refit.number, to_int(odd.train_rank), odd.tensor, to_string(odd.box));
     if (result.notes.size() < 100) result.notes.push_back(note);
     result.error = report::Failure{name(ErrorKind::data), note, std::nullopt, "verify"};
   }
@@ -156,7 +159,8 @@ class Run {
     result_.environment.ranks = gather_ranks(*world_, *setup_);
     if (is_root()) report::print_header(std::cout, result_);
     Job job(session_, *world_, space_, *setup_);
-    Watchdog watchdog(session_.rank(), setup_->model, job.progress(), [this](const std::string& text) { fail_alone(ErrorKind::runtime, true, text); });
+    Watchdog watchdog(session_.rank(), setup_->model, job.progress(),
+                      [this](const std::string& text) { fail_alone(ErrorKind::runtime, true, text); });
     job.prepare(result_);
     if (is_root()) report::print_step_heading(std::cout);
     const std::int64_t last = case_.run.warmup + case_.run.steps;
@@ -176,7 +180,8 @@ class Run {
   }
 
   int finish() {
-    if (const auto sync = report::summarise(report::weight_sync_samples(result_)); sync && result_.bound && result_.bound->seconds) {
+    if (const auto sync = report::summarise(report::weight_sync_samples(result_));
+        sync && result_.bound && result_.bound->seconds) {
       result_.efficiency = *result_.bound->seconds / sync->median;
     }
     const std::optional<report::Failure> disagreement = result_.error;
@@ -229,8 +234,8 @@ class Run {
   std::unique_ptr<transport::Control> world_;
   report::Result result_;
   std::unique_ptr<Setup> setup_;
-  bool collective_ = true;       ///< errors are thrown on all ranks alike
-  bool outputs_checked_ = false; ///< only then may a failure write to them
+  bool collective_ = true;        ///< errors are thrown on all ranks alike
+  bool outputs_checked_ = false;  ///< only then may a failure write to them
 };
 
 }  // namespace

@@ -1,9 +1,9 @@
 #include "engine/setup.hpp"
 
+#include <fmt/ranges.h>
+
 #include "gen/vllm.hpp"
 #include "train/megatron.hpp"
-
-#include <fmt/ranges.h>
 
 namespace refit::engine {
 namespace {
@@ -15,8 +15,8 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
 }
 
 train::Options train_options(const Case& c) {
-  return {c.train.layout, c.train.first_stage_layers, c.train.last_stage_layers, c.train.stage_layers,
-          c.train.make_vocab_size_divisible_by, dtype_of(c.train.precision)};
+  return {c.train.layout,       c.train.first_stage_layers,           c.train.last_stage_layers,
+          c.train.stage_layers, c.train.make_vocab_size_divisible_by, dtype_of(c.train.precision)};
 }
 
 gen::Options gen_options(const Case& c) {
@@ -44,12 +44,14 @@ DType dtype_of(Precision precision) {
   switch (precision) {
     case Precision::bf16: return DType::bf16;
     case Precision::fp32: return DType::f32;
-    case Precision::fp8: case Precision::mxfp8: break;
+    case Precision::fp8:
+    case Precision::mxfp8: break;
   }
   fail_usage("precision {} is not supported by this build; use bf16 or fp32", name(precision));
 }
 
-Setup::Setup(const Case& given) : c(given), train_dtype(dtype_of(c.train.precision)), gen_dtype(dtype_of(c.gen.precision)), faults(c.run.inject) {
+Setup::Setup(const Case& given)
+    : c(given), train_dtype(dtype_of(c.train.precision)), gen_dtype(dtype_of(c.gen.precision)), faults(c.run.inject) {
   if (!c.model.checkpoint.empty()) checkpoint = checkpoint::open(c.model.checkpoint);
   model = load_model(c, checkpoint);
   validate_for_model(c, model.config.experts > 0);

@@ -1,15 +1,15 @@
 #pragma once
 // What a case means, worked out without MPI: the model, both layouts, and which tensor takes which path.
 
+#include <memory>
+#include <optional>
+
 #include "checkpoint/checkpoint.hpp"
 #include "engine/case.hpp"
 #include "engine/inject.hpp"
 #include "layout/layout.hpp"
 #include "plan/plan.hpp"
 #include "plan/policy.hpp"
-
-#include <memory>
-#include <optional>
 
 namespace refit::engine {
 

@@ -1,20 +1,20 @@
 #pragma once
 // Errors that some ranks see and others do not, turned into errors that all ranks see.
 
-#include "core/error.hpp"
-#include "transport/bytes.hpp"
-#include "transport/communicator.hpp"
-
 #include <exception>
 #include <functional>
 #include <new>
 #include <string>
 
+#include "core/error.hpp"
+#include "transport/bytes.hpp"
+#include "transport/communicator.hpp"
+
 namespace refit::engine {
 
-/// Runs `work`, then compares notes: if any rank failed, all ranks throw the same Error, that of the lowest failing rank
-/// (its text carries the rank unless every rank failed alike). Collective over `world`; `work` must not leave another
-/// collective of `world` half done when it throws.
+/// Runs `work`, then compares notes: if any rank failed, all ranks throw the same Error, that of the lowest failing
+/// rank (its text carries the rank unless every rank failed alike). Collective over `world`; `work` must not leave
+/// another collective of `world` half done when it throws.
 inline void together(transport::Control& world, const std::function<void()>& work) {
   transport::Control::Bytes mine;
   const auto note = [&mine](ErrorKind kind, const std::string& text) {

@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 
 namespace refit::engine {
@@ -11,15 +11,16 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// All ranks have this long to say where they are before the first one ends the job; each rank waits a little longer than
-/// the one before, so that normally only one of them does.
+/// All ranks have this long to say where they are before the first one ends the job; each rank waits a little longer
+/// than the one before, so that normally only one of them does.
 constexpr auto kTimeToSpeak = std::chrono::milliseconds(1500);
 constexpr auto kTurn = std::chrono::milliseconds(200);
 constexpr int kTurns = 20;
 
 }  // namespace
 
-Watchdog::Watchdog(int rank, const model::Model& model, const transport::Progress& progress, std::function<void(const std::string&)> expired)
+Watchdog::Watchdog(int rank, const model::Model& model, const transport::Progress& progress,
+                   std::function<void(const std::string&)> expired)
     : rank_(rank), model_(model), progress_(progress), expired_(std::move(expired)), thread_([this] { watch(); }) {}
 
 Watchdog::~Watchdog() {

@@ -1,9 +1,6 @@
 #pragma once
 // Ends a job whose refit takes longer than it may: no hang without a message.
 
-#include "model/model.hpp"
-#include "transport/progress.hpp"
-
 #include <chrono>
 #include <condition_variable>
 #include <functional>
@@ -12,14 +9,18 @@
 #include <string>
 #include <thread>
 
+#include "model/model.hpp"
+#include "transport/progress.hpp"
+
 namespace refit::engine {
 
-/// A thread that watches one deadline at a time. When it passes, the rank says on stderr what it was doing; a moment later,
-/// so that all ranks have spoken, `expired` is called on the watchdog's thread and must end the process. The lowest rank
-/// that is alive comes first.
+/// A thread that watches one deadline at a time. When it passes, the rank says on stderr what it was doing; a moment
+/// later, so that all ranks have spoken, `expired` is called on the watchdog's thread and must end the process. The
+/// lowest rank that is alive comes first.
 class Watchdog {
  public:
-  Watchdog(int rank, const model::Model& model, const transport::Progress& progress, std::function<void(const std::string&)> expired);
+  Watchdog(int rank, const model::Model& model, const transport::Progress& progress,
+           std::function<void(const std::string&)> expired);
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;

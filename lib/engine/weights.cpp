@@ -1,10 +1,10 @@
 #include "engine/weights.hpp"
 
-#include "core/hash.hpp"
-
 #include <sys/mman.h>
 
 #include <algorithm>
+
+#include "core/hash.hpp"
 
 namespace refit::engine {
 
@@ -14,7 +14,8 @@ using model::Tensor;
 Arena::Arena(std::int64_t bytes) : bytes_(static_cast<std::size_t>(bytes)) {
   if (bytes_ == 0) return;
   void* address = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-  if (address == MAP_FAILED) fail_runtime("main memory: an arena of {:.2f} GiB cannot be allocated", static_cast<double>(bytes) / (1 << 30));
+  if (address == MAP_FAILED)
+    fail_runtime("main memory: an arena of {:.2f} GiB cannot be allocated", static_cast<double>(bytes) / (1 << 30));
   madvise(address, bytes_, MADV_HUGEPAGE);
   data_ = static_cast<std::byte*>(address);
 }
@@ -23,7 +24,8 @@ Arena::~Arena() {
   if (data_ != nullptr) munmap(data_, bytes_);
 }
 
-Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, verify::Group group, Rank rank, std::byte* arena)
+Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, verify::Group group, Rank rank,
+                 std::byte* arena)
     : setup_(setup), layout_(layout), group_(group), rank_(rank), arena_(arena), memory_(layout, arena) {}
 
 verify::RankView Weights::view() const { return {group_, rank_, &layout_, memory_.storages()}; }
@@ -78,14 +80,15 @@ checkpoint::ReadStatistics Weights::load(const kernels::ExecutionSpace& space,
   return statistics;
 }
 
-checkpoint::ReadStatistics Weights::read_checkpoint(const kernels::ExecutionSpace& space,
-                                                    const std::function<void(std::int64_t, std::int64_t)>& progress) const {
+checkpoint::ReadStatistics Weights::read_checkpoint(
+    const kernels::ExecutionSpace& space, const std::function<void(std::int64_t, std::int64_t)>& progress) const {
   std::vector<checkpoint::Read> reads;
   for (const LocalPiece* piece : canonical_pieces()) {
-    const checkpoint::Entry* entry = setup_.checkpoint->find(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)].name);
+    const checkpoint::Entry* entry =
+        setup_.checkpoint->find(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)].name);
     REFIT_ASSERT(entry != nullptr);
-    reads.push_back({entry, piece->piece.box, memory_.address(piece->piece.place, piece->piece.dtype), piece->piece.dtype,
-                     piece->piece.place.strides});
+    reads.push_back({entry, piece->piece.box, memory_.address(piece->piece.place, piece->piece.dtype),
+                     piece->piece.dtype, piece->piece.place.strides});
   }
   return checkpoint::read(space, *setup_.checkpoint, reads, progress);
 }
@@ -95,7 +98,8 @@ void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
     const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
     const Tensor& canonical = setup_.model.canonical(tensor);
     if (canonical.index == tensor.index) continue;
-    const std::int64_t row_bytes = product(piece.piece.box.extent) / piece.piece.box.extent[0] * byte_size(piece.piece.dtype);
+    const std::int64_t row_bytes =
+        product(piece.piece.box.extent) / piece.piece.box.extent[0] * byte_size(piece.piece.dtype);
     const std::int64_t rows = std::max<std::int64_t>(1, (8 << 20) / row_bytes);
     std::vector<std::byte> buffer;
     for (std::int64_t done = 0; done < piece.piece.box.extent[0]; done += rows) {
@@ -103,12 +107,15 @@ void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
       part.lower[0] += done;
       part.extent[0] = std::min(rows, piece.piece.box.extent[0] - done);
       buffer.resize(static_cast<std::size_t>(part.volume() * byte_size(piece.piece.dtype)));
-      const checkpoint::Read read{setup_.checkpoint->find(tensor.name), part, buffer.data(), piece.piece.dtype, row_major_strides(part.extent)};
+      const checkpoint::Read read{setup_.checkpoint->find(tensor.name), part, buffer.data(), piece.piece.dtype,
+                                  row_major_strides(part.extent)};
       checkpoint::read(space, *setup_.checkpoint, {&read, 1});
       const auto found = kernels::count_differences(space, region_of(view(), piece, tensor, part), buffer.data());
       if (found.count > 0) {
-        fail_usage("{}: tie_word_embeddings is true, but {} differs from {} (first near row {}); set tie_word_embeddings to false in config.json",
-                   setup_.checkpoint->folder, tensor.name, canonical.name, part.lower[0] + found.first / part.extent[1]);
+        fail_usage(
+            "{}: tie_word_embeddings is true, but {} differs from {} (first near row {}); set tie_word_embeddings to "
+            "false in config.json",
+            setup_.checkpoint->folder, tensor.name, canonical.name, part.lower[0] + found.first / part.extent[1]);
       }
     }
   }
@@ -130,12 +137,14 @@ void Weights::dump(const std::string& folder) const {
     tensors.push_back({{storage.name, storage.shape, storage.dtype}, memory_.storages()[i]});
   }
   const layout::Layout& side = group_ == verify::Group::train ? *setup_.train : *setup_.gen;
-  checkpoint::write_safetensors(dump_path(folder, group_, rank_), tensors,
-                                {{"format", "pt"}, {"rank", fmt::format("{}", to_int(rank_))}, {"coordinates", side.coordinates(rank_)}});
+  checkpoint::write_safetensors(
+      dump_path(folder, group_, rank_), tensors,
+      {{"format", "pt"}, {"rank", fmt::format("{}", to_int(rank_))}, {"coordinates", side.coordinates(rank_)}});
 }
 
 std::string dump_path(const std::string& folder, verify::Group group, Rank rank) {
-  return fmt::format("{}/{}-rank-{:05}.safetensors", folder, group == verify::Group::train ? "train" : "gen", to_int(rank));
+  return fmt::format("{}/{}-rank-{:05}.safetensors", folder, group == verify::Group::train ? "train" : "gen",
+                     to_int(rank));
 }
 
 }  // namespace refit::engine

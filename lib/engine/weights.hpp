@@ -1,20 +1,21 @@
 #pragma once
 // One rank's weights: its arena, how they get there, how they change between refits, and how they are dumped.
 
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <vector>
+
 #include "checkpoint/checkpoint.hpp"
 #include "engine/setup.hpp"
 #include "kernels/kernels.hpp"
 #include "transport/memory.hpp"
 #include "verify/rank_view.hpp"
 
-#include <cstddef>
-#include <functional>
-#include <string>
-#include <vector>
-
 namespace refit::engine {
 
-/// Anonymous memory of one rank, page-aligned and touched, so that loading does not pay for it; empty when `bytes` is 0.
+/// Anonymous memory of one rank, page-aligned and touched, so that loading does not pay for it; empty when `bytes` is
+/// 0.
 class Arena {
  public:
   explicit Arena(std::int64_t bytes);
@@ -38,8 +39,8 @@ class Weights {
 
   /// gen, before the first refit: every byte a pattern that no weight has, then the constant parts.
   void poison_and_fill(const kernels::ExecutionSpace& space) const;
-  /// train: the checkpoint's values, or synthetic ones of run.seed; then the constant parts. Errors (usage): a short file; a
-  /// tied checkpoint whose lm_head differs from its embedding.
+  /// train: the checkpoint's values, or synthetic ones of run.seed; then the constant parts. Errors (usage): a short
+  /// file; a tied checkpoint whose lm_head differs from its embedding.
   checkpoint::ReadStatistics load(const kernels::ExecutionSpace& space,
                                   const std::function<void(std::int64_t, std::int64_t)>& progress) const;
   /// train: one optimiser step's stand-in, once per storage.

@@ -6,14 +6,14 @@
 //
 // Not here: where a tensor lives (layout, train, gen) or what it holds (checkpoint).
 
-#include "core/box.hpp"
-#include "core/dtype.hpp"
-
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "core/box.hpp"
+#include "core/dtype.hpp"
 
 namespace refit::model {
 
@@ -24,15 +24,21 @@ enum class Role : std::uint8_t {
   final_norm,           ///< [H]
   input_norm,           ///< [H], before attention
   post_attention_norm,  ///< [H], before the MLP
-  q_proj, k_proj, v_proj,                 ///< [heads * head_dim, H]
-  q_proj_bias, k_proj_bias, v_proj_bias,  ///< [heads * head_dim]
-  q_norm, k_norm,       ///< [head_dim]
-  o_proj,               ///< [H, nh * head_dim]
-  o_proj_bias,          ///< [H]
-  gate_proj, up_proj,   ///< [I, H]; of an expert where Tensor::expert >= 0
-  down_proj,            ///< [H, I]; likewise
-  router,               ///< [E, H]
-  unknown               ///< no rule: whole on every rank under its own name, and misc
+  q_proj,
+  k_proj,
+  v_proj,  ///< [heads * head_dim, H]
+  q_proj_bias,
+  k_proj_bias,
+  v_proj_bias,  ///< [heads * head_dim]
+  q_norm,
+  k_norm,       ///< [head_dim]
+  o_proj,       ///< [H, nh * head_dim]
+  o_proj_bias,  ///< [H]
+  gate_proj,
+  up_proj,    ///< [I, H]; of an expert where Tensor::expert >= 0
+  down_proj,  ///< [H, I]; likewise
+  router,     ///< [E, H]
+  unknown     ///< no rule: whole on every rank under its own name, and misc
 };
 
 /// A role's name as `refit plan --classify` prints it, e.g. "q_proj".
@@ -55,20 +61,20 @@ struct Tensor {
 /// The fields of config.json that decide tensors and layouts. Symbols as in the papers: V, H, L, I, nh, nkv, hd, E.
 struct Config {
   std::string family;
-  std::int64_t vocab_size = 0;               ///< V
-  std::int64_t hidden_size = 0;              ///< H
-  std::int64_t layers = 0;                   ///< L
-  std::int64_t intermediate_size = 0;        ///< I of dense layers
-  std::int64_t attention_heads = 0;          ///< nh
-  std::int64_t kv_heads = 0;                 ///< nkv, Megatron's num_query_groups
-  std::int64_t head_dim = 0;                 ///< hd
-  std::int64_t experts = 0;                  ///< E; 0 for a dense model
-  std::int64_t expert_intermediate_size = 0; ///< I of one expert
-  std::vector<bool> dense_layer;             ///< of a MoE model: layers without experts; empty = none
-  bool tied = false;                         ///< tie_word_embeddings
-  bool attention_bias = false;               ///< q, k, v (and o where the family has it) carry a bias
-  DType dtype = DType::bf16;                 ///< torch_dtype / dtype; bf16 where config.json has neither
-  bool truncated = false;                    ///< `layers` is less than config.json's: a checkpoint's others are skipped
+  std::int64_t vocab_size = 0;                ///< V
+  std::int64_t hidden_size = 0;               ///< H
+  std::int64_t layers = 0;                    ///< L
+  std::int64_t intermediate_size = 0;         ///< I of dense layers
+  std::int64_t attention_heads = 0;           ///< nh
+  std::int64_t kv_heads = 0;                  ///< nkv, Megatron's num_query_groups
+  std::int64_t head_dim = 0;                  ///< hd
+  std::int64_t experts = 0;                   ///< E; 0 for a dense model
+  std::int64_t expert_intermediate_size = 0;  ///< I of one expert
+  std::vector<bool> dense_layer;              ///< of a MoE model: layers without experts; empty = none
+  bool tied = false;                          ///< tie_word_embeddings
+  bool attention_bias = false;                ///< q, k, v (and o where the family has it) carry a bias
+  DType dtype = DType::bf16;                  ///< torch_dtype / dtype; bf16 where config.json has neither
+  bool truncated = false;  ///< `layers` is less than config.json's: a checkpoint's others are skipped
 
   bool is_moe(std::int64_t layer) const {
     return experts > 0 && (dense_layer.empty() || !dense_layer[static_cast<std::size_t>(layer)]);

@@ -98,9 +98,12 @@ int measure(const std::string& folder, const std::string& layout) {
   }
   const std::int64_t total = world->sum(bytes);
   if (session.rank() == 0) {
-    std::printf("ranks %d  layout %s  %.1f MB read\nload   %8.2f ms  %6.2f GB/s\npread  %8.2f ms  %6.2f GB/s\nload reaches %.2f of pread\n",
-                session.size(), layout.c_str(), static_cast<double>(total) / 1e6, load * 1e3, static_cast<double>(total) / load / 1e9,
-                reference * 1e3, static_cast<double>(total) / reference / 1e9, reference / load);
+    std::printf(
+        "ranks %d  layout %s  %.1f MB read\nload   %8.2f ms  %6.2f GB/s\npread  %8.2f ms  %6.2f GB/s\nload reaches "
+        "%.2f of pread\n",
+        session.size(), layout.c_str(), static_cast<double>(total) / 1e6, load * 1e3,
+        static_cast<double>(total) / load / 1e9, reference * 1e3, static_cast<double>(total) / reference / 1e9,
+        reference / load);
   }
   return 0;
 }
