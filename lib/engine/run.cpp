@@ -158,7 +158,8 @@ class Run {
     result_ = describe(*setup_, command_);
     result_.environment.ranks = gather_ranks(*world_, *setup_);
     if (is_root()) report::print_header(std::cout, result_);
-    Job job(session_, *world_, space_, *setup_);
+    job_ = std::make_unique<Job>(session_, *world_, space_, *setup_);
+    Job& job = *job_;
     Watchdog watchdog(session_.rank(), setup_->model, job.progress(),
                       [this](const std::string& text) { fail_alone(ErrorKind::runtime, true, text); });
     job.prepare(result_);
@@ -202,6 +203,7 @@ class Run {
   /// All ranks threw the same error and are in step: rank 0 speaks and writes, MPI ends in good order.
   int fail_together(const Error& error) {
     const int code = judge_error(case_, error.kind(), false, error.what(), result_);
+    if (job_) result_.error->phase = job_->progress().phase;
     if (!is_root()) return code;
     spdlog::error("{}: {}", code == 0 ? "as expected" : "error", error.what());
     write_failure();
@@ -212,6 +214,7 @@ class Run {
   [[noreturn]] void fail_alone(ErrorKind kind, bool timeout, const std::string& message) {
     const int code = judge_error(case_, kind, timeout, message, result_);
     result_.error->rank = session_.rank();
+    if (job_) result_.error->phase = job_->progress().phase;
     spdlog::error("rank {}: {}{}", session_.rank(), code == 0 ? "as expected: " : "", message);
     write_failure();
     transport::MpiSession::abort(code);
@@ -234,6 +237,7 @@ class Run {
   std::unique_ptr<transport::Control> world_;
   report::Result result_;
   std::unique_ptr<Setup> setup_;
+  std::unique_ptr<Job> job_;
   bool collective_ = true;        ///< errors are thrown on all ranks alike
   bool outputs_checked_ = false;  ///< only then may a failure write to them
 };

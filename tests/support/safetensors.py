@@ -1,4 +1,4 @@
-"""A minimal reader of safetensors files, with the standard library only."""
+"""A minimal reader and writer of safetensors files, with the standard library only."""
 
 import json
 import mmap
@@ -26,3 +26,19 @@ def read(path):
                 raise ValueError(f"{path}: {name} ends at byte {end}, but the file has {len(view)}")
             result[name] = Tensor(entry["dtype"], tuple(entry["shape"]), view[begin:end])
         return result
+
+
+def write(path, tensors):
+    """name -> Tensor, one after the other in the given order."""
+    header = {}
+    at = 0
+    for name, tensor in tensors.items():
+        end = at + len(tensor.data)
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors.values():
+            file.write(tensor.data)

@@ -1,0 +1,16 @@
+# Tests of `refit run`, `plan` and `probe` from outside: run_NAME.py, one ctest entry each, each with its own work folder.
+function(refit_run_test NAME SCRIPT)
+  add_test(NAME run_${NAME}
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/${SCRIPT} --refit $<TARGET_FILE:refit>
+      --engines ${CMAKE_SOURCE_DIR}/tests/data/engines.tar.xz --inputs ${CMAKE_SOURCE_DIR}/inputs
+      --work ${CMAKE_CURRENT_BINARY_DIR}/${NAME} ${ARGN})
+  set_tests_properties(run_${NAME} PROPERTIES TIMEOUT 600 PROCESSORS 2)
+endfunction()
+
+foreach(family llama_tied qwen2_bias qwen3 qwen3_moe)
+  refit_run_test(families_${family} run_families.py --family ${family})
+endforeach()
+
+foreach(name injections)
+  refit_run_test(${name} run_${name}.py)
+endforeach()

@@ -1,0 +1,167 @@
+"""Injected bugs are found and named; expectations turn a finding into a success, and a missed one into a failure.
+
+    run_injections.py --refit EXE --engines engines.tar.xz --inputs FOLDER --work FOLDER
+"""
+
+import json
+import os
+import re
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from job import Suite  # noqa: E402
+
+NORM = "model.layers.0.input_layernorm.weight"
+
+
+def inject(suite, name, *arguments, ranks=4, train="TP2", gen="TP2", bug=None):
+    """A run with a bug; the case `name`.toml beside its results carries what is expected of it, if it is there."""
+    return suite.run(
+        ranks, "run", *arguments, "--train", train, "--gen", gen, "--steps", 2, "--warmup", 0, "--force",
+        "--inject", bug or name, "--json", f"{name}.json",
+    )  # fmt: skip
+
+
+def qwen3(suite):
+    return ("--checkpoint", suite.checkpoint("qwen3"), "--precision", "fp32")
+
+
+def config(suite):
+    with open(os.path.join(suite.checkpoint("qwen3"), "config.json"), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_case(suite, name, text):
+    with open(suite.path(name), "w", encoding="utf-8") as file:
+        file.write(text)
+    return name
+
+
+def check_wrong(suite, ended, name):
+    """The run failed with wrong data; its JSON says where."""
+    suite.check_code(ended, 1, name)
+    result = suite.result(f"{name}.json", ended)
+    suite.check(result["status"] == "failed" and result["exit_code"] == 1, f"{name}: {result['status']}", ended)
+    suite.check(result["error"]["kind"] == "data", f"{name}: {result['error']}", ended)
+    return result
+
+
+def every_bug_is_tested(suite):
+    listed = {line.split()[0] for line in suite.run(0, "list", "bugs").out.splitlines()}
+    tested = {"swap-gate-up", "drop-tensor", "corrupt-replica", "lost-update", "stale-refit", "skip-send"}
+    suite.check(listed == tested, f"refit list bugs: {listed} are not {tested}")
+
+
+def swap_gate_up(suite):
+    """All gate and up elements of the last gen rank, and nothing else."""
+    ended = inject(suite, "swap-gate-up", *qwen3(suite))
+    found = check_wrong(suite, ended, "swap-gate-up")["verification"]
+    shape = config(suite)
+    half = shape["intermediate_size"] // 2
+    expected = [
+        {"tensor": f"model.layers.{layer}.mlp.{which}_proj.weight", "gen_rank": 1,
+         "elements_wrong": half * shape["hidden_size"], "first_index": [half, 0]}
+        for layer in range(shape["num_hidden_layers"]) for which in ("gate", "up")
+    ]  # fmt: skip
+    suite.check(sorted(found["wrong"], key=lambda wrong: wrong["tensor"]) == expected, f"wrong: {found['wrong']}", ended)
+    suite.check(found["elements_wrong"] == sum(wrong["elements_wrong"] for wrong in expected), f"{found}", ended)
+    suite.check(found["tensors_wrong"] == len(expected), f"{found}", ended)
+    suite.check(expected[0]["tensor"] in ended.out, "stdout does not name the tensor", ended)
+
+
+def swap_gate_up_kl(suite):
+    """With weights of a natural size the KL proxy is of order 1 where slices are misplaced, and 0 where they are not."""
+    model = ("--model", "qwen3-0.6b-small", "--layers", 2)
+    ended = inject(suite, "swap-kl", *model, bug="swap-gate-up")
+    kl = check_wrong(suite, ended, "swap-kl")["verification"]["kl"]
+    suite.check(0.1 <= kl["max"] <= 10 and 0 < kl["mean"] < kl["max"], f"KL {kl}", ended)
+    suite.check(re.search(r"\.(gate|up)_proj\.", kl["tensor"]) is not None, f"KL {kl}", ended)
+
+
+def swap_gate_up_expected(suite):
+    """Half of gate and of up, on one of two ranks: expected, it passes; another fraction, or one tensor more, does not."""
+    head = f'model.checkpoint = "{suite.checkpoint("qwen3")}"\nexpect.outcome = "mismatch"\n'
+    row = '[[expect.mismatch]]\ntensors = "*.{}_proj.weight"\nfraction = {}\n'
+    right = write_case(suite, "right.toml", head + row.format("gate", 0.5) + row.format("up", 0.5))
+    missed = write_case(suite, "missed.toml", head + row.format("gate", 0.25) + row.format("up", 0.5))
+    fewer = write_case(suite, "fewer.toml", head + row.format("gate", 0.5))
+    for case, code, text in ((right, 0, ""), (missed, 1, "0.2500"), (fewer, 1, "up_proj")):
+        name = os.path.splitext(case)[0]
+        ended = inject(suite, name, case, "--precision", "fp32", bug="swap-gate-up")
+        suite.check_code(ended, code, case)
+        result = suite.result(f"{name}.json", ended)
+        suite.check(result["status"] == ("failed" if code else "passed"), f"{case}: {result['status']}", ended)
+        suite.check(text in result.get("error", {}).get("message", ""), f"{case}: {result.get('error')}", ended)
+
+
+def drop_tensor(suite):
+    ended = inject(suite, "drop-tensor", *qwen3(suite))
+    found = check_wrong(suite, ended, "drop-tensor")["verification"]
+    name = "model.layers.0.self_attn.o_proj.weight"
+    wrong = [(entry["tensor"], entry["gen_rank"]) for entry in found["wrong"]]
+    suite.check(wrong == [(name, 0), (name, 1)], f"wrong: {found['wrong']}", ended)
+    shape = config(suite)
+    elements = shape["hidden_size"] * shape["num_attention_heads"] * shape["head_dim"]
+    suite.check(found["elements_wrong"] == elements, f"{found}", ended)
+
+
+def corrupt_replica(suite):
+    """Found although each gen rank may have its weights from a good replica."""
+    for gen, ranks in (("TP2", 4), ("TP1", 3)):
+        name = f"corrupt-replica-{gen}"
+        ended = inject(suite, name, *qwen3(suite), gen=gen, ranks=ranks, bug="corrupt-replica")
+        result = check_wrong(suite, ended, name)
+        text = ended.out + ended.err + result["error"]["message"]
+        suite.check(NORM in result["error"]["message"], f"{name}: {result['error']}", ended)
+        suite.check("train rank 1" in text, f"{name}: the replica is not named", ended)
+        if gen == "TP1":
+            suite.check(result["verification"]["elements_wrong"] == 0, "the good replica was not the source", ended)
+
+
+def lost_update(suite):
+    ended = inject(suite, "lost-update", *qwen3(suite))
+    result = check_wrong(suite, ended, "lost-update")
+    suite.check(NORM in result["error"]["message"], f"{result['error']}", ended)
+    suite.check("refit 2: train rank 1" in " ".join(ended.out.replace("#", " ").split()), "replica not named", ended)
+
+
+def stale_refit(suite):
+    ended = inject(suite, "stale-refit", *qwen3(suite))
+    found = check_wrong(suite, ended, "stale-refit")["verification"]
+    suite.check(found["elements_wrong"] == found["elements"], f"{found['elements_wrong']} elements wrong", ended)
+    suite.check(found["tensors_wrong"] == found["tensors"], f"{found['tensors_wrong']} tensors wrong", ended)
+
+
+def skip_send(suite):
+    """The peers wait for ever: every rank says where it is, the results are written, and the job ends by itself."""
+    for executor in ("golden", "p2p"):
+        name = f"skip-send-{executor}"
+        waits = ("--executor", executor, "--timeout", 3)
+        ended = inject(suite, name, *qwen3(suite), *waits, bug="skip-send")
+        suite.check_code(ended, 3, name)
+        suite.check(ended.seconds < 15, f"{name}: took {ended.seconds:.1f} s", ended)
+        for rank in range(4):
+            line = re.search(rf"^refit: rank {rank}: timeout: .*phase .*$", ended.err, re.MULTILINE)
+            suite.check(line is not None, f"{name}: rank {rank} does not say where it is", ended)
+        stuck = re.search(r"phase bulk.* tensor model\.\S+.* peer 0\b", ended.err)
+        suite.check(stuck is not None, f"{name}: nobody names tensor and peer", ended)
+        result = suite.result(f"{name}.json", ended)
+        suite.check(result["status"] == "error" and result["exit_code"] == 3, f"{name}: {result['status']}", ended)
+        suite.check(result["error"]["kind"] == "timeout", f"{name}: {result['error']}", ended)
+        suite.check(result["error"].get("phase"), f"{name}: no phase in {result['error']}", ended)
+
+
+def skip_send_expected(suite):
+    waits = ("--executor", "p2p", "--timeout", 3, "--set", "expect.outcome=timeout")
+    ended = inject(suite, "skip-expected", *qwen3(suite), *waits, bug="skip-send")
+    suite.check_code(ended, 0, "an expected timeout")
+    result = suite.result("skip-expected.json", ended)
+    suite.check(result["status"] == "passed", f"{result['status']}", ended)
+    ended = inject(suite, "no-timeout", *qwen3(suite), "--set", "expect.outcome=timeout", bug="drop-tensor")
+    suite.check_code(ended, 1, "a timeout that does not come")
+
+
+Suite(__doc__).main(
+    every_bug_is_tested, swap_gate_up, swap_gate_up_kl, swap_gate_up_expected, drop_tensor, corrupt_replica, lost_update,
+    stale_refit, skip_send, skip_send_expected
+)  # fmt: skip
