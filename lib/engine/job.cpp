@@ -90,7 +90,7 @@ void Job::prepare(report::Result& result) {
                     to_int(odd.train_rank), odd.tensor, to_string(odd.box));
     if (session_.rank() == 0) spdlog::error("{}", text);
     result.notes.push_back(text);
-    if (setup_.c.run.verify == Verify::off) throw Error(ErrorKind::data, text);
+    if (setup_.c.run.verify == Verify::off) throw CollectiveError(ErrorKind::data, text);
   }
 }
 
@@ -181,14 +181,24 @@ void Job::measure(report::Result& result) {
   }
 }
 
+/// The most that the paths' buffers take on this rank.
+std::int64_t Job::staging_estimate() const {
+  const auto& c = setup_.c.refit;
+  const auto& payload = setup_.split.payload;
+  std::int64_t bytes = is_train() && session_.rank() != 0 ? 0 : 2 * std::min(c.misc_buffer_bytes, payload.misc_bytes);
+  if (c.executor == ExecutorKind::p2p) bytes += c.streams * c.ring_chunks * c.chunk_bytes;
+  if (c.executor == ExecutorKind::golden) bytes += c.streams * transport::kGoldenPartBytes;
+  return bytes;
+}
+
 void Job::allocate() {
   progress_.at("allocate");
   const std::int64_t bytes = transport::ArenaMap(local_).bytes;
   const bool shared = setup_.c.refit.executor == ExecutorKind::direct;
-  // Shared memory is main memory too, where it is not swapped out.
-  require_memory(
-      world_, hash_name(host_name()), bytes,
-      "use fewer layers (--layers), a -small model, or more hosts; direct needs no staging memory beside the weights");
+  // A shared window's pages are main memory too.
+  require_memory(world_, hash_name(host_name()), bytes + staging_estimate(),
+                 "use fewer layers (--layers), a -small model, or more hosts; of the executors direct needs least: no "
+                 "staging memory beside the weights");
   if (shared) {
     together(world_, [&] { peers_ = transport::make_mpi_peer_memory(is_train() ? 0 : bytes); });
   }
@@ -226,8 +236,10 @@ void Job::make_plan(report::Result& result) {
   const Side side = is_train() ? Side::source : Side::destination;
   std::vector<plan::Copy> copies;
   together(world_, [&] { copies = plan::Planner(bulk_, *setup_.train, gen_layout()).rank_plan(side, rank()).copies; });
-  if (setup_.c.refit.check_agreement)
-    transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors);
+  if (setup_.c.refit.check_agreement) {
+    together(world_,
+             [&] { transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors); });
+  }
   make_executors(copies);
   result.prepare.emplace_back("plan", world_.max(now() - start));
 

@@ -38,6 +38,7 @@ class Job {
   Rank rank() const { return Rank{is_train() ? session_.rank() : session_.rank() - setup_.train->ranks()}; }
   const layout::Layout& gen_layout() const { return distorted_gen_ ? *distorted_gen_ : *setup_.gen; }
 
+  std::int64_t staging_estimate() const;
   void allocate();
   void load(report::Result& result);
   void make_plan(report::Result& result);

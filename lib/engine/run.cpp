@@ -19,7 +19,7 @@ namespace refit::engine {
 namespace {
 
 void log_to_stderr(int rank) {
-  auto logger = spdlog::stderr_logger_st("refit");
+  auto logger = spdlog::stderr_logger_mt("refit");
   logger->set_pattern(rank == 0 ? "refit: %v" : fmt::format("refit: rank {}: %v", rank));
   spdlog::set_default_logger(logger);
 }
@@ -141,8 +141,9 @@ class Run {
         setup_ = std::make_unique<Setup>(case_);
       });
       return refits();
+    } catch (const CollectiveError& error) {
+      return fail_together(error);
     } catch (const Error& error) {
-      if (collective_) return fail_together(error);
       fail_alone(error.kind(), false, error.what());
     } catch (const std::bad_alloc&) {
       fail_alone(ErrorKind::runtime, false, "out of memory");
@@ -166,11 +167,9 @@ class Run {
     if (is_root()) report::print_step_heading(std::cout);
     const std::int64_t last = case_.run.warmup + case_.run.steps;
     for (std::int64_t number = 1; number <= last; ++number) {
-      collective_ = false;  // from here a failure may be one rank's alone
       watchdog.arm(case_.run.timeout_seconds);
       report::Refit refit = job.refit(number);
       watchdog.disarm();
-      collective_ = true;
       const bool verify = case_.run.verify == Verify::every || (case_.run.verify == Verify::last && number == last);
       if (verify) add(job.verify(number), setup_->model, refit, result_);
       if (is_root()) report::print_step(std::cout, result_, refit);

@@ -12,9 +12,15 @@
 
 namespace refit::engine {
 
-/// Runs `work`, then compares notes: if any rank failed, all ranks throw the same Error, that of the lowest failing
-/// rank (its text carries the rank unless every rank failed alike). Collective over `world`; `work` must not leave
-/// another collective of `world` half done when it throws.
+/// An error that every rank throws, in step: no rank waits for another, so the job can end in good order.
+class CollectiveError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Runs `work`, then compares notes: if any rank failed, all ranks throw the same CollectiveError, that of the lowest
+/// failing rank (its text carries the rank unless every rank failed alike). Collective over `world`; `work` must not
+/// leave another collective of `world` half done when it throws.
 inline void together(transport::Control& world, const std::function<void()>& work) {
   transport::Control::Bytes mine;
   const auto note = [&mine](ErrorKind kind, const std::string& text) {
@@ -38,7 +44,8 @@ inline void together(transport::Control& world, const std::function<void()>& wor
     if (all[rank].empty()) continue;
     std::string text;
     for (std::size_t i = 1; i < all[rank].size(); ++i) text.push_back(static_cast<char>(all[rank][i]));
-    throw Error(static_cast<ErrorKind>(all[rank].front()), alike ? text : fmt::format("rank {}: {}", rank, text));
+    throw CollectiveError(static_cast<ErrorKind>(all[rank].front()),
+                          alike ? text : fmt::format("rank {}: {}", rank, text));
   }
 }
 

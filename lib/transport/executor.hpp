@@ -78,6 +78,10 @@ struct Endpoint {
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning, Progress& progress);
 
+/// golden broadcasts source shards in parts of at most this many bytes (at least one row), so that staging stays
+/// bounded.
+inline constexpr std::int64_t kGoldenPartBytes = 64 << 20;
+
 /// golden: broadcasts whole source shards, box by box; receivers keep what they need. Does not look at a plan's copies,
 /// only at the two layouts: too simple to be wrong.
 std::unique_ptr<Executor> make_golden(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,

@@ -8,9 +8,6 @@
 namespace refit::transport {
 namespace {
 
-/// Source shards are broadcast in parts of at most this many bytes, so that staging stays bounded.
-constexpr std::int64_t kPartBytes = 64 << 20;
-
 /// One broadcast: a part of a source shard from its first holder.
 struct Broadcast {
   std::int32_t tensor = 0;
@@ -31,12 +28,12 @@ struct Step {
   kernels::CopyTable place;  // at destinations: staging -> storages
 };
 
-/// Rows of a box, in parts of at most kPartBytes (at least one row).
+/// Rows of a box, in parts of at most kGoldenPartBytes (at least one row).
 void append_parts(const Broadcast& whole, std::vector<Broadcast>& out) {
   const std::int64_t rows = whole.box.extent.size() == 0 ? 1 : whole.box.extent[0];
   const std::int64_t row_bytes =
       std::max<std::int64_t>(1, whole.box.volume() / std::max<std::int64_t>(1, rows) * byte_size(whole.dtype));
-  const std::int64_t step = std::max<std::int64_t>(1, kPartBytes / row_bytes);
+  const std::int64_t step = std::max<std::int64_t>(1, kGoldenPartBytes / row_bytes);
   for (std::int64_t done = 0; done < rows; done += step) {
     Broadcast part = whole;
     if (part.box.extent.size() > 0) {
