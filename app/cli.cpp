@@ -109,8 +109,8 @@ int run_case(const engine::Case& c, const std::vector<std::string>& arguments) {
   return engine::run(c, arguments);
 }
 
-int plan_case(const engine::Case& c, engine::PlanOptions options, const std::string& hardware, const std::string& inputs,
-         const std::vector<std::string>& arguments) {
+int plan_case(const engine::Case& c, engine::PlanOptions options, const std::string& hardware,
+              const std::string& inputs, const std::vector<std::string>& arguments) {
   check_case(c);
   if (!hardware.empty()) options.hardware = read_hardware(hardware_path(hardware, inputs));
   return engine::plan(c, options, arguments);

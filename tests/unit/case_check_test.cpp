@@ -1,0 +1,122 @@
+// What a case may not say: contradictions, keys that mean nothing, and what this build does not know.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "app/case_reader.hpp"
+#include "core/error.hpp"
+
+namespace refit::app {
+namespace {
+
+using ::testing::HasSubstr;
+
+/// A case of `settings` ("key=value") over a legal base.
+engine::Case case_of(const std::vector<std::string>& settings) {
+  std::map<std::string, std::string> values = {
+      {"model.config", "/m/config.json"}, {"train.layout", "TP2"}, {"gen.layout", "TP2"}};
+  for (const std::string& setting : settings) {
+    const std::size_t equals = setting.find('=');
+    values[setting.substr(0, equals)] = setting.substr(equals + 1);
+  }
+  std::vector<Option> options;
+  for (const auto& [key, value] : values) options.push_back({key, value, "--set " + key});
+  return read_case("", options);
+}
+
+struct Row {
+  std::vector<std::string> settings;
+  ErrorKind kind;
+  const char* message;
+};
+
+void expect_refused(const Row& row) {
+  const std::string shown = ::testing::PrintToString(row.settings);
+  try {
+    check_case(case_of(row.settings));
+    ADD_FAILURE() << "accepted: " << shown;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), row.kind) << shown;
+    EXPECT_THAT(error.what(), HasSubstr(row.message)) << shown;
+  }
+}
+
+TEST(CaseCheck, RefusesContradictions) {
+  constexpr auto kUsage = ErrorKind::usage;
+  const std::vector<Row> rows = {
+      {{"model.checkpoint=/d"}, kUsage, "model.config: give either this or model.checkpoint"},
+      {{"train.layout=TP2xEP4xDP1"}, kUsage, "train.layout: EP4 must divide TP x CP x DP = 2"},
+      {{"train.stage_layers=[1, 2]"}, kUsage, "train.stage_layers: has 2 entries for PP1"},
+      {{"train.layout=PP2", "train.stage_layers=[1, 2]", "train.first_stage_layers=1"}, kUsage, "gives every stage"},
+      {{"train.first_stage_layers=3"}, kUsage, "means nothing without PP"},
+      {{"gen.layout=TP2xPP2"}, kUsage, "vLLM gen PP must be 1"},
+      {{"gen.layout=TP2xCP2"}, kUsage, "vLLM gen PP must be 1, and so must CP"},
+      {{"gen.layout=TP2xEP4xDP2"}, kUsage, "gen.layout: EP must be 1 or the expert group's size TP = 2"},
+      {{"gen.layout=TP2xEP2xDP2", "gen.data_parallel=internal"}, kUsage, "size TP x DP = 4"},
+      {{"gen.quantiser=nemo_rl"}, kUsage, "gen.quantiser: means nothing with gen.precision = \"bf16\""},
+      {{"gen.kv_cache_dtype=auto", "gen.precision=fp32"}, kUsage, "means nothing with gen.precision = \"fp32\""},
+      {{"refit.executor=golden", "refit.chunk_bytes=1MiB"}, kUsage, "refit.chunk_bytes: means nothing"},
+      {{"refit.executor=direct", "refit.group_size=2"}, kUsage, "refit.group_size: means nothing"},
+      {{"refit.executor=direct", "refit.ring_chunks=2"}, kUsage, "refit.ring_chunks: means nothing"},
+      {{"refit.executor=direct", "refit.streams=2"}, kUsage, "refit.streams: means nothing"},
+      {{"refit.executor=direct", "refit.communicators=single"}, kUsage, "refit.communicators: means nothing"},
+      {{"run.ranks_per_device=1"}, kUsage, "run.ranks_per_device: means nothing"},
+      {{"run.verify=off", "expect.kl_max=0"}, kUsage, "expect.kl_max: needs run.verify"},
+      {{"run.verify=off", "expect.outcome=mismatch"}, kUsage, "is never found"},
+      {{"expect.message=x"}, kUsage, "expect.message: needs expect.outcome"},
+      {{"expect.mismatch=[{tensors = \"*\", fraction = 1.0}]"}, kUsage, "expect.mismatch: needs expect.outcome"},
+      {{"output.json=r", "output.csv=r"}, kUsage, "output.csv: \"r\" is also the file of output.json"},
+  };
+  for (const Row& row : rows) expect_refused(row);
+}
+
+TEST(CaseCheck, RefusesWhatThisBuildDoesNotKnow) {
+  constexpr auto kUsage = ErrorKind::usage;
+  const std::vector<Row> rows = {
+      {{"train.precision=fp8", "gen.precision=fp8"}, kUsage, "not fp8 -> fp8"},
+      {{"gen.precision=mxfp8"}, kUsage, "gen.precision: this build refits between bf16 and fp32, not bf16 -> mxfp8"},
+      {{"train.precision=fp8"}, kUsage, "train.precision: this build"},
+      {{"gen.mtp=true"}, kUsage, "gen.mtp"},
+      {{"gen.moe_backend=flashinfer_trtllm"}, kUsage, "knows triton, not flashinfer_trtllm"},
+      {{"gen.precision=fp8", "gen.kv_cache_dtype=fp8"}, kUsage, "gen.kv_cache_dtype: this build knows auto"},
+      {{"run.strict_upstream=seed"}, kUsage, "knows off, not seed"},
+      {{"run.strict_upstream=merged"}, kUsage, "knows off, not merged"},
+      {{"run.device=cuda"}, ErrorKind::unavailable, "run.device: this build has no CUDA"},
+      {{"refit.executor=m2n"}, ErrorKind::unavailable, "refit.executor: this build has no NCCL M2N"},
+  };
+  for (const Row& row : rows) expect_refused(row);
+}
+
+TEST(CaseCheck, AcceptsWhatMakesSense) {
+  const std::vector<std::vector<std::string>> rows = {
+      {},
+      {"refit.executor=golden", "refit.streams=3", "refit.communicators=per-stage"},
+      {"refit.executor=p2p", "refit.chunk_bytes=64KiB", "refit.ring_chunks=4", "refit.group_size=7", "refit.streams=1"},
+      {"train.layout=PP2", "train.first_stage_layers=1", "train.last_stage_layers=2"},
+      {"gen.layout=TP2xEP2xDP2"},
+      {"gen.layout=TP2xEP4xDP2", "gen.data_parallel=internal"},
+      {"train.precision=fp32", "gen.precision=bf16"},
+      {"expect.outcome=mismatch", "expect.mismatch=[{tensors = \"*\", fraction = 1.0}]"},
+      {"expect.outcome=error", "expect.message=words"},
+  };
+  for (const auto& row : rows) EXPECT_NO_THROW(check_case(case_of(row))) << ::testing::PrintToString(row);
+}
+
+TEST(CaseCheck, ReportsAllViolationsTogetherWithTheirPlace) {
+  const engine::Case c = case_of({"gen.layout=PP2", "refit.streams=2", "run.verify=off", "expect.kl_max=0"});
+  const std::vector<std::string> found = engine::violations(c);
+  ASSERT_EQ(found.size(), 3U);
+  EXPECT_THAT(found[0], ::testing::StartsWith("--set gen.layout: gen.layout: "));
+  EXPECT_THAT(found[1], ::testing::StartsWith("--set refit.streams: refit.streams: "));
+}
+
+TEST(CaseCheck, KeysOfExpertsMeanNothingForADenseModel) {
+  EXPECT_NO_THROW(engine::validate_for_model(case_of({"gen.moe_backend=triton"}), true));
+  EXPECT_NO_THROW(engine::validate_for_model(case_of({}), false));
+  EXPECT_THROW(engine::validate_for_model(case_of({"gen.moe_backend=triton"}), false), Error);
+  EXPECT_THROW(engine::validate_for_model(case_of({"train.layout=TP2xEP2"}), false), Error);
+  EXPECT_THROW(engine::validate_for_model(case_of({"gen.layout=TP2xEP2"}), false), Error);
+}
+
+}  // namespace
+}  // namespace refit::app

@@ -1,0 +1,163 @@
+// The table of keys: every key round-trips through a case file and through --set; bytes, suggestions and numbers.
+
+#include "app/case_keys.hpp"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "app/case_reader.hpp"
+#include "app/text.hpp"
+
+namespace refit::app {
+namespace {
+
+/// For each key a legal value other than its default, as TOML.
+const std::map<std::string, std::string> kOther = {
+    {"name", "\"n\""},
+    {"description", "\"a \\\"quoted\\\" word\""},
+    {"model.config", "\"/m/config.json\""},
+    {"model.checkpoint", "\"/m\""},
+    {"model.family", "\"qwen3\""},
+    {"model.layers", "4"},
+    {"model.tied_lm_head", "\"present\""},
+    {"train.layout", "\"TP2xEP4xDP2xPP2\""},
+    {"train.first_stage_layers", "3"},
+    {"train.last_stage_layers", "2"},
+    {"train.stage_layers", "[3, 2]"},
+    {"train.make_vocab_size_divisible_by", "128"},
+    {"train.precision", "\"fp32\""},
+    {"gen.layout", "\"TP4xDP2\""},
+    {"gen.data_parallel", "\"internal\""},
+    {"gen.mtp", "true"},
+    {"gen.precision", "\"mxfp8\""},
+    {"gen.quantiser", "\"other\""},
+    {"gen.moe_backend", "\"flashinfer_cutlass\""},
+    {"gen.kv_cache_dtype", "\"fp8\""},
+    {"refit.bulk", "\"ffn\""},
+    {"refit.executor", "\"golden\""},
+    {"refit.communicators", "\"per-stage\""},
+    {"refit.streams", "3"},
+    {"refit.group_size", "17"},
+    {"refit.chunk_bytes", "\"64KiB\""},
+    {"refit.ring_chunks", "4"},
+    {"refit.misc_buffer_bytes", "\"1GB\""},
+    {"refit.check_agreement", "false"},
+    {"run.device", "\"cuda\""},
+    {"run.ranks_per_device", "2"},
+    {"run.steps", "3"},
+    {"run.warmup", "0"},
+    {"run.seed", "9223372036854775807"},
+    {"run.update", "\"none\""},
+    {"run.verify", "\"last\""},
+    {"run.timeout_seconds", "2.5"},
+    {"run.inject", "[\"a\", \"b\"]"},
+    {"run.strict_upstream", "\"merged\""},
+    {"output.json", "\"r.json\""},
+    {"output.csv", "\"r.csv\""},
+    {"output.hdf5", "\"r.h5\""},
+    {"output.junit", "\"r.xml\""},
+    {"output.dump_train", "\"dt\""},
+    {"output.dump_gen", "\"dg\""},
+    {"output.force", "true"},
+    {"expect.kl_max", "0.5"},
+    {"expect.bulk_fraction", "0.95"},
+    {"expect.outcome", "\"mismatch\""},
+    {"expect.message", "\"text\""},
+    {"expect.mismatch", "[{tensors = \"*.up_proj.weight\", fraction = 0.75}]"},
+};
+
+/// The key as a line of a case file, with its section's header.
+std::string line_of(const std::string& key, const std::string& value) {
+  const std::size_t dot = key.find('.');
+  if (dot == std::string::npos) return fmt::format("{} = {}\n", key, value);
+  return fmt::format("[{}]\n{} = {}\n", key.substr(0, dot), key.substr(dot + 1), value);
+}
+
+/// A case with only this key (and the layouts, where it is none of them).
+engine::Case read_key_from_file(const std::string& key, const std::string& value) {
+  const std::string path = ::testing::TempDir() + "refit_key_" + std::to_string(getpid()) + ".toml";
+  std::ofstream(path) << line_of(key, value);
+  std::vector<Option> layouts;
+  for (const char* layout : {"train.layout", "gen.layout"}) {
+    if (key != layout) layouts.push_back({layout, "TP1", layout});
+  }
+  return read_case(path, layouts);
+}
+
+TEST(CaseKeys, EveryKeyRoundTripsThroughAFile) {
+  ASSERT_EQ(kOther.size(), case_keys().size());
+  for (const Key& key : case_keys()) {
+    const std::string& value = kOther.at(key.name);
+    EXPECT_NE(default_text(key), value) << key.name;
+    const engine::Case c = read_key_from_file(key.name, value);
+    EXPECT_EQ(key.get(c), value) << key.name;
+    EXPECT_TRUE(c.given.contains(key.name));
+  }
+}
+
+TEST(CaseKeys, EveryKeyIsAnOption) {
+  for (const Key& key : case_keys()) {
+    std::vector<Option> options = {{key.name, kOther.at(key.name), "--set"}};
+    for (const char* layout : {"train.layout", "gen.layout"}) {
+      if (key.name != layout) options.push_back({layout, "TP1", layout});
+    }
+    EXPECT_EQ(key.get(read_case("", options)), kOther.at(key.name)) << key.name;
+  }
+}
+
+TEST(CaseKeys, EveryRowHasHelpAndType) {
+  for (const Key& key : case_keys()) {
+    EXPECT_FALSE(key.help.empty()) << key.name;
+    EXPECT_FALSE(key.type.empty()) << key.name;
+    EXPECT_EQ(find_key(key.name), &key) << "named twice: " << key.name;
+  }
+  EXPECT_EQ(find_key("refit.bulc"), nullptr);
+}
+
+TEST(Text, ParsesBytes) {
+  struct {
+    const char* text;
+    std::optional<std::int64_t> expected;
+  } const table[] = {
+      {"8MiB", 8 << 20},
+      {"256MiB", 256 << 20},
+      {"64KiB", 64 << 10},
+      {"1GB", 1'000'000'000},
+      {"64 KiB", 64 << 10},
+      {"4096", 4096},
+      {"12B", 12},
+      {"0", 0},
+      {"", std::nullopt},
+      {"MiB", std::nullopt},
+      {"-1", std::nullopt},
+      {"8XiB", std::nullopt},
+      {"1.5GiB", std::nullopt},
+      {"9223372036854775807KiB", std::nullopt},
+  };
+  for (const auto& row : table) EXPECT_EQ(parse_bytes(row.text), row.expected) << row.text;
+}
+
+TEST(Text, PrintsBytesAndGroups) {
+  EXPECT_EQ(bytes_text(8 << 20), "8MiB");
+  EXPECT_EQ(bytes_text(1'000'000'000), "1GB");
+  EXPECT_EQ(bytes_text(1001), "1001");
+  EXPECT_EQ(bytes_text(0), "0");
+  EXPECT_EQ(grouped(0), "0");
+  EXPECT_EQ(grouped(999), "999");
+  EXPECT_EQ(grouped(1000), "1,000");
+  EXPECT_EQ(grouped(-1234567), "-1,234,567");
+  EXPECT_EQ(grouped(-123), "-123");
+}
+
+TEST(Text, SuggestsOnlyWhatIsNear) {
+  const std::vector<std::string> words = {"refit.bulk", "refit.executor", "run.steps"};
+  EXPECT_EQ(nearest("refit.bulc", words), "refit.bulk");
+  EXPECT_EQ(nearest("run.step", words), "run.steps");
+  EXPECT_EQ(nearest("zzz", words), std::nullopt);
+}
+
+}  // namespace
+}  // namespace refit::app

@@ -1,0 +1,205 @@
+// Case files and options: precedence, paths, and every mistake with its place.
+
+#include "app/case_reader.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "core/error.hpp"
+
+namespace refit::app {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+const std::string kPath = ::testing::TempDir() + "refit_case_" + std::to_string(getpid()) + ".toml";
+constexpr const char* kLayouts = "[train]\nlayout = \"TP2\"\n[gen]\nlayout = \"TP2\"\n";
+
+engine::Case read(const std::string& text, const std::vector<Option>& options = {}) {
+  std::ofstream(kPath) << text;
+  return read_case(kPath, options);
+}
+
+std::string error_of(const std::string& text, const std::vector<Option>& options = {}) {
+  try {
+    read(text, options);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::usage);
+    return error.what();
+  }
+  return "nothing was refused";
+}
+
+TEST(CaseReader, OptionsOverrideTheFileAndTheFileOverridesDefaults) {
+  const engine::Case c =
+      read(std::string(kLayouts) + "[run]\nsteps = 7\nwarmup = 3\n", {{"run.steps", "2", "--steps"}});
+  EXPECT_EQ(c.run.steps, 2);
+  EXPECT_EQ(c.run.warmup, 3);
+  EXPECT_EQ(c.run.seed, 1);
+  EXPECT_EQ(c.given.at("run.steps"), "--steps");
+  EXPECT_EQ(c.given.at("run.warmup"), kPath + ":7:1");
+  EXPECT_EQ(c.name, std::filesystem::path(kPath).stem());
+}
+
+TEST(CaseReader, InputsAreRelativeToTheFileAndOutputsAreNot) {
+  const engine::Case c =
+      read("[model]\nconfig = \"../m/config.json\"\n" + std::string(kLayouts) + "[output]\njson = \"r.json\"\n");
+  const auto folder = std::filesystem::path(kPath).parent_path();
+  EXPECT_EQ(c.model.config, (folder / "../m/config.json").lexically_normal().string());
+  EXPECT_EQ(c.output.json, "r.json");
+}
+
+TEST(CaseReader, AModelGivenByAnOptionReplacesTheFiles) {
+  const engine::Case c = read("[model]\nconfig = \"/m/config.json\"\n" + std::string(kLayouts),
+                              {{"model.checkpoint", "/data", "--checkpoint"}});
+  EXPECT_EQ(c.model.config, "");
+  EXPECT_EQ(c.model.checkpoint, "/data");
+  const engine::Case both =
+      read(kLayouts, {{"model.checkpoint", "/d", "--checkpoint"}, {"model.config", "/c", "--model"}});
+  EXPECT_EQ(both.model.config, "/c");
+  EXPECT_EQ(both.model.checkpoint, "/d");
+}
+
+TEST(CaseReader, CompletesDataParallel) {
+  const engine::Case c = read("[train]\nlayout = \"TP2xEP8\"\n[gen]\nlayout = \"TP4\"\n");
+  EXPECT_EQ(c.train.layout.dp, 4);
+  EXPECT_EQ(c.gen.layout.dp, 1);
+  EXPECT_EQ(c.train_ranks(), 8);
+  EXPECT_EQ(c.gen_ranks(), 4);
+}
+
+TEST(CaseReader, OptionsAreTypedLikeToml) {
+  const engine::Case c = read(kLayouts, {{"refit.chunk_bytes", "64KiB", "--set"},
+                                         {"run.inject", "a,b", "--inject"},
+                                         {"run.timeout_seconds", "3", "--timeout"},
+                                         {"train.stage_layers", "[1, 2]", "--set"},
+                                         {"name", "true", "--set"},
+                                         {"description", "\"in quotes\"", "--set"}});
+  EXPECT_EQ(c.refit.chunk_bytes, 64 << 10);
+  EXPECT_THAT(c.run.inject, ::testing::ElementsAre("a", "b"));
+  EXPECT_EQ(c.run.timeout_seconds, 3);
+  EXPECT_THAT(c.train.stage_layers, ::testing::ElementsAre(1, 2));
+  EXPECT_EQ(c.name, "true");
+  EXPECT_EQ(c.description, "in quotes");
+}
+
+struct Bad {
+  const char* text;  // after the layouts: line 5 and on
+  const char* place;
+  const char* message;
+};
+
+constexpr Bad kBad[] = {
+    {"[refit]\nbulc = \"ffn\"\n", ":6:1: ", "unknown key refit.bulc; did you mean refit.bulk?"},
+    {"[refti]\nbulk = \"ffn\"\n", ":5:2: ", "unknown section refti; did you mean refit?"},
+    {"[refit]\nbulk = \"fnn\"\n",
+     ":6:1: ", "refit.bulk needs one of all, whitelist, ffn, not \"fnn\"; did you mean ffn?"},
+    {"[refit]\nbulk = 3\n", ":6:1: ", "refit.bulk needs one of"},
+    {"[refit]\nstreams = \"2\"\n", ":6:1: ", "refit.streams needs an integer in 1..1024"},
+    {"[refit]\nstreams = 0\n", ":6:1: ", "refit.streams needs an integer"},
+    {"[refit]\nstreams = 2.0\n", ":6:1: ", "refit.streams needs an integer"},
+    {"[refit]\nchunk_bytes = \"8XB\"\n", ":6:1: ", "refit.chunk_bytes needs bytes"},
+    {"[refit]\nchunk_bytes = \"9999999TiB\"\n", ":6:1: ", "refit.chunk_bytes needs bytes"},
+    {"[refit]\ncheck_agreement = 1\n", ":6:1: ", "refit.check_agreement needs true or false"},
+    {"[refit]\nbulk = \"all\"\nbulk = \"ffn\"\n", ":7:", "bulk"},
+    {"[run]\nsteps = -1\n", ":6:1: ", "run.steps needs an integer"},
+    {"[run]\nsteps = 99999999999999999999\n", ":6:", "99999999999999999999"},
+    {"[run]\ntimeout_seconds = nan\n", ":6:1: ", "run.timeout_seconds needs a number"},
+    {"[run]\ninject = \"one\"\n", ":6:1: ", "run.inject needs a list"},
+    {"[run]\ninject = [1]\n", ":6:1: ", "run.inject has a value of a wrong type"},
+    {"[run]\nupdate = 2024-01-01\n", ":6:1: ", "run.update has a value of a wrong type"},
+    {"[run.steps]\nx = 1\n", ":5:6: ", "run.steps has a value of a wrong type"},
+    {"[model]\nconfig = \"\"\n", ":6:1: ", "model.config is empty"},
+    {"[expect]\nbulk_fraction = 95.0\n", ":6:1: ", "expect.bulk_fraction needs a number from 0 to 1"},
+    {"[[expect.mismatch]]\ntensors = \"*\"\nfraktion = 1.0\n",
+     ":5:", "expect.mismatch has an unknown or ill-typed fraktion"},
+    {"[[expect.mismatch]]\ntensors = \"*\"\nfraction = 0.0\n", ":5:", "expect.mismatch needs a fraction"},
+    {"[refit\n", ":5:", "expected ']'"},
+    {"layout = \n", ":5:", "expected value"},
+};
+
+TEST(CaseReader, RefusesWithFileLineAndColumn) {
+  for (const Bad& bad : kBad) {
+    const std::string error = error_of(std::string(kLayouts) + bad.text);
+    EXPECT_THAT(error, HasSubstr(kPath + bad.place)) << bad.text;
+    EXPECT_THAT(error, HasSubstr(bad.message)) << bad.text;
+    EXPECT_THAT(error, Not(HasSubstr("\n"))) << bad.text;
+  }
+}
+
+TEST(CaseReader, ReportsAllMistakesTogether) {
+  const std::string error = error_of("nam = \"x\"\n[train]\nlayout = \"TP0\"\n[run]\nstep = 3\nwarmup = -2\n",
+                                     {{"refit.bulc", "ffn", "--set refit.bulc"}});
+  EXPECT_THAT(error, HasSubstr("unknown key nam; did you mean name?"));
+  EXPECT_THAT(error, HasSubstr("train.layout layout \"TP0\""));
+  EXPECT_THAT(error, HasSubstr("unknown key run.step; did you mean run.steps?"));
+  EXPECT_THAT(error, HasSubstr("run.warmup needs"));
+  EXPECT_THAT(error, HasSubstr("--set refit.bulc: unknown key refit.bulc; did you mean refit.bulk?"));
+}
+
+TEST(CaseReader, RequiresBothLayouts) {
+  const std::string error = error_of("name = \"x\"\n");
+  EXPECT_THAT(error, HasSubstr("train.layout is required"));
+  EXPECT_THAT(error, HasSubstr("gen.layout is required"));
+}
+
+TEST(CaseReader, RefusesAnOptionGivenTwice) {
+  EXPECT_THAT(error_of(kLayouts, {{"run.steps", "1", "--steps"}, {"run.steps", "2", "--set run.steps"}}),
+              HasSubstr("--set run.steps: run.steps is given twice"));
+}
+
+TEST(CaseReader, NamesAMissingFile) {
+  try {
+    read_case("/nowhere/case.toml", {});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::usage);
+    EXPECT_STREQ(error.what(), "/nowhere/case.toml: no such file");
+  }
+}
+
+TEST(Hardware, ReadsTheCommittedFiles) {
+  const std::string folder = std::string(REFIT_SOURCE_DIR) + "/inputs/hardware/";
+  const engine::Hardware h100 = read_hardware(folder + "h100-50gbps.toml");
+  EXPECT_EQ(h100.devices_per_domain, 8);
+  EXPECT_EQ(h100.domain_in, 400.0);
+  EXPECT_EQ(read_hardware(folder + "h200-nvlink.toml").memory, 4200.0);
+}
+
+TEST(Hardware, NamesEveryMistake) {
+  std::ofstream(kPath) << "ranks_per_device = 0\ndevices_per_domain = 1\ndevice_in = 1\ndevice_out = 1.5\n"
+                          "domain_in = 1\ndomain_uot = 1\nmemory = -3\nlaunch_seconds = 1e-5\n";
+  try {
+    read_hardware(kPath);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("ranks_per_device must be an integer"));
+    EXPECT_THAT(error.what(), HasSubstr("domain_out must be a number"));
+    EXPECT_THAT(error.what(), HasSubstr("memory must be a number"));
+    EXPECT_THAT(error.what(), HasSubstr(":6:1: unknown key domain_uot; did you mean domain_out?"));
+  }
+}
+
+TEST(CommittedCases, AllReadAndContradictNothing) {
+  const std::filesystem::path folder = std::string(REFIT_SOURCE_DIR) + "/inputs/cases";
+  int files = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    if (entry.path().extension() != ".toml") continue;
+    const engine::Case c = read_case(entry.path().string(), {});
+    EXPECT_THAT(engine::violations(c), ::testing::IsEmpty()) << entry.path();
+    EXPECT_EQ(read_description(entry.path().string()), c.description);
+    EXPECT_FALSE(c.description.empty()) << entry.path();
+    EXPECT_TRUE(c.model.config.empty() || std::filesystem::exists(c.model.config)) << entry.path();
+    ++files;
+  }
+  EXPECT_GE(files, 45);
+}
+
+}  // namespace
+}  // namespace refit::app
