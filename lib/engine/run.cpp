@@ -170,8 +170,13 @@ class Run {
       watchdog.arm(case_.run.timeout_seconds);
       report::Refit refit = job.refit(number);
       watchdog.disarm();
-      const bool verify = case_.run.verify == Verify::every || (case_.run.verify == Verify::last && number == last);
-      if (verify) add(job.verify(number), setup_->model, refit, result_);
+      const bool verifies = case_.run.verify == Verify::every || (case_.run.verify == Verify::last && number == last);
+      if (verifies) {
+        watchdog.arm(case_.run.timeout_seconds);
+        const verify::StepResult step = job.verify(number);
+        watchdog.disarm();
+        add(step, setup_->model, refit, result_);
+      }
       if (is_root()) report::print_step(std::cout, result_, refit);
       result_.refits.push_back(std::move(refit));
     }

@@ -114,14 +114,14 @@ class Suite:
     def model(self, name):
         return os.path.join(self.args.inputs, "models", name, "config.json")
 
-    def start(self, ranks, *arguments):
-        """A job of `ranks` ranks; 0: one process without the launcher."""
+    def start(self, ranks, *arguments, within=()):
+        """A job of `ranks` ranks; 0: one process without the launcher. `within`: a command that starts the launcher."""
         prefix = mpirun(ranks) if ranks > 0 else []
-        command = [*prefix, self.args.refit, *map(str, arguments)]
+        command = [*within, *prefix, self.args.refit, *map(str, arguments)]
         return Started(command, self.args.refit, self.args.inputs, self.work)
 
-    def run(self, ranks, *arguments, seconds=LIMIT_SECONDS):
-        return self.start(ranks, *arguments).wait(seconds)
+    def run(self, ranks, *arguments, seconds=LIMIT_SECONDS, within=()):
+        return self.start(ranks, *arguments, within=within).wait(seconds)
 
     def check(self, holds, what, ended=None):
         """Counts and prints what does not hold, with the job's command and last words."""

@@ -1,0 +1,100 @@
+"""A rank that dies or stops in the middle of a run: all is over within 15 s and nothing stays behind.
+
+    run_killed.py --refit EXE --engines engines.tar.xz --inputs FOLDER --work FOLDER
+"""
+
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from job import Suite  # noqa: E402
+
+LIMIT = 15.0  # seconds
+STEPS = 1_000_000
+VICTIM = 2  # the first gen rank
+
+
+def shared_files(pids):
+    """The files in shared memory and under the launcher's folders that these processes have mapped."""
+    found = set()
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
+                found |= set(re.findall(r"(/dev/shm/\S+|/tmp/\S*ompi\S+)$", file.read(), re.MULTILINE))
+        except OSError:
+            pass
+    return found
+
+
+def rank_pid(out, rank):
+    """The process id of a rank, from the header."""
+    found = re.search(rf"^# +{rank}  (?:train|gen) +(\d+) ", out, re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+def started(suite, executor, folder, timeout):
+    """A running job that has come to its steps, and what it has printed so far."""
+    job = suite.start(
+        4, "run", "--checkpoint", suite.checkpoint("qwen3"), "--train", "TP2", "--gen", "TP2", "--executor", executor,
+        "--steps", STEPS, "--timeout", timeout, "--json", os.path.join(folder, "result.json"),
+        "--csv", os.path.join(folder, "result.csv"), "--dump-gen", os.path.join(folder, "dumps"),
+    )  # fmt: skip
+    printed = ""
+    for line in job.process.stdout:
+        printed += line
+        if re.match(r" +3 +[\d.]+ ", line):  # the third refit: in the middle of it
+            break
+    return job, printed
+
+
+def strike(suite, executor, blow, timeout):
+    """Sends `blow` to a rank in the middle of a run; checks the end, and returns it."""
+    what = f"{executor}, signal {blow.name}"
+    folder = suite.path("struck")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    job, printed = started(suite, executor, folder, timeout)
+    victim = rank_pid(printed, VICTIM)
+    if not suite.check(victim in job.ranks(), f"{what}: the header's pid {victim} is not of {job.ranks()}"):
+        job.kill()
+        return job.wait(), folder
+    files = shared_files(job.ranks())
+    suite.check(len(files) > 0, f"{what}: nothing is shared, so nothing can be left")
+    begin = time.monotonic()
+    os.kill(victim, blow)
+    ended = job.wait(2 * LIMIT)
+    seconds = time.monotonic() - begin
+    suite.check(ended.code not in (None, 0), f"{what}: exit code {ended.code}", ended)
+    suite.check(seconds < LIMIT, f"{what}: ended after {seconds:.1f} s", ended)
+    while job.pids() and time.monotonic() - begin < LIMIT:
+        time.sleep(0.1)
+    suite.check(not job.pids(), f"{what}: processes {job.pids()} remain", ended)
+    job.kill()
+    left = sorted(filter(os.path.exists, files))
+    suite.check(not left, f"{what}: {left} remain", ended)
+    return ended, folder
+
+
+def killed(suite):
+    """The launcher ends the others; no rank of refit had time to write a result."""
+    for executor in ("direct", "p2p", "golden"):
+        _, folder = strike(suite, executor, signal.SIGKILL, 60)
+        left = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
+        suite.check(not [name for name in left if not name.endswith(".tmp")], f"{executor}: {left} were written")
+
+
+def stopped(suite):
+    """The others wait for a rank that does not move: their timeout ends all, with a result that says so."""
+    for executor in ("direct", "p2p"):
+        ended, folder = strike(suite, executor, signal.SIGSTOP, 3)
+        suite.check("timeout: no end after 3 s" in ended.err, f"{executor}: nobody names the timeout", ended)
+        result = suite.result(os.path.join(folder, "result.json"), ended)
+        suite.check(result["status"] == "error", f"{executor}: status {result['status']}", ended)
+        suite.check(result["error"]["kind"] == "timeout", f"{executor}: {result['error']}", ended)
+
+
+Suite(__doc__).main(killed, stopped)
