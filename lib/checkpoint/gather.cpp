@@ -8,24 +8,18 @@ namespace {
 
 constexpr std::size_t kMaxParts = 1024;                       // IOV_MAX on Linux
 constexpr std::int64_t kMaxPending = std::int64_t{64} << 20;  // progress is reported in between
-constexpr std::int64_t kLongRun = std::int64_t{64} << 10;     // worth a system call of its own
-constexpr std::int64_t kShortPitch = std::int64_t{16} << 10;  // cheaper to read through than to skip
-constexpr std::int64_t kLeastFraction = 8;                    // read through where 1/8 or more is wanted
+// Reading 3 KiB too many costs as much as another system call (measured from the page cache: 0.7 us, 4.5 GB/s); what
+// is not cached is read ahead by the kernel either way.
+constexpr std::int64_t kMaxGap = 3072;
 
 }  // namespace
 
-Gather::Gather() : scratch_(static_cast<std::size_t>(kLeastFraction * kLongRun)) { parts_.reserve(kMaxParts); }
+Gather::Gather() : scratch_(static_cast<std::size_t>(kMaxGap)) { parts_.reserve(kMaxParts); }
 
 void Gather::open(const std::string& path) {
   REFIT_ASSERT(parts_.empty());
   file_ = File::open_for_reading(path);
   file_.advise_sequential();
-}
-
-bool Gather::bridges(std::int64_t gap, std::int64_t bytes) const {
-  if (gap == 0) return true;
-  if (gap < 0 || bytes >= kLongRun) return false;
-  return gap + bytes <= kShortPitch || bytes * kLeastFraction >= gap + bytes;
 }
 
 void Gather::bridge(std::int64_t gap) {
@@ -35,8 +29,9 @@ void Gather::bridge(std::int64_t gap) {
 
 void Gather::add(const Entry& entry, std::int64_t offset, std::int64_t bytes, std::byte* data) {
   const bool room = parts_.size() + 2 <= kMaxParts && end_ - begin_ < kMaxPending;
-  if (!parts_.empty() && room && bridges(offset - end_, bytes)) {
-    bridge(offset - end_);
+  const std::int64_t gap = offset - end_;
+  if (!parts_.empty() && room && gap >= 0 && gap <= kMaxGap) {
+    bridge(gap);
   } else {
     flush();
     begin_ = end_ = offset;

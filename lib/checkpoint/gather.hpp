@@ -2,7 +2,7 @@
 // Reads many short runs of one file with few system calls: runs that lie close together in the file become one preadv,
 // whose bytes between the runs go to a scratch buffer. The runs themselves land where they belong, without a copy.
 //
-// Example: columns 0..511 of a bf16 matrix with 4,096 columns are runs of 1 KiB, 8 KiB apart: 512 rows per preadv.
+// Example: columns 0..511 of a bf16 matrix with 1,024 columns are runs of 1 KiB, 2 KiB apart: 512 rows per preadv.
 
 #include "checkpoint/checkpoint.hpp"
 #include "checkpoint/file.hpp"
@@ -23,7 +23,6 @@ class Gather {
   std::int64_t bytes_read() const { return bytes_read_; }
 
  private:
-  bool bridges(std::int64_t gap, std::int64_t bytes) const;
   void bridge(std::int64_t gap);
 
   File file_;
