@@ -232,10 +232,11 @@ struct HardwareKey {
   double engine::Hardware::*member;
 };
 
-constexpr HardwareKey kRates[] = {
-    {"device_in", &engine::Hardware::device_in}, {"device_out", &engine::Hardware::device_out},
-    {"domain_in", &engine::Hardware::domain_in}, {"domain_out", &engine::Hardware::domain_out},
-    {"memory", &engine::Hardware::memory},       {"launch_seconds", &engine::Hardware::launch_seconds}};
+constexpr HardwareKey kRates[] = {{"device_in", &engine::Hardware::device_in},
+                                  {"device_out", &engine::Hardware::device_out},
+                                  {"domain_in", &engine::Hardware::domain_in},
+                                  {"domain_out", &engine::Hardware::domain_out},
+                                  {"memory", &engine::Hardware::memory}};
 
 struct HardwareCount {
   std::string_view name;
@@ -258,6 +259,9 @@ engine::Hardware read_hardware(const std::string& file) {
     hardware.*member = table[name].value<double>().value_or(0.0);
     if (!(hardware.*member > 0)) mistakes.push_back(fmt::format("{}: {} must be a number above 0", file, name));
   }
+  names.emplace_back("launch_seconds");  // 0 where one rank was measured, which sends nothing
+  hardware.launch_seconds = table["launch_seconds"].value<double>().value_or(-1.0);
+  if (!(hardware.launch_seconds >= 0)) mistakes.push_back(fmt::format("{}: launch_seconds must be a number", file));
   for (const auto& [name, member] : kCounts) {
     names.emplace_back(name);
     hardware.*member = table[name].value<std::int64_t>().value_or(0);

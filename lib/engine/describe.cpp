@@ -2,7 +2,9 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <map>
+#include <numeric>
 #include <tuple>
 
 #include "kernels/kernels.hpp"
@@ -86,6 +88,18 @@ report::Bound to_report(const plan::Bound& bound, bool has_rates) {
 
 report::ModelSeconds to_report(const plan::ModelSeconds& model) {
   return {model.total, model.term, model.staging, model.schedule, model.latency};
+}
+
+void add_wire(const plan::Traffic& traffic, std::int64_t misc_bytes, report::Result& result) {
+  result.byte_matrix = traffic.matrix;
+  for (std::int64_t& bytes : result.byte_matrix.front()) bytes += misc_bytes;
+  const auto gen_ranks = static_cast<std::int64_t>(result.byte_matrix.front().size());
+  std::int64_t egress_max = 0;
+  for (const auto& row : result.byte_matrix) {
+    egress_max = std::max(egress_max, std::accumulate(row.begin(), row.end(), std::int64_t{0}));
+  }
+  result.wire = report::Wire{traffic.bytes + misc_bytes * gen_ranks, traffic.copies, egress_max,
+                             traffic.ingress_max() + misc_bytes, 0};
 }
 
 std::string hexadecimal(const Sum128& sum) { return fmt::format("{:016x}{:016x}", sum.high, sum.low); }

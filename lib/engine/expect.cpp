@@ -48,12 +48,15 @@ std::string missed_mismatch(const Setup& setup, const report::Verification& foun
   return "";
 }
 
+std::string missed_fraction(const ExpectSection& expect, const report::Result& result) {
+  const double found = result.payload->bulk_fraction();
+  if (!expect.bulk_fraction || std::abs(found - *expect.bulk_fraction) <= kFractionTolerance) return "";
+  return fmt::format("expect.bulk_fraction: {:.4f} expected, {:.4f} found", *expect.bulk_fraction, found);
+}
+
 std::string missed(const Setup& setup, const report::Result& result) {
   const ExpectSection& expect = setup.c.expect;
-  if (expect.bulk_fraction && std::abs(result.payload->bulk_fraction() - *expect.bulk_fraction) > kFractionTolerance) {
-    return fmt::format("expect.bulk_fraction: {:.4f} expected, {:.4f} found", *expect.bulk_fraction,
-                       result.payload->bulk_fraction());
-  }
+  if (std::string fraction = missed_fraction(expect, result); !fraction.empty()) return fraction;
   if (expect.outcome == ExpectedOutcome::error) return "an error was expected, but the run came to its end";
   if (expect.outcome == ExpectedOutcome::timeout) return "a timeout was expected, but the run came to its end";
   if (!result.verification) return "";
@@ -70,13 +73,19 @@ std::string missed(const Setup& setup, const report::Result& result) {
   return "";
 }
 
-}  // namespace
-
-void judge(const Setup& setup, report::Result& result) {
-  const std::string reason = missed(setup, result);
+/// Passed without a reason against it.
+void conclude(const std::string& reason, const std::string& phase, report::Result& result) {
   result.status = reason.empty() ? report::Status::passed : report::Status::failed;
   result.exit_code = reason.empty() ? 0 : static_cast<int>(ErrorKind::data);
-  if (!reason.empty()) result.error = report::Failure{name(ErrorKind::data), reason, std::nullopt, "verify"};
+  if (!reason.empty()) result.error = report::Failure{name(ErrorKind::data), reason, std::nullopt, phase};
+}
+
+}  // namespace
+
+void judge(const Setup& setup, report::Result& result) { conclude(missed(setup, result), "verify", result); }
+
+void judge_plan(const Setup& setup, report::Result& result) {
+  conclude(missed_fraction(setup.c.expect, result), "plan", result);
 }
 
 int judge_error(const Case& c, ErrorKind kind, bool timeout, const std::string& message, report::Result& result) {

@@ -12,6 +12,9 @@ namespace refit::engine {
 /// false with verify = off.
 void judge(const Setup& setup, report::Result& result);
 
+/// The same for a plan, of which only the payload's fraction can be expected.
+void judge_plan(const Setup& setup, report::Result& result);
+
 /// Judges an error that ended a run (`timeout`: the watchdog's): the exit code to end with, also put into `result`.
 int judge_error(const Case& c, ErrorKind kind, bool timeout, const std::string& message, report::Result& result);
 

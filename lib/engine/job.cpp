@@ -166,11 +166,9 @@ void Job::measure(report::Result& result) {
   result.model_seconds = to_report(plan::model_seconds(bound, traffic, schedule, host_rates(rates)));
 
   const std::int64_t misc = std::accumulate(misc_.begin(), misc_.end(), std::int64_t{0},
-                                            [](std::int64_t sum, const auto& t) { return sum + t.bytes(); });
-  result.byte_matrix = traffic.matrix;
-  for (std::int64_t& bytes : result.byte_matrix.front()) bytes += misc;
-  result.wire = report::Wire{traffic.bytes + misc * setup_.gen->ranks(), traffic.copies,
-                             traffic.egress_max() + misc * setup_.gen->ranks(), traffic.ingress_max() + misc, 0};
+                                            [](std::int64_t sum, const auto& t) { return sum + t.elements(); }) *
+                            byte_size(setup_.train_dtype);
+  add_wire(traffic, misc, result);
   if (c.executor == ExecutorKind::golden) {
     const std::int64_t receivers =
         (c.communicators == Communicators::single ? setup_.train->ranks()

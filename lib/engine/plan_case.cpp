@@ -1,11 +1,11 @@
 #include <sys/resource.h>
 
 #include <chrono>
-#include <cmath>
 #include <iostream>
 
 #include "engine/describe.hpp"
 #include "engine/engine.hpp"
+#include "engine/expect.hpp"
 #include "report/files.hpp"
 #include "report/printers.hpp"
 #include "report/table.hpp"
@@ -66,11 +66,7 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   const plan::Traffic traffic = plan::traffic(planner, setup.model.tensors);
   result.plan->world = report::PlanWorld{now() - start, traffic.copies};
   result.plan->hash = hexadecimal(traffic.hash);
-  result.byte_matrix = traffic.matrix;
-  const std::int64_t misc = setup.split.payload.misc_bytes;
-  for (std::int64_t& bytes : result.byte_matrix.front()) bytes += misc;
-  result.wire = report::Wire{traffic.bytes + misc * setup.gen->ranks(), traffic.copies,
-                             traffic.egress_max() + misc * setup.gen->ranks(), traffic.ingress_max() + misc, 0};
+  add_wire(traffic, setup.split.payload.misc_bytes, result);
 
   const plan::Rates rates = options.hardware ? rates_of(*options.hardware) : plan::Rates{};
   const plan::Bound bound = plan::lower_bound(setup.model.tensors, *setup.train, *setup.gen, rates);
@@ -81,16 +77,13 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
     if (c.refit.executor != ExecutorKind::direct) schedule.stages_in_flight = c.refit.streams;
     result.model_seconds = to_report(plan::model_seconds(bound, traffic, schedule, rates));
   }
+  judge_plan(setup, result);
   if (options.classify) print_classes(setup);
   report::print_header(std::cout, result);
   report::print_plan(std::cout, result);
   if (!options.byte_matrix.empty()) report::write_byte_matrix(options.byte_matrix, result.byte_matrix);
   if (!c.output.json.empty()) report::write_file(c.output.json, report::to_json(result));
-  if (c.expect.bulk_fraction && std::abs(result.payload->bulk_fraction() - *c.expect.bulk_fraction) > 0.0005) {
-    throw Error(ErrorKind::data, fmt::format("expect.bulk_fraction: {:.4f} expected, {:.4f} found",
-                                             *c.expect.bulk_fraction, result.payload->bulk_fraction()));
-  }
-  return 0;
+  return result.exit_code;
 }
 
 }  // namespace refit::engine

@@ -11,6 +11,6 @@ foreach(family llama_tied qwen2_bias qwen3 qwen3_moe)
   refit_run_test(families_${family} run_families.py --family ${family})
 endforeach()
 
-foreach(name options hdf5 injections mistakes memory killed)
+foreach(name options hdf5 injections mistakes memory killed plan)
   refit_run_test(${name} run_${name}.py)
 endforeach()
