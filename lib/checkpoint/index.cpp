@@ -1,8 +1,11 @@
 // Index files: "weight_map" of tensor names to shards, as Hugging Face writes them, for both formats.
 
+#include <nlohmann/json.hpp>
+
 #include "checkpoint/contents.hpp"
 #include "checkpoint/file.hpp"
 #include "checkpoint/json_events.hpp"
+#include "core/error.hpp"
 
 namespace refit::checkpoint {
 namespace {

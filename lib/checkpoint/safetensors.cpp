@@ -4,11 +4,13 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <nlohmann/json.hpp>
 #include <unordered_set>
 
 #include "checkpoint/contents.hpp"
 #include "checkpoint/file.hpp"
 #include "checkpoint/json_events.hpp"
+#include "core/error.hpp"
 
 namespace refit::checkpoint {
 namespace {
