@@ -83,7 +83,8 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   report::print_plan(std::cout, result);
   if (!options.byte_matrix.empty()) report::write_byte_matrix(options.byte_matrix, result.byte_matrix);
   if (!c.output.json.empty()) report::write_file(c.output.json, report::to_json(result));
-  return result.exit_code;
+  if (result.error) throw Error(ErrorKind::data, result.error->message);  // on stderr too
+  return 0;
 }
 
 }  // namespace refit::engine
