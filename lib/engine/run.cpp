@@ -135,10 +135,10 @@ class Run {
   int operator()() {
     try {
       together(*world_, [&] {
-        require_ranks(case_, session_.size());
         if (session_.rank() == 0) check_outputs(case_);
         outputs_checked_ = true;
         setup_ = std::make_unique<Setup>(case_);
+        require_ranks(case_, session_.size());
       });
       return refits();
     } catch (const CollectiveError& error) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/hash.hpp"
+#include "layout/pieces.hpp"
 #include "layout/vocabulary.hpp"
 
 namespace refit::gen {
@@ -110,22 +111,15 @@ class VllmLayout final : public layout::Layout {
   }
 
   void replicated(const Tensor& tensor, std::int32_t parameter, std::vector<Piece>& out) const {
-    out.push_back(
-        {Box::whole(tensor.shape), {{parameter, tensor.layer, -1}, 0, row_major_strides(tensor.shape)}, dtype_});
+    layout::append_whole(tensor, {parameter, tensor.layer, -1}, dtype_, out);
   }
   void rows(const Tensor& tensor, const Range& part, std::int32_t parameter, std::int64_t local_row,
             std::vector<Piece>& out) const {
-    Box box = Box::whole(tensor.shape);
-    box.lower[0] = part.begin;
-    box.extent[0] = part.count;
-    const Extents strides = row_major_strides(tensor.shape);
-    out.push_back({box, {{parameter, tensor.layer, -1}, local_row * strides[0], strides}, dtype_});
+    layout::append_rows(tensor, part, {parameter, tensor.layer, -1}, local_row, dtype_, out);
   }
   void columns(const Tensor& tensor, Rank rank, std::int32_t parameter, std::vector<Piece>& out) const {
-    const Range part = even_part(tensor.shape[1], tp_, tp_rank(rank));
-    out.push_back({{{0, part.begin}, {tensor.shape[0], part.count}},
-                   {{parameter, tensor.layer, -1}, 0, {part.count, 1}},
-                   dtype_});
+    layout::append_columns(tensor, even_part(tensor.shape[1], tp_, tp_rank(rank)), {parameter, tensor.layer, -1},
+                           dtype_, out);
   }
   void qkv_pieces(const Tensor& tensor, Rank rank, std::int32_t parameter, std::vector<Piece>& out) const;
   void mlp_pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const;
@@ -165,8 +159,7 @@ void VllmLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out
     case Role::down_proj: return tensor.expert >= 0 ? expert_pieces(tensor, rank, out) : mlp_pieces(tensor, rank, out);
     case Role::unknown: break;
   }
-  out.push_back(
-      {Box::whole(tensor.shape), {{by_name, tensor.index, -1}, 0, row_major_strides(tensor.shape)}, tensor.dtype});
+  layout::append_by_name(tensor, by_name, out);
 }
 
 void VllmLayout::qkv_pieces(const Tensor& tensor, Rank rank, std::int32_t parameter, std::vector<Piece>& out) const {
@@ -230,8 +223,7 @@ Storage VllmLayout::storage(const StorageKey& key, Rank rank) const {
     case by_name: break;
     default: fail_invariant("a storage key of the gen layout names one of its parameters");
   }
-  const Tensor& tensor = model_.tensors[static_cast<std::size_t>(key.layer)];
-  return {key, tensor.name, tensor.shape, tensor.dtype};
+  return layout::storage_by_name(model_, key);
 }
 
 }  // namespace

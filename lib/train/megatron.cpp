@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/hash.hpp"
+#include "layout/pieces.hpp"
 #include "layout/vocabulary.hpp"
 
 namespace refit::train {
@@ -76,8 +77,7 @@ class MegatronLayout final : public layout::Layout {
   void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override {
     const Coordinates at = coordinates_of(rank);
     if (tensor.role == Role::unknown) {
-      out.push_back(
-          {Box::whole(tensor.shape), {{by_name, tensor.index, -1}, 0, row_major_strides(tensor.shape)}, tensor.dtype});
+      layout::append_by_name(tensor, by_name, out);
     } else if (tensor.layer < 0) {
       outer_pieces(tensor, at, out);
     } else if (home(tensor).stage == at.pp) {
@@ -131,7 +131,7 @@ class MegatronLayout final : public layout::Layout {
   }
 
   void replicated(const Tensor& tensor, const StorageKey& key, std::vector<Piece>& out) const {
-    out.push_back({Box::whole(tensor.shape), {key, 0, row_major_strides(tensor.shape)}, dtype_});
+    layout::append_whole(tensor, key, dtype_, out);
   }
 
   /// Embedding, output layer and final norm.
@@ -154,20 +154,9 @@ class MegatronLayout final : public layout::Layout {
   void qkv_pieces(const Tensor& tensor, const Coordinates& at, std::int32_t parameter, std::vector<Piece>& out) const;
   void mlp_pieces(const Tensor& tensor, const Coordinates& at, std::vector<Piece>& out) const;
 
-  /// Rows `rows` of a tensor at local row `local_row` of a row-major storage.
-  void row_piece(const Tensor& tensor, const Range& rows, const StorageKey& key, std::int64_t local_row,
-                 std::vector<Piece>& out) const {
-    Box box = Box::whole(tensor.shape);
-    box.lower[0] = rows.begin;
-    box.extent[0] = rows.count;
-    const Extents strides = row_major_strides(tensor.shape);
-    out.push_back({box, {key, local_row * strides[0], strides}, dtype_});
-  }
-
   /// The tp-th part of the columns of a matrix, as a storage of its own.
   void column_piece(const Tensor& tensor, std::int64_t tp, const StorageKey& key, std::vector<Piece>& out) const {
-    const Range columns = even_part(tensor.shape[1], sizes_.tp, tp);
-    out.push_back({{{0, columns.begin}, {tensor.shape[0], columns.count}}, {key, 0, {columns.count, 1}}, dtype_});
+    layout::append_columns(tensor, even_part(tensor.shape[1], sizes_.tp, tp), key, dtype_, out);
   }
 
   const model::Model& model_;
@@ -225,7 +214,8 @@ void MegatronLayout::qkv_pieces(const Tensor& tensor, const Coordinates& at, std
     const std::int64_t begin = std::max(fused, local.begin);
     const std::int64_t end = std::min(fused + rows_of_group, local.begin + local.count);
     if (begin >= end) continue;
-    row_piece(tensor, {group * rows_of_group + begin - fused, end - begin}, key, begin - local.begin, out);
+    layout::append_rows(tensor, {group * rows_of_group + begin - fused, end - begin}, key, begin - local.begin, dtype_,
+                        out);
   }
 }
 
@@ -236,11 +226,13 @@ void MegatronLayout::mlp_pieces(const Tensor& tensor, const Coordinates& at, std
     if (tensor.expert / experts_per_rank() != at.ep) return;
     const auto local = static_cast<std::int32_t>(tensor.expert % experts_per_rank());
     if (tensor.role == Role::down_proj) return replicated(tensor, {expert_fc2, layer, local}, out);
-    return row_piece(tensor, {0, rows}, {expert_fc1, layer, local}, tensor.role == Role::up_proj ? rows : 0, out);
+    return layout::append_rows(tensor, {0, rows}, {expert_fc1, layer, local}, tensor.role == Role::up_proj ? rows : 0,
+                               dtype_, out);
   }
   if (tensor.role == Role::down_proj) return column_piece(tensor, at.tp, {fc2_weight, layer, -1}, out);
   const Range part = even_part(rows, sizes_.tp, at.tp);
-  row_piece(tensor, part, {fc1_weight, layer, -1}, tensor.role == Role::up_proj ? part.count : 0, out);
+  layout::append_rows(tensor, part, {fc1_weight, layer, -1}, tensor.role == Role::up_proj ? part.count : 0, dtype_,
+                      out);
 }
 
 Storage MegatronLayout::storage(const StorageKey& key, Rank rank) const {
@@ -274,8 +266,7 @@ Storage MegatronLayout::storage(const StorageKey& key, Rank rank) const {
     case by_name: break;
     default: fail_invariant("a storage key of the train layout names one of its parameters");
   }
-  const Tensor& tensor = model_.tensors[static_cast<std::size_t>(key.layer)];
-  return {key, tensor.name, tensor.shape, tensor.dtype};
+  return layout::storage_by_name(model_, key);
 }
 
 }  // namespace

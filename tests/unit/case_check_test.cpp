@@ -45,14 +45,11 @@ TEST(CaseCheck, RefusesContradictions) {
   constexpr auto kUsage = ErrorKind::usage;
   const std::vector<Row> rows = {
       {{"model.checkpoint=/d"}, kUsage, "model.config: give either this or model.checkpoint"},
-      {{"train.layout=TP2xEP4xDP1"}, kUsage, "train.layout: EP4 must divide TP x CP x DP = 2"},
-      {{"train.stage_layers=[1, 2]"}, kUsage, "train.stage_layers: has 2 entries for PP1"},
       {{"train.layout=PP2", "train.stage_layers=[1, 2]", "train.first_stage_layers=1"}, kUsage, "gives every stage"},
       {{"train.first_stage_layers=3"}, kUsage, "means nothing without PP"},
       {{"gen.layout=TP2xPP2"}, kUsage, "vLLM gen PP must be 1"},
       {{"gen.layout=TP2xCP2"}, kUsage, "vLLM gen PP must be 1, and so must CP"},
-      {{"gen.layout=TP2xEP4xDP2"}, kUsage, "gen.layout: EP must be 1 or the expert group's size TP = 2"},
-      {{"gen.layout=TP2xEP2xDP2", "gen.data_parallel=internal"}, kUsage, "size TP x DP = 4"},
+      {{"refit.executor=p2p", "refit.chunk_bytes=63"}, kUsage, "refit.chunk_bytes: a chunk has at least 64 bytes"},
       {{"gen.quantiser=nemo_rl"}, kUsage, "gen.quantiser: means nothing with gen.precision = \"bf16\""},
       {{"gen.kv_cache_dtype=auto", "gen.precision=fp32"}, kUsage, "means nothing with gen.precision = \"fp32\""},
       {{"refit.executor=golden", "refit.chunk_bytes=1MiB"}, kUsage, "refit.chunk_bytes: means nothing"},
