@@ -87,7 +87,6 @@ void check_gen(const Case& c, Complaints& complaints) {
 void check_refit(const Case& c, Complaints& complaints) {
   const std::string because = fmt::format("with refit.executor = \"{}\"", name(c.refit.executor));
   const bool p2p = c.refit.executor == ExecutorKind::p2p;
-  complaints.require(c.refit.chunk_bytes >= 64, "refit.chunk_bytes", "a chunk has at least 64 bytes");
   if (!p2p) complaints.meaningless({"refit.group_size", "refit.chunk_bytes", "refit.ring_chunks"}, because);
   if (!p2p && c.refit.executor != ExecutorKind::golden) {
     complaints.meaningless({"refit.communicators", "refit.streams"}, because);

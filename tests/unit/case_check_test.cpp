@@ -49,7 +49,6 @@ TEST(CaseCheck, RefusesContradictions) {
       {{"train.first_stage_layers=3"}, kUsage, "means nothing without PP"},
       {{"gen.layout=TP2xPP2"}, kUsage, "vLLM gen PP must be 1"},
       {{"gen.layout=TP2xCP2"}, kUsage, "vLLM gen PP must be 1, and so must CP"},
-      {{"refit.executor=p2p", "refit.chunk_bytes=63"}, kUsage, "refit.chunk_bytes: a chunk has at least 64 bytes"},
       {{"gen.quantiser=nemo_rl"}, kUsage, "gen.quantiser: means nothing with gen.precision = \"bf16\""},
       {{"gen.kv_cache_dtype=auto", "gen.precision=fp32"}, kUsage, "means nothing with gen.precision = \"fp32\""},
       {{"refit.executor=golden", "refit.chunk_bytes=1MiB"}, kUsage, "refit.chunk_bytes: means nothing"},
