@@ -26,7 +26,9 @@ std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
 
 /// Why the wrong tensors are not those that were expected; empty if they are.
 std::string missed_mismatch(const Setup& setup, const report::Verification& found) {
-  if (found.tensors_wrong == 0) return "wrong data was expected, but everything is right";
+  if (found.tensors_wrong == 0 && found.wrong_replicas.empty()) {
+    return "wrong data was expected, but everything is right";
+  }
   const auto& wanted = setup.c.expect.mismatch;
   for (const ExpectedMismatch& mismatch : wanted) {
     std::int64_t wrong = 0;
@@ -65,6 +67,11 @@ std::string missed(const Setup& setup, const report::Result& result) {
     const report::WrongTensor& first = result.verification->wrong.front();
     return fmt::format("{} wrong on gen rank {}: {} elements ({} tensors wrong in all)", first.tensor, first.gen_rank,
                        first.elements_wrong, result.verification->tensors_wrong);
+  }
+  if (!result.verification->wrong_replicas.empty()) {
+    const report::WrongReplica& odd = result.verification->wrong_replicas.front();
+    return fmt::format("refit {}: train rank {} holds other bits of {} than its replicas", odd.refit, odd.train_rank,
+                       odd.tensor);
   }
   if (expect.kl_max && result.verification->kl && result.verification->kl->max > *expect.kl_max) {
     return fmt::format("expect.kl_max: {} expected at most, {} found in {}", *expect.kl_max,

@@ -154,6 +154,9 @@ Json to_json(const Verification& verification) {
                {"elements_wrong", verification.elements_wrong}};
   json["wrong"] = Json::array();
   for (const WrongTensor& wrong : verification.wrong) json["wrong"].push_back(to_json(wrong));
+  for (const WrongReplica& odd : verification.wrong_replicas) {
+    json["wrong_replicas"].push_back({{"tensor", odd.tensor}, {"train_rank", odd.train_rank}, {"refit", odd.refit}});
+  }
   put(json, "fingerprint_train", verification.fingerprint_train);
   put(json, "fingerprint_gen", verification.fingerprint_gen);
   if (verification.kl) {

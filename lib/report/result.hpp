@@ -159,6 +159,13 @@ struct WrongTensor {
   std::vector<std::int64_t> first_index;  ///< of the first wrong element, in global coordinates
 };
 
+/// A train rank whose copy of a tensor differs from its replicas'.
+struct WrongReplica {
+  std::string tensor;
+  std::int64_t train_rank = 0;
+  std::int64_t refit = 0;  ///< where it was first seen
+};
+
 struct Kl {
   double max = 0;
   double mean = 0;
@@ -172,6 +179,7 @@ struct Verification {
   std::int64_t elements = 0;  ///< stored elements over all gen ranks, padding excluded
   std::int64_t elements_wrong = 0;
   std::vector<WrongTensor> wrong;
+  std::vector<WrongReplica> wrong_replicas;
   std::string fingerprint_train;  ///< 32 hexadecimal digits
   std::string fingerprint_gen;
   std::optional<Kl> kl;

@@ -116,6 +116,11 @@ def corrupt_replica(suite):
         suite.check("train rank 1" in text, f"{name}: the replica is not named", ended)
         if gen == "TP1":
             suite.check(result["verification"]["elements_wrong"] == 0, "the good replica was not the source", ended)
+        odd = result["verification"]["wrong_replicas"]
+        suite.check([(o["tensor"], o["train_rank"]) for o in odd] == [(NORM, 1)], f"{name}: wrong_replicas {odd}", ended)
+    expected = ("--set", "expect.outcome=mismatch")
+    ended = inject(suite, "replica-expected", *qwen3(suite), *expected, gen="TP1", ranks=3, bug="corrupt-replica")
+    suite.check_code(ended, 0, "an expected wrong replica")
 
 
 def lost_update(suite):
