@@ -17,6 +17,9 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
 /// Case, command and environment alone: what can be said of a case whose setup failed.
 report::Result describe(const Case& c, const std::vector<std::string>& command);
 
+/// Everything in a case that all ranks must have in common, as "key=value" words.
+std::string common_text(const Case& c);
+
 /// Coordinates "tp=0 pp=1" as pairs.
 std::vector<std::pair<std::string, std::int64_t>> parse_coordinates(const std::string& text);
 

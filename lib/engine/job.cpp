@@ -94,16 +94,20 @@ void Job::prepare(report::Result& result) {
   }
 }
 
-/// Every rank read config and checkpoint headers itself: all must have read the same.
+/// Every rank read case, config and checkpoint headers itself: all must have read the same.
 void Job::require_same_inputs() {
+  const std::string text = common_text(setup_.c);
   std::vector<std::uint64_t> mine;
   for (const model::Tensor& tensor : setup_.model.tensors) mine.push_back(input_hash(tensor));
-  transport::Control::Bytes bytes;
-  if (world_.rank() == 0) {
-    for (std::uint64_t hash : mine) transport::append(bytes, hash);
-  }
-  const auto first = transport::read_all<std::uint64_t>(world_.broadcast(std::move(bytes), 0));
+  transport::Control::Bytes words, hashes;
+  for (char c : text) transport::append(words, c);
+  for (std::uint64_t hash : mine) transport::append(hashes, hash);
+  const auto first_text = transport::read_all<char>(world_.broadcast(std::move(words), 0));
+  const auto first = transport::read_all<std::uint64_t>(world_.broadcast(std::move(hashes), 0));
   together(world_, [&] {
+    const std::string theirs(first_text.begin(), first_text.end());
+    if (theirs != text)
+      fail_runtime("this rank's case differs from rank 0's:\n  rank 0: {}\n  here:   {}", theirs, text);
     for (std::size_t i = 0; i < std::max(first.size(), mine.size()); ++i) {
       if (i < first.size() && i < mine.size() && first[i] == mine[i]) continue;
       const auto& tensors = setup_.model.tensors;

@@ -153,6 +153,21 @@ def untied_heads(suite):
         refused(suite, f"untied head, {train}", ("--checkpoint", folder, "--train", train, "--gen", "TP2"), words)
 
 
+def different_inputs(suite):
+    """Ranks that were started with different words or checkpoints stop before anything moves, and say where they differ."""
+    def started(words, others):
+        common = ("--train", "TP2", "--gen", "TP1", "--steps", 1)
+        return suite.run(1, "run", *words, *common, ":", "-np", 2, suite.args.refit, "run", *others, *common, seconds=60)
+
+    ended = started((*MODEL, "--bulk", "ffn"), MODEL)
+    suite.check_code(ended, 3, "different policies")
+    suite.check("rank 1: this rank's case differs from rank 0's" in ended.err, "different policies: not said", ended)
+    folders = [suite.checkpoint(family) for family in ("qwen3", "llama_tied")]
+    ended = started(("--checkpoint", folders[0]), ("--checkpoint", folders[1]))
+    suite.check_code(ended, 3, "different checkpoints")
+    suite.check("first in tensor 0 (model.embed_tokens.weight)" in ended.err, "different checkpoints: not said", ended)
+
+
 def planning(suite):
     """The same in one process."""
     refused(suite, "plan layouts", (*MODEL, "--train", "TP3", "--gen", "TP5"), ("train: 16", "gen: 16"), 0, 10, "plan")
@@ -160,5 +175,6 @@ def planning(suite):
 
 
 Suite(__doc__).main(
-    rank_counts, impossible_layouts, options, case_files, outputs, checkpoints, untied_heads, planning
+    rank_counts, impossible_layouts, options, case_files, outputs, checkpoints, untied_heads, different_inputs,
+    planning
 )  # fmt: skip
