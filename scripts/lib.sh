@@ -3,6 +3,10 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# mpirun and every rank would look for an X server (hwloc's GL component), for many seconds where "localhost" does not
+# resolve.
+export HWLOC_COMPONENTS=${HWLOC_COMPONENTS:--gl}
+
 say() { printf '\n== %s\n' "$*" >&2; }
 
 die() {

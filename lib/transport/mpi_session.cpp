@@ -14,6 +14,8 @@ void check_mpi(int code, std::source_location where) {
 }
 
 MpiSession::MpiSession() {
+  // hwloc's GL component looks for an X server; where "localhost" does not resolve that costs each rank many seconds.
+  setenv("HWLOC_COMPONENTS", "-gl", 0);
   int provided = 0;
   // The watchdog's thread may call MPI_Abort while the main thread is inside MPI; nothing else is called from it.
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
