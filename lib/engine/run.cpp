@@ -241,7 +241,6 @@ class Run {
   report::Result result_;
   std::unique_ptr<Setup> setup_;
   std::unique_ptr<Job> job_;
-  bool collective_ = true;        ///< errors are thrown on all ranks alike
   bool outputs_checked_ = false;  ///< only then may a failure write to them
 };
 
