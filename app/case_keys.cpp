@@ -67,8 +67,9 @@ std::vector<Key> make_keys() {
               MEMBER(run.seed)),
       word("run.update", "What happens to the train weights before each refit.", MEMBER(run.update)),
       word("run.verify", "Which refits are verified.", MEMBER(run.verify)),
-      number("run.timeout_seconds", 0, 1e6, "seconds", "Longest time of one refit, and of its verification; 0 = none.",
-             MEMBER(run.timeout_seconds), "--timeout"),
+      number("run.timeout_seconds", 0, 1e6, "seconds",
+             "Longest time of one refit (its verification gets longer); 0 = none.", MEMBER(run.timeout_seconds),
+             "--timeout"),
       texts("run.inject", "Bugs to inject (refit list bugs).", MEMBER(run.inject), "--inject"),
       word("run.strict_upstream", "Refuse what that version refuses.", MEMBER(run.strict_upstream)),
 

@@ -125,7 +125,7 @@ struct RunSection {
   std::int64_t seed = 1;
   Update update = Update::perturb;
   Verify verify = Verify::every;
-  double timeout_seconds = 60;  ///< of one refit, and of its verification; 0 = none
+  double timeout_seconds = 60;  ///< of one refit (its verification gets longer); 0 = none
   std::vector<std::string> inject;
   Strict strict_upstream = Strict::off;
 };

@@ -177,7 +177,7 @@ class Run {
       watchdog.disarm();
       const bool verifies = case_.run.verify == Verify::every || (case_.run.verify == Verify::last && number == last);
       if (verifies) {
-        watchdog.arm(case_.run.timeout_seconds);
+        watchdog.arm(verification_limit());
         const verify::StepResult step = job.verify(number);
         watchdog.disarm();
         add(step, setup_->model, refit, result_);
@@ -187,6 +187,15 @@ class Run {
     }
     job.dump();
     return finish();
+  }
+
+  /// A refit's limit, and time to read every weight at a slow machine's pace: verification is not what is measured.
+  double verification_limit() const {
+    constexpr double kSlowBytesPerSecond = 1e8;
+    if (case_.run.timeout_seconds <= 0) return 0;
+    const double stored = static_cast<double>(result_.memory->train_bytes_max * case_.train_ranks() +
+                                              result_.memory->gen_bytes_max * case_.gen_ranks());
+    return case_.run.timeout_seconds + stored / kSlowBytesPerSecond;
   }
 
   int finish() {
