@@ -12,8 +12,8 @@ const char* name(ErrorKind kind) {
   return "unknown";
 }
 
-void fail_invariant(const char* condition, std::source_location where) {
-  fail_runtime("internal error: {} does not hold ({}:{})", condition, where.file_name(), where.line());
+void fail_invariant(const char* condition, SourceLocation where) {
+  fail_runtime("internal error: {} does not hold ({}:{})", condition, where.file, where.line);
 }
 
 }  // namespace refit

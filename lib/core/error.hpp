@@ -5,7 +5,6 @@
 
 #include <fmt/format.h>
 
-#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -48,8 +47,17 @@ template <typename... Args>
   throw Error(ErrorKind::unavailable, fmt::format(format, std::forward<Args>(args)...));
 }
 
+/// A place in the source: std::source_location's part that is used here, in a form that clang-tidy 14 can read too.
+struct SourceLocation {
+  const char* file = "";
+  int line = 0;
+  static constexpr SourceLocation current(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return {file, line};
+  }
+};
+
 /// Throws a runtime `Error` that names the broken invariant and its place: a defect of refit, not of its input.
-[[noreturn]] void fail_invariant(const char* condition, std::source_location where = std::source_location::current());
+[[noreturn]] void fail_invariant(const char* condition, SourceLocation where = SourceLocation::current());
 
 }  // namespace refit
 

@@ -8,6 +8,6 @@
 namespace refit::transport {
 
 /// Throws a runtime Error with MPI's own text unless `code` is MPI_SUCCESS.
-void check_mpi(int code, std::source_location where = std::source_location::current());
+void check_mpi(int code, SourceLocation where = SourceLocation::current());
 
 }  // namespace refit::transport

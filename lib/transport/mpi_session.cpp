@@ -5,12 +5,12 @@
 
 namespace refit::transport {
 
-void check_mpi(int code, std::source_location where) {
+void check_mpi(int code, SourceLocation where) {
   if (code == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
   MPI_Error_string(code, text, &length);
-  fail_runtime("MPI: {} ({}:{})", std::string(text, static_cast<std::size_t>(length)), where.file_name(), where.line());
+  fail_runtime("MPI: {} ({}:{})", std::string(text, static_cast<std::size_t>(length)), where.file, where.line);
 }
 
 MpiSession::MpiSession() {
