@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "layout/parallelism.hpp"
+#include "plan/policy.hpp"
 
 namespace refit::engine {
 
@@ -27,7 +28,7 @@ enum class Precision : std::uint8_t { bf16, fp32, fp8, mxfp8 };
 enum class DataParallel : std::uint8_t { engines, internal };
 enum class MoeBackend : std::uint8_t { triton, flashinfer_cutlass, flashinfer_trtllm };
 enum class KvCacheDtype : std::uint8_t { automatic, fp8 };
-enum class Bulk : std::uint8_t { all, whitelist, ffn };
+using Bulk = plan::Policy;
 enum class ExecutorKind : std::uint8_t { golden, p2p, direct, m2n };
 enum class Communicators : std::uint8_t { single, per_stage };
 enum class Device : std::uint8_t { cpu, cuda };

@@ -8,8 +8,7 @@
 
 namespace refit::engine {
 
-/// Judges a finished run: sets result.status, exit_code and, where something was missed, result.error. `verified` is
-/// false with verify = off.
+/// Judges a finished run: sets result.status, exit_code and, where something was missed, result.error.
 void judge(const Setup& setup, report::Result& result);
 
 /// The same for a plan, of which only the payload's fraction can be expected.

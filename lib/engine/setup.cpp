@@ -23,15 +23,6 @@ gen::Options gen_options(const Case& c) {
   return {c.gen.layout, c.gen.data_parallel == DataParallel::internal, dtype_of(c.gen.precision)};
 }
 
-plan::Policy policy_of(Bulk bulk) {
-  switch (bulk) {
-    case Bulk::all: return plan::Policy::all;
-    case Bulk::whitelist: return plan::Policy::whitelist;
-    case Bulk::ffn: return plan::Policy::ffn;
-  }
-  return plan::Policy::all;
-}
-
 void require_legal(const model::Model& model, const train::Options& train, const gen::Options& gen) {
   std::vector<std::string> broken = train::violations(model, train);
   for (std::string& text : gen::violations(model, gen)) broken.push_back(std::move(text));
@@ -58,7 +49,7 @@ Setup::Setup(const Case& given)
   require_legal(model, train_options(c), gen_options(c));
   train = train::make_layout(model, train_options(c));
   gen = gen::make_layout(model, gen_options(c));
-  split = plan::split(model, policy_of(c.refit.bulk), train_dtype, c.train.layout.tp, c.gen.layout.tp);
+  split = plan::split(model, c.refit.bulk, train_dtype, c.train.layout.tp, c.gen.layout.tp);
 }
 
 }  // namespace refit::engine

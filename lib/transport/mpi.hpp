@@ -22,12 +22,11 @@ class MpiSession {
   static std::string version();
   /// Ends all ranks of the job with `exit_code`; callable from any thread. Does not return.
   [[noreturn]] static void abort(int exit_code);
-  /// Local ranks: how many processes of this job share this host, and this process's number among them.
+  /// How many processes of this job share this host.
   int node_size() const { return node_size_; }
-  int node_rank() const { return node_rank_; }
 
  private:
-  int rank_ = 0, size_ = 1, node_rank_ = 0, node_size_ = 1;
+  int rank_ = 0, size_ = 1, node_size_ = 1;
 };
 
 /// The control plane over all processes. Collective over MPI_COMM_WORLD.
