@@ -39,15 +39,27 @@ KOKKOS_FORCEINLINE_FUNCTION void store(std::byte* data, std::int64_t index, T va
 #endif
 }
 
+/// Bits of any size, moved as they are.
+template <typename B>
+struct Plain {
+  using Bits = B;
+};
+
 /// Bits of the element types that are converted into each other.
 struct F32 {
   using Bits = std::uint32_t;
+  static constexpr DType kType = DType::f32;
+  static constexpr Bits kQuietNan = 0x7FC00000U;
 };
 struct F16 {
   using Bits = std::uint16_t;
+  static constexpr DType kType = DType::f16;
+  static constexpr Bits kQuietNan = 0x7E00U;
 };
 struct BF16 {
   using Bits = std::uint16_t;
+  static constexpr DType kType = DType::bf16;
+  static constexpr Bits kQuietNan = 0x7FC0U;
 };
 
 KOKKOS_FORCEINLINE_FUNCTION std::uint32_t f32_from_bf16(std::uint32_t bits) {

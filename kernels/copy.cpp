@@ -6,6 +6,8 @@
 #include "kernels/copy_items.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/stream.hpp"
+#include "kernels/transform.hpp"
+#include "kernels/transpose.hpp"
 
 namespace refit::kernels {
 
@@ -39,7 +41,9 @@ void move_on_host(const CopyItem& item) {
   constexpr std::int64_t kShort = 64;  // bytes below which a call of memcpy costs more than it saves
   constexpr std::int64_t kPrefetched = 16384;
   const std::int64_t count = item.extent[3];
-  if (!has_contiguous_rows(item)) {
+  if (const int along = source_dimension(item); along >= 0) {
+    Transpose<Plain<T>, Plain<T>>(item, along).run();
+  } else if (!has_contiguous_rows(item)) {
     for_each_row<kSize, kSize>(item, [&item, count](const std::byte* source, std::byte* destination) {
       for (std::int64_t i = 0; i < count; ++i) {
         store(destination, i * item.destination_stride[3], load<T>(source, i * item.source_stride[3]));
@@ -67,6 +71,7 @@ void move_on_host(const CopyItem& item) {
 
 template <typename From, typename To>
 void cast_on_host(const CopyItem& item) {
+  if (const int along = source_dimension(item); along >= 0) return Transpose<From, To>(item, along).run();
   for_each_row<sizeof(typename From::Bits), sizeof(typename To::Bits)>(
       item, [&item](const std::byte* source, std::byte* destination) {
         if (has_contiguous_rows(item)) {
@@ -76,6 +81,17 @@ void cast_on_host(const CopyItem& item) {
             store(destination, i * item.destination_stride[3],
                   convert<From, To>(load<typename From::Bits>(source, i * item.source_stride[3])));
           }
+        }
+      });
+}
+
+template <typename From, typename To>
+void transform_on_host(const CopyItem& item) {
+  for_each_row<sizeof(typename From::Bits), sizeof(typename To::Bits)>(
+      item, [&item](const std::byte* source, std::byte* destination) {
+        for (std::int64_t i = 0; i < item.extent[3]; ++i) {
+          const auto bits = load<typename From::Bits>(source, i * item.source_stride[3]);
+          store(destination, i * item.destination_stride[3], transformed<From, To>(bits, item.transform));
         }
       });
 }
@@ -94,7 +110,10 @@ struct HostCopy {
       default: break;
     }
     with_types(item.from, item.to, [&item](auto from, auto to) {
-      if constexpr (!std::is_same_v<decltype(from), decltype(to)>) cast_on_host<decltype(from), decltype(to)>(item);
+      using From = decltype(from);
+      using To = decltype(to);
+      if (item.transform != Transform::none) return transform_on_host<From, To>(item);
+      if constexpr (!std::is_same_v<From, To>) cast_on_host<From, To>(item);
     });
   }
 };
@@ -142,7 +161,10 @@ struct DeviceCopy {
       using From = decltype(from);
       using To = decltype(to);
       walk(item, lane, lanes, [&item](std::int64_t source, std::int64_t destination) {
-        store(item.destination, destination, convert<From, To>(load<typename From::Bits>(item.source, source)));
+        const auto bits = load<typename From::Bits>(item.source, source);
+        const bool as_it_is = item.transform == Transform::none;
+        store(item.destination, destination,
+              as_it_is ? convert<From, To>(bits) : transformed<From, To>(bits, item.transform));
       });
     });
   }

@@ -10,6 +10,8 @@ namespace refit::kernels {
 
 namespace {
 
+bool moves_bits(const Tile& tile) { return tile.from == tile.to && tile.transform == Transform::none; }
+
 struct Dimension {
   std::int64_t extent, source, destination;
 };
@@ -67,7 +69,7 @@ void widen(CopyItem& item) {
 
 CopyItem whole_item(const Tile& tile, bool streams) {
   CopyItem item{tile.source, tile.destination, {1, 1, 1, 1}, {0, 0, 0, 1}, {0, 0, 0, 1},
-                0,           streams,          tile.from,    tile.to};
+                0,           streams,          tile.from,    tile.to,      tile.transform};
   const std::vector<Dimension> dimensions = collapse(tile);
   for (std::size_t i = 0; i < dimensions.size(); ++i) {
     const std::size_t d = i + 4 - dimensions.size();
@@ -75,7 +77,7 @@ CopyItem whole_item(const Tile& tile, bool streams) {
     item.source_stride[d] = dimensions[i].source;
     item.destination_stride[d] = dimensions[i].destination;
   }
-  if (tile.from == tile.to) widen(item);
+  if (moves_bits(tile)) widen(item);
   return item;
 }
 
@@ -107,7 +109,7 @@ std::vector<CopyItem> copy_items(std::span<const Tile> tiles) {
   std::int64_t bytes = 0;
   for (const Tile& tile : tiles) bytes += product(tile.extent) * byte_size(tile.to);
   for (const Tile& tile : tiles) {
-    REFIT_ASSERT(tile.from == tile.to || (is_castable(tile.from) && is_castable(tile.to)));
+    REFIT_ASSERT(moves_bits(tile) || (is_castable(tile.from) && is_castable(tile.to)));
     REFIT_ASSERT(tile.source_strides.size() == tile.extent.size());
     REFIT_ASSERT(tile.destination_strides.size() == tile.extent.size());
     if (product(tile.extent) == 0) continue;

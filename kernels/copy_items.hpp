@@ -10,7 +10,7 @@
 namespace refit::kernels {
 
 /// A small strided copy of up to four dimensions, the last one innermost. Extents and strides are in units of
-/// `unit` bytes where bits are moved (unit > 0), in elements where values are cast (unit == 0).
+/// `unit` bytes where bits are moved (unit > 0), in elements where values are cast or transformed (unit == 0).
 struct CopyItem {
   const std::byte* source;
   std::byte* destination;
@@ -21,6 +21,7 @@ struct CopyItem {
   bool streams;  ///< part of a table too large for any cache
   DType from;
   DType to;
+  Transform transform;
 };
 
 /// Collapses every tile's dimensions, widens its unit and cuts it into items of at most kItemBytes.

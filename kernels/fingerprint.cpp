@@ -1,7 +1,8 @@
-#include "kernels/bits.hpp"
 #include "kernels/cast_rows.hpp"
 #include "kernels/column_sums.hpp"
+#include "kernels/elementwise.hpp"
 #include "kernels/launch.hpp"
+#include "kernels/transform.hpp"
 #include "kernels/walk.hpp"
 
 namespace refit::kernels {
@@ -19,20 +20,18 @@ void split(const Bits* values, std::int64_t count, std::uint16_t (*planes)[kKeyB
   }
 }
 
-/// Identity on bits of any size, with the interface of a conversion.
-template <typename B>
-struct Plain {
-  using Bits = B;
-};
-
+/// What LaneFingerprint does to an element's bits.
 template <typename From, typename To>
-KOKKOS_FORCEINLINE_FUNCTION typename To::Bits bits_as(typename From::Bits bits) {
-  if constexpr (std::is_same_v<From, To>) {
-    return bits;
-  } else {
-    return convert<From, To>(bits);
+struct Cast {
+  KOKKOS_INLINE_FUNCTION std::uint64_t operator()(typename From::Bits bits) const { return convert<From, To>(bits); }
+};
+template <typename From, typename To>
+struct Transformed {
+  Transform transform;
+  KOKKOS_INLINE_FUNCTION std::uint64_t operator()(typename From::Bits bits) const {
+    return transformed<From, To>(bits, transform);
   }
-}
+};
 
 template <typename From, typename To>
 struct HostFingerprint {
@@ -99,15 +98,15 @@ struct HostFingerprint {
   }
 };
 
-/// Devices: a lane keeps the keys of its column in registers and walks down the rows.
-template <typename From, typename To>
-struct DeviceFingerprint {
+/// Devices, and transformed values everywhere: a lane keeps the keys of its column in registers and walks down the
+/// rows.
+template <typename Source, typename Bits>
+struct LaneFingerprint {
   Rows rows;
   Cut pieces;
   std::uint64_t name_hash;
   Counter* result;
-
-  using Source = typename From::Bits;
+  Bits bits_of;
 
   KOKKOS_INLINE_FUNCTION void operator()(std::int64_t index, int lane, int lanes) const {
     const Cut::Item item = pieces.item(rows, index);
@@ -121,7 +120,7 @@ struct DeviceFingerprint {
       const std::uint64_t high = column_key(name_hash, 1, rows.first_column + c);
       for (std::int64_t r = item.row + lane / across; r < item.row + item.rows; r += down) {
         const Rows::Row row = rows.row(r);
-        const std::uint64_t bits = bits_as<From, To>(load<Source>(rows.data, row.offset + c * rows.column_stride));
+        const std::uint64_t bits = bits_of(load<Source>(rows.data, row.offset + c * rows.column_stride));
         sums[0] += row_key(name_hash, 0, row.global) * ((bits + 1) * low);
         sums[1] += row_key(name_hash, 1, row.global) * ((bits + 1) * high);
       }
@@ -130,42 +129,56 @@ struct DeviceFingerprint {
   }
 };
 
-template <bool on_host, typename From, typename To>
-struct FingerprintFor {
-  using Type = DeviceFingerprint<From, To>;
-};
-template <typename From, typename To>
-struct FingerprintFor<true, From, To> {
-  using Type = HostFingerprint<From, To>;
-};
-
 constexpr std::int64_t kFingerprintElements = 512 * kKeyBlock;
 
-template <typename From, typename To>
-void launch(const ExecutionSpace& space, const Region& region, std::uint64_t name_hash, Counter* result) {
+/// Launches a fingerprint: make(rows, pieces) is its functor.
+template <typename Make>
+void launch(const ExecutionSpace& space, const Region& region, const Make& make) {
   static const std::string label = "refit::fingerprint";
-  using Functor = typename FingerprintFor<kOnHost, From, To>::Type;
   const Rows rows = rows_of(region);
   const Cut pieces = cut(rows, kKeyBlock, kFingerprintElements);
-  for_each_item(space, label, pieces.items, Functor{rows, pieces, name_hash, result});
+  for_each_item(space, label, pieces.items, make(rows, pieces));
+}
+
+template <typename From, typename To>
+void launch_cast(const ExecutionSpace& space, const Region& region, std::uint64_t name_hash, Counter* result) {
+  launch(space, region, [=](const Rows& rows, const Cut& pieces) {
+    if constexpr (kOnHost) {
+      return HostFingerprint<From, To>{rows, pieces, name_hash, result};
+    } else {
+      return LaneFingerprint<typename From::Bits, Cast<From, To>>{rows, pieces, name_hash, result, {}};
+    }
+  });
+}
+
+template <typename From, typename To>
+void launch_transformed(const ExecutionSpace& space, const Region& region, Transform transform, std::uint64_t name_hash,
+                        Counter* result) {
+  launch(space, region, [=](const Rows& rows, const Cut& pieces) {
+    return LaneFingerprint<typename From::Bits, Transformed<From, To>>{rows, pieces, name_hash, result, {transform}};
+  });
 }
 
 }  // namespace
 
-void fingerprint(const ExecutionSpace& space, const Region& region, DType as, std::uint64_t name_hash, Sum128* result) {
-  REFIT_ASSERT(region.dtype == as || (is_castable(region.dtype) && is_castable(as)));
+void fingerprint(const ExecutionSpace& space, const Region& region, DType as, Transform transform,
+                 std::uint64_t name_hash, Sum128* result) {
+  const bool is_plain = region.dtype == as && transform == Transform::none;
+  REFIT_ASSERT(is_plain || (is_castable(region.dtype) && is_castable(as)));
   Results<Counter> sums(2);
-  if (region.dtype != as) {
+  Counter* into = sums.data();
+  if (transform != Transform::none) {
     with_types(region.dtype, as, [&](auto from, auto to) {
-      launch<decltype(from), decltype(to)>(space, region, name_hash, sums.data());
+      launch_transformed<decltype(from), decltype(to)>(space, region, transform, name_hash, into);
     });
+  } else if (!is_plain) {
+    with_types(region.dtype, as,
+               [&](auto from, auto to) { launch_cast<decltype(from), decltype(to)>(space, region, name_hash, into); });
   } else {
-    switch (byte_size(as)) {
-      case 1: launch<Plain<std::uint8_t>, Plain<std::uint8_t>>(space, region, name_hash, sums.data()); break;
-      case 2: launch<Plain<std::uint16_t>, Plain<std::uint16_t>>(space, region, name_hash, sums.data()); break;
-      case 4: launch<Plain<std::uint32_t>, Plain<std::uint32_t>>(space, region, name_hash, sums.data()); break;
-      default: launch<Plain<std::uint64_t>, Plain<std::uint64_t>>(space, region, name_hash, sums.data()); break;
-    }
+    with_bits_of(as, [&](auto zero) {
+      using Bits = decltype(zero);
+      launch_cast<Plain<Bits>, Plain<Bits>>(space, region, name_hash, into);
+    });
   }
   const Counter* found = sums.wait(space);
   *result += Sum128{found[0], found[1]};

@@ -14,6 +14,7 @@
 
 #include "core/box.hpp"
 #include "core/dtype.hpp"
+#include "core/format.hpp"
 #include "core/hash.hpp"
 
 namespace refit::kernels {
@@ -46,7 +47,8 @@ class ExecutionSpace {
   std::unique_ptr<Implementation> implementation_;
 };
 
-/// One strided copy. Strides in elements of the respective dtype; dtypes may differ only if both are castable.
+/// One strided copy. Strides in elements of the respective dtype; dtypes may differ, and values be transformed, only if
+/// both are castable.
 struct Tile {
   const std::byte* source = nullptr;
   std::byte* destination = nullptr;
@@ -55,9 +57,11 @@ struct Tile {
   Extents destination_strides;
   DType from = DType::bf16;
   DType to = DType::bf16;
+  Transform transform = Transform::none;
 };
 
-/// A table of strided copies, made once and run as one launch as often as asked. Casts round to nearest even.
+/// A table of strided copies, made once and run as one launch as often as asked. Casts round to nearest even;
+/// transformed values are computed in double and rounded once.
 ///
 /// Tiles are collapsed where both ends are contiguous and cut into items of at most a few hundred KiB, so that any
 /// number of workers balances. Destination boxes must not overlap. `run` allocates nothing.
@@ -124,9 +128,10 @@ constexpr std::uint64_t column_key(std::uint64_t name_hash, int sum, std::int64_
 }
 
 /// Adds the fingerprint of a region to `*result` (host memory); complete on return. The bits are those of the elements
-/// converted to `as` (rounded once, nearest even; only between castable types), which is how both sides of a cast
-/// compare.
-void fingerprint(const ExecutionSpace& space, const Region& region, DType as, std::uint64_t name_hash, Sum128* result);
+/// transformed and converted to `as` (in double, rounded once, nearest even; only between castable types), which is how
+/// both sides of a cast or transform compare.
+void fingerprint(const ExecutionSpace& space, const Region& region, DType as, Transform transform,
+                 std::uint64_t name_hash, Sum128* result);
 
 /// Adds to rows[row - first row of the box] the wrapping 64-bit sum over the box's columns j of fix(w) x sign(seed, j),
 /// with fix(w) = round-to-nearest-even(w x 2^24) saturated at +-2^39 (NaN counts as +2^39); complete on return. Rows
@@ -149,9 +154,9 @@ Difference count_differences(const ExecutionSpace& space, const Region& region, 
 /// index) only, computed in double and rounded once to the region's dtype. Castable dtypes.
 void synthesise(const ExecutionSpace& space, const Region& region, std::uint64_t key, double mean, double scale);
 
-/// Converts one value's bits; exact rule of every cast here (computed in double, rounded once to nearest even, NaN kept
-/// quiet). For tests and references.
-std::uint32_t convert_bits(std::uint32_t bits, DType from, DType to);
+/// Converts one value's bits; exact rule of every cast and transform here (computed in double, rounded once to nearest
+/// even, NaN kept quiet; all NaN of a transformed type are one). For tests and references.
+std::uint32_t convert_bits(std::uint32_t bits, DType from, DType to, Transform transform = Transform::none);
 
 /// Copies `bytes` from source to destination with all of the space's workers; complete on return. The memory probe.
 void copy_bytes(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes);

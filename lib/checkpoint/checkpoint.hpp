@@ -19,6 +19,7 @@
 
 #include "core/box.hpp"
 #include "core/dtype.hpp"
+#include "core/format.hpp"
 #include "kernels/kernels.hpp"
 #include "model/model.hpp"
 
@@ -55,13 +56,17 @@ struct Checkpoint {
 /// file, a dataset that is not contiguous.
 Checkpoint open(const std::string& path, std::optional<Format> format = std::nullopt);
 
-/// A strided destination for part of a tensor: the box, where its first element goes, strides and dtype there.
+/// A strided destination for part of a tensor: the box, where its first element goes, format and strides there.
+///
+/// Example: experts [E, H, 2 I] whose last dimension alternates between gate and up are read with shape [E, H, I, 2]; a
+/// box of one column of its last dimension and strides [I H, 1, H, I H] make the gates [E, I, H].
 struct Read {
   const Entry* entry = nullptr;
-  Box box;
+  Box box;  ///< of `shape`
   std::byte* data = nullptr;
-  DType dtype = DType::bf16;
-  Extents strides;  ///< in elements of `dtype`
+  refit::Format format;
+  Extents strides;  ///< in elements of `format.dtype`
+  Shape shape;      ///< the entry's elements in their row-major order, with as many dimensions as the box needs
 };
 
 struct ReadStatistics {
@@ -70,9 +75,9 @@ struct ReadStatistics {
 };
 
 /// Reads boxes straight into their final places: pread of contiguous byte ranges where the box is contiguous at both
-/// ends and needs no cast; a bounded buffer (8 MiB) with a strided copy or cast otherwise. `progress`, when given, is
-/// called with (bytes done, bytes in all) now and then. Errors (usage): a short file (names file, tensor, offset).
-/// Casts only between castable dtypes.
+/// ends and needs no cast or transform; a bounded buffer (8 MiB) and a strided copy otherwise. `progress`, when given,
+/// is called with (bytes done, bytes in all) now and then. Errors (usage): a short file (names file, tensor, offset).
+/// Casts and transforms only between castable dtypes.
 ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint, std::span<const Read> reads,
                     const std::function<void(std::int64_t, std::int64_t)>& progress = {});
 
@@ -108,8 +113,8 @@ void convert(const std::string& input, const std::string& output, std::int64_t m
 void synthesise(const model::Model& model, const std::string& config_path, const std::string& folder, Format format,
                 std::uint64_t seed, std::int64_t max_shard_bytes, bool force);
 
-/// Key, mean and scale of one synthetic tensor (kernels::synthesise): norms scatter around 1, all else around 0 by
-/// 0.02.
+/// Key, mean and scale of one synthetic tensor (kernels::synthesise): norms scatter around 1, A_log too but wider, all
+/// else around 0 by 0.02.
 struct SyntheticRule {
   std::uint64_t key = 0;
   double mean = 0.0;

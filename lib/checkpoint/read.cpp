@@ -47,19 +47,24 @@ std::int64_t run_length(const Shape& shape, const Box& box, const Extents& strid
   return run;
 }
 
+/// True where the destination holds the bits of the file.
+bool keeps_bits(const Read& read) { return read.format == refit::Format(read.entry->info.dtype); }
+
 void check(const Read& read, const Checkpoint& checkpoint) {
   REFIT_ASSERT(read.entry != nullptr && read.data != nullptr);
   const Entry& entry = *read.entry;
-  const int dimensions = entry.info.shape.size();
+  const int dimensions = read.shape.size();
+  REFIT_ASSERT(product(read.shape) == product(entry.info.shape));
   REFIT_ASSERT(read.box.lower.size() == dimensions && read.box.extent.size() == dimensions);
   REFIT_ASSERT(read.strides.size() == dimensions);
   for (int d = 0; d < dimensions; ++d) {
     REFIT_ASSERT(read.box.lower[d] >= 0 && read.box.extent[d] >= 0);
-    REFIT_ASSERT(read.box.extent[d] <= entry.info.shape[d] - read.box.lower[d]);
+    REFIT_ASSERT(read.box.extent[d] <= read.shape[d] - read.box.lower[d]);
   }
-  if (read.dtype != entry.info.dtype && !(is_castable(read.dtype) && is_castable(entry.info.dtype))) {
+  REFIT_ASSERT(read.format.conversion == Conversion::none || is_castable(read.format.dtype));
+  if (!keeps_bits(read) && !(is_castable(read.format.dtype) && is_castable(entry.info.dtype))) {
     fail_usage("{}: tensor {} is {} and cannot be loaded as {}", checkpoint.files[static_cast<std::size_t>(entry.file)],
-               in_quotes(entry.info.name), name(entry.info.dtype), name(read.dtype));
+               in_quotes(entry.info.name), name(entry.info.dtype), name(read.format.dtype));
   }
 }
 
@@ -75,13 +80,11 @@ class Reader {
       file_ = read.entry->file;
       gather_.open(checkpoint_.files[static_cast<std::size_t>(file_)]);
     }
-    const Shape& shape = read.entry->info.shape;
-    const std::int64_t size = byte_size(read.dtype);
-    const bool direct =
-        read.dtype == read.entry->info.dtype &&
-        (run_length(shape, read.box, read.strides) * size >= kTinyRun || read.box.volume() * size < kTinyRun);
+    const std::int64_t size = byte_size(read.format.dtype);
+    const bool direct = keeps_bits(read) && (run_length(read.shape, read.box, read.strides) * size >= kTinyRun ||
+                                             read.box.volume() * size < kTinyRun);
     if (direct) {
-      gather_into(*read.entry, read.box, read.data, read.strides);
+      gather_into(read, read.box, read.data, read.strides);
       gather_.flush();
     } else {
       read_buffered(read);
@@ -92,10 +95,11 @@ class Reader {
   std::int64_t bytes_read() const { return gather_.bytes_read(); }
 
  private:
-  /// Reads a box without a cast.
-  void gather_into(const Entry& entry, const Box& box, std::byte* data, const Extents& strides) {
+  /// Reads a box of the tensor of `read` as it is stored.
+  void gather_into(const Read& read, const Box& box, std::byte* data, const Extents& strides) {
+    const Entry& entry = *read.entry;
     const std::int64_t size = byte_size(entry.info.dtype);
-    for_each_run(entry.info.shape, box, strides, [&](std::int64_t from, std::int64_t count, std::int64_t to) {
+    for_each_run(read.shape, box, strides, [&](std::int64_t from, std::int64_t count, std::int64_t to) {
       // a run longer than this is cut, so that progress is seen
       for (std::int64_t part = 0; part < count * size; part += kReport) {
         const std::int64_t bytes = std::min(kReport, count * size - part);
@@ -105,7 +109,7 @@ class Reader {
     });
   }
 
-  /// Reads through a buffer: casts, and places whose runs are tiny.
+  /// Reads through a buffer: casts, transforms, and places whose runs are tiny.
   void read_buffered(const Read& read) {
     const std::int64_t size = byte_size(read.entry->info.dtype);
     buffer_.resize(static_cast<std::size_t>(kBufferBytes));
@@ -114,29 +118,32 @@ class Reader {
     for_each_chunk(wide, kBufferBytes / size, [&](const Box& part) {
       const Box wanted = *intersect(part, read.box);
       const Extents buffer_strides = row_major_strides(part.extent);
-      gather_into(*read.entry, part, buffer_.data(), buffer_strides);
+      gather_into(read, part, buffer_.data(), buffer_strides);
       gather_.flush();
-      const kernels::Tile tile{buffer_.data() + offset_of(relative(wanted, part), buffer_strides) * size,
-                               read.data + offset_of(relative(wanted, read.box), place_strides) * byte_size(read.dtype),
-                               wanted.extent,
-                               buffer_strides,
-                               place_strides,
-                               read.entry->info.dtype,
-                               read.dtype};
+      const kernels::Tile tile{
+          buffer_.data() + offset_of(relative(wanted, part), buffer_strides) * size,
+          read.data + offset_of(relative(wanted, read.box), place_strides) * byte_size(read.format.dtype),
+          wanted.extent,
+          buffer_strides,
+          place_strides,
+          read.entry->info.dtype,
+          read.format.dtype,
+          transform(Conversion::none, read.format.conversion)};
       kernels::CopyTable(space_, std::span(&tile, 1)).run(space_);
       space_.fence();
     });
   }
 
-  /// The box with whole rows where its own part of them is tiny.
+  /// The box with whole rows where its own part of them is tiny, over as many dimensions as make up such a row.
   static Box widened(const Read& read) {
-    const Shape& shape = read.entry->info.shape;
-    const std::int64_t size = byte_size(read.entry->info.dtype);
-    const int last = shape.size() - 1;
     Box box = read.box;
-    if (last >= 0 && shape[last] * size <= kShortRow && box.extent[last] * size < kTinyRun) {
-      box.lower[last] = 0;
-      box.extent[last] = shape[last];
+    std::int64_t row = byte_size(read.entry->info.dtype);
+    if (box.volume() * row < kTinyRun) return box;
+    for (int d = read.shape.size() - 1; d >= 0 && row * box.extent[d] < kTinyRun; --d) {
+      row *= read.shape[d];
+      if (row > kShortRow) break;
+      box.lower[d] = 0;
+      box.extent[d] = read.shape[d];
     }
     return box;
   }
@@ -165,7 +172,7 @@ std::vector<std::size_t> file_order(std::span<const Read> reads) {
   std::iota(order.begin(), order.end(), std::size_t{0});
   const auto key = [&](std::size_t i) {
     const Entry& entry = *reads[i].entry;
-    const std::int64_t first = offset_of(reads[i].box.lower, row_major_strides(entry.info.shape));
+    const std::int64_t first = offset_of(reads[i].box.lower, row_major_strides(reads[i].shape));
     return std::make_pair(entry.file, entry.offset + first * byte_size(entry.info.dtype));
   };
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return key(a) < key(b); });

@@ -113,6 +113,17 @@ void strided(benchmark::State& state) {
       {data().source.data(), data().destination.data(), extent, {2 * run, 1}, {run, 1}, DType::bf16, DType::bf16});
 }
 
+/// Columns become rows, as where a checkpoint keeps [in, out] and an engine [out, in].
+void transposed(benchmark::State& state) {
+  compare_copy(state, {data().source.data(),
+                       data().destination.data(),
+                       {kRows, kColumns},
+                       {kColumns, 1},
+                       {1, kRows},
+                       DType::bf16,
+                       DType::bf16});
+}
+
 void cast_from_f32(benchmark::State& state) {
   const Extents extent{kRows, kHalf};
   compare_copy(
@@ -129,7 +140,7 @@ void cast_to_f32(benchmark::State& state) {
 
 void fingerprints(benchmark::State& state, DType as) {
   Sum128 sum;
-  const auto run = [&sum, as] { fingerprint(data().space, data().region, as, 7, &sum); };
+  const auto run = [&sum, as] { fingerprint(data().space, data().region, as, Transform::none, 7, &sum); };
   compare(state, kBytes, run, [] { plain_read(kBytes); });
   benchmark::DoNotOptimize(sum);
 }
@@ -150,6 +161,7 @@ void updates(benchmark::State& state) {
 
 BENCHMARK(contiguous)->UseManualTime();
 BENCHMARK(strided)->UseManualTime()->Arg(4096)->Arg(512)->Arg(64)->Arg(16);
+BENCHMARK(transposed)->UseManualTime();
 BENCHMARK(cast_from_f32)->UseManualTime();
 BENCHMARK(cast_to_f32)->UseManualTime();
 BENCHMARK_CAPTURE(fingerprints, bf16, DType::bf16)->UseManualTime();

@@ -47,10 +47,12 @@ Extents random_strides(const Extents& extent, std::mt19937_64& random) {
 /// A place for a box with canaries around and between.
 struct Place {
   Extents strides;
+  refit::Format format;
   DType dtype;
   std::vector<std::byte> memory;
 
-  Place(const Extents& extent, const Extents& place_strides, DType type) : strides(place_strides), dtype(type) {
+  Place(const Extents& extent, const Extents& place_strides, refit::Format as)
+      : strides(place_strides), format(as), dtype(as.dtype) {
     Extents last = extent;
     for (int d = 0; d < last.size(); ++d) --last[d];
     memory.assign(static_cast<std::size_t>((offset_of(last, strides) + 3) * byte_size(dtype)), std::byte{0xEE});
@@ -58,11 +60,11 @@ struct Place {
   std::byte* first() { return memory.data() + byte_size(dtype); }
 };
 
-/// What `place` must hold after reading `box` of `tensor`: one element after the other.
-std::vector<std::byte> expected(const Tensor& tensor, const Box& box, Place place) {
+/// What `place` must hold after reading `box` of `tensor`, seen with `shape`: one element after the other.
+std::vector<std::byte> expected(const Tensor& tensor, const Shape& shape, const Box& box, Place place) {
   const auto size_from = static_cast<std::size_t>(byte_size(tensor.info.dtype));
   const auto size_to = static_cast<std::size_t>(byte_size(place.dtype));
-  const Extents tensor_strides = row_major_strides(tensor.info.shape);
+  const Extents tensor_strides = row_major_strides(shape);
   for (std::int64_t i = 0; i < box.volume(); ++i) {
     Extents index = box.extent;
     std::int64_t rest = i;
@@ -74,16 +76,22 @@ std::vector<std::byte> expected(const Tensor& tensor, const Box& box, Place plac
         tensor.bytes.data() +
         static_cast<std::size_t>(offset_of(box.lower, tensor_strides) + offset_of(index, tensor_strides)) * size_from;
     std::byte* to = place.first() + static_cast<std::size_t>(offset_of(index, place.strides)) * size_to;
-    if (place.dtype == tensor.info.dtype) {
+    if (place.format == refit::Format(tensor.info.dtype)) {
       std::memcpy(to, from, size_from);
     } else {
       std::uint32_t bits = 0;
       std::memcpy(&bits, from, size_from);
-      bits = kernels::convert_bits(bits, tensor.info.dtype, place.dtype);
+      bits = kernels::convert_bits(bits, tensor.info.dtype, place.dtype,
+                                   transform(Conversion::none, place.format.conversion));
       std::memcpy(to, &bits, size_to);
     }
   }
   return place.memory;
+}
+
+/// The same of a box of the tensor's own shape.
+std::vector<std::byte> expected(const Tensor& tensor, const Box& box, const Place& place) {
+  return expected(tensor, tensor.info.shape, box, place);
 }
 
 class CheckpointRead : public testing::TestWithParam<Format> {};
@@ -135,8 +143,10 @@ TEST_P(CheckpointRead, RandomBoxesStridesAndCastsMatchTheLoop) {
     const Box box = random_box(tensor.info.shape, random);
     const bool cast = is_castable(tensor.info.dtype) && pick(random, 0, 1) == 0;
     const DType dtype = cast ? kAllTypes[static_cast<std::size_t>(pick(random, 1, 3))] : tensor.info.dtype;
-    places.emplace_back(box.extent, random_strides(box.extent, random), dtype);
-    reads.push_back({checkpoint.find(tensor.info.name), box, places.back().first(), dtype, places.back().strides});
+    const auto conversion = static_cast<Conversion>(cast && pick(random, 0, 1) == 0 ? pick(random, 1, 2) : 0);
+    places.emplace_back(box.extent, random_strides(box.extent, random), refit::Format(dtype, conversion));
+    reads.push_back({checkpoint.find(tensor.info.name), box, places.back().first(), places.back().format,
+                     places.back().strides, tensor.info.shape});
     wanted.push_back(expected(tensor, box, places.back()));
     needed += box.volume() * byte_size(tensor.info.dtype);
   }
@@ -150,7 +160,7 @@ TEST_P(CheckpointRead, RandomBoxesStridesAndCastsMatchTheLoop) {
   EXPECT_EQ(last_done, needed);
   for (std::size_t i = 0; i < reads.size(); ++i) {
     EXPECT_EQ(places[i].memory, wanted[i]) << reads[i].entry->info.name << " " << to_string(reads[i].box) << " strides "
-                                           << to_string(reads[i].strides) << " as " << name(reads[i].dtype);
+                                           << to_string(reads[i].strides) << " as " << name(reads[i].format.dtype);
   }
 }
 
@@ -167,7 +177,7 @@ TEST_P(CheckpointRead, ColumnsOfAWideMatrixAreReadThroughOrSkipped) {
     const Checkpoint checkpoint = open(folder.path());
     const Box box{{0, c.first}, {kRows, c.count}};
     Place place(box.extent, {c.count, 1}, DType::bf16);
-    const Read one{checkpoint.find("w"), box, place.first(), DType::bf16, place.strides};
+    const Read one{checkpoint.find("w"), box, place.first(), DType::bf16, place.strides, {kRows, c.columns}};
     const auto wanted = expected(tensors[0], box, place);
     const ReadStatistics statistics = read(kernels::ExecutionSpace{}, checkpoint, std::span(&one, 1));
     EXPECT_EQ(place.memory, wanted) << c.columns;
@@ -189,11 +199,87 @@ TEST_P(CheckpointRead, CastsOfTensorsBeyondTheBufferAreWhole) {
   const Checkpoint checkpoint = open(folder.path());
   const Box box{{0, 1}, {3, 1'499'000}};
   Place place(box.extent, {1'500'003, 1}, DType::bf16);
-  const Read one{checkpoint.find("w"), box, place.first(), DType::bf16, place.strides};
+  const Read one{checkpoint.find("w"), box, place.first(), DType::bf16, place.strides, tensors[0].info.shape};
   const auto wanted = expected(tensors[0], box, place);
   const ReadStatistics statistics = read(kernels::ExecutionSpace{}, checkpoint, std::span(&one, 1));
   EXPECT_TRUE(place.memory == wanted);
   EXPECT_EQ(statistics.bytes_read, statistics.bytes_needed);
+}
+
+/// Reads `box` of the only tensor of a checkpoint, seen with `shape`, and compares with the loop.
+ReadStatistics read_and_check(Format format, const Tensor& tensor, const Shape& shape, const Box& box,
+                              const Extents& strides, refit::Format as) {
+  const Folder folder;
+  write_checkpoint(format, folder.path(), {tensor}, 0);
+  const Checkpoint checkpoint = open(folder.path());
+  Place place(box.extent, strides, as);
+  const Read one{checkpoint.find(tensor.info.name), box, place.first(), as, strides, shape};
+  const auto wanted = expected(tensor, shape, box, place);
+  const ReadStatistics statistics = read(kernels::ExecutionSpace{}, checkpoint, std::span(&one, 1));
+  EXPECT_TRUE(place.memory == wanted) << to_string(shape) << to_string(box) << name(as.dtype);
+  EXPECT_EQ(statistics.bytes_needed, box.volume() * byte_size(tensor.info.dtype));
+  return statistics;
+}
+
+TEST_P(CheckpointRead, MoreDimensionsThanTheEntryAndTransposedPlaces) {
+  // Experts [E, H, 2 I] with gate and up in turns, read as [E, H, I, 2].
+  constexpr std::int64_t kE = 3;
+  constexpr std::int64_t kH = 70;
+  constexpr std::int64_t kI = 45;
+  std::mt19937_64 random(8);
+  const Tensor tensor = random_tensor("w", {kE, kH, 2 * kI}, DType::bf16, random);
+  const Shape shape{kE, kH, kI, 2};
+  const Box whole = Box::whole(shape);
+  const Box part{{1, 0, 11, 0}, {2, kH, 21, 2}};
+  const Box gate{{0, 3, 0, 0}, {kE, 60, kI, 1}};
+  const Box up{{0, 3, 7, 1}, {kE, 60, 13, 1}};
+  for (const Box& box : {whole, part, gate, up}) {
+    const std::int64_t h = box.extent[1];
+    const std::int64_t i = box.extent[2];
+    for (DType dtype : {DType::bf16, DType::f32}) {
+      // out[e][2 i + c][h], and gate before up: out[e][c][i][h].
+      read_and_check(GetParam(), tensor, shape, box, {2 * i * h, 1, 2 * h, h}, dtype);
+      const auto statistics = read_and_check(GetParam(), tensor, shape, box, {2 * i * h, 1, h, i * h}, dtype);
+      EXPECT_LE(statistics.bytes_read, kE * kH * kI * 2 * 2);
+    }
+  }
+}
+
+TEST_P(CheckpointRead, TransposedPlacesBeyondTheBuffer) {
+  std::mt19937_64 random(9);
+  const Tensor tensor = random_tensor("w", {2, 1100, 4200}, DType::bf16, random);  // 18.5 MB
+  const Box box{{0, 0, 100, 0}, {2, 1100, 1900, 2}};
+  const auto statistics =
+      read_and_check(GetParam(), tensor, {2, 1100, 2100, 2}, box, {3800 * 1100, 1, 1100, 1900 * 1100}, DType::bf16);
+  EXPECT_LE(statistics.bytes_read, 2 * 1100 * 4200 * 2);
+}
+
+TEST_P(CheckpointRead, ConversionsOfStoredValues) {
+  std::mt19937_64 random(10);
+  for (DType from : {DType::bf16, DType::f32}) {
+    const Tensor tensor = random_tensor("a", {300}, from, random);
+    for (Conversion conversion : {Conversion::minus_one, Conversion::negative_exp}) {
+      for (DType to : {DType::bf16, DType::f32}) {
+        read_and_check(GetParam(), tensor, {300}, {{20}, {200}}, {1}, {to, conversion});
+      }
+    }
+  }
+}
+
+TEST_P(CheckpointRead, RefusesAShapeOfOtherSize) {
+  const Folder folder;
+  std::mt19937_64 random(11);
+  write_checkpoint(GetParam(), folder.path(), {random_tensor("w", {4, 6}, DType::f32, random)}, 0);
+  const Checkpoint checkpoint = open(folder.path());
+  std::vector<float> out(24);
+  const Shape shape{4, 3, 3};
+  const Read one{checkpoint.find("w"),
+                 Box::whole({4, 3, 2}),
+                 reinterpret_cast<std::byte*>(out.data()),
+                 DType::f32,
+                 {6, 2, 1},
+                 shape};
+  EXPECT_THROW(read(kernels::ExecutionSpace{}, checkpoint, std::span(&one, 1)), Error);
 }
 
 TEST_P(CheckpointRead, ErrorsNameFileAndTensor) {
@@ -204,7 +290,7 @@ TEST_P(CheckpointRead, ErrorsNameFileAndTensor) {
   write_checkpoint(GetParam(), folder.path(), tensors, 0);
   const Checkpoint checkpoint = open(folder.path());
   std::vector<float> out(100);
-  Read one{checkpoint.find("ids"), Box::whole({100}), reinterpret_cast<std::byte*>(out.data()), DType::f32, {1}};
+  Read one{checkpoint.find("ids"), Box::whole({100}), reinterpret_cast<std::byte*>(out.data()), DType::f32, {1}, {100}};
   const kernels::ExecutionSpace space;
   expect_usage([&] { read(space, checkpoint, std::span(&one, 1)); }, {checkpoint.files[0], "'ids'", "I64", "F32"});
   one.entry = checkpoint.find("first");

@@ -82,8 +82,12 @@ std::vector<std::byte> read_whole(const Checkpoint& checkpoint, const std::strin
   EXPECT_NE(entry, nullptr) << name;
   if (entry == nullptr) return {};
   std::vector<std::byte> bytes(static_cast<std::size_t>(entry->bytes()) + 1);
-  const Read whole{entry, Box::whole(entry->info.shape), bytes.data(), entry->info.dtype,
-                   row_major_strides(entry->info.shape)};
+  const Read whole{entry,
+                   Box::whole(entry->info.shape),
+                   bytes.data(),
+                   entry->info.dtype,
+                   row_major_strides(entry->info.shape),
+                   entry->info.shape};
   const kernels::ExecutionSpace space;
   read(space, checkpoint, std::span(&whole, 1));
   bytes.pop_back();

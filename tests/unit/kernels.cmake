@@ -4,4 +4,6 @@ refit_test(kernels
           ${CMAKE_CURRENT_LIST_DIR}/kernels_copy.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_region.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_threads.cpp
-  DEPENDS kernels)
+          ${CMAKE_CURRENT_LIST_DIR}/kernels_transform.cpp
+  DEPENDS kernels
+  EXTERNAL refit::kokkos)

@@ -16,11 +16,9 @@ struct Case {
   std::vector<std::byte> source, destination, expected;
 };
 
-Case random_case(Random& random, DType from, DType to, std::int64_t largest) {
+Case make_case(Random& random, DType from, DType to, const Extents& extent, const Extents& from_strides,
+               const Extents& to_strides) {
   Case result;
-  const Extents extent = random_extent(random, static_cast<int>(pick(random, 0, 4)), largest);
-  const Extents from_strides = random_strides(random, extent);
-  const Extents to_strides = random_strides(random, extent);
   result.source = random_memory(random, extent, from_strides, from);
   result.destination = random_memory(random, extent, to_strides, to);
   result.expected = result.destination;
@@ -31,6 +29,22 @@ Case random_case(Random& random, DType from, DType to, std::int64_t largest) {
   });
   result.tile = {result.source.data(), result.destination.data(), extent, from_strides, to_strides, from, to};
   return result;
+}
+
+Case random_case(Random& random, DType from, DType to, std::int64_t largest) {
+  const Extents extent = random_extent(random, static_cast<int>(pick(random, 0, 4)), largest);
+  return make_case(random, from, to, extent, random_strides(random, extent), random_strides(random, extent));
+}
+
+/// Strides of an array whose dimensions lie in `order`, outermost first, with a gap after the innermost one.
+Extents strides_in_order(const Extents& extent, const std::vector<int>& order, std::int64_t gap) {
+  Extents strides = extent;
+  std::int64_t next = 1;
+  for (auto d = order.rbegin(); d != order.rend(); ++d) {
+    strides[*d] = next;
+    next *= extent[*d] + (next == 1 ? gap : 0);
+  }
+  return strides;
 }
 
 void run_and_check(std::vector<Case>& cases) {
@@ -68,6 +82,37 @@ TEST(CopyTable, CastsBetweenAllPairs) {
       for (int i = 0; i < 60; ++i) cases.push_back(random_case(random, from, to, 19));
     }
   }
+  run_and_check(cases);
+}
+
+TEST(CopyTable, EveryOrderOfFourDimensions) {
+  Random random(8);
+  for (const Extents& extent : {Extents{3, 21, 2, 37}, Extents{2, 16, 33, 2}, Extents{19, 8, 17, 3}}) {
+    for (const auto& [from, to] : {std::pair{DType::bf16, DType::bf16},
+                                   {DType::f32, DType::bf16},
+                                   {DType::bf16, DType::f32},
+                                   {DType::u8, DType::u8},
+                                   {DType::i64, DType::i64}}) {
+      std::vector<int> order{0, 1, 2, 3};
+      std::vector<Case> cases;
+      do {
+        const Extents source = strides_in_order(extent, {0, 1, 2, 3}, pick(random, 0, 2));
+        const Extents destination = strides_in_order(extent, order, pick(random, 0, 2));
+        cases.push_back(make_case(random, from, to, extent, source, destination));
+        cases.push_back(make_case(random, from, to, extent, destination, source));
+      } while (std::next_permutation(order.begin(), order.end()));
+      run_and_check(cases);
+    }
+  }
+}
+
+TEST(CopyTable, LargeTransposedTiles) {
+  Random random(9);
+  std::vector<Case> cases;
+  // [H, 2 I] becomes [2 I, H]; and [E, H, I, 2], gate and up in turns, becomes [E, 2, I, H].
+  cases.push_back(make_case(random, DType::bf16, DType::bf16, {700, 1001}, {1001, 1}, {1, 700}));
+  cases.push_back(make_case(random, DType::bf16, DType::bf16, {2, 300, 401, 2}, {300 * 802, 802, 2, 1},
+                            {802 * 300, 1, 300, 401 * 300}));
   run_and_check(cases);
 }
 

@@ -67,7 +67,7 @@ Sum128 expected_fingerprint(const Stored& stored, DType as, std::uint64_t name) 
 void check_fingerprint(const Stored& stored, DType as) {
   const ExecutionSpace space;
   Sum128 found{5, 6};
-  fingerprint(space, stored.region, as, 0x1234567890ABCDEFULL, &found);
+  fingerprint(space, stored.region, as, Transform::none, 0x1234567890ABCDEFULL, &found);
   Sum128 expected = expected_fingerprint(stored, as, 0x1234567890ABCDEFULL);
   expected += Sum128{5, 6};
   ASSERT_EQ(found, expected) << name(stored.region.dtype) << " as " << name(as) << " " << to_string(stored.region.box);
@@ -135,7 +135,7 @@ TEST(Fingerprint, AddsUpOverDisjointBoxes) {
       Region part = whole.region;
       part.box = box;
       part.data += 2 * (row * 2500 + column);
-      fingerprint(space, part, DType::bf16, 9, &of_parts);
+      fingerprint(space, part, DType::bf16, Transform::none, 9, &of_parts);
     }
   }
   EXPECT_EQ(of_parts, expected_fingerprint(whole, DType::bf16, 9));

@@ -38,7 +38,7 @@ Outcome work(std::uint64_t key) {
   for (std::int64_t step = 0; step < 10; ++step) {
     perturb(space, region, key, step);
     table.run(space);
-    fingerprint(space, region, DType::bf16, key, &result.print);
+    fingerprint(space, region, DType::bf16, Transform::none, key, &result.print);
     signed_row_sums(space, region, key, result.rows.data());
     const Difference difference = count_differences(space, region, result.copy.data());
     result.difference.count += difference.count;
