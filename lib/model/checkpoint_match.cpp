@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <set>
 
 #include "core/error.hpp"
+#include "model/family.hpp"
 #include "model/model.hpp"
 
 namespace refit::model {
@@ -34,11 +36,11 @@ class Problems {
   std::string text_;
 };
 
-/// The N of "model.layers.N.": -1 for other names.
-std::int64_t layer_of(std::string_view name) {
-  constexpr std::string_view kPrefix = "model.layers.";
-  if (!name.starts_with(kPrefix)) return -1;
-  name.remove_prefix(kPrefix.size());
+/// The N of "model.layers.N.", "backbone.layers.N." and the like: -1 for other names.
+std::int64_t layer_of(const Config& config, std::string_view name) {
+  const std::string prefix = config.prefix + "layers.";
+  if (!name.starts_with(prefix)) return -1;
+  name.remove_prefix(prefix.size());
   std::int64_t layer = -1;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), layer);
   const bool whole = error == std::errc{} && end != name.data() + name.size() && *end == '.';
@@ -47,7 +49,7 @@ std::int64_t layer_of(std::string_view name) {
 
 bool is_skipped(const Config& config, std::string_view name) {
   if (name.ends_with(".rotary_emb.inv_freq")) return true;
-  return config.truncated && layer_of(name) >= config.layers;
+  return config.truncated && layer_of(config, name) >= config.layers;
 }
 
 Held index_by_name(const std::vector<TensorInfo>& checkpoint, Problems& problems) {
@@ -62,13 +64,13 @@ Held index_by_name(const std::vector<TensorInfo>& checkpoint, Problems& problems
 void match(Tensor& tensor, const Held& held, Problems& problems) {
   const auto found = held.find(tensor.name);
   if (found == held.end()) {
-    problems.add(fmt::format("{} {} is missing", tensor.name, to_string(tensor.shape)));
+    problems.add(fmt::format("{} {} is missing", tensor.name, to_string(tensor.file_shape())));
     return;
   }
   const TensorInfo& info = *found->second;
-  if (info.shape != tensor.shape) {
-    problems.add(
-        fmt::format("{} has shape {} instead of {}", tensor.name, to_string(info.shape), to_string(tensor.shape)));
+  if (info.shape != tensor.file_shape()) {
+    problems.add(fmt::format("{} has shape {} instead of {}", tensor.name, to_string(info.shape),
+                             to_string(tensor.file_shape())));
   } else if (!is_castable(info.dtype)) {
     problems.add(
         fmt::format("{} has dtype {}; refit reads F32, F16 and BF16 weights", tensor.name, refit::name(info.dtype)));
@@ -95,7 +97,14 @@ void append_unknown(Model& model, Held held) {
 Model build_model(const Config& config, const std::vector<TensorInfo>& checkpoint, const std::string& source) {
   Problems problems;
   const Held held = index_by_name(checkpoint, problems);
-  Model model = build_model(config, held.contains("lm_head.weight"));
+  std::set<std::string_view> names;
+  for (const auto& [name, info] : held) names.insert(name);
+  TensorList list{config, !config.tied || names.contains("lm_head.weight"), &names, {}};
+  find_family(config.family)->list(list);
+  Model model{config, std::move(list.tensors)};
+  // Families leave out the MTP layers that the checkpoint does not have.
+  model.config.mtp_layers = std::count_if(model.tensors.begin(), model.tensors.end(),
+                                          [](const Tensor& tensor) { return tensor.role == Role::mtp_proj; });
   for (Tensor& tensor : model.tensors) match(tensor, held, problems);
   problems.check(source);
   append_unknown(model, held);

@@ -13,16 +13,18 @@ namespace refit::model {
 
 namespace {
 
-constexpr std::int64_t kMaxLayers = 10000;
 constexpr double kMaxTensors = 4e6;
 constexpr double kMaxParameters = 1e15;
 
 std::string known_families() { return fmt::format("{}", fmt::join(family_names(), ", ")); }
 
 const Family* by_architecture(ConfigFile& file, const std::vector<std::string>& architectures) {
+  const auto named = [&](std::string_view architecture) {
+    return !architecture.empty() &&
+           std::find(architectures.begin(), architectures.end(), architecture) != architectures.end();
+  };
   for (const Family* family : families()) {
-    if (std::find(architectures.begin(), architectures.end(), family->architecture) != architectures.end())
-      return family;
+    if (named(family->architecture) || named(family->composite_architecture)) return family;
   }
   file.problem("architectures", fmt::format("names no known architecture but {}; the known families are {} "
                                             "(model.family overrides)",
@@ -33,7 +35,7 @@ const Family* by_architecture(ConfigFile& file, const std::vector<std::string>& 
 const Family* by_model_type(ConfigFile& file) {
   const std::string type = file.text("model_type");
   for (const Family* family : families()) {
-    if (family->model_type == type) return family;
+    if (!type.empty() && (family->model_type == type || family->composite_model_type == type)) return family;
   }
   const std::string what = type.empty() ? "is missing, and architectures too" : fmt::format("is unknown: {}", type);
   file.problem("model_type",
@@ -77,18 +79,23 @@ std::int64_t head_dim_or_quotient(ConfigFile& file, const Config& config) {
 void read_sizes(ConfigFile& file, Config& config) {
   config.vocab_size = file.count("vocab_size");
   config.hidden_size = file.count("hidden_size");
-  config.layers = file.count("num_hidden_layers", kMaxLayers);
+  config.layers = file.count_or("num_hidden_layers", 0, kMaxLayers);
   config.attention_heads = file.count("num_attention_heads");
-  config.kv_heads = file.count_or("num_key_value_heads", config.attention_heads);
-  config.head_dim = head_dim_or_quotient(file, config);
-  if (config.kv_heads > 0 && config.attention_heads % config.kv_heads != 0) {
-    file.problem("num_key_value_heads",
-                 fmt::format("{} does not divide num_attention_heads {}", config.kv_heads, config.attention_heads));
-  }
   config.tied = file.flag_or("tie_word_embeddings", false);
   config.dtype = read_dtype(file);
   if (file.has("quantization_config")) {
     file.problem("quantization_config", "is present: FP8 checkpoints are not supported by this build");
+  }
+}
+
+/// The sizes that a family may know better: one that it has set is kept.
+void complete_sizes(ConfigFile& file, Config& config) {
+  if (config.layers == 0 && !file.has("num_hidden_layers")) file.problem("num_hidden_layers", "is missing");
+  if (config.kv_heads == 0) config.kv_heads = file.count_or("num_key_value_heads", config.attention_heads);
+  if (config.head_dim == 0) config.head_dim = head_dim_or_quotient(file, config);
+  if (config.kv_heads > 0 && config.attention_heads % config.kv_heads != 0) {
+    file.problem("num_key_value_heads",
+                 fmt::format("{} does not divide num_attention_heads {}", config.kv_heads, config.attention_heads));
   }
 }
 
@@ -100,24 +107,55 @@ void cut_layers(ConfigFile& file, Config& config, std::int64_t layers) {
   }
   config.truncated = layers < config.layers;
   config.layers = layers;
+  if (config.truncated) config.mtp_layers = 0;
   if (!config.dense_layer.empty()) config.dense_layer.resize(static_cast<std::size_t>(layers));
+  if (!config.mixers.empty()) config.mixers.resize(static_cast<std::size_t>(layers));
+}
+
+double real(std::int64_t value) { return static_cast<double>(value); }
+
+/// At least the parameters of the largest layer: as if each layer had every mixer and every MLP of the model.
+double layer_bound(const Config& config) {
+  const double hidden = real(config.hidden_size);
+  const double heads = real(config.attention_heads);
+  const double attention = (3.0 * heads + 2.0 * real(config.kv_heads)) * real(config.head_dim);  // q, gate, o, k, v
+
+  const LatentAttention& mla = config.mla;
+  const double query = real(mla.q_rank) * (hidden + heads * (real(mla.nope_dim) + real(mla.rope_dim)));
+  const double key_value = (real(mla.kv_rank) + real(mla.rope_dim)) * hidden +
+                           real(mla.kv_rank) * heads * (real(mla.nope_dim) + real(mla.value_dim));
+  const double latent = query + key_value + heads * real(mla.value_dim) * hidden;
+
+  const double inner = real(config.mamba.heads) * real(config.mamba.head_dim);
+  const double group_state = real(config.mamba.groups) * real(config.mamba.state);
+  const double mamba = hidden * (3.0 * inner + 2.0 * group_state + real(config.mamba.heads)) +
+                       (inner + 2.0 * group_state) * (real(config.mamba.kernel) + 2.0);
+
+  const double keys = real(config.gdn.key_heads) * real(config.gdn.key_dim);
+  const double values = real(config.gdn.value_heads) * real(config.gdn.value_dim);
+  const double gdn = hidden * (2.0 * keys + 3.0 * values + 2.0 * real(config.gdn.value_heads)) +
+                     (2.0 * keys + values) * (real(config.gdn.kernel) + 2.0);
+
+  const double width = std::max(hidden, real(config.latent_size));
+  const double experts = real(config.experts) * (3.0 * real(config.expert_intermediate_size) * width + 2.0 * width) +
+                         2.0 * real(config.latent_size) * hidden;
+  const double mlp = 3.0 * hidden * (real(config.intermediate_size) + real(config.shared_intermediate_size));
+  return hidden * attention + latent + mamba + gdn + experts + mlp;
 }
 
 /// Each size may be fine and their product still absurd: estimated in double, before anything is multiplied for real.
 void check_total(ConfigFile& file, const Config& config) {
-  const auto real = [](std::int64_t value) { return static_cast<double>(value); };
-  const double hidden = real(config.hidden_size);
-  const double heads = 2.0 * (real(config.attention_heads) + real(config.kv_heads)) * real(config.head_dim);
-  const double experts = real(config.experts) * real(config.expert_intermediate_size);
-  const double layer = hidden * (heads + 3.0 * std::max(real(config.intermediate_size), experts));
-  const double parameters = 2.0 * real(config.vocab_size) * hidden + real(config.layers) * layer;
+  const double layers = real(config.layers) + real(config.mtp_layers);
+  const double ends = (2.0 + 2.0 * real(config.mtp_layers)) * real(config.vocab_size) * real(config.hidden_size) +
+                      2.0 * real(config.mtp_layers) * real(config.hidden_size) * real(config.hidden_size);
+  const double parameters = ends + layers * layer_bound(config);
   if (parameters > kMaxParameters) {
     file.problem("hidden_size",
                  fmt::format("and the other sizes make {:.1e} parameters; more than {:.0e} are taken for a "
                              "mistake",
                              parameters, kMaxParameters));
   }
-  const double tensors = real(config.layers) * (16.0 + 3.0 * real(config.experts));
+  const double tensors = layers * (24.0 + 3.0 * real(config.experts));
   if (tensors > kMaxTensors) {
     file.problem("num_hidden_layers", fmt::format("{} with {} experts makes {:.1e} tensors; more than {:.0e} are taken "
                                                   "for a mistake",
@@ -131,11 +169,16 @@ Config read_config(const std::string& path, const std::string& family_name, std:
   ConfigFile file(path);
   Config config;
   const Family* family = choose_family(file, family_name);
+  if (family != nullptr && !family->composite_architecture.empty() && file.has("text_config")) {
+    file.descend("text_config");
+    config.prefix = "model.language_model.";
+  }
   read_sizes(file, config);
   if (family != nullptr) {
     config.family = family->name;
     family->read(file, config);
   }
+  complete_sizes(file, config);
   cut_layers(file, config, layers);
   check_total(file, config);
   file.check();

@@ -13,14 +13,12 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::size_t kMaxQuoted = 160;
-
 /// Text of a file, fit for a message: printable ASCII, not too long.
-std::string quotable(std::string text) {
+std::string quotable(std::string text, std::size_t longest = kMaxText) {
   for (char& c : text) {
     if (c < ' ' || c > '~') c = '?';
   }
-  if (text.size() > kMaxQuoted) text.replace(kMaxQuoted, std::string::npos, "...");
+  if (text.size() > longest) text.replace(longest, std::string::npos, "...");
   return text;
 }
 
@@ -69,11 +67,16 @@ std::optional<std::int64_t> whole_number(const Json& value, std::int64_t min, st
 
 struct ConfigFile::Document {
   Json root;
+  const Json* section = nullptr;
 
+  static const Json* find_in(const Json& object, std::string_view key) {
+    const auto found = object.find(key);
+    return found == object.end() || found->is_null() ? nullptr : &*found;
+  }
   /// The value of `key`, or nullptr where it is absent or null.
   const Json* find(std::string_view key) const {
-    const auto found = root.find(key);
-    return found == root.end() || found->is_null() ? nullptr : &*found;
+    const Json* inner = section == nullptr ? nullptr : find_in(*section, key);
+    return inner == nullptr ? find_in(root, key) : inner;
   }
 };
 
@@ -83,6 +86,12 @@ ConfigFile::ConfigFile(const std::string& path) : path_(path), document_(std::ma
 }
 
 ConfigFile::~ConfigFile() = default;
+
+void ConfigFile::descend(std::string_view section) {
+  const Json* value = document_->find(section);
+  if (value != nullptr && value->is_object()) document_->section = value;
+  if (document_->section == nullptr) problem(section, "must be an object");
+}
 
 bool ConfigFile::has(std::string_view key) const { return document_->find(key) != nullptr; }
 
@@ -102,6 +111,14 @@ std::int64_t ConfigFile::count_or(std::string_view key, std::int64_t fallback, s
   return number.value_or(fallback);
 }
 
+std::int64_t ConfigFile::number_or(std::string_view key, std::int64_t fallback, std::int64_t max) {
+  const Json* value = document_->find(key);
+  if (value == nullptr) return fallback;
+  const auto number = whole_number(*value, 0, max);
+  if (!number) problem(key, fmt::format("must be a whole number from 0 to {}, not {}", max, shown(*value)));
+  return number.value_or(fallback);
+}
+
 bool ConfigFile::flag_or(std::string_view key, bool fallback) {
   const Json* value = document_->find(key);
   if (value == nullptr) return fallback;
@@ -110,10 +127,10 @@ bool ConfigFile::flag_or(std::string_view key, bool fallback) {
   return fallback;
 }
 
-std::string ConfigFile::text(std::string_view key) {
+std::string ConfigFile::text(std::string_view key, std::size_t longest) {
   const Json* value = document_->find(key);
   if (value == nullptr) return "";
-  if (value->is_string()) return quotable(value->get<std::string>());
+  if (value->is_string()) return quotable(value->get<std::string>(), longest);
   problem(key, fmt::format("must be a text, not {}", shown(*value)));
   return "";
 }

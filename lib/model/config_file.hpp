@@ -14,6 +14,9 @@ namespace refit::model {
 inline constexpr std::uintmax_t kMaxConfigBytes = 16 * 1024 * 1024;
 inline constexpr int kMaxConfigDepth = 64;
 inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  ///< of any size in a config.json
+inline constexpr std::int64_t kMaxLayers = 10000;
+inline constexpr std::int64_t kMaxExperts = 65536;
+inline constexpr std::size_t kMaxText = 160;  ///< characters that a text keeps
 
 class ConfigFile {
  public:
@@ -25,6 +28,8 @@ class ConfigFile {
 
   const std::string& path() const { return path_; }
 
+  /// From here on keys are those of the object `section`; the file's own count where it does not have them.
+  void descend(std::string_view section);
   /// True where the key stands in the file with a value other than null.
   bool has(std::string_view key) const;
 
@@ -34,10 +39,13 @@ class ConfigFile {
   std::int64_t count(std::string_view key, std::int64_t max = kMaxCount);
   /// The same, or `fallback` where the key is absent.
   std::int64_t count_or(std::string_view key, std::int64_t fallback, std::int64_t max = kMaxCount);
+  /// A whole number in 0..max, or `fallback` where the key is absent.
+  std::int64_t number_or(std::string_view key, std::int64_t fallback, std::int64_t max = kMaxCount);
   /// true or false, or `fallback` where the key is absent.
   bool flag_or(std::string_view key, bool fallback);
-  /// A text, or "" where the key is absent. Bytes that are not printable ASCII are replaced by '?'.
-  std::string text(std::string_view key);
+  /// A text, or "" where the key is absent. Bytes that are not printable ASCII are replaced by '?'; one longer than
+  /// `longest` is cut and ends in "...".
+  std::string text(std::string_view key, std::size_t longest = kMaxText);
   /// A list of texts, empty where the key is absent. Replaced likewise.
   std::vector<std::string> texts(std::string_view key);
   /// A list of whole numbers in 0..kMaxCount, empty where the key is absent.

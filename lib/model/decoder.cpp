@@ -2,34 +2,58 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "core/error.hpp"
+
 namespace refit::model {
 
 namespace {
 
-std::string layer_prefix(std::int64_t layer) { return fmt::format("model.layers.{}.", layer); }
+/// One MLP: its matrices are [intermediate, width] and [width, intermediate].
+struct Mlp {
+  std::int64_t width = 0;
+  std::int64_t intermediate = 0;
+  Role gate, up, down;
+};
 
-void add_layer(TensorList& list, std::int64_t layer, const AttentionParts& parts) {
-  const Config& config = list.config;
-  const std::string prefix = layer_prefix(layer);
-  list.add(prefix + "input_layernorm.weight", {config.hidden_size}, Role::input_norm, layer);
-  add_attention(list, layer, parts);
-  list.add(prefix + "post_attention_layernorm.weight", {config.hidden_size}, Role::post_attention_norm, layer);
-  if (config.is_moe(layer)) {
-    add_experts(list, layer);
-  } else {
-    add_gated_mlp(list, prefix + "mlp.", config.intermediate_size, layer);
-  }
+void add_mlp(TensorList& list, const std::string& prefix, const Mlp& mlp, const ExpertNames& names, std::int64_t layer,
+             std::int64_t expert = -1) {
+  const auto add = [&](std::string_view part, const Shape& shape, Role role) {
+    list.add(fmt::format("{}{}.weight", prefix, part), shape, role, layer, expert);
+  };
+  if (!names.gate.empty()) add(names.gate, {mlp.intermediate, mlp.width}, mlp.gate);
+  add(names.up, {mlp.intermediate, mlp.width}, mlp.up);
+  add(names.down, {mlp.width, mlp.intermediate}, mlp.down);
 }
+
+ExpertNames mlp_names(bool gated) { return {.gate = gated ? "gate_proj" : ""}; }
 
 }  // namespace
 
+std::string layer_prefix(const Config& config, std::int64_t layer) {
+  return fmt::format("{}layers.{}.", config.prefix, layer);
+}
+
+Role mixer_norm(const Config& config, std::int64_t layer) {
+  switch (config.mixer(layer)) {
+    case Mixer::attention: return config.mla.kv_rank > 0 ? Role::mla_norm : Role::attention_norm;
+    case Mixer::mamba: return Role::mamba_norm;
+    case Mixer::gated_delta_net: return Role::gdn_norm;
+    case Mixer::mlp: return Role::mlp_norm;
+    case Mixer::experts: return Role::moe_norm;
+  }
+  fail_invariant("a mixer without a norm");
+}
+
 void add_attention(TensorList& list, std::int64_t layer, const AttentionParts& parts) {
   const Config& config = list.config;
-  const std::string prefix = layer_prefix(layer) + "self_attn.";
+  const std::string prefix = fmt::format("{}{}.", layer_prefix(config, layer), parts.module);
   const std::int64_t hidden = config.hidden_size;
-  const std::int64_t q_rows = config.attention_heads * config.head_dim;
+  const std::int64_t o_columns = config.attention_heads * config.head_dim;
+  const std::int64_t q_rows = parts.output_gate ? 2 * o_columns : o_columns;
   const std::int64_t kv_rows = config.kv_heads * config.head_dim;
-  list.add(prefix + "q_proj.weight", {q_rows, hidden}, Role::q_proj, layer);
+  list.add(prefix + "q_proj.weight", {q_rows, hidden}, parts.output_gate ? Role::q_gate_proj : Role::q_proj, layer);
   if (parts.qkv_bias) list.add(prefix + "q_proj.bias", {q_rows}, Role::q_proj_bias, layer);
   list.add(prefix + "k_proj.weight", {kv_rows, hidden}, Role::k_proj, layer);
   if (parts.qkv_bias) list.add(prefix + "k_proj.bias", {kv_rows}, Role::k_proj_bias, layer);
@@ -37,40 +61,115 @@ void add_attention(TensorList& list, std::int64_t layer, const AttentionParts& p
   if (parts.qkv_bias) list.add(prefix + "v_proj.bias", {kv_rows}, Role::v_proj_bias, layer);
   if (parts.qk_norm) list.add(prefix + "q_norm.weight", {config.head_dim}, Role::q_norm, layer);
   if (parts.qk_norm) list.add(prefix + "k_norm.weight", {config.head_dim}, Role::k_norm, layer);
-  list.add(prefix + "o_proj.weight", {hidden, q_rows}, Role::o_proj, layer);
+  list.add(prefix + "o_proj.weight", {hidden, o_columns}, Role::o_proj, layer);
   if (parts.o_bias) list.add(prefix + "o_proj.bias", {hidden}, Role::o_proj_bias, layer);
+  if (parts.sinks) list.add(prefix + "sinks", {config.attention_heads}, Role::sinks, layer);
 }
 
-void add_gated_mlp(TensorList& list, const std::string& prefix, std::int64_t intermediate, std::int64_t layer,
-                   std::int64_t expert) {
-  const std::int64_t hidden = list.config.hidden_size;
-  list.add(prefix + "gate_proj.weight", {intermediate, hidden}, Role::gate_proj, layer, expert);
-  list.add(prefix + "up_proj.weight", {intermediate, hidden}, Role::up_proj, layer, expert);
-  list.add(prefix + "down_proj.weight", {hidden, intermediate}, Role::down_proj, layer, expert);
+void add_dense_mlp(TensorList& list, const std::string& prefix, std::int64_t layer, bool gated) {
+  const Mlp mlp{list.config.hidden_size, list.config.intermediate_size, Role::gate_proj, Role::up_proj,
+                Role::down_proj};
+  add_mlp(list, prefix, mlp, mlp_names(gated), layer);
 }
 
-void add_experts(TensorList& list, std::int64_t layer) {
+void add_shared_experts(TensorList& list, const std::string& prefix, std::int64_t layer, bool gated) {
+  const Mlp mlp{list.config.hidden_size, list.config.shared_intermediate_size, Role::shared_gate_proj,
+                Role::shared_up_proj, Role::shared_down_proj};
+  if (mlp.intermediate > 0) add_mlp(list, prefix, mlp, mlp_names(gated), layer);
+}
+
+void add_router(TensorList& list, const std::string& prefix, std::int64_t layer) {
   const Config& config = list.config;
-  const std::string prefix = layer_prefix(layer) + "mlp.";
   list.add(prefix + "gate.weight", {config.experts, config.hidden_size}, Role::router, layer);
-  for (std::int64_t expert = 0; expert < config.experts; ++expert) {
-    add_gated_mlp(list, fmt::format("{}experts.{}.", prefix, expert), config.expert_intermediate_size, layer, expert);
+  if (config.expert_bias) {
+    list.add_f32(prefix + "gate.e_score_correction_bias", {config.experts}, Role::expert_bias, layer);
   }
 }
 
-void add_decoder(TensorList& list, const AttentionParts& parts) {
+void add_experts(TensorList& list, std::int64_t layer, const ExpertNames& names) {
+  const Config& config = list.config;
+  const std::string prefix = fmt::format("{}{}.", layer_prefix(config, layer), names.module);
+  const std::int64_t width = config.latent_size > 0 ? config.latent_size : config.hidden_size;
+  const Mlp mlp{width, config.expert_intermediate_size, Role::expert_gate, Role::expert_up, Role::expert_down};
+  add_router(list, prefix, layer);
+  for (std::int64_t expert = 0; expert < config.experts; ++expert) {
+    add_mlp(list, fmt::format("{}experts.{}.", prefix, expert), mlp, names, layer, expert);
+  }
+}
+
+void add_packed_experts(TensorList& list, std::int64_t layer) {
+  const Config& config = list.config;
+  const std::string prefix = layer_prefix(config, layer) + "mlp.";
+  const std::int64_t intermediate = config.expert_intermediate_size;
+  add_router(list, prefix, layer);
+  list.add(prefix + "experts.gate_up_proj", {config.experts, 2 * intermediate, config.hidden_size},
+           Role::packed_gate_up, layer);
+  list.add(prefix + "experts.down_proj", {config.experts, config.hidden_size, intermediate}, Role::packed_down, layer);
+}
+
+void add_layer(TensorList& list, std::int64_t layer, const AddBlock& mixer, const AddBlock& experts) {
+  const Config& config = list.config;
+  const std::string prefix = layer_prefix(config, layer);
+  const bool is_moe = config.is_moe(layer);
+  list.add(prefix + "input_layernorm.weight", {config.hidden_size}, mixer_norm(config, layer), layer);
+  mixer(list, layer);
+  list.add(prefix + "post_attention_layernorm.weight", {config.hidden_size}, is_moe ? Role::moe_norm : Role::mlp_norm,
+           layer);
+  if (is_moe) {
+    experts(list, layer);
+  } else {
+    add_dense_mlp(list, prefix + "mlp.", layer);
+  }
+}
+
+void add_decoder(TensorList& list, const AddBlock& mixer, const AddBlock& experts) {
   const Config& config = list.config;
   const Shape vocabulary{config.vocab_size, config.hidden_size};
-  list.add("model.embed_tokens.weight", vocabulary, Role::embedding);
-  for (std::int64_t layer = 0; layer < config.layers; ++layer) add_layer(list, layer, parts);
-  list.add("model.norm.weight", {config.hidden_size}, Role::final_norm);
+  list.add(config.prefix + "embed_tokens.weight", vocabulary, Role::embedding);
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) add_layer(list, layer, mixer, experts);
+  list.add(config.prefix + "norm.weight", {config.hidden_size}, Role::final_norm);
   if (list.lm_head) list.add("lm_head.weight", vocabulary, Role::lm_head);
+}
+
+void add_decoder(TensorList& list, const AttentionParts& parts) {
+  const auto attention = [&](TensorList& to, std::int64_t layer) { add_attention(to, layer, parts); };
+  const auto experts = [](TensorList& to, std::int64_t layer) { add_experts(to, layer); };
+  add_decoder(list, attention, experts);
 }
 
 void read_attention_bias(ConfigFile& file, Config& config) {
   config.attention_bias = file.flag_or("attention_bias", false);
 }
 
-void read_dense_mlp(ConfigFile& file, Config& config) { config.intermediate_size = file.count("intermediate_size"); }
+void refuse(ConfigFile& file, std::string_view key, std::string_view what) {
+  if (file.flag_or(key, false)) file.problem(key, fmt::format("must be false: {} no layout rule", what));
+}
+
+void read_dense_mlp(ConfigFile& file, Config& config) {
+  // Files without dense layers carry the key all the same, so a wrong value is a mistake either way.
+  const bool optional = config.experts > 0 && config.dense_layer.empty();
+  config.intermediate_size = optional ? file.count_or("intermediate_size", 0) : file.count("intermediate_size");
+}
+
+std::int64_t read_experts(ConfigFile& file) {
+  const bool local = file.has("num_local_experts");
+  if (!local || !file.has("num_experts")) return file.count(local ? "num_local_experts" : "num_experts", kMaxExperts);
+  const std::int64_t experts = file.count("num_experts", kMaxExperts);
+  if (file.count("num_local_experts", kMaxExperts) != experts) {
+    file.problem("num_local_experts", fmt::format("differs from num_experts {}", experts));
+  }
+  return experts;
+}
+
+void read_dense_layers(ConfigFile& file, Config& config) {
+  const auto dense = file.indices("mlp_only_layers");
+  const std::int64_t step = file.count_or("decoder_sparse_step", 1);
+  std::vector<bool> result;
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    result.push_back((layer + 1) % step != 0 || std::find(dense.begin(), dense.end(), layer) != dense.end());
+  }
+  const bool any = std::find(result.begin(), result.end(), true) != result.end();
+  if (any) config.dense_layer = std::move(result);
+}
 
 }  // namespace refit::model

@@ -1,6 +1,8 @@
 #pragma once
 // The parts that decoder families share. A family whose decoder is built like Llama's calls `add_decoder` and is done;
-// another calls the parts that it shares. Names are Hugging Face's. Private to lib/model.
+// another gives its own blocks to `add_decoder`, or calls the parts. Names are Hugging Face's. Private to lib/model.
+
+#include <functional>
 
 #include "model/family.hpp"
 
@@ -10,26 +12,69 @@ namespace refit::model {
 struct AttentionParts {
   bool qkv_bias = false;
   bool o_bias = false;
-  bool qk_norm = false;  ///< RMSNorm of each head of q and k, [head_dim]
+  bool qk_norm = false;      ///< RMSNorm of each head of q and k, [head_dim]
+  bool output_gate = false;  ///< q_proj holds an output gate's rows too
+  bool sinks = false;        ///< one more logit for each head
+  std::string_view module = "self_attn";
 };
 
-/// model.layers.N.self_attn.*: q, k, v (each with its bias), q_norm, k_norm, o.
+/// Where a family keeps its experts and what it calls their matrices; `gate` is empty where they have none.
+struct ExpertNames {
+  std::string_view module = "mlp";
+  std::string_view gate = "gate_proj";
+  std::string_view up = "up_proj";
+  std::string_view down = "down_proj";
+};
+
+/// What adds one block of layer N.
+using AddBlock = std::function<void(TensorList& list, std::int64_t layer)>;
+
+/// `config.prefix`layers.N.
+std::string layer_prefix(const Config& config, std::int64_t layer);
+
+/// The role of the norm in front of a layer's mixer.
+Role mixer_norm(const Config& config, std::int64_t layer);
+
+/// q, k, v (each with its bias), q_norm, k_norm, o, sinks.
 void add_attention(TensorList& list, std::int64_t layer, const AttentionParts& parts);
 
-/// `prefix`{gate,up,down}_proj.weight of one MLP with `intermediate` columns; of one expert where `expert` >= 0.
-void add_gated_mlp(TensorList& list, const std::string& prefix, std::int64_t intermediate, std::int64_t layer,
-                   std::int64_t expert = -1);
+/// `prefix`{gate,up,down}_proj.weight of a dense MLP; without gate_proj where it is not gated.
+void add_dense_mlp(TensorList& list, const std::string& prefix, std::int64_t layer, bool gated = true);
 
-/// model.layers.N.mlp.gate.weight (the router), then the experts in ascending order.
-void add_experts(TensorList& list, std::int64_t layer);
+/// The same for the shared experts. Nothing where the model has none.
+void add_shared_experts(TensorList& list, const std::string& prefix, std::int64_t layer, bool gated = true);
 
-/// A whole model: embedding; per layer norm, attention, norm, MLP or experts; final norm, lm_head.
+/// `prefix`gate.weight, and the bias by which it selects experts where the model has one.
+void add_router(TensorList& list, const std::string& prefix, std::int64_t layer);
+
+/// The router, then the experts in ascending order, one tensor for each matrix.
+void add_experts(TensorList& list, std::int64_t layer, const ExpertNames& names = {});
+
+/// The router, then all experts as mlp.experts.gate_up_proj and mlp.experts.down_proj.
+void add_packed_experts(TensorList& list, std::int64_t layer);
+
+/// One layer: norm, `mixer`, norm, then a dense MLP or `experts`.
+void add_layer(TensorList& list, std::int64_t layer, const AddBlock& mixer, const AddBlock& experts);
+
+/// A whole model: embedding, layers, final norm, lm_head.
+void add_decoder(TensorList& list, const AddBlock& mixer, const AddBlock& experts);
+
+/// One with the same attention in all layers, and with experts by their usual names if it has any.
 void add_decoder(TensorList& list, const AttentionParts& parts);
 
 /// Reads `attention_bias`; true means biases of q, k, v and o.
 void read_attention_bias(ConfigFile& file, Config& config);
 
-/// Reads `intermediate_size`.
+/// Records a problem where the flag `key` is true: `what` has no layout rule.
+void refuse(ConfigFile& file, std::string_view key, std::string_view what);
+
+/// Reads `intermediate_size`; optional in a model that has only layers of experts.
 void read_dense_mlp(ConfigFile& file, Config& config);
+
+/// The number of experts: num_experts, or num_local_experts as newer versions of transformers write.
+std::int64_t read_experts(ConfigFile& file);
+
+/// Reads `mlp_only_layers` and `decoder_sparse_step`: the layers that have no experts. Needs `config.layers`.
+void read_dense_layers(ConfigFile& file, Config& config);
 
 }  // namespace refit::model

@@ -4,6 +4,7 @@
 // A new family is one file family_NAME.cpp that defines a Family, its declaration below and its entry in the table of
 // model.cpp. A table, not self-registering objects: a linker drops those from a static library.
 
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,10 +19,16 @@ namespace refit::model {
 struct TensorList {
   const Config& config;
   bool lm_head = true;  ///< list lm_head.weight
+  /// The names in the checkpoint, for families whose tensors go by several; nullptr for a config.json alone.
+  const std::set<std::string_view>* held = nullptr;
   std::vector<Tensor> tensors;
 
+  /// Whether the checkpoint has a tensor of that name; `without` where there is no checkpoint.
+  bool holds(std::string_view name, bool without) const { return held == nullptr ? without : held->contains(name); }
   /// Appends a tensor of the configuration's dtype.
   void add(std::string name, const Shape& shape, Role role, std::int64_t layer = -1, std::int64_t expert = -1);
+  /// Appends one that is float32 in every checkpoint.
+  void add_f32(std::string name, const Shape& shape, Role role, std::int64_t layer);
 };
 
 /// One family of architectures.
@@ -33,12 +40,22 @@ struct Family {
   void (*read)(ConfigFile& file, Config& config);
   /// Lists all tensors of the model.
   void (*list)(TensorList& list);
+  // Of models that have this family's as their language model: its keys stand in `text_config` then, and its names
+  // begin with "model.language_model.". Empty where there are none.
+  std::string_view composite_architecture = {};
+  std::string_view composite_model_type = {};
 };
 
+extern const Family kDeepseekV3;
+extern const Family kGptOss;
 extern const Family kLlama;
+extern const Family kMixtral;
+extern const Family kNemotronH;
 extern const Family kQwen2;
 extern const Family kQwen3;
+extern const Family kQwen35Moe;
 extern const Family kQwen3Moe;
+extern const Family kQwen3Next;
 
 /// All families, sorted by name.
 std::span<const Family* const> families();

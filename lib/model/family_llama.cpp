@@ -10,7 +10,7 @@ namespace {
 void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
   read_attention_bias(file, config);
-  if (file.flag_or("mlp_bias", false)) file.problem("mlp_bias", "must be false: MLP biases have no layout rule");
+  refuse(file, "mlp_bias", "MLP biases have");
 }
 
 void list_tensors(TensorList& list) {

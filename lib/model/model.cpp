@@ -12,7 +12,8 @@ namespace refit::model {
 namespace {
 
 /// Every family, sorted by name.
-constexpr std::array<const Family*, 4> kFamilies{&kLlama, &kQwen2, &kQwen3, &kQwen3Moe};
+constexpr std::array<const Family*, 10> kFamilies{&kDeepseekV3, &kGptOss, &kLlama,     &kMixtral,  &kNemotronH,
+                                                  &kQwen2,      &kQwen3,  &kQwen35Moe, &kQwen3Moe, &kQwen3Next};
 
 }  // namespace
 
@@ -30,30 +31,92 @@ std::vector<std::string> family_names() {
   return names;
 }
 
-std::string_view name(Role role) {
-  switch (role) {
-    case Role::embedding: return "embedding";
-    case Role::lm_head: return "lm_head";
-    case Role::final_norm: return "final_norm";
-    case Role::input_norm: return "input_norm";
-    case Role::post_attention_norm: return "post_attention_norm";
-    case Role::q_proj: return "q_proj";
-    case Role::k_proj: return "k_proj";
-    case Role::v_proj: return "v_proj";
-    case Role::q_proj_bias: return "q_proj_bias";
-    case Role::k_proj_bias: return "k_proj_bias";
-    case Role::v_proj_bias: return "v_proj_bias";
-    case Role::q_norm: return "q_norm";
-    case Role::k_norm: return "k_norm";
-    case Role::o_proj: return "o_proj";
-    case Role::o_proj_bias: return "o_proj_bias";
-    case Role::gate_proj: return "gate_proj";
-    case Role::up_proj: return "up_proj";
-    case Role::down_proj: return "down_proj";
-    case Role::router: return "router";
-    case Role::unknown: return "unknown";
-  }
-  return "unknown";
+/// In the order of the enumerators.
+constexpr std::string_view kRoleNames[] = {"embedding",
+                                           "lm_head",
+                                           "final_norm",
+                                           "attention_norm",
+                                           "mla_norm",
+                                           "mamba_norm",
+                                           "gdn_norm",
+                                           "mlp_norm",
+                                           "moe_norm",
+                                           "q_proj",
+                                           "k_proj",
+                                           "v_proj",
+                                           "q_proj_bias",
+                                           "k_proj_bias",
+                                           "v_proj_bias",
+                                           "q_gate_proj",
+                                           "q_norm",
+                                           "k_norm",
+                                           "o_proj",
+                                           "o_proj_bias",
+                                           "sinks",
+                                           "q_a_proj",
+                                           "q_a_norm",
+                                           "q_b_proj",
+                                           "kv_a_proj",
+                                           "kv_a_norm",
+                                           "kv_b_proj",
+                                           "mla_o_proj",
+                                           "gate_proj",
+                                           "up_proj",
+                                           "down_proj",
+                                           "router",
+                                           "router_bias",
+                                           "expert_bias",
+                                           "expert_gate",
+                                           "expert_up",
+                                           "expert_down",
+                                           "packed_gate_up",
+                                           "packed_down",
+                                           "interleaved_gate_up",
+                                           "interleaved_gate_up_bias",
+                                           "transposed_down",
+                                           "packed_down_bias",
+                                           "latent_in",
+                                           "latent_out",
+                                           "shared_gate_proj",
+                                           "shared_up_proj",
+                                           "shared_down_proj",
+                                           "shared_router",
+                                           "mamba_in_proj",
+                                           "mamba_conv_weight",
+                                           "mamba_conv_bias",
+                                           "mamba_a_log",
+                                           "mamba_d",
+                                           "mamba_dt_bias",
+                                           "mamba_gate_norm",
+                                           "mamba_out_proj",
+                                           "gdn_qkv_proj",
+                                           "gdn_z_proj",
+                                           "gdn_b_proj",
+                                           "gdn_a_proj",
+                                           "gdn_qkvz_proj",
+                                           "gdn_ba_proj",
+                                           "gdn_conv",
+                                           "gdn_a_log",
+                                           "gdn_dt_bias",
+                                           "gdn_out_norm",
+                                           "gdn_out_proj",
+                                           "mtp_embedding",
+                                           "mtp_hidden_norm",
+                                           "mtp_embedding_norm",
+                                           "mtp_proj",
+                                           "mtp_final_norm",
+                                           "mtp_head",
+                                           "unknown"};
+static_assert(std::size(kRoleNames) == kRoles);
+
+std::string_view name(Role role) { return kRoleNames[static_cast<std::size_t>(role)]; }
+
+Shape Tensor::file_shape() const {
+  if (role != Role::interleaved_gate_up && role != Role::interleaved_gate_up_bias) return shape;
+  Shape merged;
+  for (int d = 0; d + 2 < shape.size(); ++d) merged.push_back(shape[d]);
+  merged.push_back(shape[shape.size() - 2] * shape[shape.size() - 1]);
+  return merged;
 }
 
 void TensorList::add(std::string tensor_name, const Shape& shape, Role role, std::int64_t layer, std::int64_t expert) {
@@ -64,6 +127,11 @@ void TensorList::add(std::string tensor_name, const Shape& shape, Role role, std
                      .role = role,
                      .layer = static_cast<std::int32_t>(layer),
                      .expert = static_cast<std::int32_t>(expert)});
+}
+
+void TensorList::add_f32(std::string tensor_name, const Shape& shape, Role role, std::int64_t layer) {
+  add(std::move(tensor_name), shape, role, layer);
+  tensors.back().dtype = DType::f32;
 }
 
 const Tensor& Model::canonical(const Tensor& tensor) const {
@@ -92,7 +160,7 @@ std::int64_t Model::bytes() const {
 Model build_model(const Config& config, bool lm_head_present) {
   const Family* family = find_family(config.family);
   REFIT_ASSERT(family != nullptr);
-  TensorList list{config, !config.tied || lm_head_present, {}};
+  TensorList list{config, !config.tied || lm_head_present, nullptr, {}};
   family->list(list);
   return {config, std::move(list.tensors)};
 }

@@ -1,8 +1,9 @@
 #pragma once
 // Which tensors a model has: config.json -> a list of Hugging Face tensors with their roles.
 //
-// A family (llama, qwen2, qwen3, qwen3_moe, ...) is one file beside this one that lists its tensors. Names are Hugging
-// Face's; train and gen map roles to their own parameters. All weights are [out_features, in_features], row-major.
+// A family (llama, mixtral, nemotron_h, qwen3_moe, ...) is one file beside this one that lists its tensors. Names are
+// Hugging Face's; train and gen map roles to their own parameters. All weights are [out_features, in_features],
+// row-major.
 //
 // Not here: where a tensor lives (layout, train, gen) or what it holds (checkpoint).
 
@@ -17,29 +18,94 @@
 
 namespace refit::model {
 
-/// What a tensor is for: the only thing that layout rules depend on.
+/// What a tensor is for: the only thing that layout rules depend on. In brackets the tensor's shape.
 enum class Role : std::uint8_t {
-  embedding,            ///< [V, H]
-  lm_head,              ///< [V, H]
-  final_norm,           ///< [H]
-  input_norm,           ///< [H], before attention
-  post_attention_norm,  ///< [H], before the MLP
+  embedding,   ///< [V, H]
+  lm_head,     ///< [V, H]
+  final_norm,  ///< [H]
+  // Norms in front of a block, [H]. Megatron fuses each into the block's first linear, or does not.
+  attention_norm,  ///< of q, k, v attention
+  mla_norm,        ///< of multi-head latent attention
+  mamba_norm,      ///< of a Mamba2 mixer
+  gdn_norm,        ///< of Gated DeltaNet
+  mlp_norm,        ///< of a dense MLP
+  moe_norm,        ///< of experts
+  // Attention.
   q_proj,
   k_proj,
   v_proj,  ///< [heads * head_dim, H]
   q_proj_bias,
   k_proj_bias,
   v_proj_bias,  ///< [heads * head_dim]
+  q_gate_proj,  ///< [nh * 2 * head_dim, H]: per head its q rows, then its output gate's
   q_norm,
   k_norm,       ///< [head_dim]
   o_proj,       ///< [H, nh * head_dim]
   o_proj_bias,  ///< [H]
+  sinks,        ///< [nh]
+  // Multi-head latent attention.
+  q_a_proj,    ///< [q_lora_rank, H]
+  q_a_norm,    ///< [q_lora_rank]
+  q_b_proj,    ///< [nh * (nope + rope), q_lora_rank]
+  kv_a_proj,   ///< [kv_lora_rank + rope, H]
+  kv_a_norm,   ///< [kv_lora_rank]
+  kv_b_proj,   ///< [nh * (nope + v), kv_lora_rank]
+  mla_o_proj,  ///< [H, nh * v]
+  // Dense MLP; without gate_proj where it is not gated.
   gate_proj,
-  up_proj,    ///< [I, H]; of an expert where Tensor::expert >= 0
-  down_proj,  ///< [H, I]; likewise
-  router,     ///< [E, H]
-  unknown     ///< no rule: whole on every rank under its own name, and misc
+  up_proj,    ///< [I, H]
+  down_proj,  ///< [H, I]
+  // Experts: one tensor for each (Tensor::expert) ...
+  router,       ///< [E, H]
+  router_bias,  ///< [E]
+  expert_bias,  ///< [E]: e_score_correction_bias, float32 everywhere
+  expert_gate,  ///< [I, H or latent]
+  expert_up,    ///< likewise; without expert_gate where it is not gated
+  expert_down,  ///< [H or latent, I]
+  // ... or all in one.
+  packed_gate_up,            ///< [E, 2 I, H]: gate rows, then up rows
+  packed_down,               ///< [E, H, I]
+  interleaved_gate_up,       ///< [E, H, I, 2]: gate and up alternate; in checkpoints [E, H, 2 I]
+  interleaved_gate_up_bias,  ///< [E, I, 2]; in checkpoints [E, 2 I]
+  transposed_down,           ///< [E, I, H]
+  packed_down_bias,          ///< [E, H]
+  latent_in,                 ///< [latent, H]
+  latent_out,                ///< [H, latent]
+  shared_gate_proj,
+  shared_up_proj,    ///< [I, H] of the shared experts
+  shared_down_proj,  ///< [H, I]
+  shared_router,     ///< [1, H]: the shared expert's own gate
+  // Mamba2 mixer.
+  mamba_in_proj,      ///< [2 d + 2 G S + heads, H]: z, x, B, C, dt
+  mamba_conv_weight,  ///< [d + 2 G S, 1, K]: x, B, C
+  mamba_conv_bias,    ///< [d + 2 G S]
+  mamba_a_log,
+  mamba_d,
+  mamba_dt_bias,    ///< [heads]
+  mamba_gate_norm,  ///< [d]
+  mamba_out_proj,   ///< [H, d]
+  // Gated DeltaNet.
+  gdn_qkv_proj,  ///< [2 nk dk + nv dv, H]: q, k, v
+  gdn_z_proj,    ///< [nv dv, H]
+  gdn_b_proj,
+  gdn_a_proj,     ///< [nv, H]
+  gdn_qkvz_proj,  ///< the first two in one, per key head its q, k, v and z rows
+  gdn_ba_proj,    ///< the other two in one, per key head its b and a rows
+  gdn_conv,       ///< [2 nk dk + nv dv, 1, K]: q, k, v
+  gdn_a_log,
+  gdn_dt_bias,   ///< [nv]
+  gdn_out_norm,  ///< [dv]
+  gdn_out_proj,  ///< [H, nv dv]
+  // Multi-token prediction: beside the layer's own tensors, which have their usual roles.
+  mtp_embedding,  ///< [V, H]
+  mtp_hidden_norm,
+  mtp_embedding_norm,  ///< [H]
+  mtp_proj,            ///< [H, 2 H]
+  mtp_final_norm,      ///< [H]
+  mtp_head,            ///< [V, H]
+  unknown              ///< no rule: whole on every rank under its own name, and misc
 };
+inline constexpr std::size_t kRoles = static_cast<std::size_t>(Role::unknown) + 1;
 
 /// A role's name as `refit plan --classify` prints it, e.g. "q_proj".
 std::string_view name(Role role);
@@ -48,19 +114,58 @@ std::string_view name(Role role);
 struct Tensor {
   std::int32_t index = 0;
   std::string name;
-  Shape shape;
+  Shape shape;                ///< as layouts see it: interleaved experts have a dimension more than their file
   DType dtype = DType::bf16;  ///< of the checkpoint; of config.json where there is none
   Role role = Role::unknown;
-  std::int32_t layer = -1;   ///< decoder layer, or -1
+  std::int32_t layer = -1;   ///< decoder layer, or -1; an MTP layer's number follows the decoder's
   std::int32_t expert = -1;  ///< global expert index, or -1
 
   std::int64_t elements() const { return product(shape); }
   std::int64_t bytes() const { return elements() * byte_size(dtype); }
+  /// Its shape in checkpoints: gate and up of interleaved experts are one dimension there.
+  Shape file_shape() const;
 };
+
+/// Sizes of a Mamba2 mixer.
+struct Mamba {
+  std::int64_t heads = 0;
+  std::int64_t head_dim = 0;
+  std::int64_t groups = 0;
+  std::int64_t state = 0;
+  std::int64_t kernel = 0;
+
+  std::int64_t inner() const { return heads * head_dim; }      ///< d
+  std::int64_t group_state() const { return groups * state; }  ///< G S
+};
+
+/// Sizes of Gated DeltaNet.
+struct GatedDeltaNet {
+  std::int64_t key_heads = 0;    ///< nk
+  std::int64_t value_heads = 0;  ///< nv
+  std::int64_t key_dim = 0;      ///< dk
+  std::int64_t value_dim = 0;    ///< dv
+  std::int64_t kernel = 0;
+
+  std::int64_t keys() const { return key_heads * key_dim; }
+  std::int64_t values() const { return value_heads * value_dim; }
+};
+
+/// Ranks and head sizes of multi-head latent attention.
+struct LatentAttention {
+  std::int64_t q_rank = 0;
+  std::int64_t kv_rank = 0;
+  std::int64_t nope_dim = 0;
+  std::int64_t rope_dim = 0;
+  std::int64_t value_dim = 0;
+};
+
+/// What a layer mixes tokens with. Nemotron-H's layers have one block each, so that an MLP or experts stand alone.
+enum class Mixer : std::uint8_t { attention, mamba, gated_delta_net, mlp, experts };
 
 /// The fields of config.json that decide tensors and layouts. Symbols as in the papers: V, H, L, I, nh, nkv, hd, E.
 struct Config {
   std::string family;
+  std::string prefix = "model.";              ///< in front of the decoder's names
   std::int64_t vocab_size = 0;                ///< V
   std::int64_t hidden_size = 0;               ///< H
   std::int64_t layers = 0;                    ///< L
@@ -70,14 +175,28 @@ struct Config {
   std::int64_t head_dim = 0;                  ///< hd
   std::int64_t experts = 0;                   ///< E; 0 for a dense model
   std::int64_t expert_intermediate_size = 0;  ///< I of one expert
-  std::vector<bool> dense_layer;              ///< of a MoE model: layers without experts; empty = none
-  bool tied = false;                          ///< tie_word_embeddings
-  bool attention_bias = false;                ///< q, k, v (and o where the family has it) carry a bias
-  DType dtype = DType::bf16;                  ///< torch_dtype / dtype; bf16 where config.json has neither
-  bool truncated = false;  ///< `layers` is less than config.json's: a checkpoint's others are skipped
+  std::int64_t shared_intermediate_size = 0;  ///< of the shared experts, all together; 0 = none
+  std::int64_t latent_size = 0;               ///< width of the experts' input and output; 0 = H
+  bool expert_bias = false;                   ///< routers have an e_score_correction_bias
+  std::int64_t mtp_layers = 0;                ///< multi-token prediction layers after the last
+  LatentAttention mla;
+  Mamba mamba;
+  GatedDeltaNet gdn;
+  std::vector<bool> dense_layer;  ///< of a MoE model: layers without experts; empty = none
+  std::vector<Mixer> mixers;      ///< of every layer; empty = attention in all
+  bool tied = false;              ///< tie_word_embeddings
+  bool attention_bias = false;    ///< q, k, v (and o where the family has it) carry a bias
+  DType dtype = DType::bf16;      ///< torch_dtype / dtype; bf16 where config.json has neither
+  bool truncated = false;         ///< `layers` is less than config.json's: a checkpoint's others are skipped
 
+  // MTP layers, which follow the decoder's, have attention and experts.
   bool is_moe(std::int64_t layer) const {
-    return experts > 0 && (dense_layer.empty() || !dense_layer[static_cast<std::size_t>(layer)]);
+    const auto at = static_cast<std::size_t>(layer);
+    return experts > 0 && (at >= dense_layer.size() || !dense_layer[at]);
+  }
+  Mixer mixer(std::int64_t layer) const {
+    const auto at = static_cast<std::size_t>(layer);
+    return at >= mixers.size() ? Mixer::attention : mixers[at];
   }
 };
 
@@ -114,7 +233,7 @@ Model build_model(const Config& config, bool lm_head_present);
 /// layers beyond it). Errors (usage): every missing tensor or wrong shape, all in one message, with `source` named.
 Model build_model(const Config& config, const std::vector<TensorInfo>& checkpoint, const std::string& source);
 
-/// The families, sorted: "llama", "qwen2", ...
+/// The families, sorted: "deepseek_v3", "gpt_oss", ...
 std::vector<std::string> family_names();
 
 }  // namespace refit::model

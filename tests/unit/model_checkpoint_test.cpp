@@ -200,5 +200,136 @@ TEST(ModelCheckpoint, AnUntiedModelNeedsItsLmHead) {
   EXPECT_THAT(message_of(qwen2_config(), checkpoint), HasSubstr("lm_head.weight [192, 96] is missing"));
 }
 
+/// A checkpoint that holds exactly what `model` lists.
+std::vector<TensorInfo> held_by(const Model& model) {
+  std::vector<TensorInfo> checkpoint;
+  for (const Tensor& tensor : model.tensors) checkpoint.push_back({tensor.name, tensor.file_shape(), DType::bf16});
+  return checkpoint;
+}
+
+/// A Mixtral of one layer with these experts.
+std::vector<TensorInfo> mixtral_with(const std::vector<TensorInfo>& experts) {
+  std::vector<TensorInfo> checkpoint{{"model.embed_tokens.weight", {96, 32}},
+                                     {"model.layers.0.input_layernorm.weight", {32}},
+                                     {"model.layers.0.self_attn.q_proj.weight", {32, 32}},
+                                     {"model.layers.0.self_attn.k_proj.weight", {16, 32}},
+                                     {"model.layers.0.self_attn.v_proj.weight", {16, 32}},
+                                     {"model.layers.0.self_attn.o_proj.weight", {32, 32}},
+                                     {"model.layers.0.post_attention_layernorm.weight", {32}},
+                                     {"model.norm.weight", {32}},
+                                     {"lm_head.weight", {96, 32}}};
+  checkpoint.insert(checkpoint.end(), experts.begin(), experts.end());
+  return checkpoint;
+}
+
+Config small_moe_config(const std::string& family) {
+  Config config;
+  config.family = family;
+  config.vocab_size = 96;
+  config.hidden_size = 32;
+  config.layers = 1;
+  config.attention_heads = 4;
+  config.kv_heads = 2;
+  config.head_dim = 8;
+  config.experts = 1;
+  config.expert_intermediate_size = 24;
+  return config;
+}
+
+TEST(ModelCheckpoint, MixtralExpertsGoByFourNames) {
+  const std::string moe = "model.layers.0.block_sparse_moe.";
+  const std::string mlp = "model.layers.0.mlp.";
+  const std::vector<std::vector<TensorInfo>> variants{{{moe + "gate.weight", {1, 32}},
+                                                       {moe + "experts.0.w1.weight", {24, 32}},
+                                                       {moe + "experts.0.w2.weight", {32, 24}},
+                                                       {moe + "experts.0.w3.weight", {24, 32}}},
+                                                      {{moe + "gate.weight", {1, 32}},
+                                                       {moe + "experts.0.gate_proj.weight", {24, 32}},
+                                                       {moe + "experts.0.down_proj.weight", {32, 24}},
+                                                       {moe + "experts.0.up_proj.weight", {24, 32}}},
+                                                      {{mlp + "gate.weight", {1, 32}},
+                                                       {mlp + "experts.0.gate_proj.weight", {24, 32}},
+                                                       {mlp + "experts.0.down_proj.weight", {32, 24}},
+                                                       {mlp + "experts.0.up_proj.weight", {24, 32}}},
+                                                      {{mlp + "gate.weight", {1, 32}},
+                                                       {mlp + "experts.gate_up_proj", {1, 48, 32}},
+                                                       {mlp + "experts.down_proj", {1, 32, 24}}}};
+  for (const auto& experts : variants) {
+    SCOPED_TRACE(experts.back().name);
+    const Model model = build_model(small_moe_config("mixtral"), mixtral_with(experts), "x");
+    EXPECT_EQ(unknown_count(model), 0U);
+    EXPECT_EQ(model.tensors.size(), mixtral_with(experts).size());
+  }
+}
+
+TEST(ModelCheckpoint, Qwen35ExpertsArePackedOrSingle) {
+  Config config = small_moe_config("qwen3_5_moe");
+  config.shared_intermediate_size = 24;
+  config.mixers = {Mixer::attention};
+  auto checkpoint = held_by(build_model(config, true));
+  EXPECT_EQ(unknown_count(build_model(config, checkpoint, "x")), 0U);
+  remove_tensor(checkpoint, "model.layers.0.mlp.experts.gate_up_proj");
+  named(checkpoint, "model.layers.0.mlp.experts.down_proj") = {"model.layers.0.mlp.experts.0.down_proj.weight",
+                                                               {32, 24}};
+  checkpoint.push_back({"model.layers.0.mlp.experts.0.gate_proj.weight", {24, 32}});
+  checkpoint.push_back({"model.layers.0.mlp.experts.0.up_proj.weight", {24, 32}});
+  const Model single = build_model(config, checkpoint, "x");
+  EXPECT_EQ(unknown_count(single), 0U);
+  EXPECT_EQ(single.find("model.layers.0.mlp.experts.0.down_proj.weight")->role, Role::expert_down);
+}
+
+TEST(ModelCheckpoint, InterleavedExpertsMatchTheirFilesShape) {
+  const Config config = small_moe_config("gpt_oss");
+  auto checkpoint = held_by(build_model(config, true));
+  EXPECT_EQ(named(checkpoint, "model.layers.0.mlp.experts.gate_up_proj").shape, (Shape{1, 32, 48}));
+  const Model model = build_model(config, checkpoint, "x");
+  EXPECT_EQ(model.find("model.layers.0.mlp.experts.gate_up_proj")->shape, (Shape{1, 32, 24, 2}));
+  named(checkpoint, "model.layers.0.mlp.experts.gate_up_proj").shape = {1, 48, 32};
+  EXPECT_THAT(message_of(config, checkpoint), HasSubstr("gate_up_proj has shape [1, 48, 32] instead of [1, 32, 48]"));
+}
+
+Config mtp_config() {
+  Config config = small_moe_config("deepseek_v3");
+  config.mla = {.q_rank = 8, .kv_rank = 8, .nope_dim = 4, .rope_dim = 4, .value_dim = 4};
+  config.mtp_layers = 1;
+  return config;
+}
+
+TEST(ModelCheckpoint, MtpLayersAreThoseThatTheCheckpointHas) {
+  const Config config = mtp_config();
+  auto checkpoint = held_by(build_model(config, true));
+  EXPECT_EQ(build_model(config, checkpoint, "x").config.mtp_layers, 1);
+
+  remove_tensor(checkpoint, "model.layers.1.embed_tokens.weight");
+  remove_tensor(checkpoint, "model.layers.1.shared_head.head.weight");
+  const Model exported = build_model(config, checkpoint, "x");
+  EXPECT_EQ(exported.config.mtp_layers, 1);
+  EXPECT_EQ(exported.tensors.size(), checkpoint.size());
+
+  Config without = config;
+  without.mtp_layers = 0;
+  const Model ignored = build_model(without, checkpoint, "x");
+  EXPECT_EQ(unknown_count(ignored), checkpoint.size() - build_model(without, true).tensors.size());
+
+  std::erase_if(checkpoint, [](const TensorInfo& info) { return info.name.starts_with("model.layers.1."); });
+  const Model shorter = build_model(config, checkpoint, "x");
+  EXPECT_EQ(shorter.config.mtp_layers, 0);
+  EXPECT_EQ(shorter.tensors.size(), checkpoint.size());
+}
+
+TEST(ModelCheckpoint, LayersBeyondACutAreSkippedUnderEveryPrefix) {
+  for (const std::string prefix : {"model.", "backbone.", "model.language_model."}) {
+    SCOPED_TRACE(prefix);
+    Config config = tied_llama_config();
+    config.prefix = prefix;
+    const auto checkpoint = held_by(build_model(config, false));
+    config.layers = 1;
+    config.truncated = true;
+    const Model cut = build_model(config, checkpoint, "x");
+    EXPECT_EQ(unknown_count(cut), 0U);
+    EXPECT_EQ(cut.tensors.size(), checkpoint.size() - 9);
+  }
+}
+
 }  // namespace
 }  // namespace refit::model

@@ -175,14 +175,14 @@ TEST_F(ModelConfig, BadValuesNameTheKey) {
       {{{"quantization_config", "{\"quant_method\": \"fp8\"}"}},
        "quantization_config is present: FP8 checkpoints are not supported by this build"},
       {{{"architectures", "[\"MambaForCausalLM\"]"}},
-       "architectures names no known architecture but MambaForCausalLM; the known families are llama, qwen2, qwen3, "
-       "qwen3_moe"},
+       "architectures names no known architecture but MambaForCausalLM; the known families are deepseek_v3, gpt_oss, "
+       "llama, mixtral, nemotron_h, qwen2, qwen3, qwen3_5_moe, qwen3_moe, qwen3_next"},
       {{{"architectures", "\"LlamaForCausalLM\""}}, "architectures must be a list of texts"},
       {{{"architectures", "[1]"}}, "architectures must be a list of texts; one entry is 1"},
       {{{"architectures", ""}}, "model_type is missing"},
       {{{"architectures", ""}, {"model_type", "\"rwkv\""}}, "model_type is unknown: rwkv"},
       {{{"hidden_size", "2147483648"}, {"intermediate_size", "2147483648"}},
-       "hidden_size and the other sizes make 6.5e+19 parameters; more than 1e+15 are taken for a mistake"},
+       "hidden_size and the other sizes make 7.4e+19 parameters; more than 1e+15 are taken for a mistake"},
   };
   for (const Bad& bad : table) {
     const std::string text = json(kLlama, bad.changes);
@@ -208,6 +208,247 @@ TEST_F(ModelConfig, BadMoeValuesNameTheKey) {
   }
 }
 
+const Keys kMixtral{{"architectures", R"(["MixtralForCausalLM"])"},
+                    {"vocab_size", "192"},
+                    {"hidden_size", "64"},
+                    {"intermediate_size", "56"},
+                    {"num_local_experts", "6"},
+                    {"num_hidden_layers", "2"},
+                    {"num_attention_heads", "8"}};
+
+const Keys kGptOss{{"architectures", R"(["GptOssForCausalLM"])"},
+                   {"vocab_size", "192"},
+                   {"hidden_size", "64"},
+                   {"intermediate_size", "40"},
+                   {"num_local_experts", "8"},
+                   {"num_hidden_layers", "2"},
+                   {"num_attention_heads", "8"},
+                   {"num_key_value_heads", "4"},
+                   {"head_dim", "16"}};
+
+const Keys kDeepseek{{"architectures", R"(["DeepseekV3ForCausalLM"])"},
+                     {"vocab_size", "192"},
+                     {"hidden_size", "60"},
+                     {"intermediate_size", "112"},
+                     {"moe_intermediate_size", "40"},
+                     {"n_routed_experts", "8"},
+                     {"n_shared_experts", "2"},
+                     {"first_k_dense_replace", "1"},
+                     {"num_hidden_layers", "3"},
+                     {"num_attention_heads", "8"},
+                     {"num_nextn_predict_layers", "1"},
+                     {"topk_method", R"("noaux_tc")"},
+                     {"q_lora_rank", "48"},
+                     {"kv_lora_rank", "32"},
+                     {"qk_nope_head_dim", "16"},
+                     {"qk_rope_head_dim", "8"},
+                     {"v_head_dim", "12"}};
+
+const Keys kNemotron{{"architectures", R"(["NemotronHForCausalLM"])"},
+                     {"vocab_size", "192"},
+                     {"hidden_size", "64"},
+                     {"intermediate_size", "112"},
+                     {"moe_intermediate_size", "40"},
+                     {"moe_shared_expert_intermediate_size", "56"},
+                     {"n_routed_experts", "8"},
+                     {"num_attention_heads", "8"},
+                     {"num_key_value_heads", "2"},
+                     {"head_dim", "16"},
+                     {"hybrid_override_pattern", R"("M-|E*")"},
+                     {"mamba_num_heads", "8"},
+                     {"mamba_head_dim", "12"},
+                     {"n_groups", "4"},
+                     {"ssm_state_size", "16"},
+                     {"conv_kernel", "4"}};
+
+const Keys kQwenNext{{"architectures", R"(["Qwen3NextForCausalLM"])"},
+                     {"vocab_size", "192"},
+                     {"hidden_size", "64"},
+                     {"moe_intermediate_size", "40"},
+                     {"shared_expert_intermediate_size", "56"},
+                     {"num_experts", "8"},
+                     {"num_hidden_layers", "4"},
+                     {"num_attention_heads", "8"},
+                     {"num_key_value_heads", "2"},
+                     {"head_dim", "16"},
+                     {"linear_num_key_heads", "4"},
+                     {"linear_num_value_heads", "8"},
+                     {"linear_key_head_dim", "16"},
+                     {"linear_value_head_dim", "12"},
+                     {"linear_conv_kernel_dim", "4"}};
+
+TEST_F(ModelConfig, Mixtral) {
+  const Config config = read_config(write(json(kMixtral, {})));
+  EXPECT_EQ(config.family, "mixtral");
+  EXPECT_EQ(config.experts, 6);
+  EXPECT_EQ(config.expert_intermediate_size, 56);
+  EXPECT_EQ(config.head_dim, 8);
+  EXPECT_TRUE(config.is_moe(1));
+}
+
+TEST_F(ModelConfig, GptOssHasBiasesUnlessItSaysNo) {
+  const Config config = read_config(write(json(kGptOss, {})));
+  EXPECT_EQ(config.family, "gpt_oss");
+  EXPECT_TRUE(config.attention_bias);
+  EXPECT_FALSE(read_config(write(json(kGptOss, {{"attention_bias", "false"}}))).attention_bias);
+}
+
+TEST_F(ModelConfig, DeepseekV3) {
+  const Config config = read_config(write(json(kDeepseek, {{"num_key_value_heads", "8"}})));
+  EXPECT_EQ(config.family, "deepseek_v3");
+  EXPECT_EQ(config.kv_heads, 8);
+  EXPECT_EQ(config.mla.q_rank, 48);
+  EXPECT_EQ(config.mla.kv_rank, 32);
+  EXPECT_EQ(config.mla.value_dim, 12);
+  EXPECT_EQ(config.shared_intermediate_size, 80);
+  EXPECT_THAT(config.dense_layer, ElementsAre(true, false, false));
+  EXPECT_TRUE(config.is_moe(3));  // the MTP layer
+  EXPECT_EQ(config.mtp_layers, 1);
+  EXPECT_TRUE(config.expert_bias);
+  EXPECT_FALSE(read_config(write(json(kDeepseek, {{"topk_method", R"("greedy")"}}))).expert_bias);
+  EXPECT_EQ(read_config(write(json(kDeepseek, {{"num_nextn_predict_layers", "0"}}))).mtp_layers, 0);
+  const Config cut = read_config(write(json(kDeepseek, {})), "", 2);
+  EXPECT_EQ(cut.mtp_layers, 0);
+  EXPECT_EQ(read_config(path(), "", 3).mtp_layers, 1);
+}
+
+TEST_F(ModelConfig, NemotronHLayersComeFromAPatternOrAList) {
+  const Config config = read_config(write(json(kNemotron, {})));
+  EXPECT_EQ(config.family, "nemotron_h");
+  EXPECT_EQ(config.prefix, "backbone.");
+  EXPECT_EQ(config.layers, 4);
+  EXPECT_THAT(config.mixers, ElementsAre(Mixer::mamba, Mixer::mlp, Mixer::experts, Mixer::attention));
+  EXPECT_THAT(config.dense_layer, ElementsAre(true, true, false, true));
+  EXPECT_EQ(config.mamba.inner(), 96);
+  EXPECT_EQ(config.mamba.group_state(), 64);
+  EXPECT_EQ(config.shared_intermediate_size, 56);
+  EXPECT_EQ(config.latent_size, 0);
+
+  const Keys list{{"hybrid_override_pattern", ""},
+                  {"num_hidden_layers", "4"},
+                  {"moe_latent_size", "32"},
+                  {"layers_block_type", R"(["linear_attention", "mlp", "moe", "full_attention"])"}};
+  const Config listed = read_config(write(json(kNemotron, list)));
+  EXPECT_EQ(listed.mixers, config.mixers);
+  EXPECT_EQ(listed.latent_size, 32);
+  const Config cut = read_config(path(), "", 2);
+  EXPECT_THAT(cut.mixers, ElementsAre(Mixer::mamba, Mixer::mlp));
+  EXPECT_TRUE(cut.truncated);
+}
+
+TEST_F(ModelConfig, NemotronHNeedsOnlyTheKeysOfItsLayers) {
+  const Config config = read_config(write(json(kNemotron, {{"hybrid_override_pattern", R"("*-")"},
+                                                           {"n_routed_experts", ""},
+                                                           {"moe_intermediate_size", ""},
+                                                           {"mamba_num_heads", ""}})));
+  EXPECT_EQ(config.experts, 0);
+  EXPECT_FALSE(config.is_moe(0));
+}
+
+TEST_F(ModelConfig, LongPatternsAreReadWhole) {
+  const std::string pattern(1000, 'M');
+  EXPECT_EQ(read_config(write(json(kNemotron, {{"hybrid_override_pattern", '"' + pattern + '"'}}))).layers, 1000);
+}
+
+TEST_F(ModelConfig, QwenHybridLayersComeFromAListOrAnInterval) {
+  const Config config = read_config(write(json(kQwenNext, {})));
+  EXPECT_EQ(config.family, "qwen3_next");
+  EXPECT_THAT(config.mixers,
+              ElementsAre(Mixer::gated_delta_net, Mixer::gated_delta_net, Mixer::gated_delta_net, Mixer::attention));
+  EXPECT_EQ(config.gdn.keys(), 64);
+  EXPECT_EQ(config.gdn.values(), 96);
+  EXPECT_THAT(read_config(write(json(kQwenNext, {{"full_attention_interval", "2"}})), "", 3).mixers,
+              ElementsAre(Mixer::gated_delta_net, Mixer::attention, Mixer::gated_delta_net));
+  EXPECT_THAT(read_config(write(json(kQwenNext, {{"num_hidden_layers", "2"},
+                                                 {"layer_types", R"(["full_attention", "linear_attention"])"}})))
+                  .mixers,
+              ElementsAre(Mixer::attention, Mixer::gated_delta_net));
+}
+
+TEST_F(ModelConfig, ALanguageModelInsideAnotherHasItsOwnKeysAndPrefix) {
+  const std::string text = json(kQwenNext, {{"architectures", ""}, {"vocab_size", "200"}});
+  const Keys outer{{"architectures", R"(["Qwen3_5MoeForConditionalGeneration"])"},
+                   {"text_config", text},
+                   {"vocab_size", "7"},
+                   {"tie_word_embeddings", "true"},
+                   {"torch_dtype", R"("float32")"}};
+  const Config config = read_config(write(json(outer, {})));
+  EXPECT_EQ(config.family, "qwen3_5_moe");
+  EXPECT_EQ(config.prefix, "model.language_model.");
+  EXPECT_EQ(config.vocab_size, 200);
+  EXPECT_TRUE(config.tied);
+  EXPECT_EQ(config.dtype, DType::f32);
+  EXPECT_EQ(read_config(write(json(outer, {{"architectures", ""}, {"model_type", R"("qwen3_5_moe")"}}))).family,
+            "qwen3_5_moe");
+  EXPECT_THAT(message(json(outer, {{"text_config", "3"}})), HasSubstr("text_config must be an object"));
+
+  const Config alone = read_config(write(json(kQwenNext, {{"architectures", R"(["Qwen3_5MoeForCausalLM"])"}})));
+  EXPECT_EQ(alone.family, "qwen3_5_moe");
+  EXPECT_EQ(alone.prefix, "model.");
+}
+
+struct BadFamily {
+  Keys base;
+  Keys changes;
+  std::string expected;
+};
+
+TEST_F(ModelConfig, BadValuesOfAFamilyNameTheKey) {
+  const std::vector<BadFamily> table{
+      {kMixtral, {{"num_local_experts", ""}}, "num_experts is missing"},
+      {kMixtral, {{"num_hidden_layers", ""}}, "num_hidden_layers is missing"},
+      {kGptOss, {{"intermediate_size", ""}}, "intermediate_size is missing"},
+      {kGptOss, {{"quantization_config", "{}"}}, "quantization_config is present"},
+      {kDeepseek, {{"q_lora_rank", "null"}}, "q_lora_rank is missing: latent attention with a plain q_proj"},
+      {kDeepseek, {{"kv_lora_rank", ""}}, "kv_lora_rank is missing"},
+      {kDeepseek, {{"v_head_dim", "-1"}}, "v_head_dim must be a whole number"},
+      {kDeepseek, {{"first_k_dense_replace", ""}}, "first_k_dense_replace is missing"},
+      {kDeepseek, {{"first_k_dense_replace", "-1"}}, "first_k_dense_replace must be a whole number from 0"},
+      {kDeepseek, {{"moe_layer_freq", "2"}}, "moe_layer_freq must be 1"},
+      {kDeepseek, {{"attention_bias", "true"}}, "attention_bias must be false"},
+      {kDeepseek, {{"num_nextn_predict_layers", "10001"}}, "num_nextn_predict_layers must be"},
+      {kDeepseek, {{"intermediate_size", ""}}, "intermediate_size is missing"},
+      {kDeepseek,
+       {{"kv_lora_rank", "2147483648"}, {"v_head_dim", "2147483648"}},
+       "hidden_size and the other sizes make"},
+      {kNemotron, {{"hybrid_override_pattern", ""}}, "hybrid_override_pattern is missing, and layers_block_type too"},
+      {kNemotron,
+       {{"hybrid_override_pattern", R"("MX")"}},
+       "hybrid_override_pattern names an unknown kind of layer: X"},
+      {kNemotron,
+       {{"hybrid_override_pattern", R"("|")"}},
+       "hybrid_override_pattern must name 1 to 10000 layers, not 0"},
+      {kNemotron, {{"num_hidden_layers", "5"}}, "hybrid_override_pattern names 4 layers, num_hidden_layers says 5"},
+      {kNemotron, {{"n_groups", "3"}}, "n_groups 3 does not divide mamba_num_heads 8"},
+      {kNemotron, {{"mamba_num_heads", ""}}, "mamba_num_heads is missing"},
+      {kNemotron, {{"use_conv_bias", "false"}}, "use_conv_bias must be true"},
+      {kNemotron, {{"mamba_proj_bias", "true"}}, "mamba_proj_bias must be false"},
+      {kNemotron, {{"use_bias", "true"}}, "use_bias must be false"},
+      {kNemotron, {{"mlp_bias", "true"}}, "mlp_bias must be false"},
+      {kNemotron,
+       {{"mamba_num_heads", "2147483648"}, {"mamba_head_dim", "2147483648"}},
+       "hidden_size and the other sizes make"},
+      {kNemotron,
+       {{"n_groups", "2147483648"}, {"mamba_num_heads", "2147483648"}, {"ssm_state_size", "2147483648"}},
+       "hidden_size and the other sizes make"},
+      {kQwenNext, {{"layer_types", R"(["full_attention"])"}}, "layer_types names 1 layers, num_hidden_layers says 4"},
+      {kQwenNext, {{"layer_types", R"(["mamba"])"}}, "layer_types must name linear_attention and full_attention only"},
+      {kQwenNext, {{"linear_num_key_heads", "3"}}, "linear_num_key_heads 3 does not divide linear_num_value_heads 8"},
+      {kQwenNext, {{"linear_conv_kernel_dim", ""}}, "linear_conv_kernel_dim is missing"},
+      {kQwenNext, {{"attention_bias", "true"}}, "attention_bias must be false"},
+      {kQwenNext, {{"attn_output_gate", "false"}}, "attn_output_gate must be true"},
+      {kQwenNext, {{"shared_expert_intermediate_size", ""}}, "shared_expert_intermediate_size is missing"},
+      {kQwenNext,
+       {{"linear_value_head_dim", "2147483648"}, {"linear_num_value_heads", "2147483648"}},
+       "hidden_size and the other sizes make"},
+  };
+  for (const BadFamily& bad : table) {
+    const std::string text = json(bad.base, bad.changes);
+    SCOPED_TRACE(text);
+    EXPECT_THAT(message(text), HasSubstr(path() + ": " + bad.expected));
+  }
+}
+
 TEST_F(ModelConfig, AllProblemsAreInOneMessage) {
   const std::string text = message(json(kLlama, {{"vocab_size", "-1"}, {"hidden_size", ""}, {"mlp_bias", "true"}}));
   EXPECT_THAT(text, HasSubstr(path() + ": vocab_size"));
@@ -224,7 +465,7 @@ TEST_F(ModelConfig, FilesThatAreNoConfig) {
   EXPECT_THAT(message("[1, 2]"), HasSubstr("is not a JSON object but a list"));
   EXPECT_THAT(message("null"), HasSubstr("is not a JSON object but null"));
   EXPECT_THAT(message(json(kLlama, {}), "gpt"),
-              HasSubstr("model.family: gpt is unknown; the known families are llama,"));
+              HasSubstr("model.family: gpt is unknown; the known families are deepseek_v3,"));
 }
 
 TEST_F(ModelConfig, UnreadableOrOversizedFiles) {

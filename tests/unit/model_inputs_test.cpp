@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -39,9 +40,26 @@ constexpr Published kPublished[] = {
     {"qwen3-30b-a3b", "qwen3_moe", 18867, 30532122624, 18867, 30532122624, 56.87},
     {"qwen3-235b-a22b", "qwen3_moe", 36945, 235093634560, 36945, 235093634560, 437.90},
     {"smollm2-135m", "llama", 272, 134515008, 273, 162826560, 0.30},
+    {"mixtral-8x7b", "mixtral", 995, 46702792704, 995, 46702792704, 86.99},
+    {"gpt-oss-20b", "gpt_oss", 411, 20914757184, 411, 20914757184, 38.96},
+    {"gpt-oss-120b", "gpt_oss", 615, 116829156672, 615, 116829156672, 217.61},
+    {"qwen3-next-80b-a3b", "qwen3_next", 74391, 79674391296, 74391, 79674391296, 148.41},
+    {"qwen3.5-397b-a17b", "qwen3_5_moe", 1038, 396346350336, 1038, 396346350336, 738.25},
+    // The MTP layer repeats the embedding and the head, 129280 x 7168 each.
+    {"deepseek-v3", "deepseek_v3", 46183, 682636487424 + 2 * 926679040LL, 46183, 682636487424 + 2 * 926679040LL,
+     1274.96},
+    {"nemotron-3-nano-30b-a3b", "nemotron_h", 6243, 31577940288, 6243, 31577940288, 58.82},
+    {"nemotron-3-super-120b-a12b", "nemotron_h", 41643, 120668707840, 41643, 120668707840, 224.76},
 };
 
 class PublishedModel : public ::testing::TestWithParam<Published> {};
+
+/// Elements of the only tensors that are float32 in a BF16 model.
+std::int64_t expert_biases(const Model& model) {
+  std::int64_t elements = 0;
+  for (const Tensor& tensor : model.tensors) elements += tensor.role == Role::expert_bias ? tensor.elements() : 0;
+  return elements;
+}
 
 TEST_P(PublishedModel, HasThePublishedTotals) {
   const Published& expected = GetParam();
@@ -53,7 +71,7 @@ TEST_P(PublishedModel, HasThePublishedTotals) {
   const Model model = build_model(config, false);
   EXPECT_EQ(model.tensors.size(), expected.tensors);
   EXPECT_EQ(model.parameters(), expected.parameters);
-  EXPECT_EQ(model.bytes(), 2 * expected.parameters);
+  EXPECT_EQ(model.bytes(), 2 * (expected.parameters + expert_biases(model)));
 
   const Model whole = build_model(config, true);
   EXPECT_EQ(whole.tensors.size(), expected.tensors_with_lm_head);
@@ -78,25 +96,55 @@ std::int64_t power_of_two(std::int64_t value, std::int64_t limit) {
   return power;
 }
 
-TEST_P(PublishedModel, TheSmallOneKeepsWhatDecidesItsLayouts) {
-  const Config big = config_of(GetParam().name);
-  const Config small = config_of(std::string(GetParam().name) + "-small");
-  EXPECT_EQ(small.family, big.family);
+/// Families that refit knew first: their small models keep heads and the powers of two in their widths as they are.
+bool is_plain(const Config& config) {
+  return config.family == "llama" || config.family.starts_with("qwen2") || config.family == "qwen3" ||
+         config.family == "qwen3_moe";
+}
+
+void expect_plain_sizes_kept(const Config& big, const Config& small) {
   EXPECT_EQ(small.attention_heads, big.attention_heads);
-  EXPECT_EQ(small.kv_heads, big.kv_heads);
-  EXPECT_EQ(small.head_dim, big.head_dim);
-  EXPECT_EQ(small.tied, big.tied);
-  EXPECT_EQ(small.attention_bias, big.attention_bias);
-  EXPECT_EQ(power_of_two(small.vocab_size, 512), power_of_two(big.vocab_size, 512));
   EXPECT_EQ(power_of_two(small.layers, 8), power_of_two(big.layers, 8));  // PP 2, 4, 8
   if (big.experts == 0) {                                                 // blocks of 128 and 32 per TP up to 16
     EXPECT_EQ(power_of_two(small.intermediate_size, 2048), power_of_two(big.intermediate_size, 2048));
   }
   EXPECT_EQ(power_of_two(small.expert_intermediate_size, 2048), power_of_two(big.expert_intermediate_size, 2048));
   EXPECT_EQ(power_of_two(small.experts, 16), power_of_two(big.experts, 16));
+}
+
+/// What kinds of tensors a model has; an MLP may be among the layers of a small hybrid model only.
+std::set<Role> roles_of(const Config& config) {
+  std::set<Role> roles;
+  for (const Tensor& tensor : build_model(config, true).tensors) roles.insert(tensor.role);
+  if (config.family == "nemotron_h") {
+    for (Role role : {Role::mlp_norm, Role::up_proj, Role::down_proj}) roles.erase(role);
+  }
+  return roles;
+}
+
+TEST_P(PublishedModel, TheSmallOneKeepsWhatDecidesItsLayouts) {
+  const Config big = config_of(GetParam().name);
+  const Config small = config_of(std::string(GetParam().name) + "-small");
+  EXPECT_EQ(small.family, big.family);
+  EXPECT_EQ(roles_of(small), roles_of(big));
+  EXPECT_EQ(power_of_two(small.attention_heads, 16), power_of_two(big.attention_heads, 16));
+  if (big.mla.kv_rank == 0) {
+    EXPECT_EQ(small.kv_heads, big.kv_heads);
+    EXPECT_EQ(small.head_dim, big.head_dim);
+  }
+  EXPECT_EQ(small.tied, big.tied);
+  EXPECT_EQ(small.attention_bias, big.attention_bias);
+  EXPECT_EQ(small.mamba.groups, big.mamba.groups);
+  EXPECT_EQ(small.mtp_layers, big.mtp_layers);
+  EXPECT_EQ(power_of_two(small.vocab_size, 512), power_of_two(big.vocab_size, 512));
+  EXPECT_EQ(power_of_two(small.experts, 8), power_of_two(big.experts, 8));
+  EXPECT_EQ(power_of_two(small.expert_intermediate_size, 128), power_of_two(big.expert_intermediate_size, 128));
+  EXPECT_EQ(power_of_two(small.shared_intermediate_size, 128), power_of_two(big.shared_intermediate_size, 128));
+  EXPECT_EQ(power_of_two(small.layers, 4), power_of_two(big.layers, 4));  // PP 2, 4
   EXPECT_EQ(small.experts == 0, big.experts == 0);
   EXPECT_LT(small.layers, big.layers);
   EXPECT_LT(build_model(small, true).bytes(), std::int64_t{64} << 20);
+  if (is_plain(big)) expect_plain_sizes_kept(big, small);
 }
 
 std::string test_name(const ::testing::TestParamInfo<Published>& info) {
@@ -122,6 +170,41 @@ TEST(SmallModels, The235BKeepsItsUnevenStages) {
   EXPECT_EQ(middle_stage_layers(small.layers, 8, 1), 2);
   EXPECT_EQ(middle_stage_layers(big.layers, 4, 23), 24);
   EXPECT_EQ(middle_stage_layers(small.layers, 4, 3), 4);
+}
+
+TEST(PublishedModels, DeepseekV3WithoutItsMtpLayer) {
+  Config config = config_of("deepseek-v3");
+  EXPECT_EQ(config.mtp_layers, 1);
+  config.mtp_layers = 0;
+  const Model model = build_model(config, false);
+  EXPECT_EQ(model.tensors.size(), 45395U);
+  EXPECT_EQ(model.parameters(), 671026419200);
+}
+
+std::int64_t count(const std::vector<Mixer>& mixers, Mixer mixer) {
+  return std::count(mixers.begin(), mixers.end(), mixer);
+}
+
+TEST(PublishedModels, HybridLayersAreThePublishedOnes) {
+  const auto nano = config_of("nemotron-3-nano-30b-a3b").mixers;
+  EXPECT_EQ(count(nano, Mixer::mamba), 23);
+  EXPECT_EQ(count(nano, Mixer::attention), 6);
+  EXPECT_EQ(count(nano, Mixer::experts), 23);
+  const auto super = config_of("nemotron-3-super-120b-a12b").mixers;
+  EXPECT_EQ(count(super, Mixer::mamba), 40);
+  EXPECT_EQ(count(super, Mixer::attention), 8);
+  EXPECT_EQ(count(super, Mixer::experts), 40);
+  EXPECT_EQ(count(config_of("qwen3.5-397b-a17b").mixers, Mixer::attention), 15);
+  EXPECT_EQ(count(config_of("qwen3-next-80b-a3b").mixers, Mixer::attention), 12);
+}
+
+TEST(SmallModels, TheHybridsHaveEveryKindOfLayer) {
+  const Config nano = config_of("nemotron-3-nano-30b-a3b-small");
+  for (Mixer mixer : {Mixer::mamba, Mixer::attention, Mixer::experts, Mixer::mlp}) {
+    EXPECT_GT(count(nano.mixers, mixer), 0);
+  }
+  EXPECT_NE(nano.expert_intermediate_size % 128, 0);
+  EXPECT_LT(config_of("nemotron-3-super-120b-a12b-small").latent_size, 128);
 }
 
 TEST(SmallModels, SmolLmKeepsThirds) {

@@ -1,0 +1,42 @@
+// Mixtral (MixtralForCausalLM): Llama's attention, experts in every layer. Hugging Face transformers, models/mixtral.
+//
+// Published checkpoints name experts w1 (gate), w2 (down) and w3 (up) under block_sparse_moe; versions of transformers
+// and converters write others, so that the checkpoint decides.
+
+#include "model/decoder.hpp"
+#include "model/family.hpp"
+
+namespace refit::model {
+
+namespace {
+
+constexpr ExpertNames kPublished{"block_sparse_moe", "w1", "w3", "w2"};
+
+void read(ConfigFile& file, Config& config) {
+  config.experts = read_experts(file);
+  config.expert_intermediate_size = file.count("intermediate_size");
+}
+
+void add_mixtral_experts(TensorList& list, std::int64_t layer) {
+  const std::string prefix = layer_prefix(list.config, layer);
+  if (list.holds(prefix + "mlp.experts.gate_up_proj", false)) {
+    add_packed_experts(list, layer);
+  } else if (list.holds(prefix + "mlp.experts.0.gate_proj.weight", false)) {
+    add_experts(list, layer);
+  } else if (list.holds(prefix + "block_sparse_moe.experts.0.gate_proj.weight", false)) {
+    add_experts(list, layer, {.module = kPublished.module});
+  } else {
+    add_experts(list, layer, kPublished);
+  }
+}
+
+void list_tensors(TensorList& list) {
+  const auto attention = [](TensorList& to, std::int64_t layer) { add_attention(to, layer, {}); };
+  add_decoder(list, attention, add_mixtral_experts);
+}
+
+}  // namespace
+
+constinit const Family kMixtral{"mixtral", "MixtralForCausalLM", "mixtral", read, list_tensors};
+
+}  // namespace refit::model

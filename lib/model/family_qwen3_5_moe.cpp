@@ -1,0 +1,35 @@
+// Qwen3.5-MoE (Qwen3_5MoeForCausalLM, and the language model of Qwen3_5MoeForConditionalGeneration): the input
+// projections of Gated DeltaNet are four matrices; experts are packed, in converted checkpoints one by one.
+// Hugging Face transformers, models/qwen3_5_moe.
+
+#include "model/qwen_hybrid.hpp"
+
+namespace refit::model {
+
+namespace {
+
+void add_inputs(TensorList& list, std::int64_t layer) {
+  const GatedDeltaNet& gdn = list.config.gdn;
+  const std::int64_t hidden = list.config.hidden_size;
+  const std::string prefix = layer_prefix(list.config, layer) + "linear_attn.";
+  list.add(prefix + "in_proj_qkv.weight", {2 * gdn.keys() + gdn.values(), hidden}, Role::gdn_qkv_proj, layer);
+  list.add(prefix + "in_proj_z.weight", {gdn.values(), hidden}, Role::gdn_z_proj, layer);
+  list.add(prefix + "in_proj_b.weight", {gdn.value_heads, hidden}, Role::gdn_b_proj, layer);
+  list.add(prefix + "in_proj_a.weight", {gdn.value_heads, hidden}, Role::gdn_a_proj, layer);
+}
+
+void add_qwen35_experts(TensorList& list, std::int64_t layer) {
+  const bool single = list.holds(layer_prefix(list.config, layer) + "mlp.experts.0.gate_proj.weight", false);
+  single ? add_experts(list, layer) : add_packed_experts(list, layer);
+}
+
+void list_tensors(TensorList& list) { add_qwen_hybrid(list, add_inputs, add_qwen35_experts); }
+
+}  // namespace
+
+constinit const Family kQwen35Moe{"qwen3_5_moe",      "Qwen3_5MoeForCausalLM",
+                                  "qwen3_5_moe_text", read_qwen_hybrid,
+                                  list_tensors,       "Qwen3_5MoeForConditionalGeneration",
+                                  "qwen3_5_moe"};
+
+}  // namespace refit::model
