@@ -11,6 +11,10 @@ namespace refit::checkpoint {
 namespace {
 
 constexpr const char* kLayers = "num_hidden_layers";
+// Of hybrid models, which may leave the number of layers out.
+constexpr const char* kPattern = "hybrid_override_pattern";
+constexpr const char* kLayerBlocks = "layers_block_type";
+constexpr const char* kMtpLayers = "num_nextn_predict_layers";
 constexpr int kMaxDepth = 32;
 
 nlohmann::ordered_json parse(const std::string& path) {
@@ -26,16 +30,25 @@ nlohmann::ordered_json parse(const std::string& path) {
   }
 }
 
+/// The first `layers` letters of a pattern with one letter per layer; a '|' between pipeline stages is none.
+std::string cut_pattern(const std::string& pattern, std::int64_t layers) {
+  std::size_t end = 0;
+  for (; end < pattern.size(); ++end) {
+    if (pattern[end] != '|' && layers-- == 0) break;
+  }
+  while (end > 0 && pattern[end - 1] == '|') --end;
+  return pattern.substr(0, end);
+}
+
 /// transformers refuses a config whose lists per layer are longer than the model.
 void cut_lists(nlohmann::ordered_json& config, std::int64_t layers) {
   const auto count = static_cast<std::size_t>(layers);
-  for (const char* key : {"layer_types", "mlp_layer_types"}) {
+  for (const char* key : {"layer_types", "mlp_layer_types", kLayerBlocks}) {
     if (!config.contains(key) || !config[key].is_array() || config[key].size() <= count) continue;
     config[key].erase(config[key].begin() + layers, config[key].end());
   }
-  constexpr const char* kPattern = "hybrid_override_pattern";  // one letter per layer
   if (config.contains(kPattern) && config[kPattern].is_string()) {
-    config[kPattern] = config[kPattern].get<std::string>().substr(0, count);
+    config[kPattern] = cut_pattern(config[kPattern].get<std::string>(), layers);
   }
 }
 
@@ -47,8 +60,13 @@ std::string config_with_layers(const std::string& path, std::int64_t layers) {
   nlohmann::ordered_json config = parse(path);
   const bool nested = config.is_object() && !config.contains(kLayers) && config.contains("text_config");
   nlohmann::ordered_json& part = nested ? config["text_config"] : config;
-  if (!part.is_object() || !part.contains(kLayers)) fail_usage("{}: no {}", path, kLayers);
-  part[kLayers] = layers;
+  const bool known =
+      part.is_object() && (part.contains(kLayers) || part.contains(kPattern) || part.contains(kLayerBlocks));
+  if (!known) fail_usage("{}: no {}", path, kLayers);
+  // MTP layers follow the last one, so a model that lacks it has none.
+  const bool cut = part.contains(kLayers) && part[kLayers] != layers;
+  if (cut && part.contains(kMtpLayers)) part[kMtpLayers] = 0;
+  if (part.contains(kLayers)) part[kLayers] = layers;
   cut_lists(part, layers);
   return config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }

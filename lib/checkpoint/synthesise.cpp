@@ -7,9 +7,37 @@
 namespace refit::checkpoint {
 namespace {
 
-constexpr double kNormMean = 1.0;
-constexpr double kNormScale = 0.1;
-constexpr double kWeightScale = 0.02;
+/// Mean and scale of a role's values, near those of trained models.
+struct Spread {
+  double mean = 0.0;
+  double scale = 0.02;
+};
+
+Spread spread_of(model::Role role) {
+  using model::Role;
+  switch (role) {
+    case Role::final_norm:
+    case Role::attention_norm:
+    case Role::mla_norm:
+    case Role::mamba_norm:
+    case Role::gdn_norm:
+    case Role::mlp_norm:
+    case Role::moe_norm:
+    case Role::q_norm:
+    case Role::k_norm:
+    case Role::q_a_norm:
+    case Role::kv_a_norm:
+    case Role::mamba_gate_norm:
+    case Role::gdn_out_norm:
+    case Role::mtp_hidden_norm:
+    case Role::mtp_embedding_norm:
+    case Role::mtp_final_norm:
+    case Role::mamba_d: return {1.0, 0.1};
+    case Role::mamba_a_log:
+    case Role::gdn_a_log: return {1.0, 0.5};  // log of 1 to 16: its exponential is a decay
+    default: return {};
+  }
+}
 
 std::vector<model::TensorInfo> infos_of(const model::Model& model, const std::string& config_path) {
   std::vector<model::TensorInfo> result;
@@ -19,7 +47,7 @@ std::vector<model::TensorInfo> infos_of(const model::Model& model, const std::st
       fail_usage("{}: tensor {} is {}; synthetic values are F32, F16 or BF16", config_path, in_quotes(tensor.name),
                  name(tensor.dtype));
     }
-    result.push_back({tensor.name, tensor.shape, tensor.dtype});
+    result.push_back({tensor.name, tensor.file_shape(), tensor.dtype});
   }
   return result;
 }
@@ -27,12 +55,8 @@ std::vector<model::TensorInfo> infos_of(const model::Model& model, const std::st
 }  // namespace
 
 SyntheticRule synthetic_rule(const model::Tensor& canonical, std::uint64_t seed) {
-  SyntheticRule rule{combine(hash_name(canonical.name), seed), 0.0, kWeightScale};
-  if (canonical.shape.size() == 1 && canonical.name.ends_with("norm.weight")) {
-    rule.mean = kNormMean;
-    rule.scale = kNormScale;
-  }
-  return rule;
+  const Spread spread = spread_of(canonical.role);
+  return {combine(hash_name(canonical.name), seed), spread.mean, spread.scale};
 }
 
 void synthesise(const model::Model& model, const std::string& config_path, const std::string& folder, Format format,

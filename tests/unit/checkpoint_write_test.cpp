@@ -155,12 +155,19 @@ TEST(CheckpointSynthesise, RulesAreThoseOfNormsAndWeights) {
   const SyntheticRule weight = synthetic_rule(model.tensors[1], 7);
   EXPECT_EQ(weight.mean, 0.0);
   EXPECT_EQ(weight.scale, 0.02);
+
+  model::Tensor other{0, "model.layers.0.linear_attn.A_log", {4}, DType::bf16, model::Role::gdn_a_log};
+  EXPECT_EQ(synthetic_rule(other, 7).mean, 1.0);
+  EXPECT_EQ(synthetic_rule(other, 7).scale, 0.5);
+  other.role = model::Role::gdn_norm;
+  EXPECT_EQ(synthetic_rule(other, 7).scale, 0.1);
 }
 
 TEST(CheckpointSynthesise, ValuesAreThoseOfTheKernelAndConfigIsCut) {
   const Folder folder;
   const std::string config = folder.file("config.json");
-  write_file(config, R"({"z": "kept", "num_hidden_layers": 3, "layer_types": ["a", "b", "c"]})");
+  write_file(config, R"({"z": "kept", "num_hidden_layers": 3, "layer_types": ["a", "b", "c"],
+                          "num_nextn_predict_layers": 1, "hybrid_override_pattern": "|M|E*"})");
   for (const bool tied : {false, true}) {
     for (const Format format : {Format::safetensors, Format::hdf5}) {
       const model::Model model = tiny_model(tied);
@@ -181,9 +188,22 @@ TEST(CheckpointSynthesise, ValuesAreThoseOfTheKernelAndConfigIsCut) {
       const bool same = read_whole(checkpoint, "lm_head.weight") == read_whole(checkpoint, "model.embed_tokens.weight");
       EXPECT_EQ(same, tied);
       const auto written = nlohmann::json::parse(read_file(out + "/config.json"));
-      EXPECT_EQ(written, nlohmann::json::parse(R"({"z": "kept", "num_hidden_layers": 1, "layer_types": ["a"]})"));
+      EXPECT_EQ(written, nlohmann::json::parse(R"({"z": "kept", "num_hidden_layers": 1, "layer_types": ["a"],
+                                                   "num_nextn_predict_layers": 0, "hybrid_override_pattern": "|M"})"));
     }
   }
+}
+
+TEST(CheckpointSynthesise, InterleavedExpertsHaveTheShapeOfFiles) {
+  const Folder folder;
+  const std::string config = folder.file("config.json");
+  write_file(config, R"({"layers_block_type": ["moe"]})");  // a hybrid model may leave num_hidden_layers out
+  model::Model model;
+  model.config.layers = 1;
+  model.tensors.push_back({0, "experts.gate_up_proj", {2, 8, 4, 2}, DType::bf16, model::Role::interleaved_gate_up});
+  synthesise(model, config, folder.file("out"), Format::safetensors, 7, 0, false);
+  const Checkpoint checkpoint = open(folder.file("out"), Format::safetensors);
+  EXPECT_EQ(checkpoint.find("experts.gate_up_proj")->info.shape, (Shape{2, 8, 8}));
 }
 
 TEST(CheckpointSynthesise, ErrorsNameFileAndCause) {
