@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "gen/vllm.hpp"
 #include "layout/parallelism.hpp"
 #include "plan/policy.hpp"
 
@@ -26,7 +27,7 @@ using layout::Parallelism;
 enum class TiedLmHead : std::uint8_t { absent, present };
 enum class Precision : std::uint8_t { bf16, fp32, fp8, mxfp8 };
 enum class DataParallel : std::uint8_t { engines, internal };
-enum class MoeBackend : std::uint8_t { triton, flashinfer_cutlass, flashinfer_trtllm };
+using MoeBackend = gen::MoeBackend;
 enum class KvCacheDtype : std::uint8_t { automatic, fp8 };
 using Bulk = plan::Policy;
 enum class ExecutorKind : std::uint8_t { golden, p2p, direct, m2n };

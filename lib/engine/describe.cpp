@@ -3,9 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <map>
 #include <numeric>
-#include <tuple>
 
 #include "kernels/kernels.hpp"
 #include "report/environment.hpp"
@@ -61,17 +59,17 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
   const std::int64_t bytes = payload.bulk_bytes + payload.misc_bytes;
   result.model = {setup.model.config.family, setup.source(), static_cast<std::int64_t>(setup.model.tensors.size()),
                   setup.model.parameters(), bytes};
-  result.payload = {payload.bulk_bytes, payload.misc_bytes, setup.split.qkv_to_misc, from_checkpoint_bytes(setup)};
+  result.payload = {payload.bulk_bytes, payload.misc_bytes, setup.split.qkv_to_misc, payload.from_checkpoint_bytes};
   return result;
 }
 
 std::string common_text(const Case& c) {
   std::string text = fmt::format(
       "model.layers={} train.layout={} train.precision={} first_stage_layers={} last_stage_layers={} stage_layers={} "
-      "make_vocab_size_divisible_by={} gen.layout={} gen.precision={} data_parallel={}",
+      "make_vocab_size_divisible_by={} gen.layout={} gen.precision={} data_parallel={} mtp={} moe_backend={}",
       c.model.layers, to_string(c.train.layout), name(c.train.precision), c.train.first_stage_layers,
       c.train.last_stage_layers, fmt::join(c.train.stage_layers, ","), c.train.make_vocab_size_divisible_by,
-      to_string(c.gen.layout), name(c.gen.precision), name(c.gen.data_parallel));
+      to_string(c.gen.layout), name(c.gen.precision), name(c.gen.data_parallel), c.gen.mtp, name(c.gen.moe_backend));
   for (const auto& [key, value] : settings_of(c)) {
     text += fmt::format(" {}=", key);
     std::visit([&text](const auto& one) { text += fmt::format("{}", one); }, value);
@@ -117,18 +115,5 @@ void add_wire(const plan::Traffic& traffic, std::int64_t misc_bytes, report::Res
 }
 
 std::string hexadecimal(const Sum128& sum) { return fmt::format("{:016x}{:016x}", sum.high, sum.low); }
-
-std::int64_t from_checkpoint_bytes(const Setup& setup) {
-  std::int64_t bytes = 0;
-  std::map<std::tuple<Shape, std::uint64_t, std::uint64_t>, bool> known;  // placements are equal within a class
-  for (const model::Tensor& tensor : setup.model.tensors) {
-    auto [entry, is_new] =
-        known.try_emplace({tensor.shape, setup.train->placement_class(tensor), setup.gen->placement_class(tensor)});
-    if (is_new)
-      entry->second = plan::holdings(*setup.train, tensor).empty() && !plan::holdings(*setup.gen, tensor).empty();
-    if (entry->second) bytes += tensor.elements() * byte_size(setup.train_dtype);
-  }
-  return bytes;
-}
 
 }  // namespace refit::engine

@@ -32,7 +32,4 @@ void add_wire(const plan::Traffic& traffic, std::int64_t misc_bytes, report::Res
 /// 32 hexadecimal digits.
 std::string hexadecimal(const Sum128& sum);
 
-/// Bytes of the tensors of which gen stores a piece and no train rank has any.
-std::int64_t from_checkpoint_bytes(const Setup& setup);
-
 }  // namespace refit::engine

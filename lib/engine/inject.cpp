@@ -20,6 +20,11 @@ constexpr const char* kSkipSend = "skip-send";
 /// The rank on which replicas go wrong: the second, so that the first holder stays right.
 constexpr Rank kVictim{1};
 
+/// The norm that a decoder layer begins with.
+bool is_first_norm(Role role) {
+  return role == Role::attention_norm || role == Role::mla_norm || role == Role::mamba_norm || role == Role::gdn_norm;
+}
+
 /// gate and up of the last gen rank exchanged: each goes where the other belongs.
 class SwappedGateUp final : public Layout {
  public:
@@ -28,6 +33,7 @@ class SwappedGateUp final : public Layout {
   std::int32_t ranks() const override { return truth_.ranks(); }
   std::int32_t stage(Rank rank) const override { return truth_.stage(rank); }
   std::int32_t stages() const override { return truth_.stages(); }
+  std::optional<Format> format(const Tensor& tensor) const override { return truth_.format(tensor); }
   std::uint64_t placement_class(const Tensor& tensor) const override { return truth_.placement_class(tensor); }
   layout::Storage storage(const layout::StorageKey& key, Rank rank) const override { return truth_.storage(key, rank); }
   void fills(const layout::StorageKey& key, Rank rank, std::vector<layout::Fill>& out) const override {
@@ -50,8 +56,15 @@ class SwappedGateUp final : public Layout {
   /// A gated MLP's gate stands right before its up in a model's list.
   const Tensor* twin_of(const Tensor& tensor) const {
     const auto index = static_cast<std::size_t>(tensor.index);
-    if (tensor.role == Role::gate_proj) return &model_.tensors[index + 1];
-    return tensor.role == Role::up_proj ? &model_.tensors[index - 1] : nullptr;
+    const auto is_pair = [this](std::size_t gate) {
+      if (gate + 1 >= model_.tensors.size()) return false;
+      const Role first = model_.tensors[gate].role;
+      const Role second = model_.tensors[gate + 1].role;
+      return (first == Role::gate_proj && second == Role::up_proj) ||
+             (first == Role::expert_gate && second == Role::expert_up);
+    };
+    if (is_pair(index)) return &model_.tensors[index + 1];
+    return index > 0 && is_pair(index - 1) ? &model_.tensors[index - 1] : nullptr;
   }
 
   const Layout& truth_;
@@ -88,15 +101,15 @@ std::unique_ptr<Layout> Faults::distort_gen(const Layout& truth, const model::Mo
 }
 
 bool Faults::drops(const Tensor& tensor) const {
-  return tensor.role == Role::o_proj && tensor.layer == 0 && has(kDropTensor);
+  return (tensor.role == Role::o_proj || tensor.role == Role::mla_o_proj) && tensor.layer == 0 && has(kDropTensor);
 }
 
 bool Faults::loses_update(const Tensor& tensor, Rank train_rank, std::int64_t step) const {
-  return train_rank == kVictim && step == 2 && tensor.role == Role::input_norm && tensor.layer == 0 && has(kLostUpdate);
+  return train_rank == kVictim && step == 2 && is_first_norm(tensor.role) && tensor.layer == 0 && has(kLostUpdate);
 }
 
 bool Faults::corrupts(const Tensor& tensor, Rank train_rank) const {
-  return train_rank == kVictim && tensor.role == Role::input_norm && tensor.layer == 0 && has(kCorruptReplica);
+  return train_rank == kVictim && is_first_norm(tensor.role) && tensor.layer == 0 && has(kCorruptReplica);
 }
 
 bool Faults::skips_bulk(bool is_train, Rank rank, std::int64_t refit) const {

@@ -169,9 +169,10 @@ void Job::measure(report::Result& result) {
     schedule.staged_bytes = setup_.split.payload.bulk_bytes * (1 + setup_.gen->ranks());
   result.model_seconds = to_report(plan::model_seconds(bound, traffic, schedule, host_rates(rates)));
 
-  const std::int64_t misc = std::accumulate(misc_.begin(), misc_.end(), std::int64_t{0},
-                                            [](std::int64_t sum, const auto& t) { return sum + t.elements(); }) *
-                            byte_size(setup_.train_dtype);
+  const std::int64_t misc =
+      std::accumulate(misc_.begin(), misc_.end(), std::int64_t{0}, [this](std::int64_t sum, const auto& tensor) {
+        return sum + tensor.elements() * byte_size(setup_.train->format(tensor)->dtype);
+      });
   add_wire(traffic, misc, result);
   if (c.executor == ExecutorKind::golden) {
     const std::int64_t receivers =
@@ -219,9 +220,7 @@ void Job::load(report::Result& result) {
   const double start = now();
   checkpoint::ReadStatistics statistics;
   together(world_, [&] {
-    if (!is_train()) {
-      weights_->poison_and_fill(space_);
-    } else if (session_.rank() == 0) {
+    if (session_.rank() == 0) {
       LoadProgress report;
       statistics = weights_->load(space_, std::ref(report));
     } else {
@@ -277,8 +276,8 @@ void Job::make_executors(const std::vector<plan::Copy>& copies) {
     case ExecutorKind::m2n: fail_unavailable("executor m2n is not built into this refit");
   }
   if (gather_ == nullptr && stream_ == nullptr) return;
-  misc_executor_ = transport::make_misc(space_, gather_.get(), stream_.get(), me, misc_, setup_.train_dtype,
-                                        *setup_.train, gen_layout(), c.misc_buffer_bytes, tuning, progress_);
+  misc_executor_ = transport::make_misc(space_, gather_.get(), stream_.get(), me, misc_, *setup_.train, gen_layout(),
+                                        c.misc_buffer_bytes, tuning, progress_);
 }
 
 report::Refit Job::refit(std::int64_t number) {

@@ -20,7 +20,8 @@ train::Options train_options(const Case& c) {
 }
 
 gen::Options gen_options(const Case& c) {
-  return {c.gen.layout, c.gen.data_parallel == DataParallel::internal, dtype_of(c.gen.precision)};
+  return {c.gen.layout, c.gen.data_parallel == DataParallel::internal, dtype_of(c.gen.precision), c.gen.mtp,
+          c.gen.moe_backend};
 }
 
 void require_legal(const model::Model& model, const train::Options& train, const gen::Options& gen) {
@@ -41,15 +42,14 @@ DType dtype_of(Precision precision) {
   fail_usage("precision {} is not supported by this build; use bf16 or fp32", name(precision));
 }
 
-Setup::Setup(const Case& given)
-    : c(given), train_dtype(dtype_of(c.train.precision)), gen_dtype(dtype_of(c.gen.precision)), faults(c.run.inject) {
+Setup::Setup(const Case& given) : c(given), faults(c.run.inject) {
   if (!c.model.checkpoint.empty()) checkpoint = checkpoint::open(c.model.checkpoint);
   model = load_model(c, checkpoint);
   validate_for_model(c, model.config.experts > 0);
   require_legal(model, train_options(c), gen_options(c));
   train = train::make_layout(model, train_options(c));
   gen = gen::make_layout(model, gen_options(c));
-  split = plan::split(model, c.refit.bulk, train_dtype, c.train.layout.tp, c.gen.layout.tp);
+  split = plan::split(model, c.refit.bulk, *train, *gen, c.train.layout.tp, c.gen.layout.tp);
 }
 
 }  // namespace refit::engine

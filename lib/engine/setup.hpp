@@ -25,8 +25,6 @@ class Setup {
   Case c;
   std::optional<checkpoint::Checkpoint> checkpoint;
   model::Model model;
-  DType train_dtype;
-  DType gen_dtype;
   std::unique_ptr<layout::Layout> train;
   std::unique_ptr<layout::Layout> gen;
   plan::Split split;

@@ -34,12 +34,13 @@ kernels::Region Weights::region(const LocalPiece& piece) const {
   return region_of(view(), piece, setup_.model.tensors[static_cast<std::size_t>(piece.tensor)], piece.piece.box);
 }
 
-/// The pieces whose values are the storage's: a tied lm_head shares its embedding's.
-std::vector<const LocalPiece*> Weights::canonical_pieces() const {
+/// The pieces whose values are the storage's (a tied lm_head shares its embedding's) and do not come from train.
+std::vector<const LocalPiece*> Weights::own_pieces() const {
   std::vector<const LocalPiece*> result;
   for (const LocalPiece& piece : layout_.pieces) {
     const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
-    if (setup_.model.canonical(tensor).index == tensor.index) result.push_back(&piece);
+    if (setup_.model.canonical(tensor).index != tensor.index) continue;
+    if (group_ == verify::Group::train || !setup_.train->format(tensor)) result.push_back(&piece);
   }
   return result;
 }
@@ -52,43 +53,55 @@ void Weights::fill(const kernels::ExecutionSpace& space) const {
   space.fence();
 }
 
-void Weights::poison_and_fill(const kernels::ExecutionSpace& space) const {
-  kernels::poison(space, arena_, transport::ArenaMap(layout_).bytes);
-  space.fence();
-  fill(space);
-}
-
 checkpoint::ReadStatistics Weights::load(const kernels::ExecutionSpace& space,
                                          const std::function<void(std::int64_t, std::int64_t)>& progress) const {
   checkpoint::ReadStatistics statistics;
+  const bool is_train = group_ == verify::Group::train;
+  if (!is_train) kernels::poison(space, arena_, transport::ArenaMap(layout_).bytes);
+  space.fence();
   if (setup_.checkpoint) {
     statistics = read_checkpoint(space, progress);
-    require_tied_head(space);
+    if (is_train) require_tied_head(space);
   } else {
-    for (const LocalPiece* piece : canonical_pieces()) {
-      const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece->tensor)];
-      const auto rule = checkpoint::synthetic_rule(tensor, static_cast<std::uint64_t>(setup_.c.run.seed));
-      kernels::synthesise(space, region(*piece), rule.key, rule.mean, rule.scale);
-    }
+    for (const LocalPiece* piece : own_pieces()) synthesise(space, *piece);
     space.fence();
   }
   fill(space);
-  for (const LocalPiece* piece : canonical_pieces()) {
+  if (!is_train) return statistics;
+  for (const LocalPiece* piece : own_pieces()) {
     if (!setup_.faults.corrupts(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)], rank_)) continue;
-    *memory_.address(piece->piece.place, piece->piece.dtype) ^= std::byte{1};
+    *memory_.address(piece->piece.place, piece->piece.format.dtype) ^= std::byte{1};
   }
   return statistics;
+}
+
+void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece& piece) const {
+  const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
+  const auto rule = checkpoint::synthetic_rule(tensor, static_cast<std::uint64_t>(setup_.c.run.seed));
+  const kernels::Region stored = region(piece);
+  const Conversion conversion = piece.piece.format.conversion;
+  if (conversion == Conversion::none) return kernels::synthesise(space, stored, rule.key, rule.mean, rule.scale);
+  // The value first, as a checkpoint would have it.
+  std::vector<std::byte> values(static_cast<std::size_t>(stored.box.volume() * byte_size(tensor.dtype)));
+  const Extents strides = row_major_strides(stored.box.extent);
+  kernels::synthesise(space, {values.data(), tensor.dtype, stored.box, stored.shape, strides}, rule.key, rule.mean,
+                      rule.scale);
+  const kernels::Tile tile{values.data(),  stored.data,  stored.box.extent, strides,
+                           stored.strides, tensor.dtype, stored.dtype,      transform(Conversion::none, conversion)};
+  kernels::CopyTable(space, {&tile, 1}).run(space);
+  space.fence();
 }
 
 checkpoint::ReadStatistics Weights::read_checkpoint(
     const kernels::ExecutionSpace& space, const std::function<void(std::int64_t, std::int64_t)>& progress) const {
   std::vector<checkpoint::Read> reads;
-  for (const LocalPiece* piece : canonical_pieces()) {
+  for (const LocalPiece* piece : own_pieces()) {
     const checkpoint::Entry* entry =
         setup_.checkpoint->find(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)].name);
     REFIT_ASSERT(entry != nullptr);
-    reads.push_back({entry, piece->piece.box, memory_.address(piece->piece.place, piece->piece.dtype),
-                     piece->piece.dtype, piece->piece.place.strides});
+    const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece->tensor)];
+    reads.push_back({entry, piece->piece.box, memory_.address(piece->piece.place, piece->piece.format.dtype),
+                     piece->piece.format, piece->piece.place.strides, tensor.shape});
   }
   return checkpoint::read(space, *setup_.checkpoint, reads, progress);
 }
@@ -99,16 +112,16 @@ void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
     const Tensor& canonical = setup_.model.canonical(tensor);
     if (canonical.index == tensor.index) continue;
     const std::int64_t row_bytes =
-        product(piece.piece.box.extent) / piece.piece.box.extent[0] * byte_size(piece.piece.dtype);
+        product(piece.piece.box.extent) / piece.piece.box.extent[0] * byte_size(piece.piece.format.dtype);
     const std::int64_t rows = std::max<std::int64_t>(1, (8 << 20) / row_bytes);
     std::vector<std::byte> buffer;
     for (std::int64_t done = 0; done < piece.piece.box.extent[0]; done += rows) {
       Box part = piece.piece.box;
       part.lower[0] += done;
       part.extent[0] = std::min(rows, piece.piece.box.extent[0] - done);
-      buffer.resize(static_cast<std::size_t>(part.volume() * byte_size(piece.piece.dtype)));
-      const checkpoint::Read read{setup_.checkpoint->find(tensor.name), part, buffer.data(), piece.piece.dtype,
-                                  row_major_strides(part.extent)};
+      buffer.resize(static_cast<std::size_t>(part.volume() * byte_size(piece.piece.format.dtype)));
+      const checkpoint::Read read{setup_.checkpoint->find(tensor.name), part,        buffer.data(), piece.piece.format,
+                                  row_major_strides(part.extent),       tensor.shape};
       checkpoint::read(space, *setup_.checkpoint, {&read, 1});
       const auto found = kernels::count_differences(space, region_of(view(), piece, tensor, part), buffer.data());
       if (found.count > 0) {
@@ -122,7 +135,7 @@ void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
 }
 
 void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step) const {
-  for (const LocalPiece* piece : canonical_pieces()) {
+  for (const LocalPiece* piece : own_pieces()) {
     const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece->tensor)];
     if (setup_.faults.loses_update(tensor, rank_, step)) continue;
     kernels::perturb(space, region(*piece), hash_name(tensor.name), step);

@@ -37,9 +37,8 @@ class Weights {
   const transport::LocalMemory& memory() const { return memory_; }
   verify::RankView view() const;
 
-  /// gen, before the first refit: every byte a pattern that no weight has, then the constant parts.
-  void poison_and_fill(const kernels::ExecutionSpace& space) const;
-  /// train: the checkpoint's values, or synthetic ones of run.seed; then the constant parts. Errors (usage): a short
+  /// The checkpoint's values, or synthetic ones of run.seed, then the constant parts: on train of all tensors, on gen
+  /// of those that train does not store, after a pattern that no weight has in every byte. Errors (usage): a short
   /// file; a tied checkpoint whose lm_head differs from its embedding.
   checkpoint::ReadStatistics load(const kernels::ExecutionSpace& space,
                                   const std::function<void(std::int64_t, std::int64_t)>& progress) const;
@@ -49,9 +48,10 @@ class Weights {
   void dump(const std::string& folder) const;
 
  private:
-  std::vector<const layout::LocalPiece*> canonical_pieces() const;
+  std::vector<const layout::LocalPiece*> own_pieces() const;
   kernels::Region region(const layout::LocalPiece& piece) const;
   void fill(const kernels::ExecutionSpace& space) const;
+  void synthesise(const kernels::ExecutionSpace& space, const layout::LocalPiece& piece) const;
   checkpoint::ReadStatistics read_checkpoint(const kernels::ExecutionSpace& space,
                                              const std::function<void(std::int64_t, std::int64_t)>& progress) const;
   void require_tied_head(const kernels::ExecutionSpace& space) const;

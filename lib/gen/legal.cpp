@@ -1,48 +1,79 @@
-#include <algorithm>
-
-#include "gen/vllm.hpp"
-#include "layout/vocabulary.hpp"
+#include "gen/rules.hpp"
 
 namespace refit::gen {
+namespace {
+
+using layout::Parameter;
+using model::Config;
+using model::Role;
+
+class Violations {
+ public:
+  void require(bool legal, const std::string& text) {
+    if (!legal) texts_.push_back("gen: " + text);
+  }
+  std::vector<std::string> take() { return std::move(texts_); }
+  bool empty() const { return texts_.empty(); }
+
+ private:
+  std::vector<std::string> texts_;
+};
+
+void check_heads(const Config& config, std::int64_t tp, Violations& out) {
+  const auto divisible = [&](std::int64_t count, const char* what) {
+    out.require(count % tp == 0, fmt::format("{} {} are not divisible by TP{}", count, what, tp));
+  };
+  divisible(config.attention_heads, "attention heads");
+  out.require(config.kv_heads % tp == 0 || tp % config.kv_heads == 0,
+              fmt::format("{} KV heads and TP{}: one must divide the other", config.kv_heads, tp));
+  divisible(config.mamba.heads, "Mamba heads");
+  out.require(config.mamba.groups <= 1 || config.mamba.groups % tp == 0,
+              fmt::format("{} Mamba groups are neither 1 nor divisible by TP{}", config.mamba.groups, tp));
+  divisible(config.gdn.key_heads, "linear-attention key heads");
+  divisible(config.gdn.value_heads, "linear-attention value heads");
+}
+
+void check_experts(const Config& config, const Options& options, Violations& out) {
+  const std::int64_t ep = options.sizes.ep;
+  if (config.experts == 0) {
+    out.require(ep == 1, fmt::format("EP{} on a model without experts; legal: EP1", ep));
+    return;
+  }
+  const std::int64_t ranks = options.moe_ranks();
+  out.require(ep == 1 || ep == ranks, fmt::format("EP{} must be 1 or the size of the expert group, {} ({})", ep, ranks,
+                                                  options.internal_data_parallel ? "DP x TP, data_parallel = internal"
+                                                                                 : "TP, data_parallel = engines"));
+  out.require(ep == 1 || config.experts >= ep, fmt::format("{} experts are fewer than EP{}", config.experts, ep));
+}
+
+/// What no rule about heads has named.
+void check_parameters(const model::Model& model, const Options& options, Violations& out) {
+  const layout::ParameterTable table(model);
+  for (const Parameter& parameter : parameters(model, options)) {
+    const bool expert = parameter.experts != layout::Experts::none;
+    if (expert && options.sizes.ep > 1) continue;
+    const std::int64_t size = expert ? options.moe_ranks() : options.sizes.tp;
+    const std::string what = indivisible(parameter, *table.first(parameter.components.front().role), size);
+    if (what.empty()) continue;
+    out.require(false,
+                fmt::format("{} are not divisible by {}", what,
+                            expert ? fmt::format("the {} ranks of the MoE group", size) : fmt::format("TP{}", size)));
+  }
+}
+
+}  // namespace
 
 std::vector<std::string> violations(const model::Model& model, const Options& options) {
-  const model::Config& config = model.config;
-  const std::int64_t tp = options.sizes.tp;
-  const std::int64_t dp = std::max<std::int64_t>(1, options.sizes.dp);
-  const std::int64_t ep = options.sizes.ep;
-  const std::int64_t moe_ranks = options.internal_data_parallel ? dp * tp : tp;
-  std::vector<std::string> out;
-  const auto violate = [&out](std::string text) { out.push_back("gen: " + std::move(text)); };
-
-  if (config.attention_heads % tp != 0)
-    violate(fmt::format("{} attention heads are not divisible by TP{}", config.attention_heads, tp));
-  if (config.kv_heads % tp != 0 && tp % config.kv_heads != 0) {
-    violate(fmt::format("{} KV heads and TP{}: one must divide the other", config.kv_heads, tp));
-  }
-  const std::int64_t padded = layout::round_up(config.vocab_size, 64);
-  if (padded % tp != 0)
-    violate(fmt::format("vocab_size {} padded to {} is not divisible by TP{}", config.vocab_size, padded, tp));
-
-  bool any_dense = false;
-  for (std::int64_t layer = 0; layer < config.layers; ++layer) any_dense |= !config.is_moe(layer);
-  if (any_dense && config.intermediate_size % tp != 0) {
-    violate(fmt::format("intermediate_size {} is not divisible by TP{}", config.intermediate_size, tp));
-  }
-  if (config.experts == 0) {
-    if (ep > 1) violate(fmt::format("EP{} on a model without experts; legal: EP1", ep));
-    return out;
-  }
-  if (ep != 1 && ep != moe_ranks) {
-    violate(fmt::format(
-        "EP{} must be 1 or the size of the expert group, {} ({})", ep, moe_ranks,
-        options.internal_data_parallel ? "DP x TP, data_parallel = internal" : "TP, data_parallel = engines"));
-  }
-  if (ep > 1 && config.experts < ep) violate(fmt::format("{} experts are fewer than EP{}", config.experts, ep));
-  if (ep == 1 && config.expert_intermediate_size % moe_ranks != 0) {
-    violate(fmt::format("moe_intermediate_size {} is not divisible by the {} ranks of the MoE group",
-                        config.expert_intermediate_size, moe_ranks));
-  }
-  return out;
+  Violations out;
+  check_heads(model.config, options.sizes.tp, out);
+  check_experts(model.config, options, out);
+  out.require(!options.mtp || model.config.mtp_layers > 0,
+              "mtp = true, but the model has no multi-token prediction layer; use false");
+  const layout::ParameterTable table(model);
+  out.require(options.moe_backend == MoeBackend::triton || !table.has(Role::interleaved_gate_up),
+              "interleaved experts are known for moe_backend = triton only");
+  if (out.empty()) check_parameters(model, options, out);
+  return out.take();
 }
 
 }  // namespace refit::gen

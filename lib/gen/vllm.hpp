@@ -1,12 +1,13 @@
 #pragma once
-// vLLM's local layouts (vLLM 0.33.0, before process_weights_after_loading, Triton MoE backend).
+// vLLM's local layouts (vLLM 0.33.0, as its loaders leave them: before process_weights_after_loading). What each
+// parameter is made of is in rules*.cpp; here is which rank stores it, and how it is called.
 //
-// Gen rank g = dp x TP + t, TP innermost. Rules, per rank: qkv_proj = [q heads | k | v], KV heads replicated when TP >
-// nkv (rank t holds KV head t div (TP / nkv)); gate_up_proj = [gate part; up part]; o_proj and down_proj are cut by
-// columns; the vocabulary is padded with zeros to a multiple of 64, then cut by rows; norms and the router are
-// replicated. Experts: w13_weight [E, 2 I, H] = per expert [gate; up], w2_weight [E, H, I]. Without EP each rank of the
-// MoE group (TP, or DP x TP with vLLM's internal data parallelism) holds its part of every expert's I; with EP whole
-// experts, linear placement.
+// Gen rank g = dp x TP + t, TP innermost. Linear layers are cut over TP. Experts are cut over the MoE group: TP, or DP
+// x TP with vLLM's own data parallelism: without EP each of its ranks holds its part of every expert's I, with EP whole
+// experts by linear placement. Shared experts are cut like a dense MLP, but whole with sequence-parallel MoE (EP, TP >
+// 1 and internal DP > 1).
+//
+// Names follow from Hugging Face's by vLLM's own renamings: a fused parameter takes the place of its tensors.
 
 #include <memory>
 #include <string>
@@ -17,11 +18,24 @@
 
 namespace refit::gen {
 
+/// How the engine keeps the weights of experts, which depends on the kernels that it picked.
+enum class MoeBackend : std::uint8_t {
+  triton,              ///< [gate; up], as loaded
+  flashinfer_cutlass,  ///< [up; gate]: the halves of gated experts are swapped after loading
+  flashinfer_trtllm    ///< a rank's part of I is rounded up to a multiple of 128; the rest is zero
+};
+
 /// What a case says of the gen side.
 struct Options {
   layout::Parallelism sizes;            ///< tp, dp, ep; dp = 0 means 1
   bool internal_data_parallel = false;  ///< experts are split over DP x TP
-  DType precision = DType::bf16;
+  DType precision = DType::bf16;        ///< but for what vLLM keeps in float32
+  bool mtp = false;                     ///< the drafter of multi-token prediction instead of the main model
+  MoeBackend moe_backend = MoeBackend::triton;
+
+  std::int64_t dp() const { return sizes.dp == 0 ? 1 : sizes.dp; }
+  /// Ranks that share the experts.
+  std::int64_t moe_ranks() const { return internal_data_parallel ? dp() * sizes.tp : sizes.tp; }
 };
 
 /// Every rule that `options` break for `model`, as sentences; empty if legal.

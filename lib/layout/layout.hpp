@@ -11,10 +11,12 @@
 
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/box.hpp"
+#include "core/format.hpp"
 #include "core/rank.hpp"
 #include "model/model.hpp"
 
@@ -49,11 +51,11 @@ struct Place {
   friend constexpr auto operator<=>(const Place&, const Place&) = default;
 };
 
-/// The box of a tensor that a rank stores, and where. Where the storage's dtype is not the tensor's, values are cast.
+/// The box of a tensor that a rank stores, where, and as what.
 struct Piece {
   Box box;
   Place place;
-  DType dtype = DType::bf16;  ///< of the storage
+  Format format;  ///< of the storage: values are cast, and converted where it says so
 };
 
 /// A part of a storage that belongs to no tensor and holds a constant, e.g. vocabulary padding.
@@ -77,6 +79,8 @@ class Layout {
   virtual std::int32_t stages() const = 0;
   /// Equal numbers promise equal boxes (not places) on all ranks, for tensors of one shape.
   virtual std::uint64_t placement_class(const Tensor& tensor) const = 0;
+  /// As what every rank stores `tensor`; nothing where none of this side stores any of it.
+  virtual std::optional<Format> format(const Tensor& tensor) const = 0;
   /// Appends the pieces of `tensor` on `rank`: disjoint boxes, in ascending order of their first index.
   virtual void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const = 0;
   /// The storage that a piece of `rank` names.

@@ -18,11 +18,8 @@ struct Axis {
   std::int64_t Parallelism::*size;
 };
 
-constexpr Axis kAxes[] = {{"TP", &Parallelism::tp},
-                          {"CP", &Parallelism::cp},
-                          {"EP", &Parallelism::ep},
-                          {"DP", &Parallelism::dp},
-                          {"PP", &Parallelism::pp}};
+constexpr Axis kAxes[] = {{"TP", &Parallelism::tp},   {"CP", &Parallelism::cp}, {"EP", &Parallelism::ep},
+                          {"ETP", &Parallelism::etp}, {"DP", &Parallelism::dp}, {"PP", &Parallelism::pp}};
 
 std::string_view trim(std::string_view text) {
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front())) != 0) text.remove_prefix(1);
@@ -30,10 +27,11 @@ std::string_view trim(std::string_view text) {
   return text;
 }
 
+/// The axis whose name `word` begins with.
 const Axis* find_axis(std::string_view word) {
-  if (word.size() < 2) return nullptr;
   std::string upper;
-  for (char c : word.substr(0, 2)) upper += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  for (char c : word.substr(0, word.find_first_of("0123456789")))
+    upper += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   for (const Axis& axis : kAxes) {
     if (axis.name == upper) return &axis;
   }
@@ -63,7 +61,7 @@ void for_each_word(std::string_view text, const Visit& visit) {
 void check_ranks(const Parallelism& parallelism, std::string_view text) {
   std::int64_t ranks = 1;
   for (const Axis& axis : kAxes) {
-    if (axis.name == "EP") continue;
+    if (axis.name.starts_with("E")) continue;  // experts share the ranks of the others
     const std::int64_t size = parallelism.*axis.size;
     ranks *= size == 0 ? 1 : size;
     if (ranks > kMaxRanks) fail_usage("layout \"{}\" has more than {} ranks", text, kMaxRanks);
@@ -78,11 +76,11 @@ Parallelism parse_parallelism(std::string_view text) {
   for_each_word(text, [&](std::string_view word) {
     const Axis* axis = find_axis(word);
     if (axis == nullptr) {
-      fail_usage("layout \"{}\": \"{}\" is none of TP, CP, EP, DP, PP with a number; write for instance TP2xPP2", text,
-                 word);
+      fail_usage("layout \"{}\": \"{}\" is none of TP, CP, EP, ETP, DP, PP with a number; write for instance TP2xPP2",
+                 text, word);
     }
     if (!seen.insert(axis->name).second) fail_usage("layout \"{}\" names {} twice", text, axis->name);
-    result.*(axis->size) = parse_size(word.substr(2), word, text);
+    result.*(axis->size) = parse_size(word.substr(axis->name.size()), word, text);
   });
   check_ranks(result, text);
   return result;
@@ -100,7 +98,8 @@ std::string to_string(const Parallelism& parallelism) {
 
 Parallelism with_data_parallel(Parallelism parallelism) {
   if (parallelism.dp == 0) {
-    parallelism.dp = parallelism.ep / std::gcd(parallelism.ep, parallelism.tp * parallelism.cp);
+    const std::int64_t experts = parallelism.ep * parallelism.etp;
+    parallelism.dp = experts / std::gcd(experts, parallelism.tp * parallelism.cp);
   }
   return parallelism;
 }

@@ -15,15 +15,16 @@ struct Parallelism {
   std::int64_t tp = 1;
   std::int64_t cp = 1;
   std::int64_t ep = 1;
-  std::int64_t dp = 0;  ///< 0 = absent: see `with_data_parallel`
+  std::int64_t etp = 1;  ///< expert tensor parallelism; train only
+  std::int64_t dp = 0;   ///< 0 = absent: see `with_data_parallel`
   std::int64_t pp = 1;
 
-  /// TP x CP x DP x PP, an absent DP counting as 1. EP shares the ranks of TP, CP and DP.
+  /// TP x CP x DP x PP, an absent DP counting as 1. EP and ETP share the ranks of TP, CP and DP.
   std::int64_t ranks() const { return tp * cp * pp * (dp == 0 ? 1 : dp); }
   friend constexpr bool operator==(const Parallelism&, const Parallelism&) = default;
 };
 
-/// Parses "TP2xPP2" or "TP3, DP2": axes TP, CP, EP, DP, PP in any order and case, separated by `x` or `,`,
+/// Parses "TP2xPP2" or "TP3, DP2": axes TP, CP, EP, ETP, DP, PP in any order and case, separated by `x` or `,`,
 /// values 1..65536. Errors (usage): an unknown or repeated axis, a value that is missing or out of range; the message
 /// quotes `text`.
 Parallelism parse_parallelism(std::string_view text);
@@ -31,7 +32,7 @@ Parallelism parse_parallelism(std::string_view text);
 /// "TP2xPP2": axes of size 1 are dropped; "TP1" where all are 1.
 std::string to_string(const Parallelism& parallelism);
 
-/// The same with an absent DP set to the smallest that lets EP divide TP x CP x DP.
+/// The same with an absent DP set to the smallest that lets EP x ETP divide TP x CP x DP.
 Parallelism with_data_parallel(Parallelism parallelism);
 
 }  // namespace refit::layout

@@ -78,7 +78,8 @@ ClassBoxes boxes_of(const Tensor& tensor, const Layout& source, const Layout& de
     for (const Holding& need : wanted) {
       const auto box = intersect(held.box, need.box);
       if (!box) continue;
-      result.entries.push_back({box->volume() * byte_size(held.dtype), devices_of(held.ranks, rates.ranks_per_device),
+      result.entries.push_back({box->volume() * byte_size(held.format.dtype),
+                                devices_of(held.ranks, rates.ranks_per_device),
                                 devices_of(need.ranks, rates.ranks_per_device),
                                 devices_of(held.ranks, ranks_per_domain), devices_of(need.ranks, ranks_per_domain)});
     }

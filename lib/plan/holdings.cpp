@@ -35,7 +35,7 @@ std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor) {
         // A rank may hold a box twice (a tied embedding and its second copy): it counts once.
         if (at->ranks.back() != Rank{r}) at->ranks.push_back(Rank{r});
       } else {
-        result.insert(at, {piece.box, piece.dtype, {Rank{r}}});
+        result.insert(at, {piece.box, piece.format, {Rank{r}}});
       }
     }
   }

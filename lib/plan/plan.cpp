@@ -17,7 +17,7 @@ End make_end(const layout::Layout& layout, const Tensor& tensor, Rank rank, cons
   scratch.clear();
   layout.pieces(tensor, rank, scratch);
   for (const Piece& piece : scratch) {
-    if (intersect(piece.box, part) == part) return {rank, place_of(piece, part), piece.dtype};
+    if (intersect(piece.box, part) == part) return {rank, place_of(piece, part), piece.format};
   }
   fail_runtime("internal error: rank {} does not hold {} of {}", to_int(rank), to_string(part), tensor.name);
 }
@@ -42,8 +42,10 @@ Sum128 hash(const Copy& copy, const std::string& tensor_name) {
   std::uint64_t seed = fold(fold(hash_name(tensor_name), copy.box.lower), copy.box.extent);
   seed = combine(seed, static_cast<std::uint64_t>(to_int(copy.source.rank)));
   seed = combine(seed, static_cast<std::uint64_t>(to_int(copy.destination.rank)));
-  seed = combine(
-      seed, static_cast<std::uint64_t>(copy.source.dtype) * 256 + static_cast<std::uint64_t>(copy.destination.dtype));
+  for (const Format& format : {copy.source.format, copy.destination.format}) {
+    seed =
+        combine(seed, static_cast<std::uint64_t>(format.dtype) * 256 + static_cast<std::uint64_t>(format.conversion));
+  }
   return {splitmix64(seed), splitmix64(~seed)};
 }
 
@@ -61,7 +63,7 @@ Planner::Class Planner::make_class(const Tensor& tensor) const {
   for (const Holding& held : from) {
     for (const Holding& wanted : to) {
       if (const auto box = intersect(held.box, wanted.box)) {
-        result.overlaps.push_back({*box, held.ranks, wanted.ranks, held.dtype, wanted.dtype});
+        result.overlaps.push_back({*box, held.ranks, wanted.ranks, held.format, wanted.format});
       }
     }
   }
@@ -97,12 +99,12 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     copy.box = box;
     copy.source = {overlap.holders[static_cast<std::size_t>((holder + turn + overlap.number) % holders)],
                    {},
-                   overlap.source_dtype};
-    copy.destination = {overlap.takers[static_cast<std::size_t>(taker)], {}, overlap.destination_dtype};
+                   overlap.source_format};
+    copy.destination = {overlap.takers[static_cast<std::size_t>(taker)], {}, overlap.destination_format};
     visit(copy);
   };
 
-  const std::int64_t bytes = overlap.box.volume() * byte_size(overlap.source_dtype);
+  const std::int64_t bytes = overlap.box.volume() * byte_size(overlap.source_format.dtype);
   const bool whole =
       takers % holders == 0 || overlap.box.extent.size() == 0 || bytes * takers < holders * kMinStripeBytes;
   if (whole) {

@@ -35,12 +35,12 @@ inline constexpr std::int64_t kMinStripeRows = 16;
 struct End {
   Rank rank{};
   Place place;
-  DType dtype = DType::bf16;
+  Format format;
   friend bool operator==(const End&, const End&) = default;
 };
 
-/// One strided copy between two ranks: `box` of tensor `tensor`, from `source` to `destination`, cast where the dtypes
-/// differ. The bytes on the wire are those of the source's dtype.
+/// One strided copy between two ranks: `box` of tensor `tensor`, from `source` to `destination`, converted where their
+/// formats differ. The bytes on the wire are those of the source's dtype.
 struct Copy {
   std::int32_t tensor = 0;  ///< index into the model's tensors
   Box box;
@@ -48,7 +48,7 @@ struct Copy {
   End destination;
 
   std::int64_t elements() const { return box.volume(); }
-  std::int64_t wire_bytes() const { return elements() * byte_size(source.dtype); }
+  std::int64_t wire_bytes() const { return elements() * byte_size(source.format.dtype); }
 };
 
 /// The copies in which one rank is source or destination, in the plan's order: by tensor, overlap, destination,
@@ -57,7 +57,7 @@ struct RankPlan {
   std::vector<Copy> copies;
 };
 
-/// 128-bit hash of a copy: tensor name, box, ranks and dtypes. A plan's hash is the sum over its copies.
+/// 128-bit hash of a copy: tensor name, box, ranks and formats. A plan's hash is the sum over its copies.
 Sum128 hash(const Copy& copy, const std::string& tensor_name);
 
 /// Computes the copies that take `tensors` from one layout to another. Keeps references to all three.
@@ -80,8 +80,8 @@ class Planner {
     Box box;
     std::vector<Rank> holders;
     std::vector<Rank> takers;
-    DType source_dtype = DType::bf16;
-    DType destination_dtype = DType::bf16;
+    Format source_format;
+    Format destination_format;
     std::int64_t number = 0;  ///< among the overlaps of its class
   };
   using ClassKey = std::tuple<Shape, DType, std::uint64_t, std::uint64_t>;
@@ -105,7 +105,7 @@ class Planner {
 /// A box of a tensor as one side stores it: who holds exactly this box.
 struct Holding {
   Box box;
-  DType dtype = DType::bf16;
+  Format format;
   std::vector<Rank> ranks;  ///< ascending
 };
 

@@ -39,34 +39,68 @@ bool whitelisted(std::string_view name, bool qkv_is_misc) {
   return ends_with_any(name, kWhitelist);
 }
 
-bool is_ffn(std::string_view name) {
+/// Mamba's and Gated DeltaNet's parameters but for their output projection.
+constexpr std::array<std::string_view, 12> kMixerInner{"in_proj.weight",
+                                                       "in_proj_qkv.weight",
+                                                       "in_proj_z.weight",
+                                                       "in_proj_b.weight",
+                                                       "in_proj_a.weight",
+                                                       "in_proj_qkvz.weight",
+                                                       "in_proj_ba.weight",
+                                                       "conv1d.weight",
+                                                       "conv1d.bias",
+                                                       ".A_log",
+                                                       ".D",
+                                                       ".dt_bias"};
+constexpr std::array<std::string_view, 3> kRouter{".gate.weight", ".router.weight", ".router.bias"};
+constexpr std::array<std::string_view, 3> kScales{"_scale_inv", "_scale", ".e_score_correction_bias"};
+
+bool blacklisted(std::string_view name, bool qkv_is_misc) {
+  if (qkv_is_misc && ends_with_any(name, kQkv)) return true;
+  return ends_with_any(name, kMixerInner) || ends_with_any(name, kRouter) || ends_with_any(name, kScales) ||
+         name.ends_with(".mixer.norm.weight") || name.ends_with(".linear_attn.norm.weight");
+}
+
+/// Interleaved experts end like packed ones, but upstream has no shard rule for them.
+bool is_ffn(const model::Tensor& tensor, std::int64_t decoder_layers) {
+  const std::string_view name = tensor.name;
   if (name.find("shared_expert") != std::string_view::npos || name.starts_with("mtp.")) return false;
-  return ends_with_any(name, kFfn) || ends_with_any(name, kPackedExperts);
+  if (tensor.layer >= decoder_layers) return false;
+  const bool packed = tensor.role == model::Role::packed_gate_up || tensor.role == model::Role::packed_down;
+  return ends_with_any(name, kFfn) || (packed && ends_with_any(name, kPackedExperts));
 }
 
 }  // namespace
 
 bool qkv_to_misc(Policy policy, std::int64_t kv_heads, std::int64_t train_tp, std::int64_t gen_tp) {
-  return policy == Policy::whitelist && kv_heads < std::max(train_tp, gen_tp);
+  const bool carves = policy == Policy::whitelist || policy == Policy::blacklist;
+  return carves && kv_heads < std::max(train_tp, gen_tp);
 }
 
-bool is_bulk(Policy policy, std::string_view name, bool known, bool qkv_is_misc) {
-  if (!known) return false;
+bool is_bulk(Policy policy, const model::Tensor& tensor, std::int64_t decoder_layers, bool qkv_is_misc) {
+  if (tensor.role == model::Role::unknown) return false;
   switch (policy) {
     case Policy::all: return true;
-    case Policy::whitelist: return whitelisted(name, qkv_is_misc);
-    case Policy::ffn: return is_ffn(name);
+    case Policy::whitelist: return whitelisted(tensor.name, qkv_is_misc);
+    case Policy::blacklist: return !blacklisted(tensor.name, qkv_is_misc);
+    case Policy::ffn: return is_ffn(tensor, decoder_layers);
   }
   return false;
 }
 
-Split split(const model::Model& model, Policy policy, DType precision, std::int64_t train_tp, std::int64_t gen_tp) {
+Split split(const model::Model& model, Policy policy, const layout::Layout& train, const layout::Layout& gen,
+            std::int64_t train_tp, std::int64_t gen_tp) {
   Split result;
   result.qkv_to_misc = qkv_to_misc(policy, model.config.kv_heads, train_tp, gen_tp);
   for (const model::Tensor& tensor : model.tensors) {
-    const bool known = tensor.role != model::Role::unknown;
-    const std::int64_t bytes = tensor.elements() * byte_size(known ? precision : tensor.dtype);
-    if (is_bulk(policy, tensor.name, known, result.qkv_to_misc)) {
+    const auto wanted = gen.format(tensor);
+    if (!wanted) continue;
+    const auto held = train.format(tensor);
+    const std::int64_t bytes = tensor.elements() * byte_size(held.value_or(*wanted).dtype);
+    if (!held) {
+      result.from_checkpoint.push_back(tensor);
+      result.payload.from_checkpoint_bytes += bytes;
+    } else if (is_bulk(policy, tensor, model.config.layers, result.qkv_to_misc)) {
       result.bulk.push_back(tensor);
       result.payload.bulk_bytes += bytes;
     } else {

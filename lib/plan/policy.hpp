@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "model/model.hpp"
+#include "layout/layout.hpp"
 
 namespace refit::plan {
 
@@ -13,29 +13,34 @@ namespace refit::plan {
 enum class Policy : std::uint8_t {
   all,        ///< every tensor whose layout is known on both sides
   whitelist,  ///< the original pull request's rule: known column, row, vocabulary and expert shard rules
+  blacklist,  ///< its first form: everything but routers, biases of routers, scales and Mamba's inner parameters
   ffn         ///< the merged upstream rule: gate, up and down projections and experts only
 };
 
-/// True where the whitelist sends q, k and v to misc: num_query_groups < max(train TP, gen TP).
+/// True where the whitelist, or the blacklist, sends q, k and v to misc: num_query_groups < max(train TP, gen TP).
 bool qkv_to_misc(Policy policy, std::int64_t kv_heads, std::int64_t train_tp, std::int64_t gen_tp);
 
-/// Whether the tensor of that Hugging Face name is bulk. `known`: it has a layout rule (Role is not unknown).
-/// Source of whitelist and ffn: NeMo-RL's classification on HF names, before and after its merge.
-bool is_bulk(Policy policy, std::string_view name, bool known, bool qkv_is_misc);
+/// Whether a tensor is bulk, by its Hugging Face name; one without a layout rule never is. `decoder_layers`: layers
+/// beyond are multi-token prediction, which `ffn` keeps on misc.
+/// Source: NeMo-RL's classification on HF names, before and after its merge.
+bool is_bulk(Policy policy, const model::Tensor& tensor, std::int64_t decoder_layers, bool qkv_is_misc);
 
-/// Payload of both paths: each tensor once, at its HF shape, in `precision` (unknown tensors in their own dtype).
+/// Payload of each path: each tensor once, at its HF shape, in train's dtype (of from_checkpoint: in gen's).
 struct Payload {
   std::int64_t bulk_bytes = 0;
   std::int64_t misc_bytes = 0;
+  std::int64_t from_checkpoint_bytes = 0;
 };
 
-/// The tensors of one path each, in model order.
+/// The tensors of each path, in model order. What gen does not store takes none.
 struct Split {
   std::vector<model::Tensor> bulk;
   std::vector<model::Tensor> misc;
+  std::vector<model::Tensor> from_checkpoint;  ///< stored by gen alone: loaded once, at prepare
   Payload payload;
   bool qkv_to_misc = false;
 };
-Split split(const model::Model& model, Policy policy, DType precision, std::int64_t train_tp, std::int64_t gen_tp);
+Split split(const model::Model& model, Policy policy, const layout::Layout& train, const layout::Layout& gen,
+            std::int64_t train_tp, std::int64_t gen_tp);
 
 }  // namespace refit::plan

@@ -49,10 +49,11 @@ std::vector<Box> boxes_of_flat_range(const Shape& shape, std::int64_t begin, std
   return out;
 }
 
-StreamLayout::StreamLayout(const std::vector<model::Tensor>& tensors, DType precision, std::int64_t buffer_bytes)
-    : capacity_(std::max<std::int64_t>(8, buffer_bytes)), precision_(precision) {
+StreamLayout::StreamLayout(const std::vector<model::Tensor>& tensors, const layout::Layout& source,
+                           std::int64_t buffer_bytes)
+    : capacity_(std::max<std::int64_t>(8, buffer_bytes)), source_(source) {
   for (const model::Tensor& tensor : tensors) {
-    const DType dtype = tensor.role == model::Role::unknown ? tensor.dtype : precision_;
+    const DType dtype = source_.format(tensor).value().dtype;
     if (static_cast<std::size_t>(tensor.index) >= parts_.size())
       parts_.resize(static_cast<std::size_t>(tensor.index) + 1);
     auto& parts = parts_[static_cast<std::size_t>(tensor.index)];
@@ -76,13 +77,14 @@ std::uint64_t StreamLayout::placement_class(const model::Tensor& tensor) const {
 }
 
 void StreamLayout::pieces(const model::Tensor& tensor, Rank /*rank*/, std::vector<layout::Piece>& out) const {
-  const DType dtype = tensor.role == model::Role::unknown ? tensor.dtype : precision_;
+  const Format format = source_.format(tensor).value();
   const Extents strides = row_major_strides(tensor.shape);
   for (const Part& part : parts_[static_cast<std::size_t>(tensor.index)]) {
     for (const Box& box : boxes_of_flat_range(tensor.shape, part.begin, part.count)) {
       const std::int64_t flat = offset_of(box.lower, strides);
-      out.push_back(
-          {box, {{part.buffer, -1, -1}, part.offset_bytes / byte_size(dtype) + flat - part.begin, strides}, dtype});
+      out.push_back({box,
+                     {{part.buffer, -1, -1}, part.offset_bytes / byte_size(format.dtype) + flat - part.begin, strides},
+                     format});
     }
   }
 }

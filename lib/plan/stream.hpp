@@ -13,12 +13,12 @@ namespace refit::plan {
 /// Elements [begin, begin + count) of a row-major tensor, as disjoint boxes in ascending order.
 std::vector<Box> boxes_of_flat_range(const Shape& shape, std::int64_t begin, std::int64_t count);
 
-/// The layout of the stream over buffers 0 .. buffers() - 1 on rank 0. Storage key: {buffer}. Tensors are stored in
-/// train's dtype, `precision` (unknown ones in their own).
+/// The layout of the stream over buffers 0 .. buffers() - 1 on rank 0. Storage key: {buffer}. Tensors are stored as
+/// `source` stores them, so that nothing is rounded on the way.
 class StreamLayout final : public layout::Layout {
  public:
-  /// `tensors` must outlive it. Buffers hold at least one element of every dtype (8 bytes).
-  StreamLayout(const std::vector<model::Tensor>& tensors, DType precision, std::int64_t buffer_bytes);
+  /// `source` stores all `tensors`, and must outlive it. Buffers hold at least one element of every dtype (8 bytes).
+  StreamLayout(const std::vector<model::Tensor>& tensors, const layout::Layout& source, std::int64_t buffer_bytes);
 
   std::int32_t buffers() const { return static_cast<std::int32_t>(fill_.size()); }
   /// Bytes used of one buffer.
@@ -28,6 +28,7 @@ class StreamLayout final : public layout::Layout {
   std::int32_t ranks() const override { return 1; }
   std::int32_t stage(Rank) const override { return 0; }
   std::int32_t stages() const override { return 1; }
+  std::optional<Format> format(const model::Tensor& tensor) const override { return source_.format(tensor); }
   std::uint64_t placement_class(const model::Tensor& tensor) const override;
   void pieces(const model::Tensor& tensor, Rank rank, std::vector<layout::Piece>& out) const override;
   layout::Storage storage(const layout::StorageKey& key, Rank rank) const override;
@@ -42,7 +43,7 @@ class StreamLayout final : public layout::Layout {
     std::int64_t offset_bytes;  ///< in the buffer
   };
   std::int64_t capacity_;
-  DType precision_;
+  const layout::Layout& source_;
   std::vector<std::int64_t> fill_;
   std::vector<std::vector<Part>> parts_;  ///< by tensor index
 };

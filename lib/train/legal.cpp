@@ -1,43 +1,68 @@
 #include <algorithm>
 #include <numeric>
 
-#include "train/megatron.hpp"
+#include "train/rules.hpp"
 
 namespace refit::train {
 namespace {
 
 using model::Config;
 
-void check_attention(const Config& config, std::int64_t tp, std::vector<std::string>& out) {
-  const std::int64_t nh = config.attention_heads;
+void check_heads(const model::Model& model, const Options& options, std::vector<std::string>& out) {
+  const Config& config = model.config;
+  const std::int64_t tp = options.sizes.tp;
+  const auto require = [&](bool legal, const char* what, std::int64_t count) {
+    if (!legal) out.push_back(fmt::format("train: {} {} are not divisible by TP{}", count, what, tp));
+  };
+  require(config.attention_heads % tp == 0, "attention heads", config.attention_heads);
   const std::int64_t nkv = config.kv_heads;
-  if (nh % tp != 0) out.push_back(fmt::format("train: {} attention heads are not divisible by TP{}", nh, tp));
   if (nkv % tp != 0 && tp % nkv != 0) {
     out.push_back(fmt::format("train: {} KV heads and TP{}: one must divide the other", nkv, tp));
   }
-  const std::int64_t fused_rows = (nh + 2 * nkv) * config.head_dim;
-  if (fused_rows % tp != 0)
-    out.push_back(fmt::format("train: linear_qkv's {} rows are not divisible by TP{}", fused_rows, tp));
+  require(config.mamba.heads % tp == 0, "Mamba heads", config.mamba.heads);
+  require(config.mamba.groups % tp == 0, "Mamba groups", config.mamba.groups);
+  require(config.gdn.key_heads % tp == 0, "linear-attention key heads", config.gdn.key_heads);
+  require(config.gdn.value_heads % tp == 0, "linear-attention value heads", config.gdn.value_heads);
 }
 
-void check_mlp(const Config& config, std::int64_t tp, std::int64_t ep, std::vector<std::string>& out) {
-  bool any_dense = false;
-  for (std::int64_t layer = 0; layer < config.layers; ++layer) any_dense |= !config.is_moe(layer);
-  if (any_dense && config.intermediate_size % tp != 0) {
-    out.push_back(fmt::format("train: intermediate_size {} is not divisible by TP{}", config.intermediate_size, tp));
+void check_experts(const Config& config, const layout::Parallelism& sizes, std::vector<std::string>& out) {
+  if (config.experts == 0 && sizes.ep * sizes.etp > 1) {
+    out.push_back(
+        fmt::format("train: EP{} and ETP{} on a model without experts; legal: EP1, ETP1", sizes.ep, sizes.etp));
   }
-  if (config.experts == 0 && ep > 1)
-    out.push_back(fmt::format("train: EP{} on a model without experts; legal: EP1", ep));
-  if (config.experts > 0 && config.experts % ep != 0) {
-    out.push_back(fmt::format("train: {} experts are not divisible by EP{}", config.experts, ep));
+  if (config.experts > 0 && config.experts % sizes.ep != 0) {
+    out.push_back(fmt::format("train: {} experts are not divisible by EP{}", config.experts, sizes.ep));
+  }
+  const std::int64_t per_stage = sizes.tp * sizes.cp * sizes.dp;
+  const std::int64_t experts = sizes.ep * sizes.etp;
+  if (per_stage % experts != 0) {
+    out.push_back(fmt::format(
+        "train: EP{}{} does not divide the {} ranks of a stage (TP x CP x DP); legal with DP = a multiple of {}",
+        sizes.ep, sizes.etp > 1 ? fmt::format(" x ETP{}", sizes.etp) : "", per_stage,
+        experts / std::gcd(experts, sizes.tp * sizes.cp)));
   }
 }
 
-void check_vocabulary(const Config& config, const Options& options, std::int64_t tp, std::vector<std::string>& out) {
-  if (options.make_vocab_size_divisible_by == 0 && config.vocab_size % tp != 0) {
-    out.push_back(fmt::format("train: vocab_size {} is not divisible by TP{}; set train.make_vocab_size_divisible_by",
-                              config.vocab_size, tp));
+/// What no rule about heads has named.
+void check_parameters(const model::Model& model, const Options& options, std::vector<std::string>& out) {
+  const layout::ParameterTable first(model);
+  for (const layout::Parameter& parameter : parameters(model, options)) {
+    const bool expert = parameter.experts != layout::Experts::none;
+    const std::int64_t size = expert ? options.sizes.etp : options.sizes.tp;
+    const std::string what = indivisible(parameter, *first.first(parameter.components.front().role), size);
+    if (what.empty()) continue;
+    const bool vocabulary = parameter.padded_rows > 0;
+    out.push_back(fmt::format("train: {} are not divisible by {}TP{}{}", what, expert ? "E" : "", size,
+                              vocabulary ? "; set train.make_vocab_size_divisible_by" : ""));
   }
+}
+
+void check_prediction(const Config& config, std::int64_t stages, std::vector<std::string>& out) {
+  if (config.mtp_layers == 0 || !config.tied || stages == 1) return;
+  out.push_back(fmt::format(
+      "train: a tied model with {} MTP layers and PP{}: the last stage's embedding and output layer have no rule; "
+      "legal: PP1",
+      config.mtp_layers, stages));
 }
 
 }  // namespace
@@ -87,17 +112,13 @@ std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& optio
 
 std::vector<std::string> violations(const model::Model& model, const Options& options) {
   std::vector<std::string> out;
-  const layout::Parallelism sizes = layout::with_data_parallel(options.sizes);
-  check_attention(model.config, sizes.tp, out);
-  check_mlp(model.config, sizes.tp, sizes.ep, out);
-  check_vocabulary(model.config, options, sizes.tp, out);
-  const std::int64_t per_stage = sizes.tp * sizes.cp * sizes.dp;
-  if (per_stage % sizes.ep != 0) {
-    out.push_back(fmt::format(
-        "train: EP{} does not divide the {} ranks of a stage (TP x CP x DP); legal with DP = a multiple of {}",
-        sizes.ep, per_stage, sizes.ep / std::gcd(sizes.ep, sizes.tp * sizes.cp)));
-  }
-  split_stages(model.config.layers, options, out);
+  Options complete = options;
+  complete.sizes = layout::with_data_parallel(options.sizes);
+  check_heads(model, complete, out);
+  check_experts(model.config, complete.sizes, out);
+  check_prediction(model.config, complete.sizes.pp, out);
+  if (out.empty()) check_parameters(model, complete, out);
+  split_stages(model.config.layers, complete, out);
   return out;
 }
 

@@ -27,7 +27,8 @@ class Direct final : public Executor {
       if (!mapped[peer]) {
         unmapped.push_back(copy);
       } else if (me.side == Side::destination) {
-        append(places[peer], me.destination.address(copy.destination.place, copy.destination.dtype) - peers.local());
+        append(places[peer],
+               me.destination.address(copy.destination.place, copy.destination.format.dtype) - peers.local());
       }
     }
     const std::vector<Control::Bytes> received = world.exchange(places);
@@ -81,7 +82,7 @@ class Direct final : public Executor {
       const auto p = static_cast<std::size_t>(peer);
       if (!mapped[p]) continue;
       REFIT_ASSERT(next[p] < offsets[p].size());
-      tiles.push_back(make_tile(copy, me.source.address(copy.source.place, copy.source.dtype),
+      tiles.push_back(make_tile(copy, me.source.address(copy.source.place, copy.source.format.dtype),
                                 peers_.map(peer) + offsets[p][next[p]++]));
     }
     table_ = kernels::CopyTable(space_, tiles);

@@ -100,7 +100,7 @@ std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, cons
 /// `gather`: communicator of the source ranks (rank = source rank; nullptr on destination ranks). `stream`:
 /// communicator of source rank 0 followed by the destination ranks (nullptr on other source ranks).
 std::unique_ptr<Executor> make_misc(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream,
-                                    const Endpoint& me, const std::vector<model::Tensor>& tensors, DType precision,
+                                    const Endpoint& me, const std::vector<model::Tensor>& tensors,
                                     const plan::Layout& source, const plan::Layout& destination,
                                     std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress);
 

@@ -14,7 +14,7 @@ struct Broadcast {
   std::int32_t stage = 0;
   Rank holder{};
   Box box;
-  DType dtype = DType::bf16;
+  Format format;
 };
 
 /// What this rank does for one broadcast.
@@ -32,7 +32,7 @@ struct Step {
 void append_parts(const Broadcast& whole, std::vector<Broadcast>& out) {
   const std::int64_t rows = whole.box.extent.size() == 0 ? 1 : whole.box.extent[0];
   const std::int64_t row_bytes =
-      std::max<std::int64_t>(1, whole.box.volume() / std::max<std::int64_t>(1, rows) * byte_size(whole.dtype));
+      std::max<std::int64_t>(1, whole.box.volume() / std::max<std::int64_t>(1, rows) * byte_size(whole.format.dtype));
   const std::int64_t step = std::max<std::int64_t>(1, kGoldenPartBytes / row_bytes);
   for (std::int64_t done = 0; done < rows; done += step) {
     Broadcast part = whole;
@@ -52,7 +52,7 @@ std::vector<Broadcast> all_broadcasts(const std::vector<model::Tensor>& tensors,
     for (const plan::Holding& holding : plan::holdings(source, tensor)) {
       const Rank holder = holding.ranks.front();
       const std::int32_t stage = source.stage(holder);
-      append_parts({tensor.index, stage, holder, holding.box, holding.dtype},
+      append_parts({tensor.index, stage, holder, holding.box, holding.format},
                    by_stage[static_cast<std::size_t>(stage)]);
     }
   }
@@ -79,7 +79,7 @@ class Golden final : public Executor {
       : space_(space), progress_(progress) {
     const std::vector<Broadcast> order = all_broadcasts(tensors, source, tuning.streams);
     std::int64_t largest = 0;
-    for (const Broadcast& b : order) largest = std::max(largest, b.box.volume() * byte_size(b.dtype));
+    for (const Broadcast& b : order) largest = std::max(largest, b.box.volume() * byte_size(b.format.dtype));
     slot_bytes_ = (largest + 63) / 64 * 64;
     slots_ = static_cast<std::size_t>(std::max<std::int64_t>(1, tuning.streams));
     staging_.resize(static_cast<std::size_t>(slot_bytes_) * slots_);
@@ -94,7 +94,7 @@ class Golden final : public Executor {
                 broadcast.tensor,
                 broadcast.stage,
                 routes.source_peer(broadcast.holder),
-                broadcast.box.volume() * byte_size(broadcast.dtype),
+                broadcast.box.volume() * byte_size(broadcast.format.dtype),
                 {},
                 {}};
       const model::Tensor& tensor = *by_index.at(broadcast.tensor);
@@ -139,8 +139,8 @@ class Golden final : public Executor {
     std::vector<kernels::Tile> tiles;
     for_each_part(tensor, source, me.rank, broadcast.box, [&](const layout::Piece& piece, const Box& part) {
       if (!tiles.empty()) return;  // the box is stored twice on this rank (tied): once is enough
-      tiles.push_back({me.source.address(place_of(piece, part), piece.dtype), slot, part.extent, piece.place.strides,
-                       row_major_strides(part.extent), piece.dtype, piece.dtype});
+      tiles.push_back({me.source.address(place_of(piece, part), piece.format.dtype), slot, part.extent,
+                       piece.place.strides, row_major_strides(part.extent), piece.format.dtype, piece.format.dtype});
     });
     return kernels::CopyTable(space_, tiles);
   }
@@ -150,9 +150,10 @@ class Golden final : public Executor {
     std::vector<kernels::Tile> tiles;
     const Extents strides = row_major_strides(broadcast.box.extent);
     for_each_part(tensor, destination, me.rank, broadcast.box, [&](const layout::Piece& piece, const Box& part) {
-      const std::int64_t first = offset_of(relative(part, broadcast.box), strides) * byte_size(broadcast.dtype);
-      tiles.push_back({slot + first, me.destination.address(place_of(piece, part), piece.dtype), part.extent, strides,
-                       piece.place.strides, broadcast.dtype, piece.dtype});
+      const std::int64_t first = offset_of(relative(part, broadcast.box), strides) * byte_size(broadcast.format.dtype);
+      tiles.push_back({slot + first, me.destination.address(place_of(piece, part), piece.format.dtype), part.extent,
+                       strides, piece.place.strides, broadcast.format.dtype, piece.format.dtype,
+                       transform(broadcast.format.conversion, piece.format.conversion)});
     });
     return kernels::CopyTable(space_, tiles);
   }

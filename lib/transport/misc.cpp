@@ -16,12 +16,12 @@ constexpr std::size_t kBuffers = 2;
 class MiscStream final : public Executor {
  public:
   MiscStream(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream, const Endpoint& me,
-             const std::vector<model::Tensor>& tensors, DType precision, const plan::Layout& source,
-             const plan::Layout& destination, std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress)
+             const std::vector<model::Tensor>& tensors, const plan::Layout& source, const plan::Layout& destination,
+             std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress)
       : space_(space),
         stream_(stream),
         progress_(progress),
-        layout_(tensors, precision, buffer_bytes),
+        layout_(tensors, source, buffer_bytes),
         root_(me.side == Side::source && to_int(me.rank) == 0) {
     if (stream_ != nullptr) allocate(tensors);
     if (me.side == Side::source) make_gathers(*gather, me, tensors, source, tuning);
@@ -118,9 +118,10 @@ class MiscStream final : public Executor {
       for (const layout::Piece& piece : wanted) {
         const auto box = intersect(part.box, piece.box);
         if (!box) continue;
-        const std::byte* from = slot(buffer) + place_of(part, *box).offset * byte_size(part.dtype);
-        tiles[buffer].push_back({from, me.destination.address(place_of(piece, *box), piece.dtype), box->extent,
-                                 part.place.strides, piece.place.strides, part.dtype, piece.dtype});
+        const std::byte* from = slot(buffer) + place_of(part, *box).offset * byte_size(part.format.dtype);
+        tiles[buffer].push_back({from, me.destination.address(place_of(piece, *box), piece.format.dtype), box->extent,
+                                 part.place.strides, piece.place.strides, part.format.dtype, piece.format.dtype,
+                                 transform(part.format.conversion, piece.format.conversion)});
       }
     });
     for (const auto& table : tiles) places_.emplace_back(space_, table);
@@ -151,11 +152,11 @@ class MiscStream final : public Executor {
 }  // namespace
 
 std::unique_ptr<Executor> make_misc(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream,
-                                    const Endpoint& me, const std::vector<model::Tensor>& tensors, DType precision,
+                                    const Endpoint& me, const std::vector<model::Tensor>& tensors,
                                     const plan::Layout& source, const plan::Layout& destination,
                                     std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress) {
-  return std::make_unique<MiscStream>(space, gather, stream, me, tensors, precision, source, destination, buffer_bytes,
-                                      tuning, progress);
+  return std::make_unique<MiscStream>(space, gather, stream, me, tensors, source, destination, buffer_bytes, tuning,
+                                      progress);
 }
 
 }  // namespace refit::transport

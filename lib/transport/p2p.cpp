@@ -121,8 +121,8 @@ class BatchBuilder {
     if (staged && sending) pack_.push_back(pack_tile(copy, me_.source, wire));
     if (staged && !sending) unpack_.push_back(unpack_tile(copy, wire, me_.destination));
     if (!staged) {
-      wire = sending ? me_.source.address(copy.source.place, copy.source.dtype)
-                     : me_.destination.address(copy.destination.place, copy.destination.dtype);
+      wire = sending ? me_.source.address(copy.source.place, copy.source.format.dtype)
+                     : me_.destination.address(copy.destination.place, copy.destination.format.dtype);
     }
     batch_.messages.push_back(
         {sending ? Message::Kind::send : Message::Kind::receive,
@@ -192,8 +192,8 @@ class P2p final : public Executor {
   void make_local_table(const Endpoint& me) {
     std::vector<kernels::Tile> tiles;
     for (const plan::Copy& copy : local_) {
-      tiles.push_back(make_tile(copy, me.source.address(copy.source.place, copy.source.dtype),
-                                me.destination.address(copy.destination.place, copy.destination.dtype)));
+      tiles.push_back(make_tile(copy, me.source.address(copy.source.place, copy.source.format.dtype),
+                                me.destination.address(copy.destination.place, copy.destination.format.dtype)));
     }
     local_table_ = kernels::CopyTable(space_, tiles);
     local_.clear();

@@ -40,7 +40,7 @@ void cut(const Box& box, std::int64_t limit, std::vector<Box>& out) {
 }
 
 bool follows(const End& previous, std::int64_t elements, const End& next) {
-  return previous.place.storage == next.place.storage && previous.dtype == next.dtype &&
+  return previous.place.storage == next.place.storage && previous.format == next.format &&
          previous.place.offset + elements == next.place.offset;
 }
 
@@ -51,14 +51,14 @@ std::vector<Segment> make_segments(const std::vector<Copy>& copies, std::int64_t
   std::map<std::pair<Rank, Rank>, std::size_t> last_plain;  // the pair's last segment, while it can be continued
   std::vector<Box> boxes;
   for (const Copy& copy : copies) {
-    const bool cast = copy.source.dtype != copy.destination.dtype;
+    const bool cast = copy.source.format != copy.destination.format;
     const bool plain_source = contiguous(copy, copy.source);
     const bool plain_destination = contiguous(copy, copy.destination) && !cast;
     const auto pair = std::pair(copy.source.rank, copy.destination.rank);
     const bool plain = plain_source && plain_destination;
     if (const auto found = last_plain.find(pair); plain && found != last_plain.end()) {
       Segment& before = out[found->second];
-      const std::int64_t elements = before.bytes / byte_size(copy.source.dtype);
+      const std::int64_t elements = before.bytes / byte_size(copy.source.format.dtype);
       if (before.bytes + copy.wire_bytes() <= kMaxMessageBytes && follows(before.copy.source, elements, copy.source) &&
           follows(before.copy.destination, elements, copy.destination)) {
         before.bytes += copy.wire_bytes();
@@ -67,8 +67,8 @@ std::vector<Segment> make_segments(const std::vector<Copy>& copies, std::int64_t
     }
     boxes.clear();
     cut(copy.box,
-        std::max<std::int64_t>(
-            1, (plain ? kMaxMessageBytes : std::min(chunk_bytes, kMaxMessageBytes)) / byte_size(copy.source.dtype)),
+        std::max<std::int64_t>(1, (plain ? kMaxMessageBytes : std::min(chunk_bytes, kMaxMessageBytes)) /
+                                      byte_size(copy.source.format.dtype)),
         boxes);
     for (const Box& box : boxes) {
       const Copy part = part_of(copy, box);

@@ -7,6 +7,11 @@
 
 namespace refit::transport {
 
+/// What a copy does to each value beside the cast.
+inline Transform transform_of(const plan::Copy& copy) {
+  return transform(copy.source.format.conversion, copy.destination.format.conversion);
+}
+
 /// A strided copy from `source` to `destination` (addresses of the box's first element).
 inline kernels::Tile make_tile(const plan::Copy& copy, const std::byte* source, std::byte* destination) {
   return {source,
@@ -14,30 +19,32 @@ inline kernels::Tile make_tile(const plan::Copy& copy, const std::byte* source, 
           copy.box.extent,
           copy.source.place.strides,
           copy.destination.place.strides,
-          copy.source.dtype,
-          copy.destination.dtype};
+          copy.source.format.dtype,
+          copy.destination.format.dtype,
+          transform_of(copy)};
 }
 
-/// From the source's storage into `wire`, contiguous, in the source's dtype.
+/// From the source's storage into `wire`, contiguous, in the source's format.
 inline kernels::Tile pack_tile(const plan::Copy& copy, const LocalMemory& source, std::byte* wire) {
-  return {source.address(copy.source.place, copy.source.dtype),
+  return {source.address(copy.source.place, copy.source.format.dtype),
           wire,
           copy.box.extent,
           copy.source.place.strides,
           row_major_strides(copy.box.extent),
-          copy.source.dtype,
-          copy.source.dtype};
+          copy.source.format.dtype,
+          copy.source.format.dtype};
 }
 
-/// From `wire`, contiguous in the source's dtype, into the destination's storage.
+/// From `wire`, contiguous in the source's format, into the destination's storage.
 inline kernels::Tile unpack_tile(const plan::Copy& copy, const std::byte* wire, const LocalMemory& destination) {
   return {wire,
-          destination.address(copy.destination.place, copy.destination.dtype),
+          destination.address(copy.destination.place, copy.destination.format.dtype),
           copy.box.extent,
           row_major_strides(copy.box.extent),
           copy.destination.place.strides,
-          copy.source.dtype,
-          copy.destination.dtype};
+          copy.source.format.dtype,
+          copy.destination.format.dtype,
+          transform_of(copy)};
 }
 
 }  // namespace refit::transport

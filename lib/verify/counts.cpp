@@ -23,7 +23,7 @@ std::uint64_t bits_at(const LocalMemory& local, const kernels::Region& region, c
   const Box box{index, Extents::filled(index.size(), 1)};
   one.data += offset_of(relative(box, region.box), region.strides) * byte_size(region.dtype);
   one.box = box;
-  const Bytes bytes = local.copy_out(one, region.dtype);
+  const Bytes bytes = local.copy_out(one, Transform::none, region.dtype);
   std::uint64_t bits = 0;
   std::memcpy(&bits, bytes.data(), bytes.size());
   return bits;
@@ -51,15 +51,15 @@ void compare_chunk(const LocalMemory& local, const model::Tensor& tensor, const 
     const auto common = intersect(local.piece(finding.index).piece.box, chunk);
     if (!common) continue;
     const kernels::Region region = local.region(finding.index, *common);
-    Bytes expected =
-        local.copy_out(region_in(truth, local.as(tensor.index), tensor.shape, chunk, *common), region.dtype);
+    Bytes expected = local.copy_out(region_in(truth, local.as(tensor.index).dtype, tensor.shape, chunk, *common),
+                                    Transform::none, region.dtype);
     compare(local, region, expected, row_major_strides(tensor.shape), 0, finding);
   }
 }
 
 std::vector<Finding> count_tensor(const LocalMemory& local, const Suspect& suspect) {
   const model::Tensor& tensor = local.tensor(suspect.tensor);
-  const DType as = local.as(suspect.tensor);
+  const DType as = local.as(suspect.tensor).dtype;
   std::vector<Finding> findings;
   const auto [first, last] = local.pieces_of(suspect.tensor);
   for (std::int32_t p = first; p < last && local.is_gen(); ++p) findings.push_back({.index = p});
@@ -67,7 +67,10 @@ std::vector<Finding> count_tensor(const LocalMemory& local, const Suspect& suspe
     for (const Box& chunk : chunks(source.box, kChunkBytes / byte_size(as))) {
       Bytes truth;
       const bool mine = source.holder.world_rank == local.world.rank();
-      if (mine) truth = local.copy_out(local.region(source.holder.piece, chunk), as);
+      if (mine) {
+        const std::int32_t piece = source.holder.piece;
+        truth = local.copy_out(local.region(piece, chunk), local.transform_of(local.piece(piece)), as);
+      }
       truth = local.world.broadcast(std::move(truth), source.holder.world_rank);
       compare_chunk(local, tensor, chunk, truth, findings);
     }

@@ -7,9 +7,11 @@ Facts facts_of(const std::vector<model::Tensor>& tensors, const Ledger& train, c
   for (const model::Tensor& tensor : tensors) {
     const auto in_gen = gen.boxes(tensor.index);
     const auto in_train = train.boxes(tensor.index);
-    facts.compared_as.push_back(in_gen.empty() ? tensor.dtype : in_gen[0].dtype);
+    const Format elsewhere = in_train.empty() ? Format(tensor.dtype) : in_train[0].format;
+    facts.compared_as.push_back(in_gen.empty() ? elsewhere : in_gen[0].format);
     if (in_gen.empty() || in_train.empty() || tensor.shape.size() < 2) continue;
-    if (is_castable(in_gen[0].dtype) && is_castable(in_train[0].dtype)) facts.measured.push_back(tensor.index);
+    if (is_castable(in_gen[0].format.dtype) && is_castable(in_train[0].format.dtype))
+      facts.measured.push_back(tensor.index);
   }
   return facts;
 }

@@ -10,7 +10,7 @@ namespace refit::verify {
 
 /// The same on all ranks.
 struct Facts {
-  std::vector<DType> compared_as;  ///< by tensor: gen's storage dtype; the tensor's own where gen does not store it
+  std::vector<Format> compared_as;  ///< by tensor: as gen stores it; as train does, or the file, where gen does not
   std::vector<std::int32_t>
       measured;  ///< tensors that have a KL: stored by both sides, castable, two or more dimensions
 };

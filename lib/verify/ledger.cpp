@@ -6,7 +6,7 @@ namespace refit::verify {
 namespace {
 
 struct Entry {
-  DType dtype = DType::bf16;
+  Format format;
   std::vector<Holder> holders;
 };
 
@@ -38,12 +38,12 @@ Ledger::Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& t
       layout.pieces(tensor, Rank{rank}, pieces);
       for (const layout::Piece& piece : pieces) {
         Entry& entry = entries[piece.box];
-        if (entry.holders.empty()) entry.dtype = piece.dtype;
+        if (entry.holders.empty()) entry.format = piece.format;
         entry.holders.push_back({first_world_rank + rank, pieces_by_rank_[static_cast<std::size_t>(rank)]++});
       }
     }
     for (const auto& [box, entry] : entries) {
-      boxes_.push_back({box, entry.dtype, static_cast<std::int64_t>(holders_.size()),
+      boxes_.push_back({box, entry.format, static_cast<std::int64_t>(holders_.size()),
                         static_cast<std::int64_t>(entry.holders.size())});
       holders_.insert(holders_.end(), entry.holders.begin(), entry.holders.end());
     }

@@ -21,8 +21,8 @@ struct Holder {
 /// A distinct box of a tensor on one side.
 struct HeldBox {
   Box box;
-  DType dtype = DType::bf16;  ///< of its first holder's storage
-  std::int64_t first = 0;     ///< its holders, in the ledger's list
+  Format format;           ///< of its first holder's storage
+  std::int64_t first = 0;  ///< its holders, in the ledger's list
   std::int64_t count = 0;
 };
 

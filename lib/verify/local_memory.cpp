@@ -13,7 +13,7 @@ kernels::Region region_of(const RankView& view, const layout::LocalPiece& piece,
                           const Box& box) {
   const layout::Place place = layout::place_of(piece.piece, box);
   std::byte* storage = view.storages[static_cast<std::size_t>(piece.storage)];
-  return {element(storage, piece.piece.dtype, place.offset), piece.piece.dtype, box, tensor.shape, place.strides};
+  return {element(storage, piece.piece.format.dtype, place.offset), piece.piece.format.dtype, box, tensor.shape, place.strides};
 }
 
 kernels::Region region_of(const RankView& view, const layout::LocalLayout::LocalFill& fill) {
@@ -37,11 +37,11 @@ kernels::Region LocalMemory::region(std::int32_t piece_index, const Box& box) co
   return region_of(view, mine, tensor(mine.tensor), box);
 }
 
-Bytes LocalMemory::copy_out(const kernels::Region& region, DType to) const {
+Bytes LocalMemory::copy_out(const kernels::Region& region, Transform transform, DType to) const {
   Bytes result(static_cast<std::size_t>(region.box.volume() * byte_size(to)));
   const kernels::Tile tile{
       region.data, result.data(), region.box.extent, region.strides, row_major_strides(region.box.extent), region.dtype,
-      to};
+      to,          transform};
   kernels::CopyTable(space, {&tile, 1}).run(space);
   space.fence();
   return result;

@@ -17,21 +17,25 @@ struct LocalMemory {
   RankView view;
   transport::Control& world;
   const kernels::ExecutionSpace& space;
-  std::vector<DType> compared_as;  ///< by tensor: gen's storage dtype (the tensor's own where gen does not store it)
+  std::vector<Format> compared_as;  ///< by tensor: as gen stores it (as train does where gen does not)
 
   const model::Tensor& tensor(std::int32_t index) const { return model.tensors[static_cast<std::size_t>(index)]; }
   const layout::LocalPiece& piece(std::int32_t index) const {
     return view.layout->pieces[static_cast<std::size_t>(index)];
   }
-  DType as(std::int32_t tensor_index) const { return compared_as[static_cast<std::size_t>(tensor_index)]; }
+  const Format& as(std::int32_t tensor_index) const { return compared_as[static_cast<std::size_t>(tensor_index)]; }
+  /// What takes the values of a piece to those that are compared, beside a cast.
+  Transform transform_of(const layout::LocalPiece& piece) const {
+    return transform(piece.piece.format.conversion, as(piece.tensor).conversion);
+  }
   bool is_gen() const { return view.group == Group::gen; }
 
   /// Indices of the first piece of a tensor and of the piece after its last.
   std::pair<std::int32_t, std::int32_t> pieces_of(std::int32_t tensor_index) const;
   /// The part `box` of a piece, where it is stored.
   kernels::Region region(std::int32_t piece_index, const Box& box) const;
-  /// The elements of a region as `to`, contiguous in row-major order.
-  Bytes copy_out(const kernels::Region& region, DType to) const;
+  /// The elements of a region, transformed, as `to`: contiguous in row-major order.
+  Bytes copy_out(const kernels::Region& region, Transform transform, DType to) const;
 };
 
 /// `part` of a contiguous array that holds `whole`, as a region.

@@ -1,13 +1,16 @@
 #include "verify/probe.hpp"
 
 #include "verify/chunks.hpp"
+#include "verify/halves.hpp"
 #include "verify/kl.hpp"
 
 namespace refit::verify {
 namespace {
 
-std::int64_t columns_of(const model::Tensor& tensor) { return tensor.shape[tensor.shape.size() - 1]; }
-std::int64_t rows_of(const model::Tensor& tensor) { return tensor.elements() / columns_of(tensor); }
+std::int64_t rows_of(const model::Tensor& tensor) {
+  const Shape shape = tensor.file_shape();
+  return tensor.elements() / shape[shape.size() - 1];
+}
 
 /// The tensors of one reduction and their sums: train's rows of all of them, then gen's.
 struct Batch {
@@ -21,8 +24,8 @@ void add_wrapping(std::int64_t& to, std::int64_t value) {
 }
 
 /// Adds one region's row sums to those of the whole tensor.
-void add_region(const LocalMemory& local, const kernels::Region& region, std::uint64_t seed,
-                std::span<std::int64_t> tensor_rows) {
+void add_rows(const LocalMemory& local, const kernels::Region& region, std::uint64_t seed,
+              std::span<std::int64_t> tensor_rows) {
   const int last = region.box.extent.size() - 1;
   std::vector<std::int64_t> rows(static_cast<std::size_t>(region.box.volume() / region.box.extent[last]), 0);
   kernels::signed_row_sums(local.space, region, seed, rows.data());
@@ -40,18 +43,23 @@ void add_region(const LocalMemory& local, const kernels::Region& region, std::ui
   }
 }
 
+void add_region(const LocalMemory& local, const kernels::Region& region, std::uint64_t seed,
+                std::span<std::int64_t> tensor_rows) {
+  for (const Half& half : halves(region)) add_rows(local, half.region, seed + half.number, tensor_rows);
+}
+
 /// The same for a piece; converted first where the two sides store different dtypes, so that equal bits give equal
 /// sums.
 void add_piece(const LocalMemory& local, std::int32_t piece, std::uint64_t seed, std::span<std::int64_t> tensor_rows) {
   const layout::LocalPiece& mine = local.piece(piece);
   const model::Tensor& tensor = local.tensor(mine.tensor);
-  const DType as = local.as(mine.tensor);
-  if (mine.piece.dtype == as) {
+  const DType as = local.as(mine.tensor).dtype;
+  if (mine.piece.format == local.as(mine.tensor)) {
     add_region(local, local.region(piece, mine.piece.box), seed, tensor_rows);
     return;
   }
   for (const Box& chunk : chunks(mine.piece.box, kChunkBytes / byte_size(as))) {
-    Bytes converted = local.copy_out(local.region(piece, chunk), as);
+    Bytes converted = local.copy_out(local.region(piece, chunk), local.transform_of(mine), as);
     add_region(local, region_in(converted, as, tensor.shape, chunk, chunk), seed, tensor_rows);
   }
 }
@@ -80,7 +88,8 @@ struct Total {
 
 void add_matrices(const model::Tensor& tensor, std::span<const std::int64_t> train, std::span<const std::int64_t> gen,
                   Total& total) {
-  const auto rows = static_cast<std::size_t>(tensor.shape[tensor.shape.size() - 2]);
+  const Shape shape = tensor.file_shape();
+  const auto rows = static_cast<std::size_t>(shape[shape.size() - 2]);
   for (std::size_t at = 0; at < train.size(); at += rows) {
     const double kl = kl_of_row_sums(train.subspan(at, rows), gen.subspan(at, rows));
     total.sum += kl;

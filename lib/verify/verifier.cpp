@@ -7,6 +7,7 @@
 
 #include "verify/counts.hpp"
 #include "verify/facts.hpp"
+#include "verify/halves.hpp"
 #include "verify/judge.hpp"
 #include "verify/probe.hpp"
 #include "verify/reports.hpp"
@@ -154,12 +155,12 @@ void Verifier::Implementation::share_facts() {
   Writer out;
   if (is_root()) {
     const Facts facts = facts_of(local_.model.tensors, *train_, *gen_);
-    out.put_all(std::span<const DType>(facts.compared_as));
+    out.put_all(std::span<const Format>(facts.compared_as));
     out.put_all(std::span<const std::int32_t>(facts.measured));
   }
   const Bytes bytes = local_.world.broadcast(out.take(), kRoot);
   Reader in(bytes);
-  local_.compared_as = in.get_all<DType>();
+  local_.compared_as = in.get_all<Format>();
   measured_ = in.get_all<std::int32_t>();
 }
 
@@ -186,10 +187,14 @@ void Verifier::Implementation::share_contributors() {
 
 void Verifier::Implementation::check_dtypes() const {
   for (const layout::LocalPiece& piece : local_.view.layout->pieces) {
-    const DType as = local_.as(piece.tensor);
-    const DType from = piece.piece.dtype;
-    if (from == as) continue;
-    if (!local_.is_gen() && is_castable(from) && is_castable(as)) continue;
+    const DType as = local_.as(piece.tensor).dtype;
+    const DType from = piece.piece.format.dtype;
+    const Conversion stored = piece.piece.format.conversion;
+    if (piece.piece.format == local_.as(piece.tensor)) continue;
+    if (!local_.is_gen() && is_castable(from) && is_castable(as) &&
+        is_reachable(stored, local_.as(piece.tensor).conversion)) {
+      continue;
+    }
     fail_usage("{}: stored as {} by {} rank {}, as {} by gen; they cannot be compared",
                local_.tensor(piece.tensor).name, name(from), local_.is_gen() ? "gen" : "train",
                to_int(local_.view.rank), name(as));
@@ -211,8 +216,12 @@ Fingerprints Verifier::Implementation::gather_prints(bool as_stored) const {
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     const model::Tensor& tensor = local_.tensor(pieces[i].tensor);
     const kernels::Region region = local_.region(static_cast<std::int32_t>(i), pieces[i].piece.box);
-    kernels::fingerprint(local_.space, region, as_stored ? region.dtype : local_.as(tensor.index),
-                         hash_name(local_.model.canonical(tensor).name), &mine[i]);
+    const DType as = as_stored ? region.dtype : local_.as(tensor.index).dtype;
+    const Transform transform = as_stored ? Transform::none : local_.transform_of(pieces[i]);
+    const std::uint64_t name = hash_name(local_.model.canonical(tensor).name);
+    for (const Half& half : halves(region)) {
+      kernels::fingerprint(local_.space, half.region, as, transform, name + half.number, &mine[i]);
+    }
   }
   Writer out;
   out.put_all(std::span<const Sum128>(mine));

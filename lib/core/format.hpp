@@ -1,0 +1,51 @@
+#pragma once
+// How a storage represents the values of a tensor: a dtype, and a conversion where an engine stores something else than
+// the value itself.
+//
+// Example: vLLM keeps Mamba's A = -exp(A_log) in float32: {f32, negative_exp}. A copy from a bf16 A_log to it computes
+// -exp(x) in double and rounds once. Megatron keeps a zero-centred norm as {bf16, minus_one}; a copy from there to a
+// plain storage adds 1, in double, and rounds once.
+
+#include <compare>
+#include <cstdint>
+
+#include "core/dtype.hpp"
+#include "core/error.hpp"
+
+namespace refit {
+
+/// What a storage holds of a value x.
+enum class Conversion : std::uint8_t {
+  none,         ///< x
+  minus_one,    ///< x - 1
+  negative_exp  ///< -exp(x); cannot be taken back: such storages are destinations only
+};
+
+/// The dtype of a storage, and what it holds there.
+struct Format {
+  DType dtype = DType::bf16;
+  Conversion conversion = Conversion::none;
+
+  constexpr Format() = default;
+  constexpr Format(DType of, Conversion how = Conversion::none)  // NOLINT(google-explicit-constructor): a dtype is one
+      : dtype(of), conversion(how) {}
+  friend constexpr auto operator<=>(const Format&, const Format&) = default;
+};
+
+/// What a copy does to a stored value, in double, rounded once to the destination's dtype.
+enum class Transform : std::uint8_t { none, add_one, subtract_one, negative_exp };
+
+/// True where what `from` holds determines what `to` holds.
+constexpr bool is_reachable(Conversion from, Conversion to) {
+  return from == to || from == Conversion::none || (from == Conversion::minus_one && to == Conversion::none);
+}
+
+/// What takes a value stored as `from` to one stored as `to`. Only where is_reachable.
+constexpr Transform transform(Conversion from, Conversion to) {
+  if (!is_reachable(from, to)) fail_invariant("a stored conversion cannot be taken back");
+  if (from == to) return Transform::none;
+  if (from == Conversion::minus_one) return Transform::add_one;
+  return to == Conversion::minus_one ? Transform::subtract_one : Transform::negative_exp;
+}
+
+}  // namespace refit

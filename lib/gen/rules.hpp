@@ -1,0 +1,36 @@
+#pragma once
+// vLLM's parameters, block by block. Private to lib/gen.
+//
+// Source: what vLLM 0.33.0 stored. A parameter's name is the part that takes the place of its tensors' own last words
+// ("qkv_proj.weight" of "model.layers.0.self_attn.q_proj.weight"); empty where the name is the tensor's.
+
+#include "gen/vllm.hpp"
+#include "layout/parameter.hpp"
+
+namespace refit::gen {
+
+/// What rules are written with.
+struct Rules {
+  const model::Config& config;
+  const Options& options;
+  layout::ParameterTable table;
+
+  std::int64_t tp() const { return options.sizes.tp; }
+};
+
+/// Embedding, head and final norm, of the drafter too.
+void add_vocabulary(Rules& rules);
+/// Softmax attention, also with an output gate.
+void add_attention(Rules& rules);
+/// Multi-head latent attention.
+void add_latent_attention(Rules& rules);
+void add_mlp(Rules& rules);
+/// Router, experts, shared experts, latent projections.
+void add_experts(Rules& rules);
+void add_mamba(Rules& rules);
+void add_gated_delta_net(Rules& rules);
+
+/// All of them.
+std::vector<layout::Parameter> parameters(const model::Model& model, const Options& options);
+
+}  // namespace refit::gen

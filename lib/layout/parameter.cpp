@@ -1,0 +1,288 @@
+#include "layout/parameter.hpp"
+
+#include <algorithm>
+
+namespace refit::layout {
+namespace {
+
+using model::Role;
+
+/// Which dimension of a tensor is what; -1 where it has none such. All others are columns.
+struct Axes {
+  int expert = -1;
+  int row = 0;
+  int half = -1;
+};
+
+Axes axes(Role role) {
+  switch (role) {
+    case Role::packed_gate_up:
+    case Role::packed_down:
+    case Role::packed_down_bias: return {0, 1, -1};
+    case Role::interleaved_gate_up: return {0, 2, 3};
+    case Role::interleaved_gate_up_bias: return {0, 1, 2};
+    case Role::transposed_down: return {0, 2, -1};
+    default: return {};
+  }
+}
+
+bool is_column(const Axes& axes, int d) { return d != axes.expert && d != axes.row && d != axes.half; }
+
+/// Where gate and up alternate, a row of the tensor is two of the storage.
+std::int64_t storage_rows(const Component& component, std::int64_t rows) {
+  return axes(component.role).half >= 0 && component.half < 0 ? 2 * rows : rows;
+}
+
+/// The part of a component's rows (counted from 0) that the rank stores, and the storage's row of the first.
+struct LocalRows {
+  Range rows;
+  std::int64_t at = 0;
+  std::int64_t room = 0;  ///< rows of the storage, rounded up
+};
+
+LocalRows local_part(const Parameter& parameter, const Component& component, const Slice& slice, std::int64_t at) {
+  const bool cut = parameter.cut == Cut::components && component.parts > 1;
+  if (cut) REFIT_ASSERT(slice.size % component.parts == 0);
+  const Range part = cut ? even_part(component.count(), component.parts, slice.index * component.parts / slice.size)
+                         : Range{0, component.count()};
+  return {
+      part, at,
+      round_up(storage_rows(component, part.count), parameter.cut == Cut::components ? parameter.part_multiple : 1)};
+}
+
+/// Calls visit(component, local rows) for every component of which the rank stores rows.
+template <typename Visit>
+void for_each_component(const Parameter& parameter, const Slice& slice, const Visit& visit) {
+  if (parameter.first_rank_only && slice.index > 0) return;
+  if (parameter.padded_rows > 0) {
+    const Component& vocabulary = parameter.components.front();
+    const Range rows = even_part(parameter.padded_rows, slice.size, slice.index);
+    const Range real = clip(rows, vocabulary.count());
+    if (real.count > 0) visit(vocabulary, LocalRows{real, 0, rows.count});
+    return;
+  }
+  if (parameter.cut != Cut::stack) {
+    std::int64_t at = 0;
+    for (const Component& component : parameter.components) {
+      const LocalRows local = local_part(parameter, component, slice, at);
+      visit(component, local);
+      at += local.room;
+    }
+    return;
+  }
+  const Range mine = even_part(local_rows(parameter, {0, 1, {}}), slice.size, slice.index);
+  std::int64_t at = 0;  // in the whole stack
+  for (const Component& component : parameter.components) {
+    const std::int64_t begin = std::max(at, mine.begin);
+    const std::int64_t end = std::min(at + component.count(), mine.begin + mine.count);
+    if (begin < end) visit(component, LocalRows{{begin - at, end - begin}, begin - mine.begin, end - begin});
+    at += component.count();
+  }
+}
+
+/// Calls visit(rows of the tensor, storage row) for the ranges that a part of a component consists of.
+template <typename Visit>
+void for_each_range(const Component& component, const LocalRows& local, const Visit& visit) {
+  const std::int64_t size = component.rows.count;
+  const std::int64_t end = local.rows.begin + local.rows.count;
+  for (std::int64_t at = local.rows.begin; at < end;) {
+    const std::int64_t number = at / size;
+    const std::int64_t within = at - number * size;
+    const std::int64_t count = std::min(size - within, end - at);
+    visit(Range{component.rows.begin + number * component.distance + within, count},
+          local.at + storage_rows(component, at - local.rows.begin));
+    at += count;
+  }
+}
+
+/// The columns of a dimension that the rank stores, and how many its storage has.
+struct LocalColumns {
+  Range columns;
+  std::int64_t room = 0;
+};
+
+LocalColumns local_columns(const Parameter& parameter, std::int64_t columns, const Slice& slice) {
+  if (parameter.cut != Cut::columns) return {{0, columns}, columns};
+  const Range part = even_part(columns, slice.size, slice.index);
+  return {part, round_up(part.count, parameter.part_multiple)};
+}
+
+/// Gives a piece its rows: `row_size` apart, or twice that where gate and up alternate.
+void set_rows(const Axes& which, const Component& component, const Range& rows, std::int64_t row_size, Piece& piece) {
+  piece.box.lower[which.row] = rows.begin;
+  piece.box.extent[which.row] = rows.count;
+  piece.place.strides[which.row] = row_size;
+  if (which.half < 0) return;
+  piece.place.strides[which.half] = row_size;
+  if (component.half < 0) {
+    piece.place.strides[which.row] = 2 * row_size;
+  } else {
+    piece.box.lower[which.half] = component.half;
+    piece.box.extent[which.half] = 1;
+  }
+}
+
+/// Appends the piece once for every local expert, or with all of them, or nothing where its expert is not local.
+void append_experts(const Parameter& parameter, const Tensor& tensor, const Slice& slice, std::int64_t expert_size,
+                    const Piece& one, std::vector<Piece>& out) {
+  if (parameter.experts == Experts::none) return out.push_back(one);
+  const int dimension = axes(tensor.role).expert;
+  const bool stacked = parameter.experts == Experts::stacked;
+  Piece piece = one;
+  if (dimension < 0) {  // a tensor of its own for each expert
+    const std::int64_t local = tensor.expert - slice.experts.begin;
+    if (local < 0 || local >= slice.experts.count) return;
+    if (stacked) piece.place.offset += local * expert_size;
+    if (!stacked) piece.place.storage.expert = static_cast<std::int32_t>(local);
+    return out.push_back(piece);
+  }
+  piece.place.strides[dimension] = expert_size;
+  const std::int64_t step = stacked ? slice.experts.count : 1;
+  for (std::int64_t local = 0; local < slice.experts.count; local += step) {
+    piece.box.lower[dimension] = slice.experts.begin + local;
+    piece.box.extent[dimension] = step;
+    if (!stacked) piece.place.storage.expert = static_cast<std::int32_t>(local);
+    out.push_back(piece);
+  }
+}
+
+}  // namespace
+
+std::int64_t local_rows(const Parameter& parameter, const Slice& slice) {
+  if (parameter.padded_rows > 0) return parameter.padded_rows / slice.size;
+  std::int64_t total = 0;
+  for (const Component& component : parameter.components) {
+    total += parameter.cut == Cut::stack ? component.count() : local_part(parameter, component, slice, 0).room;
+  }
+  return parameter.cut == Cut::stack ? total / slice.size : total;
+}
+
+Shape storage_shape(const Parameter& parameter, const Tensor& tensor, const Slice& slice) {
+  Shape shape;
+  if (parameter.experts == Experts::stacked) shape.push_back(slice.experts.count);
+  shape.push_back(local_rows(parameter, slice));
+  const Axes which = axes(tensor.role);
+  for (int d = 0; d < tensor.shape.size(); ++d) {
+    if (is_column(which, d)) shape.push_back(local_columns(parameter, tensor.shape[d], slice).room);
+  }
+  return shape;
+}
+
+void append_pieces(const Parameter& parameter, const Tensor& tensor, Role as, const Slice& slice, StorageKey key,
+                   const Format& format, std::vector<Piece>& out) {
+  const Axes which = axes(tensor.role);
+  Piece piece{Box::whole(tensor.shape), {key, 0, Extents::filled(tensor.shape.size(), 0)}, format};
+  std::int64_t row_size = 1;
+  for (int d = tensor.shape.size() - 1; d >= 0; --d) {
+    if (!is_column(which, d)) continue;
+    const LocalColumns local = local_columns(parameter, tensor.shape[d], slice);
+    piece.box.lower[d] = local.columns.begin;
+    piece.box.extent[d] = local.columns.count;
+    piece.place.strides[d] = row_size;
+    row_size *= local.room;
+  }
+  const std::int64_t expert_size = local_rows(parameter, slice) * row_size;
+  const std::size_t first = out.size();
+  for_each_component(parameter, slice, [&](const Component& component, const LocalRows& local) {
+    if (component.role != as) return;
+    for_each_range(component, local, [&](const Range& rows, std::int64_t at) {
+      Piece part = piece;
+      part.place.offset = at * row_size;
+      set_rows(which, component, rows, row_size, part);
+      append_experts(parameter, tensor, slice, expert_size, part, out);
+    });
+  });
+  std::sort(out.begin() + static_cast<std::ptrdiff_t>(first), out.end(),
+            [](const Piece& a, const Piece& b) { return a.box < b.box; });
+}
+
+void append_fills(const Parameter& parameter, const Tensor& tensor, const Slice& slice, const StorageKey& key,
+                  std::vector<Fill>& out) {
+  const Shape shape = storage_shape(parameter, tensor, slice);
+  const Extents strides = row_major_strides(shape);
+  const int row = parameter.experts == Experts::stacked ? 1 : 0;
+  const auto zeros = [&](int dimension, std::int64_t begin, std::int64_t count) {
+    if (count == 0) return;
+    Extents extent = shape;
+    extent[dimension] = count;
+    out.push_back({{key, begin * strides[dimension], strides}, extent, 0.0});
+  };
+  if (is_constant(parameter, slice)) return zeros(row, 0, shape[row]);
+  for_each_component(parameter, slice, [&](const Component& component, const LocalRows& local) {
+    const std::int64_t used = storage_rows(component, local.rows.count);
+    zeros(row, local.at + used, local.room - used);
+  });
+  if (parameter.cut != Cut::columns) return;
+  const Axes which = axes(tensor.role);
+  for (int d = 0; d < tensor.shape.size(); ++d) {
+    if (!is_column(which, d)) continue;
+    const LocalColumns local = local_columns(parameter, tensor.shape[d], slice);
+    zeros(row + 1, local.columns.count, local.room - local.columns.count);
+  }
+}
+
+bool is_constant(const Parameter& parameter, const Slice& slice) {
+  bool any = false;
+  for_each_component(parameter, slice, [&any](const Component&, const LocalRows&) { any = true; });
+  return !any;
+}
+
+std::string indivisible(const Parameter& parameter, const Tensor& tensor, std::int64_t size) {
+  if (parameter.padded_rows > 0) {
+    if (parameter.padded_rows % size == 0) return "";
+    return fmt::format("{}'s {} (padded) rows", name(tensor.role), parameter.padded_rows);
+  }
+  if (parameter.cut == Cut::stack) {
+    const std::int64_t rows = local_rows(parameter, {0, 1, {}});
+    return rows % size == 0 ? "" : fmt::format("{}'s {} rows", parameter.name, rows);
+  }
+  if (parameter.cut == Cut::columns) {
+    const Axes which = axes(tensor.role);
+    for (int d = 0; d < tensor.shape.size(); ++d) {
+      if (is_column(which, d) && tensor.shape[d] % size != 0) {
+        return fmt::format("{}'s {} columns", name(tensor.role), tensor.shape[d]);
+      }
+    }
+    return "";
+  }
+  for (const Component& component : parameter.components) {
+    if (component.count() % component.parts == 0) continue;
+    return fmt::format("{}'s {} rows", name(component.role), component.count());
+  }
+  return "";
+}
+
+ParameterTable::ParameterTable(const model::Model& model) {
+  for (const Tensor& tensor : model.tensors) {
+    const Tensor*& first = first_[static_cast<std::size_t>(tensor.role)];
+    if (first == nullptr) first = &tensor;
+  }
+}
+
+std::int64_t ParameterTable::rows(Role role) const {
+  const Tensor* tensor = first(role);
+  return tensor == nullptr ? 0 : tensor->shape[axes(role).row];
+}
+
+void ParameterTable::whole(std::string name, Role role) { rows(std::move(name), role, 1); }
+
+void ParameterTable::rows(std::string name, Role role, std::int64_t parts) {
+  stack(std::move(name), {all(role, parts)});
+}
+
+void ParameterTable::columns(std::string name, Role role) {
+  Parameter parameter{std::move(name), {all(role)}};
+  parameter.cut = Cut::columns;
+  add(std::move(parameter));
+}
+
+void ParameterTable::stack(std::string name, std::vector<Component> components) {
+  add({std::move(name), std::move(components)});
+}
+
+void ParameterTable::add(Parameter parameter) {
+  std::erase_if(parameter.components, [this](const Component& component) { return !has(component.role); });
+  if (!parameter.components.empty()) parameters_.push_back(std::move(parameter));
+}
+
+}  // namespace refit::layout

@@ -1,0 +1,121 @@
+#pragma once
+// A parameter as an engine builds it: rows of one or more tensors, stacked and cut over ranks.
+//
+// Every rule of train and gen is a value of this type, and everything that is asked of a rule follows from it: which
+// boxes a rank stores and where, the shape of the storage, its padding, and what must divide.
+//
+// Example: vLLM's gate_up_proj over T ranks is the components {gate_proj, rows 0..I-1, T parts} and {up_proj, rows
+// 0..I-1, T parts}: rank t stores part t of each, one below the other.
+
+#include <array>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "layout/layout.hpp"
+#include "layout/partition.hpp"
+
+namespace refit::layout {
+
+/// Rows of one tensor: a range, or equally long ranges at equal distances, one after the other. A tensor's rows are its
+/// first dimension; of packed experts, an expert's output features, whichever dimension they are.
+struct Component {
+  model::Role role = model::Role::unknown;
+  Range rows;              ///< the (first) range
+  std::int64_t parts = 1;  ///< cut evenly into so many, of which the t-th of T ranks stores number t x parts / T
+  int half = -1;           ///< of interleaved experts: 0 = the gate's rows, 1 = up's; -1 = all, as they alternate
+  std::int64_t ranges = 1;
+  std::int64_t distance = 0;  ///< rows from the begin of one range to the begin of the next
+
+  std::int64_t count() const { return ranges * rows.count; }
+};
+
+/// How a parameter is cut over ranks.
+enum class Cut : std::uint8_t {
+  components,  ///< each component by itself, into its own number of parts
+  stack,       ///< the stacked rows into one part for each rank, wherever that cuts
+  columns      ///< the columns into one part for each rank
+};
+
+/// Which storages hold experts.
+enum class Experts : std::uint8_t {
+  none,    ///< not an expert's parameter
+  each,    ///< one storage for each local expert
+  stacked  ///< one storage with the local experts as its first dimension
+};
+
+/// One rule. A rank's storage is [local experts if stacked, rows, the tensor's other dimensions].
+struct Parameter {
+  std::string name;  ///< the engine's own, as far as it is the same in all layers
+  std::vector<Component> components;
+  Cut cut = Cut::components;
+  Experts experts = Experts::none;
+  std::int64_t padded_rows = 0;    ///< vocabularies: rows are padded with zeros to so many, then cut; 0 = not
+  std::int64_t part_multiple = 1;  ///< a rank's part is rounded up to a multiple with zeros
+  bool first_rank_only = false;    ///< zeros on all ranks but the first
+  bool keeps_float32 = false;      ///< whatever the model's precision
+  Conversion conversion = Conversion::none;
+};
+
+/// The place of a rank among those over which a parameter is cut, and the experts that it stores.
+struct Slice {
+  std::int64_t index = 0;
+  std::int64_t size = 1;
+  Range experts;
+};
+
+/// Rows of the rank's storage (of one expert).
+std::int64_t local_rows(const Parameter& parameter, const Slice& slice);
+
+/// Shape of the rank's storage; `tensor`: one of the parameter's.
+Shape storage_shape(const Parameter& parameter, const Tensor& tensor, const Slice& slice);
+
+/// Appends the pieces of `tensor`, which stands for the components with role `as`, in ascending order of their boxes.
+/// `key` is completed with the local expert where there is a storage for each.
+void append_pieces(const Parameter& parameter, const Tensor& tensor, model::Role as, const Slice& slice, StorageKey key,
+                   const Format& format, std::vector<Piece>& out);
+
+/// Appends the zeros of the rank's storage; `tensor`: one of the parameter's.
+void append_fills(const Parameter& parameter, const Tensor& tensor, const Slice& slice, const StorageKey& key,
+                  std::vector<Fill>& out);
+
+/// True where the rank stores nothing but zeros.
+bool is_constant(const Parameter& parameter, const Slice& slice);
+
+/// What cannot be cut over `size` ranks, as "gate_proj's 100 rows"; empty where all divides. `tensor`: one of the
+/// parameter's.
+std::string indivisible(const Parameter& parameter, const Tensor& tensor, std::int64_t size);
+
+/// The parameters of a model, while an engine's rules are written down. A rule for a role that the model does not have
+/// adds nothing, so that one set of rules serves all families.
+class ParameterTable {
+ public:
+  explicit ParameterTable(const model::Model& model);
+
+  bool has(model::Role role) const { return first(role) != nullptr; }
+  /// The first tensor of that role, or nullptr.
+  const Tensor* first(model::Role role) const { return first_[static_cast<std::size_t>(role)]; }
+  /// Rows of the tensors of that role; 0 where there is none.
+  std::int64_t rows(model::Role role) const;
+  /// All rows of that role, in `parts` parts.
+  Component all(model::Role role, std::int64_t parts = 1) const { return {role, {0, rows(role)}, parts}; }
+
+  /// Whole on every rank.
+  void whole(std::string name, model::Role role);
+  /// Cut by rows into `parts`.
+  void rows(std::string name, model::Role role, std::int64_t parts);
+  /// Cut by columns, one part for each rank.
+  void columns(std::string name, model::Role role);
+  /// Several components, one below the other.
+  void stack(std::string name, std::vector<Component> components);
+  /// Any other. Components of absent roles are left out.
+  void add(Parameter parameter);
+
+  std::vector<Parameter> take() { return std::move(parameters_); }
+
+ private:
+  std::array<const Tensor*, model::kRoles> first_{};
+  std::vector<Parameter> parameters_;
+};
+
+}  // namespace refit::layout

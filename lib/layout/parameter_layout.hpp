@@ -1,0 +1,62 @@
+#pragma once
+// A layout made of parameters: what is the same for every engine. An engine says which ranks store what, and how its
+// storages are called.
+
+#include <array>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "layout/parameter.hpp"
+
+namespace refit::layout {
+
+class ParameterLayout : public Layout {
+ public:
+  std::optional<Format> format(const Tensor& tensor) const override;
+  void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override;
+  Storage storage(const StorageKey& key, Rank rank) const override;
+  void fills(const StorageKey& key, Rank rank, std::vector<Fill>& out) const override;
+  std::vector<StorageKey> constant_storages(Rank rank) const override;
+
+ protected:
+  /// `model` must outlive the layout.
+  ParameterLayout(const model::Model& model, std::vector<Parameter> parameters, DType precision);
+
+  /// A parameter in which a rank stores a tensor, and the layer by which its storage goes.
+  struct Target {
+    std::int32_t parameter = 0;
+    std::int32_t layer = -1;
+  };
+  /// At most one: a rank stores a tensor in one parameter.
+  virtual std::optional<Target> target(const Tensor& tensor, Rank rank) const = 0;
+  virtual Slice slice(const Parameter& parameter, Rank rank) const = 0;
+  /// Whether any rank stores `tensor`, of whose role some parameter is made.
+  virtual bool is_stored(const Tensor& tensor) const = 0;
+  /// The engine's full name of a storage. `tensor`: one of its tensors.
+  virtual std::string storage_name(const StorageKey& key, const Tensor& tensor, Rank rank) const = 0;
+  /// The model's layer of a storage whose key says `layer`.
+  virtual std::int32_t model_layer(std::int32_t layer, Rank /*rank*/) const { return layer; }
+
+  const model::Model& model() const { return model_; }
+  const Parameter& parameter(std::int32_t number) const { return parameters_[static_cast<std::size_t>(number)]; }
+  /// The number of the first parameter with a component of that role, or -1.
+  std::int32_t find(model::Role role) const { return by_role_[static_cast<std::size_t>(role)]; }
+  /// The number of the parameter of that name, or -1.
+  std::int32_t find(std::string_view name) const;
+
+ private:
+  const Tensor& tensor_of(const StorageKey& key, Rank rank) const;
+  Format format_of(const Parameter& parameter) const {
+    return {parameter.keeps_float32 ? DType::f32 : precision_, parameter.conversion};
+  }
+
+  const model::Model& model_;
+  std::vector<Parameter> parameters_;
+  DType precision_;
+  std::array<std::int32_t, model::kRoles> by_role_{};
+  std::map<std::pair<std::int32_t, std::int32_t>, std::int32_t> first_tensor_;  ///< (parameter, layer) -> tensor
+};
+
+}  // namespace refit::layout

@@ -1,0 +1,21 @@
+#pragma once
+// Interleaved experts, [E, H, I, 2] and their biases, [E, I, 2]: rows of two elements would be slow, so each half is
+// looked at without the last dimension.
+
+#include <vector>
+
+#include "kernels/kernels.hpp"
+
+namespace refit::verify {
+
+/// A region without its innermost dimension, and which index of it is meant.
+struct Half {
+  kernels::Region region;
+  std::uint64_t number = 0;
+};
+
+/// The region itself, or, of a tensor with three or more dimensions of which the innermost is two, its halves as far as
+/// its box has them.
+std::vector<Half> halves(const kernels::Region& region);
+
+}  // namespace refit::verify
