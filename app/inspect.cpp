@@ -57,15 +57,22 @@ void print_config(const model::Config& config) {
 
 /// Totals of the model; where it is tied, with and without the second copy of the embedding.
 void print_model_totals(const model::Model& model, bool from_checkpoint) {
-  Totals without, with;
+  Totals without, with, prediction;
   bool present = false;
   for (const model::Tensor& tensor : model.tensors) {
+    if (tensor.layer >= model.config.layers) {
+      prediction.add(tensor.shape, tensor.dtype);
+      continue;
+    }
     const bool copy = model.config.tied && tensor.role == model::Role::lm_head;
     present = present || copy;
     if (!copy) without.add(tensor.shape, tensor.dtype);
     with.add(tensor.shape, tensor.dtype);
   }
-  if (!model.config.tied) return print_totals("total:", with);
+  if (model.config.mtp_layers > 0) print_totals("multi-token prediction:", prediction);
+  if (!model.config.tied) {
+    return print_totals(model.config.mtp_layers > 0 ? "without multi-token prediction:" : "total:", with);
+  }
   if (!present) {
     for (const model::Tensor& tensor : model.tensors) {
       if (tensor.role == model::Role::embedding) with.add(tensor.shape, tensor.dtype);
@@ -87,7 +94,7 @@ int inspect_config(const std::string& path, const std::string& family) {
   const model::Model model = model::build_model(model::read_config(path, family), false);
   std::vector<Row> rows;
   for (const model::Tensor& tensor : model.tensors) {
-    rows.push_back({tensor.name, tensor.shape, tensor.dtype, tensor.bytes(), "-"});
+    rows.push_back({tensor.name, tensor.file_shape(), tensor.dtype, tensor.bytes(), "-"});
   }
   fmt::print("{}: no weights; what the model would have\n", path);
   print_config(model.config);

@@ -76,12 +76,34 @@ void check_train(const Case& c, Complaints& complaints) {
 
 void check_gen(const Case& c, Complaints& complaints) {
   const Parallelism& p = c.gen.layout;
-  complaints.require(p.pp == 1 && p.cp == 1, "gen.layout",
-                     fmt::format("{}: vLLM gen PP must be 1, and so must CP; use TP, DP and EP", to_string(p)));
+  complaints.require(
+      p.pp == 1 && p.cp == 1 && p.etp == 1, "gen.layout",
+      fmt::format("{}: vLLM gen PP must be 1, and so must CP and ETP; use TP, DP and EP [V19]", to_string(p)));
   if (!is_quantised(c.gen.precision)) {
     complaints.meaningless({"gen.quantiser", "gen.kv_cache_dtype"},
                            fmt::format("with gen.precision = \"{}\"", name(c.gen.precision)));
   }
+}
+
+/// What the original and the merged version refuse of a case, whatever its model.
+void check_upstream(const Case& c, Complaints& complaints) {
+  if (c.run.strict_upstream == Strict::off) return;
+  const bool seed = c.run.strict_upstream == Strict::seed;
+  const auto require = [&](bool legal, const char* key, const std::string& what) {
+    complaints.require(legal, key, fmt::format("strict_upstream = {}: {}", name(c.run.strict_upstream), what));
+  };
+  const std::int64_t etp = c.train.layout.etp;
+  const std::int64_t ep = c.gen.layout.ep;
+  const std::int64_t tp = c.gen.layout.tp;
+  require(etp == 1, "train.layout", fmt::format("ETP{} is not supported; legal: ETP1 [V7]", etp));
+  require(c.train.stage_layers.empty(), "train.stage_layers",
+          "a pipeline layout is not supported; legal: first_stage_layers and last_stage_layers [V8]");
+  require(c.gen.precision != Precision::fp32, "gen.precision", "fp32 is none of bf16 and fp8 [V12]");
+  require(is_quantised(c.gen.precision) || c.train.precision == c.gen.precision, "train.precision",
+          fmt::format("{} bytes cannot be copied into {}; legal: equal precisions [L11]", name(c.train.precision),
+                      name(c.gen.precision)));
+  require(ep == 1 || (!seed && ep == tp), "gen.layout",
+          seed ? fmt::format("EP{} must be 1 [V18]", ep) : fmt::format("EP{} must be 1 or TP, {} [V18]", ep, tp));
 }
 
 void check_refit(const Case& c, Complaints& complaints) {
@@ -144,6 +166,7 @@ std::vector<std::string> violations(const Case& c) {
   check_model(c, complaints);
   check_train(c, complaints);
   check_gen(c, complaints);
+  check_upstream(c, complaints);
   check_refit(c, complaints);
   check_expect(c, complaints);
   check_output(c, complaints);
@@ -159,8 +182,6 @@ void require_supported(const Case& c) {
   }
   complaints.require(c.gen.kv_cache_dtype == KvCacheDtype::automatic, "gen.kv_cache_dtype",
                      "this build knows auto, not fp8");
-  complaints.require(c.run.strict_upstream == Strict::off, "run.strict_upstream",
-                     fmt::format("this build knows off, not {}", name(c.run.strict_upstream)));
   if (!complaints.texts().empty()) fail_usage("{}", fmt::join(complaints.texts(), "; "));
 
   if (c.run.device == Device::cuda) fail_unavailable("run.device: this build has no CUDA; use cpu");

@@ -60,6 +60,8 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
   result.model = {setup.model.config.family, setup.source(), static_cast<std::int64_t>(setup.model.tensors.size()),
                   setup.model.parameters(), bytes};
   result.payload = {payload.bulk_bytes, payload.misc_bytes, setup.split.qkv_to_misc, payload.from_checkpoint_bytes};
+  const std::string unknown = setup.unknown_tensors();
+  if (!unknown.empty()) result.notes.push_back(unknown);
   return result;
 }
 

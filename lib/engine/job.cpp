@@ -82,8 +82,17 @@ void Job::prepare(report::Result& result) {
   load(result);
   make_plan(result);
   progress_.at("verify");
-  verifier_ = std::make_unique<verify::Verifier>(setup_.model, *setup_.train, *setup_.gen, weights_->view(), world_,
-                                                 space_, static_cast<std::uint64_t>(setup_.c.run.seed));
+  std::vector<verify::Constant> constants;
+  together(world_, [&] {
+    if (session_.rank() != 0) return;
+    for (const model::Tensor& tensor : setup_.split.from_checkpoint) {
+      constants.push_back(
+          {tensor.index, source_fingerprint(space_, setup_, tensor, setup_.gen->format(tensor)->dtype)});
+    }
+  });
+  verifier_ =
+      std::make_unique<verify::Verifier>(setup_.model, *setup_.train, *setup_.gen, weights_->view(), world_, space_,
+                                         static_cast<std::uint64_t>(setup_.c.run.seed), std::move(constants));
   for (const auto& odd : verifier_->check_train_holders()) {
     const std::string text =
         fmt::format("train rank {} holds other bits of {} {} than its replicas, before the first refit",

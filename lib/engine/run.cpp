@@ -112,7 +112,7 @@ void add(const verify::StepResult& step, const model::Model& model, report::Refi
     if (!first_wrong) break;
     report::WrongTensor entry{wrong.tensor, to_int(wrong.gen_rank), wrong.elements_wrong, {wrong.first_index}};
     if (const model::Tensor* tensor = model.find(wrong.tensor)) {
-      const Extents index = unflatten(wrong.first_index, tensor->shape);
+      const Extents index = unflatten(wrong.first_index, tensor->file_shape());
       entry.first_index.assign(index.begin(), index.end());
     }
     total.wrong.push_back(std::move(entry));
@@ -162,6 +162,7 @@ class Run {
 
   int refits() {
     result_ = describe(*setup_, command_);
+    if (is_root() && !result_.notes.empty()) spdlog::warn("{}", result_.notes.front());
     result_.environment.ranks = gather_ranks(*world_, *setup_);
     if (is_root()) report::print_header(std::cout, result_);
     job_ = std::make_unique<Job>(session_, *world_, space_, *setup_);

@@ -2,6 +2,9 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
+#include "engine/upstream.hpp"
 #include "gen/vllm.hpp"
 #include "train/megatron.hpp"
 
@@ -24,9 +27,26 @@ gen::Options gen_options(const Case& c) {
           c.gen.moe_backend};
 }
 
-void require_legal(const model::Model& model, const train::Options& train, const gen::Options& gen) {
-  std::vector<std::string> broken = train::violations(model, train);
-  for (std::string& text : gen::violations(model, gen)) broken.push_back(std::move(text));
+/// The TP sizes with which a side would be legal, all else as it is: "gen: legal here: TP1, 2, 4".
+template <typename Options, typename Violations>
+void append_legal_sizes(const char* side, const model::Model& model, Options options, const Violations& violations,
+                        std::vector<std::string>& out) {
+  std::vector<std::int64_t> legal;
+  for (std::int64_t tp = 1; tp <= model.config.attention_heads; ++tp) {
+    options.sizes.tp = tp;
+    if (violations(model, options).empty()) legal.push_back(tp);
+  }
+  if (!legal.empty())
+    out.push_back(fmt::format("{}: legal with all else as it is: TP{}", side, fmt::join(legal, ", ")));
+}
+
+void require_legal(const Case& c, const model::Model& model) {
+  std::vector<std::string> broken = train::violations(model, train_options(c));
+  if (!broken.empty()) append_legal_sizes("train", model, train_options(c), train::violations, broken);
+  std::vector<std::string> of_gen = gen::violations(model, gen_options(c));
+  if (!of_gen.empty()) append_legal_sizes("gen", model, gen_options(c), gen::violations, of_gen);
+  broken.insert(broken.end(), of_gen.begin(), of_gen.end());
+  for (std::string& text : upstream_violations(c, model)) broken.push_back(std::move(text));
   if (!broken.empty()) fail_usage("this layout is impossible:\n  {}", fmt::join(broken, "\n  "));
 }
 
@@ -46,10 +66,28 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject) {
   if (!c.model.checkpoint.empty()) checkpoint = checkpoint::open(c.model.checkpoint);
   model = load_model(c, checkpoint);
   validate_for_model(c, model.config.experts > 0);
-  require_legal(model, train_options(c), gen_options(c));
+  require_legal(c, model);
   train = train::make_layout(model, train_options(c));
   gen = gen::make_layout(model, gen_options(c));
   split = plan::split(model, c.refit.bulk, *train, *gen, c.train.layout.tp, c.gen.layout.tp);
+}
+
+std::string Setup::unknown_tensors() const {
+  constexpr std::size_t kShown = 20;
+  std::vector<std::string_view> names;
+  std::int64_t bytes = 0;
+  for (const model::Tensor& tensor : model.tensors) {
+    if (tensor.role != model::Role::unknown) continue;
+    names.push_back(tensor.name);
+    bytes += tensor.bytes();
+  }
+  if (names.empty()) return "";
+  const std::size_t shown = std::min(names.size(), kShown);
+  std::string text = fmt::format("{} tensors ({} bytes) have no rule in family {}: whole on every rank, and misc: {}",
+                                 names.size(), bytes, model.config.family,
+                                 fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", "));
+  if (shown < names.size()) text += fmt::format(" and {} more (refit inspect lists all)", names.size() - shown);
+  return text;
 }
 
 }  // namespace refit::engine

@@ -30,6 +30,8 @@ class Setup {
   plan::Split split;
   Faults faults;
 
+  /// A warning that lists the tensors without a rule; empty where there is none.
+  std::string unknown_tensors() const;
   std::string source() const { return c.model.checkpoint.empty() ? c.model.config : c.model.checkpoint; }
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/hash.hpp"
+#include "verify/chunks.hpp"
 
 namespace refit::engine {
 
@@ -153,6 +154,26 @@ void Weights::dump(const std::string& folder) const {
   checkpoint::write_safetensors(
       dump_path(folder, group_, rank_), tensors,
       {{"format", "pt"}, {"rank", fmt::format("{}", to_int(rank_))}, {"coordinates", side.coordinates(rank_)}});
+}
+
+Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& setup, const Tensor& tensor, DType dtype) {
+  const auto rule = checkpoint::synthetic_rule(tensor, static_cast<std::uint64_t>(setup.c.run.seed));
+  Sum128 sum;
+  for (const Box& part : verify::chunks(Box::whole(tensor.shape), verify::kChunkBytes / byte_size(dtype))) {
+    std::vector<std::byte> values(static_cast<std::size_t>(part.volume() * byte_size(dtype)));
+    const Extents strides = row_major_strides(part.extent);
+    const kernels::Region region{values.data(), dtype, part, tensor.shape, strides};
+    if (setup.checkpoint) {
+      const checkpoint::Read read{
+          setup.checkpoint->find(tensor.name), part, values.data(), dtype, strides, tensor.shape};
+      checkpoint::read(space, *setup.checkpoint, {&read, 1});
+    } else {
+      kernels::synthesise(space, region, rule.key, rule.mean, rule.scale);
+      space.fence();
+    }
+    kernels::fingerprint(space, region, dtype, Transform::none, hash_name(tensor.name), &sum);
+  }
+  return sum;
 }
 
 std::string dump_path(const std::string& folder, verify::Group group, Rank rank) {

@@ -64,6 +64,10 @@ class Weights {
   transport::LocalMemory memory_;
 };
 
+/// The fingerprint of a whole tensor as its source (checkpoint, or run.seed) has it, in `dtype`.
+Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& setup, const model::Tensor& tensor,
+                          DType dtype);
+
 /// The file of one rank in a dump folder, e.g. "DIR/gen-rank-00003.safetensors".
 std::string dump_path(const std::string& folder, verify::Group group, Rank rank);
 

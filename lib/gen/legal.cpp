@@ -1,3 +1,5 @@
+#include <set>
+
 #include "gen/rules.hpp"
 
 namespace refit::gen {
@@ -5,6 +7,7 @@ namespace {
 
 using layout::Parameter;
 using model::Config;
+using model::Mixer;
 using model::Role;
 
 class Violations {
@@ -13,24 +16,32 @@ class Violations {
     if (!legal) texts_.push_back("gen: " + text);
   }
   std::vector<std::string> take() { return std::move(texts_); }
-  bool empty() const { return texts_.empty(); }
 
  private:
   std::vector<std::string> texts_;
 };
 
-void check_heads(const Config& config, std::int64_t tp, Violations& out) {
-  const auto divisible = [&](std::int64_t count, const char* what) {
-    out.require(count % tp == 0, fmt::format("{} {} are not divisible by TP{}", count, what, tp));
+/// The mixers whose heads cannot be cut; of their weights nothing more is said.
+std::set<Mixer> check_heads(const Config& config, std::int64_t tp, Violations& out) {
+  std::set<Mixer> wrong;
+  const auto require = [&](bool legal, Mixer mixer, const std::string& text) {
+    out.require(legal, text + " [L14]");
+    if (!legal) wrong.insert(mixer);
   };
-  divisible(config.attention_heads, "attention heads");
-  out.require(config.kv_heads % tp == 0 || tp % config.kv_heads == 0,
-              fmt::format("{} KV heads and TP{}: one must divide the other", config.kv_heads, tp));
-  divisible(config.mamba.heads, "Mamba heads");
-  out.require(config.mamba.groups <= 1 || config.mamba.groups % tp == 0,
-              fmt::format("{} Mamba groups are neither 1 nor divisible by TP{}", config.mamba.groups, tp));
-  divisible(config.gdn.key_heads, "linear-attention key heads");
-  divisible(config.gdn.value_heads, "linear-attention value heads");
+  const auto divisible = [&](std::int64_t count, Mixer mixer, const char* what) {
+    require(count % tp == 0, mixer, fmt::format("{} {} are not divisible by TP{}", count, what, tp));
+  };
+  const std::int64_t nkv = config.kv_heads;
+  const std::int64_t groups = config.mamba.groups;
+  divisible(config.attention_heads, Mixer::attention, "attention heads");
+  require(nkv % tp == 0 || tp % nkv == 0, Mixer::attention,
+          fmt::format("{} KV heads and TP{}: one must divide the other", nkv, tp));
+  divisible(config.mamba.heads, Mixer::mamba, "Mamba heads");
+  require(groups <= 1 || groups % tp == 0, Mixer::mamba,
+          fmt::format("{} Mamba groups are neither 1 nor divisible by TP{}", groups, tp));
+  divisible(config.gdn.key_heads, Mixer::gated_delta_net, "linear-attention key heads");
+  divisible(config.gdn.value_heads, Mixer::gated_delta_net, "linear-attention value heads");
+  return wrong;
 }
 
 void check_experts(const Config& config, const Options& options, Violations& out) {
@@ -42,21 +53,25 @@ void check_experts(const Config& config, const Options& options, Violations& out
   const std::int64_t ranks = options.moe_ranks();
   out.require(ep == 1 || ep == ranks, fmt::format("EP{} must be 1 or the size of the expert group, {} ({})", ep, ranks,
                                                   options.internal_data_parallel ? "DP x TP, data_parallel = internal"
-                                                                                 : "TP, data_parallel = engines"));
+                                                                                 : "TP, data_parallel = engines") +
+                                          " [V18]");
   out.require(ep == 1 || config.experts >= ep, fmt::format("{} experts are fewer than EP{}", config.experts, ep));
 }
 
 /// What no rule about heads has named.
-void check_parameters(const model::Model& model, const Options& options, Violations& out) {
+void check_parameters(const model::Model& model, const Options& options, const std::set<Mixer>& named,
+                      Violations& out) {
   const layout::ParameterTable table(model);
   for (const Parameter& parameter : parameters(model, options)) {
+    const auto mixer = model::mixer_of(parameter.components.front().role);
+    if (mixer && named.contains(*mixer)) continue;
     const bool expert = parameter.experts != layout::Experts::none;
     if (expert && options.sizes.ep > 1) continue;
     const std::int64_t size = expert ? options.moe_ranks() : options.sizes.tp;
     const std::string what = indivisible(parameter, *table.first(parameter.components.front().role), size);
     if (what.empty()) continue;
     out.require(false,
-                fmt::format("{} are not divisible by {}", what,
+                fmt::format("{} are not divisible by {} [L14]", what,
                             expert ? fmt::format("the {} ranks of the MoE group", size) : fmt::format("TP{}", size)));
   }
 }
@@ -65,14 +80,14 @@ void check_parameters(const model::Model& model, const Options& options, Violati
 
 std::vector<std::string> violations(const model::Model& model, const Options& options) {
   Violations out;
-  check_heads(model.config, options.sizes.tp, out);
+  const std::set<Mixer> named = check_heads(model.config, options.sizes.tp, out);
   check_experts(model.config, options, out);
   out.require(!options.mtp || model.config.mtp_layers > 0,
               "mtp = true, but the model has no multi-token prediction layer; use false");
   const layout::ParameterTable table(model);
   out.require(options.moe_backend == MoeBackend::triton || !table.has(Role::interleaved_gate_up),
               "interleaved experts are known for moe_backend = triton only");
-  if (out.empty()) check_parameters(model, options, out);
+  check_parameters(model, options, named, out);
   return out.take();
 }
 

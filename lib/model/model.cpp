@@ -111,6 +111,13 @@ static_assert(std::size(kRoleNames) == kRoles);
 
 std::string_view name(Role role) { return kRoleNames[static_cast<std::size_t>(role)]; }
 
+std::optional<Mixer> mixer_of(Role role) {
+  if (role >= Role::q_proj && role <= Role::mla_o_proj) return Mixer::attention;
+  if (role >= Role::mamba_in_proj && role <= Role::mamba_out_proj) return Mixer::mamba;
+  if (role >= Role::gdn_qkv_proj && role <= Role::gdn_out_proj) return Mixer::gated_delta_net;
+  return std::nullopt;
+}
+
 Shape Tensor::file_shape() const {
   if (role != Role::interleaved_gate_up && role != Role::interleaved_gate_up_bias) return shape;
   Shape merged;

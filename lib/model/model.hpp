@@ -162,6 +162,9 @@ struct LatentAttention {
 /// What a layer mixes tokens with. Nemotron-H's layers have one block each, so that an MLP or experts stand alone.
 enum class Mixer : std::uint8_t { attention, mamba, gated_delta_net, mlp, experts };
 
+/// The mixer (attention, mamba or gated_delta_net) whose weights have that role; nothing for other weights and norms.
+std::optional<Mixer> mixer_of(Role role);
+
 /// The fields of config.json that decide tensors and layouts. Symbols as in the papers: V, H, L, I, nh, nkv, hd, E.
 struct Config {
   std::string family;

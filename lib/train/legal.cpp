@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <numeric>
+#include <set>
 
 #include "train/rules.hpp"
 
@@ -7,22 +8,28 @@ namespace refit::train {
 namespace {
 
 using model::Config;
+using model::Mixer;
 
-void check_heads(const model::Model& model, const Options& options, std::vector<std::string>& out) {
-  const Config& config = model.config;
-  const std::int64_t tp = options.sizes.tp;
-  const auto require = [&](bool legal, const char* what, std::int64_t count) {
-    if (!legal) out.push_back(fmt::format("train: {} {} are not divisible by TP{}", count, what, tp));
+/// The mixers whose heads cannot be cut; of their weights nothing more is said.
+std::set<Mixer> check_heads(const Config& config, std::int64_t tp, std::vector<std::string>& out) {
+  std::set<Mixer> wrong;
+  const auto require = [&](bool legal, Mixer mixer, const std::string& text) {
+    if (legal) return;
+    out.push_back("train: " + text);
+    wrong.insert(mixer);
   };
-  require(config.attention_heads % tp == 0, "attention heads", config.attention_heads);
+  const auto divisible = [&](std::int64_t count, Mixer mixer, const char* what) {
+    require(count % tp == 0, mixer, fmt::format("{} {} are not divisible by TP{}", count, what, tp));
+  };
   const std::int64_t nkv = config.kv_heads;
-  if (nkv % tp != 0 && tp % nkv != 0) {
-    out.push_back(fmt::format("train: {} KV heads and TP{}: one must divide the other", nkv, tp));
-  }
-  require(config.mamba.heads % tp == 0, "Mamba heads", config.mamba.heads);
-  require(config.mamba.groups % tp == 0, "Mamba groups", config.mamba.groups);
-  require(config.gdn.key_heads % tp == 0, "linear-attention key heads", config.gdn.key_heads);
-  require(config.gdn.value_heads % tp == 0, "linear-attention value heads", config.gdn.value_heads);
+  divisible(config.attention_heads, Mixer::attention, "attention heads");
+  require(nkv % tp == 0 || tp % nkv == 0, Mixer::attention,
+          fmt::format("{} KV heads and TP{}: one must divide the other", nkv, tp));
+  divisible(config.mamba.heads, Mixer::mamba, "Mamba heads");
+  divisible(config.mamba.groups, Mixer::mamba, "Mamba groups");
+  divisible(config.gdn.key_heads, Mixer::gated_delta_net, "linear-attention key heads");
+  divisible(config.gdn.value_heads, Mixer::gated_delta_net, "linear-attention value heads");
+  return wrong;
 }
 
 void check_experts(const Config& config, const layout::Parallelism& sizes, std::vector<std::string>& out) {
@@ -37,16 +44,19 @@ void check_experts(const Config& config, const layout::Parallelism& sizes, std::
   const std::int64_t experts = sizes.ep * sizes.etp;
   if (per_stage % experts != 0) {
     out.push_back(fmt::format(
-        "train: EP{}{} does not divide the {} ranks of a stage (TP x CP x DP); legal with DP = a multiple of {}",
+        "train: EP{}{} does not divide the {} ranks of a stage (TP x CP x DP); legal with DP = a multiple of {} [L1]",
         sizes.ep, sizes.etp > 1 ? fmt::format(" x ETP{}", sizes.etp) : "", per_stage,
         experts / std::gcd(experts, sizes.tp * sizes.cp)));
   }
 }
 
 /// What no rule about heads has named.
-void check_parameters(const model::Model& model, const Options& options, std::vector<std::string>& out) {
+void check_parameters(const model::Model& model, const Options& options, const std::set<Mixer>& named,
+                      std::vector<std::string>& out) {
   const layout::ParameterTable first(model);
   for (const layout::Parameter& parameter : parameters(model, options)) {
+    const auto mixer = model::mixer_of(parameter.components.front().role);
+    if (mixer && named.contains(*mixer)) continue;
     const bool expert = parameter.experts != layout::Experts::none;
     const std::int64_t size = expert ? options.sizes.etp : options.sizes.tp;
     const std::string what = indivisible(parameter, *first.first(parameter.components.front().role), size);
@@ -76,7 +86,8 @@ std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& optio
     const bool positive = *std::min_element(list.begin(), list.end()) > 0;
     if (positive && static_cast<std::int64_t>(list.size()) == stages && sum == layers) return list;
     violations.push_back(fmt::format(
-        "train: stage_layers lists {} stages with {} layers; PP{} and {} layers, at least one a stage, are needed",
+        "train: stage_layers lists {} stages with {} layers; PP{} and {} layers, at least one a stage, are needed "
+        "[L4]",
         list.size(), sum, stages, layers));
     return {};
   }
@@ -100,7 +111,7 @@ std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& optio
   if (rest < 0 || (open == 0 && rest != 0) || (open > 0 && (rest % open != 0 || rest == 0))) {
     violations.push_back(
         fmt::format("train: {} layers do not split over PP{}: {} left for {} even stages (first_stage_layers {}, "
-                    "last_stage_layers {}); set them or stage_layers",
+                    "last_stage_layers {}); set them or stage_layers [L4]",
                     layers, stages, rest, open, options.first_stage_layers, options.last_stage_layers));
     return {};
   }
@@ -114,10 +125,10 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   std::vector<std::string> out;
   Options complete = options;
   complete.sizes = layout::with_data_parallel(options.sizes);
-  check_heads(model, complete, out);
+  const std::set<Mixer> named = check_heads(model.config, complete.sizes.tp, out);
   check_experts(model.config, complete.sizes, out);
   check_prediction(model.config, complete.sizes.pp, out);
-  if (out.empty()) check_parameters(model, complete, out);
+  check_parameters(model, complete, named, out);
   split_stages(model.config.layers, complete, out);
   return out;
 }

@@ -48,7 +48,7 @@ void find_odd(const Ledger& side, std::int32_t tensor, const HeldBox& box, const
 }
 
 Judgement judge(const std::vector<model::Tensor>& tensors, const Ledger& train, const Ledger& gen,
-                const Fingerprints& prints) {
+                const Fingerprints& prints, const std::vector<Constant>& constants) {
   Judgement result;
   for (const model::Tensor& tensor : tensors) {
     const std::int32_t t = tensor.index;
@@ -66,6 +66,9 @@ Judgement judge(const std::vector<model::Tensor>& tensors, const Ledger& train, 
       wrong = wrong || from_train.sum != from_gen.sum;
     }
     if (wrong) result.suspects.push_back({t, in_train ? from_train.sources : from_gen.sources});
+  }
+  for (const Constant& constant : constants) {
+    if (statement(gen, constant.tensor, prints).sum != constant.fingerprint) result.changed.push_back(constant.tensor);
   }
   return result;
 }

@@ -32,8 +32,15 @@ struct OddHolder {
   Holder truth;
 };
 
+/// The fingerprint that a tensor has which gen alone stores, in gen's dtype.
+struct Constant {
+  std::int32_t tensor = 0;
+  Sum128 fingerprint;
+};
+
 struct Judgement {
-  std::int64_t tensors = 0;  ///< of which gen stores a piece
+  std::int64_t tensors = 0;           ///< of which gen stores a piece
+  std::vector<std::int32_t> changed;  ///< tensors that differ from their constant
   std::vector<Suspect> suspects;
   std::vector<OddHolder> odd_train;
   Sum128 train;  ///< sums over the tensors that both sides store
@@ -48,8 +55,8 @@ void find_odd(const Ledger& side, std::int32_t tensor, const HeldBox& box, const
               std::vector<OddHolder>& out);
 
 /// Compares all holders of each box, and the sums of train and gen. Tensors that train does not store are compared
-/// among their gen holders only; those that gen does not store are skipped.
+/// among their gen holders, and with their constant; those that gen does not store are skipped.
 Judgement judge(const std::vector<model::Tensor>& tensors, const Ledger& train, const Ledger& gen,
-                const Fingerprints& prints);
+                const Fingerprints& prints, const std::vector<Constant>& constants);
 
 }  // namespace refit::verify

@@ -13,7 +13,8 @@ kernels::Region region_of(const RankView& view, const layout::LocalPiece& piece,
                           const Box& box) {
   const layout::Place place = layout::place_of(piece.piece, box);
   std::byte* storage = view.storages[static_cast<std::size_t>(piece.storage)];
-  return {element(storage, piece.piece.format.dtype, place.offset), piece.piece.format.dtype, box, tensor.shape, place.strides};
+  return {element(storage, piece.piece.format.dtype, place.offset), piece.piece.format.dtype, box, tensor.shape,
+          place.strides};
 }
 
 kernels::Region region_of(const RankView& view, const layout::LocalLayout::LocalFill& fill) {

@@ -74,6 +74,15 @@ void check_all_found(const Judgement& judgement, const std::vector<Report>& repo
   }
 }
 
+/// Nothing may write to what came from the checkpoint.
+void check_constants(const Judgement& judgement, const model::Model& model) {
+  if (judgement.changed.empty()) return;
+  const model::Tensor& tensor = model.tensors[static_cast<std::size_t>(judgement.changed.front())];
+  throw Error(ErrorKind::data,
+              fmt::format("{}: gen does not hold what was loaded from the checkpoint ({} such tensors)", tensor.name,
+                          judgement.changed.size()));
+}
+
 std::vector<TrainDisagreement> named(const std::vector<OddHolder>& odd, const model::Model& model) {
   std::vector<TrainDisagreement> list;
   for (const OddHolder& one : odd) {
@@ -108,7 +117,8 @@ std::vector<Suspect> unpack_suspects(const Bytes& bytes) {
 class Verifier::Implementation {
  public:
   Implementation(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
-                 transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed);
+                 transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
+                 std::vector<Constant> constants);
   std::vector<TrainDisagreement> check_train_holders();
   StepResult verify(std::int64_t step);
 
@@ -126,6 +136,7 @@ class Verifier::Implementation {
   LocalMemory local_;
   std::int32_t train_ranks_;
   std::uint64_t seed_;
+  std::vector<Constant> constants_;
   std::optional<Ledger> train_;  ///< at root only, likewise gen_
   std::optional<Ledger> gen_;
   std::vector<std::int32_t> measured_;
@@ -136,8 +147,12 @@ class Verifier::Implementation {
 
 Verifier::Implementation::Implementation(const model::Model& model, const layout::Layout& train,
                                          const layout::Layout& gen, RankView mine, transport::Control& world,
-                                         const kernels::ExecutionSpace& space, std::uint64_t seed)
-    : local_{model, std::move(mine), world, space, {}}, train_ranks_(train.ranks()), seed_(seed) {
+                                         const kernels::ExecutionSpace& space, std::uint64_t seed,
+                                         std::vector<Constant> constants)
+    : local_{model, std::move(mine), world, space, {}},
+      train_ranks_(train.ranks()),
+      seed_(seed),
+      constants_(std::move(constants)) {
   REFIT_ASSERT(world.size() == train.ranks() + gen.ranks());
   REFIT_ASSERT(local_.view.storages.size() == local_.view.layout->storages.size());
   if (is_root()) {
@@ -260,7 +275,7 @@ std::vector<TrainDisagreement> Verifier::Implementation::check_train_holders() {
 StepResult Verifier::Implementation::verify(std::int64_t step) {
   const Fingerprints prints = gather_prints(false);
   Judgement judgement;
-  if (is_root()) judgement = judge(local_.model.tensors, *train_, *gen_, prints);
+  if (is_root()) judgement = judge(local_.model.tensors, *train_, *gen_, prints, constants_);
 
   const auto suspects = unpack_suspects(local_.world.broadcast(pack(judgement.suspects), kRoot));
   const auto reports = gather_reports(local_, count_pieces(local_, suspects), count_fills(local_), shared_);
@@ -268,6 +283,7 @@ StepResult Verifier::Implementation::verify(std::int64_t step) {
   StepResult result;
   std::vector<Contribution> changes;
   if (is_root()) {
+    check_constants(judgement, local_.model);
     check_all_found(judgement, reports, local_.model);
     result.step = step;
     result.tensors = judgement.tensors;
@@ -284,8 +300,10 @@ StepResult Verifier::Implementation::verify(std::int64_t step) {
 }
 
 Verifier::Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
-                   transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed)
-    : implementation_(std::make_unique<Implementation>(model, train, gen, std::move(mine), world, space, seed)) {}
+                   transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
+                   std::vector<Constant> constants)
+    : implementation_(std::make_unique<Implementation>(model, train, gen, std::move(mine), world, space, seed,
+                                                       std::move(constants))) {}
 Verifier::~Verifier() = default;
 
 std::vector<TrainDisagreement> Verifier::check_train_holders() { return implementation_->check_train_holders(); }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "transport/communicator.hpp"
+#include "verify/judge.hpp"
 #include "verify/rank_view.hpp"
 #include "verify/result.hpp"
 
@@ -20,10 +21,12 @@ namespace refit::verify {
 class Verifier {
  public:
   /// Collective over `world`. Keeps references to all arguments but `mine`, which is copied (its memory must stay).
-  /// `seed` chooses the signs of the KL proxy. Errors (usage): a side that stores a tensor in part, or in boxes that
+  /// `seed` chooses the signs of the KL proxy. `constants` (of world rank 0): what gen alone stores has these
+  /// fingerprints, or `verify` fails (data). Errors (usage): a side that stores a tensor in part, or in boxes that
   /// overlap without being equal; a tensor that gen stores in more than one dtype; a conversion that is no cast.
   Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
-           transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed);
+           transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
+           std::vector<Constant> constants = {});
   ~Verifier();
   Verifier(const Verifier&) = delete;
   Verifier& operator=(const Verifier&) = delete;
