@@ -6,6 +6,7 @@
 
 #include "checkpoint/file.hpp"
 #include "core/error.hpp"
+#include "model/json_text.hpp"
 
 namespace refit::checkpoint {
 namespace {
@@ -24,7 +25,7 @@ nlohmann::ordered_json parse(const std::string& path) {
     return true;
   };
   try {
-    return Json::parse(read_text(path, kMaxConfigBytes), bounded);
+    return Json::parse(model::without_bare_floats(read_text(path, kMaxConfigBytes)), bounded);
   } catch (const Json::parse_error& error) {
     fail_usage("{}: not valid JSON (byte {})", path, error.byte);
   }

@@ -71,6 +71,11 @@ void check_train(const Case& c, Complaints& complaints) {
     complaints.require(c.train.first_stage_layers == 0 && c.train.last_stage_layers == 0, "train.stage_layers",
                        "gives every stage; leave out first_stage_layers and last_stage_layers");
   }
+  if (!c.train.hybrid_layer_pattern.empty()) {
+    complaints.require(stages.empty() && c.train.first_stage_layers == 0 && c.train.last_stage_layers == 0,
+                       "train.hybrid_layer_pattern",
+                       "gives every stage; leave out stage_layers, first_stage_layers and last_stage_layers");
+  }
   if (p.pp == 1) complaints.meaningless({"train.first_stage_layers", "train.last_stage_layers"}, "without PP");
 }
 

@@ -93,6 +93,7 @@ struct TrainSection {
   std::int64_t first_stage_layers = 0;            ///< 0 = even split
   std::int64_t last_stage_layers = 0;             ///< 0 = even split
   std::vector<std::int64_t> stage_layers;         ///< of every stage; empty = by the two numbers above
+  std::string hybrid_layer_pattern;               ///< Nemotron-H's layers, with `|` between stages; empty = as above
   std::int64_t make_vocab_size_divisible_by = 0;  ///< 0 = not padded
   Precision precision = Precision::bf16;
 };

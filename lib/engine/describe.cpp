@@ -68,10 +68,12 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
 std::string common_text(const Case& c) {
   std::string text = fmt::format(
       "model.layers={} train.layout={} train.precision={} first_stage_layers={} last_stage_layers={} stage_layers={} "
+      "hybrid_layer_pattern={} "
       "make_vocab_size_divisible_by={} gen.layout={} gen.precision={} data_parallel={} mtp={} moe_backend={}",
       c.model.layers, to_string(c.train.layout), name(c.train.precision), c.train.first_stage_layers,
-      c.train.last_stage_layers, fmt::join(c.train.stage_layers, ","), c.train.make_vocab_size_divisible_by,
-      to_string(c.gen.layout), name(c.gen.precision), name(c.gen.data_parallel), c.gen.mtp, name(c.gen.moe_backend));
+      c.train.last_stage_layers, fmt::join(c.train.stage_layers, ","), c.train.hybrid_layer_pattern,
+      c.train.make_vocab_size_divisible_by, to_string(c.gen.layout), name(c.gen.precision), name(c.gen.data_parallel),
+      c.gen.mtp, name(c.gen.moe_backend));
   for (const auto& [key, value] : settings_of(c)) {
     text += fmt::format(" {}=", key);
     std::visit([&text](const auto& one) { text += fmt::format("{}", one); }, value);

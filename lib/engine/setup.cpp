@@ -18,8 +18,13 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
 }
 
 train::Options train_options(const Case& c) {
-  return {c.train.layout,       c.train.first_stage_layers,           c.train.last_stage_layers,
-          c.train.stage_layers, c.train.make_vocab_size_divisible_by, dtype_of(c.train.precision)};
+  return {c.train.layout,
+          c.train.first_stage_layers,
+          c.train.last_stage_layers,
+          c.train.stage_layers,
+          c.train.hybrid_layer_pattern,
+          c.train.make_vocab_size_divisible_by,
+          dtype_of(c.train.precision)};
 }
 
 gen::Options gen_options(const Case& c) {

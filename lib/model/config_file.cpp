@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "core/error.hpp"
+#include "model/json_text.hpp"
 
 namespace refit::model {
 
@@ -43,7 +44,7 @@ Json parse(const std::string& path, const std::string& text) {
     return true;
   };
   try {
-    return Json::parse(text, bounded);
+    return Json::parse(without_bare_floats(text), bounded);
   } catch (const Json::exception& error) {
     fail_usage("{}: is not valid JSON: {}", path, quotable(error.what()));
   }

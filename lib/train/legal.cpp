@@ -67,6 +67,31 @@ void check_parameters(const model::Model& model, const Options& options, const s
   }
 }
 
+/// Layers between the bars of a pattern.
+std::vector<std::int64_t> layers_between_bars(const std::string& pattern) {
+  std::vector<std::int64_t> counts{0};
+  for (char letter : pattern) {
+    if (letter == '|') {
+      counts.push_back(0);
+    } else {
+      ++counts.back();
+    }
+  }
+  return counts;
+}
+
+/// The pattern must name the model's own mixers.
+void check_pattern(const Config& config, std::string pattern, std::vector<std::string>& out) {
+  if (pattern.empty()) return;
+  std::erase(pattern, '|');
+  constexpr std::string_view kLetters = "*M.-E";  // in the order of Mixer's enumerators; linear attention has none
+  std::string wanted;
+  for (const Mixer mixer : config.mixers) wanted += kLetters[static_cast<std::size_t>(mixer)];
+  if (pattern == wanted) return;
+  out.push_back(fmt::format("train: hybrid_layer_pattern is {} without its bars, the model's layers are {}", pattern,
+                            wanted.empty() ? "all alike: leave it out" : wanted));
+}
+
 void check_prediction(const Config& config, std::int64_t stages, std::vector<std::string>& out) {
   if (config.mtp_layers == 0 || !config.tied || stages == 1) return;
   out.push_back(fmt::format(
@@ -80,15 +105,17 @@ void check_prediction(const Config& config, std::int64_t stages, std::vector<std
 std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& options,
                                        std::vector<std::string>& violations) {
   const std::int64_t stages = options.sizes.pp;
-  if (!options.stage_layers.empty()) {
-    const auto& list = options.stage_layers;
+  const auto list =
+      options.hybrid_layer_pattern.empty() ? options.stage_layers : layers_between_bars(options.hybrid_layer_pattern);
+  if (!list.empty()) {
     const std::int64_t sum = std::accumulate(list.begin(), list.end(), std::int64_t{0});
     const bool positive = *std::min_element(list.begin(), list.end()) > 0;
     if (positive && static_cast<std::int64_t>(list.size()) == stages && sum == layers) return list;
-    violations.push_back(fmt::format(
-        "train: stage_layers lists {} stages with {} layers; PP{} and {} layers, at least one a stage, are needed "
-        "[L4]",
-        list.size(), sum, stages, layers));
+    violations.push_back(
+        fmt::format("train: {} lists {} stages with {} layers; PP{} and {} layers, at least one a stage, are needed "
+                    "[L4]",
+                    options.hybrid_layer_pattern.empty() ? "stage_layers" : "hybrid_layer_pattern", list.size(), sum,
+                    stages, layers));
     return {};
   }
   if (options.first_stage_layers < 0 || options.last_stage_layers < 0) {
@@ -128,6 +155,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   const std::set<Mixer> named = check_heads(model.config, complete.sizes.tp, out);
   check_experts(model.config, complete.sizes, out);
   check_prediction(model.config, complete.sizes.pp, out);
+  check_pattern(model.config, options.hybrid_layer_pattern, out);
   check_parameters(model, complete, named, out);
   split_stages(model.config.layers, complete, out);
   return out;

@@ -23,7 +23,8 @@ struct Options {
   layout::Parallelism sizes;            ///< dp = 0: the smallest that lets EP x ETP divide TP x CP x DP
   std::int64_t first_stage_layers = 0;  ///< 0 = even split
   std::int64_t last_stage_layers = 0;
-  std::vector<std::int64_t> stage_layers;         ///< explicit list; empty = none
+  std::vector<std::int64_t> stage_layers;  ///< explicit list; empty = none
+  std::string hybrid_layer_pattern;  ///< of Nemotron-H: a letter per layer (M * E -), `|` where a stage ends; or empty
   std::int64_t make_vocab_size_divisible_by = 0;  ///< 0 = vocabulary not padded
   DType precision = DType::bf16;                  ///< of every parameter but the router's expert bias
 };
@@ -35,8 +36,8 @@ struct Coordinates {
 };
 Coordinates coordinates(const layout::Parallelism& sizes, Rank rank);
 
-/// Layers of each stage (Megatron's num_layers_in_first/last_pipeline_stage, or the explicit list). On failure returns
-/// an empty list and appends the reasons to `violations`.
+/// Layers of each stage (Megatron's num_layers_in_first/last_pipeline_stage, the explicit list, or the pattern). On
+/// failure returns an empty list and appends the reasons to `violations`.
 std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& options,
                                        std::vector<std::string>& violations);
 
