@@ -1,3 +1,5 @@
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -8,6 +10,8 @@
 #include "app/text.hpp"
 #include "core/error.hpp"
 #include "engine/inject.hpp"
+#include "engine/setup.hpp"
+#include "model/model.hpp"
 
 namespace refit::app {
 namespace fs = std::filesystem;
@@ -25,12 +29,27 @@ std::string first_line(const fs::path& file) {
   return line;
 }
 
-std::vector<Line> models(const std::string& inputs) {
-  std::vector<Line> lines;
+/// A line per model, after a heading: what follows from its config.json alone.
+int list_models(const std::string& inputs) {
+  fmt::print("{:32}  {:11}  {:>7}  {:>15}  {:>3}  {:18}  {:18}  {}\n", "model", "family", "tensors", "parameters",
+             "MTP", "train TP", "gen TP", "description");
   for (const std::string& name : model_names(inputs)) {
-    lines.push_back({name, first_line(fs::path(inputs) / "models" / name / "description.txt")});
+    const fs::path folder = fs::path(inputs) / "models" / name;
+    const model::Config config = model::read_config((folder / "config.json").string());
+    const model::Model model = model::build_model(config, false);
+    std::int64_t tensors = 0;
+    std::int64_t parameters = 0;
+    for (const model::Tensor& tensor : model.tensors) {
+      if (tensor.layer >= config.layers) continue;
+      ++tensors;
+      parameters += tensor.elements();
+    }
+    const engine::LegalSizes legal = engine::legal_sizes(model);
+    fmt::print("{:32}  {:11}  {:7}  {:>15}  {:3}  {:18}  {:18}  {}\n", name, config.family, tensors,
+               grouped(parameters), config.mtp_layers, fmt::format("{}", fmt::join(legal.train_tp, " ")),
+               fmt::format("{}", fmt::join(legal.gen_tp, " ")), first_line(folder / "description.txt"));
   }
-  return lines;
+  return 0;
 }
 
 std::vector<Line> cases(const std::string& inputs) {
@@ -55,7 +74,6 @@ std::vector<Line> executors() {
 }
 
 std::vector<Line> lines_of(const std::string& what, const std::string& inputs) {
-  if (what == "models") return models(inputs);
   if (what == "cases") return cases(inputs);
   if (what == "bugs") return bugs();
   if (what == "executors") return executors();
@@ -66,6 +84,7 @@ std::vector<Line> lines_of(const std::string& what, const std::string& inputs) {
 }  // namespace
 
 int list(const std::string& what, const std::string& inputs) {
+  if (what == "models") return list_models(inputs);
   const std::vector<Line> lines = lines_of(what, inputs);
   std::size_t width = 0;
   for (const Line& line : lines) width = std::max(width, line.name.size());

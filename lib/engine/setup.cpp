@@ -32,25 +32,33 @@ gen::Options gen_options(const Case& c) {
           c.gen.moe_backend};
 }
 
-/// The TP sizes with which a side would be legal, all else as it is: "gen: legal here: TP1, 2, 4".
+/// The TP sizes with which a side is legal, all else as it is.
 template <typename Options, typename Violations>
-void append_legal_sizes(const char* side, const model::Model& model, Options options, const Violations& violations,
-                        std::vector<std::string>& out) {
+std::vector<std::int64_t> legal_tp(const model::Model& model, Options options, const Violations& violations) {
   std::vector<std::int64_t> legal;
   for (std::int64_t tp = 1; tp <= model.config.attention_heads; ++tp) {
     options.sizes.tp = tp;
     if (violations(model, options).empty()) legal.push_back(tp);
   }
+  return legal;
+}
+
+/// Appends a side's violations and, where there are any, which TP would be legal.
+template <typename Options, typename Violations>
+void append_violations(const char* side, const model::Model& model, const Options& options,
+                       const Violations& violations, std::vector<std::string>& out) {
+  const std::vector<std::string> broken = violations(model, options);
+  if (broken.empty()) return;
+  out.insert(out.end(), broken.begin(), broken.end());
+  const std::vector<std::int64_t> legal = legal_tp(model, options, violations);
   if (!legal.empty())
-    out.push_back(fmt::format("{}: legal with all else as it is: TP{}", side, fmt::join(legal, ", ")));
+    out.push_back(fmt::format("{}: legal with all else as it is: TP {}", side, fmt::join(legal, ", ")));
 }
 
 void require_legal(const Case& c, const model::Model& model) {
-  std::vector<std::string> broken = train::violations(model, train_options(c));
-  if (!broken.empty()) append_legal_sizes("train", model, train_options(c), train::violations, broken);
-  std::vector<std::string> of_gen = gen::violations(model, gen_options(c));
-  if (!of_gen.empty()) append_legal_sizes("gen", model, gen_options(c), gen::violations, of_gen);
-  broken.insert(broken.end(), of_gen.begin(), of_gen.end());
+  std::vector<std::string> broken;
+  append_violations("train", model, train_options(c), train::violations, broken);
+  append_violations("gen", model, gen_options(c), gen::violations, broken);
   for (std::string& text : upstream_violations(c, model)) broken.push_back(std::move(text));
   if (!broken.empty()) fail_usage("this layout is impossible:\n  {}", fmt::join(broken, "\n  "));
 }
@@ -75,6 +83,10 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject) {
   train = train::make_layout(model, train_options(c));
   gen = gen::make_layout(model, gen_options(c));
   split = plan::split(model, c.refit.bulk, *train, *gen, c.train.layout.tp, c.gen.layout.tp);
+}
+
+LegalSizes legal_sizes(const model::Model& model) {
+  return {legal_tp(model, train::Options(), train::violations), legal_tp(model, gen::Options(), gen::violations)};
 }
 
 std::string Setup::unknown_tensors() const {

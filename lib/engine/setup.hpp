@@ -35,6 +35,13 @@ class Setup {
   std::string source() const { return c.model.checkpoint.empty() ? c.model.config : c.model.checkpoint; }
 };
 
+/// TP sizes with which each side of a model is legal without any other parallelism.
+struct LegalSizes {
+  std::vector<std::int64_t> train_tp;
+  std::vector<std::int64_t> gen_tp;
+};
+LegalSizes legal_sizes(const model::Model& model);
+
 /// The element type of a precision that this build moves (bf16, fp32).
 DType dtype_of(Precision precision);
 
