@@ -34,6 +34,7 @@ class EvenLayout final : public layout::Layout {
   std::int32_t stage(Rank) const override { return 0; }
   std::int32_t stages() const override { return 1; }
   std::uint64_t placement_class(const model::Tensor&) const override { return 0; }
+  std::optional<Format> format(const model::Tensor& tensor) const override { return tensor.dtype; }
   void pieces(const model::Tensor& tensor, Rank rank, std::vector<layout::Piece>& out) const override {
     Box box = Box::whole(tensor.shape);
     box.extent[cut_] /= ranks_;
@@ -135,7 +136,7 @@ void direct_against_memcpy(Control& world, const std::vector<model::Tensor>& ten
     if (part.source) {
       std::byte* arena = peers->map(half + world.rank());
       for (const plan::Copy& one : part.copies) {
-        const std::byte* first = part.me.source.address(one.source.place, one.source.dtype);
+        const std::byte* first = part.me.source.address(one.source.place, one.source.format.dtype);
         std::memcpy(arena + (first - own.data()), first, static_cast<std::size_t>(one.wire_bytes()));
       }
     }

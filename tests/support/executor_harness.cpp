@@ -29,14 +29,15 @@ std::uint64_t element_bits(DType dtype, std::uint64_t random) {
   }
 }
 
-std::vector<std::byte> make_values(std::int64_t elements, const std::string& name, DType from, DType to,
+std::vector<std::byte> make_values(std::int64_t elements, const std::string& name, Format from, Format to,
                                    std::int64_t step) {
   const std::uint64_t key = combine(hash_name(name), static_cast<std::uint64_t>(step));
-  const auto size = static_cast<std::size_t>(byte_size(to));
+  const auto size = static_cast<std::size_t>(byte_size(to.dtype));
+  const Transform how = transform(from.conversion, to.conversion);
   std::vector<std::byte> values(static_cast<std::size_t>(elements) * size);
   for (std::size_t i = 0; i < static_cast<std::size_t>(elements); ++i) {
-    std::uint64_t bits = element_bits(from, splitmix64(key + i));
-    if (from != to) bits = kernels::convert_bits(static_cast<std::uint32_t>(bits), from, to);
+    std::uint64_t bits = element_bits(from.dtype, splitmix64(key + i));
+    if (from != to) bits = kernels::convert_bits(static_cast<std::uint32_t>(bits), from.dtype, to.dtype, how);
     std::memcpy(values.data() + i * size, &bits, size);
   }
   return values;
@@ -55,7 +56,7 @@ void for_each_element(const Piece& piece, const Shape& shape, const Visit& visit
       rest /= piece.box.extent[d];
     }
     const std::int64_t local = piece.place.offset + offset_of(index, piece.place.strides);
-    visit(local * byte_size(piece.dtype), offset_of(piece.box.lower, strides) + offset_of(index, strides));
+    visit(local * byte_size(piece.format.dtype), offset_of(piece.box.lower, strides) + offset_of(index, strides));
   }
 }
 
@@ -66,17 +67,22 @@ class Memory {
       : job_(job),
         local_(materialise(layout, job.model->tensors, rank)),
         map_(local_),
-        made_in_(stored_dtypes(*job.source, job.model->tensors)) {}
+        is_moved_(job.model->tensors.size(), false) {
+    for (const auto* path : {&job.bulk, &job.misc}) {
+      for (const model::Tensor& tensor : *path) is_moved_[static_cast<std::size_t>(tensor.index)] = true;
+    }
+  }
 
   const LocalLayout& local() const { return local_; }
   std::int64_t bytes() const { return map_.bytes; }
 
   void write(std::byte* arena, std::int64_t step) const {
     for (const layout::LocalPiece& entry : local_.pieces) {
+      if (!is_moved_[static_cast<std::size_t>(entry.tensor)]) continue;
       const model::Tensor& tensor = job_.model->tensors[static_cast<std::size_t>(entry.tensor)];
-      const DType made_in = made_in_[static_cast<std::size_t>(entry.tensor)];
-      const std::vector<std::byte>& values = job_.truth->values(tensor, made_in, entry.piece.dtype, step);
-      const auto size = static_cast<std::size_t>(byte_size(entry.piece.dtype));
+      const Format made_in = job_.source->format(tensor).value();
+      const std::vector<std::byte>& values = job_.truth->values(tensor, made_in, entry.piece.format, step);
+      const auto size = static_cast<std::size_t>(byte_size(entry.piece.format.dtype));
       std::byte* storage = arena + map_.offsets[static_cast<std::size_t>(entry.storage)];
       for_each_element(entry.piece, tensor.shape, [&](std::int64_t at, std::int64_t element) {
         std::memcpy(storage + at, values.data() + static_cast<std::size_t>(element) * size, size);
@@ -103,7 +109,7 @@ class Memory {
   const TransportCase& job_;
   LocalLayout local_;
   transport::ArenaMap map_;
-  std::vector<DType> made_in_;
+  std::vector<bool> is_moved_;  // by tensor
 };
 
 std::vector<int> range(int begin, int end) {
@@ -173,34 +179,19 @@ std::string to_string(ExecutorKind kind) {
   return kNames[static_cast<std::size_t>(kind)];
 }
 
-const std::vector<std::byte>& Truth::values(const model::Tensor& tensor, DType made_in, DType as,
+const std::vector<std::byte>& Truth::values(const model::Tensor& tensor, Format made_in, Format as,
                                             std::int64_t step) const {
   return values_.at({tensor.index, made_in, as, step});
 }
 
-std::vector<DType> stored_dtypes(const layout::Layout& layout, const std::vector<model::Tensor>& tensors) {
-  std::vector<DType> result;
-  std::vector<Piece> pieces;
-  for (const model::Tensor& tensor : tensors) {
-    pieces.clear();
-    for (std::int32_t rank = 0; rank < layout.ranks() && pieces.empty(); ++rank) {
-      layout.pieces(tensor, Rank{rank}, pieces);
-    }
-    result.push_back(pieces.empty() ? tensor.dtype : pieces.front().dtype);
-  }
-  return result;
-}
-
 void Truth::prepare(const layout::Layout& source, const layout::Layout& destination, std::int64_t steps) {
-  const std::vector<DType> made_in = stored_dtypes(source, model_.tensors);
-  const std::vector<DType> wanted = stored_dtypes(destination, model_.tensors);
   for (const model::Tensor& tensor : model_.tensors) {
-    const auto at = static_cast<std::size_t>(tensor.index);
-    for (const DType to : {made_in[at], wanted[at]}) {
+    const auto made_in = source.format(tensor);
+    if (!made_in) continue;
+    for (const Format to : {*made_in, destination.format(tensor).value_or(*made_in)}) {
       for (std::int64_t step = 0; step < steps; ++step) {
-        std::vector<std::byte>& values = values_[{tensor.index, made_in[at], to, step}];
-        if (values.empty())
-          values = make_values(tensor.elements(), model_.canonical(tensor).name, made_in[at], to, step);
+        std::vector<std::byte>& values = values_[{tensor.index, *made_in, to, step}];
+        if (values.empty()) values = make_values(tensor.elements(), model_.canonical(tensor).name, *made_in, to, step);
       }
     }
   }
@@ -232,8 +223,8 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   const auto bulk = make_bulk(job, services, space, routes, me, peers.get(), progress);
   std::unique_ptr<transport::Executor> misc;
   if (!job.misc.empty()) {
-    misc = make_misc(space, network.gather.get(), network.stream.get(), me, job.misc, job.precision, *job.source,
-                     *job.destination, job.misc_buffer_bytes, job.tuning, progress);
+    misc = make_misc(space, network.gather.get(), network.stream.get(), me, job.misc, *job.source, *job.destination,
+                     job.misc_buffer_bytes, job.tuning, progress);
   }
 
   RankOutcome outcome{"", bulk->staging_bytes(), misc ? misc->staging_bytes() : 0, bulk->unmapped_peers()};

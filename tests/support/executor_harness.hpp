@@ -24,24 +24,21 @@ namespace refit::test_support {
 enum class ExecutorKind : std::uint8_t { golden, p2p, direct };
 std::string to_string(ExecutorKind kind);
 
-/// The true values of a model's tensors: element i of a tensor at a step is a function of (canonical name, i, step),
-/// made in the source's dtype and converted once to the destination's.
+/// The true values of a model's tensors: what a source stores of element i of a tensor at a step is a function of
+/// (canonical name, i, step); what a destination stores is that, transformed and cast in one step.
 class Truth {
  public:
   explicit Truth(const model::Model& model) : model_(model) {}
   /// Makes the values that two layouts store at steps 0 .. steps - 1; those made before are kept.
   void prepare(const layout::Layout& source, const layout::Layout& destination, std::int64_t steps);
-  /// The whole tensor, row-major, as a source in `made_in` gives it to a storage in `as`.
-  const std::vector<std::byte>& values(const model::Tensor& tensor, DType made_in, DType as, std::int64_t step) const;
+  /// The whole tensor, row-major, as a source that stores it as `made_in` gives it to a storage in `as`.
+  const std::vector<std::byte>& values(const model::Tensor& tensor, Format made_in, Format as, std::int64_t step) const;
 
  private:
-  using Key = std::tuple<std::int32_t, DType, DType, std::int64_t>;
+  using Key = std::tuple<std::int32_t, Format, Format, std::int64_t>;
   const model::Model& model_;
   std::map<Key, std::vector<std::byte>> values_;
 };
-
-/// The dtype in which a layout stores each tensor (its first piece on any rank), by tensor index.
-std::vector<DType> stored_dtypes(const layout::Layout& layout, const std::vector<model::Tensor>& tensors);
 
 /// One job: what is moved, between which layouts, and how.
 struct TransportCase {
@@ -50,8 +47,7 @@ struct TransportCase {
   const layout::Layout* source = nullptr;
   const layout::Layout* destination = nullptr;
   std::vector<model::Tensor> bulk;
-  std::vector<model::Tensor> misc;
-  DType precision = DType::bf16;  ///< of the misc stream
+  std::vector<model::Tensor> misc;  ///< what is in neither stays poison at the destination
   ExecutorKind executor = ExecutorKind::p2p;
   transport::Tuning tuning;
   bool per_stage = false;

@@ -79,14 +79,18 @@ std::int32_t MeshLayout::ranks() const {
 }
 
 std::uint64_t MeshLayout::placement_class(const model::Tensor& tensor) const {
-  std::uint64_t seed = static_cast<std::uint64_t>(
-      dtype_of[static_cast<std::size_t>(storage_of[static_cast<std::size_t>(tensor.index)])]);
+  const Format stored = format(tensor).value();
+  std::uint64_t seed = combine(static_cast<std::uint64_t>(stored.dtype), static_cast<std::uint64_t>(stored.conversion));
   for (const Cut& cut : cuts[static_cast<std::size_t>(tensor.index)]) {
     seed =
         combine(combine(combine(seed, static_cast<std::uint64_t>(cut.axis)), static_cast<std::uint64_t>(cut.dimension)),
                 static_cast<std::uint64_t>(cut.rule));
   }
   return seed;
+}
+
+std::optional<Format> MeshLayout::format(const model::Tensor& tensor) const {
+  return format_of[static_cast<std::size_t>(storage_of[static_cast<std::size_t>(tensor.index)])];
 }
 
 std::int64_t MeshLayout::begin_of(std::int32_t index, Rank rank) const {
@@ -112,7 +116,7 @@ void MeshLayout::pieces(const model::Tensor& tensor, Rank rank, std::vector<layo
   }
   out.push_back({mine,
                  {{storage_of[at], -1, -1}, begin_of(tensor.index, rank), strides},
-                 dtype_of[static_cast<std::size_t>(storage_of[at])]});
+                 format_of[static_cast<std::size_t>(storage_of[at])]});
 }
 
 layout::Storage MeshLayout::storage(const layout::StorageKey& key, Rank rank) const {
@@ -120,7 +124,7 @@ layout::Storage MeshLayout::storage(const layout::StorageKey& key, Rank rank) co
   for (const model::Tensor& tensor : tensors) {
     if (storage_of[static_cast<std::size_t>(tensor.index)] == key.parameter) elements += box(tensor, rank).volume() + 1;
   }
-  return {key, fmt::format("s{}", key.parameter), {elements}, dtype_of[static_cast<std::size_t>(key.parameter)]};
+  return {key, fmt::format("s{}", key.parameter), {elements}, format_of[static_cast<std::size_t>(key.parameter)].dtype};
 }
 
 std::string MeshLayout::coordinates(Rank rank) const { return fmt::format("rank={}", to_int(rank)); }
@@ -150,7 +154,7 @@ MeshLayout random_layout(std::mt19937_64& random, const std::vector<model::Tenso
   }
   const auto storages = static_cast<std::size_t>(pick(random, 1, 4));
   for (std::size_t s = 0; s < storages; ++s) {
-    result.dtype_of.push_back(pick(random, 0, 1) == 0 ? DType::f32 : DType::bf16);
+    result.format_of.emplace_back(pick(random, 0, 1) == 0 ? DType::f32 : DType::bf16);
   }
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const int dimensions = tensors[i].shape.size();

@@ -44,7 +44,7 @@ class MeshLayout final : public layout::Layout {
   std::vector<std::vector<Cut>> cuts;    ///< by tensor index
   std::vector<std::int32_t> storage_of;  ///< by tensor index
   std::vector<bool> reversed;            ///< by tensor index: the first dimension varies fastest
-  std::vector<DType> dtype_of;           ///< by storage
+  std::vector<Format> format_of;         ///< by storage
   std::vector<model::Tensor> tensors;
 
   /// The box of `tensor` on `rank`; may be empty.
@@ -54,6 +54,7 @@ class MeshLayout final : public layout::Layout {
   std::int32_t stage(Rank) const override { return 0; }
   std::int32_t stages() const override { return 1; }
   std::uint64_t placement_class(const model::Tensor& tensor) const override;
+  std::optional<Format> format(const model::Tensor& tensor) const override;
   void pieces(const model::Tensor& tensor, Rank rank, std::vector<layout::Piece>& out) const override;
   layout::Storage storage(const layout::StorageKey& key, Rank rank) const override;
   void fills(const layout::StorageKey&, Rank, std::vector<layout::Fill>&) const override {}

@@ -46,6 +46,13 @@ TEST(CaseCheck, RefusesContradictions) {
   const std::vector<Row> rows = {
       {{"model.checkpoint=/d"}, kUsage, "model.config: give either this or model.checkpoint"},
       {{"train.layout=PP2", "train.stage_layers=[1, 2]", "train.first_stage_layers=1"}, kUsage, "gives every stage"},
+      {{"train.layout=PP2", "train.hybrid_layer_pattern=M|*", "train.stage_layers=[1, 1]"},
+       kUsage,
+       "train.hybrid_layer_pattern: gives every stage"},
+      {{"train.layout=PP2", "train.hybrid_layer_pattern=M|*", "train.last_stage_layers=1"},
+       kUsage,
+       "train.hybrid_layer_pattern: gives every stage"},
+      {{"gen.layout=TP2xETP2"}, kUsage, "vLLM gen PP must be 1, and so must CP and ETP"},
       {{"train.first_stage_layers=3"}, kUsage, "means nothing without PP"},
       {{"gen.layout=TP2xPP2"}, kUsage, "vLLM gen PP must be 1"},
       {{"gen.layout=TP2xCP2"}, kUsage, "vLLM gen PP must be 1, and so must CP"},
@@ -72,15 +79,27 @@ TEST(CaseCheck, RefusesWhatThisBuildDoesNotKnow) {
       {{"train.precision=fp8", "gen.precision=fp8"}, kUsage, "not fp8 -> fp8"},
       {{"gen.precision=mxfp8"}, kUsage, "gen.precision: this build refits between bf16 and fp32, not bf16 -> mxfp8"},
       {{"train.precision=fp8"}, kUsage, "train.precision: this build"},
-      {{"gen.mtp=true"}, kUsage, "gen.mtp"},
-      {{"gen.moe_backend=flashinfer_trtllm"}, kUsage, "knows triton, not flashinfer_trtllm"},
       {{"gen.precision=fp8", "gen.kv_cache_dtype=fp8"}, kUsage, "gen.kv_cache_dtype: this build knows auto"},
-      {{"run.strict_upstream=seed"}, kUsage, "knows off, not seed"},
-      {{"run.strict_upstream=merged"}, kUsage, "knows off, not merged"},
       {{"run.device=cuda"}, ErrorKind::unavailable, "run.device: this build has no CUDA"},
       {{"refit.executor=m2n"}, ErrorKind::unavailable, "refit.executor: this build has no NCCL M2N"},
   };
   for (const Row& row : rows) expect_refused(row);
+}
+
+TEST(CaseCheck, RefusesWhatTheUpstreamVersionsRefuse) {
+  constexpr auto kUsage = ErrorKind::usage;
+  const std::vector<Row> rows = {
+      {{"run.strict_upstream=seed", "train.layout=TP2xETP2"}, kUsage, "strict_upstream = seed: ETP2 is not supported"},
+      {{"run.strict_upstream=merged", "train.layout=PP2", "train.stage_layers=[1, 2]"}, kUsage, "[V8]"},
+      {{"run.strict_upstream=seed", "train.precision=fp32", "gen.precision=fp32"}, kUsage, "[V12]"},
+      {{"run.strict_upstream=merged", "train.precision=fp32"}, kUsage, "fp32 bytes cannot be copied into bf16"},
+      {{"run.strict_upstream=seed", "gen.layout=TP2xEP2"}, kUsage, "EP2 must be 1 [V18]"},
+      {{"run.strict_upstream=merged", "gen.layout=TP2xDP2xEP4", "gen.data_parallel=internal"},
+       kUsage,
+       "EP4 must be 1 or TP, 2 [V18]"},
+  };
+  for (const Row& row : rows) expect_refused(row);
+  EXPECT_NO_THROW(check_case(case_of({"run.strict_upstream=merged", "gen.layout=TP2xEP2"})));
 }
 
 TEST(CaseCheck, AcceptsWhatMakesSense) {
@@ -90,6 +109,9 @@ TEST(CaseCheck, AcceptsWhatMakesSense) {
       {"refit.executor=p2p", "refit.chunk_bytes=64KiB", "refit.ring_chunks=4", "refit.group_size=7", "refit.streams=1"},
       {"train.layout=PP2", "train.first_stage_layers=1", "train.last_stage_layers=2"},
       {"gen.layout=TP2xEP2xDP2"},
+      {"train.layout=TP4xEP2xETP2", "gen.mtp=true", "gen.moe_backend=flashinfer_trtllm"},
+      {"refit.bulk=blacklist"},
+      {"train.layout=PP2", "train.hybrid_layer_pattern=M|*"},
       {"gen.layout=TP2xEP4xDP2", "gen.data_parallel=internal"},
       {"train.precision=fp32", "gen.precision=bf16"},
       {"expect.outcome=mismatch", "expect.mismatch=[{tensors = \"*\", fraction = 1.0}]"},

@@ -27,6 +27,7 @@ const std::map<std::string, std::string> kOther = {
     {"train.first_stage_layers", "3"},
     {"train.last_stage_layers", "2"},
     {"train.stage_layers", "[3, 2]"},
+    {"train.hybrid_layer_pattern", "\"M|*\""},
     {"train.make_vocab_size_divisible_by", "128"},
     {"train.precision", "\"fp32\""},
     {"gen.layout", "\"TP4xDP2\""},

@@ -99,7 +99,7 @@ constexpr Bad kBad[] = {
     {"[refit]\nbulc = \"ffn\"\n", ":6:1: ", "unknown key refit.bulc; did you mean refit.bulk?"},
     {"[refti]\nbulk = \"ffn\"\n", ":5:2: ", "unknown section refti; did you mean refit?"},
     {"[refit]\nbulk = \"fnn\"\n",
-     ":6:1: ", "refit.bulk needs one of all, whitelist, ffn, not \"fnn\"; did you mean ffn?"},
+     ":6:1: ", "refit.bulk needs one of all, whitelist, blacklist, ffn, not \"fnn\"; did you mean ffn?"},
     {"[refit]\nbulk = 3\n", ":6:1: ", "refit.bulk needs one of"},
     {"[refit]\nstreams = \"2\"\n", ":6:1: ", "refit.streams needs an integer in 1..1024"},
     {"[refit]\nstreams = 0\n", ":6:1: ", "refit.streams needs an integer"},

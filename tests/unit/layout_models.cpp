@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <sstream>
+
 #include "support/random_layout.hpp"
 
 namespace refit::layout {
@@ -14,10 +16,14 @@ using test_support::shifted;
 
 std::int64_t row_length(const Shape& shape) { return shape.size() < 2 ? 1 : shape[shape.size() - 1]; }
 
-/// "q" for "model.layers.0.self_attn.q_proj.weight", "e3g" for gate of expert 3, else the first letter.
+/// "q" for "model.layers.0.self_attn.q_proj.weight", "e3g" for gate of expert 3, else the first letter of the last part
+/// that is not "weight".
 std::string short_name(const model::Tensor& tensor) {
   const std::size_t at = tensor.name.find("_proj");
-  if (at == std::string::npos) return tensor.name.substr(0, 1);
+  if (at == std::string::npos) {
+    const std::string stem = tensor.name.substr(0, tensor.name.rfind(".weight"));
+    return stem.substr(stem.rfind('.') + 1, 1);
+  }
   const std::size_t dot = tensor.name.rfind('.', at);
   const std::string letter = tensor.name.substr(dot + 1, 1);
   return tensor.expert >= 0 ? fmt::format("e{}{}", tensor.expert, letter) : letter;
@@ -31,7 +37,46 @@ void put(Origin& element, const Origin& origin, bool again, const std::string& w
 
 }  // namespace
 
-model::Model small_model(const std::string& name) {
+namespace {
+
+void set_experts(model::Config& config) {
+  config.experts = 6;
+  config.expert_intermediate_size = 8;
+}
+
+void set_deepseek(model::Config& config) {
+  set_experts(config);
+  config.shared_intermediate_size = 8;
+  config.expert_bias = true;
+  config.mtp_layers = 1;
+  config.mla = {.q_rank = 6, .kv_rank = 5, .nope_dim = 3, .rope_dim = 2, .value_dim = 4};
+  config.kv_heads = config.attention_heads;
+  config.dense_layer = {true, false, false, false};
+}
+
+void set_nemotron(model::Config& config) {
+  using enum model::Mixer;
+  set_experts(config);
+  config.prefix = "backbone.";
+  config.layers = 6;
+  config.mixers = {mamba, mlp, experts, mamba, attention, experts};
+  config.dense_layer = {true, true, false, true, true, false};
+  config.shared_intermediate_size = 8;
+  config.expert_bias = true;
+  config.mamba = {.heads = 8, .head_dim = 2, .groups = 4, .state = 2, .kernel = 3};
+}
+
+void set_hybrid(model::Config& config) {
+  using enum model::Mixer;
+  set_experts(config);
+  config.mixers = {gated_delta_net, gated_delta_net, gated_delta_net, attention};
+  config.shared_intermediate_size = 8;
+  config.gdn = {.key_heads = 4, .value_heads = 8, .key_dim = 2, .value_dim = 3, .kernel = 2};
+}
+
+}  // namespace
+
+model::Config small_config(const std::string& name) {
   model::Config config;
   config.vocab_size = 250;
   config.hidden_size = 12;
@@ -41,20 +86,34 @@ model::Model small_model(const std::string& name) {
   config.kv_heads = 2;
   config.head_dim = 4;
   config.tied = name.starts_with("llama_tied");
-  config.family = name.starts_with("llama") ? "llama" : name.starts_with("qwen3_moe") ? "qwen3_moe" : name;
-  if (config.family == "qwen3_moe") {
-    config.experts = 6;
-    config.expert_intermediate_size = 8;
+  for (const std::string_view family : {"llama", "qwen3_moe", "nemotron_h"}) {
+    if (name.starts_with(family)) config.family = family;
   }
+  if (config.family.empty()) config.family = name;
+  config.attention_bias = config.family == "gpt_oss";
+  if (config.family == "qwen3_moe" || config.family == "mixtral" || config.family == "gpt_oss") set_experts(config);
+  if (config.family == "deepseek_v3") set_deepseek(config);
+  if (config.family == "nemotron_h") set_nemotron(config);
+  if (config.family == "qwen3_next" || config.family == "qwen3_5_moe") set_hybrid(config);
+  if (config.family == "qwen3_5_moe") config.prefix = "model.language_model.";
   if (name == "qwen3_moe_dense") {
     config.dense_layer = {false, true, false, false};
     config.intermediate_size = config.expert_intermediate_size;
   }
-  return model::build_model(config, name == "llama_tied_lm_head");
+  if (name == "nemotron_h_latent") {
+    config.latent_size = 6;
+    config.mamba.groups = 1;
+  }
+  return config;
+}
+
+model::Model small_model(const std::string& name) {
+  return model::build_model(small_config(name), name == "llama_tied_lm_head");
 }
 
 std::vector<std::string> small_models() {
-  return {"llama", "llama_tied", "llama_tied_lm_head", "qwen2", "qwen3", "qwen3_moe", "qwen3_moe_dense"};
+  return {"llama",       "llama_tied", "llama_tied_lm_head", "qwen2",           "qwen3",   "qwen3_moe",  "mixtral",
+          "deepseek_v3", "nemotron_h", "nemotron_h_latent",  "qwen3_moe_dense", "gpt_oss", "qwen3_next", "qwen3_5_moe"};
 }
 
 std::vector<Contents> contents(const Layout& layout, const model::Model& model, Rank rank) {
@@ -121,6 +180,22 @@ std::string rows(const Layout& layout, const model::Model& model, Rank rank, con
       const Origin expected{first.tensor, first.element + column};
       EXPECT_EQ(stored.elements[i + static_cast<std::size_t>(column)], expected) << name << " row " << text;
     }
+  }
+  return text;
+}
+
+std::string renamed(const std::string& rows, const std::vector<Section>& sections) {
+  std::string text;
+  std::istringstream words(rows);
+  for (std::string word; words >> word;) {
+    const std::size_t digits = word.find_first_of("0123456789");
+    const std::string letters = word.substr(0, digits);
+    const std::int64_t row = digits == std::string::npos ? 0 : std::stoll(word.substr(digits));
+    for (const Section& section : sections) {
+      if (section.of != letters || row < section.first) continue;
+      word = section.name + std::to_string(row - section.first);
+    }
+    text += (text.empty() ? "" : " ") + word;
   }
   return text;
 }

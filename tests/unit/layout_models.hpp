@@ -9,9 +9,13 @@
 
 namespace refit::layout {
 
-/// V 250, H 12, L 4, I 16, nh 8, nkv 2, hd 4; with experts E 6 of I 8. Cases: "llama", "llama_tied",
-/// "llama_tied_lm_head" (the checkpoint has its own lm_head), "qwen2", "qwen3", "qwen3_moe", "qwen3_moe_dense" (layer 1
-/// is dense and as wide as an expert).
+/// V 250, H 12, L 4, I 16, nh 8, nkv 2, hd 4; with experts E 6 of I 8, shared experts of I 8. Cases: every family, and
+/// "llama_tied", "llama_tied_lm_head" (the checkpoint has its own lm_head), "qwen3_moe_dense" (layer 1 is dense and as
+/// wide as an expert) and "nemotron_h_latent" (one Mamba group, latent experts of width 6).
+/// DeepSeek-V3: layer 0 is dense, layer 4 is multi-token prediction. Nemotron-H: L 6, one of each block and two more of
+/// Mamba (8 heads of 2, 4 groups of 2) and experts. Qwen3-Next and Qwen3.5: three Gated DeltaNet layers (4 key heads of
+/// 2, 8 value heads of 3), then attention; experts of Qwen3.5 are packed.
+model::Config small_config(const std::string& name);
 model::Model small_model(const std::string& name);
 std::vector<std::string> small_models();
 
@@ -41,6 +45,16 @@ Contents find(const std::vector<Contents>& all, const std::string& name);
 /// The storage of that name as rows: "q3" is row 3 of the tensor whose name contains ".q_proj.", "0" a row of zeros.
 /// Rows must be whole (first to last column) or all cut at the same columns. Joined with blanks.
 std::string rows(const Layout& layout, const model::Model& model, Rank rank, const std::string& name);
+
+/// Rows `first` and following of the tensor called `of` go by a name of their own.
+struct Section {
+  std::string of;
+  std::int64_t first;
+  std::string name;
+};
+
+/// What `rows` returned, in the names of the sections: with {"i", 0, "z"}, {"i", 4, "x"}, "i3 i4" is "z3 x0".
+std::string renamed(const std::string& rows, const std::vector<Section>& sections);
 
 /// Likewise the columns of its first row, e.g. "4 5 6 7".
 std::string columns(const Layout& layout, const model::Model& model, Rank rank, const std::string& name);

@@ -5,7 +5,6 @@
 #include "core/error.hpp"
 #include "layout/parallelism.hpp"
 #include "layout/partition.hpp"
-#include "layout/vocabulary.hpp"
 
 namespace refit::layout {
 namespace {
@@ -57,31 +56,36 @@ TEST(Partition, RoundedAndClipped) {
 
 TEST(Partition, VocabularyParts) {
   // 50,257 rows padded to 50,304 over 4: the last part has 47 rows of padding.
-  const VocabularyPart last = vocabulary_part(50257, 50304, 4, 3);
-  EXPECT_EQ(last.rows, (Range{37728, 12576}));
-  EXPECT_EQ(last.real, 12529);
-  EXPECT_EQ(vocabulary_part(250, 512, 4, 1).real, 122);
-  EXPECT_EQ(vocabulary_part(250, 512, 4, 2).real, 0);
+  const Range last = even_part(round_up(50257, 64), 4, 3);
+  EXPECT_EQ(last, (Range{37728, 12576}));
+  EXPECT_EQ(clip(last, 50257), (Range{37728, 12529}));
+  EXPECT_EQ(clip(even_part(512, 4, 1), 250), (Range{128, 122}));
+  EXPECT_EQ(clip(even_part(512, 4, 2), 250).count, 0);
 }
 
 TEST(Parallelism, IsReadInAnyOrder) {
-  const Parallelism expected{1, 1, 8, 8, 2};
+  const Parallelism expected{1, 1, 8, 1, 8, 2};
   for (const char* text : {"EP8xPP2xDP8", "DP8,PP2,EP8", " pp2 , ep8 X dp8", "TP1xEP8xDP8xPP2"}) {
     EXPECT_EQ(parse_parallelism(text), expected) << text;
   }
   EXPECT_EQ(to_string(expected), "EP8xDP8xPP2");
   EXPECT_EQ(expected.ranks(), 16);
   EXPECT_EQ(to_string(Parallelism{}), "TP1");
-  EXPECT_EQ(parse_parallelism("TP3"), (Parallelism{3, 1, 1, 0, 1}));
+  EXPECT_EQ(parse_parallelism("TP3"), (Parallelism{3, 1, 1, 1, 0, 1}));
+  const Parallelism tensor_parallel_experts{4, 1, 2, 2, 0, 1};
+  EXPECT_EQ(parse_parallelism("etp2xep2xtp4"), tensor_parallel_experts);
+  EXPECT_EQ(to_string(tensor_parallel_experts), "TP4xEP2xETP2");
+  EXPECT_EQ(tensor_parallel_experts.ranks(), 4);
 }
 
 TEST(Parallelism, RefusesWhatItCannotRead) {
   const std::pair<const char*, const char*> rows[] = {{"TP2xTP4", "names TP twice"},
+                                                      {"ETP2xETP2", "names ETP twice"},
                                                       {"TP0", "needs a number from 1 to 65536"},
                                                       {"TP65537", "needs a number from 1 to 65536"},
                                                       {"TP", "needs a number"},
-                                                      {"TP-1", "needs a number"},
-                                                      {"TP2x", "\"\" is none of TP, CP, EP, DP, PP"},
+                                                      {"TP-1", "is none of TP, CP, EP, ETP, DP, PP with a number"},
+                                                      {"TP2x", "\"\" is none of TP, CP, EP, ETP, DP, PP"},
                                                       {"", "is none of"},
                                                       {"SP2", "\"SP2\" is none of"},
                                                       {"TP2 PP2", "needs a number"},
@@ -100,7 +104,8 @@ TEST(Parallelism, RefusesWhatItCannotRead) {
 
 TEST(Parallelism, AbsentDataParallelIsTheSmallestThatFitsTheExperts) {
   const std::pair<const char*, std::int64_t> rows[] = {
-      {"TP2", 1}, {"EP8", 8}, {"TP2xEP4", 2}, {"TP4xEP6", 3}, {"TP8xEP4", 1}, {"TP2xCP2xEP4", 1}, {"EP8xDP2", 2}};
+      {"TP2", 1},     {"EP8", 8},  {"TP2xEP4", 2},  {"TP4xEP6", 3},      {"TP8xEP4", 1},     {"TP2xCP2xEP4", 1},
+      {"EP8xDP2", 2}, {"ETP4", 4}, {"TP2xETP4", 2}, {"TP2xEP3xETP2", 3}, {"TP4xEP2xETP2", 1}};
   for (const auto& [text, dp] : rows) EXPECT_EQ(with_data_parallel(parse_parallelism(text)).dp, dp) << text;
 }
 

@@ -2,41 +2,66 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
+#include "gen/vllm.hpp"
 #include "plan/policy.hpp"
 #include "report/format.hpp"
+#include "train/megatron.hpp"
 
 namespace refit::plan {
 namespace {
+
+constexpr Policy kPolicies[] = {Policy::all, Policy::whitelist, Policy::blacklist, Policy::ffn};
 
 model::Model published(const char* name, bool lm_head) {
   return build_model(model::read_config(fmt::format("{}/inputs/models/{}/config.json", REFIT_SOURCE_DIR, name)),
                      lm_head);
 }
 
-std::string line(const model::Model& model, Policy policy, std::int64_t gen_tp) {
-  const Split parts = split(model, policy, DType::bf16, 1, gen_tp);
+/// Split as between a train and a gen side in these precisions; what a policy sees of their sizes are the TP.
+Split split_of(const model::Model& model, Policy policy, std::int64_t train_tp, std::int64_t gen_tp,
+               DType precision = DType::bf16) {
+  train::Options train_options;
+  train_options.precision = precision;
+  gen::Options gen_options;
+  gen_options.precision = precision;
+  return split(model, policy, *train::make_layout(model, train_options), *gen::make_layout(model, gen_options),
+               train_tp, gen_tp);
+}
+
+std::string line(const Split& parts) {
   return report::payload_line({parts.payload.bulk_bytes, parts.payload.misc_bytes, parts.qkv_to_misc});
 }
 
 struct Row {
   const char* model;
   bool lm_head;
-  const char *total, *whitelist, *qkv_misc, *ffn;  ///< "bulk misc fraction"
+  std::size_t tensors;                                              ///< that move
+  const char *total, *whitelist, *whitelist_misc, *qkv_misc, *ffn;  ///< "bulk misc fraction"; misc to four decimals
 };
 
-// Payloads in GiB, bf16.
+// Payloads in GiB, bf16 but for the routers' expert biases; without multi-token prediction layers.
 const Row kRows[] = {
-    {"qwen3-0.6b", true, "1.40", "1.40 0.00 100.0", "1.18 0.22 84.4", "0.49 0.91 35.2"},
-    {"qwen3-1.7b", true, "3.78", "3.78 0.00 100.0", "3.35 0.44 88.4", "1.97 1.82 52.0"},
-    {"qwen3-4b", false, "7.49", "7.49 0.00 100.0", "6.44 1.06 85.9", "5.01 2.48 66.9"},
-    {"qwen3-8b", false, "15.26", "15.26 0.00 100.0", "13.57 1.69 88.9", "10.12 5.13 66.4"},
-    {"qwen3-32b", false, "61.02", "61.02 0.00 100.0", "54.77 6.25 89.8", "46.88 14.15 76.8"},
-    {"qwen2.5-7b", false, "14.19", "14.18 0.00 100.0", "13.32 0.86 93.9", "10.62 3.56 74.9"},
-    {"llama-3.2-1b", false, "2.30", "2.30 0.00 100.0", "2.11 0.19 91.8", "1.50 0.80 65.2"},
-    {"llama-3.1-8b", false, "14.96", "14.96 0.00 100.0", "13.46 1.50 90.0", "10.50 4.46 70.2"},
-    {"llama-3.1-70b", false, "131.42", "131.41 0.00 100.0", "118.91 12.50 90.5", "105.00 26.42 79.9"},
-    {"qwen3-30b-a3b", false, "56.87", "56.85 0.02 100.0", "55.91 0.96 98.3", "54.00 2.87 95.0"},
-    {"qwen3-235b-a22b", false, "437.90", "437.80 0.09 100.0", "431.19 6.70 98.5", "423.00 14.90 96.6"}};
+    {"qwen3-0.6b", true, 311, "1.40", "1.40 0.00 100.0", "0.0001", "1.18 0.22 84.4", "0.49 0.91 35.2"},
+    {"qwen3-1.7b", true, 311, "3.78", "3.78 0.00 100.0", "0.0002", "3.35 0.44 88.4", "1.97 1.82 52.0"},
+    {"qwen3-4b", false, 398, "7.49", "7.49 0.00 100.0", "0.0004", "6.44 1.06 85.9", "5.01 2.48 66.9"},
+    {"qwen3-8b", false, 399, "15.26", "15.26 0.00 100.0", "0.0006", "13.57 1.69 88.9", "10.12 5.13 66.4"},
+    {"qwen3-32b", false, 707, "61.02", "61.02 0.00 100.0", "0.0013", "54.77 6.25 89.8", "46.88 14.15 76.8"},
+    {"qwen2.5-7b", false, 339, "14.19", "14.18 0.00 100.0", "0.0006", "13.32 0.86 93.9", "10.62 3.56 74.9"},
+    {"llama-3.2-1b", false, 146, "2.30", "2.30 0.00 100.0", "0.0001", "2.11 0.19 91.8", "1.50 0.80 65.2"},
+    {"llama-3.1-8b", false, 291, "14.96", "14.96 0.00 100.0", "0.0005", "13.46 1.50 90.0", "10.50 4.46 70.2"},
+    {"llama-3.1-70b", false, 723, "131.42", "131.41 0.00 100.0", "0.0025", "118.91 12.50 90.5", "105.00 26.42 79.9"},
+    {"qwen3-30b-a3b", false, 18867, "56.87", "56.85 0.02 100.0", "0.0238", "55.91 0.96 98.3", "54.00 2.87 95.0"},
+    {"qwen3-235b-a22b", false, 36945, "437.90", "437.80 0.09 100.0", "0.0933", "431.19 6.70 98.5", "423.00 14.90 96.6"},
+    {"deepseek-v3", false, 45395, "1249.88", "1247.96 1.92 99.8", "1.9203", "1247.96 1.92 99.8", "1220.21 29.67 97.6"},
+    {"nemotron-3-nano-30b-a3b", false, 6243, "58.82", "57.62 1.20 98.0", "1.2031", "57.48 1.34 97.7",
+     "54.71 4.10 93.0"},
+    {"nemotron-3-super-120b-a12b", false, 41643, "224.76", "218.31 6.45 97.1", "6.4505", "218.03 6.73 97.0",
+     "210.00 14.76 93.4"},
+    {"mixtral-8x7b", false, 995, "86.99", "2.99 84.00 3.4", "84.0024", "1.49 85.50 1.7", "0.00 86.99 0.0"},
+    {"qwen3.5-397b-a17b", false, 1038, "738.25", "10.94 727.32 1.5", "727.3151", "8.95 729.31 1.2",
+     "720.00 18.25 97.5"}};
 
 std::string expected_line(const Row& row, const std::string& parts, bool qkv_misc) {
   const std::size_t first = parts.find(' ');
@@ -50,35 +75,65 @@ TEST(PolicyPayload, IsAsPublished) {
   for (const Row& row : kRows) {
     const model::Model model = published(row.model, row.lm_head);
     const std::int64_t nkv = model.config.kv_heads;
-    EXPECT_EQ(line(model, Policy::whitelist, nkv), expected_line(row, row.whitelist, false)) << row.model;
-    EXPECT_EQ(line(model, Policy::whitelist, 2 * nkv), expected_line(row, row.qkv_misc, true)) << row.model;
-    EXPECT_EQ(line(model, Policy::ffn, 2 * nkv), expected_line(row, row.ffn, false)) << row.model;
-    EXPECT_EQ(line(model, Policy::all, 2 * nkv), expected_line(row, fmt::format("{} 0.00 100.0", row.total), false))
+    const Split whitelist = split_of(model, Policy::whitelist, 1, nkv);
+    EXPECT_EQ(line(whitelist), expected_line(row, row.whitelist, false)) << row.model;
+    EXPECT_EQ(fmt::format("{:.4f}", std::ldexp(static_cast<double>(whitelist.payload.misc_bytes), -30)),
+              row.whitelist_misc)
+        << row.model;
+    EXPECT_EQ(whitelist.bulk.size() + whitelist.misc.size(), row.tensors) << row.model;
+    EXPECT_EQ(line(split_of(model, Policy::whitelist, 1, 2 * nkv)), expected_line(row, row.qkv_misc, true))
+        << row.model;
+    EXPECT_EQ(line(split_of(model, Policy::ffn, 1, 2 * nkv)), expected_line(row, row.ffn, false)) << row.model;
+    EXPECT_EQ(line(split_of(model, Policy::all, 1, 2 * nkv)),
+              expected_line(row, fmt::format("{} 0.00 100.0", row.total), false))
         << row.model;
   }
 }
 
 TEST(PolicySplit, CountsAndKeepsTheOrder) {
   const model::Model model = published("qwen3-30b-a3b", false);
-  const Split ffn = split(model, Policy::ffn, DType::bf16, 1, 1);
+  const Split ffn = split_of(model, Policy::ffn, 1, 1);
   EXPECT_EQ(ffn.bulk.size(), 48u * 128u * 3u);
   EXPECT_EQ(ffn.misc.size(), 18867u - 48u * 128u * 3u);
-  const Split whitelist = split(model, Policy::whitelist, DType::bf16, 8, 1);
+  const Split whitelist = split_of(model, Policy::whitelist, 8, 1);
   EXPECT_EQ(whitelist.bulk.size(), 48u * (128u * 3u + 1u) + 2u);  // experts, o_proj; embedding and head
   for (std::size_t i = 1; i < ffn.misc.size(); ++i) EXPECT_LT(ffn.misc[i - 1].index, ffn.misc[i].index);
 }
 
 TEST(PolicySplit, CountsUnknownTensorsInTheirOwnType) {
   model::Model model = published("smollm2-135m", false);
-  const Split before = split(model, Policy::all, DType::f32, 1, 1);
+  const Split before = split_of(model, Policy::all, 1, 1, DType::f32);
   EXPECT_EQ(before.payload.bulk_bytes, 4 * model.parameters());
   EXPECT_EQ(before.payload.misc_bytes, 0);
   const auto index = static_cast<std::int32_t>(model.tensors.size());
   model.tensors.push_back({index, "extra.gate_proj.weight", {3, 5}, DType::i64, model::Role::unknown, -1, -1});
-  for (const Policy policy : {Policy::all, Policy::whitelist, Policy::ffn}) {
-    const Split after = split(model, policy, DType::f32, 1, 1);
+  for (const Policy policy : kPolicies) {
+    const Split after = split_of(model, policy, 1, 1, DType::f32);
     EXPECT_EQ(after.misc.back().index, index);
     EXPECT_EQ(after.payload.misc_bytes + after.payload.bulk_bytes, 4 * (model.parameters() - 15) + 8 * 15);
+  }
+}
+
+/// The drafter wants the prediction layer's tensors only; its embedding and head no train rank has.
+TEST(PolicySplit, TakesWhatTrainLacksFromTheCheckpoint) {
+  const model::Model model = published("deepseek-v3-small", false);
+  gen::Options drafter;
+  drafter.mtp = true;
+  const auto train = train::make_layout(model, {});
+  const auto gen = gen::make_layout(model, drafter);
+  for (const Policy policy : kPolicies) {
+    const Split parts = split(model, policy, *train, *gen, 1, 1);
+    ASSERT_EQ(parts.from_checkpoint.size(), 2u);
+    EXPECT_EQ(parts.from_checkpoint[0].role, model::Role::mtp_embedding);
+    EXPECT_EQ(parts.from_checkpoint[1].role, model::Role::mtp_head);
+    EXPECT_EQ(parts.payload.from_checkpoint_bytes, 2 * 2 * model.config.vocab_size * model.config.hidden_size);
+    std::size_t expected = 0;
+    for (const model::Tensor& tensor : model.tensors) expected += tensor.layer >= model.config.layers ? 1 : 0;
+    EXPECT_EQ(parts.bulk.size() + parts.misc.size() + 2, expected);
+    for (const auto* path : {&parts.bulk, &parts.misc}) {
+      for (const model::Tensor& tensor : *path) EXPECT_EQ(tensor.layer, model.config.layers) << tensor.name;
+    }
+    EXPECT_EQ(parts.bulk.empty(), policy == Policy::ffn);  // whole prediction layers are misc there
   }
 }
 
@@ -86,58 +141,122 @@ TEST(PolicyRule, SendsAttentionToMiscWhereGroupsAreFewerThanTp) {
   EXPECT_TRUE(qkv_to_misc(Policy::whitelist, 4, 1, 8));
   EXPECT_TRUE(qkv_to_misc(Policy::whitelist, 4, 8, 1));
   EXPECT_FALSE(qkv_to_misc(Policy::whitelist, 8, 8, 8));
+  EXPECT_TRUE(qkv_to_misc(Policy::blacklist, 4, 1, 8));
+  EXPECT_FALSE(qkv_to_misc(Policy::blacklist, 8, 8, 8));
   EXPECT_FALSE(qkv_to_misc(Policy::ffn, 4, 8, 8));
   EXPECT_FALSE(qkv_to_misc(Policy::all, 4, 8, 8));
 }
 
+/// What each rule makes of a name: whitelist and blacklist, each with q, k and v bulk and misc, and ffn.
 struct Name {
   const char* name;
-  bool whitelist, whitelist_qkv_misc, ffn;
+  bool whitelist, whitelist_qkv_misc, blacklist, blacklist_qkv_misc, ffn;
+  model::Role role = model::Role::final_norm;  ///< any; of packed experts it decides
 };
 
-const Name kNames[] = {{"model.layers.0.self_attn.q_proj.weight", true, false, false},
-                       {"model.layers.0.self_attn.k_proj.weight", true, false, false},
-                       {"model.layers.0.self_attn.q_proj.bias", false, false, false},
-                       {"model.layers.0.self_attn.o_proj.weight", true, true, false},
-                       {"model.layers.0.self_attn.q_norm.weight", false, false, false},
-                       {"model.layers.0.self_attn.q_b_proj.weight", true, true, false},
-                       {"model.layers.0.self_attn.kv_a_proj_with_mqa.weight", false, false, false},
-                       {"model.layers.0.input_layernorm.weight", false, false, false},
-                       {"model.layers.0.mlp.gate_proj.weight", true, true, true},
-                       {"model.layers.0.mlp.down_proj.weight", true, true, true},
-                       {"model.layers.0.mlp.gate.weight", false, false, false},
-                       {"model.layers.0.mlp.experts.0.gate_proj.weight", true, true, true},
-                       {"model.layers.0.mlp.experts.127.down_proj.weight", true, true, true},
-                       {"model.layers.0.mlp.experts.x7.up_proj.weight", false, false, true},
-                       {"model.layers.0.mlp.experts..up_proj.weight", false, false, true},
-                       {"model.layers.0.mlp.experts.7.inner.up_proj.weight", false, false, true},
-                       {"model.layers.0.mlp.experts.7.my_up_proj.weight", false, false, true},
-                       {"model.layers.0.mlp.experts.7.up_proj.weight_scale_inv", false, false, false},
-                       {"model.layers.0.mlp.experts.7.up_proj.bias", false, false, false},
-                       {"model.layers.0.mlp.experts.7.w1.weight", false, false, false},
-                       {"model.layers.0.mlp.experts.gate_up_proj", false, false, true},
-                       {"model.layers.0.mlp.experts.down_proj", false, false, true},
-                       {"model.layers.0.mlp.experts.down_proj_bias", false, false, false},
-                       {"model.layers.0.mlp.shared_experts.gate_proj.weight", true, true, false},
-                       {"model.layers.0.mlp.shared_expert.up_proj.weight", true, true, false},
-                       {"mtp.layers.0.mlp.up_proj.weight", true, true, false},
-                       {"model.layers.0.linear_attn.out_proj.weight", true, true, false},
-                       {"model.embed_tokens.weight", true, true, false},
-                       {"backbone.embeddings.weight", true, true, false},
-                       {"lm_head.weight", true, true, false},
-                       {"gate_proj.weight", true, true, true},
-                       {"", false, false, false}};
+using model::Role;
+
+const Name kNames[] = {
+    {"model.layers.0.self_attn.q_proj.weight", true, false, true, false, false},
+    {"model.layers.0.self_attn.k_proj.weight", true, false, true, false, false},
+    {"model.layers.0.self_attn.q_proj.bias", false, false, true, true, false},
+    {"model.layers.0.self_attn.o_proj.weight", true, true, true, true, false},
+    {"model.layers.0.self_attn.q_norm.weight", false, false, true, true, false},
+    {"model.layers.0.self_attn.sinks", false, false, true, true, false},
+    {"model.layers.0.self_attn.q_a_proj.weight", false, false, true, true, false},
+    {"model.layers.0.self_attn.q_a_layernorm.weight", false, false, true, true, false},
+    {"model.layers.0.self_attn.q_b_proj.weight", true, true, true, true, false},
+    {"model.layers.0.self_attn.kv_a_proj_with_mqa.weight", false, false, true, true, false},
+    {"model.layers.0.self_attn.kv_b_proj.weight", true, true, true, true, false},
+    {"model.layers.0.input_layernorm.weight", false, false, true, true, false},
+    {"model.layers.0.mlp.gate_proj.weight", true, true, true, true, true},
+    {"model.layers.0.mlp.down_proj.weight", true, true, true, true, true},
+    {"model.layers.0.mlp.gate.weight", false, false, false, false, false},
+    {"model.layers.0.mlp.gate.e_score_correction_bias", false, false, false, false, false},
+    {"model.layers.0.mlp.router.weight", false, false, false, false, false},
+    {"model.layers.0.mlp.router.bias", false, false, false, false, false},
+    {"model.layers.0.mlp.experts.0.gate_proj.weight", true, true, true, true, true},
+    {"model.layers.0.mlp.experts.127.down_proj.weight", true, true, true, true, true},
+    {"model.layers.0.mlp.experts.x7.up_proj.weight", false, false, true, true, true},
+    {"model.layers.0.mlp.experts..up_proj.weight", false, false, true, true, true},
+    {"model.layers.0.mlp.experts.7.inner.up_proj.weight", false, false, true, true, true},
+    {"model.layers.0.mlp.experts.7.my_up_proj.weight", false, false, true, true, true},
+    {"model.layers.0.mlp.experts.7.up_proj.weight_scale_inv", false, false, false, false, false},
+    {"model.layers.0.mlp.experts.7.up_proj.bias", false, false, true, true, false},
+    {"model.layers.0.block_sparse_moe.gate.weight", false, false, false, false, false},
+    {"model.layers.0.block_sparse_moe.experts.7.w1.weight", false, false, true, true, false},
+    {"model.layers.0.block_sparse_moe.experts.7.w2.weight", false, false, true, true, false},
+    {"model.layers.0.mlp.experts.gate_up_proj", false, false, true, true, true, Role::packed_gate_up},
+    {"model.layers.0.mlp.experts.down_proj", false, false, true, true, true, Role::packed_down},
+    {"model.layers.0.mlp.experts.gate_up_proj", false, false, true, true, false, Role::interleaved_gate_up},
+    {"model.layers.0.mlp.experts.down_proj", false, false, true, true, false, Role::transposed_down},
+    {"model.layers.0.mlp.experts.gate_up_proj_bias", false, false, true, true, false, Role::interleaved_gate_up_bias},
+    {"model.layers.0.mlp.experts.down_proj_bias", false, false, true, true, false, Role::packed_down_bias},
+    {"model.layers.0.mlp.shared_experts.gate_proj.weight", true, true, true, true, false},
+    {"model.layers.0.mlp.shared_expert.up_proj.weight", true, true, true, true, false},
+    {"model.layers.0.mlp.shared_expert_gate.weight", false, false, true, true, false},
+    {"mtp.layers.0.mlp.up_proj.weight", true, true, true, true, false},
+    {"model.language_model.layers.0.linear_attn.in_proj_qkv.weight", false, false, false, false, false},
+    {"model.language_model.layers.0.linear_attn.in_proj_z.weight", false, false, false, false, false},
+    {"model.language_model.layers.0.linear_attn.in_proj_b.weight", false, false, false, false, false},
+    {"model.language_model.layers.0.linear_attn.in_proj_a.weight", false, false, false, false, false},
+    {"model.layers.0.linear_attn.in_proj_qkvz.weight", false, false, false, false, false},
+    {"model.layers.0.linear_attn.in_proj_ba.weight", false, false, false, false, false},
+    {"model.layers.0.linear_attn.conv1d.weight", false, false, false, false, false},
+    {"model.layers.0.linear_attn.A_log", false, false, false, false, false},
+    {"model.layers.0.linear_attn.dt_bias", false, false, false, false, false},
+    {"model.layers.0.linear_attn.norm.weight", false, false, false, false, false},
+    {"model.layers.0.linear_attn.out_proj.weight", true, true, true, true, false},
+    {"backbone.layers.0.norm.weight", false, false, true, true, false},
+    {"backbone.layers.0.mixer.in_proj.weight", false, false, false, false, false},
+    {"backbone.layers.0.mixer.conv1d.weight", false, false, false, false, false},
+    {"backbone.layers.0.mixer.conv1d.bias", false, false, false, false, false},
+    {"backbone.layers.0.mixer.A_log", false, false, false, false, false},
+    {"backbone.layers.0.mixer.D", false, false, false, false, false},
+    {"backbone.layers.0.mixer.dt_bias", false, false, false, false, false},
+    {"backbone.layers.0.mixer.norm.weight", false, false, false, false, false},
+    {"backbone.layers.0.mixer.out_proj.weight", true, true, true, true, false},
+    {"backbone.layers.0.mixer.q_proj.weight", true, false, true, false, false},
+    {"backbone.layers.0.mixer.up_proj.weight", true, true, true, true, true},
+    {"backbone.layers.0.mixer.gate.weight", false, false, false, false, false},
+    {"backbone.layers.0.mixer.gate.e_score_correction_bias", false, false, false, false, false},
+    {"backbone.layers.0.mixer.experts.3.up_proj.weight", true, true, true, true, true},
+    {"backbone.layers.0.mixer.shared_experts.down_proj.weight", true, true, true, true, false},
+    {"backbone.layers.0.mixer.fc1_latent_proj.weight", false, false, true, true, false},
+    {"backbone.norm_f.weight", false, false, true, true, false},
+    {"model.embed_tokens.weight", true, true, true, true, false},
+    {"backbone.embeddings.weight", true, true, true, true, false},
+    {"lm_head.weight", true, true, true, true, false},
+    {"gate_proj.weight", true, true, true, true, true},
+    {"", false, false, true, true, false}};
 
 TEST(PolicyRule, DecidesByName) {
   for (const Name& row : kNames) {
-    EXPECT_EQ(is_bulk(Policy::whitelist, row.name, true, false), row.whitelist) << row.name;
-    EXPECT_EQ(is_bulk(Policy::whitelist, row.name, true, true), row.whitelist_qkv_misc) << row.name;
-    EXPECT_EQ(is_bulk(Policy::ffn, row.name, true, false), row.ffn) << row.name;
-    EXPECT_TRUE(is_bulk(Policy::all, row.name, true, false)) << row.name;
-    for (const Policy policy : {Policy::all, Policy::whitelist, Policy::ffn}) {
-      EXPECT_FALSE(is_bulk(policy, row.name, false, false)) << row.name;
-    }
+    model::Tensor tensor;
+    tensor.name = row.name;
+    tensor.role = row.role;
+    tensor.layer = 0;
+    EXPECT_EQ(is_bulk(Policy::whitelist, tensor, 1, false), row.whitelist) << row.name;
+    EXPECT_EQ(is_bulk(Policy::whitelist, tensor, 1, true), row.whitelist_qkv_misc) << row.name;
+    EXPECT_EQ(is_bulk(Policy::blacklist, tensor, 1, false), row.blacklist) << row.name;
+    EXPECT_EQ(is_bulk(Policy::blacklist, tensor, 1, true), row.blacklist_qkv_misc) << row.name;
+    EXPECT_EQ(is_bulk(Policy::ffn, tensor, 1, false), row.ffn) << row.name << ' ' << model::name(row.role);
+    EXPECT_TRUE(is_bulk(Policy::all, tensor, 1, false)) << row.name;
+    tensor.role = Role::unknown;
+    for (const Policy policy : kPolicies) EXPECT_FALSE(is_bulk(policy, tensor, 1, false)) << row.name;
   }
+}
+
+/// The layer behind the decoder's last is multi-token prediction: ffn keeps all of it on misc, the others do not care.
+TEST(PolicyRule, KeepsPredictionLayersOnMiscUnderFfn) {
+  model::Tensor tensor;
+  tensor.name = "model.layers.61.mlp.experts.3.up_proj.weight";
+  tensor.role = Role::expert_up;
+  tensor.layer = 61;
+  EXPECT_FALSE(is_bulk(Policy::ffn, tensor, 61, false));
+  EXPECT_TRUE(is_bulk(Policy::ffn, tensor, 62, false));
+  EXPECT_TRUE(is_bulk(Policy::whitelist, tensor, 61, false));
+  EXPECT_TRUE(is_bulk(Policy::blacklist, tensor, 61, false));
 }
 
 }  // namespace

@@ -96,9 +96,9 @@ Memory execute(const World& world, const Planner& planner) {
   return destination;
 }
 
-using Key = std::tuple<std::int32_t, Box, Rank, Rank, DType, DType>;
+using Key = std::tuple<std::int32_t, Box, Rank, Rank, Format, Format>;
 Key key_of(const Copy& copy) {
-  return {copy.tensor, copy.box, copy.source.rank, copy.destination.rank, copy.source.dtype, copy.destination.dtype};
+  return {copy.tensor, copy.box, copy.source.rank, copy.destination.rank, copy.source.format, copy.destination.format};
 }
 
 std::vector<Key> keys_of(const RankPlan& plan) {
@@ -186,10 +186,7 @@ TEST_P(RandomPlan, CountsItsBytes) {
   for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
     std::int64_t mine = 0;
     for (const Tensor& tensor : world.tensors) {
-      const DType dtype =
-          world.source
-              .dtype_of[static_cast<std::size_t>(world.source.storage_of[static_cast<std::size_t>(tensor.index)])];
-      mine += world.destination.box(tensor, Rank{r}).volume() * byte_size(dtype);
+      mine += world.destination.box(tensor, Rank{r}).volume() * byte_size(world.source.format(tensor)->dtype);
     }
     bytes += mine;
     busiest = std::max(busiest, mine);
@@ -206,14 +203,17 @@ TEST(PlanHash, ChangesWithTheLayoutAndWithTheName) {
     const World world = random_world(seed);
     const Traffic before = traffic(Planner(world.tensors, world.source, world.destination), world.tensors);
     MeshLayout other = world.destination;
-    for (DType& dtype : other.dtype_of) dtype = dtype == DType::f32 ? DType::bf16 : DType::f32;
+    for (Format& format : other.format_of) format.dtype = format.dtype == DType::f32 ? DType::bf16 : DType::f32;
     const Traffic casts = traffic(Planner(world.tensors, world.source, other), world.tensors);
     EXPECT_NE(before.hash, casts.hash);
+    other.format_of = world.destination.format_of;
+    for (Format& format : other.format_of) format.conversion = Conversion::minus_one;
+    EXPECT_NE(before.hash, traffic(Planner(world.tensors, world.source, other), world.tensors).hash);
     auto renamed = world.tensors;
     renamed.back().name = "other";
     EXPECT_NE(before.hash, traffic(Planner(renamed, world.source, world.destination), renamed).hash);
     for (auto& cuts : other.cuts) cuts.clear();  // whole on every rank
-    other.dtype_of = world.destination.dtype_of;
+    other.format_of = world.destination.format_of;
     const bool was_whole = std::all_of(world.tensors.begin(), world.tensors.end(), [&](const Tensor& tensor) {
       for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
         if (world.destination.box(tensor, Rank{r}) != Box::whole(tensor.shape)) return false;
@@ -233,7 +233,7 @@ MeshLayout rows_layout(const std::vector<Tensor>& tensors, std::int64_t replicas
   MeshLayout layout;
   layout.tensors = tensors;
   layout.mesh = {replicas, parts};
-  layout.dtype_of = {DType::bf16};
+  layout.format_of = {DType::bf16};
   layout.storage_of.assign(tensors.size(), 0);
   layout.reversed.assign(tensors.size(), false);
   layout.cuts.assign(tensors.size(), {{1, 0, test_support::Rule::chunk}});
@@ -302,6 +302,7 @@ TEST(Holdings, RefuseBoxesThatOverlapInPart) {
     std::int32_t stage(Rank) const override { return 0; }
     std::int32_t stages() const override { return 1; }
     std::uint64_t placement_class(const Tensor&) const override { return 0; }
+    std::optional<Format> format(const Tensor&) const override { return DType::bf16; }
     void pieces(const Tensor&, Rank rank, std::vector<Piece>& out) const override {
       out.push_back({{{2 * to_int(rank)}, {3}}, {{}, 0, {1}}, DType::bf16});
     }

@@ -40,9 +40,31 @@ TEST(StreamBoxes, OfAScalar) {
   EXPECT_TRUE(boxes_of_flat_range({}, 0, 0).empty());
 }
 
+/// A source that stores tensors in a precision, but those without a rule in their own type.
+class Source final : public layout::Layout {
+ public:
+  explicit Source(DType precision) : precision_(precision) {}
+  std::int32_t ranks() const override { return 1; }
+  std::int32_t stage(Rank) const override { return 0; }
+  std::int32_t stages() const override { return 1; }
+  std::uint64_t placement_class(const model::Tensor&) const override { return 0; }
+  std::optional<Format> format(const model::Tensor& tensor) const override {
+    if (tensor.role == model::Role::gdn_out_norm) return Format{precision_, Conversion::minus_one};
+    return tensor.role == model::Role::unknown ? tensor.dtype : precision_;
+  }
+  void pieces(const model::Tensor&, Rank, std::vector<layout::Piece>&) const override {}
+  layout::Storage storage(const layout::StorageKey& key, Rank) const override { return {key, "", {}, precision_}; }
+  void fills(const layout::StorageKey&, Rank, std::vector<layout::Fill>&) const override {}
+  std::string coordinates(Rank) const override { return ""; }
+
+ private:
+  DType precision_;
+};
+
 /// Pieces of all tensors: every element once, in stream order, within the bytes of its buffer.
 void check_stream(const std::vector<model::Tensor>& tensors, DType precision, std::int64_t buffer_bytes) {
-  const StreamLayout stream(tensors, precision, buffer_bytes);
+  const Source source(precision);
+  const StreamLayout stream(tensors, source, buffer_bytes);
   std::vector<std::vector<int>> written;
   std::int64_t total = 0;
   for (std::int32_t b = 0; b < stream.buffers(); ++b) {
@@ -58,7 +80,8 @@ void check_stream(const std::vector<model::Tensor>& tensors, DType precision, st
     stream.pieces(tensor, Rank{0}, pieces);
     std::int64_t next = 0;
     for (const layout::Piece& piece : pieces) {
-      EXPECT_EQ(piece.dtype, dtype);
+      const bool centred = tensor.role == model::Role::gdn_out_norm;
+      EXPECT_EQ(piece.format, (Format{dtype, centred ? Conversion::minus_one : Conversion::none}));
       for_each_index(piece.box.extent, [&](const Extents& index) {
         EXPECT_EQ(flat(shifted(piece.box.lower, index), tensor.shape), next++) << tensor.name;
         const std::int32_t buffer = piece.place.storage.parameter;
@@ -91,7 +114,8 @@ TEST(Stream, HoldsEveryByteOnce) {
     auto tensors = test_support::random_tensors(random, 6, 5);
     for (auto& tensor : tensors) {
       tensor.dtype = types[random() % std::size(types)];
-      tensor.role = random() % 2 == 0 ? model::Role::unknown : model::Role::final_norm;
+      constexpr model::Role kSome[] = {model::Role::unknown, model::Role::final_norm, model::Role::gdn_out_norm};
+      tensor.role = kSome[random() % std::size(kSome)];
     }
     for (const std::int64_t bytes : {1, 8, 9, 24, 100, 1000, 1 << 20}) {
       SCOPED_TRACE(fmt::format("round {} buffers of {}", round, bytes));
@@ -103,7 +127,8 @@ TEST(Stream, HoldsEveryByteOnce) {
 TEST(Stream, CutsATensorWhereABufferEnds) {
   const std::vector<model::Tensor> tensors{{0, "a", {3, 4}, DType::f32, model::Role::unknown, -1, -1},
                                            {1, "b", {2}, DType::bf16, model::Role::final_norm, -1, -1}};
-  const StreamLayout stream(tensors, DType::bf16, 20);
+  const Source source(DType::bf16);
+  const StreamLayout stream(tensors, source, 20);
   ASSERT_EQ(stream.buffers(), 3);
   EXPECT_EQ(stream.bytes(0), 20);
   EXPECT_EQ(stream.bytes(1), 20);

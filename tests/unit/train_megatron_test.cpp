@@ -262,9 +262,11 @@ TEST(TrainLegal, ReportsEveryViolationAtOnce) {
   const char* const expected[] = {
       "8 attention heads are not divisible by TP3",
       "2 KV heads and TP3: one must divide the other",
-      "intermediate_size 8 is not divisible by TP3",
+      "gate_proj's 8 rows are not divisible by TP3",
+      "down_proj's 8 columns are not divisible by TP3",
       "6 experts are not divisible by EP4",
-      "vocab_size 250 is not divisible by TP3; set train.make_vocab_size_divisible_by",
+      "embedding's 250 (padded) rows are not divisible by TP3; set train.make_vocab_size_divisible_by",
+      "lm_head's 250 (padded) rows are not divisible by TP3; set train.make_vocab_size_divisible_by",
       "EP4 does not divide the 3 ranks of a stage (TP x CP x DP); legal with DP = a multiple of 4",
       "4 layers do not split over PP3"};
   std::string all;
@@ -280,14 +282,15 @@ TEST(TrainLegal, RefusesFusedRowsThatDoNotDivide) {
   model.config.head_dim = 1;
   const auto found = violations(build_model(model.config, false), options("TP4", 1));  // 8 + 2 rows
   ASSERT_EQ(found.size(), 1u);
-  EXPECT_NE(found[0].find("linear_qkv's 10 rows are not divisible by TP4"), std::string::npos) << found[0];
+  EXPECT_NE(found[0].find("self_attention.linear_qkv.weight's 10 rows are not divisible by TP4"), std::string::npos)
+      << found[0];
 }
 
 TEST(TrainLegal, RefusesExpertsOfADenseModelAndAcceptsItsOwn) {
   const model::Model dense = small_model("llama");
   const auto found = violations(dense, options("EP2"));
   ASSERT_EQ(found.size(), 1u);
-  EXPECT_NE(found[0].find("EP2 on a model without experts"), std::string::npos);
+  EXPECT_NE(found[0].find("EP2 and ETP1 on a model without experts; legal: EP1, ETP1"), std::string::npos);
   EXPECT_TRUE(violations(dense, options("TP2xCP2xPP4")).empty());
   EXPECT_TRUE(violations(small_model("qwen3_moe"), options("TP4xEP6", 128)).empty());
 }

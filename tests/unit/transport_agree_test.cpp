@@ -30,6 +30,7 @@ class WrongLayout final : public layout::Layout {
                                                         [&](const Lie& lie) { return lie.tensor == tensor.index; });
     return truth_.placement_class(tensor) + (lies ? 1 : 0);
   }
+  std::optional<Format> format(const model::Tensor& tensor) const override { return truth_.format(tensor); }
   void pieces(const model::Tensor& tensor, Rank rank, std::vector<layout::Piece>& out) const override {
     for (const Lie& lie : lies_) {
       if (lie.tensor == tensor.index) {

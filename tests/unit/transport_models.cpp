@@ -68,8 +68,7 @@ Job::Job(const std::string& model, const std::string& train, const std::string& 
 }
 
 TransportCase Job::make(plan::Policy policy, ExecutorKind executor) {
-  const plan::Split split =
-      plan::split(model_, policy, train_options_.precision, train_options_.sizes.tp, gen_options_.sizes.tp);
+  const plan::Split split = plan::split(model_, policy, *train_, *gen_, train_options_.sizes.tp, gen_options_.sizes.tp);
   TransportCase job;
   job.model = &model_;
   job.truth = &truth_;
@@ -77,7 +76,6 @@ TransportCase Job::make(plan::Policy policy, ExecutorKind executor) {
   job.destination = gen_.get();
   job.bulk = split.bulk;
   job.misc = split.misc;
-  job.precision = train_options_.precision;
   job.executor = executor;
   truth_.prepare(*train_, *gen_, job.refits + 1);
   return job;

@@ -47,7 +47,6 @@ TEST_P(RandomLayouts, MiscArrivesThroughBuffersOfAnySize) {
   std::mt19937_64 random(GetParam());
   const model::Model model = random_model(random);
   MeshLayout source = random_layout(random, model.tensors);
-  source.dtype_of.assign(source.dtype_of.size(), DType::bf16);
   const MeshLayout destination = random_layout(random, model.tensors);
   TransportCase job;
   Truth truth(model);

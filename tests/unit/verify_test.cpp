@@ -222,7 +222,7 @@ TEST(Verify, WhatCannotBeComparedIsRefusedByName) {
   overlapping.gen.table[0].pieces[kNorm][0].box.extent[0] -= 1;  // now it is not the box of the other ranks
   EXPECT_THAT([&] { overlapping.verify(); }, testing::ThrowsMessage<Error>(testing::HasSubstr("norm: ")));
   World mixed;
-  mixed.gen.table[0].pieces[kNorm][0].dtype = DType::f64;  // not a cast of bf16, and not what the other ranks store
+  mixed.gen.table[0].pieces[kNorm][0].format = DType::f64;  // not a cast of bf16, and not what the other ranks store
   EXPECT_THAT([&] { mixed.verify(); }, testing::ThrowsMessage<Error>(testing::HasSubstr("norm: stored as BF16")));
 }
 

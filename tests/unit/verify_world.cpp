@@ -61,6 +61,14 @@ void TableLayout::place(std::int32_t rank, std::int32_t storage, std::int32_t te
   entry.pieces[tensor].push_back({box, {target.key, offset, row_major_strides(box.extent)}, target.dtype});
 }
 
+std::optional<Format> TableLayout::format(const model::Tensor& tensor) const {
+  for (const Entry& entry : table) {
+    const auto found = entry.pieces.find(tensor.index);
+    if (found != entry.pieces.end()) return found->second.front().format;
+  }
+  return std::nullopt;
+}
+
 void TableLayout::pieces(const model::Tensor& tensor, Rank rank, std::vector<layout::Piece>& out) const {
   const auto& all = table[static_cast<std::size_t>(to_int(rank))].pieces;
   const auto found = all.find(tensor.index);

@@ -37,6 +37,7 @@ class TableLayout final : public layout::Layout {
   std::uint64_t placement_class(const model::Tensor& tensor) const override {
     return static_cast<std::uint64_t>(tensor.index);
   }
+  std::optional<Format> format(const model::Tensor& tensor) const override;
   void pieces(const model::Tensor& tensor, Rank rank, std::vector<layout::Piece>& out) const override;
   layout::Storage storage(const layout::StorageKey& key, Rank rank) const override;
   void fills(const layout::StorageKey& key, Rank rank, std::vector<layout::Fill>& out) const override;
