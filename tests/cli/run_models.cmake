@@ -1,0 +1,1 @@
+refit_run_test(models run_models.py)

@@ -1,0 +1,119 @@
+"""Models that refit does not know by name, or not in every part; and the README's table of those that it knows.
+
+    run_models.py --refit EXE --engines engines.tar.xz --inputs FOLDER --work FOLDER
+"""
+
+import glob
+import json
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import safetensors  # noqa: E402
+from job import Suite  # noqa: E402
+
+EXTRA = "model.layers.0.adapter.scale"
+LAYOUTS = ("--train", "TP2", "--gen", "TP2", "--precision", "fp32")
+LAYOUTS += ("--steps", 1, "--warmup", 0, "--force", "--set", "run.update=none")
+
+
+def copy_checkpoint(suite, family, name, change_config=None, change_tensors=None):
+    """A copy of a tiny checkpoint in one file, with its config and tensors changed in place."""
+    folder = suite.path(name)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    source = suite.checkpoint(family)
+    with open(os.path.join(source, "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    tensors = {}
+    for shard in sorted(glob.glob(os.path.join(source, "*.safetensors"))):
+        tensors.update(safetensors.read(shard))
+    if change_config:
+        change_config(config)
+    if change_tensors:
+        change_tensors(tensors)
+    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    safetensors.write(os.path.join(folder, "model.safetensors"), tensors)
+    return folder
+
+
+def unknown_architectures(suite):
+    """A name that refit does not know runs under a family that fits; one that does not fit is refused."""
+    folder = copy_checkpoint(suite, "qwen3", "renamed", lambda c: c.update(architectures=["FooLM"], model_type="foo"))
+    ended = suite.run(4, "run", "--checkpoint", folder, *LAYOUTS)
+    suite.check_code(ended, 2, "an unknown architecture")
+    suite.check("FooLM" in ended.err and "model.family overrides" in ended.err, "it is named", ended)
+    ended = suite.run(4, "run", "--checkpoint", folder, *LAYOUTS, "--set", "model.family=qwen3")
+    suite.check_code(ended, 0, "the same with its family")
+    ended = suite.run(4, "run", "--checkpoint", folder, *LAYOUTS, "--set", "model.family=qwen2")
+    suite.check_code(ended, 2, "a family that does not fit")
+    suite.check("q_proj.bias" in ended.err and "is missing" in ended.err, "what does not fit is named", ended)
+
+
+def unknown_tensors(suite):
+    """Extra tensors are whole on every rank under their own names, misc under every policy, and listed in a warning."""
+    data = bytes(range(24))
+
+    def add(tensors):
+        tensors[EXTRA] = safetensors.Tensor("I64", [3], data)
+
+    folder = copy_checkpoint(suite, "qwen3_moe", "extra", change_tensors=add)
+    for policy in ("all", "whitelist", "ffn"):
+        ended = suite.run(
+            4, "run", "--checkpoint", folder, *LAYOUTS, "--bulk", policy, "--json", "extra.json",
+            "--dump-train", "extra-train", "--dump-gen", "extra-gen",
+        )  # fmt: skip
+        if not suite.check_code(ended, 0, f"an extra tensor under {policy}"):
+            continue
+        suite.check("have no rule" in ended.err and EXTRA in ended.err, f"{policy}: the warning lists it", ended)
+        result = suite.result("extra.json", ended)
+        if policy == "all":
+            suite.check(result["payload"]["misc_bytes"] == 24, f"misc is {result['payload']['misc_bytes']}", ended)
+        suite.check(any(EXTRA in note for note in result["notes"]), f"{policy}: notes {result['notes']}", ended)
+        for side in ("train", "gen"):
+            for rank in range(2):
+                dump = safetensors.read(suite.path(f"extra-{side}", f"{side}-rank-{rank:05}.safetensors"))
+                held = dump.get(EXTRA)
+                suite.check(held is not None and bytes(held.data) == data, f"{policy}: {side} rank {rank}", ended)
+    ended = suite.run(0, "inspect", folder)
+    suite.check(f"unknown: {EXTRA}" in ended.out, "inspect lists it", ended)
+
+
+def drafter(suite):
+    """The drafter's embedding and head have no holder on the train side: they come from the checkpoint, once."""
+    checkpoint = suite.checkpoint("deepseek_v3_mtp")
+    arguments = ("--checkpoint", checkpoint, *LAYOUTS, "--set", "gen.mtp=true", "--json", "drafter.json")
+    ended = suite.run(4, "run", *arguments)
+    if suite.check_code(ended, 0, "the drafter"):
+        result = suite.result("drafter.json", ended)
+        suite.check(result["payload"]["from_checkpoint_bytes"] == 2 * 192 * 64 * 4, f"{result['payload']}", ended)
+        suite.check(result["verification"]["elements_wrong"] == 0, "elements", ended)
+    ended = suite.run(4, "run", "--checkpoint", suite.checkpoint("deepseek_v3"), *LAYOUTS, "--set", "gen.mtp=true")
+    suite.check_code(ended, 2, "a drafter of a model without one")
+    # Synthetic weights take the same path.
+    ended = suite.run(4, "run", "--model", "deepseek-v3-small", *LAYOUTS, "--set", "gen.mtp=true", "--bulk", "ffn")
+    suite.check_code(ended, 0, "a synthetic drafter")
+
+
+def readme(suite):
+    """The README shows `refit list models` without its -small models and descriptions."""
+    ended = suite.run(0, "list", "models")
+    suite.check_code(ended, 0, "list models")
+    lines = ended.out.splitlines()
+    width = lines[0].index("description")
+    wanted = [line[:width].rstrip() for line in lines if "-small " not in line]
+    with open(os.path.join(suite.args.inputs, "..", "README.md"), encoding="utf-8") as file:
+        text = file.read()
+    suite.check("\n".join(wanted) in text, "README.md: its table is not what `refit list models` prints", ended)
+
+
+def everything(suite):
+    unknown_architectures(suite)
+    unknown_tensors(suite)
+    drafter(suite)
+    readme(suite)
+
+
+Suite(__doc__).main(everything)
