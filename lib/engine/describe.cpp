@@ -24,6 +24,12 @@ report::Settings settings_of(const Case& c) {
                             {"update", std::string(name(c.run.update))},
                             {"verify", std::string(name(c.run.verify))},
                             {"timeout_seconds", c.run.timeout_seconds}};
+  if (c.gen.layout.dp > 1) settings.emplace_back("data_parallel", std::string(name(c.gen.data_parallel)));
+  if (c.gen.mtp) settings.emplace_back("mtp", true);
+  if (c.gen.moe_backend != MoeBackend::triton)
+    settings.emplace_back("moe_backend", std::string(name(c.gen.moe_backend)));
+  if (c.run.strict_upstream != Strict::off)
+    settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
   if (c.refit.executor == ExecutorKind::golden || c.refit.executor == ExecutorKind::p2p) {
     settings.emplace_back("communicators", std::string(name(c.refit.communicators)));
     settings.emplace_back("streams", c.refit.streams);
@@ -68,12 +74,10 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
 std::string common_text(const Case& c) {
   std::string text = fmt::format(
       "model.layers={} train.layout={} train.precision={} first_stage_layers={} last_stage_layers={} stage_layers={} "
-      "hybrid_layer_pattern={} "
-      "make_vocab_size_divisible_by={} gen.layout={} gen.precision={} data_parallel={} mtp={} moe_backend={}",
+      "hybrid_layer_pattern={} make_vocab_size_divisible_by={} gen.layout={} gen.precision={}",
       c.model.layers, to_string(c.train.layout), name(c.train.precision), c.train.first_stage_layers,
       c.train.last_stage_layers, fmt::join(c.train.stage_layers, ","), c.train.hybrid_layer_pattern,
-      c.train.make_vocab_size_divisible_by, to_string(c.gen.layout), name(c.gen.precision), name(c.gen.data_parallel),
-      c.gen.mtp, name(c.gen.moe_backend));
+      c.train.make_vocab_size_divisible_by, to_string(c.gen.layout), name(c.gen.precision));
   for (const auto& [key, value] : settings_of(c)) {
     text += fmt::format(" {}=", key);
     std::visit([&text](const auto& one) { text += fmt::format("{}", one); }, value);

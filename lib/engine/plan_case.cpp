@@ -34,12 +34,18 @@ plan::Rates rates_of(const Hardware& hardware) {
   return rates;
 }
 
+/// Path, role, shape and name of every tensor; "none" where gen does not store it, "file" where only gen does.
 void print_classes(const Setup& setup) {
-  std::vector<bool> bulk(setup.model.tensors.size(), false);
-  for (const model::Tensor& tensor : setup.split.bulk) bulk[static_cast<std::size_t>(tensor.index)] = true;
+  std::vector<std::string_view> path(setup.model.tensors.size(), "none");
+  const auto mark = [&path](const std::vector<model::Tensor>& tensors, std::string_view word) {
+    for (const model::Tensor& tensor : tensors) path[static_cast<std::size_t>(tensor.index)] = word;
+  };
+  mark(setup.split.bulk, "bulk");
+  mark(setup.split.misc, "misc");
+  mark(setup.split.from_checkpoint, "file");
   for (const model::Tensor& tensor : setup.model.tensors) {
-    fmt::print("{:4}  {:20}  {:20}  {}\n", bulk[static_cast<std::size_t>(tensor.index)] ? "bulk" : "misc",
-               name(tensor.role), to_string(tensor.shape), tensor.name);
+    fmt::print("{:4}  {:20}  {:20}  {}\n", path[static_cast<std::size_t>(tensor.index)], name(tensor.role),
+               to_string(tensor.file_shape()), tensor.name);
   }
 }
 
