@@ -18,10 +18,22 @@ struct Sides {
 std::vector<Sides> sides(int ranks) {
   switch (ranks) {
     case 2: return {{"llama", "TP1", "TP1"}, {"qwen3_moe", "TP1", "TP1"}};
-    case 3: return {{"qwen2", "PP2", "TP1"}, {"qwen3", "TP1", "TP2"}, {"qwen3_moe", "EP2", "TP1"}};
-    case 4: return {{"qwen3", "PP2", "TP2"}, {"qwen3_moe", "TP2", "TP2xEP2"}, {"llama", "TP2", "DP2"}};
-    case 6: return {{"qwen3", "TP2xPP2", "TP2"}, {"qwen3_moe", "EP2", "TP4"}, {"six_heads", "TP3", "TP3"}};
-    case 8: return {{"qwen2", "TP4", "TP4"}, {"qwen3_moe", "TP2xPP2", "TP2xDP2i"}};
+    case 3:
+      return {{"qwen2", "PP2", "TP1"}, {"qwen3", "TP1", "TP2"}, {"qwen3_moe", "EP2", "TP1"}, {"gpt_oss", "EP2", "TP1"}};
+    case 4:
+      return {{"qwen3", "PP2", "TP2"},
+              {"qwen3_moe", "TP2", "TP2xEP2"},
+              {"llama", "TP2", "DP2"},
+              {"nemotron_h", "TP2", "TP2"}};
+    case 6:
+      return {{"qwen3", "TP2xPP2", "TP2"},
+              {"qwen3_moe", "EP2", "TP4"},
+              {"six_heads", "TP3", "TP3"},
+              {"qwen3_next", "TP2xPP2", "TP2"}};
+    case 8:
+      return {{"qwen2", "TP4", "TP4"},
+              {"qwen3_moe", "TP2xPP2", "TP2xDP2i"},
+              {"deepseek_v3", "TP2xETP2xPP2", "TP2xDP2xEP4i"}};
     default: return {};
   }
 }

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "unit/layout_models.hpp"
+
 namespace refit::test_support {
 namespace {
 
@@ -20,6 +22,12 @@ constexpr Numbers kModels[] = {
     {"qwen3_moe", "qwen3_moe", 192, 64, 112, 8, 4, 16, 8, 40, false},
     {"six_heads", "llama", 192, 48, 96, 12, 6, 8, 0, 0, false},
 };
+
+model::Model with_unknown(model::Model model) {
+  const auto index = static_cast<std::int32_t>(model.tensors.size());
+  model.tensors.push_back({index, "model.position_ids", {5, 7}, DType::i64, model::Role::unknown, -1, -1});
+  return model;
+}
 
 void require(const std::vector<std::string>& violations) {
   if (!violations.empty()) fail_usage("{}", fmt::join(violations, "; "));
@@ -43,24 +51,34 @@ model::Model transport_model(const std::string& name) {
     config.expert_intermediate_size = numbers.expert_intermediate;
     config.tied = numbers.tied;
     config.attention_bias = config.family == "qwen2";
-    model::Model model = build_model(config, false);
-    const auto index = static_cast<std::int32_t>(model.tensors.size());
-    model.tensors.push_back({index, "model.position_ids", {5, 7}, DType::i64, model::Role::unknown, -1, -1});
-    return model;
+    return with_unknown(build_model(config, false));
   }
-  fail_usage("no model {}", name);
+  return with_unknown(layout::small_model(name));
+}
+
+train::Options train_options(const model::Model& model, const std::string& sizes, DType precision) {
+  train::Options options;
+  options.sizes = layout::parse_parallelism(sizes);
+  options.precision = precision;
+  if (model.config.vocab_size % 64 != 0) options.make_vocab_size_divisible_by = 16;
+  return options;
+}
+
+gen::Options gen_options(const std::string& sizes, DType precision) {
+  gen::Options options;
+  options.internal_data_parallel = sizes.ends_with("i");
+  options.sizes = layout::parse_parallelism(options.internal_data_parallel ? sizes.substr(0, sizes.size() - 1) : sizes);
+  options.precision = precision;
+  return options;
 }
 
 Job::Job(const std::string& model, const std::string& train, const std::string& gen, DType train_precision,
          DType gen_precision)
-    : model_(transport_model(model)), truth_(model_) {
-  train_options_.sizes = layout::parse_parallelism(train);
-  train_options_.precision = train_precision;
-  if (model_.config.vocab_size % 64 != 0) train_options_.make_vocab_size_divisible_by = 16;
-  gen_options_.internal_data_parallel = gen.ends_with("i");
-  gen_options_.sizes =
-      layout::parse_parallelism(gen_options_.internal_data_parallel ? gen.substr(0, gen.size() - 1) : gen);
-  gen_options_.precision = gen_precision;
+    : Job(transport_model(model), train_options(transport_model(model), train, train_precision),
+          gen_options(gen, gen_precision)) {}
+
+Job::Job(model::Model model, const train::Options& train, const gen::Options& gen)
+    : model_(std::move(model)), train_options_(train), gen_options_(gen), truth_(model_) {
   require(train::violations(model_, train_options_));
   require(gen::violations(model_, gen_options_));
   train_ = train::make_layout(model_, train_options_);

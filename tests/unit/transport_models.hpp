@@ -12,7 +12,8 @@
 namespace refit::test_support {
 
 /// "llama" (tied), "qwen2" (biases), "qwen3" (2 KV heads), "qwen3_padvocab" (V 250), "qwen3_moe" (8 experts) and
-/// "six_heads" (llama, 6 KV heads): two layers each, and a tensor without a rule (I64) at the end.
+/// "six_heads" (llama, 6 KV heads): two layers each; or one of layout_models.hpp. A tensor without a rule (I64) is at
+/// the end.
 model::Model transport_model(const std::string& name);
 
 /// A train and a gen layout of one model, and everything that a TransportCase borrows.
@@ -22,6 +23,7 @@ class Job {
   /// Throws (usage) where a side is not legal for the model.
   Job(const std::string& model, const std::string& train, const std::string& gen, DType train_precision = DType::bf16,
       DType gen_precision = DType::bf16);
+  Job(model::Model model, const train::Options& train, const gen::Options& gen);
 
   /// A case over them.
   TransportCase make(plan::Policy policy, ExecutorKind executor);
@@ -34,6 +36,10 @@ class Job {
   std::unique_ptr<layout::Layout> gen_;
   Truth truth_;
 };
+
+/// Options as Job reads them. A vocabulary that vLLM pads is padded on the train side too.
+train::Options train_options(const model::Model& model, const std::string& sizes, DType precision);
+gen::Options gen_options(const std::string& sizes, DType precision);
 
 /// Runs the case on threads and reports every rank's mismatch as a test failure.
 std::vector<RankOutcome> expect_right(const TransportCase& job, const std::string& what);

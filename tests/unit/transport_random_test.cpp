@@ -1,4 +1,5 @@
-// Any tensors between any two layouts of 1 to 8 ranks: fused storages, gaps, reversed strides, casts, replicas.
+// Any tensors between any two layouts of 1 to 8 ranks: fused storages, gaps, reversed strides, casts, conversions,
+// replicas.
 
 #include <gtest/gtest.h>
 
@@ -20,13 +21,25 @@ std::int64_t one_of(std::mt19937_64& random, std::initializer_list<std::int64_t>
   return values.begin()[random() % values.size()];
 }
 
+/// Conversions at random: zero-centred values on both sides, or anything from plain ones.
+void convert(std::mt19937_64& random, MeshLayout& source, MeshLayout& destination) {
+  const bool centred = random() % 2 == 0;
+  for (Format& format : source.format_of) {
+    if (centred && random() % 2 == 0) format.conversion = Conversion::minus_one;
+  }
+  for (Format& format : destination.format_of) {
+    format.conversion = static_cast<Conversion>(random() % (centred ? 2 : 3));
+  }
+}
+
 class RandomLayouts : public testing::TestWithParam<std::uint64_t> {};
 
 TEST_P(RandomLayouts, BulkArrivesByEveryExecutor) {
   std::mt19937_64 random(GetParam());
   const model::Model model = random_model(random);
-  const MeshLayout source = random_layout(random, model.tensors);
-  const MeshLayout destination = random_layout(random, model.tensors);
+  MeshLayout source = random_layout(random, model.tensors);
+  MeshLayout destination = random_layout(random, model.tensors);
+  convert(random, source, destination);
   TransportCase job;
   Truth truth(model);
   truth.prepare(source, destination, job.refits + 1);
@@ -47,7 +60,8 @@ TEST_P(RandomLayouts, MiscArrivesThroughBuffersOfAnySize) {
   std::mt19937_64 random(GetParam());
   const model::Model model = random_model(random);
   MeshLayout source = random_layout(random, model.tensors);
-  const MeshLayout destination = random_layout(random, model.tensors);
+  MeshLayout destination = random_layout(random, model.tensors);
+  convert(random, source, destination);
   TransportCase job;
   Truth truth(model);
   truth.prepare(source, destination, job.refits + 1);
