@@ -1,8 +1,10 @@
 """Runs refit on a family's tiny checkpoint and compares both groups' dumps with what the real engines held.
 
 The i-th train layout is paired with the i-th gen layout, the shorter list repeating, so that every layout occurs.
+Of a checkpoint whose gen layouts were not recorded only the train side is compared.
 
     oracle_test.py --refit EXE --engines engines.tar.xz --work FOLDER --family FAMILY
+    oracle_test.py --engines engines.tar.xz --work FOLDER --complete FAMILY...     are these all, with every layout?
 """
 
 import argparse
@@ -19,6 +21,8 @@ import compare_oracle  # noqa: E402
 from launcher import mpirun  # noqa: E402
 
 SHOWN = 20  # differences printed per run
+LAYOUTS = {"train": 74, "gen": 38}  # in the archive
+UNRECORDED_GEN = {"checkpoint": None, "side": "gen", "layout": "TP2", "ranks": 2, "settings": {}, "folder": None}
 
 
 def unpack(archive, work):
@@ -38,11 +42,15 @@ def unpack(archive, work):
     return folder
 
 
+def entries_of(index, family, side):
+    return [entry for entry in index if entry["checkpoint"] == family and entry["side"] == side]
+
+
 def pairs(index, family):
     """(train entry, gen entry), each layout at least once."""
-    train, gen = ([e for e in index if e["checkpoint"] == family and e["side"] == side] for side in ("train", "gen"))
-    if not train or not gen:
-        sys.exit(f"error: the archive has no train or no gen layout of '{family}'")
+    train, gen = entries_of(index, family, "train"), entries_of(index, family, "gen") or [UNRECORDED_GEN]
+    if not train:
+        sys.exit(f"error: the archive has no train layout of '{family}'")
     return [(train[i % len(train)], gen[i % len(gen)]) for i in range(max(len(train), len(gen)))]
 
 
@@ -72,33 +80,59 @@ def check_pair(refit, engines, train, gen, dumps):
     if run.returncode != 0:
         return [f"exit code {run.returncode} from: {' '.join(arguments)}", run.stdout[-2000:], run.stderr[-2000:]]
     differences = []
-    for side, entry in (("train", train), ("gen", gen)):
-        differences += compare_oracle.compare_folders(
-            os.path.join(dumps, side), side, os.path.join(engines, entry["folder"])
-        )
+    for entry in filter(recorded, (train, gen)):
+        side, oracle = entry["side"], os.path.join(engines, entry["folder"])
+        differences += compare_oracle.compare_folders(os.path.join(dumps, side), side, oracle)
     return differences
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("--refit", "--engines", "--work", "--family"):
-        parser.add_argument(name, required=True)
-    args = parser.parse_args()
-    engines = unpack(args.engines, args.work)
-    with open(os.path.join(engines, "index.json"), encoding="utf-8") as file:
-        index = json.load(file)
+def recorded(entry):
+    return entry["folder"] is not None
+
+
+def compare_family(args, engines, index):
+    """Whether every layout of the family agrees with the engines."""
     failed = 0
+    compared = set()
+    dumps = os.path.join(args.work, "dumps", args.family)
     for train, gen in pairs(index, args.family):
-        title = f"{os.path.basename(train['folder'])} -> {os.path.basename(gen['folder'])}"
-        dumps = os.path.join(args.work, "dumps", args.family)
+        title = " -> ".join(entry["folder"] or f"{entry['layout']} (not compared)" for entry in (train, gen))
         differences = check_pair(args.refit, engines, train, gen, dumps)
         failed += bool(differences)
-        print(f"{args.family} {title}: {'FAILED' if differences else 'equal'}", flush=True)
+        compared.update(entry["folder"] for entry in filter(recorded, (train, gen)))
+        print(f"{title}: {'FAILED' if differences else 'equal'}", flush=True)
         for line in differences[:SHOWN]:
             print(f"  {line}")
         if len(differences) > SHOWN:
             print(f"  ... {len(differences)} differences in all")
-    return 1 if failed else 0
+    skipped = {entry["folder"] for entry in index if entry["checkpoint"] == args.family} - compared
+    print(f"{len(compared)} layouts compared{', skipped: ' if skipped else ''}{' '.join(sorted(skipped))}")
+    return not failed and not skipped
+
+
+def complete(families, index):
+    """Whether the runs of these families compare every layout of the archive."""
+    runs = [pair for family in families for pair in pairs(index, family)]
+    compared = {(entry["side"], entry["folder"]) for pair in runs for entry in filter(recorded, pair)}
+    counts = {side: sum(found == side for found, _ in compared) for side in LAYOUTS}
+    skipped = {(entry["side"], entry["folder"]) for entry in index} - compared
+    print(f"layouts compared: {counts}, {LAYOUTS} in the archive; skipped: {sorted(skipped)}")
+    return counts == LAYOUTS and not skipped
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("--engines", "--work"):
+        parser.add_argument(name, required=True)
+    for name in ("--refit", "--family"):
+        parser.add_argument(name)
+    parser.add_argument("--complete", nargs="+")
+    args = parser.parse_args()
+    engines = unpack(args.engines, args.work)
+    with open(os.path.join(engines, "index.json"), encoding="utf-8") as file:
+        index = json.load(file)
+    good = complete(args.complete, index) if args.complete else compare_family(args, engines, index)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

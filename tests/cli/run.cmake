@@ -7,8 +7,12 @@ function(refit_run_test NAME SCRIPT)
   set_tests_properties(run_${NAME} PROPERTIES TIMEOUT 600 PROCESSORS 2)
 endfunction()
 
-foreach(family llama_tied qwen2_bias qwen3 qwen3_moe)
+foreach(family llama_tied qwen2_bias qwen3 qwen3_moe gpt_oss nemotron_h qwen3_next)
   refit_run_test(families_${family} run_families.py --family ${family})
+endforeach()
+
+foreach(family deepseek_v3 gpt_oss mixtral nemotron_h qwen3 qwen3_5_moe qwen3_moe qwen3_next)
+  refit_run_test(rows_${family} run_rows.py --family ${family})
 endforeach()
 
 foreach(name options hdf5 injections mistakes memory killed plan)

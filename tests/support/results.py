@@ -1,0 +1,24 @@
+"""What every good `--json` result of `refit run` has in common, whatever was run."""
+
+
+def check_result(suite, ended, result, policy, where, refits):
+    """Right data in every refit, and numbers that fit one another. Each refit is measured: no warm-up."""
+    suite.check(result["schema"] == "refit.result" and result["schema_version"] == 1, f"{where}: schema", ended)
+    suite.check(result["status"] == "passed" and result["exit_code"] == 0, f"{where}: status {result['status']}", ended)
+    found = result["verification"]
+    for name, expected in {"refits": refits, "tensors_wrong": 0, "elements_wrong": 0, "wrong": []}.items():
+        suite.check(found[name] == expected, f"{where}: verification.{name} is {found[name]}", ended)
+    suite.check(found["elements"] > 0 and found["kl"]["max"] == 0, f"{where}: KL {found['kl']}", ended)
+    suite.check(found["fingerprint_train"] == found["fingerprint_gen"], f"{where}: fingerprints differ", ended)
+    suite.check(len(result["weight_sync"]["samples"]) == refits, f"{where}: {result['weight_sync']}", ended)
+    check_payload(suite, ended, result, policy, where)
+
+
+def check_payload(suite, ended, result, policy, where):
+    payload, wire = result["payload"], result["wire"]
+    total = payload["bulk_bytes"] + payload["misc_bytes"]
+    suite.check(payload["total_bytes"] == total == result["model"]["bytes"], f"{where}: payload {payload}", ended)
+    suite.check(abs(payload["bulk_fraction"] - payload["bulk_bytes"] / total) < 1e-9, f"{where}: {payload}", ended)
+    suite.check((payload["misc_bytes"] == 0) == (policy == "all"), f"{where}: misc {payload}", ended)
+    suite.check(wire["bytes"] >= total, f"{where}: wire {wire}", ended)
+    suite.check((wire["copies"] > 0) == (payload["bulk_bytes"] > 0), f"{where}: copies {wire}, {payload}", ended)
