@@ -2,12 +2,14 @@
 
 #include <gmock/gmock.h>
 
+#include <array>
 #include <cmath>
 #include <vector>
 
 #include "core/error.hpp"
 #include "core/hash.hpp"
 #include "verify/chunks.hpp"
+#include "verify/halves.hpp"
 #include "verify/judge.hpp"
 #include "verify/kl.hpp"
 
@@ -38,6 +40,39 @@ TEST(Chunks, CoverABoxOfThreeDimensionsOnceWithinTheLimit) {
       for (std::size_t j = 0; j < i; ++j) EXPECT_FALSE(intersect(parts[i], parts[j])) << limit;
     }
     EXPECT_EQ(volume, box.volume()) << limit;
+  }
+}
+
+/// [E 2, H 3, I 4, 2] where gate and up alternate by rows of 3: the halves are 3-D, their numbers are those of gate and
+/// up, whichever the box has.
+TEST(Halves, AreTheInterleavedTensorWithoutItsLastDimension) {
+  std::array<std::byte, 2 * 2 * 4 * 2 * 3> memory{};
+  kernels::Region region{memory.data(), DType::bf16, {{0, 0, 1, 0}, {2, 3, 2, 2}}, {2, 3, 4, 2}, {24, 1, 6, 3}};
+  const auto both = halves(region);
+  ASSERT_EQ(both.size(), 2u);
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(both[i].number, i);
+    EXPECT_EQ(both[i].region.data, memory.data() + 2 * 3 * static_cast<std::ptrdiff_t>(i));
+    EXPECT_EQ(both[i].region.box, (Box{{0, 0, 1}, {2, 3, 2}}));
+    EXPECT_EQ(both[i].region.shape, (Shape{2, 3, 4}));
+    EXPECT_EQ(both[i].region.strides, (Extents{24, 1, 6}));
+  }
+  region.box.lower[3] = 1;
+  region.box.extent[3] = 1;
+  const auto up = halves(region);
+  ASSERT_EQ(up.size(), 1u);
+  EXPECT_EQ(up[0].number, 1u);
+  EXPECT_EQ(up[0].region.data, memory.data());
+}
+
+TEST(Halves, OfOtherTensorsAreTheTensor) {
+  std::array<std::byte, 64> memory{};
+  for (const Shape& shape : {Shape{8}, Shape{4, 2}, Shape{2, 4, 3}}) {
+    const kernels::Region region{memory.data(), DType::bf16, Box::whole(shape), shape, row_major_strides(shape)};
+    const auto all = halves(region);
+    ASSERT_EQ(all.size(), 1u);
+    EXPECT_EQ(all[0].number, 0u);
+    EXPECT_EQ(all[0].region.box, region.box);
   }
 }
 

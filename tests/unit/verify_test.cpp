@@ -217,6 +217,99 @@ TEST(Verify, TiedTensorsShareTheirFingerprintAndTheirElements) {
   EXPECT_EQ(result.elements_wrong, 1);
 }
 
+// centred 4 x 32 and log 4 on 3 ranks, interleaved and bias half of 2 experts.
+constexpr std::int64_t kConvertedElements = kElements + 3 * (4 * kHidden + 4 + 2 * kHidden * 4 * 2 + 2 * 4 * 2);
+
+TEST(Verify, ConvertedAndInterleavedTensorsAreRight) {
+  for (const DType train_dtype : {DType::bf16, DType::f32}) {
+    World world({.train_dtype = train_dtype, .conversions = true});
+    EXPECT_THAT(world.check_train_holders(), testing::IsEmpty());
+    const StepResult result = world.verify();
+    EXPECT_TRUE(result.ok());
+    EXPECT_EQ(result.tensors, kTensors + 4);
+    EXPECT_EQ(result.elements, kConvertedElements);
+    EXPECT_EQ(result.elements_wrong, 0);
+    EXPECT_EQ(result.fingerprint_train, result.fingerprint_gen);
+    EXPECT_EQ(result.kl.max, 0.0);
+  }
+}
+
+TEST(Verify, AWrongElementOfACenteredTensorIsNamedWithTheValueThatItShouldBe) {
+  World world({.conversions = true});
+  const std::int64_t element = 2 * kHidden + 5;
+  const std::uint16_t kept = world.get(Group::train, 0, "centred", element);
+  const std::uint16_t right = world.get(Group::gen, 1, "centred", element);
+  EXPECT_NE(kept, right);
+  EXPECT_EQ(right, kernels::convert_bits(kept, DType::bf16, DType::bf16, Transform::add_one));
+  world.set(Group::gen, 1, "centred", element, kept);  // as if nothing had been added
+  const StepResult result = world.verify();
+  EXPECT_THAT(result.wrong, ElementsAre(wrong("centred", 1, 1, element)));
+  EXPECT_EQ(result.wrong.at(0).found_bits, kept);
+  EXPECT_EQ(result.wrong.at(0).expected_bits, right);
+  EXPECT_EQ(result.kl.tensor, "centred");
+  EXPECT_TRUE(std::isfinite(result.kl.max));
+  EXPECT_GT(result.kl.max, 0.0);
+}
+
+TEST(Verify, AWrongElementOfAnExponentialIsNamedInFloat32) {
+  World world({.conversions = true});
+  const std::uint32_t right =
+      kernels::convert_bits(world.get(Group::train, 1, "log", 2), DType::bf16, DType::f32, Transform::negative_exp);
+  world.storage(Group::gen, 2, "A")[4 * 2] ^= std::byte{1};  // the lowest bit of element 2 of the second half
+  const StepResult result = world.verify();
+  EXPECT_THAT(result.wrong, ElementsAre(wrong("log", 2, 1, 4 + 2)));
+  EXPECT_EQ(result.wrong.at(0).expected_bits, right);
+  EXPECT_EQ(result.wrong.at(0).found_bits, right ^ 1U);
+  EXPECT_EQ(result.kl.max, 0.0);  // no matrix
+}
+
+TEST(Verify, AWrongElementOfInterleavedTensorsIsNamedByItsPlaceInTheTensor) {
+  World world({.conversions = true});
+  // Gen rank 1 has i 4..7: expert 1, h 3, i 5, up; and of the bias expert 0, i 6, gate.
+  const std::int64_t weight = 8 * kHidden + (2 * (5 - 4) + 1) * kHidden + 3;
+  const std::int64_t bias = 2 * (6 - 4);
+  const std::uint16_t bits = world.get(Group::gen, 1, "w13", weight);
+  world.set(Group::gen, 1, "w13", weight, 0x4000);
+  world.set(Group::gen, 1, "w13_bias", bias, 0x4000);
+  const StepResult result = world.verify();
+  EXPECT_THAT(result.wrong,
+              ElementsAre(wrong("interleaved", 1, 1, ((kHidden + 3) * 8 + 5) * 2 + 1), wrong("bias", 1, 1, 6 * 2)));
+  EXPECT_EQ(result.wrong.at(0).expected_bits, bits);
+  EXPECT_EQ(result.wrong.at(0).found_bits, 0x4000U);
+  EXPECT_EQ(result.elements_wrong, 2);
+  EXPECT_TRUE(std::isfinite(result.kl.max));
+  EXPECT_GT(result.kl.max, 0.0);
+}
+
+/// Gate where up should be, and the other way round: all elements that differ, and a KL of order one.
+TEST(Verify, SwappedHalvesOfInterleavedTensorsAreCounted) {
+  World world({.conversions = true});
+  std::int64_t differing = 0;
+  for (std::int32_t rank = 0; rank < World::kGenRanks; ++rank) {
+    for (std::int64_t row = 0; row < 16; row += 2) {
+      for (std::int64_t h = 0; h < kHidden; ++h) {
+        const std::uint16_t gate = world.get(Group::gen, rank, "w13", row * kHidden + h);
+        const std::uint16_t up = world.get(Group::gen, rank, "w13", (row + 1) * kHidden + h);
+        world.set(Group::gen, rank, "w13", row * kHidden + h, up);
+        world.set(Group::gen, rank, "w13", (row + 1) * kHidden + h, gate);
+        differing += gate != up ? 2 : 0;
+      }
+    }
+  }
+  const StepResult result = world.verify();
+  EXPECT_EQ(result.elements_wrong, differing);
+  EXPECT_EQ(result.tensors_wrong, 1);
+  EXPECT_EQ(result.kl.tensor, "interleaved");
+  EXPECT_GT(result.kl.max, 0.1);
+  EXPECT_LT(result.kl.max, 10.0);
+}
+
+TEST(Verify, AConversionThatCannotBeTakenBackIsRefusedByName) {
+  World world({.conversions = true, .backwards = true});
+  EXPECT_THAT([&] { world.verify(); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("log: stored as BF16 by train rank")));
+}
+
 TEST(Verify, WhatCannotBeComparedIsRefusedByName) {
   World overlapping;
   overlapping.gen.table[0].pieces[kNorm][0].box.extent[0] -= 1;  // now it is not the box of the other ranks

@@ -42,6 +42,11 @@ model::Model make_model(const WorldOptions& options) {
   add("experts", {2, 64, kHidden}, dtype, model::Role::up_proj);
   add("misc", {options.misc_elements}, DType::i64, model::Role::unknown);
   if (options.tied) add("lm_head", {80, kHidden}, dtype, model::Role::lm_head);
+  if (!options.conversions) return model;
+  add("centred", {4, kHidden}, dtype, model::Role::gdn_out_norm);
+  add("log", {8}, dtype, model::Role::mamba_a_log);
+  add("interleaved", {2, kHidden, 8, 2}, dtype, model::Role::interleaved_gate_up);
+  add("bias", {2, 8, 2}, dtype, model::Role::interleaved_gate_up_bias);
   return model;
 }
 
@@ -56,9 +61,14 @@ std::int32_t TableLayout::add_storage(std::int32_t rank, const std::string& name
 
 void TableLayout::place(std::int32_t rank, std::int32_t storage, std::int32_t tensor, const Box& box,
                         std::int64_t offset) {
+  place(rank, storage, tensor, box, offset, row_major_strides(box.extent));
+}
+
+void TableLayout::place(std::int32_t rank, std::int32_t storage, std::int32_t tensor, const Box& box,
+                        std::int64_t offset, const Extents& strides, Conversion conversion) {
   Entry& entry = table[static_cast<std::size_t>(rank)];
   const layout::Storage& target = entry.storages[static_cast<std::size_t>(storage)];
-  entry.pieces[tensor].push_back({box, {target.key, offset, row_major_strides(box.extent)}, target.dtype});
+  entry.pieces[tensor].push_back({box, {target.key, offset, strides}, {target.dtype, conversion}});
 }
 
 std::optional<Format> TableLayout::format(const model::Tensor& tensor) const {
@@ -107,7 +117,39 @@ void World::describe_train() {
     alone(kExperts, Box::whole(t[kExperts].shape), dtype);
     if (options.misc_in_train) alone(kMisc, Box::whole(t[kMisc].shape), DType::i64);
     if (options.tied) train.place(rank, 0, kLmHead, half(t[kEmbed], 0, part), 0);
+    if (options.conversions) describe_converted_train(rank);
   }
+}
+
+void World::describe_converted_train(std::int32_t rank) {
+  const DType dtype = options.train_dtype;
+  const auto& t = model.tensors;
+  const std::int32_t part = rank == 0 ? 0 : 1;
+  const Box centred = Box::whole(t[kCentred].shape);
+  train.place(rank, train.add_storage(rank, "centred", centred.extent, dtype), kCentred, centred, 0,
+              row_major_strides(centred.extent), Conversion::minus_one);
+  train.place(rank, train.add_storage(rank, "log", {4}, dtype), kLog, half(t[kLog], 0, part), 0, {1},
+              options.backwards ? Conversion::negative_exp : Conversion::none);
+  const std::int32_t fc1 = train.add_storage(rank, "fc1", {16, kHidden}, dtype);
+  const std::int32_t fc1_bias = train.add_storage(rank, "fc1_bias", {16}, dtype);
+  for (const std::int64_t up : {0, 1}) {
+    train.place(rank, fc1, kInterleaved, {{part, 0, 0, up}, {1, kHidden, 8, 1}}, up * 8 * kHidden,
+                {16 * kHidden, 1, kHidden, kHidden});
+    train.place(rank, fc1_bias, kBias, {{part, 0, up}, {1, 8, 1}}, up * 8, {16, 1, 1});
+  }
+}
+
+void World::describe_converted_gen(std::int32_t rank) {
+  const DType dtype = options.gen_dtype;
+  const auto& t = model.tensors;
+  const std::int32_t part = rank == 0 ? 0 : 1;
+  const Box centred = Box::whole(t[kCentred].shape);
+  gen.place(rank, gen.add_storage(rank, "centred", centred.extent, dtype), kCentred, centred, 0);
+  gen.place(rank, gen.add_storage(rank, "A", {4}, DType::f32), kLog, half(t[kLog], 0, part), 0, {1},
+            options.backwards ? Conversion::none : Conversion::negative_exp);
+  gen.place(rank, gen.add_storage(rank, "w13", {2, 8, kHidden}, dtype), kInterleaved,
+            {{0, 0, 4 * part, 0}, {2, kHidden, 4, 2}}, 0, {8 * kHidden, 1, 2 * kHidden, kHidden});
+  gen.place(rank, gen.add_storage(rank, "w13_bias", {2, 8}, dtype), kBias, {{0, 4 * part, 0}, {2, 4, 2}}, 0, {8, 2, 1});
 }
 
 void World::describe_gen() {
@@ -133,6 +175,7 @@ void World::describe_gen() {
     gen.place(rank, gen.add_storage(rank, "norm", {kHidden}, dtype), kNorm, Box::whole(t[kNorm].shape), 0);
     gen.place(rank, gen.add_storage(rank, "experts", {2, 32, kHidden}, dtype), kExperts, half(t[kExperts], 1, part), 0);
     gen.place(rank, gen.add_storage(rank, "misc", t[kMisc].shape, DType::i64), kMisc, Box::whole(t[kMisc].shape), 0);
+    if (options.conversions) describe_converted_gen(rank);
   }
 }
 
@@ -171,8 +214,11 @@ void World::allocate(Group group, std::int32_t rank) {
     const model::Tensor& tensor = model.tensors[at];
     const kernels::Region to = region_of(mine, piece, tensor, piece.piece.box);
     const Extents strides = row_major_strides(tensor.shape);
+    const Conversion stored = train.format(tensor).value_or(piece.piece.format).conversion;
+    const Conversion wanted = piece.piece.format.conversion;
+    const Transform how = is_reachable(stored, wanted) ? transform(stored, wanted) : Transform::none;
     tiles.push_back({truth_[at].data() + offset_of(to.box.lower, strides) * byte_size(tensor.dtype), to.data,
-                     to.box.extent, strides, to.strides, tensor.dtype, to.dtype});
+                     to.box.extent, strides, to.strides, tensor.dtype, to.dtype, how});
   }
   kernels::CopyTable(space_, tiles).run(space_);
   for (const auto& fill : memory.layout.fills) {

@@ -5,6 +5,10 @@
 // every rank: the norm, the experts of train, `k` of gen (its heads are too few to be cut) and the tensor without a
 // rule. gate and up share one storage on both sides (gate's rows first), q and k one on gen. Gen's embedding is cut at
 // row 48 and padded to 48 rows a rank with 0, train's norm by 8 elements with 1.
+//
+// With `conversions` there are four more. `centred`, whole on every rank: train keeps the value - 1. `log`, cut like
+// `embed` of train: gen keeps -exp(x) in float32. `interleaved` [E 2, H 32, I 8, 2] and `bias` [E 2, I 8, 2]: train 0
+// has the first expert, gate rows then up rows, train 1 and 2 the second; gen has half of I, gate and up alternating.
 
 #include <functional>
 #include <map>
@@ -30,6 +34,9 @@ class TableLayout final : public layout::Layout {
   /// Adds a storage to a rank, and places boxes of tensors into it, one below the other (offsets in elements).
   std::int32_t add_storage(std::int32_t rank, const std::string& name, const Shape& shape, DType dtype);
   void place(std::int32_t rank, std::int32_t storage, std::int32_t tensor, const Box& box, std::int64_t offset);
+  /// The same with other strides, and with converted values.
+  void place(std::int32_t rank, std::int32_t storage, std::int32_t tensor, const Box& box, std::int64_t offset,
+             const Extents& strides, Conversion conversion = Conversion::none);
 
   std::int32_t ranks() const override { return static_cast<std::int32_t>(table.size()); }
   std::int32_t stage(Rank) const override { return 0; }
@@ -47,13 +54,16 @@ class TableLayout final : public layout::Layout {
 };
 
 enum : std::int32_t { kEmbed, kQ, kK, kGate, kUp, kDown, kNorm, kExperts, kMisc, kTensors, kLmHead = kTensors };
+enum : std::int32_t { kCentred = kTensors, kLog, kInterleaved, kBias };  // with `conversions`
 
 struct WorldOptions {
   DType train_dtype = DType::bf16;
   DType gen_dtype = DType::bf16;
   bool misc_in_train = true;
   std::int64_t misc_elements = 5;
-  bool tied = false;  ///< adds lm_head, whose pieces are those of the embedding
+  bool tied = false;         ///< adds lm_head, whose pieces are those of the embedding
+  bool conversions = false;  ///< adds four tensors (not with `tied`)
+  bool backwards = false;    ///< with `conversions`: -exp(x) of `log` is what train keeps, gen keeps x in float32
 };
 
 /// The memory of six ranks, right to begin with.
@@ -86,13 +96,15 @@ class World {
   };
   void describe_train();
   void describe_gen();
+  void describe_converted_train(std::int32_t rank);
+  void describe_converted_gen(std::int32_t rank);
   void make_truth();
   void allocate(Group group, std::int32_t rank);
   RankView view(std::int32_t world_rank);
   void run(const std::function<void(int, Verifier&)>& body);
 
   kernels::ExecutionSpace space_;
-  std::vector<std::vector<std::byte>> truth_;  ///< by tensor, whole
+  std::vector<std::vector<std::byte>> truth_;  ///< by tensor, whole, as train stores it
   std::vector<Memory> memory_;                 ///< by world rank
 };
 
