@@ -187,6 +187,18 @@ TEST(Verify, ATensorThatTrainDoesNotStoreIsComparedAmongGenHolders) {
   EXPECT_THAT(world.verify().wrong, ElementsAre(wrong("misc", 0, 1, 2)));  // ranks 1 and 2 agree
 }
 
+TEST(Verify, ATensorThatTrainDoesNotStoreIsComparedWithItsConstant) {
+  World world({.misc_in_train = false});
+  world.constants = {{kMisc, world.misc_fingerprint()}};
+  EXPECT_TRUE(world.verify().ok());
+  for (std::int32_t rank = 0; rank < World::kGenRanks; ++rank) {
+    world.storage(Group::gen, rank, "misc")[8 * 2] ^= std::byte{1};  // all holders agree, and are wrong
+  }
+  EXPECT_THAT([&] { world.verify(); }, testing::ThrowsMessage<Error>(testing::HasSubstr("misc: gen does not hold")));
+  world.constants.clear();
+  EXPECT_TRUE(world.verify().ok());
+}
+
 TEST(Verify, CountsAddUpOverAllChunksOfALargeTensor) {
   World world({.misc_elements = 1'500'000});  // 12 MB: two chunks
   for (std::size_t element : {10U, 1'000'000U, 1'400'000U}) {

@@ -261,9 +261,17 @@ void World::run(const std::function<void(int, Verifier&)>& body) {
   test_support::run_ranks(kTrainRanks + kGenRanks, [&](int rank) {
     test_support::ThreadControl control(hub, rank);
     const kernels::ExecutionSpace space;
-    Verifier verifier(model, train, gen, view(rank), control, space, 1);
+    Verifier verifier(model, train, gen, view(rank), control, space, 1, constants);
     body(rank, verifier);
   });
+}
+
+Sum128 World::misc_fingerprint() {
+  const Shape& shape = model.tensors[kMisc].shape;
+  Sum128 sum;
+  kernels::fingerprint(space_, {storage(Group::gen, 0, "misc").data(), DType::i64, Box::whole(shape), shape, {1}},
+                       DType::i64, Transform::none, hash_name("misc"), &sum);
+  return sum;
 }
 
 StepResult World::verify() {

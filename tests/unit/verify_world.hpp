@@ -84,7 +84,11 @@ class World {
   StepResult verify();
   std::vector<TrainDisagreement> check_train_holders();
 
+  /// The fingerprint of what gen rank 0 holds of `misc`.
+  Sum128 misc_fingerprint();
+
   WorldOptions options;
+  std::vector<Constant> constants;  ///< what the verifier is told of tensors that gen alone stores
   model::Model model;
   TableLayout train{kTrainRanks};
   TableLayout gen{kGenRanks};
