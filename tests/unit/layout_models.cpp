@@ -211,4 +211,12 @@ std::string columns(const Layout& layout, const model::Model& model, Rank rank, 
   return text;
 }
 
+std::string boxes(const Layout& layout, const model::Model& model, Rank rank, const std::string& name) {
+  std::vector<Piece> pieces;
+  layout.pieces(*model.find(name), rank, pieces);
+  std::string text;
+  for (const Piece& piece : pieces) text += (text.empty() ? "" : " ") + to_string(piece.box);
+  return text;
+}
+
 }  // namespace refit::layout

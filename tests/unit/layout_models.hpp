@@ -59,4 +59,7 @@ std::string renamed(const std::string& rows, const std::vector<Section>& section
 /// Likewise the columns of its first row, e.g. "4 5 6 7".
 std::string columns(const Layout& layout, const model::Model& model, Rank rank, const std::string& name);
 
+/// What `rank` stores of the tensor called `name`, as "[0:2, 0:12] [4:6, 0:12]"; empty where it stores none of it.
+std::string boxes(const Layout& layout, const model::Model& model, Rank rank, const std::string& name);
+
 }  // namespace refit::layout
