@@ -1,0 +1,485 @@
+#include "fuzz/layout_case.hpp"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+
+#include "core/error.hpp"
+#include "support/engine_oracle.hpp"
+
+namespace refit::fuzz {
+namespace {
+
+using model::Config;
+using model::Mixer;
+
+/// std::mt19937_64 gives the same numbers everywhere; std's distributions do not.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : engine_(seed) {}
+  /// low .. high, both included.
+  std::int64_t in(std::int64_t low, std::int64_t high) {
+    return low + static_cast<std::int64_t>(engine_() % static_cast<std::uint64_t>(high - low + 1));
+  }
+  bool one_in(std::int64_t n) { return in(1, n) == 1; }
+  template <typename T>
+  T of(const std::vector<T>& values) {
+    return values[static_cast<std::size_t>(in(0, static_cast<std::int64_t>(values.size()) - 1))];
+  }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+std::uint64_t seed_of(std::uint64_t seed, std::uint64_t number) {
+  return (seed * 0x9e3779b97f4a7c15ULL) ^ (number * 0xbf58476d1ce4e5b9ULL + 1);
+}
+
+/// Parallel sizes first: the model's are multiples of what cuts them, so that most cases are legal.
+void draw_sizes(Random& random, Case& c) {
+  c.train.sizes = {.tp = random.of<std::int64_t>({1, 1, 2, 2, 3, 4}), .cp = random.one_in(4) ? 2 : 1};
+  c.gen.sizes = {.tp = random.of<std::int64_t>({1, 2, 2, 3, 4, 4, 6, 8}), .dp = random.of<std::int64_t>({0, 1, 2, 3})};
+  if (c.gen.sizes.tp > 4) c.gen.sizes.dp = random.in(0, 1);
+  c.gen.internal_data_parallel = random.one_in(2);
+  c.train.precision = random.one_in(3) ? DType::f32 : DType::bf16;
+  c.gen.precision = random.one_in(3) ? DType::f32 : DType::bf16;
+  c.policy =
+      random.of<plan::Policy>({plan::Policy::all, plan::Policy::whitelist, plan::Policy::blacklist, plan::Policy::ffn});
+  const std::vector<std::int64_t> buffers{8, 100, 333, 1024, 4096, 30000, 1 << 20};
+  c.buffer_bytes = random.of(buffers);
+}
+
+/// Large tensors, few ranks, no tiny buffers.
+void make_wide(Random& random, Case& c) {
+  c.wide = true;
+  c.train.sizes.tp = 1;
+  c.gen.sizes.tp = random.in(1, 2);
+  c.buffer_bytes = std::max<std::int64_t>(c.buffer_bytes, 30000);
+}
+
+void draw_vocabulary(Random& random, Case& c) {
+  const std::int64_t tp = c.train.sizes.tp;
+  if (c.wide) {
+    c.config.vocab_size = random.in(700, 900);
+    return;
+  }
+  const bool thirds = c.gen.sizes.tp % 3 == 0;  // of a multiple of 64 rows
+  c.config.vocab_size = thirds ? random.in(129, 192) : random.in(20, 128);
+  if (random.one_in(3)) {
+    c.train.make_vocab_size_divisible_by = random.of<std::int64_t>({1, 2, 7, 16, 128});
+  } else {
+    c.config.vocab_size = (c.config.vocab_size + tp - 1) / tp * tp;
+  }
+}
+
+/// KV heads, a divisor of the heads, that either side's TP divides or is a multiple of.
+std::int64_t draw_kv_heads(Random& random, const Case& c) {
+  std::vector<std::int64_t> legal;
+  for (std::int64_t n = 1; n <= c.config.attention_heads; ++n) {
+    const auto fits = [&](std::int64_t tp) { return n % tp == 0 || tp % n == 0; };
+    if (c.config.attention_heads % n == 0 && fits(c.train.sizes.tp) && fits(c.gen.sizes.tp)) legal.push_back(n);
+  }
+  return random.of(legal);
+}
+
+void draw_attention(Random& random, Case& c, std::int64_t unit) {
+  Config& config = c.config;
+  config.attention_heads = unit * (unit <= 4 ? random.in(1, 2) : 1);
+  config.head_dim = random.in(1, 4);
+  config.kv_heads = draw_kv_heads(random, c);
+  if (config.family == "deepseek_v3") {
+    config.mla = {random.in(2, 6), random.in(2, 6), random.in(1, 3), random.in(1, 3), random.in(1, 3)};
+    config.kv_heads = config.attention_heads;
+    config.head_dim = config.mla.nope_dim + config.mla.rope_dim;
+  }
+  const bool optional = config.family == "llama" || config.family == "qwen3" || config.family == "qwen3_moe";
+  config.attention_bias =
+      config.family == "qwen2" || (config.family == "gpt_oss" ? !random.one_in(5) : optional && random.one_in(3));
+}
+
+void draw_experts(Random& random, Case& c, std::int64_t unit) {
+  Config& config = c.config;
+  c.train.sizes.ep = random.of<std::int64_t>({1, 1, 2, 2, 3, 4});
+  c.train.sizes.etp = random.one_in(4) ? 2 : 1;
+  const std::int64_t group = c.gen.moe_ranks();
+  if (group <= 6 && random.one_in(2)) c.gen.sizes.ep = group;
+  const std::int64_t least = std::max<std::int64_t>(2, c.gen.sizes.ep);
+  const std::int64_t ep = c.train.sizes.ep;
+  config.experts = (random.in(least, std::max<std::int64_t>(least, 6)) + ep - 1) / ep * ep;
+  const std::int64_t cuts = std::lcm(c.train.sizes.etp, c.gen.sizes.ep > 1 ? std::int64_t{1} : group);
+  config.expert_intermediate_size = cuts * (cuts <= 4 ? random.in(1, 3) : 1);
+  const bool shared = config.family == "deepseek_v3" || config.family == "nemotron_h" || config.gdn.key_heads > 0;
+  if (shared) config.shared_intermediate_size = unit * (unit <= 4 ? random.in(1, 2) : 1);
+  if (config.family == "deepseek_v3") config.expert_bias = !random.one_in(4);
+  if (config.family == "deepseek_v3" && random.one_in(4)) config.shared_intermediate_size = 0;
+  if (config.family == "gpt_oss" || c.wide) return;
+  c.gen.moe_backend = random.of<gen::MoeBackend>(
+      {gen::MoeBackend::triton, gen::MoeBackend::triton, gen::MoeBackend::triton, gen::MoeBackend::flashinfer_cutlass,
+       gen::MoeBackend::flashinfer_cutlass, gen::MoeBackend::flashinfer_trtllm});
+}
+
+void draw_dense_layers(Random& random, Config& config) {
+  if (config.family == "mixtral" || config.family == "gpt_oss" || config.family == "nemotron_h") return;
+  if (!random.one_in(2)) return;
+  const std::int64_t moe_layer = random.in(0, config.layers - 1);  // at least one has experts
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    const bool dense = config.family == "deepseek_v3" ? layer < moe_layer : random.one_in(2);
+    config.dense_layer.push_back(dense && layer != moe_layer);
+  }
+}
+
+void draw_nemotron(Random& random, Case& c, std::int64_t unit) {
+  Config& config = c.config;
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    config.mixers.push_back(random.of<Mixer>({Mixer::mamba, Mixer::attention, Mixer::mlp, Mixer::experts}));
+    config.dense_layer.push_back(config.mixers.back() != Mixer::experts);
+  }
+  const bool one_group = c.train.sizes.tp == 1 && random.one_in(2);
+  const std::int64_t groups = one_group ? 1 : unit;
+  config.mamba = {one_group ? unit : groups * random.in(1, 2), random.in(1, 3), groups, random.in(1, 3),
+                  random.in(2, 4)};
+  const auto has = [&](Mixer mixer) {
+    return std::find(config.mixers.begin(), config.mixers.end(), mixer) != config.mixers.end();
+  };
+  if (!has(Mixer::mamba)) config.mamba = {};
+  if (!has(Mixer::experts)) return;
+  config.expert_bias = true;
+  draw_experts(random, c, unit);
+  if (random.one_in(2)) config.latent_size = random.in(2, 9);
+}
+
+void draw_linear_attention(Random& random, Config& config, std::int64_t unit) {
+  config.gdn = {unit, unit * (unit <= 4 ? random.in(1, 2) : 1), random.in(1, 3), random.in(1, 3), random.in(2, 4)};
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    config.mixers.push_back(random.one_in(3) ? Mixer::attention : Mixer::gated_delta_net);
+  }
+}
+
+/// Megatron's hybrid_layer_pattern: a letter for each layer, a bar between stages.
+std::string pattern(const std::vector<Mixer>& mixers, const std::vector<std::int64_t>& stages) {
+  std::string result;
+  std::size_t layer = 0;
+  for (std::int64_t count : stages) {
+    if (layer > 0) result += '|';
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Mixer mixer = mixers.at(layer++);
+      result += mixer == Mixer::mamba ? 'M' : mixer == Mixer::attention ? '*' : mixer == Mixer::mlp ? '-' : 'E';
+    }
+  }
+  return result;
+}
+
+void draw_stages(Random& random, Case& c) {
+  const std::int64_t layers = c.config.layers;
+  const std::int64_t stages = c.train.sizes.pp = random.in(1, std::min<std::int64_t>(layers, 3));
+  if (stages == 1) return;
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(stages), 1);
+  for (std::int64_t layer = stages; layer < layers; ++layer) {
+    ++counts[static_cast<std::size_t>(random.in(0, stages - 1))];
+  }
+  const std::int64_t how = random.in(0, 3);
+  if (how == 0 && layers % stages == 0 && c.config.family != "nemotron_h") return;
+  if (how == 1 && (layers - counts.front()) % (stages - 1) == 0) {
+    c.train.first_stage_layers = counts.front();
+  } else if (how == 2 && (layers - counts.back()) % (stages - 1) == 0) {
+    c.train.last_stage_layers = counts.back();
+  } else if (how == 0 && c.config.family == "nemotron_h") {
+    c.train.hybrid_layer_pattern = pattern(c.config.mixers, counts);
+  } else {
+    c.train.stage_layers = counts;
+  }
+}
+
+void draw_data_parallel(Random& random, Case& c) {
+  if (random.one_in(2)) return;
+  c.train.sizes.dp = layout::with_data_parallel(c.train.sizes).dp * random.in(1, 2);
+}
+
+bool is_hybrid_qwen(const Config& config) { return config.family == "qwen3_next" || config.family == "qwen3_5_moe"; }
+
+void draw_model(Random& random, Case& c) {
+  Config& config = c.config;
+  const std::int64_t unit = std::lcm(c.train.sizes.tp, c.gen.sizes.tp);
+  config.dtype = random.one_in(4) ? DType::f32 : DType::bf16;
+  config.layers = random.in(1, unit > 4 || c.wide ? 2 : 4);
+  config.hidden_size = c.wide ? random.in(90, 110) : random.in(4, 12);
+  config.intermediate_size = unit * (unit <= 4 ? random.in(1, 3) : 1);
+  config.tied = random.one_in(3);
+  c.lm_head = random.one_in(2);
+  c.unknown = random.one_in(4);
+  draw_vocabulary(random, c);
+  draw_attention(random, c, unit);
+  if (is_hybrid_qwen(config)) draw_linear_attention(random, config, unit);
+  const bool dense = config.family == "llama" || config.family == "qwen2" || config.family == "qwen3";
+  if (config.family == "nemotron_h") {
+    config.prefix = "backbone.";
+    draw_nemotron(random, c, unit);
+  } else if (!dense) {
+    draw_experts(random, c, unit);
+    draw_dense_layers(random, config);
+  }
+  c.single_experts = config.family == "qwen3_5_moe" && random.one_in(2);
+  if (config.family == "deepseek_v3" && random.one_in(2)) {
+    config.mtp_layers = random.one_in(4) ? 2 : 1;
+    config.hidden_size = (config.hidden_size + c.train.sizes.tp - 1) / c.train.sizes.tp * c.train.sizes.tp;  // eh_proj
+    c.mtp_vocabulary = !random.one_in(4);
+    c.gen.mtp = random.one_in(2);
+  }
+}
+
+/// Rewrites packed experts as the single ones that some checkpoints hold.
+std::vector<model::TensorInfo> unpacked(const std::vector<model::TensorInfo>& tensors) {
+  std::vector<model::TensorInfo> result;
+  for (const model::TensorInfo& tensor : tensors) {
+    const auto begin = tensor.name.find("experts.gate_up_proj");
+    const auto down = tensor.name.find("experts.down_proj");
+    if (begin == std::string::npos && down == std::string::npos) {
+      result.push_back(tensor);
+      continue;
+    }
+    const std::string module = tensor.name.substr(0, std::min(begin, down));
+    for (std::int64_t e = 0; e < tensor.shape[0]; ++e) {
+      const auto add = [&](const char* part, const Shape& shape) {
+        result.push_back({fmt::format("{}experts.{}.{}.weight", module, e, part), shape, tensor.dtype});
+      };
+      if (down != std::string::npos) {
+        add("down_proj", {tensor.shape[1], tensor.shape[2]});
+      } else {
+        add("gate_proj", {tensor.shape[1] / 2, tensor.shape[2]});
+        add("up_proj", {tensor.shape[1] / 2, tensor.shape[2]});
+      }
+    }
+  }
+  return result;
+}
+
+// ---- reductions: each returns false where there is nothing to reduce ----
+
+bool set_to(std::int64_t& value, std::int64_t least) {
+  if (value <= least) return false;
+  value = least;
+  return true;
+}
+
+bool clear(bool& flag) { return std::exchange(flag, false); }
+
+bool drop_stages(Case& c) {
+  const bool any = c.train.sizes.pp > 1;
+  c.train.sizes.pp = 1;
+  c.train.stage_layers.clear();
+  c.train.hybrid_layer_pattern.clear();
+  c.train.first_stage_layers = c.train.last_stage_layers = 0;
+  return any;
+}
+
+/// Keeps layer `kept` alone, or all but `kept`.
+bool drop_layers(Case& c, std::int64_t kept, bool alone) {
+  Config& config = c.config;
+  if (config.layers == 1 || kept >= config.layers) return false;
+  const auto reduce = [&](auto& per_layer) {
+    if (per_layer.empty()) return;
+    const auto at = per_layer.begin() + static_cast<std::ptrdiff_t>(kept);
+    if (alone) {
+      per_layer = {*at};
+    } else {
+      per_layer.erase(at);
+    }
+  };
+  reduce(config.mixers);
+  reduce(config.dense_layer);
+  config.layers = alone ? 1 : config.layers - 1;
+  return drop_stages(c), true;
+}
+
+using Reduction = std::function<bool(Case&)>;
+
+std::vector<Reduction> reductions() {
+  std::vector<Reduction> all;
+  for (std::int64_t layer = 0; layer < 4; ++layer) {
+    for (bool alone : {true, false}) {
+      all.emplace_back([=](Case& c) { return drop_layers(c, layer, alone); });
+    }
+  }
+  all.emplace_back(drop_stages);
+  const auto number = [&](auto member, std::int64_t least) {
+    all.emplace_back([=](Case& c) { return set_to(member(c), least); });
+    all.emplace_back([=](Case& c) {
+      const std::int64_t half = member(c) / 2;
+      return half > least && set_to(member(c), half);
+    });
+    all.emplace_back([=](Case& c) { return set_to(member(c), std::max(least, member(c) - 1)); });
+  };
+  const auto flag = [&](auto member) { all.emplace_back([=](Case& c) { return clear(member(c)); }); };
+  number(
+      [](Case & c) -> auto& { return c.train.sizes.dp; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.train.sizes.cp; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.train.sizes.ep; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.train.sizes.etp; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.train.sizes.tp; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.train.make_vocab_size_divisible_by; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.gen.sizes.dp; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.gen.sizes.ep; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.gen.sizes.tp; }, 1);
+  flag([](Case & c) -> auto& { return c.gen.internal_data_parallel; });
+  flag([](Case & c) -> auto& { return c.gen.mtp; });
+  flag([](Case & c) -> auto& { return c.unknown; });
+  flag([](Case & c) -> auto& { return c.lm_head; });
+  flag([](Case & c) -> auto& { return c.config.tied; });
+  flag([](Case & c) -> auto& { return c.config.attention_bias; });
+  flag([](Case & c) -> auto& { return c.single_experts; });
+  number(
+      [](Case & c) -> auto& { return c.config.mtp_layers; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.config.shared_intermediate_size; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.config.latent_size; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.config.experts; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.config.expert_intermediate_size; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.config.intermediate_size; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.config.hidden_size; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.config.vocab_size; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.config.head_dim; }, 1);
+  all.emplace_back([](Case& c) { return set_to(c.config.attention_heads, c.config.kv_heads); });
+  all.emplace_back([](Case& c) {
+    c.config.attention_heads /= 2;
+    c.config.kv_heads /= 2;
+    return c.config.kv_heads > 0;
+  });
+  all.emplace_back([](Case& c) { return std::exchange(c.policy, plan::Policy::all) != plan::Policy::all; });
+  all.emplace_back([](Case& c) { return std::exchange(c.train.precision, DType::bf16) != DType::bf16; });
+  all.emplace_back([](Case& c) { return std::exchange(c.gen.precision, DType::bf16) != DType::bf16; });
+  all.emplace_back([](Case& c) { return std::exchange(c.config.dtype, DType::bf16) != DType::bf16; });
+  all.emplace_back(
+      [](Case& c) { return std::exchange(c.gen.moe_backend, gen::MoeBackend::triton) != gen::MoeBackend::triton; });
+  return all;
+}
+
+constexpr const char* kPolicies[] = {"all", "whitelist", "blacklist", "ffn"};
+constexpr const char* kBackends[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm"};
+constexpr const char* kMixers[] = {"attention", "mamba", "gated_delta_net", "mlp", "experts"};
+
+std::string layer_kinds(const Config& config) {
+  std::vector<std::string> kinds;
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    kinds.push_back(fmt::format("{}{}", kMixers[static_cast<std::size_t>(config.mixer(layer))],
+                                config.is_moe(layer) ? "+experts" : ""));
+  }
+  return fmt::format("{}", fmt::join(kinds, " "));
+}
+
+}  // namespace
+
+const std::vector<std::string>& families() {
+  static const std::vector<std::string> all = model::family_names();
+  return all;
+}
+
+Case draw_case(std::uint64_t seed, std::uint64_t number) {
+  Random random(seed_of(seed, number));
+  Case c;
+  c.config.family = families()[number % families().size()];
+  draw_sizes(random, c);
+  if (random.one_in(25)) make_wide(random, c);
+  draw_model(random, c);
+  draw_stages(random, c);
+  draw_data_parallel(random, c);
+  return c;
+}
+
+model::Model build(const Case& c) {
+  std::vector<model::TensorInfo> held;
+  for (const model::Tensor& tensor : model::build_model(c.config, c.lm_head).tensors) {
+    const bool repeated = tensor.role == model::Role::mtp_embedding || tensor.role == model::Role::mtp_head;
+    if (c.mtp_vocabulary || !repeated) held.push_back({tensor.name, tensor.file_shape(), tensor.dtype});
+  }
+  if (c.single_experts) held = unpacked(held);
+  if (c.unknown) held.push_back({std::string(test_support::kUnknownTensors) + "scale", {3, 2}, c.config.dtype});
+  return model::build_model(c.config, held, "the fuzzer's checkpoint");
+}
+
+bool is_legal(const Case& c, const model::Model& model) {
+  return train::violations(model, c.train).empty() && gen::violations(model, c.gen).empty();
+}
+
+const std::vector<Feature>& features() {
+  using C = const Case&;
+  static const std::vector<Feature> all{
+      {"train PP", [](C c) { return c.train.sizes.pp > 1; }},
+      {"uneven PP", [](C c) { return !c.train.stage_layers.empty() || !c.train.hybrid_layer_pattern.empty(); }},
+      {"train CP", [](C c) { return c.train.sizes.cp > 1; }},
+      {"train EP x TP", [](C c) { return c.train.sizes.ep > 1 && c.train.sizes.tp > 1; }},
+      {"train ETP", [](C c) { return c.train.sizes.etp > 1; }},
+      {"query groups cut by TP", [](C c) { return c.config.kv_heads < c.train.sizes.tp; }},
+      {"replicated KV heads", [](C c) { return c.config.kv_heads < c.gen.sizes.tp; }},
+      {"padded vocabulary", [](C c) { return c.train.make_vocab_size_divisible_by > 0; }},
+      {"tied", [](C c) { return c.config.tied && !c.lm_head; }},
+      {"tied with lm_head, PP", [](C c) { return c.config.tied && c.lm_head && c.train.sizes.pp > 1; }},
+      {"gen EP", [](C c) { return c.gen.sizes.ep > 1; }},
+      {"uneven gen EP", [](C c) { return c.config.experts % c.gen.sizes.ep != 0; }},
+      {"internal DP", [](C c) { return c.gen.internal_data_parallel && c.gen.dp() > 1 && c.config.experts > 0; }},
+      {"cutlass", [](C c) { return c.gen.moe_backend == gen::MoeBackend::flashinfer_cutlass; }},
+      {"trtllm", [](C c) { return c.gen.moe_backend == gen::MoeBackend::flashinfer_trtllm; }},
+      {"MTP in train", [](C c) { return c.config.mtp_layers > 0; }},
+      {"MTP drafter", [](C c) { return c.gen.mtp; }},
+      {"latent experts", [](C c) { return c.config.latent_size > 0; }},
+      {"one Mamba group", [](C c) { return c.config.mamba.groups == 1 && c.gen.sizes.tp > 1; }},
+      {"single packed experts", [](C c) { return c.single_experts; }},
+      {"unknown tensor", [](C c) { return c.unknown; }},
+      {"precisions differ", [](C c) { return c.train.precision != c.gen.precision; }}};
+  return all;
+}
+
+std::string describe(const Case& c) {
+  const Config& m = c.config;
+  std::string text = fmt::format(
+      "family {}: V {} H {} L {} I {} nh {} nkv {} hd {} E {} I_e {} shared {} latent {} mtp {}\n"
+      "  layers: {}\n"
+      "  mla {} {} {} {} {}  mamba {} {} {} {} {}  gdn {} {} {} {} {}\n"
+      "  tied {} lm_head {} attention_bias {} expert_bias {} single_experts {} mtp_vocabulary {} unknown {} dtype {}\n",
+      m.family, m.vocab_size, m.hidden_size, m.layers, m.intermediate_size, m.attention_heads, m.kv_heads, m.head_dim,
+      m.experts, m.expert_intermediate_size, m.shared_intermediate_size, m.latent_size, m.mtp_layers, layer_kinds(m),
+      m.mla.q_rank, m.mla.kv_rank, m.mla.nope_dim, m.mla.rope_dim, m.mla.value_dim, m.mamba.heads, m.mamba.head_dim,
+      m.mamba.groups, m.mamba.state, m.mamba.kernel, m.gdn.key_heads, m.gdn.value_heads, m.gdn.key_dim, m.gdn.value_dim,
+      m.gdn.kernel, m.tied, c.lm_head, m.attention_bias, m.expert_bias, c.single_experts, c.mtp_vocabulary, c.unknown,
+      name(m.dtype));
+  text += fmt::format("  train {} stages [{}]{} first {} last {} vocabulary divisible by {} {}\n",
+                      to_string(layout::with_data_parallel(c.train.sizes)), fmt::join(c.train.stage_layers, " "),
+                      c.train.hybrid_layer_pattern, c.train.first_stage_layers, c.train.last_stage_layers,
+                      c.train.make_vocab_size_divisible_by, name(c.train.precision));
+  text += fmt::format("  gen {} data_parallel {} mtp {} {} {}\n", to_string(c.gen.sizes),
+                      c.gen.internal_data_parallel ? "internal" : "engines", c.gen.mtp,
+                      kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision));
+  return text +
+         fmt::format("  policy {} buffers of {} bytes", kPolicies[static_cast<std::size_t>(c.policy)], c.buffer_bytes);
+}
+
+Case shrink(Case c, const std::function<bool(const Case&)>& fails) {
+  const std::vector<Reduction> all = reductions();
+  const auto try_one = [&](const Reduction& reduce) {
+    Case smaller = c;
+    if (!reduce(smaller) || !fails(smaller)) return false;
+    c = smaller;
+    return true;
+  };
+  while (std::any_of(all.begin(), all.end(), try_one)) {
+  }
+  return c;
+}
+
+}  // namespace refit::fuzz

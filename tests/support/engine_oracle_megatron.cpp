@@ -1,0 +1,230 @@
+// Megatron-Core's parameters of a rank.
+
+#include <algorithm>
+#include <numeric>
+
+#include "support/engine_oracle_parts.hpp"
+
+namespace refit::test_support {
+namespace {
+
+using namespace oracle;
+
+/// Names are those of the rules: t of T is the rank and size of tensor parallelism.
+class Megatron : public RankWriter {
+ public:
+  Megatron(const Checkpoint& checkpoint, const model::Config& config, const train::Options& options, std::int64_t r)
+      : RankWriter(checkpoint, config, options.precision),
+        o(options),
+        T(o.sizes.tp),
+        ETP(o.sizes.etp),
+        EP(o.sizes.ep),
+        PP(o.sizes.pp) {
+    std::int64_t dp = o.sizes.dp;
+    if (dp == 0) {
+      for (dp = 1; (T * o.sizes.cp * dp) % (EP * ETP) != 0;) ++dp;
+    }
+    const std::int64_t stage_ranks = T * o.sizes.cp * dp;
+    const std::int64_t s = r % stage_ranks;
+    t = s % T;
+    etp = s % ETP;
+    ep = s / ETP % EP;
+    pp = r / stage_ranks;
+  }
+
+  Parameters run() {
+    const Sizes counts = stages();
+    std::int64_t first = 0;
+    for (std::int64_t stage = 0; stage < pp; ++stage) first += counts.at(static_cast<std::size_t>(stage));
+    const bool last = pp == PP - 1;
+    const bool mtp = c.mtp_layers > 0 && has(prefix(c.layers) + "enorm.weight");
+    if (pp == 0 || (last && mtp)) put("embedding.word_embeddings.weight", vocabulary(get(embedding())));
+    for (std::int64_t n = 0; n < counts.at(static_cast<std::size_t>(pp)); ++n) {
+      layer(fmt::format("decoder.layers.{}.", n), prefix(first + n));
+    }
+    if (last) {
+      put(c.family == "nemotron_h" ? "decoder.final_norm.weight" : "decoder.final_layernorm.weight", get(norm()));
+      if (!c.tied) put("output_layer.weight", vocabulary(get("lm_head.weight")));
+      if (c.tied && PP > 1) put("output_layer.weight", vocabulary(get(embedding())));
+      for (std::int64_t i = 0; mtp && i < c.mtp_layers; ++i) mtp_layer(i);
+    }
+    put_unknown();
+    return std::move(out);
+  }
+
+ private:
+  Sizes stages() const {
+    if (!o.stage_layers.empty()) return o.stage_layers;
+    if (!o.hybrid_layer_pattern.empty()) {
+      Sizes counts{0};
+      for (char letter : o.hybrid_layer_pattern) letter == '|' ? counts.push_back(0) : void(++counts.back());
+      return counts;
+    }
+    Sizes result(static_cast<std::size_t>(PP), 0);
+    if (o.first_stage_layers > 0) result.front() = o.first_stage_layers;
+    if (o.last_stage_layers > 0) result.back() = o.last_stage_layers;
+    const std::int64_t open = std::count(result.begin(), result.end(), 0);
+    const std::int64_t rest = c.layers - std::accumulate(result.begin(), result.end(), std::int64_t{0});
+    for (std::int64_t& count : result) {
+      if (count == 0) count = rest / open;
+    }
+    return result;
+  }
+
+  Array vocabulary(const Array& a) const {
+    const std::int64_t unit = o.make_vocab_size_divisible_by * T;
+    const std::int64_t rows = unit == 0 ? a.shape[0] : (a.shape[0] + unit - 1) / unit * unit;
+    return part(slice(a, 0, rows), t, T);
+  }
+
+  void layer(const std::string& to, const std::string& from) {
+    if (c.family == "nemotron_h") {
+      const std::string module = from + "mixer.";
+      const Array& block_norm = get(from + "norm.weight");
+      if (has(module + "in_proj.weight")) return mamba(to + "mixer.", module, block_norm);
+      if (has(module + "q_proj.weight")) return attention(to + "self_attention.", module, block_norm);
+      if (!moe_module(from).empty()) return moe(to, moe_module(from), block_norm);
+      return dense(to, module, block_norm);
+    }
+    const Array& input_norm = get(from + "input_layernorm.weight");
+    const Array& post_norm = get(from + "post_attention_layernorm.weight");
+    if (has(from + "linear_attn.out_proj.weight")) {
+      gated_delta_net(to + "self_attention.", from + "linear_attn.", input_norm);
+    } else if (has(from + "self_attn.kv_b_proj.weight")) {
+      put(to + "input_layernorm.weight", input_norm);
+      latent_attention(to + "self_attention.", from + "self_attn.");
+    } else {
+      attention(to + "self_attention.", from + "self_attn.", input_norm);
+    }
+    if (!moe_module(from).empty()) return moe(to, moe_module(from), post_norm);
+    dense(to, from + "mlp.", post_norm);
+  }
+
+  /// Per query group: q heads, their output gates where there are any, k, v.
+  Array grouped(const Array& q, const Array& k, const Array& v) const {
+    const std::int64_t hd = c.head_dim;
+    const std::int64_t per_group = c.attention_heads / c.kv_heads;
+    const bool gated = q.shape[0] == 2 * c.attention_heads * hd;
+    const std::int64_t head_rows = gated ? 2 * hd : hd;
+    std::vector<Array> rows;
+    for (std::int64_t g = 0; g < c.kv_heads; ++g) {
+      for (std::int64_t half = 0; half < (gated ? 2 : 1); ++half) {
+        for (std::int64_t h = g * per_group; h < (g + 1) * per_group; ++h) {
+          rows.push_back(slice(q, h * head_rows + half * hd, hd));
+        }
+      }
+      rows.push_back(slice(k, g * hd, hd));
+      rows.push_back(slice(v, g * hd, hd));
+    }
+    return concat(rows);
+  }
+
+  void attention(const std::string& to, const std::string& from, const Array& block_norm) {
+    put(to + "linear_qkv.layer_norm_weight", block_norm);
+    for (const char* kind : {"weight", "bias"}) {
+      if (!has(from + "q_proj." + kind)) continue;
+      const Array all =
+          grouped(get(from + "q_proj." + kind), get(from + "k_proj." + kind), get(from + "v_proj." + kind));
+      put(to + "linear_qkv." + kind, part(all, t, T));
+    }
+    if (has(from + "q_norm.weight")) put(to + "q_layernorm.weight", get(from + "q_norm.weight"));
+    if (has(from + "k_norm.weight")) put(to + "k_layernorm.weight", get(from + "k_norm.weight"));
+    put(to + "linear_proj.weight", part(get(from + "o_proj.weight"), t, T, 1));
+    if (has(from + "o_proj.bias")) put(to + "linear_proj.bias", get(from + "o_proj.bias"));
+    if (has(from + "sinks")) put(to + "core_attention.softmax_offset", part(get(from + "sinks"), t, T));
+  }
+
+  void latent_attention(const std::string& to, const std::string& from) {
+    put(to + "linear_q_down_proj.weight", get(from + "q_a_proj.weight"));
+    put(to + "linear_q_up_proj.layer_norm_weight", get(from + "q_a_layernorm.weight"));
+    put(to + "linear_q_up_proj.weight", part(get(from + "q_b_proj.weight"), t, T));
+    put(to + "linear_kv_down_proj.weight", get(from + "kv_a_proj_with_mqa.weight"));
+    put(to + "linear_kv_up_proj.layer_norm_weight", get(from + "kv_a_layernorm.weight"));
+    put(to + "linear_kv_up_proj.weight", part(get(from + "kv_b_proj.weight"), t, T));
+    put(to + "linear_proj.weight", part(get(from + "o_proj.weight"), t, T, 1));
+  }
+
+  void mamba(const std::string& to, const std::string& from, const Array& block_norm) {
+    put(to + "in_proj.layer_norm_weight", block_norm);
+    put(to + "in_proj.weight", parts_of(Source::mamba(get(from + "in_proj.weight"), false), t, T));
+    put(to + "conv1d_weight", parts_of(Source::mamba(get(from + "conv1d.weight"), true), t, T));
+    put(to + "conv1d_bias", parts_of(Source::mamba(get(from + "conv1d.bias"), true), t, T));
+    for (const char* name : {"A_log", "D", "dt_bias", "norm.weight"}) put(to + name, part(get(from + name), t, T));
+    put(to + "out_proj.weight", part(get(from + "out_proj.weight"), t, T, 1));
+  }
+
+  void gated_delta_net(const std::string& to, const std::string& from, const Array& block_norm) {
+    put(to + "in_proj.layer_norm_weight", block_norm);
+    put(to + "in_proj.weight", parts_of(gdn(from), t, T));
+    put(to + "conv1d.weight", parts_of(split_rows(get(from + "conv1d.weight"), gdn_qkv()), t, T));
+    for (const char* name : {"A_log", "dt_bias"}) put(to + name, part(get(from + name), t, T));
+    put(to + "out_norm.weight", plus(get(from + "norm.weight"), kMinusOneTag));
+    put(to + "out_proj.weight", part(get(from + "out_proj.weight"), t, T, 1));
+  }
+
+  /// linear_fc1 and linear_fc2: a rank's gate rows above its up rows, and its columns of down.
+  void two_layers(const std::string& to, const std::string& from) {
+    const bool gated = has(from + "gate_proj.weight");
+    const Array& up = get(from + "up_proj.weight");
+    put(to + "linear_fc1.weight", gated ? parts_of({get(from + "gate_proj.weight"), up}, t, T) : parts_of({up}, t, T));
+    put(to + "linear_fc2.weight", part(get(from + "down_proj.weight"), t, T, 1));
+  }
+
+  void dense(const std::string& to, const std::string& from, const Array& block_norm) {
+    put(to + "mlp.linear_fc1.layer_norm_weight", block_norm);
+    two_layers(to + "mlp.", from);
+  }
+
+  void moe(const std::string& layer_to, const std::string& from, const Array& block_norm) {
+    const std::string to = layer_to + "mlp.";
+    put(layer_to + "pre_mlp_layernorm.weight", block_norm);
+    const std::string router = from + (c.family == "gpt_oss" ? "router." : "gate.");
+    put(to + "router.weight", get(router + "weight"));
+    if (has(router + "bias")) put(to + "router.bias", get(router + "bias"));
+    const std::string correction = router + "e_score_correction_bias";
+    if (has(correction)) put(to + "router.expert_bias", get(correction), DType::f32);
+    for (std::int64_t i = 0; i < c.experts / EP; ++i) expert_parameters(to + "experts.", from, i);
+    const std::string shared = shared_module(from);
+    if (!shared.empty()) two_layers(to + "shared_experts.", shared);
+    const std::string shared_gate = from + "shared_expert_gate.weight";
+    if (has(shared_gate)) put(to + "shared_experts.gate_weight", get(shared_gate));
+    for (const char* latent : {"fc1_latent_proj.weight", "fc2_latent_proj.weight"}) {
+      if (has(from + latent)) put(to + latent, get(from + latent));
+    }
+  }
+
+  void expert_parameters(const std::string& to, const std::string& from, std::int64_t i) {
+    const std::int64_t e = ep * (c.experts / EP) + i;
+    const Expert found = expert(from, e);
+    put(fmt::format("{}linear_fc1.weight{}", to, i),
+        found.gate ? parts_of({*found.gate, found.up}, etp, ETP) : parts_of({found.up}, etp, ETP));
+    put(fmt::format("{}linear_fc2.weight{}", to, i), part(found.down, etp, ETP, 1));
+    if (!has(from + "experts.gate_up_proj_bias")) return;
+    const Array bias = at(get(from + "experts.gate_up_proj_bias"), e);
+    put(fmt::format("{}linear_fc1.bias{}", to, i), parts_of({every_other(bias, 0), every_other(bias, 1)}, etp, ETP));
+    put(fmt::format("{}linear_fc2.bias{}", to, i), at(get(from + "experts.down_proj_bias"), e));
+  }
+
+  void mtp_layer(std::int64_t i) {
+    const std::string to = fmt::format("mtp.layers.{}.", i);
+    const std::string from = prefix(c.layers + i);
+    put(to + "enorm.weight", get(from + "enorm.weight"));
+    put(to + "hnorm.weight", get(from + "hnorm.weight"));
+    put(to + "eh_proj.weight", part(get(from + "eh_proj.weight"), t, T));
+    put(to + "final_layernorm.weight", get(from + "shared_head.norm.weight"));
+    layer(to + "mtp_model_layer.", from);
+  }
+
+  const train::Options& o;
+  std::int64_t T, ETP, EP, PP;  // sizes
+  std::int64_t t = 0, etp = 0, ep = 0, pp = 0;
+};
+
+}  // namespace
+
+Parameters megatron_parameters(const Checkpoint& checkpoint, const model::Config& config, const train::Options& options,
+                               std::int64_t rank) {
+  return Megatron(checkpoint, config, options, rank).run();
+}
+
+}  // namespace refit::test_support

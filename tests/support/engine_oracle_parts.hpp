@@ -1,0 +1,91 @@
+#pragma once
+// What the oracles of both engines are written with: arrays as in numpy, and the parts of a checkpoint.
+
+#include <fmt/format.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "support/engine_oracle.hpp"
+
+namespace refit::test_support::oracle {
+
+using Sizes = std::vector<std::int64_t>;
+
+/// a[begin : begin + count] along dimension `dim`; what lies beyond the end is 0.
+Array slice(const Array& a, std::int64_t begin, std::int64_t count, std::size_t dim = 0);
+/// The t-th of `parts` equal parts. The fuzzer draws legal sizes only, so a remainder is a mistake of the rules.
+Array part(const Array& a, std::int64_t t, std::int64_t parts, std::size_t dim = 0);
+/// One behind the other along the first dimension.
+Array concat(const std::vector<Array>& all);
+/// Along a new first dimension.
+Array stack(const std::vector<Array>& all);
+/// a[index].
+Array at(const Array& a, std::int64_t index);
+Array transposed(const Array& a);
+/// a[first::2].
+Array every_other(const Array& a, std::int64_t first);
+Array plus(Array a, std::uint64_t tag);
+Array zeros_like(Array a);
+/// Cuts `a` into consecutive runs of rows.
+std::vector<Array> split_rows(const Array& a, const Sizes& rows);
+/// Part t of every component, one behind the other.
+Array parts_of(const std::vector<Array>& components, std::int64_t t, std::int64_t parts);
+
+/// One expert, as [out, in] matrices.
+struct Expert {
+  std::optional<Array> gate;
+  Array up, down;
+};
+
+/// What both engines read of a checkpoint, by Hugging Face's names.
+struct Source {
+  Source(const Checkpoint& checkpoint, const model::Config& config) : hf(checkpoint), c(config) {}
+
+  bool has(const std::string& name) const { return hf.count(name) != 0; }
+  const Array& get(const std::string& name) const;
+  std::string prefix(std::int64_t layer) const {
+    return fmt::format("{}.layers.{}.", c.family == "nemotron_h" ? "backbone" : "model", layer);
+  }
+  std::string embedding() const {
+    return c.family == "nemotron_h" ? "backbone.embeddings.weight" : "model.embed_tokens.weight";
+  }
+  std::string norm() const { return c.family == "nemotron_h" ? "backbone.norm_f.weight" : "model.norm.weight"; }
+  /// Of a layer: the experts' module, with its dot; empty where the layer has none.
+  std::string moe_module(const std::string& layer) const;
+  Expert expert(const std::string& module, std::int64_t e) const;
+  /// Of an experts' module: that of its shared experts, or nothing.
+  std::string shared_module(const std::string& moe) const;
+  /// z, x, B, C, dt of a Mamba2 mixer, or its last channels only.
+  std::vector<Array> mamba(const Array& a, bool channels) const;
+  /// Rows of q, k and v of a Gated DeltaNet.
+  Sizes gdn_qkv() const;
+  /// q, k, v, z, b, a of a Gated DeltaNet.
+  std::vector<Array> gdn(const std::string& module) const;
+
+  const Checkpoint& hf;
+  const model::Config& c;
+};
+
+/// The parameters of a rank while they are written down.
+struct RankWriter : Source {
+  RankWriter(const Checkpoint& checkpoint, const model::Config& config, DType of)
+      : Source(checkpoint, config), dtype(of) {}
+  void put(const std::string& name, Array array) { put(name, std::move(array), dtype); }
+  void put(const std::string& name, Array array, DType as) {
+    if (!out.emplace(name, Parameter{std::move(array), as}).second) fail_runtime("oracle: {} twice", name);
+  }
+  /// No engine knows them: they are as in the checkpoint.
+  void put_unknown() {
+    for (const auto& [name, array] : hf) {
+      if (name.starts_with(kUnknownTensors)) put(name, array, c.dtype);
+    }
+  }
+
+  DType dtype;
+  Parameters out;
+};
+
+}  // namespace refit::test_support::oracle

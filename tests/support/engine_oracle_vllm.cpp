@@ -1,0 +1,226 @@
+// vLLM's parameters of a rank.
+
+#include <algorithm>
+
+#include "support/engine_oracle_parts.hpp"
+
+namespace refit::test_support {
+namespace {
+
+using namespace oracle;
+
+/// Names are those of the rules: t of T is the rank and size of tensor parallelism.
+class Vllm : public RankWriter {
+ public:
+  Vllm(const Checkpoint& checkpoint, const model::Config& config, const gen::Options& options, std::int64_t g)
+      : RankWriter(checkpoint, config, options.precision), o(options), T(o.sizes.tp), t(g % T) {
+    const std::int64_t dp = o.internal_data_parallel && o.sizes.dp > 0 ? o.sizes.dp : 1;
+    M = dp * T;
+    m = g % M;
+    ep = o.sizes.ep > 1;
+    whole_shared = ep && T > 1 && dp > 1;
+  }
+
+  Parameters run() {
+    o.mtp ? drafter() : main_model();
+    put_unknown();
+    return std::move(out);
+  }
+
+ private:
+  void main_model() {
+    put(c.family == "gpt_oss" ? "model.embedding.weight" : "model.embed_tokens.weight", vocabulary(get(embedding())));
+    for (std::int64_t n = 0; n < c.layers; ++n) layer(fmt::format("model.layers.{}.", n), prefix(n));
+    put(c.family == "nemotron_h" ? "model.norm_f.weight" : "model.norm.weight", get(norm()));
+    // A tied model with an lm_head.weight in its checkpoint gets one of its own.
+    if (has("lm_head.weight")) put("lm_head.weight", vocabulary(get("lm_head.weight")));
+  }
+
+  /// Only the first MTP layer's embedding is read.
+  void drafter() {
+    const std::string shared = prefix(c.layers) + "embed_tokens.weight";
+    if (has(shared)) put("model.embed_tokens.weight", vocabulary(get(shared)));
+    for (std::int64_t i = 0; i < c.mtp_layers; ++i) {
+      const std::string name = prefix(c.layers + i);
+      for (const char* same : {"enorm.weight", "hnorm.weight", "eh_proj.weight", "shared_head.norm.weight"}) {
+        put(name + same, get(name + same));
+      }
+      const std::string head = name + "shared_head.head.weight";
+      if (has(head)) put(head, vocabulary(get(head)));
+      layer(name + "mtp_block.", name);
+    }
+  }
+
+  Array vocabulary(const Array& a) const { return part(slice(a, 0, (a.shape[0] + 63) / 64 * 64), t, T); }
+
+  void layer(const std::string& to, const std::string& from) {
+    if (c.family == "nemotron_h") {
+      const std::string module = from + "mixer.";
+      put(to + "norm.weight", get(from + "norm.weight"));
+      if (has(module + "in_proj.weight")) return mamba(to + "mixer.", module);
+      if (has(module + "q_proj.weight")) return attention(to + "mixer.", module);
+      if (!moe_module(from).empty()) return moe(to + "mixer.", moe_module(from));
+      return mlp(to + "mixer.", module, false);
+    }
+    for (const char* same : {"input_layernorm.weight", "post_attention_layernorm.weight"}) {
+      put(to + same, get(from + same));
+    }
+    if (has(from + "linear_attn.out_proj.weight")) {
+      gated_delta_net(to + "linear_attn.", from + "linear_attn.");
+    } else if (has(from + "self_attn.kv_b_proj.weight")) {
+      latent_attention(to + "self_attn.", from + "self_attn.");
+    } else {
+      attention(to + (c.family == "gpt_oss" ? "attn." : "self_attn."), from + "self_attn.");
+    }
+    const std::string experts = moe_module(from);
+    if (experts.empty()) return mlp(to + "mlp.", from + "mlp.", false);
+    moe(to + (c.family == "mixtral" ? "block_sparse_moe." : "mlp."), experts);
+  }
+
+  Array kv(const Array& a) const {
+    if (c.kv_heads >= T) return part(a, t, T);
+    return slice(a, t / (T / c.kv_heads) * c.head_dim, c.head_dim);  // whole KV heads, on several ranks
+  }
+
+  void attention(const std::string& to, const std::string& from) {
+    for (const char* kind : {"weight", "bias"}) {
+      if (!has(from + "q_proj." + kind)) continue;
+      put(to + "qkv_proj." + kind, concat({part(get(from + "q_proj." + kind), t, T), kv(get(from + "k_proj." + kind)),
+                                           kv(get(from + "v_proj." + kind))}));
+    }
+    for (const char* same : {"q_norm.weight", "k_norm.weight", "o_proj.bias"}) {
+      if (has(from + same)) put(to + same, get(from + same));
+    }
+    put(to + "o_proj.weight", part(get(from + "o_proj.weight"), t, T, 1));
+    if (has(from + "sinks")) put(to + "sinks", part(get(from + "sinks"), t, T));
+  }
+
+  void latent_attention(const std::string& to, const std::string& from) {
+    put(to + "fused_qkv_a_proj.weight",
+        concat({get(from + "q_a_proj.weight"), get(from + "kv_a_proj_with_mqa.weight")}));
+    put(to + "q_a_layernorm.weight", get(from + "q_a_layernorm.weight"));
+    put(to + "kv_a_layernorm.weight", get(from + "kv_a_layernorm.weight"));
+    put(to + "q_b_proj.weight", part(get(from + "q_b_proj.weight"), t, T));
+    put(to + "kv_b_proj.weight", part(get(from + "kv_b_proj.weight"), t, T));
+    put(to + "o_proj.weight", part(get(from + "o_proj.weight"), t, T, 1));
+  }
+
+  /// One group is whole on every rank: B and C are the last but dt, and the last of the convolution.
+  Array mamba_rows(const Array& a, bool channels) const {
+    const auto components = Source::mamba(a, channels);
+    const std::size_t b = channels ? 1 : 2;
+    std::vector<Array> result;
+    for (std::size_t i = 0; i < components.size(); ++i) {
+      const bool whole = c.mamba.groups == 1 && (i == b || i == b + 1);
+      result.push_back(whole ? components[i] : part(components[i], t, T));
+    }
+    return concat(result);
+  }
+
+  void mamba(const std::string& to, const std::string& from) {
+    put(to + "in_proj.weight", mamba_rows(get(from + "in_proj.weight"), false));
+    put(to + "conv1d.weight", mamba_rows(get(from + "conv1d.weight"), true));
+    put(to + "conv1d.bias", mamba_rows(get(from + "conv1d.bias"), true));
+    put(to + "A", plus(part(get(from + "A_log"), t, T), kNegativeExpTag), DType::f32);
+    for (const char* name : {"D", "dt_bias", "norm.weight"}) put(to + name, part(get(from + name), t, T));
+    put(to + "out_proj.weight", part(get(from + "out_proj.weight"), t, T, 1));
+  }
+
+  void gated_delta_net(const std::string& to, const std::string& from) {
+    if (has(from + "in_proj_qkvz.weight")) {
+      put(to + "in_proj_qkvz.weight", part(get(from + "in_proj_qkvz.weight"), t, T));
+      put(to + "in_proj_ba.weight", part(get(from + "in_proj_ba.weight"), t, T));
+    } else {
+      const auto six = gdn(from);
+      put(to + "in_proj_qkvz.weight", parts_of({six[0], six[1], six[2], six[3]}, t, T));
+      put(to + "in_proj_ba.weight", parts_of({six[4], six[5]}, t, T));
+    }
+    put(to + "conv1d.weight", parts_of(split_rows(get(from + "conv1d.weight"), gdn_qkv()), t, T));
+    put(to + "A_log", part(get(from + "A_log"), t, T), DType::f32);
+    put(to + "dt_bias", part(get(from + "dt_bias"), t, T));
+    put(to + "norm.weight", get(from + "norm.weight"));
+    put(to + "out_proj.weight", part(get(from + "out_proj.weight"), t, T, 1));
+  }
+
+  void mlp(const std::string& to, const std::string& from, bool whole) {
+    const std::int64_t part_of = whole ? 0 : t;
+    const std::int64_t parts = whole ? 1 : T;
+    const Array& up = get(from + "up_proj.weight");
+    if (has(from + "gate_proj.weight")) {
+      put(to + "gate_up_proj.weight", parts_of({get(from + "gate_proj.weight"), up}, part_of, parts));
+    } else {
+      put(to + "up_proj.weight", part(up, part_of, parts));
+    }
+    put(to + "down_proj.weight", part(get(from + "down_proj.weight"), part_of, parts, 1));
+  }
+
+  void moe(const std::string& to, const std::string& from) {
+    const std::string router = c.family == "gpt_oss" ? "router." : "gate.";
+    // Nemotron-H's router was seen as float32 in a bf16 model; vLLM has it in bf16 on some GPUs, by its source.
+    put(to + router + "weight", get(from + router + "weight"), c.family == "nemotron_h" ? DType::f32 : dtype);
+    for (const std::string& same : {router + "bias", std::string("shared_expert_gate.weight"),
+                                    std::string("fc1_latent_proj.weight"), std::string("fc2_latent_proj.weight")}) {
+      if (has(from + same)) put(to + same, get(from + same));
+    }
+    const std::string correction = router + "e_score_correction_bias";
+    if (has(from + correction)) put(to + correction, get(from + correction), DType::f32);
+    const std::string shared = shared_module(from);
+    if (!shared.empty()) mlp(to + shared.substr(from.size()), shared, whole_shared);
+    experts(to + "experts.routed_experts.", from);
+  }
+
+  void experts(const std::string& to, const std::string& from) {
+    const std::int64_t base = c.experts / M;
+    const std::int64_t rest = c.experts % M;
+    const std::int64_t first = ep ? m * base + std::min(m, rest) : 0;
+    const std::int64_t count = ep ? base + (m < rest ? 1 : 0) : c.experts;
+    std::vector<Array> w13, w2, w13_bias, w2_bias;
+    for (std::int64_t e = first; e < first + count; ++e) {
+      if (c.family == "gpt_oss") {
+        w13.push_back(cut(transposed(at(get(from + "experts.gate_up_proj"), e)), 0));  // gate and up still alternate
+        w2.push_back(cut(transposed(at(get(from + "experts.down_proj"), e)), 1));
+        w13_bias.push_back(cut(at(get(from + "experts.gate_up_proj_bias"), e), 0));
+        const Array bias = at(get(from + "experts.down_proj_bias"), e);
+        w2_bias.push_back(ep || m == 0 ? bias : zeros_like(bias));  // added once
+      } else {
+        const Expert found = expert(from, e);
+        w13.push_back(first_matrix(found));
+        w2.push_back(widened(cut(found.down, 1), 1));
+      }
+    }
+    put(to + "w13_weight", stack(w13));
+    put(to + "w2_weight", stack(w2));
+    if (w13_bias.empty()) return;
+    put(to + "w13_bias", stack(w13_bias));
+    put(to + "w2_bias", stack(w2_bias));
+  }
+
+  /// A rank's share of I: all of it with EP.
+  Array cut(const Array& a, std::size_t dim) const { return ep ? a : part(a, m, M, dim); }
+
+  Array widened(const Array& a, std::size_t dim) const {
+    if (o.moe_backend != gen::MoeBackend::flashinfer_trtllm) return a;
+    return slice(a, 0, (a.shape[dim] + 127) / 128 * 128, dim);
+  }
+
+  Array first_matrix(const Expert& found) const {
+    const Array up = widened(cut(found.up, 0), 0);
+    if (!found.gate) return up;
+    const Array gate = widened(cut(*found.gate, 0), 0);
+    return o.moe_backend == gen::MoeBackend::flashinfer_cutlass ? concat({up, gate}) : concat({gate, up});
+  }
+
+  const gen::Options& o;
+  std::int64_t T, t;          // of linear layers
+  std::int64_t M = 1, m = 0;  // of experts
+  bool ep = false, whole_shared = false;
+};
+
+}  // namespace
+
+Parameters vllm_parameters(const Checkpoint& checkpoint, const model::Config& config, const gen::Options& options,
+                           std::int64_t rank) {
+  return Vllm(checkpoint, config, options, rank).run();
+}
+
+}  // namespace refit::test_support
