@@ -255,7 +255,8 @@ TEST(GenExperts, ShareWholeSharedOnesWithSequenceParallelism) {
   const Row table[] = {
       {"TP2", false, "[4:8, 0:12]", "[0:12, 4:8]"},         {"TP2xEP2", false, "[4:8, 0:12]", "[0:12, 4:8]"},
       {"TP2xDP2xEP2", false, "[4:8, 0:12]", "[0:12, 4:8]"}, {"TP2xDP2", true, "[4:8, 0:12]", "[0:12, 4:8]"},
-      {"DP2xEP2", true, "[0:8, 0:12]", "[0:12, 0:8]"},      {"TP2xDP2xEP4", true, "[0:8, 0:12]", "[0:12, 0:8]"}};
+      {"TP2xEP2", true, "[4:8, 0:12]", "[0:12, 4:8]"},      {"DP2xEP2", true, "[0:8, 0:12]", "[0:12, 0:8]"},
+      {"TP2xDP2xEP4", true, "[0:8, 0:12]", "[0:12, 0:8]"}};
   for (const Row& row : table) {
     const auto layout = make_layout(model, options(row.sizes, row.internal));
     EXPECT_EQ(boxes(*layout, model, Rank{1}, hf + "gate_proj.weight"), row.gate) << row.sizes;

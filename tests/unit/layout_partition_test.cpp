@@ -76,6 +76,7 @@ TEST(Parallelism, IsReadInAnyOrder) {
   EXPECT_EQ(parse_parallelism("etp2xep2xtp4"), tensor_parallel_experts);
   EXPECT_EQ(to_string(tensor_parallel_experts), "TP4xEP2xETP2");
   EXPECT_EQ(tensor_parallel_experts.ranks(), 4);
+  EXPECT_EQ(parse_parallelism("TP4096xEP4096xETP4096").ranks(), 4096);  // within the most ranks
 }
 
 TEST(Parallelism, RefusesWhatItCannotRead) {
