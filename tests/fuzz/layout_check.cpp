@@ -194,6 +194,7 @@ bool same_copy(const Copy& planned, const Copy& walked) {
 
 std::vector<plan::RankPlan> plans_of(const Planner& planner, Side side, std::int32_t ranks) {
   std::vector<plan::RankPlan> plans;
+  plans.reserve(static_cast<std::size_t>(ranks));
   for (std::int32_t rank = 0; rank < ranks; ++rank) plans.push_back(planner.rank_plan(side, Rank{rank}));
   return plans;
 }

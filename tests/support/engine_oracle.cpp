@@ -94,6 +94,7 @@ std::vector<Array> split_rows(const Array& a, const Sizes& rows) {
 
 Array parts_of(const std::vector<Array>& components, std::int64_t t, std::int64_t parts) {
   std::vector<Array> result;
+  result.reserve(components.size());
   for (const Array& component : components) result.push_back(part(component, t, parts));
   return concat(result);
 }
@@ -105,7 +106,7 @@ const Array& Source::get(const std::string& name) const {
 
 std::string Source::moe_module(const std::string& layer) const {
   for (const char* module : {"mlp.", "block_sparse_moe.", "mixer."}) {
-    const std::string name = layer + module;
+    std::string name = layer + module;
     if (has(name + "experts.gate_up_proj") || has(name + "experts.0.up_proj.weight") ||
         has(name + "experts.0.w3.weight"))
       return name;
@@ -168,7 +169,9 @@ std::vector<Array> Source::gdn(const std::string& module) const {
     for (std::size_t i = 0; i < 6; ++i) found[i].push_back(i < 4 ? four[i] : two[i - 4]);
   }
   std::vector<Array> result;
+  result.reserve(found.size());
   for (const auto& pieces : found) result.push_back(concat(pieces));
   return result;
 }
+
 }  // namespace refit::test_support::oracle

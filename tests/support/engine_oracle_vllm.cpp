@@ -204,7 +204,7 @@ class Vllm : public RankWriter {
   }
 
   Array first_matrix(const Expert& found) const {
-    const Array up = widened(cut(found.up, 0), 0);
+    Array up = widened(cut(found.up, 0), 0);
     if (!found.gate) return up;
     const Array gate = widened(cut(*found.gate, 0), 0);
     return o.moe_backend == gen::MoeBackend::flashinfer_cutlass ? concat({up, gate}) : concat({gate, up});
