@@ -21,6 +21,16 @@ enum class Conversion : std::uint8_t {
   negative_exp  ///< -exp(x); cannot be taken back: such storages are destinations only
 };
 
+/// What it holds, for messages: "x", "x - 1", "-exp(x)".
+constexpr const char* name(Conversion conversion) {
+  switch (conversion) {
+    case Conversion::none: return "x";
+    case Conversion::minus_one: return "x - 1";
+    case Conversion::negative_exp: return "-exp(x)";
+  }
+  return "x";
+}
+
 /// The dtype of a storage, and what it holds there.
 struct Format {
   DType dtype = DType::bf16;

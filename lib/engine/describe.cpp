@@ -43,6 +43,20 @@ report::Settings settings_of(const Case& c) {
   return settings;
 }
 
+/// Bytes of golden's broadcasts: each shard from its first holder to every gen rank.
+std::vector<std::vector<std::int64_t>> broadcast_matrix(const std::vector<model::Tensor>& tensors,
+                                                        const layout::Layout& train, const layout::Layout& gen) {
+  std::vector<std::int64_t> sent(static_cast<std::size_t>(train.ranks()), 0);
+  for (const model::Tensor& tensor : tensors) {
+    for (const plan::Holding& held : plan::holdings(train, tensor)) {
+      sent[static_cast<std::size_t>(to_int(held.ranks.front()))] += held.box.volume() * byte_size(held.format.dtype);
+    }
+  }
+  std::vector<std::vector<std::int64_t>> matrix;
+  for (const std::int64_t bytes : sent) matrix.emplace_back(static_cast<std::size_t>(gen.ranks()), bytes);
+  return matrix;
+}
+
 }  // namespace
 
 report::Result describe(const Case& c, const std::vector<std::string>& command) {
@@ -63,8 +77,13 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
   report::Result result = describe(setup.c, command);
   const auto& payload = setup.split.payload;
   const std::int64_t bytes = payload.bulk_bytes + payload.misc_bytes;
-  result.model = {setup.model.config.family, setup.source(), static_cast<std::int64_t>(setup.model.tensors.size()),
-                  setup.model.parameters(), bytes};
+  report::Model counted{setup.model.config.family, setup.source(), 0, 0, bytes};
+  for (const model::Tensor& tensor : setup.model.tensors) {
+    if (!setup.gen->format(tensor)) continue;
+    ++counted.tensors;
+    counted.parameters += tensor.elements();
+  }
+  result.model = counted;
   result.payload = {payload.bulk_bytes, payload.misc_bytes, setup.split.qkv_to_misc, payload.from_checkpoint_bytes};
   const std::string unknown = setup.unknown_tensors();
   if (!unknown.empty()) result.notes.push_back(unknown);
@@ -110,16 +129,29 @@ report::ModelSeconds to_report(const plan::ModelSeconds& model) {
   return {model.total, model.term, model.staging, model.schedule, model.latency};
 }
 
-void add_wire(const plan::Traffic& traffic, std::int64_t misc_bytes, report::Result& result) {
-  result.byte_matrix = traffic.matrix;
-  for (std::int64_t& bytes : result.byte_matrix.front()) bytes += misc_bytes;
-  const auto gen_ranks = static_cast<std::int64_t>(result.byte_matrix.front().size());
-  std::int64_t egress_max = 0;
-  for (const auto& row : result.byte_matrix) {
-    egress_max = std::max(egress_max, std::accumulate(row.begin(), row.end(), std::int64_t{0}));
+void add_wire(const Setup& setup, const std::vector<model::Tensor>& bulk, const plan::Traffic& traffic,
+              std::int64_t misc_bytes, report::Result& result) {
+  const bool golden = setup.c.refit.executor == ExecutorKind::golden;
+  result.byte_matrix = golden ? broadcast_matrix(bulk, *setup.train, *setup.gen) : traffic.matrix;
+  // A broadcast goes to the train ranks of its communicator too.
+  const bool per_stage = setup.c.refit.communicators == Communicators::per_stage;
+  const std::int64_t others = golden ? setup.train->ranks() / (per_stage ? setup.train->stages() : 1) - 1 : 0;
+  const auto gen_ranks = static_cast<std::int64_t>(setup.gen->ranks());
+  report::Wire wire;
+  wire.copies = traffic.copies;
+  std::vector<std::int64_t> received(static_cast<std::size_t>(gen_ranks), misc_bytes);
+  for (std::size_t rank = 0; rank < result.byte_matrix.size(); ++rank) {
+    auto& row = result.byte_matrix[rank];
+    for (std::size_t g = 0; g < row.size(); ++g) received[g] += row[g];
+    std::int64_t sent = std::accumulate(row.begin(), row.end(), std::int64_t{0});
+    if (golden) sent += row.front() * others;
+    if (rank == 0) sent += misc_bytes * gen_ranks;
+    wire.bytes += sent;
+    wire.egress_bytes_max = std::max(wire.egress_bytes_max, sent);
   }
-  result.wire = report::Wire{traffic.bytes + misc_bytes * gen_ranks, traffic.copies, egress_max,
-                             traffic.ingress_max() + misc_bytes, 0};
+  for (std::int64_t& bytes : result.byte_matrix.front()) bytes += misc_bytes;
+  wire.ingress_bytes_max = *std::max_element(received.begin(), received.end());
+  result.wire = wire;
 }
 
 std::string hexadecimal(const Sum128& sum) { return fmt::format("{:016x}{:016x}", sum.high, sum.low); }

@@ -182,15 +182,7 @@ void Job::measure(report::Result& result) {
       std::accumulate(misc_.begin(), misc_.end(), std::int64_t{0}, [this](std::int64_t sum, const auto& tensor) {
         return sum + tensor.elements() * byte_size(setup_.train->format(tensor)->dtype);
       });
-  add_wire(traffic, misc, result);
-  if (c.executor == ExecutorKind::golden) {
-    const std::int64_t receivers =
-        (c.communicators == Communicators::single ? setup_.train->ranks()
-                                                  : setup_.train->ranks() / setup_.train->stages()) +
-        setup_.gen->ranks() - 1;
-    result.wire->bytes = setup_.split.payload.bulk_bytes * receivers + misc * setup_.gen->ranks();
-    result.wire->ingress_bytes_max = setup_.split.payload.bulk_bytes + misc;
-  }
+  add_wire(setup_, bulk_, traffic, misc, result);
 }
 
 /// The most that the paths' buffers take on this rank.

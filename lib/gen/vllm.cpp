@@ -36,8 +36,10 @@ class VllmLayout final : public layout::ParameterLayout {
   }
 
  protected:
-  /// The drafter has the layers behind the model's last, and nothing else.
+  /// The drafter has the layers behind the model's last, and nothing else; of several such layers' embeddings the
+  /// first.
   bool is_stored(const Tensor& tensor) const override {
+    if (tensor.role == model::Role::mtp_embedding && tensor.layer > model().config.layers) return false;
     return (tensor.layer >= model().config.layers) == options_.mtp;
   }
 

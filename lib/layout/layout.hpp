@@ -77,7 +77,7 @@ class Layout {
   /// Pipeline stage of a rank; 0 where a side has none.
   virtual std::int32_t stage(Rank rank) const = 0;
   virtual std::int32_t stages() const = 0;
-  /// Equal numbers promise equal boxes (not places) on all ranks, for tensors of one shape.
+  /// Equal numbers promise equal boxes (not places) on all ranks and equal formats, for tensors of one shape.
   virtual std::uint64_t placement_class(const Tensor& tensor) const = 0;
   /// As what every rank stores `tensor`; nothing where none of this side stores any of it.
   virtual std::optional<Format> format(const Tensor& tensor) const = 0;

@@ -210,9 +210,9 @@ void Verifier::Implementation::check_dtypes() const {
         is_reachable(stored, local_.as(piece.tensor).conversion)) {
       continue;
     }
-    fail_usage("{}: stored as {} by {} rank {}, as {} by gen; they cannot be compared",
-               local_.tensor(piece.tensor).name, name(from), local_.is_gen() ? "gen" : "train",
-               to_int(local_.view.rank), name(as));
+    fail_usage("{}: stored as {} ({}) by {} rank {}, as {} ({}) by gen; they cannot be compared",
+               local_.tensor(piece.tensor).name, name(from), name(stored), local_.is_gen() ? "gen" : "train",
+               to_int(local_.view.rank), name(as), name(local_.as(piece.tensor).conversion));
   }
 }
 

@@ -319,7 +319,7 @@ TEST(Verify, SwappedHalvesOfInterleavedTensorsAreCounted) {
 TEST(Verify, AConversionThatCannotBeTakenBackIsRefusedByName) {
   World world({.conversions = true, .backwards = true});
   EXPECT_THAT([&] { world.verify(); },
-              testing::ThrowsMessage<Error>(testing::HasSubstr("log: stored as BF16 by train rank")));
+              testing::ThrowsMessage<Error>(testing::HasSubstr("log: stored as BF16 (-exp(x)) by train rank")));
 }
 
 TEST(Verify, WhatCannotBeComparedIsRefusedByName) {
