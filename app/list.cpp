@@ -31,7 +31,7 @@ std::string first_line(const fs::path& file) {
 
 /// A line per model, after a heading: what follows from its config.json alone.
 int list_models(const std::string& inputs) {
-  fmt::print("{:32}  {:11}  {:>7}  {:>15}  {:>3}  {:18}  {:18}  {}\n", "model", "family", "tensors", "parameters",
+  fmt::print("{:32}  {:11}  {:>7}  {:>15}  {:>3}  {:20}  {:20}  {}\n", "model", "family", "tensors", "parameters",
              "MTP", "train TP", "gen TP", "description");
   for (const std::string& name : model_names(inputs)) {
     const fs::path folder = fs::path(inputs) / "models" / name;
@@ -45,7 +45,7 @@ int list_models(const std::string& inputs) {
       parameters += tensor.elements();
     }
     const engine::LegalSizes legal = engine::legal_sizes(model);
-    fmt::print("{:32}  {:11}  {:7}  {:>15}  {:3}  {:18}  {:18}  {}\n", name, config.family, tensors,
+    fmt::print("{:32}  {:11}  {:7}  {:>15}  {:3}  {:20}  {:20}  {}\n", name, config.family, tensors,
                grouped(parameters), config.mtp_layers, fmt::format("{}", fmt::join(legal.train_tp, " ")),
                fmt::format("{}", fmt::join(legal.gen_tp, " ")), first_line(folder / "description.txt"));
   }

@@ -16,12 +16,11 @@ constexpr const char* kLayers = "num_hidden_layers";
 constexpr const char* kPattern = "hybrid_override_pattern";
 constexpr const char* kLayerBlocks = "layers_block_type";
 constexpr const char* kMtpLayers = "num_nextn_predict_layers";
-constexpr int kMaxDepth = 32;
 
 nlohmann::ordered_json parse(const std::string& path) {
   using Json = nlohmann::ordered_json;
   const auto bounded = [&](int depth, Json::parse_event_t /*event*/, Json& /*value*/) {
-    if (depth > kMaxDepth) fail_usage("{}: nested more than {} levels deep", path, kMaxDepth);
+    if (depth > model::kMaxConfigDepth) fail_usage("{}: nested more than {} levels deep", path, model::kMaxConfigDepth);
     return true;
   };
   try {
@@ -59,7 +58,8 @@ std::string config_path(const std::string& folder) { return (std::filesystem::pa
 
 std::string config_with_layers(const std::string& path, std::int64_t layers) {
   nlohmann::ordered_json config = parse(path);
-  const bool nested = config.is_object() && !config.contains(kLayers) && config.contains("text_config");
+  // The same precedence as the reader's.
+  const bool nested = config.is_object() && config.contains("text_config") && config["text_config"].is_object();
   nlohmann::ordered_json& part = nested ? config["text_config"] : config;
   const bool known =
       part.is_object() && (part.contains(kLayers) || part.contains(kPattern) || part.contains(kLayerBlocks));

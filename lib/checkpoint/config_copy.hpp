@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "model/json_text.hpp"
+
 namespace refit::checkpoint {
 
 /// The text of `path` with num_hidden_layers (and lists of one item per layer) cut to `layers`.
@@ -16,6 +18,6 @@ void check_config_target(const std::string& folder, const std::string& text, boo
 void write_config(const std::string& folder, const std::string& text);
 
 /// The largest config.json that is read.
-inline constexpr std::int64_t kMaxConfigBytes = std::int64_t{16} << 20;
+using model::kMaxConfigBytes;
 
 }  // namespace refit::checkpoint

@@ -103,6 +103,8 @@ void check_upstream(const Case& c, Complaints& complaints) {
   require(etp == 1, "train.layout", fmt::format("ETP{} is not supported; legal: ETP1 [V7]", etp));
   require(c.train.stage_layers.empty(), "train.stage_layers",
           "a pipeline layout is not supported; legal: first_stage_layers and last_stage_layers [V8]");
+  require(c.train.hybrid_layer_pattern.empty(), "train.hybrid_layer_pattern",
+          "its bars are not read; legal: first_stage_layers and last_stage_layers [V8]");
   require(c.gen.precision != Precision::fp32, "gen.precision", "fp32 is none of bf16 and fp8 [V12]");
   require(is_quantised(c.gen.precision) || c.train.precision == c.gen.precision, "train.precision",
           fmt::format("{} bytes cannot be copied into {}; legal: equal precisions [L11]", name(c.train.precision),
@@ -199,8 +201,6 @@ void validate_for_model(const Case& c, bool moe) {
   if (moe) return;
   Complaints complaints(c);
   complaints.meaningless({"gen.moe_backend"}, "for a model without experts");
-  complaints.require(c.train.layout.ep == 1, "train.layout", "EP means nothing for a model without experts");
-  complaints.require(c.gen.layout.ep == 1, "gen.layout", "EP means nothing for a model without experts");
   if (!complaints.texts().empty()) fail_usage("{}", fmt::join(complaints.texts(), "; "));
 }
 

@@ -76,7 +76,7 @@ report::Result describe(const Case& c, const std::vector<std::string>& command) 
 report::Result describe(const Setup& setup, const std::vector<std::string>& command) {
   report::Result result = describe(setup.c, command);
   const auto& payload = setup.split.payload;
-  const std::int64_t bytes = payload.bulk_bytes + payload.misc_bytes;
+  const std::int64_t bytes = payload.bulk_bytes + payload.misc_bytes + payload.from_checkpoint_bytes;
   report::Model counted{setup.model.config.family, setup.source(), 0, 0, bytes};
   for (const model::Tensor& tensor : setup.model.tensors) {
     if (!setup.gen->format(tensor)) continue;

@@ -37,6 +37,7 @@ template <typename Options, typename Violations>
 std::vector<std::int64_t> legal_tp(const model::Model& model, Options options, const Violations& violations) {
   std::vector<std::int64_t> legal;
   for (std::int64_t tp = 1; tp <= model.config.attention_heads; ++tp) {
+    if (model.config.attention_heads % tp != 0) continue;
     options.sizes.tp = tp;
     if (violations(model, options).empty()) legal.push_back(tp);
   }

@@ -34,7 +34,7 @@ std::set<Mixer> check_heads(const Config& config, std::int64_t tp, Violations& o
   const std::int64_t nkv = config.kv_heads;
   const std::int64_t groups = config.mamba.groups;
   divisible(config.attention_heads, Mixer::attention, "attention heads");
-  require(nkv % tp == 0 || tp % nkv == 0, Mixer::attention,
+  require(config.mla.kv_rank > 0 || nkv % tp == 0 || tp % nkv == 0, Mixer::attention,
           fmt::format("{} KV heads and TP{}: one must divide the other", nkv, tp));
   divisible(config.mamba.heads, Mixer::mamba, "Mamba heads");
   require(groups <= 1 || groups % tp == 0, Mixer::mamba,

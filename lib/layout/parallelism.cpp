@@ -100,6 +100,7 @@ Parallelism with_data_parallel(Parallelism parallelism) {
   if (parallelism.dp == 0) {
     const std::int64_t experts = parallelism.ep * parallelism.etp;
     parallelism.dp = experts / std::gcd(experts, parallelism.tp * parallelism.cp);
+    check_ranks(parallelism, to_string(parallelism));
   }
   return parallelism;
 }

@@ -49,7 +49,8 @@ std::int64_t layer_of(const Config& config, std::string_view name) {
 
 bool is_skipped(const Config& config, std::string_view name) {
   if (name.ends_with(".rotary_emb.inv_freq")) return true;
-  return config.truncated && layer_of(config, name) >= config.layers;
+  // What follows the last layer of the whole model means nothing for its first layers.
+  return config.truncated && (layer_of(config, name) >= config.layers || name.starts_with("mtp."));
 }
 
 Held index_by_name(const std::vector<TensorInfo>& checkpoint, Problems& problems) {

@@ -13,6 +13,7 @@ namespace refit::model {
 
 namespace {
 
+constexpr std::int64_t kMaxHeads = 65536;
 constexpr double kMaxTensors = 4e6;
 constexpr double kMaxParameters = 1e15;
 
@@ -80,18 +81,20 @@ void read_sizes(ConfigFile& file, Config& config) {
   config.vocab_size = file.count("vocab_size");
   config.hidden_size = file.count("hidden_size");
   config.layers = file.count_or("num_hidden_layers", 0, kMaxLayers);
-  config.attention_heads = file.count("num_attention_heads");
+  config.attention_heads = file.count("num_attention_heads", kMaxHeads);
   config.tied = file.flag_or("tie_word_embeddings", false);
   config.dtype = read_dtype(file);
   if (file.has("quantization_config")) {
-    file.problem("quantization_config", "is present: FP8 checkpoints are not supported by this build");
+    file.problem(
+        "quantization_config",
+        "is present: quantised checkpoints are not supported by this build; dequantise to bf16, and remove it");
   }
 }
 
 /// The sizes that a family may know better: one that it has set is kept.
 void complete_sizes(ConfigFile& file, Config& config) {
   if (config.layers == 0 && !file.has("num_hidden_layers")) file.problem("num_hidden_layers", "is missing");
-  if (config.kv_heads == 0) config.kv_heads = file.count_or("num_key_value_heads", config.attention_heads);
+  if (config.kv_heads == 0) config.kv_heads = file.count_or("num_key_value_heads", config.attention_heads, kMaxHeads);
   if (config.head_dim == 0) config.head_dim = head_dim_or_quotient(file, config);
   if (config.kv_heads > 0 && config.attention_heads % config.kv_heads != 0) {
     file.problem("num_key_value_heads",

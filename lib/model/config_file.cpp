@@ -29,7 +29,8 @@ std::string read_file(const std::string& path) {
   if (!std::filesystem::exists(status)) fail_usage("{}: there is no such file", path);
   if (!std::filesystem::is_regular_file(status)) fail_usage("{}: is not a file; name a config.json", path);
   const auto bytes = std::filesystem::file_size(path, error);
-  if (!error && bytes > kMaxConfigBytes) fail_usage("{}: is larger than 16 MiB; that is no config.json", path);
+  if (!error && bytes > static_cast<std::uintmax_t>(kMaxConfigBytes))
+    fail_usage("{}: is larger than 16 MiB; that is no config.json", path);
   std::ifstream stream(path, std::ios::binary);
   if (error || !stream) fail_usage("{}: cannot be opened for reading", path);
   std::string text(bytes, '\0');

@@ -9,10 +9,10 @@
 #include <string_view>
 #include <vector>
 
+#include "model/json_text.hpp"
+
 namespace refit::model {
 
-inline constexpr std::uintmax_t kMaxConfigBytes = 16 * 1024 * 1024;
-inline constexpr int kMaxConfigDepth = 64;
 inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  ///< of any size in a config.json
 inline constexpr std::int64_t kMaxLayers = 10000;
 inline constexpr std::int64_t kMaxExperts = 65536;
@@ -53,7 +53,6 @@ class ConfigFile {
 
   /// Records a problem, e.g. problem("mlp_bias", "must be false: ...").
   void problem(std::string_view key, const std::string& what);
-  bool has_problems() const { return !problems_.empty(); }
   /// Throws (usage) one message with all problems, each with file and key; returns where there is none.
   void check() const;
 

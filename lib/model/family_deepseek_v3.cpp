@@ -41,6 +41,7 @@ void read(ConfigFile& file, Config& config) {
   config.expert_intermediate_size = file.count("moe_intermediate_size");
   config.shared_intermediate_size =
       file.number_or("n_shared_experts", 0, kMaxExperts) * config.expert_intermediate_size;
+  // vLLM has the parameter with noaux_tc only, which is what files without the key mean.
   config.expert_bias = !file.has("topk_method") || file.text("topk_method") == "noaux_tc";
   config.mtp_layers = file.number_or("num_nextn_predict_layers", 0, kMaxLayers);
   read_dense_layer_count(file, config);
@@ -89,7 +90,8 @@ void list_tensors(TensorList& list) {
   const Config& config = list.config;
   add_decoder(list, add_latent_attention, add_deepseek_experts);
   for (std::int64_t layer = config.layers; layer < config.layers + config.mtp_layers; ++layer) {
-    if (list.holds(layer_prefix(config, layer) + "enorm.weight", true)) add_mtp_layer(list, layer);
+    if (!list.holds(layer_prefix(config, layer) + "enorm.weight", true)) break;  // those behind a gap have no rule
+    add_mtp_layer(list, layer);
   }
 }
 

@@ -1,10 +1,14 @@
 #pragma once
-// JSON as Python writes it.
+// JSON as Python writes it, and how much of it is read.
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
 namespace refit::model {
+
+inline constexpr std::int64_t kMaxConfigBytes = 16 * 1024 * 1024;
+inline constexpr int kMaxConfigDepth = 64;
 
 /// `text` with the bare words NaN, Infinity and -Infinity, which Python's json writes and no standard knows, replaced
 /// by

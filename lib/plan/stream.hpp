@@ -1,7 +1,7 @@
 #pragma once
 // The misc stream as a layout: all tensors, whole and row-major, laid end to end in one sequence of bytes and cut every
 // `buffer_bytes` (between elements), so that a tensor may span buffers. One rank holds it. A buffer is a storage; a
-// part of a tensor in a buffer is at most five boxes (a started row, whole rows, a begun row, in two levels for 3-D
+// part of a tensor in a buffer is a few boxes (a started row, whole rows, a begun row, in two levels for 3-D
 // tensors).
 
 #include <vector>

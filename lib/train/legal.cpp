@@ -23,7 +23,7 @@ std::set<Mixer> check_heads(const Config& config, std::int64_t tp, std::vector<s
   };
   const std::int64_t nkv = config.kv_heads;
   divisible(config.attention_heads, Mixer::attention, "attention heads");
-  require(nkv % tp == 0 || tp % nkv == 0, Mixer::attention,
+  require(config.mla.kv_rank > 0 || nkv % tp == 0 || tp % nkv == 0, Mixer::attention,
           fmt::format("{} KV heads and TP{}: one must divide the other", nkv, tp));
   divisible(config.mamba.heads, Mixer::mamba, "Mamba heads");
   divisible(config.mamba.groups, Mixer::mamba, "Mamba groups");
@@ -84,9 +84,18 @@ std::vector<std::int64_t> layers_between_bars(const std::string& pattern) {
 void check_pattern(const Config& config, std::string pattern, std::vector<std::string>& out) {
   if (pattern.empty()) return;
   std::erase(pattern, '|');
-  constexpr std::string_view kLetters = "*M.-E";  // in the order of Mixer's enumerators; linear attention has none
   std::string wanted;
-  for (const Mixer mixer : config.mixers) wanted += kLetters[static_cast<std::size_t>(mixer)];
+  for (const Mixer mixer : config.mixers) {
+    switch (mixer) {
+      case Mixer::attention: wanted += '*'; break;
+      case Mixer::mamba: wanted += 'M'; break;
+      case Mixer::mlp: wanted += '-'; break;
+      case Mixer::experts: wanted += 'E'; break;
+      case Mixer::gated_delta_net:
+        out.push_back("train: hybrid_layer_pattern has no letter for linear attention; use stage_layers");
+        return;
+    }
+  }
   if (pattern == wanted) return;
   out.push_back(fmt::format("train: hybrid_layer_pattern is {} without its bars, the model's layers are {}", pattern,
                             wanted.empty() ? "all alike: leave it out" : wanted));

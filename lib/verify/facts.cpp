@@ -9,7 +9,7 @@ Facts facts_of(const std::vector<model::Tensor>& tensors, const Ledger& train, c
     const auto in_train = train.boxes(tensor.index);
     const Format elsewhere = in_train.empty() ? Format(tensor.dtype) : in_train[0].format;
     facts.compared_as.push_back(in_gen.empty() ? elsewhere : in_gen[0].format);
-    if (in_gen.empty() || in_train.empty() || tensor.shape.size() < 2) continue;
+    if (in_gen.empty() || in_train.empty() || tensor.shape.size() < 2 || tensor.elements() == 0) continue;
     if (is_castable(in_gen[0].format.dtype) && is_castable(in_train[0].format.dtype))
       facts.measured.push_back(tensor.index);
   }

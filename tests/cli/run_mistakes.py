@@ -68,7 +68,7 @@ def options(suite):
     words = ("model.config", "model.checkpoint", "not both")
     refused(suite, "two models", (*base, "--checkpoint", suite.checkpoint("qwen3")), words)
     refused(suite, "no model", LAYOUTS, ("a model is required",))
-    refused(suite, "EP", (*MODEL, "--train", "TP2", "--gen", "TP2xEP2"), ("EP means nothing",))
+    refused(suite, "EP", (*MODEL, "--train", "TP2", "--gen", "TP2xEP2"), ("gen: EP2 on a model without experts",), lines=2)
     refused(suite, "misspelt model", ("--model", "qwen3-0.6b-smal", *LAYOUTS), ("did you mean qwen3-0.6b-small?",))
 
 
@@ -170,7 +170,7 @@ def different_inputs(suite):
 
 def planning(suite):
     """The same in one process."""
-    refused(suite, "plan layouts", (*MODEL, "--train", "TP3", "--gen", "TP5"), ("train: 16", "gen: 16"), 0, 10, "plan")
+    refused(suite, "plan layouts", (*MODEL, "--train", "TP3", "--gen", "TP5"), ("train: 16", "gen: 16"), 0, 13, "plan")
     refused(suite, "plan hardware", (*MODEL, *LAYOUTS, "--hardware", "absent"), ("hardware/absent.toml",), 0, 1, "plan")
 
 

@@ -132,8 +132,6 @@ TEST(CaseCheck, KeysOfExpertsMeanNothingForADenseModel) {
   EXPECT_NO_THROW(engine::validate_for_model(case_of({"gen.moe_backend=triton"}), true));
   EXPECT_NO_THROW(engine::validate_for_model(case_of({}), false));
   EXPECT_THROW(engine::validate_for_model(case_of({"gen.moe_backend=triton"}), false), Error);
-  EXPECT_THROW(engine::validate_for_model(case_of({"train.layout=TP2xEP2"}), false), Error);
-  EXPECT_THROW(engine::validate_for_model(case_of({"gen.layout=TP2xEP2"}), false), Error);
 }
 
 }  // namespace

@@ -173,7 +173,7 @@ TEST_F(ModelConfig, BadValuesNameTheKey) {
       {{{"torch_dtype", "\"int8\""}}, "torch_dtype must be bfloat16, float16 or float32, not int8"},
       {{{"torch_dtype", "16"}}, "torch_dtype must be a text"},
       {{{"quantization_config", "{\"quant_method\": \"fp8\"}"}},
-       "quantization_config is present: FP8 checkpoints are not supported by this build"},
+       "quantization_config is present: quantised checkpoints are not supported by this build"},
       {{{"architectures", "[\"MambaForCausalLM\"]"}},
        "architectures names no known architecture but MambaForCausalLM; the known families are deepseek_v3, gpt_oss, "
        "llama, mixtral, nemotron_h, qwen2, qwen3, qwen3_5_moe, qwen3_moe, qwen3_next"},
