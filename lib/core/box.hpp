@@ -1,5 +1,5 @@
 #pragma once
-// Index arithmetic: shapes, strides and boxes of tensors with up to four dimensions. Values, no memory, no I/O.
+// Index arithmetic: shapes, strides and boxes of tensors with up to five dimensions. Values, no memory, no I/O.
 //
 // Example: Box{{128, 0}, {64, 576}} is rows 128..191 of a matrix with 576 columns; its volume is 36,864 elements.
 
@@ -14,14 +14,14 @@
 
 namespace refit {
 
-inline constexpr int kMaxDimensions = 4;
+inline constexpr int kMaxDimensions = 5;
 
 /// A short list of element counts, one per dimension: a shape, an index or a set of strides.
 class Extents {
  public:
   constexpr Extents() = default;
   constexpr Extents(std::initializer_list<std::int64_t> values) {
-    if (values.size() > kMaxDimensions) fail_invariant("a tensor has at most 4 dimensions");
+    if (values.size() > kMaxDimensions) fail_invariant("a tensor has at most 5 dimensions");
     for (std::int64_t value : values) values_[static_cast<std::size_t>(size_++)] = value;
   }
   /// `dimensions` entries, all `value`.
@@ -37,7 +37,7 @@ class Extents {
   constexpr const std::int64_t* begin() const { return values_.data(); }
   constexpr const std::int64_t* end() const { return values_.data() + size_; }
   constexpr void push_back(std::int64_t value) {
-    if (size_ == kMaxDimensions) fail_invariant("a tensor has at most 4 dimensions");
+    if (size_ == kMaxDimensions) fail_invariant("a tensor has at most 5 dimensions");
     values_[static_cast<std::size_t>(size_++)] = value;
   }
   friend constexpr auto operator<=>(const Extents&, const Extents&) = default;

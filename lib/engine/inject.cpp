@@ -96,6 +96,22 @@ bool Faults::has(const std::string& name) const {
   return std::find(names_.begin(), names_.end(), name) != names_.end();
 }
 
+void Faults::require_effect(const model::Model& model) const {
+  const auto any = [&](const auto& concerned) {
+    return std::any_of(model.tensors.begin(), model.tensors.end(), concerned);
+  };
+  const auto require = [&](const char* name, bool effect) {
+    if (has(name) && !effect)
+      fail_usage("run.inject: {} concerns no tensor of this {} model", name, model.config.family);
+  };
+  const auto is_gate = [](const Tensor& t) { return t.role == Role::gate_proj || t.role == Role::expert_gate; };
+  const auto is_norm = [](const Tensor& t) { return is_first_norm(t.role) && t.layer == 0; };
+  require(kSwapGateUp, any(is_gate));
+  require(kDropTensor, any([this](const Tensor& t) { return drops(t); }));
+  require(kCorruptReplica, any(is_norm));
+  require(kLostUpdate, any(is_norm));
+}
+
 std::unique_ptr<Layout> Faults::distort_gen(const Layout& truth, const model::Model& model) const {
   return has(kSwapGateUp) ? std::make_unique<SwappedGateUp>(truth, model) : nullptr;
 }

@@ -26,6 +26,8 @@ class Faults {
   explicit Faults(const std::vector<std::string>& names);
 
   bool any() const { return !names_.empty(); }
+  /// Errors (usage): a fault that concerns no tensor of `model`, and would look as if nobody noticed it.
+  void require_effect(const model::Model& model) const;
   bool has(const std::string& name) const;
 
   /// The gen layout as planner and executors see it: `truth`, or a wrapper that tells a lie (which must not outlive

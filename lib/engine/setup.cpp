@@ -80,6 +80,7 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject) {
   if (!c.model.checkpoint.empty()) checkpoint = checkpoint::open(c.model.checkpoint);
   model = load_model(c, checkpoint);
   validate_for_model(c, model.config.experts > 0);
+  faults.require_effect(model);
   require_legal(c, model);
   train = train::make_layout(model, train_options(c));
   gen = gen::make_layout(model, gen_options(c));

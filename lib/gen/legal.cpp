@@ -22,9 +22,12 @@ class Violations {
 };
 
 /// The mixers whose heads cannot be cut; of their weights nothing more is said.
-std::set<Mixer> check_heads(const Config& config, std::int64_t tp, Violations& out) {
+std::set<Mixer> check_heads(const model::Model& model, std::int64_t tp, Violations& out) {
+  const Config& config = model.config;
+  const std::set<Mixer> present = model::mixers_of(model);
   std::set<Mixer> wrong;
   const auto require = [&](bool legal, Mixer mixer, const std::string& text) {
+    if (!present.contains(mixer)) return;
     out.require(legal, text + " [L14]");
     if (!legal) wrong.insert(mixer);
   };
@@ -80,7 +83,7 @@ void check_parameters(const model::Model& model, const Options& options, const s
 
 std::vector<std::string> violations(const model::Model& model, const Options& options) {
   Violations out;
-  const std::set<Mixer> named = check_heads(model.config, options.sizes.tp, out);
+  const std::set<Mixer> named = check_heads(model, options.sizes.tp, out);
   check_experts(model.config, options, out);
   out.require(!options.mtp || model.config.mtp_layers > 0,
               "mtp = true, but the model has no multi-token prediction layer; use false");

@@ -56,7 +56,7 @@ void ParameterLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>
 Storage ParameterLayout::storage(const StorageKey& key, Rank rank) const {
   if (static_cast<std::size_t>(key.parameter) == parameters_.size()) {
     const Tensor& tensor = model_.tensors[static_cast<std::size_t>(key.layer)];
-    return {key, tensor.name, tensor.shape, tensor.dtype};
+    return {key, tensor.name, tensor.file_shape(), tensor.dtype};
   }
   const Tensor& tensor = tensor_of(key, rank);
   const Parameter& rule = parameter(key.parameter);

@@ -118,7 +118,16 @@ std::optional<Mixer> mixer_of(Role role) {
   return std::nullopt;
 }
 
+std::set<Mixer> mixers_of(const Model& model) {
+  std::set<Mixer> result;
+  for (const Tensor& tensor : model.tensors) {
+    if (const auto mixer = mixer_of(tensor.role)) result.insert(*mixer);
+  }
+  return result;
+}
+
 Shape Tensor::file_shape() const {
+  if (dimensions.size() > 0) return dimensions;
   if (role != Role::interleaved_gate_up && role != Role::interleaved_gate_up_bias) return shape;
   Shape merged;
   for (int d = 0; d + 2 < shape.size(); ++d) merged.push_back(shape[d]);

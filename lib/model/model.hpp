@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -119,6 +120,7 @@ struct Tensor {
   Role role = Role::unknown;
   std::int32_t layer = -1;   ///< decoder layer, or -1; an MTP layer's number follows the decoder's
   std::int32_t expert = -1;  ///< global expert index, or -1
+  Shape dimensions{};        ///< in checkpoints, where they are more than layouts look at (tensors without a rule)
 
   std::int64_t elements() const { return product(shape); }
   std::int64_t bytes() const { return elements() * byte_size(dtype); }
@@ -222,6 +224,9 @@ struct Model {
   std::int64_t parameters() const;  ///< elements of all tensors
   std::int64_t bytes() const;
 };
+
+/// The mixers of which `model` has weights.
+std::set<Mixer> mixers_of(const Model& model);
 
 /// Reads a config.json. `family` overrides its architecture (model.family); `layers` > 0 keeps the first layers only.
 /// Errors (usage): unreadable or malformed JSON, an unknown family (names the known ones), missing, ill-typed or absurd

@@ -11,10 +11,12 @@ using model::Config;
 using model::Mixer;
 
 /// The mixers whose heads cannot be cut; of their weights nothing more is said.
-std::set<Mixer> check_heads(const Config& config, std::int64_t tp, std::vector<std::string>& out) {
+std::set<Mixer> check_heads(const model::Model& model, std::int64_t tp, std::vector<std::string>& out) {
+  const Config& config = model.config;
+  const std::set<Mixer> present = model::mixers_of(model);
   std::set<Mixer> wrong;
   const auto require = [&](bool legal, Mixer mixer, const std::string& text) {
-    if (legal) return;
+    if (legal || !present.contains(mixer)) return;
     out.push_back("train: " + text);
     wrong.insert(mixer);
   };
@@ -161,7 +163,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   std::vector<std::string> out;
   Options complete = options;
   complete.sizes = layout::with_data_parallel(options.sizes);
-  const std::set<Mixer> named = check_heads(model.config, complete.sizes.tp, out);
+  const std::set<Mixer> named = check_heads(model, complete.sizes.tp, out);
   check_experts(model.config, complete.sizes, out);
   check_prediction(model.config, complete.sizes.pp, out);
   check_pattern(model.config, options.hybrid_layer_pattern, out);

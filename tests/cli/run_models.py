@@ -14,6 +14,7 @@ import safetensors  # noqa: E402
 from job import Suite  # noqa: E402
 
 EXTRA = "model.layers.0.adapter.scale"
+VISUAL = "model.visual.patch_embed.proj.weight"
 LAYOUTS = ("--train", "TP2", "--gen", "TP2", "--precision", "fp32")
 LAYOUTS += ("--steps", 1, "--warmup", 0, "--force", "--set", "run.update=none")
 
@@ -58,6 +59,7 @@ def unknown_tensors(suite):
 
     def add(tensors):
         tensors[EXTRA] = safetensors.Tensor("I64", [3], data)
+        tensors[VISUAL] = safetensors.Tensor("F32", [2, 3, 1, 2, 2], bytes(range(96)))  # more than layouts look at
 
     folder = copy_checkpoint(suite, "qwen3_moe", "extra", change_tensors=add)
     for policy in ("all", "whitelist", "ffn"):
@@ -70,13 +72,16 @@ def unknown_tensors(suite):
         suite.check("have no rule" in ended.err and EXTRA in ended.err, f"{policy}: the warning lists it", ended)
         result = suite.result("extra.json", ended)
         if policy == "all":
-            suite.check(result["payload"]["misc_bytes"] == 24, f"misc is {result['payload']['misc_bytes']}", ended)
+            suite.check(result["payload"]["misc_bytes"] == 24 + 96, f"misc is {result['payload']['misc_bytes']}", ended)
         suite.check(any(EXTRA in note for note in result["notes"]), f"{policy}: notes {result['notes']}", ended)
         for side in ("train", "gen"):
             for rank in range(2):
                 dump = safetensors.read(suite.path(f"extra-{side}", f"{side}-rank-{rank:05}.safetensors"))
                 held = dump.get(EXTRA)
                 suite.check(held is not None and bytes(held.data) == data, f"{policy}: {side} rank {rank}", ended)
+                visual = dump.get(VISUAL)
+                right = visual is not None and list(visual.shape) == [2, 3, 1, 2, 2] and bytes(visual.data) == bytes(range(96))
+                suite.check(right, f"{policy}: {side} rank {rank}: {VISUAL}", ended)
     ended = suite.run(0, "inspect", folder)
     suite.check(f"unknown: {EXTRA}" in ended.out, "inspect lists it", ended)
 

@@ -71,7 +71,7 @@ std::vector<Refusal> refusals() {
       {"shape_overflow", with_shape("[4294967296,4294967296]"), "more than 2^63"},
       {"shape_overflow_hidden_by_zero", with_shape("[4294967296,4294967296,0]"), "more than 2^63"},
       {"shape_negative", with_shape("[-1]"), "negative"},
-      {"shape_five_dimensions", with_shape("[1,1,1,1,4]"), "more than 4 dimensions"},
+      {"shape_six_dimensions", with_shape("[1,1,1,1,1,4]"), "more than 5 dimensions"},
       {"shape_nested", with_shape("[[4]]"), "nested more than"},
       {"shape_null", with_shape("null"), "null is not allowed"},
       {"shape_object", with_shape("{}"), "an object is not allowed"},
