@@ -85,7 +85,7 @@ TEST(CheckpointHdf5, ForeignDatasetsAreRefusedByName) {
       {{.type = H5T_STD_U16BE}, "element type"},
       {{.type = H5T_IEEE_F32BE}, "element type"},
       {{.type = compound}, "element type"},
-      {{.shape = {1, 1, 1, 1, 1}}, "5 dimensions"},
+      {{.shape = {1, 1, 1, 1, 1, 1}}, "6 dimensions"},
       {{.attribute = "F4"}, "'F4'"},
       {{.attribute = "F8_E4M3"}, "stored as U16, but its attribute dtype says F8_E4M3"},
       {{.attribute = std::string(500, 'x')}, "not known"},
