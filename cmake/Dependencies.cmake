@@ -8,6 +8,11 @@ find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(tomlplusplus REQUIRED)
 find_package(RefitKokkos REQUIRED)  # defines refit::kokkos
+if(REFIT_ENABLE_CUDA)
+  find_package(CUDAToolkit 12.4 REQUIRED)
+  # Before 2.27 a thread can have one non-blocking launch under way, and lanes need one each.
+  find_package(NCCL 2.27 REQUIRED)
+endif()
 
 find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
 find_library(XXHASH_LIBRARY xxhash REQUIRED)

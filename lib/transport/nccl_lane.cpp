@@ -1,0 +1,169 @@
+#include "transport/nccl_lane.hpp"
+
+#include <algorithm>
+#include <exception>
+#include <thread>
+
+namespace refit::transport {
+namespace {
+
+/// Tests of a request's event between two looks at the communicator's health.
+constexpr std::uint32_t kPollsPerCheck = 64;
+
+/// A peer that comes later than this to the end of a communicator is not waited for.
+constexpr double kFinalizeSeconds = 30;
+
+}  // namespace
+
+NcclRequest::~NcclRequest() {
+  if (state_ != State::idle) lane_->abandon();
+}
+
+bool NcclRequest::test() {
+  if (state_ == State::queued) lane_->progress();
+  if (state_ == State::idle) return true;
+  if (state_ == State::queued) return false;
+  if (!event_.done()) {
+    if (++polls_ % kPollsPerCheck == 0) lane_->check_health();
+    return false;
+  }
+  state_ = State::idle;
+  --lane_->in_flight_;
+  return true;
+}
+
+NcclLane::NcclLane(int rank, int size, const ncclUniqueId& id, double timeout_seconds)
+    : timeout_seconds_(timeout_seconds) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  try {
+    check(ncclCommInitRankConfig(&comm_, size, id, rank, &config), "creating a communicator");
+    const Deadline deadline(timeout_seconds);
+    while (!ready()) {
+      if (deadline.passed()) {
+        fail_runtime(
+            "NCCL: a communicator of {} ranks is not ready after {} s: is a rank gone, or the network between hosts "
+            "closed? (NCCL_DEBUG=INFO tells more; --timeout)",
+            size, timeout_seconds);
+      }
+      std::this_thread::yield();
+    }
+  } catch (const Error&) {
+    if (comm_ != nullptr) ncclCommAbort(comm_);
+    throw;
+  }
+}
+
+NcclLane::~NcclLane() {
+  const bool healthy = !failed_ && first_ == nullptr && in_flight_ == 0 && std::uncaught_exceptions() == 0;
+  if (healthy && finalize()) {
+    ncclCommDestroy(comm_);
+  } else {
+    ncclCommAbort(comm_);
+  }
+}
+
+/// True once all ranks have finished with the communicator.
+bool NcclLane::finalize() {
+  const Deadline deadline(timeout_seconds_ > 0 ? std::min(timeout_seconds_, kFinalizeSeconds) : kFinalizeSeconds);
+  ncclResult_t state = ncclCommFinalize(comm_);
+  while (state == ncclInProgress && !deadline.passed()) {
+    std::this_thread::yield();
+    if (ncclCommGetAsyncError(comm_, &state) != ncclSuccess) return false;
+  }
+  return state == ncclSuccess;
+}
+
+void NcclLane::post(std::span<const Message> group, NcclRequest& request) {
+  REFIT_ASSERT(request.state_ == NcclRequest::State::idle && group.size() <= request.messages_.capacity());
+  request.messages_.assign(group.begin(), group.end());
+  request.broadcast_ = false;
+  enqueue(request);
+}
+
+void NcclLane::broadcast(const Message& message, NcclRequest& request) {
+  REFIT_ASSERT(request.state_ == NcclRequest::State::idle && request.messages_.capacity() > 0);
+  request.messages_.assign(1, message);
+  request.broadcast_ = true;
+  enqueue(request);
+}
+
+void NcclLane::enqueue(NcclRequest& request) {
+  request.state_ = NcclRequest::State::queued;
+  request.lane_ = this;
+  request.next_ = nullptr;
+  request.polls_ = 0;
+  (last_ == nullptr ? first_ : last_->next_) = &request;
+  last_ = &request;
+  progress();
+}
+
+void NcclLane::progress() {
+  while (first_ != nullptr) {
+    if (launching_ && !ready()) return;
+    if (!launching_) {
+      const ncclResult_t result = launch(*first_);
+      check(result, first_->broadcast_ ? "a broadcast" : "sends and receives");
+      launching_ = true;
+      if (result == ncclInProgress) return;
+    }
+    launched();
+  }
+}
+
+/// The first request's kernels are on the stream: its event follows them.
+void NcclLane::launched() {
+  NcclRequest& request = *first_;
+  request.event_.record(stream_);
+  request.state_ = NcclRequest::State::launched;
+  ++in_flight_;
+  launching_ = false;
+  first_ = request.next_;
+  if (first_ == nullptr) last_ = nullptr;
+}
+
+ncclResult_t NcclLane::launch(const NcclRequest& request) {
+  // Empty messages have no end to meet: both ends leave them out, and NCCL needs no address for them.
+  const auto empty = [](const Message& message) { return message.bytes == 0; };
+  if (std::ranges::all_of(request.messages_, empty)) return ncclSuccess;
+  if (request.broadcast_) {
+    const Message& message = request.messages_.front();
+    return ncclBroadcast(message.data, message.data, static_cast<std::size_t>(message.bytes), ncclUint8, message.peer,
+                         comm_, stream_.get());
+  }
+  ncclResult_t result = ncclGroupStart();
+  if (result != ncclSuccess) return result;
+  for (const Message& message : request.messages_) {
+    if (empty(message)) continue;
+    const auto bytes = static_cast<std::size_t>(message.bytes);
+    result = message.kind == Message::Kind::send
+                 ? ncclSend(message.data, bytes, ncclUint8, message.peer, comm_, stream_.get())
+                 : ncclRecv(message.data, bytes, ncclUint8, message.peer, comm_, stream_.get());
+    if (result != ncclSuccess && result != ncclInProgress) break;
+  }
+  // A group that has failed is ended too, or an abort would become a part of it.
+  const ncclResult_t ended = ncclGroupEnd();
+  return result != ncclSuccess && result != ncclInProgress ? result : ended;
+}
+
+bool NcclLane::ready() {
+  ncclResult_t state = ncclSuccess;
+  check(ncclCommGetAsyncError(comm_, &state), "the state of a communicator");
+  check(state, "a communicator");
+  return state != ncclInProgress;
+}
+
+void NcclLane::check(ncclResult_t result, const char* what) {
+  if (result == ncclSuccess || result == ncclInProgress) return;
+  failed_ = true;
+  const char* detail = ncclGetLastError(comm_);
+  fail_runtime("NCCL: {}: {} ({})", what, ncclGetErrorString(result), detail == nullptr ? "" : detail);
+}
+
+void NcclLane::abandon() {
+  failed_ = true;
+  first_ = last_ = nullptr;
+  launching_ = false;
+}
+
+}  // namespace refit::transport

@@ -1,0 +1,101 @@
+#pragma once
+// One lane of an NCCL communicator: a communicator and a stream of its own, and the queue of what was posted to it.
+// Private to the NCCL implementation.
+//
+// NCCL is used non-blocking: a launch may need a first connection to a peer, which waits until the peer launches on the
+// same lane. The peer may be about to do so on another lane first, so neither may wait. A launch that is under way
+// leaves the lane busy; what is posted meanwhile queues up, and `progress` launches it later.
+
+#include <nccl.h>
+
+#include <chrono>
+#include <cstdint>
+#include <vector>
+
+#include "transport/communicator.hpp"
+#include "transport/cuda_handles.hpp"
+
+namespace refit::transport {
+
+class NcclLane;
+
+/// A bound on waiting, from now on.
+class Deadline {
+ public:
+  /// 0: none.
+  explicit Deadline(double seconds) : seconds_(seconds) {}
+  bool passed() const {
+    return seconds_ > 0 && std::chrono::duration<double>(Clock::now() - start_).count() > seconds_;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double seconds_;
+  Clock::time_point start_ = Clock::now();
+};
+
+/// A group or a broadcast: queued on its lane, then launched and followed by an event.
+class NcclRequest final : public Request {
+ public:
+  /// Room for this many messages, so that posting allocates nothing.
+  explicit NcclRequest(std::int64_t capacity) { messages_.reserve(static_cast<std::size_t>(capacity)); }
+  ~NcclRequest() override;
+  NcclRequest(const NcclRequest&) = delete;
+  NcclRequest& operator=(const NcclRequest&) = delete;
+  bool test() override;
+
+ private:
+  friend class NcclLane;
+  enum class State : std::uint8_t { idle, queued, launched };
+
+  State state_ = State::idle;
+  std::vector<Message> messages_;  // of a group; one, with peer = root, of a broadcast
+  bool broadcast_ = false;
+  Event event_;
+  NcclLane* lane_ = nullptr;     // unless idle
+  NcclRequest* next_ = nullptr;  // in the lane's queue
+  std::uint32_t polls_ = 0;
+};
+
+class NcclLane {
+ public:
+  /// Collective over `size` ranks with equal `id`. `timeout_seconds`: of the creation (0: no bound), and the bound of
+  /// the end.
+  NcclLane(int rank, int size, const ncclUniqueId& id, double timeout_seconds);
+  /// Collective over the same ranks, unless the lane is aborted.
+  ~NcclLane();
+  NcclLane(const NcclLane&) = delete;
+  NcclLane& operator=(const NcclLane&) = delete;
+
+  void post(std::span<const Message> group, NcclRequest& request);
+  void broadcast(const Message& message, NcclRequest& request);
+  /// Launches what can be launched.
+  void progress();
+  /// Throws if NCCL has noticed a failure.
+  void check_health() { ready(); }
+  /// A request goes while it is at work: nothing more can be launched, and the end is an abort.
+  void abandon();
+
+ private:
+  void enqueue(NcclRequest& request);
+  ncclResult_t launch(const NcclRequest& request);
+  void launched();
+  /// True if nothing is under way on the host side. Throws if NCCL has noticed a failure.
+  bool ready();
+  bool finalize();
+  /// Throws a runtime Error with NCCL's text unless `result` is success or in progress; the lane has failed then.
+  void check(ncclResult_t result, const char* what);
+
+  ncclComm_t comm_ = nullptr;
+  Stream stream_;
+  double timeout_seconds_;
+  bool failed_ = false;
+  bool launching_ = false;        // the first of the queue is under way
+  NcclRequest* first_ = nullptr;  // queued requests, in the order of posting
+  NcclRequest* last_ = nullptr;
+  std::int64_t in_flight_ = 0;  // requests launched and not yet seen complete
+
+  friend class NcclRequest;
+};
+
+}  // namespace refit::transport

@@ -1,0 +1,253 @@
+// Device memory, CUDA IPC and NCCL on real GPUs; the ranks may share one.
+
+#include "transport/cuda.hpp"
+
+#include <cuda_runtime_api.h>
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <thread>
+
+#include "core/error.hpp"
+#include "kernels/kernels.hpp"
+#include "transport/mpi.hpp"
+#include "transport/nccl.hpp"
+
+namespace refit::transport {
+namespace {
+
+using Bytes = std::vector<std::byte>;
+constexpr double kTimeoutSeconds = 100;
+
+Bytes filled(std::int64_t bytes, int value) {
+  return Bytes(static_cast<std::size_t>(bytes), static_cast<std::byte>(value));
+}
+
+void check(cudaError_t error) { ASSERT_EQ(error, cudaSuccess) << cudaGetErrorString(error); }
+
+void write(std::byte* device, const Bytes& bytes) {
+  check(cudaMemcpy(device, bytes.data(), bytes.size(), cudaMemcpyHostToDevice));
+  check(cudaDeviceSynchronize());
+}
+
+Bytes read(const std::byte* device, std::int64_t bytes) {
+  Bytes result(static_cast<std::size_t>(bytes));
+  check(cudaMemcpy(result.data(), device, result.size(), cudaMemcpyDeviceToHost));
+  return result;
+}
+
+void wait(Request& request) {
+  while (!request.test()) std::this_thread::yield();
+}
+
+TEST(NcclCommunicator, GroupsPassBetweenAllPairsWhateverTheOrderOfLanes) {
+  constexpr std::int64_t kBytes = 70'000;
+  constexpr int kLanes = 3;
+  const auto world = make_mpi_control();
+  const int size = world->size();
+  const int me = world->rank();
+  const auto communicator = make_nccl_communicator(*world, kLanes, kTimeoutSeconds);
+  EXPECT_EQ(communicator->rank(), me);
+  EXPECT_EQ(communicator->size(), size);
+  const DeviceArena sent(kLanes * size * kBytes);
+  const DeviceArena received(kLanes * size * kBytes);
+  std::vector<std::vector<Message>> groups(kLanes);
+  std::vector<std::unique_ptr<Request>> requests;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    for (int peer = 0; peer < size; ++peer) {
+      const std::int64_t at = (lane * size + peer) * kBytes;
+      // Between some pairs nothing: both ends post an empty message.
+      const std::int64_t bytes = (me + peer) % 4 == 1 ? 0 : kBytes - (me + peer);
+      write(sent.data() + at, filled(kBytes, 80 * lane + 8 * me + peer));
+      write(received.data() + at, filled(kBytes, 255));
+      groups[static_cast<std::size_t>(lane)].push_back({Message::Kind::send, peer, sent.data() + at, bytes});
+      groups[static_cast<std::size_t>(lane)].push_back({Message::Kind::receive, peer, received.data() + at, bytes});
+    }
+    requests.push_back(communicator->make_request(2 * size));
+  }
+  for (int turn = 0; turn < kLanes; ++turn) {
+    const auto lane = static_cast<std::size_t>((turn + me) % kLanes);
+    communicator->post(groups[lane], static_cast<int>(lane), *requests[lane]);
+  }
+  for (const auto& request : requests) wait(*request);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    for (int peer = 0; peer < size; ++peer) {
+      Bytes expected = filled(kBytes, 255);
+      const std::int64_t bytes = (me + peer) % 4 == 1 ? 0 : kBytes - (me + peer);
+      std::fill_n(expected.begin(), bytes, static_cast<std::byte>(80 * lane + 8 * peer + me));
+      EXPECT_EQ(read(received.data() + (lane * size + peer) * kBytes, kBytes), expected)
+          << "lane " << lane << " from rank " << peer;
+    }
+  }
+}
+
+TEST(NcclCommunicator, BroadcastsFromEveryRoot) {
+  constexpr std::int64_t kBytes = 100'000;
+  const auto world = make_mpi_control();
+  const auto communicator = make_nccl_communicator(*world, 1, kTimeoutSeconds);
+  const auto request = communicator->make_request(1);
+  const DeviceArena data(kBytes);
+  for (int root = 0; root < world->size(); ++root) {
+    write(data.data(), filled(kBytes, world->rank() == root ? 40 + root : 0));
+    communicator->broadcast(data.data(), kBytes, root, *request);
+    wait(*request);
+    EXPECT_EQ(read(data.data(), kBytes), filled(kBytes, 40 + root));
+    communicator->broadcast(nullptr, 0, root, *request);
+    wait(*request);
+  }
+}
+
+/// Every rank sends to the next one, `depth` groups deep before it waits for the first, and again and again.
+TEST(NcclCommunicator, QueuedRequestsKeepTheirOrderAThousandTimes) {
+  constexpr std::int64_t kBytes = 4096;
+  constexpr std::size_t kDepth = 4;
+  constexpr int kRounds = 1000;
+  const auto world = make_mpi_control();
+  const int next = (world->rank() + 1) % world->size();
+  const int last = (world->rank() + world->size() - 1) % world->size();
+  const auto communicator = make_nccl_communicator(*world, 2, kTimeoutSeconds);
+  const DeviceArena sent(kDepth * kBytes);
+  const DeviceArena received(kDepth * kBytes);
+  std::vector<std::unique_ptr<Request>> requests;
+  for (std::size_t i = 0; i < kDepth; ++i) requests.push_back(communicator->make_request(2));
+  std::int64_t wrong = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    for (std::size_t i = 0; i < kDepth; ++i) {
+      const auto at = static_cast<std::int64_t>(i) * kBytes;
+      const bool looked_at = round % 100 == 0;
+      if (looked_at) write(sent.data() + at, filled(kBytes, round / 100 + 16 * static_cast<int>(i)));
+      const Message group[] = {{Message::Kind::send, next, sent.data() + at, kBytes},
+                               {Message::Kind::receive, last, received.data() + at, kBytes}};
+      communicator->post(group, round % 2, *requests[i]);
+    }
+    for (const auto& request : requests) wait(*request);
+    if (round % 100 != 0) continue;
+    for (std::size_t i = 0; i < kDepth; ++i) {
+      wrong += read(received.data() + static_cast<std::int64_t>(i) * kBytes, kBytes) !=
+               filled(kBytes, round / 100 + 16 * static_cast<int>(i));
+    }
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST(NcclCommunicator, JoinsSomeRanksOnly) {
+  const auto world = make_mpi_control();
+  const auto odd = world->split(world->rank() % 2 == 1 ? 0 : -1);
+  if (odd) {
+    const auto communicator = make_nccl_communicator(*odd, 1, kTimeoutSeconds);
+    EXPECT_EQ(communicator->rank(), world->rank() / 2);
+    EXPECT_EQ(communicator->size(), world->size() / 2);
+  }
+  world->barrier();
+}
+
+TEST(NcclCommunicator, WhatIsStillAtWorkIsAbortedAndTheNextCommunicatorWorks) {
+  const auto world = make_mpi_control();
+  const int next = (world->rank() + 1) % world->size();
+  const DeviceArena data(1000);
+  {
+    const auto communicator = make_nccl_communicator(*world, 1, kTimeoutSeconds);
+    const auto request = communicator->make_request(1);
+    const Message nobody_sends[] = {{Message::Kind::receive, next, data.data(), 1000}};
+    communicator->post(nobody_sends, 0, *request);
+    EXPECT_FALSE(request->test());
+    world->barrier();
+  }
+  EXPECT_EQ(make_nccl_communicator(*world, 1, kTimeoutSeconds)->size(), world->size());
+}
+
+TEST(Nccl, VersionsAreNamed) {
+  EXPECT_THAT(nccl_version(), testing::MatchesRegex("2\\.[0-9]+\\.[0-9]+"));
+  EXPECT_THAT(cuda_version(), testing::MatchesRegex("1[0-9]\\.[0-9]+ .driver 1[0-9]\\.[0-9]+."));
+}
+
+/// Every rank stores into every arena through `store`, and all see it after fence and barrier.
+void store_everywhere(const std::function<void(const std::byte*, std::byte*, std::int64_t)>& store) {
+  constexpr std::int64_t kPerPeer = 10'000;
+  const auto world = make_mpi_control();
+  const int size = world->size();
+  const int me = world->rank();
+  const auto memory = make_cuda_peer_memory(*world, size * kPerPeer);
+  EXPECT_EQ(memory->note(), "");
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(memory->local()) % 256, 0U);
+  EXPECT_EQ(memory->map(me), memory->local());
+  const DeviceArena mine(kPerPeer);
+  for (int round = 0; round < 20; ++round) {
+    write(mine.data(), filled(kPerPeer, 8 * round + me));
+    for (int peer = 0; peer < size; ++peer) {
+      ASSERT_NE(memory->map(peer), nullptr);
+      store(mine.data(), memory->map(peer) + me * kPerPeer, kPerPeer);
+    }
+    memory->fence();
+    world->barrier();
+    memory->fence();
+    for (int peer = 0; peer < size; ++peer)
+      EXPECT_EQ(read(memory->local() + peer * kPerPeer, kPerPeer), filled(kPerPeer, 8 * round + peer));
+    world->barrier();
+  }
+}
+
+TEST(CudaPeerMemory, CopiesAreSeenAfterFenceAndBarrier) {
+  store_everywhere([](const std::byte* source, std::byte* destination, std::int64_t bytes) {
+    check(cudaMemcpyAsync(destination, source, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToDevice));
+  });
+}
+
+TEST(CudaPeerMemory, StoresOfKernelsAreSeenAfterFenceAndBarrier) {
+  const kernels::ExecutionSpace space;
+  store_everywhere([&space](const std::byte* source, std::byte* destination, std::int64_t bytes) {
+    kernels::copy_bytes(space, source, destination, bytes);
+  });
+}
+
+TEST(CudaPeerMemory, MapsArenasThatAreNotEmpty) {
+  const auto world = make_mpi_control();
+  const int last = world->size() - 1;
+  for (int times = 0; times < 50; ++times) {
+    const auto memory = make_cuda_peer_memory(*world, world->rank() == last ? 5000 : 0);
+    ASSERT_NE(memory->map(last), nullptr);
+    EXPECT_EQ(memory->map(0), nullptr);
+    EXPECT_EQ(memory->note(), "");
+    if (world->rank() == 0) write(memory->map(last) + 4999, filled(1, times));
+    memory->fence();
+    world->barrier();
+    if (world->rank() == last) {
+      EXPECT_EQ(read(memory->local() + 4999, 1), filled(1, times));
+    }
+  }
+}
+
+TEST(CudaPeerMemory, RefusesMoreThanThereIsOnAllRanks) {
+  const auto world = make_mpi_control();
+  const bool greedy = world->rank() == world->size() - 1;
+  std::string told;
+  try {
+    make_cuda_peer_memory(*world, greedy ? std::int64_t{1} << 50 : 4096);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::runtime);
+    told = error.what();
+  }
+  EXPECT_THAT(told, testing::ContainsRegex("1048576.[0-9]+ GiB are needed .* on GPU [0-9A-Fa-f:.]+ of world rank"));
+  EXPECT_THAT(told, testing::ContainsRegex("[0-9.]+ GiB are free"));
+  EXPECT_NE(make_cuda_peer_memory(*world, 4096)->local(), nullptr);  // and goes on
+}
+
+TEST(DeviceArena, MovesAndRefuses) {
+  DeviceArena first(1000);
+  std::byte* data = first.data();
+  DeviceArena second(std::move(first));
+  EXPECT_EQ(second.data(), data);
+  DeviceArena third(0);
+  EXPECT_EQ(third.data(), nullptr);
+  third = std::move(second);
+  EXPECT_EQ(third.data(), data);
+  EXPECT_EQ(third.bytes(), 1000);
+  write(third.data(), filled(1000, 5));
+  EXPECT_EQ(read(third.data(), 1000), filled(1000, 5));
+  EXPECT_THROW(DeviceArena(std::int64_t{1} << 50), Error);
+}
+
+}  // namespace
+}  // namespace refit::transport
