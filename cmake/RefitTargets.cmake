@@ -25,3 +25,29 @@ function(refit_library NAME)
   list(TRANSFORM ARG_DEPENDS PREPEND refit_)
   target_link_libraries(refit_${NAME} PUBLIC ${ARG_DEPENDS} PRIVATE refit_options ${ARG_EXTERNAL})
 endfunction()
+
+# refit_uses_kokkos(TARGET): all sources of TARGET include Kokkos. Where that is built for CUDA, its nvcc compiles them;
+# warnings are left to host builds then, as they would be about the code that nvcc generates.
+function(refit_uses_kokkos TARGET)
+  target_link_libraries(${TARGET} PRIVATE refit::kokkos)
+  if(RefitKokkos_CUDA)
+    target_compile_options(${TARGET} PRIVATE --expt-relaxed-constexpr)
+    target_compile_definitions(${TARGET} PRIVATE FMT_USE_CONSTEXPR=1)  # {fmt} 9 turns half of it off for nvcc
+    if(REFIT_WERROR)
+      target_compile_options(${TARGET} PRIVATE --Werror=cross-execution-space-call)
+    endif()
+    set_target_properties(${TARGET} PROPERTIES CXX_COMPILER_LAUNCHER "${RefitKokkos_LAUNCHER}")
+  else()
+    target_link_libraries(${TARGET} PRIVATE refit_options)
+  endif()
+endfunction()
+
+# refit_kokkos_sources(NAME source ...): adds sources that include Kokkos to a library of refit_library.
+function(refit_kokkos_sources NAME)
+  add_library(refit_${NAME}_kokkos OBJECT ${ARGN})
+  refit_uses_kokkos(refit_${NAME}_kokkos)
+  target_include_directories(refit_${NAME}_kokkos PRIVATE ${CMAKE_SOURCE_DIR}/lib ${CMAKE_SOURCE_DIR})
+  target_link_libraries(refit_${NAME}_kokkos PRIVATE fmt::fmt)
+  target_sources(refit_${NAME} PRIVATE $<TARGET_OBJECTS:refit_${NAME}_kokkos>)
+  target_link_libraries(refit_${NAME} INTERFACE $<LINK_ONLY:refit::kokkos>)
+endfunction()

@@ -4,9 +4,10 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "core/dtype.hpp"
-#include "kernels/kokkos_compat.hpp"
+#include "kernels/device.hpp"
 
 // Host loops that pay for wider vectors are compiled twice and chosen at load time; the build stays plain x86-64.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__) && \
@@ -20,7 +21,7 @@ namespace refit::kernels {
 
 /// Element `index` of an array of T at `data`. On hosts `data` need not be aligned: it may lie in a mapped file.
 template <typename T>
-KOKKOS_FORCEINLINE_FUNCTION T load(const std::byte* data, std::int64_t index) {
+REFIT_FORCEINLINE T load(const std::byte* data, std::int64_t index) {
 #if defined(__CUDA_ARCH__) || defined(__HIP_DEVICE_COMPILE__)
   return reinterpret_cast<const T*>(data)[index];
 #else
@@ -31,13 +32,18 @@ KOKKOS_FORCEINLINE_FUNCTION T load(const std::byte* data, std::int64_t index) {
 }
 
 template <typename T>
-KOKKOS_FORCEINLINE_FUNCTION void store(std::byte* data, std::int64_t index, T value) {
+REFIT_FORCEINLINE void store(std::byte* data, std::int64_t index, T value) {
 #if defined(__CUDA_ARCH__) || defined(__HIP_DEVICE_COMPILE__)
   reinterpret_cast<T*>(data)[index] = value;
 #else
   __builtin_memcpy(data + index * static_cast<std::int64_t>(sizeof(T)), &value, sizeof(T));
 #endif
 }
+
+/// The widest unit: 16 bytes, one load of a device lane.
+struct alignas(16) Unit16 {
+  std::uint64_t low, high;
+};
 
 /// Bits of any size, moved as they are.
 template <typename B>
@@ -62,16 +68,20 @@ struct BF16 {
   static constexpr Bits kQuietNan = 0x7FC0U;
 };
 
-KOKKOS_FORCEINLINE_FUNCTION std::uint32_t f32_from_bf16(std::uint32_t bits) {
+/// True for the three types above.
+template <typename Type>
+inline constexpr bool is_value = std::is_same_v<Type, F32> || std::is_same_v<Type, F16> || std::is_same_v<Type, BF16>;
+
+REFIT_FORCEINLINE std::uint32_t f32_from_bf16(std::uint32_t bits) {
   return (bits << 16) | ((bits & 0x7FFFU) > 0x7F80U ? 0x00400000U : 0U);
 }
 
-KOKKOS_FORCEINLINE_FUNCTION std::uint32_t bf16_from_f32(std::uint32_t bits) {
+REFIT_FORCEINLINE std::uint32_t bf16_from_f32(std::uint32_t bits) {
   const std::uint32_t rounded = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
   return (bits & 0x7FFFFFFFU) > 0x7F800000U ? ((bits >> 16) | 0x0040U) : rounded;
 }
 
-KOKKOS_FORCEINLINE_FUNCTION std::uint32_t f32_from_f16(std::uint32_t bits) {
+REFIT_FORCEINLINE std::uint32_t f32_from_f16(std::uint32_t bits) {
   const std::uint32_t magnitude = bits & 0x7FFFU;
   const std::uint32_t normal = (magnitude << 13) + (112U << 23);
   const std::uint32_t special = (magnitude << 13) | 0x7F800000U | (magnitude > 0x7C00U ? 0x00400000U : 0U);
@@ -81,7 +91,7 @@ KOKKOS_FORCEINLINE_FUNCTION std::uint32_t f32_from_f16(std::uint32_t bits) {
   return ((bits & 0x8000U) << 16) | (magnitude >= 0x7C00U ? special : finite);
 }
 
-KOKKOS_FORCEINLINE_FUNCTION std::uint32_t f16_from_f32(std::uint32_t bits) {
+REFIT_FORCEINLINE std::uint32_t f16_from_f32(std::uint32_t bits) {
   const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
   const std::uint32_t normal = (magnitude - (112U << 23) + 0x0FFFU + ((magnitude >> 13) & 1U)) >> 13;
   // One unit of 0.5F is 2^-24, a subnormal's unit: the addition rounds, and leaves the mantissa in the low bits.
@@ -94,7 +104,7 @@ KOKKOS_FORCEINLINE_FUNCTION std::uint32_t f16_from_f32(std::uint32_t bits) {
 
 /// The bits of one value of type From as type To; equal types move bits.
 template <typename From, typename To>
-KOKKOS_FORCEINLINE_FUNCTION typename To::Bits convert(typename From::Bits bits) {
+REFIT_FORCEINLINE typename To::Bits convert(typename From::Bits bits) {
   if constexpr (std::is_same_v<From, To>) {
     return bits;
   } else {
@@ -108,15 +118,17 @@ KOKKOS_FORCEINLINE_FUNCTION typename To::Bits convert(typename From::Bits bits) 
 }
 
 /// Calls action(From{}, To{}) with the types of two castable dtypes.
+REFIT_CALLS_EITHER
 template <typename From, typename Action>
-KOKKOS_INLINE_FUNCTION void with_target(DType to, const Action& action) {
+REFIT_FUNCTION void with_target(DType to, const Action& action) {
   if (to == DType::f32) action(From{}, F32{});
   if (to == DType::f16) action(From{}, F16{});
   if (to == DType::bf16) action(From{}, BF16{});
 }
 
+REFIT_CALLS_EITHER
 template <typename Action>
-KOKKOS_INLINE_FUNCTION void with_types(DType from, DType to, const Action& action) {
+REFIT_FUNCTION void with_types(DType from, DType to, const Action& action) {
   if (from == DType::f32) with_target<F32>(to, action);
   if (from == DType::f16) with_target<F16>(to, action);
   if (from == DType::bf16) with_target<BF16>(to, action);
@@ -125,7 +137,7 @@ KOKKOS_INLINE_FUNCTION void with_types(DType from, DType to, const Action& actio
 /// Rounds a finite or infinite double once, to nearest even, to a format with `mantissa` stored bits and smallest
 /// normal exponent `lowest`. Returns magnitude bits of an unbounded exponent range; the caller handles overflow and
 /// sign.
-KOKKOS_INLINE_FUNCTION std::uint64_t round_magnitude(double value, int mantissa, int lowest) {
+REFIT_FUNCTION std::uint64_t round_magnitude(double value, int mantissa, int lowest) {
   const std::uint64_t bits = std::bit_cast<std::uint64_t>(value) & 0x7FFFFFFFFFFFFFFFULL;
   int exponent = static_cast<int>(bits >> 52) - 1023;
   std::uint64_t digits = bits & 0xFFFFFFFFFFFFFULL;
@@ -144,7 +156,7 @@ KOKKOS_INLINE_FUNCTION std::uint64_t round_magnitude(double value, int mantissa,
 }
 
 /// A double's bits as a castable type, rounded once.
-KOKKOS_INLINE_FUNCTION std::uint32_t bits_from_double(double value, DType to) {
+REFIT_FUNCTION std::uint32_t bits_from_double(double value, DType to) {
   if (to == DType::f32) return std::bit_cast<std::uint32_t>(static_cast<float>(value));
   const bool bf16 = to == DType::bf16;
   const std::uint64_t infinity = bf16 ? 0x7F80U : 0x7C00U;

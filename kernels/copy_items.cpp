@@ -56,6 +56,7 @@ void widen(CopyItem& item) {
   const std::int64_t size = byte_size(item.from);
   std::int64_t unit = size;
   if (item.source_stride[3] == 1 && item.destination_stride[3] == 1) {
+    while (unit > 1 && !divides(unit, item, size)) unit /= 2;
     while (unit < 16 && divides(2 * unit, item, size)) unit *= 2;
   }
   item.unit = static_cast<std::int32_t>(unit);
@@ -68,8 +69,8 @@ void widen(CopyItem& item) {
 }
 
 CopyItem whole_item(const Tile& tile, bool streams) {
-  CopyItem item{tile.source, tile.destination, {1, 1, 1, 1}, {0, 0, 0, 1}, {0, 0, 0, 1},
-                0,           streams,          tile.from,    tile.to,      tile.transform};
+  CopyItem item{tile.source, tile.destination, {1, 1, 1, 1}, {0, 0, 0, 1}, {0, 0, 0, 1},  0,
+                -1,          streams,          tile.from,    tile.to,      tile.transform};
   const std::vector<Dimension> dimensions = collapse(tile);
   for (std::size_t i = 0; i < dimensions.size(); ++i) {
     const std::size_t d = i + 4 - dimensions.size();
@@ -78,19 +79,13 @@ CopyItem whole_item(const Tile& tile, bool streams) {
     item.destination_stride[d] = dimensions[i].destination;
   }
   if (moves_bits(tile)) widen(item);
+  item.along = static_cast<std::int8_t>(source_dimension(item));
   return item;
 }
 
-/// Appends `item` cut along its outermost dimensions until no part has more than `limit` units.
-void append(const CopyItem& item, std::int64_t limit, std::vector<CopyItem>& out) {
-  const std::int64_t volume = item.extent[0] * item.extent[1] * item.extent[2] * item.extent[3];
-  if (volume <= limit) {
-    out.push_back(item);
-    return;
-  }
-  int d = 0;
-  while (item.extent[d] == 1) ++d;
-  const std::int64_t step = std::max<std::int64_t>(1, limit / (volume / item.extent[d]));
+/// Appends `item` in parts of at most `step` units of dimension d, each cut further by `cut`.
+template <typename Cut>
+void split(const CopyItem& item, int d, std::int64_t step, const Cut& cut) {
   const std::int64_t source_bytes = item.source_stride[d] * (item.unit != 0 ? item.unit : byte_size(item.from));
   const std::int64_t bytes = item.destination_stride[d] * (item.unit != 0 ? item.unit : byte_size(item.to));
   for (std::int64_t i = 0; i < item.extent[d]; i += step) {
@@ -98,13 +93,41 @@ void append(const CopyItem& item, std::int64_t limit, std::vector<CopyItem>& out
     part.extent[d] = std::min(step, item.extent[d] - i);
     part.source += i * source_bytes;
     part.destination += i * bytes;
-    append(part, limit, out);
+    cut(part);
   }
+}
+
+/// Appends `item` cut along its outermost dimensions until no part has more than `limit` units.
+void append(const CopyItem& item, std::int64_t limit, std::vector<CopyItem>& out) {
+  const std::int64_t volume = item.extent[0] * item.extent[1] * item.extent[2] * item.extent[3];
+  if (volume <= limit) {
+    out.push_back(item);
+    out.back().along = static_cast<std::int8_t>(source_dimension(item));
+    return;
+  }
+  int d = 0;
+  while (item.extent[d] == 1) ++d;
+  const std::int64_t step = std::max<std::int64_t>(1, limit / (volume / item.extent[d]));
+  split(item, d, step, [limit, &out](const CopyItem& part) { append(part, limit, out); });
 }
 
 }  // namespace
 
-std::vector<CopyItem> copy_items(std::span<const Tile> tiles) {
+int source_dimension(const CopyItem& item) {
+  constexpr std::int64_t kShortest = kTransposeBlock / 2;
+  int result = -1;
+  if (item.extent[3] < kShortest || item.transform != Transform::none) return result;
+  std::int64_t closest = std::abs(item.source_stride[3]);
+  for (int d = 0; d < 3; ++d) {
+    const std::int64_t stride = std::abs(item.source_stride[d]);
+    if (item.extent[d] < kShortest || stride == 0 || stride >= closest) continue;
+    closest = stride;
+    result = d;
+  }
+  return result;
+}
+
+std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits) {
   std::vector<CopyItem> items;
   std::int64_t bytes = 0;
   for (const Tile& tile : tiles) bytes += product(tile.extent) * byte_size(tile.to);
@@ -115,8 +138,11 @@ std::vector<CopyItem> copy_items(std::span<const Tile> tiles) {
     if (product(tile.extent) == 0) continue;
     const CopyItem item = whole_item(tile, bytes >= kStreamedTable);
     const std::int64_t size = item.unit != 0 ? item.unit : std::max(byte_size(item.from), byte_size(item.to));
-    append(item, kItemBytes / size, items);
+    const std::int64_t columns = item.along >= 0 ? limits.transposed_columns : item.extent[3];
+    split(item, 3, columns, [&](const CopyItem& part) { append(part, limits.bytes / size, items); });
   }
+  std::stable_sort(items.begin(), items.end(),
+                   [](const CopyItem& a, const CopyItem& b) { return kind_of(a) < kind_of(b); });
   return items;
 }
 

@@ -18,15 +18,41 @@ struct CopyItem {
   std::int64_t source_stride[4];
   std::int64_t destination_stride[4];
   std::int32_t unit;
-  bool streams;  ///< part of a table too large for any cache
+  std::int8_t along;  ///< source_dimension
+  bool streams;       ///< part of a table too large for any cache
   DType from;
   DType to;
   Transform transform;
 };
 
-/// Collapses every tile's dimensions, widens its unit and cuts it into items of at most kItemBytes.
-std::vector<CopyItem> copy_items(std::span<const Tile> tiles);
+inline constexpr std::int64_t kTransposeBlock = 16;
 
-inline constexpr std::int64_t kItemBytes = 256 * 1024;
+/// The dimension (0 to 2) along which the source lies closer together than along the innermost one; -1 where there is
+/// none, or none of a useful length, so that rows are copied as they are.
+int source_dimension(const CopyItem& item);
+
+/// What the processor that copies wants of its items.
+struct CopyLimits {
+  std::int64_t bytes;               ///< of an item
+  std::int64_t transposed_columns;  ///< of the innermost dimension of items whose source lies along another one
+};
+
+/// What is done to an item, in the order in which a table's items lie.
+enum class CopyKind : std::uint8_t { moved, converted, transposed };
+inline constexpr int kCopyKinds = 3;
+inline CopyKind kind_of(const CopyItem& item) {
+  if (item.along >= 0) return CopyKind::transposed;
+  return item.unit != 0 ? CopyKind::moved : CopyKind::converted;
+}
+
+/// Collapses every tile's dimensions, widens its unit and cuts it into items of at most limits.bytes, by kind.
+std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits);
+
+/// In copy_host.cpp and copy_device.cpp, of which one is built.
+CopyLimits copy_limits();
+/// Enqueues the copies of items that lie in memory of the execution space, `counts` of each kind.
+void run_copies(const ExecutionSpace& space, const CopyItem* items, const std::int64_t (&counts)[kCopyKinds]);
+/// Enqueues the copy of a plain range.
+void run_range(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes);
 
 }  // namespace refit::kernels

@@ -1,5 +1,8 @@
 #pragma once
 // Kernels that visit every element of a region once, with its bits and its global linear index.
+//
+// A visitor is called as Bits visit(Bits stored, std::int64_t global linear index, std::int64_t box-linear index) and
+// says by kReads and kWrites whether `stored` is read and whether what it returns is stored.
 
 #include <string>
 
@@ -11,15 +14,15 @@ namespace refit::kernels {
 
 inline constexpr std::int64_t kItemElements = 128 * 1024;
 
-/// Calls element(address, global linear index, box-linear index) for the elements of one item.
-template <typename Bits, typename Element>
-struct ForEachElement {
+/// One item by one host thread.
+template <typename Bits, typename Visitor>
+struct HostElements {
   Rows rows;
   Cut pieces;
-  Element element;
+  Visitor visitor;
 
-  KOKKOS_INLINE_FUNCTION void operator()(std::int64_t index, int lane, int lanes) const {
-    const Element visit = element;  // own copies: a store through std::byte may change what `this` points to
+  void operator()(std::int64_t index) const {
+    const Visitor visit = visitor;  // own copies: a store through std::byte may change what `this` points to
     const std::int64_t step = rows.column_stride * static_cast<std::int64_t>(sizeof(Bits));
     const Cut::Item item = pieces.item(rows, index);
     for (std::int64_t r = item.row; r < item.row + item.rows; ++r) {
@@ -27,19 +30,102 @@ struct ForEachElement {
       const std::int64_t global = row.global * rows.row_length + rows.first_column;
       std::byte* data = rows.data + row.offset * static_cast<std::int64_t>(sizeof(Bits));
       const std::int64_t first = r * rows.columns;
-      for (std::int64_t c = item.column + lane; c < item.column + item.columns; c += lanes) {
-        visit(data + c * step, global + c, first + c);
+      for (std::int64_t c = item.column; c < item.column + item.columns; ++c) {
+        const Bits stored = Visitor::kReads ? load<Bits>(data + c * step, 0) : Bits{};
+        const Bits result = visit(stored, global + c, first + c);
+        if constexpr (Visitor::kWrites) store(data + c * step, 0, result);
       }
     }
   }
 };
 
-template <typename Bits, typename Element>
+/// One item by a team of device lanes: neighbouring lanes on neighbouring vectors of 16 bytes, or elements where rows
+/// are not aligned to vectors.
+template <typename Bits, typename Visitor>
+struct DeviceElements {
+  Rows rows;
+  Cut pieces;
+  Visitor visitor;
+  bool vectors;
+
+  static constexpr int kWide = 16 / sizeof(Bits);
+  static constexpr int kBatch = 2;  ///< positions of a lane that are read before the first is written
+
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
+    const Cut::Item item = pieces.item(rows, member.league_rank());
+    const auto lane = static_cast<std::uint32_t>(member.team_rank());
+    const auto lanes = static_cast<std::uint32_t>(member.team_size());
+    if (vectors) {
+      walk<kWide>(item, LaneWalk(lane, lanes, static_cast<std::uint32_t>(item.columns / kWide)));
+    } else {
+      walk<1>(item, LaneWalk(lane, lanes, static_cast<std::uint32_t>(item.columns)));
+    }
+  }
+
+  template <int width>
+  KOKKOS_INLINE_FUNCTION void walk(const Cut::Item& item, LaneWalk at) const {
+    using Vector = std::conditional_t<width == 1, Bits, Unit16>;
+    const auto count = static_cast<std::uint32_t>(item.rows);
+    while (at.row < count) {
+      std::byte* address[kBatch];
+      std::int64_t global[kBatch];
+      std::int64_t first[kBatch];
+      Vector stored[kBatch];
+      REFIT_UNROLL
+      for (int k = 0; k < kBatch; ++k) {
+        address[k] = nullptr;
+        stored[k] = Vector{};
+        if (at.row < count) {
+          const Rows::Row row = rows.row(item.row + at.row);
+          const std::int64_t column = item.column + static_cast<std::int64_t>(at.column) * width;
+          address[k] = rows.data + (row.offset + column * rows.column_stride) * static_cast<std::int64_t>(sizeof(Bits));
+          global[k] = row.global * rows.row_length + rows.first_column + column;
+          first[k] = (item.row + at.row) * rows.columns + column;
+          if constexpr (Visitor::kReads) stored[k] = load<Vector>(address[k], 0);
+        }
+        at.next();
+      }
+      REFIT_UNROLL
+      for (int k = 0; k < kBatch; ++k) {
+        if (address[k] == nullptr) continue;
+        const Vector result = visit(stored[k], global[k], first[k]);
+        if constexpr (Visitor::kWrites) store(address[k], 0, result);
+      }
+    }
+  }
+
+  KOKKOS_INLINE_FUNCTION Bits visit(Bits stored, std::int64_t global, std::int64_t first) const {
+    return visitor(stored, global, first);
+  }
+  KOKKOS_INLINE_FUNCTION Unit16 visit(const Unit16& stored, std::int64_t global, std::int64_t first) const {
+    return {word(stored.low, global, first), word(stored.high, global + kWide / 2, first + kWide / 2)};
+  }
+  KOKKOS_INLINE_FUNCTION std::uint64_t word(std::uint64_t stored, std::int64_t global, std::int64_t first) const {
+    std::uint64_t result = 0;
+    REFIT_UNROLL
+    for (int i = 0; i < kWide / 2; ++i) {
+      const int shift = static_cast<int>(8 * sizeof(Bits)) * i;
+      const Bits bits = visitor(static_cast<Bits>(stored >> shift), global + i, first + i);
+      result |= static_cast<std::uint64_t>(bits) << shift;
+    }
+    return result;
+  }
+};
+
+template <typename Bits, typename Visitor>
 void for_each_element(const ExecutionSpace& space, const std::string& label, const Region& region,
-                      const Element& element) {
+                      const Visitor& visitor) {
   const Rows rows = rows_of(region);
-  const Cut pieces = cut(rows, kItemElements, kItemElements);
-  for_each_item(space, label, pieces.items, ForEachElement<Bits, Element>{rows, pieces, element});
+  if constexpr (kOnHost) {
+    const Cut pieces = cut(rows, kItemElements, kItemElements);
+    for_each_item(space, label, pieces.items, HostElements<Bits, Visitor>{rows, pieces, visitor});
+  } else {
+    const std::int64_t elements = device_item_elements(rows);
+    const Cut pieces = cut(rows, elements, elements);
+    const bool vectors = has_vector_rows(rows, sizeof(Bits));
+    for_each_team(space, label, pieces.items, DeviceElements<Bits, Visitor>{rows, pieces, visitor, vectors});
+  }
 }
 
 /// Calls action(Bits{}) with the unsigned integer of an element's size.

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "kernels/elementwise.hpp"
 
@@ -41,10 +43,10 @@ std::uint64_t constant_bits(double value, DType dtype) {
 
 template <typename Bits>
 struct Fill {
+  static constexpr bool kReads = false;
+  static constexpr bool kWrites = true;
   Bits value;
-  KOKKOS_INLINE_FUNCTION void operator()(std::byte* address, std::int64_t, std::int64_t) const {
-    store(address, 0, value);
-  }
+  KOKKOS_INLINE_FUNCTION Bits operator()(Bits, std::int64_t, std::int64_t) const { return value; }
 };
 
 }  // namespace
@@ -62,8 +64,16 @@ void fill(const ExecutionSpace& space, std::byte* data, DType dtype, const Exten
 
 void poison(const ExecutionSpace& space, std::byte* data, std::int64_t bytes) {
   static const std::string label = "refit::poison";
-  const Region region{data, DType::u8, Box::whole({bytes}), {bytes}, {1}};
-  for_each_element<std::uint8_t>(space, label, region, Fill<std::uint8_t>{kPoison});
+  // What lies between multiples of 16 bytes can be written in vectors.
+  constexpr std::int64_t kVector = 16;
+  const auto address = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data) % kVector);
+  const std::int64_t head = std::min(bytes, (kVector - address) % kVector);
+  const std::int64_t tail = head + (bytes - head) / kVector * kVector;
+  for (const auto& [begin, end] : {std::pair{std::int64_t{0}, head}, {head, tail}, {tail, bytes}}) {
+    const std::int64_t size = end - begin;
+    const Region region{data + begin, DType::u8, Box::whole({size}), {size}, {1}};
+    for_each_element<std::uint8_t>(space, label, region, Fill<std::uint8_t>{kPoison});
+  }
 }
 
 }  // namespace refit::kernels

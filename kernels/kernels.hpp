@@ -22,13 +22,32 @@ namespace refit::kernels {
 /// Starts and ends the kernel runtime; one per process, alive while any kernel runs.
 class Runtime {
  public:
-  Runtime();
+  /// On the device of process `local_rank` of the `local_ranks` on this host: neighbours share one where there are
+  /// fewer devices than processes. Errors (unavailable): kernels are built for a device, and there is none, or its
+  /// driver is older than the CUDA runtime that refit is built with.
+  explicit Runtime(int local_rank = 0, int local_ranks = 1);
   ~Runtime();
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
   /// e.g. "Kokkos 3.4.1 (Serial)".
   static std::string version();
+  /// True where kernels run on a device with memory of its own.
+  static bool has_device();
+  /// Devices that this process sees; 0 on a host.
+  static int devices();
+  /// The number of this process's device; 0 on a host.
+  int device() const { return device_; }
+
+ private:
+  int device_ = 0;
 };
+
+/// Which of `devices` process `local_rank` of `local_ranks` uses: equal blocks of neighbours, so that the two groups of
+/// a job are on different devices where that is possible.
+constexpr int device_of(int local_rank, int local_ranks, int devices) {
+  if (local_ranks <= devices) return local_rank;
+  return static_cast<int>(static_cast<std::int64_t>(local_rank) * devices / local_ranks);
+}
 
 /// A queue on which kernels run in order (a stream on a GPU; the calling thread on a host).
 class ExecutionSpace {
@@ -64,7 +83,9 @@ struct Tile {
 /// transformed values are computed in double and rounded once.
 ///
 /// Tiles are collapsed where both ends are contiguous and cut into items of at most a few hundred KiB, so that any
-/// number of workers balances. Destination boxes must not overlap. `run` allocates nothing.
+/// number of workers balances. Destination boxes must not overlap. `run` allocates nothing; on a device, tiles that are
+/// cast and tiles whose ends run along different dimensions take a launch of their own each, and elements of tiles that
+/// are cast or transformed, or whose innermost dimension is strided, must be aligned to their size.
 class CopyTable {
  public:
   CopyTable() = default;
@@ -157,6 +178,9 @@ void synthesise(const ExecutionSpace& space, const Region& region, std::uint64_t
 /// Converts one value's bits; exact rule of every cast and transform here (computed in double, rounded once to nearest
 /// even, NaN kept quiet; all NaN of a transformed type are one). For tests and references.
 std::uint32_t convert_bits(std::uint32_t bits, DType from, DType to, Transform transform = Transform::none);
+
+/// Flips the lowest bit of one byte; complete on return. For injected faults.
+void flip_bit(const ExecutionSpace& space, std::byte* byte);
 
 /// Copies `bytes` from source to destination with all of the space's workers; complete on return. The memory probe.
 void copy_bytes(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes);

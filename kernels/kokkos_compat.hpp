@@ -1,5 +1,5 @@
 #pragma once
-// All that differs between the Kokkos versions refit builds with: 3.4 (Debian, Serial) up to 5.x (CUDA, HIP, OpenMP).
+// All that differs between the Kokkos versions refit builds with: 3.4 (Debian, Serial) up to 5.x (CUDA, OpenMP).
 
 #include <Kokkos_Core.hpp>
 #include <type_traits>
@@ -12,10 +12,13 @@ using DeviceMemory = Device::memory_space;
 /// True where kernels run on the processor that calls them: one worker per item, memcpy, no teams.
 inline constexpr bool kOnHost = std::is_same_v<DeviceMemory, Kokkos::HostSpace>;
 
-/// Starts Kokkos without looking at a command line and without its warnings.
-inline void start_kokkos() {
+/// Starts Kokkos on a device, without looking at a command line and without its warnings.
+inline void start_kokkos([[maybe_unused]] int device) {
 #if KOKKOS_VERSION >= 30700
-  Kokkos::initialize(Kokkos::InitializationSettings().set_disable_warnings(true));
+  Kokkos::InitializationSettings settings;
+  settings.set_disable_warnings(true);
+  if constexpr (!kOnHost) settings.set_device_id(device);
+  Kokkos::initialize(settings);
 #else
   Kokkos::InitArguments arguments;
   arguments.disable_warnings = true;

@@ -1,5 +1,6 @@
 #include "kernels/bits.hpp"
 #include "kernels/launch.hpp"
+#include "kernels/sum_row.hpp"
 #include "kernels/walk.hpp"
 
 namespace refit::kernels {
@@ -8,34 +9,6 @@ namespace {
 
 constexpr std::int64_t kBlock = 4096;
 constexpr std::int64_t kElements = 64 * kBlock;
-constexpr float kLimit = 0x1p39F;
-constexpr double kMagic = 0x1.8p52;  ///< adding it rounds to an integer, nearest even, and leaves it in the low bits
-
-KOKKOS_FORCEINLINE_FUNCTION std::uint64_t fixed_point(float value, float sign_of_column) {
-  const float scaled = value * 0x1p24F;                   // exact
-  const float below = scaled < kLimit ? scaled : kLimit;  // NaN too
-  const float bounded = below > -kLimit ? below : -kLimit;
-  return std::bit_cast<std::uint64_t>(static_cast<double>(bounded * sign_of_column) + kMagic);
-}
-
-template <typename From>
-KOKKOS_FORCEINLINE_FUNCTION float value_of(typename From::Bits bits) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(convert<From, F32>(bits)));
-}
-
-#define REFIT_SUM_ROW(FROM)                                                                                       \
-  REFIT_HOST_VECTORS std::uint64_t sum_row(FROM, const std::byte* data, const float* signs, std::int64_t count) { \
-    std::uint64_t sum = 0;                                                                                        \
-    for (std::int64_t c = 0; c < count; ++c) {                                                                    \
-      sum += fixed_point(value_of<FROM>(load<FROM::Bits>(data, c)), signs[c]);                                    \
-    }                                                                                                             \
-    return sum - static_cast<std::uint64_t>(count) * std::bit_cast<std::uint64_t>(kMagic);                        \
-  }
-REFIT_SUM_ROW(F32)
-REFIT_SUM_ROW(F16)
-REFIT_SUM_ROW(BF16)
-#undef REFIT_SUM_ROW
-
 template <typename From>
 struct SignedSums {
   Rows rows;
@@ -57,7 +30,7 @@ template <typename From>
 struct HostSums : SignedSums<From> {
   using Bits = typename From::Bits;
 
-  void operator()(std::int64_t index, int, int) const {
+  void operator()(std::int64_t index) const {
     const Cut::Item item = this->pieces.item(this->rows, index);
     alignas(64) float signs[kBlock];
     for (std::int64_t c = 0; c < item.columns; ++c) signs[c] = this->sign_of(item.column + c);
@@ -75,31 +48,36 @@ struct HostSums : SignedSums<From> {
   }
 };
 
-/// Devices: each lane sums its columns of a row; one atomic per lane and row.
+constexpr int kWarp = 32;  ///< vector lanes of a thread: they share a row
+
+/// Devices: the signs of the item's columns are written into the team's scratch memory first; then each thread's vector
+/// lanes sum a row. One atomic per row and item.
 template <typename From>
 struct DeviceSums : SignedSums<From> {
   using Bits = typename From::Bits;
+  static constexpr std::int64_t kScratch = kBlock * static_cast<std::int64_t>(sizeof(float));
 
-  KOKKOS_INLINE_FUNCTION void operator()(std::int64_t index, int lane, int lanes) const {
-    const Cut::Item item = this->pieces.item(this->rows, index);
-    for (std::int64_t r = item.row; r < item.row + item.rows; ++r) {
-      std::uint64_t sum = 0;
-      for (std::int64_t c = item.column + lane; c < item.column + item.columns; c += lanes) {
-        const float value = value_of<From>(load<Bits>(this->address(r, c), 0));
-        sum += fixed_point(value, this->sign_of(c)) - std::bit_cast<std::uint64_t>(kMagic);
-      }
-      if (sum != 0) Kokkos::atomic_fetch_add(&this->sums[r], static_cast<Counter>(sum));
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
+    const Cut::Item item = this->pieces.item(this->rows, member.league_rank());
+    auto* signs = static_cast<float*>(member.team_scratch(0).get_shmem(static_cast<int>(kScratch)));
+    const auto columns = static_cast<int>(item.columns);
+    Kokkos::parallel_for(Kokkos::TeamVectorRange(member, columns),
+                         [&](int c) { signs[c] = this->sign_of(item.column + c); });
+    member.team_barrier();
+    for (std::int64_t r = item.row + member.team_rank(); r < item.row + item.rows; r += member.team_size()) {
+      const std::byte* data = this->address(r, item.column);
+      Counter sum = 0;
+      Kokkos::parallel_reduce(
+          Kokkos::ThreadVectorRange(member, columns),
+          [&](int c, Counter& into) {
+            const float value = value_of<From>(load<Bits>(data, c * this->rows.column_stride));
+            into += fixed_point(value, signs[c]) - std::bit_cast<std::uint64_t>(kMagic);
+          },
+          sum);
+      Kokkos::single(Kokkos::PerThread(member), [&]() { Kokkos::atomic_add(&this->sums[r], sum); });
     }
   }
-};
-
-template <bool on_host, typename From>
-struct SumsFor {
-  using Type = DeviceSums<From>;
-};
-template <typename From>
-struct SumsFor<true, From> {
-  using Type = HostSums<From>;
 };
 
 }  // namespace
@@ -108,13 +86,19 @@ void signed_row_sums(const ExecutionSpace& space, const Region& region, std::uin
   static const std::string label = "refit::signed_row_sums";
   REFIT_ASSERT(is_castable(region.dtype));
   const Rows all = rows_of(region);
-  const Cut pieces = cut(all, kBlock, kElements);
-  Results<Counter> sums(all.rows);
+  const Results sums(space, all.rows);
   with_types(region.dtype, region.dtype, [&](auto from, auto) {
-    using Functor = typename SumsFor<kOnHost, decltype(from)>::Type;
-    for_each_item(space, label, pieces.items, Functor{{all, pieces, seed, sums.data()}});
+    using From = decltype(from);
+    if constexpr (kOnHost) {
+      const Cut pieces = cut(all, kBlock, kElements);
+      for_each_item(space, label, pieces.items, HostSums<From>{{all, pieces, seed, sums.data()}});
+    } else {
+      const Cut pieces = cut(all, kBlock, device_item_elements(all));
+      for_each_team(space, label, pieces.items, DeviceSums<From>{{all, pieces, seed, sums.data()}},
+                    DeviceSums<From>::kScratch, kWarp);
+    }
   });
-  const Counter* found = sums.wait(space);
+  const Counter* found = sums.wait();
   for (std::int64_t r = 0; r < all.rows; ++r) {
     rows[r] = static_cast<std::int64_t>(static_cast<std::uint64_t>(rows[r]) + found[r]);
   }

@@ -1,16 +1,21 @@
 #include <fmt/format.h>
 
+#include "kernels/backend.hpp"
 #include "kernels/launch.hpp"
 
 namespace refit::kernels {
 
-Runtime::Runtime() { start_kokkos(); }
+Runtime::Runtime(int local_rank, int local_ranks) : device_(backend::select_device(local_rank, local_ranks)) {
+  start_kokkos(device_);
+}
 Runtime::~Runtime() { Kokkos::finalize(); }
 
 std::string Runtime::version() {
   return fmt::format("Kokkos {}.{}.{} ({})", KOKKOS_VERSION / 10000, KOKKOS_VERSION / 100 % 100, KOKKOS_VERSION % 100,
                      Device::name());
 }
+
+bool Runtime::has_device() { return !kOnHost; }
 
 ExecutionSpace::ExecutionSpace() : implementation_(std::make_unique<Implementation>()) {}
 ExecutionSpace::~ExecutionSpace() = default;

@@ -13,7 +13,7 @@
 namespace refit::kernels {
 
 /// 2^exponent for -1022 <= exponent <= 1023.
-KOKKOS_INLINE_FUNCTION double power_of_two(int exponent) {
+REFIT_FUNCTION double power_of_two(int exponent) {
   return std::bit_cast<double>(static_cast<std::uint64_t>(1023 + exponent) << 52);
 }
 
@@ -21,7 +21,7 @@ KOKKOS_INLINE_FUNCTION double power_of_two(int exponent) {
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2, exp(x) = 2^n exp(r), and exp(r) is its Taylor polynomial of degree 13, whose
 /// remainder is below 2^-57. The upper part of ln 2 has 42 bits and n at most 11, so that x - n ln 2 loses nothing.
-KOKKOS_INLINE_FUNCTION double fused_exp(double x) {
+REFIT_FUNCTION double fused_exp(double x) {
   constexpr double kLog2E = 0x1.71547652b82fep0;
   constexpr double kLn2High = 0x1.62e42fefa3800p-1;
   constexpr double kLn2Low = 0x1.ef35793c76730p-45;
@@ -51,7 +51,7 @@ KOKKOS_INLINE_FUNCTION double fused_exp(double x) {
   return sum * power_of_two(half) * power_of_two(exponent - half);
 }
 
-KOKKOS_INLINE_FUNCTION double transformed_value(double value, Transform transform) {
+REFIT_FUNCTION double transformed_value(double value, Transform transform) {
   if (transform == Transform::add_one) return value + 1.0;
   if (transform == Transform::subtract_one) return value - 1.0;
   if (transform == Transform::negative_exp) return -fused_exp(value);
@@ -61,7 +61,7 @@ KOKKOS_INLINE_FUNCTION double transformed_value(double value, Transform transfor
 /// The bits of one value, transformed in double and rounded once. Every NaN becomes the one of bits 0 11..1 10..0:
 /// processors disagree on the sign and payload of a NaN that went through arithmetic.
 template <typename From, typename To>
-KOKKOS_INLINE_FUNCTION typename To::Bits transformed(typename From::Bits bits, Transform transform) {
+REFIT_FUNCTION typename To::Bits transformed(typename From::Bits bits, Transform transform) {
   const double value = std::bit_cast<float>(static_cast<std::uint32_t>(convert<From, F32>(bits)));
   if (value != value) return To::kQuietNan;
   return static_cast<typename To::Bits>(bits_from_double(transformed_value(value, transform), To::kType));

@@ -6,30 +6,12 @@
 // read into a block, transposed there, and written as 16 elements of each of 16 rows of the engine.
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "kernels/bits.hpp"
 #include "kernels/copy_items.hpp"
 
 namespace refit::kernels {
-
-inline constexpr std::int64_t kTransposeBlock = 16;
-
-/// The dimension (0 to 2) along which the source lies closer together than along the innermost one; -1 where there is
-/// none, or none of a useful length, so that rows are copied as they are.
-inline int source_dimension(const CopyItem& item) {
-  constexpr std::int64_t kShortest = kTransposeBlock / 2;
-  int result = -1;
-  if (item.extent[3] < kShortest) return result;
-  std::int64_t closest = std::abs(item.source_stride[3]);
-  for (int d = 0; d < 3; ++d) {
-    if (item.extent[d] < kShortest || std::abs(item.source_stride[d]) >= closest) continue;
-    closest = std::abs(item.source_stride[d]);
-    result = d;
-  }
-  return result;
-}
 
 /// The transpose of a square block, in place: a perfect shuffle of all its elements (the first half alternating with
 /// the second) moves every bit of an element's index up by one, so that as many shuffles as a row number has bits

@@ -6,20 +6,28 @@ namespace refit::kernels {
 
 namespace {
 
+/// perturbation(key, index, step) of mixed = combine(key, step). The remainder of 64 bits by 7 is that of their sum in
+/// digits of base 2^30, since 2^30 = 1 mod 7: no 64-bit division.
+KOKKOS_INLINE_FUNCTION std::uint32_t perturbation_of(std::uint64_t mixed, std::int64_t index) {
+  constexpr std::uint64_t kDigit = (1ULL << 30) - 1;
+  const std::uint64_t bits = splitmix64(mixed ^ (static_cast<std::uint64_t>(index) * 0x9E3779B97F4A7C15ULL));
+  const std::uint32_t sum = static_cast<std::uint32_t>(bits & kDigit) +
+                            static_cast<std::uint32_t>(bits >> 30 & kDigit) + static_cast<std::uint32_t>(bits >> 60);
+  return 1U + sum % 7U;
+}
+
 template <typename Bits>
 struct Perturb {
-  std::uint64_t key;
-  std::int64_t step;
-  Bits exponent;  ///< all ones in the exponent of a castable type: NaN and infinity; 0 for other types
+  static constexpr bool kReads = true;
+  static constexpr bool kWrites = true;
+  std::uint64_t mixed;  ///< key and step
+  Bits exponent;        ///< all ones in the exponent of a castable type: NaN and infinity; 0 for other types
   int shift;
 
-  KOKKOS_INLINE_FUNCTION void operator()(std::byte* address, std::int64_t index, std::int64_t) const {
-    const Bits bits = load<Bits>(address, 0);
-    if (exponent == 0) {
-      store(address, 0, static_cast<Bits>(bits ^ 1U));
-    } else if ((bits & exponent) != exponent) {
-      store(address, 0, static_cast<Bits>(bits ^ (perturbation(key, index, step) << shift)));
-    }
+  KOKKOS_INLINE_FUNCTION Bits operator()(Bits bits, std::int64_t index, std::int64_t) const {
+    if (exponent == 0) return static_cast<Bits>(bits ^ 1U);
+    const Bits mask = static_cast<Bits>(perturbation_of(mixed, index) << shift);
+    return (bits & exponent) == exponent ? bits : static_cast<Bits>(bits ^ mask);
   }
 };
 
@@ -29,22 +37,20 @@ std::uint32_t exponent_mask(DType dtype) {
   return dtype == DType::bf16 ? 0x7F80U : 0U;
 }
 
+template <typename Bits>
 struct Deviate {
+  static constexpr bool kReads = false;
+  static constexpr bool kWrites = true;
   std::uint64_t key;
   double mean;
   double unit;
   DType dtype;
 
-  KOKKOS_INLINE_FUNCTION void operator()(std::byte* address, std::int64_t index, std::int64_t) const {
+  KOKKOS_INLINE_FUNCTION Bits operator()(Bits, std::int64_t index, std::int64_t) const {
     const std::uint64_t random = combine(key, static_cast<std::uint64_t>(index));
     const std::uint64_t sum = (random & 0xFFFFU) + (random >> 16 & 0xFFFFU) + (random >> 32 & 0xFFFFU) + (random >> 48);
     const double deviate = static_cast<double>(static_cast<std::int64_t>(sum) - 2 * 0xFFFF);
-    const std::uint32_t bits = bits_from_double(mean + unit * deviate, dtype);
-    if (dtype == DType::f32) {
-      store(address, 0, bits);
-    } else {
-      store(address, 0, static_cast<std::uint16_t>(bits));
-    }
+    return static_cast<Bits>(bits_from_double(mean + unit * deviate, dtype));
   }
 };
 
@@ -63,21 +69,29 @@ void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t ke
   static const std::string label = "refit::perturb";
   const int shift = region.dtype == DType::f32 ? 16 : 0;
   const std::uint32_t exponent = exponent_mask(region.dtype);
+  const std::uint64_t mixed = combine(key, static_cast<std::uint64_t>(step));
   with_bits_of(region.dtype, [&](auto zero) {
     using Bits = decltype(zero);
-    for_each_element<Bits>(space, label, region, Perturb<Bits>{key, step, static_cast<Bits>(exponent), shift});
+    for_each_element<Bits>(space, label, region, Perturb<Bits>{mixed, static_cast<Bits>(exponent), shift});
   });
 }
 
 void synthesise(const ExecutionSpace& space, const Region& region, std::uint64_t key, double mean, double scale) {
   static const std::string label = "refit::synthesise";
   REFIT_ASSERT(is_castable(region.dtype));
-  const Deviate deviate{key, mean, deviate_unit(scale), region.dtype};
+  const double unit = deviate_unit(scale);
   if (region.dtype == DType::f32) {
-    for_each_element<std::uint32_t>(space, label, region, deviate);
+    for_each_element<std::uint32_t>(space, label, region, Deviate<std::uint32_t>{key, mean, unit, region.dtype});
   } else {
-    for_each_element<std::uint16_t>(space, label, region, deviate);
+    for_each_element<std::uint16_t>(space, label, region, Deviate<std::uint16_t>{key, mean, unit, region.dtype});
   }
+}
+
+void flip_bit(const ExecutionSpace& space, std::byte* byte) {
+  static const std::string label = "refit::flip_bit";
+  const Region region{byte, DType::u8, Box::whole({1}), {1}, {1}};
+  for_each_element<std::uint8_t>(space, label, region, Perturb<std::uint8_t>{0, 0, 0});
+  space.fence();
 }
 
 }  // namespace refit::kernels

@@ -39,4 +39,21 @@ Cut cut(const Rows& rows, std::int64_t columns, std::int64_t elements) {
   return result;
 }
 
+std::int64_t device_item_elements(const Rows& rows) {
+  constexpr std::int64_t kItems = 2048;
+  constexpr std::int64_t kLeast = 8192;
+  constexpr std::int64_t kMost = 256 * 1024;
+  return std::clamp(rows.rows * rows.columns / kItems, kLeast, kMost) / kLeast * kLeast;
+}
+
+bool has_vector_rows(const Rows& rows, std::int64_t element_bytes) {
+  constexpr std::int64_t kVector = 16;
+  bool result = rows.column_stride == 1 && rows.columns * element_bytes % kVector == 0 &&
+                reinterpret_cast<std::uintptr_t>(rows.data) % kVector == 0;
+  for (int d = 0; d < 3; ++d) {
+    result = result && (rows.extent[d] == 1 || rows.stride[d] * element_bytes % kVector == 0);
+  }
+  return result;
+}
+
 }  // namespace refit::kernels

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
+#include "kernels/device.hpp"
 #include "kernels/kernels.hpp"
-#include "kernels/kokkos_compat.hpp"
 
 namespace refit::kernels {
 
@@ -25,11 +25,10 @@ struct Rows {
     std::int64_t offset;  ///< of the row's first element in storage
     std::int64_t global;  ///< global flattened row
   };
-  KOKKOS_INLINE_FUNCTION Row row(std::int64_t index) const {
+  REFIT_FUNCTION Row row(std::int64_t index) const {
     Row result{0, first_row};
     for (int d = 2; d >= 0; --d) {
-      if (extent[d] == 1) continue;
-      const std::int64_t rest = index / extent[d];
+      const std::int64_t rest = index < extent[d] ? 0 : index / extent[d];  // a division costs more than the rest here
       const std::int64_t position = index - rest * extent[d];
       result.offset += position * stride[d];
       result.global += position * row_stride[d];
@@ -52,7 +51,7 @@ struct Cut {
   struct Item {
     std::int64_t row, rows, column, columns;  ///< within the box
   };
-  KOKKOS_INLINE_FUNCTION Item item(const Rows& all, std::int64_t index) const {
+  REFIT_FUNCTION Item item(const Rows& all, std::int64_t index) const {
     Item result{};
     result.row = index / column_items * rows_per_item;
     result.column = index % column_items * columns_per_item;
@@ -64,5 +63,11 @@ struct Cut {
 
 /// Cuts into items of at most `columns` columns and about `elements` elements.
 Cut cut(const Rows& rows, std::int64_t columns, std::int64_t elements);
+
+/// Elements of an item on a device: enough items for all its teams, in multiples of every vector's length.
+std::int64_t device_item_elements(const Rows& rows);
+
+/// True where every row's part of an item can be read in vectors of 16 bytes, for items cut at multiples of them.
+bool has_vector_rows(const Rows& rows, std::int64_t element_bytes);
 
 }  // namespace refit::kernels

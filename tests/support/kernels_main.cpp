@@ -2,10 +2,17 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
+
 #include "kernels/kernels.hpp"
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  const refit::kernels::Runtime runtime;
-  return RUN_ALL_TESTS();
+  try {
+    const refit::kernels::Runtime runtime;
+    return RUN_ALL_TESTS();
+  } catch (const refit::Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return static_cast<int>(error.kind());
+  }
 }

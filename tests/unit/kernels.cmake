@@ -5,5 +5,4 @@ refit_test(kernels
           ${CMAKE_CURRENT_LIST_DIR}/kernels_region.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_threads.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_transform.cpp
-  DEPENDS kernels
-  EXTERNAL refit::kokkos)
+  DEPENDS kernels)

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/kernels.hpp"
+#include "kernels/memory.hpp"
 #include "kernels/stream.hpp"
 #include "unit/kernels_random.hpp"
 
@@ -13,7 +14,7 @@ using namespace kernels_test;
 
 struct Case {
   Tile tile;
-  std::vector<std::byte> source, destination, expected;
+  Bytes source, destination, expected;
 };
 
 Case make_case(Random& random, DType from, DType to, const Extents& extent, const Extents& from_strides,
@@ -145,12 +146,12 @@ TEST(CopyTable, TablesThatBypassTheCaches) {
   for (const std::int64_t run : {300, 1024, 40000}) {  // bytes of a row; in the source every row is followed by a gap
     const std::int64_t rows = kStreamedTable / run + 3;
     const std::int64_t stride = run + 52;
-    std::vector<std::byte> source(static_cast<std::size_t>(rows * stride));
+    Bytes source(static_cast<std::size_t>(rows * stride));
     for (std::size_t i = 0; i + 8 <= source.size(); i += 8) {
       const std::uint64_t value = random();
       std::memcpy(source.data() + i, &value, 8);
     }
-    std::vector<std::byte> destination(static_cast<std::size_t>(rows * run + 2), std::byte{7});
+    Bytes destination(static_cast<std::size_t>(rows * run + 2), std::byte{7});
     const Tile tile{source.data(), destination.data() + 1, {rows, run}, {stride, 1}, {run, 1}, DType::u8, DType::u8};
     const ExecutionSpace space;
     CopyTable(space, {&tile, 1}).run(space);
@@ -168,8 +169,8 @@ TEST(CopyTable, TablesThatBypassTheCaches) {
 
 TEST(StreamCopy, EverySizeAndAlignment) {
   Random random(7);
-  const std::vector<std::byte> source = random_memory(random, {70000}, {1}, DType::u8);
-  std::vector<std::byte> destination(source.size());
+  const Bytes source = random_memory(random, {70000}, {1}, DType::u8);
+  Bytes destination(source.size());
   for (int i = 0; i < 2000; ++i) {
     const std::int64_t bytes = i < 300 ? i : pick(random, 0, 69000);
     const std::int64_t from = pick(random, 0, 900);
@@ -185,8 +186,8 @@ TEST(StreamCopy, EverySizeAndAlignment) {
 
 TEST(CopyTable, UnalignedRows) {
   Random random(4);
-  std::vector<std::byte> source = random_memory(random, {5000}, {1}, DType::u8);
-  std::vector<std::byte> destination(5000, std::byte{0});
+  Bytes source = random_memory(random, {5000}, {1}, DType::u8);
+  Bytes destination(5000, std::byte{0});
   const Tile tile{source.data() + 1, destination.data() + 3, {7, 50}, {100, 1}, {60, 1}, DType::f32, DType::f32};
   const ExecutionSpace space;
   CopyTable(space, {&tile, 1}).run(space);
@@ -195,6 +196,68 @@ TEST(CopyTable, UnalignedRows) {
     EXPECT_EQ(std::memcmp(destination.data() + 3 + row * 240, source.data() + 1 + row * 400, 200), 0);
   }
   EXPECT_EQ(destination[3 + 200], std::byte{0});
+}
+
+/// Rows of one length and pitch, from one address to another: every byte of the rows and none beside them.
+void check_rows(Random& random, std::int64_t rows, std::int64_t row, std::int64_t from, std::int64_t to,
+                std::int64_t source_gap, std::int64_t gap, DType dtype) {
+  const std::int64_t size = byte_size(dtype);
+  const Bytes source = random_memory(random, {rows * (row + source_gap) * size + 64}, {1}, DType::u8);
+  Bytes destination = random_memory(random, {rows * (row + gap) * size + 64}, {1}, DType::u8);
+  Bytes expected = destination;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::memcpy(expected.data() + to + r * (row + gap) * size, source.data() + from + r * (row + source_gap) * size,
+                static_cast<std::size_t>(row * size));
+  }
+  const Tile tile{
+      source.data() + from, destination.data() + to, {rows, row}, {row + source_gap, 1}, {row + gap, 1}, dtype, dtype};
+  const ExecutionSpace space;
+  CopyTable(space, {&tile, 1}).run(space);
+  space.fence();
+  ASSERT_EQ(destination, expected) << row << " " << from << " " << to << " " << source_gap << " " << gap;
+}
+
+TEST(CopyTable, RowsOfEveryAlignment) {
+  Random random(10);
+  for (const std::int64_t row : {65, 96, 577, 1500}) {
+    for (std::int64_t from = 0; from < 17; ++from) {
+      for (const std::int64_t to : {0, 1, 6, 8, 15}) check_rows(random, 5, row, from, to, from % 3, to % 4, DType::u8);
+    }
+  }
+  for (std::int64_t gap = 0; gap < 9; ++gap) {
+    for (const std::int64_t row : {33, 577, 4096}) {
+      check_rows(random, 40, row, 0, 0, gap, 8 - gap, DType::bf16);
+      check_rows(random, 40, row, 2, 4, 0, gap, DType::bf16);
+      check_rows(random, 40, row, 4, 8, gap, 0, DType::f32);
+    }
+  }
+}
+
+TEST(CopyTable, CastsOfRowsOfEveryAlignment) {
+  Random random(11);
+  std::vector<Case> cases;
+  for (DType from : kCastable) {
+    for (DType to : kCastable) {
+      for (const std::int64_t columns : {1, 7, 64, 577, 2048}) {
+        for (std::int64_t gap = 0; gap < 8; gap += columns == 64 ? 4 : 3) {
+          cases.push_back(make_case(random, from, to, {9, columns}, {columns + gap, 1}, {columns + 7 - gap, 1}));
+        }
+      }
+    }
+  }
+  run_and_check(cases);
+}
+
+TEST(CopyTable, ManyPlanesOfFewElements) {
+  Random random(12);
+  std::vector<Case> cases;
+  for (const Extents& extent : {Extents{40, 30, 2, 8}, Extents{700, 3, 5, 16}, Extents{3, 500, 1, 9}}) {
+    const Extents gaps{extent[1] * extent[2] * extent[3] * 8, extent[2] * extent[3] * 4, extent[3] * 2, 1};
+    cases.push_back(make_case(random, DType::bf16, DType::bf16, extent, gaps, row_major_strides(extent)));
+    cases.push_back(make_case(random, DType::bf16, DType::f32, extent, row_major_strides(extent), gaps));
+    cases.push_back(make_case(random, DType::u8, DType::u8, extent, gaps, gaps));
+  }
+  run_and_check(cases);
 }
 
 TEST(CopyTable, NothingToDo) {
@@ -216,12 +279,49 @@ TEST(CopyBytes, OddSizes) {
   Random random(5);
   const ExecutionSpace space;
   for (std::int64_t bytes : {0, 1, 63, 4097, 1000003}) {
-    const std::vector<std::byte> source = random_memory(random, {bytes + 2}, {1}, DType::u8);
-    std::vector<std::byte> destination(source.size(), std::byte{0});
+    const Bytes source = random_memory(random, {bytes + 2}, {1}, DType::u8);
+    Bytes destination(source.size(), std::byte{0});
     copy_bytes(space, source.data() + 1, destination.data(), bytes);
     EXPECT_EQ(std::memcmp(destination.data(), source.data() + 1, static_cast<std::size_t>(bytes)), 0);
     EXPECT_EQ(destination[static_cast<std::size_t>(bytes)], std::byte{0});
   }
+}
+
+TEST(CopyBytes, ThroughMemoryOfTheDevice) {
+  Random random(13);
+  const ExecutionSpace space;
+  for (std::int64_t bytes : {1, 4096, 300001, 1 << 20}) {
+    const Bytes source = random_memory(random, {bytes}, {1}, DType::u8);
+    Bytes back(source.size());
+    const DeviceBuffer middle(bytes);
+    EXPECT_EQ(middle.bytes(), bytes);
+    copy_bytes(space, source.data(), middle.data(), bytes);
+    copy_bytes(space, middle.data(), back.data(), bytes);
+    EXPECT_EQ(back, source);
+  }
+}
+
+TEST(Buffers, OwnersShareOneAllocation) {
+  const std::byte bytes[] = {std::byte{1}, std::byte{2}, std::byte{3}};
+  SharedBuffer copy;
+  {
+    const SharedBuffer first{std::span<const std::byte>(bytes)};
+    copy = first;
+    EXPECT_EQ(copy.data(), first.data());
+  }
+  EXPECT_EQ(copy.bytes(), 3);
+  EXPECT_TRUE(std::equal(copy.span().begin(), copy.span().end(), bytes));
+  EXPECT_NE(DeviceBuffer(0).data(), nullptr);
+  EXPECT_EQ(DeviceBuffer().data(), nullptr);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(DeviceBuffer(100).data()) % 64, 0U);
+}
+
+TEST(Buffers, TooMuchMemoryIsAnError) {
+  EXPECT_THROW(DeviceBuffer(std::int64_t{1} << 60), Error);
+  const DeviceBuffer after(1000);  // the failed allocation has left nothing behind
+  const ExecutionSpace space;
+  poison(space, after.data(), 1000);
+  space.fence();
 }
 
 }  // namespace

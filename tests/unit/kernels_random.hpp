@@ -11,6 +11,7 @@
 
 #include "core/box.hpp"
 #include "core/dtype.hpp"
+#include "unit/kernels_memory.hpp"
 
 namespace refit::kernels_test {
 
@@ -66,11 +67,10 @@ inline Extents random_extent(Random& random, int dimensions, std::int64_t larges
 }
 
 /// Memory of a strided array, filled with random bytes.
-inline std::vector<std::byte> random_memory(Random& random, const Extents& extent, const Extents& strides,
-                                            DType dtype) {
+inline Bytes random_memory(Random& random, const Extents& extent, const Extents& strides, DType dtype) {
   std::int64_t elements = 1;
   for (int d = 0; d < extent.size(); ++d) elements += (extent[d] - 1) * strides[d];
-  std::vector<std::byte> memory(static_cast<std::size_t>(elements * byte_size(dtype)));
+  Bytes memory(static_cast<std::size_t>(elements * byte_size(dtype)));
   for (std::byte& value : memory) value = static_cast<std::byte>(random() & 0xFFU);
   return memory;
 }

@@ -16,7 +16,7 @@ using namespace kernels_test;
 
 struct Stored {
   Region region;
-  std::vector<std::byte> memory;
+  Bytes memory;
 
   std::int64_t element(const Extents& index) const { return offset_of(index, region.strides); }
   std::uint64_t bits(const Extents& index) const { return read_bits(memory.data(), element(index), region.dtype); }
@@ -35,7 +35,13 @@ Stored store_box(Random& random, const Shape& shape, const Box& box, const Exten
   return result;
 }
 
+/// Rows that devices read in vectors.
+Stored stored_in_vectors(Random& random, DType dtype) {
+  return store_box(random, {5, 3, 2000}, {{1, 0, 7}, {4, 3, 1024}}, {3 * 1040, 1040, 1}, dtype);
+}
+
 Stored random_stored(Random& random, DType dtype, std::int64_t largest = 17) {
+  if (pick(random, 0, 19) == 0) return stored_in_vectors(random, dtype);
   const Shape shape = random_extent(random, static_cast<int>(pick(random, 0, 4)), largest);
   Box box = Box::whole(shape);
   for (int d = 0; d < shape.size(); ++d) {
@@ -91,7 +97,8 @@ TEST(Fingerprint, AsAnotherType) {
 
 TEST(Fingerprint, SeveralBlocksAndItems) {
   Random random(3);
-  for (const Shape& shape : {Shape{700, 1500}, Shape{3, 100003}, Shape{2, 3, 5, 2049}, Shape{1200003}}) {
+  for (const Shape& shape : {Shape{700, 1500}, Shape{3, 100003}, Shape{2, 3, 5, 2049}, Shape{1200003}, Shape{300, 4096},
+                             Shape{2, 700, 2, 64}, Shape{3000, 24}}) {
     for (DType dtype : {DType::bf16, DType::f32}) {
       const Box whole = Box::whole(shape);
       check_fingerprint(store_box(random, shape, whole, row_major_strides(shape), dtype), DType::bf16);
@@ -192,7 +199,7 @@ TEST(Perturb, ChangesWhatTheHeaderSays) {
       if (i % 4 == 0 && is_castable(dtype)) {
         write_bits(stored.memory.data(), 0, dtype, i % 8 == 0 ? 0x7F800000U >> (dtype == DType::f32 ? 0 : 16) : ~0U);
       }
-      std::vector<std::byte> expected = stored.memory;
+      Bytes expected = stored.memory;
       for_each_index(stored.region.box.extent, [&](const Extents& index, std::int64_t) {
         std::uint64_t bits = stored.bits(index);
         const bool finite = !is_castable(dtype) || std::isfinite(float_of(bits, dtype));
@@ -222,7 +229,7 @@ TEST(Fill, EveryTypeAndOnlyTheBox) {
   for (const auto& [dtype, bits] : values) {
     for (int i = 0; i < 10; ++i) {
       Stored stored = random_stored(random, dtype);
-      std::vector<std::byte> expected = stored.memory;
+      Bytes expected = stored.memory;
       for_each_index(stored.region.box.extent, [&](const Extents& index, std::int64_t) {
         write_bits(expected.data(), stored.element(index), dtype, bits);
       });
@@ -235,35 +242,45 @@ TEST(Fill, EveryTypeAndOnlyTheBox) {
 
 TEST(Fill, RoundsOnce) {
   const ExecutionSpace space;
-  std::uint16_t value = 0;
-  auto* data = reinterpret_cast<std::byte*>(&value);
+  Bytes memory(2);
+  const auto filled = [&](DType dtype, double value) {
+    fill(space, memory.data(), dtype, {}, {}, value);
+    space.fence();
+    return read_bits(memory.data(), 0, dtype);
+  };
   // Just above the tie between 1 and the next BF16: through a float it would become the tie, and round down.
-  fill(space, data, DType::bf16, {}, {}, 1.0 + 0x1p-8 + 0x1p-40);
-  EXPECT_EQ(value, 0x3F81U);
-  fill(space, data, DType::bf16, {}, {}, 1.0 + 0x1p-8);
-  EXPECT_EQ(value, 0x3F80U);
-  fill(space, data, DType::f16, {}, {}, 0x1p-25 + 0x1p-70);
-  EXPECT_EQ(value, 0x0001U);
-  fill(space, data, DType::f16, {}, {}, 65520.0);
-  EXPECT_EQ(value, 0x7C00U);
+  EXPECT_EQ(filled(DType::bf16, 1.0 + 0x1p-8 + 0x1p-40), 0x3F81U);
+  EXPECT_EQ(filled(DType::bf16, 1.0 + 0x1p-8), 0x3F80U);
+  EXPECT_EQ(filled(DType::f16, 0x1p-25 + 0x1p-70), 0x0001U);
+  EXPECT_EQ(filled(DType::f16, 65520.0), 0x7C00U);
 }
 
 TEST(Fill, ScalesHoldPowersOfTwoOnly) {
   const ExecutionSpace space;
-  std::byte value{0};
-  fill(space, &value, DType::f8_e8m0, {}, {}, 4.0);
-  EXPECT_EQ(value, std::byte{129});
-  EXPECT_THROW(fill(space, &value, DType::f8_e8m0, {}, {}, 3.0), Error);
+  Bytes value(1);
+  fill(space, value.data(), DType::f8_e8m0, {}, {}, 4.0);
+  space.fence();
+  EXPECT_EQ(value[0], std::byte{129});
+  EXPECT_THROW(fill(space, value.data(), DType::f8_e8m0, {}, {}, 3.0), Error);
 }
 
 TEST(Poison, EveryFloatReadsNan) {
   const ExecutionSpace space;
-  std::vector<std::byte> memory(1003, std::byte{0});
+  Bytes memory(1003, std::byte{0});
   poison(space, memory.data() + 1, 1001);
   space.fence();
   EXPECT_EQ(memory.front(), std::byte{0});
   EXPECT_EQ(memory.back(), std::byte{0});
   EXPECT_TRUE(std::all_of(memory.begin() + 1, memory.end() - 1, [](std::byte b) { return b == std::byte{kPoison}; }));
+}
+
+TEST(FlipBit, ChangesOneByte) {
+  const ExecutionSpace space;
+  Bytes memory(9, std::byte{0x30});
+  flip_bit(space, memory.data() + 4);
+  EXPECT_EQ(memory[4], std::byte{0x31});
+  flip_bit(space, memory.data() + 4);
+  EXPECT_EQ(memory, Bytes(9, std::byte{0x30}));
 }
 
 TEST(CountDifferences, CountsAndNamesTheFirst) {
@@ -273,7 +290,7 @@ TEST(CountDifferences, CountsAndNamesTheFirst) {
     for (int i = 0; i < 20; ++i) {
       const Stored stored = random_stored(random, dtype);
       const std::int64_t volume = stored.region.box.volume();
-      std::vector<std::byte> expected(static_cast<std::size_t>(volume * byte_size(dtype)));
+      Bytes expected(static_cast<std::size_t>(volume * byte_size(dtype)));
       for_each_index(stored.region.box.extent, [&](const Extents& index, std::int64_t linear) {
         write_bits(expected.data(), linear, dtype, stored.bits(index));
       });

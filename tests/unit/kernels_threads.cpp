@@ -15,7 +15,7 @@ using namespace kernels_test;
 struct Outcome {
   Sum128 print;
   std::vector<std::int64_t> rows;
-  std::vector<std::byte> copy;
+  Bytes copy;
   Difference difference;
   bool operator==(const Outcome& other) const {
     return print == other.print && rows == other.rows && copy == other.copy &&
@@ -27,7 +27,7 @@ Outcome work(std::uint64_t key) {
   const ExecutionSpace space;
   const Shape shape{64, 4099};
   const Extents strides{4099, 1};
-  std::vector<std::byte> memory(64 * 4099 * 2);
+  Bytes memory(64 * 4099 * 2);
   const Region region{memory.data(), DType::bf16, Box::whole(shape), shape, strides};
   Outcome result;
   result.copy.resize(memory.size());
@@ -60,6 +60,16 @@ TEST(Threads, FourAtOnceFindWhatOneFinds) {
     EXPECT_EQ(alone[key].difference.count, 0);
   }
   EXPECT_FALSE(alone[0] == alone[1]);
+}
+
+TEST(Runtime, NeighboursShareADevice) {
+  struct Row {
+    int local_rank, local_ranks, devices, expected;
+  };
+  for (const Row& row : {Row{0, 1, 8, 0}, Row{3, 4, 8, 3}, Row{7, 8, 8, 7}, Row{3, 8, 4, 1}, Row{4, 8, 4, 2},
+                         Row{7, 8, 4, 3}, Row{2, 3, 2, 1}, Row{5, 6, 1, 0}}) {
+    EXPECT_EQ(device_of(row.local_rank, row.local_ranks, row.devices), row.expected);
+  }
 }
 
 TEST(Runtime, NamesItsBackend) { EXPECT_EQ(Runtime::version().rfind("Kokkos ", 0), 0U); }

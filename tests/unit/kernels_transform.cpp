@@ -111,7 +111,7 @@ TEST(Transform, ZeroAndInfinity) {
 struct Source {
   Extents extent, strides;
   DType dtype;
-  std::vector<std::byte> memory;
+  Bytes memory;
 };
 
 Source random_source(Random& random, DType dtype) {
@@ -129,8 +129,8 @@ std::uint32_t transformed_at(const Source& source, const Extents& index, DType t
 void check_copy(Random& random, DType from, DType to, Transform transform) {
   const Source source = random_source(random, from);
   const Extents strides = random_strides(random, source.extent);
-  std::vector<std::byte> destination = random_memory(random, source.extent, strides, to);
-  std::vector<std::byte> expected = destination;
+  Bytes destination = random_memory(random, source.extent, strides, to);
+  Bytes expected = destination;
   for_each_index(source.extent, [&](const Extents& index, std::int64_t) {
     write_bits(expected.data(), offset_of(index, strides), to, transformed_at(source, index, to, transform));
   });
@@ -146,7 +146,7 @@ void check_fingerprint(Random& random, DType from, DType as, Transform transform
   Source source = random_source(random, from);
   const Box box = Box::whole(source.extent);
   // The transformed values as an engine would store them; their plain fingerprint is what both sides must have.
-  std::vector<std::byte> stored(static_cast<std::size_t>(box.volume() * byte_size(as)));
+  Bytes stored(static_cast<std::size_t>(box.volume() * byte_size(as)));
   for_each_index(source.extent, [&](const Extents& index, std::int64_t linear) {
     write_bits(stored.data(), linear, as, transformed_at(source, index, as, transform));
   });

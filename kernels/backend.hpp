@@ -1,0 +1,25 @@
+#pragma once
+// What a machine with a device does differently, apart from kernels: choosing the device, and memory.
+// backend_cuda.cpp or backend_host.cpp, whichever fits the Kokkos that refit is built with.
+
+#include <cstddef>
+#include <cstdint>
+
+namespace refit::kernels::backend {
+
+inline constexpr std::int64_t kAlignment = 64;  ///< at least, of all memory below
+
+/// Makes device_of(local_rank, local_ranks, devices) the device of this process; returns its number, 0 on hosts.
+/// Errors (unavailable): there is no device, or its driver is too old.
+int select_device(int local_rank, int local_ranks);
+
+/// Memory of the execution space, whole allocations, so that another process can open it; null where there is too
+/// little.
+std::byte* allocate_device(std::int64_t bytes);
+void release_device(std::byte* data);
+
+/// Memory that the host and the execution space can address; null where there is too little.
+std::byte* allocate_shared(std::int64_t bytes);
+void release_shared(std::byte* data);
+
+}  // namespace refit::kernels::backend

@@ -1,0 +1,80 @@
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <string>
+
+#include "core/error.hpp"
+#include "kernels/backend.hpp"
+#include "kernels/kernels.hpp"
+
+namespace refit::kernels::backend {
+
+namespace {
+
+int selected = 0;  ///< CUDA's current device is a property of each thread
+
+std::string version_name(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
+
+void check_driver() {
+  int driver = 0;
+  int runtime = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || cudaRuntimeGetVersion(&runtime) != cudaSuccess) {
+    fail_unavailable("the versions of the CUDA driver and runtime cannot be read: check the driver with nvidia-smi");
+  }
+  if (driver == 0) return;  // no driver at all: there is no device either
+  // Runtimes of one major version run on every driver of that version.
+  if (driver / 1000 < runtime / 1000) {
+    fail_unavailable(
+        "this GPU's driver supports CUDA {}, but refit is built with CUDA {}: install a driver for CUDA {} or later, "
+        "or build with CUDA {}",
+        version_name(driver), version_name(runtime), version_name(runtime / 1000 * 1000), driver / 1000);
+  }
+}
+
+int count_devices() {
+  int devices = 0;
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver || (status == cudaSuccess && devices == 0)) {
+    fail_unavailable("no GPU on this machine: kernels are built for CUDA; use a build with a CPU Kokkos");
+  }
+  if (status != cudaSuccess) {
+    fail_unavailable("the GPUs of this machine cannot be used: {}; check them with nvidia-smi",
+                     cudaGetErrorString(status));
+  }
+  return devices;
+}
+
+/// A failed call leaves its error to be reported by the next kernel: it is taken back here.
+std::byte* checked(cudaError_t status, void* data) {
+  if (status == cudaSuccess) return static_cast<std::byte*>(data);
+  cudaGetLastError();
+  return nullptr;
+}
+
+}  // namespace
+
+int select_device(int local_rank, int local_ranks) {
+  check_driver();
+  selected = device_of(local_rank, local_ranks, count_devices());
+  if (const cudaError_t status = cudaSetDevice(selected); status != cudaSuccess) {
+    fail_unavailable("GPU {} cannot be used: {}; check it with nvidia-smi", selected, cudaGetErrorString(status));
+  }
+  return selected;
+}
+
+std::byte* allocate_device(std::int64_t bytes) {
+  void* data = nullptr;
+  cudaSetDevice(selected);
+  return checked(cudaMalloc(&data, static_cast<std::size_t>(bytes)), data);
+}
+void release_device(std::byte* data) { cudaFree(data); }
+
+std::byte* allocate_shared(std::int64_t bytes) {
+  void* data = nullptr;
+  cudaSetDevice(selected);
+  return checked(cudaHostAlloc(&data, static_cast<std::size_t>(bytes), cudaHostAllocPortable | cudaHostAllocMapped),
+                 data);
+}
+void release_shared(std::byte* data) { cudaFreeHost(data); }
+
+}  // namespace refit::kernels::backend

@@ -1,0 +1,19 @@
+#include <cstdlib>
+
+#include "kernels/backend.hpp"
+
+namespace refit::kernels::backend {
+
+int select_device(int, int) { return 0; }
+
+std::byte* allocate_device(std::int64_t bytes) {
+  const std::int64_t whole = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  return static_cast<std::byte*>(
+      std::aligned_alloc(static_cast<std::size_t>(kAlignment), static_cast<std::size_t>(whole)));
+}
+void release_device(std::byte* data) { std::free(data); }
+
+std::byte* allocate_shared(std::int64_t bytes) { return allocate_device(bytes); }
+void release_shared(std::byte* data) { release_device(data); }
+
+}  // namespace refit::kernels::backend

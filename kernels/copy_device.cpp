@@ -1,0 +1,459 @@
+// Copies by teams of device lanes: a persistent grid whose teams walk over the items.
+//
+// Rows of 16-byte units are moved as they are. Other contiguous rows are written in aligned chunks of 16 bytes: their
+// source bytes lie in two aligned words, which are shifted together, or are converted. Items whose ends run along
+// different dimensions go through tiles in a team's scratch memory. All else is moved element by element.
+//
+// Each kind of item has a launch of its own, where a table has such: one kernel for all would need the registers of the
+// most demanding.
+
+#include <algorithm>
+
+#include "kernels/bits.hpp"
+#include "kernels/copy_items.hpp"
+#include "kernels/launch.hpp"
+#include "kernels/transform.hpp"
+
+namespace refit::kernels {
+
+namespace {
+
+constexpr std::int64_t kItemBytes = 128 * 1024;
+constexpr int kCopyLanes = 512;
+constexpr int kWarp = 32;
+constexpr int kInFlight = 4;  ///< loads of a lane before its first store
+constexpr std::int64_t kChunk = 16;
+constexpr std::int64_t kShortRow = 64;  ///< bytes below which a row has too few whole chunks
+
+/// The two inner dimensions of an item: rows of elements.
+struct Plane {
+  const std::byte* source;
+  std::byte* destination;
+  std::uint32_t rows;
+};
+
+/// Calls body(plane, lane, lanes) for every plane: by the whole team where a plane has work for all of it, else by a
+/// warp. `from` and `to` are bytes of an element of either end, `steps` a row's share of the work.
+template <typename Body>
+KOKKOS_FORCEINLINE_FUNCTION void for_each_plane(const CopyItem& item, std::int64_t from, std::int64_t to,
+                                                std::int64_t steps, int lane, const Body& body) {
+  const int group = item.extent[2] * steps >= kCopyLanes ? kCopyLanes : kWarp;
+  const auto planes = static_cast<std::uint32_t>(item.extent[0] * item.extent[1]);
+  const auto inner = static_cast<std::uint32_t>(item.extent[1]);
+  for (auto p = static_cast<std::uint32_t>(lane / group); p < planes; p += kCopyLanes / group) {
+    const std::int64_t i = p / inner;
+    const std::int64_t j = p % inner;
+    const Plane plane{item.source + from * (i * item.source_stride[0] + j * item.source_stride[1]),
+                      item.destination + to * (i * item.destination_stride[0] + j * item.destination_stride[1]),
+                      static_cast<std::uint32_t>(item.extent[2])};
+    body(plane, LaneWalk(static_cast<std::uint32_t>(lane % group), static_cast<std::uint32_t>(group),
+                         static_cast<std::uint32_t>(steps)));
+  }
+}
+
+/// Elements of any strides, `convert` of each; also the fast path of rows of 16-byte units.
+template <typename Source, typename Target, int batch = kInFlight, typename Convert>
+KOKKOS_FORCEINLINE_FUNCTION void copy_elements(const CopyItem& item, int lane, const Convert& convert) {
+  constexpr std::int64_t kFrom = sizeof(Source);
+  constexpr std::int64_t kTo = sizeof(Target);
+  const std::int64_t source_row = kFrom * item.source_stride[2];
+  const std::int64_t source_step = kFrom * item.source_stride[3];
+  const std::int64_t row = kTo * item.destination_stride[2];
+  const std::int64_t step = kTo * item.destination_stride[3];
+  for_each_plane(item, kFrom, kTo, item.extent[3], lane, [&](const Plane& plane, LaneWalk at) {
+    while (at.row < plane.rows) {
+      Source stored[batch];
+      std::byte* to[batch];
+      REFIT_UNROLL
+      for (int k = 0; k < batch; ++k) {
+        to[k] = nullptr;
+        if (at.row < plane.rows) {
+          stored[k] = load<Source>(plane.source + at.row * source_row + at.column * source_step, 0);
+          to[k] = plane.destination + at.row * row + at.column * step;
+        }
+        at.next();
+      }
+      REFIT_UNROLL
+      for (int k = 0; k < batch; ++k) {
+        if (to[k] != nullptr) store<Target>(to[k], 0, convert(stored[k]));
+      }
+    }
+  });
+}
+
+/// 16 bytes that begin `bytes` (0 to 15) bytes into two words.
+KOKKOS_FORCEINLINE_FUNCTION Unit16 shifted(const Unit16& first, const Unit16& second, std::uint32_t bytes) {
+  const bool upper = bytes >= 8;
+  const std::uint64_t a = upper ? first.high : first.low;
+  const std::uint64_t b = upper ? second.low : first.high;
+  const std::uint64_t c = upper ? second.high : second.low;
+  const std::uint32_t bits = 8 * (bytes % 8);
+  return {a >> bits | (b << 1) << (63 - bits), b >> bits | (c << 1) << (63 - bits)};
+}
+
+/// A chunk of a row: the elements [first, first + kChunk bytes) of it, whose destination is aligned; `first` may be
+/// negative, and the end beyond the row's.
+struct Chunk {
+  const std::byte* source;  ///< of the row
+  std::byte* destination;   ///< of the row
+  std::int32_t first;
+
+  template <std::int32_t size>
+  KOKKOS_FORCEINLINE_FUNCTION static Chunk at(const Plane& plane, const LaneWalk& at, std::int64_t source_row,
+                                              std::int64_t row) {
+    Chunk result{plane.source + at.row * source_row, plane.destination + at.row * row, 0};
+    const auto head = static_cast<std::int32_t>(reinterpret_cast<std::uintptr_t>(result.destination) % kChunk);
+    result.first = (static_cast<std::int32_t>(at.column * kChunk) - head) / size;
+    return result;
+  }
+};
+
+/// The elements of a chunk that lie in the row, one by one.
+template <typename Source, typename Target, typename Convert>
+KOKKOS_FORCEINLINE_FUNCTION void copy_edge(const Chunk& chunk, std::int32_t count, const Convert& convert) {
+  constexpr int kElements = kChunk / sizeof(Target);
+  Source stored[kElements];
+  REFIT_UNROLL
+  for (int i = 0; i < kElements; ++i) {
+    const std::int32_t at = chunk.first + i;
+    if (at >= 0 && at < count) stored[i] = load<Source>(chunk.source, at);
+  }
+  REFIT_UNROLL
+  for (int i = 0; i < kElements; ++i) {
+    const std::int32_t at = chunk.first + i;
+    if (at >= 0 && at < count) store<Target>(chunk.destination, at, convert(stored[i]));
+  }
+}
+
+/// Contiguous rows of T whose ends are aligned to no common unit of 16 bytes.
+template <typename T>
+KOKKOS_FORCEINLINE_FUNCTION void copy_shifted(const CopyItem& item, int lane) {
+  constexpr std::int64_t kSize = sizeof(T);
+  constexpr int kBatch = kInFlight / 2;  // two loads each
+  const auto count = static_cast<std::int32_t>(item.extent[3]);
+  const auto bytes = static_cast<std::int32_t>(count * kSize);
+  const std::int64_t source_row = kSize * item.source_stride[2];
+  const std::int64_t row = kSize * item.destination_stride[2];
+  const std::int64_t chunks = (bytes + 2 * (kChunk - 1)) / kChunk;  // at most, for any alignment
+  for_each_plane(item, kSize, kSize, chunks, lane, [&](const Plane& plane, LaneWalk at) {
+    while (at.row < plane.rows) {
+      Chunk chunk[kBatch];
+      Unit16 low[kBatch];
+      Unit16 high[kBatch];
+      std::uint32_t shift[kBatch];
+      bool is_whole[kBatch];
+      bool is_edge[kBatch];
+      REFIT_UNROLL
+      for (int k = 0; k < kBatch; ++k) {
+        is_whole[k] = is_edge[k] = false;
+        if (at.row < plane.rows) {
+          chunk[k] = Chunk::at<kSize>(plane, at, source_row, row);
+          const auto first = static_cast<std::int32_t>(chunk[k].first * kSize);
+          const std::byte* from = chunk[k].source + first;
+          shift[k] = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(from) % kChunk);
+          const std::int32_t begin = first - static_cast<std::int32_t>(shift[k]);
+          const std::int32_t end = begin + static_cast<std::int32_t>(shift[k] == 0 ? kChunk : 2 * kChunk);
+          // Words that reach beyond the row may reach beyond the memory.
+          is_whole[k] = first >= 0 && begin >= 0 && end <= bytes;
+          is_edge[k] = !is_whole[k] && first < bytes;
+          if (is_whole[k]) {
+            low[k] = load<Unit16>(from - shift[k], 0);
+            high[k] = low[k];
+            if (shift[k] != 0) high[k] = load<Unit16>(from - shift[k], 1);
+          }
+        }
+        at.next();
+      }
+      REFIT_UNROLL
+      for (int k = 0; k < kBatch; ++k) {
+        if (is_whole[k]) {
+          store(chunk[k].destination + chunk[k].first * kSize, 0, shifted(low[k], high[k], shift[k]));
+        }
+        if (is_edge[k]) copy_edge<T, T>(chunk[k], count, [](T bits) { return bits; });
+      }
+    }
+  });
+}
+
+/// The source elements of a whole chunk, by the widest loads that their address allows.
+template <typename Source, int elements>
+KOKKOS_FORCEINLINE_FUNCTION void load_elements(const std::byte* from, Source* stored) {
+  constexpr int kSize = sizeof(Source);
+  constexpr int kWord = kSize * elements < 16 ? kSize * elements : 16;
+  if (reinterpret_cast<std::uintptr_t>(from) % kWord == 0) {
+    constexpr int kHalf = 8 / kSize;
+    REFIT_UNROLL
+    for (int w = 0; w < kSize * elements / kWord; ++w) {
+      Unit16 unit{};
+      if constexpr (kWord == 16) {
+        unit = load<Unit16>(from, w);
+      } else {
+        unit.low = load<std::uint64_t>(from, w);
+      }
+      REFIT_UNROLL
+      for (int i = 0; i < kWord / kSize; ++i) {
+        const std::uint64_t half = i < kHalf ? unit.low : unit.high;
+        stored[w * kWord / kSize + i] = static_cast<Source>(half >> (8 * kSize * (i % kHalf)));
+      }
+    }
+  } else {
+    REFIT_UNROLL
+    for (int i = 0; i < elements; ++i) stored[i] = load<Source>(from, i);
+  }
+}
+
+/// Contiguous rows that are cast.
+template <typename From, typename To>
+KOKKOS_FORCEINLINE_FUNCTION void copy_cast(const CopyItem& item, int lane) {
+  using Source = typename From::Bits;
+  using Target = typename To::Bits;
+  constexpr std::int64_t kFrom = sizeof(Source);
+  constexpr std::int64_t kTo = sizeof(Target);
+  constexpr int kElements = kChunk / kTo;
+  constexpr int kBatch = kElements * kFrom > kChunk ? kInFlight / 2 : kInFlight;
+  const auto cast = [](Source bits) { return convert<From, To>(bits); };
+  const auto count = static_cast<std::int32_t>(item.extent[3]);
+  const std::int64_t source_row = kFrom * item.source_stride[2];
+  const std::int64_t row = kTo * item.destination_stride[2];
+  const std::int64_t chunks = (count * kTo + 2 * (kChunk - 1)) / kChunk;
+  for_each_plane(item, kFrom, kTo, chunks, lane, [&](const Plane& plane, LaneWalk at) {
+    while (at.row < plane.rows) {
+      Chunk chunk[kBatch];
+      Source stored[kBatch][kElements];
+      bool is_whole[kBatch];
+      bool is_edge[kBatch];
+      REFIT_UNROLL
+      for (int k = 0; k < kBatch; ++k) {
+        is_whole[k] = is_edge[k] = false;
+        if (at.row < plane.rows) {
+          chunk[k] = Chunk::at<kTo>(plane, at, source_row, row);
+          is_whole[k] = chunk[k].first >= 0 && chunk[k].first + kElements <= count;
+          is_edge[k] = !is_whole[k] && chunk[k].first < count;
+          if (is_whole[k]) load_elements<Source, kElements>(chunk[k].source + chunk[k].first * kFrom, stored[k]);
+        }
+        at.next();
+      }
+      REFIT_UNROLL
+      for (int k = 0; k < kBatch; ++k) {
+        if (is_whole[k]) {
+          std::uint64_t words[2] = {0, 0};
+          REFIT_UNROLL
+          for (int i = 0; i < kElements; ++i) {
+            words[i / (kElements / 2)] |= static_cast<std::uint64_t>(cast(stored[k][i]))
+                                          << (8 * kTo * (i % (kElements / 2)));
+          }
+          store(chunk[k].destination + chunk[k].first * kTo, 0, Unit16{words[0], words[1]});
+        }
+        if (is_edge[k]) copy_edge<Source, Target>(chunk[k], count, cast);
+      }
+    }
+  });
+}
+
+constexpr int kTileSide = 64;
+constexpr int kTileScratch = kTileSide * (kTileSide + 1) * 8;  ///< bytes, for the largest element
+
+/// Items whose source runs along dimension item.along: a tile is read along that, and written along the innermost one.
+template <typename From, typename To, typename Member>
+KOKKOS_INLINE_FUNCTION void transpose(const CopyItem& item, const Member& member, std::byte* scratch) {
+  using Source = typename From::Bits;
+  using Target = typename To::Bits;
+  constexpr std::int64_t kFrom = sizeof(Source);
+  constexpr std::int64_t kTo = sizeof(Target);
+  constexpr int kPitch = kTileSide + (kTo < 4 ? 4 / kTo : 1);    // lanes that read across rows use different banks
+  constexpr int kElements = kTileSide * kTileSide / kCopyLanes;  // of a lane
+  auto* tile = reinterpret_cast<Target*>(scratch);
+  const int along = item.along;
+  const int first = along == 0 ? 1 : 0;  // the other two dimensions, whose order is free
+  const int second = along == 2 ? 1 : 2;
+  const std::int64_t row_tiles = (item.extent[along] + kTileSide - 1) / kTileSide;
+  const std::int64_t column_tiles = (item.extent[3] + kTileSide - 1) / kTileSide;
+  const std::int64_t tiles = row_tiles * column_tiles;
+  const int x = member.team_rank() % kTileSide;
+  const int y = member.team_rank() / kTileSide;
+  constexpr int kStep = kCopyLanes / kTileSide;
+  for (std::int64_t t = 0; t < tiles * item.extent[first] * item.extent[second]; ++t) {
+    const std::int64_t plane = t / tiles;
+    const std::int64_t i = plane / item.extent[second];
+    const std::int64_t j = plane % item.extent[second];
+    const std::int64_t r = t % tiles / column_tiles * kTileSide;
+    const std::int64_t c = t % tiles % column_tiles * kTileSide;
+    const std::int64_t rows = item.extent[along] - r;  // that may be in the tile
+    const std::int64_t columns = item.extent[3] - c;
+    const std::byte* from = item.source + kFrom * (i * item.source_stride[first] + j * item.source_stride[second] +
+                                                   r * item.source_stride[along] + c * item.source_stride[3]);
+    std::byte* to = item.destination + kTo * (i * item.destination_stride[first] + j * item.destination_stride[second] +
+                                              r * item.destination_stride[along] + c * item.destination_stride[3]);
+    Source stored[kElements];
+    REFIT_UNROLL
+    for (int k = 0; k < kElements; ++k) {
+      const int column = y + k * kStep;
+      if (x < rows && column < columns) {
+        stored[k] = load<Source>(from, x * item.source_stride[along] + column * item.source_stride[3]);
+      }
+    }
+    REFIT_UNROLL
+    for (int k = 0; k < kElements; ++k) {
+      const int column = y + k * kStep;
+      if (x < rows && column < columns) tile[column * kPitch + x] = convert<From, To>(stored[k]);
+    }
+    member.team_barrier();
+    REFIT_UNROLL
+    for (int k = 0; k < kElements; ++k) {
+      const int row = y + k * kStep;
+      if (x < columns && row < rows) {
+        store(to, row * item.destination_stride[along] + x * item.destination_stride[3], tile[x * kPitch + row]);
+      }
+    }
+    member.team_barrier();
+  }
+}
+
+template <typename T>
+KOKKOS_FORCEINLINE_FUNCTION void move(const CopyItem& item, int lane) {
+  if constexpr (sizeof(T) < kChunk) {
+    const bool contiguous = item.source_stride[3] == 1 && item.destination_stride[3] == 1;
+    if (contiguous && item.extent[3] * static_cast<std::int64_t>(sizeof(T)) >= kShortRow) {
+      return copy_shifted<T>(item, lane);
+    }
+  }
+  copy_elements<T, T>(item, lane, [](const T& bits) { return bits; });
+}
+
+template <typename From, typename To>
+KOKKOS_FORCEINLINE_FUNCTION void cast(const CopyItem& item, int lane) {
+  using Source = typename From::Bits;
+  using Target = typename To::Bits;
+  if (item.transform != Transform::none) {
+    const Transform how = item.transform;
+    return copy_elements<Source, Target, 1>(item, lane,
+                                            [how](Source bits) { return transformed<From, To>(bits, how); });
+  }
+  if constexpr (!std::is_same_v<From, To>) {
+    if (item.source_stride[3] == 1 && item.destination_stride[3] == 1) return copy_cast<From, To>(item, lane);
+    copy_elements<Source, Target>(item, lane, [](Source bits) { return convert<From, To>(bits); });
+  }
+}
+
+struct MovedCopies {
+  const CopyItem* items;
+  std::int64_t count;
+
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
+    const int lane = member.team_rank();
+    for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
+      const CopyItem& item = items[i];
+      switch (item.unit) {
+        case 1: move<std::uint8_t>(item, lane); break;
+        case 2: move<std::uint16_t>(item, lane); break;
+        case 4: move<std::uint32_t>(item, lane); break;
+        case 8: move<std::uint64_t>(item, lane); break;
+        default: move<Unit16>(item, lane); break;
+      }
+    }
+  }
+};
+
+struct ConvertedCopies {
+  const CopyItem* items;
+  std::int64_t count;
+
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
+    for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
+      copy(items[i], member.team_rank());
+    }
+  }
+  KOKKOS_INLINE_FUNCTION static void copy(const CopyItem& item, int lane) {
+    with_types(item.from, item.to, [&](auto from, auto to) { cast<decltype(from), decltype(to)>(item, lane); });
+  }
+};
+
+struct TransposedCopies {
+  const CopyItem* items;
+  std::int64_t count;
+
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
+    auto* scratch = static_cast<std::byte*>(member.team_scratch(0).get_shmem(static_cast<int>(kTileScratch)));
+    for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
+      const CopyItem& item = items[i];
+      switch (item.unit) {
+        case 1: transpose<Plain<std::uint8_t>, Plain<std::uint8_t>>(item, member, scratch); break;
+        case 2: transpose<Plain<std::uint16_t>, Plain<std::uint16_t>>(item, member, scratch); break;
+        case 4: transpose<Plain<std::uint32_t>, Plain<std::uint32_t>>(item, member, scratch); break;
+        case 8: transpose<Plain<std::uint64_t>, Plain<std::uint64_t>>(item, member, scratch); break;
+        default: cast_item(item, member, scratch); break;
+      }
+    }
+  }
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION static void cast_item(const CopyItem& item, const Member& member, std::byte* scratch) {
+    with_types(item.from, item.to,
+               [&](auto from, auto to) { transpose<decltype(from), decltype(to)>(item, member, scratch); });
+  }
+};
+
+/// A plain range: its items are made on the way.
+struct RangeCopy {
+  const std::byte* source;
+  std::byte* destination;
+  std::int64_t bytes;
+  std::int32_t unit;
+
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
+    for (std::int64_t i = member.league_rank(); i * kItemBytes < bytes; i += member.league_size()) {
+      const std::int64_t begin = i * kItemBytes;
+      const std::int64_t size = bytes - begin < kItemBytes ? bytes - begin : kItemBytes;
+      const CopyItem item{
+          source + begin, destination + begin, {1, 1, 1, size / unit}, {0, 0, 0, 1}, {0, 0, 0, 1}, unit, -1, false,
+          DType::u8,      DType::u8,           Transform::none};
+      if (unit == 1) {
+        copy_shifted<std::uint8_t>(item, member.team_rank());
+      } else {
+        copy_elements<Unit16, Unit16>(item, member.team_rank(), [](const Unit16& bits) { return bits; });
+      }
+    }
+  }
+};
+
+/// One launch of as many teams as the device holds at a time, `teams` on each multiprocessor.
+template <int teams, typename Functor>
+void launch(const ExecutionSpace& space, const std::string& label, std::int64_t count, const Functor& functor,
+            int scratch = 0) {
+  using Policy = Kokkos::TeamPolicy<Device, Kokkos::LaunchBounds<kCopyLanes, teams>>;
+  constexpr int kLanesOfMultiprocessor = 2048;
+  if (count == 0) return;
+  const Device& device = space.implementation().device;
+  const std::int64_t all = std::int64_t{std::max(1, device.concurrency() / kLanesOfMultiprocessor)} * teams;
+  Policy policy(device, static_cast<int>(std::min(count, all)), kCopyLanes);
+  policy.set_scratch_size(0, Kokkos::PerTeam(scratch));
+  Kokkos::parallel_for(label, policy, functor);
+}
+
+}  // namespace
+
+CopyLimits copy_limits() { return {kItemBytes, 4 * kTileSide}; }
+
+void run_copies(const ExecutionSpace& space, const CopyItem* items, const std::int64_t (&counts)[kCopyKinds]) {
+  static const std::string moved = "refit::copy";
+  static const std::string converted = "refit::copy_converted";
+  static const std::string transposed = "refit::copy_transposed";
+  launch<1>(space, moved, counts[0], MovedCopies{items, counts[0]});
+  items += counts[0];
+  launch<1>(space, converted, counts[1], ConvertedCopies{items, counts[1]});
+  items += counts[1];
+  launch<2>(space, transposed, counts[2], TransposedCopies{items, counts[2]}, kTileScratch);
+}
+
+void run_range(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes) {
+  static const std::string label = "refit::copy_bytes";
+  const std::uintptr_t bits = reinterpret_cast<std::uintptr_t>(source) | reinterpret_cast<std::uintptr_t>(destination) |
+                              static_cast<std::uintptr_t>(bytes);
+  const std::int32_t unit = bits % kChunk == 0 ? kChunk : 1;
+  launch<1>(space, label, (bytes + kItemBytes - 1) / kItemBytes, RangeCopy{source, destination, bytes, unit});
+}
+
+}  // namespace refit::kernels
