@@ -1,2 +1,2 @@
-add_executable(bench_kernels ${CMAKE_CURRENT_LIST_DIR}/kernels_bench.cpp)
-target_link_libraries(bench_kernels PRIVATE refit_kernels refit_options benchmark::benchmark)
+add_executable(kernels_bench ${CMAKE_CURRENT_LIST_DIR}/kernels_bench.cpp)
+target_link_libraries(kernels_bench PRIVATE refit_kernels refit_options)

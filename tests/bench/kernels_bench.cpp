@@ -1,182 +1,168 @@
-// The kernels on 256 MiB of bf16, each beside its yardstick in the same run: memcpy for copies, a plain sum for
-// readers.
+// What kernels reach of the memory's rate, on a device or a host: kernels_bench [MiB]
 //
-// Counter `ratio` is the yardstick's time over the kernel's, the lowest of each taken in turns inside one benchmark and
-// in processor time of the calling thread, so that other processes' turns do not count: 1 is as fast as the yardstick,
-// 0.5 takes twice its time.
-
-#include <benchmark/benchmark.h>
+// `MiB` (256 on hosts, 2048 on devices) is the size of the bf16 matrix that all kernels work on. GB/s counts bytes read
+// and bytes written; `ratio` is that rate over the one of copy_bytes, 1 being as fast. Each kernel is measured in turns
+// with copy_bytes, and the least times are compared: of the clock on devices, of the calling thread's processor on
+// hosts, so that other processes' turns do not count. Buffers lie in the memory of the execution space.
 
 #include <algorithm>
-#include <cstring>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <functional>
 #include <vector>
 
 #include "kernels/kernels.hpp"
+#include "kernels/memory.hpp"
 
 namespace refit::kernels {
 namespace {
 
-constexpr std::int64_t kRows = 16384;
+constexpr int kTurns = 7;
 constexpr std::int64_t kColumns = 8192;
-constexpr std::int64_t kBytes = kRows * kColumns * 2;
-constexpr std::int64_t kHalf = kColumns / 2;
 
-struct Data {
-  std::vector<std::byte> source = std::vector<std::byte>(kBytes);
-  std::vector<std::byte> destination = std::vector<std::byte>(2 * kBytes);
-  ExecutionSpace space;
-  Region region{source.data(), DType::bf16, Box::whole({kRows, kColumns}), {kRows, kColumns}, {kColumns, 1}};
-
-  Data() {
-    synthesise(space, region, 1, 0.0, 0.02);
-    poison(space, destination.data(), 2 * kBytes);
-    space.fence();
+double now() {
+  if (Runtime::has_device()) {
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now().time_since_epoch();
+    return time.count();
   }
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+class Bench {
+ public:
+  explicit Bench(std::int64_t bytes)
+      : rows_(bytes / 2 / kColumns), bytes_(rows_ * kColumns * 2), source_(bytes_), destination_(2 * bytes_) {
+    synthesise(space_, matrix(), 1, 0.0, 0.02);
+    poison(space_, destination_.data(), 2 * bytes_);
+    space_.fence();
+    std::printf("# %s, %.0f MiB of bf16, least of %d\n", Runtime::version().c_str(),
+                static_cast<double>(bytes_) / (1 << 20), kTurns);
+    std::printf("%-44s %10s %10s %8s\n", "kernel", "ms", "GB/s", "ratio");
+  }
+
+  void copies() const {
+    copy("copy [rows, 8192]", {rows_, kColumns}, {kColumns, 1}, {kColumns, 1}, DType::bf16, DType::bf16);
+    for (const std::int64_t run : {4096, 512, 577, 64, 8}) {
+      char name[64];
+      std::snprintf(name, sizeof(name), "copy rows of %lld B, gaps of the same", static_cast<long long>(2 * run));
+      copy(name, {rows_ * kColumns / run / 2, run}, {2 * run, 1}, {run, 1}, DType::bf16, DType::bf16);
+    }
+    copy("copy rows of 577 to pitch 600", {rows_ * kColumns / 600, 577}, {577, 1}, {600, 1}, DType::bf16, DType::bf16);
+    copy("copy transposed", {rows_, kColumns}, {kColumns, 1}, {1, rows_}, DType::bf16, DType::bf16);
+    copy("cast bf16 -> f32", {rows_, kColumns}, {kColumns, 1}, {kColumns, 1}, DType::bf16, DType::f32);
+    copy("cast f32 -> bf16", {rows_, kColumns / 2}, {kColumns / 2, 1}, {kColumns / 2, 1}, DType::f32, DType::bf16);
+    copy("cast bf16 -> f16", {rows_, kColumns}, {kColumns, 1}, {kColumns, 1}, DType::bf16, DType::f16);
+    copy("cast bf16 -> f32, rows of 577", {rows_ * kColumns / 577, 577}, {577, 1}, {577, 1}, DType::bf16, DType::f32);
+  }
+
+  void readers() const {
+    for (const DType as : {DType::bf16, DType::f32}) {
+      report(as == DType::bf16 ? "fingerprint" : "fingerprint as f32", bytes_, [this, as] {
+        Sum128 sum;
+        fingerprint(space_, matrix(), as, Transform::none, 7, &sum);
+      });
+    }
+    report("fingerprint, rows of 577", bytes_, [this] {
+      Sum128 sum;
+      fingerprint(space_, odd(), DType::bf16, Transform::none, 7, &sum);
+    });
+    std::vector<std::int64_t> sums(static_cast<std::size_t>(rows_));
+    report("signed_row_sums", bytes_, [this, &sums] { signed_row_sums(space_, matrix(), 7, sums.data()); });
+    report("count_differences", 2 * bytes_, [this] { count_differences(space_, matrix(), source_.data()); });
+  }
+
+  void writers() const {
+    const Extents extent{rows_, kColumns};
+    report("fill", bytes_, [&] { fill(space_, destination_.data(), DType::bf16, extent, {kColumns, 1}, 1.0); });
+    report("poison", bytes_, [&] { poison(space_, destination_.data(), bytes_); });
+    report("synthesise", bytes_, [&] { synthesise(space_, matrix(), 1, 0.0, 0.02); });
+    report("perturb", 2 * bytes_, [&] { perturb(space_, matrix(), 7, 1); });
+    report("perturb, rows of 577", 2 * bytes_, [&] { perturb(space_, odd(), 7, 1); });
+  }
+
+  /// Where a kernel has almost nothing to do, its launch is what it costs.
+  void launches() const {
+    const Region small{source_.data(), DType::bf16, Box::whole({2048}), {2048}, {1}};
+    const Tile tile{source_.data(), destination_.data(), {2048}, {1}, {1}, DType::bf16, DType::bf16};
+    const CopyTable table(space_, {&tile, 1});
+    report("copy of 4 KiB", 2 * small.box.volume() * 2, [&] { table.run(space_); });
+    report("fingerprint of 4 KiB", small.box.volume() * 2, [&] {
+      Sum128 sum;
+      fingerprint(space_, small, DType::bf16, Transform::none, 7, &sum);
+    });
+  }
+
+ private:
+  Region matrix() const {
+    return {source_.data(), DType::bf16, Box::whole({rows_, kColumns}), {rows_, kColumns}, {kColumns, 1}};
+  }
+  /// The same bytes in rows that begin at any multiple of 2.
+  Region odd() const {
+    const Shape shape{bytes_ / 2 / 577, 577};
+    return {source_.data(), DType::bf16, Box::whole(shape), shape, {577, 1}};
+  }
+
+  void copy(const char* name, const Extents& extent, const Extents& from, const Extents& to, DType source,
+            DType destination) const {
+    const Tile tile{source_.data(), destination_.data(), extent, from, to, source, destination};
+    const CopyTable table(space_, {&tile, 1});
+    report(name, table.bytes_read() + table.bytes_written(), [&] { table.run(space_); });
+  }
+
+  double seconds(const std::function<void()>& action) const {
+    const double start = now();
+    action();
+    space_.fence();
+    return now() - start;
+  }
+
+  void report(const char* name, std::int64_t bytes, const std::function<void()>& kernel) const {
+    const auto copy = [this] { copy_bytes(space_, source_.data(), destination_.data(), bytes_); };
+    double least = 1e30;
+    double yardstick = 1e30;
+    kernel();
+    copy();
+    for (int turn = 0; turn < kTurns; ++turn) {
+      least = std::min(least, seconds(kernel));
+      yardstick = std::min(yardstick, seconds(copy));
+    }
+    const double rate = static_cast<double>(bytes) / least / 1e9;
+    const double of_copy = static_cast<double>(2 * bytes_) / yardstick / 1e9;
+    std::printf("%-44s %10.4f %10.1f %8.3f\n", name, least * 1e3, rate, rate / of_copy);
+    std::fflush(stdout);
+  }
+
+  std::int64_t rows_;
+  std::int64_t bytes_;
+  DeviceBuffer source_;
+  DeviceBuffer destination_;
+  ExecutionSpace space_;
 };
 
-Data& data() {
-  static Data instance;
-  return instance;
+int run(int argc, char** argv) {
+  const Runtime runtime;
+  const std::int64_t mib = argc > 1 ? std::atoll(argv[1]) : (Runtime::has_device() ? 2048 : 256);
+  if (mib < 1) fail_usage("kernels_bench: {} is not a number of MiB", argv[1]);
+  const Bench bench(mib << 20);
+  bench.copies();
+  bench.readers();
+  bench.writers();
+  bench.launches();
+  return 0;
 }
-
-double thread_seconds() {
-  timespec now{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
-
-double seconds_of(const std::function<void()>& action) {
-  const double start = thread_seconds();
-  action();
-  return thread_seconds() - start;
-}
-
-double lowest(const std::vector<double>& values) { return *std::min_element(values.begin(), values.end()); }
-
-void compare(benchmark::State& state, std::int64_t bytes, const std::function<void()>& kernel,
-             const std::function<void()>& yardstick) {
-  std::vector<double> kernels;
-  std::vector<double> yardsticks;
-  kernel();
-  yardstick();
-  for (auto _ : state) {
-    yardsticks.push_back(seconds_of(yardstick));
-    kernels.push_back(seconds_of(kernel));
-    state.SetIterationTime(kernels.back());
-  }
-  state.counters["ratio"] = lowest(yardsticks) / lowest(kernels);
-  state.counters["GB/s"] = static_cast<double>(bytes) / lowest(kernels) / 1e9;
-  state.counters["yardstick GB/s"] = static_cast<double>(bytes) / lowest(yardsticks) / 1e9;
-}
-
-void plain_copy(std::int64_t bytes) {
-  std::memcpy(data().destination.data(), data().source.data(), static_cast<std::size_t>(bytes));
-  benchmark::ClobberMemory();
-}
-
-/// Every 64-bit word once: what any reader of these bytes must do at least.
-void plain_read(std::int64_t bytes) {
-  std::uint64_t sum = 0;
-  for (std::int64_t i = 0; i < bytes; i += 8) {
-    std::uint64_t word = 0;
-    std::memcpy(&word, data().source.data() + i, sizeof(word));
-    sum += word;
-  }
-  benchmark::DoNotOptimize(sum);
-}
-
-void compare_copy(benchmark::State& state, const Tile& tile) {
-  const CopyTable table(data().space, {&tile, 1});
-  const std::int64_t bytes = std::max(table.bytes_read(), table.bytes_written());
-  const auto run = [&table] {
-    table.run(data().space);
-    data().space.fence();
-  };
-  compare(state, bytes, run, [bytes] { plain_copy(std::min(bytes, kBytes)); });
-}
-
-void contiguous(benchmark::State& state) {
-  const Extents extent{kRows, kColumns};
-  const Extents strides{kColumns, 1};
-  compare_copy(state,
-               {data().source.data(), data().destination.data(), extent, strides, strides, DType::bf16, DType::bf16});
-}
-
-/// Every other piece of state.range(0) columns, packed: half of the matrix.
-void strided(benchmark::State& state) {
-  const std::int64_t run = state.range(0);
-  const Extents extent{kRows * kColumns / run / 2, run};
-  compare_copy(
-      state,
-      {data().source.data(), data().destination.data(), extent, {2 * run, 1}, {run, 1}, DType::bf16, DType::bf16});
-}
-
-/// Columns become rows, as where a checkpoint keeps [in, out] and an engine [out, in].
-void transposed(benchmark::State& state) {
-  compare_copy(state, {data().source.data(),
-                       data().destination.data(),
-                       {kRows, kColumns},
-                       {kColumns, 1},
-                       {1, kRows},
-                       DType::bf16,
-                       DType::bf16});
-}
-
-void cast_from_f32(benchmark::State& state) {
-  const Extents extent{kRows, kHalf};
-  compare_copy(
-      state,
-      {data().source.data(), data().destination.data(), extent, {kHalf, 1}, {kHalf, 1}, DType::f32, DType::bf16});
-}
-
-void cast_to_f32(benchmark::State& state) {
-  const Extents extent{kRows, kHalf};
-  compare_copy(
-      state,
-      {data().source.data(), data().destination.data(), extent, {kHalf, 1}, {kHalf, 1}, DType::bf16, DType::f32});
-}
-
-void fingerprints(benchmark::State& state, DType as) {
-  Sum128 sum;
-  const auto run = [&sum, as] { fingerprint(data().space, data().region, as, Transform::none, 7, &sum); };
-  compare(state, kBytes, run, [] { plain_read(kBytes); });
-  benchmark::DoNotOptimize(sum);
-}
-
-void row_sums(benchmark::State& state) {
-  std::vector<std::int64_t> rows(kRows, 0);
-  const auto run = [&rows] { signed_row_sums(data().space, data().region, 7, rows.data()); };
-  compare(state, kBytes, run, [] { plain_read(kBytes); });
-}
-
-void updates(benchmark::State& state) {
-  const auto run = [] {
-    perturb(data().space, data().region, 7, 1);
-    data().space.fence();
-  };
-  compare(state, kBytes, run, [] { plain_copy(kBytes); });
-}
-
-BENCHMARK(contiguous)->UseManualTime();
-BENCHMARK(strided)->UseManualTime()->Arg(4096)->Arg(512)->Arg(64)->Arg(16);
-BENCHMARK(transposed)->UseManualTime();
-BENCHMARK(cast_from_f32)->UseManualTime();
-BENCHMARK(cast_to_f32)->UseManualTime();
-BENCHMARK_CAPTURE(fingerprints, bf16, DType::bf16)->UseManualTime();
-BENCHMARK_CAPTURE(fingerprints, bf16_as_f32, DType::f32)->UseManualTime();
-BENCHMARK_CAPTURE(fingerprints, bf16_as_f16, DType::f16)->UseManualTime();
-BENCHMARK(row_sums)->UseManualTime();
-BENCHMARK(updates)->UseManualTime();
 
 }  // namespace
 }  // namespace refit::kernels
 
 int main(int argc, char** argv) {
-  benchmark::Initialize(&argc, argv);
-  const refit::kernels::Runtime runtime;
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return 0;
+  try {
+    return refit::kernels::run(argc, argv);
+  } catch (const refit::Error& error) {
+    std::fprintf(stderr, "kernels_bench: %s\n", error.what());
+    return static_cast<int>(error.kind());
+  }
 }
