@@ -269,6 +269,11 @@ KOKKOS_INLINE_FUNCTION void transpose(const CopyItem& item, const Member& member
   const std::int64_t row_tiles = (item.extent[along] + kTileSide - 1) / kTileSide;
   const std::int64_t column_tiles = (item.extent[3] + kTileSide - 1) / kTileSide;
   const std::int64_t tiles = row_tiles * column_tiles;
+  // Own copies: a store through std::byte may change what `item` refers to.
+  const std::int64_t source_row = item.source_stride[along];
+  const std::int64_t source_column = item.source_stride[3];
+  const std::int64_t target_row = item.destination_stride[along];
+  const std::int64_t target_column = item.destination_stride[3];
   const int x = member.team_rank() % kTileSide;
   const int y = member.team_rank() / kTileSide;
   constexpr int kStep = kCopyLanes / kTileSide;
@@ -289,7 +294,7 @@ KOKKOS_INLINE_FUNCTION void transpose(const CopyItem& item, const Member& member
     for (int k = 0; k < kElements; ++k) {
       const int column = y + k * kStep;
       if (x < rows && column < columns) {
-        stored[k] = load<Source>(from, x * item.source_stride[along] + column * item.source_stride[3]);
+        stored[k] = load<Source>(from, x * source_row + column * source_column);
       }
     }
     REFIT_UNROLL
@@ -302,7 +307,7 @@ KOKKOS_INLINE_FUNCTION void transpose(const CopyItem& item, const Member& member
     for (int k = 0; k < kElements; ++k) {
       const int row = y + k * kStep;
       if (x < columns && row < rows) {
-        store(to, row * item.destination_stride[along] + x * item.destination_stride[3], tile[x * kPitch + row]);
+        store(to, row * target_row + x * target_column, tile[x * kPitch + row]);
       }
     }
     member.team_barrier();

@@ -6,11 +6,13 @@ namespace refit::kernels {
 
 namespace {
 
-/// perturbation(key, index, step) of mixed = combine(key, step). The remainder of 64 bits by 7 is that of their sum in
-/// digits of base 2^30, since 2^30 = 1 mod 7: no 64-bit division.
+/// perturbation(key, index, step) of mixed = combine(key, step). On devices the remainder of 64 bits by 7 is that of
+/// their sum in digits of base 2^30, since 2^30 = 1 mod 7: a product of 64 bits, by which hosts divide, is many of
+/// theirs.
 KOKKOS_INLINE_FUNCTION std::uint32_t perturbation_of(std::uint64_t mixed, std::int64_t index) {
-  constexpr std::uint64_t kDigit = (1ULL << 30) - 1;
+  [[maybe_unused]] constexpr std::uint64_t kDigit = (1ULL << 30) - 1;
   const std::uint64_t bits = splitmix64(mixed ^ (static_cast<std::uint64_t>(index) * 0x9E3779B97F4A7C15ULL));
+  if constexpr (kOnHost) return 1U + static_cast<std::uint32_t>(bits % 7U);
   const std::uint32_t sum = static_cast<std::uint32_t>(bits & kDigit) +
                             static_cast<std::uint32_t>(bits >> 30 & kDigit) + static_cast<std::uint32_t>(bits >> 60);
   return 1U + sum % 7U;
