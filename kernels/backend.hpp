@@ -13,6 +13,9 @@ inline constexpr std::int64_t kAlignment = 64;  ///< at least, of all memory bel
 /// Errors (unavailable): there is no device, or its driver is too old.
 int select_device(int local_rank, int local_ranks);
 
+/// Devices that this process sees; 0 on hosts.
+int devices();
+
 /// Memory of the execution space, whole allocations, so that another process can open it; null where there is too
 /// little.
 std::byte* allocate_device(std::int64_t bytes);

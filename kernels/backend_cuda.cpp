@@ -62,18 +62,22 @@ int select_device(int local_rank, int local_ranks) {
   return selected;
 }
 
+int devices() { return count_devices(); }
+
 std::byte* allocate_device(std::int64_t bytes) {
   void* data = nullptr;
   cudaSetDevice(selected);
-  return checked(cudaMalloc(&data, static_cast<std::size_t>(bytes)), data);
+  const cudaError_t status = cudaMalloc(&data, static_cast<std::size_t>(bytes));
+  return checked(status, data);
 }
 void release_device(std::byte* data) { cudaFree(data); }
 
 std::byte* allocate_shared(std::int64_t bytes) {
   void* data = nullptr;
   cudaSetDevice(selected);
-  return checked(cudaHostAlloc(&data, static_cast<std::size_t>(bytes), cudaHostAllocPortable | cudaHostAllocMapped),
-                 data);
+  const cudaError_t status =
+      cudaHostAlloc(&data, static_cast<std::size_t>(bytes), cudaHostAllocPortable | cudaHostAllocMapped);
+  return checked(status, data);
 }
 void release_shared(std::byte* data) { cudaFreeHost(data); }
 

@@ -6,6 +6,8 @@ namespace refit::kernels::backend {
 
 int select_device(int, int) { return 0; }
 
+int devices() { return 0; }
+
 std::byte* allocate_device(std::int64_t bytes) {
   const std::int64_t whole = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   return static_cast<std::byte*>(

@@ -133,6 +133,7 @@ std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& 
   for (const Tile& tile : tiles) bytes += product(tile.extent) * byte_size(tile.to);
   for (const Tile& tile : tiles) {
     REFIT_ASSERT(moves_bits(tile) || (is_castable(tile.from) && is_castable(tile.to)));
+    REFIT_ASSERT(tile.extent.size() <= kWalkedDimensions);
     REFIT_ASSERT(tile.source_strides.size() == tile.extent.size());
     REFIT_ASSERT(tile.destination_strides.size() == tile.extent.size());
     if (product(tile.extent) == 0) continue;

@@ -16,6 +16,7 @@ std::string Runtime::version() {
 }
 
 bool Runtime::has_device() { return !kOnHost; }
+int Runtime::devices() { return backend::devices(); }
 
 ExecutionSpace::ExecutionSpace() : implementation_(std::make_unique<Implementation>()) {}
 ExecutionSpace::~ExecutionSpace() = default;

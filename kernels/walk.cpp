@@ -6,6 +6,7 @@ namespace refit::kernels {
 
 Rows rows_of(const Region& region) {
   const int dimensions = region.shape.size();
+  REFIT_ASSERT(dimensions <= kWalkedDimensions);
   REFIT_ASSERT(region.box.lower.size() == dimensions && region.box.extent.size() == dimensions &&
                region.strides.size() == dimensions);
   Rows result;

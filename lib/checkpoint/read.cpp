@@ -1,17 +1,21 @@
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "checkpoint/chunks.hpp"
 #include "checkpoint/contents.hpp"
 #include "checkpoint/gather.hpp"
 #include "core/error.hpp"
+#include "kernels/memory.hpp"
+#include "layout/partition.hpp"
 
 namespace refit::checkpoint {
 namespace {
 
 constexpr std::int64_t kTinyRun = 64;                       // bytes; below, a copy is cheaper than an iovec
 constexpr std::int64_t kShortRow = std::int64_t{16} << 10;  // bytes; read whole where runs are tiny
-constexpr std::int64_t kReport = std::int64_t{64} << 20;    // bytes between calls of `progress`
+constexpr std::int64_t kSlotAlignment = 64;
+constexpr std::int64_t kReport = std::int64_t{64} << 20;  // bytes between calls of `progress`
 
 /// Calls `visit(file_offset, elements, place_offset)` for each run of `box` that is contiguous both in a row-major
 /// array of `shape` and in a place with `strides`; offsets in elements, the place's from the box's first element.
@@ -81,15 +85,23 @@ class Reader {
       gather_.open(checkpoint_.files[static_cast<std::size_t>(file_)]);
     }
     const std::int64_t size = byte_size(read.format.dtype);
-    const bool direct = keeps_bits(read) && (run_length(read.shape, read.box, read.strides) * size >= kTinyRun ||
-                                             read.box.volume() * size < kTinyRun);
+    // Files are read straight into their places where the host can write there.
+    const bool direct =
+        !kernels::Runtime::has_device() && keeps_bits(read) &&
+        (run_length(read.shape, read.box, read.strides) * size >= kTinyRun || read.box.volume() * size < kTinyRun);
     if (direct) {
       gather_into(read, read.box, read.data, read.strides);
       gather_.flush();
     } else {
-      read_buffered(read);
+      stage(read);
     }
     if (progress_ && done_ == total_bytes_) progress_(done_, total_bytes_);
+  }
+
+  /// Waits until all is in its place.
+  void finish() {
+    launch();
+    space_.fence();
   }
 
   std::int64_t bytes_read() const { return gather_.bytes_read(); }
@@ -109,29 +121,34 @@ class Reader {
     });
   }
 
-  /// Reads through a buffer: casts, transforms, and places whose runs are tiny.
-  void read_buffered(const Read& read) {
+  /// Reads into a slot, whose parts are copied to their places when it is full.
+  void stage(const Read& read) {
     const std::int64_t size = byte_size(read.entry->info.dtype);
-    buffer_.resize(static_cast<std::size_t>(kBufferBytes));
     const Box wide = widened(read);
-    const Extents place_strides = read.strides;
     for_each_chunk(wide, kBufferBytes / size, [&](const Box& part) {
+      const std::int64_t bytes = part.volume() * size;
+      if (used_ + bytes > kBufferBytes) launch();
+      if (slots_[slot_].bytes() == 0) slots_[slot_] = kernels::SharedBuffer(kBufferBytes);
+      std::byte* buffer = slots_[slot_].data() + used_;
       const Box wanted = *intersect(part, read.box);
       const Extents buffer_strides = row_major_strides(part.extent);
-      gather_into(read, part, buffer_.data(), buffer_strides);
+      gather_into(read, part, buffer, buffer_strides);
       gather_.flush();
-      const kernels::Tile tile{
-          buffer_.data() + offset_of(relative(wanted, part), buffer_strides) * size,
-          read.data + offset_of(relative(wanted, read.box), place_strides) * byte_size(read.format.dtype),
-          wanted.extent,
-          buffer_strides,
-          place_strides,
-          read.entry->info.dtype,
-          read.format.dtype,
-          transform(Conversion::none, read.format.conversion)};
-      kernels::CopyTable(space_, std::span(&tile, 1)).run(space_);
-      space_.fence();
+      tiles_.push_back({buffer + offset_of(relative(wanted, part), buffer_strides) * size,
+                        read.data + offset_of(relative(wanted, read.box), read.strides) * byte_size(read.format.dtype),
+                        wanted.extent, buffer_strides, read.strides, read.entry->info.dtype, read.format.dtype,
+                        transform(Conversion::none, read.format.conversion)});
+      used_ = layout::round_up(used_ + bytes, kSlotAlignment);
     });
+  }
+
+  /// Starts the copies out of the slot; the other one, whose copies are then complete, is filled meanwhile.
+  void launch() {
+    space_.fence();
+    kernels::CopyTable(space_, tiles_).run(space_);
+    tiles_.clear();
+    used_ = 0;
+    slot_ = 1 - slot_;
   }
 
   /// The box with whole rows where its own part of them is tiny, over as many dimensions as make up such a row.
@@ -160,7 +177,10 @@ class Reader {
   std::int64_t total_bytes_;
   const std::function<void(std::int64_t, std::int64_t)>& progress_;
   Gather gather_;
-  std::vector<std::byte> buffer_;
+  std::array<kernels::SharedBuffer, 2> slots_;
+  std::size_t slot_ = 0;
+  std::int64_t used_ = 0;  ///< of the slot
+  std::vector<kernels::Tile> tiles_;
   std::int32_t file_ = -1;
   std::int64_t done_ = 0;
   std::int64_t reported_ = 0;
@@ -190,6 +210,7 @@ ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& chec
   }
   Reader reader(space, checkpoint, statistics.bytes_needed, progress);
   for (std::size_t i : file_order(reads)) reader.read(reads[i]);
+  reader.finish();
   statistics.bytes_read = reader.bytes_read();
   return statistics;
 }

@@ -3,6 +3,7 @@
 #include "checkpoint/contents.hpp"
 #include "core/error.hpp"
 #include "core/hash.hpp"
+#include "kernels/memory.hpp"
 
 namespace refit::checkpoint {
 namespace {
@@ -65,7 +66,7 @@ void synthesise(const model::Model& model, const std::string& config_path, const
   check_config_target(folder, config, force);
   const auto writer = Writer::create(format, folder, infos_of(model, config_path), max_shard_bytes, force);
   const kernels::ExecutionSpace space;
-  std::vector<std::byte> buffer(static_cast<std::size_t>(kBufferBytes));
+  const kernels::SharedBuffer buffer(kBufferBytes);
   for (const model::Tensor& tensor : model.tensors) {
     const SyntheticRule rule = synthetic_rule(model.canonical(tensor), seed);
     const std::int64_t size = byte_size(tensor.dtype);

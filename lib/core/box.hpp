@@ -15,6 +15,8 @@
 namespace refit {
 
 inline constexpr int kMaxDimensions = 5;
+/// What layouts cut and kernels walk over; more are for tensors of files that nobody looks into.
+inline constexpr int kWalkedDimensions = 4;
 
 /// A short list of element counts, one per dimension: a shape, an index or a set of strides.
 class Extents {

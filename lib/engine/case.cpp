@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "core/error.hpp"
+#include "kernels/kernels.hpp"
 
 namespace refit::engine {
 namespace {
@@ -191,7 +192,11 @@ void require_supported(const Case& c) {
                      "this build knows auto, not fp8");
   if (!complaints.texts().empty()) fail_usage("{}", fmt::join(complaints.texts(), "; "));
 
-  if (c.run.device == Device::cuda) fail_unavailable("run.device: this build has no CUDA; use cpu");
+  const bool has_device = kernels::Runtime::has_device();
+  if (c.run.device == Device::cuda && !has_device) fail_unavailable("run.device: this build has no CUDA; use cpu");
+  if (c.run.device == Device::cpu && has_device)
+    fail_unavailable(
+        "run.device: the kernels of this build run on GPUs; use --device cuda, or a build with preset cpu");
   if (c.refit.executor == ExecutorKind::m2n) {
     fail_unavailable("refit.executor: this build has no NCCL M2N; use golden, p2p or direct");
   }

@@ -7,7 +7,9 @@
 
 #include "kernels/kernels.hpp"
 #include "report/environment.hpp"
+#include "transport/cuda.hpp"
 #include "transport/mpi.hpp"
+#include "transport/nccl.hpp"
 
 namespace refit::engine {
 namespace {
@@ -67,6 +69,8 @@ report::Result describe(const Case& c, const std::vector<std::string>& command) 
   result.environment = report::local_environment();
   result.environment.mpi = transport::MpiSession::version();
   result.environment.kokkos = kernels::Runtime::version();
+  result.environment.cuda = transport::cuda_version();
+  result.environment.nccl = transport::nccl_version();
   result.train = {to_string(c.train.layout), c.train_ranks(), std::string(name(c.train.precision))};
   result.gen = {to_string(c.gen.layout), c.gen_ranks(), std::string(name(c.gen.precision))};
   result.settings = settings_of(c);

@@ -11,6 +11,7 @@
 #include "engine/describe.hpp"
 #include "engine/host_memory.hpp"
 #include "engine/together.hpp"
+#include "layout/partition.hpp"
 
 namespace refit::engine {
 namespace {
@@ -73,12 +74,12 @@ Job::Job(transport::MpiSession& session, transport::Control& world, const kernel
 void Job::prepare(report::Result& result) {
   progress_.at("prepare");
   require_same_inputs();
-  make_communicators();
   together(world_, [&] {
     local_ = layout::materialise(is_train() ? *setup_.train : *setup_.gen, setup_.model.tensors, rank());
   });
-  measure(result);
   allocate();
+  make_communicators(result);
+  measure(result);
   load(result);
   make_plan(result);
   progress_.at("verify");
@@ -126,13 +127,32 @@ void Job::require_same_inputs() {
   });
 }
 
-void Job::make_communicators() {
+std::unique_ptr<transport::Communicator> Job::make_communicator(const std::vector<int>& members, int tag) const {
+  const bool member = std::find(members.begin(), members.end(), session_.rank()) != members.end();
+  if (!kernels::Runtime::has_device()) return member ? transport::make_mpi_communicator(members, tag) : nullptr;
+  const std::unique_ptr<transport::Control> control = world_.split(member ? 0 : -1);
+  if (!member) return nullptr;
+  const auto lanes = setup_.c.refit.executor == ExecutorKind::direct ? 1 : static_cast<int>(setup_.c.refit.streams);
+  return transport::make_nccl_communicator(*control, lanes, setup_.c.run.timeout_seconds);
+}
+
+void Job::make_communicators(report::Result& result) {
   const int train_ranks = setup_.train->ranks();
   const int gen_ranks = setup_.gen->ranks();
   const std::vector<int> gen = iota(train_ranks, gen_ranks);
   int tag = 0;
-  // The world's communicator serves the probe, and the executors with a single communicator.
-  communicators_.push_back(transport::make_mpi_communicator(iota(0, train_ranks + gen_ranks), tag++));
+  // The world's communicator serves the executors with a single one, and on hosts the probe. Devices that all map each
+  // other's memory need none for `direct`.
+  const bool direct = setup_.c.refit.executor == ExecutorKind::direct;
+  const bool device = kernels::Runtime::has_device();
+  const bool needed = !device || !direct || !all_mapped();
+  if (device && (needed || !setup_.split.misc.empty())) {
+    const std::string note = transport::prepare_nccl(world_);
+    if (!note.empty()) result.notes.push_back(note);
+    if (!note.empty() && session_.rank() == 0) spdlog::warn("{}", note);
+  }
+  communicators_.push_back(needed ? make_communicator(iota(0, train_ranks + gen_ranks), tag) : nullptr);
+  ++tag;
   std::vector<transport::Communicator*> route{communicators_.front().get()};
   if (setup_.c.refit.communicators == Communicators::per_stage) {
     route.clear();
@@ -140,29 +160,53 @@ void Job::make_communicators() {
     for (int stage = 0; stage < setup_.train->stages(); ++stage, ++tag) {
       std::vector<int> members = iota(stage * per_stage, per_stage);
       members.insert(members.end(), gen.begin(), gen.end());
-      const bool member = std::find(members.begin(), members.end(), session_.rank()) != members.end();
-      if (member) communicators_.push_back(transport::make_mpi_communicator(members, tag));
-      route.push_back(member ? communicators_.back().get() : nullptr);
+      communicators_.push_back(make_communicator(members, tag));
+      route.push_back(communicators_.back().get());
     }
   }
   if (!misc_.empty()) {
     std::vector<int> stream = gen;
     stream.insert(stream.begin(), 0);
-    if (is_train()) gather_ = transport::make_mpi_communicator(iota(0, train_ranks), tag);
-    if (!is_train() || session_.rank() == 0) stream_ = transport::make_mpi_communicator(stream, tag + 1);
+    gather_ = make_communicator(iota(0, train_ranks), tag);
+    stream_ = make_communicator(stream, tag + 1);
   }
   routes_ = std::make_unique<transport::Routes>(*setup_.train, std::move(route), train_ranks);
+}
+
+/// Whether every train rank can store into every gen rank's memory.
+bool Job::all_mapped() const {
+  std::int64_t unmapped = 0;
+  for (int g = 0; is_train() && g < setup_.gen->ranks(); ++g) {
+    if (peers_->map(setup_.train->ranks() + g) == nullptr) ++unmapped;
+  }
+  return world_.sum(unmapped) == 0;
+}
+
+/// What the probe of this job's machines says, as the cost model takes it; also put into `result`.
+plan::Rates Job::probe(report::Result& result) {
+  const bool device = kernels::Runtime::has_device();
+  const std::int64_t devices = std::max(1, kernels::Runtime::devices());
+  const std::int64_t arena = world_.max(is_train() ? std::int64_t{0} : transport::ArenaMap(local_).bytes);
+  const Rates rates = device
+                          ? measure_device_rates(space_, world_, peers_.get(), communicators_.front().get(),
+                                                 setup_.train->ranks(), arena, kProbeSeconds)
+                          : measure_rates(space_, world_, *communicators_.front(), session_.node_size(), kProbeSeconds);
+  for (const auto& [name, value] : {std::pair("pair", rates.pair),
+                                    {"pair_message", rates.pair_message},
+                                    {"all_pairs", rates.all_pairs},
+                                    {"pair_store", rates.pair_store},
+                                    {"all_stores", rates.all_stores},
+                                    {"memory", rates.memory}}) {
+    if (value > 0) result.rates.emplace_back(name, value);
+  }
+  return device ? device_rates(rates, layout::round_up(session_.node_size(), devices) / devices) : host_rates(rates);
 }
 
 void Job::measure(report::Result& result) {
   progress_.at("probe");
   if (session_.rank() == 0) spdlog::info("probing links and memory");
-  const Rates rates = measure_rates(space_, world_, *communicators_.front(), session_.node_size(), kProbeSeconds);
-  result.rates = {{"pair", rates.pair},
-                  {"pair_message", rates.pair_message},
-                  {"all_pairs", rates.all_pairs},
-                  {"memory", rates.memory}};
-  const plan::Bound bound = plan::lower_bound(setup_.model.tensors, *setup_.train, *setup_.gen, host_rates(rates));
+  const plan::Rates rates = probe(result);
+  const plan::Bound bound = plan::lower_bound(setup_.model.tensors, *setup_.train, *setup_.gen, rates);
   result.bound = to_report(bound, true);
 
   const plan::Planner planner(bulk_, *setup_.train, gen_layout());
@@ -176,7 +220,7 @@ void Job::measure(report::Result& result) {
   schedule.serial_steps = c.executor == ExecutorKind::direct ? 1 : groups;
   if (c.executor == ExecutorKind::golden)
     schedule.staged_bytes = setup_.split.payload.bulk_bytes * (1 + setup_.gen->ranks());
-  result.model_seconds = to_report(plan::model_seconds(bound, traffic, schedule, host_rates(rates)));
+  result.model_seconds = to_report(plan::model_seconds(bound, traffic, schedule, rates));
 
   const std::int64_t misc =
       std::accumulate(misc_.begin(), misc_.end(), std::int64_t{0}, [this](std::int64_t sum, const auto& tensor) {
@@ -199,6 +243,7 @@ void Job::allocate() {
   progress_.at("allocate");
   const std::int64_t bytes = transport::ArenaMap(local_).bytes;
   const bool shared = setup_.c.refit.executor == ExecutorKind::direct;
+  if (kernels::Runtime::has_device()) return allocate_on_device(bytes);
   // A shared window's pages are main memory too.
   require_memory(world_, hash_name(host_name()), bytes + staging_estimate(),
                  "use fewer layers (--layers), a -small model, or more hosts; of the executors direct needs least: no "
@@ -208,10 +253,24 @@ void Job::allocate() {
   }
   together(world_, [&] {
     if (is_train() || !shared) arena_ = std::make_unique<Arena>(bytes);
-    std::byte* base = arena_ ? arena_->data() : peers_->local();
-    weights_ =
-        std::make_unique<Weights>(setup_, local_, is_train() ? verify::Group::train : verify::Group::gen, rank(), base);
+    place_weights(arena_ ? arena_->data() : peers_->local());
   });
+}
+
+/// Gen's arenas are mapped by train ranks whatever the executor: the probe stores into them.
+void Job::allocate_on_device(std::int64_t bytes) {
+  std::unique_ptr<transport::CudaPeerMemory> peers = transport::make_cuda_peer_memory(world_, is_train() ? 0 : bytes);
+  peers_note_ = peers->note();
+  peers_ = std::move(peers);
+  together(world_, [&] {
+    if (is_train()) device_arena_ = std::make_unique<transport::DeviceArena>(bytes);
+    place_weights(is_train() ? device_arena_->data() : peers_->local());
+  });
+}
+
+void Job::place_weights(std::byte* arena) {
+  weights_ =
+      std::make_unique<Weights>(setup_, local_, is_train() ? verify::Group::train : verify::Group::gen, rank(), arena);
 }
 
 void Job::load(report::Result& result) {
@@ -251,8 +310,8 @@ void Job::make_plan(report::Result& result) {
                                  world_.max(is_train() ? std::int64_t{0} : arena), world_.max(staging)};
   const std::int64_t unmapped = world_.sum(bulk_executor_->unmapped_peers());
   if (unmapped > 0)
-    result.notes.push_back(
-        fmt::format("direct: {} pairs of ranks cannot map each other's memory and use p2p", unmapped / 2));
+    result.notes.push_back(fmt::format("direct: {} pairs of ranks cannot map each other's memory and use p2p{}{}",
+                                       unmapped / 2, peers_note_.empty() ? "" : ": ", peers_note_));
   if (unmapped > 0 && session_.rank() == 0) spdlog::warn("{}", result.notes.back());
 }
 

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "engine/rates.hpp"
@@ -10,8 +11,10 @@
 #include "engine/watchdog.hpp"
 #include "engine/weights.hpp"
 #include "report/result.hpp"
+#include "transport/cuda.hpp"
 #include "transport/executor.hpp"
 #include "transport/mpi.hpp"
+#include "transport/nccl.hpp"
 #include "verify/verifier.hpp"
 
 namespace refit::engine {
@@ -40,9 +43,15 @@ class Job {
 
   std::int64_t staging_estimate() const;
   void allocate();
+  void allocate_on_device(std::int64_t bytes);
+  void place_weights(std::byte* arena);
+  bool all_mapped() const;
+  plan::Rates probe(report::Result& result);
   void load(report::Result& result);
   void make_plan(report::Result& result);
-  void make_communicators();
+  void make_communicators(report::Result& result);
+  /// Of the world ranks `members`; nullptr on others. Collective over the world.
+  std::unique_ptr<transport::Communicator> make_communicator(const std::vector<int>& members, int tag) const;
   void make_executors(const std::vector<plan::Copy>& copies);
   void measure(report::Result& result);
   void require_same_inputs();
@@ -57,7 +66,9 @@ class Job {
 
   layout::LocalLayout local_;
   std::unique_ptr<Arena> arena_;
+  std::unique_ptr<transport::DeviceArena> device_arena_;
   std::unique_ptr<transport::PeerMemory> peers_;
+  std::string peers_note_;  ///< which memory this rank cannot map, and why
   std::unique_ptr<Weights> weights_;
   std::vector<std::unique_ptr<transport::Communicator>> communicators_;
   std::unique_ptr<transport::Communicator> gather_, stream_;

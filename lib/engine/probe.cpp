@@ -47,7 +47,7 @@ std::string hardware_file(const Rates& rates) {
 
 int probe(const ProbeOptions& options) {
   transport::MpiSession session;
-  kernels::Runtime runtime;
+  const kernels::Runtime runtime(session.node_rank(), session.node_size());
   const kernels::ExecutionSpace space;
   const auto world = transport::make_mpi_control();
   const bool root = session.rank() == 0;

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <thread>
 
+#include "kernels/memory.hpp"
+
 namespace refit::engine {
 namespace {
 
@@ -35,9 +37,9 @@ double best_time(transport::Control& world, double seconds, const Once& once) {
   return best;
 }
 
-double memory_rate(const kernels::ExecutionSpace& space, transport::Control& world, std::vector<std::byte>& from,
-                   std::vector<std::byte>& to, bool active, double seconds) {
-  const auto bytes = static_cast<std::int64_t>(from.size());
+double memory_rate(const kernels::ExecutionSpace& space, transport::Control& world, const kernels::DeviceBuffer& from,
+                   const kernels::DeviceBuffer& to, bool active, double seconds) {
+  const std::int64_t bytes = from.bytes();
   const double took = best_time(world, seconds, [&] {
     if (active) kernels::copy_bytes(space, from.data(), to.data(), bytes);
   });
@@ -48,7 +50,7 @@ double memory_rate(const kernels::ExecutionSpace& space, transport::Control& wor
 
 double measure_pairs(transport::Control& world, transport::Communicator& communicator, const std::vector<int>& senders,
                      const std::vector<int>& receivers, std::int64_t bytes, double seconds) {
-  std::vector<std::byte> buffer(static_cast<std::size_t>(bytes), std::byte{1});
+  const kernels::DeviceBuffer buffer(bytes);
   const auto request = communicator.make_request(1);
   std::vector<Message> messages;
   for (std::size_t i = 0; i < senders.size(); ++i) {
@@ -68,8 +70,10 @@ double measure_pairs(transport::Control& world, transport::Communicator& communi
 Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world,
                     transport::Communicator& communicator, std::int64_t ranks_per_host, double seconds) {
   Rates rates;
-  std::vector<std::byte> from(static_cast<std::size_t>(kProbeBytes), std::byte{1});
-  std::vector<std::byte> to(from.size(), std::byte{2});
+  const kernels::DeviceBuffer from(kProbeBytes);
+  const kernels::DeviceBuffer to(kProbeBytes);
+  for (const auto& buffer : {from, to}) kernels::poison(space, buffer.data(), kProbeBytes);  // touched
+  space.fence();
   rates.memory = memory_rate(space, world, from, to, true, seconds) * static_cast<double>(ranks_per_host);
   const double alone = memory_rate(space, world, from, to, world.rank() == 0, seconds) / 2.0;
   rates.memory = std::max(rates.memory, 2.0 * alone);
@@ -88,6 +92,53 @@ Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& wo
   // Ranks of one host can store into each other's memory; across hosts only messages reach.
   rates.pair = world.size() <= ranks_per_host ? std::max(alone, rates.pair_message) : rates.pair_message;
   return rates;
+}
+
+Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Control& world,
+                           const transport::PeerMemory* peers, transport::Communicator* communicator,
+                           std::int32_t train_ranks, std::int64_t gen_arena_bytes, double seconds) {
+  constexpr std::int64_t kDeviceProbeBytes = 256 << 20;
+  Rates rates;
+  const kernels::DeviceBuffer from(kDeviceProbeBytes);
+  const kernels::DeviceBuffer to(kDeviceProbeBytes);
+  rates.memory = memory_rate(space, world, from, to, true, seconds);
+  const std::int32_t gen_ranks = world.size() - train_ranks;
+  const bool is_train = world.rank() < train_ranks;
+  if (peers != nullptr) {
+    const std::int64_t bytes = std::min(kDeviceProbeBytes, gen_arena_bytes);
+    std::byte* target = is_train ? peers->map(train_ranks + world.rank() % gen_ranks) : nullptr;
+    const auto store = [&](bool active) {
+      const double took = best_time(world, seconds, [&] {
+        if (active && target != nullptr) kernels::copy_bytes(space, from.data(), target, bytes);
+      });
+      return static_cast<double>(bytes) / took;
+    };
+    rates.pair_store = store(world.rank() == 0);
+    rates.all_stores = store(is_train);
+  }
+  if (communicator != nullptr) {
+    std::vector<int> senders, receivers;
+    for (int i = 0; i < std::min(train_ranks, gen_ranks); ++i) {
+      senders.push_back(i);
+      receivers.push_back(train_ranks + i);
+    }
+    rates.pair_message = measure_pairs(world, *communicator, {0}, {train_ranks}, kDeviceProbeBytes, seconds);
+    rates.all_pairs = measure_pairs(world, *communicator, senders, receivers, kDeviceProbeBytes, seconds);
+    rates.latency = 8.0 / measure_pairs(world, *communicator, {0}, {train_ranks}, 8, seconds / 10);
+  }
+  rates.pair = std::max(rates.pair_store, rates.pair_message);
+  return rates;
+}
+
+plan::Rates device_rates(const Rates& rates, std::int64_t ranks_per_device) {
+  constexpr std::int64_t kOneDomain = 1 << 20;
+  plan::Rates result;
+  result.device_in = result.device_out = result.domain_in = result.domain_out = rates.pair;
+  result.memory = rates.memory * static_cast<double>(ranks_per_device);
+  result.launch_seconds = rates.latency;
+  result.ranks_per_device = ranks_per_device;
+  result.devices_per_domain = kOneDomain;
+  return result;
 }
 
 plan::Rates host_rates(const Rates& rates) {

@@ -13,8 +13,10 @@ namespace refit::engine {
 struct Rates {
   double pair = 0;          ///< one pair of ranks alone: the better of messages and stores into mapped memory
   double pair_message = 0;  ///< one pair alone, send and receive
-  double all_pairs = 0;     ///< every rank to its partner at once, per rank
-  double memory = 0;        ///< all ranks copying at once: read + write of one host's ranks together
+  double all_pairs = 0;     ///< every rank to its partner at once, per rank, send and receive
+  double pair_store = 0;    ///< devices: one pair alone, a kernel's stores
+  double all_stores = 0;    ///< devices: every train rank at once, per rank
+  double memory = 0;        ///< all ranks copying at once: read + write of one host's ranks together, or of one rank
   double latency = 0;       ///< seconds of one small message
 };
 
@@ -23,6 +25,12 @@ struct Rates {
 Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world,
                     transport::Communicator& communicator, std::int64_t ranks_per_host, double seconds);
 
+/// The same on devices: the pair's rates are those of kernels that store into a gen rank's memory through `peers`
+/// (train rank r into gen rank r mod G), and of messages where there is a communicator. Overwrites gen's arenas.
+Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Control& world,
+                           const transport::PeerMemory* peers, transport::Communicator* communicator,
+                           std::int32_t train_ranks, std::int64_t gen_arena_bytes, double seconds);
+
 /// Seconds to send `bytes` from each rank of `senders[i]` to `receivers[i]` at the same time; the slowest pair's rate
 /// in bytes per second. Collective over both.
 double measure_pairs(transport::Control& world, transport::Communicator& communicator, const std::vector<int>& senders,
@@ -30,5 +38,7 @@ double measure_pairs(transport::Control& world, transport::Communicator& communi
 
 /// As the cost model takes them: on hosts every rank is a device and a domain, and the memory is shared.
 plan::Rates host_rates(const Rates& rates);
+/// On devices: `ranks_per_device` neighbours share one, and all are in one domain.
+plan::Rates device_rates(const Rates& rates, std::int64_t ranks_per_device);
 
 }  // namespace refit::engine

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <iostream>
+#include <map>
 
 #include "engine/describe.hpp"
 #include "engine/engine.hpp"
@@ -59,13 +60,14 @@ void write_outputs(const Case& c, const report::Result& result) {
 }
 
 /// Who runs where: gathered once, known to all ranks, so that any of them can write the result.
-std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setup& setup) {
+std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setup& setup, int device) {
   char host[256] = {};
   gethostname(host, sizeof(host) - 1);
   struct Place {
     std::int64_t pid;
+    std::int64_t device;
     char host[256];
-  } mine{getpid(), {}};
+  } mine{getpid(), device, {}};
   std::copy(std::begin(host), std::end(host), std::begin(mine.host));
   transport::Control::Bytes bytes;
   transport::append(bytes, mine);
@@ -76,7 +78,8 @@ std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setu
     const bool is_train = i < setup.train->ranks();
     const Place place = transport::read_all<Place>(all[static_cast<std::size_t>(i)]).front();
     const layout::Layout& side = is_train ? *setup.train : *setup.gen;
-    ranks.push_back({i, is_train ? "train" : "gen", place.pid, place.host, "cpu",
+    ranks.push_back({i, is_train ? "train" : "gen", place.pid, place.host,
+                     kernels::Runtime::has_device() ? fmt::format("cuda{}", place.device) : "cpu",
                      parse_coordinates(side.coordinates(Rank{is_train ? i : i - setup.train->ranks()}))});
   }
   return ranks;
@@ -133,7 +136,11 @@ void add(const verify::StepResult& step, const model::Model& model, report::Refi
 class Run {
  public:
   Run(const Case& c, const std::vector<std::string>& command)
-      : case_(c), command_(command), world_(transport::make_mpi_control()), result_(describe(c, command)) {
+      : case_(c),
+        command_(command),
+        runtime_(session_.node_rank(), session_.node_size()),
+        world_(transport::make_mpi_control()),
+        result_(describe(c, command)) {
     log_to_stderr(session_.rank());
   }
 
@@ -163,7 +170,8 @@ class Run {
   int refits() {
     result_ = describe(*setup_, command_);
     if (is_root() && !result_.notes.empty()) spdlog::warn("{}", result_.notes.front());
-    result_.environment.ranks = gather_ranks(*world_, *setup_);
+    result_.environment.ranks = gather_ranks(*world_, *setup_, runtime_.device());
+    require_ranks_per_device();
     if (is_root()) report::print_header(std::cout, result_);
     job_ = std::make_unique<Job>(session_, *world_, space_, *setup_);
     Job& job = *job_;
@@ -221,6 +229,19 @@ class Run {
     spdlog::error("{}: {}", code == 0 ? "as expected" : "error", error.what());
     write_failure();
     return code;
+  }
+
+  /// The most ranks that share a device must be as many as the case says.
+  void require_ranks_per_device() const {
+    const std::int64_t wanted = case_.run.ranks_per_device;
+    if (wanted == 0) return;
+    std::map<std::pair<std::string, std::string>, std::int64_t> ranks;
+    for (const report::RankInfo& rank : result_.environment.ranks) ++ranks[{rank.host, rank.device}];
+    const auto most =
+        std::max_element(ranks.begin(), ranks.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    if (most->second == wanted) return;
+    throw CollectiveError(ErrorKind::usage, fmt::format("run.ranks_per_device: {} ranks share {} of {}, not {}",
+                                                        most->second, most->first.second, most->first.first, wanted));
   }
 
   /// Only this rank (as far as it knows) has failed: it writes the results and takes the others down.

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/hash.hpp"
+#include "kernels/memory.hpp"
 #include "verify/chunks.hpp"
 
 namespace refit::engine {
@@ -71,7 +72,7 @@ checkpoint::ReadStatistics Weights::load(const kernels::ExecutionSpace& space,
   if (!is_train) return statistics;
   for (const LocalPiece* piece : own_pieces()) {
     if (!setup_.faults.corrupts(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)], rank_)) continue;
-    *memory_.address(piece->piece.place, piece->piece.format.dtype) ^= std::byte{1};
+    kernels::flip_bit(space, memory_.address(piece->piece.place, piece->piece.format.dtype));
   }
   return statistics;
 }
@@ -83,7 +84,7 @@ void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece&
   const Conversion conversion = piece.piece.format.conversion;
   if (conversion == Conversion::none) return kernels::synthesise(space, stored, rule.key, rule.mean, rule.scale);
   // The value first, as a checkpoint would have it.
-  std::vector<std::byte> values(static_cast<std::size_t>(stored.box.volume() * byte_size(tensor.dtype)));
+  const kernels::SharedBuffer values(stored.box.volume() * byte_size(tensor.dtype));
   const Extents strides = row_major_strides(stored.box.extent);
   kernels::synthesise(space, {values.data(), tensor.dtype, stored.box, stored.shape, strides}, rule.key, rule.mean,
                       rule.scale);
@@ -115,12 +116,11 @@ void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
     const std::int64_t row_bytes =
         product(piece.piece.box.extent) / piece.piece.box.extent[0] * byte_size(piece.piece.format.dtype);
     const std::int64_t rows = std::max<std::int64_t>(1, (8 << 20) / row_bytes);
-    std::vector<std::byte> buffer;
     for (std::int64_t done = 0; done < piece.piece.box.extent[0]; done += rows) {
       Box part = piece.piece.box;
       part.lower[0] += done;
       part.extent[0] = std::min(rows, piece.piece.box.extent[0] - done);
-      buffer.resize(static_cast<std::size_t>(part.volume() * byte_size(piece.piece.format.dtype)));
+      const kernels::SharedBuffer buffer(part.volume() * byte_size(piece.piece.format.dtype));
       const checkpoint::Read read{setup_.checkpoint->find(tensor.name), part,        buffer.data(), piece.piece.format,
                                   row_major_strides(part.extent),       tensor.shape};
       checkpoint::read(space, *setup_.checkpoint, {&read, 1});
@@ -160,7 +160,7 @@ Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& set
   const auto rule = checkpoint::synthetic_rule(tensor, static_cast<std::uint64_t>(setup.c.run.seed));
   Sum128 sum;
   for (const Box& part : verify::chunks(Box::whole(tensor.shape), verify::kChunkBytes / byte_size(dtype))) {
-    std::vector<std::byte> values(static_cast<std::size_t>(part.volume() * byte_size(dtype)));
+    const kernels::SharedBuffer values(part.volume() * byte_size(dtype));
     const Extents strides = row_major_strides(part.extent);
     const kernels::Region region{values.data(), dtype, part, tensor.shape, strides};
     if (setup.checkpoint) {

@@ -16,7 +16,6 @@ namespace {
 using Held = std::map<std::string_view, const TensorInfo*>;
 
 constexpr std::size_t kProblemsShown = 10;
-constexpr int kLayoutDimensions = 4;  ///< what kernels walk over
 
 /// Problems of one checkpoint: the first ten in words, all of them counted.
 class Problems {
@@ -89,7 +88,7 @@ void append_unknown(Model& model, Held held) {
     tensor.index = static_cast<std::int32_t>(model.tensors.size());
     tensor.name = info->name;
     tensor.shape = info->shape;
-    if (info->shape.size() > kLayoutDimensions) {  // e.g. a vision tower's 3-D convolution
+    if (info->shape.size() > kWalkedDimensions) {  // e.g. a vision tower's 3-D convolution
       tensor.dimensions = info->shape;
       tensor.shape = {info->shape[0], product(info->shape) / std::max<std::int64_t>(1, info->shape[0])};
     }

@@ -2,6 +2,7 @@
 #include <map>
 #include <thread>
 
+#include "kernels/memory.hpp"
 #include "transport/executor.hpp"
 #include "transport/tiles.hpp"
 
@@ -82,7 +83,7 @@ class Golden final : public Executor {
     for (const Broadcast& b : order) largest = std::max(largest, b.box.volume() * byte_size(b.format.dtype));
     slot_bytes_ = (largest + 63) / 64 * 64;
     slots_ = static_cast<std::size_t>(std::max<std::int64_t>(1, tuning.streams));
-    staging_.resize(static_cast<std::size_t>(slot_bytes_) * slots_);
+    staging_ = kernels::DeviceBuffer(slot_bytes_ * static_cast<std::int64_t>(slots_));
 
     std::map<std::int32_t, const model::Tensor*> by_index;
     for (const model::Tensor& tensor : tensors) by_index[tensor.index] = &tensor;
@@ -121,7 +122,7 @@ class Golden final : public Executor {
     space_.fence();
   }
 
-  std::int64_t staging_bytes() const override { return static_cast<std::int64_t>(staging_.size()); }
+  std::int64_t staging_bytes() const override { return staging_.bytes(); }
 
  private:
   void complete(std::size_t index) {
@@ -172,7 +173,7 @@ class Golden final : public Executor {
   Progress& progress_;
   std::int64_t slot_bytes_ = 0;
   std::size_t slots_ = 1;
-  std::vector<std::byte> staging_;
+  kernels::DeviceBuffer staging_;
   std::vector<Step> steps_;
   std::vector<std::unique_ptr<Request>> requests_;
 };

@@ -2,6 +2,7 @@
 #include <array>
 #include <thread>
 
+#include "kernels/memory.hpp"
 #include "layout/partition.hpp"
 #include "plan/stream.hpp"
 #include "transport/p2p.hpp"
@@ -46,9 +47,7 @@ class MiscStream final : public Executor {
     space_.fence();
   }
 
-  std::int64_t staging_bytes() const override {
-    return static_cast<std::int64_t>(memory_.size()) + (ring_ ? ring_->allocated() : 0);
-  }
+  std::int64_t staging_bytes() const override { return memory_.bytes() + (ring_ ? ring_->allocated() : 0); }
 
  private:
   std::byte* slot(std::size_t buffer) {
@@ -58,8 +57,7 @@ class MiscStream final : public Executor {
   void allocate(const std::vector<model::Tensor>& tensors) {
     for (std::int32_t b = 0; b < layout_.buffers(); ++b)
       slot_bytes_ = std::max(slot_bytes_, layout::round_up(layout_.bytes(b), kStorageAlignment));
-    memory_.resize(static_cast<std::size_t>(slot_bytes_) *
-                   std::min<std::size_t>(kBuffers, static_cast<std::size_t>(layout_.buffers())));
+    memory_ = kernels::DeviceBuffer(slot_bytes_ * std::min<std::int64_t>(kBuffers, layout_.buffers()));
     for (auto& request : requests_) request = stream_->make_request(1);
     first_tensor_.assign(static_cast<std::size_t>(layout_.buffers()), -1);
     for_each_piece(tensors, [&](const model::Tensor& tensor, const layout::Piece& piece) {
@@ -140,7 +138,7 @@ class MiscStream final : public Executor {
   plan::StreamLayout layout_;
   bool root_;
   std::int64_t slot_bytes_ = 0;
-  std::vector<std::byte> memory_;
+  kernels::DeviceBuffer memory_;
   std::vector<std::int32_t> first_tensor_;
   layout::LocalLayout stream_storages_;
   std::shared_ptr<Ring> ring_;                      // of the gathers

@@ -24,9 +24,11 @@ class MpiSession {
   [[noreturn]] static void abort(int exit_code);
   /// How many processes of this job share this host.
   int node_size() const { return node_size_; }
+  /// This process's number among them, in order of rank.
+  int node_rank() const { return node_rank_; }
 
  private:
-  int rank_ = 0, size_ = 1, node_size_ = 1;
+  int rank_ = 0, size_ = 1, node_size_ = 1, node_rank_ = 0;
 };
 
 /// The control plane over all processes. Collective over MPI_COMM_WORLD.

@@ -25,6 +25,7 @@ MpiSession::MpiSession() {
   MPI_Comm node = MPI_COMM_NULL;
   check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node));
   check_mpi(MPI_Comm_size(node, &node_size_));
+  check_mpi(MPI_Comm_rank(node, &node_rank_));
   check_mpi(MPI_Comm_free(&node));
 }
 

@@ -241,8 +241,8 @@ class P2p final : public Executor {
 }  // namespace
 
 std::byte* Ring::memory() {
-  if (!memory_) memory_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(bytes_));
-  return memory_.get();
+  if (memory_.bytes() == 0) memory_ = kernels::DeviceBuffer(bytes_);
+  return memory_.data();
 }
 
 std::int64_t ring_bytes(const Tuning& tuning) {

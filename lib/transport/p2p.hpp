@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "kernels/memory.hpp"
 #include "transport/executor.hpp"
 
 namespace refit::transport {
@@ -16,11 +17,11 @@ class Ring {
   explicit Ring(std::int64_t bytes) : bytes_(bytes) {}
   std::byte* memory();
   /// Bytes allocated so far: 0 or all.
-  std::int64_t allocated() const { return memory_ ? bytes_ : 0; }
+  std::int64_t allocated() const { return memory_.bytes(); }
 
  private:
   std::int64_t bytes_;
-  std::unique_ptr<std::byte[]> memory_;
+  kernels::DeviceBuffer memory_;
 };
 
 /// Bytes of the ring that p2p needs at most with this tuning.

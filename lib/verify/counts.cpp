@@ -23,16 +23,16 @@ std::uint64_t bits_at(const LocalMemory& local, const kernels::Region& region, c
   const Box box{index, Extents::filled(index.size(), 1)};
   one.data += offset_of(relative(box, region.box), region.strides) * byte_size(region.dtype);
   one.box = box;
-  const Bytes bytes = local.copy_out(one, Transform::none, region.dtype);
+  const kernels::SharedBuffer bytes = local.copy_out(one, Transform::none, region.dtype);
   std::uint64_t bits = 0;
-  std::memcpy(&bits, bytes.data(), bytes.size());
+  std::memcpy(&bits, bytes.data(), bytes.span().size());
   return bits;
 }
 
 /// Adds what differs between `region` and `expected` (contiguous over the region's box). `strides` make the reported
 /// index out of a global one.
-void compare(const LocalMemory& local, const kernels::Region& region, Bytes& expected, const Extents& strides,
-             std::int64_t offset, Finding& out) {
+void compare(const LocalMemory& local, const kernels::Region& region, const kernels::SharedBuffer& expected,
+             const Extents& strides, std::int64_t offset, Finding& out) {
   const kernels::Difference difference = kernels::count_differences(local.space, region, expected.data());
   if (difference.count == 0) return;
   out.elements += difference.count;
@@ -45,14 +45,14 @@ void compare(const LocalMemory& local, const kernels::Region& region, Bytes& exp
 }
 
 /// Compares this rank's pieces with a chunk of the truth; `findings` are those of the tensor's pieces.
-void compare_chunk(const LocalMemory& local, const model::Tensor& tensor, const Box& chunk, Bytes& truth,
-                   std::vector<Finding>& findings) {
+void compare_chunk(const LocalMemory& local, const model::Tensor& tensor, const Box& chunk,
+                   const kernels::SharedBuffer& truth, std::vector<Finding>& findings) {
   for (Finding& finding : findings) {
     const auto common = intersect(local.piece(finding.index).piece.box, chunk);
     if (!common) continue;
     const kernels::Region region = local.region(finding.index, *common);
-    Bytes expected = local.copy_out(region_in(truth, local.as(tensor.index).dtype, tensor.shape, chunk, *common),
-                                    Transform::none, region.dtype);
+    const kernels::SharedBuffer expected = local.copy_out(
+        region_in(truth, local.as(tensor.index).dtype, tensor.shape, chunk, *common), Transform::none, region.dtype);
     compare(local, region, expected, row_major_strides(tensor.shape), 0, finding);
   }
 }
@@ -69,10 +69,11 @@ std::vector<Finding> count_tensor(const LocalMemory& local, const Suspect& suspe
       const bool mine = source.holder.world_rank == local.world.rank();
       if (mine) {
         const std::int32_t piece = source.holder.piece;
-        truth = local.copy_out(local.region(piece, chunk), local.transform_of(local.piece(piece)), as);
+        const auto own = local.copy_out(local.region(piece, chunk), local.transform_of(local.piece(piece)), as);
+        truth.assign(own.span().begin(), own.span().end());
       }
       truth = local.world.broadcast(std::move(truth), source.holder.world_rank);
-      compare_chunk(local, tensor, chunk, truth, findings);
+      compare_chunk(local, tensor, chunk, kernels::SharedBuffer(truth), findings);
     }
   }
   return findings;
@@ -101,7 +102,7 @@ std::vector<Finding> count_fills(const LocalMemory& local) {
       kernels::Region region = whole;
       region.box = chunk;
       region.data += offset_of(chunk.lower, whole.strides) * byte_size(whole.dtype);
-      Bytes expected(static_cast<std::size_t>(chunk.volume() * byte_size(whole.dtype)));
+      const kernels::SharedBuffer expected(chunk.volume() * byte_size(whole.dtype));
       kernels::fill(local.space, expected.data(), whole.dtype, chunk.extent, row_major_strides(chunk.extent),
                     fills[i].fill.value);
       local.space.fence();

@@ -38,8 +38,8 @@ kernels::Region LocalMemory::region(std::int32_t piece_index, const Box& box) co
   return region_of(view, mine, tensor(mine.tensor), box);
 }
 
-Bytes LocalMemory::copy_out(const kernels::Region& region, Transform transform, DType to) const {
-  Bytes result(static_cast<std::size_t>(region.box.volume() * byte_size(to)));
+kernels::SharedBuffer LocalMemory::copy_out(const kernels::Region& region, Transform transform, DType to) const {
+  kernels::SharedBuffer result(region.box.volume() * byte_size(to));
   const kernels::Tile tile{
       region.data, result.data(), region.box.extent, region.strides, row_major_strides(region.box.extent), region.dtype,
       to,          transform};
@@ -48,7 +48,8 @@ Bytes LocalMemory::copy_out(const kernels::Region& region, Transform transform, 
   return result;
 }
 
-kernels::Region region_in(Bytes& array, DType dtype, const Shape& shape, const Box& whole, const Box& part) {
+kernels::Region region_in(const kernels::SharedBuffer& array, DType dtype, const Shape& shape, const Box& whole,
+                          const Box& part) {
   const Extents strides = row_major_strides(whole.extent);
   return {element(array.data(), dtype, offset_of(relative(part, whole), strides)), dtype, part, shape, strides};
 }

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/memory.hpp"
 #include "transport/communicator.hpp"
 #include "verify/rank_view.hpp"
 #include "verify/wire.hpp"
@@ -34,11 +35,13 @@ struct LocalMemory {
   std::pair<std::int32_t, std::int32_t> pieces_of(std::int32_t tensor_index) const;
   /// The part `box` of a piece, where it is stored.
   kernels::Region region(std::int32_t piece_index, const Box& box) const;
-  /// The elements of a region, transformed, as `to`: contiguous in row-major order.
-  Bytes copy_out(const kernels::Region& region, Transform transform, DType to) const;
+  /// The elements of a region, transformed, as `to`: contiguous in row-major order, where the host and kernels see
+  /// them.
+  kernels::SharedBuffer copy_out(const kernels::Region& region, Transform transform, DType to) const;
 };
 
 /// `part` of a contiguous array that holds `whole`, as a region.
-kernels::Region region_in(Bytes& array, DType dtype, const Shape& shape, const Box& whole, const Box& part);
+kernels::Region region_in(const kernels::SharedBuffer& array, DType dtype, const Shape& shape, const Box& whole,
+                          const Box& part);
 
 }  // namespace refit::verify

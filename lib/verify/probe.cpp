@@ -59,7 +59,7 @@ void add_piece(const LocalMemory& local, std::int32_t piece, std::uint64_t seed,
     return;
   }
   for (const Box& chunk : chunks(mine.piece.box, kChunkBytes / byte_size(as))) {
-    Bytes converted = local.copy_out(local.region(piece, chunk), local.transform_of(mine), as);
+    const kernels::SharedBuffer converted = local.copy_out(local.region(piece, chunk), local.transform_of(mine), as);
     add_region(local, region_in(converted, as, tensor.shape, chunk, chunk), seed, tensor_rows);
   }
 }

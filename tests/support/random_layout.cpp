@@ -136,7 +136,8 @@ std::vector<model::Tensor> random_tensors(std::mt19937_64& random, int count, st
     if (!result.empty() && pick(random, 0, 2) == 0) {
       shape = result.back().shape;
     } else {
-      for (std::int64_t d = pick(random, 0, kMaxDimensions); d > 0; --d) shape.push_back(pick(random, 1, max_extent));
+      for (std::int64_t d = pick(random, 0, kWalkedDimensions); d > 0; --d)
+        shape.push_back(pick(random, 1, max_extent));
     }
     result.push_back({i, fmt::format("t{}", i), shape, DType::f32, model::Role::unknown, -1, -1});
   }
