@@ -3,7 +3,7 @@
 The i-th train layout is paired with the i-th gen layout, the shorter list repeating, so that every layout occurs.
 Of a checkpoint whose gen layouts were not recorded only the train side is compared.
 
-    oracle_test.py --refit EXE --engines engines.tar.xz --work FOLDER --family FAMILY
+    oracle_test.py --refit EXE --engines engines.tar.xz --work FOLDER --family FAMILY [--device cuda]
     oracle_test.py --engines engines.tar.xz --work FOLDER --complete FAMILY...     are these all, with every layout?
 """
 
@@ -59,8 +59,8 @@ def setting(key, value):
     return ["--set", f"{key}={text}"]
 
 
-def command(refit, engines, train, gen, dumps):
-    result = [*mpirun(train["ranks"] + gen["ranks"]), refit, "run"]
+def command(args, engines, train, gen, dumps):
+    result = [*mpirun(train["ranks"] + gen["ranks"]), args.refit, "run", "--device", args.device]
     result += ["--checkpoint", os.path.join(engines, "ckpt", train["checkpoint"])]
     result += ["--train", train["layout"], "--gen", gen["layout"], "--precision", "fp32", "--set", "run.update=none"]
     result += ["--steps", "1", "--warmup", "0", "--force"]
@@ -71,11 +71,11 @@ def command(refit, engines, train, gen, dumps):
     return result
 
 
-def check_pair(refit, engines, train, gen, dumps):
+def check_pair(args, engines, train, gen, dumps):
     """The differences of one run from both engines; [] means that everything agrees."""
     shutil.rmtree(dumps, ignore_errors=True)
     os.makedirs(dumps)
-    arguments = command(refit, engines, train, gen, dumps)
+    arguments = command(args, engines, train, gen, dumps)
     run = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
     if run.returncode != 0:
         return [f"exit code {run.returncode} from: {' '.join(arguments)}", run.stdout[-2000:], run.stderr[-2000:]]
@@ -97,7 +97,7 @@ def compare_family(args, engines, index):
     dumps = os.path.join(args.work, "dumps", args.family)
     for train, gen in pairs(index, args.family):
         title = " -> ".join(entry["folder"] or f"{entry['layout']} (not compared)" for entry in (train, gen))
-        differences = check_pair(args.refit, engines, train, gen, dumps)
+        differences = check_pair(args, engines, train, gen, dumps)
         failed += bool(differences)
         compared.update(entry["folder"] for entry in filter(recorded, (train, gen)))
         print(f"{title}: {'FAILED' if differences else 'equal'}", flush=True)
@@ -126,6 +126,7 @@ def main():
         parser.add_argument(name, required=True)
     for name in ("--refit", "--family"):
         parser.add_argument(name)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--complete", nargs="+")
     args = parser.parse_args()
     engines = unpack(args.engines, args.work)
