@@ -70,7 +70,7 @@ void Watchdog::watch() {
       changed_.wait_until(lock, *deadline_);
       continue;
     }
-    const std::string message = fmt::format("timeout: no end after {} s: {}", seconds_, describe());
+    const std::string message = fmt::format("timeout: no end after {:.4g} s: {}", seconds_, describe());
     fmt::print(stderr, "refit: rank {}: {}\n", rank_, message);
     std::fflush(stderr);
     lock.unlock();
