@@ -211,8 +211,8 @@ void complete(Case& c);
 /// known.
 std::vector<std::string> violations(const Case& c);
 
-/// Throws `Error` for what is legal in a case but not in this build: exit 2 for precisions, backends and upstream's
-/// restrictions, 77 for devices and executors. Call after `violations`.
+/// Throws `Error` for what is legal in a case but not in this build: exit 2 for precisions, 77 for devices and
+/// executors. Call after `violations`.
 void require_supported(const Case& c);
 
 /// Throws (usage) for keys that mean nothing for the model, e.g. gen.moe_backend of a dense one.
