@@ -10,7 +10,7 @@ namespace refit::kernels::backend {
 inline constexpr std::int64_t kAlignment = 64;  ///< at least, of all memory below
 
 /// Makes device_of(local_rank, local_ranks, devices) the device of this process; returns its number, 0 on hosts.
-/// Errors (unavailable): there is no device, or its driver is too old.
+/// Errors (unavailable): there is no device, no driver, or one that is too old.
 int select_device(int local_rank, int local_ranks);
 
 /// Devices that this process sees; 0 on hosts.

@@ -15,26 +15,31 @@ int selected = 0;  ///< CUDA's current device is a property of each thread
 
 std::string version_name(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
-void check_driver() {
-  int driver = 0;
+/// After cudaErrorInsufficientDriver.
+[[noreturn]] void fail_driver() {
+  int driver = 0;  // stays so where there is none
   int runtime = 0;
   if (cudaDriverGetVersion(&driver) != cudaSuccess || cudaRuntimeGetVersion(&runtime) != cudaSuccess) {
     fail_unavailable("the versions of the CUDA driver and runtime cannot be read: check the driver with nvidia-smi");
   }
-  if (driver == 0) return;  // no driver at all: there is no device either
-  // Runtimes of one major version run on every driver of that version.
-  if (driver / 1000 < runtime / 1000) {
+  if (driver == 0) {
     fail_unavailable(
-        "this GPU's driver supports CUDA {}, but refit is built with CUDA {}: install a driver for CUDA {} or later, "
-        "or build with CUDA {}",
-        version_name(driver), version_name(runtime), version_name(runtime / 1000 * 1000), driver / 1000);
+        "no GPU driver on this machine: kernels are built for CUDA; install a driver for CUDA {} or later (start a "
+        "container with its GPUs), or use a build with a CPU Kokkos",
+        version_name(runtime));
   }
+  fail_unavailable(
+      "the GPU driver of this machine supports CUDA {}, too old for refit, which is built with CUDA {}: install a "
+      "driver "
+      "for CUDA {} or later, or build with a CUDA that this driver supports",
+      version_name(driver), version_name(runtime), version_name(runtime));
 }
 
 int count_devices() {
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
-  if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver || (status == cudaSuccess && devices == 0)) {
+  if (status == cudaErrorInsufficientDriver) fail_driver();
+  if (status == cudaErrorNoDevice || (status == cudaSuccess && devices == 0)) {
     fail_unavailable("no GPU on this machine: kernels are built for CUDA; use a build with a CPU Kokkos");
   }
   if (status != cudaSuccess) {
@@ -54,7 +59,6 @@ std::byte* checked(cudaError_t status, void* data) {
 }  // namespace
 
 int select_device(int local_rank, int local_ranks) {
-  check_driver();
   selected = device_of(local_rank, local_ranks, count_devices());
   if (const cudaError_t status = cudaSetDevice(selected); status != cudaSuccess) {
     fail_unavailable("GPU {} cannot be used: {}; check it with nvidia-smi", selected, cudaGetErrorString(status));

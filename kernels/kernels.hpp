@@ -23,8 +23,8 @@ namespace refit::kernels {
 class Runtime {
  public:
   /// On the device of process `local_rank` of the `local_ranks` on this host: neighbours share one where there are
-  /// fewer devices than processes. Errors (unavailable): kernels are built for a device, and there is none, or its
-  /// driver is of an older major version than the CUDA runtime that refit is built with.
+  /// fewer devices than processes. Errors (unavailable): kernels are built for a device, and there is none, or no
+  /// driver, or one that is too old for the CUDA runtime that refit is built with.
   explicit Runtime(int local_rank = 0, int local_ranks = 1);
   ~Runtime();
   Runtime(const Runtime&) = delete;

@@ -18,3 +18,8 @@ endforeach()
 foreach(name options hdf5 injections mistakes memory killed plan)
   refit_run_test(${name} run_${name}.py)
 endforeach()
+
+if(REFIT_ENABLE_CUDA)
+  add_library(old_driver MODULE ${CMAKE_CURRENT_LIST_DIR}/old_driver.c)
+  refit_run_test(no_driver run_no_driver.py $<TARGET_FILE:old_driver>)
+endif()
