@@ -32,7 +32,7 @@ class RankPrinter final : public testing::EmptyTestEventListener {
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   const refit::transport::MpiSession session;
-  const refit::kernels::Runtime runtime;
+  const refit::kernels::Runtime runtime(session.node_rank(), session.node_size());
   if (session.rank() != 0) {
     testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
     delete listeners.Release(listeners.default_result_printer());
