@@ -1,0 +1,48 @@
+#pragma once
+// Whose FP8 a value becomes: the quantisers of trainers and engines, which differ in scales, rounding and special
+// values.
+//
+// A matrix [rows, columns] becomes E4M3 bytes of the same shape and one scale per block: a float32 per 128 x 128 block
+// (value = byte x scale, the inverse of what values were multiplied by), or an E8M0 byte b per 1 x 32 block (value =
+// byte x 2^(b - 127)). E.g. [200, 300] has 2 x 3 float32 scales. kernels/quantiser.hpp has the arithmetic.
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "core/dtype.hpp"
+
+namespace refit {
+
+/// Bit for bit what these functions store, with torch 2.14 on a CPU.
+enum class Quantiser : std::uint8_t {
+  nemo_rl,       ///< NeMo-RL's cast_tensor_to_fp8_blockwise
+  nemo_rl_pow2,  ///< the same with use_weight_pow2_scale: scales are powers of two
+  te,            ///< TransformerEngine's BlockwiseQuantizerReference with tiles of 128 x 128
+  te_pow2,       ///< the same with pow_2_scales
+  vllm,          ///< vLLM 0.33's per_block_cast_to_fp8
+  vllm_ue8m0,    ///< the same with use_ue8m0: scales are powers of two
+  mxfp8,         ///< vLLM 0.33's mxfp8_e4m3_quantize
+  mxfp8_nemo_rl  ///< NeMo-RL's quantize_mxfp8_weight: the same, but the scale's byte 0 becomes 1
+};
+
+/// True for the quantisers with 1 x 32 blocks and E8M0 scales; the others have 128 x 128 blocks and float32 scales.
+constexpr bool is_mx(Quantiser quantiser) {
+  return quantiser == Quantiser::mxfp8 || quantiser == Quantiser::mxfp8_nemo_rl;
+}
+
+/// Rows and columns of a block. A matrix's last blocks may be smaller where blocks are 128 x 128; the columns of a
+/// matrix with 1 x 32 blocks must be a multiple of 32.
+constexpr std::int64_t block_rows(Quantiser quantiser) { return is_mx(quantiser) ? 1 : 128; }
+constexpr std::int64_t block_columns(Quantiser quantiser) { return is_mx(quantiser) ? 32 : 128; }
+
+/// The type of the scales.
+constexpr DType scale_dtype(Quantiser quantiser) { return is_mx(quantiser) ? DType::u8 : DType::f32; }
+
+/// e.g. "nemo_rl_pow2".
+std::string_view name(Quantiser quantiser);
+
+/// The quantiser of a name; nothing for an unknown one.
+std::optional<Quantiser> parse_quantiser(std::string_view name);
+
+}  // namespace refit
