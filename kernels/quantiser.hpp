@@ -1,0 +1,160 @@
+#pragma once
+// The arithmetic of every FP8 quantiser, in three steps that hosts and devices compute to the same bits:
+//
+//   amax of a block      the largest magnitude_bits(value) of its values, compared as integers
+//   block_scale(amax)    what values are multiplied by, and what is stored beside them
+//   quantise_value(...)  one value's E4M3 byte
+//
+// E.g. amax 3 under nemo_rl: values are multiplied by 149.33, 1.0 becomes 144 (byte 0x71), and 3 / 448 is stored.
+//
+// Integer operations and single IEEE products, quotients and comparisons only: nothing that a compiler could fuse.
+
+#include <bit>
+#include <cstdint>
+
+#include "core/dtype.hpp"
+#include "core/quantiser.hpp"
+#include "kernels/device.hpp"
+
+namespace refit::kernels {
+
+/// How a block is quantised.
+struct BlockScale {
+  float factor;          ///< values are multiplied by it
+  std::uint32_t stored;  ///< the stored scale: bits of a float32, or an E8M0 byte (is_mx)
+};
+
+inline constexpr std::uint32_t kInfinityBits = 0x7F800000U;
+inline constexpr std::uint32_t kNanBits = 0x7FC00000U;
+inline constexpr float kLargestE4M3 = 448.0F;
+
+/// Step 1: the largest of these in a block is its amax, also where that is infinite or NaN.
+REFIT_FUNCTION std::uint32_t magnitude_bits(float value) { return std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFFU; }
+
+/// True where a matrix's ragged blocks are filled with its last element, which then counts for their amax; elsewhere
+/// with zeros.
+constexpr bool pads_with_last(Quantiser quantiser) {
+  return quantiser == Quantiser::nemo_rl || quantiser == Quantiser::nemo_rl_pow2;
+}
+
+/// 2^exponent, exponent in -127 .. 127.
+REFIT_FUNCTION float float_power_of_two(int exponent) {
+  const std::uint32_t bits = exponent == -127 ? 0x00400000U : static_cast<std::uint32_t>(exponent + 127) << 23;
+  return std::bit_cast<float>(bits);
+}
+
+/// ceil(log2(value)) with log2 rounded to float32, as the quantisers' authors compute it; value positive and finite.
+///
+/// A value a few units above 2^k has a log2 that rounds to k. Of 2^k (1 + m 2^-23) the log2 is k + m 2^-23 / log(2),
+/// and the floats above k are 2^(j - 23) apart, where 2^j <= k < 2^(j + 1), or 2^j <= -k - 1 < 2^(j + 1) below zero: it
+/// rounds to k where m <= 2^(j - 1) log(2). That is 44.4 for j = 7, and half as much for each j less.
+REFIT_FUNCTION int ceil_log2(float value) {
+  const std::uint32_t given = std::bit_cast<std::uint32_t>(value);
+  // A subnormal is an integer multiple of 2^-149, and that integer's float has its mantissa.
+  const bool subnormal = given < 0x00800000U;
+  const std::uint32_t bits =
+      subnormal ? std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<std::int32_t>(given))) : given;
+  const int k = static_cast<int>(bits >> 23) - (subnormal ? 127 + 149 : 127);
+  const auto m = static_cast<int>(bits & 0x007FFFFFU);
+  const auto distance = static_cast<float>(k < 0 ? -k - 1 : k);
+  const int j = static_cast<int>(std::bit_cast<std::uint32_t>(distance) >> 23) - 127;
+  const int rounded_down = j < 2 ? 0 : 44 >> (7 - j);
+  return m <= rounded_down ? k : k + 1;
+}
+
+/// The exponent of a block's power of two, ceil(log2(descale)) within -127 .. 127; descale is not NaN.
+REFIT_FUNCTION int scale_exponent(float descale) {
+  if (descale == 0.0F) return -127;
+  if (descale == std::bit_cast<float>(kInfinityBits)) return 127;
+  const int exponent = ceil_log2(descale);
+  return exponent < -127 ? -127 : exponent;
+}
+
+/// The bits of a scale as a float32 stores it; a NaN has none of what its operands left in it.
+REFIT_FUNCTION std::uint32_t stored_bits(float scale) {
+  return scale != scale ? kNanBits : std::bit_cast<std::uint32_t>(scale);
+}
+
+/// Step 2: the scale of a block of values of type `from` (F32, F16 or BF16). Every name has its own way with zero,
+/// tiny, infinite and NaN blocks.
+REFIT_FUNCTION BlockScale block_scale(Quantiser quantiser, float amax, DType from) {
+  const float infinity = std::bit_cast<float>(kInfinityBits);
+  const float nan = std::bit_cast<float>(kNanBits);
+  const bool is_nan = amax != amax;
+  switch (quantiser) {
+    case Quantiser::nemo_rl: {
+      const float reciprocal = 1.0F / amax;  // rounded by itself, as torch divides a number by a tensor
+      const float factor = amax == 0.0F || amax == infinity ? 1.0F : reciprocal * kLargestE4M3;
+      return {factor, stored_bits(1.0F / factor)};
+    }
+    case Quantiser::nemo_rl_pow2: {
+      const int exponent = is_nan ? -127 : scale_exponent(amax / kLargestE4M3);
+      if (exponent == -127) return {1.0F, stored_bits(1.0F)};
+      return {float_power_of_two(-exponent), stored_bits(float_power_of_two(exponent))};
+    }
+    case Quantiser::te:
+    case Quantiser::te_pow2: {
+      // Beyond float32 it becomes the largest of the values' type; no F16 is so small.
+      const float largest = std::bit_cast<float>(from == DType::bf16 ? 0x7F7F0000U : 0x7F7FFFFFU);
+      const float quotient = kLargestE4M3 / amax;
+      float factor = amax == 0.0F ? 1.0F : quotient == infinity ? largest : quotient;
+      if (quantiser == Quantiser::te_pow2) {
+        const std::uint32_t exponent_bits = std::bit_cast<std::uint32_t>(factor) & kInfinityBits;
+        factor = is_nan ? 0.5F : std::bit_cast<float>(exponent_bits);  // frexp takes NaN's exponent to be 0
+      }
+      return {factor, stored_bits(1.0F / factor)};
+    }
+    case Quantiser::vllm:
+    case Quantiser::vllm_ue8m0: {
+      float scale = (amax < 1e-4F ? 1e-4F : amax) / kLargestE4M3;
+      if (quantiser == Quantiser::vllm_ue8m0 && scale < infinity) scale = float_power_of_two(scale_exponent(scale));
+      return {1.0F / scale, stored_bits(scale)};
+    }
+    case Quantiser::mxfp8:
+    case Quantiser::mxfp8_nemo_rl: {
+      const int exponent = is_nan ? -127 : scale_exponent(amax / kLargestE4M3);
+      const bool skips_zero = quantiser == Quantiser::mxfp8_nemo_rl && exponent == -127;
+      return {is_nan ? nan : float_power_of_two(-exponent),
+              skips_zero ? 1U : static_cast<std::uint32_t>(exponent + 127)};
+    }
+  }
+  return {nan, kNanBits};
+}
+
+/// The E4M3 byte of a float32: nearest even, beyond 448 (infinity too) 448, NaN a NaN of the same sign.
+REFIT_FUNCTION std::uint8_t e4m3_from_f32(float value) {
+  const std::uint32_t sign = (std::bit_cast<std::uint32_t>(value) >> 24) & 0x80U;
+  const std::uint32_t magnitude = magnitude_bits(value);
+  const std::uint32_t normal = ((magnitude + 0x0007FFFFU + ((magnitude >> 20) & 1U)) >> 20) - (120U << 3);
+  const std::uint32_t saturated = normal < 0x7EU ? normal : 0x7EU;
+  // Below 2^-6 a byte is a multiple of 2^-9; below 2^-10 it is 0.
+  const std::uint32_t digits = (magnitude & 0x007FFFFFU) | 0x00800000U;
+  const std::uint32_t exponent = magnitude >> 23;
+  const std::uint32_t shift = 141U - (exponent < 116U ? 116U : exponent < 120U ? exponent : 120U);
+  const std::uint32_t small = (digits + (1U << (shift - 1)) - 1U + ((digits >> shift) & 1U)) >> shift;
+  const std::uint32_t finite = exponent < 121U ? small : saturated;
+  return static_cast<std::uint8_t>(sign | (magnitude > kInfinityBits ? 0x7FU : finite));
+}
+
+/// The value of an E4M3 byte, exactly; a NaN's bits are torch's.
+REFIT_FUNCTION float f32_from_e4m3(std::uint8_t byte) {
+  const std::uint32_t sign = (byte & 0x80U) << 24;
+  const std::uint32_t magnitude = byte & 0x7FU;
+  const float subnormal = static_cast<float>(static_cast<std::int32_t>(magnitude)) * 0x1p-9F;
+  const std::uint32_t finite =
+      magnitude < 8U ? std::bit_cast<std::uint32_t>(subnormal) : (magnitude << 20) + (120U << 23);
+  return std::bit_cast<float>(sign | (magnitude == 0x7FU ? 0x7FF00000U : finite));
+}
+
+/// Step 3: the byte of one value of a block with that factor. Where the product is NaN, the byte's sign is the one that
+/// x86-64 gives it: that of a NaN factor (with MX, of a NaN value), else of a NaN value, and minus for zero times
+/// infinity.
+REFIT_FUNCTION std::uint8_t quantise_value(Quantiser quantiser, float value, float factor) {
+  const float product = value * factor;
+  if (product == product) return e4m3_from_f32(product);
+  const bool of_value = value != value && (is_mx(quantiser) || factor == factor);
+  if (of_value) return e4m3_from_f32(value);
+  return factor != factor ? 0x7FU : 0xFFU;
+}
+
+}  // namespace refit::kernels
