@@ -52,6 +52,8 @@ std::vector<Key> make_keys() {
 
       word("refit.bulk", "Which tensors take the bulk path.", MEMBER(refit.bulk), "--bulk"),
       word("refit.executor", "How the bulk path moves bytes.", MEMBER(refit.executor), "--executor"),
+      word("refit.fan_out", "direct: gen replicas forward to each other what they get.", MEMBER(refit.fan_out),
+           "--fan-out"),
       word("refit.communicators", "golden, p2p: one communicator, or one per train PP stage.",
            MEMBER(refit.communicators)),
       integer("refit.streams", 1, 1024, "golden, p2p: stages in flight.", MEMBER(refit.streams)),

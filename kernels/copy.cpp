@@ -3,8 +3,22 @@
 
 namespace refit::kernels {
 
+namespace {
+
+/// A copy of `values` in memory of the execution space.
+template <typename T>
+Kokkos::View<T*, DeviceMemory> on_device(const std::string& label, const std::vector<T>& values) {
+  using Source = Kokkos::View<const T*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
+  Kokkos::View<T*, DeviceMemory> view(Kokkos::ViewAllocateWithoutInitializing(label), values.size());
+  Kokkos::deep_copy(view, Source(values.data(), values.size()));
+  return view;
+}
+
+}  // namespace
+
 struct CopyTable::Items {
-  Kokkos::View<CopyItem*, DeviceMemory> view;
+  Kokkos::View<CopyItem*, DeviceMemory> items;
+  Kokkos::View<CopySignal*, DeviceMemory> signals;
   std::int64_t counts[kCopyKinds] = {0, 0, 0};
 };
 
@@ -13,20 +27,19 @@ CopyTable::CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles) {
     bytes_read_ += product(tile.extent) * byte_size(tile.from);
     bytes_written_ += product(tile.extent) * byte_size(tile.to);
   }
-  const std::vector<CopyItem> items = copy_items(tiles, copy_limits());
+  std::vector<CopySignal> signals;
+  const std::vector<CopyItem> items = copy_items(tiles, copy_limits(), signals);
   auto holder = std::make_shared<Items>();
-  using Memory = Kokkos::View<CopyItem*, DeviceMemory>;
-  holder->view = Memory(Kokkos::ViewAllocateWithoutInitializing("refit::copy_items"), items.size());
-  using Source = Kokkos::View<const CopyItem*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
   space.fence();
-  Kokkos::deep_copy(holder->view, Source(items.data(), items.size()));
+  holder->items = on_device("refit::copy_items", items);
+  holder->signals = on_device("refit::copy_signals", signals);
   for (const CopyItem& item : items) ++holder->counts[static_cast<int>(kind_of(item))];
   items_ = std::move(holder);
 }
 
-void CopyTable::run(const ExecutionSpace& space) const {
+void CopyTable::run(const ExecutionSpace& space, std::uint64_t epoch) const {
   if (items_ == nullptr) return;
-  run_copies(space, items_->view.data(), items_->counts);
+  run_copies(space, {items_->items.data(), items_->signals.data(), epoch}, items_->counts);
 }
 
 void copy_bytes(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes) {

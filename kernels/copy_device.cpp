@@ -11,6 +11,7 @@
 
 #include "kernels/bits.hpp"
 #include "kernels/copy_items.hpp"
+#include "kernels/flags_device.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/transform.hpp"
 
@@ -341,14 +342,15 @@ KOKKOS_FORCEINLINE_FUNCTION void cast(const CopyItem& item, int lane) {
 }
 
 struct MovedCopies {
-  const CopyItem* items;
+  CopyRun run;
   std::int64_t count;
 
   template <typename Member>
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
     const int lane = member.team_rank();
     for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      const CopyItem& item = items[i];
+      const CopyItem& item = run.items[i];
+      await_flag(item, run.epoch, member);
       switch (item.unit) {
         case 1: move<std::uint8_t>(item, lane); break;
         case 2: move<std::uint16_t>(item, lane); break;
@@ -356,18 +358,21 @@ struct MovedCopies {
         case 8: move<std::uint64_t>(item, lane); break;
         default: move<Unit16>(item, lane); break;
       }
+      raise_flag(item, run, member);
     }
   }
 };
 
 struct ConvertedCopies {
-  const CopyItem* items;
+  CopyRun run;
   std::int64_t count;
 
   template <typename Member>
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
     for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      copy(items[i], member.team_rank());
+      await_flag(run.items[i], run.epoch, member);
+      copy(run.items[i], member.team_rank());
+      raise_flag(run.items[i], run, member);
     }
   }
   KOKKOS_INLINE_FUNCTION static void copy(const CopyItem& item, int lane) {
@@ -376,14 +381,15 @@ struct ConvertedCopies {
 };
 
 struct TransposedCopies {
-  const CopyItem* items;
+  CopyRun run;
   std::int64_t count;
 
   template <typename Member>
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
     auto* scratch = static_cast<std::byte*>(member.team_scratch(0).get_shmem(static_cast<int>(kTileScratch)));
     for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      const CopyItem& item = items[i];
+      const CopyItem& item = run.items[i];
+      await_flag(item, run.epoch, member);
       switch (item.unit) {
         case 1: transpose<Plain<std::uint8_t>, Plain<std::uint8_t>>(item, member, scratch); break;
         case 2: transpose<Plain<std::uint16_t>, Plain<std::uint16_t>>(item, member, scratch); break;
@@ -391,6 +397,7 @@ struct TransposedCopies {
         case 8: transpose<Plain<std::uint64_t>, Plain<std::uint64_t>>(item, member, scratch); break;
         default: cast_item(item, member, scratch); break;
       }
+      raise_flag(item, run, member);
     }
   }
   template <typename Member>
@@ -414,7 +421,7 @@ struct RangeCopy {
       const std::int64_t size = bytes - begin < kItemBytes ? bytes - begin : kItemBytes;
       const CopyItem item{
           source + begin, destination + begin, {1, 1, 1, size / unit}, {0, 0, 0, 1}, {0, 0, 0, 1}, unit, -1, false,
-          DType::u8,      DType::u8,           Transform::none};
+          DType::u8,      DType::u8,           Transform::none,        -1,           nullptr};
       if (unit == 1) {
         copy_shifted<std::uint8_t>(item, member.team_rank());
       } else {
@@ -442,15 +449,16 @@ void launch(const ExecutionSpace& space, const std::string& label, std::int64_t 
 
 CopyLimits copy_limits() { return {kItemBytes, 4 * kTileSide}; }
 
-void run_copies(const ExecutionSpace& space, const CopyItem* items, const std::int64_t (&counts)[kCopyKinds]) {
+void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds]) {
   static const std::string moved = "refit::copy";
   static const std::string converted = "refit::copy_converted";
   static const std::string transposed = "refit::copy_transposed";
-  launch<1>(space, moved, counts[0], MovedCopies{items, counts[0]});
-  items += counts[0];
-  launch<1>(space, converted, counts[1], ConvertedCopies{items, counts[1]});
-  items += counts[1];
-  launch<2>(space, transposed, counts[2], TransposedCopies{items, counts[2]}, kTileScratch);
+  CopyRun rest = run;
+  launch<1>(space, moved, counts[0], MovedCopies{rest, counts[0]});
+  rest.items += counts[0];
+  launch<1>(space, converted, counts[1], ConvertedCopies{rest, counts[1]});
+  rest.items += counts[1];
+  launch<2>(space, transposed, counts[2], TransposedCopies{rest, counts[2]}, kTileScratch);
 }
 
 void run_range(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes) {

@@ -2,6 +2,7 @@
 #include <iterator>
 #include <limits>
 #include <numeric>
+#include <thread>
 
 #include "kernels/bits.hpp"
 #include "kernels/cast_rows.hpp"
@@ -95,9 +96,20 @@ void transform_on_host(const CopyItem& item) {
 
 /// One item by one host thread.
 struct HostCopy {
-  const CopyItem* items;
+  CopyRun run;
   void operator()(std::int64_t index) const {
-    const CopyItem& item = items[index];
+    const CopyItem& item = run.items[index];
+    if (item.wait != nullptr) {
+      while (__atomic_load_n(item.wait, __ATOMIC_ACQUIRE) < run.epoch) std::this_thread::yield();
+    }
+    copy(item);
+    if (item.signal < 0) return;
+    CopySignal& signal = run.signals[item.signal];
+    const std::uint64_t finished = __atomic_add_fetch(&signal.finished, 1, __ATOMIC_ACQ_REL);
+    if (finished % signal.items == 0) __atomic_store_n(signal.flag, run.epoch, __ATOMIC_RELEASE);
+  }
+
+  static void copy(const CopyItem& item) {
     switch (item.unit) {
       case 1: return move_on_host<std::uint8_t>(item);
       case 2: return move_on_host<std::uint16_t>(item);
@@ -119,15 +131,16 @@ struct HostCopy {
 
 CopyLimits copy_limits() { return {256 * 1024, std::numeric_limits<std::int64_t>::max()}; }
 
-void run_copies(const ExecutionSpace& space, const CopyItem* items, const std::int64_t (&counts)[kCopyKinds]) {
+void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds]) {
   static const std::string label = "refit::copy";
-  for_each_item(space, label, std::accumulate(std::begin(counts), std::end(counts), std::int64_t{0}), HostCopy{items});
+  for_each_item(space, label, std::accumulate(std::begin(counts), std::end(counts), std::int64_t{0}), HostCopy{run});
 }
 
 void run_range(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes) {
   const Tile tile{source, destination, {bytes}, {1}, {1}, DType::u8, DType::u8};
-  const std::vector<CopyItem> items = copy_items({&tile, 1}, copy_limits());
-  run_copies(space, items.data(), {static_cast<std::int64_t>(items.size()), 0, 0});
+  std::vector<CopySignal> signals;
+  const std::vector<CopyItem> items = copy_items({&tile, 1}, copy_limits(), signals);
+  run_copies(space, {items.data(), signals.data(), 0}, {static_cast<std::int64_t>(items.size()), 0, 0});
 }
 
 }  // namespace refit::kernels

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <utility>
 
 #include "kernels/stream.hpp"
@@ -69,8 +70,8 @@ void widen(CopyItem& item) {
 }
 
 CopyItem whole_item(const Tile& tile, bool streams) {
-  CopyItem item{tile.source, tile.destination, {1, 1, 1, 1}, {0, 0, 0, 1}, {0, 0, 0, 1},  0,
-                -1,          streams,          tile.from,    tile.to,      tile.transform};
+  CopyItem item{tile.source, tile.destination, {1, 1, 1, 1}, {0, 0, 0, 1},   {0, 0, 0, 1}, 0,        -1,
+                streams,     tile.from,        tile.to,      tile.transform, -1,           tile.wait};
   const std::vector<Dimension> dimensions = collapse(tile);
   for (std::size_t i = 0; i < dimensions.size(); ++i) {
     const std::size_t d = i + 4 - dimensions.size();
@@ -127,8 +128,10 @@ int source_dimension(const CopyItem& item) {
   return result;
 }
 
-std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits) {
+std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits,
+                                 std::vector<CopySignal>& signals) {
   std::vector<CopyItem> items;
+  std::map<std::uint64_t*, std::int32_t> signal_of;
   std::int64_t bytes = 0;
   for (const Tile& tile : tiles) bytes += product(tile.extent) * byte_size(tile.to);
   for (const Tile& tile : tiles) {
@@ -137,10 +140,18 @@ std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& 
     REFIT_ASSERT(tile.source_strides.size() == tile.extent.size());
     REFIT_ASSERT(tile.destination_strides.size() == tile.extent.size());
     if (product(tile.extent) == 0) continue;
-    const CopyItem item = whole_item(tile, bytes >= kStreamedTable);
+    CopyItem item = whole_item(tile, bytes >= kStreamedTable);
+    if (tile.signal != nullptr) {
+      const auto [entry, is_new] = signal_of.try_emplace(tile.signal, static_cast<std::int32_t>(signals.size()));
+      if (is_new) signals.push_back({tile.signal, 0, 0});
+      item.signal = entry->second;
+    }
     const std::int64_t size = item.unit != 0 ? item.unit : std::max(byte_size(item.from), byte_size(item.to));
     const std::int64_t columns = item.along >= 0 ? limits.transposed_columns : item.extent[3];
     split(item, 3, columns, [&](const CopyItem& part) { append(part, limits.bytes / size, items); });
+  }
+  for (const CopyItem& item : items) {
+    if (item.signal >= 0) ++signals[static_cast<std::size_t>(item.signal)].items;
   }
   std::stable_sort(items.begin(), items.end(),
                    [](const CopyItem& a, const CopyItem& b) { return kind_of(a) < kind_of(b); });

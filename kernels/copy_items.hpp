@@ -23,6 +23,22 @@ struct CopyItem {
   DType from;
   DType to;
   Transform transform;
+  std::int32_t signal;  ///< index into the table's signals; -1: none
+  const std::uint64_t* wait;
+};
+
+/// A flag that a table raises: by whoever finishes the last of its items.
+struct CopySignal {
+  std::uint64_t* flag;
+  std::uint64_t items;
+  unsigned long long finished;  ///< over all runs; of the type of Kokkos' atomics
+};
+
+/// A table in memory of the execution space.
+struct CopyRun {
+  const CopyItem* items;
+  CopySignal* signals;
+  std::uint64_t epoch;
 };
 
 inline constexpr std::int64_t kTransposeBlock = 16;
@@ -45,13 +61,15 @@ inline CopyKind kind_of(const CopyItem& item) {
   return item.unit != 0 ? CopyKind::moved : CopyKind::converted;
 }
 
-/// Collapses every tile's dimensions, widens its unit and cuts it into items of at most limits.bytes, by kind.
-std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits);
+/// Collapses every tile's dimensions, widens its unit and cuts it into items of at most limits.bytes, by kind. Appends
+/// the tiles' distinct signals to `signals`.
+std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits,
+                                 std::vector<CopySignal>& signals);
 
 /// In copy_host.cpp and copy_device.cpp, of which one is built.
 CopyLimits copy_limits();
-/// Enqueues the copies of items that lie in memory of the execution space, `counts` of each kind.
-void run_copies(const ExecutionSpace& space, const CopyItem* items, const std::int64_t (&counts)[kCopyKinds]);
+/// Enqueues the copies of a table's items, `counts` of each kind.
+void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds]);
 /// Enqueues the copy of a plain range.
 void run_range(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes);
 

@@ -77,6 +77,11 @@ struct Tile {
   DType from = DType::bf16;
   DType to = DType::bf16;
   Transform transform = Transform::none;
+  /// Flags order tables of different ranks without their hosts. `wait`: in memory of this rank; the tile is not read
+  /// before it holds the run's epoch. `signal`: set to the epoch once all tiles of this table with that flag are
+  /// stored and visible to whoever sees it; may be a peer's. Flags start at 0.
+  const std::uint64_t* wait = nullptr;
+  std::uint64_t* signal = nullptr;
 };
 
 /// A table of strided copies, made once and run as one launch as often as asked. Casts round to nearest even;
@@ -90,8 +95,9 @@ class CopyTable {
  public:
   CopyTable() = default;
   CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles);
-  /// Enqueues all copies.
-  void run(const ExecutionSpace& space) const;
+  /// Enqueues all copies. `epoch`, of tables with flags: a number that grows from run to run. Flags that are waited for
+  /// must be raised by other tables, whose own tiles wait for none of this one's.
+  void run(const ExecutionSpace& space, std::uint64_t epoch = 0) const;
   std::int64_t bytes_read() const { return bytes_read_; }
   std::int64_t bytes_written() const { return bytes_written_; }
 
@@ -148,9 +154,20 @@ constexpr std::uint64_t column_key(std::uint64_t name_hash, int sum, std::int64_
          1ULL;
 }
 
-/// Adds the fingerprint of a region to `*result` (host memory); complete on return. The bits are those of the elements
-/// transformed and converted to `as` (in double, rounded once, nearest even; only between castable types), which is how
-/// both sides of a cast or transform compare.
+/// A region whose fingerprint is taken. The bits are those of the elements transformed and converted to `as` (in double,
+/// rounded once, nearest even; only between castable types), which is how both sides of a cast or transform compare.
+struct Fingerprint {
+  Region region;
+  DType as = DType::bf16;
+  Transform transform = Transform::none;
+  std::uint64_t name_hash = 0;
+};
+
+/// Adds the fingerprint of of[i] to sums[i] (host memory), for all i; complete on return. A few launches and one wait
+/// for thousands of regions.
+void fingerprints(const ExecutionSpace& space, std::span<const Fingerprint> of, std::span<Sum128> sums);
+
+/// The same of one region.
 void fingerprint(const ExecutionSpace& space, const Region& region, DType as, Transform transform,
                  std::uint64_t name_hash, Sum128* result);
 

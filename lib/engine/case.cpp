@@ -18,6 +18,7 @@ constexpr std::string_view kKvCacheDtype[] = {"auto", "fp8"};
 constexpr std::string_view kBulk[] = {"all", "whitelist", "blacklist", "ffn"};
 constexpr std::string_view kExecutor[] = {"golden", "p2p", "direct", "m2n"};
 constexpr std::string_view kCommunicators[] = {"single", "per-stage"};
+constexpr std::string_view kFanOut[] = {"auto", "on", "off"};
 constexpr std::string_view kDevice[] = {"cpu", "cuda"};
 constexpr std::string_view kUpdate[] = {"perturb", "none"};
 constexpr std::string_view kVerify[] = {"every", "last", "off"};
@@ -121,6 +122,7 @@ void check_refit(const Case& c, Complaints& complaints) {
   if (!p2p && c.refit.executor != ExecutorKind::golden) {
     complaints.meaningless({"refit.communicators", "refit.streams"}, because);
   }
+  if (c.refit.executor != ExecutorKind::direct) complaints.meaningless({"refit.fan_out"}, because);
   if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device"}, "with run.device = \"cpu\"");
 }
 
@@ -158,6 +160,7 @@ Choices choices(KvCacheDtype) { return kKvCacheDtype; }
 Choices choices(Bulk) { return kBulk; }
 Choices choices(ExecutorKind) { return kExecutor; }
 Choices choices(Communicators) { return kCommunicators; }
+Choices choices(FanOut) { return kFanOut; }
 Choices choices(Device) { return kDevice; }
 Choices choices(Update) { return kUpdate; }
 Choices choices(Verify) { return kVerify; }

@@ -32,6 +32,7 @@ enum class KvCacheDtype : std::uint8_t { automatic, fp8 };
 using Bulk = plan::Policy;
 enum class ExecutorKind : std::uint8_t { golden, p2p, direct, m2n };
 enum class Communicators : std::uint8_t { single, per_stage };
+enum class FanOut : std::uint8_t { automatic, on, off };
 enum class Device : std::uint8_t { cpu, cuda };
 enum class Update : std::uint8_t { perturb, none };
 enum class Verify : std::uint8_t { every, last, off };
@@ -49,6 +50,7 @@ Choices choices(KvCacheDtype);
 Choices choices(Bulk);
 Choices choices(ExecutorKind);
 Choices choices(Communicators);
+Choices choices(FanOut);
 Choices choices(Device);
 Choices choices(Update);
 Choices choices(Verify);
@@ -111,6 +113,7 @@ struct GenSection {
 struct RefitSection {
   Bulk bulk = Bulk::all;
   ExecutorKind executor = ExecutorKind::direct;
+  FanOut fan_out = FanOut::automatic;
   Communicators communicators = Communicators::single;
   std::int64_t streams = 2;
   std::int64_t group_size = 1024;

@@ -32,6 +32,8 @@ report::Settings settings_of(const Case& c) {
     settings.emplace_back("moe_backend", std::string(name(c.gen.moe_backend)));
   if (c.run.strict_upstream != Strict::off)
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
+  if (c.refit.executor == ExecutorKind::direct && c.refit.fan_out != FanOut::automatic)
+    settings.emplace_back("fan_out", std::string(name(c.refit.fan_out)));
   if (c.refit.executor == ExecutorKind::golden || c.refit.executor == ExecutorKind::p2p) {
     settings.emplace_back("communicators", std::string(name(c.refit.communicators)));
     settings.emplace_back("streams", c.refit.streams);
@@ -144,6 +146,11 @@ void add_wire(const Setup& setup, const std::vector<model::Tensor>& bulk, const 
   report::Wire wire;
   wire.copies = traffic.copies;
   std::vector<std::int64_t> received(static_cast<std::size_t>(gen_ranks), misc_bytes);
+  if (!golden) {
+    wire.forwarded_bytes = wire.bytes = traffic.forwarded();
+    wire.egress_bytes_max = *std::max_element(traffic.forwarded_out.begin(), traffic.forwarded_out.end());
+    for (std::size_t g = 0; g < received.size(); ++g) received[g] += traffic.forwarded_in[g];
+  }
   for (std::size_t rank = 0; rank < result.byte_matrix.size(); ++rank) {
     auto& row = result.byte_matrix[rank];
     for (std::size_t g = 0; g < row.size(); ++g) received[g] += row[g];

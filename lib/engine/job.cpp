@@ -173,10 +173,10 @@ void Job::make_communicators(report::Result& result) {
   routes_ = std::make_unique<transport::Routes>(*setup_.train, std::move(route), train_ranks);
 }
 
-/// Whether every train rank can store into every gen rank's memory.
+/// Whether every rank can store into every gen rank's memory.
 bool Job::all_mapped() const {
   std::int64_t unmapped = 0;
-  for (int g = 0; is_train() && g < setup_.gen->ranks(); ++g) {
+  for (int g = 0; g < setup_.gen->ranks(); ++g) {
     if (peers_->map(setup_.train->ranks() + g) == nullptr) ++unmapped;
   }
   return world_.sum(unmapped) == 0;
@@ -202,6 +202,20 @@ plan::Rates Job::probe(report::Result& result) {
   return device ? device_rates(rates, layout::round_up(session_.node_size(), devices) / devices) : host_rates(rates);
 }
 
+std::int64_t Job::choose_fan_out(const plan::Rates& rates) const {
+  const FanOut wanted = setup_.c.refit.fan_out;
+  if (setup_.c.refit.executor != ExecutorKind::direct || wanted == FanOut::off) return 0;
+  const bool mapped = all_mapped();
+  if (wanted == FanOut::on && !mapped) {
+    throw CollectiveError(ErrorKind::usage,
+                          "refit.fan_out: \"on\" needs ranks that can map each other's memory; here "
+                          "some cannot, see refit.executor = \"direct\" without it");
+  }
+  if (wanted == FanOut::on) return setup_.gen->ranks();
+  if (!mapped) return 0;
+  return plan::choose_fan_out(bulk_, *setup_.train, gen_layout(), rates);
+}
+
 void Job::measure(report::Result& result) {
   progress_.at("probe");
   if (session_.rank() == 0) spdlog::info("probing links and memory");
@@ -209,8 +223,8 @@ void Job::measure(report::Result& result) {
   const plan::Bound bound = plan::lower_bound(setup_.model.tensors, *setup_.train, *setup_.gen, rates);
   result.bound = to_report(bound, true);
 
-  const plan::Planner planner(bulk_, *setup_.train, gen_layout());
-  const plan::Traffic traffic = plan::traffic(planner, setup_.model.tensors);
+  fan_out_ranks_ = choose_fan_out(rates);
+  const plan::Traffic traffic = plan::traffic(planner(), setup_.model.tensors);
   const auto& c = setup_.c.refit;
   plan::Schedule schedule;
   if (c.executor != ExecutorKind::direct) schedule.stages_in_flight = c.streams;
@@ -249,7 +263,7 @@ void Job::allocate() {
                  "use fewer layers (--layers), a -small model, or more hosts; of the executors direct needs least: no "
                  "staging memory beside the weights");
   if (shared) {
-    together(world_, [&] { peers_ = transport::make_mpi_peer_memory(is_train() ? 0 : bytes); });
+    together(world_, [&] { peers_ = make_peer_memory(is_train() ? 0 : bytes); });
   }
   together(world_, [&] {
     if (is_train() || !shared) arena_ = std::make_unique<Arena>(bytes);
@@ -257,11 +271,17 @@ void Job::allocate() {
   });
 }
 
+/// Collective over the world.
+std::unique_ptr<transport::PeerMemory> Job::make_peer_memory(std::int64_t bytes) {
+  if (!kernels::Runtime::has_device()) return transport::make_mpi_peer_memory(bytes);
+  std::unique_ptr<transport::CudaPeerMemory> peers = transport::make_cuda_peer_memory(world_, bytes);
+  peers_note_ = peers->note();
+  return peers;
+}
+
 /// Gen's arenas are mapped by train ranks whatever the executor: the probe stores into them.
 void Job::allocate_on_device(std::int64_t bytes) {
-  std::unique_ptr<transport::CudaPeerMemory> peers = transport::make_cuda_peer_memory(world_, is_train() ? 0 : bytes);
-  peers_note_ = peers->note();
-  peers_ = std::move(peers);
+  peers_ = make_peer_memory(is_train() ? 0 : bytes);
   together(world_, [&] {
     if (is_train()) device_arena_ = std::make_unique<transport::DeviceArena>(bytes);
     place_weights(is_train() ? device_arena_->data() : peers_->local());
@@ -296,7 +316,7 @@ void Job::make_plan(report::Result& result) {
   const double start = now();
   const Side side = is_train() ? Side::source : Side::destination;
   std::vector<plan::Copy> copies;
-  together(world_, [&] { copies = plan::Planner(bulk_, *setup_.train, gen_layout()).rank_plan(side, rank()).copies; });
+  together(world_, [&] { copies = planner().rank_plan(side, rank()).copies; });
   if (setup_.c.refit.check_agreement) {
     together(world_,
              [&] { transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors); });
@@ -321,6 +341,7 @@ void Job::make_executors(const std::vector<plan::Copy>& copies) {
   const transport::Endpoint me{is_train() ? Side::source : Side::destination, rank(),
                                is_train() ? weights_->memory() : transport::LocalMemory(),
                                is_train() ? transport::LocalMemory() : weights_->memory()};
+  std::int64_t flag_bytes = 0;
   switch (c.executor) {
     case ExecutorKind::golden:
       bulk_executor_ =
@@ -330,8 +351,10 @@ void Job::make_executors(const std::vector<plan::Copy>& copies) {
       bulk_executor_ = transport::make_p2p(space_, *routes_, me, copies, tuning, progress_);
       break;
     case ExecutorKind::direct:
-      bulk_executor_ = transport::make_direct(space_, *routes_, me, copies, *peers_, world_, setup_.train->ranks(),
-                                              tuning, progress_);
+      flag_bytes = transport::fan_out_flag_bytes(copies, me.side, me.rank);
+      if (world_.max(flag_bytes) > 0) flags_ = make_peer_memory(flag_bytes);
+      bulk_executor_ = transport::make_direct(space_, *routes_, me, copies, *peers_, flags_.get(), world_,
+                                              setup_.train->ranks(), tuning, progress_);
       break;
     case ExecutorKind::m2n: fail_unavailable("executor m2n is not built into this refit");
   }

@@ -45,7 +45,10 @@ class Job {
   void allocate();
   void allocate_on_device(std::int64_t bytes);
   void place_weights(std::byte* arena);
+  std::unique_ptr<transport::PeerMemory> make_peer_memory(std::int64_t bytes);
   bool all_mapped() const;
+  std::int64_t choose_fan_out(const plan::Rates& rates) const;
+  plan::Planner planner() const { return {bulk_, *setup_.train, gen_layout(), fan_out_ranks_}; }
   plan::Rates probe(report::Result& result);
   void load(report::Result& result);
   void make_plan(report::Result& result);
@@ -68,7 +71,9 @@ class Job {
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<transport::DeviceArena> device_arena_;
   std::unique_ptr<transport::PeerMemory> peers_;
-  std::string peers_note_;  ///< which memory this rank cannot map, and why
+  std::string peers_note_;                        ///< which memory this rank cannot map, and why
+  std::unique_ptr<transport::PeerMemory> flags_;  ///< of fan-out
+  std::int64_t fan_out_ranks_ = 0;                ///< gen ranks that feed each other; 0 = none
   std::unique_ptr<Weights> weights_;
   std::vector<std::unique_ptr<transport::Communicator>> communicators_;
   std::unique_ptr<transport::Communicator> gather_, stream_;

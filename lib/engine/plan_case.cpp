@@ -49,6 +49,14 @@ void print_classes(const Setup& setup) {
   }
 }
 
+/// The gen ranks that feed each other in a run on such hardware; 0 = none.
+std::int64_t fan_out_ranks(const Setup& setup, const plan::Rates& rates) {
+  const RefitSection& refit = setup.c.refit;
+  if (refit.executor != ExecutorKind::direct || refit.fan_out == FanOut::off) return 0;
+  if (refit.fan_out == FanOut::on) return setup.gen->ranks();
+  return plan::choose_fan_out(setup.split.bulk, *setup.train, *setup.gen, rates);
+}
+
 /// The rank whose plan is timed: the first gen rank, which receives from every stage.
 void plan_one_rank(const plan::Planner& planner, report::Plan& out) {
   const double start = now();
@@ -64,7 +72,8 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   report::check_outputs({c.output.json, options.byte_matrix}, c.output.force);
   const Setup setup(c);
   report::Result result = describe(setup, command);
-  const plan::Planner planner(setup.split.bulk, *setup.train, *setup.gen);
+  const plan::Rates rates = options.hardware ? rates_of(*options.hardware) : plan::Rates{};
+  const plan::Planner planner(setup.split.bulk, *setup.train, *setup.gen, fan_out_ranks(setup, rates));
   result.plan.emplace();
   plan_one_rank(planner, *result.plan);
 
@@ -74,7 +83,6 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   result.plan->hash = hexadecimal(traffic.hash);
   add_wire(setup, setup.split.bulk, traffic, setup.split.payload.misc_bytes, result);
 
-  const plan::Rates rates = options.hardware ? rates_of(*options.hardware) : plan::Rates{};
   const plan::Bound bound = plan::lower_bound(setup.model.tensors, *setup.train, *setup.gen, rates);
   result.bound = to_report(bound, options.hardware.has_value());
   if (options.hardware) {

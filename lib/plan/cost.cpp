@@ -152,8 +152,12 @@ Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, cons
   return bound;
 }
 
+std::int64_t Traffic::forwarded() const {
+  return std::accumulate(forwarded_out.begin(), forwarded_out.end(), std::int64_t{0});
+}
+
 std::int64_t Traffic::egress_max() const {
-  std::int64_t result = 0;
+  std::int64_t result = forwarded_out.empty() ? 0 : *std::max_element(forwarded_out.begin(), forwarded_out.end());
   for (const auto& row : matrix) result = std::max(result, std::accumulate(row.begin(), row.end(), std::int64_t{0}));
   return result;
 }
@@ -161,7 +165,7 @@ std::int64_t Traffic::egress_max() const {
 std::int64_t Traffic::ingress_max() const {
   std::int64_t result = 0;
   for (std::size_t column = 0; !matrix.empty() && column < matrix.front().size(); ++column) {
-    std::int64_t sum = 0;
+    std::int64_t sum = forwarded_in[column];
     for (const auto& row : matrix) sum += row[column];
     result = std::max(result, sum);
   }
@@ -175,17 +179,54 @@ Traffic traffic(const Planner& planner, const std::vector<Tensor>& model_tensors
   result.matrix.assign(sources, std::vector<std::int64_t>(destinations, 0));
   result.stage_ingress.assign(static_cast<std::size_t>(planner.source().stages()),
                               std::vector<std::int64_t>(destinations, 0));
+  result.forwarded_out.assign(destinations, 0);
+  result.forwarded_in.assign(destinations, 0);
   planner.for_each_copy([&](const Copy& copy) {
     const auto from = static_cast<std::size_t>(to_int(copy.source.rank));
     const auto to = static_cast<std::size_t>(to_int(copy.destination.rank));
     const std::int64_t bytes = copy.wire_bytes();
     result.bytes += bytes;
     ++result.copies;
+    result.hash += hash(copy, model_tensors[static_cast<std::size_t>(copy.tensor)].name);
+    if (copy.fan_out == FanOut::forwarded) {
+      result.forwarded_out[from] += bytes;
+      result.forwarded_in[to] += bytes;
+      return;
+    }
     result.matrix[from][to] += bytes;
     result.stage_ingress[static_cast<std::size_t>(planner.source().stage(copy.source.rank))][to] += bytes;
-    result.hash += hash(copy, model_tensors[static_cast<std::size_t>(copy.tensor)].name);
   });
   return result;
+}
+
+namespace {
+
+/// Seconds of the busiest device port under a plan's copies; 0 where rates are unknown.
+double busiest_port_seconds(const Planner& planner, const Rates& rates) {
+  std::map<std::int64_t, std::int64_t> sent, received, forwarded;
+  planner.for_each_copy([&](const Copy& copy) {
+    const std::int64_t from = to_int(copy.source.rank) / rates.ranks_per_device;
+    const std::int64_t to = to_int(copy.destination.rank) / rates.ranks_per_device;
+    const bool between_takers = copy.fan_out == FanOut::forwarded;
+    if (between_takers && from == to) return;  // within a device's memory
+    (between_takers ? forwarded : sent)[from] += copy.wire_bytes();
+    received[to] += copy.wire_bytes();
+  });
+  return std::max({over(static_cast<double>(largest(sent)), rates.device_out),
+                   over(static_cast<double>(largest(forwarded)), rates.device_out),
+                   over(static_cast<double>(largest(received)), rates.device_in)});
+}
+
+}  // namespace
+
+std::int64_t choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                            const Rates& rates) {
+  constexpr double kWorthwhile = 0.95;
+  const std::int64_t domain_ranks = rates.ranks_per_device * rates.devices_per_domain;
+  if (domain_ranks == 1 || rates.memory_is_shared) return 0;
+  const double without = busiest_port_seconds(Planner(tensors, source, destination), rates);
+  const double with = busiest_port_seconds(Planner(tensors, source, destination, domain_ranks), rates);
+  return with < kWorthwhile * without ? domain_ranks : 0;
 }
 
 ModelSeconds model_seconds(const Bound& bound, const Traffic& traffic, const Schedule& schedule, const Rates& rates) {

@@ -57,16 +57,24 @@ Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, cons
 struct Traffic {
   std::int64_t bytes = 0;
   std::int64_t copies = 0;
-  std::vector<std::vector<std::int64_t>> matrix;         ///< [source rank][destination rank]
+  std::vector<std::vector<std::int64_t>> matrix;         ///< [source rank][destination rank], of holders
+  std::vector<std::int64_t> forwarded_out;               ///< by destination rank: sent to others (fan-out)
+  std::vector<std::int64_t> forwarded_in;                ///< by destination rank: received from others
   std::vector<std::vector<std::int64_t>> stage_ingress;  ///< [stage][destination rank]
   Sum128 hash;                                           ///< of the plan: the sum over its copies
 
-  std::int64_t egress_max() const;
-  std::int64_t ingress_max() const;
+  std::int64_t forwarded() const;    ///< of `bytes`: between destination ranks
+  std::int64_t egress_max() const;   ///< of the busiest rank of either side
+  std::int64_t ingress_max() const;  ///< of the busiest destination rank
 };
 
 /// Streams the world's copies once. `tensors`: the model's, for names.
 Traffic traffic(const Planner& planner, const std::vector<Tensor>& model_tensors);
+
+/// The domains for which fan-out pays: `rates`' ranks per domain where the plan with it keeps the busiest port less
+/// busy than the plan without, by a twentieth at least; else 0.
+std::int64_t choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                            const Rates& rates);
 
 /// What a run's schedule should take beyond the bound.
 struct Schedule {

@@ -26,6 +26,18 @@ bool contains(const std::vector<Rank>& ranks, Rank rank) {
   return std::binary_search(ranks.begin(), ranks.end(), rank);
 }
 
+/// Where each domain's ranks begin among ascending `ranks`, and their number; every rank is one for domains of none.
+std::vector<std::int32_t> domains_of(const std::vector<Rank>& ranks, std::int64_t domain_ranks) {
+  std::vector<std::int32_t> begins;
+  for (std::size_t i = 0; i < ranks.size(); ++i) {
+    const bool same =
+        i > 0 && domain_ranks > 0 && to_int(ranks[i]) / domain_ranks == to_int(ranks[i - 1]) / domain_ranks;
+    if (!same) begins.push_back(static_cast<std::int32_t>(i));
+  }
+  begins.push_back(static_cast<std::int32_t>(ranks.size()));
+  return begins;
+}
+
 /// The dimension between whose rows a box is cut for `holders`: see plan.hpp.
 int cut_dimension(const Extents& extent, std::int64_t takers, std::int64_t holders) {
   int longest = 0;
@@ -46,11 +58,13 @@ Sum128 hash(const Copy& copy, const std::string& tensor_name) {
     seed =
         combine(seed, static_cast<std::uint64_t>(format.dtype) * 256 + static_cast<std::uint64_t>(format.conversion));
   }
+  if (copy.fan_out != FanOut::none) seed = combine(seed, static_cast<std::uint64_t>(copy.fan_out));
   return {splitmix64(seed), splitmix64(~seed)};
 }
 
-Planner::Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination)
-    : tensors_(tensors), source_(source), destination_(destination) {}
+Planner::Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                 std::int64_t domain_ranks)
+    : tensors_(tensors), source_(source), destination_(destination), domain_ranks_(domain_ranks) {}
 
 Planner::ClassKey Planner::key(const Tensor& tensor) const {
   return {tensor.shape, tensor.dtype, source_.placement_class(tensor), destination_.placement_class(tensor)};
@@ -63,7 +77,8 @@ Planner::Class Planner::make_class(const Tensor& tensor) const {
   for (const Holding& held : from) {
     for (const Holding& wanted : to) {
       if (const auto box = intersect(held.box, wanted.box)) {
-        result.overlaps.push_back({*box, held.ranks, wanted.ranks, held.format, wanted.format});
+        result.overlaps.push_back(
+            {*box, held.ranks, wanted.ranks, domains_of(wanted.ranks, domain_ranks_), held.format, wanted.format});
       }
     }
   }
@@ -92,38 +107,60 @@ void Planner::walk(const Wanted& wanted, const Visit& visit) const {
 template <typename Visit>
 void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit) {
   const auto holders = static_cast<std::int64_t>(overlap.holders.size());
-  const auto takers = static_cast<std::int64_t>(overlap.takers.size());
-  const auto emit = [&](std::int64_t holder, std::int64_t taker, const Box& box) {
-    Copy copy;
-    copy.tensor = tensor.index;
-    copy.box = box;
-    copy.source = {overlap.holders[static_cast<std::size_t>((holder + turn + overlap.number) % holders)],
-                   {},
-                   overlap.source_format};
-    copy.destination = {overlap.takers[static_cast<std::size_t>(taker)], {}, overlap.destination_format};
+  const auto domains = static_cast<std::int64_t>(overlap.domains.size()) - 1;
+  const auto bytes_of = [&](const Box& box) { return box.volume() * byte_size(overlap.source_format.dtype); };
+  const auto taker_end = [&](std::int64_t taker) {
+    return End{overlap.takers[static_cast<std::size_t>(taker)], {}, overlap.destination_format};
+  };
+  const auto part_of = [](const Box& box, int cut, std::int64_t begin, std::int64_t end) {
+    Box part = box;
+    part.lower[cut] += begin;
+    part.extent[cut] = end - begin;
+    return part;
+  };
+  const auto send = [&](std::int64_t holder, std::int64_t taker, const Box& box, FanOut fan_out) {
+    const Rank from = overlap.holders[static_cast<std::size_t>((holder + turn + overlap.number) % holders)];
+    Copy copy{tensor.index, box, {from, {}, overlap.source_format}, taker_end(taker), fan_out};
     visit(copy);
   };
+  /// Brings `box` to all takers of a domain.
+  const auto feed = [&](std::int64_t holder, std::int64_t domain, const Box& box) {
+    const std::int64_t first = overlap.domains[static_cast<std::size_t>(domain)];
+    const std::int64_t takers = overlap.domains[static_cast<std::size_t>(domain) + 1] - first;
+    if (takers == 1 || box.extent.size() == 0 || bytes_of(box) < takers * kMinStripeBytes) {
+      for (std::int64_t taker = 0; taker < takers; ++taker) send(holder, first + taker, box, FanOut::none);
+      return;
+    }
+    const int cut = cut_dimension(box.extent, 1, takers);
+    const std::int64_t rows = box.extent[cut];
+    for (std::int64_t taker = 0; taker < takers; ++taker) {
+      const Box stripe = part_of(box, cut, taker * rows / takers, (taker + 1) * rows / takers);
+      if (stripe.extent[cut] == 0) continue;
+      send(holder, first + taker, stripe, FanOut::relayed);
+      for (std::int64_t other = 0; other < takers; ++other) {
+        if (other == taker) continue;
+        Copy copy{tensor.index, stripe, taker_end(first + taker), taker_end(first + other), FanOut::forwarded};
+        visit(copy);
+      }
+    }
+  };
 
-  const std::int64_t bytes = overlap.box.volume() * byte_size(overlap.source_format.dtype);
-  const bool whole =
-      takers % holders == 0 || overlap.box.extent.size() == 0 || bytes * takers < holders * kMinStripeBytes;
+  const bool whole = domains % holders == 0 || overlap.box.extent.size() == 0 ||
+                     bytes_of(overlap.box) * domains < holders * kMinStripeBytes;
   if (whole) {
-    for (std::int64_t taker = 0; taker < takers; ++taker) emit(taker * holders / takers, taker, overlap.box);
+    for (std::int64_t domain = 0; domain < domains; ++domain) feed(domain * holders / domains, domain, overlap.box);
     return;
   }
-  // The takers' boxes end to end have takers x rows rows; holder h sends those from h/holders to (h+1)/holders of them.
-  const int cut = cut_dimension(overlap.box.extent, takers, holders);
+  // The domains' boxes end to end have domains x rows rows; holder h sends those from h/holders to (h+1)/holders.
+  const int cut = cut_dimension(overlap.box.extent, domains, holders);
   const std::int64_t rows = overlap.box.extent[cut];
-  const auto boundary = [&](std::int64_t holder) { return holder * takers * rows / holders; };
-  for (std::int64_t taker = 0; taker < takers; ++taker) {
-    std::int64_t begin = taker * rows;
-    for (std::int64_t holder = taker * holders / takers; begin < (taker + 1) * rows; ++holder) {
-      const std::int64_t end = std::min(boundary(holder + 1), (taker + 1) * rows);
+  const auto boundary = [&](std::int64_t holder) { return holder * domains * rows / holders; };
+  for (std::int64_t domain = 0; domain < domains; ++domain) {
+    std::int64_t begin = domain * rows;
+    for (std::int64_t holder = domain * holders / domains; begin < (domain + 1) * rows; ++holder) {
+      const std::int64_t end = std::min(boundary(holder + 1), (domain + 1) * rows);
       if (end <= begin) continue;
-      Box part = overlap.box;
-      part.lower[cut] += begin - taker * rows;
-      part.extent[cut] = end - begin;
-      emit(holder, taker, part);
+      feed(holder, domain, part_of(overlap.box, cut, begin - domain * rows, end - domain * rows));
       begin = end;
     }
   }
@@ -135,8 +172,11 @@ RankPlan Planner::rank_plan(Side side, Rank rank) const {
   walk([&](const Overlap& overlap) { return contains(side == Side::source ? overlap.holders : overlap.takers, rank); },
        [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) {
          assign(tensor, overlap, turn, [&](Copy& copy) {
-           if ((side == Side::source ? copy.source.rank : copy.destination.rank) != rank) return;
-           copy.source = make_end(source_, tensor, copy.source.rank, copy.box, scratch);
+           const bool forwarded = copy.fan_out == FanOut::forwarded;
+           const bool sends = copy.source.rank == rank && forwarded == (side == Side::destination);
+           const bool receives = copy.destination.rank == rank && side == Side::destination;
+           if (!sends && !receives) return;
+           copy.source = make_end(forwarded ? destination_ : source_, tensor, copy.source.rank, copy.box, scratch);
            copy.destination = make_end(destination_, tensor, copy.destination.rank, copy.box, scratch);
            result.copies.push_back(copy);
          });

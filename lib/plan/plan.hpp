@@ -10,6 +10,10 @@
 // send 1.5 boxes each. Cuts are between rows of the first dimension that has `kMinStripeRows` for every part, else of
 // the longest; where H divides R, or a part would be smaller than `kMinStripeBytes`, boxes stay whole. The holders are
 // rotated by the tensor's number among those of its class plus the overlap's number within the tensor.
+//
+// Fan-out: takers of one domain can feed each other. Each of them then gets one stripe of the box from a holder, and
+// forwards it to the others: a box enters the domain once. Example: train TP1 to gen DP3 sends each replica a third of
+// every tensor, which the replica passes on to the other two.
 
 #include <functional>
 #include <string>
@@ -39,6 +43,13 @@ struct End {
   friend bool operator==(const End&, const End&) = default;
 };
 
+/// A copy's part in fan-out.
+enum class FanOut : std::uint8_t {
+  none,      ///< from a holder to a taker
+  relayed,   ///< the same, and the taker forwards it
+  forwarded  ///< from a taker to a taker: both ends are on the destination side
+};
+
 /// One strided copy between two ranks: `box` of tensor `tensor`, from `source` to `destination`, converted where their
 /// formats differ. The bytes on the wire are those of the source's dtype.
 struct Copy {
@@ -46,13 +57,14 @@ struct Copy {
   Box box;
   End source;
   End destination;
+  FanOut fan_out = FanOut::none;
 
   std::int64_t elements() const { return box.volume(); }
   std::int64_t wire_bytes() const { return elements() * byte_size(source.format.dtype); }
 };
 
 /// The copies in which one rank is source or destination, in the plan's order: by tensor, overlap, destination,
-/// then box.
+/// then box. With fan-out: by tensor, overlap, domain, then stripe; a relayed copy, then its forwarded ones.
 struct RankPlan {
   std::vector<Copy> copies;
 };
@@ -63,8 +75,10 @@ Sum128 hash(const Copy& copy, const std::string& tensor_name);
 /// Computes the copies that take `tensors` from one layout to another. Keeps references to all three.
 class Planner {
  public:
-  /// `tensors`: those to be copied (the bulk path's), in the order of the copies.
-  Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination);
+  /// `tensors`: those to be copied (the bulk path's), in the order of the copies. `domain_ranks`: so many neighbouring
+  /// destination ranks feed each other (fan-out); 0 = none do.
+  Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+          std::int64_t domain_ranks = 0);
 
   /// The copies in which `rank` of `side` takes part. Cost: one look per tensor and the rank's own copies.
   RankPlan rank_plan(Side side, Rank rank) const;
@@ -80,6 +94,7 @@ class Planner {
     Box box;
     std::vector<Rank> holders;
     std::vector<Rank> takers;
+    std::vector<std::int32_t> domains;  ///< the first taker of each, and the number of takers
     Format source_format;
     Format destination_format;
     std::int64_t number = 0;  ///< among the overlaps of its class
@@ -100,6 +115,7 @@ class Planner {
   const std::vector<Tensor>& tensors_;
   const Layout& source_;
   const Layout& destination_;
+  std::int64_t domain_ranks_;
 };
 
 /// A box of a tensor as one side stores it: who holds exactly this box.

@@ -84,6 +84,11 @@ std::string format_bound(const Bound& bound) {
                      format_seconds(bound.terms->fanout), format_seconds(bound.terms->memory));
 }
 
+std::string forwarded_text(const Wire& wire) {
+  if (wire.forwarded_bytes == 0) return "";
+  return fmt::format(", {} forwarded by gen ranks", format_bytes(wire.forwarded_bytes));
+}
+
 std::string verdict(const Result& result) {
   if (result.status == Status::passed) return "OK";
   std::string why = "no reason was recorded";

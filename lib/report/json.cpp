@@ -83,7 +83,8 @@ Json to_json(const Wire& wire) {
           {"copies", wire.copies},
           {"egress_bytes_max", wire.egress_bytes_max},
           {"ingress_bytes_max", wire.ingress_bytes_max},
-          {"local_bytes", wire.local_bytes}};
+          {"local_bytes", wire.local_bytes},
+          {"forwarded_bytes", wire.forwarded_bytes}};
 }
 
 Json to_json(const Memory& memory) {

@@ -99,6 +99,7 @@ struct Wire {
   std::int64_t egress_bytes_max = 0;   ///< of the busiest sender
   std::int64_t ingress_bytes_max = 0;  ///< of the busiest receiver
   std::int64_t local_bytes = 0;        ///< copies whose two ends are one device
+  std::int64_t forwarded_bytes = 0;    ///< from gen rank to gen rank (fan-out)
 };
 
 struct Memory {

@@ -70,8 +70,10 @@ std::vector<Control::Bytes> to_bytes(const std::vector<std::vector<TensorHash>>&
 
 void agree(Control& world, Side side, Rank rank, std::int32_t source_ranks, const std::vector<plan::Copy>& copies,
            const std::vector<model::Tensor>& tensors) {
+  const int self = side == Side::source ? to_int(rank) : source_ranks + to_int(rank);
   const auto peer_of = [&](const plan::Copy& copy) {
-    return side == Side::source ? source_ranks + to_int(copy.destination.rank) : to_int(copy.source.rank);
+    const WorldRanks ends = world_ranks(copy, source_ranks);
+    return ends.source == self ? ends.destination : ends.source;
   };
   const auto mine = hashes_by_peer(world.size(), peer_of, copies, tensors);
   std::vector<Control::Bytes> sums(mine.size());
@@ -86,10 +88,9 @@ void agree(Control& world, Side side, Rank rank, std::int32_t source_ranks, cons
   for (std::size_t i = 0; i < mine.size() && finding.empty(); ++i) {
     if (theirs[i] == sums[i]) continue;
     const std::int32_t tensor = first_difference(mine[i], read_all<TensorHash>(lists[i]));
-    const int me = side == Side::source ? to_int(rank) : source_ranks + to_int(rank);
     const std::string text = fmt::format(
         "ranks {} and {} disagree on the plan, first in tensor {}: their layouts or inputs differ; nothing was sent",
-        me, i, tensor < 0 ? "(none)" : tensors[static_cast<std::size_t>(tensor)].name);
+        self, i, tensor < 0 ? "(none)" : tensors[static_cast<std::size_t>(tensor)].name);
     for (char c : text) finding.push_back(static_cast<std::byte>(c));
   }
   for (const Control::Bytes& bytes :

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <set>
 
 #include "transport/bytes.hpp"
@@ -7,42 +8,84 @@
 namespace refit::transport {
 namespace {
 
+constexpr std::int64_t kFlagBytes = sizeof(std::uint64_t);
+constexpr std::int64_t kNoFlag = -1;
+
+/// Where a destination wants a copy: bytes into its arena, and into its flags that of the copy's first chunk.
+struct Target {
+  std::int64_t offset;
+  std::int64_t flag;
+};
+
+/// How a relayed copy is cut into the chunks in which it arrives and is forwarded: between rows of its first dimension
+/// that has several.
+struct Chunks {
+  explicit Chunks(const plan::Copy& copy) {
+    const Extents& extent = copy.box.extent;
+    while (dimension + 1 < extent.size() && extent[dimension] == 1) ++dimension;
+    rows = extent[dimension];
+    step = std::clamp<std::int64_t>(kFanOutChunkBytes * rows / copy.wire_bytes(), 1, rows);
+  }
+  std::int64_t count() const { return (rows + step - 1) / step; }
+  /// Chunk `index` of a tile of the whole copy.
+  kernels::Tile part(kernels::Tile tile, std::int64_t index) const {
+    const std::int64_t first = index * step;
+    tile.source += first * tile.source_strides[dimension] * byte_size(tile.from);
+    tile.destination += first * tile.destination_strides[dimension] * byte_size(tile.to);
+    tile.extent[dimension] = std::min(step, rows - first);
+    return tile;
+  }
+
+  int dimension = 0;
+  std::int64_t rows;
+  std::int64_t step;
+};
+
+struct PeerTile {
+  std::size_t peer;
+  kernels::Tile tile;
+};
+
+/// One tile of every peer in turn, so that all relays get their first chunk soon, and none more than its share.
+void take_turns(std::vector<PeerTile>& tiles, std::size_t peers) {
+  std::vector<std::size_t> seen(peers, 0);
+  std::vector<std::pair<std::size_t, PeerTile>> by_turn;
+  for (const PeerTile& tile : tiles) by_turn.emplace_back(seen[tile.peer]++, tile);
+  std::stable_sort(by_turn.begin(), by_turn.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (std::size_t i = 0; i < tiles.size(); ++i) tiles[i] = by_turn[i].second;
+}
+
 class Direct final : public Executor {
  public:
   Direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
-         const std::vector<plan::Copy>& copies, PeerMemory& peers, Control& world, std::int32_t source_ranks,
-         const Tuning& tuning, Progress& progress)
-      : space_(space), peers_(peers), world_(world), progress_(progress) {
-    const auto world_rank = [&](const plan::Copy& copy, Side side) {
-      return side == Side::source ? to_int(copy.source.rank) : source_ranks + to_int(copy.destination.rank);
-    };
-    const Side other = me.side == Side::source ? Side::destination : Side::source;
-    const std::vector<bool> mapped = agree_on_mapping(me);
-
-    // A destination tells each source where the copies that they share go, in the plan's order.
-    std::vector<Control::Bytes> places(static_cast<std::size_t>(world.size()));
-    std::vector<plan::Copy> unmapped;
+         const std::vector<plan::Copy>& copies, PeerMemory& peers, PeerMemory* flags, Control& world,
+         std::int32_t source_ranks, const Tuning& tuning, Progress& progress)
+      : space_(space),
+        me_(me),
+        source_ranks_(source_ranks),
+        peers_(peers),
+        flags_(flags),
+        world_(world),
+        progress_(progress) {
+    const std::vector<bool> mapped = agree_on_mapping();
+    std::vector<plan::Copy> served, unmapped;
+    std::set<int> unmapped_peers;
     for (const plan::Copy& copy : copies) {
-      const auto peer = static_cast<std::size_t>(world_rank(copy, other));
-      if (!mapped[peer]) {
-        unmapped.push_back(copy);
-      } else if (me.side == Side::destination) {
-        append(places[peer],
-               me.destination.address(copy.destination.place, copy.destination.format.dtype) - peers.local());
-      }
+      const int peer =
+          receives(copy) ? world_ranks(copy, source_ranks).source : world_ranks(copy, source_ranks).destination;
+      const bool is_served = mapped[static_cast<std::size_t>(peer)];
+      REFIT_ASSERT(is_served || copy.fan_out == plan::FanOut::none);
+      (is_served ? served : unmapped).push_back(copy);
+      if (!is_served) unmapped_peers.insert(peer);
     }
-    const std::vector<Control::Bytes> received = world.exchange(places);
-    if (me.side == Side::source) make_table(me, copies, mapped, received, world_rank);
-
-    std::set<int> peers_by_p2p;
-    for (const plan::Copy& copy : unmapped) peers_by_p2p.insert(world_rank(copy, other));
-    unmapped_peers_ = static_cast<std::int64_t>(peers_by_p2p.size());
+    unmapped_peers_ = static_cast<std::int64_t>(unmapped_peers.size());
+    make_table(served);
     const bool anybody_unmapped = world.max(static_cast<std::int64_t>(unmapped.empty() ? 0 : 1)) != 0;
     if (anybody_unmapped) fallback_ = make_p2p(space, routes, me, unmapped, tuning, progress);
   }
 
   void execute() override {
-    table_.run(space_);
+    table_.run(space_, ++epoch_);
     if (fallback_) fallback_->execute();
     space_.fence();
     peers_.fence();
@@ -55,54 +98,124 @@ class Direct final : public Executor {
   std::int64_t unmapped_peers() const override { return unmapped_peers_; }
 
  private:
-  /// By world rank: can this rank's pair be served directly? The source is the one that maps.
-  std::vector<bool> agree_on_mapping(const Endpoint& me) {
-    std::vector<Control::Bytes> flags(static_cast<std::size_t>(world_.size()));
+  int self() const { return world_.rank(); }
+  bool receives(const plan::Copy& copy) const { return world_ranks(copy, source_ranks_).destination == self(); }
+
+  /// By world rank: can this rank's pair be served directly? The rank that sends is the one that maps.
+  std::vector<bool> agree_on_mapping() {
+    std::vector<Control::Bytes> can_map(static_cast<std::size_t>(world_.size()));
     for (int rank = 0; rank < world_.size(); ++rank) {
-      append(flags[static_cast<std::size_t>(rank)], static_cast<std::uint8_t>(peers_.map(rank) != nullptr));
+      append(can_map[static_cast<std::size_t>(rank)], static_cast<std::uint8_t>(peers_.map(rank) != nullptr));
     }
-    const std::vector<Control::Bytes> received = world_.exchange(flags);
+    const std::vector<Control::Bytes> can_be_mapped = world_.exchange(can_map);
     std::vector<bool> mapped;
-    for (std::size_t rank = 0; rank < received.size(); ++rank) {
-      const Control::Bytes& answer = me.side == Side::source ? flags[rank] : received[rank];
-      mapped.push_back(answer.front() != std::byte{0});
+    for (std::size_t rank = 0; rank < can_map.size(); ++rank) {
+      const bool sends = me_.side == Side::source;
+      const bool is_source = static_cast<std::int32_t>(rank) < source_ranks_;
+      const bool out = can_map[rank].front() != std::byte{0};
+      const bool in = can_be_mapped[rank].front() != std::byte{0};
+      mapped.push_back(sends ? out : (is_source ? in : in && out));
     }
     return mapped;
   }
 
-  template <typename WorldRank>
-  void make_table(const Endpoint& me, const std::vector<plan::Copy>& copies, const std::vector<bool>& mapped,
-                  const std::vector<Control::Bytes>& received, const WorldRank& world_rank) {
-    std::vector<std::vector<std::int64_t>> offsets;
-    for (const Control::Bytes& bytes : received) offsets.push_back(read_all<std::int64_t>(bytes));
-    std::vector<std::size_t> next(offsets.size(), 0);
-    std::vector<kernels::Tile> tiles;
-    for (const plan::Copy& copy : copies) {
-      const int peer = world_rank(copy, Side::destination);
-      const auto p = static_cast<std::size_t>(peer);
-      if (!mapped[p]) continue;
-      REFIT_ASSERT(next[p] < offsets[p].size());
-      tiles.push_back(make_tile(copy, me.source.address(copy.source.place, copy.source.format.dtype),
-                                peers_.map(peer) + offsets[p][next[p]++]));
+  /// Destinations tell each sender where the copies that they share go, in the plan's order.
+  std::vector<std::vector<Target>> exchange_targets(const std::vector<plan::Copy>& copies) {
+    if (flags_ != nullptr) {
+      const std::int64_t bytes = fan_out_flag_bytes(copies, me_.side, me_.rank);
+      if (bytes > 0) kernels::fill(space_, flags_->local(), DType::f32, {bytes / 4}, {1}, 0.0);
+      space_.fence();
     }
-    table_ = kernels::CopyTable(space_, tiles);
+    std::vector<Control::Bytes> targets(static_cast<std::size_t>(world_.size()));
+    std::int64_t flag = 0;
+    for (const plan::Copy& copy : copies) {
+      if (!receives(copy)) continue;
+      const bool relayed = copy.fan_out == plan::FanOut::relayed;
+      const std::byte* address = me_.destination.address(copy.destination.place, copy.destination.format.dtype);
+      append(targets[static_cast<std::size_t>(world_ranks(copy, source_ranks_).source)],
+             Target{address - peers_.local(), relayed ? flag : kNoFlag});
+      if (relayed) flag += kFlagBytes * Chunks(copy).count();
+    }
+    std::vector<std::vector<Target>> result;
+    for (const Control::Bytes& bytes : world_.exchange(targets)) result.push_back(read_all<Target>(bytes));
+    return result;
+  }
+
+  void make_table(const std::vector<plan::Copy>& copies) {
+    const std::vector<std::vector<Target>> targets = exchange_targets(copies);
+    std::vector<std::size_t> next(targets.size(), 0);
+    std::vector<PeerTile> tiles;
+    std::int64_t arriving = 0;  // flag of the relayed copy that came last in the plan
+    std::int64_t flag = 0;
+    for (const plan::Copy& copy : copies) {
+      if (receives(copy)) {
+        if (copy.fan_out != plan::FanOut::relayed) continue;
+        arriving = flag;
+        flag += kFlagBytes * Chunks(copy).count();
+        continue;
+      }
+      const auto peer = static_cast<std::size_t>(world_ranks(copy, source_ranks_).destination);
+      REFIT_ASSERT(next[peer] < targets[peer].size());
+      const Target target = targets[peer][next[peer]++];
+      const LocalMemory& from = me_.side == Side::source ? me_.source : me_.destination;
+      const kernels::Tile tile = make_tile(copy, from.address(copy.source.place, copy.source.format.dtype),
+                                           peers_.map(static_cast<int>(peer)) + target.offset);
+      if (copy.fan_out == plan::FanOut::none) {
+        tiles.push_back({peer, tile});
+      } else {
+        append_chunks(copy, tile, copy.fan_out == plan::FanOut::forwarded ? arriving : target.flag, peer, tiles);
+      }
+    }
+    if (flags_ != nullptr) take_turns(tiles, targets.size());
+    std::vector<kernels::Tile> table;
+    for (const PeerTile& tile : tiles) table.push_back(tile.tile);
+    table_ = kernels::CopyTable(space_, table);
+  }
+
+  /// A relayed copy raises a flag of the relay behind each chunk; what is forwarded waits for it.
+  void append_chunks(const plan::Copy& copy, const kernels::Tile& tile, std::int64_t flag, std::size_t peer,
+                     std::vector<PeerTile>& tiles) const {
+    const Chunks chunks(copy);
+    for (std::int64_t i = 0; i < chunks.count(); ++i, flag += kFlagBytes) {
+      kernels::Tile part = chunks.part(tile, i);
+      if (copy.fan_out == plan::FanOut::relayed) {
+        part.signal = reinterpret_cast<std::uint64_t*>(flags_->map(static_cast<int>(peer)) + flag);
+      } else {
+        part.wait = reinterpret_cast<const std::uint64_t*>(flags_->local() + flag);
+      }
+      tiles.push_back({peer, part});
+    }
   }
 
   const kernels::ExecutionSpace& space_;
+  const Endpoint me_;
+  std::int32_t source_ranks_;
   PeerMemory& peers_;
+  PeerMemory* flags_;
   Control& world_;
   Progress& progress_;
   kernels::CopyTable table_;
+  std::uint64_t epoch_ = 0;
   std::unique_ptr<Executor> fallback_;
   std::int64_t unmapped_peers_ = 0;
 };
 
 }  // namespace
 
+std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, Side side, Rank rank) {
+  std::int64_t chunks = 0;
+  for (const plan::Copy& copy : copies) {
+    const bool relays = side == Side::destination && copy.fan_out == plan::FanOut::relayed;
+    if (relays && copy.destination.rank == rank) chunks += Chunks(copy).count();
+  }
+  return kFlagBytes * chunks;
+}
+
 std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
-                                      const std::vector<plan::Copy>& copies, PeerMemory& peers, Control& world,
-                                      std::int32_t source_ranks, const Tuning& tuning, Progress& progress) {
-  return std::make_unique<Direct>(space, routes, me, copies, peers, world, source_ranks, tuning, progress);
+                                      const std::vector<plan::Copy>& copies, PeerMemory& peers, PeerMemory* flags,
+                                      Control& world, std::int32_t source_ranks, const Tuning& tuning,
+                                      Progress& progress) {
+  return std::make_unique<Direct>(space, routes, me, copies, peers, flags, world, source_ranks, tuning, progress);
 }
 
 }  // namespace refit::transport

@@ -40,6 +40,16 @@ struct Tuning {
   std::int64_t ring_chunks = 2;        ///< p2p: chunks of the ring, per stage in flight
 };
 
+/// World ranks of a copy's two ends: source ranks come first, destination ranks follow.
+struct WorldRanks {
+  int source;
+  int destination;
+};
+inline WorldRanks world_ranks(const plan::Copy& copy, std::int32_t source_ranks) {
+  const bool forwarded = copy.fan_out == plan::FanOut::forwarded;
+  return {to_int(copy.source.rank) + (forwarded ? source_ranks : 0), source_ranks + to_int(copy.destination.rank)};
+}
+
 /// How ranks of the two sides find each other: one communicator for all stages, or one per source stage whose ranks are
 /// that stage's source ranks followed by all destination ranks.
 class Routes {
@@ -91,9 +101,20 @@ std::unique_ptr<Executor> make_golden(const kernels::ExecutionSpace& space, cons
 /// direct: the source rank's kernel writes its copies straight into the destination ranks' final storages through
 /// mapped peer memory, casting on the way; one launch per step, then one barrier. Pairs that cannot map each other use
 /// p2p. Collective over `world` (world rank = source rank, or `source_ranks` + destination rank).
+///
+/// Fan-out: relayed copies arrive in chunks of at most kFanOutChunkBytes; the source raises a flag in `flags` behind
+/// each, for which the relay's kernel waits before it forwards the chunk. `flags` is peer memory of fan_out_flag_bytes
+/// on every rank, or nullptr where no rank has a relayed copy; all ranks of fan-out map each other in both memories.
 std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
-                                      const std::vector<plan::Copy>& copies, PeerMemory& peers, Control& world,
-                                      std::int32_t source_ranks, const Tuning& tuning, Progress& progress);
+                                      const std::vector<plan::Copy>& copies, PeerMemory& peers, PeerMemory* flags,
+                                      Control& world, std::int32_t source_ranks, const Tuning& tuning,
+                                      Progress& progress);
+
+/// Small enough that the last chunk's way through its relay is short, large enough that flags cost nothing.
+inline constexpr std::int64_t kFanOutChunkBytes = 8 << 20;
+
+/// Bytes of flags that `rank` of `side` needs for the relayed copies that it receives.
+std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, Side side, Rank rank);
 
 /// The misc stream: gathers the tensors of the stream into source rank 0's buffers through a plan, broadcasts them
 /// buffer by buffer (two rotate), and places them into destination storages through the destination's own pieces.

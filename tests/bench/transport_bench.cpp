@@ -130,7 +130,7 @@ void direct_against_memcpy(Control& world, const std::vector<model::Tensor>& ten
   transport::Progress progress;
   const transport::Routes routes(from, {part.communicator.get()}, half);
   const auto direct =
-      make_direct(space, routes, part.me, part.copies, *peers, world, half, transport::Tuning{}, progress);
+      make_direct(space, routes, part.me, part.copies, *peers, nullptr, world, half, transport::Tuning{}, progress);
   // Source r and destination r hold the same storages at the same offsets.
   const auto copy = [&] {
     if (part.source) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "support/random_layout.hpp"
 #include "transport/mpi.hpp"
 #include "unit/transport_models.hpp"
 
@@ -68,6 +69,42 @@ TEST(MpiExecutors, MoveEveryByte) {
       }
     }
   }
+}
+
+/// One holder and `replicas`, of tensors that are large enough to be cut between them.
+MeshLayout replicas(const std::vector<model::Tensor>& tensors, std::int64_t count, DType dtype) {
+  MeshLayout layout;
+  layout.tensors = tensors;
+  layout.mesh = {count};
+  layout.cuts.resize(tensors.size());
+  layout.format_of = {dtype};
+  layout.storage_of.assign(tensors.size(), 0);
+  layout.reversed.assign(tensors.size(), false);
+  return layout;
+}
+
+TEST(MpiExecutors, ReplicasFeedEachOther) {
+  const auto world = transport::make_mpi_control();
+  if (world->size() < 3) GTEST_SKIP() << "needs two replicas";
+  model::Model model;
+  for (const Shape& shape : {Shape{1000, 700}, Shape{1, 3'000'000}, Shape{40}, Shape{3, 5, 90'001}}) {
+    const auto index = static_cast<std::int32_t>(model.tensors.size());
+    model.tensors.push_back({index, fmt::format("t{}", index), shape, DType::bf16, model::Role::final_norm, -1, -1});
+  }
+  const MeshLayout source = replicas(model.tensors, 1, DType::bf16);
+  const MeshLayout destination = replicas(model.tensors, world->size() - 1, DType::f32);
+  TransportCase job;
+  job.refits = 3;
+  Truth truth(model);
+  truth.prepare(source, destination, job.refits + 1);
+  job.model = &model;
+  job.truth = &truth;
+  job.source = &source;
+  job.destination = &destination;
+  job.bulk = model.tensors;
+  job.executor = ExecutorKind::direct;
+  job.domain_ranks = destination.ranks();
+  run_and_expect(job, *world, "one holder, all others replicas");
 }
 
 TEST(MpiExecutors, P2pServesBothEndsOnOneRank) {

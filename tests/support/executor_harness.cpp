@@ -154,12 +154,13 @@ Network connect(const TransportCase& job, const RankServices& services) {
 }
 
 std::vector<plan::Copy> copies_of(const TransportCase& job, Side side, Rank rank) {
-  return plan::Planner(job.bulk, *job.source, *job.destination).rank_plan(side, rank).copies;
+  return plan::Planner(job.bulk, *job.source, *job.destination, job.domain_ranks).rank_plan(side, rank).copies;
 }
 
 std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const RankServices& services,
                                                const kernels::ExecutionSpace& space, const transport::Routes& routes,
                                                const Endpoint& me, transport::PeerMemory* peers,
+                                               std::unique_ptr<transport::PeerMemory>& flags,
                                                transport::Progress& progress) {
   const std::vector<plan::Copy> copies = copies_of(job, me.side, me.rank);
   transport::agree(*services.world, me.side, me.rank, job.source->ranks(), copies, job.model->tensors);
@@ -169,7 +170,10 @@ std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const R
     case ExecutorKind::p2p: return make_p2p(space, routes, me, copies, job.tuning, progress);
     case ExecutorKind::direct: break;
   }
-  return make_direct(space, routes, me, copies, *peers, *services.world, job.source->ranks(), job.tuning, progress);
+  const std::int64_t flag_bytes = transport::fan_out_flag_bytes(copies, me.side, me.rank);
+  if (services.world->max(flag_bytes) > 0) flags = services.peer_memory(flag_bytes);
+  return make_direct(space, routes, me, copies, *peers, flags.get(), *services.world, job.source->ranks(), job.tuning,
+                     progress);
 }
 
 }  // namespace
@@ -220,7 +224,8 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   transport::Progress progress;
   const Network network = connect(job, services);
   const transport::Routes routes(*job.source, network.pointers(), sources);
-  const auto bulk = make_bulk(job, services, space, routes, me, peers.get(), progress);
+  std::unique_ptr<transport::PeerMemory> flags;
+  const auto bulk = make_bulk(job, services, space, routes, me, peers.get(), flags, progress);
   std::unique_ptr<transport::Executor> misc;
   if (!job.misc.empty()) {
     misc = make_misc(space, network.gather.get(), network.stream.get(), me, job.misc, *job.source, *job.destination,
@@ -262,10 +267,15 @@ RankOutcome run_alone(const TransportCase& job, Communicator& self) {
 std::vector<RankOutcome> run_threads(const TransportCase& job) {
   const int ranks = job.source->ranks() + job.destination->ranks();
   const auto hub = std::make_shared<ThreadHub>(ranks);
-  const auto arenas = std::make_shared<ThreadArenas>();
-  arenas->arenas.assign(static_cast<std::size_t>(ranks), nullptr);
-  arenas->unmapped = job.unmapped;
-  std::vector<std::vector<std::byte>> shared(static_cast<std::size_t>(ranks));
+  // Of the weights, then of the flags: by call of peer_memory.
+  std::vector<std::shared_ptr<ThreadArenas>> arenas;
+  std::vector<std::vector<std::vector<std::byte>>> shared(
+      2, std::vector<std::vector<std::byte>>(static_cast<std::size_t>(ranks)));
+  for (int call = 0; call < 2; ++call) {
+    arenas.push_back(std::make_shared<ThreadArenas>());
+    arenas.back()->arenas.assign(static_cast<std::size_t>(ranks), nullptr);
+    arenas.back()->unmapped = job.unmapped;
+  }
   std::mutex mutex;
   std::map<int, std::shared_ptr<ThreadSwitch>> switches;
   std::vector<RankOutcome> outcomes(static_cast<std::size_t>(ranks));
@@ -281,12 +291,13 @@ std::vector<RankOutcome> run_threads(const TransportCase& job) {
       const auto position = std::find(members.begin(), members.end(), rank) - members.begin();
       return std::make_unique<ThreadCommunicator>(shared_switch, static_cast<int>(position));
     };
+    std::size_t call = 0;
     services.peer_memory = [&](std::int64_t bytes) {
-      auto& mine = shared[static_cast<std::size_t>(rank)];
+      auto& mine = shared.at(call)[static_cast<std::size_t>(rank)];
       mine.resize(static_cast<std::size_t>(bytes));
-      arenas->arenas[static_cast<std::size_t>(rank)] = bytes > 0 ? mine.data() : nullptr;
+      arenas[call]->arenas[static_cast<std::size_t>(rank)] = bytes > 0 ? mine.data() : nullptr;
       world.barrier();
-      return std::make_unique<ThreadPeerMemory>(arenas, rank);
+      return std::make_unique<ThreadPeerMemory>(arenas[call++], rank);
     };
     outcomes[static_cast<std::size_t>(rank)] = run_rank(job, services);
   });

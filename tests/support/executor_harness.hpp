@@ -51,6 +51,7 @@ struct TransportCase {
   ExecutorKind executor = ExecutorKind::p2p;
   transport::Tuning tuning;
   bool per_stage = false;
+  std::int64_t domain_ranks = 0;  ///< direct: destination ranks that feed each other
   std::int64_t misc_buffer_bytes = 1 << 20;
   std::set<std::pair<int, int>> unmapped;  ///< world ranks (smaller, larger) that cannot map each other; threads only
   std::int64_t refits = 2;
@@ -69,7 +70,7 @@ struct RankServices {
   transport::Control* world = nullptr;
   /// Collective over `members` (world ranks); `tag` names the communicator.
   std::function<std::unique_ptr<transport::Communicator>(const std::vector<int>& members, int tag)> communicator;
-  /// Collective over the world: an arena of `bytes` on this rank.
+  /// Collective over the world: an arena of `bytes` on this rank. May be called again for another arena.
   std::function<std::unique_ptr<transport::PeerMemory>(std::int64_t bytes)> peer_memory;
 };
 

@@ -63,11 +63,12 @@ struct World {
   MeshLayout source, destination;
 };
 
-World random_world(std::uint64_t seed) {
+/// `large`: a few tensors large enough to be cut between replicas.
+World random_world(std::uint64_t seed, bool large) {
   std::mt19937_64 random(seed);
   World world;
   world.tensors = test_support::random_tensors(random, 8, 6);
-  if (seed % 8 == 0) {  // large enough to be cut between replicas
+  if (large) {
     const Shape shapes[] = {{70'001}, {1, 300, 200}, {3, 40'000}, {257, 129, 2}, {2, 2, 90, 130}};
     world.tensors.resize(3);
     for (Tensor& tensor : world.tensors) tensor.shape = shapes[random() % std::size(shapes)];
@@ -77,20 +78,23 @@ World random_world(std::uint64_t seed) {
   return world;
 }
 
-/// Carries out the destinations' plans; every element may be written once.
+/// Carries out the destinations' plans, what is forwarded last; every element may be written once.
 Memory execute(const World& world, const Planner& planner) {
   const Memory source = full_memory(world.source);
   Memory destination = empty_memory(world.destination);
-  for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
-    for (const Copy& copy : planner.rank_plan(Side::destination, Rank{r}).copies) {
-      EXPECT_EQ(copy.destination.rank, Rank{r});
-      const auto& from = source[static_cast<std::size_t>(to_int(copy.source.rank))].at(copy.source.place.storage);
-      auto& to = destination[static_cast<std::size_t>(r)].at(copy.destination.place.storage);
-      for_each_index(copy.box.extent, [&](const Extents& index) {
-        auto& element = to.at(static_cast<std::size_t>(position(copy.destination.place, index)));
-        EXPECT_EQ(element, kUnwritten) << "written twice";
-        element = from.at(static_cast<std::size_t>(position(copy.source.place, index)));
-      });
+  for (const bool forwarded : {false, true}) {
+    for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
+      for (const Copy& copy : planner.rank_plan(Side::destination, Rank{r}).copies) {
+        if (copy.destination.rank != Rank{r} || (copy.fan_out == FanOut::forwarded) != forwarded) continue;
+        const Memory& sender = forwarded ? destination : source;
+        const auto& from = sender[static_cast<std::size_t>(to_int(copy.source.rank))].at(copy.source.place.storage);
+        auto& to = destination[static_cast<std::size_t>(r)].at(copy.destination.place.storage);
+        for_each_index(copy.box.extent, [&](const Extents& index) {
+          auto& element = to.at(static_cast<std::size_t>(position(copy.destination.place, index)));
+          EXPECT_EQ(element, kUnwritten) << "written twice";
+          element = from.at(static_cast<std::size_t>(position(copy.source.place, index)));
+        });
+      }
     }
   }
   return destination;
@@ -116,13 +120,46 @@ std::vector<Key> all_copies(const Planner& planner) {
 class RandomPlan : public ::testing::TestWithParam<std::uint64_t> {};
 
 TEST_P(RandomPlan, BringsEveryElementOnceAndNothingElse) {
-  const World world = random_world(GetParam());
+  const World world = random_world(GetParam(), GetParam() % 8 == 0);
   const Planner planner(world.tensors, world.source, world.destination);
   EXPECT_EQ(execute(world, planner), full_memory(world.destination));
 }
 
+class RandomFanOut : public ::testing::TestWithParam<std::uint64_t> {};
+
+/// Domains of two ranks, and one of all.
+TEST_P(RandomFanOut, BringsEveryElementOnce) {
+  const World world = random_world(GetParam(), true);
+  for (const std::int64_t domain_ranks : {2, 8}) {
+    const Planner planner(world.tensors, world.source, world.destination, domain_ranks);
+    EXPECT_EQ(execute(world, planner), full_memory(world.destination));
+    // Each rank sees its own copies of the world's, in the same order.
+    std::vector<Copy> all;
+    planner.for_each_copy([&](const Copy& copy) { all.push_back(copy); });
+    for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
+      std::vector<Key> expected;
+      for (const Copy& copy : all) {
+        const bool forwards = copy.fan_out == FanOut::forwarded && copy.source.rank == Rank{r};
+        if (copy.destination.rank == Rank{r} || forwards) expected.push_back(key_of(copy));
+      }
+      EXPECT_EQ(keys_of(planner.rank_plan(Side::destination, Rank{r})), expected) << r;
+    }
+    // What is forwarded has been relayed to the rank that forwards it, just before, and stays in the domain.
+    const Copy* relayed = nullptr;
+    for (const Copy& copy : all) {
+      if (copy.fan_out == FanOut::relayed) relayed = &copy;
+      if (copy.fan_out != FanOut::forwarded) continue;
+      ASSERT_NE(relayed, nullptr);
+      EXPECT_EQ(relayed->box, copy.box);
+      EXPECT_EQ(relayed->tensor, copy.tensor);
+      EXPECT_EQ(relayed->destination.rank, copy.source.rank);
+      EXPECT_EQ(to_int(copy.source.rank) / domain_ranks, to_int(copy.destination.rank) / domain_ranks);
+    }
+  }
+}
+
 TEST_P(RandomPlan, IsTheSameSeenFromEveryRank) {
-  const World world = random_world(GetParam());
+  const World world = random_world(GetParam(), GetParam() % 8 == 0);
   const Planner planner(world.tensors, world.source, world.destination);
   const std::vector<Key> all = all_copies(planner);
   const auto only = [&](const auto& wanted) {
@@ -162,7 +199,7 @@ TEST_P(RandomPlan, IsTheSameSeenFromEveryRank) {
 }
 
 TEST_P(RandomPlan, IsInItsDocumentedOrder) {
-  const World world = random_world(GetParam());
+  const World world = random_world(GetParam(), GetParam() % 8 == 0);
   const Planner planner(world.tensors, world.source, world.destination);
   using Order = std::tuple<std::int32_t, Box, Rank, Box>;
   std::vector<Order> order;
@@ -179,7 +216,7 @@ TEST_P(RandomPlan, IsInItsDocumentedOrder) {
 }
 
 TEST_P(RandomPlan, CountsItsBytes) {
-  const World world = random_world(GetParam());
+  const World world = random_world(GetParam(), GetParam() % 8 == 0);
   const Planner planner(world.tensors, world.source, world.destination);
   const Traffic total = traffic(planner, world.tensors);
   std::int64_t bytes = 0, busiest = 0;
@@ -195,12 +232,13 @@ TEST_P(RandomPlan, CountsItsBytes) {
   EXPECT_EQ(total.ingress_max(), busiest);
 }
 
+INSTANTIATE_TEST_SUITE_P(Seeds, RandomFanOut, ::testing::Range(std::uint64_t{0}, std::uint64_t{16}));
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomPlan, ::testing::Range(std::uint64_t{0}, std::uint64_t{96}));
 
 TEST(PlanHash, ChangesWithTheLayoutAndWithTheName) {
   int changed = 0, compared = 0;
   for (std::uint64_t seed = 1000; seed < 1040; ++seed) {
-    const World world = random_world(seed);
+    const World world = random_world(seed, seed % 8 == 0);
     const Traffic before = traffic(Planner(world.tensors, world.source, world.destination), world.tensors);
     MeshLayout other = world.destination;
     for (Format& format : other.format_of) format.dtype = format.dtype == DType::f32 ? DType::bf16 : DType::f32;
@@ -268,6 +306,59 @@ TEST(PlanHolders, ShareTheSending) {
           << "DP" << c.train_dp << "xTP" << c.train_tp << " -> DP" << c.gen_dp << "xTP" << c.gen_tp << ", "
           << to_string(shapes[0]);
     }
+  }
+}
+
+/// One holder, three replicas: each gets a third from the holder and two from the others.
+TEST(PlanFanOut, SendsEachBoxIntoTheDomainOnce) {
+  const std::vector<Tensor> tensors{{0, "t0", {6'000, 500}, DType::bf16, model::Role::unknown, -1, -1}};
+  const MeshLayout source = rows_layout(tensors, 1, 1);
+  const MeshLayout destination = rows_layout(tensors, 3, 1);
+  const std::int64_t bytes = tensors[0].bytes();
+  const Traffic with = traffic(Planner(tensors, source, destination, 3), tensors);
+  EXPECT_EQ(with.bytes, 3 * bytes);
+  EXPECT_EQ(with.forwarded(), 2 * bytes);
+  EXPECT_EQ(with.matrix, (std::vector<std::vector<std::int64_t>>{{bytes / 3, bytes / 3, bytes / 3}}));
+  EXPECT_EQ(with.forwarded_out, std::vector<std::int64_t>(3, 2 * bytes / 3));
+  EXPECT_EQ(with.egress_max(), bytes);
+  EXPECT_EQ(with.ingress_max(), bytes);
+  const Traffic without = traffic(Planner(tensors, source, destination), tensors);
+  EXPECT_EQ(without.egress_max(), 3 * bytes);
+  EXPECT_NE(with.hash, without.hash);
+  // Domains are fed one by one: two of two ranks, here.
+  const MeshLayout four = rows_layout(tensors, 4, 1);
+  const Traffic domains = traffic(Planner(tensors, source, four, 2), tensors);
+  EXPECT_EQ(domains.egress_max(), 2 * bytes);
+  EXPECT_EQ(domains.forwarded(), 2 * bytes);
+}
+
+struct Choice {
+  Replicas replicas;
+  bool fans_out;
+};
+
+TEST(PlanFanOut, IsChosenWhereTheHoldersPortsAreTheBusiest) {
+  const std::vector<Tensor> tensors{{0, "t0", {60'000, 500}, DType::bf16, model::Role::unknown, -1, -1}};
+  const Choice cases[] = {{{1, 1, 3, 1}, true},  {{1, 1, 2, 1}, true},  {{1, 2, 2, 1}, false}, {{1, 2, 4, 1}, true},
+                          {{2, 1, 1, 2}, false}, {{3, 1, 3, 1}, false}, {{1, 1, 1, 4}, false}, {{2, 1, 4, 1}, true}};
+  Rates rates;
+  rates.device_in = rates.device_out = 370e9;
+  rates.devices_per_domain = 8;
+  for (const auto& [c, fans_out] : cases) {
+    const MeshLayout source = rows_layout(tensors, c.train_dp, c.train_tp);
+    const MeshLayout destination = rows_layout(tensors, c.gen_dp, c.gen_tp);
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates), fans_out ? 8 : 0)
+        << "DP" << c.train_dp << "xTP" << c.train_tp << " -> DP" << c.gen_dp << "xTP" << c.gen_tp;
+    // Neither without rates, nor where every device is a domain, nor where all ports are one memory.
+    Rates other = rates;
+    other.device_in = other.device_out = 0;
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, other), 0);
+    other = rates;
+    other.devices_per_domain = 1;
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, other), 0);
+    other = rates;
+    other.memory_is_shared = true;
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, other), 0);
   }
 }
 

@@ -56,6 +56,32 @@ TEST_P(RandomLayouts, BulkArrivesByEveryExecutor) {
   }
 }
 
+class RandomFanOut : public testing::TestWithParam<std::uint64_t> {};
+
+TEST_P(RandomFanOut, ReplicasFeedEachOther) {
+  std::mt19937_64 random(GetParam());
+  model::Model model = random_model(random);
+  for (model::Tensor& tensor : model.tensors) {  // some large enough to be cut between replicas
+    if (tensor.shape.size() > 0 && random() % 3 == 0) tensor.shape[0] *= 1 + 200'000 / tensor.elements();
+  }
+  MeshLayout source = random_layout(random, model.tensors);
+  MeshLayout destination = random_layout(random, model.tensors);
+  convert(random, source, destination);
+  TransportCase job;
+  Truth truth(model);
+  truth.prepare(source, destination, job.refits + 1);
+  job.model = &model;
+  job.truth = &truth;
+  job.source = &source;
+  job.destination = &destination;
+  job.bulk = model.tensors;
+  job.executor = ExecutorKind::direct;
+  for (const std::int64_t domain_ranks : {2, 8}) {
+    job.domain_ranks = domain_ranks;
+    expect_right(job, fmt::format("domains of {}", domain_ranks));
+  }
+}
+
 TEST_P(RandomLayouts, MiscArrivesThroughBuffersOfAnySize) {
   std::mt19937_64 random(GetParam());
   const model::Model model = random_model(random);
@@ -77,6 +103,7 @@ TEST_P(RandomLayouts, MiscArrivesThroughBuffersOfAnySize) {
   expect_right(job, fmt::format("buffers of {} bytes", job.misc_buffer_bytes));
 }
 
+INSTANTIATE_TEST_SUITE_P(Seeds, RandomFanOut, testing::Range<std::uint64_t>(0, 12));
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomLayouts, testing::Range<std::uint64_t>(0, 60));
 
 }  // namespace
