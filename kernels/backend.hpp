@@ -1,6 +1,6 @@
 #pragma once
-// What a machine with a device does differently, apart from kernels: choosing the device, and memory.
-// backend_cuda.cpp or backend_host.cpp, whichever fits the Kokkos that refit is built with.
+// What a machine with a device does differently, apart from kernels: choosing the device, memory, and profilers'
+// ranges. backend_cuda.cpp or backend_host.cpp, whichever fits the Kokkos that refit is built with.
 
 #include <cstddef>
 #include <cstdint>
@@ -24,5 +24,9 @@ void release_device(std::byte* data);
 /// Memory that the host and the execution space can address; null where there is too little.
 std::byte* allocate_shared(std::int64_t bytes);
 void release_shared(std::byte* data);
+
+/// A range that the device's profiler shows, on this thread; nested. Nothing on hosts.
+void push_range(const char* name);
+void pop_range();
 
 }  // namespace refit::kernels::backend

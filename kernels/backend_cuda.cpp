@@ -1,5 +1,6 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
+#include <nvtx3/nvToolsExt.h>
 
 #include <string>
 
@@ -84,5 +85,8 @@ std::byte* allocate_shared(std::int64_t bytes) {
   return checked(status, data);
 }
 void release_shared(std::byte* data) { cudaFreeHost(data); }
+
+void push_range(const char* name) { nvtxRangePushA(name); }
+void pop_range() { nvtxRangePop(); }
 
 }  // namespace refit::kernels::backend

@@ -18,4 +18,7 @@ void release_device(std::byte* data) { std::free(data); }
 std::byte* allocate_shared(std::int64_t bytes) { return allocate_device(bytes); }
 void release_shared(std::byte* data) { release_device(data); }
 
+void push_range(const char*) {}
+void pop_range() {}
+
 }  // namespace refit::kernels::backend

@@ -1,8 +1,10 @@
 #pragma once
-// What a rank is doing right now, readable from the watchdog's thread.
+// What a rank is doing right now, readable from the watchdog's thread and shown by profilers.
 
 #include <atomic>
 #include <cstdint>
+
+#include "kernels/profile.hpp"
 
 namespace refit::transport {
 
@@ -16,7 +18,11 @@ struct Progress {
   void at(const char* new_phase) {
     phase = new_phase;
     stage = tensor = peer = -1;
+    profile_.begin(new_phase);
   }
+
+ private:
+  kernels::ProfilePhase profile_;  // the working thread's
 };
 
 }  // namespace refit::transport

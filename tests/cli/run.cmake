@@ -19,6 +19,9 @@ foreach(name options hdf5 injections mistakes memory killed plan)
   refit_run_test(${name} run_${name}.py)
 endforeach()
 
+add_library(region_tool MODULE ${CMAKE_CURRENT_LIST_DIR}/region_tool.cpp)
+refit_run_test(profile run_profile.py $<TARGET_FILE:region_tool>)
+
 if(REFIT_ENABLE_CUDA)
   add_library(old_driver MODULE ${CMAKE_CURRENT_LIST_DIR}/old_driver.c)
   refit_run_test(no_driver run_no_driver.py $<TARGET_FILE:old_driver>)

@@ -1,0 +1,22 @@
+#pragma once
+// What profilers show of the host's work.
+
+namespace refit::kernels {
+
+/// The phase that a thread is in, as a region of Kokkos' tools and, in a build for GPUs, an NVTX range. One at a time:
+/// the next one's beginning is the end of the one before. Costs nothing to speak of where no profiler listens.
+class ProfilePhase {
+ public:
+  ProfilePhase() = default;
+  ~ProfilePhase() { end(); }
+  ProfilePhase(const ProfilePhase&) = delete;
+  ProfilePhase& operator=(const ProfilePhase&) = delete;
+  void begin(const char* name);
+
+ private:
+  void end();
+
+  bool begun_ = false;
+};
+
+}  // namespace refit::kernels
