@@ -121,7 +121,7 @@ void for_each_element(const ExecutionSpace& space, const std::string& label, con
     const Cut pieces = cut(rows, kItemElements, kItemElements);
     for_each_item(space, label, pieces.items, HostElements<Bits, Visitor>{rows, pieces, visitor});
   } else {
-    const std::int64_t elements = device_item_elements(rows);
+    const std::int64_t elements = device_item_elements(rows.rows * rows.columns);
     const Cut pieces = cut(rows, elements, elements);
     const bool vectors = has_vector_rows(rows, sizeof(Bits));
     for_each_team(space, label, pieces.items, DeviceElements<Bits, Visitor>{rows, pieces, visitor, vectors});

@@ -3,9 +3,8 @@
 
 #include "kernels/cast_rows.hpp"
 #include "kernels/column_sums.hpp"
-#include "kernels/launch.hpp"
+#include "kernels/fingerprint_job.hpp"
 #include "kernels/transform.hpp"
-#include "kernels/walk.hpp"
 
 namespace refit::kernels {
 
@@ -21,39 +20,37 @@ void split(const Bits* values, std::int64_t count, std::uint16_t (*planes)[kKeyB
 }
 
 template <typename From, typename To>
-struct HostFingerprint {
-  Rows rows;
-  Cut pieces;
-  Transform transform;
-  std::uint64_t name_hash;
-  Counter* result;
+struct HostBlock {
+  const FingerprintJob& job;
+  Counter* sums;
 
   using Source = typename From::Bits;
   using Target = typename To::Bits;
   static constexpr std::size_t kPlanes = sizeof(Target) > 2 ? sizeof(Target) / 2 : 1;
 
-  void operator()(std::int64_t index) const {
-    const Cut::Item item = pieces.item(rows, index);
-    const ColumnKeys keys(name_hash, rows.first_column + item.column, item.columns);
-    std::uint64_t sums[2] = {0, 0};
+  void add(const Cut::Item& item) const {
+    const Rows& rows = job.rows;
+    const ColumnKeys keys(job.name_hash, rows.first_column + item.column, item.columns);
+    std::uint64_t found[2] = {0, 0};
     for (std::int64_t r = item.row; r < item.row + item.rows; ++r) {
       const Rows::Row row = rows.row(r);
       if (r + kRowsAhead < item.row + item.rows) prefetch(address(r + kRowsAhead, item.column), item.columns);
       std::uint64_t of_row[2] = {keys.total[0], keys.total[1]};  // the + 1 of every element
       add_elements(address(r, item.column), item.columns, keys, of_row);
-      for (int k = 0; k < 2; ++k) sums[k] += row_key(name_hash, k, row.global) * of_row[k];
+      for (int k = 0; k < 2; ++k) found[k] += row_key(job.name_hash, k, row.global) * of_row[k];
     }
-    for (int k = 0; k < 2; ++k) Kokkos::atomic_fetch_add(&result[k], static_cast<Counter>(sums[k]));
+    for (int k = 0; k < 2; ++k) Kokkos::atomic_fetch_add(&sums[k], static_cast<Counter>(found[k]));
   }
 
   const std::byte* address(std::int64_t row, std::int64_t column) const {
+    const Rows& rows = job.rows;
     return rows.data + (rows.row(row).offset + column * rows.column_stride) * static_cast<std::int64_t>(sizeof(Source));
   }
 
   /// A block's rows lie far apart, which no hardware prefetcher follows.
   void prefetch(const std::byte* row, std::int64_t count) const {
     constexpr std::int64_t kLine = 64;
-    if (rows.column_stride != 1) return;
+    if (job.rows.column_stride != 1) return;
     const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(Source));
     for (std::int64_t line = 0; line < bytes; line += kLine) __builtin_prefetch(row + line);
   }
@@ -61,7 +58,7 @@ struct HostFingerprint {
   void add_elements(const std::byte* data, std::int64_t count, const ColumnKeys& keys, std::uint64_t* out) const {
     if constexpr (std::is_same_v<From, To> && sizeof(Source) == 2) {
       const bool aligned = reinterpret_cast<std::uintptr_t>(data) % sizeof(Source) == 0;
-      if (rows.column_stride == 1 && aligned && transform == Transform::none) {
+      if (job.rows.column_stride == 1 && aligned && job.transform == Transform::none) {
         return add_column_sums(reinterpret_cast<const std::uint16_t*>(data), count, keys, 0, out);
       }
     }
@@ -74,11 +71,11 @@ struct HostFingerprint {
 
   void convert_row(const std::byte* data, std::int64_t count, Target* values) const {
     if constexpr (is_value<From>) {
-      if (transform != Transform::none) return transform_row(data, count, values);
+      if (job.transform != Transform::none) return transform_row(data, count, values);
     }
     alignas(64) Source gathered[kKeyBlock];
-    if (rows.column_stride != 1) {
-      for (std::int64_t c = 0; c < count; ++c) gathered[c] = load<Source>(data, c * rows.column_stride);
+    if (job.rows.column_stride != 1) {
+      for (std::int64_t c = 0; c < count; ++c) gathered[c] = load<Source>(data, c * job.rows.column_stride);
       data = reinterpret_cast<const std::byte*>(gathered);
     }
     if constexpr (std::is_same_v<From, To>) {
@@ -90,8 +87,19 @@ struct HostFingerprint {
 
   void transform_row(const std::byte* data, std::int64_t count, Target* values) const {
     for (std::int64_t c = 0; c < count; ++c) {
-      values[c] = transformed<From, To>(load<Source>(data, c * rows.column_stride), transform);
+      values[c] = transformed<From, To>(load<Source>(data, c * job.rows.column_stride), job.transform);
     }
+  }
+};
+
+/// The items of a list of jobs.
+template <typename From, typename To>
+struct HostFingerprint {
+  FingerprintJobs jobs;
+
+  void operator()(std::int64_t index) const {
+    const FingerprintJob& job = jobs.of(index);
+    HostBlock<From, To>{job, jobs.sums + 2 * job.slot}.add(job.pieces.item(job.rows, index - job.first_item));
   }
 };
 

@@ -154,8 +154,9 @@ constexpr std::uint64_t column_key(std::uint64_t name_hash, int sum, std::int64_
          1ULL;
 }
 
-/// A region whose fingerprint is taken. The bits are those of the elements transformed and converted to `as` (in double,
-/// rounded once, nearest even; only between castable types), which is how both sides of a cast or transform compare.
+/// A region whose fingerprint is taken. The bits are those of the elements transformed and converted to `as` (in
+/// double, rounded once, nearest even; only between castable types), which is how both sides of a cast or transform
+/// compare.
 struct Fingerprint {
   Region region;
   DType as = DType::bf16;

@@ -2,7 +2,9 @@
 // How every kernel is launched: over items, each worked on by one host thread or by one team of device lanes.
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "kernels/kernels.hpp"
@@ -38,33 +40,43 @@ void for_each_item(const ExecutionSpace& space, const std::string& label, std::i
 }
 
 /// Calls functor(member) for every item, member.league_rank(), on a device with the lanes of one team: kLanes threads,
-/// or kLanes / width threads of `width` vector lanes. `scratch` is the shared memory of a team in bytes.
-template <typename Functor>
+/// or kLanes / width threads of `width` vector lanes. `scratch` is the shared memory of a team in bytes; the registers
+/// are bounded so that a multiprocessor holds `teams`.
+template <unsigned teams = 1, typename Functor>
 void for_each_team(const ExecutionSpace& space, const std::string& label, std::int64_t count, const Functor& functor,
                    std::int64_t scratch = 0, int width = 1) {
-  using Policy = Kokkos::TeamPolicy<Device>;
+  using Policy = Kokkos::TeamPolicy<Device, Kokkos::LaunchBounds<std::uint32_t{kLanes}, teams>>;
   if (count == 0) return;
   Policy policy(space.implementation().device, static_cast<int>(count), kLanes / width, width);
   policy.set_scratch_size(0, Kokkos::PerTeam(static_cast<int>(scratch)));
   Kokkos::parallel_for(label, policy, functor);
 }
 
-/// A few numbers, 0 at first, where kernels can add to them, and their way back to the host. One at a time of a space.
+/// A few numbers, 0 at first, where kernels can add to them, and their way back to the host; and a table that the
+/// kernels read, aligned to 8 bytes. One at a time of a space.
 class Results {
  public:
-  Results(const ExecutionSpace& space, std::int64_t count) : space_(space), count_(static_cast<std::size_t>(count)) {
-    const auto bytes = static_cast<std::int64_t>(count_ * sizeof(Counter));
+  Results(const ExecutionSpace& space, std::int64_t count, std::span<const std::byte> table = {})
+      : space_(space), count_(static_cast<std::size_t>(count)), table_(table.data()) {
+    const std::size_t numbers = count_ * sizeof(Counter);
+    const auto bytes = static_cast<std::int64_t>(numbers + (kOnHost ? 0 : table.size()));
     const ExecutionSpace::Implementation& of = space.implementation();
     if (of.results.bytes() < bytes) of.results = DeviceBuffer(bytes);
     if constexpr (kOnHost) {
       std::fill_n(data(), count_, Counter{0});
     } else {
       if (of.results_on_host.bytes() < bytes) of.results_on_host = SharedBuffer(bytes);
-      Kokkos::deep_copy(of.device, values(), Counter{0});
+      std::byte* host = of.results_on_host.data();
+      std::fill_n(host, numbers, std::byte{0});
+      std::copy(table.begin(), table.end(), host + numbers);
+      table_ = of.results.data() + numbers;
+      Kokkos::deep_copy(of.device, Bytes(of.results.data(), static_cast<std::size_t>(bytes)),
+                        HostBytes(host, static_cast<std::size_t>(bytes)));
     }
   }
 
   Counter* data() const { return reinterpret_cast<Counter*>(space_.implementation().results.data()); }
+  const std::byte* table() const { return table_; }
 
   /// Waits for the kernels of the space, then brings the numbers to the host.
   const Counter* wait() const {
@@ -72,21 +84,22 @@ class Results {
       space_.fence();
       return data();
     } else {
-      using Host = Kokkos::View<Counter*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
       const ExecutionSpace::Implementation& of = space_.implementation();
-      const Host host(reinterpret_cast<Counter*>(of.results_on_host.data()), count_);
-      Kokkos::deep_copy(of.device, host, values());
+      const std::size_t bytes = count_ * sizeof(Counter);
+      const HostBytes host(of.results_on_host.data(), bytes);
+      Kokkos::deep_copy(of.device, host, Bytes(of.results.data(), bytes));
       space_.fence();
-      return host.data();
+      return reinterpret_cast<const Counter*>(host.data());
     }
   }
 
  private:
-  using Values = Kokkos::View<Counter*, DeviceMemory, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
-  Values values() const { return Values(data(), count_); }
+  using Bytes = Kokkos::View<std::byte*, DeviceMemory, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
+  using HostBytes = Kokkos::View<std::byte*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
 
   const ExecutionSpace& space_;
   std::size_t count_;
+  const std::byte* table_;
 };
 
 }  // namespace refit::kernels

@@ -93,7 +93,7 @@ void signed_row_sums(const ExecutionSpace& space, const Region& region, std::uin
       const Cut pieces = cut(all, kBlock, kElements);
       for_each_item(space, label, pieces.items, HostSums<From>{{all, pieces, seed, sums.data()}});
     } else {
-      const Cut pieces = cut(all, kBlock, device_item_elements(all));
+      const Cut pieces = cut(all, kBlock, device_item_elements(all.rows * all.columns));
       for_each_team(space, label, pieces.items, DeviceSums<From>{{all, pieces, seed, sums.data()}},
                     DeviceSums<From>::kScratch, kWarp);
     }

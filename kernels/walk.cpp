@@ -40,11 +40,11 @@ Cut cut(const Rows& rows, std::int64_t columns, std::int64_t elements) {
   return result;
 }
 
-std::int64_t device_item_elements(const Rows& rows) {
+std::int64_t device_item_elements(std::int64_t elements) {
   constexpr std::int64_t kItems = 2048;
   constexpr std::int64_t kLeast = 8192;
   constexpr std::int64_t kMost = 256 * 1024;
-  return std::clamp(rows.rows * rows.columns / kItems, kLeast, kMost) / kLeast * kLeast;
+  return std::clamp(elements / kItems, kLeast, kMost) / kLeast * kLeast;
 }
 
 bool has_vector_rows(const Rows& rows, std::int64_t element_bytes) {

@@ -64,8 +64,9 @@ struct Cut {
 /// Cuts into items of at most `columns` columns and about `elements` elements.
 Cut cut(const Rows& rows, std::int64_t columns, std::int64_t elements);
 
-/// Elements of an item on a device: enough items for all its teams, in multiples of every vector's length.
-std::int64_t device_item_elements(const Rows& rows);
+/// Elements of an item on a device, of `elements` in one launch: enough items for all its teams, in multiples of every
+/// vector's length.
+std::int64_t device_item_elements(std::int64_t elements);
 
 /// True where every row's part of an item can be read in vectors of 16 bytes, for items cut at multiples of them.
 bool has_vector_rows(const Rows& rows, std::int64_t element_bytes);

@@ -227,7 +227,8 @@ std::int64_t Verifier::Implementation::own_elements() const {
 
 Fingerprints Verifier::Implementation::gather_prints(bool as_stored) const {
   const auto& pieces = local_.view.layout->pieces;
-  std::vector<Sum128> mine(pieces.size());
+  std::vector<kernels::Fingerprint> of;
+  std::vector<std::size_t> piece_of;
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     const model::Tensor& tensor = local_.tensor(pieces[i].tensor);
     const kernels::Region region = local_.region(static_cast<std::int32_t>(i), pieces[i].piece.box);
@@ -235,9 +236,14 @@ Fingerprints Verifier::Implementation::gather_prints(bool as_stored) const {
     const Transform transform = as_stored ? Transform::none : local_.transform_of(pieces[i]);
     const std::uint64_t name = hash_name(local_.model.canonical(tensor).name);
     for (const Half& half : halves(region)) {
-      kernels::fingerprint(local_.space, half.region, as, transform, name + half.number, &mine[i]);
+      of.push_back({half.region, as, transform, name + half.number});
+      piece_of.push_back(i);
     }
   }
+  std::vector<Sum128> sums(of.size());
+  kernels::fingerprints(local_.space, of, sums);
+  std::vector<Sum128> mine(pieces.size());
+  for (std::size_t i = 0; i < sums.size(); ++i) mine[piece_of[i]] += sums[i];
   Writer out;
   out.put_all(std::span<const Sum128>(mine));
   Fingerprints prints;

@@ -21,6 +21,8 @@ namespace {
 
 constexpr int kTurns = 7;
 constexpr std::int64_t kColumns = 8192;
+constexpr std::int64_t kPartBytes = 512 * 1024;
+constexpr std::int64_t kPartColumns = 1024;
 
 double now() {
   if (Runtime::has_device()) {
@@ -70,6 +72,15 @@ class Bench {
       Sum128 sum;
       fingerprint(space_, odd(), DType::bf16, Transform::none, 7, &sum);
     });
+    std::vector<Fingerprint> parts;
+    const Shape part{kPartBytes / 2 / kPartColumns, kPartColumns};
+    for (std::int64_t offset = 0; offset + kPartBytes <= bytes_; offset += kPartBytes) {
+      const Region region{source_.data() + offset, DType::bf16, Box::whole(part), part, {kPartColumns, 1}};
+      parts.push_back({region, DType::bf16, Transform::none, static_cast<std::uint64_t>(offset)});
+    }
+    std::vector<Sum128> of_parts(parts.size());
+    report("fingerprints, regions of 512 KiB", std::ssize(parts) * kPartBytes,
+           [&] { fingerprints(space_, parts, of_parts); });
     std::vector<std::int64_t> sums(static_cast<std::size_t>(rows_));
     report("signed_row_sums", bytes_, [this, &sums] { signed_row_sums(space_, matrix(), 7, sums.data()); });
     report("count_differences", 2 * bytes_, [this] { count_differences(space_, matrix(), source_.data()); });

@@ -148,6 +148,31 @@ TEST(Fingerprint, AddsUpOverDisjointBoxes) {
   EXPECT_EQ(of_parts, expected_fingerprint(whole, DType::bf16, 9));
 }
 
+TEST(Fingerprint, OfAListOfAllKinds) {
+  // More than go into one launch, with empty boxes among them, in an order that no kernel works in.
+  Random random(15);
+  std::vector<Stored> stored;
+  for (int i = 0; i < 60; ++i) {
+    stored.push_back(random_stored(random, kAllTypes[static_cast<std::size_t>(i) % std::size(kAllTypes)], 5));
+    if (i % 7 == 0 && stored.back().region.shape.size() > 0) stored.back().region.box.extent[0] = 0;
+  }
+  std::vector<Fingerprint> list;
+  std::vector<Sum128> found;
+  std::vector<Sum128> expected;
+  for (std::uint64_t i = 0; i < 9001; ++i) {
+    const Stored& one = stored[i % stored.size()];
+    const DType as = is_castable(one.region.dtype) ? kCastable[i / stored.size() % 3] : one.region.dtype;
+    list.push_back({one.region, as, Transform::none, i});
+    found.push_back({i, ~i});
+    expected.push_back({i, ~i});
+    expected.back() += expected_fingerprint(one, as, i);
+  }
+  const ExecutionSpace space;
+  fingerprints(space, list, found);
+  EXPECT_EQ(found, expected);
+  fingerprints(space, {}, {});
+}
+
 /// fix(w) from the header's words, in long double.
 std::int64_t fix(float value) {
   if (std::isnan(value)) return std::int64_t{1} << 39;
