@@ -386,6 +386,8 @@ report::Refit Job::refit(std::int64_t number) {
   result.weight_sync = world_.max(end - start);
   result.phases = {
       {"bulk", world_.max(bulk - start)}, {"misc", world_.max(misc - bulk)}, {"finalize", world_.max(end - misc)}};
+  // Of direct, so on all ranks or none.
+  if (const auto seconds = bulk_executor_->enqueue_seconds()) result.host_seconds = world_.max(*seconds);
   return result;
 }
 

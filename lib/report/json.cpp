@@ -117,9 +117,9 @@ Json to_json(const ModelSeconds& model) {
           {"latency", model.latency}};
 }
 
-Json weight_sync(const Result& result) {
-  const auto samples = weight_sync_samples(result);
-  Json json = {{"first", result.refits.front().weight_sync}, {"samples", samples}};
+/// Adds samples and, if there are any, their summary.
+void put_samples(Json& json, const std::vector<double>& samples) {
+  json["samples"] = samples;
   if (const auto summary = summarise(samples)) {
     json["min"] = summary->min;
     json["median"] = summary->median;
@@ -127,6 +127,11 @@ Json weight_sync(const Result& result) {
     json["p95"] = summary->p95;
     json["max"] = summary->max;
   }
+}
+
+Json weight_sync(const Result& result) {
+  Json json = {{"first", result.refits.front().weight_sync}};
+  put_samples(json, weight_sync_samples(result));
   return json;
 }
 
@@ -194,6 +199,7 @@ void put_measurements(Json& json, const Result& result) {
     json["plan"] = to_json(*result.plan, result.byte_matrix);
   } else {
     if (!result.refits.empty()) json["weight_sync"] = weight_sync(result);
+    if (const auto samples = host_samples(result); !samples.empty()) put_samples(json["host_seconds"], samples);
     json["phases"] = phases(result);
     put_part(json, "verification", result.verification);
   }

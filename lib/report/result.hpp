@@ -150,6 +150,7 @@ struct Refit {
   NamedSeconds phases;                         ///< bulk, misc, finalize, ...: the same names in each refit
   std::optional<std::int64_t> elements_wrong;  ///< absent where the refit was not verified
   std::optional<double> kl_max;                ///< absent where the refit was not verified
+  std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits meanwhile
 };
 
 /// One tensor on one gen rank that does not hold the expected bits.
@@ -225,7 +226,7 @@ struct Result {
   std::vector<std::pair<std::string, double>> rates;  ///< bytes per second by name, e.g. {"device_out", 370e9}
   std::optional<double> efficiency;                   ///< bound / median weight_sync
   NamedSeconds prepare;                               ///< what happens once: load, plan, ...
-  std::vector<Refit> refits;                          ///< in order; weight_sync and phases are derived from them
+  std::vector<Refit> refits;  ///< in order; weight_sync, host_seconds and phases are derived from them
   std::optional<Verification> verification;
   std::vector<std::string> notes;  ///< what a reader must know, e.g. pairs of ranks that fell back to p2p
   std::optional<Plan> plan;        ///< only of `refit plan`: makes it a `refit.plan` document

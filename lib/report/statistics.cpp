@@ -37,6 +37,14 @@ std::vector<double> weight_sync_samples(const Result& result) {
   return samples;
 }
 
+std::vector<double> host_samples(const Result& result) {
+  std::vector<double> samples;
+  for (const Refit& refit : result.refits) {
+    if (!refit.warmup && refit.host_seconds) samples.push_back(*refit.host_seconds);
+  }
+  return samples;
+}
+
 std::optional<double> find_phase(const Refit& refit, const std::string& phase) {
   for (const auto& [key, seconds] : refit.phases) {
     if (key == phase) return seconds;

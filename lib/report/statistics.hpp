@@ -30,6 +30,9 @@ std::optional<Summary> summarise(std::span<const double> samples);
 /// The weight_sync seconds of the refits after the warm-up.
 std::vector<double> weight_sync_samples(const Result& result);
 
+/// Their host_seconds; nothing where the executor has none.
+std::vector<double> host_samples(const Result& result);
+
 /// The seconds that `refit` spent in a phase; nothing where it has none of that name.
 std::optional<double> find_phase(const Refit& refit, const std::string& phase);
 

@@ -30,6 +30,10 @@ void print_times(std::ostream& out, const Result& result) {
     }
     out << labelled("weight_sync", text);
   }
+  if (const auto summary = summarise(host_samples(result))) {
+    out << labelled("host", fmt::format("median {}, max {} until all copies are enqueued",
+                                        format_seconds(summary->median), format_seconds(summary->max)));
+  }
   if (result.bound) out << labelled("bound", format_bound(*result.bound));
   if (result.model_seconds) {
     const ModelSeconds& model = *result.model_seconds;
@@ -45,11 +49,10 @@ void print_times(std::ostream& out, const Result& result) {
 void print_sizes(std::ostream& out, const Result& result) {
   if (result.wire) {
     const Wire& wire = *result.wire;
-    out << labelled("wire",
-                    fmt::format("{} in {} copies, {} local{}; busiest sender {}, busiest receiver {}",
-                                format_bytes(wire.bytes), format_count(wire.copies), format_bytes(wire.local_bytes),
-                                forwarded_text(wire), format_bytes(wire.egress_bytes_max),
-                                format_bytes(wire.ingress_bytes_max)));
+    out << labelled("wire", fmt::format("{} in {} copies, {} local{}; busiest sender {}, busiest receiver {}",
+                                        format_bytes(wire.bytes), format_count(wire.copies),
+                                        format_bytes(wire.local_bytes), forwarded_text(wire),
+                                        format_bytes(wire.egress_bytes_max), format_bytes(wire.ingress_bytes_max)));
   }
   if (result.memory) {
     const Memory& memory = *result.memory;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <set>
 
 #include "transport/bytes.hpp"
@@ -85,7 +86,9 @@ class Direct final : public Executor {
   }
 
   void execute() override {
+    const auto start = std::chrono::steady_clock::now();
     table_.run(space_, ++epoch_);
+    enqueue_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (fallback_) fallback_->execute();
     space_.fence();
     peers_.fence();
@@ -96,6 +99,7 @@ class Direct final : public Executor {
 
   std::int64_t staging_bytes() const override { return fallback_ ? fallback_->staging_bytes() : 0; }
   std::int64_t unmapped_peers() const override { return unmapped_peers_; }
+  std::optional<double> enqueue_seconds() const override { return enqueue_seconds_; }
 
  private:
   int self() const { return world_.rank(); }
@@ -198,6 +202,7 @@ class Direct final : public Executor {
   std::uint64_t epoch_ = 0;
   std::unique_ptr<Executor> fallback_;
   std::int64_t unmapped_peers_ = 0;
+  double enqueue_seconds_ = 0;
 };
 
 }  // namespace

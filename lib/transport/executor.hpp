@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -30,6 +31,8 @@ class Executor {
   /// Ranks of the other side that share copies with this one and cannot map or be mapped: p2p serves them (direct
   /// only).
   virtual std::int64_t unmapped_peers() const { return 0; }
+  /// What the last `execute` took until all of this rank's copies were enqueued (direct only, which waits after that).
+  virtual std::optional<double> enqueue_seconds() const { return std::nullopt; }
 };
 
 /// The knobs of golden and p2p.

@@ -11,7 +11,17 @@ def check_result(suite, ended, result, policy, where, refits):
     suite.check(found["elements"] > 0 and found["kl"]["max"] == 0, f"{where}: KL {found['kl']}", ended)
     suite.check(found["fingerprint_train"] == found["fingerprint_gen"], f"{where}: fingerprints differ", ended)
     suite.check(len(result["weight_sync"]["samples"]) == refits, f"{where}: {result['weight_sync']}", ended)
+    check_host_seconds(suite, ended, result, where)
     check_payload(suite, ended, result, policy, where)
+
+
+def check_host_seconds(suite, ended, result, where):
+    """Only direct tells when it has enqueued its copies, which is before they are done."""
+    direct = result["settings"]["executor"] == "direct"
+    samples = result.get("host_seconds", {}).get("samples", [])
+    suite.check(len(samples) == (len(result["weight_sync"]["samples"]) if direct else 0), f"{where}: {samples}", ended)
+    for host, whole in zip(samples, result["weight_sync"]["samples"]):
+        suite.check(0 < host < whole, f"{where}: host_seconds {host}, weight_sync {whole}", ended)
 
 
 def check_payload(suite, ended, result, policy, where):

@@ -40,6 +40,8 @@ constexpr const char* kExpectedResult = R"json({
   "efficiency": 0.5,
   "weight_sync": {"first": 1.0, "samples": [0.5, 0.25], "min": 0.25, "median": 0.375, "mean": 0.375, "p95": 0.4875,
                   "max": 0.5},
+  "host_seconds": {"samples": [0.0625, 0.03125], "min": 0.03125, "median": 0.046875, "mean": 0.046875,
+                   "p95": 0.0609375, "max": 0.0625},
   "phases": {"load": {"min": 2.0, "median": 2.0, "max": 2.0}, "plan": {"min": 0.5, "median": 0.5, "max": 0.5},
              "bulk": {"min": 0.125, "median": 0.25, "max": 0.375},
              "misc": {"min": 0.125, "median": 0.125, "max": 0.125}},
@@ -61,7 +63,7 @@ TEST(ReportJson, APlanHasItsOwnSchemaAndNoMeasurements) {
       "world": {"seconds": 1.0, "copies": 3, "byte_matrix": [[2000]]}})"));
   EXPECT_EQ(json["bound"],
             ordered_json::parse(R"({"bytes": {"ingress": 2000, "egress": 1600, "fanout": 0, "memory": 4000}})"));
-  for (const char* key : {"weight_sync", "phases", "verification", "efficiency", "rates"}) {
+  for (const char* key : {"weight_sync", "host_seconds", "phases", "verification", "efficiency", "rates"}) {
     EXPECT_FALSE(json.contains(key)) << key;
   }
 }
@@ -97,7 +99,7 @@ TEST(ReportCsv, OneRowPerRefit) {
 TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
   Result result;
   result.test_case.name = "a,\"b\"";
-  result.refits = {{1, false, 0.5, {}, {}, {}}};
+  result.refits = {{1, false, 0.5, {}, {}, {}, {}}};
   EXPECT_EQ(to_csv(result),
             "case,refit,warmup,weight_sync_seconds,payload_bytes,algbw_gb_per_s,elements_wrong,kl_max\n"
             "\"a,\"\"b\"\"\",1,0,0.5,,,,\n");

@@ -45,9 +45,9 @@ Result sample_result() {
   result.rates = {{"device_in", 8000}, {"memory", 32000}};
   result.efficiency = 0.5;
   result.prepare = {{"load", 2}, {"plan", 0.5}};
-  result.refits = {{1, true, 1, {{"bulk", 0.75}, {"misc", 0.25}}, 0, 0.0},
-                   {2, false, 0.5, {{"bulk", 0.375}, {"misc", 0.125}}, {}, {}},
-                   {3, false, 0.25, {{"bulk", 0.125}, {"misc", 0.125}}, 1, 0.5}};
+  result.refits = {{1, true, 1, {{"bulk", 0.75}, {"misc", 0.25}}, 0, 0.0, 0.125},
+                   {2, false, 0.5, {{"bulk", 0.375}, {"misc", 0.125}}, {}, {}, 0.0625},
+                   {3, false, 0.25, {{"bulk", 0.125}, {"misc", 0.125}}, 1, 0.5, 0.03125}};
   result.verification =
       Verification{2, 3, 1, 1000, 1, {{"norm.weight", 0, 1, {7}}}, {}, "aa", "ab", Kl{0.5, 0.25, "w"}};
   return result;

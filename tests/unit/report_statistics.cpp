@@ -37,6 +37,7 @@ TEST(ReportStatistics, NoSamplesHaveNoSummary) { EXPECT_FALSE(summarise({}).has_
 
 TEST(ReportStatistics, WarmUpIsNotASample) {
   EXPECT_THAT(weight_sync_samples(sample_result()), ElementsAre(0.5, 0.25));
+  EXPECT_THAT(host_samples(sample_result()), ElementsAre(0.0625, 0.03125));
 }
 
 TEST(ReportStatistics, PhasesArePreparationThenMeasuredRefits) {

@@ -126,6 +126,7 @@ TEST(ReportText, SummaryOfAFailedRun) {
            "# payload        besides, 64 B that no train rank has came from the checkpoint\n",
            "# prepare        load 2.000 s, plan 500.000 ms\n",
            "# weight_sync    first 1.000 s; min 250.000 ms, median 375.000 ms, max 500.000 ms of 2 refits\n",
+           "# host           median 46.875 ms, max 62.500 ms until all copies are enqueued\n",
            "# bound          250.000 ms by ingress (ingress 250.000 ms, egress 200.000 ms, fanout 0 s, memory 125.000 "
            "ms)",
            "# model          500.000 ms by latency (staging 125.000 ms, schedule 0 s, latency 250.000 ms)\n",
