@@ -16,17 +16,19 @@ namespace refit {
 
 /// What a storage holds of a value x.
 enum class Conversion : std::uint8_t {
-  none,         ///< x
-  minus_one,    ///< x - 1
-  negative_exp  ///< -exp(x); cannot be taken back: such storages are destinations only
+  none,          ///< x
+  minus_one,     ///< x - 1
+  negative_exp,  ///< -exp(x); cannot be taken back: such storages are destinations only
+  block_scaled   ///< x / the scale of its block, as E4M3; the scales are a tensor of their own. Not taken back either
 };
 
-/// What it holds, for messages: "x", "x - 1", "-exp(x)".
+/// What it holds, for messages: "x", "x - 1", "-exp(x)", "x / scale".
 constexpr const char* name(Conversion conversion) {
   switch (conversion) {
     case Conversion::none: return "x";
     case Conversion::minus_one: return "x - 1";
     case Conversion::negative_exp: return "-exp(x)";
+    case Conversion::block_scaled: return "x / scale";
   }
   return "x";
 }
@@ -42,8 +44,9 @@ struct Format {
   friend constexpr auto operator<=>(const Format&, const Format&) = default;
 };
 
-/// What a copy does to a stored value, in double, rounded once to the destination's dtype.
-enum class Transform : std::uint8_t { none, add_one, subtract_one, negative_exp };
+/// What a copy does to a stored value, in double, rounded once to the destination's dtype. `quantise` is of whole
+/// blocks (core/quantiser.hpp), in float.
+enum class Transform : std::uint8_t { none, add_one, subtract_one, negative_exp, quantise };
 
 /// True where what `from` holds determines what `to` holds.
 constexpr bool is_reachable(Conversion from, Conversion to) {
@@ -55,6 +58,7 @@ constexpr Transform transform(Conversion from, Conversion to) {
   if (!is_reachable(from, to)) fail_invariant("a stored conversion cannot be taken back");
   if (from == to) return Transform::none;
   if (from == Conversion::minus_one) return Transform::add_one;
+  if (to == Conversion::block_scaled) return Transform::quantise;
   return to == Conversion::minus_one ? Transform::subtract_one : Transform::negative_exp;
 }
 

@@ -72,11 +72,27 @@ void match(Tensor& tensor, const Held& held, Problems& problems) {
   if (info.shape != tensor.file_shape()) {
     problems.add(fmt::format("{} has shape {} instead of {}", tensor.name, to_string(info.shape),
                              to_string(tensor.file_shape())));
+  } else if (!is_castable(tensor.dtype)) {  // of a quantised model
+    const bool is_e8m0 = info.dtype == DType::f8_e8m0 && tensor.dtype == DType::u8;
+    if (info.dtype != tensor.dtype && !is_e8m0) {
+      problems.add(fmt::format("{} has dtype {} instead of {}", tensor.name, refit::name(info.dtype),
+                               refit::name(tensor.dtype)));
+    }
+    return;
   } else if (!is_castable(info.dtype)) {
     problems.add(
         fmt::format("{} has dtype {}; refit reads F32, F16 and BF16 weights", tensor.name, refit::name(info.dtype)));
   }
   tensor.dtype = info.dtype;
+}
+
+/// Scales of the FP8 KV cache go by several names.
+Role cache_scale_role(std::string_view name) {
+  if (name.ends_with(".self_attn.attn.q_scale")) return Role::q_scale;
+  if (name.ends_with(".self_attn.k_scale") || name.ends_with(".k_proj.k_scale") || name.ends_with(".kv_scale")) {
+    return Role::k_scale;
+  }
+  return name.ends_with(".self_attn.v_scale") || name.ends_with(".v_proj.v_scale") ? Role::v_scale : Role::unknown;
 }
 
 /// Appends what the family does not know, in order of names (`held` is sorted).
@@ -93,6 +109,8 @@ void append_unknown(Model& model, Held held) {
       tensor.shape = {info->shape[0], product(info->shape) / std::max<std::int64_t>(1, info->shape[0])};
     }
     tensor.dtype = info->dtype;
+    tensor.role = cache_scale_role(info->name);
+    if (tensor.role != Role::unknown) tensor.layer = static_cast<std::int32_t>(layer_of(model.config, info->name));
     model.tensors.push_back(std::move(tensor));
   }
 }
@@ -107,6 +125,7 @@ Model build_model(const Config& config, const std::vector<TensorInfo>& checkpoin
   TensorList list{config, !config.tied || names.contains("lm_head.weight"), &names, {}};
   find_family(config.family)->list(list);
   Model model{config, std::move(list.tensors)};
+  quantise(model, config.quantisation, true);
   // Families leave out the MTP layers that the checkpoint does not have.
   model.config.mtp_layers = std::count_if(model.tensors.begin(), model.tensors.end(),
                                           [](const Tensor& tensor) { return tensor.role == Role::mtp_proj; });

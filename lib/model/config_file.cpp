@@ -95,6 +95,15 @@ void ConfigFile::descend(std::string_view section) {
   if (document_->section == nullptr) problem(section, "must be an object");
 }
 
+void ConfigFile::within(std::string_view section, const std::function<void()>& read) {
+  const Json* outer = document_->section;
+  const Json* value = document_->find(section);
+  if (value == nullptr || !value->is_object()) return problem(section, "must be an object");
+  document_->section = value;
+  read();
+  document_->section = outer;
+}
+
 bool ConfigFile::has(std::string_view key) const { return document_->find(key) != nullptr; }
 
 std::int64_t ConfigFile::count(std::string_view key, std::int64_t max) {

@@ -4,6 +4,7 @@
 // A config.json comes from anywhere: its size, nesting depth and every number are bounded before they are used.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -30,6 +31,8 @@ class ConfigFile {
 
   /// From here on keys are those of the object `section`; the file's own count where it does not have them.
   void descend(std::string_view section);
+  /// Calls `read` while keys are those of the object `section`.
+  void within(std::string_view section, const std::function<void()>& read);
   /// True where the key stands in the file with a value other than null.
   bool has(std::string_view key) const;
 

@@ -57,6 +57,10 @@ extern const Family kQwen35Moe;
 extern const Family kQwen3Moe;
 extern const Family kQwen3Next;
 
+/// Reads `quantization_config`: FP8 in blocks of 128 x 128, or MXFP8 in any of its three spellings. All else is a
+/// problem.
+void read_quantisation(ConfigFile& file, Config& config);
+
 /// All families, sorted by name.
 std::span<const Family* const> families();
 

@@ -106,6 +106,10 @@ constexpr std::string_view kRoleNames[] = {"embedding",
                                            "mtp_proj",
                                            "mtp_final_norm",
                                            "mtp_head",
+                                           "block_scale",
+                                           "q_scale",
+                                           "k_scale",
+                                           "v_scale",
                                            "unknown"};
 static_assert(std::size(kRoleNames) == kRoles);
 
@@ -128,6 +132,7 @@ std::set<Mixer> mixers_of(const Model& model) {
 
 Shape Tensor::file_shape() const {
   if (dimensions.size() > 0) return dimensions;
+  if (repeats > 1) return {shape[0], shape[2]};
   if (role != Role::interleaved_gate_up && role != Role::interleaved_gate_up_bias) return shape;
   Shape merged;
   for (int d = 0; d + 2 < shape.size(); ++d) merged.push_back(shape[d]);
@@ -178,7 +183,9 @@ Model build_model(const Config& config, bool lm_head_present) {
   REFIT_ASSERT(family != nullptr);
   TensorList list{config, !config.tied || lm_head_present, nullptr, {}};
   family->list(list);
-  return {config, std::move(list.tensors)};
+  Model model{config, std::move(list.tensors)};
+  quantise(model, config.quantisation, true);
+  return model;
 }
 
 }  // namespace refit::model

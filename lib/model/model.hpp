@@ -104,7 +104,12 @@ enum class Role : std::uint8_t {
   mtp_proj,            ///< [H, 2 H]
   mtp_final_norm,      ///< [H]
   mtp_head,            ///< [V, H]
-  unknown              ///< no rule: whole on every rank under its own name, and misc
+  // Of quantised models.
+  block_scale,  ///< one for each block of the weight Tensor::scale_of, whose rules they follow
+  q_scale,
+  k_scale,
+  v_scale,  ///< [1]: of the FP8 KV cache
+  unknown   ///< no rule: whole on every rank under its own name, and misc
 };
 inline constexpr std::size_t kRoles = static_cast<std::size_t>(Role::unknown) + 1;
 
@@ -118,15 +123,35 @@ struct Tensor {
   Shape shape;                ///< as layouts see it: interleaved experts have a dimension more than their file
   DType dtype = DType::bf16;  ///< of the checkpoint; of config.json where there is none
   Role role = Role::unknown;
-  std::int32_t layer = -1;   ///< decoder layer, or -1; an MTP layer's number follows the decoder's
-  std::int32_t expert = -1;  ///< global expert index, or -1
-  Shape dimensions{};        ///< in checkpoints, where they are more than layouts look at (tensors without a rule)
+  std::int32_t layer = -1;     ///< decoder layer, or -1; an MTP layer's number follows the decoder's
+  std::int32_t expert = -1;    ///< global expert index, or -1
+  Shape dimensions{};          ///< in checkpoints, where they are more than layouts look at (tensors without a rule)
+  std::int32_t scale_of = -1;  ///< of block scales: the index of their weight
+  std::int32_t scales = -1;    ///< of a quantised weight: the index of its block scales
+  /// Of block scales that an engine keeps for finer blocks, each as often as this in rows and in columns. Layouts see
+  /// [rows, repeats, columns, repeats] then; the repeated dimensions lie nowhere but in that engine.
+  std::int64_t repeats = 1;
 
   std::int64_t elements() const { return product(shape); }
   std::int64_t bytes() const { return elements() * byte_size(dtype); }
   /// Its shape in checkpoints: gate and up of interleaved experts are one dimension there.
   Shape file_shape() const;
 };
+
+/// How the values of linear layers are stored in 8 bits.
+enum class Quantisation : std::uint8_t {
+  none,
+  fp8_block,  ///< F8_E4M3, a float32 for each block of 128 x 128: "X.weight_scale_inv" [ceil(N/128), ceil(K/128)]
+  mxfp8       ///< F8_E4M3, an E8M0 byte for each 32 columns of a row: "X.weight_scale" [N, K/32]
+};
+
+/// Rows and columns of a block, and the dtype of its scale.
+constexpr std::int64_t block_rows(Quantisation how) { return how == Quantisation::fp8_block ? 128 : 1; }
+constexpr std::int64_t block_columns(Quantisation how) { return how == Quantisation::fp8_block ? 128 : 32; }
+constexpr DType scale_dtype(Quantisation how) { return how == Quantisation::fp8_block ? DType::f32 : DType::u8; }
+
+/// Whether weights of that role are quantised: the linear layers, without router, embedding and head.
+bool is_quantisable(Role role);
 
 /// Sizes of a Mamba2 mixer.
 struct Mamba {
@@ -187,12 +212,14 @@ struct Config {
   LatentAttention mla;
   Mamba mamba;
   GatedDeltaNet gdn;
-  std::vector<bool> dense_layer;  ///< of a MoE model: layers without experts; empty = none
-  std::vector<Mixer> mixers;      ///< of every layer; empty = attention in all
-  bool tied = false;              ///< tie_word_embeddings
-  bool attention_bias = false;    ///< q, k, v (and o where the family has it) carry a bias
-  DType dtype = DType::bf16;      ///< torch_dtype / dtype; bf16 where config.json has neither
-  bool truncated = false;         ///< `layers` is less than config.json's: a checkpoint's others are skipped
+  std::vector<bool> dense_layer;                   ///< of a MoE model: layers without experts; empty = none
+  std::vector<Mixer> mixers;                       ///< of every layer; empty = attention in all
+  bool tied = false;                               ///< tie_word_embeddings
+  bool attention_bias = false;                     ///< q, k, v (and o where the family has it) carry a bias
+  DType dtype = DType::bf16;                       ///< torch_dtype / dtype; bf16 where config.json has neither
+  Quantisation quantisation = Quantisation::none;  ///< of the checkpoint, by its quantization_config
+  std::vector<std::string> not_converted;          ///< modules that are not quantised; `*` stands for any text
+  bool truncated = false;  ///< `layers` is less than config.json's: a checkpoint's others are skipped
 
   // MTP layers, which follow the decoder's, have attention and experts.
   bool is_moe(std::int64_t layer) const {
@@ -224,6 +251,11 @@ struct Model {
   std::int64_t parameters() const;  ///< elements of all tensors
   std::int64_t bytes() const;
 };
+
+/// Marks the weights of linear layers as quantised, but for those that the configuration does not convert, and lists
+/// each one's block scales behind it. `stored`: values are F8_E4M3; else they keep their dtype, and become so on the
+/// way to an engine: then the scales have no source of their own. Errors (usage): a width that blocks do not divide.
+void quantise(Model& model, Quantisation how, bool stored);
 
 /// The mixers of which `model` has weights.
 std::set<Mixer> mixers_of(const Model& model);

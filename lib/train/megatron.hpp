@@ -27,6 +27,8 @@ struct Options {
   std::string hybrid_layer_pattern;  ///< of Nemotron-H: a letter per layer (M * E -), `|` where a stage ends; or empty
   std::int64_t make_vocab_size_divisible_by = 0;  ///< 0 = vocabulary not padded
   DType precision = DType::bf16;                  ///< of every parameter but the router's expert bias
+  /// As Transformer Engine keeps quantised weights (Float8BlockwiseQTensor, MXFP8); `precision` is of all others.
+  model::Quantisation quantisation = model::Quantisation::none;
 };
 
 /// A rank's place on both meshes.

@@ -173,7 +173,7 @@ TEST_F(ModelConfig, BadValuesNameTheKey) {
       {{{"torch_dtype", "\"int8\""}}, "torch_dtype must be bfloat16, float16 or float32, not int8"},
       {{{"torch_dtype", "16"}}, "torch_dtype must be a text"},
       {{{"quantization_config", "{\"quant_method\": \"fp8\"}"}},
-       "quantization_config is present: quantised checkpoints are not supported by this build"},
+       "quantization_config weight_block_size must be [128, 128]"},
       {{{"architectures", "[\"MambaForCausalLM\"]"}},
        "architectures names no known architecture but MambaForCausalLM; the known families are deepseek_v3, gpt_oss, "
        "llama, mixtral, nemotron_h, qwen2, qwen3, qwen3_5_moe, qwen3_moe, qwen3_next"},
@@ -398,7 +398,7 @@ TEST_F(ModelConfig, BadValuesOfAFamilyNameTheKey) {
       {kMixtral, {{"num_local_experts", ""}}, "num_experts is missing"},
       {kMixtral, {{"num_hidden_layers", ""}}, "num_hidden_layers is missing"},
       {kGptOss, {{"intermediate_size", ""}}, "intermediate_size is missing"},
-      {kGptOss, {{"quantization_config", "{}"}}, "quantization_config is present"},
+      {kGptOss, {{"quantization_config", "{}"}}, "quantization_config has the unknown quant_method"},
       {kDeepseek, {{"q_lora_rank", "null"}}, "q_lora_rank is missing: latent attention with a plain q_proj"},
       {kDeepseek, {{"kv_lora_rank", ""}}, "kv_lora_rank is missing"},
       {kDeepseek, {{"v_head_dim", "-1"}}, "v_head_dim must be a whole number"},

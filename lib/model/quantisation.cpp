@@ -1,0 +1,121 @@
+// Which weights a quantised model stores in 8 bits, and their block scales.
+
+#include <algorithm>
+#include <array>
+
+#include "core/error.hpp"
+#include "model/config_file.hpp"
+#include "model/family.hpp"
+#include "model/model.hpp"
+
+namespace refit::model {
+namespace {
+
+constexpr std::string_view kWeight = ".weight";
+
+/// Does `pattern`, in which `*` stands for any text, describe all of `text`?
+bool matches(std::string_view pattern, std::string_view text) {
+  const std::size_t star = pattern.find('*');
+  if (star == std::string_view::npos) return pattern == text;
+  if (!text.starts_with(pattern.substr(0, star))) return false;
+  for (std::size_t skipped = star; skipped <= text.size(); ++skipped) {
+    if (matches(pattern.substr(star + 1), text.substr(skipped))) return true;
+  }
+  return false;
+}
+
+/// A list names modules ("model.layers.0.mlp.gate"), or what their names contain ("re:" of compressed-tensors is not
+/// known), and vLLM takes a module that lies within a named one as named.
+bool is_converted(const Config& config, std::string_view tensor_name) {
+  const std::string_view module = tensor_name.substr(0, tensor_name.rfind('.'));
+  return std::none_of(config.not_converted.begin(), config.not_converted.end(), [&](const std::string& listed) {
+    return matches(listed, module) || matches(listed + ".*", module);
+  });
+}
+
+std::string scale_name(const Tensor& weight, Quantisation how) {
+  return weight.name + (how == Quantisation::fp8_block ? "_scale_inv" : "_scale");
+}
+
+/// Packed experts have a matrix of scales each.
+Shape scale_shape(const Tensor& weight, Quantisation how) {
+  Shape shape = weight.shape;
+  const int rows = shape.size() - 2;
+  shape[rows] = (shape[rows] + block_rows(how) - 1) / block_rows(how);
+  shape[rows + 1] = (shape[rows + 1] + block_columns(how) - 1) / block_columns(how);
+  return shape;
+}
+
+}  // namespace
+
+void read_quantisation(ConfigFile& file, Config& config) {
+  constexpr std::string_view kSection = "quantization_config";
+  file.within(kSection, [&] {
+    const std::string method = file.text("quant_method");
+    if (method == "fp8") {
+      config.quantisation = Quantisation::fp8_block;
+      if (file.has("fmt") && file.text("fmt") != "e4m3") file.problem(kSection, "fmt must be e4m3");
+      if (file.indices("weight_block_size") != std::vector<std::int64_t>{128, 128}) {
+        file.problem(kSection, "weight_block_size must be [128, 128]: other scales of FP8 have no layout rule");
+      }
+      config.not_converted = file.texts(file.has("ignored_layers") ? "ignored_layers" : "modules_to_not_convert");
+    } else if (method == "mxfp8") {
+      config.quantisation = Quantisation::mxfp8;
+      config.not_converted = file.texts("ignored_layers");
+    } else if (method == "modelopt" && file.text("quant_algo") == "MXFP8") {
+      config.quantisation = Quantisation::mxfp8;
+      config.not_converted = file.texts("exclude_modules");
+    } else if (method == "compressed-tensors" && file.text("format") == "mxfp8-quantized") {
+      config.quantisation = Quantisation::mxfp8;
+      config.not_converted = file.texts("ignore");
+    } else {
+      file.problem(kSection, fmt::format("has the unknown quant_method {}; known are fp8 with weight_block_size [128, "
+                                         "128], mxfp8, modelopt with MXFP8, compressed-tensors with mxfp8-quantized",
+                                         method));
+    }
+  });
+}
+
+bool is_quantisable(Role role) {
+  constexpr std::array kLinear{Role::q_proj,          Role::k_proj,      Role::v_proj,           Role::q_gate_proj,
+                               Role::o_proj,          Role::q_a_proj,    Role::q_b_proj,         Role::kv_a_proj,
+                               Role::kv_b_proj,       Role::mla_o_proj,  Role::gate_proj,        Role::up_proj,
+                               Role::down_proj,       Role::expert_gate, Role::expert_up,        Role::expert_down,
+                               Role::packed_gate_up,  Role::packed_down, Role::shared_gate_proj, Role::shared_up_proj,
+                               Role::shared_down_proj};
+  return std::find(kLinear.begin(), kLinear.end(), role) != kLinear.end();
+}
+
+void quantise(Model& model, Quantisation how, bool stored) {
+  if (how == Quantisation::none) return;
+  std::vector<Tensor> all;
+  const auto append = [&all](Tensor tensor) -> Tensor& {
+    tensor.index = static_cast<std::int32_t>(all.size());
+    all.push_back(std::move(tensor));
+    return all.back();
+  };
+  for (const Tensor& tensor : model.tensors) {
+    Tensor& weight = append(tensor);
+    if (!is_quantisable(tensor.role) || !is_converted(model.config, tensor.name)) continue;
+    const std::int64_t columns = tensor.shape[tensor.shape.size() - 1];
+    if (how == Quantisation::mxfp8 && columns % block_columns(how) != 0) {
+      fail_usage("{}: its {} columns are not divisible by MXFP8's blocks of {}", tensor.name, columns,
+                 block_columns(how));
+    }
+    if (stored) weight.dtype = DType::f8_e4m3;
+    weight.scales = weight.index + 1;
+    const std::int32_t of = weight.index;
+    Tensor scale{.index = 0,
+                 .name = scale_name(tensor, how),
+                 .shape = scale_shape(tensor, how),
+                 .dtype = scale_dtype(how),
+                 .role = Role::block_scale,
+                 .layer = tensor.layer,
+                 .expert = tensor.expert,
+                 .scale_of = of};
+    append(std::move(scale));
+  }
+  model.tensors = std::move(all);
+}
+
+}  // namespace refit::model
