@@ -91,7 +91,8 @@ void print_plan(std::ostream& out, const Result& result) {
   out << "#\n";
   if (result.payload) out << payload_line(*result.payload) << '\n';
   if (result.plan) print_plan_part(out, *result.plan);
-  if (result.wire) out << labelled("wire", fmt::format("{} in all{}", format_bytes(result.wire->bytes), forwarded_text(*result.wire)));
+  if (result.wire)
+    out << labelled("wire", fmt::format("{} in all{}", format_bytes(result.wire->bytes), forwarded_text(*result.wire)));
   print_rank_bytes(out, "train", "sent", sent_by_train(result.byte_matrix));
   print_rank_bytes(out, "gen", "received", received_by_gen(result.byte_matrix));
   if (result.bound) out << labelled("bound", format_bound(*result.bound));
