@@ -14,13 +14,13 @@
 #include "kernels/flags_device.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/transform.hpp"
+#include "kernels/transpose_device.hpp"
 
 namespace refit::kernels {
 
 namespace {
 
 constexpr std::int64_t kItemBytes = 128 * 1024;
-constexpr int kCopyLanes = 512;
 constexpr int kWarp = 32;
 constexpr int kInFlight = 4;  ///< loads of a lane before its first store
 constexpr std::int64_t kChunk = 16;
@@ -251,69 +251,46 @@ KOKKOS_FORCEINLINE_FUNCTION void copy_cast(const CopyItem& item, int lane) {
   });
 }
 
-constexpr int kTileSide = 64;
-constexpr int kTileScratch = kTileSide * (kTileSide + 1) * 8;  ///< bytes, for the largest element
+/// Casts of words: of as many neighbours as fill 16 bytes of the longer type.
+template <typename From, typename To>
+struct CastWords {
+  static constexpr std::int64_t kFrom = sizeof(typename From::Bits);
+  static constexpr std::int64_t kTo = sizeof(typename To::Bits);
+  static constexpr std::int64_t kElements = kChunk / (kFrom > kTo ? kFrom : kTo);
+  using Source = std::conditional_t<kElements * kFrom == 16, Unit16, std::uint64_t>;
+  using Target = std::conditional_t<kElements * kTo == 16, Unit16, std::uint64_t>;
 
-/// Items whose source runs along dimension item.along: a tile is read along that, and written along the innermost one.
-template <typename From, typename To, typename Member>
-KOKKOS_INLINE_FUNCTION void transpose(const CopyItem& item, const Member& member, std::byte* scratch) {
-  using Source = typename From::Bits;
-  using Target = typename To::Bits;
-  constexpr std::int64_t kFrom = sizeof(Source);
-  constexpr std::int64_t kTo = sizeof(Target);
-  constexpr int kPitch = kTileSide + (kTo < 4 ? 4 / kTo : 1);    // lanes that read across rows use different banks
-  constexpr int kElements = kTileSide * kTileSide / kCopyLanes;  // of a lane
-  auto* tile = reinterpret_cast<Target*>(scratch);
-  const int along = item.along;
-  const int first = along == 0 ? 1 : 0;  // the other two dimensions, whose order is free
-  const int second = along == 2 ? 1 : 2;
-  const std::int64_t row_tiles = (item.extent[along] + kTileSide - 1) / kTileSide;
-  const std::int64_t column_tiles = (item.extent[3] + kTileSide - 1) / kTileSide;
-  const std::int64_t tiles = row_tiles * column_tiles;
-  // Own copies: a store through std::byte may change what `item` refers to.
-  const std::int64_t source_row = item.source_stride[along];
-  const std::int64_t source_column = item.source_stride[3];
-  const std::int64_t target_row = item.destination_stride[along];
-  const std::int64_t target_column = item.destination_stride[3];
-  const int x = member.team_rank() % kTileSide;
-  const int y = member.team_rank() / kTileSide;
-  constexpr int kStep = kCopyLanes / kTileSide;
-  for (std::int64_t t = 0; t < tiles * item.extent[first] * item.extent[second]; ++t) {
-    const std::int64_t plane = t / tiles;
-    const std::int64_t i = plane / item.extent[second];
-    const std::int64_t j = plane % item.extent[second];
-    const std::int64_t r = t % tiles / column_tiles * kTileSide;
-    const std::int64_t c = t % tiles % column_tiles * kTileSide;
-    const std::int64_t rows = item.extent[along] - r;  // that may be in the tile
-    const std::int64_t columns = item.extent[3] - c;
-    const std::byte* from = item.source + kFrom * (i * item.source_stride[first] + j * item.source_stride[second] +
-                                                   r * item.source_stride[along] + c * item.source_stride[3]);
-    std::byte* to = item.destination + kTo * (i * item.destination_stride[first] + j * item.destination_stride[second] +
-                                              r * item.destination_stride[along] + c * item.destination_stride[3]);
-    Source stored[kElements];
-    REFIT_UNROLL
-    for (int k = 0; k < kElements; ++k) {
-      const int column = y + k * kStep;
-      if (x < rows && column < columns) {
-        stored[k] = load<Source>(from, x * source_row + column * source_column);
-      }
-    }
-    REFIT_UNROLL
-    for (int k = 0; k < kElements; ++k) {
-      const int column = y + k * kStep;
-      if (x < rows && column < columns) tile[column * kPitch + x] = convert<From, To>(stored[k]);
-    }
-    member.team_barrier();
-    REFIT_UNROLL
-    for (int k = 0; k < kElements; ++k) {
-      const int row = y + k * kStep;
-      if (x < columns && row < rows) {
-        store(to, row * target_row + x * target_column, tile[x * kPitch + row]);
-      }
-    }
-    member.team_barrier();
+  KOKKOS_FORCEINLINE_FUNCTION static std::uint64_t& half(std::uint64_t& word, std::int64_t) { return word; }
+  KOKKOS_FORCEINLINE_FUNCTION static std::uint64_t& half(Unit16& word, std::int64_t index) {
+    return index == 0 ? word.low : word.high;
   }
-}
+  KOKKOS_FORCEINLINE_FUNCTION Target operator()(Source stored) const {
+    Target result{};
+    REFIT_UNROLL
+    for (std::int64_t i = 0; i < kElements; ++i) {
+      const std::uint64_t word = half(stored, i * kFrom / 8) >> (8 * (i * kFrom % 8));
+      const auto bits = convert<From, To>(static_cast<typename From::Bits>(word));
+      half(result, i * kTo / 8) |= static_cast<std::uint64_t>(bits) << (8 * (i * kTo % 8));
+    }
+    return result;
+  }
+
+  /// The same item in words, where it consists of such.
+  KOKKOS_FORCEINLINE_FUNCTION static bool fit(const CopyItem& item, CopyItem& words) {
+    bool result = reinterpret_cast<std::uintptr_t>(item.source) % sizeof(Source) == 0 &&
+                  reinterpret_cast<std::uintptr_t>(item.destination) % sizeof(Target) == 0 &&
+                  item.extent[3] % kElements == 0;
+    words = item;
+    words.extent[3] /= kElements;
+    REFIT_UNROLL
+    for (int d = 0; d < 3; ++d) {
+      result = result && item.source_stride[d] % kElements == 0 && item.destination_stride[d] % kElements == 0;
+      words.source_stride[d] /= kElements;
+      words.destination_stride[d] /= kElements;
+    }
+    return result;
+  }
+};
 
 template <typename T>
 KOKKOS_FORCEINLINE_FUNCTION void move(const CopyItem& item, int lane) {
@@ -336,7 +313,12 @@ KOKKOS_FORCEINLINE_FUNCTION void cast(const CopyItem& item, int lane) {
                                             [how](Source bits) { return transformed<From, To>(bits, how); });
   }
   if constexpr (!std::is_same_v<From, To>) {
-    if (item.source_stride[3] == 1 && item.destination_stride[3] == 1) return copy_cast<From, To>(item, lane);
+    if (item.source_stride[3] == 1 && item.destination_stride[3] == 1) {
+      using Words = CastWords<From, To>;
+      CopyItem words;
+      if (!Words::fit(item, words)) return copy_cast<From, To>(item, lane);
+      return copy_elements<typename Words::Source, typename Words::Target>(words, lane, Words{});
+    }
     copy_elements<Source, Target>(item, lane, [](Source bits) { return convert<From, To>(bits); });
   }
 }
@@ -392,7 +374,7 @@ struct TransposedCopies {
       await_flag(item, run.epoch, member);
       switch (item.unit) {
         case 1: transpose<Plain<std::uint8_t>, Plain<std::uint8_t>>(item, member, scratch); break;
-        case 2: transpose<Plain<std::uint16_t>, Plain<std::uint16_t>>(item, member, scratch); break;
+        case 2: transpose_shorts(item, member, scratch); break;
         case 4: transpose<Plain<std::uint32_t>, Plain<std::uint32_t>>(item, member, scratch); break;
         case 8: transpose<Plain<std::uint64_t>, Plain<std::uint64_t>>(item, member, scratch); break;
         default: cast_item(item, member, scratch); break;

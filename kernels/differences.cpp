@@ -8,6 +8,7 @@ template <typename Bits>
 struct Differ {
   static constexpr bool kReads = true;
   static constexpr bool kWrites = false;
+  static constexpr bool kWords = false;
   const std::byte* expected;
   Counter* results;  ///< count, complement of the lowest index
 

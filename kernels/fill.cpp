@@ -45,6 +45,7 @@ template <typename Bits>
 struct Fill {
   static constexpr bool kReads = false;
   static constexpr bool kWrites = true;
+  static constexpr bool kWords = false;
   Bits value;
   KOKKOS_INLINE_FUNCTION Bits operator()(Bits, std::int64_t, std::int64_t) const { return value; }
 };

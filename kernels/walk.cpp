@@ -4,6 +4,12 @@
 
 namespace refit::kernels {
 
+namespace {
+
+constexpr std::int64_t kVector = 16;
+
+}  // namespace
+
 Rows rows_of(const Region& region) {
   const int dimensions = region.shape.size();
   REFIT_ASSERT(dimensions <= kWalkedDimensions);
@@ -30,6 +36,29 @@ Rows rows_of(const Region& region) {
   return result;
 }
 
+Rows joined(const Rows& rows) {
+  Rows result = rows;
+  result.first_row = rows.first_row * rows.row_length + rows.first_column;
+  result.first_column = 0;
+  result.row_length = 1;
+  for (std::int64_t& stride : result.row_stride) stride *= rows.row_length;
+  for (int d = 2; d >= 0; --d) {
+    const bool is_next =
+        result.stride[2] == result.columns * result.column_stride && result.row_stride[2] == result.columns;
+    if (result.extent[2] != 1 && !is_next) break;
+    result.columns *= result.extent[2];
+    result.rows /= std::max<std::int64_t>(1, result.extent[2]);
+    for (int to = 2; to > 0; --to) {
+      result.extent[to] = result.extent[to - 1];
+      result.stride[to] = result.stride[to - 1];
+      result.row_stride[to] = result.row_stride[to - 1];
+    }
+    result.extent[0] = 1;
+    result.stride[0] = result.row_stride[0] = 0;
+  }
+  return result;
+}
+
 Cut cut(const Rows& rows, std::int64_t columns, std::int64_t elements) {
   if (rows.rows == 0 || rows.columns == 0) return {1, 1, 1, 0};
   Cut result{};
@@ -47,14 +76,16 @@ std::int64_t device_item_elements(std::int64_t elements) {
   return std::clamp(elements / kItems, kLeast, kMost) / kLeast * kLeast;
 }
 
-bool has_vector_rows(const Rows& rows, std::int64_t element_bytes) {
-  constexpr std::int64_t kVector = 16;
-  bool result = rows.column_stride == 1 && rows.columns * element_bytes % kVector == 0 &&
-                reinterpret_cast<std::uintptr_t>(rows.data) % kVector == 0;
+bool has_aligned_rows(const Rows& rows, std::int64_t element_bytes) {
+  bool result = rows.column_stride == 1 && reinterpret_cast<std::uintptr_t>(rows.data) % kVector == 0;
   for (int d = 0; d < 3; ++d) {
     result = result && (rows.extent[d] == 1 || rows.stride[d] * element_bytes % kVector == 0);
   }
   return result;
+}
+
+bool has_vector_rows(const Rows& rows, std::int64_t element_bytes) {
+  return has_aligned_rows(rows, element_bytes) && rows.columns * element_bytes % kVector == 0;
 }
 
 }  // namespace refit::kernels

@@ -41,6 +41,11 @@ struct Rows {
 /// The rows of a region; throws if its parts have different numbers of dimensions.
 Rows rows_of(const Region& region);
 
+/// The same elements in the same order as rows of one length and place in the tensor less: rows that follow each other
+/// in storage and in the tensor are joined, and row_length is 1. For kernels that want no more than global linear
+/// indices.
+Rows joined(const Rows& rows);
+
 /// Items of `rows_per_item` rows and `columns_per_item` columns; the last of each are smaller.
 struct Cut {
   std::int64_t rows_per_item;
@@ -68,7 +73,10 @@ Cut cut(const Rows& rows, std::int64_t columns, std::int64_t elements);
 /// vector's length.
 std::int64_t device_item_elements(std::int64_t elements);
 
-/// True where every row's part of an item can be read in vectors of 16 bytes, for items cut at multiples of them.
+/// True where every row's part of an item begins at a multiple of 16 bytes, for items cut at such.
+bool has_aligned_rows(const Rows& rows, std::int64_t element_bytes);
+
+/// The same where rows also end there: they can be read in vectors of 16 bytes.
 bool has_vector_rows(const Rows& rows, std::int64_t element_bytes);
 
 }  // namespace refit::kernels

@@ -114,6 +114,13 @@ TEST(CopyTable, LargeTransposedTiles) {
   cases.push_back(make_case(random, DType::bf16, DType::bf16, {700, 1001}, {1001, 1}, {1, 700}));
   cases.push_back(make_case(random, DType::bf16, DType::bf16, {2, 300, 401, 2}, {300 * 802, 802, 2, 1},
                             {802 * 300, 1, 300, 401 * 300}));
+  // Planes whose rows are multiples of four elements, with gaps at both ends; and rows of odd pitch.
+  const Extents planes{3, 260, 396};
+  for (DType dtype : {DType::bf16, DType::f16, DType::f32}) {
+    cases.push_back(make_case(random, dtype, dtype, planes, {260 * 404, 404, 1}, {264 * 400, 1, 264}));
+  }
+  cases.push_back(make_case(random, DType::bf16, DType::bf16, {260, 396}, {401, 1}, {1, 263}));
+  cases.push_back(make_case(random, DType::bf16, DType::f32, planes, {260 * 404, 404, 1}, {264 * 400, 1, 264}));
   run_and_check(cases);
 }
 

@@ -218,9 +218,16 @@ TEST(SignedRowSums, SmallValuesRoundToEven) {
 TEST(Perturb, ChangesWhatTheHeaderSays) {
   Random random(8);
   const ExecutionSpace space;
+  // Rows that follow each other, and boxes whose rows do so in storage or in the tensor only.
+  const std::pair<Shape, Box> whole_rows[] = {{{37, 577}, Box::whole({37, 577})},
+                                              {{1027}, Box::whole({1027})},
+                                              {{9, 7, 5, 33}, {{2, 1, 0, 0}, {4, 3, 5, 33}}},
+                                              {{70, 300}, {{1, 11}, {69, 264}}}};
   for (DType dtype : kAllTypes) {
-    for (int i = 0; i < 20; ++i) {
-      Stored stored = random_stored(random, dtype);
+    for (int i = 0; i < 24; ++i) {
+      Stored stored = i < 20 ? random_stored(random, dtype)
+                             : store_box(random, whole_rows[i - 20].first, whole_rows[i - 20].second,
+                                         row_major_strides(whole_rows[i - 20].second.extent), dtype);
       if (i % 4 == 0 && is_castable(dtype)) {
         write_bits(stored.memory.data(), 0, dtype, i % 8 == 0 ? 0x7F800000U >> (dtype == DType::f32 ? 0 : 16) : ~0U);
       }
