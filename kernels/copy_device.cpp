@@ -126,52 +126,79 @@ KOKKOS_FORCEINLINE_FUNCTION void copy_edge(const Chunk& chunk, std::int32_t coun
   }
 }
 
-/// Contiguous rows of T whose ends are aligned to no common unit of 16 bytes.
+/// The bytes of a row that are written in whole chunks: those whose destination is aligned, and whose source lies in
+/// one or two aligned words of the row. Words that reach beyond the row may reach beyond the memory.
+struct WholeChunks {
+  std::int32_t begin, end;
+  std::uint32_t shift;  ///< bytes by which the source is off alignment there
+
+  KOKKOS_FORCEINLINE_FUNCTION WholeChunks(const std::byte* source, const std::byte* destination, std::int32_t bytes) {
+    constexpr auto kMask = static_cast<std::uint32_t>(kChunk - 1);
+    constexpr auto kStep = static_cast<std::int32_t>(kChunk);
+    const std::uint32_t head = (0U - address(destination)) & kMask;
+    shift = (address(source) + head) & kMask;
+    begin = static_cast<std::int32_t>(head) + (shift > head ? kStep : 0);
+    begin = begin < bytes ? begin : bytes;
+    const std::int32_t length = bytes - begin - (shift == 0 ? 0 : kStep - static_cast<std::int32_t>(shift));
+    end = begin + (length > 0 ? length & ~(kStep - 1) : 0);
+  }
+  KOKKOS_FORCEINLINE_FUNCTION static std::uint32_t address(const std::byte* data) {
+    return static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(data));
+  }
+};
+
+/// Contiguous rows of T whose ends are aligned to no common unit of 16 bytes: first their whole chunks, then what is
+/// left at both ends of the rows.
 template <typename T>
 KOKKOS_FORCEINLINE_FUNCTION void copy_shifted(const CopyItem& item, int lane) {
   constexpr std::int64_t kSize = sizeof(T);
-  constexpr int kBatch = kInFlight / 2;  // two loads each
-  const auto count = static_cast<std::int32_t>(item.extent[3]);
-  const auto bytes = static_cast<std::int32_t>(count * kSize);
+  constexpr std::int32_t kEnd = 2 * kChunk / kSize;  // elements at most that are left at either end
+  const auto bytes = static_cast<std::int32_t>(item.extent[3] * kSize);
   const std::int64_t source_row = kSize * item.source_stride[2];
   const std::int64_t row = kSize * item.destination_stride[2];
-  const std::int64_t chunks = (bytes + 2 * (kChunk - 1)) / kChunk;  // at most, for any alignment
-  for_each_plane(item, kSize, kSize, chunks, lane, [&](const Plane& plane, LaneWalk at) {
+  for_each_plane(item, kSize, kSize, bytes < kChunk ? 1 : bytes / kChunk, lane, [&](const Plane& plane, LaneWalk at) {
     while (at.row < plane.rows) {
-      Chunk chunk[kBatch];
-      Unit16 low[kBatch];
-      Unit16 high[kBatch];
-      std::uint32_t shift[kBatch];
-      bool is_whole[kBatch];
-      bool is_edge[kBatch];
+      Unit16 low[kInFlight];
+      Unit16 high[kInFlight];
+      std::uint32_t shift[kInFlight];
+      std::byte* to[kInFlight];
       REFIT_UNROLL
-      for (int k = 0; k < kBatch; ++k) {
-        is_whole[k] = is_edge[k] = false;
+      for (int k = 0; k < kInFlight; ++k) {
+        to[k] = nullptr;
         if (at.row < plane.rows) {
-          chunk[k] = Chunk::at<kSize>(plane, at, source_row, row);
-          const auto first = static_cast<std::int32_t>(chunk[k].first * kSize);
-          const std::byte* from = chunk[k].source + first;
-          shift[k] = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(from) % kChunk);
-          const std::int32_t begin = first - static_cast<std::int32_t>(shift[k]);
-          const std::int32_t end = begin + static_cast<std::int32_t>(shift[k] == 0 ? kChunk : 2 * kChunk);
-          // Words that reach beyond the row may reach beyond the memory.
-          is_whole[k] = first >= 0 && begin >= 0 && end <= bytes;
-          is_edge[k] = !is_whole[k] && first < bytes;
-          if (is_whole[k]) {
-            low[k] = load<Unit16>(from - shift[k], 0);
+          const std::byte* source = plane.source + at.row * source_row;
+          std::byte* destination = plane.destination + at.row * row;
+          const WholeChunks whole(source, destination, bytes);
+          const std::int32_t first = whole.begin + static_cast<std::int32_t>(at.column * kChunk);
+          if (first < whole.end) {
+            shift[k] = whole.shift;
+            to[k] = destination + first;
+            const std::byte* from = source + first - whole.shift;
+            low[k] = load<Unit16>(from, 0);
             high[k] = low[k];
-            if (shift[k] != 0) high[k] = load<Unit16>(from - shift[k], 1);
+            if (whole.shift != 0) high[k] = load<Unit16>(from, 1);
           }
         }
         at.next();
       }
       REFIT_UNROLL
-      for (int k = 0; k < kBatch; ++k) {
-        if (is_whole[k]) {
-          store(chunk[k].destination + chunk[k].first * kSize, 0, shifted(low[k], high[k], shift[k]));
-        }
-        if (is_edge[k]) copy_edge<T, T>(chunk[k], count, [](T bits) { return bits; });
+      for (int k = 0; k < kInFlight; ++k) {
+        if (to[k] != nullptr) store(to[k], 0, shifted(low[k], high[k], shift[k]));
       }
+    }
+  });
+  for_each_plane(item, kSize, kSize, 2 * kEnd, lane, [&](const Plane& plane, LaneWalk at) {
+    while (at.row < plane.rows) {
+      const std::byte* source = plane.source + at.row * source_row;
+      std::byte* destination = plane.destination + at.row * row;
+      const WholeChunks whole(source, destination, bytes);
+      const auto slot = static_cast<std::int32_t>(at.column);
+      const std::int32_t head = whole.begin / static_cast<std::int32_t>(kSize);
+      const std::int32_t element = slot < kEnd ? slot : slot - kEnd + whole.end / static_cast<std::int32_t>(kSize);
+      if (slot < kEnd ? element < head : element * static_cast<std::int32_t>(kSize) < bytes) {
+        store(destination, element, load<T>(source, element));
+      }
+      at.next();
     }
   });
 }
