@@ -16,6 +16,7 @@ class DeviceBuffer {
   explicit DeviceBuffer(std::int64_t bytes);
   std::byte* data() const { return data_.get(); }
   std::int64_t bytes() const { return bytes_; }
+  std::span<std::byte> span() const { return {data_.get(), static_cast<std::size_t>(bytes_)}; }
 
  private:
   std::shared_ptr<std::byte> data_;

@@ -71,6 +71,11 @@ Job::Job(transport::MpiSession& session, transport::Control& world, const kernel
   }
 }
 
+/// The executors' memory goes before the communicators that it is registered with.
+Job::~Job() {
+  for (transport::Communicator* communicator : all_communicators()) communicator->register_memory({});
+}
+
 void Job::prepare(report::Result& result) {
   progress_.at("prepare");
   require_same_inputs();
@@ -322,6 +327,7 @@ void Job::make_plan(report::Result& result) {
              [&] { transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors); });
   }
   make_executors(copies);
+  register_memory(result);
   result.prepare.emplace_back("plan", world_.max(now() - start));
 
   const std::int64_t staging = bulk_executor_->staging_bytes() + (misc_executor_ ? misc_executor_->staging_bytes() : 0);
@@ -361,6 +367,27 @@ void Job::make_executors(const std::vector<plan::Copy>& copies) {
   if (gather_ == nullptr && stream_ == nullptr) return;
   misc_executor_ = transport::make_misc(space_, gather_.get(), stream_.get(), me, misc_, *setup_.train, gen_layout(),
                                         c.misc_buffer_bytes, tuning, progress_);
+}
+
+/// Those in which this rank has a part.
+std::vector<transport::Communicator*> Job::all_communicators() const {
+  std::vector<transport::Communicator*> all{gather_.get(), stream_.get()};
+  for (const auto& communicator : communicators_) all.push_back(communicator.get());
+  std::erase(all, nullptr);
+  return all;
+}
+
+/// All that messages of refits are in: with all communicators of all ranks or with none.
+void Job::register_memory(report::Result& result) {
+  transport::MemoryList memory = bulk_executor_->staging();
+  if (misc_executor_) std::ranges::copy(misc_executor_->staging(), std::back_inserter(memory));
+  memory.push_back(weights_->arena());
+  bool registered = true;
+  for (transport::Communicator* communicator : all_communicators()) registered &= communicator->register_memory(memory);
+  if (world_.sum(registered ? 0 : std::int64_t{1}) == 0) return;
+  for (transport::Communicator* communicator : all_communicators()) communicator->register_memory({});
+  result.notes.push_back("NCCL cannot register the memory of all ranks: it copies through buffers of its own");
+  if (session_.rank() == 0) spdlog::warn("{}", result.notes.back());
 }
 
 report::Refit Job::refit(std::int64_t number) {

@@ -24,6 +24,7 @@ class Job {
  public:
   Job(transport::MpiSession& session, transport::Control& world, const kernels::ExecutionSpace& space,
       const Setup& setup);
+  ~Job();
 
   /// Allocates, loads, plans, agrees, fills; fills in the sections of `result` that are then known.
   void prepare(report::Result& result);
@@ -56,6 +57,8 @@ class Job {
   /// Of the world ranks `members`; nullptr on others. Collective over the world.
   std::unique_ptr<transport::Communicator> make_communicator(const std::vector<int>& members, int tag) const;
   void make_executors(const std::vector<plan::Copy>& copies);
+  std::vector<transport::Communicator*> all_communicators() const;
+  void register_memory(report::Result& result);
   void measure(report::Result& result);
   void require_same_inputs();
 

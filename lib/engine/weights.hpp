@@ -35,6 +35,7 @@ class Weights {
   Weights(const Setup& setup, const layout::LocalLayout& layout, verify::Group group, Rank rank, std::byte* arena);
 
   const transport::LocalMemory& memory() const { return memory_; }
+  std::span<std::byte> arena() const { return {arena_, static_cast<std::size_t>(transport::ArenaMap(layout_).bytes)}; }
   verify::RankView view() const;
 
   /// The checkpoint's values, or synthetic ones of run.seed, then the constant parts: on train of all tensors, on gen

@@ -24,6 +24,9 @@ struct Message {
   std::int64_t bytes = 0;
 };
 
+/// Whole allocations.
+using MemoryList = std::vector<std::span<std::byte>>;
+
 /// Operations in flight on one lane of a communicator; reusable, so that executing allocates nothing.
 class Request {
  public:
@@ -46,6 +49,11 @@ class Communicator {
   virtual void post(std::span<const Message> group, int lane, Request& request) = 0;
   /// Starts a broadcast from `root`. Collective over the communicator, in the same order on all its ranks.
   virtual void broadcast(std::byte* data, std::int64_t bytes, int root, Request& request) = 0;
+  /// Names the memory that messages will come from and go to, instead of what was named before, so that a communicator
+  /// that can need not copy through buffers of its own; false where it cannot. The two ends of a message must agree:
+  /// all ranks name all memory that they use, and where one cannot, all name none. No message may be under way, and
+  /// what is named must not be freed.
+  virtual bool register_memory(const MemoryList& /*memory*/) { return true; }
 };
 
 /// Small host-side collectives for prepare, verify and report. Every function is collective over the control plane.

@@ -97,7 +97,7 @@ class Direct final : public Executor {
     peers_.fence();
   }
 
-  std::int64_t staging_bytes() const override { return fallback_ ? fallback_->staging_bytes() : 0; }
+  MemoryList staging() const override { return fallback_ ? fallback_->staging() : MemoryList{}; }
   std::int64_t unmapped_peers() const override { return unmapped_peers_; }
   std::optional<double> enqueue_seconds() const override { return enqueue_seconds_; }
 

@@ -26,8 +26,13 @@ class Executor {
   /// first rank's entry on: callers that look at them between calls put a barrier before this one. On return this
   /// rank's part is complete: what it sends may be changed, what it receives is visible to it.
   virtual void execute() = 0;
-  /// Memory beside the storages on this rank.
-  virtual std::int64_t staging_bytes() const = 0;
+  /// Memory beside the storages on this rank, of which messages come and to which they go.
+  virtual MemoryList staging() const = 0;
+  std::int64_t staging_bytes() const {
+    std::int64_t bytes = 0;
+    for (const std::span<std::byte> part : staging()) bytes += std::ssize(part);
+    return bytes;
+  }
   /// Ranks of the other side that share copies with this one and cannot map or be mapped: p2p serves them (direct
   /// only).
   virtual std::int64_t unmapped_peers() const { return 0; }

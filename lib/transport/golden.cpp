@@ -122,7 +122,7 @@ class Golden final : public Executor {
     space_.fence();
   }
 
-  std::int64_t staging_bytes() const override { return staging_.bytes(); }
+  MemoryList staging() const override { return {staging_.span()}; }
 
  private:
   void complete(std::size_t index) {

@@ -47,7 +47,11 @@ class MiscStream final : public Executor {
     space_.fence();
   }
 
-  std::int64_t staging_bytes() const override { return memory_.bytes() + (ring_ ? ring_->allocated() : 0); }
+  MemoryList staging() const override {
+    MemoryList memory{memory_.span()};
+    if (ring_) memory.push_back(ring_->allocated());
+    return memory;
+  }
 
  private:
   std::byte* slot(std::size_t buffer) {

@@ -1,5 +1,6 @@
 #include <cstdlib>
 #include <deque>
+#include <string_view>
 #include <thread>
 
 #include "transport/cuda.hpp"
@@ -13,7 +14,8 @@ namespace {
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(Control& members, int lanes, double timeout_seconds) : rank_(members.rank()), size_(members.size()) {
+  NcclCommunicator(Control& members, int lanes, double timeout_seconds, bool registers)
+      : rank_(members.rank()), size_(members.size()), registers_(registers) {
     REFIT_ASSERT(lanes >= 1);
     for (const ncclUniqueId& id : unique_ids(members, lanes)) lanes_.emplace_back(rank_, size_, id, timeout_seconds);
     warm_up(timeout_seconds);
@@ -33,6 +35,12 @@ class NcclCommunicator final : public Communicator {
   void broadcast(std::byte* data, std::int64_t bytes, int root, Request& request) override {
     const auto kind = rank_ == root ? Message::Kind::send : Message::Kind::receive;
     lanes_.front().broadcast({kind, root, data, bytes}, static_cast<NcclRequest&>(request));
+  }
+
+  bool register_memory(const MemoryList& memory) override {
+    bool all = true;
+    for (NcclLane& lane : lanes_) all &= !registers_ || lane.register_memory(memory);
+    return all;
   }
 
  private:
@@ -67,6 +75,7 @@ class NcclCommunicator final : public Communicator {
 
   int rank_;
   int size_;
+  bool registers_;
   std::deque<NcclLane> lanes_;
 };
 
@@ -77,19 +86,28 @@ int library_version() {
   return version;
 }
 
+/// All that take part, checked.
+std::vector<NcclMember> gather_members(Control& members) {
+  const DeviceIdentity identity = device_identity();
+  const char* legacy = std::getenv("NCCL_LEGACY_CUDA_REGISTER");
+  const bool registers_legacy = legacy != nullptr && std::string_view(legacy) == "1";
+  const NcclMember mine{library_version(), identity.device, identity.host, registers_legacy};
+  std::vector<NcclMember> all = gather_all(members, mine);
+  check_nccl_members(NCCL_VERSION_CODE, all);
+  if (share_a_device(all)) setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 0);
+  return all;
+}
+
 }  // namespace
 
 std::string prepare_nccl(Control& members) {
-  const std::vector<NcclMember> all = gather_all(members, NcclMember{library_version(), device_identity().device});
-  check_nccl_members(NCCL_VERSION_CODE, all);
-  if (!share_a_device(all)) return {};
-  setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 0);
+  if (!share_a_device(gather_members(members))) return {};
   return "several ranks share a GPU: NCCL goes through host memory; for correctness only";
 }
 
 std::unique_ptr<Communicator> make_nccl_communicator(Control& members, int lanes, double timeout_seconds) {
-  prepare_nccl(members);
-  return std::make_unique<NcclCommunicator>(members, lanes, timeout_seconds);
+  const bool registers = uses_registration(gather_members(members));
+  return std::make_unique<NcclCommunicator>(members, lanes, timeout_seconds, registers);
 }
 
 std::string nccl_version() { return nccl_version_text(library_version()); }

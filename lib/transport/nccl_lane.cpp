@@ -55,12 +55,29 @@ NcclLane::NcclLane(int rank, int size, const ncclUniqueId& id, double timeout_se
 }
 
 NcclLane::~NcclLane() {
-  const bool healthy = !failed_ && first_ == nullptr && in_flight_ == 0 && std::uncaught_exceptions() == 0;
-  if (healthy && finalize()) {
+  if (idle() && std::uncaught_exceptions() == 0 && finalize()) {
     ncclCommDestroy(comm_);
   } else {
     ncclCommAbort(comm_);
   }
+}
+
+/// Without other ranks: NCCL maps the memory to a peer when the two first exchange a message in it.
+bool NcclLane::register_memory(const MemoryList& memory) {
+  // An abort takes registrations back itself, and what cannot be taken back now goes with the communicator.
+  for (void* registration : registrations_) {
+    if (idle()) ncclCommDeregister(comm_, registration);
+  }
+  registrations_.clear();
+  for (const std::span<std::byte> part : memory) {
+    if (part.empty()) continue;
+    void* registration = nullptr;
+    ncclResult_t result = ncclCommRegister(comm_, part.data(), part.size(), &registration);
+    while (result == ncclInProgress && ncclCommGetAsyncError(comm_, &result) == ncclSuccess) std::this_thread::yield();
+    if (result != ncclSuccess) return false;
+    if (registration != nullptr) registrations_.push_back(registration);
+  }
+  return true;
 }
 
 /// True once all ranks have finished with the communicator.

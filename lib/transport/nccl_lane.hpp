@@ -73,6 +73,8 @@ class NcclLane {
   void progress();
   /// Throws if NCCL has noticed a failure.
   void check_health() { ready(); }
+  /// As Communicator::register_memory.
+  bool register_memory(const MemoryList& memory);
   /// A request goes while it is at work: nothing more can be launched, and the end is an abort.
   void abandon();
 
@@ -82,6 +84,8 @@ class NcclLane {
   void launched();
   /// True if nothing is under way on the host side. Throws if NCCL has noticed a failure.
   bool ready();
+  /// Nothing is under way, and nothing has failed.
+  bool idle() const { return !failed_ && first_ == nullptr && in_flight_ == 0; }
   bool finalize();
   /// Throws a runtime Error with NCCL's text unless `result` is success or in progress; the lane has failed then.
   void check(ncclResult_t result, const char* what);
@@ -94,6 +98,7 @@ class NcclLane {
   NcclRequest* first_ = nullptr;  // queued requests, in the order of posting
   NcclRequest* last_ = nullptr;
   std::int64_t in_flight_ = 0;  // requests launched and not yet seen complete
+  std::vector<void*> registrations_;
 
   friend class NcclRequest;
 };

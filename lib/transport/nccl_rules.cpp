@@ -23,6 +23,13 @@ bool share_a_device(std::span<const NcclMember> members) {
   return devices.size() < members.size();
 }
 
+bool uses_registration(std::span<const NcclMember> members) {
+  if (share_a_device(members)) return false;
+  std::set<std::uint64_t> hosts;
+  for (const NcclMember& member : members) hosts.insert(member.host);
+  return hosts.size() > 1 || std::ranges::all_of(members, &NcclMember::registers_legacy);
+}
+
 void check_nccl_members(int header_version, std::span<const NcclMember> members) {
   const auto oldest = std::ranges::min_element(members, {}, &NcclMember::version);
   const auto rank = oldest - members.begin();

@@ -179,7 +179,7 @@ class P2p final : public Executor {
     space_.fence();
   }
 
-  std::int64_t staging_bytes() const override { return ring_->allocated(); }
+  MemoryList staging() const override { return {ring_->allocated()}; }
 
  private:
   bool is_local(const plan::Copy& copy, const Endpoint& me) const {

@@ -16,8 +16,8 @@ class Ring {
  public:
   explicit Ring(std::int64_t bytes) : bytes_(bytes) {}
   std::byte* memory();
-  /// Bytes allocated so far: 0 or all.
-  std::int64_t allocated() const { return memory_.bytes(); }
+  /// What is allocated so far: nothing or all.
+  std::span<std::byte> allocated() const { return memory_.span(); }
 
  private:
   std::int64_t bytes_;

@@ -132,6 +132,34 @@ TEST(NcclCommunicator, QueuedRequestsKeepTheirOrderAThousandTimes) {
   EXPECT_EQ(wrong, 0);
 }
 
+/// Between devices of one host NCCL registers it with NCCL_LEGACY_CUDA_REGISTER=1 only; else as if nothing were named.
+TEST(NcclCommunicator, MovesRegisteredMemoryAndOtherAfterIt) {
+  constexpr std::int64_t kBytes = 40'000'000;
+  const auto world = make_mpi_control();
+  const int next = (world->rank() + 1) % world->size();
+  const int last = (world->rank() + world->size() - 1) % world->size();
+  const auto communicator = make_nccl_communicator(*world, 2, kTimeoutSeconds);
+  const auto request = communicator->make_request(2);
+  const DeviceArena sent(kBytes);
+  const DeviceArena received(kBytes);
+  const auto span = [](const DeviceArena& arena) {
+    return std::span(arena.data(), static_cast<std::size_t>(arena.bytes()));
+  };
+  const MemoryList memories[] = {{span(sent), span(received)}, {span(received), {}, span(sent)}, {}};
+  for (int round = 0; round < 3; ++round) {
+    EXPECT_TRUE(communicator->register_memory(memories[round]));
+    write(sent.data(), filled(kBytes, 10 * round + world->rank()));
+    for (int lane = 0; lane < 2; ++lane) {
+      write(received.data(), filled(kBytes, 255));
+      const Message group[] = {{Message::Kind::send, next, sent.data() + lane, kBytes - 1},
+                               {Message::Kind::receive, last, received.data() + lane, kBytes - 1}};
+      communicator->post(group, lane, *request);
+      wait(*request);
+      EXPECT_EQ(read(received.data() + lane, kBytes - 1), filled(kBytes - 1, 10 * round + last));
+    }
+  }
+}
+
 TEST(NcclCommunicator, JoinsSomeRanksOnly) {
   const auto world = make_mpi_control();
   const auto odd = world->split(world->rank() % 2 == 1 ? 0 : -1);

@@ -40,5 +40,14 @@ TEST(NcclRules, RanksShareADeviceFrom230On) {
   EXPECT_THAT(told, testing::HasSubstr("needs NCCL 2.30.0, and rank 1 found library 2.29.7"));
 }
 
+TEST(NcclRules, MemoryIsRegisteredWhereNcclMakesUseOfIt) {
+  const auto uses = [](const std::vector<NcclMember>& members) { return uses_registration(members); };
+  EXPECT_FALSE(uses({{23000, 1, 9}, {23000, 2, 9}}));
+  EXPECT_TRUE(uses({{23000, 1, 8}, {23000, 2, 9}}));
+  EXPECT_TRUE(uses({{23000, 1, 9, true}, {23000, 2, 9, true}}));
+  EXPECT_FALSE(uses({{23000, 1, 9, true}, {23000, 2, 9, false}}));
+  EXPECT_FALSE(uses({{23000, 1, 8, true}, {23000, 1, 8, true}, {23000, 2, 9, true}}));
+}
+
 }  // namespace
 }  // namespace refit::transport
