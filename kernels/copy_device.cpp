@@ -1,8 +1,9 @@
 // Copies by teams of device lanes: a persistent grid whose teams walk over the items.
 //
 // Rows of 16-byte units are moved as they are. Other contiguous rows are written in aligned chunks of 16 bytes: their
-// source bytes lie in two aligned words, which are shifted together, or are converted. Items whose ends run along
-// different dimensions go through tiles in a team's scratch memory. All else is moved element by element.
+// source bytes lie in two aligned words, which are shifted together, or are converted; rows that are cast and consist
+// of aligned words at both ends are converted word by word. Items whose ends run along different dimensions go through
+// tiles in a team's scratch memory. All else is moved element by element.
 //
 // Each kind of item has a launch of its own, where a table has such: one kernel for all would need the registers of the
 // most demanding.

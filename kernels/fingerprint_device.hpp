@@ -41,8 +41,11 @@ struct DeviceFingerprint {
   using Target = typename To::Bits;
   static constexpr std::uint32_t kSize = sizeof(Source);
   static constexpr std::uint32_t kColumns = columns_of_lane(kSize);
-  static constexpr int kTeams = transforms ? 1 : 2;            ///< on a multiprocessor at least: bounds the registers
-  static constexpr std::uint32_t kBatch = transforms ? 1 : 4;  ///< rows that are read before the first is used
+  static constexpr int kTeams = transforms ? 1 : 2;  ///< on a multiprocessor at least: bounds the registers
+  /// Rows that a lane reads before it uses the first: of vectors 64 bytes, else as many elements as it has registers
+  /// for.
+  template <bool vectors>
+  static constexpr std::uint32_t kBatch = transforms ? 1 : (vectors ? 64 / (kSize * kColumns) : 4);
 
   struct alignas(16) RowData {
     std::uint64_t keys[2];
@@ -131,9 +134,10 @@ struct DeviceFingerprint {
   KOKKOS_FORCEINLINE_FUNCTION static void walk(const RowData* table, std::uint32_t count, std::uint32_t first,
                                                std::uint32_t down, const Columns& own, Transform transform,
                                                Sums& sums) {
+    constexpr std::uint32_t kRows = kBatch<vectors>;
     std::uint32_t r = first;
-    for (; r + (kBatch - 1) * down < count; r += kBatch * down) {
-      add_rows<vectors, kBatch>(table + r, down, own, transform, sums);
+    for (; r + (kRows - 1) * down < count; r += kRows * down) {
+      add_rows<vectors, kRows>(table + r, down, own, transform, sums);
     }
     for (; r < count; r += down) add_rows<vectors, 1>(table + r, down, own, transform, sums);
   }
