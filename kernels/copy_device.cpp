@@ -25,7 +25,6 @@ constexpr std::int64_t kItemBytes = 128 * 1024;
 constexpr int kWarp = 32;
 constexpr int kInFlight = 4;  ///< loads of a lane before its first store
 constexpr std::int64_t kChunk = 16;
-constexpr std::int64_t kShortRow = 64;  ///< bytes below which a row has too few whole chunks
 
 /// The two inner dimensions of an item: rows of elements.
 struct Plane {
@@ -322,12 +321,6 @@ struct CastWords {
 
 template <typename T>
 KOKKOS_FORCEINLINE_FUNCTION void move(const CopyItem& item, int lane) {
-  if constexpr (sizeof(T) < kChunk) {
-    const bool contiguous = item.source_stride[3] == 1 && item.destination_stride[3] == 1;
-    if (contiguous && item.extent[3] * static_cast<std::int64_t>(sizeof(T)) >= kShortRow) {
-      return copy_shifted<T>(item, lane);
-    }
-  }
   copy_elements<T, T>(item, lane, [](const T& bits) { return bits; });
 }
 
@@ -367,6 +360,27 @@ struct MovedCopies {
         case 4: move<std::uint32_t>(item, lane); break;
         case 8: move<std::uint64_t>(item, lane); break;
         default: move<Unit16>(item, lane); break;
+      }
+      raise_flag(item, run, member);
+    }
+  }
+};
+
+struct ShiftedCopies {
+  CopyRun run;
+  std::int64_t count;
+
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
+    const int lane = member.team_rank();
+    for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
+      const CopyItem& item = run.items[i];
+      await_flag(item, run.epoch, member);
+      switch (item.unit) {
+        case 1: copy_shifted<std::uint8_t>(item, lane); break;
+        case 2: copy_shifted<std::uint16_t>(item, lane); break;
+        case 4: copy_shifted<std::uint32_t>(item, lane); break;
+        default: copy_shifted<std::uint64_t>(item, lane); break;
       }
       raise_flag(item, run, member);
     }
@@ -461,14 +475,17 @@ CopyLimits copy_limits() { return {kItemBytes, 4 * kTileSide}; }
 
 void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds]) {
   static const std::string moved = "refit::copy";
+  static const std::string shifted = "refit::copy_shifted";
   static const std::string converted = "refit::copy_converted";
   static const std::string transposed = "refit::copy_transposed";
   CopyRun rest = run;
   launch<1>(space, moved, counts[0], MovedCopies{rest, counts[0]});
   rest.items += counts[0];
-  launch<1>(space, converted, counts[1], ConvertedCopies{rest, counts[1]});
+  launch<2>(space, shifted, counts[1], ShiftedCopies{rest, counts[1]});
   rest.items += counts[1];
-  launch<2>(space, transposed, counts[2], TransposedCopies{rest, counts[2]}, kTileScratch);
+  launch<1>(space, converted, counts[2], ConvertedCopies{rest, counts[2]});
+  rest.items += counts[2];
+  launch<2>(space, transposed, counts[3], TransposedCopies{rest, counts[3]}, kTileScratch);
 }
 
 void run_range(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes) {
