@@ -352,7 +352,7 @@ struct MovedCopies {
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
     const int lane = member.team_rank();
     for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      const CopyItem& item = run.items[i];
+      const CopyItem item = run.items[i];  // whole and at once: one wait for the memory
       await_flag(item, run.epoch, member);
       switch (item.unit) {
         case 1: move<std::uint8_t>(item, lane); break;
@@ -374,7 +374,7 @@ struct ShiftedCopies {
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
     const int lane = member.team_rank();
     for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      const CopyItem& item = run.items[i];
+      const CopyItem item = run.items[i];  // whole and at once: one wait for the memory
       await_flag(item, run.epoch, member);
       switch (item.unit) {
         case 1: copy_shifted<std::uint8_t>(item, lane); break;
@@ -394,9 +394,10 @@ struct ConvertedCopies {
   template <typename Member>
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
     for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      await_flag(run.items[i], run.epoch, member);
-      copy(run.items[i], member.team_rank());
-      raise_flag(run.items[i], run, member);
+      const CopyItem item = run.items[i];
+      await_flag(item, run.epoch, member);
+      copy(item, member.team_rank());
+      raise_flag(item, run, member);
     }
   }
   KOKKOS_INLINE_FUNCTION static void copy(const CopyItem& item, int lane) {
@@ -412,7 +413,7 @@ struct TransposedCopies {
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
     auto* scratch = static_cast<std::byte*>(member.team_scratch(0).get_shmem(static_cast<int>(kTileScratch)));
     for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      const CopyItem& item = run.items[i];
+      const CopyItem item = run.items[i];  // whole and at once: one wait for the memory
       await_flag(item, run.epoch, member);
       switch (item.unit) {
         case 1: transpose<Plain<std::uint8_t>, Plain<std::uint8_t>>(item, member, scratch); break;
