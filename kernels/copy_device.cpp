@@ -482,7 +482,7 @@ void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int6
   CopyRun rest = run;
   launch<1>(space, moved, counts[0], MovedCopies{rest, counts[0]});
   rest.items += counts[0];
-  launch<2>(space, shifted, counts[1], ShiftedCopies{rest, counts[1]});
+  launch<1>(space, shifted, counts[1], ShiftedCopies{rest, counts[1]});
   rest.items += counts[1];
   launch<1>(space, converted, counts[2], ConvertedCopies{rest, counts[2]});
   rest.items += counts[2];

@@ -70,7 +70,8 @@ class Batch {
                      [of](std::size_t a, std::size_t b) { return kind(of[a]) < kind(of[b]); });
     std::int64_t elements = 0;
     for (const Fingerprint& one : of) elements += one.region.box.volume();
-    for (const std::size_t index : order_) add(of[index], device_item_elements(elements));
+    // An item's rows and columns need keys before its elements can be summed: items of twice the usual size.
+    for (const std::size_t index : order_) add(of[index], 2 * device_item_elements(elements));
   }
 
   /// Adds to sums[i] what of[i] has.
