@@ -217,7 +217,8 @@ std::int64_t Job::choose_fan_out(const plan::Rates& rates) const {
                           "some cannot, see refit.executor = \"direct\" without it");
   }
   if (wanted == FanOut::on) return setup_.gen->ranks();
-  if (!mapped) return 0;
+  const bool one_device = kernels::Runtime::devices() == 1 && session_.node_size() == session_.size();
+  if (!mapped || one_device) return 0;  // in one memory there is no port to spare
   return plan::choose_fan_out(bulk_, *setup_.train, gen_layout(), rates);
 }
 
