@@ -19,7 +19,7 @@ Kokkos::View<T*, DeviceMemory> on_device(const std::string& label, const std::ve
 struct CopyTable::Items {
   Kokkos::View<CopyItem*, DeviceMemory> items;
   Kokkos::View<CopySignal*, DeviceMemory> signals;
-  std::int64_t counts[kCopyKinds] = {0, 0, 0};
+  std::int64_t counts[kCopyKinds] = {};
 };
 
 CopyTable::CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles) {

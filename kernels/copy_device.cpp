@@ -25,7 +25,6 @@ constexpr std::int64_t kItemBytes = 128 * 1024;
 constexpr int kWarp = 32;
 constexpr int kInFlight = 4;  ///< loads of a lane before its first store
 constexpr std::int64_t kChunk = 16;
-constexpr std::int64_t kShortRow = 64;  ///< bytes below which a row has too few whole chunks
 
 /// The two inner dimensions of an item: rows of elements.
 struct Plane {
@@ -322,12 +321,6 @@ struct CastWords {
 
 template <typename T>
 KOKKOS_FORCEINLINE_FUNCTION void move(const CopyItem& item, int lane) {
-  if constexpr (sizeof(T) < kChunk) {
-    const bool contiguous = item.source_stride[3] == 1 && item.destination_stride[3] == 1;
-    if (contiguous && item.extent[3] * static_cast<std::int64_t>(sizeof(T)) >= kShortRow) {
-      return copy_shifted<T>(item, lane);
-    }
-  }
   copy_elements<T, T>(item, lane, [](const T& bits) { return bits; });
 }
 
@@ -359,7 +352,7 @@ struct MovedCopies {
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
     const int lane = member.team_rank();
     for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      const CopyItem& item = run.items[i];
+      const CopyItem item = run.items[i];  // whole and at once: one wait for the memory
       await_flag(item, run.epoch, member);
       switch (item.unit) {
         case 1: move<std::uint8_t>(item, lane); break;
@@ -373,6 +366,27 @@ struct MovedCopies {
   }
 };
 
+struct ShiftedCopies {
+  CopyRun run;
+  std::int64_t count;
+
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
+    const int lane = member.team_rank();
+    for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
+      const CopyItem item = run.items[i];  // whole and at once: one wait for the memory
+      await_flag(item, run.epoch, member);
+      switch (item.unit) {
+        case 1: copy_shifted<std::uint8_t>(item, lane); break;
+        case 2: copy_shifted<std::uint16_t>(item, lane); break;
+        case 4: copy_shifted<std::uint32_t>(item, lane); break;
+        default: copy_shifted<std::uint64_t>(item, lane); break;
+      }
+      raise_flag(item, run, member);
+    }
+  }
+};
+
 struct ConvertedCopies {
   CopyRun run;
   std::int64_t count;
@@ -380,9 +394,10 @@ struct ConvertedCopies {
   template <typename Member>
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
     for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      await_flag(run.items[i], run.epoch, member);
-      copy(run.items[i], member.team_rank());
-      raise_flag(run.items[i], run, member);
+      const CopyItem item = run.items[i];
+      await_flag(item, run.epoch, member);
+      copy(item, member.team_rank());
+      raise_flag(item, run, member);
     }
   }
   KOKKOS_INLINE_FUNCTION static void copy(const CopyItem& item, int lane) {
@@ -398,7 +413,7 @@ struct TransposedCopies {
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
     auto* scratch = static_cast<std::byte*>(member.team_scratch(0).get_shmem(static_cast<int>(kTileScratch)));
     for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      const CopyItem& item = run.items[i];
+      const CopyItem item = run.items[i];  // whole and at once: one wait for the memory
       await_flag(item, run.epoch, member);
       switch (item.unit) {
         case 1: transpose<Plain<std::uint8_t>, Plain<std::uint8_t>>(item, member, scratch); break;
@@ -461,14 +476,17 @@ CopyLimits copy_limits() { return {kItemBytes, 4 * kTileSide}; }
 
 void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds]) {
   static const std::string moved = "refit::copy";
+  static const std::string shifted = "refit::copy_shifted";
   static const std::string converted = "refit::copy_converted";
   static const std::string transposed = "refit::copy_transposed";
   CopyRun rest = run;
   launch<1>(space, moved, counts[0], MovedCopies{rest, counts[0]});
   rest.items += counts[0];
-  launch<1>(space, converted, counts[1], ConvertedCopies{rest, counts[1]});
+  launch<2>(space, shifted, counts[1], ShiftedCopies{rest, counts[1]});
   rest.items += counts[1];
-  launch<2>(space, transposed, counts[2], TransposedCopies{rest, counts[2]}, kTileScratch);
+  launch<1>(space, converted, counts[2], ConvertedCopies{rest, counts[2]});
+  rest.items += counts[2];
+  launch<2>(space, transposed, counts[3], TransposedCopies{rest, counts[3]}, kTileScratch);
 }
 
 void run_range(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes) {

@@ -140,7 +140,7 @@ void run_range(const ExecutionSpace& space, const std::byte* source, std::byte* 
   const Tile tile{source, destination, {bytes}, {1}, {1}, DType::u8, DType::u8};
   std::vector<CopySignal> signals;
   const std::vector<CopyItem> items = copy_items({&tile, 1}, copy_limits(), signals);
-  run_copies(space, {items.data(), signals.data(), 0}, {static_cast<std::int64_t>(items.size()), 0, 0});
+  run_copies(space, {items.data(), signals.data(), 0}, {static_cast<std::int64_t>(items.size()), 0, 0, 0});
 }
 
 }  // namespace refit::kernels

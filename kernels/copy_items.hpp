@@ -54,11 +54,19 @@ struct CopyLimits {
 };
 
 /// What is done to an item, in the order in which a table's items lie.
-enum class CopyKind : std::uint8_t { moved, converted, transposed };
-inline constexpr int kCopyKinds = 3;
+enum class CopyKind : std::uint8_t {
+  moved,
+  shifted,  ///< rows, not short, that are not of 16-byte units at both ends
+  converted,
+  transposed
+};
+inline constexpr int kCopyKinds = 4;
 inline CopyKind kind_of(const CopyItem& item) {
+  constexpr std::int64_t kShortRow = 64;  // bytes: below, a row has too few whole chunks
   if (item.along >= 0) return CopyKind::transposed;
-  return item.unit != 0 ? CopyKind::moved : CopyKind::converted;
+  if (item.unit == 0) return CopyKind::converted;
+  const bool rows = item.source_stride[3] == 1 && item.destination_stride[3] == 1;
+  return rows && item.unit < 16 && item.extent[3] * item.unit >= kShortRow ? CopyKind::shifted : CopyKind::moved;
 }
 
 /// Collapses every tile's dimensions, widens its unit and cuts it into items of at most limits.bytes, by kind. Appends
