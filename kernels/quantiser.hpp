@@ -7,7 +7,7 @@
 //
 // E.g. amax 3 under nemo_rl: values are multiplied by 149.33, 1.0 becomes 144 (byte 0x71), and 3 / 448 is stored.
 //
-// Integer operations and single IEEE products, quotients and comparisons only: nothing that a compiler could fuse.
+// Integer operations and single IEEE operations and comparisons only: nothing that a compiler could fuse.
 
 #include <bit>
 #include <cstdint>
@@ -121,29 +121,50 @@ REFIT_FUNCTION BlockScale block_scale(Quantiser quantiser, float amax, DType fro
   return {nan, kNanBits};
 }
 
-/// The E4M3 byte of a float32: nearest even, beyond 448 (infinity too) 448, NaN a NaN of the same sign.
-REFIT_FUNCTION std::uint8_t e4m3_from_f32(float value) {
+/// True where the product of a block's factor and any of its values is a number, not NaN.
+REFIT_FUNCTION bool has_numbers(std::uint32_t amax, const BlockScale& scale) {
+  return amax < kInfinityBits && magnitude_bits(scale.factor) < kInfinityBits;
+}
+
+/// The E4M3 byte of a float32 that is not NaN: nearest even, beyond 448 (infinity too) 448.
+///
+/// From 2^-6 on a byte is a float's upper bits, rounded. Below, it is a multiple of 2^-9, one unit of 2^14: an addition
+/// rounds to it, and leaves it in the low bits. Each of the two is the larger one where it holds: there is no branch,
+/// and hosts compute vectors of bytes.
+REFIT_FUNCTION std::uint8_t e4m3_from_number(float value) {
+  constexpr std::uint32_t kSmallestNormal = 0x3C800000U;
   const std::uint32_t sign = (std::bit_cast<std::uint32_t>(value) >> 24) & 0x80U;
   const std::uint32_t magnitude = magnitude_bits(value);
-  const std::uint32_t normal = ((magnitude + 0x0007FFFFU + ((magnitude >> 20) & 1U)) >> 20) - (120U << 3);
-  const std::uint32_t saturated = normal < 0x7EU ? normal : 0x7EU;
-  // Below 2^-6 a byte is a multiple of 2^-9; below 2^-10 it is 0.
-  const std::uint32_t digits = (magnitude & 0x007FFFFFU) | 0x00800000U;
-  const std::uint32_t exponent = magnitude >> 23;
-  const std::uint32_t shift = 141U - (exponent < 116U ? 116U : exponent < 120U ? exponent : 120U);
-  const std::uint32_t small = (digits + (1U << (shift - 1)) - 1U + ((digits >> shift) & 1U)) >> shift;
-  const std::uint32_t finite = exponent < 121U ? small : saturated;
-  return static_cast<std::uint8_t>(sign | (magnitude > kInfinityBits ? 0x7FU : finite));
+  const auto normal =
+      static_cast<std::int32_t>((magnitude + 0x0007FFFFU + ((magnitude >> 20) & 1U)) >> 20) - (120 << 3);
+  const std::uint32_t bounded = magnitude < kSmallestNormal ? magnitude : kSmallestNormal;
+  const std::uint32_t rounded = std::bit_cast<std::uint32_t>(std::bit_cast<float>(bounded) + 0x1p14F);
+  const auto small = static_cast<std::int32_t>(rounded & 0xFU);
+  const std::int32_t unbounded = normal > small ? normal : small;
+  return static_cast<std::uint8_t>(sign | static_cast<std::uint32_t>(unbounded < 0x7E ? unbounded : 0x7E));
+}
+
+/// The same; NaN becomes a NaN of the same sign.
+REFIT_FUNCTION std::uint8_t e4m3_from_f32(float value) {
+  const std::uint32_t sign = (std::bit_cast<std::uint32_t>(value) >> 24) & 0x80U;
+  return value != value ? static_cast<std::uint8_t>(sign | 0x7FU) : e4m3_from_number(value);
 }
 
 /// The value of an E4M3 byte, exactly; a NaN's bits are torch's.
 REFIT_FUNCTION float f32_from_e4m3(std::uint8_t byte) {
   const std::uint32_t sign = (byte & 0x80U) << 24;
   const std::uint32_t magnitude = byte & 0x7FU;
-  const float subnormal = static_cast<float>(static_cast<std::int32_t>(magnitude)) * 0x1p-9F;
-  const std::uint32_t finite =
-      magnitude < 8U ? std::bit_cast<std::uint32_t>(subnormal) : (magnitude << 20) + (120U << 23);
-  return std::bit_cast<float>(sign | (magnitude == 0x7FU ? 0x7FF00000U : finite));
+  // A subnormal is what its mantissa makes of 2^-6, less that.
+  const bool subnormal = magnitude < 8U;
+  const std::uint32_t larger = (magnitude << 20) + (subnormal ? 121U << 23 : 120U << 23);
+  const std::uint32_t excess = subnormal ? 121U << 23 : 0U;
+  const float number = std::bit_cast<float>(larger) - std::bit_cast<float>(excess);
+  return std::bit_cast<float>(sign | (magnitude == 0x7FU ? 0x7FF00000U : std::bit_cast<std::uint32_t>(number)));
+}
+
+/// The value of an E8M0 byte.
+REFIT_FUNCTION float f32_from_e8m0(std::uint8_t byte) {
+  return byte == 0xFFU ? std::bit_cast<float>(kNanBits) : float_power_of_two(byte - 127);
 }
 
 /// Step 3: the byte of one value of a block with that factor. Where the product is NaN, the byte's sign is the one that
