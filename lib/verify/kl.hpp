@@ -9,9 +9,9 @@
 
 namespace refit::verify {
 
-/// s. Rounding to E4M3 changes y by 2.6 % of its rms, whatever the blocks, which is a KL of about 3.5e-4 s^2 while no row
-/// outweighs the others. With 5 the mean over a model's matrices is 0.004 to 0.008 for both kinds of blocks and 64 to
-/// 150,000 rows, where training runs with FP8 and MXFP8 generation report theirs (single matrices: up to 0.06), and
+/// s. Rounding to E4M3 changes y by 2.6 % of its rms, whatever the blocks, which is a KL of about 3.5e-4 s^2 while no
+/// row outweighs the others. With 5 the mean over a model's matrices is 0.004 to 0.008 for both kinds of blocks and 64
+/// to 150,000 rows, where training runs with FP8 and MXFP8 generation report theirs (single matrices: up to 0.06), and
 /// unrelated rows have a KL of 10 to 20.
 inline constexpr double kLogitScale = 5.0;
 
