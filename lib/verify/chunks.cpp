@@ -32,4 +32,14 @@ std::vector<Box> chunks(const Box& box, std::int64_t max_elements) {
   return parts;
 }
 
+std::vector<Box> slices(const Box& box, int d) {
+  std::vector<Box> parts;
+  for (std::int64_t i = 0; i < box.extent[d]; ++i) {
+    Box& part = parts.emplace_back(box);
+    part.lower[d] += i;
+    part.extent[d] = 1;
+  }
+  return parts;
+}
+
 }  // namespace refit::verify

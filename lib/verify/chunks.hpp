@@ -14,4 +14,7 @@ inline constexpr std::int64_t kChunkBytes = 8 * 1024 * 1024;
 /// Example: [0:4, 0:3] with 6 elements at most gives [0:2, 0:3] and [2:4, 0:3].
 std::vector<Box> chunks(const Box& box, std::int64_t max_elements);
 
+/// The box cut at every index of dimension `d`, in ascending order.
+std::vector<Box> slices(const Box& box, int d);
+
 }  // namespace refit::verify

@@ -44,6 +44,17 @@ void compare(const LocalMemory& local, const kernels::Region& region, const kern
   out.expected = bits_at(local, region_in(expected, region.dtype, region.shape, region.box, region.box), index);
 }
 
+/// What makes the place in the file out of an index: where block scales are repeated, that of the one scale.
+Extents file_strides(const model::Tensor& tensor) {
+  return tensor.repeats > 1 ? Extents{tensor.shape[2], 0, 1, 0} : row_major_strides(tensor.shape);
+}
+
+/// A box in parts whose elements are in the file's order: of repeated scales one repetition of their rows after the
+/// other.
+std::vector<Box> in_file_order(const model::Tensor& tensor, const Box& box) {
+  return tensor.repeats > 1 ? slices(box, 1) : std::vector<Box>{box};
+}
+
 /// Compares this rank's pieces with a chunk of the truth; `findings` are those of the tensor's pieces.
 void compare_chunk(const LocalMemory& local, const model::Tensor& tensor, const Box& chunk,
                    const kernels::SharedBuffer& truth, std::vector<Finding>& findings) {
@@ -53,7 +64,7 @@ void compare_chunk(const LocalMemory& local, const model::Tensor& tensor, const 
     const kernels::Region region = local.region(finding.index, *common);
     const kernels::SharedBuffer expected = local.copy_out(
         region_in(truth, local.as(tensor.index).dtype, tensor.shape, chunk, *common), Transform::none, region.dtype);
-    compare(local, region, expected, row_major_strides(tensor.shape), 0, finding);
+    compare(local, region, expected, file_strides(tensor), 0, finding);
   }
 }
 
@@ -64,16 +75,18 @@ std::vector<Finding> count_tensor(const LocalMemory& local, const Suspect& suspe
   const auto [first, last] = local.pieces_of(suspect.tensor);
   for (std::int32_t p = first; p < last && local.is_gen(); ++p) findings.push_back({.index = p});
   for (const Source& source : suspect.sources) {
-    for (const Box& chunk : chunks(source.box, kChunkBytes / byte_size(as))) {
-      Bytes truth;
-      const bool mine = source.holder.world_rank == local.world.rank();
-      if (mine) {
-        const std::int32_t piece = source.holder.piece;
-        const auto own = local.copy_out(local.region(piece, chunk), local.transform_of(local.piece(piece)), as);
-        truth.assign(own.span().begin(), own.span().end());
+    for (const Box& part : in_file_order(tensor, source.box)) {
+      for (const Box& chunk : chunks(part, kChunkBytes / byte_size(as))) {
+        Bytes truth;
+        const bool mine = source.holder.world_rank == local.world.rank();
+        if (mine) {
+          const std::int32_t piece = source.holder.piece;
+          const auto own = local.copy_out(local.region(piece, chunk), local.transform_of(local.piece(piece)), as);
+          truth.assign(own.span().begin(), own.span().end());
+        }
+        truth = local.world.broadcast(std::move(truth), source.holder.world_rank);
+        compare_chunk(local, tensor, chunk, kernels::SharedBuffer(truth), findings);
       }
-      truth = local.world.broadcast(std::move(truth), source.holder.world_rank);
-      compare_chunk(local, tensor, chunk, kernels::SharedBuffer(truth), findings);
     }
   }
   return findings;

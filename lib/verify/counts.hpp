@@ -14,7 +14,7 @@ namespace refit::verify {
 struct Finding {
   std::int32_t index = 0;  ///< of the piece or fill, in the rank's LocalLayout
   std::int64_t elements = 0;
-  std::int64_t first = -1;  ///< global linear index; of a fill: element of the storage
+  std::int64_t first = -1;  ///< linear index in the tensor's file; of a fill: element of the storage
   std::uint64_t found = 0;
   std::uint64_t expected = 0;
 };

@@ -3,6 +3,7 @@
 #include "verify/chunks.hpp"
 #include "verify/halves.hpp"
 #include "verify/kl.hpp"
+#include "verify/scales.hpp"
 
 namespace refit::verify {
 namespace {
@@ -23,12 +24,15 @@ void add_wrapping(std::int64_t& to, std::int64_t value) {
   to = static_cast<std::int64_t>(static_cast<std::uint64_t>(to) + static_cast<std::uint64_t>(value));
 }
 
+/// Zeros, one for each row of a region.
+std::vector<std::int64_t> no_sums(const kernels::Region& region) {
+  const std::int64_t columns = region.box.extent[region.box.extent.size() - 1];
+  return std::vector<std::int64_t>(static_cast<std::size_t>(region.box.volume() / columns), 0);
+}
+
 /// Adds one region's row sums to those of the whole tensor.
-void add_rows(const LocalMemory& local, const kernels::Region& region, std::uint64_t seed,
-              std::span<std::int64_t> tensor_rows) {
+void add_rows(const kernels::Region& region, std::span<const std::int64_t> rows, std::span<std::int64_t> tensor_rows) {
   const int last = region.box.extent.size() - 1;
-  std::vector<std::int64_t> rows(static_cast<std::size_t>(region.box.volume() / region.box.extent[last]), 0);
-  kernels::signed_row_sums(local.space, region, seed, rows.data());
   std::int64_t row = 0;
   for (std::int64_t value : rows) {
     std::int64_t global = 0;
@@ -45,16 +49,31 @@ void add_rows(const LocalMemory& local, const kernels::Region& region, std::uint
 
 void add_region(const LocalMemory& local, const kernels::Region& region, std::uint64_t seed,
                 std::span<std::int64_t> tensor_rows) {
-  for (const Half& half : halves(region)) add_rows(local, half.region, seed + half.number, tensor_rows);
+  for (const Half& half : halves(region)) {
+    std::vector<std::int64_t> rows = no_sums(half.region);
+    kernels::signed_row_sums(local.space, half.region, seed + half.number, rows.data());
+    add_rows(half.region, rows, tensor_rows);
+  }
+}
+
+/// Adds a piece of bytes, each times its block's scale.
+void add_scaled(const LocalMemory& local, std::int32_t piece, std::uint64_t seed, std::span<std::int64_t> tensor_rows) {
+  const layout::LocalPiece& mine = local.piece(piece);
+  const kernels::Region region = local.region(piece, mine.piece.box);
+  const Scales scales = scales_of(local, local.tensor(mine.tensor), mine.piece.box);
+  std::vector<std::int64_t> rows = no_sums(region);
+  kernels::signed_row_sums(local.space, region, scales.of, seed, rows.data());
+  add_rows(region, rows, tensor_rows);
 }
 
 /// The same for a piece; converted first where the two sides store different dtypes, so that equal bits give equal
-/// sums.
+/// sums. What gen quantises is not converted: what that changes is to be seen.
 void add_piece(const LocalMemory& local, std::int32_t piece, std::uint64_t seed, std::span<std::int64_t> tensor_rows) {
   const layout::LocalPiece& mine = local.piece(piece);
   const model::Tensor& tensor = local.tensor(mine.tensor);
   const DType as = local.as(mine.tensor).dtype;
-  if (mine.piece.format == local.as(mine.tensor)) {
+  if (mine.piece.format.conversion == Conversion::block_scaled) return add_scaled(local, piece, seed, tensor_rows);
+  if (mine.piece.format == local.as(mine.tensor) || local.as(mine.tensor).conversion == Conversion::block_scaled) {
     add_region(local, local.region(piece, mine.piece.box), seed, tensor_rows);
     return;
   }
@@ -64,16 +83,17 @@ void add_piece(const LocalMemory& local, std::int32_t piece, std::uint64_t seed,
   }
 }
 
-void add_own_pieces(const LocalMemory& local, const std::vector<std::uint8_t>& contributes, std::uint64_t seed,
-                    Batch& batch) {
+void add_own_pieces(const Summands& local, const Summands* originals, std::uint64_t seed, Batch& batch) {
   batch.sums.assign(static_cast<std::size_t>(2 * batch.rows), 0);
-  std::int64_t at = local.is_gen() ? batch.rows : 0;
+  std::int64_t at = local.memory.is_gen() ? batch.rows : 0;
   for (std::int32_t t : batch.tensors) {
-    const std::int64_t rows = rows_of(local.tensor(t));
+    const model::Tensor& tensor = local.memory.tensor(t);
+    const std::int64_t rows = rows_of(tensor);
     const auto mine = std::span(batch.sums).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(rows));
-    const auto [first, last] = local.pieces_of(t);
+    const Summands& from = originals != nullptr && tensor.scales >= 0 ? *originals : local;
+    const auto [first, last] = from.memory.pieces_of(t);
     for (std::int32_t p = first; p < last; ++p) {
-      if (contributes[static_cast<std::size_t>(p)] != 0) add_piece(local, p, seed, mine);
+      if (from.contributes[static_cast<std::size_t>(p)] != 0) add_piece(from.memory, p, seed, mine);
     }
     at += rows;
   }
@@ -100,10 +120,10 @@ void add_matrices(const model::Tensor& tensor, std::span<const std::int64_t> tra
   }
 }
 
-void reduce(const LocalMemory& local, const std::vector<std::uint8_t>& contributes, std::uint64_t seed, Batch& batch,
-            Total& total) {
+void reduce(const Summands& summands, const Summands* originals, std::uint64_t seed, Batch& batch, Total& total) {
   if (batch.tensors.empty()) return;
-  add_own_pieces(local, contributes, seed, batch);
+  const LocalMemory& local = summands.memory;
+  add_own_pieces(summands, originals, seed, batch);
   local.world.reduce_sum(batch.sums, 0);
   std::size_t at = 0;
   for (std::int32_t t : batch.tensors) {
@@ -121,18 +141,18 @@ void reduce(const LocalMemory& local, const std::vector<std::uint8_t>& contribut
 
 }  // namespace
 
-KlSummary measure_kl(const LocalMemory& local, const std::vector<std::int32_t>& measured,
-                     const std::vector<std::uint8_t>& contributes, std::uint64_t seed) {
+KlSummary measure_kl(const Summands& local, const Summands* originals, const std::vector<std::int32_t>& measured,
+                     std::uint64_t seed) {
   constexpr std::int64_t kRows = kProbeBatchBytes / (2 * byte_size(DType::i64));
   Batch batch;
   Total total;
   for (std::int32_t t : measured) {
-    const std::int64_t rows = rows_of(local.tensor(t));
-    if (batch.rows + rows > kRows) reduce(local, contributes, seed, batch, total);
+    const std::int64_t rows = rows_of(local.memory.tensor(t));
+    if (batch.rows + rows > kRows) reduce(local, originals, seed, batch, total);
     batch.tensors.push_back(t);
     batch.rows += rows;
   }
-  reduce(local, contributes, seed, batch, total);
+  reduce(local, originals, seed, batch, total);
   if (total.matrices > 0) total.summary.mean = total.sum / static_cast<double>(total.matrices);
   return total.summary;
 }

@@ -12,11 +12,17 @@ namespace refit::verify {
 /// Row sums of train and gen that are reduced at once, at most (a single tensor may exceed it).
 inline constexpr std::int64_t kProbeBatchBytes = 64 * 1024 * 1024;
 
-/// Measures the tensors `measured` (ascending; two or more dimensions, stored by both sides, castable). Every matrix
-/// counts for itself: the last two dimensions are a matrix. `contributes[piece]` says which pieces of this rank are
-/// added up: those of one holder per distinct box and side. Collective over the world; the summary is returned at world
-/// rank 0.
-KlSummary measure_kl(const LocalMemory& local, const std::vector<std::int32_t>& measured,
-                     const std::vector<std::uint8_t>& contributes, std::uint64_t seed);
+/// Memory of this rank, and which of its pieces are added up: those of one holder per distinct box and side.
+struct Summands {
+  const LocalMemory& memory;
+  const std::vector<std::uint8_t>& contributes;  ///< by piece
+};
+
+/// Measures the tensors `measured` (ascending; those of Facts). Every matrix counts for itself: the last two dimensions
+/// are a matrix. Quantised weights count with what their bytes and scales stand for, and as `originals` (of a train
+/// rank; or null) where there are such. Errors (usage): a rank that stores a quantised weight without all its scales.
+/// Collective over the world; the summary is returned at world rank 0.
+KlSummary measure_kl(const Summands& local, const Summands* originals, const std::vector<std::int32_t>& measured,
+                     std::uint64_t seed);
 
 }  // namespace refit::verify

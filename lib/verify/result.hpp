@@ -28,7 +28,7 @@ struct WrongTensor {
   std::string tensor;
   Rank gen_rank{};
   std::int64_t elements_wrong = 0;
-  std::int64_t first_index = -1;  ///< smallest global linear index of the tensor; of a fill: element of the storage
+  std::int64_t first_index = -1;  ///< smallest linear index in the tensor's file; of a fill: element of the storage
   std::uint64_t found_bits = 0;   ///< what stands there
   std::uint64_t expected_bits = 0;
   friend bool operator==(const WrongTensor&, const WrongTensor&) = default;

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "transport/communicator.hpp"
@@ -18,21 +19,32 @@
 
 namespace refit::verify {
 
+/// What train really stores, where gen quantises on the way and the verifier's `train` is a layout in which train ranks
+/// hold what the weights are to become.
+struct Originals {
+  const layout::Layout* layout = nullptr;
+  RankView mine;  ///< of a train rank; on gen ranks nothing
+};
+
 class Verifier {
  public:
   /// Collective over `world`. Keeps references to all arguments but `mine`, which is copied (its memory must stay).
   /// `seed` chooses the signs of the KL proxy. `constants` (of world rank 0): what gen alone stores has these
   /// fingerprints, or `verify` fails (data). Errors (usage): a side that stores a tensor in part, or in boxes that
   /// overlap without being equal; a tensor that gen stores in more than one dtype; a conversion that is no cast.
+  ///
+  /// `originals` (on all ranks or on none): quantised weights have the KL that gen's bytes and scales have against
+  /// them, and check_train_holders looks at them. Bits are compared with `train`.
   Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
            transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
-           std::vector<Constant> constants = {});
+           std::vector<Constant> constants = {}, std::optional<Originals> originals = {});
   ~Verifier();
   Verifier(const Verifier&) = delete;
   Verifier& operator=(const Verifier&) = delete;
 
   /// Compares all train holders of every box with each other, in train's own dtypes, and train's fills with their
-  /// constants. Collective over the world; returns the same list on all ranks, empty if they agree.
+  /// constants; of `originals`, where there are such. Collective over the world; returns the same list on all ranks,
+  /// empty if they agree.
   std::vector<TrainDisagreement> check_train_holders();
 
   /// Judges the gen memory as it is now against the train memory as it is now. Collective over the world; returns the

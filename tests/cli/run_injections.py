@@ -70,11 +70,11 @@ def swap_gate_up(suite):
 
 
 def swap_gate_up_kl(suite):
-    """With weights of a natural size the KL proxy is of order 1 where slices are misplaced, and 0 where they are not."""
+    """With weights of a natural size the KL proxy is of order 10 where slices are misplaced, and 0 where they are not."""
     model = ("--model", "qwen3-0.6b-small", "--layers", 2)
     ended = inject(suite, "swap-kl", *model, bug="swap-gate-up")
     kl = check_wrong(suite, ended, "swap-kl")["verification"]["kl"]
-    suite.check(0.1 <= kl["max"] <= 10 and 0 < kl["mean"] < kl["max"], f"KL {kl}", ended)
+    suite.check(1 <= kl["max"] <= 50 and 0 < kl["mean"] < kl["max"], f"KL {kl}", ended)
     suite.check(re.search(r"\.(gate|up)_proj\.", kl["tensor"]) is not None, f"KL {kl}", ended)
 
 

@@ -75,7 +75,7 @@ TEST(Verify, AStaleTensorIsWrongOnEveryRankInEveryElement) {
   EXPECT_EQ(result.tensors_wrong, 1);
 }
 
-TEST(Verify, SwappedHalvesOfAFusedParameterAreCountedAndHaveAKlOfOrderOne) {
+TEST(Verify, SwappedHalvesOfAFusedParameterAreCountedAndHaveALargeKl) {
   World world;
   std::int64_t differing = 0;
   for (std::int32_t rank = 0; rank < World::kGenRanks; ++rank) {
@@ -91,9 +91,9 @@ TEST(Verify, SwappedHalvesOfAFusedParameterAreCountedAndHaveAKlOfOrderOne) {
   EXPECT_EQ(result.elements_wrong, 2 * differing);
   EXPECT_EQ(result.tensors_wrong, 2);
   EXPECT_EQ(result.wrong.size(), 6U);
-  EXPECT_GT(result.kl.max, 0.2);
-  EXPECT_LT(result.kl.max, 5.0);
-  EXPECT_GT(result.kl.mean, 2.0 * 0.2 / 8.0);
+  EXPECT_GT(result.kl.max, 5.0);
+  EXPECT_LT(result.kl.max, 50.0);
+  EXPECT_GT(result.kl.mean, 2.0 * 5.0 / 8.0);
   EXPECT_LT(result.kl.mean, result.kl.max);
 }
 
@@ -293,7 +293,7 @@ TEST(Verify, AWrongElementOfInterleavedTensorsIsNamedByItsPlaceInTheTensor) {
   EXPECT_GT(result.kl.max, 0.0);
 }
 
-/// Gate where up should be, and the other way round: all elements that differ, and a KL of order one.
+/// Gate where up should be, and the other way round: all elements that differ, and a large KL.
 TEST(Verify, SwappedHalvesOfInterleavedTensorsAreCounted) {
   World world({.conversions = true});
   std::int64_t differing = 0;
@@ -312,8 +312,8 @@ TEST(Verify, SwappedHalvesOfInterleavedTensorsAreCounted) {
   EXPECT_EQ(result.elements_wrong, differing);
   EXPECT_EQ(result.tensors_wrong, 1);
   EXPECT_EQ(result.kl.tensor, "interleaved");
-  EXPECT_GT(result.kl.max, 0.1);
-  EXPECT_LT(result.kl.max, 10.0);
+  EXPECT_GT(result.kl.max, 1.0);
+  EXPECT_LT(result.kl.max, 50.0);
 }
 
 TEST(Verify, AConversionThatCannotBeTakenBackIsRefusedByName) {

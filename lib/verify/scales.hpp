@@ -1,0 +1,19 @@
+#pragma once
+// The block scales that a rank keeps beside the bytes of a quantised weight.
+
+#include "verify/local_memory.hpp"
+
+namespace refit::verify {
+
+/// Scales, in memory that stays as long as this does.
+struct Scales {
+  kernels::BlockScales of;
+  kernels::DeviceBuffer gathered;  ///< where they are not one piece of this rank
+};
+
+/// The scales of the part `box` of a weight, from this rank's own pieces. E.g. columns 64 .. 127 of a weight whose
+/// scales are repeated twice: the second column of the scales of columns 0 .. 127. Errors (usage): this rank does not
+/// store all of them; the tensor is named.
+Scales scales_of(const LocalMemory& local, const model::Tensor& weight, const Box& box);
+
+}  // namespace refit::verify
