@@ -139,7 +139,7 @@ report::ModelSeconds to_report(const plan::ModelSeconds& model) {
 
 std::int64_t misc_stream_bytes(const Setup& setup, const std::vector<model::Tensor>& misc) {
   return std::accumulate(misc.begin(), misc.end(), std::int64_t{0}, [&](std::int64_t sum, const model::Tensor& tensor) {
-    return sum + tensor.elements() * byte_size(setup.train->format(tensor)->dtype);
+    return sum + tensor.elements() * byte_size(setup.sent().format(tensor)->dtype);
   });
 }
 
@@ -147,7 +147,7 @@ void add_wire(const Setup& setup, const std::vector<model::Tensor>& bulk, const 
               const std::vector<model::Tensor>& misc, report::Result& result) {
   const std::int64_t misc_bytes = misc_stream_bytes(setup, misc);
   const bool golden = setup.c.refit.executor == ExecutorKind::golden;
-  result.byte_matrix = golden ? broadcast_matrix(bulk, *setup.train, *setup.gen) : traffic.matrix;
+  result.byte_matrix = golden ? broadcast_matrix(bulk, setup.sent(), *setup.gen) : traffic.matrix;
   // A broadcast goes to the train ranks of its communicator too.
   const bool per_stage = setup.c.refit.communicators == Communicators::per_stage;
   const std::int64_t others = golden ? setup.train->ranks() / (per_stage ? setup.train->stages() : 1) - 1 : 0;

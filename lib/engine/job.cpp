@@ -47,6 +47,11 @@ class LoadProgress {
   double last_ = now();
 };
 
+/// What a storage takes in an arena.
+std::int64_t arena_bytes(const layout::Storage& storage) {
+  return layout::round_up(storage.bytes(), transport::kStorageAlignment);
+}
+
 /// Hash of everything that all ranks must have in common about a tensor.
 std::uint64_t input_hash(const model::Tensor& tensor) {
   std::uint64_t hash = combine(hash_name(tensor.name), static_cast<std::uint64_t>(tensor.dtype));
@@ -81,11 +86,17 @@ void Job::prepare(report::Result& result) {
   require_same_inputs();
   together(world_, [&] {
     local_ = layout::materialise(is_train() ? *setup_.train : *setup_.gen, setup_.model.tensors, rank());
+    if (!setup_.quantised || !is_train()) return;
+    sent_layout_ = layout::materialise(*setup_.quantised, setup_.model.tensors, rank());
+    for (const layout::Storage& storage : sent_layout_.storages) {
+      if (layout::QuantisedLayout::is_added(storage.key)) sent_bytes_ += arena_bytes(storage);
+    }
   });
   allocate();
   make_communicators(result);
   measure(result);
   load(result);
+  if (setup_.quantised) make_quantised();
   make_plan(result);
   progress_.at("verify");
   std::vector<verify::Constant> constants;
@@ -96,9 +107,9 @@ void Job::prepare(report::Result& result) {
           {tensor.index, source_fingerprint(space_, setup_, tensor, setup_.gen->format(tensor)->dtype)});
     }
   });
-  verifier_ =
-      std::make_unique<verify::Verifier>(setup_.model, *setup_.train, *setup_.gen, weights_->view(), world_, space_,
-                                         static_cast<std::uint64_t>(setup_.c.run.seed), std::move(constants));
+  verifier_ = std::make_unique<verify::Verifier>(setup_.model, setup_.sent(), *setup_.gen, sent_view(), world_, space_,
+                                                 static_cast<std::uint64_t>(setup_.c.run.seed), std::move(constants),
+                                                 originals());
   for (const auto& odd : verifier_->check_train_holders()) {
     const std::string text =
         fmt::format("train rank {} holds other bits of {} {} than its replicas, before the first refit",
@@ -219,14 +230,14 @@ std::int64_t Job::choose_fan_out(const plan::Rates& rates) const {
   if (wanted == FanOut::on) return setup_.gen->ranks();
   const bool one_device = kernels::Runtime::devices() == 1 && session_.node_size() == session_.size();
   if (!mapped || one_device) return 0;  // in one memory there is no port to spare
-  return plan::choose_fan_out(bulk_, *setup_.train, gen_layout(), rates);
+  return plan::choose_fan_out(bulk_, setup_.sent(), gen_layout(), rates);
 }
 
 void Job::measure(report::Result& result) {
   progress_.at("probe");
   if (session_.rank() == 0) spdlog::info("probing links and memory");
   const plan::Rates rates = probe(result);
-  const plan::Bound bound = plan::lower_bound(setup_.model.tensors, *setup_.train, *setup_.gen, rates);
+  const plan::Bound bound = plan::lower_bound(setup_.model.tensors, setup_.sent(), *setup_.gen, rates);
   result.bound = to_report(bound, true);
 
   fan_out_ranks_ = choose_fan_out(rates);
@@ -249,7 +260,8 @@ void Job::measure(report::Result& result) {
 std::int64_t Job::staging_estimate() const {
   const auto& c = setup_.c.refit;
   const std::int64_t misc = misc_stream_bytes(setup_, setup_.split.misc);
-  std::int64_t bytes = is_train() && session_.rank() != 0 ? 0 : 2 * std::min(c.misc_buffer_bytes, misc);
+  std::int64_t bytes = sent_bytes_;
+  if (!is_train() || session_.rank() == 0) bytes += 2 * std::min(c.misc_buffer_bytes, misc);
   if (c.executor == ExecutorKind::p2p) bytes += c.streams * c.ring_chunks * c.chunk_bytes;
   if (c.executor == ExecutorKind::golden) bytes += c.streams * transport::kGoldenPartBytes;
   return bytes;
@@ -313,6 +325,46 @@ void Job::load(report::Result& result) {
   result.load = report::Load{world_.sum(statistics.bytes_read), world_.sum(statistics.bytes_needed)};
 }
 
+/// Collective. Memory for what this rank's weights become, and the way there.
+void Job::make_quantised() {
+  transport::QuantisedPieces mine;
+  together(world_, [&] {
+    if (!is_train()) return;
+    const bool device = kernels::Runtime::has_device();
+    if (device) sent_device_arena_ = std::make_unique<transport::DeviceArena>(sent_bytes_);
+    if (!device) sent_arena_ = std::make_unique<Arena>(sent_bytes_);
+    std::byte* next = sent_arena().data();
+    std::vector<std::byte*> storages;
+    for (const layout::Storage& storage : sent_layout_.storages) {
+      if (layout::QuantisedLayout::is_added(storage.key)) {
+        storages.push_back(next);
+        next += arena_bytes(storage);
+      } else {
+        storages.push_back(weights_->memory().storages()[static_cast<std::size_t>(local_.find(storage.key))]);
+      }
+    }
+    sent_ = transport::LocalMemory(sent_layout_, std::move(storages));
+    mine = {&local_, weights_->memory(), sent_};
+  });
+  quantise_ = std::make_unique<transport::Quantise>(space_, world_, setup_.model, *quantiser_of(setup_.c), mine);
+}
+
+std::span<std::byte> Job::sent_arena() const {
+  std::byte* data = sent_device_arena_ ? sent_device_arena_->data() : sent_arena_->data();
+  return {data, static_cast<std::size_t>(sent_bytes_)};
+}
+
+verify::RankView Job::sent_view() const {
+  verify::RankView view = weights_->view();
+  if (!quantise_ || !is_train()) return view;
+  return {view.group, view.rank, &sent_layout_, sent_.storages()};
+}
+
+std::optional<verify::Originals> Job::originals() const {
+  if (!quantise_) return std::nullopt;
+  return verify::Originals{setup_.train.get(), is_train() ? weights_->view() : verify::RankView()};
+}
+
 void Job::make_plan(report::Result& result) {
   progress_.at("plan");
   const double start = now();
@@ -327,7 +379,8 @@ void Job::make_plan(report::Result& result) {
   register_memory(result);
   result.prepare.emplace_back("plan", world_.max(now() - start));
 
-  const std::int64_t staging = bulk_executor_->staging_bytes() + (misc_executor_ ? misc_executor_->staging_bytes() : 0);
+  const std::int64_t staging =
+      bulk_executor_->staging_bytes() + (misc_executor_ ? misc_executor_->staging_bytes() : 0) + sent_bytes_;
   const std::int64_t arena = transport::ArenaMap(local_).bytes;
   result.memory = report::Memory{world_.max(is_train() ? arena : std::int64_t{0}),
                                  world_.max(is_train() ? std::int64_t{0} : arena), world_.max(staging)};
@@ -342,13 +395,13 @@ void Job::make_executors(const std::vector<plan::Copy>& copies) {
   const auto& c = setup_.c.refit;
   const transport::Tuning tuning{c.streams, c.group_size, c.chunk_bytes, c.ring_chunks};
   const transport::Endpoint me{is_train() ? Side::source : Side::destination, rank(),
-                               is_train() ? weights_->memory() : transport::LocalMemory(),
+                               is_train() ? sent() : transport::LocalMemory(),
                                is_train() ? transport::LocalMemory() : weights_->memory()};
   std::int64_t flag_bytes = 0;
   switch (c.executor) {
     case ExecutorKind::golden:
       bulk_executor_ =
-          transport::make_golden(space_, *routes_, me, bulk_, *setup_.train, gen_layout(), tuning, progress_);
+          transport::make_golden(space_, *routes_, me, bulk_, setup_.sent(), gen_layout(), tuning, progress_);
       break;
     case ExecutorKind::p2p:
       bulk_executor_ = transport::make_p2p(space_, *routes_, me, copies, tuning, progress_);
@@ -362,7 +415,7 @@ void Job::make_executors(const std::vector<plan::Copy>& copies) {
     case ExecutorKind::m2n: fail_unavailable("executor m2n is not built into this refit");
   }
   if (gather_ == nullptr && stream_ == nullptr) return;
-  misc_executor_ = transport::make_misc(space_, gather_.get(), stream_.get(), me, misc_, *setup_.train, gen_layout(),
+  misc_executor_ = transport::make_misc(space_, gather_.get(), stream_.get(), me, misc_, setup_.sent(), gen_layout(),
                                         c.misc_buffer_bytes, tuning, progress_);
 }
 
@@ -379,6 +432,7 @@ void Job::register_memory(report::Result& result) {
   transport::MemoryList memory = bulk_executor_->staging();
   if (misc_executor_) std::ranges::copy(misc_executor_->staging(), std::back_inserter(memory));
   memory.push_back(weights_->arena());
+  if (sent_bytes_ > 0) memory.push_back(sent_arena());
   bool registered = true;
   for (transport::Communicator* communicator : all_communicators()) registered &= communicator->register_memory(memory);
   if (world_.sum(registered ? 0 : std::int64_t{1}) == 0) return;
@@ -394,6 +448,11 @@ report::Refit Job::refit(std::int64_t number) {
   world_.barrier();
 
   const double start = now();
+  if (quantise_) {
+    progress_.at("quantise");
+    quantise_->run();
+  }
+  const double quantised = now();
   progress_.at("bulk");
   if (!setup_.faults.skips_bulk(is_train(), rank(), number)) bulk_executor_->execute();
   const double bulk = now();
@@ -409,7 +468,8 @@ report::Refit Job::refit(std::int64_t number) {
   result.warmup = number <= setup_.c.run.warmup;
   result.weight_sync = world_.max(end - start);
   result.phases = {
-      {"bulk", world_.max(bulk - start)}, {"misc", world_.max(misc - bulk)}, {"finalize", world_.max(end - misc)}};
+      {"bulk", world_.max(bulk - quantised)}, {"misc", world_.max(misc - bulk)}, {"finalize", world_.max(end - misc)}};
+  if (quantise_) result.phases.insert(result.phases.begin(), {"quantise", world_.max(quantised - start)});
   // Of direct, so on all ranks or none.
   if (const auto seconds = bulk_executor_->enqueue_seconds()) result.host_seconds = world_.max(*seconds);
   return result;

@@ -15,6 +15,7 @@
 #include "transport/executor.hpp"
 #include "transport/mpi.hpp"
 #include "transport/nccl.hpp"
+#include "transport/quantise.hpp"
 #include "verify/verifier.hpp"
 
 namespace refit::engine {
@@ -49,7 +50,7 @@ class Job {
   std::unique_ptr<transport::PeerMemory> make_peer_memory(std::int64_t bytes);
   bool all_mapped() const;
   std::int64_t choose_fan_out(const plan::Rates& rates) const;
-  plan::Planner planner() const { return {bulk_, *setup_.train, gen_layout(), fan_out_ranks_}; }
+  plan::Planner planner() const { return {bulk_, setup_.sent(), gen_layout(), fan_out_ranks_}; }
   plan::Rates probe(report::Result& result);
   void load(report::Result& result);
   void make_plan(report::Result& result);
@@ -57,6 +58,12 @@ class Job {
   /// Of the world ranks `members`; nullptr on others. Collective over the world.
   std::unique_ptr<transport::Communicator> make_communicator(const std::vector<int>& members, int tag) const;
   void make_executors(const std::vector<plan::Copy>& copies);
+  void make_quantised();
+  std::span<std::byte> sent_arena() const;
+  verify::RankView sent_view() const;
+  std::optional<verify::Originals> originals() const;
+  /// What this rank's executors send from: the weights, or what they become.
+  const transport::LocalMemory& sent() const { return quantise_ && is_train() ? sent_ : weights_->memory(); }
   std::vector<transport::Communicator*> all_communicators() const;
   void register_memory(report::Result& result);
   void measure(report::Result& result);
@@ -78,6 +85,12 @@ class Job {
   std::unique_ptr<transport::PeerMemory> flags_;  ///< of fan-out
   std::int64_t fan_out_ranks_ = 0;                ///< gen ranks that feed each other; 0 = none
   std::unique_ptr<Weights> weights_;
+  layout::LocalLayout sent_layout_;  ///< of Setup::quantised on a train rank
+  std::unique_ptr<Arena> sent_arena_;
+  std::unique_ptr<transport::DeviceArena> sent_device_arena_;
+  transport::LocalMemory sent_;
+  std::int64_t sent_bytes_ = 0;  ///< of the memory that quantised weights take beside the weights
+  std::unique_ptr<transport::Quantise> quantise_;
   std::vector<std::unique_ptr<transport::Communicator>> communicators_;
   std::unique_ptr<transport::Communicator> gather_, stream_;
   std::unique_ptr<transport::Routes> routes_;

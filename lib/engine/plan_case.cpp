@@ -54,7 +54,7 @@ std::int64_t fan_out_ranks(const Setup& setup, const plan::Rates& rates) {
   const RefitSection& refit = setup.c.refit;
   if (refit.executor != ExecutorKind::direct || refit.fan_out == FanOut::off) return 0;
   if (refit.fan_out == FanOut::on) return setup.gen->ranks();
-  return plan::choose_fan_out(setup.split.bulk, *setup.train, *setup.gen, rates);
+  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, rates);
 }
 
 /// The rank whose plan is timed: the first gen rank, which receives from every stage.
@@ -73,7 +73,7 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   const Setup setup(c);
   report::Result result = describe(setup, command);
   const plan::Rates rates = options.hardware ? rates_of(*options.hardware) : plan::Rates{};
-  const plan::Planner planner(setup.split.bulk, *setup.train, *setup.gen, fan_out_ranks(setup, rates));
+  const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, fan_out_ranks(setup, rates));
   result.plan.emplace();
   plan_one_rank(planner, *result.plan);
 
@@ -83,7 +83,7 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   result.plan->hash = hexadecimal(traffic.hash);
   add_wire(setup, setup.split.bulk, traffic, setup.split.misc, result);
 
-  const plan::Bound bound = plan::lower_bound(setup.model.tensors, *setup.train, *setup.gen, rates);
+  const plan::Bound bound = plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, rates);
   result.bound = to_report(bound, options.hardware.has_value());
   if (options.hardware) {
     plan::Schedule schedule;

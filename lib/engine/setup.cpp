@@ -89,6 +89,16 @@ void require_legal(const Case& c, const model::Model& model) {
   if (!broken.empty()) fail_usage("this layout is impossible:\n  {}", fmt::join(broken, "\n  "));
 }
 
+/// Behind each quantised weight its block scales.
+std::vector<model::Tensor> with_scales(const model::Model& model, const std::vector<model::Tensor>& weights) {
+  std::vector<model::Tensor> result;
+  for (const model::Tensor& weight : weights) {
+    result.push_back(weight);
+    if (weight.scales >= 0) result.push_back(model.tensors[static_cast<std::size_t>(weight.scales)]);
+  }
+  return result;
+}
+
 }  // namespace
 
 Setup::Setup(const Case& given) : c(given), faults(c.run.inject) {
@@ -101,6 +111,9 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject) {
   train = train::make_layout(model, train_options(c));
   gen = gen::make_layout(model, gen_options(c));
   split = plan::split(model, c.refit.bulk, *train, *gen, c.train.layout.tp, c.gen.layout.tp);
+  if (!quantiser_of(c)) return;
+  quantised = std::make_unique<layout::QuantisedLayout>(model, *train, quantisation_of(c.gen.precision));
+  for (std::vector<model::Tensor>* path : {&split.bulk, &split.misc}) *path = with_scales(model, *path);
 }
 
 LegalSizes legal_sizes(const model::Model& model) {

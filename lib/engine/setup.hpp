@@ -8,6 +8,7 @@
 #include "engine/case.hpp"
 #include "engine/inject.hpp"
 #include "layout/layout.hpp"
+#include "layout/quantised_layout.hpp"
 #include "plan/plan.hpp"
 #include "plan/policy.hpp"
 
@@ -27,6 +28,10 @@ class Setup {
   model::Model model;
   std::unique_ptr<layout::Layout> train;
   std::unique_ptr<layout::Layout> gen;
+  /// What train ranks send: `train`, or what its weights become where they are quantised on the way. Lists of the split
+  /// have block scales that come into being so right behind their weights.
+  const layout::Layout& sent() const { return quantised ? *quantised : *train; }
+  std::unique_ptr<layout::QuantisedLayout> quantised;  ///< where gen alone is quantised
   plan::Split split;
   Faults faults;
 

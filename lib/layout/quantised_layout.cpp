@@ -1,0 +1,103 @@
+#include "layout/quantised_layout.hpp"
+
+#include "core/hash.hpp"
+
+namespace refit::layout {
+namespace {
+
+constexpr std::int32_t kBytes = -1;
+constexpr std::int32_t kScales = -2;
+
+std::int64_t ceil_quotient(std::int64_t value, std::int64_t divisor) { return (value + divisor - 1) / divisor; }
+
+}  // namespace
+
+StorageKey QuantisedLayout::bytes_key(const Tensor& weight, std::size_t piece) {
+  return {kBytes, weight.index, static_cast<std::int32_t>(piece)};
+}
+
+StorageKey QuantisedLayout::scales_key(const Tensor& weight, std::size_t piece) {
+  return {kScales, weight.index, static_cast<std::int32_t>(piece)};
+}
+
+std::uint64_t QuantisedLayout::placement_class(const Tensor& tensor) const {
+  if (tensor.scale_of < 0) return truth_.placement_class(tensor);
+  // Boxes of scales follow from those of the weight, whose extents say more than the scales' own.
+  const Tensor& weight = weight_of(tensor);
+  std::uint64_t result = combine(truth_.placement_class(weight), 1);
+  for (const std::int64_t extent : weight.shape) result = combine(result, static_cast<std::uint64_t>(extent));
+  return result;
+}
+
+std::optional<Format> QuantisedLayout::format(const Tensor& tensor) const {
+  const Tensor& stored = tensor.scale_of < 0 ? tensor : weight_of(tensor);
+  const auto truth = truth_.format(stored);
+  if (!truth) return std::nullopt;
+  if (tensor.scale_of >= 0) return scale_dtype(how_);
+  return is_quantised(tensor) ? Format{DType::f8_e4m3, Conversion::block_scaled} : *truth;
+}
+
+Box QuantisedLayout::touched(const Box& box) const {
+  Box blocks = box;
+  const int row = box.extent.size() - 2;
+  for (const auto& [d, size] : {std::pair(row, block_rows(how_)), std::pair(row + 1, block_columns(how_))}) {
+    blocks.lower[d] = box.lower[d] / size;
+    blocks.extent[d] = ceil_quotient(box.lower[d] + box.extent[d], size) - blocks.lower[d];
+  }
+  return blocks;
+}
+
+void QuantisedLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const {
+  if (tensor.scale_of >= 0) return append_scales(tensor, rank, out);
+  const std::size_t first = out.size();
+  truth_.pieces(tensor, rank, out);
+  if (!is_quantised(tensor)) return;
+  for (std::size_t i = first; i < out.size(); ++i) {
+    Piece& piece = out[i];
+    piece.place = {bytes_key(tensor, i - first), 0, row_major_strides(piece.box.extent)};
+    piece.format = {DType::f8_e4m3, Conversion::block_scaled};
+  }
+}
+
+void QuantisedLayout::append_scales(const Tensor& scales, Rank rank, std::vector<Piece>& out) const {
+  const Tensor& weight = weight_of(scales);
+  std::vector<Piece> of_weight;
+  truth_.pieces(weight, rank, of_weight);
+  for (std::size_t i = 0; i < of_weight.size(); ++i) {
+    const Box all = touched(of_weight[i].box);
+    const Extents strides = row_major_strides(all.extent);
+    Piece piece{all, {scales_key(weight, i), 0, strides}, scale_dtype(how_)};
+    // Of a block that several ranks have parts of, the one that has its first element has the scale.
+    const int row = all.extent.size() - 2;
+    for (const auto& [d, size] : {std::pair(row, block_rows(how_)), std::pair(row + 1, block_columns(how_))}) {
+      const std::int64_t skipped = ceil_quotient(of_weight[i].box.lower[d], size) - all.lower[d];
+      piece.box.lower[d] += skipped;
+      piece.box.extent[d] -= skipped;
+      piece.place.offset += skipped * strides[d];
+    }
+    if (piece.box.empty()) continue;
+    if (scales.repeats > 1) {  // [rows, repeats, columns, repeats], of which two dimensions lie nowhere
+      const Box two = piece.box;
+      piece.box = {{two.lower[0], 0, two.lower[1], 0}, {two.extent[0], scales.repeats, two.extent[1], scales.repeats}};
+      piece.place.strides = {strides[0], 0, strides[1], 0};
+    }
+    out.push_back(piece);
+  }
+}
+
+Storage QuantisedLayout::storage(const StorageKey& key, Rank rank) const {
+  if (!is_added(key)) return truth_.storage(key, rank);
+  const Tensor& weight = model_.tensors[static_cast<std::size_t>(key.layer)];
+  std::vector<Piece> pieces;
+  truth_.pieces(weight, rank, pieces);
+  const Box& box = pieces.at(static_cast<std::size_t>(key.expert)).box;
+  if (key.parameter == kBytes) return {key, weight.name, box.extent, DType::f8_e4m3};
+  const Tensor& scales = model_.tensors[static_cast<std::size_t>(weight.scales)];
+  return {key, scales.name, touched(box).extent, scale_dtype(how_)};
+}
+
+void QuantisedLayout::fills(const StorageKey& key, Rank rank, std::vector<Fill>& out) const {
+  if (!is_added(key)) truth_.fills(key, rank, out);
+}
+
+}  // namespace refit::layout

@@ -1,0 +1,51 @@
+#pragma once
+// What a side's weights become where they are quantised on the way: a layout in which each rank holds, of every
+// quantised weight, the bytes and block scales that its own piece of the weight becomes. All else is as in the side's
+// true layout.
+//
+// Example: rows 64..191 of a bf16 q_proj [256, 256] on a rank become its bytes of rows 64..191, and the scales of the
+// blocks that begin there: row 1 of [2, 2]. Each piece has a storage of its own for its bytes, row-major, and one for
+// the scales of all blocks that it touches.
+
+#include "layout/layout.hpp"
+
+namespace refit::layout {
+
+class QuantisedLayout final : public Layout {
+ public:
+  /// Keeps references. `truth` stores none of the block scales that `model` lists.
+  QuantisedLayout(const model::Model& model, const Layout& truth, model::Quantisation how)
+      : model_(model), truth_(truth), how_(how) {}
+
+  std::int32_t ranks() const override { return truth_.ranks(); }
+  std::int32_t stage(Rank rank) const override { return truth_.stage(rank); }
+  std::int32_t stages() const override { return truth_.stages(); }
+  std::uint64_t placement_class(const Tensor& tensor) const override;
+  std::optional<Format> format(const Tensor& tensor) const override;
+  void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override;
+  Storage storage(const StorageKey& key, Rank rank) const override;
+  void fills(const StorageKey& key, Rank rank, std::vector<Fill>& out) const override;
+  std::vector<StorageKey> constant_storages(Rank rank) const override { return truth_.constant_storages(rank); }
+  std::string coordinates(Rank rank) const override { return truth_.coordinates(rank); }
+
+  /// True for the storages that this layout adds.
+  static bool is_added(const StorageKey& key) { return key.parameter < 0; }
+  /// The storages of the bytes and of the scales of piece number `piece` of `weight` on a rank.
+  static StorageKey bytes_key(const Tensor& weight, std::size_t piece);
+  static StorageKey scales_key(const Tensor& weight, std::size_t piece);
+
+ private:
+  bool is_quantised(const Tensor& tensor) const { return tensor.scales >= 0; }
+  const Tensor& weight_of(const Tensor& scales) const {
+    return model_.tensors[static_cast<std::size_t>(scales.scale_of)];
+  }
+  /// The blocks that `box` touches, as a box of the scales' own grid.
+  Box touched(const Box& box) const;
+  void append_scales(const Tensor& scales, Rank rank, std::vector<Piece>& out) const;
+
+  const model::Model& model_;
+  const Layout& truth_;
+  model::Quantisation how_;
+};
+
+}  // namespace refit::layout
