@@ -13,7 +13,7 @@ namespace {
 constexpr std::string_view kTiedLmHead[] = {"absent", "present"};
 constexpr std::string_view kPrecision[] = {"bf16", "fp32", "fp8", "mxfp8"};
 constexpr std::string_view kDataParallel[] = {"engines", "internal"};
-constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm"};
+constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm"};
 constexpr std::string_view kKvCacheDtype[] = {"auto", "fp8"};
 constexpr std::string_view kBulk[] = {"all", "whitelist", "blacklist", "ffn"};
 constexpr std::string_view kExecutor[] = {"golden", "p2p", "direct", "m2n"};

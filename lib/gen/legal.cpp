@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <set>
 
 #include "gen/rules.hpp"
@@ -8,6 +9,7 @@ namespace {
 using layout::Parameter;
 using model::Config;
 using model::Mixer;
+using model::Quantisation;
 using model::Role;
 
 class Violations {
@@ -79,6 +81,47 @@ void check_parameters(const model::Model& model, const Options& options, const s
   }
 }
 
+/// vLLM splits or pads the blocks of experts for two backends, within limits.
+void check_expert_blocks(const model::Model& model, const Options& options, Violations& out) {
+  constexpr std::int64_t kBlock = block_rows(Quantisation::fp8_block);
+  constexpr std::int64_t kFinest = 32;
+  const Config& config = model.config;
+  const bool blocks = options.quantisation == Quantisation::fp8_block;
+  const MoeBackend backend = options.moe_backend;
+  out.require(backend != MoeBackend::deep_gemm || blocks, "moe_backend = deep_gemm is for precision fp8");
+  if (options.quantisation == Quantisation::none || config.experts == 0) return;
+  out.require(backend == MoeBackend::triton || backend == MoeBackend::deep_gemm,
+              "quantised experts are known for moe_backend triton and deep_gemm only");
+  if (!blocks) return;
+  const std::int64_t width = config.expert_intermediate_size;
+  const std::int64_t hidden = config.latent_size == 0 ? config.hidden_size : config.latent_size;
+  out.require(width % kBlock == 0, fmt::format("experts of width {} are not whole blocks of {} [L14]", width, kBlock));
+  const std::int64_t ranks = options.sizes.ep > 1 ? 1 : options.moe_ranks();
+  if (width % kBlock != 0 || width % ranks != 0 || width / ranks % kBlock == 0) return;
+  const std::string part = fmt::format("{} of the experts' width {} a rank", width / ranks, width);
+  out.require(hidden % kBlock == 0,
+              fmt::format("{}, and the hidden size {} is no multiple of {} [L14]", part, hidden, kBlock));
+  out.require(backend == MoeBackend::deep_gemm || width / ranks % kFinest == 0,
+              fmt::format("{}: blocks of less than {} have no kernel [L14]", part, kFinest));
+  const bool packed = std::any_of(model.tensors.begin(), model.tensors.end(), [](const model::Tensor& tensor) {
+    return tensor.scales >= 0 && (tensor.role == Role::packed_gate_up || tensor.role == Role::packed_down);
+  });
+  out.require(!packed || backend == MoeBackend::deep_gemm,
+              fmt::format("{}: packed experts with finer blocks have no rule; use moe_backend deep_gemm or EP", part));
+}
+
+void check_scales(const model::Model& model, const Options& options, Violations& out) {
+  const auto size = [&](const Parameter& parameter) {
+    if (parameter.experts == layout::Experts::none) return options.sizes.tp;
+    return options.sizes.ep > 1 ? 1 : options.moe_ranks();
+  };
+  check_expert_blocks(model, options, out);
+  for (const std::string& text :
+       scale_violations(model, parameters(model, options), scale_rules(model, options), size)) {
+    out.require(false, text);
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> violations(const model::Model& model, const Options& options) {
@@ -91,6 +134,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   out.require(options.moe_backend == MoeBackend::triton || !table.has(Role::interleaved_gate_up),
               "interleaved experts are known for moe_backend = triton only");
   check_parameters(model, options, named, out);
+  check_scales(model, options, out);
   return out.take();
 }
 

@@ -42,10 +42,15 @@ std::string fused_name(const Parameter& parameter, const Tensor& tensor) {
   if (parameter.name.empty()) return tensor.name;
   if (parameter.experts != Experts::none) {
     constexpr std::string_view kExperts = ".experts.";
-    return tensor.name.substr(0, tensor.name.find(kExperts) + kExperts.size()) + "routed_experts." + parameter.name;
+    return tensor.name.substr(0, tensor.name.find(kExperts) + kExperts.size()) + "routed_experts." + parameter.name +
+           parameter.suffix;
+  }
+  if (parameter.scalar) {  // in the layer, wherever the checkpoint has it
+    constexpr std::string_view kAttention = ".self_attn.";
+    return tensor.name.substr(0, tensor.name.find(kAttention) + kAttention.size()) + parameter.name;
   }
   const int words = parameter.name.find('.') == std::string::npos ? 1 : 2;
-  return without_words(tensor.name, words) + parameter.name;
+  return without_words(tensor.name, words) + parameter.name + parameter.suffix;
 }
 
 /// The drafter's own parts keep their place in the layer, its decoder layer is called mtp_block, and its embedding is

@@ -5,7 +5,7 @@
 // ("qkv_proj.weight" of "model.layers.0.self_attn.q_proj.weight"); empty where the name is the tensor's.
 
 #include "gen/vllm.hpp"
-#include "layout/parameter.hpp"
+#include "layout/block_scales.hpp"
 
 namespace refit::gen {
 
@@ -29,6 +29,8 @@ void add_mlp(Rules& rules);
 void add_experts(Rules& rules);
 void add_mamba(Rules& rules);
 void add_gated_delta_net(Rules& rules);
+
+layout::ScaleRules scale_rules(const model::Model& model, const Options& options);
 
 /// All of them.
 std::vector<layout::Parameter> parameters(const model::Model& model, const Options& options);

@@ -6,6 +6,22 @@ namespace refit::gen {
 
 using model::Role;
 
+namespace {
+
+/// Scales of the FP8 KV cache: quantised models have a parameter for each, whatever the cache's type. Others keep what
+/// the checkpoint says.
+void add_cache_scales(Rules& rules) {
+  if (rules.options.quantisation == model::Quantisation::none) return;
+  for (const auto& [name, role] :
+       {std::pair("attn.q_scale", Role::q_scale), {"attn.k_scale", Role::k_scale}, {"attn.v_scale", Role::v_scale}}) {
+    layout::Parameter scale{name, {{role, {0, 1}}}};
+    scale.scalar = true;
+    rules.table.add(std::move(scale));
+  }
+}
+
+}  // namespace
+
 /// qkv_proj holds the rank's part of q (with an output gate: of its rows as they are, per head q then gate), of k and
 /// of v. Where there are more ranks than KV heads, TP / nkv neighbours hold the same head. o_proj's bias is whole on
 /// every rank, and added by the first.
@@ -24,6 +40,7 @@ void add_attention(Rules& rules) {
   table.columns("", Role::o_proj);
   table.whole("", Role::o_proj_bias);
   table.rows("", Role::sinks, tp);
+  add_cache_scales(rules);
 }
 
 /// The down projections are fused and whole on every rank.

@@ -12,8 +12,8 @@ using model::Role;
 
 namespace {
 
-/// FlashInfer's TRTLLM kernels want a rank's part of the expert width in multiples of this.
-constexpr std::int64_t kTrtllmMultiple = 128;
+/// FlashInfer's TRTLLM kernels and DeepGEMM want a rank's part of the expert width in multiples of this.
+constexpr std::int64_t kExpertMultiple = 128;
 
 /// Where gate and up are fused into gate_up_proj; up alone keeps its name.
 void add_gate_up(Rules& rules, Role gate, Role up, std::int64_t parts) {
@@ -25,7 +25,9 @@ void add_gate_up(Rules& rules, Role gate, Role up, std::int64_t parts) {
 /// What is said of all expert weights alike.
 Parameter expert_parameter(const Rules& rules, const char* name, std::vector<Component> components, Cut cut) {
   Parameter parameter{name, std::move(components), cut, Experts::stacked};
-  if (rules.options.moe_backend == MoeBackend::flashinfer_trtllm) parameter.part_multiple = kTrtllmMultiple;
+  parameter.rounded_cuts = rules.options.moe_backend == MoeBackend::deep_gemm;
+  const bool rounded = rules.options.moe_backend == MoeBackend::flashinfer_trtllm || parameter.rounded_cuts;
+  if (rounded) parameter.part_multiple = kExpertMultiple;
   return parameter;
 }
 

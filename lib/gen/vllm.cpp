@@ -18,18 +18,12 @@ using model::Tensor;
 class VllmLayout final : public layout::ParameterLayout {
  public:
   VllmLayout(const model::Model& model, const Options& options)
-      : ParameterLayout(model, parameters(model, options), options.precision), options_(options) {}
+      : ParameterLayout(model, parameters(model, options), options.precision, scale_rules(model, options)),
+        options_(options) {}
 
   std::int32_t ranks() const override { return static_cast<std::int32_t>(options_.sizes.tp * options_.dp()); }
   std::int32_t stages() const override { return 1; }
   std::int32_t stage(Rank /*rank*/) const override { return 0; }
-
-  std::uint64_t placement_class(const Tensor& tensor) const override {
-    // -1: no expert of its own, or a part of every expert on all ranks.
-    const std::int64_t owner = tensor.expert < 0 || !expert_parallel() ? -1 : expert_owner(tensor.expert);
-    const std::uint64_t stored = is_stored(tensor) ? 1 : 0;
-    return combine(combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(owner)), stored);
-  }
 
   std::string coordinates(Rank rank) const override {
     return fmt::format("tp={} dp={} moe={}", tp_rank(rank), to_int(rank) / options_.sizes.tp, moe_rank(rank));
@@ -41,6 +35,13 @@ class VllmLayout final : public layout::ParameterLayout {
   bool is_stored(const Tensor& tensor) const override {
     if (tensor.role == model::Role::mtp_embedding && tensor.layer > model().config.layers) return false;
     return (tensor.layer >= model().config.layers) == options_.mtp;
+  }
+
+  std::uint64_t class_of(const Tensor& tensor) const override {
+    // -1: no expert of its own, or a part of every expert on all ranks.
+    const std::int64_t owner = tensor.expert < 0 || !expert_parallel() ? -1 : expert_owner(tensor.expert);
+    const std::uint64_t stored = is_stored(tensor) ? 1 : 0;
+    return combine(combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(owner)), stored);
   }
 
   std::optional<Target> target(const Tensor& tensor, Rank /*rank*/) const override {

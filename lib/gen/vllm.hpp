@@ -22,7 +22,8 @@ namespace refit::gen {
 enum class MoeBackend : std::uint8_t {
   triton,              ///< [gate; up], as loaded
   flashinfer_cutlass,  ///< [up; gate]: the halves of gated experts are swapped after loading
-  flashinfer_trtllm    ///< a rank's part of I is rounded up to a multiple of 128; the rest is zero
+  flashinfer_trtllm,   ///< a rank's part of I is rounded up to a multiple of 128; the rest is zero
+  deep_gemm            ///< of FP8 blocks: cuts are rounded up to whole blocks, so that the last ranks have less
 };
 
 /// What a case says of the gen side.
@@ -39,6 +40,13 @@ struct Options {
   /// Ranks that share the experts.
   std::int64_t moe_ranks() const { return internal_data_parallel ? dp() * sizes.tp : sizes.tp; }
 };
+
+/// How often, in both directions, vLLM repeats each scale of the experts' 128 x 128 blocks: where a rank's part of I
+/// cuts through blocks, it keeps the scales of r x r blocks, r = 128 / this. 1 where it does not.
+std::int64_t scale_repeats(const model::Model& model, const Options& options);
+
+/// Gives the scales of `model`'s experts those repeats, for layouts of both sides. Call before any is made.
+void refine_scales(model::Model& model, const Options& options);
 
 /// Every rule that `options` break for `model`, as sentences; empty if legal.
 std::vector<std::string> violations(const model::Model& model, const Options& options);

@@ -26,6 +26,9 @@ Axes axes(Role role) {
   }
 }
 
+/// Those of a parameter's tensors, and of their block scales.
+Axes axes(const Parameter& parameter) { return axes(parameter.components.front().role); }
+
 bool is_column(const Axes& axes, int d) { return d != axes.expert && d != axes.row && d != axes.half; }
 
 /// Where gate and up alternate, a row of the tensor is two of the storage.
@@ -40,14 +43,20 @@ struct LocalRows {
   std::int64_t room = 0;  ///< rows of the storage, rounded up
 };
 
+/// Part `index` of `parts`; `room` is what a storage has for one.
+Range cut_part(const Parameter& parameter, std::int64_t size, std::int64_t parts, std::int64_t index,
+               std::int64_t room) {
+  return parameter.rounded_cuts ? clip({index * room, room}, size) : even_part(size, parts, index);
+}
+
 LocalRows local_part(const Parameter& parameter, const Component& component, const Slice& slice, std::int64_t at) {
-  const bool cut = parameter.cut == Cut::components && component.parts > 1;
-  if (cut) REFIT_ASSERT(slice.size % component.parts == 0);
-  const Range part = cut ? even_part(component.count(), component.parts, slice.index * component.parts / slice.size)
-                         : Range{0, component.count()};
-  return {
-      part, at,
-      round_up(storage_rows(component, part.count), parameter.cut == Cut::components ? parameter.part_multiple : 1)};
+  const std::int64_t count = component.count();
+  if (parameter.cut != Cut::components) return {{0, count}, at, storage_rows(component, count)};
+  REFIT_ASSERT(slice.size % component.parts == 0);
+  const std::int64_t room =
+      round_up(storage_rows(component, ceil_div(count, component.parts)), parameter.part_multiple);
+  const std::int64_t index = slice.index * component.parts / slice.size;
+  return {cut_part(parameter, count, component.parts, index, room), at, room};
 }
 
 /// Calls visit(component, local rows) for every component of which the rank stores rows.
@@ -102,9 +111,67 @@ struct LocalColumns {
 };
 
 LocalColumns local_columns(const Parameter& parameter, std::int64_t columns, const Slice& slice) {
-  if (parameter.cut != Cut::columns) return {{0, columns}, columns};
-  const Range part = even_part(columns, slice.size, slice.index);
-  return {part, round_up(part.count, parameter.part_multiple)};
+  if (parameter.cut != Cut::columns) return {{0, columns}, round_up(columns, parameter.column_multiple)};
+  const std::int64_t room = round_up(ceil_div(columns, slice.size), parameter.part_multiple);
+  return {cut_part(parameter, columns, slice.size, slice.index, room), round_up(room, parameter.column_multiple)};
+}
+
+/// The shape that the parameter's rows and columns are counted in: of repeated block scales those of a matrix.
+Shape counted_shape(const Parameter& parameter, const Tensor& tensor) {
+  if (tensor.repeats == 1) return tensor.shape;
+  return {tensor.shape[0] * parameter.repeats, tensor.shape[2] * parameter.repeats};
+}
+
+template <typename Visit>
+void for_each_columns(const Parameter& parameter, const Tensor& tensor, const Slice& slice, const Visit& visit) {
+  const Shape shape = counted_shape(parameter, tensor);
+  const Axes which = axes(parameter);
+  for (int d = 0; d < shape.size(); ++d) {
+    if (is_column(which, d)) visit(local_columns(parameter, shape[d], slice));
+  }
+}
+
+/// Indices of one dimension as boxes of two: [whole blocks, indices of a block].
+struct Split {
+  Range blocks, within;
+  std::int64_t at = 0;  ///< the first one's place in the range
+};
+
+/// At most three: the rest of a block, whole blocks, the begin of a block.
+std::vector<Split> split_blocks(const Range& range, std::int64_t size) {
+  std::vector<Split> parts;
+  const std::int64_t end = range.begin + range.count;
+  for (std::int64_t at = range.begin; at < end;) {
+    const std::int64_t within = at % size;
+    const std::int64_t blocks = within == 0 ? std::max<std::int64_t>((end - at) / size, 1) : 1;
+    const std::int64_t count = std::min(blocks * size - within, end - at);
+    parts.push_back({{at / size, blocks}, {within, count / blocks}, at - range.begin});
+    at += count;
+  }
+  return parts;
+}
+
+/// Appends `matrix`, a piece of repeated block scales in the dimensions of `counted_shape`, in those of the tensor.
+void append_repeated(const Parameter& parameter, const Tensor& tensor, const Piece& matrix, std::vector<Piece>& out) {
+  const Extents& lower = matrix.box.lower;
+  const Extents& extent = matrix.box.extent;
+  const Extents& strides = matrix.place.strides;
+  Piece piece = matrix;
+  if (parameter.repeats == 1) {
+    piece.box = {{lower[0], 0, lower[1], 0}, {extent[0], tensor.repeats, extent[1], tensor.repeats}};
+    piece.place.strides = {strides[0], 0, strides[1], 0};
+    return out.push_back(piece);
+  }
+  REFIT_ASSERT(parameter.repeats == tensor.repeats);
+  piece.place.strides = {strides[0] * tensor.repeats, strides[0], strides[1] * tensor.repeats, strides[1]};
+  for (const Split& rows : split_blocks({lower[0], extent[0]}, tensor.repeats)) {
+    for (const Split& columns : split_blocks({lower[1], extent[1]}, tensor.repeats)) {
+      piece.box = {{rows.blocks.begin, rows.within.begin, columns.blocks.begin, columns.within.begin},
+                   {rows.blocks.count, rows.within.count, columns.blocks.count, columns.within.count}};
+      piece.place.offset = matrix.place.offset + rows.at * strides[0] + columns.at * strides[1];
+      out.push_back(piece);
+    }
+  }
 }
 
 /// Gives a piece its rows: `row_size` apart, or twice that where gate and up alternate.
@@ -126,7 +193,7 @@ void set_rows(const Axes& which, const Component& component, const Range& rows, 
 void append_experts(const Parameter& parameter, const Tensor& tensor, const Slice& slice, std::int64_t expert_size,
                     const Piece& one, std::vector<Piece>& out) {
   if (parameter.experts == Experts::none) return out.push_back(one);
-  const int dimension = axes(tensor.role).expert;
+  const int dimension = axes(parameter).expert;
   const bool stacked = parameter.experts == Experts::stacked;
   Piece piece = one;
   if (dimension < 0) {  // a tensor of its own for each expert
@@ -159,72 +226,80 @@ std::int64_t local_rows(const Parameter& parameter, const Slice& slice) {
 
 Shape storage_shape(const Parameter& parameter, const Tensor& tensor, const Slice& slice) {
   Shape shape;
+  if (parameter.scalar) return shape;
   if (parameter.experts == Experts::stacked) shape.push_back(slice.experts.count);
   shape.push_back(local_rows(parameter, slice));
-  const Axes which = axes(tensor.role);
-  for (int d = 0; d < tensor.shape.size(); ++d) {
-    if (is_column(which, d)) shape.push_back(local_columns(parameter, tensor.shape[d], slice).room);
-  }
+  for_each_columns(parameter, tensor, slice, [&](const LocalColumns& local) { shape.push_back(local.room); });
   return shape;
 }
 
 void append_pieces(const Parameter& parameter, const Tensor& tensor, Role as, const Slice& slice, StorageKey key,
                    const Format& format, std::vector<Piece>& out) {
-  const Axes which = axes(tensor.role);
-  Piece piece{Box::whole(tensor.shape), {key, 0, Extents::filled(tensor.shape.size(), 0)}, format};
+  const Axes which = axes(parameter);
+  const Shape shape = counted_shape(parameter, tensor);
+  Piece piece{Box::whole(shape), {key, 0, Extents::filled(shape.size(), 0)}, format};
+  if (parameter.scalar) return out.push_back(piece);
   std::int64_t row_size = 1;
-  for (int d = tensor.shape.size() - 1; d >= 0; --d) {
+  for (int d = shape.size() - 1; d >= 0; --d) {
     if (!is_column(which, d)) continue;
-    const LocalColumns local = local_columns(parameter, tensor.shape[d], slice);
+    const LocalColumns local = local_columns(parameter, shape[d], slice);
+    if (local.columns.count == 0) return;
     piece.box.lower[d] = local.columns.begin;
     piece.box.extent[d] = local.columns.count;
     piece.place.strides[d] = row_size;
     row_size *= local.room;
   }
   const std::int64_t expert_size = local_rows(parameter, slice) * row_size;
-  const std::size_t first = out.size();
+  std::vector<Piece> found;
   for_each_component(parameter, slice, [&](const Component& component, const LocalRows& local) {
     if (component.role != as) return;
     for_each_range(component, local, [&](const Range& rows, std::int64_t at) {
       Piece part = piece;
       part.place.offset = at * row_size;
       set_rows(which, component, rows, row_size, part);
-      append_experts(parameter, tensor, slice, expert_size, part, out);
+      append_experts(parameter, tensor, slice, expert_size, part, found);
     });
   });
-  std::sort(out.begin() + static_cast<std::ptrdiff_t>(first), out.end(),
-            [](const Piece& a, const Piece& b) { return a.box < b.box; });
+  const auto first = static_cast<std::ptrdiff_t>(out.size());
+  for (const Piece& one : found) {
+    if (tensor.repeats > 1) {
+      append_repeated(parameter, tensor, one, out);
+    } else {
+      out.push_back(one);
+    }
+  }
+  std::sort(out.begin() + first, out.end(), [](const Piece& a, const Piece& b) { return a.box < b.box; });
 }
 
 void append_fills(const Parameter& parameter, const Tensor& tensor, const Slice& slice, const StorageKey& key,
                   std::vector<Fill>& out) {
+  if (parameter.scalar) return;
   const Shape shape = storage_shape(parameter, tensor, slice);
   const Extents strides = row_major_strides(shape);
   const int row = parameter.experts == Experts::stacked ? 1 : 0;
-  const auto zeros = [&](int dimension, std::int64_t begin, std::int64_t count) {
+  const auto fill = [&](int dimension, std::int64_t begin, std::int64_t count) {
     if (count == 0) return;
     Extents extent = shape;
     extent[dimension] = count;
-    out.push_back({{key, begin * strides[dimension], strides}, extent, 0.0});
+    out.push_back({{key, begin * strides[dimension], strides}, extent, parameter.fill});
   };
-  if (is_constant(parameter, slice)) return zeros(row, 0, shape[row]);
+  if (is_constant(parameter, tensor, slice)) return fill(row, 0, shape[row]);
   for_each_component(parameter, slice, [&](const Component& component, const LocalRows& local) {
     const std::int64_t used = storage_rows(component, local.rows.count);
-    zeros(row, local.at + used, local.room - used);
+    fill(row, local.at + used, local.room - used);
   });
-  if (parameter.cut != Cut::columns) return;
-  const Axes which = axes(tensor.role);
-  for (int d = 0; d < tensor.shape.size(); ++d) {
-    if (!is_column(which, d)) continue;
-    const LocalColumns local = local_columns(parameter, tensor.shape[d], slice);
-    zeros(row + 1, local.columns.count, local.room - local.columns.count);
-  }
+  for_each_columns(parameter, tensor, slice, [&](const LocalColumns& local) {
+    fill(row + 1, local.columns.count, local.room - local.columns.count);
+  });
 }
 
-bool is_constant(const Parameter& parameter, const Slice& slice) {
-  bool any = false;
-  for_each_component(parameter, slice, [&any](const Component&, const LocalRows&) { any = true; });
-  return !any;
+bool is_constant(const Parameter& parameter, const Tensor& tensor, const Slice& slice) {
+  bool empty = true;
+  for_each_component(parameter, slice,
+                     [&](const Component&, const LocalRows& local) { empty = empty && local.rows.count == 0; });
+  for_each_columns(parameter, tensor, slice,
+                   [&](const LocalColumns& local) { empty = empty || local.columns.count == 0; });
+  return empty;
 }
 
 std::string indivisible(const Parameter& parameter, const Tensor& tensor, std::int64_t size) {
@@ -237,7 +312,7 @@ std::string indivisible(const Parameter& parameter, const Tensor& tensor, std::i
     return rows % size == 0 ? "" : fmt::format("{}'s {} rows", parameter.name, rows);
   }
   if (parameter.cut == Cut::columns) {
-    const Axes which = axes(tensor.role);
+    const Axes which = axes(parameter);
     for (int d = 0; d < tensor.shape.size(); ++d) {
       if (is_column(which, d) && tensor.shape[d] % size != 0) {
         return fmt::format("{}'s {} columns", name(tensor.role), tensor.shape[d]);

@@ -51,10 +51,16 @@ struct Parameter {
   Cut cut = Cut::components;
   Experts experts = Experts::none;
   std::int64_t padded_rows = 0;    ///< vocabularies: rows are padded with zeros to so many, then cut; 0 = not
-  std::int64_t part_multiple = 1;  ///< a rank's part is rounded up to a multiple with zeros
-  bool first_rank_only = false;    ///< zeros on all ranks but the first
+  std::int64_t part_multiple = 1;  ///< a rank's part is rounded up to a multiple
+  bool rounded_cuts = false;       ///< and cut where it is rounded to, so that the last ranks have less or nothing
+  bool first_rank_only = false;    ///< nothing on all ranks but the first
   bool keeps_float32 = false;      ///< whatever the model's precision
   Conversion conversion = Conversion::none;
+  bool scalar = false;               ///< a storage without dimensions, of tensors of one element
+  std::string suffix{};              ///< of the name, behind an expert's number
+  std::int64_t column_multiple = 1;  ///< a rank's columns are rounded up to a multiple
+  std::int64_t repeats = 1;          ///< of block scales: stored as often as Tensor::repeats says, in both directions
+  double fill = 0.0;                 ///< what is rounded up holds
 };
 
 /// The place of a rank among those over which a parameter is cut, and the experts that it stores.
@@ -75,12 +81,12 @@ Shape storage_shape(const Parameter& parameter, const Tensor& tensor, const Slic
 void append_pieces(const Parameter& parameter, const Tensor& tensor, model::Role as, const Slice& slice, StorageKey key,
                    const Format& format, std::vector<Piece>& out);
 
-/// Appends the zeros of the rank's storage; `tensor`: one of the parameter's.
+/// Appends the constant parts of the rank's storage; `tensor`: one of the parameter's.
 void append_fills(const Parameter& parameter, const Tensor& tensor, const Slice& slice, const StorageKey& key,
                   std::vector<Fill>& out);
 
-/// True where the rank stores nothing but zeros.
-bool is_constant(const Parameter& parameter, const Slice& slice);
+/// True where the rank stores no element of a tensor; `tensor`: one of the parameter's.
+bool is_constant(const Parameter& parameter, const Tensor& tensor, const Slice& slice);
 
 /// What cannot be cut over `size` ranks, as "gate_proj's 100 rows"; empty where all divides. `tensor`: one of the
 /// parameter's.

@@ -2,12 +2,19 @@
 
 #include <algorithm>
 
+#include "core/hash.hpp"
+
 namespace refit::layout {
 
 using model::Role;
 
-ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Parameter> parameters, DType precision)
-    : model_(model), parameters_(std::move(parameters)), precision_(precision) {
+ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Parameter> parameters, DType precision,
+                                 const ScaleRules& scales)
+    : model_(model),
+      parameters_(std::move(parameters)),
+      precision_(precision),
+      is_quantised_(scales.quantisation != model::Quantisation::none),
+      scales_(parameters_.size(), -1) {
   std::array<std::vector<std::int32_t>, model::kRoles> by_role;
   for (std::int32_t p = 0; p < static_cast<std::int32_t>(parameters_.size()); ++p) {
     for (const Component& component : parameter(p).components) {
@@ -17,10 +24,16 @@ ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Paramete
   }
   for (std::size_t role = 0; role < model::kRoles; ++role)
     by_role_[role] = by_role[role].empty() ? -1 : by_role[role][0];
+  for (std::size_t p = 0; is_quantised_ && p < scales_.size(); ++p) {
+    if (!model::is_quantisable(parameters_[p].components.front().role)) continue;
+    scales_[p] = static_cast<std::int32_t>(parameters_.size());
+    parameters_.push_back(scales_of(parameters_[p], scales));
+  }
   for (const Tensor& tensor : model_.tensors) {
     if (tensor.expert > 0) continue;  // the first expert stands for all
-    for (const std::int32_t p : by_role[static_cast<std::size_t>(tensor.role)]) {
-      first_tensor_.try_emplace({p, tensor.layer}, tensor.index);
+    for (const std::int32_t p : by_role[static_cast<std::size_t>(weight_of(tensor).role)]) {
+      const std::int32_t number = parameter_of(tensor, p);
+      if (number >= 0) first_tensor_.try_emplace({number, tensor.layer}, tensor.index);
     }
   }
 }
@@ -31,26 +44,51 @@ std::int32_t ParameterLayout::find(std::string_view name) const {
   return found == parameters_.end() ? -1 : static_cast<std::int32_t>(found - parameters_.begin());
 }
 
+std::uint64_t ParameterLayout::placement_class(const Tensor& tensor) const {
+  const Tensor& weight = weight_of(tensor);
+  std::uint64_t result = combine(class_of(weight), weight.scales >= 0 ? 1 : 0);
+  if (tensor.scale_of < 0) return result;
+  for (const std::int64_t extent : weight.shape) result = combine(result, static_cast<std::uint64_t>(extent));
+  return combine(result, 2);
+}
+
 std::optional<Format> ParameterLayout::format(const Tensor& tensor) const {
-  if (tensor.role == Role::unknown) return tensor.dtype;
-  const std::int32_t number = find(tensor.role);
-  if (number < 0 || !is_stored(tensor)) return std::nullopt;
-  return format_of(parameter(number));
+  if (is_whole(tensor)) return tensor.dtype;
+  const Tensor& weight = weight_of(tensor);
+  if (find(weight.role) < 0 || !is_stored(weight)) return std::nullopt;
+  const std::int32_t number = parameter_of(tensor, find(weight.role));
+  if (number < 0) return std::nullopt;
+  return format_of(parameter(number), tensor);
+}
+
+Format ParameterLayout::format_of(const Parameter& parameter, const Tensor& tensor) const {
+  if (tensor.scale_of >= 0) return tensor.dtype;
+  if (tensor.scales >= 0 && is_quantised_) return {DType::f8_e4m3, Conversion::block_scaled};
+  return {parameter.keeps_float32 ? DType::f32 : precision_, parameter.conversion};
+}
+
+bool ParameterLayout::is_whole(const Tensor& tensor) const {
+  if (tensor.role == Role::unknown) return true;
+  const bool of_cache = tensor.role == Role::q_scale || tensor.role == Role::k_scale || tensor.role == Role::v_scale;
+  return of_cache && find(tensor.role) < 0;
 }
 
 void ParameterLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const {
-  if (tensor.role == Role::unknown) {
-    // Whole under its own name; the key holds its index.
+  if (is_whole(tensor)) {
+    // The key holds its index.
     const StorageKey key{static_cast<std::int32_t>(parameters_.size()), tensor.index, -1};
     out.push_back({Box::whole(tensor.shape), {key, 0, row_major_strides(tensor.shape)}, tensor.dtype});
     return;
   }
-  const auto found = target(tensor, rank);
+  const Tensor& weight = weight_of(tensor);
+  const auto found = target(weight, rank);
   if (!found) return;
-  const Parameter& rule = parameter(found->parameter);
+  const std::int32_t number = parameter_of(tensor, found->parameter);
+  if (number < 0) return;
+  const Parameter& rule = parameter(number);
   // A tied model's two names stand for the one vocabulary matrix.
-  const Role as = rule.padded_rows > 0 ? rule.components.front().role : tensor.role;
-  append_pieces(rule, tensor, as, slice(rule, rank), {found->parameter, found->layer, -1}, format_of(rule), out);
+  const Role as = rule.padded_rows > 0 ? rule.components.front().role : weight.role;
+  append_pieces(rule, tensor, as, slice(rule, rank), {number, found->layer, -1}, format_of(rule, tensor), out);
 }
 
 Storage ParameterLayout::storage(const StorageKey& key, Rank rank) const {
@@ -60,7 +98,8 @@ Storage ParameterLayout::storage(const StorageKey& key, Rank rank) const {
   }
   const Tensor& tensor = tensor_of(key, rank);
   const Parameter& rule = parameter(key.parameter);
-  return {key, storage_name(key, tensor, rank), storage_shape(rule, tensor, slice(rule, rank)), format_of(rule).dtype};
+  return {key, storage_name(key, tensor, rank), storage_shape(rule, tensor, slice(rule, rank)),
+          format_of(rule, tensor).dtype};
 }
 
 void ParameterLayout::fills(const StorageKey& key, Rank rank, std::vector<Fill>& out) const {
@@ -72,10 +111,12 @@ void ParameterLayout::fills(const StorageKey& key, Rank rank, std::vector<Fill>&
 std::vector<StorageKey> ParameterLayout::constant_storages(Rank rank) const {
   std::vector<StorageKey> keys;
   for (const auto& [of, index] : first_tensor_) {
-    const auto found = target(model_.tensors[static_cast<std::size_t>(index)], rank);
+    const Tensor& tensor = model_.tensors[static_cast<std::size_t>(index)];
+    const auto found = target(weight_of(tensor), rank);
     if (!found) continue;
-    const Parameter& rule = parameter(found->parameter);
-    if (is_constant(rule, slice(rule, rank))) keys.push_back({found->parameter, found->layer, -1});
+    const std::int32_t number = parameter_of(tensor, found->parameter);
+    const Parameter& rule = parameter(number);
+    if (is_constant(rule, tensor, slice(rule, rank))) keys.push_back({number, found->layer, -1});
   }
   std::sort(keys.begin(), keys.end());
   keys.erase(std::unique(keys.begin(), keys.end()), keys.end());

@@ -8,12 +8,13 @@
 #include <utility>
 #include <vector>
 
-#include "layout/parameter.hpp"
+#include "layout/block_scales.hpp"
 
 namespace refit::layout {
 
 class ParameterLayout : public Layout {
  public:
+  std::uint64_t placement_class(const Tensor& tensor) const final;
   std::optional<Format> format(const Tensor& tensor) const override;
   void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override;
   Storage storage(const StorageKey& key, Rank rank) const override;
@@ -22,14 +23,17 @@ class ParameterLayout : public Layout {
 
  protected:
   /// `model` must outlive the layout.
-  ParameterLayout(const model::Model& model, std::vector<Parameter> parameters, DType precision);
+  ParameterLayout(const model::Model& model, std::vector<Parameter> parameters, DType precision,
+                  const ScaleRules& scales);
 
   /// A parameter in which a rank stores a tensor, and the layer by which its storage goes.
   struct Target {
     std::int32_t parameter = 0;
     std::int32_t layer = -1;
   };
-  /// At most one: a rank stores a tensor in one parameter.
+  /// The placement class of a tensor that is not a block scale.
+  virtual std::uint64_t class_of(const Tensor& tensor) const = 0;
+  /// At most one: a rank stores a tensor in one parameter. Of block scales their weight is asked for.
   virtual std::optional<Target> target(const Tensor& tensor, Rank rank) const = 0;
   virtual Slice slice(const Parameter& parameter, Rank rank) const = 0;
   /// Whether any rank stores `tensor`, of whose role some parameter is made.
@@ -48,13 +52,23 @@ class ParameterLayout : public Layout {
 
  private:
   const Tensor& tensor_of(const StorageKey& key, Rank rank) const;
-  Format format_of(const Parameter& parameter) const {
-    return {parameter.keeps_float32 ? DType::f32 : precision_, parameter.conversion};
+  /// The weight of block scales, any other tensor itself.
+  const Tensor& weight_of(const Tensor& tensor) const {
+    return tensor.scale_of < 0 ? tensor : model_.tensors[static_cast<std::size_t>(tensor.scale_of)];
   }
+  /// The parameter of a tensor where that of its weight is `number`, or -1.
+  std::int32_t parameter_of(const Tensor& tensor, std::int32_t number) const {
+    return tensor.scale_of < 0 ? number : scales_[static_cast<std::size_t>(number)];
+  }
+  Format format_of(const Parameter& parameter, const Tensor& tensor) const;
+  /// Whole under its own name: what no parameter is made of, and nobody leaves out.
+  bool is_whole(const Tensor& tensor) const;
 
   const model::Model& model_;
-  std::vector<Parameter> parameters_;
+  std::vector<Parameter> parameters_;  ///< those of `scales_` last
   DType precision_;
+  bool is_quantised_;
+  std::vector<std::int32_t> scales_;  ///< by a weight's parameter: that of its block scales, or -1
   std::array<std::int32_t, model::kRoles> by_role_{};
   std::map<std::pair<std::int32_t, std::int32_t>, std::int32_t> first_tensor_;  ///< (parameter, layer) -> tensor
 };

@@ -88,11 +88,13 @@ void match(Tensor& tensor, const Held& held, Problems& problems) {
 
 /// Scales of the FP8 KV cache go by several names.
 Role cache_scale_role(std::string_view name) {
-  if (name.ends_with(".self_attn.attn.q_scale")) return Role::q_scale;
-  if (name.ends_with(".self_attn.k_scale") || name.ends_with(".k_proj.k_scale") || name.ends_with(".kv_scale")) {
-    return Role::k_scale;
-  }
-  return name.ends_with(".self_attn.v_scale") || name.ends_with(".v_proj.v_scale") ? Role::v_scale : Role::unknown;
+  constexpr std::string_view kAttention = ".self_attn.";
+  const std::size_t at = name.find(kAttention);
+  if (at == std::string_view::npos) return Role::unknown;
+  name.remove_prefix(at + kAttention.size());
+  if (name == "attn.q_scale") return Role::q_scale;
+  if (name == "k_scale" || name == "k_proj.k_scale" || name == "kv_scale") return Role::k_scale;
+  return name == "v_scale" || name == "v_proj.v_scale" ? Role::v_scale : Role::unknown;
 }
 
 /// Appends what the family does not know, in order of names (`held` is sorted).
@@ -109,8 +111,11 @@ void append_unknown(Model& model, Held held) {
       tensor.shape = {info->shape[0], product(info->shape) / std::max<std::int64_t>(1, info->shape[0])};
     }
     tensor.dtype = info->dtype;
-    tensor.role = cache_scale_role(info->name);
-    if (tensor.role != Role::unknown) tensor.layer = static_cast<std::int32_t>(layer_of(model.config, info->name));
+    const std::int64_t layer = layer_of(model.config, info->name);
+    if (layer >= 0 && layer < model.config.layers && product(info->shape) == 1) {
+      tensor.role = cache_scale_role(info->name);
+    }
+    if (tensor.role != Role::unknown) tensor.layer = static_cast<std::int32_t>(layer);
     model.tensors.push_back(std::move(tensor));
   }
 }

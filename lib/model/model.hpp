@@ -149,6 +149,10 @@ enum class Quantisation : std::uint8_t {
 constexpr std::int64_t block_rows(Quantisation how) { return how == Quantisation::fp8_block ? 128 : 1; }
 constexpr std::int64_t block_columns(Quantisation how) { return how == Quantisation::fp8_block ? 128 : 32; }
 constexpr DType scale_dtype(Quantisation how) { return how == Quantisation::fp8_block ? DType::f32 : DType::u8; }
+/// What follows the weight's name in that of its scales.
+constexpr const char* scale_suffix(Quantisation how) {
+  return how == Quantisation::fp8_block ? "_scale_inv" : "_scale";
+}
 
 /// Whether weights of that role are quantised: the linear layers, without router, embedding and head.
 bool is_quantisable(Role role);

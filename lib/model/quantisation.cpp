@@ -33,10 +33,6 @@ bool is_converted(const Config& config, std::string_view tensor_name) {
   });
 }
 
-std::string scale_name(const Tensor& weight, Quantisation how) {
-  return weight.name + (how == Quantisation::fp8_block ? "_scale_inv" : "_scale");
-}
-
 /// Packed experts have a matrix of scales each.
 Shape scale_shape(const Tensor& weight, Quantisation how) {
   Shape shape = weight.shape;
@@ -106,7 +102,7 @@ void quantise(Model& model, Quantisation how, bool stored) {
     weight.scales = weight.index + 1;
     const std::int32_t of = weight.index;
     Tensor scale{.index = 0,
-                 .name = scale_name(tensor, how),
+                 .name = tensor.name + scale_suffix(how),
                  .shape = scale_shape(tensor, how),
                  .dtype = scale_dtype(how),
                  .role = Role::block_scale,

@@ -69,6 +69,23 @@ void check_parameters(const model::Model& model, const Options& options, const s
   }
 }
 
+void check_scales(const model::Model& model, const Options& options, std::vector<std::string>& out) {
+  const auto size = [&](const layout::Parameter& parameter) {
+    return parameter.experts == layout::Experts::none ? options.sizes.tp : options.sizes.etp;
+  };
+  for (const std::string& text : scale_violations(model, parameters(model, options), scale_rules(options), size)) {
+    out.push_back("train: " + text);
+  }
+  const bool any_computed = std::any_of(model.tensors.begin(), model.tensors.end(), [](const model::Tensor& tensor) {
+    return tensor.scales >= 0 && tensor.dtype != DType::f8_e4m3;
+  });
+  if (options.quantisation != model::Quantisation::none && any_computed) {
+    out.emplace_back(
+        "train: weights that the checkpoint does not store quantised are trained as they are; set "
+        "train.precision bf16");
+  }
+}
+
 /// Layers between the bars of a pattern.
 std::vector<std::int64_t> layers_between_bars(const std::string& pattern) {
   std::vector<std::int64_t> counts{0};
@@ -168,6 +185,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   check_prediction(model.config, complete.sizes.pp, out);
   check_pattern(model.config, options.hybrid_layer_pattern, out);
   check_parameters(model, complete, named, out);
+  check_scales(model, complete, out);
   split_stages(model.config.layers, complete, out);
   return out;
 }

@@ -24,7 +24,8 @@ struct Home {
 class MegatronLayout final : public layout::ParameterLayout {
  public:
   MegatronLayout(const model::Model& model, const Options& options)
-      : ParameterLayout(model, train::parameters(model, options), options.precision), sizes_(options.sizes) {
+      : ParameterLayout(model, train::parameters(model, options), options.precision, scale_rules(options)),
+        sizes_(options.sizes) {
     std::vector<std::string> unused;
     counts_ = split_stages(config().layers, options, unused);
     REFIT_ASSERT(!counts_.empty());
@@ -44,13 +45,6 @@ class MegatronLayout final : public layout::ParameterLayout {
   std::int32_t stages() const override { return static_cast<std::int32_t>(sizes_.pp); }
   std::int32_t stage(Rank rank) const override { return static_cast<std::int32_t>(at(rank).pp); }
 
-  std::uint64_t placement_class(const Tensor& tensor) const override {
-    const std::int64_t stage = tensor.layer >= 0 ? home(tensor).stage : -1;
-    const std::int64_t owner = tensor.expert >= 0 ? tensor.expert / experts_per_rank() : -1;
-    return combine(combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(stage)),
-                   static_cast<std::uint64_t>(owner));
-  }
-
   std::string coordinates(Rank rank) const override {
     const Coordinates c = at(rank);
     const std::string etp = sizes_.etp > 1 ? fmt::format(" etp={}", c.etp) : "";
@@ -59,6 +53,13 @@ class MegatronLayout final : public layout::ParameterLayout {
 
  protected:
   bool is_stored(const Tensor& /*tensor*/) const override { return true; }
+
+  std::uint64_t class_of(const Tensor& tensor) const override {
+    const std::int64_t stage = tensor.layer >= 0 ? home(tensor).stage : -1;
+    const std::int64_t owner = tensor.expert >= 0 ? tensor.expert / experts_per_rank() : -1;
+    return combine(combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(stage)),
+                   static_cast<std::uint64_t>(owner));
+  }
 
   std::optional<Target> target(const Tensor& tensor, Rank rank) const override {
     const std::int32_t number = find(tensor.role);
@@ -92,14 +93,15 @@ class MegatronLayout final : public layout::ParameterLayout {
   }
 
   std::string storage_name(const StorageKey& key, const Tensor& tensor, Rank rank) const override {
-    const std::string& name = parameter(key.parameter).name;
+    const Parameter& rule = parameter(key.parameter);
+    const std::string& name = rule.name;
     if (key.layer < 0) return name;
     const std::int64_t prediction = key.layer - counts_[static_cast<std::size_t>(at(rank).pp)];
     std::string prefix = fmt::format("decoder.layers.{}.", key.layer);
     if (prediction >= 0) {
       prefix = fmt::format("mtp.layers.{}.{}", prediction, is_prediction_only(tensor.role) ? "" : "mtp_model_layer.");
     }
-    return prefix + name + (key.expert < 0 ? "" : fmt::format("{}", key.expert));
+    return prefix + name + (key.expert < 0 ? "" : fmt::format("{}", key.expert)) + rule.suffix;
   }
 
  private:

@@ -40,6 +40,11 @@ void add_multi_token_prediction(Rules& rules) {
   rules.table.whole("final_layernorm.weight", Role::mtp_final_norm);
 }
 
+layout::ScaleRules scale_rules(const Options& options) {
+  constexpr std::int64_t kScaleColumns = 4;
+  return {options.quantisation, true, kScaleColumns};
+}
+
 std::vector<Parameter> parameters(const model::Model& model, const Options& options) {
   Rules rules{model.config, options, layout::ParameterTable(model)};
   add_vocabulary(rules);

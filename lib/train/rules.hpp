@@ -4,7 +4,7 @@
 // Source: what Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2 and Transformer Engine's modules stored. Names are those
 // within a layer, e.g. "self_attention.linear_qkv.weight" of "decoder.layers.0.".
 
-#include "layout/parameter.hpp"
+#include "layout/block_scales.hpp"
 #include "train/megatron.hpp"
 
 namespace refit::train {
@@ -33,6 +33,10 @@ void add_mamba(Rules& rules);
 void add_gated_delta_net(Rules& rules);
 /// What a multi-token prediction layer has beside its decoder layer.
 void add_multi_token_prediction(Rules& rules);
+
+/// Of Transformer Engine's quantised weights: blocks are those of the rank's own parameter, and a row of scales is
+/// padded to a multiple of 4.
+layout::ScaleRules scale_rules(const Options& options);
 
 /// All of them.
 std::vector<layout::Parameter> parameters(const model::Model& model, const Options& options);

@@ -82,7 +82,7 @@ TEST(Components, AreCutByThemselvesAndStacked) {
   expect_pieces(gate_up, up, {1, 2, {}}, {{{{2, 0}, {2, 3}}, 6, {3, 1}}});
   EXPECT_EQ(shape_of(gate_up, gate, {1, 2, {}}), "[4, 3]");
   expect_fills(gate_up, gate, {1, 2, {}}, {});
-  EXPECT_FALSE(is_constant(gate_up, {1, 2, {}}));
+  EXPECT_FALSE(is_constant(gate_up, gate, {1, 2, {}}));
 }
 
 /// Fewer parts than ranks: neighbours store the same part.
@@ -174,8 +174,8 @@ TEST(Vocabulary, IsPaddedAtTheEndThenCut) {
   expect_fills(vocabulary, of, {2, 4, {}}, {{3, {1, 3}, {3, 1}}});
   expect_pieces(vocabulary, of, {3, 4, {}}, {});
   expect_fills(vocabulary, of, {3, 4, {}}, {{0, {2, 3}, {3, 1}}});
-  EXPECT_FALSE(is_constant(vocabulary, {2, 4, {}}));
-  EXPECT_TRUE(is_constant(vocabulary, {3, 4, {}}));
+  EXPECT_FALSE(is_constant(vocabulary, of, {2, 4, {}}));
+  EXPECT_TRUE(is_constant(vocabulary, of, {3, 4, {}}));
 }
 
 TEST(PartMultiple, RoundsEachComponentUpWithZeros) {
@@ -224,8 +224,8 @@ TEST(FirstRankOnly, LeavesTheOthersZeros) {
   expect_fills(bias, of, {0, 2, {0, 4}}, {});
   expect_pieces(bias, of, {1, 2, {0, 4}}, {});
   expect_fills(bias, of, {1, 2, {0, 4}}, {{0, {4, 3}, {3, 1}}});
-  EXPECT_FALSE(is_constant(bias, {0, 2, {0, 4}}));
-  EXPECT_TRUE(is_constant(bias, {1, 2, {0, 4}}));
+  EXPECT_FALSE(is_constant(bias, of, {0, 2, {0, 4}}));
+  EXPECT_TRUE(is_constant(bias, of, {1, 2, {0, 4}}));
   EXPECT_EQ(shape_of(bias, of, {1, 2, {0, 4}}), "[4, 3]");
 }
 
