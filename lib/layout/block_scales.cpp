@@ -61,8 +61,9 @@ std::string unaligned_rows(const Parameter& weight, const ScaleRules& rules, std
   std::int64_t rows = 0;
   std::int64_t scales = 0;
   for (const Component& component : weight.components) {
-    const std::int64_t local = component.count() / component.parts;
-    const bool is_cut = (component.parts > 1 && !weight.rounded_cuts) || weight.cut == Cut::stack;
+    const std::int64_t part = ceil_div(component.count(), component.parts);
+    const std::int64_t local = weight.rounded_cuts ? round_up(part, weight.part_multiple) : part;
+    const bool is_cut = component.parts > 1 || weight.cut == Cut::stack;
     const bool ranges_fit = component.ranges == 1 || (whole(component.rows.count) && whole(component.distance));
     const bool begins_fit = whole(component.rows.begin) && (!rules.blocks_of_storage || whole(rows));
     rows += local;

@@ -1,2 +1,12 @@
-refit_test(gen SOURCES gen_vllm_test.cpp gen_experts_test.cpp gen_families_test.cpp layout_models.cpp
+refit_test(gen SOURCES gen_vllm_test.cpp gen_experts_test.cpp gen_families_test.cpp gen_scales_test.cpp layout_models.cpp
   DEPENDS gen test_layouts EXTERNAL GTest::gmock_main)
+
+# What vLLM held of quantised checkpoints, unpacked beside the test.
+set(fp8_record ${CMAKE_CURRENT_BINARY_DIR}/fp8)
+set(fp8_archive ${CMAKE_SOURCE_DIR}/tests/data/fp8.tar.xz)
+add_custom_command(OUTPUT ${fp8_record}/index.json
+  COMMAND ${CMAKE_COMMAND} -E tar xf ${fp8_archive} --touch
+  WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR} DEPENDS ${fp8_archive} VERBATIM)
+refit_test(gen_fp8 SOURCES ${CMAKE_CURRENT_LIST_DIR}/gen_fp8_test.cpp ${fp8_record}/index.json
+  DEPENDS gen checkpoint EXTERNAL nlohmann_json::nlohmann_json GTest::gmock_main)
+target_compile_definitions(test_gen_fp8 PRIVATE REFIT_RECORDED_FP8="${fp8_record}")
