@@ -93,8 +93,9 @@ class Rules {
     if (case_.gen.data_parallel == DataParallel::internal && case_.gen.layout.dp > 1) {
       refuse("L12", "experts of internal data parallelism are cut over DP x TP; legal: gen.data_parallel = engines");
     }
-    if (case_.gen.moe_backend == MoeBackend::flashinfer_trtllm) {
-      refuse("L12", "gen.moe_backend = flashinfer_trtllm rounds the expert width up; legal: triton");
+    const MoeBackend backend = case_.gen.moe_backend;
+    if (backend == MoeBackend::flashinfer_trtllm || backend == MoeBackend::deep_gemm) {
+      refuse("L12", fmt::format("gen.moe_backend = {} rounds the expert width up; legal: triton", name(backend)));
     }
   }
 

@@ -85,29 +85,32 @@ void check_parameters(const model::Model& model, const Options& options, const s
 void check_expert_blocks(const model::Model& model, const Options& options, Violations& out) {
   constexpr std::int64_t kBlock = block_rows(Quantisation::fp8_block);
   constexpr std::int64_t kFinest = 32;
-  const Config& config = model.config;
-  const bool blocks = options.quantisation == Quantisation::fp8_block;
   const MoeBackend backend = options.moe_backend;
+  const bool blocks = options.quantisation == Quantisation::fp8_block;
   out.require(backend != MoeBackend::deep_gemm || blocks, "moe_backend = deep_gemm is for precision fp8");
-  if (options.quantisation == Quantisation::none || config.experts == 0) return;
+  const auto quantised = [&](std::initializer_list<Role> roles) {
+    return std::any_of(model.tensors.begin(), model.tensors.end(), [&](const model::Tensor& tensor) {
+      return tensor.scales >= 0 && std::find(roles.begin(), roles.end(), tensor.role) != roles.end();
+    });
+  };
+  const bool packed = quantised({Role::packed_gate_up, Role::packed_down});
+  if (options.quantisation == Quantisation::none || (!packed && !quantised({Role::expert_up, Role::expert_down}))) {
+    return;
+  }
   out.require(backend == MoeBackend::triton || backend == MoeBackend::deep_gemm,
               "quantised experts are known for moe_backend triton and deep_gemm only");
   if (!blocks) return;
-  const std::int64_t width = config.expert_intermediate_size;
-  const std::int64_t hidden = config.latent_size == 0 ? config.hidden_size : config.latent_size;
-  out.require(width % kBlock == 0, fmt::format("experts of width {} are not whole blocks of {} [L14]", width, kBlock));
+  const std::int64_t width = model.config.expert_intermediate_size;
   const std::int64_t ranks = options.sizes.ep > 1 ? 1 : options.moe_ranks();
+  out.require(width % kBlock == 0, fmt::format("experts of width {} are not whole blocks of {} [L14]", width, kBlock));
   if (width % kBlock != 0 || width % ranks != 0 || width / ranks % kBlock == 0) return;
   const std::string part = fmt::format("{} of the experts' width {} a rank", width / ranks, width);
+  const std::int64_t hidden = expert_input(model.config);
   out.require(hidden % kBlock == 0,
-              fmt::format("{}, and the hidden size {} is no multiple of {} [L14]", part, hidden, kBlock));
-  out.require(backend == MoeBackend::deep_gemm || width / ranks % kFinest == 0,
-              fmt::format("{}: blocks of less than {} have no kernel [L14]", part, kFinest));
-  const bool packed = std::any_of(model.tensors.begin(), model.tensors.end(), [](const model::Tensor& tensor) {
-    return tensor.scales >= 0 && (tensor.role == Role::packed_gate_up || tensor.role == Role::packed_down);
-  });
-  out.require(!packed || backend == MoeBackend::deep_gemm,
-              fmt::format("{}: packed experts with finer blocks have no rule; use moe_backend deep_gemm or EP", part));
+              fmt::format("{}, and their input of {} is no multiple of {}", part, hidden, kBlock));
+  if (backend == MoeBackend::deep_gemm) return;
+  out.require(width / ranks % kFinest == 0, fmt::format("{}: blocks would be finer than {}", part, kFinest));
+  out.require(!packed, part + ": packed experts have no finer blocks; use moe_backend = deep_gemm or EP");
 }
 
 void check_scales(const model::Model& model, const Options& options, Violations& out) {

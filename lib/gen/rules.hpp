@@ -30,6 +30,9 @@ void add_experts(Rules& rules);
 void add_mamba(Rules& rules);
 void add_gated_delta_net(Rules& rules);
 
+/// Columns of the experts' first weights.
+std::int64_t expert_input(const model::Config& config);
+
 layout::ScaleRules scale_rules(const model::Model& model, const Options& options);
 
 /// All of them.

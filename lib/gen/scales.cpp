@@ -14,15 +14,18 @@ constexpr std::int64_t kBlock = block_rows(model::Quantisation::fp8_block);
 
 }  // namespace
 
+std::int64_t expert_input(const model::Config& config) {
+  return config.latent_size == 0 ? config.hidden_size : config.latent_size;
+}
+
 std::int64_t scale_repeats(const model::Model& model, const Options& options) {
   const std::int64_t ranks = options.moe_ranks();
   const model::Config& config = model.config;
   const std::int64_t width = config.expert_intermediate_size;
   if (options.quantisation != model::Quantisation::fp8_block || options.moe_backend != MoeBackend::triton) return 1;
   if (config.experts == 0 || options.sizes.ep > 1 || width % ranks != 0) return 1;
-  const std::int64_t hidden = config.latent_size == 0 ? config.hidden_size : config.latent_size;
   // Of experts whose own blocks are not whole there is nothing to repeat.
-  if (width % kBlock != 0 || hidden % kBlock != 0) return 1;
+  if (width % kBlock != 0 || expert_input(config) % kBlock != 0) return 1;
   return kBlock / std::gcd(kBlock, width / ranks);
 }
 

@@ -103,6 +103,7 @@ Parameter scales_of(const Parameter& weight, const ScaleRules& rules) {
     component.distance /= block.rows;
   }
   scales.part_multiple = ceil_div(weight.part_multiple, weight.cut == Cut::columns ? block.columns : block.rows);
+  scales.row_multiple = rules.row_multiple;
   scales.column_multiple = rules.column_multiple;
   scales.repeats = weight.experts == Experts::none ? 1 : rules.expert_repeats;
   scales.fill = rules.fill;

@@ -16,8 +16,9 @@ namespace refit::layout {
 struct ScaleRules {
   model::Quantisation quantisation = model::Quantisation::none;
   bool blocks_of_storage = false;    ///< blocks count from the storage's first row, not from each component's
-  std::int64_t column_multiple = 1;  ///< the columns of a scale's storage are rounded up to a multiple
-  double fill = 0.0;                 ///< the scale of blocks that belong to no tensor
+  std::int64_t row_multiple = 1;     ///< the rows of a storage of scales are rounded up to a multiple
+  std::int64_t column_multiple = 1;  ///< and its columns
+  double fill = 0.0;                 ///< what is rounded up holds
   std::int64_t expert_repeats = 1;   ///< experts have blocks finer than the tensor's by this, in both directions
 };
 

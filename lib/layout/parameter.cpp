@@ -228,7 +228,7 @@ Shape storage_shape(const Parameter& parameter, const Tensor& tensor, const Slic
   Shape shape;
   if (parameter.scalar) return shape;
   if (parameter.experts == Experts::stacked) shape.push_back(slice.experts.count);
-  shape.push_back(local_rows(parameter, slice));
+  shape.push_back(round_up(local_rows(parameter, slice), parameter.row_multiple));
   for_each_columns(parameter, tensor, slice, [&](const LocalColumns& local) { shape.push_back(local.room); });
   return shape;
 }
@@ -249,32 +249,30 @@ void append_pieces(const Parameter& parameter, const Tensor& tensor, Role as, co
     piece.place.strides[d] = row_size;
     row_size *= local.room;
   }
-  const std::int64_t expert_size = local_rows(parameter, slice) * row_size;
-  std::vector<Piece> found;
+  const std::int64_t expert_size = round_up(local_rows(parameter, slice), parameter.row_multiple) * row_size;
+  const std::size_t first = out.size();
   for_each_component(parameter, slice, [&](const Component& component, const LocalRows& local) {
     if (component.role != as) return;
     for_each_range(component, local, [&](const Range& rows, std::int64_t at) {
       Piece part = piece;
       part.place.offset = at * row_size;
       set_rows(which, component, rows, row_size, part);
-      append_experts(parameter, tensor, slice, expert_size, part, found);
+      append_experts(parameter, tensor, slice, expert_size, part, out);
     });
   });
-  const auto first = static_cast<std::ptrdiff_t>(out.size());
-  for (const Piece& one : found) {
-    if (tensor.repeats > 1) {
-      append_repeated(parameter, tensor, one, out);
-    } else {
-      out.push_back(one);
-    }
+  if (tensor.repeats > 1) {
+    const std::vector<Piece> matrices(out.begin() + static_cast<std::ptrdiff_t>(first), out.end());
+    out.resize(first);
+    for (const Piece& matrix : matrices) append_repeated(parameter, tensor, matrix, out);
   }
-  std::sort(out.begin() + first, out.end(), [](const Piece& a, const Piece& b) { return a.box < b.box; });
+  std::sort(out.begin() + static_cast<std::ptrdiff_t>(first), out.end(),
+            [](const Piece& a, const Piece& b) { return a.box < b.box; });
 }
 
 void append_fills(const Parameter& parameter, const Tensor& tensor, const Slice& slice, const StorageKey& key,
                   std::vector<Fill>& out) {
   if (parameter.scalar) return;
-  const Shape shape = storage_shape(parameter, tensor, slice);
+  Shape shape = storage_shape(parameter, tensor, slice);
   const Extents strides = row_major_strides(shape);
   const int row = parameter.experts == Experts::stacked ? 1 : 0;
   const auto fill = [&](int dimension, std::int64_t begin, std::int64_t count) {
@@ -288,6 +286,9 @@ void append_fills(const Parameter& parameter, const Tensor& tensor, const Slice&
     const std::int64_t used = storage_rows(component, local.rows.count);
     fill(row, local.at + used, local.room - used);
   });
+  const std::int64_t rows = local_rows(parameter, slice);
+  fill(row, rows, shape[row] - rows);
+  shape[row] = rows;
   for_each_columns(parameter, tensor, slice, [&](const LocalColumns& local) {
     fill(row + 1, local.columns.count, local.room - local.columns.count);
   });

@@ -58,7 +58,8 @@ struct Parameter {
   Conversion conversion = Conversion::none;
   bool scalar = false;               ///< a storage without dimensions, of tensors of one element
   std::string suffix{};              ///< of the name, behind an expert's number
-  std::int64_t column_multiple = 1;  ///< a rank's columns are rounded up to a multiple
+  std::int64_t row_multiple = 1;     ///< a storage's rows are rounded up to a multiple
+  std::int64_t column_multiple = 1;  ///< and its columns
   std::int64_t repeats = 1;          ///< of block scales: stored as often as Tensor::repeats says, in both directions
   double fill = 0.0;                 ///< what is rounded up holds
 };
@@ -70,7 +71,7 @@ struct Slice {
   Range experts;
 };
 
-/// Rows of the rank's storage (of one expert).
+/// Rows that the rank's storage (of one expert) has for its components.
 std::int64_t local_rows(const Parameter& parameter, const Slice& slice);
 
 /// Shape of the rank's storage; `tensor`: one of the parameter's.

@@ -41,8 +41,8 @@ void add_multi_token_prediction(Rules& rules) {
 }
 
 layout::ScaleRules scale_rules(const Options& options) {
-  constexpr std::int64_t kScaleColumns = 4;
-  return {options.quantisation, true, kScaleColumns};
+  const bool mx = options.quantisation == model::Quantisation::mxfp8;
+  return {options.quantisation, true, mx ? 128 : 1, 4};
 }
 
 std::vector<Parameter> parameters(const model::Model& model, const Options& options) {

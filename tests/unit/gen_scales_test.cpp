@@ -150,7 +150,7 @@ constexpr MoeBackend kTriton = MoeBackend::triton;
 const Refused kRefused[] = {
     {"experts of width 192 are not whole blocks of 128 [L14]", 192, "TP1", kFp8, kFp8, kTriton},
     {"experts of width 192 are not whole blocks of 128 [L14]", 192, "TP2xEP2", kFp8, kFp8, kTriton},
-    {"16 of the experts' width 128 a rank: blocks of less than 32", 128, "TP4xDP2", kFp8, kFp8, kTriton},
+    {"16 of the experts' width 128 a rank: blocks would be finer than 32", 128, "TP4xDP2", kFp8, kFp8, kTriton},
     {"expert_down's 16 columns of a rank are not whole blocks of 32 [L14]", 64, "TP4", kMx, kMx, kTriton},
     {"quantised experts are known for moe_backend triton and deep_gemm only", 256, "TP1", kFp8, kFp8,
      MoeBackend::flashinfer_trtllm},

@@ -230,6 +230,77 @@ TEST_P(EveryLayout, StoresEveryElementOnce) {
   EXPECT_EQ(met.size(), kNamesMet.at(GetParam())) << ::testing::PrintToString(met);
 }
 
+/// H of two blocks, head_dim of one, I of four, two layers (one of experts).
+model::Config quantised_config(const std::string& family, model::Quantisation how) {
+  const std::int64_t block = block_columns(how);
+  model::Config config = small_config(family);
+  config.quantisation = how;
+  config.hidden_size = 2 * block;
+  config.head_dim = block;
+  config.attention_heads = 4;
+  config.kv_heads = family == "deepseek_v3" ? 4 : 2;
+  config.layers = 2;
+  config.mixers.clear();
+  config.dense_layer = {true, false};
+  config.experts = 4;
+  config.intermediate_size = config.expert_intermediate_size = 4 * block;
+  if (config.shared_intermediate_size > 0) config.shared_intermediate_size = 4 * block;
+  config.mla = {.q_rank = block, .kv_rank = block, .nope_dim = block / 2, .rope_dim = block / 2, .value_dim = block};
+  return config;
+}
+
+void check_quantised(const Layout& layout, const model::Model& model, const std::string& name) {
+  SCOPED_TRACE(name);
+  for (const Tensor& tensor : model.tensors) check_covered(layout, tensor);
+  check_classes(layout, model);
+  check_stored(layout, model);
+}
+
+train::Options quantised_train(const char* sizes, model::Quantisation how) {
+  train::Options options;
+  options.sizes = parse_parallelism(sizes);
+  options.quantisation = how;
+  return options;
+}
+
+class EveryQuantisedLayout : public ::testing::TestWithParam<std::tuple<std::string, model::Quantisation>> {};
+
+/// Of weights and of their scales, wherever those are repeated.
+TEST_P(EveryQuantisedLayout, StoresEveryElementOnce) {
+  const auto& [family, how] = GetParam();
+  const model::Model plain = build_model(quantised_config(family, how), false);
+  int checked = 0;
+  for (const char* sizes : {"TP1", "TP2", "TP2xPP2", "EP2", "TP4xETP2xEP2", "ETP4"}) {
+    const train::Options options = quantised_train(sizes, how);
+    if (!train::violations(plain, options).empty()) continue;
+    check_quantised(*train::make_layout(plain, options), plain, fmt::format("train {}", sizes));
+    ++checked;
+  }
+  for (const char* sizes : {"TP1", "TP4", "TP4xDP2", "TP2xEP2", "TP2xDP2xEP4"}) {
+    for (const auto backend : {gen::MoeBackend::triton, gen::MoeBackend::deep_gemm}) {
+      gen::Options options{.sizes = parse_parallelism(sizes), .moe_backend = backend, .quantisation = how};
+      options.internal_data_parallel = options.sizes.dp > 1;
+      if (!gen::violations(plain, options).empty()) continue;
+      model::Model model = plain;
+      gen::refine_scales(model, options);
+      const std::string name = fmt::format("gen {} backend {}", sizes, static_cast<int>(backend));
+      check_quantised(*gen::make_layout(model, options), model, name);
+      // Train has each scale once, at one place for all its repeats.
+      const auto train = train::make_layout(model, quantised_train("TP2xETP2", how));
+      for (const Tensor& tensor : model.tensors) check_covered(*train, tensor);
+      ++checked;
+    }
+  }
+  EXPECT_GE(checked, 8);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, EveryQuantisedLayout,
+                         ::testing::Combine(::testing::Values("qwen3_moe", "deepseek_v3", "qwen3_5_moe"),
+                                            ::testing::Values(model::Quantisation::mxfp8)));
+INSTANTIATE_TEST_SUITE_P(Blocks, EveryQuantisedLayout,
+                         ::testing::Combine(::testing::Values("qwen3_moe"),
+                                            ::testing::Values(model::Quantisation::fp8_block)));
+
 /// A tensor without a rule is whole on every rank under its own name.
 TEST_P(EveryLayout, KeepsUnknownTensorsWhole) {
   model::Model model = small_model(GetParam());

@@ -66,13 +66,22 @@ TEST(TrainScales, FollowTheirWeights) {
 }
 
 TEST(TrainScales, OfMxAreOneForEachRow) {
-  const model::Model model = build_model(config_with(64, kMx), false);
-  const auto layout = make_layout(model, options("TP2", kMx));
+  model::Config config = config_with(64, kMx);
+  config.hidden_size = 672;
+  const model::Model model = build_model(config, false);
+  const auto layout = make_layout(model, options("TP2xETP2", kMx));
   const auto stored = contents(*layout, model, Rank{1});
   const layout::Contents qkv = find(stored, "decoder.layers.1.self_attention.linear_qkv.weight_scale");
-  EXPECT_EQ(qkv.storage.shape, (Shape{256, 20}));
+  EXPECT_EQ(qkv.storage.shape, (Shape{256, 24}));  // 21 columns
   EXPECT_EQ(qkv.storage.dtype, DType::u8);
-  EXPECT_EQ(boxes(*layout, model, Rank{1}, "model.layers.1.self_attn.o_proj.weight_scale"), "[0:640, 4:8]");
+  EXPECT_EQ(boxes(*layout, model, Rank{1}, "model.layers.1.self_attn.o_proj.weight_scale"), "[0:672, 4:8]");
+  const layout::Contents proj = find(stored, "decoder.layers.1.self_attention.linear_proj.weight_scale");
+  EXPECT_EQ(proj.storage.shape, (Shape{768, 4}));  // 672 rows
+  EXPECT_EQ(proj.elements[671 * 4].tensor, model.find("model.layers.1.self_attn.o_proj.weight_scale")->index);
+  EXPECT_EQ(proj.elements[672 * 4], (layout::Origin{layout::Origin::kFill, -1, 0.0}));
+  for (const layout::Contents& one : stored) {
+    for (const layout::Origin& origin : one.elements) EXPECT_NE(origin.tensor, layout::Origin::kNothing);
+  }
 }
 
 TEST(TrainScales, WithoutASourceAreNotStored) {
