@@ -9,7 +9,7 @@ using model::Role;
 namespace {
 
 /// Scales of the FP8 KV cache: quantised models have a parameter for each, whatever the cache's type. Others keep what
-/// the checkpoint says.
+/// the checkpoint says, and so does latent attention, which has none.
 void add_cache_scales(Rules& rules) {
   if (rules.options.quantisation == model::Quantisation::none) return;
   for (const auto& [name, role] :
@@ -40,7 +40,7 @@ void add_attention(Rules& rules) {
   table.columns("", Role::o_proj);
   table.whole("", Role::o_proj_bias);
   table.rows("", Role::sinks, tp);
-  add_cache_scales(rules);
+  if (rules.config.mla.kv_rank == 0) add_cache_scales(rules);
 }
 
 /// The down projections are fused and whole on every rank.

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 
 #include "core/error.hpp"
 #include "model/model.hpp"
@@ -157,6 +158,25 @@ TEST(ModelCheckpoint, UnknownTensorsFollowInOrderOfNames) {
   EXPECT_EQ(first.index, static_cast<std::int32_t>(model.tensors.size()) - 2);
   EXPECT_EQ(model.tensors.back().name, "z.extra");
   EXPECT_EQ(model.tensors.back().shape, (Shape{3, 5}));
+}
+
+TEST(ModelCheckpoint, ScalesOfTheKvCacheGoBySeveralNamesInTheModelsLayers) {
+  auto checkpoint = tied_llama();
+  const std::map<std::string, Role> scales{{"model.layers.0.self_attn.attn.q_scale", Role::q_scale},
+                                           {"model.layers.0.self_attn.k_proj.k_scale", Role::k_scale},
+                                           {"model.layers.1.self_attn.kv_scale", Role::k_scale},
+                                           {"model.layers.0.self_attn.v_scale", Role::v_scale},
+                                           {"model.layers.99.self_attn.v_scale", Role::unknown},
+                                           {"model.layers.0.mlp.v_scale", Role::unknown}};
+  for (const auto& [name, role] : scales) checkpoint.push_back({name, {1}, DType::f32});
+  checkpoint.push_back({"model.layers.1.self_attn.v_scale", {2}, DType::f32});  // one for each head
+  const Model model = build_model(tied_llama_config(), checkpoint, "x");
+  for (const auto& [name, role] : scales) {
+    ASSERT_NE(model.find(name), nullptr) << name;
+    EXPECT_EQ(model.find(name)->role, role) << name;
+    EXPECT_EQ(model.find(name)->layer >= 0, role != Role::unknown) << name;
+  }
+  EXPECT_EQ(model.find("model.layers.1.self_attn.v_scale")->role, Role::unknown);
 }
 
 TEST(ModelCheckpoint, LayersBeyondACutAreSkippedAndOthersAreUnknown) {
