@@ -131,7 +131,8 @@ void poison(const ExecutionSpace& space, std::byte* data, std::int64_t bytes);
 ///
 /// F32, F16 and BF16: bits ^= m << s with m in 1..7 from perturbation(key, index, step), where s is 0 for F16 and BF16
 /// and 16 for F32, so that the change survives a cast to BF16. NaN and infinity stay. Other types: the lowest bit
-/// flips. Every finite element differs from its value of the step before.
+/// flips, but for the largest values and NaN of F8_E4M3 (0x7E, 0x7F, 0xFE, 0xFF), F8_E8M0 and U8, which may be E8M0
+/// (254, 255). All others differ from their value of the step before.
 void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t key, std::int64_t step);
 
 /// The 3-bit mask 1..7 of one element of one step.
@@ -190,7 +191,8 @@ struct Difference {
 Difference count_differences(const ExecutionSpace& space, const Region& region, const std::byte* expected);
 
 /// Values of one seeded synthetic tensor: mean + scale x (a normal-looking deviate), a function of (key, global linear
-/// index) only, computed in double and rounded once to the region's dtype. Castable dtypes.
+/// index) only, computed in double and rounded once to the region's dtype: a castable one, F8_E4M3 (saturated), or
+/// F8_E8M0 and U8, whose bytes are the nearest whole numbers.
 void synthesise(const ExecutionSpace& space, const Region& region, std::uint64_t key, double mean, double scale);
 
 /// Converts one value's bits; exact rule of every cast and transform here (computed in double, rounded once to nearest

@@ -58,10 +58,45 @@ struct Perturb {
   }
 };
 
+/// Flips the lowest bit of bytes. `kept`: bits that E4M3's largest value and NaN (0x7E), or E8M0's and NaN (0xFE), have
+/// in common, and which stay as they are; 0 for other types.
+struct FlipLowest {
+  static constexpr bool kReads = true;
+  static constexpr bool kWrites = true;
+  static constexpr bool kWords = true;
+  std::uint8_t kept;
+
+  KOKKOS_INLINE_FUNCTION std::uint8_t operator()(std::uint8_t bits, std::int64_t, std::int64_t) const {
+    return kept != 0 && (bits & kept) == kept ? bits : static_cast<std::uint8_t>(bits ^ 1U);
+  }
+
+  /// The same of all elements of a word at once.
+  KOKKOS_INLINE_FUNCTION std::uint64_t word(std::uint64_t bits, std::int64_t) const {
+    constexpr std::uint64_t kOnes = 0x0101010101010101ULL;
+    if (kept == 0) return bits ^ kOnes;
+    // Bits 1 to 6, all set, and 2 carry into bit 7, which E8M0 must have set itself too.
+    std::uint64_t carries = (bits & kOnes * 0x7EU) + kOnes * 2U;
+    if (kept == 0xFEU) carries &= bits;
+    return bits ^ (kOnes & ~(carries >> 7));
+  }
+};
+
+std::uint8_t kept_bits(DType dtype) {
+  if (dtype == DType::f8_e4m3) return 0x7EU;
+  return dtype == DType::f8_e8m0 || dtype == DType::u8 ? 0xFEU : 0U;
+}
+
 std::uint32_t exponent_mask(DType dtype) {
   if (dtype == DType::f32) return 0x7F800000U;
   if (dtype == DType::f16) return 0x7C00U;
   return dtype == DType::bf16 ? 0x7F80U : 0U;
+}
+
+/// A double as one byte: an E4M3 value (saturated), else the nearest whole number.
+KOKKOS_INLINE_FUNCTION std::uint32_t byte_from_double(double value, DType to) {
+  if (to != DType::f8_e4m3) return static_cast<std::uint32_t>(value + 0.5);
+  const std::uint64_t magnitude = round_magnitude(value, 3, -6);
+  return (value < 0 ? 0x80U : 0U) | (magnitude < 0x7EU ? static_cast<std::uint32_t>(magnitude) : 0x7EU);
 }
 
 template <typename Bits>
@@ -78,7 +113,8 @@ struct Deviate {
     const std::uint64_t random = combine(key, static_cast<std::uint64_t>(index));
     const std::uint64_t sum = (random & 0xFFFFU) + (random >> 16 & 0xFFFFU) + (random >> 32 & 0xFFFFU) + (random >> 48);
     const double deviate = static_cast<double>(static_cast<std::int64_t>(sum) - 2 * 0xFFFF);
-    return static_cast<Bits>(bits_from_double(mean + unit * deviate, dtype));
+    const double value = mean + unit * deviate;
+    return static_cast<Bits>(sizeof(Bits) == 1 ? byte_from_double(value, dtype) : bits_from_double(value, dtype));
   }
 };
 
@@ -99,19 +135,22 @@ void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t ke
   const std::uint64_t mixed = combine(key, static_cast<std::uint64_t>(step));
   with_bits_of(region.dtype, [&](auto zero) {
     using Bits = decltype(zero);
-    for_each_element<Bits>(space, label, region, Perturb<Bits>{mixed, static_cast<Bits>(exponent)});
+    if constexpr (sizeof(Bits) == 1) {
+      for_each_element<Bits>(space, label, region, FlipLowest{kept_bits(region.dtype)});
+    } else {
+      for_each_element<Bits>(space, label, region, Perturb<Bits>{mixed, static_cast<Bits>(exponent)});
+    }
   });
 }
 
 void synthesise(const ExecutionSpace& space, const Region& region, std::uint64_t key, double mean, double scale) {
   static const std::string label = "refit::synthesise";
-  REFIT_ASSERT(is_castable(region.dtype));
+  REFIT_ASSERT(is_castable(region.dtype) || byte_size(region.dtype) == 1);
   const double unit = deviate_unit(scale);
-  if (region.dtype == DType::f32) {
-    for_each_element<std::uint32_t>(space, label, region, Deviate<std::uint32_t>{key, mean, unit, region.dtype});
-  } else {
-    for_each_element<std::uint16_t>(space, label, region, Deviate<std::uint16_t>{key, mean, unit, region.dtype});
-  }
+  with_bits_of(region.dtype, [&](auto zero) {
+    using Bits = decltype(zero);
+    for_each_element<Bits>(space, label, region, Deviate<Bits>{key, mean, unit, region.dtype});
+  });
 }
 
 void flip_bit(const ExecutionSpace& space, std::byte* byte) {

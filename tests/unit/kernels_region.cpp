@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/kernels.hpp"
+#include "kernels/quantiser.hpp"
 #include "unit/kernels_random.hpp"
 
 namespace refit::kernels {
@@ -215,6 +216,12 @@ TEST(SignedRowSums, SmallValuesRoundToEven) {
   check_row_sums(stored);
 }
 
+bool is_changed(std::uint64_t bits, DType dtype) {
+  if (dtype == DType::f8_e4m3) return (bits & 0x7FU) < 0x7EU;
+  if (dtype == DType::f8_e8m0 || dtype == DType::u8) return bits < 254;
+  return !is_castable(dtype) || std::isfinite(float_of(bits, dtype));
+}
+
 TEST(Perturb, ChangesWhatTheHeaderSays) {
   Random random(8);
   const ExecutionSpace space;
@@ -234,14 +241,26 @@ TEST(Perturb, ChangesWhatTheHeaderSays) {
       Bytes expected = stored.memory;
       for_each_index(stored.region.box.extent, [&](const Extents& index, std::int64_t) {
         std::uint64_t bits = stored.bits(index);
-        const bool finite = !is_castable(dtype) || std::isfinite(float_of(bits, dtype));
         const std::uint64_t mask = perturbation(42, stored.global(index), 3);
-        if (finite) bits ^= is_castable(dtype) ? mask << (dtype == DType::f32 ? 16 : 0) : 1U;
+        if (is_changed(bits, dtype)) bits ^= is_castable(dtype) ? mask << (dtype == DType::f32 ? 16 : 0) : 1U;
         write_bits(expected.data(), stored.element(index), dtype, bits);
       });
       perturb(space, stored.region, 42, 3);
       space.fence();
       ASSERT_EQ(stored.memory, expected) << name(dtype);
+    }
+  }
+}
+
+TEST(Perturb, EveryByte) {
+  const ExecutionSpace space;
+  for (DType dtype : {DType::f8_e4m3, DType::f8_e8m0, DType::u8, DType::i8}) {
+    Bytes memory(256);
+    for (std::size_t i = 0; i < 256; ++i) memory[i] = static_cast<std::byte>(i);
+    perturb(space, {memory.data(), dtype, Box::whole({256}), {256}, {1}}, 42, 3);
+    space.fence();
+    for (std::size_t i = 0; i < 256; ++i) {
+      ASSERT_EQ(memory[i], static_cast<std::byte>(is_changed(i, dtype) ? i ^ 1U : i)) << name(dtype);
     }
   }
 }
@@ -395,6 +414,28 @@ TEST(Synthesise, ShortTypesAreTheRoundedDouble) {
     const double rounded = float_of(bf16.bits({i}), DType::bf16);
     ASSERT_LE(std::abs(rounded - value), std::ldexp(1.0000001, std::ilogb(value) - 8)) << i;
   }
+}
+
+TEST(Synthesise, BytesAreWhatTheHeaderSays) {
+  const ExecutionSpace space;
+  Random random(16);
+  constexpr std::int64_t kCount = 100000;
+  const auto synthetic = [&](DType dtype, double mean, double scale) {
+    Stored stored = store_box(random, {kCount}, Box::whole({kCount}), {1}, dtype);
+    synthesise(space, stored.region, 6, mean, scale);
+    space.fence();
+    return stored;
+  };
+  const Stored values = synthetic(DType::f32, 120, 3);
+  const Stored scales = synthetic(DType::u8, 120, 3);
+  const Stored wide = synthetic(DType::f32, 0, 200);
+  const Stored e4m3 = synthetic(DType::f8_e4m3, 0, 200);
+  for (std::int64_t i = 0; i < kCount; ++i) {
+    ASSERT_EQ(scales.bits({i}), static_cast<std::uint64_t>(float_of(values.bits({i}), DType::f32) + 0.5F));
+    const float value = float_of(wide.bits({i}), DType::f32);
+    ASSERT_EQ(e4m3.bits({i}), e4m3_from_f32(value)) << value;
+  }
+  EXPECT_EQ(synthetic(DType::f8_e8m0, 120, 3).memory, scales.memory);
 }
 
 }  // namespace
