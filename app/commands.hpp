@@ -5,6 +5,7 @@
 #include <string>
 
 #include "checkpoint/checkpoint.hpp"
+#include "model/model.hpp"
 
 namespace refit::app {
 
@@ -25,7 +26,8 @@ struct SynthOptions {
   std::string inputs;
   std::int64_t seed = 1;
   std::int64_t layers = 0;
-  bool tied_lm_head = false;  ///< write a tied model's lm_head.weight too
+  model::Quantisation quantisation = model::Quantisation::none;  ///< none: as config.json says
+  bool tied_lm_head = false;                                     ///< write a tied model's lm_head.weight too
   checkpoint::Format format = checkpoint::Format::safetensors;
   std::int64_t max_shard_bytes = 0;
   bool force = false;

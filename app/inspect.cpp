@@ -46,13 +46,19 @@ void print_totals(const char* label, const Totals& totals) {
              grouped(totals.bytes));
 }
 
+std::string_view quantised(model::Quantisation how) {
+  if (how == model::Quantisation::none) return "";
+  return how == model::Quantisation::fp8_block ? ", linear layers in FP8 with blocks of 128 x 128"
+                                               : ", linear layers in MXFP8";
+}
+
 void print_config(const model::Config& config) {
   fmt::print("family {}: {} layers, hidden {}, vocabulary {}, {} query and {} KV heads of {}", config.family,
              config.layers, config.hidden_size, config.vocab_size, config.attention_heads, config.kv_heads,
              config.head_dim);
   if (config.experts > 0) fmt::print(", {} experts of {}", config.experts, config.expert_intermediate_size);
   if (config.intermediate_size > 0) fmt::print(", intermediate {}", config.intermediate_size);
-  fmt::print(", {}{}\n", name(config.dtype), config.tied ? ", tied" : "");
+  fmt::print(", {}{}{}\n", name(config.dtype), quantised(config.quantisation), config.tied ? ", tied" : "");
 }
 
 /// Totals of the model; where it is tied, with and without the second copy of the embedding.

@@ -77,7 +77,7 @@ struct ReadStatistics {
 /// Reads boxes straight into their final places: pread of contiguous byte ranges where the box is contiguous at both
 /// ends and needs no cast or transform; a bounded buffer (8 MiB) and a strided copy otherwise. `progress`, when given,
 /// is called with (bytes done, bytes in all) now and then. Errors (usage): a short file (names file, tensor, offset).
-/// Casts and transforms only between castable dtypes.
+/// Casts and transforms only between castable dtypes; F8_E4M3 is read as block_scaled and F8_E8M0 as U8, bit for bit.
 ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint, std::span<const Read> reads,
                     const std::function<void(std::int64_t, std::int64_t)>& progress = {});
 
@@ -109,12 +109,13 @@ void write_safetensors(const std::string& path, std::span<const DumpTensor> tens
 void convert(const std::string& input, const std::string& output, std::int64_t max_shard_bytes, bool force);
 
 /// A synthetic checkpoint of `model`'s shape: values from `seed` as `run` makes them for a model given by config.json
-/// alone. config.json is copied from `config_path` (num_hidden_layers set to the model's).
+/// alone. config.json is copied from `config_path` (num_hidden_layers and quantization_config set to the model's).
 void synthesise(const model::Model& model, const std::string& config_path, const std::string& folder, Format format,
                 std::uint64_t seed, std::int64_t max_shard_bytes, bool force);
 
 /// Key, mean and scale of one synthetic tensor (kernels::synthesise): norms scatter around 1, A_log too but wider, all
-/// else around 0 by 0.02.
+/// else around 0 by 0.02. Quantised weights fill E4M3's range up to 388 of 448, with scales around 2^-10 (float32,
+/// never below 2^-13) or 2^-7 (E8M0 bytes 110 to 130).
 struct SyntheticRule {
   std::uint64_t key = 0;
   double mean = 0.0;

@@ -1,15 +1,17 @@
 #pragma once
 // config.json of a checkpoint that is written: checked for conflicts before, written after the work.
 
-#include <cstdint>
 #include <string>
 
 #include "model/json_text.hpp"
+#include "model/model.hpp"
 
 namespace refit::checkpoint {
 
-/// The text of `path` with num_hidden_layers (and lists of one item per layer) cut to `layers`.
-std::string config_with_layers(const std::string& path, std::int64_t layers);
+/// The text of `path` with num_hidden_layers (and lists of one item per layer) cut to those of `model`, and with a
+/// quantization_config where it is quantised: its own if that is of the same kind, else one that lists the modules
+/// which are not.
+std::string config_of(const model::Model& model, const std::string& path);
 
 /// Refuses (usage) a different config.json in `folder` unless `force`.
 void check_config_target(const std::string& folder, const std::string& text, bool force);

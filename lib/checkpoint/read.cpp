@@ -51,8 +51,14 @@ std::int64_t run_length(const Shape& shape, const Box& box, const Extents& strid
   return run;
 }
 
-/// True where the destination holds the bits of the file.
-bool keeps_bits(const Read& read) { return read.format == refit::Format(read.entry->info.dtype); }
+/// True where the destination holds the bits of the file. What a quantised checkpoint has are E4M3's bytes already, and
+/// bytes of E8M0 go by U8 too.
+bool keeps_bits(const Read& read) {
+  const DType file = read.entry->info.dtype;
+  if (read.format == refit::Format(DType::f8_e4m3, Conversion::block_scaled)) return file == DType::f8_e4m3;
+  if (read.format == refit::Format(DType::u8) && file == DType::f8_e8m0) return true;
+  return read.format == refit::Format(file);
+}
 
 void check(const Read& read, const Checkpoint& checkpoint) {
   REFIT_ASSERT(read.entry != nullptr && read.data != nullptr);
@@ -65,7 +71,6 @@ void check(const Read& read, const Checkpoint& checkpoint) {
     REFIT_ASSERT(read.box.lower[d] >= 0 && read.box.extent[d] >= 0);
     REFIT_ASSERT(read.box.extent[d] <= read.shape[d] - read.box.lower[d]);
   }
-  REFIT_ASSERT(read.format.conversion == Conversion::none || is_castable(read.format.dtype));
   if (!keeps_bits(read) && !(is_castable(read.format.dtype) && is_castable(entry.info.dtype))) {
     fail_usage("{}: tensor {} is {} and cannot be loaded as {}", checkpoint.files[static_cast<std::size_t>(entry.file)],
                in_quotes(entry.info.name), name(entry.info.dtype), name(read.format.dtype));
@@ -134,10 +139,12 @@ class Reader {
       const Extents buffer_strides = row_major_strides(part.extent);
       gather_into(read, part, buffer, buffer_strides);
       gather_.flush();
+      const bool keeps = keeps_bits(read);
       tiles_.push_back({buffer + offset_of(relative(wanted, part), buffer_strides) * size,
                         read.data + offset_of(relative(wanted, read.box), read.strides) * byte_size(read.format.dtype),
-                        wanted.extent, buffer_strides, read.strides, read.entry->info.dtype, read.format.dtype,
-                        transform(Conversion::none, read.format.conversion)});
+                        wanted.extent, buffer_strides, read.strides, keeps ? read.format.dtype : read.entry->info.dtype,
+                        read.format.dtype,
+                        keeps ? Transform::none : transform(Conversion::none, read.format.conversion)});
       used_ = layout::round_up(used_ + bytes, kSlotAlignment);
     });
   }

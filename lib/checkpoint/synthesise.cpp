@@ -40,11 +40,17 @@ Spread spread_of(model::Role role) {
   }
 }
 
+Spread spread_of(const model::Tensor& tensor) {
+  if (tensor.dtype == DType::f8_e4m3) return {0.0, 112.0};
+  if (tensor.role != model::Role::block_scale) return spread_of(tensor.role);
+  return tensor.dtype == DType::u8 ? Spread{120.0, 3.0} : Spread{0x1p-10, 0x1p-12};
+}
+
 std::vector<model::TensorInfo> infos_of(const model::Model& model, const std::string& config_path) {
   std::vector<model::TensorInfo> result;
   result.reserve(model.tensors.size());
   for (const model::Tensor& tensor : model.tensors) {
-    if (!is_castable(tensor.dtype)) {
+    if (!is_castable(tensor.dtype) && tensor.scales < 0 && tensor.scale_of < 0) {
       fail_usage("{}: tensor {} is {}; synthetic values are F32, F16 or BF16", config_path, in_quotes(tensor.name),
                  name(tensor.dtype));
     }
@@ -56,13 +62,13 @@ std::vector<model::TensorInfo> infos_of(const model::Model& model, const std::st
 }  // namespace
 
 SyntheticRule synthetic_rule(const model::Tensor& canonical, std::uint64_t seed) {
-  const Spread spread = spread_of(canonical.role);
+  const Spread spread = spread_of(canonical);
   return {combine(hash_name(canonical.name), seed), spread.mean, spread.scale};
 }
 
 void synthesise(const model::Model& model, const std::string& config_path, const std::string& folder, Format format,
                 std::uint64_t seed, std::int64_t max_shard_bytes, bool force) {
-  const std::string config = config_with_layers(config_path, model.config.layers);
+  const std::string config = config_of(model, config_path);
   check_config_target(folder, config, force);
   const auto writer = Writer::create(format, folder, infos_of(model, config_path), max_shard_bytes, force);
   const kernels::ExecutionSpace space;
