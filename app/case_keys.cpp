@@ -39,14 +39,18 @@ std::vector<Key> make_keys() {
       integer("train.make_vocab_size_divisible_by", 0, kMany,
               "The vocabulary is padded to a multiple of this times TP; 0 = not padded.",
               MEMBER(train.make_vocab_size_divisible_by)),
-      word("train.precision", "Dtype of the train weights.", MEMBER(train.precision)),
+      word("train.precision", "Dtype of the train weights; fp8 (blocks of 128 x 128) and mxfp8 of linear layers'.",
+           MEMBER(train.precision)),
 
       parallelism("gen.layout", "TP, DP, EP of the gen side; required.", MEMBER(gen.layout), "--gen"),
       word("gen.data_parallel", "DP replicas are separate engines, or vLLM's own DP (experts split over DP x TP).",
            MEMBER(gen.data_parallel)),
       boolean("gen.mtp", "The MTP drafter instead of the main model.", MEMBER(gen.mtp)),
-      word("gen.precision", "Dtype of the gen weights.", MEMBER(gen.precision)),
-      text("gen.quantiser", "Whose bits, when precision changes on the way.", MEMBER(gen.quantiser)),
+      word("gen.precision", "Dtype of the gen weights; as above.", MEMBER(gen.precision)),
+      text("gen.quantiser",
+           "Whose bits, when gen alone is fp8 (nemo_rl, nemo_rl_pow2, te, te_pow2, vllm, vllm_ue8m0) or mxfp8 (mxfp8, "
+           "mxfp8_nemo_rl); the first is the default.",
+           MEMBER(gen.quantiser)),
       word("gen.moe_backend", "How the engine keeps expert weights.", MEMBER(gen.moe_backend)),
       word("gen.kv_cache_dtype", "Dtype of the KV cache.", MEMBER(gen.kv_cache_dtype)),
 

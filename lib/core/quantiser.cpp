@@ -33,4 +33,12 @@ std::optional<Quantiser> parse_quantiser(std::string_view name) {
   return std::nullopt;
 }
 
+std::vector<std::string_view> quantiser_names(bool mx) {
+  std::vector<std::string_view> names;
+  for (const auto& [value, text] : kNames) {
+    if (is_mx(value) == mx) names.push_back(text);
+  }
+  return names;
+}
+
 }  // namespace refit

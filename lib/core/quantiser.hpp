@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "core/dtype.hpp"
 
@@ -44,5 +45,8 @@ std::string_view name(Quantiser quantiser);
 
 /// The quantiser of a name; nothing for an unknown one.
 std::optional<Quantiser> parse_quantiser(std::string_view name);
+
+/// The names of those with is_mx equal to `mx`.
+std::vector<std::string_view> quantiser_names(bool mx);
 
 }  // namespace refit

@@ -81,6 +81,15 @@ void check_train(const Case& c, Complaints& complaints) {
   if (p.pp == 1) complaints.meaningless({"train.first_stage_layers", "train.last_stage_layers"}, "without PP");
 }
 
+void check_quantiser(const Case& c, Complaints& complaints) {
+  const bool mx = c.gen.precision == Precision::mxfp8;
+  const auto given = parse_quantiser(c.gen.quantiser);
+  if (given && is_mx(*given) == mx) return;
+  const char* problem = given ? "is not one of" : "is unknown; use one of";
+  complaints.add("gen.quantiser", fmt::format("\"{}\" {} those for gen.precision = \"{}\": {}", c.gen.quantiser,
+                                              problem, name(c.gen.precision), fmt::join(quantiser_names(mx), ", ")));
+}
+
 void check_gen(const Case& c, Complaints& complaints) {
   const Parallelism& p = c.gen.layout;
   complaints.require(
@@ -89,7 +98,35 @@ void check_gen(const Case& c, Complaints& complaints) {
   if (!is_quantised(c.gen.precision)) {
     complaints.meaningless({"gen.quantiser", "gen.kv_cache_dtype"},
                            fmt::format("with gen.precision = \"{}\"", name(c.gen.precision)));
+  } else if (is_quantised(c.train.precision)) {
+    complaints.meaningless({"gen.quantiser"}, fmt::format("with train.precision = \"{}\": what is quantised already is "
+                                                          "copied",
+                                                          name(c.train.precision)));
+  } else if (!c.gen.quantiser.empty()) {
+    check_quantiser(c, complaints);
   }
+}
+
+/// In their words a quantised train side has fp8_param, and gen's mxfp8 is fp8 with is_mx, of which the original knew
+/// nothing.
+template <typename Require>
+void check_upstream_fp8(const Case& c, const Require& require) {
+  const bool seed = c.run.strict_upstream == Strict::seed;
+  const bool fp8_param = is_quantised(c.train.precision);
+  const bool fp8 = is_quantised(c.gen.precision);
+  const bool mx = c.gen.precision == Precision::mxfp8;
+  require(c.gen.precision != Precision::fp32, "gen.precision", "fp32 is none of bf16 and fp8 [V12]");
+  require(seed || !fp8_param || !mx, "gen.precision",
+          "train weights in FP8 cannot feed mxfp8; legal: train.precision = bf16, or fp8 on both sides [V13]");
+  require(!fp8 || c.train.precision != Precision::mxfp8, "train.precision",
+          "the FP8 recipe must be blockwise, not mxfp8; legal: fp8 [V14]");
+  require(seed || fp8_param || !mx || c.train.precision == Precision::bf16, "train.precision",
+          fmt::format("mxfp8 is made of bf16, not of {}; legal: bf16 [V15]", name(c.train.precision)));
+  require(!fp8 || fp8_param || (mx && !seed), "gen.precision",
+          fmt::format("{} needs train weights in FP8; legal: train.precision = fp8 [V16]", name(c.gen.precision)));
+  require(!fp8_param || fp8, "train.precision",
+          fmt::format("{} weights have no {} consumer; legal: gen.precision = fp8 [V17]", name(c.train.precision),
+                      name(c.gen.precision)));
 }
 
 /// What the original and the merged version refuse of a case, whatever its model.
@@ -107,8 +144,9 @@ void check_upstream(const Case& c, Complaints& complaints) {
           "a pipeline layout is not supported; legal: first_stage_layers and last_stage_layers [V8]");
   require(c.train.hybrid_layer_pattern.empty(), "train.hybrid_layer_pattern",
           "its bars are not read; legal: first_stage_layers and last_stage_layers [V8]");
-  require(c.gen.precision != Precision::fp32, "gen.precision", "fp32 is none of bf16 and fp8 [V12]");
-  require(is_quantised(c.gen.precision) || c.train.precision == c.gen.precision, "train.precision",
+  check_upstream_fp8(c, require);
+  require(is_quantised(c.gen.precision) || is_quantised(c.train.precision) || c.train.precision == c.gen.precision,
+          "train.precision",
           fmt::format("{} bytes cannot be copied into {}; legal: equal precisions [L11]", name(c.train.precision),
                       name(c.gen.precision)));
   require(ep == 1 || (!seed && ep == tp), "gen.layout",
@@ -184,13 +222,23 @@ std::vector<std::string> violations(const Case& c) {
   return complaints.texts();
 }
 
+model::Quantisation quantisation_of(Precision precision) {
+  if (precision == Precision::fp8) return model::Quantisation::fp8_block;
+  return precision == Precision::mxfp8 ? model::Quantisation::mxfp8 : model::Quantisation::none;
+}
+
+std::optional<Quantiser> quantiser_of(const Case& c) {
+  if (is_quantised(c.train.precision) || !is_quantised(c.gen.precision)) return std::nullopt;
+  if (!c.gen.quantiser.empty()) return parse_quantiser(c.gen.quantiser);
+  return c.gen.precision == Precision::mxfp8 ? Quantiser::mxfp8 : Quantiser::nemo_rl;
+}
+
 void require_supported(const Case& c) {
   Complaints complaints(c);
-  if (is_quantised(c.train.precision) || is_quantised(c.gen.precision)) {
-    complaints.add(is_quantised(c.gen.precision) ? "gen.precision" : "train.precision",
-                   fmt::format("this build refits between bf16 and fp32, not {} -> {}", name(c.train.precision),
-                               name(c.gen.precision)));
-  }
+  complaints.require(!is_quantised(c.train.precision) || c.gen.precision == c.train.precision, "train.precision",
+                     fmt::format("{0} weights are copied as they are: {0} -> {1} is not possible; set gen.precision = "
+                                 "{0}, or train.precision = bf16",
+                                 name(c.train.precision), name(c.gen.precision)));
   complaints.require(c.gen.kv_cache_dtype == KvCacheDtype::automatic, "gen.kv_cache_dtype",
                      "this build knows auto, not fp8");
   if (!complaints.texts().empty()) fail_usage("{}", fmt::join(complaints.texts(), "; "));

@@ -16,8 +16,10 @@
 #include <string_view>
 #include <vector>
 
+#include "core/quantiser.hpp"
 #include "gen/vllm.hpp"
 #include "layout/parallelism.hpp"
+#include "model/model.hpp"
 #include "plan/policy.hpp"
 
 namespace refit::engine {
@@ -105,7 +107,7 @@ struct GenSection {
   DataParallel data_parallel = DataParallel::engines;
   bool mtp = false;
   Precision precision = Precision::bf16;
-  std::string quantiser = "nemo_rl";
+  std::string quantiser;  ///< name(Quantiser); empty = nemo_rl for fp8, mxfp8 for mxfp8
   MoeBackend moe_backend = MoeBackend::triton;
   KvCacheDtype kv_cache_dtype = KvCacheDtype::automatic;
 };
@@ -213,6 +215,13 @@ void complete(Case& c);
 /// for the chosen executor, precision or layout, numbers out of range. Each text starts with its key, and place where
 /// known.
 std::vector<std::string> violations(const Case& c);
+
+/// How a side of that precision keeps the weights of linear layers.
+model::Quantisation quantisation_of(Precision precision);
+
+/// Whose FP8 gen gets, where precision changes on the way to it (from bf16 or fp32 to fp8 or mxfp8); nothing elsewhere.
+/// The case has no violations.
+std::optional<Quantiser> quantiser_of(const Case& c);
 
 /// Throws `Error` for what is legal in a case but not in this build: exit 2 for precisions, 77 for devices and
 /// executors. Call after `violations`.

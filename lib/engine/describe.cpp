@@ -30,6 +30,7 @@ report::Settings settings_of(const Case& c) {
   if (c.gen.mtp) settings.emplace_back("mtp", true);
   if (c.gen.moe_backend != MoeBackend::triton)
     settings.emplace_back("moe_backend", std::string(name(c.gen.moe_backend)));
+  if (const auto quantiser = quantiser_of(c)) settings.emplace_back("quantiser", std::string(name(*quantiser)));
   if (c.run.strict_upstream != Strict::off)
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
   if (c.refit.executor == ExecutorKind::direct && c.refit.fan_out != FanOut::automatic)
@@ -84,10 +85,11 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
   const auto& payload = setup.split.payload;
   const std::int64_t bytes = payload.bulk_bytes + payload.misc_bytes + payload.from_checkpoint_bytes;
   report::Model counted{setup.model.config.family, setup.source(), 0, 0, bytes};
-  for (const model::Tensor& tensor : setup.model.tensors) {
-    if (!setup.gen->format(tensor)) continue;
-    ++counted.tensors;
-    counted.parameters += tensor.elements();
+  for (const auto* path : {&setup.split.bulk, &setup.split.misc, &setup.split.from_checkpoint}) {
+    for (const model::Tensor& tensor : *path) {
+      ++counted.tensors;
+      counted.parameters += product(tensor.file_shape());
+    }
   }
   result.model = counted;
   result.payload = {payload.bulk_bytes, payload.misc_bytes, setup.split.qkv_to_misc, payload.from_checkpoint_bytes};

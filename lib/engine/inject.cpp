@@ -53,18 +53,19 @@ class SwappedGateUp final : public Layout {
   }
 
  private:
-  /// A gated MLP's gate stands right before its up in a model's list.
+  /// A gated MLP's gate stands before its up in a model's list, with nothing but block scales between them.
   const Tensor* twin_of(const Tensor& tensor) const {
     const auto index = static_cast<std::size_t>(tensor.index);
-    const auto is_pair = [this](std::size_t gate) {
-      if (gate + 1 >= model_.tensors.size()) return false;
+    const std::size_t distance = tensor.scales < 0 ? 1 : 2;
+    const auto is_pair = [this, distance](std::size_t gate) {
+      if (gate + distance >= model_.tensors.size()) return false;
       const Role first = model_.tensors[gate].role;
-      const Role second = model_.tensors[gate + 1].role;
+      const Role second = model_.tensors[gate + distance].role;
       return (first == Role::gate_proj && second == Role::up_proj) ||
              (first == Role::expert_gate && second == Role::expert_up);
     };
-    if (is_pair(index)) return &model_.tensors[index + 1];
-    return index > 0 && is_pair(index - 1) ? &model_.tensors[index - 1] : nullptr;
+    if (is_pair(index)) return &model_.tensors[index + distance];
+    return index >= distance && is_pair(index - distance) ? &model_.tensors[index - distance] : nullptr;
   }
 
   const Layout& truth_;

@@ -11,10 +11,30 @@
 namespace refit::engine {
 namespace {
 
+/// The element type of what a side of that precision does not quantise.
+DType dtype_of(Precision precision) { return precision == Precision::fp32 ? DType::f32 : DType::bf16; }
+
+std::string_view name(model::Quantisation how) {
+  if (how == model::Quantisation::none) return "not quantised";
+  return how == model::Quantisation::fp8_block ? "fp8" : "mxfp8";
+}
+
+/// A checkpoint's weights are loaded as they are; synthetic ones are made as train keeps them.
 model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoint>& checkpoint) {
-  const model::Config config = model::read_config(c.model.config_path(), c.model.family, c.model.layers);
-  if (checkpoint) return model::build_model(config, checkpoint->tensor_infos(), checkpoint->folder);
-  return model::build_model(config, c.model.tied_lm_head == TiedLmHead::present);
+  const model::Quantisation train = quantisation_of(c.train.precision);
+  const model::Quantisation gen = quantisation_of(c.gen.precision);
+  model::Config config = model::read_config(c.model.config_path(), c.model.family, c.model.layers);
+  if (checkpoint && config.quantisation != train) {
+    const bool plain = config.quantisation == model::Quantisation::none;
+    fail_usage("{}: its weights are {}, which does not go with train.precision = {}; set train.precision = {}",
+               checkpoint->folder, name(config.quantisation), engine::name(c.train.precision),
+               plain ? "bf16" : fmt::format("{0} and gen.precision = {0}", name(config.quantisation)));
+  }
+  config.quantisation = train;
+  model::Model model = checkpoint ? model::build_model(config, checkpoint->tensor_infos(), checkpoint->folder)
+                                  : model::build_model(config, c.model.tied_lm_head == TiedLmHead::present);
+  if (train == model::Quantisation::none) model::quantise(model, gen, false);
+  return model;
 }
 
 train::Options train_options(const Case& c) {
@@ -24,12 +44,17 @@ train::Options train_options(const Case& c) {
           c.train.stage_layers,
           c.train.hybrid_layer_pattern,
           c.train.make_vocab_size_divisible_by,
-          dtype_of(c.train.precision)};
+          dtype_of(c.train.precision),
+          quantisation_of(c.train.precision)};
 }
 
 gen::Options gen_options(const Case& c) {
-  return {c.gen.layout, c.gen.data_parallel == DataParallel::internal, dtype_of(c.gen.precision), c.gen.mtp,
-          c.gen.moe_backend};
+  return {c.gen.layout,
+          c.gen.data_parallel == DataParallel::internal,
+          dtype_of(c.gen.precision),
+          c.gen.mtp,
+          c.gen.moe_backend,
+          quantisation_of(c.gen.precision)};
 }
 
 /// The TP sizes with which a side is legal, all else as it is.
@@ -65,16 +90,6 @@ void require_legal(const Case& c, const model::Model& model) {
 }
 
 }  // namespace
-
-DType dtype_of(Precision precision) {
-  switch (precision) {
-    case Precision::bf16: return DType::bf16;
-    case Precision::fp32: return DType::f32;
-    case Precision::fp8:
-    case Precision::mxfp8: break;
-  }
-  fail_usage("precision {} is not supported by this build; use bf16 or fp32", name(precision));
-}
 
 Setup::Setup(const Case& given) : c(given), faults(c.run.inject) {
   if (!c.model.checkpoint.empty()) checkpoint = checkpoint::open(c.model.checkpoint);

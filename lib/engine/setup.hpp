@@ -42,7 +42,4 @@ struct LegalSizes {
 };
 LegalSizes legal_sizes(const model::Model& model);
 
-/// The element type of a precision that this build moves (bf16, fp32).
-DType dtype_of(Precision precision);
-
 }  // namespace refit::engine

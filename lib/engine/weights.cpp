@@ -32,8 +32,13 @@ Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, verify::
 
 verify::RankView Weights::view() const { return {group_, rank_, &layout_, memory_.storages()}; }
 
+/// A piece as the tensor's source has it: repeated scales once.
 kernels::Region Weights::region(const LocalPiece& piece) const {
-  return region_of(view(), piece, setup_.model.tensors[static_cast<std::size_t>(piece.tensor)], piece.piece.box);
+  const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
+  const kernels::Region stored = region_of(view(), piece, tensor, piece.piece.box);
+  if (tensor.repeats == 1) return stored;
+  const Box once{{stored.box.lower[0], stored.box.lower[2]}, {stored.box.extent[0], stored.box.extent[2]}};
+  return {stored.data, stored.dtype, once, tensor.file_shape(), {stored.strides[0], stored.strides[2]}};
 }
 
 /// The pieces whose values are the storage's (a tied lm_head shares its embedding's) and do not come from train.
@@ -42,7 +47,9 @@ std::vector<const LocalPiece*> Weights::own_pieces() const {
   for (const LocalPiece& piece : layout_.pieces) {
     const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
     if (setup_.model.canonical(tensor).index != tensor.index) continue;
-    if (group_ == verify::Group::train || !setup_.train->format(tensor)) result.push_back(&piece);
+    const bool made_on_the_way = tensor.scale_of >= 0;
+    const bool lacks_source = !setup_.train->format(tensor) && !made_on_the_way;
+    if (group_ == verify::Group::train || lacks_source) result.push_back(&piece);
   }
   return result;
 }
@@ -82,7 +89,9 @@ void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece&
   const auto rule = checkpoint::synthetic_rule(tensor, static_cast<std::uint64_t>(setup_.c.run.seed));
   const kernels::Region stored = region(piece);
   const Conversion conversion = piece.piece.format.conversion;
-  if (conversion == Conversion::none) return kernels::synthesise(space, stored, rule.key, rule.mean, rule.scale);
+  if (conversion == Conversion::none || conversion == Conversion::block_scaled) {  // E4M3 is what the tensor has
+    return kernels::synthesise(space, stored, rule.key, rule.mean, rule.scale);
+  }
   // The value first, as a checkpoint would have it.
   const kernels::SharedBuffer values(stored.box.volume() * byte_size(tensor.dtype));
   const Extents strides = row_major_strides(stored.box.extent);
@@ -101,9 +110,8 @@ checkpoint::ReadStatistics Weights::read_checkpoint(
     const checkpoint::Entry* entry =
         setup_.checkpoint->find(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)].name);
     REFIT_ASSERT(entry != nullptr);
-    const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece->tensor)];
-    reads.push_back({entry, piece->piece.box, memory_.address(piece->piece.place, piece->piece.format.dtype),
-                     piece->piece.format, piece->piece.place.strides, tensor.shape});
+    const kernels::Region stored = region(*piece);
+    reads.push_back({entry, stored.box, stored.data, piece->piece.format, stored.strides, stored.shape});
   }
   return checkpoint::read(space, *setup_.checkpoint, reads, progress);
 }

@@ -96,7 +96,8 @@ Split split(const model::Model& model, Policy policy, const layout::Layout& trai
     const auto wanted = gen.format(tensor);
     if (!wanted) continue;
     const auto held = train.format(tensor);
-    const std::int64_t bytes = tensor.elements() * byte_size(held.value_or(*wanted).dtype);
+    const std::int64_t bytes = product(tensor.file_shape()) * byte_size(held.value_or(*wanted).dtype);
+    if (!held && tensor.scale_of >= 0) continue;
     if (!held) {
       result.from_checkpoint.push_back(tensor);
       result.payload.from_checkpoint_bytes += bytes;

@@ -32,7 +32,8 @@ struct Payload {
   std::int64_t from_checkpoint_bytes = 0;
 };
 
-/// The tensors of each path, in model order. What gen does not store takes none.
+/// The tensors of each path, in model order. What gen does not store takes none; block scales that train does not store
+/// come into being with their weight's values, and take none of their own either.
 struct Split {
   std::vector<model::Tensor> bulk;
   std::vector<model::Tensor> misc;

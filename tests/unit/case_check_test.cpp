@@ -57,6 +57,19 @@ TEST(CaseCheck, RefusesContradictions) {
       {{"gen.layout=TP2xPP2"}, kUsage, "vLLM gen PP must be 1"},
       {{"gen.layout=TP2xCP2"}, kUsage, "vLLM gen PP must be 1, and so must CP"},
       {{"gen.quantiser=nemo_rl"}, kUsage, "gen.quantiser: means nothing with gen.precision = \"bf16\""},
+      {{"gen.quantiser=te", "train.precision=fp8", "gen.precision=fp8"},
+       kUsage,
+       "gen.quantiser: means nothing with train.precision = \"fp8\": what is quantised already is copied"},
+      {{"gen.quantiser=nemo", "gen.precision=fp8"},
+       kUsage,
+       "\"nemo\" is unknown; use one of those for gen.precision = \"fp8\": nemo_rl, nemo_rl_pow2, te, te_pow2, vllm, "
+       "vllm_ue8m0"},
+      {{"gen.quantiser=mxfp8", "gen.precision=fp8"},
+       kUsage,
+       "\"mxfp8\" is not one of those for gen.precision = \"fp8\""},
+      {{"gen.quantiser=te", "gen.precision=mxfp8"},
+       kUsage,
+       "\"te\" is not one of those for gen.precision = \"mxfp8\": mxfp8, mxfp8_nemo_rl"},
       {{"gen.kv_cache_dtype=auto", "gen.precision=fp32"}, kUsage, "means nothing with gen.precision = \"fp32\""},
       {{"refit.executor=golden", "refit.chunk_bytes=1MiB"}, kUsage, "refit.chunk_bytes: means nothing"},
       {{"refit.executor=direct", "refit.group_size=2"}, kUsage, "refit.group_size: means nothing"},
@@ -76,9 +89,10 @@ TEST(CaseCheck, RefusesContradictions) {
 TEST(CaseCheck, RefusesWhatThisBuildDoesNotKnow) {
   constexpr auto kUsage = ErrorKind::usage;
   const std::vector<Row> rows = {
-      {{"train.precision=fp8", "gen.precision=fp8"}, kUsage, "not fp8 -> fp8"},
-      {{"gen.precision=mxfp8"}, kUsage, "gen.precision: this build refits between bf16 and fp32, not bf16 -> mxfp8"},
-      {{"train.precision=fp8"}, kUsage, "train.precision: this build"},
+      {{"train.precision=fp8"}, kUsage, "train.precision: fp8 weights are copied as they are: fp8 -> bf16"},
+      {{"train.precision=mxfp8", "gen.precision=fp32"}, kUsage, "set gen.precision = mxfp8, or train.precision = bf16"},
+      {{"train.precision=fp8", "gen.precision=mxfp8"}, kUsage, "fp8 -> mxfp8 is not possible"},
+      {{"train.precision=mxfp8", "gen.precision=fp8"}, kUsage, "mxfp8 -> fp8 is not possible"},
       {{"gen.precision=fp8", "gen.kv_cache_dtype=fp8"}, kUsage, "gen.kv_cache_dtype: this build knows auto"},
       {{"run.device=cuda"}, ErrorKind::unavailable, "run.device: this build has no CUDA"},
       {{"refit.executor=m2n"}, ErrorKind::unavailable, "refit.executor: this build has no NCCL M2N"},
@@ -102,6 +116,42 @@ TEST(CaseCheck, RefusesWhatTheUpstreamVersionsRefuse) {
   EXPECT_NO_THROW(check_case(case_of({"run.strict_upstream=merged", "gen.layout=TP2xEP2"})));
 }
 
+/// The numbers of the rules that refuse a pair of precisions, "V13 V14".
+std::string rules_against(const std::string& version, const std::string& train, const std::string& gen) {
+  std::string rules;
+  for (const std::string& text : engine::violations(
+           case_of({"run.strict_upstream=" + version, "train.precision=" + train, "gen.precision=" + gen}))) {
+    const std::size_t begin = text.rfind('[') + 1;
+    rules += (rules.empty() ? "" : " ") + text.substr(begin, text.rfind(']') - begin);
+  }
+  return rules;
+}
+
+TEST(CaseCheck, UpstreamVersionsKnowSomePairsOfPrecisions) {
+  struct Pair {
+    const char *train, *gen, *seed, *merged;
+  };
+  constexpr Pair kPairs[] = {
+      {"bf16", "bf16", "", ""},        {"bf16", "fp8", "V16", "V16"},          {"bf16", "mxfp8", "V16", ""},
+      {"fp32", "mxfp8", "V16", "V15"}, {"fp32", "fp8", "V16", "V16"},          {"fp8", "fp8", "", ""},
+      {"fp8", "mxfp8", "", "V13"},     {"mxfp8", "mxfp8", "V14", "V13 V14"},   {"mxfp8", "fp8", "V14", "V14"},
+      {"fp8", "bf16", "V17", "V17"},   {"mxfp8", "fp32", "V12 V17", "V12 V17"}};
+  for (const Pair& pair : kPairs) {
+    EXPECT_EQ(rules_against("seed", pair.train, pair.gen), pair.seed) << pair.train << pair.gen;
+    EXPECT_EQ(rules_against("merged", pair.train, pair.gen), pair.merged) << pair.train << pair.gen;
+    EXPECT_EQ(rules_against("off", pair.train, pair.gen), "");
+  }
+}
+
+TEST(CaseCheck, APairThatChangesPrecisionHasAQuantiser) {
+  const auto of = [](const std::vector<std::string>& settings) { return engine::quantiser_of(case_of(settings)); };
+  EXPECT_EQ(of({}), std::nullopt);
+  EXPECT_EQ(of({"train.precision=fp8", "gen.precision=fp8"}), std::nullopt);
+  EXPECT_EQ(of({"gen.precision=fp8"}), Quantiser::nemo_rl);
+  EXPECT_EQ(of({"gen.precision=mxfp8"}), Quantiser::mxfp8);
+  EXPECT_EQ(of({"gen.precision=fp8", "gen.quantiser=vllm_ue8m0"}), Quantiser::vllm_ue8m0);
+}
+
 TEST(CaseCheck, AcceptsWhatMakesSense) {
   const std::vector<std::vector<std::string>> rows = {
       {},
@@ -114,6 +164,11 @@ TEST(CaseCheck, AcceptsWhatMakesSense) {
       {"train.layout=PP2", "train.hybrid_layer_pattern=M|*"},
       {"gen.layout=TP2xEP4xDP2", "gen.data_parallel=internal"},
       {"train.precision=fp32", "gen.precision=bf16"},
+      {"train.precision=fp8", "gen.precision=fp8"},
+      {"train.precision=mxfp8", "gen.precision=mxfp8"},
+      {"gen.precision=fp8", "gen.quantiser=te_pow2"},
+      {"train.precision=fp32", "gen.precision=fp8"},
+      {"gen.precision=mxfp8", "gen.quantiser=mxfp8_nemo_rl"},
       {"expect.outcome=mismatch", "expect.mismatch=[{tensors = \"*\", fraction = 1.0}]"},
       {"expect.outcome=error", "expect.message=words"},
   };
