@@ -39,6 +39,7 @@ const std::map<std::string, std::string> kOther = {
     {"gen.kv_cache_dtype", "\"fp8\""},
     {"refit.bulk", "\"ffn\""},
     {"refit.executor", "\"golden\""},
+    {"refit.fan_out", "\"on\""},
     {"refit.communicators", "\"per-stage\""},
     {"refit.streams", "3"},
     {"refit.group_size", "17"},
