@@ -97,6 +97,7 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject) {
   validate_for_model(c, model.config.experts > 0);
   faults.require_effect(model);
   require_legal(c, model);
+  gen::refine_scales(model, gen_options(c));
   train = train::make_layout(model, train_options(c));
   gen = gen::make_layout(model, gen_options(c));
   split = plan::split(model, c.refit.bulk, *train, *gen, c.train.layout.tp, c.gen.layout.tp);
