@@ -137,8 +137,15 @@ report::ModelSeconds to_report(const plan::ModelSeconds& model) {
   return {model.total, model.term, model.staging, model.schedule, model.latency};
 }
 
+std::int64_t misc_stream_bytes(const Setup& setup, const std::vector<model::Tensor>& misc) {
+  return std::accumulate(misc.begin(), misc.end(), std::int64_t{0}, [&](std::int64_t sum, const model::Tensor& tensor) {
+    return sum + tensor.elements() * byte_size(setup.train->format(tensor)->dtype);
+  });
+}
+
 void add_wire(const Setup& setup, const std::vector<model::Tensor>& bulk, const plan::Traffic& traffic,
-              std::int64_t misc_bytes, report::Result& result) {
+              const std::vector<model::Tensor>& misc, report::Result& result) {
+  const std::int64_t misc_bytes = misc_stream_bytes(setup, misc);
   const bool golden = setup.c.refit.executor == ExecutorKind::golden;
   result.byte_matrix = golden ? broadcast_matrix(bulk, *setup.train, *setup.gen) : traffic.matrix;
   // A broadcast goes to the train ranks of its communicator too.

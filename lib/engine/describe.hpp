@@ -27,10 +27,13 @@ report::Bound to_report(const plan::Bound& bound, bool has_rates);
 report::ModelSeconds to_report(const plan::ModelSeconds& model);
 
 /// Sets `wire` and `byte_matrix`: what the executor sends of the tensors `bulk` (golden: every shard from its first
-/// holder to all ranks of its communicator; else the planned copies), and the misc path's bytes from train rank 0 to
-/// every gen rank.
+/// holder to all ranks of its communicator; else the planned copies), and of `misc` from train rank 0 to every gen
+/// rank.
 void add_wire(const Setup& setup, const std::vector<model::Tensor>& bulk, const plan::Traffic& traffic,
-              std::int64_t misc_bytes, report::Result& result);
+              const std::vector<model::Tensor>& misc, report::Result& result);
+
+/// What the misc path carries of those tensors: repeated scales as often as layouts see them.
+std::int64_t misc_stream_bytes(const Setup& setup, const std::vector<model::Tensor>& misc);
 
 /// 32 hexadecimal digits.
 std::string hexadecimal(const Sum128& sum);

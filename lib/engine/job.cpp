@@ -242,18 +242,14 @@ void Job::measure(report::Result& result) {
     schedule.staged_bytes = setup_.split.payload.bulk_bytes * (1 + setup_.gen->ranks());
   result.model_seconds = to_report(plan::model_seconds(bound, traffic, schedule, rates));
 
-  const std::int64_t misc =
-      std::accumulate(misc_.begin(), misc_.end(), std::int64_t{0}, [this](std::int64_t sum, const auto& tensor) {
-        return sum + tensor.elements() * byte_size(setup_.train->format(tensor)->dtype);
-      });
-  add_wire(setup_, bulk_, traffic, misc, result);
+  add_wire(setup_, bulk_, traffic, misc_, result);
 }
 
 /// The most that the paths' buffers take on this rank.
 std::int64_t Job::staging_estimate() const {
   const auto& c = setup_.c.refit;
-  const auto& payload = setup_.split.payload;
-  std::int64_t bytes = is_train() && session_.rank() != 0 ? 0 : 2 * std::min(c.misc_buffer_bytes, payload.misc_bytes);
+  const std::int64_t misc = misc_stream_bytes(setup_, setup_.split.misc);
+  std::int64_t bytes = is_train() && session_.rank() != 0 ? 0 : 2 * std::min(c.misc_buffer_bytes, misc);
   if (c.executor == ExecutorKind::p2p) bytes += c.streams * c.ring_chunks * c.chunk_bytes;
   if (c.executor == ExecutorKind::golden) bytes += c.streams * transport::kGoldenPartBytes;
   return bytes;

@@ -81,7 +81,7 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   const plan::Traffic traffic = plan::traffic(planner, setup.model.tensors);
   result.plan->world = report::PlanWorld{now() - start, traffic.copies};
   result.plan->hash = hexadecimal(traffic.hash);
-  add_wire(setup, setup.split.bulk, traffic, setup.split.payload.misc_bytes, result);
+  add_wire(setup, setup.split.bulk, traffic, setup.split.misc, result);
 
   const plan::Bound bound = plan::lower_bound(setup.model.tensors, *setup.train, *setup.gen, rates);
   result.bound = to_report(bound, options.hardware.has_value());
