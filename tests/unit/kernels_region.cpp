@@ -56,6 +56,12 @@ float float_of(std::uint64_t bits, DType dtype) {
   return std::bit_cast<float>(convert_bits(static_cast<std::uint32_t>(bits), dtype, DType::f32));
 }
 
+bool is_changed(std::uint64_t bits, DType dtype) {
+  if (dtype == DType::f8_e4m3) return (bits & 0x7FU) < 0x7EU;
+  if (dtype == DType::f8_e8m0 || dtype == DType::u8) return bits < 254;
+  return !is_castable(dtype) || std::isfinite(float_of(bits, dtype));
+}
+
 Sum128 expected_fingerprint(const Stored& stored, DType as, std::uint64_t name) {
   Sum128 result;
   const int last = stored.region.shape.size() - 1;
