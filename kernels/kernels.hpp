@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "core/dtype.hpp"
 #include "core/format.hpp"
 #include "core/hash.hpp"
+#include "core/quantiser.hpp"
 
 namespace refit::kernels {
 
@@ -66,8 +68,42 @@ class ExecutionSpace {
   std::unique_ptr<Implementation> implementation_;
 };
 
+/// Where a tile that is quantised lies among the blocks of its matrix, and where their scales are stored. The last two
+/// dimensions of the tile are rows and columns of a matrix, those before them count matrices.
+///
+/// A block's scale follows from its largest magnitude, which is that of the whole block, also where the tile has only a
+/// part of it: it is read from the source as far as the source has the block, and from `maxima` where it has not all.
+/// E.g. rows 64 .. 191 of [256, 256], of a source that has rows 0 .. 191: row 64, above 64, below 0. Blocks of rows
+/// 0 .. 127 are all there; for those of rows 128 .. 255 maxima[2] and maxima[3] are read, with strides {2, 1}.
+struct Blocks {
+  Quantiser quantiser = Quantiser::nemo_rl;
+  std::int64_t row = 0, column = 0;    ///< of the tile's first element in its matrix
+  std::int64_t rows = 0, columns = 0;  ///< of the matrix
+  /// Rows and columns of the matrix around the tile that the source has too, with the tile's strides; corners too.
+  std::int64_t above = 0, below = 0, left = 0, right = 0;
+  /// magnitude_bits (kernels/quantiser.hpp) of blocks; the first is that of the block in which the tile begins. Strides
+  /// in numbers, one per dimension of the tile: from matrix to matrix, and to the block below and to the right. Only
+  /// read where the source has not all of a block (needs_maxima).
+  std::uint32_t* maxima = nullptr;
+  Extents maxima_strides;
+  /// magnitude_bits of the matrix's last element, with which nemo_rl pads ragged blocks: only for tiles of one matrix,
+  /// and only read where the source does not have that element (needs_last).
+  const std::uint32_t* last = nullptr;
+  /// Where scales go; null: nowhere. Each is stored repeats x repeats times, as if blocks were that much smaller: the
+  /// first one is that of the smaller block in which the tile begins, strides are in scales and go from matrix to
+  /// matrix, and to the smaller block below and to the right. All smaller blocks that the tile touches are written.
+  std::byte* scales = nullptr;
+  Extents scale_strides;
+  std::int64_t repeats = 1;
+};
+
 /// One strided copy. Strides in elements of the respective dtype; dtypes may differ, and values be transformed, only if
 /// both are castable.
+///
+/// With Transform::quantise (and only then) it has `blocks`, and goes from a castable type to f8_e4m3. Where its
+/// destination is null, it stores no bytes and no scales, but raises `maxima` to the magnitudes of its own values: what
+/// a rank contributes to blocks that others have parts of (and to `last`, by a tile of one element). Whoever runs it
+/// sets them to 0 before.
 struct Tile {
   const std::byte* source = nullptr;
   std::byte* destination = nullptr;
@@ -82,15 +118,26 @@ struct Tile {
   /// stored and visible to whoever sees it; may be a peer's. Flags start at 0.
   const std::uint64_t* wait = nullptr;
   std::uint64_t* signal = nullptr;
+  std::optional<Blocks> blocks = std::nullopt;
 };
+
+/// Indices first .. first + count - 1 of dimension `dimension` of a tile, with its blocks.
+Tile part_of(const Tile& tile, int dimension, std::int64_t first, std::int64_t count);
+
+/// True where the tile is quantised and its source has not all of a block that the tile touches.
+bool needs_maxima(const Tile& tile);
+
+/// True where the tile touches a block that is padded with the matrix's last element, which its source does not have.
+bool needs_last(const Tile& tile);
 
 /// A table of strided copies, made once and run as one launch as often as asked. Casts round to nearest even;
 /// transformed values are computed in double and rounded once.
 ///
 /// Tiles are collapsed where both ends are contiguous and cut into items of at most a few hundred KiB, so that any
 /// number of workers balances. Destination boxes must not overlap. `run` allocates nothing; on a device, tiles that are
-/// cast and tiles whose ends run along different dimensions take a launch of their own each, and elements of tiles that
-/// are cast or transformed, or whose innermost dimension is strided, must be aligned to their size.
+/// cast, tiles that are quantised and tiles whose ends run along different dimensions take a launch of their own each,
+/// and elements of tiles that are cast or transformed, or whose innermost dimension is strided, must be aligned to
+/// their size. bytes_read and bytes_written count elements once, and no scales.
 class CopyTable {
  public:
   CopyTable() = default;
@@ -176,6 +223,20 @@ void fingerprint(const ExecutionSpace& space, const Region& region, DType as, Tr
 /// with fix(w) = round-to-nearest-even(w x 2^24) saturated at +-2^39 (NaN counts as +2^39); complete on return. Rows
 /// are those of the box, flattened in its own order. Castable dtypes only. `rows` is host memory.
 void signed_row_sums(const ExecutionSpace& space, const Region& region, std::uint64_t seed, std::int64_t* rows);
+
+/// The scales of a region's blocks, as stored: the value of an element is its byte x its block's scale, rounded to a
+/// float32. Blocks begin at multiples of their size in the tensor's last two dimensions; those before them count
+/// matrices.
+struct BlockScales {
+  const std::byte* data = nullptr;                     ///< the scale of the block in which the region begins
+  DType dtype = DType::f32;                            ///< F32, or U8 for E8M0 bytes
+  Extents strides;                                     ///< in scales: from matrix to matrix, to the block below, right
+  std::int64_t block_rows = 128, block_columns = 128;  ///< e.g. 32, 32 where scales are repeated 4 x 4 times
+};
+
+/// The same sums of the values of a region of E4M3 bytes with scales.
+void signed_row_sums(const ExecutionSpace& space, const Region& region, const BlockScales& scales, std::uint64_t seed,
+                     std::int64_t* rows);
 
 /// +1 or -1 for column j.
 constexpr std::int64_t sign(std::uint64_t seed, std::int64_t column) {
