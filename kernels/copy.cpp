@@ -1,5 +1,6 @@
 #include "kernels/copy_items.hpp"
 #include "kernels/launch.hpp"
+#include "kernels/quantise_items.hpp"
 
 namespace refit::kernels {
 
@@ -19,27 +20,34 @@ Kokkos::View<T*, DeviceMemory> on_device(const std::string& label, const std::ve
 struct CopyTable::Items {
   Kokkos::View<CopyItem*, DeviceMemory> items;
   Kokkos::View<CopySignal*, DeviceMemory> signals;
+  Kokkos::View<QuantiseItem*, DeviceMemory> quantised;
   std::int64_t counts[kCopyKinds] = {};
+  std::int64_t quantised_counts[kQuantiseKinds] = {};
 };
 
 CopyTable::CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles) {
   for (const Tile& tile : tiles) {
     bytes_read_ += product(tile.extent) * byte_size(tile.from);
-    bytes_written_ += product(tile.extent) * byte_size(tile.to);
+    if (tile.destination != nullptr) bytes_written_ += product(tile.extent) * byte_size(tile.to);
   }
-  std::vector<CopySignal> signals;
+  CopySignals signals;
   const std::vector<CopyItem> items = copy_items(tiles, copy_limits(), signals);
+  const std::vector<QuantiseItem> quantised = quantise_items(tiles, signals);
   auto holder = std::make_shared<Items>();
   space.fence();
   holder->items = on_device("refit::copy_items", items);
-  holder->signals = on_device("refit::copy_signals", signals);
+  holder->quantised = on_device("refit::quantise_items", quantised);
+  holder->signals = on_device("refit::copy_signals", signals.all());
   for (const CopyItem& item : items) ++holder->counts[static_cast<int>(kind_of(item))];
+  for (const QuantiseItem& item : quantised) ++holder->quantised_counts[static_cast<int>(item.kind)];
   items_ = std::move(holder);
 }
 
 void CopyTable::run(const ExecutionSpace& space, std::uint64_t epoch) const {
   if (items_ == nullptr) return;
-  run_copies(space, {items_->items.data(), items_->signals.data(), epoch}, items_->counts);
+  const CopyRun run{items_->items.data(), items_->quantised.data(), items_->signals.data(), epoch};
+  run_copies(space, run, items_->counts);
+  run_quantised(space, run, items_->quantised_counts);
 }
 
 void copy_bytes(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes) {

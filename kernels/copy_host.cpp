@@ -2,11 +2,11 @@
 #include <iterator>
 #include <limits>
 #include <numeric>
-#include <thread>
 
 #include "kernels/bits.hpp"
 #include "kernels/cast_rows.hpp"
 #include "kernels/copy_items.hpp"
+#include "kernels/flags_host.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/stream.hpp"
 #include "kernels/transform.hpp"
@@ -99,14 +99,9 @@ struct HostCopy {
   CopyRun run;
   void operator()(std::int64_t index) const {
     const CopyItem& item = run.items[index];
-    if (item.wait != nullptr) {
-      while (__atomic_load_n(item.wait, __ATOMIC_ACQUIRE) < run.epoch) std::this_thread::yield();
-    }
+    await_flag(item, run.epoch);
     copy(item);
-    if (item.signal < 0) return;
-    CopySignal& signal = run.signals[item.signal];
-    const std::uint64_t finished = __atomic_add_fetch(&signal.finished, 1, __ATOMIC_ACQ_REL);
-    if (finished % signal.items == 0) __atomic_store_n(signal.flag, run.epoch, __ATOMIC_RELEASE);
+    raise_flag(item, run);
   }
 
   static void copy(const CopyItem& item) {
@@ -138,9 +133,9 @@ void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int6
 
 void run_range(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes) {
   const Tile tile{source, destination, {bytes}, {1}, {1}, DType::u8, DType::u8};
-  std::vector<CopySignal> signals;
+  CopySignals signals;
   const std::vector<CopyItem> items = copy_items({&tile, 1}, copy_limits(), signals);
-  run_copies(space, {items.data(), signals.data(), 0}, {static_cast<std::int64_t>(items.size()), 0, 0, 0});
+  run_copies(space, {items.data(), nullptr, nullptr, 0}, {static_cast<std::int64_t>(items.size()), 0, 0, 0});
 }
 
 }  // namespace refit::kernels

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <map>
 #include <utility>
 
 #include "kernels/stream.hpp"
@@ -128,31 +127,31 @@ int source_dimension(const CopyItem& item) {
   return result;
 }
 
-std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits,
-                                 std::vector<CopySignal>& signals) {
+std::int32_t CopySignals::index_of(std::uint64_t* flag) {
+  if (flag == nullptr) return -1;
+  const auto [entry, is_new] = index_of_.try_emplace(flag, static_cast<std::int32_t>(all_.size()));
+  if (is_new) all_.push_back({flag, 0, 0});
+  return entry->second;
+}
+
+std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits, CopySignals& signals) {
   std::vector<CopyItem> items;
-  std::map<std::uint64_t*, std::int32_t> signal_of;
   std::int64_t bytes = 0;
   for (const Tile& tile : tiles) bytes += product(tile.extent) * byte_size(tile.to);
   for (const Tile& tile : tiles) {
+    if (tile.transform == Transform::quantise) continue;
     REFIT_ASSERT(moves_bits(tile) || (is_castable(tile.from) && is_castable(tile.to)));
     REFIT_ASSERT(tile.extent.size() <= kWalkedDimensions);
     REFIT_ASSERT(tile.source_strides.size() == tile.extent.size());
     REFIT_ASSERT(tile.destination_strides.size() == tile.extent.size());
     if (product(tile.extent) == 0) continue;
     CopyItem item = whole_item(tile, bytes >= kStreamedTable);
-    if (tile.signal != nullptr) {
-      const auto [entry, is_new] = signal_of.try_emplace(tile.signal, static_cast<std::int32_t>(signals.size()));
-      if (is_new) signals.push_back({tile.signal, 0, 0});
-      item.signal = entry->second;
-    }
+    item.signal = signals.index_of(tile.signal);
     const std::int64_t size = item.unit != 0 ? item.unit : std::max(byte_size(item.from), byte_size(item.to));
     const std::int64_t columns = item.along >= 0 ? limits.transposed_columns : item.extent[3];
     split(item, 3, columns, [&](const CopyItem& part) { append(part, limits.bytes / size, items); });
   }
-  for (const CopyItem& item : items) {
-    if (item.signal >= 0) ++signals[static_cast<std::size_t>(item.signal)].items;
-  }
+  for (const CopyItem& item : items) signals.count_item(item.signal);
   std::stable_sort(items.begin(), items.end(),
                    [](const CopyItem& a, const CopyItem& b) { return kind_of(a) < kind_of(b); });
   return items;

@@ -2,6 +2,7 @@
 // The items of a copy table: tiles in their simplest form, cut to a bounded size.
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <vector>
 
@@ -34,9 +35,27 @@ struct CopySignal {
   unsigned long long finished;  ///< over all runs; of the type of Kokkos' atomics
 };
 
+/// The distinct flags that a table's tiles raise.
+class CopySignals {
+ public:
+  /// The index of a tile's flag; -1 for null.
+  std::int32_t index_of(std::uint64_t* flag);
+  void count_item(std::int32_t index) {
+    if (index >= 0) ++all_[static_cast<std::size_t>(index)].items;
+  }
+  const std::vector<CopySignal>& all() const { return all_; }
+
+ private:
+  std::vector<CopySignal> all_;
+  std::map<std::uint64_t*, std::int32_t> index_of_;
+};
+
+struct QuantiseItem;
+
 /// A table in memory of the execution space.
 struct CopyRun {
   const CopyItem* items;
+  const QuantiseItem* quantised;
   CopySignal* signals;
   std::uint64_t epoch;
 };
@@ -70,9 +89,8 @@ inline CopyKind kind_of(const CopyItem& item) {
 }
 
 /// Collapses every tile's dimensions, widens its unit and cuts it into items of at most limits.bytes, by kind. Appends
-/// the tiles' distinct signals to `signals`.
-std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits,
-                                 std::vector<CopySignal>& signals);
+/// the tiles' signals to `signals`. Tiles that are quantised are left to quantise_items.
+std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits, CopySignals& signals);
 
 /// In copy_host.cpp and copy_device.cpp, of which one is built.
 CopyLimits copy_limits();

@@ -16,8 +16,8 @@ KOKKOS_FORCEINLINE_FUNCTION void system_fence() {
 }
 
 /// The lanes of a team wait until the item's source may be read.
-template <typename Member>
-KOKKOS_FORCEINLINE_FUNCTION void await_flag(const CopyItem& item, std::uint64_t epoch, const Member& member) {
+template <typename Item, typename Member>
+KOKKOS_FORCEINLINE_FUNCTION void await_flag(const Item& item, std::uint64_t epoch, const Member& member) {
   if (item.wait == nullptr) return;
   if (member.team_rank() == 0) {
     while (*static_cast<const volatile std::uint64_t*>(item.wait) < epoch) {
@@ -28,8 +28,8 @@ KOKKOS_FORCEINLINE_FUNCTION void await_flag(const CopyItem& item, std::uint64_t 
 }
 
 /// The team has stored the item: whoever is the last of its signal raises the flag.
-template <typename Member>
-KOKKOS_FORCEINLINE_FUNCTION void raise_flag(const CopyItem& item, const CopyRun& run, const Member& member) {
+template <typename Item, typename Member>
+KOKKOS_FORCEINLINE_FUNCTION void raise_flag(const Item& item, const CopyRun& run, const Member& member) {
   if (item.signal < 0) return;
   member.team_barrier();
   if (member.team_rank() != 0) return;

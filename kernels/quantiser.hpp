@@ -7,7 +7,7 @@
 //
 // E.g. amax 3 under nemo_rl: values are multiplied by 149.33, 1.0 becomes 144 (byte 0x71), and 3 / 448 is stored.
 //
-// Integer operations and single IEEE products, quotients and comparisons only: nothing that a compiler could fuse.
+// Integer operations and single IEEE operations and comparisons only: nothing that a compiler could fuse.
 
 #include <bit>
 #include <cstdint>
@@ -121,19 +121,26 @@ REFIT_FUNCTION BlockScale block_scale(Quantiser quantiser, float amax, DType fro
   return {nan, kNanBits};
 }
 
-/// The E4M3 byte of a float32: nearest even, beyond 448 (infinity too) 448, NaN a NaN of the same sign.
-REFIT_FUNCTION std::uint8_t e4m3_from_f32(float value) {
+/// True where the product of a block's factor and any of its values is a number, not NaN.
+REFIT_FUNCTION bool has_numbers(std::uint32_t amax, const BlockScale& scale) {
+  return amax < kInfinityBits && magnitude_bits(scale.factor) < kInfinityBits;
+}
+
+/// The E4M3 byte of a float32 that is not NaN: nearest even, beyond 448 (infinity too) 448.
+REFIT_FUNCTION std::uint8_t e4m3_from_number(float value) {
   const std::uint32_t sign = (std::bit_cast<std::uint32_t>(value) >> 24) & 0x80U;
   const std::uint32_t magnitude = magnitude_bits(value);
   const std::uint32_t normal = ((magnitude + 0x0007FFFFU + ((magnitude >> 20) & 1U)) >> 20) - (120U << 3);
   const std::uint32_t saturated = normal < 0x7EU ? normal : 0x7EU;
-  // Below 2^-6 a byte is a multiple of 2^-9; below 2^-10 it is 0.
-  const std::uint32_t digits = (magnitude & 0x007FFFFFU) | 0x00800000U;
-  const std::uint32_t exponent = magnitude >> 23;
-  const std::uint32_t shift = 141U - (exponent < 116U ? 116U : exponent < 120U ? exponent : 120U);
-  const std::uint32_t small = (digits + (1U << (shift - 1)) - 1U + ((digits >> shift) & 1U)) >> shift;
-  const std::uint32_t finite = exponent < 121U ? small : saturated;
-  return static_cast<std::uint8_t>(sign | (magnitude > kInfinityBits ? 0x7FU : finite));
+  // Below 2^-6 a byte is a multiple of 2^-9, one unit of 2^14: the addition rounds, and leaves it in the low bits.
+  const std::uint32_t small = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0x1p14F) - 0x46800000U;
+  return static_cast<std::uint8_t>(sign | (magnitude < 0x3C800000U ? small : saturated));
+}
+
+/// The same; NaN becomes a NaN of the same sign.
+REFIT_FUNCTION std::uint8_t e4m3_from_f32(float value) {
+  const std::uint32_t sign = (std::bit_cast<std::uint32_t>(value) >> 24) & 0x80U;
+  return value != value ? static_cast<std::uint8_t>(sign | 0x7FU) : e4m3_from_number(value);
 }
 
 /// The value of an E4M3 byte, exactly; a NaN's bits are torch's.

@@ -12,12 +12,9 @@
 #include "kernels/bits.hpp"
 #include "kernels/quantise_reference.hpp"
 #include "kernels/quantiser.hpp"
+#include "unit/quantiser_values.hpp"
 
 namespace refit::quantiser_test {
-
-inline constexpr Quantiser kAll[] = {Quantiser::nemo_rl, Quantiser::nemo_rl_pow2, Quantiser::te,
-                                     Quantiser::te_pow2, Quantiser::vllm,         Quantiser::vllm_ue8m0,
-                                     Quantiser::mxfp8,   Quantiser::mxfp8_nemo_rl};
 
 /// A matrix's values, which may lie in rows of more columns than it has.
 struct Matrix {

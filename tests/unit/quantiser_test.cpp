@@ -5,18 +5,13 @@
 
 #include <array>
 #include <cmath>
-#include <random>
 
 #include "unit/quantiser_blocks.hpp"
 
 namespace refit {
 namespace {
 
-using quantiser_test::kAll;
-using quantiser_test::Matrix;
-using quantiser_test::Quantised;
-
-using Random = std::mt19937_64;
+using namespace quantiser_test;
 
 TEST(QuantiserNames, ThereAndBack) {
   for (Quantiser quantiser : kAll) EXPECT_EQ(parse_quantiser(name(quantiser)), quantiser);
@@ -61,27 +56,6 @@ TEST(CeilLog2, HowManyUnitsAboveAPowerOfTwoCountAsIt) {
   EXPECT_EQ(counted(64), 22);
   EXPECT_EQ(counted(-64), 11);
   EXPECT_EQ(counted(-126), 22);
-}
-
-/// Float32 bits of a value of one of the kinds that quantisers treat differently; from kFirstUsual on near 2^exponent.
-constexpr int kKinds = 10;
-constexpr int kFirstUsual = 5;
-std::uint32_t random_value(Random& random, int kind, int exponent) {
-  const auto bits = static_cast<std::uint32_t>(random());
-  const std::uint32_t sign = bits & 0x80000000U;
-  const std::uint32_t power = sign | static_cast<std::uint32_t>(std::clamp(exponent + 127, 0, 254)) << 23;
-  switch (kind) {
-    case 0: return sign;
-    case 1: return sign | 0x7F800000U;
-    case 2: return bits | 0x7FC00000U;
-    case 3: return bits;
-    case 4: return sign | (bits & 0x007FFFFFU);                   // subnormal
-    case 5: return power | (bits & 63U);                          // a few units above a power of two
-    case 6: return power | (0x005FFFE0U + (bits & 127U));         // around 448 times one
-    case 7: return power | (((bits & 15U) << 19) + (bits & 1U));  // E4M3 ties, with a neighbour
-    case 8: return power | (((bits & 127U) << 16));               // a BF16
-    default: return power | (bits & 0x007FFFFFU);
-  }
 }
 
 /// One block or a few whose values share a magnitude, some of them with special values in between.

@@ -1,0 +1,214 @@
+#include "kernels/quantise_items.hpp"
+
+#include <algorithm>
+
+namespace refit::kernels {
+
+namespace {
+
+constexpr std::int64_t kItemElements = 64 * 1024;
+
+/// The spans of a tile's rows or columns, in its matrix.
+struct Axis {
+  Span tile, source;
+  std::int64_t matrix, block;
+
+  bool ends_at(std::int64_t index) const { return index % block == 0 || index == matrix; }
+  /// The tile's indices of blocks that it has whole, or as far as the matrix has them; may be empty.
+  Span whole() const {
+    const std::int64_t begin = (tile.begin + block - 1) / block * block;
+    const std::int64_t end = ends_at(tile.end) ? tile.end : tile.end / block * block;
+    return {std::min(begin, tile.end), std::max(end, std::min(begin, tile.end))};
+  }
+  /// Of the blocks that the tile touches.
+  Span touched() const {
+    return {tile.begin / block * block, std::min((tile.end + block - 1) / block * block, matrix)};
+  }
+};
+
+struct Axes {
+  Axis rows, columns;
+
+  explicit Axes(const Tile& tile) {
+    const Blocks& blocks = *tile.blocks;
+    const int last = tile.extent.size() - 1;
+    const std::int64_t row_end = blocks.row + tile.extent[last - 1];
+    const std::int64_t column_end = blocks.column + tile.extent[last];
+    rows = {{blocks.row, row_end},
+            {blocks.row - blocks.above, row_end + blocks.below},
+            blocks.rows,
+            block_rows(blocks.quantiser)};
+    columns = {{blocks.column, column_end},
+               {blocks.column - blocks.left, column_end + blocks.right},
+               blocks.columns,
+               block_columns(blocks.quantiser)};
+  }
+};
+
+void check(const Tile& tile) {
+  REFIT_ASSERT(tile.blocks.has_value());
+  const Blocks& blocks = *tile.blocks;
+  const int dimensions = tile.extent.size();
+  REFIT_ASSERT(is_castable(tile.from) && tile.to == DType::f8_e4m3);
+  REFIT_ASSERT(dimensions >= 2 && dimensions <= kWalkedDimensions);
+  REFIT_ASSERT(tile.source_strides.size() == dimensions);
+  REFIT_ASSERT(tile.destination == nullptr || tile.destination_strides.size() == dimensions);
+  REFIT_ASSERT(blocks.maxima == nullptr || blocks.maxima_strides.size() == dimensions);
+  REFIT_ASSERT(blocks.scales == nullptr || blocks.scale_strides.size() == dimensions);
+  REFIT_ASSERT(blocks.repeats > 0 && block_columns(blocks.quantiser) % blocks.repeats == 0);
+  REFIT_ASSERT(block_rows(blocks.quantiser) % blocks.repeats == 0);
+  REFIT_ASSERT(!is_mx(blocks.quantiser) || blocks.columns % block_columns(blocks.quantiser) == 0);
+  REFIT_ASSERT(blocks.row >= 0 && blocks.row + tile.extent[dimensions - 2] <= blocks.rows);
+  REFIT_ASSERT(blocks.column >= 0 && blocks.column + tile.extent[dimensions - 1] <= blocks.columns);
+  REFIT_ASSERT(blocks.last == nullptr || dimensions == 2 ||
+               product(tile.extent) == tile.extent[dimensions - 2] * tile.extent[dimensions - 1]);
+  if (tile.destination == nullptr) {
+    REFIT_ASSERT(blocks.maxima != nullptr);
+  } else {
+    REFIT_ASSERT(blocks.maxima != nullptr || !needs_maxima(tile));
+    REFIT_ASSERT(blocks.last != nullptr || !needs_last(tile));
+  }
+}
+
+bool is_vector(const void* address, std::int64_t bytes_of_row) {
+  return reinterpret_cast<std::uintptr_t>(address) % 16 == 0 && bytes_of_row % 16 == 0;
+}
+
+QuantiseKind kind_of(const QuantiseItem& item, const Axes& axes) {
+  const bool whole = item.rows.begin % axes.rows.block == 0 && axes.rows.ends_at(item.rows.end) &&
+                     item.columns.begin % axes.columns.block == 0 && axes.columns.ends_at(item.columns.end);
+  const bool vectors = byte_size(item.from) == 2 && item.columns.size() % 16 == 0 && item.source_stride[1] == 1 &&
+                       item.destination_stride[1] == 1 && is_vector(item.source, 2 * item.source_stride[0]) &&
+                       is_vector(item.destination, item.destination_stride[0]);
+  if (item.destination == nullptr || !whole || !vectors) return QuantiseKind::any;
+  return is_mx(item.quantiser) ? QuantiseKind::rows : QuantiseKind::blocks;
+}
+
+/// The part of a tile of one matrix that has those rows and columns.
+QuantiseItem make_item(const Tile& whole, const Axes& axes, const Span& rows, const Span& columns) {
+  const int last = whole.extent.size() - 1;
+  const Tile tile = part_of(part_of(whole, last - 1, rows.begin - axes.rows.tile.begin, rows.size()), last,
+                            columns.begin - axes.columns.tile.begin, columns.size());
+  const Blocks& blocks = *tile.blocks;
+  const auto strides = [last](const Extents& all, bool used, std::int64_t(&to)[2]) {
+    for (int d = 0; d < 2; ++d) to[d] = used ? all[last - 1 + d] : 0;
+  };
+  QuantiseItem item{};
+  item.source = tile.source;
+  item.destination = tile.destination;
+  strides(tile.source_strides, true, item.source_stride);
+  strides(tile.destination_strides, tile.destination != nullptr, item.destination_stride);
+  item.rows = rows;
+  item.columns = columns;
+  item.source_rows = axes.rows.source;
+  item.source_columns = axes.columns.source;
+  item.matrix_rows = blocks.rows;
+  item.matrix_columns = blocks.columns;
+  item.maxima = blocks.maxima;
+  strides(blocks.maxima_strides, blocks.maxima != nullptr, item.maxima_stride);
+  item.last = blocks.last;
+  item.scales = blocks.scales;
+  strides(blocks.scale_strides, blocks.scales != nullptr, item.scale_stride);
+  item.repeats = static_cast<std::int32_t>(blocks.repeats);
+  item.quantiser = blocks.quantiser;
+  item.from = tile.from;
+  item.kind = kind_of(item, axes);
+  item.signal = -1;
+  item.wait = tile.wait;
+  return item;
+}
+
+/// Calls with_span for the tile's indices before its whole blocks, for these in steps of `step`, and for those behind.
+template <typename WithSpan>
+void split(const Axis& axis, std::int64_t step, const WithSpan& with_span) {
+  const Span whole = axis.whole();
+  if (axis.tile.begin < whole.begin) with_span(Span{axis.tile.begin, whole.begin});
+  for (std::int64_t i = whole.begin; i < whole.end; i += step) with_span(Span{i, std::min(i + step, whole.end)});
+  if (whole.end < axis.tile.end) with_span(Span{whole.end, axis.tile.end});
+}
+
+/// Of a tile of one matrix.
+void append(const Tile& tile, std::int32_t signal, std::vector<QuantiseItem>& items) {
+  const Axes axes(tile);
+  const std::int64_t columns = std::clamp<std::int64_t>(kItemElements / axes.rows.block, axes.columns.block,
+                                                        std::max(axes.columns.block, axes.columns.tile.size()));
+  const std::int64_t wide = columns / axes.columns.block * axes.columns.block;
+  const std::int64_t high = std::max(axes.rows.block, kItemElements / wide / axes.rows.block * axes.rows.block);
+  split(axes.rows, high, [&](const Span& rows) {
+    split(axes.columns, wide, [&](const Span& of_columns) {
+      items.push_back(make_item(tile, axes, rows, of_columns));
+      items.back().signal = signal;
+    });
+  });
+}
+
+}  // namespace
+
+Tile part_of(const Tile& tile, int dimension, std::int64_t first, std::int64_t count) {
+  Tile part = tile;
+  part.extent[dimension] = count;
+  part.source += first * tile.source_strides[dimension] * byte_size(tile.from);
+  if (tile.destination != nullptr) {
+    part.destination += first * tile.destination_strides[dimension] * byte_size(tile.to);
+  }
+  if (!tile.blocks) return part;
+  Blocks& blocks = *part.blocks;
+  const bool is_row = dimension == tile.extent.size() - 2;
+  const bool is_column = dimension == tile.extent.size() - 1;
+  // In blocks and in smaller ones; dimensions that count matrices advance by one of them.
+  std::int64_t moved = first;
+  std::int64_t moved_small = first;
+  if (is_row || is_column) {
+    std::int64_t& at = is_row ? blocks.row : blocks.column;
+    const std::int64_t size = is_row ? block_rows(blocks.quantiser) : block_columns(blocks.quantiser);
+    const std::int64_t small = size / blocks.repeats;
+    moved = (at + first) / size - at / size;
+    moved_small = (at + first) / small - at / small;
+    at += first;
+    (is_row ? blocks.above : blocks.left) += first;
+    (is_row ? blocks.below : blocks.right) += tile.extent[dimension] - first - count;
+  }
+  if (blocks.maxima != nullptr) blocks.maxima += moved * blocks.maxima_strides[dimension];
+  if (blocks.scales != nullptr) {
+    blocks.scales += moved_small * blocks.scale_strides[dimension] * byte_size(scale_dtype(blocks.quantiser));
+  }
+  return part;
+}
+
+bool needs_maxima(const Tile& tile) {
+  const Axes axes(tile);
+  return !axes.rows.source.holds(axes.rows.touched()) || !axes.columns.source.holds(axes.columns.touched());
+}
+
+bool needs_last(const Tile& tile) {
+  const Axes axes(tile);
+  const auto touches_ragged = [](const Axis& axis) {
+    return axis.matrix % axis.block != 0 && axis.touched().end == axis.matrix;
+  };
+  const bool is_in_source = axes.rows.source.end == axes.rows.matrix && axes.columns.source.end == axes.columns.matrix;
+  return pads_with_last(tile.blocks->quantiser) && !is_in_source &&
+         (touches_ragged(axes.rows) || touches_ragged(axes.columns));
+}
+
+std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, CopySignals& signals) {
+  std::vector<QuantiseItem> items;
+  for (const Tile& tile : tiles) {
+    if (tile.transform != Transform::quantise) continue;
+    check(tile);
+    if (product(tile.extent) == 0) continue;
+    const std::int32_t signal = signals.index_of(tile.signal);
+    const int matrices = tile.extent.size() - 2;
+    const std::int64_t outer = matrices > 0 ? tile.extent[0] : 1;
+    const std::int64_t inner = matrices > 1 ? tile.extent[1] : 1;
+    for (std::int64_t i = 0; i < outer; ++i) {
+      const Tile one = matrices > 0 ? part_of(tile, 0, i, 1) : tile;
+      for (std::int64_t j = 0; j < inner; ++j) append(matrices > 1 ? part_of(one, 1, j, 1) : one, signal, items);
+    }
+  }
+  for (const QuantiseItem& item : items) signals.count_item(item.signal);
+  std::stable_sort(items.begin(), items.end(),
+                   [](const QuantiseItem& a, const QuantiseItem& b) { return a.kind < b.kind; });
+  return items;
+}
+
+}  // namespace refit::kernels

@@ -1,0 +1,130 @@
+#pragma once
+// The items of a copy table's tiles that are quantised: a few blocks of one matrix each, cut between blocks.
+//
+// Example: a tile of rows 64 .. 319 of a matrix, quantised in blocks of 128 x 128, becomes items of rows 64 .. 127 and
+// 256 .. 319, which are parts of blocks, and of rows 128 .. 255, whose blocks a team keeps in its registers.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/bits.hpp"
+#include "kernels/copy_items.hpp"
+#include "kernels/quantiser.hpp"
+
+namespace refit::kernels {
+
+/// What a device does with an item, in the order in which a table's items lie.
+enum class QuantiseKind : std::uint8_t {
+  blocks,  ///< whole 128 x 128 blocks, or what the matrix has of them; 2-byte values, both ends in vectors of 16 bytes
+  rows,    ///< whole 1 x 32 blocks of such
+  any
+};
+inline constexpr int kQuantiseKinds = 3;
+
+/// Indices begin .. end - 1 of rows or columns of a matrix.
+struct Span {
+  std::int64_t begin, end;
+  REFIT_FUNCTION std::int64_t size() const { return end - begin; }
+  REFIT_FUNCTION bool holds(const Span& other) const { return begin <= other.begin && other.end <= end; }
+};
+
+/// Strides go from row to row and from column to column (of values, of blocks, of smaller blocks), in elements.
+struct QuantiseItem {
+  const std::byte* source;  ///< of the item's first element
+  std::byte* destination;   ///< null: the item raises maxima
+  std::int64_t source_stride[2];
+  std::int64_t destination_stride[2];
+  Span rows, columns;                ///< of the item, in its matrix
+  Span source_rows, source_columns;  ///< what the source has
+  std::int64_t matrix_rows, matrix_columns;
+  std::uint32_t* maxima;  ///< of the item's first block
+  std::int64_t maxima_stride[2];
+  const std::uint32_t* last;
+  std::byte* scales;  ///< of the item's first smaller block; null: not stored
+  std::int64_t scale_stride[2];
+  std::int32_t repeats;
+  Quantiser quantiser;
+  DType from;
+  QuantiseKind kind;
+  std::int32_t signal;  ///< index into the table's signals; -1: none
+  const std::uint64_t* wait;
+
+  REFIT_FUNCTION const std::byte* value(std::int64_t row, std::int64_t column, std::int64_t size) const {
+    return source + size * ((row - rows.begin) * source_stride[0] + (column - columns.begin) * source_stride[1]);
+  }
+  REFIT_FUNCTION std::byte* byte(std::int64_t row, std::int64_t column) const {
+    return destination + (row - rows.begin) * destination_stride[0] + (column - columns.begin) * destination_stride[1];
+  }
+};
+
+/// A block that an item touches.
+struct BlockOfItem {
+  Span rows, columns;            ///< what the matrix has of it
+  Span item_rows, item_columns;  ///< what the item has of it
+  bool is_ragged;                ///< the matrix does not have all of it
+  bool is_in_source;
+  std::uint32_t* maximum;
+
+  /// Block (i, j) of those that an item touches, blocks being of height x width.
+  REFIT_FUNCTION BlockOfItem(const QuantiseItem& item, std::int64_t height, std::int64_t width, std::int64_t i,
+                             std::int64_t j)
+      : rows(within((item.rows.begin / height + i) * height, height, {0, item.matrix_rows})),
+        columns(within((item.columns.begin / width + j) * width, width, {0, item.matrix_columns})),
+        item_rows(within(rows.begin, height, item.rows)),
+        item_columns(within(columns.begin, width, item.columns)),
+        is_ragged(rows.size() < height || columns.size() < width),
+        is_in_source(item.source_rows.holds(rows) && item.source_columns.holds(columns)),
+        maximum(item.maxima + i * item.maxima_stride[0] + j * item.maxima_stride[1]) {}
+
+  REFIT_FUNCTION static Span within(std::int64_t begin, std::int64_t size, const Span& all) {
+    const std::int64_t end = begin + size;
+    return {begin > all.begin ? begin : all.begin, end < all.end ? end : all.end};
+  }
+};
+
+/// How many blocks of that size a span touches.
+REFIT_FUNCTION std::int64_t blocks_of(const Span& span, std::int64_t size) {
+  return (span.end - 1) / size - span.begin / size + 1;
+}
+
+/// What ragged blocks of the item are padded with, as magnitude_bits; 0 where that is none.
+template <typename From>
+REFIT_FUNCTION std::uint32_t padding_of(const QuantiseItem& item) {
+  if (!pads_with_last(item.quantiser)) return 0;
+  const std::int64_t row = item.matrix_rows - 1;
+  const std::int64_t column = item.matrix_columns - 1;
+  if (item.source_rows.end <= row || item.source_columns.end <= column) return item.last == nullptr ? 0 : *item.last;
+  constexpr std::int64_t kSize = sizeof(typename From::Bits);
+  const auto bits = load<typename From::Bits>(item.value(row, column, kSize), 0);
+  return magnitude_bits(std::bit_cast<float>(static_cast<std::uint32_t>(convert<From, F32>(bits))));
+}
+
+/// Stores a block's scale in those of its smaller blocks that the item touches: all of them by lane 0 of 1, or some by
+/// each of more lanes.
+REFIT_FUNCTION void store_scales(const QuantiseItem& item, const BlockOfItem& block, std::int64_t height,
+                                 std::int64_t width, std::uint32_t stored, std::int64_t lane, std::int64_t lanes) {
+  if (item.scales == nullptr) return;
+  const std::int64_t small_height = height / item.repeats;
+  const std::int64_t small_width = width / item.repeats;
+  const std::int64_t across = blocks_of(block.item_columns, small_width);
+  const std::int64_t count = across * blocks_of(block.item_rows, small_height);
+  const std::int64_t row = block.item_rows.begin / small_height - item.rows.begin / small_height;
+  const std::int64_t column = block.item_columns.begin / small_width - item.columns.begin / small_width;
+  for (std::int64_t i = lane; i < count; i += lanes) {
+    const std::int64_t at = (row + i / across) * item.scale_stride[0] + (column + i % across) * item.scale_stride[1];
+    if (is_mx(item.quantiser)) {
+      store(item.scales, at, static_cast<std::uint8_t>(stored));
+    } else {
+      store(item.scales, at, stored);
+    }
+  }
+}
+
+/// The items of the tiles with Transform::quantise, by kind. Appends their signals to `signals`.
+std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, CopySignals& signals);
+
+/// In quantise_host.cpp and quantise_device.cpp, of which one is built: enqueues the items, `counts` of each kind.
+void run_quantised(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kQuantiseKinds]);
+
+}  // namespace refit::kernels

@@ -1,0 +1,298 @@
+// Quantised tiles against the reference of the whole matrix, whatever the tiling.
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdlib>
+#include <set>
+
+#include "kernels/kernels.hpp"
+#include "kernels/quantise_reference.hpp"
+#include "unit/kernels_random.hpp"
+#include "unit/quantiser_values.hpp"
+
+namespace refit::kernels {
+namespace {
+
+using namespace kernels_test;
+using quantiser_test::kAll;
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+/// A strided array in memory that kernels reach.
+struct Array {
+  Extents extent, strides;
+  DType dtype;
+  Bytes memory;
+
+  std::byte* at(const Extents& index) { return memory.data() + offset_of(index, strides) * byte_size(dtype); }
+};
+
+Array random_array(Random& random, const Extents& extent, DType dtype, bool aligned) {
+  Array result{extent, random_strides(random, extent), dtype, {}};
+  if (aligned) {
+    Extents padded = extent;
+    padded[extent.size() - 1] = ceil_div(extent[extent.size() - 1], 16) * 16;
+    result.strides = row_major_strides(padded);
+  }
+  result.memory = random_memory(random, extent, result.strides, dtype);
+  return result;
+}
+
+/// A few indices between which `size` of them are cut, with both ends.
+std::vector<std::int64_t> random_cuts(Random& random, std::int64_t size, std::int64_t multiple) {
+  std::set<std::int64_t> cuts{0, size};
+  for (std::int64_t i = pick(random, 0, 2); i > 0; --i) cuts.insert(pick(random, 0, size / multiple) * multiple);
+  return {cuts.begin(), cuts.end()};
+}
+
+/// The first byte that differs; -1 if none.
+std::int64_t first_difference(const Bytes& found, const Bytes& expected) {
+  const auto [at, other] = std::mismatch(found.begin(), found.end(), expected.begin(), expected.end());
+  return at == found.end() ? -1 : at - found.begin();
+}
+
+/// Matrices of one quantiser, a number of them in up to two dimensions.
+class Matrices {
+ public:
+  Matrices(Random& random, Quantiser quantiser) : random_(random), quantiser_(quantiser) {
+    const bool is_mx = refit::is_mx(quantiser);
+    dtype_ = std::array{DType::f32, DType::bf16, DType::f16}[random() % 3];
+    aligned_ = pick(random, 0, 1) == 0;
+    std::int64_t rows = pick(random, 1, 5);
+    std::int64_t columns = is_mx ? 32 * pick(random, 1, 20) : pick(random, 1, 600);
+    if (pick(random, 0, 2) == 0 && !is_mx) std::swap(rows, columns);
+    if (pick(random, 0, 40) == 0) {
+      rows = pick(random, 100, 400);
+      columns = is_mx ? 32 * pick(random, 3, 12) : pick(random, 100, 400);
+    }
+    if (aligned_ && !is_mx && columns > 16) columns = columns / 16 * 16;
+    for (std::int64_t i = std::max<std::int64_t>(0, pick(random, -2, 2)); i > 0; --i) {
+      shape_.push_back(pick(random, 1, 2));
+    }
+    matrices_ = shape_.size();
+    shape_.push_back(rows);
+    shape_.push_back(columns);
+    if (!is_mx) repeats_ = std::array{1, 2, 4}[random() % 3];
+    fill_values();
+    quantise();
+  }
+
+  std::int64_t blocks() const { return product(grid(1)); }
+
+  /// Quantises every piece of a random partition, each of which lies in memory of its own, in random tiles.
+  void check() {
+    Array bytes = random_array(random_, shape_, DType::f8_e4m3, aligned_);
+    Array scales = random_array(random_, grid(repeats_), scale_dtype(quantiser_), false);
+    Array maxima = random_array(random_, grid(1), DType::u32, false);
+    Array last = random_array(random_, head_of(shape_, 1), DType::u32, false);
+    std::fill(maxima.memory.begin(), maxima.memory.end(), std::byte{0});
+    std::fill(last.memory.begin(), last.memory.end(), std::byte{0});
+    const Bytes expected_bytes = expected(bytes, bytes_, shape_, 1);
+    const Bytes expected_scales = expected(scales, scales_, grid(1), repeats_);
+    std::vector<Array> sources;
+    std::vector<Tile> contributions, tiles;
+    for (const Box& piece : random_boxes(Box::whole(shape_))) {
+      Array& source = sources.emplace_back(stored(piece));
+      add_contributions(piece, source, maxima, last, contributions);
+      for (const Box& box : random_boxes(piece)) add_tiles(box, piece, source, bytes, scales, maxima, last, tiles);
+    }
+    const ExecutionSpace space;
+    CopyTable(space, contributions).run(space);
+    const CopyTable table(space, tiles);
+    table.run(space);
+    space.fence();
+    ASSERT_EQ(table.bytes_written(), product(shape_));
+    ASSERT_EQ(first_difference(bytes.memory, expected_bytes), -1) << *this;
+    ASSERT_EQ(first_difference(scales.memory, expected_scales), -1) << *this << " scales repeated " << repeats_;
+  }
+
+  friend std::ostream& operator<<(std::ostream& out, const Matrices& of) {
+    return out << name(of.quantiser_) << " " << name(of.dtype_) << " " << to_string(of.shape_);
+  }
+
+ private:
+  /// Of scales that are stored `repeats` x `repeats` times, but in ragged blocks as often as there are smaller blocks.
+  Extents grid(std::int64_t repeats) const {
+    Extents result = head_of(shape_, 0);
+    result[matrices_] = ceil_div(result[matrices_], block_rows(quantiser_) / repeats);
+    result[matrices_ + 1] = ceil_div(result[matrices_ + 1], block_columns(quantiser_) / repeats);
+    return result;
+  }
+  Extents head_of(Extents extents, std::int64_t inner) const {
+    for (int d = matrices_; d < matrices_ + 2 && inner != 0; ++d) extents[d] = inner;
+    return extents;
+  }
+
+  void fill_values() {
+    values_.resize(static_cast<std::size_t>(product(shape_) * byte_size(dtype_)));
+    const auto exponent =
+        static_cast<int>(pick(random_, 0, 1) == 0 ? pick(random_, -150, 127) : pick(random_, -20, 10));
+    const auto usual = static_cast<int>(pick(random_, quantiser_test::kFirstUsual - 1, quantiser_test::kKinds - 1));
+    const bool with_specials = pick(random_, 0, 2) == 0;
+    for (std::int64_t i = 0; i < product(shape_); ++i) {
+      const bool special = with_specials && random_() % 400 == 0;
+      const int kind = special ? static_cast<int>(random_() % quantiser_test::kFirstUsual) : usual;
+      const auto smaller = static_cast<int>(random_() % 13);
+      const std::uint32_t bits = quantiser_test::random_value(random_, kind, exponent - smaller);
+      write_bits(values_.data(), i, dtype_, convert_bits(bits, DType::f32, dtype_));
+    }
+  }
+
+  void quantise() {
+    const std::int64_t rows = shape_[matrices_];
+    const std::int64_t columns = shape_[matrices_ + 1];
+    const std::int64_t count = product(shape_) / (rows * columns);
+    const std::int64_t scale_bytes = blocks() / count * byte_size(scale_dtype(quantiser_));
+    bytes_.resize(static_cast<std::size_t>(product(shape_)));
+    scales_.resize(static_cast<std::size_t>(count * scale_bytes));
+    for (std::int64_t m = 0; m < count; ++m) {
+      quantise_reference(quantiser_, values_.data() + m * rows * columns * byte_size(dtype_), dtype_, rows, columns,
+                         columns, reinterpret_cast<std::uint8_t*>(bytes_.data()) + m * rows * columns,
+                         scales_.data() + m * scale_bytes);
+    }
+  }
+
+  /// `array` after all its elements are set to those of `from`, row-major of `shape`, each of which is stored
+  /// repeats x repeats times.
+  Bytes expected(const Array& array, const std::vector<std::byte>& from, const Shape& shape,
+                 std::int64_t repeats) const {
+    const Extents strides = row_major_strides(shape);
+    Bytes result = array.memory;
+    for_each_index(array.extent, [&](const Extents& index, std::int64_t) {
+      Extents of = index;
+      of[matrices_] /= repeats;
+      of[matrices_ + 1] /= repeats;
+      write_bits(result.data(), offset_of(index, array.strides), array.dtype,
+                 read_bits(from.data(), offset_of(of, strides), array.dtype));
+    });
+    return result;
+  }
+
+  std::vector<Box> random_boxes(const Box& whole) {
+    const std::int64_t multiple = aligned_ ? (pick(random_, 0, 1) == 0 ? 16 : 128) : 1;
+    const std::vector<std::int64_t> rows = random_cuts(random_, whole.extent[matrices_], aligned_ ? multiple / 16 : 1);
+    const std::vector<std::int64_t> columns = random_cuts(random_, whole.extent[matrices_ + 1], multiple);
+    std::vector<Box> result;
+    for (std::size_t r = 0; r + 1 < rows.size(); ++r) {
+      for (std::size_t c = 0; c + 1 < columns.size(); ++c) {
+        Box box = whole;
+        box.lower[matrices_] += rows[r];
+        box.lower[matrices_ + 1] += columns[c];
+        box.extent[matrices_] = rows[r + 1] - rows[r];
+        box.extent[matrices_ + 1] = columns[c + 1] - columns[c];
+        result.push_back(box);
+      }
+    }
+    return result;
+  }
+
+  Array stored(const Box& piece) {
+    Array result = random_array(random_, piece.extent, dtype_, aligned_);
+    const Extents strides = row_major_strides(shape_);
+    for_each_index(piece.extent, [&](const Extents& index, std::int64_t) {
+      Extents global = index;
+      for (int d = 0; d < index.size(); ++d) global[d] += piece.lower[d];
+      write_bits(result.memory.data(), offset_of(index, result.strides), dtype_,
+                 read_bits(values_.data(), offset_of(global, strides), dtype_));
+    });
+    return result;
+  }
+
+  /// The tile of a box of a stored piece, without a destination.
+  Tile tile_of(const Box& box, const Box& piece, Array& source) const {
+    Tile tile;
+    tile.source = source.at(relative(box, piece));
+    tile.extent = box.extent;
+    tile.source_strides = source.strides;
+    tile.from = dtype_;
+    tile.to = DType::f8_e4m3;
+    tile.transform = Transform::quantise;
+    Blocks& blocks = tile.blocks.emplace();
+    const int row = matrices_;
+    const int column = matrices_ + 1;
+    blocks.quantiser = quantiser_;
+    blocks.row = box.lower[row];
+    blocks.column = box.lower[column];
+    blocks.rows = shape_[row];
+    blocks.columns = shape_[column];
+    blocks.above = box.lower[row] - piece.lower[row];
+    blocks.left = box.lower[column] - piece.lower[column];
+    blocks.below = piece.extent[row] - blocks.above - box.extent[row];
+    blocks.right = piece.extent[column] - blocks.left - box.extent[column];
+    return tile;
+  }
+
+  Extents block_of(const Box& box, std::int64_t repeats) const {
+    Extents result = box.lower;
+    result[matrices_] /= block_rows(quantiser_) / repeats;
+    result[matrices_ + 1] /= block_columns(quantiser_) / repeats;
+    return result;
+  }
+
+  void add_contributions(const Box& piece, Array& source, Array& maxima, Array& last, std::vector<Tile>& tiles) {
+    Tile tile = tile_of(piece, piece, source);
+    tile.blocks->maxima = reinterpret_cast<std::uint32_t*>(maxima.at(block_of(piece, 1)));
+    tile.blocks->maxima_strides = maxima.strides;
+    tiles.push_back(tile);
+    for (int d : {matrices_, matrices_ + 1}) {
+      if (piece.lower[d] + piece.extent[d] != shape_[d]) return;
+      tile = part_of(tile, d, piece.extent[d] - 1, 1);
+    }
+    tile.blocks->maxima = reinterpret_cast<std::uint32_t*>(last.memory.data());
+    tile.blocks->maxima_strides = last.strides;
+    tiles.push_back(tile);
+  }
+
+  void add_tiles(const Box& box, const Box& piece, Array& source, Array& bytes, Array& scales, Array& maxima,
+                 Array& last, std::vector<Tile>& tiles) {
+    Tile tile = tile_of(box, piece, source);
+    tile.destination = bytes.at(box.lower);
+    tile.destination_strides = bytes.strides;
+    tile.blocks->repeats = repeats_;
+    tile.blocks->scales = scales.at(block_of(box, repeats_));
+    tile.blocks->scale_strides = scales.strides;
+    if (needs_maxima(tile)) {
+      tile.blocks->maxima = reinterpret_cast<std::uint32_t*>(maxima.at(block_of(box, 1)));
+      tile.blocks->maxima_strides = maxima.strides;
+    }
+    if (!needs_last(tile)) return tiles.push_back(tile);
+    for_each_index(head_of(shape_, 1), [&](const Extents& index, std::int64_t) {
+      Tile one = tile;
+      for (int d = 0; d < matrices_; ++d) one = part_of(one, d, index[d], 1);
+      one.blocks->last = reinterpret_cast<const std::uint32_t*>(last.at(index));
+      tiles.push_back(one);
+    });
+  }
+
+  Random& random_;
+  Quantiser quantiser_;
+  DType dtype_ = DType::f32;
+  bool aligned_ = false;  ///< rows begin at multiples of 16 elements
+  int matrices_ = 0;      ///< dimensions before rows and columns
+  std::int64_t repeats_ = 1;
+  Shape shape_;
+  std::vector<std::byte> values_, bytes_, scales_;  ///< of all matrices, row-major; the latter by the reference
+};
+
+/// How many blocks are quantised by this test: REFIT_QUANTISED_BLOCKS, e.g. 10000000.
+std::int64_t blocks_to_quantise() {
+  const char* given = std::getenv("REFIT_QUANTISED_BLOCKS");
+  return given == nullptr ? 100000 : std::atoll(given);
+}
+
+TEST(Quantise, EqualsTheReferenceInAnyTiling) {
+  Random random(12);
+  for (Quantiser quantiser : kAll) {
+    for (std::int64_t blocks = 0; blocks < blocks_to_quantise() / std::ssize(kAll);) {
+      Matrices matrices(random, quantiser);
+      matrices.check();
+      if (HasFatalFailure()) return;
+      blocks += matrices.blocks();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace refit::kernels
