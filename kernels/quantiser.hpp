@@ -127,14 +127,21 @@ REFIT_FUNCTION bool has_numbers(std::uint32_t amax, const BlockScale& scale) {
 }
 
 /// The E4M3 byte of a float32 that is not NaN: nearest even, beyond 448 (infinity too) 448.
+///
+/// From 2^-6 on a byte is a float's upper bits, rounded. Below, it is a multiple of 2^-9, one unit of 2^14: an addition
+/// rounds to it, and leaves it in the low bits. Each of the two is the larger one where it holds: there is no branch,
+/// and hosts compute vectors of bytes.
 REFIT_FUNCTION std::uint8_t e4m3_from_number(float value) {
+  constexpr std::uint32_t kSmallestNormal = 0x3C800000U;
   const std::uint32_t sign = (std::bit_cast<std::uint32_t>(value) >> 24) & 0x80U;
   const std::uint32_t magnitude = magnitude_bits(value);
-  const std::uint32_t normal = ((magnitude + 0x0007FFFFU + ((magnitude >> 20) & 1U)) >> 20) - (120U << 3);
-  const std::uint32_t saturated = normal < 0x7EU ? normal : 0x7EU;
-  // Below 2^-6 a byte is a multiple of 2^-9, one unit of 2^14: the addition rounds, and leaves it in the low bits.
-  const std::uint32_t small = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0x1p14F) - 0x46800000U;
-  return static_cast<std::uint8_t>(sign | (magnitude < 0x3C800000U ? small : saturated));
+  const auto normal =
+      static_cast<std::int32_t>((magnitude + 0x0007FFFFU + ((magnitude >> 20) & 1U)) >> 20) - (120 << 3);
+  const std::uint32_t bounded = magnitude < kSmallestNormal ? magnitude : kSmallestNormal;
+  const std::uint32_t rounded = std::bit_cast<std::uint32_t>(std::bit_cast<float>(bounded) + 0x1p14F);
+  const auto small = static_cast<std::int32_t>(rounded & 0xFU);
+  const std::int32_t unbounded = normal > small ? normal : small;
+  return static_cast<std::uint8_t>(sign | static_cast<std::uint32_t>(unbounded < 0x7E ? unbounded : 0x7E));
 }
 
 /// The same; NaN becomes a NaN of the same sign.

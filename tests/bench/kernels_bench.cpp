@@ -61,6 +61,14 @@ class Bench {
     copy("cast bf16 -> f32, rows of 577", {rows_ * kColumns / 577, 577}, {577, 1}, {577, 1}, DType::bf16, DType::f32);
   }
 
+  void quantisers() const {
+    quantise("quantise 128 x 128", Quantiser::nemo_rl, kColumns);
+    quantise("quantise 128 x 128, powers of two", Quantiser::vllm_ue8m0, kColumns);
+    quantise("quantise 128 x 128, [rows, 768]", Quantiser::nemo_rl, 768);
+    quantise("quantise 1 x 32", Quantiser::mxfp8, kColumns);
+    quantise("quantise 1 x 32, [rows, 768]", Quantiser::mxfp8, 768);
+  }
+
   void readers() const {
     for (const DType as : {DType::bf16, DType::f32}) {
       report(as == DType::bf16 ? "fingerprint" : "fingerprint as f32", bytes_, [this, as] {
@@ -124,6 +132,22 @@ class Bench {
     report(name, table.bytes_read() + table.bytes_written(), [&] { table.run(space_); });
   }
 
+  void quantise(const char* name, Quantiser quantiser, std::int64_t columns) const {
+    const std::int64_t rows = rows_ * kColumns / columns / 128 * 128;
+    const std::int64_t across = columns / block_columns(quantiser);
+    const DeviceBuffer scales(rows / block_rows(quantiser) * across * byte_size(scale_dtype(quantiser)));
+    Tile tile{source_.data(), destination_.data(), {rows, columns}, {columns, 1},
+              {columns, 1},   DType::bf16,         DType::f8_e4m3,  Transform::quantise};
+    Blocks& blocks = tile.blocks.emplace();
+    blocks.quantiser = quantiser;
+    blocks.rows = rows;
+    blocks.columns = columns;
+    blocks.scales = scales.data();
+    blocks.scale_strides = {across, 1};
+    const CopyTable table(space_, {&tile, 1});
+    report(name, table.bytes_read() + table.bytes_written() + scales.bytes(), [&] { table.run(space_); });
+  }
+
   double seconds(const std::function<void()>& action) const {
     const double start = now();
     action();
@@ -160,6 +184,7 @@ int run(int argc, char** argv) {
   if (mib < 1) fail_usage("kernels_bench: {} is not a number of MiB", argv[1]);
   const Bench bench(mib << 20);
   bench.copies();
+  bench.quantisers();
   bench.readers();
   bench.writers();
   bench.launches();

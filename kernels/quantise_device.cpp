@@ -1,0 +1,365 @@
+// Quantised copies by teams of device lanes: a persistent grid whose teams walk over the items.
+//
+// A 128 x 128 block is read once: it stays in the registers of its team's 256 lanes, 16 neighbours of each of four rows
+// a lane, until all of them know its maximum. Of 1 x 32 blocks two lanes have 16 elements each. Items that such lanes
+// cannot read in vectors, or that have parts of blocks, are read element by element, and twice.
+//
+// Each kind of item has a launch of its own, where a table has such.
+
+#include <cuda_fp8.h>
+
+#include <algorithm>
+
+#include "kernels/flags_device.hpp"
+#include "kernels/launch.hpp"
+#include "kernels/quantise_items.hpp"
+
+namespace refit::kernels {
+
+namespace {
+
+constexpr int kWarp = 32;
+constexpr int kWarps = kLanes / kWarp;
+constexpr int kElements = 16;  ///< of a lane: what it writes in one store
+constexpr std::int64_t kBlock = block_rows(Quantiser::nemo_rl);
+
+KOKKOS_FORCEINLINE_FUNCTION std::uint32_t larger(std::uint32_t a, std::uint32_t b) { return a > b ? a : b; }
+
+/// The largest number of a group of 2, 4 .. 32 neighbouring lanes, in all of them; all lanes of a warp call it.
+template <int group>
+KOKKOS_FORCEINLINE_FUNCTION std::uint32_t largest_of_lanes(std::uint32_t number) {
+#if defined(__CUDA_ARCH__)
+  REFIT_UNROLL
+  for (int step = group / 2; step > 0; step /= 2) {
+    number = larger(number, __shfl_xor_sync(0xFFFFFFFFU, number, step));
+  }
+#endif
+  return number;
+}
+
+/// The same of all lanes of a team. `scratch` holds kWarps numbers, which the team has read before it comes here again.
+template <typename Member>
+KOKKOS_FORCEINLINE_FUNCTION std::uint32_t largest_of_team(std::uint32_t number, std::uint32_t* scratch,
+                                                          const Member& member) {
+  number = largest_of_lanes<kWarp>(number);
+  if (member.team_rank() % kWarp == 0) scratch[member.team_rank() / kWarp] = number;
+  member.team_barrier();
+  REFIT_UNROLL
+  for (int w = 0; w < kWarps; ++w) number = larger(number, scratch[w]);
+  return number;
+}
+
+/// 16 neighbouring elements of two bytes each, as they are stored.
+struct Values {
+  Unit16 half[2];
+
+  KOKKOS_FORCEINLINE_FUNCTION std::uint32_t word(int pair) const {
+    const Unit16& of = half[pair / 4];
+    const std::uint64_t both = pair % 4 < 2 ? of.low : of.high;
+    return static_cast<std::uint32_t>(both >> (32 * (pair % 2)));
+  }
+};
+
+/// The largest of both halves of many words, without their signs: a word is compared as a whole for its upper half.
+struct LargestHalf {
+  std::uint32_t upper = 0;
+  std::uint32_t lower = 0;
+
+  KOKKOS_FORCEINLINE_FUNCTION void add(const Values& values) {
+    REFIT_UNROLL
+    for (int p = 0; p < kElements / 2; ++p) {
+      upper = larger(upper, values.word(p) & 0x7FFFFFFFU);
+      lower = larger(lower, values.word(p) << 17);
+    }
+  }
+  KOKKOS_FORCEINLINE_FUNCTION std::uint32_t bits() const { return larger(upper >> 16, lower >> 17); }
+};
+
+template <typename From>
+KOKKOS_FORCEINLINE_FUNCTION float float_of(typename From::Bits bits) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(convert<From, F32>(bits)));
+}
+
+/// A bfloat16 that is not NaN is the upper half of its float.
+KOKKOS_FORCEINLINE_FUNCTION void floats_of(BF16, std::uint32_t word, float* pair) {
+  pair[0] = std::bit_cast<float>(word << 16);
+  pair[1] = std::bit_cast<float>(word & 0xFFFF0000U);
+}
+KOKKOS_FORCEINLINE_FUNCTION void floats_of(F16, std::uint32_t word, float* pair) {
+  pair[0] = float_of<F16>(static_cast<std::uint16_t>(word));
+  pair[1] = float_of<F16>(static_cast<std::uint16_t>(word >> 16));
+}
+
+/// The bytes of 16 elements; `numbers`: none of their products is NaN.
+template <typename From>
+KOKKOS_FORCEINLINE_FUNCTION Unit16 quantised(const Values& values, Quantiser quantiser, float factor, bool numbers) {
+  std::uint64_t words[2] = {0, 0};
+  REFIT_UNROLL
+  for (int p = 0; p < kElements / 2; ++p) {
+    std::uint32_t two = 0;
+    const std::uint32_t word = values.word(p);
+    if (numbers) {
+      float pair[2];
+      floats_of(From{}, word, pair);
+      two = __nv_cvt_float2_to_fp8x2(make_float2(pair[0] * factor, pair[1] * factor), __NV_SATFINITE, __NV_E4M3);
+    } else {
+      two = quantise_value(quantiser, float_of<From>(static_cast<std::uint16_t>(word)), factor);
+      two |= std::uint32_t{quantise_value(quantiser, float_of<From>(static_cast<std::uint16_t>(word >> 16)), factor)}
+             << 8;
+    }
+    words[p / 4] |= static_cast<std::uint64_t>(two) << (16 * (p % 4));
+  }
+  return {words[0], words[1]};
+}
+
+KOKKOS_FORCEINLINE_FUNCTION Values load_values(const std::byte* data) {
+  return {{load<Unit16>(data, 0), load<Unit16>(data, 1)}};
+}
+
+/// Whole 128 x 128 blocks.
+struct WholeBlocks {
+  CopyRun run;
+  std::int64_t count;
+
+  static constexpr int kAcross = kBlock / kElements;  ///< lanes that share a row
+  static constexpr int kRows = kLanes / kAcross;      ///< that the lanes have at a time
+  static constexpr int kTimes = kBlock / kRows;
+  static constexpr int kScratch = 2 * kWarps * sizeof(std::uint32_t);  ///< for a block and the one before it
+  static constexpr int kTeams = 4;
+
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
+    auto* scratch = static_cast<std::uint32_t*>(member.team_scratch(0).get_shmem(static_cast<int>(kScratch)));
+    int turn = 0;
+    for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
+      const QuantiseItem& item = run.quantised[i];
+      await_flag(item, run.epoch, member);
+      if (item.from == DType::bf16) {
+        quantise<BF16>(item, member, scratch, turn);
+      } else {
+        quantise<F16>(item, member, scratch, turn);
+      }
+      raise_flag(item, run, member);
+    }
+  }
+
+  template <typename From, typename Member>
+  KOKKOS_FORCEINLINE_FUNCTION void quantise(const QuantiseItem& item, const Member& member, std::uint32_t* scratch,
+                                            int& turn) const {
+    const auto down = static_cast<int>(blocks_of(item.rows, kBlock));
+    const auto across = static_cast<int>(blocks_of(item.columns, kBlock));
+    const std::uint32_t padding = padding_of<From>(item);
+    const std::int64_t row = member.team_rank() / kAcross;
+    const std::int64_t column = member.team_rank() % kAcross * kElements;
+    for (int b = 0; b < down * across; ++b) {
+      const BlockOfItem block(item, kBlock, kBlock, b / across, b % across);
+      const std::byte* from = item.value(block.rows.begin + row, block.columns.begin + column, 2);
+      const std::int64_t rows = column < block.columns.size() ? block.rows.size() - row : 0;
+      Values values[kTimes];
+      LargestHalf largest;
+      REFIT_UNROLL
+      for (int k = 0; k < kTimes; ++k) {
+        values[k] = Values{};
+        if (k * kRows < rows) values[k] = load_values(from + 2 * k * kRows * item.source_stride[0]);
+      }
+      REFIT_UNROLL
+      for (int k = 0; k < kTimes; ++k) largest.add(values[k]);
+      turn = 1 - turn;
+      const std::uint32_t bits = largest_of_team(largest.bits(), scratch + turn * kWarps, member);
+      std::uint32_t amax = std::bit_cast<std::uint32_t>(float_of<From>(static_cast<std::uint16_t>(bits)));
+      if (block.is_ragged) amax = larger(amax, padding);
+      const BlockScale scale = block_scale(item.quantiser, std::bit_cast<float>(amax), From::kType);
+      const bool numbers = has_numbers(amax, scale);
+      std::byte* to = item.byte(block.rows.begin + row, block.columns.begin + column);
+      REFIT_UNROLL
+      for (int k = 0; k < kTimes; ++k) {
+        if (k * kRows < rows) {
+          store(to + k * kRows * item.destination_stride[0], 0,
+                quantised<From>(values[k], item.quantiser, scale.factor, numbers));
+        }
+      }
+      store_scales(item, block, kBlock, kBlock, scale.stored, member.team_rank(), kLanes);
+    }
+  }
+};
+
+/// Rows of whole 1 x 32 blocks.
+struct WholeRows {
+  CopyRun run;
+  std::int64_t count;
+
+  static constexpr int kInFlight = 2;  ///< positions of a lane that are read before the first is written
+  static constexpr int kScratch = 0;
+  static constexpr int kTeams = 4;
+
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
+    for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
+      const QuantiseItem& item = run.quantised[i];
+      await_flag(item, run.epoch, member);
+      if (item.from == DType::bf16) {
+        quantise<BF16>(item, member.team_rank());
+      } else {
+        quantise<F16>(item, member.team_rank());
+      }
+      raise_flag(item, run, member);
+    }
+  }
+
+  /// Lanes go through rows of an even number of positions, so that neighbours have halves of one block, and all of them
+  /// as often, so that neighbours always meet.
+  template <typename From>
+  KOKKOS_FORCEINLINE_FUNCTION static void quantise(const QuantiseItem& item, int lane) {
+    const auto rows = static_cast<std::uint32_t>(item.rows.size());
+    const auto across = static_cast<std::uint32_t>(item.columns.size() / kElements);
+    LaneWalk at(static_cast<std::uint32_t>(lane), kLanes, across);
+    for (std::uint32_t first = 0; first < rows * across; first += kLanes * kInFlight) {
+      Values values[kInFlight];
+      std::uint32_t row[kInFlight];
+      std::uint32_t column[kInFlight];
+      REFIT_UNROLL
+      for (int k = 0; k < kInFlight; ++k) {
+        row[k] = at.row;
+        column[k] = at.column;
+        values[k] = Values{};
+        if (row[k] < rows) {
+          values[k] = load_values(item.source + 2 * (row[k] * item.source_stride[0] + column[k] * kElements));
+        }
+        at.next();
+      }
+      REFIT_UNROLL
+      for (int k = 0; k < kInFlight; ++k) {
+        LargestHalf largest;
+        largest.add(values[k]);
+        const std::uint32_t bits = largest_of_lanes<2>(largest.bits());
+        const std::uint32_t amax = std::bit_cast<std::uint32_t>(float_of<From>(static_cast<std::uint16_t>(bits)));
+        const BlockScale scale = block_scale(item.quantiser, std::bit_cast<float>(amax), From::kType);
+        if (row[k] >= rows) continue;
+        store(item.destination + row[k] * item.destination_stride[0] + column[k] * kElements, 0,
+              quantised<From>(values[k], item.quantiser, scale.factor, has_numbers(amax, scale)));
+        if (item.scales != nullptr && column[k] % 2 == 0) {
+          store(item.scales, row[k] * item.scale_stride[0] + column[k] / 2 * item.scale_stride[1],
+                static_cast<std::uint8_t>(scale.stored));
+        }
+      }
+    }
+  }
+};
+
+/// Parts of blocks, values of four bytes and any strides: a team for a 128 x 128 block, a warp for a 1 x 32 block.
+struct AnyBlocks {
+  CopyRun run;
+  std::int64_t count;
+
+  static constexpr int kScratch = 2 * kWarps * sizeof(std::uint32_t);
+  static constexpr int kTeams = 4;
+
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
+    auto* scratch = static_cast<std::uint32_t*>(member.team_scratch(0).get_shmem(static_cast<int>(kScratch)));
+    int turn = 0;
+    for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
+      await_flag(run.quantised[i], run.epoch, member);
+      quantise_typed(run.quantised[i], member, scratch, turn);
+      raise_flag(run.quantised[i], run, member);
+    }
+  }
+
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION static void quantise_typed(const QuantiseItem& item, const Member& member,
+                                                    std::uint32_t* scratch, int& turn) {
+    with_types(item.from, item.from, [&](auto from, auto) { quantise<decltype(from)>(item, member, scratch, turn); });
+  }
+
+  template <typename From, typename Member>
+  KOKKOS_INLINE_FUNCTION static void quantise(const QuantiseItem& item, const Member& member, std::uint32_t* scratch,
+                                              int& turn) {
+    const bool by_warps = is_mx(item.quantiser);
+    const int lane = by_warps ? member.team_rank() % kWarp : member.team_rank();
+    const int lanes = by_warps ? kWarp : kLanes;
+    const std::int64_t height = block_rows(item.quantiser);
+    const std::int64_t width = block_columns(item.quantiser);
+    const std::int64_t across = blocks_of(item.columns, width);
+    const std::int64_t blocks = across * blocks_of(item.rows, height);
+    const std::uint32_t padding = padding_of<From>(item);
+    for (std::int64_t b = by_warps ? member.team_rank() / kWarp : 0; b < blocks; b += by_warps ? kWarps : 1) {
+      const BlockOfItem block(item, height, width, b / across, b % across);
+      const bool raises = item.destination == nullptr;
+      std::uint32_t amax = 0;
+      if (raises || block.is_in_source) {
+        amax = largest<From>(item, raises ? block.item_rows : block.rows, raises ? block.item_columns : block.columns,
+                             lane, lanes);
+        if (by_warps) {
+          amax = largest_of_lanes<kWarp>(amax);
+        } else {
+          turn = 1 - turn;
+          amax = largest_of_team(amax, scratch + turn * kWarps, member);
+        }
+      } else {
+        amax = *block.maximum;
+      }
+      if (raises) {
+        if (lane == 0) Kokkos::atomic_fetch_max(block.maximum, amax);
+        continue;
+      }
+      if (block.is_ragged) amax = larger(amax, padding);
+      const BlockScale scale = block_scale(item.quantiser, std::bit_cast<float>(amax), From::kType);
+      LaneWalk at(static_cast<std::uint32_t>(lane), static_cast<std::uint32_t>(lanes),
+                  static_cast<std::uint32_t>(block.item_columns.size()));
+      for (; at.row < block.item_rows.size(); at.next()) {
+        const std::int64_t row = block.item_rows.begin + at.row;
+        const std::int64_t column = block.item_columns.begin + at.column;
+        store(item.byte(row, column), 0, quantise_value(item.quantiser, value<From>(item, row, column), scale.factor));
+      }
+      store_scales(item, block, height, width, scale.stored, lane, lanes);
+    }
+  }
+
+  template <typename From>
+  KOKKOS_FORCEINLINE_FUNCTION static float value(const QuantiseItem& item, std::int64_t row, std::int64_t column) {
+    constexpr std::int64_t kSize = sizeof(typename From::Bits);
+    return float_of<From>(load<typename From::Bits>(item.value(row, column, kSize), 0));
+  }
+
+  /// Of those values that a lane reads.
+  template <typename From>
+  KOKKOS_FORCEINLINE_FUNCTION static std::uint32_t largest(const QuantiseItem& item, const Span& rows,
+                                                           const Span& columns, int lane, int lanes) {
+    std::uint32_t result = 0;
+    LaneWalk at(static_cast<std::uint32_t>(lane), static_cast<std::uint32_t>(lanes),
+                static_cast<std::uint32_t>(columns.size()));
+    for (; at.row < rows.size(); at.next()) {
+      result = larger(result, magnitude_bits(value<From>(item, rows.begin + at.row, columns.begin + at.column)));
+    }
+    return result;
+  }
+};
+
+/// One launch of as many teams as the device holds at a time.
+template <typename Functor>
+void launch(const ExecutionSpace& space, const std::string& label, const Functor& functor) {
+  using Policy = Kokkos::TeamPolicy<Device, Kokkos::LaunchBounds<kLanes, Functor::kTeams>>;
+  constexpr int kLanesOfMultiprocessor = 2048;
+  if (functor.count == 0) return;
+  const Device& device = space.implementation().device;
+  const std::int64_t all = std::int64_t{std::max(1, device.concurrency() / kLanesOfMultiprocessor)} * Functor::kTeams;
+  Policy policy(device, static_cast<int>(std::min(functor.count, all)), kLanes);
+  policy.set_scratch_size(0, Kokkos::PerTeam(Functor::kScratch));
+  Kokkos::parallel_for(label, policy, functor);
+}
+
+}  // namespace
+
+void run_quantised(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kQuantiseKinds]) {
+  static const std::string blocks = "refit::quantise";
+  static const std::string rows = "refit::quantise_rows";
+  static const std::string any = "refit::quantise_any";
+  CopyRun rest = run;
+  launch(space, blocks, WholeBlocks{rest, counts[0]});
+  rest.quantised += counts[0];
+  launch(space, rows, WholeRows{rest, counts[1]});
+  rest.quantised += counts[1];
+  launch(space, any, AnyBlocks{rest, counts[2]});
+}
+
+}  // namespace refit::kernels
