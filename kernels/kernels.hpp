@@ -225,8 +225,8 @@ void fingerprint(const ExecutionSpace& space, const Region& region, DType as, Tr
 void signed_row_sums(const ExecutionSpace& space, const Region& region, std::uint64_t seed, std::int64_t* rows);
 
 /// The scales of a region's blocks, as stored: the value of an element is its byte x its block's scale, rounded to a
-/// float32. Blocks begin at multiples of their size in the tensor's last two dimensions; those before them count
-/// matrices.
+/// float32. Blocks begin at multiples of their size, a power of two, in the tensor's last two dimensions; those before
+/// them count matrices.
 struct BlockScales {
   const std::byte* data = nullptr;                     ///< the scale of the block in which the region begins
   DType dtype = DType::f32;                            ///< F32, or U8 for E8M0 bytes

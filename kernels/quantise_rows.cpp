@@ -51,22 +51,38 @@ REFIT_FORCEINLINE void quantise_block(const ValueRows& block, float factor, std:
   }
 }
 
+/// In groups of blocks: their maxima, their scales, their bytes, each in a loop of its own.
 template <typename From>
 REFIT_FORCEINLINE void quantise_mx_row(Quantiser quantiser, const std::byte* values, std::int64_t blocks,
                                        std::byte* bytes, std::byte* scales, std::int64_t scale_stride) {
+  using Signed = decltype(magnitude_of<From>(values, 0));
   constexpr std::int64_t kSize = sizeof(typename From::Bits);
-  for (std::int64_t b = 0; b < blocks; ++b, values += kMxColumns * kSize, bytes += kMxColumns) {
-    decltype(magnitude_of<From>(values, 0)) largest = 0;
-    for (std::int64_t c = 0; c < kMxColumns; ++c) largest = std::max(largest, magnitude_of<From>(values, c));
-    const std::uint32_t amax = float_bits<From>(largest);
-    const BlockScale scale = block_scale(quantiser, std::bit_cast<float>(amax), From::kType);
-    if (scales != nullptr) store(scales, b * scale_stride, static_cast<std::uint8_t>(scale.stored));
-    if (has_numbers(amax, scale)) {
-      quantise_row<From>(values, kMxColumns, scale.factor, bytes);
-    } else {
+  constexpr std::int64_t kGroup = 32;
+  for (std::int64_t first = 0; first < blocks; first += kGroup) {
+    const std::int64_t count = std::min(kGroup, blocks - first);
+    std::uint32_t amax[kGroup];
+    BlockScale scale[kGroup];
+    for (std::int64_t b = 0; b < count; ++b) {
+      Signed largest = 0;
       for (std::int64_t c = 0; c < kMxColumns; ++c) {
-        const auto bits = static_cast<std::uint32_t>(convert<From, F32>(load<typename From::Bits>(values, c)));
-        store(bytes, c, quantise_value(quantiser, std::bit_cast<float>(bits), scale.factor));
+        largest = std::max(largest, magnitude_of<From>(values, b * kMxColumns + c));
+      }
+      amax[b] = float_bits<From>(largest);
+    }
+    for (std::int64_t b = 0; b < count; ++b) {
+      scale[b] = block_scale(quantiser, std::bit_cast<float>(amax[b]), From::kType);
+    }
+    for (std::int64_t b = 0; scales != nullptr && b < count; ++b) {
+      store(scales, (first + b) * scale_stride, static_cast<std::uint8_t>(scale[b].stored));
+    }
+    for (std::int64_t b = 0; b < count; ++b, values += kMxColumns * kSize, bytes += kMxColumns) {
+      if (has_numbers(amax[b], scale[b])) {
+        quantise_row<From>(values, kMxColumns, scale[b].factor, bytes);
+      } else {
+        for (std::int64_t c = 0; c < kMxColumns; ++c) {
+          const auto bits = static_cast<std::uint32_t>(convert<From, F32>(load<typename From::Bits>(values, c)));
+          store(bytes, c, quantise_value(quantiser, std::bit_cast<float>(bits), scale[b].factor));
+        }
       }
     }
   }

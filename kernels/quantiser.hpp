@@ -154,10 +154,17 @@ REFIT_FUNCTION std::uint8_t e4m3_from_f32(float value) {
 REFIT_FUNCTION float f32_from_e4m3(std::uint8_t byte) {
   const std::uint32_t sign = (byte & 0x80U) << 24;
   const std::uint32_t magnitude = byte & 0x7FU;
-  const float subnormal = static_cast<float>(static_cast<std::int32_t>(magnitude)) * 0x1p-9F;
-  const std::uint32_t finite =
-      magnitude < 8U ? std::bit_cast<std::uint32_t>(subnormal) : (magnitude << 20) + (120U << 23);
-  return std::bit_cast<float>(sign | (magnitude == 0x7FU ? 0x7FF00000U : finite));
+  // A subnormal is what its mantissa makes of 2^-6, less that.
+  const bool subnormal = magnitude < 8U;
+  const std::uint32_t larger = (magnitude << 20) + (subnormal ? 121U << 23 : 120U << 23);
+  const std::uint32_t excess = subnormal ? 121U << 23 : 0U;
+  const float number = std::bit_cast<float>(larger) - std::bit_cast<float>(excess);
+  return std::bit_cast<float>(sign | (magnitude == 0x7FU ? 0x7FF00000U : std::bit_cast<std::uint32_t>(number)));
+}
+
+/// The value of an E8M0 byte.
+REFIT_FUNCTION float f32_from_e8m0(std::uint8_t byte) {
+  return byte == 0xFFU ? std::bit_cast<float>(kNanBits) : float_power_of_two(byte - 127);
 }
 
 /// Step 3: the byte of one value of a block with that factor. Where the product is NaN, the byte's sign is the one that

@@ -30,4 +30,7 @@ std::uint64_t sum_row(F32, const std::byte* data, const float* signs, std::int64
 std::uint64_t sum_row(F16, const std::byte* data, const float* signs, std::int64_t count);
 std::uint64_t sum_row(BF16, const std::byte* data, const float* signs, std::int64_t count);
 
+/// values[c] = the E4M3 byte c x scale, rounded to a float.
+void scale_bytes(const std::byte* bytes, float scale, std::int64_t count, float* values);
+
 }  // namespace refit::kernels

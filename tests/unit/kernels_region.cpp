@@ -215,6 +215,59 @@ TEST(SignedRowSums, SmallValuesRoundToEven) {
   check_row_sums(stored);
 }
 
+/// An E4M3 byte from its fields; S.1111.111 is NaN.
+float float_of_e4m3(std::uint64_t byte) {
+  const auto exponent = static_cast<int>(byte >> 3 & 15U);
+  const auto mantissa = static_cast<float>(byte & 7U);
+  float value = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8.0F + mantissa, exponent - 10);
+  if ((byte & 0x7FU) == 0x7FU) value = std::numeric_limits<float>::quiet_NaN();
+  return (byte & 0x80U) != 0 ? -value : value;
+}
+
+float float_of_scale(std::uint64_t bits, DType dtype) {
+  if (dtype == DType::f32) return std::bit_cast<float>(static_cast<std::uint32_t>(bits));
+  return bits == 0xFFU ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0F, static_cast<int>(bits) - 127);
+}
+
+/// A region of bytes and the scales of the blocks that it touches.
+void check_scaled_sums(Random& random, DType scale_dtype, std::int64_t rows, std::int64_t columns) {
+  Stored bytes = random_stored(random, DType::f8_e4m3, 40);
+  const Box& box = bytes.region.box;
+  const int last = box.extent.size() - 1;
+  if (last < 1) return;
+  const auto block = [&](const Extents& index) {
+    Extents result = index;
+    result[last - 1] = (box.lower[last - 1] + index[last - 1]) / rows - box.lower[last - 1] / rows;
+    result[last] = (box.lower[last] + index[last]) / columns - box.lower[last] / columns;
+    return result;
+  };
+  Extents grid = box.extent;
+  for (int d : {last - 1, last}) --grid[d];
+  grid = block(grid);
+  for (int d : {last - 1, last}) ++grid[d];
+  const Extents strides = random_strides(random, grid);
+  Bytes scales = random_memory(random, grid, strides, scale_dtype);
+  std::vector<std::int64_t> found(static_cast<std::size_t>(product(box.extent) / box.extent[last]), 5);
+  std::vector<std::int64_t> expected = found;
+  for_each_index(box.extent, [&](const Extents& index, std::int64_t linear) {
+    const std::uint64_t stored = read_bits(scales.data(), offset_of(block(index), strides), scale_dtype);
+    const float value = float_of_e4m3(bytes.bits(index)) * float_of_scale(stored, scale_dtype);
+    expected[static_cast<std::size_t>(linear / box.extent[last])] +=
+        fix(value) * sign(77, box.lower[last] + index[last]);
+  });
+  const ExecutionSpace space;
+  signed_row_sums(space, bytes.region, {scales.data(), scale_dtype, strides, rows, columns}, 77, found.data());
+  ASSERT_EQ(found, expected) << name(scale_dtype) << to_string(box) << rows << "x" << columns;
+}
+
+TEST(SignedRowSums, BytesWithScales) {
+  Random random(14);
+  for (int i = 0; i < 400; ++i) {
+    check_scaled_sums(random, DType::f32, std::int64_t{1} << pick(random, 0, 7), std::int64_t{1} << pick(random, 0, 7));
+    check_scaled_sums(random, DType::u8, 1, 32);
+  }
+}
+
 TEST(Perturb, ChangesWhatTheHeaderSays) {
   Random random(8);
   const ExecutionSpace space;
