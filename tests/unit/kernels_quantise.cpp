@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdlib>
 #include <set>
+#include <thread>
 
 #include "kernels/kernels.hpp"
 #include "kernels/quantise_reference.hpp"
@@ -292,6 +293,84 @@ TEST(Quantise, EqualsTheReferenceInAnyTiling) {
       blocks += matrices.blocks();
     }
   }
+}
+
+/// Three tables as three ranks would run them: values arrive, are quantised, and their bytes are passed on, each as
+/// soon as the flag of the one before is raised.
+void check_chain(Quantiser quantiser) {
+  const Extents shape{256, 512};
+  const Extents strides{512, 1};
+  const std::int64_t elements = product(shape);
+  Random random(13);
+  Bytes values(static_cast<std::size_t>(2 * elements)), arrived(values.size()), bytes(values.size() / 2),
+      passed = bytes;
+  Bytes flags(4 * sizeof(std::uint64_t), std::byte{0});
+  auto* flag = reinterpret_cast<std::uint64_t*>(flags.data());
+  Tile arrival{values.data(), arrived.data(), shape, strides, strides, DType::bf16, DType::bf16};
+  Tile quantised{arrived.data(), bytes.data(), shape,          strides,
+                 strides,        DType::bf16,  DType::f8_e4m3, Transform::quantise};
+  Tile passing{bytes.data(), passed.data(), shape, strides, strides, DType::f8_e4m3, DType::f8_e4m3};
+  Blocks& blocks = quantised.blocks.emplace();
+  blocks.quantiser = quantiser;
+  blocks.rows = shape[0];
+  blocks.columns = shape[1];
+  std::vector<Tile> tables[3];
+  arrival.signal = flag;
+  tables[0] = {arrival};
+  quantised.wait = flag;
+  // Whole blocks, and two parts of blocks.
+  const std::int64_t cuts[] = {0, 128, 200, 256};
+  for (int i = 0; i < 3; ++i) {
+    quantised.signal = flag + 1 + i;
+    passing.wait = flag + 1 + i;
+    tables[1].push_back(part_of(quantised, 0, cuts[i], cuts[i + 1] - cuts[i]));
+    tables[2].push_back(part_of(passing, 0, cuts[i], cuts[i + 1] - cuts[i]));
+  }
+  const ExecutionSpace spaces[3];
+  const CopyTable ranks[3] = {{spaces[0], tables[0]}, {spaces[1], tables[1]}, {spaces[2], tables[2]}};
+  for (std::uint64_t epoch = 1; epoch <= 3; ++epoch) {
+    for (std::int64_t i = 0; i < elements; ++i) write_bits(values.data(), i, DType::bf16, random() & 0xBFFFU);
+    std::vector<std::thread> threads;
+    for (int rank : {2, 1, 0}) {
+      threads.emplace_back([&, rank] {
+        ranks[rank].run(spaces[rank], epoch);
+        spaces[rank].fence();
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    Bytes expected(passed.size()), scales(passed.size());
+    quantise_reference(quantiser, values.data(), DType::bf16, shape[0], shape[1], shape[1],
+                       reinterpret_cast<std::uint8_t*>(expected.data()), scales.data());
+    ASSERT_EQ(first_difference(passed, expected), -1) << name(quantiser) << " " << epoch;
+  }
+}
+
+TEST(Quantise, WaitsForFlagsAndRaisesThem) {
+  check_chain(Quantiser::nemo_rl);
+  check_chain(Quantiser::mxfp8);
+}
+
+TEST(Quantise, RefusesWhatItCannotDo) {
+  const ExecutionSpace space;
+  std::byte bytes[64];
+  Tile tile{bytes, bytes, {4, 4}, {4, 1}, {4, 1}, DType::bf16, DType::f8_e4m3, Transform::quantise};
+  EXPECT_THROW(CopyTable(space, {&tile, 1}), Error);  // no blocks
+  Blocks& blocks = tile.blocks.emplace();
+  blocks.rows = blocks.columns = 4;
+  CopyTable(space, {&tile, 1});
+  blocks.rows = 5;
+  EXPECT_TRUE(needs_maxima(tile));
+  EXPECT_TRUE(needs_last(tile));
+  EXPECT_THROW(CopyTable(space, {&tile, 1}), Error);  // no maxima
+  blocks.below = 1;
+  EXPECT_FALSE(needs_maxima(tile));
+  EXPECT_FALSE(needs_last(tile));
+  CopyTable(space, {&tile, 1});
+  blocks.quantiser = Quantiser::mxfp8;
+  EXPECT_THROW(CopyTable(space, {&tile, 1}), Error);  // 4 columns are no whole block
+  blocks.quantiser = Quantiser::te;
+  tile.to = DType::bf16;
+  EXPECT_THROW(CopyTable(space, {&tile, 1}), Error);
 }
 
 }  // namespace
