@@ -125,7 +125,7 @@ struct WholeBlocks {
   static constexpr int kRows = kLanes / kAcross;      ///< that the lanes have at a time
   static constexpr int kTimes = kBlock / kRows;
   static constexpr int kScratch = 2 * kWarps * sizeof(std::uint32_t);  ///< for a block and the one before it
-  static constexpr int kTeams = 4;
+  static constexpr int kTeams = 3;
 
   template <typename Member>
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
@@ -252,7 +252,7 @@ struct AnyBlocks {
   std::int64_t count;
 
   static constexpr int kScratch = 2 * kWarps * sizeof(std::uint32_t);
-  static constexpr int kTeams = 4;
+  static constexpr int kTeams = 3;
 
   template <typename Member>
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
