@@ -1,6 +1,7 @@
 #include "kernels/quantise_items.hpp"
 
 #include <algorithm>
+#include <bit>
 
 namespace refit::kernels {
 
@@ -55,8 +56,7 @@ void check(const Tile& tile) {
   REFIT_ASSERT(tile.destination == nullptr || tile.destination_strides.size() == dimensions);
   REFIT_ASSERT(blocks.maxima == nullptr || blocks.maxima_strides.size() == dimensions);
   REFIT_ASSERT(blocks.scales == nullptr || blocks.scale_strides.size() == dimensions);
-  REFIT_ASSERT(blocks.repeats > 0 && block_columns(blocks.quantiser) % blocks.repeats == 0);
-  REFIT_ASSERT(block_rows(blocks.quantiser) % blocks.repeats == 0);
+  REFIT_ASSERT(blocks.repeats > 0 && block_rows(blocks.quantiser) % blocks.repeats == 0);
   REFIT_ASSERT(!is_mx(blocks.quantiser) || blocks.columns % block_columns(blocks.quantiser) == 0);
   REFIT_ASSERT(blocks.row >= 0 && blocks.row + tile.extent[dimensions - 2] <= blocks.rows);
   REFIT_ASSERT(blocks.column >= 0 && blocks.column + tile.extent[dimensions - 1] <= blocks.columns);
@@ -109,7 +109,10 @@ QuantiseItem make_item(const Tile& whole, const Axes& axes, const Span& rows, co
   item.last = blocks.last;
   item.scales = blocks.scales;
   strides(blocks.scale_strides, blocks.scales != nullptr, item.scale_stride);
-  item.repeats = static_cast<std::int32_t>(blocks.repeats);
+  const BlockShift shift = block_shift(blocks.quantiser);
+  const int smaller = std::countr_zero(static_cast<std::uint64_t>(blocks.repeats));
+  item.small_shift[0] = static_cast<std::int8_t>(shift.rows - smaller);
+  item.small_shift[1] = static_cast<std::int8_t>(shift.columns - smaller);
   item.quantiser = blocks.quantiser;
   item.from = tile.from;
   item.kind = kind_of(item, axes);
