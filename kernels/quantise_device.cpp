@@ -166,8 +166,8 @@ class ItemsOfTeam {
   int turn_ = 0;
 };
 
-/// Whole 128 x 128 blocks.
-struct WholeBlocks {
+/// 128 x 128 blocks that the source has. Where the item has only a part of a block, only that is stored.
+struct BlocksInSource {
   CopyRun run;
   std::int64_t count;
 
@@ -217,9 +217,13 @@ struct WholeBlocks {
       const Quantiser quantiser = item.quantiser;
       const std::int64_t step = kRows * item.destination_stride[0];
       std::byte* to = item.byte(block.rows.begin + row, block.columns.begin + column);
+      const bool stores = block.columns.begin + column >= block.item_columns.begin &&
+                          block.columns.begin + column < block.item_columns.end;
+      const int first = static_cast<int>(block.item_rows.begin - block.rows.begin) - row;
+      const int end = stores ? static_cast<int>(block.item_rows.end - block.rows.begin) - row : 0;
       REFIT_UNROLL
       for (int k = 0; k < kTimes; ++k) {
-        if (k * kRows < rows) {
+        if (k * kRows >= first && k * kRows < end) {
           store(to + k * step, 0, quantised<From>(values[k], quantiser, scale.factor, numbers));
         }
       }
@@ -287,7 +291,7 @@ struct WholeRows {
   }
 };
 
-/// Parts of blocks, values of four bytes and any strides: a team for a 128 x 128 block, a warp for a 1 x 32 block.
+/// Any blocks, types and strides: a team for a 128 x 128 block, a warp for a 1 x 32 block.
 struct AnyBlocks {
   CopyRun run;
   std::int64_t count;
@@ -382,7 +386,7 @@ void run_quantised(const ExecutionSpace& space, const CopyRun& run, const std::i
   static const std::string rows = "refit::quantise_rows";
   static const std::string any = "refit::quantise_any";
   CopyRun rest = run;
-  launch(space, blocks, WholeBlocks{rest, counts[0]});
+  launch(space, blocks, BlocksInSource{rest, counts[0]});
   rest.quantised += counts[0];
   launch(space, rows, WholeRows{rest, counts[1]});
   rest.quantised += counts[1];

@@ -2,7 +2,7 @@
 // The items of a copy table's tiles that are quantised: a few blocks of one matrix each, cut between blocks.
 //
 // Example: a tile of rows 64 .. 319 of a matrix, quantised in blocks of 128 x 128, becomes items of rows 64 .. 127 and
-// 256 .. 319, which are parts of blocks, and of rows 128 .. 255, whose blocks a team keeps in its registers.
+// 256 .. 319, which have parts of blocks, and of rows 128 .. 255, which have whole ones.
 
 #include <cstdint>
 #include <span>
@@ -16,7 +16,7 @@ namespace refit::kernels {
 
 /// What a device does with an item, in the order in which a table's items lie.
 enum class QuantiseKind : std::uint8_t {
-  blocks,  ///< whole 128 x 128 blocks, or what the matrix has of them; 2-byte values, both ends in vectors of 16 bytes
+  blocks,  ///< 128 x 128 blocks that the source has; 2-byte values, both ends in vectors of 16 bytes
   rows,    ///< whole 1 x 32 blocks of such
   any
 };
