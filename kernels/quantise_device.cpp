@@ -78,26 +78,39 @@ KOKKOS_FORCEINLINE_FUNCTION void floats_of(F16, std::uint32_t word, float* pair)
   pair[1] = float_of<F16>(static_cast<std::uint16_t>(word >> 16));
 }
 
-/// The bytes of 16 elements; `numbers`: none of their products is NaN.
+/// The bytes of 16 elements, none of whose products is NaN.
 template <typename From>
-KOKKOS_FORCEINLINE_FUNCTION Unit16 quantised(const Values& values, Quantiser quantiser, float factor, bool numbers) {
+KOKKOS_FORCEINLINE_FUNCTION Unit16 quantised(const Values& values, float factor) {
   std::uint64_t words[2] = {0, 0};
   REFIT_UNROLL
   for (int p = 0; p < kElements / 2; ++p) {
-    std::uint32_t two = 0;
-    const std::uint32_t word = values.word(p);
-    if (numbers) {
-      float pair[2];
-      floats_of(From{}, word, pair);
-      two = __nv_cvt_float2_to_fp8x2(make_float2(pair[0] * factor, pair[1] * factor), __NV_SATFINITE, __NV_E4M3);
-    } else {
-      two = quantise_value(quantiser, float_of<From>(static_cast<std::uint16_t>(word)), factor);
-      two |= std::uint32_t{quantise_value(quantiser, float_of<From>(static_cast<std::uint16_t>(word >> 16)), factor)}
-             << 8;
-    }
-    words[p / 4] |= static_cast<std::uint64_t>(two) << (16 * (p % 4));
+    float pair[2];
+    floats_of(From{}, values.word(p), pair);
+    const std::uint64_t two =
+        __nv_cvt_float2_to_fp8x2(make_float2(pair[0] * factor, pair[1] * factor), __NV_SATFINITE, __NV_E4M3);
+    words[p / 4] |= two << (16 * (p % 4));
   }
   return {words[0], words[1]};
+}
+
+template <typename From>
+KOKKOS_FORCEINLINE_FUNCTION float value_at(const QuantiseItem& item, std::int64_t row, std::int64_t column) {
+  constexpr std::int64_t kSize = sizeof(typename From::Bits);
+  return float_of<From>(load<typename From::Bits>(item.value(row, column, kSize), 0));
+}
+
+/// Elements of an item one by one, whatever they are.
+template <typename From>
+KOKKOS_INLINE_FUNCTION void quantise_elements(const QuantiseItem& item, const Span& rows, const Span& columns,
+                                              float factor, int lane, int lanes) {
+  const Quantiser quantiser = item.quantiser;
+  LaneWalk at(static_cast<std::uint32_t>(lane), static_cast<std::uint32_t>(lanes),
+              static_cast<std::uint32_t>(columns.size()));
+  for (; at.row < rows.size(); at.next()) {
+    const std::int64_t row = rows.begin + at.row;
+    const std::int64_t column = columns.begin + at.column;
+    store(item.byte(row, column), 0, quantise_value(quantiser, value_at<From>(item, row, column), factor));
+  }
 }
 
 KOKKOS_FORCEINLINE_FUNCTION Values load_values(const std::byte* data) {
@@ -213,21 +226,28 @@ struct BlocksInSource {
       std::uint32_t amax = std::bit_cast<std::uint32_t>(float_of<From>(static_cast<std::uint16_t>(bits)));
       if (block.is_ragged) amax = larger(amax, padding_of<From>(item));
       const BlockScale scale = block_scale(item.quantiser, std::bit_cast<float>(amax), From::kType);
-      const bool numbers = has_numbers(amax, scale);
-      const Quantiser quantiser = item.quantiser;
-      const std::int64_t step = kRows * item.destination_stride[0];
-      std::byte* to = item.byte(block.rows.begin + row, block.columns.begin + column);
-      const bool stores = block.columns.begin + column >= block.item_columns.begin &&
-                          block.columns.begin + column < block.item_columns.end;
-      const int first = static_cast<int>(block.item_rows.begin - block.rows.begin) - row;
-      const int end = stores ? static_cast<int>(block.item_rows.end - block.rows.begin) - row : 0;
-      REFIT_UNROLL
-      for (int k = 0; k < kTimes; ++k) {
-        if (k * kRows >= first && k * kRows < end) {
-          store(to + k * step, 0, quantised<From>(values[k], quantiser, scale.factor, numbers));
-        }
+      if (has_numbers(amax, scale)) {
+        store_part(item, block, row, column, [&](int k) { return quantised<From>(values[k], scale.factor); });
+      } else {
+        quantise_elements<From>(item, block.item_rows, block.item_columns, scale.factor, member.team_rank(), kLanes);
       }
       store_scales(item, block, scale.stored, member.team_rank(), kLanes);
+    }
+  }
+
+  /// Stores what a lane has of a block, as far as it is the item's: bytes(k) at row + k * kRows.
+  template <typename Bytes>
+  KOKKOS_FORCEINLINE_FUNCTION static void store_part(const QuantiseItem& item, const BlockOfItem& block, int row,
+                                                     int column, const Bytes& bytes) {
+    const std::int64_t at = block.columns.begin + column;
+    const bool stores = at >= block.item_columns.begin && at < block.item_columns.end;
+    const int first = static_cast<int>(block.item_rows.begin - block.rows.begin) - row;
+    const int end = stores ? static_cast<int>(block.item_rows.end - block.rows.begin) - row : 0;
+    const std::int64_t step = kRows * item.destination_stride[0];
+    std::byte* to = item.byte(block.rows.begin + row, at);
+    REFIT_UNROLL
+    for (int k = 0; k < kTimes; ++k) {
+      if (k * kRows >= first && k * kRows < end) store(to + k * step, 0, bytes(k));
     }
   }
 };
@@ -280,8 +300,14 @@ struct WholeRows {
         const std::uint32_t amax = std::bit_cast<std::uint32_t>(float_of<From>(static_cast<std::uint16_t>(bits)));
         const BlockScale scale = block_scale(item.quantiser, std::bit_cast<float>(amax), From::kType);
         if (row[k] >= rows) continue;
-        store(item.destination + row[k] * item.destination_stride[0] + column[k] * kElements, 0,
-              quantised<From>(values[k], item.quantiser, scale.factor, has_numbers(amax, scale)));
+        if (has_numbers(amax, scale)) {
+          store(item.destination + row[k] * item.destination_stride[0] + column[k] * kElements, 0,
+                quantised<From>(values[k], scale.factor));
+        } else {
+          const Span of_row{item.rows.begin + row[k], item.rows.begin + row[k] + 1};
+          const std::int64_t first_column = item.columns.begin + column[k] * kElements;
+          quantise_elements<From>(item, of_row, {first_column, first_column + kElements}, scale.factor, 0, 1);
+        }
         if (item.scales != nullptr && column[k] % 2 == 0) {
           store(item.scales, row[k] * item.scale_stride[0] + column[k] / 2 * item.scale_stride[1],
                 static_cast<std::uint8_t>(scale.stored));
@@ -335,21 +361,9 @@ struct AnyBlocks {
       }
       if (block.is_ragged) amax = larger(amax, padding_of<From>(item));
       const BlockScale scale = block_scale(item.quantiser, std::bit_cast<float>(amax), From::kType);
-      LaneWalk at(static_cast<std::uint32_t>(lane), static_cast<std::uint32_t>(lanes),
-                  static_cast<std::uint32_t>(block.item_columns.size()));
-      for (; at.row < block.item_rows.size(); at.next()) {
-        const std::int64_t row = block.item_rows.begin + at.row;
-        const std::int64_t column = block.item_columns.begin + at.column;
-        store(item.byte(row, column), 0, quantise_value(item.quantiser, value<From>(item, row, column), scale.factor));
-      }
+      quantise_elements<From>(item, block.item_rows, block.item_columns, scale.factor, lane, lanes);
       store_scales(item, block, scale.stored, lane, lanes);
     }
-  }
-
-  template <typename From>
-  KOKKOS_FORCEINLINE_FUNCTION static float value(const QuantiseItem& item, std::int64_t row, std::int64_t column) {
-    constexpr std::int64_t kSize = sizeof(typename From::Bits);
-    return float_of<From>(load<typename From::Bits>(item.value(row, column, kSize), 0));
   }
 
   /// Of those values that a lane reads.
@@ -360,7 +374,7 @@ struct AnyBlocks {
     LaneWalk at(static_cast<std::uint32_t>(lane), static_cast<std::uint32_t>(lanes),
                 static_cast<std::uint32_t>(columns.size()));
     for (; at.row < rows.size(); at.next()) {
-      result = larger(result, magnitude_bits(value<From>(item, rows.begin + at.row, columns.begin + at.column)));
+      result = larger(result, magnitude_bits(value_at<From>(item, rows.begin + at.row, columns.begin + at.column)));
     }
     return result;
   }
