@@ -21,7 +21,7 @@ namespace {
 constexpr int kWarp = 32;
 constexpr int kWarps = kLanes / kWarp;
 constexpr int kElements = 16;  ///< of a lane: what it writes in one store
-constexpr std::int64_t kBlock = block_rows(Quantiser::nemo_rl);
+constexpr int kBlock = block_rows(Quantiser::nemo_rl);
 
 KOKKOS_FORCEINLINE_FUNCTION std::uint32_t larger(std::uint32_t a, std::uint32_t b) { return a > b ? a : b; }
 
@@ -34,18 +34,6 @@ KOKKOS_FORCEINLINE_FUNCTION std::uint32_t largest_of_lanes(std::uint32_t number)
     number = larger(number, __shfl_xor_sync(0xFFFFFFFFU, number, step));
   }
 #endif
-  return number;
-}
-
-/// The same of all lanes of a team. `scratch` holds kWarps numbers, which the team has read before it comes here again.
-template <typename Member>
-KOKKOS_FORCEINLINE_FUNCTION std::uint32_t largest_of_team(std::uint32_t number, std::uint32_t* scratch,
-                                                          const Member& member) {
-  number = largest_of_lanes<kWarp>(number);
-  if (member.team_rank() % kWarp == 0) scratch[member.team_rank() / kWarp] = number;
-  member.team_barrier();
-  REFIT_UNROLL
-  for (int w = 0; w < kWarps; ++w) number = larger(number, scratch[w]);
   return number;
 }
 
@@ -90,95 +78,176 @@ KOKKOS_FORCEINLINE_FUNCTION void floats_of(F16, std::uint32_t word, float* pair)
   pair[1] = float_of<F16>(static_cast<std::uint16_t>(word >> 16));
 }
 
-/// The bytes of 16 elements; `numbers`: none of their products is NaN.
+/// The bytes of 16 elements, none of whose products is NaN.
 template <typename From>
-KOKKOS_FORCEINLINE_FUNCTION Unit16 quantised(const Values& values, Quantiser quantiser, float factor, bool numbers) {
+KOKKOS_FORCEINLINE_FUNCTION Unit16 quantised(const Values& values, float factor) {
   std::uint64_t words[2] = {0, 0};
   REFIT_UNROLL
   for (int p = 0; p < kElements / 2; ++p) {
-    std::uint32_t two = 0;
-    const std::uint32_t word = values.word(p);
-    if (numbers) {
-      float pair[2];
-      floats_of(From{}, word, pair);
-      two = __nv_cvt_float2_to_fp8x2(make_float2(pair[0] * factor, pair[1] * factor), __NV_SATFINITE, __NV_E4M3);
-    } else {
-      two = quantise_value(quantiser, float_of<From>(static_cast<std::uint16_t>(word)), factor);
-      two |= std::uint32_t{quantise_value(quantiser, float_of<From>(static_cast<std::uint16_t>(word >> 16)), factor)}
-             << 8;
-    }
-    words[p / 4] |= static_cast<std::uint64_t>(two) << (16 * (p % 4));
+    float pair[2];
+    floats_of(From{}, values.word(p), pair);
+    const std::uint64_t two =
+        __nv_cvt_float2_to_fp8x2(make_float2(pair[0] * factor, pair[1] * factor), __NV_SATFINITE, __NV_E4M3);
+    words[p / 4] |= two << (16 * (p % 4));
   }
   return {words[0], words[1]};
+}
+
+template <typename From>
+KOKKOS_FORCEINLINE_FUNCTION float value_at(const QuantiseItem& item, std::int64_t row, std::int64_t column) {
+  constexpr std::int64_t kSize = sizeof(typename From::Bits);
+  return float_of<From>(load<typename From::Bits>(item.value(row, column, kSize), 0));
+}
+
+/// Elements of an item one by one, whatever they are.
+template <typename From>
+KOKKOS_INLINE_FUNCTION void quantise_elements(const QuantiseItem& item, const Span& rows, const Span& columns,
+                                              float factor, int lane, int lanes) {
+  const Quantiser quantiser = item.quantiser;
+  LaneWalk at(static_cast<std::uint32_t>(lane), static_cast<std::uint32_t>(lanes),
+              static_cast<std::uint32_t>(columns.size()));
+  for (; at.row < rows.size(); at.next()) {
+    const std::int64_t row = rows.begin + at.row;
+    const std::int64_t column = columns.begin + at.column;
+    store(item.byte(row, column), 0, quantise_value(quantiser, value_at<From>(item, row, column), factor));
+  }
 }
 
 KOKKOS_FORCEINLINE_FUNCTION Values load_values(const std::byte* data) {
   return {{load<Unit16>(data, 0), load<Unit16>(data, 1)}};
 }
 
-/// Whole 128 x 128 blocks.
-struct WholeBlocks {
+/// The items of a team, one after the other: in its scratch memory, where the next one is put while the team works on
+/// one. Fields read from the table would each take as long as a block's values.
+class ItemsOfTeam {
+ public:
+  static constexpr int kWords = sizeof(QuantiseItem) / sizeof(std::uint64_t);
+  static_assert(sizeof(QuantiseItem) % sizeof(std::uint64_t) == 0 && kWords <= kLanes);
+
+  struct Scratch {
+    std::uint64_t items[2][kWords];
+    std::uint32_t numbers[2][kWarps];  ///< for a block and the one before it
+  };
+
+  template <typename Member>
+  KOKKOS_FORCEINLINE_FUNCTION ItemsOfTeam(const CopyRun& run, std::int64_t count, const Member& member)
+      : run_(run),
+        count_(count),
+        scratch_(static_cast<Scratch*>(member.team_scratch(0).get_shmem(static_cast<int>(sizeof(Scratch))))) {}
+
+  /// Calls work(item) for each of them between its flags.
+  template <typename Member, typename Work>
+  KOKKOS_FORCEINLINE_FUNCTION void for_each(const Member& member, const Work& work) {
+    const int lane = member.team_rank();
+    std::int64_t i = member.league_rank();
+    int slot = 0;
+    if (lane < kWords) scratch_->items[0][lane] = word(i, lane);
+    member.team_barrier();
+    for (; i < count_; i += member.league_size(), slot = 1 - slot) {
+      const auto& item = *reinterpret_cast<const QuantiseItem*>(scratch_->items[slot]);
+      const std::uint64_t next = lane < kWords ? word(i + member.league_size(), lane) : 0;
+      await_flag(item, run_.epoch, member);
+      work(item);
+      raise_flag(item, run_, member);
+      if (lane < kWords) scratch_->items[1 - slot][lane] = next;
+      member.team_barrier();
+    }
+  }
+
+  /// The largest number of all lanes, in all of them. A lane reads before the next barrier, which is before the memory
+  /// is written again: every other time.
+  template <typename Member>
+  KOKKOS_FORCEINLINE_FUNCTION std::uint32_t largest(std::uint32_t number, const Member& member) {
+    turn_ = 1 - turn_;
+    std::uint32_t* numbers = scratch_->numbers[turn_];
+    number = largest_of_lanes<kWarp>(number);
+    if (member.team_rank() % kWarp == 0) numbers[member.team_rank() / kWarp] = number;
+    member.team_barrier();
+    REFIT_UNROLL
+    for (int w = 0; w < kWarps; ++w) number = larger(number, numbers[w]);
+    return number;
+  }
+
+ private:
+  KOKKOS_FORCEINLINE_FUNCTION std::uint64_t word(std::int64_t item, int index) const {
+    return item < count_ ? reinterpret_cast<const std::uint64_t*>(run_.quantised + item)[index] : 0;
+  }
+
+  const CopyRun& run_;
+  std::int64_t count_;
+  Scratch* scratch_;
+  int turn_ = 0;
+};
+
+/// 128 x 128 blocks that the source has. Where the item has only a part of a block, only that is stored.
+struct BlocksInSource {
   CopyRun run;
   std::int64_t count;
 
   static constexpr int kAcross = kBlock / kElements;  ///< lanes that share a row
   static constexpr int kRows = kLanes / kAcross;      ///< that the lanes have at a time
   static constexpr int kTimes = kBlock / kRows;
-  static constexpr int kScratch = 2 * kWarps * sizeof(std::uint32_t);  ///< for a block and the one before it
-  static constexpr int kTeams = 4;
+  static constexpr int kTeams = 3;
 
   template <typename Member>
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
-    auto* scratch = static_cast<std::uint32_t*>(member.team_scratch(0).get_shmem(static_cast<int>(kScratch)));
-    int turn = 0;
-    for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      const QuantiseItem& item = run.quantised[i];
-      await_flag(item, run.epoch, member);
+    ItemsOfTeam items(run, count, member);
+    items.for_each(member, [&](const QuantiseItem& item) {
       if (item.from == DType::bf16) {
-        quantise<BF16>(item, member, scratch, turn);
+        quantise<BF16>(item, items, member);
       } else {
-        quantise<F16>(item, member, scratch, turn);
+        quantise<F16>(item, items, member);
       }
-      raise_flag(item, run, member);
-    }
+    });
   }
 
   template <typename From, typename Member>
-  KOKKOS_FORCEINLINE_FUNCTION void quantise(const QuantiseItem& item, const Member& member, std::uint32_t* scratch,
-                                            int& turn) const {
-    const auto down = static_cast<int>(blocks_of(item.rows, kBlock));
-    const auto across = static_cast<int>(blocks_of(item.columns, kBlock));
-    const std::uint32_t padding = padding_of<From>(item);
-    const std::int64_t row = member.team_rank() / kAcross;
-    const std::int64_t column = member.team_rank() % kAcross * kElements;
+  KOKKOS_FORCEINLINE_FUNCTION static void quantise(const QuantiseItem& item, ItemsOfTeam& items, const Member& member) {
+    const BlockShift shift = block_shift(Quantiser::nemo_rl);
+    const auto down = static_cast<int>(blocks_of(item.rows, shift.rows));
+    const auto across = static_cast<int>(blocks_of(item.columns, shift.columns));
+    const int row = member.team_rank() / kAcross;
+    const int column = member.team_rank() % kAcross * kElements;
     for (int b = 0; b < down * across; ++b) {
-      const BlockOfItem block(item, kBlock, kBlock, b / across, b % across);
+      const BlockOfItem block(item, shift, b / across, b % across);
+      const std::int64_t source_step = 2 * kRows * item.source_stride[0];
       const std::byte* from = item.value(block.rows.begin + row, block.columns.begin + column, 2);
-      const std::int64_t rows = column < block.columns.size() ? block.rows.size() - row : 0;
+      const int rows = column < block.columns.size() ? static_cast<int>(block.rows.size()) - row : 0;
       Values values[kTimes];
       LargestHalf largest;
       REFIT_UNROLL
       for (int k = 0; k < kTimes; ++k) {
         values[k] = Values{};
-        if (k * kRows < rows) values[k] = load_values(from + 2 * k * kRows * item.source_stride[0]);
+        if (k * kRows < rows) values[k] = load_values(from + k * source_step);
       }
       REFIT_UNROLL
       for (int k = 0; k < kTimes; ++k) largest.add(values[k]);
-      turn = 1 - turn;
-      const std::uint32_t bits = largest_of_team(largest.bits(), scratch + turn * kWarps, member);
+      const std::uint32_t bits = items.largest(largest.bits(), member);
       std::uint32_t amax = std::bit_cast<std::uint32_t>(float_of<From>(static_cast<std::uint16_t>(bits)));
-      if (block.is_ragged) amax = larger(amax, padding);
+      if (block.is_ragged) amax = larger(amax, padding_of<From>(item));
       const BlockScale scale = block_scale(item.quantiser, std::bit_cast<float>(amax), From::kType);
-      const bool numbers = has_numbers(amax, scale);
-      std::byte* to = item.byte(block.rows.begin + row, block.columns.begin + column);
-      REFIT_UNROLL
-      for (int k = 0; k < kTimes; ++k) {
-        if (k * kRows < rows) {
-          store(to + k * kRows * item.destination_stride[0], 0,
-                quantised<From>(values[k], item.quantiser, scale.factor, numbers));
-        }
+      if (has_numbers(amax, scale)) {
+        store_part(item, block, row, column, [&](int k) { return quantised<From>(values[k], scale.factor); });
+      } else {
+        quantise_elements<From>(item, block.item_rows, block.item_columns, scale.factor, member.team_rank(), kLanes);
       }
-      store_scales(item, block, kBlock, kBlock, scale.stored, member.team_rank(), kLanes);
+      store_scales(item, block, scale.stored, member.team_rank(), kLanes);
+    }
+  }
+
+  /// Stores what a lane has of a block, as far as it is the item's: bytes(k) at row + k * kRows.
+  template <typename Bytes>
+  KOKKOS_FORCEINLINE_FUNCTION static void store_part(const QuantiseItem& item, const BlockOfItem& block, int row,
+                                                     int column, const Bytes& bytes) {
+    const std::int64_t at = block.columns.begin + column;
+    const bool stores = at >= block.item_columns.begin && at < block.item_columns.end;
+    const int first = static_cast<int>(block.item_rows.begin - block.rows.begin) - row;
+    const int end = stores ? static_cast<int>(block.item_rows.end - block.rows.begin) - row : 0;
+    const std::int64_t step = kRows * item.destination_stride[0];
+    std::byte* to = item.byte(block.rows.begin + row, at);
+    REFIT_UNROLL
+    for (int k = 0; k < kTimes; ++k) {
+      if (k * kRows >= first && k * kRows < end) store(to + k * step, 0, bytes(k));
     }
   }
 };
@@ -189,21 +258,17 @@ struct WholeRows {
   std::int64_t count;
 
   static constexpr int kInFlight = 2;  ///< positions of a lane that are read before the first is written
-  static constexpr int kScratch = 0;
   static constexpr int kTeams = 4;
 
   template <typename Member>
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
-    for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      const QuantiseItem& item = run.quantised[i];
-      await_flag(item, run.epoch, member);
+    ItemsOfTeam(run, count, member).for_each(member, [&](const QuantiseItem& item) {
       if (item.from == DType::bf16) {
         quantise<BF16>(item, member.team_rank());
       } else {
         quantise<F16>(item, member.team_rank());
       }
-      raise_flag(item, run, member);
-    }
+    });
   }
 
   /// Lanes go through rows of an even number of positions, so that neighbours have halves of one block, and all of them
@@ -235,8 +300,14 @@ struct WholeRows {
         const std::uint32_t amax = std::bit_cast<std::uint32_t>(float_of<From>(static_cast<std::uint16_t>(bits)));
         const BlockScale scale = block_scale(item.quantiser, std::bit_cast<float>(amax), From::kType);
         if (row[k] >= rows) continue;
-        store(item.destination + row[k] * item.destination_stride[0] + column[k] * kElements, 0,
-              quantised<From>(values[k], item.quantiser, scale.factor, has_numbers(amax, scale)));
+        if (has_numbers(amax, scale)) {
+          store(item.destination + row[k] * item.destination_stride[0] + column[k] * kElements, 0,
+                quantised<From>(values[k], scale.factor));
+        } else {
+          const Span of_row{item.rows.begin + row[k], item.rows.begin + row[k] + 1};
+          const std::int64_t first_column = item.columns.begin + column[k] * kElements;
+          quantise_elements<From>(item, of_row, {first_column, first_column + kElements}, scale.factor, 0, 1);
+        }
         if (item.scales != nullptr && column[k] % 2 == 0) {
           store(item.scales, row[k] * item.scale_stride[0] + column[k] / 2 * item.scale_stride[1],
                 static_cast<std::uint8_t>(scale.stored));
@@ -246,55 +317,41 @@ struct WholeRows {
   }
 };
 
-/// Parts of blocks, values of four bytes and any strides: a team for a 128 x 128 block, a warp for a 1 x 32 block.
+/// Any blocks, types and strides: a team for a 128 x 128 block, a warp for a 1 x 32 block.
 struct AnyBlocks {
   CopyRun run;
   std::int64_t count;
 
-  static constexpr int kScratch = 2 * kWarps * sizeof(std::uint32_t);
-  static constexpr int kTeams = 4;
+  static constexpr int kTeams = 3;
 
   template <typename Member>
   KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
-    auto* scratch = static_cast<std::uint32_t*>(member.team_scratch(0).get_shmem(static_cast<int>(kScratch)));
-    int turn = 0;
-    for (std::int64_t i = member.league_rank(); i < count; i += member.league_size()) {
-      await_flag(run.quantised[i], run.epoch, member);
-      quantise_typed(run.quantised[i], member, scratch, turn);
-      raise_flag(run.quantised[i], run, member);
-    }
+    ItemsOfTeam items(run, count, member);
+    items.for_each(member, [&](const QuantiseItem& item) { quantise_typed(item, items, member); });
   }
 
   template <typename Member>
-  KOKKOS_INLINE_FUNCTION static void quantise_typed(const QuantiseItem& item, const Member& member,
-                                                    std::uint32_t* scratch, int& turn) {
-    with_types(item.from, item.from, [&](auto from, auto) { quantise<decltype(from)>(item, member, scratch, turn); });
+  KOKKOS_INLINE_FUNCTION static void quantise_typed(const QuantiseItem& item, ItemsOfTeam& items,
+                                                    const Member& member) {
+    with_types(item.from, item.from, [&](auto from, auto) { quantise<decltype(from)>(item, items, member); });
   }
 
   template <typename From, typename Member>
-  KOKKOS_INLINE_FUNCTION static void quantise(const QuantiseItem& item, const Member& member, std::uint32_t* scratch,
-                                              int& turn) {
+  KOKKOS_INLINE_FUNCTION static void quantise(const QuantiseItem& item, ItemsOfTeam& items, const Member& member) {
     const bool by_warps = is_mx(item.quantiser);
     const int lane = by_warps ? member.team_rank() % kWarp : member.team_rank();
     const int lanes = by_warps ? kWarp : kLanes;
-    const std::int64_t height = block_rows(item.quantiser);
-    const std::int64_t width = block_columns(item.quantiser);
-    const std::int64_t across = blocks_of(item.columns, width);
-    const std::int64_t blocks = across * blocks_of(item.rows, height);
-    const std::uint32_t padding = padding_of<From>(item);
+    const BlockShift shift = block_shift(item.quantiser);
+    const std::int64_t across = blocks_of(item.columns, shift.columns);
+    const std::int64_t blocks = across * blocks_of(item.rows, shift.rows);
     for (std::int64_t b = by_warps ? member.team_rank() / kWarp : 0; b < blocks; b += by_warps ? kWarps : 1) {
-      const BlockOfItem block(item, height, width, b / across, b % across);
+      const BlockOfItem block(item, shift, b / across, b % across);
       const bool raises = item.destination == nullptr;
       std::uint32_t amax = 0;
       if (raises || block.is_in_source) {
         amax = largest<From>(item, raises ? block.item_rows : block.rows, raises ? block.item_columns : block.columns,
                              lane, lanes);
-        if (by_warps) {
-          amax = largest_of_lanes<kWarp>(amax);
-        } else {
-          turn = 1 - turn;
-          amax = largest_of_team(amax, scratch + turn * kWarps, member);
-        }
+        amax = by_warps ? largest_of_lanes<kWarp>(amax) : items.largest(amax, member);
       } else {
         amax = *block.maximum;
       }
@@ -302,23 +359,11 @@ struct AnyBlocks {
         if (lane == 0) Kokkos::atomic_fetch_max(block.maximum, amax);
         continue;
       }
-      if (block.is_ragged) amax = larger(amax, padding);
+      if (block.is_ragged) amax = larger(amax, padding_of<From>(item));
       const BlockScale scale = block_scale(item.quantiser, std::bit_cast<float>(amax), From::kType);
-      LaneWalk at(static_cast<std::uint32_t>(lane), static_cast<std::uint32_t>(lanes),
-                  static_cast<std::uint32_t>(block.item_columns.size()));
-      for (; at.row < block.item_rows.size(); at.next()) {
-        const std::int64_t row = block.item_rows.begin + at.row;
-        const std::int64_t column = block.item_columns.begin + at.column;
-        store(item.byte(row, column), 0, quantise_value(item.quantiser, value<From>(item, row, column), scale.factor));
-      }
-      store_scales(item, block, height, width, scale.stored, lane, lanes);
+      quantise_elements<From>(item, block.item_rows, block.item_columns, scale.factor, lane, lanes);
+      store_scales(item, block, scale.stored, lane, lanes);
     }
-  }
-
-  template <typename From>
-  KOKKOS_FORCEINLINE_FUNCTION static float value(const QuantiseItem& item, std::int64_t row, std::int64_t column) {
-    constexpr std::int64_t kSize = sizeof(typename From::Bits);
-    return float_of<From>(load<typename From::Bits>(item.value(row, column, kSize), 0));
   }
 
   /// Of those values that a lane reads.
@@ -329,7 +374,7 @@ struct AnyBlocks {
     LaneWalk at(static_cast<std::uint32_t>(lane), static_cast<std::uint32_t>(lanes),
                 static_cast<std::uint32_t>(columns.size()));
     for (; at.row < rows.size(); at.next()) {
-      result = larger(result, magnitude_bits(value<From>(item, rows.begin + at.row, columns.begin + at.column)));
+      result = larger(result, magnitude_bits(value_at<From>(item, rows.begin + at.row, columns.begin + at.column)));
     }
     return result;
   }
@@ -344,7 +389,7 @@ void launch(const ExecutionSpace& space, const std::string& label, const Functor
   const Device& device = space.implementation().device;
   const std::int64_t all = std::int64_t{std::max(1, device.concurrency() / kLanesOfMultiprocessor)} * Functor::kTeams;
   Policy policy(device, static_cast<int>(std::min(functor.count, all)), kLanes);
-  policy.set_scratch_size(0, Kokkos::PerTeam(Functor::kScratch));
+  policy.set_scratch_size(0, Kokkos::PerTeam(static_cast<int>(sizeof(ItemsOfTeam::Scratch))));
   Kokkos::parallel_for(label, policy, functor);
 }
 
@@ -355,7 +400,7 @@ void run_quantised(const ExecutionSpace& space, const CopyRun& run, const std::i
   static const std::string rows = "refit::quantise_rows";
   static const std::string any = "refit::quantise_any";
   CopyRun rest = run;
-  launch(space, blocks, WholeBlocks{rest, counts[0]});
+  launch(space, blocks, BlocksInSource{rest, counts[0]});
   rest.quantised += counts[0];
   launch(space, rows, WholeRows{rest, counts[1]});
   rest.quantised += counts[1];

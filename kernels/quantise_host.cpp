@@ -15,23 +15,21 @@ namespace {
 template <typename From>
 class HostBlocks {
  public:
-  explicit HostBlocks(const QuantiseItem& item)
-      : item_(item), height_(block_rows(item.quantiser)), width_(block_columns(item.quantiser)) {}
+  explicit HostBlocks(const QuantiseItem& item) : item_(item), shift_(block_shift(item.quantiser)) {}
 
   void run() const {
     if (is_mx(item_.quantiser) && item_.kind == QuantiseKind::rows) return run_rows();
-    const std::uint32_t padding = padding_of<From>(item_);
-    for (std::int64_t i = 0; i < blocks_of(item_.rows, height_); ++i) {
-      for (std::int64_t j = 0; j < blocks_of(item_.columns, width_); ++j) {
-        const BlockOfItem block(item_, height_, width_, i, j);
+    for (std::int64_t i = 0; i < blocks_of(item_.rows, shift_.rows); ++i) {
+      for (std::int64_t j = 0; j < blocks_of(item_.columns, shift_.columns); ++j) {
+        const BlockOfItem block(item_, shift_, i, j);
         if (item_.destination == nullptr) {
           Kokkos::atomic_fetch_max(block.maximum, largest(block.item_rows, block.item_columns));
         } else {
           std::uint32_t amax = block.is_in_source ? largest(block.rows, block.columns) : *block.maximum;
-          if (block.is_ragged) amax = std::max(amax, padding);
+          if (block.is_ragged) amax = std::max(amax, padding_of<From>(item_));
           const BlockScale scale = block_scale(item_.quantiser, std::bit_cast<float>(amax), From::kType);
           quantise(block, has_numbers(amax, scale), scale.factor);
-          store_scales(item_, block, height_, width_, scale.stored, 0, 1);
+          store_scales(item_, block, scale.stored, 0, 1);
         }
       }
     }
@@ -44,8 +42,9 @@ class HostBlocks {
     for (std::int64_t r = 0; r < item_.rows.size(); ++r) {
       const std::int64_t row = item_.rows.begin + r;
       std::byte* scales = item_.scales == nullptr ? nullptr : item_.scales + r * item_.scale_stride[0];
-      quantise_mx(From{}, item_.quantiser, item_.value(row, item_.columns.begin, kSize), item_.columns.size() / width_,
-                  item_.byte(row, item_.columns.begin), scales, item_.scale_stride[1]);
+      quantise_mx(From{}, item_.quantiser, item_.value(row, item_.columns.begin, kSize),
+                  item_.columns.size() >> shift_.columns, item_.byte(row, item_.columns.begin), scales,
+                  item_.scale_stride[1]);
     }
   }
 
@@ -82,7 +81,7 @@ class HostBlocks {
   }
 
   QuantiseItem item_;  // own copy: a store through std::byte may change what a reference refers to
-  std::int64_t height_, width_;
+  BlockShift shift_;
 };
 
 struct HostQuantise {

@@ -1,6 +1,7 @@
 #include "kernels/quantise_items.hpp"
 
 #include <algorithm>
+#include <bit>
 
 namespace refit::kernels {
 
@@ -13,6 +14,8 @@ struct Axis {
   Span tile, source;
   std::int64_t matrix, block;
 
+  /// The same of a part of the tile.
+  Axis with(const Span& part) const { return {part, source, matrix, block}; }
   bool ends_at(std::int64_t index) const { return index % block == 0 || index == matrix; }
   /// The tile's indices of blocks that it has whole, or as far as the matrix has them; may be empty.
   Span whole() const {
@@ -55,8 +58,7 @@ void check(const Tile& tile) {
   REFIT_ASSERT(tile.destination == nullptr || tile.destination_strides.size() == dimensions);
   REFIT_ASSERT(blocks.maxima == nullptr || blocks.maxima_strides.size() == dimensions);
   REFIT_ASSERT(blocks.scales == nullptr || blocks.scale_strides.size() == dimensions);
-  REFIT_ASSERT(blocks.repeats > 0 && block_columns(blocks.quantiser) % blocks.repeats == 0);
-  REFIT_ASSERT(block_rows(blocks.quantiser) % blocks.repeats == 0);
+  REFIT_ASSERT(blocks.repeats > 0 && block_rows(blocks.quantiser) % blocks.repeats == 0);
   REFIT_ASSERT(!is_mx(blocks.quantiser) || blocks.columns % block_columns(blocks.quantiser) == 0);
   REFIT_ASSERT(blocks.row >= 0 && blocks.row + tile.extent[dimensions - 2] <= blocks.rows);
   REFIT_ASSERT(blocks.column >= 0 && blocks.column + tile.extent[dimensions - 1] <= blocks.columns);
@@ -75,13 +77,17 @@ bool is_vector(const void* address, std::int64_t bytes_of_row) {
 }
 
 QuantiseKind kind_of(const QuantiseItem& item, const Axes& axes) {
-  const bool whole = item.rows.begin % axes.rows.block == 0 && axes.rows.ends_at(item.rows.end) &&
-                     item.columns.begin % axes.columns.block == 0 && axes.columns.ends_at(item.columns.end);
-  const bool vectors = byte_size(item.from) == 2 && item.columns.size() % 16 == 0 && item.source_stride[1] == 1 &&
-                       item.destination_stride[1] == 1 && is_vector(item.source, 2 * item.source_stride[0]) &&
-                       is_vector(item.destination, item.destination_stride[0]);
-  if (item.destination == nullptr || !whole || !vectors) return QuantiseKind::any;
-  return is_mx(item.quantiser) ? QuantiseKind::rows : QuantiseKind::blocks;
+  constexpr std::int64_t kElements = 16;  // of a store
+  const bool vectors =
+      byte_size(item.from) == 2 && item.columns.begin % kElements == 0 && item.columns.size() % kElements == 0 &&
+      item.matrix_columns % kElements == 0 && item.source_stride[1] == 1 && item.destination_stride[1] == 1 &&
+      is_vector(item.source, 2 * item.source_stride[0]) && is_vector(item.destination, item.destination_stride[0]);
+  const Axis rows = axes.rows.with(item.rows);
+  const Axis columns = axes.columns.with(item.columns);
+  const bool in_source = rows.source.holds(rows.touched()) && columns.source.holds(columns.touched());
+  if (item.destination == nullptr || !vectors || !in_source) return QuantiseKind::any;
+  if (!is_mx(item.quantiser)) return QuantiseKind::blocks;
+  return columns.whole().size() == item.columns.size() ? QuantiseKind::rows : QuantiseKind::any;
 }
 
 /// The part of a tile of one matrix that has those rows and columns.
@@ -109,7 +115,10 @@ QuantiseItem make_item(const Tile& whole, const Axes& axes, const Span& rows, co
   item.last = blocks.last;
   item.scales = blocks.scales;
   strides(blocks.scale_strides, blocks.scales != nullptr, item.scale_stride);
-  item.repeats = static_cast<std::int32_t>(blocks.repeats);
+  const BlockShift shift = block_shift(blocks.quantiser);
+  const int smaller = std::countr_zero(static_cast<std::uint64_t>(blocks.repeats));
+  item.small_shift[0] = static_cast<std::int8_t>(shift.rows - smaller);
+  item.small_shift[1] = static_cast<std::int8_t>(shift.columns - smaller);
   item.quantiser = blocks.quantiser;
   item.from = tile.from;
   item.kind = kind_of(item, axes);

@@ -2,7 +2,7 @@
 // The items of a copy table's tiles that are quantised: a few blocks of one matrix each, cut between blocks.
 //
 // Example: a tile of rows 64 .. 319 of a matrix, quantised in blocks of 128 x 128, becomes items of rows 64 .. 127 and
-// 256 .. 319, which are parts of blocks, and of rows 128 .. 255, whose blocks a team keeps in its registers.
+// 256 .. 319, which have parts of blocks, and of rows 128 .. 255, which have whole ones.
 
 #include <cstdint>
 #include <span>
@@ -16,7 +16,7 @@ namespace refit::kernels {
 
 /// What a device does with an item, in the order in which a table's items lie.
 enum class QuantiseKind : std::uint8_t {
-  blocks,  ///< whole 128 x 128 blocks, or what the matrix has of them; 2-byte values, both ends in vectors of 16 bytes
+  blocks,  ///< 128 x 128 blocks that the source has; 2-byte values, both ends in vectors of 16 bytes
   rows,    ///< whole 1 x 32 blocks of such
   any
 };
@@ -43,7 +43,7 @@ struct QuantiseItem {
   const std::uint32_t* last;
   std::byte* scales;  ///< of the item's first smaller block; null: not stored
   std::int64_t scale_stride[2];
-  std::int32_t repeats;
+  std::int8_t small_shift[2];  ///< of smaller blocks, as block_shift
   Quantiser quantiser;
   DType from;
   QuantiseKind kind;
@@ -58,6 +58,19 @@ struct QuantiseItem {
   }
 };
 
+/// Rows and columns of a block are powers of two: how far to shift an index for its block's number.
+struct BlockShift {
+  int rows, columns;
+};
+REFIT_FUNCTION BlockShift block_shift(Quantiser quantiser) {
+  return is_mx(quantiser) ? BlockShift{0, 5} : BlockShift{7, 7};
+}
+
+/// How many blocks a span touches.
+REFIT_FUNCTION std::int64_t blocks_of(const Span& span, int shift) {
+  return ((span.end - 1) >> shift) - (span.begin >> shift) + 1;
+}
+
 /// A block that an item touches.
 struct BlockOfItem {
   Span rows, columns;            ///< what the matrix has of it
@@ -66,27 +79,22 @@ struct BlockOfItem {
   bool is_in_source;
   std::uint32_t* maximum;
 
-  /// Block (i, j) of those that an item touches, blocks being of height x width.
-  REFIT_FUNCTION BlockOfItem(const QuantiseItem& item, std::int64_t height, std::int64_t width, std::int64_t i,
-                             std::int64_t j)
-      : rows(within((item.rows.begin / height + i) * height, height, {0, item.matrix_rows})),
-        columns(within((item.columns.begin / width + j) * width, width, {0, item.matrix_columns})),
-        item_rows(within(rows.begin, height, item.rows)),
-        item_columns(within(columns.begin, width, item.columns)),
-        is_ragged(rows.size() < height || columns.size() < width),
+  /// Block (i, j) of those that an item touches.
+  REFIT_FUNCTION BlockOfItem(const QuantiseItem& item, const BlockShift& shift, std::int64_t i, std::int64_t j)
+      : rows(within(((item.rows.begin >> shift.rows) + i) << shift.rows, shift.rows, {0, item.matrix_rows})),
+        columns(within(((item.columns.begin >> shift.columns) + j) << shift.columns, shift.columns,
+                       {0, item.matrix_columns})),
+        item_rows(within(rows.begin, shift.rows, item.rows)),
+        item_columns(within(columns.begin, shift.columns, item.columns)),
+        is_ragged(rows.size() < std::int64_t{1} << shift.rows || columns.size() < std::int64_t{1} << shift.columns),
         is_in_source(item.source_rows.holds(rows) && item.source_columns.holds(columns)),
         maximum(item.maxima + i * item.maxima_stride[0] + j * item.maxima_stride[1]) {}
 
-  REFIT_FUNCTION static Span within(std::int64_t begin, std::int64_t size, const Span& all) {
-    const std::int64_t end = begin + size;
+  REFIT_FUNCTION static Span within(std::int64_t begin, int shift, const Span& all) {
+    const std::int64_t end = begin + (std::int64_t{1} << shift);
     return {begin > all.begin ? begin : all.begin, end < all.end ? end : all.end};
   }
 };
-
-/// How many blocks of that size a span touches.
-REFIT_FUNCTION std::int64_t blocks_of(const Span& span, std::int64_t size) {
-  return (span.end - 1) / size - span.begin / size + 1;
-}
 
 /// What ragged blocks of the item are padded with, as magnitude_bits; 0 where that is none.
 template <typename From>
@@ -102,16 +110,16 @@ REFIT_FUNCTION std::uint32_t padding_of(const QuantiseItem& item) {
 
 /// Stores a block's scale in those of its smaller blocks that the item touches: all of them by lane 0 of 1, or some by
 /// each of more lanes.
-REFIT_FUNCTION void store_scales(const QuantiseItem& item, const BlockOfItem& block, std::int64_t height,
-                                 std::int64_t width, std::uint32_t stored, std::int64_t lane, std::int64_t lanes) {
+REFIT_FUNCTION void store_scales(const QuantiseItem& item, const BlockOfItem& block, std::uint32_t stored, int lane,
+                                 int lanes) {
   if (item.scales == nullptr) return;
-  const std::int64_t small_height = height / item.repeats;
-  const std::int64_t small_width = width / item.repeats;
-  const std::int64_t across = blocks_of(block.item_columns, small_width);
-  const std::int64_t count = across * blocks_of(block.item_rows, small_height);
-  const std::int64_t row = block.item_rows.begin / small_height - item.rows.begin / small_height;
-  const std::int64_t column = block.item_columns.begin / small_width - item.columns.begin / small_width;
-  for (std::int64_t i = lane; i < count; i += lanes) {
+  const int row_shift = item.small_shift[0];
+  const int column_shift = item.small_shift[1];
+  const auto across = static_cast<int>(blocks_of(block.item_columns, column_shift));
+  const int count = across * static_cast<int>(blocks_of(block.item_rows, row_shift));
+  const std::int64_t row = (block.item_rows.begin >> row_shift) - (item.rows.begin >> row_shift);
+  const std::int64_t column = (block.item_columns.begin >> column_shift) - (item.columns.begin >> column_shift);
+  for (int i = lane; i < count; i += lanes) {
     const std::int64_t at = (row + i / across) * item.scale_stride[0] + (column + i % across) * item.scale_stride[1];
     if (is_mx(item.quantiser)) {
       store(item.scales, at, static_cast<std::uint8_t>(stored));

@@ -65,6 +65,7 @@ class Bench {
     quantise("quantise 128 x 128", Quantiser::nemo_rl, kColumns);
     quantise("quantise 128 x 128, powers of two", Quantiser::vllm_ue8m0, kColumns);
     quantise("quantise 128 x 128, [rows, 768]", Quantiser::nemo_rl, 768);
+    quantise("quantise 128 x 128, half of [rows, 384]", Quantiser::nemo_rl, 384, 192);
     quantise("quantise 1 x 32", Quantiser::mxfp8, kColumns);
     quantise("quantise 1 x 32, [rows, 768]", Quantiser::mxfp8, 768);
   }
@@ -132,7 +133,8 @@ class Bench {
     report(name, table.bytes_read() + table.bytes_written(), [&] { table.run(space_); });
   }
 
-  void quantise(const char* name, Quantiser quantiser, std::int64_t columns) const {
+  /// The first `part` columns of a matrix, 0 being all of them.
+  void quantise(const char* name, Quantiser quantiser, std::int64_t columns, std::int64_t part = 0) const {
     const std::int64_t rows = rows_ * kColumns / columns / 128 * 128;
     const std::int64_t across = columns / block_columns(quantiser);
     const DeviceBuffer scales(rows / block_rows(quantiser) * across * byte_size(scale_dtype(quantiser)));
@@ -144,6 +146,7 @@ class Bench {
     blocks.columns = columns;
     blocks.scales = scales.data();
     blocks.scale_strides = {across, 1};
+    if (part != 0) tile = part_of(tile, 1, 0, part);
     const CopyTable table(space_, {&tile, 1});
     report(name, table.bytes_read() + table.bytes_written() + scales.bytes(), [&] { table.run(space_); });
   }

@@ -275,12 +275,6 @@ TEST(SignedRowSums, BytesWithScales) {
   }
 }
 
-bool is_changed(std::uint64_t bits, DType dtype) {
-  if (dtype == DType::f8_e4m3) return (bits & 0x7FU) < 0x7EU;
-  if (dtype == DType::f8_e8m0 || dtype == DType::u8) return bits < 254;
-  return !is_castable(dtype) || std::isfinite(float_of(bits, dtype));
-}
-
 TEST(Perturb, ChangesWhatTheHeaderSays) {
   Random random(8);
   const ExecutionSpace space;
