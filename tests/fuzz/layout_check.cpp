@@ -88,6 +88,7 @@ std::uint64_t tag(Conversion conversion) {
     case Conversion::none: return 0;
     case Conversion::minus_one: return test_support::kMinusOneTag;
     case Conversion::negative_exp: return test_support::kNegativeExpTag;
+    case Conversion::block_scaled: break;  // no case is quantised
   }
   return 0;
 }
@@ -98,6 +99,7 @@ std::uint64_t apply(Transform transform, std::uint64_t number) {
     case Transform::add_one: return number - test_support::kMinusOneTag;
     case Transform::subtract_one: return number + test_support::kMinusOneTag;
     case Transform::negative_exp: return number + test_support::kNegativeExpTag;
+    case Transform::quantise: break;
   }
   return number;
 }
