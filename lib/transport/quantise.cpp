@@ -98,6 +98,12 @@ class Quantise::Implementation {
     const std::int64_t rows = touched(piece.box.lower[row], piece.box.extent[row], block_rows(quantiser_));
     const std::int64_t columns =
         touched(piece.box.lower[row + 1], piece.box.extent[row + 1], block_columns(quantiser_));
+    // A piece in which no block begins has no scales to send.
+    const auto begins = [](std::int64_t lower, std::int64_t extent, std::int64_t block) {
+      return (lower + block - 1) / block * block < lower + extent;
+    };
+    const bool has_scales = begins(piece.box.lower[row], piece.box.extent[row], block_rows(quantiser_)) &&
+                            begins(piece.box.lower[row + 1], piece.box.extent[row + 1], block_columns(quantiser_));
     for (std::int64_t m = 0; m < matrices; ++m) {
       kernels::Tile tile;
       const std::int64_t step = row > 0 ? piece.place.strides[0] : 0;
@@ -116,8 +122,10 @@ class Quantise::Implementation {
       blocks.rows = weight.shape[row];
       blocks.columns = weight.shape[row + 1];
       blocks.maxima_strides = {columns, 1};
-      blocks.scales = mine.quantised.address(scales, scale_dtype(quantiser_)) +
-                      m * rows * columns * byte_size(scale_dtype(quantiser_));
+      if (has_scales) {
+        blocks.scales = mine.quantised.address(scales, scale_dtype(quantiser_)) +
+                        m * rows * columns * byte_size(scale_dtype(quantiser_));
+      }
       blocks.scale_strides = {columns, 1};
       tile.blocks = blocks;
       add(tile, weight.index, row > 0 ? piece.box.lower[0] + m : 0, {first_row, first_column}, {rows, columns});
