@@ -79,7 +79,7 @@ std::vector<Key> make_keys() {
       number("run.timeout_seconds", 0, 1e6, "seconds",
              "Longest time of one refit (its verification gets longer); 0 = none.", MEMBER(run.timeout_seconds),
              "--timeout"),
-      texts("run.inject", "Bugs to inject (refit list bugs).", MEMBER(run.inject), "--inject"),
+      texts("run.inject", "Faults to inject (refit list injections).", MEMBER(run.inject), "--inject"),
       word("run.strict_upstream", "Refuse what that version refuses.", MEMBER(run.strict_upstream)),
 
       output("output.json", "Result file.", MEMBER(output.json), "--json"),
@@ -98,6 +98,13 @@ std::vector<Key> make_keys() {
       text("expect.message", "A part of the error's text.", MEMBER(expect.message)),
       mismatches("expect.mismatch", "Tensors that must be wrong, and by how much; all others must be right.",
                  MEMBER(expect.mismatch)),
+
+      text("bug.id", "Number of the bug that this case replays; refit run --fixed runs it without.", MEMBER(bug.id)),
+      text("bug.title", "One line.", MEMBER(bug.title)),
+      text("bug.symptom", "As its reporter saw it.", MEMBER(bug.symptom)),
+      text("bug.cause", "What was wrong, and why so many elements are.", MEMBER(bug.cause)),
+      text("bug.reference", "Pull request, issue or commit.", MEMBER(bug.reference)),
+      word("bug.kind", "What it leads to.", MEMBER(bug.kind)),
   };
 }
 

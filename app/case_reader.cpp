@@ -72,6 +72,9 @@ std::optional<T> scalar_as(const toml::node& node) {
   return value == nullptr ? std::nullopt : std::optional<T>(*value);
 }
 
+/// The table of keys that the fixed twin of a bug has otherwise.
+constexpr std::string_view kFixed = "bug.fixed";
+
 /// A TOML value as the key's setter takes it; nothing for types that no key has (dates, mixed arrays).
 std::optional<Value> to_value(const toml::node& node, Kind kind) {
   if (const auto scalar = to_scalar(node)) {
@@ -124,6 +127,9 @@ class Filler {
     }
   }
 
+  /// Its mistakes are this one's too.
+  void take(const Filler& other) { mistakes_.insert(mistakes_.end(), other.mistakes_.begin(), other.mistakes_.end()); }
+
   void finish() const {
     if (!mistakes_.empty()) fail_usage("{}", fmt::join(mistakes_, "\n"));
   }
@@ -161,17 +167,41 @@ void read_section(Filler& filler, const std::string& file, const toml::key& key,
   if (std::find(sections.begin(), sections.end(), name) == sections.end()) {
     return filler.add(place(file, key.source()), fmt::format("unknown section {}{}", name, suggestion(name, sections)));
   }
-  for (const auto& [inner, node] : section) read_node(filler, file, name + "." + std::string(inner.str()), inner, node);
+  for (const auto& [inner, node] : section) {
+    const std::string full = name + "." + std::string(inner.str());
+    if (full != kFixed || !node.is_table()) read_node(filler, file, full, inner, node);
+  }
 }
 
-void read_file(Filler& filler, const std::string& file) {
-  for (const auto& [key, node] : parse_file(file)) {
+void read_table(Filler& filler, const std::string& file, const toml::table& table) {
+  for (const auto& [key, node] : table) {
     if (const toml::table* section = node.as_table()) {
       read_section(filler, file, key, *section);
     } else {
       read_node(filler, file, std::string(key.str()), key, node);
     }
   }
+}
+
+/// Takes a bug out of a case: its injections, and what is expected of it.
+void remove_bug(Case& c) {
+  c.run.inject.clear();
+  c.expect = {};
+  std::erase_if(c.given, [](const auto& key) { return key.first == "run.inject" || key.first.starts_with("expect."); });
+}
+
+/// [bug.fixed] is read for its mistakes where the fixed twin is not asked for.
+void read_file(Filler& filler, const std::string& file, Case& c, Twin twin) {
+  const toml::table table = parse_file(file);
+  read_table(filler, file, table);
+  if (twin == Twin::fixed && !table.contains("bug")) fail_usage("{}: --fixed needs a case with a [bug]", file);
+  if (twin == Twin::fixed) remove_bug(c);
+  const toml::table* fixed = table["bug"]["fixed"].as_table();
+  if (fixed == nullptr) return;
+  Case scratch;
+  Filler trial(scratch);
+  read_table(twin == Twin::fixed ? filler : trial, file, *fixed);
+  filler.take(trial);
 }
 
 /// A model given by an option replaces the one of the case file.
@@ -205,12 +235,14 @@ void require_layouts(Filler& filler, const Case& c) {
 
 }  // namespace
 
-Case read_case(const std::string& file, const std::vector<Option>& options) {
+Case read_case(const std::string& file, const std::vector<Option>& options, Twin twin) {
   Case c;
   c.file = file;
   c.name = file.empty() ? "command line" : std::filesystem::path(file).stem().string();
   Filler filler(c);
-  if (!file.empty()) read_file(filler, file);
+  if (file.empty() && twin == Twin::fixed) fail_usage("--fixed needs a case file with a [bug]");
+  if (!file.empty()) read_file(filler, file, c, twin);
+  if (c.description.empty()) c.description = c.bug.title;
   read_options(filler, c, options);
   filler.finish();  // a layout that could not be read is not also reported as missing
   require_layouts(filler, c);
@@ -274,6 +306,17 @@ engine::Hardware read_hardware(const std::string& file) {
   }
   if (!mistakes.empty()) fail_usage("{}", fmt::join(mistakes, "\n"));
   return hardware;
+}
+
+engine::BugSection read_bug(const std::string& file) {
+  Case c;
+  Filler filler(c);
+  const toml::table table = parse_file(file);
+  for (const auto& [key, node] : table) {
+    if (key.str() == "bug" && node.is_table()) read_section(filler, file, key, *node.as_table());
+  }
+  filler.finish();
+  return c.bug;
 }
 
 std::string read_description(const std::string& file) {

@@ -15,9 +15,16 @@ struct Option {
   std::string name;  ///< for messages: "--bulk"
 };
 
+/// Which form of a case that replays a bug.
+enum class Twin : std::uint8_t {
+  bug,   ///< as the file says
+  fixed  ///< without injections and expectations, and with the keys of [bug.fixed]
+};
+
 /// Reads a case; `file` may be empty. Inputs in the file become relative to its folder. The result is complete.
-/// Errors (usage): all mistakes together, one per line, with file, line and column, or the option's name.
-engine::Case read_case(const std::string& file, const std::vector<Option>& options);
+/// Errors (usage): all mistakes together, one per line, with file, line and column, or the option's name; a fixed twin
+/// of a case that is about no bug.
+engine::Case read_case(const std::string& file, const std::vector<Option>& options, Twin twin = Twin::bug);
 
 /// Throws (usage, unavailable) for what contradicts itself or is not in this build; all violations together.
 void check_case(const engine::Case& c);
@@ -27,5 +34,8 @@ engine::Hardware read_hardware(const std::string& file);
 
 /// The `description` of a case file, "" where it has none; errors as `read_case`, for syntax only.
 std::string read_description(const std::string& file);
+
+/// The [bug] of a case file; errors as `read_case`, for its keys only.
+engine::BugSection read_bug(const std::string& file);
 
 }  // namespace refit::app

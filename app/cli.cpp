@@ -20,6 +20,7 @@ namespace {
 /// What `refit run` and `refit plan` take beside their own options.
 struct CaseArguments {
   std::string file;
+  bool fixed = false;
   std::vector<Option> options;
 };
 
@@ -77,6 +78,7 @@ void add_sets(CLI::App& command, CaseArguments& arguments) {
 
 void add_case_arguments(CLI::App& command, CaseArguments& arguments) {
   command.add_option("CASE", arguments.file, "Case file (TOML)");
+  command.add_flag("--fixed", arguments.fixed, "Of a case that replays a bug: without the bug");
   for (const Key& key : case_keys()) {
     if (!key.option.empty()) add_key_option(command, arguments, key);
   }
@@ -89,7 +91,7 @@ engine::Case case_of(CaseArguments arguments, const std::string& inputs) {
   for (Option& option : arguments.options) {
     if (option.name == "--model") option.text = config_path(option.text, inputs);
   }
-  return read_case(arguments.file, arguments.options);
+  return read_case(arguments.file, arguments.options, arguments.fixed ? Twin::fixed : Twin::bug);
 }
 
 /// True where the case expects exactly this error.
@@ -212,8 +214,8 @@ void add_commands(CLI::App& app, Arguments& arguments) {
   CLI::App* compare = add_command(app, "compare", "Compare two checkpoints or dump folders, tensor by tensor");
   compare->add_option("A", arguments.a, "Checkpoint or dump folder")->required();
   compare->add_option("B", arguments.b, "Checkpoint or dump folder")->required();
-  CLI::App* list = add_command(app, "list", "What there is: models, cases, bugs or executors");
-  list->add_option("WHAT", arguments.what, "models | cases | bugs | executors")->required();
+  CLI::App* list = add_command(app, "list", "What there is: models, cases, bugs, injections or executors");
+  list->add_option("WHAT", arguments.what, "models | cases | bugs | injections | executors")->required();
 }
 
 std::int64_t shard_bytes(const std::string& text) {

@@ -49,7 +49,7 @@ int convert(const ConvertOptions& options);
 /// Compares two checkpoints or dump folders; 1 where they differ.
 int compare(const std::string& a, const std::string& b);
 
-/// Prints what there is of `what`: models, cases, bugs or executors.
+/// Prints what there is of `what`: models, cases, bugs, injections or executors.
 int list(const std::string& what, const std::string& inputs);
 
 /// Prints the versions of everything linked.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 
 #include "app/text.hpp"
@@ -74,6 +75,18 @@ std::vector<std::string> case_files(const std::string& inputs) {
   }
   std::sort(files.begin(), files.end());
   return files;
+}
+
+std::vector<std::string> bug_files(const std::string& inputs) {
+  std::vector<std::string> names;
+  const fs::path folder = fs::path(inputs) / "bugs";
+  if (!is_folder(folder)) return names;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() == ".toml") names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end(),
+            [](const std::string& a, const std::string& b) { return strverscmp(a.c_str(), b.c_str()) < 0; });
+  return names;
 }
 
 }  // namespace refit::app

@@ -9,8 +9,8 @@
 #include "app/inputs.hpp"
 #include "app/text.hpp"
 #include "core/error.hpp"
-#include "engine/inject.hpp"
 #include "engine/setup.hpp"
+#include "inject/faults.hpp"
 #include "model/model.hpp"
 
 namespace refit::app {
@@ -60,9 +60,20 @@ std::vector<Line> cases(const std::string& inputs) {
   return lines;
 }
 
-std::vector<Line> bugs() {
+/// Name, kind and title of every bug with a case of its own, by number.
+std::vector<Line> bugs(const std::string& inputs) {
   std::vector<Line> lines;
-  for (const auto& injection : engine::injections()) lines.push_back({injection.name, injection.description});
+  for (const std::string& file : bug_files(inputs)) {
+    const engine::BugSection bug = read_bug((fs::path(inputs) / "bugs" / file).string());
+    lines.push_back(
+        {fs::path(file).stem().string(), fmt::format("{:4}  {:11}  {}", bug.id, engine::name(bug.kind), bug.title)});
+  }
+  return lines;
+}
+
+std::vector<Line> injections() {
+  std::vector<Line> lines;
+  for (const auto& injection : inject::injections()) lines.push_back({injection.name, injection.description});
   return lines;
 }
 
@@ -75,10 +86,11 @@ std::vector<Line> executors() {
 
 std::vector<Line> lines_of(const std::string& what, const std::string& inputs) {
   if (what == "cases") return cases(inputs);
-  if (what == "bugs") return bugs();
+  if (what == "bugs") return bugs(inputs);
+  if (what == "injections") return injections();
   if (what == "executors") return executors();
-  fail_usage("list {}: needs one of models, cases, bugs, executors{}", what,
-             suggestion(what, {"models", "cases", "bugs", "executors"}));
+  fail_usage("list {}: needs one of models, cases, bugs, injections, executors{}", what,
+             suggestion(what, {"models", "cases", "bugs", "injections", "executors"}));
 }
 
 }  // namespace

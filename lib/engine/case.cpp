@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <initializer_list>
 
 #include "core/error.hpp"
@@ -24,6 +25,7 @@ constexpr std::string_view kUpdate[] = {"perturb", "none"};
 constexpr std::string_view kVerify[] = {"every", "last", "off"};
 constexpr std::string_view kStrict[] = {"off", "seed", "merged"};
 constexpr std::string_view kOutcome[] = {"pass", "mismatch", "error", "timeout"};
+constexpr std::string_view kBugKind[] = {"mismatch", "hang", "memory", "assertion", "performance"};
 
 bool is_quantised(Precision precision) { return precision == Precision::fp8 || precision == Precision::mxfp8; }
 
@@ -177,6 +179,15 @@ void check_expect(const Case& c, Complaints& complaints) {
       "expect.message", "needs expect.outcome = \"error\" or \"timeout\"");
 }
 
+/// A catalogue's entry is whole or absent.
+void check_bug(const Case& c, Complaints& complaints) {
+  const auto given = [](const auto& key) { return key.first.starts_with("bug."); };
+  if (std::none_of(c.given.begin(), c.given.end(), given)) return;
+  for (const char* key : {"bug.id", "bug.title", "bug.symptom", "bug.cause", "bug.reference", "bug.kind"}) {
+    complaints.require(complaints.given(key), key, "is missing; [bug] needs all its keys");
+  }
+}
+
 void check_output(const Case& c, Complaints& complaints) {
   const OutputSection& o = c.output;
   std::map<std::string, std::string> owner;
@@ -204,6 +215,7 @@ Choices choices(Update) { return kUpdate; }
 Choices choices(Verify) { return kVerify; }
 Choices choices(Strict) { return kStrict; }
 Choices choices(ExpectedOutcome) { return kOutcome; }
+Choices choices(BugKind) { return kBugKind; }
 
 void complete(Case& c) {
   c.train.layout = layout::with_data_parallel(c.train.layout);
@@ -218,6 +230,7 @@ std::vector<std::string> violations(const Case& c) {
   check_upstream(c, complaints);
   check_refit(c, complaints);
   check_expect(c, complaints);
+  check_bug(c, complaints);
   check_output(c, complaints);
   return complaints.texts();
 }

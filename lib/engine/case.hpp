@@ -40,6 +40,7 @@ enum class Update : std::uint8_t { perturb, none };
 enum class Verify : std::uint8_t { every, last, off };
 enum class Strict : std::uint8_t { off, seed, merged };
 enum class ExpectedOutcome : std::uint8_t { pass, mismatch, error, timeout };
+enum class BugKind : std::uint8_t { mismatch, hang, memory, assertion, performance };
 
 using Choices = std::span<const std::string_view>;
 
@@ -58,6 +59,7 @@ Choices choices(Update);
 Choices choices(Verify);
 Choices choices(Strict);
 Choices choices(ExpectedOutcome);
+Choices choices(BugKind);
 
 /// An enumeration that a key selects from.
 template <typename E>
@@ -163,10 +165,21 @@ struct ExpectSection {
   std::vector<ExpectedMismatch> mismatch;
 };
 
+/// A bug of the field's history that a case replays. Its fixed twin (`refit run --fixed`) is the same case without
+/// injections and expectations, with the keys that the file's [bug.fixed] sets.
+struct BugSection {
+  std::string id;         ///< as the catalogue numbers it, e.g. "B3"; empty where the case is about no bug
+  std::string title;      ///< one line
+  std::string symptom;    ///< as its reporter saw it
+  std::string cause;      ///< what was wrong, and why the expected part of the elements is
+  std::string reference;  ///< pull request, issue or commit
+  BugKind kind = BugKind::mismatch;
+};
+
 struct Case {
   std::string name;
-  std::string description;
-  std::string file;  ///< path of the case file; empty where there is none
+  std::string description;  ///< of a bug without one, its title
+  std::string file;         ///< path of the case file; empty where there is none
 
   ModelSection model;
   TrainSection train;
@@ -175,6 +188,7 @@ struct Case {
   RunSection run;
   OutputSection output;
   ExpectSection expect;
+  BugSection bug;
 
   /// Keys that the file or an option gave, with the place for messages: "refit.streams" -> "case.toml:12:3".
   std::map<std::string, std::string> given;

@@ -67,12 +67,13 @@ Job::Job(transport::MpiSession& session, transport::Control& world, const kernel
       world_(world),
       space_(space),
       setup_(setup),
+      distorted_train_(setup.faults.distort_train(setup.sent(), setup.model)),
       distorted_gen_(setup.faults.distort_gen(*setup.gen, setup.model)) {
   for (const model::Tensor& tensor : setup.split.bulk) {
-    if (!setup.faults.drops(tensor)) bulk_.push_back(tensor);
+    if (!setup.faults.drops(setup.model, tensor)) bulk_.push_back(tensor);
   }
   for (const model::Tensor& tensor : setup.split.misc) {
-    if (!setup.faults.drops(tensor)) misc_.push_back(tensor);
+    if (!setup.faults.drops(setup.model, tensor)) misc_.push_back(tensor);
   }
 }
 
@@ -230,7 +231,7 @@ std::int64_t Job::choose_fan_out(const plan::Rates& rates) const {
   if (wanted == FanOut::on) return setup_.gen->ranks();
   const bool one_device = kernels::Runtime::devices() == 1 && session_.node_size() == session_.size();
   if (!mapped || one_device) return 0;  // in one memory there is no port to spare
-  return plan::choose_fan_out(bulk_, setup_.sent(), gen_layout(), rates);
+  return plan::choose_fan_out(bulk_, sent_by_train(), gen_layout(), rates);
 }
 
 void Job::measure(report::Result& result) {
@@ -401,7 +402,7 @@ void Job::make_executors(const std::vector<plan::Copy>& copies) {
   switch (c.executor) {
     case ExecutorKind::golden:
       bulk_executor_ =
-          transport::make_golden(space_, *routes_, me, bulk_, setup_.sent(), gen_layout(), tuning, progress_);
+          transport::make_golden(space_, *routes_, me, bulk_, sent_by_train(), gen_layout(), tuning, progress_);
       break;
     case ExecutorKind::p2p:
       bulk_executor_ = transport::make_p2p(space_, *routes_, me, copies, tuning, progress_);
@@ -415,7 +416,7 @@ void Job::make_executors(const std::vector<plan::Copy>& copies) {
     case ExecutorKind::m2n: fail_unavailable("executor m2n is not built into this refit");
   }
   if (gather_ == nullptr && stream_ == nullptr) return;
-  misc_executor_ = transport::make_misc(space_, gather_.get(), stream_.get(), me, misc_, setup_.sent(), gen_layout(),
+  misc_executor_ = transport::make_misc(space_, gather_.get(), stream_.get(), me, misc_, sent_by_train(), gen_layout(),
                                         c.misc_buffer_bytes, tuning, progress_);
 }
 

@@ -41,6 +41,8 @@ class Job {
  private:
   bool is_train() const { return session_.rank() < setup_.train->ranks(); }
   Rank rank() const { return Rank{is_train() ? session_.rank() : session_.rank() - setup_.train->ranks()}; }
+  /// The layouts as planner and executors see them.
+  const layout::Layout& sent_by_train() const { return distorted_train_ ? *distorted_train_ : setup_.sent(); }
   const layout::Layout& gen_layout() const { return distorted_gen_ ? *distorted_gen_ : *setup_.gen; }
 
   std::int64_t staging_estimate() const;
@@ -50,7 +52,7 @@ class Job {
   std::unique_ptr<transport::PeerMemory> make_peer_memory(std::int64_t bytes);
   bool all_mapped() const;
   std::int64_t choose_fan_out(const plan::Rates& rates) const;
-  plan::Planner planner() const { return {bulk_, setup_.sent(), gen_layout(), fan_out_ranks_}; }
+  plan::Planner planner() const { return {bulk_, sent_by_train(), gen_layout(), fan_out_ranks_}; }
   plan::Rates probe(report::Result& result);
   void load(report::Result& result);
   void make_plan(report::Result& result);
@@ -74,8 +76,8 @@ class Job {
   const kernels::ExecutionSpace& space_;
   const Setup& setup_;
   transport::Progress progress_;
-  std::unique_ptr<layout::Layout> distorted_gen_;
-  std::vector<model::Tensor> bulk_, misc_;  ///< as the paths carry them
+  std::unique_ptr<layout::Layout> distorted_train_, distorted_gen_;  ///< by injected bugs
+  std::vector<model::Tensor> bulk_, misc_;                           ///< as the paths carry them
 
   layout::LocalLayout local_;
   std::unique_ptr<Arena> arena_;

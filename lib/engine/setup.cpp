@@ -101,7 +101,7 @@ std::vector<model::Tensor> with_scales(const model::Model& model, const std::vec
 
 }  // namespace
 
-Setup::Setup(const Case& given) : c(given), faults(c.run.inject) {
+Setup::Setup(const Case& given) : c(given), faults(c.run.inject, c.train.layout, c.gen.layout) {
   if (!c.model.checkpoint.empty()) checkpoint = checkpoint::open(c.model.checkpoint);
   model = load_model(c, checkpoint);
   validate_for_model(c, model.config.experts > 0);

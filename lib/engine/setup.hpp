@@ -6,7 +6,7 @@
 
 #include "checkpoint/checkpoint.hpp"
 #include "engine/case.hpp"
-#include "engine/inject.hpp"
+#include "inject/faults.hpp"
 #include "layout/layout.hpp"
 #include "layout/quantised_layout.hpp"
 #include "plan/plan.hpp"
@@ -33,7 +33,7 @@ class Setup {
   const layout::Layout& sent() const { return quantised ? *quantised : *train; }
   std::unique_ptr<layout::QuantisedLayout> quantised;  ///< where gen alone is quantised
   plan::Split split;
-  Faults faults;
+  inject::Faults faults;
 
   /// A warning that lists the tensors without a rule; empty where there is none.
   std::string unknown_tensors() const;

@@ -78,7 +78,8 @@ checkpoint::ReadStatistics Weights::load(const kernels::ExecutionSpace& space,
   fill(space);
   if (!is_train) return statistics;
   for (const LocalPiece* piece : own_pieces()) {
-    if (!setup_.faults.corrupts(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)], rank_)) continue;
+    if (!setup_.faults.corrupts(setup_.model, setup_.model.tensors[static_cast<std::size_t>(piece->tensor)], rank_))
+      continue;
     kernels::flip_bit(space, memory_.address(piece->piece.place, piece->piece.format.dtype));
   }
   return statistics;
@@ -146,7 +147,7 @@ void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
 void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step) const {
   for (const LocalPiece* piece : own_pieces()) {
     const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece->tensor)];
-    if (setup_.faults.loses_update(tensor, rank_, step)) continue;
+    if (setup_.faults.loses_update(setup_.model, tensor, rank_, step)) continue;
     kernels::perturb(space, region(*piece), hash_name(tensor.name), step);
   }
   space.fence();

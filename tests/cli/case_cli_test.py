@@ -121,7 +121,8 @@ class Lists(Cli):
         self.assertRegex(cases, r"(?m)^published/qwen3-4b-dp8-to-tp8-ffn.toml +DP8 -> TP8$")
         executors = self.succeed("list", "executors").splitlines()
         self.assertEqual([line.split()[0] for line in executors], ["golden", "p2p", "direct", "m2n"])
-        self.assertRegex(self.succeed("list", "bugs"), r"(?m)^swap-gate-up +\S")
+        self.assertRegex(self.succeed("list", "bugs"), r"(?m)^B3-single-expert-mesh +B3 +mismatch +\S")
+        self.assertRegex(self.succeed("list", "injections"), r"(?m)^swap-gate-up +\S")
 
     def test_other_inputs(self):
         os.makedirs(self.path("inputs/cases"))

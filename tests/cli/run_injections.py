@@ -47,9 +47,12 @@ def check_wrong(suite, ended, name):
 
 
 def every_bug_is_tested(suite):
-    listed = {line.split()[0] for line in suite.run(0, "list", "bugs").out.splitlines()}
+    """Here, or by a case of inputs/bugs."""
+    listed = {line.split()[0] for line in suite.run(0, "list", "injections").out.splitlines()}
     tested = {"swap-gate-up", "drop-tensor", "corrupt-replica", "lost-update", "stale-refit", "skip-send"}
-    suite.check(listed == tested, f"refit list bugs: {listed} are not {tested}")
+    suite.check(tested <= listed, f"refit list injections: {tested - listed} are not there")
+    replayed = {line.split()[0] for line in suite.run(0, "list", "bugs").out.splitlines()}
+    suite.check(listed - tested <= replayed, f"injections without a test: {listed - tested - replayed}")
 
 
 def swap_gate_up(suite):

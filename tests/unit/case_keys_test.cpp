@@ -69,6 +69,12 @@ const std::map<std::string, std::string> kOther = {
     {"expect.outcome", "\"mismatch\""},
     {"expect.message", "\"text\""},
     {"expect.mismatch", "[{tensors = \"*.up_proj.weight\", fraction = 0.75}]"},
+    {"bug.id", "\"B3\""},
+    {"bug.title", "\"t\""},
+    {"bug.symptom", "\"s\""},
+    {"bug.cause", "\"c\""},
+    {"bug.reference", "\"#1\""},
+    {"bug.kind", "\"hang\""},
 };
 
 /// The key as a line of a case file, with its section's header.

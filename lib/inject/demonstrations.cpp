@@ -1,0 +1,44 @@
+#include "inject/fault.hpp"
+
+namespace refit::inject {
+namespace {
+
+/// The norm that layer 0 begins with.
+bool is_first_norm(const Setting& /*setting*/, const Tensor& tensor) {
+  const Role role = tensor.role;
+  return tensor.layer == 0 &&
+         (role == Role::attention_norm || role == Role::mla_norm || role == Role::mamba_norm || role == Role::gdn_norm);
+}
+
+bool is_first_o_proj(const Setting& /*setting*/, const Tensor& tensor) {
+  return tensor.layer == 0 && (tensor.role == Role::o_proj || tensor.role == Role::mla_o_proj);
+}
+
+constexpr const char* kFirstNorm = "a first layer with a mixer's norm";
+
+}  // namespace
+
+std::vector<Fault> demonstrations() {
+  return {{{"drop-tensor", "layer 0's o_proj is on neither path: gen never gets it"},
+           "attention in the first layer",
+           Act::drop,
+           is_first_o_proj},
+          {{"corrupt-replica", "one bit of train rank 1's copy of layer 0's input_layernorm is wrong after loading"},
+           kFirstNorm,
+           Act::load,
+           is_first_norm},
+          {{"lost-update", "train rank 1 leaves out layer 0's input_layernorm in the update before refit 2"},
+           kFirstNorm,
+           Act::update,
+           is_first_norm},
+          {{"stale-refit", "no rank runs the bulk path after refit 1: gen keeps the weights of the first"},
+           "",
+           Act::stale,
+           nullptr},
+          {{"skip-send", "train rank 0 leaves out the bulk path of refit 2: its peers wait for ever (golden, p2p)"},
+           "",
+           Act::skip,
+           nullptr}};
+}
+
+}  // namespace refit::inject

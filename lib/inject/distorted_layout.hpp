@@ -1,0 +1,35 @@
+#pragma once
+// A layout that tells a fault's lie about the pieces of the tensors that it concerns, and the truth about all else.
+
+#include "inject/fault.hpp"
+
+namespace refit::inject {
+
+/// Keeps references to all three; what `setting` refers to must outlive it too.
+class DistortedLayout final : public layout::Layout {
+ public:
+  DistortedLayout(const layout::Layout& truth, const Setting& setting, const Fault& fault)
+      : truth_(truth), setting_(setting), fault_(fault) {}
+
+  std::int32_t ranks() const override { return truth_.ranks(); }
+  std::int32_t stage(Rank rank) const override { return truth_.stage(rank); }
+  std::int32_t stages() const override { return truth_.stages(); }
+  std::optional<Format> format(const Tensor& tensor) const override { return truth_.format(tensor); }
+  layout::Storage storage(const layout::StorageKey& key, Rank rank) const override { return truth_.storage(key, rank); }
+  void fills(const layout::StorageKey& key, Rank rank, std::vector<layout::Fill>& out) const override {
+    truth_.fills(key, rank, out);
+  }
+  std::vector<layout::StorageKey> constant_storages(Rank rank) const override { return truth_.constant_storages(rank); }
+  std::string coordinates(Rank rank) const override { return truth_.coordinates(rank); }
+
+  /// Concerned tensors have a class each: a lie may differ from tensor to tensor.
+  std::uint64_t placement_class(const Tensor& tensor) const override;
+  void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override;
+
+ private:
+  const layout::Layout& truth_;
+  Setting setting_;
+  const Fault& fault_;
+};
+
+}  // namespace refit::inject

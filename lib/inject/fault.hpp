@@ -1,0 +1,59 @@
+#pragma once
+// One injected bug, as a row of a table. Private to lib/inject: each kind of bug has a file with its rows.
+//
+// Example: {{"B1-contiguous-w13", "..."}, "experts with a gate, and gen TP > 1", Act::gen_layout, concerns, distort}:
+// where `concerns` says so of a tensor, `distort` tells its pieces on a rank instead of gen's true layout.
+
+#include <vector>
+
+#include "inject/faults.hpp"
+
+namespace refit::inject {
+
+using layout::Piece;
+using model::Role;
+using model::Tensor;
+
+/// What a fault can go by.
+struct Setting {
+  const model::Model& model;
+  const layout::Parallelism& train;  ///< complete: dp >= 1
+  const layout::Parallelism& gen;
+};
+
+/// What a fault acts on.
+enum class Act : std::uint8_t {
+  train_layout,  ///< where planner and executors find the concerned tensors
+  gen_layout,    ///< where they bring them
+  drop,          ///< neither path carries them
+  load,          ///< train rank 1's copy gets one wrong bit after loading
+  update,        ///< train rank 1 leaves them out in the update before refit 2
+  stale,         ///< no rank runs the bulk path after refit 1
+  skip           ///< train rank 0 leaves out the bulk path of refit 2
+};
+
+struct Fault {
+  Injection injection;
+  const char* needs;  ///< of model and layouts, to change anything
+  Act act;
+  bool (*concerns)(const Setting&, const Tensor&);  ///< nullptr: no tensor in particular
+  /// Of layouts: appends the pieces of a concerned tensor on a rank, as `Layout::pieces` does.
+  void (*distort)(const Setting&, const layout::Layout& truth, const Tensor&, Rank, std::vector<Piece>&) = nullptr;
+};
+
+/// Faults that show what the proofs notice.
+std::vector<Fault> demonstrations();
+/// Wrong or lost experts.
+std::vector<Fault> expert_faults();
+/// Halves of fused gate and up in wrong places.
+std::vector<Fault> gate_up_faults();
+
+/// The tensor that is as `tensor` is, of another layer and expert; nullptr where there is none of the same shape.
+const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t layer, std::int32_t expert);
+/// Up of a gate, gate of an up (dense, or of an expert); nullptr for others.
+const Tensor* other_half(const model::Model& model, const Tensor& tensor);
+
+inline bool is_gate(Role role) { return role == Role::gate_proj || role == Role::expert_gate; }
+inline bool is_up(Role role) { return role == Role::up_proj || role == Role::expert_up; }
+
+}  // namespace refit::inject

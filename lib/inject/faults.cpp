@@ -1,0 +1,125 @@
+#include "inject/faults.hpp"
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "inject/distorted_layout.hpp"
+
+namespace refit::inject {
+namespace {
+
+/// The rank on which replicas go wrong: the second, so that the first holder stays right.
+constexpr Rank kVictim{1};
+
+const std::vector<Fault>& all_faults() {
+  static const std::vector<Fault> all = [] {
+    std::vector<Fault> rows;
+    for (const auto& kind : {demonstrations, gate_up_faults, expert_faults}) {
+      for (const Fault& fault : kind()) rows.push_back(fault);
+    }
+    return rows;
+  }();
+  return all;
+}
+
+const Fault& named(const std::string& name) {
+  const std::vector<Fault>& all = all_faults();
+  const auto found = std::find_if(all.begin(), all.end(), [&](const Fault& f) { return f.injection.name == name; });
+  if (found != all.end()) return *found;
+  std::string list;
+  for (const Fault& fault : all) list += (list.empty() ? "" : ", ") + fault.injection.name;
+  fail_usage("run.inject: unknown name \"{}\"; known: {}", name, list);
+}
+
+bool is_layout(Act act) { return act == Act::train_layout || act == Act::gen_layout; }
+
+}  // namespace
+
+std::vector<Injection> injections() {
+  std::vector<Injection> result;
+  for (const Fault& fault : all_faults()) result.push_back(fault.injection);
+  return result;
+}
+
+const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t layer, std::int32_t expert) {
+  const auto is_twin = [&](const Tensor& other) {
+    if (other.layer != layer || other.expert != expert || !(other.shape == tensor.shape)) return false;
+    if (other.role != tensor.role || (other.scale_of < 0) != (tensor.scale_of < 0)) return false;
+    const auto weight_role = [&](const Tensor& t) { return model.tensors[static_cast<std::size_t>(t.scale_of)].role; };
+    return tensor.scale_of < 0 || weight_role(tensor) == weight_role(other);
+  };
+  const auto found = std::find_if(model.tensors.begin(), model.tensors.end(), is_twin);
+  return found == model.tensors.end() ? nullptr : &*found;
+}
+
+/// A gated MLP's gate stands before its up in a model's list, with nothing but block scales between them.
+const Tensor* other_half(const model::Model& model, const Tensor& tensor) {
+  const std::int32_t distance = (tensor.scales < 0 ? 1 : 2) * (is_gate(tensor.role) ? 1 : -1);
+  const auto index = static_cast<std::size_t>(tensor.index + distance);
+  if (!(is_gate(tensor.role) || is_up(tensor.role)) || index >= model.tensors.size()) return nullptr;
+  const Tensor& other = model.tensors[index];
+  return is_gate(tensor.role) ? (is_up(other.role) ? &other : nullptr) : (is_gate(other.role) ? &other : nullptr);
+}
+
+Faults::Faults(const std::vector<std::string>& names, const layout::Parallelism& train, const layout::Parallelism& gen)
+    : train_(train), gen_(gen) {
+  for (const std::string& name : names) {
+    const Fault& fault = named(name);
+    const Fault* earlier = find([&](const Fault& other) { return other.act == fault.act; });
+    if (is_layout(fault.act) && earlier != nullptr) {
+      fail_usage("run.inject: {} and {} distort the same side's layout; give one of them", earlier->injection.name,
+                 name);
+    }
+    faults_.push_back(&fault);
+  }
+}
+
+template <typename Wanted>
+const Fault* Faults::find(const Wanted& wanted) const {
+  const auto found = std::find_if(faults_.begin(), faults_.end(), [&](const Fault* fault) { return wanted(*fault); });
+  return found == faults_.end() ? nullptr : *found;
+}
+
+void Faults::require_effect(const model::Model& model) const {
+  const Setting setting{model, train_, gen_};
+  for (const Fault* fault : faults_) {
+    const auto concerned = [&](const Tensor& tensor) { return fault->concerns(setting, tensor); };
+    if (fault->concerns == nullptr || std::any_of(model.tensors.begin(), model.tensors.end(), concerned)) continue;
+    fail_usage("run.inject: {} changes nothing in this case: it needs {}", fault->injection.name, fault->needs);
+  }
+}
+
+std::unique_ptr<layout::Layout> Faults::distort(Act act, const layout::Layout& truth, const model::Model& model) const {
+  const Fault* fault = find([&](const Fault& f) { return f.act == act; });
+  if (fault == nullptr) return nullptr;
+  return std::make_unique<DistortedLayout>(truth, Setting{model, train_, gen_}, *fault);
+}
+
+std::unique_ptr<layout::Layout> Faults::distort_train(const layout::Layout& truth, const model::Model& model) const {
+  return distort(Act::train_layout, truth, model);
+}
+
+std::unique_ptr<layout::Layout> Faults::distort_gen(const layout::Layout& truth, const model::Model& model) const {
+  return distort(Act::gen_layout, truth, model);
+}
+
+bool Faults::drops(const model::Model& model, const Tensor& tensor) const {
+  return find([&](const Fault& f) { return f.act == Act::drop && f.concerns({model, train_, gen_}, tensor); });
+}
+
+bool Faults::loses_update(const model::Model& model, const Tensor& tensor, Rank train_rank, std::int64_t step) const {
+  if (train_rank != kVictim || step != 2) return false;
+  return find([&](const Fault& f) { return f.act == Act::update && f.concerns({model, train_, gen_}, tensor); });
+}
+
+bool Faults::corrupts(const model::Model& model, const Tensor& tensor, Rank train_rank) const {
+  if (train_rank != kVictim) return false;
+  return find([&](const Fault& f) { return f.act == Act::load && f.concerns({model, train_, gen_}, tensor); });
+}
+
+bool Faults::skips_bulk(bool is_train, Rank rank, std::int64_t refit) const {
+  if (refit >= 2 && find([](const Fault& f) { return f.act == Act::stale; })) return true;
+  return is_train && to_int(rank) == 0 && refit == 2 && find([](const Fault& f) { return f.act == Act::skip; });
+}
+
+}  // namespace refit::inject

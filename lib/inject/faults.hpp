@@ -1,0 +1,65 @@
+#pragma once
+// Injected bugs: faults that a run is told to commit, to show that its proofs notice them, and what a bug of the
+// field's history looked like. They act by name on what planner and executors get, or on the memory of one rank after
+// loading; loading, proofs and dumps use the true layouts.
+//
+// Example: with "B1-contiguous-w13" the planner gets a gen layout in which rank t of T stores rows [2tP, 2tP + 2P) of
+// [gate; up] in w13, P = I/T, instead of gate_t above up_t: 1 - 1/T of w13 is wrong after a refit.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "layout/layout.hpp"
+#include "layout/parallelism.hpp"
+
+namespace refit::inject {
+
+struct Injection {
+  std::string name;
+  std::string description;
+};
+
+/// All of them, in the order in which they are listed.
+std::vector<Injection> injections();
+
+struct Fault;
+enum class Act : std::uint8_t;
+
+/// The faults of one run. Cheap questions; all are "no" where nothing is injected.
+class Faults {
+ public:
+  Faults() = default;
+  /// `train`, `gen`: the sizes of the layouts that will be distorted; dp >= 1.
+  /// Errors (usage): an unknown name, with the known ones; two faults that distort the same side's layout.
+  Faults(const std::vector<std::string>& names, const layout::Parallelism& train, const layout::Parallelism& gen);
+
+  bool any() const { return !faults_.empty(); }
+  /// Errors (usage): a fault that changes nothing in this model and these layouts, and would look as if nobody noticed
+  /// it; says what it needs.
+  void require_effect(const model::Model& model) const;
+
+  /// A side's layout as planner and executors see it: a wrapper of `truth` that tells a lie (which must not outlive
+  /// truth, model and these faults); nullptr where none is told. Of train: what its ranks send.
+  std::unique_ptr<layout::Layout> distort_train(const layout::Layout& truth, const model::Model& model) const;
+  std::unique_ptr<layout::Layout> distort_gen(const layout::Layout& truth, const model::Model& model) const;
+  /// True for a tensor that neither path carries.
+  bool drops(const model::Model& model, const model::Tensor& tensor) const;
+  /// True where this train rank leaves `tensor`'s update of this step out.
+  bool loses_update(const model::Model& model, const model::Tensor& tensor, Rank train_rank, std::int64_t step) const;
+  /// True where this train rank's copy of `tensor` gets one wrong bit after loading.
+  bool corrupts(const model::Model& model, const model::Tensor& tensor, Rank train_rank) const;
+  /// True where this rank does not take part in the bulk path of this refit (1, 2, ...).
+  bool skips_bulk(bool is_train, Rank rank, std::int64_t refit) const;
+
+ private:
+  template <typename Wanted>
+  const Fault* find(const Wanted& wanted) const;
+  std::unique_ptr<layout::Layout> distort(Act act, const layout::Layout& truth, const model::Model& model) const;
+
+  std::vector<const Fault*> faults_;
+  layout::Parallelism train_, gen_;
+};
+
+}  // namespace refit::inject
