@@ -242,7 +242,8 @@ void Job::measure(report::Result& result) {
   result.bound = to_report(bound, true);
 
   fan_out_ranks_ = choose_fan_out(rates);
-  const plan::Traffic traffic = plan::traffic(planner(), setup_.model.tensors);
+  plan::Traffic traffic;
+  together(world_, [&] { traffic = plan::traffic(planner(), setup_.model.tensors); });
   const auto& c = setup_.c.refit;
   plan::Schedule schedule;
   if (c.executor != ExecutorKind::direct) schedule.stages_in_flight = c.streams;
@@ -371,7 +372,10 @@ void Job::make_plan(report::Result& result) {
   const double start = now();
   const Side side = is_train() ? Side::source : Side::destination;
   std::vector<plan::Copy> copies;
-  together(world_, [&] { copies = planner().rank_plan(side, rank()).copies; });
+  together(world_, [&] {
+    copies = planner().rank_plan(side, rank()).copies;
+    require_stored(copies);
+  });
   if (setup_.c.refit.check_agreement) {
     together(world_,
              [&] { transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors); });
@@ -390,6 +394,17 @@ void Job::make_plan(report::Result& result) {
     result.notes.push_back(fmt::format("direct: {} pairs of ranks cannot map each other's memory and use p2p{}{}",
                                        unmapped / 2, peers_note_.empty() ? "" : ": ", peers_note_));
   if (unmapped > 0 && session_.rank() == 0) spdlog::warn("{}", result.notes.back());
+}
+
+void Job::require_stored(const std::vector<plan::Copy>& copies) const {
+  const layout::LocalLayout& mine = quantise_ && is_train() ? sent_layout_ : local_;
+  for (const plan::Copy& copy : copies) {
+    const bool sends = is_train() || (copy.fan_out == plan::FanOut::forwarded && copy.source.rank == rank());
+    if (mine.has((sends ? copy.source : copy.destination).place.storage)) continue;
+    fail_runtime("internal error: {} rank {} is to {} {}, of which it stores nothing [L7]",
+                 is_train() ? "train" : "gen", to_int(rank()), sends ? "send" : "receive",
+                 setup_.model.tensors[static_cast<std::size_t>(copy.tensor)].name);
+  }
 }
 
 void Job::make_executors(const std::vector<plan::Copy>& copies) {

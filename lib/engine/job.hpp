@@ -56,6 +56,8 @@ class Job {
   plan::Rates probe(report::Result& result);
   void load(report::Result& result);
   void make_plan(report::Result& result);
+  /// Throws (runtime) for a copy of this rank's whose end here it does not store: a defect of a layout.
+  void require_stored(const std::vector<plan::Copy>& copies) const;
   void make_communicators(report::Result& result);
   /// Of the world ranks `members`; nullptr on others. Collective over the world.
   std::unique_ptr<transport::Communicator> make_communicator(const std::vector<int>& members, int tag) const;

@@ -43,10 +43,18 @@ struct Fault {
 
 /// Faults that show what the proofs notice.
 std::vector<Fault> demonstrations();
-/// Wrong or lost experts.
+/// Experts taken for others.
 std::vector<Fault> expert_faults();
 /// Halves of fused gate and up in wrong places.
 std::vector<Fault> gate_up_faults();
+/// Tensors that get lost.
+std::vector<Fault> dropped_faults();
+/// Pipeline stages that mistake layers.
+std::vector<Fault> stage_faults();
+/// Fused attention projections.
+std::vector<Fault> attention_faults();
+/// Block scales.
+std::vector<Fault> scale_faults();
 
 /// The tensor that is as `tensor` is, of another layer and expert; nullptr where there is none of the same shape.
 const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t layer, std::int32_t expert);

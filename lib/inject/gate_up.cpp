@@ -61,6 +61,18 @@ std::vector<Fault> gate_up_faults() {
            [](const Setting& setting, const Tensor& tensor) {
              return setting.gen.tp > 1 && setting.gen.ep == 1 && is_gated_expert(setting, tensor);
            },
+           contiguous_halves},
+          {{"B22-canonical-w13", "gate and up go where other backends keep them: each into the other's half"},
+           "experts with a gate (of gen.moe_backend = flashinfer_cutlass)",
+           Act::gen_layout,
+           is_gated_expert,
+           swap_halves},
+          {{"B38-halves-of-all", "linear_fc1 of all train ranks, one below the other, is cut into gate and up"},
+           "a dense gated MLP, train TP > 1",
+           Act::train_layout,
+           [](const Setting& setting, const Tensor& tensor) {
+             return setting.train.tp > 1 && tensor.expert < 0 && is_gated(setting, tensor);
+           },
            contiguous_halves}};
 }
 

@@ -11,9 +11,23 @@ Place place_of(const Piece& piece, const Box& part) {
   return place;
 }
 
+namespace {
+
+/// Where `key` is among sorted keys, or would be.
+auto lower(const LocalLayout& local, const StorageKey& key) {
+  return std::lower_bound(local.by_key.begin(), local.by_key.end(), key,
+                          [](const auto& entry, const StorageKey& wanted) { return entry.first < wanted; });
+}
+
+}  // namespace
+
+bool LocalLayout::has(const StorageKey& key) const {
+  const auto found = lower(*this, key);
+  return found != by_key.end() && found->first == key;
+}
+
 std::int32_t LocalLayout::find(const StorageKey& key) const {
-  const auto found = std::lower_bound(by_key.begin(), by_key.end(), key,
-                                      [](const auto& entry, const StorageKey& wanted) { return entry.first < wanted; });
+  const auto found = lower(*this, key);
   REFIT_ASSERT(found != by_key.end() && found->first == key);
   return found->second;
 }

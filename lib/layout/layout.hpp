@@ -112,6 +112,7 @@ struct LocalLayout {
 
   /// Index of the storage with that key; throws if this rank has none.
   std::int32_t find(const StorageKey& key) const;
+  bool has(const StorageKey& key) const;
 
   std::vector<std::pair<StorageKey, std::int32_t>> by_key;  ///< sorted by key
 };

@@ -20,6 +20,13 @@ void check_disjoint(const std::vector<Holding>& all, const Tensor& tensor) {
   }
 }
 
+void check_inside(const Box& box, const Tensor& tensor, std::int32_t rank) {
+  const bool same = box.extent.size() == tensor.shape.size() && box.lower.size() == tensor.shape.size();
+  if (same && intersect(box, Box::whole(tensor.shape)) == box) return;
+  fail_runtime("internal error: rank {} has {} of {}, whose shape is {}", rank, to_string(box), tensor.name,
+               to_string(tensor.shape));
+}
+
 }  // namespace
 
 std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor) {
@@ -29,6 +36,7 @@ std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor) {
     pieces.clear();
     layout.pieces(tensor, Rank{r}, pieces);
     for (const Piece& piece : pieces) {
+      check_inside(piece.box, tensor, r);
       const auto at = std::lower_bound(result.begin(), result.end(), piece.box,
                                        [](const Holding& holding, const Box& box) { return holding.box < box; });
       if (at != result.end() && at->box == piece.box) {

@@ -126,7 +126,7 @@ struct Holding {
 };
 
 /// The distinct boxes of `tensor` on one side, by first index. Throws (runtime) where boxes overlap without being
-/// equal: a defect of the layout.
+/// equal, or lie beyond the tensor: a defect of the layout.
 std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor);
 
 }  // namespace refit::plan

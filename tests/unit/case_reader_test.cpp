@@ -164,6 +164,55 @@ TEST(CaseReader, NamesAMissingFile) {
   }
 }
 
+constexpr const char* kBug =
+    "[bug]\nid = \"B0\"\ntitle = \"Title\"\nsymptom = \"s\"\ncause = \"c\"\nreference = \"#1\"\nkind = \"hang\"\n"
+    "[bug.fixed]\ngen.layout = \"TP4\"\nexpect.kl_max = 0.5\n"
+    "[model]\nconfig = \"m.json\"\n"
+    "[run]\ninject = [\"swap-gate-up\"]\n[expect]\noutcome = \"mismatch\"\nmismatch = [{tensors = \"*\", fraction = 1}]\n";
+
+TEST(Bugs, AreReadAsTheyAre) {
+  const engine::Case c = read(std::string(kLayouts) + kBug);
+  EXPECT_EQ(c.bug.id, "B0");
+  EXPECT_EQ(c.bug.kind, engine::BugKind::hang);
+  EXPECT_EQ(c.description, "Title");
+  EXPECT_EQ(c.gen.layout.tp, 2);
+  EXPECT_THAT(c.run.inject, ::testing::ElementsAre("swap-gate-up"));
+  EXPECT_EQ(c.expect.outcome, engine::ExpectedOutcome::mismatch);
+  EXPECT_EQ(read_bug(kPath).title, "Title");
+  EXPECT_THAT(engine::violations(c), ::testing::IsEmpty());
+}
+
+TEST(Bugs, AreNotInTheFixedTwin) {
+  read(std::string(kLayouts) + kBug);
+  const engine::Case c = read_case(kPath, {{"run.steps", "3", "--steps"}}, Twin::fixed);
+  EXPECT_EQ(c.gen.layout.tp, 4);
+  EXPECT_EQ(c.expect.kl_max, 0.5);
+  EXPECT_THAT(c.run.inject, ::testing::IsEmpty());
+  EXPECT_EQ(c.expect.outcome, engine::ExpectedOutcome::pass);
+  EXPECT_THAT(c.expect.mismatch, ::testing::IsEmpty());
+  EXPECT_FALSE(c.given.contains("run.inject"));
+  EXPECT_FALSE(c.given.contains("expect.outcome"));
+  EXPECT_EQ(c.run.steps, 3);
+  EXPECT_THAT(engine::violations(c), ::testing::IsEmpty());
+}
+
+TEST(Bugs, MistakesAreNamed) {
+  const std::string mistaken = std::string(kLayouts) + "[bug]\nid = \"B0\"\n[bug.fixed]\ngen.lay = \"TP4\"\n";
+  EXPECT_THAT(error_of(mistaken), HasSubstr(":8:1: unknown key gen.lay; did you mean gen.layout?"));
+  const engine::Case c = read(std::string(kLayouts) + "[bug]\nid = \"B0\"\n");
+  EXPECT_THAT(engine::violations(c), ::testing::Contains("bug.title: is missing; [bug] needs all its keys"));
+  for (const std::string& file : {kPath, std::string()}) {
+    read(kLayouts);
+    try {
+      read_case(file, {}, Twin::fixed);
+      FAIL();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::usage);
+      EXPECT_THAT(error.what(), HasSubstr("--fixed needs a case"));
+    }
+  }
+}
+
 TEST(Hardware, ReadsTheCommittedFiles) {
   const std::string folder = std::string(REFIT_SOURCE_DIR) + "/inputs/hardware/";
   const engine::Hardware h100 = read_hardware(folder + "h100-50gbps.toml");
@@ -199,6 +248,25 @@ TEST(CommittedCases, AllReadAndContradictNothing) {
     ++files;
   }
   EXPECT_GE(files, 45);
+}
+
+/// Some bugs are cases that are refused; no fixed twin is.
+TEST(CommittedBugs, AllReadAndTheirFixedTwinsContradictNothing) {
+  const std::filesystem::path folder = std::string(REFIT_SOURCE_DIR) + "/inputs/bugs";
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() != ".toml") continue;
+    const std::string stem = entry.path().stem();
+    const engine::Case bug = read_case(entry.path().string(), {});
+    EXPECT_TRUE(stem.starts_with(bug.bug.id + "-")) << stem;
+    for (const std::string& violation : engine::violations(bug)) EXPECT_THAT(violation, Not(HasSubstr(": bug."))) << stem;
+    EXPECT_NE(bug.expect.outcome, engine::ExpectedOutcome::pass) << stem;
+    const engine::Case fixed = read_case(entry.path().string(), {}, Twin::fixed);
+    EXPECT_THAT(engine::violations(fixed), ::testing::IsEmpty()) << stem;
+    EXPECT_TRUE(std::filesystem::exists(fixed.model.config)) << stem;
+    ++files;
+  }
+  EXPECT_GE(files, 20);
 }
 
 }  // namespace

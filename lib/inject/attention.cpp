@@ -1,0 +1,63 @@
+// Faults of fused attention projections.
+
+#include "inject/fault.hpp"
+
+namespace refit::inject {
+namespace {
+
+constexpr Role kQkv[] = {Role::q_proj, Role::k_proj, Role::v_proj};
+
+bool is_qkv(Role role) { return role == Role::q_proj || role == Role::k_proj || role == Role::v_proj; }
+
+/// A rank's rows of linear_qkv, wherever they begin and end within a query group, pass for its 1/TP of q, of k and of
+/// v, one below the other.
+void whole_heads(const Setting& setting, const layout::Layout& truth, const Tensor& tensor, Rank rank,
+                 std::vector<Piece>& out) {
+  std::vector<Piece> stored;
+  std::int64_t row = 0;
+  for (const Role role : kQkv) {
+    for (const Tensor& other : setting.model.tensors) {
+      if (other.role != role || other.layer != tensor.layer) continue;
+      truth.pieces(other, rank, stored);
+      if (role < tensor.role) row += other.shape[0] / setting.train.tp;
+    }
+  }
+  if (stored.empty()) return;  // a layer of another stage
+  Piece piece = stored.front();
+  piece.box = Box::whole(tensor.shape);
+  piece.box.extent[0] /= setting.train.tp;
+  piece.box.lower[0] = to_int(rank) % setting.train.tp * piece.box.extent[0];
+  piece.place.offset = row * piece.place.strides[0];
+  out.push_back(piece);
+}
+
+/// The part of a rank's own number of what every rank holds whole.
+void narrowed_by_rank(const Setting& setting, const layout::Layout& truth, const Tensor& tensor, Rank rank,
+                      std::vector<Piece>& out) {
+  const std::size_t first = out.size();
+  truth.pieces(tensor, rank, out);
+  for (std::size_t i = first; i < out.size(); ++i) {
+    out[i].box.lower[0] += to_int(rank) % setting.gen.tp * out[i].box.extent[0];
+  }
+}
+
+}  // namespace
+
+std::vector<Fault> attention_faults() {
+  return {{{"B8-whole-kv-heads", "train ranks cut q, k and v out of linear_qkv as if they had whole query groups"},
+           "q, k and v, of fewer KV heads than train TP",
+           Act::train_layout,
+           [](const Setting& setting, const Tensor& tensor) {
+             return is_qkv(tensor.role) && setting.model.config.kv_heads < setting.train.tp;
+           },
+           whole_heads},
+          {{"B23-narrow-by-tp-rank", "the loader of fused_qkv_a_proj, whole on every gen rank, goes by the TP rank"},
+           "latent attention, gen TP > 1",
+           Act::gen_layout,
+           [](const Setting& setting, const Tensor& tensor) {
+             return setting.gen.tp > 1 && (tensor.role == Role::q_a_proj || tensor.role == Role::kv_a_proj);
+           },
+           narrowed_by_rank}};
+}
+
+}  // namespace refit::inject

@@ -1,0 +1,48 @@
+// Faults in which pipeline stages mistake layers.
+
+#include "inject/fault.hpp"
+
+namespace refit::inject {
+namespace {
+
+/// What ranks of other stages than the first hold reaches nobody.
+void first_stage_only(const Setting& /*setting*/, const layout::Layout& truth, const Tensor& tensor, Rank rank,
+                      std::vector<Piece>& out) {
+  if (truth.stage(rank) == 0) truth.pieces(tensor, rank, out);
+}
+
+/// Ranks of the first stage are to send what the ranks of their place hold in any stage.
+void all_in_first_stage(const Setting& /*setting*/, const layout::Layout& truth, const Tensor& tensor, Rank rank,
+                        std::vector<Piece>& out) {
+  if (truth.stage(rank) != 0) return;
+  const std::int32_t of_stage = truth.ranks() / truth.stages();
+  const std::size_t first = out.size();
+  for (std::int32_t stage = 0; stage < truth.stages() && out.size() == first; ++stage) {
+    truth.pieces(tensor, Rank{to_int(rank) + stage * of_stage}, out);
+  }
+  for (std::size_t i = first; i < out.size(); ++i) out[i].place.storage.layer = tensor.layer;
+}
+
+}  // namespace
+
+std::vector<Fault> stage_faults() {
+  return {{{"B7-default-stage", "layers whose names do not begin with \"model.\" are in stage 0 of the stage map"},
+           "train PP > 1, and another prefix than \"model.\"",
+           Act::train_layout,
+           [](const Setting& setting, const Tensor& tensor) {
+             return setting.train.pp > 1 && tensor.layer >= 0 && setting.model.config.prefix != "model.";
+           },
+           all_in_first_stage},
+          {{"B29-local-layers", "all stages name their layers from 0; those of the first are what arrives"},
+           "train PP > 1",
+           Act::train_layout,
+           [](const Setting& setting, const Tensor& tensor) { return setting.train.pp > 1 && tensor.layer >= 0; },
+           first_stage_only},
+          {{"B42-scales-by-local-names", "block scales are looked up by the names of a stage's own layers"},
+           "quantised weights, train PP > 1",
+           Act::train_layout,
+           [](const Setting& setting, const Tensor& tensor) { return setting.train.pp > 1 && tensor.scale_of >= 0; },
+           first_stage_only}};
+}
+
+}  // namespace refit::inject

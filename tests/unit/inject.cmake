@@ -1,0 +1,3 @@
+refit_test(inject
+  SOURCES inject_test.cpp
+  DEPENDS app EXTERNAL GTest::gmock_main)
