@@ -168,7 +168,8 @@ constexpr const char* kBug =
     "[bug]\nid = \"B0\"\ntitle = \"Title\"\nsymptom = \"s\"\ncause = \"c\"\nreference = \"#1\"\nkind = \"hang\"\n"
     "[bug.fixed]\ngen.layout = \"TP4\"\nexpect.kl_max = 0.5\n"
     "[model]\nconfig = \"m.json\"\n"
-    "[run]\ninject = [\"swap-gate-up\"]\n[expect]\noutcome = \"mismatch\"\nmismatch = [{tensors = \"*\", fraction = 1}]\n";
+    "[run]\ninject = [\"swap-gate-up\"]\n[expect]\noutcome = \"mismatch\"\nmismatch = [{tensors = \"*\", fraction = "
+    "1}]\n";
 
 TEST(Bugs, AreReadAsTheyAre) {
   const engine::Case c = read(std::string(kLayouts) + kBug);
@@ -198,7 +199,7 @@ TEST(Bugs, AreNotInTheFixedTwin) {
 
 TEST(Bugs, MistakesAreNamed) {
   const std::string mistaken = std::string(kLayouts) + "[bug]\nid = \"B0\"\n[bug.fixed]\ngen.lay = \"TP4\"\n";
-  EXPECT_THAT(error_of(mistaken), HasSubstr(":8:1: unknown key gen.lay; did you mean gen.layout?"));
+  EXPECT_THAT(error_of(mistaken), HasSubstr(":8:5: unknown key gen.lay; did you mean gen.layout?"));
   const engine::Case c = read(std::string(kLayouts) + "[bug]\nid = \"B0\"\n");
   EXPECT_THAT(engine::violations(c), ::testing::Contains("bug.title: is missing; [bug] needs all its keys"));
   for (const std::string& file : {kPath, std::string()}) {
@@ -259,7 +260,8 @@ TEST(CommittedBugs, AllReadAndTheirFixedTwinsContradictNothing) {
     const std::string stem = entry.path().stem();
     const engine::Case bug = read_case(entry.path().string(), {});
     EXPECT_TRUE(stem.starts_with(bug.bug.id + "-")) << stem;
-    for (const std::string& violation : engine::violations(bug)) EXPECT_THAT(violation, Not(HasSubstr(": bug."))) << stem;
+    for (const std::string& violation : engine::violations(bug))
+      EXPECT_THAT(violation, Not(HasSubstr(": bug."))) << stem;
     EXPECT_NE(bug.expect.outcome, engine::ExpectedOutcome::pass) << stem;
     const engine::Case fixed = read_case(entry.path().string(), {}, Twin::fixed);
     EXPECT_THAT(engine::violations(fixed), ::testing::IsEmpty()) << stem;
