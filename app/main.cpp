@@ -1,9 +1,7 @@
 #include <chrono>
-#include <cstdlib>
 #include <exception>
 #include <new>
 #include <sstream>
-#include <string_view>
 #include <thread>
 
 #include "app/cli.hpp"
@@ -11,18 +9,10 @@
 
 namespace {
 
-/// Errors that reach main come before MPI_Init: only the launcher knows the rank.
-bool is_first_rank() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
-    if (const char* rank = std::getenv(name)) return std::string_view(rank) == "0";
-  }
-  return true;
-}
-
-/// One line on stderr per line of the message. Other ranks mostly fail like the first, whose end makes the launcher end
-/// them too: they speak only if it has not.
+/// Errors that reach main come before MPI_Init. One line on stderr per line of the message. Other ranks mostly fail
+/// like the first, whose end makes the launcher end them too: they speak only if it has not.
 void report(const char* message) {
-  if (!is_first_rank()) std::this_thread::sleep_for(std::chrono::seconds(3));
+  if (!refit::app::is_first_rank()) std::this_thread::sleep_for(std::chrono::seconds(3));
   std::istringstream lines(message);
   for (std::string line; std::getline(lines, line);) fmt::print(stderr, "refit: error: {}\n", line);
 }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/error.hpp"
 #include "engine/case.hpp"
 
 namespace refit::engine {
@@ -12,6 +13,11 @@ namespace refit::engine {
 /// ends MPI: at most one call per process. Collective over all processes of the job; a failure that only some ranks see
 /// ends all of them through MPI_Abort. Results go to stdout and to the files of c.output.
 int run(const Case& c, const std::vector<std::string>& command);
+
+/// Ends a case that is refused before it could be run: the exit code that this error gives by what the case expects.
+/// `writes`: also writes the files of c.output, as `run` does (one process of a job; nothing where they cannot be
+/// written).
+int refuse(const Case& c, const std::vector<std::string>& command, const Error& error, bool writes);
 
 /// Plans and costs a case in this process, without MPI and without memory for weights. Errors: as Error.
 int plan(const Case& c, const PlanOptions& options, const std::vector<std::string>& command);

@@ -46,8 +46,12 @@ void prepare_folder(const std::string& folder, verify::Group group, bool force) 
   }
 }
 
-void check_outputs(const Case& c) {
+void check_files(const Case& c) {
   report::check_outputs({c.output.json, c.output.csv, c.output.hdf5, c.output.junit}, c.output.force);
+}
+
+void check_outputs(const Case& c) {
+  check_files(c);
   prepare_folder(c.output.dump_train, verify::Group::train, c.output.force);
   prepare_folder(c.output.dump_gen, verify::Group::gen, c.output.force);
 }
@@ -276,6 +280,19 @@ class Run {
 };
 
 }  // namespace
+
+int refuse(const Case& c, const std::vector<std::string>& command, const Error& error, bool writes) {
+  report::Result result = describe(c, command);
+  const int code = judge_error(c, error.kind(), false, error.what(), result);
+  if (!writes) return code;
+  try {
+    check_files(c);
+    write_outputs(c, result);
+  } catch (const Error&) {
+    // This error is the second: the first one is reported.
+  }
+  return code;
+}
 
 int run(const Case& c, const std::vector<std::string>& command) { return Run(c, command)(); }
 

@@ -14,6 +14,7 @@ from job import Suite  # noqa: E402
 # of the bug where it is not expected.
 BUGS = (
     ("B1-contiguous-w13", 6, 1),
+    ("B5-bf16-to-fp8", 3, 2),
     ("B6-missing-up", 4, 1),
     ("B7-default-stage", 4, 3),
     ("B33-scales-on-wrong-axis", 3, 1),
