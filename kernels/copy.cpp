@@ -27,7 +27,8 @@ struct CopyTable::Items {
 
 CopyTable::CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles) {
   for (const Tile& tile : tiles) {
-    bytes_read_ += product(tile.extent) * byte_size(tile.from);
+    bytes_read_ +=
+        tile.transform == Transform::quantise ? kernels::bytes_read(tile) : product(tile.extent) * byte_size(tile.from);
     if (tile.destination != nullptr) bytes_written_ += product(tile.extent) * byte_size(tile.to);
   }
   CopySignals signals;

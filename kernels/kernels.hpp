@@ -137,7 +137,8 @@ bool needs_last(const Tile& tile);
 /// number of workers balances. Destination boxes must not overlap. `run` allocates nothing; on a device, tiles that are
 /// cast, tiles that are quantised and tiles whose ends run along different dimensions take a launch of their own each,
 /// and elements of tiles that are cast or transformed, or whose innermost dimension is strided, must be aligned to
-/// their size, and so must scales and maxima. bytes_read and bytes_written count elements once, and no scales.
+/// their size, and so must scales and maxima. bytes_read and bytes_written count elements once, and no scales;
+/// of a block that a tile has only a part of, all is read for its maximum where the source has it.
 class CopyTable {
  public:
   CopyTable() = default;

@@ -32,6 +32,7 @@ struct Axis {
 struct Axes {
   Axis rows, columns;
 
+  Axes(const Axis& of_rows, const Axis& of_columns) : rows(of_rows), columns(of_columns) {}
   explicit Axes(const Tile& tile) {
     const Blocks& blocks = *tile.blocks;
     const int last = tile.extent.size() - 1;
@@ -46,6 +47,13 @@ struct Axes {
                blocks.columns,
                block_columns(blocks.quantiser)};
   }
+
+  /// The same of a part of the tile.
+  Axes with(const Span& part_rows, const Span& part_columns) const {
+    return {rows.with(part_rows), columns.with(part_columns)};
+  }
+  /// Whether the source has all of the blocks that the tile touches.
+  bool in_source() const { return rows.source.holds(rows.touched()) && columns.source.holds(columns.touched()); }
 };
 
 void check(const Tile& tile) {
@@ -82,12 +90,10 @@ QuantiseKind kind_of(const QuantiseItem& item, const Axes& axes) {
       byte_size(item.from) == 2 && item.columns.begin % kElements == 0 && item.columns.size() % kElements == 0 &&
       item.matrix_columns % kElements == 0 && item.source_stride[1] == 1 && item.destination_stride[1] == 1 &&
       is_vector(item.source, 2 * item.source_stride[0]) && is_vector(item.destination, item.destination_stride[0]);
-  const Axis rows = axes.rows.with(item.rows);
-  const Axis columns = axes.columns.with(item.columns);
-  const bool in_source = rows.source.holds(rows.touched()) && columns.source.holds(columns.touched());
-  if (item.destination == nullptr || !vectors || !in_source) return QuantiseKind::any;
+  const Axes part = axes.with(item.rows, item.columns);
+  if (item.destination == nullptr || !vectors || !part.in_source()) return QuantiseKind::any;
   if (!is_mx(item.quantiser)) return QuantiseKind::blocks;
-  return columns.whole().size() == item.columns.size() ? QuantiseKind::rows : QuantiseKind::any;
+  return part.columns.whole().size() == item.columns.size() ? QuantiseKind::rows : QuantiseKind::any;
 }
 
 /// The part of a tile of one matrix that has those rows and columns.
@@ -184,10 +190,7 @@ Tile part_of(const Tile& tile, int dimension, std::int64_t first, std::int64_t c
   return part;
 }
 
-bool needs_maxima(const Tile& tile) {
-  const Axes axes(tile);
-  return !axes.rows.source.holds(axes.rows.touched()) || !axes.columns.source.holds(axes.columns.touched());
-}
+bool needs_maxima(const Tile& tile) { return !Axes(tile).in_source(); }
 
 bool needs_last(const Tile& tile) {
   const Axes axes(tile);
@@ -197,6 +200,22 @@ bool needs_last(const Tile& tile) {
   const bool is_in_source = axes.rows.source.end == axes.rows.matrix && axes.columns.source.end == axes.columns.matrix;
   return pads_with_last(tile.blocks->quantiser) && !is_in_source &&
          (touches_ragged(axes.rows) || touches_ragged(axes.columns));
+}
+
+std::int64_t bytes_read(const Tile& tile) {
+  const std::int64_t own = product(tile.extent);
+  if (own == 0 || tile.destination == nullptr) return own * byte_size(tile.from);
+  const Axes axes(tile);
+  std::int64_t values = 0;
+  split(axes.rows, axes.rows.matrix, [&](const Span& rows) {
+    split(axes.columns, axes.columns.matrix, [&](const Span& columns) {
+      const Axes part = axes.with(rows, columns);
+      values +=
+          part.in_source() ? part.rows.touched().size() * part.columns.touched().size() : rows.size() * columns.size();
+    });
+  });
+  const std::int64_t matrices = own / (axes.rows.tile.size() * axes.columns.tile.size());
+  return matrices * values * byte_size(tile.from);
 }
 
 std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, CopySignals& signals) {

@@ -129,6 +129,9 @@ REFIT_FUNCTION void store_scales(const QuantiseItem& item, const BlockOfItem& bl
   }
 }
 
+/// The bytes that a tile with Transform::quantise reads: its own values, and the others of blocks that its source has.
+std::int64_t bytes_read(const Tile& tile);
+
 /// The items of the tiles with Transform::quantise, by kind. Appends their signals to `signals`.
 std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, CopySignals& signals);
 

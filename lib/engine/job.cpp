@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <set>
 
 #include "core/hash.hpp"
 #include "engine/describe.hpp"
@@ -47,10 +48,7 @@ class LoadProgress {
   double last_ = now();
 };
 
-/// What a storage takes in an arena.
-std::int64_t arena_bytes(const layout::Storage& storage) {
-  return layout::round_up(storage.bytes(), transport::kStorageAlignment);
-}
+bool all_weights(const model::Tensor& /*weight*/) { return true; }
 
 /// Hash of everything that all ranks must have in common about a tensor.
 std::uint64_t input_hash(const model::Tensor& tensor) {
@@ -89,15 +87,13 @@ void Job::prepare(report::Result& result) {
     local_ = layout::materialise(is_train() ? *setup_.train : *setup_.gen, setup_.model.tensors, rank());
     if (!setup_.quantised || !is_train()) return;
     sent_layout_ = layout::materialise(*setup_.quantised, setup_.model.tensors, rank());
-    for (const layout::Storage& storage : sent_layout_.storages) {
-      if (layout::QuantisedLayout::is_added(storage.key)) sent_bytes_ += arena_bytes(storage);
-    }
   });
   allocate();
+  sends_quantise_ = setup_.quantised && setup_.c.refit.executor == ExecutorKind::direct && all_mapped();
   make_communicators(result);
   measure(result);
   load(result);
-  if (setup_.quantised) make_quantised();
+  if (setup_.quantised) sent_ = make_sent(staged(sends_quantise_));
   make_plan(result);
   progress_.at("verify");
   std::vector<verify::Constant> constants;
@@ -262,7 +258,10 @@ void Job::measure(report::Result& result) {
 std::int64_t Job::staging_estimate() const {
   const auto& c = setup_.c.refit;
   const std::int64_t misc = misc_stream_bytes(setup_, setup_.split.misc);
-  std::int64_t bytes = sent_bytes_;
+  // Verification has all that is sent in memory at a time.
+  const bool one_host = session_.node_size() == session_.size();
+  const bool sends_quantise = c.executor == ExecutorKind::direct && one_host && setup_.c.run.verify == Verify::off;
+  std::int64_t bytes = SentWeights::bytes(setup_, sent_layout_, staged(sends_quantise));
   if (!is_train() || session_.rank() == 0) bytes += 2 * std::min(c.misc_buffer_bytes, misc);
   if (c.executor == ExecutorKind::p2p) bytes += c.streams * c.ring_chunks * c.chunk_bytes;
   if (c.executor == ExecutorKind::golden) bytes += c.streams * transport::kGoldenPartBytes;
@@ -327,43 +326,26 @@ void Job::load(report::Result& result) {
   result.load = report::Load{world_.sum(statistics.bytes_read), world_.sum(statistics.bytes_needed)};
 }
 
-/// Collective. Memory for what this rank's weights become, and the way there.
-void Job::make_quantised() {
-  transport::QuantisedPieces mine;
-  together(world_, [&] {
-    if (!is_train()) return;
-    const bool device = kernels::Runtime::has_device();
-    if (device) sent_device_arena_ = std::make_unique<transport::DeviceArena>(sent_bytes_);
-    if (!device) sent_arena_ = std::make_unique<Arena>(sent_bytes_);
-    std::byte* next = sent_arena().data();
-    std::vector<std::byte*> storages;
-    for (const layout::Storage& storage : sent_layout_.storages) {
-      if (layout::QuantisedLayout::is_added(storage.key)) {
-        storages.push_back(next);
-        next += arena_bytes(storage);
-      } else {
-        storages.push_back(weights_->memory().storages()[static_cast<std::size_t>(local_.find(storage.key))]);
-      }
-    }
-    sent_ = transport::LocalMemory(sent_layout_, std::move(storages));
-    mine = {&local_, weights_->memory(), sent_};
-  });
-  quantise_ = std::make_unique<transport::Quantise>(space_, world_, setup_.model, *quantiser_of(setup_.c), mine);
+std::unique_ptr<SentWeights> Job::make_sent(const SentWeights::HasMemory& has_memory) const {
+  return std::make_unique<SentWeights>(space_, world_, setup_, is_train() ? &sent_layout_ : nullptr,
+                                       is_train() ? &local_ : nullptr, *weights_, has_memory);
 }
 
-std::span<std::byte> Job::sent_arena() const {
-  std::byte* data = sent_device_arena_ ? sent_device_arena_->data() : sent_arena_->data();
-  return {data, static_cast<std::size_t>(sent_bytes_)};
+SentWeights::HasMemory Job::staged(bool sends_quantise) const {
+  if (!sends_quantise) return all_weights;
+  std::set<std::int32_t> misc;
+  for (const model::Tensor& tensor : misc_) misc.insert(tensor.index);
+  return [misc](const model::Tensor& weight) { return misc.contains(weight.index); };
 }
 
 verify::RankView Job::sent_view() const {
   verify::RankView view = weights_->view();
-  if (!quantise_ || !is_train()) return view;
-  return {view.group, view.rank, &sent_layout_, sent_.storages()};
+  if (!sent_ || !is_train()) return view;
+  return {view.group, view.rank, &sent_layout_, sent_->memory().storages()};
 }
 
 std::optional<verify::Originals> Job::originals() const {
-  if (!quantise_) return std::nullopt;
+  if (!sent_) return std::nullopt;
   return verify::Originals{setup_.train.get(), is_train() ? weights_->view() : verify::RankView()};
 }
 
@@ -384,8 +366,9 @@ void Job::make_plan(report::Result& result) {
   register_memory(result);
   result.prepare.emplace_back("plan", world_.max(now() - start));
 
-  const std::int64_t staging =
-      bulk_executor_->staging_bytes() + (misc_executor_ ? misc_executor_->staging_bytes() : 0) + sent_bytes_;
+  const std::int64_t staging = bulk_executor_->staging_bytes() +
+                               (misc_executor_ ? misc_executor_->staging_bytes() : 0) +
+                               (sent_ ? std::ssize(sent_->arena()) : 0);
   const std::int64_t arena = transport::ArenaMap(local_).bytes;
   result.memory = report::Memory{world_.max(is_train() ? arena : std::int64_t{0}),
                                  world_.max(is_train() ? std::int64_t{0} : arena), world_.max(staging)};
@@ -425,8 +408,9 @@ void Job::make_executors(const std::vector<plan::Copy>& copies) {
     case ExecutorKind::direct:
       flag_bytes = transport::fan_out_flag_bytes(copies, me.side, me.rank);
       if (world_.max(flag_bytes) > 0) flags_ = make_peer_memory(flag_bytes);
-      bulk_executor_ = transport::make_direct(space_, *routes_, me, copies, *peers_, flags_.get(), world_,
-                                              setup_.train->ranks(), tuning, progress_);
+      bulk_executor_ = transport::make_direct(
+          space_, *routes_, me, copies, *peers_, flags_.get(), world_, setup_.train->ranks(), tuning, progress_,
+          sends_quantise_ ? transport::QuantisedSends{&sent_->quantise(), &gen_layout()} : transport::QuantisedSends());
       break;
     case ExecutorKind::m2n: fail_unavailable("executor m2n is not built into this refit");
   }
@@ -448,7 +432,7 @@ void Job::register_memory(report::Result& result) {
   transport::MemoryList memory = bulk_executor_->staging();
   if (misc_executor_) std::ranges::copy(misc_executor_->staging(), std::back_inserter(memory));
   memory.push_back(weights_->arena());
-  if (sent_bytes_ > 0) memory.push_back(sent_arena());
+  if (sent_ && !sent_->arena().empty()) memory.push_back(sent_->arena());
   bool registered = true;
   for (transport::Communicator* communicator : all_communicators()) registered &= communicator->register_memory(memory);
   if (world_.sum(registered ? 0 : std::int64_t{1}) == 0) return;
@@ -464,9 +448,10 @@ report::Refit Job::refit(std::int64_t number) {
   world_.barrier();
 
   const double start = now();
-  if (quantise_) {
+  const bool quantises = sent_ && sent_->quantise().is_needed();
+  if (quantises) {
     progress_.at("quantise");
-    quantise_->run();
+    sent_->quantise().run();
   }
   const double quantised = now();
   progress_.at("bulk");
@@ -485,7 +470,7 @@ report::Refit Job::refit(std::int64_t number) {
   result.weight_sync = world_.max(end - start);
   result.phases = {
       {"bulk", world_.max(bulk - quantised)}, {"misc", world_.max(misc - bulk)}, {"finalize", world_.max(end - misc)}};
-  if (quantise_) result.phases.insert(result.phases.begin(), {"quantise", world_.max(quantised - start)});
+  if (quantises) result.phases.insert(result.phases.begin(), {"quantise", world_.max(quantised - start)});
   // Of direct, so on all ranks or none.
   if (const auto seconds = bulk_executor_->enqueue_seconds()) result.host_seconds = world_.max(*seconds);
   return result;
@@ -493,6 +478,11 @@ report::Refit Job::refit(std::int64_t number) {
 
 verify::StepResult Job::verify(std::int64_t number) {
   progress_.at("verify");
+  if (!sends_quantise_) return verifier_->verify(number);
+  // What gen should hold is in no memory of the refit: it is made here, for as long as it is looked at.
+  const std::unique_ptr<SentWeights> expected = make_sent(all_weights);
+  expected->quantise().run();
+  if (is_train()) verifier_->move(expected->memory().storages());
   return verifier_->verify(number);
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/rates.hpp"
+#include "engine/sent_weights.hpp"
 #include "engine/setup.hpp"
 #include "engine/watchdog.hpp"
 #include "engine/weights.hpp"
@@ -15,7 +16,6 @@
 #include "transport/executor.hpp"
 #include "transport/mpi.hpp"
 #include "transport/nccl.hpp"
-#include "transport/quantise.hpp"
 #include "verify/verifier.hpp"
 
 namespace refit::engine {
@@ -62,12 +62,15 @@ class Job {
   /// Of the world ranks `members`; nullptr on others. Collective over the world.
   std::unique_ptr<transport::Communicator> make_communicator(const std::vector<int>& members, int tag) const;
   void make_executors(const std::vector<plan::Copy>& copies);
-  void make_quantised();
-  std::span<std::byte> sent_arena() const;
+  /// Memory for what this rank's weights become, and the way there. Collective over the world.
+  std::unique_ptr<SentWeights> make_sent(const SentWeights::HasMemory& has_memory) const;
+  /// Those weights whose bytes and scales a refit has in memory before it sends them: all, but for what the tiles of
+  /// `direct` make as they send it.
+  SentWeights::HasMemory staged(bool sends_quantise) const;
   verify::RankView sent_view() const;
   std::optional<verify::Originals> originals() const;
   /// What this rank's executors send from: the weights, or what they become.
-  const transport::LocalMemory& sent() const { return quantise_ && is_train() ? sent_ : weights_->memory(); }
+  const transport::LocalMemory& sent() const { return sent_ && is_train() ? sent_->memory() : weights_->memory(); }
   std::vector<transport::Communicator*> all_communicators() const;
   void register_memory(report::Result& result);
   void measure(report::Result& result);
@@ -89,12 +92,9 @@ class Job {
   std::unique_ptr<transport::PeerMemory> flags_;  ///< of fan-out
   std::int64_t fan_out_ranks_ = 0;                ///< gen ranks that feed each other; 0 = none
   std::unique_ptr<Weights> weights_;
-  layout::LocalLayout sent_layout_;  ///< of Setup::quantised on a train rank
-  std::unique_ptr<Arena> sent_arena_;
-  std::unique_ptr<transport::DeviceArena> sent_device_arena_;
-  transport::LocalMemory sent_;
-  std::int64_t sent_bytes_ = 0;  ///< of the memory that quantised weights take beside the weights
-  std::unique_ptr<transport::Quantise> quantise_;
+  layout::LocalLayout sent_layout_;    ///< of Setup::quantised on a train rank
+  std::unique_ptr<SentWeights> sent_;  ///< where weights are quantised on the way
+  bool sends_quantise_ = false;        ///< by the tiles of `direct`, which store into gen's memory
   std::vector<std::unique_ptr<transport::Communicator>> communicators_;
   std::unique_ptr<transport::Communicator> gather_, stream_;
   std::unique_ptr<transport::Routes> routes_;

@@ -87,7 +87,7 @@ void QuantisedLayout::append_scales(const Tensor& scales, Rank rank, std::vector
 
 Storage QuantisedLayout::storage(const StorageKey& key, Rank rank) const {
   if (!is_added(key)) return truth_.storage(key, rank);
-  const Tensor& weight = model_.tensors[static_cast<std::size_t>(key.layer)];
+  const Tensor& weight = model_.tensors[static_cast<std::size_t>(weight_of(key))];
   std::vector<Piece> pieces;
   truth_.pieces(weight, rank, pieces);
   const Box& box = pieces.at(static_cast<std::size_t>(key.expert)).box;

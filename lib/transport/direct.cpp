@@ -4,6 +4,7 @@
 
 #include "transport/bytes.hpp"
 #include "transport/executor.hpp"
+#include "transport/scale_grid.hpp"
 #include "transport/tiles.hpp"
 
 namespace refit::transport {
@@ -12,10 +13,13 @@ namespace {
 constexpr std::int64_t kFlagBytes = sizeof(std::uint64_t);
 constexpr std::int64_t kNoFlag = -1;
 
-/// Where a destination wants a copy: bytes into its arena, and into its flags that of the copy's first chunk.
+/// Where a destination wants a copy: bytes into its arena, and into its flags that of the copy's first chunk. Of a
+/// weight that is quantised on the way also where the scales of the copy's blocks go.
 struct Target {
   std::int64_t offset;
   std::int64_t flag;
+  std::int64_t scales;
+  Extents scale_strides;
 };
 
 /// How a relayed copy is cut into the chunks in which it arrives and is forwarded: between rows of its first dimension
@@ -28,13 +32,11 @@ struct Chunks {
     step = std::clamp<std::int64_t>(kFanOutChunkBytes * rows / copy.wire_bytes(), 1, rows);
   }
   std::int64_t count() const { return (rows + step - 1) / step; }
-  /// Chunk `index` of a tile of the whole copy.
-  kernels::Tile part(kernels::Tile tile, std::int64_t index) const {
-    const std::int64_t first = index * step;
-    tile.source += first * tile.source_strides[dimension] * byte_size(tile.from);
-    tile.destination += first * tile.destination_strides[dimension] * byte_size(tile.to);
-    tile.extent[dimension] = std::min(step, rows - first);
-    return tile;
+  /// Chunk `index` of a box of the copy's extents.
+  Box part(Box box, std::int64_t index) const {
+    box.lower[dimension] += index * step;
+    box.extent[dimension] = std::min(step, rows - index * step);
+    return box;
   }
 
   int dimension = 0;
@@ -60,18 +62,20 @@ class Direct final : public Executor {
  public:
   Direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
          const std::vector<plan::Copy>& copies, PeerMemory& peers, PeerMemory* flags, Control& world,
-         std::int32_t source_ranks, const Tuning& tuning, Progress& progress)
+         std::int32_t source_ranks, const Tuning& tuning, Progress& progress, const QuantisedSends& sends)
       : space_(space),
         me_(me),
         source_ranks_(source_ranks),
         peers_(peers),
         flags_(flags),
         world_(world),
-        progress_(progress) {
+        progress_(progress),
+        sends_(sends) {
     const std::vector<bool> mapped = agree_on_mapping();
     std::vector<plan::Copy> served, unmapped;
     std::set<int> unmapped_peers;
     for (const plan::Copy& copy : copies) {
+      if (are_scales(copy)) continue;  // the tiles of their weight store them
       const int peer =
           receives(copy) ? world_ranks(copy, source_ranks).source : world_ranks(copy, source_ranks).destination;
       const bool is_served = mapped[static_cast<std::size_t>(peer)];
@@ -82,6 +86,7 @@ class Direct final : public Executor {
     unmapped_peers_ = static_cast<std::int64_t>(unmapped_peers.size());
     make_table(served);
     const bool anybody_unmapped = world.max(static_cast<std::int64_t>(unmapped.empty() ? 0 : 1)) != 0;
+    REFIT_ASSERT(!anybody_unmapped || sends_.quantise == nullptr);
     if (anybody_unmapped) fallback_ = make_p2p(space, routes, me, unmapped, tuning, progress);
   }
 
@@ -100,10 +105,27 @@ class Direct final : public Executor {
   MemoryList staging() const override { return fallback_ ? fallback_->staging() : MemoryList{}; }
   std::int64_t unmapped_peers() const override { return unmapped_peers_; }
   std::optional<double> enqueue_seconds() const override { return enqueue_seconds_; }
+  std::optional<std::int64_t> bytes_read() const override {
+    return fallback_ ? std::nullopt : std::optional(table_.bytes_read());
+  }
 
  private:
   int self() const { return world_.rank(); }
   bool receives(const plan::Copy& copy) const { return world_ranks(copy, source_ranks_).destination == self(); }
+
+  const model::Tensor& tensor_of(const plan::Copy& copy) const {
+    return sends_.quantise->model().tensors[static_cast<std::size_t>(copy.tensor)];
+  }
+  bool is_quantised(const plan::Copy& copy) const { return sends_.quantise != nullptr && tensor_of(copy).scales >= 0; }
+  bool are_scales(const plan::Copy& copy) const { return sends_.quantise != nullptr && tensor_of(copy).scale_of >= 0; }
+  ScaleGrid grid_of(const plan::Copy& copy) const {
+    const auto& tensors = sends_.quantise->model().tensors;
+    return {tensors[static_cast<std::size_t>(tensor_of(copy).scales)], sends_.quantise->quantiser()};
+  }
+  /// Where this rank, a destination, keeps the scales of a part of a copy.
+  layout::Place scales_of(const plan::Copy& copy, const Box& box) const {
+    return grid_of(copy).place(*sends_.destination, me_.rank, box);
+  }
 
   /// By world rank: can this rank's pair be served directly? The rank that sends is the one that maps.
   std::vector<bool> agree_on_mapping() {
@@ -136,8 +158,13 @@ class Direct final : public Executor {
       if (!receives(copy)) continue;
       const bool relayed = copy.fan_out == plan::FanOut::relayed;
       const std::byte* address = me_.destination.address(copy.destination.place, copy.destination.format.dtype);
-      append(targets[static_cast<std::size_t>(world_ranks(copy, source_ranks_).source)],
-             Target{address - peers_.local(), relayed ? flag : kNoFlag});
+      Target target{address - peers_.local(), relayed ? flag : kNoFlag, 0, {}};
+      if (is_quantised(copy)) {
+        const layout::Place scales = scales_of(copy, copy.box);
+        target.scales = me_.destination.address(scales, scale_dtype(sends_.quantise->quantiser())) - peers_.local();
+        target.scale_strides = scales.strides;
+      }
+      append(targets[static_cast<std::size_t>(world_ranks(copy, source_ranks_).source)], target);
       if (relayed) flag += kFlagBytes * Chunks(copy).count();
     }
     std::vector<std::vector<Target>> result;
@@ -161,13 +188,10 @@ class Direct final : public Executor {
       const auto peer = static_cast<std::size_t>(world_ranks(copy, source_ranks_).destination);
       REFIT_ASSERT(next[peer] < targets[peer].size());
       const Target target = targets[peer][next[peer]++];
-      const LocalMemory& from = me_.side == Side::source ? me_.source : me_.destination;
-      const kernels::Tile tile = make_tile(copy, from.address(copy.source.place, copy.source.format.dtype),
-                                           peers_.map(static_cast<int>(peer)) + target.offset);
       if (copy.fan_out == plan::FanOut::none) {
-        tiles.push_back({peer, tile});
+        for (const kernels::Tile& tile : make_tiles(copy, copy.box, peer, target)) tiles.push_back({peer, tile});
       } else {
-        append_chunks(copy, tile, copy.fan_out == plan::FanOut::forwarded ? arriving : target.flag, peer, tiles);
+        append_chunks(copy, peer, target, copy.fan_out == plan::FanOut::forwarded ? arriving : target.flag, tiles);
       }
     }
     if (flags_ != nullptr) take_turns(tiles, targets.size());
@@ -176,18 +200,81 @@ class Direct final : public Executor {
     table_ = kernels::CopyTable(space_, table);
   }
 
+  /// What brings `box`, a part of a copy, to its target at `peer`.
+  std::vector<kernels::Tile> make_tiles(const plan::Copy& copy, const Box& box, std::size_t peer,
+                                        const Target& target) const {
+    std::byte* arena = peers_.map(static_cast<int>(peer));
+    const Extents shift = relative(box, copy.box);
+    const DType to = copy.destination.format.dtype;
+    std::byte* destination = arena + target.offset + offset_of(shift, copy.destination.place.strides) * byte_size(to);
+    const bool forwards = copy.fan_out == plan::FanOut::forwarded;
+    if (is_quantised(copy) && !forwards) return quantising_tiles(copy, box, destination, arena, target);
+    const DType from = copy.source.format.dtype;
+    const LocalMemory& memory = me_.side == Side::source ? me_.source : me_.destination;
+    const std::byte* source =
+        memory.address(copy.source.place, from) + offset_of(shift, copy.source.place.strides) * byte_size(from);
+    std::vector<kernels::Tile> tiles{make_tile(copy, source, destination)};
+    tiles.front().extent = box.extent;
+    if (is_quantised(copy)) tiles.push_back(scales_tile(copy, box, arena, target));
+    return tiles;
+  }
+
+  /// The address of the first scale of touched(box) at the target, whose first is that of the copy.
+  std::byte* scales_at(const plan::Copy& copy, const Box& box, std::byte* arena, const Target& target) const {
+    const ScaleGrid grid = grid_of(copy);
+    const Extents shift = relative(grid.touched(box), grid.touched(copy.box));
+    const DType dtype = scale_dtype(sends_.quantise->quantiser());
+    return arena + target.scales + offset_of(shift, target.scale_strides) * byte_size(dtype);
+  }
+
+  /// The weight's own values to the target's bytes and scales. The scale of a block that several tiles have parts of is
+  /// stored by each of them, with the same bits.
+  std::vector<kernels::Tile> quantising_tiles(const plan::Copy& copy, const Box& box, std::byte* destination,
+                                              std::byte* arena, const Target& target) const {
+    const int row = box.extent.size() - 2;
+    const Extents& strides = copy.destination.place.strides;
+    const std::int64_t scale_bytes = byte_size(scale_dtype(sends_.quantise->quantiser()));
+    std::byte* scales = scales_at(copy, box, arena, target);
+    std::vector<kernels::Tile> tiles = sends_.quantise->tiles(copy.source.place.storage, box);
+    for (kernels::Tile& tile : tiles) {
+      tile.destination = destination;
+      tile.destination_strides = {strides[row], strides[row + 1]};
+      tile.blocks->scales = scales;
+      tile.blocks->scale_strides = {target.scale_strides[row], target.scale_strides[row + 1]};
+      tile.blocks->repeats = grid_of(copy).repeats();
+      if (row == 0) continue;  // one matrix
+      destination += strides[0] * byte_size(tile.to);
+      scales += target.scale_strides[0] * scale_bytes;
+    }
+    return tiles;
+  }
+
+  /// Forwards the scales of a box that this rank has received.
+  kernels::Tile scales_tile(const plan::Copy& copy, const Box& box, std::byte* arena, const Target& target) const {
+    const layout::Place place = scales_of(copy, box);
+    const DType dtype = scale_dtype(sends_.quantise->quantiser());
+    return {me_.destination.address(place, dtype),
+            scales_at(copy, box, arena, target),
+            grid_of(copy).touched(box).extent,
+            place.strides,
+            target.scale_strides,
+            dtype,
+            dtype};
+  }
+
   /// A relayed copy raises a flag of the relay behind each chunk; what is forwarded waits for it.
-  void append_chunks(const plan::Copy& copy, const kernels::Tile& tile, std::int64_t flag, std::size_t peer,
+  void append_chunks(const plan::Copy& copy, std::size_t peer, const Target& target, std::int64_t flag,
                      std::vector<PeerTile>& tiles) const {
     const Chunks chunks(copy);
     for (std::int64_t i = 0; i < chunks.count(); ++i, flag += kFlagBytes) {
-      kernels::Tile part = chunks.part(tile, i);
-      if (copy.fan_out == plan::FanOut::relayed) {
-        part.signal = reinterpret_cast<std::uint64_t*>(flags_->map(static_cast<int>(peer)) + flag);
-      } else {
-        part.wait = reinterpret_cast<const std::uint64_t*>(flags_->local() + flag);
+      for (kernels::Tile& part : make_tiles(copy, chunks.part(copy.box, i), peer, target)) {
+        if (copy.fan_out == plan::FanOut::relayed) {
+          part.signal = reinterpret_cast<std::uint64_t*>(flags_->map(static_cast<int>(peer)) + flag);
+        } else {
+          part.wait = reinterpret_cast<const std::uint64_t*>(flags_->local() + flag);
+        }
+        tiles.push_back({peer, part});
       }
-      tiles.push_back({peer, part});
     }
   }
 
@@ -198,6 +285,7 @@ class Direct final : public Executor {
   PeerMemory* flags_;
   Control& world_;
   Progress& progress_;
+  const QuantisedSends sends_;
   kernels::CopyTable table_;
   std::uint64_t epoch_ = 0;
   std::unique_ptr<Executor> fallback_;
@@ -219,8 +307,9 @@ std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, Side side
 std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                       const std::vector<plan::Copy>& copies, PeerMemory& peers, PeerMemory* flags,
                                       Control& world, std::int32_t source_ranks, const Tuning& tuning,
-                                      Progress& progress) {
-  return std::make_unique<Direct>(space, routes, me, copies, peers, flags, world, source_ranks, tuning, progress);
+                                      Progress& progress, const QuantisedSends& sends) {
+  return std::make_unique<Direct>(space, routes, me, copies, peers, flags, world, source_ranks, tuning, progress,
+                                  sends);
 }
 
 }  // namespace refit::transport

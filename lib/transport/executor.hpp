@@ -15,6 +15,7 @@
 #include "transport/communicator.hpp"
 #include "transport/memory.hpp"
 #include "transport/progress.hpp"
+#include "transport/quantise.hpp"
 
 namespace refit::transport {
 
@@ -38,6 +39,8 @@ class Executor {
   virtual std::int64_t unmapped_peers() const { return 0; }
   /// What the last `execute` took until all of this rank's copies were enqueued (direct only, which waits after that).
   virtual std::optional<double> enqueue_seconds() const { return std::nullopt; }
+  /// What this rank's kernels read of its storages in each `execute` (direct only, where no pair of ranks uses p2p).
+  virtual std::optional<std::int64_t> bytes_read() const { return std::nullopt; }
 };
 
 /// The knobs of golden and p2p.
@@ -106,6 +109,12 @@ std::unique_ptr<Executor> make_golden(const kernels::ExecutionSpace& space, cons
                                       const std::vector<model::Tensor>& tensors, const plan::Layout& source,
                                       const plan::Layout& destination, const Tuning& tuning, Progress& progress);
 
+/// Weights that direct's source ranks quantise as they send them; nullptr: none.
+struct QuantisedSends {
+  const Quantise* quantise = nullptr;         ///< of the world's ranks; has run before each `execute`
+  const plan::Layout* destination = nullptr;  ///< into which the copies go
+};
+
 /// direct: the source rank's kernel writes its copies straight into the destination ranks' final storages through
 /// mapped peer memory, casting on the way; one launch per step, then one barrier. Pairs that cannot map each other use
 /// p2p. Collective over `world` (world rank = source rank, or `source_ranks` + destination rank).
@@ -113,10 +122,14 @@ std::unique_ptr<Executor> make_golden(const kernels::ExecutionSpace& space, cons
 /// Fan-out: relayed copies arrive in chunks of at most kFanOutChunkBytes; the source raises a flag in `flags` behind
 /// each, for which the relay's kernel waits before it forwards the chunk. `flags` is peer memory of fan_out_flag_bytes
 /// on every rank, or nullptr where no rank has a relayed copy; all ranks of fan-out map each other in both memories.
+///
+/// `sends`: copies of quantised weights, planned from a QuantisedLayout, are then read from the weights themselves, and
+/// their bytes and scales stored by the same tiles; copies of these scales are left out. Only where all pairs of ranks
+/// can map each other.
 std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                       const std::vector<plan::Copy>& copies, PeerMemory& peers, PeerMemory* flags,
                                       Control& world, std::int32_t source_ranks, const Tuning& tuning,
-                                      Progress& progress);
+                                      Progress& progress, const QuantisedSends& sends = {});
 
 /// Small enough that the last chunk's way through its relay is short, large enough that flags cost nothing.
 inline constexpr std::int64_t kFanOutChunkBytes = 8 << 20;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <compare>
 #include <cstring>
+#include <map>
 
 #include "kernels/memory.hpp"
 #include "transport/bytes.hpp"
@@ -57,9 +58,15 @@ class Quantise::Implementation {
       rims.push_back(tile);
     }
     rims_ = kernels::CopyTable(space, rims);
-    table_ = kernels::CopyTable(space, tiles_);
+    std::vector<kernels::Tile> made;
+    std::copy_if(tiles_.begin(), tiles_.end(), std::back_inserter(made),
+                 [](const kernels::Tile& tile) { return tile.destination != nullptr; });
+    table_ = kernels::CopyTable(space, made);
     find_shared();
+    is_needed_ = any_shared_ || world_.max(std::ssize(made)) != 0;
   }
+
+  bool is_needed() const { return is_needed_; }
 
   void run() {
     if (any_shared_) complete_maxima();
@@ -67,7 +74,24 @@ class Quantise::Implementation {
     space_.fence();
   }
 
-  std::int64_t shared_blocks() const { return shared_blocks_; }
+  std::vector<kernels::Tile> tiles(const layout::StorageKey& bytes, const Box& box) const {
+    const PieceTiles& piece = pieces_.at(bytes);
+    const Extents begin = relative(box, piece.box);
+    const int row = begin.size() - 2;
+    const std::size_t first = piece.first + static_cast<std::size_t>(row > 0 ? begin[0] : 0);
+    const std::int64_t matrices = product(box.extent) / (box.extent[row] * box.extent[row + 1]);
+    std::vector<kernels::Tile> result;
+    for (std::size_t m = first; m < first + static_cast<std::size_t>(matrices); ++m) {
+      kernels::Tile tile = tiles_[m];
+      tile.destination = nullptr;
+      tile.blocks->scales = nullptr;
+      result.push_back(part_of(part_of(tile, 0, begin[row], box.extent[row]), 1, begin[row + 1], box.extent[row + 1]));
+    }
+    return result;
+  }
+
+  const model::Model& model() const { return model_; }
+  Quantiser quantiser() const { return quantiser_; }
 
  private:
   static constexpr std::int64_t kWord = sizeof(std::uint32_t);
@@ -90,6 +114,8 @@ class Quantise::Implementation {
     REFIT_ASSERT(row <= 1);
     const layout::Place bytes{layout::QuantisedLayout::bytes_key(weight, number), 0, {}};
     const layout::Place scales{layout::QuantisedLayout::scales_key(weight, number), 0, {}};
+    std::byte* to = mine.quantised.address(bytes, DType::f8_e4m3);
+    pieces_[bytes.storage] = {piece.box, tiles_.size()};
     const std::int64_t first_row = piece.box.lower[row] / block_rows(quantiser_);
     const std::int64_t first_column = piece.box.lower[row + 1] / block_columns(quantiser_);
     const auto touched = [](std::int64_t lower, std::int64_t extent, std::int64_t block) {
@@ -110,7 +136,7 @@ class Quantise::Implementation {
       tile.source = mine.source.address(piece.place, piece.format.dtype) + m * step * byte_size(piece.format.dtype);
       tile.extent = {piece.box.extent[row], piece.box.extent[row + 1]};
       tile.source_strides = {piece.place.strides[row], piece.place.strides[row + 1]};
-      tile.destination = mine.quantised.address(bytes, DType::f8_e4m3) + m * tile.extent[0] * tile.extent[1];
+      if (to != nullptr) tile.destination = to + m * tile.extent[0] * tile.extent[1];
       tile.destination_strides = {tile.extent[1], 1};
       tile.from = piece.format.dtype;
       tile.to = DType::f8_e4m3;
@@ -122,7 +148,7 @@ class Quantise::Implementation {
       blocks.rows = weight.shape[row];
       blocks.columns = weight.shape[row + 1];
       blocks.maxima_strides = {columns, 1};
-      if (has_scales) {
+      if (to != nullptr && has_scales) {
         blocks.scales = mine.quantised.address(scales, scale_dtype(quantiser_)) +
                         m * rows * columns * byte_size(scale_dtype(quantiser_));
       }
@@ -131,6 +157,12 @@ class Quantise::Implementation {
       add(tile, weight.index, row > 0 ? piece.box.lower[0] + m : 0, {first_row, first_column}, {rows, columns});
     }
   }
+
+  /// The tiles of a piece, one for each of its matrices.
+  struct PieceTiles {
+    Box box;
+    std::size_t first;
+  };
 
   struct Pair {
     std::int64_t row, column;
@@ -171,7 +203,6 @@ class Quantise::Implementation {
     Control::Bytes sorted;
     for (const std::size_t i : order) append(sorted, keys_[i]);
     const auto all = world_.exchange(std::vector<Control::Bytes>(static_cast<std::size_t>(world_.size()), sorted));
-    std::vector<bool> is_shared(keys_.size(), false);
     for (int peer = 0; peer < world_.size(); ++peer) {
       if (peer == world_.rank()) continue;
       const std::vector<BlockKey> theirs = read_all<BlockKey>(all[static_cast<std::size_t>(peer)]);
@@ -180,11 +211,9 @@ class Quantise::Implementation {
         // A piece of ours may have the block in two storages, and one of theirs too: each of theirs is sent once.
         if (!std::binary_search(theirs.begin(), theirs.end(), keys_[i])) continue;
         shared.places.push_back(i);
-        is_shared[i] = true;
       }
       if (!shared.places.empty()) shared_.push_back(std::move(shared));
     }
-    shared_blocks_ = std::count(is_shared.begin(), is_shared.end(), true);
     any_shared_ = world_.max(static_cast<std::int64_t>(keys_.empty() ? 0 : 1)) != 0;
   }
 
@@ -223,6 +252,7 @@ class Quantise::Implementation {
   const model::Model& model_;
   Quantiser quantiser_;
   std::vector<kernels::Tile> tiles_;
+  std::map<layout::StorageKey, PieceTiles> pieces_;             ///< by the key of their bytes
   std::vector<BlockKey> keys_;                                  ///< of every word of maxima_
   std::vector<std::pair<std::size_t, std::size_t>> waiting_;    ///< tiles, and the words of their first blocks
   std::vector<std::pair<std::size_t, std::size_t>> padded_;     ///< tiles, and the words of their padding
@@ -230,8 +260,8 @@ class Quantise::Implementation {
   std::vector<Shared> shared_;
   kernels::SharedBuffer maxima_;
   kernels::CopyTable rims_, table_;
-  std::int64_t shared_blocks_ = 0;
   bool any_shared_ = false;
+  bool is_needed_ = false;
 };
 
 Quantise::Quantise(const kernels::ExecutionSpace& space, Control& world, const model::Model& model, Quantiser quantiser,
@@ -242,6 +272,14 @@ Quantise::~Quantise() = default;
 
 void Quantise::run() { implementation_->run(); }
 
-std::int64_t Quantise::shared_blocks() const { return implementation_->shared_blocks(); }
+bool Quantise::is_needed() const { return implementation_->is_needed(); }
+
+std::vector<kernels::Tile> Quantise::tiles(const layout::StorageKey& bytes, const Box& box) const {
+  return implementation_->tiles(bytes, box);
+}
+
+const model::Model& Quantise::model() const { return implementation_->model(); }
+
+Quantiser Quantise::quantiser() const { return implementation_->quantiser(); }
 
 }  // namespace refit::transport

@@ -1,8 +1,10 @@
 #pragma once
-// Weights that are quantised on the way: each train rank makes, of its own pieces, the bytes and scales that it is to
-// send, with the maxima of whole blocks where several ranks have parts of one.
+// Weights that are quantised on the way: each train rank makes, of its own pieces, the bytes and scales that gen gets,
+// with the maxima of whole blocks where several ranks have parts of one. Either into memory from which they are sent,
+// or by tiles that send what they make.
 
 #include <memory>
+#include <vector>
 
 #include "core/quantiser.hpp"
 #include "kernels/kernels.hpp"
@@ -16,7 +18,7 @@ namespace refit::transport {
 struct QuantisedPieces {
   const layout::LocalLayout* from = nullptr;  ///< of the true layout
   LocalMemory source;
-  LocalMemory quantised;  ///< of the QuantisedLayout
+  LocalMemory quantised;  ///< of the QuantisedLayout; pieces whose storage is null are not made
 };
 
 /// Made once, run in every refit, without allocating where no block has parts on several ranks.
@@ -29,10 +31,16 @@ class Quantise {
   Quantise(const Quantise&) = delete;
   Quantise& operator=(const Quantise&) = delete;
 
-  /// Collective over the world. On return this rank's bytes and scales are complete.
+  /// Whether `run` has anything to do; the same on all ranks.
+  bool is_needed() const;
+  /// Collective over the world. On return this rank's bytes and scales are complete, and so are the maxima that `tiles`
+  /// read.
   void run();
-  /// Blocks of this rank of which others have parts.
-  std::int64_t shared_blocks() const;
+  /// What quantises `box` of a weight, by the key of the bytes of this rank's piece that has it: a tile for each
+  /// matrix, without destinations. To be run after each `run`.
+  std::vector<kernels::Tile> tiles(const layout::StorageKey& bytes, const Box& box) const;
+  const model::Model& model() const;
+  Quantiser quantiser() const;
 
  private:
   class Implementation;

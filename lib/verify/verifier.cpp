@@ -189,6 +189,10 @@ class Verifier::Implementation {
                  std::vector<Constant> constants, std::optional<Originals> originals);
   std::vector<TrainDisagreement> check_train_holders();
   StepResult verify(std::int64_t step);
+  void move(std::vector<std::byte*> storages) {
+    REFIT_ASSERT(storages.size() == local_.view.storages.size());
+    local_.view.storages = std::move(storages);
+  }
 
  private:
   bool is_root() const { return local_.world.rank() == kRoot; }
@@ -363,5 +367,6 @@ Verifier::~Verifier() = default;
 
 std::vector<TrainDisagreement> Verifier::check_train_holders() { return implementation_->check_train_holders(); }
 StepResult Verifier::verify(std::int64_t step) { return implementation_->verify(step); }
+void Verifier::move(std::vector<std::byte*> storages) { implementation_->move(std::move(storages)); }
 
 }  // namespace refit::verify

@@ -51,6 +51,10 @@ class Verifier {
   /// same result on all ranks. `step` is only repeated in the result.
   StepResult verify(std::int64_t step);
 
+  /// This rank's storages lie there from now on, one for each of its view's: of ranks whose view is of memory that only
+  /// exists while it is verified. Until it is first called, that memory need not exist.
+  void move(std::vector<std::byte*> storages);
+
  private:
   class Implementation;
   std::unique_ptr<Implementation> implementation_;

@@ -28,7 +28,6 @@ def run(suite, name, ranks, train, gen, precision, *options):
     found = result["verification"]
     suite.check(found["elements_wrong"] == 0 and found["refits"] == 2, f"{name}: {found}", ended)
     suite.check(0 < found["kl"]["mean"] < 0.011 and found["kl"]["max"] < 0.06, f"{name}: {found['kl']}", ended)
-    suite.check("quantise" in result["phases"], f"{name}: phases {result['phases']}", ended)
     return result
 
 
