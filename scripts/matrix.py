@@ -39,7 +39,7 @@ def main():
         cases = chosen(matrix, args.only)
         output = os.path.abspath(args.output or os.path.join("build", "matrix", matrix.name))
         run = runner.Runner(
-            os.path.abspath(args.refit), launcher_of(args), slots_of(args), output, args.timeout or matrix.timeout_seconds,
+            args.refit, launcher_of(args), slots_of(args), output, args.timeout or matrix.timeout_seconds,
             pictures_of(args)
         )  # fmt: skip
         kept = baseline.read(args.baseline) if args.baseline else None
@@ -85,7 +85,7 @@ def parse(words):
     parser.add_argument("--timeout", type=positive, metavar="SECONDS", help="of one case, instead of the matrix's")
     parser.add_argument("--baseline", metavar="FILE", help="compare with it: a case that is worse fails")
     parser.add_argument("--save-baseline", metavar="FILE", help="write the passed cases as a baseline")
-    parser.add_argument("--refit", metavar="EXE", default=os.path.join(ROOT, "build", "cpu", "bin", "refit"),
+    parser.add_argument("--refit", metavar="EXE", default=os.path.relpath(os.path.join(ROOT, "build", "cpu", "bin", "refit")),
                         help="default: build/cpu/bin/refit")  # fmt: skip
     return parser.parse_args(words), extra
 
@@ -134,7 +134,7 @@ def slots_of(args):
 
 def pictures_of(args):
     try:
-        return runner.draws_pictures(os.path.abspath(args.refit))
+        return runner.draws_pictures(args.refit)
     except OSError as error:
         raise matrix_file.Mistake(f"{args.refit}: {error.strerror}; build it, or name another with --refit") from None
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-GRACE_SECONDS = 5.0  # between asking a job to end and killing it
+GRACE_SECONDS = 10.0  # between asking a job to end and killing it
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 
@@ -49,14 +49,15 @@ def _end_with_parent():
 
 
 def end(process):
-    """Ends what is left of the session that the process began: its group is asked, then everything is killed."""
-    deadline = time.monotonic() + GRACE_SECONDS
+    """Ends what is left of the session that the process began: its group is asked, then everything is killed.
+
+    A launcher that is asked ends its ranks, also those on other hosts, before itself.
+    """
     try:
         os.killpg(process.pid, signal.SIGTERM)
-    except ProcessLookupError:
+        process.wait(timeout=GRACE_SECONDS)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
         pass
-    while time.monotonic() < deadline and (process.poll() is None or _session(process.pid)):
-        time.sleep(0.02)
     for pid in _session(process.pid):
         try:
             os.kill(pid, signal.SIGKILL)

@@ -93,7 +93,7 @@ class _Reader:
 
     def __init__(self, file, full, extra):
         self.file, self.full, self.extra = file, full, extra
-        self.folder = os.path.dirname(os.path.abspath(file))
+        self.folder = os.path.dirname(file)
         self.mistakes = []
 
     def matrix(self):
@@ -137,7 +137,7 @@ class _Reader:
         for number, pattern in enumerate(self.texts(top.get("files", []), "files")):
             files = sorted(glob.glob(os.path.join(self.folder, pattern), recursive=True))
             if not files:
-                self.wrong(f"files[{number}]", f"no file matches {pattern!r} (relative to {self.folder})")
+                self.wrong(f"files[{number}]", f"no file matches {pattern!r} (relative to {self.folder or '.'})")
             for file in files:
                 yield self.name(_stem(file), f"files[{number}]"), os.path.normpath(file), ()
 

@@ -71,17 +71,17 @@ def _columns(with_baseline):
         ("train → gen", lambda r: f"{r['train']['layout']} → {r['gen']['layout']}", WIDE),
         ("precision", _precision, WIDE),
         ("path", lambda r: f"{r['settings']['executor']}, {r['settings']['bulk']}", WIDE),
-        ("weight_sync median, ms", lambda r: plots.milliseconds(r["weight_sync"]["median"]), not WIDE),
-        ("min, ms", lambda r: plots.milliseconds(r["weight_sync"]["min"]), WIDE),
-        ("max, ms", lambda r: plots.milliseconds(r["weight_sync"]["max"]), WIDE),
-        ("bound, ms", lambda r: plots.milliseconds(r["bound"]["seconds"]), WIDE),
+        ("weight_sync<br>min, ms", lambda r: plots.milliseconds(r["weight_sync"]["min"]), WIDE),
+        ("median,<br>ms", lambda r: plots.milliseconds(r["weight_sync"]["median"]), not WIDE),
+        ("max,<br>ms", lambda r: plots.milliseconds(r["weight_sync"]["max"]), WIDE),
+        ("bound,<br>ms", lambda r: plots.milliseconds(r["bound"]["seconds"]), WIDE),
         ("effi&shy;ciency", lambda r: f"{r['efficiency']:.3f}", not WIDE),
-        ("payload, MB", lambda r: f"{r['payload']['total_bytes'] / 1e6:,.1f}", WIDE),
-        ("bulk", lambda r: f"{100 * r['payload']['bulk_fraction']:.1f} %", WIDE),
-        ("KL max", lambda r: _kl(r["verification"]["kl"]["max"]), not WIDE),
-        ("KL mean", lambda r: _kl(r["verification"]["kl"]["mean"]), WIDE),
+        ("payload,<br>MB", lambda r: f"{r['payload']['total_bytes'] / 1e6:,.1f}", WIDE),
+        ("bulk", lambda r: f"{100 * r['payload']['bulk_fraction']:.1f}%", WIDE),
+        ("KL<br>max", lambda r: _kl(r["verification"]["kl"]["max"]), not WIDE),
+        ("KL<br>mean", lambda r: _kl(r["verification"]["kl"]["mean"]), WIDE),
         ("wrong", lambda r: f"{r['verification']['elements_wrong']:,}", WIDE),
-        ("memory, MB", lambda r: f"{_memory(r) / 1e6:,.1f}", WIDE),
+        ("memory,<br>MB", lambda r: f"{_memory(r) / 1e6:,.1f}", WIDE),
     ]
     if with_baseline:
         columns.insert(0, ("baseline", None, not WIDE))
@@ -112,7 +112,7 @@ def _table(outcomes, with_baseline):
         rows.append(f'<tr><th scope="row">{link}</th><td class="words">{_verdict(outcome.status)}</td>{cells}</tr>')
     return f"""<h2>Cases</h2>
 <div class="scroll"><table>
-<thead><tr><th>case</th><th>verdict</th>{heads}</tr></thead>
+<thead><tr><th>case</th><th class="words">verdict</th>{heads}</tr></thead>
 <tbody>
 {chr(10).join(rows)}
 </tbody></table></div>"""

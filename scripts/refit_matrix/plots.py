@@ -10,7 +10,7 @@ WIDTH = 400
 ROW = 30
 RIGHT = WIDTH - 10
 LEFT = 10
-PHASES = ("quantise", "bulk", "misc", "finalize", "forward")  # in the order in which they are stacked; others follow
+PHASES = ("quantise", "bulk", "misc", "finalize")  # of a refit, in the order in which they are stacked
 LARGEST_MATRIX = 64  # ranks of one side; beyond that cells are smaller than a pixel
 LARGEST_NUMBERS = 8
 
@@ -76,14 +76,13 @@ def sync_against_bound(results):
 def phases(results):
     """One row per (name, result): the medians of the phases end to end, in units of the median weight_sync."""
     names = [name for name in PHASES if any(name in r["phases"] for _, r in results)]
-    names += sorted({name for _, r in results for name in r["phases"]} - {*names, "load", "plan"})
     shares = [[_median(r, name) / r["weight_sync"]["median"] for name in names] for _, r in results]
     scale = (RIGHT - LEFT) / max(1.0, *(sum(row) for row in shares))
     top = 44
     height = top + ROW * len(results)
     parts, at = [], LEFT
-    for number, name in enumerate(names):
-        parts += [rect(at, 5, 11, 11, f"phase p{number % 6}"), text(at + 15, 14, name)]
+    for name in names:
+        parts += [rect(at, 5, 11, 11, name), text(at + 15, 14, name)]
         at += 28 + 7 * len(name)
     one = LEFT + scale
     parts += [line(one, top - 6, one, height, "bound-line"), text(one, top - 10, "weight_sync", "axis", "end")]
@@ -92,7 +91,7 @@ def phases(results):
         parts.append(text(LEFT, y - 3, name, "name"))
         for index, share in enumerate(shares[number]):
             said = f"{names[index]} {milliseconds(_median(r, names[index]))} ms"
-            parts.append(rect(at, y, share * scale - 0.6, 11, f"phase p{index % 6}", said))
+            parts.append(rect(at, y, share * scale - 0.6, 11, names[index], said))
             at += share * scale
     return svg(height, "phases of every case", parts)
 

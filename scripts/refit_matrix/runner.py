@@ -112,7 +112,7 @@ class Runner:
         result = load(os.path.join(folder, "result.json"))
         outcome.status = STATUSES.get(ended.code, "error")
         if ended.timed_out:
-            outcome.status, outcome.reason = "timeout", f"ended after the matrix's {self.timeout_seconds:g} s: {last_words(log)}"
+            outcome.status, outcome.reason = "timeout", f"ended after the matrix's {self.timeout_seconds:g} s; last printed: {last_words(log)}"
         elif outcome.status == "passed" and result.get("status") != "passed":
             outcome.status, outcome.reason = "error", "exit code 0, but no result.json that says so"
         elif not result and any(words in _text(log) for words in TOO_FEW_SLOTS):
