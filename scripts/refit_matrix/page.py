@@ -1,0 +1,201 @@
+"""One page with everything that a matrix found: no scripts, nothing loaded from elsewhere."""
+
+import base64
+import os
+from html import escape
+
+from . import plots
+from .outputs import counts
+from .runner import write
+
+MARKS = {"passed": "✓", "same": "✓", "failed": "✗", "error": "✗", "timeout": "✗", "worse": "✗", "waived": "–", "new": "+",
+         "other settings": "–"}  # fmt: skip
+LARGEST_PICTURE_BYTES = 300_000
+WIDE = True  # a column that a phone has no room for; the case's own part has it too
+READING = """<b>weight_sync</b> is the time of one refit: the largest over all ranks. <b>bound</b> is the least time that the
+measured rates of links and memory allow; <b>efficiency</b> is bound / median weight_sync. <b>payload</b> is each tensor once,
+<b>bulk</b> the part of it that does not go through packed broadcasts. <b>KL</b> compares train's weights with gen's: 0 for equal
+bits. <b>memory</b> is the most that a rank has: train's or gen's weights, whichever is more, and staging."""
+
+
+def write_page(file, matrix, info, outcomes, cases_folder):
+    """`cases_folder`: where the pictures of the cases are."""
+    measured = [(o.name, o.result) for o in outcomes if "weight_sync" in o.result and o.result["bound"]["seconds"] > 0]
+    body = [_head(matrix, info, outcomes), _table(outcomes, bool(info["baseline"]))]
+    if measured:
+        body.append(_plots(measured))
+    body.append("<h2>Case by case</h2>")
+    body += [_case(outcome, os.path.join(cases_folder, outcome.name, "picture.svg")) for outcome in outcomes]
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.css"), encoding="utf-8") as stream:
+        style = stream.read()
+    write(file, f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>refit: {escape(matrix.name)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+{chr(10).join(body)}
+</body>
+</html>
+""")
+
+
+def _head(matrix, info, outcomes):
+    found = counts(outcomes)
+    items = "".join(f"<li><b>{number}</b> {_verdict(status)}</li>" for status, number in found.items() if number > 0)
+    unfinished = len(matrix.cases) - len(outcomes)
+    if unfinished > 0:
+        items += f'<li><b>{unfinished}</b> <span class="verdict waived">not run</span></li>'
+    versions = next((o.result["environment"] for o in outcomes if "environment" in o.result), {})
+    built = ", ".join(f"{key} {value}" for key, value in versions.items() if isinstance(value, str) and value)
+    return f"""<h1>refit matrix: {escape(matrix.name)}</h1>
+<p>{escape(matrix.description)}</p>
+<ul class="counts">{items}</ul>
+<p class="soft">{escape(info["start_time"])} on {escape(info["host"])}, {info["cores"]} cores{escape(f"; {built}" if built else "")}.
+{escape(f"Baseline: {info['baseline']}." if info["baseline"] else "No baseline.")}</p>
+<p><code>{escape(info["command"])}</code></p>
+<p class="soft">{READING}</p>"""
+
+
+def _verdict(word):
+    return f'<span class="verdict {word.split()[0]}">{MARKS.get(word, "")} {escape(word)}</span>' if word in MARKS else escape(word)
+
+
+def _columns(with_baseline):
+    """[(heading, cell of an outcome that was measured, wide)]; the first two stand for every outcome."""
+    columns = [
+        ("train → gen", lambda r: f"{r['train']['layout']} → {r['gen']['layout']}", WIDE),
+        ("precision", _precision, WIDE),
+        ("path", lambda r: f"{r['settings']['executor']}, {r['settings']['bulk']}", WIDE),
+        ("weight_sync<br>min, ms", lambda r: plots.milliseconds(r["weight_sync"]["min"]), WIDE),
+        ("median,<br>ms", lambda r: plots.milliseconds(r["weight_sync"]["median"]), not WIDE),
+        ("max,<br>ms", lambda r: plots.milliseconds(r["weight_sync"]["max"]), WIDE),
+        ("bound,<br>ms", lambda r: plots.milliseconds(r["bound"]["seconds"]), WIDE),
+        ("effi&shy;ciency", lambda r: f"{r['efficiency']:.3f}", not WIDE),
+        ("payload,<br>MB", lambda r: f"{r['payload']['total_bytes'] / 1e6:,.1f}", WIDE),
+        ("bulk", lambda r: f"{100 * r['payload']['bulk_fraction']:.1f}%", WIDE),
+        ("KL<br>max", lambda r: _kl(r["verification"]["kl"]["max"]), not WIDE),
+        ("KL<br>mean", lambda r: _kl(r["verification"]["kl"]["mean"]), WIDE),
+        ("wrong", lambda r: f"{r['verification']['elements_wrong']:,}", WIDE),
+        ("memory,<br>MB", lambda r: f"{_memory(r) / 1e6:,.1f}", WIDE),
+    ]
+    if with_baseline:
+        columns.insert(0, ("baseline", None, not WIDE))
+    return columns
+
+
+def _precision(result):
+    train, gen = result["train"]["precision"], result["gen"]["precision"]
+    return train if train == gen else f"{train} → {gen}"
+
+
+def _kl(value):
+    return "–" if value is None else "0" if value == 0 else f"{value:.3g}"
+
+
+def _memory(result):
+    memory = result["memory"]
+    return max(memory["train_bytes_max"], memory["gen_bytes_max"]) + memory["staging_bytes_max"]
+
+
+def _table(outcomes, with_baseline):
+    columns = _columns(with_baseline)
+    heads = "".join(f"<th{_wide(wide)}>{heading}</th>" for heading, _, wide in columns)
+    rows = []
+    for outcome in outcomes:
+        cells = "".join(f"<td{_wide(wide)}>{_cell(outcome, value)}</td>" for _, value, wide in columns)
+        link = f'<a href="#{escape(outcome.name)}">{escape(outcome.name)}</a>'
+        rows.append(f'<tr><th scope="row">{link}</th><td class="words">{_verdict(outcome.status)}</td>{cells}</tr>')
+    return f"""<h2>Cases</h2>
+<div class="scroll"><table>
+<thead><tr><th>case</th><th class="words">verdict</th>{heads}</tr></thead>
+<tbody>
+{chr(10).join(rows)}
+</tbody></table></div>"""
+
+
+def _wide(wide):
+    return ' class="wide"' if wide else ""
+
+
+def _cell(outcome, value):
+    if value is None:
+        return _verdict(outcome.baseline.get("verdict", "-"))
+    return escape(value(outcome.result)) if _measured(outcome) else "–"
+
+
+def _measured(outcome):
+    return "weight_sync" in outcome.result and "verification" in outcome.result
+
+
+def _plots(measured):
+    return f"""<h2>All cases</h2>
+<div class="plots">
+<section><h3>weight_sync against the bound</h3>{plots.sync_against_bound(measured)}</section>
+<section><h3>Phases</h3>
+<p class="soft">Medians, end to end, as shares of the median weight_sync. Each is the largest over all ranks, and ranks overlap
+them: together they can be longer than weight_sync.</p>{plots.phases(measured)}</section>
+</div>"""
+
+
+def _case(outcome, picture):
+    """Everything about one case, folded away unless it failed."""
+    facts = [("verdict", _verdict(outcome.status) + (f": {escape(outcome.reason)}" if outcome.reason else ""))]
+    if outcome.baseline:
+        said = "; ".join(outcome.baseline["differences"])
+        facts.append(("baseline", _verdict(outcome.baseline["verdict"]) + (f": {escape(said)}" if said else "")))
+    r = outcome.result
+    if r.get("case", {}).get("description"):
+        facts.append(("what", escape(r["case"]["description"])))
+    if _measured(outcome):
+        facts += _facts(r)
+    facts.append(("command", f"<code>{escape(outcome.command)}</code>"))
+    drawn = []
+    if "weight_sync" in r and r["weight_sync"]["samples"]:
+        drawn.append(f"<section><h3>weight_sync, refit by refit</h3>{plots.samples(r)}</section>")
+    if square := plots.byte_matrix(outcome.byte_matrix):
+        drawn.append(f"<section><h3>Bytes from rank to rank, as planned</h3>{square}</section>")
+    rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)
+    return f"""<details id="{escape(outcome.name)}"{"" if outcome.good else " open"}>
+<summary>{escape(outcome.name)} {_verdict(outcome.status)}</summary>
+<div><dl>{rows}</dl>
+<div class="plots">{"".join(drawn)}</div>{_picture(picture)}</div>
+</details>"""
+
+
+def _facts(r):
+    sync, kl, wire, memory = r["weight_sync"], r["verification"]["kl"], r["wire"], r["memory"]
+    bulk, misc = r["payload"]["bulk_bytes"], r["payload"]["misc_bytes"]
+    millis = plots.milliseconds
+    phases = ", ".join(f"{name} {millis(times['median'])} ms" for name, times in r["phases"].items())
+    return [(name, escape(value)) for name, value in (
+        ("layout", f"{r['train']['layout']} ({r['train']['ranks']} ranks) → {r['gen']['layout']} ({r['gen']['ranks']} ranks)"),
+        ("precision", _precision(r)),
+        ("path", f"{r['settings']['executor']}, bulk = {r['settings']['bulk']}"),
+        ("weight_sync", f"min {millis(sync['min'])}, median {millis(sync['median'])}, max {millis(sync['max'])} ms"),
+        ("phases", f"{phases} (medians)"),
+        ("bound", f"{millis(r['bound']['seconds'])} ms by {r['bound']['term']}; efficiency {r['efficiency']:.3f}"),
+        ("payload", f"{(bulk + misc) / 1e6:,.2f} MB: bulk {bulk / 1e6:,.2f}, misc {misc / 1e6:,.2f}"),
+        ("wire", f"{wire['bytes'] / 1e6:,.2f} MB in {wire['copies']:,} copies"),
+        ("memory", f"at most per rank: train {memory['train_bytes_max'] / 1e6:,.2f} MB, gen "
+                   f"{memory['gen_bytes_max'] / 1e6:,.2f} MB, staging {memory['staging_bytes_max'] / 1e6:,.2f} MB"),
+        ("verified", f"{r['verification']['elements']:,} elements in {r['verification']['refits']} refits: "
+                     f"{r['verification']['elements_wrong']:,} wrong; KL max {_kl(kl['max'])}, mean {_kl(kl['mean'])}"),
+    )]  # fmt: skip
+
+
+def _picture(file):
+    """The case's picture of `refit plan --picture`, as an image of its own: its styles stay inside."""
+    try:
+        with open(file, "rb") as stream:
+            drawing = stream.read()
+    except OSError:
+        return ""
+    if len(drawing) > LARGEST_PICTURE_BYTES:
+        return f'<p class="soft">The plan\'s picture is large; it lies in cases/ as {escape(os.path.basename(file))}.</p>'
+    data = base64.b64encode(drawing).decode()
+    return f'<h3>Which rows go where</h3><img alt="the plan: which rows of a tensor go where" src="data:image/svg+xml;base64,{data}">'

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Stands in for refit in the test of scripts/matrix.py: how it ends is what its case file says.
+
+The case file's first word: pass, fail, wait (for a minute, with a child that waits too), lack, mistake or crash; the
+second: the number of ranks; the third, if any, multiplies bytes and time. $STUB_LOG gets one line per `run`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+CODES = {"pass": 0, "fail": 1, "lack": 77, "mistake": 2, "crash": 139}
+
+
+def document(factor, code, ranks):
+    sync = {"first": 0.02, "samples": [0.01 * factor], "min": 0.01 * factor, "median": 0.01 * factor, "max": 0.01 * factor}
+    result = {
+        "schema": "refit.result", "case": {"name": "x", "description": "<b> & ü"}, "environment": {"refit": "stub"},
+        "status": "passed" if code == 0 else "failed", "train": {"layout": "TP1", "ranks": 1, "precision": "bf16"},
+        "gen": {"layout": "TP1", "ranks": ranks - 1, "precision": "bf16"},
+        "settings": {"executor": "p2p", "bulk": "all", "steps": 1, "warmup": 1, "seed": 1, "update": "perturb", "device": "cpu"},
+        "payload": {"bulk_bytes": int(100 * factor), "misc_bytes": 0, "total_bytes": int(100 * factor), "bulk_fraction": 1.0},
+        "wire": {"bytes": 100, "copies": 1}, "bound": {"seconds": 0.002, "term": "memory"}, "efficiency": 0.2 / factor,
+        "memory": {"train_bytes_max": 1, "gen_bytes_max": 1, "staging_bytes_max": 0}, "weight_sync": sync,
+        "phases": {"load": {"median": 0.1}, "bulk": {"median": 0.01}},
+        "verification": {"refits": 2, "elements": 50, "elements_wrong": 0, "kl": {"max": 0.0, "mean": 0.0}},
+    }  # fmt: skip
+    if code != 0:
+        result["error"] = {"kind": "data", "message": "5 elements are wrong"}
+    return result
+
+
+def main():
+    command, arguments = sys.argv[1], sys.argv[2:]
+    if "--help" in arguments:
+        print("--json")
+        return 0
+    with open(arguments[0], encoding="utf-8") as file:
+        how, ranks, factor = (file.read().split() + ["1"])[:3]
+    if command == "run":
+        with open(os.environ["STUB_LOG"], "a", encoding="utf-8") as log:
+            log.write(f"{os.environ['RANKS']} {' '.join(arguments)} {os.getpid()}\n")
+    if how in ("lack", "mistake"):
+        print(f"refit: error: {'there is no GPU' if how == 'lack' else 'an impossible layout'}", file=sys.stderr)
+        return CODES[how]
+    output = arguments[arguments.index("--json") + 1]
+    if command == "plan":
+        world = {"byte_matrix": [[int(ranks)]]}
+        result = {"train": {"ranks": 1}, "gen": {"ranks": int(ranks) - 1}, "plan": {"world": world}}
+    else:
+        if how == "wait":
+            subprocess.Popen(["sleep", "60"], process_group=0)  # as mpirun's ranks
+            time.sleep(60)
+        if how == "crash":
+            print("a crash\x01")
+            return CODES[how]
+        result = document(float(factor), CODES[how], int(ranks))
+    with open(output, "w", encoding="utf-8") as file:
+        json.dump(result, file)
+    return 0 if command == "plan" else CODES[how]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
