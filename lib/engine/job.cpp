@@ -380,7 +380,7 @@ void Job::make_plan(report::Result& result) {
 }
 
 void Job::require_stored(const std::vector<plan::Copy>& copies) const {
-  const layout::LocalLayout& mine = quantise_ && is_train() ? sent_layout_ : local_;
+  const layout::LocalLayout& mine = sent_ && is_train() ? sent_layout_ : local_;
   for (const plan::Copy& copy : copies) {
     const bool sends = is_train() || (copy.fan_out == plan::FanOut::forwarded && copy.source.rank == rank());
     if (mine.has((sends ? copy.source : copy.destination).place.storage)) continue;
