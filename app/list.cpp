@@ -73,7 +73,9 @@ std::vector<Line> bugs(const std::string& inputs) {
 
 std::vector<Line> injections() {
   std::vector<Line> lines;
-  for (const auto& injection : inject::injections()) lines.push_back({injection.name, injection.description});
+  for (const auto& [name, description, needs] : inject::injections()) {
+    lines.push_back({name, needs.empty() ? description : fmt::format("{} (needs {})", description, needs)});
+  }
   return lines;
 }
 

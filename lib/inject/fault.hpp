@@ -33,8 +33,8 @@ enum class Act : std::uint8_t {
 };
 
 struct Fault {
-  Injection injection;
-  const char* needs;  ///< of model and layouts, to change anything
+  Injection injection;  ///< without what it needs
+  const char* needs;
   Act act;
   bool (*concerns)(const Setting&, const Tensor&);  ///< nullptr: no tensor in particular
   /// Of layouts: appends the pieces of a concerned tensor on a rank, as `Layout::pieces` does.

@@ -38,7 +38,9 @@ bool is_layout(Act act) { return act == Act::train_layout || act == Act::gen_lay
 
 std::vector<Injection> injections() {
   std::vector<Injection> result;
-  for (const Fault& fault : all_faults()) result.push_back(fault.injection);
+  for (const Fault& fault : all_faults()) {
+    result.push_back({fault.injection.name, fault.injection.description, fault.needs});
+  }
   return result;
 }
 
