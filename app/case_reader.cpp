@@ -8,6 +8,7 @@
 #include "app/case_keys.hpp"
 #include "app/text.hpp"
 #include "core/error.hpp"
+#include "core/nearest.hpp"
 #define TOML_EXCEPTIONS 1
 #include <toml++/toml.h>
 

@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "app/text.hpp"
 #include "core/error.hpp"
+#include "core/nearest.hpp"
 
 namespace refit::app {
 namespace fs = std::filesystem;

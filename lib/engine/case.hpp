@@ -198,6 +198,8 @@ struct Hardware {
 
 struct PlanOptions {
   bool classify = false;             ///< print each tensor's path
+  std::vector<std::string> explain;  ///< globs: print where those tensors' pieces are, and which copies move them
+  std::string picture;               ///< SVG of these tensors, or of the one that shows most; empty = none
   std::string byte_matrix;           ///< file for the rank-by-rank byte matrix; empty = none
   std::optional<Hardware> hardware;  ///< absent = bytes without seconds
 };

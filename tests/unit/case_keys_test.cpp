@@ -10,6 +10,7 @@
 
 #include "app/case_reader.hpp"
 #include "app/text.hpp"
+#include "core/nearest.hpp"
 
 namespace refit::app {
 namespace {
