@@ -160,6 +160,9 @@ TEST(Text, SuggestsOnlyWhatIsNear) {
   EXPECT_EQ(nearest("refit.bulc", words), "refit.bulk");
   EXPECT_EQ(nearest("run.step", words), "run.steps");
   EXPECT_EQ(nearest("zzz", words), std::nullopt);
+  EXPECT_EQ(suggestion("abc", {"abd", "xyz", "abc", "ab", "ac"}, 3), "; did you mean abc, abd or ab?");
+  EXPECT_EQ(suggestion("abc", {"xyz"}, 3), "");
+  EXPECT_EQ(suggestion(std::string(201, 'a'), {std::string(201, 'a')}), "");
 }
 
 }  // namespace
