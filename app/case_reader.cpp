@@ -199,6 +199,7 @@ void read_options(Filler& filler, Case& c, const std::vector<Option>& options) {
 }
 
 void require_layouts(Filler& filler, const Case& c) {
+  if (c.m2n.given()) return;
   const std::string where = c.file.empty() ? "command line" : c.file;
   if (!c.given.contains("train.layout")) filler.add(where, "train.layout is required (--train TP2xPP2)");
   if (!c.given.contains("gen.layout")) filler.add(where, "gen.layout is required (--gen TP4)");

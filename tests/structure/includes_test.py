@@ -16,17 +16,18 @@ MAY_INCLUDE = {
     "layout": ["model"],
     "train": ["layout"],
     "gen": ["layout"],
+    "m2n": ["layout"],
     "plan": ["layout"],
     "kernels": ["core"],
     "report": ["core"],
     "checkpoint": ["plan", "kernels"],
     "transport": ["plan", "kernels"],
     "verify": ["layout", "transport", "kernels"],
-    "engine": ["train", "gen", "checkpoint", "transport", "verify", "report"],
+    "engine": ["train", "gen", "m2n", "checkpoint", "transport", "verify", "report"],
     "app": ["engine"],
 }
 ANYONE = set(MAY_INCLUDE)
-PURE = {"core", "model", "layout", "plan", "train", "gen"}
+PURE = {"core", "model", "layout", "plan", "train", "gen", "m2n"}
 
 # Name, headers, the folders that may include them, whether headers (.hpp) may.
 EXTERNAL = [
