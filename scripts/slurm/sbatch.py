@@ -161,7 +161,7 @@ def launch(cluster, refit, case, options):
             "# the node's other GPUs too, to map their memory.",
         ]
         srun.append("--gpu-bind=none")
-        device = ["--device", "cuda"]
+        device = [] if "--device" in options else ["--device", "cuda"]
     run = [refit, "run", case, *device, *options, "--json"]
     result = '"$SLURM_JOB_NAME-$SLURM_JOB_ID.json"'
     lines += ["# A rank that fails ends all: --kill-on-bad-exit hands refit's exit code on."]
