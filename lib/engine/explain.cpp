@@ -128,6 +128,7 @@ std::vector<const model::Tensor*> find_tensors(const Setup& setup, const std::ve
   }
   if (!unknown.empty()) fail_usage("{} (refit plan --classify lists all)", unknown);
   std::vector<const model::Tensor*> tensors;
+  tensors.reserve(found.size());
   for (const std::int32_t index : found) tensors.push_back(&setup.model.tensors[static_cast<std::size_t>(index)]);
   return tensors;
 }

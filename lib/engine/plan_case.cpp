@@ -98,6 +98,8 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   }
   judge_plan(setup, result);
   if (options.classify) print_classes(setup);
+  if (!explained.empty() && c.refit.executor == ExecutorKind::golden)
+    result.notes.emplace_back("golden broadcasts whole shards; explained are the copies of p2p and direct");
   const std::vector<Explanation> explanations = explain(setup, planner, explained);
   if (!options.explain.empty())
     for (const Explanation& explanation : explanations) print_explanation(std::cout, explanation);

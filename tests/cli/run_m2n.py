@@ -6,6 +6,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
@@ -73,6 +74,24 @@ def layouts(suite):
         suite.check(len(expected) > 20 and set(found[side]) == set(expected), f"{side}: {len(found[side])} tensors", ended)
         for name, pieces in expected.items():
             suite.check(found[side].get(name) == pieces, f"{side} {name}: {found[side].get(name)}, not {pieces}", ended)
+
+
+def case_file(suite):
+    """The same as keys of a case file, whose paths are relative to it; a policy there is named with its place."""
+    for part in files(suite):
+        shutil.copy(part, suite.path())
+    text = '[m2n]\nmodel = "small.model.json"\nsystem = "small.system.json"\n[refit]\nexecutor = "golden"\n'
+    with open(suite.path("case.toml"), "w", encoding="utf-8") as file:
+        file.write(text)
+    ended = suite.run(0, "plan", "case.toml", "--explain", "lm_head.weight")
+    suite.check_code(ended, 0, "a case file")
+    suite.check("EP2xDP2xPP2 as listed, 4 ranks" in ended.out and "TP2xDP2 as listed" in ended.out, "its sides", ended)
+    suite.check("note           golden broadcasts whole shards" in ended.out, "golden's copies", ended)
+    with open(suite.path("case.toml"), "a", encoding="utf-8") as file:
+        file.write('bulk = "all"\n')
+    ended = suite.run(0, "plan", "case.toml")
+    suite.check_code(ended, 2, "a policy in a case file")
+    suite.check("case.toml:6:1: refit.bulk: means nothing" in ended.err, "its place", ended)
 
 
 def runs(suite):
@@ -148,4 +167,4 @@ def mistakes(suite):
     suite.check("absent.json: there is no such file" in ended.err, "no file", ended)
 
 
-Suite(__doc__).main(layouts, runs, mistakes)
+Suite(__doc__).main(layouts, case_file, runs, mistakes)
