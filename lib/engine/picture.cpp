@@ -34,14 +34,14 @@ text { font: 13px system-ui, sans-serif; fill: #1b1b1b; }
 .band { stroke: #1b1b1b; stroke-width: 0.6; fill-opacity: 0.45; }
 .c0 { fill: #e69f00; } .c1 { fill: #56b4e9; } .c2 { fill: #009e73; } .c3 { fill: #f0e442; }
 .c4 { fill: #0072b2; } .c5 { fill: #d55e00; } .c6 { fill: #cc79a7; } .c7 { fill: #999999; }
-.gen { fill: #bdbdbd; }
+.gen { fill: #7d7d7d; }
 @media (prefers-color-scheme: dark) {
   text { fill: #f2f2f2; }
   .page { fill: #161616; }
   .on { stroke: #161616; }
   .line { stroke: #f2f2f2; }
   .band { stroke: #f2f2f2; fill-opacity: 0.6; }
-  .gen { fill: #6b6b6b; }
+  .gen { fill: #a0a0a0; }
 }
 </style>
 )";
@@ -131,7 +131,7 @@ std::string map_of(const Lane& lane, const Shape& shape, double x, const std::st
   const bool rows = shape.size() > 0;
   const bool columns = shape.size() > 1;
   return rectangle(color, x + (columns ? begin(1) : 0), y + (rows ? begin(0) : 0), columns ? size(1) : kMap,
-                   rows ? std::max(size(0), 1.0) : kMap) +
+                   rows ? std::max(size(0), 2.0) : kMap) +
          rectangle("line", x, y, kMap, kMap);
 }
 

@@ -10,7 +10,7 @@
 // kv_a_proj_with_mqa, kv_b_proj, embed_tokens and lm_head are cut by rows over TP, o_proj and down_proj by columns.
 // Experts of a layer are one tensor, [experts, rows, columns], cut over EP by expert or else over gen's TP. All other
 // tensors are whole on every rank of their stage. The train side has no expert TP, and EP shares the ranks of TP, CP
-// and DP.
+// and DP. fsdp_size, and train's dp_size, count for nothing.
 
 #include <cstdint>
 #include <memory>

@@ -1,5 +1,6 @@
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -76,17 +77,20 @@ Mesh read_mesh(const Json& root, const char* name, bool folds_experts, Problems&
             size("dp_size"),
             size("pp_size"),
             folds_experts};
-  // Train's dp_size counts nothing in the benchmark either: what is left of a stage is replicas.
   if (folds_experts) {
     if (mesh.ranks % mesh.pp != 0 || mesh.stage_ranks() % (mesh.tp * mesh.cp) != 0 || mesh.stage_ranks() % mesh.ep != 0)
       problems.add(
           fmt::format("{}: num_gpus {} is no multiple of pp_size x tp_size x cp_size, or a stage none of "
                       "ep_size",
                       name, mesh.ranks));
-  } else if (mesh.tp * mesh.cp * mesh.ep * mesh.dp * mesh.pp != mesh.ranks) {
-    problems.add(fmt::format("{}: num_gpus {} is not tp_size x cp_size x ep_size x dp_size x pp_size, {}", name,
-                             mesh.ranks, mesh.tp * mesh.cp * mesh.ep * mesh.dp * mesh.pp));
+    return mesh;
   }
+  std::int64_t ranks = 1;
+  for (const std::int64_t size_of_axis : {mesh.tp, mesh.cp, mesh.ep, mesh.dp, mesh.pp})
+    ranks = std::min(ranks * size_of_axis, kMaxRanks + 1);  // more are too many anyhow
+  if (ranks != mesh.ranks)
+    problems.add(
+        fmt::format("{}: num_gpus {} is not tp_size x cp_size x ep_size x dp_size x pp_size", name, mesh.ranks));
   return mesh;
 }
 

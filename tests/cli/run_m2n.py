@@ -157,6 +157,9 @@ def mistakes(suite):
         refused(f"{key} {value}", (f"train{'' if value == 3 else '.' + key}",), system_text=wrong)
     refused("dp", ("generation: num_gpus 4 is not",),
             system_text={**good, "generation": {**good["generation"], "dp_size": 3}})  # fmt: skip
+    most = dict.fromkeys(("tp_size", "cp_size", "ep_size", "dp_size", "pp_size"), 65536)
+    for side in ("train", "generation"):
+        refused(f"a huge {side}", (f"{side}: num_gpus 4 is",), system_text={**good, side: {**most, "num_gpus": 4}})
     refused("a layout", ("--train: train.layout: means nothing with m2n.model",), "--train", "TP2")
     refused("a policy", ("--bulk: refit.bulk: means nothing with m2n.model",), "--bulk", "ffn")
     ended = suite.run(0, "plan", "--m2n-model", model)
