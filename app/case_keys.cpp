@@ -27,6 +27,11 @@ std::vector<Key> make_keys() {
       word("model.tied_lm_head", "Tied models given by config only: is lm_head.weight in the checkpoint?",
            MEMBER(model.tied_lm_head)),
 
+      input("m2n.model", "NCCL M2N's list of tensors, instead of a model: dtypes and placements are its own.",
+            MEMBER(m2n.model), "--m2n-model"),
+      input("m2n.system", "NCCL M2N's two meshes, instead of train.layout and gen.layout.", MEMBER(m2n.system),
+            "--m2n-system"),
+
       parallelism("train.layout", "TP, CP, EP, ETP, DP, PP of the train side; required.", MEMBER(train.layout),
                   "--train"),
       integer("train.first_stage_layers", 0, kMany, "Layers of the first PP stage; 0 = even split.",
@@ -86,6 +91,8 @@ std::vector<Key> make_keys() {
       output("output.csv", "One row per refit.", MEMBER(output.csv), "--csv"),
       output("output.hdf5", "Samples, phases, byte matrix and per-tensor results.", MEMBER(output.hdf5), "--hdf5"),
       output("output.junit", "One test case.", MEMBER(output.junit), "--junit"),
+      output("output.m2n_metrics", "weight_sync in the metrics schema of NCCL M2N's benchmarks.",
+             MEMBER(output.m2n_metrics), "--m2n-metrics"),
       output("output.dump_train", "Folder for the train weights of every rank after the last refit.",
              MEMBER(output.dump_train), "--dump-train"),
       output("output.dump_gen", "Folder for the gen weights of every rank after the last refit.",

@@ -8,6 +8,7 @@
 #include "app/case_keys.hpp"
 #include "app/text.hpp"
 #include "core/error.hpp"
+#include "core/nearest.hpp"
 #define TOML_EXCEPTIONS 1
 #include <toml++/toml.h>
 
@@ -228,6 +229,7 @@ void read_options(Filler& filler, Case& c, const std::vector<Option>& options) {
 }
 
 void require_layouts(Filler& filler, const Case& c) {
+  if (c.m2n.given()) return;
   const std::string where = c.file.empty() ? "command line" : c.file;
   if (!c.given.contains("train.layout")) filler.add(where, "train.layout is required (--train TP2xPP2)");
   if (!c.given.contains("gen.layout")) filler.add(where, "gen.layout is required (--gen TP4)");

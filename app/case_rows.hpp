@@ -14,6 +14,7 @@
 #include "app/case_keys.hpp"
 #include "app/text.hpp"
 #include "core/error.hpp"
+#include "core/nearest.hpp"
 
 namespace refit::app::rows {
 

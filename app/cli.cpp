@@ -144,8 +144,15 @@ void add_plan(CLI::App& app, Arguments& arguments) {
   CLI::App* command = add_command(app, "plan", "Plan and cost a case of any world size, without weights, GPUs or MPI");
   add_case_arguments(*command, arguments.plan);
   command->add_flag("--classify", arguments.plan_options.classify, "Print each tensor's path");
+  command
+      ->add_option("--explain", arguments.plan_options.explain,
+                   "TENSOR: where its pieces live on both sides, and which copies move them; a glob; repeatable")
+      ->expected(1)
+      ->take_all();
+  command->add_option("--picture", arguments.plan_options.picture,
+                      "SVG of the explained tensors, or of the largest whose cut changes");
   command->add_option("--byte-matrix", arguments.plan_options.byte_matrix,
-                      "File for the rank-by-rank byte matrix, bytes as plain text");
+                      "File for the bytes from each rank to each, as nccl-tests' alltoallv reads them");
   command->add_option("--hardware", arguments.hardware,
                       "Hardware file, or a name in inputs/hardware (default: bytes without seconds)");
 }

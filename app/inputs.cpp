@@ -5,8 +5,8 @@
 #include <cstring>
 #include <filesystem>
 
-#include "app/text.hpp"
 #include "core/error.hpp"
+#include "core/nearest.hpp"
 
 namespace refit::app {
 namespace fs = std::filesystem;

@@ -9,6 +9,7 @@
 #include "app/inputs.hpp"
 #include "app/text.hpp"
 #include "core/error.hpp"
+#include "core/nearest.hpp"
 #include "engine/setup.hpp"
 #include "inject/faults.hpp"
 #include "model/model.hpp"

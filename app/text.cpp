@@ -2,10 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <charconv>
 #include <limits>
-#include <numeric>
 
 namespace refit::app {
 namespace {
@@ -34,40 +32,7 @@ std::string_view trim(std::string_view text) {
   return text;
 }
 
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const std::size_t substituted = diagonal + (a[i] == b[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({row[j] + 1, row[j + 1] + 1, substituted});
-    }
-  }
-  return row.back();
-}
-
 }  // namespace
-
-std::optional<std::string> nearest(std::string_view word, const std::vector<std::string>& words) {
-  std::optional<std::string> best;
-  std::size_t best_distance = word.size() / 2 + 1;
-  for (const std::string& candidate : words) {
-    const std::size_t distance = edit_distance(word, candidate);
-    if (distance < best_distance) {
-      best_distance = distance;
-      best = candidate;
-    }
-  }
-  return best;
-}
-
-std::string suggestion(std::string_view word, const std::vector<std::string>& words) {
-  const auto found = nearest(word, words);
-  return found ? fmt::format("; did you mean {}?", *found) : "";
-}
 
 std::optional<std::int64_t> parse_bytes(std::string_view text) {
   text = trim(text);

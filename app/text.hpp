@@ -1,5 +1,5 @@
 #pragma once
-// Small helpers for what people read: nearest words, byte sizes, grouped digits.
+// Small helpers for what people read: byte sizes, grouped digits, lists.
 
 #include <cstdint>
 #include <optional>
@@ -8,12 +8,6 @@
 #include <vector>
 
 namespace refit::app {
-
-/// The word with the smallest edit distance to `word`, if that is at most half of its length; else nothing.
-std::optional<std::string> nearest(std::string_view word, const std::vector<std::string>& words);
-
-/// "; did you mean X?" for the nearest word, or "".
-std::string suggestion(std::string_view word, const std::vector<std::string>& words);
 
 /// Bytes of "8MiB", "64 KiB", "1GB" (decimal), "512B" or a plain integer; nothing where it is none or overflows.
 std::optional<std::int64_t> parse_bytes(std::string_view text);

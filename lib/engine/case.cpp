@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "kernels/kernels.hpp"
+#include "m2n/m2n.hpp"
 
 namespace refit::engine {
 namespace {
@@ -66,6 +67,18 @@ void check_model(const Case& c, Complaints& complaints) {
                      "a model is required: model.config (--model) or model.checkpoint (--checkpoint)");
   complaints.require(!config || !checkpoint, "model.config", "give either this or model.checkpoint, not both");
   if (checkpoint) complaints.meaningless({"model.tied_lm_head"}, "with model.checkpoint, which shows it itself");
+}
+
+/// The files say all that these keys do.
+void check_m2n(const Case& c, Complaints& complaints) {
+  for (const auto& [key, path] : {std::pair{"m2n.model", c.m2n.model}, {"m2n.system", c.m2n.system}})
+    complaints.require(!path.empty(), key, "needs the other of m2n.model (--m2n-model) and m2n.system (--m2n-system)");
+  for (const auto& [key, place] : c.given) {
+    const bool said = key.starts_with("train.") || key.starts_with("gen.") ||
+                      (key.starts_with("model.") && key != "model.layers") || key == "refit.bulk" ||
+                      key == "run.strict_upstream";
+    if (said) complaints.add(key, "means nothing with m2n.model and m2n.system; leave it out");
+  }
 }
 
 void check_train(const Case& c, Complaints& complaints) {
@@ -191,8 +204,11 @@ void check_bug(const Case& c, Complaints& complaints) {
 void check_output(const Case& c, Complaints& complaints) {
   const OutputSection& o = c.output;
   std::map<std::string, std::string> owner;
-  for (const auto& [key, path] :
-       {std::pair{"output.json", o.json}, {"output.csv", o.csv}, {"output.hdf5", o.hdf5}, {"output.junit", o.junit}}) {
+  for (const auto& [key, path] : {std::pair{"output.json", o.json},
+                                  {"output.csv", o.csv},
+                                  {"output.hdf5", o.hdf5},
+                                  {"output.junit", o.junit},
+                                  {"output.m2n_metrics", o.m2n_metrics}}) {
     if (path.empty()) continue;
     const auto [other, fresh] = owner.emplace(path, key);
     complaints.require(fresh, key, fmt::format("\"{}\" is also the file of {}", path, other->second));
@@ -218,15 +234,24 @@ Choices choices(ExpectedOutcome) { return kOutcome; }
 Choices choices(BugKind) { return kBugKind; }
 
 void complete(Case& c) {
+  if (!c.m2n.system.empty()) {
+    const m2n::System system = m2n::read_system(c.m2n.system);
+    c.train.layout = system.train.parallelism();
+    c.gen.layout = system.gen.parallelism();
+  }
   c.train.layout = layout::with_data_parallel(c.train.layout);
   if (c.gen.layout.dp == 0) c.gen.layout.dp = 1;
 }
 
 std::vector<std::string> violations(const Case& c) {
   Complaints complaints(c);
-  check_model(c, complaints);
-  check_train(c, complaints);
-  check_gen(c, complaints);
+  if (c.m2n.given()) {
+    check_m2n(c, complaints);
+  } else {
+    check_model(c, complaints);
+    check_train(c, complaints);
+    check_gen(c, complaints);
+  }
   check_upstream(c, complaints);
   check_refit(c, complaints);
   check_expect(c, complaints);

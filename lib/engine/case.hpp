@@ -94,6 +94,14 @@ struct ModelSection {
   std::string config_path() const { return config.empty() ? checkpoint + "/config.json" : config; }
 };
 
+/// Instead of model, train and gen: the inputs of NCCL M2N's benchmark (m2n/m2n.hpp). Both files, or neither.
+struct M2nSection {
+  std::string model;   ///< path of the list of tensors
+  std::string system;  ///< path of the two meshes
+
+  bool given() const { return !model.empty() || !system.empty(); }
+};
+
 struct TrainSection {
   Parallelism layout;
   std::int64_t first_stage_layers = 0;            ///< 0 = even split
@@ -146,6 +154,7 @@ struct OutputSection {
   std::string csv;
   std::string hdf5;
   std::string junit;
+  std::string m2n_metrics;
   std::string dump_train;
   std::string dump_gen;
   bool force = false;
@@ -182,6 +191,7 @@ struct Case {
   std::string file;         ///< path of the case file; empty where there is none
 
   ModelSection model;
+  M2nSection m2n;
   TrainSection train;
   GenSection gen;
   RefitSection refit;
@@ -212,6 +222,8 @@ struct Hardware {
 
 struct PlanOptions {
   bool classify = false;             ///< print each tensor's path
+  std::vector<std::string> explain;  ///< globs: print where those tensors' pieces are, and which copies move them
+  std::string picture;               ///< SVG of these tensors, or of the one that shows most; empty = none
   std::string byte_matrix;           ///< file for the rank-by-rank byte matrix; empty = none
   std::optional<Hardware> hardware;  ///< absent = bytes without seconds
 };
@@ -222,7 +234,8 @@ struct ProbeOptions {
   double seconds = 0.2;  ///< least measuring time per rate
 };
 
-/// Completes a case: an absent DP becomes the smallest legal one on the train side and 1 on the gen side.
+/// Completes a case: with m2n, both layouts are those of its system file (errors: usage); an absent DP becomes the
+/// smallest legal one on the train side and 1 on the gen side.
 void complete(Case& c);
 
 /// Everything that is wrong with a complete case by itself (no file is read): contradictions, keys that mean nothing

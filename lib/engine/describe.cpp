@@ -74,8 +74,9 @@ report::Result describe(const Case& c, const std::vector<std::string>& command) 
   result.environment.kokkos = kernels::Runtime::version();
   result.environment.cuda = transport::cuda_version();
   result.environment.nccl = transport::nccl_version();
-  result.train = {to_string(c.train.layout), c.train_ranks(), std::string(name(c.train.precision))};
-  result.gen = {to_string(c.gen.layout), c.gen_ranks(), std::string(name(c.gen.precision))};
+  const auto precision = [&c](Precision of) { return std::string(c.m2n.given() ? "as listed" : name(of)); };
+  result.train = {to_string(c.train.layout), c.train_ranks(), precision(c.train.precision)};
+  result.gen = {to_string(c.gen.layout), c.gen_ranks(), precision(c.gen.precision)};
   result.settings = settings_of(c);
   return result;
 }

@@ -10,8 +10,6 @@ namespace {
 /// The interface's tolerances: of a payload fraction, and of a fraction of wrong elements.
 constexpr double kFractionTolerance = 0.0005;
 
-bool matches(const std::string& glob, const std::string& name) { return fnmatch(glob.c_str(), name.c_str(), 0) == 0; }
-
 /// Elements that all gen ranks store of the tensors matching a glob.
 std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
   std::int64_t elements = 0;
@@ -88,6 +86,8 @@ void conclude(const std::string& reason, const std::string& phase, report::Resul
 }
 
 }  // namespace
+
+bool matches(const std::string& glob, const std::string& name) { return fnmatch(glob.c_str(), name.c_str(), 0) == 0; }
 
 void judge(const Setup& setup, report::Result& result) { conclude(missed(setup, result), "verify", result); }
 

@@ -8,6 +8,9 @@
 
 namespace refit::engine {
 
+/// Whether a tensor's name matches a glob, as a shell matches file names (`*` takes dots too).
+bool matches(const std::string& glob, const std::string& name);
+
 /// Judges a finished run: sets result.status, exit_code and, where something was missed, result.error.
 void judge(const Setup& setup, report::Result& result);
 

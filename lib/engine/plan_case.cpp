@@ -6,6 +6,7 @@
 #include "engine/describe.hpp"
 #include "engine/engine.hpp"
 #include "engine/expect.hpp"
+#include "engine/picture.hpp"
 #include "report/files.hpp"
 #include "report/printers.hpp"
 #include "report/table.hpp"
@@ -36,17 +37,20 @@ plan::Rates rates_of(const Hardware& hardware) {
 
 /// Path, role, shape and name of every tensor; "none" where gen does not store it, "file" where only gen does.
 void print_classes(const Setup& setup) {
-  std::vector<std::string_view> path(setup.model.tensors.size(), "none");
-  const auto mark = [&path](const std::vector<model::Tensor>& tensors, std::string_view word) {
-    for (const model::Tensor& tensor : tensors) path[static_cast<std::size_t>(tensor.index)] = word;
-  };
-  mark(setup.split.bulk, "bulk");
-  mark(setup.split.misc, "misc");
-  mark(setup.split.from_checkpoint, "file");
+  const std::vector<std::string_view> path = paths_of(setup);
   for (const model::Tensor& tensor : setup.model.tensors) {
     fmt::print("{:4}  {:20}  {:20}  {}\n", path[static_cast<std::size_t>(tensor.index)], name(tensor.role),
                to_string(tensor.file_shape()), tensor.name);
   }
+}
+
+/// Those that were asked for; for a picture alone one that shows most.
+std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const PlanOptions& options) {
+  if (!options.explain.empty()) return find_tensors(setup, options.explain);
+  if (options.picture.empty()) return {};
+  const model::Tensor* tensor = most_cut_tensor(setup);
+  if (tensor == nullptr) return {};
+  return {tensor};
 }
 
 /// The gen ranks that feed each other in a run on such hardware; 0 = none.
@@ -69,8 +73,9 @@ void plan_one_rank(const plan::Planner& planner, report::Plan& out) {
 }  // namespace
 
 int plan(const Case& c, const PlanOptions& options, const std::vector<std::string>& command) {
-  report::check_outputs({c.output.json, options.byte_matrix}, c.output.force);
+  report::check_outputs({c.output.json, options.byte_matrix, options.picture}, c.output.force);
   const Setup setup(c);
+  const std::vector<const model::Tensor*> explained = tensors_to_explain(setup, options);
   report::Result result = describe(setup, command);
   const plan::Rates rates = options.hardware ? rates_of(*options.hardware) : plan::Rates{};
   const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, fan_out_ranks(setup, rates));
@@ -93,8 +98,14 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   }
   judge_plan(setup, result);
   if (options.classify) print_classes(setup);
+  if (!explained.empty() && c.refit.executor == ExecutorKind::golden)
+    result.notes.emplace_back("golden broadcasts whole shards; explained are the copies of p2p and direct");
+  const std::vector<Explanation> explanations = explain(setup, planner, explained);
+  if (!options.explain.empty())
+    for (const Explanation& explanation : explanations) print_explanation(std::cout, explanation);
   report::print_header(std::cout, result);
   report::print_plan(std::cout, result);
+  if (!options.picture.empty()) report::write_file(options.picture, to_svg(explanations));
   if (!options.byte_matrix.empty()) report::write_byte_matrix(options.byte_matrix, result.byte_matrix);
   if (!c.output.json.empty()) report::write_file(c.output.json, report::to_json(result));
   if (result.error) throw Error(ErrorKind::data, result.error->message);  // on stderr too

@@ -47,7 +47,8 @@ void prepare_folder(const std::string& folder, verify::Group group, bool force) 
 }
 
 void check_files(const Case& c) {
-  report::check_outputs({c.output.json, c.output.csv, c.output.hdf5, c.output.junit}, c.output.force);
+  report::check_outputs({c.output.json, c.output.csv, c.output.hdf5, c.output.junit, c.output.m2n_metrics},
+                        c.output.force);
 }
 
 void check_outputs(const Case& c) {
@@ -61,6 +62,8 @@ void write_outputs(const Case& c, const report::Result& result) {
   if (!c.output.csv.empty()) report::write_file(c.output.csv, report::to_csv(result));
   if (!c.output.hdf5.empty()) report::write_hdf5(c.output.hdf5, result);
   if (!c.output.junit.empty()) report::write_file(c.output.junit, report::to_junit(result));
+  if (!c.output.m2n_metrics.empty() && !report::weight_sync_samples(result).empty())
+    report::write_file(c.output.m2n_metrics, report::to_m2n_metrics(result));
 }
 
 /// Who runs where: gathered once, known to all ranks, so that any of them can write the result.

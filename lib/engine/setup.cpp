@@ -6,6 +6,7 @@
 
 #include "engine/upstream.hpp"
 #include "gen/vllm.hpp"
+#include "m2n/m2n.hpp"
 #include "train/megatron.hpp"
 
 namespace refit::engine {
@@ -102,6 +103,10 @@ std::vector<model::Tensor> with_scales(const model::Model& model, const std::vec
 }  // namespace
 
 Setup::Setup(const Case& given) : c(given), faults(c.run.inject, c.train.layout, c.gen.layout) {
+  if (c.m2n.given()) {
+    make_listed();
+    return;
+  }
   if (!c.model.checkpoint.empty()) checkpoint = checkpoint::open(c.model.checkpoint);
   model = load_model(c, checkpoint);
   validate_for_model(c, model.config.experts > 0);
@@ -114,6 +119,16 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject, c.train.layout,
   if (!quantiser_of(c)) return;
   quantised = std::make_unique<layout::QuantisedLayout>(model, *train, quantisation_of(c.gen.precision));
   for (std::vector<model::Tensor>* path : {&split.bulk, &split.misc}) *path = with_scales(model, *path);
+}
+
+/// All tensors take the bulk path, as they are.
+void Setup::make_listed() {
+  const m2n::System system = m2n::read_system(c.m2n.system);
+  model = m2n::read_model(c.m2n.model, c.model.layers);
+  faults.require_effect(model);
+  train = m2n::make_layout(model, system.train, "train");
+  gen = m2n::make_layout(model, system.gen, "generation");
+  split = plan::split(model, c.refit.bulk, *train, *gen, c.train.layout.tp, c.gen.layout.tp);
 }
 
 LegalSizes legal_sizes(const model::Model& model) {

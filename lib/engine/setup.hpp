@@ -37,7 +37,13 @@ class Setup {
 
   /// A warning that lists the tensors without a rule; empty where there is none.
   std::string unknown_tensors() const;
-  std::string source() const { return c.model.checkpoint.empty() ? c.model.config : c.model.checkpoint; }
+  std::string source() const {
+    if (c.m2n.given()) return c.m2n.model;
+    return c.model.checkpoint.empty() ? c.model.config : c.model.checkpoint;
+  }
+
+ private:
+  void make_listed();
 };
 
 /// TP sizes with which each side of a model is legal without any other parallelism.

@@ -1,55 +1,16 @@
 #include "model/config_file.hpp"
 
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "core/error.hpp"
-#include "model/json_text.hpp"
+#include "model/json_file.hpp"
 
 namespace refit::model {
 
 namespace {
 
 using Json = nlohmann::json;
-
-/// Text of a file, fit for a message: printable ASCII, not too long.
-std::string quotable(std::string text, std::size_t longest = kMaxText) {
-  for (char& c : text) {
-    if (c < ' ' || c > '~') c = '?';
-  }
-  if (text.size() > longest) text.replace(longest, std::string::npos, "...");
-  return text;
-}
-
-std::string read_file(const std::string& path) {
-  std::error_code error;
-  const auto status = std::filesystem::status(path, error);
-  if (!std::filesystem::exists(status)) fail_usage("{}: there is no such file", path);
-  if (!std::filesystem::is_regular_file(status)) fail_usage("{}: is not a file; name a config.json", path);
-  const auto bytes = std::filesystem::file_size(path, error);
-  if (!error && bytes > static_cast<std::uintmax_t>(kMaxConfigBytes))
-    fail_usage("{}: is larger than 16 MiB; that is no config.json", path);
-  std::ifstream stream(path, std::ios::binary);
-  if (error || !stream) fail_usage("{}: cannot be opened for reading", path);
-  std::string text(bytes, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(bytes));
-  text.resize(static_cast<std::size_t>(stream.gcount()));
-  return text;
-}
-
-Json parse(const std::string& path, const std::string& text) {
-  const auto bounded = [&](int depth, Json::parse_event_t, Json&) {
-    if (depth > kMaxConfigDepth) fail_usage("{}: is nested more than {} levels deep", path, kMaxConfigDepth);
-    return true;
-  };
-  try {
-    return Json::parse(without_bare_floats(text), bounded);
-  } catch (const Json::exception& error) {
-    fail_usage("{}: is not valid JSON: {}", path, quotable(error.what()));
-  }
-}
 
 std::string shown(const Json& value) {
   if (value.is_structured()) return value.is_array() ? "a list" : "an object";
@@ -83,7 +44,7 @@ struct ConfigFile::Document {
 };
 
 ConfigFile::ConfigFile(const std::string& path) : path_(path), document_(std::make_unique<Document>()) {
-  document_->root = parse(path, read_file(path));
+  document_->root = read_json(path, "config.json", kMaxConfigBytes);
   if (!document_->root.is_object()) fail_usage("{}: is not a JSON object but {}", path, shown(document_->root));
 }
 

@@ -10,14 +10,13 @@
 #include <string_view>
 #include <vector>
 
-#include "model/json_text.hpp"
+#include "model/json_file.hpp"
 
 namespace refit::model {
 
 inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  ///< of any size in a config.json
 inline constexpr std::int64_t kMaxLayers = 10000;
 inline constexpr std::int64_t kMaxExperts = 65536;
-inline constexpr std::size_t kMaxText = 160;  ///< characters that a text keeps
 
 class ConfigFile {
  public:

@@ -110,6 +110,7 @@ constexpr std::string_view kRoleNames[] = {"embedding",
                                            "q_scale",
                                            "k_scale",
                                            "v_scale",
+                                           "listed",
                                            "unknown"};
 static_assert(std::size(kRoleNames) == kRoles);
 

@@ -109,6 +109,7 @@ enum class Role : std::uint8_t {
   q_scale,
   k_scale,
   v_scale,  ///< [1]: of the FP8 KV cache
+  listed,   ///< of a model that is a mere list of tensors (m2n/): its layouts know where
   unknown   ///< no rule: whole on every rank under its own name, and misc
 };
 inline constexpr std::size_t kRoles = static_cast<std::size_t>(Role::unknown) + 1;

@@ -89,6 +89,22 @@ std::string forwarded_text(const Wire& wire) {
   return fmt::format(", {} forwarded by gen ranks", format_bytes(wire.forwarded_bytes));
 }
 
+std::string xml_escape(const std::string& text) {
+  std::string out;
+  for (char c : text) {
+    switch (c) {
+      case '&': out += "&amp;"; break;
+      case '<': out += "&lt;"; break;
+      case '>': out += "&gt;"; break;
+      case '"': out += "&quot;"; break;
+      case '\n': out += "&#10;"; break;
+      case '\t': out += "&#9;"; break;
+      default: out += static_cast<unsigned char>(c) < 0x20 ? std::string("\xEF\xBF\xBD") : std::string(1, c);
+    }
+  }
+  return out;
+}
+
 std::string verdict(const Result& result) {
   if (result.status == Status::passed) return "OK";
   std::string why = "no reason was recorded";

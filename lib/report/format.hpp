@@ -37,6 +37,9 @@ std::string format_bound(const Bound& bound);
 /// ", 10.92 GB forwarded by gen ranks" where there is fan-out, else "".
 std::string forwarded_text(const Wire& wire);
 
+/// Text for an element or attribute of XML, which has no way to write control characters: they become U+FFFD.
+std::string xml_escape(const std::string& text);
+
 /// "OK", "FAILED: why" or "WAIVED: why".
 std::string verdict(const Result& result);
 

@@ -7,23 +7,6 @@
 namespace refit::report {
 namespace {
 
-/// Text for an element or attribute. XML 1.0 has no way to write control characters: they become U+FFFD.
-std::string escape(const std::string& text) {
-  std::string out;
-  for (char c : text) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      case '\n': out += "&#10;"; break;
-      case '\t': out += "&#9;"; break;
-      default: out += static_cast<unsigned char>(c) < 0x20 ? std::string("\xEF\xBF\xBD") : std::string(1, c);
-    }
-  }
-  return out;
-}
-
 /// Seconds of everything that was timed.
 double elapsed(const Result& result) {
   double seconds = 0;
@@ -45,13 +28,13 @@ std::string details(const Result& result) {
 }
 
 std::string outcome(const Result& result) {
-  const std::string message = escape(verdict(result));
+  const std::string message = xml_escape(verdict(result));
   if (result.status == Status::passed) return "";
   if (result.status == Status::waived) return fmt::format("      <skipped message=\"{}\"/>\n", message);
   const char* element = result.status == Status::failed ? "failure" : "error";
-  const std::string type = result.error ? escape(result.error->kind) : "data";
+  const std::string type = result.error ? xml_escape(result.error->kind) : "data";
   return fmt::format("      <{0} type=\"{1}\" message=\"{2}\">{3}</{0}>\n", element, type, message,
-                     escape(details(result)));
+                     xml_escape(details(result)));
 }
 
 }  // namespace
@@ -74,7 +57,7 @@ std::string to_junit(const Result& result) {
       "  </testsuite>\n"
       "</testsuites>\n",
       command, count(Status::failed), count(Status::error), count(Status::waived), elapsed(result),
-      escape(result.test_case.name), outcome(result), escape(output));
+      xml_escape(result.test_case.name), outcome(result), xml_escape(output));
 }
 
 }  // namespace refit::report

@@ -15,6 +15,11 @@ std::string to_json(const Result& result);
 /// `<phase>_seconds` per phase, payload_bytes, algbw_gb_per_s, elements_wrong, kl_max. What is not known is empty.
 std::string to_csv(const Result& result);
 
+/// The document of schema `nccl_m2n.benchmark.metrics` version 1, as NCCL M2N's benchmarks write it: weight_sync
+/// of the refits after the warm-up, of which there is at least one, in milliseconds.
+/// Source: nccl-extensions, nccl_m2n/benchmarks/bench_metrics.h.
+std::string to_m2n_metrics(const Result& result);
+
 /// A JUnit document with one test case: plain when passed, else with a failure, error or skipped element.
 std::string to_junit(const Result& result);
 

@@ -1,4 +1,4 @@
-"""`refit plan`: the published rows, a world of 256 ranks, classes, byte matrix, bound; and `refit probe`, whose file it reads.
+"""`refit plan`: the published rows, a world of 256 ranks, classes, explanations, pictures, bound; and `refit probe`, whose file it reads.
 
     run_plan.py --refit EXE --engines engines.tar.xz --inputs FOLDER --work FOLDER
 """
@@ -7,6 +7,7 @@ import glob
 import os
 import re
 import sys
+from xml.etree import ElementTree
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from job import Suite  # noqa: E402
@@ -74,7 +75,7 @@ def large_world(suite):
     suite.check(ended.seconds < 30, f"took {ended.seconds:.1f} s", ended)
     suite.check("seconds" not in document["bound"] and "model_seconds" not in document, "seconds without rates", ended)
     with open(suite.path("matrix.txt"), encoding="utf-8") as file:
-        rows = [list(map(int, line.split())) for line in file if not line.startswith("#")]
+        rows = [list(map(int, line.split())) for line in file]  # alltoallv reads numbers only: no headings
     # all ranks by all ranks: only the block from train to gen has bytes
     suite.check(len(rows) == 256 and {len(row) for row in rows} == {256}, "the byte matrix's size", ended)
     suite.check([row[128:] for row in rows[:128]] == document["plan"]["world"]["byte_matrix"], "its block", ended)
@@ -103,6 +104,92 @@ def classify(suite):
     names = [name for path, _, name in rows if path == "bulk"]
     suite.check(all(re.search(r"\.mlp\.experts\.\d+\.(gate|up|down)_proj\.", name) for name in names), f"{bulk}")
     suite.check(names and not any("expert" in name for path, _, name in rows if path == "misc"), f"{bulk}")
+
+
+GRAIN = 64  # every cut of that model is between blocks of so many rows and columns
+
+
+def cells(box):
+    """The blocks of GRAIN x GRAIN elements of a box that is written as in "[0:128, 64:192]"."""
+    rows, columns = (range(*map(int, part.split(":")), GRAIN) for part in re.findall(r"\d+:\d+", box))
+    return {(i, j) for i in rows for j in columns}
+
+
+def explain(suite):
+    """Pieces and copies of the tensors that were asked for: what gen stores is what the copies bring, from who has it."""
+    model = ("--model", "smollm2-135m-small", "--train", "TP3xPP2", "--gen", "TP1xDP2")
+    ended, document = plan(suite, "explain", *model, "--explain", "*.layers.0.self_attn.q_proj.weight",
+                           "--explain", "*.layers.0.mlp.down_proj.weight")  # fmt: skip
+    parts = re.split(r"^(model\.layers\.0\.\S+)$", ended.out, flags=re.MULTILINE)
+    suite.check(len(parts) == 5, f"{len(parts) // 2} tensors explained", ended)
+    for name, text in zip(parts[1::2], parts[2::2]):
+        whole = cells("[0:{}, 0:{}]".format(*re.search(r"\[(\d+), (\d+)\] BF16, \S+ \wB, bulk", text).groups()))
+        owners = {"train": {}, "gen": {}}
+        for side, block in re.findall(r"^(train|gen): \d+ pieces?\n((?:  .*\n)+)", text, re.MULTILINE):
+            for rank, coordinates, box, storage in re.findall(
+                r"^ +(\d+) +((?:\w+=\d+ )+) *(\[\d\S+ \S+\]) +(\S+) +\[", block, re.MULTILINE
+            ):
+                owners[side].setdefault(int(rank), set()).update(cells(box))
+                fused = ("qkv" in storage) if "q_proj" in name else ("fc2" in storage or "down_proj" in storage)
+                suite.check(fused and "tp=" in coordinates, f"{name}: {storage} at {coordinates}", ended)
+        suite.check(set().union(*owners["train"].values()) == whole, f"{name}: train's pieces", ended)
+        suite.check([owners["gen"][rank] for rank in (0, 1)] == [whole, whole], f"{name}: gen's pieces", ended)
+        received = {0: set(), 1: set()}
+        copies = re.findall(r"^ +(\d+)  train (\d+)  gen (\d+)  (\[\S+ \S+\])", text, re.MULTILINE)
+        for size, source, destination, box in copies:
+            moved = cells(box)
+            suite.check(2 * len(moved) * GRAIN * GRAIN == int(size), f"{name}: {size} bytes of {box}", ended)
+            suite.check(moved <= owners["train"][int(source)], f"{name}: {box} is not train {source}'s", ended)
+            suite.check(not moved & received[int(destination)], f"{name}: {box} twice", ended)
+            received[int(destination)] |= moved
+        suite.check(received == owners["gen"], f"{name}: {len(copies)} copies do not bring what gen stores", ended)
+
+    ended = suite.run(0, "plan", *model, "--bulk", "ffn", "--explain", "model.norm.weight")
+    suite.check("misc: gathered on train rank 0" in ended.out, "a misc tensor", ended)
+    ended = suite.run(0, "plan", *model, "--precision", "fp32:bf16", "--explain", "model.norm.weight")
+    suite.check("F32 to BF16" in ended.out, "a cast", ended)
+    ended = suite.run(0, "plan", "--model", "nemotron-3-nano-30b-a3b-small", "--train", "TP2", "--gen", "TP2",
+                      "--explain", "*.layers.0.mixer.A_log")  # fmt: skip
+    suite.check("F32 -exp(x)" in ended.out and "x to -exp(x)" in ended.out, "a conversion", ended)
+    ended = suite.run(0, "plan", *model, "--explain", "model.layers.0.self_attn.qproj.weight")
+    suite.check_code(ended, 2, "an unknown tensor")
+    suite.check("did you mean model.layers.0.self_attn.q_proj.weight, " in ended.err, "the nearest names", ended)
+
+
+def picture(suite):
+    """Well-formed, and a band for every copy, with ranks and rows beside the pieces."""
+    svg = "{http://www.w3.org/2000/svg}"
+    model = ("--model", "gpt-oss-20b-small", "--train", "TP2xEP2", "--gen", "TP4")
+    ended, _ = plan(suite, "picture", *model, "--picture", "picture.svg", "--explain", "*.layers.0.mlp.router.*",
+                    "--explain", "*.layers.0.mlp.experts.down_proj")  # fmt: skip
+    root = ElementTree.parse(suite.path("picture.svg")).getroot()
+    bands = root.findall(f"{svg}path")
+    copies = re.findall(r"^ +(\d+)  train (\d+)  gen (\d+)  (\[[\d:, ]+\])", ended.out, re.MULTILINE)
+    told = {f"train {source} to gen {destination}: {box}" for _, source, destination, box in copies}
+    titles = {band.find(f"{svg}title").text.rsplit(", ", 1)[0] for band in bands}
+    suite.check(len(bands) == len(copies) > 8 and titles == told, f"{len(bands)} bands, {len(copies)} copies", ended)
+    texts = [text.text for text in root.iter(f"{svg}text")]
+    for wanted in (r"train 0  tp0 .*", r"gen 3  tp3 .*", r"rows 0:\d+", r"\[0:\d+, 0:\d+, 0:\d+\]"):
+        suite.check(any(re.fullmatch(wanted, text) for text in texts), f"no text like {wanted}: {texts[:12]}")
+    width, height = map(float, root.get("viewBox").split()[2:])
+    for part in root.findall(f"{svg}rect"):
+        right = float(part.get("x", 0)) + float(part.get("width"))
+        below = float(part.get("y", 0)) + float(part.get("height"))
+        suite.check(right <= width and below <= height, f"outside of the page: {part.attrib}")
+    suite.check("prefers-color-scheme: dark" in root.find(f"{svg}style").text, "no dark scheme")
+
+    # without --explain: one tensor that the sides cut differently
+    ended, _ = plan(suite, "chosen", *model, "--picture", "chosen.svg")
+    names = [text.text for text in ElementTree.parse(suite.path("chosen.svg")).iter(f"{svg}text")
+             if text.get("class") == "name"]  # fmt: skip
+    suite.check(len(names) == 1 and ".experts." in names[0], f"{names} drawn", ended)
+    suite.check("moved by" not in ended.out, "explained without being asked", ended)
+    # a world with more pieces than a page has room for
+    ended, _ = plan(suite, "many", *LARGE, "--picture", "many.svg", "--explain", "model.norm.weight")
+    texts = [text.text for text in ElementTree.parse(suite.path("many.svg")).iter(f"{svg}text")]
+    suite.check(any("80 more pieces of gen" in text for text in texts), f"{texts[-1]}", ended)
+    ended = suite.run(0, "plan", *model, "--picture", "picture.svg")
+    suite.check_code(ended, 2, "an existing picture")
 
 
 def same_plan_as_run(suite):
@@ -134,5 +221,5 @@ def probe(suite):
 
 
 Suite(__doc__).main(
-    published_rows, published_fraction, large_world, with_hardware, classify, same_plan_as_run, probe
+    published_rows, published_fraction, large_world, with_hardware, classify, explain, picture, same_plan_as_run, probe
 )  # fmt: skip

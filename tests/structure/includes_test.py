@@ -17,17 +17,18 @@ MAY_INCLUDE = {
     "train": ["layout"],
     "gen": ["layout"],
     "inject": ["layout"],
+    "m2n": ["layout"],
     "plan": ["layout"],
     "kernels": ["core"],
     "report": ["core"],
     "checkpoint": ["plan", "kernels"],
     "transport": ["plan", "kernels"],
     "verify": ["layout", "transport", "kernels"],
-    "engine": ["train", "gen", "inject", "checkpoint", "transport", "verify", "report"],
+    "engine": ["train", "gen", "inject", "m2n", "checkpoint", "transport", "verify", "report"],
     "app": ["engine"],
 }
 ANYONE = set(MAY_INCLUDE)
-PURE = {"core", "model", "layout", "plan", "train", "gen", "inject"}
+PURE = {"core", "model", "layout", "plan", "train", "gen", "inject", "m2n"}
 
 # Name, headers, the folders that may include them, whether headers (.hpp) may.
 EXTERNAL = [

@@ -10,6 +10,7 @@
 
 #include "app/case_reader.hpp"
 #include "app/text.hpp"
+#include "core/nearest.hpp"
 
 namespace refit::app {
 namespace {
@@ -23,6 +24,8 @@ const std::map<std::string, std::string> kOther = {
     {"model.family", "\"qwen3\""},
     {"model.layers", "4"},
     {"model.tied_lm_head", "\"present\""},
+    {"m2n.model", "\"/m/model.json\""},
+    {"m2n.system", "\"" REFIT_SOURCE_DIR "/inputs/m2n/small.system.json\""},
     {"train.layout", "\"TP2xEP4xDP2xPP2\""},
     {"train.first_stage_layers", "3"},
     {"train.last_stage_layers", "2"},
@@ -61,6 +64,7 @@ const std::map<std::string, std::string> kOther = {
     {"output.csv", "\"r.csv\""},
     {"output.hdf5", "\"r.h5\""},
     {"output.junit", "\"r.xml\""},
+    {"output.m2n_metrics", "\"m.json\""},
     {"output.dump_train", "\"dt\""},
     {"output.dump_gen", "\"dg\""},
     {"output.force", "true"},
@@ -165,6 +169,9 @@ TEST(Text, SuggestsOnlyWhatIsNear) {
   EXPECT_EQ(nearest("refit.bulc", words), "refit.bulk");
   EXPECT_EQ(nearest("run.step", words), "run.steps");
   EXPECT_EQ(nearest("zzz", words), std::nullopt);
+  EXPECT_EQ(suggestion("abc", {"abd", "xyz", "abc", "ab", "ac"}, 3), "; did you mean abc, abd or ab?");
+  EXPECT_EQ(suggestion("abc", {"xyz"}, 3), "");
+  EXPECT_EQ(suggestion(std::string(201, 'a'), {std::string(201, 'a')}), "");
 }
 
 }  // namespace
