@@ -198,8 +198,8 @@ class Report:
         print(f"{self.matrix.name}: {len(self.outcomes)} of {planned} cases: {words}")
         for outcome in self.outcomes:
             if not outcome.good or outcome.status == "waived":
-                why = outcome.reason.splitlines()[:1] or outcome.baseline.get("differences", [""])
-                print(f"  {outcome.status if outcome.status != 'passed' else 'worse':8} {outcome.name}: {why[0]}")
+                why = outcome.reason or "; ".join(outcome.baseline["differences"])
+                print(f"  {outcome.status if outcome.status != 'passed' else 'worse':8} {outcome.name}: {short(why)}")
         print(f"page: {self.path('index.html')}", flush=True)
 
 
@@ -222,9 +222,15 @@ def run_all(run, cases, resume, report):
 
 def words_of(outcome):
     words = f"{outcome.status}, {outcome.ranks} ranks, {outcome.seconds:.1f} s"
-    if "weight_sync" in outcome.result:
+    if outcome.measured:
         words += f", weight_sync {1000 * outcome.result['weight_sync']['median']:.1f} ms"
-    return words + ("" if outcome.status == "passed" else f" ({outcome.reason.splitlines()[0] if outcome.reason else ''})")
+    return words + (f" ({short(outcome.reason)})" if outcome.reason else "")
+
+
+def short(reason):
+    """On one line."""
+    words = " ".join(reason.split())
+    return words if len(words) <= 160 else f"{words[:157]}..."
 
 
 def left(seconds, cases):

@@ -20,7 +20,7 @@ bits. <b>memory</b> is the most that a rank has: train's or gen's weights, which
 
 def write_page(file, matrix, info, outcomes, cases_folder):
     """`cases_folder`: where the pictures of the cases are."""
-    measured = [(o.name, o.result) for o in outcomes if "weight_sync" in o.result and o.result["bound"]["seconds"] > 0]
+    measured = [(o.name, o.result) for o in outcomes if o.measured and o.result["bound"]["seconds"] > 0]
     body = [_head(matrix, info, outcomes), _table(outcomes, bool(info["baseline"]))]
     if measured:
         body.append(_plots(measured))
@@ -78,9 +78,9 @@ def _columns(with_baseline):
         ("effi&shy;ciency", lambda r: f"{r['efficiency']:.3f}", not WIDE),
         ("payload,<br>MB", lambda r: f"{r['payload']['total_bytes'] / 1e6:,.1f}", WIDE),
         ("bulk", lambda r: f"{100 * r['payload']['bulk_fraction']:.1f}%", WIDE),
-        ("KL<br>max", lambda r: _kl(r["verification"]["kl"]["max"]), not WIDE),
-        ("KL<br>mean", lambda r: _kl(r["verification"]["kl"]["mean"]), WIDE),
-        ("wrong", lambda r: f"{r['verification']['elements_wrong']:,}", WIDE),
+        ("KL<br>max", lambda r: _kl(r, "max"), not WIDE),
+        ("KL<br>mean", lambda r: _kl(r, "mean"), WIDE),
+        ("wrong", lambda r: f"{r['verification']['elements_wrong']:,}" if "verification" in r else "–", WIDE),
         ("memory,<br>MB", lambda r: f"{_memory(r) / 1e6:,.1f}", WIDE),
     ]
     if with_baseline:
@@ -93,8 +93,17 @@ def _precision(result):
     return train if train == gen else f"{train} → {gen}"
 
 
-def _kl(value):
+def _kl(result, which):
+    value = result.get("verification", {}).get("kl", {}).get(which)
     return "–" if value is None else "0" if value == 0 else f"{value:.3g}"
+
+
+def _verified(result):
+    if "verification" not in result:
+        return "no (run.verify = off)"
+    found = result["verification"]
+    return (f"{found['elements']:,} elements in {found['refits']} refits: {found['elements_wrong']:,} wrong; "
+            f"KL max {_kl(result, 'max')}, mean {_kl(result, 'mean')}")  # fmt: skip
 
 
 def _memory(result):
@@ -125,11 +134,7 @@ def _wide(wide):
 def _cell(outcome, value):
     if value is None:
         return _verdict(outcome.baseline.get("verdict", "-"))
-    return escape(value(outcome.result)) if _measured(outcome) else "–"
-
-
-def _measured(outcome):
-    return "weight_sync" in outcome.result and "verification" in outcome.result
+    return escape(value(outcome.result)) if outcome.measured else "–"
 
 
 def _plots(measured):
@@ -151,11 +156,11 @@ def _case(outcome, picture):
     r = outcome.result
     if r.get("case", {}).get("description"):
         facts.append(("what", escape(r["case"]["description"])))
-    if _measured(outcome):
+    if outcome.measured:
         facts += _facts(r)
     facts.append(("command", f"<code>{escape(outcome.command)}</code>"))
     drawn = []
-    if "weight_sync" in r and r["weight_sync"]["samples"]:
+    if outcome.measured:
         drawn.append(f"<section><h3>weight_sync, refit by refit</h3>{plots.samples(r)}</section>")
     if square := plots.byte_matrix(outcome.byte_matrix):
         drawn.append(f"<section><h3>Bytes from rank to rank, as planned</h3>{square}</section>")
@@ -168,7 +173,7 @@ def _case(outcome, picture):
 
 
 def _facts(r):
-    sync, kl, wire, memory = r["weight_sync"], r["verification"]["kl"], r["wire"], r["memory"]
+    sync, wire, memory = r["weight_sync"], r["wire"], r["memory"]
     bulk, misc = r["payload"]["bulk_bytes"], r["payload"]["misc_bytes"]
     millis = plots.milliseconds
     phases = ", ".join(f"{name} {millis(times['median'])} ms" for name, times in r["phases"].items())
@@ -183,8 +188,7 @@ def _facts(r):
         ("wire", f"{wire['bytes'] / 1e6:,.2f} MB in {wire['copies']:,} copies"),
         ("memory", f"at most per rank: train {memory['train_bytes_max'] / 1e6:,.2f} MB, gen "
                    f"{memory['gen_bytes_max'] / 1e6:,.2f} MB, staging {memory['staging_bytes_max'] / 1e6:,.2f} MB"),
-        ("verified", f"{r['verification']['elements']:,} elements in {r['verification']['refits']} refits: "
-                     f"{r['verification']['elements_wrong']:,} wrong; KL max {_kl(kl['max'])}, mean {_kl(kl['mean'])}"),
+        ("verified", _verified(r)),
     )]  # fmt: skip
 
 
