@@ -249,7 +249,7 @@ class MatrixTest(unittest.TestCase):
         self.assertEqual(self.started(), [])
 
     def test_baseline(self):
-        """Bytes must be equal, time may grow threefold; a new case is no fault."""
+        """Bytes must be equal, time may grow by the factor of the file; a new case is no fault."""
         self.matrix(a="pass 2", b="pass 2")
         self.run_matrix(0, "--save-baseline", "base.json")
         for c, words, code, verdict in (
