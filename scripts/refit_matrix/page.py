@@ -12,7 +12,8 @@ MARKS = {"passed": "✓", "same": "✓", "failed": "✗", "error": "✗", "timeo
          "other settings": "–"}  # fmt: skip
 LARGEST_PICTURE_BYTES = 300_000
 WIDE = True  # a column that a phone has no room for; the case's own part has it too
-READING = """<b>weight_sync</b> is the time of one refit: the largest over all ranks. <b>bound</b> is the least time that the
+READING = """<b>weight_sync</b> is the time of one refit, the largest over all ranks: the
+median over the steps after the warm-up. <b>bound</b> is the least time that the
 measured rates of links and memory allow; <b>efficiency</b> is bound / median weight_sync. <b>payload</b> is each tensor once,
 <b>bulk</b> the part of it that does not go through packed broadcasts. <b>KL</b> compares train's weights with gen's: 0 for equal
 bits. <b>memory</b> is the most that a rank has: train's or gen's weights, whichever is more, and staging."""
@@ -68,24 +69,28 @@ def _verdict(word):
 def _columns(with_baseline):
     """[(heading, cell of an outcome that was measured, wide)]; the first two stand for every outcome."""
     columns = [
-        ("train → gen", lambda r: f"{r['train']['layout']} → {r['gen']['layout']}", WIDE),
-        ("precision", _precision, WIDE),
-        ("path", lambda r: f"{r['settings']['executor']}, {r['settings']['bulk']}", WIDE),
-        ("weight_sync<br>min, ms", lambda r: plots.milliseconds(r["weight_sync"]["min"]), WIDE),
-        ("median,<br>ms", lambda r: plots.milliseconds(r["weight_sync"]["median"]), not WIDE),
-        ("max,<br>ms", lambda r: plots.milliseconds(r["weight_sync"]["max"]), WIDE),
+        ("train → gen,<br>precision", lambda r: f"{r['train']['layout']} → {r['gen']['layout']}\n{_precision(r)}", WIDE),
+        ("executor,<br>policy", lambda r: f"{r['settings']['executor']}\n{r['settings']['bulk']}", WIDE),
+        ("weight_<wbr>sync, ms,<br>min to max", _sync, not WIDE),
         ("bound,<br>ms", lambda r: plots.milliseconds(r["bound"]["seconds"]), WIDE),
         ("effi&shy;ciency", lambda r: f"{r['efficiency']:.3f}", not WIDE),
-        ("payload,<br>MB", lambda r: f"{r['payload']['total_bytes'] / 1e6:,.1f}", WIDE),
-        ("bulk", lambda r: f"{100 * r['payload']['bulk_fraction']:.1f}%", WIDE),
-        ("KL<br>max", lambda r: _kl(r, "max"), not WIDE),
-        ("KL<br>mean", lambda r: _kl(r, "mean"), WIDE),
+        ("payload, MB,<br>bulk", lambda r: f"{r['payload']['total_bytes'] / 1e6:,.1f}\n{_bulk(r)}", WIDE),
+        ("KL max,<br>mean", lambda r: f"{_kl(r, 'max')}\n{_kl(r, 'mean')}", not WIDE),
         ("wrong", lambda r: f"{r['verification']['elements_wrong']:,}" if "verification" in r else "–", WIDE),
         ("memory,<br>MB", lambda r: f"{_memory(r) / 1e6:,.1f}", WIDE),
     ]
     if with_baseline:
         columns.insert(0, ("baseline", None, not WIDE))
     return columns
+
+
+def _sync(result):
+    low, median, high = (plots.milliseconds(result["weight_sync"][key]) for key in ("min", "median", "max"))
+    return f"{median}\n{low} – {high}"
+
+
+def _bulk(result):
+    return f"{100 * result['payload']['bulk_fraction']:.1f}%"
 
 
 def _precision(result):
@@ -134,7 +139,7 @@ def _wide(wide):
 def _cell(outcome, value):
     if value is None:
         return _verdict(outcome.baseline.get("verdict", "-"))
-    return escape(value(outcome.result)) if outcome.measured else "–"
+    return escape(value(outcome.result)).replace("\n", "<br>") if outcome.measured else "–"
 
 
 def _plots(measured):
@@ -184,7 +189,7 @@ def _facts(r):
         ("weight_sync", f"min {millis(sync['min'])}, median {millis(sync['median'])}, max {millis(sync['max'])} ms"),
         ("phases", f"{phases} (medians)"),
         ("bound", f"{millis(r['bound']['seconds'])} ms by {r['bound']['term']}; efficiency {r['efficiency']:.3f}"),
-        ("payload", f"{(bulk + misc) / 1e6:,.2f} MB: bulk {bulk / 1e6:,.2f}, misc {misc / 1e6:,.2f}"),
+        ("payload", f"{(bulk + misc) / 1e6:,.2f} MB: bulk {bulk / 1e6:,.2f} ({_bulk(r)}), misc {misc / 1e6:,.2f}"),
         ("wire", f"{wire['bytes'] / 1e6:,.2f} MB in {wire['copies']:,} copies"),
         ("memory", f"at most per rank: train {memory['train_bytes_max'] / 1e6:,.2f} MB, gen "
                    f"{memory['gen_bytes_max'] / 1e6:,.2f} MB, staging {memory['staging_bytes_max'] / 1e6:,.2f} MB"),

@@ -62,7 +62,7 @@ def sync_against_bound(results):
     for power in range(low, high + 1):
         at = LEFT + (power - low) / (high - low) * (RIGHT - LEFT)
         anchor = "start" if power == low else "end" if power == high else "middle"
-        parts += [line(at, top - 6, at, height, "grid"), text(at, top - 10, f"{10.0 ** (power + 3):g} ms", "axis", anchor)]
+        parts += [line(at, top - 6, at, height, "grid"), text(at, top - 10, _decade(power), "axis", anchor)]
     for number, (name, r) in enumerate(results):
         y = top + ROW * number + 22
         sync, bound = r["weight_sync"], r["bound"]["seconds"]
@@ -71,6 +71,11 @@ def sync_against_bound(results):
         parts.append(line(x(sync["min"]), y, x(sync["max"]), y, "range"))
         parts.append(dot(x(sync["median"]), y, 4, "median", f"median weight_sync {milliseconds(sync['median'])} ms"))
     return svg(height, "weight_sync of every case against its bound", parts)
+
+
+def _decade(power):
+    """10^power seconds."""
+    return f"{10.0**power:g} s" if power >= 0 else f"{10.0 ** (power + 3):g} ms"
 
 
 def phases(results):

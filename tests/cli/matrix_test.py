@@ -17,7 +17,7 @@ import unittest
 import xml.etree.ElementTree as ET
 
 STUB = os.path.join(os.path.dirname(os.path.abspath(__file__)), "matrix_stub.py")
-VOID = {"meta", "img", "br", "line", "rect", "circle"}
+VOID = {"meta", "img", "br", "wbr", "line", "rect", "circle"}
 
 
 class Page(html.parser.HTMLParser):
