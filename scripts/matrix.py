@@ -70,7 +70,8 @@ def parse(words):
     if "--" in words:
         extra, words = tuple(words[words.index("--") + 1 :]), words[: words.index("--")]
     parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0], epilog="Options after -- go to `refit run`, for every case: -- --steps 5"
+        description=__doc__.partition("\n")[0],
+        epilog="Options after -- go to `refit run`, for every case: -- --steps 5",
     )
     parser.add_argument("matrix", metavar="MATRIX.toml")
     parser.add_argument("--launcher", metavar="COMMAND", help='how ranks are started (default: mpirun as this machine needs it); '
@@ -100,7 +101,9 @@ def positive(text):
 def chosen(matrix, only):
     cases = [case for case in matrix.cases if not only or any(fnmatch.fnmatchcase(case.name, glob) for glob in only)]
     if not cases:
-        raise matrix_file.Mistake(f"no case matches {' '.join(only)}; there are: {' '.join(c.name for c in matrix.cases)}")
+        raise matrix_file.Mistake(
+            f"no case matches {' '.join(only)}; there are: {' '.join(c.name for c in matrix.cases)}"
+        )
     return cases
 
 
@@ -144,7 +147,9 @@ def prepare(args, output):
     try:
         if os.path.exists(os.path.join(output, "matrix.json")) and not args.resume:
             if not args.force:
-                raise matrix_file.Mistake(f"{output} holds the results of a former run: --resume to go on, --force to replace")
+                raise matrix_file.Mistake(
+                    f"{output} holds the results of a former run: --resume to go on, --force to replace"
+                )
             shutil.rmtree(os.path.join(output, "cases"), ignore_errors=True)
         os.makedirs(os.path.join(output, "cases"), exist_ok=True)
     except OSError as error:
@@ -191,7 +196,9 @@ class Report:
 
     def end(self, planned):
         self.write()
-        if not outputs.write_hdf5(self.path("matrix.h5"), {o.name: self.path(f"cases/{o.name}") for o in self.outcomes}):
+        if not outputs.write_hdf5(
+            self.path("matrix.h5"), {o.name: self.path(f"cases/{o.name}") for o in self.outcomes}
+        ):
             say("matrix.h5: not written, there is no h5py; each case has its own cases/NAME/result.h5")
         found = outputs.counts(self.outcomes)
         words = ", ".join(f"{number} {status}" for status, number in found.items() if number > 0) or "none finished"

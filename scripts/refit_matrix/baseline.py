@@ -33,14 +33,17 @@ def figures(outcome):
             "KL max": _rounded(verification.get("kl", {}).get("max")),
             "KL mean": _rounded(verification.get("kl", {}).get("mean")),
         },
-        "slowness": _rounded(result["weight_sync"]["min"] / bound) if bound > 0 else 0.0,  # the least disturbed refit / bound
+        # of the least disturbed refit, as a multiple of the bound
+        "slowness": _rounded(result["weight_sync"]["min"] / bound) if bound > 0 else 0.0,
     }
 
 
 def save(file, name, outcomes):
     """Writes the baseline of all cases that passed."""
     cases = {outcome.name: figures(outcome) for outcome in outcomes if outcome.status == "passed" and outcome.measured}
-    store(file, {"schema": SCHEMA, "schema_version": 1, "matrix": name, "slower_at_most": SLOWER_AT_MOST, "cases": cases})
+    store(
+        file, {"schema": SCHEMA, "schema_version": 1, "matrix": name, "slower_at_most": SLOWER_AT_MOST, "cases": cases}
+    )
 
 
 def read(file):

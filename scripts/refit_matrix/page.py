@@ -12,11 +12,11 @@ MARKS = {"passed": "✓", "same": "✓", "failed": "✗", "error": "✗", "timeo
          "other settings": "–"}  # fmt: skip
 LARGEST_PICTURE_BYTES = 300_000
 WIDE = True  # a column that a phone has no room for; the case's own part has it too
-READING = """<b>weight_sync</b> is the time of one refit, the largest over all ranks: the
-median over the steps after the warm-up. <b>bound</b> is the least time that the
-measured rates of links and memory allow; <b>efficiency</b> is bound / median weight_sync. <b>payload</b> is each tensor once,
-<b>bulk</b> the part of it that does not go through packed broadcasts. <b>KL</b> compares train's weights with gen's: 0 for equal
-bits. <b>memory</b> is the most that a rank has: train's or gen's weights, whichever is more, and staging."""
+READING = """<b>weight_sync</b> is the time of one refit, the largest over all ranks: the median over the steps after the
+warm-up. <b>bound</b> is the least time that the measured rates of links and memory allow; <b>efficiency</b> is bound / median
+weight_sync. <b>payload</b> is each tensor once, <b>bulk</b> the part of it that does not go through packed broadcasts.
+<b>KL</b> compares train's weights with gen's: 0 for equal bits. <b>memory</b> is the most that a rank has: train's or gen's
+weights, whichever is more, and staging."""
 
 
 def write_page(file, matrix, info, outcomes, cases_folder):
@@ -29,7 +29,9 @@ def write_page(file, matrix, info, outcomes, cases_folder):
     body += [_case(outcome, os.path.join(cases_folder, outcome.name, "picture.svg")) for outcome in outcomes]
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.css"), encoding="utf-8") as stream:
         style = stream.read()
-    write(file, f"""<!doctype html>
+    write(
+        file,
+        f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -42,7 +44,8 @@ def write_page(file, matrix, info, outcomes, cases_folder):
 {chr(10).join(body)}
 </body>
 </html>
-""")
+""",
+    )
 
 
 def _head(matrix, info, outcomes):
@@ -63,13 +66,21 @@ def _head(matrix, info, outcomes):
 
 
 def _verdict(word):
-    return f'<span class="verdict {word.split()[0]}">{MARKS.get(word, "")} {escape(word)}</span>' if word in MARKS else escape(word)
+    return (
+        f'<span class="verdict {word.split()[0]}">{MARKS.get(word, "")} {escape(word)}</span>'
+        if word in MARKS
+        else escape(word)
+    )
 
 
 def _columns(with_baseline):
     """[(heading, cell of an outcome that was measured, wide)]; the first two stand for every outcome."""
     columns = [
-        ("train → gen,<br>precision", lambda r: f"{r['train']['layout']} → {r['gen']['layout']}\n{_precision(r)}", WIDE),
+        (
+            "train → gen,<br>precision",
+            lambda r: f"{r['train']['layout']} → {r['gen']['layout']}\n{_precision(r)}",
+            WIDE,
+        ),
         ("executor,<br>policy", lambda r: f"{r['settings']['executor']}\n{r['settings']['bulk']}", WIDE),
         ("weight_<wbr>sync, ms,<br>min to max", _sync, not WIDE),
         ("bound,<br>ms", lambda r: plots.milliseconds(r["bound"]["seconds"]), WIDE),
@@ -205,6 +216,8 @@ def _picture(file):
     except OSError:
         return ""
     if len(drawing) > LARGEST_PICTURE_BYTES:
-        return f'<p class="soft">The plan\'s picture is large; it lies in cases/ as {escape(os.path.basename(file))}.</p>'
+        return (
+            f'<p class="soft">The plan\'s picture is large; it lies in cases/ as {escape(os.path.basename(file))}.</p>'
+        )
     data = base64.b64encode(drawing).decode()
     return f'<h3>Which rows go where</h3><img alt="the plan: which rows of a tensor go where" src="data:image/svg+xml;base64,{data}">'

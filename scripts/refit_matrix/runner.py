@@ -79,7 +79,9 @@ class Runner:
         if self._plan(case, folder, outcome):
             self._run(case, folder, outcome)
         outcome.result = load(os.path.join(folder, "result.json"))
-        document = {key: value for key, value in asdict(outcome).items() if key not in ("result", "byte_matrix", "baseline")}
+        document = {
+            key: value for key, value in asdict(outcome).items() if key not in ("result", "byte_matrix", "baseline")
+        }
         store(os.path.join(folder, "outcome.json"), document)
         return outcome
 
@@ -118,7 +120,10 @@ class Runner:
         result = load(os.path.join(folder, "result.json"))
         outcome.status = STATUSES.get(ended.code, "error")
         if ended.timed_out:
-            outcome.status, outcome.reason = "timeout", f"ended after the matrix's {self.timeout_seconds:g} s; last printed: {last_words(log)}"
+            outcome.status, outcome.reason = (
+                "timeout",
+                f"ended after the matrix's {self.timeout_seconds:g} s; last printed: {last_words(log)}",
+            )
         elif outcome.status == "passed" and result.get("status") != "passed":
             outcome.status, outcome.reason = "error", "exit code 0, but no result.json that says so"
         elif not result and any(words in _text(log) for words in TOO_FEW_SLOTS):

@@ -15,7 +15,13 @@ CODES = {"pass": 0, "fail": 1, "lack": 77, "mistake": 2, "crash": 139}
 
 
 def document(factor, code, ranks):
-    sync = {"first": 0.02, "samples": [0.01 * factor], "min": 0.01 * factor, "median": 0.01 * factor, "max": 0.01 * factor}
+    sync = {
+        "first": 0.02,
+        "samples": [0.01 * factor],
+        "min": 0.01 * factor,
+        "median": 0.01 * factor,
+        "max": 0.01 * factor,
+    }
     result = {
         "schema": "refit.result", "case": {"name": "x", "description": "<b> & ü"}, "environment": {"refit": "stub"},
         "status": "passed" if code == 0 else "failed", "train": {"layout": "TP1", "ranks": 1, "precision": "bf16"},
