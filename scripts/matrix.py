@@ -22,7 +22,10 @@ import subprocess
 import sys
 import time
 
-from refit_matrix import baseline, matrix_file, outputs, page, runner
+if sys.version_info < (3, 11):
+    sys.exit("error: scripts/matrix.py needs Python 3.11 or later")
+
+from refit_matrix import baseline, matrix_file, outputs, page, runner  # noqa: E402
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 FEWEST_SLOTS = 8  # what the matrices need, and what two cores can do

@@ -220,4 +220,5 @@ def _picture(file):
             f'<p class="soft">The plan\'s picture is large; it lies in cases/ as {escape(os.path.basename(file))}.</p>'
         )
     data = base64.b64encode(drawing).decode()
-    return f'<h3>Which rows go where</h3><img alt="the plan: which rows of a tensor go where" src="data:image/svg+xml;base64,{data}">'
+    image = f'<img alt="the plan: which rows of a tensor go where" src="data:image/svg+xml;base64,{data}">'
+    return f'<h3>Which rows go where</h3><div class="scroll">{image}</div>'
