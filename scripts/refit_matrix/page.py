@@ -178,7 +178,8 @@ def _case(outcome, picture):
     drawn = []
     if outcome.measured:
         drawn.append(f"<section><h3>weight_sync, refit by refit</h3>{plots.samples(r)}</section>")
-    if square := plots.byte_matrix(outcome.byte_matrix):
+    if outcome.byte_matrix:
+        square = plots.byte_matrix(outcome.byte_matrix) or '<p class="soft">Too many ranks to draw; plan.json has it.</p>'
         drawn.append(f"<section><h3>Bytes from rank to rank, as planned</h3>{square}</section>")
     rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)
     return f"""<details id="{escape(outcome.name)}"{"" if outcome.good else " open"}>

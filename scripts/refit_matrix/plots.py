@@ -97,7 +97,6 @@ def phases(results):
         parts += [rect(at, 5, 11, 11, name), text(at + 15, 14, name)]
         at += 28 + 7 * len(name)
     one = LEFT + scale
-    parts += [line(one, top - 6, one, height, "bound-line"), text(one, top - 10, "weight_sync", "axis", "end")]
     for number, (name, r) in enumerate(results):
         y, at = top + ROW * number + 16, LEFT
         parts.append(text(LEFT, y - 3, name, "name"))
@@ -105,6 +104,7 @@ def phases(results):
             said = f"{names[index]} {milliseconds(_median(r, names[index]))} ms"
             parts.append(rect(at, y, share * scale - 0.6, 11, names[index], said))
             at += share * scale
+    parts += [line(one, top - 6, one, height, "whole"), text(one, top - 10, "weight_sync", "axis", "end")]
     return svg(height, "phases of every case", parts)
 
 
