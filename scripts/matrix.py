@@ -22,7 +22,10 @@ import subprocess
 import sys
 import time
 
-from refit_matrix import baseline, matrix_file, outputs, page, runner
+if sys.version_info < (3, 11):
+    sys.exit("error: scripts/matrix.py needs Python 3.11 or later")
+
+from refit_matrix import baseline, matrix_file, outputs, page, runner  # noqa: E402
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 FEWEST_SLOTS = 8  # what the matrices need, and what two cores can do
@@ -70,7 +73,8 @@ def parse(words):
     if "--" in words:
         extra, words = tuple(words[words.index("--") + 1 :]), words[: words.index("--")]
     parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0], epilog="Options after -- go to `refit run`, for every case: -- --steps 5"
+        description=__doc__.partition("\n")[0],
+        epilog="Options after -- go to `refit run`, for every case: -- --steps 5",
     )
     parser.add_argument("matrix", metavar="MATRIX.toml")
     parser.add_argument("--launcher", metavar="COMMAND", help='how ranks are started (default: mpirun as this machine needs it); '
@@ -100,7 +104,9 @@ def positive(text):
 def chosen(matrix, only):
     cases = [case for case in matrix.cases if not only or any(fnmatch.fnmatchcase(case.name, glob) for glob in only)]
     if not cases:
-        raise matrix_file.Mistake(f"no case matches {' '.join(only)}; there are: {' '.join(c.name for c in matrix.cases)}")
+        raise matrix_file.Mistake(
+            f"no case matches {' '.join(only)}; there are: {' '.join(c.name for c in matrix.cases)}"
+        )
     return cases
 
 
@@ -144,7 +150,9 @@ def prepare(args, output):
     try:
         if os.path.exists(os.path.join(output, "matrix.json")) and not args.resume:
             if not args.force:
-                raise matrix_file.Mistake(f"{output} holds the results of a former run: --resume to go on, --force to replace")
+                raise matrix_file.Mistake(
+                    f"{output} holds the results of a former run: --resume to go on, --force to replace"
+                )
             shutil.rmtree(os.path.join(output, "cases"), ignore_errors=True)
         os.makedirs(os.path.join(output, "cases"), exist_ok=True)
     except OSError as error:
@@ -191,15 +199,17 @@ class Report:
 
     def end(self, planned):
         self.write()
-        if not outputs.write_hdf5(self.path("matrix.h5"), {o.name: self.path(f"cases/{o.name}") for o in self.outcomes}):
+        if not outputs.write_hdf5(
+            self.path("matrix.h5"), {o.name: self.path(f"cases/{o.name}") for o in self.outcomes}
+        ):
             say("matrix.h5: not written, there is no h5py; each case has its own cases/NAME/result.h5")
         found = outputs.counts(self.outcomes)
         words = ", ".join(f"{number} {status}" for status, number in found.items() if number > 0) or "none finished"
         print(f"{self.matrix.name}: {len(self.outcomes)} of {planned} cases: {words}")
         for outcome in self.outcomes:
             if not outcome.good or outcome.status == "waived":
-                why = outcome.reason.splitlines()[:1] or outcome.baseline.get("differences", [""])
-                print(f"  {outcome.status if outcome.status != 'passed' else 'worse':8} {outcome.name}: {why[0]}")
+                why = outcome.reason or "; ".join(outcome.baseline["differences"])
+                print(f"  {outcome.status if outcome.status != 'passed' else 'worse':8} {outcome.name}: {short(why)}")
         print(f"page: {self.path('index.html')}", flush=True)
 
 
@@ -222,9 +232,15 @@ def run_all(run, cases, resume, report):
 
 def words_of(outcome):
     words = f"{outcome.status}, {outcome.ranks} ranks, {outcome.seconds:.1f} s"
-    if "weight_sync" in outcome.result:
+    if outcome.measured:
         words += f", weight_sync {1000 * outcome.result['weight_sync']['median']:.1f} ms"
-    return words + ("" if outcome.status == "passed" else f" ({outcome.reason.splitlines()[0] if outcome.reason else ''})")
+    return words + (f" ({short(outcome.reason)})" if outcome.reason else "")
+
+
+def short(reason):
+    """On one line."""
+    words = " ".join(reason.split())
+    return words if len(words) <= 160 else f"{words[:157]}..."
 
 
 def left(seconds, cases):

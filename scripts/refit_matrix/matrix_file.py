@@ -179,7 +179,9 @@ class _Reader:
         for key, value in table.items():
             if key not in keys:
                 near = difflib.get_close_matches(key, keys, 1)
-                self.wrong(where + key, f"unknown key; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(keys)}")
+                self.wrong(
+                    where + key, f"unknown key; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(keys)}"
+                )
             elif not isinstance(value, keys[key]) or isinstance(value, bool):
                 self.wrong(where + key, f"{value!r}: {KINDS[keys[key]]} is expected")
             else:

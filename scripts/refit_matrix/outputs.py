@@ -44,7 +44,9 @@ def write_junit(file, matrix, info, outcomes):
     }  # fmt: skip
     numbers = {key: str(value) for key, value in numbers.items()}
     suites = ET.Element("testsuites", numbers)
-    suite = ET.SubElement(suites, "testsuite", {"name": f"refit.{matrix.name}", "timestamp": info["start_time"], **numbers})
+    suite = ET.SubElement(
+        suites, "testsuite", {"name": f"refit.{matrix.name}", "timestamp": info["start_time"], **numbers}
+    )
     for outcome in outcomes:
         test = ET.SubElement(suite, "testcase", {
             "classname": f"refit.{matrix.name}", "name": outcome.name, "time": f"{outcome.seconds:.3f}"
@@ -84,7 +86,14 @@ def _row(outcome):
             value = value.get(key, {}) if isinstance(value, dict) else {}
         return "" if value == {} else value
 
-    first = (outcome.name, outcome.status, outcome.reason, outcome.baseline.get("verdict", ""), outcome.ranks, outcome.seconds)
+    first = (
+        outcome.name,
+        outcome.status,
+        outcome.reason,
+        outcome.baseline.get("verdict", ""),
+        outcome.ranks,
+        outcome.seconds,
+    )
     paths = (
         ("settings", "executor"), ("settings", "bulk"), ("train", "layout"), ("gen", "layout"), ("train", "precision"),
         ("gen", "precision"), ("settings", "steps"), ("weight_sync", "min"), ("weight_sync", "median"), ("weight_sync", "max"),

@@ -12,15 +12,16 @@ MARKS = {"passed": "✓", "same": "✓", "failed": "✗", "error": "✗", "timeo
          "other settings": "–"}  # fmt: skip
 LARGEST_PICTURE_BYTES = 300_000
 WIDE = True  # a column that a phone has no room for; the case's own part has it too
-READING = """<b>weight_sync</b> is the time of one refit: the largest over all ranks. <b>bound</b> is the least time that the
-measured rates of links and memory allow; <b>efficiency</b> is bound / median weight_sync. <b>payload</b> is each tensor once,
-<b>bulk</b> the part of it that does not go through packed broadcasts. <b>KL</b> compares train's weights with gen's: 0 for equal
-bits. <b>memory</b> is the most that a rank has: train's or gen's weights, whichever is more, and staging."""
+READING = """<b>weight_sync</b> is the time of one refit, the largest over all ranks: the median over the steps after the
+warm-up. <b>bound</b> is the least time that the measured rates of links and memory allow; <b>efficiency</b> is bound / median
+weight_sync. <b>payload</b> is each tensor once, <b>bulk</b> the part of it that does not go through packed broadcasts.
+<b>KL</b> compares train's weights with gen's: 0 for equal bits. <b>memory</b> is the most that a rank has: train's or gen's
+weights, whichever is more, and staging."""
 
 
 def write_page(file, matrix, info, outcomes, cases_folder):
     """`cases_folder`: where the pictures of the cases are."""
-    measured = [(o.name, o.result) for o in outcomes if "weight_sync" in o.result and o.result["bound"]["seconds"] > 0]
+    measured = [(o.name, o.result) for o in outcomes if o.measured and o.result["bound"]["seconds"] > 0]
     body = [_head(matrix, info, outcomes), _table(outcomes, bool(info["baseline"]))]
     if measured:
         body.append(_plots(measured))
@@ -28,7 +29,9 @@ def write_page(file, matrix, info, outcomes, cases_folder):
     body += [_case(outcome, os.path.join(cases_folder, outcome.name, "picture.svg")) for outcome in outcomes]
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.css"), encoding="utf-8") as stream:
         style = stream.read()
-    write(file, f"""<!doctype html>
+    write(
+        file,
+        f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -41,7 +44,8 @@ def write_page(file, matrix, info, outcomes, cases_folder):
 {chr(10).join(body)}
 </body>
 </html>
-""")
+""",
+    )
 
 
 def _head(matrix, info, outcomes):
@@ -62,25 +66,28 @@ def _head(matrix, info, outcomes):
 
 
 def _verdict(word):
-    return f'<span class="verdict {word.split()[0]}">{MARKS.get(word, "")} {escape(word)}</span>' if word in MARKS else escape(word)
+    return (
+        f'<span class="verdict {word.split()[0]}">{MARKS.get(word, "")} {escape(word)}</span>'
+        if word in MARKS
+        else escape(word)
+    )
 
 
 def _columns(with_baseline):
     """[(heading, cell of an outcome that was measured, wide)]; the first two stand for every outcome."""
     columns = [
-        ("train → gen", lambda r: f"{r['train']['layout']} → {r['gen']['layout']}", WIDE),
-        ("precision", _precision, WIDE),
-        ("path", lambda r: f"{r['settings']['executor']}, {r['settings']['bulk']}", WIDE),
-        ("weight_sync<br>min, ms", lambda r: plots.milliseconds(r["weight_sync"]["min"]), WIDE),
-        ("median,<br>ms", lambda r: plots.milliseconds(r["weight_sync"]["median"]), not WIDE),
-        ("max,<br>ms", lambda r: plots.milliseconds(r["weight_sync"]["max"]), WIDE),
+        (
+            "train → gen,<br>precision",
+            lambda r: f"{r['train']['layout']} → {r['gen']['layout']}\n{_precision(r)}",
+            WIDE,
+        ),
+        ("executor,<br>policy", lambda r: f"{r['settings']['executor']}\n{r['settings']['bulk']}", WIDE),
+        ("weight_<wbr>sync, ms,<br>min to max", _sync, not WIDE),
         ("bound,<br>ms", lambda r: plots.milliseconds(r["bound"]["seconds"]), WIDE),
         ("effi&shy;ciency", lambda r: f"{r['efficiency']:.3f}", not WIDE),
-        ("payload,<br>MB", lambda r: f"{r['payload']['total_bytes'] / 1e6:,.1f}", WIDE),
-        ("bulk", lambda r: f"{100 * r['payload']['bulk_fraction']:.1f}%", WIDE),
-        ("KL<br>max", lambda r: _kl(r["verification"]["kl"]["max"]), not WIDE),
-        ("KL<br>mean", lambda r: _kl(r["verification"]["kl"]["mean"]), WIDE),
-        ("wrong", lambda r: f"{r['verification']['elements_wrong']:,}", WIDE),
+        ("payload, MB,<br>bulk", lambda r: f"{r['payload']['total_bytes'] / 1e6:,.1f}\n{_bulk(r)}", WIDE),
+        ("KL max,<br>mean", lambda r: f"{_kl(r, 'max')}\n{_kl(r, 'mean')}", not WIDE),
+        ("wrong", lambda r: f"{r['verification']['elements_wrong']:,}" if "verification" in r else "–", WIDE),
         ("memory,<br>MB", lambda r: f"{_memory(r) / 1e6:,.1f}", WIDE),
     ]
     if with_baseline:
@@ -88,13 +95,31 @@ def _columns(with_baseline):
     return columns
 
 
+def _sync(result):
+    low, median, high = (plots.milliseconds(result["weight_sync"][key]) for key in ("min", "median", "max"))
+    return f"{median}\n{low} – {high}"
+
+
+def _bulk(result):
+    return f"{100 * result['payload']['bulk_fraction']:.1f}%"
+
+
 def _precision(result):
     train, gen = result["train"]["precision"], result["gen"]["precision"]
     return train if train == gen else f"{train} → {gen}"
 
 
-def _kl(value):
+def _kl(result, which):
+    value = result.get("verification", {}).get("kl", {}).get(which)
     return "–" if value is None else "0" if value == 0 else f"{value:.3g}"
+
+
+def _verified(result):
+    if "verification" not in result:
+        return "no (run.verify = off)"
+    found = result["verification"]
+    return (f"{found['elements']:,} elements in {found['refits']} refits: {found['elements_wrong']:,} wrong; "
+            f"KL max {_kl(result, 'max')}, mean {_kl(result, 'mean')}")  # fmt: skip
 
 
 def _memory(result):
@@ -125,11 +150,7 @@ def _wide(wide):
 def _cell(outcome, value):
     if value is None:
         return _verdict(outcome.baseline.get("verdict", "-"))
-    return escape(value(outcome.result)) if _measured(outcome) else "–"
-
-
-def _measured(outcome):
-    return "weight_sync" in outcome.result and "verification" in outcome.result
+    return escape(value(outcome.result)).replace("\n", "<br>") if outcome.measured else "–"
 
 
 def _plots(measured):
@@ -151,13 +172,14 @@ def _case(outcome, picture):
     r = outcome.result
     if r.get("case", {}).get("description"):
         facts.append(("what", escape(r["case"]["description"])))
-    if _measured(outcome):
+    if outcome.measured:
         facts += _facts(r)
     facts.append(("command", f"<code>{escape(outcome.command)}</code>"))
     drawn = []
-    if "weight_sync" in r and r["weight_sync"]["samples"]:
+    if outcome.measured:
         drawn.append(f"<section><h3>weight_sync, refit by refit</h3>{plots.samples(r)}</section>")
-    if square := plots.byte_matrix(outcome.byte_matrix):
+    if outcome.byte_matrix:
+        square = plots.byte_matrix(outcome.byte_matrix) or '<p class="soft">Too many ranks to draw; plan.json has it.</p>'
         drawn.append(f"<section><h3>Bytes from rank to rank, as planned</h3>{square}</section>")
     rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)
     return f"""<details id="{escape(outcome.name)}"{"" if outcome.good else " open"}>
@@ -168,7 +190,7 @@ def _case(outcome, picture):
 
 
 def _facts(r):
-    sync, kl, wire, memory = r["weight_sync"], r["verification"]["kl"], r["wire"], r["memory"]
+    sync, wire, memory = r["weight_sync"], r["wire"], r["memory"]
     bulk, misc = r["payload"]["bulk_bytes"], r["payload"]["misc_bytes"]
     millis = plots.milliseconds
     phases = ", ".join(f"{name} {millis(times['median'])} ms" for name, times in r["phases"].items())
@@ -179,12 +201,11 @@ def _facts(r):
         ("weight_sync", f"min {millis(sync['min'])}, median {millis(sync['median'])}, max {millis(sync['max'])} ms"),
         ("phases", f"{phases} (medians)"),
         ("bound", f"{millis(r['bound']['seconds'])} ms by {r['bound']['term']}; efficiency {r['efficiency']:.3f}"),
-        ("payload", f"{(bulk + misc) / 1e6:,.2f} MB: bulk {bulk / 1e6:,.2f}, misc {misc / 1e6:,.2f}"),
+        ("payload", f"{(bulk + misc) / 1e6:,.2f} MB: bulk {bulk / 1e6:,.2f} ({_bulk(r)}), misc {misc / 1e6:,.2f}"),
         ("wire", f"{wire['bytes'] / 1e6:,.2f} MB in {wire['copies']:,} copies"),
         ("memory", f"at most per rank: train {memory['train_bytes_max'] / 1e6:,.2f} MB, gen "
                    f"{memory['gen_bytes_max'] / 1e6:,.2f} MB, staging {memory['staging_bytes_max'] / 1e6:,.2f} MB"),
-        ("verified", f"{r['verification']['elements']:,} elements in {r['verification']['refits']} refits: "
-                     f"{r['verification']['elements_wrong']:,} wrong; KL max {_kl(kl['max'])}, mean {_kl(kl['mean'])}"),
+        ("verified", _verified(r)),
     )]  # fmt: skip
 
 
@@ -196,6 +217,9 @@ def _picture(file):
     except OSError:
         return ""
     if len(drawing) > LARGEST_PICTURE_BYTES:
-        return f'<p class="soft">The plan\'s picture is large; it lies in cases/ as {escape(os.path.basename(file))}.</p>'
+        return (
+            f'<p class="soft">The plan\'s picture is large; it lies in cases/ as {escape(os.path.basename(file))}.</p>'
+        )
     data = base64.b64encode(drawing).decode()
-    return f'<h3>Which rows go where</h3><img alt="the plan: which rows of a tensor go where" src="data:image/svg+xml;base64,{data}">'
+    image = f'<img alt="the plan: which rows of a tensor go where" src="data:image/svg+xml;base64,{data}">'
+    return f'<h3>Which rows go where</h3><div class="scroll">{image}</div>'

@@ -57,20 +57,32 @@ def sync_against_bound(results):
 
     top = 44
     height = top + ROW * len(results)
-    parts = [rect(LEFT, 4, 4, 12, "bound"), text(LEFT + 9, 14, "bound"), line(70, 10, 96, 10, "range"), dot(83, 10, 4, "median")]
+    parts = [
+        rect(LEFT, 4, 4, 12, "bound"),
+        text(LEFT + 9, 14, "bound"),
+        line(70, 10, 96, 10, "range"),
+        dot(83, 10, 4, "median"),
+    ]
     parts.append(text(102, 14, "weight_sync: min, median, max"))
     for power in range(low, high + 1):
         at = LEFT + (power - low) / (high - low) * (RIGHT - LEFT)
         anchor = "start" if power == low else "end" if power == high else "middle"
-        parts += [line(at, top - 6, at, height, "grid"), text(at, top - 10, f"{10.0 ** (power + 3):g} ms", "axis", anchor)]
+        parts += [line(at, top - 6, at, height, "grid"), text(at, top - 10, _decade(power), "axis", anchor)]
     for number, (name, r) in enumerate(results):
         y = top + ROW * number + 22
         sync, bound = r["weight_sync"], r["bound"]["seconds"]
         parts.append(text(LEFT, y - 9, name, "name"))
-        parts.append(rect(x(bound) - 2, y - 6, 4, 12, "bound", f"bound {milliseconds(bound)} ms by {r['bound']['term']}"))
+        parts.append(
+            rect(x(bound) - 2, y - 6, 4, 12, "bound", f"bound {milliseconds(bound)} ms by {r['bound']['term']}")
+        )
         parts.append(line(x(sync["min"]), y, x(sync["max"]), y, "range"))
         parts.append(dot(x(sync["median"]), y, 4, "median", f"median weight_sync {milliseconds(sync['median'])} ms"))
     return svg(height, "weight_sync of every case against its bound", parts)
+
+
+def _decade(power):
+    """10^power seconds."""
+    return f"{10.0**power:g} s" if power >= 0 else f"{10.0 ** (power + 3):g} ms"
 
 
 def phases(results):
@@ -85,7 +97,6 @@ def phases(results):
         parts += [rect(at, 5, 11, 11, name), text(at + 15, 14, name)]
         at += 28 + 7 * len(name)
     one = LEFT + scale
-    parts += [line(one, top - 6, one, height, "bound-line"), text(one, top - 10, "weight_sync", "axis", "end")]
     for number, (name, r) in enumerate(results):
         y, at = top + ROW * number + 16, LEFT
         parts.append(text(LEFT, y - 3, name, "name"))
@@ -93,6 +104,7 @@ def phases(results):
             said = f"{names[index]} {milliseconds(_median(r, names[index]))} ms"
             parts.append(rect(at, y, share * scale - 0.6, 11, names[index], said))
             at += share * scale
+    parts += [line(one, top - 6, one, height, "whole"), text(one, top - 10, "weight_sync", "axis", "end")]
     return svg(height, "phases of every case", parts)
 
 
@@ -104,7 +116,11 @@ def samples(result):
     """weight_sync of every refit, the first (warm-up or not) as a ring, and the bound as a line."""
     sync, bound = result["weight_sync"], result["bound"]["seconds"]
     values, warm_up = sync["samples"], result["settings"]["warmup"] > 0
-    points = [(sync["first"], "first"), *((value, "sample") for value in values)] if warm_up else [(v, "sample") for v in values]
+    points = (
+        [(sync["first"], "first"), *((value, "sample") for value in values)]
+        if warm_up
+        else [(v, "sample") for v in values]
+    )
     most = max(bound, *(value for value, _ in points))
     top, bottom, height = 20, 130, 152
     left = 44
@@ -114,10 +130,21 @@ def samples(result):
 
     parts = [line(left, bottom, RIGHT, bottom, "grid")]
     for value in (most / 2, most):
-        parts += [line(left, y(value), RIGHT, y(value), "grid"), text(left - 4, y(value) + 4, milliseconds(value), "axis", "end")]
+        parts += [
+            line(left, y(value), RIGHT, y(value), "grid"),
+            text(left - 4, y(value) + 4, milliseconds(value), "axis", "end"),
+        ]
     parts += [text(left - 4, bottom + 4, "0", "axis", "end"), text(left - 4, top - 8, "ms", "axis", "end")]
     parts.append(line(left, y(bound), RIGHT, y(bound), "bound-line"))
-    parts.append(text(RIGHT, y(bound) - 4 if y(bound) > top + 12 else y(bound) + 12, f"bound {milliseconds(bound)} ms", "axis", "end"))
+    parts.append(
+        text(
+            RIGHT,
+            y(bound) - 4 if y(bound) > top + 12 else y(bound) + 12,
+            f"bound {milliseconds(bound)} ms",
+            "axis",
+            "end",
+        )
+    )
     step = (RIGHT - left) / len(points)
     for number, (value, kind) in enumerate(points):
         said = f"refit {number + 1}: {milliseconds(value)} ms{' (warm-up)' if kind == 'first' else ''}"
@@ -151,6 +178,8 @@ def byte_matrix(matrix):
             shade = f' style="fill-opacity:{0.04 + 0.5 * value / most:.3f}"'
             parts.append(rect(x, y, width - 1, height - 1, "cell", said, shade))
             if numbers:
-                parts.append(text(x + width / 2, y + height / 2 + 4, f"{value / 1e6:.3g}" if value else "0", "number", "middle"))
+                parts.append(
+                    text(x + width / 2, y + height / 2 + 4, f"{value / 1e6:.3g}" if value else "0", "number", "middle")
+                )
     parts.append(text(left, top + height * rows + 14, f"MB; largest {most / 1e6:.3g}", "axis"))
     return svg(top + height * rows + 20, "bytes from every train rank to every gen rank", parts)

@@ -19,11 +19,12 @@ GOOD = ("passed", "waived")
 STATUSES = {0: "passed", 1: "failed", 77: "waived"}  # of refit's exit codes; anything else is an error
 TOO_FEW_SLOTS = ("not enough slots available", "More processors requested than permitted")
 PLAN_SECONDS = 300
+MEASURED = ("weight_sync", "bound", "efficiency", "payload", "wire", "memory", "phases")
 
 
 @dataclass
 class Outcome:
-    """How one case ended."""
+    """How one case ended, and what refit reported."""
 
     name: str
     file: str
@@ -38,6 +39,11 @@ class Outcome:
     result: dict = field(default_factory=dict)  # refit.result; {} if the case did not get that far
     byte_matrix: list = field(default_factory=list)  # [train rank][gen rank], as planned
     baseline: dict = field(default_factory=dict)  # baseline.compare's answer; {} without a baseline
+
+    @property
+    def measured(self):
+        """Did it come to refits with all their figures? A case that is meant to end in an error does not."""
+        return all(part in self.result for part in MEASURED) and "median" in self.result["weight_sync"]
 
     @property
     def good(self):
@@ -73,7 +79,9 @@ class Runner:
         if self._plan(case, folder, outcome):
             self._run(case, folder, outcome)
         outcome.result = load(os.path.join(folder, "result.json"))
-        document = {key: value for key, value in asdict(outcome).items() if key not in ("result", "byte_matrix", "baseline")}
+        document = {
+            key: value for key, value in asdict(outcome).items() if key not in ("result", "byte_matrix", "baseline")
+        }
         store(os.path.join(folder, "outcome.json"), document)
         return outcome
 
@@ -112,13 +120,18 @@ class Runner:
         result = load(os.path.join(folder, "result.json"))
         outcome.status = STATUSES.get(ended.code, "error")
         if ended.timed_out:
-            outcome.status, outcome.reason = "timeout", f"ended after the matrix's {self.timeout_seconds:g} s; last printed: {last_words(log)}"
+            outcome.status, outcome.reason = (
+                "timeout",
+                f"ended after the matrix's {self.timeout_seconds:g} s; last printed: {last_words(log)}",
+            )
         elif outcome.status == "passed" and result.get("status") != "passed":
             outcome.status, outcome.reason = "error", "exit code 0, but no result.json that says so"
         elif not result and any(words in _text(log) for words in TOO_FEW_SLOTS):
             outcome.status, outcome.reason = "waived", f"the launcher has no {outcome.ranks} slots"
         elif outcome.status != "passed":
             outcome.reason = result.get("error", {}).get("message") or last_words(log)
+        elif "error" in result:
+            outcome.reason = f"as expected: {result['error'].get('message', '')}"
 
     def _job(self, command, log, seconds):
         environment = {"HWLOC_COMPONENTS": "-gl", **os.environ}  # hwloc would look for an X server, in every rank

@@ -15,12 +15,19 @@ CODES = {"pass": 0, "fail": 1, "lack": 77, "mistake": 2, "crash": 139}
 
 
 def document(factor, code, ranks):
-    sync = {"first": 0.02, "samples": [0.01 * factor], "min": 0.01 * factor, "median": 0.01 * factor, "max": 0.01 * factor}
+    sync = {
+        "first": 0.02,
+        "samples": [0.01 * factor],
+        "min": 0.01 * factor,
+        "median": 0.01 * factor,
+        "max": 0.01 * factor,
+    }
     result = {
         "schema": "refit.result", "case": {"name": "x", "description": "<b> & ü"}, "environment": {"refit": "stub"},
         "status": "passed" if code == 0 else "failed", "train": {"layout": "TP1", "ranks": 1, "precision": "bf16"},
         "gen": {"layout": "TP1", "ranks": ranks - 1, "precision": "bf16"},
-        "settings": {"executor": "p2p", "bulk": "all", "steps": 1, "warmup": 1, "seed": 1, "update": "perturb", "device": "cpu"},
+        "settings": {"executor": "p2p", "bulk": "all", "steps": 1, "warmup": 1, "seed": 1, "update": "perturb", "verify": "every",
+                     "device": "cpu"},
         "payload": {"bulk_bytes": int(100 * factor), "misc_bytes": 0, "total_bytes": int(100 * factor), "bulk_fraction": 1.0},
         "wire": {"bytes": 100, "copies": 1}, "bound": {"seconds": 0.002, "term": "memory"}, "efficiency": 0.2 / factor,
         "memory": {"train_bytes_max": 1, "gen_bytes_max": 1, "staging_bytes_max": 0}, "weight_sync": sync,
