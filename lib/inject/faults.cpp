@@ -57,11 +57,13 @@ const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t
 
 /// A gated MLP's gate stands before its up in a model's list, with nothing but block scales between them.
 const Tensor* other_half(const model::Model& model, const Tensor& tensor) {
-  const std::int32_t distance = (tensor.scales < 0 ? 1 : 2) * (is_gate(tensor.role) ? 1 : -1);
-  const auto index = static_cast<std::size_t>(tensor.index + distance);
-  if (!(is_gate(tensor.role) || is_up(tensor.role)) || index >= model.tensors.size()) return nullptr;
-  const Tensor& other = model.tensors[index];
-  return is_gate(tensor.role) ? (is_up(other.role) ? &other : nullptr) : (is_gate(other.role) ? &other : nullptr);
+  const bool gate = is_gate(tensor.role);
+  if (!gate && !is_up(tensor.role)) return nullptr;
+  const std::int64_t distance = tensor.scales < 0 ? 1 : 2;
+  const std::int64_t index = tensor.index + (gate ? distance : -distance);
+  if (index < 0 || index >= static_cast<std::int64_t>(model.tensors.size())) return nullptr;
+  const Tensor& other = model.tensors[static_cast<std::size_t>(index)];
+  return (gate ? is_up(other.role) : is_gate(other.role)) ? &other : nullptr;
 }
 
 Faults::Faults(const std::vector<std::string>& names, const layout::Parallelism& train, const layout::Parallelism& gen)
