@@ -16,6 +16,8 @@ constexpr const char* kCorruptReplica = "corrupt-replica";
 constexpr const char* kLostUpdate = "lost-update";
 constexpr const char* kStaleRefit = "stale-refit";
 constexpr const char* kSkipSend = "skip-send";
+constexpr const char* kStaleScales = "stale-kv-scales";
+constexpr const char* kDefaultScales = "default-kv-scales";
 
 /// The rank on which replicas go wrong: the second, so that the first holder stays right.
 constexpr Rank kVictim{1};
@@ -80,7 +82,9 @@ std::vector<Injection> injections() {
           {kCorruptReplica, "one bit of train rank 1's copy of layer 0's input_layernorm is wrong after loading"},
           {kLostUpdate, "train rank 1 leaves out layer 0's input_layernorm in the update before refit 2"},
           {kStaleRefit, "no rank runs the bulk path after refit 1: gen keeps the weights of the first"},
-          {kSkipSend, "train rank 0 leaves out the bulk path of refit 2: its peers wait for ever (golden, p2p)"}};
+          {kSkipSend, "train rank 0 leaves out the bulk path of refit 2: its peers wait for ever (golden, p2p)"},
+          {kStaleScales, "the FP8 KV cache's scales are not finalised after refit 1: attention keeps the first"},
+          {kDefaultScales, "the FP8 KV cache's scales are finalised as if none had been loaded: all are 1"}};
 }
 
 Faults::Faults(const std::vector<std::string>& names) : names_(names) {
@@ -97,7 +101,7 @@ bool Faults::has(const std::string& name) const {
   return std::find(names_.begin(), names_.end(), name) != names_.end();
 }
 
-void Faults::require_effect(const model::Model& model) const {
+void Faults::require_effect(const model::Model& model, bool finalises_scales) const {
   const auto any = [&](const auto& concerned) {
     return std::any_of(model.tensors.begin(), model.tensors.end(), concerned);
   };
@@ -111,6 +115,9 @@ void Faults::require_effect(const model::Model& model) const {
   require(kDropTensor, any([this](const Tensor& t) { return drops(t); }));
   require(kCorruptReplica, any(is_norm));
   require(kLostUpdate, any(is_norm));
+  for (const char* name : {kStaleScales, kDefaultScales}) {
+    if (has(name) && !finalises_scales) fail_usage("run.inject: {} needs gen.kv_cache_dtype = fp8", name);
+  }
 }
 
 std::unique_ptr<Layout> Faults::distort_gen(const Layout& truth, const model::Model& model) const {
@@ -133,5 +140,9 @@ bool Faults::skips_bulk(bool is_train, Rank rank, std::int64_t refit) const {
   if (refit >= 2 && has(kStaleRefit)) return true;
   return is_train && to_int(rank) == 0 && refit == 2 && has(kSkipSend);
 }
+
+bool Faults::skips_finalize(std::int64_t refit) const { return refit >= 2 && has(kStaleScales); }
+
+bool Faults::forgets_scales() const { return has(kDefaultScales); }
 
 }  // namespace refit::engine

@@ -26,8 +26,9 @@ class Faults {
   explicit Faults(const std::vector<std::string>& names);
 
   bool any() const { return !names_.empty(); }
-  /// Errors (usage): a fault that concerns no tensor of `model`, and would look as if nobody noticed it.
-  void require_effect(const model::Model& model) const;
+  /// Errors (usage): a fault that concerns no tensor of `model`, or scales of a KV cache where gen finalises none, and
+  /// would look as if nobody noticed it.
+  void require_effect(const model::Model& model, bool finalises_scales) const;
   bool has(const std::string& name) const;
 
   /// The gen layout as planner and executors see it: `truth`, or a wrapper that tells a lie (which must not outlive
@@ -41,6 +42,10 @@ class Faults {
   bool corrupts(const model::Tensor& tensor, Rank train_rank) const;
   /// True where this rank does not take part in the bulk path of this refit (1, 2, ...).
   bool skips_bulk(bool is_train, Rank rank, std::int64_t refit) const;
+  /// True where gen leaves out what follows this refit's loading, so that the KV cache keeps the scales that it has.
+  bool skips_finalize(std::int64_t refit) const;
+  /// True where gen finalises the KV cache's scales as if none had been loaded.
+  bool forgets_scales() const;
 
  private:
   std::vector<std::string> names_;

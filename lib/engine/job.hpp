@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/cache_scales.hpp"
 #include "engine/rates.hpp"
 #include "engine/setup.hpp"
 #include "engine/watchdog.hpp"
@@ -41,6 +42,7 @@ class Job {
  private:
   bool is_train() const { return session_.rank() < setup_.train->ranks(); }
   Rank rank() const { return Rank{is_train() ? session_.rank() : session_.rank() - setup_.train->ranks()}; }
+  bool has_cache_scales() const { return setup_.c.gen.kv_cache_dtype == KvCacheDtype::fp8; }
   const layout::Layout& gen_layout() const { return distorted_gen_ ? *distorted_gen_ : *setup_.gen; }
 
   std::int64_t staging_estimate() const;
@@ -53,6 +55,7 @@ class Job {
   plan::Planner planner() const { return {bulk_, setup_.sent(), gen_layout(), fan_out_ranks_}; }
   plan::Rates probe(report::Result& result);
   void load(report::Result& result);
+  void make_cache_scales(report::Result& result);
   void make_plan(report::Result& result);
   void make_communicators(report::Result& result);
   /// Of the world ranks `members`; nullptr on others. Collective over the world.
@@ -85,7 +88,8 @@ class Job {
   std::unique_ptr<transport::PeerMemory> flags_;  ///< of fan-out
   std::int64_t fan_out_ranks_ = 0;                ///< gen ranks that feed each other; 0 = none
   std::unique_ptr<Weights> weights_;
-  layout::LocalLayout sent_layout_;  ///< of Setup::quantised on a train rank
+  std::unique_ptr<CacheScales> cache_scales_;  ///< on gen ranks and world rank 0, where the KV cache is FP8
+  layout::LocalLayout sent_layout_;            ///< of Setup::quantised on a train rank
   std::unique_ptr<Arena> sent_arena_;
   std::unique_ptr<transport::DeviceArena> sent_device_arena_;
   transport::LocalMemory sent_;
