@@ -39,24 +39,6 @@ std::vector<const Tensor*> tensors_by_slot(const model::Model& model) {
   return result;
 }
 
-/// The name of every slot's buffer, which is that of its layer's parameters with an underscore.
-std::vector<std::string> buffer_names(const Setup& setup) {
-  const std::vector<const Tensor*> tensors = tensors_by_slot(setup.model);
-  std::vector<std::string> names(tensors.size());
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i] == nullptr) continue;
-    std::vector<layout::Piece> pieces;
-    setup.gen->pieces(*tensors[i], Rank{0}, pieces);
-    const std::string parameter = setup.gen->storage(pieces.at(0).place.storage, Rank{0}).name;
-    const std::string attention = parameter.substr(0, parameter.rfind('.') + 1);
-    const std::size_t layer = i / kPerLayer;
-    for (const Role role : {Role::q_scale, Role::k_scale, Role::v_scale}) {
-      names[slot(layer, role)] = fmt::format("{}_{}", attention, model::name(role));
-    }
-  }
-  return names;
-}
-
 float as(float value, DType dtype) {
   const std::uint32_t bits = kernels::convert_bits(std::bit_cast<std::uint32_t>(value), DType::f32, dtype);
   return std::bit_cast<float>(kernels::convert_bits(bits, dtype, DType::f32));
@@ -81,6 +63,25 @@ struct WrongBuffer {
 };
 
 }  // namespace
+
+/// A buffer is called like its layer's parameters, with an underscore.
+std::vector<std::string> cache_buffers(const Setup& setup) {
+  if (setup.c.gen.kv_cache_dtype != KvCacheDtype::fp8) return {};
+  const std::vector<const Tensor*> tensors = tensors_by_slot(setup.model);
+  std::vector<std::string> names(tensors.size());
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i] == nullptr) continue;
+    std::vector<layout::Piece> pieces;
+    setup.gen->pieces(*tensors[i], Rank{0}, pieces);
+    const std::string parameter = setup.gen->storage(pieces.at(0).place.storage, Rank{0}).name;
+    const std::string attention = parameter.substr(0, parameter.rfind('.') + 1);
+    const std::size_t layer = i / kPerLayer;
+    for (const Role role : {Role::q_scale, Role::k_scale, Role::v_scale}) {
+      names[slot(layer, role)] = fmt::format("{}_{}", attention, model::name(role));
+    }
+  }
+  return names;
+}
 
 CacheScales::CacheScales(const kernels::ExecutionSpace& space, const Setup& setup, const layout::LocalLayout& layout,
                          const transport::LocalMemory& memory)
@@ -124,7 +125,7 @@ void CacheScales::finalise(bool as_never_loaded) {
 }
 
 std::vector<checkpoint::DumpTensor> CacheScales::buffers() const {
-  const std::vector<std::string> names = buffer_names(setup_);
+  const std::vector<std::string> names = cache_buffers(setup_);
   std::vector<checkpoint::DumpTensor> result;
   for (std::size_t i = 0; i < names.size(); ++i) {
     result.push_back({{names[i], {}, DType::f32}, reinterpret_cast<const std::byte*>(&used_[i])});
@@ -173,7 +174,7 @@ void CacheScales::verify(const CacheScales* mine, const Setup& setup, transport:
   const auto all =
       world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), std::move(wrong)));
 
-  const std::vector<std::string> names = buffer_names(setup);
+  const std::vector<std::string> names = cache_buffers(setup);
   std::set<std::int32_t> wrong_slots;
   for (std::int32_t rank = train_ranks; rank < world.size(); ++rank) {
     for (const auto& buffer : transport::read_all<WrongBuffer>(all[static_cast<std::size_t>(rank)])) {

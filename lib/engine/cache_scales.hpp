@@ -18,6 +18,10 @@
 
 namespace refit::engine {
 
+/// The buffers of every gen rank under the engine's own names, e.g. "model.layers.0.self_attn.attn._k_scale", of each
+/// layer those of q, k, v; none where the KV cache is not FP8.
+std::vector<std::string> cache_buffers(const Setup& setup);
+
 /// Keeps references to all arguments.
 class CacheScales {
  public:
@@ -27,7 +31,7 @@ class CacheScales {
 
   /// gen: makes the buffers of what the parameters hold now, or as if nothing had been loaded.
   void finalise(bool as_never_loaded);
-  /// gen: the buffers under the engine's own names, e.g. "model.layers.0.self_attn.attn._k_scale".
+  /// gen: the buffers.
   std::vector<checkpoint::DumpTensor> buffers() const;
 
   /// train: what gen's dtype makes of the scales, in a sentence. Errors (usage): one that no cache may have, by the

@@ -21,8 +21,7 @@ enum class Policy : std::uint8_t {
 bool qkv_to_misc(Policy policy, std::int64_t kv_heads, std::int64_t train_tp, std::int64_t gen_tp);
 
 /// Whether a tensor is bulk, by its Hugging Face name; one without a layout rule, or of the KV cache's scales, never
-/// is. `decoder_layers`: layers
-/// beyond are multi-token prediction, which `ffn` keeps on misc.
+/// is. `decoder_layers`: layers beyond are multi-token prediction, which `ffn` keeps on misc.
 /// Source: NeMo-RL's classification on HF names, before and after its merge.
 bool is_bulk(Policy policy, const model::Tensor& tensor, std::int64_t decoder_layers, bool qkv_is_misc);
 
