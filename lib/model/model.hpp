@@ -224,6 +224,7 @@ struct Config {
   DType dtype = DType::bf16;                       ///< torch_dtype / dtype; bf16 where config.json has neither
   Quantisation quantisation = Quantisation::none;  ///< of the checkpoint, by its quantization_config
   std::vector<std::string> not_converted;          ///< modules that are not quantised; `*` stands for any text
+  bool has_quantisation = false;                   ///< config.json says what is quantised, so that an engine goes by it
   bool truncated = false;  ///< `layers` is less than config.json's: a checkpoint's others are skipped
 
   // MTP layers, which follow the decoder's, have attention and experts.
@@ -256,6 +257,9 @@ struct Model {
   std::int64_t parameters() const;  ///< elements of all tensors
   std::int64_t bytes() const;
 };
+
+/// Whether the configuration has the module of a tensor of that name quantised, as far as it can be.
+bool is_converted(const Config& config, std::string_view tensor_name);
 
 /// Marks the weights of linear layers as quantised, but for those that the configuration does not convert, and lists
 /// each one's block scales behind it. `stored`: values are F8_E4M3; else they keep their dtype, and become so on the
