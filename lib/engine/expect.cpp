@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "engine/cache_scales.hpp"
+
 namespace refit::engine {
 namespace {
 
@@ -12,7 +14,7 @@ constexpr double kFractionTolerance = 0.0005;
 
 bool matches(const std::string& glob, const std::string& name) { return fnmatch(glob.c_str(), name.c_str(), 0) == 0; }
 
-/// Elements that all gen ranks store of the tensors matching a glob.
+/// Elements that all gen ranks store of the tensors matching a glob, and of buffers.
 std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
   std::int64_t elements = 0;
   for (const model::Tensor& tensor : setup.model.tensors) {
@@ -20,6 +22,9 @@ std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
     for (const plan::Holding& holding : plan::holdings(*setup.gen, tensor)) {
       elements += holding.box.volume() * static_cast<std::int64_t>(holding.ranks.size());
     }
+  }
+  for (const std::string& buffer : cache_buffers(setup)) {
+    if (matches(glob, buffer)) elements += setup.gen->ranks();
   }
   return elements;
 }

@@ -97,6 +97,7 @@ void Job::prepare(report::Result& result) {
   make_communicators(result);
   measure(result);
   load(result);
+  if (has_cache_scales()) make_cache_scales(result);
   if (setup_.quantised) make_quantised();
   make_plan(result);
   progress_.at("verify");
@@ -327,6 +328,19 @@ void Job::load(report::Result& result) {
   result.load = report::Load{world_.sum(statistics.bytes_read), world_.sum(statistics.bytes_needed)};
 }
 
+/// Collective.
+void Job::make_cache_scales(report::Result& result) {
+  std::string text;
+  together(world_, [&] {
+    if (is_train() && session_.rank() != 0) return;
+    cache_scales_ = std::make_unique<CacheScales>(space_, setup_, local_, weights_->memory());
+    if (is_train()) text = cache_scales_->describe();
+  });
+  if (session_.rank() != 0) return;
+  spdlog::info("{}", text);
+  result.notes.push_back(text);
+}
+
 /// Collective. Memory for what this rank's weights become, and the way there.
 void Job::make_quantised() {
   transport::QuantisedPieces mine;
@@ -475,7 +489,10 @@ report::Refit Job::refit(std::int64_t number) {
   progress_.at("misc");
   if (misc_executor_) misc_executor_->execute();
   const double misc = now();
-  progress_.at("finalize");  // these families have no post-load values
+  progress_.at("finalize");
+  if (cache_scales_ && !is_train() && !setup_.faults.skips_finalize(number)) {
+    cache_scales_->finalise(setup_.faults.forgets_scales());
+  }
   const double end = now();
 
   progress_.at("wait for all ranks");
@@ -493,13 +510,18 @@ report::Refit Job::refit(std::int64_t number) {
 
 verify::StepResult Job::verify(std::int64_t number) {
   progress_.at("verify");
-  return verifier_->verify(number);
+  verify::StepResult result = verifier_->verify(number);
+  if (has_cache_scales()) CacheScales::verify(cache_scales_.get(), setup_, world_, result);
+  return result;
 }
 
 void Job::dump() const {
   const std::string& folder = is_train() ? setup_.c.output.dump_train : setup_.c.output.dump_gen;
   together(world_, [&] {
-    if (!folder.empty()) weights_->dump(folder);
+    if (folder.empty()) return;
+    std::vector<checkpoint::DumpTensor> buffers;
+    if (cache_scales_ && !is_train()) buffers = cache_scales_->buffers();
+    weights_->dump(folder, buffers);
   });
 }
 

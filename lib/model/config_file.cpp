@@ -27,10 +27,10 @@ std::string read_file(const std::string& path) {
   std::error_code error;
   const auto status = std::filesystem::status(path, error);
   if (!std::filesystem::exists(status)) fail_usage("{}: there is no such file", path);
-  if (!std::filesystem::is_regular_file(status)) fail_usage("{}: is not a file; name a config.json", path);
+  if (!std::filesystem::is_regular_file(status)) fail_usage("{}: is not a file; name a JSON file", path);
   const auto bytes = std::filesystem::file_size(path, error);
   if (!error && bytes > static_cast<std::uintmax_t>(kMaxConfigBytes))
-    fail_usage("{}: is larger than 16 MiB; that is no config.json", path);
+    fail_usage("{}: is larger than 16 MiB; that is no file of settings", path);
   std::ifstream stream(path, std::ios::binary);
   if (error || !stream) fail_usage("{}: cannot be opened for reading", path);
   std::string text(bytes, '\0');
@@ -106,6 +106,12 @@ void ConfigFile::within(std::string_view section, const std::function<void()>& r
 
 bool ConfigFile::has(std::string_view key) const { return document_->find(key) != nullptr; }
 
+std::vector<std::string> ConfigFile::keys() const {
+  std::vector<std::string> result;
+  for (const auto& [key, value] : document_->root.items()) result.push_back(quotable(key));
+  return result;
+}
+
 std::int64_t ConfigFile::count(std::string_view key, std::int64_t max) {
   if (!has(key)) {
     problem(key, "is missing");
@@ -128,6 +134,14 @@ std::int64_t ConfigFile::number_or(std::string_view key, std::int64_t fallback, 
   const auto number = whole_number(*value, 0, max);
   if (!number) problem(key, fmt::format("must be a whole number from 0 to {}, not {}", max, shown(*value)));
   return number.value_or(fallback);
+}
+
+std::optional<double> ConfigFile::real(std::string_view key) {
+  const Json* value = document_->find(key);
+  if (value == nullptr) return std::nullopt;
+  if (value->is_number()) return value->get<double>();
+  problem(key, fmt::format("must be a number, not {}", shown(*value)));
+  return std::nullopt;
 }
 
 bool ConfigFile::flag_or(std::string_view key, bool fallback) {
