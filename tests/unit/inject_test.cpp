@@ -126,8 +126,10 @@ struct Count {
 
 std::map<std::string, Count> count_wrong(const engine::Setup& setup) {
   std::vector<Tensor> tensors;  // without the vocabulary, which takes long and concerns no bug
-  for (const Tensor& tensor : setup.split.bulk) {
-    if (tensor.layer >= 0) tensors.push_back(tensor);
+  for (const auto* path : {&setup.split.bulk, &setup.split.misc}) {
+    for (const Tensor& tensor : *path) {
+      if (tensor.layer >= 0) tensors.push_back(tensor);
+    }
   }
   Labels train(setup.sent(), tensors);
   Labels gen(*setup.gen, tensors);
