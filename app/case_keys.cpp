@@ -57,7 +57,9 @@ std::vector<Key> make_keys() {
            "mxfp8_nemo_rl); the first is the default.",
            MEMBER(gen.quantiser)),
       word("gen.moe_backend", "How the engine keeps expert weights.", MEMBER(gen.moe_backend)),
-      word("gen.kv_cache_dtype", "Dtype of the KV cache.", MEMBER(gen.kv_cache_dtype)),
+      word("gen.kv_cache_dtype", "Dtype of the KV cache; fp8 has scales, which refits bring too.",
+           MEMBER(gen.kv_cache_dtype)),
+      input("gen.kv_scales", "Calibration of the FP8 KV cache: JSON, a number for each scale.", MEMBER(gen.kv_scales)),
 
       word("refit.bulk", "Which tensors take the bulk path.", MEMBER(refit.bulk), "--bulk"),
       word("refit.executor", "How the bulk path moves bytes.", MEMBER(refit.executor), "--executor"),

@@ -36,6 +36,9 @@ Spread spread_of(model::Role role) {
     case Role::mamba_d: return {1.0, 0.1};
     case Role::mamba_a_log:
     case Role::gdn_a_log: return {1.0, 0.5};  // log of 1 to 16: its exponential is a decay
+    case Role::q_scale:
+    case Role::k_scale:
+    case Role::v_scale: return {0.05, 0.01};  // 3.5 times the scale at most from the mean: positive
     default: return {};
   }
 }

@@ -110,8 +110,11 @@ void check_gen(const Case& c, Complaints& complaints) {
   complaints.require(
       p.pp == 1 && p.cp == 1 && p.etp == 1, "gen.layout",
       fmt::format("{}: vLLM gen PP must be 1, and so must CP and ETP; use TP, DP and EP [V19]", to_string(p)));
+  if (is_quantised(c.gen.precision) && c.gen.kv_cache_dtype == KvCacheDtype::automatic) {
+    complaints.meaningless({"gen.kv_scales"}, "with gen.kv_cache_dtype = \"auto\"");
+  }
   if (!is_quantised(c.gen.precision)) {
-    complaints.meaningless({"gen.quantiser", "gen.kv_cache_dtype"},
+    complaints.meaningless({"gen.quantiser", "gen.kv_cache_dtype", "gen.kv_scales"},
                            fmt::format("with gen.precision = \"{}\"", name(c.gen.precision)));
   } else if (is_quantised(c.train.precision)) {
     complaints.meaningless({"gen.quantiser"}, fmt::format("with train.precision = \"{}\": what is quantised already is "
@@ -277,8 +280,6 @@ void require_supported(const Case& c) {
                      fmt::format("{0} weights are copied as they are: {0} -> {1} is not possible; set gen.precision = "
                                  "{0}, or train.precision = bf16",
                                  name(c.train.precision), name(c.gen.precision)));
-  complaints.require(c.gen.kv_cache_dtype == KvCacheDtype::automatic, "gen.kv_cache_dtype",
-                     "this build knows auto, not fp8");
   if (!complaints.texts().empty()) fail_usage("{}", fmt::join(complaints.texts(), "; "));
 
   const bool has_device = kernels::Runtime::has_device();

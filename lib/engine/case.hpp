@@ -120,6 +120,7 @@ struct GenSection {
   std::string quantiser;  ///< name(Quantiser); empty = nemo_rl for fp8, mxfp8 for mxfp8
   MoeBackend moe_backend = MoeBackend::triton;
   KvCacheDtype kv_cache_dtype = KvCacheDtype::automatic;
+  std::string kv_scales;  ///< calibration of the FP8 KV cache (model::calibrate_cache); empty = none
 };
 
 struct RefitSection {

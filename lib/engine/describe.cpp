@@ -31,6 +31,9 @@ report::Settings settings_of(const Case& c) {
   if (c.gen.moe_backend != MoeBackend::triton)
     settings.emplace_back("moe_backend", std::string(name(c.gen.moe_backend)));
   if (const auto quantiser = quantiser_of(c)) settings.emplace_back("quantiser", std::string(name(*quantiser)));
+  if (c.gen.kv_cache_dtype != KvCacheDtype::automatic)
+    settings.emplace_back("kv_cache_dtype", std::string(name(c.gen.kv_cache_dtype)));
+  if (!c.gen.kv_scales.empty()) settings.emplace_back("kv_scales", c.gen.kv_scales);
   if (c.run.strict_upstream != Strict::off)
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
   if (c.refit.executor == ExecutorKind::direct && c.refit.fan_out != FanOut::automatic)

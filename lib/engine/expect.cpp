@@ -4,13 +4,15 @@
 
 #include <cmath>
 
+#include "engine/cache_scales.hpp"
+
 namespace refit::engine {
 namespace {
 
 /// The interface's tolerances: of a payload fraction, and of a fraction of wrong elements.
 constexpr double kFractionTolerance = 0.0005;
 
-/// Elements that all gen ranks store of the tensors matching a glob.
+/// Elements that all gen ranks store of the tensors matching a glob, and of buffers.
 std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
   std::int64_t elements = 0;
   for (const model::Tensor& tensor : setup.model.tensors) {
@@ -18,6 +20,9 @@ std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
     for (const plan::Holding& holding : plan::holdings(*setup.gen, tensor)) {
       elements += holding.box.volume() * static_cast<std::int64_t>(holding.ranks.size());
     }
+  }
+  for (const std::string& buffer : cache_buffers(setup)) {
+    if (matches(glob, buffer)) elements += setup.gen->ranks();
   }
   return elements;
 }

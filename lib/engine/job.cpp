@@ -95,6 +95,7 @@ void Job::prepare(report::Result& result) {
   make_communicators(result);
   measure(result);
   load(result);
+  if (has_cache_scales()) make_cache_scales(result);
   if (setup_.quantised) sent_ = make_sent(staged(sends_quantise_));
   make_plan(result);
   progress_.at("verify");
@@ -333,6 +334,19 @@ std::unique_ptr<SentWeights> Job::make_sent(const SentWeights::HasMemory& has_me
                                        is_train() ? &local_ : nullptr, *weights_, has_memory);
 }
 
+/// Collective.
+void Job::make_cache_scales(report::Result& result) {
+  std::string text;
+  together(world_, [&] {
+    if (is_train() && session_.rank() != 0) return;
+    cache_scales_ = std::make_unique<CacheScales>(space_, setup_, local_, weights_->memory());
+    if (is_train()) text = cache_scales_->describe();
+  });
+  if (session_.rank() != 0) return;
+  spdlog::info("{}", text);
+  result.notes.push_back(text);
+}
+
 SentWeights::HasMemory Job::staged(bool sends_quantise) const {
   if (!sends_quantise) return all_weights;
   std::set<std::int32_t> misc;
@@ -462,7 +476,10 @@ report::Refit Job::refit(std::int64_t number) {
   progress_.at("misc");
   if (misc_executor_) misc_executor_->execute();
   const double misc = now();
-  progress_.at("finalize");  // these families have no post-load values
+  progress_.at("finalize");
+  if (cache_scales_ && !is_train() && !setup_.faults.skips_finalize(number)) {
+    cache_scales_->finalise(setup_.faults.forgets_scales());
+  }
   const double end = now();
 
   progress_.at("wait for all ranks");
@@ -480,6 +497,12 @@ report::Refit Job::refit(std::int64_t number) {
 
 verify::StepResult Job::verify(std::int64_t number) {
   progress_.at("verify");
+  verify::StepResult result = verify_weights(number);
+  if (has_cache_scales()) CacheScales::verify(cache_scales_.get(), setup_, world_, result);
+  return result;
+}
+
+verify::StepResult Job::verify_weights(std::int64_t number) {
   if (!sends_quantise_) return verifier_->verify(number);
   // What gen should hold is in no memory of the refit: it is made here, for as long as it is looked at.
   const std::unique_ptr<SentWeights> expected = make_sent(all_weights);
@@ -491,7 +514,10 @@ verify::StepResult Job::verify(std::int64_t number) {
 void Job::dump() const {
   const std::string& folder = is_train() ? setup_.c.output.dump_train : setup_.c.output.dump_gen;
   together(world_, [&] {
-    if (!folder.empty()) weights_->dump(folder);
+    if (folder.empty()) return;
+    std::vector<checkpoint::DumpTensor> buffers;
+    if (cache_scales_ && !is_train()) buffers = cache_scales_->buffers();
+    weights_->dump(folder, buffers);
   });
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/cache_scales.hpp"
 #include "engine/rates.hpp"
 #include "engine/sent_weights.hpp"
 #include "engine/setup.hpp"
@@ -41,6 +42,7 @@ class Job {
  private:
   bool is_train() const { return session_.rank() < setup_.train->ranks(); }
   Rank rank() const { return Rank{is_train() ? session_.rank() : session_.rank() - setup_.train->ranks()}; }
+  bool has_cache_scales() const { return setup_.c.gen.kv_cache_dtype == KvCacheDtype::fp8; }
   /// The layouts as planner and executors see them.
   const layout::Layout& sent_by_train() const { return distorted_train_ ? *distorted_train_ : setup_.sent(); }
   const layout::Layout& gen_layout() const { return distorted_gen_ ? *distorted_gen_ : *setup_.gen; }
@@ -55,6 +57,7 @@ class Job {
   plan::Planner planner() const { return {bulk_, sent_by_train(), gen_layout(), fan_out_ranks_}; }
   plan::Rates probe(report::Result& result);
   void load(report::Result& result);
+  void make_cache_scales(report::Result& result);
   void make_plan(report::Result& result);
   /// Throws (runtime) for a copy of this rank's whose end here it does not store: a defect of a layout.
   void require_stored(const std::vector<plan::Copy>& copies) const;
@@ -68,6 +71,7 @@ class Job {
   /// `direct` make as they send it.
   SentWeights::HasMemory staged(bool sends_quantise) const;
   verify::RankView sent_view() const;
+  verify::StepResult verify_weights(std::int64_t number);
   std::optional<verify::Originals> originals() const;
   /// What this rank's executors send from: the weights, or what they become.
   const transport::LocalMemory& sent() const { return sent_ && is_train() ? sent_->memory() : weights_->memory(); }
@@ -92,9 +96,10 @@ class Job {
   std::unique_ptr<transport::PeerMemory> flags_;  ///< of fan-out
   std::int64_t fan_out_ranks_ = 0;                ///< gen ranks that feed each other; 0 = none
   std::unique_ptr<Weights> weights_;
-  layout::LocalLayout sent_layout_;    ///< of Setup::quantised on a train rank
-  std::unique_ptr<SentWeights> sent_;  ///< where weights are quantised on the way
-  bool sends_quantise_ = false;        ///< by the tiles of `direct`, which store into gen's memory
+  std::unique_ptr<CacheScales> cache_scales_;  ///< on gen ranks and world rank 0, where the KV cache is FP8
+  layout::LocalLayout sent_layout_;            ///< of Setup::quantised on a train rank
+  std::unique_ptr<SentWeights> sent_;          ///< where weights are quantised on the way
+  bool sends_quantise_ = false;                ///< by the tiles of `direct`, which store into gen's memory
   std::vector<std::unique_ptr<transport::Communicator>> communicators_;
   std::unique_ptr<transport::Communicator> gather_, stream_;
   std::unique_ptr<transport::Routes> routes_;

@@ -110,7 +110,10 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject, c.train.layout,
   if (!c.model.checkpoint.empty()) checkpoint = checkpoint::open(c.model.checkpoint);
   model = load_model(c, checkpoint);
   validate_for_model(c, model.config.experts > 0);
-  faults.require_effect(model);
+  const bool has_cache_scales = c.gen.kv_cache_dtype == KvCacheDtype::fp8;
+  if (has_cache_scales && c.gen.kv_scales.empty()) model::complete_cache_scales(model, source());
+  if (has_cache_scales && !c.gen.kv_scales.empty()) kv_scales = model::calibrate_cache(model, c.gen.kv_scales);
+  faults.require_effect(model, has_cache_scales);
   require_legal(c, model);
   gen::refine_scales(model, gen_options(c));
   train = train::make_layout(model, train_options(c));

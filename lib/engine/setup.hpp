@@ -1,6 +1,7 @@
 #pragma once
 // What a case means, worked out without MPI: the model, both layouts, and which tensor takes which path.
 
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -26,6 +27,7 @@ class Setup {
   Case c;
   std::optional<checkpoint::Checkpoint> checkpoint;
   model::Model model;
+  std::map<std::int32_t, float> kv_scales;  ///< values of a calibration, by tensor
   std::unique_ptr<layout::Layout> train;
   std::unique_ptr<layout::Layout> gen;
   /// What train ranks send: `train`, or what its weights become where they are quantised on the way. Lists of the split

@@ -33,6 +33,7 @@ class Rules {
     check_stages();
     check_mappings();
     check_shapes();
+    check_experts();
     return std::move(texts_);
   }
 
@@ -85,6 +86,9 @@ class Rules {
                                 "train.make_vocab_size_divisible_by = 0, or refit.bulk = ffn",
                                 padded, vocab));
     }
+  }
+
+  void check_experts() {
     if (model_.config.experts == 0) return;
     const std::int64_t ep = case_.gen.layout.ep;
     if (ep > 1 && model_.config.experts % ep != 0) {
@@ -96,6 +100,18 @@ class Rules {
     const MoeBackend backend = case_.gen.moe_backend;
     if (backend == MoeBackend::flashinfer_trtllm || backend == MoeBackend::deep_gemm) {
       refuse("L12", fmt::format("gen.moe_backend = {} rounds the expert width up; legal: triton", name(backend)));
+    }
+    // Newer versions of vLLM keep finer blocks.
+    constexpr std::int64_t kBlock = block_rows(model::Quantisation::fp8_block);
+    const std::int64_t width = model_.config.expert_intermediate_size;
+    const std::int64_t part = ep > 1 ? width : width / case_.gen.layout.tp;
+    if (case_.gen.precision == Precision::fp8 && part % kBlock != 0) {
+      refuse("L14",
+             fmt::format("{} of the experts' width {} a rank are not whole blocks of {}; legal: a smaller gen TP{}",
+                         part, width, kBlock, seed_ ? "" : ", or EP"));
+    }
+    if (case_.gen.precision == Precision::mxfp8 && has(model_, Role::packed_gate_up)) {
+      refuse("L11", "packed experts cannot become mxfp8; legal: gen.precision = bf16");
     }
   }
 

@@ -71,10 +71,11 @@ checkpoint::ReadStatistics Weights::load(const kernels::ExecutionSpace& space,
   if (setup_.checkpoint) {
     statistics = read_checkpoint(space, progress);
     if (is_train) require_tied_head(space);
-  } else {
-    for (const LocalPiece* piece : own_pieces()) synthesise(space, *piece);
-    space.fence();
   }
+  for (const LocalPiece* piece : own_pieces()) {
+    if (!is_read(*piece)) make(space, *piece);
+  }
+  space.fence();
   fill(space);
   if (!is_train) return statistics;
   for (const LocalPiece* piece : own_pieces()) {
@@ -83,6 +84,23 @@ checkpoint::ReadStatistics Weights::load(const kernels::ExecutionSpace& space,
     kernels::flip_bit(space, memory_.address(piece->piece.place, piece->piece.format.dtype));
   }
   return statistics;
+}
+
+/// Whether the checkpoint has the piece's values. Of scales of the KV cache a calibration's count, and those that
+/// nobody has are made.
+bool Weights::is_read(const LocalPiece& piece) const {
+  if (!setup_.checkpoint) return false;
+  const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
+  if (!model::is_cache_scale(tensor.role)) return true;
+  return !setup_.kv_scales.contains(tensor.index) && setup_.checkpoint->find(tensor.name) != nullptr;
+}
+
+void Weights::make(const kernels::ExecutionSpace& space, const LocalPiece& piece) const {
+  const auto calibrated = setup_.kv_scales.find(piece.tensor);
+  if (calibrated == setup_.kv_scales.end()) return synthesise(space, piece);
+  const DType dtype = piece.piece.format.dtype;
+  kernels::fill(space, memory_.address(piece.piece.place, dtype), dtype, piece.piece.box.extent,
+                piece.piece.place.strides, calibrated->second);
 }
 
 void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece& piece) const {
@@ -108,6 +126,7 @@ checkpoint::ReadStatistics Weights::read_checkpoint(
     const kernels::ExecutionSpace& space, const std::function<void(std::int64_t, std::int64_t)>& progress) const {
   std::vector<checkpoint::Read> reads;
   for (const LocalPiece* piece : own_pieces()) {
+    if (!is_read(*piece)) continue;
     const checkpoint::Entry* entry =
         setup_.checkpoint->find(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)].name);
     REFIT_ASSERT(entry != nullptr);
@@ -153,8 +172,8 @@ void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step) co
   space.fence();
 }
 
-void Weights::dump(const std::string& folder) const {
-  std::vector<checkpoint::DumpTensor> tensors;
+void Weights::dump(const std::string& folder, const std::vector<checkpoint::DumpTensor>& buffers) const {
+  std::vector<checkpoint::DumpTensor> tensors = buffers;
   for (std::size_t i = 0; i < layout_.storages.size(); ++i) {
     const layout::Storage& storage = layout_.storages[i];
     tensors.push_back({{storage.name, storage.shape, storage.dtype}, memory_.storages()[i]});

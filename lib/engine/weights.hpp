@@ -38,20 +38,22 @@ class Weights {
   std::span<std::byte> arena() const { return {arena_, static_cast<std::size_t>(transport::ArenaMap(layout_).bytes)}; }
   verify::RankView view() const;
 
-  /// The checkpoint's values, or synthetic ones of run.seed, then the constant parts: on train of all tensors, on gen
-  /// of those that train does not store, after a pattern that no weight has in every byte. Errors (usage): a short
-  /// file; a tied checkpoint whose lm_head differs from its embedding.
+  /// The checkpoint's values, a calibration's, or synthetic ones of run.seed, then the constant parts: on train of all
+  /// tensors, on gen of those that train does not store, after a pattern that no weight has in every byte. Errors
+  /// (usage): a short file; a tied checkpoint whose lm_head differs from its embedding.
   checkpoint::ReadStatistics load(const kernels::ExecutionSpace& space,
                                   const std::function<void(std::int64_t, std::int64_t)>& progress) const;
   /// train: one optimiser step's stand-in, once per storage.
   void update(const kernels::ExecutionSpace& space, std::int64_t step) const;
-  /// Writes every storage under the engine's own name.
-  void dump(const std::string& folder) const;
+  /// Writes every storage under the engine's own name, and `buffers`.
+  void dump(const std::string& folder, const std::vector<checkpoint::DumpTensor>& buffers) const;
 
  private:
   std::vector<const layout::LocalPiece*> own_pieces() const;
   kernels::Region region(const layout::LocalPiece& piece) const;
   void fill(const kernels::ExecutionSpace& space) const;
+  bool is_read(const layout::LocalPiece& piece) const;
+  void make(const kernels::ExecutionSpace& space, const layout::LocalPiece& piece) const;
   void synthesise(const kernels::ExecutionSpace& space, const layout::LocalPiece& piece) const;
   checkpoint::ReadStatistics read_checkpoint(const kernels::ExecutionSpace& space,
                                              const std::function<void(std::int64_t, std::int64_t)>& progress) const;

@@ -113,12 +113,28 @@ void check_expert_blocks(const model::Model& model, const Options& options, Viol
   out.require(!packed, part + ": packed experts have no finer blocks; use moe_backend = deep_gemm or EP");
 }
 
+/// vLLM's Qwen3-MoE quantises its router too. A checkpoint has no scales for it.
+void check_router(const model::Model& model, const Options& options, Violations& out) {
+  const Config& config = model.config;
+  if (options.quantisation != Quantisation::fp8_block || config.family != "qwen3_moe" || !config.has_quantisation) {
+    return;
+  }
+  const auto router = std::find_if(model.tensors.begin(), model.tensors.end(), [&](const model::Tensor& tensor) {
+    return tensor.role == Role::router && model::is_converted(config, tensor.name);
+  });
+  if (router == model.tensors.end()) return;
+  out.require(false, fmt::format("{} is not among the modules_to_not_convert of config.json: vLLM would cast it to FP8 "
+                                 "and leave its scale at -3.4e38; list it",
+                                 router->name));
+}
+
 void check_scales(const model::Model& model, const Options& options, Violations& out) {
   const auto size = [&](const Parameter& parameter) {
     if (parameter.experts == layout::Experts::none) return options.sizes.tp;
     return options.sizes.ep > 1 ? 1 : options.moe_ranks();
   };
   check_expert_blocks(model, options, out);
+  check_router(model, options, out);
   for (const std::string& text :
        scale_violations(model, parameters(model, options), scale_rules(model, options), size)) {
     out.require(false, text);

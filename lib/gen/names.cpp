@@ -45,9 +45,10 @@ std::string fused_name(const Parameter& parameter, const Tensor& tensor) {
     return tensor.name.substr(0, tensor.name.find(kExperts) + kExperts.size()) + "routed_experts." + parameter.name +
            parameter.suffix;
   }
-  if (parameter.scalar) {  // in the layer, wherever the checkpoint has it
-    constexpr std::string_view kAttention = ".self_attn.";
-    return tensor.name.substr(0, tensor.name.find(kAttention) + kAttention.size()) + parameter.name;
+  if (parameter.scalar) {  // in the attention, wherever the checkpoint has it
+    const std::string layer = fmt::format("layers.{}.", tensor.layer);
+    const std::size_t attention = tensor.name.find(layer) + layer.size();
+    return tensor.name.substr(0, tensor.name.find('.', attention) + 1) + parameter.name;
   }
   const int words = parameter.name.find('.') == std::string::npos ? 1 : 2;
   return without_words(tensor.name, words) + parameter.name + parameter.suffix;

@@ -69,7 +69,6 @@ void add_experts(Rules& rules) {
   const std::int64_t parts = rules.options.sizes.ep > 1 ? 1 : rules.options.moe_ranks();
   table.whole("", Role::moe_norm);
   Parameter router{"", {table.all(Role::router)}};
-  // Of FP8 checkpoints that do not list it as not converted, vLLM casts Qwen3's to FP8 without a scale: not done here.
   // By observation on a host; GateLinear keeps bf16 on SM90 and SM100 only.
   router.keeps_float32 = rules.config.family == "nemotron_h";
   table.add(std::move(router));

@@ -14,6 +14,7 @@ bool is_first_o_proj(const Setting& /*setting*/, const Tensor& tensor) {
   return tensor.layer == 0 && (tensor.role == Role::o_proj || tensor.role == Role::mla_o_proj);
 }
 
+constexpr const char* kFp8Cache = "gen.kv_cache_dtype = fp8";
 constexpr const char* kFirstNorm = "a first layer with a mixer's norm";
 
 }  // namespace
@@ -38,6 +39,14 @@ std::vector<Fault> demonstrations() {
           {{"skip-send", "train rank 0 leaves out the bulk path of refit 2: its peers wait for ever (golden, p2p)"},
            "",
            Act::skip,
+           nullptr},
+          {{"stale-kv-scales", "the FP8 KV cache's scales are not finalised after refit 1: attention keeps the first"},
+           kFp8Cache,
+           Act::keep_scales,
+           nullptr},
+          {{"default-kv-scales", "the FP8 KV cache's scales are finalised as if none had been loaded: all are 1"},
+           kFp8Cache,
+           Act::forget_scales,
            nullptr}};
 }
 

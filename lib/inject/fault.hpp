@@ -29,7 +29,9 @@ enum class Act : std::uint8_t {
   load,          ///< train rank 1's copy gets one wrong bit after loading
   update,        ///< train rank 1 leaves them out in the update before refit 2
   stale,         ///< no rank runs the bulk path after refit 1
-  skip           ///< train rank 0 leaves out the bulk path of refit 2
+  skip,          ///< train rank 0 leaves out the bulk path of refit 2
+  keep_scales,   ///< gen does not finalise the KV cache's scales after refit 1
+  forget_scales  ///< gen finalises them as if none had been loaded
 };
 
 struct Fault {

@@ -57,11 +57,13 @@ const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t
 
 /// A gated MLP's gate stands before its up in a model's list, with nothing but block scales between them.
 const Tensor* other_half(const model::Model& model, const Tensor& tensor) {
-  const std::int32_t distance = (tensor.scales < 0 ? 1 : 2) * (is_gate(tensor.role) ? 1 : -1);
-  const auto index = static_cast<std::size_t>(tensor.index + distance);
-  if (!(is_gate(tensor.role) || is_up(tensor.role)) || index >= model.tensors.size()) return nullptr;
-  const Tensor& other = model.tensors[index];
-  return is_gate(tensor.role) ? (is_up(other.role) ? &other : nullptr) : (is_gate(other.role) ? &other : nullptr);
+  const bool gate = is_gate(tensor.role);
+  if (!gate && !is_up(tensor.role)) return nullptr;
+  const std::int64_t distance = tensor.scales < 0 ? 1 : 2;
+  const std::int64_t index = tensor.index + (gate ? distance : -distance);
+  if (index < 0 || index >= static_cast<std::int64_t>(model.tensors.size())) return nullptr;
+  const Tensor& other = model.tensors[static_cast<std::size_t>(index)];
+  return (gate ? is_up(other.role) : is_gate(other.role)) ? &other : nullptr;
 }
 
 Faults::Faults(const std::vector<std::string>& names, const layout::Parallelism& train, const layout::Parallelism& gen)
@@ -83,11 +85,13 @@ const Fault* Faults::find(const Wanted& wanted) const {
   return found == faults_.end() ? nullptr : *found;
 }
 
-void Faults::require_effect(const model::Model& model) const {
+void Faults::require_effect(const model::Model& model, bool finalises_scales) const {
   const Setting setting{model, train_, gen_};
   for (const Fault* fault : faults_) {
     const auto concerned = [&](const Tensor& tensor) { return fault->concerns(setting, tensor); };
-    if (fault->concerns == nullptr || std::any_of(model.tensors.begin(), model.tensors.end(), concerned)) continue;
+    const bool possible = finalises_scales || (fault->act != Act::keep_scales && fault->act != Act::forget_scales);
+    const auto& tensors = model.tensors;
+    if (possible && (fault->concerns == nullptr || std::any_of(tensors.begin(), tensors.end(), concerned))) continue;
     fail_usage("run.inject: {} changes nothing in this case: it needs {}", fault->injection.name, fault->needs);
   }
 }
@@ -123,6 +127,14 @@ bool Faults::corrupts(const model::Model& model, const Tensor& tensor, Rank trai
 bool Faults::skips_bulk(bool is_train, Rank rank, std::int64_t refit) const {
   if (refit >= 2 && find([](const Fault& f) { return f.act == Act::stale; })) return true;
   return is_train && to_int(rank) == 0 && refit == 2 && find([](const Fault& f) { return f.act == Act::skip; });
+}
+
+bool Faults::skips_finalize(std::int64_t refit) const {
+  return refit >= 2 && find([](const Fault& f) { return f.act == Act::keep_scales; });
+}
+
+bool Faults::forgets_scales() const {
+  return find([](const Fault& f) { return f.act == Act::forget_scales; });
 }
 
 }  // namespace refit::inject

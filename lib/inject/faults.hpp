@@ -37,9 +37,9 @@ class Faults {
   Faults(const std::vector<std::string>& names, const layout::Parallelism& train, const layout::Parallelism& gen);
 
   bool any() const { return !faults_.empty(); }
-  /// Errors (usage): a fault that changes nothing in this model and these layouts, and would look as if nobody noticed
-  /// it; says what it needs.
-  void require_effect(const model::Model& model) const;
+  /// Errors (usage): a fault that changes nothing in this model and these layouts, or concerns scales of a KV cache
+  /// where gen finalises none, and would look as if nobody noticed it; says what it needs.
+  void require_effect(const model::Model& model, bool finalises_scales) const;
 
   /// A side's layout as planner and executors see it: a wrapper of `truth` that tells a lie (which must not outlive
   /// truth, model and these faults); nullptr where none is told. Of train: what its ranks send.
@@ -53,6 +53,10 @@ class Faults {
   bool corrupts(const model::Model& model, const model::Tensor& tensor, Rank train_rank) const;
   /// True where this rank does not take part in the bulk path of this refit (1, 2, ...).
   bool skips_bulk(bool is_train, Rank rank, std::int64_t refit) const;
+  /// True where gen leaves out what follows this refit's loading, so that the KV cache keeps the scales that it has.
+  bool skips_finalize(std::int64_t refit) const;
+  /// True where gen finalises the KV cache's scales as if none had been loaded.
+  bool forgets_scales() const;
 
  private:
   template <typename Wanted>

@@ -69,8 +69,7 @@ Format ParameterLayout::format_of(const Parameter& parameter, const Tensor& tens
 
 bool ParameterLayout::is_whole(const Tensor& tensor) const {
   if (tensor.role == Role::unknown) return true;
-  const bool of_cache = tensor.role == Role::q_scale || tensor.role == Role::k_scale || tensor.role == Role::v_scale;
-  return of_cache && find(tensor.role) < 0;
+  return model::is_cache_scale(tensor.role) && find(tensor.role) < 0;
 }
 
 void ParameterLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const {

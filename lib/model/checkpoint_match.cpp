@@ -137,6 +137,7 @@ Model build_model(const Config& config, const std::vector<TensorInfo>& checkpoin
   for (Tensor& tensor : model.tensors) match(tensor, held, problems);
   problems.check(source);
   append_unknown(model, held);
+  put_cache_scales_last(model, source);
   return model;
 }
 

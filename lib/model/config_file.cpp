@@ -67,6 +67,12 @@ void ConfigFile::within(std::string_view section, const std::function<void()>& r
 
 bool ConfigFile::has(std::string_view key) const { return document_->find(key) != nullptr; }
 
+std::vector<std::string> ConfigFile::keys() const {
+  std::vector<std::string> result;
+  for (const auto& [key, value] : document_->root.items()) result.push_back(quotable(key));
+  return result;
+}
+
 std::int64_t ConfigFile::count(std::string_view key, std::int64_t max) {
   if (!has(key)) {
     problem(key, "is missing");
@@ -89,6 +95,14 @@ std::int64_t ConfigFile::number_or(std::string_view key, std::int64_t fallback, 
   const auto number = whole_number(*value, 0, max);
   if (!number) problem(key, fmt::format("must be a whole number from 0 to {}, not {}", max, shown(*value)));
   return number.value_or(fallback);
+}
+
+std::optional<double> ConfigFile::real(std::string_view key) {
+  const Json* value = document_->find(key);
+  if (value == nullptr) return std::nullopt;
+  if (value->is_number()) return value->get<double>();
+  problem(key, fmt::format("must be a number, not {}", shown(*value)));
+  return std::nullopt;
 }
 
 bool ConfigFile::flag_or(std::string_view key, bool fallback) {

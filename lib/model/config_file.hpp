@@ -1,11 +1,13 @@
 #pragma once
-// A config.json as typed keys. Problems are collected, so that one message names all of them. Private to lib/model.
+// A config.json (or another JSON object) as typed keys. Problems are collected, so that one message names all of them.
+// Private to lib/model.
 //
 // A config.json comes from anywhere: its size, nesting depth and every number are bounded before they are used.
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,6 +36,8 @@ class ConfigFile {
   void within(std::string_view section, const std::function<void()>& read);
   /// True where the key stands in the file with a value other than null.
   bool has(std::string_view key) const;
+  /// The keys of the file's own object, sorted.
+  std::vector<std::string> keys() const;
 
   // Each of these records a problem and returns `fallback` (or 0, or nothing) where the value is not what it must be.
 
@@ -43,6 +47,8 @@ class ConfigFile {
   std::int64_t count_or(std::string_view key, std::int64_t fallback, std::int64_t max = kMaxCount);
   /// A whole number in 0..max, or `fallback` where the key is absent.
   std::int64_t number_or(std::string_view key, std::int64_t fallback, std::int64_t max = kMaxCount);
+  /// Any number; nothing where the key is absent.
+  std::optional<double> real(std::string_view key);
   /// true or false, or `fallback` where the key is absent.
   bool flag_or(std::string_view key, bool fallback);
   /// A text, or "" where the key is absent. Bytes that are not printable ASCII are replaced by '?'; one longer than

@@ -61,6 +61,10 @@ extern const Family kQwen3Next;
 /// problem.
 void read_quantisation(ConfigFile& file, Config& config);
 
+/// Puts the scales of the KV cache behind all other tensors, in order of layers, each layer's q, k, v. Errors (usage):
+/// one scale by two names.
+void put_cache_scales_last(Model& model, const std::string& source);
+
 /// All families, sorted by name.
 std::span<const Family* const> families();
 

@@ -8,6 +8,7 @@
 // Not here: where a tensor lives (layout, train, gen) or what it holds (checkpoint).
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -108,7 +109,7 @@ enum class Role : std::uint8_t {
   block_scale,  ///< one for each block of the weight Tensor::scale_of, whose rules they follow
   q_scale,
   k_scale,
-  v_scale,  ///< [1]: of the FP8 KV cache
+  v_scale,  ///< [1] or []: of the FP8 KV cache, behind all other tensors
   listed,   ///< of a model that is a mere list of tensors (m2n/): its layouts know where
   unknown   ///< no rule: whole on every rank under its own name, and misc
 };
@@ -224,6 +225,7 @@ struct Config {
   DType dtype = DType::bf16;                       ///< torch_dtype / dtype; bf16 where config.json has neither
   Quantisation quantisation = Quantisation::none;  ///< of the checkpoint, by its quantization_config
   std::vector<std::string> not_converted;          ///< modules that are not quantised; `*` stands for any text
+  bool has_quantisation = false;                   ///< config.json says what is quantised, so that an engine goes by it
   bool truncated = false;  ///< `layers` is less than config.json's: a checkpoint's others are skipped
 
   // MTP layers, which follow the decoder's, have attention and experts.
@@ -257,10 +259,34 @@ struct Model {
   std::int64_t bytes() const;
 };
 
+/// Whether the configuration has the module of a tensor of that name quantised, as far as it can be.
+bool is_converted(const Config& config, std::string_view tensor_name);
+
 /// Marks the weights of linear layers as quantised, but for those that the configuration does not convert, and lists
 /// each one's block scales behind it. `stored`: values are F8_E4M3; else they keep their dtype, and become so on the
 /// way to an engine: then the scales have no source of their own. Errors (usage): a width that blocks do not divide.
 void quantise(Model& model, Quantisation how, bool stored);
+
+/// True for the scales of the FP8 KV cache.
+bool is_cache_scale(Role role);
+
+/// Whether a scale of the KV cache may have that value: positive, normal, and finite as bfloat16.
+bool is_legal_cache_scale(double value);
+
+/// Lists q, k and v scales of the KV cache for every attention layer, layer by layer, with the values of a calibration
+/// file, which come back by the tensors' indices; the checkpoint's own go. The file is a JSON object of numbers:
+///
+///   {"model.layers.0.self_attn.k_scale": 0.0499, "model.layers.0.self_attn.v_scale": 0.12, ...}
+///
+/// with k_scale and v_scale for every attention layer, and "attn.q_scale" for all of them or for none: without it the
+/// model has no q scales, and engines take 1. Layers without attention may be there too, and are ignored. Errors
+/// (usage), all in one message: a file that cannot be read, unknown names, missing or illegal values; a model without
+/// K and V heads.
+std::map<std::int32_t, float> calibrate_cache(Model& model, const std::string& path);
+
+/// The same without a calibration: those that the checkpoint has, or new ones, whose values are synthetic. Errors
+/// (usage): a checkpoint that has a scale for some layers only, all named; a model without K and V heads.
+void complete_cache_scales(Model& model, const std::string& source);
 
 /// The mixers of which `model` has weights.
 std::set<Mixer> mixers_of(const Model& model);

@@ -24,15 +24,6 @@ bool matches(std::string_view pattern, std::string_view text) {
   return false;
 }
 
-/// A list names modules ("model.layers.0.mlp.gate"), or what their names contain ("re:" of compressed-tensors is not
-/// known), and vLLM takes a module that lies within a named one as named.
-bool is_converted(const Config& config, std::string_view tensor_name) {
-  const std::string_view module = tensor_name.substr(0, tensor_name.rfind('.'));
-  return std::none_of(config.not_converted.begin(), config.not_converted.end(), [&](const std::string& listed) {
-    return matches(listed, module) || matches(listed + ".*", module);
-  });
-}
-
 /// Packed experts have a matrix of scales each.
 Shape scale_shape(const Tensor& weight, Quantisation how) {
   Shape shape = weight.shape;
@@ -44,8 +35,18 @@ Shape scale_shape(const Tensor& weight, Quantisation how) {
 
 }  // namespace
 
+/// A list names modules ("model.layers.0.mlp.gate"), or what their names contain ("re:" of compressed-tensors is not
+/// known), and vLLM takes a module that lies within a named one as named.
+bool is_converted(const Config& config, std::string_view tensor_name) {
+  const std::string_view module = tensor_name.substr(0, tensor_name.rfind('.'));
+  return std::none_of(config.not_converted.begin(), config.not_converted.end(), [&](const std::string& listed) {
+    return matches(listed, module) || matches(listed + ".*", module);
+  });
+}
+
 void read_quantisation(ConfigFile& file, Config& config) {
   constexpr std::string_view kSection = "quantization_config";
+  config.has_quantisation = true;
   file.within(kSection, [&] {
     const std::string method = file.text("quant_method");
     if (method == "fp8") {

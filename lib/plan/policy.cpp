@@ -78,7 +78,7 @@ bool qkv_to_misc(Policy policy, std::int64_t kv_heads, std::int64_t train_tp, st
 }
 
 bool is_bulk(Policy policy, const model::Tensor& tensor, std::int64_t decoder_layers, bool qkv_is_misc) {
-  if (tensor.role == model::Role::unknown) return false;
+  if (tensor.role == model::Role::unknown || model::is_cache_scale(tensor.role)) return false;
   switch (policy) {
     case Policy::all: return true;
     case Policy::whitelist: return whitelisted(tensor.name, qkv_is_misc);

@@ -11,7 +11,7 @@ namespace refit::plan {
 
 /// The policies, as the field's two implementations have them, and refit's own.
 enum class Policy : std::uint8_t {
-  all,        ///< every tensor whose layout is known on both sides
+  all,        ///< every tensor whose layout is known on both sides, but for scales of the KV cache
   whitelist,  ///< the original pull request's rule: known column, row, vocabulary and expert shard rules
   blacklist,  ///< its first form: everything but routers, biases of routers, scales and Mamba's inner parameters
   ffn         ///< the merged upstream rule: gate, up and down projections and experts only
@@ -20,8 +20,8 @@ enum class Policy : std::uint8_t {
 /// True where the whitelist, or the blacklist, sends q, k and v to misc: num_query_groups < max(train TP, gen TP).
 bool qkv_to_misc(Policy policy, std::int64_t kv_heads, std::int64_t train_tp, std::int64_t gen_tp);
 
-/// Whether a tensor is bulk, by its Hugging Face name; one without a layout rule never is. `decoder_layers`: layers
-/// beyond are multi-token prediction, which `ffn` keeps on misc.
+/// Whether a tensor is bulk, by its Hugging Face name; one without a layout rule, or of the KV cache's scales, never
+/// is. `decoder_layers`: layers beyond are multi-token prediction, which `ffn` keeps on misc.
 /// Source: NeMo-RL's classification on HF names, before and after its merge.
 bool is_bulk(Policy policy, const model::Tensor& tensor, std::int64_t decoder_layers, bool qkv_is_misc);
 

@@ -49,7 +49,8 @@ def check_wrong(suite, ended, name):
 def every_bug_is_tested(suite):
     """Here, or by a case of inputs/bugs."""
     listed = {line.split()[0] for line in suite.run(0, "list", "injections").out.splitlines()}
-    tested = {"swap-gate-up", "drop-tensor", "corrupt-replica", "lost-update", "stale-refit", "skip-send"}
+    tested = {"swap-gate-up", "drop-tensor", "corrupt-replica", "lost-update", "stale-refit", "skip-send",
+              "stale-kv-scales", "default-kv-scales"}  # fmt: skip
     suite.check(tested <= listed, f"refit list injections: {tested - listed} are not there")
     replayed = {line.split()[0] for line in suite.run(0, "list", "bugs").out.splitlines()}
     suite.check(listed - tested <= replayed, f"injections without a test: {listed - tested - replayed}")
@@ -169,7 +170,24 @@ def skip_send_expected(suite):
     suite.check_code(ended, 1, "a timeout that does not come")
 
 
+def scales_of_the_kv_cache(suite):
+    """Attention uses scales of an earlier refit, or 1 where others are due: the parameters are right, the buffers not."""
+    model = ("--model", "qwen3-4b-small", "--layers", 2, "--precision", "fp8", "--set", "gen.kv_cache_dtype=fp8")
+    names = [f"model.layers.{layer}.self_attn.attn._{which}_scale" for layer in (0, 1) for which in "qkv"]
+    for bug in ("stale-kv-scales", "default-kv-scales"):
+        ended = inject(suite, bug, *model)
+        found = check_wrong(suite, ended, bug)["verification"]
+        expected = [{"tensor": name, "gen_rank": rank, "elements_wrong": 1, "first_index": [0]}
+                    for rank in (0, 1) for name in names]  # fmt: skip
+        suite.check(found["wrong"] == expected, f"{bug}: {found['wrong']}", ended)
+        suite.check(found["tensors_wrong"] == 6 and found["elements_wrong"] == 12, f"{bug}: {found}", ended)
+        suite.check(found["kl"]["max"] == 0, f"{bug}: {found['kl']}", ended)
+    row = 'expect.outcome = "mismatch"\n[[expect.mismatch]]\ntensors = "*.attn._[qkv]_scale"\nfraction = 1.0\n'
+    ended = inject(suite, "stale-expected", write_case(suite, "stale.toml", row), *model, bug="stale-kv-scales")
+    suite.check_code(ended, 0, "stale-expected")
+
+
 Suite(__doc__).main(
     every_bug_is_tested, swap_gate_up, swap_gate_up_kl, swap_gate_up_expected, drop_tensor, corrupt_replica, lost_update,
-    stale_refit, skip_send, skip_send_expected
+    stale_refit, skip_send, skip_send_expected, scales_of_the_kv_cache
 )  # fmt: skip

@@ -71,6 +71,12 @@ TEST(CaseCheck, RefusesContradictions) {
        kUsage,
        "\"te\" is not one of those for gen.precision = \"mxfp8\": mxfp8, mxfp8_nemo_rl"},
       {{"gen.kv_cache_dtype=auto", "gen.precision=fp32"}, kUsage, "means nothing with gen.precision = \"fp32\""},
+      {{"gen.kv_cache_dtype=fp8_e5m2", "gen.precision=fp8"}, kUsage, "gen.kv_cache_dtype"},
+      {{"gen.kv_cache_dtype=fp8"}, kUsage, "gen.kv_cache_dtype: means nothing with gen.precision = \"bf16\""},
+      {{"gen.kv_scales=x.json"}, kUsage, "gen.kv_scales: means nothing with gen.precision = \"bf16\""},
+      {{"gen.kv_scales=x.json", "gen.precision=mxfp8"},
+       kUsage,
+       "gen.kv_scales: means nothing with gen.kv_cache_dtype = \"auto\""},
       {{"refit.executor=golden", "refit.chunk_bytes=1MiB"}, kUsage, "refit.chunk_bytes: means nothing"},
       {{"refit.executor=direct", "refit.group_size=2"}, kUsage, "refit.group_size: means nothing"},
       {{"refit.executor=direct", "refit.ring_chunks=2"}, kUsage, "refit.ring_chunks: means nothing"},
@@ -93,7 +99,6 @@ TEST(CaseCheck, RefusesWhatThisBuildDoesNotKnow) {
       {{"train.precision=mxfp8", "gen.precision=fp32"}, kUsage, "set gen.precision = mxfp8, or train.precision = bf16"},
       {{"train.precision=fp8", "gen.precision=mxfp8"}, kUsage, "fp8 -> mxfp8 is not possible"},
       {{"train.precision=mxfp8", "gen.precision=fp8"}, kUsage, "mxfp8 -> fp8 is not possible"},
-      {{"gen.precision=fp8", "gen.kv_cache_dtype=fp8"}, kUsage, "gen.kv_cache_dtype: this build knows auto"},
       {{"run.device=cuda"}, ErrorKind::unavailable, "run.device: this build has no CUDA"},
       {{"refit.executor=m2n"}, ErrorKind::unavailable, "refit.executor: this build has no NCCL M2N"},
   };
@@ -116,13 +121,18 @@ TEST(CaseCheck, RefusesWhatTheUpstreamVersionsRefuse) {
   EXPECT_NO_THROW(check_case(case_of({"run.strict_upstream=merged", "gen.layout=TP2xEP2"})));
 }
 
-/// The numbers of the rules that refuse a pair of precisions, "V13 V14".
-std::string rules_against(const std::string& version, const std::string& train, const std::string& gen) {
+/// The numbers of the rules that refuse a pair of precisions, "V13 V14"; "cache" where the KV cache cannot be FP8.
+std::string rules_against(const std::string& version, const std::string& train, const std::string& gen,
+                          std::vector<std::string> more = {}) {
+  for (const auto& [key, value] :
+       {std::pair("run.strict_upstream=", version), {"train.precision=", train}, {"gen.precision=", gen}}) {
+    more.push_back(key + value);
+  }
   std::string rules;
-  for (const std::string& text : engine::violations(
-           case_of({"run.strict_upstream=" + version, "train.precision=" + train, "gen.precision=" + gen}))) {
+  for (const std::string& text : engine::violations(case_of(more))) {
     const std::size_t begin = text.rfind('[') + 1;
-    rules += (rules.empty() ? "" : " ") + text.substr(begin, text.rfind(']') - begin);
+    const bool is_cache = text.find("gen.kv_cache_dtype: means nothing") != std::string::npos;
+    rules += (rules.empty() ? "" : " ") + (is_cache ? "cache" : text.substr(begin, text.rfind(']') - begin));
   }
   return rules;
 }
@@ -132,14 +142,26 @@ TEST(CaseCheck, UpstreamVersionsKnowSomePairsOfPrecisions) {
     const char *train, *gen, *seed, *merged;
   };
   constexpr Pair kPairs[] = {
-      {"bf16", "bf16", "", ""},        {"bf16", "fp8", "V16", "V16"},          {"bf16", "mxfp8", "V16", ""},
-      {"fp32", "mxfp8", "V16", "V15"}, {"fp32", "fp8", "V16", "V16"},          {"fp8", "fp8", "", ""},
-      {"fp8", "mxfp8", "", "V13"},     {"mxfp8", "mxfp8", "V14", "V13 V14"},   {"mxfp8", "fp8", "V14", "V14"},
-      {"fp8", "bf16", "V17", "V17"},   {"mxfp8", "fp32", "V12 V17", "V12 V17"}};
+      {"bf16", "bf16", "", ""},        {"bf16", "fp32", "V12 L11", "V12 L11"},
+      {"bf16", "fp8", "V16", "V16"},  // nothing in these versions quantises blocks on the way
+      {"bf16", "mxfp8", "V16", ""},   // the merged version quantises this
+      {"fp32", "bf16", "L11", "L11"},  {"fp32", "fp32", "V12", "V12"},
+      {"fp32", "fp8", "V16", "V16"},   {"fp32", "mxfp8", "V16", "V15"},
+      {"fp8", "bf16", "V17", "V17"},   {"fp8", "fp32", "V12 V17", "V12 V17"},
+      {"fp8", "fp8", "", ""},          {"fp8", "mxfp8", "", "V13"},  // the original knows no is_mx
+      {"mxfp8", "bf16", "V17", "V17"}, {"mxfp8", "fp32", "V12 V17", "V12 V17"},
+      {"mxfp8", "fp8", "V14", "V14"},  {"mxfp8", "mxfp8", "V14", "V13 V14"},
+  };
   for (const Pair& pair : kPairs) {
     EXPECT_EQ(rules_against("seed", pair.train, pair.gen), pair.seed) << pair.train << pair.gen;
     EXPECT_EQ(rules_against("merged", pair.train, pair.gen), pair.merged) << pair.train << pair.gen;
     EXPECT_EQ(rules_against("off", pair.train, pair.gen), "");
+    for (const char* version : {"off", "seed", "merged"}) {  // an FP8 cache goes with FP8 weights, and changes no rule
+      const bool fp8 = std::string_view(pair.gen).ends_with("fp8");
+      const std::string rules = rules_against(version, pair.train, pair.gen);
+      const std::string with_cache = rules_against(version, pair.train, pair.gen, {"gen.kv_cache_dtype=fp8"});
+      EXPECT_EQ(with_cache, fp8 ? rules : rules.empty() ? "cache" : "cache " + rules) << version << pair.gen;
+    }
   }
 }
 

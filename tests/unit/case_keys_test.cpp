@@ -40,6 +40,7 @@ const std::map<std::string, std::string> kOther = {
     {"gen.quantiser", "\"other\""},
     {"gen.moe_backend", "\"flashinfer_cutlass\""},
     {"gen.kv_cache_dtype", "\"fp8\""},
+    {"gen.kv_scales", "\"/s/scales.json\""},
     {"refit.bulk", "\"ffn\""},
     {"refit.executor", "\"golden\""},
     {"refit.fan_out", "\"on\""},

@@ -143,5 +143,39 @@ TEST(StrictUpstream, RefusesWhatTheMergedVersionRefuses) {
   });
 }
 
+/// What refit does with newer versions of vLLM, and the upstream versions' could not.
+TEST(StrictUpstream, RefusesWhatItsEnginesCouldNotQuantise) {
+  const std::vector<std::string> fp8{"train.precision=fp8", "gen.precision=fp8", "model.layers=1"};
+  const auto with = [&](std::vector<std::string> settings) {
+    settings.insert(settings.end(), fp8.begin(), fp8.end());
+    return settings;
+  };
+  const std::string seed = "run.strict_upstream=seed";
+  const std::string merged = "run.strict_upstream=merged";
+  check({
+      // Experts of width 768: 384, 192 and 96 a rank.
+      {"qwen3-30b-a3b", with({seed, "refit.bulk=whitelist", "gen.layout=TP2"}), {}},
+      {"qwen3-30b-a3b", with({"gen.layout=TP4"}), {}},
+      {"qwen3-30b-a3b",
+       with({seed, "refit.bulk=whitelist", "gen.layout=TP4"}),
+       {"seed: 192 of the experts' width 768 a rank are not whole blocks of 128; legal: a smaller gen TP [L14]"}},
+      {"qwen3-30b-a3b", with({merged, "refit.bulk=ffn", "gen.layout=TP8"}), {"96 of the experts' width", "[L14]"}},
+      {"qwen3-30b-a3b", with({merged, "refit.bulk=ffn", "gen.layout=TP4xEP4"}), {}},
+      {"qwen3.5-397b-a17b-small", {"gen.precision=mxfp8"}, {}},
+      {"qwen3.5-397b-a17b-small",
+       {merged, "refit.bulk=ffn", "gen.precision=mxfp8"},
+       {"packed experts cannot become mxfp8", "[L11]"}},
+  });
+}
+
+/// Blocks of 128 that straddle heads of 64 cannot be split for the fused qkv, though an engine can store them.
+TEST(SetupRules, TrainsHeadsOfHalfABlockWithoutFp8) {
+  check({
+      {"llama-3.2-1b-small", {"gen.precision=fp8"}, {}},
+      {"llama-3.2-1b-small", {"train.precision=fp8", "gen.precision=fp8"}, {"k_proj's 64 rows", "[L15]"}},
+      {"llama-3.2-1b-small", {"train.precision=mxfp8", "gen.precision=mxfp8"}, {}},
+  });
+}
+
 }  // namespace
 }  // namespace refit::engine

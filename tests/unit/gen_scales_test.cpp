@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <limits>
+
+#include "gen/cache_scales.hpp"
 #include "gen/vllm.hpp"
 #include "layout_models.hpp"
 
@@ -208,6 +211,29 @@ TEST(GenScales, OfOneParameterAreAllOrNone) {
   EXPECT_THAT(violations(build_model(config, false), options("TP1")),
               Contains(HasSubstr("model.layers.1.self_attn.q_proj.weight is quantised and "
                                  "model.layers.1.self_attn.k_proj.weight is not")));
+}
+
+/// Of a checkpoint with all three, with k and v, with one for both, with none; and what no calibration gives.
+TEST(CacheScales, AreFinalisedAsAttentionUsesThem) {
+  struct Row {
+    CacheScales loaded, used;
+  };
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  const Row rows[] = {{{0.5F, 0.0498046875F, 0.12353515625F}, {0.5F, 0.0498046875F, 0.12353515625F}},
+                      {{-1, 0.25F, 0.125F}, {1, 0.25F, 0.125F}},
+                      {{-1, 0.25F, -1}, {1, 0.25F, 0.25F}},
+                      {{-1, -1, 0.125F}, {1, 0.125F, 0.125F}},
+                      {{-1, -1, -1}, {1, 1, 1}},
+                      {{2, -1, -1}, {2, 1, 1}},
+                      {{0, 0, 0}, {1, 1, 1}},
+                      {{0, 0, 3}, {1, 3, 3}},
+                      {{kNan, kNan, kNan}, {1, 1, 1}}};
+  for (const auto& [loaded, used] : rows) {
+    const CacheScales found = finalise(loaded);
+    EXPECT_EQ(found.q, used.q) << loaded.q << " " << loaded.k << " " << loaded.v;
+    EXPECT_EQ(found.k, used.k) << loaded.q << " " << loaded.k << " " << loaded.v;
+    EXPECT_EQ(found.v, used.v) << loaded.q << " " << loaded.k << " " << loaded.v;
+  }
 }
 
 }  // namespace

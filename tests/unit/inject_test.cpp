@@ -126,8 +126,10 @@ struct Count {
 
 std::map<std::string, Count> count_wrong(const engine::Setup& setup) {
   std::vector<Tensor> tensors;  // without the vocabulary, which takes long and concerns no bug
-  for (const Tensor& tensor : setup.split.bulk) {
-    if (tensor.layer >= 0) tensors.push_back(tensor);
+  for (const auto* path : {&setup.split.bulk, &setup.split.misc}) {
+    for (const Tensor& tensor : *path) {
+      if (tensor.layer >= 0) tensors.push_back(tensor);
+    }
   }
   Labels train(setup.sent(), tensors);
   Labels gen(*setup.gen, tensors);
@@ -193,6 +195,12 @@ const Row kRows[] = {
     {"B3-single-expert-mesh", kQwenMoe, "TP2xEP4xDP4", "TP1", {kOne}, {{kExperts, 0.75}}},
     {"B3-single-expert-mesh", kQwenMoe, "TP2xEP4xPP2xDP4", "TP4", {kTwo}, {{kExperts, 0.75}}},
     {"B6-missing-up", kNano, "EP2", "TP2", {kTwo}, {{kUp, 1}}},
+    {"B18-scales-out-of-band",
+     "qwen3-4b-small",
+     "TP1",
+     "TP2",
+     {kOne, "train.precision=fp8", "gen.precision=fp8", "gen.kv_cache_dtype=fp8"},
+     {{"*.[qkv]_scale", 1}}},
     {"B28-experts-not-quantised", kQwenMoe, "EP2", "TP1", fp8(kOne, "bf16"), {{kExperts, 1}}},
     {"B32-unpatched-scales", "qwen3-0.6b-small", "TP2", "TP1", fp8(kOne, "bf16"), {{"*_scale_inv", 1}}},
     {"B37-local-expert-ids", kQwenMoe, "EP2", "TP2", {kOne}, {{kExperts, all_but_one_of(2)}}},
@@ -273,6 +281,9 @@ TEST(Injections, RefuseCasesWithoutEffect) {
       {"B7-default-stage", kSuper, "TP2", "TP1", {}, {}},
       {"B7-default-stage", kQwenMoe, "PP2", "TP1", {}, {}},
       {"B8-whole-kv-heads", kSuper, "TP2", "TP1", {}, {}},
+      {"B18-scales-out-of-band", "qwen3-4b-small", "TP1", "TP1", {}, {}},
+      {"stale-kv-scales", "qwen3-4b-small", "TP1", "TP1", {}, {}},
+      {"default-kv-scales", "qwen3-4b-small", "TP1", "TP1", fp8(kOne, "fp8"), {}},
       {"B22-canonical-w13", kNano, "TP1", "TP1", {}, {}},
       {"B23-narrow-by-tp-rank", "deepseek-v3-small", "TP1", "TP1", {}, {}},
       {"B25-squeezed-scales", kQwenMoe, "TP1", "TP1", {}, {}},
