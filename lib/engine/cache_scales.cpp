@@ -172,7 +172,7 @@ void CacheScales::verify(const CacheScales* mine, const Setup& setup, transport:
     if (found != right) transport::append(wrong, WrongBuffer{static_cast<std::int32_t>(i), found, right});
   }
   const auto all =
-      world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), std::move(wrong)));
+      world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), wrong));
 
   const std::vector<std::string> names = cache_buffers(setup);
   std::set<std::int32_t> wrong_slots;

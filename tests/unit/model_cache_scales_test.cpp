@@ -149,6 +149,7 @@ TEST(CacheScales, AreLegalWhereBfloat16HoldsThem) {
 Model with_scales(const std::vector<std::string>& scales) {
   const Model weights = small_model("qwen3-4b", 2);
   std::vector<TensorInfo> infos;
+  infos.reserve(scales.size() + weights.tensors.size() + 2);
   for (const std::string& name : scales) infos.push_back({name, {1}, DType::f32});
   infos.push_back({"a.unknown.tensor", {3}, DType::f32});
   infos.push_back({"z.unknown.tensor", {3}, DType::f32});
