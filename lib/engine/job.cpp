@@ -377,8 +377,10 @@ void Job::make_plan(report::Result& result) {
     require_stored(copies);
   });
   if (setup_.c.refit.check_agreement) {
-    together(world_,
-             [&] { transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors); });
+    together(world_, [&] {
+      transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors);
+      transport::agree_on_stream(world_, misc_, setup_.model.tensors);
+    });
   }
   make_executors(copies);
   register_memory(result);
@@ -389,6 +391,10 @@ void Job::make_plan(report::Result& result) {
   const std::int64_t arena = transport::ArenaMap(local_).bytes;
   result.memory = report::Memory{world_.max(is_train() ? arena : std::int64_t{0}),
                                  world_.max(is_train() ? std::int64_t{0} : arena), world_.max(staging)};
+  transport::Schedule schedule = bulk_executor_->schedule();
+  if (misc_executor_) schedule = schedule + misc_executor_->schedule();
+  result.schedule = report::Schedule{world_.max(schedule.groups), world_.max(schedule.operations),
+                                     world_.max(schedule.serial_groups)};
   const std::int64_t unmapped = world_.sum(bulk_executor_->unmapped_peers());
   if (unmapped > 0)
     result.notes.push_back(fmt::format("direct: {} pairs of ranks cannot map each other's memory and use p2p{}{}",
