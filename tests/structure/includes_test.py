@@ -16,7 +16,7 @@ MAY_INCLUDE = {
     "layout": ["model"],
     "train": ["layout"],
     "gen": ["layout"],
-    "inject": ["layout"],
+    "inject": ["plan", "transport"],
     "plan": ["layout"],
     "kernels": ["core"],
     "report": ["core"],
