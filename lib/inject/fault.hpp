@@ -67,6 +67,8 @@ std::vector<Fault> attention_faults();
 /// Block scales.
 std::vector<Fault> scale_faults();
 
+/// Too little of what gen ranks store.
+std::vector<Fault> coverage_faults();
 /// What ranks do at the wrong time, or otherwise than their peers believe.
 std::vector<Fault> schedule_faults();
 
