@@ -171,7 +171,7 @@ TEST(Late, OnlyStagedReceivesGoAside) {
   ASSERT_EQ(seen.size(), 8U);
   EXPECT_EQ(seen[0], weights);
   EXPECT_EQ(seen[1], staging);
-  for (std::size_t i : {2, 3}) {
+  for (std::size_t i : {2U, 3U}) {
     EXPECT_FALSE(seen[i] >= staging && seen[i] < staging + 64);
     EXPECT_EQ(seen[i], seen[i + 4]);
   }
