@@ -37,7 +37,7 @@ void cut_by_world(const Setting& /*setting*/, const layout::Layout& truth, const
 }  // namespace
 
 std::vector<Fault> coverage_faults() {
-  return {{{"B10-discarded", "gen ranks take part in layer 0's o_proj, and throw it away (golden)"},
+  return {{{"B10-discarded", "gen has no place for layer 0's o_proj: what comes of it is thrown away"},
            "attention in the first layer",
            Act::gen_layout,
            is_first_o_proj,

@@ -22,7 +22,7 @@ namespace refit::inject {
 struct Injection {
   std::string name;
   std::string description;
-  std::string needs{};  ///< of model and layouts, to change anything; empty: nothing
+  std::string needs{};  ///< of model, layouts and executor, to change anything; empty: nothing
 };
 
 /// All of them, in the order in which they are listed.
