@@ -105,6 +105,9 @@ std::vector<Key> make_keys() {
       number("expect.bulk_fraction", 0, 1, "0..1", "Bulk bytes / payload, +- 0.0005.", MEMBER(expect.bulk_fraction)),
       word("expect.outcome", "How the run has to end.", MEMBER(expect.outcome)),
       text("expect.message", "A part of the error's text.", MEMBER(expect.message)),
+      text("expect.note", "A part of one of the notes of a run that comes to its end.", MEMBER(expect.note)),
+      texts("expect.figures", "Bounds of figures of the result, e.g. \"memory.staging_bytes_max <= 1048576\".",
+            MEMBER(expect.figures)),
       mismatches("expect.mismatch", "Tensors that must be wrong, and by how much; all others must be right.",
                  MEMBER(expect.mismatch)),
 

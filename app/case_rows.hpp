@@ -194,7 +194,7 @@ Key integers(std::string name, std::string help, Access access) {
 }
 
 template <typename Access>
-Key texts(std::string name, std::string help, Access access, std::string option) {
+Key texts(std::string name, std::string help, Access access, std::string option = "") {
   const auto assign = [](std::vector<std::string>& member, const Value& value) -> std::string {
     const auto* given = std::get_if<std::vector<std::string>>(&value);
     if (given == nullptr) return "needs a list of names, e.g. [\"name\"]";

@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "core/error.hpp"
+#include "engine/figures.hpp"
 #include "kernels/kernels.hpp"
 #include "m2n/m2n.hpp"
 
@@ -193,6 +194,14 @@ void check_expect(const Case& c, Complaints& complaints) {
   complaints.require(
       c.expect.message.empty() || outcome == ExpectedOutcome::error || outcome == ExpectedOutcome::timeout,
       "expect.message", "needs expect.outcome = \"error\" or \"timeout\"");
+  const bool ends = outcome == ExpectedOutcome::pass || outcome == ExpectedOutcome::mismatch;
+  const char* needs_end = "needs expect.outcome = \"pass\" or \"mismatch\"";
+  complaints.require(ends || c.expect.note.empty(), "expect.note", needs_end);
+  complaints.require(ends || c.expect.figures.empty(), "expect.figures", needs_end);
+  for (const std::string& figure : c.expect.figures) {
+    const std::string problem = figure_problem(figure);
+    complaints.require(problem.empty(), "expect.figures", problem);
+  }
 }
 
 /// A catalogue's entry is whole or absent.

@@ -171,7 +171,9 @@ struct ExpectSection {
   std::optional<double> kl_max;
   std::optional<double> bulk_fraction;  ///< of the payload, +- 0.0005
   ExpectedOutcome outcome = ExpectedOutcome::pass;
-  std::string message;  ///< a part of the error's text
+  std::string message;               ///< a part of the error's text
+  std::string note;                  ///< a part of one of the notes of a run that comes to its end
+  std::vector<std::string> figures;  ///< bounds, e.g. "memory.staging_bytes_max <= 1048576"
   std::vector<ExpectedMismatch> mismatch;
 };
 

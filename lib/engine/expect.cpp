@@ -2,9 +2,11 @@
 
 #include <fnmatch.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/cache_scales.hpp"
+#include "engine/figures.hpp"
 
 namespace refit::engine {
 namespace {
@@ -59,11 +61,21 @@ std::string missed_fraction(const ExpectSection& expect, const report::Result& r
   return fmt::format("expect.bulk_fraction: {:.4f} expected, {:.4f} found", *expect.bulk_fraction, found);
 }
 
+std::string missed_note(const ExpectSection& expect, const report::Result& result) {
+  const auto tells = [&](const std::string& note) { return note.find(expect.note) != std::string::npos; };
+  if (expect.note.empty() || std::any_of(result.notes.begin(), result.notes.end(), tells)) return "";
+  return fmt::format("expect.note: no note says \"{}\"", expect.note);
+}
+
 std::string missed(const Setup& setup, const report::Result& result) {
   const ExpectSection& expect = setup.c.expect;
   if (std::string fraction = missed_fraction(expect, result); !fraction.empty()) return fraction;
   if (expect.outcome == ExpectedOutcome::error) return "an error was expected, but the run came to its end";
   if (expect.outcome == ExpectedOutcome::timeout) return "a timeout was expected, but the run came to its end";
+  for (const std::string& figure : expect.figures) {
+    if (std::string reason = missed_figure(figure, result); !reason.empty()) return reason;
+  }
+  if (std::string note = missed_note(expect, result); !note.empty()) return note;
   if (!result.verification) return "";
   if (expect.outcome == ExpectedOutcome::mismatch) return missed_mismatch(setup, *result.verification);
   if (result.verification->tensors_wrong > 0) {

@@ -13,6 +13,7 @@
 #include "engine/host_memory.hpp"
 #include "engine/together.hpp"
 #include "layout/partition.hpp"
+#include "plan/stream.hpp"
 
 namespace refit::engine {
 namespace {
@@ -70,7 +71,7 @@ Job::Job(transport::MpiSession& session, transport::Control& world, const kernel
   for (const model::Tensor& tensor : setup.split.bulk) {
     if (!setup.faults.drops(setup.model, tensor)) bulk_.push_back(tensor);
   }
-  for (const model::Tensor& tensor : setup.split.misc) {
+  for (const model::Tensor& tensor : setup.faults.misc_stream(setup.model, is_train(), bulk_, setup.split.misc)) {
     if (!setup.faults.drops(setup.model, tensor)) misc_.push_back(tensor);
   }
 }
@@ -152,6 +153,11 @@ std::unique_ptr<transport::Communicator> Job::make_communicator(const std::vecto
   return transport::make_nccl_communicator(*control, lanes, setup_.c.run.timeout_seconds);
 }
 
+std::unique_ptr<transport::Communicator> Job::make_bulk_communicator(const std::vector<int>& members, int tag) const {
+  std::unique_ptr<transport::Communicator> truth = make_communicator(members, tag);
+  return is_train() ? std::move(truth) : setup_.faults.distort_bulk(std::move(truth), weights_->arena());
+}
+
 void Job::make_communicators(report::Result& result) {
   const int train_ranks = setup_.train->ranks();
   const int gen_ranks = setup_.gen->ranks();
@@ -167,7 +173,7 @@ void Job::make_communicators(report::Result& result) {
     if (!note.empty()) result.notes.push_back(note);
     if (!note.empty() && session_.rank() == 0) spdlog::warn("{}", note);
   }
-  communicators_.push_back(needed ? make_communicator(iota(0, train_ranks + gen_ranks), tag) : nullptr);
+  communicators_.push_back(needed ? make_bulk_communicator(iota(0, train_ranks + gen_ranks), tag) : nullptr);
   ++tag;
   std::vector<transport::Communicator*> route{communicators_.front().get()};
   if (setup_.c.refit.communicators == Communicators::per_stage) {
@@ -176,7 +182,7 @@ void Job::make_communicators(report::Result& result) {
     for (int stage = 0; stage < setup_.train->stages(); ++stage, ++tag) {
       std::vector<int> members = iota(stage * per_stage, per_stage);
       members.insert(members.end(), gen.begin(), gen.end());
-      communicators_.push_back(make_communicator(members, tag));
+      communicators_.push_back(make_bulk_communicator(members, tag));
       route.push_back(communicators_.back().get());
     }
   }
@@ -185,6 +191,10 @@ void Job::make_communicators(report::Result& result) {
     stream.insert(stream.begin(), 0);
     gather_ = make_communicator(iota(0, train_ranks), tag);
     stream_ = make_communicator(stream, tag + 1);
+    if (!is_train() && setup_.faults.any()) {
+      const plan::StreamLayout layout(misc_, sent_by_train(), setup_.c.refit.misc_buffer_bytes);
+      stream_ = setup_.faults.distort_stream(std::move(stream_), layout.buffers());
+    }
   }
   routes_ = std::make_unique<transport::Routes>(*setup_.train, std::move(route), train_ranks);
 }
@@ -291,10 +301,15 @@ void Job::allocate() {
 
 /// Collective over the world.
 std::unique_ptr<transport::PeerMemory> Job::make_peer_memory(std::int64_t bytes) {
-  if (!kernels::Runtime::has_device()) return transport::make_mpi_peer_memory(bytes);
-  std::unique_ptr<transport::CudaPeerMemory> peers = transport::make_cuda_peer_memory(world_, bytes);
-  peers_note_ = peers->note();
-  return peers;
+  std::unique_ptr<transport::PeerMemory> truth;
+  if (kernels::Runtime::has_device()) {
+    std::unique_ptr<transport::CudaPeerMemory> peers = transport::make_cuda_peer_memory(world_, bytes);
+    peers_note_ = peers->note();
+    truth = std::move(peers);
+  } else {
+    truth = transport::make_mpi_peer_memory(bytes);
+  }
+  return setup_.faults.distort_peers(std::move(truth), session_.rank());
 }
 
 /// Gen's arenas are mapped by train ranks whatever the executor: the probe stores into them.
@@ -371,12 +386,15 @@ void Job::make_plan(report::Result& result) {
   const Side side = is_train() ? Side::source : Side::destination;
   std::vector<plan::Copy> copies;
   together(world_, [&] {
-    copies = planner().rank_plan(side, rank()).copies;
+    copies = planner().rank_plan(side, setup_.faults.plans_as(is_train(), rank())).copies;
     require_stored(copies);
+    setup_.faults.distort_copies(setup_.model, is_train(), copies);
   });
   if (setup_.c.refit.check_agreement) {
-    together(world_,
-             [&] { transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors); });
+    together(world_, [&] {
+      transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors);
+      transport::agree_on_stream(world_, misc_, setup_.model.tensors);
+    });
   }
   make_executors(copies);
   register_memory(result);
@@ -388,6 +406,10 @@ void Job::make_plan(report::Result& result) {
   const std::int64_t arena = transport::ArenaMap(local_).bytes;
   result.memory = report::Memory{world_.max(is_train() ? arena : std::int64_t{0}),
                                  world_.max(is_train() ? std::int64_t{0} : arena), world_.max(staging)};
+  transport::Schedule schedule = bulk_executor_->schedule();
+  if (misc_executor_) schedule = schedule + misc_executor_->schedule();
+  result.schedule = report::Schedule{world_.max(schedule.groups), world_.max(schedule.operations),
+                                     world_.max(schedule.serial_groups)};
   const std::int64_t unmapped = world_.sum(bulk_executor_->unmapped_peers());
   if (unmapped > 0)
     result.notes.push_back(fmt::format("direct: {} pairs of ranks cannot map each other's memory and use p2p{}{}",
@@ -457,6 +479,11 @@ void Job::register_memory(report::Result& result) {
   if (session_.rank() == 0) spdlog::warn("{}", result.notes.back());
 }
 
+void Job::run_misc() {
+  progress_.at("misc");
+  misc_executor_->execute();
+}
+
 report::Refit Job::refit(std::int64_t number) {
   progress_.at("update");
   if (is_train() && setup_.c.run.update == Update::perturb) weights_->update(space_, number);
@@ -470,11 +497,12 @@ report::Refit Job::refit(std::int64_t number) {
     sent_->quantise().run();
   }
   const double quantised = now();
+  const bool misc_first = misc_executor_ && setup_.faults.misc_first(is_train());
+  if (misc_first) run_misc();
   progress_.at("bulk");
   if (!setup_.faults.skips_bulk(is_train(), rank(), number)) bulk_executor_->execute();
   const double bulk = now();
-  progress_.at("misc");
-  if (misc_executor_) misc_executor_->execute();
+  if (misc_executor_ && !misc_first) run_misc();
   const double misc = now();
   progress_.at("finalize");
   if (cache_scales_ && !is_train() && !setup_.faults.skips_finalize(number)) {

@@ -64,6 +64,8 @@ class Job {
   void make_communicators(report::Result& result);
   /// Of the world ranks `members`; nullptr on others. Collective over the world.
   std::unique_ptr<transport::Communicator> make_communicator(const std::vector<int>& members, int tag) const;
+  /// Likewise; as the bulk path gets it.
+  std::unique_ptr<transport::Communicator> make_bulk_communicator(const std::vector<int>& members, int tag) const;
   void make_executors(const std::vector<plan::Copy>& copies);
   /// Memory for what this rank's weights become, and the way there. Collective over the world.
   std::unique_ptr<SentWeights> make_sent(const SentWeights::HasMemory& has_memory) const;
@@ -78,6 +80,7 @@ class Job {
   std::vector<transport::Communicator*> all_communicators() const;
   void register_memory(report::Result& result);
   void measure(report::Result& result);
+  void run_misc();
   void require_same_inputs();
 
   transport::MpiSession& session_;

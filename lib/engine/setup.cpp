@@ -128,7 +128,7 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject, c.train.layout,
 void Setup::make_listed() {
   const m2n::System system = m2n::read_system(c.m2n.system);
   model = m2n::read_model(c.m2n.model, c.model.layers);
-  faults.require_effect(model);
+  faults.require_effect(model, false);
   train = m2n::make_layout(model, system.train, "train");
   gen = m2n::make_layout(model, system.gen, "generation");
   split = plan::split(model, c.refit.bulk, *train, *gen, c.train.layout.tp, c.gen.layout.tp);

@@ -23,15 +23,26 @@ struct Setting {
 
 /// What a fault acts on.
 enum class Act : std::uint8_t {
-  train_layout,  ///< where planner and executors find the concerned tensors
-  gen_layout,    ///< where they bring them
-  drop,          ///< neither path carries them
-  load,          ///< train rank 1's copy gets one wrong bit after loading
-  update,        ///< train rank 1 leaves them out in the update before refit 2
-  stale,         ///< no rank runs the bulk path after refit 1
-  skip,          ///< train rank 0 leaves out the bulk path of refit 2
-  keep_scales,   ///< gen does not finalise the KV cache's scales after refit 1
-  forget_scales  ///< gen finalises them as if none had been loaded
+  train_layout,   ///< where planner and executors find the concerned tensors
+  gen_layout,     ///< where they bring them
+  drop,           ///< neither path carries them
+  load,           ///< train rank 1's copy gets one wrong bit after loading
+  update,         ///< train rank 1 leaves them out in the update before refit 2
+  stale,          ///< no rank runs the bulk path after refit 1
+  skip,           ///< train rank 0 leaves out the bulk path of refit 2
+  keep_scales,    ///< gen does not finalise the KV cache's scales after refit 1
+  forget_scales,  ///< gen finalises them as if none had been loaded
+  // Schedules: see schedules.cpp.
+  skip_gen,         ///< gen rank 0 leaves out the bulk path of refit 2
+  unsent,           ///< train ranks do not send the concerned tensors on the bulk path, whose receivers wait
+  narrow,           ///< gen ranks expect one byte for each element of the concerned tensors
+  longer_stream,    ///< train ranks' misc stream carries the concerned tensors of the bulk path too
+  shorter_stream,   ///< gen ranks' misc stream lacks the concerned tensors
+  misc_first,       ///< gen ranks begin with the misc path
+  half_ranks,       ///< the second half of the gen ranks counts from 0 again
+  late_receives,    ///< gen ranks unpack what is staged before it arrives
+  late_broadcasts,  ///< gen ranks place the last buffers of the misc stream before they arrive
+  unmapped          ///< no rank can map another's memory
 };
 
 struct Fault {
@@ -57,6 +68,11 @@ std::vector<Fault> stage_faults();
 std::vector<Fault> attention_faults();
 /// Block scales.
 std::vector<Fault> scale_faults();
+
+/// Too little of what gen ranks store.
+std::vector<Fault> coverage_faults();
+/// What ranks do at the wrong time, or otherwise than their peers believe.
+std::vector<Fault> schedule_faults();
 
 /// The tensor that is as `tensor` is, of another layer and expert; nullptr where there is none of the same shape.
 const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t layer, std::int32_t expert);

@@ -15,7 +15,7 @@ const std::vector<Fault>& all_faults() {
   static const std::vector<Fault> all = [] {
     std::vector<Fault> rows;
     for (const auto& kind : {demonstrations, gate_up_faults, expert_faults, dropped_faults, stage_faults,
-                             attention_faults, scale_faults}) {
+                             attention_faults, scale_faults, coverage_faults, schedule_faults}) {
       for (const Fault& fault : kind()) rows.push_back(fault);
     }
     return rows;
@@ -85,6 +85,15 @@ const Fault* Faults::find(const Wanted& wanted) const {
   return found == faults_.end() ? nullptr : *found;
 }
 
+const Fault* Faults::acting(Act act) const {
+  return find([act](const Fault& fault) { return fault.act == act; });
+}
+
+bool Faults::concerned(Act act, const model::Model& model, const Tensor& tensor) const {
+  const Fault* fault = acting(act);
+  return fault != nullptr && fault->concerns({model, train_, gen_}, tensor);
+}
+
 void Faults::require_effect(const model::Model& model, bool finalises_scales) const {
   const Setting setting{model, train_, gen_};
   for (const Fault* fault : faults_) {
@@ -125,16 +134,12 @@ bool Faults::corrupts(const model::Model& model, const Tensor& tensor, Rank trai
 }
 
 bool Faults::skips_bulk(bool is_train, Rank rank, std::int64_t refit) const {
-  if (refit >= 2 && find([](const Fault& f) { return f.act == Act::stale; })) return true;
-  return is_train && to_int(rank) == 0 && refit == 2 && find([](const Fault& f) { return f.act == Act::skip; });
+  if (refit >= 2 && acting(Act::stale) != nullptr) return true;
+  return to_int(rank) == 0 && refit == 2 && acting(is_train ? Act::skip : Act::skip_gen) != nullptr;
 }
 
-bool Faults::skips_finalize(std::int64_t refit) const {
-  return refit >= 2 && find([](const Fault& f) { return f.act == Act::keep_scales; });
-}
+bool Faults::skips_finalize(std::int64_t refit) const { return refit >= 2 && acting(Act::keep_scales) != nullptr; }
 
-bool Faults::forgets_scales() const {
-  return find([](const Fault& f) { return f.act == Act::forget_scales; });
-}
+bool Faults::forgets_scales() const { return acting(Act::forget_scales) != nullptr; }
 
 }  // namespace refit::inject

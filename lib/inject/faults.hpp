@@ -8,18 +8,21 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "layout/layout.hpp"
 #include "layout/parallelism.hpp"
+#include "plan/plan.hpp"
+#include "transport/communicator.hpp"
 
 namespace refit::inject {
 
 struct Injection {
   std::string name;
   std::string description;
-  std::string needs{};  ///< of model and layouts, to change anything; empty: nothing
+  std::string needs{};  ///< of model, layouts and executor, to change anything; empty: nothing
 };
 
 /// All of them, in the order in which they are listed.
@@ -58,7 +61,28 @@ class Faults {
   /// True where gen finalises the KV cache's scales as if none had been loaded.
   bool forgets_scales() const;
 
+  /// True where ranks of this side run the misc path before the bulk path.
+  bool misc_first(bool is_train) const;
+  /// The misc stream of this side's ranks: `misc`, whose tensors the stream should carry, with too many (of `bulk`) or
+  /// too few.
+  std::vector<model::Tensor> misc_stream(const model::Model& model, bool is_train,
+                                         const std::vector<model::Tensor>& bulk,
+                                         const std::vector<model::Tensor>& misc) const;
+  /// The rank of its side as which a rank plans its copies: itself, or another.
+  Rank plans_as(bool is_train, Rank rank) const;
+  /// Changes what a rank of this side takes for its part of the plan.
+  void distort_copies(const model::Model& model, bool is_train, std::vector<plan::Copy>& copies) const;
+  /// A gen rank's communicators (nullptr where it has no part) of the bulk path, whose staged messages are all that
+  /// does not lie in `weights`, and of the misc stream of so many broadcasts a refit.
+  using Communicator = std::unique_ptr<transport::Communicator>;
+  Communicator distort_bulk(Communicator truth, std::span<const std::byte> weights) const;
+  Communicator distort_stream(Communicator truth, std::int64_t broadcasts) const;
+  /// The memory of all ranks as far as this one can address it.
+  std::unique_ptr<transport::PeerMemory> distort_peers(std::unique_ptr<transport::PeerMemory> truth, int rank) const;
+
  private:
+  const Fault* acting(Act act) const;
+  bool concerned(Act act, const model::Model& model, const model::Tensor& tensor) const;
   template <typename Wanted>
   const Fault* find(const Wanted& wanted) const;
   std::unique_ptr<layout::Layout> distort(Act act, const layout::Layout& truth, const model::Model& model) const;

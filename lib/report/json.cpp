@@ -93,6 +93,12 @@ Json to_json(const Memory& memory) {
           {"staging_bytes_max", memory.staging_bytes_max}};
 }
 
+Json to_json(const Schedule& schedule) {
+  return {{"groups_max", schedule.groups_max},
+          {"group_operations_max", schedule.group_operations_max},
+          {"serial_groups_max", schedule.serial_groups_max}};
+}
+
 Json to_json(const Load& load) { return {{"bytes_read", load.bytes_read}, {"bytes_needed", load.bytes_needed}}; }
 
 template <typename Value>
@@ -190,6 +196,7 @@ void put_measurements(Json& json, const Result& result) {
   put_part(json, "payload", result.payload);
   put_part(json, "wire", result.wire);
   put_part(json, "memory", result.memory);
+  put_part(json, "schedule", result.schedule);
   put_part(json, "load", result.load);
   put_part(json, "bound", result.bound);
   put_part(json, "model_seconds", result.model_seconds);

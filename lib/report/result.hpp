@@ -108,6 +108,13 @@ struct Memory {
   std::int64_t staging_bytes_max = 0;
 };
 
+/// How one refit's sends, receives and broadcasts are grouped: each the maximum over ranks.
+struct Schedule {
+  std::int64_t groups_max = 0;            ///< that a rank posts
+  std::int64_t group_operations_max = 0;  ///< of the largest group
+  std::int64_t serial_groups_max = 0;     ///< one after the other, on the busiest of a rank's streams
+};
+
 struct Load {
   std::int64_t bytes_read = 0;
   std::int64_t bytes_needed = 0;
@@ -220,6 +227,7 @@ struct Result {
   std::optional<Payload> payload;
   std::optional<Wire> wire;
   std::optional<Memory> memory;
+  std::optional<Schedule> schedule;
   std::optional<Load> load;
   std::optional<Bound> bound;
   std::optional<ModelSeconds> model_seconds;

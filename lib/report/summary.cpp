@@ -60,6 +60,12 @@ void print_sizes(std::ostream& out, const Result& result) {
                     fmt::format("at most per rank: train {}, gen {}, staging {}", format_bytes(memory.train_bytes_max),
                                 format_bytes(memory.gen_bytes_max), format_bytes(memory.staging_bytes_max)));
   }
+  if (result.schedule && result.schedule->groups_max > 0) {
+    const Schedule& schedule = *result.schedule;
+    out << labelled("schedule", fmt::format("at most per rank: {} groups, {} one after the other, {} operations in one",
+                                            format_count(schedule.groups_max), format_count(schedule.serial_groups_max),
+                                            format_count(schedule.group_operations_max)));
+  }
   if (result.load) {
     out << labelled("load", fmt::format("{} read, {} needed", format_bytes(result.load->bytes_read),
                                         format_bytes(result.load->bytes_needed)));

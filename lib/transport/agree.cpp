@@ -66,6 +66,18 @@ std::vector<Control::Bytes> to_bytes(const std::vector<std::vector<TensorHash>>&
   return out;
 }
 
+/// Throws the finding of the first rank that has one, on all ranks alike. Collective over `world`.
+void throw_first(Control& world, const std::string& finding) {
+  Control::Bytes mine;
+  for (char c : finding) append(mine, c);
+  for (const Control::Bytes& bytes :
+       world.exchange(std::vector<Control::Bytes>(static_cast<std::size_t>(world.size()), mine))) {
+    if (bytes.empty()) continue;
+    const std::vector<char> text = read_all<char>(bytes);
+    throw Error(ErrorKind::runtime, std::string(text.begin(), text.end()));
+  }
+}
+
 }  // namespace
 
 void agree(Control& world, Side side, Rank rank, std::int32_t source_ranks, const std::vector<plan::Copy>& copies,
@@ -84,22 +96,33 @@ void agree(Control& world, Side side, Rank rank, std::int32_t source_ranks, cons
   if (world.max(static_cast<std::int64_t>(same ? 0 : 1)) == 0) return;
 
   const std::vector<Control::Bytes> lists = world.exchange(to_bytes(mine));
-  Control::Bytes finding;
+  std::string finding;
   for (std::size_t i = 0; i < mine.size() && finding.empty(); ++i) {
     if (theirs[i] == sums[i]) continue;
     const std::int32_t tensor = first_difference(mine[i], read_all<TensorHash>(lists[i]));
-    const std::string text = fmt::format(
+    finding = fmt::format(
         "ranks {} and {} disagree on the plan, first in tensor {}: their layouts or inputs differ; nothing was sent",
         self, i, tensor < 0 ? "(none)" : tensors[static_cast<std::size_t>(tensor)].name);
-    for (char c : text) finding.push_back(static_cast<std::byte>(c));
   }
-  for (const Control::Bytes& bytes :
-       world.exchange(std::vector<Control::Bytes>(static_cast<std::size_t>(world.size()), finding))) {
-    if (bytes.empty()) continue;
-    std::string text;
-    for (std::byte b : bytes) text.push_back(static_cast<char>(b));
-    throw Error(ErrorKind::runtime, text);
+  throw_first(world, finding);
+}
+
+void agree_on_stream(Control& world, const std::vector<model::Tensor>& stream,
+                     const std::vector<model::Tensor>& tensors) {
+  std::vector<std::int32_t> mine;
+  Control::Bytes bytes;
+  for (const model::Tensor& tensor : stream) append(bytes, mine.emplace_back(tensor.index));
+  const auto first = read_all<std::int32_t>(world.broadcast(std::move(bytes), 0));
+  std::string finding;
+  if (first != mine) {
+    const auto [theirs, here] = std::mismatch(first.begin(), first.end(), mine.begin(), mine.end());
+    const std::int32_t tensor = theirs != first.end() ? *theirs : *here;
+    finding = fmt::format(
+        "ranks 0 and {} disagree on the misc stream, of {} and {} tensors, first in tensor {}: their layouts or inputs "
+        "differ; nothing was sent",
+        world.rank(), first.size(), mine.size(), tensors[static_cast<std::size_t>(tensor)].name);
   }
+  throw_first(world, finding);
 }
 
 }  // namespace refit::transport

@@ -103,6 +103,7 @@ class Direct final : public Executor {
   }
 
   MemoryList staging() const override { return fallback_ ? fallback_->staging() : MemoryList{}; }
+  Schedule schedule() const override { return fallback_ ? fallback_->schedule() : Schedule{}; }
   std::int64_t unmapped_peers() const override { return unmapped_peers_; }
   std::optional<double> enqueue_seconds() const override { return enqueue_seconds_; }
   std::optional<std::int64_t> bytes_read() const override {

@@ -4,6 +4,7 @@
 //
 // All executors of a job are made by `make_*` with equal arguments on every rank (each rank its own memory and copies).
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -18,6 +19,18 @@
 #include "transport/quantise.hpp"
 
 namespace refit::transport {
+
+/// How the sends, receives and broadcasts of one rank and one `execute` are grouped.
+struct Schedule {
+  std::int64_t groups = 0;         ///< that are posted
+  std::int64_t operations = 0;     ///< of the largest group
+  std::int64_t serial_groups = 0;  ///< one after the other: those of the busiest of the streams
+
+  /// Two of them, one after the other.
+  friend Schedule operator+(const Schedule& a, const Schedule& b) {
+    return {a.groups + b.groups, std::max(a.operations, b.operations), a.serial_groups + b.serial_groups};
+  }
+};
 
 /// Moves the weights of one path once per call.
 class Executor {
@@ -34,6 +47,7 @@ class Executor {
     for (const std::span<std::byte> part : staging()) bytes += std::ssize(part);
     return bytes;
   }
+  virtual Schedule schedule() const = 0;
   /// Ranks of the other side that share copies with this one and cannot map or be mapped: p2p serves them (direct
   /// only).
   virtual std::int64_t unmapped_peers() const { return 0; }
@@ -151,5 +165,11 @@ std::unique_ptr<Executor> make_misc(const kernels::ExecutionSpace& space, Commun
 /// tensor that differs.
 void agree(Control& world, Side side, Rank rank, std::int32_t source_ranks, const std::vector<plan::Copy>& copies,
            const std::vector<model::Tensor>& tensors);
+
+/// The same for the misc stream, whose boundaries shift with every tensor: all ranks must have rank 0's list, `stream`.
+/// Collective over `world`. Errors (runtime) on all ranks alike: a rank that has another, and the first tensor of rank
+/// 0's list that is elsewhere in its own.
+void agree_on_stream(Control& world, const std::vector<model::Tensor>& stream,
+                     const std::vector<model::Tensor>& tensors);
 
 }  // namespace refit::transport

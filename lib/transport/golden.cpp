@@ -124,6 +124,12 @@ class Golden final : public Executor {
 
   MemoryList staging() const override { return {staging_.span()}; }
 
+  Schedule schedule() const override {
+    const auto slots = static_cast<std::int64_t>(slots_);
+    const std::int64_t broadcasts = std::ssize(steps_);
+    return {broadcasts, std::min<std::int64_t>(1, broadcasts), (broadcasts + slots - 1) / slots};
+  }
+
  private:
   void complete(std::size_t index) {
     const Step& step = steps_[index];

@@ -53,6 +53,13 @@ class MiscStream final : public Executor {
     return memory;
   }
 
+  Schedule schedule() const override {
+    const std::int64_t broadcasts = stream_ == nullptr ? 0 : layout_.buffers();
+    Schedule schedule{broadcasts, std::min<std::int64_t>(1, broadcasts), broadcasts};
+    for (const auto& gather : gathers_) schedule = schedule + gather->schedule();
+    return schedule;
+  }
+
  private:
   std::byte* slot(std::size_t buffer) {
     return memory_.data() + static_cast<std::int64_t>(buffer % kBuffers) * slot_bytes_;

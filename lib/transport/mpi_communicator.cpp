@@ -11,11 +11,21 @@ constexpr std::int64_t kMaxCount = std::int64_t{1} << 30;
 
 class MpiRequest final : public Request {
  public:
-  explicit MpiRequest(std::int64_t capacity) { pending_.reserve(static_cast<std::size_t>(capacity)); }
+  explicit MpiRequest(std::int64_t capacity) {
+    pending_.reserve(static_cast<std::size_t>(capacity));
+    statuses_.reserve(static_cast<std::size_t>(capacity));
+  }
 
   bool test() override {
     int done = 0;
-    check_mpi(MPI_Testall(static_cast<int>(pending_.size()), pending_.data(), &done, MPI_STATUSES_IGNORE));
+    statuses_.resize(pending_.size());
+    const int code = MPI_Testall(static_cast<int>(pending_.size()), pending_.data(), &done, statuses_.data());
+    if (code == MPI_ERR_IN_STATUS) {
+      for (const MPI_Status& status : statuses_) {
+        if (status.MPI_ERROR != MPI_ERR_PENDING) check_mpi(status.MPI_ERROR);
+      }
+    }
+    check_mpi(code);
     if (done != 0) pending_.clear();
     return done != 0;
   }
@@ -24,6 +34,7 @@ class MpiRequest final : public Request {
 
  private:
   std::vector<MPI_Request> pending_;
+  std::vector<MPI_Status> statuses_;
 };
 
 class MpiCommunicator final : public Communicator {

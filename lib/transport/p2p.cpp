@@ -43,6 +43,14 @@ class Lane {
     }
   }
 
+  void add_to(Schedule& schedule) const {
+    schedule.groups += std::ssize(batches_);
+    schedule.serial_groups = std::max(schedule.serial_groups, std::int64_t{std::ssize(batches_)});
+    for (const Batch& batch : batches_) {
+      schedule.operations = std::max(schedule.operations, std::int64_t{std::ssize(batch.messages)});
+    }
+  }
+
   void start() { posted_ = completed_ = 0; }
   bool done() const { return completed_ == batches_.size(); }
 
@@ -83,73 +91,75 @@ class Lane {
   std::size_t completed_ = 0;
 };
 
-/// Fills batches: at most `group_size` messages, and at most one chunk of staged bytes.
+/// The segments of one stage in groups: at most `group_size` messages each, and at most one chunk of staged bytes.
+struct Group {
+  std::span<const Segment> segments;
+  std::int64_t staged_bytes = 0;
+};
+
+bool is_staged(const Segment& segment, Side side) {
+  return side == Side::source ? !segment.zero_copy_source : !segment.zero_copy_destination;
+}
+
+void append_groups(const std::vector<Segment>& segments, Side side, const Tuning& tuning, std::vector<Group>& out) {
+  std::size_t first = 0;
+  std::int64_t used = 0;
+  const auto close = [&](std::size_t end) {
+    if (end > first) out.push_back({std::span(segments).subspan(first, end - first), used});
+    first = end;
+    used = 0;
+  };
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    const std::int64_t room = is_staged(segments[i], side) ? segments[i].bytes : 0;
+    if (static_cast<std::int64_t>(i - first) >= tuning.group_size || used + room > tuning.chunk_bytes) close(i);
+    used += layout::round_up(room, kChunkAlignment);
+  }
+  close(segments.size());
+}
+
+/// Turns groups into batches.
 class BatchBuilder {
  public:
-  BatchBuilder(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me, const Tuning& tuning)
-      : space_(space), routes_(routes), me_(me), tuning_(tuning) {}
+  BatchBuilder(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me)
+      : space_(space), routes_(routes), me_(me) {}
 
-  /// The batches of one stage, appended to `lane`, whose ring begins at `ring`.
-  void build(std::int32_t stage, std::span<const Segment> segments, std::byte* ring, std::vector<Batch>& lane) {
-    lane_ = &lane;
-    ring_ = ring;
-    for (const Segment& segment : segments) {
-      const bool sending = me_.side == Side::source;
-      const bool staged = sending ? !segment.zero_copy_source : !segment.zero_copy_destination;
-      const std::int64_t room = staged ? segment.bytes : 0;
-      if (static_cast<std::int64_t>(batch_.messages.size()) >= tuning_.group_size || used_ + room > chunk()) flush();
-      if (batch_.messages.empty()) begin(stage, segment.copy.tensor);
-      add(segment, sending, staged);
-      used_ += layout::round_up(room, kChunkAlignment);
-    }
-    flush();
-  }
-
-  std::int64_t chunk() const { return tuning_.chunk_bytes; }
-
- private:
-  void begin(std::int32_t stage, std::int32_t tensor) {
-    batch_.stage = stage;
-    batch_.first_tensor = tensor;
-    used_ = 0;
-  }
-
-  void add(const Segment& segment, bool sending, bool staged) {
-    const auto slot = static_cast<std::int64_t>(lane_->size()) % tuning_.ring_chunks;
-    std::byte* wire = staged ? ring_ + slot * chunk() + used_ : nullptr;
-    const plan::Copy& copy = segment.copy;
-    if (staged && sending) pack_.push_back(pack_tile(copy, me_.source, wire));
-    if (staged && !sending) unpack_.push_back(unpack_tile(copy, wire, me_.destination));
-    if (!staged) {
-      wire = sending ? me_.source.address(copy.source.place, copy.source.format.dtype)
-                     : me_.destination.address(copy.destination.place, copy.destination.format.dtype);
-    }
-    batch_.messages.push_back(
-        {sending ? Message::Kind::send : Message::Kind::receive,
-         sending ? routes_.destination_peer(copy.destination.rank) : routes_.source_peer(copy.source.rank), wire,
-         segment.bytes});
-  }
-
-  void flush() {
-    if (batch_.messages.empty()) return;
-    batch_.pack = kernels::CopyTable(space_, pack_);
-    batch_.unpack = kernels::CopyTable(space_, unpack_);
-    lane_->push_back(std::move(batch_));
-    batch_ = {};
+  /// The batch of one group of a stage, whose staged parts go to `chunk`.
+  Batch build(std::int32_t stage, const Group& group, std::byte* chunk) {
+    Batch batch;
+    batch.stage = stage;
+    batch.first_tensor = group.segments.front().copy.tensor;
     pack_.clear();
     unpack_.clear();
-    used_ = 0;
+    for (const Segment& segment : group.segments) {
+      batch.messages.push_back(message(segment, chunk));
+      if (is_staged(segment, me_.side)) chunk += layout::round_up(segment.bytes, kChunkAlignment);
+    }
+    batch.pack = kernels::CopyTable(space_, pack_);
+    batch.unpack = kernels::CopyTable(space_, unpack_);
+    return batch;
+  }
+
+ private:
+  Message message(const Segment& segment, std::byte* wire) {
+    const bool sending = me_.side == Side::source;
+    const plan::Copy& copy = segment.copy;
+    if (!is_staged(segment, me_.side)) {
+      wire = sending ? me_.source.address(copy.source.place, copy.source.format.dtype)
+                     : me_.destination.address(copy.destination.place, copy.destination.format.dtype);
+    } else if (sending) {
+      pack_.push_back(pack_tile(copy, me_.source, wire));
+    } else {
+      unpack_.push_back(unpack_tile(copy, wire, me_.destination));
+    }
+    return {sending ? Message::Kind::send : Message::Kind::receive,
+            sending ? routes_.destination_peer(copy.destination.rank) : routes_.source_peer(copy.source.rank), wire,
+            segment.bytes};
   }
 
   const kernels::ExecutionSpace& space_;
   const Routes& routes_;
   const Endpoint& me_;
-  const Tuning& tuning_;
-  std::vector<Batch>* lane_ = nullptr;
-  std::byte* ring_ = nullptr;
-  Batch batch_;
   std::vector<kernels::Tile> pack_, unpack_;
-  std::int64_t used_ = 0;
 };
 
 class P2p final : public Executor {
@@ -181,7 +191,19 @@ class P2p final : public Executor {
 
   MemoryList staging() const override { return {ring_->allocated()}; }
 
+  Schedule schedule() const override {
+    Schedule schedule;
+    for (const Lane& lane : lanes_) lane.add_to(schedule);
+    return schedule;
+  }
+
  private:
+  using StageGroups = std::vector<std::pair<std::int32_t, Group>>;
+  struct LaneRing {
+    std::int64_t chunks = 0;
+    std::int64_t chunk_bytes = 0;
+  };
+
   bool is_local(const plan::Copy& copy, const Endpoint& me) const {
     const std::int32_t stage = routes_.stage(copy.source.rank);
     const int peer = me.side == Side::source ? routes_.destination_peer(copy.destination.rank)
@@ -205,27 +227,38 @@ class P2p final : public Executor {
       by_stage[static_cast<std::size_t>(routes_.stage(copy.source.rank))].push_back(copy);
 
     std::vector<std::vector<Segment>> segments;
-    std::vector<bool> lane_stages(static_cast<std::size_t>(tuning.streams), false);
-    for (std::size_t stage = 0; stage < by_stage.size(); ++stage) {
-      segments.push_back(make_segments(by_stage[stage], tuning.chunk_bytes));
-      const bool staged = std::any_of(segments.back().begin(), segments.back().end(), [&](const Segment& segment) {
-        return me.side == Side::source ? !segment.zero_copy_source : !segment.zero_copy_destination;
-      });
-      if (staged) lane_stages[stage % lane_stages.size()] = true;
+    for (const auto& stage : by_stage) segments.push_back(make_segments(stage, tuning.chunk_bytes));
+    const auto streams = static_cast<std::size_t>(tuning.streams);
+    std::vector<StageGroups> groups(streams);  // by lane
+    for (std::size_t stage = 0; stage < segments.size(); ++stage) {
+      std::vector<Group> cut;
+      append_groups(segments[stage], me.side, tuning, cut);
+      for (const Group& group : cut) groups[stage % streams].emplace_back(static_cast<std::int32_t>(stage), group);
     }
-    const std::int64_t lane_bytes = tuning.chunk_bytes * tuning.ring_chunks;
-    const auto staged_lanes = std::count(lane_stages.begin(), lane_stages.end(), true);
-    if (!ring_) ring_ = std::make_shared<Ring>(lane_bytes * staged_lanes);
-    std::byte* ring = staged_lanes > 0 ? ring_->memory() : nullptr;
 
-    BatchBuilder builder(space_, routes_, me, tuning);
-    for (std::size_t lane = 0; lane < lane_stages.size(); ++lane) {
+    // A lane's chunks are no more and no longer than its groups need.
+    std::vector<LaneRing> rings;
+    std::int64_t ring_bytes = 0;
+    for (const StageGroups& lane : groups) {
+      LaneRing ring;
+      for (const auto& [stage, group] : lane) ring.chunk_bytes = std::max(ring.chunk_bytes, group.staged_bytes);
+      ring.chunks = std::min(tuning.ring_chunks, std::ssize(lane));
+      rings.push_back(ring);
+      ring_bytes += ring.chunks * ring.chunk_bytes;
+    }
+    if (!ring_) ring_ = std::make_shared<Ring>(ring_bytes);
+    std::byte* next = ring_bytes > 0 ? ring_->memory() : nullptr;
+
+    BatchBuilder builder(space_, routes_, me);
+    for (std::size_t lane = 0; lane < streams; ++lane) {
       lanes_.emplace_back(static_cast<int>(lane), tuning.ring_chunks);
-      for (std::size_t stage = lane; stage < segments.size(); stage += lane_stages.size()) {
-        builder.build(static_cast<std::int32_t>(stage), segments[stage], ring, lanes_.back().batches());
+      std::vector<Batch>& batches = lanes_.back().batches();
+      for (const auto& [stage, group] : groups[lane]) {
+        const std::int64_t chunk = std::ssize(batches) % rings[lane].chunks;
+        batches.push_back(builder.build(stage, group, next + chunk * rings[lane].chunk_bytes));
       }
       lanes_.back().make_requests(routes_);
-      if (lane_stages[lane]) ring += lane_bytes;
+      next += rings[lane].chunks * rings[lane].chunk_bytes;
     }
   }
 

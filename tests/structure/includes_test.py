@@ -16,7 +16,7 @@ MAY_INCLUDE = {
     "layout": ["model"],
     "train": ["layout"],
     "gen": ["layout"],
-    "inject": ["layout"],
+    "inject": ["plan", "transport"],
     "m2n": ["layout"],
     "plan": ["layout"],
     "kernels": ["core"],

@@ -232,7 +232,8 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
                      job.misc_buffer_bytes, job.tuning, progress);
   }
 
-  RankOutcome outcome{"", bulk->staging_bytes(), misc ? misc->staging_bytes() : 0, bulk->unmapped_peers()};
+  RankOutcome outcome{"", bulk->staging_bytes(), misc ? misc->staging_bytes() : 0, bulk->unmapped_peers(),
+                      bulk->schedule()};
   for (std::int64_t step = 0; step < job.refits; ++step) {
     world.barrier();  // destinations have looked at the refit before
     bulk->execute();
@@ -255,7 +256,7 @@ RankOutcome run_alone(const TransportCase& job, Communicator& self) {
   transport::Progress progress;
   const transport::Routes routes(*job.source, {&self}, 0);
   const auto bulk = make_p2p(space, routes, me, copies_of(job, Side::source, Rank{0}), job.tuning, progress);
-  RankOutcome outcome{"", bulk->staging_bytes(), 0, 0};
+  RankOutcome outcome{"", bulk->staging_bytes(), 0, 0, bulk->schedule()};
   for (std::int64_t step = 0; step < job.refits && outcome.mismatch.empty(); ++step) {
     source.write(from.data(), step);
     bulk->execute();

@@ -63,6 +63,7 @@ struct RankOutcome {
   std::int64_t staging_bytes = 0;
   std::int64_t misc_staging_bytes = 0;
   std::int64_t unmapped_peers = 0;
+  transport::Schedule schedule;  ///< of the bulk path
 };
 
 /// What a machine offers to one rank.

@@ -86,6 +86,11 @@ TEST(CaseCheck, RefusesContradictions) {
       {{"run.verify=off", "expect.kl_max=0"}, kUsage, "expect.kl_max: needs run.verify"},
       {{"run.verify=off", "expect.outcome=mismatch"}, kUsage, "is never found"},
       {{"expect.message=x"}, kUsage, "expect.message: needs expect.outcome"},
+      {{"expect.outcome=error", "expect.note=x"}, kUsage, "expect.note: needs expect.outcome"},
+      {{"expect.outcome=timeout", "expect.figures=[\"wire.bytes <= 1\"]"}, kUsage, "expect.figures: needs"},
+      {{"expect.figures=[\"wire.bytes < 1\"]"}, kUsage, "\"wire.bytes < 1\" is not of the form"},
+      {{"expect.figures=[\"wire.bytes <= 1 MB\"]"}, kUsage, "is not of the form"},
+      {{"expect.figures=[\"wire.byte <= 1\"]"}, kUsage, "unknown figure \"wire.byte\"; known: memory.gen_bytes_max"},
       {{"expect.mismatch=[{tensors = \"*\", fraction = 1.0}]"}, kUsage, "expect.mismatch: needs expect.outcome"},
       {{"output.json=r", "output.csv=r"}, kUsage, "output.csv: \"r\" is also the file of output.json"},
   };

@@ -73,6 +73,8 @@ const std::map<std::string, std::string> kOther = {
     {"expect.bulk_fraction", "0.95"},
     {"expect.outcome", "\"mismatch\""},
     {"expect.message", "\"text\""},
+    {"expect.note", "\"text\""},
+    {"expect.figures", "[\"wire.copies <= 8\", \"wire.bytes >= 1\"]"},
     {"expect.mismatch", "[{tensors = \"*.up_proj.weight\", fraction = 0.75}]"},
     {"bug.id", "\"B3\""},
     {"bug.title", "\"t\""},

@@ -31,6 +31,7 @@ constexpr const char* kExpectedResult = R"json({
   "wire": {"bytes": 2000, "copies": 3, "egress_bytes_max": 2000, "ingress_bytes_max": 2000, "local_bytes": 0,
            "forwarded_bytes": 0},
   "memory": {"train_bytes_max": 2000, "gen_bytes_max": 2100, "staging_bytes_max": 0},
+  "schedule": {"groups_max": 8, "group_operations_max": 1024, "serial_groups_max": 4},
   "load": {"bytes_read": 2064, "bytes_needed": 2064},
   "bound": {"seconds": 0.25, "term": "ingress",
             "terms": {"ingress": 0.25, "egress": 0.2, "fanout": 0.0, "memory": 0.125},

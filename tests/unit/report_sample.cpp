@@ -39,6 +39,7 @@ Result sample_result() {
   result.environment.ranks = {{0, "train", 100, "alpha", "cpu", {{"tp", 0}, {"pp", 0}}},
                               {1, "gen", 101, "alpha", "cpu", {{"tp", 0}}}};
   result.memory = Memory{2000, 2100, 0};
+  result.schedule = Schedule{8, 1024, 4};
   result.load = Load{2064, 2064};
   result.bound = Bound{0.25, "ingress", BoundTerms<double>{0.25, 0.2, 0, 0.125}, {2000, 1600, 0, 4000}};
   result.model_seconds = ModelSeconds{0.5, "latency", 0.125, 0, 0.25};

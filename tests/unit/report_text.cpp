@@ -132,6 +132,7 @@ TEST(ReportText, SummaryOfAFailedRun) {
            "# model          500.000 ms by latency (staging 125.000 ms, schedule 0 s, latency 250.000 ms)\n",
            "# efficiency     0.500 = bound / median weight_sync\n",
            "# memory         at most per rank: train 2.00 kB, gen 2.10 kB, staging 0 B\n",
+           "# schedule       at most per rank: 8 groups, 4 one after the other, 1,024 operations in one\n",
            "# load           2.06 kB read, 2.06 kB needed\n",
            "# verification   2 refits, 3 tensors, 1,000 elements: 1 wrong in 1 tensor\n",
            "# wrong          norm.weight on gen rank 0: 1 element, first at [7]\n",

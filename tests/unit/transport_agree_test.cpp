@@ -118,5 +118,45 @@ TEST(Agree, NamesTheTensorThatOneRankPlacesOtherwise) {
   }
 }
 
+/// What each of three ranks is told about its stream; "" where agree_on_stream returns.
+std::vector<std::string> agree_on_stream(const model::Model& model,
+                                         const std::vector<std::vector<model::Tensor>>& streams) {
+  const auto hub = std::make_shared<ThreadHub>(3);
+  std::vector<std::string> told(3);
+  run_ranks(3, [&](int rank) {
+    const auto r = static_cast<std::size_t>(rank);
+    ThreadControl control(hub, rank);
+    try {
+      transport::agree_on_stream(control, streams[r], model.tensors);
+    } catch (const Error& error) {
+      told[r] = error.what();
+    }
+  });
+  return told;
+}
+
+TEST(AgreeOnStream, NamesTheFirstTensorThatOneRankHasElsewhere) {
+  const model::Model model = transport_model("qwen3");
+  const std::vector<model::Tensor> all(model.tensors.begin(), model.tensors.begin() + 4);
+  const std::vector<model::Tensor> shorter(all.begin(), all.end() - 1);
+  const std::vector<model::Tensor> swapped{all[0], all[2], all[1], all[3]};
+  EXPECT_THAT(agree_on_stream(model, {all, all, all}), testing::Each(""));
+  EXPECT_THAT(agree_on_stream(model, {{}, {}, {}}), testing::Each(""));
+  const struct {
+    std::vector<std::vector<model::Tensor>> streams;
+    int odd;
+    std::string tensor;
+  } rows[] = {{{all, all, shorter}, 2, all[3].name},
+              {{shorter, all, all}, 1, all[3].name},
+              {{all, swapped, all}, 1, all[1].name},
+              {{all, all, {}}, 2, all[0].name}};
+  for (const auto& row : rows) {
+    const std::vector<std::string> told = agree_on_stream(model, row.streams);
+    EXPECT_THAT(told, testing::Each(told.front()));
+    EXPECT_THAT(told.front(), testing::HasSubstr(fmt::format("ranks 0 and {} disagree on the misc stream", row.odd)));
+    EXPECT_THAT(told.front(), testing::HasSubstr("first in tensor " + row.tensor + ":"));
+  }
+}
+
 }  // namespace
 }  // namespace refit::test_support

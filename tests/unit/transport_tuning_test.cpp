@@ -33,6 +33,38 @@ TEST(Tuning, NeverChangesTheResultAndBoundsTheRing) {
   }
 }
 
+TEST(Tuning, TheRingIsNoLargerThanWhatIsStaged) {
+  Job job("qwen3", "TP2", "TP1");
+  TransportCase one = job.make(Policy::all, ExecutorKind::p2p);
+  std::int64_t strided = 0;  // column parts, which train ranks have contiguously and gen does not
+  for (const model::Tensor& tensor : one.bulk) {
+    const bool by_column = tensor.role == model::Role::o_proj || tensor.role == model::Role::down_proj;
+    if (by_column) strided += tensor.elements() * byte_size(DType::bf16);
+  }
+  one.tuning = {2, 1 << 20, 1 << 20, 1000};
+  EXPECT_EQ(expect_right(one, "one group").back().staging_bytes, strided);
+  one.tuning.chunk_bytes = 1024;
+  EXPECT_GE(expect_right(one, "a chunk for each group").back().staging_bytes, strided);
+  one.tuning.ring_chunks = 3;
+  EXPECT_LE(expect_right(one, "three chunks").back().staging_bytes, std::min<std::int64_t>(strided - 1, 3 * 1024));
+}
+
+TEST(Tuning, BoundsGroupsAndDividesThemAmongStreams) {
+  Job job("qwen3", "PP2", "TP1");
+  TransportCase one = job.make(Policy::all, ExecutorKind::p2p);
+  one.tuning = {1, 1, 1 << 20, 2};
+  const transport::Schedule single = expect_right(one, "one at a time").back().schedule;
+  EXPECT_EQ(single.operations, 1);
+  EXPECT_EQ(single.serial_groups, single.groups);
+  one.tuning = {2, 1 << 20, 1 << 20, 2};
+  const transport::Schedule stages = expect_right(one, "a group for each stage").back().schedule;
+  EXPECT_EQ(stages.groups, 2);
+  EXPECT_EQ(stages.serial_groups, 1);
+  EXPECT_GT(stages.operations, 1);
+  one.tuning.streams = 1;
+  EXPECT_EQ(expect_right(one, "one stream").back().schedule.serial_groups, 2);
+}
+
 TEST(Golden, TakesOneCommunicatorOrOnePerStage) {
   Job job("qwen3_moe", "TP2xPP2", "TP2xEP2");
   for (bool per_stage : {false, true}) {
