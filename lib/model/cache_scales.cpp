@@ -54,6 +54,7 @@ std::map<std::int32_t, std::string> attentions(const Model& model) {
   return result;
 }
 
+/// Errors (usage): the checkpoint has something else by that name.
 const Tensor& append(Model& model, const std::string& attention, std::int32_t layer, Role role) {
   Tensor tensor{.index = static_cast<std::int32_t>(model.tensors.size()),
                 .name = attention + std::string(own_name(role)),
@@ -61,6 +62,10 @@ const Tensor& append(Model& model, const std::string& attention, std::int32_t la
                 .dtype = DType::f32,
                 .role = role,
                 .layer = layer};
+  if (const Tensor* other = model.find(tensor.name)) {
+    fail_usage("{} has shape {} in the checkpoint, but a scale of the KV cache is one number", other->name,
+               to_string(other->file_shape()));
+  }
   return model.tensors.emplace_back(std::move(tensor));
 }
 
@@ -131,6 +136,11 @@ void complete_cache_scales(Model& model, const std::string& source) {
 void put_cache_scales_last(Model& model, const std::string& source) {
   const auto is_other = [](const Tensor& tensor) { return !is_cache_scale(tensor.role); };
   const auto first = std::stable_partition(model.tensors.begin(), model.tensors.end(), is_other);
+  for (auto tensor = first; tensor != model.tensors.end(); ++tensor) {
+    if (is_castable(tensor->dtype)) continue;
+    fail_usage("{}: {} has dtype {}; refit reads F32, F16 and BF16 scales of the KV cache", source, tensor->name,
+               refit::name(tensor->dtype));
+  }
   std::sort(first, model.tensors.end(),
             [](const Tensor& a, const Tensor& b) { return std::pair(a.layer, a.role) < std::pair(b.layer, b.role); });
   const auto same = std::adjacent_find(first, model.tensors.end(), [](const Tensor& a, const Tensor& b) {

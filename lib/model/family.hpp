@@ -62,7 +62,7 @@ extern const Family kQwen3Next;
 void read_quantisation(ConfigFile& file, Config& config);
 
 /// Puts the scales of the KV cache behind all other tensors, in order of layers, each layer's q, k, v. Errors (usage):
-/// one scale by two names.
+/// one scale by two names, or of another dtype than weights have.
 void put_cache_scales_last(Model& model, const std::string& source);
 
 /// All families, sorted by name.

@@ -146,11 +146,11 @@ TEST(CacheScales, AreLegalWhereBfloat16HoldsThem) {
 }
 
 /// The model of a checkpoint that has `scales` beside its weights.
-Model with_scales(const std::vector<std::string>& scales) {
+Model with_scales(const std::vector<std::string>& scales, const Shape& shape = {1}, DType dtype = DType::f32) {
   const Model weights = small_model("qwen3-4b", 2);
   std::vector<TensorInfo> infos;
   infos.reserve(scales.size() + weights.tensors.size() + 2);
-  for (const std::string& name : scales) infos.push_back({name, {1}, DType::f32});
+  for (const std::string& name : scales) infos.push_back({name, shape, dtype});
   infos.push_back({"a.unknown.tensor", {3}, DType::f32});
   infos.push_back({"z.unknown.tensor", {3}, DType::f32});
   for (const Tensor& tensor : weights.tensors) infos.push_back({tensor.name, tensor.shape, tensor.dtype});
@@ -178,6 +178,15 @@ TEST(CacheScales, OfACheckpointAreThereForAllLayersOrNone) {
         with_scales({"model.layers.0.self_attn.k_scale", "model.layers.0.self_attn.k_proj.k_scale"});
       }),
       AllOf(HasSubstr("model.layers.0.self_attn.k_proj.k_scale"), HasSubstr("one scale of the KV cache by two")));
+}
+
+TEST(CacheScales, OfACheckpointAreSingleNumbers) {
+  const std::vector<std::string> scales{"model.layers.0.self_attn.k_scale", "model.layers.1.self_attn.k_scale"};
+  Model per_head = with_scales(scales, {2});  // without a rule
+  EXPECT_THAT(refusal([&] { complete_cache_scales(per_head, "folder"); }),
+              HasSubstr("model.layers.0.self_attn.k_scale has shape [2] in the checkpoint, but a scale"));
+  EXPECT_THAT(refusal([&] { with_scales(scales, {1}, DType::f64); }),
+              HasSubstr("folder: model.layers.0.self_attn.k_scale has dtype F64; refit reads F32, F16 and BF16"));
 }
 
 }  // namespace
