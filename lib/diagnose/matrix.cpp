@@ -1,0 +1,72 @@
+#include "diagnose/matrix.hpp"
+
+#include <algorithm>
+
+#include "core/hash.hpp"
+
+namespace refit::diagnose {
+namespace {
+
+constexpr std::uint64_t kBase = 0x9E3779B97F4A7C15ULL;
+
+/// Row-major numbers of the indices of dimensions first .. last - 1 that a box has.
+std::vector<std::int64_t> numbers(const Shape& shape, const Box& box, int first, int last) {
+  std::vector<std::int64_t> result{0};
+  for (int d = first; d < last; ++d) {
+    std::vector<std::int64_t> next;
+    next.reserve(result.size() * static_cast<std::size_t>(box.extent[d]));
+    for (const std::int64_t number : result) {
+      for (std::int64_t i = 0; i < box.extent[d]; ++i) next.push_back(number * shape[d] + box.lower[d] + i);
+    }
+    result = std::move(next);
+  }
+  return result;
+}
+
+}  // namespace
+
+int row_dimensions(const Shape& shape) {
+  int dimensions = shape.size();
+  for (std::int64_t columns = 1; dimensions > 0 && columns < kRun;) columns *= shape[--dimensions];
+  return dimensions;
+}
+
+std::vector<std::int64_t> rows_of(const Shape& shape, const Box& box) {
+  return numbers(shape, box, 0, row_dimensions(shape));
+}
+
+std::vector<std::int64_t> columns_of(const Shape& shape, const Box& box) {
+  return numbers(shape, box, row_dimensions(shape), shape.size());
+}
+
+Matrix matrix_of(const std::byte* data, std::int64_t element_bytes, const Shape& shape) {
+  std::int64_t columns = 1;
+  for (int d = row_dimensions(shape); d < shape.size(); ++d) columns *= shape[d];
+  return {data, element_bytes, columns == 0 ? 0 : product(shape) / columns, columns, columns, 1};
+}
+
+std::uint64_t hash_run(std::span<const Bits> run) {
+  std::uint64_t hash = 0;
+  for (const Bits bits : run) hash = hash * kBase + splitmix64(bits);
+  return hash;
+}
+
+std::uint64_t run_power(std::int64_t length) {
+  std::uint64_t power = 1;
+  for (std::int64_t i = 0; i < length; ++i) power *= kBase;
+  return power;
+}
+
+std::uint64_t roll(std::uint64_t hash, Bits out, Bits in, std::uint64_t power) {
+  return hash * kBase + splitmix64(in) - splitmix64(out) * power;
+}
+
+bool is_telling(std::span<const Bits> run) {
+  constexpr std::size_t kEnough = 4;
+  std::vector<Bits> sorted(run.begin(), run.end());
+  std::sort(sorted.begin(), sorted.end());
+  const auto different = std::unique(sorted.begin(), sorted.end()) - sorted.begin();
+  return static_cast<std::size_t>(different) >= std::min(kEnough, run.size());
+}
+
+}  // namespace refit::diagnose
