@@ -49,6 +49,8 @@ class Examination {
       const std::vector<Region> more = regions_of(part, wrong.rank, explained);
       regions.insert(regions.end(), more.begin(), more.end());
     }
+    if (!regions.empty() && result_.findings.empty())
+      result_.bugs = name_bugs({setup_, request_.knows_train, gen_, sources_, regions});
     const std::vector<Finding> findings = merge(setup_, request_.knows_train, sources_, regions);
     result_.findings.insert(result_.findings.end(), findings.begin(), findings.end());
     for (Source* source : sources_) {

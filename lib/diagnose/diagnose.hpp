@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "diagnose/regions.hpp"
+#include "diagnose/replay.hpp"
 #include "engine/case.hpp"
 
 namespace refit::diagnose {
@@ -16,12 +16,6 @@ struct Request {
   std::string gen_dump;
   std::string train_dump;     ///< the truth, where given; empty = none
   std::string expected_dump;  ///< of gen ranks that are right (truth where there is no train dump); empty = none
-};
-
-/// A bug of the catalogue that leaves what was found.
-struct NamedBug {
-  std::string name;
-  std::string description;
 };
 
 struct Diagnosis {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 #include <unordered_map>
+#include <utility>
 
 #include "kernels/bits.hpp"
 
@@ -263,22 +264,19 @@ void explain_factor(const Part& part, Explained& explained) {
               [&](std::int64_t row, std::int64_t column) { return fits(ratio(row, column)); });
 }
 
-/// Values that differ by no more than their last bits, nearly all of them.
-void explain_near(const Part& part, Explained& explained) {
+/// Values that are nearly all close to what they should be. `in_place`: and not to what others of their row should be,
+/// as norms may be.
+void explain_near(const Part& part, Explained& explained, bool in_place) {
   const DType dtype = part.truth->dtype;
-  const auto is_near = [&](std::int64_t row, std::int64_t column) {
-    const Bits found = part.found(row, column);
-    const Bits expected = part.expected(row, column);
-    if (byte_size(dtype) == 1) return (found > expected ? found - expected : expected - found) == 1;
-    const double is = value_of(found, dtype);
-    const double should_be = value_of(expected, dtype);
-    return std::abs(is - should_be) <= std::abs(should_be) / 16;
-  };
   std::int64_t near = 0;
-  for_unexplained(part, explained,
-                  [&](std::int64_t row, std::int64_t column, std::int32_t&) { near += is_near(row, column) ? 1 : 0; });
-  if (near == 0 || near * 10 < explained.unexplained * 9) return;
-  label_where(part, explained, {Kind::near}, is_near);
+  std::int64_t near_others = 0;
+  for_unexplained(part, explained, [&](std::int64_t row, std::int64_t column, std::int32_t&) {
+    const Bits found = part.found(row, column);
+    near += is_near(found, part.expected(row, column), dtype) ? 1 : 0;
+    near_others += is_near(found, part.expected(row, (column + 1) % part.found.columns), dtype) ? 1 : 0;
+  });
+  if (near == 0 || near * 10 < explained.unexplained * 9 || (in_place && near_others * 2 > near)) return;
+  label_where(part, explained, {Kind::near}, [](std::int64_t, std::int64_t) { return true; });
 }
 
 }  // namespace
@@ -291,10 +289,21 @@ double value_of(Bits bits, DType dtype) {
   return std::nan("");
 }
 
+bool is_near(Bits found, Bits expected, DType dtype) {
+  constexpr double kRelative = 1.0 / 16;  // three low bits of a bf16
+  constexpr double kTiny = 0x1p-100;
+  if (byte_size(dtype) == 1) return (found > expected ? found - expected : expected - found) <= 1;
+  const double is = value_of(found, dtype);
+  const double should_be = value_of(expected, dtype);
+  return std::abs(is - should_be) <= std::abs(should_be) * kRelative + kTiny;
+}
+
 Explained explain(const Part& part, std::span<const Candidate> candidates, std::span<Source* const> sources) {
   Explained explained = mark(part);
   explain_flips(part, explained);
+  bool seen_own = false;  // after what other sources have, which is exact
   for (const Candidate& candidate : candidates) {
+    if (candidate.source == 0 && !std::exchange(seen_own, true)) explain_near(part, explained, true);
     if (explained.unexplained == 0) break;
     const auto other = sources[static_cast<std::size_t>(candidate.source)]->get(candidate.tensor);
     if (other && other->dtype == part.truth->dtype) Match(part, candidate, other->matrix(), explained).run();
@@ -311,7 +320,7 @@ void explain_rest(const Part& part, std::span<Source* const> sources, Explained&
   explain_stale(part, sources, explained);
   explain_constant(part, explained);
   explain_factor(part, explained);
-  explain_near(part, explained);
+  explain_near(part, explained, false);
   label_where(part, explained, {Kind::unknown}, [](std::int64_t, std::int64_t) { return true; });
 }
 

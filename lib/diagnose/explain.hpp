@@ -66,6 +66,9 @@ struct Explained {
 /// The value of an element of a float type; NaN for other types.
 double value_of(Bits bits, DType dtype);
 
+/// Whether `found` differs from `expected` by no more than the low bits in which steps differ.
+bool is_near(Bits found, Bits expected, DType dtype);
+
 /// Marks wrong elements, and explains those whose content is found in the candidates' tensors or shows what it is by
 /// itself: flipped bits and poison. `sources`: the first is the truth.
 Explained explain(const Part& part, std::span<const Candidate> candidates, std::span<Source* const> sources);

@@ -28,9 +28,15 @@ struct Matrix {
   std::int64_t row_stride = 0, column_stride = 0;
 
   Bits operator()(std::int64_t row, std::int64_t column) const {
-    Bits bits = 0;
-    std::memcpy(&bits, data + (row * row_stride + column * column_stride) * element_bytes,
-                static_cast<std::size_t>(element_bytes));
+    const std::byte* element = data + (row * row_stride + column * column_stride) * element_bytes;
+    if (element_bytes == 2) return load<std::uint16_t>(element);
+    if (element_bytes == 4) return load<std::uint32_t>(element);
+    return element_bytes == 1 ? load<std::uint8_t>(element) : load<std::uint64_t>(element);
+  }
+  template <typename T>
+  static Bits load(const std::byte* element) {
+    T bits = 0;
+    std::memcpy(&bits, element, sizeof(T));
     return bits;
   }
   Matrix transposed() const { return {data, element_bytes, columns, rows, column_stride, row_stride}; }
