@@ -50,6 +50,7 @@ void require_known(const DiagnoseOptions& given, const std::vector<Option>& opti
 }  // namespace
 
 int diagnose(const DiagnoseOptions& given) {
+  const kernels::Runtime runtime;
   report::check_outputs({given.json}, given.force);
   diagnose::Request request;
   request.gen_dump = given.gen_dump;

@@ -258,9 +258,6 @@ class Examination {
 
 }  // namespace
 
-Diagnosis diagnose(const Request& request) {
-  const kernels::Runtime runtime;
-  return Examination(request).run();
-}
+Diagnosis diagnose(const Request& request) { return Examination(request).run(); }
 
 }  // namespace refit::diagnose

@@ -30,7 +30,7 @@ struct Diagnosis {
   bool equal() const { return findings.empty(); }
 };
 
-/// Compares and explains. Errors: usage, for dumps that do not fit the case.
+/// Compares and explains, while a kernel runtime is alive. Errors: usage, for dumps that do not fit the case.
 Diagnosis diagnose(const Request& request);
 
 /// For people: a heading, a line for each finding, the bug's name.

@@ -13,15 +13,19 @@ using model::Tensor;
 
 constexpr std::size_t kMostAlike = 6;  ///< sentences of one kind about tensors of one name, before they become one
 
-/// "model.layers.3.mlp.experts.7.up_proj.weight" -> "model.layers.*.mlp.experts.*.up_proj.weight".
-std::string pattern(const Tensor& tensor) {
+/// "model.layers.3.mlp.experts.7.up_proj.weight" -> "model.layers.*.mlp.experts.*.up_proj.weight"; a layer or an expert
+/// that is to be kept stays.
+std::string pattern(const Tensor& tensor, bool keep_layer = false, bool keep_expert = false) {
   std::string result;
+  std::string before;
   std::size_t begin = 0;
   while (begin <= tensor.name.size()) {
     const std::size_t end = std::min(tensor.name.find('.', begin), tensor.name.size());
-    const std::string word = tensor.name.substr(begin, end - begin);
+    std::string word = tensor.name.substr(begin, end - begin);
     const bool number = !word.empty() && word.find_first_not_of("0123456789") == std::string::npos;
-    result += (begin == 0 ? "" : ".") + (number ? "*" : word);
+    result += begin == 0 ? "" : ".";
+    result += number && !(before == "experts" ? keep_expert : keep_layer) ? "*" : word;
+    before = std::move(word);
     begin = end + 1;
   }
   return result;
@@ -82,9 +86,10 @@ class Words {
                        region.scattered ? 0 : why.row_shift, region.scattered ? 0 : why.column_shift);
   }
 
-  /// What alike sentences are about, where there are too many.
+  /// What alike sentences are about, where there are too many. Where tensors hold no other's elements, all of them.
   std::string family(const Region& region) const {
-    return fmt::format("{} {}", name(region.why.kind), pattern(tensor(region.tensor)));
+    const bool by_tensor = region.why.tensor >= 0 && region.why.kind != Kind::stale;
+    return fmt::format("{} {}", name(region.why.kind), by_tensor ? pattern(tensor(region.tensor)) : "");
   }
 
   std::string source_place(const Region& region) const {
@@ -95,13 +100,13 @@ class Words {
     return region.scattered ? "" : box_text(tensor(why.tensor), rows, columns);
   }
 
-  /// What the regions hold; `several`: they are of several tensors.
-  std::string holds(const Region& region, bool several) const {
+  /// What the regions hold, which are of several tensors with different layers or experts or both.
+  std::string holds(const Region& region, bool layers, bool experts) const {
     const Explanation& why = region.why;
     const DType dtype = setup_.gen->format(tensor(region.tensor))->dtype;
     switch (why.kind) {
       case Kind::moved:
-      case Kind::transposed: return moved(region, several);
+      case Kind::transposed: return moved(region, layers, experts);
       case Kind::stale:
         return fmt::format("holds what {} has there: not refitted",
                            sources_[static_cast<std::size_t>(why.source)]->name());
@@ -132,7 +137,7 @@ class Words {
                        value_text(region.found, dtype), value_text(region.expected, dtype));
   }
 
-  std::string moved(const Region& region, bool several) const {
+  std::string moved(const Region& region, bool layers, bool experts) const {
     const Explanation& why = region.why;
     const Tensor& own = tensor(region.tensor);
     const Tensor& other = tensor(why.tensor);
@@ -141,7 +146,7 @@ class Words {
     if (other.index == own.index) {
       text += "the same tensor";
     } else {
-      text += several ? pattern(other) + relation(own, other) : other.name;
+      text += pattern(other, !layers, !experts) + (layers || experts ? relation(own, other) : "");
     }
     return text + (region.scattered ? "" : holders_text(region)) +
            (why.unique ? "" : " (not unique: the same content stands elsewhere too)");
@@ -185,6 +190,7 @@ struct Group {
   std::int64_t elements = 0;
   bool unique = true;
   std::size_t sentences = 1;
+  bool has_other_names = false;
 
   void add(const Group& other) {
     ranks.insert(other.ranks.begin(), other.ranks.end());
@@ -207,33 +213,34 @@ Group group_of(const Words& words, const Region& region) {
 /// "model.layers.*.mlp.up_proj.weight (layers 0..3)".
 std::string tensors_text(const Words& words, const Group& group) {
   if (group.tensors.size() == 1) return *group.tensors.begin();
-  std::string text = pattern(words.tensor(group.first->tensor)) + " (";
-  if (!group.layers.empty()) text += fmt::format("layers {}", ranges_text(group.layers));
-  if (!group.experts.empty())
-    text += fmt::format("{}experts {}", group.layers.empty() ? "" : ", ", ranges_text(group.experts));
-  return text + ")";
+  if (group.has_other_names) return fmt::format("{} tensors", group.tensors.size());
+  const bool one_layer = group.layers.size() <= 1;
+  const bool one_expert = group.experts.size() <= 1;
+  std::string ranges = one_layer ? "" : fmt::format("layers {}", ranges_text(group.layers));
+  if (!one_expert) ranges += fmt::format("{}experts {}", one_layer ? "" : ", ", ranges_text(group.experts));
+  return fmt::format("{} ({})", pattern(words.tensor(group.first->tensor), one_layer, one_expert), ranges);
 }
 
 Finding finding_of(const Words& words, const Group& group) {
   const Region& first = *group.first;
   Finding finding{name(first.why.kind), group.ranks, group.tensors, group.elements, "", "", "", group.unique, ""};
-  const bool several = group.tensors.size() > 1;
   finding.place = box_text(words.tensor(first.tensor), first.rows, first.columns);
   if (first.why.tensor >= 0) finding.source = words.tensor(first.why.tensor).name;
   finding.source_place = words.source_place(first);
-  const std::string example =
-      group.ranks.size() > 1 && first.is_part ? fmt::format(" on gen rank {}", to_int(first.rank)) : "";
-  const std::string what = words.holds(first, several && group.sentences == 1);
+  const std::string what = words.holds(first, group.sentences == 1 && group.layers.size() > 1,
+                                       group.sentences == 1 && group.experts.size() > 1);
   const std::string ranks = fmt::format("gen rank{} {}", group.ranks.size() > 1 ? "s" : "", ranges_text(group.ranks));
   if (group.sentences > 1) {
-    finding.text = fmt::format("{}: {}: {} kinds of wrong content, {} elements; e.g. {} {} on gen rank {} {}", ranks,
-                               tensors_text(words, group), group.sentences, group.elements,
+    finding.text = fmt::format("{}: {} elements of {}, in {} different ways: e.g. {} {} on gen rank {} {}", ranks,
+                               group.elements, tensors_text(words, group), group.sentences,
                                words.tensor(first.tensor).name, finding.place, to_int(first.rank), what);
     return finding;
   }
-  finding.text = fmt::format("{}: {} {}, {}{} {}{}", ranks, tensors_text(words, group),
-                             first.is_part ? "all of its part" : "in part", finding.place, example, what,
-                             first.is_filled ? "" : fmt::format(" ({} elements there)", first.elements));
+  const std::string example =
+      group.ranks.size() > 1 && first.is_part ? fmt::format(" (on gen rank {})", to_int(first.rank)) : "";
+  finding.text = fmt::format("{}: {}{}, {}{}{}, {}", ranks, first.is_part ? "all of its part of " : "",
+                             tensors_text(words, group), finding.place, example,
+                             first.is_filled ? "" : fmt::format(" ({} elements of it)", first.elements), what);
   return finding;
 }
 
@@ -273,6 +280,9 @@ std::vector<Finding> merge(const engine::Setup& setup, bool knows_train, std::sp
       if (group != groups.front()) all.add(*group);
     }
     all.sentences = groups.size();
+    all.has_other_names = std::any_of(groups.begin(), groups.end(), [&](const Group* group) {
+      return pattern(words.tensor(group->first->tensor)) != pattern(words.tensor(all.first->tensor));
+    });
     findings.push_back(finding_of(words, all));
   }
   std::stable_sort(findings.begin(), findings.end(),

@@ -13,10 +13,10 @@ std::string to_text(const Diagnosis& d) {
   std::string text;
   for (const std::string& note : d.notes) text += fmt::format("note: {}\n", note);
   if (d.equal()) {
-    return text + fmt::format("equal: {} elements of {} tensors on {} gen ranks are what {} says\n", d.elements,
+    return text + fmt::format("equal: {} elements of {} tensors of {} gen ranks are what {} says\n", d.elements,
                               d.tensors, d.gen_ranks, d.truth);
   }
-  text += fmt::format("wrong: {} of {} elements, in {} of {} tensors on {} gen ranks, are not what {} says\n",
+  text += fmt::format("wrong: {} of {} elements, in {} of {} tensors of {} gen ranks, are not what {} says\n",
                       d.elements_wrong, d.elements, d.tensors_wrong, d.tensors, d.gen_ranks, d.truth);
   for (std::size_t i = 0; i < std::min(kShown, d.findings.size()); ++i) text += "  " + d.findings[i].text + "\n";
   if (d.findings.size() > kShown) text += fmt::format("  and {} more (--json has all)\n", d.findings.size() - kShown);

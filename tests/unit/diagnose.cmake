@@ -1,0 +1,1 @@
+refit_test(diagnose SOURCES diagnose_corruptions_test.cpp diagnose_world.cpp verify_main.cpp DEPENDS app diagnose)
