@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "kernels/bits.hpp"
@@ -279,6 +280,22 @@ void explain_near(const Part& part, Explained& explained, bool in_place) {
   label_where(part, explained, {Kind::near}, [](std::int64_t, std::int64_t) { return true; });
 }
 
+/// Small tensors of many different elements, such as block scales: nothing but the tensor's own elements.
+void explain_permuted(const Part& part, Explained& explained) {
+  constexpr std::int64_t kMost = 1 << 20;
+  const Matrix own = part.truth->matrix();
+  if (own.element_bytes < 4 || own.rows * own.columns > kMost) return;
+  std::unordered_set<Bits> elements;
+  for (std::int64_t row = 0; row < own.rows; ++row) {
+    for (std::int64_t column = 0; column < own.columns; ++column) elements.insert(own(row, column));
+  }
+  bool all = true;
+  for_unexplained(part, explained, [&](std::int64_t row, std::int64_t column, std::int32_t&) {
+    all = all && elements.contains(part.found(row, column));
+  });
+  if (all) label_where(part, explained, {Kind::permuted}, [](std::int64_t, std::int64_t) { return true; });
+}
+
 }  // namespace
 
 double value_of(Bits bits, DType dtype) {
@@ -321,6 +338,7 @@ void explain_rest(const Part& part, std::span<Source* const> sources, Explained&
   explain_constant(part, explained);
   explain_factor(part, explained);
   explain_near(part, explained, false);
+  explain_permuted(part, explained);
   label_where(part, explained, {Kind::unknown}, [](std::int64_t, std::int64_t) { return true; });
 }
 

@@ -19,6 +19,7 @@ enum class Kind : std::uint8_t {
   constant,    ///< nothing but one other value
   flipped,     ///< one bit is wrong
   factor,      ///< what is expected times one factor
+  permuted,    ///< the tensor's own elements in another order, single ones
   unknown
 };
 

@@ -36,7 +36,24 @@ std::string box_text(const Tensor& tensor, const std::int64_t (&rows)[2], const 
   const std::string box = fmt::format("[{}:{}, {}:{}]", rows[0], rows[1], columns[0], columns[1]);
   if (tensor.shape.size() == 2 && row_dimensions(tensor.shape) == 1) return box;
   const Matrix matrix = matrix_of(nullptr, 1, tensor.shape);
+  if (matrix.rows == 1) {  // narrow rows, one behind the other
+    const std::int64_t width = matrix.columns / tensor.shape[0];
+    if (tensor.shape.size() == 2 && columns[0] % width == 0 && columns[1] % width == 0)
+      return fmt::format("[{}:{}, 0:{}]", columns[0] / width, columns[1] / width, width);
+    return fmt::format("elements [{}:{}]", columns[0], columns[1]);
+  }
   return fmt::format("{} of {} x {}", box, matrix.rows, matrix.columns);
+}
+
+/// "[3, 17]": an element of a tensor's matrix, as an index of the tensor.
+std::string index_text(const Tensor& tensor, std::int64_t row, std::int64_t column) {
+  std::int64_t linear = row * matrix_of(nullptr, 1, tensor.shape).columns + column;
+  Extents index = tensor.shape;
+  for (int d = index.size() - 1; d >= 0; --d) {
+    index[d] = linear % tensor.shape[d];
+    linear /= tensor.shape[d];
+  }
+  return to_string(index);
 }
 
 /// Ranks of a side that store all of those rows and columns of a tensor in one piece.
@@ -118,6 +135,8 @@ class Words {
         return fmt::format("has one wrong bit: bit {} of {}", std::countr_zero(region.found ^ region.expected),
                            first_text(region, dtype));
       case Kind::factor: return fmt::format("is {:.4g} times what it should be", why.value);
+      case Kind::permuted:
+        return fmt::format("holds its tensor's elements in another order: {}", first_text(region, dtype));
       case Kind::unknown: break;
     }
     return fmt::format("holds something that is nowhere in the model: {}", first_text(region, dtype));
@@ -133,7 +152,8 @@ class Words {
   }
 
   std::string first_text(const Region& region, DType dtype) const {
-    return fmt::format("[{}, {}] is {} and should be {}", region.first_row, region.first_column,
+    return fmt::format("{} is {} and should be {}",
+                       index_text(tensor(region.tensor), region.first_row, region.first_column),
                        value_text(region.found, dtype), value_text(region.expected, dtype));
   }
 
@@ -191,6 +211,7 @@ struct Group {
   bool unique = true;
   std::size_t sentences = 1;
   bool has_other_names = false;
+  bool all_parts = true;
 
   void add(const Group& other) {
     ranks.insert(other.ranks.begin(), other.ranks.end());
@@ -198,6 +219,7 @@ struct Group {
     experts.insert(other.experts.begin(), other.experts.end());
     tensors.insert(other.tensors.begin(), other.tensors.end());
     elements += other.elements;
+    all_parts = all_parts && other.all_parts;
     unique = unique && other.unique;
   }
 };
@@ -205,6 +227,7 @@ struct Group {
 Group group_of(const Words& words, const Region& region) {
   const Tensor& tensor = words.tensor(region.tensor);
   Group group{&region, {to_int(region.rank)}, {}, {}, {tensor.name}, region.elements, region.why.unique};
+  group.all_parts = region.is_part;
   if (tensor.layer >= 0) group.layers.insert(tensor.layer);
   if (tensor.expert >= 0) group.experts.insert(tensor.expert);
   return group;
@@ -213,12 +236,21 @@ Group group_of(const Words& words, const Region& region) {
 /// "model.layers.*.mlp.up_proj.weight (layers 0..3)".
 std::string tensors_text(const Words& words, const Group& group) {
   if (group.tensors.size() == 1) return *group.tensors.begin();
-  if (group.has_other_names) return fmt::format("{} tensors", group.tensors.size());
+  if (group.has_other_names) {
+    return fmt::format("{} tensors{}, e.g. {}", group.tensors.size(),
+                       group.layers.empty() ? "" : fmt::format(" (layers {})", ranges_text(group.layers)),
+                       words.tensor(group.first->tensor).name);
+  }
   const bool one_layer = group.layers.size() <= 1;
   const bool one_expert = group.experts.size() <= 1;
   std::string ranges = one_layer ? "" : fmt::format("layers {}", ranges_text(group.layers));
   if (!one_expert) ranges += fmt::format("{}experts {}", one_layer ? "" : ", ", ranges_text(group.experts));
   return fmt::format("{} ({})", pattern(words.tensor(group.first->tensor), one_layer, one_expert), ranges);
+}
+
+/// True for kinds of which there is nothing to say that differs from region to region.
+bool has_no_details(Kind kind) {
+  return kind == Kind::stale || kind == Kind::near || kind == Kind::poison || kind == Kind::zero;
 }
 
 Finding finding_of(const Words& words, const Group& group) {
@@ -227,9 +259,15 @@ Finding finding_of(const Words& words, const Group& group) {
   finding.place = box_text(words.tensor(first.tensor), first.rows, first.columns);
   if (first.why.tensor >= 0) finding.source = words.tensor(first.why.tensor).name;
   finding.source_place = words.source_place(first);
+  const bool says_all = group.has_other_names && has_no_details(first.why.kind);
   const std::string what = words.holds(first, group.sentences == 1 && group.layers.size() > 1,
                                        group.sentences == 1 && group.experts.size() > 1);
   const std::string ranks = fmt::format("gen rank{} {}", group.ranks.size() > 1 ? "s" : "", ranges_text(group.ranks));
+  if (says_all) {
+    finding.text = fmt::format("{}: {}{}, {}", ranks, group.all_parts ? "all of their parts of " : "",
+                               tensors_text(words, group), what);
+    return finding;
+  }
   if (group.sentences > 1) {
     finding.text = fmt::format("{}: {} elements of {}, in {} different ways: e.g. {} {} on gen rank {} {}", ranks,
                                group.elements, tensors_text(words, group), group.sentences,

@@ -96,6 +96,7 @@ const char* name(Kind kind) {
     case Kind::constant: return "constant";
     case Kind::flipped: return "flipped";
     case Kind::factor: return "factor";
+    case Kind::permuted: return "permuted";
     case Kind::unknown: return "unknown";
   }
   return "unknown";

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "core/error.hpp"
 #include "inject/faults.hpp"
@@ -21,6 +22,14 @@ struct TensorPiece {
 
 /// What a rank stores by some layout, storage by storage.
 using Pieces = std::map<StorageKey, std::vector<TensorPiece>>;
+
+/// A bug may tell of a box beyond its tensor: such a refit ends with an error, and leaves no dump.
+bool is_inside(const Box& box, const Shape& shape) {
+  for (int d = 0; d < shape.size(); ++d) {
+    if (box.lower[d] < 0 || box.lower[d] + box.extent[d] > shape[d]) return false;
+  }
+  return box.extent.size() == shape.size();
+}
 
 Pieces pieces_of(const Layout& layout, const model::Model& model, Rank rank) {
   Pieces result;
@@ -77,15 +86,17 @@ class Sent {
     return false;
   }
 
-  /// True where `found` is among the values of that element.
-  bool may_be(const Tensor& tensor, const Extents& index, Bits found) {
-    const auto [entry, is_new] = values_.try_emplace(tensor.index);
-    if (is_new) entry->second = values_of(tensor);
-    const auto& values = entry->second[static_cast<std::size_t>(offset_of(index, row_major_strides(tensor.shape)))];
-    return std::find(values.begin(), values.end(), found) != values.end();
+  /// The values of that element; none where no rank sends it.
+  const std::vector<Bits>& values(const Tensor& tensor, const Extents& index) {
+    if (tensor_ != &tensor) values_ = values_of(tensor);
+    tensor_ = &tensor;
+    return values_[static_cast<std::size_t>(offset_of(index, row_major_strides(tensor.shape)))];
   }
 
  private:
+  /// What a storage holds; nothing where that is no tensor's.
+  using Content = std::vector<std::optional<Bits>>;
+
   const Layout& truth() const { return evidence_.setup.sent(); }
 
   std::vector<std::vector<Bits>> values_of(const Tensor& tensor) {
@@ -95,30 +106,34 @@ class Sent {
     for (std::int32_t r = 0; r < truth().ranks(); ++r) {
       told.clear();
       lie_.pieces(tensor, Rank{r}, told);
+      StorageKey key;
+      Content stored;
       for (const Piece& piece : told) {
-        const std::map<std::int64_t, Bits> stored = content(Rank{r}, piece.place.storage);
+        if (!is_inside(piece.box, tensor.shape)) continue;
+        if (stored.empty() || piece.place.storage != key) stored = content(Rank{r}, key = piece.place.storage);
         for_each_element(piece, [&](std::int64_t offset, const Extents& index) {
-          const auto there = stored.find(offset);
-          if (there == stored.end()) return;
+          if (offset < 0 || offset >= std::ssize(stored) || !stored[static_cast<std::size_t>(offset)]) return;
+          const Bits value = *stored[static_cast<std::size_t>(offset)];
           auto& all = values[static_cast<std::size_t>(offset_of(index, strides))];
-          if (std::find(all.begin(), all.end(), there->second) == all.end()) all.push_back(there->second);
+          if (std::find(all.begin(), all.end(), value) == all.end()) all.push_back(value);
         });
       }
     }
     return values;
   }
 
-  /// What a train rank really has in a storage, as gen would store it.
-  std::map<std::int64_t, Bits> content(Rank rank, const StorageKey& key) {
-    std::map<std::int64_t, Bits> stored;
+  /// What a train rank really has in a storage, as gen would store it; empty where it has no such storage.
+  Content content(Rank rank, const StorageKey& key) {
     const Pieces& held = held_[static_cast<std::size_t>(to_int(rank))];
     const auto pieces = held.find(key);
-    if (pieces == held.end()) return stored;
+    if (pieces == held.end()) return {};
+    Content stored(static_cast<std::size_t>(truth().storage(key, rank).elements()));
     for (const TensorPiece& held_piece : pieces->second) {
       const auto whole = evidence_.sources.front()->get(held_piece.tensor->index);
       if (!whole) continue;
-      for_each_element(held_piece.piece,
-                       [&](std::int64_t offset, const Extents& index) { stored[offset] = element(*whole, index); });
+      for_each_element(held_piece.piece, [&](std::int64_t offset, const Extents& index) {
+        stored[static_cast<std::size_t>(offset)] = element(*whole, index);
+      });
     }
     return stored;
   }
@@ -126,7 +141,8 @@ class Sent {
   const Evidence& evidence_;
   const Layout& lie_;
   std::vector<Pieces> held_;
-  std::map<std::int32_t, std::vector<std::vector<Bits>>> values_;
+  const Tensor* tensor_ = nullptr;  ///< the last one asked for
+  std::vector<std::vector<Bits>> values_;
 };
 
 /// Compares what one bug's lies predict with the dump.
@@ -213,28 +229,45 @@ class Replay {
     if (brought != told.end()) {
       for (const TensorPiece& piece : brought->second) {
         if (faults_.drops(model(), *piece.tensor)) continue;
+        const layout::Place& place = piece.piece.place;
+        const bool in_storage =
+            place.offset >= 0 && place.offset + span_of(piece.piece.box.extent, place.strides) <= storage.elements();
+        if (!in_storage || !is_inside(piece.piece.box, piece.tensor->shape)) return false;
         const auto whole = evidence_.sources.front()->get(piece.tensor->index);
         if (!whole) return false;
         const bool by_sent = sent_ && concerned(*piece.tensor);
         for_each_element(piece.piece, [&](std::int64_t offset, const Extents& index) {
           State& state = states[static_cast<std::size_t>(offset)];
           const Bits is = found(0, offset);
-          const bool agrees = by_sent ? sent_->may_be(*piece.tensor, index, is) : element(*whole, index) == is;
+          bool agrees = element(*whole, index) == is;
+          if (by_sent) {
+            const std::vector<Bits>& values = sent_->values(*piece.tensor, index);
+            if (values.empty()) return;
+            agrees = std::find(values.begin(), values.end(), is) != values.end();
+          }
           if (state != State::fits) state = agrees ? State::fits : State::contradicted;
         });
       }
     }
-    bool all = true;
     for (const TensorPiece& piece : right) {
       const auto whole = evidence_.sources.front()->get(piece.tensor->index);
       if (!whole) return false;
+      bool all = true;
+      std::int64_t unwritten = 0;
+      std::int64_t right_unwritten = 0;
       for_each_element(piece.piece, [&](std::int64_t offset, const Extents& index) {
         const State state = states[static_cast<std::size_t>(offset)];
-        const bool unwritten = state == State::unwritten && is_old(found(0, offset), element(*whole, index), *whole);
-        all = all && (state == State::fits || unwritten);
+        all = all && state != State::contradicted;
+        if (state != State::unwritten) return;
+        const Bits is = found(0, offset);
+        const Bits should_be = element(*whole, index);
+        ++unwritten;
+        right_unwritten += is == should_be ? 1 : 0;
+        all = all && is_old(is, should_be, *whole);
       });
+      if (!all || (unwritten > 0 && right_unwritten == unwritten)) return false;
     }
-    return all;
+    return true;
   }
 
   /// What may stand where a refit writes nothing: the pattern from before the first, zeros, or another step's value.
