@@ -38,6 +38,7 @@ class Examination {
     result_.truth = sources_.front()->name();
     compare();
     compare_constants();
+    add_problems();
     note_extras();
     for (int round = 0; round < kRounds && look_for_candidates(); ++round) {
     }
@@ -149,14 +150,24 @@ class Examination {
     names_.insert(storage.name);
     entry->second = gen_.problem(rank, storage);
     if (entry->second.empty()) return true;
-    Finding finding;
-    finding.kind = gen_.file(rank).find(storage.name) == nullptr ? "missing" : "shape";
-    finding.gen_ranks = {to_int(rank)};
-    finding.tensors = {storage.name};
-    finding.elements = storage.elements();
-    finding.text = fmt::format("gen rank {}: {} {}", to_int(rank), storage.name, entry->second);
-    result_.findings.push_back(finding);
+    const bool missing = gen_.file(rank).find(storage.name) == nullptr;
+    Finding& finding = problems_of_[missing ? "missing" : "shape"];
+    if (finding.tensors.empty()) finding.text = fmt::format("e.g. {} {}", storage.name, entry->second);
+    finding.gen_ranks.insert(to_int(rank));
+    finding.tensors.insert(storage.name);
+    finding.elements += storage.elements();
     return false;
+  }
+
+  void add_problems() {
+    for (auto& [kind, finding] : problems_of_) {
+      finding.kind = kind;
+      finding.text =
+          fmt::format("gen rank{} {}: {} parameters are {}, {}; is the layout (--gen, --precision) the run's?",
+                      finding.gen_ranks.size() > 1 ? "s" : "", ranges_text(finding.gen_ranks), finding.tensors.size(),
+                      kind == "missing" ? "missing" : "of another shape or dtype", finding.text);
+      result_.findings.push_back(finding);
+    }
   }
 
   /// The parts of storages that belong to no tensor.
@@ -252,7 +263,8 @@ class Examination {
   std::vector<Source*> sources_;
   std::vector<WrongPart> wrong_;
   std::map<std::pair<Rank, layout::StorageKey>, std::string> problems_;
-  std::set<std::string> names_;  ///< of the parameters that the layout has
+  std::map<std::string, Finding> problems_of_;  ///< by kind
+  std::set<std::string> names_;                 ///< of the parameters that the layout has
   Diagnosis result_;
 };
 

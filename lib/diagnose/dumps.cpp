@@ -29,7 +29,7 @@ Dumps::Dumps(const std::string& folder, const std::string& side) : folder_(folde
 
 std::string Dumps::problem(Rank rank, const layout::Storage& storage) const {
   const checkpoint::Entry* entry = file(rank).find(storage.name);
-  if (entry == nullptr) return "is missing in the dump";
+  if (entry == nullptr) return "is not in the dump";
   if (entry->info.shape != storage.shape)
     return fmt::format("has shape {}, not {}", to_string(entry->info.shape), to_string(storage.shape));
   if (!same_bits(entry->info.dtype, storage.dtype))

@@ -1,6 +1,7 @@
 #include "diagnose/explain.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <map>
@@ -102,8 +103,9 @@ class Match {
     const std::int64_t first = source_column(begin);
     const bool gapless = source_column(begin + length_ - 1) - first == length_ - 1;
     if (!gapless || first < 0 || first + length_ > other_.columns) return -1;
-    std::vector<Bits> run;
-    for (std::int64_t i = 0; i < length_; ++i) run.push_back(found_(row, begin + i));
+    std::array<Bits, kRun> elements{};
+    const std::span<Bits> run(elements.data(), static_cast<std::size_t>(length_));
+    for (std::int64_t i = 0; i < length_; ++i) run[static_cast<std::size_t>(i)] = found_(row, begin + i);
     if (!is_telling(run)) return -1;
     const auto holds = [&](std::int64_t other_row) {
       for (std::int64_t i = 0; i < length_; ++i) {

@@ -1,13 +1,18 @@
 #include "diagnose/matrix.hpp"
 
 #include <algorithm>
-
-#include "core/hash.hpp"
+#include <array>
 
 namespace refit::diagnose {
 namespace {
 
 constexpr std::uint64_t kBase = 0x9E3779B97F4A7C15ULL;
+
+/// Spreads the bits of an element, cheaply.
+std::uint64_t mixed(Bits bits) {
+  const std::uint64_t spread = (bits + 1) * 0xBF58476D1CE4E5B9ULL;
+  return spread ^ (spread >> 29);
+}
 
 /// Row-major numbers of the indices of dimensions first .. last - 1 that a box has.
 std::vector<std::int64_t> numbers(const Shape& shape, const Box& box, int first, int last) {
@@ -47,26 +52,35 @@ Matrix matrix_of(const std::byte* data, std::int64_t element_bytes, const Shape&
 
 std::uint64_t hash_run(std::span<const Bits> run) {
   std::uint64_t hash = 0;
-  for (const Bits bits : run) hash = hash * kBase + splitmix64(bits);
+  for (const Bits bits : run) hash = hash * kBase + mixed(bits);
   return hash;
 }
 
-std::uint64_t run_power(std::int64_t length) {
+std::vector<std::uint64_t> run_hashes(std::span<const Bits> row, std::int64_t length) {
+  std::vector<std::uint64_t> hashes;
+  const auto size = static_cast<std::size_t>(length);
+  if (row.size() < size) return hashes;
+  hashes.reserve(row.size() - size + 1);
   std::uint64_t power = 1;
-  for (std::int64_t i = 0; i < length; ++i) power *= kBase;
-  return power;
-}
-
-std::uint64_t roll(std::uint64_t hash, Bits out, Bits in, std::uint64_t power) {
-  return hash * kBase + splitmix64(in) - splitmix64(out) * power;
+  for (std::size_t i = 0; i < size; ++i) power *= kBase;
+  hashes.push_back(hash_run(row.first(size)));
+  for (std::size_t i = size; i < row.size(); ++i)
+    hashes.push_back(hashes.back() * kBase + mixed(row[i]) - mixed(row[i - size]) * power);
+  return hashes;
 }
 
 bool is_telling(std::span<const Bits> run) {
   constexpr std::size_t kEnough = 4;
-  std::vector<Bits> sorted(run.begin(), run.end());
-  std::sort(sorted.begin(), sorted.end());
-  const auto different = std::unique(sorted.begin(), sorted.end()) - sorted.begin();
-  return static_cast<std::size_t>(different) >= std::min(kEnough, run.size());
+  std::array<Bits, kEnough> seen{};
+  std::size_t count = 0;
+  for (const Bits bits : run) {
+    if (std::find(seen.begin(), seen.begin() + static_cast<std::ptrdiff_t>(count), bits) !=
+        seen.begin() + static_cast<std::ptrdiff_t>(count))
+      continue;
+    seen[count++] = bits;
+    if (count == kEnough) return true;
+  }
+  return false;
 }
 
 }  // namespace refit::diagnose

@@ -55,11 +55,10 @@ Matrix matrix_of(const std::byte* data, std::int64_t element_bytes, const Shape&
 
 /// The hash of a run; equal runs have equal hashes.
 std::uint64_t hash_run(std::span<const Bits> run);
-/// The hash of the run one element further on: `out` leaves it, `in` joins. `power`: run_power of its length.
-std::uint64_t roll(std::uint64_t hash, Bits out, Bits in, std::uint64_t power);
-std::uint64_t run_power(std::int64_t length);
+/// Those of all runs of `length` in a row, from its first element on; none where the row is shorter.
+std::vector<std::uint64_t> run_hashes(std::span<const Bits> row, std::int64_t length);
 
-/// True where a run has so many different elements that its place in a model can be told.
+/// True where a run has four different elements or more, so that its place in a model can be told.
 bool is_telling(std::span<const Bits> run);
 
 }  // namespace refit::diagnose

@@ -14,9 +14,10 @@ struct Part {
   std::vector<std::int64_t> rows, columns;  ///< of the tensor's matrix, ascending
   kernels::SharedBuffer bytes;
   Matrix found;  ///< of `bytes`
+  Matrix whole;  ///< of `truth`
 
   Bits expected(std::int64_t row, std::int64_t column) const {
-    return truth->matrix()(rows[static_cast<std::size_t>(row)], columns[static_cast<std::size_t>(column)]);
+    return whole(rows[static_cast<std::size_t>(row)], columns[static_cast<std::size_t>(column)]);
   }
   std::int64_t elements() const { return found.rows * found.columns; }
 };

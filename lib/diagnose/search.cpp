@@ -1,16 +1,18 @@
 #include "diagnose/search.hpp"
 
 #include <algorithm>
-
-#include "core/hash.hpp"
+#include <map>
+#include <set>
 
 namespace refit::diagnose {
 namespace {
 
 constexpr std::int64_t kLines = 8;  ///< rows and columns of a part from which probes are taken
 
+/// A run's hash with its length and dtype in it.
 std::uint64_t finish(std::uint64_t hash, std::int64_t length, DType dtype) {
-  return combine(hash, static_cast<std::uint64_t>(length) * 256U + static_cast<std::uint64_t>(dtype));
+  const std::uint64_t tagged = hash + static_cast<std::uint64_t>(length) * 256U + static_cast<std::uint64_t>(dtype);
+  return tagged ^ (tagged >> 32);
 }
 
 /// Takes probes from lines of a part: its rows, or (flipped) its columns.
@@ -63,7 +65,7 @@ class Sampler {
     std::vector<Bits> run;
     for (std::int64_t i = 0; i < length_; ++i) run.push_back(found_(line, begin + i));
     if (!is_telling(run)) return;
-    out_.push_back({finish(hash_run(run), length_, part_.truth->dtype), number_,
+    out_.push_back({finish(hash_run(run), length_, part_.truth->dtype), length_, part_.truth->dtype, number_,
                     flipped_ ? Candidate::Along::transposed : Candidate::Along::rows,
                     along_[static_cast<std::size_t>(begin)]});
   }
@@ -81,16 +83,16 @@ class Sampler {
 /// Probes by hash, with a filter in front that mostly says no.
 class Table {
  public:
-  explicit Table(const std::vector<Probe>& probes) : filter_(kFilterBits), hits_(probes.size()) {
+  explicit Table(const std::vector<Probe>& probes) : filter_(kFilterBits / 64), hits_(probes.size()) {
     for (std::size_t i = 0; i < probes.size(); ++i) {
-      filter_[filter_place(probes[i].hash)] = true;
+      filter_[filter_place(probes[i].hash) / 64] |= filter_bit(probes[i].hash);
       by_hash_.emplace_back(probes[i].hash, static_cast<std::int32_t>(i));
     }
     std::sort(by_hash_.begin(), by_hash_.end());
   }
 
   void look_up(std::uint64_t hash, const Hit& where, std::vector<Hit>& out) {
-    if (!filter_[filter_place(hash)]) return;
+    if ((filter_[filter_place(hash) / 64] & filter_bit(hash)) == 0) return;
     auto found = std::lower_bound(by_hash_.begin(), by_hash_.end(), std::pair(hash, std::int32_t{0}));
     for (; found != by_hash_.end() && found->first == hash; ++found) {
       if (hits_[static_cast<std::size_t>(found->second)]++ >= kMostHits) continue;
@@ -102,25 +104,23 @@ class Table {
  private:
   static constexpr std::size_t kFilterBits = std::size_t{1} << 24;
   static std::size_t filter_place(std::uint64_t hash) { return hash % kFilterBits; }
+  static std::uint64_t filter_bit(std::uint64_t hash) { return std::uint64_t{1} << (hash % 64); }
 
-  std::vector<bool> filter_;
+  std::vector<std::uint64_t> filter_;
   std::vector<std::pair<std::uint64_t, std::int32_t>> by_hash_;
   std::vector<int> hits_;
 };
 
-/// Looks up every run of `length` along the rows of a tensor.
-void scan(const Whole& whole, std::int64_t length, Table& table, std::vector<Hit>& out) {
+/// Looks up every run of those lengths along the rows of a tensor.
+void scan(const Whole& whole, const std::set<std::int64_t>& lengths, Table& table, std::vector<Hit>& out) {
   const Matrix matrix = whole.matrix();
-  if (matrix.columns < length) return;
-  const std::uint64_t power = run_power(length);
   std::vector<Bits> row(static_cast<std::size_t>(matrix.columns));
   for (std::int64_t r = 0; r < matrix.rows; ++r) {
     for (std::int64_t c = 0; c < matrix.columns; ++c) row[static_cast<std::size_t>(c)] = matrix(r, c);
-    std::uint64_t hash = hash_run(std::span(row).first(static_cast<std::size_t>(length)));
-    for (std::int64_t c = 0;; ++c) {
-      table.look_up(finish(hash, length, whole.dtype), {0, whole.tensor->index, r, c}, out);
-      if (c + length == matrix.columns) break;
-      hash = roll(hash, row[static_cast<std::size_t>(c)], row[static_cast<std::size_t>(c + length)], power);
+    for (const std::int64_t length : lengths) {
+      std::int64_t column = 0;
+      for (const std::uint64_t hash : run_hashes(row, length))
+        table.look_up(finish(hash, length, whole.dtype), {0, whole.tensor->index, r, column++}, out);
     }
   }
 }
@@ -134,12 +134,13 @@ void append_probes(const Part& part, const Explained& explained, std::int32_t nu
 
 std::vector<Hit> search(const model::Model& model, Source& source, const std::vector<Probe>& probes) {
   Table table(probes);
+  std::map<DType, std::set<std::int64_t>> lengths;
+  for (const Probe& probe : probes) lengths[probe.dtype].insert(probe.length);
   std::vector<Hit> hits;
   for (const model::Tensor& tensor : model.tensors) {
     if (model.canonical(tensor).index != tensor.index) continue;
     const auto whole = source.get(tensor.index);
-    if (!whole) continue;
-    for (const std::int64_t length : {kRun, kShortRun}) scan(*whole, length, table, hits);
+    if (whole && lengths.contains(whole->dtype)) scan(*whole, lengths[whole->dtype], table, hits);
   }
   return hits;
 }

@@ -11,7 +11,9 @@ namespace refit::diagnose {
 /// A run of wrong elements: along a row of the part, or along a column of it.
 struct Probe {
   std::uint64_t hash = 0;  ///< of the run, its length and the dtype
-  std::int32_t part = 0;   ///< a number that the caller knows
+  std::int64_t length = kRun;
+  DType dtype = DType::bf16;
+  std::int32_t part = 0;  ///< a number that the caller knows
   Candidate::Along along = Candidate::Along::rows;
   std::int64_t begin = 0;  ///< its first element's column (row) in the expected tensor's matrix
 };

@@ -15,7 +15,7 @@ foreach(family deepseek_v3 gpt_oss mixtral nemotron_h qwen3 qwen3_5_moe qwen3_mo
   refit_run_test(rows_${family} run_rows.py --family ${family})
 endforeach()
 
-foreach(name options hdf5 fp8 quantised injections bugs mistakes memory killed plan)
+foreach(name options hdf5 fp8 quantised injections diagnose bugs mistakes memory killed plan)
   refit_run_test(${name} run_${name}.py)
 endforeach()
 
