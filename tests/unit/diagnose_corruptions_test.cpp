@@ -32,6 +32,8 @@ class Corruption {
   }
 
   World& world() { return world_; }
+  /// What there is now is right.
+  void accept() { world_.dump(folder("right")); }
 
   std::int64_t number(std::int64_t least, std::int64_t most) {
     return std::uniform_int_distribution<std::int64_t>(least, most)(random_);
@@ -72,17 +74,22 @@ class Corruption {
   World world_;
 };
 
-/// One finding about one patch.
-void expect(const std::vector<Finding>& findings, const char* kind, const std::string& tensor, const Patch& patch,
-            const std::string& source = "", const std::string& source_place = "") {
+/// One finding about one place.
+void expect(const std::vector<Finding>& findings, const char* kind, const std::string& tensor, const std::string& place,
+            std::int32_t rank, const std::string& source = "", const std::string& source_place = "") {
   ASSERT_EQ(findings.size(), 1U) << (findings.empty() ? "" : findings[1].text);
   const Finding& finding = findings.front();
   EXPECT_EQ(finding.kind, kind) << finding.text;
   EXPECT_EQ(finding.tensors, std::set<std::string>{tensor}) << finding.text;
-  EXPECT_EQ(finding.gen_ranks, std::set<std::int32_t>{patch.rank}) << finding.text;
-  EXPECT_EQ(finding.place, patch.text()) << finding.text;
+  EXPECT_EQ(finding.gen_ranks, std::set<std::int32_t>{rank}) << finding.text;
+  EXPECT_EQ(finding.place, place) << finding.text;
   EXPECT_EQ(finding.source, source) << finding.text;
   EXPECT_EQ(finding.source_place, source_place) << finding.text;
+}
+
+void expect(const std::vector<Finding>& findings, const char* kind, const std::string& tensor, const Patch& patch,
+            const std::string& source = "", const std::string& source_place = "") {
+  expect(findings, kind, tensor, patch.text(), patch.rank, source, source_place);
 }
 
 class Corruptions : public testing::TestWithParam<unsigned> {
@@ -168,6 +175,37 @@ TEST_P(Corruptions, ShiftedRows) {
   Patch from = to;
   from.row += shift;
   expect(c.findings(), "moved", kGate, to, kGate, from.text());
+}
+
+TEST_P(Corruptions, ContentThatStandsTwiceIsNotUnique) {
+  const std::string other = "model.layers.1.mlp.up_proj.weight";
+  for (std::int32_t rank = 0; rank < 2; ++rank) {
+    for (std::int64_t i = 0; i < 256 * 128; ++i) {
+      const std::int64_t row = rank * 256 + i / 128;
+      c.world().at(rank, kUp, row, i % 128) = c.world().at(rank, other, row, i % 128);
+    }
+  }
+  c.accept();
+  const Patch to = c.patch(kGate, 40, 50);
+  const Patch from = c.patch(kUp, 40, 50);
+  c.set(kGate, to, [&](auto i, auto j) { return c.world().at(from.rank, kUp, from.row + i, from.column + j); });
+  const auto findings = c.findings();
+  expect(findings, "moved", kGate, to, other, from.text());  // of the same layer
+  EXPECT_FALSE(findings.front().unique);
+  EXPECT_THAT(findings.front().text, testing::HasSubstr("not unique"));
+}
+
+TEST_P(Corruptions, OnesComeFromNowhere) {
+  const std::string norm = "model.layers.0.input_layernorm.weight";
+  const std::string others[] = {"model.layers.1.input_layernorm.weight", "model.norm.weight"};
+  for (const std::string& name : others) {
+    for (std::int64_t i = 0; i < 128; ++i) c.world().at(0, name, i) = c.world().at(1, name, i) = 0x3F80;
+  }
+  c.accept();
+  for (std::int64_t i = 0; i < 128; ++i) c.world().at(1, norm, i) = 0x3F80;
+  const auto findings = c.findings();
+  expect(findings, "constant", norm, "[0:128]", 1);
+  EXPECT_THAT(findings.front().text, testing::HasSubstr("where that comes from cannot be told"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, Corruptions, testing::Values(1U, 2U));

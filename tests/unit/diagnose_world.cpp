@@ -76,14 +76,24 @@ const layout::Piece& World::piece(std::int32_t rank, const std::string& name) co
 }
 
 std::uint16_t& World::at(std::int32_t rank, const std::string& name, std::int64_t row, std::int64_t column) {
+  return at(rank, name, {{row, column}, {1, 1}});
+}
+
+std::uint16_t& World::at(std::int32_t rank, const std::string& name, std::int64_t index) {
+  return at(rank, name, {{index}, {1}});
+}
+
+std::uint16_t& World::at(std::int32_t rank, const std::string& name, const Box& element) {
   const layout::Piece& mine = piece(rank, name);
-  const layout::Place place = layout::place_of(mine, {{row, column}, {1, 1}});
+  REFIT_ASSERT(intersect(mine.box, element) == element);
+  const layout::Place place = layout::place_of(mine, element);
   const auto storage = static_cast<std::size_t>(locals_[static_cast<std::size_t>(rank)].find(place.storage));
   std::byte* data = storages_[static_cast<std::size_t>(rank)][storage].data();
   return reinterpret_cast<std::uint16_t*>(data)[place.offset];
 }
 
 void World::dump(const std::string& folder) const {
+  std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
   for (std::int32_t r = 0; r < ranks(); ++r) {
     std::vector<checkpoint::DumpTensor> tensors;

@@ -21,6 +21,8 @@ class World {
   std::int32_t ranks() const { return setup_.gen->ranks(); }
   /// Element (row, column) of a bf16 matrix, whose piece on that rank has it.
   std::uint16_t& at(std::int32_t rank, const std::string& name, std::int64_t row, std::int64_t column);
+  /// That of a vector.
+  std::uint16_t& at(std::int32_t rank, const std::string& name, std::int64_t index);
   /// The only piece of a tensor on a rank.
   const layout::Piece& piece(std::int32_t rank, const std::string& name) const;
   /// Replaces what the ranks hold by what `layout` would bring there; what it leaves out stays poison.
@@ -29,6 +31,8 @@ class World {
   void dump(const std::string& folder) const;
 
  private:
+  std::uint16_t& at(std::int32_t rank, const std::string& name, const Box& element);
+
   engine::Setup setup_;
   std::vector<layout::LocalLayout> locals_;
   std::vector<std::vector<kernels::SharedBuffer>> storages_;  ///< by rank
