@@ -105,6 +105,7 @@ class Examination {
       const auto whole = truth(tensor.index);
       if (!whole) {
         unknown.push_back(tensor.name);
+        for (std::int32_t r = 0; r < gen_.ranks(); ++r) add_names(tensor, Rank{r});
         continue;
       }
       ++result_.tensors;
@@ -115,6 +116,12 @@ class Examination {
     if (!unknown.empty())
       result_.notes.push_back(fmt::format("{} tensors are not compared, since nothing given has them, e.g. {}",
                                           unknown.size(), unknown.front()));
+  }
+
+  void add_names(const Tensor& tensor, Rank rank) {
+    std::vector<Piece> pieces;
+    setup_.gen->pieces(tensor, rank, pieces);
+    for (const Piece& piece : pieces) names_.insert(setup_.gen->storage(piece.place.storage, rank).name);
   }
 
   void compare(const Tensor& tensor, const std::shared_ptr<const Whole>& whole, Rank rank) {

@@ -28,8 +28,9 @@ Part read_part(const Dumps& dumps, Rank rank, const layout::Storage& storage, co
 }
 
 std::int64_t count_wrong(const Part& part) {
+  if (part.elements() == 0) return 0;
   const std::int64_t columns = part.found.columns;
-  const bool gapless = columns > 0 && part.columns.back() - part.columns.front() == columns - 1;
+  const bool gapless = part.columns.back() - part.columns.front() == columns - 1;
   const auto row_bytes = static_cast<std::size_t>(columns * part.found.element_bytes);
   std::int64_t wrong = 0;
   for (std::int64_t row = 0; row < part.found.rows; ++row) {

@@ -81,6 +81,9 @@ def clean(suite):
     result, ended = diagnose(suite, "clean", "--train-dump", "clean.train", code=0)
     suite.check(result["elements"] > 0 and not result["findings"] and not result["bugs"], f"{result}", ended)
     diagnose(suite, "clean", "--expected", "clean.gen", code=0)
+    fp8 = ("--precision", "bf16:fp8", "--train", "TP1", "--gen", "TP4")  # experts' scales are repeated there
+    run(suite, "quantised", "--model", "qwen3-30b-a3b-small", "--layers", 1, *fp8, ranks=5)
+    diagnose(suite, "quantised", "--train-dump", "quantised.train", code=0)
 
 
 def real_engine(suite):
