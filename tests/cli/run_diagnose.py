@@ -31,14 +31,17 @@ def diagnose(suite, name, *arguments, code=1):
     return result, ended
 
 
-def engine_dump(suite, family, layout, name):
+def engine_dump(suite, family, layout, name, side="gen"):
     """What a real engine stored, as a dump folder that says nothing of how it was made."""
-    source = os.path.join(os.path.dirname(os.path.dirname(suite.checkpoint(family))), "vllm", family, layout)
-    shutil.rmtree(suite.path(f"{name}.gen"), ignore_errors=True)
-    os.makedirs(suite.path(f"{name}.gen"))
+    engine = "vllm" if side == "gen" else "megatron"
+    source = os.path.join(os.path.dirname(os.path.dirname(suite.checkpoint(family))), engine, family, layout)
+    shutil.rmtree(suite.path(f"{name}.{side}"), ignore_errors=True)
+    os.makedirs(suite.path(f"{name}.{side}"))
     for file in os.listdir(source):
+        if not file.endswith(".safetensors"):
+            continue
         rank = int(file.removeprefix("rank").removesuffix(".safetensors"))
-        shutil.copy(os.path.join(source, file), suite.path(f"{name}.gen", f"gen-rank-{rank:05}.safetensors"))
+        shutil.copy(os.path.join(source, file), suite.path(f"{name}.{side}", f"{side}-rank-{rank:05}.safetensors"))
 
 
 def named_bugs(suite):
@@ -87,10 +90,15 @@ def clean(suite):
 
 
 def real_engine(suite):
-    """A real engine's dump is equal to its checkpoint, as safetensors and as HDF5; one wrong bit in it is found."""
+    """A real engine's dump is equal to its checkpoint, as safetensors and as HDF5, and to what a real trainer held; one
+    wrong bit in it is found."""
     arguments = ("--expected", suite.checkpoint("nemotron_h"), "--gen", "TP2", *FP32)
     engine_dump(suite, "nemotron_h", "tp2", "engine")
     diagnose(suite, "engine", *arguments, code=0)
+    engine_dump(suite, "nemotron_h", "tp2ep2", "engine", "train")
+    trained = ("--train-dump", "engine.train", "--checkpoint", arguments[1], "--train", "TP2xDP2xEP2")
+    result, ended = diagnose(suite, "engine", *trained, *arguments[2:], code=0)
+    suite.check(result["truth"] == "the train dump", f"{result}", ended)
     path = suite.path("engine.gen", "gen-rank-00001.safetensors")
     ended = suite.run(0, "convert", path, "converted", "--force")
     suite.check_code(ended, 0, "conversion of a dump")
