@@ -235,6 +235,20 @@ void require_layouts(Filler& filler, const Case& c) {
   if (!c.given.contains("gen.layout")) filler.add(where, "gen.layout is required (--gen TP4)");
 }
 
+/// What dumps are to say of their run.
+std::map<std::string, std::string> facts_of(Case c) {
+  for (std::string* path : {&c.model.config, &c.model.checkpoint}) {
+    if (!path->empty()) *path = std::filesystem::absolute(*path).lexically_normal().string();
+  }
+  std::map<std::string, std::string> facts;
+  for (const Key& key : case_keys()) {
+    const bool described =
+        key.name.starts_with("model.") || key.name.starts_with("train.") || key.name.starts_with("gen.");
+    if (described && c.given.contains(key.name)) facts.emplace(key.name, key.get(c));
+  }
+  return facts;
+}
+
 }  // namespace
 
 Case read_case(const std::string& file, const std::vector<Option>& options, Twin twin) {
@@ -250,6 +264,7 @@ Case read_case(const std::string& file, const std::vector<Option>& options, Twin
   require_layouts(filler, c);
   filler.finish();
   engine::complete(c);
+  c.facts = facts_of(c);
   return c;
 }
 

@@ -5,6 +5,7 @@
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
+#include <algorithm>
 #include <cstdlib>
 
 #include "app/case_keys.hpp"
@@ -77,21 +78,34 @@ void add_sets(CLI::App& command, CaseArguments& arguments) {
       ->take_all();
 }
 
-void add_case_arguments(CLI::App& command, CaseArguments& arguments) {
+/// A case, and those of its keys as options whose section is one of `sections`; all where there are none.
+void add_case_keys(CLI::App& command, CaseArguments& arguments, const std::vector<std::string>& sections) {
   command.add_option("CASE", arguments.file, "Case file (TOML)");
-  command.add_flag("--fixed", arguments.fixed, "Of a case that replays a bug: without the bug");
   for (const Key& key : case_keys()) {
-    if (!key.option.empty()) add_key_option(command, arguments, key);
+    const bool wanted = sections.empty() || std::any_of(sections.begin(), sections.end(), [&](const auto& section) {
+                          return key.name.starts_with(section + ".");
+                        });
+    if (wanted && !key.option.empty()) add_key_option(command, arguments, key);
   }
   add_precision(command, arguments);
   add_sets(command, arguments);
   command.footer(keys_footer());
 }
 
-engine::Case case_of(CaseArguments arguments, const std::string& inputs) {
+void add_case_arguments(CLI::App& command, CaseArguments& arguments) {
+  command.add_flag("--fixed", arguments.fixed, "Of a case that replays a bug: without the bug");
+  add_case_keys(command, arguments, {});
+}
+
+/// Names of models become paths.
+void resolve_models(CaseArguments& arguments, const std::string& inputs) {
   for (Option& option : arguments.options) {
     if (option.name == "--model") option.text = config_path(option.text, inputs);
   }
+}
+
+engine::Case case_of(CaseArguments arguments, const std::string& inputs) {
+  resolve_models(arguments, inputs);
   return read_case(arguments.file, arguments.options, arguments.fixed ? Twin::fixed : Twin::bug);
 }
 
@@ -113,11 +127,19 @@ int plan_case(const engine::Case& c, engine::PlanOptions options, const std::str
   return engine::plan(c, options, arguments);
 }
 
+int diagnose_dumps(DiagnoseOptions options, CaseArguments arguments, const std::string& inputs) {
+  resolve_models(arguments, inputs);
+  options.case_file = arguments.file;
+  options.options = arguments.options;
+  return diagnose(options);
+}
+
 /// Everything that the command line can say.
 struct Arguments {
   std::string inputs;
   bool version = false;
-  CaseArguments run, plan;
+  CaseArguments run, plan, diagnosed;
+  DiagnoseOptions diagnose;
   engine::PlanOptions plan_options;
   std::string hardware;
   engine::ProbeOptions probe;
@@ -166,6 +188,20 @@ void add_probe(CLI::App& app, Arguments& arguments) {
       ->capture_default_str();
 }
 
+void add_diagnose(CLI::App& app, Arguments& arguments) {
+  CLI::App* command =
+      add_command(app, "diagnose", "Say from dumps what a broken refit put where, and which bug does so");
+  command->add_option("--gen-dump", arguments.diagnose.gen_dump, "Folder with gen-rank-00000.safetensors (or .h5), ...")
+      ->required();
+  command->add_option("--expected", arguments.diagnose.expected,
+                      "What gen should hold: the checkpoint that was refitted, or a folder of right gen dumps");
+  command->add_option("--train-dump", arguments.diagnose.train_dump,
+                      "Folder with train-rank-00000.safetensors, ...: right values of weights that were updated since");
+  command->add_option("--json", arguments.diagnose.json, "Result file");
+  command->add_flag("--force", arguments.diagnose.force, "Replace an existing file");
+  add_case_keys(*command, arguments.diagnosed, {"model", "train", "gen"});
+}
+
 void add_inspect(CLI::App& app, Arguments& arguments) {
   CLI::App* command = add_command(app, "inspect", "Family, tensors, files and totals of a checkpoint or config.json");
   command->add_option("CHECKPOINT", arguments.inspect.path, "Checkpoint, config.json, or a model's name")->required();
@@ -210,6 +246,7 @@ void add_commands(CLI::App& app, Arguments& arguments) {
                      arguments.run);
   add_plan(app, arguments);
   add_probe(app, arguments);
+  add_diagnose(app, arguments);
   add_inspect(app, arguments);
   add_synth(app, arguments);
   add_convert(app, arguments);
@@ -232,6 +269,7 @@ int dispatch(const std::string& command, Arguments& a, const std::vector<std::st
   if (command == "run") return run_case(case_of(a.run, inputs), arguments);
   if (command == "plan") return plan_case(case_of(a.plan, inputs), a.plan_options, a.hardware, inputs, arguments);
   if (command == "probe") return engine::probe(a.probe);
+  if (command == "diagnose") return diagnose_dumps(a.diagnose, a.diagnosed, inputs);
   if (command == "compare") return compare(a.a, a.b);
   if (command == "list") return list(a.what, inputs);
   a.inspect.inputs = a.synth.inputs = inputs;

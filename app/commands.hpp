@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "app/case_reader.hpp"
 #include "checkpoint/checkpoint.hpp"
 #include "model/model.hpp"
 
@@ -48,6 +50,20 @@ int convert(const ConvertOptions& options);
 
 /// Compares two checkpoints or dump folders; 1 where they differ.
 int compare(const std::string& a, const std::string& b);
+
+struct DiagnoseOptions {
+  std::string gen_dump;
+  std::string train_dump;  ///< empty = none
+  std::string expected;    ///< checkpoint or dump folder; empty = none
+  std::string json;        ///< file; empty = none
+  bool force = false;
+  std::string case_file;  ///< empty = none
+  std::vector<Option> options;
+};
+
+/// Compares dumps with what they should be, and says what is wrong; 1 where something is. Errors (usage): dumps that do
+/// not say how they were made where options do not either.
+int diagnose(const DiagnoseOptions& options);
 
 /// Prints what there is of `what`: models, cases, bugs, injections or executors.
 int list(const std::string& what, const std::string& inputs);

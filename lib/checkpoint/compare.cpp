@@ -1,18 +1,14 @@
 #include <fmt/format.h>
 
 #include <cstring>
-#include <filesystem>
-#include <map>
-#include <optional>
 
 #include "checkpoint/contents.hpp"
+#include "checkpoint/rank_files.hpp"
 #include "checkpoint/tensor_stream.hpp"
 #include "core/error.hpp"
 
 namespace refit::checkpoint {
 namespace {
-
-namespace fs = std::filesystem;
 
 /// "4,096".
 std::string grouped(std::int64_t count) {
@@ -98,38 +94,7 @@ class Comparison {
   std::int64_t tensors = 0;
 };
 
-/// Which rank of which side a dump is of; ordered by side, then number.
-struct RankName {
-  std::string side;
-  int rank = 0;
-  friend auto operator<=>(const RankName&, const RankName&) = default;
-};
 using RankFiles = std::map<RankName, std::string>;
-
-/// "train-rank-00003.safetensors" -> train, 3; nothing for other names.
-std::optional<RankName> parse_rank_name(const std::string& file) {
-  constexpr std::size_t kMostDigits = 9;
-  const std::string suffix = ".safetensors";
-  for (const char* side : {"train", "gen"}) {
-    const std::string prefix = std::string(side) + "-rank-";
-    if (!file.starts_with(prefix) || !file.ends_with(suffix) || file.size() <= prefix.size() + suffix.size()) continue;
-    const std::string digits = file.substr(prefix.size(), file.size() - prefix.size() - suffix.size());
-    if (digits.size() > kMostDigits || digits.find_first_not_of("0123456789") != std::string::npos) continue;
-    return RankName{side, std::stoi(digits)};
-  }
-  return std::nullopt;
-}
-
-/// The rank files of a folder; empty if it is no dump folder.
-RankFiles rank_files(const std::string& folder) {
-  RankFiles result;
-  std::error_code error;
-  for (const fs::directory_entry& item : fs::directory_iterator(folder, error)) {
-    const auto name = parse_rank_name(item.path().filename().string());
-    if (name) result.emplace(*name, item.path().string());
-  }
-  return result;
-}
 
 void compare_dumps(const RankFiles& a, const RankFiles& b, Comparison& comparison) {
   if (a.size() != b.size()) comparison.note("ranks", fmt::format("{} in A, {} in B", a.size(), b.size()));
@@ -151,7 +116,7 @@ std::vector<TensorDifference> compare(const std::string& a, const std::string& b
   const auto dump_a = rank_files(a);
   const auto dump_b = rank_files(b);
   if (dump_a.empty() != dump_b.empty()) {
-    fail_usage("{} holds rank dumps (train-rank-*, gen-rank-*.safetensors) and {} does not; compare two of one kind",
+    fail_usage("{} holds rank dumps (train-rank-*, gen-rank-*) and {} does not; compare two of one kind",
                dump_a.empty() ? b : a, dump_a.empty() ? a : b);
   }
   Comparison comparison;

@@ -188,6 +188,8 @@ struct BugSection {
   BugKind kind = BugKind::mismatch;
 };
 
+inline constexpr const char* kFactPrefix = "refit.";
+
 struct Case {
   std::string name;
   std::string description;  ///< of a bug without one, its title
@@ -205,6 +207,10 @@ struct Case {
 
   /// Keys that the file or an option gave, with the place for messages: "refit.streams" -> "case.toml:12:3".
   std::map<std::string, std::string> given;
+
+  /// The given keys of model, train and gen as TOML text, with absolute paths: "gen.layout" -> "\"TP4\"". Dumps carry
+  /// them in their metadata, each behind kFactPrefix.
+  std::map<std::string, std::string> facts;
 
   std::int64_t train_ranks() const { return train.layout.ranks(); }
   std::int64_t gen_ranks() const { return gen.layout.ranks(); }

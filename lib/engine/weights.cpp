@@ -179,9 +179,10 @@ void Weights::dump(const std::string& folder, const std::vector<checkpoint::Dump
     tensors.push_back({{storage.name, storage.shape, storage.dtype}, memory_.storages()[i]});
   }
   const layout::Layout& side = group_ == verify::Group::train ? *setup_.train : *setup_.gen;
-  checkpoint::write_safetensors(
-      dump_path(folder, group_, rank_), tensors,
-      {{"format", "pt"}, {"rank", fmt::format("{}", to_int(rank_))}, {"coordinates", side.coordinates(rank_)}});
+  std::map<std::string, std::string> metadata{
+      {"format", "pt"}, {"rank", fmt::format("{}", to_int(rank_))}, {"coordinates", side.coordinates(rank_)}};
+  for (const auto& [key, value] : setup_.c.facts) metadata.emplace(kFactPrefix + key, value);
+  checkpoint::write_safetensors(dump_path(folder, group_, rank_), tensors, metadata);
 }
 
 Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& setup, const Tensor& tensor, DType dtype) {

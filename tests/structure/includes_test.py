@@ -25,7 +25,8 @@ MAY_INCLUDE = {
     "transport": ["plan", "kernels"],
     "verify": ["layout", "transport", "kernels"],
     "engine": ["train", "gen", "inject", "m2n", "checkpoint", "transport", "verify", "report"],
-    "app": ["engine"],
+    "diagnose": ["engine"],
+    "app": ["diagnose"],
 }
 ANYONE = set(MAY_INCLUDE)
 PURE = {"core", "model", "layout", "plan", "train", "gen", "inject", "m2n"}

@@ -1,0 +1,83 @@
+#include "diagnose/diagnose.hpp"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "app/case_keys.hpp"
+#include "app/commands.hpp"
+#include "checkpoint/rank_files.hpp"
+#include "core/error.hpp"
+#include "report/files.hpp"
+
+namespace refit::app {
+namespace {
+
+bool is_given(const std::vector<Option>& options, std::string_view key) {
+  return std::any_of(options.begin(), options.end(), [&](const Option& option) { return option.key == key; });
+}
+
+bool is_dump(const std::string& path) { return !checkpoint::rank_files(path).empty(); }
+
+/// What the dump says of its run, where nothing else does.
+void add_facts(const std::map<std::string, std::string>& metadata, std::vector<Option>& options) {
+  const std::string prefix = engine::kFactPrefix;
+  const bool has_model = is_given(options, "model.config") || is_given(options, "model.checkpoint");
+  for (const auto& [name, value] : metadata) {
+    if (!name.starts_with(prefix)) continue;
+    const std::string key = name.substr(prefix.size());
+    const bool is_model = key == "model.config" || key == "model.checkpoint";
+    if (is_given(options, key) || (is_model && has_model)) continue;
+    options.push_back({key, value, "the dump's " + key});
+  }
+}
+
+void require_known(const DiagnoseOptions& given, const std::vector<Option>& options) {
+  std::string missing;
+  const auto require = [&](bool there, const char* option) {
+    if (!there) missing += (missing.empty() ? "" : " and ") + std::string(option);
+  };
+  require(is_given(options, "model.config") || is_given(options, "model.checkpoint"), "--model or --checkpoint");
+  require(is_given(options, "gen.layout"), "--gen");
+  require(given.train_dump.empty() || is_given(options, "train.layout"), "--train");
+  if (!missing.empty()) {
+    fail_usage(
+        "{}: these dumps do not say how they were made (no {}* in their metadata): give {}, and what else of "
+        "the run's case is not the default",
+        given.gen_dump, engine::kFactPrefix, missing);
+  }
+}
+
+}  // namespace
+
+int diagnose(const DiagnoseOptions& given) {
+  const kernels::Runtime runtime;
+  report::check_outputs({given.json}, given.force);
+  diagnose::Request request;
+  request.gen_dump = given.gen_dump;
+  request.train_dump = given.train_dump;
+  std::vector<Option> options = given.options;
+  if (!given.expected.empty()) {
+    if (is_dump(given.expected)) {
+      request.expected_dump = given.expected;
+    } else {
+      options.push_back({"model.checkpoint", given.expected, "--expected"});
+    }
+  }
+  if (given.case_file.empty()) {
+    add_facts(diagnose::Dumps(given.gen_dump, "gen").metadata(), options);
+    require_known(given, options);
+  }
+  request.knows_train = !given.case_file.empty() || is_given(options, "train.layout");
+  if (!request.knows_train) options.push_back({"train.layout", "TP1", "--train"});
+  request.c = read_case(given.case_file, options);
+  request.c.run.inject.clear();
+  request.c.run.device = kernels::Runtime::has_device() ? engine::Device::cuda : engine::Device::cpu;
+  check_case(request.c);
+
+  const diagnose::Diagnosis diagnosis = diagnose::diagnose(request);
+  fmt::print("{}", diagnose::to_text(diagnosis));
+  if (!given.json.empty()) report::write_file(given.json, diagnose::to_json(diagnosis));
+  return diagnosis.equal() ? 0 : static_cast<int>(ErrorKind::data);
+}
+
+}  // namespace refit::app

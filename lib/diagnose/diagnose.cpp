@@ -1,0 +1,282 @@
+#include "diagnose/diagnose.hpp"
+
+#include <algorithm>
+
+#include "diagnose/search.hpp"
+
+namespace refit::diagnose {
+namespace {
+
+using layout::Piece;
+using layout::Storage;
+using model::Tensor;
+
+constexpr int kRounds = 4;
+
+/// A piece of a gen rank that differs from what it should be.
+struct WrongPart {
+  std::int32_t tensor = -1;
+  Rank rank{0};
+  Storage storage;
+  Piece piece;
+  std::vector<Candidate> candidates;  ///< where its content may come from
+  bool is_hopeless = false;           ///< the last search found nothing new
+};
+
+class Examination {
+ public:
+  explicit Examination(const Request& request) : request_(request), setup_(request.c), gen_(request.gen_dump, "gen") {
+    if (gen_.ranks() != setup_.gen->ranks()) {
+      fail_usage("{}: {} gen ranks were dumped, but gen.layout {} has {}; give the layout of the run (--gen)",
+                 request.gen_dump, gen_.ranks(), layout::to_string(setup_.c.gen.layout), setup_.gen->ranks());
+    }
+    open_sources();
+  }
+
+  Diagnosis run() {
+    result_.gen_ranks = gen_.ranks();
+    result_.truth = sources_.front()->name();
+    compare();
+    compare_constants();
+    add_problems();
+    note_extras();
+    for (int round = 0; round < kRounds && look_for_candidates(); ++round) {
+    }
+    std::vector<Region> regions;
+    for (const WrongPart& wrong : wrong_) {
+      const Part part = read(wrong);
+      Explained explained = explain(part, wrong.candidates, sources_);
+      explain_rest(part, sources_, explained);
+      const std::vector<Region> more = regions_of(part, wrong.rank, explained);
+      regions.insert(regions.end(), more.begin(), more.end());
+    }
+    if (!regions.empty() && result_.findings.empty())
+      result_.bugs = name_bugs({setup_, request_.knows_train, gen_, sources_, regions});
+    const std::vector<Finding> findings = merge(setup_, request_.knows_train, sources_, regions);
+    result_.findings.insert(result_.findings.end(), findings.begin(), findings.end());
+    for (Source* source : sources_) {
+      for (const std::string& replica : source->wrong_replicas())
+        result_.notes.push_back(fmt::format("replicas differ: {} is not what the first rank with it has", replica));
+    }
+    return std::move(result_);
+  }
+
+ private:
+  /// The truth first: what train had, else the dump or checkpoint that is expected.
+  void open_sources() {
+    if (!request_.train_dump.empty()) {
+      dumps_.push_back(std::make_unique<Dumps>(request_.train_dump, "train"));
+      if (dumps_.back()->ranks() != setup_.train->ranks()) {
+        fail_usage("{}: {} train ranks were dumped, but train.layout {} has {}; give the layout of the run (--train)",
+                   request_.train_dump, dumps_.back()->ranks(), layout::to_string(setup_.c.train.layout),
+                   setup_.train->ranks());
+      }
+      owned_.push_back(std::make_unique<Source>(setup_, *setup_.train, *dumps_.back()));
+    }
+    if (!request_.expected_dump.empty()) {
+      dumps_.push_back(std::make_unique<Dumps>(request_.expected_dump, "gen"));
+      if (dumps_.back()->ranks() != gen_.ranks()) {
+        fail_usage("{} has {} gen ranks, {} has {}: dumps of one layout are needed", request_.expected_dump,
+                   dumps_.back()->ranks(), request_.gen_dump, gen_.ranks());
+      }
+      owned_.push_back(std::make_unique<Source>(setup_, *setup_.gen, *dumps_.back()));
+    }
+    if (setup_.checkpoint) owned_.push_back(std::make_unique<Source>(setup_));
+    if (owned_.empty()) fail_usage("nothing to compare with: give --expected CHECKPOINT|DUMP or --train-dump DIR");
+    for (const auto& source : owned_) sources_.push_back(source.get());
+  }
+
+  /// A tensor from the first source that has it: what only gen stores is in no train dump.
+  std::shared_ptr<const Whole> truth(std::int32_t tensor) {
+    for (Source* source : sources_) {
+      if (auto whole = source->get(tensor)) return whole;
+    }
+    return nullptr;
+  }
+
+  Part read(const WrongPart& wrong) {
+    return read_part(gen_, wrong.rank, wrong.storage, wrong.piece, truth(wrong.tensor));
+  }
+
+  void compare() {
+    std::vector<std::string> unknown;
+    for (const Tensor& tensor : setup_.model.tensors) {
+      if (!setup_.gen->format(tensor)) continue;
+      const auto whole = truth(tensor.index);
+      if (!whole) {
+        unknown.push_back(tensor.name);
+        for (std::int32_t r = 0; r < gen_.ranks(); ++r) add_names(tensor, Rank{r});
+        continue;
+      }
+      ++result_.tensors;
+      const std::int64_t before = result_.elements_wrong;
+      for (std::int32_t r = 0; r < gen_.ranks(); ++r) compare(tensor, whole, Rank{r});
+      result_.tensors_wrong += result_.elements_wrong > before ? 1 : 0;
+    }
+    if (!unknown.empty())
+      result_.notes.push_back(fmt::format("{} tensors are not compared, since nothing given has them, e.g. {}",
+                                          unknown.size(), unknown.front()));
+  }
+
+  void add_names(const Tensor& tensor, Rank rank) {
+    std::vector<Piece> pieces;
+    setup_.gen->pieces(tensor, rank, pieces);
+    for (const Piece& piece : pieces) names_.insert(setup_.gen->storage(piece.place.storage, rank).name);
+  }
+
+  void compare(const Tensor& tensor, const std::shared_ptr<const Whole>& whole, Rank rank) {
+    std::vector<Piece> pieces;
+    setup_.gen->pieces(tensor, rank, pieces);
+    for (const Piece& piece : pieces) {
+      result_.elements += piece.box.volume();
+      const Storage storage = setup_.gen->storage(piece.place.storage, rank);
+      if (!is_there(rank, storage)) {
+        result_.elements_wrong += piece.box.volume();
+        continue;
+      }
+      const std::int64_t wrong = count_wrong(read_part(gen_, rank, storage, piece, whole));
+      result_.elements_wrong += wrong;
+      if (wrong > 0) wrong_.push_back({tensor.index, rank, storage, piece, local_candidates(tensor), false});
+    }
+  }
+
+  /// Rows and columns of the tensor itself, and what the other sources have of it.
+  std::vector<Candidate> local_candidates(const Tensor& tensor) const {
+    std::vector<Candidate> result;
+    for (std::size_t s = 1; s < sources_.size(); ++s)
+      result.push_back({static_cast<std::int32_t>(s), tensor.index, Candidate::Along::rows, 0});
+    result.push_back({0, tensor.index, Candidate::Along::rows, 0});
+    result.push_back({0, tensor.index, Candidate::Along::columns, 0});
+    return result;
+  }
+
+  /// Notes a parameter that cannot be compared, once.
+  bool is_there(Rank rank, const Storage& storage) {
+    const auto [entry, is_new] = problems_.try_emplace({rank, storage.key});
+    if (!is_new) return entry->second.empty();
+    names_.insert(storage.name);
+    entry->second = gen_.problem(rank, storage);
+    if (entry->second.empty()) return true;
+    const bool missing = gen_.file(rank).find(storage.name) == nullptr;
+    Finding& finding = problems_of_[missing ? "missing" : "shape"];
+    if (finding.tensors.empty()) finding.text = fmt::format("e.g. {} {}", storage.name, entry->second);
+    finding.gen_ranks.insert(to_int(rank));
+    finding.tensors.insert(storage.name);
+    finding.elements += storage.elements();
+    return false;
+  }
+
+  void add_problems() {
+    for (auto& [kind, finding] : problems_of_) {
+      finding.kind = kind;
+      finding.text =
+          fmt::format("gen rank{} {}: {} parameters are {}, {}; is the layout (--gen, --precision) the run's?",
+                      finding.gen_ranks.size() > 1 ? "s" : "", ranges_text(finding.gen_ranks), finding.tensors.size(),
+                      kind == "missing" ? "missing" : "of another shape or dtype", finding.text);
+      result_.findings.push_back(finding);
+    }
+  }
+
+  /// The parts of storages that belong to no tensor.
+  void compare_constants() {
+    for (std::int32_t r = 0; r < gen_.ranks(); ++r) {
+      const layout::LocalLayout local = layout::materialise(*setup_.gen, setup_.model.tensors, Rank{r});
+      for (const auto& [number, fill] : local.fills) {
+        const Storage& storage = local.storages[static_cast<std::size_t>(number)];
+        if (is_there(Rank{r}, storage)) compare(Rank{r}, storage, fill);
+      }
+    }
+  }
+
+  void compare(Rank rank, const Storage& storage, const layout::Fill& fill) {
+    const kernels::ExecutionSpace space;
+    const kernels::SharedBuffer stored =
+        gen_.read(rank, storage, fill.place.offset, span_of(fill.extent, fill.place.strides));
+    const kernels::SharedBuffer right(product(fill.extent) * byte_size(storage.dtype));
+    kernels::fill(space, right.data(), storage.dtype, fill.extent, row_major_strides(fill.extent), fill.value);
+    space.fence();
+    const kernels::Region region{stored.data(), storage.dtype, Box::whole(fill.extent), fill.extent,
+                                 fill.place.strides};
+    const kernels::Difference different = kernels::count_differences(space, region, right.data());
+    if (different.count == 0) return;
+    Finding finding;
+    finding.kind = "padding";
+    finding.gen_ranks = {to_int(rank)};
+    finding.tensors = {storage.name};
+    finding.elements = different.count;
+    finding.text = fmt::format("gen rank {}: {}: {} of {} elements of its padding are not {}", to_int(rank),
+                               storage.name, different.count, product(fill.extent), fill.value);
+    result_.findings.push_back(finding);
+  }
+
+  void note_extras() {
+    std::set<std::string> extras;
+    for (std::int32_t r = 0; r < gen_.ranks(); ++r) {
+      for (const checkpoint::Entry& entry : gen_.file(Rank{r}).entries) {
+        if (!names_.contains(entry.info.name)) extras.insert(entry.info.name);
+      }
+    }
+    if (!extras.empty())
+      result_.notes.push_back(
+          fmt::format("{} parameters of the dump hold no tensor of the model and are not compared, "
+                      "e.g. {}",
+                      extras.size(), *extras.begin()));
+  }
+
+  /// One search for what is unexplained so far; false where it found nothing new.
+  bool look_for_candidates() {
+    std::vector<Probe> probes;
+    for (std::size_t i = 0; i < wrong_.size(); ++i) {
+      if (wrong_[i].is_hopeless) continue;
+      const Part part = read(wrong_[i]);
+      const std::size_t before = probes.size();
+      append_probes(part, explain(part, wrong_[i].candidates, sources_), static_cast<std::int32_t>(i), probes);
+      wrong_[i].is_hopeless = probes.size() == before;
+    }
+    if (probes.empty()) return false;
+    std::vector<std::vector<Hit>> hits(probes.size());
+    for (const Hit& hit : search(setup_.model, *sources_.front(), probes))
+      hits[static_cast<std::size_t>(hit.probe)].push_back(hit);
+    std::set<std::int32_t> searched, found;
+    for (std::size_t i = 0; i < probes.size(); ++i) {
+      searched.insert(probes[i].part);
+      if (!hits[i].empty() && add_candidate(probes[i], hits[i])) found.insert(probes[i].part);
+    }
+    for (const std::int32_t part : searched) wrong_[static_cast<std::size_t>(part)].is_hopeless = !found.contains(part);
+    return !found.empty();
+  }
+
+  /// The nearest of the places where a probe's run stands becomes a candidate; false where it is one already.
+  bool add_candidate(const Probe& probe, const std::vector<Hit>& hits) {
+    WrongPart& wrong = wrong_[static_cast<std::size_t>(probe.part)];
+    const Tensor& own = setup_.model.tensors[static_cast<std::size_t>(wrong.tensor)];
+    const auto distance = [&](const Hit& hit) {
+      const Tensor& other = setup_.model.tensors[static_cast<std::size_t>(hit.tensor)];
+      return std::tuple(hit.tensor != own.index, other.layer != own.layer, other.expert != own.expert, hit.tensor);
+    };
+    const Hit& best = *std::min_element(hits.begin(), hits.end(),
+                                        [&](const Hit& a, const Hit& b) { return distance(a) < distance(b); });
+    const Candidate candidate{0, best.tensor, probe.along, best.column - probe.begin, hits.size() == 1};
+    if (std::find(wrong.candidates.begin(), wrong.candidates.end(), candidate) != wrong.candidates.end()) return false;
+    wrong.candidates.push_back(candidate);
+    return true;
+  }
+
+  const Request& request_;
+  engine::Setup setup_;
+  Dumps gen_;
+  std::vector<std::unique_ptr<Dumps>> dumps_;
+  std::vector<std::unique_ptr<Source>> owned_;
+  std::vector<Source*> sources_;
+  std::vector<WrongPart> wrong_;
+  std::map<std::pair<Rank, layout::StorageKey>, std::string> problems_;
+  std::map<std::string, Finding> problems_of_;  ///< by kind
+  std::set<std::string> names_;                 ///< of the parameters that the layout has
+  Diagnosis result_;
+};
+
+}  // namespace
+
+Diagnosis diagnose(const Request& request) { return Examination(request).run(); }
+
+}  // namespace refit::diagnose

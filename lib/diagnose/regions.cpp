@@ -1,0 +1,105 @@
+#include "diagnose/regions.hpp"
+
+#include <algorithm>
+#include <map>
+
+namespace refit::diagnose {
+namespace {
+
+constexpr std::size_t kMostDistances = 3;
+
+void widen(std::int64_t (&range)[2], std::int64_t number) {
+  range[0] = std::min(range[0], number);
+  range[1] = std::max(range[1], number + 1);
+}
+
+/// Explanations by the region to which they go: those of one tensor with many row distances share one.
+std::vector<std::size_t> region_numbers(const std::vector<Explanation>& explanations, std::vector<Region>& regions) {
+  using Key = std::tuple<Kind, std::int32_t, std::int32_t, std::int64_t>;
+  const auto key = [](const Explanation& why) { return Key{why.kind, why.source, why.tensor, why.column_shift}; };
+  std::map<Key, std::size_t> distances;
+  for (const Explanation& why : explanations) ++distances[key(why)];
+  std::map<Key, std::size_t> shared;
+  std::vector<std::size_t> numbers;
+  for (const Explanation& why : explanations) {
+    const bool scattered = distances[key(why)] > kMostDistances;
+    const auto [entry, is_new] = shared.try_emplace(key(why), regions.size());
+    if (!scattered) entry->second = regions.size();
+    numbers.push_back(entry->second);
+    if (!is_new && scattered) {
+      regions[entry->second].why.unique = regions[entry->second].why.unique && why.unique;
+      continue;
+    }
+    regions.push_back({});
+    regions.back().why = why;
+    regions.back().scattered = scattered;
+  }
+  return numbers;
+}
+
+}  // namespace
+
+std::vector<Region> regions_of(const Part& part, Rank rank, const Explained& explained) {
+  std::vector<Region> regions;
+  const std::vector<std::size_t> numbers = region_numbers(explained.explanations, regions);
+  const auto label = [&](std::int64_t row, std::int64_t column) {
+    return explained.labels[static_cast<std::size_t>(row * part.found.columns + column)];
+  };
+  const auto for_each = [&](const auto& visit) {
+    for (std::int64_t row = 0; row < part.found.rows; ++row) {
+      for (std::int64_t column = 0; column < part.found.columns; ++column) {
+        visit(row, column, part.rows[static_cast<std::size_t>(row)], part.columns[static_cast<std::size_t>(column)],
+              label(row, column));
+      }
+    }
+  };
+  for_each([&](std::int64_t row, std::int64_t column, std::int64_t r, std::int64_t c, std::int32_t at) {
+    if (at < 0) return;
+    Region& region = regions[numbers[static_cast<std::size_t>(at)]];
+    if (region.elements++ == 0) {
+      region.tensor = part.truth->tensor->index;
+      region.rank = rank;
+      region.first_row = region.rows[0] = r;
+      region.first_column = region.columns[0] = c;
+      region.found = part.found(row, column);
+      region.expected = part.expected(row, column);
+      region.is_filled = true;
+    }
+    widen(region.rows, r);
+    widen(region.columns, c);
+  });
+  std::erase_if(regions, [](const Region& region) { return region.elements == 0; });
+  for (Region& region : regions) {
+    std::int64_t right = 0;  // elements that are right by chance belong to a region around them
+    for_each([&](std::int64_t, std::int64_t, std::int64_t r, std::int64_t c, std::int32_t at) {
+      const bool inside = r >= region.rows[0] && r < region.rows[1] && c >= region.columns[0] && c < region.columns[1];
+      if (inside && at < 0) ++right;
+    });
+    const std::int64_t box = std::count_if(part.rows.begin(), part.rows.end(),
+                                           [&](auto r) { return r >= region.rows[0] && r < region.rows[1]; }) *
+                             std::count_if(part.columns.begin(), part.columns.end(),
+                                           [&](auto c) { return c >= region.columns[0] && c < region.columns[1]; });
+    region.is_filled = region.elements + right == box && right * 4 <= box;
+    region.is_part = region.is_filled && box == part.elements();
+  }
+  return regions;
+}
+
+const char* name(Kind kind) {
+  switch (kind) {
+    case Kind::moved: return "moved";
+    case Kind::transposed: return "transposed";
+    case Kind::stale: return "stale";
+    case Kind::near: return "near";
+    case Kind::poison: return "unwritten";
+    case Kind::zero: return "zero";
+    case Kind::constant: return "constant";
+    case Kind::flipped: return "flipped";
+    case Kind::factor: return "factor";
+    case Kind::permuted: return "permuted";
+    case Kind::unknown: return "unknown";
+  }
+  return "unknown";
+}
+
+}  // namespace refit::diagnose

@@ -1,0 +1,329 @@
+#include "diagnose/replay.hpp"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+
+#include "core/error.hpp"
+#include "inject/faults.hpp"
+
+namespace refit::diagnose {
+namespace {
+
+using layout::Layout;
+using layout::Piece;
+using layout::StorageKey;
+using model::Tensor;
+
+struct TensorPiece {
+  const Tensor* tensor = nullptr;
+  Piece piece;
+};
+
+/// What a rank stores by some layout, storage by storage.
+using Pieces = std::map<StorageKey, std::vector<TensorPiece>>;
+
+/// A bug may tell of a box beyond its tensor: such a refit ends with an error, and leaves no dump.
+bool is_inside(const Box& box, const Shape& shape) {
+  for (int d = 0; d < shape.size(); ++d) {
+    if (box.lower[d] < 0 || box.lower[d] + box.extent[d] > shape[d]) return false;
+  }
+  return box.extent.size() == shape.size();
+}
+
+Pieces pieces_of(const Layout& layout, const model::Model& model, Rank rank) {
+  Pieces result;
+  std::vector<Piece> pieces;
+  for (const Tensor& tensor : model.tensors) {
+    pieces.clear();
+    layout.pieces(tensor, rank, pieces);
+    for (const Piece& piece : pieces) result[piece.place.storage].push_back({&tensor, piece});
+  }
+  return result;
+}
+
+bool same(const std::vector<Piece>& a, const std::vector<Piece>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](const Piece& x, const Piece& y) { return x.box == y.box && x.place == y.place; });
+}
+
+/// Calls visit(offset in the storage, index in the tensor) for every element of a box of a piece.
+template <typename Visit>
+void for_each_element(const Piece& piece, const Visit& visit) {
+  Extents at = Extents::filled(piece.box.extent.size(), 0);
+  for (std::int64_t i = 0, count = piece.box.volume(); i < count; ++i) {
+    Extents index = at;
+    for (int d = 0; d < at.size(); ++d) index[d] += piece.box.lower[d];
+    visit(piece.place.offset + offset_of(at, piece.place.strides), index);
+    for (int d = at.size() - 1; d >= 0 && ++at[d] == piece.box.extent[d]; --d) at[d] = 0;
+  }
+}
+
+Bits element(const Whole& whole, const Extents& index) {
+  const Matrix flat{whole.data.data(), byte_size(whole.dtype), 1, whole.tensor->elements(), 0, 1};
+  return flat(0, offset_of(index, row_major_strides(whole.tensor->shape)));
+}
+
+/// What a lie about train's layout makes ranks send as one tensor: for each element all values that some rank has where
+/// the lie says that the element is.
+class Sent {
+ public:
+  Sent(const Evidence& evidence, const Layout& lie) : evidence_(evidence), lie_(lie) {
+    for (std::int32_t r = 0; r < truth().ranks(); ++r) {
+      held_.push_back(pieces_of(truth(), evidence.setup.model, Rank{r}));
+    }
+  }
+
+  bool concerns(const Tensor& tensor) const {
+    std::vector<Piece> told, right;
+    for (std::int32_t r = 0; r < truth().ranks(); ++r) {
+      told.clear();
+      right.clear();
+      lie_.pieces(tensor, Rank{r}, told);
+      truth().pieces(tensor, Rank{r}, right);
+      if (!same(told, right)) return true;
+    }
+    return false;
+  }
+
+  /// The values of that element; none where no rank sends it.
+  const std::vector<Bits>& values(const Tensor& tensor, const Extents& index) {
+    if (tensor_ != &tensor) values_ = values_of(tensor);
+    tensor_ = &tensor;
+    return values_[static_cast<std::size_t>(offset_of(index, row_major_strides(tensor.shape)))];
+  }
+
+ private:
+  /// What a storage holds; nothing where that is no tensor's.
+  using Content = std::vector<std::optional<Bits>>;
+
+  const Layout& truth() const { return evidence_.setup.sent(); }
+
+  std::vector<std::vector<Bits>> values_of(const Tensor& tensor) {
+    std::vector<std::vector<Bits>> values(static_cast<std::size_t>(tensor.elements()));
+    const Extents strides = row_major_strides(tensor.shape);
+    std::vector<Piece> told;
+    for (std::int32_t r = 0; r < truth().ranks(); ++r) {
+      told.clear();
+      lie_.pieces(tensor, Rank{r}, told);
+      StorageKey key;
+      Content stored;
+      for (const Piece& piece : told) {
+        if (!is_inside(piece.box, tensor.shape)) continue;
+        if (stored.empty() || piece.place.storage != key) stored = content(Rank{r}, key = piece.place.storage);
+        for_each_element(piece, [&](std::int64_t offset, const Extents& index) {
+          if (offset < 0 || offset >= std::ssize(stored) || !stored[static_cast<std::size_t>(offset)]) return;
+          const Bits value = *stored[static_cast<std::size_t>(offset)];
+          auto& all = values[static_cast<std::size_t>(offset_of(index, strides))];
+          if (std::find(all.begin(), all.end(), value) == all.end()) all.push_back(value);
+        });
+      }
+    }
+    return values;
+  }
+
+  /// What a train rank really has in a storage, as gen would store it; empty where it has no such storage.
+  Content content(Rank rank, const StorageKey& key) {
+    const Pieces& held = held_[static_cast<std::size_t>(to_int(rank))];
+    const auto pieces = held.find(key);
+    if (pieces == held.end()) return {};
+    Content stored(static_cast<std::size_t>(truth().storage(key, rank).elements()));
+    for (const TensorPiece& held_piece : pieces->second) {
+      const auto whole = evidence_.sources.front()->get(held_piece.tensor->index);
+      if (!whole) continue;
+      for_each_element(held_piece.piece, [&](std::int64_t offset, const Extents& index) {
+        stored[static_cast<std::size_t>(offset)] = element(*whole, index);
+      });
+    }
+    return stored;
+  }
+
+  const Evidence& evidence_;
+  const Layout& lie_;
+  std::vector<Pieces> held_;
+  const Tensor* tensor_ = nullptr;  ///< the last one asked for
+  std::vector<std::vector<Bits>> values_;
+};
+
+/// Compares what one bug's lies predict with the dump.
+class Replay {
+ public:
+  Replay(const Evidence& evidence, const inject::Faults& faults)
+      : evidence_(evidence),
+        faults_(faults),
+        gen_lie_(faults.distort_gen(truth(), model())),
+        train_lie_(evidence.knows_train ? faults.distort_train(evidence.setup.sent(), model()) : nullptr) {
+    if (train_lie_) sent_ = std::make_unique<Sent>(evidence, *train_lie_);
+  }
+
+  /// False where the bug tells no lie about layouts and drops nothing.
+  bool predicts_anything() const {
+    return gen_lie_ || train_lie_ || std::any_of(model().tensors.begin(), model().tensors.end(), [&](const Tensor& t) {
+             return faults_.drops(model(), t);
+           });
+  }
+
+  bool fits() {
+    for (const Region& region : evidence_.regions) {
+      const Tensor& tensor = model().tensors[static_cast<std::size_t>(region.tensor)];
+      std::vector<Piece> pieces;
+      truth().pieces(tensor, region.rank, pieces);
+      for (const Piece& piece : pieces) wrong_[region.rank].insert(piece.place.storage);
+    }
+    const Rank first = evidence_.regions.front().rank;  // where most bugs are out
+    if (!fits(first)) return false;
+    for (std::int32_t r = 0; r < truth().ranks(); ++r) {
+      if (Rank{r} != first && !fits(Rank{r})) return false;
+    }
+    return true;
+  }
+
+ private:
+  const Layout& truth() const { return *evidence_.setup.gen; }
+  const model::Model& model() const { return evidence_.setup.model; }
+
+  /// Whether all of a rank's storages that the bug spoils are as it predicts, and all wrong ones among them.
+  bool fits(Rank rank) {
+    const Pieces right = pieces_of(truth(), model(), rank);
+    const Pieces told = gen_lie_ ? pieces_of(*gen_lie_, model(), rank) : right;
+    std::set<StorageKey> spoiled;
+    for (const Pieces* side : {&right, &told}) {
+      for (const auto& [key, pieces] : *side) {
+        const auto is_spoiled = [&](const TensorPiece& piece) { return concerns(*piece.tensor, rank); };
+        if (std::any_of(pieces.begin(), pieces.end(), is_spoiled)) spoiled.insert(key);
+      }
+    }
+    const std::set<StorageKey>& wrong = wrong_[rank];
+    if (!std::includes(spoiled.begin(), spoiled.end(), wrong.begin(), wrong.end())) return false;
+    return std::all_of(spoiled.begin(), spoiled.end(), [&](const StorageKey& key) {
+      const auto there = right.find(key);
+      return there == right.end() || fits(rank, key, there->second, told);
+    });
+  }
+
+  bool concerns(const Tensor& tensor, Rank rank) {
+    if (faults_.drops(model(), tensor)) return true;
+    if (sent_) return concerned(tensor);
+    if (!gen_lie_) return false;
+    std::vector<Piece> told, right;
+    gen_lie_->pieces(tensor, rank, told);
+    truth().pieces(tensor, rank, right);
+    return !same(told, right);
+  }
+
+  bool concerned(const Tensor& tensor) {
+    const auto [entry, is_new] = concerned_.try_emplace(tensor.index);
+    if (is_new) entry->second = sent_->concerns(tensor);
+    return entry->second;
+  }
+
+  /// One storage: each element is what some tensor's elements are brought there, or was never written.
+  bool fits(Rank rank, const StorageKey& key, const std::vector<TensorPiece>& right, const Pieces& told) {
+    const layout::Storage storage = truth().storage(key, rank);
+    if (!evidence_.gen.problem(rank, storage).empty()) return false;
+    const kernels::SharedBuffer dumped = evidence_.gen.read(rank, storage, 0, storage.elements());
+    const Matrix found{dumped.data(), byte_size(storage.dtype), 1, storage.elements(), 0, 1};
+    enum class State : std::uint8_t { unwritten, contradicted, fits };
+    std::vector<State> states(static_cast<std::size_t>(storage.elements()), State::unwritten);
+    const auto brought = told.find(key);
+    if (brought != told.end()) {
+      for (const TensorPiece& piece : brought->second) {
+        if (faults_.drops(model(), *piece.tensor)) continue;
+        const layout::Place& place = piece.piece.place;
+        const bool in_storage =
+            place.offset >= 0 && place.offset + span_of(piece.piece.box.extent, place.strides) <= storage.elements();
+        if (!in_storage || !is_inside(piece.piece.box, piece.tensor->shape)) return false;
+        const auto whole = evidence_.sources.front()->get(piece.tensor->index);
+        if (!whole) return false;
+        const bool by_sent = sent_ && concerned(*piece.tensor);
+        for_each_element(piece.piece, [&](std::int64_t offset, const Extents& index) {
+          State& state = states[static_cast<std::size_t>(offset)];
+          const Bits is = found(0, offset);
+          bool agrees = element(*whole, index) == is;
+          if (by_sent) {
+            const std::vector<Bits>& values = sent_->values(*piece.tensor, index);
+            if (values.empty()) return;
+            agrees = std::find(values.begin(), values.end(), is) != values.end();
+          }
+          if (state != State::fits) state = agrees ? State::fits : State::contradicted;
+        });
+      }
+    }
+    for (const TensorPiece& piece : right) {
+      const auto whole = evidence_.sources.front()->get(piece.tensor->index);
+      if (!whole) return false;
+      bool all = true;
+      std::int64_t unwritten = 0;
+      std::int64_t right_unwritten = 0;
+      for_each_element(piece.piece, [&](std::int64_t offset, const Extents& index) {
+        const State state = states[static_cast<std::size_t>(offset)];
+        all = all && state != State::contradicted;
+        if (state != State::unwritten) return;
+        const Bits is = found(0, offset);
+        const Bits should_be = element(*whole, index);
+        ++unwritten;
+        right_unwritten += is == should_be ? 1 : 0;
+        all = all && is_old(is, should_be, *whole);
+      });
+      if (!all || (unwritten > 0 && right_unwritten == unwritten)) return false;
+    }
+    return true;
+  }
+
+  /// What may stand where a refit writes nothing: the pattern from before the first, zeros, or another step's value.
+  bool is_old(Bits found, Bits expected, const Whole& whole) const {
+    const Bits pattern = ~Bits{0} >> (64 - 8 * byte_size(whole.dtype));
+    return found == pattern || found == 0 || is_near(found, expected, whole.dtype);
+  }
+
+  const Evidence& evidence_;
+  const inject::Faults& faults_;
+  std::unique_ptr<Layout> gen_lie_, train_lie_;
+  std::unique_ptr<Sent> sent_;
+  std::map<Rank, std::set<StorageKey>> wrong_;
+  std::map<std::int32_t, bool> concerned_;
+};
+
+/// Bugs that tell no lie about layouts leave a kind of content in the tensors that they concern.
+bool leaves_such_content(const Evidence& evidence, const inject::Faults& faults) {
+  const model::Model& model = evidence.setup.model;
+  const auto all = [&](const auto& holds) {
+    return std::all_of(evidence.regions.begin(), evidence.regions.end(), [&](const Region& region) {
+      return holds(model.tensors[static_cast<std::size_t>(region.tensor)], region.why.kind);
+    });
+  };
+  const auto is_old = [](Kind kind) { return kind == Kind::near || kind == Kind::stale; };
+  constexpr Rank kVictim{1};
+  constexpr std::int64_t kStep = 2;
+  if (all([&](const Tensor& t, Kind kind) { return is_old(kind) && faults.loses_update(model, t, kVictim, kStep); }))
+    return true;
+  if (all([&](const Tensor& t, Kind kind) { return kind == Kind::flipped && faults.corrupts(model, t, kVictim); }))
+    return !evidence.sources.front()->wrong_replicas().empty();
+  std::set<std::int32_t> tensors;
+  for (const Region& region : evidence.regions) tensors.insert(region.tensor);
+  const auto stored = std::count_if(model.tensors.begin(), model.tensors.end(),
+                                    [&](const Tensor& t) { return evidence.setup.gen->format(t).has_value(); });
+  return faults.skips_bulk(false, Rank{0}, kStep) && std::ssize(tensors) == stored &&
+         all([&](const Tensor&, Kind kind) { return is_old(kind); });
+}
+
+}  // namespace
+
+std::vector<NamedBug> name_bugs(const Evidence& evidence) {
+  std::vector<NamedBug> named;
+  for (const inject::Injection& injection : inject::injections()) {
+    const engine::Case& c = evidence.setup.c;
+    const inject::Faults faults({injection.name}, c.train.layout, c.gen.layout);
+    try {
+      faults.require_effect(evidence.setup.model);
+    } catch (const Error&) {
+      continue;  // no such bug in this model and these layouts
+    }
+    Replay replay(evidence, faults);
+    if (replay.predicts_anything() ? replay.fits() : leaves_such_content(evidence, faults))
+      named.push_back({injection.name, injection.description});
+  }
+  return named;
+}
+
+}  // namespace refit::diagnose

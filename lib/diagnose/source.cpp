@@ -1,0 +1,162 @@
+#include "diagnose/source.hpp"
+
+#include <algorithm>
+
+namespace refit::diagnose {
+namespace {
+
+using model::Tensor;
+
+constexpr std::int64_t kKeptBytes = std::int64_t{512} << 20;
+
+std::shared_ptr<Whole> allocate(const Tensor& tensor, DType dtype) {
+  return std::make_shared<Whole>(Whole{&tensor, dtype, kernels::SharedBuffer(tensor.elements() * byte_size(dtype))});
+}
+
+void copy(const kernels::ExecutionSpace& space, const kernels::Tile& tile) {
+  kernels::CopyTable(space, {&tile, 1}).run(space);
+  space.fence();
+}
+
+}  // namespace
+
+Source::Source(const engine::Setup& setup) : setup_(setup) { REFIT_ASSERT(setup.checkpoint.has_value()); }
+
+Source::Source(const engine::Setup& setup, const layout::Layout& layout, const Dumps& dumps)
+    : setup_(setup), layout_(&layout), dumps_(&dumps) {}
+
+const char* Source::name() const {
+  if (dumps_ == nullptr) return "the checkpoint";
+  return dumps_->side() == "train" ? "the train dump" : "the expected dump";
+}
+
+std::shared_ptr<const Whole> Source::get(std::int32_t index) {
+  const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(index)];
+  const auto kept = std::find_if(kept_.begin(), kept_.end(), [&](const auto& entry) { return entry.first == index; });
+  if (kept != kept_.end()) {
+    kept_.splice(kept_.begin(), kept_, kept);
+    return kept_.front().second;
+  }
+  std::shared_ptr<const Whole> whole = make(tensor);
+  kept_.emplace_front(index, whole);
+  kept_bytes_ += whole ? whole->data.bytes() : 0;
+  while (kept_bytes_ > kKeptBytes && kept_.size() > 1) {
+    kept_bytes_ -= kept_.back().second ? kept_.back().second->data.bytes() : 0;
+    kept_.pop_back();
+  }
+  return whole;
+}
+
+/// True for bytes and scales that gen alone has: they come from the weight as train has it.
+bool Source::is_made(const Tensor& tensor) const {
+  const bool from_gen = layout_ == setup_.gen.get();
+  return setup_.quantised && !from_gen && (tensor.scales >= 0 || tensor.scale_of >= 0);
+}
+
+std::shared_ptr<Whole> Source::make(const Tensor& tensor) {
+  const std::optional<Format> format = setup_.gen->format(tensor);
+  if (!format) return nullptr;
+  if (is_made(tensor)) {
+    const bool scales = tensor.scale_of >= 0;
+    const auto made = quantise(scales ? setup_.model.tensors[static_cast<std::size_t>(tensor.scale_of)] : tensor);
+    return scales ? made.second : made.first;
+  }
+  // Of a tied model's two names train has one value.
+  const Tensor& valued = layout_ == setup_.gen.get() ? tensor : setup_.model.canonical(tensor);
+  std::shared_ptr<Whole> whole = load(valued, *format);
+  if (whole) whole->tensor = &tensor;
+  return whole;
+}
+
+std::shared_ptr<Whole> Source::load(const Tensor& tensor, Format format) {
+  return dumps_ == nullptr ? read_checkpoint(tensor, format) : assemble(tensor, format);
+}
+
+std::shared_ptr<Whole> Source::read_checkpoint(const Tensor& tensor, Format format) const {
+  const checkpoint::Entry* entry = setup_.checkpoint->find(tensor.name);
+  if (entry == nullptr) return nullptr;
+  std::shared_ptr<Whole> whole = allocate(tensor, format.dtype);
+  const Shape shape = tensor.repeats == 1 ? tensor.shape : tensor.file_shape();
+  kernels::SharedBuffer once;
+  if (tensor.repeats > 1) once = kernels::SharedBuffer(product(shape) * byte_size(format.dtype));
+  const Extents strides = row_major_strides(shape);
+  const checkpoint::Read read{entry,  Box::whole(shape), tensor.repeats > 1 ? once.data() : whole->data.data(),
+                              format, strides,           shape};
+  checkpoint::read(space_, *setup_.checkpoint, {&read, 1});
+  if (tensor.repeats > 1) {
+    copy(space_, {once.data(), whole->data.data(), tensor.shape, Extents{strides[0], 0, strides[1], 0},
+                  row_major_strides(tensor.shape), format.dtype, format.dtype});
+  }
+  return whole;
+}
+
+std::shared_ptr<Whole> Source::assemble(const Tensor& tensor, Format format) {
+  std::shared_ptr<Whole> whole = allocate(tensor, format.dtype);
+  const std::int64_t size = byte_size(format.dtype);
+  const Extents strides = row_major_strides(tensor.shape);
+  std::set<Box> seen;
+  std::int64_t covered = 0;
+  std::vector<layout::Piece> pieces;
+  for (std::int32_t r = 0; r < dumps_->ranks(); ++r) {
+    pieces.clear();
+    layout_->pieces(tensor, Rank{r}, pieces);
+    for (const layout::Piece& piece : pieces) {
+      const layout::Storage storage = layout_->storage(piece.place.storage, Rank{r});
+      const std::string problem = dumps_->problem(Rank{r}, storage);
+      if (!problem.empty())
+        fail_usage("{}: {} rank {}: {} {}", dumps_->folder(), dumps_->side(), r, storage.name, problem);
+      const kernels::SharedBuffer stored =
+          dumps_->read(Rank{r}, storage, piece.place.offset, span_of(piece.box.extent, piece.place.strides));
+      kernels::Tile tile{stored.data(),    whole->data.data() + offset_of(piece.box.lower, strides) * size,
+                         piece.box.extent, piece.place.strides,
+                         strides,          piece.format.dtype,
+                         format.dtype,     transform(piece.format.conversion, format.conversion)};
+      if (seen.insert(piece.box).second) {
+        copy(space_, tile);
+        covered += piece.box.volume();
+        continue;
+      }
+      const kernels::Region first{tile.destination, format.dtype, piece.box, tensor.shape, strides};
+      const kernels::SharedBuffer replica(piece.box.volume() * size);
+      tile.destination = replica.data();
+      tile.destination_strides = row_major_strides(piece.box.extent);
+      copy(space_, tile);
+      if (kernels::count_differences(space_, first, replica.data()).count > 0) {
+        wrong_replicas_.insert(fmt::format("{} rank {}: {} {}", dumps_->side(), r, tensor.name, to_string(piece.box)));
+      }
+    }
+  }
+  return covered == tensor.elements() ? whole : nullptr;
+}
+
+std::pair<std::shared_ptr<Whole>, std::shared_ptr<Whole>> Source::quantise(const Tensor& weight) {
+  const std::optional<Format> stored = setup_.train->format(weight);
+  const std::shared_ptr<Whole> plain = load(weight, stored ? *stored : Format(weight.dtype));
+  if (!plain) return {};
+  const Tensor& scales = setup_.model.tensors[static_cast<std::size_t>(weight.scales)];
+  const Quantiser quantiser = *engine::quantiser_of(setup_.c);
+  std::shared_ptr<Whole> bytes = allocate(weight, DType::f8_e4m3);
+  std::shared_ptr<Whole> made = allocate(scales, scale_dtype(quantiser));
+  const int row = weight.shape.size() - 2;
+  const std::int64_t rows = weight.shape[row];
+  const std::int64_t columns = weight.shape[row + 1];
+  const std::int64_t matrices = weight.elements() / (rows * columns);
+  const std::int64_t grid_columns = weight.shape.size() == 2 && scales.repeats > 1
+                                        ? scales.shape[2] * scales.shape[3]
+                                        : scales.shape[scales.shape.size() - 1];
+  for (std::int64_t m = 0; m < matrices; ++m) {
+    kernels::Blocks blocks;
+    blocks.quantiser = quantiser;
+    blocks.rows = rows;
+    blocks.columns = columns;
+    blocks.scales = made->data.data() + m * (scales.elements() / matrices) * byte_size(made->dtype);
+    blocks.scale_strides = {grid_columns, 1};
+    blocks.repeats = scales.repeats;
+    copy(space_, {plain->data.data() + m * rows * columns * byte_size(plain->dtype),
+                  bytes->data.data() + m * rows * columns, Extents{rows, columns}, Extents{columns, 1},
+                  Extents{columns, 1}, plain->dtype, DType::f8_e4m3, Transform::quantise, nullptr, nullptr, blocks});
+  }
+  return {bytes, made};
+}
+
+}  // namespace refit::diagnose

@@ -1,0 +1,59 @@
+#pragma once
+// What gen should hold: whole tensors as gen stores their elements, from a checkpoint or from dumps of either side.
+
+#include <list>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "diagnose/dumps.hpp"
+#include "diagnose/matrix.hpp"
+#include "engine/setup.hpp"
+
+namespace refit::diagnose {
+
+/// A tensor, contiguous in its layout shape, in the dtype of gen's storages and converted as they are.
+struct Whole {
+  const model::Tensor* tensor = nullptr;
+  DType dtype = DType::bf16;
+  kernels::SharedBuffer data;
+
+  Matrix matrix() const { return matrix_of(data.data(), byte_size(dtype), tensor->shape); }
+};
+
+class Source {
+ public:
+  /// The values of setup.checkpoint, which must be there. Keeps a reference to `setup`.
+  explicit Source(const engine::Setup& setup);
+  /// Those of dumps, laid out by `layout`: setup.train or setup.gen. Keeps references.
+  Source(const engine::Setup& setup, const layout::Layout& layout, const Dumps& dumps);
+
+  /// "the checkpoint", "the train dump" or "the expected dump".
+  const char* name() const;
+  /// The tensor of that index; nullptr where gen stores none of it or the source does not have all of it. Keeps the
+  /// last ones, up to half a GiB. Errors (usage): files that end early.
+  std::shared_ptr<const Whole> get(std::int32_t tensor);
+  /// Replicas in the dumps that were seen to differ from another rank's, e.g. "train rank 1: NAME [0:576]".
+  const std::set<std::string>& wrong_replicas() const { return wrong_replicas_; }
+
+ private:
+  bool is_made(const model::Tensor& tensor) const;
+  std::shared_ptr<Whole> make(const model::Tensor& tensor);
+  /// The whole tensor as `format`, or nullptr.
+  std::shared_ptr<Whole> load(const model::Tensor& tensor, Format format);
+  std::shared_ptr<Whole> read_checkpoint(const model::Tensor& tensor, Format format) const;
+  std::shared_ptr<Whole> assemble(const model::Tensor& tensor, Format format);
+  /// The bytes of a weight that is quantised on the way, and its scales.
+  std::pair<std::shared_ptr<Whole>, std::shared_ptr<Whole>> quantise(const model::Tensor& weight);
+
+  const engine::Setup& setup_;
+  const layout::Layout* layout_ = nullptr;
+  const Dumps* dumps_ = nullptr;
+  kernels::ExecutionSpace space_;
+  std::list<std::pair<std::int32_t, std::shared_ptr<const Whole>>> kept_;  ///< the last one first
+  std::int64_t kept_bytes_ = 0;
+  std::set<std::string> wrong_replicas_;
+};
+
+}  // namespace refit::diagnose

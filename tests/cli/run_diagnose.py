@@ -1,0 +1,151 @@
+"""`refit diagnose` says what a broken refit left on gen ranks, and which bug does so.
+
+    run_diagnose.py --refit EXE --engines engines.tar.xz --inputs FOLDER --work FOLDER
+"""
+
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from job import Suite  # noqa: E402
+
+import safetensors  # noqa: E402
+
+FP32 = ("--precision", "fp32")
+
+
+def run(suite, name, *arguments, ranks=4):
+    """A refit with dumps of both sides in the folders NAME.gen and NAME.train."""
+    dumps = ("--dump-gen", f"{name}.gen", "--dump-train", f"{name}.train", "--force")
+    return suite.run(ranks, "run", "--steps", 2, "--warmup", 0, *arguments, *dumps)
+
+
+def diagnose(suite, name, *arguments, code=1):
+    """The JSON document of a diagnosis of NAME.gen."""
+    suite_arguments = ("--gen-dump", f"{name}.gen", "--json", f"{name}.json", "--force", *arguments)
+    ended = suite.run(0, "diagnose", *suite_arguments)
+    suite.check_code(ended, code, f"diagnosis of {name}")
+    result = suite.result(f"{name}.json", ended)
+    suite.check(result["status"] == ("wrong" if code else "equal"), f"{name}: {result['status']}", ended)
+    return result, ended
+
+
+def engine_dump(suite, family, layout, name, side="gen"):
+    """What a real engine stored, as a dump folder that says nothing of how it was made."""
+    engine = "vllm" if side == "gen" else "megatron"
+    source = os.path.join(os.path.dirname(os.path.dirname(suite.checkpoint(family))), engine, family, layout)
+    shutil.rmtree(suite.path(f"{name}.{side}"), ignore_errors=True)
+    os.makedirs(suite.path(f"{name}.{side}"))
+    for file in os.listdir(source):
+        if not file.endswith(".safetensors"):
+            continue
+        rank = int(file.removeprefix("rank").removesuffix(".safetensors"))
+        shutil.copy(os.path.join(source, file), suite.path(f"{name}.{side}", f"{side}-rank-{rank:05}.safetensors"))
+
+
+def named_bugs(suite):
+    """Each bug is found and named from the dumps alone: a layout's lie of either side, and what is no lie."""
+    qwen3 = ("--checkpoint", suite.checkpoint("qwen3"), "--train", "TP2", "--gen", "TP2", *FP32)
+    wanted = {"swap-gate-up": {"moved"}, "drop-tensor": {"unwritten"}, "lost-update": {"near"},
+              "B38-halves-of-all": {"moved"}}  # fmt: skip
+    for bug, kinds in wanted.items():
+        run(suite, bug, *qwen3, "--inject", bug)
+        result, ended = diagnose(suite, bug, "--train-dump", f"{bug}.train")
+        found = [entry["name"] for entry in result["bugs"]]
+        suite.check(found == [bug], f"{bug} is named {found}", ended)
+        suite.check({finding["kind"] for finding in result["findings"]} == kinds, f"{bug}: {result['findings']}", ended)
+        suite.check(f"known bug: {bug}" in ended.out, f"{bug} is not printed", ended)
+
+
+def what_moved(suite):
+    """The sentence of a misplaced part, in full."""
+    result, ended = diagnose(suite, "swap-gate-up", "--train-dump", "swap-gate-up.train")
+    gate = [finding for finding in result["findings"] if finding["source"].endswith("layers.0.mlp.up_proj.weight")]
+    suite.check(len(gate) == 1, f"{result['findings']}", ended)
+    suite.check(gate[0]["gen_ranks"] == [1] and gate[0]["place"] == gate[0]["source_place"], f"{gate}", ended)
+    suite.check("model.layers.*.mlp.gate_proj.weight (layers 0.." in ended.out, "no sentence for all layers", ended)
+
+
+def stale(suite):
+    """With the checkpoint beside the train dump, old values are recognised exactly."""
+    checkpoint = suite.checkpoint("qwen3")
+    run(suite, "stale", "--checkpoint", checkpoint, "--train", "TP1", "--gen", "TP1", *FP32, ranks=2)
+    engine_dump(suite, "qwen3", "tp1", "old")
+    arguments = ("--train-dump", "stale.train", "--expected", checkpoint, "--train", "TP1", "--gen", "TP1", *FP32)
+    result, ended = diagnose(suite, "old", *arguments)
+    suite.check({finding["kind"] for finding in result["findings"]} == {"stale"}, f"{result['findings']}", ended)
+    suite.check("holds what the checkpoint has there" in ended.out, "not said", ended)
+
+
+def clean(suite):
+    """A right refit, against train's dump, and a gen dump against another that is equal."""
+    run(suite, "clean", "--model", "qwen3-30b-a3b-small", "--layers", 1, "--train", "EP2xTP2", "--gen", "TP2")
+    result, ended = diagnose(suite, "clean", "--train-dump", "clean.train", code=0)
+    suite.check(result["elements"] > 0 and not result["findings"] and not result["bugs"], f"{result}", ended)
+    diagnose(suite, "clean", "--expected", "clean.gen", code=0)
+    fp8 = ("--precision", "bf16:fp8", "--train", "TP1", "--gen", "TP4")  # experts' scales are repeated there
+    run(suite, "quantised", "--model", "qwen3-30b-a3b-small", "--layers", 1, *fp8, ranks=5)
+    diagnose(suite, "quantised", "--train-dump", "quantised.train", code=0)
+
+
+def real_engine(suite):
+    """A real engine's dump is equal to its checkpoint, as safetensors and as HDF5, and to what a real trainer held; one
+    wrong bit in it is found."""
+    arguments = ("--expected", suite.checkpoint("nemotron_h"), "--gen", "TP2", *FP32)
+    engine_dump(suite, "nemotron_h", "tp2", "engine")
+    diagnose(suite, "engine", *arguments, code=0)
+    engine_dump(suite, "nemotron_h", "tp2ep2", "engine", "train")
+    trained = ("--train-dump", "engine.train", "--checkpoint", arguments[1], "--train", "TP2xDP2xEP2")
+    result, ended = diagnose(suite, "engine", *trained, *arguments[2:], code=0)
+    suite.check(result["truth"] == "the train dump", f"{result}", ended)
+    path = suite.path("engine.gen", "gen-rank-00001.safetensors")
+    ended = suite.run(0, "convert", path, "converted", "--force")
+    suite.check_code(ended, 0, "conversion of a dump")
+    os.remove(path)
+    shutil.move(suite.path("converted", "model.h5"), suite.path("engine.gen", "gen-rank-00001.h5"))
+    diagnose(suite, "engine", *arguments, code=0)
+    path = suite.path("engine.gen", "gen-rank-00000.safetensors")
+    tensors = safetensors.read(path)
+    name = "model.layers.3.mixer.o_proj.weight"
+    data = bytearray(tensors[name].data)
+    data[4 * 7 + 1] ^= 16
+    tensors[name] = safetensors.Tensor(tensors[name].dtype, tensors[name].shape, bytes(data))
+    safetensors.write(path, tensors)
+    result, ended = diagnose(suite, "engine", *arguments)
+    suite.check([finding["kind"] for finding in result["findings"]] == ["flipped"], f"{result['findings']}", ended)
+    suite.check("bit 12 of [0, 7]" in ended.out, "the bit is not named", ended)
+    suite.check(result["elements_wrong"] == 1 and result["bugs"] == [], f"{result}", ended)
+    suite.check("none known" in ended.out, "a bug is named", ended)
+
+
+def mistakes(suite):
+    """Each with exit code 2 and a word of what to do."""
+    checkpoint = ("--expected", suite.checkpoint("nemotron_h"))
+    os.makedirs(suite.path("empty"), exist_ok=True)
+    engine_dump(suite, "nemotron_h", "tp2", "whole")
+    engine_dump(suite, "nemotron_h", "tp2", "gap")
+    os.remove(suite.path("gap.gen", "gen-rank-00000.safetensors"))
+    engine_dump(suite, "nemotron_h", "tp2", "cut")
+    with open(suite.path("cut.gen", "gen-rank-00001.safetensors"), "r+b") as file:
+        file.truncate(5000)
+    for arguments, word in (
+        (("empty", *checkpoint, "--gen", "TP2"), "gen-rank-00000.safetensors"),
+        (("gap.gen", *checkpoint, "--gen", "TP2"), "gen rank 0 is missing"),
+        (("cut.gen", *checkpoint, "--gen", "TP2"), "gen-rank-00001.safetensors"),
+        (("whole.gen", *checkpoint), "--gen"),
+        (("whole.gen", *checkpoint, "--gen", "TP1"), "2 gen ranks were dumped"),
+        (("whole.gen", *checkpoint, "--gen", "TP2", "--train-dump", "empty"), "--train"),
+        (("whole.gen", "--gen", "TP2"), "--model"),
+        (("whole.gen", "--gen", "TP2", "--model", suite.model("qwen3-4b-small")), "--expected CHECKPOINT|DUMP"),
+        (("whole.gen", *checkpoint, "--gen", "TP2", "--steps", "3"), "--steps"),
+    ):
+        ended = suite.run(0, "diagnose", "--gen-dump", *arguments)
+        suite.check_code(ended, 2, " ".join(arguments))
+        suite.check(word in ended.err, f"{word} is not named", ended)
+    ended = suite.run(0, "diagnose", "--gen-dump", "whole.gen", *checkpoint, "--gen", "TP2")
+    suite.check_code(ended, 1, "another precision")
+    suite.check("of another shape or dtype" in ended.out and "--precision" in ended.out, "not said", ended)
+
+
+Suite(__doc__).main(named_bugs, what_moved, stale, clean, real_engine, mistakes)
