@@ -315,7 +315,7 @@ std::vector<NamedBug> name_bugs(const Evidence& evidence) {
     const engine::Case& c = evidence.setup.c;
     const inject::Faults faults({injection.name}, c.train.layout, c.gen.layout);
     try {
-      faults.require_effect(evidence.setup.model);
+      faults.require_effect(evidence.setup.model, c.gen.kv_cache_dtype == engine::KvCacheDtype::fp8);
     } catch (const Error&) {
       continue;  // no such bug in this model and these layouts
     }
