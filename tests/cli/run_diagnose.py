@@ -45,15 +45,17 @@ def engine_dump(suite, family, layout, name, side="gen"):
 
 
 def named_bugs(suite):
-    """Each bug is found and named from the dumps alone: a layout's lie of either side, and what is no lie."""
+    """Each bug is found and named from the dumps alone: a layout's lie of either side, and what is no lie. Bugs that leave
+    the same dumps are named together."""
     qwen3 = ("--checkpoint", suite.checkpoint("qwen3"), "--train", "TP2", "--gen", "TP2", *FP32)
     wanted = {"swap-gate-up": {"moved"}, "drop-tensor": {"unwritten"}, "lost-update": {"near"},
               "B38-halves-of-all": {"moved"}}  # fmt: skip
+    twins = {"drop-tensor": ["B10-discarded"]}  # layer 0's o_proj is not sent, or is sent and thrown away
     for bug, kinds in wanted.items():
         run(suite, bug, *qwen3, "--inject", bug)
         result, ended = diagnose(suite, bug, "--train-dump", f"{bug}.train")
         found = [entry["name"] for entry in result["bugs"]]
-        suite.check(found == [bug], f"{bug} is named {found}", ended)
+        suite.check(found == [bug, *twins.get(bug, [])], f"{bug} is named {found}", ended)
         suite.check({finding["kind"] for finding in result["findings"]} == kinds, f"{bug}: {result['findings']}", ended)
         suite.check(f"known bug: {bug}" in ended.out, f"{bug} is not printed", ended)
 

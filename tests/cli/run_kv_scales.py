@@ -181,7 +181,7 @@ def mistakes(suite):
     for options, word in (
         (("deepseek-v3-small", "--precision", "fp8"), "a deepseek_v3 model has none; use auto"),
         (("qwen3-4b-small", "--precision", "bf16"), "gen.kv_cache_dtype: means nothing with gen.precision = \"bf16\""),
-        (("qwen3-4b-small", "--precision", "fp8", "--inject", "stale-kv-scales"), "stale-kv-scales needs gen.kv_cache_dtype"),
+        (("qwen3-4b-small", "--precision", "fp8", "--inject", "stale-kv-scales"), "it needs gen.kv_cache_dtype = fp8"),
     ):
         cache = () if "--inject" in options else ("--set", "gen.kv_cache_dtype=fp8")
         ended = suite.run(0, "plan", "--train", "TP1", "--gen", "TP1", *cache, "--model", *options)

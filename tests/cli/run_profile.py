@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from job import Suite  # noqa: E402
 
 PREPARE = ["prepare", "allocate", "probe", "load", "plan", "verify"]
-REFIT = ["update", "barrier", "bulk", "misc", "finalize", "wait for all ranks", "verify"]
+REFIT = ["update", "barrier", "bulk", "finalize", "wait for all ranks", "verify"]
 
 
 def phases(suite):
