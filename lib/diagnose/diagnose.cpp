@@ -39,6 +39,7 @@ class Examination {
     compare();
     compare_constants();
     add_problems();
+    const CacheBuffers cache_buffers = compare_cache();
     note_extras();
     for (int round = 0; round < kRounds && look_for_candidates(); ++round) {
     }
@@ -50,8 +51,9 @@ class Examination {
       const std::vector<Region> more = regions_of(part, wrong.rank, explained);
       regions.insert(regions.end(), more.begin(), more.end());
     }
-    if (!regions.empty() && result_.findings.empty())
-      result_.bugs = name_bugs({setup_, request_.knows_train, gen_, sources_, regions});
+    if ((!regions.empty() || cache_buffers.finding) && result_.findings.empty())
+      result_.bugs = name_bugs({setup_, request_.knows_train, gen_, sources_, regions, cache_buffers});
+    if (cache_buffers.finding) result_.findings.push_back(*cache_buffers.finding);
     const std::vector<Finding> findings = merge(setup_, request_.knows_train, sources_, regions);
     result_.findings.insert(result_.findings.end(), findings.begin(), findings.end());
     for (Source* source : sources_) {
@@ -207,6 +209,19 @@ class Examination {
     finding.text = fmt::format("gen rank {}: {}: {} of {} elements of its padding are not {}", to_int(rank),
                                storage.name, different.count, product(fill.extent), fill.value);
     result_.findings.push_back(finding);
+  }
+
+  /// What attention uses instead of the KV cache's scales.
+  CacheBuffers compare_cache() {
+    CacheBuffers buffers = compare_cache_buffers(setup_, gen_, [this](std::int32_t tensor) { return truth(tensor); });
+    names_.insert(buffers.names.begin(), buffers.names.end());
+    result_.tensors += std::ssize(buffers.names);
+    result_.elements += buffers.compared;
+    if (buffers.finding) {
+      result_.tensors_wrong += std::ssize(buffers.finding->tensors);
+      result_.elements_wrong += buffers.finding->elements;
+    }
+    return buffers;
   }
 
   void note_extras() {

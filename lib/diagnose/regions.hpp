@@ -29,7 +29,8 @@ std::vector<Region> regions_of(const Part& part, Rank rank, const Explained& exp
 
 /// One sentence about regions that are alike.
 struct Finding {
-  std::string kind;  ///< "moved", "transposed", "stale", ..., "missing", "shape", "padding"
+  std::string kind;  ///< "moved", "transposed", "stale", ..., "missing", "shape", "padding",
+                     ///< "cache scales"
   std::set<std::int32_t> gen_ranks;
   std::set<std::string> tensors;  ///< or parameters
   std::int64_t elements = 0;

@@ -5,6 +5,8 @@
 #include <optional>
 
 #include "core/error.hpp"
+#include "diagnose/elements.hpp"
+#include "diagnose/replay_schedules.hpp"
 #include "inject/faults.hpp"
 
 namespace refit::diagnose {
@@ -45,23 +47,6 @@ Pieces pieces_of(const Layout& layout, const model::Model& model, Rank rank) {
 bool same(const std::vector<Piece>& a, const std::vector<Piece>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
                     [](const Piece& x, const Piece& y) { return x.box == y.box && x.place == y.place; });
-}
-
-/// Calls visit(offset in the storage, index in the tensor) for every element of a box of a piece.
-template <typename Visit>
-void for_each_element(const Piece& piece, const Visit& visit) {
-  Extents at = Extents::filled(piece.box.extent.size(), 0);
-  for (std::int64_t i = 0, count = piece.box.volume(); i < count; ++i) {
-    Extents index = at;
-    for (int d = 0; d < at.size(); ++d) index[d] += piece.box.lower[d];
-    visit(piece.place.offset + offset_of(at, piece.place.strides), index);
-    for (int d = at.size() - 1; d >= 0 && ++at[d] == piece.box.extent[d]; --d) at[d] = 0;
-  }
-}
-
-Bits element(const Whole& whole, const Extents& index) {
-  const Matrix flat{whole.data.data(), byte_size(whole.dtype), 1, whole.tensor->elements(), 0, 1};
-  return flat(0, offset_of(index, row_major_strides(whole.tensor->shape)));
 }
 
 /// What a lie about train's layout makes ranks send as one tensor: for each element all values that some rank has where
@@ -307,6 +292,21 @@ bool leaves_such_content(const Evidence& evidence, const inject::Faults& faults)
          all([&](const Tensor&, Kind kind) { return is_old(kind); });
 }
 
+/// Where parameters are right, buffers that were made of other scales, or of none.
+bool leaves_such_scales(const CacheBuffers& buffers, const inject::Faults& faults) {
+  constexpr std::int64_t kStep = 2;
+  if (!buffers.finding) return false;
+  if (buffers.all_never_loaded) return faults.forgets_scales();
+  return buffers.all_wrong() && faults.skips_finalize(kStep);
+}
+
+bool leaves_that(const Evidence& evidence, const inject::Faults& faults, const std::string& bug) {
+  if (evidence.regions.empty()) return leaves_such_scales(evidence.cache_buffers, faults);
+  Replay replay(evidence, faults);
+  if (replay.predicts_anything()) return replay.fits();
+  return leaves_such_content(evidence, faults) || leaves_late_bytes(evidence, bug);
+}
+
 }  // namespace
 
 std::vector<NamedBug> name_bugs(const Evidence& evidence) {
@@ -319,9 +319,7 @@ std::vector<NamedBug> name_bugs(const Evidence& evidence) {
     } catch (const Error&) {
       continue;  // no such bug in this model and these layouts
     }
-    Replay replay(evidence, faults);
-    if (replay.predicts_anything() ? replay.fits() : leaves_such_content(evidence, faults))
-      named.push_back({injection.name, injection.description});
+    if (leaves_that(evidence, faults, injection.name)) named.push_back({injection.name, injection.description});
   }
   return named;
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "diagnose/cache_scales.hpp"
 #include "diagnose/dumps.hpp"
 #include "diagnose/regions.hpp"
 
@@ -23,10 +24,11 @@ struct Evidence {
   const Dumps& gen;
   std::span<Source* const> sources;  ///< the truth first
   const std::vector<Region>& regions;
+  const CacheBuffers& cache_buffers;
 };
 
 /// The bugs that predict every wrong element of the dump, and no other, in the order of the catalogue. At least one
-/// region.
+/// region, or a finding about the cache's buffers.
 std::vector<NamedBug> name_bugs(const Evidence& evidence);
 
 }  // namespace refit::diagnose

@@ -60,6 +60,23 @@ def named_bugs(suite):
         suite.check(f"known bug: {bug}" in ended.out, f"{bug} is not printed", ended)
 
 
+def bugs_of_cases(suite):
+    """Bugs whose effect depends on more than the layouts, as their cases of inputs/bugs leave them, from the dumps alone:
+    what is unpacked or placed before it arrives, and buffers beside right parameters."""
+    rows = (
+        ("B15-copy-race", "B15-copy-race", {"zero"}, 3),
+        ("B17-undrained-stream", "B17-undrained-stream", {"moved"}, 4),
+        ("B35-stale-kv-scales", "stale-kv-scales", {"cache scales"}, 4),
+    )
+    for case, bug, kinds, ranks in rows:
+        dumps = ("--dump-gen", f"{case}.gen", "--dump-train", f"{case}.train", "--force")
+        suite.run(ranks, "run", os.path.join(suite.args.inputs, "bugs", f"{case}.toml"), *dumps)
+        result, ended = diagnose(suite, case, "--train-dump", f"{case}.train")
+        found = [entry["name"] for entry in result["bugs"]]
+        suite.check(found == [bug], f"{case} is named {found}", ended)
+        suite.check({finding["kind"] for finding in result["findings"]} == kinds, f"{case}: {result['findings']}", ended)
+
+
 def what_moved(suite):
     """The sentence of a misplaced part, in full."""
     result, ended = diagnose(suite, "swap-gate-up", "--train-dump", "swap-gate-up.train")
@@ -150,4 +167,4 @@ def mistakes(suite):
     suite.check("of another shape or dtype" in ended.out and "--precision" in ended.out, "not said", ended)
 
 
-Suite(__doc__).main(named_bugs, what_moved, stale, clean, real_engine, mistakes)
+Suite(__doc__).main(named_bugs, bugs_of_cases, what_moved, stale, clean, real_engine, mistakes)
