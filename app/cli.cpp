@@ -112,6 +112,7 @@ engine::Case case_of(CaseArguments arguments, const std::string& inputs) {
 int run_case(const engine::Case& c, const std::vector<std::string>& arguments) {
   try {
     check_case(c);
+    engine::require_executor(c);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::usage || engine::refuse(c, arguments, error, is_first_rank()) != 0) throw;
     if (is_first_rank()) fmt::print("refit: as expected: {}\n", error.what());

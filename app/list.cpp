@@ -13,6 +13,7 @@
 #include "engine/setup.hpp"
 #include "inject/faults.hpp"
 #include "model/model.hpp"
+#include "transport/m2n/m2n.hpp"
 
 namespace refit::app {
 namespace fs = std::filesystem;
@@ -84,7 +85,8 @@ std::vector<Line> executors() {
   return {{"golden", "broadcasts whole source shards; too simple to be wrong"},
           {"p2p", "bounded groups of send and receive between exact overlaps"},
           {"direct", "the source writes straight into the destination's storage"},
-          {"m2n", "NCCL's own M2N library (not in this build)"}};
+          {"m2n", fmt::format("NCCL's own operation, ncclReshard of NCCL M2N{}",
+                              transport::has_nccl_m2n() ? "" : " (not in this build)")}};
 }
 
 std::vector<Line> lines_of(const std::string& what, const std::string& inputs) {

@@ -13,6 +13,9 @@ if(REFIT_ENABLE_CUDA)
   # Before 2.27 a thread can have one non-blocking launch under way, and lanes need one each.
   find_package(NCCL 2.27 REQUIRED)
 endif()
+if(REFIT_ENABLE_M2N)
+  find_package(NCCLM2N 0.2 REQUIRED)  # defines NCCL::m2n
+endif()
 
 find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
 find_library(XXHASH_LIBRARY xxhash REQUIRED)

@@ -9,6 +9,7 @@
 #include "engine/figures.hpp"
 #include "kernels/kernels.hpp"
 #include "m2n/m2n.hpp"
+#include "transport/m2n/m2n.hpp"
 
 namespace refit::engine {
 namespace {
@@ -174,9 +175,9 @@ void check_upstream(const Case& c, Complaints& complaints) {
 
 void check_refit(const Case& c, Complaints& complaints) {
   const std::string because = fmt::format("with refit.executor = \"{}\"", name(c.refit.executor));
-  const bool p2p = c.refit.executor == ExecutorKind::p2p;
+  const bool p2p = c.refit.executor == ExecutorKind::p2p || c.refit.executor == ExecutorKind::m2n;
   if (!p2p) complaints.meaningless({"refit.group_size", "refit.chunk_bytes", "refit.ring_chunks"}, because);
-  if (!p2p && c.refit.executor != ExecutorKind::golden) {
+  if (c.refit.executor == ExecutorKind::direct) {
     complaints.meaningless({"refit.communicators", "refit.streams"}, because);
   }
   if (c.refit.executor != ExecutorKind::direct) complaints.meaningless({"refit.fan_out"}, because);
@@ -296,9 +297,13 @@ void require_supported(const Case& c) {
   if (c.run.device == Device::cpu && has_device)
     fail_unavailable(
         "run.device: the kernels of this build run on GPUs; use --device cuda, or a build with preset cpu");
-  if (c.refit.executor == ExecutorKind::m2n) {
-    fail_unavailable("refit.executor: this build has no NCCL M2N; use golden, p2p or direct");
-  }
+}
+
+void require_executor(const Case& c) {
+  if (c.refit.executor != ExecutorKind::m2n || transport::has_nccl_m2n()) return;
+  fail_unavailable(
+      "refit.executor: this build has no NCCL M2N; use golden, p2p or direct, or build with preset cuda and "
+      "-DREFIT_ENABLE_M2N=ON");
 }
 
 void validate_for_model(const Case& c, bool moe) {

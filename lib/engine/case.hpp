@@ -263,6 +263,9 @@ std::optional<Quantiser> quantiser_of(const Case& c);
 /// executors. Call after `violations`.
 void require_supported(const Case& c);
 
+/// What a run needs beyond that, and a plan does not. Errors (unavailable): an executor that this build lacks.
+void require_executor(const Case& c);
+
 /// Throws (usage) for keys that mean nothing for the model, e.g. gen.moe_backend of a dense one.
 void validate_for_model(const Case& c, bool moe);
 

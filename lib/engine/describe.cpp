@@ -38,11 +38,11 @@ report::Settings settings_of(const Case& c) {
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
   if (c.refit.executor == ExecutorKind::direct && c.refit.fan_out != FanOut::automatic)
     settings.emplace_back("fan_out", std::string(name(c.refit.fan_out)));
-  if (c.refit.executor == ExecutorKind::golden || c.refit.executor == ExecutorKind::p2p) {
+  if (c.refit.executor != ExecutorKind::direct) {
     settings.emplace_back("communicators", std::string(name(c.refit.communicators)));
     settings.emplace_back("streams", c.refit.streams);
   }
-  if (c.refit.executor == ExecutorKind::p2p) {
+  if (c.refit.executor == ExecutorKind::p2p || c.refit.executor == ExecutorKind::m2n) {
     settings.emplace_back("group_size", c.refit.group_size);
     settings.emplace_back("chunk_bytes", c.refit.chunk_bytes);
     settings.emplace_back("ring_chunks", c.refit.ring_chunks);
@@ -176,6 +176,27 @@ void add_wire(const Setup& setup, const std::vector<model::Tensor>& bulk, const 
   for (std::int64_t& bytes : result.byte_matrix.front()) bytes += misc_bytes;
   wire.ingress_bytes_max = *std::max_element(received.begin(), received.end());
   result.wire = wire;
+}
+
+report::M2n to_report(const plan::Resharding& resharding, const model::Model& model,
+                      const std::vector<model::Tensor>& bulk, const layout::Layout& source,
+                      const layout::Layout& destination) {
+  report::M2n m2n;
+  m2n.operations = std::ssize(resharding.operations);
+  m2n.bytes = resharding.bytes();
+  std::set<std::int32_t> left;
+  for (const plan::Leftover& leftover : resharding.leftovers) {
+    m2n.leftovers.push_back({leftover.reason, {}});
+    for (const std::int32_t tensor : leftover.tensors) {
+      m2n.leftovers.back().tensors.push_back(model.tensors[static_cast<std::size_t>(tensor)].name);
+      left.insert(tensor);
+    }
+  }
+  std::vector<model::Tensor> by_p2p;
+  std::ranges::copy_if(bulk, std::back_inserter(by_p2p),
+                       [&](const model::Tensor& tensor) { return left.contains(tensor.index); });
+  m2n.p2p_bytes = plan::traffic(plan::Planner(by_p2p, source, destination), model.tensors).bytes;
+  return m2n;
 }
 
 std::string hexadecimal(const Sum128& sum) { return fmt::format("{:016x}{:016x}", sum.high, sum.low); }

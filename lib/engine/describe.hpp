@@ -6,6 +6,7 @@
 
 #include "engine/setup.hpp"
 #include "plan/cost.hpp"
+#include "plan/reshard.hpp"
 #include "report/result.hpp"
 #include "verify/result.hpp"
 
@@ -31,6 +32,11 @@ report::ModelSeconds to_report(const plan::ModelSeconds& model);
 /// rank.
 void add_wire(const Setup& setup, const std::vector<model::Tensor>& bulk, const plan::Traffic& traffic,
               const std::vector<model::Tensor>& misc, report::Result& result);
+
+/// How the executor m2n moves the tensors `bulk`.
+report::M2n to_report(const plan::Resharding& resharding, const model::Model& model,
+                      const std::vector<model::Tensor>& bulk, const layout::Layout& source,
+                      const layout::Layout& destination);
 
 /// What the misc path carries of those tensors: repeated scales as often as layouts see them.
 std::int64_t misc_stream_bytes(const Setup& setup, const std::vector<model::Tensor>& misc);

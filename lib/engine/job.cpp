@@ -146,10 +146,10 @@ void Job::require_same_inputs() {
 
 std::unique_ptr<transport::Communicator> Job::make_communicator(const std::vector<int>& members, int tag) const {
   const bool member = std::find(members.begin(), members.end(), session_.rank()) != members.end();
-  if (!kernels::Runtime::has_device()) return member ? transport::make_mpi_communicator(members, tag) : nullptr;
+  const auto lanes = static_cast<int>(setup_.c.refit.streams);  // of p2p, which gathers misc for all executors
+  if (!kernels::Runtime::has_device()) return member ? transport::make_mpi_communicator(members, tag, lanes) : nullptr;
   const std::unique_ptr<transport::Control> control = world_.split(member ? 0 : -1);
   if (!member) return nullptr;
-  const auto lanes = setup_.c.refit.executor == ExecutorKind::direct ? 1 : static_cast<int>(setup_.c.refit.streams);
   return transport::make_nccl_communicator(*control, lanes, setup_.c.run.timeout_seconds);
 }
 
@@ -169,6 +169,7 @@ void Job::make_communicators(report::Result& result) {
   const bool device = kernels::Runtime::has_device();
   const bool needed = !device || !direct || !all_mapped();
   if (device && (needed || !setup_.split.misc.empty())) {
+    if (setup_.c.refit.executor == ExecutorKind::m2n) transport::prepare_nccl_m2n(world_);
     const std::string note = transport::prepare_nccl(world_);
     if (!note.empty()) result.notes.push_back(note);
     if (!note.empty() && session_.rank() == 0) spdlog::warn("{}", note);
@@ -276,7 +277,9 @@ std::int64_t Job::staging_estimate() const {
   const bool sends_quantise = c.executor == ExecutorKind::direct && one_host && setup_.c.run.verify == Verify::off;
   std::int64_t bytes = SentWeights::bytes(setup_, sent_layout_, staged(sends_quantise));
   if (!is_train() || session_.rank() == 0) bytes += 2 * std::min(c.misc_buffer_bytes, misc);
-  if (c.executor == ExecutorKind::p2p) bytes += c.streams * c.ring_chunks * c.chunk_bytes;
+  if (c.executor == ExecutorKind::p2p || c.executor == ExecutorKind::m2n)
+    bytes += c.streams * c.ring_chunks * c.chunk_bytes;
+  if (c.executor == ExecutorKind::m2n) bytes += 2 * c.streams * transport::kReshardGroupBytes;
   if (c.executor == ExecutorKind::golden) bytes += c.streams * transport::kGoldenPartBytes;
   return bytes;
 }
@@ -396,6 +399,12 @@ void Job::make_plan(report::Result& result) {
       transport::agree_on_stream(world_, misc_, setup_.model.tensors);
     });
   }
+  if (setup_.c.refit.executor == ExecutorKind::m2n) {
+    together(world_, [&] {
+      resharding_ = plan::make_reshards(bulk_, sent_by_train(), gen_layout());
+      result.m2n = to_report(resharding_, setup_.model, bulk_, sent_by_train(), gen_layout());
+    });
+  }
   make_executors(copies);
   register_memory(result);
   result.prepare.emplace_back("plan", world_.max(now() - start));
@@ -450,7 +459,11 @@ void Job::make_executors(const std::vector<plan::Copy>& copies) {
           space_, *routes_, me, copies, *peers_, flags_.get(), world_, setup_.train->ranks(), tuning, progress_,
           sends_quantise_ ? transport::QuantisedSends{&sent_->quantise(), &gen_layout()} : transport::QuantisedSends());
       break;
-    case ExecutorKind::m2n: fail_unavailable("executor m2n is not built into this refit");
+    case ExecutorKind::m2n:
+      bulk_executor_ =
+          transport::make_m2n(space_, *routes_, me, bulk_, resharding_, sent_by_train(), gen_layout(), copies,
+                              transport::make_nccl_resharder(*routes_, c.streams), tuning, progress_);
+      break;
   }
   if (gather_ == nullptr && stream_ == nullptr) return;
   misc_executor_ = transport::make_misc(space_, gather_.get(), stream_.get(), me, misc_, sent_by_train(), gen_layout(),
@@ -517,6 +530,8 @@ report::Refit Job::refit(std::int64_t number) {
   result.weight_sync = world_.max(end - start);
   result.phases = {
       {"bulk", world_.max(bulk - quantised)}, {"misc", world_.max(misc - bulk)}, {"finalize", world_.max(end - misc)}};
+  for (const transport::Phase& phase : bulk_executor_->phases())
+    result.phases.emplace_back(fmt::format("bulk.{}", phase.name), world_.max(phase.seconds));
   if (quantises) result.phases.insert(result.phases.begin(), {"quantise", world_.max(quantised - start)});
   // Of direct, so on all ranks or none.
   if (const auto seconds = bulk_executor_->enqueue_seconds()) result.host_seconds = world_.max(*seconds);

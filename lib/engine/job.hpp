@@ -15,6 +15,7 @@
 #include "report/result.hpp"
 #include "transport/cuda.hpp"
 #include "transport/executor.hpp"
+#include "transport/m2n/m2n.hpp"
 #include "transport/mpi.hpp"
 #include "transport/nccl.hpp"
 #include "verify/verifier.hpp"
@@ -33,6 +34,8 @@ class Job {
   /// Refit number 1, 2, ...: update, barrier, refit, and the maximum over ranks of its phases.
   report::Refit refit(std::int64_t number);
   verify::StepResult verify(std::int64_t number);
+  /// Device memory that the executor's library has taken on the rank that has most of it.
+  std::int64_t library_bytes() const { return world_.max(bulk_executor_->library_bytes()); }
   /// Writes the dumps that the case asks for.
   void dump() const;
 
@@ -106,6 +109,7 @@ class Job {
   std::vector<std::unique_ptr<transport::Communicator>> communicators_;
   std::unique_ptr<transport::Communicator> gather_, stream_;
   std::unique_ptr<transport::Routes> routes_;
+  plan::Resharding resharding_;  ///< of the executor m2n
   std::unique_ptr<transport::Executor> bulk_executor_, misc_executor_;
   std::unique_ptr<verify::Verifier> verifier_;
 };

@@ -96,6 +96,10 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
     if (c.refit.executor != ExecutorKind::direct) schedule.stages_in_flight = c.refit.streams;
     result.model_seconds = to_report(plan::model_seconds(bound, traffic, schedule, rates));
   }
+  if (c.refit.executor == ExecutorKind::m2n) {
+    const plan::Resharding resharding = plan::make_reshards(setup.split.bulk, setup.sent(), *setup.gen);
+    result.m2n = to_report(resharding, setup.model, setup.split.bulk, setup.sent(), *setup.gen);
+  }
   judge_plan(setup, result);
   if (options.classify) print_classes(setup);
   if (!explained.empty() && c.refit.executor == ExecutorKind::golden)

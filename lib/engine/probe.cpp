@@ -58,7 +58,7 @@ int probe(const ProbeOptions& options) {
     });
     std::vector<int> everybody(static_cast<std::size_t>(session.size()));
     std::iota(everybody.begin(), everybody.end(), 0);
-    const auto communicator = transport::make_mpi_communicator(everybody, 0);
+    const auto communicator = transport::make_mpi_communicator(everybody, 0, 1);
     if (root)
       fmt::print("# refit probe: {} ranks, {} on this host; {}; {}\n", session.size(), session.node_size(),
                  transport::MpiSession::version(), kernels::Runtime::version());

@@ -201,6 +201,7 @@ class Run {
       if (is_root()) report::print_step(std::cout, result_, refit);
       result_.refits.push_back(std::move(refit));
     }
+    if (result_.m2n) result_.m2n->library_bytes_max = job.library_bytes();
     job.dump();
     return finish();
   }

@@ -89,6 +89,23 @@ std::string forwarded_text(const Wire& wire) {
   return fmt::format(", {} forwarded by gen ranks", format_bytes(wire.forwarded_bytes));
 }
 
+std::string m2n_text(const M2n& m2n) {
+  std::int64_t tensors = 0;
+  for (const M2n::Leftover& leftover : m2n.leftovers) tensors += std::ssize(leftover.tensors);
+  std::string text =
+      fmt::format("{} by {}; {} of {} by p2p", format_bytes(m2n.bytes), counted(m2n.operations, "operation"),
+                  format_bytes(m2n.p2p_bytes), counted(tensors, "tensor"));
+  if (m2n.library_bytes_max > 0)
+    text += fmt::format("; the library took {} per rank at most", format_bytes(m2n.library_bytes_max));
+  text = labelled("m2n", text);
+  for (const M2n::Leftover& leftover : m2n.leftovers) {
+    const auto count = std::ssize(leftover.tensors);
+    text += labelled("", fmt::format("p2p: {}{}: {}", leftover.tensors.front(),
+                                     count > 1 ? fmt::format(" and {} more", count - 1) : "", leftover.reason));
+  }
+  return text;
+}
+
 std::string xml_escape(const std::string& text) {
   std::string out;
   for (char c : text) {

@@ -37,6 +37,9 @@ std::string format_bound(const Bound& bound);
 /// ", 10.92 GB forwarded by gen ranks" where there is fan-out, else "".
 std::string forwarded_text(const Wire& wire);
 
+/// The lines labelled "m2n": what goes by NCCL M2N's operation and what by p2p, and why.
+std::string m2n_text(const M2n& m2n);
+
 /// Text for an element or attribute of XML, which has no way to write control characters: they become U+FFFD.
 std::string xml_escape(const std::string& text);
 

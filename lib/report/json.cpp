@@ -93,6 +93,17 @@ Json to_json(const Memory& memory) {
           {"staging_bytes_max", memory.staging_bytes_max}};
 }
 
+Json to_json(const M2n& m2n) {
+  Json json = {{"operations", m2n.operations},
+               {"bytes", m2n.bytes},
+               {"p2p_bytes", m2n.p2p_bytes},
+               {"library_bytes_max", m2n.library_bytes_max}};
+  json["leftovers"] = Json::array();
+  for (const M2n::Leftover& leftover : m2n.leftovers)
+    json["leftovers"].push_back({{"reason", leftover.reason}, {"tensors", leftover.tensors}});
+  return json;
+}
+
 Json to_json(const Schedule& schedule) {
   return {{"groups_max", schedule.groups_max},
           {"group_operations_max", schedule.group_operations_max},
@@ -197,6 +208,7 @@ void put_measurements(Json& json, const Result& result) {
   put_part(json, "wire", result.wire);
   put_part(json, "memory", result.memory);
   put_part(json, "schedule", result.schedule);
+  put_part(json, "m2n", result.m2n);
   put_part(json, "load", result.load);
   put_part(json, "bound", result.bound);
   put_part(json, "model_seconds", result.model_seconds);

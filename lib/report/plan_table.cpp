@@ -93,6 +93,7 @@ void print_plan(std::ostream& out, const Result& result) {
   if (result.plan) print_plan_part(out, *result.plan);
   if (result.wire)
     out << labelled("wire", fmt::format("{} in all{}", format_bytes(result.wire->bytes), forwarded_text(*result.wire)));
+  if (result.m2n) out << m2n_text(*result.m2n);
   print_rank_bytes(out, "train", "sent", sent_by_train(result.byte_matrix));
   print_rank_bytes(out, "gen", "received", received_by_gen(result.byte_matrix));
   if (result.bound) out << labelled("bound", format_bound(*result.bound));

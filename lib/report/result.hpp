@@ -115,6 +115,19 @@ struct Schedule {
   std::int64_t serial_groups_max = 0;     ///< one after the other, on the busiest of a rank's streams
 };
 
+/// How NCCL M2N's operation and p2p share the bulk path (executor m2n).
+struct M2n {
+  struct Leftover {
+    std::string reason;
+    std::vector<std::string> tensors;
+  };
+  std::int64_t operations = 0;
+  std::int64_t bytes = 0;              ///< that arrive by the operation
+  std::int64_t p2p_bytes = 0;          ///< likewise, of the leftovers
+  std::int64_t library_bytes_max = 0;  ///< of a rank: device memory that the library took for itself; 0 in plans
+  std::vector<Leftover> leftovers;
+};
+
 struct Load {
   std::int64_t bytes_read = 0;
   std::int64_t bytes_needed = 0;
@@ -228,6 +241,7 @@ struct Result {
   std::optional<Wire> wire;
   std::optional<Memory> memory;
   std::optional<Schedule> schedule;
+  std::optional<M2n> m2n;
   std::optional<Load> load;
   std::optional<Bound> bound;
   std::optional<ModelSeconds> model_seconds;

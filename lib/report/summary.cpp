@@ -66,6 +66,7 @@ void print_sizes(std::ostream& out, const Result& result) {
                                             format_count(schedule.groups_max), format_count(schedule.serial_groups_max),
                                             format_count(schedule.group_operations_max)));
   }
+  if (result.m2n) out << m2n_text(*result.m2n);
   if (result.load) {
     out << labelled("load", fmt::format("{} read, {} needed", format_bytes(result.load->bytes_read),
                                         format_bytes(result.load->bytes_needed)));

@@ -32,6 +32,12 @@ struct Schedule {
   }
 };
 
+/// A part of one `execute`.
+struct Phase {
+  const char* name;
+  double seconds;
+};
+
 /// Moves the weights of one path once per call.
 class Executor {
  public:
@@ -53,14 +59,18 @@ class Executor {
   virtual std::int64_t unmapped_peers() const { return 0; }
   /// What the last `execute` took until all of this rank's copies were enqueued (direct only, which waits after that).
   virtual std::optional<double> enqueue_seconds() const { return std::nullopt; }
+  /// What the last `execute` took, by parts, one after the other; the same names on all ranks (m2n only).
+  virtual std::span<const Phase> phases() const { return {}; }
+  /// Device memory that the executor's library has taken for itself, in bytes (m2n only).
+  virtual std::int64_t library_bytes() const { return 0; }
   /// What this rank's kernels read of its storages in each `execute` (direct only, where no pair of ranks uses p2p).
   virtual std::optional<std::int64_t> bytes_read() const { return std::nullopt; }
 };
 
-/// The knobs of golden and p2p.
+/// The knobs of golden, p2p and m2n.
 struct Tuning {
   std::int64_t streams = 2;            ///< stages in flight
-  std::int64_t group_size = 1024;      ///< p2p: sends and receives per group, at most
+  std::int64_t group_size = 1024;      ///< p2p: sends and receives per group, at most; m2n: tensors
   std::int64_t chunk_bytes = 8 << 20;  ///< p2p: of one chunk of the ring, at least 64
   std::int64_t ring_chunks = 2;        ///< p2p: chunks of the ring, per stage in flight
 };

@@ -39,7 +39,7 @@ class MpiRequest final : public Request {
 
 class MpiCommunicator final : public Communicator {
  public:
-  explicit MpiCommunicator(MPI_Comm owned) : comm_(owned) {
+  MpiCommunicator(MPI_Comm owned, int lanes) : comm_(owned), lanes_(lanes) {
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
     check_mpi(MPI_Comm_rank(comm_, &rank_));
     check_mpi(MPI_Comm_size(comm_, &size_));
@@ -56,6 +56,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   void post(std::span<const Message> group, int lane, Request& request) override {
+    REFIT_ASSERT(lane >= 0 && lane < lanes_);
     auto& pending = static_cast<MpiRequest&>(request).pending();
     for (const Message& message : group) {
       REFIT_ASSERT(message.bytes <= kMaxCount);
@@ -78,13 +79,14 @@ class MpiCommunicator final : public Communicator {
 
  private:
   MPI_Comm comm_;
+  int lanes_;
   int rank_ = 0;
   int size_ = 1;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag) {
+std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag, int lanes) {
   MPI_Group world = MPI_GROUP_NULL;
   MPI_Group group = MPI_GROUP_NULL;
   check_mpi(MPI_Comm_group(MPI_COMM_WORLD, &world));
@@ -93,7 +95,7 @@ std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& memb
   check_mpi(MPI_Comm_create_group(MPI_COMM_WORLD, group, tag, &comm));
   check_mpi(MPI_Group_free(&group));
   check_mpi(MPI_Group_free(&world));
-  return std::make_unique<MpiCommunicator>(comm);
+  return std::make_unique<MpiCommunicator>(comm, lanes);
 }
 
 }  // namespace refit::transport

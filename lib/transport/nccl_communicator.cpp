@@ -23,13 +23,17 @@ class NcclCommunicator final : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
+  NcclLane& lane(int number) {
+    REFIT_ASSERT(number >= 0 && number < static_cast<int>(lanes_.size()));
+    return lanes_[static_cast<std::size_t>(number)];
+  }
 
   std::unique_ptr<Request> make_request(std::int64_t capacity) override {
     return std::make_unique<NcclRequest>(capacity);
   }
 
   void post(std::span<const Message> group, int lane, Request& request) override {
-    lanes_[static_cast<std::size_t>(lane)].post(group, static_cast<NcclRequest&>(request));
+    this->lane(lane).post(group, static_cast<NcclRequest&>(request));
   }
 
   void broadcast(std::byte* data, std::int64_t bytes, int root, Request& request) override {
@@ -108,6 +112,13 @@ std::string prepare_nccl(Control& members) {
 std::unique_ptr<Communicator> make_nccl_communicator(Control& members, int lanes, double timeout_seconds) {
   const bool registers = uses_registration(gather_members(members));
   return std::make_unique<NcclCommunicator>(members, lanes, timeout_seconds, registers);
+}
+
+NcclLane& nccl_lane(Communicator& communicator, int lane) {
+  auto* nccl = dynamic_cast<NcclCommunicator*>(&communicator);
+  if (nccl == nullptr)
+    fail_usage("executor m2n: this bug spoils messages of p2p, and m2n has none; inject it into p2p");
+  return nccl->lane(lane);
 }
 
 std::string nccl_version() { return nccl_version_text(library_version()); }

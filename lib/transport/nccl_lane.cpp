@@ -33,7 +33,7 @@ bool NcclRequest::test() {
 }
 
 NcclLane::NcclLane(int rank, int size, const ncclUniqueId& id, double timeout_seconds)
-    : timeout_seconds_(timeout_seconds) {
+    : rank_(rank), timeout_seconds_(timeout_seconds) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   try {
@@ -175,6 +175,20 @@ void NcclLane::check(ncclResult_t result, const char* what) {
   failed_ = true;
   const char* detail = ncclGetLastError(comm_);
   fail_runtime("NCCL: {}: {} ({})", what, ncclGetErrorString(result), detail == nullptr ? "" : detail);
+}
+
+ncclComm_t NcclLane::split() {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 1;
+  ncclComm_t result = nullptr;
+  check(ncclCommSplit(comm_, 0, rank_, &result, &config), "splitting a communicator");
+  const Deadline deadline(timeout_seconds_);
+  while (!ready()) {
+    if (deadline.passed())
+      fail_runtime("NCCL: a communicator has not been split after {} s (--timeout)", timeout_seconds_);
+    std::this_thread::yield();
+  }
+  return result;
 }
 
 void NcclLane::abandon() {

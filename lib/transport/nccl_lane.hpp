@@ -78,6 +78,10 @@ class NcclLane {
   /// A request goes while it is at work: nothing more can be launched, and the end is an abort.
   void abandon();
 
+  /// A communicator of the same ranks on which calls block, for libraries on top of NCCL; the caller's to end.
+  /// Collective over the lane's ranks, while it is idle.
+  ncclComm_t split();
+
  private:
   void enqueue(NcclRequest& request);
   ncclResult_t launch(const NcclRequest& request);
@@ -92,6 +96,7 @@ class NcclLane {
 
   ncclComm_t comm_ = nullptr;
   Stream stream_;
+  int rank_;
   double timeout_seconds_;
   bool failed_ = false;
   bool launching_ = false;        // the first of the queue is under way
@@ -102,5 +107,8 @@ class NcclLane {
 
   friend class NcclRequest;
 };
+
+/// Of a communicator of make_nccl_communicator. Errors (usage): another kind, e.g. one that an injected bug wraps.
+NcclLane& nccl_lane(Communicator& communicator, int lane);
 
 }  // namespace refit::transport

@@ -101,7 +101,7 @@ struct Part {
     copies = plan::Planner(tensors, from, to).rank_plan(me.side, me.rank).copies;
     std::vector<int> members(static_cast<std::size_t>(world.size()));
     std::iota(members.begin(), members.end(), 0);
-    communicator = transport::make_mpi_communicator(members, 0);
+    communicator = transport::make_mpi_communicator(members, 0, 2);
     bytes = transport::ArenaMap(layout).bytes;
   }
   void attach(std::byte* arena) {

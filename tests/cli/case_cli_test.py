@@ -98,7 +98,7 @@ class CommandLine(Cli):
         self.refuse(2, "plan", *model, *layouts, "--hardware", "nothing", part="--hardware: nothing")
         self.refuse(2, "plan", *model, *layouts, "--precision", "fp8:bf16", part="fp8 -> bf16")
         self.refuse(77, "run", *model, *layouts, "--device", "cuda", part="no CUDA")
-        self.refuse(77, "plan", *model, *layouts, "--executor", "m2n", part="no NCCL M2N")
+        self.refuse(77, "run", *model, *layouts, "--executor", "m2n", part="no NCCL M2N")
         self.refuse(2, "plan", *model, "--train", "TP2xEP2", "--gen", "TP2", part="without experts", lines=2)
 
     def test_all_mistakes_of_a_case_file_are_reported(self):

@@ -27,7 +27,7 @@ TEST(MpiCommunicator, GroupsPassBetweenAllPairsAndLanesDoNotMix) {
   const auto world = make_mpi_control();
   const int size = world->size();
   const int me = world->rank();
-  const auto communicator = make_mpi_communicator(all_ranks(size), 7);
+  const auto communicator = make_mpi_communicator(all_ranks(size), 7, 2);
   const auto n = static_cast<std::size_t>(size);
   std::vector<Bytes> sent(2 * n);
   std::vector<Bytes> received(2 * n, Bytes(70'000));
@@ -57,7 +57,7 @@ TEST(MpiCommunicator, GroupsPassBetweenAllPairsAndLanesDoNotMix) {
 
 TEST(MpiCommunicator, BroadcastsFromEveryRoot) {
   const auto world = make_mpi_control();
-  const auto communicator = make_mpi_communicator(all_ranks(world->size()), 8);
+  const auto communicator = make_mpi_communicator(all_ranks(world->size()), 8, 2);
   const auto request = communicator->make_request(1);
   for (int root = 0; root < world->size(); ++root) {
     Bytes data = filled(100'000, world->rank() == root ? 40 + root : 0);
@@ -72,7 +72,7 @@ TEST(MpiCommunicator, JoinsSomeRanksOnly) {
   std::vector<int> odd;
   for (int rank = 1; rank < world->size(); rank += 2) odd.push_back(rank);
   if (world->rank() % 2 == 1) {
-    const auto communicator = make_mpi_communicator(odd, 9);
+    const auto communicator = make_mpi_communicator(odd, 9, 1);
     EXPECT_EQ(communicator->rank(), world->rank() / 2);
     EXPECT_EQ(communicator->size(), world->size() / 2);
   }

@@ -42,7 +42,9 @@ std::vector<Sides> sides(int ranks) {
 void run_and_expect(const TransportCase& job, transport::Control& world, const std::string& what) {
   RankServices services;
   services.world = &world;
-  services.communicator = transport::make_mpi_communicator;
+  services.communicator = [&job](const std::vector<int>& members, int tag) {
+    return transport::make_mpi_communicator(members, tag, static_cast<int>(job.tuning.streams));
+  };
   services.peer_memory = transport::make_mpi_peer_memory;
   const RankOutcome outcome = run_rank(job, services);
   EXPECT_EQ(outcome.mismatch, "") << what;
@@ -57,7 +59,7 @@ TEST(MpiExecutors, MoveEveryByte) {
   for (const Sides& one : sides(world->size())) {
     for (DType gen_precision : {DType::bf16, DType::f32}) {
       Job job(one.model, one.train, one.gen, DType::bf16, gen_precision);
-      for (ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct}) {
+      for (ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct, ExecutorKind::m2n}) {
         for (plan::Policy policy : {plan::Policy::all, plan::Policy::ffn}) {
           TransportCase task = job.make(policy, executor);
           task.per_stage = policy == plan::Policy::all;
@@ -110,7 +112,7 @@ TEST(MpiExecutors, ReplicasFeedEachOther) {
 TEST(MpiExecutors, P2pServesBothEndsOnOneRank) {
   const auto world = transport::make_mpi_control();
   if (world->size() > 1) GTEST_SKIP() << "one rank only";
-  const auto self = transport::make_mpi_communicator({0}, 1);
+  const auto self = transport::make_mpi_communicator({0}, 1, 2);
   for (DType gen_precision : {DType::bf16, DType::f32}) {
     Job job("qwen3_moe", "TP1", "TP1", DType::bf16, gen_precision);
     TransportCase task = job.make(plan::Policy::all, ExecutorKind::p2p);

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/hash.hpp"
+#include "support/message_resharder.hpp"
 #include "support/thread_communicator.hpp"
 #include "support/thread_control.hpp"
 
@@ -168,6 +169,9 @@ std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const R
     case ExecutorKind::golden:
       return make_golden(space, routes, me, job.bulk, *job.source, *job.destination, job.tuning, progress);
     case ExecutorKind::p2p: return make_p2p(space, routes, me, copies, job.tuning, progress);
+    case ExecutorKind::m2n:
+      return make_m2n(space, routes, me, job.bulk, plan::make_reshards(job.bulk, *job.source, *job.destination),
+                      *job.source, *job.destination, copies, make_message_resharder(routes), job.tuning, progress);
     case ExecutorKind::direct: break;
   }
   const std::int64_t flag_bytes = transport::fan_out_flag_bytes(copies, me.side, me.rank);
@@ -179,7 +183,7 @@ std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const R
 }  // namespace
 
 std::string to_string(ExecutorKind kind) {
-  constexpr const char* kNames[] = {"golden", "p2p", "direct"};
+  constexpr const char* kNames[] = {"golden", "p2p", "direct", "m2n"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 

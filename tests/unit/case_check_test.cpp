@@ -105,9 +105,20 @@ TEST(CaseCheck, RefusesWhatThisBuildDoesNotKnow) {
       {{"train.precision=fp8", "gen.precision=mxfp8"}, kUsage, "fp8 -> mxfp8 is not possible"},
       {{"train.precision=mxfp8", "gen.precision=fp8"}, kUsage, "mxfp8 -> fp8 is not possible"},
       {{"run.device=cuda"}, ErrorKind::unavailable, "run.device: this build has no CUDA"},
-      {{"refit.executor=m2n"}, ErrorKind::unavailable, "refit.executor: this build has no NCCL M2N"},
   };
   for (const Row& row : rows) expect_refused(row);
+}
+
+TEST(CaseCheck, KnowsTheExecutorsOfThisBuild) {
+  const engine::Case c = case_of({"refit.executor=m2n", "refit.streams=4", "refit.group_size=64"});
+  check_case(c);  // can be planned anywhere
+  try {
+    engine::require_executor(c);
+    FAIL() << "not refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::unavailable);
+    EXPECT_THAT(error.what(), testing::HasSubstr("this build has no NCCL M2N"));
+  }
 }
 
 TEST(CaseCheck, RefusesWhatTheUpstreamVersionsRefuse) {

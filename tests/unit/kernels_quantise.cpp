@@ -277,16 +277,18 @@ class Matrices {
   std::vector<std::byte> values_, bytes_, scales_;  ///< of all matrices, row-major; the latter by the reference
 };
 
-/// How many blocks are quantised by this test: REFIT_QUANTISED_BLOCKS, e.g. 10000000.
-std::int64_t blocks_to_quantise() {
-  const char* given = std::getenv("REFIT_QUANTISED_BLOCKS");
-  return given == nullptr ? 100000 : std::atoll(given);
+/// How many blocks are quantised by this test, REFIT_QUANTISED_BLOCKS, e.g. 10000000; and REFIT_QUANTISED_SEED, so that
+/// several processes can share them.
+std::int64_t setting(const char* name, std::int64_t otherwise) {
+  const char* given = std::getenv(name);
+  return given == nullptr ? otherwise : std::atoll(given);
 }
 
 TEST(Quantise, EqualsTheReferenceInAnyTiling) {
-  Random random(12);
+  const std::int64_t all_blocks = setting("REFIT_QUANTISED_BLOCKS", 100000);
+  Random random(static_cast<std::uint64_t>(setting("REFIT_QUANTISED_SEED", 12)));
   for (Quantiser quantiser : kAll) {
-    for (std::int64_t blocks = 0; blocks < blocks_to_quantise() / std::ssize(kAll);) {
+    for (std::int64_t blocks = 0; blocks < all_blocks / std::ssize(kAll);) {
       Matrices matrices(random, quantiser);
       matrices.check();
       if (HasFatalFailure()) return;

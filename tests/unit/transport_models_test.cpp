@@ -11,7 +11,8 @@ namespace {
 
 using plan::Policy;
 
-constexpr ExecutorKind kExecutors[] = {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct};
+constexpr ExecutorKind kExecutors[] = {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct,
+                                       ExecutorKind::m2n};
 constexpr Policy kPolicies[] = {Policy::all, Policy::whitelist, Policy::ffn};
 
 struct Sides {
@@ -86,7 +87,7 @@ TEST_P(RandomJobs, ArriveWhole) {
   } while (!gen::violations(model, gen).empty());
   Job job(model, train, gen);
   constexpr Policy kAll[] = {Policy::all, Policy::whitelist, Policy::blacklist, Policy::ffn};
-  TransportCase one = job.make(kAll[random() % 4], kExecutors[random() % 3]);
+  TransportCase one = job.make(kAll[random() % 4], kExecutors[random() % std::size(kExecutors)]);
   one.tuning.chunk_bytes = random() % 2 == 0 ? 512 : 1 << 16;
   one.misc_buffer_bytes = random() % 2 == 0 ? 1000 : 1 << 20;
   expect_right(

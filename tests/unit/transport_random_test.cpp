@@ -50,7 +50,7 @@ TEST_P(RandomLayouts, BulkArrivesByEveryExecutor) {
   job.bulk = model.tensors;
   job.tuning = {one_of(random, {1, 2}), one_of(random, {1, 3, 1024}), one_of(random, {64, 1000, 1 << 16}),
                 one_of(random, {1, 2, 3})};
-  for (ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct}) {
+  for (ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct, ExecutorKind::m2n}) {
     job.executor = executor;
     expect_right(job, to_string(executor));
   }

@@ -1,0 +1,287 @@
+#include <chrono>
+#include <map>
+#include <set>
+#include <thread>
+
+#include "kernels/memory.hpp"
+#include "layout/partition.hpp"
+#include "transport/m2n/m2n.hpp"
+
+namespace refit::transport {
+namespace {
+
+using plan::Mesh;
+using plan::Reshard;
+
+/// One shard between a rank's storages and where the operation has it.
+class Shard {
+ public:
+  /// Of tensors of `reshard` that `rank` stores by `layout`, in `memory`.
+  Shard(const Reshard& reshard, const Mesh& mesh, const std::map<std::int32_t, const model::Tensor*>& tensors,
+        const plan::Layout& layout, Rank rank, const LocalMemory& memory)
+      : box_(mesh.box(rank)), size_(byte_size(reshard.dtype)) {
+    const Extents strides = row_major_strides(box_.extent);
+    const std::int64_t begin = reshard.stacked ? box_.lower[0] : 0;
+    const std::int64_t count = reshard.stacked ? box_.extent[0] : 1;
+    for (std::int64_t i = 0; i < count; ++i) {
+      std::vector<layout::Piece> pieces;
+      layout.pieces(*tensors.at(reshard.tensors[static_cast<std::size_t>(begin + i)]), rank, pieces);
+      for (const layout::Piece& piece : pieces) {
+        Extents index = piece.box.lower;
+        Extents inner;  // strides of the shard, of the tensor's dimensions
+        for (int d = 0; d < index.size(); ++d) {
+          const int of = d + (reshard.stacked ? 1 : 0);
+          index[d] -= box_.lower[of];
+          inner.push_back(strides[of]);
+        }
+        const std::int64_t offset = (reshard.stacked ? i * strides[0] : 0) + offset_of(index, inner);
+        parts_.push_back({memory.address(piece.place, piece.format.dtype), offset * size_, piece.box.extent,
+                          piece.place.strides, inner, piece.format.dtype});
+      }
+    }
+  }
+
+  std::int64_t bytes() const { return box_.volume() * size_; }
+
+  /// The shard itself, where it lies in the storages as the operation wants it; else nullptr.
+  std::byte* in_place() const {
+    std::byte* const begin = parts_.front().address - parts_.front().offset;
+    for (const Part& part : parts_) {
+      if (part.address - part.offset != begin) return nullptr;
+      for (int d = 0; d < part.extent.size(); ++d)
+        if (part.extent[d] > 1 && part.strides[d] != part.inner[d]) return nullptr;
+    }
+    return begin;
+  }
+
+  void append_pack(std::byte* staging, std::vector<kernels::Tile>& out) const {
+    for (const Part& part : parts_)
+      out.push_back(
+          {part.address, staging + part.offset, part.extent, part.strides, part.inner, part.dtype, part.dtype});
+  }
+  void append_place(const std::byte* staging, std::vector<kernels::Tile>& out) const {
+    for (const Part& part : parts_)
+      out.push_back(
+          {staging + part.offset, part.address, part.extent, part.inner, part.strides, part.dtype, part.dtype});
+  }
+
+ private:
+  struct Part {
+    std::byte* address;   // in a storage
+    std::int64_t offset;  // in the shard, in bytes
+    Extents extent;
+    Extents strides;  // in the storage
+    Extents inner;    // in the shard
+    DType dtype;
+  };
+
+  Box box_;
+  std::int64_t size_;
+  std::vector<Part> parts_;
+};
+
+/// What this rank does for one group.
+struct Group {
+  std::int32_t stage = 0;
+  std::int32_t first_tensor = 0;
+  std::vector<ReshardCall> calls;
+  kernels::CopyTable pack;   // storages -> staging, before the group
+  kernels::CopyTable place;  // staging -> storages, after it
+};
+
+/// The operations of each group, and the groups in the order in which all ranks start them: stages take turns.
+std::vector<std::vector<const Reshard*>> all_groups(const plan::Resharding& resharding, const plan::Layout& source,
+                                                    const Tuning& tuning) {
+  std::vector<std::vector<std::vector<const Reshard*>>> by_stage(static_cast<std::size_t>(source.stages()));
+  std::vector<std::int64_t> used(by_stage.size(), 0);
+  for (const Reshard& reshard : resharding.operations) {
+    const auto stage = static_cast<std::size_t>(source.stage(reshard.source.first));
+    // Every rank must cut alike, whether its shard is staged or not.
+    const std::int64_t elements = std::max(product(reshard.source.shard), product(reshard.destination.shard));
+    const std::int64_t bytes = layout::round_up(elements * byte_size(reshard.dtype), kStorageAlignment);
+    auto& groups = by_stage[stage];
+    if (groups.empty() || std::ssize(groups.back()) >= tuning.group_size || used[stage] + bytes > kReshardGroupBytes) {
+      groups.emplace_back();
+      used[stage] = 0;
+    }
+    groups.back().push_back(&reshard);
+    used[stage] += bytes;
+  }
+  std::vector<std::vector<const Reshard*>> order;
+  std::vector<std::size_t> next(by_stage.size(), 0);
+  for (bool any = true; any;) {
+    any = false;
+    std::int64_t in_turn = 0;
+    for (std::size_t stage = 0; stage < by_stage.size() && in_turn < tuning.streams; ++stage) {
+      if (next[stage] == by_stage[stage].size()) continue;
+      order.push_back(std::move(by_stage[stage][next[stage]++]));
+      ++in_turn;
+      any = true;
+    }
+  }
+  return order;
+}
+
+ReshardCall::End end_of(const Reshard& reshard, const Mesh& mesh, int first) {
+  ReshardCall::End end;
+  end.first = first;
+  end.axes = static_cast<int>(mesh.axes.size());
+  for (std::size_t i = 0; i < mesh.axes.size(); ++i) {
+    end.ranks[i] = mesh.axes[i].ranks;
+    end.placements[i] = mesh.axes[i].placement;
+  }
+  for (int d = 0; d < reshard.shape.size(); ++d)
+    end.shard[static_cast<std::size_t>(d)] = static_cast<std::size_t>(mesh.shard[d]);
+  return end;
+}
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+class M2n final : public Executor {
+ public:
+  M2n(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
+      const std::vector<model::Tensor>& tensors, const plan::Resharding& resharding, const plan::Layout& source,
+      const plan::Layout& destination, std::unique_ptr<Executor> p2p, std::unique_ptr<Resharder> resharder,
+      const Tuning& tuning, Progress& progress)
+      : space_(space), progress_(progress), resharder_(std::move(resharder)), p2p_(std::move(p2p)) {
+    std::map<std::int32_t, const model::Tensor*> by_index;
+    for (const model::Tensor& tensor : tensors) by_index[tensor.index] = &tensor;
+    const plan::Layout& layout = me.side == Side::source ? source : destination;
+    const auto mine = all_groups(resharding, source, tuning);
+    const auto shard_of = [&](const Reshard& reshard) -> std::optional<Shard> {
+      const Mesh& mesh = me.side == Side::source ? reshard.source : reshard.destination;
+      if (!mesh.has(me.rank)) return std::nullopt;
+      return Shard(reshard, mesh, by_index, layout, me.rank, me.side == Side::source ? me.source : me.destination);
+    };
+
+    std::vector<std::vector<std::optional<Shard>>> shards;  // by group
+    std::int64_t slot_bytes = 0;
+    for (const auto& operations : mine) {
+      Group group;
+      group.stage = source.stage(operations.front()->source.first);
+      group.first_tensor = operations.front()->tensors.front();
+      if (routes.find(group.stage) == nullptr) continue;
+      std::int64_t staged = 0;
+      shards.emplace_back();
+      for (const Reshard* reshard : operations) {
+        ReshardCall call{end_of(*reshard, reshard->source, routes.source_peer(reshard->source.first)),
+                         end_of(*reshard, reshard->destination, routes.destination_peer(reshard->destination.first)),
+                         reshard->shape.size(), static_cast<int>(byte_size(reshard->dtype))};
+        std::optional<Shard> shard = shard_of(*reshard);
+        if (shard) {
+          std::byte*& data = (me.side == Side::source ? call.source : call.destination).data;
+          data = shard->in_place();
+          if (data == nullptr) staged += layout::round_up(shard->bytes(), kStorageAlignment);
+        }
+        group.calls.push_back(call);
+        shards.back().push_back(std::move(shard));
+      }
+      slot_bytes = std::max(slot_bytes, staged);
+      groups_.push_back(std::move(group));
+    }
+
+    slots_ = std::min(2 * static_cast<std::size_t>(tuning.streams), std::max<std::size_t>(1, groups_.size()));
+    staging_ = kernels::DeviceBuffer(slot_bytes * static_cast<std::int64_t>(slots_));
+    for (std::size_t i = 0; i < groups_.size(); ++i) {
+      stage(me.side, shards[i], staging_.data() + static_cast<std::int64_t>(i % slots_) * slot_bytes, groups_[i]);
+    }
+    for (std::size_t i = 0; i < slots_; ++i) requests_.push_back(resharder_->make_request());
+  }
+
+  void execute() override {
+    const double start = now();
+    std::size_t completed = 0;
+    for (std::size_t started = 0; started < groups_.size(); ++started) {
+      if (started - completed == slots_) complete(completed++);
+      Group& group = groups_[started];
+      show(group);
+      group.pack.run(space_);
+      space_.fence();
+      resharder_->post(group.calls, group.stage, *requests_[started % slots_]);
+    }
+    while (completed < groups_.size()) complete(completed++);
+    const double middle = now();
+    p2p_->execute();
+    phases_ = {{{"m2n", middle - start}, {"p2p", now() - middle}}};
+  }
+
+  MemoryList staging() const override {
+    MemoryList all = p2p_->staging();
+    all.push_back(staging_.span());
+    return all;
+  }
+
+  Schedule schedule() const override {
+    Schedule schedule;
+    schedule.groups = std::ssize(groups_);
+    for (const Group& group : groups_) schedule.operations = std::max(schedule.operations, std::ssize(group.calls));
+    const auto slots = static_cast<std::int64_t>(slots_);
+    schedule.serial_groups = (schedule.groups + slots - 1) / slots;
+    return schedule + p2p_->schedule();
+  }
+
+  std::span<const Phase> phases() const override { return phases_; }
+  std::int64_t library_bytes() const override { return resharder_->own_bytes(); }
+
+ private:
+  /// Gives the shards that are not in place their part of `slot`.
+  void stage(Side side, const std::vector<std::optional<Shard>>& shards, std::byte* slot, Group& group) const {
+    std::vector<kernels::Tile> tiles;
+    for (std::size_t i = 0; i < shards.size(); ++i) {
+      std::byte*& data = (side == Side::source ? group.calls[i].source : group.calls[i].destination).data;
+      if (!shards[i] || data != nullptr) continue;
+      data = slot;
+      side == Side::source ? shards[i]->append_pack(slot, tiles) : shards[i]->append_place(slot, tiles);
+      slot += layout::round_up(shards[i]->bytes(), kStorageAlignment);
+    }
+    (side == Side::source ? group.pack : group.place) = kernels::CopyTable(space_, tiles);
+  }
+
+  void show(const Group& group) {
+    progress_.stage = group.stage;
+    progress_.tensor = group.first_tensor;
+    progress_.peer = -1;
+  }
+
+  void complete(std::size_t index) {
+    Group& group = groups_[index];
+    show(group);
+    while (!requests_[index % slots_]->test()) std::this_thread::yield();
+    group.place.run(space_);
+    space_.fence();
+  }
+
+  const kernels::ExecutionSpace& space_;
+  Progress& progress_;
+  std::size_t slots_ = 1;
+  kernels::DeviceBuffer staging_;
+  std::vector<Group> groups_;
+  std::unique_ptr<Resharder> resharder_;
+  std::vector<std::unique_ptr<Request>> requests_;
+  std::unique_ptr<Executor> p2p_;
+  std::array<Phase, 2> phases_{{{"m2n", 0}, {"p2p", 0}}};
+};
+
+std::vector<plan::Copy> copies_of_leftovers(const plan::Resharding& resharding, const std::vector<plan::Copy>& copies) {
+  std::set<std::int32_t> left;
+  for (const plan::Leftover& leftover : resharding.leftovers)
+    left.insert(leftover.tensors.begin(), leftover.tensors.end());
+  std::vector<plan::Copy> result;
+  for (const plan::Copy& copy : copies)
+    if (left.contains(copy.tensor)) result.push_back(copy);
+  return result;
+}
+
+}  // namespace
+
+std::unique_ptr<Executor> make_m2n(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
+                                   const std::vector<model::Tensor>& tensors, const plan::Resharding& resharding,
+                                   const plan::Layout& source, const plan::Layout& destination,
+                                   const std::vector<plan::Copy>& copies, std::unique_ptr<Resharder> resharder,
+                                   const Tuning& tuning, Progress& progress) {
+  auto p2p = make_p2p(space, routes, me, copies_of_leftovers(resharding, copies), tuning, progress);
+  return std::make_unique<M2n>(space, routes, me, tensors, resharding, source, destination, std::move(p2p),
+                               std::move(resharder), tuning, progress);
+}
+
+}  // namespace refit::transport
