@@ -257,7 +257,8 @@ class Run {
     const int code = judge_error(case_, kind, timeout, message, result_);
     result_.error->rank = session_.rank();
     if (job_) result_.error->phase = job_->progress().phase;
-    spdlog::error("rank {}: {}{}", session_.rank(), code == 0 ? "as expected: " : "", message);
+    // Of other ranks the log's pattern says the rank.
+    spdlog::error("{}{}{}", is_root() ? "rank 0: " : "", code == 0 ? "as expected: " : "", message);
     write_failure();
     transport::MpiSession::abort(code);
   }

@@ -47,4 +47,11 @@ void check_nccl_members(int header_version, std::span<const NcclMember> members)
   }
 }
 
+void check_m2n_versions(int least, std::span<const int> found) {
+  const auto oldest = std::ranges::min_element(found);
+  if (*oldest >= least) return;
+  fail_unavailable("NCCL M2N needs NCCL {}, and rank {} found library {}: put a newer one first in LD_LIBRARY_PATH",
+                   nccl_version_text(least), oldest - found.begin(), nccl_version_text(*oldest));
+}
+
 }  // namespace refit::transport

@@ -32,4 +32,8 @@ bool uses_registration(std::span<const NcclMember> members);
 /// device, if any do. Errors (unavailable): the versions.
 void check_nccl_members(int header_version, std::span<const NcclMember> members);
 
+/// Throws unless the libraries that the ranks found are those that NCCL M2N wants: `least` or later. Errors
+/// (unavailable): both versions.
+void check_m2n_versions(int least, std::span<const int> found);
+
 }  // namespace refit::transport

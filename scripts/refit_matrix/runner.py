@@ -175,7 +175,7 @@ def write(file, text):
 def last_words(log):
     """The line of a log that says most about a failure: refit's own verdict or error, else the last one."""
     lines = [line.strip() for line in _text(log).splitlines() if line.strip()]
-    for pattern in (r"(?:FAILED|WAIVED): (.+)", r"refit: error: (.+)"):
+    for pattern in (r"(?:FAILED|WAIVED): (.+)", r"refit: error: (.+)", r"refit: (rank \d+: .+)"):
         for line in reversed(lines):
             if match := re.match(pattern, line):
                 return match.group(1)

@@ -40,6 +40,19 @@ TEST(NcclRules, RanksShareADeviceFrom230On) {
   EXPECT_THAT(told, testing::HasSubstr("needs NCCL 2.30.0, and rank 1 found library 2.29.7"));
 }
 
+TEST(NcclRules, M2nHasALeastVersion) {
+  check_m2n_versions(23005, std::vector{23005, 23203});
+  try {
+    check_m2n_versions(23005, std::vector{23007, 23004, 23005});
+    FAIL() << "not refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::unavailable);
+    EXPECT_STREQ(
+        error.what(),
+        "NCCL M2N needs NCCL 2.30.5, and rank 1 found library 2.30.4: put a newer one first in LD_LIBRARY_PATH");
+  }
+}
+
 TEST(NcclRules, MemoryIsRegisteredWhereNcclMakesUseOfIt) {
   const auto uses = [](const std::vector<NcclMember>& members) { return uses_registration(members); };
   EXPECT_FALSE(uses({{23000, 1, 9}, {23000, 2, 9}}));

@@ -160,11 +160,7 @@ bool has_nccl_m2n() { return true; }
 void prepare_nccl_m2n(Control& members) {
   int version = 0;
   check(ncclGetVersion(&version), "NCCL's version");
-  for (const int found : gather_all(members, version)) {
-    if (found >= NCCL_M2N_MIN_NCCL_VERSION_CODE) continue;
-    fail_unavailable("NCCL {} is loaded, and NCCL M2N needs {} or later: put it first in LD_LIBRARY_PATH",
-                     nccl_version_text(found), nccl_version_text(NCCL_M2N_MIN_NCCL_VERSION_CODE));
-  }
+  check_m2n_versions(NCCL_M2N_MIN_NCCL_VERSION_CODE, gather_all(members, version));
   setenv("NCCL_CUMEM_ENABLE", "1", 0);
   setenv("NCCL_NVLS_ENABLE", "0", 0);
 }
