@@ -215,6 +215,21 @@ class Checkpoints(Cli):
 
 
 class Plans(Cli):
+    def test_plan_of_nccl_m2n(self):
+        """TP8 with 4 KV heads in two engines: k and v have no mesh of two axes; experts are one tensor each."""
+        text = self.succeed("plan", "--model", "qwen3-30b-a3b", "--layers", "2", "--train", "EP2", "--gen", "TP8xDP2",
+                            "--executor", "m2n", "--json", "plan.json")  # fmt: skip
+        # Of each layer: q, o, two norms of heads, two of the layer, router, three of experts. Embedding, norm, head.
+        self.assertRegex(text, r"(?m)^# m2n +[0-9.]+ GB by 23 operations; [0-9.]+ MB of 4 tensors by p2p$")
+        self.assertIn("model.layers.0.self_attn.k_proj.weight and 3 more: gen ranks have its 4 parts", text)
+        with open(self.path("plan.json"), encoding="utf-8") as file:
+            plan = json.load(file)
+        m2n = plan["m2n"]
+        self.assertEqual((m2n["operations"], [len(one["tensors"]) for one in m2n["leftovers"]]), (23, [4]))
+        # k and v are [512, 2048] in bf16; each gen rank gets a quarter, of each of 2 layers.
+        self.assertEqual(m2n["p2p_bytes"], 2 * 2 * 16 * (512 // 4) * 2048 * 2)
+        self.assertEqual(m2n["bytes"] + m2n["p2p_bytes"], plan["wire"]["bytes"])
+
     def test_plan_of_a_published_row(self):
         inputs = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../inputs")
         case = os.path.join(inputs, "cases/published/qwen3-4b-dp8-to-tp8-ffn.toml")
