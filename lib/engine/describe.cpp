@@ -184,14 +184,12 @@ report::M2n to_report(const plan::Resharding& resharding, const model::Model& mo
   report::M2n m2n;
   m2n.operations = std::ssize(resharding.operations);
   m2n.bytes = resharding.bytes();
-  std::set<std::int32_t> left;
   for (const plan::Leftover& leftover : resharding.leftovers) {
     m2n.leftovers.push_back({leftover.reason, {}});
-    for (const std::int32_t tensor : leftover.tensors) {
+    for (const std::int32_t tensor : leftover.tensors)
       m2n.leftovers.back().tensors.push_back(model.tensors[static_cast<std::size_t>(tensor)].name);
-      left.insert(tensor);
-    }
   }
+  const std::set<std::int32_t> left = resharding.left();
   std::vector<model::Tensor> by_p2p;
   std::ranges::copy_if(bulk, std::back_inserter(by_p2p),
                        [&](const model::Tensor& tensor) { return left.contains(tensor.index); });

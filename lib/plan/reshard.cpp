@@ -251,10 +251,10 @@ std::int64_t Resharding::bytes() const {
   return result;
 }
 
-bool Resharding::leaves(std::int32_t tensor) const {
-  return std::ranges::any_of(leftovers, [tensor](const Leftover& leftover) {
-    return std::ranges::find(leftover.tensors, tensor) != leftover.tensors.end();
-  });
+std::set<std::int32_t> Resharding::left() const {
+  std::set<std::int32_t> result;
+  for (const Leftover& leftover : leftovers) result.insert(leftover.tensors.begin(), leftover.tensors.end());
+  return result;
 }
 
 Resharding make_reshards(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination) {

@@ -8,6 +8,7 @@
 //
 // Source of the form: nccl-extensions, nccl_m2n/src/nccl_m2n.h (version 0.2).
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -61,8 +62,8 @@ struct Resharding {
   std::vector<Leftover> leftovers;  ///< a reason each, in the order of their first tensors
 
   std::int64_t bytes() const;
-  /// Whether `tensor` is among the leftovers.
-  bool leaves(std::int32_t tensor) const;
+  /// The tensors of all leftovers.
+  std::set<std::int32_t> left() const;
 };
 
 /// `tensors`: those to be moved. Those that one side does not have are in neither list.

@@ -5,6 +5,7 @@
 #include "kernels/memory.hpp"
 #include "transport/executor.hpp"
 #include "transport/tiles.hpp"
+#include "transport/turns.hpp"
 
 namespace refit::transport {
 namespace {
@@ -57,19 +58,7 @@ std::vector<Broadcast> all_broadcasts(const std::vector<model::Tensor>& tensors,
                    by_stage[static_cast<std::size_t>(stage)]);
     }
   }
-  std::vector<Broadcast> order;
-  std::vector<std::size_t> next(by_stage.size(), 0);
-  for (bool any = true; any;) {
-    any = false;
-    std::int64_t in_turn = 0;
-    for (std::size_t stage = 0; stage < by_stage.size() && in_turn < streams; ++stage) {
-      if (next[stage] == by_stage[stage].size()) continue;
-      order.push_back(by_stage[stage][next[stage]++]);
-      ++in_turn;
-      any = true;
-    }
-  }
-  return order;
+  return in_turns(std::move(by_stage), streams);
 }
 
 class Golden final : public Executor {

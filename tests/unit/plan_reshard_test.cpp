@@ -49,7 +49,7 @@ struct Sides {
     const Resharding all = reshard();
     for (const Reshard& one : all.operations) {
       if (std::ranges::find(one.tensors, index) == one.tensors.end()) continue;
-      EXPECT_FALSE(all.leaves(index));
+      EXPECT_FALSE(all.left().contains(index));
       return text(one.source) + " -> " + text(one.destination);
     }
     for (const Leftover& leftover : all.leftovers)
@@ -119,7 +119,7 @@ TEST(Reshard, LeavesUnevenShards) {
   ASSERT_EQ(all.leftovers.size(), 1);
   EXPECT_EQ(all.leftovers[0].reason, "gen cuts it unevenly: [128, 64] on rank 0, [122, 64] on rank 1");
   for (const char* name : {"model.embed_tokens.weight", "lm_head.weight"})
-    EXPECT_TRUE(all.leaves(model.find(name)->index)) << name;
+    EXPECT_TRUE(all.left().contains(model.find(name)->index)) << name;
   EXPECT_EQ(all.leftovers[0].tensors.size(), 2);
 }
 

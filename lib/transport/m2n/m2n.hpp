@@ -26,6 +26,8 @@ struct ReshardCall {
   End destination;
   int dimensions = 1;
   int element_bytes = 1;
+
+  End& end(Side side) { return side == Side::source ? source : destination; }
 };
 
 /// The operation. Its groups are collective over their communicator, in the same order on all its ranks.

@@ -1,11 +1,11 @@
 #include <chrono>
 #include <map>
-#include <set>
 #include <thread>
 
 #include "kernels/memory.hpp"
 #include "layout/partition.hpp"
 #include "transport/m2n/m2n.hpp"
+#include "transport/turns.hpp"
 
 namespace refit::transport {
 namespace {
@@ -107,19 +107,7 @@ std::vector<std::vector<const Reshard*>> all_groups(const plan::Resharding& resh
     groups.back().push_back(&reshard);
     used[stage] += bytes;
   }
-  std::vector<std::vector<const Reshard*>> order;
-  std::vector<std::size_t> next(by_stage.size(), 0);
-  for (bool any = true; any;) {
-    any = false;
-    std::int64_t in_turn = 0;
-    for (std::size_t stage = 0; stage < by_stage.size() && in_turn < tuning.streams; ++stage) {
-      if (next[stage] == by_stage[stage].size()) continue;
-      order.push_back(std::move(by_stage[stage][next[stage]++]));
-      ++in_turn;
-      any = true;
-    }
-  }
-  return order;
+  return in_turns(std::move(by_stage), tuning.streams);
 }
 
 ReshardCall::End end_of(const Reshard& reshard, const Mesh& mesh, int first) {
@@ -135,6 +123,12 @@ ReshardCall::End end_of(const Reshard& reshard, const Mesh& mesh, int first) {
   return end;
 }
 
+ReshardCall call_of(const Reshard& reshard, const Routes& routes) {
+  return {end_of(reshard, reshard.source, routes.source_peer(reshard.source.first)),
+          end_of(reshard, reshard.destination, routes.destination_peer(reshard.destination.first)),
+          reshard.shape.size(), static_cast<int>(byte_size(reshard.dtype))};
+}
+
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 class M2n final : public Executor {
@@ -147,16 +141,11 @@ class M2n final : public Executor {
     std::map<std::int32_t, const model::Tensor*> by_index;
     for (const model::Tensor& tensor : tensors) by_index[tensor.index] = &tensor;
     const plan::Layout& layout = me.side == Side::source ? source : destination;
-    const auto mine = all_groups(resharding, source, tuning);
-    const auto shard_of = [&](const Reshard& reshard) -> std::optional<Shard> {
-      const Mesh& mesh = me.side == Side::source ? reshard.source : reshard.destination;
-      if (!mesh.has(me.rank)) return std::nullopt;
-      return Shard(reshard, mesh, by_index, layout, me.rank, me.side == Side::source ? me.source : me.destination);
-    };
+    const LocalMemory& memory = me.side == Side::source ? me.source : me.destination;
 
     std::vector<std::vector<std::optional<Shard>>> shards;  // by group
     std::int64_t slot_bytes = 0;
-    for (const auto& operations : mine) {
+    for (const auto& operations : all_groups(resharding, source, tuning)) {
       Group group;
       group.stage = source.stage(operations.front()->source.first);
       group.first_tensor = operations.front()->tensors.front();
@@ -164,17 +153,13 @@ class M2n final : public Executor {
       std::int64_t staged = 0;
       shards.emplace_back();
       for (const Reshard* reshard : operations) {
-        ReshardCall call{end_of(*reshard, reshard->source, routes.source_peer(reshard->source.first)),
-                         end_of(*reshard, reshard->destination, routes.destination_peer(reshard->destination.first)),
-                         reshard->shape.size(), static_cast<int>(byte_size(reshard->dtype))};
-        std::optional<Shard> shard = shard_of(*reshard);
-        if (shard) {
-          std::byte*& data = (me.side == Side::source ? call.source : call.destination).data;
-          data = shard->in_place();
-          if (data == nullptr) staged += layout::round_up(shard->bytes(), kStorageAlignment);
-        }
-        group.calls.push_back(call);
-        shards.back().push_back(std::move(shard));
+        ReshardCall& call = group.calls.emplace_back(call_of(*reshard, routes));
+        std::optional<Shard>& shard = shards.back().emplace_back();
+        const Mesh& mesh = me.side == Side::source ? reshard->source : reshard->destination;
+        if (!mesh.has(me.rank)) continue;
+        shard.emplace(*reshard, mesh, by_index, layout, me.rank, memory);
+        call.end(me.side).data = shard->in_place();
+        if (shard->in_place() == nullptr) staged += layout::round_up(shard->bytes(), kStorageAlignment);
       }
       slot_bytes = std::max(slot_bytes, staged);
       groups_.push_back(std::move(group));
@@ -228,7 +213,7 @@ class M2n final : public Executor {
   void stage(Side side, const std::vector<std::optional<Shard>>& shards, std::byte* slot, Group& group) const {
     std::vector<kernels::Tile> tiles;
     for (std::size_t i = 0; i < shards.size(); ++i) {
-      std::byte*& data = (side == Side::source ? group.calls[i].source : group.calls[i].destination).data;
+      std::byte*& data = group.calls[i].end(side).data;
       if (!shards[i] || data != nullptr) continue;
       data = slot;
       side == Side::source ? shards[i]->append_pack(slot, tiles) : shards[i]->append_place(slot, tiles);
@@ -263,9 +248,7 @@ class M2n final : public Executor {
 };
 
 std::vector<plan::Copy> copies_of_leftovers(const plan::Resharding& resharding, const std::vector<plan::Copy>& copies) {
-  std::set<std::int32_t> left;
-  for (const plan::Leftover& leftover : resharding.leftovers)
-    left.insert(leftover.tensors.begin(), leftover.tensors.end());
+  const std::set<std::int32_t> left = resharding.left();
   std::vector<plan::Copy> result;
   for (const plan::Copy& copy : copies)
     if (left.contains(copy.tensor)) result.push_back(copy);

@@ -1,0 +1,28 @@
+#pragma once
+// In which order all ranks of a job start what its source stages send.
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace refit::transport {
+
+/// What each stage does, in one order: up to `streams` stages take turns, the lower ones first.
+template <typename T>
+std::vector<T> in_turns(std::vector<std::vector<T>> by_stage, std::int64_t streams) {
+  std::vector<T> order;
+  std::vector<std::size_t> next(by_stage.size(), 0);
+  for (bool any = true; any;) {
+    any = false;
+    std::int64_t in_turn = 0;
+    for (std::size_t stage = 0; stage < by_stage.size() && in_turn < streams; ++stage) {
+      if (next[stage] == by_stage[stage].size()) continue;
+      order.push_back(std::move(by_stage[stage][next[stage]++]));
+      ++in_turn;
+      any = true;
+    }
+  }
+  return order;
+}
+
+}  // namespace refit::transport
