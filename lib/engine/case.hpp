@@ -259,8 +259,8 @@ model::Quantisation quantisation_of(Precision precision);
 /// The case has no violations.
 std::optional<Quantiser> quantiser_of(const Case& c);
 
-/// Throws `Error` for what is legal in a case but not in this build: exit 2 for precisions, 77 for devices and
-/// executors. Call after `violations`.
+/// Throws `Error` for what is legal in a case but not in this build: exit 2 for precisions, 77 for devices. Call after
+/// `violations`.
 void require_supported(const Case& c);
 
 /// What a run needs beyond that, and a plan does not. Errors (unavailable): an executor that this build lacks.

@@ -124,7 +124,7 @@ struct M2n {
   std::int64_t operations = 0;
   std::int64_t bytes = 0;              ///< that arrive by the operation
   std::int64_t p2p_bytes = 0;          ///< likewise, of the leftovers
-  std::int64_t library_bytes_max = 0;  ///< of a rank: device memory that the library took for itself; 0 in plans
+  std::int64_t library_bytes_max = 0;  ///< free device memory that went to the library, as a rank saw it; 0 in plans
   std::vector<Leftover> leftovers;
 };
 

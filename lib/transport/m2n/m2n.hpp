@@ -37,7 +37,8 @@ class Resharder {
   virtual std::unique_ptr<Request> make_request() = 0;
   /// Starts a group of one source stage, behind what the caller has fenced. `request` must be idle.
   virtual void post(std::span<const ReshardCall> group, std::int32_t stage, Request& request) = 0;
-  /// Device memory that the operation's library has taken for itself so far, in bytes.
+  /// Device memory that the operation's library has taken for itself, in bytes. Seen as free memory that goes: of ranks
+  /// that share a device, what the others take meanwhile is in it.
   virtual std::int64_t own_bytes() const = 0;
 };
 

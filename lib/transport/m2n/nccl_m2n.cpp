@@ -7,6 +7,7 @@
 #include <deque>
 #include <exception>
 #include <map>
+#include <utility>
 
 #include "core/error.hpp"
 #include "transport/cuda_device.hpp"
@@ -41,6 +42,8 @@ class M2nLane {
   M2nLane& operator=(const M2nLane&) = delete;
 
   ncclComm_t comm() const { return comm_; }
+  /// True once: the library takes its staging for a communicator when that is first used.
+  bool is_new() { return std::exchange(is_new_, false); }
   const Stream& stream() const { return stream_; }
   void check_health() const {
     ncclResult_t state = ncclSuccess;
@@ -59,6 +62,7 @@ class M2nLane {
  private:
   ncclComm_t comm_;
   Stream stream_;
+  bool is_new_ = true;
 };
 
 class M2nRequest final : public Request {
@@ -134,14 +138,15 @@ class NcclResharder final : public Resharder {
   std::unique_ptr<Request> make_request() override { return std::make_unique<M2nRequest>(); }
 
   void post(std::span<const ReshardCall> group, std::int32_t stage, Request& request) override {
-    const M2nLane& lane = *lanes_of_stage_[static_cast<std::size_t>(stage)];
-    const std::int64_t before = free_bytes();
+    M2nLane& lane = *lanes_of_stage_[static_cast<std::size_t>(stage)];
+    const bool is_new = lane.is_new();
+    const std::int64_t before = is_new ? free_bytes() : 0;
     const bool fuses = lane.can_fuse();
     if (fuses) check(ncclM2nGroupStart(), "ncclM2nGroupStart");
     for (const ReshardCall& call : group) reshard(call, handle_, lane);
     if (fuses) check(ncclM2nGroupEnd(), "ncclM2nGroupEnd");
     static_cast<M2nRequest&>(request).start(lane);
-    own_bytes_ += std::max<std::int64_t>(0, before - free_bytes());
+    if (is_new) own_bytes_ += std::max<std::int64_t>(0, before - free_bytes());
   }
 
   std::int64_t own_bytes() const override { return own_bytes_; }
