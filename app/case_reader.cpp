@@ -279,12 +279,13 @@ namespace {
 struct HardwareKey {
   std::string_view name;
   double engine::Hardware::*member;
+  bool is_required = true;
 };
 
 constexpr HardwareKey kRates[] = {{"device_in", &engine::Hardware::device_in},
                                   {"device_out", &engine::Hardware::device_out},
-                                  {"domain_in", &engine::Hardware::domain_in},
-                                  {"domain_out", &engine::Hardware::domain_out},
+                                  {"domain_in", &engine::Hardware::domain_in, false},
+                                  {"domain_out", &engine::Hardware::domain_out, false},
                                   {"memory", &engine::Hardware::memory}};
 
 struct HardwareCount {
@@ -303,8 +304,9 @@ engine::Hardware read_hardware(const std::string& file) {
   hardware.file = file;
   std::vector<std::string> names = {"description"};
   std::vector<std::string> mistakes;
-  for (const auto& [name, member] : kRates) {
+  for (const auto& [name, member, is_required] : kRates) {
     names.emplace_back(name);
+    if (!is_required && !table.contains(name)) continue;
     hardware.*member = table[name].value<double>().value_or(0.0);
     if (!(hardware.*member > 0)) mistakes.push_back(fmt::format("{}: {} must be a number above 0", file, name));
   }

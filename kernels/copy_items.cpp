@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "kernels/item_order.hpp"
 #include "kernels/stream.hpp"
 
 namespace refit::kernels {
@@ -83,6 +84,8 @@ CopyItem whole_item(const Tile& tile, bool streams) {
   return item;
 }
 
+std::int64_t volume(const CopyItem& item) { return item.extent[0] * item.extent[1] * item.extent[2] * item.extent[3]; }
+
 /// Appends `item` in parts of at most `step` units of dimension d, each cut further by `cut`.
 template <typename Cut>
 void split(const CopyItem& item, int d, std::int64_t step, const Cut& cut) {
@@ -99,15 +102,15 @@ void split(const CopyItem& item, int d, std::int64_t step, const Cut& cut) {
 
 /// Appends `item` cut along its outermost dimensions until no part has more than `limit` units.
 void append(const CopyItem& item, std::int64_t limit, std::vector<CopyItem>& out) {
-  const std::int64_t volume = item.extent[0] * item.extent[1] * item.extent[2] * item.extent[3];
-  if (volume <= limit) {
+  const std::int64_t all = volume(item);
+  if (all <= limit) {
     out.push_back(item);
     out.back().along = static_cast<std::int8_t>(source_dimension(item));
     return;
   }
   int d = 0;
   while (item.extent[d] == 1) ++d;
-  const std::int64_t step = std::max<std::int64_t>(1, limit / (volume / item.extent[d]));
+  const std::int64_t step = std::max<std::int64_t>(1, limit / (all / item.extent[d]));
   split(item, d, step, [limit, &out](const CopyItem& part) { append(part, limit, out); });
 }
 
@@ -135,7 +138,8 @@ std::int32_t CopySignals::index_of(std::uint64_t* flag) {
 }
 
 std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits, CopySignals& signals) {
-  std::vector<CopyItem> items;
+  std::vector<UnorderedItem<CopyItem>> items;
+  std::vector<CopyItem> parts;
   std::int64_t bytes = 0;
   for (const Tile& tile : tiles) bytes += product(tile.extent) * byte_size(tile.to);
   for (const Tile& tile : tiles) {
@@ -149,12 +153,14 @@ std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& 
     item.signal = signals.index_of(tile.signal);
     const std::int64_t size = item.unit != 0 ? item.unit : std::max(byte_size(item.from), byte_size(item.to));
     const std::int64_t columns = item.along >= 0 ? limits.transposed_columns : item.extent[3];
-    split(item, 3, columns, [&](const CopyItem& part) { append(part, limits.bytes / size, items); });
+    split(item, 3, columns, [&](const CopyItem& part) { append(part, limits.bytes / size, parts); });
+    for (const CopyItem& part : parts) {
+      signals.count_item(part.signal);
+      items.push_back({part, static_cast<int>(kind_of(part)), tile.peer, size * volume(part)});
+    }
+    parts.clear();
   }
-  for (const CopyItem& item : items) signals.count_item(item.signal);
-  std::stable_sort(items.begin(), items.end(),
-                   [](const CopyItem& a, const CopyItem& b) { return kind_of(a) < kind_of(b); });
-  return items;
+  return ordered(items);
 }
 
 }  // namespace refit::kernels

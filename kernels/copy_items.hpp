@@ -88,8 +88,8 @@ inline CopyKind kind_of(const CopyItem& item) {
   return rows && item.unit < 16 && item.extent[3] * item.unit >= kShortRow ? CopyKind::shifted : CopyKind::moved;
 }
 
-/// Collapses every tile's dimensions, widens its unit and cuts it into items of at most limits.bytes, by kind. Appends
-/// the tiles' signals to `signals`. Tiles that are quantised are left to quantise_items.
+/// Collapses every tile's dimensions, widens its unit and cuts it into items of at most limits.bytes, in the order of
+/// item_order.hpp. Appends the tiles' signals to `signals`. Tiles that are quantised are left to quantise_items.
 std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits, CopySignals& signals);
 
 /// In copy_host.cpp and copy_device.cpp, of which one is built.

@@ -119,6 +119,8 @@ struct Tile {
   const std::uint64_t* wait = nullptr;
   std::uint64_t* signal = nullptr;
   std::optional<Blocks> blocks = std::nullopt;
+  /// Whose memory the destination is, any number: tiles for different peers take turns, see CopyTable.
+  std::int32_t peer = 0;
 };
 
 /// Indices first .. first + count - 1 of dimension `dimension` of a tile, with its blocks.
@@ -134,11 +136,13 @@ bool needs_last(const Tile& tile);
 /// transformed values are computed in double and rounded once.
 ///
 /// Tiles are collapsed where both ends are contiguous and cut into items of at most a few hundred KiB, so that any
-/// number of workers balances. Destination boxes must not overlap. `run` allocates nothing; on a device, tiles that are
-/// cast, tiles that are quantised and tiles whose ends run along different dimensions take a launch of their own each,
-/// and elements of tiles that are cast or transformed, or whose innermost dimension is strided, must be aligned to
-/// their size, and so must scales and maxima. bytes_read and bytes_written count elements once, and no scales;
-/// of a block that a tile has only a part of, all is read for its maximum where the source has it.
+/// number of workers balances. The items for each peer are spread evenly over the run, so that all of a rank's links
+/// are busy from its beginning to its end, and a peer gets its share from every rank at any time. Destination boxes
+/// must not overlap. `run` allocates nothing; on a device, tiles that are cast, tiles that are quantised and tiles
+/// whose ends run along different dimensions take a launch of their own each, and elements of tiles that are cast or
+/// transformed, or whose innermost dimension is strided, must be aligned to their size, and so must scales and maxima.
+/// bytes_read and bytes_written count elements once, and no scales; of a block that a tile has only a part of, all is
+/// read for its maximum where the source has it.
 class CopyTable {
  public:
   CopyTable() = default;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "kernels/item_order.hpp"
+
 namespace refit::kernels {
 
 namespace {
@@ -219,7 +221,8 @@ std::int64_t bytes_read(const Tile& tile) {
 }
 
 std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, CopySignals& signals) {
-  std::vector<QuantiseItem> items;
+  std::vector<UnorderedItem<QuantiseItem>> items;
+  std::vector<QuantiseItem> parts;
   for (const Tile& tile : tiles) {
     if (tile.transform != Transform::quantise) continue;
     check(tile);
@@ -230,13 +233,15 @@ std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, CopySignal
     const std::int64_t inner = matrices > 1 ? tile.extent[1] : 1;
     for (std::int64_t i = 0; i < outer; ++i) {
       const Tile one = matrices > 0 ? part_of(tile, 0, i, 1) : tile;
-      for (std::int64_t j = 0; j < inner; ++j) append(matrices > 1 ? part_of(one, 1, j, 1) : one, signal, items);
+      for (std::int64_t j = 0; j < inner; ++j) append(matrices > 1 ? part_of(one, 1, j, 1) : one, signal, parts);
     }
+    for (const QuantiseItem& part : parts) {
+      signals.count_item(part.signal);
+      items.push_back({part, static_cast<int>(part.kind), tile.peer, part.rows.size() * part.columns.size()});
+    }
+    parts.clear();
   }
-  for (const QuantiseItem& item : items) signals.count_item(item.signal);
-  std::stable_sort(items.begin(), items.end(),
-                   [](const QuantiseItem& a, const QuantiseItem& b) { return a.kind < b.kind; });
-  return items;
+  return ordered(items);
 }
 
 }  // namespace refit::kernels

@@ -223,7 +223,7 @@ struct Hardware {
   std::int64_t devices_per_domain = 1;
   double device_in = 0;  ///< GB/s per device and direction, within a domain
   double device_out = 0;
-  double domain_in = 0;  ///< GB/s per domain and direction, to other domains
+  double domain_in = 0;  ///< GB/s per domain and direction, to other domains; 0 = as much as its devices
   double domain_out = 0;
   double memory = 0;  ///< GB/s of a device's memory, read + write
   double launch_seconds = 0;

@@ -133,7 +133,7 @@ Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Cont
 plan::Rates device_rates(const Rates& rates, std::int64_t ranks_per_device) {
   constexpr std::int64_t kOneDomain = 1 << 20;
   plan::Rates result;
-  result.device_in = result.device_out = result.domain_in = result.domain_out = rates.pair;
+  result.device_in = result.device_out = rates.pair;
   result.memory = rates.memory * static_cast<double>(ranks_per_device);
   result.launch_seconds = rates.latency;
   result.ranks_per_device = ranks_per_device;

@@ -38,7 +38,8 @@ double measure_pairs(transport::Control& world, transport::Communicator& communi
 
 /// As the cost model takes them: on hosts every rank is a device and a domain, and the memory is shared.
 plan::Rates host_rates(const Rates& rates);
-/// On devices: `ranks_per_device` neighbours share one, and all are in one domain.
+/// On devices: `ranks_per_device` neighbours share one, and all are in one domain, where nothing but the devices' ports
+/// bounds a rate.
 plan::Rates device_rates(const Rates& rates, std::int64_t ranks_per_device);
 
 }  // namespace refit::engine

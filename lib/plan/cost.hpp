@@ -21,7 +21,7 @@
 
 namespace refit::plan {
 
-/// Rates in bytes per second; 0 = unknown. On hosts every rank is a device and a domain of its own, and `memory` is
+/// Rates in bytes per second; 0 = unknown, of a domain: what its devices do. On hosts every rank is a device and a domain of its own, and `memory` is
 /// shared.
 struct Rates {
   double device_in = 0;

@@ -44,20 +44,6 @@ struct Chunks {
   std::int64_t step;
 };
 
-struct PeerTile {
-  std::size_t peer;
-  kernels::Tile tile;
-};
-
-/// One tile of every peer in turn, so that all relays get their first chunk soon, and none more than its share.
-void take_turns(std::vector<PeerTile>& tiles, std::size_t peers) {
-  std::vector<std::size_t> seen(peers, 0);
-  std::vector<std::pair<std::size_t, PeerTile>> by_turn;
-  for (const PeerTile& tile : tiles) by_turn.emplace_back(seen[tile.peer]++, tile);
-  std::stable_sort(by_turn.begin(), by_turn.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  for (std::size_t i = 0; i < tiles.size(); ++i) tiles[i] = by_turn[i].second;
-}
-
 class Direct final : public Executor {
  public:
   Direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
@@ -176,7 +162,7 @@ class Direct final : public Executor {
   void make_table(const std::vector<plan::Copy>& copies) {
     const std::vector<std::vector<Target>> targets = exchange_targets(copies);
     std::vector<std::size_t> next(targets.size(), 0);
-    std::vector<PeerTile> tiles;
+    std::vector<kernels::Tile> tiles;
     std::int64_t arriving = 0;  // flag of the relayed copy that came last in the plan
     std::int64_t flag = 0;
     for (const plan::Copy& copy : copies) {
@@ -190,15 +176,12 @@ class Direct final : public Executor {
       REFIT_ASSERT(next[peer] < targets[peer].size());
       const Target target = targets[peer][next[peer]++];
       if (copy.fan_out == plan::FanOut::none) {
-        for (const kernels::Tile& tile : make_tiles(copy, copy.box, peer, target)) tiles.push_back({peer, tile});
+        add_tiles(copy, copy.box, peer, target, nullptr, nullptr, tiles);
       } else {
         append_chunks(copy, peer, target, copy.fan_out == plan::FanOut::forwarded ? arriving : target.flag, tiles);
       }
     }
-    if (flags_ != nullptr) take_turns(tiles, targets.size());
-    std::vector<kernels::Tile> table;
-    for (const PeerTile& tile : tiles) table.push_back(tile.tile);
-    table_ = kernels::CopyTable(space_, table);
+    table_ = kernels::CopyTable(space_, tiles);
   }
 
   /// What brings `box`, a part of a copy, to its target at `peer`.
@@ -218,6 +201,16 @@ class Direct final : public Executor {
     tiles.front().extent = box.extent;
     if (is_quantised(copy)) tiles.push_back(scales_tile(copy, box, arena, target));
     return tiles;
+  }
+
+  void add_tiles(const plan::Copy& copy, const Box& box, std::size_t peer, const Target& target,
+                 const std::uint64_t* wait, std::uint64_t* signal, std::vector<kernels::Tile>& tiles) const {
+    for (kernels::Tile& tile : make_tiles(copy, box, peer, target)) {
+      tile.peer = static_cast<std::int32_t>(peer);
+      tile.wait = wait;
+      tile.signal = signal;
+      tiles.push_back(tile);
+    }
   }
 
   /// The address of the first scale of touched(box) at the target, whose first is that of the copy.
@@ -265,16 +258,16 @@ class Direct final : public Executor {
 
   /// A relayed copy raises a flag of the relay behind each chunk; what is forwarded waits for it.
   void append_chunks(const plan::Copy& copy, std::size_t peer, const Target& target, std::int64_t flag,
-                     std::vector<PeerTile>& tiles) const {
+                     std::vector<kernels::Tile>& tiles) const {
     const Chunks chunks(copy);
     for (std::int64_t i = 0; i < chunks.count(); ++i, flag += kFlagBytes) {
-      for (kernels::Tile& part : make_tiles(copy, chunks.part(copy.box, i), peer, target)) {
-        if (copy.fan_out == plan::FanOut::relayed) {
-          part.signal = reinterpret_cast<std::uint64_t*>(flags_->map(static_cast<int>(peer)) + flag);
-        } else {
-          part.wait = reinterpret_cast<const std::uint64_t*>(flags_->local() + flag);
-        }
-        tiles.push_back({peer, part});
+      const Box part = chunks.part(copy.box, i);
+      if (copy.fan_out == plan::FanOut::relayed) {
+        auto* signal = reinterpret_cast<std::uint64_t*>(flags_->map(static_cast<int>(peer)) + flag);
+        add_tiles(copy, part, peer, target, nullptr, signal, tiles);
+      } else {
+        const auto* wait = reinterpret_cast<const std::uint64_t*>(flags_->local() + flag);
+        add_tiles(copy, part, peer, target, wait, nullptr, tiles);
       }
     }
   }

@@ -220,18 +220,20 @@ TEST(Hardware, ReadsTheCommittedFiles) {
   const engine::Hardware h100 = read_hardware(folder + "h100-50gbps.toml");
   EXPECT_EQ(h100.devices_per_domain, 8);
   EXPECT_EQ(h100.domain_in, 400.0);
-  EXPECT_EQ(read_hardware(folder + "h200-nvlink.toml").memory, 4200.0);
+  const engine::Hardware h200 = read_hardware(folder + "h200-nvlink.toml");
+  EXPECT_EQ(h200.memory, 4200.0);
+  EXPECT_EQ(h200.domain_in, 0.0);
 }
 
 TEST(Hardware, NamesEveryMistake) {
   std::ofstream(kPath) << "ranks_per_device = 0\ndevices_per_domain = 1\ndevice_in = 1\ndevice_out = 1.5\n"
-                          "domain_in = 1\ndomain_uot = 1\nmemory = -3\nlaunch_seconds = 1e-5\n";
+                          "domain_in = 0\ndomain_uot = 1\nmemory = -3\nlaunch_seconds = 1e-5\n";
   try {
     read_hardware(kPath);
     FAIL();
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("ranks_per_device must be an integer"));
-    EXPECT_THAT(error.what(), HasSubstr("domain_out must be a number"));
+    EXPECT_THAT(error.what(), HasSubstr("domain_in must be a number above 0"));
     EXPECT_THAT(error.what(), HasSubstr("memory must be a number"));
     EXPECT_THAT(error.what(), HasSubstr(":6:1: unknown key domain_uot; did you mean domain_out?"));
   }

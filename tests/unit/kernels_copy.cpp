@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/copy_items.hpp"
 #include "kernels/kernels.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/stream.hpp"
@@ -265,6 +266,39 @@ TEST(CopyTable, ManyPlanesOfFewElements) {
     cases.push_back(make_case(random, DType::u8, DType::u8, extent, gaps, gaps));
   }
   run_and_check(cases);
+}
+
+/// Whatever the order of the tiles, each peer has its share of every part of the table.
+TEST(CopyItems, PeersTakeTurnsByBytes) {
+  constexpr std::int64_t kBytes = 1 << 20;
+  constexpr CopyLimits kLimits{16 << 10, 64};
+  const std::int64_t shares[] = {5, 1, 2};
+  std::vector<std::byte> memory(8 * kBytes);
+  std::byte* at = memory.data();
+  std::vector<Tile> tiles;
+  for (std::int32_t peer = 0; peer < 3; ++peer) {
+    for (std::int64_t i = 0; i < shares[peer]; ++i, at += kBytes) {
+      Tile tile{at, at, {kBytes}, {1}, {1}, DType::u8, DType::u8};
+      tile.peer = peer;
+      tiles.push_back(tile);
+    }
+  }
+  CopySignals signals;
+  const std::vector<CopyItem> items = copy_items(tiles, kLimits, signals);
+  ASSERT_EQ(items.size(), 8U * 64);
+  std::int64_t sent[3] = {};
+  std::vector<const std::byte*> last(3, nullptr);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const std::int64_t tile = (items[i].source - memory.data()) / kBytes;
+    const int peer = tile < 5 ? 0 : tile < 6 ? 1 : 2;
+    EXPECT_TRUE(i == 0 || last[peer] <= items[i].source) << "a peer's own order is kept";
+    last[peer] = items[i].source;
+    ++sent[peer];
+    for (int p = 0; p < 3; ++p) {
+      EXPECT_NEAR(static_cast<double>(sent[p]), static_cast<double>(shares[p] * (i + 1)) / 8, 1.0)
+          << i << " peer " << p;
+    }
+  }
 }
 
 TEST(CopyTable, NothingToDo) {

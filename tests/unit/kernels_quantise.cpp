@@ -81,32 +81,30 @@ class Matrices {
   }
 
   std::int64_t blocks() const { return product(grid(1)); }
+  std::int64_t elements() const { return product(shape_); }
 
-  /// Quantises every piece of a random partition, each of which lies in memory of its own, in random tiles.
-  void check() {
-    Array bytes = random_array(random_, shape_, DType::f8_e4m3, aligned_);
-    Array scales = random_array(random_, grid(repeats_), scale_dtype(quantiser_), false);
-    Array maxima = random_array(random_, grid(1), DType::u32, false);
-    Array last = random_array(random_, head_of(shape_, 1), DType::u32, false);
-    std::fill(maxima.memory.begin(), maxima.memory.end(), std::byte{0});
-    std::fill(last.memory.begin(), last.memory.end(), std::byte{0});
-    const Bytes expected_bytes = expected(bytes, bytes_, shape_, 1);
-    const Bytes expected_scales = expected(scales, scales_, grid(1), repeats_);
-    std::vector<Array> sources;
-    std::vector<Tile> contributions, tiles;
+  /// Adds the tables of every piece of a random partition, each of which lies in memory of its own, in random tiles:
+  /// first the maxima that pieces contribute to blocks which others share, then what quantises.
+  void add(std::vector<Tile>& contributions, std::vector<Tile>& tiles) {
+    bytes_ = random_array(random_, shape_, DType::f8_e4m3, aligned_);
+    scales_ = random_array(random_, grid(repeats_), scale_dtype(quantiser_), false);
+    maxima_ = random_array(random_, grid(1), DType::u32, false);
+    last_ = random_array(random_, head_of(shape_, 1), DType::u32, false);
+    std::fill(maxima_.memory.begin(), maxima_.memory.end(), std::byte{0});
+    std::fill(last_.memory.begin(), last_.memory.end(), std::byte{0});
+    expected_bytes_ = expected(bytes_, reference_bytes_, shape_, 1);
+    expected_scales_ = expected(scales_, reference_scales_, grid(1), repeats_);
     for (const Box& piece : random_boxes(Box::whole(shape_))) {
-      Array& source = sources.emplace_back(stored(piece));
-      add_contributions(piece, source, maxima, last, contributions);
-      for (const Box& box : random_boxes(piece)) add_tiles(box, piece, source, bytes, scales, maxima, last, tiles);
+      Array& source = sources_.emplace_back(stored(piece));
+      add_contributions(piece, source, contributions);
+      for (const Box& box : random_boxes(piece)) add_tiles(box, piece, source, tiles);
     }
-    const ExecutionSpace space;
-    CopyTable(space, contributions).run(space);
-    const CopyTable table(space, tiles);
-    table.run(space);
-    space.fence();
-    ASSERT_EQ(table.bytes_written(), product(shape_));
-    ASSERT_EQ(first_difference(bytes.memory, expected_bytes), -1) << *this;
-    ASSERT_EQ(first_difference(scales.memory, expected_scales), -1) << *this << " scales repeated " << repeats_;
+  }
+
+  /// After the tables have run.
+  void check() const {
+    ASSERT_EQ(first_difference(bytes_.memory, expected_bytes_), -1) << *this;
+    ASSERT_EQ(first_difference(scales_.memory, expected_scales_), -1) << *this << " scales repeated " << repeats_;
   }
 
   friend std::ostream& operator<<(std::ostream& out, const Matrices& of) {
@@ -146,12 +144,12 @@ class Matrices {
     const std::int64_t columns = shape_[matrices_ + 1];
     const std::int64_t count = product(shape_) / (rows * columns);
     const std::int64_t scale_bytes = blocks() / count * byte_size(scale_dtype(quantiser_));
-    bytes_.resize(static_cast<std::size_t>(product(shape_)));
-    scales_.resize(static_cast<std::size_t>(count * scale_bytes));
+    reference_bytes_.resize(static_cast<std::size_t>(product(shape_)));
+    reference_scales_.resize(static_cast<std::size_t>(count * scale_bytes));
     for (std::int64_t m = 0; m < count; ++m) {
       quantise_reference(quantiser_, values_.data() + m * rows * columns * byte_size(dtype_), dtype_, rows, columns,
-                         columns, reinterpret_cast<std::uint8_t*>(bytes_.data()) + m * rows * columns,
-                         scales_.data() + m * scale_bytes);
+                         columns, reinterpret_cast<std::uint8_t*>(reference_bytes_.data()) + m * rows * columns,
+                         reference_scales_.data() + m * scale_bytes);
     }
   }
 
@@ -232,37 +230,36 @@ class Matrices {
     return result;
   }
 
-  void add_contributions(const Box& piece, Array& source, Array& maxima, Array& last, std::vector<Tile>& tiles) {
+  void add_contributions(const Box& piece, Array& source, std::vector<Tile>& tiles) {
     Tile tile = tile_of(piece, piece, source);
-    tile.blocks->maxima = reinterpret_cast<std::uint32_t*>(maxima.at(block_of(piece, 1)));
-    tile.blocks->maxima_strides = maxima.strides;
+    tile.blocks->maxima = reinterpret_cast<std::uint32_t*>(maxima_.at(block_of(piece, 1)));
+    tile.blocks->maxima_strides = maxima_.strides;
     tiles.push_back(tile);
     for (int d : {matrices_, matrices_ + 1}) {
       if (piece.lower[d] + piece.extent[d] != shape_[d]) return;
       tile = part_of(tile, d, piece.extent[d] - 1, 1);
     }
-    tile.blocks->maxima = reinterpret_cast<std::uint32_t*>(last.memory.data());
-    tile.blocks->maxima_strides = last.strides;
+    tile.blocks->maxima = reinterpret_cast<std::uint32_t*>(last_.memory.data());
+    tile.blocks->maxima_strides = last_.strides;
     tiles.push_back(tile);
   }
 
-  void add_tiles(const Box& box, const Box& piece, Array& source, Array& bytes, Array& scales, Array& maxima,
-                 Array& last, std::vector<Tile>& tiles) {
+  void add_tiles(const Box& box, const Box& piece, Array& source, std::vector<Tile>& tiles) {
     Tile tile = tile_of(box, piece, source);
-    tile.destination = bytes.at(box.lower);
-    tile.destination_strides = bytes.strides;
+    tile.destination = bytes_.at(box.lower);
+    tile.destination_strides = bytes_.strides;
     tile.blocks->repeats = repeats_;
-    tile.blocks->scales = scales.at(block_of(box, repeats_));
-    tile.blocks->scale_strides = scales.strides;
+    tile.blocks->scales = scales_.at(block_of(box, repeats_));
+    tile.blocks->scale_strides = scales_.strides;
     if (needs_maxima(tile)) {
-      tile.blocks->maxima = reinterpret_cast<std::uint32_t*>(maxima.at(block_of(box, 1)));
-      tile.blocks->maxima_strides = maxima.strides;
+      tile.blocks->maxima = reinterpret_cast<std::uint32_t*>(maxima_.at(block_of(box, 1)));
+      tile.blocks->maxima_strides = maxima_.strides;
     }
     if (!needs_last(tile)) return tiles.push_back(tile);
     for_each_index(head_of(shape_, 1), [&](const Extents& index, std::int64_t) {
       Tile one = tile;
       for (int d = 0; d < matrices_; ++d) one = part_of(one, d, index[d], 1);
-      one.blocks->last = reinterpret_cast<const std::uint32_t*>(last.at(index));
+      one.blocks->last = reinterpret_cast<const std::uint32_t*>(last_.at(index));
       tiles.push_back(one);
     });
   }
@@ -274,26 +271,53 @@ class Matrices {
   int matrices_ = 0;      ///< dimensions before rows and columns
   std::int64_t repeats_ = 1;
   Shape shape_;
-  std::vector<std::byte> values_, bytes_, scales_;  ///< of all matrices, row-major; the latter by the reference
+  std::vector<std::byte> values_, reference_bytes_, reference_scales_;  ///< of all matrices, row-major
+  std::vector<Array> sources_;                                          ///< of every piece
+  Array bytes_, scales_, maxima_, last_;
+  Bytes expected_bytes_, expected_scales_;
 };
 
-/// How many blocks are quantised by this test, REFIT_QUANTISED_BLOCKS, e.g. 10000000; and REFIT_QUANTISED_SEED, so that
-/// several processes can share them.
+/// How many blocks are quantised by the test, REFIT_QUANTISED_BLOCKS, e.g. 10000000, by as many threads as there are
+/// cores; and REFIT_QUANTISED_SEED.
 std::int64_t setting(const char* name, std::int64_t otherwise) {
   const char* given = std::getenv(name);
   return given == nullptr ? otherwise : std::atoll(given);
 }
 
-TEST(Quantise, EqualsTheReferenceInAnyTiling) {
-  const std::int64_t all_blocks = setting("REFIT_QUANTISED_BLOCKS", 100000);
-  Random random(static_cast<std::uint64_t>(setting("REFIT_QUANTISED_SEED", 12)));
-  for (Quantiser quantiser : kAll) {
-    for (std::int64_t blocks = 0; blocks < all_blocks / std::ssize(kAll);) {
-      Matrices matrices(random, quantiser);
-      matrices.check();
-      if (HasFatalFailure()) return;
-      blocks += matrices.blocks();
+/// At least that many random blocks, in tables of 64 matrices.
+void check_random_blocks(Random random, Quantiser quantiser, std::int64_t blocks) {
+  const ExecutionSpace space;
+  while (blocks > 0 && !testing::Test::HasFatalFailure()) {
+    std::vector<Matrices> matrices;
+    std::vector<Tile> contributions, tiles;
+    std::int64_t elements = 0;
+    for (int i = 0; i < 64; ++i) {
+      matrices.emplace_back(random, quantiser);
+      matrices.back().add(contributions, tiles);
+      elements += matrices.back().elements();
+      blocks -= matrices.back().blocks();
     }
+    CopyTable(space, contributions).run(space);
+    const CopyTable table(space, tiles);
+    table.run(space);
+    space.fence();
+    ASSERT_EQ(table.bytes_written(), elements);
+    for (const Matrices& each : matrices) each.check();
+  }
+}
+
+TEST(Quantise, EqualsTheReferenceInAnyTiling) {
+  const std::int64_t blocks = setting("REFIT_QUANTISED_BLOCKS", 100000);
+  const auto seed = static_cast<std::uint64_t>(setting("REFIT_QUANTISED_SEED", 12));
+  const std::int64_t threads = std::max(1U, std::thread::hardware_concurrency());
+  std::vector<std::jthread> workers;
+  for (std::int64_t thread = 0; thread < threads; ++thread) {
+    workers.emplace_back([=] {
+      for (Quantiser quantiser : kAll) {
+        std::seed_seq seeds{seed, static_cast<std::uint64_t>(thread), static_cast<std::uint64_t>(quantiser)};
+        check_random_blocks(Random(seeds), quantiser, blocks / std::ssize(kAll) / threads);
+      }
+    });
   }
 }
 
