@@ -21,8 +21,8 @@
 
 namespace refit::plan {
 
-/// Rates in bytes per second; 0 = unknown, of a domain: what its devices do. On hosts every rank is a device and a domain of its own, and `memory` is
-/// shared.
+/// Rates in bytes per second; 0 = unknown, of a domain: what its devices do. On hosts every rank is a device and a
+/// domain of its own, and `memory` is shared.
 struct Rates {
   double device_in = 0;
   double device_out = 0;

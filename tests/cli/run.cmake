@@ -19,6 +19,9 @@ foreach(name options hdf5 fp8 quantised kv_scales injections diagnose bugs bug_s
   refit_run_test(${name} run_${name}.py)
 endforeach()
 
+# One waits most of the time, the other has one process.
+set_tests_properties(run_killed run_plan PROPERTIES PROCESSORS 1)
+
 add_library(region_tool MODULE ${CMAKE_CURRENT_LIST_DIR}/region_tool.cpp)
 refit_run_test(profile run_profile.py $<TARGET_FILE:region_tool>)
 
