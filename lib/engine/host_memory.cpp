@@ -36,9 +36,9 @@ std::int64_t available_memory() {
   return available;
 }
 
-void require_memory(transport::Control& world, std::uint64_t host, std::int64_t bytes, const std::string& advice) {
+void require_memory(transport::Control& world, int host, std::int64_t bytes, const std::string& advice) {
   struct Need {
-    std::uint64_t host;
+    int host;
     std::int64_t bytes;
   };
   transport::Control::Bytes mine;

@@ -14,6 +14,6 @@ std::int64_t available_memory();
 /// Checks that the ranks of every host together fit. `bytes`: what this rank is about to allocate; `host`: equal on
 /// ranks that share memory. Errors (runtime) on all ranks alike: how much is needed and there, `advice`. Collective
 /// over `world`.
-void require_memory(transport::Control& world, std::uint64_t host, std::int64_t bytes, const std::string& advice);
+void require_memory(transport::Control& world, int host, std::int64_t bytes, const std::string& advice);
 
 }  // namespace refit::engine

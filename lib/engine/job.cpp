@@ -1,7 +1,6 @@
 #include "engine/job.hpp"
 
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -12,7 +11,6 @@
 #include "engine/describe.hpp"
 #include "engine/host_memory.hpp"
 #include "engine/together.hpp"
-#include "layout/partition.hpp"
 #include "plan/stream.hpp"
 
 namespace refit::engine {
@@ -22,12 +20,6 @@ namespace {
 constexpr double kProbeSeconds = 0.02;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-std::string host_name() {
-  char name[256] = {};
-  gethostname(name, sizeof(name) - 1);
-  return name;
-}
 
 std::vector<int> iota(int begin, int count) {
   std::vector<int> values(static_cast<std::size_t>(count));
@@ -212,10 +204,10 @@ bool Job::all_mapped() const {
 /// What the probe of this job's machines says, as the cost model takes it; also put into `result`.
 plan::Rates Job::probe(report::Result& result) {
   const bool device = kernels::Runtime::has_device();
-  const std::int64_t devices = std::max(1, kernels::Runtime::devices());
+  const std::vector<int> hosts = hosts_of(world_);
   const std::int64_t arena = world_.max(is_train() ? std::int64_t{0} : transport::ArenaMap(local_).bytes);
   const Rates rates = device
-                          ? measure_device_rates(space_, world_, peers_.get(), communicators_.front().get(),
+                          ? measure_device_rates(space_, world_, peers_.get(), communicators_.front().get(), hosts,
                                                  setup_.train->ranks(), arena, kProbeSeconds)
                           : measure_rates(space_, world_, *communicators_.front(), session_.node_size(), kProbeSeconds);
   for (const auto& [name, value] : {std::pair("pair", rates.pair),
@@ -223,10 +215,12 @@ plan::Rates Job::probe(report::Result& result) {
                                     {"all_pairs", rates.all_pairs},
                                     {"pair_store", rates.pair_store},
                                     {"all_stores", rates.all_stores},
+                                    {"network", rates.network},
                                     {"memory", rates.memory}}) {
     if (value > 0) result.rates.emplace_back(name, value);
   }
-  return device ? device_rates(rates, layout::round_up(session_.node_size(), devices) / devices) : host_rates(rates);
+  if (!device) return host_rates(rates);
+  return device_rates(rates, hosts, world_.max(std::int64_t{kernels::Runtime::devices()}));
 }
 
 std::int64_t Job::choose_fan_out(const plan::Rates& rates) const {
@@ -290,7 +284,7 @@ void Job::allocate() {
   const bool shared = setup_.c.refit.executor == ExecutorKind::direct;
   if (kernels::Runtime::has_device()) return allocate_on_device(bytes);
   // A shared window's pages are main memory too.
-  require_memory(world_, hash_name(host_name()), bytes + staging_estimate(),
+  require_memory(world_, hosts_of(world_)[static_cast<std::size_t>(session_.rank())], bytes + staging_estimate(),
                  "use fewer layers (--layers), a -small model, or more hosts; of the executors direct needs least: no "
                  "staging memory beside the weights");
   if (shared) {

@@ -7,12 +7,16 @@
 #include "engine/rates.hpp"
 #include "engine/together.hpp"
 #include "report/files.hpp"
+#include "transport/cuda.hpp"
 #include "transport/mpi.hpp"
+#include "transport/nccl.hpp"
 
 namespace refit::engine {
 namespace {
 
 constexpr std::int64_t kPairBytes = 32 << 20;
+constexpr std::int64_t kPeerBytes = 256 << 20;
+constexpr double kTimeoutSeconds = 60;
 
 /// Every ordered pair of ranks alone, in GB/s.
 void print_matrix(transport::Control& world, transport::Communicator& communicator, double seconds) {
@@ -35,20 +39,90 @@ void print_matrix(transport::Control& world, transport::Communicator& communicat
   if (root) fmt::print("\n");
 }
 
-std::string hardware_file(const Rates& rates) {
-  return fmt::format(
-      "# Measured by `refit probe --save`. Rates in GB/s (1e9 bytes) per direction; memory: read + write of one host.\n"
-      "ranks_per_device = 1\ndevices_per_domain = 1\ndevice_in = {0:.3f}\ndevice_out = {0:.3f}\n"
-      "domain_in = {0:.3f}\ndomain_out = {0:.3f}\nmemory = {1:.3f}\nlaunch_seconds = {2:.3e}\n",
-      rates.pair / 1e9, rates.memory / 1e9, rates.latency);
+std::string hardware_file(const plan::Rates& rates) {
+  std::string text = fmt::format(
+      "# Measured by `refit probe --save`. Rates in GB/s (1e9 bytes) per direction; memory: read + write of one {}.\n"
+      "ranks_per_device = {}\ndevices_per_domain = {}\ndevice_in = {:.3f}\ndevice_out = {:.3f}\n",
+      rates.memory_is_shared ? "host" : "device", rates.ranks_per_device, rates.devices_per_domain,
+      rates.device_in / 1e9, rates.device_out / 1e9);
+  if (rates.domain_in > 0)
+    text += fmt::format("domain_in = {:.3f}\ndomain_out = {:.3f}\n", rates.domain_in / 1e9, rates.domain_out / 1e9);
+  return text + fmt::format("memory = {:.3f}\nlaunch_seconds = {:.3e}\n", rates.memory / 1e9, rates.launch_seconds);
 }
+
+void print_rate(const char* what, double rate, const char* unit = "GB/s") {
+  if (rate > 0) fmt::print("{:<44}{:>10.2f} {}\n", what, rate / 1e9, unit);
+}
+
+/// What links the ranks, and what they measured.
+class Probe {
+ public:
+  Probe(const transport::MpiSession& session, transport::Control& world, double seconds)
+      : session_(session), world_(world), seconds_(seconds) {}
+
+  /// Collective; prints on rank 0. What the cost model takes of it.
+  plan::Rates operator()() {
+    const bool device = kernels::Runtime::has_device();
+    const Rates rates = device ? on_devices() : on_hosts();
+    const bool several = session_.size() > 1;
+    if (several) print_matrix(world_, *communicator_, seconds_);
+    if (session_.rank() == 0) {
+      fmt::print("#\n");
+      if (device) {
+        print_rate("memory, a rank's while all copy (read + write)", rates.memory);
+        print_rate("one pair alone, stores into the peer", rates.pair_store);
+        print_rate("first half into the second, at once, stores", rates.all_stores, "GB/s per rank");
+      } else {
+        print_rate("memory, all ranks of a host (read + write)", rates.memory);
+        print_rate("one rank's copy, or one pair alone", rates.pair);
+      }
+      print_rate("one pair alone, messages", rates.pair_message);
+      print_rate("all pairs at once, messages", rates.all_pairs, "GB/s per pair");
+      print_rate("host to host, all ranks at once, messages", rates.network);
+      if (several) fmt::print("{:<44}{:>10.2f} us\n", "small message", rates.latency * 1e6);
+    }
+    if (!device) return host_rates(rates);
+    return device_rates(rates, hosts_of(world_), world_.max(std::int64_t{kernels::Runtime::devices()}));
+  }
+
+ private:
+  Rates on_hosts() {
+    std::vector<int> everybody(static_cast<std::size_t>(session_.size()));
+    std::iota(everybody.begin(), everybody.end(), 0);
+    communicator_ = transport::make_mpi_communicator(everybody, 0, 1);
+    return measure_rates(space_, world_, *communicator_, session_.node_size(), seconds_);
+  }
+
+  /// The first half of the ranks as train ranks, the others as gen ranks.
+  Rates on_devices() {
+    const int first_half = std::max(1, session_.size() / 2);
+    if (session_.size() > 1) {
+      std::string note;
+      together(world_, [&] { note = transport::prepare_nccl(world_); });
+      communicator_ = transport::make_nccl_communicator(world_, 1, kTimeoutSeconds);
+      auto peers = transport::make_cuda_peer_memory(world_, session_.rank() < first_half ? 0 : kPeerBytes);
+      for (const std::string& text : {note, peers->note()}) {
+        if (!text.empty() && session_.rank() == 0) fmt::print("# {}\n", text);
+      }
+      peers_ = std::move(peers);
+    }
+    return measure_device_rates(space_, world_, peers_.get(), communicator_.get(), hosts_of(world_), first_half,
+                                kPeerBytes, seconds_);
+  }
+
+  const transport::MpiSession& session_;
+  transport::Control& world_;
+  const double seconds_;
+  const kernels::ExecutionSpace space_;
+  std::unique_ptr<transport::PeerMemory> peers_;
+  std::unique_ptr<transport::Communicator> communicator_;
+};
 
 }  // namespace
 
 int probe(const ProbeOptions& options) {
   transport::MpiSession session;
   const kernels::Runtime runtime(session.node_rank(), session.node_size());
-  const kernels::ExecutionSpace space;
   const auto world = transport::make_mpi_control();
   const bool root = session.rank() == 0;
   int code = 0;
@@ -56,27 +130,17 @@ int probe(const ProbeOptions& options) {
     together(*world, [&] {
       if (root) report::check_outputs({options.save}, options.force);
     });
-    std::vector<int> everybody(static_cast<std::size_t>(session.size()));
-    std::iota(everybody.begin(), everybody.end(), 0);
-    const auto communicator = transport::make_mpi_communicator(everybody, 0, 1);
     if (root)
       fmt::print("# refit probe: {} ranks, {} on this host; {}; {}\n", session.size(), session.node_size(),
                  transport::MpiSession::version(), kernels::Runtime::version());
-    const Rates rates = measure_rates(space, *world, *communicator, session.node_size(), options.seconds);
-    if (session.size() > 1) print_matrix(*world, *communicator, options.seconds);
-    if (root) {
-      fmt::print("#\n{:<44}{:>10.2f} GB/s\n", "memory, all ranks of a host (read + write)", rates.memory / 1e9);
-      fmt::print("{:<44}{:>10.2f} GB/s\n", "one rank's copy, or one pair alone", rates.pair / 1e9);
-      if (session.size() > 1) {
-        fmt::print("{:<44}{:>10.2f} GB/s\n", "one pair alone, messages", rates.pair_message / 1e9);
-        fmt::print("{:<44}{:>10.2f} GB/s per pair\n", "all pairs at once, messages", rates.all_pairs / 1e9);
-        fmt::print("{:<44}{:>10.2f} us\n", "small message", rates.latency * 1e6);
-      }
-      if (!options.save.empty()) report::write_file(options.save, hardware_file(rates));
-    }
-  } catch (const Error& error) {
+    const plan::Rates rates = Probe(session, *world, options.seconds)();
+    if (root && !options.save.empty()) report::write_file(options.save, hardware_file(rates));
+  } catch (const CollectiveError& error) {
     code = static_cast<int>(error.kind());
     if (root) fmt::print(stderr, "refit: error: {}\n", error.what());
+  } catch (const Error& error) {
+    fmt::print(stderr, "refit: rank {}: error: {}\n", session.rank(), error.what());
+    transport::MpiSession::abort(static_cast<int>(error.kind()));
   }
   return code;
 }

@@ -1,10 +1,16 @@
 #include "engine/rates.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <thread>
+#include <utility>
 
+#include "core/hash.hpp"
 #include "kernels/memory.hpp"
+#include "layout/partition.hpp"
+#include "transport/bytes.hpp"
 
 namespace refit::engine {
 namespace {
@@ -44,6 +50,19 @@ double memory_rate(const kernels::ExecutionSpace& space, transport::Control& wor
     if (active) kernels::copy_bytes(space, from.data(), to.data(), bytes);
   });
   return 2.0 * static_cast<double>(bytes) / took;
+}
+
+/// The ranks of the first host, and as many of the last rank's.
+std::pair<std::vector<int>, std::vector<int>> between_hosts(const std::vector<int>& hosts) {
+  std::vector<int> first, last;
+  for (std::size_t rank = 0; rank < hosts.size(); ++rank) {
+    if (hosts[rank] == hosts.front()) first.push_back(static_cast<int>(rank));
+    if (hosts[rank] == hosts.back()) last.push_back(static_cast<int>(rank));
+  }
+  const std::size_t pairs = std::min(first.size(), last.size());
+  first.resize(pairs);
+  last.resize(pairs);
+  return {first, last};
 }
 
 }  // namespace
@@ -94,9 +113,27 @@ Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& wo
   return rates;
 }
 
+std::vector<int> hosts_of(transport::Control& world) {
+  char name[256] = {};
+  gethostname(name, sizeof(name) - 1);
+  transport::Control::Bytes bytes;
+  transport::append(bytes, hash_name(name));
+  std::vector<std::uint64_t> known;
+  std::vector<int> hosts;
+  for (const auto& each :
+       world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), bytes))) {
+    const std::uint64_t host = transport::read_all<std::uint64_t>(each).front();
+    const auto found = std::find(known.begin(), known.end(), host);
+    hosts.push_back(static_cast<int>(found - known.begin()));
+    if (found == known.end()) known.push_back(host);
+  }
+  return hosts;
+}
+
 Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Control& world,
                            const transport::PeerMemory* peers, transport::Communicator* communicator,
-                           std::int32_t train_ranks, std::int64_t gen_arena_bytes, double seconds) {
+                           const std::vector<int>& hosts, std::int32_t train_ranks, std::int64_t gen_arena_bytes,
+                           double seconds) {
   constexpr std::int64_t kDeviceProbeBytes = 256 << 20;
   Rates rates;
   const kernels::DeviceBuffer from(kDeviceProbeBytes);
@@ -107,14 +144,18 @@ Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Cont
   if (peers != nullptr) {
     const std::int64_t bytes = std::min(kDeviceProbeBytes, gen_arena_bytes);
     std::byte* target = is_train ? peers->map(train_ranks + world.rank() % gen_ranks) : nullptr;
+    for (int peer = train_ranks; target == nullptr && peer < world.size(); ++peer) {
+      if (peer != world.rank()) target = peers->map(peer);
+    }
     const auto store = [&](bool active) {
       const double took = best_time(world, seconds, [&] {
-        if (active && target != nullptr) kernels::copy_bytes(space, from.data(), target, bytes);
+        if (active) kernels::copy_bytes(space, from.data(), target, bytes);
       });
       return static_cast<double>(bytes) / took;
     };
-    rates.pair_store = store(world.rank() == 0);
-    rates.all_stores = store(is_train);
+    const std::int64_t first = -world.max(std::int64_t{target != nullptr ? -world.rank() : -world.size()});
+    if (first < world.size()) rates.pair_store = store(world.rank() == first);
+    if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) rates.all_stores = store(is_train);
   }
   if (communicator != nullptr) {
     std::vector<int> senders, receivers;
@@ -125,19 +166,26 @@ Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Cont
     rates.pair_message = measure_pairs(world, *communicator, {0}, {train_ranks}, kDeviceProbeBytes, seconds);
     rates.all_pairs = measure_pairs(world, *communicator, senders, receivers, kDeviceProbeBytes, seconds);
     rates.latency = 8.0 / measure_pairs(world, *communicator, {0}, {train_ranks}, 8, seconds / 10);
+    if (hosts.back() != hosts.front()) {
+      const auto [out, in] = between_hosts(hosts);
+      rates.network =
+          measure_pairs(world, *communicator, out, in, kDeviceProbeBytes, seconds) * static_cast<double>(out.size());
+    }
   }
   rates.pair = std::max(rates.pair_store, rates.pair_message);
   return rates;
 }
 
-plan::Rates device_rates(const Rates& rates, std::int64_t ranks_per_device) {
-  constexpr std::int64_t kOneDomain = 1 << 20;
+plan::Rates device_rates(const Rates& rates, const std::vector<int>& hosts, std::int64_t devices) {
+  std::int64_t ranks_per_host = 0;
+  for (int host : hosts) ranks_per_host = std::max<std::int64_t>(ranks_per_host, std::ranges::count(hosts, host));
   plan::Rates result;
+  result.ranks_per_device = layout::round_up(ranks_per_host, devices) / devices;
+  result.devices_per_domain = layout::round_up(ranks_per_host, result.ranks_per_device) / result.ranks_per_device;
   result.device_in = result.device_out = rates.pair;
-  result.memory = rates.memory * static_cast<double>(ranks_per_device);
+  result.domain_in = result.domain_out = rates.network;
+  result.memory = rates.memory * static_cast<double>(result.ranks_per_device);
   result.launch_seconds = rates.latency;
-  result.ranks_per_device = ranks_per_device;
-  result.devices_per_domain = kOneDomain;
   return result;
 }
 

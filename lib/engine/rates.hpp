@@ -16,6 +16,7 @@ struct Rates {
   double all_pairs = 0;     ///< every rank to its partner at once, per rank, send and receive
   double pair_store = 0;    ///< devices: one pair alone, a kernel's stores
   double all_stores = 0;    ///< devices: every train rank at once, per rank
+  double network = 0;       ///< devices: the ranks of one host to those of another, all at once, together
   double memory = 0;        ///< all ranks copying at once: read + write of one host's ranks together, or of one rank
   double latency = 0;       ///< seconds of one small message
 };
@@ -25,11 +26,17 @@ struct Rates {
 Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world,
                     transport::Communicator& communicator, std::int64_t ranks_per_host, double seconds);
 
+/// The number of every rank's host, in the order of their first ranks. Collective over `world`.
+std::vector<int> hosts_of(transport::Control& world);
+
 /// The same on devices: the pair's rates are those of kernels that store into a gen rank's memory through `peers`
-/// (train rank r into gen rank r mod G), and of messages where there is a communicator. Overwrites gen's arenas.
+/// (train rank r into gen rank r mod G; where that is on another host, into the first that this rank reaches), and of
+/// messages where there is a communicator. What does not exist stays 0. `hosts`: hosts_of(world). Overwrites gen's
+/// arenas.
 Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Control& world,
                            const transport::PeerMemory* peers, transport::Communicator* communicator,
-                           std::int32_t train_ranks, std::int64_t gen_arena_bytes, double seconds);
+                           const std::vector<int>& hosts, std::int32_t train_ranks, std::int64_t gen_arena_bytes,
+                           double seconds);
 
 /// Seconds to send `bytes` from each rank of `senders[i]` to `receivers[i]` at the same time; the slowest pair's rate
 /// in bytes per second. Collective over both.
@@ -38,8 +45,8 @@ double measure_pairs(transport::Control& world, transport::Communicator& communi
 
 /// As the cost model takes them: on hosts every rank is a device and a domain, and the memory is shared.
 plan::Rates host_rates(const Rates& rates);
-/// On devices: `ranks_per_device` neighbours share one, and all are in one domain, where nothing but the devices' ports
-/// bounds a rate.
-plan::Rates device_rates(const Rates& rates, std::int64_t ranks_per_device);
+/// On devices, of which a host has `devices`: neighbouring ranks share one where there are fewer than ranks, and a
+/// host's are one domain, which has ports of its own only where there are several hosts. `hosts`: hosts_of the world.
+plan::Rates device_rates(const Rates& rates, const std::vector<int>& hosts, std::int64_t devices);
 
 }  // namespace refit::engine

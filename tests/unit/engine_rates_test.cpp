@@ -23,7 +23,7 @@ TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
       {"six-kv-heads-tp1-to-tp3", "42.2", "egress", false}, {"qwen3-30b-a3b-ep2-to-tp2", "82.6", "ingress", false}};
   engine::Rates measured;
   measured.pair = 370e9;
-  const plan::Rates rates = device_rates(measured, 1);
+  const plan::Rates rates = device_rates(measured, {0, 0, 0, 0}, 4);
   for (const Row& row : rows) {
     const Case c = app::read_case(std::string(REFIT_SOURCE_DIR) + "/inputs/cases/nvlink/" + row.name + ".toml", {});
     const engine::Setup setup(c);
@@ -32,6 +32,23 @@ TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
     EXPECT_EQ(bound.term(), row.term) << row.name;
     EXPECT_EQ(plan::choose_fan_out(setup.model.tensors, setup.sent(), *setup.gen, rates) > 0, row.fans_out) << row.name;
   }
+}
+
+TEST(DeviceRates, SayWhoSharesDevicesAndDomains) {
+  engine::Rates measured;
+  measured.pair = 370e9;
+  measured.memory = 1e12;
+  const plan::Rates shared = device_rates(measured, {0, 0, 0, 0, 0}, 2);
+  EXPECT_EQ(shared.ranks_per_device, 3);
+  EXPECT_EQ(shared.devices_per_domain, 2);
+  EXPECT_EQ(shared.memory, 3e12);
+  EXPECT_EQ(shared.domain_in, 0);
+  measured.network = 100e9;
+  const plan::Rates hosts = device_rates(measured, {0, 0, 1, 1}, 8);
+  EXPECT_EQ(hosts.ranks_per_device, 1);
+  EXPECT_EQ(hosts.devices_per_domain, 2);
+  EXPECT_EQ(hosts.device_in, 370e9);
+  EXPECT_EQ(hosts.domain_in, 100e9);
 }
 
 }  // namespace
