@@ -27,7 +27,8 @@ struct Batch {
   kernels::CopyTable unpack;  // chunk -> storages, after it
 };
 
-/// One stage in flight at a time: its batches, in the plan's order, with up to `ring` of them between pack and unpack.
+/// One stage in flight at a time, or a part of one: its batches, in the plan's order, with up to `ring` of them between
+/// pack and unpack.
 class Lane {
  public:
   Lane(int number, std::int64_t ring) : number_(number), ring_(static_cast<std::size_t>(ring)) {}
@@ -226,14 +227,19 @@ class P2p final : public Executor {
     for (const plan::Copy& copy : remote)
       by_stage[static_cast<std::size_t>(routes_.stage(copy.source.rank))].push_back(copy);
 
+    // Stages take turns on the lanes; where there are fewer, each has several.
+    const std::int64_t parts = std::max<std::int64_t>(1, tuning.streams / routes_.stages());
     std::vector<std::vector<Segment>> segments;
-    for (const auto& stage : by_stage) segments.push_back(make_segments(stage, tuning.chunk_bytes));
+    for (const auto& stage : by_stage) {
+      for (auto& part : deal(make_segments(stage, tuning.chunk_bytes), parts)) segments.push_back(std::move(part));
+    }
     const auto streams = static_cast<std::size_t>(tuning.streams);
     std::vector<StageGroups> groups(streams);  // by lane
-    for (std::size_t stage = 0; stage < segments.size(); ++stage) {
+    for (std::size_t i = 0; i < segments.size(); ++i) {
       std::vector<Group> cut;
-      append_groups(segments[stage], me.side, tuning, cut);
-      for (const Group& group : cut) groups[stage % streams].emplace_back(static_cast<std::int32_t>(stage), group);
+      append_groups(segments[i], me.side, tuning, cut);
+      const auto stage = static_cast<std::int32_t>(static_cast<std::int64_t>(i) / parts);
+      for (const Group& group : cut) groups[i % streams].emplace_back(stage, group);
     }
 
     // A lane's chunks are no more and no longer than its groups need.

@@ -24,4 +24,8 @@ struct Segment {
 /// into parts of at most `chunk_bytes`.
 std::vector<Segment> make_segments(const std::vector<plan::Copy>& copies, std::int64_t chunk_bytes);
 
+/// Deals segments, which stay in order, into `parts` that take about equally long between every two ranks. Both ends of
+/// a pair deal alike.
+std::vector<std::vector<Segment>> deal(const std::vector<Segment>& segments, std::int64_t parts);
+
 }  // namespace refit::transport

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "transport/segment.hpp"
 #include "transport_models.hpp"
 
 namespace refit::test_support {
@@ -46,7 +47,7 @@ TEST(Tuning, TheRingIsNoLargerThanWhatIsStaged) {
   one.tuning.chunk_bytes = 1024;
   EXPECT_GE(expect_right(one, "a chunk for each group").back().staging_bytes, strided);
   one.tuning.ring_chunks = 3;
-  EXPECT_LE(expect_right(one, "three chunks").back().staging_bytes, std::min<std::int64_t>(strided - 1, 3 * 1024));
+  EXPECT_LE(expect_right(one, "three chunks").back().staging_bytes, std::min<std::int64_t>(strided - 1, 2 * 3 * 1024));
 }
 
 TEST(Tuning, BoundsGroupsAndDividesThemAmongStreams) {
@@ -63,6 +64,52 @@ TEST(Tuning, BoundsGroupsAndDividesThemAmongStreams) {
   EXPECT_GT(stages.operations, 1);
   one.tuning.streams = 1;
   EXPECT_EQ(expect_right(one, "one stream").back().schedule.serial_groups, 2);
+}
+
+TEST(Tuning, DividesOneStageAmongAllStreams) {
+  Job job("qwen3", "TP1", "TP1");
+  TransportCase one = job.make(Policy::all, ExecutorKind::p2p);
+  one.tuning = {3, 1 << 20, 1 << 20, 2};
+  const transport::Schedule schedule = expect_right(one, "three streams").back().schedule;
+  EXPECT_EQ(schedule.groups, 3);
+  EXPECT_EQ(schedule.serial_groups, 1);
+}
+
+/// Segments of several sources and destinations, as each of them sees its own.
+TEST(Segments, AreDealtAlikeAtBothEndsOfAPair) {
+  std::vector<transport::Segment> all;
+  for (std::int32_t i = 0; i < 60; ++i) {
+    transport::Segment segment;
+    segment.copy.tensor = i;
+    segment.copy.source.rank = Rank{i % 2};
+    segment.copy.destination.rank = Rank{i % 3};
+    segment.bytes = std::int64_t{1} << (i * 7 % 30);
+    all.push_back(segment);
+  }
+  const auto of = [&](const auto& is_mine) {
+    std::vector<transport::Segment> mine;
+    std::copy_if(all.begin(), all.end(), std::back_inserter(mine), is_mine);
+    return mine;
+  };
+  const auto tensors = [](const std::vector<transport::Segment>& part, Rank source, Rank destination) {
+    std::vector<std::int32_t> found;
+    for (const transport::Segment& s : part) {
+      if (s.copy.source.rank == source && s.copy.destination.rank == destination) found.push_back(s.copy.tensor);
+    }
+    return found;
+  };
+  for (std::int32_t from = 0; from < 2; ++from) {
+    for (std::int32_t to = 0; to < 3; ++to) {
+      const auto sent = deal(of([&](const auto& s) { return s.copy.source.rank == Rank{from}; }), 2);
+      const auto received = deal(of([&](const auto& s) { return s.copy.destination.rank == Rank{to}; }), 2);
+      for (std::size_t part = 0; part < 2; ++part) {
+        const std::vector<std::int32_t> mine = tensors(sent[part], Rank{from}, Rank{to});
+        EXPECT_EQ(mine, tensors(received[part], Rank{from}, Rank{to}));
+        EXPECT_TRUE(std::is_sorted(mine.begin(), mine.end()));
+        EXPECT_FALSE(mine.empty());
+      }
+    }
+  }
 }
 
 TEST(Golden, TakesOneCommunicatorOrOnePerStage) {
