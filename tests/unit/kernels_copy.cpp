@@ -290,12 +290,12 @@ TEST(CopyItems, PeersTakeTurnsByBytes) {
   std::vector<const std::byte*> last(3, nullptr);
   for (std::size_t i = 0; i < items.size(); ++i) {
     const std::int64_t tile = (items[i].source - memory.data()) / kBytes;
-    const int peer = tile < 5 ? 0 : tile < 6 ? 1 : 2;
+    const std::size_t peer = tile < 5 ? 0 : tile < 6 ? 1 : 2;
     EXPECT_TRUE(i == 0 || last[peer] <= items[i].source) << "a peer's own order is kept";
     last[peer] = items[i].source;
     ++sent[peer];
     for (int p = 0; p < 3; ++p) {
-      EXPECT_NEAR(static_cast<double>(sent[p]), static_cast<double>(shares[p] * (i + 1)) / 8, 1.0)
+      EXPECT_NEAR(static_cast<double>(sent[p]), static_cast<double>(shares[p]) * static_cast<double>(i + 1) / 8, 1.0)
           << i << " peer " << p;
     }
   }
