@@ -4,3 +4,4 @@ refit_test(transport
           transport_tuning_test.cpp transport_random_test.cpp transport_agree_test.cpp
   DEPENDS executor_harness train gen test_layouts
   TIMEOUT 300)
+set_tests_properties(transport PROPERTIES PROCESSORS 2)  # ranks are threads
