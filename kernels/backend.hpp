@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace refit::kernels::backend {
 
@@ -13,8 +14,8 @@ inline constexpr std::int64_t kAlignment = 64;  ///< at least, of all memory bel
 /// Errors (unavailable): there is no device, no driver, or one that is too old.
 int select_device(int local_rank, int local_ranks);
 
-/// Devices that this process sees; 0 on hosts.
-int devices();
+/// The UUID of this process's device (or MIG instance), as bytes; empty on hosts.
+std::string device_uuid();
 
 /// Memory of the execution space, whole allocations, so that another process can open it; null where there is too
 /// little.

@@ -67,7 +67,13 @@ int select_device(int local_rank, int local_ranks) {
   return selected;
 }
 
-int devices() { return count_devices(); }
+std::string device_uuid() {
+  cudaDeviceProp properties{};
+  if (const cudaError_t status = cudaGetDeviceProperties(&properties, selected); status != cudaSuccess) {
+    fail_unavailable("GPU {} has no UUID: {}; check it with nvidia-smi", selected, cudaGetErrorString(status));
+  }
+  return {properties.uuid.bytes, sizeof(properties.uuid.bytes)};
+}
 
 std::byte* allocate_device(std::int64_t bytes) {
   void* data = nullptr;

@@ -6,7 +6,7 @@ namespace refit::kernels::backend {
 
 int select_device(int, int) { return 0; }
 
-int devices() { return 0; }
+std::string device_uuid() { return {}; }
 
 std::byte* allocate_device(std::int64_t bytes) {
   const std::int64_t whole = (bytes + kAlignment - 1) / kAlignment * kAlignment;

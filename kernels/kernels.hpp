@@ -35,13 +35,8 @@ class Runtime {
   static std::string version();
   /// True where kernels run on a device with memory of its own.
   static bool has_device();
-  /// Devices that this process sees; 0 on a host.
-  static int devices();
-  /// The number of this process's device; 0 on a host.
-  int device() const { return device_; }
-
- private:
-  int device_ = 0;
+  /// The UUID of this process's device (or MIG instance), as bytes; empty on a host.
+  static std::string device_uuid();
 };
 
 /// Which of `devices` process `local_rank` of `local_ranks` uses: equal blocks of neighbours, so that the two groups of

@@ -5,9 +5,7 @@
 
 namespace refit::kernels {
 
-Runtime::Runtime(int local_rank, int local_ranks) : device_(backend::select_device(local_rank, local_ranks)) {
-  start_kokkos(device_);
-}
+Runtime::Runtime(int local_rank, int local_ranks) { start_kokkos(backend::select_device(local_rank, local_ranks)); }
 Runtime::~Runtime() { Kokkos::finalize(); }
 
 std::string Runtime::version() {
@@ -16,7 +14,7 @@ std::string Runtime::version() {
 }
 
 bool Runtime::has_device() { return !kOnHost; }
-int Runtime::devices() { return backend::devices(); }
+std::string Runtime::device_uuid() { return backend::device_uuid(); }
 
 ExecutionSpace::ExecutionSpace() : implementation_(std::make_unique<Implementation>()) {}
 ExecutionSpace::~ExecutionSpace() = default;

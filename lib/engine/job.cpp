@@ -53,11 +53,12 @@ std::uint64_t input_hash(const model::Tensor& tensor) {
 }  // namespace
 
 Job::Job(transport::MpiSession& session, transport::Control& world, const kernels::ExecutionSpace& space,
-         const Setup& setup)
+         const Setup& setup, const Places& places)
     : session_(session),
       world_(world),
       space_(space),
       setup_(setup),
+      places_(places),
       distorted_train_(setup.faults.distort_train(setup.sent(), setup.model)),
       distorted_gen_(setup.faults.distort_gen(*setup.gen, setup.model)) {
   for (const model::Tensor& tensor : setup.split.bulk) {
@@ -204,10 +205,9 @@ bool Job::all_mapped() const {
 /// What the probe of this job's machines says, as the cost model takes it; also put into `result`.
 plan::Rates Job::probe(report::Result& result) {
   const bool device = kernels::Runtime::has_device();
-  const std::vector<int> hosts = hosts_of(world_);
   const std::int64_t arena = world_.max(is_train() ? std::int64_t{0} : transport::ArenaMap(local_).bytes);
   const Rates rates = device
-                          ? measure_device_rates(space_, world_, peers_.get(), communicators_.front().get(), hosts,
+                          ? measure_device_rates(space_, world_, peers_.get(), communicators_.front().get(), places_,
                                                  setup_.train->ranks(), arena, kProbeSeconds)
                           : measure_rates(space_, world_, *communicators_.front(), session_.node_size(), kProbeSeconds);
   for (const auto& [name, value] : {std::pair("pair", rates.pair),
@@ -219,8 +219,13 @@ plan::Rates Job::probe(report::Result& result) {
                                     {"memory", rates.memory}}) {
     if (value > 0) result.rates.emplace_back(name, value);
   }
-  if (!device) return host_rates(rates);
-  return device_rates(rates, hosts, world_.max(std::int64_t{kernels::Runtime::devices()}));
+  return device ? device_rates(rates, places_.ranks_per_device()) : host_rates(rates);
+}
+
+/// For the cost model: on hosts every rank is a device and a domain.
+plan::Placement Job::placement() const {
+  if (kernels::Runtime::has_device()) return places_.placement(setup_.train->ranks());
+  return plan::apart(setup_.train->ranks(), setup_.gen->ranks());
 }
 
 std::int64_t Job::choose_fan_out(const plan::Rates& rates) const {
@@ -233,16 +238,15 @@ std::int64_t Job::choose_fan_out(const plan::Rates& rates) const {
                           "some cannot, see refit.executor = \"direct\" without it");
   }
   if (wanted == FanOut::on) return setup_.gen->ranks();
-  const bool one_device = kernels::Runtime::devices() == 1 && session_.node_size() == session_.size();
-  if (!mapped || one_device) return 0;  // in one memory there is no port to spare
-  return plan::choose_fan_out(bulk_, sent_by_train(), gen_layout(), rates);
+  if (!mapped) return 0;
+  return plan::choose_fan_out(bulk_, sent_by_train(), gen_layout(), rates, placement());
 }
 
 void Job::measure(report::Result& result) {
   progress_.at("probe");
   if (session_.rank() == 0) spdlog::info("probing links and memory");
   const plan::Rates rates = probe(result);
-  const plan::Bound bound = plan::lower_bound(setup_.model.tensors, setup_.sent(), *setup_.gen, rates);
+  const plan::Bound bound = plan::lower_bound(setup_.model.tensors, setup_.sent(), *setup_.gen, rates, placement());
   result.bound = to_report(bound, true);
 
   fan_out_ranks_ = choose_fan_out(rates);
@@ -284,7 +288,7 @@ void Job::allocate() {
   const bool shared = setup_.c.refit.executor == ExecutorKind::direct;
   if (kernels::Runtime::has_device()) return allocate_on_device(bytes);
   // A shared window's pages are main memory too.
-  require_memory(world_, hosts_of(world_)[static_cast<std::size_t>(session_.rank())], bytes + staging_estimate(),
+  require_memory(world_, places_.hosts[static_cast<std::size_t>(session_.rank())], bytes + staging_estimate(),
                  "use fewer layers (--layers), a -small model, or more hosts; of the executors direct needs least: no "
                  "staging memory beside the weights");
   if (shared) {

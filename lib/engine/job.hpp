@@ -26,7 +26,7 @@ namespace refit::engine {
 class Job {
  public:
   Job(transport::MpiSession& session, transport::Control& world, const kernels::ExecutionSpace& space,
-      const Setup& setup);
+      const Setup& setup, const Places& places);
   ~Job();
 
   /// Allocates, loads, plans, agrees, fills; fills in the sections of `result` that are then known.
@@ -59,6 +59,7 @@ class Job {
   std::int64_t choose_fan_out(const plan::Rates& rates) const;
   plan::Planner planner() const { return {bulk_, sent_by_train(), gen_layout(), fan_out_ranks_}; }
   plan::Rates probe(report::Result& result);
+  plan::Placement placement() const;
   void load(report::Result& result);
   void make_cache_scales(report::Result& result);
   void make_plan(report::Result& result);
@@ -90,6 +91,7 @@ class Job {
   transport::Control& world_;
   const kernels::ExecutionSpace& space_;
   const Setup& setup_;
+  const Places& places_;
   transport::Progress progress_;
   std::unique_ptr<layout::Layout> distorted_train_, distorted_gen_;  ///< by injected bugs
   std::vector<model::Tensor> bulk_, misc_;                           ///< as the paths carry them

@@ -30,9 +30,11 @@ plan::Rates rates_of(const Hardware& hardware) {
   rates.domain_out = hardware.domain_out * 1e9;
   rates.memory = hardware.memory * 1e9;
   rates.launch_seconds = hardware.launch_seconds;
-  rates.ranks_per_device = hardware.ranks_per_device;
-  rates.devices_per_domain = hardware.devices_per_domain;
   return rates;
+}
+
+plan::Placement placement_of(const Setup& setup, const Hardware& hardware) {
+  return plan::apart(setup.sent().ranks(), setup.gen->ranks(), hardware.ranks_per_device, hardware.devices_per_domain);
 }
 
 /// Path, role, shape and name of every tensor; "none" where gen does not store it, "file" where only gen does.
@@ -54,11 +56,11 @@ std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const P
 }
 
 /// The gen ranks that feed each other in a run on such hardware; 0 = none.
-std::int64_t fan_out_ranks(const Setup& setup, const plan::Rates& rates) {
+std::int64_t fan_out_ranks(const Setup& setup, const plan::Rates& rates, const plan::Placement& placement) {
   const RefitSection& refit = setup.c.refit;
   if (refit.executor != ExecutorKind::direct || refit.fan_out == FanOut::off) return 0;
   if (refit.fan_out == FanOut::on) return setup.gen->ranks();
-  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, rates);
+  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, rates, placement);
 }
 
 /// The rank whose plan is timed: the first gen rank, which receives from every stage.
@@ -78,7 +80,8 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   const std::vector<const model::Tensor*> explained = tensors_to_explain(setup, options);
   report::Result result = describe(setup, command);
   const plan::Rates rates = options.hardware ? rates_of(*options.hardware) : plan::Rates{};
-  const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, fan_out_ranks(setup, rates));
+  const plan::Placement placement = placement_of(setup, options.hardware.value_or(Hardware{}));
+  const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, fan_out_ranks(setup, rates, placement));
   result.plan.emplace();
   plan_one_rank(planner, *result.plan);
 
@@ -88,7 +91,7 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   result.plan->hash = hexadecimal(traffic.hash);
   add_wire(setup, setup.split.bulk, traffic, setup.split.misc, result);
 
-  const plan::Bound bound = plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, rates);
+  const plan::Bound bound = plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, rates, placement);
   result.bound = to_report(bound, options.hardware.has_value());
   if (options.hardware) {
     plan::Schedule schedule;

@@ -39,12 +39,13 @@ void print_matrix(transport::Control& world, transport::Communicator& communicat
   if (root) fmt::print("\n");
 }
 
-std::string hardware_file(const plan::Rates& rates) {
+std::string hardware_file(const plan::Rates& rates, const Places& places) {
+  const bool host = rates.memory_is_shared;  // every rank a device and a domain
   std::string text = fmt::format(
       "# Measured by `refit probe --save`. Rates in GB/s (1e9 bytes) per direction; memory: read + write of one {}.\n"
       "ranks_per_device = {}\ndevices_per_domain = {}\ndevice_in = {:.3f}\ndevice_out = {:.3f}\n",
-      rates.memory_is_shared ? "host" : "device", rates.ranks_per_device, rates.devices_per_domain,
-      rates.device_in / 1e9, rates.device_out / 1e9);
+      host ? "host" : "device", places.ranks_per_device(), host ? 1 : places.devices_per_host(), rates.device_in / 1e9,
+      rates.device_out / 1e9);
   if (rates.domain_in > 0)
     text += fmt::format("domain_in = {:.3f}\ndomain_out = {:.3f}\n", rates.domain_in / 1e9, rates.domain_out / 1e9);
   return text + fmt::format("memory = {:.3f}\nlaunch_seconds = {:.3e}\n", rates.memory / 1e9, rates.launch_seconds);
@@ -57,8 +58,8 @@ void print_rate(const char* what, double rate, const char* unit = "GB/s") {
 /// What links the ranks, and what they measured.
 class Probe {
  public:
-  Probe(const transport::MpiSession& session, transport::Control& world, double seconds)
-      : session_(session), world_(world), seconds_(seconds) {}
+  Probe(const transport::MpiSession& session, transport::Control& world, const Places& places, double seconds)
+      : session_(session), world_(world), places_(places), seconds_(seconds) {}
 
   /// Collective; prints on rank 0. What the cost model takes of it.
   plan::Rates operator()() {
@@ -81,8 +82,7 @@ class Probe {
       print_rate("host to host, all ranks at once, messages", rates.network);
       if (several) fmt::print("{:<44}{:>10.2f} us\n", "small message", rates.latency * 1e6);
     }
-    if (!device) return host_rates(rates);
-    return device_rates(rates, hosts_of(world_), world_.max(std::int64_t{kernels::Runtime::devices()}));
+    return device ? device_rates(rates, places_.ranks_per_device()) : host_rates(rates);
   }
 
  private:
@@ -106,12 +106,13 @@ class Probe {
       }
       peers_ = std::move(peers);
     }
-    return measure_device_rates(space_, world_, peers_.get(), communicator_.get(), hosts_of(world_), first_half,
-                                kPeerBytes, seconds_);
+    return measure_device_rates(space_, world_, peers_.get(), communicator_.get(), places_, first_half, kPeerBytes,
+                                seconds_);
   }
 
   const transport::MpiSession& session_;
   transport::Control& world_;
+  const Places& places_;
   const double seconds_;
   const kernels::ExecutionSpace space_;
   std::unique_ptr<transport::PeerMemory> peers_;
@@ -133,8 +134,9 @@ int probe(const ProbeOptions& options) {
     if (root)
       fmt::print("# refit probe: {} ranks, {} on this host; {}; {}\n", session.size(), session.node_size(),
                  transport::MpiSession::version(), kernels::Runtime::version());
-    const plan::Rates rates = Probe(session, *world, options.seconds)();
-    if (root && !options.save.empty()) report::write_file(options.save, hardware_file(rates));
+    const Places places = places_of(*world);
+    const plan::Rates rates = Probe(session, *world, places, options.seconds)();
+    if (root && !options.save.empty()) report::write_file(options.save, hardware_file(rates, places));
   } catch (const CollectiveError& error) {
     code = static_cast<int>(error.kind());
     if (root) fmt::print(stderr, "refit: error: {}\n", error.what());

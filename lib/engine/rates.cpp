@@ -1,16 +1,13 @@
 #include "engine/rates.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
+#include <set>
 #include <thread>
 #include <utility>
 
-#include "core/hash.hpp"
 #include "kernels/memory.hpp"
-#include "layout/partition.hpp"
-#include "transport/bytes.hpp"
+#include "transport/location.hpp"
 
 namespace refit::engine {
 namespace {
@@ -65,6 +62,21 @@ std::pair<std::vector<int>, std::vector<int>> between_hosts(const std::vector<in
   return {first, last};
 }
 
+/// The gen rank of `reached` whose rate from `rank` is measured: on another device where there is one; -1: none is.
+template <typename Reached>
+int partner_of(int rank, const Places& places, std::int32_t train_ranks, const Reached& reached) {
+  const auto device = [&](int each) { return places.devices[static_cast<std::size_t>(each)]; };
+  const int gen_ranks = static_cast<int>(std::ssize(places.devices)) - train_ranks;
+  int partner = -1;
+  for (int i = 0; i < gen_ranks; ++i) {
+    const int peer = train_ranks + (rank + i) % gen_ranks;
+    if (peer == rank || !reached(peer)) continue;
+    if (device(peer) != device(rank)) return peer;
+    if (partner < 0) partner = peer;
+  }
+  return partner;
+}
+
 }  // namespace
 
 double measure_pairs(transport::Control& world, transport::Communicator& communicator, const std::vector<int>& senders,
@@ -113,48 +125,81 @@ Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& wo
   return rates;
 }
 
-std::vector<int> hosts_of(transport::Control& world) {
-  char name[256] = {};
-  gethostname(name, sizeof(name) - 1);
-  transport::Control::Bytes bytes;
-  transport::append(bytes, hash_name(name));
-  std::vector<std::uint64_t> known;
-  std::vector<int> hosts;
-  for (const auto& each :
-       world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), bytes))) {
-    const std::uint64_t host = transport::read_all<std::uint64_t>(each).front();
-    const auto found = std::find(known.begin(), known.end(), host);
-    hosts.push_back(static_cast<int>(found - known.begin()));
-    if (found == known.end()) known.push_back(host);
+std::int64_t Places::ranks_per_device() const {
+  std::int64_t most = 1;
+  for (int device : devices) most = std::max<std::int64_t>(most, std::ranges::count(devices, device));
+  return most;
+}
+
+std::int64_t Places::devices_per_host() const {
+  int most = 0;
+  for (std::size_t rank = 0; rank < devices.size(); ++rank)
+    most = std::max(most, local_device(static_cast<int>(rank)) + 1);
+  return most;
+}
+
+int Places::local_device(int rank) const {
+  const auto at = static_cast<std::size_t>(rank);
+  std::set<int> before;
+  for (std::size_t other = 0; other < devices.size(); ++other) {
+    if (hosts[other] == hosts[at] && devices[other] < devices[at]) before.insert(devices[other]);
   }
-  return hosts;
+  return static_cast<int>(before.size());
+}
+
+plan::Placement Places::placement(std::int32_t train_ranks) const {
+  plan::Placement placement;
+  for (std::size_t rank = 0; rank < devices.size(); ++rank) {
+    const bool is_train = static_cast<std::int32_t>(rank) < train_ranks;
+    (is_train ? placement.source : placement.destination).push_back({devices[rank], hosts[rank]});
+  }
+  return placement;
+}
+
+Places places_of(transport::Control& world) {
+  std::vector<std::uint64_t> hosts, devices;
+  const auto number = [](std::vector<std::uint64_t>& known, std::uint64_t value) {
+    const auto found = std::find(known.begin(), known.end(), value) - known.begin();
+    if (found == std::ssize(known)) known.push_back(value);
+    return static_cast<int>(found);
+  };
+  Places places;
+  for (const transport::Location& each : transport::gather_all(world, transport::location())) {
+    places.hosts.push_back(number(hosts, each.host));
+    places.devices.push_back(number(devices, each.device));
+  }
+  return places;
 }
 
 Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Control& world,
                            const transport::PeerMemory* peers, transport::Communicator* communicator,
-                           const std::vector<int>& hosts, std::int32_t train_ranks, std::int64_t gen_arena_bytes,
-                           double seconds) {
-  constexpr std::int64_t kDeviceProbeBytes = 256 << 20;
+                           const Places& places, std::int32_t train_ranks, std::int64_t gen_arena_bytes, double seconds,
+                           std::int64_t probe_bytes) {
   Rates rates;
-  const kernels::DeviceBuffer from(kDeviceProbeBytes);
-  const kernels::DeviceBuffer to(kDeviceProbeBytes);
+  const kernels::DeviceBuffer from(probe_bytes);
+  const kernels::DeviceBuffer to(probe_bytes);
   rates.memory = memory_rate(space, world, from, to, true, seconds);
+  const int self = world.rank();
   const std::int32_t gen_ranks = world.size() - train_ranks;
-  const bool is_train = world.rank() < train_ranks;
+  const bool is_train = self < train_ranks;
+  const auto crosses = [&](int a, int b) {
+    return places.devices[static_cast<std::size_t>(a)] != places.devices[static_cast<std::size_t>(b)];
+  };
   if (peers != nullptr) {
-    const std::int64_t bytes = std::min(kDeviceProbeBytes, gen_arena_bytes);
-    std::byte* target = is_train ? peers->map(train_ranks + world.rank() % gen_ranks) : nullptr;
-    for (int peer = train_ranks; target == nullptr && peer < world.size(); ++peer) {
-      if (peer != world.rank()) target = peers->map(peer);
-    }
+    const std::int64_t bytes = std::min(probe_bytes, gen_arena_bytes);
+    const int partner = partner_of(self, places, train_ranks, [&](int peer) { return peers->map(peer) != nullptr; });
+    std::byte* target = partner < 0 ? nullptr : peers->map(partner);
     const auto store = [&](bool active) {
       const double took = best_time(world, seconds, [&] {
         if (active) kernels::copy_bytes(space, from.data(), target, bytes);
       });
       return static_cast<double>(bytes) / took;
     };
-    const std::int64_t first = -world.max(std::int64_t{target != nullptr ? -world.rank() : -world.size()});
-    if (first < world.size()) rates.pair_store = store(world.rank() == first);
+    // The first rank whose partner is on another device; else the first with any.
+    const int none = 2 * world.size();
+    const int turn = partner < 0 ? none : crosses(self, partner) ? self : world.size() + self;
+    const std::int64_t first = -world.max(std::int64_t{-turn});
+    if (first < none) rates.pair_store = store(turn == first);
     if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) rates.all_stores = store(is_train);
   }
   if (communicator != nullptr) {
@@ -163,28 +208,32 @@ Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Cont
       senders.push_back(i);
       receivers.push_back(train_ranks + i);
     }
-    rates.pair_message = measure_pairs(world, *communicator, {0}, {train_ranks}, kDeviceProbeBytes, seconds);
-    rates.all_pairs = measure_pairs(world, *communicator, senders, receivers, kDeviceProbeBytes, seconds);
-    rates.latency = 8.0 / measure_pairs(world, *communicator, {0}, {train_ranks}, 8, seconds / 10);
-    if (hosts.back() != hosts.front()) {
-      const auto [out, in] = between_hosts(hosts);
+    std::pair<int, int> alone{0, train_ranks};
+    for (int rank = train_ranks - 1; rank >= 0; --rank) {
+      const int partner = partner_of(rank, places, train_ranks, [](int) { return true; });
+      if (crosses(rank, partner)) alone = {rank, partner};
+    }
+    const auto pair = [&](std::int64_t bytes, double limit) {
+      return measure_pairs(world, *communicator, {alone.first}, {alone.second}, bytes, limit);
+    };
+    rates.pair_message = pair(probe_bytes, seconds);
+    rates.all_pairs = measure_pairs(world, *communicator, senders, receivers, probe_bytes, seconds);
+    rates.latency = 8.0 / pair(8, seconds / 10);
+    if (places.hosts.back() != places.hosts.front()) {
+      const auto [out, in] = between_hosts(places.hosts);
       rates.network =
-          measure_pairs(world, *communicator, out, in, kDeviceProbeBytes, seconds) * static_cast<double>(out.size());
+          measure_pairs(world, *communicator, out, in, probe_bytes, seconds) * static_cast<double>(out.size());
     }
   }
   rates.pair = std::max(rates.pair_store, rates.pair_message);
   return rates;
 }
 
-plan::Rates device_rates(const Rates& rates, const std::vector<int>& hosts, std::int64_t devices) {
-  std::int64_t ranks_per_host = 0;
-  for (int host : hosts) ranks_per_host = std::max<std::int64_t>(ranks_per_host, std::ranges::count(hosts, host));
+plan::Rates device_rates(const Rates& rates, std::int64_t ranks_per_device) {
   plan::Rates result;
-  result.ranks_per_device = layout::round_up(ranks_per_host, devices) / devices;
-  result.devices_per_domain = layout::round_up(ranks_per_host, result.ranks_per_device) / result.ranks_per_device;
   result.device_in = result.device_out = rates.pair;
   result.domain_in = result.domain_out = rates.network;
-  result.memory = rates.memory * static_cast<double>(result.ranks_per_device);
+  result.memory = rates.memory * static_cast<double>(ranks_per_device);
   result.launch_seconds = rates.latency;
   return result;
 }

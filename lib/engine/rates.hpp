@@ -26,17 +26,28 @@ struct Rates {
 Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world,
                     transport::Communicator& communicator, std::int64_t ranks_per_host, double seconds);
 
-/// The number of every rank's host, in the order of their first ranks. Collective over `world`.
-std::vector<int> hosts_of(transport::Control& world);
+/// Where every rank is: hosts and devices are numbered in the order of their first ranks.
+struct Places {
+  std::vector<int> hosts, devices;  ///< by rank
 
-/// The same on devices: the pair's rates are those of kernels that store into a gen rank's memory through `peers`
-/// (train rank r into gen rank r mod G; where that is on another host, into the first that this rank reaches), and of
-/// messages where there is a communicator. What does not exist stays 0. `hosts`: hosts_of(world). Overwrites gen's
-/// arenas.
+  std::int64_t ranks_per_device() const;  ///< at most
+  std::int64_t devices_per_host() const;  ///< at most
+  /// Which of its host's devices a rank uses: 0, 1, ... in the order of their numbers.
+  int local_device(int rank) const;
+  /// For the cost model: the first `train_ranks` are the source; a host's devices are one domain.
+  plan::Placement placement(std::int32_t train_ranks) const;
+};
+
+/// Without devices every rank is one. Collective over `world`.
+Places places_of(transport::Control& world);
+
+/// The same on devices: the pair's rates are those of kernels that store into a gen rank's memory through `peers`, and
+/// of messages where there is a communicator. Rank r stores into the first gen rank from r mod G on that it reaches on
+/// another device, else on its own. What does not exist stays 0. `places`: places_of(world). Overwrites gen's arenas.
 Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Control& world,
                            const transport::PeerMemory* peers, transport::Communicator* communicator,
-                           const std::vector<int>& hosts, std::int32_t train_ranks, std::int64_t gen_arena_bytes,
-                           double seconds);
+                           const Places& places, std::int32_t train_ranks, std::int64_t gen_arena_bytes, double seconds,
+                           std::int64_t probe_bytes = 256 << 20);
 
 /// Seconds to send `bytes` from each rank of `senders[i]` to `receivers[i]` at the same time; the slowest pair's rate
 /// in bytes per second. Collective over both.
@@ -45,8 +56,8 @@ double measure_pairs(transport::Control& world, transport::Communicator& communi
 
 /// As the cost model takes them: on hosts every rank is a device and a domain, and the memory is shared.
 plan::Rates host_rates(const Rates& rates);
-/// On devices, of which a host has `devices`: neighbouring ranks share one where there are fewer than ranks, and a
-/// host's are one domain, which has ports of its own only where there are several hosts. `hosts`: hosts_of the world.
-plan::Rates device_rates(const Rates& rates, const std::vector<int>& hosts, std::int64_t devices);
+/// On devices, of which `ranks_per_device` share one: a host's are one domain, which has ports of its own only where
+/// there are several hosts.
+plan::Rates device_rates(const Rates& rates, std::int64_t ranks_per_device);
 
 }  // namespace refit::engine

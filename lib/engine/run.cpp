@@ -16,6 +16,7 @@
 #include "report/printers.hpp"
 #include "report/statistics.hpp"
 #include "report/table.hpp"
+#include "transport/location.hpp"
 
 namespace refit::engine {
 namespace {
@@ -67,26 +68,22 @@ void write_outputs(const Case& c, const report::Result& result) {
 }
 
 /// Who runs where: gathered once, known to all ranks, so that any of them can write the result.
-std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setup& setup, int device) {
+std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setup& setup, const Places& places) {
   char host[256] = {};
   gethostname(host, sizeof(host) - 1);
-  struct Place {
+  struct Process {
     std::int64_t pid;
-    std::int64_t device;
     char host[256];
-  } mine{getpid(), device, {}};
+  } mine{getpid(), {}};
   std::copy(std::begin(host), std::end(host), std::begin(mine.host));
-  transport::Control::Bytes bytes;
-  transport::append(bytes, mine);
-  const auto all =
-      world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), bytes));
+  const std::vector<Process> all = transport::gather_all(world, mine);
   std::vector<report::RankInfo> ranks;
   for (std::int32_t i = 0; i < world.size(); ++i) {
     const bool is_train = i < setup.train->ranks();
-    const Place place = transport::read_all<Place>(all[static_cast<std::size_t>(i)]).front();
+    const Process& process = all[static_cast<std::size_t>(i)];
     const layout::Layout& side = is_train ? *setup.train : *setup.gen;
-    ranks.push_back({i, is_train ? "train" : "gen", place.pid, place.host,
-                     kernels::Runtime::has_device() ? fmt::format("cuda{}", place.device) : "cpu",
+    ranks.push_back({i, is_train ? "train" : "gen", process.pid, process.host,
+                     kernels::Runtime::has_device() ? fmt::format("cuda{}", places.local_device(i)) : "cpu",
                      parse_coordinates(side.coordinates(Rank{is_train ? i : i - setup.train->ranks()}))});
   }
   return ranks;
@@ -177,10 +174,11 @@ class Run {
   int refits() {
     result_ = describe(*setup_, command_);
     if (is_root() && !result_.notes.empty()) spdlog::warn("{}", result_.notes.front());
-    result_.environment.ranks = gather_ranks(*world_, *setup_, runtime_.device());
+    places_ = places_of(*world_);
+    result_.environment.ranks = gather_ranks(*world_, *setup_, places_);
     require_ranks_per_device();
     if (is_root()) report::print_header(std::cout, result_);
-    job_ = std::make_unique<Job>(session_, *world_, space_, *setup_);
+    job_ = std::make_unique<Job>(session_, *world_, space_, *setup_, places_);
     Job& job = *job_;
     Watchdog watchdog(session_.rank(), setup_->model, job.progress(),
                       [this](const std::string& text) { fail_alone(ErrorKind::runtime, true, text); });
@@ -280,6 +278,7 @@ class Run {
   std::unique_ptr<transport::Control> world_;
   report::Result result_;
   std::unique_ptr<Setup> setup_;
+  Places places_;
   std::unique_ptr<Job> job_;
   bool outputs_checked_ = false;  ///< only then may a failure write to them
 };

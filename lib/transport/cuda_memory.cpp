@@ -4,8 +4,8 @@
 
 #include "layout/partition.hpp"
 #include "transport/cuda.hpp"
-#include "transport/cuda_device.hpp"
 #include "transport/cuda_handles.hpp"
+#include "transport/location.hpp"
 
 namespace refit::transport {
 namespace {
@@ -22,16 +22,25 @@ std::int64_t free_bytes() {
   return static_cast<std::int64_t>(available);
 }
 
+/// Of the current device, e.g. "0000:3B:00.0".
+std::string pci_bus_id() {
+  int device = 0;
+  std::array<char, 32> text{};
+  check_cuda(cudaGetDevice(&device), "the current device");
+  check_cuda(cudaDeviceGetPCIBusId(text.data(), static_cast<int>(text.size()), device), "the PCI bus id");
+  return text.data();
+}
+
 /// What a rank wants of its device.
 struct Need {
-  DeviceIdentity where;
+  Location where;
   std::int64_t bytes = 0;
   std::int64_t available = 0;
   std::array<char, 32> bus_id{};
 };
 
 Need need_of(std::int64_t bytes) {
-  Need need{device_identity(), bytes, free_bytes(), {}};
+  Need need{location(), bytes, free_bytes(), {}};
   const std::string bus_id = pci_bus_id();
   std::copy_n(bus_id.begin(), std::min(bus_id.size(), need.bus_id.size() - 1), need.bus_id.begin());
   return need;

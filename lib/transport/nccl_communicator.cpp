@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "transport/cuda.hpp"
-#include "transport/cuda_device.hpp"
+#include "transport/location.hpp"
 #include "transport/nccl.hpp"
 #include "transport/nccl_lane.hpp"
 #include "transport/nccl_rules.hpp"
@@ -92,10 +92,10 @@ int library_version() {
 
 /// All that take part, checked.
 std::vector<NcclMember> gather_members(Control& members) {
-  const DeviceIdentity identity = device_identity();
+  const Location here = location();
   const char* legacy = std::getenv("NCCL_LEGACY_CUDA_REGISTER");
   const bool registers_legacy = legacy != nullptr && std::string_view(legacy) == "1";
-  const NcclMember mine{library_version(), identity.device, identity.host, registers_legacy};
+  const NcclMember mine{library_version(), here.device, here.host, registers_legacy};
   std::vector<NcclMember> all = gather_all(members, mine);
   check_nccl_members(NCCL_VERSION_CODE, all);
   if (share_a_device(all)) setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 0);

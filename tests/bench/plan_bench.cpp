@@ -64,8 +64,9 @@ void world_totals(benchmark::State& state) {
 BENCHMARK(world_totals)->Unit(benchmark::kMillisecond);
 
 void bound(benchmark::State& state) {
+  const Placement placement = apart(world().train->ranks(), world().gen->ranks());
   for (auto _ : state) {
-    benchmark::DoNotOptimize(lower_bound(world().model.tensors, *world().train, *world().gen, {}));
+    benchmark::DoNotOptimize(lower_bound(world().model.tensors, *world().train, *world().gen, {}, placement));
   }
 }
 BENCHMARK(bound)->Unit(benchmark::kMillisecond);

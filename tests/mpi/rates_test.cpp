@@ -26,15 +26,16 @@ class OneHost : public transport::PeerMemory {
   int host_;
 };
 
-/// Two train and two gen ranks.
-Rates measured(const std::vector<int>& hosts) {
+/// Two train and two gen ranks, each on a device of its own if not said.
+Rates measured(const std::vector<int>& hosts, const std::vector<int>& devices = {0, 1, 2, 3}) {
   constexpr std::int64_t kBytes = 1 << 20;
   constexpr double kSeconds = 0.005;
   const auto world = transport::make_mpi_control();
   const auto communicator = transport::make_mpi_communicator({0, 1, 2, 3}, 0, 1);
   const OneHost peers(transport::make_mpi_peer_memory(world->rank() < 2 ? 0 : kBytes), hosts, world->rank());
   const kernels::ExecutionSpace space;
-  return measure_device_rates(space, *world, &peers, communicator.get(), hosts, 2, kBytes, kSeconds);
+  return measure_device_rates(space, *world, &peers, communicator.get(), Places{hosts, devices}, 2, kBytes, kSeconds,
+                              kBytes);
 }
 
 /// A pair that cannot store was once measured all the same, at thousands of GB/s.
@@ -45,13 +46,51 @@ void expect_rate(double rate) {
 
 TEST(DeviceRates, OfOneHostHaveNoNetwork) {
   const auto world = transport::make_mpi_control();
-  const std::vector<int> hosts = hosts_of(*world);
-  EXPECT_EQ(hosts, (std::vector<int>{0, 0, 0, 0}));
-  const Rates rates = measured(hosts);
+  const Places places = places_of(*world);
+  EXPECT_EQ(places.hosts, (std::vector<int>{0, 0, 0, 0}));
+  EXPECT_EQ(places.devices, (std::vector<int>{0, 1, 2, 3}));  // without devices every rank is one
+  const Rates rates = measured(places.hosts);
   expect_rate(rates.pair_store);
   expect_rate(rates.all_stores);
   expect_rate(rates.pair_message);
   EXPECT_EQ(rates.network, 0);
+}
+
+/// The arenas that this rank has asked for last.
+class Asked : public transport::PeerMemory {
+ public:
+  explicit Asked(std::unique_ptr<transport::PeerMemory> all) : all_(std::move(all)) {}
+  std::byte* local() const override { return all_->local(); }
+  std::byte* map(int rank) const override {
+    asked_ = rank;
+    return all_->map(rank);
+  }
+  void fence() override { all_->fence(); }
+  int asked() const { return asked_; }
+
+ private:
+  std::unique_ptr<transport::PeerMemory> all_;
+  mutable int asked_ = -1;
+};
+
+/// A rank stores to one on another device where there is any: within a device there is no link to measure.
+TEST(DeviceRates, AreOfPairsWithALinkBetweenThem) {
+  constexpr std::int64_t kBytes = 1 << 20;
+  const auto world = transport::make_mpi_control();
+  const kernels::ExecutionSpace space;
+  struct Row {
+    std::vector<int> devices;
+    std::vector<int> partners;  ///< by rank; of gen ranks the other one
+  };
+  for (const auto& [devices, partners] : {Row{{0, 1, 2, 3}, {2, 3, 3, 2}}, Row{{0, 1, 0, 1}, {3, 2, 3, 2}},
+                                          Row{{0, 0, 0, 1}, {3, 3, 3, 2}}, Row{{0, 0, 0, 0}, {2, 3, 3, 2}}}) {
+    const Asked peers(transport::make_mpi_peer_memory(world->rank() < 2 ? 0 : kBytes));
+    const Rates rates =
+        measure_device_rates(space, *world, &peers, nullptr, {{0, 0, 0, 0}, devices}, 2, kBytes, 0.005, kBytes);
+    EXPECT_EQ(peers.asked(), partners[static_cast<std::size_t>(world->rank())]) << devices[2] << devices[3];
+    expect_rate(rates.pair_store);
+    expect_rate(rates.all_stores);
+  }
 }
 
 TEST(DeviceRates, OfTrainAndGenOnDifferentHosts) {

@@ -23,32 +23,45 @@ TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
       {"six-kv-heads-tp1-to-tp3", "42.2", "egress", false}, {"qwen3-30b-a3b-ep2-to-tp2", "82.6", "ingress", false}};
   engine::Rates measured;
   measured.pair = 370e9;
-  const plan::Rates rates = device_rates(measured, {0, 0, 0, 0}, 4);
+  const plan::Rates rates = device_rates(measured, 1);
+  const Places places{{0, 0, 0, 0}, {0, 1, 2, 3}};
   for (const Row& row : rows) {
     const Case c = app::read_case(std::string(REFIT_SOURCE_DIR) + "/inputs/cases/nvlink/" + row.name + ".toml", {});
     const engine::Setup setup(c);
-    const plan::Bound bound = plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, rates);
+    const plan::Placement placement = places.placement(setup.train->ranks());
+    const plan::Bound bound = plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, rates, placement);
     EXPECT_EQ(fmt::format("{:.1f}", 1e3 * bound.total()), row.milliseconds) << row.name;
     EXPECT_EQ(bound.term(), row.term) << row.name;
-    EXPECT_EQ(plan::choose_fan_out(setup.model.tensors, setup.sent(), *setup.gen, rates) > 0, row.fans_out) << row.name;
+    const std::int64_t ranks = plan::choose_fan_out(setup.model.tensors, setup.sent(), *setup.gen, rates, placement);
+    EXPECT_EQ(ranks, row.fans_out ? setup.gen->ranks() : 0) << row.name;
   }
 }
 
-TEST(DeviceRates, SayWhoSharesDevicesAndDomains) {
+TEST(DeviceRates, OfADeviceAndOfANetwork) {
   engine::Rates measured;
   measured.pair = 370e9;
   measured.memory = 1e12;
-  const plan::Rates shared = device_rates(measured, {0, 0, 0, 0, 0}, 2);
-  EXPECT_EQ(shared.ranks_per_device, 3);
-  EXPECT_EQ(shared.devices_per_domain, 2);
+  const plan::Rates shared = device_rates(measured, 3);
   EXPECT_EQ(shared.memory, 3e12);
+  EXPECT_EQ(shared.device_in, 370e9);
   EXPECT_EQ(shared.domain_in, 0);
   measured.network = 100e9;
-  const plan::Rates hosts = device_rates(measured, {0, 0, 1, 1}, 8);
-  EXPECT_EQ(hosts.ranks_per_device, 1);
-  EXPECT_EQ(hosts.devices_per_domain, 2);
-  EXPECT_EQ(hosts.device_in, 370e9);
-  EXPECT_EQ(hosts.domain_in, 100e9);
+  EXPECT_EQ(device_rates(measured, 1).domain_in, 100e9);
+}
+
+TEST(Places, SayWhoSharesDevicesAndDomains) {
+  // Two hosts; the ranks of the first share two devices in turns, as CUDA_VISIBLE_DEVICES may have it.
+  const Places places{{0, 0, 0, 0, 0, 1, 1}, {0, 1, 0, 1, 0, 2, 3}};
+  EXPECT_EQ(places.ranks_per_device(), 3);
+  EXPECT_EQ(places.devices_per_host(), 2);
+  for (int rank = 0; rank < 7; ++rank) EXPECT_EQ(places.local_device(rank), rank < 5 ? rank % 2 : rank - 5) << rank;
+  const plan::Placement placement = places.placement(2);
+  ASSERT_EQ(placement.source.size(), 2U);
+  ASSERT_EQ(placement.destination.size(), 5U);
+  EXPECT_EQ(placement.source[1].device, 1);
+  EXPECT_EQ(placement.destination[0].device, 0);
+  EXPECT_EQ(placement.destination[2].domain, 0);
+  EXPECT_EQ(placement.destination[3].domain, 1);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
+
 #include "gen/vllm.hpp"
 #include "plan/cost.hpp"
 #include "train/megatron.hpp"
@@ -11,20 +13,22 @@ namespace {
 
 struct Row {
   const char *model, *train, *gen;
-  Rates rates;
+  double device_rate;
+  std::int64_t devices_per_domain;
+  double domain_rate;
   const char* expected;  ///< milliseconds
   const char* term;
 };
 
-Rates ports(double rate, std::int64_t devices_per_domain = 1, double domain_rate = 0) {
+Rates ports(double device_rate, double domain_rate = 0) {
   Rates rates;
-  rates.device_in = rates.device_out = rate;
-  rates.devices_per_domain = devices_per_domain;
+  rates.device_in = rates.device_out = device_rate;
   rates.domain_in = rates.domain_out = domain_rate;
   return rates;
 }
 
-Bound bound_of(const Row& row) {
+/// `placement`: nullopt = the sides apart, `row.devices_per_domain` devices each.
+Bound bound_of(const Row& row, const Rates& rates, const std::optional<Placement>& placement = std::nullopt) {
   const auto config = model::read_config(fmt::format("{}/inputs/models/{}/config.json", REFIT_SOURCE_DIR, row.model));
   const auto model = build_model(config, false);
   train::Options train_options;
@@ -35,30 +39,72 @@ Bound bound_of(const Row& row) {
   EXPECT_TRUE(gen::violations(model, gen_options).empty());
   const auto train = train::make_layout(model, train_options);
   const auto gen = gen::make_layout(model, gen_options);
-  return lower_bound(model.tensors, *train, *gen, row.rates);
+  return lower_bound(model.tensors, *train, *gen, rates,
+                     placement ? *placement : apart(train->ranks(), gen->ranks(), 1, row.devices_per_domain));
 }
 
 TEST(Bound, IsAsPublished) {
-  const Row rows[] = {{"qwen3-8b", "TP2", "TP2", ports(370e9), "22.1", "ingress"},
-                      {"qwen3-8b", "TP2", "DP2", ports(370e9), "44.3", "ingress"},
-                      {"qwen3-8b", "DP2", "TP2", ports(370e9), "22.1", "ingress"},
-                      {"qwen3-8b", "TP1", "DP3", ports(370e9, 3), "44.3", "ingress"},
-                      {"qwen3-8b", "TP1", "DP3", ports(370e9), "132.8", "egress"},
-                      {"qwen3-8b", "PP2", "TP2", ports(370e9), "22.1", "egress"},
-                      {"qwen3-0.6b", "TP2", "TP2", ports(370e9), "1.6", "ingress"},
+  const Row rows[] = {{"qwen3-8b", "TP2", "TP2", 370e9, 1, 0, "22.1", "ingress"},
+                      {"qwen3-8b", "TP2", "DP2", 370e9, 1, 0, "44.3", "ingress"},
+                      {"qwen3-8b", "DP2", "TP2", 370e9, 1, 0, "22.1", "ingress"},
+                      {"qwen3-8b", "TP1", "DP3", 370e9, 3, 0, "44.3", "ingress"},
+                      {"qwen3-8b", "TP1", "DP3", 370e9, 1, 0, "132.8", "egress"},
+                      {"qwen3-8b", "PP2", "TP2", 370e9, 1, 0, "22.1", "egress"},
+                      {"qwen3-0.6b", "TP2", "TP2", 370e9, 1, 0, "1.6", "ingress"},
                       // 82.5 is half of the 61.1 GB; routers and norms, 25 MB, go whole to both.
-                      {"qwen3-30b-a3b", "EP2", "TP2", ports(370e9), "82.6", "ingress"},
+                      {"qwen3-30b-a3b", "EP2", "TP2", 370e9, 1, 0, "82.6", "ingress"},
                       // 50 GB/s of network for every GPU.
-                      {"qwen3-4b", "DP8", "TP8", ports(50e9), "20.1", "ingress"},
-                      {"qwen3-30b-a3b", "EP8xPP2xDP8", "TP8xDP2", ports(370e9, 8, 400e9), "152.7", "egress"},
+                      {"qwen3-4b", "DP8", "TP8", 50e9, 1, 0, "20.1", "ingress"},
+                      {"qwen3-30b-a3b", "EP8xPP2xDP8", "TP8xDP2", 370e9, 8, 400e9, "152.7", "egress"},
                       // A domain of two train devices sends the whole model to both gen domains.
-                      {"qwen3-8b", "TP2", "TP2xDP2", ports(370e9, 2, 400e9), "81.9", "egress"}};
+                      {"qwen3-8b", "TP2", "TP2xDP2", 370e9, 2, 400e9, "81.9", "egress"}};
   for (const Row& row : rows) {
-    const Bound bound = bound_of(row);
+    const Bound bound = bound_of(row, ports(row.device_rate, row.domain_rate));
     EXPECT_EQ(fmt::format("{:.1f}", 1e3 * bound.total()), row.expected)
         << row.model << ' ' << row.train << " -> " << row.gen;
     EXPECT_EQ(bound.term(), row.term) << row.model << ' ' << row.train << " -> " << row.gen;
   }
+}
+
+/// Whoever shares a device or a domain needs no link for what is there. Qwen3-8B, 16.38 GB.
+TEST(Bound, KnowsWhoSharesWhat) {
+  using Sites = std::vector<Placement::Site>;
+  struct Shared {
+    const char *train, *gen;
+    Sites source, destination;
+    const char *ingress, *egress, *fanout, *memory;  ///< GB
+  };
+  const Shared rows[] = {
+      // In one domain: two of the three copies are forwarded, by three devices.
+      {"TP1", "DP3", {{0, 0}}, {{1, 0}, {2, 0}, {3, 0}}, "16.4", "16.4", "10.9", "16.4"},
+      // One gen rank beside the train rank: its copy is read and stored, and the link carries one for two ranks.
+      {"TP1", "DP3", {{0, 0}}, {{0, 0}, {1, 0}, {1, 0}}, "16.4", "16.4", "0.0", "32.8"},
+      // Ranks on devices 0 1 0 1: half of what a device needs is there.
+      {"TP2", "DP2", {{0, 0}, {1, 0}}, {{0, 0}, {1, 0}}, "8.2", "8.2", "0.0", "24.6"},
+      {"DP2", "TP2", {{0, 0}, {1, 0}}, {{0, 0}, {1, 0}}, "0.0", "0.0", "0.0", "16.4"},
+      {"TP2", "TP2", {{0, 0}, {0, 0}}, {{0, 0}, {0, 0}}, "0.0", "0.0", "0.0", "32.8"},
+      // Two hosts of a train and a gen device each.
+      {"TP1", "DP2", {{0, 0}}, {{1, 0}, {2, 1}}, "16.4", "32.8", "0.0", "32.8"}};
+  for (const Shared& row : rows) {
+    const Bound bound =
+        bound_of({"qwen3-8b", row.train, row.gen, 0, 1, 0, "", ""}, ports(1e9), Placement{row.source, row.destination});
+    const auto gigabytes = [](std::int64_t bytes) { return fmt::format("{:.1f}", static_cast<double>(bytes) / 1e9); };
+    const std::string name = fmt::format("{} -> {}", row.train, row.gen);
+    EXPECT_EQ(gigabytes(bound.bytes.ingress), row.ingress) << name;
+    EXPECT_EQ(gigabytes(bound.bytes.egress), row.egress) << name;
+    EXPECT_EQ(gigabytes(bound.bytes.fanout), row.fanout) << name;
+    EXPECT_EQ(gigabytes(bound.bytes.memory), row.memory) << name;
+  }
+}
+
+/// The network carries only what a domain has not: both replicas for TP1 -> DP2 lie in the train rank's domain, or one.
+TEST(Bound, CountsTheNetworkBetweenDomainsOnly) {
+  const Row row{"qwen3-8b", "TP1", "DP2", 0, 1, 0, "", ""};
+  const Placement one{{{0, 0}}, {{1, 0}, {2, 0}}};
+  const Placement two{{{0, 0}}, {{1, 0}, {2, 1}}};
+  EXPECT_EQ(bound_of(row, ports(0, 1e9), one).total(), 0);
+  EXPECT_EQ(fmt::format("{:.1f}", bound_of(row, ports(0, 1e9), two).seconds.ingress), "16.4");
+  EXPECT_EQ(fmt::format("{:.1f}", bound_of(row, ports(0, 1e9), two).seconds.egress), "16.4");
 }
 
 }  // namespace

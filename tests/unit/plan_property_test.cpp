@@ -299,7 +299,7 @@ TEST(PlanHolders, ShareTheSending) {
       const MeshLayout source = rows_layout(tensors, c.train_dp, c.train_tp);
       const MeshLayout destination = rows_layout(tensors, c.gen_dp, c.gen_tp);
       const Traffic total = traffic(Planner(tensors, source, destination), tensors);
-      const Bound bound = lower_bound(tensors, source, destination, {});
+      const Bound bound = lower_bound(tensors, source, destination, {}, apart(source.ranks(), destination.ranks()));
       EXPECT_GE(total.egress_max() + 1, bound.bytes.egress);
       const double most = 1.02 * static_cast<double>(bound.bytes.egress) + kMinStripeBytes;
       EXPECT_LE(static_cast<double>(total.egress_max()), most)
@@ -343,22 +343,42 @@ TEST(PlanFanOut, IsChosenWhereTheHoldersPortsAreTheBusiest) {
                           {{2, 1, 1, 2}, false}, {{3, 1, 3, 1}, false}, {{1, 1, 1, 4}, false}, {{2, 1, 4, 1}, true}};
   Rates rates;
   rates.device_in = rates.device_out = 370e9;
-  rates.devices_per_domain = 8;
   for (const auto& [c, fans_out] : cases) {
     const MeshLayout source = rows_layout(tensors, c.train_dp, c.train_tp);
     const MeshLayout destination = rows_layout(tensors, c.gen_dp, c.gen_tp);
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates), fans_out ? 8 : 0)
+    const Placement domain = apart(source.ranks(), destination.ranks(), 1, 8);
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, domain), fans_out ? destination.ranks() : 0)
         << "DP" << c.train_dp << "xTP" << c.train_tp << " -> DP" << c.gen_dp << "xTP" << c.gen_tp;
     // Neither without rates, nor where every device is a domain, nor where all ports are one memory.
-    Rates other = rates;
-    other.device_in = other.device_out = 0;
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, other), 0);
-    other = rates;
-    other.devices_per_domain = 1;
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, other), 0);
-    other = rates;
-    other.memory_is_shared = true;
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, other), 0);
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, {}, domain), 0);
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, apart(source.ranks(), destination.ranks())), 0);
+    Rates shared = rates;
+    shared.memory_is_shared = true;
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, shared, domain), 0);
+  }
+}
+
+/// One holder; who shares a device needs no port, and domains must be blocks of neighbours.
+TEST(PlanFanOut, KnowsWhoSharesWhat) {
+  const std::vector<Tensor> tensors{{0, "t0", {60'000, 500}, DType::bf16, model::Role::unknown, -1, -1}};
+  const MeshLayout source = rows_layout(tensors, 1, 1);
+  Rates rates;
+  rates.device_in = rates.device_out = 370e9;
+  struct Shared {
+    std::vector<Placement::Site> takers;
+    std::int64_t ranks;
+  };
+  const Shared rows[] = {{{{0, 0}, {0, 0}, {0, 0}}, 0},           // all beside the holder
+                         {{{0, 0}, {1, 0}, {1, 0}}, 3},           // two behind one link: one forwards
+                         {{{0, 0}, {1, 0}}, 0},                   // one behind it
+                         {{{1, 0}, {2, 0}, {3, 1}, {4, 1}}, 2},   // two domains
+                         {{{1, 0}, {2, 0}, {3, 0}, {4, 1}}, 3},   // the last has fewer
+                         {{{1, 0}, {2, 1}, {3, 1}, {4, 1}}, 0},   // the first has
+                         {{{1, 0}, {2, 1}, {3, 0}, {4, 1}}, 0}};  // in turns
+  for (const auto& [takers, ranks] : rows) {
+    const MeshLayout destination = rows_layout(tensors, std::ssize(takers), 1);
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, {{{0, 0}}, takers}), ranks)
+        << &takers - &rows[0].takers;
   }
 }
 

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "core/error.hpp"
-#include "transport/cuda_device.hpp"
+#include "transport/location.hpp"
 #include "transport/m2n/m2n.hpp"
 #include "transport/nccl_lane.hpp"
 #include "transport/nccl_rules.hpp"

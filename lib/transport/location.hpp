@@ -1,25 +1,21 @@
 #pragma once
-// Which physical device each rank uses; private to the CUDA and NCCL implementations.
+// Where processes run: which of them share a host, which a device.
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "transport/bytes.hpp"
 
 namespace refit::transport {
 
-/// The same in two processes exactly if they use the same device of the same host.
-struct DeviceIdentity {
-  std::uint64_t host = 0;    ///< hash of host name and boot
-  std::uint64_t device = 0;  ///< hash of host and the device's (or MIG instance's) UUID
+/// Hashes, the same in two processes exactly if they are on the same host, or use the same device.
+struct Location {
+  std::uint64_t host = 0;    ///< of host name and boot: hosts of containers may have one name (NCCL does the same)
+  std::uint64_t device = 0;  ///< of the host and the device's UUID; without devices of the process
 };
 
-/// Of this process's current device.
-DeviceIdentity device_identity();
-
-/// Of the current device, e.g. "0000:3B:00.0".
-std::string pci_bus_id();
+/// Of this process.
+Location location();
 
 /// Every rank's value, by rank. Collective over `control`.
 template <typename T>
