@@ -130,7 +130,7 @@ struct RefitSection {
   Communicators communicators = Communicators::single;
   std::int64_t streams = 4;
   std::int64_t group_size = 64;
-  std::int64_t chunk_bytes = std::int64_t{8} << 20;
+  std::int64_t chunk_bytes = std::int64_t{64} << 20;
   std::int64_t ring_chunks = 2;  ///< chunks of p2p's ring in flight
   std::int64_t misc_buffer_bytes = std::int64_t{256} << 20;
   bool check_agreement = true;

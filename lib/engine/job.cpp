@@ -275,8 +275,10 @@ std::int64_t Job::staging_estimate() const {
   const bool sends_quantise = c.executor == ExecutorKind::direct && one_host && setup_.c.run.verify == Verify::off;
   std::int64_t bytes = SentWeights::bytes(setup_, sent_layout_, staged(sends_quantise));
   if (!is_train() || session_.rank() == 0) bytes += 2 * std::min(c.misc_buffer_bytes, misc);
+  // A ring has no more than a rank receives, or sends to every gen rank at most.
+  const std::int64_t moved = transport::ArenaMap(local_).bytes * (is_train() ? setup_.gen->ranks() : 1);
   if (c.executor == ExecutorKind::p2p || c.executor == ExecutorKind::m2n)
-    bytes += c.streams * c.ring_chunks * c.chunk_bytes;
+    bytes += std::min(c.streams * c.ring_chunks * c.chunk_bytes, moved);
   if (c.executor == ExecutorKind::m2n) bytes += 2 * c.streams * transport::kReshardGroupBytes;
   if (c.executor == ExecutorKind::golden) bytes += c.streams * transport::kGoldenPartBytes;
   return bytes;

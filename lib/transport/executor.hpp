@@ -69,10 +69,10 @@ class Executor {
 
 /// The knobs of golden, p2p and m2n.
 struct Tuning {
-  std::int64_t streams = 4;            ///< stages in flight; of fewer stages, p2p: parts of stages
-  std::int64_t group_size = 64;        ///< p2p: sends and receives per group, at most; m2n: tensors
-  std::int64_t chunk_bytes = 8 << 20;  ///< p2p: of one chunk of the ring, at least 64
-  std::int64_t ring_chunks = 2;        ///< p2p: chunks of the ring, per stage in flight
+  std::int64_t streams = 4;             ///< stages in flight; of fewer stages, p2p: parts of stages
+  std::int64_t group_size = 64;         ///< p2p: sends and receives per group, at most; m2n: tensors
+  std::int64_t chunk_bytes = 64 << 20;  ///< p2p: of one chunk of the ring, at least 64
+  std::int64_t ring_chunks = 2;         ///< p2p: chunks of the ring, per stage in flight
 };
 
 /// World ranks of a copy's two ends: source ranks come first, destination ranks follow.
