@@ -62,7 +62,8 @@ std::pair<std::vector<int>, std::vector<int>> between_hosts(const std::vector<in
   return {first, last};
 }
 
-/// The gen rank of `reached` whose rate from `rank` is measured: on another device where there is one; -1: none is.
+/// To which gen rank, of those that are `reached`, the rate from `rank` is measured: on another device where there is
+/// one; -1: none is reached.
 template <typename Reached>
 int partner_of(int rank, const Places& places, std::int32_t train_ranks, const Reached& reached) {
   const auto device = [&](int each) { return places.devices[static_cast<std::size_t>(each)]; };

@@ -19,7 +19,7 @@ namespace refit::fuzz {
 namespace {
 
 constexpr std::uint64_t kSeed = 1;
-constexpr std::uint64_t kCases = 5000;
+constexpr std::uint64_t kCases = 3000;
 // A test that skips everything proves nothing.
 constexpr double kLegalShare = 0.8;      // of the cases drawn for a family
 constexpr double kFeatureShare = 0.005;  // of all legal cases, for each feature

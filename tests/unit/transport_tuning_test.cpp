@@ -14,10 +14,10 @@ TEST(Tuning, NeverChangesTheResultAndBoundsTheRing) {
   for (const char* model : {"qwen3", "qwen3_moe"}) {
     Job job(model, "TP2xPP2", "TP4");
     for (bool per_stage : {false, true}) {
-      for (std::int64_t streams : {1, 2, 3}) {
+      for (std::int64_t streams : {1, 3}) {
         for (std::int64_t group_size : {1, 1024}) {
           for (std::int64_t ring_chunks : {1, 2}) {
-            for (std::int64_t chunk_bytes : {64, 1000, 4096, 1 << 20}) {
+            for (std::int64_t chunk_bytes : {64, 1000, 1 << 20}) {
               TransportCase one = job.make(Policy::all, ExecutorKind::p2p);
               one.per_stage = per_stage;
               one.tuning = {streams, group_size, chunk_bytes, ring_chunks};
