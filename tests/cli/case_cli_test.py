@@ -62,7 +62,7 @@ class HelpAndVersion(Cli):
     def test_help_of_run_names_units_and_defaults(self):
         text = self.succeed("run", "--help")
         self.assertIn("refit.chunk_bytes", text)
-        self.assertIn('[bytes] (default "8MiB")', text)
+        self.assertIn('[bytes] (default "64MiB")', text)
         self.assertIn("[seconds] (default 60)", text)
 
     def test_version_names_everything_linked(self):
