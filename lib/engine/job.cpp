@@ -12,6 +12,7 @@
 #include "engine/host_memory.hpp"
 #include "engine/together.hpp"
 #include "plan/stream.hpp"
+#include "transport/p2p.hpp"
 
 namespace refit::engine {
 namespace {
@@ -266,6 +267,11 @@ void Job::measure(report::Result& result) {
   add_wire(setup_, bulk_, traffic, misc_, result);
 }
 
+transport::Tuning Job::knobs() const {
+  const auto& c = setup_.c.refit;
+  return {c.streams, c.group_size, c.chunk_bytes, c.ring_chunks};
+}
+
 /// The most that the paths' buffers take on this rank.
 std::int64_t Job::staging_estimate() const {
   const auto& c = setup_.c.refit;
@@ -274,11 +280,14 @@ std::int64_t Job::staging_estimate() const {
   const bool one_host = session_.node_size() == session_.size();
   const bool sends_quantise = c.executor == ExecutorKind::direct && one_host && setup_.c.run.verify == Verify::off;
   std::int64_t bytes = SentWeights::bytes(setup_, sent_layout_, staged(sends_quantise));
-  if (!is_train() || session_.rank() == 0) bytes += 2 * std::min(c.misc_buffer_bytes, misc);
-  // A ring has no more than a rank receives, or sends to every gen rank at most.
+  const std::int64_t misc_buffer = std::min(c.misc_buffer_bytes, misc);
+  if (!is_train() || session_.rank() == 0) bytes += 2 * misc_buffer;
+  if (is_train() && misc > 0)
+    bytes += transport::ring_bytes(transport::gather_tuning(knobs(), setup_.train->stages(), misc_buffer));
+  // Chunks of a ring are no more and no longer than a rank's messages, which go to every gen rank at most.
   const std::int64_t moved = transport::ArenaMap(local_).bytes * (is_train() ? setup_.gen->ranks() : 1);
   if (c.executor == ExecutorKind::p2p || c.executor == ExecutorKind::m2n)
-    bytes += std::min(c.streams * c.ring_chunks * c.chunk_bytes, moved);
+    bytes += std::min(transport::ring_bytes(knobs()), c.ring_chunks * moved);
   if (c.executor == ExecutorKind::m2n) bytes += 2 * c.streams * transport::kReshardGroupBytes;
   if (c.executor == ExecutorKind::golden) bytes += c.streams * transport::kGoldenPartBytes;
   return bytes;
@@ -439,7 +448,7 @@ void Job::require_stored(const std::vector<plan::Copy>& copies) const {
 
 void Job::make_executors(const std::vector<plan::Copy>& copies) {
   const auto& c = setup_.c.refit;
-  const transport::Tuning tuning{c.streams, c.group_size, c.chunk_bytes, c.ring_chunks};
+  const transport::Tuning tuning = knobs();
   const transport::Endpoint me{is_train() ? Side::source : Side::destination, rank(),
                                is_train() ? sent() : transport::LocalMemory(),
                                is_train() ? transport::LocalMemory() : weights_->memory()};

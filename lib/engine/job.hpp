@@ -50,6 +50,7 @@ class Job {
   const layout::Layout& sent_by_train() const { return distorted_train_ ? *distorted_train_ : setup_.sent(); }
   const layout::Layout& gen_layout() const { return distorted_gen_ ? *distorted_gen_ : *setup_.gen; }
 
+  transport::Tuning knobs() const;
   std::int64_t staging_estimate() const;
   void allocate();
   void allocate_on_device(std::int64_t bytes);

@@ -107,9 +107,7 @@ class MiscStream final : public Executor {
     end.destination = LocalMemory(stream_storages_, addresses);
     const Routes routes(source, {&gather}, 0);  // destination rank 0 of the stream is source rank 0
     // The gathers run one after the other: one ring, no larger than a buffer needs, serves them all.
-    Tuning one = tuning;
-    one.streams = std::min<std::int64_t>(tuning.streams, source.stages());
-    one.chunk_bytes = std::min(tuning.chunk_bytes, layout::round_up(layout_.capacity(), kChunkAlignment));
+    const Tuning one = gather_tuning(tuning, source.stages(), layout_.capacity());
     ring_ = std::make_shared<Ring>(ring_bytes(one));
     for (const auto& copies : by_buffer) {
       gathers_.push_back(make_p2p(space_, routes, end, copies, one, ring_, progress_));
@@ -159,6 +157,12 @@ class MiscStream final : public Executor {
 };
 
 }  // namespace
+
+Tuning gather_tuning(Tuning tuning, std::int64_t stages, std::int64_t capacity) {
+  tuning.streams = std::min(tuning.streams, stages);
+  tuning.chunk_bytes = std::min(tuning.chunk_bytes, layout::round_up(capacity, kChunkAlignment));
+  return tuning;
+}
 
 std::unique_ptr<Executor> make_misc(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream,
                                     const Endpoint& me, const std::vector<model::Tensor>& tensors,

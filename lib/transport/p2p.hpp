@@ -27,6 +27,9 @@ class Ring {
 /// Bytes of the ring that p2p needs at most with this tuning.
 std::int64_t ring_bytes(const Tuning& tuning);
 
+/// With this tuning misc gathers, from `stages` source stages, into a buffer of `capacity` bytes.
+Tuning gather_tuning(Tuning tuning, std::int64_t stages, std::int64_t capacity);
+
 /// Like make_p2p, staging in `ring` (of ring_bytes(tuning)), which no other executor may use at the same time.
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning,

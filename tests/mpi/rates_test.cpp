@@ -26,16 +26,16 @@ class OneHost : public transport::PeerMemory {
   int host_;
 };
 
-/// Two train and two gen ranks, each on a device of its own if not said.
-Rates measured(const std::vector<int>& hosts, const std::vector<int>& devices = {0, 1, 2, 3}) {
+/// Two train and two gen ranks, each on a device of its own.
+Rates measured(const std::vector<int>& hosts) {
   constexpr std::int64_t kBytes = 1 << 20;
   constexpr double kSeconds = 0.005;
   const auto world = transport::make_mpi_control();
   const auto communicator = transport::make_mpi_communicator({0, 1, 2, 3}, 0, 1);
   const OneHost peers(transport::make_mpi_peer_memory(world->rank() < 2 ? 0 : kBytes), hosts, world->rank());
   const kernels::ExecutionSpace space;
-  return measure_device_rates(space, *world, &peers, communicator.get(), Places{hosts, devices}, 2, kBytes, kSeconds,
-                              kBytes);
+  return measure_device_rates(space, *world, &peers, communicator.get(), Places{hosts, {0, 1, 2, 3}}, 2, kBytes,
+                              kSeconds, kBytes);
 }
 
 /// A pair that cannot store was once measured all the same, at thousands of GB/s.
