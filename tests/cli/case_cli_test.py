@@ -22,7 +22,7 @@ class Cli(unittest.TestCase):
         return os.path.join(self.work, name)
 
     def run_refit(self, *arguments, environment=None):
-        return subprocess.run([REFIT, *arguments], cwd=self.work, capture_output=True, text=True, timeout=120,
+        return subprocess.run([REFIT, *arguments], cwd=self.work, capture_output=True, text=True,
                               env={**os.environ, **(environment or {})})
 
     def succeed(self, *arguments, **options):

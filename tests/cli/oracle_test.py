@@ -76,7 +76,7 @@ def check_pair(args, engines, train, gen, dumps):
     shutil.rmtree(dumps, ignore_errors=True)
     os.makedirs(dumps)
     arguments = command(args, engines, train, gen, dumps)
-    run = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(arguments, capture_output=True, text=True)
     if run.returncode != 0:
         return [f"exit code {run.returncode} from: {' '.join(arguments)}", run.stdout[-2000:], run.stderr[-2000:]]
     differences = []

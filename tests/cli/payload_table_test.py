@@ -26,7 +26,7 @@ def main():
     args = parser.parse_args()
     script = os.path.join(args.root, "scripts", "payload_table.py")
     command = [sys.executable, script, "--refit", args.refit, "--inputs", os.path.join(args.root, "inputs")]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120)
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if ended.returncode != 0:
         return 1
     rows = "\n".join([line for line in ended.stdout.splitlines() if line.startswith("|")][2:])

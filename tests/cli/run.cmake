@@ -4,7 +4,7 @@ function(refit_run_test NAME SCRIPT)
     COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/${SCRIPT} --refit $<TARGET_FILE:refit>
       --engines ${CMAKE_SOURCE_DIR}/tests/data/engines.tar.xz --inputs ${CMAKE_SOURCE_DIR}/inputs
       --work ${CMAKE_CURRENT_BINARY_DIR}/${NAME} ${ARGN})
-  set_tests_properties(run_${NAME} PROPERTIES TIMEOUT 600 PROCESSORS 2)
+  set_tests_properties(run_${NAME} PROPERTIES TIMEOUT ${REFIT_TEST_TIMEOUT} PROCESSORS 2)
 endfunction()
 
 foreach(family llama_tied qwen2_bias qwen3 qwen3_moe gpt_oss nemotron_h qwen3_next)

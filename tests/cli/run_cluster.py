@@ -15,7 +15,7 @@ import sys
 import types
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from job import Suite  # noqa: E402
+from job import LIMIT_SECONDS, Suite  # noqa: E402
 from launcher import mpirun  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -52,7 +52,7 @@ def write(path, text):
 def sbatch(suite, case, cluster, *arguments):
     path = write(suite.path("cluster.toml"), cluster)
     command = [sys.executable, os.path.join(SCRIPTS, "slurm", "sbatch.py"), case, path, "--refit", suite.args.refit]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS)
 
 
 def check_script(suite, text, ranks, nodes):
@@ -85,7 +85,7 @@ def run_script(suite, name, text, srun):
     environment = {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "SLURM_JOB_NAME": name, "SLURM_JOB_ID": "7",
                    "REFIT_INPUTS": suite.args.inputs}  # fmt: skip
     script = write(os.path.join(folder, "job.sh"), text)
-    return subprocess.run(["bash", script], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(["bash", script], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS)
 
 
 def slurm(suite):
@@ -201,7 +201,7 @@ def reframe(suite):
     if found is None:
         return None
     command = [found, "-c", path, "--list", "--prefix", suite.path("reframe")]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=suite.work, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=suite.work, timeout=LIMIT_SECONDS)
     wanted = f"Found {len(module.CASES) * executors} check(s)"
     return suite.check(ended.returncode == 0 and wanted in ended.stdout, f"{wanted}: {ended.stdout[-800:]}{ended.stderr[-400:]}")
 

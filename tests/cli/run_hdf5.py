@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from job import Suite  # noqa: E402
+from job import LIMIT_SECONDS, Suite  # noqa: E402
 
 
 def convert(suite, source, target):
@@ -51,7 +51,7 @@ def read_by_h5dump(suite, file):
     tool = shutil.which("h5dump")
     if tool is None:
         return
-    dump = subprocess.run([tool, "-H", file], capture_output=True, text=True, timeout=60)
+    dump = subprocess.run([tool, "-H", file], capture_output=True, text=True, timeout=LIMIT_SECONDS)
     suite.check(dump.returncode == 0 and 'DATASET "model.' in dump.stdout, f"h5dump -H {file}: {dump.stderr}")
 
 

@@ -148,7 +148,6 @@ def skip_send(suite):
         waits = ("--executor", executor, "--timeout", 3)
         ended = inject(suite, name, *qwen3(suite), *waits, bug="skip-send")
         suite.check_code(ended, 3, name)
-        suite.check(ended.seconds < 15, f"{name}: took {ended.seconds:.1f} s", ended)
         for rank in range(4):
             line = re.search(rf"^refit: rank {rank}: timeout: .*phase .*$", ended.err, re.MULTILINE)
             suite.check(line is not None, f"{name}: rank {rank} does not say where it is", ended)

@@ -157,7 +157,7 @@ def different_inputs(suite):
     """Ranks that were started with different words or checkpoints stop before anything moves, and say where they differ."""
     def started(words, others):
         common = ("--train", "TP2", "--gen", "TP1", "--steps", 1)
-        return suite.run(1, "run", *words, *common, ":", "-np", 2, suite.args.refit, "run", *others, *common, seconds=60)
+        return suite.run(1, "run", *words, *common, ":", "-np", 2, suite.args.refit, "run", *others, *common)
 
     ended = started((*MODEL, "--bulk", "ffn"), MODEL)
     suite.check_code(ended, 3, "different policies")

@@ -68,11 +68,10 @@ def published_fraction(suite):
 
 
 def large_world(suite):
-    """Qwen3-235B, TP4xPP8xEP16 with 11 layers on the first and last stage: 256 ranks in all, in seconds, bytes only."""
+    """Qwen3-235B, TP4xPP8xEP16 with 11 layers on the first and last stage: 256 ranks in all, bytes only."""
     ended, document = plan(suite, "large", *LARGE, "--byte-matrix", "matrix.txt")
     check_document(suite, ended, document, "large")
     suite.check(document["train"]["ranks"] == document["gen"]["ranks"] == 128, f"{document['train']}", ended)
-    suite.check(ended.seconds < 30, f"took {ended.seconds:.1f} s", ended)
     suite.check("seconds" not in document["bound"] and "model_seconds" not in document, "seconds without rates", ended)
     with open(suite.path("matrix.txt"), encoding="utf-8") as file:
         rows = [list(map(int, line.split())) for line in file]  # alltoallv reads numbers only: no headings
