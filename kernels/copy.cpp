@@ -15,6 +15,16 @@ Kokkos::View<T*, DeviceMemory> on_device(const std::string& label, const std::ve
   return view;
 }
 
+/// A device loads a kernel when it is first launched, and may wait for those that run to do so: in a refit these are
+/// messages of other ranks, which may wait for this rank. So the first table of a process loads the kernels of all.
+void load_kernels([[maybe_unused]] const ExecutionSpace& space) {
+  if constexpr (!kOnHost) {
+    load_copies(space);
+    load_quantisers(space);
+    space.fence();
+  }
+}
+
 }  // namespace
 
 struct CopyTable::Items {
@@ -31,6 +41,7 @@ CopyTable::CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles) {
         tile.transform == Transform::quantise ? kernels::bytes_read(tile) : product(tile.extent) * byte_size(tile.from);
     if (tile.destination != nullptr) bytes_written_ += product(tile.extent) * byte_size(tile.to);
   }
+  [[maybe_unused]] static const bool loaded = (load_kernels(space), true);
   CopySignals signals;
   const std::vector<CopyItem> items = copy_items(tiles, copy_limits(), signals);
   const std::vector<QuantiseItem> quantised = quantise_items(tiles, signals);

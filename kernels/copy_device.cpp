@@ -489,6 +489,15 @@ void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int6
   launch<2>(space, transposed, counts[3], TransposedCopies{rest, counts[3]}, kTileScratch);
 }
 
+void load_copies(const ExecutionSpace& space) {
+  const std::string label = "refit::load";
+  launch<1>(space, label, 1, MovedCopies{{}, 0});
+  launch<1>(space, label, 1, ShiftedCopies{{}, 0});
+  launch<1>(space, label, 1, ConvertedCopies{{}, 0});
+  launch<2>(space, label, 1, TransposedCopies{{}, 0}, kTileScratch);
+  launch<1>(space, label, 1, RangeCopy{nullptr, nullptr, 0, 1});
+}
+
 void run_range(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes) {
   static const std::string label = "refit::copy_bytes";
   const std::uintptr_t bits = reinterpret_cast<std::uintptr_t>(source) | reinterpret_cast<std::uintptr_t>(destination) |

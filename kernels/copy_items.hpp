@@ -96,6 +96,8 @@ std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& 
 CopyLimits copy_limits();
 /// Enqueues the copies of a table's items, `counts` of each kind.
 void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds]);
+/// On a device only: launches every kernel of copies once, with nothing to do, so that it is loaded.
+void load_copies(const ExecutionSpace& space);
 /// Enqueues the copy of a plain range.
 void run_range(const ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t bytes);
 

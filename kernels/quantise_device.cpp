@@ -382,13 +382,13 @@ struct AnyBlocks {
 
 /// One launch of as many teams as the device holds at a time.
 template <typename Functor>
-void launch(const ExecutionSpace& space, const std::string& label, const Functor& functor) {
+void launch(const ExecutionSpace& space, const std::string& label, std::int64_t count, const Functor& functor) {
   using Policy = Kokkos::TeamPolicy<Device, Kokkos::LaunchBounds<kLanes, Functor::kTeams>>;
   constexpr int kLanesOfMultiprocessor = 2048;
-  if (functor.count == 0) return;
+  if (count == 0) return;
   const Device& device = space.implementation().device;
   const std::int64_t all = std::int64_t{std::max(1, device.concurrency() / kLanesOfMultiprocessor)} * Functor::kTeams;
-  Policy policy(device, static_cast<int>(std::min(functor.count, all)), kLanes);
+  Policy policy(device, static_cast<int>(std::min(count, all)), kLanes);
   policy.set_scratch_size(0, Kokkos::PerTeam(static_cast<int>(sizeof(ItemsOfTeam::Scratch))));
   Kokkos::parallel_for(label, policy, functor);
 }
@@ -400,11 +400,18 @@ void run_quantised(const ExecutionSpace& space, const CopyRun& run, const std::i
   static const std::string rows = "refit::quantise_rows";
   static const std::string any = "refit::quantise_any";
   CopyRun rest = run;
-  launch(space, blocks, BlocksInSource{rest, counts[0]});
+  launch(space, blocks, counts[0], BlocksInSource{rest, counts[0]});
   rest.quantised += counts[0];
-  launch(space, rows, WholeRows{rest, counts[1]});
+  launch(space, rows, counts[1], WholeRows{rest, counts[1]});
   rest.quantised += counts[1];
-  launch(space, any, AnyBlocks{rest, counts[2]});
+  launch(space, any, counts[2], AnyBlocks{rest, counts[2]});
+}
+
+void load_quantisers(const ExecutionSpace& space) {
+  const std::string label = "refit::load";
+  launch(space, label, 1, BlocksInSource{{}, 0});
+  launch(space, label, 1, WholeRows{{}, 0});
+  launch(space, label, 1, AnyBlocks{{}, 0});
 }
 
 }  // namespace refit::kernels

@@ -137,5 +137,7 @@ std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, CopySignal
 
 /// In quantise_host.cpp and quantise_device.cpp, of which one is built: enqueues the items, `counts` of each kind.
 void run_quantised(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kQuantiseKinds]);
+/// On a device only: launches every kernel of quantised items once, with nothing to do, so that it is loaded.
+void load_quantisers(const ExecutionSpace& space);
 
 }  // namespace refit::kernels
