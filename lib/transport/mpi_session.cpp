@@ -16,8 +16,8 @@ void check_mpi(int code, SourceLocation where) {
 MpiSession::MpiSession() {
   // hwloc's GL component looks for an X server; where "localhost" does not resolve that costs each rank many seconds.
   setenv("HWLOC_COMPONENTS", "-gl", 0);
-  // A GPU's streams share this many queues, 8 by default and 1 in environments made for Megatron. In a shared queue what
-  // this rank packs waits behind a message that waits for a peer, which may be waiting for this rank.
+  // A GPU's streams share this many queues, 8 by default and 1 in environments made for Megatron. In a shared queue
+  // what this rank packs waits behind a message that waits for a peer, which may be waiting for this rank.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 1);
   int provided = 0;
   // The watchdog's thread may call MPI_Abort while the main thread is inside MPI; nothing else is called from it.
