@@ -86,11 +86,12 @@ Key boolean(std::string name, std::string help, Access access, std::string optio
 
 template <typename Access>
 Key integer(std::string name, std::int64_t least, std::int64_t most, std::string help, Access access,
-            std::string option = "") {
+            std::string option = "", const std::string& reason = "") {
   const std::string range = fmt::format("{}..{}", least, most);
+  const std::string needs = fmt::format("needs an integer in {}{}{}", range, reason.empty() ? "" : ": ", reason);
   const auto assign = [=](std::int64_t& member, const Value& value) -> std::string {
     const auto* given = std::get_if<std::int64_t>(&value);
-    if (given == nullptr || *given < least || *given > most) return "needs an integer in " + range;
+    if (given == nullptr || *given < least || *given > most) return needs;
     member = *given;
     return "";
   };

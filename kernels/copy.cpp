@@ -35,7 +35,7 @@ struct CopyTable::Items {
   std::int64_t quantised_counts[kQuantiseKinds] = {};
 };
 
-CopyTable::CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles) {
+CopyTable::CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles, const TableSizes& sizes) {
   for (const Tile& tile : tiles) {
     bytes_read_ +=
         tile.transform == Transform::quantise ? kernels::bytes_read(tile) : product(tile.extent) * byte_size(tile.from);
@@ -43,8 +43,8 @@ CopyTable::CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles) {
   }
   [[maybe_unused]] static const bool loaded = (load_kernels(space), true);
   CopySignals signals;
-  const std::vector<CopyItem> items = copy_items(tiles, copy_limits(), signals);
-  const std::vector<QuantiseItem> quantised = quantise_items(tiles, signals);
+  const std::vector<CopyItem> items = copy_items(tiles, limits_of(sizes), signals);
+  const std::vector<QuantiseItem> quantised = quantise_items(tiles, sizes.quantised_elements, signals);
   auto holder = std::make_shared<Items>();
   space.fence();
   holder->items = on_device("refit::copy_items", items);

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "kernels/item_order.hpp"
-#include "kernels/stream.hpp"
 
 namespace refit::kernels {
 
@@ -137,6 +136,13 @@ std::int32_t CopySignals::index_of(std::uint64_t* flag) {
   return entry->second;
 }
 
+CopyLimits limits_of(const TableSizes& sizes) {
+  CopyLimits limits = copy_limits();
+  if (sizes.item_bytes > 0) limits.bytes = sizes.item_bytes;
+  limits.streamed_bytes = sizes.streamed_bytes;
+  return limits;
+}
+
 std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits, CopySignals& signals) {
   std::vector<UnorderedItem<CopyItem>> items;
   std::vector<CopyItem> parts;
@@ -149,11 +155,12 @@ std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& 
     REFIT_ASSERT(tile.source_strides.size() == tile.extent.size());
     REFIT_ASSERT(tile.destination_strides.size() == tile.extent.size());
     if (product(tile.extent) == 0) continue;
-    CopyItem item = whole_item(tile, bytes >= kStreamedTable);
+    CopyItem item = whole_item(tile, bytes >= limits.streamed_bytes);
     item.signal = signals.index_of(tile.signal);
     const std::int64_t size = item.unit != 0 ? item.unit : std::max(byte_size(item.from), byte_size(item.to));
     const std::int64_t columns = item.along >= 0 ? limits.transposed_columns : item.extent[3];
-    split(item, 3, columns, [&](const CopyItem& part) { append(part, limits.bytes / size, parts); });
+    split(item, 3, columns,
+          [&](const CopyItem& part) { append(part, std::max<std::int64_t>(1, limits.bytes / size), parts); });
     for (const CopyItem& part : parts) {
       signals.count_item(part.signal);
       items.push_back({part, static_cast<int>(kind_of(part)), tile.peer, size * volume(part)});

@@ -70,6 +70,7 @@ int source_dimension(const CopyItem& item);
 struct CopyLimits {
   std::int64_t bytes;               ///< of an item
   std::int64_t transposed_columns;  ///< of the innermost dimension of items whose source lies along another one
+  std::int64_t streamed_bytes = TableSizes().streamed_bytes;  ///< of a table
 };
 
 /// What is done to an item, in the order in which a table's items lie.
@@ -91,6 +92,9 @@ inline CopyKind kind_of(const CopyItem& item) {
 /// Collapses every tile's dimensions, widens its unit and cuts it into items of at most limits.bytes, in the order of
 /// item_order.hpp. Appends the tiles' signals to `signals`. Tiles that are quantised are left to quantise_items.
 std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits, CopySignals& signals);
+
+/// The limits of a table: the processor's, but for what `sizes` says.
+CopyLimits limits_of(const TableSizes& sizes);
 
 /// In copy_host.cpp and copy_device.cpp, of which one is built.
 CopyLimits copy_limits();

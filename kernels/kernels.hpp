@@ -127,10 +127,17 @@ bool needs_maxima(const Tile& tile);
 /// True where the tile touches a block that is padded with the matrix's last element, which its source does not have.
 bool needs_last(const Tile& tile);
 
+/// Sizes that decide how a table is carried out, never what it stores.
+struct TableSizes {
+  std::int64_t item_bytes = 0;  ///< of an item, at most (at least an element); 0: 128 KiB, on hosts 256 KiB
+  std::int64_t quantised_elements = 64 * 1024;           ///< of an item that is quantised (at least a block)
+  std::int64_t streamed_bytes = std::int64_t{64} << 20;  ///< tables that write this much bypass a host's caches
+};
+
 /// A table of strided copies, made once and run as one launch as often as asked. Casts round to nearest even;
 /// transformed values are computed in double and rounded once.
 ///
-/// Tiles are collapsed where both ends are contiguous and cut into items of at most a few hundred KiB, so that any
+/// Tiles are collapsed where both ends are contiguous and cut into items of bounded size (TableSizes), so that any
 /// number of workers balances. The items for each peer are spread evenly over the run, so that all of a rank's links
 /// are busy from its beginning to its end, and a peer gets its share from every rank at any time. Destination boxes
 /// must not overlap. `run` allocates nothing; on a device, tiles that are cast, tiles that are quantised and tiles
@@ -141,7 +148,7 @@ bool needs_last(const Tile& tile);
 class CopyTable {
  public:
   CopyTable() = default;
-  CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles);
+  CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles, const TableSizes& sizes = {});
   /// Enqueues all copies. `epoch`, of tables with flags: a number that grows from run to run. Flags that are waited for
   /// must be raised by other tables, whose own tiles wait for none of this one's.
   void run(const ExecutionSpace& space, std::uint64_t epoch = 0) const;

@@ -9,8 +9,6 @@ namespace refit::kernels {
 
 namespace {
 
-constexpr std::int64_t kItemElements = 64 * 1024;
-
 /// The spans of a tile's rows or columns, in its matrix.
 struct Axis {
   Span tile, source;
@@ -145,12 +143,12 @@ void split(const Axis& axis, std::int64_t step, const WithSpan& with_span) {
 }
 
 /// Of a tile of one matrix.
-void append(const Tile& tile, std::int32_t signal, std::vector<QuantiseItem>& items) {
+void append(const Tile& tile, std::int64_t elements, std::int32_t signal, std::vector<QuantiseItem>& items) {
   const Axes axes(tile);
-  const std::int64_t columns = std::clamp<std::int64_t>(kItemElements / axes.rows.block, axes.columns.block,
+  const std::int64_t columns = std::clamp<std::int64_t>(elements / axes.rows.block, axes.columns.block,
                                                         std::max(axes.columns.block, axes.columns.tile.size()));
   const std::int64_t wide = columns / axes.columns.block * axes.columns.block;
-  const std::int64_t high = std::max(axes.rows.block, kItemElements / wide / axes.rows.block * axes.rows.block);
+  const std::int64_t high = std::max(axes.rows.block, elements / wide / axes.rows.block * axes.rows.block);
   split(axes.rows, high, [&](const Span& rows) {
     split(axes.columns, wide, [&](const Span& of_columns) {
       items.push_back(make_item(tile, axes, rows, of_columns));
@@ -220,7 +218,7 @@ std::int64_t bytes_read(const Tile& tile) {
   return matrices * values * byte_size(tile.from);
 }
 
-std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, CopySignals& signals) {
+std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, std::int64_t elements, CopySignals& signals) {
   std::vector<UnorderedItem<QuantiseItem>> items;
   std::vector<QuantiseItem> parts;
   for (const Tile& tile : tiles) {
@@ -233,7 +231,8 @@ std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, CopySignal
     const std::int64_t inner = matrices > 1 ? tile.extent[1] : 1;
     for (std::int64_t i = 0; i < outer; ++i) {
       const Tile one = matrices > 0 ? part_of(tile, 0, i, 1) : tile;
-      for (std::int64_t j = 0; j < inner; ++j) append(matrices > 1 ? part_of(one, 1, j, 1) : one, signal, parts);
+      for (std::int64_t j = 0; j < inner; ++j)
+        append(matrices > 1 ? part_of(one, 1, j, 1) : one, elements, signal, parts);
     }
     for (const QuantiseItem& part : parts) {
       signals.count_item(part.signal);

@@ -132,8 +132,9 @@ REFIT_FUNCTION void store_scales(const QuantiseItem& item, const BlockOfItem& bl
 /// The bytes that a tile with Transform::quantise reads: its own values, and the others of blocks that its source has.
 std::int64_t bytes_read(const Tile& tile);
 
-/// The items of the tiles with Transform::quantise, by kind. Appends their signals to `signals`.
-std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, CopySignals& signals);
+/// The items of the tiles with Transform::quantise, of at most `elements` or one block, by kind. Appends their signals
+/// to `signals`.
+std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, std::int64_t elements, CopySignals& signals);
 
 /// In quantise_host.cpp and quantise_device.cpp, of which one is built: enqueues the items, `counts` of each kind.
 void run_quantised(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kQuantiseKinds]);

@@ -31,12 +31,6 @@ inline constexpr float kLargestE4M3 = 448.0F;
 /// Step 1: the largest of these in a block is its amax, also where that is infinite or NaN.
 REFIT_FUNCTION std::uint32_t magnitude_bits(float value) { return std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFFU; }
 
-/// True where a matrix's ragged blocks are filled with its last element, which then counts for their amax; elsewhere
-/// with zeros.
-constexpr bool pads_with_last(Quantiser quantiser) {
-  return quantiser == Quantiser::nemo_rl || quantiser == Quantiser::nemo_rl_pow2;
-}
-
 /// 2^exponent, exponent in -127 .. 127.
 REFIT_FUNCTION float float_power_of_two(int exponent) {
   const std::uint32_t bits = exponent == -127 ? 0x00400000U : static_cast<std::uint32_t>(exponent + 127) << 23;

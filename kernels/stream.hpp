@@ -6,8 +6,6 @@
 
 namespace refit::kernels {
 
-/// From this many bytes written by one table its rows bypass the caches.
-inline constexpr std::int64_t kStreamedTable = std::int64_t{64} << 20;
 /// Rows below this are left to memcpy.
 inline constexpr std::int64_t kStreamedRow = 256;
 

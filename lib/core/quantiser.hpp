@@ -37,6 +37,12 @@ constexpr bool is_mx(Quantiser quantiser) {
 constexpr std::int64_t block_rows(Quantiser quantiser) { return is_mx(quantiser) ? 1 : 128; }
 constexpr std::int64_t block_columns(Quantiser quantiser) { return is_mx(quantiser) ? 32 : 128; }
 
+/// True where a matrix's ragged blocks are filled with its last element, which then counts for their scale; elsewhere
+/// with zeros.
+constexpr bool pads_with_last(Quantiser quantiser) {
+  return quantiser == Quantiser::nemo_rl || quantiser == Quantiser::nemo_rl_pow2;
+}
+
 /// The type of the scales.
 constexpr DType scale_dtype(Quantiser quantiser) { return is_mx(quantiser) ? DType::u8 : DType::f32; }
 

@@ -83,7 +83,9 @@ class CopyRace {
     const engine::Setup& setup = evidence_.setup;
     const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen);
     const std::vector<plan::Copy> copies = planner.rank_plan(Side::destination, rank).copies;
-    for (const transport::Segment& segment : transport::make_segments(copies, setup.c.refit.chunk_bytes)) {
+    transport::Tuning tuning;
+    tuning.chunk_bytes = setup.c.refit.chunk_bytes;
+    for (const transport::Segment& segment : transport::make_segments(copies, tuning)) {
       if (segment.zero_copy_destination) continue;
       const plan::Copy& copy = segment.copy;
       const StorageKey key = copy.destination.place.storage;

@@ -269,7 +269,12 @@ void Job::measure(report::Result& result) {
 
 transport::Tuning Job::knobs() const {
   const auto& c = setup_.c.refit;
-  return {c.streams, c.group_size, c.chunk_bytes, c.ring_chunks};
+  transport::Tuning tuning;
+  tuning.streams = c.streams;
+  tuning.group_size = c.group_size;
+  tuning.chunk_bytes = c.chunk_bytes;
+  tuning.ring_chunks = c.ring_chunks;
+  return tuning;
 }
 
 /// The most that the paths' buffers take on this rank.
@@ -288,8 +293,8 @@ std::int64_t Job::staging_estimate() const {
   const std::int64_t moved = transport::ArenaMap(local_).bytes * (is_train() ? setup_.gen->ranks() : 1);
   if (c.executor == ExecutorKind::p2p || c.executor == ExecutorKind::m2n)
     bytes += std::min(transport::ring_bytes(knobs()), c.ring_chunks * moved);
-  if (c.executor == ExecutorKind::m2n) bytes += 2 * c.streams * transport::kReshardGroupBytes;
-  if (c.executor == ExecutorKind::golden) bytes += c.streams * transport::kGoldenPartBytes;
+  if (c.executor == ExecutorKind::m2n) bytes += 2 * c.streams * knobs().reshard_group_bytes;
+  if (c.executor == ExecutorKind::golden) bytes += c.streams * knobs().golden_part_bytes;
   return bytes;
 }
 
@@ -462,7 +467,7 @@ void Job::make_executors(const std::vector<plan::Copy>& copies) {
       bulk_executor_ = transport::make_p2p(space_, *routes_, me, copies, tuning, progress_);
       break;
     case ExecutorKind::direct:
-      flag_bytes = transport::fan_out_flag_bytes(copies, me.side, me.rank);
+      flag_bytes = transport::fan_out_flag_bytes(copies, me.side, me.rank, tuning);
       if (world_.max(flag_bytes) > 0) flags_ = make_peer_memory(flag_bytes);
       bulk_executor_ = transport::make_direct(
           space_, *routes_, me, copies, *peers_, flags_.get(), world_, setup_.train->ranks(), tuning, progress_,

@@ -29,7 +29,7 @@ SentWeights::SentWeights(const kernels::ExecutionSpace& space, transport::Contro
   together(world, [&] {
     if (layout == nullptr) return;
     allocate(setup, *layout, *truth, weights, has_memory);
-    mine = {truth, weights.memory(), memory_};
+    mine = {setup.train.get(), truth, weights.memory(), memory_};
   });
   quantise_ = std::make_unique<transport::Quantise>(space, world, setup.model, *quantiser_of(setup.c), mine);
 }

@@ -39,10 +39,10 @@ std::vector<std::int32_t> domains_of(const std::vector<Rank>& ranks, std::int64_
 }
 
 /// The dimension between whose rows a box is cut for `holders`: see plan.hpp.
-int cut_dimension(const Extents& extent, std::int64_t takers, std::int64_t holders) {
+int cut_dimension(const Extents& extent, std::int64_t takers, std::int64_t holders, const Striping& striping) {
   int longest = 0;
   for (int d = 0; d < extent.size(); ++d) {
-    if (extent[d] * takers >= kMinStripeRows * holders) return d;
+    if (extent[d] * takers >= striping.min_rows * holders) return d;
     if (extent[d] > extent[longest]) longest = d;
   }
   return longest;
@@ -63,8 +63,8 @@ Sum128 hash(const Copy& copy, const std::string& tensor_name) {
 }
 
 Planner::Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                 std::int64_t domain_ranks)
-    : tensors_(tensors), source_(source), destination_(destination), domain_ranks_(domain_ranks) {}
+                 std::int64_t domain_ranks, const Striping& striping)
+    : tensors_(tensors), source_(source), destination_(destination), domain_ranks_(domain_ranks), striping_(striping) {}
 
 Planner::ClassKey Planner::key(const Tensor& tensor) const {
   return {tensor.shape, tensor.dtype, source_.placement_class(tensor), destination_.placement_class(tensor)};
@@ -105,7 +105,7 @@ void Planner::walk(const Wanted& wanted, const Visit& visit) const {
 }
 
 template <typename Visit>
-void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit) {
+void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit) const {
   const auto holders = static_cast<std::int64_t>(overlap.holders.size());
   const auto domains = static_cast<std::int64_t>(overlap.domains.size()) - 1;
   const auto bytes_of = [&](const Box& box) { return box.volume() * byte_size(overlap.source_format.dtype); };
@@ -127,11 +127,11 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
   const auto feed = [&](std::int64_t holder, std::int64_t domain, const Box& box) {
     const std::int64_t first = overlap.domains[static_cast<std::size_t>(domain)];
     const std::int64_t takers = overlap.domains[static_cast<std::size_t>(domain) + 1] - first;
-    if (takers == 1 || box.extent.size() == 0 || bytes_of(box) < takers * kMinStripeBytes) {
+    if (takers == 1 || box.extent.size() == 0 || bytes_of(box) < takers * striping_.min_bytes) {
       for (std::int64_t taker = 0; taker < takers; ++taker) send(holder, first + taker, box, FanOut::none);
       return;
     }
-    const int cut = cut_dimension(box.extent, 1, takers);
+    const int cut = cut_dimension(box.extent, 1, takers, striping_);
     const std::int64_t rows = box.extent[cut];
     for (std::int64_t taker = 0; taker < takers; ++taker) {
       const Box stripe = part_of(box, cut, taker * rows / takers, (taker + 1) * rows / takers);
@@ -146,13 +146,13 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
   };
 
   const bool whole = domains % holders == 0 || overlap.box.extent.size() == 0 ||
-                     bytes_of(overlap.box) * domains < holders * kMinStripeBytes;
+                     bytes_of(overlap.box) * domains < holders * striping_.min_bytes;
   if (whole) {
     for (std::int64_t domain = 0; domain < domains; ++domain) feed(domain * holders / domains, domain, overlap.box);
     return;
   }
   // The domains' boxes end to end have domains x rows rows; holder h sends those from h/holders to (h+1)/holders.
-  const int cut = cut_dimension(overlap.box.extent, domains, holders);
+  const int cut = cut_dimension(overlap.box.extent, domains, holders, striping_);
   const std::int64_t rows = overlap.box.extent[cut];
   const auto boundary = [&](std::int64_t holder) { return holder * domains * rows / holders; };
   for (std::int64_t domain = 0; domain < domains; ++domain) {

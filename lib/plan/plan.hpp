@@ -7,9 +7,9 @@
 //
 // Holder choice (each rank can evaluate it alone). An overlap has H holders and R takers. The takers' copies are laid
 // end to end and cut into H equal parts, one per holder, so that all replicas share the sending: 2 holders and 3 takers
-// send 1.5 boxes each. Cuts are between rows of the first dimension that has `kMinStripeRows` for every part, else of
-// the longest; where H divides R, or a part would be smaller than `kMinStripeBytes`, boxes stay whole. The holders are
-// rotated by the tensor's number among those of its class plus the overlap's number within the tensor.
+// send 1.5 boxes each. Cuts are between rows of the first dimension that has Striping::min_rows for every part, else
+// of the longest; where H divides R, or a part would be smaller than Striping::min_bytes, boxes stay whole. The holders
+// are rotated by the tensor's number among those of its class plus the overlap's number within the tensor.
 //
 // Fan-out: takers of one domain can feed each other. Each of them then gets one stripe of the box from a holder, and
 // forwards it to the others: a box enters the domain once. Example: train TP1 to gen DP3 sends each replica a third of
@@ -30,10 +30,13 @@ using layout::Piece;
 using layout::Place;
 using model::Tensor;
 
-/// A box is not cut between replicas into parts smaller than this.
-inline constexpr std::int64_t kMinStripeBytes = 64 * 1024;
-/// A dimension is long enough to be cut if every part gets this many rows: then parts differ by a sixteenth at most.
-inline constexpr std::int64_t kMinStripeRows = 16;
+/// How boxes are cut between replicas; the same on all ranks of a job.
+struct Striping {
+  /// No part is smaller than this.
+  std::int64_t min_bytes = 64 * 1024;
+  /// A dimension is long enough to be cut if every part gets this many rows: then parts differ by a sixteenth at most.
+  std::int64_t min_rows = 16;
+};
 
 /// One end of a copy: a strided view into a storage of that rank.
 struct End {
@@ -78,7 +81,7 @@ class Planner {
   /// `tensors`: those to be copied (the bulk path's), in the order of the copies. `domain_ranks`: so many neighbouring
   /// destination ranks feed each other (fan-out); 0 = none do.
   Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-          std::int64_t domain_ranks = 0);
+          std::int64_t domain_ranks = 0, const Striping& striping = {});
 
   /// The copies in which `rank` of `side` takes part. Cost: one look per tensor and the rank's own copies.
   RankPlan rank_plan(Side side, Rank rank) const;
@@ -107,7 +110,7 @@ class Planner {
   ClassKey key(const Tensor& tensor) const;
   Class make_class(const Tensor& tensor) const;
   template <typename Visit>
-  static void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit);
+  void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit) const;
   /// Calls visit(tensor, overlap, turn) for all overlaps of all tensors that `wanted` keeps of each class.
   template <typename Wanted, typename Visit>
   void walk(const Wanted& wanted, const Visit& visit) const;
@@ -116,6 +119,7 @@ class Planner {
   const Layout& source_;
   const Layout& destination_;
   std::int64_t domain_ranks_;
+  Striping striping_;
 };
 
 /// A box of a tensor as one side stores it: who holds exactly this box.

@@ -56,7 +56,17 @@ class Communicator {
   virtual bool register_memory(const MemoryList& /*memory*/) { return true; }
 };
 
-/// Small host-side collectives for prepare, verify and report. Every function is collective over the control plane.
+/// The same small messages between this rank and some others, again and again.
+class Exchange {
+ public:
+  virtual ~Exchange() = default;
+  /// Sends and receives all of them; complete on return. Allocates nothing. Every rank that has an end of one runs its
+  /// own exchange, and those of one control plane in the same order.
+  virtual void run() = 0;
+};
+
+/// Small host-side collectives for prepare, verify and report. Every function is collective over the control plane,
+/// unless it says otherwise.
 class Control {
  public:
   using Bytes = std::vector<std::byte>;
@@ -76,6 +86,9 @@ class Control {
   virtual double max(double value) = 0;
   virtual std::int64_t sum(std::int64_t value) = 0;
   virtual std::int64_t max(std::int64_t value) = 0;
+  /// Messages of host memory, which must outlive them; not to this rank itself. Not collective: only those who share
+  /// messages make an exchange, in which those between two ranks stand in the same order at both.
+  virtual std::unique_ptr<Exchange> make_exchange(std::span<const Message> messages) = 0;
   /// Collective over this: ranks of one color form a new control plane, ordered by rank. Color < 0: no part in any
   /// (nullptr).
   virtual std::unique_ptr<Control> split(int color) = 0;

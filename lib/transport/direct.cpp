@@ -5,6 +5,7 @@
 #include "transport/bytes.hpp"
 #include "transport/executor.hpp"
 #include "transport/scale_grid.hpp"
+#include "transport/segment.hpp"
 #include "transport/tiles.hpp"
 
 namespace refit::transport {
@@ -22,27 +23,13 @@ struct Target {
   Extents scale_strides;
 };
 
-/// How a relayed copy is cut into the chunks in which it arrives and is forwarded: between rows of its first dimension
-/// that has several.
-struct Chunks {
-  explicit Chunks(const plan::Copy& copy) {
-    const Extents& extent = copy.box.extent;
-    while (dimension + 1 < extent.size() && extent[dimension] == 1) ++dimension;
-    rows = extent[dimension];
-    step = std::clamp<std::int64_t>(kFanOutChunkBytes * rows / copy.wire_bytes(), 1, rows);
-  }
-  std::int64_t count() const { return (rows + step - 1) / step; }
-  /// Chunk `index` of a box of the copy's extents.
-  Box part(Box box, std::int64_t index) const {
-    box.lower[dimension] += index * step;
-    box.extent[dimension] = std::min(step, rows - index * step);
-    return box;
-  }
-
-  int dimension = 0;
-  std::int64_t rows;
-  std::int64_t step;
-};
+/// The parts in which a relayed copy arrives and is forwarded, in order. The relayed copy and the forwarded ones have
+/// one box and one destination format, and nothing else may count here: only the relayed one knows what train stores.
+std::vector<Box> chunks_of(const plan::Copy& copy, const Tuning& tuning) {
+  std::vector<Box> chunks;
+  append_cut(copy.box, tuning.fan_out_chunk_bytes / byte_size(copy.destination.format.dtype), chunks);
+  return chunks;
+}
 
 class Direct final : public Executor {
  public:
@@ -56,6 +43,7 @@ class Direct final : public Executor {
         flags_(flags),
         world_(world),
         progress_(progress),
+        tuning_(tuning),
         sends_(sends) {
     const std::vector<bool> mapped = agree_on_mapping();
     std::vector<plan::Copy> served, unmapped;
@@ -114,6 +102,10 @@ class Direct final : public Executor {
     return grid_of(copy).place(*sends_.destination, me_.rank, box);
   }
 
+  std::int64_t flag_bytes(const plan::Copy& relayed) const {
+    return kFlagBytes * std::ssize(chunks_of(relayed, tuning_));
+  }
+
   /// By world rank: can this rank's pair be served directly? The rank that sends is the one that maps.
   std::vector<bool> agree_on_mapping() {
     std::vector<Control::Bytes> can_map(static_cast<std::size_t>(world_.size()));
@@ -135,7 +127,7 @@ class Direct final : public Executor {
   /// Destinations tell each sender where the copies that they share go, in the plan's order.
   std::vector<std::vector<Target>> exchange_targets(const std::vector<plan::Copy>& copies) {
     if (flags_ != nullptr) {
-      const std::int64_t bytes = fan_out_flag_bytes(copies, me_.side, me_.rank);
+      const std::int64_t bytes = fan_out_flag_bytes(copies, me_.side, me_.rank, tuning_);
       if (bytes > 0) kernels::fill(space_, flags_->local(), DType::f32, {bytes / 4}, {1}, 0.0);
       space_.fence();
     }
@@ -152,7 +144,7 @@ class Direct final : public Executor {
         target.scale_strides = scales.strides;
       }
       append(targets[static_cast<std::size_t>(world_ranks(copy, source_ranks_).source)], target);
-      if (relayed) flag += kFlagBytes * Chunks(copy).count();
+      if (relayed) flag += flag_bytes(copy);
     }
     std::vector<std::vector<Target>> result;
     for (const Control::Bytes& bytes : world_.exchange(targets)) result.push_back(read_all<Target>(bytes));
@@ -169,7 +161,7 @@ class Direct final : public Executor {
       if (receives(copy)) {
         if (copy.fan_out != plan::FanOut::relayed) continue;
         arriving = flag;
-        flag += kFlagBytes * Chunks(copy).count();
+        flag += flag_bytes(copy);
         continue;
       }
       const auto peer = static_cast<std::size_t>(world_ranks(copy, source_ranks_).destination);
@@ -181,7 +173,7 @@ class Direct final : public Executor {
         append_chunks(copy, peer, target, copy.fan_out == plan::FanOut::forwarded ? arriving : target.flag, tiles);
       }
     }
-    table_ = kernels::CopyTable(space_, tiles);
+    table_ = kernels::CopyTable(space_, tiles, tuning_.table);
   }
 
   /// What brings `box`, a part of a copy, to its target at `peer`.
@@ -259,9 +251,7 @@ class Direct final : public Executor {
   /// A relayed copy raises a flag of the relay behind each chunk; what is forwarded waits for it.
   void append_chunks(const plan::Copy& copy, std::size_t peer, const Target& target, std::int64_t flag,
                      std::vector<kernels::Tile>& tiles) const {
-    const Chunks chunks(copy);
-    for (std::int64_t i = 0; i < chunks.count(); ++i, flag += kFlagBytes) {
-      const Box part = chunks.part(copy.box, i);
+    for (const Box& part : chunks_of(copy, tuning_)) {
       if (copy.fan_out == plan::FanOut::relayed) {
         auto* signal = reinterpret_cast<std::uint64_t*>(flags_->map(static_cast<int>(peer)) + flag);
         add_tiles(copy, part, peer, target, nullptr, signal, tiles);
@@ -269,6 +259,7 @@ class Direct final : public Executor {
         const auto* wait = reinterpret_cast<const std::uint64_t*>(flags_->local() + flag);
         add_tiles(copy, part, peer, target, wait, nullptr, tiles);
       }
+      flag += kFlagBytes;
     }
   }
 
@@ -279,6 +270,7 @@ class Direct final : public Executor {
   PeerMemory* flags_;
   Control& world_;
   Progress& progress_;
+  const Tuning tuning_;
   const QuantisedSends sends_;
   kernels::CopyTable table_;
   std::uint64_t epoch_ = 0;
@@ -289,11 +281,11 @@ class Direct final : public Executor {
 
 }  // namespace
 
-std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, Side side, Rank rank) {
+std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, Side side, Rank rank, const Tuning& tuning) {
   std::int64_t chunks = 0;
   for (const plan::Copy& copy : copies) {
     const bool relays = side == Side::destination && copy.fan_out == plan::FanOut::relayed;
-    if (relays && copy.destination.rank == rank) chunks += Chunks(copy).count();
+    if (relays && copy.destination.rank == rank) chunks += std::ssize(chunks_of(copy, tuning));
   }
   return kFlagBytes * chunks;
 }

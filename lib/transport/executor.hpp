@@ -67,12 +67,24 @@ class Executor {
   virtual std::optional<std::int64_t> bytes_read() const { return std::nullopt; }
 };
 
-/// The knobs of golden, p2p and m2n.
+/// The knobs of the executors: those of a case, then the sizes that decide which way data takes. None changes a byte
+/// that arrives.
 struct Tuning {
   std::int64_t streams = 4;             ///< stages in flight; of fewer stages, p2p: parts of stages
   std::int64_t group_size = 64;         ///< p2p: sends and receives per group, at most; m2n: tensors
   std::int64_t chunk_bytes = 64 << 20;  ///< p2p: of one chunk of the ring, at least 64
   std::int64_t ring_chunks = 2;         ///< p2p: chunks of the ring, per stage in flight
+
+  std::int64_t message_bytes = std::int64_t{1} << 30;  ///< p2p: of one message, at most: MPI counts are ints
+  std::int64_t message_cost_bytes = 8 << 20;  ///< p2p: that one takes as long as: 24 us of NCCL's for each over NVLink
+  std::int64_t golden_part_bytes = 64 << 20;  ///< golden: of one broadcast, at most (at least one row): bounds staging
+  /// m2n: of a group's shards on the rank that has most, at most (at least one tensor): bounds staging, which is two
+  /// groups of each stream.
+  std::int64_t reshard_group_bytes = 256 << 20;
+  /// direct with fan-out: of a chunk, at most (at least one element). Small enough that the last chunk's way through
+  /// its relay is short, large enough that flags cost nothing.
+  std::int64_t fan_out_chunk_bytes = 8 << 20;
+  kernels::TableSizes table = {};  ///< of the tables of all executors
 };
 
 /// World ranks of a copy's two ends: source ranks come first, destination ranks follow.
@@ -123,10 +135,6 @@ struct Endpoint {
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning, Progress& progress);
 
-/// golden broadcasts source shards in parts of at most this many bytes (at least one row), so that staging stays
-/// bounded.
-inline constexpr std::int64_t kGoldenPartBytes = 64 << 20;
-
 /// golden: broadcasts whole source shards, box by box; receivers keep what they need. Does not look at a plan's copies,
 /// only at the two layouts: too simple to be wrong.
 std::unique_ptr<Executor> make_golden(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
@@ -143,9 +151,11 @@ struct QuantisedSends {
 /// mapped peer memory, casting on the way; one launch per step, then one barrier. Pairs that cannot map each other use
 /// p2p. Collective over `world` (world rank = source rank, or `source_ranks` + destination rank).
 ///
-/// Fan-out: relayed copies arrive in chunks of at most kFanOutChunkBytes; the source raises a flag in `flags` behind
-/// each, for which the relay's kernel waits before it forwards the chunk. `flags` is peer memory of fan_out_flag_bytes
-/// on every rank, or nullptr where no rank has a relayed copy; all ranks of fan-out map each other in both memories.
+/// Fan-out: relayed copies arrive in chunks of Tuning::fan_out_chunk_bytes; the source raises a flag in `flags` behind
+/// each, for which the relay's kernel waits before it forwards the chunk. Source, relay and those to whom it forwards
+/// cut the box alike: by the bytes that it has on the destination side, where all keep it in one format. `flags` is
+/// peer memory of fan_out_flag_bytes on every rank, or nullptr where no rank has a relayed copy; all ranks of fan-out
+/// map each other in both memories.
 ///
 /// `sends`: copies of quantised weights, planned from a QuantisedLayout, are then read from the weights themselves, and
 /// their bytes and scales stored by the same tiles; copies of these scales are left out. Only where all pairs of ranks
@@ -155,11 +165,8 @@ std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, cons
                                       Control& world, std::int32_t source_ranks, const Tuning& tuning,
                                       Progress& progress, const QuantisedSends& sends = {});
 
-/// Small enough that the last chunk's way through its relay is short, large enough that flags cost nothing.
-inline constexpr std::int64_t kFanOutChunkBytes = 8 << 20;
-
 /// Bytes of flags that `rank` of `side` needs for the relayed copies that it receives.
-std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, Side side, Rank rank);
+std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, Side side, Rank rank, const Tuning& tuning);
 
 /// The misc stream: gathers the tensors of the stream into source rank 0's buffers through a plan, broadcasts them
 /// buffer by buffer (two rotate), and places them into destination storages through the destination's own pieces.

@@ -30,12 +30,12 @@ struct Step {
   kernels::CopyTable place;  // at destinations: staging -> storages
 };
 
-/// Rows of a box, in parts of at most kGoldenPartBytes (at least one row).
-void append_parts(const Broadcast& whole, std::vector<Broadcast>& out) {
+/// Rows of a box, in parts of at most `part_bytes` (at least one row).
+void append_parts(const Broadcast& whole, std::int64_t part_bytes, std::vector<Broadcast>& out) {
   const std::int64_t rows = whole.box.extent.size() == 0 ? 1 : whole.box.extent[0];
   const std::int64_t row_bytes =
       std::max<std::int64_t>(1, whole.box.volume() / std::max<std::int64_t>(1, rows) * byte_size(whole.format.dtype));
-  const std::int64_t step = std::max<std::int64_t>(1, kGoldenPartBytes / row_bytes);
+  const std::int64_t step = std::max<std::int64_t>(1, part_bytes / row_bytes);
   for (std::int64_t done = 0; done < rows; done += step) {
     Broadcast part = whole;
     if (part.box.extent.size() > 0) {
@@ -48,17 +48,17 @@ void append_parts(const Broadcast& whole, std::vector<Broadcast>& out) {
 
 /// All broadcasts of a job in the order in which every rank starts them: `streams` stages take turns.
 std::vector<Broadcast> all_broadcasts(const std::vector<model::Tensor>& tensors, const plan::Layout& source,
-                                      std::int64_t streams) {
+                                      const Tuning& tuning) {
   std::vector<std::vector<Broadcast>> by_stage(static_cast<std::size_t>(source.stages()));
   for (const model::Tensor& tensor : tensors) {
     for (const plan::Holding& holding : plan::holdings(source, tensor)) {
       const Rank holder = holding.ranks.front();
       const std::int32_t stage = source.stage(holder);
-      append_parts({tensor.index, stage, holder, holding.box, holding.format},
+      append_parts({tensor.index, stage, holder, holding.box, holding.format}, tuning.golden_part_bytes,
                    by_stage[static_cast<std::size_t>(stage)]);
     }
   }
-  return in_turns(std::move(by_stage), streams);
+  return in_turns(std::move(by_stage), tuning.streams);
 }
 
 class Golden final : public Executor {
@@ -66,8 +66,8 @@ class Golden final : public Executor {
   Golden(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
          const std::vector<model::Tensor>& tensors, const plan::Layout& source, const plan::Layout& destination,
          const Tuning& tuning, Progress& progress)
-      : space_(space), progress_(progress) {
-    const std::vector<Broadcast> order = all_broadcasts(tensors, source, tuning.streams);
+      : space_(space), progress_(progress), table_sizes_(tuning.table) {
+    const std::vector<Broadcast> order = all_broadcasts(tensors, source, tuning);
     std::int64_t largest = 0;
     for (const Broadcast& b : order) largest = std::max(largest, b.box.volume() * byte_size(b.format.dtype));
     slot_bytes_ = (largest + 63) / 64 * 64;
@@ -138,7 +138,7 @@ class Golden final : public Executor {
       tiles.push_back({me.source.address(place_of(piece, part), piece.format.dtype), slot, part.extent,
                        piece.place.strides, row_major_strides(part.extent), piece.format.dtype, piece.format.dtype});
     });
-    return kernels::CopyTable(space_, tiles);
+    return kernels::CopyTable(space_, tiles, table_sizes_);
   }
 
   kernels::CopyTable make_place(const Endpoint& me, const model::Tensor& tensor, const plan::Layout& destination,
@@ -151,7 +151,7 @@ class Golden final : public Executor {
                        strides, piece.place.strides, broadcast.format.dtype, piece.format.dtype,
                        transform(broadcast.format.conversion, piece.format.conversion)});
     });
-    return kernels::CopyTable(space_, tiles);
+    return kernels::CopyTable(space_, tiles, table_sizes_);
   }
 
   template <typename Visit>
@@ -166,6 +166,7 @@ class Golden final : public Executor {
 
   const kernels::ExecutionSpace& space_;
   Progress& progress_;
+  kernels::TableSizes table_sizes_;
   std::int64_t slot_bytes_ = 0;
   std::size_t slots_ = 1;
   kernels::DeviceBuffer staging_;

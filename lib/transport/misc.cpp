@@ -22,6 +22,7 @@ class MiscStream final : public Executor {
       : space_(space),
         stream_(stream),
         progress_(progress),
+        sizes_(tuning.table),
         layout_(tensors, source, buffer_bytes),
         root_(me.side == Side::source && to_int(me.rank) == 0) {
     if (stream_ != nullptr) allocate(tensors);
@@ -131,7 +132,7 @@ class MiscStream final : public Executor {
                                  transform(part.format.conversion, piece.format.conversion)});
       }
     });
-    for (const auto& table : tiles) places_.emplace_back(space_, table);
+    for (const auto& table : tiles) places_.emplace_back(space_, table, sizes_);
   }
 
   void complete(std::size_t buffer) {
@@ -144,6 +145,7 @@ class MiscStream final : public Executor {
   const kernels::ExecutionSpace& space_;
   Communicator* stream_;
   Progress& progress_;
+  kernels::TableSizes sizes_;
   plan::StreamLayout layout_;
   bool root_;
   std::int64_t slot_bytes_ = 0;

@@ -36,7 +36,9 @@ std::unique_ptr<Control> make_mpi_control();
 
 /// A data-plane communicator of the world ranks in `members` (ascending; communicator rank = position). Collective over
 /// `members` only. `tag` tells apart communicators that are created at the same time. Lanes are 0 .. `lanes` - 1.
-std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag, int lanes);
+/// `operation_bytes`: of one MPI operation, at most (counts are ints): no message is longer, and broadcasts are cut.
+std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag, int lanes,
+                                                    std::int64_t operation_bytes = std::int64_t{1} << 30);
 
 /// Shared memory of this node: an MPI shared window with `bytes` (256-byte aligned) on this rank. Collective over the
 /// world. Errors (runtime): fewer bytes free in shared memory than all ranks of the node ask for, checked before

@@ -1,13 +1,11 @@
 #include <algorithm>
+#include <exception>
 
 #include "transport/mpi.hpp"
 #include "transport/mpi_error.hpp"
 
 namespace refit::transport {
 namespace {
-
-/// Bytes of one MPI operation, at most (counts are ints).
-constexpr std::int64_t kMaxCount = std::int64_t{1} << 30;
 
 class MpiRequest final : public Request {
  public:
@@ -39,12 +37,17 @@ class MpiRequest final : public Request {
 
 class MpiCommunicator final : public Communicator {
  public:
-  MpiCommunicator(MPI_Comm owned, int lanes) : comm_(owned), lanes_(lanes) {
+  MpiCommunicator(MPI_Comm owned, int lanes, std::int64_t operation_bytes)
+      : comm_(owned), lanes_(lanes), operation_bytes_(operation_bytes) {
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
     check_mpi(MPI_Comm_rank(comm_, &rank_));
     check_mpi(MPI_Comm_size(comm_, &size_));
   }
-  ~MpiCommunicator() override { MPI_Comm_free(&comm_); }
+  /// Freeing is collective: while an exception unwinds, the others may never come, and the handle goes with the
+  /// process.
+  ~MpiCommunicator() override {
+    if (std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
+  }
   MpiCommunicator(const MpiCommunicator&) = delete;
   MpiCommunicator& operator=(const MpiCommunicator&) = delete;
 
@@ -59,7 +62,7 @@ class MpiCommunicator final : public Communicator {
     REFIT_ASSERT(lane >= 0 && lane < lanes_);
     auto& pending = static_cast<MpiRequest&>(request).pending();
     for (const Message& message : group) {
-      REFIT_ASSERT(message.bytes <= kMaxCount);
+      REFIT_ASSERT(message.bytes <= operation_bytes_);
       const int count = static_cast<int>(message.bytes);
       MPI_Request& handle = pending.emplace_back(MPI_REQUEST_NULL);
       check_mpi(message.kind == Message::Kind::send
@@ -70,23 +73,25 @@ class MpiCommunicator final : public Communicator {
 
   void broadcast(std::byte* data, std::int64_t bytes, int root, Request& request) override {
     auto& pending = static_cast<MpiRequest&>(request).pending();
-    for (std::int64_t done = 0; done < bytes; done += kMaxCount) {
+    for (std::int64_t done = 0; done < bytes; done += operation_bytes_) {
       MPI_Request& handle = pending.emplace_back(MPI_REQUEST_NULL);
-      check_mpi(
-          MPI_Ibcast(data + done, static_cast<int>(std::min(kMaxCount, bytes - done)), MPI_BYTE, root, comm_, &handle));
+      check_mpi(MPI_Ibcast(data + done, static_cast<int>(std::min(operation_bytes_, bytes - done)), MPI_BYTE, root,
+                           comm_, &handle));
     }
   }
 
  private:
   MPI_Comm comm_;
   int lanes_;
+  std::int64_t operation_bytes_;
   int rank_ = 0;
   int size_ = 1;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag, int lanes) {
+std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag, int lanes,
+                                                    std::int64_t operation_bytes) {
   MPI_Group world = MPI_GROUP_NULL;
   MPI_Group group = MPI_GROUP_NULL;
   check_mpi(MPI_Comm_group(MPI_COMM_WORLD, &world));
@@ -95,7 +100,7 @@ std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& memb
   check_mpi(MPI_Comm_create_group(MPI_COMM_WORLD, group, tag, &comm));
   check_mpi(MPI_Group_free(&group));
   check_mpi(MPI_Group_free(&world));
-  return std::make_unique<MpiCommunicator>(comm, lanes);
+  return std::make_unique<MpiCommunicator>(comm, lanes, operation_bytes);
 }
 
 }  // namespace refit::transport

@@ -1,3 +1,4 @@
+#include <exception>
 #include <limits>
 #include <numeric>
 
@@ -13,6 +14,36 @@ int to_count(std::size_t bytes) {
   return static_cast<int>(bytes);
 }
 
+/// Persistent requests.
+class MpiExchange final : public Exchange {
+ public:
+  MpiExchange(MPI_Comm comm, std::span<const Message> messages) {
+    requests_.reserve(messages.size());
+    for (const Message& message : messages) {
+      const int count = to_count(static_cast<std::size_t>(message.bytes));
+      MPI_Request& request = requests_.emplace_back(MPI_REQUEST_NULL);
+      check_mpi(message.kind == Message::Kind::send
+                    ? MPI_Send_init(message.data, count, MPI_BYTE, message.peer, 0, comm, &request)
+                    : MPI_Recv_init(message.data, count, MPI_BYTE, message.peer, 0, comm, &request));
+    }
+  }
+  /// Local; a request that an error has left active is freed once it is complete.
+  ~MpiExchange() override {
+    for (MPI_Request& request : requests_) MPI_Request_free(&request);
+  }
+  MpiExchange(const MpiExchange&) = delete;
+  MpiExchange& operator=(const MpiExchange&) = delete;
+
+  void run() override {
+    const int count = static_cast<int>(requests_.size());
+    check_mpi(MPI_Startall(count, requests_.data()));
+    check_mpi(MPI_Waitall(count, requests_.data(), MPI_STATUSES_IGNORE));
+  }
+
+ private:
+  std::vector<MPI_Request> requests_;
+};
+
 class MpiControl final : public Control {
  public:
   explicit MpiControl(MPI_Comm owned) : comm_(owned) {
@@ -20,7 +51,11 @@ class MpiControl final : public Control {
     check_mpi(MPI_Comm_rank(comm_, &rank_));
     check_mpi(MPI_Comm_size(comm_, &size_));
   }
-  ~MpiControl() override { MPI_Comm_free(&comm_); }
+  /// Freeing is collective: while an exception unwinds, the others may never come, and the handle goes with the
+  /// process.
+  ~MpiControl() override {
+    if (std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
+  }
   MpiControl(const MpiControl&) = delete;
   MpiControl& operator=(const MpiControl&) = delete;
 
@@ -85,6 +120,10 @@ class MpiControl final : public Control {
   std::int64_t max(std::int64_t value) override {
     check_mpi(MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, MPI_MAX, comm_));
     return value;
+  }
+
+  std::unique_ptr<Exchange> make_exchange(std::span<const Message> messages) override {
+    return std::make_unique<MpiExchange>(comm_, messages);
   }
 
   std::unique_ptr<Control> split(int color) override {

@@ -1,6 +1,7 @@
 #include <sys/statvfs.h>
 
 #include <atomic>
+#include <exception>
 
 #include "layout/partition.hpp"
 #include "transport/memory.hpp"
@@ -41,7 +42,10 @@ class MpiPeerMemory final : public PeerMemory {
     map_all(world_size, {world_rank, shift});
   }
 
+  /// Freeing is collective: while an exception unwinds, the others may never come, and the window goes with the
+  /// process.
   ~MpiPeerMemory() override {
+    if (std::uncaught_exceptions() > 0) return;
     MPI_Win_unlock_all(window_);
     MPI_Win_free(&window_);
     MPI_Comm_free(&node_);

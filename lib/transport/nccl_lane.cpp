@@ -69,11 +69,19 @@ bool NcclLane::register_memory(const MemoryList& memory) {
     if (idle()) ncclCommDeregister(comm_, registration);
   }
   registrations_.clear();
+  const Deadline deadline(timeout_seconds_);
   for (const std::span<std::byte> part : memory) {
     if (part.empty()) continue;
     void* registration = nullptr;
     ncclResult_t result = ncclCommRegister(comm_, part.data(), part.size(), &registration);
-    while (result == ncclInProgress && ncclCommGetAsyncError(comm_, &result) == ncclSuccess) std::this_thread::yield();
+    while (result == ncclInProgress && ncclCommGetAsyncError(comm_, &result) == ncclSuccess) {
+      if (deadline.passed()) {
+        failed_ = true;  // the end is an abort
+        fail_runtime("NCCL: {} bytes of memory are not registered after {} s (--timeout)", part.size(),
+                     timeout_seconds_);
+      }
+      std::this_thread::yield();
+    }
     if (result != ncclSuccess) return false;
     if (registration != nullptr) registrations_.push_back(registration);
   }

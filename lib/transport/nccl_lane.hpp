@@ -59,8 +59,8 @@ class NcclRequest final : public Request {
 
 class NcclLane {
  public:
-  /// Collective over `size` ranks with equal `id`. `timeout_seconds`: of the creation (0: no bound), and the bound of
-  /// the end.
+  /// Collective over `size` ranks with equal `id`. `timeout_seconds`: of the creation and of each registration (0: no
+  /// bound), and the bound of the end.
   NcclLane(int rank, int size, const ncclUniqueId& id, double timeout_seconds);
   /// Collective over the same ranks, unless the lane is aborted.
   ~NcclLane();
@@ -73,7 +73,7 @@ class NcclLane {
   void progress();
   /// Throws if NCCL has noticed a failure.
   void check_health() { ready(); }
-  /// As Communicator::register_memory.
+  /// As Communicator::register_memory. Errors (runtime): not done in time.
   bool register_memory(const MemoryList& memory);
   /// A request goes while it is at work: nothing more can be launched, and the end is an abort.
   void abandon();

@@ -13,7 +13,7 @@ namespace {
 /// With chunks that are a whole number of alignments, so that every staged part is aligned.
 Tuning aligned(Tuning tuning) {
   REFIT_ASSERT(tuning.streams >= 1 && tuning.group_size >= 1 && tuning.ring_chunks >= 1);
-  REFIT_ASSERT(tuning.chunk_bytes >= kChunkAlignment);
+  REFIT_ASSERT(tuning.chunk_bytes >= kChunkAlignment && tuning.message_bytes >= 1);
   tuning.chunk_bytes -= tuning.chunk_bytes % kChunkAlignment;
   return tuning;
 }
@@ -121,8 +121,9 @@ void append_groups(const std::vector<Segment>& segments, Side side, const Tuning
 /// Turns groups into batches.
 class BatchBuilder {
  public:
-  BatchBuilder(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me)
-      : space_(space), routes_(routes), me_(me) {}
+  BatchBuilder(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
+               const kernels::TableSizes& sizes)
+      : space_(space), routes_(routes), me_(me), sizes_(sizes) {}
 
   /// The batch of one group of a stage, whose staged parts go to `chunk`.
   Batch build(std::int32_t stage, const Group& group, std::byte* chunk) {
@@ -135,8 +136,8 @@ class BatchBuilder {
       batch.messages.push_back(message(segment, chunk));
       if (is_staged(segment, me_.side)) chunk += layout::round_up(segment.bytes, kChunkAlignment);
     }
-    batch.pack = kernels::CopyTable(space_, pack_);
-    batch.unpack = kernels::CopyTable(space_, unpack_);
+    batch.pack = kernels::CopyTable(space_, pack_, sizes_);
+    batch.unpack = kernels::CopyTable(space_, unpack_, sizes_);
     return batch;
   }
 
@@ -160,6 +161,7 @@ class BatchBuilder {
   const kernels::ExecutionSpace& space_;
   const Routes& routes_;
   const Endpoint& me_;
+  const kernels::TableSizes& sizes_;
   std::vector<kernels::Tile> pack_, unpack_;
 };
 
@@ -170,7 +172,7 @@ class P2p final : public Executor {
       : space_(space), routes_(routes), progress_(progress), ring_(std::move(ring)) {
     std::vector<plan::Copy> remote;
     for (const plan::Copy& copy : copies) (is_local(copy, me) ? local_ : remote).push_back(copy);
-    make_local_table(me);
+    make_local_table(me, tuning);
     make_lanes(me, remote, aligned(tuning));
   }
 
@@ -212,13 +214,13 @@ class P2p final : public Executor {
     return routes_.communicator(stage).rank() == peer;
   }
 
-  void make_local_table(const Endpoint& me) {
+  void make_local_table(const Endpoint& me, const Tuning& tuning) {
     std::vector<kernels::Tile> tiles;
     for (const plan::Copy& copy : local_) {
       tiles.push_back(make_tile(copy, me.source.address(copy.source.place, copy.source.format.dtype),
                                 me.destination.address(copy.destination.place, copy.destination.format.dtype)));
     }
-    local_table_ = kernels::CopyTable(space_, tiles);
+    local_table_ = kernels::CopyTable(space_, tiles, tuning.table);
     local_.clear();
   }
 
@@ -231,7 +233,7 @@ class P2p final : public Executor {
     const std::int64_t parts = std::max<std::int64_t>(1, tuning.streams / routes_.stages());
     std::vector<std::vector<Segment>> segments;
     for (const auto& stage : by_stage) {
-      for (auto& part : deal(make_segments(stage, tuning.chunk_bytes), parts)) segments.push_back(std::move(part));
+      for (auto& part : deal(make_segments(stage, tuning), parts, tuning)) segments.push_back(std::move(part));
     }
     const auto streams = static_cast<std::size_t>(tuning.streams);
     std::vector<StageGroups> groups(streams);  // by lane
@@ -255,7 +257,7 @@ class P2p final : public Executor {
     if (!ring_) ring_ = std::make_shared<Ring>(ring_bytes);
     std::byte* next = ring_bytes > 0 ? ring_->memory() : nullptr;
 
-    BatchBuilder builder(space_, routes_, me);
+    BatchBuilder builder(space_, routes_, me, tuning.table);
     for (std::size_t lane = 0; lane < streams; ++lane) {
       lanes_.emplace_back(static_cast<int>(lane), tuning.ring_chunks);
       std::vector<Batch>& batches = lanes_.back().batches();

@@ -1,27 +1,14 @@
 #include "transport/quantise.hpp"
 
 #include <algorithm>
-#include <compare>
 #include <cstring>
 #include <map>
 
 #include "kernels/memory.hpp"
-#include "transport/bytes.hpp"
+#include "transport/block_shares.hpp"
 
 namespace refit::transport {
 namespace {
-
-/// A block of which several ranks may have parts; row -1: the last element of a matrix, with which some quantisers pad.
-struct BlockKey {
-  std::int64_t tensor, matrix, row, column;
-  friend auto operator<=>(const BlockKey&, const BlockKey&) = default;
-};
-
-/// What this rank and a peer both have parts of: places in the list of maxima, in the order of the keys.
-struct Shared {
-  int peer = 0;
-  std::vector<std::size_t> places;
-};
 
 /// Tiles with which a rank finds the maxima of its parts of the blocks at the rim of a piece.
 void append_rims(kernels::Tile tile, std::vector<kernels::Tile>& out) {
@@ -45,10 +32,10 @@ void append_rims(kernels::Tile tile, std::vector<kernels::Tile>& out) {
 class Quantise::Implementation {
  public:
   Implementation(const kernels::ExecutionSpace& space, Control& world, const model::Model& model, Quantiser quantiser,
-                 const QuantisedPieces& mine)
-      : space_(space), world_(world), model_(model), quantiser_(quantiser) {
+                 const QuantisedPieces& mine, const kernels::TableSizes& sizes)
+      : space_(space), model_(model), quantiser_(quantiser) {
     if (mine.from != nullptr) collect(mine);
-    maxima_ = kernels::SharedBuffer(std::max<std::int64_t>(1, std::ssize(keys_)) * kWord);
+    maxima_ = kernels::SharedBuffer(std::max<std::int64_t>(1, words_) * kWord);
     for (const auto& [tile, first] : waiting_) tiles_[tile].blocks->maxima = word(first);
     for (const auto& [tile, place] : padded_) tiles_[tile].blocks->last = word(place);
     std::vector<kernels::Tile> rims;
@@ -57,25 +44,26 @@ class Quantise::Implementation {
       tile.blocks->maxima = word(place);
       rims.push_back(tile);
     }
-    rims_ = kernels::CopyTable(space, rims);
+    rims_ = kernels::CopyTable(space, rims, sizes);
     std::vector<kernels::Tile> made;
     std::copy_if(tiles_.begin(), tiles_.end(), std::back_inserter(made),
                  [](const kernels::Tile& tile) { return tile.destination != nullptr; });
-    table_ = kernels::CopyTable(space, made);
-    find_shared();
-    is_needed_ = any_shared_ || world_.max(std::ssize(made)) != 0;
+    table_ = kernels::CopyTable(space, made, sizes);
+    if (mine.from != nullptr) find_partners(world, block_shares(model, *mine.layout, quantiser, Rank{world.rank()}));
+    const bool works = !made.empty() || !sent_.empty() || !received_.empty();
+    is_needed_ = world.max(static_cast<std::int64_t>(works ? 1 : 0)) != 0;
   }
 
   bool is_needed() const { return is_needed_; }
 
   void run() {
-    if (any_shared_) complete_maxima();
+    if (exchange_ != nullptr) complete_maxima();
     table_.run(space_);
     space_.fence();
   }
 
   std::vector<kernels::Tile> tiles(const layout::StorageKey& bytes, const Box& box) const {
-    const PieceTiles& piece = pieces_.at(bytes);
+    const PieceTiles& piece = pieces_[by_key_.at(bytes)];
     const Extents begin = relative(box, piece.box);
     const int row = begin.size() - 2;
     const std::size_t first = piece.first + static_cast<std::size_t>(row > 0 ? begin[0] : 0);
@@ -95,7 +83,26 @@ class Quantise::Implementation {
 
  private:
   static constexpr std::int64_t kWord = sizeof(std::uint32_t);
-  std::uint32_t* word(std::size_t place) const { return reinterpret_cast<std::uint32_t*>(maxima_.data()) + place; }
+  std::uint32_t* word(std::int64_t place) const { return reinterpret_cast<std::uint32_t*>(maxima_.data()) + place; }
+
+  /// The tiles of a piece, one for each of its matrices, and where its words begin: for each matrix those of the blocks
+  /// that it touches, and those of last elements, one for each matrix.
+  struct PieceTiles {
+    std::int32_t tensor;
+    Box box;
+    Box blocks;  ///< touched
+    std::size_t first;
+    std::int64_t words = 0;
+    std::int64_t last_words = 0;
+
+    std::int64_t place(const BlockKey& key) const {
+      const int row = blocks.extent.size() - 2;
+      const std::int64_t matrix = key.matrix - (row > 0 ? blocks.lower[0] : 0);
+      if (key.row < 0) return last_words + matrix;
+      const std::int64_t line = matrix * blocks.extent[row] + key.row - blocks.lower[row];
+      return words + line * blocks.extent[row + 1] + key.column - blocks.lower[row + 1];
+    }
+  };
 
   void collect(const QuantisedPieces& mine) {
     std::vector<std::size_t> seen(model_.tensors.size(), 0);
@@ -115,15 +122,10 @@ class Quantise::Implementation {
     const layout::Place bytes{layout::QuantisedLayout::bytes_key(weight, number), 0, {}};
     const layout::Place scales{layout::QuantisedLayout::scales_key(weight, number), 0, {}};
     std::byte* to = mine.quantised.address(bytes, DType::f8_e4m3);
-    pieces_[bytes.storage] = {piece.box, tiles_.size()};
-    const std::int64_t first_row = piece.box.lower[row] / block_rows(quantiser_);
-    const std::int64_t first_column = piece.box.lower[row + 1] / block_columns(quantiser_);
-    const auto touched = [](std::int64_t lower, std::int64_t extent, std::int64_t block) {
-      return (lower + extent + block - 1) / block - lower / block;
-    };
-    const std::int64_t rows = touched(piece.box.lower[row], piece.box.extent[row], block_rows(quantiser_));
-    const std::int64_t columns =
-        touched(piece.box.lower[row + 1], piece.box.extent[row + 1], block_columns(quantiser_));
+    by_key_[bytes.storage] = pieces_.size();
+    pieces_.push_back({weight.index, piece.box, touched_blocks(piece.box, quantiser_), tiles_.size()});
+    const std::int64_t rows = pieces_.back().blocks.extent[row];
+    const std::int64_t columns = pieces_.back().blocks.extent[row + 1];
     // A piece in which no block begins has no scales to send.
     const auto begins = [](std::int64_t lower, std::int64_t extent, std::int64_t block) {
       return (lower + block - 1) / block * block < lower + extent;
@@ -154,119 +156,126 @@ class Quantise::Implementation {
       }
       blocks.scale_strides = {columns, 1};
       tile.blocks = blocks;
-      add(tile, weight.index, row > 0 ? piece.box.lower[0] + m : 0, {first_row, first_column}, {rows, columns});
+      tiles_.push_back(tile);
+    }
+    give_words(weight, pieces_.back(), matrices, rows * columns);
+  }
+
+  void give_words(const model::Tensor& weight, PieceTiles& piece, std::int64_t matrices, std::int64_t blocks) {
+    const kernels::Tile& any = tiles_[piece.first];
+    const std::size_t end = piece.first + static_cast<std::size_t>(matrices);
+    piece.words = words_;
+    if (needs_maxima(any)) {
+      for (std::size_t i = piece.first; i < end; ++i, words_ += blocks) waiting_.emplace_back(i, words_);
+    }
+    piece.last_words = words_;
+    if (needs_last(any)) {
+      for (std::size_t i = piece.first; i < end; ++i) padded_.emplace_back(i, words_++);
+    } else if (has_wanted_last(weight, piece.box, quantiser_)) {
+      for (std::size_t i = piece.first; i < end; ++i) {
+        const kernels::Tile& tile = tiles_[i];
+        kernels::Tile corner = part_of(part_of(tile, 0, tile.extent[0] - 1, 1), 1, tile.extent[1] - 1, 1);
+        corner.destination = nullptr;
+        corner.blocks->scales = nullptr;
+        corners_.emplace_back(corner, words_++);
+      }
     }
   }
 
-  /// The tiles of a piece, one for each of its matrices.
-  struct PieceTiles {
-    Box box;
-    std::size_t first;
+  /// What this rank tells one other, and what it is told.
+  struct Partner {
+    std::vector<std::int64_t> sent;                               ///< words
+    std::vector<std::pair<std::int64_t, std::int64_t>> received;  ///< number of the message's word, and a word
+    std::int64_t count = 0;                                       ///< words of the message that is received
   };
 
-  struct Pair {
-    std::int64_t row, column;
-  };
-
-  void add(const kernels::Tile& tile, std::int64_t tensor, std::int64_t matrix, Pair first, Pair count) {
-    const std::size_t index = tiles_.size();
-    tiles_.push_back(tile);
-    if (needs_maxima(tile)) {
-      waiting_.emplace_back(index, keys_.size());
-      for (std::int64_t r = 0; r < count.row; ++r) {
-        for (std::int64_t c = 0; c < count.column; ++c) {
-          keys_.push_back({tensor, matrix, first.row + r, first.column + c});
+  void find_partners(Control& world, const std::vector<BlockShare>& shares) {
+    std::map<std::int32_t, Partner> partners;
+    for (const BlockShare& share : shares) {
+      Partner& partner = partners[share.peer];
+      for (const BlockKey& key : share.blocks) {
+        bool is_first = true;
+        for (const PieceTiles& piece : pieces_of(share.tensor)) {
+          if (piece.box != share.box) continue;
+          // This rank may have a box in two storages: one is sent, both receive.
+          if (!share.sends) partner.received.emplace_back(partner.count, piece.place(key));
+          if (share.sends && is_first) partner.sent.push_back(piece.place(key));
+          is_first = false;
         }
+        REFIT_ASSERT(!is_first);
+        if (!share.sends) ++partner.count;
       }
     }
-    const kernels::Blocks& blocks = *tile.blocks;
-    const bool has_last =
-        blocks.row + tile.extent[0] == blocks.rows && blocks.column + tile.extent[1] == blocks.columns;
-    const bool ragged = blocks.rows % block_rows(quantiser_) != 0 || blocks.columns % block_columns(quantiser_) != 0;
-    if (needs_last(tile)) {
-      padded_.emplace_back(index, keys_.size());
-      keys_.push_back({tensor, matrix, -1, -1});
-    } else if (has_last && ragged && (blocks.row > 0 || blocks.column > 0)) {  // another rank may want it
-      kernels::Tile corner = part_of(part_of(tile, 0, tile.extent[0] - 1, 1), 1, tile.extent[1] - 1, 1);
-      corner.destination = nullptr;
-      corner.blocks->scales = nullptr;
-      corners_.emplace_back(corner, keys_.size());
-      keys_.push_back({tensor, matrix, -1, -1});
+    std::int64_t sent = 0, received = 0;
+    for (const auto& [peer, partner] : partners) {
+      sent += std::ssize(partner.sent);
+      received += partner.count;
     }
+    outgoing_.resize(static_cast<std::size_t>(sent));
+    incoming_.resize(static_cast<std::size_t>(received));
+    std::vector<Message> messages;
+    std::int64_t arrived = 0;
+    for (const auto& [peer, partner] : partners) {
+      const bool is_self = peer == world.rank();
+      const auto add = [&](Message::Kind kind, std::uint32_t* words, std::int64_t count) {
+        if (count > 0 && !is_self) messages.push_back({kind, peer, reinterpret_cast<std::byte*>(words), count * kWord});
+      };
+      const std::int64_t first = std::ssize(sent_);
+      add(Message::Kind::send, outgoing_.data() + first, std::ssize(partner.sent));
+      add(Message::Kind::receive, incoming_.data() + arrived, partner.count);
+      if (is_self) own_ = {first, arrived, partner.count};
+      sent_.insert(sent_.end(), partner.sent.begin(), partner.sent.end());
+      for (const auto& [number, place] : partner.received) received_.emplace_back(arrived + number, place);
+      arrived += partner.count;
+    }
+    if (!partners.empty()) exchange_ = world.make_exchange(messages);
   }
 
-  /// All ranks tell each other which blocks they have parts of.
-  void find_shared() {
-    std::vector<std::size_t> order(keys_.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return keys_[a] < keys_[b]; });
-    Control::Bytes sorted;
-    for (const std::size_t i : order) append(sorted, keys_[i]);
-    const auto all = world_.exchange(std::vector<Control::Bytes>(static_cast<std::size_t>(world_.size()), sorted));
-    for (int peer = 0; peer < world_.size(); ++peer) {
-      if (peer == world_.rank()) continue;
-      const std::vector<BlockKey> theirs = read_all<BlockKey>(all[static_cast<std::size_t>(peer)]);
-      Shared shared{peer, {}};
-      for (const std::size_t i : order) {
-        // A piece of ours may have the block in two storages, and one of theirs too: each of theirs is sent once.
-        if (!std::binary_search(theirs.begin(), theirs.end(), keys_[i])) continue;
-        shared.places.push_back(i);
-      }
-      if (!shared.places.empty()) shared_.push_back(std::move(shared));
-    }
-    any_shared_ = world_.max(static_cast<std::int64_t>(keys_.empty() ? 0 : 1)) != 0;
+  std::span<const PieceTiles> pieces_of(std::int32_t tensor) const {
+    const auto [begin, end] = std::ranges::equal_range(pieces_, tensor, {}, &PieceTiles::tensor);
+    return {begin, end};
   }
 
   void complete_maxima() {
     std::memset(maxima_.data(), 0, static_cast<std::size_t>(maxima_.bytes()));
     rims_.run(space_);
     space_.fence();
-    struct Found {
-      BlockKey key;
-      std::uint32_t maximum;
-    };
-    std::vector<Control::Bytes> to(static_cast<std::size_t>(world_.size()));
-    for (const Shared& shared : shared_) {
-      for (const std::size_t place : shared.places) {
-        append(to[static_cast<std::size_t>(shared.peer)], Found{keys_[place], *word(place)});
-      }
-    }
-    std::vector<Found> found;
-    for (std::size_t i = 0; i < keys_.size(); ++i) found.push_back({keys_[i], *word(i)});
-    for (const Control::Bytes& bytes : world_.exchange(to)) {
-      for (const Found& one : read_all<Found>(bytes)) found.push_back(one);
-    }
-    std::sort(found.begin(), found.end(), [](const Found& a, const Found& b) { return a.key < b.key; });
-    for (std::size_t i = 1; i < found.size(); ++i) {  // the last of equal keys has their maximum
-      if (found[i].key == found[i - 1].key) found[i].maximum = std::max(found[i].maximum, found[i - 1].maximum);
-    }
-    for (std::size_t i = 0; i < keys_.size(); ++i) {
-      const auto behind = std::upper_bound(found.begin(), found.end(), keys_[i],
-                                           [](const BlockKey& key, const Found& one) { return key < one.key; });
-      *word(i) = std::prev(behind)->maximum;
+    for (std::size_t i = 0; i < sent_.size(); ++i) outgoing_[i] = *word(sent_[i]);
+    exchange_->run();
+    std::copy_n(outgoing_.begin() + own_.sent, own_.count, incoming_.begin() + own_.received);
+    for (const auto& [number, place] : received_) {
+      *word(place) = std::max(*word(place), incoming_[static_cast<std::size_t>(number)]);
     }
   }
 
+  /// What this rank tells itself, of two of its boxes: ranges of outgoing_ and incoming_.
+  struct Own {
+    std::int64_t sent = 0, received = 0, count = 0;
+  };
+
   const kernels::ExecutionSpace& space_;
-  Control& world_;
   const model::Model& model_;
   Quantiser quantiser_;
   std::vector<kernels::Tile> tiles_;
-  std::map<layout::StorageKey, PieceTiles> pieces_;             ///< by the key of their bytes
-  std::vector<BlockKey> keys_;                                  ///< of every word of maxima_
-  std::vector<std::pair<std::size_t, std::size_t>> waiting_;    ///< tiles, and the words of their first blocks
-  std::vector<std::pair<std::size_t, std::size_t>> padded_;     ///< tiles, and the words of their padding
-  std::vector<std::pair<kernels::Tile, std::size_t>> corners_;  ///< last elements that others may pad with
-  std::vector<Shared> shared_;
+  std::vector<PieceTiles> pieces_;                               ///< in order of tensor
+  std::map<layout::StorageKey, std::size_t> by_key_;             ///< of their bytes
+  std::int64_t words_ = 0;                                       ///< of maxima_
+  std::vector<std::pair<std::size_t, std::int64_t>> waiting_;    ///< tiles, and the words of their first blocks
+  std::vector<std::pair<std::size_t, std::int64_t>> padded_;     ///< tiles, and the words of their padding
+  std::vector<std::pair<kernels::Tile, std::int64_t>> corners_;  ///< last elements that others may pad with
   kernels::SharedBuffer maxima_;
   kernels::CopyTable rims_, table_;
-  bool any_shared_ = false;
+  std::vector<std::int64_t> sent_;                               ///< words, by number in outgoing_
+  std::vector<std::pair<std::int64_t, std::int64_t>> received_;  ///< number in incoming_, and a word
+  std::vector<std::uint32_t> outgoing_, incoming_;
+  Own own_;
+  std::unique_ptr<Exchange> exchange_;  ///< null: this rank shares no block
   bool is_needed_ = false;
 };
 
 Quantise::Quantise(const kernels::ExecutionSpace& space, Control& world, const model::Model& model, Quantiser quantiser,
-                   const QuantisedPieces& mine)
-    : implementation_(std::make_unique<Implementation>(space, world, model, quantiser, mine)) {}
+                   const QuantisedPieces& mine, const kernels::TableSizes& sizes)
+    : implementation_(std::make_unique<Implementation>(space, world, model, quantiser, mine, sizes)) {}
 
 Quantise::~Quantise() = default;
 

@@ -16,25 +16,27 @@ namespace refit::transport {
 
 /// One rank's end: what it stores, and where what that becomes goes. Gen ranks have neither.
 struct QuantisedPieces {
-  const layout::LocalLayout* from = nullptr;  ///< of the true layout
+  const layout::Layout* layout = nullptr;     ///< the true one
+  const layout::LocalLayout* from = nullptr;  ///< of this rank
   LocalMemory source;
   LocalMemory quantised;  ///< of the QuantisedLayout; pieces whose storage is null are not made
 };
 
-/// Made once, run in every refit, without allocating where no block has parts on several ranks.
+/// Made once, run in every refit without allocating. Where a block has parts on several ranks, these tell each other
+/// their maxima, and nobody else anything: who they are follows from the layout (transport/block_shares.hpp).
 class Quantise {
  public:
-  /// Collective over `world`, whose first ranks are the train ranks.
+  /// Collective over `world`, whose first ranks are the train ranks, and which must outlive it.
   Quantise(const kernels::ExecutionSpace& space, Control& world, const model::Model& model, Quantiser quantiser,
-           const QuantisedPieces& mine);
+           const QuantisedPieces& mine, const kernels::TableSizes& sizes = {});
   ~Quantise();
   Quantise(const Quantise&) = delete;
   Quantise& operator=(const Quantise&) = delete;
 
   /// Whether `run` has anything to do; the same on all ranks.
   bool is_needed() const;
-  /// Collective over the world. On return this rank's bytes and scales are complete, and so are the maxima that `tiles`
-  /// read.
+  /// Collective over the ranks that share blocks. On return this rank's bytes and scales are complete, and so are the
+  /// maxima that `tiles` read.
   void run();
   /// What quantises `box` of a weight, by the key of the bytes of this rank's piece that has it: a tile for each
   /// matrix, without destinations. To be run after each `run`.

@@ -21,24 +21,6 @@ Copy part_of(const Copy& copy, const Box& box) {
   return part;
 }
 
-/// Cuts `box` along its first dimension longer than 1 until a part has at most `limit` elements.
-void cut(const Box& box, std::int64_t limit, std::vector<Box>& out) {
-  if (box.volume() <= limit) {
-    out.push_back(box);
-    return;
-  }
-  int d = 0;
-  while (box.extent[d] == 1) ++d;
-  const std::int64_t slice = box.volume() / box.extent[d];
-  const std::int64_t rows = std::max<std::int64_t>(1, limit / slice);
-  for (std::int64_t done = 0; done < box.extent[d]; done += rows) {
-    Box part = box;
-    part.lower[d] += done;
-    part.extent[d] = std::min(rows, box.extent[d] - done);
-    cut(part, limit, out);
-  }
-}
-
 bool follows(const End& previous, std::int64_t elements, const End& next) {
   return previous.place.storage == next.place.storage && previous.format == next.format &&
          previous.place.offset + elements == next.place.offset;
@@ -46,7 +28,25 @@ bool follows(const End& previous, std::int64_t elements, const End& next) {
 
 }  // namespace
 
-std::vector<Segment> make_segments(const std::vector<Copy>& copies, std::int64_t chunk_bytes) {
+void append_cut(const Box& box, std::int64_t elements, std::vector<Box>& out) {
+  elements = std::max<std::int64_t>(1, elements);
+  if (box.volume() <= elements) {
+    out.push_back(box);
+    return;
+  }
+  int d = 0;
+  while (box.extent[d] == 1) ++d;
+  const std::int64_t slice = box.volume() / box.extent[d];
+  const std::int64_t rows = std::max<std::int64_t>(1, elements / slice);
+  for (std::int64_t done = 0; done < box.extent[d]; done += rows) {
+    Box part = box;
+    part.lower[d] += done;
+    part.extent[d] = std::min(rows, box.extent[d] - done);
+    append_cut(part, elements, out);
+  }
+}
+
+std::vector<Segment> make_segments(const std::vector<Copy>& copies, const Tuning& tuning) {
   std::vector<Segment> out;
   std::map<std::pair<Rank, Rank>, std::size_t> last_plain;  // the pair's last segment, while it can be continued
   std::vector<Box> boxes;
@@ -59,17 +59,16 @@ std::vector<Segment> make_segments(const std::vector<Copy>& copies, std::int64_t
     if (const auto found = last_plain.find(pair); plain && found != last_plain.end()) {
       Segment& before = out[found->second];
       const std::int64_t elements = before.bytes / byte_size(copy.source.format.dtype);
-      if (before.bytes + copy.wire_bytes() <= kMaxMessageBytes && follows(before.copy.source, elements, copy.source) &&
+      if (before.bytes + copy.wire_bytes() <= tuning.message_bytes &&
+          follows(before.copy.source, elements, copy.source) &&
           follows(before.copy.destination, elements, copy.destination)) {
         before.bytes += copy.wire_bytes();
         continue;
       }
     }
     boxes.clear();
-    cut(copy.box,
-        std::max<std::int64_t>(1, (plain ? kMaxMessageBytes : std::min(chunk_bytes, kMaxMessageBytes)) /
-                                      byte_size(copy.source.format.dtype)),
-        boxes);
+    const std::int64_t bytes = plain ? tuning.message_bytes : std::min(tuning.chunk_bytes, tuning.message_bytes);
+    append_cut(copy.box, bytes / byte_size(copy.source.format.dtype), boxes);
     for (const Box& box : boxes) {
       const Copy part = part_of(copy, box);
       out.push_back(
@@ -84,15 +83,14 @@ std::vector<Segment> make_segments(const std::vector<Copy>& copies, std::int64_t
   return out;
 }
 
-std::vector<std::vector<Segment>> deal(const std::vector<Segment>& segments, std::int64_t parts) {
-  constexpr std::int64_t kMessageCostBytes = 8 << 20;  // 24 us of NCCL's for each over NVLink
+std::vector<std::vector<Segment>> deal(const std::vector<Segment>& segments, std::int64_t parts, const Tuning& tuning) {
   std::vector<std::vector<Segment>> dealt(static_cast<std::size_t>(parts));
   std::map<std::pair<Rank, Rank>, std::vector<std::int64_t>> loads;
   for (const Segment& segment : segments) {
     const auto pair = std::pair(segment.copy.source.rank, segment.copy.destination.rank);
     std::vector<std::int64_t>& load = loads.try_emplace(pair, dealt.size(), 0).first->second;
     const auto least = std::min_element(load.begin(), load.end());
-    *least += segment.bytes + kMessageCostBytes;
+    *least += segment.bytes + tuning.message_cost_bytes;
     dealt[static_cast<std::size_t>(least - load.begin())].push_back(segment);
   }
   return dealt;

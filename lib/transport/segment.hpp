@@ -3,12 +3,9 @@
 
 #include <vector>
 
-#include "plan/plan.hpp"
+#include "transport/executor.hpp"
 
 namespace refit::transport {
-
-/// No message is longer: MPI counts are ints.
-inline constexpr std::int64_t kMaxMessageBytes = std::int64_t{1} << 30;
 
 /// One message between two ranks: a part of one copy, or several whole copies that follow each other without gaps in
 /// both storages (`copy` is then the first, and the segment is plain bytes at both ends).
@@ -20,12 +17,16 @@ struct Segment {
 };
 
 /// The segments of `copies` (of one rank, in plan order), in order. Copies that are contiguous at both ends without a
-/// cast are merged with their successor between the same two ranks where that continues both storages; others are cut
-/// into parts of at most `chunk_bytes`.
-std::vector<Segment> make_segments(const std::vector<plan::Copy>& copies, std::int64_t chunk_bytes);
+/// cast are merged with their successor between the same two ranks where that continues both storages, up to
+/// tuning.message_bytes; others are cut into parts of at most tuning.chunk_bytes.
+std::vector<Segment> make_segments(const std::vector<plan::Copy>& copies, const Tuning& tuning);
 
 /// Deals segments, which stay in order, into `parts` that take about equally long between every two ranks. Both ends of
 /// a pair deal alike.
-std::vector<std::vector<Segment>> deal(const std::vector<Segment>& segments, std::int64_t parts);
+std::vector<std::vector<Segment>> deal(const std::vector<Segment>& segments, std::int64_t parts, const Tuning& tuning);
+
+/// Appends the parts of `box`, in order, cut between rows of its first dimension longer than 1, and rows further, until
+/// none has more than `elements` (at least 1).
+void append_cut(const Box& box, std::int64_t elements, std::vector<Box>& out);
 
 }  // namespace refit::transport

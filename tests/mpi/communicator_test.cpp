@@ -55,15 +55,18 @@ TEST(MpiCommunicator, GroupsPassBetweenAllPairsAndLanesDoNotMix) {
   }
 }
 
+/// In one operation, and in a hundred and one.
 TEST(MpiCommunicator, BroadcastsFromEveryRoot) {
   const auto world = make_mpi_control();
-  const auto communicator = make_mpi_communicator(all_ranks(world->size()), 8, 2);
-  const auto request = communicator->make_request(1);
-  for (int root = 0; root < world->size(); ++root) {
-    Bytes data = filled(100'000, world->rank() == root ? 40 + root : 0);
-    communicator->broadcast(data.data(), static_cast<std::int64_t>(data.size()), root, *request);
-    wait(*request);
-    EXPECT_EQ(data, filled(100'000, 40 + root));
+  for (const std::int64_t operation_bytes : {1 << 30, 999}) {
+    const auto communicator = make_mpi_communicator(all_ranks(world->size()), 8, 2, operation_bytes);
+    const auto request = communicator->make_request(1);
+    for (int root = 0; root < world->size(); ++root) {
+      Bytes data = filled(100'000, world->rank() == root ? 40 + root : 0);
+      communicator->broadcast(data.data(), static_cast<std::int64_t>(data.size()), root, *request);
+      wait(*request);
+      EXPECT_EQ(data, filled(100'000, 40 + root));
+    }
   }
 }
 

@@ -66,5 +66,30 @@ TEST(MpiControl, SplitsByColor) {
   check(*part);
 }
 
+/// Between neighbours in a ring; whoever has no part in it makes none.
+TEST(MpiControl, ExchangesTheSameMessagesAgainAndAgain) {
+  const auto world = make_mpi_control();
+  const int size = world->size();
+  const int me = world->rank();
+  if (size < 3 || me == size - 1) return;
+  const int ring = size - 1;
+  const int next = (me + 1) % ring;
+  const int before = (me + ring - 1) % ring;
+  std::int64_t sent[2] = {}, received[2] = {};
+  std::vector<Message> messages;
+  for (int i = 0; i < 2; ++i) {
+    auto* from = reinterpret_cast<std::byte*>(&sent[i]);
+    auto* to = reinterpret_cast<std::byte*>(&received[i]);
+    messages.push_back({Message::Kind::send, next, from, sizeof(std::int64_t)});
+    messages.push_back({Message::Kind::receive, before, to, sizeof(std::int64_t)});
+  }
+  const std::unique_ptr<Exchange> exchange = world->make_exchange(messages);
+  for (int run = 0; run < 5; ++run) {
+    for (int i = 0; i < 2; ++i) sent[i] = 1000 * run + 10 * me + i;
+    exchange->run();
+    for (int i = 0; i < 2; ++i) EXPECT_EQ(received[i], 1000 * run + 10 * before + i);
+  }
+}
+
 }  // namespace
 }  // namespace refit::transport

@@ -2,7 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "support/random_layout.hpp"
+#include "support/allocations.hpp"
+#include "support/random_transport.hpp"
 #include "transport/mpi.hpp"
 #include "unit/transport_models.hpp"
 
@@ -41,6 +42,7 @@ std::vector<Sides> sides(int ranks) {
 
 void run_and_expect(const TransportCase& job, transport::Control& world, const std::string& what) {
   RankServices services;
+  services.allocations = allocations;
   services.world = &world;
   services.communicator = [&job](const std::vector<int>& members, int tag) {
     return transport::make_mpi_communicator(members, tag, static_cast<int>(job.tuning.streams));
@@ -49,6 +51,10 @@ void run_and_expect(const TransportCase& job, transport::Control& world, const s
   const RankOutcome outcome = run_rank(job, services);
   EXPECT_EQ(outcome.mismatch, "") << what;
   EXPECT_EQ(outcome.unmapped_peers, 0) << what;
+  // m2n's operation is a test's here.
+  if (job.executor != ExecutorKind::m2n) {
+    EXPECT_EQ(outcome.allocations, 0) << what;
+  }
   if (job.executor == ExecutorKind::p2p) {
     EXPECT_LE(outcome.staging_bytes, job.tuning.streams * job.tuning.ring_chunks * job.tuning.chunk_bytes) << what;
   }
@@ -107,6 +113,19 @@ TEST(MpiExecutors, ReplicasFeedEachOther) {
   job.executor = ExecutorKind::direct;
   job.domain_ranks = destination.ranks();
   run_and_expect(job, *world, "one holder, all others replicas");
+}
+
+/// Every executor, fan-out and precision, with sizes from a few bytes upwards; nothing is allocated in a refit.
+TEST(MpiExecutors, RandomJobsArrive) {
+  const auto world = transport::make_mpi_control();
+  if (world->size() < 2) GTEST_SKIP() << "needs two sides";
+  const RandomCases cases(1);
+  for (const Precisions precisions : all_precisions()) {
+    for (std::uint64_t seed = cases.first; seed < cases.first + static_cast<std::uint64_t>(cases.count); ++seed) {
+      const RandomTransport random(seed, precisions, world->size());
+      for (const TransportCase& job : random.jobs()) run_and_expect(job, *world, random.describe(job));
+    }
+  }
 }
 
 TEST(MpiExecutors, P2pServesBothEndsOnOneRank) {

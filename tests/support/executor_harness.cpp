@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <mutex>
 #include <numeric>
 
 #include "core/hash.hpp"
+#include "kernels/quantise_reference.hpp"
+#include "layout/quantised_layout.hpp"
 #include "support/message_resharder.hpp"
+#include "support/number_oracle.hpp"
 #include "support/thread_communicator.hpp"
 #include "support/thread_control.hpp"
 
@@ -38,7 +42,7 @@ std::vector<std::byte> make_values(std::int64_t elements, const std::string& nam
   std::vector<std::byte> values(static_cast<std::size_t>(elements) * size);
   for (std::size_t i = 0; i < static_cast<std::size_t>(elements); ++i) {
     std::uint64_t bits = element_bits(from.dtype, splitmix64(key + i));
-    if (from != to) bits = kernels::convert_bits(static_cast<std::uint32_t>(bits), from.dtype, to.dtype, how);
+    if (from != to) bits = converted(bits, from.dtype, to.dtype, how);
     std::memcpy(values.data() + i * size, &bits, size);
   }
   return values;
@@ -76,12 +80,15 @@ class Memory {
 
   const LocalLayout& local() const { return local_; }
   std::int64_t bytes() const { return map_.bytes; }
+  std::byte* storage(std::byte* arena, const layout::StorageKey& key) const {
+    return arena + map_.offsets[static_cast<std::size_t>(local_.find(key))];
+  }
 
   void write(std::byte* arena, std::int64_t step) const {
     for (const layout::LocalPiece& entry : local_.pieces) {
       if (!is_moved_[static_cast<std::size_t>(entry.tensor)]) continue;
       const model::Tensor& tensor = job_.model->tensors[static_cast<std::size_t>(entry.tensor)];
-      const Format made_in = job_.source->format(tensor).value();
+      const Format made_in = job_.truth->made_in(*job_.source, tensor).value();
       const std::vector<std::byte>& values = job_.truth->values(tensor, made_in, entry.piece.format, step);
       const auto size = static_cast<std::size_t>(byte_size(entry.piece.format.dtype));
       std::byte* storage = arena + map_.offsets[static_cast<std::size_t>(entry.storage)];
@@ -154,30 +161,73 @@ Network connect(const TransportCase& job, const RankServices& services) {
   return network;
 }
 
-std::vector<plan::Copy> copies_of(const TransportCase& job, Side side, Rank rank) {
-  return plan::Planner(job.bulk, *job.source, *job.destination, job.domain_ranks).rank_plan(side, rank).copies;
+std::vector<plan::Copy> copies_of(const TransportCase& job, const layout::Layout& sent, Side side, Rank rank) {
+  return plan::Planner(job.bulk, sent, *job.destination, job.domain_ranks, job.striping).rank_plan(side, rank).copies;
 }
+
+/// What is sent of a case that quantises, and on source ranks the memory for it, and what fills it. Weights that the
+/// tiles of direct make have no memory.
+class Sent {
+ public:
+  Sent(const TransportCase& job, const RankServices& services, const kernels::ExecutionSpace& space, Rank rank,
+       const Memory* source, std::byte* arena)
+      : layout_(*job.model, *job.source,
+                is_mx(*job.quantiser) ? model::Quantisation::mxfp8 : model::Quantisation::fp8_block) {
+    transport::QuantisedPieces pieces;
+    if (source != nullptr) {
+      local_ = materialise(layout_, job.model->tensors, rank);
+      std::vector<std::byte*> storages;
+      for (const layout::Storage& storage : local_.storages) {
+        if (layout::QuantisedLayout::is_added(storage.key)) {
+          const bool made = job.executor != ExecutorKind::direct;
+          made_.emplace_back(made ? static_cast<std::size_t>(storage.bytes()) : 0);
+          storages.push_back(made ? made_.back().data() : nullptr);
+        } else {
+          storages.push_back(source->storage(arena, storage.key));
+        }
+      }
+      memory_ = transport::LocalMemory(local_, std::move(storages));
+      pieces = {job.source, &source->local(), transport::LocalMemory(source->local(), arena), memory_};
+    }
+    quantise_ = std::make_unique<transport::Quantise>(space, *services.world, *job.model, *job.quantiser, pieces,
+                                                      job.tuning.table);
+  }
+
+  const layout::Layout& layout() const { return layout_; }
+  const transport::LocalMemory& memory() const { return memory_; }
+  transport::Quantise& quantise() { return *quantise_; }
+
+ private:
+  layout::QuantisedLayout layout_;
+  LocalLayout local_;
+  std::deque<std::vector<std::byte>> made_;
+  transport::LocalMemory memory_;
+  std::unique_ptr<transport::Quantise> quantise_;
+};
 
 std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const RankServices& services,
                                                const kernels::ExecutionSpace& space, const transport::Routes& routes,
                                                const Endpoint& me, transport::PeerMemory* peers,
-                                               std::unique_ptr<transport::PeerMemory>& flags,
+                                               std::unique_ptr<transport::PeerMemory>& flags, Sent* quantised,
                                                transport::Progress& progress) {
-  const std::vector<plan::Copy> copies = copies_of(job, me.side, me.rank);
+  const layout::Layout& source = quantised != nullptr ? quantised->layout() : *job.source;
+  const std::vector<plan::Copy> copies = copies_of(job, source, me.side, me.rank);
   transport::agree(*services.world, me.side, me.rank, job.source->ranks(), copies, job.model->tensors);
   switch (job.executor) {
     case ExecutorKind::golden:
-      return make_golden(space, routes, me, job.bulk, *job.source, *job.destination, job.tuning, progress);
+      return make_golden(space, routes, me, job.bulk, source, *job.destination, job.tuning, progress);
     case ExecutorKind::p2p: return make_p2p(space, routes, me, copies, job.tuning, progress);
     case ExecutorKind::m2n:
-      return make_m2n(space, routes, me, job.bulk, plan::make_reshards(job.bulk, *job.source, *job.destination),
-                      *job.source, *job.destination, copies, make_message_resharder(routes), job.tuning, progress);
+      return make_m2n(space, routes, me, job.bulk, plan::make_reshards(job.bulk, source, *job.destination), source,
+                      *job.destination, copies, make_message_resharder(routes), job.tuning, progress);
     case ExecutorKind::direct: break;
   }
-  const std::int64_t flag_bytes = transport::fan_out_flag_bytes(copies, me.side, me.rank);
+  const std::int64_t flag_bytes = transport::fan_out_flag_bytes(copies, me.side, me.rank, job.tuning);
   if (services.world->max(flag_bytes) > 0) flags = services.peer_memory(flag_bytes);
   return make_direct(space, routes, me, copies, *peers, flags.get(), *services.world, job.source->ranks(), job.tuning,
-                     progress);
+                     progress,
+                     quantised != nullptr ? transport::QuantisedSends{&quantised->quantise(), job.destination}
+                                          : transport::QuantisedSends());
 }
 
 }  // namespace
@@ -192,12 +242,41 @@ const std::vector<std::byte>& Truth::values(const model::Tensor& tensor, Format 
   return values_.at({tensor.index, made_in, as, step});
 }
 
-void Truth::prepare(const layout::Layout& source, const layout::Layout& destination, std::int64_t steps) {
+std::optional<Format> Truth::made_in(const layout::Layout& source, const model::Tensor& tensor) const {
+  const auto format = source.format(tensor);
+  if (format || tensor.scale_of < 0) return format;
+  return source.format(model_.tensors[static_cast<std::size_t>(tensor.scale_of)]);
+}
+
+void Truth::quantise(const model::Tensor& weight, Format made_in, Format as, std::int64_t step, Quantiser quantiser) {
+  const model::Tensor& scales = model_.tensors[static_cast<std::size_t>(weight.scales)];
+  const std::vector<std::byte>& plain = values(weight, made_in, made_in, step);
+  const std::int64_t rows = weight.shape[weight.shape.size() - 2];
+  const std::int64_t columns = weight.shape[weight.shape.size() - 1];
+  const std::int64_t matrices = weight.elements() / (rows * columns);
+  const std::int64_t scale_bytes = scales.elements() / matrices * byte_size(scale_dtype(quantiser));
+  std::vector<std::byte>& bytes = values_[{weight.index, made_in, as, step}];
+  std::vector<std::byte>& of_scales = values_[{scales.index, made_in, Format{scale_dtype(quantiser)}, step}];
+  bytes.resize(static_cast<std::size_t>(weight.elements()));
+  of_scales.resize(static_cast<std::size_t>(matrices * scale_bytes));
+  for (std::int64_t m = 0; m < matrices; ++m) {
+    kernels::quantise_reference(
+        quantiser, plain.data() + m * rows * columns * byte_size(made_in.dtype), made_in.dtype, rows, columns, columns,
+        reinterpret_cast<std::uint8_t*>(bytes.data() + m * rows * columns), of_scales.data() + m * scale_bytes);
+  }
+}
+
+void Truth::prepare(const layout::Layout& source, const layout::Layout& destination, std::int64_t steps,
+                    std::optional<Quantiser> quantiser) {
   for (const model::Tensor& tensor : model_.tensors) {
     const auto made_in = source.format(tensor);
     if (!made_in) continue;
     for (const Format to : {*made_in, destination.format(tensor).value_or(*made_in)}) {
       for (std::int64_t step = 0; step < steps; ++step) {
+        if (quantiser && to != *made_in && to.conversion == Conversion::block_scaled) {
+          quantise(tensor, *made_in, to, step, *quantiser);
+          continue;
+        }
         std::vector<std::byte>& values = values_[{tensor.index, *made_in, to, step}];
         if (values.empty()) values = make_values(tensor.elements(), model_.canonical(tensor).name, *made_in, to, step);
       }
@@ -229,7 +308,12 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   const Network network = connect(job, services);
   const transport::Routes routes(*job.source, network.pointers(), sources);
   std::unique_ptr<transport::PeerMemory> flags;
-  const auto bulk = make_bulk(job, services, space, routes, me, peers.get(), flags, progress);
+  std::unique_ptr<Sent> sent;
+  if (job.quantiser) {
+    sent = std::make_unique<Sent>(job, services, space, me.rank, sends ? &mine : nullptr, arena);
+    if (sends) me.source = sent->memory();
+  }
+  const auto bulk = make_bulk(job, services, space, routes, me, peers.get(), flags, sent.get(), progress);
   std::unique_ptr<transport::Executor> misc;
   if (!job.misc.empty()) {
     misc = make_misc(space, network.gather.get(), network.stream.get(), me, job.misc, *job.source, *job.destination,
@@ -240,8 +324,11 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
                       bulk->schedule()};
   for (std::int64_t step = 0; step < job.refits; ++step) {
     world.barrier();  // destinations have looked at the refit before
+    const std::int64_t before = services.allocations ? services.allocations() : 0;
+    if (sent && sent->quantise().is_needed()) sent->quantise().run();
     bulk->execute();
     if (misc) misc->execute();
+    if (services.allocations) outcome.allocations += services.allocations() - before;
     if (sends) mine.write(arena, step + 1);
     if (!sends && outcome.mismatch.empty()) outcome.mismatch = mine.compare(arena, step);
   }
@@ -259,7 +346,8 @@ RankOutcome run_alone(const TransportCase& job, Communicator& self) {
   const kernels::ExecutionSpace space;
   transport::Progress progress;
   const transport::Routes routes(*job.source, {&self}, 0);
-  const auto bulk = make_p2p(space, routes, me, copies_of(job, Side::source, Rank{0}), job.tuning, progress);
+  const auto bulk =
+      make_p2p(space, routes, me, copies_of(job, *job.source, Side::source, Rank{0}), job.tuning, progress);
   RankOutcome outcome{"", bulk->staging_bytes(), 0, 0, bulk->schedule()};
   for (std::int64_t step = 0; step < job.refits && outcome.mismatch.empty(); ++step) {
     source.write(from.data(), step);

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -26,16 +27,24 @@ enum class ExecutorKind : std::uint8_t { golden, p2p, direct, m2n };
 std::string to_string(ExecutorKind kind);
 
 /// The true values of a model's tensors: what a source stores of element i of a tensor at a step is a function of
-/// (canonical name, i, step); what a destination stores is that, transformed and cast in one step.
+/// (canonical name, i, step); what a destination stores is that, transformed and cast in one step by number_oracle.hpp,
+/// or what the reference quantiser makes of the whole tensor.
 class Truth {
  public:
   explicit Truth(const model::Model& model) : model_(model) {}
   /// Makes the values that two layouts store at steps 0 .. steps - 1; those made before are kept.
-  void prepare(const layout::Layout& source, const layout::Layout& destination, std::int64_t steps);
-  /// The whole tensor, row-major, as a source that stores it as `made_in` gives it to a storage in `as`.
+  /// `quantiser`: of weights that the source stores plain and the destination as block_scaled; their scales, which the
+  /// source does not store, are made with them.
+  void prepare(const layout::Layout& source, const layout::Layout& destination, std::int64_t steps,
+               std::optional<Quantiser> quantiser = {});
+  /// The whole tensor, row-major, as a source that stores it (or the weight whose scales it is) as `made_in` gives it
+  /// to a storage in `as`.
   const std::vector<std::byte>& values(const model::Tensor& tensor, Format made_in, Format as, std::int64_t step) const;
+  /// As what `source` stores a tensor, or the weight whose scales it is.
+  std::optional<Format> made_in(const layout::Layout& source, const model::Tensor& tensor) const;
 
  private:
+  void quantise(const model::Tensor& weight, Format made_in, Format as, std::int64_t step, Quantiser quantiser);
   using Key = std::tuple<std::int32_t, Format, Format, std::int64_t>;
   const model::Model& model_;
   std::map<Key, std::vector<std::byte>> values_;
@@ -53,6 +62,10 @@ struct TransportCase {
   transport::Tuning tuning;
   bool per_stage = false;
   std::int64_t domain_ranks = 0;  ///< direct: destination ranks that feed each other
+  plan::Striping striping;
+  /// Weights are quantised on the way: `bulk` has their scales behind them. Needs all ranks to map each other for
+  /// direct.
+  std::optional<Quantiser> quantiser = {};
   std::int64_t misc_buffer_bytes = 1 << 20;
   std::set<std::pair<int, int>> unmapped;  ///< world ranks (smaller, larger) that cannot map each other; threads only
   std::int64_t refits = 2;
@@ -65,6 +78,7 @@ struct RankOutcome {
   std::int64_t misc_staging_bytes = 0;
   std::int64_t unmapped_peers = 0;
   transport::Schedule schedule;  ///< of the bulk path
+  std::int64_t allocations = 0;  ///< of this rank in all refits, where services count them
 };
 
 /// What a machine offers to one rank.
@@ -74,6 +88,7 @@ struct RankServices {
   std::function<std::unique_ptr<transport::Communicator>(const std::vector<int>& members, int tag)> communicator;
   /// Collective over the world: an arena of `bytes` on this rank. May be called again for another arena.
   std::function<std::unique_ptr<transport::PeerMemory>(std::int64_t bytes)> peer_memory;
+  std::function<std::int64_t()> allocations = {};  ///< so far
 };
 
 /// Collective over the world of `services`, which has source + destination ranks.

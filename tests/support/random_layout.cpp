@@ -144,14 +144,24 @@ std::vector<model::Tensor> random_tensors(std::mt19937_64& random, int count, st
   return result;
 }
 
-MeshLayout random_layout(std::mt19937_64& random, const std::vector<model::Tensor>& tensors) {
+MeshLayout random_layout(std::mt19937_64& random, const std::vector<model::Tensor>& tensors, std::int64_t ranks) {
   MeshLayout result;
   result.tensors = tensors;
-  std::int64_t ranks = 1;
-  for (std::int64_t axes = pick(random, 1, 3); axes > 0; --axes) {
-    const std::int64_t size = pick(random, 1, 8 / ranks);
-    result.mesh.push_back(size);
-    ranks *= size;
+  if (ranks == 0) {
+    std::int64_t made = 1;
+    for (std::int64_t axes = pick(random, 1, 3); axes > 0; --axes) {
+      const std::int64_t size = pick(random, 1, 8 / made);
+      result.mesh.push_back(size);
+      made *= size;
+    }
+  } else {
+    for (std::int64_t axes = pick(random, 1, 3); axes > 1; --axes) {
+      std::int64_t size = pick(random, 1, ranks);
+      while (ranks % size != 0) --size;
+      result.mesh.push_back(size);
+      ranks /= size;
+    }
+    result.mesh.push_back(ranks);
   }
   const auto storages = static_cast<std::size_t>(pick(random, 1, 4));
   for (std::size_t s = 0; s < storages; ++s) {

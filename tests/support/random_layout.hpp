@@ -69,7 +69,7 @@ class MeshLayout final : public layout::Layout {
 /// Tensors "t0", "t1", ... with 0 to 4 dimensions; several of one shape, so that classes are shared.
 std::vector<model::Tensor> random_tensors(std::mt19937_64& random, int count, std::int64_t max_extent);
 
-/// A layout of `tensors` with 1 to 8 ranks. Tensors of one shape are often cut alike.
-MeshLayout random_layout(std::mt19937_64& random, const std::vector<model::Tensor>& tensors);
+/// A layout of `tensors` with so many ranks; 0: 1 to 8. Tensors of one shape are often cut alike.
+MeshLayout random_layout(std::mt19937_64& random, const std::vector<model::Tensor>& tensors, std::int64_t ranks = 0);
 
 }  // namespace refit::test_support

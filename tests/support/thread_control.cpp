@@ -49,6 +49,26 @@ void run_one(Run& run, int rank, const std::function<void(int)>& body) {
   std::abort();
 }
 
+/// All messages are left before any is waited for.
+class ThreadExchange final : public transport::Exchange {
+ public:
+  ThreadExchange(std::shared_ptr<ThreadHub> hub, int rank, std::span<const transport::Message> messages)
+      : hub_(std::move(hub)), rank_(rank), messages_(messages.begin(), messages.end()) {}
+
+  void run() override {
+    using Kind = transport::Message::Kind;
+    for (const transport::Message& m : messages_)
+      if (m.kind == Kind::send) hub_->leave(rank_, m.peer, {m.data, static_cast<std::size_t>(m.bytes)});
+    for (const transport::Message& m : messages_)
+      if (m.kind == Kind::receive) hub_->take(m.peer, rank_, {m.data, static_cast<std::size_t>(m.bytes)});
+  }
+
+ private:
+  std::shared_ptr<ThreadHub> hub_;
+  int rank_;
+  std::vector<transport::Message> messages_;
+};
+
 template <typename T>
 const T& at(const std::vector<const void*>& all, std::size_t rank) {
   return *static_cast<const T*>(all[rank]);
@@ -122,6 +142,22 @@ void ThreadHub::release_parts() {
   parts_.clear();
 }
 
+void ThreadHub::leave(int from, int to, std::span<const std::byte> bytes) {
+  const std::lock_guard lock(mutex_);
+  mail_[{from, to}].emplace_back(bytes.begin(), bytes.end());
+  arrived_.notify_all();
+}
+
+void ThreadHub::take(int from, int to, std::span<std::byte> bytes) {
+  std::unique_lock lock(mutex_);
+  auto& queue = mail_[{from, to}];
+  while (!arrived_.wait_for(lock, std::chrono::milliseconds(5), [&] { return !queue.empty(); })) check_other_ranks();
+  if (queue.front().size() != bytes.size())
+    fail_runtime("rank {} sends {} bytes, and rank {} wants {}", from, queue.front().size(), to, bytes.size());
+  std::copy(queue.front().begin(), queue.front().end(), bytes.begin());
+  queue.pop_front();
+}
+
 void ThreadControl::barrier() {
   hub_->meet(rank_, "barrier", nullptr, [](const std::vector<const void*>&) {});
 }
@@ -180,6 +216,10 @@ std::int64_t ThreadControl::sum(std::int64_t value) {
 
 std::int64_t ThreadControl::max(std::int64_t value) {
   return combine_all(*hub_, rank_, "max", value, [](std::int64_t a, std::int64_t b) { return std::max(a, b); });
+}
+
+std::unique_ptr<transport::Exchange> ThreadControl::make_exchange(std::span<const transport::Message> messages) {
+  return std::make_unique<ThreadExchange>(hub_, rank_, messages);
 }
 
 std::unique_ptr<transport::Control> ThreadControl::split(int color) {

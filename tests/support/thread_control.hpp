@@ -7,10 +7,13 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "transport/communicator.hpp"
@@ -40,6 +43,10 @@ class ThreadHub {
   std::shared_ptr<ThreadHub> part(int color, int size);
   void release_parts();
 
+  /// Leaves a message for `to`, and takes the oldest one of `from`, which must have as many bytes.
+  void leave(int from, int to, std::span<const std::byte> bytes);
+  void take(int from, int to, std::span<std::byte> bytes);
+
  private:
   struct Slot {
     const char* what = "";
@@ -53,6 +60,7 @@ class ThreadHub {
   std::int64_t round_ = 0;
   std::vector<Slot> slots_;
   std::map<int, std::shared_ptr<ThreadHub>> parts_;
+  std::map<std::pair<int, int>, std::deque<std::vector<std::byte>>> mail_;  ///< by sender and receiver
 };
 
 /// One rank's end of the control plane of a hub.
@@ -70,6 +78,7 @@ class ThreadControl final : public transport::Control {
   double max(double value) override;
   std::int64_t sum(std::int64_t value) override;
   std::int64_t max(std::int64_t value) override;
+  std::unique_ptr<transport::Exchange> make_exchange(std::span<const transport::Message> messages) override;
   std::unique_ptr<transport::Control> split(int color) override;
 
  private:

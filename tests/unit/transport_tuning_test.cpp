@@ -100,8 +100,8 @@ TEST(Segments, AreDealtAlikeAtBothEndsOfAPair) {
   };
   for (std::int32_t from = 0; from < 2; ++from) {
     for (std::int32_t to = 0; to < 3; ++to) {
-      const auto sent = deal(of([&](const auto& s) { return s.copy.source.rank == Rank{from}; }), 2);
-      const auto received = deal(of([&](const auto& s) { return s.copy.destination.rank == Rank{to}; }), 2);
+      const auto sent = deal(of([&](const auto& s) { return s.copy.source.rank == Rank{from}; }), 2, {});
+      const auto received = deal(of([&](const auto& s) { return s.copy.destination.rank == Rank{to}; }), 2, {});
       for (std::size_t part = 0; part < 2; ++part) {
         const std::vector<std::int32_t> mine = tensors(sent[part], Rank{from}, Rank{to});
         EXPECT_EQ(mine, tensors(received[part], Rank{from}, Rank{to}));

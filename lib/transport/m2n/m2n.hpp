@@ -42,10 +42,6 @@ class Resharder {
   virtual std::int64_t own_bytes() const = 0;
 };
 
-/// A group's shards are at most this many bytes on the rank that has most (at least one tensor), so that staging stays
-/// bounded: two groups of each stream at a time.
-inline constexpr std::int64_t kReshardGroupBytes = 256 << 20;
-
 /// m2n: `resharding` by groups of `resharder`, then of `copies` those of the leftovers by p2p. Groups of up to
 /// `tuning.streams` stages take turns. `tensors`: the bulk path's.
 std::unique_ptr<Executor> make_m2n(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,

@@ -100,7 +100,8 @@ std::vector<std::vector<const Reshard*>> all_groups(const plan::Resharding& resh
     const std::int64_t elements = std::max(product(reshard.source.shard), product(reshard.destination.shard));
     const std::int64_t bytes = layout::round_up(elements * byte_size(reshard.dtype), kStorageAlignment);
     auto& groups = by_stage[stage];
-    if (groups.empty() || std::ssize(groups.back()) >= tuning.group_size || used[stage] + bytes > kReshardGroupBytes) {
+    if (groups.empty() || std::ssize(groups.back()) >= tuning.group_size ||
+        used[stage] + bytes > tuning.reshard_group_bytes) {
       groups.emplace_back();
       used[stage] = 0;
     }
@@ -137,7 +138,11 @@ class M2n final : public Executor {
       const std::vector<model::Tensor>& tensors, const plan::Resharding& resharding, const plan::Layout& source,
       const plan::Layout& destination, std::unique_ptr<Executor> p2p, std::unique_ptr<Resharder> resharder,
       const Tuning& tuning, Progress& progress)
-      : space_(space), progress_(progress), resharder_(std::move(resharder)), p2p_(std::move(p2p)) {
+      : space_(space),
+        progress_(progress),
+        sizes_(tuning.table),
+        resharder_(std::move(resharder)),
+        p2p_(std::move(p2p)) {
     std::map<std::int32_t, const model::Tensor*> by_index;
     for (const model::Tensor& tensor : tensors) by_index[tensor.index] = &tensor;
     const plan::Layout& layout = me.side == Side::source ? source : destination;
@@ -219,7 +224,7 @@ class M2n final : public Executor {
       side == Side::source ? shards[i]->append_pack(slot, tiles) : shards[i]->append_place(slot, tiles);
       slot += layout::round_up(shards[i]->bytes(), kStorageAlignment);
     }
-    (side == Side::source ? group.pack : group.place) = kernels::CopyTable(space_, tiles);
+    (side == Side::source ? group.pack : group.place) = kernels::CopyTable(space_, tiles, sizes_);
   }
 
   void show(const Group& group) {
@@ -238,6 +243,7 @@ class M2n final : public Executor {
 
   const kernels::ExecutionSpace& space_;
   Progress& progress_;
+  kernels::TableSizes sizes_;
   std::size_t slots_ = 1;
   kernels::DeviceBuffer staging_;
   std::vector<Group> groups_;
