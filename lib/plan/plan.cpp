@@ -123,19 +123,23 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     Copy copy{tensor.index, box, {from, {}, overlap.source_format}, taker_end(taker), fan_out};
     visit(copy);
   };
-  /// Brings `box` to all takers of a domain.
+  /// Brings `box` to all takers of a domain, into which it comes once: in a stripe for each of them, or, where stripes
+  /// would be small, in fewer, whose takers take turns.
   const auto feed = [&](std::int64_t holder, std::int64_t domain, const Box& box) {
     const std::int64_t first = overlap.domains[static_cast<std::size_t>(domain)];
     const std::int64_t takers = overlap.domains[static_cast<std::size_t>(domain) + 1] - first;
-    if (takers == 1 || box.extent.size() == 0 || bytes_of(box) < takers * kMinStripeBytes) {
+    if (takers == 1 || box.extent.size() == 0) {
       for (std::int64_t taker = 0; taker < takers; ++taker) send(holder, first + taker, box, FanOut::none);
       return;
     }
-    const int cut = cut_dimension(box.extent, 1, takers);
+    const std::int64_t stripes = std::clamp<std::int64_t>(bytes_of(box) / kMinStripeBytes, 1, takers);
+    const std::int64_t shift = stripes == takers ? 0 : turn + overlap.number + holder;
+    const int cut = cut_dimension(box.extent, 1, stripes);
     const std::int64_t rows = box.extent[cut];
-    for (std::int64_t taker = 0; taker < takers; ++taker) {
-      const Box stripe = part_of(box, cut, taker * rows / takers, (taker + 1) * rows / takers);
+    for (std::int64_t i = 0; i < stripes; ++i) {
+      const Box stripe = part_of(box, cut, i * rows / stripes, (i + 1) * rows / stripes);
       if (stripe.extent[cut] == 0) continue;
+      const std::int64_t taker = (i + shift) % takers;
       send(holder, first + taker, stripe, FanOut::relayed);
       for (std::int64_t other = 0; other < takers; ++other) {
         if (other == taker) continue;

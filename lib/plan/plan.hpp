@@ -12,8 +12,10 @@
 // rotated by the tensor's number among those of its class plus the overlap's number within the tensor.
 //
 // Fan-out: takers of one domain can feed each other. Each of them then gets one stripe of the box from a holder, and
-// forwards it to the others: a box enters the domain once. Example: train TP1 to gen DP3 sends each replica a third of
-// every tensor, which the replica passes on to the other two.
+// forwards it to the others: a box enters the domain once, in parts if several holders send it. Where stripes would be
+// smaller than `kMinStripeBytes`, there are fewer than takers, and takers take turns. Example: train TP1 to gen DP3
+// sends each replica a third of every tensor, which the replica passes on to the other two; of tensors below 64 KiB
+// each goes to one replica, to the next one each time. Scalars go from the holder to all.
 
 #include <functional>
 #include <string>
