@@ -100,6 +100,7 @@ class Planner {
     Format source_format;
     Format destination_format;
     std::int64_t number = 0;  ///< among the overlaps of its class
+    std::int64_t period = 1;  ///< after so many tensors of the class the same ranks have the same parts again
   };
   using ClassKey = std::tuple<Shape, DType, std::uint64_t, std::uint64_t>;
   struct Class {
@@ -110,7 +111,8 @@ class Planner {
   Class make_class(const Tensor& tensor) const;
   template <typename Visit>
   static void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit);
-  /// Calls visit(tensor, overlap, turn) for all overlaps of all tensors that `wanted` keeps of each class.
+  /// Calls visit(tensor, overlap, turn) for all overlaps of all tensors that `wanted` keeps of each class; 0 <= turn <
+  /// overlap.period.
   template <typename Wanted, typename Visit>
   void walk(const Wanted& wanted, const Visit& visit) const;
 
