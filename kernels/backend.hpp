@@ -26,6 +26,9 @@ void release_device(std::byte* data);
 std::byte* allocate_shared(std::int64_t bytes);
 void release_shared(std::byte* data);
 
+/// Copies `times` over without a kernel; complete on return. What went wrong, or nothing.
+std::string transfer(const std::byte* source, std::byte* destination, std::int64_t bytes, std::int64_t times);
+
 /// A range that the device's profiler shows, on this thread; nested. Nothing on hosts.
 void push_range(const char* name);
 void pop_range();

@@ -92,6 +92,18 @@ std::byte* allocate_shared(std::int64_t bytes) {
 }
 void release_shared(std::byte* data) { cudaFreeHost(data); }
 
+std::string transfer(const std::byte* source, std::byte* destination, std::int64_t bytes, std::int64_t times) {
+  cudaError_t status = cudaSetDevice(selected);
+  for (std::int64_t i = 0; i < times && status == cudaSuccess; ++i) {
+    status =
+        cudaMemcpyAsync(destination, source, static_cast<std::size_t>(bytes), cudaMemcpyDefault, cudaStreamPerThread);
+  }
+  if (status == cudaSuccess) status = cudaStreamSynchronize(cudaStreamPerThread);
+  if (status == cudaSuccess) return {};
+  cudaGetLastError();
+  return cudaGetErrorString(status);
+}
+
 void push_range(const char* name) { nvtxRangePushA(name); }
 void pop_range() { nvtxRangePop(); }
 

@@ -1,4 +1,5 @@
 #include <cstdlib>
+#include <cstring>
 
 #include "kernels/backend.hpp"
 
@@ -17,6 +18,13 @@ void release_device(std::byte* data) { std::free(data); }
 
 std::byte* allocate_shared(std::int64_t bytes) { return allocate_device(bytes); }
 void release_shared(std::byte* data) { release_device(data); }
+
+std::string transfer(const std::byte* source, std::byte* destination, std::int64_t bytes, std::int64_t times) {
+  for (std::int64_t i = 0; i < times && bytes > 0; ++i) {
+    std::memcpy(destination, source, static_cast<std::size_t>(bytes));
+  }
+  return {};
+}
 
 void push_range(const char*) {}
 void pop_range() {}

@@ -35,4 +35,9 @@ SharedBuffer::SharedBuffer(std::span<const std::byte> bytes) : SharedBuffer(stat
   if (!bytes.empty()) std::memcpy(data_.get(), bytes.data(), bytes.size());
 }
 
+void transfer(const std::byte* source, std::byte* destination, std::int64_t bytes, std::int64_t times) {
+  const std::string problem = backend::transfer(source, destination, bytes, times);
+  if (!problem.empty()) fail_runtime("a copy of {} bytes by the copy engines failed: {}", bytes, problem);
+}
+
 }  // namespace refit::kernels

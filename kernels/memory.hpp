@@ -40,4 +40,9 @@ class SharedBuffer {
   std::int64_t bytes_ = 0;
 };
 
+/// Copies `bytes` without a kernel, `times` over: on devices by a copy engine, also from and to memory of a peer that
+/// is mapped here. Waits for what was enqueued before on no other stream; complete on return. Errors (runtime): CUDA's
+/// own.
+void transfer(const std::byte* source, std::byte* destination, std::int64_t bytes, std::int64_t times = 1);
+
 }  // namespace refit::kernels

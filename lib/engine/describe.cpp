@@ -129,7 +129,7 @@ std::vector<std::pair<std::string, std::int64_t>> parse_coordinates(const std::s
 
 report::Bound to_report(const plan::Bound& bound, bool has_rates) {
   report::Bound result;
-  result.bytes = {bound.bytes.ingress, bound.bytes.egress, bound.bytes.fanout, bound.bytes.memory};
+  result.bytes = {bound.device.ingress, bound.device.egress, bound.device.fanout, bound.memory};
   if (!has_rates) return result;
   result.seconds = bound.total();
   result.term = bound.term();

@@ -36,6 +36,9 @@ class Job {
   verify::StepResult verify(std::int64_t number);
   /// Device memory that the executor's library has taken on the rank that has most of it.
   std::int64_t library_bytes() const { return world_.max(bulk_executor_->library_bytes()); }
+  /// After the last refit, on hosts: probes once more and keeps the better rates, and the bound by them. A host's rates
+  /// depend on its other work, and a probe at one time only may find them lower than a refit does at another.
+  void measure_again(report::Result& result);
   /// Writes the dumps that the case asks for.
   void dump() const;
 
@@ -60,7 +63,7 @@ class Job {
   std::int64_t choose_fan_out(const plan::Rates& rates) const;
   plan::Planner planner() const { return {bulk_, sent_by_train(), gen_layout(), fan_out_ranks_}; }
   plan::Rates probe(report::Result& result);
-  plan::Placement placement() const;
+  ProbedRun probed_run(std::int64_t bytes) const;
   void load(report::Result& result);
   void make_cache_scales(report::Result& result);
   void make_plan(report::Result& result);
@@ -104,6 +107,8 @@ class Job {
   std::string peers_note_;                        ///< which memory this rank cannot map, and why
   std::unique_ptr<transport::PeerMemory> flags_;  ///< of fan-out
   std::int64_t fan_out_ranks_ = 0;                ///< gen ranks that feed each other; 0 = none
+  Rates rates_;                                   ///< the best so far
+  plan::Bound bound_;
   std::unique_ptr<Weights> weights_;
   std::unique_ptr<CacheScales> cache_scales_;  ///< on gen ranks and world rank 0, where the KV cache is FP8
   layout::LocalLayout sent_layout_;            ///< of Setup::quantised on a train rank

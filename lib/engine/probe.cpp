@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <numeric>
 
@@ -17,6 +18,7 @@ namespace {
 constexpr std::int64_t kPairBytes = 32 << 20;
 constexpr std::int64_t kPeerBytes = 256 << 20;
 constexpr double kTimeoutSeconds = 60;
+constexpr int kLanes = 4;  ///< what executors use unless told otherwise
 
 /// Every ordered pair of ranks alone, in GB/s.
 void print_matrix(transport::Control& world, transport::Communicator& communicator, double seconds) {
@@ -31,7 +33,7 @@ void print_matrix(transport::Control& world, transport::Communicator& communicat
         if (root) fmt::print("{:>8}", "-");
         continue;
       }
-      const double rate = measure_pairs(world, communicator, {from}, {to}, kPairBytes, seconds / world.size());
+      const double rate = measure_pairs(world, communicator, 1, {from}, {to}, kPairBytes, seconds / world.size());
       if (root) fmt::print("{:>8.2f}", rate / 1e9);
       if (root) std::fflush(stdout);
     }
@@ -40,11 +42,11 @@ void print_matrix(transport::Control& world, transport::Communicator& communicat
 }
 
 std::string hardware_file(const plan::Rates& rates, const Places& places) {
-  const bool host = rates.memory_is_shared;  // every rank a device and a domain
+  const bool host = rates.memory_is_shared;  // every rank a device
   std::string text = fmt::format(
       "# Measured by `refit probe --save`. Rates in GB/s (1e9 bytes) per direction; memory: read + write of one {}.\n"
       "ranks_per_device = {}\ndevices_per_domain = {}\ndevice_in = {:.3f}\ndevice_out = {:.3f}\n",
-      host ? "host" : "device", places.ranks_per_device(), host ? 1 : places.devices_per_host(), rates.device_in / 1e9,
+      host ? "host" : "device", places.ranks_per_device(), places.devices_per_host(), rates.device_in / 1e9,
       rates.device_out / 1e9);
   if (rates.domain_in > 0)
     text += fmt::format("domain_in = {:.3f}\ndomain_out = {:.3f}\n", rates.domain_in / 1e9, rates.domain_out / 1e9);
@@ -72,10 +74,11 @@ class Probe {
       if (device) {
         print_rate("memory, a rank's while all copy (read + write)", rates.memory);
         print_rate("one pair alone, stores into the peer", rates.pair_store);
+        print_rate("one pair alone, copy engines", rates.pair_engine);
         print_rate("first half into the second, at once, stores", rates.all_stores, "GB/s per rank");
       } else {
         print_rate("memory, all ranks of a host (read + write)", rates.memory);
-        print_rate("one rank's copy, or one pair alone", rates.pair);
+        print_rate("into or out of one rank's memory", rates.pair);
       }
       print_rate("one pair alone, messages", rates.pair_message);
       print_rate("all pairs at once, messages", rates.all_pairs, "GB/s per pair");
@@ -89,8 +92,9 @@ class Probe {
   Rates on_hosts() {
     std::vector<int> everybody(static_cast<std::size_t>(session_.size()));
     std::iota(everybody.begin(), everybody.end(), 0);
-    communicator_ = transport::make_mpi_communicator(everybody, 0, 1);
-    return measure_rates(space_, world_, *communicator_, session_.node_size(), seconds_);
+    communicator_ = transport::make_mpi_communicator(everybody, 0, kLanes);
+    const std::int64_t senders = std::max(1, session_.size() / 2);
+    return measure_rates(space_, world_, *communicator_, kLanes, places_, {senders, senders * kPeerBytes}, seconds_);
   }
 
   /// The first half of the ranks as train ranks, the others as gen ranks.
@@ -99,15 +103,15 @@ class Probe {
     if (session_.size() > 1) {
       std::string note;
       together(world_, [&] { note = transport::prepare_nccl(world_); });
-      communicator_ = transport::make_nccl_communicator(world_, 1, kTimeoutSeconds);
+      communicator_ = transport::make_nccl_communicator(world_, kLanes, kTimeoutSeconds);
       auto peers = transport::make_cuda_peer_memory(world_, session_.rank() < first_half ? 0 : kPeerBytes);
       for (const std::string& text : {note, peers->note()}) {
         if (!text.empty() && session_.rank() == 0) fmt::print("# {}\n", text);
       }
       peers_ = std::move(peers);
     }
-    return measure_device_rates(space_, world_, peers_.get(), communicator_.get(), places_, first_half, kPeerBytes,
-                                seconds_);
+    return measure_device_rates(space_, world_, peers_.get(), communicator_.get(), kLanes, places_, first_half,
+                                kPeerBytes, seconds_);
   }
 
   const transport::MpiSession& session_;

@@ -2,19 +2,21 @@
 
 #include <algorithm>
 #include <chrono>
-#include <set>
 #include <thread>
 #include <utility>
 
 #include "kernels/memory.hpp"
-#include "transport/location.hpp"
 
 namespace refit::engine {
 namespace {
 
 using transport::Message;
 
-constexpr std::int64_t kProbeBytes = 32 << 20;
+constexpr std::int64_t kMessageBytes = 32 << 20;  ///< between hosts
+/// Of copies on hosts: from 64 MiB on a table's rows bypass the caches, so a larger one is no faster.
+constexpr std::int64_t kHostBytes = 80 << 20;
+/// That the probe takes of a host's memory at most.
+constexpr std::int64_t kHostMemory = 1LL << 30;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -28,7 +30,7 @@ template <typename Once>
 double best_time(transport::Control& world, double seconds, const Once& once) {
   double best = 0;
   double spent = 0;
-  for (int repetition = 0; repetition < 3 || spent < seconds; ++repetition) {
+  for (int repetition = 0; repetition < 4 || spent < seconds; ++repetition) {
     world.barrier();
     const double start = now();
     once();
@@ -40,13 +42,35 @@ double best_time(transport::Control& world, double seconds, const Once& once) {
   return best;
 }
 
-double memory_rate(const kernels::ExecutionSpace& space, transport::Control& world, const kernels::DeviceBuffer& from,
-                   const kernels::DeviceBuffer& to, bool active, double seconds) {
-  const std::int64_t bytes = from.bytes();
-  const double took = best_time(world, seconds, [&] {
-    if (active) kernels::copy_bytes(space, from.data(), to.data(), bytes);
-  });
-  return 2.0 * static_cast<double>(bytes) / took;
+/// Copies of some memory, again and again until `total` bytes are stored, or read where those are more.
+struct Repeated {
+  kernels::CopyTable table;
+  std::int64_t bytes = 0;  ///< read and stored
+
+  Repeated(const kernels::ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t size,
+           std::int64_t total, std::pair<DType, DType> types = {DType::u8, DType::u8}) {
+    const std::int64_t from = byte_size(types.first), to = byte_size(types.second), wider = std::max(from, to);
+    std::vector<kernels::Tile> tiles;
+    for (std::int64_t left = total / wider; left > 0; left -= std::max<std::int64_t>(1, size / wider)) {
+      const std::int64_t elements = std::min(left, std::max<std::int64_t>(1, size / wider));
+      tiles.push_back({source, destination, {elements}, {1}, {1}, types.first, types.second});
+      bytes += elements * (from + to);
+    }
+    table = kernels::CopyTable(space, tiles);
+  }
+  void run(const kernels::ExecutionSpace& space) const {
+    table.run(space);
+    space.fence();
+  }
+};
+
+/// How many ranks of `ranks` the host has that has most of them.
+std::int64_t most_of_a_host(const std::vector<int>& hosts, int ranks) {
+  std::int64_t most = 0;
+  for (int rank = 0; rank < ranks; ++rank)
+    most = std::max<std::int64_t>(
+        most, std::count(hosts.begin(), hosts.begin() + ranks, hosts[static_cast<std::size_t>(rank)]));
+  return most;
 }
 
 /// The ranks of the first host, and as many of the last rank's.
@@ -78,132 +102,191 @@ int partner_of(int rank, const Places& places, std::int32_t train_ranks, const R
   return partner;
 }
 
+/// Messages of a probe.
+struct Messages {
+  transport::Control& world;
+  transport::Communicator& communicator;
+  int lanes;
+  double seconds;
+
+  /// The slowest pair's rate, on one lane or on all, whichever is better.
+  double rate(const std::vector<int>& senders, const std::vector<int>& receivers, std::int64_t bytes) const {
+    double best = measure_pairs(world, communicator, 1, senders, receivers, bytes, seconds);
+    if (lanes > 1) best = std::max(best, measure_pairs(world, communicator, lanes, senders, receivers, bytes, seconds));
+    return best;
+  }
+  /// Of one pair.
+  double latency(int sender, int receiver) const {
+    return 8.0 / measure_pairs(world, communicator, 1, {sender}, {receiver}, 8, seconds / 10);
+  }
+  /// From one host to another, all ranks at once, together; 0: there is one host.
+  double network(const std::vector<int>& hosts, std::int64_t bytes) const {
+    if (hosts.back() == hosts.front()) return 0;
+    const auto [out, in] = between_hosts(hosts);
+    double best = rate(out, in, bytes) * static_cast<double>(out.size());
+    // Each rank to each, where pairs of their own have sockets or threads of their own.
+    std::vector<int> senders, receivers;
+    for (int sender : out) {
+      for (int receiver : in) {
+        senders.push_back(sender);
+        receivers.push_back(receiver);
+      }
+    }
+    if (senders.size() == out.size()) return best;
+    const std::int64_t part = std::max<std::int64_t>(1, bytes / static_cast<std::int64_t>(in.size()));
+    return std::max(best, rate(senders, receivers, part) * static_cast<double>(senders.size()));
+  }
+};
+
+/// Copies by some of the ranks, timed as refits are: until all have done theirs. Read and stored by the host that does
+/// most, per second.
+double host_rate(const kernels::ExecutionSpace& space, transport::Control& world, const Places& places, int active,
+                 const Repeated& copies, double seconds) {
+  const double took = best_time(world, seconds, [&] {
+    if (world.rank() < active) copies.run(space);
+    world.barrier();
+  });
+  return static_cast<double>(copies.bytes * most_of_a_host(places.hosts, active)) / took;
+}
+
 }  // namespace
 
-double measure_pairs(transport::Control& world, transport::Communicator& communicator, const std::vector<int>& senders,
-                     const std::vector<int>& receivers, std::int64_t bytes, double seconds) {
+Rates best_of(const Rates& a, const Rates& b) {
+  const auto least = [](double one, double other) { return one > 0 && other > 0 ? std::min(one, other) : one + other; };
+  return {std::max(a.pair, b.pair),
+          std::max(a.pair_message, b.pair_message),
+          std::max(a.all_pairs, b.all_pairs),
+          std::max(a.pair_store, b.pair_store),
+          std::max(a.pair_engine, b.pair_engine),
+          std::max(a.all_stores, b.all_stores),
+          std::max(a.network, b.network),
+          std::max(a.memory, b.memory),
+          least(a.latency, b.latency)};
+}
+
+double measure_pairs(transport::Control& world, transport::Communicator& communicator, int lanes,
+                     const std::vector<int>& senders, const std::vector<int>& receivers, std::int64_t bytes,
+                     double seconds) {
   const kernels::DeviceBuffer buffer(bytes);
-  const auto request = communicator.make_request(1);
-  std::vector<Message> messages;
+  std::vector<std::vector<Message>> by_lane(static_cast<std::size_t>(lanes));
   for (std::size_t i = 0; i < senders.size(); ++i) {
-    if (senders[i] == communicator.rank())
-      messages.push_back({Message::Kind::send, receivers[i], buffer.data(), bytes});
-    if (receivers[i] == communicator.rank())
-      messages.push_back({Message::Kind::receive, senders[i], buffer.data(), bytes});
+    for (int lane = 0; lane < lanes; ++lane) {
+      const std::int64_t begin = bytes * lane / lanes, end = bytes * (lane + 1) / lanes;
+      auto& messages = by_lane[static_cast<std::size_t>(lane)];
+      const auto add = [&](Message::Kind kind, int peer) {
+        messages.push_back({kind, peer, buffer.data() + begin, end - begin});
+      };
+      if (senders[i] == communicator.rank()) add(Message::Kind::send, receivers[i]);
+      if (receivers[i] == communicator.rank()) add(Message::Kind::receive, senders[i]);
+    }
   }
+  std::vector<std::unique_ptr<transport::Request>> requests;
+  for (const auto& messages : by_lane) requests.push_back(communicator.make_request(std::ssize(messages)));
   const double took = best_time(world, seconds, [&] {
-    if (messages.empty()) return;
-    communicator.post(messages, 0, *request);
-    finish(*request);
+    for (std::size_t lane = 0; lane < by_lane.size(); ++lane) {
+      if (!by_lane[lane].empty()) communicator.post(by_lane[lane], static_cast<int>(lane), *requests[lane]);
+    }
+    for (const auto& request : requests) finish(*request);
+    if (senders.size() > 1) world.barrier();  // together is when the last has done
   });
   return static_cast<double>(bytes) / took;
 }
 
 Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world,
-                    transport::Communicator& communicator, std::int64_t ranks_per_host, double seconds) {
+                    transport::Communicator& communicator, int lanes, const Places& places, const ProbedRun& run,
+                    double seconds) {
   Rates rates;
-  const kernels::DeviceBuffer from(kProbeBytes);
-  const kernels::DeviceBuffer to(kProbeBytes);
-  for (const auto& buffer : {from, to}) kernels::poison(space, buffer.data(), kProbeBytes);  // touched
+  const auto ranks = static_cast<std::int64_t>(world.size());
+  const std::int64_t room = kHostMemory / 2 / most_of_a_host(places.hosts, world.size());
+  // What a sender stores if only senders do anything, and what each rank does if all share the work.
+  const std::int64_t sent = std::clamp<std::int64_t>(run.bytes / run.senders, 64, kHostBytes);
+  const std::int64_t shared = std::clamp<std::int64_t>(run.bytes / ranks, 64, kHostBytes);
+  const std::int64_t size = std::min(room, world.rank() < run.senders ? std::max(sent, shared) : shared);
+  const kernels::DeviceBuffer from(size), to(size);
+  for (const auto& buffer : {from, to}) kernels::poison(space, buffer.data(), size);  // touched
   space.fence();
-  rates.memory = memory_rate(space, world, from, to, true, seconds) * static_cast<double>(ranks_per_host);
-  const double alone = memory_rate(space, world, from, to, world.rank() == 0, seconds) / 2.0;
-  rates.memory = std::max(rates.memory, 2.0 * alone);
-  rates.pair = alone;
+  const auto copies = [&](std::int64_t total, std::pair<DType, DType> types = {DType::u8, DType::u8}) {
+    return Repeated(space, from.data(), to.data(), size, total, types);
+  };
+  const int senders = static_cast<int>(run.senders);
+  rates.memory = host_rate(space, world, places, senders, copies(sent), seconds);
+  if (run.from != run.to && is_castable(run.from) && is_castable(run.to))
+    rates.memory =
+        std::max(rates.memory, host_rate(space, world, places, senders, copies(sent, {run.from, run.to}), seconds));
+  rates.memory = std::max(rates.memory, host_rate(space, world, places, world.size(), copies(shared), seconds));
+  rates.pair = rates.memory / 2;
   if (world.size() < 2) return rates;
 
+  rates.memory = std::max(rates.memory, host_rate(space, world, places, 1, copies(sent), seconds));
+  const Messages messages{world, communicator, lanes, seconds};
+  const bool one_host = places.hosts.front() == places.hosts.back();
+  const std::int64_t bytes = one_host ? std::clamp<std::int64_t>(sent, 1 << 20, kMessageBytes) : kMessageBytes;
   const int half = world.size() / 2;
-  std::vector<int> senders, receivers;
+  std::vector<int> first, second;
   for (int i = 0; i < half; ++i) {
-    senders.push_back(i);
-    receivers.push_back(half + i);
+    first.push_back(i);
+    second.push_back(half + i);
   }
-  rates.pair_message = measure_pairs(world, communicator, {0}, {world.size() - 1}, kProbeBytes, seconds);
-  rates.all_pairs = measure_pairs(world, communicator, senders, receivers, kProbeBytes, seconds);
-  rates.latency = 8.0 / measure_pairs(world, communicator, {0}, {world.size() - 1}, 8, seconds / 10);
-  // Ranks of one host can store into each other's memory; across hosts only messages reach.
-  rates.pair = world.size() <= ranks_per_host ? std::max(alone, rates.pair_message) : rates.pair_message;
+  rates.pair_message = messages.rate({0}, {world.size() - 1}, bytes);
+  rates.all_pairs = messages.rate(first, second, bytes);
+  rates.latency = messages.latency(0, world.size() - 1);
+  rates.network = messages.network(places.hosts, bytes);
+  // Within a host all other ranks may store into one's memory at once; what messages move there is read and stored too.
+  if (one_host) rates.memory = std::max({rates.memory, 2 * rates.pair_message, 2 * rates.all_pairs * half});
+  rates.pair = std::max({rates.memory / 2, rates.pair_message, rates.all_pairs});
   return rates;
 }
 
-std::int64_t Places::ranks_per_device() const {
-  std::int64_t most = 1;
-  for (int device : devices) most = std::max<std::int64_t>(most, std::ranges::count(devices, device));
-  return most;
-}
-
-std::int64_t Places::devices_per_host() const {
-  int most = 0;
-  for (std::size_t rank = 0; rank < devices.size(); ++rank)
-    most = std::max(most, local_device(static_cast<int>(rank)) + 1);
-  return most;
-}
-
-int Places::local_device(int rank) const {
-  const auto at = static_cast<std::size_t>(rank);
-  std::set<int> before;
-  for (std::size_t other = 0; other < devices.size(); ++other) {
-    if (hosts[other] == hosts[at] && devices[other] < devices[at]) before.insert(devices[other]);
-  }
-  return static_cast<int>(before.size());
-}
-
-plan::Placement Places::placement(std::int32_t train_ranks) const {
-  plan::Placement placement;
-  for (std::size_t rank = 0; rank < devices.size(); ++rank) {
-    const bool is_train = static_cast<std::int32_t>(rank) < train_ranks;
-    (is_train ? placement.source : placement.destination).push_back({devices[rank], hosts[rank]});
-  }
-  return placement;
-}
-
-Places places_of(transport::Control& world) {
-  std::vector<std::uint64_t> hosts, devices;
-  const auto number = [](std::vector<std::uint64_t>& known, std::uint64_t value) {
-    const auto found = std::find(known.begin(), known.end(), value) - known.begin();
-    if (found == std::ssize(known)) known.push_back(value);
-    return static_cast<int>(found);
-  };
-  Places places;
-  for (const transport::Location& each : transport::gather_all(world, transport::location())) {
-    places.hosts.push_back(number(hosts, each.host));
-    places.devices.push_back(number(devices, each.device));
-  }
-  return places;
-}
-
 Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Control& world,
-                           const transport::PeerMemory* peers, transport::Communicator* communicator,
+                           const transport::PeerMemory* peers, transport::Communicator* communicator, int lanes,
                            const Places& places, std::int32_t train_ranks, std::int64_t gen_arena_bytes, double seconds,
                            std::int64_t probe_bytes) {
   Rates rates;
+  const std::int64_t bytes = std::min(probe_bytes, std::max<std::int64_t>(1, gen_arena_bytes));  // as of the run
+  const std::int64_t times = (probe_bytes + bytes - 1) / bytes;
   const kernels::DeviceBuffer from(probe_bytes);
-  const kernels::DeviceBuffer to(probe_bytes);
-  rates.memory = memory_rate(space, world, from, to, true, seconds);
   const int self = world.rank();
   const std::int32_t gen_ranks = world.size() - train_ranks;
   const bool is_train = self < train_ranks;
+  /// Once in a while all of it, and what a cache may hold again and again.
+  const auto timed = [&](bool active, const auto& copy) {
+    return best_time(world, seconds, [&] {
+      if (active) copy();
+    });
+  };
+  {
+    const kernels::DeviceBuffer to(probe_bytes);
+    for (const std::int64_t size : {bytes, probe_bytes}) {
+      const Repeated copies(space, from.data(), to.data(), size, probe_bytes);
+      const double kernel = timed(true, [&] { copies.run(space); });
+      const double engine = timed(true, [&] { kernels::transfer(from.data(), to.data(), size, probe_bytes / size); });
+      rates.memory = std::max({rates.memory, static_cast<double>(copies.bytes) / kernel,
+                               2.0 * static_cast<double>(probe_bytes / size * size) / engine});
+    }
+  }
   const auto crosses = [&](int a, int b) {
     return places.devices[static_cast<std::size_t>(a)] != places.devices[static_cast<std::size_t>(b)];
   };
   if (peers != nullptr) {
-    const std::int64_t bytes = std::min(probe_bytes, gen_arena_bytes);
     const int partner = partner_of(self, places, train_ranks, [&](int peer) { return peers->map(peer) != nullptr; });
     std::byte* target = partner < 0 ? nullptr : peers->map(partner);
-    const auto store = [&](bool active) {
-      const double took = best_time(world, seconds, [&] {
-        if (active) kernels::copy_bytes(space, from.data(), target, bytes);
-      });
-      return static_cast<double>(bytes) / took;
+    const double stored = static_cast<double>(bytes * times);
+    const Repeated copies(space, from.data(), target, target == nullptr ? 0 : bytes,
+                          target == nullptr ? 0 : bytes * times);
+    const auto store = [&](bool active) { return stored / timed(active, [&] { copies.run(space); }); };
+    const auto engine = [&](bool active) {
+      return stored / timed(active, [&] { kernels::transfer(from.data(), target, bytes, times); });
     };
     // The first rank whose partner is on another device; else the first with any.
     const int none = 2 * world.size();
     const int turn = partner < 0 ? none : crosses(self, partner) ? self : world.size() + self;
     const std::int64_t first = -world.max(std::int64_t{-turn});
     if (first < none) rates.pair_store = store(turn == first);
+    if (first < none) rates.pair_engine = engine(turn == first);
     if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) rates.all_stores = store(is_train);
   }
   if (communicator != nullptr) {
+    const Messages messages{world, *communicator, lanes, seconds};
     std::vector<int> senders, receivers;
     for (int i = 0; i < std::min(train_ranks, gen_ranks); ++i) {
       senders.push_back(i);
@@ -214,19 +297,12 @@ Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Cont
       const int partner = partner_of(rank, places, train_ranks, [](int) { return true; });
       if (crosses(rank, partner)) alone = {rank, partner};
     }
-    const auto pair = [&](std::int64_t bytes, double limit) {
-      return measure_pairs(world, *communicator, {alone.first}, {alone.second}, bytes, limit);
-    };
-    rates.pair_message = pair(probe_bytes, seconds);
-    rates.all_pairs = measure_pairs(world, *communicator, senders, receivers, probe_bytes, seconds);
-    rates.latency = 8.0 / pair(8, seconds / 10);
-    if (places.hosts.back() != places.hosts.front()) {
-      const auto [out, in] = between_hosts(places.hosts);
-      rates.network =
-          measure_pairs(world, *communicator, out, in, probe_bytes, seconds) * static_cast<double>(out.size());
-    }
+    rates.pair_message = messages.rate({alone.first}, {alone.second}, probe_bytes);
+    rates.all_pairs = messages.rate(senders, receivers, probe_bytes);
+    rates.latency = messages.latency(alone.first, alone.second);
+    rates.network = messages.network(places.hosts, probe_bytes);
   }
-  rates.pair = std::max(rates.pair_store, rates.pair_message);
+  rates.pair = std::max({rates.pair_store, rates.pair_engine, rates.pair_message});
   return rates;
 }
 
@@ -240,10 +316,7 @@ plan::Rates device_rates(const Rates& rates, std::int64_t ranks_per_device) {
 }
 
 plan::Rates host_rates(const Rates& rates) {
-  plan::Rates result;
-  result.device_in = result.device_out = result.domain_in = result.domain_out = rates.pair;
-  result.memory = rates.memory;
-  result.launch_seconds = rates.latency;
+  plan::Rates result = device_rates(rates, 1);
   result.memory_is_shared = true;
   return result;
 }

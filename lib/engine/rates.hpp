@@ -9,23 +9,6 @@
 
 namespace refit::engine {
 
-/// Rates in bytes per second, per direction for links.
-struct Rates {
-  double pair = 0;          ///< one pair of ranks alone: the better of messages and stores into mapped memory
-  double pair_message = 0;  ///< one pair alone, send and receive
-  double all_pairs = 0;     ///< every rank to its partner at once, per rank, send and receive
-  double pair_store = 0;    ///< devices: one pair alone, a kernel's stores
-  double all_stores = 0;    ///< devices: every train rank at once, per rank
-  double network = 0;       ///< devices: the ranks of one host to those of another, all at once, together
-  double memory = 0;        ///< all ranks copying at once: read + write of one host's ranks together, or of one rank
-  double latency = 0;       ///< seconds of one small message
-};
-
-/// Measures for about `seconds` per rate. Collective over both arguments, which span the same ranks. `ranks_per_host`:
-/// how many of them share a memory.
-Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world,
-                    transport::Communicator& communicator, std::int64_t ranks_per_host, double seconds);
-
 /// Where every rank is: hosts and devices are numbered in the order of their first ranks.
 struct Places {
   std::vector<int> hosts, devices;  ///< by rank
@@ -41,20 +24,52 @@ struct Places {
 /// Without devices every rank is one. Collective over `world`.
 Places places_of(transport::Control& world);
 
-/// The same on devices: the pair's rates are those of kernels that store into a gen rank's memory through `peers`, and
-/// of messages where there is a communicator. Rank r stores into the first gen rank from r mod G on that it reaches on
-/// another device, else on its own. What does not exist stays 0. `places`: places_of(world). Overwrites gen's arenas.
+/// Rates in bytes per second, per direction for links: each the best that any of the mechanisms reached that a refit
+/// may use.
+struct Rates {
+  double pair = 0;          ///< into or out of one rank's memory: the best of what follows, on a host of `memory` too
+  double pair_message = 0;  ///< one pair alone, send and receive, on one lane or on all
+  double all_pairs = 0;     ///< every rank to its partner at once, per rank, send and receive
+  double pair_store = 0;    ///< devices: one pair alone, a kernel's stores
+  double pair_engine = 0;   ///< devices: one pair alone, copy engines
+  double all_stores = 0;    ///< devices: every train rank at once, per rank
+  double network = 0;       ///< the ranks of one host to those of another, all at once, together
+  double memory = 0;        ///< copying: read + write of one host's ranks together, or of one rank's device
+  double latency = 0;       ///< seconds of one small message
+};
+
+/// The better of both, rate by rate: rates are maxima, and a machine that had other work can only hide one.
+Rates best_of(const Rates& a, const Rates& b);
+
+/// The refit that a probe of hosts imitates, so that caches are as warm: the first ranks copy, as many bytes.
+struct ProbedRun {
+  std::int64_t senders = 1;
+  std::int64_t bytes = 0;  ///< that all of them store
+  DType from = DType::bf16, to = DType::bf16;
+};
+
+/// Measures for about `seconds` per rate. Collective over both arguments, which span the same ranks. `lanes`: of the
+/// communicator, that executors use.
+Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world,
+                    transport::Communicator& communicator, int lanes, const Places& places, const ProbedRun& run,
+                    double seconds);
+
+/// The same on devices: the pair's rates are those of kernels and copy engines that store into a gen rank's memory
+/// through `peers`, and of messages where there is a communicator. Rank r stores into the first gen rank from r mod G
+/// on that it reaches on another device, else on its own. What does not exist stays 0. `places`: places_of(world).
+/// Overwrites gen's arenas, of which the largest has `gen_arena_bytes`.
 Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Control& world,
-                           const transport::PeerMemory* peers, transport::Communicator* communicator,
+                           const transport::PeerMemory* peers, transport::Communicator* communicator, int lanes,
                            const Places& places, std::int32_t train_ranks, std::int64_t gen_arena_bytes, double seconds,
                            std::int64_t probe_bytes = 256 << 20);
 
-/// Seconds to send `bytes` from each rank of `senders[i]` to `receivers[i]` at the same time; the slowest pair's rate
-/// in bytes per second. Collective over both.
-double measure_pairs(transport::Control& world, transport::Communicator& communicator, const std::vector<int>& senders,
-                     const std::vector<int>& receivers, std::int64_t bytes, double seconds);
+/// Sends `bytes` from each rank of `senders[i]` to `receivers[i]` at the same time, in a part on each of the first
+/// `lanes` lanes; the slowest pair's rate in bytes per second. Collective over both.
+double measure_pairs(transport::Control& world, transport::Communicator& communicator, int lanes,
+                     const std::vector<int>& senders, const std::vector<int>& receivers, std::int64_t bytes,
+                     double seconds);
 
-/// As the cost model takes them: on hosts every rank is a device and a domain, and the memory is shared.
+/// As the cost model takes them: on hosts every rank is a device, a node is a domain, and its ranks share its memory.
 plan::Rates host_rates(const Rates& rates);
 /// On devices, of which `ranks_per_device` share one: a host's are one domain, which has ports of its own only where
 /// there are several hosts.

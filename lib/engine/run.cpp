@@ -201,6 +201,7 @@ class Run {
     }
     if (result_.m2n) result_.m2n->library_bytes_max = job.library_bytes();
     job.dump();
+    job.measure_again(result_);
     return finish();
   }
 

@@ -1,18 +1,19 @@
 #pragma once
 // What a plan costs: bytes per port, the byte matrix, and the lower bound that no schedule can beat.
 //
-// Cut every tensor by the shard boundaries of both sides into boxes of s_b bytes, held by the source ranks H_b and
-// needed by the destination ranks R_b. The bound is the largest of
-// - ingress: for every gen domain (a device, or an NVLink domain behind its network ports) the bytes of all boxes that
-//   it needs, each once, over the domain's rate; and for every device likewise, over the device's rate. A device or
-//   domain that holds a box needs no link for it;
-// - egress: the best split of the traffic over the holders; the busiest device's bytes over its rate, and the busiest
-//   train domain's over the domain's. For a set U of devices the boxes that only U holds need at least their
-//   bytes / |U| on one of them; U runs over the holder sets and their connected unions, which is exact for nested
-//   holder sets (Megatron's are);
-// - fan-out: what the devices of a gen domain forward to each other beyond what enters it;
-// - memory: bytes that every rank of a device stores, and that the device reads for its own (on hosts: both of the
-//   node, whose ranks share the rate), staging not counted.
+// Cut every tensor by the shard boundaries of both sides into boxes, held by the source ranks H_b and needed by the
+// destination ranks R_b. A box crosses a link in the narrowest form that any sender could give it: the smaller of both
+// sides' widths, each value once. A device, or domain, that holds a box needs no link for it. The bound is the largest
+// of the following, each for devices over the device's rate and for domains over the domain's:
+// - ingress: of every one of gen, each box that it needs and does not hold, once;
+// - egress: each box leaves train once if any taker needs it over a link; the best split over the holders. For a set U
+//   of devices the boxes that only U holds need at least their bytes / |U| on one of them; U runs over the holder sets
+//   and their connected unions, which is exact for nested holder sets (Megatron's are);
+// - fan-out: all receptions of all takers, over the egress of all that can have the data, train's and gen's together:
+//   receivers may forward to each other, across domains too;
+// - memory: what every rank of a device stores, and one read of each box by the best split over the holders (on hosts:
+//   of a node, whose ranks share the rate), staging not counted.
+// So no plan's busiest port carries less: whoever forwards, whatever is cast where.
 
 #include <cstdint>
 #include <string>
@@ -22,8 +23,8 @@
 
 namespace refit::plan {
 
-/// Rates in bytes per second; 0 = unknown, of a domain: what its devices do. On hosts every rank is a device and a
-/// domain of its own, and all share `memory`.
+/// Rates in bytes per second; 0 = unknown, of a domain: what its devices do. On hosts every rank is a device, a node is
+/// a domain, and a domain's ranks share `memory`.
 struct Rates {
   double device_in = 0;
   double device_out = 0;
@@ -47,21 +48,26 @@ struct Placement {
 Placement apart(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device = 1,
                 std::int64_t devices_per_domain = 1);
 
-/// Bytes of the busiest device (or domain) behind each term, and the seconds they take.
+/// Bytes behind each term, and the seconds they take.
 struct Bound {
+  /// That the busiest port carries at least.
+  struct Links {
+    std::int64_t ingress = 0, egress = 0, fanout = 0;
+  };
   struct Terms {
     double ingress = 0, egress = 0, fanout = 0, memory = 0;
   };
-  struct Bytes {
-    std::int64_t ingress = 0, egress = 0, fanout = 0, memory = 0;
-  } bytes;
+  Links device, domain;
+  std::int64_t memory = 0;  ///< of the busiest device, or node
   Terms seconds;
+  /// Sets the seconds; they are 0 where a rate is unknown.
+  void time(const Rates& rates);
   /// The largest term and its name.
   double total() const;
   std::string term() const;
 };
 
-/// The bound for moving `tensors`; seconds stay 0 where a rate is unknown.
+/// The bound for moving `tensors` (bound.cpp).
 Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                   const Rates& rates, const Placement& placement);
 
@@ -83,8 +89,9 @@ struct Traffic {
 /// Streams the world's copies once. `tensors`: the model's, for names.
 Traffic traffic(const Planner& planner, const std::vector<Tensor>& model_tensors);
 
-/// The domains for which fan-out pays: the destination ranks of a domain where the plan with it keeps the busiest port
-/// less busy than the plan without, by a twentieth at least; else 0.
+/// The domains for which fan-out pays: the destination ranks of a domain where the plan with it keeps the busiest port,
+/// of a device or a domain, less busy than the plan without, by a twentieth at least; else 0. For the executor that
+/// fans out: `direct`, which sends what the destination stores (fan_out.cpp).
 std::int64_t choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                             const Rates& rates, const Placement& placement);
 

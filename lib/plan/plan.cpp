@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 
 namespace refit::plan {
 namespace {
@@ -85,7 +86,13 @@ Planner::Class Planner::make_class(const Tensor& tensor) const {
   std::sort(result.overlaps.begin(), result.overlaps.end(),
             [](const Overlap& a, const Overlap& b) { return a.box < b.box; });
   std::int64_t number = 0;
-  for (Overlap& overlap : result.overlaps) overlap.number = number++;
+  for (Overlap& overlap : result.overlaps) {
+    overlap.number = number++;
+    // Holders take turns, and with fan-out the takers of a domain.
+    overlap.period = std::ssize(overlap.holders);
+    for (std::size_t d = 1; d < overlap.domains.size(); ++d)
+      overlap.period = std::lcm(overlap.period, std::int64_t{overlap.domains[d] - overlap.domains[d - 1]});
+  }
   return result;
 }
 
@@ -99,7 +106,7 @@ void Planner::walk(const Wanted& wanted, const Visit& visit) const {
       shared = make_class(tensor);
       std::erase_if(shared.overlaps, [&](const Overlap& overlap) { return !wanted(overlap); });
     }
-    for (const Overlap& overlap : shared.overlaps) visit(tensor, overlap, shared.seen);
+    for (const Overlap& overlap : shared.overlaps) visit(tensor, overlap, shared.seen % overlap.period);
     ++shared.seen;
   }
 }
@@ -123,19 +130,20 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     Copy copy{tensor.index, box, {from, {}, overlap.source_format}, taker_end(taker), fan_out};
     visit(copy);
   };
-  /// Brings `box` to all takers of a domain.
-  const auto feed = [&](std::int64_t holder, std::int64_t domain, const Box& box) {
+  /// Brings rows `begin` to `end` of the box to all takers of a domain, into which each comes once: the box has a
+  /// stripe for each of them, or, where stripes would be small, fewer, whose takers take turns.
+  const auto feed = [&](std::int64_t holder, std::int64_t domain, int cut, std::int64_t begin, std::int64_t end) {
     const std::int64_t first = overlap.domains[static_cast<std::size_t>(domain)];
     const std::int64_t takers = overlap.domains[static_cast<std::size_t>(domain) + 1] - first;
-    if (takers == 1 || box.extent.size() == 0 || bytes_of(box) < takers * striping_.min_bytes) {
-      for (std::int64_t taker = 0; taker < takers; ++taker) send(holder, first + taker, box, FanOut::none);
-      return;
-    }
-    const int cut = cut_dimension(box.extent, 1, takers, striping_);
-    const std::int64_t rows = box.extent[cut];
-    for (std::int64_t taker = 0; taker < takers; ++taker) {
-      const Box stripe = part_of(box, cut, taker * rows / takers, (taker + 1) * rows / takers);
-      if (stripe.extent[cut] == 0) continue;
+    if (takers == 1) return send(holder, first, part_of(overlap.box, cut, begin, end), FanOut::none);
+    const std::int64_t stripes = std::clamp<std::int64_t>(bytes_of(overlap.box) / striping_.min_bytes, 1, takers);
+    const std::int64_t shift = stripes == takers ? 0 : turn + overlap.number;
+    const std::int64_t rows = overlap.box.extent[cut];
+    for (std::int64_t i = 0; i < stripes; ++i) {
+      const std::int64_t from = std::max(begin, i * rows / stripes), to = std::min(end, (i + 1) * rows / stripes);
+      if (from >= to) continue;
+      const Box stripe = part_of(overlap.box, cut, from, to);
+      const std::int64_t taker = (i + shift) % takers;
       send(holder, first + taker, stripe, FanOut::relayed);
       for (std::int64_t other = 0; other < takers; ++other) {
         if (other == taker) continue;
@@ -145,10 +153,19 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     }
   };
 
-  const bool whole = domains % holders == 0 || overlap.box.extent.size() == 0 ||
-                     bytes_of(overlap.box) * domains < holders * striping_.min_bytes;
+  if (overlap.box.extent.size() == 0) {
+    for (std::int64_t taker = 0; taker < std::ssize(overlap.takers); ++taker)
+      send(taker * holders / std::ssize(overlap.takers), taker, overlap.box, FanOut::none);
+    return;
+  }
+  const bool whole = domains % holders == 0 || bytes_of(overlap.box) * domains < holders * striping_.min_bytes;
   if (whole) {
-    for (std::int64_t domain = 0; domain < domains; ++domain) feed(domain * holders / domains, domain, overlap.box);
+    for (std::int64_t domain = 0; domain < domains; ++domain) {
+      const std::int64_t takers =
+          overlap.domains[static_cast<std::size_t>(domain) + 1] - overlap.domains[static_cast<std::size_t>(domain)];
+      const int cut = cut_dimension(overlap.box.extent, 1, takers, striping_);
+      feed(domain * holders / domains, domain, cut, 0, overlap.box.extent[cut]);
+    }
     return;
   }
   // The domains' boxes end to end have domains x rows rows; holder h sends those from h/holders to (h+1)/holders.
@@ -160,7 +177,7 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     for (std::int64_t holder = domain * holders / domains; begin < (domain + 1) * rows; ++holder) {
       const std::int64_t end = std::min(boundary(holder + 1), (domain + 1) * rows);
       if (end <= begin) continue;
-      feed(holder, domain, part_of(overlap.box, cut, begin - domain * rows, end - domain * rows));
+      feed(holder, domain, cut, begin - domain * rows, end - domain * rows);
       begin = end;
     }
   }

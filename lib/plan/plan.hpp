@@ -12,8 +12,10 @@
 // are rotated by the tensor's number among those of its class plus the overlap's number within the tensor.
 //
 // Fan-out: takers of one domain can feed each other. Each of them then gets one stripe of the box from a holder, and
-// forwards it to the others: a box enters the domain once. Example: train TP1 to gen DP3 sends each replica a third of
-// every tensor, which the replica passes on to the other two.
+// forwards it to the others: a box enters the domain once, in parts if several holders send it. Where stripes would be
+// smaller than Striping::min_bytes, there are fewer than takers, and takers take turns. Example: train TP1 to gen DP3
+// sends each replica a third of every tensor, which the replica passes on to the other two; of tensors below 64 KiB
+// each goes to one replica, to the next one each time. Scalars go from the holder to all.
 
 #include <functional>
 #include <string>
@@ -101,6 +103,7 @@ class Planner {
     Format source_format;
     Format destination_format;
     std::int64_t number = 0;  ///< among the overlaps of its class
+    std::int64_t period = 1;  ///< after so many tensors of the class the same ranks have the same parts again
   };
   using ClassKey = std::tuple<Shape, DType, std::uint64_t, std::uint64_t>;
   struct Class {
@@ -111,7 +114,8 @@ class Planner {
   Class make_class(const Tensor& tensor) const;
   template <typename Visit>
   void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit) const;
-  /// Calls visit(tensor, overlap, turn) for all overlaps of all tensors that `wanted` keeps of each class.
+  /// Calls visit(tensor, overlap, turn) for all overlaps of all tensors that `wanted` keeps of each class; 0 <= turn <
+  /// overlap.period.
   template <typename Wanted, typename Visit>
   void walk(const Wanted& wanted, const Visit& visit) const;
 

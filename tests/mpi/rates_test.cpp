@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+#include <set>
+
 #include "transport/mpi.hpp"
 
 namespace refit::engine {
@@ -34,7 +37,7 @@ Rates measured(const std::vector<int>& hosts) {
   const auto communicator = transport::make_mpi_communicator({0, 1, 2, 3}, 0, 1);
   const OneHost peers(transport::make_mpi_peer_memory(world->rank() < 2 ? 0 : kBytes), hosts, world->rank());
   const kernels::ExecutionSpace space;
-  return measure_device_rates(space, *world, &peers, communicator.get(), Places{hosts, {0, 1, 2, 3}}, 2, kBytes,
+  return measure_device_rates(space, *world, &peers, communicator.get(), 1, Places{hosts, {0, 1, 2, 3}}, 2, kBytes,
                               kSeconds, kBytes);
 }
 
@@ -51,6 +54,8 @@ TEST(DeviceRates, OfOneHostHaveNoNetwork) {
   EXPECT_EQ(places.devices, (std::vector<int>{0, 1, 2, 3}));  // without devices every rank is one
   const Rates rates = measured(places.hosts);
   expect_rate(rates.pair_store);
+  expect_rate(rates.pair_engine);
+  EXPECT_GE(rates.pair, std::max(rates.pair_store, rates.pair_engine));
   expect_rate(rates.all_stores);
   expect_rate(rates.pair_message);
   EXPECT_EQ(rates.network, 0);
@@ -86,7 +91,7 @@ TEST(DeviceRates, AreOfPairsWithALinkBetweenThem) {
                                           Row{{0, 0, 0, 1}, {3, 3, 3, 2}}, Row{{0, 0, 0, 0}, {2, 3, 3, 2}}}) {
     const Asked peers(transport::make_mpi_peer_memory(world->rank() < 2 ? 0 : kBytes));
     const Rates rates =
-        measure_device_rates(space, *world, &peers, nullptr, {{0, 0, 0, 0}, devices}, 2, kBytes, 0.005, kBytes);
+        measure_device_rates(space, *world, &peers, nullptr, 1, {{0, 0, 0, 0}, devices}, 2, kBytes, 0.005, kBytes);
     EXPECT_EQ(peers.asked(), partners[static_cast<std::size_t>(world->rank())]) << devices[2] << devices[3];
     expect_rate(rates.pair_store);
     expect_rate(rates.all_stores);
@@ -104,8 +109,76 @@ TEST(DeviceRates, OfRanksThatReachNobody) {
   const Rates rates = measured({0, 1, 2, 3});
   EXPECT_EQ(rates.pair_store, 0);
   EXPECT_EQ(rates.all_stores, 0);
+  EXPECT_EQ(rates.pair_engine, 0);
   EXPECT_EQ(rates.pair, rates.pair_message);
   expect_rate(rates.network);
+}
+
+/// Notes what is posted on which lane.
+class Noted : public transport::Communicator {
+ public:
+  explicit Noted(std::unique_ptr<transport::Communicator> truth) : truth_(std::move(truth)) {}
+  int rank() const override { return truth_->rank(); }
+  int size() const override { return truth_->size(); }
+  std::unique_ptr<transport::Request> make_request(std::int64_t capacity) override {
+    return truth_->make_request(capacity);
+  }
+  void post(std::span<const transport::Message> group, int lane, transport::Request& request) override {
+    for (const transport::Message& message : group) {
+      most_[lane] = std::max(most_[lane], message.bytes);
+      if (message.kind == transport::Message::Kind::send) peers_.insert(message.peer);
+    }
+    truth_->post(group, lane, request);
+  }
+  void broadcast(std::byte* data, std::int64_t bytes, int root, transport::Request& request) override {
+    truth_->broadcast(data, bytes, root, request);
+  }
+  const std::map<int, std::int64_t>& most() const { return most_; }
+  const std::set<int>& peers() const { return peers_; }
+
+ private:
+  std::unique_ptr<transport::Communicator> truth_;
+  std::map<int, std::int64_t> most_;
+  std::set<int> peers_;
+};
+
+/// Hosts of two ranks each: messages use one lane with all bytes, and all lanes with a part each, as executors do; and
+/// each rank of a host sends to each of the other, whose connections may be separate.
+TEST(HostRates, OfMessagesAreMeasuredOnAllLanes) {
+  constexpr double kSeconds = 0.002;
+  const auto world = transport::make_mpi_control();
+  Noted communicator(transport::make_mpi_communicator({0, 1, 2, 3}, 0, 4));
+  const kernels::ExecutionSpace space;
+  const Places places{{0, 0, 1, 1}, {0, 1, 2, 3}};
+  const Rates rates = measure_rates(space, *world, communicator, 4, places, {2, 8 << 20}, kSeconds);
+  expect_rate(rates.network);
+  expect_rate(rates.memory);
+  EXPECT_GE(rates.pair, rates.pair_message);
+  EXPECT_GE(rates.pair, rates.memory / 2);
+  constexpr std::int64_t kBytes = 32 << 20;
+  EXPECT_EQ(communicator.most(),
+            (std::map<int, std::int64_t>{{0, kBytes}, {1, kBytes / 4}, {2, kBytes / 4}, {3, kBytes / 4}}));
+  const bool sends_to_both = communicator.peers().contains(2) && communicator.peers().contains(3);
+  EXPECT_EQ(sends_to_both, world->rank() < 2);
+  const plan::Rates costs = host_rates(rates);
+  EXPECT_EQ(costs.domain_in, rates.network);
+  EXPECT_EQ(costs.device_in, rates.pair);
+  EXPECT_TRUE(costs.memory_is_shared);
+}
+
+/// On one host a rank's memory is filled by all others at once: its port is the memory.
+TEST(HostRates, OfOneHostAreThoseOfItsMemory) {
+  const auto world = transport::make_mpi_control();
+  const auto communicator = transport::make_mpi_communicator({0, 1, 2, 3}, 0, 1);
+  const kernels::ExecutionSpace space;
+  const Places places{{0, 0, 0, 0}, {0, 1, 2, 3}};
+  for (const DType to : {DType::bf16, DType::f32}) {
+    const Rates rates = measure_rates(space, *world, *communicator, 1, places, {2, 1 << 20, DType::bf16, to}, 0.002);
+    expect_rate(rates.memory);
+    EXPECT_EQ(rates.pair, rates.memory / 2);
+    EXPECT_GE(rates.memory, 2 * rates.pair_message);
+    EXPECT_EQ(rates.network, 0);
+  }
 }
 
 }  // namespace

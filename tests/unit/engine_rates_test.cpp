@@ -49,6 +49,22 @@ TEST(DeviceRates, OfADeviceAndOfANetwork) {
   EXPECT_EQ(device_rates(measured, 1).domain_in, 100e9);
 }
 
+/// A machine's other work can only hide a rate: of two probes each rate is the better one.
+TEST(Rates, AreTheBestOfTwoProbes) {
+  const engine::Rates a{10, 9, 8, 0, 7, 6, 5, 4, 0.2}, b{11, 8, 9, 3, 2, 7, 0, 5, 0.1};
+  const engine::Rates best = best_of(a, b);
+  EXPECT_EQ(best.pair, 11);
+  EXPECT_EQ(best.pair_message, 9);
+  EXPECT_EQ(best.all_pairs, 9);
+  EXPECT_EQ(best.pair_store, 3);
+  EXPECT_EQ(best.pair_engine, 7);
+  EXPECT_EQ(best.all_stores, 7);
+  EXPECT_EQ(best.network, 5);
+  EXPECT_EQ(best.memory, 5);
+  EXPECT_EQ(best.latency, 0.1);
+  EXPECT_EQ(best_of(a, {}).latency, 0.2);
+}
+
 TEST(Places, SayWhoSharesDevicesAndDomains) {
   // Two hosts; the ranks of the first share two devices in turns, as CUDA_VISIBLE_DEVICES may have it.
   const Places places{{0, 0, 0, 0, 0, 1, 1}, {0, 1, 0, 1, 0, 2, 3}};

@@ -350,6 +350,24 @@ TEST(CopyBytes, ThroughMemoryOfTheDevice) {
   }
 }
 
+/// Without a kernel: as often as asked, nothing beside it.
+TEST(Transfer, CopiesBytes) {
+  Random random(14);
+  const ExecutionSpace space;
+  const std::int64_t bytes = 300001;
+  const Bytes source = random_memory(random, {bytes}, {1}, DType::u8);
+  const DeviceBuffer from(bytes), to(bytes + 1);
+  copy_bytes(space, source.data(), from.data(), bytes);
+  poison(space, to.data(), bytes + 1);
+  space.fence();
+  transfer(from.data(), to.data(), bytes, 3);
+  transfer(nullptr, nullptr, 0);
+  Bytes back(source.size() + 1);
+  copy_bytes(space, to.data(), back.data(), bytes + 1);
+  EXPECT_TRUE(std::equal(source.begin(), source.end(), back.begin()));
+  EXPECT_EQ(back.back(), std::byte{kPoison});
+}
+
 TEST(Buffers, OwnersShareOneAllocation) {
   const std::byte bytes[] = {std::byte{1}, std::byte{2}, std::byte{3}};
   SharedBuffer copy;

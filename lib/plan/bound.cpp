@@ -1,0 +1,234 @@
+// The lower bound: see cost.hpp. Every term holds whoever sends what to whom.
+
+#include <algorithm>
+#include <iterator>
+#include <map>
+#include <set>
+#include <tuple>
+#include <utility>
+
+#include "plan/cost.hpp"
+
+namespace refit::plan {
+namespace {
+
+using Site = Placement::Site;
+using Sites = std::vector<Site>;
+using Number = std::int32_t Site::*;          ///< of a device, or of a domain
+using Numbers = std::vector<std::int64_t>;    ///< each once, ascending
+using HeldBytes = std::map<Numbers, double>;  ///< by who holds them
+using Sums = std::vector<double>;             ///< by number
+
+std::int64_t number_of(Rank rank, const Sites& sites, Number number) {
+  return sites[static_cast<std::size_t>(to_int(rank))].*number;
+}
+
+Numbers numbers_of(const std::vector<Rank>& ranks, const Sites& sites, Number number) {
+  Numbers numbers;
+  for (Rank rank : ranks) numbers.push_back(number_of(rank, sites, number));
+  std::ranges::sort(numbers);
+  numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
+  return numbers;
+}
+
+/// All of both sides.
+Numbers numbers_of(const Placement& placement, Number number) {
+  std::set<std::int64_t> numbers;
+  for (const Sites* sites : {&placement.source, &placement.destination}) {
+    for (const Site& site : *sites) numbers.insert(site.*number);
+  }
+  return {numbers.begin(), numbers.end()};
+}
+
+/// Those that are not in `others`.
+Numbers without(const Numbers& numbers, const Numbers& others) {
+  Numbers rest;
+  std::ranges::set_difference(numbers, others, std::back_inserter(rest));
+  return rest;
+}
+
+/// The holder sets, and the unions of those that are connected through common members.
+std::set<Numbers> candidates(const HeldBytes& held) {
+  std::map<std::int64_t, std::int64_t> parent;
+  const auto root = [&](std::int64_t member) {
+    while (parent[member] != member) member = parent[member] = parent[parent[member]];
+    return member;
+  };
+  std::set<Numbers> result;
+  for (const auto& [holders, bytes] : held) {
+    result.insert(holders);
+    for (std::int64_t member : holders) parent.try_emplace(member, member);
+    for (std::int64_t member : holders) parent[root(member)] = root(holders.front());
+  }
+  std::map<std::int64_t, Numbers> unions;
+  for (const auto& [member, above] : std::map(parent)) unions[root(member)].push_back(member);
+  for (const auto& [member, all] : unions) result.insert(all);
+  return result;
+}
+
+/// The least that the busiest can have if each holder set shares its bytes as well as it can, beside `own`: what only a
+/// set of them can do comes to its bytes over the set's size on one of them at least.
+double best_split(const HeldBytes& held, const Sums& own = {}) {
+  std::map<std::int64_t, std::vector<std::pair<const Numbers*, double>>> by_first;
+  for (const auto& [holders, bytes] : held) by_first[holders.front()].emplace_back(&holders, bytes);
+  double busiest = own.empty() ? 0 : *std::ranges::max_element(own);
+  for (const Numbers& set : candidates(held)) {
+    double bytes = 0;
+    for (std::int64_t member : set) {
+      if (!own.empty()) bytes += own[static_cast<std::size_t>(member)];
+      const auto begin = by_first.find(member);
+      if (begin == by_first.end()) continue;
+      for (const auto& [holders, amount] : begin->second) {
+        if (std::ranges::includes(set, *holders)) bytes += amount;
+      }
+    }
+    busiest = std::max(busiest, bytes / static_cast<double>(set.size()));
+  }
+  return busiest;
+}
+
+/// A box as one side's layout and the other's cut it.
+struct Crossing {
+  std::int64_t wire;     ///< bytes in the narrowest form that crosses a link
+  std::int64_t read;     ///< as train stores them
+  std::int64_t written;  ///< as one taker does
+  const std::vector<Rank>* holders;
+  const std::vector<Rank>* takers;
+};
+
+/// Values that an engine stores several times cross a link once.
+std::int64_t values_of(const Tensor& tensor, const Box& box) {
+  return box.volume() / (tensor.repeats * tensor.repeats);
+}
+
+/// What the ports of devices, or of domains, have to carry.
+class Ports {
+ public:
+  Ports(const Placement& placement, Number number)
+      : placement_(placement), number_(number), all_(numbers_of(placement, number)) {
+    entering_.assign(all_.empty() ? 0 : static_cast<std::size_t>(all_.back()) + 1, 0);
+  }
+
+  void add(const Crossing& box, double times) {
+    const Numbers holders = numbers_of(*box.holders, placement_.source, number_);
+    const Numbers enters = without(numbers_of(*box.takers, placement_.destination, number_), holders);
+    if (enters.empty()) return;
+    const double bytes = static_cast<double>(box.wire) * times;
+    for (std::int64_t number : enters) entering_[static_cast<std::size_t>(number)] += bytes;
+    leaving_[holders] += bytes;
+    received_ += bytes * static_cast<double>(enters.size());
+  }
+
+  Bound::Links links() const {
+    const double ingress = entering_.empty() ? 0 : *std::ranges::max_element(entering_);
+    const double fanout = received_ / static_cast<double>(std::max<std::size_t>(1, all_.size()));
+    return {static_cast<std::int64_t>(ingress), static_cast<std::int64_t>(best_split(leaving_)),
+            static_cast<std::int64_t>(fanout)};
+  }
+
+ private:
+  const Placement& placement_;
+  Number number_;
+  Numbers all_;
+  Sums entering_;
+  HeldBytes leaving_;
+  double received_ = 0;
+};
+
+/// What memories have to read and store.
+class Memories {
+ public:
+  Memories(const Placement& placement, Number number) : placement_(placement), number_(number) {
+    const Numbers all = numbers_of(placement, number);
+    stored_.assign(all.empty() ? 0 : static_cast<std::size_t>(all.back()) + 1, 0);
+  }
+
+  void add(const Crossing& box, double times) {
+    read_[numbers_of(*box.holders, placement_.source, number_)] += static_cast<double>(box.read) * times;
+    for (Rank taker : *box.takers) {
+      stored_[static_cast<std::size_t>(number_of(taker, placement_.destination, number_))] +=
+          static_cast<double>(box.written) * times;
+    }
+  }
+
+  std::int64_t busiest() const { return static_cast<std::int64_t>(best_split(read_, stored_)); }
+
+ private:
+  const Placement& placement_;
+  Number number_;
+  HeldBytes read_;
+  Sums stored_;
+};
+
+double over(std::int64_t bytes, double rate) { return rate > 0 ? static_cast<double>(bytes) / rate : 0; }
+
+}  // namespace
+
+Placement apart(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device,
+                std::int64_t devices_per_domain) {
+  Placement placement;
+  Placement::Site first;  // of a side
+  for (auto [sites, ranks] :
+       {std::pair(&placement.source, source_ranks), {&placement.destination, destination_ranks}}) {
+    for (std::int64_t rank = 0; rank < ranks; ++rank) {
+      const auto device = static_cast<std::int32_t>(rank / ranks_per_device);
+      sites->push_back({first.device + device, first.domain + device / static_cast<std::int32_t>(devices_per_domain)});
+    }
+    first = {sites->back().device + 1, sites->back().domain + 1};
+  }
+  return placement;
+}
+
+double Bound::total() const { return std::max({seconds.ingress, seconds.egress, seconds.fanout, seconds.memory}); }
+
+std::string Bound::term() const {
+  const double largest = total();
+  if (largest == seconds.ingress) return "ingress";
+  if (largest == seconds.egress) return "egress";
+  return largest == seconds.fanout ? "fanout" : "memory";
+}
+
+void Bound::time(const Rates& rates) {
+  seconds.ingress = std::max(over(device.ingress, rates.device_in), over(domain.ingress, rates.domain_in));
+  seconds.egress = std::max(over(device.egress, rates.device_out), over(domain.egress, rates.domain_out));
+  seconds.fanout = std::max(over(device.fanout, rates.device_out), over(domain.fanout, rates.domain_out));
+  seconds.memory = over(memory, rates.memory);
+}
+
+Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                  const Rates& rates, const Placement& placement) {
+  using Key = std::tuple<Shape, DType, std::int64_t, std::uint64_t, std::uint64_t>;
+  std::map<Key, std::pair<const Tensor*, std::int64_t>> classes;  // the first of each, and how many
+  for (const Tensor& tensor : tensors) {
+    const Key key{tensor.shape, tensor.dtype, tensor.repeats, source.placement_class(tensor),
+                  destination.placement_class(tensor)};
+    ++classes.try_emplace(key, &tensor, 0).first->second.second;
+  }
+  Ports devices(placement, &Site::device), domains(placement, &Site::domain);
+  Memories memories(placement, rates.memory_is_shared ? &Site::domain : &Site::device);
+  for (const auto& [key, tensors_of_class] : classes) {
+    const auto& [tensor, count] = tensors_of_class;
+    const std::vector<Holding> wanted = holdings(destination, *tensor);
+    for (const Holding& held : holdings(source, *tensor)) {
+      for (const Holding& need : wanted) {
+        const auto box = intersect(held.box, need.box);
+        if (!box) continue;
+        const std::int64_t from = byte_size(held.format.dtype), to = byte_size(need.format.dtype);
+        const std::int64_t values = values_of(*tensor, *box);
+        const Crossing crossing{values * std::min(from, to), values * from, box->volume() * to, &held.ranks,
+                                &need.ranks};
+        devices.add(crossing, static_cast<double>(count));
+        domains.add(crossing, static_cast<double>(count));
+        memories.add(crossing, static_cast<double>(count));
+      }
+    }
+  }
+  Bound bound;
+  bound.device = devices.links();
+  bound.domain = domains.links();
+  bound.memory = memories.busiest();
+  bound.time(rates);
+  return bound;
+}
+
+}  // namespace refit::plan
