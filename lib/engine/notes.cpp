@@ -74,7 +74,7 @@ std::vector<std::string> not_finite_notes(const Setup& setup, const std::vector<
   return sentences(others, [&](const NotFinite& one) {
     const model::Tensor& tensor = tensor_of(setup, one.tensor);
     return fmt::format("NaN or Inf in {} of {} on gen, as {}, and in {} on train", elements(one.elements), tensor.name,
-                       name(setup.gen->format(tensor)->dtype), on_train(one));
+                       name(setup.gen->format(tensor)->dtype), elements(on_train(one)));
   });
 }
 

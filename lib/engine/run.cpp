@@ -214,15 +214,17 @@ class Run {
 
   /// What is wrong is the verdict from now on, whatever becomes of counting.
   void name_wrong(const verify::StepResult& wrong) {
-    constexpr std::size_t kNamed = 10;
     named_ = wrong;
     if (!is_root()) return;
-    for (std::size_t i = 0; i < std::min(wrong.wrong.size(), kNamed); ++i) {
+    // All that fits on a screen of the first wrong refit, a line of others.
+    const bool is_first = !result_.verification || result_.verification->wrong.empty();
+    const std::size_t shown = std::min<std::size_t>(wrong.wrong.size(), is_first ? 10 : 1);
+    for (std::size_t i = 0; i < shown; ++i) {
       spdlog::error("refit {}: {} is wrong on gen rank {}", wrong.step, wrong.wrong[i].tensor,
                     to_int(wrong.wrong[i].gen_rank));
     }
-    if (wrong.wrong.size() > kNamed) {
-      spdlog::error("refit {}: and {} more: {} tensors are wrong in all", wrong.step, wrong.wrong.size() - kNamed,
+    if (wrong.wrong.size() > shown) {
+      spdlog::error("refit {}: and {} more; {} tensors are wrong in all", wrong.step, wrong.wrong.size() - shown,
                     wrong.tensors_wrong);
     }
   }

@@ -137,7 +137,9 @@ class Queue {
 class Counting {
  public:
   Counting(const LocalMemory& local, const std::vector<Suspect>& suspects, const std::vector<WrongPart>& wrong)
-      : local_(local), transfers_(transfers_of(local, suspects, wrong)) {
+      : local_(local),
+        transfers_(transfers_of(local, suspects, wrong)),
+        to_(static_cast<std::size_t>(local.world.size())) {
     std::size_t receivers = 1;
     for (const Transfer& transfer : transfers_) {
       queues_[transfer.source.world_rank].add(transfer);
@@ -168,26 +170,26 @@ class Counting {
   }
 
   void round() {
-    std::vector<Bytes> to(static_cast<std::size_t>(local_.world.size()));
+    for (Bytes& bytes : to_) bytes.clear();
     std::vector<Turn> due;
     for (auto& [rank, queue] : queues_) {
       if (queue.empty()) continue;
       const Turn turn = queue.take(local_, chunk_bytes_);
-      if (rank == local_.world.rank()) send(turn, to);
+      if (rank == local_.world.rank()) send(turn);
       if (finding(*turn.transfer) != nullptr) due.push_back(turn);
     }
-    const std::vector<Bytes> from = local_.world.exchange(to);
+    const std::vector<Bytes> from = local_.world.exchange(to_);
     for (const Turn& turn : due) compare_with(turn, from[static_cast<std::size_t>(turn.transfer->source.world_rank)]);
   }
 
-  void send(const Turn& turn, std::vector<Bytes>& to) {
+  void send(const Turn& turn) {
     const Transfer& transfer = *turn.transfer;
     const DType as = local_.as(transfer.tensor).dtype;
     const std::int32_t piece = local_.piece_of(local_.owner(transfer.tensor), transfer.source.piece);
     const std::span<std::byte> truth = buffer(turn.box.volume() * byte_size(as));
     local_.copy_out(local_.region(piece, turn.box), local_.transform_of(local_.piece(piece)), as, truth.data());
     for (const Holder& receiver : transfer.receivers) {
-      to[static_cast<std::size_t>(receiver.world_rank)].assign(truth.begin(), truth.end());
+      to_[static_cast<std::size_t>(receiver.world_rank)].assign(truth.begin(), truth.end());
     }
   }
 
@@ -225,6 +227,7 @@ class Counting {
   std::int64_t chunk_bytes_ = 0;
   std::map<std::int32_t, Finding> findings_;  ///< by piece
   kernels::SharedBuffer buffer_;
+  std::vector<Bytes> to_;  ///< kept from round to round: fresh memory costs more than what is written there
 };
 
 void keep_wrong(const std::vector<Finding>& from, std::vector<Finding>& to) {

@@ -89,7 +89,7 @@ def not_finite(suite):
     suite.check_code(ended, 0, "NaN in fp32")
     suite.check(sorted(said(result)) == sorted([of_norm, of_down]), f"{said(result)}", ended)
     suite.check(result["verification"]["kl"]["max"] == 0, f"{result['verification']['kl']}", ended)
-    ended, result = run(suite, "cast", tensors, "fp32:bf16")
+    ended, result = run(suite, "cast", tensors, "fp32:bf16", "--set", "run.update=none")
     suite.check_code(ended, 0, "NaN through a cast")
     expected = [of_norm, of_down, f"NaN or Inf in 2 elements of {DOWN} on gen, as BF16, and in 1 element on train"]
     suite.check(sorted(said(result)) == sorted(expected), f"{said(result)}", ended)
@@ -98,12 +98,17 @@ def not_finite(suite):
 
 
 def beside_wrong_data(suite):
-    """A refit that leaves poison behind: the KL says that it is one of NaN."""
-    ended, result = run(suite, "poison", weights(suite), "fp32", "--inject", "drop-tensor")
+    """A refit that leaves poison behind in weights of a natural size: the KL says that it is one of NaN."""
+    ended = suite.run(
+        4, "run", "--model", "qwen3-0.6b-small", "--layers", 2, "--train", "TP2", "--gen", "TP2", "--steps", 1,
+        "--warmup", 0, "--json", "poison.json", "--force", "--inject", "drop-tensor",
+    )  # fmt: skip
     suite.check_code(ended, 1, "poison")
-    kl = result["verification"]["kl"]
-    suite.check(kl.get("not_finite") == 1, f"{kl}", ended)
-    suite.check(any("on gen, as F32, and in 0 elements on train" in note for note in said(result)), f"{said(result)}", ended)
+    result = suite.result("poison.json", ended)
+    wrong, kl = result["verification"]["elements_wrong"], result["verification"]["kl"]
+    suite.check(kl.get("not_finite") == 1 and kl["max"] > 1000, f"{kl}", ended)
+    note = f"NaN or Inf in {wrong} elements of {kl['tensor']} on gen, as BF16, and in 0 elements on train"
+    suite.check(said(result) == [note], f"{said(result)}", ended)
     suite.check("it says nothing of 1 matrix with NaN" in " ".join(ended.out.replace("#", " ").split()), "KL", ended)
 
 
