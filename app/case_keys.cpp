@@ -91,6 +91,9 @@ std::vector<Key> make_keys() {
       number("run.timeout_seconds", 0, 1e6, "seconds",
              "Longest time of one refit (its verification gets longer); 0 = none.", MEMBER(run.timeout_seconds),
              "--timeout"),
+      number("run.count_seconds", 0, 1e6, "seconds",
+             "Longest time of counting wrong elements; wrong tensors and ranks are named before.",
+             MEMBER(run.count_seconds)),
       texts("run.inject", "Faults to inject (refit list injections).", MEMBER(run.inject), "--inject"),
       word("run.strict_upstream", "Refuse what that version refuses.", MEMBER(run.strict_upstream)),
 

@@ -251,12 +251,20 @@ constexpr std::int64_t sign(std::uint64_t seed, std::int64_t column) {
   return (splitmix64(seed ^ splitmix64(static_cast<std::uint64_t>(column))) >> 63) != 0 ? -1 : 1;
 }
 
-/// Elements of `region` whose bits differ from `expected` (contiguous, row-major over the box, of dtype region.dtype).
+/// Elements of `region` whose bits differ from `expected` (contiguous, row-major over the box, of dtype region.dtype),
+/// counted where the region lies; complete on return. A region costs the same however many elements differ.
 struct Difference {
   std::int64_t count = 0;
   std::int64_t first = -1;  ///< linear index within the box of the first differing element; -1 if none
 };
 Difference count_differences(const ExecutionSpace& space, const Region& region, const std::byte* expected);
+
+/// Elements that are NaN or infinite, of a floating-point type (E8M0: its NaN); others have none. Complete on return.
+std::int64_t count_not_finite(const ExecutionSpace& space, const Region& region);
+
+/// Elements, NaN aside, whose value type `to` does not have: a cast rounds them, or makes them infinite. Castable types
+/// only; complete on return.
+std::int64_t count_rounded(const ExecutionSpace& space, const Region& region, DType to);
 
 /// Values of one seeded synthetic tensor: mean + scale x (a normal-looking deviate), a function of (key, global linear
 /// index) only, computed in double and rounded once to the region's dtype: a castable one, F8_E4M3 (saturated), or

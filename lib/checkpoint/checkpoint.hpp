@@ -72,6 +72,8 @@ struct Read {
 struct ReadStatistics {
   std::int64_t bytes_read = 0;    ///< from files
   std::int64_t bytes_needed = 0;  ///< of the boxes, in the files' dtype
+  /// By read: 1 where a cast rounded a value of the file, 0 where the destination's dtype has all of them.
+  std::vector<std::uint8_t> rounded;
 };
 
 /// Reads boxes straight into their final places: pread of contiguous byte ranges where the box is contiguous at both

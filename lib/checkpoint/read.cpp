@@ -79,12 +79,14 @@ void check(const Read& read, const Checkpoint& checkpoint) {
 
 class Reader {
  public:
+  /// Sets rounded[i] where read number i rounds a value.
   Reader(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint, std::int64_t total_bytes,
-         const std::function<void(std::int64_t, std::int64_t)>& progress)
-      : space_(space), checkpoint_(checkpoint), total_bytes_(total_bytes), progress_(progress) {}
+         const std::function<void(std::int64_t, std::int64_t)>& progress, std::span<std::uint8_t> rounded)
+      : space_(space), checkpoint_(checkpoint), total_bytes_(total_bytes), progress_(progress), rounded_(rounded) {}
 
-  void read(const Read& read) {
+  void read(const Read& read, std::size_t number) {
     if (read.box.empty()) return;
+    number_ = number;
     if (read.entry->file != file_) {
       file_ = read.entry->file;
       gather_.open(checkpoint_.files[static_cast<std::size_t>(file_)]);
@@ -145,6 +147,7 @@ class Reader {
                         wanted.extent, buffer_strides, read.strides, keeps ? read.format.dtype : read.entry->info.dtype,
                         read.format.dtype,
                         keeps ? Transform::none : transform(Conversion::none, read.format.conversion)});
+      read_of_tile_.push_back(number_);
       used_ = layout::round_up(used_ + bytes, kSlotAlignment);
     });
   }
@@ -153,9 +156,28 @@ class Reader {
   void launch() {
     space_.fence();
     kernels::CopyTable(space_, tiles_).run(space_);
+    look_for_rounding();
     tiles_.clear();
+    read_of_tile_.clear();
     used_ = 0;
     slot_ = 1 - slot_;
+  }
+
+  /// A cast is looked at until one of its values is rounded: then it is known of that read.
+  void look_for_rounding() const {
+    for (std::size_t i = 0; i < tiles_.size(); ++i) {
+      const kernels::Tile& tile = tiles_[i];
+      std::uint8_t& rounded = rounded_[read_of_tile_[i]];
+      if (rounded != 0 || tile.transform != Transform::none || !may_round(tile.from, tile.to)) continue;
+      // Only read from.
+      const kernels::Region region{const_cast<std::byte*>(tile.source), tile.from, Box::whole(tile.extent), tile.extent,
+                                   tile.source_strides};
+      rounded = kernels::count_rounded(space_, region, tile.to) > 0 ? 1 : 0;
+    }
+  }
+
+  static bool may_round(DType from, DType to) {
+    return from != to && to != DType::f32 && is_castable(from) && is_castable(to);
   }
 
   /// The box with whole rows where its own part of them is tiny, over as many dimensions as make up such a row.
@@ -183,11 +205,14 @@ class Reader {
   const Checkpoint& checkpoint_;
   std::int64_t total_bytes_;
   const std::function<void(std::int64_t, std::int64_t)>& progress_;
+  std::span<std::uint8_t> rounded_;
+  std::size_t number_ = 0;  ///< of the read
   Gather gather_;
   std::array<kernels::SharedBuffer, 2> slots_;
   std::size_t slot_ = 0;
   std::int64_t used_ = 0;  ///< of the slot
   std::vector<kernels::Tile> tiles_;
+  std::vector<std::size_t> read_of_tile_;
   std::int32_t file_ = -1;
   std::int64_t done_ = 0;
   std::int64_t reported_ = 0;
@@ -215,8 +240,9 @@ ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& chec
     check(read, checkpoint);
     statistics.bytes_needed += read.box.volume() * byte_size(read.entry->info.dtype);
   }
-  Reader reader(space, checkpoint, statistics.bytes_needed, progress);
-  for (std::size_t i : file_order(reads)) reader.read(reads[i]);
+  statistics.rounded.assign(reads.size(), 0);
+  Reader reader(space, checkpoint, statistics.bytes_needed, progress, statistics.rounded);
+  for (std::size_t i : file_order(reads)) reader.read(reads[i], i);
   reader.finish();
   statistics.bytes_read = reader.bytes_read();
   return statistics;

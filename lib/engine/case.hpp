@@ -145,6 +145,7 @@ struct RunSection {
   Update update = Update::perturb;
   Verify verify = Verify::every;
   double timeout_seconds = 60;  ///< of one refit (its verification gets longer); 0 = none
+  double count_seconds = 10;    ///< for counting wrong elements once wrong tensors are named; 0 = they are not counted
   std::vector<std::string> inject;
   Strict strict_upstream = Strict::off;
 };

@@ -47,6 +47,7 @@ report::Settings settings_of(const Case& c) {
     settings.emplace_back("chunk_bytes", c.refit.chunk_bytes);
     settings.emplace_back("ring_chunks", c.refit.ring_chunks);
   }
+  if (c.run.count_seconds != RunSection().count_seconds) settings.emplace_back("count_seconds", c.run.count_seconds);
   if (!c.run.inject.empty()) settings.emplace_back("inject", fmt::format("{}", fmt::join(c.run.inject, ",")));
   return settings;
 }

@@ -35,6 +35,12 @@ std::string missed_mismatch(const Setup& setup, const report::Verification& foun
     return "wrong data was expected, but everything is right";
   }
   const auto& wanted = setup.c.expect.mismatch;
+  if (!wanted.empty() && found.tensors_not_counted > 0) {
+    return fmt::format(
+        "{} wrong tensors were not counted to the end in run.count_seconds = {}: what part of them is "
+        "wrong is not known",
+        found.tensors_not_counted, setup.c.run.count_seconds);
+  }
   for (const ExpectedMismatch& mismatch : wanted) {
     std::int64_t wrong = 0;
     for (const report::WrongTensor& tensor : found.wrong)
@@ -80,8 +86,8 @@ std::string missed(const Setup& setup, const report::Result& result) {
   if (expect.outcome == ExpectedOutcome::mismatch) return missed_mismatch(setup, *result.verification);
   if (result.verification->tensors_wrong > 0) {
     const report::WrongTensor& first = result.verification->wrong.front();
-    return fmt::format("{} wrong on gen rank {}: {} elements ({} tensors wrong in all)", first.tensor, first.gen_rank,
-                       first.elements_wrong, result.verification->tensors_wrong);
+    return fmt::format("{} wrong on gen rank {}: {}{} elements ({} tensors wrong in all)", first.tensor, first.gen_rank,
+                       first.counted ? "" : "at least ", first.elements_wrong, result.verification->tensors_wrong);
   }
   if (!result.verification->wrong_replicas.empty()) {
     const report::WrongReplica& odd = result.verification->wrong_replicas.front();

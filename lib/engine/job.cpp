@@ -10,6 +10,7 @@
 #include "core/hash.hpp"
 #include "engine/describe.hpp"
 #include "engine/host_memory.hpp"
+#include "engine/notes.hpp"
 #include "engine/together.hpp"
 #include "plan/stream.hpp"
 #include "transport/p2p.hpp"
@@ -102,9 +103,12 @@ void Job::prepare(report::Result& result) {
           {tensor.index, source_fingerprint(space_, setup_, tensor, setup_.gen->format(tensor)->dtype)});
     }
   });
-  verifier_ = std::make_unique<verify::Verifier>(setup_.model, setup_.sent(), *setup_.gen, sent_view(), world_, space_,
-                                                 static_cast<std::uint64_t>(setup_.c.run.seed), std::move(constants),
-                                                 originals());
+  verifier_ =
+      std::make_unique<verify::Verifier>(setup_.model, setup_.sent(), *setup_.gen, sent_view(), world_, space_,
+                                         static_cast<std::uint64_t>(setup_.c.run.seed), std::move(constants),
+                                         originals(), verify::Tuning{.count_seconds = setup_.c.run.count_seconds});
+  not_finite_ = verifier_->not_finite(verify::Group::train);
+  say(not_finite_notes(setup_, not_finite_), result);
   for (const auto& odd : verifier_->check_train_holders()) {
     const std::string text =
         fmt::format("train rank {} holds other bits of {} {} than its replicas, before the first refit",
@@ -364,17 +368,27 @@ void Job::load(report::Result& result) {
   if (session_.rank() == 0) spdlog::info("loading {}", setup_.source());
   world_.barrier();
   const double start = now();
-  checkpoint::ReadStatistics statistics;
+  Loaded loaded;
   together(world_, [&] {
     if (session_.rank() == 0) {
       LoadProgress report;
-      statistics = weights_->load(space_, std::ref(report));
+      loaded = weights_->load(space_, std::ref(report));
     } else {
-      statistics = weights_->load(space_, {});
+      loaded = weights_->load(space_, {});
     }
   });
+  const checkpoint::ReadStatistics& statistics = loaded.statistics;
   result.prepare.emplace_back("load", world_.max(now() - start));
   result.load = report::Load{world_.sum(statistics.bytes_read), world_.sum(statistics.bytes_needed)};
+  say(rounding_notes(setup_, world_, loaded.rounded), result);
+}
+
+void Job::say(const std::vector<std::string>& notes, report::Result& result) const {
+  if (session_.rank() != 0) return;
+  for (const std::string& note : notes) {
+    spdlog::warn("{}", note);
+    result.notes.push_back(note);
+  }
 }
 
 std::unique_ptr<SentWeights> Job::make_sent(const SentWeights::HasMemory& has_memory) const {
@@ -568,20 +582,25 @@ report::Refit Job::refit(std::int64_t number) {
   return result;
 }
 
-verify::StepResult Job::verify(std::int64_t number) {
+verify::StepResult Job::verify(std::int64_t number, report::Result& result, const verify::Named& named) {
   progress_.at("verify");
-  verify::StepResult result = verify_weights(number);
-  if (has_cache_scales()) CacheScales::verify(cache_scales_.get(), setup_, world_, result);
-  return result;
+  verify::StepResult step = verify_weights(number, [&](const verify::StepResult& wrong) {
+    named(wrong);
+    progress_.at("count");
+  });
+  if (has_cache_scales()) CacheScales::verify(cache_scales_.get(), setup_, world_, step);
+  if (!looked_at_gen_) say(not_finite_notes(setup_, not_finite_, verifier_->not_finite(verify::Group::gen)), result);
+  looked_at_gen_ = true;
+  return step;
 }
 
-verify::StepResult Job::verify_weights(std::int64_t number) {
-  if (!sends_quantise_) return verifier_->verify(number);
+verify::StepResult Job::verify_weights(std::int64_t number, const verify::Named& named) {
+  if (!sends_quantise_) return verifier_->verify(number, named);
   // What gen should hold is in no memory of the refit: it is made here, for as long as it is looked at.
   const std::unique_ptr<SentWeights> expected = make_sent(all_weights);
   expected->quantise().run();
   if (is_train()) verifier_->move(expected->memory().storages());
-  return verifier_->verify(number);
+  return verifier_->verify(number, named);
 }
 
 void Job::dump() const {

@@ -33,7 +33,8 @@ class Job {
   void prepare(report::Result& result);
   /// Refit number 1, 2, ...: update, barrier, refit, and the maximum over ranks of its phases.
   report::Refit refit(std::int64_t number);
-  verify::StepResult verify(std::int64_t number);
+  /// `named` is called as the verifier calls it. What a reader must know of gen's weights is added to the notes once.
+  verify::StepResult verify(std::int64_t number, report::Result& result, const verify::Named& named);
   /// Device memory that the executor's library has taken on the rank that has most of it.
   std::int64_t library_bytes() const { return world_.max(bulk_executor_->library_bytes()); }
   /// After the last refit, on hosts: probes once more and keeps the better rates, and the bound by them. A host's rates
@@ -81,7 +82,9 @@ class Job {
   /// `direct` make as they send it.
   SentWeights::HasMemory staged(bool sends_quantise) const;
   verify::RankView sent_view() const;
-  verify::StepResult verify_weights(std::int64_t number);
+  verify::StepResult verify_weights(std::int64_t number, const verify::Named& named);
+  /// Adds notes to those of rank 0, and to its log.
+  void say(const std::vector<std::string>& notes, report::Result& result) const;
   std::optional<verify::Originals> originals() const;
   /// What this rank's executors send from: the weights, or what they become.
   const transport::LocalMemory& sent() const { return sent_ && is_train() ? sent_->memory() : weights_->memory(); }
@@ -120,6 +123,8 @@ class Job {
   plan::Resharding resharding_;  ///< of the executor m2n
   std::unique_ptr<transport::Executor> bulk_executor_, misc_executor_;
   std::unique_ptr<verify::Verifier> verifier_;
+  std::vector<verify::NotFinite> not_finite_;  ///< of train, at rank 0
+  bool looked_at_gen_ = false;                 ///< for its NaN and infinities
 };
 
 }  // namespace refit::engine

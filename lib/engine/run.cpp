@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <iostream>
 #include <map>
+#include <optional>
 
 #include "engine/describe.hpp"
 #include "engine/engine.hpp"
@@ -101,6 +102,7 @@ Extents unflatten(std::int64_t linear, const Shape& shape) {
 /// Adds one verified refit to what is reported.
 void add(const verify::StepResult& step, const model::Model& model, report::Refit& refit, report::Result& result) {
   refit.elements_wrong = step.elements_wrong;
+  refit.counted = step.tensors_not_counted == 0;
   refit.kl_max = step.kl.max;
   if (!result.verification) result.verification.emplace();
   report::Verification& total = *result.verification;
@@ -110,15 +112,19 @@ void add(const verify::StepResult& step, const model::Model& model, report::Refi
   total.elements = step.elements;
   total.tensors_wrong = std::max(total.tensors_wrong, step.tensors_wrong);
   total.elements_wrong = std::max(total.elements_wrong, step.elements_wrong);
+  total.tensors_not_counted = std::max(total.tensors_not_counted, step.tensors_not_counted);
   total.fingerprint_train = hexadecimal(step.fingerprint_train);
   total.fingerprint_gen = hexadecimal(step.fingerprint_gen);
   if (!total.kl) total.kl.emplace();
   total.kl->mean = std::max(total.kl->mean, step.kl.mean);
-  if (step.kl.max > total.kl->max) total.kl = report::Kl{step.kl.max, total.kl->mean, step.kl.tensor};
+  if (step.kl.max > total.kl->max)
+    total.kl = report::Kl{step.kl.max, total.kl->mean, step.kl.tensor, total.kl->not_finite};
+  total.kl->not_finite = std::max(total.kl->not_finite, step.kl.not_finite);
   for (const verify::WrongTensor& wrong : step.wrong) {
     if (!first_wrong) break;
-    report::WrongTensor entry{wrong.tensor, to_int(wrong.gen_rank), wrong.elements_wrong, {wrong.first_index}};
-    if (const model::Tensor* tensor = model.find(wrong.tensor)) {
+    report::WrongTensor entry{wrong.tensor, to_int(wrong.gen_rank), wrong.elements_wrong, {}, wrong.counted};
+    if (wrong.first_index >= 0) entry.first_index = {wrong.first_index};
+    if (const model::Tensor* tensor = model.find(wrong.tensor); tensor != nullptr && wrong.first_index >= 0) {
       const Extents index = unflatten(wrong.first_index, tensor->file_shape());
       entry.first_index.assign(index.begin(), index.end());
     }
@@ -192,12 +198,14 @@ class Run {
       const bool verifies = case_.run.verify == Verify::every || (case_.run.verify == Verify::last && number == last);
       if (verifies) {
         watchdog.arm(verification_limit());
-        const verify::StepResult step = job.verify(number);
+        const verify::StepResult step =
+            job.verify(number, result_, [&](const verify::StepResult& wrong) { name_wrong(wrong); });
         watchdog.disarm();
+        named_.reset();
         add(step, setup_->model, refit, result_);
       }
       if (is_root()) report::print_step(std::cout, result_, refit);
-      result_.refits.push_back(std::move(refit));
+      if (is_root()) result_.refits.push_back(std::move(refit));  // the others' would only take memory
     }
     if (result_.m2n) result_.m2n->library_bytes_max = job.library_bytes();
     job.dump();
@@ -205,13 +213,31 @@ class Run {
     return finish();
   }
 
-  /// A refit's limit, and time to read every weight at a slow machine's pace: verification is not what is measured.
+  /// What is wrong is the verdict from now on, whatever becomes of counting.
+  void name_wrong(const verify::StepResult& wrong) {
+    named_ = wrong;
+    if (!is_root()) return;
+    // All that fits on a screen of the first wrong refit, a line of others.
+    const bool is_first = !result_.verification || result_.verification->wrong.empty();
+    const std::size_t shown = std::min<std::size_t>(wrong.wrong.size(), is_first ? 10 : 1);
+    for (std::size_t i = 0; i < shown; ++i) {
+      spdlog::error("refit {}: {} is wrong on gen rank {}", wrong.step, wrong.wrong[i].tensor,
+                    to_int(wrong.wrong[i].gen_rank));
+    }
+    if (wrong.wrong.size() > shown) {
+      spdlog::error("refit {}: and {} more; {} tensors are wrong in all", wrong.step, wrong.wrong.size() - shown,
+                    wrong.tensors_wrong);
+    }
+  }
+
+  /// A refit's limit, time to read every weight at a slow machine's pace, and that for counting wrong elements, so that
+  /// these never end in a timeout: verification is not what is measured.
   double verification_limit() const {
     constexpr double kSlowBytesPerSecond = 1e8;
     if (case_.run.timeout_seconds <= 0) return 0;
     const double stored = static_cast<double>(result_.memory->train_bytes_max * case_.train_ranks() +
                                               result_.memory->gen_bytes_max * case_.gen_ranks());
-    return case_.run.timeout_seconds + stored / kSlowBytesPerSecond;
+    return case_.run.timeout_seconds + stored / kSlowBytesPerSecond + case_.run.count_seconds;
   }
 
   int finish() {
@@ -253,13 +279,22 @@ class Run {
 
   /// Only this rank (as far as it knows) has failed: it writes the results and takes the others down.
   [[noreturn]] void fail_alone(ErrorKind kind, bool timeout, const std::string& message) {
-    const int code = judge_error(case_, kind, timeout, message, result_);
-    result_.error->rank = session_.rank();
-    if (job_) result_.error->phase = job_->progress().phase;
+    const int code = timeout && named_ ? judge_named() : judge_error(case_, kind, timeout, message, result_);
+    if (result_.error) result_.error->rank = session_.rank();
+    if (result_.error && job_) result_.error->phase = job_->progress().phase;
     // Of other ranks the log's pattern says the rank.
     spdlog::error("{}{}{}", is_root() ? "rank 0: " : "", code == 0 ? "as expected: " : "", message);
     write_failure();
     transport::MpiSession::abort(code);
+  }
+
+  /// The verdict where wrong data had been named before time ran out.
+  int judge_named() {
+    report::Refit refit;
+    refit.number = named_->step;
+    add(*named_, setup_->model, refit, result_);
+    judge(*setup_, result_);
+    return result_.exit_code;
   }
 
   void write_failure() {
@@ -281,7 +316,8 @@ class Run {
   std::unique_ptr<Setup> setup_;
   Places places_;
   std::unique_ptr<Job> job_;
-  bool outputs_checked_ = false;  ///< only then may a failure write to them
+  std::optional<verify::StepResult> named_;  ///< what is wrong, while its elements are counted
+  bool outputs_checked_ = false;             ///< only then may a failure write to them
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "core/hash.hpp"
 #include "kernels/memory.hpp"
 #include "verify/chunks.hpp"
+#include "verify/tuning.hpp"
 
 namespace refit::engine {
 
@@ -62,14 +63,14 @@ void Weights::fill(const kernels::ExecutionSpace& space) const {
   space.fence();
 }
 
-checkpoint::ReadStatistics Weights::load(const kernels::ExecutionSpace& space,
-                                         const std::function<void(std::int64_t, std::int64_t)>& progress) const {
-  checkpoint::ReadStatistics statistics;
+Loaded Weights::load(const kernels::ExecutionSpace& space,
+                     const std::function<void(std::int64_t, std::int64_t)>& progress) const {
+  Loaded loaded;
   const bool is_train = group_ == verify::Group::train;
   if (!is_train) kernels::poison(space, arena_, transport::ArenaMap(layout_).bytes);
   space.fence();
   if (setup_.checkpoint) {
-    statistics = read_checkpoint(space, progress);
+    loaded = read_checkpoint(space, progress);
     if (is_train) require_tied_head(space);
   }
   for (const LocalPiece* piece : own_pieces()) {
@@ -77,13 +78,13 @@ checkpoint::ReadStatistics Weights::load(const kernels::ExecutionSpace& space,
   }
   space.fence();
   fill(space);
-  if (!is_train) return statistics;
+  if (!is_train) return loaded;
   for (const LocalPiece* piece : own_pieces()) {
     if (!setup_.faults.corrupts(setup_.model, setup_.model.tensors[static_cast<std::size_t>(piece->tensor)], rank_))
       continue;
     kernels::flip_bit(space, memory_.address(piece->piece.place, piece->piece.format.dtype));
   }
-  return statistics;
+  return loaded;
 }
 
 /// Whether the checkpoint has the piece's values. Of scales of the KV cache a calibration's count, and those that
@@ -122,9 +123,10 @@ void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece&
   space.fence();
 }
 
-checkpoint::ReadStatistics Weights::read_checkpoint(
-    const kernels::ExecutionSpace& space, const std::function<void(std::int64_t, std::int64_t)>& progress) const {
+Loaded Weights::read_checkpoint(const kernels::ExecutionSpace& space,
+                                const std::function<void(std::int64_t, std::int64_t)>& progress) const {
   std::vector<checkpoint::Read> reads;
+  std::vector<std::int32_t> tensors;
   for (const LocalPiece* piece : own_pieces()) {
     if (!is_read(*piece)) continue;
     const checkpoint::Entry* entry =
@@ -132,8 +134,13 @@ checkpoint::ReadStatistics Weights::read_checkpoint(
     REFIT_ASSERT(entry != nullptr);
     const kernels::Region stored = region(*piece);
     reads.push_back({entry, stored.box, stored.data, piece->piece.format, stored.strides, stored.shape});
+    tensors.push_back(piece->tensor);
   }
-  return checkpoint::read(space, *setup_.checkpoint, reads, progress);
+  Loaded loaded{checkpoint::read(space, *setup_.checkpoint, reads, progress), {}};
+  for (std::size_t i = 0; i < reads.size(); ++i) {
+    if (loaded.statistics.rounded[i] != 0) loaded.rounded.push_back(tensors[i]);
+  }
+  return loaded;
 }
 
 void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
@@ -188,7 +195,7 @@ void Weights::dump(const std::string& folder, const std::vector<checkpoint::Dump
 Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& setup, const Tensor& tensor, DType dtype) {
   const auto rule = checkpoint::synthetic_rule(tensor, static_cast<std::uint64_t>(setup.c.run.seed));
   Sum128 sum;
-  for (const Box& part : verify::chunks(Box::whole(tensor.shape), verify::kChunkBytes / byte_size(dtype))) {
+  for (const Box& part : verify::chunks(Box::whole(tensor.shape), verify::Tuning().chunk_bytes / byte_size(dtype))) {
     const kernels::SharedBuffer values(part.volume() * byte_size(dtype));
     const Extents strides = row_major_strides(part.extent);
     const kernels::Region region{values.data(), dtype, part, tensor.shape, strides};

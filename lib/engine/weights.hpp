@@ -29,6 +29,12 @@ class Arena {
   std::size_t bytes_ = 0;
 };
 
+/// What came of loading.
+struct Loaded {
+  checkpoint::ReadStatistics statistics;
+  std::vector<std::int32_t> rounded;  ///< tensors of which this rank's dtype has not every value of the file
+};
+
 /// The weights of one rank of one side, in an arena that somebody else owns.
 class Weights {
  public:
@@ -41,8 +47,8 @@ class Weights {
   /// The checkpoint's values, a calibration's, or synthetic ones of run.seed, then the constant parts: on train of all
   /// tensors, on gen of those that train does not store, after a pattern that no weight has in every byte. Errors
   /// (usage): a short file; a tied checkpoint whose lm_head differs from its embedding.
-  checkpoint::ReadStatistics load(const kernels::ExecutionSpace& space,
-                                  const std::function<void(std::int64_t, std::int64_t)>& progress) const;
+  Loaded load(const kernels::ExecutionSpace& space,
+              const std::function<void(std::int64_t, std::int64_t)>& progress) const;
   /// train: one optimiser step's stand-in, once per storage.
   void update(const kernels::ExecutionSpace& space, std::int64_t step) const;
   /// Writes every storage under the engine's own name, and `buffers`.
@@ -55,8 +61,8 @@ class Weights {
   bool is_read(const layout::LocalPiece& piece) const;
   void make(const kernels::ExecutionSpace& space, const layout::LocalPiece& piece) const;
   void synthesise(const kernels::ExecutionSpace& space, const layout::LocalPiece& piece) const;
-  checkpoint::ReadStatistics read_checkpoint(const kernels::ExecutionSpace& space,
-                                             const std::function<void(std::int64_t, std::int64_t)>& progress) const;
+  Loaded read_checkpoint(const kernels::ExecutionSpace& space,
+                         const std::function<void(std::int64_t, std::int64_t)>& progress) const;
   void require_tied_head(const kernels::ExecutionSpace& space) const;
 
   const Setup& setup_;

@@ -1,6 +1,7 @@
 #include "report/format.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <sstream>
 
@@ -41,6 +42,12 @@ std::string format_count(std::int64_t count) {
 
 std::string counted(std::int64_t count, const std::string& noun) {
   return fmt::format("{} {}{}", format_count(count), noun, count == 1 ? "" : "s");
+}
+
+std::string wrong_text(const WrongTensor& wrong) {
+  if (wrong.first_index.empty()) return "not counted";
+  return fmt::format("{}{}, {} at [{}]", wrong.counted ? "" : "at least ", counted(wrong.elements_wrong, "element"),
+                     wrong.counted ? "first" : "one", fmt::join(wrong.first_index, ","));
 }
 
 std::string format_setting(const SettingValue& value) {
@@ -128,7 +135,8 @@ std::string verdict(const Result& result) {
   if (result.error) {
     why = result.error->message;
   } else if (result.verification && result.verification->elements_wrong > 0) {
-    why = fmt::format("{} wrong in {}", counted(result.verification->elements_wrong, "element"),
+    why = fmt::format("{}{} wrong in {}", result.verification->tensors_not_counted > 0 ? "at least " : "",
+                      counted(result.verification->elements_wrong, "element"),
                       counted(result.verification->tensors_wrong, "tensor"));
   }
   return fmt::format("{}: {}", result.status == Status::waived ? "WAIVED" : "FAILED", why);

@@ -21,6 +21,9 @@ std::string format_count(std::int64_t count);
 /// "1 refit", "8,190 refits".
 std::string counted(std::int64_t count, const std::string& noun);
 
+/// What is wrong of a tensor: "3 elements, first at [0,7]", "at least 3 elements, one at [0,7]", "not counted".
+std::string wrong_text(const WrongTensor& wrong);
+
 /// "true", "10", "0.5" or the string itself.
 std::string format_setting(const SettingValue& value);
 

@@ -142,11 +142,13 @@ void write_wrong(hid_t file, const std::vector<WrongTensor>& wrong) {
   std::vector<const char*> tensors;
   std::vector<std::int64_t> ranks;
   std::vector<std::int64_t> counts;
+  std::vector<std::int64_t> counted;
   std::vector<std::int64_t> indices(wrong.size() * kIndexColumns, -1);
   for (std::size_t i = 0; i < wrong.size(); ++i) {
     tensors.push_back(wrong[i].tensor.c_str());
     ranks.push_back(wrong[i].gen_rank);
     counts.push_back(wrong[i].elements_wrong);
+    counted.push_back(wrong[i].counted ? 1 : 0);
     const auto used = static_cast<std::ptrdiff_t>(std::min(wrong[i].first_index.size(), kIndexColumns));
     std::copy_n(wrong[i].first_index.begin(), used, indices.begin() + static_cast<std::ptrdiff_t>(i * kIndexColumns));
   }
@@ -155,6 +157,7 @@ void write_wrong(hid_t file, const std::vector<WrongTensor>& wrong) {
   write_dataset(group.get(), "tensor", type.get(), {wrong.size()}, tensors.data(), "");
   write_dataset(group.get(), "gen_rank", H5T_NATIVE_INT64, {wrong.size()}, ranks.data(), "");
   write_dataset(group.get(), "elements_wrong", H5T_NATIVE_INT64, {wrong.size()}, counts.data(), "");
+  write_dataset(group.get(), "counted", H5T_NATIVE_INT64, {wrong.size()}, counted.data(), "");
   write_dataset(group.get(), "first_index", H5T_NATIVE_INT64, {wrong.size(), kIndexColumns}, indices.data(), "");
 }
 

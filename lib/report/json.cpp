@@ -163,10 +163,12 @@ Json phases(const Result& result) {
 }
 
 Json to_json(const WrongTensor& wrong) {
-  return {{"tensor", wrong.tensor},
-          {"gen_rank", wrong.gen_rank},
-          {"elements_wrong", wrong.elements_wrong},
-          {"first_index", wrong.first_index}};
+  Json json = {{"tensor", wrong.tensor},
+               {"gen_rank", wrong.gen_rank},
+               {"elements_wrong", wrong.elements_wrong},
+               {"first_index", wrong.first_index}};
+  if (!wrong.counted) json["counted"] = false;
+  return json;
 }
 
 Json to_json(const Verification& verification) {
@@ -175,6 +177,7 @@ Json to_json(const Verification& verification) {
                {"tensors_wrong", verification.tensors_wrong},
                {"elements", verification.elements},
                {"elements_wrong", verification.elements_wrong}};
+  if (verification.tensors_not_counted > 0) json["tensors_not_counted"] = verification.tensors_not_counted;
   json["wrong"] = Json::array();
   for (const WrongTensor& wrong : verification.wrong) json["wrong"].push_back(to_json(wrong));
   for (const WrongReplica& odd : verification.wrong_replicas) {
@@ -184,6 +187,7 @@ Json to_json(const Verification& verification) {
   put(json, "fingerprint_gen", verification.fingerprint_gen);
   if (verification.kl) {
     json["kl"] = {{"max", verification.kl->max}, {"mean", verification.kl->mean}, {"tensor", verification.kl->tensor}};
+    if (verification.kl->not_finite > 0) json["kl"]["not_finite"] = verification.kl->not_finite;
   }
   return json;
 }

@@ -21,8 +21,7 @@ std::string details(const Result& result) {
   if (result.error && !result.error->phase.empty()) text += fmt::format("\nphase {}", result.error->phase);
   if (!result.verification) return text;
   for (const WrongTensor& wrong : result.verification->wrong) {
-    text += fmt::format("\n{} on gen rank {}: {}, first at [{}]", wrong.tensor, wrong.gen_rank,
-                        counted(wrong.elements_wrong, "element"), fmt::join(wrong.first_index, ","));
+    text += fmt::format("\n{} on gen rank {}: {}", wrong.tensor, wrong.gen_rank, wrong_text(wrong));
   }
   return text;
 }

@@ -29,7 +29,8 @@ std::string to_junit(const Result& result);
 ///     /weight_sync        float64 [refits after the warm-up], seconds; attribute `first`: refit 1
 ///     /phases/<name>      float64 [1 for load, plan, ...; else as weight_sync], seconds
 ///     /byte_matrix        int64 [train ranks, gen ranks], bytes
-///     /wrong/tensor       string [wrong tensors]; likewise gen_rank, elements_wrong (int64)
+///     /wrong/tensor       string [wrong tensors]; likewise gen_rank, elements_wrong (int64), and counted (1; 0 where
+///                         elements_wrong is a lower bound)
 ///     /wrong/first_index  int64 [wrong tensors, 4], -1 beyond the tensor's dimensions
 void write_hdf5(const std::string& path, const Result& result);
 

@@ -171,6 +171,7 @@ struct Refit {
   std::optional<std::int64_t> elements_wrong;  ///< absent where the refit was not verified
   std::optional<double> kl_max;                ///< absent where the refit was not verified
   std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits meanwhile
+  bool counted = true;                         ///< elements_wrong; else a lower bound
 };
 
 /// One tensor on one gen rank that does not hold the expected bits.
@@ -178,7 +179,8 @@ struct WrongTensor {
   std::string tensor;
   std::int64_t gen_rank = 0;  ///< within gen
   std::int64_t elements_wrong = 0;
-  std::vector<std::int64_t> first_index;  ///< of the first wrong element, in global coordinates
+  std::vector<std::int64_t> first_index;  ///< of the first wrong element, in global coordinates; empty: none was seen
+  bool counted = true;                    ///< all of it; else elements_wrong is a lower bound, first_index of some
 };
 
 /// A train rank whose copy of a tensor differs from its replicas'.
@@ -191,7 +193,8 @@ struct WrongReplica {
 struct Kl {
   double max = 0;
   double mean = 0;
-  std::string tensor;  ///< where the maximum was found
+  std::string tensor;           ///< where the maximum was found
+  std::int64_t not_finite = 0;  ///< matrices with NaN, infinities or values of thousands, whose KL says nothing
 };
 
 struct Verification {
@@ -205,6 +208,7 @@ struct Verification {
   std::string fingerprint_train;  ///< 32 hexadecimal digits
   std::string fingerprint_gen;
   std::optional<Kl> kl;
+  std::int64_t tensors_not_counted = 0;  ///< wrong ones that were not counted in time: elements_wrong is a lower bound
 };
 
 /// Totals over all ranks; the byte matrix is Result::byte_matrix.

@@ -76,18 +76,21 @@ void print_sizes(std::ostream& out, const Result& result) {
 void print_wrong(std::ostream& out, const std::vector<WrongTensor>& wrong) {
   for (std::size_t i = 0; i < std::min(wrong.size(), kWrongShown); ++i) {
     out << labelled("wrong",
-                    fmt::format("{} on gen rank {}: {}, first at [{}]", wrong[i].tensor, wrong[i].gen_rank,
-                                counted(wrong[i].elements_wrong, "element"), fmt::join(wrong[i].first_index, ",")));
+                    fmt::format("{} on gen rank {}: {}", wrong[i].tensor, wrong[i].gen_rank, wrong_text(wrong[i])));
   }
   if (wrong.size() > kWrongShown) out << labelled("", fmt::format("... and {} more", wrong.size() - kWrongShown));
 }
 
 void print_verification(std::ostream& out, const Verification& verification) {
-  out << labelled(
-      "verification",
-      fmt::format("{}, {}, {}: {} wrong in {}", counted(verification.refits, "refit"),
-                  counted(verification.tensors, "tensor"), counted(verification.elements, "element"),
-                  format_count(verification.elements_wrong), counted(verification.tensors_wrong, "tensor")));
+  const std::int64_t not_counted = verification.tensors_not_counted;
+  out << labelled("verification",
+                  fmt::format("{}, {}, {}: {}{} wrong in {}{}", counted(verification.refits, "refit"),
+                              counted(verification.tensors, "tensor"), counted(verification.elements, "element"),
+                              not_counted > 0 ? "at least " : "", format_count(verification.elements_wrong),
+                              counted(verification.tensors_wrong, "tensor"),
+                              not_counted > 0 ? fmt::format("; {} not counted to the end (run.count_seconds)",
+                                                            counted(not_counted, "tensor"))
+                                              : ""));
   if (!verification.fingerprint_train.empty()) {
     out << labelled("fingerprint",
                     fmt::format("train {} gen {}", verification.fingerprint_train, verification.fingerprint_gen));
@@ -97,6 +100,10 @@ void print_verification(std::ostream& out, const Verification& verification) {
     const Kl& kl = *verification.kl;
     std::string text = fmt::format("max {:.4g}, mean {:.4g}", kl.max, kl.mean);
     if (kl.max > 0) text += ", largest in " + kl.tensor;
+    if (kl.not_finite > 0) {
+      text += fmt::format("; it says nothing of {} with NaN, Inf or values of thousands",
+                          kl.not_finite == 1 ? "1 matrix" : fmt::format("{} matrices", kl.not_finite));
+    }
     out << labelled("KL", text);
   }
 }

@@ -99,12 +99,13 @@ void print_step_heading(std::ostream& out) {
 
 void print_step(std::ostream& out, const Result& result, const Refit& refit) {
   const auto bandwidth = algorithm_bandwidth(result, refit);
-  out << fmt::format("  {:>6} {:>13} {:>12} {:>12} {:>12} {:>10} {:>14} {:>11}{}\n", refit.number,
-                     milliseconds(refit.weight_sync), milliseconds(find_phase(refit, "bulk")),
-                     milliseconds(find_phase(refit, "misc")), milliseconds(find_phase(refit, "finalize")),
-                     bandwidth ? fmt::format("{:.2f}", *bandwidth) : "-",
-                     refit.elements_wrong ? fmt::format("{}", *refit.elements_wrong) : "N/A",
-                     refit.kl_max ? fmt::format("{:.4g}", *refit.kl_max) : "N/A", refit.warmup ? "  warm-up" : "")
+  out << fmt::format(
+             "  {:>6} {:>13} {:>12} {:>12} {:>12} {:>10} {:>14} {:>11}{}\n", refit.number,
+             milliseconds(refit.weight_sync), milliseconds(find_phase(refit, "bulk")),
+             milliseconds(find_phase(refit, "misc")), milliseconds(find_phase(refit, "finalize")),
+             bandwidth ? fmt::format("{:.2f}", *bandwidth) : "-",
+             refit.elements_wrong ? fmt::format("{}{}", refit.counted ? "" : ">=", *refit.elements_wrong) : "N/A",
+             refit.kl_max ? fmt::format("{:.4g}", *refit.kl_max) : "N/A", refit.warmup ? "  warm-up" : "")
       << std::flush;
 }
 

@@ -8,6 +8,8 @@
 namespace refit::transport {
 namespace {
 
+constexpr int kExchange = 1;  ///< the tag of its messages
+
 int to_count(std::size_t bytes) {
   if (bytes > static_cast<std::size_t>(std::numeric_limits<int>::max()))
     fail_runtime("a control message of {} bytes is too long for MPI", bytes);
@@ -63,22 +65,29 @@ class MpiControl final : public Control {
   int size() const override { return size_; }
   void barrier() override { check_mpi(MPI_Barrier(comm_)); }
 
+  /// Straight from and into the messages, between those who have any for each other.
   std::vector<Bytes> exchange(const std::vector<Bytes>& to) override {
     REFIT_ASSERT(to.size() == static_cast<std::size_t>(size_));
     std::vector<int> send_counts;
-    Bytes sent;
-    for (const Bytes& bytes : to) {
-      send_counts.push_back(to_count(bytes.size()));
-      sent.insert(sent.end(), bytes.begin(), bytes.end());
-    }
+    for (const Bytes& bytes : to) send_counts.push_back(to_count(bytes.size()));
     std::vector<int> receive_counts(to.size());
     check_mpi(MPI_Alltoall(send_counts.data(), 1, MPI_INT, receive_counts.data(), 1, MPI_INT, comm_));
-    const std::vector<int> send_offsets = offsets(send_counts);
-    const std::vector<int> receive_offsets = offsets(receive_counts);
-    Bytes received(static_cast<std::size_t>(receive_offsets.back() + receive_counts.back()));
-    check_mpi(MPI_Alltoallv(sent.data(), send_counts.data(), send_offsets.data(), MPI_BYTE, received.data(),
-                            receive_counts.data(), receive_offsets.data(), MPI_BYTE, comm_));
-    return cut(received, receive_counts);
+    std::vector<Bytes> from(to.size());
+    std::vector<MPI_Request> requests;
+    for (int rank = 0; rank < size_; ++rank) {
+      const auto at = static_cast<std::size_t>(rank);
+      from[at].resize(static_cast<std::size_t>(receive_counts[at]));
+      if (receive_counts[at] == 0) continue;
+      check_mpi(
+          MPI_Irecv(from[at].data(), receive_counts[at], MPI_BYTE, rank, kExchange, comm_, &requests.emplace_back()));
+    }
+    for (int rank = 0; rank < size_; ++rank) {
+      const auto at = static_cast<std::size_t>(rank);
+      if (send_counts[at] == 0) continue;
+      check_mpi(MPI_Isend(to[at].data(), send_counts[at], MPI_BYTE, rank, kExchange, comm_, &requests.emplace_back()));
+    }
+    check_mpi(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE));
+    return from;
   }
 
   std::vector<Bytes> gather(const Bytes& mine, int root) override {

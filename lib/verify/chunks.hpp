@@ -7,9 +7,6 @@
 
 namespace refit::verify {
 
-/// What is sent or compared at once, at most.
-inline constexpr std::int64_t kChunkBytes = 8 * 1024 * 1024;
-
 /// Disjoint boxes of at most `max_elements` elements that cover `box`, in ascending order: whole rows where a row fits.
 /// Example: [0:4, 0:3] with 6 elements at most gives [0:2, 0:3] and [2:4, 0:3].
 std::vector<Box> chunks(const Box& box, std::int64_t max_elements);

@@ -1,11 +1,10 @@
 #pragma once
-// What follows from the two layouts alone, worked out once by world rank 0 from the ledgers of both sides.
+// What follows from the two layouts alone: every rank works it out by itself.
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
-#include "verify/ledger.hpp"
+#include "layout/layout.hpp"
 
 namespace refit::verify {
 
@@ -18,11 +17,7 @@ struct Facts {
 };
 
 /// `originals`, or null: what train has of quantised weights before they are quantised.
-Facts facts_of(const std::vector<model::Tensor>& tensors, const Ledger& train, const Ledger& gen,
-               const Ledger* originals);
-
-/// By world rank: its pieces that are the first holder of their box on one of `sides`, of the tensors `measured`.
-std::vector<std::vector<std::int32_t>> first_holders(const std::vector<std::int32_t>& measured,
-                                                     std::span<const Ledger* const> sides, std::int32_t world_size);
+Facts facts_of(const std::vector<model::Tensor>& tensors, const layout::Layout& train, const layout::Layout& gen,
+               const layout::Layout* originals);
 
 }  // namespace refit::verify

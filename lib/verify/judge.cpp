@@ -65,7 +65,9 @@ Judgement judge(const std::vector<model::Tensor>& tensors, const Ledger& train, 
       result.gen += from_gen.sum;
       wrong = wrong || from_train.sum != from_gen.sum;
     }
-    if (wrong) result.suspects.push_back({t, in_train ? from_train.sources : from_gen.sources});
+    if (!wrong) continue;
+    Suspect& suspect = result.suspects.emplace_back(Suspect{t, in_train ? from_train.sources : from_gen.sources, {}});
+    for (const HeldBox& held : gen.boxes(t)) suspect.targets.push_back(held.box);
   }
   for (const Constant& constant : constants) {
     if (statement(gen, constant.tensor, prints).sum != constant.fingerprint) result.changed.push_back(constant.tensor);

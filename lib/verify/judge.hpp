@@ -9,7 +9,7 @@
 
 namespace refit::verify {
 
-/// By world rank, then by piece.
+/// Of an owner's tensors: by world rank, then by piece (Holder::piece).
 using Fingerprints = std::vector<std::vector<Sum128>>;
 
 /// The holder of a box whose bits count as true.
@@ -22,6 +22,7 @@ struct Source {
 struct Suspect {
   std::int32_t tensor = 0;
   std::vector<Source> sources;
+  std::vector<Box> targets;  ///< gen's distinct boxes
 };
 
 /// A train holder that disagrees with the one that counts as true.

@@ -27,6 +27,12 @@ std::vector<double> log_softmax(std::span<const std::int64_t> sums, double scale
 
 }  // namespace
 
+bool is_beyond_numbers(std::span<const std::int64_t> sums) {
+  constexpr std::int64_t kSaturated = std::int64_t{1} << 39;  // of a value that is no number (kernels::signed_row_sums)
+  return std::any_of(sums.begin(), sums.end(),
+                     [](std::int64_t sum) { return sum >= kSaturated / 2 || sum <= -kSaturated / 2; });
+}
+
 double kl_of_row_sums(std::span<const std::int64_t> train, std::span<const std::int64_t> gen) {
   if (std::equal(train.begin(), train.end(), gen.begin(), gen.end())) return 0.0;
   const double rms = root_mean_square(train);

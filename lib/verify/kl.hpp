@@ -19,4 +19,8 @@ inline constexpr double kLogitScale = 5.0;
 /// are all 0 and gen's are not, rms(y_train) counts as 1.
 double kl_of_row_sums(std::span<const std::int64_t> train, std::span<const std::int64_t> gen);
 
+/// True where a row's sum is one that only NaN, infinities or values of thousands make: these are as large as a value
+/// can be in the sums, and a KL of them measures nothing else.
+bool is_beyond_numbers(std::span<const std::int64_t> sums);
+
 }  // namespace refit::verify

@@ -27,11 +27,13 @@ void check_cover(const model::Tensor& tensor, std::span<const HeldBox> boxes) {
 
 }  // namespace
 
-Ledger::Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, std::int32_t first_world_rank) {
+Ledger::Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, std::int32_t first_world_rank,
+               const std::function<bool(const model::Tensor&)>& owned) {
   pieces_by_rank_.assign(static_cast<std::size_t>(layout.ranks()), 0);
   std::vector<layout::Piece> pieces;
   for (const model::Tensor& tensor : tensors) {
     first_box_.push_back(static_cast<std::int64_t>(boxes_.size()));
+    if (!owned(tensor)) continue;
     std::map<Box, Entry> entries;
     for (std::int32_t rank = 0; rank < layout.ranks(); ++rank) {
       pieces.clear();

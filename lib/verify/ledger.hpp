@@ -1,10 +1,11 @@
 #pragma once
-// Who holds which box: one side's layout turned around, for the judge at world rank 0.
+// Who holds which box: one side's layout turned around, for the tensors that a rank judges (owners.hpp).
 //
 // Example: a tensor of 8 rows, replicated on two ranks and cut in halves on each of them: two boxes, each with two
 // holders.
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -12,7 +13,7 @@
 
 namespace refit::verify {
 
-/// One copy of a box: `piece` counts within the rank's LocalLayout::pieces.
+/// One copy of a box: `piece` counts within the rank's pieces of the ledger's tensors.
 struct Holder {
   std::int32_t world_rank = 0;
   std::int32_t piece = 0;
@@ -26,14 +27,16 @@ struct HeldBox {
   std::int64_t count = 0;
 };
 
-/// The holders of all boxes of all tensors on one side; 8 bytes per piece of the whole side. Immutable.
+/// The holders of all boxes of one owner's tensors on one side; 8 bytes per piece. Immutable.
 class Ledger {
  public:
-  /// Asks `layout` for every piece of every rank. Rank 0 of the side is `first_world_rank`. Errors (usage): a
-  /// tensor of which this side stores a part only, or boxes that overlap without being equal; the tensor is named.
-  Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, std::int32_t first_world_rank);
+  /// Asks `layout` for every rank's pieces of the tensors that are `owned`. Rank 0 of the side is `first_world_rank`.
+  /// Errors (usage): a tensor of which this side stores a part only, or boxes that overlap without being equal; the
+  /// tensor is named.
+  Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, std::int32_t first_world_rank,
+         const std::function<bool(const model::Tensor&)>& owned);
 
-  /// The distinct boxes of a tensor, ascending; empty where this side does not store it.
+  /// The distinct boxes of a tensor, ascending; empty where this side does not store it, or it is not the owner's.
   std::span<const HeldBox> boxes(std::int32_t tensor) const;
   /// At least one, in order of rank.
   std::span<const Holder> holders(const HeldBox& box) const;

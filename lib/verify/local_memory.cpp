@@ -40,12 +40,15 @@ kernels::Region LocalMemory::region(std::int32_t piece_index, const Box& box) co
 
 kernels::SharedBuffer LocalMemory::copy_out(const kernels::Region& region, Transform transform, DType to) const {
   kernels::SharedBuffer result(region.box.volume() * byte_size(to));
-  const kernels::Tile tile{
-      region.data, result.data(), region.box.extent, region.strides, row_major_strides(region.box.extent), region.dtype,
-      to,          transform};
+  copy_out(region, transform, to, result.data());
+  return result;
+}
+
+void LocalMemory::copy_out(const kernels::Region& region, Transform transform, DType to, std::byte* out) const {
+  const kernels::Tile tile{region.data,  out, region.box.extent, region.strides, row_major_strides(region.box.extent),
+                           region.dtype, to,  transform};
   kernels::CopyTable(space, {&tile, 1}).run(space);
   space.fence();
-  return result;
 }
 
 kernels::Region region_in(const kernels::SharedBuffer& array, DType dtype, const Shape& shape, const Box& whole,

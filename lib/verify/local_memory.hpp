@@ -7,7 +7,9 @@
 
 #include "kernels/memory.hpp"
 #include "transport/communicator.hpp"
+#include "verify/owners.hpp"
 #include "verify/rank_view.hpp"
+#include "verify/tuning.hpp"
 #include "verify/wire.hpp"
 
 namespace refit::verify {
@@ -19,6 +21,8 @@ struct LocalMemory {
   transport::Control& world;
   const kernels::ExecutionSpace& space;
   std::vector<Format> compared_as;  ///< by tensor: as gen stores it (as train does where gen does not)
+  Tuning tuning;
+  Numbered numbered;  ///< of view.layout
 
   const model::Tensor& tensor(std::int32_t index) const { return model.tensors[static_cast<std::size_t>(index)]; }
   const layout::LocalPiece& piece(std::int32_t index) const {
@@ -30,6 +34,11 @@ struct LocalMemory {
     return transform(piece.piece.format.conversion, as(piece.tensor).conversion);
   }
   bool is_gen() const { return view.group == Group::gen; }
+  std::int32_t owner(std::int32_t tensor_index) const { return owner_of(tensor(tensor_index), world.size()); }
+  /// The index of this rank's piece that the owner of its tensor knows by `number`.
+  std::int32_t piece_of(std::int32_t owner, std::int32_t number) const {
+    return numbered.by_owner[static_cast<std::size_t>(owner)][static_cast<std::size_t>(number)];
+  }
 
   /// Indices of the first piece of a tensor and of the piece after its last.
   std::pair<std::int32_t, std::int32_t> pieces_of(std::int32_t tensor_index) const;
@@ -38,6 +47,8 @@ struct LocalMemory {
   /// The elements of a region, transformed, as `to`: contiguous in row-major order, where the host and kernels see
   /// them.
   kernels::SharedBuffer copy_out(const kernels::Region& region, Transform transform, DType to) const;
+  /// The same into memory with room for them.
+  void copy_out(const kernels::Region& region, Transform transform, DType to, std::byte* out) const;
 };
 
 /// `part` of a contiguous array that holds `whole`, as a region.

@@ -1,5 +1,7 @@
 #include "verify/probe.hpp"
 
+#include <algorithm>
+
 #include "verify/chunks.hpp"
 #include "verify/halves.hpp"
 #include "verify/kl.hpp"
@@ -77,7 +79,7 @@ void add_piece(const LocalMemory& local, std::int32_t piece, std::uint64_t seed,
     add_region(local, local.region(piece, mine.piece.box), seed, tensor_rows);
     return;
   }
-  for (const Box& chunk : chunks(mine.piece.box, kChunkBytes / byte_size(as))) {
+  for (const Box& chunk : chunks(mine.piece.box, std::max<std::int64_t>(1, local.tuning.chunk_bytes / byte_size(as)))) {
     const kernels::SharedBuffer converted = local.copy_out(local.region(piece, chunk), local.transform_of(mine), as);
     add_region(local, region_in(converted, as, tensor.shape, chunk, chunk), seed, tensor_rows);
   }
@@ -114,6 +116,8 @@ void add_matrices(const model::Tensor& tensor, std::span<const std::int64_t> tra
     const double kl = kl_of_row_sums(train.subspan(at, rows), gen.subspan(at, rows));
     total.sum += kl;
     ++total.matrices;
+    if (kl > 0 && (is_beyond_numbers(train.subspan(at, rows)) || is_beyond_numbers(gen.subspan(at, rows))))
+      ++total.summary.not_finite;
     if (kl <= total.summary.max) continue;
     total.summary.max = kl;
     total.summary.tensor = tensor.name;
@@ -143,12 +147,12 @@ void reduce(const Summands& summands, const Summands* originals, std::uint64_t s
 
 KlSummary measure_kl(const Summands& local, const Summands* originals, const std::vector<std::int32_t>& measured,
                      std::uint64_t seed) {
-  constexpr std::int64_t kRows = kProbeBatchBytes / (2 * byte_size(DType::i64));
+  const std::int64_t most = local.memory.tuning.batch_bytes / (2 * byte_size(DType::i64));
   Batch batch;
   Total total;
   for (std::int32_t t : measured) {
     const std::int64_t rows = rows_of(local.memory.tensor(t));
-    if (batch.rows + rows > kRows) reduce(local, originals, seed, batch, total);
+    if (batch.rows + rows > most) reduce(local, originals, seed, batch, total);
     batch.tensors.push_back(t);
     batch.rows += rows;
   }

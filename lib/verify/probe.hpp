@@ -9,9 +9,6 @@
 
 namespace refit::verify {
 
-/// Row sums of train and gen that are reduced at once, at most (a single tensor may exceed it).
-inline constexpr std::int64_t kProbeBatchBytes = 64 * 1024 * 1024;
-
 /// Memory of this rank, and which of its pieces are added up: those of one holder per distinct box and side.
 struct Summands {
   const LocalMemory& memory;

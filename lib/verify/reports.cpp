@@ -1,5 +1,6 @@
 #include "verify/reports.hpp"
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <tuple>
@@ -26,9 +27,15 @@ Report get_report(Reader& in, std::int32_t world_rank) {
   return report;
 }
 
+/// A piece whose fingerprint is wrong has a wrong element, seen or not.
+std::int64_t least_wrong(const Finding& finding) {
+  return finding.counted ? finding.elements : std::max<std::int64_t>(1, finding.elements);
+}
+
 void merge(const Finding& finding, WrongTensor& into) {
-  into.elements_wrong += finding.elements;
-  if (into.first_index >= 0 && into.first_index <= finding.first) return;
+  into.elements_wrong += least_wrong(finding);
+  into.counted = into.counted && finding.counted;
+  if (finding.first < 0 || (into.first_index >= 0 && into.first_index <= finding.first)) return;
   into.first_index = finding.first;
   into.found_bits = finding.found;
   into.expected_bits = finding.expected;
@@ -73,6 +80,7 @@ void add_wrong(const std::vector<Report>& reports, const model::Model& model, st
                StepResult& result) {
   std::map<std::tuple<bool, std::int32_t, std::string, std::int32_t>, WrongTensor> wrong;  // fills, then by rank
   std::set<std::string> names;
+  std::set<std::string> not_counted;
   for (const Report& report : reports) {
     if (report.world_rank < train_ranks) continue;
     const bool is_fill = report.tensor < 0;
@@ -82,10 +90,12 @@ void add_wrong(const std::vector<Report>& reports, const model::Model& model, st
     entry.gen_rank = Rank{report.world_rank - train_ranks};
     merge(report.finding, entry);
     names.insert(name);
-    if (!report.shared) result.elements_wrong += report.finding.elements;
+    if (!report.finding.counted) not_counted.insert(name);
+    if (!report.shared) result.elements_wrong += least_wrong(report.finding);
   }
   for (const auto& [key, entry] : wrong) result.wrong.push_back(entry);
   result.tensors_wrong = static_cast<std::int64_t>(names.size());
+  result.tensors_not_counted = static_cast<std::int64_t>(not_counted.size());
 }
 
 void add_train_fills(const std::vector<Report>& reports, std::int32_t train_ranks,
@@ -125,11 +135,13 @@ Bytes pack(const StepResult& result) {
   out.put(result.tensors_wrong);
   out.put(result.elements);
   out.put(result.elements_wrong);
+  out.put(result.tensors_not_counted);
   out.put(result.fingerprint_train);
   out.put(result.fingerprint_gen);
   out.put(result.kl.max);
   out.put(result.kl.mean);
   out.put(result.kl.tensor);
+  out.put(result.kl.not_finite);
   out.put_all(std::span<const std::byte>(pack(result.train_disagreements)));
   for (const WrongTensor& wrong : result.wrong) {
     out.put(wrong.tensor);
@@ -138,6 +150,7 @@ Bytes pack(const StepResult& result) {
     out.put(wrong.first_index);
     out.put(wrong.found_bits);
     out.put(wrong.expected_bits);
+    out.put(wrong.counted);
   }
   return out.take();
 }
@@ -150,11 +163,13 @@ StepResult unpack_result(const Bytes& bytes) {
   result.tensors_wrong = in.get<std::int64_t>();
   result.elements = in.get<std::int64_t>();
   result.elements_wrong = in.get<std::int64_t>();
+  result.tensors_not_counted = in.get<std::int64_t>();
   result.fingerprint_train = in.get<Sum128>();
   result.fingerprint_gen = in.get<Sum128>();
   result.kl.max = in.get<double>();
   result.kl.mean = in.get<double>();
   result.kl.tensor = in.get_text();
+  result.kl.not_finite = in.get<std::int64_t>();
   result.train_disagreements = unpack_disagreements(in.get_all<std::byte>());
   while (!in.at_end()) {
     WrongTensor wrong;
@@ -164,6 +179,7 @@ StepResult unpack_result(const Bytes& bytes) {
     wrong.first_index = in.get<std::int64_t>();
     wrong.found_bits = in.get<std::uint64_t>();
     wrong.expected_bits = in.get<std::uint64_t>();
+    wrong.counted = in.get<bool>();
     result.wrong.push_back(wrong);
   }
   return result;

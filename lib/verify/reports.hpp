@@ -27,7 +27,7 @@ std::vector<std::uint8_t> shared_pieces(const layout::LocalLayout& layout);
 std::vector<Report> gather_reports(const LocalMemory& local, const std::vector<Finding>& pieces,
                                    const std::vector<Finding>& fills, const std::vector<std::uint8_t>& shared);
 
-/// Writes what gen ranks reported into `result`: wrong, tensors_wrong and elements_wrong.
+/// Writes what gen ranks reported into `result`: wrong, tensors_wrong, elements_wrong and tensors_not_counted.
 void add_wrong(const std::vector<Report>& reports, const model::Model& model, std::int32_t train_ranks,
                StepResult& result);
 

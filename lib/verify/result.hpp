@@ -23,7 +23,8 @@ struct TrainDisagreement {
   friend bool operator==(const TrainDisagreement&, const TrainDisagreement&) = default;
 };
 
-/// Wrong elements of one tensor on one gen rank; of a constant part (fill) under the storage's own name.
+/// Wrong elements of one tensor on one gen rank; of a constant part (fill) under the storage's own name. That a tensor
+/// is wrong follows from fingerprints; where its elements could not all be counted in time, it has one at least.
 struct WrongTensor {
   std::string tensor;
   Rank gen_rank{};
@@ -31,6 +32,7 @@ struct WrongTensor {
   std::int64_t first_index = -1;  ///< smallest linear index in the tensor's file; of a fill: element of the storage
   std::uint64_t found_bits = 0;   ///< what stands there
   std::uint64_t expected_bits = 0;
+  bool counted = true;  ///< all of it; else elements_wrong is a lower bound, and first_index -1 or the first of some
   friend bool operator==(const WrongTensor&, const WrongTensor&) = default;
 };
 
@@ -39,6 +41,15 @@ struct KlSummary {
   double max = 0.0;
   double mean = 0.0;
   std::string tensor;  ///< of the maximum; empty where all are 0
+  /// Matrices with a KL above 0 whose row sums are those of NaN, infinities or values of thousands: it says nothing.
+  std::int64_t not_finite = 0;
+};
+
+/// NaN and infinite elements of a tensor, one holder per distinct box.
+struct NotFinite {
+  std::int32_t tensor = 0;
+  std::int64_t elements = 0;
+  friend bool operator==(const NotFinite&, const NotFinite&) = default;
 };
 
 /// The verdict on one refit. Identical on all ranks.
@@ -48,7 +59,8 @@ struct StepResult {
   std::int64_t tensors_wrong = 0;   ///< distinct names in `wrong`
   std::int64_t elements = 0;        ///< stored over all gen ranks, once where names share a storage; fills excluded
   std::int64_t elements_wrong = 0;  ///< likewise counted once; wrong elements of fills included
-  std::vector<WrongTensor> wrong;   ///< in order of tensor, then gen rank; fills last
+  std::int64_t tensors_not_counted = 0;  ///< of the wrong ones: elements_wrong is a lower bound where there are any
+  std::vector<WrongTensor> wrong;        ///< in order of tensor, then gen rank; fills last
   std::vector<TrainDisagreement> train_disagreements;
   Sum128 fingerprint_train;  ///< summed over the tensors that both sides hold, one holder per distinct box,
   Sum128 fingerprint_gen;    ///< train's converted to gen's dtype: equal where the bits are

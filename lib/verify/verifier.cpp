@@ -1,14 +1,16 @@
 #include "verify/verifier.hpp"
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <set>
 #include <utility>
 
 #include "verify/counts.hpp"
 #include "verify/facts.hpp"
-#include "verify/halves.hpp"
 #include "verify/judge.hpp"
+#include "verify/not_finite.hpp"
+#include "verify/prints.hpp"
 #include "verify/probe.hpp"
 #include "verify/reports.hpp"
 
@@ -64,43 +66,53 @@ void choose(const Ledger& side, const WrongPieces& wrong, bool is_wrong, std::ve
 }
 
 /// Train is represented by the holder that counts as true, gen by the first wrong holder, so that a wrong replica is
-/// seen.
-std::vector<Contribution> contributions(const Judgement& judgement, const std::vector<Report>& reports,
-                                        const std::vector<model::Tensor>& tensors, const Ledger& train,
-                                        const Ledger& gen) {
+/// seen. Of this owner's tensors.
+std::vector<Contribution> contributions(const Judgement& judgement, const std::vector<Suspect>& suspects,
+                                        const std::vector<WrongPart>& wrong_parts, const LocalMemory& local,
+                                        const Ledger& train, const Ledger& gen) {
   std::vector<Contribution> out;
+  const std::vector<model::Tensor>& tensors = local.model.tensors;
   WrongPieces odd(tensors);
   for (const OddHolder& holder : judgement.odd_train) odd.add(holder.holder, holder.tensor);
   choose(train, odd, false, out);
   WrongPieces wrong(tensors);
-  for (const Report& report : reports) {
-    if (report.tensor >= 0) wrong.add({report.world_rank, report.finding.index}, report.tensor);
+  for (const WrongPart& part : wrong_parts) {
+    const std::int32_t tensor = suspects[static_cast<std::size_t>(part.suspect)].tensor;
+    if (local.owner(tensor) == local.world.rank()) wrong.add({part.world_rank, part.piece}, tensor);
   }
   choose(gen, wrong, true, out);
   return out;
 }
 
 /// Fingerprints and counts are independent of each other; where they contradict, nothing can be said.
-void check_all_found(const Judgement& judgement, const std::vector<Report>& reports, const model::Model& model) {
-  std::set<std::int32_t> wrong;
-  for (const Report& report : reports) wrong.insert(report.tensor);
-  for (const Suspect& suspect : judgement.suspects) {
-    if (wrong.contains(suspect.tensor)) continue;
-    fail_runtime("{}: its fingerprints differ, but no element does; memory changes while it is verified",
-                 model.tensors[static_cast<std::size_t>(suspect.tensor)].name);
+[[noreturn]] void fail_contradiction(const model::Model& model, std::int32_t tensor) {
+  fail_runtime("{}: its fingerprints differ, but no element does; memory changes while it is verified",
+               model.tensors[static_cast<std::size_t>(tensor)].name);
+}
+
+/// Every suspect is wrong somewhere, and every piece that is wrong and was counted has a wrong element.
+void check_all_found(const std::vector<Suspect>& suspects, const std::vector<WrongPart>& wrong,
+                     const std::vector<Report>& reports, const model::Model& model) {
+  std::set<std::int32_t> named;
+  for (const WrongPart& part : wrong) named.insert(part.suspect);
+  for (std::size_t i = 0; i < suspects.size(); ++i) {
+    if (!named.contains(static_cast<std::int32_t>(i))) fail_contradiction(model, suspects[i].tensor);
+  }
+  for (const Report& report : reports) {
+    if (report.finding.counted && report.finding.elements == 0) fail_contradiction(model, report.tensor);
   }
 }
 
 /// Nothing may write to what came from the checkpoint.
-void check_constants(const Judgement& judgement, const model::Model& model) {
-  if (judgement.changed.empty()) return;
-  const model::Tensor& tensor = model.tensors[static_cast<std::size_t>(judgement.changed.front())];
+void check_constants(const std::vector<std::int32_t>& changed, const model::Model& model) {
+  if (changed.empty()) return;
+  const model::Tensor& tensor = model.tensors[static_cast<std::size_t>(changed.front())];
   throw Error(ErrorKind::data,
               fmt::format("{}: gen does not hold what was loaded from the checkpoint ({} such tensors)", tensor.name,
-                          judgement.changed.size()));
+                          changed.size()));
 }
 
-std::vector<TrainDisagreement> named(const std::vector<OddHolder>& odd, const model::Model& model) {
+std::vector<TrainDisagreement> named_holders(const std::vector<OddHolder>& odd, const model::Model& model) {
   std::vector<TrainDisagreement> list;
   for (const OddHolder& one : odd) {
     const std::string& name = model.tensors[static_cast<std::size_t>(one.tensor)].name;
@@ -109,75 +121,106 @@ std::vector<TrainDisagreement> named(const std::vector<OddHolder>& odd, const mo
   return list;
 }
 
-/// Tells every rank, of the sides one after the other, how many pieces it has and which of them are the first holders
-/// of their box.
-void put_first_holders(std::span<const Ledger* const> sides, const std::vector<std::int32_t>& measured,
-                       std::span<Writer> to) {
-  const auto firsts = first_holders(measured, sides, static_cast<std::int32_t>(to.size()));
-  std::size_t rank = 0;
-  for (const Ledger* side : sides) {
-    for (const std::int32_t pieces : side->pieces_by_rank()) {
-      to[rank].put(pieces);
-      to[rank].put_all(std::span<const std::int32_t>(firsts[rank]));
-      ++rank;
-    }
-  }
+void put(Writer& out, const Suspect& suspect) {
+  out.put(suspect.tensor);
+  out.put_all(std::span<const Source>(suspect.sources));
+  out.put_all(std::span<const Box>(suspect.targets));
 }
 
-/// 1 for the pieces of `layout` that are first holders.
-std::vector<std::uint8_t> get_first_holders(Reader& in, const layout::LocalLayout& layout) {
-  REFIT_ASSERT(in.get<std::int32_t>() == std::ssize(layout.pieces));  // the view leaves a tensor out
-  std::vector<std::uint8_t> result(layout.pieces.size(), 0);
-  for (const std::int32_t piece : in.get_all<std::int32_t>()) result[static_cast<std::size_t>(piece)] = 1;
-  return result;
-}
-
-/// Fingerprints of this rank's pieces as gen's dtype, or as they are stored; gathered at root, empty elsewhere.
-/// Collective over the world.
-Fingerprints gather_prints(const LocalMemory& local, bool as_stored) {
-  const auto& pieces = local.view.layout->pieces;
-  std::vector<kernels::Fingerprint> of;
-  std::vector<std::size_t> piece_of;
-  for (std::size_t i = 0; i < pieces.size(); ++i) {
-    const model::Tensor& tensor = local.tensor(pieces[i].tensor);
-    const kernels::Region region = local.region(static_cast<std::int32_t>(i), pieces[i].piece.box);
-    const DType as = as_stored ? region.dtype : local.as(tensor.index).dtype;
-    const Transform transform = as_stored ? Transform::none : local.transform_of(pieces[i]);
-    const std::uint64_t name = hash_name(local.model.canonical(tensor).name);
-    for (const Half& half : halves(region)) {
-      of.push_back({half.region, as, transform, name + half.number});
-      piece_of.push_back(i);
-    }
-  }
-  std::vector<Sum128> sums(of.size());
-  kernels::fingerprints(local.space, of, sums);
-  std::vector<Sum128> mine(pieces.size());
-  for (std::size_t i = 0; i < sums.size(); ++i) mine[piece_of[i]] += sums[i];
-  Writer out;
-  out.put_all(std::span<const Sum128>(mine));
-  Fingerprints prints;
-  for (const Bytes& bytes : local.world.gather(out.take(), kRoot)) prints.push_back(Reader(bytes).get_all<Sum128>());
-  return prints;
+Suspect get_suspect(Reader& in) {
+  Suspect suspect;
+  suspect.tensor = in.get<std::int32_t>();
+  suspect.sources = in.get_all<Source>();
+  suspect.targets = in.get_all<Box>();
+  return suspect;
 }
 
 Bytes pack(const std::vector<Suspect>& suspects) {
   Writer out;
-  for (const Suspect& suspect : suspects) {
-    out.put(suspect.tensor);
-    out.put_all(std::span<const Source>(suspect.sources));
-  }
+  for (const Suspect& suspect : suspects) put(out, suspect);
   return out.take();
 }
 
 std::vector<Suspect> unpack_suspects(const Bytes& bytes) {
   std::vector<Suspect> suspects;
-  for (Reader in(bytes); !in.at_end();) {
-    Suspect suspect;
-    suspect.tensor = in.get<std::int32_t>();
-    suspect.sources = in.get_all<Source>();
-    suspects.push_back(std::move(suspect));
-  }
+  for (Reader in(bytes); !in.at_end();) suspects.push_back(get_suspect(in));
   return suspects;
+}
+
+/// In order of tensor, whoever judged it.
+template <typename T>
+void sort_by_tensor(std::vector<T>& list) {
+  std::stable_sort(list.begin(), list.end(), [](const T& a, const T& b) { return a.tensor < b.tensor; });
+}
+
+/// All owners' lists, in order of tensor, at root.
+std::vector<OddHolder> gather_odd(const std::vector<OddHolder>& mine, transport::Control& world) {
+  Writer out;
+  out.put_all(std::span<const OddHolder>(mine));
+  std::vector<OddHolder> all;
+  for (const Bytes& bytes : world.gather(out.take(), kRoot)) {
+    const auto part = Reader(bytes).get_all<OddHolder>();
+    all.insert(all.end(), part.begin(), part.end());
+  }
+  sort_by_tensor(all);
+  return all;
+}
+
+/// The judgements of all owners as one, at root.
+Judgement gather_judgement(const Judgement& mine, transport::Control& world) {
+  std::int64_t sums[] = {mine.tensors, static_cast<std::int64_t>(mine.train.low),
+                         static_cast<std::int64_t>(mine.train.high), static_cast<std::int64_t>(mine.gen.low),
+                         static_cast<std::int64_t>(mine.gen.high)};
+  world.reduce_sum(sums, kRoot);
+  Judgement all;
+  all.tensors = sums[0];
+  all.train = {static_cast<std::uint64_t>(sums[1]), static_cast<std::uint64_t>(sums[2])};
+  all.gen = {static_cast<std::uint64_t>(sums[3]), static_cast<std::uint64_t>(sums[4])};
+  Writer out;
+  out.put_all(std::span<const std::int32_t>(mine.changed));
+  for (const Suspect& suspect : mine.suspects) put(out, suspect);
+  for (const Bytes& bytes : world.gather(out.take(), kRoot)) {
+    Reader in(bytes);
+    const auto changed = in.get_all<std::int32_t>();
+    all.changed.insert(all.changed.end(), changed.begin(), changed.end());
+    while (!in.at_end()) all.suspects.push_back(get_suspect(in));
+  }
+  std::sort(all.changed.begin(), all.changed.end());
+  sort_by_tensor(all.suspects);
+  all.odd_train = gather_odd(mine.odd_train, world);
+  return all;
+}
+
+/// The pieces of each rank that are the first holders of their box on a side, of the tensors that this rank judges.
+void add_first_holders(const std::vector<model::Tensor>& tensors, const Ledger& side,
+                       std::vector<std::vector<std::int32_t>>& by_rank) {
+  for (const model::Tensor& tensor : tensors) {
+    for (const HeldBox& held : side.boxes(tensor.index)) {
+      const Holder& first = side.holders(held)[0];
+      by_rank[static_cast<std::size_t>(first.world_rank)].push_back(first.piece);
+    }
+  }
+}
+
+/// This rank's wrong pieces, before anything is counted.
+std::vector<Finding> not_counted(const LocalMemory& local, const std::vector<Suspect>& suspects,
+                                 const std::vector<WrongPart>& wrong) {
+  std::map<std::int32_t, Finding> findings;
+  for (const WrongPart& part : wrong) {
+    if (part.world_rank != local.world.rank()) continue;
+    const std::int32_t owner = local.owner(suspects[static_cast<std::size_t>(part.suspect)].tensor);
+    const std::int32_t piece = local.piece_of(owner, part.piece);
+    findings.try_emplace(piece, Finding{.index = piece, .counted = false});
+  }
+  std::vector<Finding> result;
+  for (const auto& [piece, finding] : findings) result.push_back(finding);
+  return result;
+}
+
+auto owned_by(const transport::Control& world) {
+  return [rank = world.rank(), size = world.size()](const model::Tensor& tensor) {
+    return owner_of(tensor, size) == rank;
+  };
 }
 
 }  // namespace
@@ -186,9 +229,10 @@ class Verifier::Implementation {
  public:
   Implementation(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
                  transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
-                 std::vector<Constant> constants, std::optional<Originals> originals);
+                 std::vector<Constant> constants, std::optional<Originals> originals, const Tuning& tuning);
   std::vector<TrainDisagreement> check_train_holders();
-  StepResult verify(std::int64_t step);
+  StepResult verify(std::int64_t step, const Named& named);
+  std::vector<NotFinite> not_finite(Group group) const;
   void move(std::vector<std::byte*> storages) {
     REFIT_ASSERT(storages.size() == local_.view.storages.size());
     local_.view.storages = std::move(storages);
@@ -196,11 +240,15 @@ class Verifier::Implementation {
 
  private:
   bool is_root() const { return local_.world.rank() == kRoot; }
-  void share_facts();
-  void share_contributors();
+  void share_constants();
+  void share_first_holders();
   void check_dtypes() const;
   std::int64_t own_elements() const;
-  /// This rank's contributing pieces, with root's changes for this step.
+  /// Pieces of `first` that are of measured tensors.
+  std::vector<std::uint8_t> measured_of(const layout::LocalLayout& layout, std::vector<std::uint8_t> first) const;
+  /// Fails unless every rank has sent a print of each of its pieces.
+  void require_complete(const Fingerprints& prints, const Ledger& side) const;
+  /// This rank's contributing pieces, with the owners' changes for this step.
   std::vector<std::uint8_t> contributing(const std::vector<Contribution>& changes) const;
 
   LocalMemory local_;
@@ -208,12 +256,14 @@ class Verifier::Implementation {
   std::int32_t train_ranks_;
   std::uint64_t seed_;
   std::vector<Constant> constants_;
-  std::optional<Ledger> train_;  ///< at root only, likewise gen_
-  std::optional<Ledger> gen_;
+  Ledger train_;  ///< of the tensors that this rank judges, likewise gen_
+  Ledger gen_;
   std::optional<Ledger> original_;  ///< of `originals`
   std::vector<std::int32_t> measured_;
-  std::vector<std::uint8_t> contributes_;           ///< by own piece
-  std::vector<std::uint8_t> originals_contribute_;  ///< by piece of originals_
+  std::vector<std::uint8_t> first_;                 ///< by own piece: whether it is the first holder of its box
+  std::vector<std::uint8_t> contributes_;           ///< by own piece: to the KL
+  std::vector<std::uint8_t> originals_first_;       ///< by piece of originals_
+  std::vector<std::uint8_t> originals_contribute_;  ///< likewise
   std::vector<std::uint8_t> shared_;                ///< by own piece
   std::int64_t elements_ = 0;
 };
@@ -221,57 +271,77 @@ class Verifier::Implementation {
 Verifier::Implementation::Implementation(const model::Model& model, const layout::Layout& train,
                                          const layout::Layout& gen, RankView mine, transport::Control& world,
                                          const kernels::ExecutionSpace& space, std::uint64_t seed,
-                                         std::vector<Constant> constants, std::optional<Originals> originals)
-    : local_{model, std::move(mine), world, space, {}},
+                                         std::vector<Constant> constants, std::optional<Originals> originals,
+                                         const Tuning& tuning)
+    : local_{model, mine, world, space, {}, tuning, Numbered(*mine.layout, model.tensors, world.size())},
       train_ranks_(train.ranks()),
       seed_(seed),
-      constants_(std::move(constants)) {
+      constants_(std::move(constants)),
+      train_(train, model.tensors, 0, owned_by(world)),
+      gen_(gen, model.tensors, train_ranks_, owned_by(world)) {
   REFIT_ASSERT(world.size() == train.ranks() + gen.ranks());
   REFIT_ASSERT(local_.view.storages.size() == local_.view.layout->storages.size());
-  if (is_root()) {
-    train_.emplace(train, model.tensors, 0);
-    gen_.emplace(gen, model.tensors, train_ranks_);
-    if (originals) original_.emplace(*originals->layout, model.tensors, 0);
-  }
-  share_facts();
+  Facts facts = facts_of(model.tensors, train, gen, originals ? originals->layout : nullptr);
+  local_.compared_as = std::move(facts.compared_as);
+  measured_ = std::move(facts.measured);
   check_dtypes();
-  if (originals && !local_.is_gen()) {
-    originals_.emplace(LocalMemory{model, std::move(originals->mine), world, space, local_.compared_as});
+  if (originals) {
+    original_.emplace(*originals->layout, model.tensors, 0, owned_by(world));
+    if (!local_.is_gen()) {
+      const layout::LocalLayout& stored = *originals->mine.layout;
+      originals_.emplace(LocalMemory{model, std::move(originals->mine), world, space, local_.compared_as, tuning,
+                                     Numbered(stored, model.tensors, world.size())});
+    }
   }
-  share_contributors();
+  share_constants();
+  share_first_holders();
   shared_ = shared_pieces(*local_.view.layout);
   elements_ = world.sum(own_elements());
 }
 
-void Verifier::Implementation::share_facts() {
+/// Each owner keeps those of its tensors.
+void Verifier::Implementation::share_constants() {
   Writer out;
-  if (is_root()) {
-    const Facts facts = facts_of(local_.model.tensors, *train_, *gen_, original_ ? &*original_ : nullptr);
-    out.put_all(std::span<const Format>(facts.compared_as));
-    out.put_all(std::span<const std::int32_t>(facts.measured));
-  }
-  const Bytes bytes = local_.world.broadcast(out.take(), kRoot);
-  Reader in(bytes);
-  local_.compared_as = in.get_all<Format>();
-  measured_ = in.get_all<std::int32_t>();
+  out.put_all(std::span<const Constant>(constants_));
+  constants_ = Reader(local_.world.broadcast(out.take(), kRoot)).get_all<Constant>();
+  std::erase_if(constants_, [&](const Constant& one) { return local_.owner(one.tensor) != local_.world.rank(); });
 }
 
-void Verifier::Implementation::share_contributors() {
-  std::vector<Bytes> to(static_cast<std::size_t>(local_.world.size()));
-  if (is_root()) {
-    std::vector<Writer> messages(to.size());
-    const Ledger* const sides[] = {&*train_, &*gen_};
-    put_first_holders(sides, measured_, messages);
-    if (original_) {
-      const Ledger* const side[] = {&*original_};
-      put_first_holders(side, measured_, std::span(messages).first(static_cast<std::size_t>(train_ranks_)));
-    }
-    for (std::size_t rank = 0; rank < to.size(); ++rank) to[rank] = messages[rank].take();
+void Verifier::Implementation::share_first_holders() {
+  const auto world_size = static_cast<std::size_t>(local_.world.size());
+  std::vector<std::vector<std::int32_t>> pieces(world_size);
+  std::vector<std::vector<std::int32_t>> originals(world_size);
+  add_first_holders(local_.model.tensors, train_, pieces);
+  add_first_holders(local_.model.tensors, gen_, pieces);
+  if (original_) add_first_holders(local_.model.tensors, *original_, originals);
+  std::vector<Bytes> to;
+  for (std::size_t rank = 0; rank < world_size; ++rank) {
+    Writer out;
+    out.put_all(std::span<const std::int32_t>(pieces[rank]));
+    out.put_all(std::span<const std::int32_t>(originals[rank]));
+    to.push_back(out.take());
   }
+  first_.assign(local_.view.layout->pieces.size(), 0);
+  if (originals_) originals_first_.assign(originals_->view.layout->pieces.size(), 0);
   const std::vector<Bytes> from = local_.world.exchange(to);
-  Reader in(from[kRoot]);
-  contributes_ = get_first_holders(in, *local_.view.layout);
-  if (originals_) originals_contribute_ = get_first_holders(in, *originals_->view.layout);
+  for (std::size_t owner = 0; owner < world_size; ++owner) {
+    Reader in(from[owner]);
+    const auto who = static_cast<std::int32_t>(owner);
+    for (const std::int32_t number : in.get_all<std::int32_t>())
+      first_[static_cast<std::size_t>(local_.piece_of(who, number))] = 1;
+    for (const std::int32_t number : in.get_all<std::int32_t>())
+      originals_first_[static_cast<std::size_t>(originals_->piece_of(who, number))] = 1;
+  }
+  contributes_ = measured_of(*local_.view.layout, first_);
+  if (originals_) originals_contribute_ = measured_of(*originals_->view.layout, originals_first_);
+}
+
+std::vector<std::uint8_t> Verifier::Implementation::measured_of(const layout::LocalLayout& layout,
+                                                                std::vector<std::uint8_t> first) const {
+  for (std::size_t i = 0; i < first.size(); ++i) {
+    if (!std::binary_search(measured_.begin(), measured_.end(), layout.pieces[i].tensor)) first[i] = 0;
+  }
+  return first;
 }
 
 void Verifier::Implementation::check_dtypes() const {
@@ -299,58 +369,92 @@ std::int64_t Verifier::Implementation::own_elements() const {
   return elements;
 }
 
-std::vector<std::uint8_t> Verifier::Implementation::contributing(const std::vector<Contribution>& changes) const {
-  Writer out;
-  out.put_all(std::span<const Contribution>(changes));
-  const Bytes bytes = local_.world.broadcast(out.take(), kRoot);
-  std::vector<std::uint8_t> result = contributes_;
-  for (const Contribution& change : Reader(bytes).get_all<Contribution>()) {
-    if (change.holder.world_rank != local_.world.rank()) continue;
-    result[static_cast<std::size_t>(change.holder.piece)] = change.contributes;
+void Verifier::Implementation::require_complete(const Fingerprints& prints, const Ledger& side) const {
+  const std::size_t first = &side == &gen_ ? static_cast<std::size_t>(train_ranks_) : 0;
+  const std::vector<std::int32_t>& pieces = side.pieces_by_rank();
+  for (std::size_t rank = 0; rank < pieces.size(); ++rank) {
+    REFIT_ASSERT(std::ssize(prints[first + rank]) == pieces[rank]);  // else its view leaves a tensor out
   }
-  return result;
+}
+
+std::vector<std::uint8_t> Verifier::Implementation::contributing(const std::vector<Contribution>& changes) const {
+  std::vector<std::vector<Contribution>> by_rank(static_cast<std::size_t>(local_.world.size()));
+  for (const Contribution& change : changes) {
+    by_rank[static_cast<std::size_t>(change.holder.world_rank)].push_back(change);
+  }
+  std::vector<Bytes> to;
+  for (const std::vector<Contribution>& list : by_rank) {
+    Writer out;
+    out.put_all(std::span<const Contribution>(list));
+    to.push_back(out.take());
+  }
+  const std::vector<Bytes> from = local_.world.exchange(to);
+  std::vector<std::uint8_t> result = contributes_;
+  for (std::size_t owner = 0; owner < from.size(); ++owner) {
+    for (const Contribution& change : Reader(from[owner]).get_all<Contribution>()) {
+      const std::int32_t piece = local_.piece_of(static_cast<std::int32_t>(owner), change.holder.piece);
+      result[static_cast<std::size_t>(piece)] = change.contributes;
+    }
+  }
+  return measured_of(*local_.view.layout, std::move(result));
 }
 
 std::vector<TrainDisagreement> Verifier::Implementation::check_train_holders() {
   const LocalMemory& mine = originals_ ? *originals_ : local_;
-  const Fingerprints prints = gather_prints(mine, true);
+  const Ledger& train = original_ ? *original_ : train_;
+  const Fingerprints prints = exchange_prints(mine, true);
+  require_complete(prints, train);
+  std::vector<OddHolder> odd;
+  for (const model::Tensor& tensor : local_.model.tensors) {
+    for (const HeldBox& held : train.boxes(tensor.index)) find_odd(train, tensor.index, held, prints, odd);
+  }
+  odd = gather_odd(odd, local_.world);
   const std::vector<Report> reports = gather_reports(mine, {}, count_fills(mine), {});
   std::vector<TrainDisagreement> list;
   if (is_root()) {
-    const Ledger& train = original_ ? *original_ : *train_;
-    std::vector<OddHolder> odd;
-    for (const model::Tensor& tensor : local_.model.tensors) {
-      for (const HeldBox& held : train.boxes(tensor.index)) find_odd(train, tensor.index, held, prints, odd);
-    }
-    list = named(odd, local_.model);
+    list = named_holders(odd, local_.model);
     add_train_fills(reports, train_ranks_, list);
   }
   return unpack_disagreements(local_.world.broadcast(verify::pack(list), kRoot));
 }
 
-StepResult Verifier::Implementation::verify(std::int64_t step) {
-  const Fingerprints prints = gather_prints(local_, false);
-  Judgement judgement;
-  if (is_root()) judgement = judge(local_.model.tensors, *train_, *gen_, prints, constants_);
+StepResult Verifier::Implementation::verify(std::int64_t step, const Named& named) {
+  const Fingerprints prints = exchange_prints(local_, false);
+  require_complete(prints, train_);
+  require_complete(prints, gen_);
+  const Judgement mine = judge(local_.model.tensors, train_, gen_, prints, constants_);
+  const Judgement all = gather_judgement(mine, local_.world);
+  const auto suspects = unpack_suspects(local_.world.broadcast(pack(all.suspects), kRoot));
+  const std::vector<WrongPart> wrong = suspects.empty() ? std::vector<WrongPart>() : find_wrong_parts(local_, suspects);
 
-  const auto suspects = unpack_suspects(local_.world.broadcast(pack(judgement.suspects), kRoot));
-  const auto reports = gather_reports(local_, count_pieces(local_, suspects), count_fills(local_), shared_);
-
+  // First what the fingerprints say; of fills, how many elements are wrong.
+  const std::vector<Finding> fills = count_fills(local_);
   StepResult result;
-  std::vector<Contribution> changes;
+  const auto share = [&](const std::vector<Finding>& pieces) {
+    const std::vector<Report> reports = gather_reports(local_, pieces, fills, shared_);
+    if (is_root()) {
+      check_all_found(suspects, wrong, reports, local_.model);
+      result.wrong.clear();
+      result.elements_wrong = 0;
+      add_wrong(reports, local_.model, train_ranks_, result);
+      result.train_disagreements = named_holders(all.odd_train, local_.model);
+      add_train_fills(reports, train_ranks_, result.train_disagreements);
+    }
+    result = unpack_result(local_.world.broadcast(verify::pack(result), kRoot));
+  };
   if (is_root()) {
-    check_constants(judgement, local_.model);
-    check_all_found(judgement, reports, local_.model);
+    check_constants(all.changed, local_.model);
     result.step = step;
-    result.tensors = judgement.tensors;
+    result.tensors = all.tensors;
     result.elements = elements_;
-    result.fingerprint_train = judgement.train;
-    result.fingerprint_gen = judgement.gen;
-    result.train_disagreements = named(judgement.odd_train, local_.model);
-    add_train_fills(reports, train_ranks_, result.train_disagreements);
-    add_wrong(reports, local_.model, train_ranks_, result);
-    changes = contributions(judgement, reports, local_.model.tensors, *train_, *gen_);
+    result.fingerprint_train = all.train;
+    result.fingerprint_gen = all.gen;
   }
+  share(not_counted(local_, suspects, wrong));
+  if (!result.ok() && named) named(result);
+  if (!wrong.empty()) share(count_pieces(local_, suspects, wrong));
+
+  const auto changes = contributions(mine, suspects, wrong, local_, train_, gen_);
   const std::vector<std::uint8_t> contributes = contributing(changes);
   const Summands local{local_, contributes};
   const Summands originals{originals_ ? *originals_ : local_, originals_contribute_};
@@ -358,15 +462,21 @@ StepResult Verifier::Implementation::verify(std::int64_t step) {
   return unpack_result(local_.world.broadcast(verify::pack(result), kRoot));
 }
 
+std::vector<NotFinite> Verifier::Implementation::not_finite(Group group) const {
+  const bool stored = originals_ && group == Group::train;
+  return count_not_finite(stored ? Summands{*originals_, originals_first_} : Summands{local_, first_}, group);
+}
+
 Verifier::Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
                    transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
-                   std::vector<Constant> constants, std::optional<Originals> originals)
+                   std::vector<Constant> constants, std::optional<Originals> originals, const Tuning& tuning)
     : implementation_(std::make_unique<Implementation>(model, train, gen, std::move(mine), world, space, seed,
-                                                       std::move(constants), std::move(originals))) {}
+                                                       std::move(constants), std::move(originals), tuning)) {}
 Verifier::~Verifier() = default;
 
 std::vector<TrainDisagreement> Verifier::check_train_holders() { return implementation_->check_train_holders(); }
-StepResult Verifier::verify(std::int64_t step) { return implementation_->verify(step); }
+StepResult Verifier::verify(std::int64_t step, const Named& named) { return implementation_->verify(step, named); }
+std::vector<NotFinite> Verifier::not_finite(Group group) { return implementation_->not_finite(group); }
 void Verifier::move(std::vector<std::byte*> storages) { implementation_->move(std::move(storages)); }
 
 }  // namespace refit::verify

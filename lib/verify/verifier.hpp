@@ -2,12 +2,14 @@
 // The proof that a refit arrived: fingerprints of everything that every rank stores, element counts where they
 // disagree, and a KL proxy that says how much a difference would matter.
 //
-// World rank r is train rank r, or gen rank r - T; world rank 0 judges. What depends on the layouts only (who holds
-// which box) is worked out once. Example: gen rank 2 has one flipped bit in q_proj: its fingerprint differs from its
-// replica's and the sum from train's, so train's holders broadcast q_proj, and gen rank 2 reports one wrong element and
-// its index.
+// World rank r is train rank r, or gen rank r - T. Every tensor has a rank that judges it (owners.hpp); world rank 0
+// puts the verdicts together. What depends on the layouts only (who holds which box) is worked out once. Example: gen
+// rank 2 has one flipped bit in q_proj: its fingerprint differs from its replica's and the sum from train's, so the
+// parts of q_proj that train and gen ranks have in common are compared one by one, which names gen rank 2 at once; then
+// the train ranks that hold its parts send them to it, and gen rank 2 reports one wrong element and its index.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -16,6 +18,7 @@
 #include "verify/judge.hpp"
 #include "verify/rank_view.hpp"
 #include "verify/result.hpp"
+#include "verify/tuning.hpp"
 
 namespace refit::verify {
 
@@ -25,6 +28,10 @@ struct Originals {
   const layout::Layout* layout = nullptr;
   RankView mine;  ///< of a train rank; on gen ranks nothing
 };
+
+/// Called with what is wrong as soon as it is known, on all ranks alike, before elements are counted: `wrong` and
+/// `tensors_wrong` are complete, but for fills no entry is counted.
+using Named = std::function<void(const StepResult&)>;
 
 class Verifier {
  public:
@@ -37,7 +44,7 @@ class Verifier {
   /// them, and check_train_holders looks at them. Bits are compared with `train`.
   Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
            transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
-           std::vector<Constant> constants = {}, std::optional<Originals> originals = {});
+           std::vector<Constant> constants = {}, std::optional<Originals> originals = {}, const Tuning& tuning = {});
   ~Verifier();
   Verifier(const Verifier&) = delete;
   Verifier& operator=(const Verifier&) = delete;
@@ -48,8 +55,12 @@ class Verifier {
   std::vector<TrainDisagreement> check_train_holders();
 
   /// Judges the gen memory as it is now against the train memory as it is now. Collective over the world; returns the
-  /// same result on all ranks. `step` is only repeated in the result.
-  StepResult verify(std::int64_t step);
+  /// same result on all ranks. `step` is only repeated in the result. Where something is wrong, `named` is called once.
+  StepResult verify(std::int64_t step, const Named& named = {});
+
+  /// NaN and infinite elements of what a side stores now: of train's `originals`, where there are such. Collective over
+  /// the world; the list, in order of tensor, is returned at world rank 0.
+  std::vector<NotFinite> not_finite(Group group);
 
   /// This rank's storages lie there from now on, one for each of its view's: of ranks whose view is of memory that only
   /// exists while it is verified. Until it is first called, that memory need not exist.

@@ -73,6 +73,35 @@ def swap_gate_up(suite):
     suite.check(expected[0]["tensor"] in ended.out, "stdout does not name the tensor", ended)
 
 
+def named_without_counting(suite):
+    """Without any time to count, tensors and rank are named, at once and in every output, and that is the verdict."""
+    options = ("--set", "run.count_seconds=0", "--junit", "named.xml", "--hdf5", "named.h5")
+    ended = inject(suite, "named", *qwen3(suite), *options, bug="swap-gate-up")
+    result = check_wrong(suite, ended, "named")
+    found = result["verification"]
+    layers = range(config(suite)["num_hidden_layers"])
+    tensors = {f"model.layers.{layer}.mlp.{which}_proj.weight" for layer in layers for which in ("gate", "up")}
+    wrong = [(entry["tensor"], entry["gen_rank"]) for entry in found["wrong"]]
+    suite.check(sorted(wrong) == sorted((tensor, 1) for tensor in tensors), f"wrong: {wrong}", ended)
+    for entry in found["wrong"]:
+        suite.check((entry["counted"], entry["elements_wrong"], entry["first_index"]) == (False, 1, []), f"{entry}", ended)
+    suite.check(found["tensors_not_counted"] == found["tensors_wrong"] == len(tensors), f"{found}", ended)
+    suite.check(found["elements_wrong"] == len(tensors), f"a lower bound: {found['elements_wrong']}", ended)
+    first = found["wrong"][0]["tensor"]
+    for what, text in (("stderr", f"{first} is wrong on gen rank 1"),):
+        suite.check(text in ended.err, f"{what} does not name the tensor", ended)
+    table = " ".join(ended.out.replace("#", " ").split())
+    for text in (f"{first} on gen rank 1: not counted", f"{len(tensors)} tensors not counted to the end", f">={len(tensors)}"):
+        suite.check(text in table, f"the table lacks {text!r}", ended)
+    with open(suite.path("named.xml"), encoding="utf-8") as file:
+        suite.check(f"{first} on gen rank 1: not counted" in file.read(), "JUnit does not name the tensor", ended)
+    row = 'expect.outcome = "mismatch"\n[[expect.mismatch]]\ntensors = "*"\nfraction = 0.5\n'
+    case = write_case(suite, "uncounted.toml", f'model.checkpoint = "{suite.checkpoint("qwen3")}"\n{row}')
+    ended = inject(suite, "uncounted", case, "--precision", "fp32", *options[:2], bug="swap-gate-up")
+    suite.check_code(ended, 1, "a part that is not known")
+    suite.check("not counted" in suite.result("uncounted.json", ended)["error"]["message"], "uncounted", ended)
+
+
 def swap_gate_up_kl(suite):
     """With weights of a natural size the KL proxy is of order 10 where slices are misplaced, and 0 where they are not."""
     model = ("--model", "qwen3-0.6b-small", "--layers", 2)
@@ -187,6 +216,6 @@ def scales_of_the_kv_cache(suite):
 
 
 Suite(__doc__).main(
-    every_bug_is_tested, swap_gate_up, swap_gate_up_kl, swap_gate_up_expected, drop_tensor, corrupt_replica, lost_update,
+    every_bug_is_tested, swap_gate_up, named_without_counting, swap_gate_up_kl, swap_gate_up_expected, drop_tensor, corrupt_replica, lost_update,
     stale_refit, skip_send, skip_send_expected, scales_of_the_kv_cache
 )  # fmt: skip

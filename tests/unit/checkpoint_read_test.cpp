@@ -266,6 +266,39 @@ TEST_P(CheckpointRead, ConversionsOfStoredValues) {
   }
 }
 
+/// Of two tensors of many slots one has a single value that bf16 lacks, at its very end.
+TEST_P(CheckpointRead, SaysWhichReadsWereRounded) {
+  const Folder folder;
+  const kernels::ExecutionSpace space;
+  constexpr std::int64_t kElements = 5'000'003;
+  std::vector<Tensor> tensors;
+  for (const std::string name : {"exact", "inexact"}) {
+    Tensor& tensor = tensors.emplace_back();
+    tensor.info = {name, {kElements}, DType::f32};
+    tensor.bytes.resize(static_cast<std::size_t>(kElements) * 4);
+    for (std::int64_t i = 0; i < kElements; ++i) {
+      // Values of bf16, among them infinities; and NaN, whose lost bits are no rounding.
+      const std::uint32_t bits = i % 1001 == 0 ? 0x7FC01234U : static_cast<std::uint32_t>(i * 7919) << 16;
+      std::memcpy(tensor.bytes.data() + 4 * i, &bits, 4);
+    }
+  }
+  const std::uint32_t bits = 0x3F800001U;
+  std::memcpy(tensors[1].bytes.data() + 4 * (kElements - 1), &bits, 4);
+  write_checkpoint(GetParam(), folder.path(), tensors, 0);
+  const Checkpoint checkpoint = open(folder.path());
+  std::vector<std::byte> out(static_cast<std::size_t>(kElements) * 4);
+  const auto rounded = [&](DType to) {
+    std::vector<Read> reads;
+    for (const std::string name : {"inexact", "exact"}) {
+      reads.push_back({checkpoint.find(name), Box::whole({kElements}), out.data(), to, {1}, {kElements}});
+    }
+    return read(space, checkpoint, reads).rounded;
+  };
+  EXPECT_EQ(rounded(DType::bf16), (std::vector<std::uint8_t>{1, 0}));
+  EXPECT_EQ(rounded(DType::f32), (std::vector<std::uint8_t>{0, 0}));
+  EXPECT_EQ(rounded(DType::f16), (std::vector<std::uint8_t>{1, 1}));  // bf16 has more exponents
+}
+
 TEST_P(CheckpointRead, QuantisedBytesAndTheirScalesStayAsTheyAre) {
   std::mt19937_64 random(12);
   const Tensor values = random_tensor("w", {256, 320}, DType::f8_e4m3, random);

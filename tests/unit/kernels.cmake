@@ -6,4 +6,5 @@ refit_test(kernels
           ${CMAKE_CURRENT_LIST_DIR}/kernels_region.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_threads.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_transform.cpp
+          ${CMAKE_CURRENT_LIST_DIR}/kernels_values.cpp
   DEPENDS kernels)

@@ -261,7 +261,7 @@ void World::run(const std::function<void(int, Verifier&)>& body) {
   test_support::run_ranks(kTrainRanks + kGenRanks, [&](int rank) {
     test_support::ThreadControl control(hub, rank);
     const kernels::ExecutionSpace space;
-    Verifier verifier(model, train, gen, view(rank), control, space, 1, constants);
+    Verifier verifier(model, train, gen, view(rank), control, space, 1, constants, {}, tuning);
     body(rank, verifier);
   });
 }
@@ -276,7 +276,12 @@ Sum128 World::misc_fingerprint() {
 
 StepResult World::verify() {
   std::vector<StepResult> results(kTrainRanks + kGenRanks);
-  run([&](int rank, Verifier& verifier) { results[static_cast<std::size_t>(rank)] = verifier.verify(3); });
+  named.clear();
+  run([&](int rank, Verifier& verifier) {
+    results[static_cast<std::size_t>(rank)] = verifier.verify(3, [&](const StepResult& wrong) {
+      if (rank == 0) named.push_back(wrong);
+    });
+  });
   for (const StepResult& other : results) {
     EXPECT_EQ(other.step, 3);
     EXPECT_EQ(other.tensors, results[0].tensors);
@@ -284,6 +289,7 @@ StepResult World::verify() {
     EXPECT_EQ(other.elements, results[0].elements);
     EXPECT_EQ(other.elements_wrong, results[0].elements_wrong);
     EXPECT_EQ(other.wrong, results[0].wrong);
+    EXPECT_EQ(other.tensors_not_counted, results[0].tensors_not_counted);
     EXPECT_EQ(other.train_disagreements, results[0].train_disagreements);
     EXPECT_EQ(other.fingerprint_train, results[0].fingerprint_train);
     EXPECT_EQ(other.fingerprint_gen, results[0].fingerprint_gen);
@@ -291,6 +297,13 @@ StepResult World::verify() {
     EXPECT_EQ(other.kl.mean, results[0].kl.mean);
     EXPECT_EQ(other.kl.tensor, results[0].kl.tensor);
   }
+  return results[0];
+}
+
+std::vector<NotFinite> World::not_finite(Group group) {
+  std::vector<std::vector<NotFinite>> results(kTrainRanks + kGenRanks);
+  run([&](int rank, Verifier& verifier) { results[static_cast<std::size_t>(rank)] = verifier.not_finite(group); });
+  for (std::size_t rank = 1; rank < results.size(); ++rank) EXPECT_TRUE(results[rank].empty());
   return results[0];
 }
 

@@ -83,12 +83,16 @@ class World {
   /// Verifies with six threads; checks that all ranks return the same.
   StepResult verify();
   std::vector<TrainDisagreement> check_train_holders();
+  /// As world rank 0 has it; other ranks must have nothing.
+  std::vector<NotFinite> not_finite(Group group);
 
   /// The fingerprint of what gen rank 0 holds of `misc`.
   Sum128 misc_fingerprint();
 
   WorldOptions options;
   std::vector<Constant> constants;  ///< what the verifier is told of tensors that gen alone stores
+  Tuning tuning;
+  std::vector<StepResult> named;  ///< what world rank 0 was told of the last verify() before elements were counted
   model::Model model;
   TableLayout train{kTrainRanks};
   TableLayout gen{kGenRanks};
