@@ -67,11 +67,11 @@ std::vector<Key> make_keys() {
            "--fan-out"),
       word("refit.communicators", "golden, p2p, m2n: one communicator, or one per train PP stage.",
            MEMBER(refit.communicators)),
-      integer("refit.streams", 1, 32,
-              "golden, p2p, m2n: stages in flight (p2p: parts of stages where there are fewer).", MEMBER(refit.streams),
-              "",
-              "kernels of different streams wait for each other, so all must run at once, and a GPU has 32 queues "
-              "(CUDA_DEVICE_MAX_CONNECTIONS)"),
+      integer(
+          "refit.streams", 1, 8, "golden, p2p, m2n: stages in flight (p2p: parts of stages where there are fewer).",
+          MEMBER(refit.streams), "",
+          "kernels of different streams wait for each other, so each needs one of a GPU's 32 queues, on up to three "
+          "communicators"),
       integer("refit.group_size", 1, 65536, "p2p: sends and receives per group, at most; m2n: tensors.",
               MEMBER(refit.group_size)),
       bytes("refit.chunk_bytes", "p2p, m2n: size of one chunk of the ring.", MEMBER(refit.chunk_bytes)),

@@ -142,17 +142,19 @@ void Job::require_same_inputs() {
   });
 }
 
-std::unique_ptr<transport::Communicator> Job::make_communicator(const std::vector<int>& members, int tag) const {
+std::unique_ptr<transport::Communicator> Job::make_communicator(const std::vector<int>& members, int tag,
+                                                                std::int64_t lanes) const {
   const bool member = std::find(members.begin(), members.end(), session_.rank()) != members.end();
-  const auto lanes = static_cast<int>(setup_.c.refit.streams);  // of p2p, which gathers misc for all executors
-  if (!kernels::Runtime::has_device()) return member ? transport::make_mpi_communicator(members, tag, lanes) : nullptr;
+  const int count = static_cast<int>(lanes);
+  if (!kernels::Runtime::has_device()) return member ? transport::make_mpi_communicator(members, tag, count) : nullptr;
   const std::unique_ptr<transport::Control> control = world_.split(member ? 0 : -1);
   if (!member) return nullptr;
-  return transport::make_nccl_communicator(*control, lanes, setup_.c.run.timeout_seconds);
+  return transport::make_nccl_communicator(*control, count, setup_.c.run.timeout_seconds);
 }
 
-std::unique_ptr<transport::Communicator> Job::make_bulk_communicator(const std::vector<int>& members, int tag) const {
-  std::unique_ptr<transport::Communicator> truth = make_communicator(members, tag);
+std::unique_ptr<transport::Communicator> Job::make_bulk_communicator(const std::vector<int>& members, int tag,
+                                                                     std::int64_t lanes) const {
+  std::unique_ptr<transport::Communicator> truth = make_communicator(members, tag, lanes);
   return is_train() ? std::move(truth) : setup_.faults.distort_bulk(std::move(truth), weights_->arena());
 }
 
@@ -172,24 +174,27 @@ void Job::make_communicators(report::Result& result) {
     if (!note.empty()) result.notes.push_back(note);
     if (!note.empty() && session_.rank() == 0) spdlog::warn("{}", note);
   }
-  communicators_.push_back(needed ? make_bulk_communicator(iota(0, train_ranks + gen_ranks), tag) : nullptr);
+  const std::int64_t streams = setup_.c.refit.streams;
+  communicators_.push_back(needed ? make_bulk_communicator(iota(0, train_ranks + gen_ranks), tag, streams) : nullptr);
   ++tag;
   std::vector<transport::Communicator*> route{communicators_.front().get()};
   if (setup_.c.refit.communicators == Communicators::per_stage) {
     route.clear();
     const int per_stage = train_ranks / setup_.train->stages();
+    const bool takes_turns = setup_.c.refit.executor == ExecutorKind::p2p;
+    const std::int64_t lanes = takes_turns ? transport::lanes_of_stage(streams, setup_.train->stages()) : streams;
     for (int stage = 0; stage < setup_.train->stages(); ++stage, ++tag) {
       std::vector<int> members = iota(stage * per_stage, per_stage);
       members.insert(members.end(), gen.begin(), gen.end());
-      communicators_.push_back(make_bulk_communicator(members, tag));
+      communicators_.push_back(make_bulk_communicator(members, tag, lanes));
       route.push_back(communicators_.back().get());
     }
   }
   if (!misc_.empty()) {
     std::vector<int> stream = gen;
     stream.insert(stream.begin(), 0);
-    gather_ = make_communicator(iota(0, train_ranks), tag);
-    stream_ = make_communicator(stream, tag + 1);
+    gather_ = make_communicator(iota(0, train_ranks), tag, streams);
+    stream_ = make_communicator(stream, tag + 1, 1);  // broadcasts
     if (!is_train() && setup_.faults.any()) {
       const plan::StreamLayout layout(misc_, sent_by_train(), setup_.c.refit.misc_buffer_bytes);
       stream_ = setup_.faults.distort_stream(std::move(stream_), layout.buffers());

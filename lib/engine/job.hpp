@@ -72,9 +72,11 @@ class Job {
   void require_stored(const std::vector<plan::Copy>& copies) const;
   void make_communicators(report::Result& result);
   /// Of the world ranks `members`; nullptr on others. Collective over the world.
-  std::unique_ptr<transport::Communicator> make_communicator(const std::vector<int>& members, int tag) const;
+  std::unique_ptr<transport::Communicator> make_communicator(const std::vector<int>& members, int tag,
+                                                             std::int64_t lanes) const;
   /// Likewise; as the bulk path gets it.
-  std::unique_ptr<transport::Communicator> make_bulk_communicator(const std::vector<int>& members, int tag) const;
+  std::unique_ptr<transport::Communicator> make_bulk_communicator(const std::vector<int>& members, int tag,
+                                                                  std::int64_t lanes) const;
   void make_executors(const std::vector<plan::Copy>& copies);
   /// Memory for what this rank's weights become, and the way there. Collective over the world.
   std::unique_ptr<SentWeights> make_sent(const SentWeights::HasMemory& has_memory) const;

@@ -106,6 +106,8 @@ class Routes {
   Routes(const plan::Layout& source, std::vector<Communicator*> communicators, std::int32_t destination_base);
 
   std::int32_t stages() const { return source_->stages(); }
+  /// One communicator for all stages.
+  bool has_one() const { return communicators_.size() == 1; }
   std::int32_t stage(Rank source) const { return source_->stage(source); }
   Communicator& communicator(std::int32_t stage) const;
   /// The communicator of a stage, or nullptr where this rank has no part in it.
@@ -128,6 +130,12 @@ struct Endpoint {
   LocalMemory source;       ///< set where this rank is a source
   LocalMemory destination;  ///< set where this rank is a destination
 };
+
+/// Lanes of a stage's own communicator that p2p uses: stages take turns on `streams`; where there are fewer, each has
+/// several.
+inline std::int64_t lanes_of_stage(std::int64_t streams, std::int32_t stages) {
+  return std::max<std::int64_t>(1, streams / stages);
+}
 
 /// p2p: bounded groups of sends and receives between exact overlaps. Contiguous copies go zero-copy; strided ones and
 /// casts are packed into chunks of a bounded ring, so that pack, wire and unpack overlap. Neighbouring copies of one

@@ -21,6 +21,7 @@ Tuning aligned(Tuning tuning) {
 /// A group of messages whose staged parts fill one chunk of the ring.
 struct Batch {
   std::int32_t stage = 0;
+  int lane = 0;  ///< of the stage's communicator
   std::int32_t first_tensor = 0;
   std::vector<Message> messages;
   kernels::CopyTable pack;    // storages -> chunk, before the group
@@ -31,7 +32,7 @@ struct Batch {
 /// pack and unpack.
 class Lane {
  public:
-  Lane(int number, std::int64_t ring) : number_(number), ring_(static_cast<std::size_t>(ring)) {}
+  explicit Lane(std::int64_t ring) : ring_(static_cast<std::size_t>(ring)) {}
 
   std::vector<Batch>& batches() { return batches_; }
 
@@ -64,7 +65,7 @@ class Lane {
       Batch& batch = batches_[posted_];
       batch.pack.run(space);
       space.fence();
-      routes.communicator(batch.stage).post(batch.messages, number_, *requests_[posted_ % requests_.size()]);
+      routes.communicator(batch.stage).post(batch.messages, batch.lane, *requests_[posted_ % requests_.size()]);
       ++posted_;
       moved = true;
     }
@@ -84,7 +85,6 @@ class Lane {
   }
 
  private:
-  int number_;
   std::size_t ring_;
   std::vector<Batch> batches_;
   std::vector<std::unique_ptr<Request>> requests_;
@@ -125,10 +125,11 @@ class BatchBuilder {
                const kernels::TableSizes& sizes)
       : space_(space), routes_(routes), me_(me), sizes_(sizes) {}
 
-  /// The batch of one group of a stage, whose staged parts go to `chunk`.
-  Batch build(std::int32_t stage, const Group& group, std::byte* chunk) {
+  /// The batch of one group of a stage, on a lane of its communicator, whose staged parts go to `chunk`.
+  Batch build(std::int32_t stage, int lane, const Group& group, std::byte* chunk) {
     Batch batch;
     batch.stage = stage;
+    batch.lane = lane;
     batch.first_tensor = group.segments.front().copy.tensor;
     pack_.clear();
     unpack_.clear();
@@ -201,7 +202,12 @@ class P2p final : public Executor {
   }
 
  private:
-  using StageGroups = std::vector<std::pair<std::int32_t, Group>>;
+  struct StageGroup {
+    std::int32_t stage;
+    int lane;  ///< of the stage's communicator
+    Group group;
+  };
+  using StageGroups = std::vector<StageGroup>;
   struct LaneRing {
     std::int64_t chunks = 0;
     std::int64_t chunk_bytes = 0;
@@ -230,7 +236,7 @@ class P2p final : public Executor {
       by_stage[static_cast<std::size_t>(routes_.stage(copy.source.rank))].push_back(copy);
 
     // Stages take turns on the lanes; where there are fewer, each has several.
-    const std::int64_t parts = std::max<std::int64_t>(1, tuning.streams / routes_.stages());
+    const std::int64_t parts = lanes_of_stage(tuning.streams, routes_.stages());
     std::vector<std::vector<Segment>> segments;
     for (const auto& stage : by_stage) {
       for (auto& part : deal(make_segments(stage, tuning), parts, tuning)) segments.push_back(std::move(part));
@@ -241,7 +247,8 @@ class P2p final : public Executor {
       std::vector<Group> cut;
       append_groups(segments[i], me.side, tuning, cut);
       const auto stage = static_cast<std::int32_t>(static_cast<std::int64_t>(i) / parts);
-      for (const Group& group : cut) groups[i % streams].emplace_back(stage, group);
+      const std::int64_t lane = static_cast<std::int64_t>(i) % (routes_.has_one() ? tuning.streams : parts);
+      for (const Group& group : cut) groups[i % streams].push_back({stage, static_cast<int>(lane), group});
     }
 
     // A lane's chunks are no more and no longer than its groups need.
@@ -249,7 +256,7 @@ class P2p final : public Executor {
     std::int64_t ring_bytes = 0;
     for (const StageGroups& lane : groups) {
       LaneRing ring;
-      for (const auto& [stage, group] : lane) ring.chunk_bytes = std::max(ring.chunk_bytes, group.staged_bytes);
+      for (const StageGroup& each : lane) ring.chunk_bytes = std::max(ring.chunk_bytes, each.group.staged_bytes);
       ring.chunks = std::min(tuning.ring_chunks, std::ssize(lane));
       rings.push_back(ring);
       ring_bytes += ring.chunks * ring.chunk_bytes;
@@ -259,11 +266,11 @@ class P2p final : public Executor {
 
     BatchBuilder builder(space_, routes_, me, tuning.table);
     for (std::size_t lane = 0; lane < streams; ++lane) {
-      lanes_.emplace_back(static_cast<int>(lane), tuning.ring_chunks);
+      lanes_.emplace_back(tuning.ring_chunks);
       std::vector<Batch>& batches = lanes_.back().batches();
-      for (const auto& [stage, group] : groups[lane]) {
+      for (const StageGroup& each : groups[lane]) {
         const std::int64_t chunk = std::ssize(batches) % rings[lane].chunks;
-        batches.push_back(builder.build(stage, group, next + chunk * rings[lane].chunk_bytes));
+        batches.push_back(builder.build(each.stage, each.lane, each.group, next + chunk * rings[lane].chunk_bytes));
       }
       lanes_.back().make_requests(routes_);
       next += rings[lane].chunks * rings[lane].chunk_bytes;
