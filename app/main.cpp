@@ -5,7 +5,9 @@
 #include <thread>
 
 #include "app/cli.hpp"
+#include "core/console.hpp"
 #include "core/error.hpp"
+#include "core/interruption.hpp"
 
 namespace {
 
@@ -14,12 +16,10 @@ namespace {
 void report(const char* message) {
   if (!refit::app::is_first_rank()) std::this_thread::sleep_for(std::chrono::seconds(3));
   std::istringstream lines(message);
-  for (std::string line; std::getline(lines, line);) fmt::print(stderr, "refit: error: {}\n", line);
+  for (std::string line; std::getline(lines, line);) refit::print_error("refit: error: {}\n", line);
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   try {
     return refit::app::execute({argv, argv + argc});
   } catch (const refit::Error& error) {
@@ -31,4 +31,12 @@ int main(int argc, char** argv) {
     report(error.what());
   }
   return static_cast<int>(refit::ErrorKind::runtime);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  refit::Console console;
+  refit::end_on_interruption();
+  return console.close(run(argc, argv));
 }
