@@ -49,6 +49,7 @@ std::int64_t create_dataset(hid_t file, const model::TensorInfo& tensor, hid_t p
 
 std::vector<std::int64_t> create_hdf5(const TemporaryFile& temporary, std::span<const model::TensorInfo> tensors) {
   const std::string& path = temporary.target();
+  H5dont_atexit();  // HDF5 1.10 crashes at exit where its last writes to a file have failed; ours are closed before
   const QuietHdf5 quiet;
   const Hdf5Handle access = hdf5_file_access();
   Hdf5Handle file(H5Fcreate(temporary.path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose);

@@ -116,12 +116,13 @@ void remove_orphans(const fs::path& folder) {
   const std::lock_guard lock(mutex);
   if (!seen.insert(folder).second) return;
   std::error_code error;
-  for (const fs::directory_entry& item : fs::directory_iterator(folder.empty() ? fs::path(".") : folder, error)) {
-    if (!is_orphan(item.path().filename().string())) continue;
+  fs::directory_iterator item(folder.empty() ? fs::path(".") : folder, error);
+  for (; !error && item != fs::directory_iterator(); item.increment(error)) {
+    const fs::path path = item->path();
+    if (!is_orphan(path.filename().string())) continue;
     struct stat status {};
-    const bool is_ours =
-        ::lstat(item.path().c_str(), &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == ::geteuid();
-    if (is_ours) ::unlink(item.path().c_str());
+    const bool is_ours = ::lstat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == ::geteuid();
+    if (is_ours) ::unlink(path.c_str());
   }
 }
 
