@@ -37,6 +37,6 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   refit::Console console;
-  refit::end_on_interruption();
+  refit::end_on_interruption(refit::app::is_first_rank());
   return console.close(run(argc, argv));
 }

@@ -52,8 +52,8 @@ class TemporaryFile {
   friend void remove_temporaries() noexcept;
 };
 
-/// Removes all temporary files of this process, which is about to end: those that are made from now on throw (runtime).
-/// May be called from any thread and from signal handlers.
+/// Removes all temporary files of this process: the last thing before it ends, since none can be made from now on
+/// (TemporaryFile throws). May be called from any thread and from signal handlers.
 void remove_temporaries() noexcept;
 
 }  // namespace refit

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <csignal>
 
 #include "core/console.hpp"
@@ -12,6 +13,8 @@ namespace refit {
 namespace {
 
 constexpr std::array kSignals{SIGINT, SIGTERM, SIGHUP};
+
+std::atomic<bool> is_speaker{true};
 
 const char* said(int signal) {
   switch (signal) {
@@ -23,13 +26,14 @@ const char* said(int signal) {
 
 extern "C" void end_process(int signal) {
   remove_temporaries();
-  write_error(said(signal));
+  if (is_speaker) write_error(said(signal));
   ::_exit(static_cast<int>(ErrorKind::runtime));
 }
 
 }  // namespace
 
-void end_on_interruption() {
+void end_on_interruption(bool speaks) {
+  is_speaker = speaks;
   struct sigaction action {};
   action.sa_handler = end_process;
   for (const int signal : kSignals) sigaddset(&action.sa_mask, signal);

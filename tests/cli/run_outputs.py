@@ -130,7 +130,7 @@ def begun(suite, job, folder):
     """Waits until something has been written to a folder's temporary file; its name."""
     while job.process.poll() is None:
         for name in os.listdir(folder) if os.path.isdir(folder) else ():
-            if name.endswith(".refit.tmp") and os.path.getsize(os.path.join(folder, name)) > 1 << 20:
+            if name.startswith(".") and os.path.getsize(os.path.join(folder, name)) > 1 << 20:
                 return name
         time.sleep(0.002)
     suite.check(False, f"ended before it could be interrupted: {job.command}", job.wait())
