@@ -15,6 +15,7 @@
 #include "app/text.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
+#include "core/interruption.hpp"
 #include "engine/engine.hpp"
 
 namespace refit::app {
@@ -269,6 +270,8 @@ std::int64_t shard_bytes(const std::string& text) {
 }
 
 int dispatch(const std::string& command, Arguments& a, const std::vector<std::string>& arguments) {
+  // A rank that the launcher ends because another has failed has nothing to say of it.
+  end_on_interruption(command != "run" && command != "probe");
   const std::string inputs = inputs_folder(a.inputs);
   if (command == "run") return run_case(case_of(a.run, inputs), arguments);
   if (command == "plan") return plan_case(case_of(a.plan, inputs), a.plan_options, a.hardware, inputs, arguments);

@@ -7,7 +7,6 @@
 #include "app/cli.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
-#include "core/interruption.hpp"
 
 namespace {
 
@@ -37,6 +36,5 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   refit::Console console;
-  refit::end_on_interruption(refit::app::is_first_rank());
   return console.close(run(argc, argv));
 }

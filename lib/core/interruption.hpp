@@ -4,7 +4,7 @@
 namespace refit {
 
 /// From now on these signals, but those that are ignored already (nohup), remove this process's temporary files, are
-/// named on stderr (`speaks`: one process of a job does), and end it with exit code 3. Where all threads block them, a
+/// named on stderr (`speaks`: not by the ranks of a job), and end it with exit code 3. Where all threads block them, a
 /// thread that waits for them gets them instead.
 void end_on_interruption(bool speaks);
 
