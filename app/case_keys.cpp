@@ -107,7 +107,8 @@ std::vector<Key> make_keys() {
              MEMBER(output.dump_train), "--dump-train"),
       output("output.dump_gen", "Folder for the gen weights of every rank after the last refit.",
              MEMBER(output.dump_gen), "--dump-gen"),
-      boolean("output.force", "Replace existing files.", MEMBER(output.force), "--force"),
+      boolean("output.force", "Replace existing files, which are taken away when the run starts.", MEMBER(output.force),
+              "--force"),
 
       number("expect.kl_max", 0, 1e9, "nats", "Largest KL divergence that passes.", MEMBER(expect.kl_max)),
       number("expect.bulk_fraction", 0, 1, "0..1", "Bulk bytes / payload, +- 0.0005.", MEMBER(expect.bulk_fraction)),

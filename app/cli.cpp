@@ -13,7 +13,9 @@
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
 #include "app/text.hpp"
+#include "core/console.hpp"
 #include "core/error.hpp"
+#include "core/interruption.hpp"
 #include "engine/engine.hpp"
 
 namespace refit::app {
@@ -114,8 +116,10 @@ int run_case(const engine::Case& c, const std::vector<std::string>& arguments) {
     check_case(c);
     engine::require_executor(c);
   } catch (const Error& error) {
-    if (error.kind() != ErrorKind::usage || engine::refuse(c, arguments, error, is_first_rank()) != 0) throw;
-    if (is_first_rank()) fmt::print("refit: as expected: {}\n", error.what());
+    // Of a run that does not begin there is a result too, lest an older one be taken for it.
+    const bool is_refused = error.kind() == ErrorKind::usage || error.kind() == ErrorKind::unavailable;
+    if (!is_refused || engine::refuse(c, arguments, error, is_first_rank()) != 0) throw;
+    if (is_first_rank()) print("refit: as expected: {}\n", error.what());
     return 0;
   }
   return engine::run(c, arguments);
@@ -266,6 +270,8 @@ std::int64_t shard_bytes(const std::string& text) {
 }
 
 int dispatch(const std::string& command, Arguments& a, const std::vector<std::string>& arguments) {
+  // A rank that the launcher ends because another has failed has nothing to say of it.
+  end_on_interruption(command != "run" && command != "probe");
   const std::string inputs = inputs_folder(a.inputs);
   if (command == "run") return run_case(case_of(a.run, inputs), arguments);
   if (command == "plan") return plan_case(case_of(a.plan, inputs), a.plan_options, a.hardware, inputs, arguments);
@@ -302,7 +308,7 @@ int execute(const std::vector<std::string>& arguments) {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend() - 1));
   } catch (const CLI::CallForHelp&) {
     const auto chosen = app.get_subcommands();
-    fmt::print("{}", (chosen.empty() ? &app : chosen.front())->help());
+    print("{}", (chosen.empty() ? &app : chosen.front())->help());
     return 0;
   } catch (const CLI::ParseError& error) {
     fail_usage("{}", error.what());

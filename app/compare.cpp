@@ -1,5 +1,6 @@
 #include "app/commands.hpp"
 #include "app/text.hpp"
+#include "core/console.hpp"
 
 namespace refit::app {
 
@@ -7,13 +8,13 @@ int compare(const std::string& a, const std::string& b) {
   std::int64_t compared = 0;
   const std::vector<checkpoint::TensorDifference> differences = checkpoint::compare(a, b, &compared);
   for (const checkpoint::TensorDifference& difference : differences) {
-    fmt::print("{}: {}\n", difference.name, difference.problem);
+    print("{}: {}\n", difference.name, difference.problem);
   }
   if (differences.empty()) {
-    fmt::print("equal: {} tensors\n", grouped(compared));
+    print("equal: {} tensors\n", grouped(compared));
     return 0;
   }
-  fmt::print("different: {} tensors of {} compared\n", grouped(std::ssize(differences)), grouped(compared));
+  print("different: {} tensors of {} compared\n", grouped(std::ssize(differences)), grouped(compared));
   return static_cast<int>(ErrorKind::data);
 }
 

@@ -1,14 +1,15 @@
 #include "app/commands.hpp"
 #include "app/text.hpp"
+#include "core/console.hpp"
 
 namespace refit::app {
 
 int convert(const ConvertOptions& options) {
   checkpoint::convert(options.input, options.output, options.max_shard_bytes, options.force);
   const checkpoint::Checkpoint written = checkpoint::open(options.output);
-  fmt::print("{}: {} with {} tensors in {} files\n", options.output,
-             written.format == checkpoint::Format::hdf5 ? "HDF5" : "safetensors", grouped(std::ssize(written.entries)),
-             written.files.size());
+  print("{}: {} with {} tensors in {} files\n", options.output,
+        written.format == checkpoint::Format::hdf5 ? "HDF5" : "safetensors", grouped(std::ssize(written.entries)),
+        written.files.size());
   return 0;
 }
 

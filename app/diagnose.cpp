@@ -6,6 +6,7 @@
 #include "app/case_keys.hpp"
 #include "app/commands.hpp"
 #include "checkpoint/rank_files.hpp"
+#include "core/console.hpp"
 #include "core/error.hpp"
 #include "report/files.hpp"
 
@@ -51,7 +52,7 @@ void require_known(const DiagnoseOptions& given, const std::vector<Option>& opti
 
 int diagnose(const DiagnoseOptions& given) {
   const kernels::Runtime runtime;
-  report::check_outputs({given.json}, given.force);
+  if (!given.json.empty()) report::fail_refused(report::refused_outputs({given.json}, given.force));
   diagnose::Request request;
   request.gen_dump = given.gen_dump;
   request.train_dump = given.train_dump;
@@ -74,9 +75,15 @@ int diagnose(const DiagnoseOptions& given) {
   request.c.run.device = kernels::Runtime::has_device() ? engine::Device::cuda : engine::Device::cpu;
   check_case(request.c);
 
+  if (!given.json.empty()) report::remove_output(given.json);
   const diagnose::Diagnosis diagnosis = diagnose::diagnose(request);
-  fmt::print("{}", diagnose::to_text(diagnosis));
-  if (!given.json.empty()) report::write_file(given.json, diagnose::to_json(diagnosis));
+  print("{}", diagnose::to_text(diagnosis));
+  try {
+    if (!given.json.empty()) report::write_file(given.json, diagnose::to_json(diagnosis));
+  } catch (const Error& error) {
+    if (diagnosis.equal()) throw;
+    print_error("refit: error: {}\n", error.what());  // wrong data is the verdict
+  }
   return diagnosis.equal() ? 0 : static_cast<int>(ErrorKind::data);
 }
 

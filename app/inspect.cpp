@@ -4,6 +4,7 @@
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
 #include "app/text.hpp"
+#include "core/console.hpp"
 #include "core/error.hpp"
 #include "model/model.hpp"
 
@@ -34,16 +35,16 @@ struct Totals {
 void print_rows(const std::vector<Row>& rows) {
   std::size_t width = 6;
   for (const Row& row : rows) width = std::max(width, row.name.size());
-  fmt::print("{:<{}}  {:<8} {:>22} {:>18}  {}\n", "tensor", width, "dtype", "shape", "bytes", "file");
+  print("{:<{}}  {:<8} {:>22} {:>18}  {}\n", "tensor", width, "dtype", "shape", "bytes", "file");
   for (const Row& row : rows) {
-    fmt::print("{:<{}}  {:<8} {:>22} {:>18}  {}\n", row.name, width, name(row.dtype), to_string(row.shape),
-               grouped(row.bytes), row.file);
+    print("{:<{}}  {:<8} {:>22} {:>18}  {}\n", row.name, width, name(row.dtype), to_string(row.shape),
+          grouped(row.bytes), row.file);
   }
 }
 
 void print_totals(const char* label, const Totals& totals) {
-  fmt::print("{:<24} {} tensors, {} parameters, {} bytes\n", label, grouped(totals.tensors), grouped(totals.parameters),
-             grouped(totals.bytes));
+  print("{:<24} {} tensors, {} parameters, {} bytes\n", label, grouped(totals.tensors), grouped(totals.parameters),
+        grouped(totals.bytes));
 }
 
 std::string_view quantised(model::Quantisation how) {
@@ -53,12 +54,11 @@ std::string_view quantised(model::Quantisation how) {
 }
 
 void print_config(const model::Config& config) {
-  fmt::print("family {}: {} layers, hidden {}, vocabulary {}, {} query and {} KV heads of {}", config.family,
-             config.layers, config.hidden_size, config.vocab_size, config.attention_heads, config.kv_heads,
-             config.head_dim);
-  if (config.experts > 0) fmt::print(", {} experts of {}", config.experts, config.expert_intermediate_size);
-  if (config.intermediate_size > 0) fmt::print(", intermediate {}", config.intermediate_size);
-  fmt::print(", {}{}{}\n", name(config.dtype), quantised(config.quantisation), config.tied ? ", tied" : "");
+  print("family {}: {} layers, hidden {}, vocabulary {}, {} query and {} KV heads of {}", config.family, config.layers,
+        config.hidden_size, config.vocab_size, config.attention_heads, config.kv_heads, config.head_dim);
+  if (config.experts > 0) print(", {} experts of {}", config.experts, config.expert_intermediate_size);
+  if (config.intermediate_size > 0) print(", intermediate {}", config.intermediate_size);
+  print(", {}{}{}\n", name(config.dtype), quantised(config.quantisation), config.tied ? ", tied" : "");
 }
 
 /// Totals of the model; where it is tied, with and without the second copy of the embedding.
@@ -84,7 +84,7 @@ void print_model_totals(const model::Model& model, bool from_checkpoint) {
       if (tensor.role == model::Role::embedding) with.add(tensor.shape, tensor.dtype);
     }
   }
-  if (from_checkpoint) fmt::print("tied: lm_head.weight is {} in the checkpoint\n", present ? "present" : "absent");
+  if (from_checkpoint) print("tied: lm_head.weight is {} in the checkpoint\n", present ? "present" : "absent");
   print_totals("without lm_head.weight:", without);
   print_totals("with lm_head.weight:", with);
 }
@@ -92,7 +92,7 @@ void print_model_totals(const model::Model& model, bool from_checkpoint) {
 void print_unknown(const model::Model& model) {
   for (const model::Tensor& tensor : model.tensors) {
     if (tensor.role != model::Role::unknown) continue;
-    fmt::print("unknown: {} {} (no rule: whole on every rank, misc)\n", tensor.name, to_string(tensor.shape));
+    print("unknown: {} {} (no rule: whole on every rank, misc)\n", tensor.name, to_string(tensor.shape));
   }
 }
 
@@ -102,7 +102,7 @@ int inspect_config(const std::string& path, const std::string& family) {
   for (const model::Tensor& tensor : model.tensors) {
     rows.push_back({tensor.name, tensor.file_shape(), tensor.dtype, tensor.bytes(), "-"});
   }
-  fmt::print("{}: no weights; what the model would have\n", path);
+  print("{}: no weights; what the model would have\n", path);
   print_config(model.config);
   print_rows(rows);
   print_model_totals(model, false);
@@ -116,9 +116,9 @@ int inspect_checkpoint(const std::string& path, const std::string& family) {
     const std::string& file = found.files[static_cast<std::size_t>(entry.file)];
     rows.push_back({entry.info.name, entry.info.shape, entry.info.dtype, entry.bytes(), fs::path(file).filename()});
   }
-  fmt::print("{}: {}\n", path, found.format == checkpoint::Format::hdf5 ? "HDF5" : "safetensors");
+  print("{}: {}\n", path, found.format == checkpoint::Format::hdf5 ? "HDF5" : "safetensors");
   for (std::size_t i = 0; i < found.files.size(); ++i) {
-    fmt::print("file {}: {} bytes\n", fs::path(found.files[i]).filename().string(), grouped(found.file_bytes[i]));
+    print("file {}: {} bytes\n", fs::path(found.files[i]).filename().string(), grouped(found.file_bytes[i]));
   }
   print_rows(rows);
   const fs::path config = fs::path(found.folder) / "config.json";

@@ -8,6 +8,7 @@
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
 #include "app/text.hpp"
+#include "core/console.hpp"
 #include "core/error.hpp"
 #include "core/nearest.hpp"
 #include "engine/setup.hpp"
@@ -33,8 +34,8 @@ std::string first_line(const fs::path& file) {
 
 /// A line per model, after a heading: what follows from its config.json alone.
 int list_models(const std::string& inputs) {
-  fmt::print("{:32}  {:11}  {:>7}  {:>15}  {:>3}  {:20}  {:20}  {}\n", "model", "family", "tensors", "parameters",
-             "MTP", "train TP", "gen TP", "description");
+  print("{:32}  {:11}  {:>7}  {:>15}  {:>3}  {:20}  {:20}  {}\n", "model", "family", "tensors", "parameters", "MTP",
+        "train TP", "gen TP", "description");
   for (const std::string& name : model_names(inputs)) {
     const fs::path folder = fs::path(inputs) / "models" / name;
     const model::Config config = model::read_config((folder / "config.json").string());
@@ -47,9 +48,9 @@ int list_models(const std::string& inputs) {
       parameters += tensor.elements();
     }
     const engine::LegalSizes legal = engine::legal_sizes(model);
-    fmt::print("{:32}  {:11}  {:7}  {:>15}  {:3}  {:20}  {:20}  {}\n", name, config.family, tensors,
-               grouped(parameters), config.mtp_layers, fmt::format("{}", fmt::join(legal.train_tp, " ")),
-               fmt::format("{}", fmt::join(legal.gen_tp, " ")), first_line(folder / "description.txt"));
+    print("{:32}  {:11}  {:7}  {:>15}  {:3}  {:20}  {:20}  {}\n", name, config.family, tensors, grouped(parameters),
+          config.mtp_layers, fmt::format("{}", fmt::join(legal.train_tp, " ")),
+          fmt::format("{}", fmt::join(legal.gen_tp, " ")), first_line(folder / "description.txt"));
   }
   return 0;
 }
@@ -105,7 +106,7 @@ int list(const std::string& what, const std::string& inputs) {
   const std::vector<Line> lines = lines_of(what, inputs);
   std::size_t width = 0;
   for (const Line& line : lines) width = std::max(width, line.name.size());
-  for (const Line& line : lines) fmt::print("{:<{}}  {}\n", line.name, width, line.description);
+  for (const Line& line : lines) print("{:<{}}  {}\n", line.name, width, line.description);
   return 0;
 }
 

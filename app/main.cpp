@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "app/cli.hpp"
+#include "core/console.hpp"
 #include "core/error.hpp"
 
 namespace {
@@ -14,12 +15,10 @@ namespace {
 void report(const char* message) {
   if (!refit::app::is_first_rank()) std::this_thread::sleep_for(std::chrono::seconds(3));
   std::istringstream lines(message);
-  for (std::string line; std::getline(lines, line);) fmt::print(stderr, "refit: error: {}\n", line);
+  for (std::string line; std::getline(lines, line);) refit::print_error("refit: error: {}\n", line);
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   try {
     return refit::app::execute({argv, argv + argc});
   } catch (const refit::Error& error) {
@@ -31,4 +30,11 @@ int main(int argc, char** argv) {
     report(error.what());
   }
   return static_cast<int>(refit::ErrorKind::runtime);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  refit::Console console;
+  return console.close(run(argc, argv));
 }

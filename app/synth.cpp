@@ -1,6 +1,7 @@
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
 #include "app/text.hpp"
+#include "core/console.hpp"
 #include "core/error.hpp"
 #include "kernels/kernels.hpp"
 #include "model/model.hpp"
@@ -16,8 +17,8 @@ int synth(const SynthOptions& options) {
   const model::Model model = model::build_model(parsed, options.tied_lm_head);
   checkpoint::synthesise(model, config, options.output, options.format, static_cast<std::uint64_t>(options.seed),
                          options.max_shard_bytes, options.force);
-  fmt::print("{}: {} {} tensors, {} parameters, {} bytes\n", options.output, grouped(std::ssize(model.tensors)),
-             parsed.family, grouped(model.parameters()), grouped(model.bytes()));
+  print("{}: {} {} tensors, {} parameters, {} bytes\n", options.output, grouped(std::ssize(model.tensors)),
+        parsed.family, grouped(model.parameters()), grouped(model.bytes()));
   return 0;
 }
 

@@ -7,6 +7,7 @@
 #include <nlohmann/detail/abi_macros.hpp>
 
 #include "app/commands.hpp"
+#include "core/console.hpp"
 #include "kernels/kernels.hpp"
 #include "report/environment.hpp"
 #include "transport/mpi.hpp"
@@ -22,18 +23,18 @@ std::string decimal_version(unsigned code) {
 }  // namespace
 
 int version() {
-  fmt::print("refit {}\n", report::refit_version());
-  fmt::print("compiler {}\n", report::compiler_version());
-  fmt::print("mpi {}\n", transport::MpiSession::version());
-  fmt::print("kokkos {}\n", kernels::Runtime::version());
-  fmt::print("hdf5 {}\n", report::hdf5_version());
-  fmt::print("fmt {}\n", decimal_version(FMT_VERSION));
-  fmt::print("spdlog {}.{}.{}\n", SPDLOG_VER_MAJOR, SPDLOG_VER_MINOR, SPDLOG_VER_PATCH);
-  fmt::print("cli11 {}\n", CLI11_VERSION);
-  fmt::print("toml++ {}.{}.{}\n", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH);
-  fmt::print("nlohmann_json {}.{}.{}\n", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR,
-             NLOHMANN_JSON_VERSION_PATCH);
-  fmt::print("xxhash {}\n", decimal_version(XXH_versionNumber()));
+  print("refit {}\n", report::refit_version());
+  print("compiler {}\n", report::compiler_version());
+  print("mpi {}\n", transport::MpiSession::version());
+  print("kokkos {}\n", kernels::Runtime::version());
+  print("hdf5 {}\n", report::hdf5_version());
+  print("fmt {}\n", decimal_version(FMT_VERSION));
+  print("spdlog {}.{}.{}\n", SPDLOG_VER_MAJOR, SPDLOG_VER_MINOR, SPDLOG_VER_PATCH);
+  print("cli11 {}\n", CLI11_VERSION);
+  print("toml++ {}.{}.{}\n", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH);
+  print("nlohmann_json {}.{}.{}\n", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR,
+        NLOHMANN_JSON_VERSION_PATCH);
+  print("xxhash {}\n", decimal_version(XXH_versionNumber()));
   return 0;
 }
 

@@ -84,11 +84,12 @@ ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& chec
                     const std::function<void(std::int64_t, std::int64_t)>& progress = {});
 
 /// Writes tensors one by one into a folder: shards of at most `max_shard_bytes` and an index, or one file where all
-/// fits. Everything goes to temporary names and is renamed by `finish`; an unfinished writer removes them.
+/// fits. Everything goes to temporary files that `finish` renames (core/files.hpp). Errors while writing are runtime.
 class Writer {
  public:
   /// `tensors` must be complete: shards are laid out from it. `max_shard_bytes` 0 = one file. Errors (usage): `folder`
-  /// holds a checkpoint already and `force` is not set; not writable.
+  /// holds a checkpoint already and `force` is not set, or something by its names that is no regular file; not
+  /// writable.
   static std::unique_ptr<Writer> create(Format format, const std::string& folder,
                                         std::vector<model::TensorInfo> tensors, std::int64_t max_shard_bytes,
                                         bool force);

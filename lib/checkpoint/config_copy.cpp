@@ -81,6 +81,11 @@ nlohmann::ordered_json make_quantisation(const model::Model& model) {
            {model::block_rows(model.config.quantisation), model::block_columns(model.config.quantisation)}}};
 }
 
+bool is_there(const std::string& path, const std::string& text) {
+  std::error_code error;
+  return std::filesystem::is_regular_file(path, error) && read_text(path, kMaxConfigBytes) == text;
+}
+
 std::string config_path(const std::string& folder) { return (std::filesystem::path(folder) / "config.json").string(); }
 
 }  // namespace
@@ -108,11 +113,16 @@ std::string config_of(const model::Model& model, const std::string& path) {
 
 void check_config_target(const std::string& folder, const std::string& text, bool force) {
   const std::string path = config_path(folder);
+  if (is_there(path, text)) return;
+  require_replaceable(path);
   std::error_code error;
-  if (force || !std::filesystem::exists(path, error) || read_text(path, kMaxConfigBytes) == text) return;
+  if (force || !std::filesystem::exists(path, error)) return;
   fail_usage("{}: exists and differs from what would be written; choose another folder or give --force", path);
 }
 
-void write_config(const std::string& folder, const std::string& text) { write_text(config_path(folder), text); }
+void write_config(const std::string& folder, const std::string& text) {
+  const std::string path = config_path(folder);
+  if (!is_there(path, text)) write_text(path, text);
+}
 
 }  // namespace refit::checkpoint

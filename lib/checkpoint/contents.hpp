@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "checkpoint/checkpoint.hpp"
+#include "core/files.hpp"
 
 namespace refit::checkpoint {
 
@@ -40,8 +41,9 @@ std::string make_safetensors_header(std::span<const model::TensorInfo> tensors,
 /// Reads and checks an HDF5 file: every link at the root must be a contiguous dataset of a known type.
 Contents read_hdf5(const std::string& path);
 
-/// Creates an HDF5 file with one dataset per tensor, space allocated; returns the file offset of each one's bytes.
-std::vector<std::int64_t> create_hdf5(const std::string& path, std::span<const model::TensorInfo> tensors);
+/// Makes a temporary file an HDF5 file with one dataset per tensor, space allocated; returns the file offset of each
+/// one's bytes.
+std::vector<std::int64_t> create_hdf5(const TemporaryFile& temporary, std::span<const model::TensorInfo> tensors);
 
 /// Reads an index (model.*.index.json): tensor name -> shard, a plain file name. Errors (usage) name the file.
 std::map<std::string, std::string> read_index(const std::string& path);

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstdio>
 
 #include "checkpoint/chunks.hpp"
 #include "checkpoint/contents.hpp"
@@ -30,22 +29,17 @@ void write_safetensors(const std::string& path, std::span<const DumpTensor> tens
   infos.reserve(tensors.size());
   for (const DumpTensor& tensor : tensors) infos.push_back(tensor.info);
   const std::string header = make_safetensors_header(infos, metadata, path);
-  const std::string temporary = temporary_name(path);
-  try {
-    File file = File::create(temporary);
-    file.write_at(0, std::as_bytes(std::span(header)));
-    std::int64_t offset = std::ssize(header);
-    for (const DumpTensor& tensor : tensors) {
-      const std::int64_t bytes = product(tensor.info.shape) * byte_size(tensor.info.dtype);
-      write(file, offset, tensor.data, bytes);
-      offset += bytes;
-    }
-    file.close();
-    rename_file(temporary, path);
-  } catch (...) {
-    std::remove(temporary.c_str());
-    throw;
+  TemporaryFile temporary(path);
+  File file = File::open_for_writing(temporary);
+  file.write_at(0, std::as_bytes(std::span(header)));
+  std::int64_t offset = std::ssize(header);
+  for (const DumpTensor& tensor : tensors) {
+    const std::int64_t bytes = product(tensor.info.shape) * byte_size(tensor.info.dtype);
+    write(file, offset, tensor.data, bytes);
+    offset += bytes;
   }
+  file.close();
+  temporary.commit();
 }
 
 }  // namespace refit::checkpoint

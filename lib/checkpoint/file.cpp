@@ -1,15 +1,12 @@
 #include "checkpoint/file.hpp"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <climits>
-#include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <utility>
 
 #include "core/error.hpp"
@@ -19,27 +16,21 @@ namespace {
 
 constexpr std::int64_t kMaxTransfer = std::int64_t{1} << 30;  // Linux moves at most 2 GiB - 4 KiB per call
 
-int open_descriptor(const std::string& path, int flags, const char* purpose) {
-  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
-  if (descriptor < 0) fail_usage("{}: cannot {}: {}", path, purpose, std::strerror(errno));
-  return descriptor;
-}
-
 }  // namespace
 
 File File::open_for_reading(const std::string& path) {
-  File file(path, open_descriptor(path, O_RDONLY | O_NONBLOCK, "open for reading"));
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  if (descriptor < 0) fail_usage("{}: cannot open for reading: {}", path, std::strerror(errno));
+  File file(path, descriptor);
   struct stat status {};
   if (::fstat(file.descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) fail_usage("{}: not a regular file", path);
   return file;
 }
 
-File File::create(const std::string& path) {
-  return {path, open_descriptor(path, O_RDWR | O_CREAT | O_TRUNC, "create (is the folder writable?)")};
-}
-
-File File::open_for_writing(const std::string& path) {
-  return {path, open_descriptor(path, O_RDWR, "open for writing")};
+File File::open_for_writing(const TemporaryFile& file) {
+  const int descriptor = ::open(file.path().c_str(), O_RDWR | O_CLOEXEC);
+  if (descriptor < 0) fail_runtime("{}: cannot open for writing: {}", file.target(), std::strerror(errno));
+  return {file.target(), descriptor};
 }
 
 File::File(File&& other) noexcept : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
@@ -99,8 +90,8 @@ void File::write_at(std::int64_t offset, std::span<const std::byte> bytes) const
     const ssize_t put = ::pwrite(descriptor_, bytes.data(), wanted, offset);
     if (put < 0 && errno == EINTR) continue;
     if (put <= 0) {
-      fail_usage("{}: cannot write {} bytes at offset {}: {}", path_, bytes.size(), offset,
-                 std::strerror(put == 0 ? ENOSPC : errno));
+      fail_runtime("{}: cannot write {} bytes at offset {}: {}", path_, bytes.size(), offset,
+                   std::strerror(put == 0 ? ENOSPC : errno));
     }
     bytes = bytes.subspan(static_cast<std::size_t>(put));
     offset += put;
@@ -109,7 +100,7 @@ void File::write_at(std::int64_t offset, std::span<const std::byte> bytes) const
 
 void File::close() {
   const int descriptor = std::exchange(descriptor_, -1);
-  if (descriptor >= 0 && ::close(descriptor) != 0) fail_usage("{}: cannot close: {}", path_, std::strerror(errno));
+  if (descriptor >= 0 && ::close(descriptor) != 0) fail_runtime("{}: cannot close: {}", path_, std::strerror(errno));
 }
 
 std::string read_text(const std::string& path, std::int64_t limit) {
@@ -122,27 +113,18 @@ std::string read_text(const std::string& path, std::int64_t limit) {
   return text;
 }
 
+void require_replaceable(const std::string& path) {
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0 || S_ISREG(status.st_mode)) return;
+  fail_usage("{}: not a regular file, so it is not replaced; remove it or choose another folder", path);
+}
+
 void write_text(const std::string& path, const std::string& text) {
-  const std::string temporary = temporary_name(path);
-  try {
-    File file = File::create(temporary);
-    file.write_at(0, std::as_bytes(std::span(text)));
-    file.close();
-    rename_file(temporary, path);
-  } catch (...) {
-    std::remove(temporary.c_str());
-    throw;
-  }
-}
-
-std::string temporary_name(const std::string& path) {
-  const std::filesystem::path full(path);
-  return (full.parent_path() / fmt::format(".{}.tmp-{}", full.filename().string(), ::getpid())).string();
-}
-
-void rename_file(const std::string& from, const std::string& to) {
-  if (std::rename(from.c_str(), to.c_str()) != 0)
-    fail_usage("{}: cannot rename {}: {}", to, from, std::strerror(errno));
+  TemporaryFile temporary(path);
+  File file = File::open_for_writing(temporary);
+  file.write_at(0, std::as_bytes(std::span(text)));
+  file.close();
+  temporary.commit();
 }
 
 }  // namespace refit::checkpoint

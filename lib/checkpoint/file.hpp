@@ -8,16 +8,16 @@
 #include <span>
 #include <string>
 
+#include "core/files.hpp"
+
 namespace refit::checkpoint {
 
 class File {
  public:
   /// Opens an existing regular file for reading. Errors (usage) name the path and the system's reason.
   static File open_for_reading(const std::string& path);
-  /// Creates a new file for writing (an existing one of that name is emptied). Errors (usage) as above.
-  static File create(const std::string& path);
-  /// Opens an existing file for writing. Errors (usage) as above.
-  static File open_for_writing(const std::string& path);
+  /// Opens a temporary file for writing. Errors of this file (runtime) name what it will be.
+  static File open_for_writing(const TemporaryFile& file);
 
   File() = default;
   File(File&& other) noexcept;
@@ -34,9 +34,9 @@ class File {
   std::int64_t read_at(std::int64_t offset, std::span<std::byte> bytes) const;
   /// The same into several places, one after the other in the file. `parts` is used up.
   std::int64_t read_at(std::int64_t offset, std::span<iovec> parts) const;
-  /// Writes all of `bytes` at `offset`. Errors (usage): no space, not writable; names the path.
+  /// Writes all of `bytes` at `offset`. Errors (runtime): no space, too large; names the path.
   void write_at(std::int64_t offset, std::span<const std::byte> bytes) const;
-  /// Closes; errors that the system reports only now (quota, network file systems) are usage errors.
+  /// Closes; errors that the system reports only now (quota, network file systems) are runtime errors.
   void close();
 
  private:
@@ -49,13 +49,10 @@ class File {
 /// Reads a small file whole. Errors (usage): unreadable, or larger than `limit` bytes.
 std::string read_text(const std::string& path, std::int64_t limit);
 
-/// Replaces `path` by `text` through a temporary name beside it.
+/// Refuses (usage) what exists and is no regular file: links and devices in folders of checkpoints and dumps stay.
+void require_replaceable(const std::string& path);
+
+/// Replaces `path` by `text` through a temporary file.
 void write_text(const std::string& path, const std::string& text);
-
-/// ".NAME.tmp-PID" in the folder of `path`: the name of a file until it is complete.
-std::string temporary_name(const std::string& path);
-
-/// Renames; errors (usage) name both.
-void rename_file(const std::string& from, const std::string& to);
 
 }  // namespace refit::checkpoint

@@ -5,7 +5,6 @@
 #include <array>
 
 #include "checkpoint/contents.hpp"
-#include "checkpoint/file.hpp"
 #include "checkpoint/hdf5_types.hpp"
 
 namespace refit::checkpoint {
@@ -40,7 +39,7 @@ std::int64_t create_dataset(hid_t file, const model::TensorInfo& tensor, hid_t p
   const Hdf5Handle dataset(
       H5Dcreate2(file, tensor.name.c_str(), type.get(), space.get(), H5P_DEFAULT, properties, H5P_DEFAULT), H5Dclose);
   if (!dataset || (needs_attribute(tensor.dtype) && !write_dtype_attribute(dataset.get(), tensor.dtype))) {
-    fail_usage("{}: cannot create dataset {} ({})", path, in_quotes(tensor.name), hdf5_reason());
+    fail_runtime("{}: cannot create dataset {} ({})", path, in_quotes(tensor.name), hdf5_reason());
   }
   const haddr_t offset = H5Dget_offset(dataset.get());
   return offset == HADDR_UNDEF ? 0 : static_cast<std::int64_t>(offset);  // a tensor without elements has no place
@@ -48,12 +47,13 @@ std::int64_t create_dataset(hid_t file, const model::TensorInfo& tensor, hid_t p
 
 }  // namespace
 
-std::vector<std::int64_t> create_hdf5(const std::string& path, std::span<const model::TensorInfo> tensors) {
-  File::create(path).close();  // the system's reason where this is impossible
+std::vector<std::int64_t> create_hdf5(const TemporaryFile& temporary, std::span<const model::TensorInfo> tensors) {
+  const std::string& path = temporary.target();
+  H5dont_atexit();  // HDF5 1.10 crashes at exit where its last writes to a file have failed; ours are closed before
   const QuietHdf5 quiet;
   const Hdf5Handle access = hdf5_file_access();
-  Hdf5Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose);
-  if (!file) fail_usage("{}: cannot create an HDF5 file ({})", path, hdf5_reason());
+  Hdf5Handle file(H5Fcreate(temporary.path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose);
+  if (!file) fail_runtime("{}: cannot create an HDF5 file ({})", path, hdf5_reason());
   const Hdf5Handle properties = creation_properties();
   std::vector<std::int64_t> offsets;
   offsets.reserve(tensors.size());
@@ -61,7 +61,7 @@ std::vector<std::int64_t> create_hdf5(const std::string& path, std::span<const m
     offsets.push_back(create_dataset(file.get(), tensor, properties.get(), path));
   }
   if (H5Fflush(file.get(), H5F_SCOPE_GLOBAL) < 0 || !file.reset()) {
-    fail_usage("{}: cannot write the HDF5 header ({})", path, hdf5_reason());
+    fail_runtime("{}: cannot write the HDF5 header ({})", path, hdf5_reason());
   }
   return offsets;
 }

@@ -1,8 +1,10 @@
 #include "checkpoint/rank_files.hpp"
 
+#include <algorithm>
 #include <filesystem>
 #include <optional>
 
+#include "checkpoint/contents.hpp"
 #include "checkpoint/names.hpp"
 #include "core/error.hpp"
 
@@ -39,6 +41,29 @@ std::map<RankName, std::string> rank_files(const std::string& folder) {
     if (!is_new) fail_usage("{} and {} are dumps of one rank; remove one", other->second, item.path().string());
   }
   return result;
+}
+
+std::vector<std::string> side_files(const std::string& folder, const std::string& side) {
+  std::vector<std::string> result;
+  std::error_code error;
+  for (const fs::directory_entry& item : fs::directory_iterator(folder, error)) {
+    const auto name = parse_rank_name(item.path().filename());
+    if (name && name->side == side) result.push_back(item.path().string());
+  }
+  std::sort(result.begin(), result.end());
+  return result;
+}
+
+bool is_own_dump(const std::string& path) {
+  const auto name = parse_rank_name(fs::path(path).filename());
+  if (!name || format_of_file(path) != Format::safetensors) return false;
+  try {
+    const auto metadata = read_safetensors(path).metadata;
+    const auto rank = metadata.find("rank");
+    return metadata.contains("coordinates") && rank != metadata.end() && rank->second == std::to_string(name->rank);
+  } catch (const Error&) {
+    return false;  // no file of ours: those are complete
+  }
 }
 
 }  // namespace refit::checkpoint

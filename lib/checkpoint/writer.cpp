@@ -34,16 +34,8 @@ class FileWriter final : public Writer {
         folder_(std::move(folder)),
         tensors_(std::move(tensors)),
         shards_(cut_shards(format, tensors_, max_shard_bytes)) {
-    try {
-      start_shard(0);
-    } catch (...) {
-      remove_temporaries();
-      throw;
-    }
+    start_shard(0);
   }
-  FileWriter(const FileWriter&) = delete;
-  FileWriter& operator=(const FileWriter&) = delete;
-  ~FileWriter() override { remove_temporaries(); }
 
   void write(std::int32_t index, std::span<const std::byte> bytes) override {
     while (tensor_ < index) next_tensor();
@@ -57,9 +49,8 @@ class FileWriter final : public Writer {
     while (tensor_ < static_cast<std::int64_t>(tensors_.size())) next_tensor();
     file_.close();
     remove_stale();
-    for (const Shard& shard : shards_) rename_file(temporary_name(full(shard.name)), full(shard.name));
+    for (TemporaryFile& temporary : temporaries_) temporary.commit();
     if (shards_.size() > 1) write_index();
-    finished_ = true;
   }
 
  private:
@@ -87,17 +78,17 @@ class FileWriter final : public Writer {
   void start_shard(std::size_t index) {
     shard_ = index;
     const Shard& shard = shards_[index];
-    const std::string path = temporary_name(full(shard.name));
+    const TemporaryFile& temporary = temporaries_.emplace_back(full(shard.name));
     const auto tensors = std::span<const model::TensorInfo>(tensors_).subspan(static_cast<std::size_t>(shard.first),
                                                                               static_cast<std::size_t>(shard.count));
     if (format_ == Format::hdf5) {
-      offsets_ = create_hdf5(path, tensors);
-      file_ = File::open_for_writing(path);
+      offsets_ = create_hdf5(temporary, tensors);
+      file_ = File::open_for_writing(temporary);
       return;
     }
     // transformers refuses safetensors files that do not name a framework
     const std::string header = make_safetensors_header(tensors, {{"format", "pt"}}, full(shard.name));
-    file_ = File::create(path);
+    file_ = File::open_for_writing(temporary);
     file_.write_at(0, std::as_bytes(std::span(header)));
     offsets_.assign(1, std::ssize(header));
     for (std::int64_t i = shard.first; i + 1 < shard.first + shard.count; ++i) {
@@ -109,7 +100,7 @@ class FileWriter final : public Writer {
   void remove_stale() const {
     std::error_code error;
     for (const std::string& name : existing_files(folder_, format_)) {
-      if (!fs::remove(full(name), error) && error) fail_usage("{}: cannot remove: {}", full(name), error.message());
+      if (!fs::remove(full(name), error) && error) fail_runtime("{}: cannot remove: {}", full(name), error.message());
     }
   }
 
@@ -125,36 +116,29 @@ class FileWriter final : public Writer {
     write_text(full(index_name(format_)), make_index(weight_map, total));
   }
 
-  void remove_temporaries() const {
-    if (finished_) return;
-    std::error_code error;
-    for (const Shard& shard : shards_) fs::remove(temporary_name(full(shard.name)), error);
-  }
-
   Format format_;
   std::string folder_;
   std::vector<model::TensorInfo> tensors_;
   std::vector<Shard> shards_;
-  std::size_t shard_ = 0;              ///< the open one
-  std::vector<std::int64_t> offsets_;  ///< of its tensors
+  std::size_t shard_ = 0;                   ///< the open one
+  std::vector<std::int64_t> offsets_;       ///< of its tensors
+  std::vector<TemporaryFile> temporaries_;  ///< of the shards so far
   File file_;
   std::int64_t tensor_ = 0;   ///< the tensor being written
   std::int64_t written_ = 0;  ///< bytes of it so far
-  bool finished_ = false;
 };
 
 }  // namespace
 
 std::unique_ptr<Writer> Writer::create(Format format, const std::string& folder, std::vector<model::TensorInfo> tensors,
                                        std::int64_t max_shard_bytes, bool force) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) fail_usage("{}: cannot create the folder: {}", folder, error.message());
+  make_folder(folder);
   const std::vector<std::string> existing = existing_files(folder, format);
   if (!existing.empty() && !force) {
     fail_usage("{}: holds a checkpoint already ({}); choose another folder or give --force", folder,
                list_some(existing));
   }
+  for (const std::string& name : existing) require_replaceable((fs::path(folder) / name).string());
   std::set<std::string_view> names;
   for (const model::TensorInfo& tensor : tensors) {
     if (!names.insert(tensor.name).second) fail_usage("{}: two tensors are called {}", folder, in_quotes(tensor.name));

@@ -3,11 +3,12 @@
 #include <chrono>
 #include <iostream>
 
+#include "core/console.hpp"
 #include "engine/describe.hpp"
 #include "engine/engine.hpp"
 #include "engine/expect.hpp"
+#include "engine/outputs.hpp"
 #include "engine/picture.hpp"
-#include "report/files.hpp"
 #include "report/printers.hpp"
 #include "report/table.hpp"
 
@@ -41,8 +42,8 @@ plan::Placement placement_of(const Setup& setup, const Hardware& hardware) {
 void print_classes(const Setup& setup) {
   const std::vector<std::string_view> path = paths_of(setup);
   for (const model::Tensor& tensor : setup.model.tensors) {
-    fmt::print("{:4}  {:20}  {:20}  {}\n", path[static_cast<std::size_t>(tensor.index)], name(tensor.role),
-               to_string(tensor.file_shape()), tensor.name);
+    print("{:4}  {:20}  {:20}  {}\n", path[static_cast<std::size_t>(tensor.index)], name(tensor.role),
+          to_string(tensor.file_shape()), tensor.name);
   }
 }
 
@@ -75,9 +76,16 @@ void plan_one_rank(const plan::Planner& planner, report::Plan& out) {
 }  // namespace
 
 int plan(const Case& c, const PlanOptions& options, const std::vector<std::string>& command) {
-  report::check_outputs({c.output.json, options.byte_matrix, options.picture}, c.output.force);
+  std::vector<Explanation> explanations;
+  Outputs outputs(c.output.force);
+  outputs.add(options.picture, [&](const report::Result& /*result*/) { return to_svg(explanations); });
+  outputs.add(options.byte_matrix,
+              [](const report::Result& found) { return report::byte_matrix_text(found.byte_matrix); });
+  outputs.add(c.output.json, report::to_json);
+  outputs.check();
   const Setup setup(c);
   const std::vector<const model::Tensor*> explained = tensors_to_explain(setup, options);
+  outputs.remove_older();
   report::Result result = describe(setup, command);
   const plan::Rates rates = options.hardware ? rates_of(*options.hardware) : plan::Rates{};
   const plan::Placement placement = placement_of(setup, options.hardware.value_or(Hardware{}));
@@ -107,16 +115,15 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   if (options.classify) print_classes(setup);
   if (!explained.empty() && c.refit.executor == ExecutorKind::golden)
     result.notes.emplace_back("golden broadcasts whole shards; explained are the copies of p2p and direct");
-  const std::vector<Explanation> explanations = explain(setup, planner, explained);
+  explanations = explain(setup, planner, explained);
   if (!options.explain.empty())
     for (const Explanation& explanation : explanations) print_explanation(std::cout, explanation);
   report::print_header(std::cout, result);
+  const int judged = result.exit_code;
+  outputs.write(result);
   report::print_plan(std::cout, result);
-  if (!options.picture.empty()) report::write_file(options.picture, to_svg(explanations));
-  if (!options.byte_matrix.empty()) report::write_byte_matrix(options.byte_matrix, result.byte_matrix);
-  if (!c.output.json.empty()) report::write_file(c.output.json, report::to_json(result));
-  if (result.error) throw Error(ErrorKind::data, result.error->message);  // on stderr too
-  return 0;
+  if (judged != 0) throw Error(ErrorKind::data, result.error->message);  // on stderr too
+  return result.exit_code;
 }
 
 }  // namespace refit::engine

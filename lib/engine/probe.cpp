@@ -1,9 +1,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <iostream>
 #include <numeric>
 
+#include "core/console.hpp"
 #include "engine/engine.hpp"
 #include "engine/rates.hpp"
 #include "engine/together.hpp"
@@ -23,22 +24,21 @@ constexpr int kLanes = 4;  ///< what executors use unless told otherwise
 /// Every ordered pair of ranks alone, in GB/s.
 void print_matrix(transport::Control& world, transport::Communicator& communicator, double seconds) {
   const bool root = world.rank() == 0;
-  if (root)
-    fmt::print("#\n# one pair at a time, messages of {} MiB, GB/s (row sends to column)\n#      ", kPairBytes >> 20);
-  for (int to = 0; root && to < world.size(); ++to) fmt::print("{:>8}", to);
+  if (root) print("#\n# one pair at a time, messages of {} MiB, GB/s (row sends to column)\n#      ", kPairBytes >> 20);
+  for (int to = 0; root && to < world.size(); ++to) print("{:>8}", to);
   for (int from = 0; from < world.size(); ++from) {
-    if (root) fmt::print("\n{:>6} ", from);
+    if (root) print("\n{:>6} ", from);
     for (int to = 0; to < world.size(); ++to) {
       if (from == to) {
-        if (root) fmt::print("{:>8}", "-");
+        if (root) print("{:>8}", "-");
         continue;
       }
       const double rate = measure_pairs(world, communicator, 1, {from}, {to}, kPairBytes, seconds / world.size());
-      if (root) fmt::print("{:>8.2f}", rate / 1e9);
-      if (root) std::fflush(stdout);
+      if (root) print("{:>8.2f}", rate / 1e9);
+      if (root) std::cout.flush();
     }
   }
-  if (root) fmt::print("\n");
+  if (root) print("\n");
 }
 
 std::string hardware_file(const plan::Rates& rates, const Places& places) {
@@ -54,7 +54,7 @@ std::string hardware_file(const plan::Rates& rates, const Places& places) {
 }
 
 void print_rate(const char* what, double rate, const char* unit = "GB/s") {
-  if (rate > 0) fmt::print("{:<44}{:>10.2f} {}\n", what, rate / 1e9, unit);
+  if (rate > 0) print("{:<44}{:>10.2f} {}\n", what, rate / 1e9, unit);
 }
 
 /// What links the ranks, and what they measured.
@@ -70,7 +70,7 @@ class Probe {
     const bool several = session_.size() > 1;
     if (several) print_matrix(world_, *communicator_, seconds_);
     if (session_.rank() == 0) {
-      fmt::print("#\n");
+      print("#\n");
       if (device) {
         print_rate("memory, a rank's while all copy (read + write)", rates.memory);
         print_rate("one pair alone, stores into the peer", rates.pair_store);
@@ -83,7 +83,7 @@ class Probe {
       print_rate("one pair alone, messages", rates.pair_message);
       print_rate("all pairs at once, messages", rates.all_pairs, "GB/s per pair");
       print_rate("host to host, all ranks at once, messages", rates.network);
-      if (several) fmt::print("{:<44}{:>10.2f} us\n", "small message", rates.latency * 1e6);
+      if (several) print("{:<44}{:>10.2f} us\n", "small message", rates.latency * 1e6);
     }
     return device ? device_rates(rates, places_.ranks_per_device()) : host_rates(rates);
   }
@@ -106,7 +106,7 @@ class Probe {
       communicator_ = transport::make_nccl_communicator(world_, kLanes, kTimeoutSeconds);
       auto peers = transport::make_cuda_peer_memory(world_, session_.rank() < first_half ? 0 : kPeerBytes);
       for (const std::string& text : {note, peers->note()}) {
-        if (!text.empty() && session_.rank() == 0) fmt::print("# {}\n", text);
+        if (!text.empty() && session_.rank() == 0) print("# {}\n", text);
       }
       peers_ = std::move(peers);
     }
@@ -133,19 +133,23 @@ int probe(const ProbeOptions& options) {
   int code = 0;
   try {
     together(*world, [&] {
-      if (root) report::check_outputs({options.save}, options.force);
+      if (!root || options.save.empty()) return;
+      report::fail_refused(report::refused_outputs({options.save}, options.force));
+      report::remove_output(options.save);
     });
     if (root)
-      fmt::print("# refit probe: {} ranks, {} on this host; {}; {}\n", session.size(), session.node_size(),
-                 transport::MpiSession::version(), kernels::Runtime::version());
+      print("# refit probe: {} ranks, {} on this host; {}; {}\n", session.size(), session.node_size(),
+            transport::MpiSession::version(), kernels::Runtime::version());
     const Places places = places_of(*world);
     const plan::Rates rates = Probe(session, *world, places, options.seconds)();
-    if (root && !options.save.empty()) report::write_file(options.save, hardware_file(rates, places));
+    together(*world, [&] {
+      if (root && !options.save.empty()) report::write_file(options.save, hardware_file(rates, places));
+    });
   } catch (const CollectiveError& error) {
     code = static_cast<int>(error.kind());
-    if (root) fmt::print(stderr, "refit: error: {}\n", error.what());
+    if (root) print_error("refit: error: {}\n", error.what());
   } catch (const Error& error) {
-    fmt::print(stderr, "refit: rank {}: error: {}\n", session.rank(), error.what());
+    print_error("refit: rank {}: error: {}\n", session.rank(), error.what());
     transport::MpiSession::abort(static_cast<int>(error.kind()));
   }
   return code;

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <iostream>
 #include <map>
 #include <optional>
@@ -12,9 +11,8 @@
 #include "engine/engine.hpp"
 #include "engine/expect.hpp"
 #include "engine/job.hpp"
+#include "engine/outputs.hpp"
 #include "engine/together.hpp"
-#include "report/files.hpp"
-#include "report/printers.hpp"
 #include "report/statistics.hpp"
 #include "report/table.hpp"
 #include "transport/location.hpp"
@@ -35,37 +33,6 @@ void require_ranks(const Case& c, int started) {
       "this case needs {} ranks, {} for train ({}) and {} for gen ({}), but {} were started; start it with: mpirun -np "
       "{} refit run ...",
       needed, c.train_ranks(), to_string(c.train.layout), c.gen_ranks(), to_string(c.gen.layout), started, needed);
-}
-
-/// Dump folders are made, and refused where they hold dumps already, before anything is loaded.
-void prepare_folder(const std::string& folder, verify::Group group, bool force) {
-  if (folder.empty()) return;
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error || access(folder.c_str(), W_OK) != 0) fail_usage("{}: this folder for dumps cannot be written", folder);
-  if (!force && std::filesystem::exists(dump_path(folder, group, Rank{0}))) {
-    fail_usage("{}: already holds dumps; give another folder or --force", folder);
-  }
-}
-
-void check_files(const Case& c) {
-  report::check_outputs({c.output.json, c.output.csv, c.output.hdf5, c.output.junit, c.output.m2n_metrics},
-                        c.output.force);
-}
-
-void check_outputs(const Case& c) {
-  check_files(c);
-  prepare_folder(c.output.dump_train, verify::Group::train, c.output.force);
-  prepare_folder(c.output.dump_gen, verify::Group::gen, c.output.force);
-}
-
-void write_outputs(const Case& c, const report::Result& result) {
-  if (!c.output.json.empty()) report::write_file(c.output.json, report::to_json(result));
-  if (!c.output.csv.empty()) report::write_file(c.output.csv, report::to_csv(result));
-  if (!c.output.hdf5.empty()) report::write_hdf5(c.output.hdf5, result);
-  if (!c.output.junit.empty()) report::write_file(c.output.junit, report::to_junit(result));
-  if (!c.output.m2n_metrics.empty() && !report::weight_sync_samples(result).empty())
-    report::write_file(c.output.m2n_metrics, report::to_m2n_metrics(result));
 }
 
 /// Who runs where: gathered once, known to all ranks, so that any of them can write the result.
@@ -150,18 +117,20 @@ class Run {
         command_(command),
         runtime_(session_.node_rank(), session_.node_size()),
         world_(transport::make_mpi_control()),
-        result_(describe(c, command)) {
+        result_(describe(c, command)),
+        outputs_(c.output) {
     log_to_stderr(session_.rank());
   }
 
   int operator()() {
     try {
       together(*world_, [&] {
-        if (session_.rank() == 0) check_outputs(case_);
-        outputs_checked_ = true;
+        if (is_root()) outputs_.check();
         setup_ = std::make_unique<Setup>(case_);
         require_ranks(case_, session_.size());
+        if (is_root()) outputs_.remove_older();
       });
+      if (!is_root()) outputs_.assume_checked();
       return refits();
     } catch (const CollectiveError& error) {
       return fail_together(error);
@@ -248,10 +217,10 @@ class Run {
     judge(*setup_, result_);
     together(*world_, [&] {
       if (!is_root()) return;
+      outputs_.write(result_);
       report::print_summary(std::cout, result_);
-      write_outputs(case_, result_);
     });
-    return result_.exit_code;
+    return static_cast<int>(world_->max(std::int64_t{result_.exit_code}));  // rank 0's may be about its files
   }
 
   /// All ranks threw the same error and are in step: rank 0 speaks and writes, MPI ends in good order.
@@ -260,8 +229,8 @@ class Run {
     if (job_) result_.error->phase = job_->progress().phase;
     if (!is_root()) return code;
     spdlog::error("{}: {}", code == 0 ? "as expected" : "error", error.what());
-    write_failure();
-    return code;
+    outputs_.write(result_);
+    return result_.exit_code;
   }
 
   /// The most ranks that share a device must be as many as the case says.
@@ -284,8 +253,8 @@ class Run {
     if (result_.error && job_) result_.error->phase = job_->progress().phase;
     // Of other ranks the log's pattern says the rank.
     spdlog::error("{}{}{}", is_root() ? "rank 0: " : "", code == 0 ? "as expected: " : "", message);
-    write_failure();
-    transport::MpiSession::abort(code);
+    outputs_.write(result_);
+    transport::MpiSession::abort(result_.exit_code);
   }
 
   /// The verdict where wrong data had been named before time ran out.
@@ -295,15 +264,6 @@ class Run {
     add(*named_, setup_->model, refit, result_);
     judge(*setup_, result_);
     return result_.exit_code;
-  }
-
-  void write_failure() {
-    if (!outputs_checked_) return;
-    try {
-      write_outputs(case_, result_);
-    } catch (const std::exception& error) {
-      spdlog::error("the results could not be written: {}", error.what());
-    }
   }
 
   const Case& case_;
@@ -317,7 +277,7 @@ class Run {
   Places places_;
   std::unique_ptr<Job> job_;
   std::optional<verify::StepResult> named_;  ///< what is wrong, while its elements are counted
-  bool outputs_checked_ = false;             ///< only then may a failure write to them
+  Outputs outputs_;
 };
 
 }  // namespace
@@ -326,13 +286,16 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
   report::Result result = describe(c, command);
   const int code = judge_error(c, error.kind(), false, error.what(), result);
   if (!writes) return code;
+  OutputSection files = c.output;
+  files.dump_train = files.dump_gen = "";  // no run, no dumps
+  Outputs outputs(files);
   try {
-    check_files(c);
-    write_outputs(c, result);
+    outputs.check();
   } catch (const Error&) {
     // This error is the second: the first one is reported.
   }
-  return code;
+  outputs.write(result);
+  return result.exit_code;
 }
 
 int run(const Case& c, const std::vector<std::string>& command) { return Run(c, command)(); }

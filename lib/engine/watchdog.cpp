@@ -4,7 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
+
+#include "core/console.hpp"
 
 namespace refit::engine {
 namespace {
@@ -71,8 +72,7 @@ void Watchdog::watch() {
       continue;
     }
     const std::string message = fmt::format("timeout: no end after {:.4g} s: {}", seconds_, describe());
-    fmt::print(stderr, "refit: rank {}: {}\n", rank_, message);
-    std::fflush(stderr);
+    print_error("refit: rank {}: {}\n", rank_, message);
     lock.unlock();
     std::this_thread::sleep_for(kTimeToSpeak + kTurn * std::min(rank_, kTurns));
     expired_(message);

@@ -1,81 +1,157 @@
 #include "report/files.hpp"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
+#include <iostream>
 #include <set>
 #include <system_error>
-#include <utility>
+#include <thread>
 
-#include "core/error.hpp"
+#include "core/console.hpp"
+#include "core/files.hpp"
 
 namespace refit::report {
 namespace {
 
 namespace fs = std::filesystem;
 
-std::string temporary_name(const std::string& path) { return fmt::format("{}.{}.tmp", path, getpid()); }
+constexpr auto kReaderLimit = std::chrono::seconds(10);  ///< for a FIFO's reader to come
+constexpr auto kReaderPause = std::chrono::milliseconds(20);
+
+enum class Target { replaced, absent, output, error_output, stream, folder, other };
+
+bool is_descriptor(const struct stat& status, int descriptor) {
+  struct stat own {};
+  return ::fstat(descriptor, &own) == 0 && own.st_dev == status.st_dev && own.st_ino == status.st_ino;
+}
+
+/// What is at a path, links followed.
+Target target_of(const std::string& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0) return Target::absent;
+  if (S_ISDIR(status.st_mode)) return Target::folder;
+  if (is_descriptor(status, STDOUT_FILENO)) return Target::output;
+  if (is_descriptor(status, STDERR_FILENO)) return Target::error_output;
+  if (S_ISREG(status.st_mode)) return Target::replaced;
+  return S_ISCHR(status.st_mode) || S_ISFIFO(status.st_mode) ? Target::stream : Target::other;
+}
 
 /// Permission bits do not tell (root, read-only file systems, quotas): only creating a file does.
-void check_folder(const std::string& path) {
-  const fs::path parent = fs::path(path).parent_path();
+void check_folder(const std::string& path, const std::string& target) {
+  const fs::path parent = fs::path(target).parent_path();
   const fs::path folder = parent.empty() ? fs::path(".") : parent;
   std::error_code ignored;
   if (!fs::is_directory(folder, ignored)) {
     fail_usage("cannot write {}: the folder {} does not exist; create it", path, folder.string());
   }
-  const std::string probe = temporary_name(path);
-  errno = 0;
-  if (!std::ofstream(probe)) {
-    fail_usage("cannot write {}: no file can be created in {} ({}); choose another folder", path, folder.string(),
-               std::strerror(errno));
+  try {
+    const TemporaryFile probe(target);
+  } catch (const Error& error) {
+    throw Error(error.kind(), fmt::format("{}; choose another folder", error.what()));
   }
-  fs::remove(probe, ignored);
 }
 
-void check_output(const std::string& path, bool force) {
-  std::error_code ignored;
-  if (fs::is_directory(path, ignored)) fail_usage("cannot write {}: it is a folder; name a file", path);
-  if (fs::exists(fs::symlink_status(path, ignored)) && !force) {
-    fail_usage("{} exists; give --force to replace it, or another name", path);
+void check_output(const std::string& path, bool force, std::set<fs::path>& seen) {
+  const Target what = target_of(path);
+  if (what == Target::folder) fail_usage("cannot write {}: it is a folder; name a file", path);
+  if (what == Target::other) fail_usage("cannot write {}: it is neither a file nor a stream; name a file", path);
+  if (what == Target::stream && ::access(path.c_str(), W_OK) != 0) fail_output(path, errno);
+  if (what != Target::replaced && what != Target::absent) return;
+  if (what == Target::replaced && !force) fail_usage("{} exists; give --force to replace it, or another name", path);
+  const std::string target = resolve_links(path);
+  check_folder(path, target);
+  if (!seen.insert(fs::weakly_canonical(target)).second) fail_usage("two outputs would be written to {}", path);
+}
+
+/// Opening a FIFO waits for its reader, for ever where none comes.
+int open_stream(const std::string& path) {
+  const auto limit = std::chrono::steady_clock::now() + kReaderLimit;
+  while (true) {
+    const int descriptor = ::open(path.c_str(), O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (descriptor >= 0) return descriptor;
+    if (errno == ENXIO && std::chrono::steady_clock::now() > limit)
+      fail_runtime("cannot write {}: nobody reads from it", path);
+    if (errno != ENXIO && errno != EINTR) fail_runtime("cannot write {}: {}", path, std::strerror(errno));
+    std::this_thread::sleep_for(kReaderPause);
   }
-  check_folder(path);
+}
+
+void write_descriptor(int descriptor, const std::string& path, std::string_view content) {
+  const int failed = write_fully(descriptor, content);
+  const int closed = ::close(descriptor) == 0 ? 0 : errno;
+  if (failed != 0 || closed != 0) {
+    fail_runtime("cannot write {}: {}", path, std::strerror(failed != 0 ? failed : closed));
+  }
+}
+
+void replace(const std::string& path, std::string_view content) {
+  TemporaryFile file(resolve_links(path));
+  const int descriptor = ::open(file.path().c_str(), O_WRONLY | O_CLOEXEC);
+  if (descriptor < 0) fail_output(path, errno);
+  write_descriptor(descriptor, path, content);
+  file.commit();
 }
 
 }  // namespace
 
-void check_outputs(const std::vector<std::string>& paths, bool force) {
+std::vector<Refusal> refused_outputs(const std::vector<std::string>& paths, bool force) {
+  std::vector<Refusal> refusals;
   std::set<fs::path> seen;
-  for (const std::string& path : paths) {
-    if (path.empty()) continue;
-    check_output(path, force);
-    if (!seen.insert(fs::weakly_canonical(path)).second) fail_usage("two outputs would be written to {}", path);
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    if (paths[i].empty()) continue;
+    try {
+      check_output(paths[i], force, seen);
+    } catch (const Error& error) {
+      refusals.push_back({i, error.kind(), error.what()});
+    }
   }
+  return refusals;
 }
 
-Output::Output(std::string path) : path_(std::move(path)), temporary_path_(temporary_name(path_)) {}
-
-Output::~Output() {
-  std::error_code ignored;
-  fs::remove(temporary_path_, ignored);
+void fail_refused(const std::vector<Refusal>& refusals) {
+  if (refusals.empty()) return;
+  ErrorKind kind = ErrorKind::runtime;
+  std::string text = refusals.size() == 1 ? "" : fmt::format("{} outputs cannot be written:", refusals.size());
+  for (const Refusal& refusal : refusals) {
+    if (refusal.kind == ErrorKind::usage) kind = ErrorKind::usage;
+    text += (refusals.size() == 1 ? "" : "\n  ") + refusal.reason;
+  }
+  throw Error(kind, text);
 }
 
-void Output::commit() {
-  std::error_code error;
-  fs::rename(temporary_path_, path_, error);
-  if (error) fail_runtime("cannot rename {} to {}: {}", temporary_path_, path_, error.message());
+void remove_output(const std::string& path) {
+  if (target_of(path) != Target::replaced) return;
+  if (::unlink(resolve_links(path).c_str()) != 0 && errno != ENOENT) fail_output(path, errno);
+}
+
+bool is_stream(const std::string& path) {
+  const Target what = target_of(path);
+  return what == Target::output || what == Target::error_output || what == Target::stream;
 }
 
 void write_file(const std::string& path, std::string_view content) {
-  Output output(path);
-  std::ofstream stream(output.temporary_path(), std::ios::binary);
-  stream.write(content.data(), static_cast<std::streamsize>(content.size()));
-  stream.close();
-  if (!stream) fail_runtime("cannot write {}: {}", path, std::strerror(errno));
-  output.commit();
+  switch (target_of(path)) {
+    case Target::output:
+      write_output(content);
+      std::cout.flush();
+      if (const std::string reason = stdout_failure(); !reason.empty())
+        fail_runtime("cannot write {}: {}", path, reason);
+      return;
+    case Target::error_output: return write_error(content);
+    case Target::stream: return write_descriptor(open_stream(path), path, content);
+    default: break;
+  }
+  try {
+    replace(path, content);
+  } catch (const Error& error) {
+    throw Error(ErrorKind::runtime, error.what());  // the path was checked: now the machine is at fault
+  }
 }
 
 }  // namespace refit::report

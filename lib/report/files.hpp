@@ -1,37 +1,41 @@
 #pragma once
 // Output files: checked before anything is loaded, written under a temporary name and renamed when complete, so that a
 // result is never half a file and an older one is never replaced silently. Only one rank calls these.
+//
+// Only regular files are replaced. A link stays: what it leads to is replaced. Devices, FIFOs and this process's own
+// stdout and stderr (/dev/null, /dev/stdout, >(program)) are written to.
 
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/error.hpp"
+
 namespace refit::report {
 
-/// Checks that each path of `paths` (empty ones are skipped) can be written. Errors (usage): the file exists and
-/// `force` is false, it is a folder, its folder is missing or not writable, or two paths are the same.
-void check_outputs(const std::vector<std::string>& paths, bool force);
-
-/// One output file in the making: write to temporary_path(), then commit(). Without commit() nothing is left behind.
-class Output {
- public:
-  explicit Output(std::string path);
-  ~Output();
-  Output(const Output&) = delete;
-  Output& operator=(const Output&) = delete;
-
-  /// Beside the target, so that the rename stays in one file system.
-  const std::string& temporary_path() const { return temporary_path_; }
-
-  /// Renames the temporary file to the target. Errors: runtime, where that fails.
-  void commit();
-
- private:
-  std::string path_;
-  std::string temporary_path_;
+/// Why an output cannot be written.
+struct Refusal {
+  std::size_t index = 0;  ///< into the paths
+  ErrorKind kind = ErrorKind::usage;
+  std::string reason;
 };
 
-/// Writes a whole file through an Output. Errors: runtime, where it cannot be written.
+/// Checks that each path of `paths` (empty ones are skipped) can be written. Refused is a file that exists where
+/// `force` is false, a folder, what is no file (a socket, a disk), a path whose folder is missing or not writable, and
+/// the second of two paths to one file.
+std::vector<Refusal> refused_outputs(const std::vector<std::string>& paths, bool force);
+
+/// Throws all refusals as one error: of kind runtime where all are. Nothing where there are none.
+void fail_refused(const std::vector<Refusal>& refusals);
+
+/// Takes an older result away, so that it does not outlive a run that is killed: a regular file, nothing else. Errors:
+/// as fail_output.
+void remove_output(const std::string& path);
+
+/// True for what is written to rather than replaced.
+bool is_stream(const std::string& path);
+
+/// Writes a whole file (see above). Errors: runtime, where it cannot be written: "cannot write PATH: REASON".
 void write_file(const std::string& path, std::string_view content);
 
 }  // namespace refit::report

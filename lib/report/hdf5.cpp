@@ -1,10 +1,8 @@
 #include <hdf5.h>
 
 #include <algorithm>
-#include <utility>
 
 #include "core/error.hpp"
-#include "report/files.hpp"
 #include "report/format.hpp"
 #include "report/printers.hpp"
 #include "report/statistics.hpp"
@@ -15,7 +13,7 @@ namespace {
 constexpr std::size_t kIndexColumns = 4;
 
 void check(bool good, const std::string& what) {
-  if (!good) fail_runtime("HDF5 cannot write {}; check its folder and the free space", what);
+  if (!good) fail_runtime("HDF5 cannot store {}", what);
 }
 
 /// The owner of one HDF5 identifier.
@@ -24,14 +22,10 @@ class Handle {
   Handle(hid_t id, herr_t (*closer)(hid_t), const std::string& what) : id_(id), closer_(closer) {
     check(id >= 0, what);
   }
-  ~Handle() {
-    if (id_ >= 0) closer_(id_);
-  }
+  ~Handle() { closer_(id_); }
   Handle(const Handle&) = delete;
   Handle& operator=(const Handle&) = delete;
   hid_t get() const { return id_; }
-  /// Closes now, because the last data of a file are written then and may fail.
-  void close(const std::string& what) { check(closer_(std::exchange(id_, hid_t{-1})) >= 0, what); }
 
  private:
   hid_t id_;
@@ -163,16 +157,23 @@ void write_wrong(hid_t file, const std::vector<WrongTensor>& wrong) {
 
 }  // namespace
 
-void write_hdf5(const std::string& path, const Result& result) {
-  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // the thrown error says what is needed; no stack trace on stderr
-  Output output(path);
-  Handle file(H5Fcreate(output.temporary_path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose, path);
+std::string to_hdf5(const Result& result) {
+  constexpr const char* kName = "a result";
+  constexpr std::size_t kGrowth = 64 << 10;
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // the thrown error says what is wrong; no stack trace on stderr
+  const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, kName);
+  check(H5Pset_fapl_core(access.get(), kGrowth, false) >= 0, kName);
+  const Handle file(H5Fcreate(kName, H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose, kName);
   write_case(file.get(), result);
   write_samples(file.get(), result);
   write_matrix(file.get(), result.byte_matrix);
   write_wrong(file.get(), result.verification ? result.verification->wrong : std::vector<WrongTensor>{});
-  file.close(path);
-  output.commit();
+  check(H5Fflush(file.get(), H5F_SCOPE_GLOBAL) >= 0, kName);
+  const ssize_t bytes = H5Fget_file_image(file.get(), nullptr, 0);
+  check(bytes > 0, kName);
+  std::string image(static_cast<std::size_t>(bytes), '\0');
+  check(H5Fget_file_image(file.get(), image.data(), image.size()) == bytes, kName);
+  return image;
 }
 
 }  // namespace refit::report

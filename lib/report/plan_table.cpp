@@ -4,7 +4,6 @@
 #include <functional>
 #include <numeric>
 
-#include "report/files.hpp"
 #include "report/format.hpp"
 #include "report/table.hpp"
 
@@ -117,10 +116,6 @@ std::string byte_matrix_text(const ByteMatrix& matrix) {
     text += '\n';
   }
   return text;
-}
-
-void write_byte_matrix(const std::string& path, const ByteMatrix& matrix) {
-  write_file(path, byte_matrix_text(matrix));
 }
 
 }  // namespace refit::report

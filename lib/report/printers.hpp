@@ -1,5 +1,5 @@
 #pragma once
-// Observers of a Result that make files of it. The texts are written with write_file (files.hpp).
+// Observers of a Result that make files of it, as the bytes of the file. They are written with write_file (files.hpp).
 
 #include <string>
 
@@ -23,7 +23,7 @@ std::string to_m2n_metrics(const Result& result);
 /// A JUnit document with one test case: plain when passed, else with a failure, error or skipped element.
 std::string to_junit(const Result& result);
 
-/// Writes an HDF5 file, replaced only when complete. Errors: runtime, where it cannot be written.
+/// An HDF5 file. Errors: runtime.
 ///
 ///     /                   attributes schema, case, description, status, exit_code, train, gen, settings.<key>, ...
 ///     /weight_sync        float64 [refits after the warm-up], seconds; attribute `first`: refit 1
@@ -32,6 +32,6 @@ std::string to_junit(const Result& result);
 ///     /wrong/tensor       string [wrong tensors]; likewise gen_rank, elements_wrong (int64), and counted (1; 0 where
 ///                         elements_wrong is a lower bound)
 ///     /wrong/first_index  int64 [wrong tensors, 4], -1 beyond the tensor's dimensions
-void write_hdf5(const std::string& path, const Result& result);
+std::string to_hdf5(const Result& result);
 
 }  // namespace refit::report

@@ -30,7 +30,4 @@ void print_plan(std::ostream& out, const Result& result);
 /// square, because alltoallv benchmarks read as many columns as there are ranks.
 std::string byte_matrix_text(const ByteMatrix& matrix);
 
-/// Writes byte_matrix_text to a file, replaced only when complete. Errors: runtime, where the file cannot be written.
-void write_byte_matrix(const std::string& path, const ByteMatrix& matrix);
-
 }  // namespace refit::report

@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import asdict
 
-from .runner import store, write
+from .runner import store, whole, write
 
 CSV_COLUMNS = (
     "case", "status", "reason", "baseline", "ranks", "seconds", "executor", "bulk", "train", "gen", "train_precision",
@@ -111,11 +111,10 @@ def write_hdf5(file, folders):
         import h5py
     except ImportError:
         return False
-    with h5py.File(f"{file}.part", "w") as whole:
+    with whole(file) as temporary, h5py.File(temporary, "w") as document:
         for name, folder in folders.items():
             source = os.path.join(folder, "result.h5")
             if os.path.exists(source):
                 with h5py.File(source, "r") as one:
-                    one.copy(one["/"], whole, name=name)
-    os.replace(f"{file}.part", file)
+                    one.copy(one["/"], document, name=name)
     return True

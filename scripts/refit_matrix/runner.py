@@ -4,6 +4,7 @@ Everything of a case lies in OUTPUT/cases/NAME: log.txt (all that was printed), 
 plan.json, picture.svg if this refit draws one, and outcome.json, which is written last: a case with one is finished.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -166,10 +167,21 @@ def store(file, document):
 
 def write(file, text):
     """Writes a whole file or nothing: a reader never sees a part."""
-    temporary = f"{file}.part"
-    with open(temporary, "w", encoding="utf-8") as stream:
+    with whole(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         stream.write(text)
-    os.replace(temporary, file)
+
+
+@contextlib.contextmanager
+def whole(file):
+    """The name under which a file is made: it becomes `file` if the block comes to its end, else it is removed."""
+    temporary = f"{file}.part"
+    try:
+        yield temporary
+        os.replace(temporary, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
 
 
 def last_words(log):

@@ -42,11 +42,15 @@ std::string raw_safetensors(std::string_view json, std::string_view data) {
 }
 
 void expect_usage(const std::function<void()>& action, const std::vector<std::string>& parts) {
+  expect_error(ErrorKind::usage, action, parts);
+}
+
+void expect_error(ErrorKind kind, const std::function<void()>& action, const std::vector<std::string>& parts) {
   try {
     action();
     ADD_FAILURE() << "no error; expected one about: " << parts.back();
   } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::usage) << error.what();
+    EXPECT_EQ(error.kind(), kind) << error.what();
     for (const std::string& part : parts) {
       EXPECT_NE(std::string(error.what()).find(part), std::string::npos)
           << "'" << part << "' is not in: " << error.what();

@@ -42,6 +42,9 @@ std::string raw_safetensors(std::string_view json, std::string_view data);
 /// Expects a usage error whose message contains all `parts`.
 void expect_usage(const std::function<void()>& action, const std::vector<std::string>& parts);
 
+/// The same of any kind.
+void expect_error(ErrorKind kind, const std::function<void()>& action, const std::vector<std::string>& parts);
+
 /// A tensor in memory.
 struct Tensor {
   model::TensorInfo info;

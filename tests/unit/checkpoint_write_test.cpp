@@ -93,7 +93,7 @@ TEST_P(CheckpointWriter, FoldersThatCannotBeWrittenAreNamed) {
   ::chmod(folder.path().c_str(), 0755);
 }
 
-TEST_P(CheckpointWriter, AFullDiskIsAUsageErrorThatNamesThePath) {
+TEST_P(CheckpointWriter, AFullDiskIsARuntimeErrorThatNamesThePath) {
   const Folder folder;
   const auto writer = Writer::create(GetParam(), folder.path(), {{"w", {1 << 20}, DType::u8}}, 0, false);
   const std::vector<std::byte> bytes(1 << 20);
@@ -102,9 +102,19 @@ TEST_P(CheckpointWriter, AFullDiskIsAUsageErrorThatNamesThePath) {
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   const rlimit small{100'000, old.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-  expect_usage([&] { writer->write(0, bytes); }, {folder.path(), "cannot write", std::strerror(EFBIG)});
+  const std::string single_path = folder.file(single());
+  expect_error(ErrorKind::runtime, [&] { writer->write(0, bytes); },
+               {single_path + ":", "cannot write", std::strerror(EFBIG)});
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &old), 0);
   std::signal(SIGXFSZ, handler);
+}
+
+TEST_P(CheckpointWriter, OnlyFilesAreReplaced) {
+  const Folder folder;
+  write_file(folder.file("elsewhere"), "kept");
+  std::filesystem::create_symlink("elsewhere", folder.file(single()));
+  expect_usage([&] { create(folder.path(), true); }, {folder.file(single()), "not a regular file"});
+  EXPECT_EQ(read_file(folder.file("elsewhere")), "kept");
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, CheckpointWriter, testing::Values(Format::safetensors, Format::hdf5),

@@ -192,9 +192,6 @@ TEST(ReportText, PlanOfALargeWorldLeavesTheMatrixToTheDocument) {
 
 TEST(ReportText, ByteMatrixIsSquareOverWorldRanks) {
   EXPECT_EQ(byte_matrix_text({{1, 2}, {3, 4}, {5, 6}}), "0 0 0 1 2\n0 0 0 3 4\n0 0 0 5 6\n0 0 0 0 0\n0 0 0 0 0\n");
-  const TemporaryFolder folder;
-  write_byte_matrix(folder / "matrix.txt", {{9}});
-  EXPECT_EQ(read_text(folder / "matrix.txt"), "0 9\n0 0\n");
 }
 
 TEST(ReportText, EnvironmentKnowsItsVersions) {

@@ -1,0 +1,140 @@
+#include "engine/outputs.hpp"
+
+#include <fmt/ranges.h>
+
+#include <filesystem>
+
+#include "checkpoint/file.hpp"
+#include "checkpoint/rank_files.hpp"
+#include "core/console.hpp"
+#include "core/error.hpp"
+#include "core/files.hpp"
+#include "report/files.hpp"
+#include "report/printers.hpp"
+#include "report/statistics.hpp"
+
+namespace refit::engine {
+namespace {
+
+/// A folder for dumps of one side: made, writable, without dumps that are not to be replaced.
+void check_folder(const std::string& folder, const std::string& side, bool force) {
+  make_folder(folder);
+  try {
+    const TemporaryFile probe((std::filesystem::path(folder) / (side + "-rank")).string());
+  } catch (const Error& error) {
+    throw Error(error.kind(), fmt::format("{}; choose another folder for dumps", error.what()));
+  }
+  const std::vector<std::string> found = checkpoint::side_files(folder, side);
+  if (!found.empty() && !force) {
+    fail_usage("{}: already holds dumps ({}); give another folder or --force", folder,
+               std::filesystem::path(found.front()).filename().string());
+  }
+  for (const std::string& path : found) checkpoint::require_replaceable(path);
+}
+
+/// A run of fewer ranks must not leave the others of an earlier one beside its own.
+void remove_dumps(const std::string& folder, const std::string& side) {
+  for (const std::string& path : checkpoint::side_files(folder, side)) {
+    std::error_code error;
+    if (!checkpoint::is_own_dump(path)) continue;
+    std::filesystem::remove(path, error);
+    if (error)
+      throw Error(output_error_kind(error.value()), fmt::format("{}: cannot remove: {}", path, error.message()));
+  }
+}
+
+std::optional<std::string> metrics(const report::Result& result) {
+  if (report::weight_sync_samples(result).empty()) return std::nullopt;
+  return report::to_m2n_metrics(result);
+}
+
+}  // namespace
+
+Outputs::Outputs(const OutputSection& output) : force_(output.force) {
+  add(output.json, report::to_json);
+  add(output.csv, report::to_csv);
+  add(output.hdf5, report::to_hdf5);
+  add(output.junit, report::to_junit);
+  add(output.m2n_metrics, metrics);
+  if (!output.dump_train.empty()) dumps_.push_back({output.dump_train, "train"});
+  if (!output.dump_gen.empty()) dumps_.push_back({output.dump_gen, "gen"});
+}
+
+void Outputs::add(const std::string& path, Make make) {
+  if (!path.empty()) files_.push_back({path, std::move(make)});
+}
+
+void Outputs::check() {
+  std::vector<std::string> paths;
+  for (const File& file : files_) paths.push_back(file.path);
+  std::vector<report::Refusal> refusals = report::refused_outputs(paths, force_);
+  assume_checked();
+  for (const report::Refusal& refusal : refusals) files_[refusal.index].accepted = false;
+  for (const Dumps& dumps : dumps_) {
+    try {
+      check_folder(dumps.folder, dumps.side, force_);
+    } catch (const Error& error) {
+      refusals.push_back({paths.size(), error.kind(), error.what()});
+    }
+  }
+  report::fail_refused(refusals);
+}
+
+void Outputs::assume_checked() {
+  for (File& file : files_) file.accepted = true;
+}
+
+void Outputs::remove_older() const {
+  if (!force_) return;
+  for (const File& file : files_) report::remove_output(file.path);
+  for (const Dumps& dumps : dumps_) remove_dumps(dumps.folder, dumps.side);
+}
+
+/// Of the one kind: streams cannot be written twice.
+void Outputs::write_files(bool streams, const report::Result& result, Failures& failures) const {
+  for (const File& file : files_) {
+    if (!file.accepted || failures.contains(file.path) || report::is_stream(file.path) != streams) continue;
+    try {
+      if (const auto content = file.make(result)) {
+        report::write_file(file.path, *content);
+      } else {
+        report::remove_output(file.path);
+      }
+    } catch (const std::exception& error) {
+      failures.emplace(file.path, error.what());
+    }
+  }
+}
+
+void Outputs::write(report::Result& result) const {
+  Failures failures;
+  const auto judge = [&] {
+    if (const std::string reason = stdout_failure(); !reason.empty())
+      failures.emplace("", "cannot write to stdout: " + reason);
+    if (failures.empty() || result.exit_code != 0) return false;
+    std::vector<std::string> reasons;
+    for (const auto& [path, reason] : failures) reasons.push_back(reason);
+    result.status = report::Status::error;
+    result.exit_code = static_cast<int>(ErrorKind::runtime);
+    result.error =
+        report::Failure{name(ErrorKind::runtime), fmt::format("{}", fmt::join(reasons, "; ")), std::nullopt, ""};
+    return true;
+  };
+  write_files(false, result, failures);
+  bool changed = judge();
+  write_files(true, result, failures);
+  changed |= judge();
+  if (changed) {
+    const Failures before = failures;
+    write_files(false, result, failures);
+    // What was written before says "passed".
+    for (const auto& [path, reason] : failures) {
+      if (!path.empty() && !before.contains(path)) report::remove_output(path);
+    }
+  }
+  for (const auto& [path, reason] : failures) {
+    if (!path.empty()) print_error("refit: error: {}\n", reason);
+  }
+}
+
+}  // namespace refit::engine
