@@ -76,7 +76,8 @@ std::vector<Key> make_keys() {
               MEMBER(refit.group_size)),
       bytes("refit.chunk_bytes", "p2p, m2n: size of one chunk of the ring.", MEMBER(refit.chunk_bytes)),
       integer("refit.ring_chunks", 1, 1024, "p2p, m2n: chunks in flight.", MEMBER(refit.ring_chunks)),
-      bytes("refit.misc_buffer_bytes", "Size of each of the misc path's two buffers.", MEMBER(refit.misc_buffer_bytes)),
+      bytes("refit.misc_buffer_bytes", "Size of each of the misc path's two buffers; at least 4 KiB.",
+            MEMBER(refit.misc_buffer_bytes)),
       boolean("refit.check_agreement", "Compare the plans of every pair of ranks before the first step.",
               MEMBER(refit.check_agreement)),
 

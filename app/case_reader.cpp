@@ -282,11 +282,10 @@ struct HardwareKey {
   bool is_required = true;
 };
 
-constexpr HardwareKey kRates[] = {{"device_in", &engine::Hardware::device_in},
-                                  {"device_out", &engine::Hardware::device_out},
-                                  {"domain_in", &engine::Hardware::domain_in, false},
-                                  {"domain_out", &engine::Hardware::domain_out, false},
-                                  {"memory", &engine::Hardware::memory}};
+constexpr HardwareKey kRates[] = {
+    {"device_in", &engine::Hardware::device_in},        {"device_out", &engine::Hardware::device_out},
+    {"domain_in", &engine::Hardware::domain_in, false}, {"domain_out", &engine::Hardware::domain_out, false},
+    {"broadcast", &engine::Hardware::broadcast, false}, {"memory", &engine::Hardware::memory}};
 
 struct HardwareCount {
   std::string_view name;

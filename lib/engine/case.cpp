@@ -30,6 +30,8 @@ constexpr std::string_view kStrict[] = {"off", "seed", "merged"};
 constexpr std::string_view kOutcome[] = {"pass", "mismatch", "error", "timeout"};
 constexpr std::string_view kBugKind[] = {"mismatch", "hang", "memory", "assertion", "performance"};
 
+constexpr std::int64_t kLeastMiscBuffer = 4096;
+
 bool is_quantised(Precision precision) { return precision == Precision::fp8 || precision == Precision::mxfp8; }
 
 /// Collects violations; each is put behind its key and the place where the key was given.
@@ -181,6 +183,11 @@ void check_refit(const Case& c, Complaints& complaints) {
     complaints.meaningless({"refit.communicators", "refit.streams"}, because);
   }
   if (c.refit.executor != ExecutorKind::direct) complaints.meaningless({"refit.fan_out"}, because);
+  complaints.require(
+      c.refit.misc_buffer_bytes >= kLeastMiscBuffer, "refit.misc_buffer_bytes",
+      fmt::format("{} is less than {}: each buffer has a plan and a broadcast of its own, so that smaller "
+                  "ones take longer to plan than to send; use 4KiB or more",
+                  c.refit.misc_buffer_bytes, kLeastMiscBuffer));
   if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device"}, "with run.device = \"cpu\"");
 }
 

@@ -3,9 +3,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "kernels/kernels.hpp"
+#include "plan/traffic.hpp"
 #include "report/environment.hpp"
 #include "transport/cuda.hpp"
 #include "transport/mpi.hpp"
@@ -50,20 +50,6 @@ report::Settings settings_of(const Case& c) {
   if (c.run.count_seconds != RunSection().count_seconds) settings.emplace_back("count_seconds", c.run.count_seconds);
   if (!c.run.inject.empty()) settings.emplace_back("inject", fmt::format("{}", fmt::join(c.run.inject, ",")));
   return settings;
-}
-
-/// Bytes of golden's broadcasts: each shard from its first holder to every gen rank.
-std::vector<std::vector<std::int64_t>> broadcast_matrix(const std::vector<model::Tensor>& tensors,
-                                                        const layout::Layout& train, const layout::Layout& gen) {
-  std::vector<std::int64_t> sent(static_cast<std::size_t>(train.ranks()), 0);
-  for (const model::Tensor& tensor : tensors) {
-    for (const plan::Holding& held : plan::holdings(train, tensor)) {
-      sent[static_cast<std::size_t>(to_int(held.ranks.front()))] += held.box.volume() * byte_size(held.format.dtype);
-    }
-  }
-  std::vector<std::vector<std::int64_t>> matrix;
-  for (const std::int64_t bytes : sent) matrix.emplace_back(static_cast<std::size_t>(gen.ranks()), bytes);
-  return matrix;
 }
 
 }  // namespace
@@ -138,47 +124,6 @@ report::Bound to_report(const plan::Bound& bound, bool has_rates) {
   return result;
 }
 
-report::ModelSeconds to_report(const plan::ModelSeconds& model) {
-  return {model.total, model.term, model.staging, model.schedule, model.latency};
-}
-
-std::int64_t misc_stream_bytes(const Setup& setup, const std::vector<model::Tensor>& misc) {
-  return std::accumulate(misc.begin(), misc.end(), std::int64_t{0}, [&](std::int64_t sum, const model::Tensor& tensor) {
-    return sum + tensor.elements() * byte_size(setup.sent().format(tensor)->dtype);
-  });
-}
-
-void add_wire(const Setup& setup, const std::vector<model::Tensor>& bulk, const plan::Traffic& traffic,
-              const std::vector<model::Tensor>& misc, report::Result& result) {
-  const std::int64_t misc_bytes = misc_stream_bytes(setup, misc);
-  const bool golden = setup.c.refit.executor == ExecutorKind::golden;
-  result.byte_matrix = golden ? broadcast_matrix(bulk, setup.sent(), *setup.gen) : traffic.matrix;
-  // A broadcast goes to the train ranks of its communicator too.
-  const bool per_stage = setup.c.refit.communicators == Communicators::per_stage;
-  const std::int64_t others = golden ? setup.train->ranks() / (per_stage ? setup.train->stages() : 1) - 1 : 0;
-  const auto gen_ranks = static_cast<std::int64_t>(setup.gen->ranks());
-  report::Wire wire;
-  wire.copies = traffic.copies;
-  std::vector<std::int64_t> received(static_cast<std::size_t>(gen_ranks), misc_bytes);
-  if (!golden) {
-    wire.forwarded_bytes = wire.bytes = traffic.forwarded();
-    wire.egress_bytes_max = *std::max_element(traffic.forwarded_out.begin(), traffic.forwarded_out.end());
-    for (std::size_t g = 0; g < received.size(); ++g) received[g] += traffic.forwarded_in[g];
-  }
-  for (std::size_t rank = 0; rank < result.byte_matrix.size(); ++rank) {
-    auto& row = result.byte_matrix[rank];
-    for (std::size_t g = 0; g < row.size(); ++g) received[g] += row[g];
-    std::int64_t sent = std::accumulate(row.begin(), row.end(), std::int64_t{0});
-    if (golden) sent += row.front() * others;
-    if (rank == 0) sent += misc_bytes * gen_ranks;
-    wire.bytes += sent;
-    wire.egress_bytes_max = std::max(wire.egress_bytes_max, sent);
-  }
-  for (std::int64_t& bytes : result.byte_matrix.front()) bytes += misc_bytes;
-  wire.ingress_bytes_max = *std::max_element(received.begin(), received.end());
-  result.wire = wire;
-}
-
 report::M2n to_report(const plan::Resharding& resharding, const model::Model& model,
                       const std::vector<model::Tensor>& bulk, const layout::Layout& source,
                       const layout::Layout& destination) {
@@ -194,7 +139,7 @@ report::M2n to_report(const plan::Resharding& resharding, const model::Model& mo
   std::vector<model::Tensor> by_p2p;
   std::ranges::copy_if(bulk, std::back_inserter(by_p2p),
                        [&](const model::Tensor& tensor) { return left.contains(tensor.index); });
-  m2n.p2p_bytes = plan::traffic(plan::Planner(by_p2p, source, destination), model.tensors).bytes;
+  m2n.p2p_bytes = plan::traffic(plan::Planner(by_p2p, source, destination), {.hash = false}).bytes;
   return m2n;
 }
 

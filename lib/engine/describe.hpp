@@ -25,21 +25,11 @@ std::string common_text(const Case& c);
 std::vector<std::pair<std::string, std::int64_t>> parse_coordinates(const std::string& text);
 
 report::Bound to_report(const plan::Bound& bound, bool has_rates);
-report::ModelSeconds to_report(const plan::ModelSeconds& model);
-
-/// Sets `wire` and `byte_matrix`: what the executor sends of the tensors `bulk` (golden: every shard from its first
-/// holder to all ranks of its communicator; else the planned copies), and of `misc` from train rank 0 to every gen
-/// rank.
-void add_wire(const Setup& setup, const std::vector<model::Tensor>& bulk, const plan::Traffic& traffic,
-              const std::vector<model::Tensor>& misc, report::Result& result);
 
 /// How the executor m2n moves the tensors `bulk`.
 report::M2n to_report(const plan::Resharding& resharding, const model::Model& model,
                       const std::vector<model::Tensor>& bulk, const layout::Layout& source,
                       const layout::Layout& destination);
-
-/// What the misc path carries of those tensors: repeated scales as often as layouts see them.
-std::int64_t misc_stream_bytes(const Setup& setup, const std::vector<model::Tensor>& misc);
 
 /// 32 hexadecimal digits.
 std::string hexadecimal(const Sum128& sum);

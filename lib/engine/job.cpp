@@ -12,6 +12,7 @@
 #include "engine/host_memory.hpp"
 #include "engine/notes.hpp"
 #include "engine/together.hpp"
+#include "engine/totals.hpp"
 #include "plan/stream.hpp"
 #include "transport/p2p.hpp"
 
@@ -269,20 +270,15 @@ void Job::measure(report::Result& result) {
   result.bound = to_report(bound_, true);
 
   fan_out_ranks_ = choose_fan_out(rates);
-  plan::Traffic traffic;
-  together(world_, [&] { traffic = plan::traffic(planner(), setup_.model.tensors); });
-  const auto& c = setup_.c.refit;
-  plan::Schedule schedule;
-  if (c.executor != ExecutorKind::direct) schedule.stages_in_flight = c.streams;
-  const std::int64_t groups = c.executor == ExecutorKind::golden
-                                  ? static_cast<std::int64_t>(bulk_.size()) * setup_.train->stages()
-                                  : 1 + traffic.copies / (c.group_size * setup_.gen->ranks());
-  schedule.serial_steps = c.executor == ExecutorKind::direct ? 1 : groups;
-  if (c.executor == ExecutorKind::golden)
-    schedule.staged_bytes = setup_.split.payload.bulk_bytes * (1 + setup_.gen->ranks());
-  result.model_seconds = to_report(plan::model_seconds(bound_, traffic, schedule, rates));
-
-  add_wire(setup_, bulk_, traffic, misc_, result);
+  const double start = now();
+  together(world_, [&] { copies_ = planner().rank_plan(side(), rank()).copies; });
+  plan_seconds_ = now() - start;
+  const Paths paths{bulk_, misc_, sent_by_train(), gen_layout()};
+  const Totals totals =
+      totals_of(world_, setup_.c.refit, paths, copies_, plan::Machine{rates, places_.placement(setup_.train->ranks())});
+  result.wire = totals.wire;
+  result.model_seconds = totals.model;
+  if (!setup_.c.output.hdf5.empty()) result.byte_matrix = gather_byte_matrix(world_, setup_.c.refit, paths, copies_);
 }
 
 void Job::measure_again(report::Result& result) {
@@ -305,7 +301,7 @@ transport::Tuning Job::knobs() const {
 /// The most that the paths' buffers take on this rank.
 std::int64_t Job::staging_estimate() const {
   const auto& c = setup_.c.refit;
-  const std::int64_t misc = misc_stream_bytes(setup_, setup_.split.misc);
+  const std::int64_t misc = misc_stream_bytes(setup_.split.misc, setup_.sent());
   // Verification has all that is sent in memory at a time.
   const bool one_host = session_.node_size() == session_.size();
   const bool sends_quantise = c.executor == ExecutorKind::direct && one_host && setup_.c.run.verify == Verify::off;
@@ -435,16 +431,16 @@ std::optional<verify::Originals> Job::originals() const {
 void Job::make_plan(report::Result& result) {
   progress_.at("plan");
   const double start = now();
-  const Side side = is_train() ? Side::source : Side::destination;
-  std::vector<plan::Copy> copies;
+  std::vector<plan::Copy> copies = std::move(copies_);
   together(world_, [&] {
-    copies = planner().rank_plan(side, setup_.faults.plans_as(is_train(), rank())).copies;
+    const Rank as = setup_.faults.plans_as(is_train(), rank());
+    if (as != rank()) copies = planner().rank_plan(side(), as).copies;
     require_stored(copies);
     setup_.faults.distort_copies(setup_.model, is_train(), copies);
   });
   if (setup_.c.refit.check_agreement) {
     together(world_, [&] {
-      transport::agree(world_, side, rank(), setup_.train->ranks(), copies, setup_.model.tensors);
+      transport::agree(world_, side(), rank(), setup_.train->ranks(), copies, setup_.model.tensors);
       transport::agree_on_stream(world_, misc_, setup_.model.tensors);
     });
   }
@@ -456,7 +452,7 @@ void Job::make_plan(report::Result& result) {
   }
   make_executors(copies);
   register_memory(result);
-  result.prepare.emplace_back("plan", world_.max(now() - start));
+  result.prepare.emplace_back("plan", world_.max(plan_seconds_ + now() - start));
 
   const std::int64_t staging = bulk_executor_->staging_bytes() +
                                (misc_executor_ ? misc_executor_->staging_bytes() : 0) +
@@ -489,8 +485,7 @@ void Job::require_stored(const std::vector<plan::Copy>& copies) const {
 void Job::make_executors(const std::vector<plan::Copy>& copies) {
   const auto& c = setup_.c.refit;
   const transport::Tuning tuning = knobs();
-  const transport::Endpoint me{is_train() ? Side::source : Side::destination, rank(),
-                               is_train() ? sent() : transport::LocalMemory(),
+  const transport::Endpoint me{side(), rank(), is_train() ? sent() : transport::LocalMemory(),
                                is_train() ? transport::LocalMemory() : weights_->memory()};
   std::int64_t flag_bytes = 0;
   switch (c.executor) {

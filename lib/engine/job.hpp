@@ -50,6 +50,7 @@ class Job {
   bool is_train() const { return session_.rank() < setup_.train->ranks(); }
   Rank rank() const { return Rank{is_train() ? session_.rank() : session_.rank() - setup_.train->ranks()}; }
   bool has_cache_scales() const { return setup_.c.gen.kv_cache_dtype == KvCacheDtype::fp8; }
+  Side side() const { return is_train() ? Side::source : Side::destination; }
   /// The layouts as planner and executors see them.
   const layout::Layout& sent_by_train() const { return distorted_train_ ? *distorted_train_ : setup_.sent(); }
   const layout::Layout& gen_layout() const { return distorted_gen_ ? *distorted_gen_ : *setup_.gen; }
@@ -122,7 +123,9 @@ class Job {
   std::vector<std::unique_ptr<transport::Communicator>> communicators_;
   std::unique_ptr<transport::Communicator> gather_, stream_;
   std::unique_ptr<transport::Routes> routes_;
-  plan::Resharding resharding_;  ///< of the executor m2n
+  std::vector<plan::Copy> copies_;  ///< this rank's, until its executors are made
+  double plan_seconds_ = 0;         ///< that they took
+  plan::Resharding resharding_;     ///< of the executor m2n
   std::unique_ptr<transport::Executor> bulk_executor_, misc_executor_;
   std::unique_ptr<verify::Verifier> verifier_;
   std::vector<verify::NotFinite> not_finite_;  ///< of train, at rank 0

@@ -1,12 +1,15 @@
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <iostream>
+#include <set>
 
 #include "core/console.hpp"
 #include "engine/describe.hpp"
 #include "engine/engine.hpp"
 #include "engine/expect.hpp"
+#include "engine/model.hpp"
 #include "engine/outputs.hpp"
 #include "engine/picture.hpp"
 #include "report/printers.hpp"
@@ -14,6 +17,9 @@
 
 namespace refit::engine {
 namespace {
+
+/// The byte matrix of worlds up to 256 x 256 ranks is in every document; of larger ones only where it is asked for.
+constexpr std::int64_t kPairsWithMatrix = 256 * 256;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -34,8 +40,11 @@ plan::Rates rates_of(const Hardware& hardware) {
   return rates;
 }
 
-plan::Placement placement_of(const Setup& setup, const Hardware& hardware) {
-  return plan::apart(setup.sent().ranks(), setup.gen->ranks(), hardware.ranks_per_device, hardware.devices_per_domain);
+plan::Machine machine_of(const Setup& setup, const std::optional<Hardware>& given) {
+  const Hardware hardware = given.value_or(Hardware{});
+  return {given ? rates_of(hardware) : plan::Rates{},
+          plan::apart(setup.sent().ranks(), setup.gen->ranks(), hardware.ranks_per_device, hardware.devices_per_domain),
+          hardware.broadcast * 1e9};
 }
 
 /// Path, role, shape and name of every tensor; "none" where gen does not store it, "file" where only gen does.
@@ -56,12 +65,13 @@ std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const P
   return {tensor};
 }
 
-/// The gen ranks that feed each other in a run on such hardware; 0 = none.
-std::int64_t fan_out_ranks(const Setup& setup, const plan::Rates& rates, const plan::Placement& placement) {
-  const RefitSection& refit = setup.c.refit;
-  if (refit.executor != ExecutorKind::direct || refit.fan_out == FanOut::off) return 0;
-  if (refit.fan_out == FanOut::on) return setup.gen->ranks();
-  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, rates, placement);
+/// The gen ranks that feed each other in a run of `direct` on such hardware; 0 = none.
+std::int64_t fan_out_ranks(const Setup& setup, const plan::Machine& machine) {
+  const FanOut wanted = setup.c.refit.fan_out;
+  if (wanted == FanOut::off) return 0;
+  if (wanted == FanOut::on) return setup.gen->ranks();
+  if (machine.rates.device_out == 0) return 0;  // without rates nothing pays
+  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, machine.placement);
 }
 
 /// The rank whose plan is timed: the first gen rank, which receives from every stage.
@@ -70,7 +80,51 @@ void plan_one_rank(const plan::Planner& planner, report::Plan& out) {
   const plan::RankPlan mine = planner.rank_plan(Side::destination, Rank{0});
   out.seconds = now() - start;
   out.copies = static_cast<std::int64_t>(mine.copies.size());
-  out.peak_bytes = peak_bytes();
+}
+
+/// Loads of the bulk path by policy, of which the first has every tensor that any has: counted together, by which
+/// policies a tensor is bulk.
+std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<plan::Split>& splits,
+                                         const plan::Machine& machine, std::int64_t fan_out) {
+  std::vector<std::size_t> policies_of(setup.model.tensors.size(), 0);  // bits, by tensor
+  for (std::size_t p = 0; p < splits.size(); ++p)
+    for (const model::Tensor& tensor : splits[p].bulk)
+      policies_of[static_cast<std::size_t>(tensor.index)] |= std::size_t{1} << p;
+  const std::set<std::size_t> distinct(policies_of.begin(), policies_of.end());
+  const std::vector<std::size_t> sets(distinct.begin(), distinct.end());
+  const auto group_of = [&](const model::Tensor& tensor) {
+    const std::size_t policies = policies_of[static_cast<std::size_t>(tensor.index)];
+    return static_cast<std::size_t>(std::ranges::find(sets, policies) - sets.begin());
+  };
+  const plan::Planner planner(splits.front().bulk, setup.sent(), *setup.gen, fan_out);
+  const std::vector<plan::Loads> groups = plan::loads_by_group(planner, machine.placement, sets.size(), group_of);
+  std::vector<plan::Loads> result(splits.size(), plan::Loads(setup.sent(), setup.gen->ranks()));
+  for (std::size_t p = 0; p < splits.size(); ++p)
+    for (std::size_t group = 0; group < groups.size(); ++group)
+      if ((sets[group] >> p & 1) != 0) result[p] += groups[group];
+  return result;
+}
+
+/// Every policy with every executor that any build has, the fastest first. `fan_out`: of direct.
+std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& machine, std::int64_t fan_out) {
+  std::vector<Bulk> policies{Bulk::all, Bulk::whitelist, Bulk::blacklist, Bulk::ffn};
+  if (setup.c.m2n.given()) policies.resize(1);  // its tensors have no rules
+  std::vector<plan::Split> splits;
+  for (const Bulk policy : policies) splits.push_back(setup.split_by(policy));
+  const std::vector<plan::Loads> plain = loads_by_policy(setup, splits, machine, 0);
+  const std::vector<plan::Loads> fanned =
+      fan_out > 0 ? loads_by_policy(setup, splits, machine, fan_out) : std::vector<plan::Loads>();
+  std::vector<report::ModelRow> rows;
+  for (std::size_t p = 0; p < policies.size(); ++p) {
+    const Paths paths{splits[p].bulk, splits[p].misc, setup.sent(), *setup.gen};
+    for (const ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct}) {
+      const plan::Loads& loads = executor == ExecutorKind::direct && fan_out > 0 ? fanned[p] : plain[p];
+      rows.push_back({std::string(name(policies[p])), std::string(name(executor)),
+                      to_report(model_seconds(executor, setup.c.refit, paths, loads, machine))});
+    }
+  }
+  std::ranges::stable_sort(rows, {}, [](const report::ModelRow& row) { return row.model.total; });
+  return rows;
 }
 
 }  // namespace
@@ -87,31 +141,38 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   const std::vector<const model::Tensor*> explained = tensors_to_explain(setup, options);
   outputs.remove_older();
   report::Result result = describe(setup, command);
-  const plan::Rates rates = options.hardware ? rates_of(*options.hardware) : plan::Rates{};
-  const plan::Placement placement = placement_of(setup, options.hardware.value_or(Hardware{}));
-  const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, fan_out_ranks(setup, rates, placement));
+  const plan::Machine machine = machine_of(setup, options.hardware);
+  const Paths paths{setup.split.bulk, setup.split.misc, setup.sent(), *setup.gen};
+  const bool direct = c.refit.executor == ExecutorKind::direct;
+  const std::int64_t fan_out = direct || options.hardware ? fan_out_ranks(setup, machine) : 0;
+  const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, direct ? fan_out : 0);
   result.plan.emplace();
   plan_one_rank(planner, *result.plan);
 
   const double start = now();
-  const plan::Traffic traffic = plan::traffic(planner, setup.model.tensors);
-  result.plan->world = report::PlanWorld{now() - start, traffic.copies};
+  const std::int64_t pairs = std::int64_t{setup.sent().ranks()} * setup.gen->ranks();
+  const bool matrix = !options.byte_matrix.empty() || pairs <= kPairsWithMatrix;
+  plan::Traffic traffic = plan::traffic(planner, machine.placement, {.matrix = matrix});
+  Moved moved = moved_by(c.refit, paths, traffic.loads, machine.placement);
+  result.plan->world =
+      report::PlanWorld{now() - start, traffic.copies, std::move(moved.sent), std::move(moved.received)};
   result.plan->hash = hexadecimal(traffic.hash);
-  add_wire(setup, setup.split.bulk, traffic, setup.split.misc, result);
+  result.wire = moved.wire;
+  if (matrix) result.byte_matrix = byte_matrix(c.refit, paths, std::move(traffic.matrix));
 
-  const plan::Bound bound = plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, rates, placement);
+  const plan::Bound bound =
+      plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, machine.rates, machine.placement);
   result.bound = to_report(bound, options.hardware.has_value());
   if (options.hardware) {
-    plan::Schedule schedule;
-    schedule.serial_steps = 1;
-    if (c.refit.executor != ExecutorKind::direct) schedule.stages_in_flight = c.refit.streams;
-    result.model_seconds = to_report(plan::model_seconds(bound, traffic, schedule, rates));
+    result.model_seconds = to_report(model_seconds(c.refit.executor, c.refit, paths, traffic.loads, machine));
+    result.plan->models = compare(setup, machine, fan_out);
   }
   if (c.refit.executor == ExecutorKind::m2n) {
     const plan::Resharding resharding = plan::make_reshards(setup.split.bulk, setup.sent(), *setup.gen);
     result.m2n = to_report(resharding, setup.model, setup.split.bulk, setup.sent(), *setup.gen);
   }
   judge_plan(setup, result);
+  result.plan->peak_bytes = peak_bytes();
   if (options.classify) print_classes(setup);
   if (!explained.empty() && c.refit.executor == ExecutorKind::golden)
     result.notes.emplace_back("golden broadcasts whole shards; explained are the copies of p2p and direct");

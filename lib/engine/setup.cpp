@@ -118,10 +118,16 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject, c.train.layout,
   gen::refine_scales(model, gen_options(c));
   train = train::make_layout(model, train_options(c));
   gen = gen::make_layout(model, gen_options(c));
-  split = plan::split(model, c.refit.bulk, *train, *gen, c.train.layout.tp, c.gen.layout.tp);
-  if (!quantiser_of(c)) return;
-  quantised = std::make_unique<layout::QuantisedLayout>(model, *train, quantisation_of(c.gen.precision));
-  for (std::vector<model::Tensor>* path : {&split.bulk, &split.misc}) *path = with_scales(model, *path);
+  if (quantiser_of(c))
+    quantised = std::make_unique<layout::QuantisedLayout>(model, *train, quantisation_of(c.gen.precision));
+  split = split_by(c.refit.bulk);
+}
+
+plan::Split Setup::split_by(plan::Policy policy) const {
+  plan::Split result = plan::split(model, policy, *train, *gen, c.train.layout.tp, c.gen.layout.tp);
+  if (!quantised) return result;
+  for (std::vector<model::Tensor>* path : {&result.bulk, &result.misc}) *path = with_scales(model, *path);
+  return result;
 }
 
 /// All tensors take the bulk path, as they are.

@@ -35,6 +35,8 @@ class Setup {
   const layout::Layout& sent() const { return quantised ? *quantised : *train; }
   std::unique_ptr<layout::QuantisedLayout> quantised;  ///< where gen alone is quantised
   plan::Split split;
+  /// Which tensors would take which path by another policy.
+  plan::Split split_by(plan::Policy policy) const;
   inject::Faults faults;
 
   /// A warning that lists the tensors without a rule; empty where there is none.

@@ -1,5 +1,5 @@
 #pragma once
-// What a plan costs: bytes per port, the byte matrix, and the lower bound that no schedule can beat.
+// The lower bound that no schedule can beat, and the choice of fan-out.
 //
 // Cut every tensor by the shard boundaries of both sides into boxes, held by the source ranks H_b and needed by the
 // destination ranks R_b. A box crosses a link in the narrowest form that any sender could give it: the smaller of both
@@ -71,41 +71,10 @@ struct Bound {
 Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                   const Rates& rates, const Placement& placement);
 
-/// What the plan's copies put on the wire.
-struct Traffic {
-  std::int64_t bytes = 0;
-  std::int64_t copies = 0;
-  std::vector<std::vector<std::int64_t>> matrix;         ///< [source rank][destination rank], of holders
-  std::vector<std::int64_t> forwarded_out;               ///< by destination rank: sent to others (fan-out)
-  std::vector<std::int64_t> forwarded_in;                ///< by destination rank: received from others
-  std::vector<std::vector<std::int64_t>> stage_ingress;  ///< [stage][destination rank]
-  Sum128 hash;                                           ///< of the plan: the sum over its copies
-
-  std::int64_t forwarded() const;    ///< of `bytes`: between destination ranks
-  std::int64_t egress_max() const;   ///< of the busiest rank of either side
-  std::int64_t ingress_max() const;  ///< of the busiest destination rank
-};
-
-/// Streams the world's copies once. `tensors`: the model's, for names.
-Traffic traffic(const Planner& planner, const std::vector<Tensor>& model_tensors);
-
 /// The domains for which fan-out pays: the destination ranks of a domain where the plan with it keeps the busiest port,
 /// of a device or a domain, less busy than the plan without, by a twentieth at least; else 0. For the executor that
 /// fans out: `direct`, which sends what the destination stores (fan_out.cpp).
 std::int64_t choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                             const Rates& rates, const Placement& placement);
-
-/// What a run's schedule should take beyond the bound.
-struct Schedule {
-  std::int64_t staged_bytes = 0;      ///< packed and unpacked on the busiest device
-  std::int64_t serial_steps = 0;      ///< launches or message groups that wait for each other on one rank
-  std::int64_t stages_in_flight = 0;  ///< 0 = all
-};
-struct ModelSeconds {
-  double total = 0;
-  std::string term;
-  double staging = 0, schedule = 0, latency = 0;
-};
-ModelSeconds model_seconds(const Bound& bound, const Traffic& traffic, const Schedule& schedule, const Rates& rates);
 
 }  // namespace refit::plan

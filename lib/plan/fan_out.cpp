@@ -41,11 +41,11 @@ class PortBytes {
 /// Seconds of the busiest port, of a device or a domain, under a plan's copies; 0 where rates are unknown.
 double busiest_port_seconds(const Planner& planner, const Rates& rates, const Placement& placement) {
   PortBytes devices(placement, &Site::device), domains(placement, &Site::domain);
-  planner.for_each_copy([&](const Copy& copy) {
+  planner.for_each_shared_copy([&](const Copy& copy, std::span<const Tensor* const> tensors, const Planner::Lie&) {
     const auto& senders = copy.fan_out == FanOut::forwarded ? placement.destination : placement.source;
     const Site& from = senders[static_cast<std::size_t>(to_int(copy.source.rank))];
     const Site& to = placement.destination[static_cast<std::size_t>(to_int(copy.destination.rank))];
-    const std::int64_t bytes = copy.elements() * byte_size(copy.destination.format.dtype);
+    const std::int64_t bytes = copy.elements() * byte_size(copy.destination.format.dtype) * std::ssize(tensors);
     devices.add(from, to, bytes);
     domains.add(from, to, bytes);
   });

@@ -7,8 +7,14 @@ namespace {
 
 /// `all` is sorted by box, so that the boxes that can overlap one are next to it.
 void check_disjoint(const std::vector<Holding>& all, const Tensor& tensor) {
+  // True where neither `box` nor any behind it can overlap `other`: a begun row has many boxes in a stream of small
+  // buffers.
   const auto begins_behind = [](const Box& box, const Box& other) {
-    return box.lower.size() > 0 && box.lower[0] >= other.lower[0] + other.extent[0];
+    for (int d = 0; d < box.lower.size(); ++d) {
+      if (box.lower[d] >= other.lower[d] + other.extent[d]) return true;
+      if (other.extent[d] != 1) return false;
+    }
+    return false;
   };
   for (std::size_t i = 0; i < all.size(); ++i) {
     for (std::size_t j = i + 1; j < all.size() && !begins_behind(all[j].box, all[i].box); ++j) {

@@ -12,16 +12,42 @@ std::uint64_t fold(std::uint64_t seed, const Extents& extents) {
   return seed;
 }
 
-/// The place of `part` in the piece of `tensor` on `rank` that contains it.
-End make_end(const layout::Layout& layout, const Tensor& tensor, Rank rank, const Box& part,
-             std::vector<Piece>& scratch) {
-  scratch.clear();
-  layout.pieces(tensor, rank, scratch);
-  for (const Piece& piece : scratch) {
-    if (intersect(piece.box, part) == part) return {rank, place_of(piece, part), piece.format};
+/// Places of boxes on one side. Keeps the pieces of the tensor and rank that were asked for last: a rank of the misc
+/// stream has as many as there are buffers.
+class Ends {
+ public:
+  explicit Ends(const layout::Layout& layout) : layout_(layout) {}
+
+  /// The place of `part` in the piece of `tensor` on `rank` that contains it.
+  End of(const Tensor& tensor, Rank rank, const Box& part) {
+    if (&tensor != tensor_ || rank != rank_) {
+      pieces_.clear();
+      layout_.pieces(tensor, rank, pieces_);
+      tensor_ = &tensor;
+      rank_ = rank;
+    }
+    // Of many pieces, which ascend, it is mostly the last that begins at the part or before it.
+    constexpr std::size_t kMany = 64;
+    if (pieces_.size() > kMany) {
+      const auto behind =
+          std::upper_bound(pieces_.begin(), pieces_.end(), part.lower,
+                           [](const Extents& lower, const Piece& each) { return lower < each.box.lower; });
+      if (behind != pieces_.begin() && contains(*std::prev(behind), part)) return end_in(*std::prev(behind), part);
+    }
+    for (const Piece& piece : pieces_)
+      if (contains(piece, part)) return end_in(piece, part);
+    fail_runtime("internal error: rank {} does not hold {} of {}", to_int(rank), to_string(part), tensor.name);
   }
-  fail_runtime("internal error: rank {} does not hold {} of {}", to_int(rank), to_string(part), tensor.name);
-}
+
+ private:
+  static bool contains(const Piece& piece, const Box& part) { return intersect(piece.box, part) == part; }
+  End end_in(const Piece& piece, const Box& part) const { return {rank_, place_of(piece, part), piece.format}; }
+
+  const layout::Layout& layout_;
+  const Tensor* tensor_ = nullptr;
+  Rank rank_{};
+  std::vector<Piece> pieces_;
+};
 
 bool contains(const std::vector<Rank>& ranks, Rank rank) {
   return std::binary_search(ranks.begin(), ranks.end(), rank);
@@ -51,9 +77,12 @@ int cut_dimension(const Extents& extent, std::int64_t takers, std::int64_t holde
 
 }  // namespace
 
-Sum128 hash(const Copy& copy, const std::string& tensor_name) {
-  std::uint64_t seed = fold(fold(hash_name(tensor_name), copy.box.lower), copy.box.extent);
-  seed = combine(seed, static_cast<std::uint64_t>(to_int(copy.source.rank)));
+std::uint64_t hash_of_box(std::uint64_t name_hash, const Box& box) {
+  return fold(fold(name_hash, box.lower), box.extent);
+}
+
+Sum128 hash_of_copy(std::uint64_t box_hash, const Copy& copy) {
+  std::uint64_t seed = combine(box_hash, static_cast<std::uint64_t>(to_int(copy.source.rank)));
   seed = combine(seed, static_cast<std::uint64_t>(to_int(copy.destination.rank)));
   for (const Format& format : {copy.source.format, copy.destination.format}) {
     seed =
@@ -61,6 +90,10 @@ Sum128 hash(const Copy& copy, const std::string& tensor_name) {
   }
   if (copy.fan_out != FanOut::none) seed = combine(seed, static_cast<std::uint64_t>(copy.fan_out));
   return {splitmix64(seed), splitmix64(~seed)};
+}
+
+Sum128 hash(const Copy& copy, const std::string& tensor_name) {
+  return hash_of_copy(hash_of_box(hash_name(tensor_name), copy.box), copy);
 }
 
 Planner::Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
@@ -71,9 +104,14 @@ Planner::ClassKey Planner::key(const Tensor& tensor) const {
   return {tensor.shape, tensor.dtype, source_.placement_class(tensor), destination_.placement_class(tensor)};
 }
 
-Planner::Class Planner::make_class(const Tensor& tensor) const {
-  const std::vector<Holding> from = holdings(source_, tensor);
-  const std::vector<Holding> to = holdings(destination_, tensor);
+Planner::Class Planner::make_class(const Tensor& tensor, Known& known) const {
+  const auto of = [&tensor](const Layout& layout, auto& sides) -> const std::vector<Holding>& {
+    auto [entry, is_new] = sides.try_emplace({tensor.shape, tensor.dtype, layout.placement_class(tensor)});
+    if (is_new) entry->second = holdings(layout, tensor);
+    return entry->second;
+  };
+  const std::vector<Holding>& from = of(source_, known.source);
+  const std::vector<Holding>& to = of(destination_, known.destination);
   Class result;
   for (const Holding& held : from) {
     for (const Holding& wanted : to) {
@@ -96,14 +134,22 @@ Planner::Class Planner::make_class(const Tensor& tensor) const {
   return result;
 }
 
-template <typename Wanted, typename Visit>
-void Planner::walk(const Wanted& wanted, const Visit& visit) const {
+Planner::Lie Planner::lie_of(const Tensor& tensor, const Overlap& overlap) const {
+  const auto contiguous = [&](const Layout& layout, Rank rank) {
+    return is_contiguous(overlap.box.extent, Ends(layout).of(tensor, rank, overlap.box).place.strides);
+  };
+  return {contiguous(source_, overlap.holders.front()), contiguous(destination_, overlap.takers.front())};
+}
+
+template <typename Concerns, typename Wanted, typename Visit>
+void Planner::walk(const Concerns& concerns, const Wanted& wanted, const Visit& visit) const {
+  Known known;
   std::map<ClassKey, Class> classes;
   for (const Tensor& tensor : tensors_) {
     auto [entry, is_new] = classes.try_emplace(key(tensor));
     Class& shared = entry->second;
-    if (is_new) {
-      shared = make_class(tensor);
+    if (is_new && concerns(tensor)) {
+      shared = make_class(tensor, known);
       std::erase_if(shared.overlaps, [&](const Overlap& overlap) { return !wanted(overlap); });
     }
     for (const Overlap& overlap : shared.overlaps) visit(tensor, overlap, shared.seen % overlap.period);
@@ -185,25 +231,58 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
 
 RankPlan Planner::rank_plan(Side side, Rank rank) const {
   RankPlan result;
+  Ends from_source(source_), from_destination(destination_), to_destination(destination_);
   std::vector<Piece> scratch;
-  walk([&](const Overlap& overlap) { return contains(side == Side::source ? overlap.holders : overlap.takers, rank); },
-       [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) {
-         assign(tensor, overlap, turn, [&](Copy& copy) {
-           const bool forwarded = copy.fan_out == FanOut::forwarded;
-           const bool sends = copy.source.rank == rank && forwarded == (side == Side::destination);
-           const bool receives = copy.destination.rank == rank && side == Side::destination;
-           if (!sends && !receives) return;
-           copy.source = make_end(forwarded ? destination_ : source_, tensor, copy.source.rank, copy.box, scratch);
-           copy.destination = make_end(destination_, tensor, copy.destination.rank, copy.box, scratch);
-           result.copies.push_back(copy);
-         });
-       });
+  const auto concerns = [&](const Tensor& tensor) {
+    scratch.clear();
+    (side == Side::source ? source_ : destination_).pieces(tensor, rank, scratch);
+    return !scratch.empty();
+  };
+  walk(
+      concerns,
+      [&](const Overlap& overlap) { return contains(side == Side::source ? overlap.holders : overlap.takers, rank); },
+      [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) {
+        assign(tensor, overlap, turn, [&](Copy& copy) {
+          const bool forwarded = copy.fan_out == FanOut::forwarded;
+          const bool sends = copy.source.rank == rank && forwarded == (side == Side::destination);
+          const bool receives = copy.destination.rank == rank && side == Side::destination;
+          if (!sends && !receives) return;
+          copy.source = (forwarded ? from_destination : from_source).of(tensor, copy.source.rank, copy.box);
+          copy.destination = to_destination.of(tensor, copy.destination.rank, copy.box);
+          result.copies.push_back(copy);
+        });
+      });
   return result;
 }
 
 void Planner::for_each_copy(const std::function<void(const Copy&)>& visit) const {
-  walk([](const Overlap&) { return true; },
+  const auto all = [](const auto&) { return true; };
+  walk(all, all,
        [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) { assign(tensor, overlap, turn, visit); });
+}
+
+void Planner::for_each_shared_copy(const VisitShared& visit) const {
+  std::map<ClassKey, std::vector<const Tensor*>> classes;
+  for (const Tensor& tensor : tensors_) classes[key(tensor)].push_back(&tensor);
+  Known known;
+  for (const auto& [key, tensors] : classes) {
+    const Tensor& first = *tensors.front();
+    std::map<std::int64_t, std::vector<std::vector<const Tensor*>>> turns;  // by period
+    for (const Overlap& overlap : make_class(first, known).overlaps) {
+      auto [entry, is_new] = turns.try_emplace(overlap.period);
+      std::vector<std::vector<const Tensor*>>& by_turn = entry->second;
+      if (is_new) {
+        const auto period = static_cast<std::size_t>(overlap.period);
+        by_turn.resize(std::min(period, tensors.size()));
+        for (std::size_t i = 0; i < tensors.size(); ++i) by_turn[i % period].push_back(tensors[i]);
+      }
+      const Lie lie = lie_of(first, overlap);
+      for (std::size_t turn = 0; turn < by_turn.size(); ++turn) {
+        assign(*by_turn[turn].front(), overlap, static_cast<std::int64_t>(turn),
+               [&](const Copy& copy) { visit(copy, by_turn[turn], lie); });
+      }
+    }
+  }
 }
 
 }  // namespace refit::plan

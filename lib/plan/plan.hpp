@@ -18,6 +18,8 @@
 // each goes to one replica, to the next one each time. Scalars go from the holder to all.
 
 #include <functional>
+#include <map>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -76,6 +78,16 @@ struct RankPlan {
 
 /// 128-bit hash of a copy: tensor name, box, ranks and formats. A plan's hash is the sum over its copies.
 Sum128 hash(const Copy& copy, const std::string& tensor_name);
+/// The same in two steps: of the box alone, for all copies of it, and of a copy. `name_hash`: hash_name(tensor name).
+std::uint64_t hash_of_box(std::uint64_t name_hash, const Box& box);
+Sum128 hash_of_copy(std::uint64_t box_hash, const Copy& copy);
+
+/// A box of a tensor as one side stores it: who holds exactly this box.
+struct Holding {
+  Box box;
+  Format format;
+  std::vector<Rank> ranks;  ///< ascending
+};
 
 /// Computes the copies that take `tensors` from one layout to another. Keeps references to all three.
 class Planner {
@@ -90,6 +102,17 @@ class Planner {
 
   /// Calls `visit` for every copy of every rank, in the plan's order, without places (End::place is not set).
   void for_each_copy(const std::function<void(const Copy&)>& visit) const;
+
+  /// How the two ends of an overlap lie in memory, as its first holder and its first taker store it.
+  struct Lie {
+    bool source_contiguous = true;
+    bool destination_contiguous = true;
+  };
+  /// The same copies, each once for all tensors that have it (of one class, their holders in one turn), and in no order
+  /// that anybody may rely on: what is counted of the world costs no more than its classes. `tensors`: never empty;
+  /// Copy::tensor is the first of them.
+  using VisitShared = std::function<void(const Copy& copy, std::span<const Tensor* const> tensors, const Lie& lie)>;
+  void for_each_shared_copy(const VisitShared& visit) const;
 
   const Layout& source() const { return source_; }
   const Layout& destination() const { return destination_; }
@@ -110,27 +133,26 @@ class Planner {
     std::vector<Overlap> overlaps;
     std::int64_t seen = 0;  ///< tensors of this class so far, in one walk over the tensors
   };
+  /// The holdings of a side, by shape and class: of one class there is one cut, whatever the other side does.
+  using SideKey = std::tuple<Shape, DType, std::uint64_t>;
+  struct Known {
+    std::map<SideKey, std::vector<Holding>> source, destination;
+  };
   ClassKey key(const Tensor& tensor) const;
-  Class make_class(const Tensor& tensor) const;
+  Class make_class(const Tensor& tensor, Known& known) const;
+  Lie lie_of(const Tensor& tensor, const Overlap& overlap) const;
   template <typename Visit>
   void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit) const;
-  /// Calls visit(tensor, overlap, turn) for all overlaps of all tensors that `wanted` keeps of each class; 0 <= turn <
-  /// overlap.period.
-  template <typename Wanted, typename Visit>
-  void walk(const Wanted& wanted, const Visit& visit) const;
+  /// Calls visit(tensor, overlap, turn) for all overlaps of all tensors that `wanted` keeps of each class, 0 <= turn <
+  /// overlap.period; none of a class is kept where `concerns` does not say so of its first tensor.
+  template <typename Concerns, typename Wanted, typename Visit>
+  void walk(const Concerns& concerns, const Wanted& wanted, const Visit& visit) const;
 
   const std::vector<Tensor>& tensors_;
   const Layout& source_;
   const Layout& destination_;
   std::int64_t domain_ranks_;
   Striping striping_;
-};
-
-/// A box of a tensor as one side stores it: who holds exactly this box.
-struct Holding {
-  Box box;
-  Format format;
-  std::vector<Rank> ranks;  ///< ascending
 };
 
 /// The distinct boxes of `tensor` on one side, by first index. Throws (runtime) where boxes overlap without being

@@ -91,6 +91,13 @@ std::string format_bound(const Bound& bound) {
                      format_seconds(bound.terms->fanout), format_seconds(bound.terms->memory));
 }
 
+std::string format_model(const ModelSeconds& model) {
+  return fmt::format("{} by {} (wire {} at {}, schedule {}, staging {}, latency {}, misc {})",
+                     format_seconds(model.total), model.term, format_seconds(model.wire), model.port,
+                     format_seconds(model.schedule), format_seconds(model.staging), format_seconds(model.latency),
+                     format_seconds(model.misc));
+}
+
 std::string forwarded_text(const Wire& wire) {
   if (wire.forwarded_bytes == 0) return "";
   return fmt::format(", {} forwarded by gen ranks", format_bytes(wire.forwarded_bytes));

@@ -37,6 +37,9 @@ std::string labelled(const std::string& label, const std::string& text);
 /// The time each term of the bound takes or, without rates, its bytes: "0.153 s by ingress (ingress ..., ...)".
 std::string format_bound(const Bound& bound);
 
+/// A model and its parts: "6.72 s by schedule (wire 3.62 s at device in, ...)".
+std::string format_model(const ModelSeconds& model);
+
 /// ", 10.92 GB forwarded by gen ranks" where there is fan-out, else "".
 std::string forwarded_text(const Wire& wire);
 

@@ -127,11 +127,8 @@ Json to_json(const Bound& bound) {
 }
 
 Json to_json(const ModelSeconds& model) {
-  return {{"total", model.total},
-          {"term", model.term},
-          {"staging", model.staging},
-          {"schedule", model.schedule},
-          {"latency", model.latency}};
+  return {{"total", model.total},       {"term", model.term},       {"port", model.port},       {"wire", model.wire},
+          {"schedule", model.schedule}, {"staging", model.staging}, {"latency", model.latency}, {"misc", model.misc}};
 }
 
 /// Adds samples and, if there are any, their summary.
@@ -196,7 +193,16 @@ Json to_json(const Plan& plan, const ByteMatrix& byte_matrix) {
   Json json = {
       {"seconds", plan.seconds}, {"peak_bytes", plan.peak_bytes}, {"copies", plan.copies}, {"hash", plan.hash}};
   if (plan.world) {
-    json["world"] = {{"seconds", plan.world->seconds}, {"copies", plan.world->copies}, {"byte_matrix", byte_matrix}};
+    json["world"] = {{"seconds", plan.world->seconds},
+                     {"copies", plan.world->copies},
+                     {"sent", plan.world->sent},
+                     {"received", plan.world->received}};
+    if (!byte_matrix.empty()) json["world"]["byte_matrix"] = byte_matrix;
+  }
+  for (const ModelRow& row : plan.models) {
+    Json entry = {{"bulk", row.bulk}, {"executor", row.executor}};
+    entry.update(to_json(row.model));
+    json["models"].push_back(std::move(entry));
   }
   return json;
 }

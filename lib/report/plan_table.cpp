@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 #include <numeric>
 
 #include "report/format.hpp"
@@ -15,20 +14,6 @@ constexpr std::size_t kMatrixShown = 16;
 
 std::size_t columns(const ByteMatrix& matrix) { return matrix.empty() ? 0 : matrix.front().size(); }
 
-std::vector<std::int64_t> sent_by_train(const ByteMatrix& matrix) {
-  std::vector<std::int64_t> sums;
-  for (const auto& row : matrix) sums.push_back(std::accumulate(row.begin(), row.end(), std::int64_t{0}));
-  return sums;
-}
-
-std::vector<std::int64_t> received_by_gen(const ByteMatrix& matrix) {
-  std::vector<std::int64_t> sums(columns(matrix));
-  for (const auto& row : matrix) {
-    std::transform(row.begin(), row.end(), sums.begin(), sums.begin(), std::plus<>());
-  }
-  return sums;
-}
-
 void print_rank_bytes(std::ostream& out, const char* label, const char* what, const std::vector<std::int64_t>& bytes) {
   if (bytes.empty()) return;
   const auto least = std::min_element(bytes.begin(), bytes.end());
@@ -40,9 +25,8 @@ void print_rank_bytes(std::ostream& out, const char* label, const char* what, co
 }
 
 /// One line per train or gen rank, up to `kRanksShown`.
-void print_per_rank(std::ostream& out, const ByteMatrix& matrix) {
-  const auto sent = sent_by_train(matrix);
-  const auto received = received_by_gen(matrix);
+void print_per_rank(std::ostream& out, const std::vector<std::int64_t>& sent,
+                    const std::vector<std::int64_t>& received) {
   const auto rows = std::min(std::max(sent.size(), received.size()), kRanksShown);
   const auto cell = [](const std::vector<std::int64_t>& bytes, std::size_t i) {
     return i < bytes.size() ? fmt::format("{}", bytes[i]) : std::string("-");
@@ -57,6 +41,10 @@ void print_per_rank(std::ostream& out, const ByteMatrix& matrix) {
 }
 
 void print_matrix(std::ostream& out, const ByteMatrix& matrix) {
+  if (matrix.empty()) {
+    out << "#\n# byte matrix: of so many ranks only with --byte-matrix FILE\n";
+    return;
+  }
   if (matrix.size() > kMatrixShown || columns(matrix) > kMatrixShown) {
     out << fmt::format("#\n# byte matrix: {} x {} ranks, in the JSON document\n", matrix.size(), columns(matrix));
     return;
@@ -73,15 +61,29 @@ void print_matrix(std::ostream& out, const ByteMatrix& matrix) {
 }
 
 void print_plan_part(std::ostream& out, const Plan& plan) {
-  std::string text =
-      fmt::format("{} copies of one rank, planned in {}", format_count(plan.copies), format_seconds(plan.seconds));
-  if (plan.peak_bytes > 0) text += fmt::format(", peak memory {}", format_bytes(plan.peak_bytes));
-  out << labelled("plan", text);
+  out << labelled("plan", fmt::format("{} copies of one rank, planned in {}", format_count(plan.copies),
+                                      format_seconds(plan.seconds)));
   if (plan.world) {
-    out << labelled("world", fmt::format("{} copies, planned in {}", format_count(plan.world->copies),
-                                         format_seconds(plan.world->seconds)));
+    std::string text =
+        fmt::format("{} copies, planned in {}", format_count(plan.world->copies), format_seconds(plan.world->seconds));
+    if (plan.peak_bytes > 0) text += fmt::format(", peak memory {}", format_bytes(plan.peak_bytes));
+    out << labelled("world", text);
   }
   if (!plan.hash.empty()) out << labelled("hash", plan.hash);
+}
+
+/// Every policy with every executor, the fastest first.
+void print_models(std::ostream& out, const std::vector<ModelRow>& rows) {
+  if (rows.empty()) return;
+  out << fmt::format("#\n# {:<10} {:<8} {:>12}  {:<9} {:>11} {:>11} {:>11} {:>11} {:>11}  {}\n", "bulk", "executor",
+                     "model", "by", "wire", "schedule", "staging", "latency", "misc", "port");
+  for (const ModelRow& row : rows) {
+    const ModelSeconds& model = row.model;
+    out << fmt::format("  {:<10} {:<8} {:>12}  {:<9} {:>11} {:>11} {:>11} {:>11} {:>11}  {}\n", row.bulk, row.executor,
+                       format_seconds(model.total), model.term, format_seconds(model.wire),
+                       format_seconds(model.schedule), format_seconds(model.staging), format_seconds(model.latency),
+                       format_seconds(model.misc), model.port);
+  }
 }
 
 }  // namespace
@@ -93,12 +95,15 @@ void print_plan(std::ostream& out, const Result& result) {
   if (result.wire)
     out << labelled("wire", fmt::format("{} in all{}", format_bytes(result.wire->bytes), forwarded_text(*result.wire)));
   if (result.m2n) out << m2n_text(*result.m2n);
-  print_rank_bytes(out, "train", "sent", sent_by_train(result.byte_matrix));
-  print_rank_bytes(out, "gen", "received", received_by_gen(result.byte_matrix));
+  const PlanWorld world = result.plan && result.plan->world ? *result.plan->world : PlanWorld();
+  print_rank_bytes(out, "train", "sent", world.sent);
+  print_rank_bytes(out, "gen", "received", world.received);
   if (result.bound) out << labelled("bound", format_bound(*result.bound));
+  if (result.model_seconds) out << labelled("model", format_model(*result.model_seconds));
   for (const std::string& note : result.notes) out << labelled("note", note);
-  if (!result.byte_matrix.empty()) {
-    print_per_rank(out, result.byte_matrix);
+  if (result.plan) print_models(out, result.plan->models);
+  if (!world.sent.empty()) {
+    print_per_rank(out, world.sent, world.received);
     print_matrix(out, result.byte_matrix);
   }
   out << verdict(result) << '\n' << std::flush;

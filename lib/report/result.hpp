@@ -150,13 +150,23 @@ struct Bound {
   BoundTerms<std::int64_t> bytes;  ///< bytes of the busiest device of each term
 };
 
-/// What this run's schedule should take.
+/// What this run's schedule should take: the sum of its parts, one after the other.
 struct ModelSeconds {
   double total = 0;
-  std::string term;  ///< the largest part
+  std::string term;     ///< the largest part: "wire", "schedule", "staging", "latency" or "misc"
+  std::string port;     ///< the busiest: "device in", "domain out", "memory", ...
+  double wire = 0;      ///< of that port, were everything on its way at once
+  double schedule = 0;  ///< what the executor's order adds
   double staging = 0;
-  double schedule = 0;
   double latency = 0;
+  double misc = 0;
+};
+
+/// What an executor should take under a policy: a row of the table by which `refit plan` compares them.
+struct ModelRow {
+  std::string bulk;
+  std::string executor;
+  ModelSeconds model;
 };
 
 /// Seconds by name, in order.
@@ -215,18 +225,21 @@ struct Verification {
 struct PlanWorld {
   double seconds = 0;
   std::int64_t copies = 0;
+  std::vector<std::int64_t> sent;      ///< bytes by train rank, to gen ranks
+  std::vector<std::int64_t> received;  ///< bytes by gen rank, forwards included
 };
 
 /// What `refit plan` adds.
 struct Plan {
-  double seconds = 0;  ///< to plan one rank
-  std::int64_t peak_bytes = 0;
-  std::int64_t copies = 0;  ///< of that rank
-  std::string hash;         ///< 32 hexadecimal digits
+  double seconds = 0;           ///< to plan one rank
+  std::int64_t peak_bytes = 0;  ///< memory of the process, after everything was planned
+  std::int64_t copies = 0;      ///< of that rank
+  std::string hash;             ///< 32 hexadecimal digits
   std::optional<PlanWorld> world;
+  std::vector<ModelRow> models;  ///< fastest first; empty without rates
 };
 
-/// [train rank][gen rank] -> bytes of one refit.
+/// [train rank][gen rank] -> bytes of one refit, from holders. Of large worlds it is there only where asked for.
 using ByteMatrix = std::vector<std::vector<std::int64_t>>;
 
 struct Result {

@@ -35,12 +35,7 @@ void print_times(std::ostream& out, const Result& result) {
                                         format_seconds(summary->median), format_seconds(summary->max)));
   }
   if (result.bound) out << labelled("bound", format_bound(*result.bound));
-  if (result.model_seconds) {
-    const ModelSeconds& model = *result.model_seconds;
-    out << labelled("model", fmt::format("{} by {} (staging {}, schedule {}, latency {})", format_seconds(model.total),
-                                         model.term, format_seconds(model.staging), format_seconds(model.schedule),
-                                         format_seconds(model.latency)));
-  }
+  if (result.model_seconds) out << labelled("model", format_model(*result.model_seconds));
   if (result.efficiency) {
     out << labelled("efficiency", fmt::format("{:.3f} = bound / median weight_sync", *result.efficiency));
   }

@@ -70,15 +70,18 @@ def check_cast_bits(suite, name, precision):
 
 
 def tiny_misc_buffer(suite):
-    """The smallest buffer: every tensor of the misc path takes many turns."""
+    """The smallest buffers: every tensor of the misc path takes many turns. Smaller ones are refused."""
     checkpoint = ("--checkpoint", suite.checkpoint("qwen3"), "--bulk", "ffn")
-    for size in (64, 1000, "1KiB"):
+    for size in (4096, 5001, "4KiB"):
         name = f"misc-{size}"
         result = good(suite, name, *checkpoint, "--dump-gen", name, "--set", f"refit.misc_buffer_bytes={size}")
-        suite.check(result["settings"]["misc_buffer_bytes"] == (1024 if size == "1KiB" else size), f"{name}")
+        suite.check(result["settings"]["misc_buffer_bytes"] == (4096 if size == "4KiB" else size), f"{name}")
         suite.check(result["payload"]["misc_bytes"] > 0, f"{name}: {result['payload']}")
-    equal_dumps(suite, "misc-64", "misc-1000")
-    equal_dumps(suite, "misc-64", "misc-1KiB")
+    equal_dumps(suite, "misc-4096", "misc-5001")
+    equal_dumps(suite, "misc-4096", "misc-4KiB")
+    ended = suite.run(0, "plan", *checkpoint, "--train", "TP1", "--gen", "TP1", "--set", "refit.misc_buffer_bytes=4095")
+    suite.check_code(ended, 2, "a buffer of 4095 bytes")
+    suite.check("refit.misc_buffer_bytes: 4095 is less than 4096" in ended.err, "names the option", ended)
 
 
 def schedules(suite):

@@ -9,6 +9,7 @@
 
 #include "plan/cost.hpp"
 #include "plan/plan.hpp"
+#include "plan/traffic.hpp"
 #include "support/random_layout.hpp"
 
 namespace refit::plan {
@@ -225,7 +226,7 @@ TEST_P(RandomPlan, IsTheSameSeenFromEveryRank) {
       received += hash(copy, world.tensors[static_cast<std::size_t>(copy.tensor)].name);
   }
   EXPECT_EQ(sent, received);
-  const Traffic total = traffic(planner, world.tensors);
+  const Traffic total = traffic(planner);
   EXPECT_EQ(total.hash, sent);
   EXPECT_EQ(total.copies, static_cast<std::int64_t>(all.size()));
 }
@@ -250,7 +251,7 @@ TEST_P(RandomPlan, IsInItsDocumentedOrder) {
 TEST_P(RandomPlan, CountsItsBytes) {
   const World world = random_world(GetParam(), GetParam() % 8 == 0);
   const Planner planner = world.planner();
-  const Traffic total = traffic(planner, world.tensors);
+  const Traffic total = traffic(planner);
   std::int64_t bytes = 0, busiest = 0;
   for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
     std::int64_t mine = 0;
@@ -271,17 +272,17 @@ TEST(PlanHash, ChangesWithTheLayoutAndWithTheName) {
   int changed = 0, compared = 0;
   for (std::uint64_t seed = 1000; seed < 1040; ++seed) {
     const World world = random_world(seed, seed % 8 == 0);
-    const Traffic before = traffic(Planner(world.tensors, world.source, world.destination), world.tensors);
+    const Traffic before = traffic(Planner(world.tensors, world.source, world.destination));
     MeshLayout other = world.destination;
     for (Format& format : other.format_of) format.dtype = format.dtype == DType::f32 ? DType::bf16 : DType::f32;
-    const Traffic casts = traffic(Planner(world.tensors, world.source, other), world.tensors);
+    const Traffic casts = traffic(Planner(world.tensors, world.source, other));
     EXPECT_NE(before.hash, casts.hash);
     other.format_of = world.destination.format_of;
     for (Format& format : other.format_of) format.conversion = Conversion::minus_one;
-    EXPECT_NE(before.hash, traffic(Planner(world.tensors, world.source, other), world.tensors).hash);
+    EXPECT_NE(before.hash, traffic(Planner(world.tensors, world.source, other)).hash);
     auto renamed = world.tensors;
     renamed.back().name = "other";
-    EXPECT_NE(before.hash, traffic(Planner(renamed, world.source, world.destination), renamed).hash);
+    EXPECT_NE(before.hash, traffic(Planner(renamed, world.source, world.destination)).hash);
     for (auto& cuts : other.cuts) cuts.clear();  // whole on every rank
     other.format_of = world.destination.format_of;
     const bool was_whole = std::all_of(world.tensors.begin(), world.tensors.end(), [&](const Tensor& tensor) {
@@ -292,7 +293,7 @@ TEST(PlanHash, ChangesWithTheLayoutAndWithTheName) {
     });
     if (was_whole) continue;
     ++compared;
-    if (traffic(Planner(world.tensors, world.source, other), world.tensors).hash != before.hash) ++changed;
+    if (traffic(Planner(world.tensors, world.source, other)).hash != before.hash) ++changed;
   }
   EXPECT_GT(compared, 10);
   EXPECT_EQ(changed, compared);
@@ -330,7 +331,7 @@ TEST(PlanHolders, ShareTheSending) {
     for (const Replicas& c : cases) {
       const MeshLayout source = rows_layout(tensors, c.train_dp, c.train_tp);
       const MeshLayout destination = rows_layout(tensors, c.gen_dp, c.gen_tp);
-      const Traffic total = traffic(Planner(tensors, source, destination), tensors);
+      const Traffic total = traffic(Planner(tensors, source, destination));
       // The replicas of a part have the same share of what all of gen wants of it.
       std::int64_t held = 0;
       for (std::int32_t rank = 0; rank < source.ranks(); ++rank) {
@@ -353,19 +354,19 @@ TEST(PlanFanOut, SendsEachBoxIntoTheDomainOnce) {
   const MeshLayout source = rows_layout(tensors, 1, 1);
   const MeshLayout destination = rows_layout(tensors, 3, 1);
   const std::int64_t bytes = tensors[0].bytes();
-  const Traffic with = traffic(Planner(tensors, source, destination, 3), tensors);
+  const Traffic with = traffic(Planner(tensors, source, destination, 3), {.matrix = true});
   EXPECT_EQ(with.bytes, 3 * bytes);
   EXPECT_EQ(with.forwarded(), 2 * bytes);
   EXPECT_EQ(with.matrix, (std::vector<std::vector<std::int64_t>>{{bytes / 3, bytes / 3, bytes / 3}}));
-  EXPECT_EQ(with.forwarded_out, std::vector<std::int64_t>(3, 2 * bytes / 3));
+  for (const PortLoad& load : with.loads.forwarded_out) EXPECT_EQ(load.bytes, 2 * bytes / 3);
   EXPECT_EQ(with.egress_max(), bytes);
   EXPECT_EQ(with.ingress_max(), bytes);
-  const Traffic without = traffic(Planner(tensors, source, destination), tensors);
+  const Traffic without = traffic(Planner(tensors, source, destination));
   EXPECT_EQ(without.egress_max(), 3 * bytes);
   EXPECT_NE(with.hash, without.hash);
   // Domains are fed one by one: two of two ranks, here.
   const MeshLayout four = rows_layout(tensors, 4, 1);
-  const Traffic domains = traffic(Planner(tensors, source, four, 2), tensors);
+  const Traffic domains = traffic(Planner(tensors, source, four, 2));
   EXPECT_EQ(domains.egress_max(), 2 * bytes);
   EXPECT_EQ(domains.forwarded(), 2 * bytes);
 }
@@ -435,11 +436,11 @@ TEST(PlanHolders, TakeTurnsWithSmallBoxes) {
   }
   const MeshLayout source = rows_layout(tensors, 4, 1);
   const MeshLayout destination = rows_layout(tensors, 1, 4);
-  const Traffic total = traffic(Planner(tensors, source, destination), tensors);
+  const Traffic total = traffic(Planner(tensors, source, destination));
   EXPECT_EQ(total.copies, 16);
   EXPECT_EQ(total.egress_max(), 4 * 16 * 64 * 2);
   const std::vector<Tensor> first{tensors[0]};  // a planner keeps a reference
-  const Traffic one = traffic(Planner(first, source, destination), tensors);
+  const Traffic one = traffic(Planner(first, source, destination));
   EXPECT_EQ(one.egress_max(), 16 * 64 * 2);
 }
 

@@ -4,6 +4,7 @@
 
 #include <random>
 
+#include "plan/plan.hpp"
 #include "plan/stream.hpp"
 #include "support/random_layout.hpp"
 
@@ -142,6 +143,63 @@ TEST(Stream, CutsATensorWhereABufferEnds) {
   EXPECT_EQ(pieces[3].box, (Box{{2, 0}, {1, 2}}));
   EXPECT_EQ(pieces[4].box, (Box{{2, 2}, {1, 2}}));
   EXPECT_EQ(pieces[4].place, (layout::Place{{2, -1, -1}, 0, {4, 1}}));
+}
+
+/// Counts the pieces that are asked for.
+class Counted final : public layout::Layout {
+ public:
+  explicit Counted(const StreamLayout& stream) : stream_(stream) {}
+  std::int32_t ranks() const override { return 1; }
+  std::int32_t stage(Rank) const override { return 0; }
+  std::int32_t stages() const override { return 1; }
+  std::uint64_t placement_class(const model::Tensor& tensor) const override { return stream_.placement_class(tensor); }
+  std::optional<Format> format(const model::Tensor& tensor) const override { return stream_.format(tensor); }
+  void pieces(const model::Tensor& tensor, Rank rank, std::vector<layout::Piece>& out) const override {
+    const auto before = std::ssize(out);
+    stream_.pieces(tensor, rank, out);
+    count_ += std::ssize(out) - before;
+  }
+  layout::Storage storage(const layout::StorageKey& key, Rank rank) const override {
+    return stream_.storage(key, rank);
+  }
+  void fills(const layout::StorageKey&, Rank, std::vector<layout::Fill>&) const override {}
+  std::string coordinates(Rank) const override { return ""; }
+
+  std::int64_t count() const { return count_; }
+
+ private:
+  const StreamLayout& stream_;
+  mutable std::int64_t count_ = 0;
+};
+
+/// A plan into the stream looks at each part of a tensor a few times, however many there are: 20,000 parts of one row,
+/// or of many.
+TEST(Stream, IsPlannedInLinearTime) {
+  for (const Shape& shape : {Shape{1, 40'000}, Shape{100, 400}, Shape{40'000}}) {
+    const std::vector<model::Tensor> tensors{{0, "t0", shape, DType::f32, model::Role::unknown, -1, -1}};
+    test_support::MeshLayout source;
+    source.tensors = tensors;
+    source.mesh = {2, 2};
+    source.format_of = {DType::f32};
+    source.storage_of = {0};
+    source.reversed = {false};
+    source.cuts = {{{1, 0, test_support::Rule::chunk}}};
+    const StreamLayout stream(tensors, source, 8);
+    ASSERT_EQ(stream.buffers(), 20'000);
+    const Counted counted(stream);
+    const RankPlan plan = Planner(tensors, source, counted).rank_plan(Side::destination, Rank{0});
+    std::int64_t elements = 0;
+    std::int32_t next = 0;  // the buffers in order, each filled
+    for (const Copy& copy : plan.copies) {
+      elements += copy.elements();
+      const std::int32_t buffer = copy.destination.place.storage.parameter;
+      EXPECT_TRUE(buffer == next || buffer == next - 1);
+      next = buffer + 1;
+    }
+    EXPECT_EQ(elements, 40'000);
+    EXPECT_EQ(next, 20'000);
+    EXPECT_LE(counted.count(), 4 * 20'000);
+  }
 }
 
 }  // namespace

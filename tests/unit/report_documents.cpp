@@ -36,7 +36,8 @@ constexpr const char* kExpectedResult = R"json({
   "bound": {"seconds": 0.25, "term": "ingress",
             "terms": {"ingress": 0.25, "egress": 0.2, "fanout": 0.0, "memory": 0.125},
             "bytes": {"ingress": 2000, "egress": 1600, "fanout": 0, "memory": 4000}},
-  "model_seconds": {"total": 0.5, "term": "latency", "staging": 0.125, "schedule": 0.0, "latency": 0.25},
+  "model_seconds": {"total": 0.75, "term": "latency", "port": "device in", "wire": 0.125, "schedule": 0.0, "staging": 0.0625,
+                    "latency": 0.5, "misc": 0.0625},
   "rates": {"device_in": 8000.0, "memory": 32000.0},
   "efficiency": 0.5,
   "weight_sync": {"first": 1.0, "samples": [0.5, 0.25], "min": 0.25, "median": 0.375, "mean": 0.375, "p95": 0.4875,
@@ -57,11 +58,21 @@ TEST(ReportJson, TheWholeDocumentInItsOrder) {
   EXPECT_THAT(text, testing::StartsWith("{\n  \"schema\": \"refit.result\",\n  \"schema_version\": 1,\n"));
 }
 
+TEST(ReportJson, APlanComparesExecutors) {
+  Result result = sample_plan();
+  result.byte_matrix.clear();
+  result.plan->models = {{"all", "direct", {0.5, "wire", "device out", 0.5, 0, 0, 0, 0}}};
+  const auto json = ordered_json::parse(to_json(result));
+  EXPECT_EQ(json["plan"]["models"], ordered_json::parse(R"([{"bulk": "all", "executor": "direct", "total": 0.5,
+      "term": "wire", "port": "device out", "wire": 0.5, "schedule": 0.0, "staging": 0.0, "latency": 0.0, "misc": 0.0}])"));
+  EXPECT_FALSE(json["plan"]["world"].contains("byte_matrix"));
+}
+
 TEST(ReportJson, APlanHasItsOwnSchemaAndNoMeasurements) {
   const auto json = ordered_json::parse(to_json(sample_plan()));
   EXPECT_EQ(json["schema"], "refit.plan");
   EXPECT_EQ(json["plan"], ordered_json::parse(R"({"seconds": 0.5, "peak_bytes": 1000000, "copies": 3, "hash": "cc",
-      "world": {"seconds": 1.0, "copies": 3, "byte_matrix": [[2000]]}})"));
+      "world": {"seconds": 1.0, "copies": 3, "sent": [2000], "received": [2000], "byte_matrix": [[2000]]}})"));
   EXPECT_EQ(json["bound"],
             ordered_json::parse(R"({"bytes": {"ingress": 2000, "egress": 1600, "fanout": 0, "memory": 4000}})"));
   for (const char* key : {"weight_sync", "host_seconds", "phases", "verification", "efficiency", "rates"}) {

@@ -42,7 +42,7 @@ Result sample_result() {
   result.schedule = Schedule{8, 1024, 4};
   result.load = Load{2064, 2064};
   result.bound = Bound{0.25, "ingress", BoundTerms<double>{0.25, 0.2, 0, 0.125}, {2000, 1600, 0, 4000}};
-  result.model_seconds = ModelSeconds{0.5, "latency", 0.125, 0, 0.25};
+  result.model_seconds = ModelSeconds{0.75, "latency", "device in", 0.125, 0, 0.0625, 0.5, 0.0625};
   result.rates = {{"device_in", 8000}, {"memory", 32000}};
   result.efficiency = 0.5;
   result.prepare = {{"load", 2}, {"plan", 0.5}};
@@ -57,7 +57,7 @@ Result sample_result() {
 Result sample_plan() {
   Result result = sample_case();
   result.bound = Bound{{}, "", {}, {2000, 1600, 0, 4000}};
-  result.plan = Plan{0.5, 1000000, 3, "cc", PlanWorld{1, 3}};
+  result.plan = Plan{0.5, 1000000, 3, "cc", PlanWorld{1, 3, {2000}, {2000}}, {}};
   return result;
 }
 

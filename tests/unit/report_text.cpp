@@ -129,7 +129,9 @@ TEST(ReportText, SummaryOfAFailedRun) {
            "# host           median 46.875 ms, max 62.500 ms until all copies are enqueued\n",
            "# bound          250.000 ms by ingress (ingress 250.000 ms, egress 200.000 ms, fanout 0 s, memory 125.000 "
            "ms)",
-           "# model          500.000 ms by latency (staging 125.000 ms, schedule 0 s, latency 250.000 ms)\n",
+           "# model          750.000 ms by latency (wire 125.000 ms at device in, schedule 0 s, staging 62.500 ms, "
+           "latency 500.000\n"
+           "#                ms, misc 62.500 ms)\n",
            "# efficiency     0.500 = bound / median weight_sync\n",
            "# memory         at most per rank: train 2.00 kB, gen 2.10 kB, staging 0 B\n",
            "# schedule       at most per rank: 8 groups, 4 one after the other, 1,024 operations in one\n",
@@ -170,6 +172,8 @@ TEST(ReportText, AnEarlyErrorPrintsOnlyWhatIsKnown) {
 TEST(ReportText, PlanPrintsBytesWithoutRatesAndTheMatrix) {
   Result result = sample_plan();
   result.byte_matrix = {{100, 2000, 0}, {5, 6, 7}};
+  result.plan->world->sent = {2100, 18};
+  result.plan->world->received = {105, 2006, 7};
   const std::string text = plan_of(result);
   EXPECT_THAT(text, HasSubstr("# bound          no rates; bytes of the busiest device: ingress 2.00 kB"));
   EXPECT_THAT(text, HasSubstr("# train          sent per rank: min 18 B, mean 1.06 kB, max 2.10 kB (rank 0)\n"));
@@ -182,12 +186,30 @@ TEST(ReportText, PlanPrintsBytesWithoutRatesAndTheMatrix) {
   EXPECT_THAT(plan_of(result), HasSubstr("# bound          250.000 ms by ingress ("));
 }
 
+TEST(ReportText, PlanComparesPoliciesAndExecutors) {
+  Result result = sample_plan();
+  result.model_seconds = sample_result().model_seconds;
+  result.plan->models = {{"all", "direct", {0.5, "wire", "device out", 0.5, 0, 0, 0, 0}},
+                         {"ffn", "golden", {2, "misc", "domain in", 0.5, 0.25, 0, 0, 1.25}}};
+  const std::string text = plan_of(result);
+  EXPECT_THAT(text,
+              HasSubstr("# model          750.000 ms by latency (wire 125.000 ms at device in, schedule 0 s, staging"));
+  EXPECT_THAT(
+      text, testing::ContainsRegex("\n  all +direct +500.000 ms  wire +500.000 ms +0 s +0 s +0 s +0 s +device out\n"));
+  EXPECT_THAT(text, testing::ContainsRegex(
+                        "\n  ffn +golden +2.000 s  misc +500.000 ms +250.000 ms +0 s +0 s +1.250 s +domain in\n"));
+}
+
 TEST(ReportText, PlanOfALargeWorldLeavesTheMatrixToTheDocument) {
   Result result = sample_plan();
   result.byte_matrix = ByteMatrix(80, std::vector<std::int64_t>(17, 3));
+  result.plan->world->sent.assign(80, 51);
+  result.plan->world->received.assign(17, 240);
   const std::string text = plan_of(result);
   EXPECT_THAT(text, HasSubstr("byte matrix: 80 x 17 ranks, in the JSON document"));
   EXPECT_THAT(text, HasSubstr("... and 16 more, in the JSON document"));
+  result.byte_matrix.clear();
+  EXPECT_THAT(plan_of(result), HasSubstr("byte matrix: of so many ranks only with --byte-matrix FILE"));
 }
 
 TEST(ReportText, ByteMatrixIsSquareOverWorldRanks) {

@@ -1,0 +1,370 @@
+#include "plan/model.hpp"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <numeric>
+#include <set>
+#include <utility>
+
+namespace refit::plan {
+namespace {
+
+double over(double bytes, double rate) { return rate > 0 ? bytes / rate : 0; }
+double over(std::int64_t bytes, double rate) { return over(static_cast<double>(bytes), rate); }
+
+/// The smaller of those that are known; 0 = none is.
+double slowest(std::initializer_list<double> rates) {
+  double result = 0;
+  for (const double rate : rates)
+    if (rate > 0 && (result == 0 || rate < result)) result = rate;
+  return result;
+}
+
+/// Bytes by device or domain.
+class Amounts {
+ public:
+  void add(std::int32_t number, std::int64_t bytes) {
+    const auto at = static_cast<std::size_t>(number);
+    if (at >= amounts_.size()) amounts_.resize(at + 1);
+    amounts_[at] += bytes;
+  }
+  std::int64_t of(std::int32_t number) const {
+    return static_cast<std::size_t>(number) < amounts_.size() ? amounts_[static_cast<std::size_t>(number)] : 0;
+  }
+  std::int64_t largest() const { return amounts_.empty() ? 0 : *std::max_element(amounts_.begin(), amounts_.end()); }
+  std::int64_t sum() const { return std::accumulate(amounts_.begin(), amounts_.end(), std::int64_t{0}); }
+
+ private:
+  std::vector<std::int64_t> amounts_;
+};
+
+/// The busiest of several ports.
+struct Busiest {
+  double seconds = 0;
+  std::string port = "device in";
+
+  void consider(double other, const char* name) {
+    if (other <= seconds) return;
+    seconds = other;
+    port = name;
+  }
+};
+
+/// All ports of a job, under some of its copies.
+class Ports {
+ public:
+  explicit Ports(const Machine& machine) : machine_(machine) {}
+
+  void send(Side side, std::size_t rank, std::int64_t device, std::int64_t domain, std::int64_t memory) {
+    const Placement::Site& site = at(side, rank);
+    device_out_.add(site.device, device);
+    domain_out_.add(site.domain, domain);
+    memory_.add(site.device, memory);
+  }
+  void receive(std::size_t rank, std::int64_t device, std::int64_t domain, std::int64_t memory) {
+    const Placement::Site& site = at(Side::destination, rank);
+    device_in_.add(site.device, device);
+    domain_in_.add(site.domain, domain);
+    memory_.add(site.device, memory);
+  }
+
+  Busiest busiest() const {
+    const Rates& rates = machine_.rates;
+    Busiest result;
+    result.consider(over(device_in_.largest(), rates.device_in), "device in");
+    result.consider(over(device_out_.largest(), rates.device_out), "device out");
+    result.consider(over(domain_in_.largest(), rates.domain_in), "domain in");
+    result.consider(over(domain_out_.largest(), rates.domain_out), "domain out");
+    result.consider(over(rates.memory_is_shared ? memory_.sum() : memory_.largest(), rates.memory), "memory");
+    return result;
+  }
+
+ private:
+  const Placement::Site& at(Side side, std::size_t rank) const {
+    return (side == Side::source ? machine_.placement.source : machine_.placement.destination)[rank];
+  }
+
+  const Machine& machine_;
+  Amounts device_in_, device_out_, domain_in_, domain_out_, memory_;
+};
+
+/// Which copies are meant: all, or those that cross domains.
+enum class Reach : std::uint8_t { all, far };
+
+void add_sent(const PortLoad& load, Reach reach, Side side, std::size_t rank, Ports& ports) {
+  const bool all = reach == Reach::all;
+  ports.send(side, rank, all ? load.device : load.domain, load.domain, all ? load.memory : load.domain);
+}
+
+void add_received(const PortLoad& load, Reach reach, std::size_t rank, Ports& ports) {
+  const bool all = reach == Reach::all;
+  ports.receive(rank, all ? load.device : load.domain, load.domain, all ? load.memory : load.domain);
+}
+
+/// Everything at once.
+Busiest at_once(const Loads& loads, const Machine& machine) {
+  Ports ports(machine);
+  for (std::size_t rank = 0; rank < loads.sent.size(); ++rank)
+    add_sent(loads.sent[rank], Reach::all, Side::source, rank, ports);
+  for (std::size_t rank = 0; rank < loads.forwarded_out.size(); ++rank) {
+    add_sent(loads.forwarded_out[rank], Reach::all, Side::destination, rank, ports);
+    add_received(loads.forwarded_in[rank], Reach::all, rank, ports);
+    add_received(loads.received_by(rank), Reach::all, rank, ports);
+  }
+  return ports.busiest();
+}
+
+/// One source stage alone.
+double stage_seconds(const Loads& loads, std::size_t stage, Reach reach, const Machine& machine) {
+  Ports ports(machine);
+  for (std::size_t rank = 0; rank < loads.sent.size(); ++rank) {
+    if (loads.stage[rank] == static_cast<std::int32_t>(stage))
+      add_sent(loads.sent[rank], reach, Side::source, rank, ports);
+  }
+  for (std::size_t rank = 0; rank < loads.received[stage].size(); ++rank)
+    add_received(loads.received[stage][rank], reach, rank, ports);
+  return ports.busiest().seconds;
+}
+
+/// The longest of p2p's lanes, on which stages take turns; where lanes are more than stages, all are at once.
+double longest_lane(const Loads& loads, Reach reach, const Machine& machine, const Knobs& knobs) {
+  std::vector<double> lanes(static_cast<std::size_t>(knobs.streams), 0);
+  for (std::size_t stage = 0; stage < loads.received.size(); ++stage)
+    lanes[stage % lanes.size()] += stage_seconds(loads, stage, reach, machine);
+  return *std::max_element(lanes.begin(), lanes.end());
+}
+
+std::int64_t groups_of(const PortLoad& load, Reach reach, const Knobs& knobs) {
+  const auto [copies, staged] =
+      reach == Reach::all ? std::pair(load.copies, load.staged) : std::pair(load.copies_far, load.staged_far);
+  const auto quotient = [](std::int64_t value, std::int64_t divisor) { return (value + divisor - 1) / divisor; };
+  return std::max(quotient(copies, knobs.group_size), quotient(staged, knobs.chunk_bytes));
+}
+
+/// Groups one after the other on the busiest lane of the busiest rank.
+std::int64_t serial_groups(const Loads& loads, Reach reach, const Knobs& knobs) {
+  const auto stages = std::ssize(loads.received);
+  const std::int64_t parts = std::max<std::int64_t>(1, knobs.streams / stages);
+  const auto share = [&](const PortLoad& load) { return (groups_of(load, reach, knobs) + parts - 1) / parts; };
+  std::int64_t most = 0;
+  for (const PortLoad& load : loads.sent) most = std::max(most, share(load));
+  for (std::size_t rank = 0; rank < loads.forwarded_in.size(); ++rank) {
+    std::vector<std::int64_t> lanes(static_cast<std::size_t>(knobs.streams), 0);
+    for (std::size_t stage = 0; stage < loads.received.size(); ++stage)
+      most = std::max(most, lanes[stage % lanes.size()] += share(loads.received[stage][rank]));
+  }
+  return most;
+}
+
+/// What packing and unpacking add to `meanwhile` seconds on the wire. A device's memory does both at a time, but for
+/// the first chunk and the last; where ranks share a memory, the wire is that memory.
+double staging_seconds(const Loads& loads, Reach reach, const Machine& machine, const Knobs& knobs, double meanwhile) {
+  Amounts staged;
+  const auto of = [&](const PortLoad& load) { return reach == Reach::all ? load.staged : load.staged_far; };
+  for (std::size_t rank = 0; rank < loads.sent.size(); ++rank)
+    staged.add(machine.placement.source[rank].device, of(loads.sent[rank]));
+  for (std::size_t rank = 0; rank < loads.forwarded_in.size(); ++rank)
+    staged.add(machine.placement.destination[rank].device, of(loads.received_by(rank)));
+  const double memory = machine.rates.memory / 2;  // each byte is read and written
+  if (machine.rates.memory_is_shared) return over(staged.sum(), memory);
+  const double ends = 2 * over(std::min(staged.largest(), knobs.chunk_bytes), memory);
+  return ends + std::max(0.0, over(staged.largest(), memory) - meanwhile);
+}
+
+void finish(ModelSeconds& model) {
+  const std::array<std::pair<double, const char*>, 5> parts{{{model.wire, "wire"},
+                                                             {model.schedule, "schedule"},
+                                                             {model.staging, "staging"},
+                                                             {model.latency, "latency"},
+                                                             {model.misc, "misc"}}};
+  model.total = 0;
+  for (const auto& [seconds, name] : parts) model.total += seconds;
+  model.term = std::max_element(parts.begin(), parts.end(), [](const auto& a, const auto& b) {
+                 return a.first < b.first;
+               })->second;
+}
+
+/// p2p's order, staging and groups, for those copies that it carries.
+void add_p2p(const Loads& loads, Reach reach, const Machine& machine, const Knobs& knobs, ModelSeconds& model) {
+  model.schedule = std::max(0.0, longest_lane(loads, reach, machine, knobs) - model.wire);
+  model.staging = staging_seconds(loads, reach, machine, knobs, model.wire + model.schedule);
+  model.latency += static_cast<double>(serial_groups(loads, reach, knobs)) * machine.rates.launch_seconds;
+}
+
+/// Bytes per second of one broadcast to all destination ranks, and to a part of the source ranks.
+double broadcast_rate(const Machine& machine) {
+  const Rates& rates = machine.rates;
+  std::set<std::int32_t> domains;
+  for (const auto* side : {&machine.placement.source, &machine.placement.destination})
+    for (const Placement::Site& site : *side) domains.insert(site.domain);
+  const double near = slowest({rates.device_in, rates.device_out});
+  if (domains.size() < 2 || rates.memory_is_shared) return near;
+  return slowest({near, rates.domain_in, rates.domain_out, machine.broadcast});
+}
+
+/// Ranks that share the busiest destination device.
+std::int64_t ranks_per_device(const Machine& machine) {
+  Amounts ranks;
+  for (const Placement::Site& site : machine.placement.destination) ranks.add(site.device, 1);
+  return std::max<std::int64_t>(1, ranks.largest());
+}
+
+/// Every rank has all; each domain lets in what none of its own ranks sends.
+Busiest broadcast_ports(const Broadcasts& broadcasts, const Machine& machine, std::int64_t receivers) {
+  const Rates& rates = machine.rates;
+  const std::int64_t total = broadcasts.total();
+  Amounts from_device, from_domain;
+  for (std::size_t rank = 0; rank < broadcasts.sent.size(); ++rank) {
+    from_device.add(machine.placement.source[rank].device, broadcasts.sent[rank]);
+    from_domain.add(machine.placement.source[rank].domain, broadcasts.sent[rank]);
+  }
+  std::int64_t entering = 0;
+  for (const Placement::Site& site : machine.placement.destination)
+    entering = std::max(entering, total - from_domain.of(site.domain));
+  Busiest result;
+  result.consider(over(total * ranks_per_device(machine), rates.device_in), "device in");
+  result.consider(over(from_device.largest(), rates.device_out), "device out");
+  if (rates.memory_is_shared) {
+    result.consider(over(2 * static_cast<double>(total) * static_cast<double>(receivers), rates.memory), "memory");
+  } else if (entering > 0) {
+    result.consider(over(entering, rates.domain_in), "domain in");
+    result.consider(over(from_domain.largest(), rates.domain_out), "domain out");
+  }
+  return result;
+}
+
+}  // namespace
+
+ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs) {
+  const Busiest all = at_once(loads, machine);
+  ModelSeconds model;
+  model.wire = all.seconds;
+  model.port = all.port;
+  model.latency = machine.rates.launch_seconds;
+  // Domains without ports of their own are one: all map each other, as ranks do that share a memory.
+  const bool far = machine.rates.domain_in > 0 || machine.rates.domain_out > 0;
+  if (far && !machine.rates.memory_is_shared) add_p2p(loads, Reach::far, machine, knobs, model);
+  finish(model);
+  return model;
+}
+
+ModelSeconds p2p_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs) {
+  const Busiest all = at_once(loads, machine);
+  ModelSeconds model;
+  model.wire = all.seconds;
+  model.port = all.port;
+  add_p2p(loads, Reach::all, machine, knobs, model);
+  finish(model);
+  return model;
+}
+
+std::int64_t Broadcasts::total() const { return std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0}); }
+
+Broadcasts broadcasts(const std::vector<Tensor>& tensors, const Layout& source, std::int64_t part_bytes) {
+  Broadcasts result;
+  result.bytes.resize(static_cast<std::size_t>(source.stages()));
+  result.count.resize(static_cast<std::size_t>(source.stages()));
+  result.sent.resize(static_cast<std::size_t>(source.ranks()));
+  using Key = std::tuple<Shape, DType, std::uint64_t>;
+  std::map<Key, std::pair<const Tensor*, std::int64_t>> classes;  // the first tensor, and how many
+  for (const Tensor& tensor : tensors) {
+    ++classes.try_emplace({tensor.shape, tensor.dtype, source.placement_class(tensor)}, &tensor, 0)
+          .first->second.second;
+  }
+  for (const auto& [key, entry] : classes) {
+    const auto& [tensor, times] = entry;
+    for (const Holding& held : holdings(source, *tensor)) {
+      const auto stage = static_cast<std::size_t>(source.stage(held.ranks.front()));
+      const std::int64_t bytes = held.box.volume() * byte_size(held.format.dtype);
+      result.bytes[stage] += bytes * times;
+      result.count[stage] += std::max<std::int64_t>(1, (bytes + part_bytes - 1) / part_bytes) * times;
+      result.sent[static_cast<std::size_t>(to_int(held.ranks.front()))] += bytes * times;
+    }
+  }
+  return result;
+}
+
+ModelSeconds golden_seconds(const Broadcasts& broadcasts, const Loads& loads, const Machine& machine,
+                            const Knobs& knobs) {
+  const Rates& rates = machine.rates;
+  const auto stages = std::ssize(broadcasts.bytes);
+  const auto gen_ranks = std::ssize(loads.forwarded_in);
+  const std::int64_t train_ranks = std::ssize(loads.sent) / (knobs.per_stage ? stages : 1);
+  // Devices carry out the broadcasts of one communicator one after the other, hosts several.
+  const std::int64_t in_flight =
+      rates.memory_is_shared ? knobs.streams : (knobs.per_stage ? std::min<std::int64_t>(knobs.streams, stages) : 1);
+  const Busiest all = broadcast_ports(broadcasts, machine, train_ranks - 1 + gen_ranks);
+  ModelSeconds model;
+  model.wire = all.seconds;
+  model.port = all.port;
+
+  const double alone = over(broadcasts.total(), broadcast_rate(machine));
+  const std::int64_t longest = *std::max_element(broadcasts.bytes.begin(), broadcasts.bytes.end());
+  const double ordered =
+      std::max(alone / static_cast<double>(in_flight), over(longest, knobs.per_stage ? broadcast_rate(machine) : 0));
+  model.schedule = std::max(0.0, ordered - model.wire);
+
+  std::int64_t kept = 0;
+  std::int64_t kept_by_all = 0;
+  for (std::size_t rank = 0; rank < loads.forwarded_in.size(); ++rank) {
+    const std::int64_t bytes = loads.received_by(rank).bytes + loads.forwarded_in[rank].bytes;
+    kept = std::max(kept, bytes);
+    kept_by_all += bytes;
+  }
+  const double memory = rates.memory / 2;
+  // The root packs before its broadcast and receivers place after it, while the others in flight go on.
+  model.staging = rates.memory_is_shared ? over(broadcasts.total() + kept_by_all, memory)
+                                         : over(broadcasts.total() + kept, memory) / static_cast<double>(in_flight);
+  const std::int64_t count = std::accumulate(broadcasts.count.begin(), broadcasts.count.end(), std::int64_t{0});
+  model.latency = static_cast<double>(count) * rates.launch_seconds / static_cast<double>(in_flight);
+  finish(model);
+  return model;
+}
+
+MiscLoad misc_load(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                   std::int64_t buffer_bytes) {
+  MiscLoad load;
+  std::vector<Piece> pieces;
+  const auto stored = [&](const Layout& layout, const Tensor& tensor) {
+    pieces.clear();
+    layout.pieces(tensor, Rank{0}, pieces);
+    std::set<Box> boxes;  // a tied matrix may be held twice
+    for (const Piece& piece : pieces) boxes.insert(piece.box);
+    return std::accumulate(boxes.begin(), boxes.end(), std::int64_t{0},
+                           [](std::int64_t sum, const Box& box) { return sum + box.volume(); });
+  };
+  for (const Tensor& tensor : tensors) {
+    const std::int64_t width = byte_size(source.format(tensor).value().dtype);
+    load.bytes += tensor.elements() * width;
+    load.gathered += (tensor.elements() - stored(source, tensor)) * width;
+    load.kept += stored(destination, tensor) * width;
+  }
+  const std::int64_t capacity = std::max<std::int64_t>(8, buffer_bytes);
+  load.buffers = (load.bytes + capacity - 1) / capacity;
+  return load;
+}
+
+void add_misc(const MiscLoad& misc, const Machine& machine, ModelSeconds& model) {
+  if (misc.bytes == 0) return;
+  const Rates& rates = machine.rates;
+  const auto buffers = static_cast<double>(misc.buffers);
+  const double memory = rates.memory / 2;
+  model.misc = 2 * buffers * rates.launch_seconds;
+  if (rates.memory_is_shared) {
+    const auto gen_ranks = std::ssize(machine.placement.destination);
+    model.misc += std::max(over(misc.gathered, rates.device_in), over(misc.gathered, memory)) +
+                  std::max(over(misc.bytes, rates.device_out), over(misc.bytes * gen_ranks, memory)) +
+                  over(misc.bytes - misc.gathered + misc.kept * gen_ranks, memory);
+    return finish(model);
+  }
+  const double rate = broadcast_rate(machine);  // one rank's way in is no wider than its way out
+  const double gather = over(misc.gathered, slowest({rates.device_in, rate}));
+  const double broadcast = over(misc.bytes, rate);
+  // A buffer is gathered, or packed, while the one before it is on its way, and placed while the next one is.
+  model.misc += std::max(gather, broadcast) + std::min(gather, broadcast) / buffers +
+                over(misc.bytes - misc.gathered + misc.kept, memory) / buffers;
+  finish(model);
+}
+
+}  // namespace refit::plan

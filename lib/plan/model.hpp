@@ -1,0 +1,81 @@
+#pragma once
+// What a run's schedule should take: each executor's own order of copies as a pure function of its plan.
+//
+// A model is a sum of named parts, one after the other:
+// - wire: the busiest port (or memory), were everything on its way at once. Never below the bound's wire terms;
+// - schedule: what the order adds. p2p has so many of train's pipeline stages in flight as it has streams, and a stage
+//   ends on its own busiest port; golden has one broadcast in flight for each of its communicators, up to its streams;
+// - staging: packing and unpacking, as far as it does not overlap with the wire: every byte is read and written again;
+// - latency: groups of messages (or broadcasts) that wait for each other;
+// - misc: its stream, gathered on train rank 0 and broadcast behind that rank's port, buffer by buffer, after bulk.
+//
+// Example: DeepSeek-V3 in BF16, 1,340 GB in 16 stages, 256 -> 256 H100, golden. One broadcast brings 100 GB/s out of a
+// node: 13.4 s with one stage in flight, 6.7 s with two, of which the ports' own time is 3.6 s.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "plan/cost.hpp"
+#include "plan/traffic.hpp"
+
+namespace refit::plan {
+
+/// Where and on what a plan is carried out.
+struct Machine {
+  Rates rates;
+  Placement placement;
+  double broadcast = 0;  ///< bytes per second of one broadcast that leaves a domain; 0 = what its ports do
+};
+
+/// What of a case decides an executor's order and its sizes.
+struct Knobs {
+  std::int64_t streams = 4;
+  std::int64_t group_size = 64;
+  std::int64_t chunk_bytes = std::int64_t{64} << 20;
+  bool per_stage = false;  ///< a communicator for each of train's stages; else one
+};
+
+struct ModelSeconds {
+  double total = 0;
+  std::string term;  ///< the largest part: "wire", "schedule", "staging", "latency" or "misc"
+  std::string port;  ///< the busiest: "device in", "device out", "domain in", "domain out" or "memory"
+  double wire = 0, schedule = 0, staging = 0, latency = 0, misc = 0;
+};
+
+/// direct: all copies at once, forwards included, in one launch. What crosses ports of domains goes as p2p does, at the
+/// same time.
+ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs);
+
+/// p2p, and m2n, whose library does the same with copies of its own.
+ModelSeconds p2p_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs);
+
+/// golden's broadcasts of one job: every distinct source shard, in parts, from its first holder.
+struct Broadcasts {
+  std::vector<std::int64_t> bytes;  ///< by source stage
+  std::vector<std::int64_t> count;  ///< by source stage
+  std::vector<std::int64_t> sent;   ///< bytes by source rank
+
+  std::int64_t total() const;
+};
+Broadcasts broadcasts(const std::vector<Tensor>& tensors, const Layout& source, std::int64_t part_bytes);
+
+/// golden: every rank of a communicator receives all that is broadcast in it. `loads`: of the plan; a gen rank keeps as
+/// much as it would be sent.
+ModelSeconds golden_seconds(const Broadcasts& broadcasts, const Loads& loads, const Machine& machine,
+                            const Knobs& knobs);
+
+/// The misc stream.
+struct MiscLoad {
+  std::int64_t bytes = 0;
+  std::int64_t gathered = 0;  ///< that source rank 0 has from others
+  std::int64_t kept = 0;      ///< what destination rank 0 stores of it, at the source's width
+  std::int64_t buffers = 0;
+};
+MiscLoad misc_load(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                   std::int64_t buffer_bytes);
+
+/// Adds the misc stream's part, and names the largest anew.
+void add_misc(const MiscLoad& misc, const Machine& machine, ModelSeconds& model);
+
+}  // namespace refit::plan

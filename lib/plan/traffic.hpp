@@ -1,0 +1,85 @@
+#pragma once
+// What a plan's copies put on ports: counted for the world by classes of tensors, or for one rank by its own copies.
+//
+// Example: train TP1 to gen DP2 on one node of three GPUs, 16 GB: the train rank sends 32 GB to other devices and none
+// to other domains; each gen rank receives 16 GB.
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "plan/cost.hpp"
+#include "plan/plan.hpp"
+
+namespace refit::plan {
+
+/// What one rank sends, or receives, in one refit: bytes at the sender's width, and copies.
+struct PortLoad {
+  std::int64_t bytes = 0;
+  std::int64_t memory = 0;      ///< bytes that it reads, or stores at its own width
+  std::int64_t device = 0;      ///< of `bytes`: to or from other devices
+  std::int64_t domain = 0;      ///< of `bytes`: to or from other domains
+  std::int64_t staged = 0;      ///< of `device`: what p2p packs, or unpacks
+  std::int64_t staged_far = 0;  ///< of `domain`: likewise
+  std::int64_t copies = 0;
+  std::int64_t copies_far = 0;  ///< to or from other domains
+
+  PortLoad& operator+=(const PortLoad& other);
+};
+
+/// The loads of all ranks.
+struct Loads {
+  std::vector<std::int32_t> stage;              ///< by source rank
+  std::vector<PortLoad> sent;                   ///< by source rank
+  std::vector<std::vector<PortLoad>> received;  ///< [source stage][destination rank], from source ranks
+  std::vector<PortLoad> forwarded_out;          ///< by destination rank: to other destination ranks (fan-out)
+  std::vector<PortLoad> forwarded_in;           ///< by destination rank: from other destination ranks
+
+  Loads() = default;
+  Loads(const Layout& source, std::int32_t destination_ranks);
+
+  /// Both ends of a copy that `times` tensors have.
+  void add(const Copy& copy, std::int64_t times, const Planner::Lie& lie, const Placement& placement);
+  Loads& operator+=(const Loads& other);
+  /// What loads_of found on one rank.
+  void put(Side side, Rank rank, const std::vector<PortLoad>& own);
+  /// What one destination rank receives from source ranks, of all stages.
+  PortLoad received_by(std::size_t rank) const;
+};
+
+/// One rank's own, by its copies: of a source rank what it sends; of a destination rank what it forwards, what is
+/// forwarded to it, and what it receives of each source stage.
+std::vector<PortLoad> loads_of(const std::vector<Copy>& copies, Side side, Rank rank, const Layout& source,
+                               const Placement& placement);
+
+/// The world's totals.
+struct Traffic {
+  std::int64_t bytes = 0;
+  std::int64_t copies = 0;
+  Sum128 hash;  ///< of the plan: the sum over its copies
+  Loads loads;
+  std::vector<std::vector<std::int64_t>> matrix;  ///< [source rank][destination rank], of holders; only where asked for
+
+  std::vector<std::int64_t> sent() const;      ///< by source rank
+  std::vector<std::int64_t> received() const;  ///< by destination rank, forwards included
+  std::int64_t forwarded() const;              ///< of `bytes`: between destination ranks
+  std::int64_t local() const;                  ///< of `bytes`: both ends are one device
+  std::int64_t egress_max() const;             ///< of the busiest rank of either side
+  std::int64_t ingress_max() const;            ///< of the busiest destination rank
+};
+
+struct TrafficOptions {
+  bool hash = true;
+  bool matrix = false;  ///< memory for source ranks x destination ranks
+};
+
+/// Counts the world's copies: every copy of every tensor for the hash, else every copy of a class once.
+Traffic traffic(const Planner& planner, const Placement& placement, const TrafficOptions& options = {});
+/// Every rank a device and a domain of its own.
+Traffic traffic(const Planner& planner, const TrafficOptions& options = {});
+
+/// The loads of each of `groups` sets of tensors, counted in one walk. `group_of`: below `groups`, of every tensor.
+std::vector<Loads> loads_by_group(const Planner& planner, const Placement& placement, std::size_t groups,
+                                  const std::function<std::size_t(const Tensor&)>& group_of);
+
+}  // namespace refit::plan

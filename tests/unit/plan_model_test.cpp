@@ -1,0 +1,230 @@
+// The executors' schedules against numbers worked out by hand, against published runs, and against the bound.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "gen/vllm.hpp"
+#include "plan/model.hpp"
+#include "plan/policy.hpp"
+#include "support/random_layout.hpp"
+#include "train/megatron.hpp"
+
+namespace refit::plan {
+namespace {
+
+/// Eight H100 a node: inputs/hardware/h100-50gbps.toml.
+Machine h100(std::int64_t train_ranks, std::int64_t gen_ranks) {
+  Machine machine;
+  machine.rates.device_in = machine.rates.device_out = 370e9;
+  machine.rates.domain_in = machine.rates.domain_out = 400e9;
+  machine.rates.memory = 2930e9;
+  machine.rates.launch_seconds = 20e-6;
+  machine.placement = apart(train_ranks, gen_ranks, 1, 8);
+  machine.broadcast = 100e9;
+  return machine;
+}
+
+Knobs streams(std::int64_t number) {
+  Knobs knobs;
+  knobs.streams = number;
+  knobs.per_stage = true;
+  return knobs;
+}
+
+/// DeepSeek-V3, PP16xEP16 of 256 ranks to TP32xDP8.
+struct DeepSeek {
+  model::Model model =
+      build_model(model::read_config(fmt::format("{}/inputs/models/deepseek-v3/config.json", REFIT_SOURCE_DIR)), false);
+  std::unique_ptr<Layout> train, gen;
+  Split split;
+  Machine machine = h100(256, 256);
+
+  DeepSeek() {
+    train::Options train_options;
+    train_options.sizes = layout::with_data_parallel(layout::parse_parallelism("PP16xDP16xEP16"));
+    train_options.first_stage_layers = 3;
+    train_options.last_stage_layers = 2;
+    gen::Options gen_options;
+    gen_options.sizes = layout::parse_parallelism("TP32xDP8");
+    train = train::make_layout(model, train_options);
+    gen = gen::make_layout(model, gen_options);
+    split = plan::split(model, Policy::whitelist, *train, *gen, 1, 32);
+  }
+};
+
+/// Stages one after the other: 16 times what all of them take at once.
+TEST(Model, ExplainsDeepSeekByItsStages) {
+  const DeepSeek world;
+  const Planner planner(world.split.bulk, *world.train, *world.gen);
+  const Loads loads = traffic(planner, world.machine.placement, {.hash = false}).loads;
+  const Broadcasts all = broadcasts(world.split.bulk, *world.train, 64 << 20);
+  EXPECT_EQ(all.total(), world.split.payload.bulk_bytes);
+  const auto ordered = [](const ModelSeconds& model) { return fmt::format("{:.1f}", model.wire + model.schedule); };
+  for (const auto& [number, expected] : {std::pair(1, "13.4"), {2, "6.7"}}) {
+    const ModelSeconds golden = golden_seconds(all, loads, world.machine, streams(number));
+    EXPECT_EQ(ordered(golden), expected) << number;
+    EXPECT_EQ(golden.port, "device in");
+    EXPECT_EQ(fmt::format("{:.2f}", golden.wire), "3.62");  // 1,340 GB into every device
+  }
+  // p2p: the busiest stages have four layers, and train's nodes send every shard to eight replicas.
+  const ModelSeconds serial = p2p_seconds(loads, world.machine, streams(1));
+  const ModelSeconds two = p2p_seconds(loads, world.machine, streams(2));
+  const ModelSeconds sixteen = p2p_seconds(loads, world.machine, streams(16));
+  EXPECT_NEAR(serial.wire + serial.schedule, 13.4, 0.3);
+  EXPECT_NEAR(two.wire + two.schedule, 6.7, 0.3);
+  EXPECT_EQ(sixteen.schedule, 0);
+  EXPECT_NEAR(sixteen.wire, 0.91, 0.02);
+  // Of one communicator's broadcasts one is in flight.
+  Knobs single = streams(2);
+  single.per_stage = false;
+  EXPECT_EQ(ordered(golden_seconds(all, loads, world.machine, single)), "13.4");
+}
+
+/// `replicas` x `parts` ranks, every tensor cut by rows over the parts.
+test_support::MeshLayout rows_layout(const std::vector<Tensor>& tensors, std::int64_t replicas, std::int64_t parts) {
+  test_support::MeshLayout layout;
+  layout.tensors = tensors;
+  layout.mesh = {replicas, parts};
+  layout.format_of = {DType::bf16};
+  layout.storage_of.assign(tensors.size(), 0);
+  layout.reversed.assign(tensors.size(), false);
+  layout.cuts.assign(tensors.size(), {{1, 0, test_support::Rule::chunk}});
+  return layout;
+}
+
+std::vector<Tensor> one_tensor(const Shape& shape) {
+  return {{0, "t0", shape, DType::bf16, model::Role::unknown, -1, -1}};
+}
+
+/// 10 GB from one rank to two others, 100 GB/s a port.
+TEST(Model, CountsPortsStagingAndSteps) {
+  const std::vector<Tensor> tensors = one_tensor({5'000'000, 1'000});
+  const auto source = rows_layout(tensors, 1, 1);
+  const auto replicas = rows_layout(tensors, 2, 1);
+  Machine machine;
+  machine.rates.device_in = machine.rates.device_out = 100e9;
+  machine.rates.memory = 2000e9;
+  machine.rates.launch_seconds = 1e-3;
+  machine.placement = apart(1, 2, 1, 4);
+  const Loads loads = traffic(Planner(tensors, source, replicas), machine.placement).loads;
+  const ModelSeconds direct = direct_seconds(loads, machine, Knobs());
+  EXPECT_DOUBLE_EQ(direct.wire, 0.2);
+  EXPECT_EQ(direct.port, "device out");
+  EXPECT_EQ(direct.term, "wire");
+  EXPECT_DOUBLE_EQ(direct.total, 0.2 + 1e-3);  // one launch
+  const Loads shared = traffic(Planner(tensors, source, replicas, 2), machine.placement).loads;
+  EXPECT_DOUBLE_EQ(direct_seconds(shared, machine, Knobs()).wire, 0.1);  // each forwards its half
+
+  // A broadcast is on its way once, packed and placed before and after: 20 GB read and 20 GB written.
+  const Broadcasts all = broadcasts(tensors, source, 64 << 20);
+  EXPECT_EQ(all.count, std::vector<std::int64_t>{150});
+  const ModelSeconds golden = golden_seconds(all, loads, machine, Knobs());
+  EXPECT_DOUBLE_EQ(golden.wire, 0.1);
+  EXPECT_DOUBLE_EQ(golden.schedule, 0);
+  EXPECT_DOUBLE_EQ(golden.staging, 0.02);
+  EXPECT_DOUBLE_EQ(golden.latency, 0.15);
+  EXPECT_EQ(golden.term, "latency");
+
+  // Columns are not contiguous at the source: p2p packs them while they travel, but for the first chunk and the last.
+  auto columns = rows_layout(tensors, 1, 2);
+  columns.cuts.front() = {{1, 1, test_support::Rule::chunk}};
+  const Loads strided = traffic(Planner(tensors, source, columns), machine.placement).loads;
+  EXPECT_EQ(strided.sent.front().staged, 10'000'000'000);
+  EXPECT_EQ(strided.received.front().front().staged, 0);
+  const ModelSeconds p2p = p2p_seconds(strided, machine, Knobs());
+  EXPECT_DOUBLE_EQ(p2p.wire, 0.1);
+  EXPECT_DOUBLE_EQ(p2p.staging, 2.0 * (64 << 20) / 1000e9);
+  EXPECT_DOUBLE_EQ(p2p.latency, 38e-3);  // 149.01 chunks on four lanes
+
+  // Where ranks share a memory all of it is in one queue: 20 GB of copies, read and written, and 10 GB packed.
+  machine.rates.memory_is_shared = true;
+  machine.rates.memory = 100e9;
+  EXPECT_DOUBLE_EQ(direct_seconds(loads, machine, Knobs()).wire, 0.4);
+  EXPECT_EQ(direct_seconds(loads, machine, Knobs()).port, "memory");
+  EXPECT_DOUBLE_EQ(p2p_seconds(strided, machine, Knobs()).staging, 0.2);
+}
+
+/// 10 GB of misc, a half of which train rank 0 has; 2 gen ranks that store halves.
+TEST(Model, SendsMiscThroughOnePort) {
+  const std::vector<Tensor> tensors = one_tensor({5'000'000, 1'000});
+  const auto source = rows_layout(tensors, 1, 2);
+  const auto destination = rows_layout(tensors, 1, 2);
+  const MiscLoad load = misc_load(tensors, source, destination, 1'000'000'000);
+  EXPECT_EQ(load.bytes, 10'000'000'000);
+  EXPECT_EQ(load.gathered, 5'000'000'000);
+  EXPECT_EQ(load.kept, 5'000'000'000);
+  EXPECT_EQ(load.buffers, 10);
+  Machine machine;
+  machine.rates.device_in = machine.rates.device_out = 100e9;
+  machine.rates.memory = 2000e9;
+  machine.rates.launch_seconds = 1e-3;
+  machine.placement = apart(2, 2, 1, 4);
+  ModelSeconds model;
+  add_misc(load, machine, model);
+  // The broadcast, the first buffer's gathering, a buffer packed and placed, and two steps for each of ten.
+  EXPECT_DOUBLE_EQ(model.misc, 0.1 + 0.05 / 10 + 0.01 / 10 + 0.02);
+  EXPECT_EQ(model.term, "misc");
+  machine.broadcast = 10e9;  // the sides are two domains
+  ModelSeconds apart_model;
+  add_misc(load, machine, apart_model);
+  EXPECT_GT(apart_model.misc, 1.0);
+}
+
+/// Whatever the layouts: no executor is faster than the bytes that must enter or leave a device; more streams do not
+/// slow it down; and what each rank counts of its own copies is what the world's totals say.
+TEST(Model, IsNeverBelowTheBoundsPorts) {
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    SCOPED_TRACE(fmt::format("seed {}", seed));
+    std::mt19937_64 random(seed);
+    std::vector<Tensor> tensors = test_support::random_tensors(random, 6, 40);
+    const auto source = test_support::random_layout(random, tensors);
+    const auto destination = test_support::random_layout(random, tensors);
+    Machine machine;
+    const auto rate = [&] { return static_cast<double>(1 + random() % 100) * 1e3; };
+    machine.rates.device_in = machine.rates.device_out = rate();
+    machine.rates.domain_in = machine.rates.domain_out = random() % 2 == 0 ? rate() : 0;
+    machine.rates.memory = 100 * rate();
+    machine.rates.memory_is_shared = random() % 4 == 0;
+    if (machine.rates.memory_is_shared) machine.rates.domain_in = machine.rates.domain_out = machine.rates.device_in;
+    const auto neighbours = static_cast<std::int64_t>(1 + random() % 3);
+    if (!machine.rates.memory_is_shared)
+      machine.placement = apart(source.ranks(), destination.ranks(), 1, neighbours);
+    else
+      machine.placement = apart(source.ranks(), destination.ranks());
+    const Planner planner(tensors, source, destination);
+    const Traffic total = traffic(planner, machine.placement);
+
+    Loads own(source, destination.ranks());
+    for (const auto& [side, ranks] :
+         {std::pair(Side::source, source.ranks()), {Side::destination, destination.ranks()}}) {
+      for (std::int32_t r = 0; r < ranks; ++r) {
+        const std::vector<Copy> copies = planner.rank_plan(side, Rank{r}).copies;
+        own.put(side, Rank{r}, loads_of(copies, side, Rank{r}, source, machine.placement));
+      }
+    }
+    for (std::size_t r = 0; r < own.sent.size(); ++r) {
+      EXPECT_EQ(own.sent[r].bytes, total.loads.sent[r].bytes);
+      EXPECT_EQ(own.sent[r].domain, total.loads.sent[r].domain);
+      EXPECT_EQ(own.sent[r].copies, total.loads.sent[r].copies);
+    }
+    for (std::size_t r = 0; r < own.forwarded_in.size(); ++r) {
+      EXPECT_EQ(own.received_by(r).device, total.loads.received_by(r).device);
+      EXPECT_EQ(own.received_by(r).memory, total.loads.received_by(r).memory);
+    }
+
+    const Bound bound = lower_bound(tensors, source, destination, machine.rates, machine.placement);
+    const double ports = std::max(bound.seconds.ingress, bound.seconds.egress);
+    const Broadcasts all = broadcasts(tensors, source, 64);
+    for (const std::int64_t number : {1, 4}) {
+      EXPECT_GE(p2p_seconds(total.loads, machine, streams(number)).total * (1 + 1e-9), ports);
+      EXPECT_GE(golden_seconds(all, total.loads, machine, streams(number)).total * (1 + 1e-9), bound.seconds.ingress);
+    }
+    EXPECT_GE(direct_seconds(total.loads, machine, Knobs()).total * (1 + 1e-9), ports);
+    EXPECT_GE(p2p_seconds(total.loads, machine, streams(1)).schedule + 1e-12,
+              p2p_seconds(total.loads, machine, streams(4)).schedule);
+  }
+}
+
+}  // namespace
+}  // namespace refit::plan
