@@ -23,14 +23,6 @@ struct Target {
   Extents scale_strides;
 };
 
-/// The parts in which a relayed copy arrives and is forwarded, in order. The relayed copy and the forwarded ones have
-/// one box and one destination format, and nothing else may count here: only the relayed one knows what train stores.
-std::vector<Box> chunks_of(const plan::Copy& copy, const Tuning& tuning) {
-  std::vector<Box> chunks;
-  append_cut(copy.box, tuning.fan_out_chunk_bytes / byte_size(copy.destination.format.dtype), chunks);
-  return chunks;
-}
-
 class Direct final : public Executor {
  public:
   Direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
@@ -103,7 +95,7 @@ class Direct final : public Executor {
   }
 
   std::int64_t flag_bytes(const plan::Copy& relayed) const {
-    return kFlagBytes * std::ssize(chunks_of(relayed, tuning_));
+    return kFlagBytes * std::ssize(fan_out_chunks(relayed, tuning_));
   }
 
   /// By world rank: can this rank's pair be served directly? The rank that sends is the one that maps.
@@ -251,7 +243,7 @@ class Direct final : public Executor {
   /// A relayed copy raises a flag of the relay behind each chunk; what is forwarded waits for it.
   void append_chunks(const plan::Copy& copy, std::size_t peer, const Target& target, std::int64_t flag,
                      std::vector<kernels::Tile>& tiles) const {
-    for (const Box& part : chunks_of(copy, tuning_)) {
+    for (const Box& part : fan_out_chunks(copy, tuning_)) {
       if (copy.fan_out == plan::FanOut::relayed) {
         auto* signal = reinterpret_cast<std::uint64_t*>(flags_->map(static_cast<int>(peer)) + flag);
         add_tiles(copy, part, peer, target, nullptr, signal, tiles);
@@ -281,11 +273,17 @@ class Direct final : public Executor {
 
 }  // namespace
 
+std::vector<Box> fan_out_chunks(const plan::Copy& copy, const Tuning& tuning) {
+  std::vector<Box> chunks;
+  append_cut(copy.box, tuning.fan_out_chunk_bytes / byte_size(copy.destination.format.dtype), chunks);
+  return chunks;
+}
+
 std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, Side side, Rank rank, const Tuning& tuning) {
   std::int64_t chunks = 0;
   for (const plan::Copy& copy : copies) {
     const bool relays = side == Side::destination && copy.fan_out == plan::FanOut::relayed;
-    if (relays && copy.destination.rank == rank) chunks += std::ssize(chunks_of(copy, tuning));
+    if (relays && copy.destination.rank == rank) chunks += std::ssize(fan_out_chunks(copy, tuning));
   }
   return kFlagBytes * chunks;
 }

@@ -159,11 +159,9 @@ struct QuantisedSends {
 /// mapped peer memory, casting on the way; one launch per step, then one barrier. Pairs that cannot map each other use
 /// p2p. Collective over `world` (world rank = source rank, or `source_ranks` + destination rank).
 ///
-/// Fan-out: relayed copies arrive in chunks of Tuning::fan_out_chunk_bytes; the source raises a flag in `flags` behind
-/// each, for which the relay's kernel waits before it forwards the chunk. Source, relay and those to whom it forwards
-/// cut the box alike: by the bytes that it has on the destination side, where all keep it in one format. `flags` is
-/// peer memory of fan_out_flag_bytes on every rank, or nullptr where no rank has a relayed copy; all ranks of fan-out
-/// map each other in both memories.
+/// Fan-out: relayed copies arrive in chunks (fan_out_chunks); the source raises a flag in `flags` behind each, for
+/// which the relay's kernel waits before it forwards the chunk. `flags` is peer memory of fan_out_flag_bytes on every
+/// rank, or nullptr where no rank has a relayed copy; all ranks of fan-out map each other in both memories.
 ///
 /// `sends`: copies of quantised weights, planned from a QuantisedLayout, are then read from the weights themselves, and
 /// their bytes and scales stored by the same tiles; copies of these scales are left out. Only where all pairs of ranks
@@ -172,6 +170,11 @@ std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, cons
                                       const std::vector<plan::Copy>& copies, PeerMemory& peers, PeerMemory* flags,
                                       Control& world, std::int32_t source_ranks, const Tuning& tuning,
                                       Progress& progress, const QuantisedSends& sends = {});
+
+/// The parts in which a relayed copy arrives, and is forwarded, in order. Copies of one box are cut alike, the relayed
+/// one and those that forward it: by the bytes on the destination side, where all have one format. Only the relayed one
+/// knows what the source stores.
+std::vector<Box> fan_out_chunks(const plan::Copy& copy, const Tuning& tuning);
 
 /// Bytes of flags that `rank` of `side` needs for the relayed copies that it receives.
 std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, Side side, Rank rank, const Tuning& tuning);

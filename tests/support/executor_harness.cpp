@@ -1,10 +1,12 @@
 #include "support/executor_harness.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <deque>
 #include <mutex>
 #include <numeric>
+#include <thread>
 
 #include "core/hash.hpp"
 #include "kernels/quantise_reference.hpp"
@@ -316,14 +318,17 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   const auto bulk = make_bulk(job, services, space, routes, me, peers.get(), flags, sent.get(), progress);
   std::unique_ptr<transport::Executor> misc;
   if (!job.misc.empty()) {
-    misc = make_misc(space, network.gather.get(), network.stream.get(), me, job.misc, *job.source, *job.destination,
-                     job.misc_buffer_bytes, job.tuning, progress);
+    misc =
+        make_misc(space, network.gather.get(), network.stream.get(), me, job.misc, sent ? sent->layout() : *job.source,
+                  *job.destination, job.misc_buffer_bytes, job.tuning, progress);
   }
 
   RankOutcome outcome{"", bulk->staging_bytes(), misc ? misc->staging_bytes() : 0, bulk->unmapped_peers(),
                       bulk->schedule()};
   for (std::int64_t step = 0; step < job.refits; ++step) {
     world.barrier();  // destinations have looked at the refit before
+    // Those who forward are then awake before what they forward comes.
+    if (sends && job.domain_ranks > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     const std::int64_t before = services.allocations ? services.allocations() : 0;
     if (sent && sent->quantise().is_needed()) sent->quantise().run();
     bulk->execute();

@@ -133,6 +133,9 @@ void RandomTransport::make_model(std::mt19937_64& random) {
   const bool quantised = is_quantised_on_the_way(precisions_);
   model_.tensors = random_tensors(random, quantised ? 4 : 12, 7);
   for (Tensor& tensor : model_.tensors) tensor.role = model::Role::final_norm;
+  for (Tensor& tensor : model_.tensors) {  // a few are longer
+    if (tensor.shape.size() > 0 && random() % 10 == 0) tensor.shape[0] *= 1 + 3000 / tensor.elements();
+  }
   for (Tensor& tensor : model_.tensors) {
     const bool misc = tensor.elements() < 2000 && random() % 2 == 0;
     (misc ? misc_ : bulk_).push_back(tensor);
@@ -154,8 +157,11 @@ void RandomTransport::make_model(std::mt19937_64& random) {
     Tensor scales{
         index + 1, fmt::format("w{}_scale", i), shape, mx ? DType::u8 : DType::f32, model::Role::block_scale, -1, -1};
     scales.scale_of = index;
-    model_.tensors.push_back(weight);
-    model_.tensors.push_back(scales);
+    std::vector<Tensor>& path = random() % 2 == 0 ? misc_ : bulk_;
+    for (const Tensor& tensor : {weight, scales}) {
+      model_.tensors.push_back(tensor);
+      path.push_back(tensor);
+    }
   }
 }
 
@@ -166,10 +172,16 @@ void RandomTransport::make_layouts(std::mt19937_64& random, int ranks) {
   const auto all = [](MeshLayout& layout, DType dtype) {
     for (Format& format : layout.format_of) format = dtype;
   };
+  // A source that computes as it sends is slower than those who forward: what they must wait for is late.
+  const auto compute = [&](MeshLayout& layout) {
+    for (Format& format : layout.format_of) {
+      if (random() % 2 == 0) format.conversion = Conversion::negative_exp;
+    }
+  };
   switch (precisions_) {
     case Precisions::bf16_bf16: all(source, DType::bf16), all(destination, DType::bf16); break;
-    case Precisions::bf16_fp32: all(source, DType::bf16), all(destination, DType::f32); break;
-    case Precisions::fp32_bf16: all(source, DType::f32), all(destination, DType::bf16); break;
+    case Precisions::bf16_fp32: all(source, DType::bf16), all(destination, DType::f32), compute(destination); break;
+    case Precisions::fp32_bf16: all(source, DType::f32), all(destination, DType::bf16), compute(destination); break;
     case Precisions::fp32_fp32: all(source, DType::f32), all(destination, DType::f32); break;
     case Precisions::fp8_fp8: all(source, DType::f8_e4m3), all(destination, DType::f8_e4m3); break;
     case Precisions::quantised_fp8:
@@ -204,7 +216,7 @@ void RandomTransport::draw_sizes(std::mt19937_64& random) {
   t.message_cost_bytes = one_of(random, {0, 100, t.message_cost_bytes});
   t.golden_part_bytes = one_of(random, {1, 100, t.golden_part_bytes});
   t.reshard_group_bytes = one_of(random, {1, 1000, t.reshard_group_bytes});
-  t.fan_out_chunk_bytes = one_of(random, {1, 10, 100, 1000, t.fan_out_chunk_bytes});
+  t.fan_out_chunk_bytes = one_of(random, {4, 30, 300, 3000, t.fan_out_chunk_bytes});
   // Each chunk of a block that is quantised looks at all of the block.
   if (base_.quantiser) t.fan_out_chunk_bytes = one_of(random, {50, 1000, t.fan_out_chunk_bytes});
   t.table.item_bytes = one_of(random, {0, 1, 100});
