@@ -213,9 +213,11 @@ bool Job::all_mapped() const {
   return world_.sum(unmapped) == 0;
 }
 
-/// As a probe of hosts imitates it, of `bytes` on all gen ranks.
-ProbedRun Job::probed_run(std::int64_t bytes) const {
-  ProbedRun run{setup_.train->ranks(), bytes};
+/// As a probe of hosts imitates it. Collective.
+ProbedRun Job::probed_run() const {
+  const std::int64_t arena = transport::ArenaMap(local_).bytes;
+  ProbedRun run{setup_.train->ranks(), world_.sum(is_train() ? std::int64_t{0} : arena),
+                world_.max(is_train() ? arena : std::int64_t{0})};
   if (bulk_.empty()) return run;
   run.from = setup_.sent().format(bulk_.front())->dtype;
   run.to = setup_.gen->format(bulk_.front())->dtype;
@@ -225,14 +227,15 @@ ProbedRun Job::probed_run(std::int64_t bytes) const {
 /// What the probes of this job's machines say, as the cost model takes it; also put into `result`.
 plan::Rates Job::probe(report::Result& result) {
   const bool device = kernels::Runtime::has_device();
-  const std::int64_t arena = is_train() ? std::int64_t{0} : transport::ArenaMap(local_).bytes;
+  constexpr std::int64_t kNone = -(std::int64_t{1} << 62);
+  const std::int64_t smallest = -world_.max(is_train() ? kNone : -transport::ArenaMap(local_).bytes);  // of gen
   const auto lanes = static_cast<int>(setup_.c.refit.streams);
   transport::Communicator* communicator = communicators_.front().get();
   const std::int32_t train_ranks = setup_.train->ranks();
-  rates_ = best_of(rates_, device ? measure_device_rates(space_, world_, peers_.get(), communicator, lanes, places_,
-                                                         train_ranks, world_.max(arena), kProbeSeconds)
-                                  : measure_rates(space_, world_, *communicator, lanes, places_,
-                                                  probed_run(world_.sum(arena)), kProbeSeconds));
+  rates_ = best_of(
+      rates_, device ? measure_device_rates(space_, world_, peers_.get(), communicator, lanes, places_, train_ranks,
+                                            smallest, kProbeSeconds)
+                     : measure_rates(space_, world_, *communicator, lanes, places_, probed_run(), kProbeSeconds));
   result.rates.clear();
   for (const auto& [name, value] : {std::pair("pair", rates_.pair),
                                     {"pair_message", rates_.pair_message},

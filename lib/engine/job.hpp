@@ -65,7 +65,7 @@ class Job {
   std::int64_t choose_fan_out(const plan::Rates& rates) const;
   plan::Planner planner() const { return {bulk_, sent_by_train(), gen_layout(), fan_out_ranks_}; }
   plan::Rates probe(report::Result& result);
-  ProbedRun probed_run(std::int64_t bytes) const;
+  ProbedRun probed_run() const;
   void load(report::Result& result);
   void make_cache_scales(report::Result& result);
   void make_plan(report::Result& result);

@@ -94,7 +94,8 @@ class Probe {
     std::iota(everybody.begin(), everybody.end(), 0);
     communicator_ = transport::make_mpi_communicator(everybody, 0, kLanes);
     const std::int64_t senders = std::max(1, session_.size() / 2);
-    return measure_rates(space_, world_, *communicator_, kLanes, places_, {senders, senders * kPeerBytes}, seconds_);
+    return measure_rates(space_, world_, *communicator_, kLanes, places_, {senders, senders * kPeerBytes, kPeerBytes},
+                         seconds_);
   }
 
   /// The first half of the ranks as train ranks, the others as gen ranks.

@@ -17,6 +17,8 @@ constexpr std::int64_t kMessageBytes = 32 << 20;  ///< between hosts
 constexpr std::int64_t kHostBytes = 80 << 20;
 /// That the probe takes of a host's memory at most.
 constexpr std::int64_t kHostMemory = 1LL << 30;
+/// Of a copy within one launch, where a run's memory is small.
+constexpr std::int64_t kRepeats = 64;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -42,19 +44,29 @@ double best_time(transport::Control& world, double seconds, const Once& once) {
   return best;
 }
 
-/// Copies of some memory, again and again until `total` bytes are stored, or read where those are more.
+/// Memory of a repeated copy.
+struct Area {
+  std::byte* data;
+  std::int64_t bytes;
+};
+
+/// Copies from one area into another, again and again until `total` bytes are stored, or read where those are more.
 struct Repeated {
   kernels::CopyTable table;
   std::int64_t bytes = 0;  ///< read and stored
 
-  Repeated(const kernels::ExecutionSpace& space, const std::byte* source, std::byte* destination, std::int64_t size,
-           std::int64_t total, std::pair<DType, DType> types = {DType::u8, DType::u8}) {
+  Repeated(const kernels::ExecutionSpace& space, Area source, Area destination, std::int64_t total,
+           std::pair<DType, DType> types = {DType::u8, DType::u8}) {
     const std::int64_t from = byte_size(types.first), to = byte_size(types.second), wider = std::max(from, to);
+    const std::int64_t readable = source.bytes / wider, writable = destination.bytes / wider;
     std::vector<kernels::Tile> tiles;
-    for (std::int64_t left = total / wider; left > 0; left -= std::max<std::int64_t>(1, size / wider)) {
-      const std::int64_t elements = std::min(left, std::max<std::int64_t>(1, size / wider));
-      tiles.push_back({source, destination, {elements}, {1}, {1}, types.first, types.second});
+    for (std::int64_t done = 0, all = total / wider; done < all && readable > 0 && writable > 0;) {
+      const std::int64_t in = done % readable, out = done % writable;
+      const std::int64_t elements = std::min({all - done, readable - in, writable - out});
+      tiles.push_back(
+          {source.data + in * from, destination.data + out * to, {elements}, {1}, {1}, types.first, types.second});
       bytes += elements * (from + to);
+      done += elements;
     }
     table = kernels::CopyTable(space, tiles);
   }
@@ -202,11 +214,12 @@ Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& wo
   const std::int64_t sent = std::clamp<std::int64_t>(run.bytes / run.senders, 64, kHostBytes);
   const std::int64_t shared = std::clamp<std::int64_t>(run.bytes / ranks, 64, kHostBytes);
   const std::int64_t size = std::min(room, world.rank() < run.senders ? std::max(sent, shared) : shared);
-  const kernels::DeviceBuffer from(size), to(size);
-  for (const auto& buffer : {from, to}) kernels::poison(space, buffer.data(), size);  // touched
+  // What goes to several gen ranks is read several times, and may be in a cache from the second time on.
+  const kernels::DeviceBuffer from(std::clamp<std::int64_t>(run.source_bytes, 64, size)), to(size);
+  for (const auto& buffer : {from, to}) kernels::poison(space, buffer.data(), buffer.bytes());  // touched
   space.fence();
   const auto copies = [&](std::int64_t total, std::pair<DType, DType> types = {DType::u8, DType::u8}) {
-    return Repeated(space, from.data(), to.data(), size, total, types);
+    return Repeated(space, {from.data(), from.bytes()}, {to.data(), to.bytes()}, total, types);
   };
   const int senders = static_cast<int>(run.senders);
   rates.memory = host_rate(space, world, places, senders, copies(sent), seconds);
@@ -243,12 +256,12 @@ Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Cont
                            std::int64_t probe_bytes) {
   Rates rates;
   const std::int64_t bytes = std::min(probe_bytes, std::max<std::int64_t>(1, gen_arena_bytes));  // as of the run
-  const std::int64_t times = (probe_bytes + bytes - 1) / bytes;
+  const std::int64_t times = std::clamp<std::int64_t>(probe_bytes / bytes, 1, kRepeats);
   const kernels::DeviceBuffer from(probe_bytes);
   const int self = world.rank();
   const std::int32_t gen_ranks = world.size() - train_ranks;
   const bool is_train = self < train_ranks;
-  /// Once in a while all of it, and what a cache may hold again and again.
+  /// Seconds of the best repetition.
   const auto timed = [&](bool active, const auto& copy) {
     return best_time(world, seconds, [&] {
       if (active) copy();
@@ -256,12 +269,12 @@ Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Cont
   };
   {
     const kernels::DeviceBuffer to(probe_bytes);
-    for (const std::int64_t size : {bytes, probe_bytes}) {
-      const Repeated copies(space, from.data(), to.data(), size, probe_bytes);
+    // All of it, and what a cache may hold again and again.
+    for (const auto& [size, rounds] : {std::pair(probe_bytes, std::int64_t{1}), {bytes, times}}) {
+      const Repeated copies(space, {from.data(), size}, {to.data(), size}, size * rounds);
       const double kernel = timed(true, [&] { copies.run(space); });
-      const double engine = timed(true, [&] { kernels::transfer(from.data(), to.data(), size, probe_bytes / size); });
-      rates.memory = std::max({rates.memory, static_cast<double>(copies.bytes) / kernel,
-                               2.0 * static_cast<double>(probe_bytes / size * size) / engine});
+      const double engine = timed(true, [&] { kernels::transfer(from.data(), to.data(), size, rounds); });
+      rates.memory = std::max(rates.memory, static_cast<double>(copies.bytes) / std::min(kernel, engine));
     }
   }
   const auto crosses = [&](int a, int b) {
@@ -271,8 +284,7 @@ Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Cont
     const int partner = partner_of(self, places, train_ranks, [&](int peer) { return peers->map(peer) != nullptr; });
     std::byte* target = partner < 0 ? nullptr : peers->map(partner);
     const double stored = static_cast<double>(bytes * times);
-    const Repeated copies(space, from.data(), target, target == nullptr ? 0 : bytes,
-                          target == nullptr ? 0 : bytes * times);
+    const Repeated copies(space, {from.data(), bytes}, {target, target == nullptr ? 0 : bytes}, bytes * times);
     const auto store = [&](bool active) { return stored / timed(active, [&] { copies.run(space); }); };
     const auto engine = [&](bool active) {
       return stored / timed(active, [&] { kernels::transfer(from.data(), target, bytes, times); });

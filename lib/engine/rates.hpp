@@ -44,7 +44,8 @@ Rates best_of(const Rates& a, const Rates& b);
 /// The refit that a probe of hosts imitates, so that caches are as warm: the first ranks copy, as many bytes.
 struct ProbedRun {
   std::int64_t senders = 1;
-  std::int64_t bytes = 0;  ///< that all of them store
+  std::int64_t bytes = 0;         ///< that all of them store
+  std::int64_t source_bytes = 0;  ///< that the largest has, to read from
   DType from = DType::bf16, to = DType::bf16;
 };
 
@@ -57,7 +58,7 @@ Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& wo
 /// The same on devices: the pair's rates are those of kernels and copy engines that store into a gen rank's memory
 /// through `peers`, and of messages where there is a communicator. Rank r stores into the first gen rank from r mod G
 /// on that it reaches on another device, else on its own. What does not exist stays 0. `places`: places_of(world).
-/// Overwrites gen's arenas, of which the largest has `gen_arena_bytes`.
+/// Overwrites gen's arenas, of which the smallest has `gen_arena_bytes`.
 Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Control& world,
                            const transport::PeerMemory* peers, transport::Communicator* communicator, int lanes,
                            const Places& places, std::int32_t train_ranks, std::int64_t gen_arena_bytes, double seconds,

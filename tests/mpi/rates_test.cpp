@@ -150,7 +150,7 @@ TEST(HostRates, OfMessagesAreMeasuredOnAllLanes) {
   Noted communicator(transport::make_mpi_communicator({0, 1, 2, 3}, 0, 4));
   const kernels::ExecutionSpace space;
   const Places places{{0, 0, 1, 1}, {0, 1, 2, 3}};
-  const Rates rates = measure_rates(space, *world, communicator, 4, places, {2, 8 << 20}, kSeconds);
+  const Rates rates = measure_rates(space, *world, communicator, 4, places, {2, 8 << 20, 8 << 20}, kSeconds);
   expect_rate(rates.network);
   expect_rate(rates.memory);
   EXPECT_GE(rates.pair, rates.pair_message);
@@ -173,7 +173,8 @@ TEST(HostRates, OfOneHostAreThoseOfItsMemory) {
   const kernels::ExecutionSpace space;
   const Places places{{0, 0, 0, 0}, {0, 1, 2, 3}};
   for (const DType to : {DType::bf16, DType::f32}) {
-    const Rates rates = measure_rates(space, *world, *communicator, 1, places, {2, 1 << 20, DType::bf16, to}, 0.002);
+    const Rates rates =
+        measure_rates(space, *world, *communicator, 1, places, {2, 1 << 20, 1 << 18, DType::bf16, to}, 0.002);
     expect_rate(rates.memory);
     EXPECT_EQ(rates.pair, rates.memory / 2);
     EXPECT_GE(rates.memory, 2 * rates.pair_message);
