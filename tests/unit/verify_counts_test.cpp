@@ -10,6 +10,7 @@
 #include <set>
 #include <tuple>
 
+#include "verify/owners.hpp"
 #include "verify_world.hpp"
 
 namespace refit::verify {
@@ -129,6 +130,38 @@ TEST(VerifyCounts, ManyChunksFindWhatWasSpoilt) {
       EXPECT_EQ(result.kl.mean, at_once.kl.mean) << chunk_bytes;
     }
   }
+}
+
+/// 64 ranks with replicas of 400 tensors: every holder is known to one rank, and none knows more than a few shares.
+TEST(VerifyOwners, ShareTheLedgersOfAWorld) {
+  constexpr std::int32_t kRanks = 64;
+  constexpr std::int32_t kReplicated = 400;
+  std::vector<model::Tensor> tensors;
+  TableLayout layout(kRanks);
+  for (std::int32_t t = 0; t < kReplicated; ++t) {
+    model::Tensor& tensor = tensors.emplace_back();
+    tensor.index = t;
+    tensor.name = "t" + std::to_string(t);
+    tensor.shape = {2};
+    if (t % 2 == 1) tensor.scale_of = t - 1;
+    for (std::int32_t rank = 0; rank < kRanks; ++rank) {
+      layout.place(rank, layout.add_storage(rank, tensor.name, {2}, DType::bf16), t, Box::whole({2}), 0);
+    }
+  }
+  std::int64_t all = 0;
+  for (std::int32_t owner = 0; owner < kRanks; ++owner) {
+    const Ledger ledger(layout, tensors, 0,
+                        [&](const model::Tensor& tensor) { return owner_of(tensor, kRanks) == owner; });
+    std::int64_t held = 0;
+    for (const model::Tensor& tensor : tensors) {
+      for (const HeldBox& box : ledger.boxes(tensor.index)) held += std::ssize(ledger.holders(box));
+      if (tensor.scale_of < 0) continue;
+      EXPECT_EQ(ledger.boxes(tensor.index).empty(), ledger.boxes(tensor.scale_of).empty());
+    }
+    all += held;
+    EXPECT_LE(held, 6 * kReplicated);  // of 400 a rank on average
+  }
+  EXPECT_EQ(all, kRanks * kReplicated);
 }
 
 TEST(VerifyCounts, NanAndInfinitiesAreCountedOncePerTensor) {
