@@ -79,7 +79,7 @@ TEST(MpiExecutors, MoveEveryByte) {
   }
 }
 
-/// One holder and `replicas`, of tensors that are large enough to be cut between them.
+/// One holder and `replicas`.
 MeshLayout replicas(const std::vector<model::Tensor>& tensors, std::int64_t count, DType dtype) {
   MeshLayout layout;
   layout.tensors = tensors;
@@ -95,7 +95,7 @@ TEST(MpiExecutors, ReplicasFeedEachOther) {
   const auto world = transport::make_mpi_control();
   if (world->size() < 3) GTEST_SKIP() << "needs two replicas";
   model::Model model;
-  for (const Shape& shape : {Shape{1000, 700}, Shape{1, 3'000'000}, Shape{40}, Shape{3, 5, 90'001}}) {
+  for (const Shape& shape : {Shape{100, 70}, Shape{1, 30'000}, Shape{4}, Shape{3, 5, 901}}) {
     const auto index = static_cast<std::int32_t>(model.tensors.size());
     model.tensors.push_back({index, fmt::format("t{}", index), shape, DType::bf16, model::Role::final_norm, -1, -1});
   }
@@ -112,6 +112,8 @@ TEST(MpiExecutors, ReplicasFeedEachOther) {
   job.bulk = model.tensors;
   job.executor = ExecutorKind::direct;
   job.domain_ranks = destination.ranks();
+  job.striping.min_bytes = 100;
+  job.tuning.fan_out_chunk_bytes = 1000;
   run_and_expect(job, *world, "one holder, all others replicas");
 }
 
