@@ -106,7 +106,7 @@ def beside_wrong_data(suite):
     suite.check_code(ended, 1, "poison")
     result = suite.result("poison.json", ended)
     wrong, kl = result["verification"]["elements_wrong"], result["verification"]["kl"]
-    suite.check(kl.get("not_finite") == 1 and kl["max"] > 1000, f"{kl}", ended)
+    suite.check(kl.get("not_finite") == 1 and kl["max"] > 0, f"{kl}", ended)
     note = f"NaN or Inf in {wrong} elements of {kl['tensor']} on gen, as BF16, and in 0 elements on train"
     suite.check(said(result) == [note], f"{said(result)}", ended)
     suite.check("it says nothing of 1 matrix with NaN" in " ".join(ended.out.replace("#", " ").split()), "KL", ended)
