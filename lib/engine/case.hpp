@@ -144,7 +144,8 @@ struct RunSection {
   std::int64_t seed = 1;
   Update update = Update::perturb;
   Verify verify = Verify::every;
-  double timeout_seconds = 60;  ///< of one refit (its verification gets longer); 0 = none
+  double timeout_seconds = 60;  ///< of one refit; 0 = none, for no phase
+  double phase_seconds = 60;    ///< of every other phase, on top
   std::vector<std::string> inject;
   Strict strict_upstream = Strict::off;
 };

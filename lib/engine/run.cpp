@@ -10,7 +10,11 @@
 #include "engine/describe.hpp"
 #include "engine/engine.hpp"
 #include "engine/expect.hpp"
+#include "engine/findings.hpp"
 #include "engine/job.hpp"
+#include "engine/launch.hpp"
+#include "engine/limits.hpp"
+#include "engine/supervisor.hpp"
 #include "engine/together.hpp"
 #include "report/files.hpp"
 #include "report/printers.hpp"
@@ -136,105 +140,108 @@ void add(const verify::StepResult& step, const model::Model& model, report::Refi
   }
 }
 
-/// One process of `refit run`, from MPI_Init to the exit code.
+/// The main thread's part of one process of `refit run`, from MPI_Init to MPI_Finalize.
 class Run {
  public:
-  Run(const Case& c, const std::vector<std::string>& command)
+  Run(const Case& c, const std::vector<std::string>& command, Supervisor& supervisor, Findings& findings)
       : case_(c),
         command_(command),
+        supervisor_(supervisor),
+        progress_(supervisor.progress()),
+        limits_(limits_of(c)),
+        findings_(findings),
+        session_(&progress_),
         runtime_(session_.node_rank(), session_.node_size()),
-        world_(transport::make_mpi_control()),
-        result_(describe(c, command)) {
+        world_(transport::make_mpi_control(&progress_)) {
+    supervisor_.connect(*world_);
     log_to_stderr(session_.rank());
   }
+  ~Run() {
+    progress_.begin("finish", limits_.phase());
+    job_.reset();
+    progress_.begin_unprofiled("MPI_Finalize", limits_.phase());
+  }
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
 
-  int operator()() {
+  bool is_root() const { return session_.rank() == 0; }
+
+  /// True where the job came to its end; false where all ranks failed alike, which is in the findings.
+  bool operator()() {
     try {
+      progress_.begin("setup", limits_.phase());
       together(*world_, [&] {
-        if (session_.rank() == 0) check_outputs(case_);
-        outputs_checked_ = true;
-        setup_ = std::make_unique<Setup>(case_);
+        if (is_root()) check_outputs(case_);
+        findings_.may_write = true;
+        setup_ = std::make_shared<Setup>(case_);
         require_ranks(case_, session_.size());
       });
-      return refits();
+      refits();
+      return true;
     } catch (const CollectiveError& error) {
-      return fail_together(error);
+      fail_together(error);
+      return false;
     } catch (const Error& error) {
-      fail_alone(error.kind(), false, error.what());
+      supervisor_.fail(error.kind(), error.what());
     } catch (const std::bad_alloc&) {
-      fail_alone(ErrorKind::runtime, false, "out of memory");
+      supervisor_.fail(ErrorKind::runtime, "out of memory");
     } catch (const std::exception& error) {
-      fail_alone(ErrorKind::runtime, false, error.what());
+      supervisor_.fail(ErrorKind::runtime, error.what());
     }
   }
 
  private:
-  bool is_root() const { return session_.rank() == 0; }
+  const report::Result& result() const { return findings_.get(); }
 
-  int refits() {
-    result_ = describe(*setup_, command_);
-    if (is_root() && !result_.notes.empty()) spdlog::warn("{}", result_.notes.front());
+  void refits() {
+    report::Result known = describe(*setup_, command_);
+    if (is_root() && !known.notes.empty()) spdlog::warn("{}", known.notes.front());
     places_ = places_of(*world_);
-    result_.environment.ranks = gather_ranks(*world_, *setup_, places_);
+    known.environment.ranks = gather_ranks(*world_, *setup_, places_);
+    findings_.edit([&](report::Result& all) { all = known; });
     require_ranks_per_device();
-    if (is_root()) report::print_header(std::cout, result_);
-    job_ = std::make_unique<Job>(session_, *world_, space_, *setup_, places_);
+    if (is_root()) report::print_header(std::cout, known);
+    supervisor_.name_tensors([setup = setup_](std::int32_t index) {
+      return setup->model.tensors.at(static_cast<std::size_t>(index)).name;
+    });
+    job_ = std::make_unique<Job>(session_, *world_, space_, *setup_, places_, progress_);
     Job& job = *job_;
-    Watchdog watchdog(session_.rank(), setup_->model, job.progress(),
-                      [this](const std::string& text) { fail_alone(ErrorKind::runtime, true, text); });
-    job.prepare(result_);
+    job.prepare(known);
+    findings_.edit([&](report::Result& all) { all = std::move(known); });
     if (is_root()) report::print_step_heading(std::cout);
     const std::int64_t last = case_.run.warmup + case_.run.steps;
     for (std::int64_t number = 1; number <= last; ++number) {
-      watchdog.arm(case_.run.timeout_seconds);
       report::Refit refit = job.refit(number);
-      watchdog.disarm();
-      const bool verifies = case_.run.verify == Verify::every || (case_.run.verify == Verify::last && number == last);
-      if (verifies) {
-        watchdog.arm(verification_limit());
-        const verify::StepResult step = job.verify(number);
-        watchdog.disarm();
-        add(step, setup_->model, refit, result_);
-      }
-      if (is_root()) report::print_step(std::cout, result_, refit);
-      result_.refits.push_back(std::move(refit));
+      std::optional<verify::StepResult> step;  // what is found is rank 0's to keep
+      if (case_.run.verify == Verify::every || (case_.run.verify == Verify::last && number == last))
+        step = job.verify(number);
+      if (!is_root()) continue;
+      findings_.edit([&](report::Result& all) {
+        if (step) add(*step, setup_->model, refit, all);
+        all.refits.push_back(std::move(refit));
+      });
+      progress_.begin_unprofiled("print", limits_.phase());
+      report::print_step(std::cout, result(), result().refits.back());
     }
-    if (result_.m2n) result_.m2n->library_bytes_max = job.library_bytes();
+    if (result().m2n) {
+      const std::int64_t bytes = job.library_bytes();
+      findings_.edit([&](report::Result& all) { all.m2n->library_bytes_max = bytes; });
+    }
     job.dump();
-    return finish();
-  }
-
-  /// A refit's limit, and time to read every weight at a slow machine's pace: verification is not what is measured.
-  double verification_limit() const {
-    constexpr double kSlowBytesPerSecond = 1e8;
-    if (case_.run.timeout_seconds <= 0) return 0;
-    const double stored = static_cast<double>(result_.memory->train_bytes_max * case_.train_ranks() +
-                                              result_.memory->gen_bytes_max * case_.gen_ranks());
-    return case_.run.timeout_seconds + stored / kSlowBytesPerSecond;
-  }
-
-  int finish() {
-    if (const auto sync = report::summarise(report::weight_sync_samples(result_));
-        sync && result_.bound && result_.bound->seconds) {
-      result_.efficiency = *result_.bound->seconds / sync->median;
-    }
-    judge(*setup_, result_);
-    together(*world_, [&] {
-      if (!is_root()) return;
-      report::print_summary(std::cout, result_);
-      write_outputs(case_, result_);
+    if (!is_root()) return;
+    findings_.edit([&](report::Result& all) {
+      if (const auto sync = report::summarise(report::weight_sync_samples(all)); sync && all.bound && all.bound->seconds)
+        all.efficiency = *all.bound->seconds / sync->median;
+      judge(*setup_, all);
     });
-    return result_.exit_code;
   }
 
-  /// All ranks threw the same error and are in step: rank 0 speaks and writes, MPI ends in good order.
-  int fail_together(const Error& error) {
-    const int code = judge_error(case_, error.kind(), false, error.what(), result_);
-    if (job_) result_.error->phase = job_->progress().phase;
-    if (!is_root()) return code;
-    spdlog::error("{}: {}", code == 0 ? "as expected" : "error", error.what());
-    write_failure();
-    return code;
+  /// All ranks threw the same error and are in step: rank 0 will report it once MPI has ended in good order.
+  void fail_together(const Error& error) {
+    const std::string phase = job_ ? transport::phase_of(progress_.where()) : "";
+    findings_.edit([&](report::Result& all) {
+      judge_failure(case_, {Ending::error, error.kind(), -1, phase, error.what(), 0}, all);
+    });
   }
 
   /// The most ranks that share a device must be as many as the case says.
@@ -242,7 +249,7 @@ class Run {
     const std::int64_t wanted = case_.run.ranks_per_device;
     if (wanted == 0) return;
     std::map<std::pair<std::string, std::string>, std::int64_t> ranks;
-    for (const report::RankInfo& rank : result_.environment.ranks) ++ranks[{rank.host, rank.device}];
+    for (const report::RankInfo& rank : result().environment.ranks) ++ranks[{rank.host, rank.device}];
     const auto most =
         std::max_element(ranks.begin(), ranks.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
     if (most->second == wanted) return;
@@ -250,44 +257,57 @@ class Run {
                                                         most->second, most->first.second, most->first.first, wanted));
   }
 
-  /// Only this rank (as far as it knows) has failed: it writes the results and takes the others down.
-  [[noreturn]] void fail_alone(ErrorKind kind, bool timeout, const std::string& message) {
-    const int code = judge_error(case_, kind, timeout, message, result_);
-    result_.error->rank = session_.rank();
-    if (job_) result_.error->phase = job_->progress().phase;
-    // Of other ranks the log's pattern says the rank.
-    spdlog::error("{}{}{}", is_root() ? "rank 0: " : "", code == 0 ? "as expected: " : "", message);
-    write_failure();
-    transport::MpiSession::abort(code);
-  }
-
-  void write_failure() {
-    if (!outputs_checked_) return;
-    try {
-      write_outputs(case_, result_);
-    } catch (const std::exception& error) {
-      spdlog::error("the results could not be written: {}", error.what());
-    }
-  }
-
   const Case& case_;
   const std::vector<std::string>& command_;
+  Supervisor& supervisor_;
+  transport::Progress& progress_;
+  const Limits limits_;
+  Findings& findings_;
   transport::MpiSession session_;
   kernels::Runtime runtime_;
   kernels::ExecutionSpace space_;
   std::unique_ptr<transport::Control> world_;
-  report::Result result_;
-  std::unique_ptr<Setup> setup_;
+  std::shared_ptr<Setup> setup_;  ///< the supervisor's too: it names tensors
   Places places_;
   std::unique_ptr<Job> job_;
-  bool outputs_checked_ = false;  ///< only then may a failure write to them
 };
+
+/// The supervisor's report of a failure that not all ranks have seen; its exit code.
+int report_failure(const Case& c, const Findings& findings, const Failure& failure) {
+  report::Result result = findings.copy();
+  const int code = judge_failure(c, failure, result);
+  say(fmt::format("{}{}{}", failure.rank < 0 ? "" : fmt::format("rank {}: ", failure.rank),
+                  code == 0 ? "as expected: " : "", failure.message));
+  if (!findings.may_write) return code;
+  try {
+    write_outputs(c, result);
+    return code;
+  } catch (const std::exception& error) {
+    say(fmt::format("the results could not be written: {}", error.what()));
+    return static_cast<int>(ErrorKind::runtime);
+  }
+}
+
+/// Rank 0's last words: what the job has come to. MPI has ended.
+int conclude(const Case& c, const Findings& findings, bool complete) {
+  const report::Result& result = findings.get();
+  if (!complete) spdlog::error("{}: {}", result.exit_code == 0 ? "as expected" : "error", result.error->message);
+  int code = result.exit_code;
+  try {
+    if (findings.may_write) write_outputs(c, result);
+  } catch (const std::exception& error) {
+    spdlog::error("the results could not be written: {}", error.what());
+    code = static_cast<int>(ErrorKind::runtime);
+  }
+  if (complete) report::print_summary(std::cout, result);
+  return code;
+}
 
 }  // namespace
 
 int refuse(const Case& c, const std::vector<std::string>& command, const Error& error, bool writes) {
   report::Result result = describe(c, command);
-  const int code = judge_error(c, error.kind(), false, error.what(), result);
+  const int code = judge_failure(c, {Ending::error, error.kind(), -1, "", error.what(), 0}, result);
   if (!writes) return code;
   try {
     check_files(c);
@@ -298,6 +318,31 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
   return code;
 }
 
-int run(const Case& c, const std::vector<std::string>& command) { return Run(c, command)(); }
+int run(const Case& c, const std::vector<std::string>& command) {
+  const Limits limits = limits_of(c);
+  Findings findings(describe(c, command));
+  const Launch launch = read_launch();
+  const std::unique_ptr<Board> board = Board::join(launch);
+  Supervisor supervisor(*board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),
+                        {[&](const Failure& failure) { return report_failure(c, findings, failure); },
+                         transport::MpiSession::abort});
+  supervisor.progress().begin_unprofiled("MPI_Init", limits.phase());
+  bool complete = false;
+  bool is_root = false;
+  {
+    Run run(c, command, supervisor, findings);
+    is_root = run.is_root();
+    complete = run();
+  }
+  if (!is_root) {
+    supervisor.ended();
+    return 0;  // the launcher would end rank 0 before it has reported
+  }
+  supervisor.progress().begin_unprofiled("wait for all ranks to end", limits.phase());
+  supervisor.await_others();
+  supervisor.progress().begin_unprofiled("report", limits.phase());
+  supervisor.conclude();
+  return conclude(c, findings, complete);
+}
 
 }  // namespace refit::engine

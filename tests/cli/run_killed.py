@@ -40,7 +40,7 @@ def started(suite, executor, folder, timeout):
     """A running job that has come to its steps, and what it has printed so far."""
     job = suite.start(
         4, "run", "--checkpoint", suite.checkpoint("qwen3"), "--train", "TP2", "--gen", "TP2", "--executor", executor,
-        "--steps", STEPS, "--timeout", timeout, "--json", os.path.join(folder, "result.json"),
+        "--steps", STEPS, "--timeout", timeout, "--set", "run.phase_seconds=4", "--json", os.path.join(folder, "result.json"),
         "--csv", os.path.join(folder, "result.csv"), "--dump-gen", os.path.join(folder, "dumps"),
     )  # fmt: skip
     printed = ""
@@ -80,19 +80,22 @@ def strike(suite, executor, blow, timeout):
 
 
 def killed(suite):
-    """The launcher ends the others; no rank of refit had time to write a result."""
+    """The others say so before the launcher ends them."""
     for executor in ("direct", "p2p", "golden"):
-        _, folder = strike(suite, executor, signal.SIGKILL, 60)
-        left = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
-        suite.check(not [name for name in left if not name.endswith(".tmp")], f"{executor}: {left} were written")
+        ended, folder = strike(suite, executor, signal.SIGKILL, 60)
+        suite.check(re.search(rf"^refit: rank {VICTIM}: rank {VICTIM} \(host \S+, pid \d+\) has died in phase ", ended.err, re.MULTILINE),
+                    f"{executor}: nobody says who died", ended)  # fmt: skip
+        result = suite.result(os.path.join(folder, "result.json"), ended)
+        suite.check(result.get("status") == "error", f"{executor}: status {result.get('status')}", ended)
+        suite.check(len(result.get("weight_sync", {}).get("samples", [])) >= 2, f"{executor}: no samples", ended)
 
 
 def stopped(suite):
     """The others wait for a rank that does not move: their timeout ends all, with a result that says so."""
     for executor in ("direct", "p2p"):
         ended, folder = strike(suite, executor, signal.SIGSTOP, 3)
-        # A verification gets a little more time than a refit.
-        named = re.search(r"timeout: no end after 3(\.\d+)? s", ended.err)
+        # Other phases get a little more time than a refit.
+        named = re.search(rf"timeout: no end after [37](\.\d+)? s: rank {VICTIM} \(host \S+, pid \d+\) is stopped in ", ended.err)
         suite.check(named is not None, f"{executor}: nobody names the timeout", ended)
         result = suite.result(os.path.join(folder, "result.json"), ended)
         suite.check(result["status"] == "error", f"{executor}: status {result['status']}", ended)

@@ -1,0 +1,135 @@
+"""What befalls one of four ranks, at every place of a run: all is over soon, with one verdict that names the rank.
+
+    run_drill.py --refit EXE --engines engines.tar.xz --inputs FOLDER --work FOLDER TOOL
+
+A part of the drills runs; with REFIT_DRILL_ALL=1 in the environment every place x action x executor. Prints one line per
+drill: what was done, seconds, exit code, JSON's status, who was named.
+"""
+
+import collections
+import concurrent.futures
+import glob
+import os
+import re
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from job import Suite  # noqa: E402
+
+RANKS = 4
+LIMIT = 15.0  # seconds from the blow to the job's end
+AT_ONCE = 3
+TIMEOUT, ON_TOP = 2, 3  # seconds of refits, and of other phases on top
+# Where, and how often the place is passed before: the second refit's.
+BEFORE_MPI = ["process", "MPI_Init"]
+PREPARE = ["setup", "prepare", "allocate", "probe", "load", "plan", "verify"]
+REFIT = ["update", "barrier", "bulk", "misc", "finalize", "wait for all ranks"]
+END = ["dump", "finish", "MPI_Finalize", "finalized"]
+PLACES = [(place, 1) for place in BEFORE_MPI + PREPARE] + [(place, 2) for place in REFIT] + [("verify", 3)] + [
+    (place, 1) for place in END]  # fmt: skip
+EXECUTORS = ["p2p", "direct", "golden"]
+Drill = collections.namedtuple("Drill", "place n action executor rank")
+
+
+def legal(drill):
+    # A signal that comes before refit's own code has its usual effect; what is over is not interrupted.
+    return drill.action != "term" or drill.place not in ("process", "finalized")
+
+
+def all_drills():
+    for executor in EXECUTORS:
+        for place, n in PLACES:
+            for action in ("kill", "stop", "term", "delay"):
+                yield Drill(place, n, action, executor, 3 if executor == "p2p" else 1)
+
+
+def some_drills():
+    """Every place once with a stop, the executors in turn; the other actions at a few places; rank 0 too."""
+    for i, (place, n) in enumerate(PLACES):
+        yield Drill(place, n, "stop", EXECUTORS[i % 3], 3 if i % 2 else 1)
+    for place, n, action, executor, rank in [
+        ("load", 1, "kill", "p2p", 3), ("bulk", 2, "kill", "golden", 2), ("MPI_Finalize", 1, "kill", "p2p", 1),
+        ("MPI_Init", 1, "term", "p2p", 1), ("plan", 1, "term", "direct", 0), ("misc", 2, "term", "p2p", 3),
+        ("dump", 1, "term", "golden", 2), ("process", 1, "delay", "p2p", 2), ("bulk", 2, "delay", "direct", 2),
+        ("misc", 2, "delay", "p2p", 3), ("update", 2, "delay", "golden", 0), ("bulk", 2, "stop", "p2p", 0),
+    ]:  # fmt: skip
+        yield Drill(place, n, action, executor, rank)
+
+
+def shared_names():
+    return set(glob.glob(f"/dev/shm/refit-{os.getuid()}-*"))
+
+
+def strike(suite, drill):
+    name = "-".join(map(str, drill)).replace(" ", "_")
+    json, dumps = suite.path(f"{name}.json"), suite.path(f"{name}.dumps")
+    delay = f":{4 * LIMIT}" if drill.action == "delay" else ""
+    (tool,) = map(os.path.abspath, suite.rest)
+    words = [f"REFIT_DRILL={drill.rank}:{drill.place}:{drill.n}:{drill.action}{delay}", f"LD_PRELOAD={tool}"]
+    words += [f"{variable}={tool}" for variable in ("KOKKOS_PROFILE_LIBRARY", "KOKKOS_TOOLS_LIBS")]
+    job = suite.start(
+        RANKS, "run", "--model", "qwen3-0.6b-small", "--layers", 2, "--train", "TP2", "--gen", "TP2", "--bulk", "ffn",
+        "--executor", drill.executor, "--steps", 2, "--warmup", 0, "--timeout", TIMEOUT, "--set",
+        f"run.phase_seconds={ON_TOP}", "--json", json, "--dump-gen", dumps, "--force", within=("env", *words),
+    )  # fmt: skip
+    ended = job.wait(4 * LIMIT)
+    begin = time.monotonic()
+    while job.pids() and time.monotonic() - begin < LIMIT:
+        time.sleep(0.1)
+    return name, ended, job.pids(), json
+
+
+def check(suite, drill, name, ended, left, json):
+    blow = re.search(rf"^drill: rank {drill.rank} pid (\d+): ", ended.err, re.MULTILINE)
+    if not suite.check(blow, f"{name}: nothing befell rank {drill.rank}", ended):
+        return
+    codes = {"kill": (3, 128 + signal.SIGKILL), "term": (3,)}.get(drill.action, (3,))
+    suite.check(ended.code in codes, f"{name}: exit code {ended.code}, not of {codes}", ended)
+    # The start of the job counts too: machines that are busy get no more than that.
+    suite.check(ended.seconds < 2 * LIMIT, f"{name}: took {ended.seconds:.1f} s", ended)
+    suite.check(not left, f"{name}: processes {left} remain", ended)
+    suite.check(not re.search(r"^(OK|FAILED)", ended.out, re.MULTILINE), f"{name}: a verdict on stdout", ended)
+    who = rf"rank {drill.rank} \(host \S+, pid {blow[1]}\)"
+    if drill.place == "process":
+        who = rf"rank {drill.rank}\b.*"
+    wanted = {
+        "kill": rf"^refit: .*{who} has died",
+        "stop": rf"^refit: .*{who} (is stopped|has not started)",
+        "term": rf"^refit: rank {drill.rank}: interrupted by SIGTERM in phase ",
+        "delay": rf"^refit: .*no end after [\d.]+ s: .*{who} (is|waits for others|has not started)",
+    }[drill.action]
+    named = re.search(wanted, ended.err, re.MULTILINE)
+    suite.check(named, f"{name}: not named: {wanted}", ended)
+    verdicts = re.findall(r"^refit: .*(?:timeout: |interrupted by |has died).*", ended.err, re.MULTILINE)
+    suite.check(len(verdicts) == 1, f"{name}: {len(verdicts)} verdicts", ended)
+    status = ""
+    if drill.place not in BEFORE_MPI + ["setup"]:
+        result = suite.result(json, ended)
+        status = result.get("status")
+        suite.check(status == ("interrupted" if drill.action == "term" else "error"), f"{name}: status {status}", ended)
+        error = result.get("error", {})
+        suite.check(error.get("rank") == drill.rank, f"{name}: JSON's error: {error}", ended)
+        kind = {"kill": "runtime", "term": "interrupted"}.get(drill.action, "timeout")
+        suite.check(error.get("kind") == kind and result.get("exit_code") == 3, f"{name}: JSON's error: {error}", ended)
+    print(f"{drill.executor:7} {drill.place:18} {drill.action:6} rank {drill.rank}: {ended.seconds:5.1f} s, exit code "
+          f"{ended.code}, {status or '-':11} {verdicts[0][7:] if verdicts else 'nobody'}", flush=True)  # fmt: skip
+
+
+def drills(suite):
+    complete = os.environ.get("REFIT_DRILL_ALL", "") not in ("", "0")
+    chosen = [drill for drill in (all_drills() if complete else some_drills()) if legal(drill)]
+    before = shared_names()
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        for drill, outcome in zip(chosen, pool.map(lambda one: strike(suite, one), chosen)):
+            check(suite, drill, *outcome)
+    # Other jobs come and go at the same time.
+    left, begin = shared_names() - before, time.monotonic()
+    while left and time.monotonic() - begin < LIMIT:
+        time.sleep(0.1)
+        left &= shared_names()
+    suite.check(not left, f"{left} remain in shared memory")
+
+
+Suite(__doc__).main(drills)
