@@ -86,9 +86,8 @@ std::vector<Key> make_keys() {
               MEMBER(run.seed)),
       word("run.update", "What happens to the train weights before each refit.", MEMBER(run.update)),
       word("run.verify", "Which refits are verified.", MEMBER(run.verify)),
-      number("run.timeout_seconds", 0, 1e6, "seconds",
-             "Longest time of one refit; 0 = none, and no phase has a limit.", MEMBER(run.timeout_seconds),
-             "--timeout"),
+      number("run.timeout_seconds", 0, 1e6, "seconds", "Longest time of one refit; 0 = none, and no phase has a limit.",
+             MEMBER(run.timeout_seconds), "--timeout"),
       number("run.phase_seconds", 0, 1e6, "seconds",
              "What every phase outside refits (start, probing, loading, verifying, dumping, end, ...) has on top of "
              "run.timeout_seconds, beside time for its bytes.",

@@ -6,7 +6,6 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <algorithm>
-#include <cstdlib>
 
 #include "app/case_keys.hpp"
 #include "app/case_reader.hpp"
@@ -15,6 +14,7 @@
 #include "app/text.hpp"
 #include "core/error.hpp"
 #include "engine/engine.hpp"
+#include "engine/launch.hpp"
 
 namespace refit::app {
 namespace {
@@ -283,12 +283,7 @@ int dispatch(const std::string& command, Arguments& a, const std::vector<std::st
 
 }  // namespace
 
-bool is_first_rank() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
-    if (const char* rank = std::getenv(name)) return std::string_view(rank) == "0";
-  }
-  return true;
-}
+bool is_first_rank() { return engine::read_launch().rank == 0; }
 
 int execute(const std::vector<std::string>& arguments) {
   Arguments a;

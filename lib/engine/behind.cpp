@@ -84,10 +84,9 @@ std::vector<Sight> behind(const std::vector<Sight>& all) {
   }
   std::vector<Sight> running = in_state(all, {State::running});
   if (running.empty()) return running;
-  const std::int64_t fewest =
-      std::min_element(running.begin(), running.end(), [](const Sight& a, const Sight& b) {
-        return a.collectives < b.collectives;
-      })->collectives;
+  const std::int64_t fewest = std::min_element(running.begin(), running.end(), [](const Sight& a, const Sight& b) {
+                                return a.collectives < b.collectives;
+                              })->collectives;
   std::erase_if(running, [&](const Sight& sight) { return sight.collectives > fewest; });
   narrow(running, [](const Sight& sight) { return !sight.waiting; });
   narrow(running, [](const Sight& sight) { return sight.thread == 'D'; });
@@ -106,6 +105,8 @@ std::string place_of(const Sight& sight, const TensorName& name) {
 }
 
 std::string who(const Sight& sight) {
+  if (sight.state == Sight::State::absent && sight.rank >= 0)
+    return fmt::format("rank {} (host {})", sight.rank, sight.host);
   if (sight.rank < 0) return fmt::format("local rank {} of host {}", sight.local_rank, sight.host);
   return fmt::format("rank {} (host {}, pid {})", sight.rank, sight.host, sight.pid);
 }

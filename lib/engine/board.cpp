@@ -66,7 +66,7 @@ std::unique_ptr<Board> Board::join(const Launch& launch) {
 
 Board::Board(int slots) : slots_(slots) {
   if (slots == 0) return;
-  contents_ = new (::operator new(bytes(slots), std::align_val_t{alignof(Contents)})) Contents;
+  contents_ = new (::operator new (bytes(slots), std::align_val_t{alignof(Contents)})) Contents;
   for (int i = 1; i < slots; ++i) new (&contents_->slots[i]) Slot;
 }
 
@@ -89,8 +89,8 @@ bool Board::map_shared(const std::string& path) {
       return false;
     }
     struct stat status {};
-    const bool usable = fstat(file, &status) == 0 && status.st_nlink > 0 &&
-                        status.st_size == static_cast<off_t>(bytes(slots_));
+    const bool usable =
+        fstat(file, &status) == 0 && status.st_nlink > 0 && status.st_size == static_cast<off_t>(bytes(slots_));
     if (!usable) {  // somebody has taken it away or has not filled it yet
       ::close(file);
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -113,7 +113,7 @@ bool Board::map_shared(const std::string& path) {
 Board::~Board() {
   if (contents_ == nullptr) return;
   if (!shared_) {
-    ::operator delete(contents_, std::align_val_t{alignof(Contents)});
+    ::operator delete (contents_, std::align_val_t{alignof(Contents)});
     return;
   }
   remove_name();

@@ -22,7 +22,7 @@ enum class Life : std::int32_t {
 
 struct alignas(64) Slot {
   std::atomic<Life> life{Life::absent};
-  std::atomic<std::int32_t> rank{-1};             ///< in the world
+  std::atomic<std::int32_t> rank{-1};  ///< in the world
   std::atomic<std::int64_t> pid{0};
   std::atomic<std::int64_t> started{0};           ///< when, in the kernel's ticks: tells a process from a later one
   std::atomic<std::int64_t> pid_namespace{0};     ///< in which the pid means something

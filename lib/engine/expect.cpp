@@ -124,11 +124,11 @@ int judge_failure(const Case& c, const Failure& failure, report::Result& result)
                                  failure.message, std::nullopt, failure.phase};
   if (failure.rank >= 0) result.error->rank = failure.rank;
   result.exit_code = as_expected ? 0 : static_cast<int>(failure.kind);
-  result.status = as_expected                                ? report::Status::passed
-                  : interrupted                              ? report::Status::interrupted
-                  : failure.kind == ErrorKind::data          ? report::Status::failed
-                  : failure.kind == ErrorKind::unavailable   ? report::Status::waived
-                                                             : report::Status::error;
+  result.status = as_expected                              ? report::Status::passed
+                  : interrupted                            ? report::Status::interrupted
+                  : failure.kind == ErrorKind::data        ? report::Status::failed
+                  : failure.kind == ErrorKind::unavailable ? report::Status::waived
+                                                           : report::Status::error;
   return result.exit_code;
 }
 

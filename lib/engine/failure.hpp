@@ -9,7 +9,8 @@
 namespace refit::engine {
 
 enum class Ending : std::uint8_t {
-  error,
+  error,        ///< that a rank has seen itself
+  death,        ///< a process is no more
   timeout,      ///< a phase took longer than it may
   interruption  ///< a signal told the job to end
 };
@@ -17,7 +18,7 @@ enum class Ending : std::uint8_t {
 struct Failure {
   Ending ending = Ending::error;
   ErrorKind kind = ErrorKind::runtime;
-  int rank = -1;      ///< world rank that failed, died, got the signal, or that the others waited for; -1: none is known
+  int rank = -1;  ///< world rank that failed, died, got the signal, or that the others waited for; -1: none is known
   std::string phase;  ///< in which it was
   std::string message;
   double seconds = 0;  ///< of a timeout: the limit

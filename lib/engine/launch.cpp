@@ -61,8 +61,8 @@ Launch read_launch() {
   const auto rank = first({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"});
   if (!rank) return launch;
   launch.rank = *rank;
-  launch.size = std::max(*rank + 1, first({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"})
-                                        .value_or(1));
+  launch.size = std::max(
+      *rank + 1, first({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"}).value_or(1));
   const auto local_rank = first({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"});
   auto local_size = first({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"});
   if (!local_size) local_size = slurm_tasks();

@@ -7,9 +7,9 @@
 
 namespace refit::engine {
 
-/// A refit has `timeout_seconds`. Every other phase (start, MPI's own, allocating, probing, loading, planning, verifying,
-/// dumping, the end) is not what is measured: it has `phase_seconds` on top, and time for its bytes at a slow machine's
-/// pace. While loading moves the time begins anew.
+/// A refit has `timeout_seconds`. Every other phase (start, MPI's own, allocating, probing, loading, planning,
+/// verifying, dumping, the end) is not what is measured: it has `phase_seconds` on top, and time for its bytes at a
+/// slow machine's pace. While loading moves the time begins anew.
 struct Limits {
   static constexpr double kSlowBytesPerSecond = 1e8;
 

@@ -159,7 +159,8 @@ std::pair<std::string, int> measure(const ProbeOptions& options, Supervisor& sup
 }
 
 int report_failure(const Failure& failure) {
-  say(fmt::format("{}error: {}", failure.rank < 0 ? "" : fmt::format("rank {}: ", failure.rank), failure.message));
+  const bool own = failure.ending == Ending::error || failure.ending == Ending::interruption;
+  say(fmt::format("{}error: {}", own ? fmt::format("rank {}: ", failure.rank) : "", failure.message));
   return static_cast<int>(failure.kind);
 }
 

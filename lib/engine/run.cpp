@@ -201,9 +201,8 @@ class Run {
     findings_.edit([&](report::Result& all) { all = known; });
     require_ranks_per_device();
     if (is_root()) report::print_header(std::cout, known);
-    supervisor_.name_tensors([setup = setup_](std::int32_t index) {
-      return setup->model.tensors.at(static_cast<std::size_t>(index)).name;
-    });
+    supervisor_.name_tensors(
+        [setup = setup_](std::int32_t index) { return setup->model.tensors.at(static_cast<std::size_t>(index)).name; });
     job_ = std::make_unique<Job>(session_, *world_, space_, *setup_, places_, progress_);
     Job& job = *job_;
     job.prepare(known);
@@ -230,7 +229,8 @@ class Run {
     job.dump();
     if (!is_root()) return;
     findings_.edit([&](report::Result& all) {
-      if (const auto sync = report::summarise(report::weight_sync_samples(all)); sync && all.bound && all.bound->seconds)
+      if (const auto sync = report::summarise(report::weight_sync_samples(all));
+          sync && all.bound && all.bound->seconds)
         all.efficiency = *all.bound->seconds / sync->median;
       judge(*setup_, all);
     });
@@ -276,8 +276,10 @@ class Run {
 int report_failure(const Case& c, const Findings& findings, const Failure& failure) {
   report::Result result = findings.copy();
   const int code = judge_failure(c, failure, result);
-  say(fmt::format("{}{}{}", failure.rank < 0 ? "" : fmt::format("rank {}: ", failure.rank),
-                  code == 0 ? "as expected: " : "", failure.message));
+  // What others saw of a rank names it itself.
+  const bool own = failure.ending == Ending::error || failure.ending == Ending::interruption;
+  say(fmt::format("{}{}{}", own ? fmt::format("rank {}: ", failure.rank) : "", code == 0 ? "as expected: " : "",
+                  failure.message));
   if (!findings.may_write) return code;
   try {
     write_outputs(c, result);
@@ -323,9 +325,9 @@ int run(const Case& c, const std::vector<std::string>& command) {
   Findings findings(describe(c, command));
   const Launch launch = read_launch();
   const std::unique_ptr<Board> board = Board::join(launch);
-  Supervisor supervisor(*board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),
-                        {[&](const Failure& failure) { return report_failure(c, findings, failure); },
-                         transport::MpiSession::abort});
+  Supervisor supervisor(
+      *board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),
+      {[&](const Failure& failure) { return report_failure(c, findings, failure); }, transport::MpiSession::abort});
   supervisor.progress().begin_unprofiled("MPI_Init", limits.phase());
   bool complete = false;
   bool is_root = false;

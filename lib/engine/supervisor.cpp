@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 #include <sstream>
+#include <utility>
 
 #include "engine/process.hpp"
 
@@ -24,6 +25,8 @@ constexpr std::int64_t kPatience = 3 * kSecond;
 constexpr std::int64_t kReport = 10 * kSecond;
 /// How often a host's ranks are told to rank 0, and how long after the end of all that it sees it waits for others.
 constexpr std::int64_t kTelling = kSecond / 2;
+/// So long after a signal rank 0 listens whether a rank has died on another host: then that is why.
+constexpr std::int64_t kHearing = 3 * kSecond / 10;
 constexpr std::int64_t kFarewell = 5 * kSecond;
 /// A supervisor that did not run for so long counts none of the time.
 constexpr std::int64_t kAbsence = kSecond;
@@ -36,8 +39,12 @@ sigset_t our_signals() {
 }
 
 Failure failure_of(const PostedFailure& posted) {
-  return {static_cast<Ending>(posted.ending), static_cast<ErrorKind>(posted.kind), posted.rank,
-          posted.phase,                       posted.message,                      posted.seconds};
+  return {static_cast<Ending>(posted.ending),
+          static_cast<ErrorKind>(posted.kind),
+          posted.rank,
+          posted.phase,
+          posted.message,
+          posted.seconds};
 }
 
 template <std::size_t N>
@@ -128,8 +135,7 @@ void Supervisor::connect(transport::Control& world) {
   world.barrier();
   board_.close();
   bool has_root = false;
-  for (int i = 0; i < board_.slots(); ++i)
-    has_root |= board_.slot(i).life != Life::absent && board_.slot(i).rank == 0;
+  for (int i = 0; i < board_.slots(); ++i) has_root |= board_.slot(i).life != Life::absent && board_.slot(i).rank == 0;
   if (world.max(std::int64_t{has_root ? 0 : 1}) == 0) return;
   transport::Control::Bytes bytes;
   if (world.rank() == 0) {
@@ -306,6 +312,7 @@ bool Supervisor::root_hears() const {
 
 void Supervisor::step() {
   if (connected_) talk();
+  if (signal_ != 0) after_signal();
   const Verdict verdict = board_.verdict();
   if (verdict != Verdict::none) return follow(verdict);
   if (is_acting() && now_ns() >= quiet_until_) look_for_trouble();
@@ -317,7 +324,7 @@ void Supervisor::look_for_trouble() {
     looked_ = now;
     for (const Sight& sight : sights()) {
       if (sight.state != Sight::State::dead) continue;
-      claim({Ending::error, ErrorKind::runtime, sight.rank, sight.phase, describe(sight, tensor_name()), 0});
+      claim({Ending::death, ErrorKind::runtime, sight.rank, sight.phase, describe(sight, tensor_name()), 0});
       return;
     }
   }
@@ -395,24 +402,44 @@ void Supervisor::report_failure() {
   how_.end(board_.code());
 }
 
+/// The first to come of several, or one that comes when the others have been ended already.
+bool Supervisor::is_alone() const {
+  if (board_.closed() || board_.slots() == 1) return false;
+  for (int i = 0; i < board_.slots(); ++i) {
+    if (i != local_rank_ && board_.slot(i).life != Life::absent) return false;
+  }
+  return true;
+}
+
 void Supervisor::on_signal(int number) {
   const Verdict verdict = board_.verdict();
-  if (verdict == Verdict::none) {
+  if (verdict == Verdict::reported) _exit(board_.code());
+  if (verdict != Verdict::none || signal_ != 0) return;
+  signal_ = number;
+  signal_at_ = now_ns();
+  after_signal();
+}
+
+void Supervisor::after_signal() {
+  const std::int64_t since = now_ns() - signal_at_;
+  if (is_alone()) {
+    // A process that was stopped before it came wakes up to be ended: the verdict has been given without it.
+    if (since > kSecond) _exit(static_cast<int>(ErrorKind::runtime));
+  } else if (!listener_ || since > kHearing) {
     // A launcher ends the others of a job in which one has died: that is why, then.
     for (const Sight& sight : sights()) {
       if (sight.state != Sight::State::dead) continue;
-      claim({Ending::error, ErrorKind::runtime, sight.rank, sight.phase, describe(sight, tensor_name()), 0});
+      claim({Ending::death, ErrorKind::runtime, sight.rank, sight.phase, describe(sight, tensor_name()), 0});
       return;
     }
     const Sight me = sight_of(board_.slot(local_rank_), local_rank_, host_name(), false);
-    claim({Ending::interruption, ErrorKind::runtime, rank_, me.phase,
-           fmt::format("interrupted by {} in {}", number == SIGINT    ? "SIGINT"
-                                                  : number == SIGTERM ? "SIGTERM"
-                                                                      : "SIGHUP",
-                       place_of(me, tensor_name())),
-           0});
-  } else if (verdict == Verdict::reported) {
-    _exit(board_.code());
+    const int number = std::exchange(signal_, 0);
+    const char* name = number == SIGINT ? "SIGINT" : number == SIGTERM ? "SIGTERM" : "SIGHUP";
+    std::string message = fmt::format("interrupted by {} in {}", name, place_of(me, tensor_name()));
+    std::vector<Sight> missing = sights();
+    std::erase_if(missing, [](const Sight& sight) { return sight.state != Sight::State::absent; });
+    if (!missing.empty()) message += "; " + describe(missing, tensor_name());
+    claim({Ending::interruption, ErrorKind::runtime, rank_, me.phase, message, 0});
   }
 }
 

@@ -71,6 +71,8 @@ class Supervisor {
   void follow(Verdict verdict);
   void report_failure();
   void on_signal(int number);
+  void after_signal();
+  bool is_alone() const;
   void forgive(std::int64_t nanoseconds);
   bool is_acting() const;
   bool is_fresh(int i) const;
@@ -96,15 +98,17 @@ class Supervisor {
   int wake_ = -1;     ///< file descriptor of an event
   int signals_ = -1;  ///< file descriptor of signals
   std::atomic<bool> stop_ = false;
-  std::unique_ptr<Listener> listener_;  ///< on rank 0, where there are other hosts
-  std::unique_ptr<Teller> teller_;      ///< on hosts without rank 0
-  std::atomic<bool> connected_ = false; ///< these two are the supervisor's thread's from now on
+  std::unique_ptr<Listener> listener_;     ///< on rank 0, where there are other hosts
+  std::unique_ptr<Teller> teller_;         ///< on hosts without rank 0
+  std::atomic<bool> connected_ = false;    ///< these two are the supervisor's thread's from now on
   std::atomic<bool> others_ended_ = true;  ///< those of other hosts
   // Of the supervisor's thread.
-  std::int64_t quiet_until_ = 0;     ///< after this process itself did not run for a while
-  std::int64_t verdict_since_ = 0;   ///< when this thread first saw that there is one
-  std::int64_t looked_ = 0;          ///< for dead processes
-  std::int64_t told_ = 0;            ///< rank 0 of this host
+  std::int64_t quiet_until_ = 0;    ///< after this process itself did not run for a while
+  std::int64_t verdict_since_ = 0;  ///< when this thread first saw that there is one
+  std::int64_t looked_ = 0;         ///< for dead processes
+  int signal_ = 0;                  ///< that came and has not been answered
+  std::int64_t signal_at_ = 0;
+  std::int64_t told_ = 0;  ///< rank 0 of this host
   std::thread thread_;
 };
 

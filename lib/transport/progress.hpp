@@ -23,14 +23,14 @@ struct Where {
   static constexpr std::size_t kPhaseWords = 4;
   std::atomic<std::uint64_t> phase[kPhaseWords] = {};  ///< its name in characters, the rest zeros
   std::atomic<std::int32_t> stage{-1};
-  std::atomic<std::int32_t> tensor{-1};       ///< index into the model's tensors
-  std::atomic<std::int32_t> peer{-1};         ///< rank in the communicator in use
-  std::atomic<bool> waiting{false};           ///< in a call that ends when other ranks have done their part
-  std::atomic<bool> extends{false};           ///< the limit counts from the last move
-  std::atomic<std::int64_t> collectives{0};   ///< of the whole job that were entered: all ranks enter the same ones
-  std::atomic<std::int64_t> item{-1};         ///< what has been done of the phase; its unit is the phase's
-  std::atomic<std::int64_t> limit_ns{0};      ///< 0 = none
-  std::atomic<std::int64_t> deadline_ns{0};   ///< of now_ns; 0 = none
+  std::atomic<std::int32_t> tensor{-1};      ///< index into the model's tensors
+  std::atomic<std::int32_t> peer{-1};        ///< rank in the communicator in use
+  std::atomic<bool> waiting{false};          ///< in a call that ends when other ranks have done their part
+  std::atomic<bool> extends{false};          ///< the limit counts from the last move
+  std::atomic<std::int64_t> collectives{0};  ///< of the whole job that were entered: all ranks enter the same ones
+  std::atomic<std::int64_t> item{-1};        ///< what has been done of the phase; its unit is the phase's
+  std::atomic<std::int64_t> limit_ns{0};     ///< 0 = none
+  std::atomic<std::int64_t> deadline_ns{0};  ///< of now_ns; 0 = none
 };
 
 /// Written by the working thread alone.

@@ -83,7 +83,7 @@ def killed(suite):
     """The others say so before the launcher ends them."""
     for executor in ("direct", "p2p", "golden"):
         ended, folder = strike(suite, executor, signal.SIGKILL, 60)
-        suite.check(re.search(rf"^refit: rank {VICTIM}: rank {VICTIM} \(host \S+, pid \d+\) has died in phase ", ended.err, re.MULTILINE),
+        suite.check(re.search(rf"^refit: rank {VICTIM} \(host \S+, pid \d+\) has died in phase ", ended.err, re.MULTILINE),
                     f"{executor}: nobody says who died", ended)  # fmt: skip
         result = suite.result(os.path.join(folder, "result.json"), ended)
         suite.check(result.get("status") == "error", f"{executor}: status {result.get('status')}", ended)

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "engine/supervisor.hpp"
+#include "support/thread_control.hpp"
 
 namespace refit::engine {
 namespace {
@@ -73,7 +74,8 @@ TEST(Supervisor, OneVerdictOfManyClaims) {
     for (int rank = 0; rank < 4; ++rank) {
       threads.emplace_back([&, rank] {
         const std::string message = "rank " + std::to_string(rank) + " failed";
-        if (crew.members[static_cast<std::size_t>(rank)]->claim({Ending::error, ErrorKind::data, rank, "bulk", message, 0}))
+        if (crew.members[static_cast<std::size_t>(rank)]->claim(
+                {Ending::error, ErrorKind::data, rank, "bulk", message, 0}))
           ++won;
       });
     }
@@ -169,6 +171,7 @@ TEST(Supervisor, RankWhoseSupervisorIsSilentIsNamedAndReplaced) {
   Crew crew(3);
   // Rank 0 does not run: its slot stays as it was some time ago.
   crew.members.erase(crew.members.begin());
+  crew.board.slot(0).life = Life::alive;
   crew.board.slot(0).beat = transport::now_ns() - 5'000'000'000;
   for (auto& member : crew.members) {
     member->progress().begin("barrier", 0.1);
@@ -193,6 +196,84 @@ TEST(Supervisor, WaitsForAllToEnd) {
   EXPECT_FALSE(over);
   crew.members[1]->ended();
   root.join();
+}
+
+TEST(Channel, TellsRankZeroAndHearsOfTheVerdict) {
+  Listener listener;
+  const std::string address = listener.address();
+  ASSERT_NE(address, "");
+  Teller teller(address);
+  std::string wrong = address;
+  const std::size_t digit = wrong.find(' ') + 1;
+  wrong[digit] = wrong[digit] == '1' ? '2' : '1';
+  Teller stranger(wrong);
+  Sight one;
+  one.rank = 5;
+  one.pid = 4711;
+  one.phase = "load";
+  one.item = std::int64_t{7} << 40;
+  one.waiting = true;
+  const News news{0, {one, one}, Failure{Ending::timeout, ErrorKind::data, 5, "load", "late", 2.5}};
+  const auto begin = std::chrono::steady_clock::now();
+  while (teller.hear().at == 0 && std::chrono::steady_clock::now() - begin < kLong) {
+    teller.tell("node1#4", news);
+    stranger.tell("node2", news);
+    listener.serve(Verdict::reported, 3);
+    std::this_thread::sleep_for(1ms);
+  }
+  ASSERT_EQ(listener.news().size(), 1U) << "who does not know the token is not heard";
+  const News& heard = listener.news().at("node1#4");
+  ASSERT_EQ(heard.sights.size(), 2U);
+  EXPECT_EQ(heard.sights[1].rank, 5);
+  EXPECT_EQ(heard.sights[1].pid, 4711);
+  EXPECT_EQ(heard.sights[1].host, "node1");
+  EXPECT_EQ(heard.sights[1].phase, "load");
+  EXPECT_EQ(heard.sights[1].item, std::int64_t{7} << 40);
+  EXPECT_TRUE(heard.sights[1].waiting);
+  ASSERT_TRUE(heard.failure);
+  EXPECT_EQ(heard.failure->message, "late");
+  EXPECT_EQ(heard.failure->seconds, 2.5);
+  EXPECT_EQ(heard.failure->kind, ErrorKind::data);
+  EXPECT_EQ(teller.last().verdict, Verdict::reported);
+  EXPECT_EQ(teller.last().code, 3);
+}
+
+/// Two hosts: each crew has a board, and ranks are counted over both.
+TEST(Supervisor, SeesOtherHosts) {
+  Board boards[2] = {Board(2), Board(2)};
+  std::atomic<int> reports[4] = {};
+  std::atomic<int> codes[4] = {};
+  Failure found;
+  const auto hub = std::make_shared<test_support::ThreadHub>(4);
+  std::vector<std::unique_ptr<Supervisor>> members;
+  for (int rank = 0; rank < 4; ++rank) {
+    const auto report = [&, rank](const Failure& failure) {
+      found = failure;
+      ++reports[rank];
+      return 3;
+    };
+    members.push_back(std::make_unique<Supervisor>(
+        boards[rank / 2], rank % 2, rank,
+        Supervisor::How{report, [&, rank](int code) { codes[rank] = code; }, false, 0.01}));
+  }
+  test_support::run_ranks(4, [&](int rank) {
+    test_support::ThreadControl world(hub, rank);
+    Supervisor& mine = *members[static_cast<std::size_t>(rank)];
+    mine.connect(world);
+    std::this_thread::sleep_for(1s);  // until it has been told
+    world.barrier();
+    mine.progress().begin("misc", 1.5);
+    mine.progress().set_waiting(rank != 3);
+  });
+  const auto begin = std::chrono::steady_clock::now();
+  while (codes[0] == 0 && std::chrono::steady_clock::now() - begin < kLong) std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(codes[0], 3);
+  EXPECT_EQ(found.rank, 3);
+  EXPECT_THAT(found.message, HasSubstr("no end after 1.5 s: rank 3 (host "));
+  EXPECT_EQ(reports[0], 1);
+  EXPECT_EQ(reports[1] + reports[2] + reports[3], 0) << "the other host leaves it to rank 0";
+  while (codes[2] == 0 && std::chrono::steady_clock::now() - begin < kLong) std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(codes[2], 3) << "and hears what has become of the job";
 }
 
 /// A process that takes a slot of this board and dies there.
