@@ -328,6 +328,11 @@ void Supervisor::look_for_trouble() {
       return;
     }
   }
+  // Rank 0's host goes first: it has the results.
+  std::int64_t patience = kPatience / 3;
+  for (int i = 0; i < board_.slots(); ++i) {
+    if (board_.slot(i).life != Life::absent && board_.slot(i).rank == 0) patience = 0;
+  }
   const transport::Where* late = nullptr;
   for (int i = 0; i < board_.slots(); ++i) {
     const Slot& slot = board_.slot(i);
@@ -335,7 +340,7 @@ void Supervisor::look_for_trouble() {
     const std::int64_t deadline = slot.where.deadline_ns;
     if (deadline == 0) continue;
     if (now < deadline && slot.where.extends) return;  // it moves, and the others wait for it
-    if (now >= deadline) late = &slot.where;
+    if (now >= deadline + patience) late = &slot.where;
   }
   if (late == nullptr) return;
   claim_timeout(transport::phase_of(*late), static_cast<double>(late->limit_ns) / 1e9);

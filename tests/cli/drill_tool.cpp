@@ -5,7 +5,7 @@
 //     REFIT_DRILL=RANK:PLACE:N:ACTION[:SECONDS]    at the N-th begin of PLACE (1 = the first)
 //     ACTION: kill, stop, term (signals), delay (SECONDS)
 //
-// The rank that strikes says so on stderr: "drill: rank RANK pid PID: ACTION at PLACE".
+// The rank that strikes says so on stderr: "drill: rank RANK pid PID: ACTION at PLACE, TIME", in seconds since 1970.
 
 #include <dlfcn.h>
 #include <signal.h>
@@ -47,7 +47,9 @@ struct Drill {
 void reach(const char* place) {
   static Drill drill;
   if (drill.place != place || --drill.left != 0) return;
-  std::fprintf(stderr, "drill: rank %s pid %d: %s at %s\n", drill.rank.c_str(), getpid(), drill.action.c_str(), place);
+  const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
+  std::fprintf(stderr, "drill: rank %s pid %d: %s at %s, %.3f\n", drill.rank.c_str(), getpid(), drill.action.c_str(),
+               place, now.count());
   std::fflush(stderr);
   if (drill.action == "kill") kill(getpid(), SIGKILL);
   if (drill.action == "stop") kill(getpid(), SIGSTOP);

@@ -94,12 +94,14 @@ TEST(Supervisor, NamesTheRankThatDoesNotWait) {
   Crew crew(4);
   for (int rank = 0; rank < 4; ++rank) {
     auto& progress = crew.members[static_cast<std::size_t>(rank)]->progress();
-    progress.begin("bulk", 0.3);
+    progress.begin("bulk", 0);
     progress.peer = 1;
     progress.set_waiting(rank != 2);
   }
   crew.members[0]->name_tensors([](std::int32_t index) { return "tensor" + std::to_string(index); });
   crew.members[2]->progress().tensor = 7;
+  crew.members[0]->progress().begin("bulk", 0.3);
+  crew.members[0]->progress().set_waiting(true);
   const Failure failure = crew.wait();
   EXPECT_EQ(failure.ending, Ending::timeout);
   EXPECT_EQ(failure.rank, 2);
@@ -113,10 +115,12 @@ TEST(Supervisor, NamesTheRankThatHasEnteredFewerCollectives) {
   Crew crew(3);
   for (int rank = 0; rank < 3; ++rank) {
     auto& progress = crew.members[static_cast<std::size_t>(rank)]->progress();
-    progress.begin(rank == 1 ? "plan" : "verify", 0.2);
+    progress.begin(rank == 1 ? "plan" : "verify", 0);
     if (rank != 1) progress.enter_collective();
     progress.set_waiting(true);
   }
+  crew.members[0]->progress().begin("verify", 0.2);
+  crew.members[0]->progress().set_waiting(true);
   const Failure failure = crew.wait();
   EXPECT_EQ(failure.rank, 1);
   EXPECT_EQ(failure.phase, "plan");
@@ -154,11 +158,11 @@ TEST(Supervisor, NoLimitNoVerdict) {
 
 TEST(Supervisor, TimeBeginsAnewWhileLoadingMoves) {
   Crew crew(2);
-  crew.members[1]->progress().begin("load", 0.4, true);  // done, waits
+  crew.members[1]->progress().begin("load", 2, true);  // done, waits
   crew.members[1]->progress().set_waiting(true);
-  crew.members[0]->progress().begin("load", 0.4, true);
+  crew.members[0]->progress().begin("load", 2, true);
   for (int i = 0; i < 20; ++i) {
-    std::this_thread::sleep_for(50ms);
+    std::this_thread::sleep_for(150ms);
     crew.members[0]->progress().moved(std::int64_t{i} << 30);
   }
   EXPECT_EQ(crew.reports(), 0);
@@ -262,14 +266,14 @@ TEST(Supervisor, SeesOtherHosts) {
     mine.connect(world);
     std::this_thread::sleep_for(1s);  // until it has been told
     world.barrier();
-    mine.progress().begin("misc", 1.5);
+    mine.progress().begin("misc", 3);
     mine.progress().set_waiting(rank != 3);
   });
   const auto begin = std::chrono::steady_clock::now();
   while (codes[0] == 0 && std::chrono::steady_clock::now() - begin < kLong) std::this_thread::sleep_for(1ms);
   EXPECT_EQ(codes[0], 3);
   EXPECT_EQ(found.rank, 3);
-  EXPECT_THAT(found.message, HasSubstr("no end after 1.5 s: rank 3 (host "));
+  EXPECT_THAT(found.message, HasSubstr("no end after 3 s: rank 3 (host "));
   EXPECT_EQ(reports[0], 1);
   EXPECT_EQ(reports[1] + reports[2] + reports[3], 0) << "the other host leaves it to rank 0";
   while (codes[2] == 0 && std::chrono::steady_clock::now() - begin < kLong) std::this_thread::sleep_for(1ms);
