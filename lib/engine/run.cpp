@@ -156,11 +156,6 @@ class Run {
     supervisor_.connect(*world_);
     log_to_stderr(session_.rank());
   }
-  ~Run() {
-    progress_.begin("finish", limits_.phase());
-    job_.reset();
-    progress_.begin_unprofiled("MPI_Finalize", limits_.phase());
-  }
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
 
@@ -188,6 +183,15 @@ class Run {
     } catch (const std::exception& error) {
       supervisor_.fail(ErrorKind::runtime, error.what());
     }
+  }
+
+  /// Gives everything back but MPI and Kokkos, whose end is the destructor's. Collective: who ends MPI while another
+  /// rank hangs can end the job only by its own end, which launchers do not like.
+  void finish() {
+    progress_.begin("finish", limits_.phase());
+    job_.reset();
+    world_->barrier();
+    progress_.begin_unprofiled("MPI_Finalize", limits_.phase());
   }
 
  private:
@@ -335,6 +339,7 @@ int run(const Case& c, const std::vector<std::string>& command) {
     Run run(c, command, supervisor, findings);
     is_root = run.is_root();
     complete = run();
+    run.finish();
   }
   if (!is_root) {
     supervisor.ended();
