@@ -1,4 +1,4 @@
-"""A rank that dies or stops in the middle of a run: all is over within 15 s and nothing stays behind.
+"""A rank that dies, stops or is interrupted in the middle of a run: all is over within 15 s and nothing stays behind.
 
     run_killed.py --refit EXE --engines engines.tar.xz --inputs FOLDER --work FOLDER
 """
@@ -102,4 +102,26 @@ def stopped(suite):
         suite.check(result["error"]["kind"] == "timeout", f"{executor}: {result['error']}", ended)
 
 
-Suite(__doc__).main(killed, stopped)
+def interrupted(suite):
+    """A signal to one rank, or to the launcher, which passes it on and has an exit code of its own."""
+    for whom in ("rank", "launcher"):
+        folder = suite.path("interrupted")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        job, printed = started(suite, "direct", folder, 60)
+        begin = time.monotonic()
+        os.kill(rank_pid(printed, VICTIM) if whom == "rank" else job.process.pid, signal.SIGTERM)
+        ended = job.wait(2 * LIMIT)
+        seconds = time.monotonic() - begin
+        suite.check(ended.code == 3 if whom == "rank" else ended.code not in (None, 0), f"{whom}: exit code {ended.code}", ended)
+        suite.check(seconds < LIMIT, f"{whom}: ended after {seconds:.1f} s", ended)
+        said = re.findall(r"^refit: rank \d: interrupted by SIGTERM in phase ", ended.err, re.MULTILINE)
+        suite.check(len(said) == 1, f"{whom}: said by {said}", ended)
+        suite.check(not re.search("^(OK|FAILED)", printed + ended.out, re.MULTILINE), f"{whom}: a verdict on stdout", ended)
+        result = suite.result(os.path.join(folder, "result.json"), ended)
+        suite.check((result.get("status"), result.get("exit_code")) == ("interrupted", 3), f"{whom}: {result.get('status')}", ended)
+        suite.check(result.get("error", {}).get("kind") == "interrupted", f"{whom}: {result.get('error')}", ended)
+        suite.check(len(result.get("weight_sync", {}).get("samples", [])) >= 2, f"{whom}: no samples", ended)
+
+
+Suite(__doc__).main(killed, stopped, interrupted)
