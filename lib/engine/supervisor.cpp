@@ -208,9 +208,8 @@ void Supervisor::wait() {
 
 /// A process that was suspended has lost no time.
 void Supervisor::forgive(std::int64_t nanoseconds) {
-  const transport::Where& where = board_.slot(local_rank_).where;
-  std::int64_t deadline = where.deadline_ns;
   auto& mine = board_.slot(local_rank_).where.deadline_ns;
+  std::int64_t deadline = mine;
   if (deadline != 0) mine.compare_exchange_strong(deadline, deadline + nanoseconds);
   quiet_until_ = now_ns() + kAbsence;
 }
@@ -297,8 +296,9 @@ void Supervisor::talk() {
   if (verdict == Verdict::published) news.failure = failure_of(board_.failure());
   teller_->tell(board_name(), news);
   const Answer& answer = teller_->hear();
-  Verdict none = Verdict::none;
-  if (answer.verdict == Verdict::reported && board_.verdict().compare_exchange_strong(none, Verdict::claimed)) {
+  if (answer.verdict != Verdict::reported) return;
+  for (Verdict before : {Verdict::none, Verdict::published}) {
+    if (!board_.verdict().compare_exchange_strong(before, Verdict::claimed)) continue;
     board_.code() = answer.code;
     board_.verdict() = Verdict::reported;
   }
@@ -371,7 +371,8 @@ void Supervisor::follow(Verdict verdict) {
     }
     case Verdict::published: {
       const int root = root_slot();
-      if (root < 0 && root_hears() && since < kPatience) return;
+      // Rank 0 on another host reports this failure, or has a verdict already.
+      if (root < 0 && root_hears() && (since < kPatience || teller_->last().verdict != Verdict::none)) return;
       const bool mine = root >= 0 ? root == local_rank_ : is_acting();
       if (mine || (board_.holder() == rank_ && since > kPatience)) report_failure();
       return;
@@ -430,7 +431,7 @@ void Supervisor::after_signal() {
   if (is_alone()) {
     // A process that was stopped before it came wakes up to be ended: the verdict has been given without it.
     if (since > kSecond) _exit(static_cast<int>(ErrorKind::runtime));
-  } else if (!listener_ || since > kHearing) {
+  } else if (!(connected_ && listener_) || since > kHearing) {
     // A launcher ends the others of a job in which one has died: that is why, then.
     for (const Sight& sight : sights()) {
       if (sight.state != Sight::State::dead) continue;
