@@ -182,6 +182,7 @@ void check_refit(const Case& c, Complaints& complaints) {
   }
   if (c.refit.executor != ExecutorKind::direct) complaints.meaningless({"refit.fan_out"}, because);
   if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device"}, "with run.device = \"cpu\"");
+  if (c.run.timeout_seconds <= 0) complaints.meaningless({"run.phase_seconds"}, "with run.timeout_seconds = 0");
 }
 
 void check_expect(const Case& c, Complaints& complaints) {

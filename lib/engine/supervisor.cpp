@@ -161,6 +161,8 @@ void Supervisor::wait_for_the_end() {
 }
 
 void Supervisor::await_others() {
+  progress_.enter_collective();  // further than those that are still to come here
+  const transport::Waiting waiting(&progress_);
   for (int i = 0; i < board_.slots(); ++i) {
     const auto awaited = [&] {
       const Life life = board_.slot(i).life;

@@ -16,8 +16,8 @@
 namespace refit::report {
 
 enum class Status : std::uint8_t {
-  passed,  ///< as expected
-  failed,  ///< wrong data, or an expectation missed
+  passed,       ///< as expected
+  failed,       ///< wrong data, or an expectation missed
   error,        ///< a mistake in the input, or a failure of machine or communication
   interrupted,  ///< by SIGTERM, SIGINT or SIGHUP
   waived        ///< this machine or build lacks what the case needs

@@ -59,6 +59,7 @@ const std::map<std::string, std::string> kOther = {
     {"run.update", "\"none\""},
     {"run.verify", "\"last\""},
     {"run.timeout_seconds", "2.5"},
+    {"run.phase_seconds", "7.5"},
     {"run.inject", "[\"a\", \"b\"]"},
     {"run.strict_upstream", "\"merged\""},
     {"output.json", "\"r.json\""},
