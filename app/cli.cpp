@@ -6,7 +6,6 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <algorithm>
-#include <cstdlib>
 
 #include "app/case_keys.hpp"
 #include "app/case_reader.hpp"
@@ -17,6 +16,7 @@
 #include "core/error.hpp"
 #include "core/interruption.hpp"
 #include "engine/engine.hpp"
+#include "engine/launch.hpp"
 
 namespace refit::app {
 namespace {
@@ -289,12 +289,7 @@ int dispatch(const std::string& command, Arguments& a, const std::vector<std::st
 
 }  // namespace
 
-bool is_first_rank() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
-    if (const char* rank = std::getenv(name)) return std::string_view(rank) == "0";
-  }
-  return true;
-}
+bool is_first_rank() { return engine::read_launch().rank == 0; }
 
 int execute(const std::vector<std::string>& arguments) {
   Arguments a;

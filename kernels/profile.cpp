@@ -8,6 +8,7 @@ namespace refit::kernels {
 
 void ProfilePhase::begin(const char* name) {
   end();
+  if (!Kokkos::is_initialized()) return;
   Kokkos::Profiling::pushRegion(name);
   backend::push_range(name);
   begun_ = true;
@@ -15,8 +16,9 @@ void ProfilePhase::begin(const char* name) {
 
 void ProfilePhase::end() {
   if (!begun_) return;
+  begun_ = false;
   backend::pop_range();
-  Kokkos::Profiling::popRegion();
+  if (Kokkos::is_initialized()) Kokkos::Profiling::popRegion();
 }
 
 }  // namespace refit::kernels

@@ -11,11 +11,11 @@ class ProfilePhase {
   ~ProfilePhase() { end(); }
   ProfilePhase(const ProfilePhase&) = delete;
   ProfilePhase& operator=(const ProfilePhase&) = delete;
+  /// Before Kokkos has been initialised or after its end, no region.
   void begin(const char* name);
-
- private:
   void end();
 
+ private:
   bool begun_ = false;
 };
 

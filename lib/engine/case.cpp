@@ -189,6 +189,7 @@ void check_refit(const Case& c, Complaints& complaints) {
                   "ones take longer to plan than to send; use 4KiB or more",
                   c.refit.misc_buffer_bytes, kLeastMiscBuffer));
   if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device"}, "with run.device = \"cpu\"");
+  if (c.run.timeout_seconds <= 0) complaints.meaningless({"run.phase_seconds"}, "with run.timeout_seconds = 0");
 }
 
 void check_expect(const Case& c, Complaints& complaints) {

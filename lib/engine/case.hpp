@@ -144,7 +144,8 @@ struct RunSection {
   std::int64_t seed = 1;
   Update update = Update::perturb;
   Verify verify = Verify::every;
-  double timeout_seconds = 60;  ///< of one refit (its verification gets longer); 0 = none
+  double timeout_seconds = 60;  ///< of one refit; 0 = none, for no phase
+  double phase_seconds = 60;    ///< of every other phase, on top
   double count_seconds = 10;    ///< for counting wrong elements once wrong tensors are named; 0 = they are not counted
   std::vector<std::string> inject;
   Strict strict_upstream = Strict::off;

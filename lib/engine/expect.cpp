@@ -118,15 +118,23 @@ void judge_plan(const Setup& setup, report::Result& result) {
   conclude(missed_fraction(setup.c.expect, result), "plan", result);
 }
 
-int judge_error(const Case& c, ErrorKind kind, bool timeout, const std::string& message, report::Result& result) {
-  const bool as_expected = c.expect.outcome == (timeout ? ExpectedOutcome::timeout : ExpectedOutcome::error) &&
-                           message.find(c.expect.message) != std::string::npos;
-  result.error = report::Failure{timeout ? "timeout" : name(kind), message, std::nullopt, ""};
-  result.exit_code = as_expected ? 0 : static_cast<int>(kind);
-  result.status = as_expected                      ? report::Status::passed
-                  : kind == ErrorKind::data        ? report::Status::failed
-                  : kind == ErrorKind::unavailable ? report::Status::waived
-                                                   : report::Status::error;
+int judge_failure(const Case& c, const Failure& failure, report::Result& result) {
+  const bool timeout = failure.ending == Ending::timeout;
+  const bool interrupted = failure.ending == Ending::interruption;
+  const bool as_expected = !interrupted &&
+                           c.expect.outcome == (timeout ? ExpectedOutcome::timeout : ExpectedOutcome::error) &&
+                           failure.message.find(c.expect.message) != std::string::npos;
+  result.error = report::Failure{timeout       ? "timeout"
+                                 : interrupted ? "interrupted"
+                                               : name(failure.kind),
+                                 failure.message, std::nullopt, failure.phase};
+  if (failure.rank >= 0) result.error->rank = failure.rank;
+  result.exit_code = as_expected ? 0 : static_cast<int>(failure.kind);
+  result.status = as_expected                              ? report::Status::passed
+                  : interrupted                            ? report::Status::interrupted
+                  : failure.kind == ErrorKind::data        ? report::Status::failed
+                  : failure.kind == ErrorKind::unavailable ? report::Status::waived
+                                                           : report::Status::error;
   return result.exit_code;
 }
 

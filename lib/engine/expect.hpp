@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "engine/failure.hpp"
 #include "engine/setup.hpp"
 #include "report/result.hpp"
 
@@ -17,7 +18,7 @@ void judge(const Setup& setup, report::Result& result);
 /// The same for a plan, of which only the payload's fraction can be expected.
 void judge_plan(const Setup& setup, report::Result& result);
 
-/// Judges an error that ended a run (`timeout`: the watchdog's): the exit code to end with, also put into `result`.
-int judge_error(const Case& c, ErrorKind kind, bool timeout, const std::string& message, report::Result& result);
+/// Judges what ended a run before its end: the exit code to end with, also put into `result`.
+int judge_failure(const Case& c, const Failure& failure, report::Result& result);
 
 }  // namespace refit::engine

@@ -56,12 +56,14 @@ std::uint64_t input_hash(const model::Tensor& tensor) {
 }  // namespace
 
 Job::Job(transport::MpiSession& session, transport::Control& world, const kernels::ExecutionSpace& space,
-         const Setup& setup, const Places& places)
+         const Setup& setup, const Places& places, transport::Progress& progress)
     : session_(session),
       world_(world),
       space_(space),
       setup_(setup),
       places_(places),
+      progress_(progress),
+      limits_(limits_of(setup.c)),
       distorted_train_(setup.faults.distort_train(setup.sent(), setup.model)),
       distorted_gen_(setup.faults.distort_gen(*setup.gen, setup.model)) {
   for (const model::Tensor& tensor : setup.split.bulk) {
@@ -78,13 +80,14 @@ Job::~Job() {
 }
 
 void Job::prepare(report::Result& result) {
-  progress_.at("prepare");
+  begin("prepare");
   require_same_inputs();
   together(world_, [&] {
     local_ = layout::materialise(is_train() ? *setup_.train : *setup_.gen, setup_.model.tensors, rank());
     if (!setup_.quantised || !is_train()) return;
     sent_layout_ = layout::materialise(*setup_.quantised, setup_.model.tensors, rank());
   });
+  host_bytes_ = world_.max(transport::ArenaMap(local_).bytes) * world_.max(std::int64_t{session_.node_size()});
   allocate();
   // Injected bugs tell lies about the copies of bytes and of scales, so they stay apart there.
   sends_quantise_ =
@@ -95,7 +98,7 @@ void Job::prepare(report::Result& result) {
   if (has_cache_scales()) make_cache_scales(result);
   if (setup_.quantised) sent_ = make_sent(staged(sends_quantise_));
   make_plan(result);
-  progress_.at("verify");
+  begin("verify");
   std::vector<verify::Constant> constants;
   together(world_, [&] {
     if (session_.rank() != 0) return;
@@ -147,6 +150,7 @@ std::unique_ptr<transport::Communicator> Job::make_communicator(const std::vecto
                                                                 std::int64_t lanes) const {
   const bool member = std::find(members.begin(), members.end(), session_.rank()) != members.end();
   const int count = static_cast<int>(lanes);
+  const transport::Waiting waiting(&progress_);
   if (!kernels::Runtime::has_device()) return member ? transport::make_mpi_communicator(members, tag, count) : nullptr;
   const std::unique_ptr<transport::Control> control = world_.split(member ? 0 : -1);
   if (!member) return nullptr;
@@ -265,7 +269,7 @@ std::int64_t Job::choose_fan_out(const plan::Rates& rates) const {
 }
 
 void Job::measure(report::Result& result) {
-  progress_.at("probe");
+  begin("probe");
   if (session_.rank() == 0) spdlog::info("probing links and memory");
   const plan::Rates rates = probe(result);
   bound_ = plan::lower_bound(setup_.model.tensors, setup_.sent(), *setup_.gen, rates,
@@ -286,7 +290,7 @@ void Job::measure(report::Result& result) {
 
 void Job::measure_again(report::Result& result) {
   if (kernels::Runtime::has_device()) return;
-  progress_.at("probe");
+  begin("probe");
   bound_.time(probe(result));
   result.bound = to_report(bound_, true);
 }
@@ -323,7 +327,7 @@ std::int64_t Job::staging_estimate() const {
 }
 
 void Job::allocate() {
-  progress_.at("allocate");
+  begin("allocate");
   const std::int64_t bytes = transport::ArenaMap(local_).bytes;
   const bool shared = setup_.c.refit.executor == ExecutorKind::direct;
   if (kernels::Runtime::has_device()) return allocate_on_device(bytes);
@@ -342,6 +346,7 @@ void Job::allocate() {
 
 /// Collective over the world.
 std::unique_ptr<transport::PeerMemory> Job::make_peer_memory(std::int64_t bytes) {
+  const transport::Waiting waiting(&progress_);
   std::unique_ptr<transport::PeerMemory> truth;
   if (kernels::Runtime::has_device()) {
     std::unique_ptr<transport::CudaPeerMemory> peers = transport::make_cuda_peer_memory(world_, bytes);
@@ -368,18 +373,17 @@ void Job::place_weights(std::byte* arena) {
 }
 
 void Job::load(report::Result& result) {
-  progress_.at("load");
+  progress_.begin("load", limits_.phase(host_bytes_), true);
   if (session_.rank() == 0) spdlog::info("loading {}", setup_.source());
   world_.barrier();
   const double start = now();
   Loaded loaded;
   together(world_, [&] {
-    if (session_.rank() == 0) {
-      LoadProgress report;
-      loaded = weights_->load(space_, std::ref(report));
-    } else {
-      loaded = weights_->load(space_, {});
-    }
+    LoadProgress report;
+    loaded = weights_->load(space_, [&](std::int64_t done, std::int64_t all) {
+      progress_.moved(done);
+      if (session_.rank() == 0) report(done, all);
+    });
   });
   const checkpoint::ReadStatistics& statistics = loaded.statistics;
   result.prepare.emplace_back("load", world_.max(now() - start));
@@ -432,7 +436,7 @@ std::optional<verify::Originals> Job::originals() const {
 }
 
 void Job::make_plan(report::Result& result) {
-  progress_.at("plan");
+  begin("plan");
   const double start = now();
   std::vector<plan::Copy> copies = std::move(copies_);
   together(world_, [&] {
@@ -545,7 +549,7 @@ void Job::run_misc() {
 }
 
 report::Refit Job::refit(std::int64_t number) {
-  progress_.at("update");
+  progress_.begin("update", limits_.refit());
   if (is_train() && setup_.c.run.update == Update::perturb) weights_->update(space_, number);
   progress_.at("barrier");
   world_.barrier();
@@ -586,10 +590,10 @@ report::Refit Job::refit(std::int64_t number) {
 }
 
 verify::StepResult Job::verify(std::int64_t number, report::Result& result, const verify::Named& named) {
-  progress_.at("verify");
+  begin("verify");
   verify::StepResult step = verify_weights(number, [&](const verify::StepResult& wrong) {
     named(wrong);
-    progress_.at("count");
+    progress_.begin("count", limits_.phase(host_bytes_) + setup_.c.run.count_seconds);
   });
   if (has_cache_scales()) CacheScales::verify(cache_scales_.get(), setup_, world_, step);
   if (!looked_at_gen_) say(not_finite_notes(setup_, not_finite_, verifier_->not_finite(verify::Group::gen)), result);
@@ -607,6 +611,8 @@ verify::StepResult Job::verify_weights(std::int64_t number, const verify::Named&
 }
 
 void Job::dump() const {
+  if (setup_.c.output.dump_train.empty() && setup_.c.output.dump_gen.empty()) return;
+  progress_.begin("dump", limits_.phase(host_bytes_));
   const std::string& folder = is_train() ? setup_.c.output.dump_train : setup_.c.output.dump_gen;
   together(world_, [&] {
     if (folder.empty()) return;

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "engine/cache_scales.hpp"
+#include "engine/limits.hpp"
 #include "engine/rates.hpp"
 #include "engine/sent_weights.hpp"
 #include "engine/setup.hpp"
-#include "engine/watchdog.hpp"
 #include "engine/weights.hpp"
 #include "report/result.hpp"
 #include "transport/cuda.hpp"
@@ -22,11 +22,12 @@
 
 namespace refit::engine {
 
-/// The members stand in the order in which they need each other. Every public function is collective over the job.
+/// The members stand in the order in which they need each other. Every public function is collective over the job, and
+/// tells `progress` its phases, each with its limit.
 class Job {
  public:
   Job(transport::MpiSession& session, transport::Control& world, const kernels::ExecutionSpace& space,
-      const Setup& setup, const Places& places);
+      const Setup& setup, const Places& places, transport::Progress& progress);
   ~Job();
 
   /// Allocates, loads, plans, agrees, fills; fills in the sections of `result` that are then known.
@@ -42,9 +43,6 @@ class Job {
   void measure_again(report::Result& result);
   /// Writes the dumps that the case asks for.
   void dump() const;
-
-  const transport::Progress& progress() const { return progress_; }
-  transport::Progress& progress() { return progress_; }
 
  private:
   bool is_train() const { return session_.rank() < setup_.train->ranks(); }
@@ -96,13 +94,16 @@ class Job {
   void measure(report::Result& result);
   void run_misc();
   void require_same_inputs();
+  void begin(const char* phase) { progress_.begin(phase, limits_.phase(host_bytes_)); }
 
   transport::MpiSession& session_;
   transport::Control& world_;
   const kernels::ExecutionSpace& space_;
   const Setup& setup_;
   const Places& places_;
-  transport::Progress progress_;
+  transport::Progress& progress_;
+  const Limits limits_;
+  std::int64_t host_bytes_ = 0;  ///< that the ranks of a host store, at most: every one of them as much as any
   std::unique_ptr<layout::Layout> distorted_train_, distorted_gen_;  ///< by injected bugs
   std::vector<model::Tensor> bulk_, misc_;                           ///< as the paths carry them
 

@@ -6,7 +6,10 @@
 
 #include "core/console.hpp"
 #include "engine/engine.hpp"
+#include "engine/launch.hpp"
+#include "engine/limits.hpp"
 #include "engine/rates.hpp"
+#include "engine/supervisor.hpp"
 #include "engine/together.hpp"
 #include "report/files.hpp"
 #include "transport/cuda.hpp"
@@ -124,15 +127,20 @@ class Probe {
   std::unique_ptr<transport::Communicator> communicator_;
 };
 
-}  // namespace
+constexpr int kNotRoot = -1;
 
-int probe(const ProbeOptions& options) {
-  transport::MpiSession session;
+/// The main thread's part, from MPI_Init to MPI_Finalize: the hardware file's text and an exit code, on rank 0.
+std::pair<std::string, int> measure(const ProbeOptions& options, Supervisor& supervisor, const Limits& limits) {
+  transport::Progress& progress = supervisor.progress();
+  progress.begin_unprofiled("MPI_Init", limits.phase());
+  const transport::MpiSession session(&progress);
   const kernels::Runtime runtime(session.node_rank(), session.node_size());
-  const auto world = transport::make_mpi_control();
+  const auto world = transport::make_mpi_control(&progress);
+  supervisor.connect(*world);
   const bool root = session.rank() == 0;
-  int code = 0;
+  std::pair<std::string, int> result{"", root ? 0 : kNotRoot};
   try {
+    progress.begin("setup", limits.phase());
     together(*world, [&] {
       if (!root || options.save.empty()) return;
       report::fail_refused(report::refused_outputs({options.save}, options.force));
@@ -142,17 +150,45 @@ int probe(const ProbeOptions& options) {
       print("# refit probe: {} ranks, {} on this host; {}; {}\n", session.size(), session.node_size(),
             transport::MpiSession::version(), kernels::Runtime::version());
     const Places places = places_of(*world);
-    const plan::Rates rates = Probe(session, *world, places, options.seconds)();
-    together(*world, [&] {
-      if (root && !options.save.empty()) report::write_file(options.save, hardware_file(rates, places));
-    });
+    // Pairs of ranks have their share of `seconds` one after the other, and there are other rates.
+    progress.begin("probe", limits.phase() + options.seconds * (session.size() + 20));
+    result.first = hardware_file(Probe(session, *world, places, options.seconds)(), places);
   } catch (const CollectiveError& error) {
-    code = static_cast<int>(error.kind());
+    if (root) result.second = static_cast<int>(error.kind());
     if (root) print_error("refit: error: {}\n", error.what());
   } catch (const Error& error) {
-    print_error("refit: rank {}: error: {}\n", session.rank(), error.what());
-    transport::MpiSession::abort(static_cast<int>(error.kind()));
+    supervisor.fail(error.kind(), error.what());
+  } catch (const std::exception& error) {
+    supervisor.fail(ErrorKind::runtime, error.what());
   }
+  progress.begin_unprofiled("MPI_Finalize", limits.phase());
+  return result;
+}
+
+int report_failure(const Failure& failure) {
+  const bool own = failure.ending == Ending::error || failure.ending == Ending::interruption;
+  say(fmt::format("{}error: {}", own ? fmt::format("rank {}: ", failure.rank) : "", failure.message));
+  return static_cast<int>(failure.kind);
+}
+
+}  // namespace
+
+int probe(const ProbeOptions& options) {
+  const Limits limits;
+  const Launch launch = read_launch();
+  const std::unique_ptr<Board> board = Board::join(launch);
+  Supervisor supervisor(*board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),
+                        {report_failure, transport::MpiSession::abort});
+  const auto [text, code] = measure(options, supervisor, limits);
+  if (code == kNotRoot) {
+    supervisor.ended();
+    return 0;
+  }
+  supervisor.progress().begin_unprofiled("wait for all ranks to end", limits.phase());
+  supervisor.await_others();
+  supervisor.progress().begin_unprofiled("report", limits.phase());
+  supervisor.conclude();
+  if (code == 0 && !options.save.empty()) report::write_file(options.save, text);
   return code;
 }
 

@@ -7,11 +7,16 @@
 #include <map>
 #include <optional>
 
+#include "core/files.hpp"
 #include "engine/describe.hpp"
 #include "engine/engine.hpp"
 #include "engine/expect.hpp"
+#include "engine/findings.hpp"
 #include "engine/job.hpp"
+#include "engine/launch.hpp"
+#include "engine/limits.hpp"
 #include "engine/outputs.hpp"
+#include "engine/supervisor.hpp"
 #include "engine/together.hpp"
 #include "report/statistics.hpp"
 #include "report/table.hpp"
@@ -109,85 +114,129 @@ void add(const verify::StepResult& step, const model::Model& model, report::Refi
   }
 }
 
-/// One process of `refit run`, from MPI_Init to the exit code.
+/// The main thread's part of one process of `refit run`, from MPI_Init to MPI_Finalize.
 class Run {
  public:
-  Run(const Case& c, const std::vector<std::string>& command)
+  Run(const Case& c, const std::vector<std::string>& command, Supervisor& supervisor, Findings& findings,
+      Outputs& outputs)
       : case_(c),
         command_(command),
+        supervisor_(supervisor),
+        progress_(supervisor.progress()),
+        limits_(limits_of(c)),
+        findings_(findings),
+        outputs_(outputs),
+        session_(&progress_),
         runtime_(session_.node_rank(), session_.node_size()),
-        world_(transport::make_mpi_control()),
-        result_(describe(c, command)),
-        outputs_(c.output) {
+        world_(transport::make_mpi_control(&progress_)) {
+    supervisor_.connect(*world_);
     log_to_stderr(session_.rank());
   }
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
 
-  int operator()() {
+  bool is_root() const { return session_.rank() == 0; }
+
+  /// True where the job came to its end; false where all ranks failed alike, which is in the findings.
+  bool operator()() {
     try {
+      progress_.begin("setup", limits_.phase());
       together(*world_, [&] {
         if (is_root()) outputs_.check();
-        setup_ = std::make_unique<Setup>(case_);
+        setup_ = std::make_shared<Setup>(case_);
         require_ranks(case_, session_.size());
         if (is_root()) outputs_.remove_older();
       });
       if (!is_root()) outputs_.assume_checked();
-      return refits();
+      findings_.may_write = true;
+      refits();
+      return true;
     } catch (const CollectiveError& error) {
-      return fail_together(error);
+      fail_together(error);
+      return false;
     } catch (const Error& error) {
-      fail_alone(error.kind(), false, error.what());
+      supervisor_.fail(error.kind(), error.what());
     } catch (const std::bad_alloc&) {
-      fail_alone(ErrorKind::runtime, false, "out of memory");
+      supervisor_.fail(ErrorKind::runtime, "out of memory");
     } catch (const std::exception& error) {
-      fail_alone(ErrorKind::runtime, false, error.what());
+      supervisor_.fail(ErrorKind::runtime, error.what());
     }
   }
 
- private:
-  bool is_root() const { return session_.rank() == 0; }
+  /// Gives everything back but MPI and Kokkos, whose end is the destructor's. Collective: who ends MPI while another
+  /// rank hangs can end the job only by its own end, which launchers do not like.
+  void finish() {
+    progress_.begin("finish", limits_.phase());
+    job_.reset();
+    world_->barrier();
+    progress_.begin_unprofiled("MPI_Finalize", limits_.phase());
+  }
 
-  int refits() {
-    result_ = describe(*setup_, command_);
-    if (is_root() && !result_.notes.empty()) spdlog::warn("{}", result_.notes.front());
+ private:
+  const report::Result& result() const { return findings_.get(); }
+
+  void refits() {
+    report::Result known = describe(*setup_, command_);
+    if (is_root() && !known.notes.empty()) spdlog::warn("{}", known.notes.front());
     places_ = places_of(*world_);
-    result_.environment.ranks = gather_ranks(*world_, *setup_, places_);
+    known.environment.ranks = gather_ranks(*world_, *setup_, places_);
+    findings_.edit([&](report::Result& all) { all = known; });
     require_ranks_per_device();
-    if (is_root()) report::print_header(std::cout, result_);
-    job_ = std::make_unique<Job>(session_, *world_, space_, *setup_, places_);
+    if (is_root()) report::print_header(std::cout, known);
+    supervisor_.name_tensors(
+        [setup = setup_](std::int32_t index) { return setup->model.tensors.at(static_cast<std::size_t>(index)).name; });
+    job_ = std::make_unique<Job>(session_, *world_, space_, *setup_, places_, progress_);
     Job& job = *job_;
-    Watchdog watchdog(session_.rank(), setup_->model, job.progress(),
-                      [this](const std::string& text) { fail_alone(ErrorKind::runtime, true, text); });
-    job.prepare(result_);
+    job.prepare(known);
+    findings_.edit([&](report::Result& all) { all = known; });
     if (is_root()) report::print_step_heading(std::cout);
     const std::int64_t last = case_.run.warmup + case_.run.steps;
     for (std::int64_t number = 1; number <= last; ++number) {
-      watchdog.arm(case_.run.timeout_seconds);
       report::Refit refit = job.refit(number);
-      watchdog.disarm();
       const bool verifies = case_.run.verify == Verify::every || (case_.run.verify == Verify::last && number == last);
+      std::optional<verify::StepResult> step;  // what is found is rank 0's to keep
+      report::Result found;                    // its notes
       if (verifies) {
-        watchdog.arm(verification_limit());
-        const verify::StepResult step =
-            job.verify(number, result_, [&](const verify::StepResult& wrong) { name_wrong(wrong); });
-        watchdog.disarm();
-        named_.reset();
-        add(step, setup_->model, refit, result_);
+        step = job.verify(number, found, [&](const verify::StepResult& wrong) { name_wrong(wrong); });
+        findings_.forget_verdict();
       }
-      if (is_root()) report::print_step(std::cout, result_, refit);
-      if (is_root()) result_.refits.push_back(std::move(refit));  // the others' would only take memory
+      if (!is_root()) continue;
+      findings_.edit([&](report::Result& all) {
+        if (step) add(*step, setup_->model, refit, all);
+        std::ranges::move(found.notes, std::back_inserter(all.notes));
+        all.refits.push_back(std::move(refit));
+      });
+      progress_.begin_unprofiled("print", limits_.phase());
+      report::print_step(std::cout, result(), result().refits.back());
     }
-    if (result_.m2n) result_.m2n->library_bytes_max = job.library_bytes();
+    if (result().m2n) {
+      const std::int64_t bytes = job.library_bytes();
+      findings_.edit([&](report::Result& all) { all.m2n->library_bytes_max = bytes; });
+    }
     job.dump();
-    job.measure_again(result_);
-    return finish();
+    job.measure_again(known);
+    if (!is_root()) return;
+    findings_.edit([&](report::Result& all) {
+      all.rates = known.rates;
+      all.bound = known.bound;
+      if (const auto sync = report::summarise(report::weight_sync_samples(all));
+          sync && all.bound && all.bound->seconds)
+        all.efficiency = *all.bound->seconds / sync->median;
+      judge(*setup_, all);
+    });
   }
 
   /// What is wrong is the verdict from now on, whatever becomes of counting.
   void name_wrong(const verify::StepResult& wrong) {
-    named_ = wrong;
+    report::Result verdict = result();
+    report::Refit refit;
+    refit.number = wrong.step;
+    add(wrong, setup_->model, refit, verdict);
+    judge(*setup_, verdict);
+    findings_.set_verdict(std::move(verdict));
     if (!is_root()) return;
     // All that fits on a screen of the first wrong refit, a line of others.
-    const bool is_first = !result_.verification || result_.verification->wrong.empty();
+    const bool is_first = !result().verification || result().verification->wrong.empty();
     const std::size_t shown = std::min<std::size_t>(wrong.wrong.size(), is_first ? 10 : 1);
     for (std::size_t i = 0; i < shown; ++i) {
       spdlog::error("refit {}: {} is wrong on gen rank {}", wrong.step, wrong.wrong[i].tensor,
@@ -199,38 +248,12 @@ class Run {
     }
   }
 
-  /// A refit's limit, time to read every weight at a slow machine's pace, and that for counting wrong elements, so that
-  /// these never end in a timeout: verification is not what is measured.
-  double verification_limit() const {
-    constexpr double kSlowBytesPerSecond = 1e8;
-    if (case_.run.timeout_seconds <= 0) return 0;
-    const double stored = static_cast<double>(result_.memory->train_bytes_max * case_.train_ranks() +
-                                              result_.memory->gen_bytes_max * case_.gen_ranks());
-    return case_.run.timeout_seconds + stored / kSlowBytesPerSecond + case_.run.count_seconds;
-  }
-
-  int finish() {
-    if (const auto sync = report::summarise(report::weight_sync_samples(result_));
-        sync && result_.bound && result_.bound->seconds) {
-      result_.efficiency = *result_.bound->seconds / sync->median;
-    }
-    judge(*setup_, result_);
-    together(*world_, [&] {
-      if (!is_root()) return;
-      outputs_.write(result_);
-      report::print_summary(std::cout, result_);
+  /// All ranks threw the same error and are in step: rank 0 will report it once MPI has ended in good order.
+  void fail_together(const Error& error) {
+    const std::string phase = job_ ? transport::phase_of(progress_.where()) : "";
+    findings_.edit([&](report::Result& all) {
+      judge_failure(case_, {Ending::error, error.kind(), -1, phase, error.what(), 0}, all);
     });
-    return static_cast<int>(world_->max(std::int64_t{result_.exit_code}));  // rank 0's may be about its files
-  }
-
-  /// All ranks threw the same error and are in step: rank 0 speaks and writes, MPI ends in good order.
-  int fail_together(const Error& error) {
-    const int code = judge_error(case_, error.kind(), false, error.what(), result_);
-    if (job_) result_.error->phase = job_->progress().phase;
-    if (!is_root()) return code;
-    spdlog::error("{}: {}", code == 0 ? "as expected" : "error", error.what());
-    outputs_.write(result_);
-    return result_.exit_code;
   }
 
   /// The most ranks that share a device must be as many as the case says.
@@ -238,7 +261,7 @@ class Run {
     const std::int64_t wanted = case_.run.ranks_per_device;
     if (wanted == 0) return;
     std::map<std::pair<std::string, std::string>, std::int64_t> ranks;
-    for (const report::RankInfo& rank : result_.environment.ranks) ++ranks[{rank.host, rank.device}];
+    for (const report::RankInfo& rank : result().environment.ranks) ++ranks[{rank.host, rank.device}];
     const auto most =
         std::max_element(ranks.begin(), ranks.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
     if (most->second == wanted) return;
@@ -246,45 +269,56 @@ class Run {
                                                         most->second, most->first.second, most->first.first, wanted));
   }
 
-  /// Only this rank (as far as it knows) has failed: it writes the results and takes the others down.
-  [[noreturn]] void fail_alone(ErrorKind kind, bool timeout, const std::string& message) {
-    const int code = timeout && named_ ? judge_named() : judge_error(case_, kind, timeout, message, result_);
-    if (result_.error) result_.error->rank = session_.rank();
-    if (result_.error && job_) result_.error->phase = job_->progress().phase;
-    // Of other ranks the log's pattern says the rank.
-    spdlog::error("{}{}{}", is_root() ? "rank 0: " : "", code == 0 ? "as expected: " : "", message);
-    outputs_.write(result_);
-    transport::MpiSession::abort(result_.exit_code);
-  }
-
-  /// The verdict where wrong data had been named before time ran out.
-  int judge_named() {
-    report::Refit refit;
-    refit.number = named_->step;
-    add(*named_, setup_->model, refit, result_);
-    judge(*setup_, result_);
-    return result_.exit_code;
-  }
-
   const Case& case_;
   const std::vector<std::string>& command_;
+  Supervisor& supervisor_;
+  transport::Progress& progress_;
+  const Limits limits_;
+  Findings& findings_;
+  Outputs& outputs_;
   transport::MpiSession session_;
   kernels::Runtime runtime_;
   kernels::ExecutionSpace space_;
   std::unique_ptr<transport::Control> world_;
-  report::Result result_;
-  std::unique_ptr<Setup> setup_;
+  std::shared_ptr<Setup> setup_;  ///< the supervisor's too: it names tensors
   Places places_;
   std::unique_ptr<Job> job_;
-  std::optional<verify::StepResult> named_;  ///< what is wrong, while its elements are counted
-  Outputs outputs_;
 };
+
+/// The supervisor's report of a failure that not all ranks have seen; its exit code. Wrong data that had been named
+/// before time ran out is the verdict.
+int report_failure(const Case& c, const Findings& findings, const Outputs& outputs, const Failure& failure) {
+  std::optional<report::Result> verdict;
+  if (failure.ending == Ending::timeout) verdict = findings.verdict();
+  report::Result result = verdict ? *std::move(verdict) : findings.copy();
+  const int code = verdict ? result.exit_code : judge_failure(c, failure, result);
+  // What others saw of a rank names it itself.
+  const bool own = failure.ending == Ending::error || failure.ending == Ending::interruption;
+  say(fmt::format("{}{}{}", own ? fmt::format("rank {}: ", failure.rank) : "", code == 0 ? "as expected: " : "",
+                  failure.message));
+  if (findings.may_write) outputs.write(result);
+  return findings.may_write ? result.exit_code : code;
+}
+
+void end_job(int code) {
+  remove_temporaries();
+  transport::MpiSession::abort(code);
+}
+
+/// Rank 0's last words: what the job has come to. MPI has ended.
+int conclude(const Findings& findings, const Outputs& outputs, bool complete) {
+  report::Result result = findings.get();
+  if (!complete) spdlog::error("{}: {}", result.exit_code == 0 ? "as expected" : "error", result.error->message);
+  outputs.write(result);
+  if (complete) report::print_summary(std::cout, result);
+  return result.exit_code;
+}
 
 }  // namespace
 
 int refuse(const Case& c, const std::vector<std::string>& command, const Error& error, bool writes) {
   report::Result result = describe(c, command);
-  const int code = judge_error(c, error.kind(), false, error.what(), result);
+  const int code = judge_failure(c, {Ending::error, error.kind(), -1, "", error.what(), 0}, result);
   if (!writes) return code;
   OutputSection files = c.output;
   files.dump_train = files.dump_gen = "";  // no run, no dumps
@@ -298,6 +332,33 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
   return result.exit_code;
 }
 
-int run(const Case& c, const std::vector<std::string>& command) { return Run(c, command)(); }
+int run(const Case& c, const std::vector<std::string>& command) {
+  const Limits limits = limits_of(c);
+  Findings findings(describe(c, command));
+  Outputs outputs(c.output);
+  const Launch launch = read_launch();
+  const std::unique_ptr<Board> board = Board::join(launch);
+  Supervisor supervisor(
+      *board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),
+      {[&](const Failure& failure) { return report_failure(c, findings, outputs, failure); }, end_job});
+  supervisor.progress().begin_unprofiled("MPI_Init", limits.phase());
+  bool complete = false;
+  bool is_root = false;
+  {
+    Run run(c, command, supervisor, findings, outputs);
+    is_root = run.is_root();
+    complete = run();
+    run.finish();
+  }
+  if (!is_root) {
+    supervisor.ended();
+    return 0;  // the launcher would end rank 0 before it has reported
+  }
+  supervisor.progress().begin_unprofiled("wait for all ranks to end", limits.phase());
+  supervisor.await_others();
+  supervisor.progress().begin_unprofiled("report", limits.phase());
+  supervisor.conclude();
+  return conclude(findings, outputs, complete);
+}
 
 }  // namespace refit::engine

@@ -55,8 +55,8 @@ std::string to_junit(const Result& result) {
       "    </testcase>\n"
       "  </testsuite>\n"
       "</testsuites>\n",
-      command, count(Status::failed), count(Status::error), count(Status::waived), elapsed(result),
-      xml_escape(result.test_case.name), outcome(result), xml_escape(output));
+      command, count(Status::failed), count(Status::error) + count(Status::interrupted), count(Status::waived),
+      elapsed(result), xml_escape(result.test_case.name), outcome(result), xml_escape(output));
 }
 
 }  // namespace refit::report

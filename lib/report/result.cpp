@@ -7,6 +7,7 @@ const char* name(Status status) {
     case Status::passed: return "passed";
     case Status::failed: return "failed";
     case Status::error: return "error";
+    case Status::interrupted: return "interrupted";
     case Status::waived: return "waived";
   }
   return "unknown";

@@ -16,13 +16,14 @@
 namespace refit::report {
 
 enum class Status : std::uint8_t {
-  passed,  ///< as expected
-  failed,  ///< wrong data, or an expectation missed
-  error,   ///< a mistake in the input, or a failure of machine or communication
-  waived   ///< this machine or build lacks what the case needs
+  passed,       ///< as expected
+  failed,       ///< wrong data, or an expectation missed
+  error,        ///< a mistake in the input, or a failure of machine or communication
+  interrupted,  ///< by SIGTERM, SIGINT or SIGHUP
+  waived        ///< this machine or build lacks what the case needs
 };
 
-/// The name of `status` in results: "passed", "failed", "error", "waived".
+/// The name of `status` in results: "passed", "failed", "error", "interrupted", "waived".
 const char* name(Status status);
 
 struct Case {
@@ -33,9 +34,9 @@ struct Case {
 
 /// Why a run ended early or missed what was expected.
 struct Failure {
-  std::string kind;  ///< name(ErrorKind), or "timeout"
+  std::string kind;  ///< name(ErrorKind), "timeout" or "interrupted"
   std::string message;
-  std::optional<std::int64_t> rank;  ///< world rank that detected it
+  std::optional<std::int64_t> rank;  ///< world rank that failed, died, was interrupted, or that the others waited for
   std::string phase;                 ///< "load", "plan", "bulk", ...
 };
 

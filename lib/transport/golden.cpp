@@ -125,7 +125,9 @@ class Golden final : public Executor {
     progress_.stage = step.stage;
     progress_.tensor = step.tensor;
     progress_.peer = step.root;
+    progress_.set_waiting(true);
     while (!requests_[index % slots_]->test()) std::this_thread::yield();
+    progress_.set_waiting(false);
     step.place.run(space_);
     space_.fence();
   }

@@ -136,7 +136,9 @@ class MiscStream final : public Executor {
   }
 
   void complete(std::size_t buffer) {
+    progress_.set_waiting(true);
     while (!requests_[buffer % kBuffers]->test()) std::this_thread::yield();
+    progress_.set_waiting(false);
     if (places_.empty()) return;
     places_[buffer].run(space_);
     space_.fence();

@@ -6,13 +6,15 @@
 #include <vector>
 
 #include "transport/communicator.hpp"
+#include "transport/progress.hpp"
 
 namespace refit::transport {
 
 /// MPI_Init_thread .. MPI_Finalize. One per process; every other MPI object must be gone before it.
 class MpiSession {
  public:
-  MpiSession();  ///< Collective over all processes of the job.
+  /// Collective over all processes of the job. `progress` is told where this waits for others; nullptr: nobody is.
+  explicit MpiSession(Progress* progress = nullptr);
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
@@ -20,7 +22,8 @@ class MpiSession {
   int size() const { return size_; }
   /// e.g. "Open MPI v4.1.4".
   static std::string version();
-  /// Ends all ranks of the job with `exit_code`; callable from any thread. Does not return.
+  /// Ends all ranks of the job with `exit_code`; callable from any thread at any time. Before MPI_Init has returned and
+  /// from the beginning of MPI_Finalize on it ends this process alone: its launcher ends the others.
   [[noreturn]] static void abort(int exit_code);
   /// How many processes of this job share this host.
   int node_size() const { return node_size_; }
@@ -28,11 +31,13 @@ class MpiSession {
   int node_rank() const { return node_rank_; }
 
  private:
+  Progress* progress_;
   int rank_ = 0, size_ = 1, node_size_ = 1, node_rank_ = 0;
 };
 
-/// The control plane over all processes. Collective over MPI_COMM_WORLD.
-std::unique_ptr<Control> make_mpi_control();
+/// The control plane over all processes; each of its collectives counts in `progress`, where there is one. Collective
+/// over MPI_COMM_WORLD.
+std::unique_ptr<Control> make_mpi_control(Progress* progress = nullptr);
 
 /// A data-plane communicator of the world ranks in `members` (ascending; communicator rank = position). Collective over
 /// `members` only. `tag` tells apart communicators that are created at the same time. Lanes are 0 .. `lanes` - 1.

@@ -1,9 +1,16 @@
+#include <atomic>
 #include <cstdlib>
 
 #include "transport/mpi.hpp"
 #include "transport/mpi_error.hpp"
 
 namespace refit::transport {
+namespace {
+
+/// Whether MPI_Abort may be called.
+std::atomic<bool> running = false;
+
+}  // namespace
 
 void check_mpi(int code, SourceLocation where) {
   if (code == MPI_SUCCESS) return;
@@ -13,15 +20,17 @@ void check_mpi(int code, SourceLocation where) {
   fail_runtime("MPI: {} ({}:{})", std::string(text, static_cast<std::size_t>(length)), where.file, where.line);
 }
 
-MpiSession::MpiSession() {
+MpiSession::MpiSession(Progress* progress) : progress_(progress) {
+  const Waiting waiting(progress_);
   // hwloc's GL component looks for an X server; where "localhost" does not resolve that costs each rank many seconds.
   setenv("HWLOC_COMPONENTS", "-gl", 0);
   // A GPU's streams share this many queues, 8 by default and 1 in environments made for Megatron. In a shared queue
   // what this rank packs waits behind a message that waits for a peer, which may be waiting for this rank.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 1);
   int provided = 0;
-  // The watchdog's thread may call MPI_Abort while the main thread is inside MPI; nothing else is called from it.
+  // The supervisor's thread may call MPI_Abort while the main thread is inside MPI; nothing else is called from it.
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
+  running = true;
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_));
   check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_));
@@ -32,7 +41,11 @@ MpiSession::MpiSession() {
   check_mpi(MPI_Comm_free(&node));
 }
 
-MpiSession::~MpiSession() { MPI_Finalize(); }
+MpiSession::~MpiSession() {
+  const Waiting waiting(progress_);
+  running = false;
+  MPI_Finalize();
+}
 
 std::string MpiSession::version() {
   char text[MPI_MAX_LIBRARY_VERSION_STRING];
@@ -43,7 +56,7 @@ std::string MpiSession::version() {
 }
 
 void MpiSession::abort(int exit_code) {
-  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  if (running) MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);
 }
 

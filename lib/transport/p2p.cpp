@@ -188,6 +188,7 @@ class P2p final : public Executor {
         moved |= lane.advance(space_, routes_, progress_);
         busy |= !lane.done();
       }
+      progress_.set_waiting(busy && !moved);
       if (busy && !moved) std::this_thread::yield();
     }
     space_.fence();

@@ -22,6 +22,10 @@ endforeach()
 # One waits most of the time, the other has one process.
 set_tests_properties(run_killed run_plan PROPERTIES PROCESSORS 1)
 
+add_library(drill_tool MODULE ${CMAKE_CURRENT_LIST_DIR}/drill_tool.cpp)
+target_link_libraries(drill_tool PRIVATE ${CMAKE_DL_LIBS})
+refit_run_test(drill run_drill.py $<TARGET_FILE:drill_tool>)
+
 add_library(region_tool MODULE ${CMAKE_CURRENT_LIST_DIR}/region_tool.cpp)
 refit_run_test(profile run_profile.py $<TARGET_FILE:region_tool>)
 

@@ -1,4 +1,4 @@
-"""A rank that dies or stops in the middle of a run: all is over within 15 s and nothing stays behind.
+"""A rank that dies, stops or is interrupted in the middle of a run: all is over within 15 s and nothing stays behind.
 
     run_killed.py --refit EXE --engines engines.tar.xz --inputs FOLDER --work FOLDER
 """
@@ -40,7 +40,7 @@ def started(suite, executor, folder, timeout):
     """A running job that has come to its steps, and what it has printed so far."""
     job = suite.start(
         4, "run", "--checkpoint", suite.checkpoint("qwen3"), "--train", "TP2", "--gen", "TP2", "--executor", executor,
-        "--steps", STEPS, "--timeout", timeout, "--json", os.path.join(folder, "result.json"),
+        "--steps", STEPS, "--timeout", timeout, "--set", "run.phase_seconds=4", "--json", os.path.join(folder, "result.json"),
         "--csv", os.path.join(folder, "result.csv"), "--dump-gen", os.path.join(folder, "dumps"),
     )  # fmt: skip
     printed = ""
@@ -80,23 +80,48 @@ def strike(suite, executor, blow, timeout):
 
 
 def killed(suite):
-    """The launcher ends the others; no rank of refit had time to write a result."""
+    """The others say so before the launcher ends them."""
     for executor in ("direct", "p2p", "golden"):
-        _, folder = strike(suite, executor, signal.SIGKILL, 60)
-        left = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
-        suite.check(not [name for name in left if not name.endswith(".tmp")], f"{executor}: {left} were written")
+        ended, folder = strike(suite, executor, signal.SIGKILL, 60)
+        suite.check(re.search(rf"^refit: rank {VICTIM} \(host \S+, pid \d+\) has died in phase ", ended.err, re.MULTILINE),
+                    f"{executor}: nobody says who died", ended)  # fmt: skip
+        result = suite.result(os.path.join(folder, "result.json"), ended)
+        suite.check(result.get("status") == "error", f"{executor}: status {result.get('status')}", ended)
+        suite.check(len(result.get("weight_sync", {}).get("samples", [])) >= 2, f"{executor}: no samples", ended)
 
 
 def stopped(suite):
     """The others wait for a rank that does not move: their timeout ends all, with a result that says so."""
     for executor in ("direct", "p2p"):
         ended, folder = strike(suite, executor, signal.SIGSTOP, 3)
-        # A verification gets a little more time than a refit.
-        named = re.search(r"timeout: no end after 3(\.\d+)? s", ended.err)
+        # Other phases get a little more time than a refit.
+        named = re.search(rf"timeout: no end after [37](\.\d+)? s: rank {VICTIM} \(host \S+, pid \d+\) is stopped in ", ended.err)
         suite.check(named is not None, f"{executor}: nobody names the timeout", ended)
         result = suite.result(os.path.join(folder, "result.json"), ended)
         suite.check(result["status"] == "error", f"{executor}: status {result['status']}", ended)
         suite.check(result["error"]["kind"] == "timeout", f"{executor}: {result['error']}", ended)
 
 
-Suite(__doc__).main(killed, stopped)
+def interrupted(suite):
+    """A signal to one rank, or to the launcher, which passes it on and has an exit code of its own."""
+    for whom in ("rank", "launcher"):
+        folder = suite.path("interrupted")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        job, printed = started(suite, "direct", folder, 60)
+        begin = time.monotonic()
+        os.kill(rank_pid(printed, VICTIM) if whom == "rank" else job.process.pid, signal.SIGTERM)
+        ended = job.wait(2 * LIMIT)
+        seconds = time.monotonic() - begin
+        suite.check(ended.code == 3 if whom == "rank" else ended.code not in (None, 0), f"{whom}: exit code {ended.code}", ended)
+        suite.check(seconds < LIMIT, f"{whom}: ended after {seconds:.1f} s", ended)
+        said = re.findall(r"^refit: rank \d: interrupted by SIGTERM in phase ", ended.err, re.MULTILINE)
+        suite.check(len(said) == 1, f"{whom}: said by {said}", ended)
+        suite.check(not re.search("^(OK|FAILED)", printed + ended.out, re.MULTILINE), f"{whom}: a verdict on stdout", ended)
+        result = suite.result(os.path.join(folder, "result.json"), ended)
+        suite.check((result.get("status"), result.get("exit_code")) == ("interrupted", 3), f"{whom}: {result.get('status')}", ended)
+        suite.check(result.get("error", {}).get("kind") == "interrupted", f"{whom}: {result.get('error')}", ended)
+        suite.check(len(result.get("weight_sync", {}).get("samples", [])) >= 2, f"{whom}: no samples", ended)
+
+
+Suite(__doc__).main(killed, stopped, interrupted)

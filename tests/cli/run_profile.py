@@ -10,8 +10,9 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from job import Suite  # noqa: E402
 
-PREPARE = ["prepare", "allocate", "probe", "load", "plan", "verify"]
+PREPARE = ["setup", "prepare", "allocate", "probe", "load", "plan", "verify"]
 REFIT = ["update", "barrier", "bulk", "finalize", "wait for all ranks", "verify"]
+END = ["finish"]
 
 
 def phases(suite):
@@ -26,7 +27,7 @@ def phases(suite):
         process, event, *name = line.split(" ", 2)
         if event in ("push", "pop"):
             events[process].append(" ".join([event, *name]))
-    expected = [event for name in PREPARE + REFIT + REFIT for event in (f"push {name}", "pop")]
+    expected = [event for name in PREPARE + REFIT + REFIT + END for event in (f"push {name}", "pop")]
     suite.check(len(events) == 2, f"regions of {len(events)} processes", ended)
     for process, found in events.items():
         suite.check(found == expected, f"process {process}: {found}", ended)

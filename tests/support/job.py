@@ -114,10 +114,11 @@ class Suite:
     def model(self, name):
         return os.path.join(self.args.inputs, "models", name, "config.json")
 
-    def start(self, ranks, *arguments, within=()):
-        """A job of `ranks` ranks; 0: one process without the launcher. `within`: a command that starts the launcher."""
+    def start(self, ranks, *arguments, within=(), before=()):
+        """A job of `ranks` ranks; 0: one process without the launcher. `within`: a command that starts the launcher;
+        `before`: one that starts each process."""
         prefix = mpirun(ranks) if ranks > 0 else []
-        command = [*within, *prefix, self.args.refit, *map(str, arguments)]
+        command = [*within, *prefix, *before, self.args.refit, *map(str, arguments)]
         return Started(command, self.args.refit, self.args.inputs, self.work)
 
     def run(self, ranks, *arguments, seconds=LIMIT_SECONDS, within=()):

@@ -54,6 +54,7 @@ TEST(CaseCheck, RefusesContradictions) {
        "train.hybrid_layer_pattern: gives every stage"},
       {{"gen.layout=TP2xETP2"}, kUsage, "vLLM gen PP must be 1, and so must CP and ETP"},
       {{"train.first_stage_layers=3"}, kUsage, "means nothing without PP"},
+      {{"run.phase_seconds=5", "run.timeout_seconds=0"}, kUsage, "run.phase_seconds: means nothing with"},
       {{"gen.layout=TP2xPP2"}, kUsage, "vLLM gen PP must be 1"},
       {{"gen.layout=TP2xCP2"}, kUsage, "vLLM gen PP must be 1, and so must CP"},
       {{"gen.quantiser=nemo_rl"}, kUsage, "gen.quantiser: means nothing with gen.precision = \"bf16\""},

@@ -60,6 +60,7 @@ const std::map<std::string, std::string> kOther = {
     {"run.verify", "\"last\""},
     {"run.timeout_seconds", "2.5"},
     {"run.count_seconds", "0.25"},
+    {"run.phase_seconds", "7.5"},
     {"run.inject", "[\"a\", \"b\"]"},
     {"run.strict_upstream", "\"merged\""},
     {"output.json", "\"r.json\""},

@@ -159,6 +159,11 @@ TEST(ReportJunit, OneElementPerOutcome) {
   result.status = Status::error;
   EXPECT_THAT(to_junit(result), HasSubstr("<error type=\"runtime\" message=\"FAILED: 1 element is wrong\">"));
   EXPECT_THAT(to_junit(result), HasSubstr("failures=\"0\" errors=\"1\" skipped=\"0\""));
+  result.status = Status::interrupted;
+  result.error->kind = "interrupted";
+  EXPECT_THAT(to_junit(result), HasSubstr("<error type=\"interrupted\" message=\"FAILED: "));
+  EXPECT_THAT(to_junit(result), HasSubstr("failures=\"0\" errors=\"1\" skipped=\"0\""));
+  EXPECT_THAT(to_json(result), HasSubstr("\"status\": \"interrupted\""));
   result.status = Status::waived;
   EXPECT_THAT(to_junit(result), HasSubstr("<skipped message=\"WAIVED: 1 element is wrong\"/>"));
   EXPECT_TRUE(is_well_formed(to_junit(result)));

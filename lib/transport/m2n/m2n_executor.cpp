@@ -236,7 +236,9 @@ class M2n final : public Executor {
   void complete(std::size_t index) {
     Group& group = groups_[index];
     show(group);
+    progress_.set_waiting(true);
     while (!requests_[index % slots_]->test()) std::this_thread::yield();
+    progress_.set_waiting(false);
     group.place.run(space_);
     space_.fence();
   }

@@ -1,0 +1,454 @@
+#include "engine/supervisor.hpp"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <sstream>
+#include <utility>
+
+#include "engine/process.hpp"
+
+namespace refit::engine {
+namespace {
+
+using transport::now_ns;
+
+constexpr std::int64_t kSecond = 1'000'000'000;
+/// So long the acting process leaves a failure that another one saw to rank 0.
+constexpr std::int64_t kPatience = 3 * kSecond;
+/// So long a report may take.
+constexpr std::int64_t kReport = 10 * kSecond;
+/// How often a host's ranks are told to rank 0, and how long after the end of all that it sees it waits for others.
+constexpr std::int64_t kTelling = kSecond / 2;
+/// So long after a signal rank 0 listens whether a rank has died on another host: then that is why.
+constexpr std::int64_t kHearing = 3 * kSecond / 10;
+constexpr std::int64_t kFarewell = 5 * kSecond;
+/// A supervisor that did not run for so long counts none of the time.
+constexpr std::int64_t kAbsence = kSecond;
+
+sigset_t our_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, number);
+  return set;
+}
+
+Failure failure_of(const PostedFailure& posted) {
+  return {static_cast<Ending>(posted.ending),
+          static_cast<ErrorKind>(posted.kind),
+          posted.rank,
+          posted.phase,
+          posted.message,
+          posted.seconds};
+}
+
+template <std::size_t N>
+void copy_text(char (&to)[N], const std::string& from) {
+  const std::size_t length = std::min(N - 1, from.size());
+  std::memcpy(to, from.data(), length);
+  to[length] = '\0';
+}
+
+/// Ends this process where a report, or the launcher that was asked to end the job, does not come to an end.
+void end_later(int code) {
+  std::thread([code] {
+    std::this_thread::sleep_for(std::chrono::nanoseconds(kReport));
+    say("the report of the failure does not come to its end");
+    _exit(code);
+  }).detach();
+}
+
+}  // namespace
+
+void say(const std::string& text) {
+  std::string lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines += "refit: " + line + "\n";
+  constexpr int kMilliseconds = 1000;
+  for (std::size_t done = 0; done < lines.size();) {
+    pollfd file{STDERR_FILENO, POLLOUT, 0};
+    if (poll(&file, 1, kMilliseconds) != 1 || (file.revents & POLLOUT) == 0) return;
+    const ssize_t put = write(STDERR_FILENO, lines.data() + done, std::min<std::size_t>(lines.size() - done, PIPE_BUF));
+    if (put <= 0) return;
+    done += static_cast<std::size_t>(put);
+  }
+}
+
+Supervisor::Supervisor(Board& board, int local_rank, int rank, How how)
+    : board_(board),
+      local_rank_(local_rank < board.slots() ? local_rank : 0),
+      rank_(rank),
+      how_(std::move(how)),
+      progress_((board.attach(local_rank_, rank), &board.slot(local_rank_).where)) {
+  wake_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (how_.signals) {
+    const sigset_t set = our_signals();
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    signals_ = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+  }
+  thread_ = std::thread([this] { watch(); });
+}
+
+Supervisor::~Supervisor() {
+  ended();
+  stop_ = true;
+  eventfd_write(wake_, 1);
+  thread_.join();
+  close(wake_);
+  if (signals_ >= 0) close(signals_);
+}
+
+void Supervisor::name_tensors(TensorName name) {
+  const std::lock_guard lock(mutex_);
+  name_ = std::move(name);
+}
+
+TensorName Supervisor::tensor_name() const {
+  const std::lock_guard lock(mutex_);
+  return name_;
+}
+
+bool Supervisor::claim(const Failure& failure) {
+  Verdict none = Verdict::none;
+  if (!board_.verdict().compare_exchange_strong(none, Verdict::claimed)) return false;
+  board_.holder() = rank_.load();
+  PostedFailure& posted = board_.failure();
+  posted.ending = static_cast<std::int32_t>(failure.ending);
+  posted.kind = static_cast<std::int32_t>(failure.kind);
+  posted.rank = failure.rank;
+  posted.seconds = failure.seconds;
+  copy_text(posted.phase, failure.phase);
+  copy_text(posted.message, failure.message);
+  board_.verdict() = Verdict::published;
+  eventfd_write(wake_, 1);
+  return true;
+}
+
+void Supervisor::connect(transport::Control& world) {
+  rank_ = world.rank();
+  board_.slot(local_rank_).rank = world.rank();
+  world.barrier();
+  board_.close();
+  bool has_root = false;
+  for (int i = 0; i < board_.slots(); ++i) has_root |= board_.slot(i).life != Life::absent && board_.slot(i).rank == 0;
+  if (world.max(std::int64_t{has_root ? 0 : 1}) == 0) return;
+  transport::Control::Bytes bytes;
+  if (world.rank() == 0) {
+    listener_ = std::make_unique<Listener>();
+    for (char c : listener_->address()) bytes.push_back(static_cast<std::byte>(c));
+  }
+  bytes = world.broadcast(std::move(bytes), 0);
+  std::string address;
+  for (std::byte b : bytes) address.push_back(static_cast<char>(b));
+  if (!has_root) teller_ = std::make_unique<Teller>(address);
+  others_ended_ = listener_ == nullptr;
+  connected_ = true;
+}
+
+void Supervisor::fail(ErrorKind kind, const std::string& message) {
+  claim({Ending::error, kind, rank_, transport::phase_of(progress_.where()), message, 0});
+  wait_for_the_end();
+}
+
+/// Whoever has the verdict ends the process.
+void Supervisor::wait_for_the_end() {
+  while (true) std::this_thread::sleep_for(std::chrono::hours(1));
+}
+
+void Supervisor::await_others() {
+  progress_.enter_collective();  // further than those that are still to come here
+  const transport::Waiting waiting(&progress_);
+  for (int i = 0; i < board_.slots(); ++i) {
+    const auto awaited = [&] {
+      const Life life = board_.slot(i).life;
+      return i != local_rank_ && (life == Life::alive || (life == Life::absent && !board_.closed()));
+    };
+    while (awaited()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  const std::int64_t begin = now_ns();
+  while (!others_ended_ && now_ns() - begin < kFarewell) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+}
+
+void Supervisor::conclude() {
+  Verdict none = Verdict::none;
+  if (!board_.verdict().compare_exchange_strong(none, Verdict::concluded)) wait_for_the_end();
+  board_.holder() = rank_.load();
+}
+
+void Supervisor::watch() {
+  std::int64_t before = now_ns();
+  while (!stop_) {
+    wait();
+    const std::int64_t now = now_ns();
+    if (now - before > kAbsence) forgive(now - before);
+    before = now;
+    board_.slot(local_rank_).beat = now;
+    if (!stop_) step();
+  }
+  // The last one of a host says that it was.
+  for (int i = 0; i < board_.slots(); ++i) {
+    if (board_.slot(i).life == Life::alive) return;
+  }
+  if (connected_ && teller_) teller_->tell(board_name(), {0, sights(), std::nullopt});
+}
+
+/// For the next tick, an event or a signal.
+void Supervisor::wait() {
+  pollfd files[] = {{wake_, POLLIN, 0}, {signals_, POLLIN, 0}};
+  poll(files, signals_ >= 0 ? 2 : 1, static_cast<int>(how_.tick_seconds * 1000));
+  eventfd_t events = 0;
+  eventfd_read(wake_, &events);
+  signalfd_siginfo signal{};
+  while (signals_ >= 0 && read(signals_, &signal, sizeof(signal)) == sizeof(signal))
+    on_signal(static_cast<int>(signal.ssi_signo));
+}
+
+/// A process that was suspended has lost no time.
+void Supervisor::forgive(std::int64_t nanoseconds) {
+  auto& mine = board_.slot(local_rank_).where.deadline_ns;
+  std::int64_t deadline = mine;
+  if (deadline != 0) mine.compare_exchange_strong(deadline, deadline + nanoseconds);
+  quiet_until_ = now_ns() + kAbsence;
+}
+
+bool Supervisor::is_fresh(int i) const {
+  const Slot& slot = board_.slot(i);
+  return slot.life == Life::alive && static_cast<double>(now_ns() - slot.beat) < kSilentSeconds * 1e9;
+}
+
+/// Of each host's processes the first whose supervisor runs looks after all of them.
+bool Supervisor::is_acting() const {
+  for (int i = 0; i < local_rank_; ++i) {
+    if (is_fresh(i)) return false;
+  }
+  return true;
+}
+
+/// Where rank 0 is on this host and runs; -1: nowhere here.
+int Supervisor::root_slot() const {
+  for (int i = 0; i < board_.slots(); ++i) {
+    if (board_.slot(i).rank == 0 && is_fresh(i)) return i;
+  }
+  return -1;
+}
+
+std::vector<Sight> Supervisor::sights() const {
+  const std::string host = host_name();
+  std::vector<Sight> all;
+  for (int i = 0; i < board_.slots(); ++i) {
+    Sight sight = sight_of(board_.slot(i), i, host, true);
+    if (sight.state == Sight::State::absent && board_.closed()) continue;
+    if (sight.rank < 0 && board_.is_whole_job()) sight.rank = i;
+    all.push_back(std::move(sight));
+  }
+  return all;
+}
+
+std::vector<Sight> Supervisor::all_sights() const {
+  std::vector<Sight> all = sights();
+  if (!connected_ || !listener_) return all;
+  for (const auto& [host, news] : listener_->news()) {
+    const bool old = static_cast<double>(now_ns() - news.at) > (kSilentSeconds + 1) * 1e9;
+    for (Sight sight : news.sights) {
+      if (old && sight.state == Sight::State::running) sight.state = Sight::State::silent;
+      all.push_back(std::move(sight));
+    }
+  }
+  return all;
+}
+
+/// A host's name, and which of its boards this is where it has several.
+std::string Supervisor::board_name() const {
+  for (int i = 0; i < board_.slots(); ++i) {
+    if (board_.slot(i).life != Life::absent) return fmt::format("{}#{}", host_name(), board_.slot(i).rank.load());
+  }
+  return host_name();
+}
+
+/// With the other hosts.
+void Supervisor::talk() {
+  const Verdict verdict = board_.verdict();
+  if (listener_) {
+    listener_->serve(verdict, board_.code());
+    bool ended = !listener_->news().empty();
+    for (const auto& [host, news] : listener_->news()) {
+      for (const Sight& sight : news.sights) ended &= sight.state == Sight::State::ended;
+      if (!news.failure || verdict != Verdict::none) continue;
+      // Rank 0 sees more than they did.
+      if (news.failure->ending == Ending::timeout) {
+        claim_timeout(news.failure->phase, news.failure->seconds);
+      } else {
+        claim(*news.failure);
+      }
+    }
+    others_ended_ = ended;
+    return;
+  }
+  if (!teller_ || !is_acting()) return;
+  const std::int64_t now = now_ns();
+  const bool urgent = verdict == Verdict::published && verdict_since_ == 0;
+  if (now - told_ < kTelling && !urgent) return;
+  told_ = now;
+  News news{0, sights(), std::nullopt};
+  if (verdict == Verdict::published) news.failure = failure_of(board_.failure());
+  teller_->tell(board_name(), news);
+  const Answer& answer = teller_->hear();
+  if (answer.verdict != Verdict::reported) return;
+  for (Verdict before : {Verdict::none, Verdict::published}) {
+    if (!board_.verdict().compare_exchange_strong(before, Verdict::claimed)) continue;
+    board_.code() = answer.code;
+    board_.verdict() = Verdict::reported;
+  }
+}
+
+/// Whether rank 0, on another host, has answered of late.
+bool Supervisor::root_hears() const {
+  return connected_ && teller_ && teller_->last().at != 0 &&
+         static_cast<double>(now_ns() - teller_->last().at) < (kSilentSeconds + 1) * 1e9;
+}
+
+void Supervisor::step() {
+  if (connected_) talk();
+  if (signal_ != 0) after_signal();
+  const Verdict verdict = board_.verdict();
+  if (verdict != Verdict::none) return follow(verdict);
+  if (is_acting() && now_ns() >= quiet_until_) look_for_trouble();
+}
+
+void Supervisor::look_for_trouble() {
+  const std::int64_t now = now_ns();
+  if (now - looked_ > kSecond / 4) {
+    looked_ = now;
+    for (const Sight& sight : sights()) {
+      if (sight.state != Sight::State::dead) continue;
+      claim({Ending::death, ErrorKind::runtime, sight.rank, sight.phase, describe(sight, tensor_name()), 0});
+      return;
+    }
+  }
+  // Rank 0's host goes first: it has the results.
+  std::int64_t patience = kPatience / 3;
+  for (int i = 0; i < board_.slots(); ++i) {
+    if (board_.slot(i).life != Life::absent && board_.slot(i).rank == 0) patience = 0;
+  }
+  const transport::Where* late = nullptr;
+  for (int i = 0; i < board_.slots(); ++i) {
+    const Slot& slot = board_.slot(i);
+    if (slot.life != Life::alive) continue;
+    const std::int64_t deadline = slot.where.deadline_ns;
+    if (deadline == 0) continue;
+    if (now < deadline && slot.where.extends) return;  // it moves, and the others wait for it
+    if (now >= deadline + patience) late = &slot.where;
+  }
+  if (late == nullptr) return;
+  claim_timeout(transport::phase_of(*late), static_cast<double>(late->limit_ns) / 1e9);
+}
+
+void Supervisor::claim_timeout(const std::string& phase, double seconds) {
+  const std::vector<Sight> missing = behind(all_sights());
+  claim({Ending::timeout, ErrorKind::runtime, missing.empty() ? -1 : missing.front().rank,
+         missing.empty() ? phase : missing.front().phase,
+         fmt::format("timeout: no end after {:.4g} s: {}", seconds, describe(missing, tensor_name())), seconds});
+}
+
+void Supervisor::follow(Verdict verdict) {
+  const std::int64_t now = now_ns();
+  if (verdict_since_ == 0) verdict_since_ = now;
+  const std::int64_t since = now - verdict_since_;
+  switch (verdict) {
+    case Verdict::none: return;
+    case Verdict::concluded: {
+      // The main thread of rank 0 writes the results. What holds it up cannot be undone, but said.
+      const transport::Where& where = progress_.where();
+      const std::int64_t deadline = where.deadline_ns;
+      if (rank_ != 0 || deadline == 0 || now < deadline) return;
+      say(fmt::format("rank 0: timeout: the results are not written after {:.4g} s",
+                      static_cast<double>(where.limit_ns) / 1e9));
+      how_.end(static_cast<int>(ErrorKind::runtime));
+      return;
+    }
+    case Verdict::published: {
+      const int root = root_slot();
+      // Rank 0 on another host reports this failure, or has a verdict already.
+      if (root < 0 && root_hears() && (since < kPatience || teller_->last().verdict != Verdict::none)) return;
+      const bool mine = root >= 0 ? root == local_rank_ : is_acting();
+      if (mine || (board_.holder() == rank_ && since > kPatience)) report_failure();
+      return;
+    }
+    case Verdict::claimed:
+    case Verdict::taken:
+      if (since < kReport + kPatience) return;
+      say(fmt::format("rank {}: rank {} does not report its failure", rank_, board_.holder().load()));
+      how_.end(static_cast<int>(ErrorKind::runtime));
+      return;
+    case Verdict::reported:
+      if (since > kPatience) how_.end(board_.code());
+      return;
+  }
+}
+
+void Supervisor::report_failure() {
+  Verdict published = Verdict::published;
+  if (!board_.verdict().compare_exchange_strong(published, Verdict::taken)) return;
+  board_.holder() = rank_.load();
+  const Failure failure = failure_of(board_.failure());
+  if (how_.signals) end_later(static_cast<int>(ErrorKind::runtime));
+  if (failure.ending == Ending::timeout) {
+    constexpr std::size_t kShown = 32;
+    std::string lines;
+    const std::vector<Sight> all = all_sights();
+    for (std::size_t i = 0; i < std::min(kShown, all.size()); ++i) lines += describe(all[i], tensor_name()) + "\n";
+    say(lines);
+  }
+  board_.code() = how_.report(failure);
+  board_.remove_name();
+  board_.verdict() = Verdict::reported;
+  how_.end(board_.code());
+}
+
+/// The first to come of several, or one that comes when the others have been ended already.
+bool Supervisor::is_alone() const {
+  if (board_.closed() || board_.slots() == 1) return false;
+  for (int i = 0; i < board_.slots(); ++i) {
+    if (i != local_rank_ && board_.slot(i).life != Life::absent) return false;
+  }
+  return true;
+}
+
+void Supervisor::on_signal(int number) {
+  const Verdict verdict = board_.verdict();
+  if (verdict == Verdict::reported) _exit(board_.code());
+  if (verdict != Verdict::none || signal_ != 0) return;
+  signal_ = number;
+  signal_at_ = now_ns();
+  after_signal();
+}
+
+void Supervisor::after_signal() {
+  const std::int64_t since = now_ns() - signal_at_;
+  if (is_alone()) {
+    // A process that was stopped before it came wakes up to be ended: the verdict has been given without it.
+    if (since > kSecond) _exit(static_cast<int>(ErrorKind::runtime));
+  } else if (!(connected_ && listener_) || since > kHearing) {
+    // A launcher ends the others of a job in which one has died: that is why, then.
+    for (const Sight& sight : sights()) {
+      if (sight.state != Sight::State::dead) continue;
+      claim({Ending::death, ErrorKind::runtime, sight.rank, sight.phase, describe(sight, tensor_name()), 0});
+      return;
+    }
+    const Sight me = sight_of(board_.slot(local_rank_), local_rank_, host_name(), false);
+    const int number = std::exchange(signal_, 0);
+    const char* name = number == SIGINT ? "SIGINT" : number == SIGTERM ? "SIGTERM" : "SIGHUP";
+    std::string message = fmt::format("interrupted by {} in {}", name, place_of(me, tensor_name()));
+    std::vector<Sight> missing = sights();
+    std::erase_if(missing, [](const Sight& sight) { return sight.state != Sight::State::absent; });
+    if (!missing.empty()) message += "; " + describe(missing, tensor_name());
+    claim({Ending::interruption, ErrorKind::runtime, rank_, me.phase, message, 0});
+  }
+}
+
+}  // namespace refit::engine

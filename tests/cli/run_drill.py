@@ -1,0 +1,180 @@
+"""What befalls one of four ranks, at every place of a run: all is over soon, with one verdict that names the rank.
+
+    run_drill.py --refit EXE --engines engines.tar.xz --inputs FOLDER --work FOLDER TOOL
+
+A part of the drills runs; with REFIT_DRILL_ALL=1 in the environment every place x action x executor. Prints one line per
+drill: what was done, seconds, exit code, JSON's status, who was named.
+"""
+
+import collections
+import concurrent.futures
+import glob
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from job import Suite  # noqa: E402
+
+RANKS = 4
+LIMIT = 15.0  # seconds from the blow to the job's end
+AT_ONCE = 3
+TIMEOUT, ON_TOP = 2, 4  # seconds of refits, and of other phases on top
+# Where, and how often the place is passed before: the second refit's.
+BEFORE_MPI = ["process", "MPI_Init"]
+PREPARE = ["setup", "prepare", "allocate", "probe", "load", "plan", "verify"]
+REFIT = ["update", "barrier", "bulk", "misc", "finalize", "wait for all ranks"]
+END = ["dump", "finish", "MPI_Finalize", "finalized"]
+PLACES = [(place, 1) for place in BEFORE_MPI + PREPARE] + [(place, 2) for place in REFIT] + [("verify", 3)] + [
+    (place, 1) for place in END]  # fmt: skip
+EXECUTORS = ["p2p", "direct", "golden"]
+Drill = collections.namedtuple("Drill", "place n action executor rank hosts", defaults=(1,))
+# Between the launcher and refit: ranks 0 and 1 on one host, 2 and 3 on another, as far as they can know.
+TWO_HOSTS = """
+if [ $OMPI_COMM_WORLD_RANK -ge 2 ]; then export OMPI_COMM_WORLD_LOCAL_RANK=$((OMPI_COMM_WORLD_RANK - 2)) NAME=hostB
+else export NAME=hostA; fi
+export OMPI_COMM_WORLD_LOCAL_SIZE=2
+exec unshare --uts bash -c 'hostname $NAME && exec "$@"' _ "$@"
+"""
+
+
+def legal(drill):
+    # A signal that comes before refit's own code has its usual effect; what is over is not interrupted.
+    return drill.action != "term" or drill.place not in ("process", "MPI_Finalize", "finalized")
+
+
+def all_drills():
+    for executor in EXECUTORS:
+        for place, n in PLACES:
+            for action in ("kill", "stop", "term", "delay"):
+                yield Drill(place, n, action, executor, 3 if executor == "p2p" else 1)
+
+
+def some_drills():
+    """Every place once with a stop, the executors in turn; the other actions at a few places; rank 0 too."""
+    for i, (place, n) in enumerate(PLACES):
+        yield Drill(place, n, "stop", EXECUTORS[i % 3], 3 if i % 2 else 1)
+    for place, n, action, executor, rank in [
+        ("load", 1, "kill", "p2p", 3), ("bulk", 2, "kill", "golden", 2), ("MPI_Finalize", 1, "kill", "p2p", 1),
+        ("MPI_Init", 1, "term", "p2p", 1), ("plan", 1, "term", "direct", 0), ("misc", 2, "term", "p2p", 3),
+        ("dump", 1, "term", "golden", 2), ("process", 1, "delay", "p2p", 2), ("bulk", 2, "delay", "direct", 2),
+        ("misc", 2, "delay", "p2p", 3), ("update", 2, "delay", "golden", 0), ("bulk", 2, "stop", "p2p", 0),
+    ]:  # fmt: skip
+        yield Drill(place, n, action, executor, rank)
+
+
+def drills_of_two_hosts():
+    if subprocess.run(["unshare", "--uts", "hostname", "hostA"], capture_output=True, check=False).returncode != 0:
+        print("SKIPPED: two hosts: this user may not make one look like two", flush=True)
+        return
+    for place, n, action, rank in [("bulk", 2, "stop", 3), ("misc", 2, "delay", 2), ("plan", 1, "kill", 3),
+                                   ("misc", 1, "term", 2), ("load", 1, "stop", 0), ("finalized", 1, "kill", 1)]:  # fmt: skip
+        yield Drill(place, n, action, "p2p", rank, 2)
+
+
+def shared_names():
+    return set(glob.glob(f"/dev/shm/refit-{os.getuid()}-*"))
+
+
+def attempt(suite, drill, name, seconds, on_top):
+    delay = f":{4 * LIMIT}" if drill.action == "delay" else ""
+    (tool,) = map(os.path.abspath, suite.rest)
+    words = [f"REFIT_DRILL={drill.rank}:{drill.place}:{drill.n}:{drill.action}{delay}", f"LD_PRELOAD={tool}"]
+    words += [f"{variable}={tool}" for variable in ("KOKKOS_PROFILE_LIBRARY", "KOKKOS_TOOLS_LIBS")]
+    job = suite.start(
+        RANKS, "run", "--model", "qwen3-0.6b-small", "--layers", 2, "--train", "TP2", "--gen", "TP2", "--bulk", "ffn",
+        "--executor", drill.executor, "--steps", 2, "--warmup", 0, "--timeout", seconds, "--set",
+        f"run.phase_seconds={on_top}", "--json", suite.path(f"{name}.json"), "--dump-gen", suite.path(f"{name}.dumps"),
+        "--force", within=("env", *words), before=("bash", "-c", TWO_HOSTS, "_") if drill.hosts == 2 else (),
+    )  # fmt: skip
+    hung = False
+    begin = time.monotonic()
+    while job.process.poll() is None and time.monotonic() - begin < 8 * LIMIT and not hung:
+        time.sleep(0.05)
+        # mpirun of Open MPI 4.1 may crash or hang itself where a rank ends within MPI_Init or MPI_Finalize.
+        hung = drill.place.startswith("MPI_") and time.monotonic() - begin > LIMIT and not job.ranks()
+    end = time.time()
+    if hung:
+        print(f"{name}: mpirun itself does not end", flush=True)
+        job.kill()
+    ended = job.wait(1)
+    begin = time.monotonic()
+    while job.pids() and time.monotonic() - begin < LIMIT:
+        time.sleep(0.1)
+    return ended, end, job.pids()
+
+
+def strike(suite, drill):
+    """Where the machine is so busy that a limit passes before the blow, so that another rank is named or none, again with
+    more time."""
+    name = "-".join(map(str, drill)).replace(" ", "_")
+    waits = drill.action in ("stop", "delay")
+    for factor in (1, 3, 9) if waits else (30,):
+        ended, end, left = attempt(suite, drill, name, factor * TIMEOUT, factor * ON_TOP)
+        if re.search(rf"timeout: no end after [\d.]+ s: rank {drill.rank} ", ended.err) or "timeout: " not in ended.err:
+            break
+    return name, factor if waits else 1, ended, end, left
+
+
+def check(suite, drill, name, factor, ended, end, left):
+    blow = re.search(rf"^drill: rank {drill.rank} pid (\d+): .*, ([\d.]+)$", ended.err, re.MULTILINE)
+    if not suite.check(blow, f"{name}: nothing befell rank {drill.rank}", ended):
+        return
+    codes = (3, 128 + signal.SIGKILL) if drill.action == "kill" else (3,)
+    if drill.place.startswith("MPI_"):  # mpirun's own end, see above
+        codes = (*codes, 128 + signal.SIGSEGV, -signal.SIGSEGV, -signal.SIGKILL)
+    suite.check(ended.code in codes, f"{name}: exit code {ended.code}, not of {codes}", ended)
+    seconds = end - float(blow[2])
+    suite.check(seconds < LIMIT * factor or ended.code == -signal.SIGKILL, f"{name}: took {seconds:.1f} s", ended)
+    suite.check(not left, f"{name}: processes {left} remain", ended)
+    suite.check(not re.search(r"^(OK|FAILED)", ended.out, re.MULTILINE), f"{name}: a verdict on stdout", ended)
+    host = r"\S+" if drill.hosts == 1 else "host" + "AABB"[drill.rank]
+    who = rf"rank {drill.rank} \(host {host}, pid {blow[1]}\)"
+    if drill.place == "process":
+        who = rf"rank {drill.rank} \(host [^,]*\)"
+    wanted = {
+        "kill": rf"^refit: {who} has died",
+        "stop": rf"^refit: .*{who} (is stopped|has not started)",
+        "term": rf"^refit: rank {drill.rank}: interrupted by SIGTERM in phase ",
+        "delay": rf"^refit: .*no end after [\d.]+ s: .*{who} (is|waits for others|has not started)",
+    }[drill.action]
+    if drill.place == "process" and drill.action == "kill":  # nobody knows more than that it is not there
+        wanted = rf"^refit: .*interrupted by SIGTERM .*{who} has not started"
+    named = re.search(wanted, ended.err, re.MULTILINE)
+    suite.check(named, f"{name}: not named: {wanted}", ended)
+    verdicts = re.findall(r"^refit: .*(?:timeout: |interrupted by |has died).*", ended.err, re.MULTILINE)
+    suite.check(len(verdicts) == 1, f"{name}: {len(verdicts)} verdicts", ended)
+    status = ""
+    if drill.place not in BEFORE_MPI + ["setup"]:
+        result = suite.result(f"{name}.json", ended)
+        status = result.get("status")
+        suite.check(status == ("interrupted" if drill.action == "term" else "error"), f"{name}: status {status}", ended)
+        error = result.get("error", {})
+        suite.check(error.get("rank") == drill.rank, f"{name}: JSON's error: {error}", ended)
+        kind = {"kill": "runtime", "term": "interrupted"}.get(drill.action, "timeout")
+        suite.check(error.get("kind") == kind and result.get("exit_code") == 3, f"{name}: JSON's error: {error}", ended)
+    what = f"{drill.executor:7}{' 2 hosts' if drill.hosts == 2 else ''} {drill.place:18} {drill.action:6} rank {drill.rank}"
+    print(f"{what}: {seconds:4.1f} s, exit code {ended.code}, {status or '-':11} {verdicts[0][7:] if verdicts else ''}",
+          flush=True)  # fmt: skip
+
+
+def drills(suite):
+    complete = os.environ.get("REFIT_DRILL_ALL", "") not in ("", "0")
+    chosen = [drill for drill in (all_drills() if complete else some_drills()) if legal(drill)]
+    chosen += drills_of_two_hosts()
+    before = shared_names()
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        for drill, outcome in zip(chosen, pool.map(lambda one: strike(suite, one), chosen)):
+            check(suite, drill, *outcome)
+    # Other jobs come and go at the same time.
+    left, begin = shared_names() - before, time.monotonic()
+    while left and time.monotonic() - begin < LIMIT:
+        time.sleep(0.1)
+        left &= shared_names()
+    suite.check(not left, f"{left} remain in shared memory")
+
+
+Suite(__doc__).main(drills)
