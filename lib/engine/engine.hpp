@@ -9,9 +9,11 @@
 
 namespace refit::engine {
 
-/// Runs a complete, validated case under MPI and returns the process's exit code (interface: exit codes). Starts and
-/// ends MPI: at most one call per process. Collective over all processes of the job; a failure that only some ranks see
-/// ends all of them through MPI_Abort. Results go to stdout and to the files of c.output.
+/// Runs a complete, validated case under MPI and returns the process's exit code (interface: exit codes): the job's on
+/// rank 0, 0 on others. Starts and ends MPI, and takes SIGTERM, SIGINT and SIGHUP for its own: at most one call per
+/// process. Collective over all processes of the job; a failure that only some ranks see, a phase that takes too long,
+/// a rank that dies and these signals end all of them (supervisor.hpp). Results go to stdout and to the files of
+/// c.output.
 int run(const Case& c, const std::vector<std::string>& command);
 
 /// Ends a case that is refused before it could be run: the exit code that this error gives by what the case expects.
