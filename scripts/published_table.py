@@ -19,13 +19,14 @@ HARDWARE = "h100-50gbps"
 INTRODUCTION = """# Published runs: bound, model, measurement
 
 Made by `scripts/published_table.py > results/published.md` from `refit plan inputs/cases/published/CASE.toml --hardware
-h100-50gbps` with a communicator for each of train's stages. "in flight": stages at a time (`refit.streams`). Published:
-weight_sync in seconds, lowest and highest of a run's steps. Factor: model against the middle of the published range,
-whichever way it is above 1. Of the hardware file one number, the 100 GB/s of one broadcast out of a node, was chosen by
-one of these rows: DeepSeek-V3 with one stage in flight.
+h100-50gbps` with a communicator for each of train's stages. "in flight": stages at a time (`refit.streams`). All times
+are seconds; "seconds" and "by": the model and its largest part; published: weight_sync, lowest and highest of a run's
+steps; factor: the model against the middle of the published range, whichever way it is above 1. Of the hardware file
+one number, the 100 GB/s of one broadcast out of a node, was chosen by one of these rows: DeepSeek-V3 with one stage in
+flight.
 """
 
-HEADER = ("model", "train -> gen", "policy", "executor, in flight", "bound", "model", "by", "published", "factor")
+HEADER = ("model", "train -> gen", "policy", "executor, in flight", "bound", "seconds", "by", "published", "factor")
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,37 @@ def with_hardware(suite):
     terms = {name: bound["terms"][name] for name in ("ingress", "egress", "fanout", "memory")}
     suite.check(bound["seconds"] == max(terms.values()) == terms[bound["term"]] > 0, f"bound {bound}", ended)
     suite.check(document["model_seconds"]["total"] >= bound["seconds"], f"{document['model_seconds']}", ended)
+    # Every policy with every executor, fastest first; this case's own row is its model, the sum of its parts.
+    rows = document["plan"]["models"]
+    suite.check(len({(row["bulk"], row["executor"]) for row in rows}) == len(rows) == 12, f"{len(rows)} rows", ended)
+    suite.check([row["total"] for row in rows] == sorted(row["total"] for row in rows), "not sorted", ended)
+    own = [row for row in rows if (row["bulk"], row["executor"]) == ("all", "direct")]
+    suite.check({**own[0], **document["model_seconds"]} == own[0], f"{own} and {document['model_seconds']}", ended)
+    for row in rows:
+        parts = sum(row[part] for part in ("wire", "schedule", "staging", "latency", "misc"))
+        suite.check(abs(row["total"] - parts) < 1e-9 and row[row["term"]] > 0, f"{row}", ended)
+        suite.check(re.search(rf"^  {row['bulk']} +{row['executor']} ", ended.out, re.MULTILINE), f"{row}", ended)
+    _, golden = plan(suite, "golden", *LARGE, "--executor", "golden", "--hardware", "h100-50gbps")
+    suite.check(golden["model_seconds"]["total"] > 2 * document["model_seconds"]["total"], "golden is as fast", ended)
     again, other = plan(suite, "again", *LARGE, "--hardware", "h200-nvlink")
     suite.check(other["plan"]["hash"] == document["plan"]["hash"], "the plan depends on rates", again)
+
+
+def more_ranks_than_a_matrix(suite):
+    """300 x 300 ranks: bytes by rank, and the matrix only where it is asked for. Forwards are received too."""
+    world = ("--model", "smollm2-135m-small", "--train", "TP1xDP300", "--gen", "TP1xDP300")
+    ended, document = plan(suite, "many-ranks", *world)
+    totals = document["plan"]["world"]
+    suite.check("byte_matrix" not in totals and "only with --byte-matrix" in ended.out, "a matrix", ended)
+    asked, other = plan(suite, "asked", *world, "--byte-matrix", "many.txt")
+    matrix = other["plan"]["world"]["byte_matrix"]
+    suite.check(list(map(sum, matrix)) == totals["sent"], "sent", asked)
+    suite.check(list(map(sum, zip(*matrix))) == totals["received"], "received", asked)
+    ended, document = plan(suite, "fan-out", "--model", "smollm2-135m-small", "--train", "TP1", "--gen", "DP3",
+                           "--fan-out", "on")  # fmt: skip
+    wire, totals = document["wire"], document["plan"]["world"]
+    suite.check(wire["forwarded_bytes"] > 0, f"{wire}", ended)
+    suite.check(sum(totals["received"]) == wire["bytes"] and min(totals["received"]) > 0, f"{totals}", ended)
 
 
 def classify(suite):
@@ -220,5 +249,5 @@ def probe(suite):
 
 
 Suite(__doc__).main(
-    published_rows, published_fraction, large_world, with_hardware, classify, explain, picture, same_plan_as_run, probe
+    published_rows, published_fraction, large_world, with_hardware, more_ranks_than_a_matrix, classify, explain, picture, same_plan_as_run, probe
 )  # fmt: skip
