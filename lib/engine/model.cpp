@@ -32,6 +32,10 @@ std::optional<plan::Broadcasts> broadcasts_of(ExecutorKind executor, const Paths
   return plan::broadcasts(paths.bulk, paths.source, transport::Tuning().golden_part_bytes);
 }
 
+plan::Form form_of(ExecutorKind executor) {
+  return executor == ExecutorKind::direct ? plan::Form::stored : plan::Form::sent;
+}
+
 plan::ModelSeconds model_seconds(ExecutorKind executor, const RefitSection& refit, const Paths& paths,
                                  const plan::Loads& loads, const plan::Machine& machine) {
   const plan::Knobs knobs = knobs_of(refit);

@@ -22,8 +22,11 @@ struct Paths {
 /// golden's broadcasts; nothing for other executors.
 std::optional<plan::Broadcasts> broadcasts_of(ExecutorKind executor, const Paths& paths);
 
+/// In which form an executor's copies travel.
+plan::Form form_of(ExecutorKind executor);
+
 /// What this case's executor, or another, should take: its bulk path, then misc. `loads`: of the plan that it carries
-/// out.
+/// out, in its form.
 plan::ModelSeconds model_seconds(ExecutorKind executor, const RefitSection& refit, const Paths& paths,
                                  const plan::Loads& loads, const plan::Machine& machine);
 

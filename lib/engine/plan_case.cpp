@@ -85,7 +85,7 @@ void plan_one_rank(const plan::Planner& planner, report::Plan& out) {
 /// Loads of the bulk path by policy, of which the first has every tensor that any has: counted together, by which
 /// policies a tensor is bulk.
 std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<plan::Split>& splits,
-                                         const plan::Machine& machine, std::int64_t fan_out) {
+                                         const plan::Machine& machine, plan::Form form, std::int64_t fan_out) {
   std::vector<std::size_t> policies_of(setup.model.tensors.size(), 0);  // bits, by tensor
   for (std::size_t p = 0; p < splits.size(); ++p)
     for (const model::Tensor& tensor : splits[p].bulk)
@@ -97,7 +97,7 @@ std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<p
     return static_cast<std::size_t>(std::ranges::find(sets, policies) - sets.begin());
   };
   const plan::Planner planner(splits.front().bulk, setup.sent(), *setup.gen, fan_out);
-  const std::vector<plan::Loads> groups = plan::loads_by_group(planner, machine.placement, sets.size(), group_of);
+  const std::vector<plan::Loads> groups = plan::loads_by_group(planner, machine.placement, form, sets.size(), group_of);
   std::vector<plan::Loads> result(splits.size(), plan::Loads(setup.sent(), setup.gen->ranks()));
   for (std::size_t p = 0; p < splits.size(); ++p)
     for (std::size_t group = 0; group < groups.size(); ++group)
@@ -111,14 +111,13 @@ std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& m
   if (setup.c.m2n.given()) policies.resize(1);  // its tensors have no rules
   std::vector<plan::Split> splits;
   for (const Bulk policy : policies) splits.push_back(setup.split_by(policy));
-  const std::vector<plan::Loads> plain = loads_by_policy(setup, splits, machine, 0);
-  const std::vector<plan::Loads> fanned =
-      fan_out > 0 ? loads_by_policy(setup, splits, machine, fan_out) : std::vector<plan::Loads>();
+  const std::vector<plan::Loads> sent = loads_by_policy(setup, splits, machine, plan::Form::sent, 0);
+  const std::vector<plan::Loads> stored = loads_by_policy(setup, splits, machine, plan::Form::stored, fan_out);
   std::vector<report::ModelRow> rows;
   for (std::size_t p = 0; p < policies.size(); ++p) {
     const Paths paths{splits[p].bulk, splits[p].misc, setup.sent(), *setup.gen};
     for (const ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct}) {
-      const plan::Loads& loads = executor == ExecutorKind::direct && fan_out > 0 ? fanned[p] : plain[p];
+      const plan::Loads& loads = (form_of(executor) == plan::Form::stored ? stored : sent)[p];
       rows.push_back({std::string(name(policies[p])), std::string(name(executor)),
                       to_report(model_seconds(executor, setup.c.refit, paths, loads, machine))});
     }
@@ -152,7 +151,8 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   const double start = now();
   const std::int64_t pairs = std::int64_t{setup.sent().ranks()} * setup.gen->ranks();
   const bool matrix = !options.byte_matrix.empty() || pairs <= kPairsWithMatrix;
-  plan::Traffic traffic = plan::traffic(planner, machine.placement, {.matrix = matrix});
+  plan::Traffic traffic =
+      plan::traffic(planner, machine.placement, {.matrix = matrix, .form = form_of(c.refit.executor)});
   Moved moved = moved_by(c.refit, paths, traffic.loads, machine.placement);
   result.plan->world =
       report::PlanWorld{now() - start, traffic.copies, std::move(moved.sent), std::move(moved.received)};

@@ -17,10 +17,10 @@ std::pair<Side, Rank> place_of(const Control& world, const Paths& paths) {
 
 /// All ranks' loads, at rank 0; zeros elsewhere.
 plan::Loads gather_loads(Control& world, const Paths& paths, const std::vector<plan::Copy>& copies,
-                         const plan::Placement& placement) {
+                         const plan::Placement& placement, plan::Form form) {
   const auto [side, rank] = place_of(world, paths);
   Control::Bytes mine;
-  for (const plan::PortLoad& load : plan::loads_of(copies, side, rank, paths.source, placement))
+  for (const plan::PortLoad& load : plan::loads_of(copies, side, rank, paths.source, placement, form))
     transport::append(mine, load);
   plan::Loads loads(paths.source, paths.destination.ranks());
   const std::vector<Control::Bytes> all = world.gather(mine, 0);
@@ -58,7 +58,7 @@ void share(Control& world, Totals& totals) {
 
 Totals totals_of(Control& world, const RefitSection& refit, const Paths& paths, const std::vector<plan::Copy>& copies,
                  const plan::Machine& machine) {
-  const plan::Loads loads = gather_loads(world, paths, copies, machine.placement);
+  const plan::Loads loads = gather_loads(world, paths, copies, machine.placement, form_of(refit.executor));
   Totals totals;
   together(world, [&] {
     if (world.rank() != 0) return;
@@ -76,7 +76,8 @@ report::ByteMatrix gather_byte_matrix(Control& world, const RefitSection& refit,
   std::vector<std::int64_t> column(side == Side::destination ? train_ranks : 0, 0);
   for (const plan::Copy& copy : copies) {
     const bool mine = side == Side::destination && copy.fan_out != plan::FanOut::forwarded;
-    if (mine) column[static_cast<std::size_t>(to_int(copy.source.rank))] += copy.wire_bytes();
+    if (mine)
+      column[static_cast<std::size_t>(to_int(copy.source.rank))] += plan::bytes_of(copy, form_of(refit.executor));
   }
   Control::Bytes bytes;
   for (const std::int64_t value : column) transport::append(bytes, value);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "plan/cost.hpp"
+#include "plan/traffic.hpp"
 
 namespace refit::plan {
 namespace {
@@ -45,7 +46,7 @@ double busiest_port_seconds(const Planner& planner, const Rates& rates, const Pl
     const auto& senders = copy.fan_out == FanOut::forwarded ? placement.destination : placement.source;
     const Site& from = senders[static_cast<std::size_t>(to_int(copy.source.rank))];
     const Site& to = placement.destination[static_cast<std::size_t>(to_int(copy.destination.rank))];
-    const std::int64_t bytes = copy.elements() * byte_size(copy.destination.format.dtype) * std::ssize(tensors);
+    const std::int64_t bytes = bytes_of(copy, Form::stored) * std::ssize(tensors);
     devices.add(from, to, bytes);
     domains.add(from, to, bytes);
   });

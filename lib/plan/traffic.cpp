@@ -10,15 +10,16 @@ std::size_t index_of(Rank rank) { return static_cast<std::size_t>(to_int(rank));
 
 /// Both ends' part of one copy: {sent, received}.
 std::pair<PortLoad, PortLoad> load_of(const Copy& copy, std::int64_t times, const Planner::Lie& lie,
-                                      const Placement& placement) {
+                                      const Placement& placement, Form form) {
   const bool forwarded = copy.fan_out == FanOut::forwarded;
   const Placement::Site& from = (forwarded ? placement.destination : placement.source)[index_of(copy.source.rank)];
   const Placement::Site& to = placement.destination[index_of(copy.destination.rank)];
-  const std::int64_t bytes = copy.wire_bytes() * times;
+  const std::int64_t bytes = bytes_of(copy, form) * times;
   const bool crosses = from.device != to.device;
   const bool far = crosses && from.domain != to.domain;
   PortLoad sent;
-  sent.bytes = sent.memory = bytes;
+  sent.bytes = bytes;
+  sent.memory = bytes_of(copy, Form::sent) * times;
   sent.copies = times;
   if (crosses) sent.device = bytes;
   if (far) {
@@ -26,7 +27,7 @@ std::pair<PortLoad, PortLoad> load_of(const Copy& copy, std::int64_t times, cons
     sent.copies_far = times;
   }
   PortLoad received = sent;
-  received.memory = copy.elements() * byte_size(copy.destination.format.dtype) * times;
+  received.memory = bytes_of(copy, Form::stored) * times;
   const auto stage = [&](PortLoad& load) {
     load.staged = load.device;
     load.staged_far = load.domain;
@@ -56,6 +57,10 @@ class SameList {
 
 }  // namespace
 
+std::int64_t bytes_of(const Copy& copy, Form form) {
+  return copy.elements() * byte_size((form == Form::sent ? copy.source : copy.destination).format.dtype);
+}
+
 PortLoad& PortLoad::operator+=(const PortLoad& other) {
   bytes += other.bytes;
   memory += other.memory;
@@ -77,8 +82,8 @@ Loads::Loads(const Layout& source, std::int32_t destination_ranks)
   for (std::int32_t rank = 0; rank < source.ranks(); ++rank) stage.push_back(source.stage(Rank{rank}));
 }
 
-void Loads::add(const Copy& copy, std::int64_t times, const Planner::Lie& lie, const Placement& placement) {
-  const auto [out, in] = load_of(copy, times, lie, placement);
+void Loads::add(const Copy& copy, std::int64_t times, const Planner::Lie& lie, const Placement& placement, Form form) {
+  const auto [out, in] = load_of(copy, times, lie, placement, form);
   const std::size_t from = index_of(copy.source.rank);
   const std::size_t to = index_of(copy.destination.rank);
   if (copy.fan_out == FanOut::forwarded) {
@@ -120,11 +125,11 @@ void Loads::put(Side side, Rank rank, const std::vector<PortLoad>& own) {
 }
 
 std::vector<PortLoad> loads_of(const std::vector<Copy>& copies, Side side, Rank rank, const Layout& source,
-                               const Placement& placement) {
+                               const Placement& placement, Form form) {
   std::vector<PortLoad> own(side == Side::source ? 1 : 2 + static_cast<std::size_t>(source.stages()));
   for (const Copy& copy : copies) {
     const auto contiguous = [&](const End& end) { return is_contiguous(copy.box.extent, end.place.strides); };
-    const auto [out, in] = load_of(copy, 1, {contiguous(copy.source), contiguous(copy.destination)}, placement);
+    const auto [out, in] = load_of(copy, 1, {contiguous(copy.source), contiguous(copy.destination)}, placement, form);
     const bool forwarded = copy.fan_out == FanOut::forwarded;
     if (side == Side::source || (forwarded && copy.source.rank == rank)) own[0] += out;
     if (side == Side::source || copy.destination.rank != rank) continue;
@@ -192,10 +197,10 @@ Traffic traffic(const Planner& planner, const Placement& placement, const Traffi
   };
   planner.for_each_shared_copy([&](const Copy& copy, std::span<const Tensor* const> tensors, const Planner::Lie& lie) {
     const std::int64_t times = std::ssize(tensors);
-    const std::int64_t bytes = copy.wire_bytes() * times;
+    const std::int64_t bytes = bytes_of(copy, options.form) * times;
     result.bytes += bytes;
     result.copies += times;
-    result.loads.add(copy, times, lie, placement);
+    result.loads.add(copy, times, lie, placement, options.form);
     if (options.hash) add_hashes(copy, tensors);
     if (options.matrix && copy.fan_out != FanOut::forwarded)
       result.matrix[index_of(copy.source.rank)][index_of(copy.destination.rank)] += bytes;
@@ -207,7 +212,7 @@ Traffic traffic(const Planner& planner, const TrafficOptions& options) {
   return traffic(planner, apart(planner.source().ranks(), planner.destination().ranks()), options);
 }
 
-std::vector<Loads> loads_by_group(const Planner& planner, const Placement& placement, std::size_t groups,
+std::vector<Loads> loads_by_group(const Planner& planner, const Placement& placement, Form form, std::size_t groups,
                                   const std::function<std::size_t(const Tensor&)>& group_of) {
   std::vector<Loads> result(groups, Loads(planner.source(), planner.destination().ranks()));
   std::vector<std::int64_t> members(groups, 0);  // of the list
@@ -218,7 +223,7 @@ std::vector<Loads> loads_by_group(const Planner& planner, const Placement& place
       for (const Tensor* tensor : tensors) ++members[group_of(*tensor)];
     }
     for (std::size_t group = 0; group < groups; ++group)
-      if (members[group] > 0) result[group].add(copy, members[group], lie, placement);
+      if (members[group] > 0) result[group].add(copy, members[group], lie, placement, form);
   });
   return result;
 }

@@ -13,10 +13,18 @@
 
 namespace refit::plan {
 
-/// What one rank sends, or receives, in one refit: bytes at the sender's width, and copies.
+/// In which of its two forms a copy travels.
+enum class Form : std::uint8_t {
+  sent,   ///< as the sender has it; receivers cast (golden, p2p)
+  stored  ///< as the receiver stores it; senders cast (direct)
+};
+
+std::int64_t bytes_of(const Copy& copy, Form form);
+
+/// What one rank sends, or receives, in one refit: bytes in the form that travels, and copies.
 struct PortLoad {
   std::int64_t bytes = 0;
-  std::int64_t memory = 0;      ///< bytes that it reads, or stores at its own width
+  std::int64_t memory = 0;      ///< bytes that it reads, or stores, at its own width
   std::int64_t device = 0;      ///< of `bytes`: to or from other devices
   std::int64_t domain = 0;      ///< of `bytes`: to or from other domains
   std::int64_t staged = 0;      ///< of `device`: what p2p packs, or unpacks
@@ -39,7 +47,7 @@ struct Loads {
   Loads(const Layout& source, std::int32_t destination_ranks);
 
   /// Both ends of a copy that `times` tensors have.
-  void add(const Copy& copy, std::int64_t times, const Planner::Lie& lie, const Placement& placement);
+  void add(const Copy& copy, std::int64_t times, const Planner::Lie& lie, const Placement& placement, Form form);
   Loads& operator+=(const Loads& other);
   /// What loads_of found on one rank.
   void put(Side side, Rank rank, const std::vector<PortLoad>& own);
@@ -50,7 +58,7 @@ struct Loads {
 /// One rank's own, by its copies: of a source rank what it sends; of a destination rank what it forwards, what is
 /// forwarded to it, and what it receives of each source stage.
 std::vector<PortLoad> loads_of(const std::vector<Copy>& copies, Side side, Rank rank, const Layout& source,
-                               const Placement& placement);
+                               const Placement& placement, Form form);
 
 /// The world's totals.
 struct Traffic {
@@ -71,6 +79,7 @@ struct Traffic {
 struct TrafficOptions {
   bool hash = true;
   bool matrix = false;  ///< memory for source ranks x destination ranks
+  Form form = Form::sent;
 };
 
 /// Counts the world's copies: every copy of every tensor for the hash, else every copy of a class once.
@@ -79,7 +88,7 @@ Traffic traffic(const Planner& planner, const Placement& placement, const Traffi
 Traffic traffic(const Planner& planner, const TrafficOptions& options = {});
 
 /// The loads of each of `groups` sets of tensors, counted in one walk. `group_of`: below `groups`, of every tensor.
-std::vector<Loads> loads_by_group(const Planner& planner, const Placement& placement, std::size_t groups,
+std::vector<Loads> loads_by_group(const Planner& planner, const Placement& placement, Form form, std::size_t groups,
                                   const std::function<std::size_t(const Tensor&)>& group_of);
 
 }  // namespace refit::plan

@@ -145,6 +145,25 @@ TEST(Model, CountsPortsStagingAndSteps) {
   EXPECT_DOUBLE_EQ(p2p_seconds(strided, machine, Knobs()).staging, 0.2);
 }
 
+/// direct stores what the destination wants; all others send what the source has.
+TEST(Model, CountsBytesInTheFormThatTravels) {
+  Copy copy;
+  copy.box = Box{{0, 0}, {30, 10}};
+  copy.source.format.dtype = DType::f32;
+  copy.destination.format.dtype = DType::bf16;
+  const Planner::Lie lie;
+  for (const auto& [form, bytes] : {std::pair(Form::sent, 1200), {Form::stored, 600}}) {
+    const std::vector<Tensor> tensors = one_tensor({30, 10});
+    const auto layout = rows_layout(tensors, 1, 1);
+    Loads loads(layout, 1);
+    loads.add(copy, 2, lie, apart(1, 1), form);
+    EXPECT_EQ(loads.sent.front().device, 2 * bytes);
+    EXPECT_EQ(loads.received_by(0).device, 2 * bytes);
+    EXPECT_EQ(loads.sent.front().memory, 2 * 1200);
+    EXPECT_EQ(loads.received_by(0).memory, 2 * 600);
+  }
+}
+
 /// 10 GB of misc, a half of which train rank 0 has; 2 gen ranks that store halves.
 TEST(Model, SendsMiscThroughOnePort) {
   const std::vector<Tensor> tensors = one_tensor({5'000'000, 1'000});
@@ -200,7 +219,7 @@ TEST(Model, IsNeverBelowTheBoundsPorts) {
          {std::pair(Side::source, source.ranks()), {Side::destination, destination.ranks()}}) {
       for (std::int32_t r = 0; r < ranks; ++r) {
         const std::vector<Copy> copies = planner.rank_plan(side, Rank{r}).copies;
-        own.put(side, Rank{r}, loads_of(copies, side, Rank{r}, source, machine.placement));
+        own.put(side, Rank{r}, loads_of(copies, side, Rank{r}, source, machine.placement, Form::sent));
       }
     }
     for (std::size_t r = 0; r < own.sent.size(); ++r) {
