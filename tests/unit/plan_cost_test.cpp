@@ -8,6 +8,7 @@
 
 #include "gen/vllm.hpp"
 #include "plan/cost.hpp"
+#include "plan/traffic.hpp"
 #include "train/megatron.hpp"
 
 namespace refit::plan {
