@@ -62,7 +62,7 @@ inline Quantised by_steps(Quantiser quantiser, const Matrix& matrix) {
       const std::int64_t right = std::min(left + block_columns(quantiser), matrix.columns);
       const bool ragged = bottom - top < block_rows(quantiser) || right - left < block_columns(quantiser);
       std::uint32_t amax = 0;
-      if (ragged && kernels::pads_with_last(quantiser)) {
+      if (ragged && pads_with_last(quantiser)) {
         amax = kernels::magnitude_bits(matrix.at(matrix.rows - 1, matrix.columns - 1));
       }
       for (std::int64_t r = top; r < bottom; ++r) {
