@@ -105,6 +105,14 @@ std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<p
   return result;
 }
 
+/// Whether both sides store all of them in equally many bytes.
+bool has_one_form(const std::vector<model::Tensor>& tensors, const layout::Layout& source,
+                  const layout::Layout& destination) {
+  return std::ranges::all_of(tensors, [&](const model::Tensor& tensor) {
+    return byte_size(source.format(tensor).value().dtype) == byte_size(destination.format(tensor).value().dtype);
+  });
+}
+
 /// Every policy with every executor that any build has, the fastest first. `fan_out`: of direct.
 std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& machine, std::int64_t fan_out) {
   std::vector<Bulk> policies{Bulk::all, Bulk::whitelist, Bulk::blacklist, Bulk::ffn};
@@ -112,7 +120,9 @@ std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& m
   std::vector<plan::Split> splits;
   for (const Bulk policy : policies) splits.push_back(setup.split_by(policy));
   const std::vector<plan::Loads> sent = loads_by_policy(setup, splits, machine, plan::Form::sent, 0);
-  const std::vector<plan::Loads> stored = loads_by_policy(setup, splits, machine, plan::Form::stored, fan_out);
+  const bool alike = fan_out == 0 && has_one_form(splits.front().bulk, setup.sent(), *setup.gen);
+  const std::vector<plan::Loads> stored =
+      alike ? sent : loads_by_policy(setup, splits, machine, plan::Form::stored, fan_out);
   std::vector<report::ModelRow> rows;
   for (std::size_t p = 0; p < policies.size(); ++p) {
     const Paths paths{splits[p].bulk, splits[p].misc, setup.sent(), *setup.gen};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <utility>
 
 namespace refit::plan {
 namespace {
@@ -75,13 +76,7 @@ int cut_dimension(const Extents& extent, std::int64_t takers, std::int64_t holde
   return longest;
 }
 
-}  // namespace
-
-std::uint64_t hash_of_box(std::uint64_t name_hash, const Box& box) {
-  return fold(fold(name_hash, box.lower), box.extent);
-}
-
-Sum128 hash_of_copy(std::uint64_t box_hash, const Copy& copy) {
+inline Sum128 hash_of_copy(std::uint64_t box_hash, const Copy& copy) {
   std::uint64_t seed = combine(box_hash, static_cast<std::uint64_t>(to_int(copy.source.rank)));
   seed = combine(seed, static_cast<std::uint64_t>(to_int(copy.destination.rank)));
   for (const Format& format : {copy.source.format, copy.destination.format}) {
@@ -90,6 +85,18 @@ Sum128 hash_of_copy(std::uint64_t box_hash, const Copy& copy) {
   }
   if (copy.fan_out != FanOut::none) seed = combine(seed, static_cast<std::uint64_t>(copy.fan_out));
   return {splitmix64(seed), splitmix64(~seed)};
+}
+
+}  // namespace
+
+std::uint64_t hash_of_box(std::uint64_t name_hash, const Box& box) {
+  return fold(fold(name_hash, box.lower), box.extent);
+}
+
+Sum128 hash_of_copies(std::span<const std::uint64_t> box_hashes, const Copy& copy) {
+  Sum128 sum;
+  for (const std::uint64_t hash : box_hashes) sum += hash_of_copy(hash, copy);
+  return sum;
 }
 
 Sum128 hash(const Copy& copy, const std::string& tensor_name) {
@@ -162,19 +169,22 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
   const auto holders = static_cast<std::int64_t>(overlap.holders.size());
   const auto domains = static_cast<std::int64_t>(overlap.domains.size()) - 1;
   const auto bytes_of = [&](const Box& box) { return box.volume() * byte_size(overlap.source_format.dtype); };
-  const auto taker_end = [&](std::int64_t taker) {
-    return End{overlap.takers[static_cast<std::size_t>(taker)], {}, overlap.destination_format};
-  };
+  const auto taker_rank = [&](std::int64_t taker) { return overlap.takers[static_cast<std::size_t>(taker)]; };
   const auto part_of = [](const Box& box, int cut, std::int64_t begin, std::int64_t end) {
     Box part = box;
     part.lower[cut] += begin;
     part.extent[cut] = end - begin;
     return part;
   };
+  // One for all: there are many.
+  Copy copy{tensor.index, {}, {Rank{}, {}, overlap.source_format}, {Rank{}, {}, overlap.destination_format}};
   const auto send = [&](std::int64_t holder, std::int64_t taker, const Box& box, FanOut fan_out) {
-    const Rank from = overlap.holders[static_cast<std::size_t>((holder + turn + overlap.number) % holders)];
-    Copy copy{tensor.index, box, {from, {}, overlap.source_format}, taker_end(taker), fan_out};
-    visit(copy);
+    copy.box = box;
+    copy.source.rank = overlap.holders[static_cast<std::size_t>((holder + turn + overlap.number) % holders)];
+    copy.source.format = overlap.source_format;
+    copy.destination.rank = taker_rank(taker);
+    copy.fan_out = fan_out;
+    visit(std::as_const(copy));
   };
   /// Brings rows `begin` to `end` of the box to all takers of a domain, into which each comes once: the box has a
   /// stripe for each of them, or, where stripes would be small, fewer, whose takers take turns.
@@ -193,8 +203,11 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
       send(holder, first + taker, stripe, FanOut::relayed);
       for (std::int64_t other = 0; other < takers; ++other) {
         if (other == taker) continue;
-        Copy copy{tensor.index, stripe, taker_end(first + taker), taker_end(first + other), FanOut::forwarded};
-        visit(copy);
+        copy.source.rank = taker_rank(first + taker);
+        copy.source.format = overlap.destination_format;
+        copy.destination.rank = taker_rank(first + other);
+        copy.fan_out = FanOut::forwarded;
+        visit(std::as_const(copy));
       }
     }
   };
@@ -242,14 +255,14 @@ RankPlan Planner::rank_plan(Side side, Rank rank) const {
       concerns,
       [&](const Overlap& overlap) { return contains(side == Side::source ? overlap.holders : overlap.takers, rank); },
       [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) {
-        assign(tensor, overlap, turn, [&](Copy& copy) {
+        assign(tensor, overlap, turn, [&](const Copy& copy) {
           const bool forwarded = copy.fan_out == FanOut::forwarded;
           const bool sends = copy.source.rank == rank && forwarded == (side == Side::destination);
           const bool receives = copy.destination.rank == rank && side == Side::destination;
           if (!sends && !receives) return;
-          copy.source = (forwarded ? from_destination : from_source).of(tensor, copy.source.rank, copy.box);
-          copy.destination = to_destination.of(tensor, copy.destination.rank, copy.box);
-          result.copies.push_back(copy);
+          Copy& mine = result.copies.emplace_back(copy);
+          mine.source = (forwarded ? from_destination : from_source).of(tensor, copy.source.rank, copy.box);
+          mine.destination = to_destination.of(tensor, copy.destination.rank, copy.box);
         });
       });
   return result;

@@ -78,9 +78,10 @@ struct RankPlan {
 
 /// 128-bit hash of a copy: tensor name, box, ranks and formats. A plan's hash is the sum over its copies.
 Sum128 hash(const Copy& copy, const std::string& tensor_name);
-/// The same in two steps: of the box alone, for all copies of it, and of a copy. `name_hash`: hash_name(tensor name).
+/// The same in two steps: of the box alone, for all copies of it, and the sum over the tensors that have a copy.
+/// `name_hash`: hash_name(tensor name).
 std::uint64_t hash_of_box(std::uint64_t name_hash, const Box& box);
-Sum128 hash_of_copy(std::uint64_t box_hash, const Copy& copy);
+Sum128 hash_of_copies(std::span<const std::uint64_t> box_hashes, const Copy& copy);
 
 /// A box of a tensor as one side stores it: who holds exactly this box.
 struct Holding {

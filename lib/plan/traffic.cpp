@@ -193,7 +193,7 @@ Traffic traffic(const Planner& planner, const Placement& placement, const Traffi
       box_hashes.clear();
       for (const Tensor* tensor : tensors) box_hashes.push_back(hash_of_box(hash_name(tensor->name), box));
     }
-    for (const std::uint64_t hash : box_hashes) result.hash += hash_of_copy(hash, copy);
+    result.hash += hash_of_copies(box_hashes, copy);
   };
   planner.for_each_shared_copy([&](const Copy& copy, std::span<const Tensor* const> tensors, const Planner::Lie& lie) {
     const std::int64_t times = std::ssize(tensors);
