@@ -174,6 +174,7 @@ int report_failure(const Failure& failure) {
 }  // namespace
 
 int probe(const ProbeOptions& options) {
+  transport::MpiSession::prepare_environment();
   const Limits limits;
   const Launch launch = read_launch();
   const std::unique_ptr<Board> board = Board::join(launch);

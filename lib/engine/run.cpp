@@ -333,6 +333,7 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
 }
 
 int run(const Case& c, const std::vector<std::string>& command) {
+  transport::MpiSession::prepare_environment();
   const Limits limits = limits_of(c);
   Findings findings(describe(c, command));
   Outputs outputs(c.output);

@@ -15,6 +15,9 @@ class MpiSession {
  public:
   /// Collective over all processes of the job. `progress` is told where this waits for others; nullptr: nobody is.
   explicit MpiSession(Progress* progress = nullptr);
+  /// Settings that MPI and CUDA read when they are first used, if only for a version: before anything else of a process
+  /// that will be a rank, and before other threads.
+  static void prepare_environment();
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;

@@ -22,11 +22,7 @@ void check_mpi(int code, SourceLocation where) {
 
 MpiSession::MpiSession(Progress* progress) : progress_(progress) {
   const Waiting waiting(progress_);
-  // hwloc's GL component looks for an X server; where "localhost" does not resolve that costs each rank many seconds.
-  setenv("HWLOC_COMPONENTS", "-gl", 0);
-  // A GPU's streams share this many queues, 8 by default and 1 in environments made for Megatron. In a shared queue
-  // what this rank packs waits behind a message that waits for a peer, which may be waiting for this rank.
-  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 1);
+  prepare_environment();
   int provided = 0;
   // The supervisor's thread may call MPI_Abort while the main thread is inside MPI; nothing else is called from it.
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
@@ -39,6 +35,14 @@ MpiSession::MpiSession(Progress* progress) : progress_(progress) {
   check_mpi(MPI_Comm_size(node, &node_size_));
   check_mpi(MPI_Comm_rank(node, &node_rank_));
   check_mpi(MPI_Comm_free(&node));
+}
+
+void MpiSession::prepare_environment() {
+  // hwloc's GL component looks for an X server; where "localhost" does not resolve that costs each rank many seconds.
+  setenv("HWLOC_COMPONENTS", "-gl", 0);
+  // A GPU's streams share this many queues, 8 by default and 1 in environments made for Megatron. In a shared queue
+  // what this rank packs waits behind a message that waits for a peer, which may be waiting for this rank.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 1);
 }
 
 MpiSession::~MpiSession() {
