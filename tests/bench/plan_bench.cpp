@@ -6,6 +6,7 @@
 
 #include "gen/vllm.hpp"
 #include "plan/cost.hpp"
+#include "plan/traffic.hpp"
 #include "train/megatron.hpp"
 
 namespace refit::plan {
@@ -57,7 +58,7 @@ BENCHMARK(rank_plan)
 void world_totals(benchmark::State& state) {
   const Planner planner(world().model.tensors, *world().train, *world().gen);
   std::int64_t copies = 0;
-  for (auto _ : state) copies = traffic(planner, world().model.tensors).copies;
+  for (auto _ : state) copies = traffic(planner).copies;
   state.counters["copies"] = static_cast<double>(copies);
   state.counters["peak_mb"] = peak_mb();
 }
