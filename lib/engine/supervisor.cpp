@@ -433,13 +433,14 @@ void Supervisor::after_signal() {
   if (is_alone()) {
     // A process that was stopped before it came wakes up to be ended: the verdict has been given without it.
     if (since > kSecond) _exit(static_cast<int>(ErrorKind::runtime));
-  } else if (!(connected_ && listener_) || since > kHearing) {
+  } else {
     // A launcher ends the others of a job in which one has died: that is why, then.
     for (const Sight& sight : sights()) {
       if (sight.state != Sight::State::dead) continue;
       claim({Ending::death, ErrorKind::runtime, sight.rank, sight.phase, describe(sight, tensor_name()), 0});
       return;
     }
+    if (connected_ && listener_ && since <= kHearing) return;
     const Sight me = sight_of(board_.slot(local_rank_), local_rank_, host_name(), false);
     const int number = std::exchange(signal_, 0);
     const char* name = number == SIGINT ? "SIGINT" : number == SIGTERM ? "SIGTERM" : "SIGHUP";

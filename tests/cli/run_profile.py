@@ -12,7 +12,7 @@ from job import Suite  # noqa: E402
 
 PREPARE = ["setup", "prepare", "allocate", "probe", "load", "plan", "verify"]
 REFIT = ["update", "barrier", "bulk", "finalize", "wait for all ranks", "verify"]
-END = ["finish"]
+END = ["probe", "finish"]  # rates once more, on hosts
 
 
 def phases(suite):
