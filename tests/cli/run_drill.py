@@ -114,9 +114,8 @@ def strike(suite, drill):
     waits = drill.action in ("stop", "delay")
     for factor in (1, 3, 9) if waits else (30, 30, 30):
         ended, end, left = attempt(suite, drill, name, factor * TIMEOUT, factor * ON_TOP)
-        if not waits and re.search(r"^refit: .*(has died|interrupted by)", ended.err, re.MULTILINE):
-            break
-        if waits and re.search(rf"timeout: no end after [\d.]+ s: rank {drill.rank} ", ended.err) or "timeout: " not in ended.err:
+        said = re.search(r"^refit: .*(timeout: no end after|has died|interrupted by).*", ended.err, re.MULTILINE)
+        if said and ("timeout: " not in said[0] or f" s: rank {drill.rank} " in said[0]):
             break
     return name, factor if waits else 1, ended, end, left
 
