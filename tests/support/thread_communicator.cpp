@@ -10,14 +10,15 @@
 namespace refit::test_support {
 namespace {
 
-/// Several groups may share one request only one after the other.
+/// Several groups may share one request only one after the other. Each asks the hub that it was posted to, which need
+/// not be that of the communicator that made the request.
 class ThreadRequest final : public transport::Request {
  public:
-  ThreadRequest(std::shared_ptr<ThreadSwitch> hub, std::int64_t capacity) : hub_(std::move(hub)), capacity_(capacity) {}
+  explicit ThreadRequest(std::int64_t capacity) : capacity_(capacity) {}
 
   bool test() override {
     check_other_ranks();
-    if (!hub_->done(operations_)) {
+    if (hub_ && !hub_->done(operations_)) {
       std::this_thread::yield();
       return false;
     }
@@ -25,11 +26,12 @@ class ThreadRequest final : public transport::Request {
     return true;
   }
 
-  void start(std::size_t operations) {
+  void start(std::shared_ptr<ThreadSwitch> hub, std::size_t operations) {
     if (!operations_.empty()) fail_runtime("a request is used again before its operations are complete");
     if (static_cast<std::int64_t>(operations) > capacity_) {
       fail_runtime("a group of {} messages in a request for {}", operations, capacity_);
     }
+    hub_ = std::move(hub);
   }
   void add(ThreadSwitch::OperationPointer operation) { operations_.push_back(std::move(operation)); }
 
@@ -120,18 +122,18 @@ bool ThreadSwitch::done(const std::vector<OperationPointer>& operations) {
 }
 
 std::unique_ptr<transport::Request> ThreadCommunicator::make_request(std::int64_t capacity) {
-  return std::make_unique<ThreadRequest>(hub_, capacity);
+  return std::make_unique<ThreadRequest>(capacity);
 }
 
 void ThreadCommunicator::post(std::span<const transport::Message> group, int lane, transport::Request& request) {
   auto& mine = dynamic_cast<ThreadRequest&>(request);
-  mine.start(group.size());
+  mine.start(hub_, group.size());
   for (const transport::Message& message : group) mine.add(hub_->post(rank_, message, lane));
 }
 
 void ThreadCommunicator::broadcast(std::byte* data, std::int64_t bytes, int root, transport::Request& request) {
   auto& mine = dynamic_cast<ThreadRequest&>(request);
-  mine.start(1);
+  mine.start(hub_, 1);
   mine.add(hub_->broadcast(rank_, data, bytes, root));
 }
 
