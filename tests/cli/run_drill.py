@@ -178,4 +178,28 @@ def drills(suite):
     suite.check(not left, f"{left} remain in shared memory")
 
 
-Suite(__doc__).main(drills)
+def named_data(suite):
+    """Wrong data that has been named is the verdict, also where a rank stops while its elements are counted."""
+    (tool,) = map(os.path.abspath, suite.rest)
+
+    def stop(rank):
+        words = [f"REFIT_DRILL={rank}:count:1:stop", f"LD_PRELOAD={tool}"]
+        words += [f"{variable}={tool}" for variable in ("KOKKOS_PROFILE_LIBRARY", "KOKKOS_TOOLS_LIBS")]
+        name = f"named-{rank}.json"
+        return name, suite.run(
+            3, "run", "--model", "smollm2-135m-small", "--layers", 1, "--train", "TP1", "--gen", "DP2", "--steps", 2,
+            "--inject", "stale-refit", "--timeout", 10, "--set", "run.phase_seconds=1", "--set", "run.count_seconds=1",
+            "--json", suite.path(name), "--force", within=("env", *words),
+        )  # fmt: skip
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(stop, (2, 0)))
+    for name, ended in outcomes:
+        suite.check_code(ended, 1, name)
+        found = suite.result(name, ended)
+        suite.check(found.get("status") == "failed" and found["error"]["kind"] == "data", f"{name}: {found.get('error')}", ended)
+        wrong = found.get("verification", {})
+        suite.check(wrong.get("tensors_wrong") == wrong.get("tensors_not_counted") == 11, f"{name}: {wrong}", ended)
+
+
+Suite(__doc__).main(named_data, drills)
