@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/console.hpp"
+#include "engine/device.hpp"
 #include "engine/engine.hpp"
 #include "engine/launch.hpp"
 #include "engine/limits.hpp"
@@ -134,7 +135,7 @@ std::pair<std::string, int> measure(const ProbeOptions& options, Supervisor& sup
   transport::Progress& progress = supervisor.progress();
   progress.begin_unprofiled("MPI_Init", limits.phase());
   const transport::MpiSession session(&progress);
-  const kernels::Runtime runtime(session.node_rank(), session.node_size());
+  const kernels::Runtime runtime = start_device(session, progress, limits);
   const auto world = transport::make_mpi_control(&progress);
   supervisor.connect(*world);
   const bool root = session.rank() == 0;
@@ -174,7 +175,7 @@ int report_failure(const Failure& failure) {
 }  // namespace
 
 int probe(const ProbeOptions& options) {
-  transport::MpiSession::prepare_environment();
+  transport::MpiSession::prepare_environment(kLanes);
   const Limits limits;
   const Launch launch = read_launch();
   const std::unique_ptr<Board> board = Board::join(launch);

@@ -9,6 +9,7 @@
 
 #include "core/files.hpp"
 #include "engine/describe.hpp"
+#include "engine/device.hpp"
 #include "engine/engine.hpp"
 #include "engine/expect.hpp"
 #include "engine/findings.hpp"
@@ -127,7 +128,7 @@ class Run {
         findings_(findings),
         outputs_(outputs),
         session_(&progress_),
-        runtime_(session_.node_rank(), session_.node_size()),
+        runtime_(start_device(session_, progress_, limits_)),
         world_(transport::make_mpi_control(&progress_)) {
     supervisor_.connect(*world_);
     log_to_stderr(session_.rank());
@@ -333,7 +334,7 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
 }
 
 int run(const Case& c, const std::vector<std::string>& command) {
-  transport::MpiSession::prepare_environment();
+  transport::MpiSession::prepare_environment(c.refit.streams);
   const Limits limits = limits_of(c);
   Findings findings(describe(c, command));
   Outputs outputs(c.output);

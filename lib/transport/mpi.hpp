@@ -16,8 +16,8 @@ class MpiSession {
   /// Collective over all processes of the job. `progress` is told where this waits for others; nullptr: nobody is.
   explicit MpiSession(Progress* progress = nullptr);
   /// Settings that MPI and CUDA read when they are first used, if only for a version: before anything else of a process
-  /// that will be a rank, and before other threads.
-  static void prepare_environment();
+  /// that will be a rank, and before other threads. `lanes`: of its communicators (refit.streams).
+  static void prepare_environment(std::int64_t lanes);
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
