@@ -31,7 +31,16 @@ void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_a
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
   return counted(bytes, static_cast<std::size_t>(alignment));
 }
+// The temporary buffers of algorithms, which ask without throwing.
+void* operator new(std::size_t bytes, const std::nothrow_t& /*nothrow*/) noexcept {
+  try {
+    return counted(bytes, alignof(std::max_align_t));
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
 void operator delete(void* data) noexcept { std::free(data); }
+void operator delete(void* data, const std::nothrow_t& /*nothrow*/) noexcept { std::free(data); }
 void operator delete(void* data, std::size_t /*bytes*/) noexcept { std::free(data); }
 void operator delete(void* data, std::align_val_t /*alignment*/) noexcept { std::free(data); }
 void operator delete(void* data, std::size_t /*bytes*/, std::align_val_t /*alignment*/) noexcept { std::free(data); }
