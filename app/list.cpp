@@ -83,11 +83,12 @@ std::vector<Line> injections() {
 }
 
 std::vector<Line> executors() {
-  return {{"golden", "broadcasts whole source shards; too simple to be wrong"},
-          {"p2p", "bounded groups of send and receive between exact overlaps"},
-          {"direct", "the source writes straight into the destination's storage"},
-          {"m2n", fmt::format("NCCL's own operation, ncclReshard of NCCL M2N{}",
-                              transport::has_nccl_m2n() ? "" : " (not in this build)")}};
+  std::vector<Line> lines;
+  for (const transport::ExecutorRow& row : transport::executors()) {
+    lines.push_back({std::string(row.name),
+                     fmt::format("{}{}", row.sentence, row.missing().empty() ? "" : " (not in this build)")});
+  }
+  return lines;
 }
 
 std::vector<Line> lines_of(const std::string& what, const std::string& inputs) {

@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <set>
 
 #include "core/error.hpp"
 #include "engine/figures.hpp"
 #include "kernels/kernels.hpp"
 #include "m2n/m2n.hpp"
-#include "transport/m2n/m2n.hpp"
 
 namespace refit::engine {
 namespace {
@@ -20,7 +20,6 @@ constexpr std::string_view kDataParallel[] = {"engines", "internal"};
 constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm"};
 constexpr std::string_view kKvCacheDtype[] = {"auto", "fp8"};
 constexpr std::string_view kBulk[] = {"all", "whitelist", "blacklist", "ffn"};
-constexpr std::string_view kExecutor[] = {"golden", "p2p", "direct", "m2n"};
 constexpr std::string_view kCommunicators[] = {"single", "per-stage"};
 constexpr std::string_view kFanOut[] = {"auto", "on", "off"};
 constexpr std::string_view kDevice[] = {"cpu", "cuda"};
@@ -51,8 +50,8 @@ class Complaints {
     if (!condition) add(key, what);
   }
 
-  void meaningless(std::initializer_list<const char*> keys, const std::string& because) {
-    for (const char* key : keys) {
+  void meaningless(std::initializer_list<std::string> keys, const std::string& because) {
+    for (const std::string& key : keys) {
       if (given(key)) add(key, fmt::format("means nothing {}; leave it out", because));
     }
   }
@@ -176,13 +175,13 @@ void check_upstream(const Case& c, Complaints& complaints) {
 }
 
 void check_refit(const Case& c, Complaints& complaints) {
-  const std::string because = fmt::format("with refit.executor = \"{}\"", name(c.refit.executor));
-  const bool p2p = c.refit.executor == ExecutorKind::p2p || c.refit.executor == ExecutorKind::m2n;
-  if (!p2p) complaints.meaningless({"refit.group_size", "refit.chunk_bytes", "refit.ring_chunks"}, because);
-  if (c.refit.executor == ExecutorKind::direct) {
-    complaints.meaningless({"refit.communicators", "refit.streams"}, because);
-  }
-  if (c.refit.executor != ExecutorKind::direct) complaints.meaningless({"refit.fan_out"}, because);
+  const auto& mine = transport::row_of(c.refit.executor);
+  const std::string because = fmt::format("with refit.executor = \"{}\"", mine.name);
+  std::set<std::string_view> meaningless;
+  for (const transport::ExecutorRow& row : transport::executors())
+    meaningless.insert(row.options.begin(), row.options.end());
+  for (const std::string_view option : mine.options) meaningless.erase(option);
+  for (const std::string_view option : meaningless) complaints.meaningless({fmt::format("refit.{}", option)}, because);
   complaints.require(
       c.refit.misc_buffer_bytes >= kLeastMiscBuffer, "refit.misc_buffer_bytes",
       fmt::format("{} is less than {}: each buffer has a plan and a broadcast of its own, so that smaller "
@@ -244,7 +243,14 @@ Choices choices(DataParallel) { return kDataParallel; }
 Choices choices(MoeBackend) { return kMoeBackend; }
 Choices choices(KvCacheDtype) { return kKvCacheDtype; }
 Choices choices(Bulk) { return kBulk; }
-Choices choices(ExecutorKind) { return kExecutor; }
+Choices choices(ExecutorKind) {
+  static const std::vector<std::string_view> names = [] {
+    std::vector<std::string_view> all;
+    for (const transport::ExecutorRow& row : transport::executors()) all.push_back(row.name);
+    return all;
+  }();
+  return names;
+}
 Choices choices(Communicators) { return kCommunicators; }
 Choices choices(FanOut) { return kFanOut; }
 Choices choices(Device) { return kDevice; }
@@ -308,10 +314,23 @@ void require_supported(const Case& c) {
 }
 
 void require_executor(const Case& c) {
-  if (c.refit.executor != ExecutorKind::m2n || transport::has_nccl_m2n()) return;
-  fail_unavailable(
-      "refit.executor: this build has no NCCL M2N; use golden, p2p or direct, or build with preset cuda and "
-      "-DREFIT_ENABLE_M2N=ON");
+  const std::string_view missing = transport::row_of(c.refit.executor).missing();
+  if (!missing.empty()) fail_unavailable("refit.executor: {}", missing);
+}
+
+session::How how_of(const Case& c) {
+  session::How how;
+  how.executor = c.refit.executor;
+  how.tuning.streams = c.refit.streams;
+  how.tuning.group_size = c.refit.group_size;
+  how.tuning.chunk_bytes = c.refit.chunk_bytes;
+  how.tuning.ring_chunks = c.refit.ring_chunks;
+  how.per_stage = c.refit.communicators == Communicators::per_stage;
+  how.fan_out = c.refit.fan_out;
+  how.misc_buffer_bytes = c.refit.misc_buffer_bytes;
+  how.check_agreement = c.refit.check_agreement;
+  how.byte_matrix = !c.output.hdf5.empty();
+  return how;
 }
 
 void validate_for_model(const Case& c, bool moe) {

@@ -21,6 +21,7 @@
 #include "layout/parallelism.hpp"
 #include "model/model.hpp"
 #include "plan/policy.hpp"
+#include "session/exchange.hpp"
 
 namespace refit::engine {
 
@@ -32,9 +33,9 @@ enum class DataParallel : std::uint8_t { engines, internal };
 using MoeBackend = gen::MoeBackend;
 enum class KvCacheDtype : std::uint8_t { automatic, fp8 };
 using Bulk = plan::Policy;
-enum class ExecutorKind : std::uint8_t { golden, p2p, direct, m2n };
+using transport::ExecutorKind;
 enum class Communicators : std::uint8_t { single, per_stage };
-enum class FanOut : std::uint8_t { automatic, on, off };
+using session::FanOut;
 enum class Device : std::uint8_t { cpu, cuda };
 enum class Update : std::uint8_t { perturb, none };
 enum class Verify : std::uint8_t { every, last, off };
@@ -245,6 +246,9 @@ struct ProbeOptions {
   bool force = false;    ///< replace an existing file
   double seconds = 0.2;  ///< least measuring time per rate
 };
+
+/// How a session carries the case out; its phases have no limit.
+session::How how_of(const Case& c);
 
 /// Completes a case: with m2n, both layouts are those of its system file (errors: usage); an absent DP becomes the
 /// smallest legal one on the train side and 1 on the gen side.

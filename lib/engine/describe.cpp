@@ -36,16 +36,16 @@ report::Settings settings_of(const Case& c) {
   if (!c.gen.kv_scales.empty()) settings.emplace_back("kv_scales", c.gen.kv_scales);
   if (c.run.strict_upstream != Strict::off)
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
-  if (c.refit.executor == ExecutorKind::direct && c.refit.fan_out != FanOut::automatic)
+  const std::vector<std::string_view>& options = transport::row_of(c.refit.executor).options;
+  const auto means = [&](std::string_view option) { return std::ranges::find(options, option) != options.end(); };
+  if (means("fan_out") && c.refit.fan_out != FanOut::automatic)
     settings.emplace_back("fan_out", std::string(name(c.refit.fan_out)));
-  if (c.refit.executor != ExecutorKind::direct) {
-    settings.emplace_back("communicators", std::string(name(c.refit.communicators)));
-    settings.emplace_back("streams", c.refit.streams);
-  }
-  if (c.refit.executor == ExecutorKind::p2p || c.refit.executor == ExecutorKind::m2n) {
-    settings.emplace_back("group_size", c.refit.group_size);
-    settings.emplace_back("chunk_bytes", c.refit.chunk_bytes);
-    settings.emplace_back("ring_chunks", c.refit.ring_chunks);
+  if (means("communicators")) settings.emplace_back("communicators", std::string(name(c.refit.communicators)));
+  for (const auto& [option, value] : {std::pair("streams", c.refit.streams),
+                                      {"group_size", c.refit.group_size},
+                                      {"chunk_bytes", c.refit.chunk_bytes},
+                                      {"ring_chunks", c.refit.ring_chunks}}) {
+    if (means(option)) settings.emplace_back(option, value);
   }
   if (c.run.count_seconds != RunSection().count_seconds) settings.emplace_back("count_seconds", c.run.count_seconds);
   if (!c.run.inject.empty()) settings.emplace_back("inject", fmt::format("{}", fmt::join(c.run.inject, ",")));

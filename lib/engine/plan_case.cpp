@@ -9,7 +9,6 @@
 #include "engine/describe.hpp"
 #include "engine/engine.hpp"
 #include "engine/expect.hpp"
-#include "engine/model.hpp"
 #include "engine/outputs.hpp"
 #include "engine/picture.hpp"
 #include "report/printers.hpp"
@@ -113,6 +112,11 @@ bool has_one_form(const std::vector<model::Tensor>& tensors, const layout::Layou
   });
 }
 
+plan::ModelSeconds model_of(const transport::ExecutorRow& row, const session::How& how, const plan::Paths& paths,
+                            const plan::Loads& loads, const plan::Machine& machine) {
+  return transport::model_seconds(row, paths, loads, machine, how.tuning, how.per_stage, how.misc_buffer_bytes);
+}
+
 /// Every policy with every executor that any build has, the fastest first. `fan_out`: of direct.
 std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& machine, std::int64_t fan_out) {
   std::vector<Bulk> policies{Bulk::all, Bulk::whitelist, Bulk::blacklist, Bulk::ffn};
@@ -125,11 +129,12 @@ std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& m
       alike ? sent : loads_by_policy(setup, splits, machine, plan::Form::stored, fan_out);
   std::vector<report::ModelRow> rows;
   for (std::size_t p = 0; p < policies.size(); ++p) {
-    const Paths paths{splits[p].bulk, splits[p].misc, setup.sent(), *setup.gen};
-    for (const ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct}) {
-      const plan::Loads& loads = (form_of(executor) == plan::Form::stored ? stored : sent)[p];
-      rows.push_back({std::string(name(policies[p])), std::string(name(executor)),
-                      to_report(model_seconds(executor, setup.c.refit, paths, loads, machine))});
+    const plan::Paths paths{splits[p].bulk, splits[p].misc, setup.sent(), *setup.gen};
+    for (const transport::ExecutorRow& row : transport::executors()) {
+      if (!row.is_compared) continue;
+      const plan::Loads& loads = (row.form == plan::Form::stored ? stored : sent)[p];
+      rows.push_back({std::string(name(policies[p])), std::string(row.name),
+                      model_of(row, how_of(setup.c), paths, loads, machine)});
     }
   }
   std::ranges::stable_sort(rows, {}, [](const report::ModelRow& row) { return row.model.total; });
@@ -151,30 +156,31 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   outputs.remove_older();
   report::Result result = describe(setup, command);
   const plan::Machine machine = machine_of(setup, options.hardware);
-  const Paths paths{setup.split.bulk, setup.split.misc, setup.sent(), *setup.gen};
-  const bool direct = c.refit.executor == ExecutorKind::direct;
-  const std::int64_t fan_out = direct || options.hardware ? fan_out_ranks(setup, machine) : 0;
-  const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, direct ? fan_out : 0);
+  const session::How how = how_of(c);
+  const transport::ExecutorRow& row = how.row();
+  const plan::Paths paths{setup.split.bulk, setup.split.misc, setup.sent(), *setup.gen};
+  const std::int64_t fan_out = row.stores || options.hardware ? fan_out_ranks(setup, machine) : 0;
+  const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, row.stores ? fan_out : 0);
   result.plan.emplace();
   plan_one_rank(planner, *result.plan);
 
   const double start = now();
   const std::int64_t pairs = std::int64_t{setup.sent().ranks()} * setup.gen->ranks();
   const bool matrix = !options.byte_matrix.empty() || pairs <= kPairsWithMatrix;
-  plan::Traffic traffic =
-      plan::traffic(planner, machine.placement, {.matrix = matrix, .form = form_of(c.refit.executor)});
-  Moved moved = moved_by(c.refit, paths, traffic.loads, machine.placement);
+  plan::Traffic traffic = plan::traffic(planner, machine.placement, {.matrix = matrix, .form = row.form});
+  const auto broadcasts = transport::broadcasts_of(row, paths, how.tuning);
+  plan::Moved moved = plan::moved_by(paths, traffic.loads, machine.placement, broadcasts, how.per_stage);
   result.plan->world =
       report::PlanWorld{now() - start, traffic.copies, std::move(moved.sent), std::move(moved.received)};
   result.plan->hash = hexadecimal(traffic.hash);
   result.wire = moved.wire;
-  if (matrix) result.byte_matrix = byte_matrix(c.refit, paths, std::move(traffic.matrix));
+  if (matrix) result.byte_matrix = plan::byte_matrix(paths, broadcasts, std::move(traffic.matrix));
 
   const plan::Bound bound =
       plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, machine.rates, machine.placement);
   result.bound = to_report(bound, options.hardware.has_value());
   if (options.hardware) {
-    result.model_seconds = to_report(model_seconds(c.refit.executor, c.refit, paths, traffic.loads, machine));
+    result.model_seconds = model_of(row, how, paths, traffic.loads, machine);
     result.plan->models = compare(setup, machine, fan_out);
   }
   if (c.refit.executor == ExecutorKind::m2n) {
@@ -184,7 +190,7 @@ int plan(const Case& c, const PlanOptions& options, const std::vector<std::strin
   judge_plan(setup, result);
   result.plan->peak_bytes = peak_bytes();
   if (options.classify) print_classes(setup);
-  if (!explained.empty() && c.refit.executor == ExecutorKind::golden)
+  if (!explained.empty() && row.broadcasts)
     result.notes.emplace_back("golden broadcasts whole shards; explained are the copies of p2p and direct");
   explanations = explain(setup, planner, explained);
   if (!options.explain.empty())

@@ -9,16 +9,21 @@
 #include "engine/engine.hpp"
 #include "engine/launch.hpp"
 #include "engine/limits.hpp"
-#include "engine/rates.hpp"
 #include "engine/supervisor.hpp"
-#include "engine/together.hpp"
 #include "report/files.hpp"
 #include "transport/cuda.hpp"
+#include "transport/links.hpp"
 #include "transport/mpi.hpp"
 #include "transport/nccl.hpp"
+#include "transport/together.hpp"
 
 namespace refit::engine {
 namespace {
+
+using transport::CollectiveError;
+using transport::Places;
+using transport::ProbedRates;
+using transport::together;
 
 constexpr std::int64_t kPairBytes = 32 << 20;
 constexpr std::int64_t kPeerBytes = 256 << 20;
@@ -64,13 +69,14 @@ void print_rate(const char* what, double rate, const char* unit = "GB/s") {
 /// What links the ranks, and what they measured.
 class Probe {
  public:
-  Probe(const transport::MpiSession& session, transport::Control& world, const Places& places, double seconds)
-      : session_(session), world_(world), places_(places), seconds_(seconds) {}
+  Probe(const transport::MpiSession& session, transport::Control& world, transport::Links& links, const Places& places,
+        double seconds)
+      : session_(session), world_(world), links_(links), places_(places), seconds_(seconds) {}
 
   /// Collective; prints on rank 0. What the cost model takes of it.
   plan::Rates operator()() {
-    const bool device = kernels::Runtime::has_device();
-    const Rates rates = device ? on_devices() : on_hosts();
+    const ProbedRates rates = measure();
+    const bool device = links_.maps_always();
     const bool several = session_.size() > 1;
     if (several) print_matrix(world_, *communicator_, seconds_);
     if (session_.rank() == 0) {
@@ -89,38 +95,40 @@ class Probe {
       print_rate("host to host, all ranks at once, messages", rates.network);
       if (several) print("{:<44}{:>10.2f} us\n", "small message", rates.latency * 1e6);
     }
-    return device ? device_rates(rates, places_.ranks_per_device()) : host_rates(rates);
+    return links_.rates(rates, places_);
   }
 
  private:
-  Rates on_hosts() {
+  /// The first half of the ranks as train ranks, the others as gen ranks.
+  ProbedRates measure() {
+    const int senders = std::max(1, session_.size() / 2);
     std::vector<int> everybody(static_cast<std::size_t>(session_.size()));
     std::iota(everybody.begin(), everybody.end(), 0);
-    communicator_ = transport::make_mpi_communicator(everybody, 0, kLanes);
-    const std::int64_t senders = std::max(1, session_.size() / 2);
-    return measure_rates(space_, world_, *communicator_, kLanes, places_, {senders, senders * kPeerBytes, kPeerBytes},
-                         seconds_);
-  }
-
-  /// The first half of the ranks as train ranks, the others as gen ranks.
-  Rates on_devices() {
-    const int first_half = std::max(1, session_.size() / 2);
-    if (session_.size() > 1) {
-      std::string note;
-      together(world_, [&] { note = transport::prepare_nccl(world_); });
-      communicator_ = transport::make_nccl_communicator(world_, kLanes, kTimeoutSeconds);
-      auto peers = transport::make_cuda_peer_memory(world_, session_.rank() < first_half ? 0 : kPeerBytes);
-      for (const std::string& text : {note, peers->note()}) {
-        if (!text.empty() && session_.rank() == 0) print("# {}\n", text);
-      }
-      peers_ = std::move(peers);
+    std::vector<std::string> notes;
+    if (session_.size() > 1) together(world_, [&] { notes.push_back(links_.prepare()); });
+    if (session_.size() > 1 || links_.probes_messages())
+      communicator_ = links_.communicator(transport::Purpose::bulk, everybody, kLanes);
+    if (session_.size() > 1 && links_.maps_always()) {
+      peers_ = links_.peer_memory(session_.rank() < senders ? 0 : kPeerBytes);
+      notes.push_back(peers_->note());
     }
-    return measure_device_rates(space_, world_, peers_.get(), communicator_.get(), kLanes, places_, first_half,
-                                kPeerBytes, seconds_);
+    for (const std::string& text : notes) {
+      if (!text.empty() && session_.rank() == 0) print("# {}\n", text);
+    }
+    return links_.probe({space_,
+                         places_,
+                         communicator_.get(),
+                         peers_.get(),
+                         kLanes,
+                         senders,
+                         {senders, senders * kPeerBytes, kPeerBytes},
+                         kPeerBytes},
+                        seconds_);
   }
 
   const transport::MpiSession& session_;
   transport::Control& world_;
+  transport::Links& links_;
   const Places& places_;
   const double seconds_;
   const kernels::ExecutionSpace space_;
@@ -153,7 +161,8 @@ std::pair<std::string, int> measure(const ProbeOptions& options, Supervisor& sup
     const Places places = places_of(*world);
     // Pairs of ranks have their share of `seconds` one after the other, and there are other rates.
     progress.begin("probe", limits.phase() + options.seconds * (session.size() + 20));
-    result.first = hardware_file(Probe(session, *world, places, options.seconds)(), places);
+    const std::unique_ptr<transport::Links> links = transport::make_links(*world, kTimeoutSeconds, progress);
+    result.first = hardware_file(Probe(session, *world, *links, places, options.seconds)(), places);
   } catch (const CollectiveError& error) {
     if (root) result.second = static_cast<int>(error.kind());
     if (root) print_error("refit: error: {}\n", error.what());

@@ -18,13 +18,17 @@
 #include "engine/limits.hpp"
 #include "engine/outputs.hpp"
 #include "engine/supervisor.hpp"
-#include "engine/together.hpp"
 #include "report/statistics.hpp"
 #include "report/table.hpp"
 #include "transport/location.hpp"
+#include "transport/together.hpp"
 
 namespace refit::engine {
 namespace {
+
+using transport::CollectiveError;
+using transport::Places;
+using transport::together;
 
 void log_to_stderr(int rank) {
   auto logger = spdlog::stderr_logger_mt("refit");
@@ -186,7 +190,7 @@ class Run {
     if (is_root()) report::print_header(std::cout, known);
     supervisor_.name_tensors(
         [setup = setup_](std::int32_t index) { return setup->model.tensors.at(static_cast<std::size_t>(index)).name; });
-    job_ = std::make_unique<Job>(session_, *world_, space_, *setup_, places_, progress_);
+    job_ = std::make_unique<Job>(*world_, space_, *setup_, places_, progress_);
     Job& job = *job_;
     job.prepare(known);
     findings_.edit([&](report::Result& all) { all = known; });

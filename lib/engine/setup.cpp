@@ -123,6 +123,12 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject, c.train.layout,
   split = split_by(c.refit.bulk);
 }
 
+session::Exchange Setup::exchange() const {
+  session::Exchange result{model, {split.bulk, split.misc, sent(), *gen}};
+  if (quantised) result.quantised.emplace(session::OnTheWay{*train, *quantised, *quantiser_of(c)});
+  return result;
+}
+
 plan::Split Setup::split_by(plan::Policy policy) const {
   plan::Split result = plan::split(model, policy, *train, *gen, c.train.layout.tp, c.gen.layout.tp);
   if (!quantised) return result;

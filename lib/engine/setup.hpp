@@ -38,6 +38,8 @@ class Setup {
   /// Which tensors would take which path by another policy.
   plan::Split split_by(plan::Policy policy) const;
   inject::Faults faults;
+  /// What a session moves. Borrows this.
+  session::Exchange exchange() const;
 
   /// A warning that lists the tensors without a rule; empty where there is none.
   std::string unknown_tensors() const;

@@ -1,7 +1,5 @@
 #include "engine/weights.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 
 #include "core/hash.hpp"
@@ -13,19 +11,6 @@ namespace refit::engine {
 
 using layout::LocalPiece;
 using model::Tensor;
-
-Arena::Arena(std::int64_t bytes) : bytes_(static_cast<std::size_t>(bytes)) {
-  if (bytes_ == 0) return;
-  void* address = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-  if (address == MAP_FAILED)
-    fail_runtime("main memory: an arena of {:.2f} GiB cannot be allocated", static_cast<double>(bytes) / (1 << 30));
-  madvise(address, bytes_, MADV_HUGEPAGE);
-  data_ = static_cast<std::byte*>(address);
-}
-
-Arena::~Arena() {
-  if (data_ != nullptr) munmap(data_, bytes_);
-}
 
 Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, verify::Group group, Rank rank,
                  std::byte* arena)
@@ -78,13 +63,14 @@ Loaded Weights::load(const kernels::ExecutionSpace& space,
   }
   space.fence();
   fill(space);
-  if (!is_train) return loaded;
+  return loaded;
+}
+
+void Weights::flip_bits(const kernels::ExecutionSpace& space, const Which& which) const {
   for (const LocalPiece* piece : own_pieces()) {
-    if (!setup_.faults.corrupts(setup_.model, setup_.model.tensors[static_cast<std::size_t>(piece->tensor)], rank_))
-      continue;
+    if (!which(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)])) continue;
     kernels::flip_bit(space, memory_.address(piece->piece.place, piece->piece.format.dtype));
   }
-  return loaded;
 }
 
 /// Whether the checkpoint has the piece's values. Of scales of the KV cache a calibration's count, and those that
@@ -170,10 +156,10 @@ void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
   }
 }
 
-void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step) const {
+void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step, const Which& leaves_out) const {
   for (const LocalPiece* piece : own_pieces()) {
     const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece->tensor)];
-    if (setup_.faults.loses_update(setup_.model, tensor, rank_, step)) continue;
+    if (leaves_out(tensor)) continue;
     kernels::perturb(space, region(*piece), hash_name(tensor.name), step);
   }
   space.fence();

@@ -14,21 +14,6 @@
 
 namespace refit::engine {
 
-/// Anonymous memory of one rank, page-aligned and touched, so that loading does not pay for it; empty when `bytes` is
-/// 0.
-class Arena {
- public:
-  explicit Arena(std::int64_t bytes);
-  ~Arena();
-  Arena(const Arena&) = delete;
-  Arena& operator=(const Arena&) = delete;
-  std::byte* data() const { return data_; }
-
- private:
-  std::byte* data_ = nullptr;
-  std::size_t bytes_ = 0;
-};
-
 /// What came of loading.
 struct Loaded {
   checkpoint::ReadStatistics statistics;
@@ -49,8 +34,12 @@ class Weights {
   /// (usage): a short file; a tied checkpoint whose lm_head differs from its embedding.
   Loaded load(const kernels::ExecutionSpace& space,
               const std::function<void(std::int64_t, std::int64_t)>& progress) const;
-  /// train: one optimiser step's stand-in, once per storage.
-  void update(const kernels::ExecutionSpace& space, std::int64_t step) const;
+  /// Says of a tensor whether something happens to it.
+  using Which = std::function<bool(const model::Tensor&)>;
+  /// train: one optimiser step's stand-in, once per storage, of tensors that it is not left out of.
+  void update(const kernels::ExecutionSpace& space, std::int64_t step, const Which& leaves_out) const;
+  /// train: one wrong bit in each of these tensors.
+  void flip_bits(const kernels::ExecutionSpace& space, const Which& which) const;
   /// Writes every storage under the engine's own name, and `buffers`.
   void dump(const std::string& folder, const std::vector<checkpoint::DumpTensor>& buffers) const;
 

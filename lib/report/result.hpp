@@ -13,6 +13,8 @@
 #include <variant>
 #include <vector>
 
+#include "plan/moved.hpp"
+
 namespace refit::report {
 
 enum class Status : std::uint8_t {
@@ -93,15 +95,7 @@ struct Payload {
   double bulk_fraction() const;
 };
 
-/// What really moves in one refit.
-struct Wire {
-  std::int64_t bytes = 0;
-  std::int64_t copies = 0;
-  std::int64_t egress_bytes_max = 0;   ///< of the busiest sender
-  std::int64_t ingress_bytes_max = 0;  ///< of the busiest receiver
-  std::int64_t local_bytes = 0;        ///< copies whose two ends are one device
-  std::int64_t forwarded_bytes = 0;    ///< from gen rank to gen rank (fan-out)
-};
+using plan::Wire;
 
 struct Memory {
   std::int64_t train_bytes_max = 0;
@@ -151,17 +145,7 @@ struct Bound {
   BoundTerms<std::int64_t> bytes;  ///< bytes of the busiest device of each term
 };
 
-/// What this run's schedule should take: the sum of its parts, one after the other.
-struct ModelSeconds {
-  double total = 0;
-  std::string term;     ///< the largest part: "wire", "schedule", "staging", "latency" or "misc"
-  std::string port;     ///< the busiest: "device in", "domain out", "memory", ...
-  double wire = 0;      ///< of that port, were everything on its way at once
-  double schedule = 0;  ///< what the executor's order adds
-  double staging = 0;
-  double latency = 0;
-  double misc = 0;
-};
+using plan::ModelSeconds;
 
 /// What an executor should take under a policy: a row of the table by which `refit plan` compares them.
 struct ModelRow {
@@ -240,8 +224,7 @@ struct Plan {
   std::vector<ModelRow> models;  ///< fastest first; empty without rates
 };
 
-/// [train rank][gen rank] -> bytes of one refit, from holders. Of large worlds it is there only where asked for.
-using ByteMatrix = std::vector<std::vector<std::int64_t>>;
+using plan::ByteMatrix;
 
 struct Result {
   Case test_case;
@@ -270,7 +253,7 @@ struct Result {
   std::optional<Verification> verification;
   std::vector<std::string> notes;  ///< what a reader must know, e.g. pairs of ranks that fell back to p2p
   std::optional<Plan> plan;        ///< only of `refit plan`: makes it a `refit.plan` document
-  ByteMatrix byte_matrix;
+  ByteMatrix byte_matrix;  ///< of large worlds it is there only where asked for
 };
 
 }  // namespace refit::report

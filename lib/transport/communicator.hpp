@@ -104,6 +104,8 @@ class PeerMemory {
   virtual std::byte* map(int rank) const = 0;
   /// Orders this rank's stores before a following barrier, and loads after it.
   virtual void fence() = 0;
+  /// Which arenas this rank cannot map and why, as one line; empty if it maps all that are not empty, or cannot say.
+  virtual std::string note() const { return {}; }
 };
 
 }  // namespace refit::transport

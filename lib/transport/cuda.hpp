@@ -8,28 +8,23 @@
 #include <memory>
 #include <string>
 
+#include "transport/arena.hpp"
 #include "transport/communicator.hpp"
 
 namespace refit::transport {
 
-/// Memory of this rank's device that nobody else maps; 256-byte aligned, not initialised.
-class DeviceArena {
+/// Memory of this rank's device; 256-byte aligned.
+class DeviceArena final : public Arena {
  public:
   /// Errors (runtime): fewer bytes free on the device; says how many are.
   explicit DeviceArena(std::int64_t bytes);
   std::byte* data() const { return data_.get(); }
   std::int64_t bytes() const { return bytes_; }
+  std::span<std::byte> span() const override { return {data_.get(), static_cast<std::size_t>(bytes_)}; }
 
  private:
   std::unique_ptr<std::byte, void (*)(std::byte*)> data_;
   std::int64_t bytes_ = 0;
-};
-
-/// Arenas in device memory, opened in every process of a host that may address them.
-class CudaPeerMemory : public PeerMemory {
- public:
-  /// Which arenas this rank cannot map and why, as one line; empty if it maps all that are not empty.
-  virtual std::string note() const = 0;
 };
 
 /// An arena of `bytes` (0: none) on this rank's device, and those of all other ranks of `world` that CUDA IPC can open
@@ -37,7 +32,7 @@ class CudaPeerMemory : public PeerMemory {
 /// Collective over `world`, which must outlive the result; so is its destruction, as for an MPI window, because an
 /// arena may be freed only after every other rank has closed it. Errors (runtime), on all ranks alike: the ranks of a
 /// device need more memory than it has free; says how much.
-std::unique_ptr<CudaPeerMemory> make_cuda_peer_memory(Control& world, std::int64_t bytes);
+std::unique_ptr<PeerMemory> make_cuda_peer_memory(Control& world, std::int64_t bytes);
 
 /// CUDA's runtime and the newest that the driver supports, e.g. "13.0 (driver 13.0)"; empty in a build without CUDA.
 std::string cuda_version();

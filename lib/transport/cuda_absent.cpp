@@ -15,7 +15,7 @@ namespace {
 
 DeviceArena::DeviceArena(std::int64_t /*bytes*/) : data_(nullptr, nullptr) { fail_absent("device memory"); }
 
-std::unique_ptr<CudaPeerMemory> make_cuda_peer_memory(Control& /*world*/, std::int64_t /*bytes*/) {
+std::unique_ptr<PeerMemory> make_cuda_peer_memory(Control& /*world*/, std::int64_t /*bytes*/) {
   fail_absent("peer memory of devices");
 }
 

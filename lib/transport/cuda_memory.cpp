@@ -66,7 +66,7 @@ struct Offer {
   cudaIpcMemHandle_t handle{};
 };
 
-class IpcPeerMemory final : public CudaPeerMemory {
+class IpcPeerMemory final : public PeerMemory {
  public:
   IpcPeerMemory(Control& world, std::int64_t bytes) : world_(world) {
     bytes = layout::round_up(bytes, kBlockBytes);
@@ -172,7 +172,7 @@ DeviceArena::DeviceArena(std::int64_t bytes) : data_(nullptr, [](std::byte* data
   data_.reset(static_cast<std::byte*>(data));
 }
 
-std::unique_ptr<CudaPeerMemory> make_cuda_peer_memory(Control& world, std::int64_t bytes) {
+std::unique_ptr<PeerMemory> make_cuda_peer_memory(Control& world, std::int64_t bytes) {
   return std::make_unique<IpcPeerMemory>(world, bytes);
 }
 

@@ -26,13 +26,13 @@ struct Target {
 class Direct final : public Executor {
  public:
   Direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
-         const std::vector<plan::Copy>& copies, PeerMemory& peers, PeerMemory* flags, Control& world,
+         const std::vector<plan::Copy>& copies, PeerMemory& peers, std::unique_ptr<PeerMemory> flags, Control& world,
          std::int32_t source_ranks, const Tuning& tuning, Progress& progress, const QuantisedSends& sends)
       : space_(space),
         me_(me),
         source_ranks_(source_ranks),
         peers_(peers),
-        flags_(flags),
+        flags_(std::move(flags)),
         world_(world),
         progress_(progress),
         tuning_(tuning),
@@ -49,7 +49,7 @@ class Direct final : public Executor {
       (is_served ? served : unmapped).push_back(copy);
       if (!is_served) unmapped_peers.insert(peer);
     }
-    unmapped_peers_ = static_cast<std::int64_t>(unmapped_peers.size());
+    unmapped_peers_ = unmapped_peers.size();
     make_table(served);
     const bool anybody_unmapped = world.max(static_cast<std::int64_t>(unmapped.empty() ? 0 : 1)) != 0;
     REFIT_ASSERT(!anybody_unmapped || sends_.quantise == nullptr);
@@ -59,7 +59,7 @@ class Direct final : public Executor {
   void execute() override {
     const auto start = std::chrono::steady_clock::now();
     table_.run(space_, ++epoch_);
-    enqueue_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    enqueue_ = std::chrono::steady_clock::now() - start;
     if (fallback_) fallback_->execute();
     space_.fence();
     peers_.fence();
@@ -70,10 +70,9 @@ class Direct final : public Executor {
 
   MemoryList staging() const override { return fallback_ ? fallback_->staging() : MemoryList{}; }
   Schedule schedule() const override { return fallback_ ? fallback_->schedule() : Schedule{}; }
-  std::int64_t unmapped_peers() const override { return unmapped_peers_; }
-  std::optional<double> enqueue_seconds() const override { return enqueue_seconds_; }
-  std::optional<std::int64_t> bytes_read() const override {
-    return fallback_ ? std::nullopt : std::optional(table_.bytes_read());
+  std::vector<Statistic> statistics() const override {
+    return {{"unmapped_peers", Statistic::Unit::ranks, static_cast<double>(unmapped_peers_)},
+            {"enqueue", Statistic::Unit::seconds, enqueue_.count()}};
   }
 
  private:
@@ -259,7 +258,7 @@ class Direct final : public Executor {
   const Endpoint me_;
   std::int32_t source_ranks_;
   PeerMemory& peers_;
-  PeerMemory* flags_;
+  std::unique_ptr<PeerMemory> flags_;  ///< of fan-out
   Control& world_;
   Progress& progress_;
   const Tuning tuning_;
@@ -267,8 +266,8 @@ class Direct final : public Executor {
   kernels::CopyTable table_;
   std::uint64_t epoch_ = 0;
   std::unique_ptr<Executor> fallback_;
-  std::int64_t unmapped_peers_ = 0;
-  double enqueue_seconds_ = 0;
+  std::size_t unmapped_peers_ = 0;
+  std::chrono::duration<double> enqueue_{0};
 };
 
 }  // namespace
@@ -289,11 +288,11 @@ std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, Side side
 }
 
 std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
-                                      const std::vector<plan::Copy>& copies, PeerMemory& peers, PeerMemory* flags,
-                                      Control& world, std::int32_t source_ranks, const Tuning& tuning,
-                                      Progress& progress, const QuantisedSends& sends) {
-  return std::make_unique<Direct>(space, routes, me, copies, peers, flags, world, source_ranks, tuning, progress,
-                                  sends);
+                                      const std::vector<plan::Copy>& copies, PeerMemory& peers,
+                                      std::unique_ptr<PeerMemory> flags, Control& world, std::int32_t source_ranks,
+                                      const Tuning& tuning, Progress& progress, const QuantisedSends& sends) {
+  return std::make_unique<Direct>(space, routes, me, copies, peers, std::move(flags), world, source_ranks, tuning,
+                                  progress, sends);
 }
 
 }  // namespace refit::transport

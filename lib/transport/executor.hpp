@@ -32,10 +32,17 @@ struct Schedule {
   }
 };
 
-/// A part of one `execute`.
-struct Phase {
+/// What an executor says of itself or of its last `execute`, by name.
+struct Statistic {
+  enum class Unit : std::uint8_t {
+    part,     ///< seconds of a part of the last `execute`; parts are one after the other
+    seconds,  ///< of the last `execute`
+    bytes,
+    ranks
+  };
   const char* name;
-  double seconds;
+  Unit unit;
+  double value = 0;
 };
 
 /// Moves the weights of one path once per call.
@@ -54,17 +61,8 @@ class Executor {
     return bytes;
   }
   virtual Schedule schedule() const = 0;
-  /// Ranks of the other side that share copies with this one and cannot map or be mapped: p2p serves them (direct
-  /// only).
-  virtual std::int64_t unmapped_peers() const { return 0; }
-  /// What the last `execute` took until all of this rank's copies were enqueued (direct only, which waits after that).
-  virtual std::optional<double> enqueue_seconds() const { return std::nullopt; }
-  /// What the last `execute` took, by parts, one after the other; the same names on all ranks (m2n only).
-  virtual std::span<const Phase> phases() const { return {}; }
-  /// Device memory that the executor's library has taken for itself, in bytes (m2n only).
-  virtual std::int64_t library_bytes() const { return 0; }
-  /// What this rank's kernels read of its storages in each `execute` (direct only, where no pair of ranks uses p2p).
-  virtual std::optional<std::int64_t> bytes_read() const { return std::nullopt; }
+  /// The same names, in the same order, on all ranks.
+  virtual std::vector<Statistic> statistics() const { return {}; }
 };
 
 /// The knobs of the executors: those of a case, then the sizes that decide which way data takes. None changes a byte
@@ -157,19 +155,23 @@ struct QuantisedSends {
 
 /// direct: the source rank's kernel writes its copies straight into the destination ranks' final storages through
 /// mapped peer memory, casting on the way; one launch per step, then one barrier. Pairs that cannot map each other use
-/// p2p. Collective over `world` (world rank = source rank, or `source_ranks` + destination rank).
+/// p2p. Collective over `world` (world rank = source rank, or `source_ranks` + destination rank). Statistics:
+/// "unmapped_peers", the ranks of the other side that share copies with this one and that p2p serves, and "enqueue",
+/// the seconds until all of this rank's copies were enqueued.
 ///
 /// Fan-out: relayed copies arrive in chunks (fan_out_chunks); the source raises a flag in `flags` behind each, for
 /// which the relay's kernel waits before it forwards the chunk. `flags` is peer memory of fan_out_flag_bytes on every
 /// rank, or nullptr where no rank has a relayed copy; all ranks of fan-out map each other in both memories.
 ///
+/// `flags` belong to the executor.
+///
 /// `sends`: copies of quantised weights, planned from a QuantisedLayout, are then read from the weights themselves, and
 /// their bytes and scales stored by the same tiles; copies of these scales are left out. Only where all pairs of ranks
 /// can map each other.
 std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
-                                      const std::vector<plan::Copy>& copies, PeerMemory& peers, PeerMemory* flags,
-                                      Control& world, std::int32_t source_ranks, const Tuning& tuning,
-                                      Progress& progress, const QuantisedSends& sends = {});
+                                      const std::vector<plan::Copy>& copies, PeerMemory& peers,
+                                      std::unique_ptr<PeerMemory> flags, Control& world, std::int32_t source_ranks,
+                                      const Tuning& tuning, Progress& progress, const QuantisedSends& sends = {});
 
 /// The parts in which a relayed copy arrives, and is forwarded, in order. Copies of one box are cut alike, the relayed
 /// one and those that forward it: by the bytes on the destination side, where all have one format. Only the relayed one

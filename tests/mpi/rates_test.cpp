@@ -1,6 +1,6 @@
 // The probe of devices, on hosts: whom a rank can store to, and what lies between hosts.
 
-#include "engine/rates.hpp"
+#include "transport/rates.hpp"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 
 #include "transport/mpi.hpp"
 
-namespace refit::engine {
+namespace refit::transport {
 namespace {
 
 /// The arenas of a rank's own host only.
@@ -30,7 +30,7 @@ class OneHost : public transport::PeerMemory {
 };
 
 /// Two train and two gen ranks, each on a device of its own.
-Rates measured(const std::vector<int>& hosts) {
+ProbedRates measured(const std::vector<int>& hosts) {
   constexpr std::int64_t kBytes = 1 << 20;
   constexpr double kSeconds = 0.005;
   const auto world = transport::make_mpi_control();
@@ -52,7 +52,7 @@ TEST(DeviceRates, OfOneHostHaveNoNetwork) {
   const Places places = places_of(*world);
   EXPECT_EQ(places.hosts, (std::vector<int>{0, 0, 0, 0}));
   EXPECT_EQ(places.devices, (std::vector<int>{0, 1, 2, 3}));  // without devices every rank is one
-  const Rates rates = measured(places.hosts);
+  const ProbedRates rates = measured(places.hosts);
   expect_rate(rates.pair_store);
   expect_rate(rates.pair_engine);
   EXPECT_GE(rates.pair, std::max(rates.pair_store, rates.pair_engine));
@@ -90,7 +90,7 @@ TEST(DeviceRates, AreOfPairsWithALinkBetweenThem) {
   for (const auto& [devices, partners] : {Row{{0, 1, 2, 3}, {2, 3, 3, 2}}, Row{{0, 1, 0, 1}, {3, 2, 3, 2}},
                                           Row{{0, 0, 0, 1}, {3, 3, 3, 2}}, Row{{0, 0, 0, 0}, {2, 3, 3, 2}}}) {
     const Asked peers(transport::make_mpi_peer_memory(world->rank() < 2 ? 0 : kBytes));
-    const Rates rates =
+    const ProbedRates rates =
         measure_device_rates(space, *world, &peers, nullptr, 1, {{0, 0, 0, 0}, devices}, 2, kBytes, 0.005, kBytes);
     EXPECT_EQ(peers.asked(), partners[static_cast<std::size_t>(world->rank())]) << devices[2] << devices[3];
     expect_rate(rates.pair_store);
@@ -99,14 +99,14 @@ TEST(DeviceRates, AreOfPairsWithALinkBetweenThem) {
 }
 
 TEST(DeviceRates, OfTrainAndGenOnDifferentHosts) {
-  const Rates rates = measured({0, 0, 1, 1});
+  const ProbedRates rates = measured({0, 0, 1, 1});
   expect_rate(rates.pair_store);  // among gen ranks
   EXPECT_EQ(rates.all_stores, 0);
   expect_rate(rates.network);
 }
 
 TEST(DeviceRates, OfRanksThatReachNobody) {
-  const Rates rates = measured({0, 1, 2, 3});
+  const ProbedRates rates = measured({0, 1, 2, 3});
   EXPECT_EQ(rates.pair_store, 0);
   EXPECT_EQ(rates.all_stores, 0);
   EXPECT_EQ(rates.pair_engine, 0);
@@ -150,7 +150,7 @@ TEST(HostRates, OfMessagesAreMeasuredOnAllLanes) {
   Noted communicator(transport::make_mpi_communicator({0, 1, 2, 3}, 0, 4));
   const kernels::ExecutionSpace space;
   const Places places{{0, 0, 1, 1}, {0, 1, 2, 3}};
-  const Rates rates = measure_rates(space, *world, communicator, 4, places, {2, 8 << 20, 8 << 20}, kSeconds);
+  const ProbedRates rates = measure_rates(space, *world, communicator, 4, places, {2, 8 << 20, 8 << 20}, kSeconds);
   expect_rate(rates.network);
   expect_rate(rates.memory);
   EXPECT_GE(rates.pair, rates.pair_message);
@@ -173,7 +173,7 @@ TEST(HostRates, OfOneHostAreThoseOfItsMemory) {
   const kernels::ExecutionSpace space;
   const Places places{{0, 0, 0, 0}, {0, 1, 2, 3}};
   for (const DType to : {DType::bf16, DType::f32}) {
-    const Rates rates =
+    const ProbedRates rates =
         measure_rates(space, *world, *communicator, 1, places, {2, 1 << 20, 1 << 18, DType::bf16, to}, 0.002);
     expect_rate(rates.memory);
     EXPECT_EQ(rates.pair, rates.memory / 2);
@@ -183,4 +183,4 @@ TEST(HostRates, OfOneHostAreThoseOfItsMemory) {
 }
 
 }  // namespace
-}  // namespace refit::engine
+}  // namespace refit::transport

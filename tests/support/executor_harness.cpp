@@ -209,8 +209,7 @@ class Sent {
 
 std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const RankServices& services,
                                                const kernels::ExecutionSpace& space, const transport::Routes& routes,
-                                               const Endpoint& me, transport::PeerMemory* peers,
-                                               std::unique_ptr<transport::PeerMemory>& flags, Sent* quantised,
+                                               const Endpoint& me, transport::PeerMemory* peers, Sent* quantised,
                                                transport::Progress& progress) {
   const layout::Layout& source = quantised != nullptr ? quantised->layout() : *job.source;
   const std::vector<plan::Copy> copies = copies_of(job, source, me.side, me.rank);
@@ -225,19 +224,24 @@ std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const R
     case ExecutorKind::direct: break;
   }
   const std::int64_t flag_bytes = transport::fan_out_flag_bytes(copies, me.side, me.rank, job.tuning);
+  std::unique_ptr<transport::PeerMemory> flags;
   if (services.world->max(flag_bytes) > 0) flags = services.peer_memory(flag_bytes);
-  return make_direct(space, routes, me, copies, *peers, flags.get(), *services.world, job.source->ranks(), job.tuning,
-                     progress,
+  return make_direct(space, routes, me, copies, *peers, std::move(flags), *services.world, job.source->ranks(),
+                     job.tuning, progress,
                      quantised != nullptr ? transport::QuantisedSends{&quantised->quantise(), job.destination}
                                           : transport::QuantisedSends());
 }
 
+std::int64_t unmapped_peers(const transport::Executor& executor) {
+  for (const transport::Statistic& statistic : executor.statistics()) {
+    if (std::string_view(statistic.name) == "unmapped_peers") return static_cast<std::int64_t>(statistic.value);
+  }
+  return 0;
+}
+
 }  // namespace
 
-std::string to_string(ExecutorKind kind) {
-  constexpr const char* kNames[] = {"golden", "p2p", "direct", "m2n"};
-  return kNames[static_cast<std::size_t>(kind)];
-}
+std::string to_string(ExecutorKind kind) { return std::string(transport::row_of(kind).name); }
 
 const std::vector<std::byte>& Truth::values(const model::Tensor& tensor, Format made_in, Format as,
                                             std::int64_t step) const {
@@ -309,13 +313,12 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   transport::Progress progress;
   const Network network = connect(job, services);
   const transport::Routes routes(*job.source, network.pointers(), sources);
-  std::unique_ptr<transport::PeerMemory> flags;
   std::unique_ptr<Sent> sent;
   if (job.quantiser) {
     sent = std::make_unique<Sent>(job, services, space, me.rank, sends ? &mine : nullptr, arena);
     if (sends) me.source = sent->memory();
   }
-  const auto bulk = make_bulk(job, services, space, routes, me, peers.get(), flags, sent.get(), progress);
+  const auto bulk = make_bulk(job, services, space, routes, me, peers.get(), sent.get(), progress);
   std::unique_ptr<transport::Executor> misc;
   if (!job.misc.empty()) {
     misc =
@@ -323,7 +326,7 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
                   *job.destination, job.misc_buffer_bytes, job.tuning, progress);
   }
 
-  RankOutcome outcome{"", bulk->staging_bytes(), misc ? misc->staging_bytes() : 0, bulk->unmapped_peers(),
+  RankOutcome outcome{"", bulk->staging_bytes(), misc ? misc->staging_bytes() : 0, unmapped_peers(*bulk),
                       bulk->schedule()};
   for (std::int64_t step = 0; step < job.refits; ++step) {
     world.barrier();  // destinations have looked at the refit before

@@ -18,12 +18,12 @@
 
 #include "model/model.hpp"
 #include "plan/plan.hpp"
-#include "transport/executor.hpp"
+#include "transport/executors.hpp"
 
 namespace refit::test_support {
 
 /// m2n: with NCCL M2N's operation replaced by messages.
-enum class ExecutorKind : std::uint8_t { golden, p2p, direct, m2n };
+using transport::ExecutorKind;
 std::string to_string(ExecutorKind kind);
 
 /// The true values of a model's tensors: what a source stores of element i of a tensor at a step is a function of

@@ -4,10 +4,10 @@
 #include <gtest/gtest.h>
 
 #include "app/case_reader.hpp"
-#include "engine/rates.hpp"
 #include "engine/setup.hpp"
+#include "transport/rates.hpp"
 
-namespace refit::engine {
+namespace refit::transport {
 namespace {
 
 /// Cases of inputs/cases/nvlink, one rank per GPU, 370 GB/s: the published bounds, and who feeds each other.
@@ -21,13 +21,13 @@ TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
       {"qwen3-8b-dp2-to-tp2", "22.1", "ingress", false},    {"qwen3-8b-pp2-to-tp2", "22.1", "ingress", false},
       {"qwen3-8b-tp1-to-dp3", "44.3", "ingress", true},     {"qwen3-8b-dp3-to-tp1", "44.3", "ingress", false},
       {"six-kv-heads-tp1-to-tp3", "42.2", "egress", false}, {"qwen3-30b-a3b-ep2-to-tp2", "82.6", "ingress", false}};
-  engine::Rates measured;
+  transport::ProbedRates measured;
   measured.pair = 370e9;
   const plan::Rates rates = device_rates(measured, 1);
   const Places places{{0, 0, 0, 0}, {0, 1, 2, 3}};
   for (const Row& row : rows) {
     const Case c = app::read_case(std::string(REFIT_SOURCE_DIR) + "/inputs/cases/nvlink/" + row.name + ".toml", {});
-    const engine::Setup setup(c);
+    const transport::Setup setup(c);
     const plan::Placement placement = places.placement(setup.train->ranks());
     const plan::Bound bound = plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, rates, placement);
     EXPECT_EQ(fmt::format("{:.1f}", 1e3 * bound.total()), row.milliseconds) << row.name;
@@ -38,7 +38,7 @@ TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
 }
 
 TEST(DeviceRates, OfADeviceAndOfANetwork) {
-  engine::Rates measured;
+  transport::ProbedRates measured;
   measured.pair = 370e9;
   measured.memory = 1e12;
   const plan::Rates shared = device_rates(measured, 3);
@@ -51,8 +51,8 @@ TEST(DeviceRates, OfADeviceAndOfANetwork) {
 
 /// A machine's other work can only hide a rate: of two probes each rate is the better one.
 TEST(Rates, AreTheBestOfTwoProbes) {
-  const engine::Rates a{10, 9, 8, 0, 7, 6, 5, 4, 0.2}, b{11, 8, 9, 3, 2, 7, 0, 5, 0.1};
-  const engine::Rates best = best_of(a, b);
+  const transport::ProbedRates a{10, 9, 8, 0, 7, 6, 5, 4, 0.2}, b{11, 8, 9, 3, 2, 7, 0, 5, 0.1};
+  const transport::ProbedRates best = best_of(a, b);
   EXPECT_EQ(best.pair, 11);
   EXPECT_EQ(best.pair_message, 9);
   EXPECT_EQ(best.all_pairs, 9);
@@ -81,4 +81,4 @@ TEST(Places, SayWhoSharesDevicesAndDomains) {
 }
 
 }  // namespace
-}  // namespace refit::engine
+}  // namespace refit::transport

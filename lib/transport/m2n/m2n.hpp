@@ -43,7 +43,8 @@ class Resharder {
 };
 
 /// m2n: `resharding` by groups of `resharder`, then of `copies` those of the leftovers by p2p. Groups of up to
-/// `tuning.streams` stages take turns. `tensors`: the bulk path's.
+/// `tuning.streams` stages take turns. `tensors`: the bulk path's. Statistics: "m2n" and "p2p", the two parts, and
+/// "library", the device memory that the operation's library has taken.
 std::unique_ptr<Executor> make_m2n(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<model::Tensor>& tensors, const plan::Resharding& resharding,
                                    const plan::Layout& source, const plan::Layout& destination,

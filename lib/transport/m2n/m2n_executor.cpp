@@ -192,7 +192,8 @@ class M2n final : public Executor {
     while (completed < groups_.size()) complete(completed++);
     const double middle = now();
     p2p_->execute();
-    phases_ = {{{"m2n", middle - start}, {"p2p", now() - middle}}};
+    operations_seconds_ = middle - start;
+    leftovers_seconds_ = now() - middle;
   }
 
   MemoryList staging() const override {
@@ -210,8 +211,11 @@ class M2n final : public Executor {
     return schedule + p2p_->schedule();
   }
 
-  std::span<const Phase> phases() const override { return phases_; }
-  std::int64_t library_bytes() const override { return resharder_->own_bytes(); }
+  std::vector<Statistic> statistics() const override {
+    return {{"m2n", Statistic::Unit::part, operations_seconds_},
+            {"p2p", Statistic::Unit::part, leftovers_seconds_},
+            {"library", Statistic::Unit::bytes, static_cast<double>(resharder_->own_bytes())}};
+  }
 
  private:
   /// Gives the shards that are not in place their part of `slot`.
@@ -252,7 +256,8 @@ class M2n final : public Executor {
   std::unique_ptr<Resharder> resharder_;
   std::vector<std::unique_ptr<Request>> requests_;
   std::unique_ptr<Executor> p2p_;
-  std::array<Phase, 2> phases_{{{"m2n", 0}, {"p2p", 0}}};
+  double operations_seconds_ = 0;
+  double leftovers_seconds_ = 0;
 };
 
 std::vector<plan::Copy> copies_of_leftovers(const plan::Resharding& resharding, const std::vector<plan::Copy>& copies) {

@@ -10,7 +10,7 @@
 #include "transport/bytes.hpp"
 #include "transport/communicator.hpp"
 
-namespace refit::engine {
+namespace refit::transport {
 
 /// An error that every rank throws, in step: no rank waits for another, so the job can end in good order.
 class CollectiveError : public Error {
@@ -21,8 +21,8 @@ class CollectiveError : public Error {
 /// Runs `work`, then compares notes: if any rank failed, all ranks throw the same CollectiveError, that of the lowest
 /// failing rank (its text carries the rank unless every rank failed alike). Collective over `world`; `work` must not
 /// leave another collective of `world` half done when it throws.
-inline void together(transport::Control& world, const std::function<void()>& work) {
-  transport::Control::Bytes mine;
+inline void together(Control& world, const std::function<void()>& work) {
+  Control::Bytes mine;
   const auto note = [&mine](ErrorKind kind, const std::string& text) {
     mine.push_back(static_cast<std::byte>(kind));
     for (char c : text) mine.push_back(static_cast<std::byte>(c));
@@ -37,7 +37,7 @@ inline void together(transport::Control& world, const std::function<void()>& wor
     note(ErrorKind::runtime, error.what());
   }
   if (world.max(static_cast<std::int64_t>(mine.empty() ? 0 : 1)) == 0) return;
-  const auto all = world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), mine));
+  const auto all = world.exchange(std::vector<Control::Bytes>(static_cast<std::size_t>(world.size()), mine));
   bool alike = true;
   for (const auto& bytes : all) alike &= bytes == all.front();
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
@@ -49,4 +49,4 @@ inline void together(transport::Control& world, const std::function<void()>& wor
   }
 }
 
-}  // namespace refit::engine
+}  // namespace refit::transport

@@ -1,13 +1,13 @@
-#include "engine/host_memory.hpp"
+#include "transport/host_memory.hpp"
 
 #include <algorithm>
 #include <fstream>
 #include <limits>
 #include <optional>
 
-#include "engine/together.hpp"
+#include "transport/together.hpp"
 
-namespace refit::engine {
+namespace refit::transport {
 namespace {
 
 std::optional<std::int64_t> read_number(const char* path) {
@@ -36,17 +36,16 @@ std::int64_t available_memory() {
   return available;
 }
 
-void require_memory(transport::Control& world, int host, std::int64_t bytes, const std::string& advice) {
+void require_memory(Control& world, int host, std::int64_t bytes, const std::string& advice) {
   struct Need {
     int host;
     std::int64_t bytes;
   };
-  transport::Control::Bytes mine;
-  transport::append(mine, Need{host, bytes});
+  Control::Bytes mine;
+  append(mine, Need{host, bytes});
   std::int64_t together_bytes = 0;
-  for (const auto& answer :
-       world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), mine))) {
-    const Need need = transport::read_all<Need>(answer).front();
+  for (const auto& answer : world.exchange(std::vector<Control::Bytes>(static_cast<std::size_t>(world.size()), mine))) {
+    const Need need = read_all<Need>(answer).front();
     if (need.host == host) together_bytes += need.bytes;
   }
   together(world, [&] {
@@ -58,4 +57,4 @@ void require_memory(transport::Control& world, int host, std::int64_t bytes, con
   });
 }
 
-}  // namespace refit::engine
+}  // namespace refit::transport

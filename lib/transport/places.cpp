@@ -1,10 +1,11 @@
+#include "transport/places.hpp"
+
 #include <algorithm>
 #include <set>
 
-#include "engine/rates.hpp"
 #include "transport/location.hpp"
 
-namespace refit::engine {
+namespace refit::transport {
 
 std::int64_t Places::ranks_per_device() const {
   std::int64_t most = 1;
@@ -37,7 +38,7 @@ plan::Placement Places::placement(std::int32_t train_ranks) const {
   return placement;
 }
 
-Places places_of(transport::Control& world) {
+Places places_of(Control& world) {
   std::vector<std::uint64_t> hosts, devices;
   const auto number = [](std::vector<std::uint64_t>& known, std::uint64_t value) {
     const auto found = std::find(known.begin(), known.end(), value) - known.begin();
@@ -45,11 +46,11 @@ Places places_of(transport::Control& world) {
     return static_cast<int>(found);
   };
   Places places;
-  for (const transport::Location& each : transport::gather_all(world, transport::location())) {
+  for (const Location& each : gather_all(world, location())) {
     places.hosts.push_back(number(hosts, each.host));
     places.devices.push_back(number(devices, each.device));
   }
   return places;
 }
 
-}  // namespace refit::engine
+}  // namespace refit::transport

@@ -6,27 +6,13 @@
 #include "kernels/kernels.hpp"
 #include "plan/cost.hpp"
 #include "transport/communicator.hpp"
+#include "transport/places.hpp"
 
-namespace refit::engine {
-
-/// Where every rank is: hosts and devices are numbered in the order of their first ranks.
-struct Places {
-  std::vector<int> hosts, devices;  ///< by rank
-
-  std::int64_t ranks_per_device() const;  ///< at most
-  std::int64_t devices_per_host() const;  ///< at most
-  /// Which of its host's devices a rank uses: 0, 1, ... in the order of their numbers.
-  int local_device(int rank) const;
-  /// For the cost model: the first `train_ranks` are the source; a host's devices are one domain.
-  plan::Placement placement(std::int32_t train_ranks) const;
-};
-
-/// Without devices every rank is one. Collective over `world`.
-Places places_of(transport::Control& world);
+namespace refit::transport {
 
 /// Rates in bytes per second, per direction for links: each the best that any of the mechanisms reached that a refit
 /// may use.
-struct Rates {
+struct ProbedRates {
   double pair = 0;          ///< into or out of one rank's memory: the best of what follows, on a host of `memory` too
   double pair_message = 0;  ///< one pair alone, send and receive, on one lane or on all
   double all_pairs = 0;     ///< every rank to its partner at once, per rank, send and receive
@@ -39,7 +25,7 @@ struct Rates {
 };
 
 /// The better of both, rate by rate: rates are maxima, and a machine that had other work can only hide one.
-Rates best_of(const Rates& a, const Rates& b);
+ProbedRates best_of(const ProbedRates& a, const ProbedRates& b);
 
 /// The refit that a probe of hosts imitates, so that caches are as warm: the first ranks copy, as many bytes.
 struct ProbedRun {
@@ -51,29 +37,26 @@ struct ProbedRun {
 
 /// Measures for about `seconds` per rate. Collective over both arguments, which span the same ranks. `lanes`: of the
 /// communicator, that executors use.
-Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world,
-                    transport::Communicator& communicator, int lanes, const Places& places, const ProbedRun& run,
-                    double seconds);
+ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, Communicator& communicator, int lanes,
+                          const Places& places, const ProbedRun& run, double seconds);
 
 /// The same on devices: the pair's rates are those of kernels and copy engines that store into a gen rank's memory
 /// through `peers`, and of messages where there is a communicator. Rank r stores into the first gen rank from r mod G
 /// on that it reaches on another device, else on its own. What does not exist stays 0. `places`: places_of(world).
 /// Overwrites gen's arenas, of which the smallest has `gen_arena_bytes`.
-Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Control& world,
-                           const transport::PeerMemory* peers, transport::Communicator* communicator, int lanes,
-                           const Places& places, std::int32_t train_ranks, std::int64_t gen_arena_bytes, double seconds,
-                           std::int64_t probe_bytes = 256 << 20);
+ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& world, const PeerMemory* peers,
+                                 Communicator* communicator, int lanes, const Places& places, std::int32_t train_ranks,
+                                 std::int64_t gen_arena_bytes, double seconds, std::int64_t probe_bytes = 256 << 20);
 
 /// Sends `bytes` from each rank of `senders[i]` to `receivers[i]` at the same time, in a part on each of the first
 /// `lanes` lanes; the slowest pair's rate in bytes per second. Collective over both.
-double measure_pairs(transport::Control& world, transport::Communicator& communicator, int lanes,
-                     const std::vector<int>& senders, const std::vector<int>& receivers, std::int64_t bytes,
-                     double seconds);
+double measure_pairs(Control& world, Communicator& communicator, int lanes, const std::vector<int>& senders,
+                     const std::vector<int>& receivers, std::int64_t bytes, double seconds);
 
 /// As the cost model takes them: on hosts every rank is a device, a node is a domain, and its ranks share its memory.
-plan::Rates host_rates(const Rates& rates);
+plan::Rates host_rates(const ProbedRates& rates);
 /// On devices, of which `ranks_per_device` share one: a host's are one domain, which has ports of its own only where
 /// there are several hosts.
-plan::Rates device_rates(const Rates& rates, std::int64_t ranks_per_device);
+plan::Rates device_rates(const ProbedRates& rates, std::int64_t ranks_per_device);
 
-}  // namespace refit::engine
+}  // namespace refit::transport

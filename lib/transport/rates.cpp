@@ -1,4 +1,4 @@
-#include "engine/rates.hpp"
+#include "transport/rates.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -7,10 +7,9 @@
 
 #include "kernels/memory.hpp"
 
-namespace refit::engine {
+namespace refit::transport {
 namespace {
 
-using transport::Message;
 
 constexpr std::int64_t kMessageBytes = 32 << 20;  ///< between hosts
 /// Of copies on hosts: from 64 MiB on a table's rows bypass the caches, so a larger one is no faster.
@@ -22,14 +21,14 @@ constexpr std::int64_t kRepeats = 64;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-void finish(transport::Request& request) {
+void finish(Request& request) {
   while (!request.test()) std::this_thread::yield();
 }
 
 /// Repeats `once` on all ranks until the slowest has spent `seconds`; returns the seconds of the best repetition, as
 /// the maximum over ranks of each. The first repetition only warms up.
 template <typename Once>
-double best_time(transport::Control& world, double seconds, const Once& once) {
+double best_time(Control& world, double seconds, const Once& once) {
   double best = 0;
   double spent = 0;
   for (int repetition = 0; repetition < 4 || spent < seconds; ++repetition) {
@@ -116,8 +115,8 @@ int partner_of(int rank, const Places& places, std::int32_t train_ranks, const R
 
 /// Messages of a probe.
 struct Messages {
-  transport::Control& world;
-  transport::Communicator& communicator;
+  Control& world;
+  Communicator& communicator;
   int lanes;
   double seconds;
 
@@ -152,7 +151,7 @@ struct Messages {
 
 /// Copies by some of the ranks, timed as refits are: until all have done theirs. Read and stored by the host that does
 /// most, per second.
-double host_rate(const kernels::ExecutionSpace& space, transport::Control& world, const Places& places, int active,
+double host_rate(const kernels::ExecutionSpace& space, Control& world, const Places& places, int active,
                  const Repeated& copies, double seconds) {
   const double took = best_time(world, seconds, [&] {
     if (world.rank() < active) copies.run(space);
@@ -163,7 +162,7 @@ double host_rate(const kernels::ExecutionSpace& space, transport::Control& world
 
 }  // namespace
 
-Rates best_of(const Rates& a, const Rates& b) {
+ProbedRates best_of(const ProbedRates& a, const ProbedRates& b) {
   const auto least = [](double one, double other) { return one > 0 && other > 0 ? std::min(one, other) : one + other; };
   return {std::max(a.pair, b.pair),
           std::max(a.pair_message, b.pair_message),
@@ -176,9 +175,8 @@ Rates best_of(const Rates& a, const Rates& b) {
           least(a.latency, b.latency)};
 }
 
-double measure_pairs(transport::Control& world, transport::Communicator& communicator, int lanes,
-                     const std::vector<int>& senders, const std::vector<int>& receivers, std::int64_t bytes,
-                     double seconds) {
+double measure_pairs(Control& world, Communicator& communicator, int lanes, const std::vector<int>& senders,
+                     const std::vector<int>& receivers, std::int64_t bytes, double seconds) {
   const kernels::DeviceBuffer buffer(bytes);
   std::vector<std::vector<Message>> by_lane(static_cast<std::size_t>(lanes));
   for (std::size_t i = 0; i < senders.size(); ++i) {
@@ -192,7 +190,7 @@ double measure_pairs(transport::Control& world, transport::Communicator& communi
       if (receivers[i] == communicator.rank()) add(Message::Kind::receive, senders[i]);
     }
   }
-  std::vector<std::unique_ptr<transport::Request>> requests;
+  std::vector<std::unique_ptr<Request>> requests;
   for (const auto& messages : by_lane) requests.push_back(communicator.make_request(std::ssize(messages)));
   const double took = best_time(world, seconds, [&] {
     for (std::size_t lane = 0; lane < by_lane.size(); ++lane) {
@@ -204,10 +202,9 @@ double measure_pairs(transport::Control& world, transport::Communicator& communi
   return static_cast<double>(bytes) / took;
 }
 
-Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& world,
-                    transport::Communicator& communicator, int lanes, const Places& places, const ProbedRun& run,
-                    double seconds) {
-  Rates rates;
+ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, Communicator& communicator, int lanes,
+                          const Places& places, const ProbedRun& run, double seconds) {
+  ProbedRates rates;
   const auto ranks = static_cast<std::int64_t>(world.size());
   const std::int64_t room = kHostMemory / 2 / most_of_a_host(places.hosts, world.size());
   // What a sender stores if only senders do anything, and what each rank does if all share the work.
@@ -250,11 +247,10 @@ Rates measure_rates(const kernels::ExecutionSpace& space, transport::Control& wo
   return rates;
 }
 
-Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Control& world,
-                           const transport::PeerMemory* peers, transport::Communicator* communicator, int lanes,
-                           const Places& places, std::int32_t train_ranks, std::int64_t gen_arena_bytes, double seconds,
-                           std::int64_t probe_bytes) {
-  Rates rates;
+ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& world, const PeerMemory* peers,
+                                 Communicator* communicator, int lanes, const Places& places, std::int32_t train_ranks,
+                                 std::int64_t gen_arena_bytes, double seconds, std::int64_t probe_bytes) {
+  ProbedRates rates;
   const std::int64_t bytes = std::min(probe_bytes, std::max<std::int64_t>(1, gen_arena_bytes));  // as of the run
   const std::int64_t times = std::clamp<std::int64_t>(probe_bytes / bytes, 1, kRepeats);
   const kernels::DeviceBuffer from(probe_bytes);
@@ -318,7 +314,7 @@ Rates measure_device_rates(const kernels::ExecutionSpace& space, transport::Cont
   return rates;
 }
 
-plan::Rates device_rates(const Rates& rates, std::int64_t ranks_per_device) {
+plan::Rates device_rates(const ProbedRates& rates, std::int64_t ranks_per_device) {
   plan::Rates result;
   result.device_in = result.device_out = rates.pair;
   result.domain_in = result.domain_out = rates.network;
@@ -327,10 +323,10 @@ plan::Rates device_rates(const Rates& rates, std::int64_t ranks_per_device) {
   return result;
 }
 
-plan::Rates host_rates(const Rates& rates) {
+plan::Rates host_rates(const ProbedRates& rates) {
   plan::Rates result = device_rates(rates, 1);
   result.memory_is_shared = true;
   return result;
 }
 
-}  // namespace refit::engine
+}  // namespace refit::transport

@@ -1,0 +1,142 @@
+#include "inject/lies.hpp"
+
+#include <algorithm>
+
+#include "plan/stream.hpp"
+
+namespace refit::inject {
+namespace {
+
+using transport::Links;
+
+/// Links whose communicators and memory are distorted.
+class DistortedLinks final : public Links {
+ public:
+  DistortedLinks(std::unique_ptr<Links> truth, const Faults& faults, bool is_train, int world_rank,
+                 const std::span<std::byte>& weights, std::int64_t broadcasts)
+      : truth_(std::move(truth)),
+        faults_(faults),
+        is_train_(is_train),
+        world_rank_(world_rank),
+        weights_(weights),
+        broadcasts_(broadcasts) {}
+
+  std::string prepare() override { return truth_->prepare(); }
+  std::unique_ptr<transport::Communicator> communicator(transport::Purpose purpose, const std::vector<int>& members,
+                                                        std::int64_t lanes) override {
+    std::unique_ptr<transport::Communicator> communicator = truth_->communicator(purpose, members, lanes);
+    if (is_train_) return communicator;
+    if (purpose == transport::Purpose::bulk) return faults_.distort_bulk(std::move(communicator), weights_);
+    if (purpose == transport::Purpose::stream) return faults_.distort_stream(std::move(communicator), broadcasts_);
+    return communicator;
+  }
+  std::unique_ptr<transport::PeerMemory> peer_memory(std::int64_t bytes) override {
+    return faults_.distort_peers(truth_->peer_memory(bytes), world_rank_);
+  }
+  std::unique_ptr<transport::Arena> memory(std::int64_t bytes) override { return truth_->memory(bytes); }
+  void require_room(int host, std::int64_t bytes, const std::string& advice) override {
+    truth_->require_room(host, bytes, advice);
+  }
+  bool maps_always() const override { return truth_->maps_always(); }
+  bool probes_messages() const override { return truth_->probes_messages(); }
+  transport::ProbedRates probe(const transport::Probed& probed, double seconds) override {
+    return truth_->probe(probed, seconds);
+  }
+  plan::Rates rates(const transport::ProbedRates& probed, const transport::Places& places) const override {
+    return truth_->rates(probed, places);
+  }
+  bool rates_change() const override { return truth_->rates_change(); }
+
+ private:
+  std::unique_ptr<Links> truth_;
+  const Faults& faults_;
+  bool is_train_;
+  int world_rank_;
+  const std::span<std::byte>& weights_;
+  std::int64_t broadcasts_;
+};
+
+/// A path that some refits leave out.
+class Skipping final : public transport::Executor {
+ public:
+  Skipping(std::unique_ptr<transport::Executor> truth, const Faults& faults, bool is_train, Rank rank)
+      : truth_(std::move(truth)), faults_(faults), is_train_(is_train), rank_(rank) {}
+
+  void execute() override {
+    if (!faults_.skips_bulk(is_train_, rank_, ++refit_)) truth_->execute();
+  }
+  transport::MemoryList staging() const override { return truth_->staging(); }
+  transport::Schedule schedule() const override { return truth_->schedule(); }
+  std::vector<transport::Statistic> statistics() const override { return truth_->statistics(); }
+
+ private:
+  std::unique_ptr<transport::Executor> truth_;
+  const Faults& faults_;
+  bool is_train_;
+  Rank rank_;
+  std::int64_t refit_ = 0;
+};
+
+std::vector<model::Tensor> without_dropped(const Faults& faults, const model::Model& model,
+                                           const std::vector<model::Tensor>& tensors) {
+  std::vector<model::Tensor> result;
+  for (const model::Tensor& tensor : tensors) {
+    if (!faults.drops(model, tensor)) result.push_back(tensor);
+  }
+  return result;
+}
+
+}  // namespace
+
+Lies::Lies(const Faults& faults, const session::Exchange& truth, bool is_train, Rank rank)
+    : faults_(faults),
+      truth_(truth),
+      is_train_(is_train),
+      rank_(rank),
+      source_(faults.distort_train(truth.paths.source, truth.model)),
+      destination_(faults.distort_gen(truth.paths.destination, truth.model)),
+      bulk_(without_dropped(faults, truth.model, truth.paths.bulk)),
+      misc_(without_dropped(faults, truth.model, faults.misc_stream(truth.model, is_train, bulk_, truth.paths.misc))),
+      exchange_{truth.model,
+                {bulk_, misc_, source_ ? *source_ : truth.paths.source,
+                 destination_ ? *destination_ : truth.paths.destination},
+                truth.quantised} {}
+
+/// Lies are told about the copies of bytes and of scales, so they stay apart.
+session::How Lies::how(session::How truth) const {
+  truth.quantises_as_it_sends = truth.quantises_as_it_sends && !faults_.any();
+  return truth;
+}
+
+std::unique_ptr<Links> Lies::links(std::unique_ptr<Links> truth, transport::Control& world,
+                                   const std::span<std::byte>& weights, std::int64_t misc_buffer_bytes) const {
+  if (!faults_.any()) return truth;
+  const plan::StreamLayout stream(misc_, exchange_.paths.source, misc_buffer_bytes);
+  return std::make_unique<DistortedLinks>(std::move(truth), faults_, is_train_, world.rank(), weights,
+                                          stream.buffers());
+}
+
+session::Decorators Lies::decorators() const {
+  if (!faults_.any()) return {};
+  const Side side = is_train_ ? Side::source : Side::destination;
+  return {[this, side](const plan::Planner& planner, std::vector<plan::Copy>& copies) {
+            const Rank as = faults_.plans_as(is_train_, rank_);
+            if (as != rank_) copies = planner.rank_plan(side, as).copies;
+            faults_.distort_copies(truth_.model, is_train_, copies);
+          },
+          [this](std::vector<session::Path>& paths) {
+            session::Path& bulk = paths.front();
+            bulk.executor = std::make_unique<Skipping>(std::move(bulk.executor), faults_, is_train_, rank_);
+            if (faults_.misc_first(is_train_)) std::ranges::reverse(paths);
+          }};
+}
+
+bool Lies::corrupts(const model::Tensor& tensor) const {
+  return is_train_ && faults_.corrupts(truth_.model, tensor, rank_);
+}
+
+bool Lies::loses_update(const model::Tensor& tensor, std::int64_t step) const {
+  return is_train_ && faults_.loses_update(truth_.model, tensor, rank_, step);
+}
+
+}  // namespace refit::inject

@@ -1,0 +1,46 @@
+#pragma once
+// Where a job's injected bugs come in: around what a session, its links and its weights are made of. Where nothing is
+// injected everything comes back as it is.
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "inject/faults.hpp"
+#include "session/session.hpp"
+
+namespace refit::inject {
+
+/// Those of one rank. Keeps references to all arguments.
+class Lies {
+ public:
+  /// `truth`: what the job moves. `is_train`, `rank`: this rank.
+  Lies(const Faults& faults, const session::Exchange& truth, bool is_train, Rank rank);
+
+  /// What planner and executors are told.
+  const session::Exchange& exchange() const { return exchange_; }
+  session::How how(session::How truth) const;
+  /// `weights`: this rank's arena, which is read when communicators are made.
+  std::unique_ptr<transport::Links> links(std::unique_ptr<transport::Links> truth, transport::Control& world,
+                                          const std::span<std::byte>& weights, std::int64_t misc_buffer_bytes) const;
+  session::Decorators decorators() const;
+
+  /// Whether this rank's copy of `tensor` gets one wrong bit after loading.
+  bool corrupts(const model::Tensor& tensor) const;
+  /// Whether this rank leaves `tensor`'s update of a step out.
+  bool loses_update(const model::Tensor& tensor, std::int64_t step) const;
+  /// Whether gen leaves out what follows a refit's loading, or does it as if nothing had been loaded.
+  bool skips_finalise(std::int64_t refit) const { return faults_.skips_finalize(refit); }
+  bool forgets_scales() const { return faults_.forgets_scales(); }
+
+ private:
+  const Faults& faults_;
+  const session::Exchange& truth_;
+  bool is_train_;
+  Rank rank_;
+  std::unique_ptr<layout::Layout> source_, destination_;  ///< nullptr: the true one
+  std::vector<model::Tensor> bulk_, misc_;
+  session::Exchange exchange_;
+};
+
+}  // namespace refit::inject

@@ -1,0 +1,52 @@
+#pragma once
+// What moves in one refit, on both paths: bytes by rank, and totals.
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "plan/model.hpp"
+
+namespace refit::plan {
+
+/// The tensors of both paths, between two layouts. Borrows all.
+struct Paths {
+  const std::vector<Tensor>& bulk;
+  const std::vector<Tensor>& misc;
+  const Layout& source;
+  const Layout& destination;
+};
+
+/// What really moves in one refit.
+struct Wire {
+  std::int64_t bytes = 0;
+  std::int64_t copies = 0;
+  std::int64_t egress_bytes_max = 0;   ///< of the busiest sender
+  std::int64_t ingress_bytes_max = 0;  ///< of the busiest receiver
+  std::int64_t local_bytes = 0;        ///< copies whose two ends are one device
+  std::int64_t forwarded_bytes = 0;    ///< from destination rank to destination rank (fan-out)
+};
+
+/// Bytes of one refit.
+struct Moved {
+  Wire wire;
+  std::vector<std::int64_t> sent;      ///< by source rank, to destination ranks
+  std::vector<std::int64_t> received;  ///< by destination rank, forwards included
+};
+
+/// Of the bulk path and of misc, from source rank 0 to every destination rank. Bulk: `broadcasts`, where there are such
+/// (every shard from its first holder to all ranks of its communicator, which is the source stage's where `per_stage`);
+/// else the planned copies, whose `loads` these are.
+Moved moved_by(const Paths& paths, const Loads& loads, const Placement& placement,
+               const std::optional<Broadcasts>& broadcasts, bool per_stage);
+
+/// [source rank][destination rank] -> bytes of one refit, from holders.
+using ByteMatrix = std::vector<std::vector<std::int64_t>>;
+
+/// `planned`: bytes of the planned copies. `broadcasts`: as above.
+ByteMatrix byte_matrix(const Paths& paths, const std::optional<Broadcasts>& broadcasts, ByteMatrix planned);
+
+/// What the misc path carries: repeated scales as often as layouts see them.
+std::int64_t misc_stream_bytes(const std::vector<Tensor>& misc, const Layout& source);
+
+}  // namespace refit::plan

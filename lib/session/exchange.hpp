@@ -1,0 +1,76 @@
+#pragma once
+// What a session is made of: what moves, where this rank's part lies, and how.
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "layout/quantised_layout.hpp"
+#include "plan/moved.hpp"
+#include "transport/executors.hpp"
+
+namespace refit::session {
+
+/// Weights that are quantised on the way.
+struct OnTheWay {
+  const layout::Layout& train;            ///< what train ranks store
+  const layout::QuantisedLayout& layout;  ///< what they send instead
+  Quantiser quantiser;
+};
+
+/// What moves between which layouts; the same on all ranks. World ranks are the source's, then the destination's.
+/// Borrows everything.
+struct Exchange {
+  const model::Model& model;
+  plan::Paths paths;
+  /// Where weights are quantised on the way: then paths.source is its layout, and the lists of paths have block scales
+  /// behind their weights.
+  std::optional<OnTheWay> quantised = std::nullopt;
+
+  std::int32_t source_ranks() const { return paths.source.ranks(); }
+  std::int32_t ranks() const { return paths.source.ranks() + paths.destination.ranks(); }
+};
+
+/// Where one rank's storages lie. Memory that somebody else owns, and keeps for as long as the session lives.
+struct OwnMemory {
+  const layout::LocalLayout& layout;  ///< of all tensors: what this rank stores
+  transport::LocalMemory storages;
+  std::span<std::byte> arena;              ///< that has all of them
+  transport::PeerMemory* peers = nullptr;  ///< in which the destination ranks' arenas are mapped; nullptr: in none
+};
+
+enum class FanOut : std::uint8_t { automatic, on, off };
+
+/// How it moves; the same on all ranks.
+struct How {
+  transport::ExecutorKind executor = transport::ExecutorKind::direct;
+  transport::Tuning tuning = {};
+  bool per_stage = false;  ///< a communicator for each of the source's stages; else one
+  FanOut fan_out = FanOut::automatic;
+  std::int64_t misc_buffer_bytes = std::int64_t{256} << 20;
+  bool check_agreement = true;        ///< before the first byte
+  bool quantises_as_it_sends = true;  ///< where the executor can; else weights are quantised in memory first
+  bool byte_matrix = false;           ///< gathers it at rank 0
+  double phase_seconds = 0;           ///< limit of each phase of prepare, for a supervisor; 0 = none
+  double probe_seconds = 0.02;        ///< that a probe spends for each rate
+
+  const transport::ExecutorRow& row() const { return transport::row_of(executor); }
+};
+
+/// One of a refit's ways.
+struct Path {
+  const char* name;  ///< "bulk" or "misc"
+  std::unique_ptr<transport::Executor> executor;
+};
+
+/// What a session makes passes here before it is used: for those who test it.
+struct Decorators {
+  /// The copies in which this rank has a part, after they were counted.
+  std::function<void(const plan::Planner&, std::vector<plan::Copy>&)> copies = {};
+  /// In the order in which they run.
+  std::function<void(std::vector<Path>&)> paths = {};
+};
+
+}  // namespace refit::session

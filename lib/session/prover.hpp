@@ -1,0 +1,32 @@
+#pragma once
+// The proof that a session's refits arrived, by the true layouts, whatever planner and executors were told.
+
+#include <memory>
+#include <optional>
+
+#include "session/session.hpp"
+#include "verify/verifier.hpp"
+
+namespace refit::session {
+
+/// Every function is collective over the world.
+class Prover {
+ public:
+  /// `truth`: what the session moves; `mine`: this rank's memory, as the session has it. `seed`, `constants`, `tuning`:
+  /// the verifier's. Keeps references to session, truth, mine and what they borrow.
+  Prover(const kernels::ExecutionSpace& space, transport::Control& world, const Session& session, const Exchange& truth,
+         const OwnMemory& mine, std::uint64_t seed, std::vector<verify::Constant> constants,
+         const verify::Tuning& tuning);
+
+  /// verify::Verifier::verify.
+  verify::StepResult prove(std::int64_t refit, const verify::Named& named = {});
+  /// For its other questions.
+  verify::Verifier& verifier() { return verifier_; }
+
+ private:
+  bool is_source_;
+  const Session& session_;
+  verify::Verifier verifier_;
+};
+
+}  // namespace refit::session

@@ -1,0 +1,58 @@
+#include "session/sent_weights.hpp"
+
+#include "layout/partition.hpp"
+#include "transport/together.hpp"
+
+namespace refit::session {
+namespace {
+
+/// What a storage takes in the arena; 0 where it has no memory there.
+std::int64_t arena_bytes(const model::Model& model, const layout::Storage& storage,
+                         const SentWeights::HasMemory& has_memory) {
+  if (!layout::QuantisedLayout::is_added(storage.key)) return 0;
+  const auto weight = static_cast<std::size_t>(layout::QuantisedLayout::weight_of(storage.key));
+  if (!has_memory(model.tensors[weight])) return 0;
+  return layout::round_up(storage.bytes(), transport::kStorageAlignment);
+}
+
+}  // namespace
+
+std::int64_t SentWeights::bytes(const model::Model& model, const layout::LocalLayout& layout,
+                                const HasMemory& has_memory) {
+  std::int64_t bytes = 0;
+  for (const layout::Storage& storage : layout.storages) bytes += arena_bytes(model, storage, has_memory);
+  return bytes;
+}
+
+SentWeights::SentWeights(const kernels::ExecutionSpace& space, transport::Control& world, transport::Links& links,
+                         const Exchange& exchange, const layout::LocalLayout* layout, const OwnMemory* mine,
+                         const HasMemory& has_memory) {
+  transport::QuantisedPieces pieces;
+  transport::together(world, [&] {
+    if (layout == nullptr) return;
+    allocate(links, exchange.model, *layout, *mine, has_memory);
+    pieces = {&exchange.quantised->train, &mine->layout, mine->storages, memory_};
+  });
+  quantise_ =
+      std::make_unique<transport::Quantise>(space, world, exchange.model, exchange.quantised->quantiser, pieces);
+}
+
+void SentWeights::allocate(transport::Links& links, const model::Model& model, const layout::LocalLayout& layout,
+                           const OwnMemory& mine, const HasMemory& has_memory) {
+  const std::int64_t bytes = SentWeights::bytes(model, layout, has_memory);
+  if (bytes > 0) arena_ = links.memory(bytes);
+  std::byte* next = arena().data();
+  std::vector<std::byte*> storages;
+  for (const layout::Storage& storage : layout.storages) {
+    const std::int64_t size = arena_bytes(model, storage, has_memory);
+    if (layout::QuantisedLayout::is_added(storage.key)) {
+      storages.push_back(size > 0 ? next : nullptr);
+      next += size;
+    } else {
+      storages.push_back(mine.storages.storages()[static_cast<std::size_t>(mine.layout.find(storage.key))]);
+    }
+  }
+  memory_ = transport::LocalMemory(layout, std::move(storages));
+}
+
+}  // namespace refit::session

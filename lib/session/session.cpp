@@ -1,0 +1,337 @@
+#include "session/session.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <numeric>
+#include <set>
+
+#include "plan/stream.hpp"
+#include "transport/p2p.hpp"
+#include "transport/together.hpp"
+
+namespace refit::session {
+namespace {
+
+using transport::together;
+
+constexpr const char* kBulk = "bulk";
+constexpr const char* kMisc = "misc";
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+std::vector<int> iota(int begin, int count) {
+  std::vector<int> values(static_cast<std::size_t>(count));
+  std::iota(values.begin(), values.end(), begin);
+  return values;
+}
+
+bool all_weights(const model::Tensor& /*weight*/) { return true; }
+
+/// Those weights whose bytes and scales a refit has in memory before it sends them: all, but for what an executor makes
+/// as it sends it.
+SentWeights::HasMemory staged(const Exchange& exchange, bool sends_quantise) {
+  if (!sends_quantise) return all_weights;
+  std::set<std::int32_t> misc;
+  for (const model::Tensor& tensor : exchange.paths.misc) misc.insert(tensor.index);
+  return [misc](const model::Tensor& weight) { return misc.contains(weight.index); };
+}
+
+bool may_quantise_as_it_sends(const Exchange& exchange, const How& how) {
+  return exchange.quantised && how.row().stores && how.quantises_as_it_sends;
+}
+
+}  // namespace
+
+std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, bool maps_all) {
+  const plan::Paths& paths = exchange.paths;
+  const bool is_source = side == Side::source;
+  const std::int64_t misc = plan::misc_stream_bytes(paths.misc, paths.source);
+  const std::int64_t misc_buffer = std::min(how.misc_buffer_bytes, misc);
+  std::int64_t bytes = 0;
+  if (exchange.quantised && is_source) {
+    const auto layout = layout::materialise(exchange.quantised->layout, exchange.model.tensors, rank);
+    const bool sends_quantise = maps_all && may_quantise_as_it_sends(exchange, how);
+    bytes += SentWeights::bytes(exchange.model, layout, staged(exchange, sends_quantise));
+  }
+  if (!is_source || to_int(rank) == 0) bytes += 2 * misc_buffer;
+  if (is_source && misc > 0)
+    bytes += transport::ring_bytes(transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer));
+  const layout::Layout& stored = is_source && exchange.quantised ? exchange.quantised->train
+                                 : is_source                     ? paths.source
+                                                                 : paths.destination;
+  const auto local = layout::materialise(stored, exchange.model.tensors, rank);
+  const std::int64_t moved = transport::ArenaMap(local).bytes * (is_source ? paths.destination.ranks() : 1);
+  return bytes + how.row().staging_bytes(how.tuning, moved);
+}
+
+Session::Session(const kernels::ExecutionSpace& space, transport::Control& world, transport::Links& links,
+                 const transport::Places& places, const Exchange& exchange, const OwnMemory& mine, const How& how,
+                 transport::Progress& progress, const Decorators& decorators)
+    : space_(space),
+      world_(world),
+      links_(links),
+      places_(places),
+      exchange_(exchange),
+      mine_(mine),
+      how_(how),
+      progress_(progress) {
+  together(world_, [&] {
+    if (exchange_.quantised && is_source())
+      sent_layout_ = layout::materialise(exchange_.quantised->layout, exchange_.model.tensors, rank());
+  });
+  sends_quantise_ = may_quantise_as_it_sends(exchange_, how_) && all_mapped();
+  make_communicators();
+  begin("probe");
+  probe();
+  const plan::Placement placement = places_.placement(exchange_.source_ranks());
+  estimate_.bound = plan::lower_bound(exchange_.model.tensors, exchange_.paths.source, exchange_.paths.destination,
+                                      estimate_.rates, placement);
+  estimate_.fan_out_ranks = choose_fan_out();
+  double start = now();
+  std::vector<plan::Copy> copies;
+  together(world_, [&] { copies = planner().rank_plan(side(), rank()).copies; });
+  plan_seconds_ = now() - start;
+  count(world_, exchange_, how_, copies, placement, estimate_);
+
+  if (exchange_.quantised) sent_ = make_sent(staged(exchange_, sends_quantise_));
+  begin("plan");
+  start = now();
+  together(world_, [&] {
+    if (decorators.copies) decorators.copies(planner(), copies);
+    require_stored(copies);
+  });
+  if (how_.check_agreement) agree(copies);
+  make_executors(copies);
+  if (decorators.paths) decorators.paths(paths_);
+  register_memory();
+  plan_seconds_ += now() - start;
+
+  std::int64_t unmapped = 0;
+  for (const transport::Statistic& statistic : bulk().statistics()) {
+    if (std::strcmp(statistic.name, "unmapped_peers") == 0) unmapped += static_cast<std::int64_t>(statistic.value);
+  }
+  unmapped = world_.sum(unmapped);
+  const std::string why = mine_.peers != nullptr ? mine_.peers->note() : "";
+  if (unmapped > 0)
+    note(fmt::format("direct: {} pairs of ranks cannot map each other's memory and use p2p{}{}", unmapped / 2,
+                     why.empty() ? "" : ": ", why));
+}
+
+/// The executors' memory goes before the communicators that it is registered with.
+Session::~Session() {
+  for (transport::Communicator* communicator : all_communicators()) communicator->register_memory({});
+}
+
+/// Whether every rank can store into every destination rank's memory.
+bool Session::all_mapped() const {
+  std::int64_t unmapped = mine_.peers == nullptr ? 1 : 0;
+  for (int r = exchange_.source_ranks(); r < exchange_.ranks() && unmapped == 0; ++r) {
+    if (mine_.peers->map(r) == nullptr) ++unmapped;
+  }
+  return world_.sum(unmapped) == 0;
+}
+
+void Session::make_communicators() {
+  const transport::ExecutorRow& row = how_.row();
+  const layout::Layout& source = exchange_.paths.source;
+  const int source_ranks = exchange_.source_ranks();
+  const std::vector<int> destination = iota(source_ranks, exchange_.paths.destination.ranks());
+  // The world's communicator serves the executors with a single one, and the probe. Ranks that all map each other's
+  // memory need none to store into it.
+  const bool needed = links_.probes_messages() || !row.stores || !all_mapped();
+  // Whether there is a misc stream is all ranks' to agree on, whatever each believes to be in it.
+  const bool has_misc = world_.max(static_cast<std::int64_t>(exchange_.paths.misc.empty() ? 0 : 1)) != 0;
+  if (needed || has_misc) {
+    row.prepare(world_);
+    note(links_.prepare());
+  }
+  const std::int64_t streams = how_.tuning.streams;
+  communicators_.push_back(needed ? links_.communicator(transport::Purpose::bulk, iota(0, exchange_.ranks()), streams)
+                                  : nullptr);
+  std::vector<transport::Communicator*> route{communicators_.front().get()};
+  if (how_.per_stage) {
+    route.clear();
+    const int per_stage = source_ranks / source.stages();
+    const std::int64_t lanes = row.takes_turns ? transport::lanes_of_stage(streams, source.stages()) : streams;
+    for (int stage = 0; stage < source.stages(); ++stage) {
+      std::vector<int> members = iota(stage * per_stage, per_stage);
+      members.insert(members.end(), destination.begin(), destination.end());
+      communicators_.push_back(links_.communicator(transport::Purpose::bulk, members, lanes));
+      route.push_back(communicators_.back().get());
+    }
+  }
+  if (has_misc) {
+    std::vector<int> stream = destination;
+    stream.insert(stream.begin(), 0);
+    gather_ = links_.communicator(transport::Purpose::gather, iota(0, source_ranks), streams);
+    stream_ = links_.communicator(transport::Purpose::stream, stream, 1);
+  }
+  routes_ = std::make_unique<transport::Routes>(source, std::move(route), source_ranks);
+}
+
+void Session::probe() {
+  const std::int64_t arena = std::ssize(mine_.arena);
+  constexpr std::int64_t kNone = -(std::int64_t{1} << 62);
+  transport::ProbedRun run{exchange_.source_ranks(), world_.sum(is_source() ? std::int64_t{0} : arena),
+                           world_.max(is_source() ? arena : std::int64_t{0})};
+  if (!exchange_.paths.bulk.empty()) {
+    run.from = exchange_.paths.source.format(exchange_.paths.bulk.front())->dtype;
+    run.to = exchange_.paths.destination.format(exchange_.paths.bulk.front())->dtype;
+  }
+  const transport::Probed probed{space_,
+                                 places_,
+                                 communicators_.front().get(),
+                                 mine_.peers,
+                                 how_.tuning.streams,
+                                 exchange_.source_ranks(),
+                                 run,
+                                 -world_.max(is_source() ? kNone : -arena)};
+  estimate_.probed = transport::best_of(estimate_.probed, links_.probe(probed, how_.probe_seconds));
+  estimate_.rates = links_.rates(estimate_.probed, places_);
+}
+
+void Session::measure_again() {
+  if (!links_.rates_change()) return;
+  begin("probe");
+  probe();
+  estimate_.bound.time(estimate_.rates);
+}
+
+std::int64_t Session::choose_fan_out() const {
+  if (!how_.row().stores || how_.fan_out == FanOut::off) return 0;
+  const bool mapped = all_mapped();
+  if (how_.fan_out == FanOut::on && !mapped) {
+    throw transport::CollectiveError(ErrorKind::usage,
+                                     "refit.fan_out: \"on\" needs ranks that can map each other's memory; here "
+                                     "some cannot, see refit.executor = \"direct\" without it");
+  }
+  const plan::Paths& paths = exchange_.paths;
+  if (how_.fan_out == FanOut::on) return paths.destination.ranks();
+  if (!mapped) return 0;
+  return plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates,
+                              places_.placement(exchange_.source_ranks()));
+}
+
+plan::Planner Session::planner() const {
+  const plan::Paths& paths = exchange_.paths;
+  return {paths.bulk, paths.source, paths.destination, estimate_.fan_out_ranks};
+}
+
+std::unique_ptr<SentWeights> Session::make_sent(const SentWeights::HasMemory& has_memory) const {
+  return std::make_unique<SentWeights>(space_, world_, links_, exchange_, is_source() ? &sent_layout_ : nullptr,
+                                       is_source() ? &mine_ : nullptr, has_memory);
+}
+
+std::unique_ptr<SentWeights> Session::make_expected() const {
+  std::unique_ptr<SentWeights> expected = make_sent(all_weights);
+  expected->quantise().run();
+  return expected;
+}
+
+void Session::agree(const std::vector<plan::Copy>& copies) {
+  together(world_, [&] {
+    transport::agree(world_, side(), rank(), exchange_.source_ranks(), copies, exchange_.model.tensors);
+    transport::agree_on_stream(world_, exchange_.paths.misc, exchange_.model.tensors);
+  });
+}
+
+void Session::require_stored(const std::vector<plan::Copy>& copies) const {
+  const layout::LocalLayout& mine = sent_ && is_source() ? sent_layout_ : mine_.layout;
+  for (const plan::Copy& copy : copies) {
+    const bool sends = is_source() || (copy.fan_out == plan::FanOut::forwarded && copy.source.rank == rank());
+    if (mine.has((sends ? copy.source : copy.destination).place.storage)) continue;
+    fail_runtime("internal error: {} rank {} is to {} {}, of which it stores nothing [L7]",
+                 is_source() ? "train" : "gen", to_int(rank()), sends ? "send" : "receive",
+                 exchange_.model.tensors[static_cast<std::size_t>(copy.tensor)].name);
+  }
+}
+
+void Session::make_executors(const std::vector<plan::Copy>& copies) {
+  const plan::Paths& paths = exchange_.paths;
+  const transport::LocalMemory& source = sent_ && is_source() ? sent_->memory() : mine_.storages;
+  const transport::Endpoint me{side(), rank(), is_source() ? source : transport::LocalMemory(),
+                               is_source() ? transport::LocalMemory() : mine_.storages};
+  transport::QuantisedSends sends;
+  if (sends_quantise_) sends = {&sent_->quantise(), &paths.destination};
+  paths_.push_back({kBulk, how_.row().make({space_, world_, links_, *routes_, me, paths.bulk, paths.source,
+                                            paths.destination, copies, mine_.peers, sends, how_.tuning, progress_})});
+  if (gather_ == nullptr && stream_ == nullptr) return;
+  paths_.push_back({kMisc, transport::make_misc(space_, gather_.get(), stream_.get(), me, paths.misc, paths.source,
+                                                paths.destination, how_.misc_buffer_bytes, how_.tuning, progress_)});
+}
+
+const transport::Executor& Session::bulk() const {
+  return *std::ranges::find(paths_, std::string_view(kBulk), &Path::name)->executor;
+}
+
+/// Those in which this rank has a part.
+std::vector<transport::Communicator*> Session::all_communicators() const {
+  std::vector<transport::Communicator*> all{gather_.get(), stream_.get()};
+  for (const auto& communicator : communicators_) all.push_back(communicator.get());
+  std::erase(all, nullptr);
+  return all;
+}
+
+/// All that messages of refits are in: with all communicators of all ranks or with none.
+void Session::register_memory() {
+  transport::MemoryList memory;
+  for (const Path& path : paths_) std::ranges::copy(path.executor->staging(), std::back_inserter(memory));
+  memory.push_back(mine_.arena);
+  if (sent_ && !sent_->arena().empty()) memory.push_back(sent_->arena());
+  bool registered = true;
+  for (transport::Communicator* communicator : all_communicators()) registered &= communicator->register_memory(memory);
+  if (world_.sum(registered ? 0 : std::int64_t{1}) == 0) return;
+  for (transport::Communicator* communicator : all_communicators()) communicator->register_memory({});
+  note("NCCL cannot register the memory of all ranks: it copies through buffers of its own");
+}
+
+RefitSeconds Session::refit(const std::function<void()>& finalise) {
+  progress_.at("barrier");
+  world_.barrier();
+  RefitSeconds seconds;
+  const double start = now();
+  if (quantises_first()) {
+    progress_.at("quantise");
+    sent_->quantise().run();
+  }
+  double last = now();
+  seconds.quantise = last - start;
+  for (const Path& path : paths_) {
+    progress_.at(path.name);
+    path.executor->execute();
+    const double end = now();
+    (std::string_view(path.name) == kBulk ? seconds.bulk : seconds.misc) = end - last;
+    last = end;
+  }
+  progress_.at("finalize");
+  if (finalise) finalise();
+  const double end = now();
+  seconds.finalise = end - last;
+  seconds.total = end - start;
+  return seconds;
+}
+
+std::int64_t Session::staging_bytes() const {
+  std::int64_t bytes = sent_ ? std::ssize(sent_->arena()) : 0;
+  for (const Path& path : paths_) bytes += path.executor->staging_bytes();
+  return bytes;
+}
+
+transport::Schedule Session::schedule() const {
+  transport::Schedule schedule;
+  for (const Path& path : paths_) schedule = schedule + path.executor->schedule();
+  return schedule;
+}
+
+std::vector<transport::Statistic> Session::statistics() const { return bulk().statistics(); }
+
+verify::RankView Session::sent_view() const {
+  const verify::Group group = is_source() ? verify::Group::train : verify::Group::gen;
+  if (!sent_ || !is_source()) return {group, rank(), &mine_.layout, mine_.storages.storages()};
+  return {group, rank(), &sent_layout_, sent_->memory().storages()};
+}
+
+}  // namespace refit::session

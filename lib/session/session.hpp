@@ -1,0 +1,115 @@
+#pragma once
+// The library's face: a plan between two layouts, agreed on and carried out again and again over memory that somebody
+// owns. No case, no checkpoint, no report, no MPI_Init, nothing on stdout.
+//
+// Example (tests/session/two_vectors.cpp): two ranks, a model of one tensor, train TP1 -> gen TP1: rank 0 hands over
+// the memory of its std::vector, rank 1 of its own, and after refit() both have the same bytes.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "session/estimate.hpp"
+#include "session/exchange.hpp"
+#include "session/sent_weights.hpp"
+#include "verify/rank_view.hpp"
+
+namespace refit::session {
+
+/// Seconds of one refit on this rank, from leaving the barrier on.
+struct RefitSeconds {
+  double total = 0;
+  double quantise = 0;  ///< before anything is sent
+  double bulk = 0;
+  double misc = 0;
+  double finalise = 0;  ///< what the caller does with what has arrived
+};
+
+/// Memory beside the weights that a rank of a side takes for staging, at most: what is known before anything is
+/// allocated. `maps_all`: all ranks will map each other's memory.
+std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, bool maps_all);
+
+/// Every function is collective over the world, but for those that say otherwise. Errors (CollectiveError): all ranks
+/// throw the same one, in step.
+class Session {
+ public:
+  /// Makes communicators, measures, plans, agrees and makes the executors. A probe may overwrite what the destination
+  /// ranks store: it is loaded after this. Keeps references to all arguments but `decorators`.
+  Session(const kernels::ExecutionSpace& space, transport::Control& world, transport::Links& links,
+          const transport::Places& places, const Exchange& exchange, const OwnMemory& mine, const How& how,
+          transport::Progress& progress, const Decorators& decorators = {});
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  /// Not collective.
+  const Estimate& estimate() const { return estimate_; }
+  /// For the reader: what the machine lacks, and what is done instead. Not collective.
+  const std::vector<std::string>& notes() const { return notes_; }
+  /// Seconds from the first look at the plan until executors are made, on this rank. Not collective.
+  double plan_seconds() const { return plan_seconds_; }
+
+  /// Barrier, then all weights: on return this rank's part is complete, and `finalise` (where given) has run on it.
+  RefitSeconds refit(const std::function<void()>& finalise = {});
+
+  /// Probes once more and keeps the better rates, and the bound by them, where rates depend on a machine's other work.
+  void measure_again();
+
+  // What the executors are like; not collective.
+  std::int64_t staging_bytes() const;
+  transport::Schedule schedule() const;
+  std::vector<transport::Statistic> statistics() const;
+  /// Whether weights are quantised in memory before they are sent: RefitSeconds has their part.
+  bool quantises_first() const { return sent_ && sent_->quantise().is_needed(); }
+
+  /// What this rank sends, for a verifier; of a destination rank what it stores. Where weights are quantised as they
+  /// are sent there is no such memory: `make_expected` makes it.
+  verify::RankView sent_view() const;
+  bool quantises_as_it_sends() const { return sends_quantise_; }
+  /// What the source ranks' weights become, all of them in memory, quantised anew.
+  std::unique_ptr<SentWeights> make_expected() const;
+
+ private:
+  bool is_source() const { return world_.rank() < exchange_.source_ranks(); }
+  Side side() const { return is_source() ? Side::source : Side::destination; }
+  Rank rank() const { return Rank{world_.rank() - (is_source() ? 0 : exchange_.source_ranks())}; }
+  bool all_mapped() const;
+  void begin(const char* phase) { progress_.begin(phase, how_.phase_seconds); }
+  void note(std::string text) {
+    if (!text.empty()) notes_.push_back(std::move(text));
+  }
+  void make_communicators();
+  void probe();
+  std::int64_t choose_fan_out() const;
+  plan::Planner planner() const;
+  std::unique_ptr<SentWeights> make_sent(const SentWeights::HasMemory& has_memory) const;
+  void agree(const std::vector<plan::Copy>& copies);
+  /// Throws (runtime) for a copy of this rank's whose end here it does not store: a defect of a layout.
+  void require_stored(const std::vector<plan::Copy>& copies) const;
+  void make_executors(const std::vector<plan::Copy>& copies);
+  void register_memory();
+  std::vector<transport::Communicator*> all_communicators() const;
+  const transport::Executor& bulk() const;
+
+  const kernels::ExecutionSpace& space_;
+  transport::Control& world_;
+  transport::Links& links_;
+  const transport::Places& places_;
+  const Exchange& exchange_;
+  const OwnMemory& mine_;
+  const How& how_;
+  transport::Progress& progress_;
+
+  std::vector<std::string> notes_;
+  Estimate estimate_;
+  double plan_seconds_ = 0;
+  bool sends_quantise_ = false;      ///< the executor's tiles quantise as they store
+  layout::LocalLayout sent_layout_;  ///< of exchange.quantised on a source rank
+  std::vector<std::unique_ptr<transport::Communicator>> communicators_;
+  std::unique_ptr<transport::Communicator> gather_, stream_;
+  std::unique_ptr<transport::Routes> routes_;
+  std::unique_ptr<SentWeights> sent_;  ///< where weights are quantised on the way
+  std::vector<Path> paths_;            ///< in the order in which they run
+};
+
+}  // namespace refit::session

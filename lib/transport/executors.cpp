@@ -1,0 +1,149 @@
+#include "transport/executors.hpp"
+
+#include <algorithm>
+
+#include "transport/m2n/m2n.hpp"
+#include "transport/p2p.hpp"
+
+namespace refit::transport {
+namespace {
+
+std::string_view nothing_missing() { return {}; }
+
+void nothing_to_prepare(Control& /*world*/) {}
+
+std::string_view missing_m2n() {
+  if (has_nccl_m2n()) return {};
+  return "this build has no NCCL M2N; use golden, p2p or direct, or build with preset cuda and -DREFIT_ENABLE_M2N=ON";
+}
+
+plan::ModelSeconds golden_model(const plan::Paths& paths, const plan::Loads& loads, const plan::Machine& machine,
+                                const plan::Knobs& knobs, const Tuning& tuning) {
+  return plan::golden_seconds(plan::broadcasts(paths.bulk, paths.source, tuning.golden_part_bytes), loads, machine,
+                              knobs);
+}
+
+plan::ModelSeconds p2p_model(const plan::Paths& /*paths*/, const plan::Loads& loads, const plan::Machine& machine,
+                             const plan::Knobs& knobs, const Tuning& /*tuning*/) {
+  return plan::p2p_seconds(loads, machine, knobs);
+}
+
+plan::ModelSeconds direct_model(const plan::Paths& /*paths*/, const plan::Loads& loads, const plan::Machine& machine,
+                                const plan::Knobs& knobs, const Tuning& /*tuning*/) {
+  return plan::direct_seconds(loads, machine, knobs);
+}
+
+std::int64_t golden_staging(const Tuning& tuning, std::int64_t /*moved*/) {
+  return tuning.streams * tuning.golden_part_bytes;
+}
+
+/// Chunks of a ring are no more and no longer than a rank's messages.
+std::int64_t p2p_staging(const Tuning& tuning, std::int64_t moved) {
+  return std::min(ring_bytes(tuning), tuning.ring_chunks * moved);
+}
+
+std::int64_t direct_staging(const Tuning& /*tuning*/, std::int64_t /*moved*/) { return 0; }
+
+std::int64_t m2n_staging(const Tuning& tuning, std::int64_t moved) {
+  return p2p_staging(tuning, moved) + 2 * tuning.streams * tuning.reshard_group_bytes;
+}
+
+std::unique_ptr<Executor> golden(const Ingredients& of) {
+  return make_golden(of.space, of.routes, of.me, of.tensors, of.source, of.destination, of.tuning, of.progress);
+}
+
+std::unique_ptr<Executor> p2p(const Ingredients& of) {
+  return make_p2p(of.space, of.routes, of.me, of.copies, of.tuning, of.progress);
+}
+
+std::unique_ptr<Executor> direct(const Ingredients& of) {
+  const std::int64_t flag_bytes = fan_out_flag_bytes(of.copies, of.me.side, of.me.rank, of.tuning);
+  std::unique_ptr<PeerMemory> flags;
+  if (of.world.max(flag_bytes) > 0) flags = of.links.peer_memory(flag_bytes);
+  return make_direct(of.space, of.routes, of.me, of.copies, *of.peers, std::move(flags), of.world, of.source.ranks(),
+                     of.tuning, of.progress, of.sends);
+}
+
+std::unique_ptr<Executor> m2n(const Ingredients& of) {
+  return make_m2n(of.space, of.routes, of.me, of.tensors, plan::make_reshards(of.tensors, of.source, of.destination),
+                  of.source, of.destination, of.copies, make_nccl_resharder(of.routes, of.tuning.streams), of.tuning,
+                  of.progress);
+}
+
+}  // namespace
+
+std::span<const ExecutorRow> executors() {
+  static const std::vector<ExecutorRow> rows{
+      {.name = "golden",
+       .sentence = "broadcasts whole source shards; too simple to be wrong",
+       .options = {"communicators", "streams"},
+       .missing = nothing_missing,
+       .prepare = nothing_to_prepare,
+       .stores = false,
+       .broadcasts = true,
+       .takes_turns = false,
+       .is_compared = true,
+       .form = plan::Form::sent,
+       .model = golden_model,
+       .staging_bytes = golden_staging,
+       .make = golden},
+      {.name = "p2p",
+       .sentence = "bounded groups of send and receive between exact overlaps",
+       .options = {"communicators", "streams", "group_size", "chunk_bytes", "ring_chunks"},
+       .missing = nothing_missing,
+       .prepare = nothing_to_prepare,
+       .stores = false,
+       .broadcasts = false,
+       .takes_turns = true,
+       .is_compared = true,
+       .form = plan::Form::sent,
+       .model = p2p_model,
+       .staging_bytes = p2p_staging,
+       .make = p2p},
+      {.name = "direct",
+       .sentence = "the source writes straight into the destination's storage",
+       .options = {"fan_out"},
+       .missing = nothing_missing,
+       .prepare = nothing_to_prepare,
+       .stores = true,
+       .broadcasts = false,
+       .takes_turns = false,
+       .is_compared = true,
+       .form = plan::Form::stored,
+       .model = direct_model,
+       .staging_bytes = direct_staging,
+       .make = direct},
+      {.name = "m2n",
+       .sentence = "NCCL's own operation, ncclReshard of NCCL M2N",
+       .options = {"communicators", "streams", "group_size", "chunk_bytes", "ring_chunks"},
+       .missing = missing_m2n,
+       .prepare = prepare_nccl_m2n,
+       .stores = false,
+       .broadcasts = false,
+       .takes_turns = false,
+       .is_compared = false,
+       .form = plan::Form::sent,
+       .model = p2p_model,
+       .staging_bytes = m2n_staging,
+       .make = m2n},
+  };
+  return rows;
+}
+
+const ExecutorRow& row_of(ExecutorKind kind) { return executors()[static_cast<std::size_t>(kind)]; }
+
+std::optional<plan::Broadcasts> broadcasts_of(const ExecutorRow& row, const plan::Paths& paths, const Tuning& tuning) {
+  if (!row.broadcasts) return std::nullopt;
+  return plan::broadcasts(paths.bulk, paths.source, tuning.golden_part_bytes);
+}
+
+plan::ModelSeconds model_seconds(const ExecutorRow& row, const plan::Paths& paths, const plan::Loads& loads,
+                                 const plan::Machine& machine, const Tuning& tuning, bool per_stage,
+                                 std::int64_t misc_buffer_bytes) {
+  const plan::Knobs knobs{tuning.streams, tuning.group_size, tuning.chunk_bytes, per_stage};
+  plan::ModelSeconds model = row.model(paths, loads, machine, knobs, tuning);
+  plan::add_misc(plan::misc_load(paths.misc, paths.source, paths.destination, misc_buffer_bytes), machine, model);
+  return model;
+}
+
+}  // namespace refit::transport

@@ -1,0 +1,68 @@
+#pragma once
+// The executors there are, one row each: nothing else asks which one it is.
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "plan/moved.hpp"
+#include "transport/executor.hpp"
+#include "transport/links.hpp"
+
+namespace refit::transport {
+
+/// In the order of their rows.
+enum class ExecutorKind : std::uint8_t { golden, p2p, direct, m2n };
+
+/// What an executor is made of; the same on all ranks but for a rank's own end and copies. Borrows everything: all of
+/// it must outlive the executor.
+struct Ingredients {
+  const kernels::ExecutionSpace& space;
+  Control& world;  ///< source ranks first
+  Links& links;
+  const Routes& routes;
+  const Endpoint& me;
+  const std::vector<model::Tensor>& tensors;  ///< of the bulk path
+  const plan::Layout& source;
+  const plan::Layout& destination;
+  const std::vector<plan::Copy>& copies;  ///< in which this rank has a part; not used after the executor is made
+  PeerMemory* peers = nullptr;            ///< of what the destination ranks store
+  QuantisedSends sends = {};
+  const Tuning& tuning;
+  Progress& progress;
+};
+
+/// All that differs between executors.
+struct ExecutorRow {
+  std::string_view name;
+  std::string_view sentence;              ///< for lists and help
+  std::vector<std::string_view> options;  ///< keys of section refit that mean something here and not everywhere
+  std::string_view (*missing)();          ///< what a build lacks, and what to do; empty: nothing
+  void (*prepare)(Control& world);        ///< before the first communicator of devices; collective
+  bool stores;                            ///< into the destination's memory, mapped: no staging, fan-out, no messages
+  bool broadcasts;                        ///< whole shards, whatever a plan says
+  bool takes_turns;                       ///< its stages share the lanes; else every stage has all of them
+  bool is_compared;                       ///< `refit plan` compares policies with it
+  plan::Form form;                        ///< in which its copies travel
+  /// Seconds of the bulk path. `loads`: of the plan, in this form.
+  plan::ModelSeconds (*model)(const plan::Paths& paths, const plan::Loads& loads, const plan::Machine& machine,
+                              const plan::Knobs& knobs, const Tuning& tuning);
+  /// Staging memory, at most, of a rank whose messages of one refit come to `moved` bytes.
+  std::int64_t (*staging_bytes)(const Tuning& tuning, std::int64_t moved);
+  std::unique_ptr<Executor> (*make)(const Ingredients& ingredients);
+};
+
+std::span<const ExecutorRow> executors();
+const ExecutorRow& row_of(ExecutorKind kind);
+
+/// golden's broadcasts; nothing for executors that carry out a plan.
+std::optional<plan::Broadcasts> broadcasts_of(const ExecutorRow& row, const plan::Paths& paths, const Tuning& tuning);
+
+/// What an executor should take: its bulk path, then misc in buffers of `misc_buffer_bytes`.
+plan::ModelSeconds model_seconds(const ExecutorRow& row, const plan::Paths& paths, const plan::Loads& loads,
+                                 const plan::Machine& machine, const Tuning& tuning, bool per_stage,
+                                 std::int64_t misc_buffer_bytes);
+
+}  // namespace refit::transport

@@ -1,0 +1,108 @@
+#include "transport/links.hpp"
+
+#include <algorithm>
+
+#include "kernels/kernels.hpp"
+#include "transport/cuda.hpp"
+#include "transport/host_memory.hpp"
+#include "transport/mpi.hpp"
+#include "transport/nccl.hpp"
+#include "transport/together.hpp"
+
+namespace refit::transport {
+namespace {
+
+/// MPI and main memory.
+class HostLinks final : public Links {
+ public:
+  HostLinks(Control& world, Progress& progress) : world_(world), progress_(progress) {}
+
+  std::string prepare() override { return {}; }
+
+  std::unique_ptr<Communicator> communicator(Purpose /*purpose*/, const std::vector<int>& members,
+                                             std::int64_t lanes) override {
+    const Waiting waiting(&progress_);
+    const int tag = next_tag_++;
+    if (!std::ranges::binary_search(members, world_.rank())) return nullptr;
+    return make_mpi_communicator(members, tag, static_cast<int>(lanes));
+  }
+
+  std::unique_ptr<PeerMemory> peer_memory(std::int64_t bytes) override {
+    const Waiting waiting(&progress_);
+    return make_mpi_peer_memory(bytes);
+  }
+
+  std::unique_ptr<Arena> memory(std::int64_t bytes) override { return make_host_arena(bytes); }
+
+  void require_room(int host, std::int64_t bytes, const std::string& advice) override {
+    require_memory(world_, host, bytes, advice);
+  }
+
+  bool maps_always() const override { return false; }
+  bool probes_messages() const override { return true; }
+
+  ProbedRates probe(const Probed& probed, double seconds) override {
+    return measure_rates(probed.space, world_, *probed.communicator, static_cast<int>(probed.lanes), probed.places,
+                         probed.run, seconds);
+  }
+
+  plan::Rates rates(const ProbedRates& probed, const Places& /*places*/) const override { return host_rates(probed); }
+  bool rates_change() const override { return true; }
+
+ private:
+  Control& world_;
+  Progress& progress_;
+  int next_tag_ = 0;  ///< the same on all ranks
+};
+
+/// NCCL and the memory of devices.
+class DeviceLinks final : public Links {
+ public:
+  DeviceLinks(Control& world, double timeout_seconds, Progress& progress)
+      : world_(world), timeout_seconds_(timeout_seconds), progress_(progress) {}
+
+  std::string prepare() override { return prepare_nccl(world_); }
+
+  std::unique_ptr<Communicator> communicator(Purpose /*purpose*/, const std::vector<int>& members,
+                                             std::int64_t lanes) override {
+    const Waiting waiting(&progress_);
+    const bool member = std::ranges::binary_search(members, world_.rank());
+    const std::unique_ptr<Control> control = world_.split(member ? 0 : -1);
+    if (!member) return nullptr;
+    return make_nccl_communicator(*control, static_cast<int>(lanes), timeout_seconds_);
+  }
+
+  std::unique_ptr<PeerMemory> peer_memory(std::int64_t bytes) override {
+    const Waiting waiting(&progress_);
+    return make_cuda_peer_memory(world_, bytes);
+  }
+
+  std::unique_ptr<Arena> memory(std::int64_t bytes) override { return std::make_unique<DeviceArena>(bytes); }
+  void require_room(int /*host*/, std::int64_t /*bytes*/, const std::string& /*advice*/) override {}
+  bool maps_always() const override { return true; }
+  bool probes_messages() const override { return false; }
+
+  ProbedRates probe(const Probed& probed, double seconds) override {
+    return measure_device_rates(probed.space, world_, probed.peers, probed.communicator, static_cast<int>(probed.lanes),
+                                probed.places, probed.source_ranks, probed.least_arena_bytes, seconds);
+  }
+
+  plan::Rates rates(const ProbedRates& probed, const Places& places) const override {
+    return device_rates(probed, places.ranks_per_device());
+  }
+  bool rates_change() const override { return false; }
+
+ private:
+  Control& world_;
+  double timeout_seconds_;
+  Progress& progress_;
+};
+
+}  // namespace
+
+std::unique_ptr<Links> make_links(Control& world, double timeout_seconds, Progress& progress) {
+  if (kernels::Runtime::has_device()) return std::make_unique<DeviceLinks>(world, timeout_seconds, progress);
+  return std::make_unique<HostLinks>(world, progress);
+}
+
+}  // namespace refit::transport
