@@ -6,6 +6,7 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <algorithm>
+#include <functional>
 
 #include "app/case_keys.hpp"
 #include "app/case_reader.hpp"
@@ -80,23 +81,25 @@ void add_sets(CLI::App& command, CaseArguments& arguments) {
       ->take_all();
 }
 
-/// A case, and those of its keys as options whose section is one of `sections`; all where there are none.
-void add_case_keys(CLI::App& command, CaseArguments& arguments, const std::vector<std::string>& sections) {
+/// A case, and those of its keys as options that `wanted` keeps.
+void add_case_keys(CLI::App& command, CaseArguments& arguments, const std::function<bool(const Key&)>& wanted) {
   command.add_option("CASE", arguments.file, "Case file (TOML)");
   for (const Key& key : case_keys()) {
-    const bool wanted = sections.empty() || std::any_of(sections.begin(), sections.end(), [&](const auto& section) {
-                          return key.name.starts_with(section + ".");
-                        });
-    if (wanted && !key.option.empty()) add_key_option(command, arguments, key);
+    if (!key.option.empty() && wanted(key)) add_key_option(command, arguments, key);
   }
   add_precision(command, arguments);
   add_sets(command, arguments);
   command.footer(keys_footer());
 }
 
-void add_case_arguments(CLI::App& command, CaseArguments& arguments) {
+/// Of what a run writes, a plan has its document alone.
+bool is_of_a_plan(std::string_view key) {
+  return !key.starts_with("output.") || key == "output.json" || key == "output.force";
+}
+
+void add_case_arguments(CLI::App& command, CaseArguments& arguments, const std::function<bool(const Key&)>& wanted) {
   command.add_flag("--fixed", arguments.fixed, "Of a case that replays a bug: without the bug");
-  add_case_keys(command, arguments, {});
+  add_case_keys(command, arguments, wanted);
 }
 
 /// Names of models become paths.
@@ -123,6 +126,15 @@ int run_case(const engine::Case& c, const std::vector<std::string>& arguments) {
     return 0;
   }
   return engine::run(c, arguments);
+}
+
+/// Of a case file's outputs a plan leaves out those that are a run's; asked for by themselves they are a mistake.
+void require_options_of_a_plan(const CaseArguments& arguments) {
+  for (const Option& option : arguments.options) {
+    if (is_of_a_plan(option.key)) continue;
+    fail_usage("{}: means nothing for a plan, which writes --json, --picture and --byte-matrix; leave it out",
+               option.name);
+  }
 }
 
 int plan_case(const engine::Case& c, engine::PlanOptions options, const std::string& hardware,
@@ -169,7 +181,7 @@ void add_shard_size(CLI::App& command, Arguments& arguments) {
 
 void add_plan(CLI::App& app, Arguments& arguments) {
   CLI::App* command = add_command(app, "plan", "Plan and cost a case of any world size, without weights, GPUs or MPI");
-  add_case_arguments(*command, arguments.plan);
+  add_case_arguments(*command, arguments.plan, [](const Key& key) { return is_of_a_plan(key.name); });
   command->add_flag("--classify", arguments.plan_options.classify, "Print each tensor's path");
   command
       ->add_option("--explain", arguments.plan_options.explain,
@@ -204,7 +216,9 @@ void add_diagnose(CLI::App& app, Arguments& arguments) {
                       "Folder with train-rank-00000.safetensors, ...: right values of weights that were updated since");
   command->add_option("--json", arguments.diagnose.json, "Result file");
   command->add_flag("--force", arguments.diagnose.force, "Replace an existing file");
-  add_case_keys(*command, arguments.diagnosed, {"model", "train", "gen"});
+  add_case_keys(*command, arguments.diagnosed, [](const Key& key) {
+    return key.name.starts_with("model.") || key.name.starts_with("train.") || key.name.starts_with("gen.");
+  });
 }
 
 void add_inspect(CLI::App& app, Arguments& arguments) {
@@ -274,6 +288,7 @@ int dispatch(const std::string& command, Arguments& a, const std::vector<std::st
   end_on_interruption(command != "run" && command != "probe");
   const std::string inputs = inputs_folder(a.inputs);
   if (command == "run") return run_case(case_of(a.run, inputs), arguments);
+  if (command == "plan") require_options_of_a_plan(a.plan);
   if (command == "plan") return plan_case(case_of(a.plan, inputs), a.plan_options, a.hardware, inputs, arguments);
   if (command == "probe") return engine::probe(a.probe);
   if (command == "diagnose") return diagnose_dumps(a.diagnose, a.diagnosed, inputs);
@@ -303,6 +318,8 @@ int execute(const std::vector<std::string>& arguments) {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend() - 1));
   } catch (const CLI::CallForHelp&) {
     const auto chosen = app.get_subcommands();
+    if (chosen.empty() && !arguments[1].starts_with('-'))
+      fail_usage("{}: no such command; refit --help lists them", arguments[1]);
     print("{}", (chosen.empty() ? &app : chosen.front())->help());
     return 0;
   } catch (const CLI::ParseError& error) {

@@ -36,13 +36,16 @@ plan::Rates rates_of(const Hardware& hardware) {
   rates.domain_out = hardware.domain_out * 1e9;
   rates.memory = hardware.memory * 1e9;
   rates.launch_seconds = hardware.launch_seconds;
+  rates.memory_is_shared = hardware.memory_is_shared;
   return rates;
 }
 
 plan::Machine machine_of(const Setup& setup, const std::optional<Hardware>& given) {
   const Hardware hardware = given.value_or(Hardware{});
+  // A job's ranks fill hosts, whose memory both sides share; a domain of devices is one side's alone.
+  const auto place = hardware.memory_is_shared ? plan::filled : plan::apart;
   return {given ? rates_of(hardware) : plan::Rates{},
-          plan::apart(setup.sent().ranks(), setup.gen->ranks(), hardware.ranks_per_device, hardware.devices_per_domain),
+          place(setup.sent().ranks(), setup.gen->ranks(), hardware.ranks_per_device, hardware.devices_per_domain),
           hardware.broadcast * 1e9};
 }
 

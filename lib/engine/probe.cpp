@@ -59,6 +59,7 @@ std::string hardware_file(const plan::Rates& rates, const Places& places) {
       rates.device_out / 1e9);
   if (rates.domain_in > 0)
     text += fmt::format("domain_in = {:.3f}\ndomain_out = {:.3f}\n", rates.domain_in / 1e9, rates.domain_out / 1e9);
+  if (host) text += "memory_is_shared = true\n";
   return text + fmt::format("memory = {:.3f}\nlaunch_seconds = {:.3e}\n", rates.memory / 1e9, rates.launch_seconds);
 }
 

@@ -179,6 +179,17 @@ Placement apart(std::int64_t source_ranks, std::int64_t destination_ranks, std::
   return placement;
 }
 
+Placement filled(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device,
+                 std::int64_t devices_per_domain) {
+  Placement placement;
+  for (std::int64_t rank = 0; rank < source_ranks + destination_ranks; ++rank) {
+    const auto device = static_cast<std::int32_t>(rank / ranks_per_device);
+    (rank < source_ranks ? placement.source : placement.destination)
+        .push_back({device, device / static_cast<std::int32_t>(devices_per_domain)});
+  }
+  return placement;
+}
+
 double Bound::total() const { return std::max({seconds.ingress, seconds.egress, seconds.fanout, seconds.memory}); }
 
 std::string Bound::term() const {

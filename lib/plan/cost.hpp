@@ -48,6 +48,11 @@ struct Placement {
 Placement apart(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device = 1,
                 std::int64_t devices_per_domain = 1);
 
+/// Both sides one after the other, source ranks first, as launchers fill hosts: whatever side they are on, neighbouring
+/// ranks share a device, and neighbouring devices a domain.
+Placement filled(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device,
+                 std::int64_t devices_per_domain);
+
 /// Bytes behind each term, and the seconds they take.
 struct Bound {
   /// That the busiest port carries at least.

@@ -25,7 +25,7 @@ AT_ONCE = 3
 TIMEOUT, ON_TOP = 2, 4  # seconds of refits, and of other phases on top
 # Where, and how often the place is passed before: the second refit's.
 BEFORE_MPI = ["process", "MPI_Init"]
-PREPARE = ["setup", "prepare", "allocate", "probe", "load", "plan", "verify"]
+PREPARE = ["setup", "prepare", "allocate", "probe", "plan", "load", "verify"]
 REFIT = ["update", "barrier", "bulk", "misc", "finalize", "wait for all ranks"]
 END = ["dump", "finish", "MPI_Finalize", "finalized"]
 PLACES = [(place, 1) for place in BEFORE_MPI + PREPARE] + [(place, 2) for place in REFIT] + [("verify", 3)] + [

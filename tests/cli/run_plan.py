@@ -243,6 +243,12 @@ def probe(suite):
         suite.check(len(rows) == (ranks if ranks > 1 else 0), f"matrix {rows}", ended)
         _, document = plan(suite, f"probed-{ranks}", *LARGE, "--hardware", suite.path(file))
         suite.check(document["bound"]["seconds"] > 0, f"{file}: bound {document['bound']}")
+    # a host's memory is that of both sides, in a plan as in a run
+    model = ("--model", "qwen3-8b-small", "--train", "TP2", "--gen", "TP2")
+    _, document = plan(suite, "on-a-host", *model, "--hardware", suite.path("measured-4.toml"))
+    ended = suite.run(4, "run", *model, "--steps", 1, "--json", "on-a-host-run.json", "--force")
+    done = suite.result("on-a-host-run.json", ended)
+    suite.check(document["bound"]["bytes"] == done["bound"]["bytes"], f"{document['bound']} planned, {done['bound']} done", ended)
     ended = suite.run(2, "probe", "--seconds", 0.005, "--save", "measured-2.toml")
     suite.check_code(ended, 2, "an existing hardware file")
     suite.check(ended.err.count("measured-2.toml exists") == 1, "said once", ended)
