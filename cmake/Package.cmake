@@ -1,0 +1,24 @@
+# The library as a CMake package: find_package(refit), refit::session (examples/).
+include(CMakePackageConfigHelpers)
+include(GNUInstallDirs)
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/refit)
+set(package_folders core model layout plan transport verify session)
+set(package_targets refit_options refit_kernels)
+foreach(folder ${package_folders})
+  list(APPEND package_targets refit_${folder})
+  install(DIRECTORY ${CMAKE_SOURCE_DIR}/lib/${folder} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/refit FILES_MATCHING PATTERN "*.hpp")
+endforeach()
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/kernels DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/refit FILES_MATCHING PATTERN "*.hpp")
+foreach(target ${package_targets})
+  string(REPLACE refit_ "" name ${target})
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
+endforeach()
+install(TARGETS ${package_targets} EXPORT refitTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/refit)
+install(EXPORT refitTargets NAMESPACE refit:: DESTINATION ${package_dir})
+configure_package_config_file(${CMAKE_SOURCE_DIR}/cmake/refitConfig.cmake.in ${CMAKE_BINARY_DIR}/refitConfig.cmake
+                              INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/refitConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_BINARY_DIR}/refitConfig.cmake ${CMAKE_BINARY_DIR}/refitConfigVersion.cmake
+              ${CMAKE_SOURCE_DIR}/cmake/FindRefitKokkos.cmake
+        DESTINATION ${package_dir})
