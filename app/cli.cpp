@@ -262,7 +262,7 @@ void add_convert(CLI::App& app, Arguments& arguments) {
 
 void add_commands(CLI::App& app, Arguments& arguments) {
   add_case_arguments(*add_command(app, "run", "Load, then update, refit and verify, step by step; report"),
-                     arguments.run);
+                     arguments.run, [](const Key& /*key*/) { return true; });
   add_plan(app, arguments);
   add_probe(app, arguments);
   add_diagnose(app, arguments);

@@ -253,7 +253,7 @@ struct Result {
   std::optional<Verification> verification;
   std::vector<std::string> notes;  ///< what a reader must know, e.g. pairs of ranks that fell back to p2p
   std::optional<Plan> plan;        ///< only of `refit plan`: makes it a `refit.plan` document
-  ByteMatrix byte_matrix;  ///< of large worlds it is there only where asked for
+  ByteMatrix byte_matrix;          ///< of large worlds it is there only where asked for
 };
 
 }  // namespace refit::report

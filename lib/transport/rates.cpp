@@ -10,7 +10,6 @@
 namespace refit::transport {
 namespace {
 
-
 constexpr std::int64_t kMessageBytes = 32 << 20;  ///< between hosts
 /// Of copies on hosts: from 64 MiB on a table's rows bypass the caches, so a larger one is no faster.
 constexpr std::int64_t kHostBytes = 80 << 20;

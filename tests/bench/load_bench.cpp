@@ -14,6 +14,7 @@
 
 #include "engine/weights.hpp"
 #include "layout/parallelism.hpp"
+#include "transport/arena.hpp"
 #include "transport/mpi.hpp"
 
 namespace refit {
@@ -73,12 +74,12 @@ int measure(const std::string& folder, const std::string& layout) {
 
   const Rank rank{session.rank()};
   const layout::LocalLayout local = layout::materialise(*setup.train, setup.model.tensors, rank);
-  const engine::Arena arena(transport::ArenaMap(local).bytes);
-  const engine::Weights weights(setup, local, verify::Group::train, rank, arena.data());
+  const auto arena = transport::make_host_arena(transport::ArenaMap(local).bytes);
+  const engine::Weights weights(setup, local, verify::Group::train, rank, arena->span().data());
   const std::vector<Span> spans = spans_of(setup, local);
   std::int64_t bytes = 0;
   for (const Span& span : spans) bytes += span.bytes;
-  const engine::Arena plain(bytes);
+  const auto plain = transport::make_host_arena(bytes);
   std::vector<int> files;
   for (const std::string& file : setup.checkpoint->files) files.push_back(open(file.c_str(), O_RDONLY));
 
@@ -90,7 +91,7 @@ int measure(const std::string& folder, const std::string& layout) {
     const double loaded = world->max(now() - start);
     world->barrier();
     start = now();
-    pread_all(files, spans, plain.data());
+    pread_all(files, spans, plain->span().data());
     const double read = world->max(now() - start);
     if (turn == 0) continue;  // the page cache is warm from here
     load = std::min(load, loaded);

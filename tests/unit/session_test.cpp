@@ -48,9 +48,13 @@ struct World {
     for (const layout::LocalPiece& piece : local.pieces) {
       const model::Tensor& tensor = job.model->tensors[static_cast<std::size_t>(piece.tensor)];
       const transport::LocalMemory memory(local, arena.data());
+      std::byte* data = memory.address(piece.piece.place, piece.piece.format.dtype);
+      if (tensor.role == model::Role::unknown) {  // whole, and no numbers
+        std::fill_n(data, tensor.bytes(), std::byte{step});
+        continue;
+      }
       kernels::synthesise(space,
-                          {memory.address(piece.piece.place, piece.piece.format.dtype), piece.piece.format.dtype,
-                           piece.piece.box, tensor.shape, piece.piece.place.strides},
+                          {data, piece.piece.format.dtype, piece.piece.box, tensor.shape, piece.piece.place.strides},
                           hash_name(job.model->canonical(tensor).name) + step, 0, 1);
     }
     space.fence();
@@ -137,7 +141,9 @@ TEST(Session, EstimatesWithoutRefitting) {
                   EXPECT_GE(estimate.model.total, estimate.bound.total());
                   std::int64_t payload = 0;
                   for (const model::Tensor& tensor : job.bulk) payload += tensor.bytes();
-                  EXPECT_EQ(estimate.wire.bytes, 2 * payload);
+                  std::int64_t misc = 0;
+                  for (const model::Tensor& tensor : job.misc) misc += tensor.bytes();
+                  EXPECT_EQ(estimate.wire.bytes, 2 * (payload + misc));
                   EXPECT_EQ(estimate.wire.forwarded_bytes, payload);
                   EXPECT_EQ(estimate.byte_matrix.size(), world.control.rank() == 0 ? 1U : 0U);
                   const double bound = estimate.bound.total();

@@ -7,8 +7,10 @@
 #include "engine/setup.hpp"
 #include "transport/rates.hpp"
 
-namespace refit::transport {
+namespace refit::engine {
 namespace {
+
+using transport::ProbedRates;
 
 /// Cases of inputs/cases/nvlink, one rank per GPU, 370 GB/s: the published bounds, and who feeds each other.
 TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
@@ -21,13 +23,13 @@ TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
       {"qwen3-8b-dp2-to-tp2", "22.1", "ingress", false},    {"qwen3-8b-pp2-to-tp2", "22.1", "ingress", false},
       {"qwen3-8b-tp1-to-dp3", "44.3", "ingress", true},     {"qwen3-8b-dp3-to-tp1", "44.3", "ingress", false},
       {"six-kv-heads-tp1-to-tp3", "42.2", "egress", false}, {"qwen3-30b-a3b-ep2-to-tp2", "82.6", "ingress", false}};
-  transport::ProbedRates measured;
+  ProbedRates measured;
   measured.pair = 370e9;
   const plan::Rates rates = device_rates(measured, 1);
-  const Places places{{0, 0, 0, 0}, {0, 1, 2, 3}};
+  const transport::Places places{{0, 0, 0, 0}, {0, 1, 2, 3}};
   for (const Row& row : rows) {
     const Case c = app::read_case(std::string(REFIT_SOURCE_DIR) + "/inputs/cases/nvlink/" + row.name + ".toml", {});
-    const transport::Setup setup(c);
+    const engine::Setup setup(c);
     const plan::Placement placement = places.placement(setup.train->ranks());
     const plan::Bound bound = plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, rates, placement);
     EXPECT_EQ(fmt::format("{:.1f}", 1e3 * bound.total()), row.milliseconds) << row.name;
@@ -38,7 +40,7 @@ TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
 }
 
 TEST(DeviceRates, OfADeviceAndOfANetwork) {
-  transport::ProbedRates measured;
+  ProbedRates measured;
   measured.pair = 370e9;
   measured.memory = 1e12;
   const plan::Rates shared = device_rates(measured, 3);
@@ -51,8 +53,8 @@ TEST(DeviceRates, OfADeviceAndOfANetwork) {
 
 /// A machine's other work can only hide a rate: of two probes each rate is the better one.
 TEST(Rates, AreTheBestOfTwoProbes) {
-  const transport::ProbedRates a{10, 9, 8, 0, 7, 6, 5, 4, 0.2}, b{11, 8, 9, 3, 2, 7, 0, 5, 0.1};
-  const transport::ProbedRates best = best_of(a, b);
+  const ProbedRates a{10, 9, 8, 0, 7, 6, 5, 4, 0.2}, b{11, 8, 9, 3, 2, 7, 0, 5, 0.1};
+  const ProbedRates best = best_of(a, b);
   EXPECT_EQ(best.pair, 11);
   EXPECT_EQ(best.pair_message, 9);
   EXPECT_EQ(best.all_pairs, 9);
@@ -67,7 +69,7 @@ TEST(Rates, AreTheBestOfTwoProbes) {
 
 TEST(Places, SayWhoSharesDevicesAndDomains) {
   // Two hosts; the ranks of the first share two devices in turns, as CUDA_VISIBLE_DEVICES may have it.
-  const Places places{{0, 0, 0, 0, 0, 1, 1}, {0, 1, 0, 1, 0, 2, 3}};
+  const transport::Places places{{0, 0, 0, 0, 0, 1, 1}, {0, 1, 0, 1, 0, 2, 3}};
   EXPECT_EQ(places.ranks_per_device(), 3);
   EXPECT_EQ(places.devices_per_host(), 2);
   for (int rank = 0; rank < 7; ++rank) EXPECT_EQ(places.local_device(rank), rank < 5 ? rank % 2 : rank - 5) << rank;
@@ -81,4 +83,4 @@ TEST(Places, SayWhoSharesDevicesAndDomains) {
 }
 
 }  // namespace
-}  // namespace refit::transport
+}  // namespace refit::engine
