@@ -171,8 +171,7 @@ void CacheScales::verify(const CacheScales* mine, const Setup& setup, transport:
     const auto right = std::bit_cast<std::uint32_t>(expected[i]);
     if (found != right) transport::append(wrong, WrongBuffer{static_cast<std::int32_t>(i), found, right});
   }
-  const auto all =
-      world.exchange(std::vector<transport::Control::Bytes>(static_cast<std::size_t>(world.size()), wrong));
+  const auto all = world.gather_all(wrong);
 
   const std::vector<std::string> names = cache_buffers(setup);
   std::set<std::int32_t> wrong_slots;

@@ -3,9 +3,9 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <chrono>
 #include <string_view>
 
+#include "core/clock.hpp"
 #include "core/hash.hpp"
 #include "engine/describe.hpp"
 #include "engine/notes.hpp"
@@ -16,8 +16,6 @@ namespace {
 
 using transport::CollectiveError;
 using transport::together;
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 /// One line on rank 0's log when a long load has gone on for another second.
 class LoadProgress {

@@ -1,10 +1,10 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <chrono>
 #include <iostream>
 #include <set>
 
+#include "core/clock.hpp"
 #include "core/console.hpp"
 #include "engine/describe.hpp"
 #include "engine/engine.hpp"
@@ -19,8 +19,6 @@ namespace {
 
 /// The byte matrix of worlds up to 256 x 256 ranks is in every document; of larger ones only where it is asked for.
 constexpr std::int64_t kPairsWithMatrix = 256 * 256;
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 std::int64_t peak_bytes() {
   rusage usage{};

@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <numeric>
 #include <set>
 
+#include "core/clock.hpp"
 #include "plan/stream.hpp"
 #include "transport/p2p.hpp"
 #include "transport/together.hpp"
@@ -19,8 +19,6 @@ using transport::together;
 
 constexpr const char* kBulk = "bulk";
 constexpr const char* kMisc = "misc";
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 std::vector<int> iota(int begin, int count) {
   std::vector<int> values(static_cast<std::size_t>(count));

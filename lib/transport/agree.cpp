@@ -70,8 +70,7 @@ std::vector<Control::Bytes> to_bytes(const std::vector<std::vector<TensorHash>>&
 void throw_first(Control& world, const std::string& finding) {
   Control::Bytes mine;
   for (char c : finding) append(mine, c);
-  for (const Control::Bytes& bytes :
-       world.exchange(std::vector<Control::Bytes>(static_cast<std::size_t>(world.size()), mine))) {
+  for (const Control::Bytes& bytes : world.gather_all(mine)) {
     if (bytes.empty()) continue;
     const std::vector<char> text = read_all<char>(bytes);
     throw Error(ErrorKind::runtime, std::string(text.begin(), text.end()));

@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace refit::transport {
@@ -34,6 +35,11 @@ class Request {
   /// Makes progress; true once all operations of the request are complete.
   virtual bool test() = 0;
 };
+
+/// Until all operations of `request` are complete, giving the core away meanwhile.
+inline void complete(Request& request) {
+  while (!request.test()) std::this_thread::yield();
+}
 
 /// Point-to-point groups and broadcasts of bytes. Between two ranks messages match in the order in which they were
 /// posted on one lane; lanes (0 .. lanes - 1) do not interfere with each other.
@@ -77,6 +83,10 @@ class Control {
   virtual void barrier() = 0;
   /// Sends to[i] to rank i; returns what each rank sent to this one.
   virtual std::vector<Bytes> exchange(const std::vector<Bytes>& to) = 0;
+  /// The bytes of every rank, everywhere.
+  std::vector<Bytes> gather_all(const Bytes& mine) {
+    return exchange(std::vector<Bytes>(static_cast<std::size_t>(size()), mine));
+  }
   /// The bytes of every rank, at `root`; empty elsewhere.
   virtual std::vector<Bytes> gather(const Bytes& mine, int root) = 0;
   /// Root's bytes, everywhere.

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <map>
-#include <thread>
 
 #include "kernels/memory.hpp"
 #include "transport/executor.hpp"
@@ -126,7 +125,7 @@ class Golden final : public Executor {
     progress_.tensor = step.tensor;
     progress_.peer = step.root;
     progress_.set_waiting(true);
-    while (!requests_[index % slots_]->test()) std::this_thread::yield();
+    transport::complete(*requests_[index % slots_]);
     progress_.set_waiting(false);
     step.place.run(space_);
     space_.fence();

@@ -44,7 +44,7 @@ void require_memory(Control& world, int host, std::int64_t bytes, const std::str
   Control::Bytes mine;
   append(mine, Need{host, bytes});
   std::int64_t together_bytes = 0;
-  for (const auto& answer : world.exchange(std::vector<Control::Bytes>(static_cast<std::size_t>(world.size()), mine))) {
+  for (const auto& answer : world.gather_all(mine)) {
     const Need need = read_all<Need>(answer).front();
     if (need.host == host) together_bytes += need.bytes;
   }

@@ -23,8 +23,7 @@ std::vector<T> gather_all(Control& control, const T& mine) {
   Control::Bytes bytes;
   append(bytes, mine);
   std::vector<T> all;
-  for (const Control::Bytes& one : control.exchange(std::vector(static_cast<std::size_t>(control.size()), bytes)))
-    all.push_back(read_all<T>(one).front());
+  for (const Control::Bytes& one : control.gather_all(bytes)) all.push_back(read_all<T>(one).front());
   return all;
 }
 

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <thread>
 
 #include "kernels/memory.hpp"
 #include "layout/partition.hpp"
@@ -137,7 +136,7 @@ class MiscStream final : public Executor {
 
   void complete(std::size_t buffer) {
     progress_.set_waiting(true);
-    while (!requests_[buffer % kBuffers]->test()) std::this_thread::yield();
+    transport::complete(*requests_[buffer % kBuffers]);
     progress_.set_waiting(false);
     if (places_.empty()) return;
     places_[buffer].run(space_);

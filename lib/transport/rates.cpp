@@ -1,10 +1,9 @@
 #include "transport/rates.hpp"
 
 #include <algorithm>
-#include <chrono>
-#include <thread>
 #include <utility>
 
+#include "core/clock.hpp"
 #include "kernels/memory.hpp"
 
 namespace refit::transport {
@@ -17,12 +16,6 @@ constexpr std::int64_t kHostBytes = 80 << 20;
 constexpr std::int64_t kHostMemory = 1LL << 30;
 /// Of a copy within one launch, where a run's memory is small.
 constexpr std::int64_t kRepeats = 64;
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-void finish(Request& request) {
-  while (!request.test()) std::this_thread::yield();
-}
 
 /// Repeats `once` on all ranks until the slowest has spent `seconds`; returns the seconds of the best repetition, as
 /// the maximum over ranks of each. The first repetition only warms up.
@@ -195,7 +188,7 @@ double measure_pairs(Control& world, Communicator& communicator, int lanes, cons
     for (std::size_t lane = 0; lane < by_lane.size(); ++lane) {
       if (!by_lane[lane].empty()) communicator.post(by_lane[lane], static_cast<int>(lane), *requests[lane]);
     }
-    for (const auto& request : requests) finish(*request);
+    for (const auto& request : requests) complete(*request);
     if (senders.size() > 1) world.barrier();  // together is when the last has done
   });
   return static_cast<double>(bytes) / took;

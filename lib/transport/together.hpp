@@ -37,7 +37,7 @@ inline void together(Control& world, const std::function<void()>& work) {
     note(ErrorKind::runtime, error.what());
   }
   if (world.max(static_cast<std::int64_t>(mine.empty() ? 0 : 1)) == 0) return;
-  const auto all = world.exchange(std::vector<Control::Bytes>(static_cast<std::size_t>(world.size()), mine));
+  const auto all = world.gather_all(mine);
   bool alike = true;
   for (const auto& bytes : all) alike &= bytes == all.front();
   for (std::size_t rank = 0; rank < all.size(); ++rank) {

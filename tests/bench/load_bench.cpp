@@ -9,9 +9,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 
+#include "core/clock.hpp"
 #include "engine/weights.hpp"
 #include "layout/parallelism.hpp"
 #include "transport/arena.hpp"
@@ -22,8 +22,6 @@ namespace {
 
 constexpr int kTurns = 9;
 constexpr std::int64_t kCall = 8 << 20;
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 /// What one rank reads of one file.
 struct Span {

@@ -1,7 +1,6 @@
-#include <chrono>
 #include <map>
-#include <thread>
 
+#include "core/clock.hpp"
 #include "kernels/memory.hpp"
 #include "layout/partition.hpp"
 #include "transport/m2n/m2n.hpp"
@@ -130,8 +129,6 @@ ReshardCall call_of(const Reshard& reshard, const Routes& routes) {
           reshard.shape.size(), static_cast<int>(byte_size(reshard.dtype))};
 }
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
 class M2n final : public Executor {
  public:
   M2n(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
@@ -241,7 +238,7 @@ class M2n final : public Executor {
     Group& group = groups_[index];
     show(group);
     progress_.set_waiting(true);
-    while (!requests_[index % slots_]->test()) std::this_thread::yield();
+    transport::complete(*requests_[index % slots_]);
     progress_.set_waiting(false);
     group.place.run(space_);
     space_.fence();

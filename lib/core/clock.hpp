@@ -1,0 +1,13 @@
+#pragma once
+// The one clock of durations.
+
+#include <chrono>
+
+namespace refit {
+
+/// Seconds of the machine's monotonic clock.
+inline double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace refit
