@@ -1,7 +1,7 @@
 #include "engine/sent_weights.hpp"
 
+#include "core/box.hpp"
 #include "engine/together.hpp"
-#include "layout/partition.hpp"
 
 namespace refit::engine {
 namespace {
@@ -11,7 +11,7 @@ std::int64_t arena_bytes(const Setup& setup, const layout::Storage& storage, con
   if (!layout::QuantisedLayout::is_added(storage.key)) return 0;
   const auto weight = static_cast<std::size_t>(layout::QuantisedLayout::weight_of(storage.key));
   if (!has_memory(setup.model.tensors[weight])) return 0;
-  return layout::round_up(storage.bytes(), transport::kStorageAlignment);
+  return round_up(storage.bytes(), transport::kStorageAlignment);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ constexpr std::int64_t kVocabularyMultiple = 64;
 void add_vocabulary(Rules& rules) {
   for (const Role role : {Role::embedding, Role::lm_head, Role::mtp_embedding, Role::mtp_head}) {
     Parameter parameter{"", {rules.table.all(role)}};
-    parameter.padded_rows = layout::round_up(rules.config.vocab_size, kVocabularyMultiple);
+    parameter.padded_rows = round_up(rules.config.vocab_size, kVocabularyMultiple);
     rules.table.add(std::move(parameter));
   }
   for (const Role role :

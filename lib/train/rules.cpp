@@ -3,7 +3,6 @@
 namespace refit::train {
 
 using layout::Parameter;
-using layout::round_up;
 using model::Role;
 
 namespace {

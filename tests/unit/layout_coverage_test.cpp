@@ -7,8 +7,8 @@
 #include <memory>
 #include <set>
 
+#include "core/box.hpp"
 #include "gen/vllm.hpp"
-#include "layout/partition.hpp"
 #include "layout_models.hpp"
 #include "support/random_layout.hpp"
 #include "train/megatron.hpp"
