@@ -78,7 +78,7 @@ nlohmann::ordered_json make_quantisation(const model::Model& model) {
           {"modules_to_not_convert", not_converted},
           {"quant_method", "fp8"},
           {"weight_block_size",
-           {model::block_rows(model.config.quantisation), model::block_columns(model.config.quantisation)}}};
+           {block_size(model.config.quantisation).rows, block_size(model.config.quantisation).columns}}};
 }
 
 bool is_there(const std::string& path, const std::string& text) {

@@ -102,7 +102,7 @@ class Rules {
       refuse("L12", fmt::format("gen.moe_backend = {} rounds the expert width up; legal: triton", name(backend)));
     }
     // Newer versions of vLLM keep finer blocks.
-    constexpr std::int64_t kBlock = block_rows(model::Quantisation::fp8_block);
+    constexpr std::int64_t kBlock = kFp8Block.rows;
     const std::int64_t width = model_.config.expert_intermediate_size;
     const std::int64_t part = ep > 1 ? width : width / case_.gen.layout.tp;
     if (case_.gen.precision == Precision::fp8 && part % kBlock != 0) {

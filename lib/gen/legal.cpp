@@ -83,7 +83,7 @@ void check_parameters(const model::Model& model, const Options& options, const s
 
 /// vLLM splits or pads the blocks of experts for two backends, within limits.
 void check_expert_blocks(const model::Model& model, const Options& options, Violations& out) {
-  constexpr std::int64_t kBlock = block_rows(Quantisation::fp8_block);
+  constexpr std::int64_t kBlock = kFp8Block.rows;
   constexpr std::int64_t kFinest = 32;
   const MoeBackend backend = options.moe_backend;
   const bool blocks = options.quantisation == Quantisation::fp8_block;

@@ -10,7 +10,7 @@ namespace {
 using model::Role;
 using model::Tensor;
 
-constexpr std::int64_t kBlock = block_rows(model::Quantisation::fp8_block);
+constexpr std::int64_t kBlock = kFp8Block.rows;
 
 }  // namespace
 

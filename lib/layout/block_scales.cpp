@@ -10,14 +10,13 @@ namespace {
 using model::Quantisation;
 using model::Role;
 
-/// Rows and columns of the blocks that a parameter keeps scales of.
-struct Block {
-  std::int64_t rows, columns;
-};
+std::int64_t repeats_of(const Parameter& weight, const ScaleRules& rules) {
+  return weight.experts == Experts::none ? 1 : rules.expert_repeats;
+}
 
-Block block_of(const Parameter& weight, const ScaleRules& rules) {
-  const std::int64_t repeats = weight.experts == Experts::none ? 1 : rules.expert_repeats;
-  return {block_rows(rules.quantisation) / repeats, block_columns(rules.quantisation) / repeats};
+/// The blocks that a parameter keeps scales of.
+BlockSize block_of(const Parameter& weight, const ScaleRules& rules) {
+  return block_size(rules.quantisation).finer(repeats_of(weight, rules));
 }
 
 constexpr const char* word(Quantisation how) { return how == Quantisation::fp8_block ? "fp8" : "mxfp8"; }
@@ -95,7 +94,7 @@ const Tensor* quantised(const model::Model& model, const Parameter& parameter) {
 }  // namespace
 
 Parameter scales_of(const Parameter& weight, const ScaleRules& rules) {
-  const Block block = block_of(weight, rules);
+  const BlockSize block = block_of(weight, rules);
   Parameter scales = weight;
   scales.suffix = model::scale_suffix(rules.quantisation);
   for (Component& component : scales.components) {
@@ -105,7 +104,7 @@ Parameter scales_of(const Parameter& weight, const ScaleRules& rules) {
   scales.part_multiple = ceil_div(weight.part_multiple, weight.cut == Cut::columns ? block.columns : block.rows);
   scales.row_multiple = rules.row_multiple;
   scales.column_multiple = rules.column_multiple;
-  scales.repeats = weight.experts == Experts::none ? 1 : rules.expert_repeats;
+  scales.repeats = repeats_of(weight, rules);
   scales.fill = rules.fill;
   return scales;
 }

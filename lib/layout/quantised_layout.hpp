@@ -41,8 +41,6 @@ class QuantisedLayout final : public Layout {
   const Tensor& weight_of(const Tensor& scales) const {
     return model_.tensors[static_cast<std::size_t>(scales.scale_of)];
   }
-  /// The blocks that `box` touches, as a box of the scales' own grid.
-  Box touched(const Box& box) const;
   void append_scales(const Tensor& scales, Rank rank, std::vector<Piece>& out) const;
 
   const model::Model& model_;

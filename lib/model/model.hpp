@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/blocks.hpp"
 #include "core/box.hpp"
 #include "core/dtype.hpp"
 
@@ -147,9 +148,8 @@ enum class Quantisation : std::uint8_t {
   mxfp8       ///< F8_E4M3, an E8M0 byte for each 32 columns of a row: "X.weight_scale" [N, K/32]
 };
 
-/// Rows and columns of a block, and the dtype of its scale.
-constexpr std::int64_t block_rows(Quantisation how) { return how == Quantisation::fp8_block ? 128 : 1; }
-constexpr std::int64_t block_columns(Quantisation how) { return how == Quantisation::fp8_block ? 128 : 32; }
+/// The size of a block, and the dtype of its scale.
+constexpr BlockSize block_size(Quantisation how) { return how == Quantisation::fp8_block ? kFp8Block : kMxBlock; }
 constexpr DType scale_dtype(Quantisation how) { return how == Quantisation::fp8_block ? DType::f32 : DType::u8; }
 /// What follows the weight's name in that of its scales.
 constexpr const char* scale_suffix(Quantisation how) {

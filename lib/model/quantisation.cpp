@@ -24,15 +24,6 @@ bool matches(std::string_view pattern, std::string_view text) {
   return false;
 }
 
-/// Packed experts have a matrix of scales each.
-Shape scale_shape(const Tensor& weight, Quantisation how) {
-  Shape shape = weight.shape;
-  const int rows = shape.size() - 2;
-  shape[rows] = (shape[rows] + block_rows(how) - 1) / block_rows(how);
-  shape[rows + 1] = (shape[rows + 1] + block_columns(how) - 1) / block_columns(how);
-  return shape;
-}
-
 }  // namespace
 
 /// A list names modules ("model.layers.0.mlp.gate"), or what their names contain ("re:" of compressed-tensors is not
@@ -95,16 +86,16 @@ void quantise(Model& model, Quantisation how, bool stored) {
     Tensor& weight = append(tensor);
     if (!is_quantisable(tensor.role) || !is_converted(model.config, tensor.name)) continue;
     const std::int64_t columns = tensor.shape[tensor.shape.size() - 1];
-    if (how == Quantisation::mxfp8 && columns % block_columns(how) != 0) {
+    if (how == Quantisation::mxfp8 && columns % block_size(how).columns != 0) {
       fail_usage("{}: its {} columns are not divisible by MXFP8's blocks of {}", tensor.name, columns,
-                 block_columns(how));
+                 block_size(how).columns);
     }
     if (stored) weight.dtype = DType::f8_e4m3;
     weight.scales = weight.index + 1;
     const std::int32_t of = weight.index;
     Tensor scale{.index = 0,
                  .name = tensor.name + scale_suffix(how),
-                 .shape = scale_shape(tensor, how),
+                 .shape = block_grid(tensor.shape, block_size(how)),
                  .dtype = scale_dtype(how),
                  .role = Role::block_scale,
                  .layer = tensor.layer,

@@ -232,7 +232,7 @@ TEST_P(EveryLayout, StoresEveryElementOnce) {
 
 /// H of two blocks, head_dim of one, I of four, two layers (one of experts).
 model::Config quantised_config(const std::string& family, model::Quantisation how) {
-  const std::int64_t block = block_columns(how);
+  const std::int64_t block = block_size(how).columns;
   model::Config config = small_config(family);
   config.quantisation = how;
   config.hidden_size = 2 * block;
