@@ -68,7 +68,7 @@ void check_parameters(const model::Model& model, const Options& options, const s
                       Violations& out) {
   const layout::ParameterTable table(model);
   for (const Parameter& parameter : parameters(model, options)) {
-    const auto mixer = model::mixer_of(parameter.components.front().role);
+    const auto mixer = facts_of(parameter.components.front().role).mixer;
     if (mixer && named.contains(*mixer)) continue;
     const bool expert = parameter.experts != layout::Experts::none;
     if (expert && options.sizes.ep > 1) continue;
@@ -113,10 +113,11 @@ void check_expert_blocks(const model::Model& model, const Options& options, Viol
   out.require(!packed, part + ": packed experts have no finer blocks; use moe_backend = deep_gemm or EP");
 }
 
-/// vLLM's Qwen3-MoE quantises its router too. A checkpoint has no scales for it.
+/// Where vLLM quantises the router too: a checkpoint has no scales for it.
 void check_router(const model::Model& model, const Options& options, Violations& out) {
   const Config& config = model.config;
-  if (options.quantisation != Quantisation::fp8_block || config.family != "qwen3_moe" || !config.has_quantisation) {
+  if (options.quantisation != Quantisation::fp8_block || !facts_of(config).vllm_quantised_router ||
+      !config.has_quantisation) {
     return;
   }
   const auto router = std::find_if(model.tensors.begin(), model.tensors.end(), [&](const model::Tensor& tensor) {

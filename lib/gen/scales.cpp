@@ -7,7 +7,6 @@
 namespace refit::gen {
 namespace {
 
-using model::Role;
 using model::Tensor;
 
 constexpr std::int64_t kBlock = kFp8Block.rows;
@@ -34,8 +33,7 @@ void refine_scales(model::Model& model, const Options& options) {
   if (repeats == 1) return;
   for (Tensor& tensor : model.tensors) {
     if (tensor.scale_of < 0) continue;
-    const Role weight = model.tensors[static_cast<std::size_t>(tensor.scale_of)].role;
-    if (weight != Role::expert_gate && weight != Role::expert_up && weight != Role::expert_down) continue;
+    if (facts_of(model.tensors[static_cast<std::size_t>(tensor.scale_of)].role).mlp != model::Mlp::expert) continue;
     tensor.repeats = repeats;
     tensor.shape = {tensor.shape[0], repeats, tensor.shape[1], repeats};
   }

@@ -31,7 +31,7 @@ struct TensorList {
   void add_f32(std::string name, const Shape& shape, Role role, std::int64_t layer);
 };
 
-/// One family of architectures.
+/// One family of architectures. Nothing outside its file goes by its name: what it needs otherwise is one of `facts`.
 struct Family {
   std::string_view name;          ///< what model.family takes, e.g. "qwen3_moe"
   std::string_view architecture;  ///< in config.json's `architectures`
@@ -44,6 +44,7 @@ struct Family {
   // begin with "model.language_model.". Empty where there are none.
   std::string_view composite_architecture = {};
   std::string_view composite_model_type = {};
+  FamilyFacts facts = {};
 };
 
 extern const Family kDeepseekV3;

@@ -1,7 +1,6 @@
 // Which weights a quantised model stores in 8 bits, and their block scales.
 
 #include <algorithm>
-#include <array>
 
 #include "core/error.hpp"
 #include "model/config_file.hpp"
@@ -64,16 +63,6 @@ void read_quantisation(ConfigFile& file, Config& config) {
   });
 }
 
-bool is_quantisable(Role role) {
-  constexpr std::array kLinear{Role::q_proj,          Role::k_proj,      Role::v_proj,           Role::q_gate_proj,
-                               Role::o_proj,          Role::q_a_proj,    Role::q_b_proj,         Role::kv_a_proj,
-                               Role::kv_b_proj,       Role::mla_o_proj,  Role::gate_proj,        Role::up_proj,
-                               Role::down_proj,       Role::expert_gate, Role::expert_up,        Role::expert_down,
-                               Role::packed_gate_up,  Role::packed_down, Role::shared_gate_proj, Role::shared_up_proj,
-                               Role::shared_down_proj};
-  return std::find(kLinear.begin(), kLinear.end(), role) != kLinear.end();
-}
-
 void quantise(Model& model, Quantisation how, bool stored) {
   if (how == Quantisation::none) return;
   std::vector<Tensor> all;
@@ -84,7 +73,7 @@ void quantise(Model& model, Quantisation how, bool stored) {
   };
   for (const Tensor& tensor : model.tensors) {
     Tensor& weight = append(tensor);
-    if (!is_quantisable(tensor.role) || !is_converted(model.config, tensor.name)) continue;
+    if (!facts_of(tensor.role).is_quantisable || !is_converted(model.config, tensor.name)) continue;
     const std::int64_t columns = tensor.shape[tensor.shape.size() - 1];
     if (how == Quantisation::mxfp8 && columns % block_size(how).columns != 0) {
       fail_usage("{}: its {} columns are not divisible by MXFP8's blocks of {}", tensor.name, columns,

@@ -57,7 +57,7 @@ void check_parameters(const model::Model& model, const Options& options, const s
                       std::vector<std::string>& out) {
   const layout::ParameterTable first(model);
   for (const layout::Parameter& parameter : parameters(model, options)) {
-    const auto mixer = model::mixer_of(parameter.components.front().role);
+    const auto mixer = facts_of(parameter.components.front().role).mixer;
     if (mixer && named.contains(*mixer)) continue;
     const bool expert = parameter.experts != layout::Experts::none;
     const std::int64_t size = expert ? options.sizes.etp : options.sizes.tp;

@@ -27,7 +27,7 @@ void add_vocabulary(Rules& rules) {
   if (!rules.config.tied || rules.options.sizes.pp > 1) {
     rules.table.add(vocabulary(rules, std::string(kOutputLayer), Role::lm_head));
   }
-  const bool hybrid = rules.config.family == "nemotron_h";  // Megatron's HybridModel
+  const bool hybrid = facts_of(rules.config).megatron_hybrid_model;
   rules.table.whole(hybrid ? "decoder.final_norm.weight" : "decoder.final_layernorm.weight", Role::final_norm);
 }
 
