@@ -27,7 +27,7 @@ void add_vocabulary(Rules& rules) {
 
 /// Constructors give all scales of experts the value 1, which those of padding keep.
 layout::ScaleRules scale_rules(const model::Model& model, const Options& options) {
-  return {options.quantisation, false, 1, 1, 1.0, scale_repeats(model, options)};
+  return {options.weight_format, false, 1, 1, 1.0, scale_repeats(model, options)};
 }
 
 std::vector<Parameter> parameters(const model::Model& model, const Options& options) {

@@ -13,7 +13,7 @@ ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Paramete
     : model_(model),
       parameters_(std::move(parameters)),
       precision_(precision),
-      is_quantised_(scales.quantisation != model::Quantisation::none),
+      is_quantised_(scales.weight_format != model::WeightFormat::unquantised),
       scales_(parameters_.size(), -1) {
   std::array<std::vector<std::int32_t>, model::kRoles> by_role;
   for (std::int32_t p = 0; p < static_cast<std::int32_t>(parameters_.size()); ++p) {

@@ -14,7 +14,7 @@ namespace refit::layout {
 class QuantisedLayout final : public Layout {
  public:
   /// Keeps references. `truth` stores none of the block scales that `model` lists.
-  QuantisedLayout(const model::Model& model, const Layout& truth, model::Quantisation how)
+  QuantisedLayout(const model::Model& model, const Layout& truth, model::WeightFormat how)
       : model_(model), truth_(truth), how_(how) {}
 
   std::int32_t ranks() const override { return truth_.ranks(); }
@@ -45,7 +45,7 @@ class QuantisedLayout final : public Layout {
 
   const model::Model& model_;
   const Layout& truth_;
-  model::Quantisation how_;
+  model::WeightFormat how_;
 };
 
 }  // namespace refit::layout

@@ -60,7 +60,7 @@ extern const Family kQwen3Next;
 
 /// Reads `quantization_config`: FP8 in blocks of 128 x 128, or MXFP8 in any of its three spellings. All else is a
 /// problem.
-void read_quantisation(ConfigFile& file, Config& config);
+void read_weight_format(ConfigFile& file, Config& config);
 
 /// Puts the scales of the KV cache behind all other tensors, in order of layers, each layer's q, k, v. Errors (usage):
 /// one scale by two names, or of another dtype than weights have.

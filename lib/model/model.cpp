@@ -100,7 +100,7 @@ Model build_model(const Config& config, bool lm_head_present) {
   TensorList list{config, !config.tied || lm_head_present, nullptr, {}};
   family->list(list);
   Model model{config, std::move(list.tensors)};
-  quantise(model, config.quantisation, true);
+  quantise(model, config.weight_format, true);
   return model;
 }
 

@@ -45,19 +45,20 @@ struct Tensor {
   Shape file_shape() const;
 };
 
-/// How the values of linear layers are stored in 8 bits.
-enum class Quantisation : std::uint8_t {
-  none,
+/// How the weights of linear layers are kept, in a checkpoint or on a side: with the dtypes that they have, or in 8
+/// bits with block scales. Whose arithmetic makes these of others is a Quantiser (core/quantiser.hpp).
+enum class WeightFormat : std::uint8_t {
+  unquantised,
   fp8_block,  ///< F8_E4M3, a float32 for each block of 128 x 128: "X.weight_scale_inv" [ceil(N/128), ceil(K/128)]
   mxfp8       ///< F8_E4M3, an E8M0 byte for each 32 columns of a row: "X.weight_scale" [N, K/32]
 };
 
 /// The size of a block, and the dtype of its scale.
-constexpr BlockSize block_size(Quantisation how) { return how == Quantisation::fp8_block ? kFp8Block : kMxBlock; }
-constexpr DType scale_dtype(Quantisation how) { return how == Quantisation::fp8_block ? DType::f32 : DType::u8; }
+constexpr BlockSize block_size(WeightFormat how) { return how == WeightFormat::fp8_block ? kFp8Block : kMxBlock; }
+constexpr DType scale_dtype(WeightFormat how) { return how == WeightFormat::fp8_block ? DType::f32 : DType::u8; }
 /// What follows the weight's name in that of its scales.
-constexpr const char* scale_suffix(Quantisation how) {
-  return how == Quantisation::fp8_block ? "_scale_inv" : "_scale";
+constexpr const char* scale_suffix(WeightFormat how) {
+  return how == WeightFormat::fp8_block ? "_scale_inv" : "_scale";
 }
 
 /// Sizes of a Mamba2 mixer.
@@ -113,15 +114,15 @@ struct Config {
   LatentAttention mla;
   Mamba mamba;
   GatedDeltaNet gdn;
-  std::vector<bool> dense_layer;                   ///< of a MoE model: layers without experts; empty = none
-  std::vector<Mixer> mixers;                       ///< of every layer; empty = attention in all
-  bool tied = false;                               ///< tie_word_embeddings
-  bool attention_bias = false;                     ///< q, k, v (and o where the family has it) carry a bias
-  DType dtype = DType::bf16;                       ///< torch_dtype / dtype; bf16 where config.json has neither
-  Quantisation quantisation = Quantisation::none;  ///< of the checkpoint, by its quantization_config
-  std::vector<std::string> not_converted;          ///< modules that are not quantised; `*` stands for any text
-  bool has_quantisation = false;                   ///< config.json says what is quantised, so that an engine goes by it
-  bool truncated = false;  ///< `layers` is less than config.json's: a checkpoint's others are skipped
+  std::vector<bool> dense_layer;                           ///< of a MoE model: layers without experts; empty = none
+  std::vector<Mixer> mixers;                               ///< of every layer; empty = attention in all
+  bool tied = false;                                       ///< tie_word_embeddings
+  bool attention_bias = false;                             ///< q, k, v (and o where the family has it) carry a bias
+  DType dtype = DType::bf16;                               ///< torch_dtype / dtype; bf16 where config.json has neither
+  WeightFormat weight_format = WeightFormat::unquantised;  ///< of the checkpoint, by its quantization_config
+  std::vector<std::string> not_converted;                  ///< modules that are not quantised; `*` stands for any text
+  bool has_quantization_config = false;  ///< config.json says what is quantised, so that an engine goes by it
+  bool truncated = false;                ///< `layers` is less than config.json's: a checkpoint's others are skipped
 
   // MTP layers, which follow the decoder's, have attention and experts.
   bool is_moe(std::int64_t layer) const {
@@ -178,7 +179,7 @@ bool is_converted(const Config& config, std::string_view tensor_name);
 /// Marks the weights of linear layers as quantised, but for those that the configuration does not convert, and lists
 /// each one's block scales behind it. `stored`: values are F8_E4M3; else they keep their dtype, and become so on the
 /// way to an engine: then the scales have no source of their own. Errors (usage): a width that blocks do not divide.
-void quantise(Model& model, Quantisation how, bool stored);
+void quantise(Model& model, WeightFormat how, bool stored);
 
 /// Whether a scale of the KV cache may have that value: positive, normal, and finite as bfloat16.
 bool is_legal_cache_scale(double value);

@@ -40,8 +40,8 @@ void add_multi_token_prediction(Rules& rules) {
 }
 
 layout::ScaleRules scale_rules(const Options& options) {
-  const bool mx = options.quantisation == model::Quantisation::mxfp8;
-  return {options.quantisation, true, mx ? 128 : 1, 4};
+  const bool mx = options.weight_format == model::WeightFormat::mxfp8;
+  return {options.weight_format, true, mx ? 128 : 1, 4};
 }
 
 std::vector<Parameter> parameters(const model::Model& model, const Options& options) {

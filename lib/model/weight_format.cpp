@@ -34,26 +34,26 @@ bool is_converted(const Config& config, std::string_view tensor_name) {
   });
 }
 
-void read_quantisation(ConfigFile& file, Config& config) {
+void read_weight_format(ConfigFile& file, Config& config) {
   constexpr std::string_view kSection = "quantization_config";
-  config.has_quantisation = true;
+  config.has_quantization_config = true;
   file.within(kSection, [&] {
     const std::string method = file.text("quant_method");
     if (method == "fp8") {
-      config.quantisation = Quantisation::fp8_block;
+      config.weight_format = WeightFormat::fp8_block;
       if (file.has("fmt") && file.text("fmt") != "e4m3") file.problem(kSection, "fmt must be e4m3");
       if (file.indices("weight_block_size") != std::vector<std::int64_t>{128, 128}) {
         file.problem(kSection, "weight_block_size must be [128, 128]: other scales of FP8 have no layout rule");
       }
       config.not_converted = file.texts(file.has("ignored_layers") ? "ignored_layers" : "modules_to_not_convert");
     } else if (method == "mxfp8") {
-      config.quantisation = Quantisation::mxfp8;
+      config.weight_format = WeightFormat::mxfp8;
       config.not_converted = file.texts("ignored_layers");
     } else if (method == "modelopt" && file.text("quant_algo") == "MXFP8") {
-      config.quantisation = Quantisation::mxfp8;
+      config.weight_format = WeightFormat::mxfp8;
       config.not_converted = file.texts("exclude_modules");
     } else if (method == "compressed-tensors" && file.text("format") == "mxfp8-quantized") {
-      config.quantisation = Quantisation::mxfp8;
+      config.weight_format = WeightFormat::mxfp8;
       config.not_converted = file.texts("ignore");
     } else {
       file.problem(kSection, fmt::format("has the unknown quant_method {}; known are fp8 with weight_block_size [128, "
@@ -63,8 +63,8 @@ void read_quantisation(ConfigFile& file, Config& config) {
   });
 }
 
-void quantise(Model& model, Quantisation how, bool stored) {
-  if (how == Quantisation::none) return;
+void quantise(Model& model, WeightFormat how, bool stored) {
+  if (how == WeightFormat::unquantised) return;
   std::vector<Tensor> all;
   const auto append = [&all](Tensor tensor) -> Tensor& {
     tensor.index = static_cast<std::int32_t>(all.size());
@@ -75,7 +75,7 @@ void quantise(Model& model, Quantisation how, bool stored) {
     Tensor& weight = append(tensor);
     if (!facts_of(tensor.role).is_quantisable || !is_converted(model.config, tensor.name)) continue;
     const std::int64_t columns = tensor.shape[tensor.shape.size() - 1];
-    if (how == Quantisation::mxfp8 && columns % block_size(how).columns != 0) {
+    if (how == WeightFormat::mxfp8 && columns % block_size(how).columns != 0) {
       fail_usage("{}: its {} columns are not divisible by MXFP8's blocks of {}", tensor.name, columns,
                  block_size(how).columns);
     }
