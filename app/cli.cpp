@@ -238,12 +238,12 @@ void add_synth(CLI::App& app, Arguments& arguments) {
   command->add_option("--layers", arguments.synth.layers, "The first layers only; 0 = all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  const std::map<std::string, model::Quantisation> quantisations{{"fp8", model::Quantisation::fp8_block},
-                                                                 {"mxfp8", model::Quantisation::mxfp8}};
+  const std::map<std::string, model::WeightFormat> formats{{"fp8", model::WeightFormat::fp8_block},
+                                                           {"mxfp8", model::WeightFormat::mxfp8}};
   command
-      ->add_option("--quantisation", arguments.synth.quantisation,
+      ->add_option("--quantisation", arguments.synth.weight_format,
                    "fp8 (blocks of 128 x 128) | mxfp8: of the linear layers; as config.json says where it is not given")
-      ->transform(CLI::CheckedTransformer(quantisations));
+      ->transform(CLI::CheckedTransformer(formats));
   command->add_option("--format", arguments.format, "safetensors | hdf5")
       ->check(CLI::IsMember({"safetensors", "hdf5"}))
       ->capture_default_str();

@@ -47,9 +47,9 @@ void print_totals(const char* label, const Totals& totals) {
         grouped(totals.bytes));
 }
 
-std::string_view quantised(model::Quantisation how) {
-  if (how == model::Quantisation::none) return "";
-  return how == model::Quantisation::fp8_block ? ", linear layers in FP8 with blocks of 128 x 128"
+std::string_view quantised(model::WeightFormat how) {
+  if (how == model::WeightFormat::unquantised) return "";
+  return how == model::WeightFormat::fp8_block ? ", linear layers in FP8 with blocks of 128 x 128"
                                                : ", linear layers in MXFP8";
 }
 
@@ -58,7 +58,7 @@ void print_config(const model::Config& config) {
         config.hidden_size, config.vocab_size, config.attention_heads, config.kv_heads, config.head_dim);
   if (config.experts > 0) print(", {} experts of {}", config.experts, config.expert_intermediate_size);
   if (config.intermediate_size > 0) print(", intermediate {}", config.intermediate_size);
-  print(", {}{}{}\n", name(config.dtype), quantised(config.quantisation), config.tied ? ", tied" : "");
+  print(", {}{}{}\n", name(config.dtype), quantised(config.weight_format), config.tied ? ", tied" : "");
 }
 
 /// Totals of the model; where it is tied, with and without the second copy of the embedding.

@@ -12,7 +12,7 @@ int synth(const SynthOptions& options) {
   const kernels::Runtime runtime;
   const std::string config = config_path(options.config, options.inputs);
   model::Config parsed = model::read_config(config, options.family, options.layers);
-  if (options.quantisation != model::Quantisation::none) parsed.quantisation = options.quantisation;
+  if (options.weight_format != model::WeightFormat::unquantised) parsed.weight_format = options.weight_format;
   if (options.tied_lm_head && !parsed.tied) fail_usage("--tied-lm-head: {} is not tied", config);
   const model::Model model = model::build_model(parsed, options.tied_lm_head);
   checkpoint::synthesise(model, config, options.output, options.format, static_cast<std::uint64_t>(options.seed),

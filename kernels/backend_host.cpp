@@ -1,6 +1,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/box.hpp"
 #include "kernels/backend.hpp"
 
 namespace refit::kernels::backend {
@@ -10,7 +11,7 @@ int select_device(int, int) { return 0; }
 std::string device_uuid() { return {}; }
 
 std::byte* allocate_device(std::int64_t bytes) {
-  const std::int64_t whole = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  const std::int64_t whole = round_up(bytes, kAlignment);
   return static_cast<std::byte*>(
       std::aligned_alloc(static_cast<std::size_t>(kAlignment), static_cast<std::size_t>(whole)));
 }

@@ -503,7 +503,7 @@ void run_range(const ExecutionSpace& space, const std::byte* source, std::byte* 
   const std::uintptr_t bits = reinterpret_cast<std::uintptr_t>(source) | reinterpret_cast<std::uintptr_t>(destination) |
                               static_cast<std::uintptr_t>(bytes);
   const std::int32_t unit = bits % kChunk == 0 ? kChunk : 1;
-  launch<1>(space, label, (bytes + kItemBytes - 1) / kItemBytes, RangeCopy{source, destination, bytes, unit});
+  launch<1>(space, label, ceil_div(bytes, kItemBytes), RangeCopy{source, destination, bytes, unit});
 }
 
 }  // namespace refit::kernels

@@ -236,10 +236,10 @@ void signed_row_sums(const ExecutionSpace& space, const Region& region, std::uin
 /// float32. Blocks begin at multiples of their size, a power of two, in the tensor's last two dimensions; those before
 /// them count matrices.
 struct BlockScales {
-  const std::byte* data = nullptr;                     ///< the scale of the block in which the region begins
-  DType dtype = DType::f32;                            ///< F32, or U8 for E8M0 bytes
-  Extents strides;                                     ///< in scales: from matrix to matrix, to the block below, right
-  std::int64_t block_rows = 128, block_columns = 128;  ///< e.g. 32, 32 where scales are repeated 4 x 4 times
+  const std::byte* data = nullptr;  ///< the scale of the block in which the region begins
+  DType dtype = DType::f32;         ///< F32, or U8 for E8M0 bytes
+  Extents strides;                  ///< in scales: from matrix to matrix, to the block below, right
+  BlockSize block = kFp8Block;      ///< e.g. 32 x 32 where scales are repeated 4 x 4 times
 };
 
 /// The same sums of the values of a region of E4M3 bytes with scales.

@@ -21,7 +21,7 @@ namespace {
 constexpr int kWarp = 32;
 constexpr int kWarps = kLanes / kWarp;
 constexpr int kElements = 16;  ///< of a lane: what it writes in one store
-constexpr int kBlock = block_rows(Quantiser::nemo_rl);
+constexpr int kBlock = block_size(Quantiser::nemo_rl).rows;
 
 KOKKOS_FORCEINLINE_FUNCTION std::uint32_t larger(std::uint32_t a, std::uint32_t b) { return a > b ? a : b; }
 
@@ -101,7 +101,7 @@ KOKKOS_FORCEINLINE_FUNCTION float value_at(const QuantiseItem& item, std::int64_
 
 /// Elements of an item one by one, whatever they are.
 template <typename From>
-KOKKOS_INLINE_FUNCTION void quantise_elements(const QuantiseItem& item, const Span& rows, const Span& columns,
+KOKKOS_INLINE_FUNCTION void quantise_elements(const QuantiseItem& item, const Interval& rows, const Interval& columns,
                                               float factor, int lane, int lanes) {
   const Quantiser quantiser = item.quantiser;
   LaneWalk at(static_cast<std::uint32_t>(lane), static_cast<std::uint32_t>(lanes),
@@ -304,7 +304,7 @@ struct WholeRows {
           store(item.destination + row[k] * item.destination_stride[0] + column[k] * kElements, 0,
                 quantised<From>(values[k], scale.factor));
         } else {
-          const Span of_row{item.rows.begin + row[k], item.rows.begin + row[k] + 1};
+          const Interval of_row{item.rows.begin + row[k], item.rows.begin + row[k] + 1};
           const std::int64_t first_column = item.columns.begin + column[k] * kElements;
           quantise_elements<From>(item, of_row, {first_column, first_column + kElements}, scale.factor, 0, 1);
         }
@@ -368,8 +368,8 @@ struct AnyBlocks {
 
   /// Of those values that a lane reads.
   template <typename From>
-  KOKKOS_FORCEINLINE_FUNCTION static std::uint32_t largest(const QuantiseItem& item, const Span& rows,
-                                                           const Span& columns, int lane, int lanes) {
+  KOKKOS_FORCEINLINE_FUNCTION static std::uint32_t largest(const QuantiseItem& item, const Interval& rows,
+                                                           const Interval& columns, int lane, int lanes) {
     std::uint32_t result = 0;
     LaneWalk at(static_cast<std::uint32_t>(lane), static_cast<std::uint32_t>(lanes),
                 static_cast<std::uint32_t>(columns.size()));

@@ -53,11 +53,11 @@ class HostBlocks {
     return std::bit_cast<float>(static_cast<std::uint32_t>(convert<From, F32>(bits)));
   }
 
-  ValueRows rows_of(const Span& rows, const Span& columns) const {
+  ValueRows rows_of(const Interval& rows, const Interval& columns) const {
     return {item_.value(rows.begin, columns.begin, kSize), item_.source_stride[0], rows.size(), columns.size()};
   }
 
-  std::uint32_t largest(const Span& rows, const Span& columns) const {
+  std::uint32_t largest(const Interval& rows, const Interval& columns) const {
     if (item_.source_stride[1] == 1) return largest_magnitude(From{}, rows_of(rows, columns));
     std::uint32_t result = 0;
     for (std::int64_t r = rows.begin; r < rows.end; ++r) {
@@ -67,8 +67,8 @@ class HostBlocks {
   }
 
   void quantise(const BlockOfItem& block, bool numbers, float factor) const {
-    const Span& rows = block.item_rows;
-    const Span& columns = block.item_columns;
+    const Interval& rows = block.item_rows;
+    const Interval& columns = block.item_columns;
     if (numbers && item_.source_stride[1] == 1 && item_.destination_stride[1] == 1) {
       return quantise_rows(From{}, rows_of(rows, columns), factor, item_.byte(rows.begin, columns.begin),
                            item_.destination_stride[0]);

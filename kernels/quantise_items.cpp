@@ -11,21 +11,17 @@ namespace {
 
 /// The spans of a tile's rows or columns, in its matrix.
 struct Axis {
-  Span tile, source;
+  Interval tile, source;
   std::int64_t matrix, block;
 
   /// The same of a part of the tile.
-  Axis with(const Span& part) const { return {part, source, matrix, block}; }
-  bool ends_at(std::int64_t index) const { return index % block == 0 || index == matrix; }
+  Axis with(const Interval& part) const { return {part, source, matrix, block}; }
   /// The tile's indices of blocks that it has whole, or as far as the matrix has them; may be empty.
-  Span whole() const {
-    const std::int64_t begin = (tile.begin + block - 1) / block * block;
-    const std::int64_t end = ends_at(tile.end) ? tile.end : tile.end / block * block;
-    return {std::min(begin, tile.end), std::max(end, std::min(begin, tile.end))};
-  }
+  Interval whole() const { return whole_blocks(tile, block, matrix); }
   /// Of the blocks that the tile touches.
-  Span touched() const {
-    return {tile.begin / block * block, std::min((tile.end + block - 1) / block * block, matrix)};
+  Interval touched() const {
+    const Interval blocks = touched_blocks(tile, block);
+    return {blocks.begin * block, std::min(blocks.end * block, matrix)};
   }
 };
 
@@ -35,21 +31,19 @@ struct Axes {
   Axes(const Axis& of_rows, const Axis& of_columns) : rows(of_rows), columns(of_columns) {}
   explicit Axes(const Tile& tile) {
     const Blocks& blocks = *tile.blocks;
+    const BlockSize block = block_size(blocks.quantiser);
     const int last = tile.extent.size() - 1;
     const std::int64_t row_end = blocks.row + tile.extent[last - 1];
     const std::int64_t column_end = blocks.column + tile.extent[last];
-    rows = {{blocks.row, row_end},
-            {blocks.row - blocks.above, row_end + blocks.below},
-            blocks.rows,
-            block_rows(blocks.quantiser)};
+    rows = {{blocks.row, row_end}, {blocks.row - blocks.above, row_end + blocks.below}, blocks.rows, block.rows};
     columns = {{blocks.column, column_end},
                {blocks.column - blocks.left, column_end + blocks.right},
                blocks.columns,
-               block_columns(blocks.quantiser)};
+               block.columns};
   }
 
   /// The same of a part of the tile.
-  Axes with(const Span& part_rows, const Span& part_columns) const {
+  Axes with(const Interval& part_rows, const Interval& part_columns) const {
     return {rows.with(part_rows), columns.with(part_columns)};
   }
   /// Whether the source has all of the blocks that the tile touches.
@@ -66,8 +60,8 @@ void check(const Tile& tile) {
   REFIT_ASSERT(tile.destination == nullptr || tile.destination_strides.size() == dimensions);
   REFIT_ASSERT(blocks.maxima == nullptr || blocks.maxima_strides.size() == dimensions);
   REFIT_ASSERT(blocks.scales == nullptr || blocks.scale_strides.size() == dimensions);
-  REFIT_ASSERT(blocks.repeats > 0 && block_rows(blocks.quantiser) % blocks.repeats == 0);
-  REFIT_ASSERT(!is_mx(blocks.quantiser) || blocks.columns % block_columns(blocks.quantiser) == 0);
+  REFIT_ASSERT(blocks.repeats > 0 && block_size(blocks.quantiser).rows % blocks.repeats == 0);
+  REFIT_ASSERT(!is_mx(blocks.quantiser) || blocks.columns % block_size(blocks.quantiser).columns == 0);
   REFIT_ASSERT(blocks.row >= 0 && blocks.row + tile.extent[dimensions - 2] <= blocks.rows);
   REFIT_ASSERT(blocks.column >= 0 && blocks.column + tile.extent[dimensions - 1] <= blocks.columns);
   REFIT_ASSERT(blocks.last == nullptr || dimensions == 2 ||
@@ -97,7 +91,7 @@ QuantiseKind kind_of(const QuantiseItem& item, const Axes& axes) {
 }
 
 /// The part of a tile of one matrix that has those rows and columns.
-QuantiseItem make_item(const Tile& whole, const Axes& axes, const Span& rows, const Span& columns) {
+QuantiseItem make_item(const Tile& whole, const Axes& axes, const Interval& rows, const Interval& columns) {
   const int last = whole.extent.size() - 1;
   const Tile tile = part_of(part_of(whole, last - 1, rows.begin - axes.rows.tile.begin, rows.size()), last,
                             columns.begin - axes.columns.tile.begin, columns.size());
@@ -136,10 +130,10 @@ QuantiseItem make_item(const Tile& whole, const Axes& axes, const Span& rows, co
 /// Calls with_span for the tile's indices before its whole blocks, for these in steps of `step`, and for those behind.
 template <typename WithSpan>
 void split(const Axis& axis, std::int64_t step, const WithSpan& with_span) {
-  const Span whole = axis.whole();
-  if (axis.tile.begin < whole.begin) with_span(Span{axis.tile.begin, whole.begin});
-  for (std::int64_t i = whole.begin; i < whole.end; i += step) with_span(Span{i, std::min(i + step, whole.end)});
-  if (whole.end < axis.tile.end) with_span(Span{whole.end, axis.tile.end});
+  const Interval whole = axis.whole();
+  if (axis.tile.begin < whole.begin) with_span(Interval{axis.tile.begin, whole.begin});
+  for (std::int64_t i = whole.begin; i < whole.end; i += step) with_span(Interval{i, std::min(i + step, whole.end)});
+  if (whole.end < axis.tile.end) with_span(Interval{whole.end, axis.tile.end});
 }
 
 /// Of a tile of one matrix.
@@ -149,8 +143,8 @@ void append(const Tile& tile, std::int64_t elements, std::int32_t signal, std::v
                                                         std::max(axes.columns.block, axes.columns.tile.size()));
   const std::int64_t wide = columns / axes.columns.block * axes.columns.block;
   const std::int64_t high = std::max(axes.rows.block, elements / wide / axes.rows.block * axes.rows.block);
-  split(axes.rows, high, [&](const Span& rows) {
-    split(axes.columns, wide, [&](const Span& of_columns) {
+  split(axes.rows, high, [&](const Interval& rows) {
+    split(axes.columns, wide, [&](const Interval& of_columns) {
       items.push_back(make_item(tile, axes, rows, of_columns));
       items.back().signal = signal;
     });
@@ -175,7 +169,8 @@ Tile part_of(const Tile& tile, int dimension, std::int64_t first, std::int64_t c
   std::int64_t moved_small = first;
   if (is_row || is_column) {
     std::int64_t& at = is_row ? blocks.row : blocks.column;
-    const std::int64_t size = is_row ? block_rows(blocks.quantiser) : block_columns(blocks.quantiser);
+    const BlockSize block = block_size(blocks.quantiser);
+    const std::int64_t size = is_row ? block.rows : block.columns;
     const std::int64_t small = size / blocks.repeats;
     moved = (at + first) / size - at / size;
     moved_small = (at + first) / small - at / small;
@@ -207,8 +202,8 @@ std::int64_t bytes_read(const Tile& tile) {
   if (own == 0 || tile.destination == nullptr) return own * byte_size(tile.from);
   const Axes axes(tile);
   std::int64_t values = 0;
-  split(axes.rows, axes.rows.matrix, [&](const Span& rows) {
-    split(axes.columns, axes.columns.matrix, [&](const Span& columns) {
+  split(axes.rows, axes.rows.matrix, [&](const Interval& rows) {
+    split(axes.columns, axes.columns.matrix, [&](const Interval& columns) {
       const Axes part = axes.with(rows, columns);
       values +=
           part.in_source() ? part.rows.touched().size() * part.columns.touched().size() : rows.size() * columns.size();

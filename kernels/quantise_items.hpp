@@ -22,21 +22,14 @@ enum class QuantiseKind : std::uint8_t {
 };
 inline constexpr int kQuantiseKinds = 3;
 
-/// Indices begin .. end - 1 of rows or columns of a matrix.
-struct Span {
-  std::int64_t begin, end;
-  REFIT_FUNCTION std::int64_t size() const { return end - begin; }
-  REFIT_FUNCTION bool holds(const Span& other) const { return begin <= other.begin && other.end <= end; }
-};
-
 /// Strides go from row to row and from column to column (of values, of blocks, of smaller blocks), in elements.
 struct QuantiseItem {
   const std::byte* source;  ///< of the item's first element
   std::byte* destination;   ///< null: the item raises maxima
   std::int64_t source_stride[2];
   std::int64_t destination_stride[2];
-  Span rows, columns;                ///< of the item, in its matrix
-  Span source_rows, source_columns;  ///< what the source has
+  Interval rows, columns;                ///< of the item, in its matrix
+  Interval source_rows, source_columns;  ///< what the source has
   std::int64_t matrix_rows, matrix_columns;
   std::uint32_t* maxima;  ///< of the item's first block
   std::int64_t maxima_stride[2];
@@ -65,17 +58,18 @@ struct BlockShift {
 REFIT_FUNCTION BlockShift block_shift(Quantiser quantiser) {
   return is_mx(quantiser) ? BlockShift{0, 5} : BlockShift{7, 7};
 }
+static_assert(kMxBlock == BlockSize{1 << 0, 1 << 5} && kFp8Block == BlockSize{1 << 7, 1 << 7});
 
 /// How many blocks a span touches.
-REFIT_FUNCTION std::int64_t blocks_of(const Span& span, int shift) {
+REFIT_FUNCTION std::int64_t blocks_of(const Interval& span, int shift) {
   return ((span.end - 1) >> shift) - (span.begin >> shift) + 1;
 }
 
 /// A block that an item touches.
 struct BlockOfItem {
-  Span rows, columns;            ///< what the matrix has of it
-  Span item_rows, item_columns;  ///< what the item has of it
-  bool is_ragged;                ///< the matrix does not have all of it
+  Interval rows, columns;            ///< what the matrix has of it
+  Interval item_rows, item_columns;  ///< what the item has of it
+  bool is_ragged;                    ///< the matrix does not have all of it
   bool is_in_source;
   std::uint32_t* maximum;
 
@@ -90,7 +84,7 @@ struct BlockOfItem {
         is_in_source(item.source_rows.holds(rows) && item.source_columns.holds(columns)),
         maximum(item.maxima + i * item.maxima_stride[0] + j * item.maxima_stride[1]) {}
 
-  REFIT_FUNCTION static Span within(std::int64_t begin, int shift, const Span& all) {
+  REFIT_FUNCTION static Interval within(std::int64_t begin, int shift, const Interval& all) {
     const std::int64_t end = begin + (std::int64_t{1} << shift);
     return {begin > all.begin ? begin : all.begin, end < all.end ? end : all.end};
   }

@@ -139,8 +139,7 @@ std::uint8_t byte_of(Quantiser quantiser, float value, float factor) {
 
 void quantise_reference(Quantiser quantiser, const std::byte* values, DType from, std::int64_t rows,
                         std::int64_t columns, std::int64_t row_stride, std::uint8_t* bytes, std::byte* scales) {
-  const std::int64_t height = block_rows(quantiser);
-  const std::int64_t width = block_columns(quantiser);
+  const auto [height, width] = block_size(quantiser);
   REFIT_ASSERT(is_castable(from));
   REFIT_ASSERT(!is_mx(quantiser) || columns % width == 0);
   const Matrix matrix{values, from, rows, columns, row_stride};

@@ -10,7 +10,7 @@
 namespace refit::kernels {
 
 /// Quantises the matrix [rows, columns] of type `from` (F32, F16 or BF16) whose rows start `row_stride` elements apart.
-/// `bytes` receives [rows, columns] E4M3 bytes, and `scales` ceil(rows / block_rows) x ceil(columns / block_columns)
+/// `bytes` receives [rows, columns] E4M3 bytes, and `scales` block_grid({rows, columns})
 /// scales of scale_dtype(quantiser), both row-major without gaps. `columns` is a multiple of 32 where is_mx(quantiser).
 ///
 /// Written after the quantisers' own Python, operation by operation, with std::log2, std::frexp and std::nearbyint;

@@ -7,7 +7,7 @@ namespace refit::kernels {
 
 namespace {
 
-constexpr std::int64_t kMxColumns = block_columns(Quantiser::mxfp8);
+constexpr std::int64_t kMxColumns = block_size(Quantiser::mxfp8).columns;
 
 /// A value's bits without its sign, in a type whose maximum every vector unit has.
 template <typename From>

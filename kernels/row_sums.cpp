@@ -66,8 +66,8 @@ struct ScaledValues {
       REFIT_ASSERT(size > 0 && std::has_single_bit(static_cast<std::uint64_t>(size)));
       return std::countr_zero(static_cast<std::uint64_t>(size));
     };
-    row_shift = shift_of(of.block_rows);
-    column_shift = shift_of(of.block_columns);
+    row_shift = shift_of(of.block.rows);
+    column_shift = shift_of(of.block.columns);
   }
 
   struct Row {

@@ -25,8 +25,8 @@ KOKKOS_INLINE_FUNCTION void transpose(const CopyItem& item, const Member& member
   const int along = item.along;
   const int first = along == 0 ? 1 : 0;  // the other two dimensions, whose order is free
   const int second = along == 2 ? 1 : 2;
-  const std::int64_t row_tiles = (item.extent[along] + kTileSide - 1) / kTileSide;
-  const std::int64_t column_tiles = (item.extent[3] + kTileSide - 1) / kTileSide;
+  const std::int64_t row_tiles = ceil_div(item.extent[along], kTileSide);
+  const std::int64_t column_tiles = ceil_div(item.extent[3], kTileSide);
   const std::int64_t tiles = row_tiles * column_tiles;
   // Own copies: a store through std::byte may change what `item` refers to.
   const std::int64_t source_row = item.source_stride[along];

@@ -64,8 +64,8 @@ Cut cut(const Rows& rows, std::int64_t columns, std::int64_t elements) {
   Cut result{};
   result.columns_per_item = std::min(columns, rows.columns);
   result.rows_per_item = std::clamp<std::int64_t>(elements / result.columns_per_item, 1, rows.rows);
-  result.column_items = (rows.columns + result.columns_per_item - 1) / result.columns_per_item;
-  result.items = result.column_items * ((rows.rows + result.rows_per_item - 1) / result.rows_per_item);
+  result.column_items = ceil_div(rows.columns, result.columns_per_item);
+  result.items = result.column_items * ceil_div(rows.rows, result.rows_per_item);
   return result;
 }
 

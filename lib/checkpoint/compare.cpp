@@ -17,16 +17,6 @@ std::string grouped(std::int64_t count) {
   return text;
 }
 
-/// The index of element `linear` of a row-major array.
-Extents index_of(std::int64_t linear, const Shape& shape) {
-  Extents index = Extents::filled(shape.size(), 0);
-  for (int d = shape.size() - 1; d >= 0; --d) {
-    index[d] = linear % shape[d];
-    linear /= shape[d];
-  }
-  return index;
-}
-
 /// Elements of two streams that differ in any bit.
 class ElementCount {
  public:
@@ -67,7 +57,7 @@ std::string difference(const Entry& a, const Entry& b, TensorStream& stream_a, T
   }
   if (elements.count == 0) return "";
   return fmt::format("{} of {} elements differ, first at {}", grouped(elements.count), grouped(product(a.info.shape)),
-                     to_string(index_of(elements.first, a.info.shape)));
+                     to_string(unravel(elements.first, a.info.shape)));
 }
 
 class Comparison {

@@ -16,7 +16,7 @@ constexpr const char* kLayers = "num_hidden_layers";
 constexpr const char* kPattern = "hybrid_override_pattern";
 constexpr const char* kLayerBlocks = "layers_block_type";
 constexpr const char* kMtpLayers = "num_nextn_predict_layers";
-constexpr const char* kQuantisation = "quantization_config";
+constexpr const char* kQuantizationConfig = "quantization_config";
 
 nlohmann::ordered_json parse(const std::string& path) {
   using Json = nlohmann::ordered_json;
@@ -53,24 +53,25 @@ void cut_lists(nlohmann::ordered_json& config, std::int64_t layers) {
   }
 }
 
-using model::Quantisation;
+using model::WeightFormat;
 
 /// Of a configuration that the model has been read from.
-Quantisation quantisation_of(const nlohmann::ordered_json& config) {
-  if (!config.contains(kQuantisation) || !config[kQuantisation].is_object()) return Quantisation::none;
-  return config[kQuantisation].value("quant_method", "") == "fp8" ? Quantisation::fp8_block : Quantisation::mxfp8;
+WeightFormat weight_format_of(const nlohmann::ordered_json& config) {
+  if (!config.contains(kQuantizationConfig) || !config[kQuantizationConfig].is_object())
+    return WeightFormat::unquantised;
+  return config[kQuantizationConfig].value("quant_method", "") == "fp8" ? WeightFormat::fp8_block : WeightFormat::mxfp8;
 }
 
 /// As vLLM reads it. Modules that have a matrix without scales are listed, but for the embedding, which is none that
 /// could be converted.
-nlohmann::ordered_json make_quantisation(const model::Model& model) {
+nlohmann::ordered_json make_quantization_config(const model::Model& model) {
   std::vector<std::string> not_converted;
   for (const model::Tensor& tensor : model.tensors) {
     const bool is_matrix = tensor.shape.size() > 1 && tensor.role != model::Role::embedding;
     if (!is_matrix || tensor.scales >= 0 || tensor.scale_of >= 0) continue;
     not_converted.push_back(tensor.name.substr(0, tensor.name.rfind('.')));
   }
-  if (model.config.quantisation == Quantisation::mxfp8) {
+  if (model.config.weight_format == WeightFormat::mxfp8) {
     return {{"quant_method", "mxfp8"}, {"ignored_layers", not_converted}};
   }
   return {{"activation_scheme", "dynamic"},
@@ -78,7 +79,7 @@ nlohmann::ordered_json make_quantisation(const model::Model& model) {
           {"modules_to_not_convert", not_converted},
           {"quant_method", "fp8"},
           {"weight_block_size",
-           {model::block_rows(model.config.quantisation), model::block_columns(model.config.quantisation)}}};
+           {block_size(model.config.weight_format).rows, block_size(model.config.weight_format).columns}}};
 }
 
 bool is_there(const std::string& path, const std::string& text) {
@@ -104,9 +105,9 @@ std::string config_of(const model::Model& model, const std::string& path) {
   if (cut && part.contains(kMtpLayers)) part[kMtpLayers] = 0;
   if (part.contains(kLayers)) part[kLayers] = layers;
   cut_lists(part, layers);
-  const bool is_quantised = model.config.quantisation != Quantisation::none;
-  if (is_quantised && quantisation_of(config) != model.config.quantisation) {
-    config[kQuantisation] = make_quantisation(model);
+  const bool is_quantised = model.config.weight_format != WeightFormat::unquantised;
+  if (is_quantised && weight_format_of(config) != model.config.weight_format) {
+    config[kQuantizationConfig] = make_quantization_config(model);
   }
   return config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }

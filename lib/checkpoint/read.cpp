@@ -5,9 +5,9 @@
 #include "checkpoint/chunks.hpp"
 #include "checkpoint/contents.hpp"
 #include "checkpoint/gather.hpp"
+#include "core/box.hpp"
 #include "core/error.hpp"
 #include "kernels/memory.hpp"
-#include "layout/partition.hpp"
 
 namespace refit::checkpoint {
 namespace {
@@ -148,7 +148,7 @@ class Reader {
                         read.format.dtype,
                         keeps ? Transform::none : transform(Conversion::none, read.format.conversion)});
       read_of_tile_.push_back(number_);
-      used_ = layout::round_up(used_ + bytes, kSlotAlignment);
+      used_ = round_up(used_ + bytes, kSlotAlignment);
     });
   }
 

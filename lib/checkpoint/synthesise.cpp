@@ -16,29 +16,13 @@ struct Spread {
 
 Spread spread_of(model::Role role) {
   using model::Role;
+  const model::RoleFacts& facts = facts_of(role);
+  if (facts.is_norm) return {1.0, 0.1};
+  if (facts.is_cache_scale) return {0.05, 0.01};  // 3.5 times the scale at most from the mean: positive
   switch (role) {
-    case Role::final_norm:
-    case Role::attention_norm:
-    case Role::mla_norm:
-    case Role::mamba_norm:
-    case Role::gdn_norm:
-    case Role::mlp_norm:
-    case Role::moe_norm:
-    case Role::q_norm:
-    case Role::k_norm:
-    case Role::q_a_norm:
-    case Role::kv_a_norm:
-    case Role::mamba_gate_norm:
-    case Role::gdn_out_norm:
-    case Role::mtp_hidden_norm:
-    case Role::mtp_embedding_norm:
-    case Role::mtp_final_norm:
     case Role::mamba_d: return {1.0, 0.1};
     case Role::mamba_a_log:
     case Role::gdn_a_log: return {1.0, 0.5};  // log of 1 to 16: its exponential is a decay
-    case Role::q_scale:
-    case Role::k_scale:
-    case Role::v_scale: return {0.05, 0.01};  // 3.5 times the scale at most from the mean: positive
     default: return {};
   }
 }

@@ -14,6 +14,14 @@
 
 namespace refit {
 
+/// `value` / `by`, rounded up; neither is negative.
+constexpr std::int64_t ceil_div(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
+
+/// `value` rounded up to a multiple of `multiple`.
+constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return ceil_div(value, multiple) * multiple;
+}
+
 inline constexpr int kMaxDimensions = 5;
 /// What layouts cut and kernels walk over; more are for tensors of files that nobody looks into.
 inline constexpr int kWalkedDimensions = 4;
@@ -65,6 +73,16 @@ constexpr Extents row_major_strides(const Shape& shape) {
   return strides;
 }
 
+/// The index of element number `linear` in row-major order.
+constexpr Extents unravel(std::int64_t linear, const Shape& shape) {
+  Extents index = Extents::filled(shape.size(), 0);
+  for (int d = shape.size() - 1; d >= 0; --d) {
+    index[d] = linear % shape[d];
+    linear /= shape[d];
+  }
+  return index;
+}
+
 /// Sum of index x stride: the element offset of `index`.
 constexpr std::int64_t offset_of(const Extents& index, const Extents& strides) {
   std::int64_t result = 0;
@@ -109,6 +127,13 @@ constexpr std::optional<Box> intersect(const Box& a, const Box& b) {
   }
   if (result.empty()) return std::nullopt;
   return result;
+}
+
+/// The index of element number `linear` of a box, in row-major order.
+constexpr Extents unravel(std::int64_t linear, const Box& box) {
+  Extents index = unravel(linear, box.extent);
+  for (int d = 0; d < index.size(); ++d) index[d] += box.lower[d];
+  return index;
 }
 
 /// `inner`'s first index counted from `outer`'s first index.

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/blocks.hpp"
 #include "core/dtype.hpp"
 
 namespace refit {
@@ -32,10 +33,9 @@ constexpr bool is_mx(Quantiser quantiser) {
   return quantiser == Quantiser::mxfp8 || quantiser == Quantiser::mxfp8_nemo_rl;
 }
 
-/// Rows and columns of a block. A matrix's last blocks may be smaller where blocks are 128 x 128; the columns of a
-/// matrix with 1 x 32 blocks must be a multiple of 32.
-constexpr std::int64_t block_rows(Quantiser quantiser) { return is_mx(quantiser) ? 1 : 128; }
-constexpr std::int64_t block_columns(Quantiser quantiser) { return is_mx(quantiser) ? 32 : 128; }
+/// A matrix's last blocks may be ragged where blocks are 128 x 128; the columns of a matrix with 1 x 32 blocks must be
+/// a multiple of 32.
+constexpr BlockSize block_size(Quantiser quantiser) { return is_mx(quantiser) ? kMxBlock : kFp8Block; }
 
 /// True where a matrix's ragged blocks are filled with its last element, which then counts for their scale; elsewhere
 /// with zeros.

@@ -22,7 +22,7 @@ struct Buffer {
 std::map<std::int32_t, std::optional<gen::CacheScales>> right_scales(const engine::Setup& setup, const Truth& truth) {
   std::map<std::int32_t, std::optional<gen::CacheScales>> layers;
   for (const Tensor& tensor : setup.model.tensors) {
-    if (!model::is_cache_scale(tensor.role)) continue;
+    if (!facts_of(tensor.role).is_cache_scale) continue;
     auto& scales = layers.try_emplace(tensor.layer, gen::CacheScales()).first->second;
     const auto whole = truth(tensor.index);
     if (!whole) scales.reset();

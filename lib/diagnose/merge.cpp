@@ -47,13 +47,8 @@ std::string box_text(const Tensor& tensor, const std::int64_t (&rows)[2], const 
 
 /// "[3, 17]": an element of a tensor's matrix, as an index of the tensor.
 std::string index_text(const Tensor& tensor, std::int64_t row, std::int64_t column) {
-  std::int64_t linear = row * matrix_of(nullptr, 1, tensor.shape).columns + column;
-  Extents index = tensor.shape;
-  for (int d = index.size() - 1; d >= 0; --d) {
-    index[d] = linear % tensor.shape[d];
-    linear /= tensor.shape[d];
-  }
-  return to_string(index);
+  const std::int64_t linear = row * matrix_of(nullptr, 1, tensor.shape).columns + column;
+  return to_string(unravel(linear, tensor.shape));
 }
 
 /// Ranks of a side that store all of those rows and columns of a tensor in one piece.

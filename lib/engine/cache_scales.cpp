@@ -28,7 +28,7 @@ std::size_t slot(std::size_t layer, Role role) {
 std::vector<const Tensor*> tensors_by_slot(const model::Model& model) {
   std::map<std::int32_t, std::vector<const Tensor*>> layers;
   for (const Tensor& tensor : model.tensors) {
-    if (model::is_cache_scale(tensor.role)) layers[tensor.layer].push_back(&tensor);
+    if (facts_of(tensor.role).is_cache_scale) layers[tensor.layer].push_back(&tensor);
   }
   std::vector<const Tensor*> result(layers.size() * kPerLayer, nullptr);
   std::size_t number = 0;

@@ -287,9 +287,9 @@ std::vector<std::string> violations(const Case& c) {
   return complaints.texts();
 }
 
-model::Quantisation quantisation_of(Precision precision) {
-  if (precision == Precision::fp8) return model::Quantisation::fp8_block;
-  return precision == Precision::mxfp8 ? model::Quantisation::mxfp8 : model::Quantisation::none;
+model::WeightFormat weight_format_of(Precision precision) {
+  if (precision == Precision::fp8) return model::WeightFormat::fp8_block;
+  return precision == Precision::mxfp8 ? model::WeightFormat::mxfp8 : model::WeightFormat::unquantised;
 }
 
 std::optional<Quantiser> quantiser_of(const Case& c) {

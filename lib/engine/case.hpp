@@ -261,7 +261,7 @@ void complete(Case& c);
 std::vector<std::string> violations(const Case& c);
 
 /// How a side of that precision keeps the weights of linear layers.
-model::Quantisation quantisation_of(Precision precision);
+model::WeightFormat weight_format_of(Precision precision);
 
 /// Whose FP8 gen gets, where precision changes on the way to it (from bf16 or fp32 to fp8 or mxfp8); nothing elsewhere.
 /// The case has no violations.

@@ -67,15 +67,6 @@ std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setu
   return ranks;
 }
 
-Extents unflatten(std::int64_t linear, const Shape& shape) {
-  Extents index = Extents::filled(shape.size(), 0);
-  for (int d = shape.size() - 1; d >= 0; --d) {
-    index[d] = linear % shape[d];
-    linear /= shape[d];
-  }
-  return index;
-}
-
 /// Adds one verified refit to what is reported.
 void add(const verify::StepResult& step, const model::Model& model, report::Refit& refit, report::Result& result) {
   refit.elements_wrong = step.elements_wrong;
@@ -102,7 +93,7 @@ void add(const verify::StepResult& step, const model::Model& model, report::Refi
     report::WrongTensor entry{wrong.tensor, to_int(wrong.gen_rank), wrong.elements_wrong, {}, wrong.counted};
     if (wrong.first_index >= 0) entry.first_index = {wrong.first_index};
     if (const model::Tensor* tensor = model.find(wrong.tensor); tensor != nullptr && wrong.first_index >= 0) {
-      const Extents index = unflatten(wrong.first_index, tensor->file_shape());
+      const Extents index = unravel(wrong.first_index, tensor->file_shape());
       entry.first_index.assign(index.begin(), index.end());
     }
     total.wrong.push_back(std::move(entry));

@@ -15,26 +15,26 @@ namespace {
 /// The element type of what a side of that precision does not quantise.
 DType dtype_of(Precision precision) { return precision == Precision::fp32 ? DType::f32 : DType::bf16; }
 
-std::string_view name(model::Quantisation how) {
-  if (how == model::Quantisation::none) return "not quantised";
-  return how == model::Quantisation::fp8_block ? "fp8" : "mxfp8";
+std::string_view name(model::WeightFormat how) {
+  if (how == model::WeightFormat::unquantised) return "not quantised";
+  return how == model::WeightFormat::fp8_block ? "fp8" : "mxfp8";
 }
 
 /// A checkpoint's weights are loaded as they are; synthetic ones are made as train keeps them.
 model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoint>& checkpoint) {
-  const model::Quantisation train = quantisation_of(c.train.precision);
-  const model::Quantisation gen = quantisation_of(c.gen.precision);
+  const model::WeightFormat train = weight_format_of(c.train.precision);
+  const model::WeightFormat gen = weight_format_of(c.gen.precision);
   model::Config config = model::read_config(c.model.config_path(), c.model.family, c.model.layers);
-  if (checkpoint && config.quantisation != train) {
-    const bool plain = config.quantisation == model::Quantisation::none;
+  if (checkpoint && config.weight_format != train) {
+    const bool plain = config.weight_format == model::WeightFormat::unquantised;
     fail_usage("{}: its weights are {}, which does not go with train.precision = {}; set train.precision = {}",
-               checkpoint->folder, name(config.quantisation), engine::name(c.train.precision),
-               plain ? "bf16" : fmt::format("{0} and gen.precision = {0}", name(config.quantisation)));
+               checkpoint->folder, name(config.weight_format), engine::name(c.train.precision),
+               plain ? "bf16" : fmt::format("{0} and gen.precision = {0}", name(config.weight_format)));
   }
-  config.quantisation = train;
+  config.weight_format = train;
   model::Model model = checkpoint ? model::build_model(config, checkpoint->tensor_infos(), checkpoint->folder)
                                   : model::build_model(config, c.model.tied_lm_head == TiedLmHead::present);
-  if (train == model::Quantisation::none) model::quantise(model, gen, false);
+  if (train == model::WeightFormat::unquantised) model::quantise(model, gen, false);
   return model;
 }
 
@@ -46,7 +46,7 @@ train::Options train_options(const Case& c) {
           c.train.hybrid_layer_pattern,
           c.train.make_vocab_size_divisible_by,
           dtype_of(c.train.precision),
-          quantisation_of(c.train.precision)};
+          weight_format_of(c.train.precision)};
 }
 
 gen::Options gen_options(const Case& c) {
@@ -55,7 +55,7 @@ gen::Options gen_options(const Case& c) {
           dtype_of(c.gen.precision),
           c.gen.mtp,
           c.gen.moe_backend,
-          quantisation_of(c.gen.precision)};
+          weight_format_of(c.gen.precision)};
 }
 
 /// The TP sizes with which a side is legal, all else as it is.
@@ -119,7 +119,7 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject, c.train.layout,
   train = train::make_layout(model, train_options(c));
   gen = gen::make_layout(model, gen_options(c));
   if (quantiser_of(c))
-    quantised = std::make_unique<layout::QuantisedLayout>(model, *train, quantisation_of(c.gen.precision));
+    quantised = std::make_unique<layout::QuantisedLayout>(model, *train, weight_format_of(c.gen.precision));
   split = split_by(c.refit.bulk);
 }
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "layout/partition.hpp"
+#include "core/box.hpp"
 
 namespace refit::engine {
 namespace {
@@ -79,7 +79,7 @@ class Rules {
   void check_shapes() {
     const std::int64_t pad = case_.train.make_vocab_size_divisible_by;
     const std::int64_t vocab = model_.config.vocab_size;
-    const std::int64_t padded = pad == 0 ? vocab : layout::round_up(vocab, pad * case_.train.layout.tp);
+    const std::int64_t padded = pad == 0 ? vocab : round_up(vocab, pad * case_.train.layout.tp);
     const auto is_vocabulary = [](const Tensor& t) { return t.role == Role::embedding || t.role == Role::lm_head; };
     if (padded != vocab && first_bulk(case_, model_, is_vocabulary) != nullptr) {
       refuse("L12", fmt::format("the train vocabulary has {} rows, the tensor {}; legal: "
@@ -102,7 +102,7 @@ class Rules {
       refuse("L12", fmt::format("gen.moe_backend = {} rounds the expert width up; legal: triton", name(backend)));
     }
     // Newer versions of vLLM keep finer blocks.
-    constexpr std::int64_t kBlock = block_rows(model::Quantisation::fp8_block);
+    constexpr std::int64_t kBlock = kFp8Block.rows;
     const std::int64_t width = model_.config.expert_intermediate_size;
     const std::int64_t part = ep > 1 ? width : width / case_.gen.layout.tp;
     if (case_.gen.precision == Precision::fp8 && part % kBlock != 0) {

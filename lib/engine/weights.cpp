@@ -78,7 +78,7 @@ void Weights::flip_bits(const kernels::ExecutionSpace& space, const Which& which
 bool Weights::is_read(const LocalPiece& piece) const {
   if (!setup_.checkpoint) return false;
   const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
-  if (!model::is_cache_scale(tensor.role)) return true;
+  if (!facts_of(tensor.role).is_cache_scale) return true;
   return !setup_.kv_scales.contains(tensor.index) && setup_.checkpoint->find(tensor.name) != nullptr;
 }
 

@@ -9,8 +9,8 @@ namespace {
 using layout::Parameter;
 using model::Config;
 using model::Mixer;
-using model::Quantisation;
 using model::Role;
+using model::WeightFormat;
 
 class Violations {
  public:
@@ -68,7 +68,7 @@ void check_parameters(const model::Model& model, const Options& options, const s
                       Violations& out) {
   const layout::ParameterTable table(model);
   for (const Parameter& parameter : parameters(model, options)) {
-    const auto mixer = model::mixer_of(parameter.components.front().role);
+    const auto mixer = facts_of(parameter.components.front().role).mixer;
     if (mixer && named.contains(*mixer)) continue;
     const bool expert = parameter.experts != layout::Experts::none;
     if (expert && options.sizes.ep > 1) continue;
@@ -83,10 +83,10 @@ void check_parameters(const model::Model& model, const Options& options, const s
 
 /// vLLM splits or pads the blocks of experts for two backends, within limits.
 void check_expert_blocks(const model::Model& model, const Options& options, Violations& out) {
-  constexpr std::int64_t kBlock = block_rows(Quantisation::fp8_block);
+  constexpr std::int64_t kBlock = kFp8Block.rows;
   constexpr std::int64_t kFinest = 32;
   const MoeBackend backend = options.moe_backend;
-  const bool blocks = options.quantisation == Quantisation::fp8_block;
+  const bool blocks = options.weight_format == WeightFormat::fp8_block;
   out.require(backend != MoeBackend::deep_gemm || blocks, "moe_backend = deep_gemm is for precision fp8");
   const auto quantised = [&](std::initializer_list<Role> roles) {
     return std::any_of(model.tensors.begin(), model.tensors.end(), [&](const model::Tensor& tensor) {
@@ -94,7 +94,8 @@ void check_expert_blocks(const model::Model& model, const Options& options, Viol
     });
   };
   const bool packed = quantised({Role::packed_gate_up, Role::packed_down});
-  if (options.quantisation == Quantisation::none || (!packed && !quantised({Role::expert_up, Role::expert_down}))) {
+  if (options.weight_format == WeightFormat::unquantised ||
+      (!packed && !quantised({Role::expert_up, Role::expert_down}))) {
     return;
   }
   out.require(backend == MoeBackend::triton || backend == MoeBackend::deep_gemm,
@@ -113,10 +114,11 @@ void check_expert_blocks(const model::Model& model, const Options& options, Viol
   out.require(!packed, part + ": packed experts have no finer blocks; use moe_backend = deep_gemm or EP");
 }
 
-/// vLLM's Qwen3-MoE quantises its router too. A checkpoint has no scales for it.
+/// Where vLLM quantises the router too: a checkpoint has no scales for it.
 void check_router(const model::Model& model, const Options& options, Violations& out) {
   const Config& config = model.config;
-  if (options.quantisation != Quantisation::fp8_block || config.family != "qwen3_moe" || !config.has_quantisation) {
+  if (options.weight_format != WeightFormat::fp8_block || !facts_of(config).vllm_quantised_router ||
+      !config.has_quantization_config) {
     return;
   }
   const auto router = std::find_if(model.tensors.begin(), model.tensors.end(), [&](const model::Tensor& tensor) {

@@ -12,20 +12,6 @@ using model::Tensor;
 
 namespace {
 
-/// One of vLLM's renamings (WeightsMapper), applied to the first occurrence.
-struct Renaming {
-  std::string_view family;
-  std::string_view from;
-  std::string_view to;
-};
-
-constexpr Renaming kRenamings[] = {{"gpt_oss", ".self_attn.", ".attn."},
-                                   {"gpt_oss", "embed_tokens", "embedding"},
-                                   {"mixtral", ".mlp.", ".block_sparse_moe."},
-                                   {"nemotron_h", "backbone.", "model."},
-                                   {"nemotron_h", "model.embeddings", "model.embed_tokens"},
-                                   {"qwen3_5_moe", "model.language_model.", "language_model.model."}};
-
 void replace(std::string& text, std::string_view from, std::string_view to) {
   const std::size_t at = text.find(from);
   if (at != std::string::npos) text.replace(at, from.size(), to);
@@ -60,9 +46,7 @@ std::string drafter_name(const std::string& name, const Tensor& tensor) {
   if (tensor.role == Role::mtp_embedding) return "model.embed_tokens.weight";
   const std::string layer = fmt::format("layers.{}.", tensor.layer);
   const std::size_t end = name.find(layer) + layer.size();
-  const bool own = tensor.role == Role::mtp_embedding_norm || tensor.role == Role::mtp_hidden_norm ||
-                   tensor.role == Role::mtp_proj || tensor.role == Role::mtp_final_norm ||
-                   tensor.role == Role::mtp_head;
+  const bool own = facts_of(tensor.role).place == model::Place::prediction;
   return own ? name : name.substr(0, end) + "mtp_block." + name.substr(end);
 }
 
@@ -71,9 +55,7 @@ std::string drafter_name(const std::string& name, const Tensor& tensor) {
 std::string storage_name(const model::Config& config, const Parameter& parameter, const Tensor& tensor) {
   std::string name = fused_name(parameter, tensor);
   if (tensor.layer >= config.layers) name = drafter_name(name, tensor);
-  for (const Renaming& renaming : kRenamings) {
-    if (renaming.family == config.family) replace(name, renaming.from, renaming.to);
-  }
+  for (const auto& [from, to] : facts_of(config).vllm_names) replace(name, from, to);
   return name;
 }
 

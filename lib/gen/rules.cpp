@@ -16,7 +16,7 @@ constexpr std::int64_t kVocabularyMultiple = 64;
 void add_vocabulary(Rules& rules) {
   for (const Role role : {Role::embedding, Role::lm_head, Role::mtp_embedding, Role::mtp_head}) {
     Parameter parameter{"", {rules.table.all(role)}};
-    parameter.padded_rows = layout::round_up(rules.config.vocab_size, kVocabularyMultiple);
+    parameter.padded_rows = round_up(rules.config.vocab_size, kVocabularyMultiple);
     rules.table.add(std::move(parameter));
   }
   for (const Role role :
@@ -27,7 +27,7 @@ void add_vocabulary(Rules& rules) {
 
 /// Constructors give all scales of experts the value 1, which those of padding keep.
 layout::ScaleRules scale_rules(const model::Model& model, const Options& options) {
-  return {options.quantisation, false, 1, 1, 1.0, scale_repeats(model, options)};
+  return {options.weight_format, false, 1, 1, 1.0, scale_repeats(model, options)};
 }
 
 std::vector<Parameter> parameters(const model::Model& model, const Options& options) {

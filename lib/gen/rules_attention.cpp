@@ -11,7 +11,7 @@ namespace {
 /// Scales of the FP8 KV cache: quantised models have a parameter for each, whatever the cache's type. Others keep what
 /// the checkpoint says, and so does latent attention, which has none.
 void add_cache_scales(Rules& rules) {
-  if (rules.options.quantisation == model::Quantisation::none) return;
+  if (rules.options.weight_format == model::WeightFormat::unquantised) return;
   for (const auto& [name, role] :
        {std::pair("attn.q_scale", Role::q_scale), {"attn.k_scale", Role::k_scale}, {"attn.v_scale", Role::v_scale}}) {
     layout::Parameter scale{name, {{role, {0, 1}}}};

@@ -69,8 +69,7 @@ void add_experts(Rules& rules) {
   const std::int64_t parts = rules.options.sizes.ep > 1 ? 1 : rules.options.moe_ranks();
   table.whole("", Role::moe_norm);
   Parameter router{"", {table.all(Role::router)}};
-  // By observation on a host; GateLinear keeps bf16 on SM90 and SM100 only.
-  router.keeps_float32 = rules.config.family == "nemotron_h";
+  router.keeps_float32 = facts_of(rules.config).vllm_float32_router;
   table.add(std::move(router));
   table.whole("", Role::router_bias);
   Parameter bias{"", {table.all(Role::expert_bias)}};

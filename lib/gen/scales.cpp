@@ -7,10 +7,9 @@
 namespace refit::gen {
 namespace {
 
-using model::Role;
 using model::Tensor;
 
-constexpr std::int64_t kBlock = block_rows(model::Quantisation::fp8_block);
+constexpr std::int64_t kBlock = kFp8Block.rows;
 
 }  // namespace
 
@@ -22,7 +21,7 @@ std::int64_t scale_repeats(const model::Model& model, const Options& options) {
   const std::int64_t ranks = options.moe_ranks();
   const model::Config& config = model.config;
   const std::int64_t width = config.expert_intermediate_size;
-  if (options.quantisation != model::Quantisation::fp8_block || options.moe_backend != MoeBackend::triton) return 1;
+  if (options.weight_format != model::WeightFormat::fp8_block || options.moe_backend != MoeBackend::triton) return 1;
   if (config.experts == 0 || options.sizes.ep > 1 || width % ranks != 0) return 1;
   // Of experts whose own blocks are not whole there is nothing to repeat.
   if (width % kBlock != 0 || expert_input(config) % kBlock != 0) return 1;
@@ -34,8 +33,7 @@ void refine_scales(model::Model& model, const Options& options) {
   if (repeats == 1) return;
   for (Tensor& tensor : model.tensors) {
     if (tensor.scale_of < 0) continue;
-    const Role weight = model.tensors[static_cast<std::size_t>(tensor.scale_of)].role;
-    if (weight != Role::expert_gate && weight != Role::expert_up && weight != Role::expert_down) continue;
+    if (facts_of(model.tensors[static_cast<std::size_t>(tensor.scale_of)].role).mlp != model::Mlp::expert) continue;
     tensor.repeats = repeats;
     tensor.shape = {tensor.shape[0], repeats, tensor.shape[1], repeats};
   }

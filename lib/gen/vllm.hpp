@@ -34,7 +34,7 @@ struct Options {
   bool mtp = false;                     ///< the drafter of multi-token prediction instead of the main model
   MoeBackend moe_backend = MoeBackend::triton;
   /// Of the weights that the model lists as quantised; `precision` is of all others.
-  model::Quantisation quantisation = model::Quantisation::none;
+  model::WeightFormat weight_format = model::WeightFormat::unquantised;
 
   std::int64_t dp() const { return sizes.dp == 0 ? 1 : sizes.dp; }
   /// Ranks that share the experts.

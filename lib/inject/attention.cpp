@@ -1,13 +1,16 @@
 // Faults of fused attention projections.
 
+#include <algorithm>
+
 #include "inject/fault.hpp"
 
 namespace refit::inject {
 namespace {
 
+/// In the order of their rows in linear_qkv.
 constexpr Role kQkv[] = {Role::q_proj, Role::k_proj, Role::v_proj};
 
-bool is_qkv(Role role) { return role == Role::q_proj || role == Role::k_proj || role == Role::v_proj; }
+bool is_qkv(Role role) { return std::find(std::begin(kQkv), std::end(kQkv), role) != std::end(kQkv); }
 
 /// A rank's rows of linear_qkv, wherever they begin and end within a query group, pass for its 1/TP of q, of k and of
 /// v, one below the other.
@@ -15,11 +18,13 @@ void whole_heads(const Setting& setting, const layout::Layout& truth, const Tens
                  std::vector<Piece>& out) {
   std::vector<Piece> stored;
   std::int64_t row = 0;
+  bool is_before = true;
   for (const Role role : kQkv) {
+    is_before = is_before && role != tensor.role;
     for (const Tensor& other : setting.model.tensors) {
       if (other.role != role || other.layer != tensor.layer) continue;
       truth.pieces(other, rank, stored);
-      if (role < tensor.role) row += other.shape[0] / setting.train.tp;
+      if (is_before) row += other.shape[0] / setting.train.tp;
     }
   }
   if (stored.empty()) return;  // a layer of another stage

@@ -3,11 +3,10 @@
 namespace refit::inject {
 namespace {
 
-/// The norm that layer 0 begins with.
+/// The norm that layer 0 begins with, where that is a mixer's.
 bool is_first_norm(const Setting& /*setting*/, const Tensor& tensor) {
-  const Role role = tensor.role;
-  return tensor.layer == 0 &&
-         (role == Role::attention_norm || role == Role::mla_norm || role == Role::mamba_norm || role == Role::gdn_norm);
+  const auto of = facts_of(tensor.role).norm_of;
+  return tensor.layer == 0 && of && *of != model::Mixer::mlp && *of != model::Mixer::experts;
 }
 
 bool is_first_o_proj(const Setting& /*setting*/, const Tensor& tensor) {

@@ -19,9 +19,7 @@ std::vector<Fault> dropped_faults() {
           {{"B18-scales-out-of-band", "the KV cache's scales are not in the misc stream"},
            "scales of a KV cache",
            Act::drop,
-           [](const Setting& /*setting*/, const Tensor& tensor) {
-             return tensor.role == Role::q_scale || tensor.role == Role::k_scale || tensor.role == Role::v_scale;
-           }},
+           [](const Setting& /*setting*/, const Tensor& tensor) { return facts_of(tensor.role).is_cache_scale; }},
           {{"B28-experts-not-quantised", "the filter of what becomes FP8 matches *_proj modules only, not w13 and w2"},
            "a tensor for each expert, quantised on gen",
            Act::drop,

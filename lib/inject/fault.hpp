@@ -79,7 +79,12 @@ const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t
 /// Up of a gate, gate of an up (dense, or of an expert); nullptr for others.
 const Tensor* other_half(const model::Model& model, const Tensor& tensor);
 
-inline bool is_gate(Role role) { return role == Role::gate_proj || role == Role::expert_gate; }
-inline bool is_up(Role role) { return role == Role::up_proj || role == Role::expert_up; }
+/// Of a dense MLP or of one expert.
+inline bool is_of_mlp(Role role, model::MlpPart part) {
+  const model::RoleFacts& facts = facts_of(role);
+  return facts.part == part && (facts.mlp == model::Mlp::dense || facts.mlp == model::Mlp::expert);
+}
+inline bool is_gate(Role role) { return is_of_mlp(role, model::MlpPart::gate); }
+inline bool is_up(Role role) { return is_of_mlp(role, model::MlpPart::up); }
 
 }  // namespace refit::inject

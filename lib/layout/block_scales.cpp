@@ -7,24 +7,23 @@
 namespace refit::layout {
 namespace {
 
-using model::Quantisation;
 using model::Role;
+using model::WeightFormat;
 
-/// Rows and columns of the blocks that a parameter keeps scales of.
-struct Block {
-  std::int64_t rows, columns;
-};
-
-Block block_of(const Parameter& weight, const ScaleRules& rules) {
-  const std::int64_t repeats = weight.experts == Experts::none ? 1 : rules.expert_repeats;
-  return {block_rows(rules.quantisation) / repeats, block_columns(rules.quantisation) / repeats};
+std::int64_t repeats_of(const Parameter& weight, const ScaleRules& rules) {
+  return weight.experts == Experts::none ? 1 : rules.expert_repeats;
 }
 
-constexpr const char* word(Quantisation how) { return how == Quantisation::fp8_block ? "fp8" : "mxfp8"; }
+/// The blocks that a parameter keeps scales of.
+BlockSize block_of(const Parameter& weight, const ScaleRules& rules) {
+  return block_size(rules.weight_format).finer(repeats_of(weight, rules));
+}
+
+constexpr const char* word(WeightFormat how) { return how == WeightFormat::fp8_block ? "fp8" : "mxfp8"; }
 
 /// As what the model's weights are quantised, and whether they are stored so.
 struct Kind {
-  Quantisation quantisation = Quantisation::none;
+  WeightFormat weight_format = WeightFormat::unquantised;
   bool is_stored = false;
 };
 
@@ -33,7 +32,7 @@ Kind kind_of(const model::Model& model) {
       std::find_if(model.tensors.begin(), model.tensors.end(), [](const Tensor& t) { return t.scale_of >= 0; });
   if (scale == model.tensors.end()) return {};
   const Tensor& weight = model.tensors[static_cast<std::size_t>(scale->scale_of)];
-  return {scale->dtype == scale_dtype(Quantisation::fp8_block) ? Quantisation::fp8_block : Quantisation::mxfp8,
+  return {scale->dtype == scale_dtype(WeightFormat::fp8_block) ? WeightFormat::fp8_block : WeightFormat::mxfp8,
           weight.dtype == DType::f8_e4m3};
 }
 
@@ -95,9 +94,9 @@ const Tensor* quantised(const model::Model& model, const Parameter& parameter) {
 }  // namespace
 
 Parameter scales_of(const Parameter& weight, const ScaleRules& rules) {
-  const Block block = block_of(weight, rules);
+  const BlockSize block = block_of(weight, rules);
   Parameter scales = weight;
-  scales.suffix = model::scale_suffix(rules.quantisation);
+  scales.suffix = model::scale_suffix(rules.weight_format);
   for (Component& component : scales.components) {
     component.rows = {component.rows.begin / block.rows, ceil_div(component.rows.count, block.rows)};
     component.distance /= block.rows;
@@ -105,7 +104,7 @@ Parameter scales_of(const Parameter& weight, const ScaleRules& rules) {
   scales.part_multiple = ceil_div(weight.part_multiple, weight.cut == Cut::columns ? block.columns : block.rows);
   scales.row_multiple = rules.row_multiple;
   scales.column_multiple = rules.column_multiple;
-  scales.repeats = weight.experts == Experts::none ? 1 : rules.expert_repeats;
+  scales.repeats = repeats_of(weight, rules);
   scales.fill = rules.fill;
   return scales;
 }
@@ -114,18 +113,19 @@ std::vector<std::string> scale_violations(const model::Model& model, const std::
                                           const ScaleRules& rules,
                                           const std::function<std::int64_t(const Parameter&)>& size) {
   const Kind kind = kind_of(model);
-  if (rules.quantisation == Quantisation::none) {
+  if (rules.weight_format == WeightFormat::unquantised) {
     if (!kind.is_stored) return {};
     return {fmt::format("weights that are stored as {0} have no rule in another precision; set precision {0} [V17]",
-                        word(kind.quantisation))};
+                        word(kind.weight_format))};
   }
-  if (kind.quantisation == Quantisation::none) {
-    return {fmt::format("precision {}, but the model has no weight that could be quantised", word(rules.quantisation))};
+  if (kind.weight_format == WeightFormat::unquantised) {
+    return {
+        fmt::format("precision {}, but the model has no weight that could be quantised", word(rules.weight_format))};
   }
-  if (kind.quantisation != rules.quantisation) {
-    return {fmt::format("precision {}, but the model's weights are {}; set precision {} [{}]", word(rules.quantisation),
-                        word(kind.quantisation), word(kind.quantisation),
-                        kind.quantisation == Quantisation::fp8_block ? "V13" : "V14")};
+  if (kind.weight_format != rules.weight_format) {
+    return {fmt::format("precision {}, but the model's weights are {}; set precision {} [{}]",
+                        word(rules.weight_format), word(kind.weight_format), word(kind.weight_format),
+                        kind.weight_format == WeightFormat::fp8_block ? "V13" : "V14")};
   }
   std::vector<std::string> out;
   for (const Parameter& parameter : parameters) {

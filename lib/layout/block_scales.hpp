@@ -14,7 +14,7 @@ namespace refit::layout {
 
 /// How a side keeps quantised weights.
 struct ScaleRules {
-  model::Quantisation quantisation = model::Quantisation::none;
+  model::WeightFormat weight_format = model::WeightFormat::unquantised;
   bool blocks_of_storage = false;    ///< blocks count from the storage's first row, not from each component's
   std::int64_t row_multiple = 1;     ///< the rows of a storage of scales are rounded up to a multiple
   std::int64_t column_multiple = 1;  ///< and its columns

@@ -13,7 +13,7 @@ ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Paramete
     : model_(model),
       parameters_(std::move(parameters)),
       precision_(precision),
-      is_quantised_(scales.quantisation != model::Quantisation::none),
+      is_quantised_(scales.weight_format != model::WeightFormat::unquantised),
       scales_(parameters_.size(), -1) {
   std::array<std::vector<std::int32_t>, model::kRoles> by_role;
   for (std::int32_t p = 0; p < static_cast<std::int32_t>(parameters_.size()); ++p) {
@@ -25,7 +25,7 @@ ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Paramete
   for (std::size_t role = 0; role < model::kRoles; ++role)
     by_role_[role] = by_role[role].empty() ? -1 : by_role[role][0];
   for (std::size_t p = 0; is_quantised_ && p < scales_.size(); ++p) {
-    if (!model::is_quantisable(parameters_[p].components.front().role)) continue;
+    if (!facts_of(parameters_[p].components.front().role).is_quantisable) continue;
     scales_[p] = static_cast<std::int32_t>(parameters_.size());
     parameters_.push_back(scales_of(parameters_[p], scales));
   }
@@ -69,7 +69,7 @@ Format ParameterLayout::format_of(const Parameter& parameter, const Tensor& tens
 
 bool ParameterLayout::is_whole(const Tensor& tensor) const {
   if (tensor.role == Role::unknown) return true;
-  return model::is_cache_scale(tensor.role) && find(tensor.role) < 0;
+  return facts_of(tensor.role).is_cache_scale && find(tensor.role) < 0;
 }
 
 void ParameterLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const {

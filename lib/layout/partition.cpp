@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/error.hpp"
+#include "core/box.hpp"
 
 namespace refit::layout {
 
@@ -14,7 +14,7 @@ Range even_part(std::int64_t size, std::int64_t parts, std::int64_t index) {
 
 Range chunk_part(std::int64_t size, std::int64_t parts, std::int64_t index) {
   REFIT_ASSERT(parts > 0 && index >= 0 && index < parts);
-  const std::int64_t chunk = (size + parts - 1) / parts;
+  const std::int64_t chunk = ceil_div(size, parts);
   const std::int64_t begin = std::min(size, index * chunk);
   return {begin, std::min(chunk, size - begin)};
 }

@@ -25,13 +25,6 @@ Range balanced_part(std::int64_t size, std::int64_t parts, std::int64_t index);
 /// The part of balanced_part that holds index `element`.
 std::int64_t balanced_owner(std::int64_t size, std::int64_t parts, std::int64_t element);
 
-constexpr std::int64_t ceil_div(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
-
-/// `value` rounded up to a multiple of `multiple`.
-constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
-  return ceil_div(value, multiple) * multiple;
-}
-
 /// The rows of `part` that are below `limit`: what is left of a padded range.
 Range clip(const Range& part, std::int64_t limit);
 

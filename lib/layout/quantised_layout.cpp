@@ -8,8 +8,6 @@ namespace {
 constexpr std::int32_t kBytes = -1;
 constexpr std::int32_t kScales = -2;
 
-std::int64_t ceil_quotient(std::int64_t value, std::int64_t divisor) { return (value + divisor - 1) / divisor; }
-
 }  // namespace
 
 StorageKey QuantisedLayout::bytes_key(const Tensor& weight, std::size_t piece) {
@@ -37,16 +35,6 @@ std::optional<Format> QuantisedLayout::format(const Tensor& tensor) const {
   return is_quantised(tensor) ? Format{DType::f8_e4m3, Conversion::block_scaled} : *truth;
 }
 
-Box QuantisedLayout::touched(const Box& box) const {
-  Box blocks = box;
-  const int row = box.extent.size() - 2;
-  for (const auto& [d, size] : {std::pair(row, block_rows(how_)), std::pair(row + 1, block_columns(how_))}) {
-    blocks.lower[d] = box.lower[d] / size;
-    blocks.extent[d] = ceil_quotient(box.lower[d] + box.extent[d], size) - blocks.lower[d];
-  }
-  return blocks;
-}
-
 void QuantisedLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const {
   if (tensor.scale_of >= 0) return append_scales(tensor, rank, out);
   const std::size_t first = out.size();
@@ -64,24 +52,14 @@ void QuantisedLayout::append_scales(const Tensor& scales, Rank rank, std::vector
   std::vector<Piece> of_weight;
   truth_.pieces(weight, rank, of_weight);
   for (std::size_t i = 0; i < of_weight.size(); ++i) {
-    const Box all = touched(of_weight[i].box);
-    const Extents strides = row_major_strides(all.extent);
-    Piece piece{all, {scales_key(weight, i), 0, strides}, scale_dtype(how_)};
+    const Box all = touched_blocks(of_weight[i].box, block_size(how_));
     // Of a block that several ranks have parts of, the one that has its first element has the scale.
-    const int row = all.extent.size() - 2;
-    for (const auto& [d, size] : {std::pair(row, block_rows(how_)), std::pair(row + 1, block_columns(how_))}) {
-      const std::int64_t skipped = ceil_quotient(of_weight[i].box.lower[d], size) - all.lower[d];
-      piece.box.lower[d] += skipped;
-      piece.box.extent[d] -= skipped;
-      piece.place.offset += skipped * strides[d];
-    }
-    if (piece.box.empty()) continue;
-    if (scales.repeats > 1) {  // [rows, repeats, columns, repeats], of which two dimensions lie nowhere
-      const Box two = piece.box;
-      piece.box = {{two.lower[0], 0, two.lower[1], 0}, {two.extent[0], scales.repeats, two.extent[1], scales.repeats}};
-      piece.place.strides = {strides[0], 0, strides[1], 0};
-    }
-    out.push_back(piece);
+    const Box blocks = begun_blocks(of_weight[i].box, block_size(how_));
+    if (blocks.empty()) continue;
+    Extents strides = row_major_strides(all.extent);
+    const std::int64_t offset = offset_of(relative(blocks, all), strides);
+    if (scales.repeats > 1) strides = {strides[0], 0, strides[1], 0};  // the repeated dimensions lie nowhere
+    out.push_back({repeated_box(blocks, scales.repeats), {scales_key(weight, i), offset, strides}, scale_dtype(how_)});
   }
 }
 
@@ -93,7 +71,7 @@ Storage QuantisedLayout::storage(const StorageKey& key, Rank rank) const {
   const Box& box = pieces.at(static_cast<std::size_t>(key.expert)).box;
   if (key.parameter == kBytes) return {key, weight.name, box.extent, DType::f8_e4m3};
   const Tensor& scales = model_.tensors[static_cast<std::size_t>(weight.scales)];
-  return {key, scales.name, touched(box).extent, scale_dtype(how_)};
+  return {key, scales.name, touched_blocks(box, block_size(how_)).extent, scale_dtype(how_)};
 }
 
 void QuantisedLayout::fills(const StorageKey& key, Rank rank, std::vector<Fill>& out) const {

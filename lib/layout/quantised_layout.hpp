@@ -14,7 +14,7 @@ namespace refit::layout {
 class QuantisedLayout final : public Layout {
  public:
   /// Keeps references. `truth` stores none of the block scales that `model` lists.
-  QuantisedLayout(const model::Model& model, const Layout& truth, model::Quantisation how)
+  QuantisedLayout(const model::Model& model, const Layout& truth, model::WeightFormat how)
       : model_(model), truth_(truth), how_(how) {}
 
   std::int32_t ranks() const override { return truth_.ranks(); }
@@ -41,13 +41,11 @@ class QuantisedLayout final : public Layout {
   const Tensor& weight_of(const Tensor& scales) const {
     return model_.tensors[static_cast<std::size_t>(scales.scale_of)];
   }
-  /// The blocks that `box` touches, as a box of the scales' own grid.
-  Box touched(const Box& box) const;
   void append_scales(const Tensor& scales, Rank rank, std::vector<Piece>& out) const;
 
   const model::Model& model_;
   const Layout& truth_;
-  model::Quantisation how_;
+  model::WeightFormat how_;
 };
 
 }  // namespace refit::layout

@@ -71,8 +71,6 @@ const Tensor& append(Model& model, const std::string& attention, std::int32_t la
 
 }  // namespace
 
-bool is_cache_scale(Role role) { return std::find(kScales.begin(), kScales.end(), role) != kScales.end(); }
-
 bool is_legal_cache_scale(double value) {
   constexpr double kLargest = 0x1.FEp127;  // of bfloat16
   return std::isfinite(value) && value >= 0x1p-126 && value <= kLargest;
@@ -92,7 +90,7 @@ std::map<std::int32_t, float> calibrate_cache(Model& model, const std::string& p
     }
     has_q = has_q || key.ends_with(own_name(Role::q_scale));
   }
-  std::erase_if(model.tensors, [](const Tensor& tensor) { return is_cache_scale(tensor.role); });
+  std::erase_if(model.tensors, [](const Tensor& tensor) { return facts_of(tensor.role).is_cache_scale; });
   std::map<std::int32_t, float> values;
   for (const auto& [layer, attention] : layers) {
     for (const Role role : kScales) {
@@ -114,7 +112,7 @@ void complete_cache_scales(Model& model, const std::string& source) {
   const auto layers = attentions(model);
   std::map<Role, std::vector<std::int32_t>> held;  // in which layers
   for (const Tensor& tensor : model.tensors) {
-    if (is_cache_scale(tensor.role)) held[tensor.role].push_back(tensor.layer);
+    if (facts_of(tensor.role).is_cache_scale) held[tensor.role].push_back(tensor.layer);
   }
   std::string missing;
   for (const auto& [layer, attention] : layers) {
@@ -134,7 +132,7 @@ void complete_cache_scales(Model& model, const std::string& source) {
 }
 
 void put_cache_scales_last(Model& model, const std::string& source) {
-  const auto is_other = [](const Tensor& tensor) { return !is_cache_scale(tensor.role); };
+  const auto is_other = [](const Tensor& tensor) { return !facts_of(tensor.role).is_cache_scale; };
   const auto first = std::stable_partition(model.tensors.begin(), model.tensors.end(), is_other);
   for (auto tensor = first; tensor != model.tensors.end(); ++tensor) {
     if (is_castable(tensor->dtype)) continue;

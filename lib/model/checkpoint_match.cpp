@@ -130,7 +130,7 @@ Model build_model(const Config& config, const std::vector<TensorInfo>& checkpoin
   TensorList list{config, !config.tied || names.contains("lm_head.weight"), &names, {}};
   find_family(config.family)->list(list);
   Model model{config, std::move(list.tensors)};
-  quantise(model, config.quantisation, true);
+  quantise(model, config.weight_format, true);
   // Families leave out the MTP layers that the checkpoint does not have.
   model.config.mtp_layers = std::count_if(model.tensors.begin(), model.tensors.end(),
                                           [](const Tensor& tensor) { return tensor.role == Role::mtp_proj; });

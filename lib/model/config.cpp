@@ -84,7 +84,7 @@ void read_sizes(ConfigFile& file, Config& config) {
   config.attention_heads = file.count("num_attention_heads", kMaxHeads);
   config.tied = file.flag_or("tie_word_embeddings", false);
   config.dtype = read_dtype(file);
-  if (file.has("quantization_config")) read_quantisation(file, config);
+  if (file.has("quantization_config")) read_weight_format(file, config);
 }
 
 /// The sizes that a family may know better: one that it has set is kept.

@@ -11,14 +11,14 @@ namespace refit::model {
 namespace {
 
 /// One MLP: its matrices are [intermediate, width] and [width, intermediate].
-struct Mlp {
+struct MlpSizes {
   std::int64_t width = 0;
   std::int64_t intermediate = 0;
   Role gate, up, down;
 };
 
-void add_mlp(TensorList& list, const std::string& prefix, const Mlp& mlp, const ExpertNames& names, std::int64_t layer,
-             std::int64_t expert = -1) {
+void add_mlp(TensorList& list, const std::string& prefix, const MlpSizes& mlp, const ExpertNames& names,
+             std::int64_t layer, std::int64_t expert = -1) {
   const auto add = [&](std::string_view part, const Shape& shape, Role role) {
     list.add(fmt::format("{}{}.weight", prefix, part), shape, role, layer, expert);
   };
@@ -67,14 +67,14 @@ void add_attention(TensorList& list, std::int64_t layer, const AttentionParts& p
 }
 
 void add_dense_mlp(TensorList& list, const std::string& prefix, std::int64_t layer, bool gated) {
-  const Mlp mlp{list.config.hidden_size, list.config.intermediate_size, Role::gate_proj, Role::up_proj,
-                Role::down_proj};
+  const MlpSizes mlp{list.config.hidden_size, list.config.intermediate_size, Role::gate_proj, Role::up_proj,
+                     Role::down_proj};
   add_mlp(list, prefix, mlp, mlp_names(gated), layer);
 }
 
 void add_shared_experts(TensorList& list, const std::string& prefix, std::int64_t layer, bool gated) {
-  const Mlp mlp{list.config.hidden_size, list.config.shared_intermediate_size, Role::shared_gate_proj,
-                Role::shared_up_proj, Role::shared_down_proj};
+  const MlpSizes mlp{list.config.hidden_size, list.config.shared_intermediate_size, Role::shared_gate_proj,
+                     Role::shared_up_proj, Role::shared_down_proj};
   if (mlp.intermediate > 0) add_mlp(list, prefix, mlp, mlp_names(gated), layer);
 }
 
@@ -90,7 +90,7 @@ void add_experts(TensorList& list, std::int64_t layer, const ExpertNames& names)
   const Config& config = list.config;
   const std::string prefix = fmt::format("{}{}.", layer_prefix(config, layer), names.module);
   const std::int64_t width = config.latent_size > 0 ? config.latent_size : config.hidden_size;
-  const Mlp mlp{width, config.expert_intermediate_size, Role::expert_gate, Role::expert_up, Role::expert_down};
+  const MlpSizes mlp{width, config.expert_intermediate_size, Role::expert_gate, Role::expert_up, Role::expert_down};
   add_router(list, prefix, layer);
   for (std::int64_t expert = 0; expert < config.experts; ++expert) {
     add_mlp(list, fmt::format("{}experts.{}.", prefix, expert), mlp, names, layer, expert);

@@ -31,7 +31,7 @@ struct TensorList {
   void add_f32(std::string name, const Shape& shape, Role role, std::int64_t layer);
 };
 
-/// One family of architectures.
+/// One family of architectures. Nothing outside its file goes by its name: what it needs otherwise is one of `facts`.
 struct Family {
   std::string_view name;          ///< what model.family takes, e.g. "qwen3_moe"
   std::string_view architecture;  ///< in config.json's `architectures`
@@ -44,6 +44,7 @@ struct Family {
   // begin with "model.language_model.". Empty where there are none.
   std::string_view composite_architecture = {};
   std::string_view composite_model_type = {};
+  FamilyFacts facts = {};
 };
 
 extern const Family kDeepseekV3;
@@ -59,7 +60,7 @@ extern const Family kQwen3Next;
 
 /// Reads `quantization_config`: FP8 in blocks of 128 x 128, or MXFP8 in any of its three spellings. All else is a
 /// problem.
-void read_quantisation(ConfigFile& file, Config& config);
+void read_weight_format(ConfigFile& file, Config& config);
 
 /// Puts the scales of the KV cache behind all other tensors, in order of layers, each layer's q, k, v. Errors (usage):
 /// one scale by two names, or of another dtype than weights have.

@@ -8,6 +8,8 @@ namespace refit::model {
 
 namespace {
 
+constexpr Renaming kVllmNames[] = {{".self_attn.", ".attn."}, {"embed_tokens", "embedding"}};
+
 void read(ConfigFile& file, Config& config) {
   config.attention_bias = file.flag_or("attention_bias", true);
   config.experts = read_experts(file);
@@ -37,6 +39,11 @@ void list_tensors(TensorList& list) { add_decoder(list, add_gpt_oss_attention, a
 
 }  // namespace
 
-constinit const Family kGptOss{"gpt_oss", "GptOssForCausalLM", "gpt_oss", read, list_tensors};
+constinit const Family kGptOss{.name = "gpt_oss",
+                               .architecture = "GptOssForCausalLM",
+                               .model_type = "gpt_oss",
+                               .read = read,
+                               .list = list_tensors,
+                               .facts = {.vllm_names = kVllmNames}};
 
 }  // namespace refit::model

@@ -10,6 +10,8 @@ namespace refit::model {
 
 namespace {
 
+constexpr Renaming kVllmNames[] = {{".mlp.", ".block_sparse_moe."}};
+
 constexpr ExpertNames kPublished{"block_sparse_moe", "w1", "w3", "w2"};
 
 void read(ConfigFile& file, Config& config) {
@@ -37,6 +39,11 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-constinit const Family kMixtral{"mixtral", "MixtralForCausalLM", "mixtral", read, list_tensors};
+constinit const Family kMixtral{.name = "mixtral",
+                                .architecture = "MixtralForCausalLM",
+                                .model_type = "mixtral",
+                                .read = read,
+                                .list = list_tensors,
+                                .facts = {.vllm_names = kVllmNames}};
 
 }  // namespace refit::model

@@ -14,6 +14,8 @@ namespace refit::model {
 
 namespace {
 
+constexpr Renaming kVllmNames[] = {{"backbone.", "model."}, {"model.embeddings", "model.embed_tokens"}};
+
 struct MixerWord {
   std::string_view word;
   Mixer mixer;
@@ -154,6 +156,13 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-constinit const Family kNemotronH{"nemotron_h", "NemotronHForCausalLM", "nemotron_h", read, list_tensors};
+// The router by observation on a host; GateLinear keeps bf16 on SM90 and SM100 only.
+constinit const Family kNemotronH{
+    .name = "nemotron_h",
+    .architecture = "NemotronHForCausalLM",
+    .model_type = "nemotron_h",
+    .read = read,
+    .list = list_tensors,
+    .facts = {.vllm_names = kVllmNames, .vllm_float32_router = true, .megatron_hybrid_model = true}};
 
 }  // namespace refit::model

@@ -8,6 +8,8 @@ namespace refit::model {
 
 namespace {
 
+constexpr Renaming kVllmNames[] = {{"model.language_model.", "language_model.model."}};
+
 void add_inputs(TensorList& list, std::int64_t layer) {
   const GatedDeltaNet& gdn = list.config.gdn;
   const std::int64_t hidden = list.config.hidden_size;
@@ -27,9 +29,13 @@ void list_tensors(TensorList& list) { add_qwen_hybrid(list, add_inputs, add_qwen
 
 }  // namespace
 
-constinit const Family kQwen35Moe{"qwen3_5_moe",      "Qwen3_5MoeForCausalLM",
-                                  "qwen3_5_moe_text", read_qwen_hybrid,
-                                  list_tensors,       "Qwen3_5MoeForConditionalGeneration",
-                                  "qwen3_5_moe"};
+constinit const Family kQwen35Moe{.name = "qwen3_5_moe",
+                                  .architecture = "Qwen3_5MoeForCausalLM",
+                                  .model_type = "qwen3_5_moe_text",
+                                  .read = read_qwen_hybrid,
+                                  .list = list_tensors,
+                                  .composite_architecture = "Qwen3_5MoeForConditionalGeneration",
+                                  .composite_model_type = "qwen3_5_moe",
+                                  .facts = {.vllm_names = kVllmNames}};
 
 }  // namespace refit::model

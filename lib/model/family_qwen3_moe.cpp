@@ -23,6 +23,11 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-constinit const Family kQwen3Moe{"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3_moe", read, list_tensors};
+constinit const Family kQwen3Moe{.name = "qwen3_moe",
+                                 .architecture = "Qwen3MoeForCausalLM",
+                                 .model_type = "qwen3_moe",
+                                 .read = read,
+                                 .list = list_tensors,
+                                 .facts = {.vllm_quantised_router = true}};
 
 }  // namespace refit::model

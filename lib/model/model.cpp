@@ -31,102 +31,16 @@ std::vector<std::string> family_names() {
   return names;
 }
 
-/// In the order of the enumerators.
-constexpr std::string_view kRoleNames[] = {"embedding",
-                                           "lm_head",
-                                           "final_norm",
-                                           "attention_norm",
-                                           "mla_norm",
-                                           "mamba_norm",
-                                           "gdn_norm",
-                                           "mlp_norm",
-                                           "moe_norm",
-                                           "q_proj",
-                                           "k_proj",
-                                           "v_proj",
-                                           "q_proj_bias",
-                                           "k_proj_bias",
-                                           "v_proj_bias",
-                                           "q_gate_proj",
-                                           "q_norm",
-                                           "k_norm",
-                                           "o_proj",
-                                           "o_proj_bias",
-                                           "sinks",
-                                           "q_a_proj",
-                                           "q_a_norm",
-                                           "q_b_proj",
-                                           "kv_a_proj",
-                                           "kv_a_norm",
-                                           "kv_b_proj",
-                                           "mla_o_proj",
-                                           "gate_proj",
-                                           "up_proj",
-                                           "down_proj",
-                                           "router",
-                                           "router_bias",
-                                           "expert_bias",
-                                           "expert_gate",
-                                           "expert_up",
-                                           "expert_down",
-                                           "packed_gate_up",
-                                           "packed_down",
-                                           "interleaved_gate_up",
-                                           "interleaved_gate_up_bias",
-                                           "transposed_down",
-                                           "packed_down_bias",
-                                           "latent_in",
-                                           "latent_out",
-                                           "shared_gate_proj",
-                                           "shared_up_proj",
-                                           "shared_down_proj",
-                                           "shared_router",
-                                           "mamba_in_proj",
-                                           "mamba_conv_weight",
-                                           "mamba_conv_bias",
-                                           "mamba_a_log",
-                                           "mamba_d",
-                                           "mamba_dt_bias",
-                                           "mamba_gate_norm",
-                                           "mamba_out_proj",
-                                           "gdn_qkv_proj",
-                                           "gdn_z_proj",
-                                           "gdn_b_proj",
-                                           "gdn_a_proj",
-                                           "gdn_qkvz_proj",
-                                           "gdn_ba_proj",
-                                           "gdn_conv",
-                                           "gdn_a_log",
-                                           "gdn_dt_bias",
-                                           "gdn_out_norm",
-                                           "gdn_out_proj",
-                                           "mtp_embedding",
-                                           "mtp_hidden_norm",
-                                           "mtp_embedding_norm",
-                                           "mtp_proj",
-                                           "mtp_final_norm",
-                                           "mtp_head",
-                                           "block_scale",
-                                           "q_scale",
-                                           "k_scale",
-                                           "v_scale",
-                                           "listed",
-                                           "unknown"};
-static_assert(std::size(kRoleNames) == kRoles);
-
-std::string_view name(Role role) { return kRoleNames[static_cast<std::size_t>(role)]; }
-
-std::optional<Mixer> mixer_of(Role role) {
-  if (role >= Role::q_proj && role <= Role::mla_o_proj) return Mixer::attention;
-  if (role >= Role::mamba_in_proj && role <= Role::mamba_out_proj) return Mixer::mamba;
-  if (role >= Role::gdn_qkv_proj && role <= Role::gdn_out_proj) return Mixer::gated_delta_net;
-  return std::nullopt;
+const FamilyFacts& facts_of(const Config& config) {
+  static constexpr FamilyFacts kNone;
+  const Family* family = find_family(config.family);
+  return family == nullptr ? kNone : family->facts;
 }
 
 std::set<Mixer> mixers_of(const Model& model) {
   std::set<Mixer> result;
   for (const Tensor& tensor : model.tensors) {
-    if (const auto mixer = mixer_of(tensor.role)) result.insert(*mixer);
+    if (const auto mixer = facts_of(tensor.role).mixer) result.insert(*mixer);
   }
   return result;
 }
@@ -134,7 +48,8 @@ std::set<Mixer> mixers_of(const Model& model) {
 Shape Tensor::file_shape() const {
   if (dimensions.size() > 0) return dimensions;
   if (repeats > 1) return {shape[0], shape[2]};
-  if (role != Role::interleaved_gate_up && role != Role::interleaved_gate_up_bias) return shape;
+  const RoleFacts& facts = facts_of(role);
+  if (facts.mlp != Mlp::interleaved_experts || facts.part != MlpPart::gate_up) return shape;
   Shape merged;
   for (int d = 0; d + 2 < shape.size(); ++d) merged.push_back(shape[d]);
   merged.push_back(shape[shape.size() - 2] * shape[shape.size() - 1]);
@@ -185,7 +100,7 @@ Model build_model(const Config& config, bool lm_head_present) {
   TensorList list{config, !config.tied || lm_head_present, nullptr, {}};
   family->list(list);
   Model model{config, std::move(list.tensors)};
-  quantise(model, config.quantisation, true);
+  quantise(model, config.weight_format, true);
   return model;
 }
 

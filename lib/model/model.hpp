@@ -11,112 +11,17 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/blocks.hpp"
 #include "core/box.hpp"
 #include "core/dtype.hpp"
+#include "model/role.hpp"
 
 namespace refit::model {
-
-/// What a tensor is for: the only thing that layout rules depend on. In brackets the tensor's shape.
-enum class Role : std::uint8_t {
-  embedding,   ///< [V, H]
-  lm_head,     ///< [V, H]
-  final_norm,  ///< [H]
-  // Norms in front of a block, [H]. Megatron fuses each into the block's first linear, or does not.
-  attention_norm,  ///< of q, k, v attention
-  mla_norm,        ///< of multi-head latent attention
-  mamba_norm,      ///< of a Mamba2 mixer
-  gdn_norm,        ///< of Gated DeltaNet
-  mlp_norm,        ///< of a dense MLP
-  moe_norm,        ///< of experts
-  // Attention.
-  q_proj,
-  k_proj,
-  v_proj,  ///< [heads * head_dim, H]
-  q_proj_bias,
-  k_proj_bias,
-  v_proj_bias,  ///< [heads * head_dim]
-  q_gate_proj,  ///< [nh * 2 * head_dim, H]: per head its q rows, then its output gate's
-  q_norm,
-  k_norm,       ///< [head_dim]
-  o_proj,       ///< [H, nh * head_dim]
-  o_proj_bias,  ///< [H]
-  sinks,        ///< [nh]
-  // Multi-head latent attention.
-  q_a_proj,    ///< [q_lora_rank, H]
-  q_a_norm,    ///< [q_lora_rank]
-  q_b_proj,    ///< [nh * (nope + rope), q_lora_rank]
-  kv_a_proj,   ///< [kv_lora_rank + rope, H]
-  kv_a_norm,   ///< [kv_lora_rank]
-  kv_b_proj,   ///< [nh * (nope + v), kv_lora_rank]
-  mla_o_proj,  ///< [H, nh * v]
-  // Dense MLP; without gate_proj where it is not gated.
-  gate_proj,
-  up_proj,    ///< [I, H]
-  down_proj,  ///< [H, I]
-  // Experts: one tensor for each (Tensor::expert) ...
-  router,       ///< [E, H]
-  router_bias,  ///< [E]
-  expert_bias,  ///< [E]: e_score_correction_bias, float32 everywhere
-  expert_gate,  ///< [I, H or latent]
-  expert_up,    ///< likewise; without expert_gate where it is not gated
-  expert_down,  ///< [H or latent, I]
-  // ... or all in one.
-  packed_gate_up,            ///< [E, 2 I, H]: gate rows, then up rows
-  packed_down,               ///< [E, H, I]
-  interleaved_gate_up,       ///< [E, H, I, 2]: gate and up alternate; in checkpoints [E, H, 2 I]
-  interleaved_gate_up_bias,  ///< [E, I, 2]; in checkpoints [E, 2 I]
-  transposed_down,           ///< [E, I, H]
-  packed_down_bias,          ///< [E, H]
-  latent_in,                 ///< [latent, H]
-  latent_out,                ///< [H, latent]
-  shared_gate_proj,
-  shared_up_proj,    ///< [I, H] of the shared experts
-  shared_down_proj,  ///< [H, I]
-  shared_router,     ///< [1, H]: the shared expert's own gate
-  // Mamba2 mixer.
-  mamba_in_proj,      ///< [2 d + 2 G S + heads, H]: z, x, B, C, dt
-  mamba_conv_weight,  ///< [d + 2 G S, 1, K]: x, B, C
-  mamba_conv_bias,    ///< [d + 2 G S]
-  mamba_a_log,
-  mamba_d,
-  mamba_dt_bias,    ///< [heads]
-  mamba_gate_norm,  ///< [d]
-  mamba_out_proj,   ///< [H, d]
-  // Gated DeltaNet.
-  gdn_qkv_proj,  ///< [2 nk dk + nv dv, H]: q, k, v
-  gdn_z_proj,    ///< [nv dv, H]
-  gdn_b_proj,
-  gdn_a_proj,     ///< [nv, H]
-  gdn_qkvz_proj,  ///< the first two in one, per key head its q, k, v and z rows
-  gdn_ba_proj,    ///< the other two in one, per key head its b and a rows
-  gdn_conv,       ///< [2 nk dk + nv dv, 1, K]: q, k, v
-  gdn_a_log,
-  gdn_dt_bias,   ///< [nv]
-  gdn_out_norm,  ///< [dv]
-  gdn_out_proj,  ///< [H, nv dv]
-  // Multi-token prediction: beside the layer's own tensors, which have their usual roles.
-  mtp_embedding,  ///< [V, H]
-  mtp_hidden_norm,
-  mtp_embedding_norm,  ///< [H]
-  mtp_proj,            ///< [H, 2 H]
-  mtp_final_norm,      ///< [H]
-  mtp_head,            ///< [V, H]
-  // Of quantised models.
-  block_scale,  ///< one for each block of the weight Tensor::scale_of, whose rules they follow
-  q_scale,
-  k_scale,
-  v_scale,  ///< [1] or []: of the FP8 KV cache, behind all other tensors
-  listed,   ///< of a model that is a mere list of tensors (m2n/): its layouts know where
-  unknown   ///< no rule: whole on every rank under its own name, and misc
-};
-inline constexpr std::size_t kRoles = static_cast<std::size_t>(Role::unknown) + 1;
-
-/// A role's name as `refit plan --classify` prints it, e.g. "q_proj".
-std::string_view name(Role role);
 
 /// One Hugging Face tensor. `index` is its place in Model::tensors.
 struct Tensor {
@@ -140,24 +45,21 @@ struct Tensor {
   Shape file_shape() const;
 };
 
-/// How the values of linear layers are stored in 8 bits.
-enum class Quantisation : std::uint8_t {
-  none,
+/// How the weights of linear layers are kept, in a checkpoint or on a side: with the dtypes that they have, or in 8
+/// bits with block scales. Whose arithmetic makes these of others is a Quantiser (core/quantiser.hpp).
+enum class WeightFormat : std::uint8_t {
+  unquantised,
   fp8_block,  ///< F8_E4M3, a float32 for each block of 128 x 128: "X.weight_scale_inv" [ceil(N/128), ceil(K/128)]
   mxfp8       ///< F8_E4M3, an E8M0 byte for each 32 columns of a row: "X.weight_scale" [N, K/32]
 };
 
-/// Rows and columns of a block, and the dtype of its scale.
-constexpr std::int64_t block_rows(Quantisation how) { return how == Quantisation::fp8_block ? 128 : 1; }
-constexpr std::int64_t block_columns(Quantisation how) { return how == Quantisation::fp8_block ? 128 : 32; }
-constexpr DType scale_dtype(Quantisation how) { return how == Quantisation::fp8_block ? DType::f32 : DType::u8; }
+/// The size of a block, and the dtype of its scale.
+constexpr BlockSize block_size(WeightFormat how) { return how == WeightFormat::fp8_block ? kFp8Block : kMxBlock; }
+constexpr DType scale_dtype(WeightFormat how) { return how == WeightFormat::fp8_block ? DType::f32 : DType::u8; }
 /// What follows the weight's name in that of its scales.
-constexpr const char* scale_suffix(Quantisation how) {
-  return how == Quantisation::fp8_block ? "_scale_inv" : "_scale";
+constexpr const char* scale_suffix(WeightFormat how) {
+  return how == WeightFormat::fp8_block ? "_scale_inv" : "_scale";
 }
-
-/// Whether weights of that role are quantised: the linear layers, without router, embedding and head.
-bool is_quantisable(Role role);
 
 /// Sizes of a Mamba2 mixer.
 struct Mamba {
@@ -192,12 +94,6 @@ struct LatentAttention {
   std::int64_t value_dim = 0;
 };
 
-/// What a layer mixes tokens with. Nemotron-H's layers have one block each, so that an MLP or experts stand alone.
-enum class Mixer : std::uint8_t { attention, mamba, gated_delta_net, mlp, experts };
-
-/// The mixer (attention, mamba or gated_delta_net) whose weights have that role; nothing for other weights and norms.
-std::optional<Mixer> mixer_of(Role role);
-
 /// The fields of config.json that decide tensors and layouts. Symbols as in the papers: V, H, L, I, nh, nkv, hd, E.
 struct Config {
   std::string family;
@@ -218,15 +114,15 @@ struct Config {
   LatentAttention mla;
   Mamba mamba;
   GatedDeltaNet gdn;
-  std::vector<bool> dense_layer;                   ///< of a MoE model: layers without experts; empty = none
-  std::vector<Mixer> mixers;                       ///< of every layer; empty = attention in all
-  bool tied = false;                               ///< tie_word_embeddings
-  bool attention_bias = false;                     ///< q, k, v (and o where the family has it) carry a bias
-  DType dtype = DType::bf16;                       ///< torch_dtype / dtype; bf16 where config.json has neither
-  Quantisation quantisation = Quantisation::none;  ///< of the checkpoint, by its quantization_config
-  std::vector<std::string> not_converted;          ///< modules that are not quantised; `*` stands for any text
-  bool has_quantisation = false;                   ///< config.json says what is quantised, so that an engine goes by it
-  bool truncated = false;  ///< `layers` is less than config.json's: a checkpoint's others are skipped
+  std::vector<bool> dense_layer;                           ///< of a MoE model: layers without experts; empty = none
+  std::vector<Mixer> mixers;                               ///< of every layer; empty = attention in all
+  bool tied = false;                                       ///< tie_word_embeddings
+  bool attention_bias = false;                             ///< q, k, v (and o where the family has it) carry a bias
+  DType dtype = DType::bf16;                               ///< torch_dtype / dtype; bf16 where config.json has neither
+  WeightFormat weight_format = WeightFormat::unquantised;  ///< of the checkpoint, by its quantization_config
+  std::vector<std::string> not_converted;                  ///< modules that are not quantised; `*` stands for any text
+  bool has_quantization_config = false;  ///< config.json says what is quantised, so that an engine goes by it
+  bool truncated = false;                ///< `layers` is less than config.json's: a checkpoint's others are skipped
 
   // MTP layers, which follow the decoder's, have attention and experts.
   bool is_moe(std::int64_t layer) const {
@@ -238,6 +134,24 @@ struct Config {
     return at >= mixers.size() ? Mixer::attention : mixers[at];
   }
 };
+
+/// One of an engine's renamings of modules.
+struct Renaming {
+  std::string_view from;
+  std::string_view to;
+};
+
+/// What trainers and engines make of a family beside what follows from its tensors and sizes. Its file says so.
+struct FamilyFacts {
+  /// vLLM's WeightsMapper: one after the other, each applied to the first occurrence in a name.
+  std::span<const Renaming> vllm_names = {};
+  bool vllm_float32_router = false;    ///< vLLM keeps the router's weight in float32
+  bool vllm_quantised_router = false;  ///< vLLM's router is quantised like any linear layer, where it is not excepted
+  bool megatron_hybrid_model = false;  ///< Megatron builds its HybridModel, which names the final norm otherwise
+};
+
+/// Those of the configuration's family; none for one that is no family's (m2n/).
+const FamilyFacts& facts_of(const Config& config);
 
 /// What a checkpoint says about one tensor (or what is expected of it).
 struct TensorInfo {
@@ -265,10 +179,7 @@ bool is_converted(const Config& config, std::string_view tensor_name);
 /// Marks the weights of linear layers as quantised, but for those that the configuration does not convert, and lists
 /// each one's block scales behind it. `stored`: values are F8_E4M3; else they keep their dtype, and become so on the
 /// way to an engine: then the scales have no source of their own. Errors (usage): a width that blocks do not divide.
-void quantise(Model& model, Quantisation how, bool stored);
-
-/// True for the scales of the FP8 KV cache.
-bool is_cache_scale(Role role);
+void quantise(Model& model, WeightFormat how, bool stored);
 
 /// Whether a scale of the KV cache may have that value: positive, normal, and finite as bfloat16.
 bool is_legal_cache_scale(double value);

@@ -138,15 +138,14 @@ double longest_lane(const Loads& loads, Reach reach, const Machine& machine, con
 std::int64_t groups_of(const PortLoad& load, Reach reach, const Knobs& knobs) {
   const auto [copies, staged] =
       reach == Reach::all ? std::pair(load.copies, load.staged) : std::pair(load.copies_far, load.staged_far);
-  const auto quotient = [](std::int64_t value, std::int64_t divisor) { return (value + divisor - 1) / divisor; };
-  return std::max(quotient(copies, knobs.group_size), quotient(staged, knobs.chunk_bytes));
+  return std::max(ceil_div(copies, knobs.group_size), ceil_div(staged, knobs.chunk_bytes));
 }
 
 /// Groups one after the other on the busiest lane of the busiest rank.
 std::int64_t serial_groups(const Loads& loads, Reach reach, const Knobs& knobs) {
   const auto stages = std::ssize(loads.received);
   const std::int64_t parts = std::max<std::int64_t>(1, knobs.streams / stages);
-  const auto share = [&](const PortLoad& load) { return (groups_of(load, reach, knobs) + parts - 1) / parts; };
+  const auto share = [&](const PortLoad& load) { return ceil_div(groups_of(load, reach, knobs), parts); };
   std::int64_t most = 0;
   for (const PortLoad& load : loads.sent) most = std::max(most, share(load));
   for (std::size_t rank = 0; rank < loads.forwarded_in.size(); ++rank) {
@@ -278,7 +277,7 @@ Broadcasts broadcasts(const std::vector<Tensor>& tensors, const Layout& source, 
       const auto stage = static_cast<std::size_t>(source.stage(held.ranks.front()));
       const std::int64_t bytes = held.box.volume() * byte_size(held.format.dtype);
       result.bytes[stage] += bytes * times;
-      result.count[stage] += std::max<std::int64_t>(1, (bytes + part_bytes - 1) / part_bytes) * times;
+      result.count[stage] += std::max<std::int64_t>(1, ceil_div(bytes, part_bytes)) * times;
       result.sent[static_cast<std::size_t>(to_int(held.ranks.front()))] += bytes * times;
     }
   }
@@ -341,7 +340,7 @@ MiscLoad misc_load(const std::vector<Tensor>& tensors, const Layout& source, con
     load.kept += stored(destination, tensor) * width;
   }
   const std::int64_t capacity = std::max<std::int64_t>(8, buffer_bytes);
-  load.buffers = (load.bytes + capacity - 1) / capacity;
+  load.buffers = ceil_div(load.bytes, capacity);
   return load;
 }
 

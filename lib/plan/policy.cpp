@@ -66,7 +66,7 @@ bool is_ffn(const model::Tensor& tensor, std::int64_t decoder_layers) {
   const std::string_view name = tensor.name;
   if (name.find("shared_expert") != std::string_view::npos || name.starts_with("mtp.")) return false;
   if (tensor.layer >= decoder_layers) return false;
-  const bool packed = tensor.role == model::Role::packed_gate_up || tensor.role == model::Role::packed_down;
+  const bool packed = facts_of(tensor.role).mlp == model::Mlp::packed_experts;
   return ends_with_any(name, kFfn) || (packed && ends_with_any(name, kPackedExperts));
 }
 
@@ -78,7 +78,7 @@ bool qkv_to_misc(Policy policy, std::int64_t kv_heads, std::int64_t train_tp, st
 }
 
 bool is_bulk(Policy policy, const model::Tensor& tensor, std::int64_t decoder_layers, bool qkv_is_misc) {
-  if (tensor.role == model::Role::unknown || model::is_cache_scale(tensor.role)) return false;
+  if (tensor.role == model::Role::unknown || facts_of(tensor.role).is_cache_scale) return false;
   switch (policy) {
     case Policy::all: return true;
     case Policy::whitelist: return whitelisted(tensor.name, qkv_is_misc);

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "layout/partition.hpp"
+#include "core/box.hpp"
 
 namespace refit::plan {
 namespace {
@@ -58,7 +58,7 @@ StreamLayout::StreamLayout(const std::vector<model::Tensor>& tensors, const layo
       parts_.resize(static_cast<std::size_t>(tensor.index) + 1);
     auto& parts = parts_[static_cast<std::size_t>(tensor.index)];
     for (std::int64_t done = 0; done < tensor.elements();) {
-      const std::int64_t used = fill_.empty() ? capacity_ : layout::round_up(fill_.back(), byte_size(dtype));
+      const std::int64_t used = fill_.empty() ? capacity_ : round_up(fill_.back(), byte_size(dtype));
       const std::int64_t room = (capacity_ - used) / byte_size(dtype);
       if (room <= 0) {
         fill_.push_back(0);

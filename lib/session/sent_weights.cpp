@@ -1,6 +1,6 @@
 #include "session/sent_weights.hpp"
 
-#include "layout/partition.hpp"
+#include "core/box.hpp"
 #include "transport/together.hpp"
 
 namespace refit::session {
@@ -12,7 +12,7 @@ std::int64_t arena_bytes(const model::Model& model, const layout::Storage& stora
   if (!layout::QuantisedLayout::is_added(storage.key)) return 0;
   const auto weight = static_cast<std::size_t>(layout::QuantisedLayout::weight_of(storage.key));
   if (!has_memory(model.tensors[weight])) return 0;
-  return layout::round_up(storage.bytes(), transport::kStorageAlignment);
+  return round_up(storage.bytes(), transport::kStorageAlignment);
 }
 
 }  // namespace

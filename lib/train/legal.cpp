@@ -57,7 +57,7 @@ void check_parameters(const model::Model& model, const Options& options, const s
                       std::vector<std::string>& out) {
   const layout::ParameterTable first(model);
   for (const layout::Parameter& parameter : parameters(model, options)) {
-    const auto mixer = model::mixer_of(parameter.components.front().role);
+    const auto mixer = facts_of(parameter.components.front().role).mixer;
     if (mixer && named.contains(*mixer)) continue;
     const bool expert = parameter.experts != layout::Experts::none;
     const std::int64_t size = expert ? options.sizes.etp : options.sizes.tp;
@@ -79,7 +79,7 @@ void check_scales(const model::Model& model, const Options& options, std::vector
   const bool any_computed = std::any_of(model.tensors.begin(), model.tensors.end(), [](const model::Tensor& tensor) {
     return tensor.scales >= 0 && tensor.dtype != DType::f8_e4m3;
   });
-  if (options.quantisation != model::Quantisation::none && any_computed) {
+  if (options.weight_format != model::WeightFormat::unquantised && any_computed) {
     out.emplace_back(
         "train: weights that the checkpoint does not store quantised are trained as they are; set "
         "train.precision bf16");

@@ -99,7 +99,8 @@ class MegatronLayout final : public layout::ParameterLayout {
     const std::int64_t prediction = key.layer - counts_[static_cast<std::size_t>(at(rank).pp)];
     std::string prefix = fmt::format("decoder.layers.{}.", key.layer);
     if (prediction >= 0) {
-      prefix = fmt::format("mtp.layers.{}.{}", prediction, is_prediction_only(tensor.role) ? "" : "mtp_model_layer.");
+      const bool is_own = facts_of(tensor.role).place == model::Place::prediction;
+      prefix = fmt::format("mtp.layers.{}.{}", prediction, is_own ? "" : "mtp_model_layer.");
     }
     return prefix + name + (key.expert < 0 ? "" : fmt::format("{}", key.expert)) + rule.suffix;
   }
@@ -109,10 +110,6 @@ class MegatronLayout final : public layout::ParameterLayout {
   Coordinates at(Rank rank) const { return train::coordinates(sizes_, rank); }
   const Home& home(const Tensor& tensor) const { return homes_[static_cast<std::size_t>(tensor.layer)]; }
   std::int64_t experts_per_rank() const { return config().experts / sizes_.ep; }
-  static bool is_prediction_only(Role role) {
-    return role == Role::mtp_embedding_norm || role == Role::mtp_hidden_norm || role == Role::mtp_proj ||
-           role == Role::mtp_final_norm;
-  }
 
   layout::Parallelism sizes_;
   std::vector<std::int64_t> counts_;       ///< decoder layers, by stage

@@ -28,7 +28,7 @@ struct Options {
   std::int64_t make_vocab_size_divisible_by = 0;  ///< 0 = vocabulary not padded
   DType precision = DType::bf16;                  ///< of every parameter but the router's expert bias
   /// As Transformer Engine keeps quantised weights (Float8BlockwiseQTensor, MXFP8); `precision` is of all others.
-  model::Quantisation quantisation = model::Quantisation::none;
+  model::WeightFormat weight_format = model::WeightFormat::unquantised;
 };
 
 /// A rank's place on both meshes.

@@ -3,7 +3,6 @@
 namespace refit::train {
 
 using layout::Parameter;
-using layout::round_up;
 using model::Role;
 
 namespace {
@@ -28,7 +27,7 @@ void add_vocabulary(Rules& rules) {
   if (!rules.config.tied || rules.options.sizes.pp > 1) {
     rules.table.add(vocabulary(rules, std::string(kOutputLayer), Role::lm_head));
   }
-  const bool hybrid = rules.config.family == "nemotron_h";  // Megatron's HybridModel
+  const bool hybrid = facts_of(rules.config).megatron_hybrid_model;
   rules.table.whole(hybrid ? "decoder.final_norm.weight" : "decoder.final_layernorm.weight", Role::final_norm);
 }
 
@@ -41,8 +40,8 @@ void add_multi_token_prediction(Rules& rules) {
 }
 
 layout::ScaleRules scale_rules(const Options& options) {
-  const bool mx = options.quantisation == model::Quantisation::mxfp8;
-  return {options.quantisation, true, mx ? 128 : 1, 4};
+  const bool mx = options.weight_format == model::WeightFormat::mxfp8;
+  return {options.weight_format, true, mx ? 128 : 1, 4};
 }
 
 std::vector<Parameter> parameters(const model::Model& model, const Options& options) {

@@ -47,7 +47,8 @@ std::vector<BlockKey> wanted(const model::Tensor& weight, const Box& to, const B
   const std::int64_t end =
       row > 0 ? std::min(to.lower[0] + to.extent[0], from.lower[0] + from.extent[0]) : std::int64_t{1};
   // Boxes are disjoint: of a block that both touch, neither has all.
-  const auto common = intersect(touched_blocks(to, quantiser), touched_blocks(from, quantiser));
+  const BlockSize block = block_size(quantiser);
+  const auto common = intersect(touched_blocks(to, block), touched_blocks(from, block));
   const bool last = has_last(weight, from) && needs_last(tile_of(weight, to, quantiser));
   std::vector<BlockKey> keys;
   for (std::int64_t matrix = first; matrix < end; ++matrix) {
@@ -81,21 +82,10 @@ void append_shares(const model::Tensor& weight, const Holding& to, const Holding
 
 }  // namespace
 
-Box touched_blocks(const Box& box, Quantiser quantiser) {
-  Box blocks = box;
-  const int row = box.extent.size() - 2;
-  for (const auto& [d, size] : {std::pair(row, block_rows(quantiser)), std::pair(row + 1, block_columns(quantiser))}) {
-    blocks.lower[d] = box.lower[d] / size;
-    blocks.extent[d] = (box.lower[d] + box.extent[d] + size - 1) / size - blocks.lower[d];
-  }
-  return blocks;
-}
-
 bool has_wanted_last(const model::Tensor& weight, const Box& box, Quantiser quantiser) {
   const int row = box.extent.size() - 2;
-  const bool ragged =
-      weight.shape[row] % block_rows(quantiser) != 0 || weight.shape[row + 1] % block_columns(quantiser) != 0;
-  return pads_with_last(quantiser) && ragged && has_last(weight, box) && (box.lower[row] > 0 || box.lower[row + 1] > 0);
+  return pads_with_last(quantiser) && has_ragged_blocks(weight.shape, block_size(quantiser)) && has_last(weight, box) &&
+         (box.lower[row] > 0 || box.lower[row + 1] > 0);
 }
 
 std::vector<BlockShare> block_shares(const model::Model& model, const layout::Layout& layout, Quantiser quantiser,

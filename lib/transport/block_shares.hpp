@@ -28,9 +28,6 @@ struct BlockShare {
   std::vector<BlockKey> blocks;
 };
 
-/// The blocks that a box touches, as a box of the grid of blocks; dimensions before the last two stay.
-Box touched_blocks(const Box& box, Quantiser quantiser);
-
 /// True where the box has the last element of matrices with ragged blocks, and not all of them: others may want it.
 bool has_wanted_last(const model::Tensor& weight, const Box& box, Quantiser quantiser);
 

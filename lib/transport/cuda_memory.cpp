@@ -2,7 +2,7 @@
 #include <array>
 #include <exception>
 
-#include "layout/partition.hpp"
+#include "core/box.hpp"
 #include "transport/cuda.hpp"
 #include "transport/cuda_handles.hpp"
 #include "transport/location.hpp"
@@ -69,7 +69,7 @@ struct Offer {
 class IpcPeerMemory final : public PeerMemory {
  public:
   IpcPeerMemory(Control& world, std::int64_t bytes) : world_(world) {
-    bytes = layout::round_up(bytes, kBlockBytes);
+    bytes = round_up(bytes, kBlockBytes);
     const std::vector<Need> needs = gather_all(world, need_of(bytes));
     require_space(needs);
     arenas_.assign(needs.size(), nullptr);

@@ -115,7 +115,7 @@ class Golden final : public Executor {
   Schedule schedule() const override {
     const auto slots = static_cast<std::int64_t>(slots_);
     const std::int64_t broadcasts = std::ssize(steps_);
-    return {broadcasts, std::min<std::int64_t>(1, broadcasts), (broadcasts + slots - 1) / slots};
+    return {broadcasts, std::min<std::int64_t>(1, broadcasts), ceil_div(broadcasts, slots)};
   }
 
  private:

@@ -1,13 +1,13 @@
 #include "transport/memory.hpp"
 
-#include "layout/partition.hpp"
+#include "core/box.hpp"
 
 namespace refit::transport {
 
 ArenaMap::ArenaMap(const layout::LocalLayout& layout) {
   for (const layout::Storage& storage : layout.storages) {
     offsets.push_back(bytes);
-    bytes = layout::round_up(bytes + storage.bytes(), kStorageAlignment);
+    bytes = round_up(bytes + storage.bytes(), kStorageAlignment);
   }
 }
 

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <array>
 
+#include "core/box.hpp"
 #include "kernels/memory.hpp"
-#include "layout/partition.hpp"
 #include "plan/stream.hpp"
 #include "transport/p2p.hpp"
 #include "transport/tiles.hpp"
@@ -67,7 +67,7 @@ class MiscStream final : public Executor {
 
   void allocate(const std::vector<model::Tensor>& tensors) {
     for (std::int32_t b = 0; b < layout_.buffers(); ++b)
-      slot_bytes_ = std::max(slot_bytes_, layout::round_up(layout_.bytes(b), kStorageAlignment));
+      slot_bytes_ = std::max(slot_bytes_, round_up(layout_.bytes(b), kStorageAlignment));
     memory_ = kernels::DeviceBuffer(slot_bytes_ * std::min<std::int64_t>(kBuffers, layout_.buffers()));
     for (auto& request : requests_) request = stream_->make_request(1);
     first_tensor_.assign(static_cast<std::size_t>(layout_.buffers()), -1);
@@ -163,7 +163,7 @@ class MiscStream final : public Executor {
 
 Tuning gather_tuning(Tuning tuning, std::int64_t stages, std::int64_t capacity) {
   tuning.streams = std::min(tuning.streams, stages);
-  tuning.chunk_bytes = std::min(tuning.chunk_bytes, layout::round_up(capacity, kChunkAlignment));
+  tuning.chunk_bytes = std::min(tuning.chunk_bytes, round_up(capacity, kChunkAlignment));
   return tuning;
 }
 

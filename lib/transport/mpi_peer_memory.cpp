@@ -3,7 +3,7 @@
 #include <atomic>
 #include <exception>
 
-#include "layout/partition.hpp"
+#include "core/box.hpp"
 #include "transport/memory.hpp"
 #include "transport/mpi.hpp"
 #include "transport/mpi_error.hpp"
@@ -63,7 +63,7 @@ class MpiPeerMemory final : public PeerMemory {
  private:
   /// Throws on all ranks of the world or on none, with the numbers of the node that is shortest of memory.
   void require_space(std::int64_t bytes) {
-    std::int64_t numbers[2] = {layout::round_up(bytes, kPageBytes), 0};  // needed, available
+    std::int64_t numbers[2] = {round_up(bytes, kPageBytes), 0};  // needed, available
     check_mpi(MPI_Allreduce(MPI_IN_PLACE, numbers, 1, MPI_INT64_T, MPI_SUM, node_));
     struct statvfs status {};
     if (statvfs(kSharedMemory, &status) == 0) {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <thread>
 
-#include "layout/partition.hpp"
+#include "core/box.hpp"
 #include "transport/segment.hpp"
 #include "transport/tiles.hpp"
 
@@ -113,7 +113,7 @@ void append_groups(const std::vector<Segment>& segments, Side side, const Tuning
   for (std::size_t i = 0; i < segments.size(); ++i) {
     const std::int64_t room = is_staged(segments[i], side) ? segments[i].bytes : 0;
     if (static_cast<std::int64_t>(i - first) >= tuning.group_size || used + room > tuning.chunk_bytes) close(i);
-    used += layout::round_up(room, kChunkAlignment);
+    used += round_up(room, kChunkAlignment);
   }
   close(segments.size());
 }
@@ -135,7 +135,7 @@ class BatchBuilder {
     unpack_.clear();
     for (const Segment& segment : group.segments) {
       batch.messages.push_back(message(segment, chunk));
-      if (is_staged(segment, me_.side)) chunk += layout::round_up(segment.bytes, kChunkAlignment);
+      if (is_staged(segment, me_.side)) chunk += round_up(segment.bytes, kChunkAlignment);
     }
     batch.pack = kernels::CopyTable(space_, pack_, sizes_);
     batch.unpack = kernels::CopyTable(space_, unpack_, sizes_);

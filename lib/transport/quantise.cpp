@@ -17,14 +17,13 @@ void append_rims(kernels::Tile tile, std::vector<kernels::Tile>& out) {
   const int row = tile.extent.size() - 2;
   const auto append = [&](int d, std::int64_t begin, std::int64_t matrix, std::int64_t block) {
     const std::int64_t end = begin + tile.extent[d];
-    const std::int64_t head = begin % block == 0 ? 0 : std::min(block - begin % block, tile.extent[d]);
-    const std::int64_t tail = end % block == 0 || end == matrix ? 0 : std::min(end % block, tile.extent[d]);
-    if (head > 0) out.push_back(part_of(tile, d, 0, head));
-    if (tail > 0 && head < tile.extent[d]) out.push_back(part_of(tile, d, tile.extent[d] - tail, tail));
+    const Interval whole = whole_blocks({begin, end}, block, matrix);
+    if (begin < whole.begin) out.push_back(part_of(tile, d, 0, whole.begin - begin));
+    if (whole.end < end) out.push_back(part_of(tile, d, whole.end - begin, end - whole.end));
   };
   const kernels::Blocks& blocks = *tile.blocks;
-  append(row, blocks.row, blocks.rows, block_rows(blocks.quantiser));
-  append(row + 1, blocks.column, blocks.columns, block_columns(blocks.quantiser));
+  append(row, blocks.row, blocks.rows, block_size(blocks.quantiser).rows);
+  append(row + 1, blocks.column, blocks.columns, block_size(blocks.quantiser).columns);
 }
 
 }  // namespace
@@ -123,15 +122,11 @@ class Quantise::Implementation {
     const layout::Place scales{layout::QuantisedLayout::scales_key(weight, number), 0, {}};
     std::byte* to = mine.quantised.address(bytes, DType::f8_e4m3);
     by_key_[bytes.storage] = pieces_.size();
-    pieces_.push_back({weight.index, piece.box, touched_blocks(piece.box, quantiser_), tiles_.size()});
+    pieces_.push_back({weight.index, piece.box, touched_blocks(piece.box, block_size(quantiser_)), tiles_.size()});
     const std::int64_t rows = pieces_.back().blocks.extent[row];
     const std::int64_t columns = pieces_.back().blocks.extent[row + 1];
     // A piece in which no block begins has no scales to send.
-    const auto begins = [](std::int64_t lower, std::int64_t extent, std::int64_t block) {
-      return (lower + block - 1) / block * block < lower + extent;
-    };
-    const bool has_scales = begins(piece.box.lower[row], piece.box.extent[row], block_rows(quantiser_)) &&
-                            begins(piece.box.lower[row + 1], piece.box.extent[row + 1], block_columns(quantiser_));
+    const bool has_scales = !begun_blocks(piece.box, block_size(quantiser_)).empty();
     for (std::int64_t m = 0; m < matrices; ++m) {
       kernels::Tile tile;
       const std::int64_t step = row > 0 ? piece.place.strides[0] : 0;

@@ -8,16 +8,10 @@ namespace {
 using layout::Piece;
 using layout::Place;
 
-/// A block's scale as an element of the tensor of scales.
-Box element_of(const Extents& block, std::int64_t repeats) {
-  Extents index = block;
-  if (repeats > 1) index = {block[0] / repeats, block[0] % repeats, block[1] / repeats, block[1] % repeats};
-  return {index, Extents::filled(index.size(), 1)};
-}
-
 /// The place of one block's scale among a rank's pieces, with one stride for each dimension of the grid.
 std::optional<Place> find(const std::vector<Piece>& pieces, const Extents& block, std::int64_t repeats) {
-  const Box element = element_of(block, repeats);
+  const Extents index = repeated_index(block, repeats);
+  const Box element{index, Extents::filled(index.size(), 1)};
   const auto has_it = [&](const Piece& piece) { return intersect(piece.box, element).has_value(); };
   const auto found = std::find_if(pieces.begin(), pieces.end(), has_it);
   if (found == pieces.end()) return std::nullopt;
@@ -29,19 +23,7 @@ std::optional<Place> find(const std::vector<Piece>& pieces, const Extents& block
 }  // namespace
 
 ScaleGrid::ScaleGrid(const model::Tensor& scales, Quantiser quantiser)
-    : scales_(scales),
-      rows_(block_rows(quantiser) / scales.repeats),
-      columns_(block_columns(quantiser) / scales.repeats) {}
-
-Box ScaleGrid::touched(const Box& box) const {
-  Box blocks = box;
-  const int row = box.extent.size() - 2;
-  for (const auto& [d, size] : {std::pair(row, rows_), std::pair(row + 1, columns_)}) {
-    blocks.lower[d] = box.lower[d] / size;
-    blocks.extent[d] = (box.lower[d] + box.extent[d] + size - 1) / size - blocks.lower[d];
-  }
-  return blocks;
-}
+    : scales_(scales), block_(block_size(quantiser).finer(scales.repeats)) {}
 
 Place ScaleGrid::place(const layout::Layout& layout, Rank rank, const Box& box) const {
   std::vector<Piece> pieces;

@@ -16,13 +16,13 @@ class ScaleGrid {
 
   std::int64_t repeats() const { return scales_.repeats; }
   /// The blocks that a box of the weight touches.
-  Box touched(const Box& box) const;
+  Box touched(const Box& box) const { return touched_blocks(box, block_); }
   /// Where `rank` keeps the scales of touched(box): the place of the first, one stride for each dimension of the grid.
   layout::Place place(const layout::Layout& layout, Rank rank, const Box& box) const;
 
  private:
   const model::Tensor& scales_;
-  std::int64_t rows_, columns_;  ///< of a block
+  BlockSize block_;
 };
 
 }  // namespace refit::transport

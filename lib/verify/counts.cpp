@@ -10,16 +10,6 @@
 namespace refit::verify {
 namespace {
 
-/// The `linear`-th index of a box, in row-major order.
-Extents unravel(std::int64_t linear, const Box& box) {
-  Extents index = box.lower;
-  for (int d = index.size() - 1; d >= 0; --d) {
-    index[d] += linear % box.extent[d];
-    linear /= box.extent[d];
-  }
-  return index;
-}
-
 std::uint64_t bits_at(const LocalMemory& local, const kernels::Region& region, const Extents& index) {
   kernels::Region one = region;
   const Box box{index, Extents::filled(index.size(), 1)};

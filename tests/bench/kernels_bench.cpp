@@ -136,8 +136,8 @@ class Bench {
   /// The first `part` columns of a matrix, 0 being all of them.
   void quantise(const char* name, Quantiser quantiser, std::int64_t columns, std::int64_t part = 0) const {
     const std::int64_t rows = rows_ * kColumns / columns / 128 * 128;
-    const std::int64_t across = columns / block_columns(quantiser);
-    const DeviceBuffer scales(rows / block_rows(quantiser) * across * byte_size(scale_dtype(quantiser)));
+    const std::int64_t across = columns / block_size(quantiser).columns;
+    const DeviceBuffer scales(rows / block_size(quantiser).rows * across * byte_size(scale_dtype(quantiser)));
     Tile tile{source_.data(), destination_.data(), {rows, columns}, {columns, 1},
               {columns, 1},   DType::bf16,         DType::f8_e4m3,  Transform::quantise};
     Blocks& blocks = tile.blocks.emplace();

@@ -97,7 +97,7 @@ def calibrated(suite):
 def hybrid(suite):
     """Only the layer with attention has scales, by the engine's own name; entries of other layers are ignored."""
     scales = calibration(range(6))
-    words = ("--set", f"gen.kv_scales={write(suite, 'hybrid.json', scales)}", "--set", "run.update=none", *HYBRID)
+    words = ("--set", f"gen.kv_scales={write(suite, 'hybrid-scales.json', scales)}", "--set", "run.update=none", *HYBRID)
     run(suite, "hybrid", 2, "TP1", "TP1", "mxfp8", *words)
     own = {key: value for key, value in scales.items() if ".3." in key}
     suite.check(scales_of(suite, "hybrid") == expected_scales(own), f"hybrid: {scales_of(suite, 'hybrid')}")
@@ -139,7 +139,7 @@ def checkpoints(suite):
             for layer, value in enumerate(values):
                 suite.check(found.get(f"layers.{layer}.{buffer}_scale") == value, f"{name}: {found}")
     # A calibration takes the place of the checkpoint's.
-    file = write(suite, "replaced.json", calibration(range(2)))
+    file = write(suite, "replaced-scales.json", calibration(range(2)))
     words = ("--set", f"gen.kv_scales={file}", "--set", "run.update=none")
     run(suite, "replaced", 2, "TP1", "TP1", "fp8", "--checkpoint", os.path.join(folder, "fp8/ckpt/qwen3_fp8_kv_single"), *words)
     suite.check(scales_of(suite, "replaced") == expected_scales(calibration(range(2))), "a calibration of a checkpoint")

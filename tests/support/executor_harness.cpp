@@ -174,7 +174,7 @@ class Sent {
   Sent(const TransportCase& job, const RankServices& services, const kernels::ExecutionSpace& space, Rank rank,
        const Memory* source, std::byte* arena)
       : layout_(*job.model, *job.source,
-                is_mx(*job.quantiser) ? model::Quantisation::mxfp8 : model::Quantisation::fp8_block) {
+                is_mx(*job.quantiser) ? model::WeightFormat::mxfp8 : model::WeightFormat::fp8_block) {
     transport::QuantisedPieces pieces;
     if (source != nullptr) {
       local_ = materialise(layout_, job.model->tensors, rank);

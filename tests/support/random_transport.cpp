@@ -75,7 +75,7 @@ class CutBetweenBlocks final : public layout::Layout {
     if (tensor.scales < 0 || result.empty()) return result;
     const int row = tensor.shape.size() - 2;
     for (const auto& [d, size] :
-         {std::pair(row, block_rows(quantiser_)), std::pair(row + 1, block_columns(quantiser_))}) {
+         {std::pair(row, block_size(quantiser_).rows), std::pair(row + 1, block_size(quantiser_).columns)}) {
       result.lower[d] *= size;
       result.extent[d] = std::min(result.extent[d] * size, tensor.shape[d] - result.lower[d]);
     }

@@ -12,13 +12,13 @@ namespace refit::gen {
 namespace {
 
 using layout::parse_parallelism;
-using model::Quantisation;
+using model::WeightFormat;
 using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
 /// H 256, I 256, nh 4, nkv 2, hd 128, one layer of experts E 4 of width `width`.
-model::Model expert_model(std::int64_t width, Quantisation how = Quantisation::fp8_block) {
+model::Model expert_model(std::int64_t width, WeightFormat how = WeightFormat::fp8_block) {
   model::Config config = layout::small_config("qwen3_moe");
   config.hidden_size = 256;
   config.layers = 1;
@@ -27,14 +27,14 @@ model::Model expert_model(std::int64_t width, Quantisation how = Quantisation::f
   config.kv_heads = 2;
   config.experts = 4;
   config.expert_intermediate_size = width;
-  config.quantisation = how;
+  config.weight_format = how;
   return build_model(config, false);
 }
 
-Options options(const char* sizes, Quantisation how = Quantisation::fp8_block) {
+Options options(const char* sizes, WeightFormat how = WeightFormat::fp8_block) {
   Options result;
   result.sizes = parse_parallelism(sizes);
-  result.quantisation = how;
+  result.weight_format = how;
   return result;
 }
 
@@ -64,7 +64,7 @@ TEST_P(QuantisedModel, LegalTensorParallelSizes) {
   const Published& published = GetParam();
   const std::string config = fmt::format("{}/inputs/models/{}/config.json", REFIT_SOURCE_DIR, published.model);
   for (const auto& [how, expected] :
-       {std::pair(Quantisation::fp8_block, published.fp8), std::pair(Quantisation::mxfp8, published.mxfp8)}) {
+       {std::pair(WeightFormat::fp8_block, published.fp8), std::pair(WeightFormat::mxfp8, published.mxfp8)}) {
     model::Model model = build_model(model::read_config(config, "", 8), false);
     quantise(model, how, false);
     const std::int64_t largest = expected.empty() ? 8 : 4 * expected.back();
@@ -140,14 +140,14 @@ struct Refused {
   const char* why;
   std::int64_t width;
   const char* sizes;
-  Quantisation of_model, of_gen;
+  WeightFormat of_model, of_gen;
   MoeBackend backend;
 
   friend void PrintTo(const Refused& refused, std::ostream* out) { *out << refused.why; }
 };
 
-constexpr Quantisation kFp8 = Quantisation::fp8_block;
-constexpr Quantisation kMx = Quantisation::mxfp8;
+constexpr WeightFormat kFp8 = WeightFormat::fp8_block;
+constexpr WeightFormat kMx = WeightFormat::mxfp8;
 constexpr MoeBackend kTriton = MoeBackend::triton;
 
 const Refused kRefused[] = {
@@ -160,9 +160,9 @@ const Refused kRefused[] = {
     {"moe_backend = deep_gemm is for precision fp8", 256, "TP1", kMx, kMx, MoeBackend::deep_gemm},
     {"precision mxfp8, but the model's weights are fp8; set precision fp8 [V13]", 256, "TP1", kFp8, kMx, kTriton},
     {"precision fp8, but the model's weights are mxfp8; set precision mxfp8 [V14]", 256, "TP1", kMx, kFp8, kTriton},
-    {"stored as fp8 have no rule in another precision; set precision fp8 [V17]", 256, "TP1", kFp8, Quantisation::none,
-     kTriton},
-    {"precision fp8, but the model has no weight that could be quantised", 256, "TP1", Quantisation::none, kFp8,
+    {"stored as fp8 have no rule in another precision; set precision fp8 [V17]", 256, "TP1", kFp8,
+     WeightFormat::unquantised, kTriton},
+    {"precision fp8, but the model has no weight that could be quantised", 256, "TP1", WeightFormat::unquantised, kFp8,
      kTriton},
 };
 
@@ -187,7 +187,7 @@ std::vector<std::string> refused_dense(std::int64_t head_dim, std::int64_t heads
   config.head_dim = head_dim;
   config.attention_heads = heads;
   config.kv_heads = heads / 2;
-  config.quantisation = kFp8;
+  config.weight_format = kFp8;
   return violations(build_model(config, false), options(sizes));
 }
 
@@ -206,7 +206,7 @@ TEST(GenScales, OfOneParameterAreAllOrNone) {
   model::Config config = layout::small_config("qwen3");
   config.hidden_size = 128;
   config.head_dim = 128;
-  config.quantisation = kFp8;
+  config.weight_format = kFp8;
   config.not_converted = {"model.layers.1.self_attn.k_proj"};
   EXPECT_THAT(violations(build_model(config, false), options("TP1")),
               Contains(HasSubstr("model.layers.1.self_attn.q_proj.weight is quantised and "

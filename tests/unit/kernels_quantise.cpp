@@ -19,8 +19,6 @@ namespace {
 using namespace kernels_test;
 using quantiser_test::kAll;
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 /// A strided array in memory that kernels reach.
 struct Array {
   Extents extent, strides;
@@ -34,7 +32,7 @@ Array random_array(Random& random, const Extents& extent, DType dtype, bool alig
   Array result{extent, random_strides(random, extent), dtype, {}};
   if (aligned) {
     Extents padded = extent;
-    padded[extent.size() - 1] = ceil_div(extent[extent.size() - 1], 16) * 16;
+    padded[extent.size() - 1] = round_up(extent[extent.size() - 1], 16);
     result.strides = row_major_strides(padded);
   }
   result.memory = random_memory(random, extent, result.strides, dtype);
@@ -115,8 +113,8 @@ class Matrices {
   /// Of scales that are stored `repeats` x `repeats` times, but in ragged blocks as often as there are smaller blocks.
   Extents grid(std::int64_t repeats) const {
     Extents result = head_of(shape_, 0);
-    result[matrices_] = ceil_div(result[matrices_], block_rows(quantiser_) / repeats);
-    result[matrices_ + 1] = ceil_div(result[matrices_ + 1], block_columns(quantiser_) / repeats);
+    result[matrices_] = ceil_div(result[matrices_], block_size(quantiser_).rows / repeats);
+    result[matrices_ + 1] = ceil_div(result[matrices_ + 1], block_size(quantiser_).columns / repeats);
     return result;
   }
   Extents head_of(Extents extents, std::int64_t inner) const {
@@ -225,8 +223,8 @@ class Matrices {
 
   Extents block_of(const Box& box, std::int64_t repeats) const {
     Extents result = box.lower;
-    result[matrices_] /= block_rows(quantiser_) / repeats;
-    result[matrices_ + 1] /= block_columns(quantiser_) / repeats;
+    result[matrices_] /= block_size(quantiser_).rows / repeats;
+    result[matrices_ + 1] /= block_size(quantiser_).columns / repeats;
     return result;
   }
 

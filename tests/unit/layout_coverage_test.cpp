@@ -7,8 +7,8 @@
 #include <memory>
 #include <set>
 
+#include "core/box.hpp"
 #include "gen/vllm.hpp"
-#include "layout/partition.hpp"
 #include "layout_models.hpp"
 #include "support/random_layout.hpp"
 #include "train/megatron.hpp"
@@ -231,10 +231,10 @@ TEST_P(EveryLayout, StoresEveryElementOnce) {
 }
 
 /// H of two blocks, head_dim of one, I of four, two layers (one of experts).
-model::Config quantised_config(const std::string& family, model::Quantisation how) {
-  const std::int64_t block = block_columns(how);
+model::Config quantised_config(const std::string& family, model::WeightFormat how) {
+  const std::int64_t block = block_size(how).columns;
   model::Config config = small_config(family);
-  config.quantisation = how;
+  config.weight_format = how;
   config.hidden_size = 2 * block;
   config.head_dim = block;
   config.attention_heads = 4;
@@ -256,14 +256,14 @@ void check_quantised(const Layout& layout, const model::Model& model, const std:
   check_stored(layout, model);
 }
 
-train::Options quantised_train(const char* sizes, model::Quantisation how) {
+train::Options quantised_train(const char* sizes, model::WeightFormat how) {
   train::Options options;
   options.sizes = parse_parallelism(sizes);
-  options.quantisation = how;
+  options.weight_format = how;
   return options;
 }
 
-class EveryQuantisedLayout : public ::testing::TestWithParam<std::tuple<std::string, model::Quantisation>> {};
+class EveryQuantisedLayout : public ::testing::TestWithParam<std::tuple<std::string, model::WeightFormat>> {};
 
 /// Of weights and of their scales, wherever those are repeated.
 TEST_P(EveryQuantisedLayout, StoresEveryElementOnce) {
@@ -278,7 +278,7 @@ TEST_P(EveryQuantisedLayout, StoresEveryElementOnce) {
   }
   for (const char* sizes : {"TP1", "TP4", "TP4xDP2", "TP2xEP2", "TP2xDP2xEP4"}) {
     for (const auto backend : {gen::MoeBackend::triton, gen::MoeBackend::deep_gemm}) {
-      gen::Options options{.sizes = parse_parallelism(sizes), .moe_backend = backend, .quantisation = how};
+      gen::Options options{.sizes = parse_parallelism(sizes), .moe_backend = backend, .weight_format = how};
       options.internal_data_parallel = options.sizes.dp > 1;
       if (!gen::violations(plain, options).empty()) continue;
       model::Model model = plain;
@@ -296,10 +296,10 @@ TEST_P(EveryQuantisedLayout, StoresEveryElementOnce) {
 
 INSTANTIATE_TEST_SUITE_P(Models, EveryQuantisedLayout,
                          ::testing::Combine(::testing::Values("qwen3_moe", "deepseek_v3", "qwen3_5_moe"),
-                                            ::testing::Values(model::Quantisation::mxfp8)));
+                                            ::testing::Values(model::WeightFormat::mxfp8)));
 INSTANTIATE_TEST_SUITE_P(Blocks, EveryQuantisedLayout,
                          ::testing::Combine(::testing::Values("qwen3_moe"),
-                                            ::testing::Values(model::Quantisation::fp8_block)));
+                                            ::testing::Values(model::WeightFormat::fp8_block)));
 
 /// A tensor without a rule is whole on every rank under its own name.
 TEST_P(EveryLayout, KeepsUnknownTensorsWhole) {

@@ -30,8 +30,8 @@ std::vector<std::string> scales_of(const Model& model) {
   std::vector<std::string> names;
   for (const Tensor& tensor : model.tensors) {
     EXPECT_EQ(&model.tensors[static_cast<std::size_t>(tensor.index)], &tensor) << tensor.name;
-    EXPECT_TRUE(names.empty() || is_cache_scale(tensor.role)) << tensor.name << " stands behind scales";
-    if (is_cache_scale(tensor.role)) names.push_back(tensor.name);
+    EXPECT_TRUE(names.empty() || facts_of(tensor.role).is_cache_scale) << tensor.name << " stands behind scales";
+    if (facts_of(tensor.role).is_cache_scale) names.push_back(tensor.name);
   }
   return names;
 }
@@ -103,7 +103,7 @@ TEST(CacheScales, HaveTheValuesOfTheirCalibration) {
                                             "model.layers.1.self_attn.k_scale", "model.layers.1.self_attn.v_scale"));
   std::vector<float> in_order;
   for (const Tensor& tensor : model.tensors) {
-    if (is_cache_scale(tensor.role)) in_order.push_back(values.at(tensor.index));
+    if (facts_of(tensor.role).is_cache_scale) in_order.push_back(values.at(tensor.index));
   }
   EXPECT_THAT(in_order, ElementsAre(0.0499F, 1.0F, 1e-37F, 3e38F));
   EXPECT_EQ(values.size(), 4u);

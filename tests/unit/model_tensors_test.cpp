@@ -374,13 +374,5 @@ TEST(ModelTensors, FamiliesAreSorted) {
                                                      "qwen2", "qwen3", "qwen3_5_moe", "qwen3_moe", "qwen3_next"));
 }
 
-TEST(ModelTensors, RolesHaveDistinctNames) {
-  std::vector<std::string_view> names;
-  for (int role = 0; role <= static_cast<int>(Role::unknown); ++role) names.push_back(name(static_cast<Role>(role)));
-  std::sort(names.begin(), names.end());
-  EXPECT_EQ(std::adjacent_find(names.begin(), names.end()), names.end());
-  EXPECT_EQ(name(Role::q_proj), "q_proj");
-}
-
 }  // namespace
 }  // namespace refit::model

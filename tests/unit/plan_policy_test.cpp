@@ -91,17 +91,17 @@ TEST(PolicyPayload, IsAsPublished) {
 }
 
 /// A model whose train side keeps its linear layers in 8 bits, or (`stored` false) whose gen side alone does.
-model::Model quantised(const char* name, model::Quantisation how, bool stored) {
+model::Model quantised(const char* name, model::WeightFormat how, bool stored) {
   model::Model model = published(name, false);
   quantise(model, how, stored);
   return model;
 }
 
-Split split_of(const model::Model& model, Policy policy, model::Quantisation train, model::Quantisation gen) {
+Split split_of(const model::Model& model, Policy policy, model::WeightFormat train, model::WeightFormat gen) {
   train::Options train_options;
-  train_options.quantisation = train;
+  train_options.weight_format = train;
   gen::Options gen_options;
-  gen_options.quantisation = gen;
+  gen_options.weight_format = gen;
   return split(model, policy, *train::make_layout(model, train_options), *gen::make_layout(model, gen_options), 1, 1);
 }
 
@@ -112,16 +112,16 @@ std::string percent(const Split& parts) {
 
 /// As published: values count one byte, and all scales are misc.
 TEST(PolicyPayload, OfQuantisedModelsIsAsPublished) {
-  using model::Quantisation;
+  using model::WeightFormat;
   struct Published {
     const char* model;
-    Quantisation how;
+    WeightFormat how;
     const char *ffn, *whitelist;
   };
-  constexpr Published kPublished[] = {{"qwen3-30b-a3b", Quantisation::fp8_block, "93.0", "99.9"},
-                                      {"qwen3-4b", Quantisation::fp8_block, "61.0", "100.0"},
-                                      {"qwen3-235b-a22b", Quantisation::fp8_block, "96.0", "99.9"},
-                                      {"qwen3-32b", Quantisation::mxfp8, "71.3", "97.2"}};
+  constexpr Published kPublished[] = {{"qwen3-30b-a3b", WeightFormat::fp8_block, "93.0", "99.9"},
+                                      {"qwen3-4b", WeightFormat::fp8_block, "61.0", "100.0"},
+                                      {"qwen3-235b-a22b", WeightFormat::fp8_block, "96.0", "99.9"},
+                                      {"qwen3-32b", WeightFormat::mxfp8, "71.3", "97.2"}};
   for (const Published& row : kPublished) {
     const model::Model model = quantised(row.model, row.how, true);
     EXPECT_EQ(percent(split_of(model, Policy::ffn, row.how, row.how)), row.ffn) << row.model;
@@ -134,19 +134,19 @@ TEST(PolicyPayload, OfQuantisedModelsIsAsPublished) {
       EXPECT_EQ(std::any_of(parts.bulk.begin(), parts.bulk.end(), is_scale), policy == Policy::all);
     }
   }
-  const Split small = split_of(quantised("qwen3-30b-a3b", Quantisation::fp8_block, true), Policy::ffn,
-                               Quantisation::fp8_block, Quantisation::fp8_block);
+  const Split small = split_of(quantised("qwen3-30b-a3b", WeightFormat::fp8_block, true), Policy::ffn,
+                               WeightFormat::fp8_block, WeightFormat::fp8_block);
   EXPECT_EQ(fmt::format("{:.2f}", std::ldexp(static_cast<double>(small.payload.bulk_bytes), -30)), "27.00");
 }
 
 /// Scales that come into being on the way have no payload of their own: it is the unquantised model's.
 TEST(PolicySplit, LeavesScalesWithoutASourceToTheirWeights) {
   const model::Model plain = published("qwen3-30b-a3b-small", false);
-  for (const auto how : {model::Quantisation::fp8_block, model::Quantisation::mxfp8}) {
+  for (const auto how : {model::WeightFormat::fp8_block, model::WeightFormat::mxfp8}) {
     const model::Model model = quantised("qwen3-30b-a3b-small", how, false);
     for (const Policy policy : kPolicies) {
       const Split expected = split_of(plain, policy, 1, 1);
-      const Split found = split_of(model, policy, model::Quantisation::none, how);
+      const Split found = split_of(model, policy, model::WeightFormat::unquantised, how);
       EXPECT_EQ(found.payload.bulk_bytes, expected.payload.bulk_bytes);
       EXPECT_EQ(found.payload.misc_bytes, expected.payload.misc_bytes);
       EXPECT_EQ(found.bulk.size(), expected.bulk.size());
@@ -158,7 +158,7 @@ TEST(PolicySplit, LeavesScalesWithoutASourceToTheirWeights) {
 
 /// A repeated scale is counted as often as the tensor has it.
 TEST(PolicySplit, CountsRepeatedScalesOnce) {
-  constexpr auto kBlocks = model::Quantisation::fp8_block;
+  constexpr auto kBlocks = model::WeightFormat::fp8_block;
   model::Model model = quantised("qwen3-30b-a3b-small", kBlocks, true);
   const Split before = split_of(model, Policy::all, kBlocks, kBlocks);
   for (model::Tensor& tensor : model.tensors) {

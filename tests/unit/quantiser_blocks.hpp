@@ -39,9 +39,7 @@ struct Quantised {
 };
 
 inline Quantised sized_for(Quantiser quantiser, const Matrix& matrix) {
-  const auto blocks = [](std::int64_t size, std::int64_t block) { return (size + block - 1) / block; };
-  const std::int64_t scales =
-      blocks(matrix.rows, block_rows(quantiser)) * blocks(matrix.columns, block_columns(quantiser));
+  const std::int64_t scales = product(block_grid({matrix.rows, matrix.columns}, block_size(quantiser)));
   return {std::vector<std::uint8_t>(static_cast<std::size_t>(matrix.rows * matrix.columns)),
           std::vector<std::byte>(static_cast<std::size_t>(scales * byte_size(scale_dtype(quantiser))))};
 }
@@ -56,11 +54,11 @@ inline Quantised by_reference(Quantiser quantiser, const Matrix& matrix) {
 inline Quantised by_steps(Quantiser quantiser, const Matrix& matrix) {
   Quantised result = sized_for(quantiser, matrix);
   std::int64_t block = 0;
-  for (std::int64_t top = 0; top < matrix.rows; top += block_rows(quantiser)) {
-    for (std::int64_t left = 0; left < matrix.columns; left += block_columns(quantiser), ++block) {
-      const std::int64_t bottom = std::min(top + block_rows(quantiser), matrix.rows);
-      const std::int64_t right = std::min(left + block_columns(quantiser), matrix.columns);
-      const bool ragged = bottom - top < block_rows(quantiser) || right - left < block_columns(quantiser);
+  for (std::int64_t top = 0; top < matrix.rows; top += block_size(quantiser).rows) {
+    for (std::int64_t left = 0; left < matrix.columns; left += block_size(quantiser).columns, ++block) {
+      const std::int64_t bottom = std::min(top + block_size(quantiser).rows, matrix.rows);
+      const std::int64_t right = std::min(left + block_size(quantiser).columns, matrix.columns);
+      const bool ragged = bottom - top < block_size(quantiser).rows || right - left < block_size(quantiser).columns;
       std::uint32_t amax = 0;
       if (ragged && pads_with_last(quantiser)) {
         amax = kernels::magnitude_bits(matrix.at(matrix.rows - 1, matrix.columns - 1));

@@ -67,7 +67,7 @@ TEST_P(RecordedQuantiser, BytesAndScalesOfEveryInput) {
   for (const checkpoint::Entry& entry : inputs.entries()) {
     const model::TensorInfo& info = entry.info;
     const Matrix matrix{info.dtype, info.shape[0], info.shape[1], info.shape[1], inputs.data<std::byte>(info.name)};
-    if (is_mx(quantiser) && matrix.columns % block_columns(quantiser) != 0) continue;
+    if (is_mx(quantiser) && matrix.columns % block_size(quantiser).columns != 0) continue;
     const Quantised expected{outputs.data<std::uint8_t>(info.name + ".q"), outputs.data<std::byte>(info.name + ".s")};
     expect_same(by_reference(quantiser, matrix), expected, info.name + ", the reference");
     expect_same(by_steps(quantiser, matrix), expected, info.name + ", the steps");

@@ -9,16 +9,16 @@ namespace refit::train {
 namespace {
 
 using layout::boxes;
-using model::Quantisation;
+using model::WeightFormat;
 using testing::Contains;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-constexpr Quantisation kFp8 = Quantisation::fp8_block;
-constexpr Quantisation kMx = Quantisation::mxfp8;
+constexpr WeightFormat kFp8 = WeightFormat::fp8_block;
+constexpr WeightFormat kMx = WeightFormat::mxfp8;
 
 /// H 640, nh 4, nkv 2, two layers of experts E 4 of width 256.
-model::Config config_with(std::int64_t head_dim, Quantisation how) {
+model::Config config_with(std::int64_t head_dim, WeightFormat how) {
   model::Config config = layout::small_config("qwen3_moe");
   config.hidden_size = 640;
   config.layers = 2;
@@ -27,14 +27,14 @@ model::Config config_with(std::int64_t head_dim, Quantisation how) {
   config.kv_heads = 2;
   config.experts = 4;
   config.expert_intermediate_size = 256;
-  config.quantisation = how;
+  config.weight_format = how;
   return config;
 }
 
-Options options(const char* sizes, Quantisation how) {
+Options options(const char* sizes, WeightFormat how) {
   Options result;
   result.sizes = layout::parse_parallelism(sizes);
-  result.quantisation = how;
+  result.weight_format = how;
   return result;
 }
 
@@ -85,9 +85,9 @@ TEST(TrainScales, OfMxAreOneForEachRow) {
 }
 
 TEST(TrainScales, WithoutASourceAreNotStored) {
-  model::Model model = build_model(config_with(128, Quantisation::none), false);
+  model::Model model = build_model(config_with(128, WeightFormat::unquantised), false);
   quantise(model, kMx, false);
-  const Options bf16 = options("TP2", Quantisation::none);
+  const Options bf16 = options("TP2", WeightFormat::unquantised);
   ASSERT_THAT(violations(model, bf16), IsEmpty());
   const auto layout = make_layout(model, bf16);
   const model::Tensor& weight = *model.find("model.layers.0.self_attn.q_proj.weight");
@@ -113,7 +113,7 @@ TEST(TrainScales, AreStoredOnceHoweverOftenRepeated) {
 }
 
 TEST(TrainScales, OfBlocksThatCrossRanksOrHeadsAreRefused) {
-  const auto why = [](std::int64_t head_dim, std::int64_t width, const char* sizes, Quantisation how) {
+  const auto why = [](std::int64_t head_dim, std::int64_t width, const char* sizes, WeightFormat how) {
     model::Config config = config_with(head_dim, how);
     config.expert_intermediate_size = width;
     return violations(build_model(config, false), options(sizes, how));

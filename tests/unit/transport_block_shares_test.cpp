@@ -25,10 +25,7 @@ model::Model weights(const std::vector<Shape>& shapes, Quantiser quantiser) {
     const auto index = static_cast<std::int32_t>(model.tensors.size());
     model.tensors.push_back({index, fmt::format("w{}", index), shape, DType::bf16, model::Role::final_norm, -1, -1});
     model.tensors.back().scales = index + 1;
-    Shape grid = shape;
-    const int row = shape.size() - 2;
-    grid[row] = (shape[row] + block_rows(quantiser) - 1) / block_rows(quantiser);
-    grid[row + 1] = (shape[row + 1] + block_columns(quantiser) - 1) / block_columns(quantiser);
+    const Shape grid = block_grid(shape, block_size(quantiser));
     model.tensors.push_back(
         {index + 1, fmt::format("w{}_scale", index), grid, scale_dtype(quantiser), model::Role::block_scale, -1, -1});
     model.tensors.back().scale_of = index;
@@ -41,7 +38,7 @@ Box elements_of(const Tensor& weight, const BlockKey& key, Quantiser quantiser) 
   Box box = Box::whole(weight.shape);
   const int row = weight.shape.size() - 2;
   if (row > 0) box = {{key.matrix, 0, 0}, {1, weight.shape[row], weight.shape[row + 1]}};
-  const std::int64_t sizes[] = {block_rows(quantiser), block_columns(quantiser)};
+  const std::int64_t sizes[] = {block_size(quantiser).rows, block_size(quantiser).columns};
   const std::int64_t at[] = {key.row, key.column};
   for (int d = 0; d < 2; ++d) {
     const std::int64_t end = weight.shape[row + d];
@@ -80,8 +77,8 @@ void expect_covered(const model::Model& model, const MeshLayout& layout, Quantis
     for (std::int32_t rank = 0; rank < layout.ranks(); ++rank) {
       for (const Box& mine : boxes_of(layout, weight, rank)) {
         const int row = weight.shape.size() - 2;
-        const bool ragged =
-            weight.shape[row] % block_rows(quantiser) != 0 || weight.shape[row + 1] % block_columns(quantiser) != 0;
+        const bool ragged = weight.shape[row] % block_size(quantiser).rows != 0 ||
+                            weight.shape[row + 1] % block_size(quantiser).columns != 0;
         std::set<std::int64_t> wants_last;
         for_each_index(grid.shape, [&](const Extents& at) {
           const BlockKey key{row > 0 ? at[0] : 0, at[row], at[row + 1]};
@@ -99,7 +96,7 @@ void expect_covered(const model::Model& model, const MeshLayout& layout, Quantis
           }
           EXPECT_EQ(known, block.volume()) << weight.name << " rank " << rank << " block " << to_string(at);
           const bool whole =
-              block.extent[row] == block_rows(quantiser) && block.extent[row + 1] == block_columns(quantiser);
+              block.extent[row] == block_size(quantiser).rows && block.extent[row + 1] == block_size(quantiser).columns;
           if (!whole) wants_last.insert(key.matrix);
         });
         // And the last element of each matrix of which it has ragged blocks.

@@ -182,11 +182,8 @@ double mean_kl(Quantiser quantiser, std::int64_t rows, std::uint64_t matrices) {
   const kernels::SharedBuffer scales(4 * rows * kColumns / 32);
   const kernels::Region plain{weights.data(), DType::bf16, Box::whole(shape), shape, row_major_strides(shape)};
   const kernels::Region region{bytes.data(), DType::f8_e4m3, Box::whole(shape), shape, row_major_strides(shape)};
-  const kernels::BlockScales with{scales.data(),
-                                  scale_dtype(quantiser),
-                                  {kColumns / block_columns(quantiser), 1},
-                                  block_rows(quantiser),
-                                  block_columns(quantiser)};
+  const kernels::BlockScales with{
+      scales.data(), scale_dtype(quantiser), {kColumns / block_size(quantiser).columns, 1}, block_size(quantiser)};
   double sum = 0.0;
   for (std::uint64_t m = 0; m < matrices; ++m) {
     kernels::synthesise(space, plain, m, 0.0, 0.02);

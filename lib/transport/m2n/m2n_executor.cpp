@@ -1,8 +1,8 @@
 #include <map>
 
+#include "core/box.hpp"
 #include "core/clock.hpp"
 #include "kernels/memory.hpp"
-#include "layout/partition.hpp"
 #include "transport/m2n/m2n.hpp"
 #include "transport/turns.hpp"
 
@@ -97,7 +97,7 @@ std::vector<std::vector<const Reshard*>> all_groups(const plan::Resharding& resh
     const auto stage = static_cast<std::size_t>(source.stage(reshard.source.first));
     // Every rank must cut alike, whether its shard is staged or not.
     const std::int64_t elements = std::max(product(reshard.source.shard), product(reshard.destination.shard));
-    const std::int64_t bytes = layout::round_up(elements * byte_size(reshard.dtype), kStorageAlignment);
+    const std::int64_t bytes = round_up(elements * byte_size(reshard.dtype), kStorageAlignment);
     auto& groups = by_stage[stage];
     if (groups.empty() || std::ssize(groups.back()) >= tuning.group_size ||
         used[stage] + bytes > tuning.reshard_group_bytes) {
@@ -161,7 +161,7 @@ class M2n final : public Executor {
         if (!mesh.has(me.rank)) continue;
         shard.emplace(*reshard, mesh, by_index, layout, me.rank, memory);
         call.end(me.side).data = shard->in_place();
-        if (shard->in_place() == nullptr) staged += layout::round_up(shard->bytes(), kStorageAlignment);
+        if (shard->in_place() == nullptr) staged += round_up(shard->bytes(), kStorageAlignment);
       }
       slot_bytes = std::max(slot_bytes, staged);
       groups_.push_back(std::move(group));
@@ -204,7 +204,7 @@ class M2n final : public Executor {
     schedule.groups = std::ssize(groups_);
     for (const Group& group : groups_) schedule.operations = std::max(schedule.operations, std::ssize(group.calls));
     const auto slots = static_cast<std::int64_t>(slots_);
-    schedule.serial_groups = (schedule.groups + slots - 1) / slots;
+    schedule.serial_groups = ceil_div(schedule.groups, slots);
     return schedule + p2p_->schedule();
   }
 
@@ -223,7 +223,7 @@ class M2n final : public Executor {
       if (!shards[i] || data != nullptr) continue;
       data = slot;
       side == Side::source ? shards[i]->append_pack(slot, tiles) : shards[i]->append_place(slot, tiles);
-      slot += layout::round_up(shards[i]->bytes(), kStorageAlignment);
+      slot += round_up(shards[i]->bytes(), kStorageAlignment);
     }
     (side == Side::source ? group.pack : group.place) = kernels::CopyTable(space_, tiles, sizes_);
   }

@@ -1,7 +1,6 @@
 // Which weights a quantised model stores in 8 bits, and their block scales.
 
 #include <algorithm>
-#include <array>
 
 #include "core/error.hpp"
 #include "model/config_file.hpp"
@@ -24,15 +23,6 @@ bool matches(std::string_view pattern, std::string_view text) {
   return false;
 }
 
-/// Packed experts have a matrix of scales each.
-Shape scale_shape(const Tensor& weight, Quantisation how) {
-  Shape shape = weight.shape;
-  const int rows = shape.size() - 2;
-  shape[rows] = (shape[rows] + block_rows(how) - 1) / block_rows(how);
-  shape[rows + 1] = (shape[rows + 1] + block_columns(how) - 1) / block_columns(how);
-  return shape;
-}
-
 }  // namespace
 
 /// A list names modules ("model.layers.0.mlp.gate"), or what their names contain ("re:" of compressed-tensors is not
@@ -44,26 +34,26 @@ bool is_converted(const Config& config, std::string_view tensor_name) {
   });
 }
 
-void read_quantisation(ConfigFile& file, Config& config) {
+void read_weight_format(ConfigFile& file, Config& config) {
   constexpr std::string_view kSection = "quantization_config";
-  config.has_quantisation = true;
+  config.has_quantization_config = true;
   file.within(kSection, [&] {
     const std::string method = file.text("quant_method");
     if (method == "fp8") {
-      config.quantisation = Quantisation::fp8_block;
+      config.weight_format = WeightFormat::fp8_block;
       if (file.has("fmt") && file.text("fmt") != "e4m3") file.problem(kSection, "fmt must be e4m3");
       if (file.indices("weight_block_size") != std::vector<std::int64_t>{128, 128}) {
         file.problem(kSection, "weight_block_size must be [128, 128]: other scales of FP8 have no layout rule");
       }
       config.not_converted = file.texts(file.has("ignored_layers") ? "ignored_layers" : "modules_to_not_convert");
     } else if (method == "mxfp8") {
-      config.quantisation = Quantisation::mxfp8;
+      config.weight_format = WeightFormat::mxfp8;
       config.not_converted = file.texts("ignored_layers");
     } else if (method == "modelopt" && file.text("quant_algo") == "MXFP8") {
-      config.quantisation = Quantisation::mxfp8;
+      config.weight_format = WeightFormat::mxfp8;
       config.not_converted = file.texts("exclude_modules");
     } else if (method == "compressed-tensors" && file.text("format") == "mxfp8-quantized") {
-      config.quantisation = Quantisation::mxfp8;
+      config.weight_format = WeightFormat::mxfp8;
       config.not_converted = file.texts("ignore");
     } else {
       file.problem(kSection, fmt::format("has the unknown quant_method {}; known are fp8 with weight_block_size [128, "
@@ -73,18 +63,8 @@ void read_quantisation(ConfigFile& file, Config& config) {
   });
 }
 
-bool is_quantisable(Role role) {
-  constexpr std::array kLinear{Role::q_proj,          Role::k_proj,      Role::v_proj,           Role::q_gate_proj,
-                               Role::o_proj,          Role::q_a_proj,    Role::q_b_proj,         Role::kv_a_proj,
-                               Role::kv_b_proj,       Role::mla_o_proj,  Role::gate_proj,        Role::up_proj,
-                               Role::down_proj,       Role::expert_gate, Role::expert_up,        Role::expert_down,
-                               Role::packed_gate_up,  Role::packed_down, Role::shared_gate_proj, Role::shared_up_proj,
-                               Role::shared_down_proj};
-  return std::find(kLinear.begin(), kLinear.end(), role) != kLinear.end();
-}
-
-void quantise(Model& model, Quantisation how, bool stored) {
-  if (how == Quantisation::none) return;
+void quantise(Model& model, WeightFormat how, bool stored) {
+  if (how == WeightFormat::unquantised) return;
   std::vector<Tensor> all;
   const auto append = [&all](Tensor tensor) -> Tensor& {
     tensor.index = static_cast<std::int32_t>(all.size());
@@ -93,18 +73,18 @@ void quantise(Model& model, Quantisation how, bool stored) {
   };
   for (const Tensor& tensor : model.tensors) {
     Tensor& weight = append(tensor);
-    if (!is_quantisable(tensor.role) || !is_converted(model.config, tensor.name)) continue;
+    if (!facts_of(tensor.role).is_quantisable || !is_converted(model.config, tensor.name)) continue;
     const std::int64_t columns = tensor.shape[tensor.shape.size() - 1];
-    if (how == Quantisation::mxfp8 && columns % block_columns(how) != 0) {
+    if (how == WeightFormat::mxfp8 && columns % block_size(how).columns != 0) {
       fail_usage("{}: its {} columns are not divisible by MXFP8's blocks of {}", tensor.name, columns,
-                 block_columns(how));
+                 block_size(how).columns);
     }
     if (stored) weight.dtype = DType::f8_e4m3;
     weight.scales = weight.index + 1;
     const std::int32_t of = weight.index;
     Tensor scale{.index = 0,
                  .name = tensor.name + scale_suffix(how),
-                 .shape = scale_shape(tensor, how),
+                 .shape = block_grid(tensor.shape, block_size(how)),
                  .dtype = scale_dtype(how),
                  .role = Role::block_scale,
                  .layer = tensor.layer,

@@ -1,0 +1,160 @@
+// The roles, one row each.
+
+#include "model/role.hpp"
+
+#include <array>
+
+#include "core/error.hpp"
+
+namespace refit::model {
+namespace {
+
+constexpr RoleFacts kRows[] = {
+    {.role = Role::embedding, .name = "embedding", .place = Place::front},
+    {.role = Role::lm_head, .name = "lm_head", .place = Place::end},
+    {.role = Role::final_norm, .name = "final_norm", .place = Place::end, .is_norm = true},
+    {.role = Role::attention_norm, .name = "attention_norm", .norm_of = Mixer::attention, .is_norm = true},
+    {.role = Role::mla_norm, .name = "mla_norm", .norm_of = Mixer::attention, .is_norm = true},
+    {.role = Role::mamba_norm, .name = "mamba_norm", .norm_of = Mixer::mamba, .is_norm = true},
+    {.role = Role::gdn_norm, .name = "gdn_norm", .norm_of = Mixer::gated_delta_net, .is_norm = true},
+    {.role = Role::mlp_norm, .name = "mlp_norm", .norm_of = Mixer::mlp, .is_norm = true},
+    {.role = Role::moe_norm, .name = "moe_norm", .norm_of = Mixer::experts, .is_norm = true},
+    {.role = Role::q_proj, .name = "q_proj", .mixer = Mixer::attention, .is_quantisable = true},
+    {.role = Role::k_proj, .name = "k_proj", .mixer = Mixer::attention, .is_quantisable = true},
+    {.role = Role::v_proj, .name = "v_proj", .mixer = Mixer::attention, .is_quantisable = true},
+    {.role = Role::q_proj_bias, .name = "q_proj_bias", .mixer = Mixer::attention},
+    {.role = Role::k_proj_bias, .name = "k_proj_bias", .mixer = Mixer::attention},
+    {.role = Role::v_proj_bias, .name = "v_proj_bias", .mixer = Mixer::attention},
+    {.role = Role::q_gate_proj, .name = "q_gate_proj", .mixer = Mixer::attention, .is_quantisable = true},
+    {.role = Role::q_norm, .name = "q_norm", .mixer = Mixer::attention, .is_norm = true},
+    {.role = Role::k_norm, .name = "k_norm", .mixer = Mixer::attention, .is_norm = true},
+    {.role = Role::o_proj, .name = "o_proj", .mixer = Mixer::attention, .is_quantisable = true},
+    {.role = Role::o_proj_bias, .name = "o_proj_bias", .mixer = Mixer::attention},
+    {.role = Role::sinks, .name = "sinks", .mixer = Mixer::attention},
+    {.role = Role::q_a_proj, .name = "q_a_proj", .mixer = Mixer::attention, .is_quantisable = true},
+    {.role = Role::q_a_norm, .name = "q_a_norm", .mixer = Mixer::attention, .is_norm = true},
+    {.role = Role::q_b_proj, .name = "q_b_proj", .mixer = Mixer::attention, .is_quantisable = true},
+    {.role = Role::kv_a_proj, .name = "kv_a_proj", .mixer = Mixer::attention, .is_quantisable = true},
+    {.role = Role::kv_a_norm, .name = "kv_a_norm", .mixer = Mixer::attention, .is_norm = true},
+    {.role = Role::kv_b_proj, .name = "kv_b_proj", .mixer = Mixer::attention, .is_quantisable = true},
+    {.role = Role::mla_o_proj, .name = "mla_o_proj", .mixer = Mixer::attention, .is_quantisable = true},
+    {.role = Role::gate_proj, .name = "gate_proj", .mlp = Mlp::dense, .part = MlpPart::gate, .is_quantisable = true},
+    {.role = Role::up_proj, .name = "up_proj", .mlp = Mlp::dense, .part = MlpPart::up, .is_quantisable = true},
+    {.role = Role::down_proj, .name = "down_proj", .mlp = Mlp::dense, .part = MlpPart::down, .is_quantisable = true},
+    {.role = Role::router, .name = "router"},
+    {.role = Role::router_bias, .name = "router_bias"},
+    {.role = Role::expert_bias, .name = "expert_bias"},
+    {.role = Role::expert_gate,
+     .name = "expert_gate",
+     .mlp = Mlp::expert,
+     .part = MlpPart::gate,
+     .is_quantisable = true},
+    {.role = Role::expert_up, .name = "expert_up", .mlp = Mlp::expert, .part = MlpPart::up, .is_quantisable = true},
+    {.role = Role::expert_down,
+     .name = "expert_down",
+     .mlp = Mlp::expert,
+     .part = MlpPart::down,
+     .is_quantisable = true},
+    {.role = Role::packed_gate_up,
+     .name = "packed_gate_up",
+     .mlp = Mlp::packed_experts,
+     .part = MlpPart::gate_up,
+     .is_quantisable = true},
+    {.role = Role::packed_down,
+     .name = "packed_down",
+     .mlp = Mlp::packed_experts,
+     .part = MlpPart::down,
+     .is_quantisable = true},
+    {.role = Role::interleaved_gate_up,
+     .name = "interleaved_gate_up",
+     .mlp = Mlp::interleaved_experts,
+     .part = MlpPart::gate_up},
+    {.role = Role::interleaved_gate_up_bias,
+     .name = "interleaved_gate_up_bias",
+     .mlp = Mlp::interleaved_experts,
+     .part = MlpPart::gate_up},
+    {.role = Role::transposed_down, .name = "transposed_down", .mlp = Mlp::interleaved_experts, .part = MlpPart::down},
+    {.role = Role::packed_down_bias,
+     .name = "packed_down_bias",
+     .mlp = Mlp::interleaved_experts,
+     .part = MlpPart::down},
+    {.role = Role::latent_in, .name = "latent_in"},
+    {.role = Role::latent_out, .name = "latent_out"},
+    {.role = Role::shared_gate_proj,
+     .name = "shared_gate_proj",
+     .mlp = Mlp::shared,
+     .part = MlpPart::gate,
+     .is_quantisable = true},
+    {.role = Role::shared_up_proj,
+     .name = "shared_up_proj",
+     .mlp = Mlp::shared,
+     .part = MlpPart::up,
+     .is_quantisable = true},
+    {.role = Role::shared_down_proj,
+     .name = "shared_down_proj",
+     .mlp = Mlp::shared,
+     .part = MlpPart::down,
+     .is_quantisable = true},
+    {.role = Role::shared_router, .name = "shared_router"},
+    {.role = Role::mamba_in_proj, .name = "mamba_in_proj", .mixer = Mixer::mamba},
+    {.role = Role::mamba_conv_weight, .name = "mamba_conv_weight", .mixer = Mixer::mamba},
+    {.role = Role::mamba_conv_bias, .name = "mamba_conv_bias", .mixer = Mixer::mamba},
+    {.role = Role::mamba_a_log, .name = "mamba_a_log", .mixer = Mixer::mamba},
+    {.role = Role::mamba_d, .name = "mamba_d", .mixer = Mixer::mamba},
+    {.role = Role::mamba_dt_bias, .name = "mamba_dt_bias", .mixer = Mixer::mamba},
+    {.role = Role::mamba_gate_norm, .name = "mamba_gate_norm", .mixer = Mixer::mamba, .is_norm = true},
+    {.role = Role::mamba_out_proj, .name = "mamba_out_proj", .mixer = Mixer::mamba},
+    {.role = Role::gdn_qkv_proj, .name = "gdn_qkv_proj", .mixer = Mixer::gated_delta_net},
+    {.role = Role::gdn_z_proj, .name = "gdn_z_proj", .mixer = Mixer::gated_delta_net},
+    {.role = Role::gdn_b_proj, .name = "gdn_b_proj", .mixer = Mixer::gated_delta_net},
+    {.role = Role::gdn_a_proj, .name = "gdn_a_proj", .mixer = Mixer::gated_delta_net},
+    {.role = Role::gdn_qkvz_proj, .name = "gdn_qkvz_proj", .mixer = Mixer::gated_delta_net},
+    {.role = Role::gdn_ba_proj, .name = "gdn_ba_proj", .mixer = Mixer::gated_delta_net},
+    {.role = Role::gdn_conv, .name = "gdn_conv", .mixer = Mixer::gated_delta_net},
+    {.role = Role::gdn_a_log, .name = "gdn_a_log", .mixer = Mixer::gated_delta_net},
+    {.role = Role::gdn_dt_bias, .name = "gdn_dt_bias", .mixer = Mixer::gated_delta_net},
+    {.role = Role::gdn_out_norm, .name = "gdn_out_norm", .mixer = Mixer::gated_delta_net, .is_norm = true},
+    {.role = Role::gdn_out_proj, .name = "gdn_out_proj", .mixer = Mixer::gated_delta_net},
+    {.role = Role::mtp_embedding, .name = "mtp_embedding", .place = Place::prediction},
+    {.role = Role::mtp_hidden_norm, .name = "mtp_hidden_norm", .place = Place::prediction, .is_norm = true},
+    {.role = Role::mtp_embedding_norm, .name = "mtp_embedding_norm", .place = Place::prediction, .is_norm = true},
+    {.role = Role::mtp_proj, .name = "mtp_proj", .place = Place::prediction},
+    {.role = Role::mtp_final_norm, .name = "mtp_final_norm", .place = Place::prediction, .is_norm = true},
+    {.role = Role::mtp_head, .name = "mtp_head", .place = Place::prediction},
+    {.role = Role::block_scale, .name = "block_scale", .place = Place::elsewhere},
+    {.role = Role::q_scale, .name = "q_scale", .is_cache_scale = true},
+    {.role = Role::k_scale, .name = "k_scale", .is_cache_scale = true},
+    {.role = Role::v_scale, .name = "v_scale", .is_cache_scale = true},
+    {.role = Role::listed, .name = "listed", .place = Place::elsewhere},
+    {.role = Role::unknown, .name = "unknown", .place = Place::elsewhere},
+};
+
+/// Rows by enumerator; nullptr for one without a row, or with several.
+constexpr std::array<const RoleFacts*, kRoles> kByRole = [] {
+  std::array<const RoleFacts*, kRoles> result{};
+  for (const RoleFacts& row : kRows) {
+    auto& found = result[static_cast<std::size_t>(row.role)];
+    found = found == nullptr ? &row : nullptr;
+  }
+  return result;
+}();
+
+constexpr bool is_complete() {
+  for (const RoleFacts* row : kByRole) {
+    if (row == nullptr) return false;
+  }
+  return std::size(kRows) == kRoles;
+}
+static_assert(is_complete(), "every role has one row");
+
+}  // namespace
+
+std::span<const RoleFacts> all_roles() { return kRows; }
+
+const RoleFacts& facts_of(Role role) {
+  const auto index = static_cast<std::size_t>(role);
+  REFIT_ASSERT(index < kRoles);
+  return *kByRole[index];
+}
+
+}  // namespace refit::model

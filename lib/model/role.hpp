@@ -1,0 +1,156 @@
+#pragma once
+// What tensors are for. A new role is an enumerator and one row of the table in role.cpp: nothing is decided by the
+// order of enumerators.
+//
+// Example: facts_of(Role::shared_up_proj) is {"shared_up_proj", in a layer, of a shared MLP, its up, quantisable}.
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+
+namespace refit::model {
+
+/// What a tensor is for: the only thing that layout rules depend on. In brackets the tensor's shape.
+enum class Role : std::uint8_t {
+  embedding,   ///< [V, H]
+  lm_head,     ///< [V, H]
+  final_norm,  ///< [H]
+  // Norms in front of a block, [H]. Megatron fuses each into the block's first linear, or does not.
+  attention_norm,  ///< of q, k, v attention
+  mla_norm,        ///< of multi-head latent attention
+  mamba_norm,      ///< of a Mamba2 mixer
+  gdn_norm,        ///< of Gated DeltaNet
+  mlp_norm,        ///< of a dense MLP
+  moe_norm,        ///< of experts
+  // Attention.
+  q_proj,
+  k_proj,
+  v_proj,  ///< [heads * head_dim, H]
+  q_proj_bias,
+  k_proj_bias,
+  v_proj_bias,  ///< [heads * head_dim]
+  q_gate_proj,  ///< [nh * 2 * head_dim, H]: per head its q rows, then its output gate's
+  q_norm,
+  k_norm,       ///< [head_dim]
+  o_proj,       ///< [H, nh * head_dim]
+  o_proj_bias,  ///< [H]
+  sinks,        ///< [nh]
+  // Multi-head latent attention.
+  q_a_proj,    ///< [q_lora_rank, H]
+  q_a_norm,    ///< [q_lora_rank]
+  q_b_proj,    ///< [nh * (nope + rope), q_lora_rank]
+  kv_a_proj,   ///< [kv_lora_rank + rope, H]
+  kv_a_norm,   ///< [kv_lora_rank]
+  kv_b_proj,   ///< [nh * (nope + v), kv_lora_rank]
+  mla_o_proj,  ///< [H, nh * v]
+  // Dense MLP; without gate_proj where it is not gated.
+  gate_proj,
+  up_proj,    ///< [I, H]
+  down_proj,  ///< [H, I]
+  // Experts: one tensor for each (Tensor::expert) ...
+  router,       ///< [E, H]
+  router_bias,  ///< [E]
+  expert_bias,  ///< [E]: e_score_correction_bias, float32 everywhere
+  expert_gate,  ///< [I, H or latent]
+  expert_up,    ///< likewise; without expert_gate where it is not gated
+  expert_down,  ///< [H or latent, I]
+  // ... or all in one.
+  packed_gate_up,            ///< [E, 2 I, H]: gate rows, then up rows
+  packed_down,               ///< [E, H, I]
+  interleaved_gate_up,       ///< [E, H, I, 2]: gate and up alternate; in checkpoints [E, H, 2 I]
+  interleaved_gate_up_bias,  ///< [E, I, 2]; in checkpoints [E, 2 I]
+  transposed_down,           ///< [E, I, H]
+  packed_down_bias,          ///< [E, H]
+  latent_in,                 ///< [latent, H]
+  latent_out,                ///< [H, latent]
+  shared_gate_proj,
+  shared_up_proj,    ///< [I, H] of the shared experts
+  shared_down_proj,  ///< [H, I]
+  shared_router,     ///< [1, H]: the shared expert's own gate
+  // Mamba2 mixer.
+  mamba_in_proj,      ///< [2 d + 2 G S + heads, H]: z, x, B, C, dt
+  mamba_conv_weight,  ///< [d + 2 G S, 1, K]: x, B, C
+  mamba_conv_bias,    ///< [d + 2 G S]
+  mamba_a_log,
+  mamba_d,
+  mamba_dt_bias,    ///< [heads]
+  mamba_gate_norm,  ///< [d]
+  mamba_out_proj,   ///< [H, d]
+  // Gated DeltaNet.
+  gdn_qkv_proj,  ///< [2 nk dk + nv dv, H]: q, k, v
+  gdn_z_proj,    ///< [nv dv, H]
+  gdn_b_proj,
+  gdn_a_proj,     ///< [nv, H]
+  gdn_qkvz_proj,  ///< the first two in one, per key head its q, k, v and z rows
+  gdn_ba_proj,    ///< the other two in one, per key head its b and a rows
+  gdn_conv,       ///< [2 nk dk + nv dv, 1, K]: q, k, v
+  gdn_a_log,
+  gdn_dt_bias,   ///< [nv]
+  gdn_out_norm,  ///< [dv]
+  gdn_out_proj,  ///< [H, nv dv]
+  // Multi-token prediction: beside the layer's own tensors, which have their usual roles.
+  mtp_embedding,  ///< [V, H]
+  mtp_hidden_norm,
+  mtp_embedding_norm,  ///< [H]
+  mtp_proj,            ///< [H, 2 H]
+  mtp_final_norm,      ///< [H]
+  mtp_head,            ///< [V, H]
+  // Of quantised models.
+  block_scale,  ///< one for each block of the weight Tensor::scale_of, whose rules they follow
+  q_scale,
+  k_scale,
+  v_scale,  ///< [1] or []: of the FP8 KV cache, behind all other tensors
+  listed,   ///< of a model that is a mere list of tensors (m2n/): its layouts know where
+  unknown   ///< no rule: whole on every rank under its own name, and misc
+};
+inline constexpr std::size_t kRoles = static_cast<std::size_t>(Role::unknown) + 1;
+
+/// What a layer mixes tokens with. Nemotron-H's layers have one block each, so that an MLP or experts stand alone.
+enum class Mixer : std::uint8_t { attention, mamba, gated_delta_net, mlp, experts };
+
+/// Where a tensor stands in a model.
+enum class Place : std::uint8_t {
+  layer,       ///< in a layer of the decoder, or in the like of one that a prediction layer has
+  front,       ///< before the layers
+  end,         ///< behind them
+  prediction,  ///< in a layer of multi-token prediction, beside what a decoder layer has
+  elsewhere    ///< where its weight stands (block_scale), or nobody knows
+};
+
+/// In what MLP a matrix is.
+enum class Mlp : std::uint8_t {
+  none,
+  dense,
+  shared,              ///< shared experts
+  expert,              ///< one expert
+  packed_experts,      ///< all experts
+  interleaved_experts  ///< all experts, transposed and with gate and up alternating (gpt-oss)
+};
+
+/// Which of an MLP's matrices or biases it is.
+enum class MlpPart : std::uint8_t { none, gate, up, gate_up, down };
+
+/// What is known of a role: its row of the table.
+struct RoleFacts {
+  Role role;
+  std::string_view name;  ///< as `refit plan --classify` prints it, e.g. "q_proj"
+  Place place = Place::layer;
+  std::optional<Mixer> mixer = std::nullopt;    ///< attention, mamba or gated_delta_net: whose weight it is
+  std::optional<Mixer> norm_of = std::nullopt;  ///< the norm in front of that
+  bool is_norm = false;                         ///< the weight of any norm
+  Mlp mlp = Mlp::none;
+  MlpPart part = MlpPart::none;
+  bool is_quantisable = false;  ///< a linear layer's weight that formats of 8 bits know: no router, embedding, head
+  bool is_cache_scale = false;  ///< a scale of the FP8 KV cache
+};
+
+/// Every role's row, in no particular order.
+std::span<const RoleFacts> all_roles();
+
+const RoleFacts& facts_of(Role role);
+
+inline std::string_view name(Role role) { return facts_of(role).name; }
+
+}  // namespace refit::model
