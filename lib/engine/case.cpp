@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <initializer_list>
 #include <set>
 
@@ -221,6 +222,34 @@ void check_bug(const Case& c, Complaints& complaints) {
   }
 }
 
+/// Whether both are the same file, which need not exist.
+bool are_one_file(const std::string& a, const std::string& b) {
+  std::error_code error;
+  if (a.empty() || b.empty()) return false;
+  return std::filesystem::equivalent(a, b, error) || std::filesystem::absolute(a, error).lexically_normal() ==
+                                                         std::filesystem::absolute(b, error).lexically_normal();
+}
+
+/// What the run reads must outlive it: an existing output is taken away when it starts.
+void check_inputs_outlive(const Case& c, const std::string& key, const std::string& path, Complaints& complaints) {
+  for (const auto& [input, file] : {std::pair<const char*, std::string>{"the case", c.file},
+                                    {"model.config", c.model.config},
+                                    {"gen.kv_scales", c.gen.kv_scales},
+                                    {"m2n.model", c.m2n.model},
+                                    {"m2n.system", c.m2n.system}}) {
+    complaints.require(!are_one_file(path, file), key,
+                       fmt::format("\"{}\" is the file of {}, which is read", path, input));
+  }
+  std::error_code error;
+  const std::string name = std::filesystem::path(path).filename().string();
+  const bool looks_so = name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".h5") ||
+                        name.ends_with(".safetensors.index.json");
+  const std::string folder = std::filesystem::absolute(path, error).parent_path().string();
+  const bool is_of_checkpoint =
+      looks_so && are_one_file(folder, c.model.checkpoint) && std::filesystem::exists(path, error);
+  complaints.require(!is_of_checkpoint, key, fmt::format("\"{}\" is a file of model.checkpoint, which is read", path));
+}
+
 void check_output(const Case& c, Complaints& complaints) {
   const OutputSection& o = c.output;
   std::map<std::string, std::string> owner;
@@ -230,6 +259,7 @@ void check_output(const Case& c, Complaints& complaints) {
                                   {"output.junit", o.junit},
                                   {"output.m2n_metrics", o.m2n_metrics}}) {
     if (path.empty()) continue;
+    check_inputs_outlive(c, key, path, complaints);
     const auto [other, fresh] = owner.emplace(path, key);
     complaints.require(fresh, key, fmt::format("\"{}\" is also the file of {}", path, other->second));
   }

@@ -296,6 +296,22 @@ def older_dumps(suite):
     suite.check(set(before) - set(left) == gone and set(left) <= set(before), f"dumps: {before} -> {left}", ended)
 
 
+def inputs_outlive_runs(suite):
+    """An output that is an input is refused, and both are still there."""
+    folder = fresh(suite, "inputs")
+    case = os.path.join(folder, "case.toml")
+    write(case, 'model.config = "' + os.path.join(suite.args.inputs, "models/qwen3-0.6b-small/config.json") + '"\n'
+          'model.layers = 1\ntrain.layout = "TP1"\ngen.layout = "TP1"\n')  # fmt: skip
+    before = read(case)
+    ends(suite, f"cd {folder} && mpi 2 $R run case.toml --json ./case.toml --force", 2, "is the file of the case, which is read")
+    suite.check(read(case) == before, "the case is gone")
+    weights = suite.checkpoint("qwen3")
+    index = os.path.join(weights, "config.json")
+    before = read(index)
+    ends(suite, f"mpi 2 $R run --checkpoint {weights} --train TP1 --gen TP1 --json {index} --force", 2, "is a file of model.checkpoint")
+    suite.check(read(index) == before, "the checkpoint's config is gone")
+
+
 def scripts_write_whole_files(suite):
     folder = fresh(suite, "scripts")
     file = os.path.join(folder, "matrix.json")
@@ -310,5 +326,5 @@ def scripts_write_whole_files(suite):
 
 Suite(__doc__).main(
     streams, streams_of_a_run, file_size_limits, interruptions, full_disks, each_by_itself, what_is_no_file, older_results,
-    older_dumps, scripts_write_whole_files
+    older_dumps, inputs_outlive_runs, scripts_write_whole_files
 )  # fmt: skip
