@@ -26,7 +26,7 @@ def main():
     prefix = work / "prefix"
     run("cmake", "--install", arguments.build, "--prefix", prefix)
     shutil.copytree(arguments.root / "examples", work / "examples")
-    run("cmake", "-S", work / "examples", "-B", work / "build", f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_BUILD_TYPE=Debug")
+    run("cmake", "-G", "Ninja", "-S", work / "examples", "-B", work / "build", f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_BUILD_TYPE=Debug")
     run("cmake", "--build", work / "build")
     mpirun = MPIRUN + (["--allow-run-as-root"] if os.geteuid() == 0 else [])
     environment = {**os.environ, "HWLOC_COMPONENTS": "-gl"}
