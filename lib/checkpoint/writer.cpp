@@ -13,16 +13,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The files of a checkpoint in either format: of two, readers would take one, whichever is new.
-std::vector<std::string> existing_files(const std::string& folder) {
+/// The files of a checkpoint of that format that lie in `folder`: single file, index and numbered shards.
+std::vector<std::string> existing_files(const std::string& folder, Format format) {
   std::vector<std::string> result;
   std::error_code error;
   for (const fs::directory_entry& item : fs::directory_iterator(folder, error)) {
     const std::string name = item.path().filename().string();
-    for (const Format format : {Format::safetensors, Format::hdf5}) {
-      if (name == single_name(format) || name == index_name(format) || is_shard_name(format, name))
-        result.push_back(name);
-    }
+    if (name == single_name(format) || name == index_name(format) || is_shard_name(format, name))
+      result.push_back(name);
   }
   if (error) fail_usage("{}: cannot list the folder: {}", folder, error.message());
   return result;
@@ -101,7 +99,7 @@ class FileWriter final : public Writer {
   /// Removes what `force` replaces, so that no old file stands beside the new ones.
   void remove_stale() const {
     std::error_code error;
-    for (const std::string& name : existing_files(folder_)) {
+    for (const std::string& name : existing_files(folder_, format_)) {
       if (!fs::remove(full(name), error) && error) fail_runtime("{}: cannot remove: {}", full(name), error.message());
     }
   }
@@ -135,7 +133,7 @@ class FileWriter final : public Writer {
 std::unique_ptr<Writer> Writer::create(Format format, const std::string& folder, std::vector<model::TensorInfo> tensors,
                                        std::int64_t max_shard_bytes, bool force) {
   make_folder(folder);
-  const std::vector<std::string> existing = existing_files(folder);
+  const std::vector<std::string> existing = existing_files(folder, format);
   if (!existing.empty() && !force) {
     fail_usage("{}: holds a checkpoint already ({}); choose another folder or give --force", folder,
                list_some(existing));

@@ -121,8 +121,6 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject, c.train.layout,
   if (quantiser_of(c))
     quantised = std::make_unique<layout::QuantisedLayout>(model, *train, weight_format_of(c.gen.precision));
   split = split_by(c.refit.bulk);
-  faults.require_effect({model, *train, split.bulk, split.misc, has_cache_scales, how_of(c).row().stores,
-                         c.run.update == Update::perturb, c.run.warmup + c.run.steps});
 }
 
 session::Exchange Setup::exchange() const {

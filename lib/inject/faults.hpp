@@ -40,21 +40,9 @@ class Faults {
   Faults(const std::vector<std::string>& names, const layout::Parallelism& train, const layout::Parallelism& gen);
 
   bool any() const { return !faults_.empty(); }
-  /// What decides whether a fault changes anything.
-  struct Job {
-    const model::Model& model;
-    const layout::Layout& train;
-    const std::vector<model::Tensor>& bulk;
-    const std::vector<model::Tensor>& misc;
-    bool finalises_scales = false;  ///< of an FP8 KV cache
-    bool stores = false;            ///< the executor does, into the destination's memory, and stages nothing
-    bool updates = true;            ///< weights change before each refit
-    std::int64_t refits = 2;        ///< warm-up included
-  };
-  /// Errors (usage): a fault that changes nothing in this model and these layouts, or in this job, and would look as if
-  /// nobody noticed it; says what it needs.
+  /// Errors (usage): a fault that changes nothing in this model and these layouts, or concerns scales of a KV cache
+  /// where gen finalises none, and would look as if nobody noticed it; says what it needs.
   void require_effect(const model::Model& model, bool finalises_scales) const;
-  void require_effect(const Job& job) const;
 
   /// A side's layout as planner and executors see it: a wrapper of `truth` that tells a lie (which must not outlive
   /// truth, model and these faults); nullptr where none is told. Of train: what its ranks send.
