@@ -311,7 +311,8 @@ engine::Hardware read_hardware(const std::string& file) {
   }
   names.emplace_back("launch_seconds");  // 0 where one rank was measured, which sends nothing
   hardware.launch_seconds = table["launch_seconds"].value<double>().value_or(-1.0);
-  if (!(hardware.launch_seconds >= 0)) mistakes.push_back(fmt::format("{}: launch_seconds must be a number", file));
+  if (!(hardware.launch_seconds >= 0))
+    mistakes.push_back(fmt::format("{}: launch_seconds must be a number of at least 0", file));
   names.emplace_back("memory_is_shared");
   hardware.memory_is_shared = table["memory_is_shared"].value<bool>().value_or(false);
   if (table.contains("memory_is_shared") && !table["memory_is_shared"].is_boolean())

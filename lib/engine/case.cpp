@@ -222,32 +222,11 @@ void check_bug(const Case& c, Complaints& complaints) {
   }
 }
 
-/// Whether both are the same file, which need not exist.
-bool are_one_file(const std::string& a, const std::string& b) {
+/// The file that a path leads to, by whatever links; it need not exist.
+std::filesystem::path real_path(const std::string& path) {
   std::error_code error;
-  if (a.empty() || b.empty()) return false;
-  return std::filesystem::equivalent(a, b, error) || std::filesystem::absolute(a, error).lexically_normal() ==
-                                                         std::filesystem::absolute(b, error).lexically_normal();
-}
-
-/// What the run reads must outlive it: an existing output is taken away when it starts.
-void check_inputs_outlive(const Case& c, const std::string& key, const std::string& path, Complaints& complaints) {
-  for (const auto& [input, file] : {std::pair<const char*, std::string>{"the case", c.file},
-                                    {"model.config", c.model.config},
-                                    {"gen.kv_scales", c.gen.kv_scales},
-                                    {"m2n.model", c.m2n.model},
-                                    {"m2n.system", c.m2n.system}}) {
-    complaints.require(!are_one_file(path, file), key,
-                       fmt::format("\"{}\" is the file of {}, which is read", path, input));
-  }
-  std::error_code error;
-  const std::string name = std::filesystem::path(path).filename().string();
-  const bool looks_so = name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".h5") ||
-                        name.ends_with(".safetensors.index.json");
-  const std::string folder = std::filesystem::absolute(path, error).parent_path().string();
-  const bool is_of_checkpoint =
-      looks_so && are_one_file(folder, c.model.checkpoint) && std::filesystem::exists(path, error);
-  complaints.require(!is_of_checkpoint, key, fmt::format("\"{}\" is a file of model.checkpoint, which is read", path));
+  const std::filesystem::path found = std::filesystem::weakly_canonical(path, error);
+  return error ? std::filesystem::path(path).lexically_normal() : found;
 }
 
 void check_output(const Case& c, Complaints& complaints) {
@@ -259,13 +238,32 @@ void check_output(const Case& c, Complaints& complaints) {
                                   {"output.junit", o.junit},
                                   {"output.m2n_metrics", o.m2n_metrics}}) {
     if (path.empty()) continue;
-    check_inputs_outlive(c, key, path, complaints);
+    const std::string input = input_of(c, path);
+    complaints.require(input.empty(), key, fmt::format("\"{}\" is {}, which is read", path, input));
     const auto [other, fresh] = owner.emplace(path, key);
     complaints.require(fresh, key, fmt::format("\"{}\" is also the file of {}", path, other->second));
   }
 }
 
 }  // namespace
+
+std::string input_of(const Case& c, const std::string& path) {
+  if (path.empty()) return {};
+  const std::filesystem::path file = real_path(path);
+  for (const auto& [what, input] : {std::pair<const char*, std::string>{"the case", c.file},
+                                    {"the file of model.config", c.model.config},
+                                    {"the file of gen.kv_scales", c.gen.kv_scales},
+                                    {"the file of m2n.model", c.m2n.model},
+                                    {"the file of m2n.system", c.m2n.system}}) {
+    if (!input.empty() && file == real_path(input)) return what;
+  }
+  const std::string name = file.filename().string();
+  const bool looks_so = name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".h5") ||
+                        name.ends_with(".safetensors.index.json");
+  std::error_code error;
+  const bool is_there = looks_so && !c.model.checkpoint.empty() && std::filesystem::exists(file, error);
+  return is_there && file.parent_path() == real_path(c.model.checkpoint) ? "a file of model.checkpoint" : "";
+}
 
 Choices choices(TiedLmHead) { return kTiedLmHead; }
 Choices choices(Precision) { return kPrecision; }

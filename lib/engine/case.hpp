@@ -260,6 +260,9 @@ void complete(Case& c);
 /// known.
 std::vector<std::string> violations(const Case& c);
 
+/// What a run reads there, e.g. "the case": nothing may be written to it. Empty for all other paths.
+std::string input_of(const Case& c, const std::string& path);
+
 /// How a side of that precision keeps the weights of linear layers.
 model::WeightFormat weight_format_of(Precision precision);
 

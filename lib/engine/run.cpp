@@ -318,6 +318,8 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
   if (!writes) return code;
   OutputSection files = c.output;
   files.dump_train = files.dump_gen = "";  // no run, no dumps
+  for (std::string* path : {&files.json, &files.csv, &files.hdf5, &files.junit, &files.m2n_metrics})
+    if (!input_of(c, *path).empty()) path->clear();
   Outputs outputs(files);
   try {
     outputs.check();

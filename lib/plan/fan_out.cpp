@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "plan/cost.hpp"
+#include "plan/model.hpp"
 #include "plan/traffic.hpp"
 
 namespace refit::plan {
@@ -10,48 +11,10 @@ namespace {
 
 using Site = Placement::Site;
 
-/// Bytes through the ports of devices, or of domains, by number: what stays within one needs no port.
-class PortBytes {
- public:
-  PortBytes(const Placement& placement, std::int32_t Site::*number) : number_(number) {
-    std::int32_t last = -1;
-    for (const auto* sites : {&placement.source, &placement.destination}) {
-      for (const Site& site : *sites) last = std::max(last, site.*number);
-    }
-    out_.assign(static_cast<std::size_t>(last + 1), 0);
-    in_ = out_;
-  }
-
-  void add(const Site& from, const Site& to, std::int64_t bytes) {
-    if (from.*number_ == to.*number_) return;
-    out_[static_cast<std::size_t>(from.*number_)] += bytes;
-    in_[static_cast<std::size_t>(to.*number_)] += bytes;
-  }
-
-  double seconds(double rate_out, double rate_in) const { return std::max(over(out_, rate_out), over(in_, rate_in)); }
-
- private:
-  static double over(const std::vector<std::int64_t>& bytes, double rate) {
-    return rate > 0 && !bytes.empty() ? static_cast<double>(*std::ranges::max_element(bytes)) / rate : 0;
-  }
-
-  std::int32_t Site::*number_;
-  std::vector<std::int64_t> out_, in_;
-};
-
 /// Seconds of the busiest port, of a device or a domain, under a plan's copies; 0 where rates are unknown.
-double busiest_port_seconds(const Planner& planner, const Rates& rates, const Placement& placement) {
-  PortBytes devices(placement, &Site::device), domains(placement, &Site::domain);
-  planner.for_each_shared_copy([&](const Copy& copy, std::span<const Tensor* const> tensors, const Planner::Lie&) {
-    const auto& senders = copy.fan_out == FanOut::forwarded ? placement.destination : placement.source;
-    const Site& from = senders[static_cast<std::size_t>(to_int(copy.source.rank))];
-    const Site& to = placement.destination[static_cast<std::size_t>(to_int(copy.destination.rank))];
-    const std::int64_t bytes = bytes_of(copy, Form::stored) * std::ssize(tensors);
-    devices.add(from, to, bytes);
-    domains.add(from, to, bytes);
-  });
-  return std::max(devices.seconds(rates.device_out, rates.device_in),
-                  domains.seconds(rates.domain_out, rates.domain_in));
+double busiest_port_seconds(const Planner& planner, Rates rates, const Placement& placement) {
+  rates.memory = 0;
+  return seconds_at_once(traffic(planner, placement, {.hash = false, .form = Form::stored}).loads, {rates, placement});
 }
 
 /// How many neighbouring ranks a domain has, of which only the last may have fewer; 0 where that is not so.

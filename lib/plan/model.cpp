@@ -235,6 +235,8 @@ Busiest broadcast_ports(const Broadcasts& broadcasts, const Machine& machine, st
 
 }  // namespace
 
+double seconds_at_once(const Loads& loads, const Machine& machine) { return at_once(loads, machine).seconds; }
+
 ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs) {
   const Busiest all = at_once(loads, machine);
   ModelSeconds model;

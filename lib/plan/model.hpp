@@ -43,6 +43,9 @@ struct ModelSeconds {
   double wire = 0, schedule = 0, staging = 0, latency = 0, misc = 0;
 };
 
+/// Of the busiest port, or memory, with everything on its way at once; those whose rates are unknown (0) do not count.
+double seconds_at_once(const Loads& loads, const Machine& machine);
+
 /// direct: all copies at once, forwards included, in one launch. What crosses ports of domains goes as p2p does, at the
 /// same time.
 ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs);

@@ -1,5 +1,7 @@
+#include <sys/resource.h>
 #include <sys/statvfs.h>
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 
@@ -71,6 +73,10 @@ class MpiPeerMemory final : public PeerMemory {
     } else {
       numbers[1] = numbers[0];  // unknown: MPI decides
     }
+    // The window is a file, which MPI waits for where it may not be as long.
+    rlimit limit{};
+    const bool is_limited = getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+    if (is_limited) numbers[1] = std::min(numbers[1], static_cast<std::int64_t>(limit.rlim_cur));
     struct {
       long missing;
       int rank;
@@ -81,8 +87,8 @@ class MpiPeerMemory final : public PeerMemory {
     check_mpi(MPI_Bcast(numbers, 2, MPI_INT64_T, worst.rank, MPI_COMM_WORLD));
     check_mpi(MPI_Comm_free(&node_));
     fail_runtime(
-        "shared memory: {:.2f} GiB are needed for the gen arenas and {} of world rank {} has {:.2f} GiB free; enlarge "
-        "it, or use --executor p2p or golden, which need none",
+        "shared memory: {:.2f} GiB are needed for the gen arenas and {} of world rank {} has {:.2f} GiB for it (free "
+        "memory, or ulimit -f); enlarge it, or use --executor p2p or golden, which need none",
         static_cast<double>(numbers[0]) / (1 << 30), kSharedMemory, worst.rank,
         static_cast<double>(numbers[1]) / (1 << 30));
   }

@@ -303,12 +303,15 @@ def inputs_outlive_runs(suite):
     write(case, 'model.config = "' + os.path.join(suite.args.inputs, "models/qwen3-0.6b-small/config.json") + '"\n'
           'model.layers = 1\ntrain.layout = "TP1"\ngen.layout = "TP1"\n')  # fmt: skip
     before = read(case)
-    ends(suite, f"cd {folder} && mpi 2 $R run case.toml --json ./case.toml --force", 2, "is the file of the case, which is read")
+    ends(suite, f"cd {folder} && mpi 2 $R run case.toml --json ./case.toml --force", 2, "is the case, which is read")
     suite.check(read(case) == before, "the case is gone")
     weights = suite.checkpoint("qwen3")
     index = os.path.join(weights, "config.json")
     before = read(index)
     ends(suite, f"mpi 2 $R run --checkpoint {weights} --train TP1 --gen TP1 --json {index} --force", 2, "is a file of model.checkpoint")
+    link = os.path.join(folder, "link")
+    os.symlink(index, link)
+    ends(suite, f"mpi 2 $R run --checkpoint {weights} --train TP1 --gen TP1 --json {link} --force", 2, "is a file of model.checkpoint")
     suite.check(read(index) == before, "the checkpoint's config is gone")
 
 
