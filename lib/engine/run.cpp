@@ -113,10 +113,11 @@ void add(const verify::StepResult& step, const model::Model& model, report::Refi
 /// The main thread's part of one process of `refit run`, from MPI_Init to MPI_Finalize.
 class Run {
  public:
-  Run(const Case& c, const std::vector<std::string>& command, Supervisor& supervisor, Findings& findings,
+  Run(const Case& c, const std::vector<std::string>& command, Board& board, Supervisor& supervisor, Findings& findings,
       Outputs& outputs)
       : case_(c),
         command_(command),
+        board_(board),
         supervisor_(supervisor),
         progress_(supervisor.progress()),
         limits_(limits_of(c)),
@@ -141,10 +142,10 @@ class Run {
         if (is_root()) outputs_.check();
         setup_ = std::make_shared<Setup>(case_);
         require_ranks(case_, session_.size());
+        setup_->require_effect();
         if (is_root()) outputs_.remove_older();
       });
-      if (!is_root()) outputs_.assume_checked();
-      findings_.may_write = true;
+      board_.may_write() = true;
       refits();
       return true;
     } catch (const CollectiveError& error) {
@@ -267,6 +268,7 @@ class Run {
 
   const Case& case_;
   const std::vector<std::string>& command_;
+  Board& board_;
   Supervisor& supervisor_;
   transport::Progress& progress_;
   const Limits limits_;
@@ -281,19 +283,39 @@ class Run {
   std::unique_ptr<Job> job_;
 };
 
+/// Takes older results away before MPI starts, which may hang or be ended, and before a failure is reported that came
+/// earlier; what refuses that is said when all ranks can hear it. A result that is younger than this process is this
+/// job's: of a process that was stopped at its start and goes on when the others have ended.
+void take_older_away(Outputs& outputs, Board& board) {
+  try {
+    outputs.check();
+    outputs.remove_older_than_this_process();
+    board.may_write() = true;
+  } catch (const Error&) {
+    // The setup checks again.
+  }
+}
+
 /// The supervisor's report of a failure that not all ranks have seen; its exit code. Wrong data that had been named
-/// before time ran out is the verdict.
-int report_failure(const Case& c, const Findings& findings, const Outputs& outputs, const Failure& failure) {
+/// before time ran out is the verdict, and so is any failure that is being written.
+int report_failure(const Case& c, const Findings& findings, Board& board, Outputs& outputs, const Failure& failure) {
   std::optional<report::Result> verdict;
   if (failure.ending == Ending::timeout) verdict = findings.verdict();
   report::Result result = verdict ? *std::move(verdict) : findings.copy();
+  if (outputs.begun() && result.exit_code != 0) {
+    say(failure.message);
+    return result.exit_code;
+  }
   const int code = verdict ? result.exit_code : judge_failure(c, failure, result);
   // What others saw of a rank names it itself.
   const bool own = failure.ending == Ending::error || failure.ending == Ending::interruption;
   say(fmt::format("{}{}{}", own ? fmt::format("rank {}: ", failure.rank) : "", code == 0 ? "as expected: " : "",
                   failure.message));
-  if (findings.may_write) outputs.write(result);
-  return findings.may_write ? result.exit_code : code;
+  if (!board.may_write()) take_older_away(outputs, board);
+  if (!board.may_write()) return code;
+  outputs.assume_checked();
+  outputs.write(result);
+  return result.exit_code;
 }
 
 void end_job(int code) {
@@ -302,7 +324,7 @@ void end_job(int code) {
 }
 
 /// Rank 0's last words: what the job has come to. MPI has ended.
-int conclude(const Findings& findings, const Outputs& outputs, bool complete) {
+int conclude(const Findings& findings, Outputs& outputs, bool complete) {
   report::Result result = findings.get();
   if (!complete) spdlog::error("{}: {}", result.exit_code == 0 ? "as expected" : "error", result.error->message);
   outputs.write(result);
@@ -339,12 +361,13 @@ int run(const Case& c, const std::vector<std::string>& command) {
   const std::unique_ptr<Board> board = Board::join(launch);
   Supervisor supervisor(
       *board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),
-      {[&](const Failure& failure) { return report_failure(c, findings, outputs, failure); }, end_job});
+      {[&](const Failure& failure) { return report_failure(c, findings, *board, outputs, failure); }, end_job});
   supervisor.progress().begin_unprofiled("MPI_Init", limits.phase());
+  if (launch.rank == 0) take_older_away(outputs, *board);
   bool complete = false;
   bool is_root = false;
   {
-    Run run(c, command, supervisor, findings, outputs);
+    Run run(c, command, *board, supervisor, findings, outputs);
     is_root = run.is_root();
     complete = run();
     run.finish();

@@ -150,6 +150,11 @@ LegalSizes legal_sizes(const model::Model& model) {
   return {legal_tp(model, train::Options(), train::violations), legal_tp(model, gen::Options(), gen::violations)};
 }
 
+void Setup::require_effect() const {
+  faults.require_effect({model, *train, split.bulk, split.misc, how_of(c).row().stores, c.run.update == Update::perturb,
+                         c.run.warmup + c.run.steps});
+}
+
 std::string Setup::unknown_tensors() const {
   constexpr std::size_t kShown = 20;
   std::vector<std::string_view> names;

@@ -41,6 +41,9 @@ class Setup {
   /// What a session moves. Borrows this.
   session::Exchange exchange() const;
 
+  /// Before a run. Errors (usage): an injected fault that would change nothing in it.
+  void require_effect() const;
+
   /// A warning that lists the tensors without a rule; empty where there is none.
   std::string unknown_tensors() const;
   std::string source() const {

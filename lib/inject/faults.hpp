@@ -40,6 +40,18 @@ class Faults {
   Faults(const std::vector<std::string>& names, const layout::Parallelism& train, const layout::Parallelism& gen);
 
   bool any() const { return !faults_.empty(); }
+  /// What decides in a run whether a fault changes anything.
+  struct Job {
+    const model::Model& model;
+    const layout::Layout& train;
+    const std::vector<model::Tensor>& bulk;
+    const std::vector<model::Tensor>& misc;
+    bool stores = false;      ///< the executor does, into the destination's memory, and stages nothing
+    bool updates = true;      ///< weights change before each refit
+    std::int64_t refits = 2;  ///< warm-up included
+  };
+  /// Errors (usage): as below, of a run.
+  void require_effect(const Job& job) const;
   /// Errors (usage): a fault that changes nothing in this model and these layouts, or concerns scales of a KV cache
   /// where gen finalises none, and would look as if nobody noticed it; says what it needs.
   void require_effect(const model::Model& model, bool finalises_scales) const;
