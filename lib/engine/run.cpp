@@ -246,10 +246,10 @@ class Run {
   }
 
   /// All ranks threw the same error and are in step: rank 0 will report it once MPI has ended in good order.
-  void fail_together(const Error& error) {
+  void fail_together(const CollectiveError& error) {
     const std::string phase = job_ ? transport::phase_of(progress_.where()) : "";
     findings_.edit([&](report::Result& all) {
-      judge_failure(case_, {Ending::error, error.kind(), -1, phase, error.what(), 0}, all);
+      judge_failure(case_, {Ending::error, error.kind(), error.rank(), phase, error.what(), 0}, all);
     });
   }
 
