@@ -288,7 +288,7 @@ bool leaves_such_content(const Evidence& evidence, const inject::Faults& faults)
   for (const Region& region : evidence.regions) tensors.insert(region.tensor);
   const auto stored = std::count_if(model.tensors.begin(), model.tensors.end(),
                                     [&](const Tensor& t) { return evidence.setup.gen->format(t).has_value(); });
-  return faults.skips_bulk(false, Rank{0}, kStep) && std::ssize(tensors) == stored &&
+  return faults.skips_bulk(Group::gen, Rank{0}, kStep) && std::ssize(tensors) == stored &&
          all([&](const Tensor&, Kind kind) { return is_old(kind); });
 }
 

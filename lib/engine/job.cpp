@@ -49,7 +49,7 @@ Job::Job(transport::Control& world, const kernels::ExecutionSpace& space, const 
       progress_(progress),
       limits_(limits_of(setup.c)),
       exchange_(setup.exchange()),
-      lies_(setup.faults, exchange_, is_train(), rank()),
+      lies_(setup.faults, exchange_, group(), rank()),
       how_(lies_.how(how_of(setup.c))) {}
 
 void Job::prepare(report::Result& result) {
@@ -89,7 +89,7 @@ void Job::make_prover(report::Result& result) {
   prover_ = std::make_unique<session::Prover>(space_, world_, *session_, exchange_, *mine_,
                                               static_cast<std::uint64_t>(setup_.c.run.seed), std::move(constants),
                                               verify::Tuning{.count_seconds = setup_.c.run.count_seconds});
-  not_finite_ = prover_->verifier().not_finite(verify::Group::train);
+  not_finite_ = prover_->verifier().not_finite(Group::train);
   say(not_finite_notes(setup_, not_finite_), result);
   for (const auto& odd : prover_->verifier().check_train_holders()) {
     const std::string text =
@@ -147,8 +147,7 @@ void Job::allocate() {
   together(world_, [&] {
     if (is_train() || !shared) own_arena_ = links_->memory(bytes);
     arena_ = own_arena_ ? own_arena_->span() : std::span(peers_->local(), static_cast<std::size_t>(bytes));
-    weights_ = std::make_unique<Weights>(setup_, local_, is_train() ? verify::Group::train : verify::Group::gen, rank(),
-                                         arena_.data());
+    weights_ = std::make_unique<Weights>(setup_, local_, group(), rank(), arena_.data());
   });
   mine_ = std::make_unique<session::OwnMemory>(
       session::OwnMemory{local_, weights_->memory(), arena_, peers_ ? peers_.get() : nullptr});
@@ -278,8 +277,7 @@ verify::StepResult Job::verify(std::int64_t number, report::Result& result, cons
     progress_.begin("count", limits_.phase(host_bytes_) + setup_.c.run.count_seconds);
   });
   if (has_cache_scales()) CacheScales::verify(cache_scales_.get(), setup_, world_, step);
-  if (!looked_at_gen_)
-    say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(verify::Group::gen)), result);
+  if (!looked_at_gen_) say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(Group::gen)), result);
   looked_at_gen_ = true;
   return step;
 }

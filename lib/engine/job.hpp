@@ -39,7 +39,8 @@ class Job {
   void dump() const;
 
  private:
-  bool is_train() const { return world_.rank() < setup_.train->ranks(); }
+  Group group() const { return world_.rank() < setup_.train->ranks() ? Group::train : Group::gen; }
+  bool is_train() const { return group() == Group::train; }
   Rank rank() const { return Rank{is_train() ? world_.rank() : world_.rank() - setup_.train->ranks()}; }
   bool has_cache_scales() const { return setup_.c.gen.kv_cache_dtype == KvCacheDtype::fp8; }
   void begin(const char* phase) { progress_.begin(phase, limits_.phase(host_bytes_)); }

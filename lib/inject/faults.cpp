@@ -182,9 +182,9 @@ bool Faults::corrupts(const model::Model& model, const Tensor& tensor, Rank trai
   return find([&](const Fault& f) { return f.act == Act::load && f.concerns({model, train_, gen_}, tensor); });
 }
 
-bool Faults::skips_bulk(bool is_train, Rank rank, std::int64_t refit) const {
+bool Faults::skips_bulk(Group group, Rank rank, std::int64_t refit) const {
   if (refit >= 2 && acting(Act::stale) != nullptr) return true;
-  return to_int(rank) == 0 && refit == 2 && acting(is_train ? Act::skip : Act::skip_gen) != nullptr;
+  return to_int(rank) == 0 && refit == 2 && acting(group == Group::train ? Act::skip : Act::skip_gen) != nullptr;
 }
 
 bool Faults::skips_finalize(std::int64_t refit) const { return refit >= 2 && acting(Act::keep_scales) != nullptr; }

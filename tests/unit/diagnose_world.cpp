@@ -103,7 +103,7 @@ void World::dump(const std::string& folder) const {
       tensors.push_back(
           {{storage.name, storage.shape, storage.dtype}, storages_[static_cast<std::size_t>(r)][i].data()});
     }
-    checkpoint::write_safetensors(engine::dump_path(folder, verify::Group::gen, Rank{r}), tensors, {});
+    checkpoint::write_safetensors(engine::dump_path(folder, Group::gen, Rank{r}), tensors, {});
   }
 }
 
