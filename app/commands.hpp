@@ -65,7 +65,7 @@ struct DiagnoseOptions {
 /// not say how they were made where options do not either.
 int diagnose(const DiagnoseOptions& options);
 
-/// Prints what there is of `what`: models, cases, bugs, injections or executors.
+/// Prints what there is of `what`: models, cases, bugs, injections, executors, trainers or engines.
 int list(const std::string& what, const std::string& inputs);
 
 /// Prints the versions of everything linked.

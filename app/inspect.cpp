@@ -3,9 +3,9 @@
 
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
-#include "app/text.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
+#include "core/text.hpp"
 #include "model/model.hpp"
 
 namespace refit::app {

@@ -28,7 +28,7 @@ class Examination {
   explicit Examination(const Request& request) : request_(request), setup_(request.c), gen_(request.gen_dump, "gen") {
     if (gen_.ranks() != setup_.gen->ranks()) {
       fail_usage("{}: {} gen ranks were dumped, but gen.layout {} has {}; give the layout of the run (--gen)",
-                 request.gen_dump, gen_.ranks(), layout::to_string(setup_.c.gen.layout), setup_.gen->ranks());
+                 request.gen_dump, gen_.ranks(), layout::to_string(setup_.c.engine().sizes()), setup_.gen->ranks());
     }
     open_sources();
   }
@@ -70,7 +70,7 @@ class Examination {
       dumps_.push_back(std::make_unique<Dumps>(request_.train_dump, "train"));
       if (dumps_.back()->ranks() != setup_.train->ranks()) {
         fail_usage("{}: {} train ranks were dumped, but train.layout {} has {}; give the layout of the run (--train)",
-                   request_.train_dump, dumps_.back()->ranks(), layout::to_string(setup_.c.train.layout),
+                   request_.train_dump, dumps_.back()->ranks(), layout::to_string(setup_.c.train->sizes()),
                    setup_.train->ranks());
       }
       owned_.push_back(std::make_unique<Source>(setup_, *setup_.train, *dumps_.back()));

@@ -312,10 +312,10 @@ bool leaves_that(const Evidence& evidence, const inject::Faults& faults, const s
 std::vector<NamedBug> name_bugs(const Evidence& evidence) {
   std::vector<NamedBug> named;
   for (const inject::Injection& injection : inject::injections()) {
-    const engine::Case& c = evidence.setup.c;
-    const inject::Faults faults({injection.name}, c.train.layout, c.gen.layout);
+    const cases::Case& c = evidence.setup.c;
+    const inject::Faults faults({injection.name}, c.train->sizes(), c.engine().sizes());
     try {
-      faults.require_effect(evidence.setup.model, c.gen.kv_cache_dtype == engine::KvCacheDtype::fp8);
+      faults.require_effect(evidence.setup.model, c.engine().has_cache_scales());
     } catch (const Error&) {
       continue;  // no such bug in this model and these layouts
     }

@@ -53,7 +53,7 @@ std::optional<std::string> metrics(const report::Result& result) {
 
 }  // namespace
 
-Outputs::Outputs(const OutputSection& output) : force_(output.force) {
+Outputs::Outputs(const cases::OutputSection& output) : force_(output.force) {
   add(output.json, report::to_json);
   add(output.csv, report::to_csv);
   add(output.hdf5, report::to_hdf5);

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/case.hpp"
+#include "case/case.hpp"
 #include "report/result.hpp"
 
 namespace refit::engine {
@@ -23,7 +23,7 @@ class Outputs {
   /// None yet.
   explicit Outputs(bool force) : force_(force) {}
   /// What `run` leaves: result files, and folders for dumps.
-  explicit Outputs(const OutputSection& output);
+  explicit Outputs(const cases::OutputSection& output);
 
   /// A file; an empty path is none.
   void add(const std::string& path, Make make);

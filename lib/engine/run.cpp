@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 
+#include "case/limits.hpp"
 #include "core/files.hpp"
 #include "engine/describe.hpp"
 #include "engine/device.hpp"
@@ -15,7 +16,6 @@
 #include "engine/findings.hpp"
 #include "engine/job.hpp"
 #include "engine/launch.hpp"
-#include "engine/limits.hpp"
 #include "engine/outputs.hpp"
 #include "engine/supervisor.hpp"
 #include "report/statistics.hpp"
@@ -42,7 +42,8 @@ void require_ranks(const Case& c, int started) {
   fail_usage(
       "this case needs {} ranks, {} for train ({}) and {} for gen ({}), but {} were started; start it with: mpirun -np "
       "{} refit run ...",
-      needed, c.train_ranks(), to_string(c.train.layout), c.gen_ranks(), to_string(c.gen.layout), started, needed);
+      needed, c.train_ranks(), to_string(c.train->sizes()), c.gen_ranks(), to_string(c.engine().sizes()), started,
+      needed);
 }
 
 /// Who runs where: gathered once, known to all ranks, so that any of them can write the result.
@@ -120,7 +121,7 @@ class Run {
         board_(board),
         supervisor_(supervisor),
         progress_(supervisor.progress()),
-        limits_(limits_of(c)),
+        limits_(cases::limits_of(c)),
         findings_(findings),
         outputs_(outputs),
         session_(&progress_),
@@ -190,7 +191,8 @@ class Run {
     const std::int64_t last = case_.run.warmup + case_.run.steps;
     for (std::int64_t number = 1; number <= last; ++number) {
       report::Refit refit = job.refit(number);
-      const bool verifies = case_.run.verify == Verify::every || (case_.run.verify == Verify::last && number == last);
+      const bool verifies =
+          case_.run.verify == cases::Verify::every || (case_.run.verify == cases::Verify::last && number == last);
       std::optional<verify::StepResult> step;  // what is found is rank 0's to keep
       report::Result found;                    // its notes
       if (verifies) {
@@ -271,7 +273,7 @@ class Run {
   Board& board_;
   Supervisor& supervisor_;
   transport::Progress& progress_;
-  const Limits limits_;
+  const cases::Limits limits_;
   Findings& findings_;
   Outputs& outputs_;
   transport::MpiSession session_;
@@ -338,7 +340,7 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
   report::Result result = describe(c, command);
   const int code = judge_failure(c, {Ending::error, error.kind(), -1, "", error.what(), 0}, result);
   if (!writes) return code;
-  OutputSection files = c.output;
+  cases::OutputSection files = c.output;
   files.dump_train = files.dump_gen = "";  // no run, no dumps
   for (std::string* path : {&files.json, &files.csv, &files.hdf5, &files.junit, &files.m2n_metrics})
     if (!input_of(c, *path).empty()) path->clear();
@@ -354,7 +356,7 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
 
 int run(const Case& c, const std::vector<std::string>& command) {
   transport::MpiSession::prepare_environment(c.refit.streams);
-  const Limits limits = limits_of(c);
+  const cases::Limits limits = cases::limits_of(c);
   Findings findings(describe(c, command));
   Outputs outputs(c.output);
   const Launch launch = read_launch();

@@ -173,7 +173,7 @@ void Weights::dump(const std::string& folder, const std::vector<checkpoint::Dump
   const layout::Layout& side = group_ == Group::train ? *setup_.train : *setup_.gen;
   std::map<std::string, std::string> metadata{
       {"format", "pt"}, {"rank", fmt::format("{}", to_int(rank_))}, {"coordinates", side.coordinates(rank_)}};
-  for (const auto& [key, value] : setup_.c.facts) metadata.emplace(kFactPrefix + key, value);
+  for (const auto& [key, value] : setup_.c.facts) metadata.emplace(cases::kFactPrefix + key, value);
   checkpoint::write_safetensors(dump_path(folder, group_, rank_), tensors, metadata);
 }
 

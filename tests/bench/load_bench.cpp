@@ -63,10 +63,11 @@ int measure(const std::string& folder, const std::string& layout) {
   const kernels::Runtime runtime;
   const kernels::ExecutionSpace space;
   const auto world = transport::make_mpi_control();
-  engine::Case c;
+  cases::Case c;
   c.model.checkpoint = folder;
-  c.train.layout = layout::with_data_parallel(layout::parse_parallelism(layout));
-  c.gen.layout.dp = 1;
+  const std::string wrong = c.train->find_key("train.layout")->set(*c.train, layout);
+  if (!wrong.empty()) fail_usage("{}", wrong);
+  cases::complete(c);
   const engine::Setup setup(c);
   if (setup.train->ranks() != session.size()) fail_usage("{} needs {} ranks", layout, setup.train->ranks());
 
