@@ -48,7 +48,7 @@ def named_bugs(suite):
     """Each bug is found and named from the dumps alone: a layout's lie of either side, and what is no lie. Bugs that leave
     the same dumps are named together."""
     qwen3 = ("--checkpoint", suite.checkpoint("qwen3"), "--train", "TP2", "--gen", "TP2", *FP32)
-    wanted = {"swap-gate-up": {"moved"}, "drop-tensor": {"unwritten"}, "lost-update": {"near"},
+    wanted = {"swap-gate-up": {"moved"}, "drop-tensor": {"unwritten"}, "lost-update": {"updated"},
               "B38-halves-of-all": {"moved"}}  # fmt: skip
     twins = {"drop-tensor": ["B10-discarded"]}  # layer 0's o_proj is not sent, or is sent and thrown away
     for bug, kinds in wanted.items():
@@ -163,8 +163,8 @@ def mistakes(suite):
         suite.check_code(ended, 2, " ".join(arguments))
         suite.check(word in ended.err, f"{word} is not named", ended)
     ended = suite.run(0, "diagnose", "--gen-dump", "whole.gen", *checkpoint, "--gen", "TP2")
-    suite.check_code(ended, 1, "another precision")
-    suite.check("of another shape or dtype" in ended.out and "--precision" in ended.out, "not said", ended)
+    suite.check_code(ended, 2, "another precision")
+    suite.check("is F32, not BF16" in ended.err and "--precision" in ended.err, "not said", ended)
 
 
 Suite(__doc__).main(named_bugs, bugs_of_cases, what_moved, stale, clean, real_engine, mistakes)

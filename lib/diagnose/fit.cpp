@@ -1,0 +1,48 @@
+#include "diagnose/fit.hpp"
+
+#include "core/error.hpp"
+
+namespace refit::diagnose {
+
+Fit fit_of(const engine::Setup& setup, const Dumps& gen) {
+  Fit fit;
+  for (std::int32_t r = 0; r < gen.ranks(); ++r) {
+    for (const layout::Storage& storage : layout::materialise(*setup.gen, setup.model.tensors, Rank{r}).storages) {
+      fit.elements += storage.elements();
+      const Dumps::Problem problem = gen.problem(Rank{r}, storage);
+      if (!problem) continue;
+      const bool missing = problem.kind == Dumps::Misfit::missing;
+      (missing ? fit.missing : fit.misshaped) += storage.elements();
+      fit.all_shapes = fit.all_shapes && problem.kind != Dumps::Misfit::dtype;
+      std::string& example = missing ? fit.missing_example : fit.misshaped_example;
+      if (example.empty())
+        example = missing ? storage.name : fmt::format("gen rank {}: {} {}", r, storage.name, problem.text);
+    }
+  }
+  return fit;
+}
+
+std::string fitting_layout(const engine::Setup& setup, const Dumps& gen) {
+  const std::int64_t ranks = gen.ranks();
+  for (std::int64_t tp = ranks; tp >= 1; --tp) {
+    if (ranks % tp != 0) continue;
+    for (const bool expert_parallel : {false, true}) {
+      engine::Case c = setup.c;
+      c.gen.layout = {};
+      c.gen.layout.tp = tp;
+      c.gen.layout.dp = ranks / tp;
+      c.gen.layout.ep = expert_parallel ? (c.gen.data_parallel == engine::DataParallel::internal ? ranks : tp) : 1;
+      if (expert_parallel && c.gen.layout.ep == 1) continue;
+      try {
+        const engine::Setup other(c);
+        const Fit fit = fit_of(other, gen);
+        if (fit.missing == 0 && fit.misshaped == 0) return layout::to_string(c.gen.layout);
+      } catch (const Error&) {
+        continue;  // no legal layout of this model
+      }
+    }
+  }
+  return "";
+}
+
+}  // namespace refit::diagnose
