@@ -124,15 +124,17 @@ Bits cast_through(Bits bits, DType dtype, DType through) {
 
 std::string grid_of(const Part& part, std::span<const std::int32_t> labels, std::int32_t label) {
   constexpr std::int64_t kBlock = 128;
-  constexpr std::int64_t kFewest = 64;         // elements of a group that tells
-  constexpr std::int64_t kMostRows = 1 << 12;  // enough of them to tell
+  constexpr std::int64_t kFewest = 64;     // elements of a group that tells
+  constexpr std::int64_t kMostRows = 128;  // enough of them to tell
+  constexpr std::int64_t kMostColumns = 1024;
   const Bits magnitude = ~(Bits{1} << (8 * part.found.element_bytes - 1));
   const std::int64_t rows = std::min(kMostRows, part.found.rows);
+  const std::int64_t columns = std::min(kMostColumns, part.found.columns);
   using Key = std::pair<std::int64_t, std::int64_t>;
   const auto is_coarse = [&](const auto& group_of) {
     std::map<Key, Magnitudes> groups;
     for (std::int64_t row = 0; row < rows; ++row) {
-      for (std::int64_t column = 0; column < part.found.columns; ++column) {
+      for (std::int64_t column = 0; column < columns; ++column) {
         if (labels[static_cast<std::size_t>(row * part.found.columns + column)] != label) continue;
         Magnitudes& group =
             groups[group_of(part.rows[static_cast<std::size_t>(row)], part.columns[static_cast<std::size_t>(column)])];

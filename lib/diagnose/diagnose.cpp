@@ -28,8 +28,10 @@ class Examination {
  public:
   explicit Examination(const Request& request) : request_(request), setup_(request.c), gen_(request.gen_dump, "gen") {
     if (gen_.ranks() != setup_.gen->ranks()) {
-      fail_usage("{}: {} gen ranks were dumped, but gen.layout {} has {}; give the layout of the run (--gen)",
-                 request.gen_dump, gen_.ranks(), layout::to_string(setup_.c.gen.layout), setup_.gen->ranks());
+      const std::string other = fitting_layout(setup_, gen_);
+      fail_usage("{}: {} gen ranks were dumped, but gen.layout {} has {}; give the layout of the run (--gen{})",
+                 request.gen_dump, gen_.ranks(), layout::to_string(setup_.c.gen.layout), setup_.gen->ranks(),
+                 other.empty() ? "" : fmt::format("; {} fits", other));
     }
     open_sources();
     require_fit();
@@ -195,14 +197,14 @@ class Examination {
     names_.insert(gen_.name_of(rank, storage.name));
     if (gen_.is_transposed(rank, storage)) note_parameter("transposed", rank, storage, "");
     if (problem)
-      note_parameter(problem.kind == Dumps::Misfit::missing ? "missing" : "shape", rank, storage, problem.text);
+      note_parameter(problem.kind == Dumps::Misfit::missing ? "missing" : "shape", rank, storage, " " + problem.text);
     return entry->second;
   }
 
   void note_parameter(const std::string& kind, Rank rank, const Storage& storage, const std::string& text) {
     Finding& finding = problems_of_[kind];
     finding.kind = kind;
-    if (finding.tensors.empty()) finding.text = fmt::format("{} {}", storage.name, text);
+    if (finding.tensors.empty()) finding.text = storage.name + text;
     finding.gen_ranks.insert(to_int(rank));
     finding.tensors.insert(storage.name);
     finding.elements += storage.elements();
@@ -215,7 +217,7 @@ class Examination {
                                                 : "of another shape or dtype";
       finding.text = fmt::format("{}: {} parameters are {}, e.g. {}", gen_ranks_text(finding.gen_ranks, gen_.ranks()),
                                  finding.tensors.size(), what, finding.text);
-      finding.text += kind == "transposed" ? "; below, they are read as they should be"
+      finding.text += kind == "transposed" ? "; what else is wrong with them is said as if they were not"
                                            : "; is the layout (--gen, --precision) the run's?";
       result_.findings.push_back(finding);
     }
@@ -273,7 +275,8 @@ class Examination {
     if (kind != Kind::updated && kind != Kind::stale && kind != Kind::near) return "";
     std::map<Rank, std::set<std::int32_t>> tensors;
     for (const Region& region : regions) {
-      if (region.why.kind != kind || region.why.source != regions.front().why.source) return "";
+      if (!region.why.what.empty() || region.why.kind != kind || region.why.source != regions.front().why.source)
+        return "";
       tensors[region.rank].insert(region.tensor);
     }
     std::set<std::int32_t> ranks;

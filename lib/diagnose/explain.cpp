@@ -44,6 +44,18 @@ void for_unexplained(const Part& part, Explained& explained, const Visit& visit)
   }
 }
 
+/// Places of unexplained elements, spread over all of them: enough to tell what nine of ten are.
+std::vector<std::pair<std::int64_t, std::int64_t>> sample(const Part& part, Explained& explained) {
+  constexpr std::int64_t kMost = 4096;
+  const std::int64_t every = std::max<std::int64_t>(1, explained.unexplained / kMost);
+  std::vector<std::pair<std::int64_t, std::int64_t>> places;
+  std::int64_t seen = 0;
+  for_unexplained(part, explained, [&](std::int64_t row, std::int64_t column, std::int32_t&) {
+    if (seen++ % every == 0) places.emplace_back(row, column);
+  });
+  return places;
+}
+
 /// Gives all unexplained elements with `holds` that explanation.
 template <typename Holds>
 void label_where(const Part& part, Explained& explained, const Explanation& why, const Holds& holds) {
@@ -254,13 +266,13 @@ void explain_factor(const Part& part, Explained& explained, bool in_place) {
   };
   std::vector<double> ratios;
   std::unordered_set<Bits> values;
-  for_unexplained(part, explained, [&](std::int64_t row, std::int64_t column, std::int32_t&) {
-    if (values.size() < kLeast) values.insert(part.found(row, column));
+  const auto places = sample(part, explained);
+  for (const auto& [row, column] : places) {
+    values.insert(part.found(row, column));
     if (std::isfinite(ratio(row, column))) ratios.push_back(ratio(row, column));
-  });
-  if (ratios.size() < kLeast || (in_place && values.size() < kLeast) ||
-      std::ssize(ratios) * 10 < explained.unexplained * 9)
-    return;
+  }
+  const bool few_values = in_place && values.size() < kLeast;
+  if (ratios.size() < kLeast || few_values || std::ssize(ratios) * 10 < std::ssize(places) * 9) return;
   const auto middle = ratios.begin() + std::ssize(ratios) / 2;
   std::nth_element(ratios.begin(), middle, ratios.end());
   const double factor = *middle;
@@ -281,13 +293,9 @@ void explain_updates(const Part& part, const model::Tensor& canonical, Explained
   const auto flipped = [&](std::int64_t row, std::int64_t column) {
     return part.found(row, column) ^ part.expected(row, column);
   };
-  constexpr std::int64_t kMost = 4096;
-  const std::int64_t every = std::max<std::int64_t>(1, explained.unexplained / kMost);
-  std::int64_t seen = 0;
   std::vector<Flipped> elements;
-  for_unexplained(part, explained, [&](std::int64_t row, std::int64_t column, std::int32_t&) {
-    if (seen++ % every == 0) elements.push_back({index(row, column), flipped(row, column)});
-  });
+  for (const auto& [row, column] : sample(part, explained))
+    elements.push_back({index(row, column), flipped(row, column)});
   const std::optional<Steps> steps = steps_between(canonical, dtype, elements);
   if (!steps) return;
   Explanation why{Kind::updated};
@@ -301,7 +309,13 @@ void explain_updates(const Part& part, const model::Tensor& canonical, Explained
 void explain_casts(const Part& part, Explained& explained) {
   const DType dtype = part.truth->dtype;
   if (!is_castable(dtype) || explained.unexplained == 0) return;
-  for (const DType through : {DType::bf16, DType::f16, DType::f8_e4m3}) {
+  struct Cast {
+    DType through;
+    const char* name;
+  };
+  constexpr std::array<Cast, 3> kCasts{
+      {{DType::bf16, "bfloat16"}, {DType::f16, "float16"}, {DType::f8_e4m3, "FP8 E4M3"}}};
+  for (const auto& [through, type] : kCasts) {
     if (through == dtype) continue;
     bool all = true;
     for (std::int64_t row = 0; row < part.found.rows && all; ++row) {
@@ -313,59 +327,45 @@ void explain_casts(const Part& part, Explained& explained) {
     }
     if (!all) continue;
     Explanation why{Kind::rounded};
-    why.what = refit::name(through);
+    why.what = type;
     label_where(part, explained, why, [](std::int64_t, std::int64_t) { return true; });
     return;
   }
-}
-
-/// The root mean square of what is expected.
-double scale_of(const Part& part) {
-  const DType dtype = part.truth->dtype;
-  if (!is_castable(dtype)) return 0;
-  double sum = 0;
-  std::int64_t count = 0;
-  for (std::int64_t row = 0; row < part.found.rows; ++row) {
-    for (std::int64_t column = 0; column < part.found.columns; ++column) {
-      const double value = value_of(part.expected(row, column), dtype);
-      if (!std::isfinite(value)) continue;
-      sum += value * value;
-      ++count;
-    }
-  }
-  return count == 0 ? 0 : std::sqrt(sum / static_cast<double>(count));
 }
 
 /// Values that are nearly all close to what they should be. `in_place`: and not to what others of their row should be,
 /// as norms may be.
 void explain_near(const Part& part, Explained& explained, bool in_place) {
   const DType dtype = part.truth->dtype;
-  const double scale = scale_of(part);
+  const auto places = sample(part, explained);
+  double squares = 0;
+  for (const auto& [row, column] : places) {
+    const double value = value_of(part.expected(row, column), dtype);
+    if (std::isfinite(value)) squares += value * value;
+  }
+  const double scale = std::sqrt(squares / static_cast<double>(std::max<std::size_t>(1, places.size())));
   std::int64_t near = 0;
   std::int64_t near_others = 0;
   int bits = 0;
   int right_bits = 0;
-  for_unexplained(part, explained, [&](std::int64_t row, std::int64_t column, std::int32_t&) {
+  for (const auto& [row, column] : places) {
     const Bits found = part.found(row, column);
     const Bits expected = part.expected(row, column);
     near += is_near(found, expected, dtype, scale) ? 1 : 0;
     near_others += is_near(found, part.expected(row, (column + 1) % part.found.columns), dtype, scale) ? 1 : 0;
-    if (!is_castable(dtype)) return;
+    if (!is_castable(dtype)) continue;
     bits = std::max(bits, mantissa_bits(found, dtype));
     right_bits = std::max(right_bits, mantissa_bits(expected, dtype));
-  });
-  if (near == 0 || near * 10 < explained.unexplained * 9 || (in_place && near_others * 2 > near)) return;
+  }
+  if (near == 0 || near * 10 < std::ssize(places) * 9 || (in_place && near_others * 2 > near)) return;
+  constexpr int kFewer = 4;  // mantissa bits than what is right: more than chance leaves out
   Explanation why{Kind::near};
-  if (is_castable(dtype) && bits < right_bits) {
+  if (is_castable(dtype) && bits + kFewer <= right_bits) {
     why.kind = bits <= 3 ? Kind::requantised : Kind::near;
     why.what = fmt::format("no value has more than {} of {} mantissa bits", bits, right_bits);
-  }
-  if (why.kind == Kind::near && is_castable(dtype)) {
-    const std::string grid = grid_of(part, explained.labels, kUnexplained);
-    if (!grid.empty()) {
-      why.kind = Kind::requantised;
-      why.what = grid;
-    }
+  } else if (is_castable(dtype)) {
+    why.what = grid_of(part, explained.labels, kUnexplained);
+    if (!why.what.empty()) why.kind = Kind::requantised;
   }
   label_where(part, explained, why, [](std::int64_t, std::int64_t) { return true; });
 }
@@ -400,12 +400,12 @@ bool is_near(Bits found, Bits expected, DType dtype, double scale) {
 Explained explain(const Part& part, const model::Tensor& canonical, std::span<const Candidate> candidates,
                   std::span<Source* const> sources) {
   Explained explained = mark(part);
+  explain_casts(part, explained);
   explain_flips(part, explained);
   bool seen_own = false;  // after what other sources have, which is exact
   for (const Candidate& candidate : candidates) {
     if (candidate.source == 0 && !std::exchange(seen_own, true)) {
       explain_updates(part, canonical, explained);
-      explain_casts(part, explained);
       explain_factor(part, explained, true);
       explain_near(part, explained, true);
     }

@@ -55,7 +55,10 @@ std::set<std::int32_t> holders(const layout::Layout& side, const Tensor& tensor,
   return result;
 }
 
-std::string percent(double share) { return fmt::format("{:.2g} %", 100 * share); }
+std::string percent(double share) {
+  if (share > 10) return "over 1000 %";
+  return share > 0.1 ? fmt::format("{:.0f} %", 100 * share) : fmt::format("{:.2g} %", 100 * share);
+}
 
 std::string difference_text(const Differences& differences) {
   if (differences.empty()) return fmt::format("by at most {} in its last bits", differences.largest_units());
@@ -110,8 +113,7 @@ class Words {
     std::vector<std::string> candidates;
     if (!region.why.what.empty()) candidates.push_back("a cast to a smaller type");
     if (differences.largest_units() <= 1) candidates.push_back("another rounding");
-    if (differences.empty()) candidates.push_back("requantisation");  // of bytes
-    candidates.insert(candidates.end(), {"another step's values", "noise"});
+    candidates.insert(candidates.end(), {"another step's values", "requantisation", "noise"});
     return candidates;
   }
 
@@ -300,7 +302,7 @@ Finding finding_of(const Words& words, const Group& group) {
                                        group.sentences == 1 && group.experts.size() > 1);
   const std::string ranks = gen_ranks_text(group.ranks, words.gen_ranks());
   if (says_all) {
-    finding.text = fmt::format("{}: {}{}, {}", ranks, group.all_parts ? "all of their parts of " : "",
+    finding.text = fmt::format("{}: {}{}: each {}", ranks, group.all_parts ? "all of their parts of " : "",
                                tensors_text(words, group), what);
     return finding;
   }

@@ -11,24 +11,37 @@ namespace {
 
 using model::Tensor;
 
+/// What moves as a whole: experts, layers, or a part onto itself, transposed.
+enum class What : std::uint8_t { experts, layers, transposed };
+
 /// A whole expert (layer) of one tensor on one rank that holds another's.
 struct Move {
-  bool of_experts = false;
+  What what = What::experts;
   std::int64_t to = 0, from = 0;
   std::int32_t layer = -1;  ///< of experts
 };
 
+/// Whether a whole part holds itself, rows as columns.
+bool is_onto_itself(const Region& region) {
+  const Explanation& why = region.why;
+  return region.is_part && why.tensor == region.tensor && region.columns[0] + why.row_shift == region.rows[0] &&
+         region.columns[1] + why.row_shift == region.rows[1] && region.rows[0] + why.column_shift == region.columns[0];
+}
+
 /// Nothing where a region is no such move.
 std::optional<Move> move_of(const engine::Setup& setup, const Region& region) {
   const Explanation& why = region.why;
-  if (why.kind != Kind::moved || why.source != 0) return std::nullopt;
+  if (why.source != 0) return std::nullopt;
+  if (why.kind == Kind::transposed && is_onto_itself(region)) return Move{What::transposed, 0, 0, -1};
+  if (why.kind != Kind::moved) return std::nullopt;
   const Tensor& own = setup.model.tensors[static_cast<std::size_t>(region.tensor)];
-  if (region.slot >= 0) return Move{true, region.slot, region.slot_holds, own.layer};
+  if (region.slot >= 0) return Move{What::experts, region.slot, region.slot_holds, own.layer};
   const Tensor& other = setup.model.tensors[static_cast<std::size_t>(why.tensor)];
   const bool in_place = region.is_part && why.row_shift == 0 && why.column_shift == 0;
   if (!in_place || own.index == other.index || pattern(own) != pattern(other)) return std::nullopt;
-  if (own.layer == other.layer && own.expert != other.expert) return Move{true, own.expert, other.expert, own.layer};
-  if (own.layer != other.layer && own.expert == other.expert) return Move{false, own.layer, other.layer, -1};
+  if (own.layer == other.layer && own.expert != other.expert)
+    return Move{What::experts, own.expert, other.expert, own.layer};
+  if (own.layer != other.layer && own.expert == other.expert) return Move{What::layers, own.layer, other.layer, -1};
   return std::nullopt;
 }
 
@@ -57,22 +70,27 @@ std::string moves_text(const std::map<std::int64_t, std::int64_t>& from) {
   return fmt::format("{}{}", fmt::join(words, ", "), from.size() > kShown ? ", ..." : "");
 }
 
-Finding finding_of(const engine::Setup& setup, const Exchange& exchange, bool of_experts) {
-  const char* what = of_experts ? "expert" : "layer";
+Finding finding_of(const engine::Setup& setup, const Exchange& exchange, What what) {
+  const char* noun = what == What::experts ? "expert" : "layer";
   const Tensor& own = setup.model.tensors[static_cast<std::size_t>(exchange.first->tensor)];
   const Tensor& other = setup.model.tensors[static_cast<std::size_t>(exchange.first->why.tensor)];
   Finding finding;
-  finding.kind = "moved";
+  finding.kind = name(exchange.first->why.kind);
   finding.gen_ranks = exchange.ranks;
   finding.tensors = exchange.tensors;
   finding.elements = exchange.elements;
   finding.source = other.name;
+  if (what == What::transposed) {
+    finding.text = fmt::format("{}: all of their parts of {} tensors, e.g. {}, are transposed in place",
+                               gen_ranks_text(exchange.ranks, setup.gen->ranks()), exchange.tensors.size(), own.name);
+    return finding;
+  }
   std::string where;
-  if (of_experts && !exchange.layers.empty())
+  if (what == What::experts && !exchange.layers.empty())
     where = fmt::format(" of layer{} {}", exchange.layers.size() > 1 ? "s" : "", ranges_text(exchange.layers));
   finding.text =
       fmt::format("{}: {} {}s hold other {}s' weights, whole and in place: {} ({} tensors{}: {}{})",
-                  gen_ranks_text(exchange.ranks, setup.gen->ranks()), exchange.from.size(), what, what,
+                  gen_ranks_text(exchange.ranks, setup.gen->ranks()), exchange.from.size(), noun, noun,
                   moves_text(exchange.from), exchange.tensors.size(), where, pattern(own),
                   exchange.patterns.size() > 1 ? fmt::format(" and {} more", exchange.patterns.size() - 1) : "");
   return finding;
@@ -97,14 +115,14 @@ std::string pattern(const Tensor& tensor, bool keep_layer, bool keep_expert) {
 }
 
 std::vector<Finding> take_relocations(const engine::Setup& setup, std::vector<Region>& regions) {
-  std::vector<std::pair<bool, Exchange>> exchanges;
+  std::vector<std::pair<What, Exchange>> exchanges;
   for (std::size_t i = 0; i < regions.size(); ++i) {
     const std::optional<Move> move = move_of(setup, regions[i]);
     if (!move) continue;
     auto found = std::find_if(exchanges.begin(), exchanges.end(), [&](const auto& entry) {
-      return entry.first == move->of_experts && entry.second.agrees(*move);
+      return entry.first == move->what && entry.second.agrees(*move);
     });
-    if (found == exchanges.end()) found = exchanges.insert(exchanges.end(), {move->of_experts, {}});
+    if (found == exchanges.end()) found = exchanges.insert(exchanges.end(), {move->what, {}});
     Exchange& exchange = found->second;
     const Tensor& tensor = setup.model.tensors[static_cast<std::size_t>(regions[i].tensor)];
     exchange.from.emplace(move->to, move->from);
@@ -118,9 +136,10 @@ std::vector<Finding> take_relocations(const engine::Setup& setup, std::vector<Re
   }
   std::vector<Finding> findings;
   std::vector<bool> taken(regions.size());
-  for (const auto& [of_experts, exchange] : exchanges) {
-    if (exchange.from.size() < 2) continue;  // one that moved is told in its own words
-    findings.push_back(finding_of(setup, exchange, of_experts));
+  for (const auto& [what, exchange] : exchanges) {
+    if (exchange.regions.size() < 2 || (what != What::transposed && exchange.from.size() < 2))
+      continue;  // one that moved is told in its own words
+    findings.push_back(finding_of(setup, exchange, what));
     for (const std::size_t i : exchange.regions) taken[i] = true;
   }
   std::size_t next = 0;
