@@ -6,8 +6,9 @@
 
 Needs Python 3.11 and nothing else; with h5py the cases' HDF5 files come as one, too. The form of a matrix file stands in
 scripts/refit_matrix/matrix_file.py. Nothing is tried twice, and a case that fails does not end the matrix. What the machine lacks
-(a GPU, slots) is waived, with the reason. Exit code: 0 all passed or were waived, 1 not so, 2 a mistake in the matrix file or the
-command line, 128 + the signal when interrupted.
+(a GPU, slots) is waived, with the reason. Under GitHub's CI ($GITHUB_STEP_SUMMARY, $GITHUB_ACTIONS) a summary and ::error:: lines
+are written, too. Exit code: 0 all passed or were waived, 1 not so, or more waived than --max-waived, 2 a mistake in the matrix file
+or the command line, 77 all were waived, 128 + the signal when interrupted.
 """
 
 import argparse
@@ -46,6 +47,8 @@ def main():
             pictures_of(args)
         )  # fmt: skip
         kept = baseline.read(args.baseline) if args.baseline else None
+        if args.save_baseline:
+            baseline.check_place(args.save_baseline)
         prepare(args, output)
     except (matrix_file.Mistake, ValueError) as mistake:
         for line in str(mistake).splitlines():
@@ -62,9 +65,24 @@ def main():
         say(f"\ninterrupted by {signal.Signals(reason.args[0]).name}: --resume goes on from here")
     report.end(len(cases))
     if args.save_baseline and code == 0:
-        baseline.save(args.save_baseline, matrix.name, report.outcomes)
+        others = [case.name for case in matrix.cases if case not in cases]
+        baseline.save(args.save_baseline, matrix.name, report.outcomes, others)
         say(f"baseline: {args.save_baseline}")
-    return code or (0 if all(outcome.good for outcome in report.outcomes) else 1)
+    return code or verdict(report.outcomes, args.max_waived)
+
+
+def verdict(outcomes, max_waived):
+    """The exit code of cases that all came to their end."""
+    waived = sum(outcome.status == "waived" for outcome in outcomes)
+    if not all(outcome.good for outcome in outcomes):
+        return 1
+    if max_waived is not None and waived > max_waived:
+        print(f"error: {waived} cases were waived, more than --max-waived {max_waived}", flush=True)
+        return 1
+    if waived == len(outcomes):
+        print("nothing ran: all cases were waived", flush=True)
+        return 77
+    return 0
 
 
 def parse(words):
@@ -87,8 +105,12 @@ def parse(words):
     parser.add_argument("--full", action="store_true", help="run the real size where the matrix names one")
     parser.add_argument("--only", metavar="GLOB", action="append", help="only cases whose name matches; repeatable")
     parser.add_argument("--timeout", type=positive, metavar="SECONDS", help="of one case, instead of the matrix's")
-    parser.add_argument("--baseline", metavar="FILE", help="compare with it: a case that is worse fails")
-    parser.add_argument("--save-baseline", metavar="FILE", help="write the passed cases as a baseline")
+    parser.add_argument("--baseline", metavar="FILE", help="compare with it: a case that is worse fails, one "
+                        "that is slower is warned of")  # fmt: skip
+    parser.add_argument("--save-baseline", metavar="FILE", help="write the passed cases as a baseline; those that "
+                        "--only leaves out keep what they have there")  # fmt: skip
+    parser.add_argument("--max-waived", type=natural, metavar="N", help="fail where more cases than that are waived (default: "
+                        "all may be; where all are, the exit code is 77)")  # fmt: skip
     parser.add_argument("--refit", metavar="EXE", default=os.path.relpath(os.path.join(ROOT, "build", "cpu", "bin", "refit")),
                         help="default: build/cpu/bin/refit")  # fmt: skip
     return parser.parse_args(words), extra
@@ -98,6 +120,13 @@ def positive(text):
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: a number above 0 is expected")
+    return value
+
+
+def natural(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text}: 0 or a number above it is expected")
     return value
 
 
@@ -193,7 +222,7 @@ class Report:
 
     def write(self):
         outputs.write_json(self.path("matrix.json"), self.matrix, self.info, self.outcomes)
-        outputs.write_junit(self.path("matrix.xml"), self.matrix, self.info, self.outcomes)
+        outputs.write_junit(self.path("matrix.xml"), self.matrix, self.info, self.outcomes, self.path("cases"))
         outputs.write_csv(self.path("matrix.csv"), self.outcomes)
         page.write_page(self.path("index.html"), self.matrix, self.info, self.outcomes, self.path("cases"))
 
@@ -207,10 +236,24 @@ class Report:
         words = ", ".join(f"{number} {status}" for status, number in found.items() if number > 0) or "none finished"
         print(f"{self.matrix.name}: {len(self.outcomes)} of {planned} cases: {words}")
         for outcome in self.outcomes:
-            if not outcome.good or outcome.status == "waived":
+            compared = outcome.baseline.get("verdict", "")
+            if not outcome.good or outcome.status == "waived" or compared == "slower":
                 why = outcome.reason or "; ".join(outcome.baseline["differences"])
-                print(f"  {outcome.status if outcome.status != 'passed' else 'worse':8} {outcome.name}: {short(why)}")
+                word = compared if outcome.status == "passed" else outcome.status
+                print(f"  {word:8} {outcome.title}: {short(why)}")
         print(f"page: {self.path('index.html')}", flush=True)
+        self.tell_github()
+
+    def tell_github(self):
+        summary = os.environ.get("GITHUB_STEP_SUMMARY", "")
+        if summary:
+            try:
+                outputs.append_step_summary(summary, self.matrix, self.outcomes)
+            except OSError as error:
+                say(f"$GITHUB_STEP_SUMMARY {summary}: {error.strerror}")
+        if summary or os.environ.get("GITHUB_ACTIONS", ""):
+            for line in outputs.annotations(self.outcomes):
+                print(line, flush=True)
 
 
 def run_all(run, cases, resume, report):
@@ -232,6 +275,7 @@ def run_all(run, cases, resume, report):
 
 def words_of(outcome):
     words = f"{outcome.status}, {outcome.ranks} ranks, {outcome.seconds:.1f} s"
+    words += f", {outcome.layout}" if outcome.layout else ""
     if outcome.measured:
         words += f", weight_sync {1000 * outcome.result['weight_sync']['median']:.1f} ms"
     return words + (f" ({short(outcome.reason)})" if outcome.reason else "")

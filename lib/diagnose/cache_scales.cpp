@@ -61,7 +61,7 @@ CacheBuffers compare_cache_buffers(const engine::Setup& setup, const Dumps& gen,
   for (const Buffer& buffer : buffers_of(setup, truth)) {
     const layout::Storage storage{{}, buffer.name, {}, DType::f32};
     for (std::int32_t r = 0; r < gen.ranks(); ++r) {
-      if (!gen.problem(Rank{r}, storage).empty()) continue;
+      if (gen.problem(Rank{r}, storage)) continue;
       const kernels::SharedBuffer dumped = gen.read(Rank{r}, storage, 0, 1);
       float found = 0;
       std::memcpy(&found, dumped.data(), sizeof(found));

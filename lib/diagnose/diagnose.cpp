@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "diagnose/fit.hpp"
 #include "diagnose/search.hpp"
 
 namespace refit::diagnose {
@@ -27,10 +28,13 @@ class Examination {
  public:
   explicit Examination(const Request& request) : request_(request), setup_(request.c), gen_(request.gen_dump, "gen") {
     if (gen_.ranks() != setup_.gen->ranks()) {
-      fail_usage("{}: {} gen ranks were dumped, but gen.layout {} has {}; give the layout of the run (--gen)",
-                 request.gen_dump, gen_.ranks(), layout::to_string(setup_.c.engine().sizes()), setup_.gen->ranks());
+      const std::string other = fitting_layout(setup_, gen_);
+      fail_usage("{}: {} gen ranks were dumped, but gen.layout {} has {}; give the layout of the run (--gen{})",
+                 request.gen_dump, gen_.ranks(), layout::to_string(setup_.c.engine().sizes()), setup_.gen->ranks(),
+                 other.empty() ? "" : fmt::format("; {} fits", other));
     }
     open_sources();
+    require_fit();
   }
 
   Diagnosis run() {
@@ -46,13 +50,14 @@ class Examination {
     std::vector<Region> regions;
     for (const WrongPart& wrong : wrong_) {
       const Part part = read(wrong);
-      Explained explained = explain(part, wrong.candidates, sources_);
+      Explained explained = explain(part, canonical(wrong), wrong.candidates, sources_);
       explain_rest(part, sources_, explained);
       const std::vector<Region> more = regions_of(part, wrong.rank, explained);
       regions.insert(regions.end(), more.begin(), more.end());
     }
     if ((!regions.empty() || cache_buffers.finding) && result_.findings.empty())
       result_.bugs = name_bugs({setup_, request_.knows_train, gen_, sources_, regions, cache_buffers});
+    if (result_.findings.empty() && !cache_buffers.finding) result_.cause = cause_of(regions);
     if (cache_buffers.finding) result_.findings.push_back(*cache_buffers.finding);
     const std::vector<Finding> findings = merge(setup_, request_.knows_train, sources_, regions);
     result_.findings.insert(result_.findings.end(), findings.begin(), findings.end());
@@ -64,6 +69,31 @@ class Examination {
   }
 
  private:
+  /// Refuses dumps that are of another layout, model or precision than was said: what is compared would all be wrong.
+  void require_fit() const {
+    const Fit fit = fit_of(setup_, gen_);
+    if (2 * fit.missing > fit.elements) {
+      const std::string whose = looks_like(gen_.names(Rank{0}));
+      fail_usage(
+          "{}: this is no dump of {} for gen.layout {}: e.g. {} is not in it, but {} is{}; is the model the run's?",
+          gen_.folder(), setup_.model.config.family, layout::to_string(setup_.c.engine().sizes()), fit.missing_example,
+          gen_.names(Rank{0}).empty() ? "nothing" : gen_.names(Rank{0}).front(),
+          whose.empty() ? "" : fmt::format(", which looks like {}", whose));
+    }
+    if (fit.misshaped == 0) return;
+    const std::string other = fit.all_shapes ? fitting_layout(setup_, gen_) : "";
+    if (!other.empty()) {
+      fail_usage("{}: {}: this is no dump for gen.layout {}, but fits {}: give --gen {}", gen_.folder(),
+                 fit.misshaped_example, layout::to_string(setup_.c.engine().sizes()), other, other);
+    }
+    if (2 * fit.misshaped > fit.elements) {
+      fail_usage(
+          "{}: {}, and so with {} of {} elements; is the model, the layout (--gen) or the precision (--precision) "
+          "the run's?",
+          gen_.folder(), fit.misshaped_example, fit.misshaped, fit.elements);
+    }
+  }
+
   /// The truth first: what train had, else the dump or checkpoint that is expected.
   void open_sources() {
     if (!request_.train_dump.empty()) {
@@ -100,6 +130,10 @@ class Examination {
     return read_part(gen_, wrong.rank, wrong.storage, wrong.piece, truth(wrong.tensor));
   }
 
+  const Tensor& canonical(const WrongPart& wrong) const {
+    return setup_.model.canonical(setup_.model.tensors[static_cast<std::size_t>(wrong.tensor)]);
+  }
+
   void compare() {
     std::vector<std::string> unknown;
     for (const Tensor& tensor : setup_.model.tensors) {
@@ -123,12 +157,14 @@ class Examination {
   void add_names(const Tensor& tensor, Rank rank) {
     std::vector<Piece> pieces;
     setup_.gen->pieces(tensor, rank, pieces);
-    for (const Piece& piece : pieces) names_.insert(setup_.gen->storage(piece.place.storage, rank).name);
+    for (const Piece& piece : pieces)
+      names_.insert(gen_.name_of(rank, setup_.gen->storage(piece.place.storage, rank).name));
   }
 
   void compare(const Tensor& tensor, const std::shared_ptr<const Whole>& whole, Rank rank) {
     std::vector<Piece> pieces;
     setup_.gen->pieces(tensor, rank, pieces);
+    compared_[rank] += pieces.empty() ? 0 : 1;
     for (const Piece& piece : pieces) {
       result_.elements += piece.box.volume();
       const Storage storage = setup_.gen->storage(piece.place.storage, rank);
@@ -137,7 +173,7 @@ class Examination {
         continue;
       }
       const std::int64_t wrong = count_wrong(read_part(gen_, rank, storage, piece, whole));
-      result_.elements_wrong += wrong;
+      result_.elements_wrong += gen_.is_transposed(rank, storage) ? piece.box.volume() : wrong;
       if (wrong > 0) wrong_.push_back({tensor.index, rank, storage, piece, local_candidates(tensor), false});
     }
   }
@@ -154,27 +190,35 @@ class Examination {
 
   /// Notes a parameter that cannot be compared, once.
   bool is_there(Rank rank, const Storage& storage) {
-    const auto [entry, is_new] = problems_.try_emplace({rank, storage.key});
-    if (!is_new) return entry->second.empty();
-    names_.insert(storage.name);
-    entry->second = gen_.problem(rank, storage);
-    if (entry->second.empty()) return true;
-    const bool missing = gen_.file(rank).find(storage.name) == nullptr;
-    Finding& finding = problems_of_[missing ? "missing" : "shape"];
-    if (finding.tensors.empty()) finding.text = fmt::format("e.g. {} {}", storage.name, entry->second);
+    const auto [entry, is_new] = is_there_.try_emplace({rank, storage.key});
+    if (!is_new) return entry->second;
+    const Dumps::Problem problem = gen_.problem(rank, storage);
+    entry->second = !problem;
+    names_.insert(gen_.name_of(rank, storage.name));
+    if (gen_.is_transposed(rank, storage)) note_parameter("transposed", rank, storage, "");
+    if (problem)
+      note_parameter(problem.kind == Dumps::Misfit::missing ? "missing" : "shape", rank, storage, " " + problem.text);
+    return entry->second;
+  }
+
+  void note_parameter(const std::string& kind, Rank rank, const Storage& storage, const std::string& text) {
+    Finding& finding = problems_of_[kind];
+    finding.kind = kind;
+    if (finding.tensors.empty()) finding.text = storage.name + text;
     finding.gen_ranks.insert(to_int(rank));
     finding.tensors.insert(storage.name);
     finding.elements += storage.elements();
-    return false;
   }
 
   void add_problems() {
     for (auto& [kind, finding] : problems_of_) {
-      finding.kind = kind;
-      finding.text =
-          fmt::format("gen rank{} {}: {} parameters are {}, {}; is the layout (--gen, --precision) the run's?",
-                      finding.gen_ranks.size() > 1 ? "s" : "", ranges_text(finding.gen_ranks), finding.tensors.size(),
-                      kind == "missing" ? "missing" : "of another shape or dtype", finding.text);
+      const char* what = kind == "missing"      ? "missing"
+                         : kind == "transposed" ? "stored transposed, their last two dimensions exchanged"
+                                                : "of another shape or dtype";
+      finding.text = fmt::format("{}: {} parameters are {}, e.g. {}", gen_ranks_text(finding.gen_ranks, gen_.ranks()),
+                                 finding.tensors.size(), what, finding.text);
+      finding.text += kind == "transposed" ? "; what else is wrong with them is said as if they were not"
+                                           : "; is the layout (--gen, --precision) the run's?";
       result_.findings.push_back(finding);
     }
   }
@@ -224,6 +268,38 @@ class Examination {
     return buffers;
   }
 
+  /// Ranks all of whose tensors, or nearly all, hold values of another step, while no other rank has anything wrong.
+  std::string cause_of(const std::vector<Region>& regions) const {
+    if (regions.empty()) return "";
+    const Kind kind = regions.front().why.kind;
+    if (kind != Kind::updated && kind != Kind::stale && kind != Kind::near) return "";
+    std::map<Rank, std::set<std::int32_t>> tensors;
+    for (const Region& region : regions) {
+      if (!region.why.what.empty() || region.why.kind != kind || region.why.source != regions.front().why.source)
+        return "";
+      tensors[region.rank].insert(region.tensor);
+    }
+    std::set<std::int32_t> ranks;
+    for (const auto& [rank, wrong] : tensors) {
+      if (std::ssize(wrong) * 10 < compared_.at(rank) * 9) return "";
+      ranks.insert(to_int(rank));
+    }
+    const std::string who = gen_ranks_text(ranks, gen_.ranks());
+    const bool all = std::ssize(ranks) == gen_.ranks();
+    const std::string count =
+        fmt::format("{} of {} gen ranks, and nothing is wrong on the others", ranks.size(), gen_.ranks());
+    if (kind == Kind::near) {
+      if (all)
+        return "gen and expectation may be of different steps: all differs a little; so it does by noise or rounding";
+      return fmt::format(
+          "{} may not have been refitted ({}): all of it differs a little; so it does by noise or rounding", who,
+          count);
+    }
+    if (!all) return fmt::format("{} {} not refitted ({})", who, ranks.size() == 1 ? "was" : "were", count);
+    return fmt::format("gen and expectation are of different steps, on {}: the dumps are, or no rank was refitted",
+                       who);
+  }
+
   void note_extras() {
     std::set<std::string> extras;
     for (std::int32_t r = 0; r < gen_.ranks(); ++r) {
@@ -245,7 +321,8 @@ class Examination {
       if (wrong_[i].is_hopeless) continue;
       const Part part = read(wrong_[i]);
       const std::size_t before = probes.size();
-      append_probes(part, explain(part, wrong_[i].candidates, sources_), static_cast<std::int32_t>(i), probes);
+      append_probes(part, explain(part, canonical(wrong_[i]), wrong_[i].candidates, sources_),
+                    static_cast<std::int32_t>(i), probes);
       wrong_[i].is_hopeless = probes.size() == before;
     }
     if (probes.empty()) return false;
@@ -284,8 +361,9 @@ class Examination {
   std::vector<std::unique_ptr<Source>> owned_;
   std::vector<Source*> sources_;
   std::vector<WrongPart> wrong_;
-  std::map<std::pair<Rank, layout::StorageKey>, std::string> problems_;
+  std::map<std::pair<Rank, layout::StorageKey>, bool> is_there_;
   std::map<std::string, Finding> problems_of_;  ///< by kind
+  std::map<Rank, std::int64_t> compared_;       ///< tensors
   std::set<std::string> names_;                 ///< of the parameters that the layout has
   Diagnosis result_;
 };

@@ -24,6 +24,7 @@ struct Diagnosis {
   std::int64_t elements = 0, elements_wrong = 0;  ///< stored on gen ranks
   std::string truth;                              ///< where the right values come from: "the train dump", ...
   std::vector<Finding> findings;
+  std::string cause;               ///< of all of it, where one is plain; empty where none is
   std::vector<std::string> notes;  ///< what was not compared, and why
   std::vector<NamedBug> bugs;      ///< empty: none known
 

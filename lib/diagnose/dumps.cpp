@@ -1,5 +1,7 @@
 #include "diagnose/dumps.hpp"
 
+#include <cstring>
+
 #include "checkpoint/file.hpp"
 #include "checkpoint/rank_files.hpp"
 #include "core/error.hpp"
@@ -9,6 +11,13 @@ namespace {
 
 /// An engine may call bytes what a layout calls E8M0 or E4M3.
 bool same_bits(DType a, DType b) { return a == b || (byte_size(a) == 1 && byte_size(b) == 1); }
+
+/// With the last two dimensions exchanged.
+Shape exchanged(Shape shape) {
+  const int last = shape.size() - 1;
+  if (last > 0) std::swap(shape[last], shape[last - 1]);
+  return shape;
+}
 
 }  // namespace
 
@@ -27,27 +36,86 @@ Dumps::Dumps(const std::string& folder, const std::string& side) : folder_(folde
   }
 }
 
-std::string Dumps::problem(Rank rank, const layout::Storage& storage) const {
-  const checkpoint::Entry* entry = file(rank).find(storage.name);
-  if (entry == nullptr) return "is not in the dump";
-  if (entry->info.shape != storage.shape)
-    return fmt::format("has shape {}, not {}", to_string(entry->info.shape), to_string(storage.shape));
+std::vector<std::string> Dumps::names(Rank rank) const {
+  std::vector<std::string> result;
+  for (const checkpoint::Entry& entry : file(rank).entries) result.push_back(entry.info.name);
+  return result;
+}
+
+const checkpoint::Entry* Dumps::find(Rank rank, const std::string& name) const {
+  if (const checkpoint::Entry* entry = file(rank).find(name)) return entry;
+  spellings_.resize(files_.size());
+  std::unique_ptr<Spellings>& spellings = spellings_[static_cast<std::size_t>(to_int(rank))];
+  if (!spellings) spellings = std::make_unique<Spellings>(names(rank));
+  const std::int64_t place = spellings->find(name);
+  return place < 0 ? nullptr : &file(rank).entries[static_cast<std::size_t>(place)];
+}
+
+std::string Dumps::name_of(Rank rank, const std::string& name) const {
+  const checkpoint::Entry* entry = find(rank, name);
+  return entry == nullptr ? name : entry->info.name;
+}
+
+Dumps::Problem Dumps::problem(Rank rank, const layout::Storage& storage) const {
+  const checkpoint::Entry* entry = find(rank, storage.name);
+  if (entry == nullptr) return {Misfit::missing, "is not in the dump"};
+  if (entry->info.shape != storage.shape && entry->info.shape != exchanged(storage.shape))
+    return {Misfit::shape, fmt::format("has shape {}, not {}", to_string(entry->info.shape), to_string(storage.shape))};
   if (!same_bits(entry->info.dtype, storage.dtype))
-    return fmt::format("is {}, not {}", name(entry->info.dtype), name(storage.dtype));
-  return "";
+    return {Misfit::dtype, fmt::format("is {}, not {}", name(entry->info.dtype), name(storage.dtype))};
+  return {};
+}
+
+std::string Dumps::hint(const Problem& problem) const {
+  const std::string whose = problem.kind == Misfit::missing ? looks_like(names(Rank{0})) : "";
+  return whose.empty() ? "" : fmt::format("; this looks like {}", whose);
+}
+
+bool Dumps::is_transposed(Rank rank, const layout::Storage& storage) const {
+  const checkpoint::Entry* entry = find(rank, storage.name);
+  return entry != nullptr && entry->info.shape != storage.shape && entry->info.shape == exchanged(storage.shape);
+}
+
+kernels::SharedBuffer Dumps::read_stored(Rank rank, const checkpoint::Entry& entry, std::int64_t first,
+                                         std::int64_t count) const {
+  const std::int64_t size = byte_size(entry.info.dtype);
+  kernels::SharedBuffer result(count * size);
+  const std::string& path = file(rank).files[static_cast<std::size_t>(entry.file)];
+  const checkpoint::File source = checkpoint::File::open_for_reading(path);
+  if (source.read_at(entry.offset + first * size, result.span()) != count * size)
+    fail_usage("{}: {}: the file ends early (truncated since it was opened?)", source.path(), entry.info.name);
+  return result;
 }
 
 kernels::SharedBuffer Dumps::read(Rank rank, const layout::Storage& storage, std::int64_t first,
                                   std::int64_t count) const {
-  const checkpoint::Checkpoint& dump = file(rank);
-  const checkpoint::Entry* entry = dump.find(storage.name);
+  const checkpoint::Entry* entry = find(rank, storage.name);
   REFIT_ASSERT(entry != nullptr);
+  if (!is_transposed(rank, storage)) return read_stored(rank, *entry, first, count);
   const std::int64_t size = byte_size(storage.dtype);
   kernels::SharedBuffer result(count * size);
-  const checkpoint::File source = checkpoint::File::open_for_reading(dump.files[static_cast<std::size_t>(entry->file)]);
-  if (source.read_at(entry->offset + first * size, result.span()) != count * size)
-    fail_usage("{}: {}: the file ends early (truncated since it was opened?)", source.path(), storage.name);
+  std::memcpy(result.data(), exchanged_back(rank, storage, *entry).data() + first * size,
+              static_cast<std::size_t>(count * size));
   return result;
+}
+
+kernels::SharedBuffer& Dumps::exchanged_back(Rank rank, const layout::Storage& storage,
+                                             const checkpoint::Entry& entry) const {
+  if (last_exchanged_ == &entry) return last_;
+  const kernels::SharedBuffer stored = read_stored(rank, entry, 0, storage.elements());
+  last_ = kernels::SharedBuffer(storage.elements() * byte_size(storage.dtype));
+  const kernels::ExecutionSpace space;
+  const kernels::Tile tile{stored.data(),
+                           last_.data(),
+                           storage.shape,
+                           exchanged(row_major_strides(entry.info.shape)),
+                           row_major_strides(storage.shape),
+                           storage.dtype,
+                           storage.dtype};
+  kernels::CopyTable(space, {&tile, 1}).run(space);
+  space.fence();
+  last_exchanged_ = &entry;
+  return last_;
 }
 
 std::int64_t span_of(const Extents& extent, const Extents& strides) {

@@ -1,11 +1,13 @@
 #pragma once
 // A folder of dumps of one side: what each rank stored, under the engine's own parameter names.
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "checkpoint/checkpoint.hpp"
 #include "core/rank.hpp"
+#include "diagnose/names.hpp"
 #include "kernels/memory.hpp"
 #include "layout/layout.hpp"
 
@@ -23,12 +25,41 @@ class Dumps {
   /// `__metadata__` of the first rank's file; empty for HDF5.
   const std::map<std::string, std::string>& metadata() const { return files_.front().metadata; }
 
-  /// What is wrong with a rank's parameter as a whole: missing, another shape or dtype; empty where nothing is.
-  std::string problem(Rank rank, const layout::Storage& storage) const;
+  /// The parameter that a layout calls so, under that name or another version's; nullptr where there is none.
+  const checkpoint::Entry* find(Rank rank, const std::string& name) const;
+
+  /// The name under which it is there; `name` itself where it is not.
+  std::string name_of(Rank rank, const std::string& name) const;
+
+  /// How a rank's parameter as a whole is not what a layout has there.
+  enum class Misfit : std::uint8_t { none, missing, shape, dtype };
+  struct Problem {
+    Misfit kind = Misfit::none;
+    std::string text;
+    explicit operator bool() const { return kind != Misfit::none; }
+  };
+  Problem problem(Rank rank, const layout::Storage& storage) const;
+  /// "; this looks like ..." of a missing parameter, where the dump's names tell whose they are; else empty.
+  std::string hint(const Problem& problem) const;
+  /// True where the last two dimensions are exchanged, and are not of one size. That is no problem: `read` exchanges
+  /// them again.
+  bool is_transposed(Rank rank, const layout::Storage& storage) const;
   /// Elements first .. first + count - 1 of a parameter without a problem. Errors (usage): a file that ends early.
   kernels::SharedBuffer read(Rank rank, const layout::Storage& storage, std::int64_t first, std::int64_t count) const;
+  /// Names of a rank's parameters.
+  std::vector<std::string> names(Rank rank) const;
 
  private:
+  kernels::SharedBuffer read_stored(Rank rank, const checkpoint::Entry& entry, std::int64_t first,
+                                    std::int64_t count) const;
+
+  /// A parameter whose dimensions are exchanged, as the layout has it.
+  kernels::SharedBuffer& exchanged_back(Rank rank, const layout::Storage& storage,
+                                        const checkpoint::Entry& entry) const;
+
+  mutable std::vector<std::unique_ptr<Spellings>> spellings_;  ///< by rank, made where a name is not there as it is
+  mutable const checkpoint::Entry* last_exchanged_ = nullptr;
+  mutable kernels::SharedBuffer last_;
   std::string folder_, side_;
   std::vector<checkpoint::Checkpoint> files_;
 };

@@ -44,6 +44,18 @@ void for_unexplained(const Part& part, Explained& explained, const Visit& visit)
   }
 }
 
+/// Places of unexplained elements, spread over all of them: enough to tell what nine of ten are.
+std::vector<std::pair<std::int64_t, std::int64_t>> sample(const Part& part, Explained& explained) {
+  constexpr std::int64_t kMost = 4096;
+  const std::int64_t every = std::max<std::int64_t>(1, explained.unexplained / kMost);
+  std::vector<std::pair<std::int64_t, std::int64_t>> places;
+  std::int64_t seen = 0;
+  for_unexplained(part, explained, [&](std::int64_t row, std::int64_t column, std::int32_t&) {
+    if (seen++ % every == 0) places.emplace_back(row, column);
+  });
+  return places;
+}
+
 /// Gives all unexplained elements with `holds` that explanation.
 template <typename Holds>
 void label_where(const Part& part, Explained& explained, const Explanation& why, const Holds& holds) {
@@ -243,8 +255,8 @@ void explain_constant(const Part& part, Explained& explained) {
               [&](std::int64_t row, std::int64_t column) { return part.found(row, column) == most->first; });
 }
 
-/// Expected values times one factor, as far as the dtype can tell.
-void explain_factor(const Part& part, Explained& explained) {
+/// Expected values times one factor, as far as the dtype can tell. `in_place`: and not one value, or a few.
+void explain_factor(const Part& part, Explained& explained, bool in_place) {
   constexpr std::size_t kLeast = 8;
   const DType dtype = part.truth->dtype;
   if (!is_castable(dtype)) return;
@@ -253,10 +265,14 @@ void explain_factor(const Part& part, Explained& explained) {
     return value_of(part.found(row, column), dtype) / value_of(part.expected(row, column), dtype);
   };
   std::vector<double> ratios;
-  for_unexplained(part, explained, [&](std::int64_t row, std::int64_t column, std::int32_t&) {
+  std::unordered_set<Bits> values;
+  const auto places = sample(part, explained);
+  for (const auto& [row, column] : places) {
+    values.insert(part.found(row, column));
     if (std::isfinite(ratio(row, column))) ratios.push_back(ratio(row, column));
-  });
-  if (ratios.size() < kLeast || std::ssize(ratios) * 10 < explained.unexplained * 9) return;
+  }
+  const bool few_values = in_place && values.size() < kLeast;
+  if (ratios.size() < kLeast || few_values || std::ssize(ratios) * 10 < std::ssize(places) * 9) return;
   const auto middle = ratios.begin() + std::ssize(ratios) / 2;
   std::nth_element(ratios.begin(), middle, ratios.end());
   const double factor = *middle;
@@ -267,19 +283,91 @@ void explain_factor(const Part& part, Explained& explained) {
               [&](std::int64_t row, std::int64_t column) { return fits(ratio(row, column)); });
 }
 
+/// What refit's own updates make of what is expected, or made it of.
+void explain_updates(const Part& part, const model::Tensor& canonical, Explained& explained) {
+  const DType dtype = part.truth->dtype;
+  const std::int64_t width = part.whole.columns;
+  const auto index = [&](std::int64_t row, std::int64_t column) {
+    return part.rows[static_cast<std::size_t>(row)] * width + part.columns[static_cast<std::size_t>(column)];
+  };
+  const auto flipped = [&](std::int64_t row, std::int64_t column) {
+    return part.found(row, column) ^ part.expected(row, column);
+  };
+  std::vector<Flipped> elements;
+  for (const auto& [row, column] : sample(part, explained))
+    elements.push_back({index(row, column), flipped(row, column)});
+  const std::optional<Steps> steps = steps_between(canonical, dtype, elements);
+  if (!steps) return;
+  Explanation why{Kind::updated};
+  why.steps = *steps;
+  label_where(part, explained, why, [&](std::int64_t row, std::int64_t column) {
+    return flipped(row, column) == flipped_by(*steps, canonical, dtype, index(row, column));
+  });
+}
+
+/// All that is left is what a cast to a smaller type and back makes of what is expected, and so is what is right.
+void explain_casts(const Part& part, Explained& explained) {
+  const DType dtype = part.truth->dtype;
+  if (!is_castable(dtype) || explained.unexplained == 0) return;
+  struct Cast {
+    DType through;
+    const char* name;
+  };
+  constexpr std::array<Cast, 3> kCasts{
+      {{DType::bf16, "bfloat16"}, {DType::f16, "float16"}, {DType::f8_e4m3, "FP8 E4M3"}}};
+  for (const auto& [through, type] : kCasts) {
+    if (through == dtype) continue;
+    bool all = true;
+    for (std::int64_t row = 0; row < part.found.rows && all; ++row) {
+      for (std::int64_t column = 0; column < part.found.columns && all; ++column) {
+        const std::int32_t label = explained.labels[place(part, row, column)];
+        all = (label != kUnexplained && label != kRight) ||
+              part.found(row, column) == cast_through(part.expected(row, column), dtype, through);
+      }
+    }
+    if (!all) continue;
+    Explanation why{Kind::rounded};
+    why.what = type;
+    label_where(part, explained, why, [](std::int64_t, std::int64_t) { return true; });
+    return;
+  }
+}
+
 /// Values that are nearly all close to what they should be. `in_place`: and not to what others of their row should be,
 /// as norms may be.
 void explain_near(const Part& part, Explained& explained, bool in_place) {
   const DType dtype = part.truth->dtype;
+  const auto places = sample(part, explained);
+  double squares = 0;
+  for (const auto& [row, column] : places) {
+    const double value = value_of(part.expected(row, column), dtype);
+    if (std::isfinite(value)) squares += value * value;
+  }
+  const double scale = std::sqrt(squares / static_cast<double>(std::max<std::size_t>(1, places.size())));
   std::int64_t near = 0;
   std::int64_t near_others = 0;
-  for_unexplained(part, explained, [&](std::int64_t row, std::int64_t column, std::int32_t&) {
+  int bits = 0;
+  int right_bits = 0;
+  for (const auto& [row, column] : places) {
     const Bits found = part.found(row, column);
-    near += is_near(found, part.expected(row, column), dtype) ? 1 : 0;
-    near_others += is_near(found, part.expected(row, (column + 1) % part.found.columns), dtype) ? 1 : 0;
-  });
-  if (near == 0 || near * 10 < explained.unexplained * 9 || (in_place && near_others * 2 > near)) return;
-  label_where(part, explained, {Kind::near}, [](std::int64_t, std::int64_t) { return true; });
+    const Bits expected = part.expected(row, column);
+    near += is_near(found, expected, dtype, scale) ? 1 : 0;
+    near_others += is_near(found, part.expected(row, (column + 1) % part.found.columns), dtype, scale) ? 1 : 0;
+    if (!is_castable(dtype)) continue;
+    bits = std::max(bits, mantissa_bits(found, dtype));
+    right_bits = std::max(right_bits, mantissa_bits(expected, dtype));
+  }
+  if (near == 0 || near * 10 < std::ssize(places) * 9 || (in_place && near_others * 2 > near)) return;
+  constexpr int kFewer = 4;  // mantissa bits than what is right: more than chance leaves out
+  Explanation why{Kind::near};
+  if (is_castable(dtype) && bits + kFewer <= right_bits) {
+    why.kind = bits <= 3 ? Kind::requantised : Kind::near;
+    why.what = fmt::format("no value has more than {} of {} mantissa bits", bits, right_bits);
+  } else if (is_castable(dtype)) {
+    why.what = grid_of(part, explained.labels, kUnexplained);
+    if (!why.what.empty()) why.kind = Kind::requantised;
+  }
+  label_where(part, explained, why, [](std::int64_t, std::int64_t) { return true; });
 }
 
 /// Small tensors of many different elements, such as block scales: nothing but the tensor's own elements.
@@ -300,29 +388,27 @@ void explain_permuted(const Part& part, Explained& explained) {
 
 }  // namespace
 
-double value_of(Bits bits, DType dtype) {
-  const auto word = static_cast<std::uint32_t>(bits);
-  if (dtype == DType::f32) return static_cast<double>(std::bit_cast<float>(word));
-  if (dtype == DType::bf16) return static_cast<double>(std::bit_cast<float>(kernels::f32_from_bf16(word)));
-  if (dtype == DType::f16) return static_cast<double>(std::bit_cast<float>(kernels::f32_from_f16(word)));
-  return std::nan("");
-}
-
-bool is_near(Bits found, Bits expected, DType dtype) {
+bool is_near(Bits found, Bits expected, DType dtype, double scale) {
   constexpr double kRelative = 1.0 / 16;  // three low bits of a bf16
   constexpr double kTiny = 0x1p-100;
   if (byte_size(dtype) == 1) return (found > expected ? found - expected : expected - found) <= 1;
   const double is = value_of(found, dtype);
   const double should_be = value_of(expected, dtype);
-  return std::abs(is - should_be) <= std::abs(should_be) * kRelative + kTiny;
+  return std::abs(is - should_be) <= std::max(scale, std::abs(should_be)) * kRelative + kTiny;
 }
 
-Explained explain(const Part& part, std::span<const Candidate> candidates, std::span<Source* const> sources) {
+Explained explain(const Part& part, const model::Tensor& canonical, std::span<const Candidate> candidates,
+                  std::span<Source* const> sources) {
   Explained explained = mark(part);
+  explain_casts(part, explained);
   explain_flips(part, explained);
   bool seen_own = false;  // after what other sources have, which is exact
   for (const Candidate& candidate : candidates) {
-    if (candidate.source == 0 && !std::exchange(seen_own, true)) explain_near(part, explained, true);
+    if (candidate.source == 0 && !std::exchange(seen_own, true)) {
+      explain_updates(part, canonical, explained);
+      explain_factor(part, explained, true);
+      explain_near(part, explained, true);
+    }
     if (explained.unexplained == 0) break;
     const auto other = sources[static_cast<std::size_t>(candidate.source)]->get(candidate.tensor);
     if (other && other->dtype == part.truth->dtype) Match(part, candidate, other->matrix(), explained).run();
@@ -338,7 +424,7 @@ Explained explain(const Part& part, std::span<const Candidate> candidates, std::
 void explain_rest(const Part& part, std::span<Source* const> sources, Explained& explained) {
   explain_stale(part, sources, explained);
   explain_constant(part, explained);
-  explain_factor(part, explained);
+  explain_factor(part, explained, false);
   explain_near(part, explained, false);
   explain_permuted(part, explained);
   label_where(part, explained, {Kind::unknown}, [](std::int64_t, std::int64_t) { return true; });

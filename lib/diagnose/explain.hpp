@@ -5,21 +5,24 @@
 #include <span>
 #include <vector>
 
-#include "diagnose/part.hpp"
+#include "diagnose/closeness.hpp"
 
 namespace refit::diagnose {
 
 enum class Kind : std::uint8_t {
-  moved,       ///< elements of another place
-  transposed,  ///< elements of another place whose rows are these columns
-  stale,       ///< what another source has in the same place
-  near,        ///< close to what is expected everywhere: another step's
-  poison,      ///< the pattern with which gen memory is filled before the first refit
-  zero,        ///< nothing but zeros
-  constant,    ///< nothing but one other value
-  flipped,     ///< one bit is wrong
-  factor,      ///< what is expected times one factor
-  permuted,    ///< the tensor's own elements in another order, single ones
+  moved,        ///< elements of another place
+  transposed,   ///< elements of another place whose rows are these columns
+  stale,        ///< what another source has in the same place
+  updated,      ///< what is expected with another number of refit's own updates
+  rounded,      ///< what is expected, cast to a smaller type and back
+  requantised,  ///< close to what is expected, on a grid of few values
+  near,         ///< close to what is expected everywhere, for a reason that cannot be told
+  poison,       ///< the pattern with which gen memory is filled before the first refit
+  zero,         ///< nothing but zeros
+  constant,     ///< nothing but one other value
+  flipped,      ///< one bit is wrong
+  factor,       ///< what is expected times one factor
+  permuted,     ///< the tensor's own elements in another order, single ones
   unknown
 };
 
@@ -32,9 +35,11 @@ struct Explanation {
   std::int32_t tensor = -1;
   std::int64_t row_shift = 0, column_shift = 0;
   double value = 0;    ///< the constant, or the factor
+  Steps steps{};       ///< of `updated`
+  std::string what{};  ///< of `rounded`: the type; of `requantised`: the grid
   bool unique = true;  ///< false where the same content stands in other places too
 
-  auto key() const { return std::tuple(kind, source, tensor, row_shift, column_shift); }
+  auto key() const { return std::tuple(kind, source, tensor, row_shift, column_shift, steps.first, steps.last, what); }
 };
 
 /// A tensor of which a part may hold elements: its rows in any order, at one distance of columns.
@@ -64,15 +69,14 @@ struct Explained {
   std::int64_t unexplained = 0;
 };
 
-/// The value of an element of a float type; NaN for other types.
-double value_of(Bits bits, DType dtype);
-
-/// Whether `found` differs from `expected` by no more than the low bits in which steps differ.
-bool is_near(Bits found, Bits expected, DType dtype);
+/// Whether `found` is close to `expected`: to its sixteenth part, or to that of `scale`.
+bool is_near(Bits found, Bits expected, DType dtype, double scale);
 
 /// Marks wrong elements, and explains those whose content is found in the candidates' tensors or shows what it is by
-/// itself: flipped bits and poison. `sources`: the first is the truth.
-Explained explain(const Part& part, std::span<const Candidate> candidates, std::span<Source* const> sources);
+/// itself: flipped bits, refit's updates, casts, factors and poison. `canonical`: whose value the part's tensor has.
+/// `sources`: the first is the truth.
+Explained explain(const Part& part, const model::Tensor& canonical, std::span<const Candidate> candidates,
+                  std::span<Source* const> sources);
 
 /// Explains all that is left by comparison with what stands in the same place elsewhere, or should: constants, factors,
 /// other steps, or nothing known.

@@ -4,32 +4,15 @@
 #include <bit>
 #include <map>
 
-#include "diagnose/regions.hpp"
+#include "diagnose/relocations.hpp"
 
 namespace refit::diagnose {
 namespace {
 
 using model::Tensor;
 
+constexpr std::size_t kMostPlain = 2;  ///< of kinds of which there is nothing to say but where
 constexpr std::size_t kMostAlike = 6;  ///< sentences of one kind about tensors of one name, before they become one
-
-/// "model.layers.3.mlp.experts.7.up_proj.weight" -> "model.layers.*.mlp.experts.*.up_proj.weight"; a layer or an expert
-/// that is to be kept stays.
-std::string pattern(const Tensor& tensor, bool keep_layer = false, bool keep_expert = false) {
-  std::string result;
-  std::string before;
-  std::size_t begin = 0;
-  while (begin <= tensor.name.size()) {
-    const std::size_t end = std::min(tensor.name.find('.', begin), tensor.name.size());
-    std::string word = tensor.name.substr(begin, end - begin);
-    const bool number = !word.empty() && word.find_first_not_of("0123456789") == std::string::npos;
-    result += begin == 0 ? "" : ".";
-    result += number && !(before == "experts" ? keep_expert : keep_layer) ? "*" : word;
-    before = std::move(word);
-    begin = end + 1;
-  }
-  return result;
-}
 
 std::string box_text(const Tensor& tensor, const std::int64_t (&rows)[2], const std::int64_t (&columns)[2]) {
   if (tensor.shape.size() <= 1) return fmt::format("[{}:{}]", columns[0], columns[1]);
@@ -72,6 +55,17 @@ std::set<std::int32_t> holders(const layout::Layout& side, const Tensor& tensor,
   return result;
 }
 
+std::string percent(double share) {
+  if (share > 10) return "over 1000 %";
+  return share > 0.1 ? fmt::format("{:.0f} %", 100 * share) : fmt::format("{:.2g} %", 100 * share);
+}
+
+std::string difference_text(const Differences& differences) {
+  if (differences.empty()) return fmt::format("by at most {} in its last bits", differences.largest_units());
+  return fmt::format("relative difference: median {}, largest {}", percent(differences.median()),
+                     percent(differences.largest()));
+}
+
 std::string value_text(Bits bits, DType dtype) {
   return is_castable(dtype) ? fmt::format("{:.6g}", value_of(bits, dtype)) : fmt::format("{:#x}", bits);
 }
@@ -89,8 +83,8 @@ class Words {
     const Explanation& why = region.why;
     const Tensor& own = tensor(region.tensor);
     const std::string part = region.is_part ? "part" : box_text(own, region.rows, region.columns);
-    const auto details = fmt::format("{} {} {} {} {} {}", name(why.kind), why.source, pattern(own), part,
-                                     region.is_filled, region.scattered);
+    const auto details = fmt::format("{} {} {} {} {} {} {} {} {}", name(why.kind), why.source, pattern(own), part,
+                                     region.is_filled, region.scattered, why.steps.first, why.steps.last, why.what);
     if (why.kind == Kind::factor || why.kind == Kind::constant) return fmt::format("{} {:.3g}", details, why.value);
     if (why.tensor < 0 || why.kind == Kind::stale) return details;
     const Tensor& other = tensor(why.tensor);
@@ -100,8 +94,10 @@ class Words {
 
   /// What alike sentences are about, where there are too many. Where tensors hold no other's elements, all of them.
   std::string family(const Region& region) const {
-    const bool by_tensor = region.why.tensor >= 0 && region.why.kind != Kind::stale;
-    return fmt::format("{} {}", name(region.why.kind), by_tensor ? pattern(tensor(region.tensor)) : "");
+    const Explanation& why = region.why;
+    const bool by_tensor = why.tensor >= 0 && why.kind != Kind::stale;
+    return fmt::format("{} {} {} {} {} {}", name(why.kind), why.source, by_tensor ? pattern(tensor(region.tensor)) : "",
+                       why.steps.first, why.steps.last, why.what);
   }
 
   std::string source_place(const Region& region) const {
@@ -112,8 +108,31 @@ class Words {
     return region.scattered ? "" : box_text(tensor(why.tensor), rows, columns);
   }
 
+  /// Whatever makes values that are close to what they should be, and leaves no trace of its own.
+  static std::vector<std::string> near_candidates(const Region& region, const Differences& differences) {
+    std::vector<std::string> candidates;
+    if (!region.why.what.empty()) candidates.push_back("a cast to a smaller type");
+    if (differences.largest_units() <= 1) candidates.push_back("another rounding");
+    candidates.insert(candidates.end(), {"another step's values", "requantisation", "noise"});
+    return candidates;
+  }
+
+  /// The causes between which what was found does not decide.
+  std::vector<std::string> candidates(const Region& region, const Differences& differences) const {
+    switch (region.why.kind) {
+      case Kind::updated: return {"another step's values"};
+      case Kind::rounded: return {"a cast to " + region.why.what};
+      case Kind::requantised: return {"requantisation"};
+      case Kind::near: return near_candidates(region, differences);
+      default: return {};
+    }
+  }
+
+  std::int32_t gen_ranks() const { return setup_.gen->ranks(); }
+
   /// What the regions hold, which are of several tensors with different layers or experts or both.
-  std::string holds(const Region& region, bool layers, bool experts) const {
+  /// `differences`: of all regions.
+  std::string holds(const Region& region, const Differences& differences, bool layers, bool experts) const {
     const Explanation& why = region.why;
     const DType dtype = setup_.gen->format(tensor(region.tensor))->dtype;
     switch (why.kind) {
@@ -122,7 +141,21 @@ class Words {
       case Kind::stale:
         return fmt::format("holds what {} has there: not refitted",
                            sources_[static_cast<std::size_t>(why.source)]->name());
-      case Kind::near: return "is close to what it should be but not equal: another step's values";
+      case Kind::updated:
+        return fmt::format("is what it should be but for refit's own update{} of step{} {}: another step's values",
+                           why.steps.first == why.steps.last ? "" : "s", why.steps.first == why.steps.last ? "" : "s",
+                           why.steps.first == why.steps.last
+                               ? fmt::format("{}", why.steps.first)
+                               : fmt::format("{} to {}", why.steps.first, why.steps.last));
+      case Kind::rounded:
+        return fmt::format("is what it should be, cast to {} on the way ({})", why.what, difference_text(differences));
+      case Kind::requantised:
+        return fmt::format("is close to what it should be ({}), on a coarse grid, {}: requantised",
+                           difference_text(differences), why.what);
+      case Kind::near:
+        return fmt::format("is close to what it should be ({}){}; that may be {}", difference_text(differences),
+                           why.what.empty() ? "" : ", and " + why.what,
+                           fmt::join(near_candidates(region, differences), ", or "));
       case Kind::poison: return "was never written: it holds the pattern from before the first refit";
       case Kind::zero: return "is zero";
       case Kind::constant: return fmt::format("is {:.6g} everywhere; where that comes from cannot be told", why.value);
@@ -204,6 +237,7 @@ struct Group {
   std::set<std::string> tensors;
   std::int64_t elements = 0;
   bool unique = true;
+  Differences differences;
   std::size_t sentences = 1;
   bool has_other_names = false;
   bool all_parts = true;
@@ -214,6 +248,7 @@ struct Group {
     experts.insert(other.experts.begin(), other.experts.end());
     tensors.insert(other.tensors.begin(), other.tensors.end());
     elements += other.elements;
+    differences.add(other.differences);
     all_parts = all_parts && other.all_parts;
     unique = unique && other.unique;
   }
@@ -221,7 +256,8 @@ struct Group {
 
 Group group_of(const Words& words, const Region& region) {
   const Tensor& tensor = words.tensor(region.tensor);
-  Group group{&region, {to_int(region.rank)}, {}, {}, {tensor.name}, region.elements, region.why.unique};
+  Group group{&region,           {to_int(region.rank)}, {}, {}, {tensor.name}, region.elements,
+              region.why.unique, region.differences};
   group.all_parts = region.is_part;
   if (tensor.layer >= 0) group.layers.insert(tensor.layer);
   if (tensor.expert >= 0) group.experts.insert(tensor.expert);
@@ -245,21 +281,28 @@ std::string tensors_text(const Words& words, const Group& group) {
 
 /// True for kinds of which there is nothing to say that differs from region to region.
 bool has_no_details(Kind kind) {
-  return kind == Kind::stale || kind == Kind::near || kind == Kind::poison || kind == Kind::zero;
+  return kind == Kind::stale || kind == Kind::updated || is_close(kind) || kind == Kind::poison || kind == Kind::zero;
 }
 
 Finding finding_of(const Words& words, const Group& group) {
   const Region& first = *group.first;
-  Finding finding{name(first.why.kind), group.ranks, group.tensors, group.elements, "", "", "", group.unique, ""};
+  Finding finding;
+  finding.kind = name(first.why.kind);
+  finding.gen_ranks = group.ranks;
+  finding.tensors = group.tensors;
+  finding.elements = group.elements;
+  finding.unique = group.unique;
+  finding.differences = group.differences;
+  finding.candidates = words.candidates(first, group.differences);
   finding.place = box_text(words.tensor(first.tensor), first.rows, first.columns);
   if (first.why.tensor >= 0) finding.source = words.tensor(first.why.tensor).name;
   finding.source_place = words.source_place(first);
   const bool says_all = group.has_other_names && has_no_details(first.why.kind);
-  const std::string what = words.holds(first, group.sentences == 1 && group.layers.size() > 1,
+  const std::string what = words.holds(first, group.differences, group.sentences == 1 && group.layers.size() > 1,
                                        group.sentences == 1 && group.experts.size() > 1);
-  const std::string ranks = fmt::format("gen rank{} {}", group.ranks.size() > 1 ? "s" : "", ranges_text(group.ranks));
+  const std::string ranks = gen_ranks_text(group.ranks, words.gen_ranks());
   if (says_all) {
-    finding.text = fmt::format("{}: {}{}, {}", ranks, group.all_parts ? "all of their parts of " : "",
+    finding.text = fmt::format("{}: {}{}: each {}", ranks, group.all_parts ? "all of their parts of " : "",
                                tensors_text(words, group), what);
     return finding;
   }
@@ -291,9 +334,16 @@ std::string ranges_text(const std::set<std::int32_t>& numbers) {
   return fmt::format("{}", fmt::join(words, ", "));
 }
 
+std::string gen_ranks_text(const std::set<std::int32_t>& ranks, std::int32_t all) {
+  if (all > 1 && std::ssize(ranks) == all) return fmt::format("all {} gen ranks", all);
+  return fmt::format("gen rank{} {}", ranks.size() > 1 ? "s" : "", ranges_text(ranks));
+}
+
 std::vector<Finding> merge(const engine::Setup& setup, bool knows_train, std::span<Source* const> sources,
-                           const std::vector<Region>& regions) {
+                           const std::vector<Region>& all_regions) {
   const Words words(setup, knows_train, sources);
+  std::vector<Region> regions = all_regions;
+  std::vector<Finding> findings = take_relocations(setup, regions);
   std::map<std::string, Group> alike;
   for (const Region& region : regions) {
     const Group group = group_of(words, region);
@@ -302,9 +352,9 @@ std::vector<Finding> merge(const engine::Setup& setup, bool knows_train, std::sp
   }
   std::map<std::string, std::vector<const Group*>> families;
   for (const auto& [key, group] : alike) families[words.family(*group.first)].push_back(&group);
-  std::vector<Finding> findings;
   for (const auto& [family, groups] : families) {
-    if (groups.size() <= kMostAlike) {
+    const std::size_t most = has_no_details(groups.front()->first->why.kind) ? kMostPlain : kMostAlike;
+    if (groups.size() <= most) {
       for (const Group* group : groups) findings.push_back(finding_of(words, *group));
       continue;
     }

@@ -20,6 +20,7 @@ std::string to_text(const Diagnosis& d) {
                       d.elements_wrong, d.elements, d.tensors_wrong, d.tensors, d.gen_ranks, d.truth);
   for (std::size_t i = 0; i < std::min(kShown, d.findings.size()); ++i) text += "  " + d.findings[i].text + "\n";
   if (d.findings.size() > kShown) text += fmt::format("  and {} more (--json has all)\n", d.findings.size() - kShown);
+  if (!d.cause.empty()) text += fmt::format("cause: {}\n", d.cause);
   for (const NamedBug& bug : d.bugs) text += fmt::format("known bug: {}: {}\n", bug.name, bug.description);
   return d.bugs.empty() ? text + "known bug: none known leaves this pattern\n" : text;
 }
@@ -45,11 +46,17 @@ std::string to_json(const Diagnosis& d) {
                        {"source", finding.source},
                        {"source_place", finding.source_place},
                        {"unique", finding.unique},
+                       {"candidates", finding.candidates},
                        {"text", finding.text}};
+    if (!finding.differences.empty()) {
+      entry["relative_difference"] = {{"median", finding.differences.median()},
+                                      {"largest", finding.differences.largest()}};
+    }
     document["findings"].push_back(std::move(entry));
   }
   document["bugs"] = ordered_json::array();
   for (const NamedBug& bug : d.bugs) document["bugs"].push_back({{"name", bug.name}, {"description", bug.description}});
+  document["cause"] = d.cause;
   document["notes"] = d.notes;
   return document.dump(2) + "\n";
 }

@@ -22,7 +22,13 @@ struct Region {
   std::int64_t elements = 0;
   std::int64_t first_row = 0, first_column = 0;  ///< of the first element, and what it is
   Bits found = 0, expected = 0;
+  Differences differences;  ///< of kinds that are close to what they should be
+  /// Where all of one expert's slice of a packed tensor holds another expert's: which, and whose.
+  std::int64_t slot = -1, slot_holds = -1;
 };
+
+/// Whether what elements of a kind hold is close to what they should hold.
+constexpr bool is_close(Kind kind) { return kind == Kind::near || kind == Kind::rounded || kind == Kind::requantised; }
 
 /// The regions of an explained part. Many distances between the same two tensors become one region.
 std::vector<Region> regions_of(const Part& part, Rank rank, const Explained& explained);
@@ -37,6 +43,8 @@ struct Finding {
   std::string place;                 ///< of the first region: "[0:64, 0:576]"
   std::string source, source_place;  ///< what the first region holds; empty where that is not known
   bool unique = true;
+  Differences differences;              ///< where what is there is close to what should be
+  std::vector<std::string> candidates;  ///< what may have made it so, where more than one cause would
   std::string text;
 };
 
@@ -49,5 +57,7 @@ std::vector<Finding> merge(const engine::Setup& setup, bool knows_train, std::sp
 
 /// "0..3, 7" of {0, 1, 2, 3, 7}.
 std::string ranges_text(const std::set<std::int32_t>& numbers);
+/// "gen rank 2", "gen ranks 0, 1", or "all 4 gen ranks".
+std::string gen_ranks_text(const std::set<std::int32_t>& ranks, std::int32_t all);
 
 }  // namespace refit::diagnose

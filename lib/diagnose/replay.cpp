@@ -205,7 +205,7 @@ class Replay {
   /// One storage: each element is what some tensor's elements are brought there, or was never written.
   bool fits(Rank rank, const StorageKey& key, const std::vector<TensorPiece>& right, const Pieces& told) {
     const layout::Storage storage = truth().storage(key, rank);
-    if (!evidence_.gen.problem(rank, storage).empty()) return false;
+    if (evidence_.gen.problem(rank, storage)) return false;
     const kernels::SharedBuffer dumped = evidence_.gen.read(rank, storage, 0, storage.elements());
     const Matrix found{dumped.data(), byte_size(storage.dtype), 1, storage.elements(), 0, 1};
     enum class State : std::uint8_t { unwritten, contradicted, fits };
@@ -240,6 +240,7 @@ class Replay {
       bool all = true;
       std::int64_t unwritten = 0;
       std::int64_t right_unwritten = 0;
+      std::vector<Flipped> updated;
       for_each_element(piece.piece, [&](std::int64_t offset, const Extents& index) {
         const State state = states[static_cast<std::size_t>(offset)];
         all = all && state != State::contradicted;
@@ -248,17 +249,36 @@ class Replay {
         const Bits should_be = element(*whole, index);
         ++unwritten;
         right_unwritten += is == should_be ? 1 : 0;
-        all = all && is_old(is, should_be, *whole);
+        if (is_never_written(is, *whole) || is_another_source(is, *piece.tensor, index)) return;
+        updated.push_back({offset_of(index, row_major_strides(piece.tensor->shape)), is ^ should_be});
       });
       if (!all || (unwritten > 0 && right_unwritten == unwritten)) return false;
+      if (right_unwritten < unwritten && !updated.empty() && !are_updates(updated, *piece.tensor, *whole)) return false;
     }
     return true;
   }
 
-  /// What may stand where a refit writes nothing: the pattern from before the first, zeros, or another step's value.
-  bool is_old(Bits found, Bits expected, const Whole& whole) const {
-    const Bits pattern = ~Bits{0} >> (64 - 8 * byte_size(whole.dtype));
-    return found == pattern || found == 0 || is_near(found, expected, whole.dtype);
+  // What may stand where a refit writes nothing: the pattern from before the first, zeros, what another source has, or
+  // another step's value.
+
+  static bool is_never_written(Bits found, const Whole& whole) {
+    return found == ~Bits{0} >> (64 - 8 * byte_size(whole.dtype)) || found == 0;
+  }
+
+  bool is_another_source(Bits found, const Tensor& tensor, const Extents& index) {
+    for (std::size_t s = 1; s < evidence_.sources.size(); ++s) {
+      const auto other = evidence_.sources[s]->get(tensor.index);
+      if (other && element(*other, index) == found) return true;
+    }
+    return false;
+  }
+
+  bool are_updates(const std::vector<Flipped>& elements, const Tensor& tensor, const Whole& whole) const {
+    const Tensor& canonical = model().canonical(tensor);
+    const std::optional<Steps> steps = steps_between(canonical, whole.dtype, elements);
+    return steps && std::all_of(elements.begin(), elements.end(), [&](const Flipped& element) {
+             return element.bits == flipped_by(*steps, canonical, whole.dtype, element.index);
+           });
   }
 
   const Evidence& evidence_;
@@ -269,6 +289,24 @@ class Replay {
   std::map<std::int32_t, bool> concerned_;
 };
 
+/// Whether the ranks that hold nothing but old values are those that the bug makes leave out a refit, and no others. Of
+/// all ranks that says no more than that gen and expectation are of different steps.
+bool leaves_such_ranks(const Evidence& evidence, const inject::Faults& faults, std::int64_t step) {
+  const model::Model& model = evidence.setup.model;
+  std::map<Rank, std::set<std::int32_t>> tensors;
+  for (const Region& region : evidence.regions) tensors[region.rank].insert(region.tensor);
+  const auto stored = std::count_if(model.tensors.begin(), model.tensors.end(),
+                                    [&](const Tensor& t) { return evidence.setup.gen->format(t).has_value(); });
+  std::int32_t right = 0;
+  for (std::int32_t r = 0; r < evidence.setup.gen->ranks(); ++r) {
+    const bool is_stale = tensors.contains(Rank{r});
+    right += is_stale ? 0 : 1;
+    if (faults.skips_bulk(Group::gen, Rank{r}, step) != is_stale) return false;
+    if (is_stale && std::ssize(tensors[Rank{r}]) != stored) return false;
+  }
+  return right > 0;
+}
+
 /// Bugs that tell no lie about layouts leave a kind of content in the tensors that they concern.
 bool leaves_such_content(const Evidence& evidence, const inject::Faults& faults) {
   const model::Model& model = evidence.setup.model;
@@ -277,19 +315,14 @@ bool leaves_such_content(const Evidence& evidence, const inject::Faults& faults)
       return holds(model.tensors[static_cast<std::size_t>(region.tensor)], region.why.kind);
     });
   };
-  const auto is_old = [](Kind kind) { return kind == Kind::near || kind == Kind::stale; };
+  const auto is_old = [](Kind kind) { return kind == Kind::updated || kind == Kind::stale; };
   constexpr Rank kVictim{1};
   constexpr std::int64_t kStep = 2;
   if (all([&](const Tensor& t, Kind kind) { return is_old(kind) && faults.loses_update(model, t, kVictim, kStep); }))
     return true;
   if (all([&](const Tensor& t, Kind kind) { return kind == Kind::flipped && faults.corrupts(model, t, kVictim); }))
     return !evidence.sources.front()->wrong_replicas().empty();
-  std::set<std::int32_t> tensors;
-  for (const Region& region : evidence.regions) tensors.insert(region.tensor);
-  const auto stored = std::count_if(model.tensors.begin(), model.tensors.end(),
-                                    [&](const Tensor& t) { return evidence.setup.gen->format(t).has_value(); });
-  return faults.skips_bulk(Group::gen, Rank{0}, kStep) && std::ssize(tensors) == stored &&
-         all([&](const Tensor&, Kind kind) { return is_old(kind); });
+  return all([&](const Tensor&, Kind kind) { return is_old(kind); }) && leaves_such_ranks(evidence, faults, kStep);
 }
 
 /// Where parameters are right, buffers that were made of other scales, or of none.

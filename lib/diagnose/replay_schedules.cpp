@@ -32,7 +32,7 @@ bool fits(const Evidence& evidence, const Part& part, const Predict& predict) {
   evidence.setup.gen->pieces(*whole->tensor, part.first, pieces);
   return std::all_of(pieces.begin(), pieces.end(), [&](const Piece& piece) {
     const layout::Storage storage = evidence.setup.gen->storage(piece.place.storage, part.first);
-    if (!evidence.gen.problem(part.first, storage).empty()) return false;
+    if (evidence.gen.problem(part.first, storage)) return false;
     const std::int64_t count = span_of(piece.box.extent, piece.place.strides);
     const kernels::SharedBuffer dumped = evidence.gen.read(part.first, storage, piece.place.offset, count);
     const Matrix found{dumped.data(), byte_size(storage.dtype), 1, count, 0, 1};

@@ -102,9 +102,9 @@ std::shared_ptr<Whole> Source::assemble(const Tensor& tensor, Format format) {
     layout_->pieces(tensor, Rank{r}, pieces);
     for (const layout::Piece& piece : pieces) {
       const layout::Storage storage = layout_->storage(piece.place.storage, Rank{r});
-      const std::string problem = dumps_->problem(Rank{r}, storage);
-      if (!problem.empty())
-        fail_usage("{}: {} rank {}: {} {}", dumps_->folder(), dumps_->side(), r, storage.name, problem);
+      if (const Dumps::Problem problem = dumps_->problem(Rank{r}, storage))
+        fail_usage("{}: {} rank {}: {} {}{}; is the layout (--{}) the run's?", dumps_->folder(), dumps_->side(), r,
+                   storage.name, problem.text, dumps_->hint(problem), dumps_->side());
       const kernels::SharedBuffer stored =
           dumps_->read(Rank{r}, storage, piece.place.offset, span_of(piece.box.extent, piece.place.strides));
       kernels::Tile tile{stored.data(),    whole->data.data() + offset_of(piece.box.lower, strides) * size,

@@ -48,6 +48,8 @@ class Case:
     name: str
     file: str
     options: tuple
+    base: str = ""  # the name without its variant: cases that share it are shown side by side
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,12 @@ class _Reader:
 
     def matrix(self):
         try:
+            if os.path.exists(self.file) and not os.path.isfile(self.file):
+                raise Mistake(f"{self.file}: no regular file; give the path of a matrix file, e.g. inputs/matrix/l0.toml")
             with open(self.file, "rb") as stream:
                 top = tomllib.load(stream)
+        except RecursionError:
+            raise Mistake(f"{self.file}: nested too deeply to be a matrix file") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise Mistake(f"{self.file}: {getattr(error, 'strerror', None) or error}") from None
         top = self.table(top, TOP_KEYS, "")
@@ -123,7 +129,7 @@ class _Reader:
         for name, file, options in [*self.globbed(top), *self.listed(top)]:
             for variant, variant_options in variants:
                 whole = merge(common, variant_options, options, self.extra)
-                result.append(Case(f"{name}-{variant}" if variant else name, file, whole))
+                result.append(Case(f"{name}-{variant}" if variant else name, file, whole, name, variant))
         return result
 
     def variants(self, top):
@@ -139,6 +145,9 @@ class _Reader:
             if not files:
                 self.wrong(f"files[{number}]", f"no file matches {pattern!r} (relative to {self.folder or '.'})")
             for file in files:
+                if not os.path.isfile(file):
+                    self.wrong(f"files[{number}]", f"{file}: no regular file")
+                    continue
                 yield self.name(_stem(file), f"files[{number}]"), os.path.normpath(file), ()
 
     def listed(self, top):

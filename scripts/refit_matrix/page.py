@@ -1,15 +1,16 @@
-"""One page with everything that a matrix found: no scripts, nothing loaded from elsewhere."""
+"""One page with everything that a matrix found: nothing loaded from elsewhere; a small script sorts and filters the cases."""
 
 import base64
 import os
 from html import escape
 
 from . import plots
-from .outputs import counts
+from .outputs import counts, wrong_tensors
 from .runner import write
 
-MARKS = {"passed": "✓", "same": "✓", "failed": "✗", "error": "✗", "timeout": "✗", "worse": "✗", "waived": "–", "new": "+",
+MARKS = {"passed": "✓", "same": "✓", "slower": "!", "failed": "✗", "error": "✗", "timeout": "✗", "worse": "✗", "waived": "–", "new": "+",
          "other settings": "–"}  # fmt: skip
+FILES = ("log.txt", "result.json", "plan.json", "result.h5")
 LARGEST_PICTURE_BYTES = 300_000
 WIDE = True  # a column that a phone has no room for; the case's own part has it too
 READING = """<b>weight_sync</b> is the time of one refit, the largest over all ranks: the median over the steps after the
@@ -22,13 +23,12 @@ weights, whichever is more, and staging."""
 def write_page(file, matrix, info, outcomes, cases_folder):
     """`cases_folder`: where the pictures of the cases are."""
     measured = [(o.name, o.result) for o in outcomes if o.measured and o.result["bound"]["seconds"] > 0]
-    body = [_head(matrix, info, outcomes), _table(outcomes, bool(info["baseline"]))]
+    body = [_head(matrix, info, outcomes), _table(outcomes, bool(info["baseline"])), _side_by_side(outcomes)]
     if measured:
         body.append(_plots(measured))
     body.append("<h2>Case by case</h2>")
     body += [_case(outcome, os.path.join(cases_folder, outcome.name, "picture.svg")) for outcome in outcomes]
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.css"), encoding="utf-8") as stream:
-        style = stream.read()
+    style, script = (_beside(name) for name in ("page.css", "page.js"))
     write(
         file,
         f"""<!doctype html>
@@ -42,10 +42,17 @@ def write_page(file, matrix, info, outcomes, cases_folder):
 </head>
 <body>
 {chr(10).join(body)}
+<script>
+{script}</script>
 </body>
 </html>
 """,
     )
+
+
+def _beside(name):
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name), encoding="utf-8") as stream:
+        return stream.read()
 
 
 def _head(matrix, info, outcomes):
@@ -76,11 +83,7 @@ def _verdict(word):
 def _columns(with_baseline):
     """[(heading, cell of an outcome that was measured, wide)]; the first two stand for every outcome."""
     columns = [
-        (
-            "train → gen,<br>precision",
-            lambda r: f"{r['train']['layout']} → {r['gen']['layout']}\n{_precision(r)}",
-            WIDE,
-        ),
+        ("precision", _precision, WIDE),
         ("executor,<br>policy", lambda r: f"{r['settings']['executor']}\n{r['settings']['bulk']}", WIDE),
         ("weight_<wbr>sync, ms,<br>min to max", _sync, not WIDE),
         ("bound,<br>ms", lambda r: plots.milliseconds(r["bound"]["seconds"]), WIDE),
@@ -91,7 +94,7 @@ def _columns(with_baseline):
         ("memory,<br>MB", lambda r: f"{_memory(r) / 1e6:,.1f}", WIDE),
     ]
     if with_baseline:
-        columns.insert(0, ("baseline", None, not WIDE))
+        columns.insert(0, ("baseline,<br>change", None, not WIDE))
     return columns
 
 
@@ -129,18 +132,59 @@ def _memory(result):
 
 def _table(outcomes, with_baseline):
     columns = _columns(with_baseline)
-    heads = "".join(f"<th{_wide(wide)}>{heading}</th>" for heading, _, wide in columns)
+    heads = "".join(f'<th{_wide(wide)} aria-sort="none"><button>{heading}</button></th>' for heading, _, wide in columns)
     rows = []
     for outcome in outcomes:
         cells = "".join(f"<td{_wide(wide)}>{_cell(outcome, value)}</td>" for _, value, wide in columns)
-        link = f'<a href="#{escape(outcome.name)}">{escape(outcome.name)}</a>'
-        rows.append(f'<tr><th scope="row">{link}</th><td class="words">{_verdict(outcome.status)}</td>{cells}</tr>')
+        link = f'<a href="#{escape(outcome.name)}">{escape(outcome.name)}</a>{_layout(outcome)}'
+        state = outcome.status if outcome.good else "bad"
+        rows.append(f'<tr data-state="{state}"><th scope="row">{link}</th><td class="words">{_verdict(outcome.status)}</td>'
+                    f"{cells}</tr>")  # fmt: skip
     return f"""<h2>Cases</h2>
-<div class="scroll"><table>
-<thead><tr><th>case</th><th class="words">verdict</th>{heads}</tr></thead>
+<p class="filter" hidden><label>Filter <input type="search" placeholder="a part of the name or layout"></label>
+<label>Show <select><option value="">all</option><option value="bad">not good</option><option>passed</option><option>waived</option>
+</select></label> <span class="soft" role="status"></span></p>
+<div class="scroll"><table class="cases">
+<thead><tr><th aria-sort="none"><button>case,<br>layout that runs</button></th><th class="words" aria-sort="none"><button>verdict</button></th>{heads}</tr></thead>
 <tbody>
 {chr(10).join(rows)}
 </tbody></table></div>"""
+
+
+def _layout(outcome):
+    return f'<br><span class="soft">{escape(outcome.layout).replace("-&gt;", "→")}</span>' if outcome.layout else ""
+
+
+def _side_by_side(outcomes):
+    """The variants of each case in one row, with the fastest as the unit; "" where there is but one."""
+    rows = {}
+    for outcome in outcomes:
+        if outcome.measured and outcome.variant:
+            rows.setdefault(outcome.base, {})[outcome.variant] = outcome
+    variants = list(dict.fromkeys(variant for row in rows.values() for variant in row))
+    if len(variants) < 2:
+        return ""
+    lines = []
+    for base, row in rows.items():
+        least = min(outcome.result["weight_sync"]["median"] for outcome in row.values())
+        cells = "".join(f"<td>{_beside_others(row.get(variant), least)}</td>" for variant in variants)
+        lines.append(f'<tr><th scope="row">{escape(base)}{_layout(next(iter(row.values())))}</th>{cells}</tr>')
+    heads = "".join(f"<th>{escape(variant)}</th>" for variant in variants)
+    return f"""<h2>Side by side</h2>
+<p class="soft">Median weight_sync in ms, as a multiple of the fastest, and efficiency.</p>
+<div class="scroll"><table>
+<thead><tr><th>case,<br>layout that runs</th>{heads}</tr></thead>
+<tbody>
+{chr(10).join(lines)}
+</tbody></table></div>"""
+
+
+def _beside_others(outcome, least):
+    if outcome is None:
+        return "–"
+    median = outcome.result["weight_sync"]["median"]
+    times = f"× {median / least:.2f}" if median > least else "fastest"
+    return f"{plots.milliseconds(median)}<br>{times}<br>{outcome.result['efficiency']:.3f}"
 
 
 def _wide(wide):
@@ -149,7 +193,8 @@ def _wide(wide):
 
 def _cell(outcome, value):
     if value is None:
-        return _verdict(outcome.baseline.get("verdict", "-"))
+        change = outcome.baseline.get("change")
+        return _verdict(outcome.baseline.get("verdict", "-")) + (f"<br>× {change:.2f}" if change else "")
     return escape(value(outcome.result)).replace("\n", "<br>") if outcome.measured else "–"
 
 
@@ -168,13 +213,23 @@ def _case(outcome, picture):
     facts = [("verdict", _verdict(outcome.status) + (f": {escape(outcome.reason)}" if outcome.reason else ""))]
     if outcome.baseline:
         said = "; ".join(outcome.baseline["differences"])
-        facts.append(("baseline", _verdict(outcome.baseline["verdict"]) + (f": {escape(said)}" if said else "")))
+        change = outcome.baseline["change"]
+        times = f", weight_sync / bound × {change:.2f}" if change else ""
+        facts.append(("baseline", _verdict(outcome.baseline["verdict"]) + times + (f": {escape(said)}" if said else "")))
     r = outcome.result
+    if outcome.layout:
+        facts.append(("runs", f"{escape(outcome.layout).replace('-&gt;', '→')} on {outcome.ranks} ranks"))
+    if wrong := wrong_tensors(outcome):
+        facts.append(("wrong", "<br>".join(map(escape, wrong))))
     if r.get("case", {}).get("description"):
         facts.append(("what", escape(r["case"]["description"])))
     if outcome.measured:
         facts += _facts(r)
     facts.append(("command", f"<code>{escape(outcome.command)}</code>"))
+    facts.append(("files", ", ".join(
+        f'<a href="cases/{escape(outcome.name)}/{name}">{name}</a>' for name in FILES
+        if os.path.exists(os.path.join(os.path.dirname(picture), name))
+    )))  # fmt: skip
     drawn = []
     if outcome.measured:
         drawn.append(f"<section><h3>weight_sync, refit by refit</h3>{plots.samples(r)}</section>")

@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
+import tempfile
 from dataclasses import asdict, dataclass, field
 
 from . import job
@@ -20,6 +20,7 @@ GOOD = ("passed", "waived")
 STATUSES = {0: "passed", 1: "failed", 77: "waived"}  # of refit's exit codes; anything else is an error
 TOO_FEW_SLOTS = ("not enough slots available", "More processors requested than permitted")
 PLAN_SECONDS = 300
+HELP_SECONDS = 20
 MEASURED = ("weight_sync", "bound", "efficiency", "payload", "wire", "memory", "phases")
 
 
@@ -37,6 +38,9 @@ class Outcome:
     exit_code: int | None = None
     seconds: float = 0.0
     command: str = ""
+    layout: str = ""  # what runs: "PP2xDP2xEP2 -> TP4"; empty where it could not be planned
+    base: str = ""  # of the case, as in matrix_file.Case
+    variant: str = ""
     result: dict = field(default_factory=dict)  # refit.result; {} if the case did not get that far
     byte_matrix: list = field(default_factory=list)  # [train rank][gen rank], as planned
     baseline: dict = field(default_factory=dict)  # baseline.compare's answer; {} without a baseline
@@ -45,6 +49,11 @@ class Outcome:
     def measured(self):
         """Did it come to refits with all their figures? A case that is meant to end in an error does not."""
         return all(part in self.result for part in MEASURED) and "median" in self.result["weight_sync"]
+
+    @property
+    def title(self):
+        """The name, and the layout that runs: a small case is named after the large one that it stands for."""
+        return f"{self.name} ({self.layout})" if self.layout else self.name
 
     @property
     def good(self):
@@ -76,7 +85,9 @@ class Runner:
         folder = self.folder(case)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
-        outcome = Outcome(case.name, case.file, list(case.options), signature(case))
+        outcome = Outcome(
+            case.name, case.file, list(case.options), signature(case), base=case.base, variant=case.variant
+        )
         if self._plan(case, folder, outcome):
             self._run(case, folder, outcome)
         outcome.result = load(os.path.join(folder, "result.json"))
@@ -100,6 +111,8 @@ class Runner:
         plan = load(file)
         # A case that cannot be planned may be meant to end so: one rank is enough for refit to tell.
         outcome.ranks = plan["train"]["ranks"] + plan["gen"]["ranks"] if plan else 1
+        if plan:
+            outcome.layout = f"{plan['train']['layout']} -> {plan['gen']['layout']}"
         outcome.byte_matrix = _byte_matrix(folder)
         if outcome.ranks > self.slots:
             outcome.status = "waived"
@@ -139,10 +152,13 @@ class Runner:
         return job.run(command, log, seconds, environment)
 
 
-def draws_pictures(refit):
+def draws_pictures(refit, seconds=HELP_SECONDS):
     """Does this refit have `plan --picture`? OSError: it cannot be started."""
-    ended = subprocess.run([refit, "plan", "--help"], capture_output=True, text=True, timeout=60)
-    return "--picture" in ended.stdout
+    with tempfile.TemporaryDirectory() as folder:
+        log = os.path.join(folder, "help.txt")
+        if job.run([refit, "plan", "--help"], log, seconds).timed_out:
+            raise TimeoutError(0, f"`plan --help` did not end within {seconds} s")
+        return "--picture" in _text(log)
 
 
 def signature(case):
@@ -152,11 +168,13 @@ def signature(case):
 
 
 def load(file):
-    """The JSON object of a file; {} if there is none."""
+    """The JSON object of a regular file; {} if there is none."""
     try:
+        if not os.path.isfile(file):
+            return {}
         with open(file, encoding="utf-8") as stream:
             document = json.load(stream)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 
@@ -192,6 +210,11 @@ def last_words(log):
             if match := re.match(pattern, line):
                 return match.group(1)
     return lines[-1] if lines else "nothing was printed"
+
+
+def tail(log, lines=40):
+    """The last lines of a log."""
+    return "\n".join(_text(log).splitlines()[-lines:])
 
 
 def _byte_matrix(folder):

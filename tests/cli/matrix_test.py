@@ -17,7 +17,7 @@ import unittest
 import xml.etree.ElementTree as ET
 
 STUB = os.path.join(os.path.dirname(os.path.abspath(__file__)), "matrix_stub.py")
-VOID = {"meta", "img", "br", "wbr", "line", "rect", "circle"}
+VOID = {"meta", "img", "br", "wbr", "line", "rect", "circle", "input"}
 
 
 class Page(html.parser.HTMLParser):
@@ -25,15 +25,16 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.words, self.open, self.mistakes = "", [], []
+        self.words, self.open, self.mistakes, self.links = "", [], [], []
         self.feed(text)
         self.mistakes += [f"<{tag}> is not closed" for tag in self.open]
 
     def handle_starttag(self, tag, attributes):
-        if tag in ("script", "link"):
+        if tag == "link" or (tag == "script" and attributes):
             self.mistakes.append(f"<{tag}>")
+        self.links += [v for k, v in attributes if k in ("src", "href") and v.startswith("cases/")]
         self.mistakes += [
-            f"{k}={v}" for k, v in attributes if k in ("src", "href") and not v.startswith(("#", "data:"))
+            f"{k}={v}" for k, v in attributes if k in ("src", "href") and not v.startswith(("#", "data:", "cases/"))
         ]
         if tag not in VOID:
             self.open.append(tag)
@@ -140,6 +141,9 @@ class MatrixTest(unittest.TestCase):
 
     def assert_gone(self):
         """Nothing that a stub started is left: neither it nor its child in a process group of its own."""
+        if os.path.exists(self.path("stub.log.sessions")):
+            for pid in self.read("stub.log.sessions").split():
+                self.assertFalse(self.lives(pid), f"{pid}, in a session of its own, is left")
         for _, _, session in self.started():
             left = subprocess.run(
                 ["ps", "-o", "pid=,stat=,args=", "--sid", str(session)], capture_output=True, text=True
@@ -147,25 +151,69 @@ class MatrixTest(unittest.TestCase):
             living = [line for line in left.stdout.splitlines() if line.split()[1][0] != "Z"]
             self.assertEqual(living, [])
 
+    @staticmethod
+    def lives(pid):
+        left = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True)
+        return left.stdout.strip()[:1] not in ("", "Z")
+
     def check_junit(self):
         root = ET.fromstring(self.read("out", "matrix.xml"))
         suite = root.find("testsuite")
         numbers = {key: suite.get(key) for key in ("tests", "failures", "errors", "skipped")}
         self.assertEqual(numbers, {"tests": "8", "failures": "1", "errors": "3", "skipped": "2"})
-        kinds = {case.get("name"): [child.tag for child in case if child.tag != "system-out"] for case in suite}
+        kinds = {case.get("name"): [child.tag for child in case if child.tag not in ("system-out", "properties")] for case in suite}
         self.assertEqual([kinds[name] for name in ("a_pass", "b_fail", "c_wait", "d_lack")],
                          [[], ["failure"], ["error"], ["skipped"]])  # fmt: skip
-        self.assertEqual(suite.find("testcase[@name='b_fail']/failure").get("message"), "failed: 5 elements are wrong")
+        failure = suite.find("testcase[@name='b_fail']/failure")
+        self.assertEqual(failure.get("message"), "failed: 5 elements are wrong")
+        self.assertIn("gen rank 1: lm_head.weight: 5 elements wrong, first at [3, 4]", failure.text)
+        crash = suite.find("testcase[@name='g_crash']/error").text
+        self.assertIn("line 21\n", crash)
+        self.assertNotIn("line 20\n", crash, "more than the last 40 lines")
+        self.assertIn("a crash?", crash)
+        layout = suite.find("testcase[@name='a_pass']/properties/property[@name='layout']")
+        self.assertEqual(layout.get("value"), "TP1 -> TPn")
 
     def check_page(self):
         page = Page(self.read("out", "index.html"))
         self.assertEqual(page.mistakes, [])
-        for words in ("a_pass", "5 elements are wrong", "needs 9 ranks", "<b> & ü"):
+        for words in ("a_pass", "5 elements are wrong", "needs 9 ranks", "<b> & ü", "TP1 → TPn on 2 ranks"):
             self.assertIn(words, page.words)
+        self.assertIn("cases/b_fail/log.txt", page.links)
+        for link in page.links:
+            self.assertTrue(os.path.exists(self.path("out", link)), link)
 
     def test_waived_is_good(self):
+        """One of many, but 77 where nothing ran, and no more than are allowed."""
         self.matrix(a="pass 2", b="lack 2")
         self.run_matrix(0)
+        self.run_matrix(0, "--force", "--max-waived", "1")
+        self.assertIn("1 cases were waived, more than --max-waived 0", self.run_matrix(1, "--force", "--max-waived", "0").stdout)
+        self.assertIn("nothing ran", self.run_matrix(77, "--force", "--only", "b").stdout)
+
+    def test_github(self):
+        """A summary with a row per case, and lines that GitHub shows beside a change."""
+        self.environment |= {"GITHUB_STEP_SUMMARY": self.path("summary.md"), "GITHUB_ACTIONS": "true"}
+        self.file("summary.md", "before\n")
+        self.matrix(a="pass 2", b="fail 2")
+        ended = self.run_matrix(1)
+        self.assertIn("::error title=b::b (TP1 -> TPn): failed: 5 elements are wrong", ended.stdout.splitlines())
+        lines = self.read("summary.md").splitlines()
+        self.assertEqual(lines[:2], ["before", "## refit matrix: m"])
+        self.assertIn("| b | TP1 -> TPn | failed | 10.0 ms |  | failed: 5 elements are wrong |", lines)
+        del self.environment["GITHUB_STEP_SUMMARY"], self.environment["GITHUB_ACTIONS"]
+        self.assertNotIn("::error", self.run_matrix(1, "--force").stdout)
+
+    def test_side_by_side(self):
+        """Variants of a case stand in one row, the fastest as the unit."""
+        self.matrix('files = ["cases/*.toml"]\n[[variant]]\nname = "x"\n[[variant]]\nname = "y"\n', a="pass 2")
+        self.run_matrix(0)
+        words = Page(self.read("out", "index.html")).words
+        self.assertIn("Side by side", words)
+        self.assertIn("fastest", words)
+        self.matrix(a="pass 2")
+        self.run_matrix(0, "--force")
+        self.assertNotIn("Side by side", Page(self.read("out", "index.html")).words)
 
     def test_killed_and_resumed(self):
         """Killed without warning: what was finished stays, nothing of the job does, and --resume runs the rest alone."""
@@ -240,7 +288,7 @@ class MatrixTest(unittest.TestCase):
         ):  # fmt: skip
             self.assertIn(words, err)
         for text, words in (
-            ("name = ", "Invalid value (at"), ("", "no case"), ("timeout_seconds = -1", "timeout_seconds: -1"),
+            ("x = " + "[" * 5000, "nested too deeply"), ("name = ", "Invalid value (at"), ("", "no case"), ("timeout_seconds = -1", "timeout_seconds: -1"),
             ('files = ["cases/*.toml", "cases/a.toml"]', "two cases are called a"), ("files = [3]", "files: 3: text is expected"),
         ):  # fmt: skip
             self.matrix(f"{text}\n", a="pass 2")
@@ -252,30 +300,59 @@ class MatrixTest(unittest.TestCase):
             (("--launcher", "env"), "it has to say {ranks}"), (("--launcher", "no-such-command {ranks}"), "no such command"),
         ):  # fmt: skip
             self.assertIn(expected, self.run_matrix(2, *words).stderr)
+        self.file("a.json", "{}")
+        os.mkfifo(self.path("fifo"))
+        for words, expected in (
+            (("--save-baseline", "none/b.json"), "none is no folder"), (("--save-baseline", "a.json"), "which is no baseline"),
+            (("--save-baseline", "cases"), "no regular file"), (("--save-baseline", "fifo"), "no regular file"),
+            (("--baseline", "fifo"), "fifo: no baseline"),
+        ):  # fmt: skip
+            self.assertIn(expected, self.run_matrix(2, *words).stderr)
+        self.file("b.json", '{"schema": "refit.baseline", "schema_version": 2, "limits": 3}')
+        self.assertIn("b.json: limits", self.run_matrix(2, "--baseline", "b.json").stderr)
+        os.rename(self.path("fifo"), self.path("m.toml"))
+        self.assertIn("m.toml: no regular file", self.run_matrix(2).stderr)
         self.assertEqual(self.started(), [])
 
+    def test_refit_that_hangs(self):
+        """--help that does not end is a mistake, and nothing of it is left."""
+        sys.path.insert(0, os.path.join(ROOT, "scripts"))
+        from refit_matrix import runner
+
+        os.environ["STUB_HANGS"] = "1"
+        self.addCleanup(os.environ.pop, "STUB_HANGS")
+        with self.assertRaisesRegex(OSError, "did not end within 0.5 s"):
+            runner.draws_pictures(STUB, 0.5)
+
     def test_baseline(self):
-        """Bytes must be equal, time may grow by the factor of the file; a new case is no fault."""
+        """Bytes must be equal, time may grow as the file says, less on its own machine; a new case is no fault."""
         self.matrix(a="pass 2", b="pass 2")
         self.run_matrix(0, "--save-baseline", "base.json")
         for c, words, code, verdict in (
-            ("a", "pass 2", 0, "same"), ("c", "pass 2", 0, "new"), ("a", "pass 2 2", 1, "worse"),
+            ("a", "pass 2", 0, "same"), ("c", "pass 2", 0, "new"), ("a", "pass 2 2", 1, "worse"), ("a", "pass 2 1 1.5", 0, "slower"),
+            ("a", "pass 2 1 2", 1, "worse"), ("a", "pass 2 1 0.5", 0, "same"),
         ):  # fmt: skip
             self.matrix(**{c: words})
-            self.run_matrix(code, "--force", "--baseline", "base.json")
-            self.assertEqual(self.results()[c]["baseline"]["verdict"], verdict)
-        self.assertEqual(self.results()["a"]["baseline"]["differences"], ["payload bulk_bytes is 200, baseline 100"])
-        failure = ET.fromstring(self.read("out", "matrix.xml")).find(".//testcase[@name='a']/failure")
-        self.assertIn("payload bulk_bytes is 200, baseline 100", failure.get("message"))
+            self.run_matrix(code, "--force", "--baseline", "base.json", "--only", c)
+            self.assertEqual(self.results()[c]["baseline"]["verdict"], verdict, words)
+            if words == "pass 2 2":
+                self.assertEqual(self.results()["a"]["baseline"]["differences"], ["payload bulk_bytes is 200, baseline 100"])
+                failure = ET.fromstring(self.read("out", "matrix.xml")).find(".//testcase[@name='a']/failure")
+                self.assertIn("payload bulk_bytes is 200, baseline 100", failure.get("message"))
+            if words == "pass 2 1 2":
+                self.assertEqual(self.results()["a"]["baseline"]["differences"], [
+                    "least weight_sync / bound is 10, 2 times the baseline's 5: fail above 1.8 (same machine)"
+                ])  # fmt: skip
         document = json.loads(self.read("base.json"))
-        document["slower_at_most"] = 0.5
-        self.file("base.json", json.dumps(document))
-        self.matrix(a="pass 2")
-        self.run_matrix(1, "--force", "--baseline", "base.json")
-        self.assertIn(
-            "least weight_sync / bound is 5, baseline 5 x 0.5 = 2.5 at most",
-            self.results()["a"]["baseline"]["differences"],
-        )
+        document["machine"] = "another"
+        self.file("other.json", json.dumps(document))
+        self.matrix(a="pass 2 1 2")
+        self.run_matrix(0, "--force", "--baseline", "other.json", "--only", "a")
+        self.assertEqual(self.results()["a"]["baseline"]["verdict"], "same")
+        self.assertEqual(self.results()["a"]["baseline"]["change"], 2)
+        self.run_matrix(0, "--force", "--save-baseline", "base.json", "--only", "a")
+        kept = json.loads(self.read("base.json"))["cases"]
+        self.assertEqual({name: case["slowness"] for name, case in kept.items()}, {"a": 10, "b": 5}, "--only keeps the others")
 
     def test_the_real_one(self):
         """refit under mpirun, with the launcher that the script finds itself."""

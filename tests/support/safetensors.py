@@ -28,9 +28,9 @@ def read(path):
         return result
 
 
-def write(path, tensors):
-    """name -> Tensor, one after the other in the given order."""
-    header = {}
+def write(path, tensors, metadata=None):
+    """name -> Tensor, one after the other in the given order; `metadata`: name -> text."""
+    header = {"__metadata__": metadata} if metadata else {}
     at = 0
     for name, tensor in tensors.items():
         end = at + len(tensor.data)
