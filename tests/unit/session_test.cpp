@@ -147,7 +147,8 @@ TEST(Session, EstimatesWithoutRefitting) {
                   EXPECT_EQ(estimate.wire.forwarded_bytes, payload);
                   EXPECT_EQ(estimate.byte_matrix.size(), world.control.rank() == 0 ? 1U : 0U);
                   const double bound = estimate.bound.total();
-                  machine->rates.memory = 40e9;
+                  world.control.barrier();
+                  if (world.control.rank() == 0) machine->rates.memory = 40e9;
                   world.control.barrier();
                   session.measure_again();
                   EXPECT_EQ(world.links.probes, 2);
