@@ -66,8 +66,23 @@ std::unique_ptr<Board> Board::join(const Launch& launch) {
 
 Board::Board(int slots) : slots_(slots) {
   if (slots == 0) return;
-  contents_ = new (::operator new (bytes(slots), std::align_val_t{alignof(Contents)})) Contents;
-  for (int i = 1; i < slots; ++i) new (&contents_->slots[i]) Slot;
+  construct(::operator new (bytes(slots), std::align_val_t{alignof(Contents)}));
+}
+
+void Board::construct(void* memory) {
+  contents_ = new (memory) Contents;
+  for (int i = 1; i < slots_; ++i) new (&contents_->slots[i]) Slot;
+}
+
+/// Gives a file that nobody else has locked the contents that they will find.
+bool Board::fill(int file) {
+  if (ftruncate(file, 0) != 0 || posix_fallocate(file, 0, static_cast<off_t>(bytes(slots_))) != 0) return false;
+  void* memory = mmap(nullptr, bytes(slots_), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (memory == MAP_FAILED) return false;
+  construct(memory);
+  munmap(memory, bytes(slots_));
+  contents_ = nullptr;
+  return true;
 }
 
 /// The file's lock: exclusive while somebody makes it new, shared for as long as it is in use.
@@ -76,13 +91,12 @@ bool Board::map_shared(const std::string& path) {
   for (int i = 0; i < kTries; ++i) {
     const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (file < 0) return false;
-    if (flock(file, LOCK_EX | LOCK_NB) == 0) {
-      // Nobody uses it: it is new, or of a job of the same name that is no more.
-      if (ftruncate(file, 0) != 0 || posix_fallocate(file, 0, static_cast<off_t>(bytes(slots_))) != 0) {
-        unlink(path.c_str());
-        ::close(file);
-        return false;
-      }
+    // Nobody uses it: it is new, or of a job of the same name that is no more.
+    const bool is_new = flock(file, LOCK_EX | LOCK_NB) == 0;
+    if (is_new && !fill(file)) {
+      unlink(path.c_str());
+      ::close(file);
+      return false;
     }
     if (!lock(file, LOCK_SH)) {
       ::close(file);
@@ -101,7 +115,7 @@ bool Board::map_shared(const std::string& path) {
       ::close(file);
       return false;
     }
-    contents_ = static_cast<Contents*>(memory);  // zeros are what every member but those of slots begins with
+    contents_ = static_cast<Contents*>(memory);
     path_ = path;
     file_ = file;
     shared_ = true;
@@ -122,7 +136,7 @@ Board::~Board() {
 }
 
 void Board::attach(int i, int rank) {
-  Slot& mine = *new (&slot(i)) Slot;
+  Slot& mine = slot(i);
   mine.rank = rank;
   mine.pid = getpid();
   mine.started = start_of_process(getpid());

@@ -103,6 +103,8 @@ class Board {
     Slot slots[1];  // and those of the other processes behind it
   };
   static std::size_t bytes(int slots) { return sizeof(Contents) + sizeof(Slot) * static_cast<std::size_t>(slots - 1); }
+  void construct(void* memory);
+  bool fill(int file);
   bool map_shared(const std::string& name);
 
   int slots_;
