@@ -45,8 +45,11 @@ kernels::SharedBuffer Dumps::read(Rank rank, const layout::Storage& storage, std
   const std::int64_t size = byte_size(storage.dtype);
   kernels::SharedBuffer result(count * size);
   const checkpoint::File source = checkpoint::File::open_for_reading(dump.files[static_cast<std::size_t>(entry->file)]);
+  const checkpoint::FileIdentity& at_header = dump.identities[static_cast<std::size_t>(entry->file)];
+  source.require(at_header);
   if (source.read_at(entry->offset + first * size, result.span()) != count * size)
     fail_usage("{}: {}: the file ends early (truncated since it was opened?)", source.path(), storage.name);
+  source.require(at_header);
   return result;
 }
 

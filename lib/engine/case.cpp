@@ -70,6 +70,7 @@ void check_model(const Case& c, Complaints& complaints) {
   complaints.require(config || checkpoint, "model.config",
                      "a model is required: model.config (--model) or model.checkpoint (--checkpoint)");
   complaints.require(!config || !checkpoint, "model.config", "give either this or model.checkpoint, not both");
+  if (!checkpoint) complaints.meaningless({"model.skip"}, "without model.checkpoint, whose tensors it leaves out");
   if (checkpoint) complaints.meaningless({"model.tied_lm_head"}, "with model.checkpoint, which shows it itself");
 }
 
@@ -218,7 +219,8 @@ void check_bug(const Case& c, Complaints& complaints) {
   const auto given = [](const auto& key) { return key.first.starts_with("bug."); };
   if (std::none_of(c.given.begin(), c.given.end(), given)) return;
   for (const char* key : {"bug.id", "bug.title", "bug.symptom", "bug.cause", "bug.reference", "bug.kind"}) {
-    complaints.require(complaints.given(key), key, "is missing; [bug] needs all its keys");
+    complaints.require(complaints.given(key), key,
+                       fmt::format("is missing{}; [bug] needs all its keys", c.file.empty() ? "" : " in " + c.file));
   }
 }
 
@@ -330,8 +332,9 @@ void require_supported(const Case& c) {
   Complaints complaints(c);
   complaints.require(!is_quantised(c.train.precision) || c.gen.precision == c.train.precision, "train.precision",
                      fmt::format("{0} weights are copied as they are: {0} -> {1} is not possible; set gen.precision = "
-                                 "{0}, or train.precision = bf16",
-                                 name(c.train.precision), name(c.gen.precision)));
+                                 "{0}, or train.precision = bf16{2}",
+                                 name(c.train.precision), name(c.gen.precision),
+                                 c.model.checkpoint.empty() ? "" : " where the checkpoint is not quantised"));
   if (!complaints.texts().empty()) fail_usage("{}", fmt::join(complaints.texts(), "; "));
 
   const bool has_device = kernels::Runtime::has_device();

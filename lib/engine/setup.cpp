@@ -25,6 +25,7 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
   const model::WeightFormat train = weight_format_of(c.train.precision);
   const model::WeightFormat gen = weight_format_of(c.gen.precision);
   model::Config config = model::read_config(c.model.config_path(), c.model.family, c.model.layers);
+  config.skip = c.model.skip;
   if (checkpoint && config.weight_format != train) {
     const bool plain = config.weight_format == model::WeightFormat::unquantised;
     fail_usage("{}: its weights are {}, which does not go with train.precision = {}; set train.precision = {}",
@@ -102,7 +103,25 @@ std::vector<model::Tensor> with_scales(const model::Model& model, const std::vec
 
 }  // namespace
 
-Setup::Setup(const Case& given) : c(given), faults(c.run.inject, c.train.layout, c.gen.layout) {
+namespace {
+
+/// What `work` refuses of a key, with the place where the key stands.
+template <typename Work>
+auto placed(const Case& c, const std::string& key, const Work& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    const auto place = c.given.find(key);
+    if (error.kind() != ErrorKind::usage || place == c.given.end()) throw;
+    fail_usage("{}: {}", place->second, error.what());
+  }
+}
+
+}  // namespace
+
+Setup::Setup(const Case& given)
+    : c(given),
+      faults(placed(c, "run.inject", [this] { return inject::Faults(c.run.inject, c.train.layout, c.gen.layout); })) {
   if (c.m2n.given()) {
     make_listed();
     return;
@@ -113,7 +132,7 @@ Setup::Setup(const Case& given) : c(given), faults(c.run.inject, c.train.layout,
   const bool has_cache_scales = c.gen.kv_cache_dtype == KvCacheDtype::fp8;
   if (has_cache_scales && c.gen.kv_scales.empty()) model::complete_cache_scales(model, source());
   if (has_cache_scales && !c.gen.kv_scales.empty()) kv_scales = model::calibrate_cache(model, c.gen.kv_scales);
-  faults.require_effect(model, has_cache_scales);
+  placed(c, "run.inject", [&] { faults.require_effect(model, has_cache_scales); });
   require_legal(c, model);
   gen::refine_scales(model, gen_options(c));
   train = train::make_layout(model, train_options(c));
@@ -140,7 +159,7 @@ plan::Split Setup::split_by(plan::Policy policy) const {
 void Setup::make_listed() {
   const m2n::System system = m2n::read_system(c.m2n.system);
   model = m2n::read_model(c.m2n.model, c.model.layers);
-  faults.require_effect(model, false);
+  placed(c, "run.inject", [&] { faults.require_effect(model, false); });
   train = m2n::make_layout(model, system.train, "train");
   gen = m2n::make_layout(model, system.gen, "generation");
   split = plan::split(model, c.refit.bulk, *train, *gen, c.train.layout.tp, c.gen.layout.tp);
@@ -150,22 +169,50 @@ LegalSizes legal_sizes(const model::Model& model) {
   return {legal_tp(model, train::Options(), train::violations), legal_tp(model, gen::Options(), gen::violations)};
 }
 
+namespace {
+
+/// The group of a tensor without a rule: what its name has in front of the first number, as a glob. "mtp.layers.*",
+/// "model.visual.blocks.*", or the name itself.
+std::string group_of(const std::string& name) {
+  for (std::size_t dot = name.find('.'); dot != std::string::npos && dot + 1 < name.size();
+       dot = name.find('.', dot + 1)) {
+    if (name[dot + 1] >= '0' && name[dot + 1] <= '9') return name.substr(0, dot) + ".*";
+  }
+  return name;
+}
+
+}  // namespace
+
 std::string Setup::unknown_tensors() const {
   constexpr std::size_t kShown = 20;
-  std::vector<std::string_view> names;
+  struct Group {
+    std::string first;
+    std::int64_t tensors = 0;
+    std::int64_t bytes = 0;
+  };
+  std::map<std::string, Group> groups;
+  std::int64_t tensors = 0;
   std::int64_t bytes = 0;
   for (const model::Tensor& tensor : model.tensors) {
     if (tensor.role != model::Role::unknown) continue;
-    names.push_back(tensor.name);
+    Group& group = groups[group_of(tensor.name)];
+    if (group.tensors++ == 0) group.first = tensor.name;
+    group.bytes += tensor.bytes();
+    ++tensors;
     bytes += tensor.bytes();
   }
-  if (names.empty()) return "";
-  const std::size_t shown = std::min(names.size(), kShown);
+  if (groups.empty()) return "";
+  std::vector<std::string> texts;
+  for (const auto& [glob, group] : groups) {
+    if (texts.size() == kShown) break;
+    texts.push_back(group.tensors == 1 ? group.first
+                                       : fmt::format("{} ({} tensors, {} bytes)", glob, group.tensors, group.bytes));
+  }
   std::string text = fmt::format("{} tensors ({} bytes) have no rule in family {}: whole on every rank, and misc: {}",
-                                 names.size(), bytes, model.config.family,
-                                 fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", "));
-  if (shown < names.size()) text += fmt::format(" and {} more (refit inspect lists all)", names.size() - shown);
-  return text;
+                                 tensors, bytes, model.config.family, fmt::join(texts, ", "));
+  if (texts.size() < groups.size())
+    text += fmt::format(" and {} more (refit inspect lists all)", groups.size() - texts.size());
+  return text + "; model.skip leaves tensors out";
 }
 
 }  // namespace refit::engine
