@@ -3,8 +3,10 @@
 #include <fmt/ranges.h>
 
 #include <filesystem>
+#include <fstream>
 #include <set>
 
+#include "app/toml_depth.hpp"
 #include "case/keys.hpp"
 #include "case/upstream/upstream.hpp"
 #include "core/error.hpp"
@@ -36,8 +38,13 @@ toml::table parse_file(const std::string& file) {
   std::error_code error;
   if (!std::filesystem::is_regular_file(file, error)) fail_usage("{}: no such file", file);
   if (std::filesystem::file_size(file, error) > kMaxFileBytes) fail_usage("{}: larger than 1 MiB", file);
+  std::ifstream stream(file, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(stream), {}};
+  if (!stream) fail_usage("{}: cannot be read", file);
+  if (const int line = line_of_deep_key(text); line > 0)
+    fail_usage("{}:{}: a key has more than {} parts", file, line, kMaxKeyParts);
   try {
-    return toml::parse_file(file);
+    return toml::parse(text, file);
   } catch (const toml::parse_error& wrong) {
     if (wrong.source().begin.line == 0) fail_usage("{}: {}", file, wrong.description());
     fail_usage("{}: {}", place(file, wrong.source()), wrong.description());
@@ -105,6 +112,7 @@ bool takes_string(Kind kind) {
 
 /// An option's text: TOML where it parses as a value of fitting type, else a string (or a list at commas).
 Value option_value(const Key& key, const std::string& text) {
+  if (line_of_deep_key(text) > 0) return text;
   try {
     const toml::table table = toml::parse("value = " + text);
     const toml::node* node = table.size() == 1 ? table.get("value") : nullptr;
@@ -269,6 +277,11 @@ void read_options(Filler& filler, Case& c, const std::vector<Option>& options) {
   }
 }
 
+bool is_folder(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::is_directory(path, error);
+}
+
 void require_layouts(Filler& filler, const Case& c) {
   const std::string where = c.file.empty() ? "command line" : c.file;
   for (const layout::SideSpec* side : {&*c.train, &c.engine()}) {
@@ -308,6 +321,7 @@ Case read_case(const std::string& file, const std::vector<Option>& options, Twin
   filler.finish();  // a layout that could not be read is not also reported as missing
   require_layouts(filler, c);
   filler.finish();
+  if (is_folder(c.model.config)) c.model.config = (std::filesystem::path(c.model.config) / "config.json").string();
   cases::complete(c);
   c.facts = facts_of(c);
   return c;

@@ -39,9 +39,12 @@ std::string describe(const Key& key) {
                      key.preset.empty() ? "" : fmt::format(" (default {})", key.preset));
 }
 
-std::string keys_footer() {
+/// The keys that `wanted` keeps.
+std::string keys_footer(const std::function<bool(const Key&)>& wanted) {
   std::string footer = "Keys for --set and case files:\n";
-  for (const Key& key : case_keys()) footer += fmt::format("  {:<36} {}\n", key.name, describe(key));
+  for (const Key& key : case_keys()) {
+    if (wanted(key)) footer += fmt::format("  {:<36} {}\n", key.name, describe(key));
+  }
   return footer;
 }
 
@@ -88,18 +91,30 @@ void add_sets(CLI::App& command, CaseArguments& arguments) {
 
 /// A case, and those of its keys as options that `wanted` keeps.
 void add_case_keys(CLI::App& command, CaseArguments& arguments, const std::function<bool(const Key&)>& wanted) {
-  command.add_option("CASE", arguments.file, "Case file (TOML)");
+  command.add_option("CASE", arguments.file, "Case file (TOML), or a name of refit list cases or bugs");
   for (const Key& key : case_keys()) {
     if (!key.option.empty() && wanted(key)) add_key_option(command, arguments, key);
   }
   add_precision(command, arguments);
   add_sets(command, arguments);
-  command.footer(keys_footer());
+  command.footer(keys_footer(wanted));
 }
 
 /// Of what a run writes, a plan has its document alone.
 bool is_of_a_plan(std::string_view key) {
   return !key.starts_with("output.") || key == "output.json" || key == "output.force";
+}
+
+/// What changes a plan. The rest of a run's options is taken, so that a run's own command line tells its ranks, but not
+/// shown.
+bool is_used_by_a_plan(std::string_view key) {
+  if (key.starts_with("expect.") || key.starts_with("bug.")) return false;
+  const bool of_run = key.starts_with("run.") && key != "run.inject" && key != "run.strict_upstream";
+  return is_of_a_plan(key) && !of_run;
+}
+
+bool is_of_a_diagnosis(std::string_view key) {
+  return key.starts_with("model.") || key.starts_with("train.") || key.starts_with("gen.");
 }
 
 void add_case_arguments(CLI::App& command, CaseArguments& arguments, const std::function<bool(const Key&)>& wanted) {
@@ -116,6 +131,7 @@ void resolve_models(CaseArguments& arguments, const std::string& inputs) {
 
 cases::Case case_of(CaseArguments arguments, const std::string& inputs) {
   resolve_models(arguments, inputs);
+  if (!arguments.file.empty()) arguments.file = case_path(arguments.file, inputs);
   return read_case(arguments.file, arguments.options, arguments.fixed ? Twin::fixed : Twin::bug);
 }
 
@@ -136,7 +152,7 @@ int run_case(const cases::Case& c, const std::vector<std::string>& arguments) {
 /// Of a case file's outputs a plan leaves out those that are a run's; asked for by themselves they are a mistake.
 void require_options_of_a_plan(const CaseArguments& arguments) {
   for (const Option& option : arguments.options) {
-    if (is_of_a_plan(option.key)) continue;
+    if (find_key(option.key) == nullptr || is_of_a_plan(option.key)) continue;
     fail_usage("{}: means nothing for a plan, which writes --json, --picture and --byte-matrix; leave it out",
                option.name);
   }
@@ -150,8 +166,12 @@ int plan_case(const cases::Case& c, explain::PlanOptions options, const std::str
 }
 
 int diagnose_dumps(DiagnoseOptions options, CaseArguments arguments, const std::string& inputs) {
+  for (const Option& option : arguments.options) {
+    if (find_key(option.key) == nullptr || is_of_a_diagnosis(option.key)) continue;
+    fail_usage("{}: means nothing for a diagnosis, which reads model, train and gen; leave it out", option.name);
+  }
   resolve_models(arguments, inputs);
-  options.case_file = arguments.file;
+  options.case_file = arguments.file.empty() ? "" : case_path(arguments.file, inputs);
   options.options = arguments.options;
   return diagnose(options);
 }
@@ -172,6 +192,7 @@ struct Arguments {
   std::string max_shard_size;
   std::string a, b;
   std::string what;
+  bool list_json = false;
 };
 
 CLI::App* add_command(CLI::App& app, const std::string& name, const std::string& help) {
@@ -187,6 +208,11 @@ void add_shard_size(CLI::App& command, Arguments& arguments) {
 void add_plan(CLI::App& app, Arguments& arguments) {
   CLI::App* command = add_command(app, "plan", "Plan and cost a case of any world size, without weights, GPUs or MPI");
   add_case_arguments(*command, arguments.plan, [](const Key& key) { return is_of_a_plan(key.name); });
+  command->footer(keys_footer([](const Key& key) { return is_used_by_a_plan(key.name); }));
+  for (const Key& key : case_keys()) {
+    if (!key.option.empty() && is_of_a_plan(key.name) && !is_used_by_a_plan(key.name))
+      command->get_option(key.option)->group("");
+  }
   command->add_flag("--classify", arguments.plan_options.classify, "Print each tensor's path");
   command
       ->add_option("--explain", arguments.plan_options.explain,
@@ -207,6 +233,8 @@ void add_probe(CLI::App& app, Arguments& arguments) {
   command->add_flag("--force", arguments.probe.force, "Replace an existing file");
   command->add_option("--seconds", arguments.probe.seconds, "Least measuring time per rate, in seconds")
       ->check(CLI::Range(0.001, 3600.0))
+      ->check(
+          [](const std::string& text) { return text.find_first_of("nN") == std::string::npos ? "" : "needs seconds"; })
       ->capture_default_str();
 }
 
@@ -221,9 +249,7 @@ void add_diagnose(CLI::App& app, Arguments& arguments) {
                       "Folder with train-rank-00000.safetensors, ...: right values of weights that were updated since");
   command->add_option("--json", arguments.diagnose.json, "Result file");
   command->add_flag("--force", arguments.diagnose.force, "Replace an existing file");
-  add_case_keys(*command, arguments.diagnosed, [](const Key& key) {
-    return key.name.starts_with("model.") || key.name.starts_with("train.") || key.name.starts_with("gen.");
-  });
+  add_case_keys(*command, arguments.diagnosed, [](const Key& key) { return is_of_a_diagnosis(key.name); });
 }
 
 void add_inspect(CLI::App& app, Arguments& arguments) {
@@ -281,6 +307,7 @@ void add_commands(CLI::App& app, Arguments& arguments) {
       add_command(app, "list", "What there is: models, cases, bugs, injections, executors, trainers or engines");
   list->add_option("WHAT", arguments.what, "models | cases | bugs | injections | executors | trainers | engines")
       ->required();
+  list->add_flag("--json", arguments.list_json, "Print JSON: a list of objects");
 }
 
 std::int64_t shard_bytes(const std::string& text) {
@@ -300,7 +327,7 @@ int dispatch(const std::string& command, Arguments& a, const std::vector<std::st
   if (command == "probe") return engine::probe(a.probe);
   if (command == "diagnose") return diagnose_dumps(a.diagnose, a.diagnosed, inputs);
   if (command == "compare") return compare(a.a, a.b);
-  if (command == "list") return list(a.what, inputs);
+  if (command == "list") return list(a.what, inputs, a.list_json);
   a.inspect.inputs = a.synth.inputs = inputs;
   if (command == "inspect") return inspect(a.inspect);
   a.synth.max_shard_bytes = a.convert.max_shard_bytes = shard_bytes(a.max_shard_size);

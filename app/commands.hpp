@@ -65,8 +65,9 @@ struct DiagnoseOptions {
 /// not say how they were made where options do not either.
 int diagnose(const DiagnoseOptions& options);
 
-/// Prints what there is of `what`: models, cases, bugs, injections, executors, trainers or engines.
-int list(const std::string& what, const std::string& inputs);
+/// Prints what there is of `what`: models, cases, bugs, injections, executors, trainers or engines; as JSON, a list of
+/// objects whose keys are the columns.
+int list(const std::string& what, const std::string& inputs, bool json);
 
 /// Prints the versions of everything linked.
 int version();

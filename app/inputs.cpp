@@ -49,6 +49,20 @@ std::string config_path(const std::string& model, const std::string& inputs) {
              suggestion(model, model_names(inputs)));
 }
 
+std::string case_path(const std::string& name, const std::string& inputs) {
+  if (is_file(name)) return name;
+  std::vector<std::string> known;
+  for (const auto& [folder, files] : {std::pair("bugs", bug_files(inputs)), {"cases", case_files(inputs)}}) {
+    for (const std::string& file : files) {
+      const fs::path path = fs::path(inputs) / folder / file;
+      const fs::path stem = fs::path(file).replace_extension();
+      if (name == file || name == stem || name == stem.filename()) return path.string();
+      known.push_back(stem.string());
+    }
+  }
+  fail_usage("{}: no such file, and no case or bug of {}{}", name, inputs, suggestion(name, known));
+}
+
 std::string hardware_path(const std::string& hardware, const std::string& inputs) {
   if (is_file(hardware)) return hardware;
   const fs::path named = fs::path(inputs) / "hardware" / (hardware + ".toml");

@@ -14,6 +14,10 @@ std::string inputs_folder(const std::string& option);
 /// Errors (usage): none of these; names the nearest known model.
 std::string config_path(const std::string& model, const std::string& inputs);
 
+/// The case file that `name` means: a file, or what `refit list cases` or `refit list bugs` prints, with or without
+/// ".toml". Errors (usage): neither; names the nearest known ones.
+std::string case_path(const std::string& name, const std::string& inputs);
+
 /// The hardware file that `hardware` means: a file, or a name in inputs/hardware. Errors (usage): neither.
 std::string hardware_path(const std::string& hardware, const std::string& inputs);
 

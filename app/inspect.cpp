@@ -25,10 +25,10 @@ struct Totals {
   std::int64_t parameters = 0;
   std::int64_t bytes = 0;
 
-  void add(const Shape& shape, DType dtype) {
+  void add(const model::Tensor& tensor) {
     ++tensors;
-    parameters += product(shape);
-    bytes += product(shape) * byte_size(dtype);
+    if (!is_scale(tensor.role)) parameters += tensor.elements();
+    bytes += tensor.bytes();
   }
 };
 
@@ -67,13 +67,13 @@ void print_model_totals(const model::Model& model, bool from_checkpoint) {
   bool present = false;
   for (const model::Tensor& tensor : model.tensors) {
     if (tensor.layer >= model.config.layers) {
-      prediction.add(tensor.shape, tensor.dtype);
+      prediction.add(tensor);
       continue;
     }
     const bool copy = model.config.tied && tensor.role == model::Role::lm_head;
     present = present || copy;
-    if (!copy) without.add(tensor.shape, tensor.dtype);
-    with.add(tensor.shape, tensor.dtype);
+    if (!copy) without.add(tensor);
+    with.add(tensor);
   }
   if (model.config.mtp_layers > 0) print_totals("multi-token prediction:", prediction);
   if (!model.config.tied) {
@@ -81,12 +81,16 @@ void print_model_totals(const model::Model& model, bool from_checkpoint) {
   }
   if (!present) {
     for (const model::Tensor& tensor : model.tensors) {
-      if (tensor.role == model::Role::embedding) with.add(tensor.shape, tensor.dtype);
+      if (tensor.role == model::Role::embedding) with.add(tensor);
     }
   }
   if (from_checkpoint) print("tied: lm_head.weight is {} in the checkpoint\n", present ? "present" : "absent");
   print_totals("without lm_head.weight:", without);
   print_totals("with lm_head.weight:", with);
+}
+
+void print_notes(const std::vector<std::string>& notes) {
+  for (const std::string& note : notes) print("note: {}\n", note);
 }
 
 void print_unknown(const model::Model& model) {
@@ -104,6 +108,7 @@ int inspect_config(const std::string& path, const std::string& family) {
   }
   print("{}: no weights; what the model would have\n", path);
   print_config(model.config);
+  print_notes(model.notes);
   print_rows(rows);
   print_model_totals(model, false);
   return 0;
@@ -118,23 +123,27 @@ int inspect_checkpoint(const std::string& path, const std::string& family) {
   }
   print("{}: {}\n", path, found.format == checkpoint::Format::hdf5 ? "HDF5" : "safetensors");
   for (std::size_t i = 0; i < found.files.size(); ++i) {
-    print("file {}: {} bytes\n", fs::path(found.files[i]).filename().string(), grouped(found.file_bytes[i]));
+    print("file {}: {} bytes\n", fs::path(found.files[i]).filename().string(), grouped(found.identities[i].bytes));
   }
+  print_notes(found.notes);
   print_rows(rows);
   const fs::path config = fs::path(found.folder) / "config.json";
   const model::Config parsed = model::read_config(config.string(), family);
   print_config(parsed);
   const model::Model model = model::build_model(parsed, found.tensor_infos(), path);
+  print_notes(model.notes);
   print_unknown(model);
   print_model_totals(model, true);
   return 0;
 }
 
+/// Whether a file or folder is a checkpoint, or means to be one: config.json alone is none.
 bool holds_weights(const fs::path& path) {
+  std::error_code error;
   if (path.extension() == ".safetensors" || path.extension() == ".h5") return true;
-  for (const char* file : {"model.safetensors", "model.safetensors.index.json", "model.h5", "model.h5.index.json"}) {
-    std::error_code error;
-    if (fs::exists(path / file, error)) return true;
+  for (const fs::directory_entry& item : fs::directory_iterator(path, error)) {
+    const std::string name = item.path().filename().string();
+    if (name.ends_with(".safetensors") || name.ends_with(".h5") || name.ends_with(".index.json")) return true;
   }
   return false;
 }

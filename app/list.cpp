@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <span>
 
 #include "app/case_reader.hpp"
@@ -22,9 +23,12 @@ namespace refit::app {
 namespace fs = std::filesystem;
 namespace {
 
-struct Line {
-  std::string name;
-  std::string description;
+/// What there is of one kind: a heading, and a row of texts for each.
+struct Table {
+  std::vector<std::string> heading;
+  std::vector<std::vector<std::string>> rows;
+  bool has_heading = false;  ///< printed too, where it is not JSON
+  std::vector<std::size_t> least_widths = {};
 };
 
 std::string first_line(const fs::path& file) {
@@ -41,10 +45,12 @@ std::string legal_tp(SideRows rows, const model::Model& model) {
   return fmt::format("{}", fmt::join(rows.front()->make()->legal_tp(model), " "));
 }
 
-/// A line per model, after a heading: what follows from its config.json alone.
-int list_models(const std::string& inputs) {
-  print("{:32}  {:11}  {:>7}  {:>15}  {:>3}  {:20}  {:20}  {}\n", "model", "family", "tensors", "parameters", "MTP",
-        "train TP", "gen TP", "description");
+/// A row per model: what follows from its config.json alone.
+Table models(const std::string& inputs) {
+  Table table{{"model", "family", "tensors", "parameters", "MTP", "train TP", "gen TP", "description"},
+              {},
+              true,
+              {32, 11, 7, 15, 3, 20, 20}};
   for (const std::string& name : model_names(inputs)) {
     const fs::path folder = fs::path(inputs) / "models" / name;
     const model::Config config = model::read_config((folder / "config.json").string());
@@ -54,76 +60,120 @@ int list_models(const std::string& inputs) {
     for (const model::Tensor& tensor : model.tensors) {
       if (tensor.layer >= config.layers) continue;
       ++tensors;
-      parameters += tensor.elements();
+      parameters += is_scale(tensor.role) ? 0 : tensor.elements();
     }
-    print("{:32}  {:11}  {:7}  {:>15}  {:3}  {:20}  {:20}  {}\n", name, config.family, tensors, grouped(parameters),
-          config.mtp_layers, legal_tp(train::trainers(), model), legal_tp(gen::engines(), model),
-          first_line(folder / "description.txt"));
+    table.rows.push_back({name, config.family, std::to_string(tensors), grouped(parameters),
+                          std::to_string(config.mtp_layers), legal_tp(train::trainers(), model),
+                          legal_tp(gen::engines(), model), first_line(folder / "description.txt")});
   }
-  return 0;
+  return table;
 }
 
-std::vector<Line> cases(const std::string& inputs) {
-  std::vector<Line> lines;
+/// The name of a case's model: of its folder where it is a config.json.
+std::string model_of(const cases::Case& c) {
+  if (!c.m2n.model.empty()) return fs::path(c.m2n.model).stem().string();
+  if (!c.model.checkpoint.empty()) return fs::path(c.model.checkpoint).filename().string();
+  return fs::path(c.model.config).parent_path().filename().string();
+}
+
+Table cases(const std::string& inputs) {
+  Table table{{"case", "model", "train", "gen", "ranks", "description"}, {}, true};
   for (const std::string& file : case_files(inputs)) {
-    lines.push_back({file, read_description((fs::path(inputs) / "cases" / file).string())});
+    const std::string path = (fs::path(inputs) / "cases" / file).string();
+    try {
+      const cases::Case c = read_case(path, {});
+      table.rows.push_back({file, model_of(c), to_string(c.train->sizes()), to_string(c.engine().sizes()),
+                            std::to_string(c.train_ranks() + c.gen_ranks()), c.description});
+    } catch (const Error&) {  // it takes what it lacks from options
+      table.rows.push_back({file, "-", "-", "-", "-", read_description(path)});
+    }
   }
-  return lines;
+  return table;
 }
 
-/// Name, kind and title of every bug with a case of its own, by number.
-std::vector<Line> bugs(const std::string& inputs) {
-  std::vector<Line> lines;
+/// Name, number, kind and title of every bug with a case of its own, by number.
+Table bugs(const std::string& inputs) {
+  Table table{{"bug", "id", "kind", "title"}, {}, false};
   for (const std::string& file : bug_files(inputs)) {
     const cases::BugSection bug = read_bug((fs::path(inputs) / "bugs" / file).string());
-    lines.push_back(
-        {fs::path(file).stem().string(), fmt::format("{:4}  {:11}  {}", bug.id, name(bug.kind), bug.title)});
+    table.rows.push_back({fs::path(file).stem().string(), bug.id, std::string(name(bug.kind)), bug.title});
   }
-  return lines;
+  return table;
 }
 
-std::vector<Line> injections() {
-  std::vector<Line> lines;
+Table injections() {
+  Table table{{"injection", "description"}, {}, false};
   for (const auto& [name, description, needs] : inject::injections()) {
-    lines.push_back({name, needs.empty() ? description : fmt::format("{} (needs {})", description, needs)});
+    table.rows.push_back({name, needs.empty() ? description : fmt::format("{} (needs {})", description, needs)});
   }
-  return lines;
+  return table;
 }
 
-std::vector<Line> executors() {
-  std::vector<Line> lines;
+Table executors() {
+  Table table{{"executor", "description"}, {}, false};
   for (const transport::ExecutorRow& row : transport::executors()) {
-    lines.push_back({std::string(row.name),
-                     fmt::format("{}{}", row.sentence, row.missing().empty() ? "" : " (not in this build)")});
+    table.rows.push_back({std::string(row.name),
+                          fmt::format("{}{}", row.sentence, row.missing().empty() ? "" : " (not in this build)")});
   }
-  return lines;
+  return table;
 }
 
-std::vector<Line> sides(SideRows rows) {
-  std::vector<Line> lines;
-  for (const layout::SideRow* row : rows) lines.push_back({std::string(row->name), std::string(row->sentence)});
-  return lines;
+Table sides(const std::string& what, SideRows rows) {
+  Table table{{what, "description"}, {}, false};
+  for (const layout::SideRow* row : rows) table.rows.push_back({std::string(row->name), std::string(row->sentence)});
+  return table;
 }
 
-std::vector<Line> lines_of(const std::string& what, const std::string& inputs) {
+Table table_of(const std::string& what, const std::string& inputs) {
+  if (what == "models") return models(inputs);
   if (what == "cases") return cases(inputs);
   if (what == "bugs") return bugs(inputs);
   if (what == "injections") return injections();
   if (what == "executors") return executors();
-  if (what == "trainers") return sides(train::trainers());
-  if (what == "engines") return sides(gen::engines());
+  if (what == "trainers") return sides("trainer", train::trainers());
+  if (what == "engines") return sides("engine", gen::engines());
   const std::vector<std::string> known{"models", "cases", "bugs", "injections", "executors", "trainers", "engines"};
   fail_usage("list {}: needs one of {}{}", what, fmt::join(known, ", "), suggestion(what, known));
 }
 
+void print_json(const Table& table) {
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  for (const std::vector<std::string>& row : table.rows) {
+    nlohmann::ordered_json object;
+    for (std::size_t i = 0; i < row.size(); ++i) object[table.heading[i]] = row[i];
+    all.push_back(std::move(object));
+  }
+  print("{}\n", all.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+}
+
+/// Columns that hold numbers alone are aligned at their right ends.
+void print_text(const Table& table) {
+  std::vector<std::vector<std::string>> lines = table.rows;
+  if (table.has_heading) lines.insert(lines.begin(), table.heading);
+  const auto is_number = [](const std::string& text) {
+    return !text.empty() && text.find_first_not_of("0123456789,") == std::string::npos;
+  };
+  const std::size_t columns = table.heading.size();
+  std::vector<std::size_t> width = table.least_widths;
+  width.resize(columns, 0);
+  std::vector<bool> right(columns, !table.rows.empty());
+  for (std::size_t i = 0; i < columns; ++i) {
+    for (const auto& line : lines) width[i] = std::max(width[i], line[i].size());
+    for (const auto& row : table.rows) right[i] = right[i] && is_number(row[i]);
+  }
+  for (const auto& line : lines) {
+    for (std::size_t i = 0; i + 1 < columns; ++i) {
+      right[i] ? print("{:>{}}  ", line[i], width[i]) : print("{:<{}}  ", line[i], width[i]);
+    }
+    print("{}\n", line.back());
+  }
+}
+
 }  // namespace
 
-int list(const std::string& what, const std::string& inputs) {
-  if (what == "models") return list_models(inputs);
-  const std::vector<Line> lines = lines_of(what, inputs);
-  std::size_t width = 0;
-  for (const Line& line : lines) width = std::max(width, line.name.size());
-  for (const Line& line : lines) print("{:<{}}  {}\n", line.name, width, line.description);
+int list(const std::string& what, const std::string& inputs, bool json) {
+  const Table table = table_of(what, inputs);
+  json ? print_json(table) : print_text(table);
   return 0;
 }
 

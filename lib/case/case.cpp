@@ -45,6 +45,7 @@ void check_model(const Case& c, Complaints& complaints) {
   complaints.require(config || checkpoint, "model.config",
                      "a model is required: model.config (--model) or model.checkpoint (--checkpoint)");
   complaints.require(!config || !checkpoint, "model.config", "give either this or model.checkpoint, not both");
+  if (!checkpoint) complaints.meaningless({"model.skip"}, "without model.checkpoint, whose tensors it leaves out");
   if (checkpoint) complaints.meaningless({"model.tied_lm_head"}, "with model.checkpoint, which shows it itself");
 }
 
@@ -107,7 +108,8 @@ void check_bug(const Case& c, Complaints& complaints) {
   const auto given = [](const auto& key) { return key.first.starts_with("bug."); };
   if (std::none_of(c.given.begin(), c.given.end(), given)) return;
   for (const char* key : {"bug.id", "bug.title", "bug.symptom", "bug.cause", "bug.reference", "bug.kind"}) {
-    complaints.require(complaints.given(key), key, "is missing; [bug] needs all its keys");
+    complaints.require(complaints.given(key), key,
+                       fmt::format("is missing{}; [bug] needs all its keys", c.file.empty() ? "" : " in " + c.file));
   }
 }
 
@@ -213,8 +215,9 @@ void require_supported(const Case& c) {
     Complaints complaints(c.given);
     complaints.add("train.precision",
                    fmt::format("{0} weights are copied as they are: {0} -> {1} is not possible; set gen.precision = "
-                               "{0}, or train.precision = bf16",
-                               name(*train), name(*gen)));
+                               "{0}, or train.precision = bf16{2}",
+                               name(*train), name(*gen),
+                               c.model.checkpoint.empty() ? "" : " where the checkpoint is not quantised"));
     fail_usage("{}", complaints.texts().front());
   }
 

@@ -118,6 +118,8 @@ std::vector<keys::Key<Case>> keys_of_the_model() {
       Of::integer("model.layers", 0, kMany, "Keep the first layers only; 0 = all.", MEMBER(model.layers), "--layers"),
       Of::word("model.tied_lm_head", "Tied models given by config only: is lm_head.weight in the checkpoint?",
                MEMBER(model.tied_lm_head)),
+      Of::texts("model.skip", "Globs of the checkpoint's tensors that neither side has, e.g. \"mtp.*\", \"visual.*\".",
+                MEMBER(model.skip)),
 
       Of::input("m2n.model", "NCCL M2N's list of tensors, instead of a model: dtypes and placements are its own.",
                 MEMBER(m2n.model), "--m2n-model"),

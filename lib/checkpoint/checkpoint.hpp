@@ -35,25 +35,37 @@ struct Entry {
   std::int64_t bytes() const { return product(info.shape) * byte_size(info.dtype); }
 };
 
+/// Which bytes a path means at one moment: another file put in its place, or written to, is another identity.
+struct FileIdentity {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  std::int64_t bytes = 0;
+  std::int64_t modified_seconds = 0;
+  std::int64_t modified_nanoseconds = 0;
+  friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
+};
+
 /// A checkpoint folder, opened and checked; immutable. Holds no file open.
 struct Checkpoint {
   std::string folder;
   Format format = Format::safetensors;
-  std::vector<std::string> files;  ///< full paths
-  std::vector<std::int64_t> file_bytes;
+  std::vector<std::string> files;                         ///< full paths
+  std::vector<FileIdentity> identities;                   ///< of the files, when their headers were read
   std::vector<Entry> entries;                             ///< in file order, then offset
   std::map<std::string, std::string> metadata;            ///< __metadata__ of a single safetensors file
   std::unordered_map<std::string, std::int32_t> by_name;  ///< index into `entries`
+  std::vector<std::string> notes;                         ///< what lies beside these files and is not read
 
   const Entry* find(const std::string& name) const;
   std::vector<model::TensorInfo> tensor_infos() const;
 };
 
-/// Opens a folder with model.safetensors, model.safetensors.index.json, model.h5 or model.h5.index.json (in that order;
+/// Opens a folder with model.safetensors.index.json, model.safetensors, model.h5.index.json or model.h5 (in that order:
+/// an index says what is current, and a single file that it does not name becomes a note, as vLLM and SGLang read;
 /// `format` picks one where both stand side by side), or a single .safetensors / .h5 file.
 /// Errors (usage) name the file and what is wrong: truncated, overlapping or oversized (> 100 MB) or non-UTF-8 header,
 /// an index that leads out of its folder, a missing shard, a tensor that index and shards disagree on, a corrupt HDF5
-/// file, a dataset that is not contiguous.
+/// file, a dataset that is not contiguous; shards without an index, a link that leads nowhere, weights of another kind.
 Checkpoint open(const std::string& path, std::optional<Format> format = std::nullopt);
 
 /// A strided destination for part of a tensor: the box, where its first element goes, format and strides there.
@@ -78,7 +90,8 @@ struct ReadStatistics {
 
 /// Reads boxes straight into their final places: pread of contiguous byte ranges where the box is contiguous at both
 /// ends and needs no cast or transform; a bounded buffer (8 MiB) and a strided copy otherwise. `progress`, when given,
-/// is called with (bytes done, bytes in all) now and then. Errors (usage): a short file (names file, tensor, offset).
+/// is called with (bytes done, bytes in all) now and then. Errors (usage): a short file (names file, tensor, offset), a
+/// file that was replaced or written to since its header was read.
 /// Casts and transforms only between castable dtypes; F8_E4M3 is read as block_scaled and F8_E8M0 as U8, bit for bit.
 ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint, std::span<const Read> reads,
                     const std::function<void(std::int64_t, std::int64_t)>& progress = {});

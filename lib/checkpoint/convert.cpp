@@ -6,11 +6,16 @@
 #include "checkpoint/contents.hpp"
 #include "checkpoint/file.hpp"
 #include "checkpoint/tensor_stream.hpp"
+#include "core/error.hpp"
 
 namespace refit::checkpoint {
 
 void convert(const std::string& input, const std::string& output, std::int64_t max_shard_bytes, bool force) {
   const Checkpoint source = open(input);
+  std::error_code failure;
+  if (std::filesystem::equivalent(source.folder, output, failure)) {
+    fail_usage("{}: is the folder of the checkpoint that is read; give another one to write to", output);
+  }
   const Format format = source.format == Format::safetensors ? Format::hdf5 : Format::safetensors;
   const std::string config = (std::filesystem::path(source.folder) / "config.json").string();
   std::error_code error;

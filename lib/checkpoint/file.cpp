@@ -51,6 +51,22 @@ std::int64_t File::size() const {
   return status.st_size;
 }
 
+FileIdentity File::identity() const {
+  struct stat status {};
+  if (::fstat(descriptor_, &status) != 0) fail_usage("{}: cannot stat: {}", path_, std::strerror(errno));
+  return {status.st_dev, status.st_ino, status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
+}
+
+void File::require(const FileIdentity& at_header) const {
+  const FileIdentity now = identity();
+  if (now == at_header) return;
+  const bool replaced = now.device != at_header.device || now.inode != at_header.inode;
+  const std::string sizes =
+      now.bytes == at_header.bytes ? "" : fmt::format(" ({} bytes then, {} now)", at_header.bytes, now.bytes);
+  fail_usage("{}: was {} since its header was read{}; start again when nothing writes to the checkpoint any more",
+             path_, replaced ? "replaced" : "written to", sizes);
+}
+
 void File::advise_sequential() const { static_cast<void>(::posix_fadvise(descriptor_, 0, 0, POSIX_FADV_SEQUENTIAL)); }
 
 std::int64_t File::read_at(std::int64_t offset, std::span<std::byte> bytes) const {
@@ -102,6 +118,8 @@ void File::close() {
   const int descriptor = std::exchange(descriptor_, -1);
   if (descriptor >= 0 && ::close(descriptor) != 0) fail_runtime("{}: cannot close: {}", path_, std::strerror(errno));
 }
+
+FileIdentity identity_of(const std::string& path) { return File::open_for_reading(path).identity(); }
 
 std::string read_text(const std::string& path, std::int64_t limit) {
   const File file = File::open_for_reading(path);

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "checkpoint/checkpoint.hpp"
 #include "core/files.hpp"
 
 namespace refit::checkpoint {
@@ -27,6 +28,9 @@ class File {
   const std::string& path() const { return path_; }
   bool is_open() const { return descriptor_ >= 0; }
   std::int64_t size() const;
+  FileIdentity identity() const;
+  /// Refuses (usage) a file that is not the one whose header was read, or that was written to since.
+  void require(const FileIdentity& at_header) const;
   /// Hints that the file will be read from front to back.
   void advise_sequential() const;
 
@@ -45,6 +49,9 @@ class File {
   std::string path_;
   int descriptor_ = -1;
 };
+
+/// The identity of the regular file at `path`. Errors (usage).
+FileIdentity identity_of(const std::string& path);
 
 /// Reads a small file whole. Errors (usage): unreadable, or larger than `limit` bytes.
 std::string read_text(const std::string& path, std::int64_t limit);

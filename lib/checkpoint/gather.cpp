@@ -16,9 +16,17 @@ constexpr std::int64_t kMaxGap = 3072;
 
 Gather::Gather() : scratch_(static_cast<std::size_t>(kMaxGap)) { parts_.reserve(kMaxParts); }
 
-void Gather::open(const std::string& path) {
+void Gather::close() {
   REFIT_ASSERT(parts_.empty());
-  file_ = File::open_for_reading(path);
+  if (file_.is_open()) file_.require(at_header_);
+}
+
+void Gather::open(const Checkpoint& checkpoint, std::int32_t file) {
+  close();
+  const auto number = static_cast<std::size_t>(file);
+  file_ = File::open_for_reading(checkpoint.files[number]);
+  at_header_ = checkpoint.identities[number];
+  file_.require(at_header_);
   file_.advise_sequential();
 }
 

@@ -13,8 +13,11 @@ class Gather {
  public:
   Gather();
 
-  /// Starts on another file; what is pending must have been flushed. `path` is for messages.
-  void open(const std::string& path);
+  /// Starts on a file of the checkpoint; what is pending must have been flushed. Errors (usage): the file that is left,
+  /// or this one, has changed since its header was read.
+  void open(const Checkpoint& checkpoint, std::int32_t file);
+  /// Leaves the last file; errors as above.
+  void close();
   /// Adds `bytes` at `offset` of the file, bound for `data`. Offsets ascend between flushes. `entry` is for messages.
   void add(const Entry& entry, std::int64_t offset, std::int64_t bytes, std::byte* data);
   /// Reads what is pending. Errors (usage): a file that ends early; names file, tensor and offset.
@@ -26,6 +29,7 @@ class Gather {
   void bridge(std::int64_t gap);
 
   File file_;
+  FileIdentity at_header_;
   const Entry* entry_ = nullptr;
   std::vector<iovec> parts_;
   std::vector<std::byte> scratch_;

@@ -45,6 +45,13 @@ std::int64_t create_dataset(hid_t file, const model::TensorInfo& tensor, hid_t p
   return offset == HADDR_UNDEF ? 0 : static_cast<std::int64_t>(offset);  // a tensor without elements has no place
 }
 
+/// HDF5's own words, in which the temporary file has the name that it will have.
+std::string reason_for(const TemporaryFile& temporary) {
+  std::string reason = hdf5_reason();
+  const std::size_t at = reason.find(temporary.path());
+  return at == std::string::npos ? reason : reason.replace(at, temporary.path().size(), temporary.target());
+}
+
 }  // namespace
 
 std::vector<std::int64_t> create_hdf5(const TemporaryFile& temporary, std::span<const model::TensorInfo> tensors) {
@@ -53,7 +60,7 @@ std::vector<std::int64_t> create_hdf5(const TemporaryFile& temporary, std::span<
   const QuietHdf5 quiet;
   const Hdf5Handle access = hdf5_file_access();
   Hdf5Handle file(H5Fcreate(temporary.path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose);
-  if (!file) fail_runtime("{}: cannot create an HDF5 file ({})", path, hdf5_reason());
+  if (!file) fail_runtime("{}: cannot create an HDF5 file ({})", path, reason_for(temporary));
   const Hdf5Handle properties = creation_properties();
   std::vector<std::int64_t> offsets;
   offsets.reserve(tensors.size());
@@ -61,7 +68,7 @@ std::vector<std::int64_t> create_hdf5(const TemporaryFile& temporary, std::span<
     offsets.push_back(create_dataset(file.get(), tensor, properties.get(), path));
   }
   if (H5Fflush(file.get(), H5F_SCOPE_GLOBAL) < 0 || !file.reset()) {
-    fail_runtime("{}: cannot write the HDF5 header ({})", path, hdf5_reason());
+    fail_runtime("{}: cannot write the HDF5 header ({})", path, reason_for(temporary));
   }
   return offsets;
 }

@@ -1,8 +1,12 @@
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <filesystem>
 #include <set>
 #include <system_error>
 
 #include "checkpoint/contents.hpp"
+#include "checkpoint/file.hpp"
 #include "checkpoint/names.hpp"
 #include "core/error.hpp"
 
@@ -11,19 +15,42 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Contents read_contents(Format format, const std::string& path) {
-  return format == Format::safetensors ? read_safetensors(path) : read_hdf5(path);
+std::string read_link(const fs::path& path) {
+  std::error_code error;
+  return fs::read_symlink(path, error).string();
 }
 
+/// What keeps `path` from being read as a file, in words; "" where it is one, or where nothing has that name.
+std::string obstacle(const fs::path& path) {
+  std::error_code error;
+  const fs::file_status link = fs::symlink_status(path, error);
+  if (!fs::exists(link)) return "";
+  const fs::file_status target = fs::status(path, error);
+  if (!fs::exists(target)) return fmt::format("is a link to {}, which is not there", in_quotes(read_link(path)));
+  if (fs::is_directory(target)) return "is a folder, not a file";
+  return fs::is_regular_file(target) ? "" : "is no regular file";
+}
+
+/// Whether a file is there to be read. Errors (usage): something else has its name.
 bool is_there(const fs::path& path) {
+  const std::string what = obstacle(path);
+  if (!what.empty()) fail_usage("{}: {}", path.string(), what);
   std::error_code error;
   return fs::exists(path, error);
+}
+
+/// Reads a file's header. Errors (usage): a file that changes meanwhile, beside those of its format.
+Contents read_contents(Checkpoint& checkpoint, const std::string& path) {
+  const FileIdentity before = identity_of(path);
+  Contents contents = checkpoint.format == Format::safetensors ? read_safetensors(path) : read_hdf5(path);
+  File::open_for_reading(path).require(before);
+  checkpoint.identities.push_back(before);
+  return contents;
 }
 
 void append(Checkpoint& checkpoint, const std::string& path, Contents contents) {
   const auto file = static_cast<std::int32_t>(checkpoint.files.size());
   checkpoint.files.push_back(path);
-  checkpoint.file_bytes.push_back(static_cast<std::int64_t>(fs::file_size(path)));
   for (Entry& entry : contents.entries) {
     entry.file = file;
     checkpoint.by_name.emplace(entry.info.name, static_cast<std::int32_t>(checkpoint.entries.size()));
@@ -32,8 +59,8 @@ void append(Checkpoint& checkpoint, const std::string& path, Contents contents) 
 }
 
 Checkpoint open_file(const fs::path& path, Format format) {
-  Checkpoint checkpoint{path.has_parent_path() ? path.parent_path().string() : ".", format, {}, {}, {}, {}, {}};
-  Contents contents = read_contents(format, path.string());
+  Checkpoint checkpoint{path.has_parent_path() ? path.parent_path().string() : ".", format, {}, {}, {}, {}, {}, {}};
+  Contents contents = read_contents(checkpoint, path.string());
   checkpoint.metadata = std::move(contents.metadata);
   append(checkpoint, path.string(), std::move(contents));
   return checkpoint;
@@ -68,18 +95,87 @@ Checkpoint open_index(const fs::path& index, Format format) {
 
   std::vector<std::string> missing;
   for (const std::string& shard : shards) {
-    if (!is_there(folder / shard)) missing.push_back(in_quotes(shard));
+    const std::string what = obstacle(folder / shard);
+    std::error_code error;
+    if (!what.empty() || !fs::exists(folder / shard, error))
+      missing.push_back(what.empty() ? in_quotes(shard) : in_quotes(shard) + " (" + what + ")");
   }
   if (!missing.empty()) fail_usage("{}: missing in the folder: {}", index.string(), list_some(missing));
 
-  Checkpoint checkpoint{folder.string(), format, {}, {}, {}, {}, {}};
+  Checkpoint checkpoint{folder.string(), format, {}, {}, {}, {}, {}, {}};
   std::vector<std::string> wrong;
   for (const std::string& shard : shards) {
-    Contents contents = read_contents(format, (folder / shard).string());
+    Contents contents = read_contents(checkpoint, (folder / shard).string());
     for (std::string& problem : disagreements(weight_map, shard, contents)) wrong.push_back(std::move(problem));
     append(checkpoint, (folder / shard).string(), std::move(contents));
   }
   if (!wrong.empty()) fail_usage("{}: index and shards disagree: {}", index.string(), list_some(wrong));
+  const fs::path single = folder / single_name(format);
+  if (!shards.contains(single.filename()) && is_there(single)) {
+    checkpoint.notes.push_back(
+        fmt::format("{}: the files that {} names are read; {} beside them is not: nothing names it", folder.string(),
+                    index.filename().string(), single.filename().string()));
+  }
+  return checkpoint;
+}
+
+/// Files of the folder by kind: what may be meant where no checkpoint is found.
+struct Others {
+  std::vector<std::string> shards;       ///< of checkpoints that refit reads
+  std::vector<std::string> readable;     ///< files of a format that refit reads
+  std::vector<std::string> other_kinds;  ///< weights in other formats
+};
+
+Others others_in(const fs::path& folder) {
+  Others found;
+  std::error_code error;
+  for (const fs::directory_entry& item : fs::directory_iterator(folder, error)) {
+    const std::string name = item.path().filename().string();
+    const std::string kind = item.path().extension().string();
+    const bool is_shard = is_shard_name(Format::safetensors, name) || is_shard_name(Format::hdf5, name);
+    if (is_shard) {
+      found.shards.push_back(name);
+    } else if (format_of_file(name)) {
+      found.readable.push_back(name);
+    } else if (kind == ".bin" || kind == ".pt" || kind == ".pth" || kind == ".gguf" || kind == ".distcp") {
+      found.other_kinds.push_back(name);
+    }
+  }
+  for (auto* names : {&found.shards, &found.readable, &found.other_kinds}) std::sort(names->begin(), names->end());
+  return found;
+}
+
+std::string what_is_there(const fs::path& folder) {
+  const Others found = others_in(folder);
+  if (!found.shards.empty()) {
+    const Format format = *format_of_file(found.shards.front());
+    return fmt::format(
+        "; there are shards ({}), but not {}, which says what belongs to them: bring it from where they "
+        "come from",
+        list_some(found.shards), index_name(format));
+  }
+  if (!found.readable.empty()) {
+    return fmt::format("; there are {}: name one of them to read it alone", list_some(found.readable));
+  }
+  if (found.other_kinds.empty()) return "";
+  return fmt::format("; there are {}, which refit does not read: save the weights as safetensors",
+                     list_some(found.other_kinds));
+}
+
+/// The checkpoint of that format in a folder, if there is one.
+std::optional<Checkpoint> open_folder(const fs::path& folder, Format format) {
+  const fs::path single = folder / single_name(format);
+  const fs::path index = folder / index_name(format);
+  if (is_there(index)) return open_index(index, format);
+  if (!is_there(single)) return std::nullopt;
+  Checkpoint checkpoint = open_file(single, format);
+  std::vector<std::string> shards = others_in(folder).shards;
+  std::erase_if(shards, [&](const std::string& name) { return format_of_file(name) != format; });
+  if (!shards.empty()) {
+    checkpoint.notes.push_back(fmt::format("{}: {} is read; {} beside it {} not: no {} names them", folder.string(),
+                                           single.filename().string(), list_some(shards),
+                                           shards.size() == 1 ? "is" : "are", index_name(format)));
+  }
   return checkpoint;
 }
 
@@ -87,6 +183,7 @@ Checkpoint open_index(const fs::path& index, Format format) {
 
 Checkpoint open(const std::string& path, std::optional<Format> format) {
   std::error_code error;
+  if (const std::string what = obstacle(path); what.starts_with("is a link")) fail_usage("{}: {}", path, what);
   if (!fs::exists(path, error)) fail_usage("{}: no such file or folder", path);
   if (!fs::is_directory(path, error)) {
     const auto of_file = format_of_file(path);
@@ -95,14 +192,17 @@ Checkpoint open(const std::string& path, std::optional<Format> format) {
   }
   for (Format candidate : {Format::safetensors, Format::hdf5}) {
     if (format && *format != candidate) continue;
-    if (is_there(fs::path(path) / single_name(candidate)))
-      return open_file(fs::path(path) / single_name(candidate), candidate);
-    if (is_there(fs::path(path) / index_name(candidate)))
-      return open_index(fs::path(path) / index_name(candidate), candidate);
+    std::optional<Checkpoint> found = open_folder(path, candidate);
+    if (!found) continue;
+    const std::string other = single_name(Format::hdf5);
+    if (!format && candidate == Format::safetensors && fs::exists(fs::path(path) / other, error)) {
+      found->notes.push_back(fmt::format("{}: the safetensors checkpoint is read; {} beside it is not", path, other));
+    }
+    return std::move(*found);
   }
   const auto wanted = [](Format candidate) { return single_name(candidate) + ", " + index_name(candidate); };
-  fail_usage("{}: no checkpoint: none of {} is there", path,
-             format ? wanted(*format) : wanted(Format::safetensors) + ", " + wanted(Format::hdf5));
+  fail_usage("{}: no checkpoint: none of {} is there{}", path,
+             format ? wanted(*format) : wanted(Format::safetensors) + ", " + wanted(Format::hdf5), what_is_there(path));
 }
 
 }  // namespace refit::checkpoint

@@ -89,7 +89,7 @@ class Reader {
     number_ = number;
     if (read.entry->file != file_) {
       file_ = read.entry->file;
-      gather_.open(checkpoint_.files[static_cast<std::size_t>(file_)]);
+      gather_.open(checkpoint_, file_);
     }
     const std::int64_t size = byte_size(read.format.dtype);
     // Files are read straight into their places where the host can write there.
@@ -105,10 +105,11 @@ class Reader {
     if (progress_ && done_ == total_bytes_) progress_(done_, total_bytes_);
   }
 
-  /// Waits until all is in its place.
+  /// Waits until all is in its place. Errors (usage): the last file has changed meanwhile.
   void finish() {
     launch();
     space_.fence();
+    gather_.close();
   }
 
   std::int64_t bytes_read() const { return gather_.bytes_read(); }

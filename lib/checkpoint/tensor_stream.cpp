@@ -17,6 +17,7 @@ void TensorStream::start(const Entry& entry) {
   if (entry.file == file_index_) return;
   file_index_ = entry.file;
   file_ = File::open_for_reading(checkpoint_.files[static_cast<std::size_t>(entry.file)]);
+  file_.require(checkpoint_.identities[static_cast<std::size_t>(entry.file)]);
   file_.advise_sequential();
 }
 
@@ -29,6 +30,7 @@ std::span<const std::byte> TensorStream::next() {
                in_quotes(entry_->info.name), offset);
   }
   done_ += bytes;
+  if (done_ == entry_->bytes()) file_.require(checkpoint_.identities[static_cast<std::size_t>(entry_->file)]);
   return chunk;
 }
 

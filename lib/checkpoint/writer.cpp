@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <filesystem>
 #include <set>
 #include <system_error>
@@ -13,16 +14,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The files of a checkpoint of that format that lie in `folder`: single file, index and numbered shards.
-std::vector<std::string> existing_files(const std::string& folder, Format format) {
+/// The files of checkpoints of either format that lie in `folder`: single files, indices and numbered shards. Two
+/// checkpoints in one folder would be read as one of them.
+std::vector<std::string> existing_files(const std::string& folder) {
   std::vector<std::string> result;
   std::error_code error;
   for (const fs::directory_entry& item : fs::directory_iterator(folder, error)) {
     const std::string name = item.path().filename().string();
-    if (name == single_name(format) || name == index_name(format) || is_shard_name(format, name))
-      result.push_back(name);
+    for (Format format : {Format::safetensors, Format::hdf5}) {
+      if (name == single_name(format) || name == index_name(format) || is_shard_name(format, name))
+        result.push_back(name);
+    }
   }
   if (error) fail_usage("{}: cannot list the folder: {}", folder, error.message());
+  std::sort(result.begin(), result.end());
   return result;
 }
 
@@ -99,7 +104,7 @@ class FileWriter final : public Writer {
   /// Removes what `force` replaces, so that no old file stands beside the new ones.
   void remove_stale() const {
     std::error_code error;
-    for (const std::string& name : existing_files(folder_, format_)) {
+    for (const std::string& name : existing_files(folder_)) {
       if (!fs::remove(full(name), error) && error) fail_runtime("{}: cannot remove: {}", full(name), error.message());
     }
   }
@@ -133,7 +138,7 @@ class FileWriter final : public Writer {
 std::unique_ptr<Writer> Writer::create(Format format, const std::string& folder, std::vector<model::TensorInfo> tensors,
                                        std::int64_t max_shard_bytes, bool force) {
   make_folder(folder);
-  const std::vector<std::string> existing = existing_files(folder, format);
+  const std::vector<std::string> existing = existing_files(folder);
   if (!existing.empty() && !force) {
     fail_usage("{}: holds a checkpoint already ({}); choose another folder or give --force", folder,
                list_some(existing));

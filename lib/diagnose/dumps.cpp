@@ -80,10 +80,13 @@ kernels::SharedBuffer Dumps::read_stored(Rank rank, const checkpoint::Entry& ent
                                          std::int64_t count) const {
   const std::int64_t size = byte_size(entry.info.dtype);
   kernels::SharedBuffer result(count * size);
-  const std::string& path = file(rank).files[static_cast<std::size_t>(entry.file)];
-  const checkpoint::File source = checkpoint::File::open_for_reading(path);
+  const checkpoint::Checkpoint& dump = file(rank);
+  const checkpoint::File source = checkpoint::File::open_for_reading(dump.files[static_cast<std::size_t>(entry.file)]);
+  const checkpoint::FileIdentity& at_header = dump.identities[static_cast<std::size_t>(entry.file)];
+  source.require(at_header);
   if (source.read_at(entry.offset + first * size, result.span()) != count * size)
     fail_usage("{}: {}: the file ends early (truncated since it was opened?)", source.path(), entry.info.name);
+  source.require(at_header);
   return result;
 }
 

@@ -85,11 +85,13 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
   for (const auto* path : {&setup.split.bulk, &setup.split.misc, &setup.split.from_checkpoint}) {
     for (const model::Tensor& tensor : *path) {
       ++counted.tensors;
-      counted.parameters += product(tensor.file_shape());
+      if (!is_scale(tensor.role)) counted.parameters += product(tensor.file_shape());
     }
   }
   result.model = counted;
   result.payload = {payload.bulk_bytes, payload.misc_bytes, setup.split.qkv_to_misc, payload.from_checkpoint_bytes};
+  if (setup.checkpoint) result.notes = setup.checkpoint->notes;
+  result.notes.insert(result.notes.end(), setup.model.notes.begin(), setup.model.notes.end());
   const std::string unknown = setup.unknown_tensors();
   if (!unknown.empty()) result.notes.push_back(unknown);
   return result;

@@ -175,7 +175,9 @@ class Run {
 
   void refits() {
     report::Result known = describe(*setup_, command_);
-    if (is_root() && !known.notes.empty()) spdlog::warn("{}", known.notes.front());
+    for (const std::string& note : known.notes) {
+      if (is_root()) spdlog::warn("{}", note);
+    }
     places_ = places_of(*world_);
     known.environment.ranks = gather_ranks(*world_, *setup_, places_);
     findings_.edit([&](report::Result& all) { all = known; });

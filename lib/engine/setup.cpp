@@ -23,6 +23,7 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
   const model::WeightFormat train = layout::weight_format_of(*precision);
   const model::WeightFormat gen = layout::weight_format_of(c.engine().precision().value());
   model::Config config = model::read_config(c.model.config_path(), c.model.family, c.model.layers);
+  config.skip = c.model.skip;
   if (checkpoint && config.weight_format != train) {
     const bool plain = config.weight_format == model::WeightFormat::unquantised;
     fail_usage("{}: its weights are {}, which does not go with train.precision = {}; set train.precision = {}",
@@ -68,12 +69,31 @@ std::vector<model::Tensor> with_scales(const model::Model& model, const std::vec
 
 }  // namespace
 
-Setup::Setup(const Case& given) : c(given), faults(c.run.inject, c.train->sizes(), c.engine().sizes()) {
+namespace {
+
+/// What `work` refuses of a key, with the place where the key stands.
+template <typename Work>
+auto placed(const Case& c, const std::string& key, const Work& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    const auto place = c.given.find(key);
+    if (error.kind() != ErrorKind::usage || place == c.given.end()) throw;
+    fail_usage("{}: {}", place->second, error.what());
+  }
+}
+
+}  // namespace
+
+Setup::Setup(const Case& given)
+    : c(given), faults(placed(c, "run.inject", [this] {
+        return inject::Faults(c.run.inject, c.train->sizes(), c.engine().sizes());
+      })) {
   if (!c.model.checkpoint.empty()) checkpoint = checkpoint::open(c.model.checkpoint);
   model = load_model(c, checkpoint);
   cases::validate_for_model(c, model);
   kv_scales = c.engine().extend(model, source());
-  faults.require_effect(model, c.engine().has_cache_scales());
+  placed(c, "run.inject", [&] { faults.require_effect(model, c.engine().has_cache_scales()); });
   require_legal(c, model);
   c.engine().refine(model);
   train = layout::make_side(*c.train, model);
@@ -99,26 +119,56 @@ plan::Split Setup::split_by(plan::Policy policy) const {
 }
 
 void Setup::require_effect() const {
-  faults.require_effect({model, *train, split.bulk, split.misc, cases::how_of(c).row().stores,
-                         c.run.update == cases::Update::perturb, c.run.warmup + c.run.steps});
+  placed(c, "run.inject", [&] {
+    faults.require_effect({model, *train, split.bulk, split.misc, cases::how_of(c).row().stores,
+                           c.run.update == cases::Update::perturb, c.run.warmup + c.run.steps});
+  });
 }
+
+namespace {
+
+/// The group of a tensor without a rule: what its name has in front of the first number, as a glob. "mtp.layers.*",
+/// "model.visual.blocks.*", or the name itself.
+std::string group_of(const std::string& name) {
+  for (std::size_t dot = name.find('.'); dot != std::string::npos && dot + 1 < name.size();
+       dot = name.find('.', dot + 1)) {
+    if (name[dot + 1] >= '0' && name[dot + 1] <= '9') return name.substr(0, dot) + ".*";
+  }
+  return name;
+}
+
+}  // namespace
 
 std::string Setup::unknown_tensors() const {
   constexpr std::size_t kShown = 20;
-  std::vector<std::string_view> names;
+  struct Group {
+    std::string first;
+    std::int64_t tensors = 0;
+    std::int64_t bytes = 0;
+  };
+  std::map<std::string, Group> groups;
+  std::int64_t tensors = 0;
   std::int64_t bytes = 0;
   for (const model::Tensor& tensor : model.tensors) {
     if (tensor.role != model::Role::unknown) continue;
-    names.push_back(tensor.name);
+    Group& group = groups[group_of(tensor.name)];
+    if (group.tensors++ == 0) group.first = tensor.name;
+    group.bytes += tensor.bytes();
+    ++tensors;
     bytes += tensor.bytes();
   }
-  if (names.empty()) return "";
-  const std::size_t shown = std::min(names.size(), kShown);
+  if (groups.empty()) return "";
+  std::vector<std::string> texts;
+  for (const auto& [glob, group] : groups) {
+    if (texts.size() == kShown) break;
+    texts.push_back(group.tensors == 1 ? group.first
+                                       : fmt::format("{} ({} tensors, {} bytes)", glob, group.tensors, group.bytes));
+  }
   std::string text = fmt::format("{} tensors ({} bytes) have no rule in family {}: whole on every rank, and misc: {}",
-                                 names.size(), bytes, model.config.family,
-                                 fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", "));
-  if (shown < names.size()) text += fmt::format(" and {} more (refit inspect lists all)", names.size() - shown);
-  return text;
+                                 tensors, bytes, model.config.family, fmt::join(texts, ", "));
+  if (texts.size() < groups.size())
+    text += fmt::format(" and {} more (refit inspect lists all)", groups.size() - texts.size());
+  return text + "; model.skip leaves tensors out";
 }
 
 }  // namespace refit::engine

@@ -1,5 +1,8 @@
 // A model checked against what a checkpoint holds.
 
+#include <fmt/ranges.h>
+#include <fnmatch.h>
+
 #include <algorithm>
 #include <charconv>
 #include <map>
@@ -7,6 +10,7 @@
 
 #include "core/error.hpp"
 #include "model/family.hpp"
+#include "model/missing_names.hpp"
 #include "model/model.hpp"
 
 namespace refit::model {
@@ -23,18 +27,29 @@ class Problems {
   void add(const std::string& problem) {
     if (count_++ < kProblemsShown) text_ += "\n  " + problem;
   }
-  void check(const std::string& source) const {
-    if (count_ == 0) return;
+  bool empty() const { return count_ == 0; }
+  /// `instead`: lines about what is there in place of it.
+  [[noreturn]] void fail(const std::string& source, const std::string& instead) const {
     std::string more;
     if (count_ > kProblemsShown) more = fmt::format("\n  and {} more", count_ - kProblemsShown);
-    fail_usage("{}: {} of its tensors {} not what its config.json describes:{}{}", source, count_,
-               count_ == 1 ? "is" : "are", text_, more);
+    fail_usage("{}: {} of its tensors {} not what its config.json describes:{}{}{}", source, count_,
+               count_ == 1 ? "is" : "are", text_, more, instead);
   }
 
  private:
   std::size_t count_ = 0;
   std::string text_;
 };
+
+std::string counted(std::size_t tensors) { return fmt::format("{} tensor{}", tensors, tensors == 1 ? "" : "s"); }
+
+/// At most ten names and the count of the rest.
+std::string some_of(const std::vector<std::string_view>& names) {
+  const auto shown = static_cast<std::ptrdiff_t>(std::min(names.size(), kProblemsShown));
+  std::string text = fmt::format("{}", fmt::join(names.begin(), names.begin() + shown, ", "));
+  if (names.size() > kProblemsShown) text += fmt::format(" and {} more", names.size() - kProblemsShown);
+  return text;
+}
 
 /// The N of "model.layers.N.", "backbone.layers.N." and the like: -1 for other names.
 std::int64_t layer_of(const Config& config, std::string_view name) {
@@ -100,8 +115,13 @@ Role cache_scale_role(std::string_view name) {
 /// Appends what the family does not know, in order of names (`held` is sorted).
 void append_unknown(Model& model, Held held) {
   for (const Tensor& tensor : model.tensors) held.erase(tensor.name);
+  std::vector<std::string_view> empty;
   for (const auto& [tensor_name, info] : held) {
     if (is_skipped(model.config, tensor_name)) continue;
+    if (product(info->shape) == 0) {
+      empty.push_back(tensor_name);
+      continue;
+    }
     Tensor tensor;
     tensor.index = static_cast<std::int32_t>(model.tensors.size());
     tensor.name = info->name;
@@ -118,24 +138,113 @@ void append_unknown(Model& model, Held held) {
     if (tensor.role != Role::unknown) tensor.layer = static_cast<std::int32_t>(layer);
     model.tensors.push_back(std::move(tensor));
   }
+  if (!empty.empty()) {
+    model.notes.push_back(fmt::format("{} without elements {} left out: {}", counted(empty.size()),
+                                      empty.size() == 1 ? "is" : "are", some_of(empty)));
+  }
+}
+
+/// Takes the tensors that model.skip leaves out from `held`.
+void skip(const Config& config, const std::string& source, Held& held, std::vector<std::string>& notes) {
+  for (const std::string& glob : config.skip) {
+    std::size_t count = 0;
+    std::int64_t bytes = 0;
+    for (auto at = held.begin(); at != held.end();) {
+      const TensorInfo& info = *at->second;
+      const bool is_meant = ::fnmatch(glob.c_str(), info.name.c_str(), 0) == 0;
+      if (is_meant) bytes += product(info.shape) * byte_size(info.dtype);
+      count += is_meant ? 1 : 0;
+      at = is_meant ? held.erase(at) : std::next(at);
+    }
+    if (count == 0) fail_usage("model.skip: no tensor of {} matches {}", source, glob);
+    notes.push_back(fmt::format("{} ({} bytes) left out by model.skip = {}", counted(count), bytes, glob));
+  }
+}
+
+/// The tensors that a model of the configuration has, in a checkpoint that holds `names`.
+std::vector<Tensor> listed(const Config& config, const std::set<std::string_view>& names) {
+  TensorList list{config, !config.tied || names.contains(config.lm_head), &names, {}};
+  find_family(config.family)->list(list);
+  return std::move(list.tensors);
+}
+
+std::ptrdiff_t count_held(const std::vector<Tensor>& tensors, const std::set<std::string_view>& names) {
+  return std::count_if(tensors.begin(), tensors.end(),
+                       [&](const Tensor& tensor) { return names.contains(tensor.name); });
+}
+
+/// What checkpoints of one model put in front of the decoder's names, and what they call its head.
+struct Prefix {
+  std::string_view decoder;
+  std::string_view lm_head;
+};
+constexpr Prefix kPrefixes[] = {{"model.", "lm_head.weight"},
+                                {"model.language_model.", "lm_head.weight"},
+                                {"model.language_model.", "model.lm_head.weight"},
+                                {"language_model.model.", "language_model.lm_head.weight"},
+                                {"model.language_model.model.", "model.language_model.lm_head.weight"},
+                                {"backbone.", "lm_head.weight"},
+                                {"transformer.", "lm_head.weight"},
+                                {"", "lm_head.weight"}};
+
+/// The names in the checkpoint decide; those that config.json suggests are kept where none fits better.
+void choose_prefix(Config& config, const std::set<std::string_view>& names) {
+  const std::vector<Tensor> suggested = listed(config, names);
+  std::ptrdiff_t most = count_held(suggested, names);
+  if (most == std::ssize(suggested)) return;
+  Config best = config;
+  for (const auto& [decoder, lm_head] : kPrefixes) {
+    Config other = config;
+    other.prefix = decoder;
+    other.lm_head = lm_head;
+    const std::ptrdiff_t count = count_held(listed(other, names), names);
+    if (count > most) best = other;
+    most = std::max(most, count);
+  }
+  config = std::move(best);
+}
+
+/// What is there where tensors are missing: lines for the message.
+std::string instead_of(const Model& model, Held held) {
+  std::set<std::string> missing;
+  for (const Tensor& tensor : model.tensors) {
+    if (held.erase(tensor.name) == 0) missing.insert(tensor.name);
+  }
+  std::vector<std::string> others;
+  for (const auto& [name, info] : held) {
+    if (!is_skipped(model.config, name)) others.emplace_back(name);
+  }
+  if (missing.empty() || others.empty()) return "";
+  const bool one = others.size() == 1;
+  return fmt::format("\n{} that family {} does not list {} there: {}{}", counted(others.size()), model.config.family,
+                     one ? "is" : "are", some_of({others.begin(), others.end()}), explain_missing(missing, others));
 }
 
 }  // namespace
 
-Model build_model(const Config& config, const std::vector<TensorInfo>& checkpoint, const std::string& source) {
+Model build_model(const Config& given, const std::vector<TensorInfo>& checkpoint, const std::string& source) {
   Problems problems;
-  const Held held = index_by_name(checkpoint, problems);
+  Config config = given;
+  Held held = index_by_name(checkpoint, problems);
+  const Held all = held;
+  skip(config, source, held, config.notes);
   std::set<std::string_view> names;
   for (const auto& [name, info] : held) names.insert(name);
-  TensorList list{config, !config.tied || names.contains("lm_head.weight"), &names, {}};
-  find_family(config.family)->list(list);
-  Model model{config, std::move(list.tensors)};
+  choose_prefix(config, names);
+  Model model{config, listed(config, names)};
+  model.notes = config.notes;
   quantise(model, config.weight_format, true);
   // Families leave out the MTP layers that the checkpoint does not have.
   model.config.mtp_layers = std::count_if(model.tensors.begin(), model.tensors.end(),
                                           [](const Tensor& tensor) { return tensor.role == Role::mtp_proj; });
-  for (Tensor& tensor : model.tensors) match(tensor, held, problems);
-  problems.check(source);
+  for (Tensor& tensor : model.tensors) {
+    if (!held.contains(tensor.name) && all.contains(tensor.name)) {
+      problems.add(fmt::format("{} is left out by model.skip, but family {} needs it", tensor.name, config.family));
+    } else {
+      match(tensor, held, problems);
+    }
+  }
+  if (!problems.empty()) problems.fail(source, instead_of(model, held));
   append_unknown(model, held);
   put_cache_scales_last(model, source);
   return model;

@@ -19,41 +19,75 @@ constexpr double kMaxParameters = 1e15;
 
 std::string known_families() { return fmt::format("{}", fmt::join(family_names(), ", ")); }
 
-const Family* by_architecture(ConfigFile& file, const std::vector<std::string>& architectures) {
+/// What config.json says of itself, at its top or in its text_config.
+struct Names {
+  std::vector<std::string> architectures;
+  std::string model_type;
+};
+
+Names read_names(ConfigFile& file) { return {file.texts("architectures"), file.text("model_type")}; }
+
+/// `architectures` decides where it is there: a model type has heads that refit does not know (classification, reward).
+const Family* named_family(const Names& names) {
   const auto named = [&](std::string_view architecture) {
     return !architecture.empty() &&
-           std::find(architectures.begin(), architectures.end(), architecture) != architectures.end();
+           std::find(names.architectures.begin(), names.architectures.end(), architecture) != names.architectures.end();
   };
   for (const Family* family : families()) {
     if (named(family->architecture) || named(family->composite_architecture)) return family;
+    if (!names.architectures.empty() || names.model_type.empty()) continue;
+    if (family->model_type == names.model_type || family->composite_model_type == names.model_type) return family;
   }
-  file.problem("architectures", fmt::format("names no known architecture but {}; the known families are {} "
-                                            "(model.family overrides)",
-                                            fmt::join(architectures, ", "), known_families()));
   return nullptr;
 }
 
-const Family* by_model_type(ConfigFile& file) {
-  const std::string type = file.text("model_type");
-  for (const Family* family : families()) {
-    if (!type.empty() && (family->model_type == type || family->composite_model_type == type)) return family;
+[[noreturn]] void refuse_names(const ConfigFile& file, const Names& top, const Names& text) {
+  std::string what;
+  if (!top.architectures.empty()) {
+    what = fmt::format("architectures names no known architecture but {}", fmt::join(top.architectures, ", "));
+  } else if (!top.model_type.empty()) {
+    what = fmt::format("model_type is unknown: {}", top.model_type);
+  } else {
+    what = "model_type is missing, and architectures too";
   }
-  const std::string what = type.empty() ? "is missing, and architectures too" : fmt::format("is unknown: {}", type);
-  file.problem("model_type",
-               fmt::format("{}; the known families are {} (model.family overrides)", what, known_families()));
-  return nullptr;
+  if (!text.model_type.empty()) what += fmt::format(", and its text_config has the model_type {}", text.model_type);
+  fail_usage("{}: {}; the known families are {} (model.family overrides)", file.path(), what, known_families());
 }
 
-/// `architectures` decides where it is there: a model type has heads that refit does not know (classification, reward).
-const Family* choose_family(ConfigFile& file, const std::string& override_name) {
+const Family* overriding_family(const std::string& name) {
+  const Family* family = find_family(name);
+  if (family == nullptr) fail_usage("model.family: {} is unknown; the known families are {}", name, known_families());
+  return family;
+}
+
+/// Goes to text_config where the language model's keys stand there, and chooses the family. `is_override` becomes true
+/// where config.json names another kind of model than the family that model.family asks for.
+const Family* choose_family(ConfigFile& file, Config& config, const std::string& override_name, bool& is_override) {
+  const Names top = read_names(file);
+  Names text;
+  const bool nested = file.has_object("text_config");
+  if (nested) {
+    file.descend("text_config");
+    text = read_names(file);
+    config.prefix = "model.language_model.";
+  }
+  config.model_type = text.model_type.empty() ? top.model_type : text.model_type;
+  const Family* named = named_family(top);
   if (!override_name.empty()) {
-    const Family* family = find_family(override_name);
-    if (family == nullptr)
-      fail_usage("model.family: {} is unknown; the known families are {}", override_name, known_families());
+    const Family* family = overriding_family(override_name);
+    is_override = family != named && family != family_of_type(config.model_type);
     return family;
   }
-  const auto architectures = file.texts("architectures");
-  return architectures.empty() ? by_model_type(file) : by_architecture(file, architectures);
+  if (named != nullptr) return named;
+  // What is around a language model of a known kind does not matter to its own tensors.
+  const Family* inner = nested ? family_of_type(text.model_type) : nullptr;
+  if (inner == nullptr) refuse_names(file, top, text);
+  config.notes.push_back(
+      fmt::format("{}: the language model of {} is taken for family {}, by its text_config's "
+                  "model_type {}",
+                  file.path(), top.architectures.empty() ? top.model_type : top.architectures.front(), inner->name,
+                  text.model_type));
+  return inner;
 }
 
 DType read_dtype(ConfigFile& file) {
@@ -82,9 +116,9 @@ void read_sizes(ConfigFile& file, Config& config) {
   config.hidden_size = file.count("hidden_size");
   config.layers = file.count_or("num_hidden_layers", 0, kMaxLayers);
   config.attention_heads = file.count("num_attention_heads", kMaxHeads);
-  config.tied = file.flag_or("tie_word_embeddings", false);
+  config.tied = file.flag_or("tie_word_embeddings", is_tied_by_default(config.model_type));
   config.dtype = read_dtype(file);
-  if (file.has("quantization_config")) read_weight_format(file, config);
+  read_weight_format(file, config);
 }
 
 /// The sizes that a family may know better: one that it has set is kept.
@@ -167,20 +201,16 @@ void check_total(ConfigFile& file, const Config& config) {
 Config read_config(const std::string& path, const std::string& family_name, std::int64_t layers) {
   ConfigFile file(path);
   Config config;
-  const Family* family = choose_family(file, family_name);
-  if (family != nullptr && !family->composite_architecture.empty() && file.has("text_config")) {
-    file.descend("text_config");
-    config.prefix = "model.language_model.";
-  }
+  bool is_override = false;
+  const Family* family = choose_family(file, config, family_name, is_override);
+  config.family = family->name;
   read_sizes(file, config);
-  if (family != nullptr) {
-    config.family = family->name;
-    family->read(file, config);
-  }
+  family->read(file, config);
   complete_sizes(file, config);
   cut_layers(file, config, layers);
   check_total(file, config);
   file.check();
+  check_other_keys(file, config, is_override);
   return config;
 }
 

@@ -1,7 +1,9 @@
 #include "model/config_file.hpp"
 
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 
 #include "core/error.hpp"
 #include "model/json_file.hpp"
@@ -12,9 +14,11 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr auto kReplace = Json::error_handler_t::replace;
+
 std::string shown(const Json& value) {
   if (value.is_structured()) return value.is_array() ? "a list" : "an object";
-  return quotable(value.dump(-1, ' ', false, Json::error_handler_t::replace));
+  return quotable(value.dump(-1, ' ', false, kReplace));
 }
 
 /// The whole number in `value` if it lies in min..max.
@@ -31,6 +35,7 @@ std::optional<std::int64_t> whole_number(const Json& value, std::int64_t min, st
 struct ConfigFile::Document {
   Json root;
   const Json* section = nullptr;
+  mutable std::set<std::string, std::less<>> asked;  ///< keys
 
   static const Json* find_in(const Json& object, std::string_view key) {
     const auto found = object.find(key);
@@ -38,6 +43,7 @@ struct ConfigFile::Document {
   }
   /// The value of `key`, or nullptr where it is absent or null.
   const Json* find(std::string_view key) const {
+    asked.emplace(key);
     const Json* inner = section == nullptr ? nullptr : find_in(*section, key);
     return inner == nullptr ? find_in(root, key) : inner;
   }
@@ -67,9 +73,33 @@ void ConfigFile::within(std::string_view section, const std::function<void()>& r
 
 bool ConfigFile::has(std::string_view key) const { return document_->find(key) != nullptr; }
 
+bool ConfigFile::has_object(std::string_view key) const {
+  const Json* value = document_->find(key);
+  return value != nullptr && value->is_object();
+}
+
+std::vector<UnreadKey> ConfigFile::unread() const {
+  std::map<std::string, const Json*> keys;
+  if (document_->section != nullptr) {
+    for (const auto& [key, value] : document_->section->items()) keys.emplace(key, &value);
+  }
+  for (const auto& [key, value] : document_->root.items()) keys.emplace(key, &value);
+  std::vector<UnreadKey> result;
+  for (const auto& [key, value] : keys) {
+    if (document_->asked.contains(key)) continue;
+    result.push_back({.name = quotable(key),
+                      .text = value->is_array() ? quotable(value->dump(-1, ' ', false, kReplace), 40) : shown(*value),
+                      .is_number = value->is_number() && *value != 0,
+                      .is_flag = value->is_boolean() && value->get<bool>(),
+                      .is_list = value->is_array() && !value->empty()});
+  }
+  return result;
+}
+
 std::vector<std::string> ConfigFile::keys() const {
   std::vector<std::string> result;
-  for (const auto& [key, value] : document_->root.items()) result.push_back(quotable(key));
+  const Json& object = document_->section == nullptr ? document_->root : *document_->section;
+  for (const auto& [key, value] : object.items()) result.push_back(quotable(key));
   return result;
 }
 

@@ -20,6 +20,15 @@ inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  ///< of any si
 inline constexpr std::int64_t kMaxLayers = 10000;
 inline constexpr std::int64_t kMaxExperts = 65536;
 
+/// A key that nothing has asked for.
+struct UnreadKey {
+  std::string name;
+  std::string text;        ///< its value, fit for a message
+  bool is_number = false;  ///< and not 0
+  bool is_flag = false;    ///< and true
+  bool is_list = false;    ///< and not empty
+};
+
 class ConfigFile {
  public:
   /// Errors (usage): unreadable, too large, not JSON, nested too deeply, not an object; the message names `path`.
@@ -36,8 +45,13 @@ class ConfigFile {
   void within(std::string_view section, const std::function<void()>& read);
   /// True where the key stands in the file with a value other than null.
   bool has(std::string_view key) const;
-  /// The keys of the file's own object, sorted.
+  /// True where the value is an object.
+  bool has_object(std::string_view key) const;
+  /// The keys of the object that keys are looked for in first, sorted.
   std::vector<std::string> keys() const;
+  /// The keys of the section, and of the file where the section has no such key, that were asked for by none of the
+  /// functions here; sorted.
+  std::vector<UnreadKey> unread() const;
 
   // Each of these records a problem and returns `fallback` (or 0, or nothing) where the value is not what it must be.
 

@@ -107,6 +107,11 @@ void add_packed_experts(TensorList& list, std::int64_t layer) {
   list.add(prefix + "experts.down_proj", {config.experts, config.hidden_size, intermediate}, Role::packed_down, layer);
 }
 
+void add_any_experts(TensorList& list, std::int64_t layer) {
+  const bool packed = list.holds(layer_prefix(list.config, layer) + "mlp.experts.gate_up_proj", false);
+  packed ? add_packed_experts(list, layer) : add_experts(list, layer);
+}
+
 void add_layer(TensorList& list, std::int64_t layer, const AddBlock& mixer, const AddBlock& experts) {
   const Config& config = list.config;
   const std::string prefix = layer_prefix(config, layer);
@@ -128,17 +133,26 @@ void add_decoder(TensorList& list, const AddBlock& mixer, const AddBlock& expert
   list.add(config.prefix + "embed_tokens.weight", vocabulary, Role::embedding);
   for (std::int64_t layer = 0; layer < config.layers; ++layer) add_layer(list, layer, mixer, experts);
   list.add(config.prefix + "norm.weight", {config.hidden_size}, Role::final_norm);
-  if (list.lm_head) list.add("lm_head.weight", vocabulary, Role::lm_head);
+  if (list.lm_head) list.add(config.lm_head, vocabulary, Role::lm_head);
 }
 
 void add_decoder(TensorList& list, const AttentionParts& parts) {
   const auto attention = [&](TensorList& to, std::int64_t layer) { add_attention(to, layer, parts); };
-  const auto experts = [](TensorList& to, std::int64_t layer) { add_experts(to, layer); };
-  add_decoder(list, attention, experts);
+  add_decoder(list, attention, add_any_experts);
 }
 
 void read_attention_bias(ConfigFile& file, Config& config) {
   config.attention_bias = file.flag_or("attention_bias", false);
+  if (file.flag_or("attention_out_bias", config.attention_bias) != config.attention_bias) {
+    file.problem("attention_out_bias",
+                 "differs from attention_bias: in this family o has a bias where q, k and v have");
+  }
+}
+
+void require_qk_norm(ConfigFile& file) {
+  for (const char* key : {"use_qk_norm", "qk_layernorm"}) {
+    if (!file.flag_or(key, true)) file.problem(key, "must be true: q and k have norms in this family");
+  }
 }
 
 void refuse(ConfigFile& file, std::string_view key, std::string_view what) {
@@ -151,17 +165,40 @@ void read_dense_mlp(ConfigFile& file, Config& config) {
   config.intermediate_size = optional ? file.count_or("intermediate_size", 0) : file.count("intermediate_size");
 }
 
-std::int64_t read_experts(ConfigFile& file) {
+std::int64_t read_experts(ConfigFile& file, std::string_view key) {
   const bool local = file.has("num_local_experts");
-  if (!local || !file.has("num_experts")) return file.count(local ? "num_local_experts" : "num_experts", kMaxExperts);
-  const std::int64_t experts = file.count("num_experts", kMaxExperts);
+  if (!local || !file.has(key)) return file.count(local ? "num_local_experts" : key, kMaxExperts);
+  const std::int64_t experts = file.count(key, kMaxExperts);
   if (file.count("num_local_experts", kMaxExperts) != experts) {
-    file.problem("num_local_experts", fmt::format("differs from num_experts {}", experts));
+    file.problem("num_local_experts", fmt::format("differs from {} {}", key, experts));
   }
   return experts;
 }
 
+bool read_mlp_layer_types(ConfigFile& file, Config& config) {
+  constexpr std::string_view kKey = "mlp_layer_types";
+  if (!file.has(kKey)) return false;
+  const std::vector<std::string> types = file.texts(kKey);
+  if (config.layers > 0 && std::ssize(types) != config.layers) {
+    file.problem(kKey, fmt::format("names {} layers, num_hidden_layers says {}", types.size(), config.layers));
+  }
+  for (const std::string& type : types) {
+    if (type != "dense" && type != "sparse") {
+      file.problem(kKey, fmt::format("must name dense and sparse only, not {}", type));
+    }
+    config.dense_layer.push_back(type == "dense");
+  }
+  if (std::find(config.dense_layer.begin(), config.dense_layer.end(), true) == config.dense_layer.end()) {
+    config.dense_layer.clear();
+  }
+  return true;
+}
+
 void read_dense_layers(ConfigFile& file, Config& config) {
+  if (read_mlp_layer_types(file, config)) {
+    static_cast<void>(file.has("mlp_only_layers"));  // says the same
+    return;
+  }
   const auto dense = file.indices("mlp_only_layers");
   const std::int64_t step = file.count_or("decoder_sparse_step", 1);
   std::vector<bool> result;

@@ -53,6 +53,9 @@ void add_experts(TensorList& list, std::int64_t layer, const ExpertNames& names 
 /// The router, then all experts as mlp.experts.gate_up_proj and mlp.experts.down_proj.
 void add_packed_experts(TensorList& list, std::int64_t layer);
 
+/// Packed where the checkpoint has them so (transformers 5 writes them), else one by one.
+void add_any_experts(TensorList& list, std::int64_t layer);
+
 /// One layer: norm, `mixer`, norm, then a dense MLP or `experts`.
 void add_layer(TensorList& list, std::int64_t layer, const AddBlock& mixer, const AddBlock& experts);
 
@@ -65,16 +68,24 @@ void add_decoder(TensorList& list, const AttentionParts& parts);
 /// Reads `attention_bias`; true means biases of q, k, v and o.
 void read_attention_bias(ConfigFile& file, Config& config);
 
+/// Records a problem where a key of other families says that q and k have no norms.
+void require_qk_norm(ConfigFile& file);
+
 /// Records a problem where the flag `key` is true: `what` has no layout rule.
 void refuse(ConfigFile& file, std::string_view key, std::string_view what);
 
 /// Reads `intermediate_size`; optional in a model that has only layers of experts.
 void read_dense_mlp(ConfigFile& file, Config& config);
 
-/// The number of experts: num_experts, or num_local_experts as newer versions of transformers write.
-std::int64_t read_experts(ConfigFile& file);
+/// The number of experts: `key`, or num_local_experts as newer versions of transformers write.
+std::int64_t read_experts(ConfigFile& file, std::string_view key = "num_experts");
 
-/// Reads `mlp_only_layers` and `decoder_sparse_step`: the layers that have no experts. Needs `config.layers`.
+/// Reads `mlp_layer_types` ("dense", "sparse" for each layer), as newer versions of transformers write; false where it
+/// is not there. Needs `config.layers`.
+bool read_mlp_layer_types(ConfigFile& file, Config& config);
+
+/// Reads `mlp_layer_types`, or `mlp_only_layers` and `decoder_sparse_step`: the layers that have no experts. Needs
+/// `config.layers`.
 void read_dense_layers(ConfigFile& file, Config& config);
 
 }  // namespace refit::model

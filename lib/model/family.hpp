@@ -40,8 +40,7 @@ struct Family {
   void (*read)(ConfigFile& file, Config& config);
   /// Lists all tensors of the model.
   void (*list)(TensorList& list);
-  // Of models that have this family's as their language model: its keys stand in `text_config` then, and its names
-  // begin with "model.language_model.". Empty where there are none.
+  // Of models that have this family's as their language model. Empty where there are none.
   std::string_view composite_architecture = {};
   std::string_view composite_model_type = {};
   FamilyFacts facts = {};
@@ -59,8 +58,18 @@ extern const Family kQwen3Moe;
 extern const Family kQwen3Next;
 
 /// Reads `quantization_config`: FP8 in blocks of 128 x 128, or MXFP8 in any of its three spellings. All else is a
-/// problem.
+/// problem. Where there is none, ModelOpt's hf_quant_config.json beside the file is read likewise.
 void read_weight_format(ConfigFile& file, Config& config);
+
+/// Records what config.json has beside the keys that were read: keys of which weights are known are doubts, other
+/// numbers, lists and flags a note. `overridden`: the family is not that of config.json's model_type.
+void check_other_keys(ConfigFile& file, Config& config, bool overridden);
+
+/// Whether models of that type tie embedding and head where config.json does not say.
+bool is_tied_by_default(std::string_view model_type);
+
+/// The family that has the tensors of that `model_type`, by its own name or known to be the same; or nullptr.
+const Family* family_of_type(std::string_view model_type);
 
 /// Puts the scales of the KV cache behind all other tensors, in order of layers, each layer's q, k, v. Errors (usage):
 /// one scale by two names, or of another dtype than weights have.

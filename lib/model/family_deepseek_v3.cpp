@@ -25,6 +25,10 @@ void read_latent_attention(ConfigFile& file, Config& config) {
 }
 
 void read_dense_layer_count(ConfigFile& file, Config& config) {
+  if (read_mlp_layer_types(file, config)) {
+    static_cast<void>(file.number_or("first_k_dense_replace", 0));  // says the same
+    return;
+  }
   if (!file.has("first_k_dense_replace")) file.problem("first_k_dense_replace", "is missing");
   const std::int64_t dense = file.number_or("first_k_dense_replace", 0);
   if (dense > 0) {
@@ -37,7 +41,7 @@ void read_dense_layer_count(ConfigFile& file, Config& config) {
 
 void read(ConfigFile& file, Config& config) {
   read_latent_attention(file, config);
-  config.experts = file.count("n_routed_experts", kMaxExperts);
+  config.experts = read_experts(file, "n_routed_experts");
   config.expert_intermediate_size = file.count("moe_intermediate_size");
   config.shared_intermediate_size =
       file.number_or("n_shared_experts", 0, kMaxExperts) * config.expert_intermediate_size;

@@ -89,7 +89,7 @@ void read_mamba(ConfigFile& file, Config& config) {
 }
 
 void read_moe(ConfigFile& file, Config& config) {
-  config.experts = file.count("n_routed_experts", kMaxExperts);
+  config.experts = read_experts(file, "n_routed_experts");
   config.expert_intermediate_size = file.count("moe_intermediate_size");
   const std::int64_t shared = file.number_or("n_shared_experts", 1, kMaxExperts);
   if (shared > 0) config.shared_intermediate_size = shared * file.count("moe_shared_expert_intermediate_size");
@@ -104,6 +104,11 @@ void read(ConfigFile& file, Config& config) {
   if (has_layer(config, Mixer::mamba)) read_mamba(file, config);
   if (has_layer(config, Mixer::experts)) read_moe(file, config);
   if (has_layer(config, Mixer::mlp)) config.intermediate_size = file.count("intermediate_size");
+  // Files carry the sizes of layers that the model has not, too.
+  for (const char* key : {"mamba_num_heads", "ssm_state_size", "n_routed_experts", "num_local_experts",
+                          "moe_intermediate_size", "n_shared_experts", "moe_shared_expert_intermediate_size"}) {
+    static_cast<void>(file.has(key));
+  }
   for (const char* key : {"use_bias", "mlp_bias", "attention_bias", "mamba_proj_bias"}) {
     refuse(file, key, "biases of this family's linear layers have");
   }
@@ -151,7 +156,7 @@ void list_tensors(TensorList& list) {
   list.add(config.prefix + "embeddings.weight", vocabulary, Role::embedding);
   for (std::int64_t layer = 0; layer < config.layers; ++layer) add_nemotron_layer(list, layer);
   list.add(config.prefix + "norm_f.weight", {config.hidden_size}, Role::final_norm);
-  if (list.lm_head) list.add("lm_head.weight", vocabulary, Role::lm_head);
+  if (list.lm_head) list.add(config.lm_head, vocabulary, Role::lm_head);
 }
 
 }  // namespace

@@ -10,7 +10,9 @@ namespace {
 
 void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
-  config.attention_bias = true;
+  config.attention_bias = file.flag_or("attention_bias", true);
+  if (!config.attention_bias) file.problem("attention_bias", "must be true: q, k and v have biases in this family");
+  refuse(file, "attention_out_bias", "in this family a bias of o has");
 }
 
 void list_tensors(TensorList& list) { add_decoder(list, {.qkv_bias = true}); }

@@ -10,6 +10,7 @@ namespace {
 void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
   read_attention_bias(file, config);
+  require_qk_norm(file);
 }
 
 void list_tensors(TensorList& list) {

@@ -10,6 +10,7 @@ namespace {
 
 void read(ConfigFile& file, Config& config) {
   read_attention_bias(file, config);
+  require_qk_norm(file);
   config.experts = read_experts(file);
   config.expert_intermediate_size = file.count("moe_intermediate_size");
   read_dense_layers(file, config);

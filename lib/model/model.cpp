@@ -1,5 +1,7 @@
 #include "model/model.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <numeric>
@@ -85,8 +87,9 @@ const Tensor* Model::find(std::string_view wanted) const {
 }
 
 std::int64_t Model::parameters() const {
-  return std::accumulate(tensors.begin(), tensors.end(), std::int64_t{0},
-                         [](std::int64_t sum, const Tensor& tensor) { return sum + tensor.elements(); });
+  return std::accumulate(tensors.begin(), tensors.end(), std::int64_t{0}, [](std::int64_t sum, const Tensor& tensor) {
+    return sum + (is_scale(tensor.role) ? 0 : tensor.elements());
+  });
 }
 
 std::int64_t Model::bytes() const {
@@ -97,9 +100,14 @@ std::int64_t Model::bytes() const {
 Model build_model(const Config& config, bool lm_head_present) {
   const Family* family = find_family(config.family);
   REFIT_ASSERT(family != nullptr);
+  if (!config.doubts.empty()) {
+    fail_usage("{}\nWithout a checkpoint, whose tensors would show it, these tensors would be a guess.",
+               fmt::join(config.doubts, "\n"));
+  }
   TensorList list{config, !config.tied || lm_head_present, nullptr, {}};
   family->list(list);
   Model model{config, std::move(list.tensors)};
+  model.notes = config.notes;
   quantise(model, config.weight_format, true);
   return model;
 }

@@ -97,7 +97,9 @@ struct LatentAttention {
 /// The fields of config.json that decide tensors and layouts. Symbols as in the papers: V, H, L, I, nh, nkv, hd, E.
 struct Config {
   std::string family;
-  std::string prefix = "model.";              ///< in front of the decoder's names
+  std::string model_type;                     ///< config.json's, of the language model
+  std::string prefix = "model.";              ///< in front of the decoder's names; a checkpoint's own where it has one
+  std::string lm_head = "lm_head.weight";     ///< likewise
   std::int64_t vocab_size = 0;                ///< V
   std::int64_t hidden_size = 0;               ///< H
   std::int64_t layers = 0;                    ///< L
@@ -123,6 +125,10 @@ struct Config {
   std::vector<std::string> not_converted;                  ///< modules that are not quantised; `*` stands for any text
   bool has_quantization_config = false;  ///< config.json says what is quantised, so that an engine goes by it
   bool truncated = false;                ///< `layers` is less than config.json's: a checkpoint's others are skipped
+  std::vector<std::string> skip;         ///< globs of tensors of the checkpoint that are left out on both sides
+  std::vector<std::string> notes;        ///< what a user may not expect of how config.json was read
+  /// Why the tensors may be others than the family's. With a checkpoint its names decide; without one these are errors.
+  std::vector<std::string> doubts;
 
   // MTP layers, which follow the decoder's, have attention and experts.
   bool is_moe(std::int64_t layer) const {
@@ -164,12 +170,13 @@ struct TensorInfo {
 struct Model {
   Config config;
   std::vector<Tensor> tensors;
+  std::vector<std::string> notes = {};  ///< what a user may not expect of how config.json and the checkpoint were read
 
   /// The name under which a tensor's value is known: a tied model's lm_head is its embedding.
   const Tensor& canonical(const Tensor& tensor) const;
   /// The tensor of that name, or nullptr. Looks at every tensor: not for loops.
   const Tensor* find(std::string_view name) const;
-  std::int64_t parameters() const;  ///< elements of all tensors
+  std::int64_t parameters() const;  ///< elements of all tensors but of scales, which are no parameters
   std::int64_t bytes() const;
 };
 
@@ -209,17 +216,21 @@ void complete_cache_scales(Model& model, const std::string& source);
 /// The mixers of which `model` has weights.
 std::set<Mixer> mixers_of(const Model& model);
 
-/// Reads a config.json. `family` overrides its architecture (model.family); `layers` > 0 keeps the first layers only.
-/// Errors (usage): unreadable or malformed JSON, an unknown family (names the known ones), missing, ill-typed or absurd
-/// values; the message names `path` and the key.
+/// Reads a config.json, whose keys may stand in its `text_config`, and a hf_quant_config.json beside it where it does
+/// not say how weights are quantised. `family` overrides its architecture (model.family); `layers` > 0 keeps the first
+/// layers only. Errors (usage): unreadable or malformed JSON, an unknown family (names the known ones), missing,
+/// ill-typed or absurd values; the message names `path` and the key.
 Config read_config(const std::string& path, const std::string& family = "", std::int64_t layers = 0);
 
 /// The model that `config` describes. `lm_head_present`: a tied model's checkpoint has its own lm_head.weight too.
+/// Errors (usage): `config.doubts`.
 Model build_model(const Config& config, bool lm_head_present);
 
-/// The same, checked against what a checkpoint holds. Dtypes come from the checkpoint; tensors that the family does not
-/// list are appended with Role::unknown (rotary inv_freq buffers are skipped, and with `config.layers` cut short the
-/// layers beyond it). Errors (usage): every missing tensor or wrong shape, all in one message, with `source` named.
+/// The same, checked against what a checkpoint holds. Dtypes and the prefix of names come from the checkpoint; tensors
+/// that the family does not list are appended with Role::unknown (those of `config.skip` and rotary inv_freq buffers
+/// are skipped, and with `config.layers` cut short the layers beyond it). Errors (usage): every missing tensor or wrong
+/// shape, all in one message, with `source` named, beside the tensors that may be there instead; globs of `config.skip`
+/// that match nothing, or a tensor that the family needs.
 Model build_model(const Config& config, const std::vector<TensorInfo>& checkpoint, const std::string& source);
 
 /// The families, sorted: "deepseek_v3", "gpt_oss", ...

@@ -151,6 +151,9 @@ std::span<const RoleFacts> all_roles();
 
 const RoleFacts& facts_of(Role role);
 
+/// Whether it is no parameter of the model but says how others are to be read.
+inline bool is_scale(Role role) { return role == Role::block_scale || facts_of(role).is_cache_scale; }
+
 inline std::string_view name(Role role) { return facts_of(role).name; }
 
 }  // namespace refit::model

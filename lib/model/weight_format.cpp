@@ -1,6 +1,9 @@
 // Which weights a quantised model stores in 8 bits, and their block scales.
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <filesystem>
 
 #include "core/error.hpp"
 #include "model/config_file.hpp"
@@ -34,18 +37,93 @@ bool is_converted(const Config& config, std::string_view tensor_name) {
   });
 }
 
+namespace {
+
+constexpr std::string_view kSection = "quantization_config";
+
+/// "(weights: float, 8 bits, channel)" of compressed-tensors' groups; "" where they say nothing.
+std::string described_weights(ConfigFile& file) {
+  std::vector<std::string> words;
+  if (!file.has_object("config_groups")) return "";
+  file.within("config_groups", [&] {
+    for (const std::string& group : file.keys()) {
+      if (!file.has_object(group)) continue;
+      file.within(group, [&] {
+        if (!file.has_object("weights")) return;
+        file.within("weights", [&] {
+          const std::int64_t bits = file.number_or("num_bits", 0);
+          words = {file.text("type"), bits == 0 ? "" : fmt::format("{} bits", bits), file.text("strategy")};
+        });
+      });
+    }
+  });
+  std::erase(words, "");
+  return words.empty() ? "" : fmt::format(" (weights: {})", fmt::join(words, ", "));
+}
+
+/// What a section says, for the message that refuses it.
+std::string described_format(ConfigFile& file) {
+  const std::string method = file.text("quant_method");
+  std::string text = method.empty() ? "no quant_method" : "quant_method " + method;
+  for (const char* key : {"format", "quant_algo", "quant_type"}) {
+    if (const std::string value = file.text(key); !value.empty()) text += fmt::format(" with {} {}", key, value);
+  }
+  if (const std::int64_t bits = file.number_or("bits", 0); bits > 0) text += fmt::format(" with {} bits", bits);
+  return text + described_weights(file);
+}
+
+void refuse_format(ConfigFile& file, std::string_view section) {
+  file.problem(section,
+               fmt::format("has {}, which has no layout rule; known are fp8 with weight_block_size [128, 128], "
+                           "mxfp8, modelopt with quant_algo MXFP8, compressed-tensors with format "
+                           "mxfp8-quantized",
+                           described_format(file)));
+}
+
+void read_fp8(ConfigFile& file, Config& config) {
+  config.weight_format = WeightFormat::fp8_block;
+  const std::string format = file.text("fmt");
+  if (!format.empty() && format != "e4m3" && format != "float8_e4m3fn" && format != "float8_e4m3") {
+    file.problem(kSection, fmt::format("fmt must be e4m3 (float8_e4m3fn), not {}", format));
+  }
+  const std::vector<std::int64_t> block = file.indices("weight_block_size");
+  if (block != std::vector<std::int64_t>{128, 128}) {
+    file.problem(kSection,
+                 fmt::format("weight_block_size must be [128, 128]: other scales of FP8 ({}) have no layout rule",
+                             block.empty() ? "here one for each tensor or row"
+                                           : fmt::format("here for blocks of {}", fmt::join(block, " x "))));
+  }
+  config.not_converted = file.texts(file.has("ignored_layers") ? "ignored_layers" : "modules_to_not_convert");
+}
+
+/// ModelOpt's own file, which vLLM reads where config.json says nothing.
+void read_modelopt_file(const ConfigFile& config_file, Config& config) {
+  const std::filesystem::path path = std::filesystem::path(config_file.path()).parent_path() / "hf_quant_config.json";
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return;
+  ConfigFile file(path.string());
+  file.within("quantization", [&] {
+    const std::string algorithm = file.text("quant_algo");
+    if (algorithm == "MXFP8") {
+      config.weight_format = WeightFormat::mxfp8;
+      config.has_quantization_config = true;
+      config.not_converted = file.texts("exclude_modules");
+    } else if (!algorithm.empty()) {
+      refuse_format(file, "quantization");
+    }
+  });
+  file.check();
+}
+
+}  // namespace
+
 void read_weight_format(ConfigFile& file, Config& config) {
-  constexpr std::string_view kSection = "quantization_config";
+  if (!file.has(kSection)) return read_modelopt_file(file, config);
   config.has_quantization_config = true;
   file.within(kSection, [&] {
     const std::string method = file.text("quant_method");
     if (method == "fp8") {
-      config.weight_format = WeightFormat::fp8_block;
-      if (file.has("fmt") && file.text("fmt") != "e4m3") file.problem(kSection, "fmt must be e4m3");
-      if (file.indices("weight_block_size") != std::vector<std::int64_t>{128, 128}) {
-        file.problem(kSection, "weight_block_size must be [128, 128]: other scales of FP8 have no layout rule");
-      }
-      config.not_converted = file.texts(file.has("ignored_layers") ? "ignored_layers" : "modules_to_not_convert");
+      read_fp8(file, config);
     } else if (method == "mxfp8") {
       config.weight_format = WeightFormat::mxfp8;
       config.not_converted = file.texts("ignored_layers");
@@ -56,9 +134,7 @@ void read_weight_format(ConfigFile& file, Config& config) {
       config.weight_format = WeightFormat::mxfp8;
       config.not_converted = file.texts("ignore");
     } else {
-      file.problem(kSection, fmt::format("has the unknown quant_method {}; known are fp8 with weight_block_size [128, "
-                                         "128], mxfp8, modelopt with MXFP8, compressed-tensors with mxfp8-quantized",
-                                         method));
+      refuse_format(file, kSection);
     }
   });
 }

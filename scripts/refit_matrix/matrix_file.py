@@ -108,6 +108,8 @@ class _Reader:
             raise Mistake(f"{self.file}: nested too deeply to be a matrix file") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise Mistake(f"{self.file}: {getattr(error, 'strerror', None) or error}") from None
+        except RecursionError:
+            raise Mistake(f"{self.file}: is nested too deeply") from None
         top = self.table(top, TOP_KEYS, "")
         default = os.path.splitext(os.path.basename(self.file))[0]
         name = self.name(top.get("name", default), "name")

@@ -81,6 +81,10 @@ class CommandLine(Cli):
         self.refuse(2, "run", "--set", "steps", part="needs KEY=VALUE")
         self.refuse(2, "run", "--steps", "1", "--steps", "2", part="--steps")
         self.refuse(2, "synth", "qwen3-4b-small", "out", "--seed", "-1", part="--seed")
+        self.refuse(2, "synth", "qwen3-4b-small", "out", "--seed", str(2**63), part="--seed")
+        for seconds in ("nan", "inf", "-nan"):
+            self.refuse(2, "probe", "--seconds", seconds, part="--seconds")
+        self.refuse(2, "diagnose", "--gen-dump", "x", "--set", "run.steps=2", part="run.steps: means nothing for a diagnosis")
         self.refuse(2, "synth", "qwen3-4b-small", "out", "--max-shard-size", "big", part="--max-shard-size")
         self.refuse(2, "synth", "qwen3-4b-small", "out", "--tied-lm-head", "--format", "zip", part="--format")
         self.refuse(2, "list", "bug", part="did you mean bugs?")
@@ -98,11 +102,35 @@ class CommandLine(Cli):
         self.refuse(2, "plan", *model, *layouts, "--hardware", "nothing", part="--hardware: nothing")
         self.refuse(2, "digest", "--help", part="digest: no such command")
         self.refuse(2, "plan", *model, *layouts, "--csv", "plan.csv", part="--csv")
+        self.refuse(2, "plan", *model, *layouts, "--set", 'model.skip=["mtp.*"]', part="without model.checkpoint")
         self.refuse(2, "plan", *model, *layouts, "--set", "output.dump_gen=plan", part="output.dump_gen: means nothing for a plan")
         self.refuse(2, "plan", *model, *layouts, "--precision", "fp8:bf16", part="fp8 -> bf16")
         self.refuse(77, "run", *model, *layouts, "--device", "cuda", part="no CUDA")
         self.refuse(77, "run", *model, *layouts, "--executor", "m2n", part="no NCCL M2N")
         self.refuse(2, "plan", *model, "--train", "TP2xEP2", "--gen", "TP2", part="without experts", lines=2)
+
+    def test_keys_do_not_nest_without_bound(self):
+        for text in (".".join(["a"] * 50000) + " = 1\n", "[" + ".".join(["a"] * 50000) + "]\n",
+                     "x = {" + ".".join(["a"] * 50000) + " = 1}\n"):  # fmt: skip
+            self.refuse(2, "plan", self.case("\n" + text), part="case.toml:2: a key has more than 64 parts")
+        text = 'description = "' + "." * 100 + '"  # ' + "." * 100 + "\nname = '''\n" + "." * 100 + "'''\n"
+        self.refuse(2, "plan", self.case(text), part="is required", lines=2)
+        self.refuse(2, "plan", "--set", "name={" + ".".join(["a"] * 50000) + "=1}", part="is required", lines=2)
+
+    def test_help_lists_the_keys_of_the_command(self):
+        self.assertIn("run.steps", self.succeed("run", "--help"))
+        for word in ("run.steps", "--steps", "expect.kl_max", "bug.id"):
+            self.assertNotIn(word, self.succeed("plan", "--help"))
+        self.assertIn("refit.bulk", self.succeed("plan", "--help"))
+        self.assertNotIn("refit.bulk", self.succeed("diagnose", "--help"))
+
+    def test_a_full_stdout_is_an_error(self):
+        self.succeed("synth", "qwen3-0.6b-small", "a", "--layers", "1")
+        for arguments in (("compare", "a", "a"), ("plan", "--model", "qwen3-4b-small", "--train", "TP2", "--gen", "TP2")):
+            with open("/dev/full", "w") as full:
+                ended = subprocess.run([REFIT, *arguments], cwd=self.work, stdout=full, stderr=subprocess.PIPE, text=True)
+            self.assertEqual(ended.returncode, 3, ended.stderr)
+            self.assertIn("cannot write to stdout", ended.stderr)
 
     def test_all_mistakes_of_a_case_file_are_reported(self):
         case = self.case('[train]\nlayout = "TP0"\n[refit]\nbulc = "ffn"\nstreams = "2"\n')
@@ -121,7 +149,10 @@ class Lists(Cli):
         models = self.succeed("list", "models")
         self.assertRegex(models, r"(?m)^qwen3-4b +\S")
         cases = self.succeed("list", "cases")
-        self.assertRegex(cases, r"(?m)^published/qwen3-4b-dp8-to-tp8-ffn.toml +DP8 -> TP8$")
+        self.assertRegex(cases, r"(?m)^published/qwen3-4b-dp8-to-tp8-ffn.toml +qwen3-4b +DP8 +TP8 +16  DP8 -> TP8$")
+        listed = json.loads(self.succeed("list", "cases", "--json"))
+        self.assertIn({"case": "published/qwen3-4b-dp8-to-tp8-ffn.toml", "model": "qwen3-4b", "train": "DP8", "gen": "TP8",
+                       "ranks": "16", "description": "DP8 -> TP8"}, listed)  # fmt: skip
         executors = self.succeed("list", "executors").splitlines()
         self.assertEqual([line.split()[0] for line in executors], ["golden", "p2p", "direct", "m2n"])
         self.assertRegex(self.succeed("list", "trainers"), r"(?m)^megatron +Megatron-Core")
@@ -130,11 +161,23 @@ class Lists(Cli):
         self.assertRegex(self.succeed("list", "bugs"), r"(?m)^B3-single-expert-mesh +B3 +mismatch +\S")
         self.assertRegex(self.succeed("list", "injections"), r"(?m)^swap-gate-up +\S")
 
+    def test_what_is_listed_is_a_name(self):
+        for name in ("B3-single-expert-mesh", "published/qwen3-4b-dp8-to-tp8-ffn.toml", "qwen3-4b-dp8-to-tp8-ffn"):
+            self.assertIn("payload", self.succeed("plan", name))
+        self.refuse(2, "plan", "B3-single-expert-mesk", part="did you mean B3-single-expert-mesh?")
+
+    def test_a_folder_is_its_config(self):
+        os.makedirs(self.path("folder"))
+        self.succeed("synth", "qwen3-0.6b-small", "made", "--layers", "1")
+        os.rename(self.path("made/config.json"), self.path("folder/config.json"))
+        layouts = '[train]\nlayout = "TP2"\n[gen]\nlayout = "TP2"\n'
+        self.assertIn("payload", self.succeed("plan", self.case('[model]\nconfig = "folder"\n' + layouts)))
+
     def test_other_inputs(self):
         os.makedirs(self.path("inputs/cases"))
         with open(self.path("inputs/cases/a.toml"), "w") as file:
             file.write('description = "Mine."\n')
-        expected = "a.toml  Mine.\n"
+        expected = "case    model  train  gen  ranks  description\na.toml  -      -      -    -      Mine.\n"
         self.assertEqual(self.succeed("list", "cases", "--inputs", "inputs"), expected)
         self.assertEqual(self.succeed("list", "cases", environment={"REFIT_INPUTS": "inputs"}), expected)
 
@@ -208,6 +251,8 @@ class Checkpoints(Cli):
         self.synth("a", "--force")
         self.succeed("convert", "a", "b", "--max-shard-size", "200KiB")
         self.refuse(2, "convert", "a", "b", part="--force")
+        self.refuse(2, "convert", "a", "a", "--force", part="the folder of the checkpoint that is read")
+        self.refuse(2, "synth", "qwen3-0.6b-small", "b", "--layers", "2", part="--force")  # HDF5 is there
         self.refuse(2, "synth", "qwen3-30b-a3b-small", "x", "--tied-lm-head", part="not tied")
 
     def read_safetensors(self, name):

@@ -11,6 +11,7 @@
 
 #include "checkpoint/checkpoint.hpp"
 #include "core/error.hpp"
+#include "fuzz/mutation.hpp"
 
 namespace refit::checkpoint {
 namespace {
@@ -57,7 +58,7 @@ class Fuzz : public testing::Test {
     try {
       const Checkpoint checkpoint = open(folder_);
       for (const Entry& entry : checkpoint.entries) {
-        const std::int64_t size = checkpoint.file_bytes.at(static_cast<std::size_t>(entry.file));
+        const std::int64_t size = checkpoint.identities.at(static_cast<std::size_t>(entry.file)).bytes;
         EXPECT_GE(entry.offset, 0);
         EXPECT_GE(entry.bytes(), 0);
         EXPECT_LE(entry.bytes(), size - entry.offset);
@@ -78,7 +79,7 @@ class Fuzz : public testing::Test {
     std::mt19937_64 random(seed);
     int opened = 0;
     for (int i = 0; i < count; ++i) {
-      store(name, mutate(good, random));
+      store(name, fuzz::mutate(good, random));
       SCOPED_TRACE(testing::Message() << name << " seed " << seed << " mutation " << i);
       opened += opens() ? 1 : 0;
     }
@@ -88,43 +89,21 @@ class Fuzz : public testing::Test {
   }
 
   std::string folder_;
-
- private:
-  /// One to four of: other byte, other bit, number, structure character, cut, removed, doubled or zeroed range.
-  static std::string mutate(std::string text, std::mt19937_64& random) {
-    constexpr std::string_view kStructure = "[]{}:,\"\\-.0e9";
-    const std::uint64_t rounds = 1 + random() % 4;
-    for (std::uint64_t round = 0; round < rounds && !text.empty(); ++round) {
-      const std::size_t at = random() % text.size();
-      const std::size_t length = std::min<std::size_t>(text.size() - at, 1 + random() % 24);
-      switch (random() % 8) {
-        case 0: text[at] = static_cast<char>(random() & 0xFFU); break;
-        case 1: text[at] = static_cast<char>(text[at] ^ (1 << (random() % 8))); break;
-        case 2: text[at] = kStructure[random() % kStructure.size()]; break;
-        case 3: text.resize(at); break;
-        case 4: text.erase(at, length); break;
-        case 5: text.insert(at, text.substr(at, length)); break;
-        case 6: text.replace(at, length, length, random() % 2 == 0 ? '\0' : '\xFF'); break;
-        case 7: text.insert(at, std::to_string(random() >> (random() % 64))); break;
-      }
-    }
-    return text;
-  }
 };
 
 TEST_F(Fuzz, SafetensorsHeaders) {
   write_checkpoint(Format::safetensors, 0);
-  mutate_file("model.safetensors", 8000, 1);
+  mutate_file("model.safetensors", fuzz::rounds(8000), 1);
 }
 
 TEST_F(Fuzz, IndexFiles) {
   write_checkpoint(Format::safetensors, 40);
-  mutate_file("model.safetensors.index.json", 5000, 2);
+  mutate_file("model.safetensors.index.json", fuzz::rounds(5000), 2);
 }
 
 TEST_F(Fuzz, Hdf5Headers) {
   write_checkpoint(Format::hdf5, 0);
-  mutate_file("model.h5", 1000, 3);
+  mutate_file("model.h5", fuzz::rounds(1000), 3);
 }
 
 }  // namespace

@@ -121,7 +121,7 @@ TEST(CheckpointSafetensors, ReadsTensorsInAnyOrderWithMetadataAndPadding) {
   EXPECT_EQ(checkpoint.find("late")->info.dtype, DType::bf16);
   EXPECT_EQ(checkpoint.find("absent"), nullptr);
   EXPECT_EQ(checkpoint.metadata.at("format"), "pt");
-  EXPECT_EQ(checkpoint.file_bytes.at(0), start + 7);
+  EXPECT_EQ(checkpoint.identities.at(0).bytes, start + 7);
   EXPECT_EQ(checkpoint.tensor_infos().size(), 4U);
 }
 

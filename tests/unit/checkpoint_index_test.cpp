@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <filesystem>
 
 #include "checkpoint_support.hpp"
@@ -105,6 +106,63 @@ TEST_P(CheckpointShards, ManyDisagreementsAreCounted) {
   expect_usage([&] { open(folder.path()); }, {"'x0' is not in", "and 20 more"});
 }
 
+TEST_P(CheckpointShards, WhatTheIndexNamesIsReadAndAnOldFileBesideItIsSaid) {
+  const Folder folder;
+  const Folder old;
+  write(folder);
+  std::mt19937_64 random(9);
+  write_checkpoint(GetParam(), old.path(), {random_tensor("t0", {4, 2}, DType::bf16, random)}, 0);
+  const std::string single = "model." + extension();
+  std::filesystem::copy_file(old.file(single), folder.file(single));
+  const Checkpoint checkpoint = open(folder.path());
+  EXPECT_EQ(checkpoint.files.size(), 3U);
+  ASSERT_EQ(checkpoint.notes.size(), 1U);
+  EXPECT_NE(checkpoint.notes[0].find(single + " beside them is not"), std::string::npos) << checkpoint.notes[0];
+  EXPECT_NE(read_whole(checkpoint, "t0"), read_whole(open(folder.file(single)), "t0"));
+
+  std::filesystem::remove(index(folder));  // now shards that nothing names lie beside a file
+  const Checkpoint alone = open(folder.path());
+  EXPECT_EQ(alone.files, std::vector<std::string>{folder.file(single)});
+  ASSERT_EQ(alone.notes.size(), 1U);
+  EXPECT_NE(alone.notes[0].find(shard(2)), std::string::npos) << alone.notes[0];
+}
+
+TEST_P(CheckpointShards, ShardsWithoutAnIndexAreNamed) {
+  const Folder folder;
+  write(folder);
+  std::filesystem::remove(index(folder));
+  expect_usage([&] { open(folder.path()); }, {folder.path(), shard(1), shard(3), ".index.json, which says"});
+}
+
+TEST_P(CheckpointShards, AShardThatIsALinkToNothingIsSaidToBe) {
+  const Folder folder;
+  write(folder);
+  std::filesystem::remove(folder.file(shard(2)));
+  std::filesystem::create_symlink("../blobs/1234", folder.file(shard(2)));
+  expect_usage([&] { open(folder.path()); }, {index(folder), shard(2), "a link to '../blobs/1234'"});
+}
+
+/// Another file in its place, or other bytes in it, are never taken for what the header has described.
+TEST_P(CheckpointShards, AFileThatChangesAfterItsHeaderIsAnError) {
+  const Folder folder;
+  write(folder);
+  const Checkpoint checkpoint = open(folder.path());
+  const std::string path = folder.file(shard(2));
+  EXPECT_EQ(read_whole(checkpoint, "t1").size(), 16U);
+  std::filesystem::copy_file(path, folder.file("new"));
+  std::filesystem::rename(folder.file("new"), path);
+  expect_usage([&] { read_whole(checkpoint, "t1"); }, {path, "was replaced since its header was read"});
+
+  const Checkpoint again = open(folder.path());
+  std::string bytes = read_file(path);
+  bytes.back() = static_cast<char>(bytes.back() + 1);
+  std::filesystem::last_write_time(path, std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+  const Checkpoint before = open(folder.path());
+  write_file(path, bytes);
+  expect_usage([&] { read_whole(before, "t1"); }, {path, "was written to since its header was read"});
+  EXPECT_EQ(read_whole(again, "t0").size(), 16U);  // of another file
+}
+
 INSTANTIATE_TEST_SUITE_P(Formats, CheckpointShards, testing::Values(Format::safetensors, Format::hdf5),
                          [](const auto& test_info) {
                            return test_info.param == Format::safetensors ? "safetensors" : "hdf5";
@@ -115,7 +173,16 @@ TEST(CheckpointFolder, WhatIsNoCheckpointIsNamed) {
   expect_usage([&] { open(folder.file("absent")); }, {folder.file("absent"), "no such file"});
   expect_usage([&] { open(folder.path()); }, {folder.path(), "model.safetensors", "model.h5.index.json"});
   expect_usage([&] { open(folder.path(), Format::hdf5); }, {folder.path(), "none of model.h5"});
+  write_file(folder.file("adapter_model.safetensors"), "x");
+  expect_usage([&] { open(folder.path()); }, {"there are adapter_model.safetensors", "read it alone"});
+  std::filesystem::remove(folder.file("adapter_model.safetensors"));
   write_file(folder.file("weights.bin"), "x");
+  expect_usage([&] { open(folder.path()); }, {"there are weights.bin", "does not read"});
+  std::filesystem::create_directory(folder.file("model.safetensors"));
+  expect_usage([&] { open(folder.path()); }, {folder.file("model.safetensors"), "is a folder"});
+  std::filesystem::remove(folder.file("model.safetensors"));
+  std::filesystem::create_symlink("gone", folder.file("model.safetensors"));
+  expect_usage([&] { open(folder.path()); }, {folder.file("model.safetensors"), "is a link to 'gone', which is not"});
   expect_usage([&] { open(folder.file("weights.bin")); }, {"weights.bin", ".safetensors file"});
 }
 
@@ -124,8 +191,12 @@ TEST(CheckpointFolder, FormatPicksOneOfTwo) {
   std::mt19937_64 random(2);
   const std::vector<Tensor> tensors{random_tensor("w", {2}, DType::f32, random)};
   write_checkpoint(Format::safetensors, folder.path(), tensors, 0);
-  write_checkpoint(Format::hdf5, folder.path(), tensors, 0);
+  const Folder other;
+  write_checkpoint(Format::hdf5, other.path(), tensors, 0);
+  std::filesystem::copy_file(other.file("model.h5"), folder.file("model.h5"));
   EXPECT_EQ(open(folder.path()).format, Format::safetensors);
+  ASSERT_EQ(open(folder.path()).notes.size(), 1U);
+  EXPECT_NE(open(folder.path()).notes[0].find("model.h5 beside it is not"), std::string::npos);
   EXPECT_EQ(open(folder.path(), Format::hdf5).format, Format::hdf5);
   EXPECT_EQ(open(folder.file("model.h5")).format, Format::hdf5);
 }

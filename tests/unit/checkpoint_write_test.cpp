@@ -117,6 +117,15 @@ TEST_P(CheckpointWriter, OnlyFilesAreReplaced) {
   EXPECT_EQ(read_file(folder.file("elsewhere")), "kept");
 }
 
+TEST_P(CheckpointWriter, ACheckpointOfTheOtherFormatNeedsForceToo) {
+  const Folder folder;
+  const Format other = GetParam() == Format::hdf5 ? Format::safetensors : Format::hdf5;
+  write_checkpoint(other, folder.path(), some_tensors(1), 600);
+  expect_usage([&] { create(folder.path(), false); }, {folder.path(), "holds a checkpoint already", "--force"});
+  write_checkpoint(GetParam(), folder.path(), some_tensors(2), 0, true);
+  EXPECT_THAT(folder.list(), ElementsAre(single()));
+}
+
 INSTANTIATE_TEST_SUITE_P(Formats, CheckpointWriter, testing::Values(Format::safetensors, Format::hdf5),
                          [](const auto& test_info) {
                            return test_info.param == Format::safetensors ? "safetensors" : "hdf5";
@@ -138,8 +147,11 @@ TEST(CheckpointConvert, ThereAndBackIsTheSameFile) {
   expect_usage([&] { convert(a, b, 0, false); }, {b, "holds a checkpoint already"});
   write_file(folder.file("config.json"), "other");
   expect_usage([&] { convert(a, folder.path(), 0, false); }, {folder.file("config.json"), "differs"});
-  convert(a, a, 0, false);  // beside the other format
-  EXPECT_TRUE(compare(a + "/model.h5", a + "/model.safetensors", nullptr).empty());
+  for (const bool force : {false, true}) {  // what is read is never written to
+    expect_usage([&] { convert(a, a, 0, force); }, {a, "the folder of the checkpoint that is read"});
+  }
+  convert(b, c, 0, true);
+  EXPECT_EQ(read_file(c + "/model.safetensors"), read_file(a + "/model.safetensors"));
 }
 
 model::Model tiny_model(bool tied) {

@@ -351,5 +351,99 @@ TEST(ModelCheckpoint, LayersBeyondACutAreSkippedUnderEveryPrefix) {
   }
 }
 
+/// The tied Llama with another text in place of "model." in front of its names.
+std::vector<TensorInfo> renamed_llama(const std::string& prefix) {
+  auto checkpoint = tied_llama();
+  for (TensorInfo& info : checkpoint) info.name = prefix + info.name.substr(std::string("model.").size());
+  return checkpoint;
+}
+
+TEST(ModelCheckpoint, ThePrefixIsThatOfTheCheckpointsNames) {
+  for (const char* prefix :
+       {"model.", "model.language_model.", "language_model.model.", "backbone.", "transformer.", ""}) {
+    Config config = tied_llama_config();
+    config.prefix = "model.language_model.";  // as a nested config.json suggests
+    const Model model = build_model(config, renamed_llama(prefix), "x");
+    EXPECT_EQ(model.config.prefix, prefix);
+    EXPECT_EQ(unknown_count(model), 0U) << prefix;
+  }
+  auto checkpoint = renamed_llama("language_model.model.");
+  checkpoint.push_back({"language_model.lm_head.weight", {320, 64}, DType::f32});
+  Config config = tied_llama_config();
+  config.tied = false;
+  const Model model = build_model(config, checkpoint, "x");
+  ASSERT_NE(model.find("language_model.lm_head.weight"), nullptr);
+  EXPECT_EQ(model.find("language_model.lm_head.weight")->role, Role::lm_head);
+}
+
+TEST(ModelCheckpoint, WhatIsThereInsteadIsShownWithTheRenamingThatExplainsIt) {
+  const std::map<std::string, std::string> wrappers{{"_checkpoint_wrapped_module.", "activation checkpointing"},
+                                                    {"_fsdp_wrapped_module.", "FSDP"},
+                                                    {"_orig_mod.", "torch.compile"}};
+  for (const auto& [wrapper, cause] : wrappers) {
+    auto checkpoint = tied_llama();
+    for (TensorInfo& info : checkpoint) {
+      const std::size_t at = info.name.find("layers.");
+      if (at != std::string::npos) info.name.insert(at + std::string("layers.0.").size(), wrapper);
+    }
+    const std::string text = message_of(tied_llama_config(), checkpoint);
+    EXPECT_THAT(text, HasSubstr("18 of its tensors are not what"));
+    EXPECT_THAT(text, HasSubstr("18 tensors that family llama does not list are there: model.layers.0." + wrapper));
+    EXPECT_THAT(text, HasSubstr("18 of the 18 missing names are there without \"" + wrapper + "\", which " + cause));
+  }
+  EXPECT_THAT(message_of(tied_llama_config(), renamed_llama("actor.policy.")),
+              HasSubstr("20 of the 20 missing names are there with \"model.\" in place of \"actor.policy.\""));
+}
+
+TEST(ModelCheckpoint, KnownFormsOfOtherWritersAreNamed) {
+  auto fused = tied_llama();
+  for (const char* part : {"q_proj", "k_proj"}) {
+    for (const char* layer : {"0", "1"})
+      remove_tensor(fused, std::string("model.layers.") + layer + ".self_attn." + part + ".weight");
+  }
+  for (const char* layer : {"0", "1"})
+    named(fused, std::string("model.layers.") + layer + ".self_attn.v_proj.weight").name =
+        std::string("model.layers.") + layer + ".self_attn.qkv_proj.weight";
+  EXPECT_THAT(message_of(tied_llama_config(), fused), HasSubstr("q, k and v are one matrix"));
+  auto base = tied_llama();
+  named(base, "model.layers.0.self_attn.q_proj.weight").name = "model.layers.0.self_attn.q_proj.base_layer.weight";
+  EXPECT_THAT(message_of(tied_llama_config(), base), HasSubstr("without \"base_layer.\", which PEFT puts there"));
+}
+
+TEST(ModelCheckpoint, TensorsWithoutElementsAreLeftOutAndSaid) {
+  auto checkpoint = tied_llama();
+  checkpoint.push_back({"model.layers.0.empty", {0, 4}, DType::bf16});
+  const Model model = build_model(tied_llama_config(), checkpoint, "x");
+  EXPECT_EQ(unknown_count(model), 0U);
+  ASSERT_EQ(model.notes.size(), 1U);
+  EXPECT_THAT(model.notes[0], HasSubstr("1 tensor without elements is left out: model.layers.0.empty"));
+}
+
+TEST(ModelCheckpoint, SkippedTensorsAreLeftOutAndSaid) {
+  auto checkpoint = tied_llama();
+  checkpoint.push_back({"mtp.norm.weight", {64}, DType::f32});
+  checkpoint.push_back({"mtp.fc.weight", {64, 128}, DType::f32});
+  checkpoint.push_back({"visual.patch.weight", {2}, DType::f32});
+  Config config = tied_llama_config();
+  EXPECT_EQ(unknown_count(build_model(config, checkpoint, "x")), 3U);
+  config.skip = {"mtp.*", "visual.*"};
+  const Model model = build_model(config, checkpoint, "x");
+  EXPECT_EQ(unknown_count(model), 0U);
+  ASSERT_EQ(model.notes.size(), 2U);
+  EXPECT_THAT(model.notes[0], HasSubstr("2 tensors (33024 bytes) left out by model.skip = mtp.*"));
+  config.skip = {"audio.*"};
+  EXPECT_THAT(message_of(config, checkpoint), HasSubstr("model.skip: no tensor of folder/x matches audio.*"));
+  config.skip = {"*.q_proj.weight"};
+  EXPECT_THAT(message_of(config, checkpoint),
+              HasSubstr("model.layers.1.self_attn.q_proj.weight is left out by model.skip, but family llama needs it"));
+}
+
+TEST(ModelCheckpoint, ScalesAreNoParameters) {
+  Config config = tied_llama_config();
+  const std::int64_t plain = build_model(config, false).parameters();
+  config.weight_format = WeightFormat::fp8_block;
+  EXPECT_EQ(build_model(config, false).parameters(), plain);
+}
+
 }  // namespace
 }  // namespace refit::model

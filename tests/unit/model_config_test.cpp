@@ -13,8 +13,10 @@
 namespace refit::model {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 /// A config.json in the test's own folder, removed at the end.
 class ModelConfig : public ::testing::Test {
@@ -482,6 +484,118 @@ TEST_F(ModelConfig, NestingIsBounded) {
   std::string objects;
   for (int i = 0; i < 100'000; ++i) objects += "{\"a\":";
   EXPECT_THAT(message(objects), HasSubstr("nested more than 64 levels deep"));
+}
+
+TEST_F(ModelConfig, AnyFamilysKeysMayStandInTextConfig) {
+  Keys inner = kLlama;
+  inner.erase("architectures");
+  inner["model_type"] = R"("qwen3")";
+  const Keys outer{{"architectures", R"(["Qwen3VLForConditionalGeneration"])"},
+                   {"model_type", R"("qwen3_vl")"},
+                   {"text_config", json(inner, {})}};
+  const Config config = read_config(write(json(outer, {})));
+  EXPECT_EQ(config.family, "qwen3");
+  EXPECT_EQ(config.vocab_size, 320);
+  ASSERT_EQ(config.notes.size(), 1U);
+  EXPECT_THAT(config.notes[0], HasSubstr("Qwen3VLForConditionalGeneration is taken for family qwen3"));
+  EXPECT_EQ(
+      read_config(write(json(outer, {{"text_config", json(inner, {{"model_type", R"("odd")"}})}})), "llama").layers, 2);
+  EXPECT_THAT(message(json(outer, {{"text_config", json(inner, {{"model_type", R"("odd")"}})}})),
+              AllOf(HasSubstr("no known architecture but Qwen3VLForConditionalGeneration"),
+                    HasSubstr("text_config has the model_type odd"), Not(HasSubstr("missing"))));
+}
+
+TEST_F(ModelConfig, AnAbsentTieIsTheModelTypesOwn) {
+  EXPECT_FALSE(read_config(write(json(kLlama, {}))).tied);
+  EXPECT_TRUE(read_config(write(json(kLlama, {{"model_type", R"("gemma")"}}))).tied);
+  EXPECT_FALSE(read_config(write(json(kLlama, {{"model_type", R"("gemma")"}, {"tie_word_embeddings", "false"}}))).tied);
+}
+
+/// Without a checkpoint; with one its tensors decide.
+TEST_F(ModelConfig, KeysThatBringWeightsAreErrorsWithoutACheckpoint) {
+  struct Doubt {
+    const Keys& base;
+    Keys changes;
+    std::string family;
+    std::string part;
+  };
+  const std::vector<Doubt> doubts{
+      {kLlama, {{"qkv_bias", "true"}}, "", "qkv_bias is true: biases"},
+      {kLlama, {{"n_routed_experts", "128"}}, "", "n_routed_experts is 128: experts"},
+      {kLlama, {{"hidden_act", R"("relu2")"}}, "", "an MLP without gate_proj"},
+      {kLlama, {{"model_type", R"("minimax_m2")"}}, "qwen3", "model_type minimax_m2 has norms of all of q"},
+      {kMoe, {{"shared_expert_intermediate_size", "64"}}, "", "shared experts"},
+      {kMoe, {{"num_shared_experts", "1"}}, "", "num_shared_experts is 1: shared experts"},
+      {kMixtral, {{"attention_bias", "true"}}, "", "attention_bias is true"},
+      {kDeepseek, {{"index_n_heads", "64"}}, "", "the indexer of sparse attention"}};
+  for (const Doubt& doubt : doubts) {
+    const Config config = read_config(write(json(doubt.base, doubt.changes)), doubt.family);
+    try {
+      build_model(config, false);
+      ADD_FAILURE() << doubt.part;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::usage);
+      EXPECT_THAT(error.what(), AllOf(HasSubstr(path()), HasSubstr(doubt.part), HasSubstr("Without a checkpoint")));
+    }
+  }
+  EXPECT_THAT(message(json(kLlama, {{"attention_bias", "true"}, {"attention_out_bias", "false"}})),
+              HasSubstr("attention_out_bias differs from attention_bias"));
+  EXPECT_THAT(message(json(kMoe, {{"use_qk_norm", "false"}})), HasSubstr("use_qk_norm must be true"));
+}
+
+TEST_F(ModelConfig, OtherKeysThatSayMuchAreListed) {
+  const Config config = read_config(write(json(kLlama, {{"odd_size", "7"},
+                                                        {"odd_list", "[1, 2]"},
+                                                        {"odd_flag", "true"},
+                                                        {"off", "false"},
+                                                        {"none", "0"},
+                                                        {"empty", "[]"},
+                                                        {"word", R"("x")"},
+                                                        {"rope_theta", "1e6"},
+                                                        {"num_nextn_predict_layers", "1"}})));
+  ASSERT_EQ(config.notes.size(), 2U);
+  EXPECT_THAT(config.notes[0], HasSubstr("num_nextn_predict_layers is 1; the layers of multi-token prediction"));
+  EXPECT_THAT(config.notes[1], HasSubstr("does not read odd_flag = true, odd_list = [1,2], odd_size = 7"));
+  EXPECT_TRUE(config.doubts.empty());
+}
+
+TEST_F(ModelConfig, DenseLayersByTheirTypes) {
+  const Keys types{{"num_hidden_layers", "4"}, {"mlp_layer_types", R"(["dense", "sparse", "sparse", "dense"])"}};
+  EXPECT_THAT(read_config(write(json(kMoe, types))).dense_layer, ElementsAre(true, false, false, true));
+  EXPECT_THAT(message(json(kMoe, {{"num_hidden_layers", "3"}, {"mlp_layer_types", R"(["dense"])"}})),
+              HasSubstr("mlp_layer_types names 1 layers, num_hidden_layers says 3"));
+  EXPECT_THAT(message(json(kMoe, {{"num_hidden_layers", "1"}, {"mlp_layer_types", R"(["odd"])"}})),
+              HasSubstr("must name dense and sparse only, not odd"));
+}
+
+TEST_F(ModelConfig, QuantisedFormatsAreNamedAsFound) {
+  const auto with = [&](const std::string& section) { return json(kLlama, {{"quantization_config", section}}); };
+  EXPECT_EQ(
+      read_config(write(with(R"({"quant_method": "fp8", "fmt": "float8_e4m3fn", "weight_block_size": [128, 128]})")))
+          .weight_format,
+      WeightFormat::fp8_block);
+  EXPECT_THAT(
+      message(with(
+          R"({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": {"weights":
+          {"num_bits": 8, "type": "float", "strategy": "channel"}}}})")),
+      HasSubstr("has quant_method compressed-tensors with format float-quantized (weights: float, 8 bits, channel)"));
+  EXPECT_THAT(message(with(R"({"quant_method": "modelopt", "quant_algo": "NVFP4"})")),
+              HasSubstr("has quant_method modelopt with quant_algo NVFP4, which has no layout rule"));
+  EXPECT_THAT(message(with(R"({"quant_method": "fp8"})")), HasSubstr("here one for each tensor or row"));
+  EXPECT_THAT(message(with(R"({"quant_method": "fp8", "fmt": "e5m2", "weight_block_size": [128, 128]})")),
+              HasSubstr("not e5m2"));
+}
+
+TEST_F(ModelConfig, ModelOptsOwnFileCountsWhereConfigSaysNothing) {
+  const std::string beside = std::filesystem::path(path()).parent_path() / "hf_quant_config.json";
+  const auto write_beside = [&](const std::string& text) { std::ofstream(beside, std::ios::binary) << text; };
+  write_beside(
+      R"({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "MXFP8", "exclude_modules": ["lm_head"]}})");
+  const Config config = read_config(write(json(kLlama, {})));
+  EXPECT_EQ(config.weight_format, WeightFormat::mxfp8);
+  EXPECT_THAT(config.not_converted, ElementsAre("lm_head"));
+  write_beside(R"({"quantization": {"quant_algo": "NVFP4"}})");
+  EXPECT_THAT(message(json(kLlama, {})), AllOf(HasSubstr("hf_quant_config.json"), HasSubstr("quant_algo NVFP4")));
 }
 
 }  // namespace

@@ -1,0 +1,15 @@
+#pragma once
+// A bound on how deep a TOML file's keys nest, before anything parses it: tables within tables are built and torn down
+// by recursion.
+
+#include <string_view>
+
+namespace refit::app {
+
+inline constexpr int kMaxKeyParts = 64;  ///< of one dotted key or table header: a.b.c has 3
+
+/// The line (from 1) of the first key with more parts than that; 0 where there is none. Text in quotes and comments
+/// count for nothing.
+int line_of_deep_key(std::string_view text);
+
+}  // namespace refit::app

@@ -1,0 +1,116 @@
+#include "model/missing_names.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+namespace refit::model {
+namespace {
+
+/// One way to make names of the checkpoint those of the family.
+struct Rewriting {
+  std::string what;  ///< "without \"_orig_mod.\""
+  std::vector<std::pair<std::string, std::string>> replace;
+};
+
+std::string replaced(std::string name, const Rewriting& rewriting) {
+  for (const auto& [from, to] : rewriting.replace) {
+    if (const std::size_t at = name.find(from); at != std::string::npos) name.replace(at, from.size(), to);
+  }
+  return name;
+}
+
+/// What frameworks put into names, each by its usual cause.
+std::vector<Rewriting> known_rewritings() {
+  const auto without = [](const std::string& text, const std::string& by) {
+    return Rewriting{fmt::format("without \"{}\", which {} puts there", text, by), {{text, ""}}};
+  };
+  return {without("_checkpoint_wrapped_module.", "activation checkpointing"),
+          without("_fsdp_wrapped_module.", "FSDP"),
+          without("_orig_mod.", "torch.compile"),
+          without("module.", "DistributedDataParallel"),
+          without("base_model.model.", "PEFT"),
+          {"without \"base_model.model.\" and \"base_layer.\", which PEFT puts there: merge the adapter first",
+           {{"base_model.model.", ""}, {".base_layer.", "."}}},
+          without("base_layer.", "PEFT"),
+          without("_extra_state.", "TransformerEngine")};
+}
+
+/// The rewriting of missing names' checkpoint counterparts that explains most of them, as a line; "" where none
+/// explains half.
+std::string nearest_rewriting(const std::set<std::string>& missing, const std::vector<std::string>& others) {
+  std::vector<Rewriting> candidates = known_rewritings();
+  std::set<std::pair<std::string, std::string>> seen;
+  const std::size_t looked_at = std::min<std::size_t>(others.size(), 64);
+  for (std::size_t i = 0; i < looked_at; ++i) {  // what stands in front of the same ending
+    for (const std::string& name : missing) {
+      const auto [end, other_end] = std::mismatch(name.rbegin(), name.rend(), others[i].rbegin(), others[i].rend());
+      const std::string from(others[i].begin(), other_end.base());
+      const std::string to(name.begin(), end.base());
+      const bool at_word = (from.empty() || from.back() == '.') && (to.empty() || to.back() == '.');
+      if (!at_word || std::distance(name.rbegin(), end) < 8 || !seen.emplace(from, to).second || seen.size() > 256)
+        continue;
+      candidates.push_back({to.empty() ? fmt::format("without \"{}\" in front", from)
+                                       : fmt::format("with \"{}\" in place of \"{}\" in front", to, from),
+                            {{from, to}}});
+    }
+  }
+  std::size_t most = missing.size() / 2;
+  const Rewriting* best = nullptr;
+  for (const Rewriting& candidate : candidates) {
+    std::set<std::string> explained;
+    for (const std::string& name : others) {
+      const std::string as = replaced(name, candidate);
+      if (as != name && missing.contains(as)) explained.insert(as);
+    }
+    if (explained.size() > most) best = &candidate;
+    most = std::max(most, explained.size());
+  }
+  if (best == nullptr) return "";
+  return fmt::format("\n{} of the {} missing names are there {}.", most, missing.size(), best->what);
+}
+
+/// Layouts of weights that are known by their names, and what to do about them.
+struct KnownForm {
+  std::string_view part;
+  std::string_view what;
+};
+constexpr KnownForm kKnownForms[] = {
+    {"mlp.experts.gate_up_proj",
+     "experts are packed into one tensor for each layer (transformers 5 writes so): this "
+     "family is read with a tensor for each expert"},
+    {"self_attn.qkv_proj.", "q, k and v are one matrix (as Phi-3's): they are read as three"},
+    {"self_attn.qkv.", "q, k and v are one matrix: they are read as three"},
+    {"attention.query_key_value.", "q, k and v are one matrix: they are read as three"},
+    {"self_attention.linear_qkv.", "these are Megatron-Core's names: export to Hugging Face's first"},
+    {"mlp.gate_up_proj.", "gate and up are one matrix: they are read as two"},
+    {"lora_A", "adapters lie beside their base: merge them first"},
+    {"lora_B", "adapters lie beside their base: merge them first"},
+    {"weight_scale_inv", "there are scales of FP8 in blocks (weight_scale_inv)"},
+    {"weight_scale",
+     "there are scales by the name weight_scale, and those of blocks of 128 x 128 are weight_scale_inv"},
+    {"weight_packed", "weights are packed integers"},
+    {"qweight", "weights are packed integers"},
+    {"_blocks", "weights are MXFP4 in blocks"}};
+
+bool shows(const KnownForm& form, const std::string& name) {
+  // "weight_scale_inv" is another thing.
+  return form.part == "weight_scale" ? name.ends_with(form.part) : name.find(form.part) != std::string::npos;
+}
+
+}  // namespace
+
+std::string explain_missing(const std::set<std::string>& missing, const std::vector<std::string>& others) {
+  std::string text = nearest_rewriting(missing, others);
+  std::set<std::string_view> said;
+  for (const KnownForm& form : kKnownForms) {
+    const bool is_there =
+        std::any_of(others.begin(), others.end(), [&](const auto& name) { return shows(form, name); });
+    if (is_there && said.insert(form.what).second) text += fmt::format("\n{}.", form.what);
+  }
+  return text;
+}
+
+}  // namespace refit::model
