@@ -52,7 +52,6 @@ struct ModelSection {
   std::int64_t layers = 0;  ///< keep the first layers only; 0 = all
   TiedLmHead tied_lm_head = TiedLmHead::absent;
   std::vector<std::string> skip;  ///< globs of tensors of the checkpoint that neither side has
-  std::vector<std::string> skip;  ///< globs of tensors of the checkpoint that neither side has
 
   /// The path of the config.json of either.
   std::string config_path() const { return config.empty() ? checkpoint + "/config.json" : config; }
