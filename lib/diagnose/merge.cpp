@@ -79,7 +79,7 @@ std::string value_text(Bits bits, DType dtype) {
 /// Words about regions: each knows the model and what the sources are called.
 class Words {
  public:
-  Words(const engine::Setup& setup, bool knows_train, std::span<Source* const> sources)
+  Words(const cases::Setup& setup, bool knows_train, std::span<Source* const> sources)
       : setup_(setup), knows_train_(knows_train), sources_(sources) {}
 
   const Tensor& tensor(std::int32_t index) const { return setup_.model.tensors[static_cast<std::size_t>(index)]; }
@@ -192,7 +192,7 @@ class Words {
     return text;
   }
 
-  const engine::Setup& setup_;
+  const cases::Setup& setup_;
   bool knows_train_;
   std::span<Source* const> sources_;
 };
@@ -291,7 +291,7 @@ std::string ranges_text(const std::set<std::int32_t>& numbers) {
   return fmt::format("{}", fmt::join(words, ", "));
 }
 
-std::vector<Finding> merge(const engine::Setup& setup, bool knows_train, std::span<Source* const> sources,
+std::vector<Finding> merge(const cases::Setup& setup, bool knows_train, std::span<Source* const> sources,
                            const std::vector<Region>& regions) {
   const Words words(setup, knows_train, sources);
   std::map<std::string, Group> alike;

@@ -7,15 +7,12 @@
 
 #include "case/case.hpp"
 #include "checkpoint/checkpoint.hpp"
-#include "inject/faults.hpp"
 #include "layout/layout.hpp"
 #include "layout/quantised_layout.hpp"
 #include "plan/plan.hpp"
 #include "plan/policy.hpp"
 
-namespace refit::engine {
-
-using cases::Case;
+namespace refit::cases {
 
 /// Pinned in memory: layouts and planner refer to the model and to the lists of the split.
 class Setup {
@@ -39,7 +36,6 @@ class Setup {
   plan::Split split;
   /// Which tensors would take which path by another policy.
   plan::Split split_by(plan::Policy policy) const;
-  inject::Faults faults;
   /// What a session moves. Borrows this.
   session::Exchange exchange() const;
 
@@ -48,4 +44,4 @@ class Setup {
   std::string source() const { return c.source(); }
 };
 
-}  // namespace refit::engine
+}  // namespace refit::cases

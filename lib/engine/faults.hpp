@@ -1,0 +1,12 @@
+#pragma once
+// The bugs that a case has injected.
+
+#include "case/setup.hpp"
+#include "inject/faults.hpp"
+
+namespace refit::engine {
+
+/// Errors (usage): an unknown name, two that distort the same layout, one that changes nothing in this case.
+inject::Faults faults_of(const cases::Setup& setup);
+
+}  // namespace refit::engine
