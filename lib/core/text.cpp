@@ -1,6 +1,7 @@
 #include "core/text.hpp"
 
 #include <fmt/format.h>
+#include <fnmatch.h>
 
 #include <charconv>
 #include <limits>
@@ -72,6 +73,10 @@ std::vector<std::string> split_list(std::string_view text) {
     text.remove_prefix(cut + 1);
   }
   return parts;
+}
+
+bool matches_glob(const std::string& glob, const std::string& name) {
+  return fnmatch(glob.c_str(), name.c_str(), 0) == 0;
 }
 
 }  // namespace refit

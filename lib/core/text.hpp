@@ -1,5 +1,5 @@
 #pragma once
-// Small helpers for what people read: byte sizes, grouped digits, lists.
+// Small helpers for what people read: byte sizes, grouped digits, lists, globs.
 
 #include <cstdint>
 #include <optional>
@@ -20,5 +20,8 @@ std::string grouped(std::int64_t value);
 
 /// The parts of a text between commas, without blanks around them; none for an empty text.
 std::vector<std::string> split_list(std::string_view text);
+
+/// Whether a name matches a glob, as a shell matches file names (`*` takes dots too).
+bool matches_glob(const std::string& glob, const std::string& name);
 
 }  // namespace refit

@@ -19,7 +19,7 @@ struct Buffer {
 };
 
 /// The layers' scales as parameters; nothing where one of a layer is not known.
-std::map<std::int32_t, std::optional<model::CacheScales>> right_scales(const engine::Setup& setup, const Truth& truth) {
+std::map<std::int32_t, std::optional<model::CacheScales>> right_scales(const cases::Setup& setup, const Truth& truth) {
   std::map<std::int32_t, std::optional<model::CacheScales>> layers;
   for (const Tensor& tensor : setup.model.tensors) {
     if (!facts_of(tensor.role).is_cache_scale) continue;
@@ -34,7 +34,7 @@ std::map<std::int32_t, std::optional<model::CacheScales>> right_scales(const eng
 }
 
 /// Those whose right value is known.
-std::vector<Buffer> buffers_of(const engine::Setup& setup, const Truth& truth) {
+std::vector<Buffer> buffers_of(const cases::Setup& setup, const Truth& truth) {
   const std::vector<std::string> names = engine::cache_buffers(setup);
   std::vector<Buffer> buffers;
   if (names.empty()) return buffers;
@@ -54,7 +54,7 @@ std::vector<Buffer> buffers_of(const engine::Setup& setup, const Truth& truth) {
 
 }  // namespace
 
-CacheBuffers compare_cache_buffers(const engine::Setup& setup, const Dumps& gen, const Truth& truth) {
+CacheBuffers compare_cache_buffers(const cases::Setup& setup, const Dumps& gen, const Truth& truth) {
   CacheBuffers result;
   Finding wrong;
   wrong.kind = "cache scales";

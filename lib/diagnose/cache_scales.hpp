@@ -20,7 +20,7 @@ struct CacheBuffers {
 };
 
 /// `truth`: a tensor as gen should store it; nullptr where nothing given has it.
-CacheBuffers compare_cache_buffers(const engine::Setup& setup, const Dumps& gen,
+CacheBuffers compare_cache_buffers(const cases::Setup& setup, const Dumps& gen,
                                    const std::function<std::shared_ptr<const Whole>(std::int32_t)>& truth);
 
 }  // namespace refit::diagnose

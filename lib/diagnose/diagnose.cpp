@@ -355,7 +355,7 @@ class Examination {
   }
 
   const Request& request_;
-  engine::Setup setup_;
+  cases::Setup setup_;
   Dumps gen_;
   std::vector<std::unique_ptr<Dumps>> dumps_;
   std::vector<std::unique_ptr<Source>> owned_;

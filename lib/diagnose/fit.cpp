@@ -7,7 +7,7 @@
 
 namespace refit::diagnose {
 
-Fit fit_of(const engine::Setup& setup, const Dumps& gen) {
+Fit fit_of(const cases::Setup& setup, const Dumps& gen) {
   Fit fit;
   for (std::int32_t r = 0; r < gen.ranks(); ++r) {
     for (const layout::Storage& storage : layout::materialise(*setup.gen, setup.model.tensors, Rank{r}).storages) {
@@ -25,7 +25,7 @@ Fit fit_of(const engine::Setup& setup, const Dumps& gen) {
   return fit;
 }
 
-std::string fitting_layout(const engine::Setup& setup, const Dumps& gen) {
+std::string fitting_layout(const cases::Setup& setup, const Dumps& gen) {
   const std::int64_t ranks = gen.ranks();
   for (std::int64_t tp = ranks; tp >= 1; --tp) {
     if (ranks % tp != 0) continue;
@@ -37,7 +37,7 @@ std::string fitting_layout(const engine::Setup& setup, const Dumps& gen) {
       try {
         if (!key->set(*c.gen.front(), layout).empty()) continue;
         cases::complete(c);
-        const engine::Setup other(c);
+        const cases::Setup other(c);
         const Fit fit = fit_of(other, gen);
         if (fit.missing == 0 && fit.misshaped == 0) return layout;
       } catch (const Error&) {

@@ -3,8 +3,8 @@
 
 #include <string>
 
+#include "case/setup.hpp"
 #include "diagnose/dumps.hpp"
-#include "engine/setup.hpp"
 
 namespace refit::diagnose {
 
@@ -17,10 +17,10 @@ struct Fit {
   std::string missing_example, misshaped_example;  ///< the first ones; what is wrong with the latter
 };
 
-Fit fit_of(const engine::Setup& setup, const Dumps& gen);
+Fit fit_of(const cases::Setup& setup, const Dumps& gen);
 
 /// The layout of as many gen ranks, with nothing else changed, that a dump fits in every parameter: "TP1xDP2"; empty
 /// where there is none.
-std::string fitting_layout(const engine::Setup& setup, const Dumps& gen);
+std::string fitting_layout(const cases::Setup& setup, const Dumps& gen);
 
 }  // namespace refit::diagnose

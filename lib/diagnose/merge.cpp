@@ -73,7 +73,7 @@ std::string value_text(Bits bits, DType dtype) {
 /// Words about regions: each knows the model and what the sources are called.
 class Words {
  public:
-  Words(const engine::Setup& setup, bool knows_train, std::span<Source* const> sources)
+  Words(const cases::Setup& setup, bool knows_train, std::span<Source* const> sources)
       : setup_(setup), knows_train_(knows_train), sources_(sources) {}
 
   const Tensor& tensor(std::int32_t index) const { return setup_.model.tensors[static_cast<std::size_t>(index)]; }
@@ -225,7 +225,7 @@ class Words {
     return text;
   }
 
-  const engine::Setup& setup_;
+  const cases::Setup& setup_;
   bool knows_train_;
   std::span<Source* const> sources_;
 };
@@ -339,7 +339,7 @@ std::string gen_ranks_text(const std::set<std::int32_t>& ranks, std::int32_t all
   return fmt::format("gen rank{} {}", ranks.size() > 1 ? "s" : "", ranges_text(ranks));
 }
 
-std::vector<Finding> merge(const engine::Setup& setup, bool knows_train, std::span<Source* const> sources,
+std::vector<Finding> merge(const cases::Setup& setup, bool knows_train, std::span<Source* const> sources,
                            const std::vector<Region>& all_regions) {
   const Words words(setup, knows_train, sources);
   std::vector<Region> regions = all_regions;

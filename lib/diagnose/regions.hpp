@@ -52,7 +52,7 @@ struct Finding {
 const char* name(Kind kind);
 
 /// Sentences for all regions, those with most elements first. `sources`: as for `explain`.
-std::vector<Finding> merge(const engine::Setup& setup, bool knows_train, std::span<Source* const> sources,
+std::vector<Finding> merge(const cases::Setup& setup, bool knows_train, std::span<Source* const> sources,
                            const std::vector<Region>& regions);
 
 /// "0..3, 7" of {0, 1, 2, 3, 7}.

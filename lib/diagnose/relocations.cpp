@@ -29,7 +29,7 @@ bool is_onto_itself(const Region& region) {
 }
 
 /// Nothing where a region is no such move.
-std::optional<Move> move_of(const engine::Setup& setup, const Region& region) {
+std::optional<Move> move_of(const cases::Setup& setup, const Region& region) {
   const Explanation& why = region.why;
   if (why.source != 0) return std::nullopt;
   if (why.kind == Kind::transposed && is_onto_itself(region)) return Move{What::transposed, 0, 0, -1};
@@ -70,7 +70,7 @@ std::string moves_text(const std::map<std::int64_t, std::int64_t>& from) {
   return fmt::format("{}{}", fmt::join(words, ", "), from.size() > kShown ? ", ..." : "");
 }
 
-Finding finding_of(const engine::Setup& setup, const Exchange& exchange, What what) {
+Finding finding_of(const cases::Setup& setup, const Exchange& exchange, What what) {
   const char* noun = what == What::experts ? "expert" : "layer";
   const Tensor& own = setup.model.tensors[static_cast<std::size_t>(exchange.first->tensor)];
   const Tensor& other = setup.model.tensors[static_cast<std::size_t>(exchange.first->why.tensor)];
@@ -114,7 +114,7 @@ std::string pattern(const Tensor& tensor, bool keep_layer, bool keep_expert) {
   return result;
 }
 
-std::vector<Finding> take_relocations(const engine::Setup& setup, std::vector<Region>& regions) {
+std::vector<Finding> take_relocations(const cases::Setup& setup, std::vector<Region>& regions) {
   std::vector<std::pair<What, Exchange>> exchanges;
   for (std::size_t i = 0; i < regions.size(); ++i) {
     const std::optional<Move> move = move_of(setup, regions[i]);

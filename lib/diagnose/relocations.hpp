@@ -12,6 +12,6 @@ std::string pattern(const model::Tensor& tensor, bool keep_layer = false, bool k
 
 /// Takes from `regions` those of which several experts (layers) hold others' in the same way wherever they are, and
 /// returns a finding for each such exchange, e.g. "all 2 gen ranks: experts hold other experts' weights: 0 <- 2, ...".
-std::vector<Finding> take_relocations(const engine::Setup& setup, std::vector<Region>& regions);
+std::vector<Finding> take_relocations(const cases::Setup& setup, std::vector<Region>& regions);
 
 }  // namespace refit::diagnose

@@ -19,7 +19,7 @@ struct NamedBug {
 
 /// What is known when bugs are named.
 struct Evidence {
-  const engine::Setup& setup;
+  const cases::Setup& setup;
   bool knows_train = false;
   const Dumps& gen;
   std::span<Source* const> sources;  ///< the truth first

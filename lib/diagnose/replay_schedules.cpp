@@ -80,7 +80,7 @@ class CopyRace {
   }
 
   void add_staged(Rank rank) {
-    const engine::Setup& setup = evidence_.setup;
+    const cases::Setup& setup = evidence_.setup;
     const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen);
     const std::vector<plan::Copy> copies = planner.rank_plan(Side::destination, rank).copies;
     transport::Tuning tuning;
@@ -230,7 +230,7 @@ std::vector<std::int64_t> likely_buffer_bytes(const Evidence& evidence, const st
 
 /// The misc path's tensors and the length of buffers are those of the run where they are given; else all that fit.
 bool leaves_undrained(const Evidence& evidence) {
-  const engine::Setup& setup = evidence.setup;
+  const cases::Setup& setup = evidence.setup;
   const auto fits_misc = [&](const std::vector<Tensor>& misc) {
     const auto fits = [&](std::int64_t bytes) { return UndrainedStream(evidence, misc, bytes).fits(); };
     if (setup.c.given.contains("refit.misc_buffer_bytes")) return fits(setup.c.refit.misc_buffer_bytes);

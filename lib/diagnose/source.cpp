@@ -20,9 +20,9 @@ void copy(const kernels::ExecutionSpace& space, const kernels::Tile& tile) {
 
 }  // namespace
 
-Source::Source(const engine::Setup& setup) : setup_(setup) { REFIT_ASSERT(setup.checkpoint.has_value()); }
+Source::Source(const cases::Setup& setup) : setup_(setup) { REFIT_ASSERT(setup.checkpoint.has_value()); }
 
-Source::Source(const engine::Setup& setup, const layout::Layout& layout, const Dumps& dumps)
+Source::Source(const cases::Setup& setup, const layout::Layout& layout, const Dumps& dumps)
     : setup_(setup), layout_(&layout), dumps_(&dumps) {}
 
 const char* Source::name() const {

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "case/setup.hpp"
 #include "diagnose/dumps.hpp"
 #include "diagnose/matrix.hpp"
-#include "engine/setup.hpp"
 
 namespace refit::diagnose {
 
@@ -25,9 +25,9 @@ struct Whole {
 class Source {
  public:
   /// The values of setup.checkpoint, which must be there. Keeps a reference to `setup`.
-  explicit Source(const engine::Setup& setup);
+  explicit Source(const cases::Setup& setup);
   /// Those of dumps, laid out by `layout`: setup.train or setup.gen. Keeps references.
-  Source(const engine::Setup& setup, const layout::Layout& layout, const Dumps& dumps);
+  Source(const cases::Setup& setup, const layout::Layout& layout, const Dumps& dumps);
 
   /// "the checkpoint", "the train dump" or "the expected dump".
   const char* name() const;
@@ -47,7 +47,7 @@ class Source {
   /// The bytes of a weight that is quantised on the way, and its scales.
   std::pair<std::shared_ptr<Whole>, std::shared_ptr<Whole>> quantise(const model::Tensor& weight);
 
-  const engine::Setup& setup_;
+  const cases::Setup& setup_;
   const layout::Layout* layout_ = nullptr;
   const Dumps* dumps_ = nullptr;
   kernels::ExecutionSpace space_;

@@ -8,14 +8,16 @@
 #include <string>
 #include <vector>
 
+#include "case/setup.hpp"
 #include "checkpoint/checkpoint.hpp"
-#include "engine/setup.hpp"
 #include "kernels/memory.hpp"
 #include "transport/communicator.hpp"
 #include "transport/memory.hpp"
 #include "verify/result.hpp"
 
 namespace refit::engine {
+
+using cases::Setup;
 
 /// The buffers of every gen rank under the engine's own names, e.g. "model.layers.0.self_attn.attn._k_scale", of each
 /// layer those of q, k, v; none where the KV cache is not FP8.

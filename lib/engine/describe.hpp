@@ -4,13 +4,16 @@
 #include <string>
 #include <vector>
 
-#include "engine/setup.hpp"
+#include "case/setup.hpp"
 #include "plan/cost.hpp"
 #include "plan/reshard.hpp"
 #include "report/result.hpp"
 #include "verify/result.hpp"
 
 namespace refit::engine {
+
+using cases::Case;
+using cases::Setup;
 
 /// Case, command, environment without ranks, model, sides, settings and payload.
 report::Result describe(const Setup& setup, const std::vector<std::string>& command);

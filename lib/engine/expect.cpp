@@ -1,10 +1,9 @@
 #include "engine/expect.hpp"
 
-#include <fnmatch.h>
-
 #include <algorithm>
 #include <cmath>
 
+#include "core/text.hpp"
 #include "engine/cache_scales.hpp"
 #include "report/figures.hpp"
 
@@ -18,13 +17,13 @@ constexpr double kFractionTolerance = 0.0005;
 std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
   std::int64_t elements = 0;
   for (const model::Tensor& tensor : setup.model.tensors) {
-    if (!matches(glob, tensor.name)) continue;
+    if (!matches_glob(glob, tensor.name)) continue;
     for (const plan::Holding& holding : plan::holdings(*setup.gen, tensor)) {
       elements += holding.box.volume() * static_cast<std::int64_t>(holding.ranks.size());
     }
   }
   for (const std::string& buffer : cache_buffers(setup)) {
-    if (matches(glob, buffer)) elements += setup.gen->ranks();
+    if (matches_glob(glob, buffer)) elements += setup.gen->ranks();
   }
   return elements;
 }
@@ -44,7 +43,7 @@ std::string missed_mismatch(const Setup& setup, const report::Verification& foun
   for (const cases::ExpectedMismatch& mismatch : wanted) {
     std::int64_t wrong = 0;
     for (const report::WrongTensor& tensor : found.wrong)
-      wrong += matches(mismatch.tensors, tensor.tensor) ? tensor.elements_wrong : 0;
+      wrong += matches_glob(mismatch.tensors, tensor.tensor) ? tensor.elements_wrong : 0;
     const std::int64_t stored = stored_elements(setup, mismatch.tensors);
     const double fraction = stored == 0 ? 0.0 : static_cast<double>(wrong) / static_cast<double>(stored);
     if (std::abs(fraction - mismatch.fraction) > kFractionTolerance) {
@@ -54,7 +53,7 @@ std::string missed_mismatch(const Setup& setup, const report::Verification& foun
   }
   for (const report::WrongTensor& tensor : found.wrong) {
     bool named = wanted.empty();
-    for (const cases::ExpectedMismatch& mismatch : wanted) named |= matches(mismatch.tensors, tensor.tensor);
+    for (const cases::ExpectedMismatch& mismatch : wanted) named |= matches_glob(mismatch.tensors, tensor.tensor);
     if (!named)
       return fmt::format("{} is wrong on gen rank {}, which was not expected", tensor.tensor, tensor.gen_rank);
   }
@@ -109,8 +108,6 @@ void conclude(const std::string& reason, const std::string& phase, report::Resul
 }
 
 }  // namespace
-
-bool matches(const std::string& glob, const std::string& name) { return fnmatch(glob.c_str(), name.c_str(), 0) == 0; }
 
 void judge(const Setup& setup, report::Result& result) { conclude(missed(setup, result), "verify", result); }
 

@@ -3,14 +3,14 @@
 
 #include <string>
 
+#include "case/setup.hpp"
 #include "engine/failure.hpp"
-#include "engine/setup.hpp"
 #include "report/result.hpp"
 
 namespace refit::engine {
 
-/// Whether a tensor's name matches a glob, as a shell matches file names (`*` takes dots too).
-bool matches(const std::string& glob, const std::string& name);
+using cases::Case;
+using cases::Setup;
 
 /// Judges a finished run: sets result.status, exit_code and, where something was missed, result.error.
 void judge(const Setup& setup, report::Result& result);

@@ -41,7 +41,7 @@ std::uint64_t input_hash(const model::Tensor& tensor) {
 }  // namespace
 
 Job::Job(transport::Control& world, const kernels::ExecutionSpace& space, const Setup& setup,
-         const transport::Places& places, transport::Progress& progress)
+         const inject::Faults& faults, const transport::Places& places, transport::Progress& progress)
     : world_(world),
       space_(space),
       setup_(setup),
@@ -49,7 +49,7 @@ Job::Job(transport::Control& world, const kernels::ExecutionSpace& space, const 
       progress_(progress),
       limits_(cases::limits_of(setup.c)),
       exchange_(setup.exchange()),
-      lies_(setup.faults, exchange_, group(), rank()),
+      lies_(faults, exchange_, group(), rank()),
       how_(lies_.how(cases::how_of(setup.c))) {}
 
 void Job::prepare(report::Result& result) {

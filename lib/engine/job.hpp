@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "case/limits.hpp"
+#include "case/setup.hpp"
 #include "engine/cache_scales.hpp"
-#include "engine/setup.hpp"
 #include "engine/weights.hpp"
 #include "inject/lies.hpp"
 #include "report/result.hpp"
@@ -16,11 +16,13 @@
 
 namespace refit::engine {
 
+using cases::Setup;
+
 /// The members stand in the order in which they need each other. Every public function is collective over the job, and
 /// tells `progress` its phases, each with its limit.
 class Job {
  public:
-  Job(transport::Control& world, const kernels::ExecutionSpace& space, const Setup& setup,
+  Job(transport::Control& world, const kernels::ExecutionSpace& space, const Setup& setup, const inject::Faults& faults,
       const transport::Places& places, transport::Progress& progress);
 
   /// Allocates, measures, plans, agrees, loads, and looks at what is loaded; fills in the sections of `result` that are

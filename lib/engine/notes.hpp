@@ -4,11 +4,13 @@
 #include <string>
 #include <vector>
 
-#include "engine/setup.hpp"
+#include "case/setup.hpp"
 #include "transport/communicator.hpp"
 #include "verify/result.hpp"
 
 namespace refit::engine {
+
+using cases::Setup;
 
 /// A sentence for each pair of dtypes: how many of the tensors that some rank has `rounded` while it loaded them, and
 /// which comes first. Collective over `world`; returned at rank 0.

@@ -13,6 +13,7 @@
 #include "engine/device.hpp"
 #include "engine/engine.hpp"
 #include "engine/expect.hpp"
+#include "engine/faults.hpp"
 #include "engine/findings.hpp"
 #include "engine/job.hpp"
 #include "engine/launch.hpp"
@@ -142,8 +143,8 @@ class Run {
       together(*world_, [&] {
         if (is_root()) outputs_.check();
         setup_ = std::make_shared<Setup>(case_);
+        faults_ = faults_of_run(*setup_);
         require_ranks(case_, session_.size());
-        setup_->require_effect();
         if (is_root()) outputs_.remove_older();
       });
       board_.may_write() = true;
@@ -185,7 +186,7 @@ class Run {
     if (is_root()) report::print_header(std::cout, known);
     supervisor_.name_tensors(
         [setup = setup_](std::int32_t index) { return setup->model.tensors.at(static_cast<std::size_t>(index)).name; });
-    job_ = std::make_unique<Job>(*world_, space_, *setup_, places_, progress_);
+    job_ = std::make_unique<Job>(*world_, space_, *setup_, faults_, places_, progress_);
     Job& job = *job_;
     job.prepare(known);
     findings_.edit([&](report::Result& all) { all = known; });
@@ -283,6 +284,7 @@ class Run {
   kernels::ExecutionSpace space_;
   std::unique_ptr<transport::Control> world_;
   std::shared_ptr<Setup> setup_;  ///< the supervisor's too: it names tensors
+  inject::Faults faults_;
   Places places_;
   std::unique_ptr<Job> job_;
 };

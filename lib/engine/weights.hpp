@@ -6,13 +6,15 @@
 #include <string>
 #include <vector>
 
+#include "case/setup.hpp"
 #include "checkpoint/checkpoint.hpp"
-#include "engine/setup.hpp"
 #include "kernels/kernels.hpp"
 #include "transport/memory.hpp"
 #include "verify/rank_view.hpp"
 
 namespace refit::engine {
+
+using cases::Setup;
 
 /// What came of loading.
 struct Loaded {

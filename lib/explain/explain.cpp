@@ -7,7 +7,7 @@
 #include <set>
 
 #include "core/nearest.hpp"
-#include "engine/expect.hpp"
+#include "core/text.hpp"
 #include "report/format.hpp"
 
 namespace refit::explain {
@@ -116,7 +116,7 @@ std::vector<const model::Tensor*> find_tensors(const Setup& setup, const std::ve
   for (const std::string& glob : globs) {
     bool any = false;
     for (const model::Tensor& tensor : setup.model.tensors) {
-      if (!engine::matches(glob, tensor.name)) continue;
+      if (!matches_glob(glob, tensor.name)) continue;
       any = true;
       found.insert(tensor.index);
     }

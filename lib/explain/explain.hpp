@@ -9,12 +9,12 @@
 #include <string>
 #include <vector>
 
-#include "engine/setup.hpp"
+#include "case/setup.hpp"
 #include "plan/plan.hpp"
 
 namespace refit::explain {
 
-using engine::Setup;
+using cases::Setup;
 
 /// A piece of the tensor on one rank.
 struct Owner {

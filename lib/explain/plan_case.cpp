@@ -10,6 +10,7 @@
 #include "core/console.hpp"
 #include "engine/describe.hpp"
 #include "engine/expect.hpp"
+#include "engine/faults.hpp"
 #include "engine/outputs.hpp"
 #include "explain/picture.hpp"
 #include "report/printers.hpp"
@@ -155,6 +156,7 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   outputs.add(c.output.json, report::to_json);
   outputs.check();
   const Setup setup(c);
+  engine::faults_of(setup);  // for its refusals: a plan tells no lies
   const std::vector<const model::Tensor*> explained = tensors_to_explain(setup, options);
   outputs.remove_older();
   report::Result result = engine::describe(setup, command);

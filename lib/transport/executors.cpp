@@ -8,10 +8,6 @@
 namespace refit::transport {
 namespace {
 
-std::string_view nothing_missing() { return {}; }
-
-void nothing_to_prepare(Control& /*world*/) {}
-
 std::string_view missing_m2n() {
   if (has_nccl_m2n()) return {};
   return "this build has no NCCL M2N; use golden, p2p or direct, or build with preset cuda and -DREFIT_ENABLE_M2N=ON";
@@ -77,38 +73,21 @@ std::span<const ExecutorRow> executors() {
       {.name = "golden",
        .sentence = "broadcasts whole source shards; too simple to be wrong",
        .options = {"communicators", "streams"},
-       .missing = nothing_missing,
-       .prepare = nothing_to_prepare,
-       .stores = false,
        .broadcasts = true,
-       .takes_turns = false,
-       .is_compared = true,
-       .form = plan::Form::sent,
        .model = golden_model,
        .staging_bytes = golden_staging,
        .make = golden},
       {.name = "p2p",
        .sentence = "bounded groups of send and receive between exact overlaps",
        .options = {"communicators", "streams", "group_size", "chunk_bytes", "ring_chunks"},
-       .missing = nothing_missing,
-       .prepare = nothing_to_prepare,
-       .stores = false,
-       .broadcasts = false,
        .takes_turns = true,
-       .is_compared = true,
-       .form = plan::Form::sent,
        .model = p2p_model,
        .staging_bytes = p2p_staging,
        .make = p2p},
       {.name = "direct",
        .sentence = "the source writes straight into the destination's storage",
        .options = {"fan_out"},
-       .missing = nothing_missing,
-       .prepare = nothing_to_prepare,
        .stores = true,
-       .broadcasts = false,
-       .takes_turns = false,
-       .is_compared = true,
        .form = plan::Form::stored,
        .model = direct_model,
        .staging_bytes = direct_staging,
@@ -118,11 +97,7 @@ std::span<const ExecutorRow> executors() {
        .options = {"communicators", "streams", "group_size", "chunk_bytes", "ring_chunks"},
        .missing = missing_m2n,
        .prepare = prepare_nccl_m2n,
-       .stores = false,
-       .broadcasts = false,
-       .takes_turns = false,
        .is_compared = false,
-       .form = plan::Form::sent,
        .model = p2p_model,
        .staging_bytes = m2n_staging,
        .make = m2n},

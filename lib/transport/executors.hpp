@@ -42,13 +42,15 @@ struct ExecutorRow {
   std::string_view name;
   std::string_view sentence;              ///< for lists and help
   std::vector<std::string_view> options;  ///< keys of section refit that mean something here and not everywhere
-  std::string_view (*missing)();          ///< what a build lacks, and what to do; empty: nothing
-  void (*prepare)(Control& world);        ///< before the first communicator of devices; collective
-  bool stores;                            ///< into the destination's memory, mapped: no staging, fan-out, no messages
-  bool broadcasts;                        ///< whole shards, whatever a plan says
-  bool takes_turns;                       ///< its stages share the lanes; else every stage has all of them
-  bool is_compared;                       ///< `refit plan` compares policies with it
-  plan::Form form;                        ///< in which its copies travel
+  /// What a build lacks, and what to do; empty: nothing.
+  std::string_view (*missing)() = [] { return std::string_view(); };
+  /// Called before the first communicator of devices; collective.
+  void (*prepare)(Control& world) = [](Control& /*world*/) {};
+  bool stores = false;                 ///< into the destination's memory, mapped: no staging, fan-out, no messages
+  bool broadcasts = false;             ///< whole shards, whatever a plan says
+  bool takes_turns = false;            ///< its stages share the lanes; else every stage has all of them
+  bool is_compared = true;             ///< `refit plan` compares policies with it
+  plan::Form form = plan::Form::sent;  ///< in which its copies travel
   /// Seconds of the bulk path. `loads`: of the plan, in this form.
   plan::ModelSeconds (*model)(const plan::Paths& paths, const plan::Loads& loads, const plan::Machine& machine,
                               const plan::Knobs& knobs, const Tuning& tuning);

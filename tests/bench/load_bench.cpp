@@ -29,7 +29,7 @@ struct Span {
   std::int64_t offset, bytes;
 };
 
-std::vector<Span> spans_of(const engine::Setup& setup, const layout::LocalLayout& local) {
+std::vector<Span> spans_of(const cases::Setup& setup, const layout::LocalLayout& local) {
   std::vector<Span> spans;
   for (const layout::LocalPiece& piece : local.pieces) {
     const model::Tensor& tensor = setup.model.tensors[static_cast<std::size_t>(piece.tensor)];
@@ -68,7 +68,7 @@ int measure(const std::string& folder, const std::string& layout) {
   const std::string wrong = c.train->find_key("train.layout")->set(*c.train, layout);
   if (!wrong.empty()) fail_usage("{}", wrong);
   cases::complete(c);
-  const engine::Setup setup(c);
+  const cases::Setup setup(c);
   if (setup.train->ranks() != session.size()) fail_usage("{} needs {} ranks", layout, setup.train->ranks());
 
   const Rank rank{session.rank()};

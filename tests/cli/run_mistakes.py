@@ -170,7 +170,7 @@ def different_inputs(suite):
 
 def planning(suite):
     """The same in one process."""
-    refused(suite, "plan layouts", (*MODEL, "--train", "TP3", "--gen", "TP5"), ("train: 16", "gen: 16"), 0, 13, "plan")
+    refused(suite, "plan layouts", (*MODEL, "--train", "TP3", "--gen", "TP5"), ("train: 16", "gen: 16", "docs/layouts.md"), 0, 14, "plan")
     refused(suite, "plan hardware", (*MODEL, *LAYOUTS, "--hardware", "absent"), ("hardware/absent.toml",), 0, 1, "plan")
 
 

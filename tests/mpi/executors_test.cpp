@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "support/allocations.hpp"
 #include "support/random_transport.hpp"
 #include "transport/mpi.hpp"
@@ -44,8 +46,10 @@ void run_and_expect(const TransportCase& job, transport::Control& world, const s
   RankServices services;
   services.allocations = allocations;
   services.world = &world;
-  services.communicator = [&job](const std::vector<int>& members, int tag) {
-    return transport::make_mpi_communicator(members, tag, static_cast<int>(job.tuning.streams));
+  services.communicator = [&, tag = 0](transport::Purpose /*purpose*/, const std::vector<int>& members) mutable {
+    ++tag;
+    const bool mine = std::ranges::binary_search(members, world.rank());
+    return mine ? transport::make_mpi_communicator(members, tag, static_cast<int>(job.tuning.streams)) : nullptr;
   };
   services.peer_memory = transport::make_mpi_peer_memory;
   const RankOutcome outcome = run_rank(job, services);

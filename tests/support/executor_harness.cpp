@@ -4,17 +4,14 @@
 #include <chrono>
 #include <cstring>
 #include <deque>
-#include <mutex>
 #include <numeric>
-#include <thread>
 
 #include "core/hash.hpp"
 #include "kernels/quantise_reference.hpp"
 #include "layout/quantised_layout.hpp"
 #include "support/message_resharder.hpp"
 #include "support/number_oracle.hpp"
-#include "support/thread_communicator.hpp"
-#include "support/thread_control.hpp"
+#include "support/thread_links.hpp"
 
 namespace refit::test_support {
 namespace {
@@ -144,22 +141,17 @@ struct Network {
 Network connect(const TransportCase& job, const RankServices& services) {
   const int sources = job.source->ranks();
   const int all = sources + job.destination->ranks();
-  const int me = services.world->rank();
-  const auto join = [&](std::vector<int> members, int tag) {
-    const bool mine = std::find(members.begin(), members.end(), me) != members.end();
-    return mine ? services.communicator(members, tag) : nullptr;
-  };
   Network network;
   const int stages = job.per_stage ? job.source->stages() : 1;
   for (int stage = 0; stage < stages; ++stage) {
     std::vector<int> members = range(sources * stage / stages, sources * (stage + 1) / stages);
     for (int rank = sources; rank < all; ++rank) members.push_back(rank);
-    network.bulk.push_back(join(members, stage));
+    network.bulk.push_back(services.communicator(transport::Purpose::bulk, members));
   }
   std::vector<int> stream{0};
   for (int rank = sources; rank < all; ++rank) stream.push_back(rank);
-  network.gather = join(range(0, sources), 100);
-  network.stream = join(stream, 101);
+  network.gather = services.communicator(transport::Purpose::gather, range(0, sources));
+  network.stream = services.communicator(transport::Purpose::stream, stream);
   return network;
 }
 
@@ -368,38 +360,19 @@ RankOutcome run_alone(const TransportCase& job, Communicator& self) {
 std::vector<RankOutcome> run_threads(const TransportCase& job) {
   const int ranks = job.source->ranks() + job.destination->ranks();
   const auto hub = std::make_shared<ThreadHub>(ranks);
-  // Of the weights, then of the flags: by call of peer_memory.
-  std::vector<std::shared_ptr<ThreadArenas>> arenas;
-  std::vector<std::vector<std::vector<std::byte>>> shared(
-      2, std::vector<std::vector<std::byte>>(static_cast<std::size_t>(ranks)));
-  for (int call = 0; call < 2; ++call) {
-    arenas.push_back(std::make_shared<ThreadArenas>());
-    arenas.back()->arenas.assign(static_cast<std::size_t>(ranks), nullptr);
-    arenas.back()->unmapped = job.unmapped;
-  }
-  std::mutex mutex;
-  std::map<int, std::shared_ptr<ThreadSwitch>> switches;
+  const auto machine = std::make_shared<ThreadMachine>(ranks);
+  machine->unmapped = job.unmapped;
   std::vector<RankOutcome> outcomes(static_cast<std::size_t>(ranks));
 
   run_ranks(ranks, [&](int rank) {
     ThreadControl world(hub, rank);
+    ThreadLinks links(machine, world);
     RankServices services;
     services.world = &world;
-    services.communicator = [&](const std::vector<int>& members, int tag) -> std::unique_ptr<Communicator> {
-      const std::lock_guard lock(mutex);
-      std::shared_ptr<ThreadSwitch>& shared_switch = switches[tag];
-      if (!shared_switch) shared_switch = std::make_shared<ThreadSwitch>(static_cast<int>(members.size()));
-      const auto position = std::find(members.begin(), members.end(), rank) - members.begin();
-      return std::make_unique<ThreadCommunicator>(shared_switch, static_cast<int>(position));
+    services.communicator = [&](transport::Purpose purpose, const std::vector<int>& members) {
+      return links.communicator(purpose, members, job.tuning.streams);
     };
-    std::size_t call = 0;
-    services.peer_memory = [&](std::int64_t bytes) {
-      auto& mine = shared.at(call)[static_cast<std::size_t>(rank)];
-      mine.resize(static_cast<std::size_t>(bytes));
-      arenas[call]->arenas[static_cast<std::size_t>(rank)] = bytes > 0 ? mine.data() : nullptr;
-      world.barrier();
-      return std::make_unique<ThreadPeerMemory>(arenas[call++], rank);
-    };
+    services.peer_memory = [&](std::int64_t bytes) { return links.peer_memory(bytes); };
     outcomes[static_cast<std::size_t>(rank)] = run_rank(job, services);
   });
   return outcomes;

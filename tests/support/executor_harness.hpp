@@ -81,11 +81,12 @@ struct RankOutcome {
   std::int64_t allocations = 0;  ///< of this rank in all refits, where services count them
 };
 
-/// What a machine offers to one rank.
+/// What a machine offers to one rank, as Links does.
 struct RankServices {
   transport::Control* world = nullptr;
-  /// Collective over `members` (world ranks); `tag` names the communicator.
-  std::function<std::unique_ptr<transport::Communicator>(const std::vector<int>& members, int tag)> communicator;
+  /// Collective over the world: of its ranks `members`; nullptr on others.
+  std::function<std::unique_ptr<transport::Communicator>(transport::Purpose purpose, const std::vector<int>& members)>
+      communicator;
   /// Collective over the world: an arena of `bytes` on this rank. May be called again for another arena.
   std::function<std::unique_ptr<transport::PeerMemory>(std::int64_t bytes)> peer_memory;
   std::function<std::int64_t()> allocations = {};  ///< so far

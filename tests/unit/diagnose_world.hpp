@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "case/setup.hpp"
 #include "diagnose/diagnose.hpp"
-#include "engine/setup.hpp"
 
 namespace refit::diagnose {
 
@@ -16,7 +16,7 @@ class World {
  public:
   explicit World(const cases::Case& c);
 
-  const engine::Setup& setup() const { return setup_; }
+  const cases::Setup& setup() const { return setup_; }
   const model::Tensor& tensor(const std::string& name) const;
   std::int32_t ranks() const { return setup_.gen->ranks(); }
   /// Element (row, column) of a bf16 matrix, whose piece on that rank has it.
@@ -33,7 +33,7 @@ class World {
  private:
   std::uint16_t& at(std::int32_t rank, const std::string& name, const Box& element);
 
-  engine::Setup setup_;
+  cases::Setup setup_;
   std::vector<layout::LocalLayout> locals_;
   std::vector<std::vector<kernels::SharedBuffer>> storages_;  ///< by rank
 };

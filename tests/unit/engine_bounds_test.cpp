@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "app/case_reader.hpp"
-#include "engine/setup.hpp"
+#include "case/setup.hpp"
 #include "transport/rates.hpp"
 
 namespace refit::engine {
@@ -28,8 +28,9 @@ TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
   const plan::Rates rates = device_rates(measured, 1);
   const transport::Places places{{0, 0, 0, 0}, {0, 1, 2, 3}};
   for (const Row& row : rows) {
-    const Case c = app::read_case(std::string(REFIT_SOURCE_DIR) + "/inputs/cases/nvlink/" + row.name + ".toml", {});
-    const engine::Setup setup(c);
+    const cases::Case c =
+        app::read_case(std::string(REFIT_SOURCE_DIR) + "/inputs/cases/nvlink/" + row.name + ".toml", {});
+    const cases::Setup setup(c);
     const plan::Placement placement = places.placement(setup.train->ranks());
     const plan::Bound bound = plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, rates, placement);
     EXPECT_EQ(fmt::format("{:.1f}", 1e3 * bound.total()), row.milliseconds) << row.name;

@@ -5,8 +5,8 @@
 #include <gtest/gtest.h>
 
 #include "app/case_reader.hpp"
+#include "case/setup.hpp"
 #include "core/error.hpp"
-#include "engine/setup.hpp"
 
 namespace refit::engine {
 namespace {
@@ -14,7 +14,7 @@ namespace {
 using ::testing::HasSubstr;
 
 /// A case of `settings` ("key=value") on a model of inputs/models.
-Case case_of(const std::string& model, const std::vector<std::string>& settings) {
+cases::Case case_of(const std::string& model, const std::vector<std::string>& settings) {
   std::map<std::string, std::string> values = {
       {"model.config", fmt::format("{}/inputs/models/{}/config.json", REFIT_SOURCE_DIR, model)},
       {"train.layout", "TP1"},
@@ -31,9 +31,9 @@ Case case_of(const std::string& model, const std::vector<std::string>& settings)
 /// Why a case is refused; "" where it is not.
 std::string refusal(const std::string& model, const std::vector<std::string>& settings) {
   try {
-    const Case c = case_of(model, settings);
+    const cases::Case c = case_of(model, settings);
     app::check_case(c);
-    const engine::Setup setup(c);
+    const cases::Setup setup(c);
     return "";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::usage) << error.what();
@@ -64,7 +64,7 @@ TEST(SetupRules, SaysAllThatIsImpossibleAndWhatWouldDo) {
         "train: gate_proj's 1024 rows", "train: legal with all else as it is: TP 1, 2, 4, 8, 16",
         "gen: 16 attention heads are not divisible by TP5 [L14]",
         "gen: down_proj's 1024 columns are not divisible by TP5 [L14]", "gen: legal with all else as it is: TP 1, 2",
-        "\n(docs/layouts.md has the rules by number)"}},
+        "\n  (docs/layouts.md has the rules by number)"}},
       {"deepseek-v3-small", {"train.layout=PP4"}, {"7 layers do not split over PP4", "[L4]"}},
       {"deepseek-v3-small", {"train.layout=PP4", "train.first_stage_layers=1"}, {}},
       {"nemotron-3-nano-30b-a3b-small",
@@ -94,7 +94,7 @@ TEST(SetupRules, CutsNemotronHsStagesByItsPattern) {
           {"the model's layers are MEM*E-MEM*EM"}},
          {model, {"train.layout=PP3", legal, "train.first_stage_layers=3"}, {"gives every stage"}},
          {"qwen3-4b-small", {"train.layout=PP2", "train.hybrid_layer_pattern=**|**"}, {"all alike: leave it out"}}});
-  const engine::Setup setup(case_of(model, {"train.layout=PP3", legal}));
+  const cases::Setup setup(case_of(model, {"train.layout=PP3", legal}));
   const model::Tensor* last = setup.model.find("backbone.layers.11.norm.weight");
   std::vector<layout::Piece> pieces;
   setup.train->pieces(*last, Rank{2}, pieces);

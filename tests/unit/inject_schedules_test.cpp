@@ -6,7 +6,7 @@
 #include <set>
 
 #include "app/case_reader.hpp"
-#include "engine/setup.hpp"
+#include "engine/faults.hpp"
 #include "inject/late.hpp"
 
 namespace refit::inject {
@@ -16,8 +16,14 @@ using model::Role;
 using model::Tensor;
 using ::testing::ElementsAre;
 
+/// A case and its lies.
+struct Injected : cases::Setup {
+  explicit Injected(const cases::Case& given) : Setup(given), faults(engine::faults_of(*this)) {}
+  inject::Faults faults;
+};
+
 /// qwen3-30b-a3b-small with 2 layers, TP2 -> TP4, only the FFN in bulk.
-engine::Setup setup_of(const std::string& injection) {
+Injected setup_of(const std::string& injection) {
   const std::string config = REFIT_SOURCE_DIR "/inputs/models/qwen3-30b-a3b-small/config.json";
   std::vector<app::Option> options = {{"model.config", config, ""},
                                       {"model.layers", "2", ""},
@@ -25,10 +31,10 @@ engine::Setup setup_of(const std::string& injection) {
                                       {"gen.layout", "TP4", ""},
                                       {"refit.bulk", "ffn", ""}};
   if (!injection.empty()) options.push_back({"run.inject", injection, ""});
-  return engine::Setup(app::read_case("", options));
+  return Injected(app::read_case("", options));
 }
 
-std::vector<Tensor> stream(const engine::Setup& setup, Group group) {
+std::vector<Tensor> stream(const Injected& setup, Group group) {
   return setup.faults.misc_stream(setup.model, group, setup.split.bulk, setup.split.misc);
 }
 
@@ -38,13 +44,13 @@ std::vector<std::string> names(const std::vector<Tensor>& tensors) {
   return result;
 }
 
-std::vector<plan::Copy> copies(const engine::Setup& setup, Group group) {
+std::vector<plan::Copy> copies(const Injected& setup, Group group) {
   const plan::Planner planner(setup.model.tensors, *setup.train, *setup.gen);
   return planner.rank_plan(group == Group::train ? Side::source : Side::destination, Rank{1}).copies;
 }
 
 TEST(Schedules, AreTrueWithoutInjections) {
-  const engine::Setup setup = setup_of("");
+  const Injected setup = setup_of("");
   for (Group group : {Group::train, Group::gen}) {
     EXPECT_EQ(names(stream(setup, group)), names(setup.split.misc));
     EXPECT_FALSE(setup.faults.misc_first(group));
@@ -57,7 +63,7 @@ TEST(Schedules, AreTrueWithoutInjections) {
 }
 
 TEST(Schedules, OneSideHasAnotherMiscStream) {
-  const engine::Setup tied = setup_of("B14-tied-head");
+  const Injected tied = setup_of("B14-tied-head");
   std::vector<std::string> shorter = names(tied.split.misc);
   std::erase(shorter, "lm_head.weight");
   EXPECT_EQ(names(stream(tied, Group::train)), names(tied.split.misc));
@@ -65,11 +71,11 @@ TEST(Schedules, OneSideHasAnotherMiscStream) {
   EXPECT_EQ(shorter.size() + 1, tied.split.misc.size());
 
   const std::string config = REFIT_SOURCE_DIR "/inputs/models/qwen3-4b-small/config.json";
-  const engine::Setup dense(app::read_case("", {{"model.config", config, ""},
-                                                {"model.layers", "1", ""},
-                                                {"train.layout", "TP1", ""},
-                                                {"gen.layout", "TP1", ""},
-                                                {"run.inject", "B9-megatron-names", ""}}));
+  const Injected dense(app::read_case("", {{"model.config", config, ""},
+                                           {"model.layers", "1", ""},
+                                           {"train.layout", "TP1", ""},
+                                           {"gen.layout", "TP1", ""},
+                                           {"run.inject", "B9-megatron-names", ""}}));
   EXPECT_THAT(names(stream(dense, Group::gen)), ElementsAre());
   const std::string layer = "model.layers.0.";
   EXPECT_THAT(names(stream(dense, Group::train)),
@@ -79,13 +85,13 @@ TEST(Schedules, OneSideHasAnotherMiscStream) {
 }
 
 TEST(Schedules, OneSideComesToTheMiscPathFirst) {
-  const engine::Setup setup = setup_of("B16-misc-first");
+  const Injected setup = setup_of("B16-misc-first");
   EXPECT_TRUE(setup.faults.misc_first(Group::gen));
   EXPECT_FALSE(setup.faults.misc_first(Group::train));
 }
 
 TEST(Schedules, OneGenRankLeavesOutTheSecondRefit) {
-  const engine::Setup setup = setup_of("B20-swallowed-error");
+  const Injected setup = setup_of("B20-swallowed-error");
   for (std::int32_t rank : {0, 1}) {
     for (std::int64_t refit : {1, 2, 3}) {
       EXPECT_EQ(setup.faults.skips_bulk(Group::gen, Rank{rank}, refit), rank == 0 && refit == 2);
@@ -95,7 +101,7 @@ TEST(Schedules, OneGenRankLeavesOutTheSecondRefit) {
 }
 
 TEST(Schedules, SecondHalfOfGenCountsFromZero) {
-  const engine::Setup setup = setup_of("B36-rank-per-node");
+  const Injected setup = setup_of("B36-rank-per-node");
   const std::int32_t expected[] = {0, 1, 0, 1};
   for (std::int32_t rank = 0; rank < 4; ++rank) {
     EXPECT_EQ(setup.faults.plans_as(Group::gen, Rank{rank}), Rank{expected[rank]});
@@ -104,7 +110,7 @@ TEST(Schedules, SecondHalfOfGenCountsFromZero) {
 }
 
 TEST(Schedules, TrainSendsNothingOfTheFirstExperts) {
-  const engine::Setup setup = setup_of("B13b-silent-skip");
+  const Injected setup = setup_of("B13b-silent-skip");
   for (Group group : {Group::train, Group::gen}) {
     const std::vector<plan::Copy> truth = copies(setup, group);
     std::vector<plan::Copy> distorted = truth;
@@ -121,7 +127,7 @@ TEST(Schedules, TrainSendsNothingOfTheFirstExperts) {
 }
 
 TEST(Schedules, GenExpectsHalfTheBytesOfRouters) {
-  const engine::Setup setup = setup_of("B4-router-bytes");
+  const Injected setup = setup_of("B4-router-bytes");
   for (Group group : {Group::train, Group::gen}) {
     const std::vector<plan::Copy> truth = copies(setup, group);
     std::vector<plan::Copy> distorted = truth;
@@ -193,7 +199,7 @@ TEST(Late, OnlyTheLastBroadcastsOfARefitGoAside) {
 
 TEST(Late, TransportsAreTheTrueOnesWithoutInjections) {
   std::vector<std::byte*> seen;
-  const engine::Setup setup = setup_of("");
+  const Injected setup = setup_of("");
   auto truth = std::make_unique<Recorder>(seen);
   const transport::Communicator* address = truth.get();
   transport::Communicator* bulk = setup.faults.distort_bulk(std::move(truth), {}).release();

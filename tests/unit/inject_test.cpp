@@ -11,7 +11,7 @@
 #include "app/case_reader.hpp"
 #include "core/error.hpp"
 #include "core/hash.hpp"
-#include "engine/setup.hpp"
+#include "engine/faults.hpp"
 
 namespace refit::inject {
 namespace {
@@ -100,12 +100,13 @@ std::uint64_t label(const Tensor& tensor, const Extents& index) {
 }
 
 /// Carries out the plan of the distorted layouts.
-void refit(const engine::Setup& setup, const std::vector<Tensor>& tensors, Labels& train, Labels& gen) {
-  const auto distorted_train = setup.faults.distort_train(setup.sent(), setup.model);
-  const auto distorted_gen = setup.faults.distort_gen(*setup.gen, setup.model);
+void refit(const cases::Setup& setup, const std::vector<Tensor>& tensors, Labels& train, Labels& gen) {
+  const Faults faults = engine::faults_of(setup);
+  const auto distorted_train = faults.distort_train(setup.sent(), setup.model);
+  const auto distorted_gen = faults.distort_gen(*setup.gen, setup.model);
   std::vector<Tensor> carried;
   for (const Tensor& tensor : tensors) {
-    if (!setup.faults.drops(setup.model, tensor)) carried.push_back(tensor);
+    if (!faults.drops(setup.model, tensor)) carried.push_back(tensor);
   }
   const plan::Planner planner(carried, distorted_train ? *distorted_train : setup.sent(),
                               distorted_gen ? *distorted_gen : *setup.gen);
@@ -124,7 +125,7 @@ struct Count {
   std::int64_t all = 0;
 };
 
-std::map<std::string, Count> count_wrong(const engine::Setup& setup) {
+std::map<std::string, Count> count_wrong(const cases::Setup& setup) {
   std::vector<Tensor> tensors;  // without the vocabulary, which takes long and concerns no bug
   for (const auto* path : {&setup.split.bulk, &setup.split.misc}) {
     for (const Tensor& tensor : *path) {
@@ -253,7 +254,7 @@ const Row kRows[] = {
 TEST(Injections, SpoilWhatTheySay) {
   for (const Row& row : kRows) {
     SCOPED_TRACE(fmt::format("{} {} -> {}", row.injection, row.train, row.gen));
-    const engine::Setup setup(case_of(row));
+    const cases::Setup setup(case_of(row));
     std::map<std::string, Count> sums;
     for (const auto& [name, count] : count_wrong(setup)) {
       std::string matching;
@@ -275,7 +276,7 @@ TEST(Injections, SpoilWhatTheySay) {
 
 std::string refusal(const Row& row) {
   try {
-    const engine::Setup setup(case_of(row));
+    const cases::Setup setup(case_of(row));
     count_wrong(setup);
     return "";
   } catch (const Error& error) {

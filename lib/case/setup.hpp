@@ -7,15 +7,12 @@
 
 #include "case/case.hpp"
 #include "checkpoint/checkpoint.hpp"
-#include "inject/faults.hpp"
 #include "layout/layout.hpp"
 #include "layout/quantised_layout.hpp"
 #include "plan/plan.hpp"
 #include "plan/policy.hpp"
 
-namespace refit::engine {
-
-using cases::Case;
+namespace refit::cases {
 
 /// Pinned in memory: layouts and planner refer to the model and to the lists of the split.
 class Setup {
@@ -39,16 +36,12 @@ class Setup {
   plan::Split split;
   /// Which tensors would take which path by another policy.
   plan::Split split_by(plan::Policy policy) const;
-  inject::Faults faults;
   /// What a session moves. Borrows this.
   session::Exchange exchange() const;
-
-  /// Before a run. Errors (usage): an injected fault that would change nothing in it.
-  void require_effect() const;
 
   /// A warning that lists the tensors without a rule; empty where there is none.
   std::string unknown_tensors() const;
   std::string source() const { return c.source(); }
 };
 
-}  // namespace refit::engine
+}  // namespace refit::cases

@@ -1,4 +1,4 @@
-#include "engine/setup.hpp"
+#include "case/setup.hpp"
 
 #include <fmt/ranges.h>
 
@@ -7,7 +7,7 @@
 #include "case/upstream/upstream.hpp"
 #include "m2n/m2n.hpp"
 
-namespace refit::engine {
+namespace refit::cases {
 namespace {
 
 std::string_view name_of(model::WeightFormat how) {
@@ -32,7 +32,7 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
   }
   config.weight_format = train;
   model::Model model = checkpoint ? model::build_model(config, checkpoint->tensor_infos(), checkpoint->folder)
-                                  : model::build_model(config, c.model.tied_lm_head == cases::TiedLmHead::present);
+                                  : model::build_model(config, c.model.tied_lm_head == TiedLmHead::present);
   if (train == model::WeightFormat::unquantised) model::quantise(model, gen, false);
   return model;
 }
@@ -52,9 +52,9 @@ void require_legal(const Case& c, const model::Model& model) {
   std::vector<std::string> broken;
   append_violations("train", *c.train, model, broken);
   append_violations("gen", c.engine(), model, broken);
-  for (std::string& text : cases::upstream_violations(c, model)) broken.push_back(std::move(text));
+  for (std::string& text : upstream_violations(c, model)) broken.push_back(std::move(text));
   if (broken.empty()) return;
-  fail_usage("{}", cases::with_reference(fmt::format("this layout is impossible:\n  {}", fmt::join(broken, "\n  "))));
+  fail_usage("{}", with_reference(fmt::format("this layout is impossible:\n  {}", fmt::join(broken, "\n  "))));
 }
 
 /// Behind each quantised weight its block scales.
@@ -69,36 +69,16 @@ std::vector<model::Tensor> with_scales(const model::Model& model, const std::vec
 
 }  // namespace
 
-namespace {
-
-/// What `work` refuses of a key, with the place where the key stands.
-template <typename Work>
-auto placed(const Case& c, const std::string& key, const Work& work) {
-  try {
-    return work();
-  } catch (const Error& error) {
-    const auto place = c.given.find(key);
-    if (error.kind() != ErrorKind::usage || place == c.given.end()) throw;
-    fail_usage("{}: {}", place->second, error.what());
-  }
-}
-
-}  // namespace
-
-Setup::Setup(const Case& given)
-    : c(given), faults(placed(c, "run.inject", [this] {
-        return inject::Faults(c.run.inject, c.train->sizes(), c.engine().sizes());
-      })) {
+Setup::Setup(const Case& given) : c(given) {
   if (!c.model.checkpoint.empty()) checkpoint = checkpoint::open(c.model.checkpoint);
   model = load_model(c, checkpoint);
-  cases::validate_for_model(c, model);
+  validate_for_model(c, model);
   kv_scales = c.engine().extend(model, source());
-  placed(c, "run.inject", [&] { faults.require_effect(model, c.engine().has_cache_scales()); });
   require_legal(c, model);
   c.engine().refine(model);
   train = layout::make_side(*c.train, model);
   gen = layout::make_side(c.gen, model);
-  if (cases::quantiser_of(c)) {
+  if (quantiser_of(c)) {
     const layout::Precision kept_as = c.engine().precision().value();
     quantised = std::make_unique<layout::QuantisedLayout>(model, *train, layout::weight_format_of(kept_as));
   }
@@ -107,7 +87,7 @@ Setup::Setup(const Case& given)
 
 session::Exchange Setup::exchange() const {
   session::Exchange result{model, {split.bulk, split.misc, sent(), *gen}};
-  if (quantised) result.quantised.emplace(session::OnTheWay{*train, *quantised, *cases::quantiser_of(c)});
+  if (quantised) result.quantised.emplace(session::OnTheWay{*train, *quantised, *quantiser_of(c)});
   return result;
 }
 
@@ -116,13 +96,6 @@ plan::Split Setup::split_by(plan::Policy policy) const {
   if (!quantised) return result;
   for (std::vector<model::Tensor>* path : {&result.bulk, &result.misc}) *path = with_scales(model, *path);
   return result;
-}
-
-void Setup::require_effect() const {
-  placed(c, "run.inject", [&] {
-    faults.require_effect({model, *train, split.bulk, split.misc, cases::how_of(c).row().stores,
-                           c.run.update == cases::Update::perturb, c.run.warmup + c.run.steps});
-  });
 }
 
 namespace {
@@ -171,4 +144,4 @@ std::string Setup::unknown_tensors() const {
   return text + "; model.skip leaves tensors out";
 }
 
-}  // namespace refit::engine
+}  // namespace refit::cases

@@ -3,9 +3,10 @@
 #include <gmock/gmock.h>
 
 #include "app/case_reader.hpp"
-#include "engine/setup.hpp"
+#include "engine/faults.hpp"
+#include "case/setup.hpp"
 
-namespace refit::engine {
+namespace refit::cases {
 namespace {
 
 using ::testing::AllOf;
@@ -72,7 +73,7 @@ TEST(Setup, RefusesInjectionsThatWouldShowNothingInARun) {
   const auto told = [](std::vector<app::Option> more) {
     const Setup setup(case_of("qwen3-4b-small", "PP2", "TP1", std::move(more)));
     try {
-      setup.require_effect();
+      engine::faults_of_run(setup);
     } catch (const Error& error) {
       return std::string(error.what());
     }
@@ -86,4 +87,4 @@ TEST(Setup, RefusesInjectionsThatWouldShowNothingInARun) {
 }
 
 }  // namespace
-}  // namespace refit::engine
+}  // namespace refit::cases

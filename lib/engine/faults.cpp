@@ -1,0 +1,40 @@
+#include "engine/faults.hpp"
+
+namespace refit::engine {
+
+namespace {
+
+/// What `work` refuses of run.inject, with the place where that key stands.
+template <typename Work>
+auto placed(const cases::Case& c, const Work& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    const auto place = c.given.find("run.inject");
+    if (error.kind() != ErrorKind::usage || place == c.given.end()) throw;
+    fail_usage("{}: {}", place->second, error.what());
+  }
+}
+
+}  // namespace
+
+inject::Faults faults_of_run(const cases::Setup& setup) {
+  const cases::Case& c = setup.c;
+  inject::Faults faults = faults_of(setup);
+  placed(c, [&] {
+    faults.require_effect({setup.model, *setup.train, setup.split.bulk, setup.split.misc, cases::how_of(c).row().stores,
+                           c.run.update == cases::Update::perturb, c.run.warmup + c.run.steps});
+  });
+  return faults;
+}
+
+inject::Faults faults_of(const cases::Setup& setup) {
+  const cases::Case& c = setup.c;
+  return placed(c, [&] {
+    inject::Faults faults(c.run.inject, c.train->sizes(), c.engine().sizes());
+    faults.require_effect(setup.model, c.engine().has_cache_scales());
+    return faults;
+  });
+}
+
+}  // namespace refit::engine

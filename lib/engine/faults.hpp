@@ -1,0 +1,14 @@
+#pragma once
+// The bugs that a case has injected.
+
+#include "case/setup.hpp"
+#include "inject/faults.hpp"
+
+namespace refit::engine {
+
+/// Errors (usage): an unknown name, two that distort the same layout, one that changes nothing in this case.
+inject::Faults faults_of(const cases::Setup& setup);
+/// Those of a run. Errors (usage): one that would change nothing in it, too.
+inject::Faults faults_of_run(const cases::Setup& setup);
+
+}  // namespace refit::engine
