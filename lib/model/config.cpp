@@ -42,6 +42,7 @@ const Family* named_family(const Names& names) {
 }
 
 [[noreturn]] void refuse_names(const ConfigFile& file, const Names& top, const Names& text) {
+  file.check();  // names of a wrong type
   std::string what;
   if (!top.architectures.empty()) {
     what = fmt::format("architectures names no known architecture but {}", fmt::join(top.architectures, ", "));
@@ -66,6 +67,7 @@ const Family* choose_family(ConfigFile& file, Config& config, const std::string&
   const Names top = read_names(file);
   Names text;
   const bool nested = file.has_object("text_config");
+  if (!nested && file.has("text_config")) file.problem("text_config", "must be an object");
   if (nested) {
     file.descend("text_config");
     text = read_names(file);

@@ -400,7 +400,7 @@ TEST_F(ModelConfig, BadValuesOfAFamilyNameTheKey) {
       {kMixtral, {{"num_local_experts", ""}}, "num_experts is missing"},
       {kMixtral, {{"num_hidden_layers", ""}}, "num_hidden_layers is missing"},
       {kGptOss, {{"intermediate_size", ""}}, "intermediate_size is missing"},
-      {kGptOss, {{"quantization_config", "{}"}}, "quantization_config has the unknown quant_method"},
+      {kGptOss, {{"quantization_config", "{}"}}, "quantization_config has no quant_method"},
       {kDeepseek, {{"q_lora_rank", "null"}}, "q_lora_rank is missing: latent attention with a plain q_proj"},
       {kDeepseek, {{"kv_lora_rank", ""}}, "kv_lora_rank is missing"},
       {kDeepseek, {{"v_head_dim", "-1"}}, "v_head_dim must be a whole number"},
