@@ -524,6 +524,7 @@ TEST_F(ModelConfig, KeysThatBringWeightsAreErrorsWithoutACheckpoint) {
       {kLlama, {{"n_routed_experts", "128"}}, "", "n_routed_experts is 128: experts"},
       {kLlama, {{"hidden_act", R"("relu2")"}}, "", "an MLP without gate_proj"},
       {kLlama, {{"model_type", R"("minimax_m2")"}}, "qwen3", "model_type minimax_m2 has norms of all of q"},
+      {kLlama, {{"attention_bias", "false"}}, "qwen2", "attention_bias is false: q, k and v have biases"},
       {kMoe, {{"shared_expert_intermediate_size", "64"}}, "", "shared experts"},
       {kMoe, {{"num_shared_experts", "1"}}, "", "num_shared_experts is 1: shared experts"},
       {kMixtral, {{"attention_bias", "true"}}, "", "attention_bias is true"},
