@@ -122,7 +122,7 @@ void add_case_arguments(CLI::App& command, CaseArguments& arguments, const std::
 /// Names of models become paths.
 void resolve_models(CaseArguments& arguments, const std::string& inputs) {
   for (Option& option : arguments.options) {
-    if (option.name == "--model") option.text = config_path(option.text, inputs);
+    if (option.key == "model.config") option.text = config_path(option.text, inputs);
   }
 }
 

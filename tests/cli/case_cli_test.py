@@ -161,6 +161,7 @@ class Lists(Cli):
     def test_what_is_listed_is_a_name(self):
         for name in ("B3-single-expert-mesh", "published/qwen3-4b-dp8-to-tp8-ffn.toml", "qwen3-4b-dp8-to-tp8-ffn"):
             self.assertIn("payload", self.succeed("plan", name))
+        self.assertIn("payload", self.succeed("plan", "--set", "model.config=qwen3-4b-small", "--train", "TP2", "--gen", "TP2"))
         self.refuse(2, "plan", "B3-single-expert-mesk", part="did you mean B3-single-expert-mesh?")
 
     def test_a_folder_is_its_config(self):
