@@ -505,6 +505,20 @@ TEST_F(ModelConfig, AnyFamilysKeysMayStandInTextConfig) {
                     HasSubstr("text_config has the model_type odd"), Not(HasSubstr("missing"))));
 }
 
+TEST_F(ModelConfig, ATieThatTheTopAndTextConfigSayDifferentlyIsNone) {
+  Keys inner = kLlama;
+  inner["model_type"] = R"("llama")";
+  for (const auto& [top, text] : {std::pair("true", "false"), {"false", "true"}}) {
+    inner["tie_word_embeddings"] = text;
+    const Config config = read_config(
+        write(json({{"model_type", R"("vl")"}, {"tie_word_embeddings", top}, {"text_config", json(inner, {})}}, {})));
+    EXPECT_FALSE(config.tied);
+    EXPECT_THAT(config.notes, ::testing::Contains(HasSubstr("tie_word_embeddings differs")));
+  }
+  inner["tie_word_embeddings"] = "true";
+  EXPECT_TRUE(read_config(write(json({{"model_type", R"("vl")"}, {"text_config", json(inner, {})}}, {}))).tied);
+}
+
 TEST_F(ModelConfig, AnAbsentTieIsTheModelTypesOwn) {
   EXPECT_FALSE(read_config(write(json(kLlama, {}))).tied);
   EXPECT_TRUE(read_config(write(json(kLlama, {{"model_type", R"("gemma")"}}))).tied);
