@@ -6,7 +6,9 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <algorithm>
+#include <charconv>
 #include <functional>
+#include <limits>
 
 #include "app/case_reader.hpp"
 #include "app/commands.hpp"
@@ -125,7 +127,7 @@ void add_case_arguments(CLI::App& command, CaseArguments& arguments, const std::
 /// Names of models become paths.
 void resolve_models(CaseArguments& arguments, const std::string& inputs) {
   for (Option& option : arguments.options) {
-    if (option.name == "--model") option.text = config_path(option.text, inputs);
+    if (option.key == "model.config") option.text = config_path(option.text, inputs);
   }
 }
 
@@ -201,6 +203,13 @@ CLI::App* add_command(CLI::App& app, const std::string& name, const std::string&
   return command;
 }
 
+/// Refuses what the parser would cut down to the largest number.
+std::string in_64_bits(const std::string& text) {
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc{} ? "" : fmt::format("needs an integer in 0..{}", std::numeric_limits<std::int64_t>::max());
+}
+
 void add_shard_size(CLI::App& command, Arguments& arguments) {
   command.add_option("--max-shard-size", arguments.max_shard_size, "Bytes per file, e.g. 5GB (default: one file)");
 }
@@ -265,6 +274,7 @@ void add_synth(CLI::App& app, Arguments& arguments) {
   command->add_option("--family", arguments.synth.family, "For architectures that config.json does not name");
   command->add_option("--seed", arguments.synth.seed, "Of the values")
       ->check(CLI::NonNegativeNumber)
+      ->check(in_64_bits)
       ->capture_default_str();
   command->add_option("--layers", arguments.synth.layers, "The first layers only; 0 = all")
       ->check(CLI::NonNegativeNumber)

@@ -87,8 +87,6 @@ bool is_there(const std::string& path, const std::string& text) {
   return std::filesystem::is_regular_file(path, error) && read_text(path, kMaxConfigBytes) == text;
 }
 
-std::string config_path(const std::string& folder) { return (std::filesystem::path(folder) / "config.json").string(); }
-
 }  // namespace
 
 std::string config_of(const model::Model& model, const std::string& path) {
@@ -112,8 +110,8 @@ std::string config_of(const model::Model& model, const std::string& path) {
   return config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
-void check_config_target(const std::string& folder, const std::string& text, bool force) {
-  const std::string path = config_path(folder);
+void check_config_target(const std::string& folder, const std::string& text, bool force, const std::string& name) {
+  const std::string path = (std::filesystem::path(folder) / name).string();
   if (is_there(path, text)) return;
   require_replaceable(path);
   std::error_code error;
@@ -121,8 +119,8 @@ void check_config_target(const std::string& folder, const std::string& text, boo
   fail_usage("{}: exists and differs from what would be written; choose another folder or give --force", path);
 }
 
-void write_config(const std::string& folder, const std::string& text) {
-  const std::string path = config_path(folder);
+void write_config(const std::string& folder, const std::string& text, const std::string& name) {
+  const std::string path = (std::filesystem::path(folder) / name).string();
   if (!is_there(path, text)) write_text(path, text);
 }
 

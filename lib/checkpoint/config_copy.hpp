@@ -13,11 +13,16 @@ namespace refit::checkpoint {
 /// which are not.
 std::string config_of(const model::Model& model, const std::string& path);
 
-/// Refuses (usage) a different config.json in `folder` unless `force`.
-void check_config_target(const std::string& folder, const std::string& text, bool force);
+inline constexpr const char* kConfigName = "config.json";
+/// Where ModelOpt says how weights are quantised, if config.json does not.
+inline constexpr const char* kQuantConfigName = "hf_quant_config.json";
 
-/// Writes `text` as config.json of `folder`.
-void write_config(const std::string& folder, const std::string& text);
+/// Refuses (usage) a different file of that name in `folder` unless `force`.
+void check_config_target(const std::string& folder, const std::string& text, bool force,
+                         const std::string& name = kConfigName);
+
+/// Writes `text` as that file of `folder`.
+void write_config(const std::string& folder, const std::string& text, const std::string& name = kConfigName);
 
 /// The largest config.json that is read.
 using model::kMaxConfigBytes;

@@ -1,5 +1,6 @@
 #include <filesystem>
-#include <optional>
+#include <map>
+#include <string>
 
 #include "checkpoint/chunks.hpp"
 #include "checkpoint/config_copy.hpp"
@@ -17,11 +18,13 @@ void convert(const std::string& input, const std::string& output, std::int64_t m
     fail_usage("{}: is the folder of the checkpoint that is read; give another one to write to", output);
   }
   const Format format = source.format == Format::safetensors ? Format::hdf5 : Format::safetensors;
-  const std::string config = (std::filesystem::path(source.folder) / "config.json").string();
-  std::error_code error;
-  std::optional<std::string> config_text;
-  if (std::filesystem::exists(config, error)) config_text = read_text(config, kMaxConfigBytes);
-  if (config_text) check_config_target(output, *config_text, force);
+  std::map<std::string, std::string> texts;  // what says how to read the tensors goes with them
+  for (const char* name : {kConfigName, kQuantConfigName}) {
+    const std::string path = (std::filesystem::path(source.folder) / name).string();
+    std::error_code error;
+    if (std::filesystem::exists(path, error)) texts[name] = read_text(path, kMaxConfigBytes);
+    if (texts.contains(name)) check_config_target(output, texts[name], force, name);
+  }
 
   const auto writer = Writer::create(format, output, source.tensor_infos(), max_shard_bytes, force);
   TensorStream stream(source);
@@ -31,7 +34,7 @@ void convert(const std::string& input, const std::string& output, std::int64_t m
       writer->write(static_cast<std::int32_t>(i), chunk);
     }
   }
-  if (config_text) write_config(output, *config_text);
+  for (const auto& [name, text] : texts) write_config(output, text, name);
   writer->finish();
 }
 

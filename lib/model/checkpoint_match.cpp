@@ -76,6 +76,13 @@ Held index_by_name(const std::vector<TensorInfo>& checkpoint, Problems& problems
   return held;
 }
 
+/// Whether one has the last two dimensions of the other the other way round.
+bool is_transposed(Shape a, const Shape& b) {
+  if (a.size() < 2) return false;
+  std::swap(a[a.size() - 1], a[a.size() - 2]);
+  return a == b;
+}
+
 /// Takes shape and dtype of `tensor` from the checkpoint, or says what is wrong.
 void match(Tensor& tensor, const Held& held, Problems& problems) {
   const auto found = held.find(tensor.name);
@@ -85,8 +92,9 @@ void match(Tensor& tensor, const Held& held, Problems& problems) {
   }
   const TensorInfo& info = *found->second;
   if (info.shape != tensor.file_shape()) {
-    problems.add(fmt::format("{} has shape {} instead of {}", tensor.name, to_string(info.shape),
-                             to_string(tensor.file_shape())));
+    problems.add(fmt::format("{} has shape {} instead of {}{}", tensor.name, to_string(info.shape),
+                             to_string(tensor.file_shape()),
+                             is_transposed(info.shape, tensor.file_shape()) ? ": it is transposed" : ""));
   } else if (!is_castable(tensor.dtype)) {  // of a quantised model
     const bool is_e8m0 = info.dtype == DType::f8_e8m0 && tensor.dtype == DType::u8;
     if (info.dtype != tensor.dtype && !is_e8m0) {

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "core/error.hpp"
 #include "model/config_file.hpp"
@@ -23,9 +24,21 @@ std::string known_families() { return fmt::format("{}", fmt::join(family_names()
 struct Names {
   std::vector<std::string> architectures;
   std::string model_type;
+  std::optional<bool> tied;
 };
 
-Names read_names(ConfigFile& file) { return {file.texts("architectures"), file.text("model_type")}; }
+Names read_names(ConfigFile& file) {
+  Names names{file.texts("architectures"), file.text("model_type"), std::nullopt};
+  if (file.has("tie_word_embeddings")) names.tied = file.flag_or("tie_word_embeddings", false);
+  return names;
+}
+
+/// What is known of a config.json before its sizes are read.
+struct Choice {
+  const Family* family = nullptr;
+  bool is_override = false;  ///< config.json names another kind of model than the family that model.family asks for
+  bool tie_differs = false;  ///< between the top and text_config
+};
 
 /// `architectures` decides where it is there: a model type has heads that refit does not know (classification, reward).
 const Family* named_family(const Names& names) {
@@ -42,6 +55,7 @@ const Family* named_family(const Names& names) {
 }
 
 [[noreturn]] void refuse_names(const ConfigFile& file, const Names& top, const Names& text) {
+  file.check();  // names of a wrong type
   std::string what;
   if (!top.architectures.empty()) {
     what = fmt::format("architectures names no known architecture but {}", fmt::join(top.architectures, ", "));
@@ -60,25 +74,25 @@ const Family* overriding_family(const std::string& name) {
   return family;
 }
 
-/// Goes to text_config where the language model's keys stand there, and chooses the family. `is_override` becomes true
-/// where config.json names another kind of model than the family that model.family asks for.
-const Family* choose_family(ConfigFile& file, Config& config, const std::string& override_name, bool& is_override) {
+/// Goes to text_config where the language model's keys stand there, and chooses the family.
+Choice choose_family(ConfigFile& file, Config& config, const std::string& override_name) {
   const Names top = read_names(file);
   Names text;
   const bool nested = file.has_object("text_config");
+  if (!nested && file.has("text_config")) file.problem("text_config", "must be an object");
   if (nested) {
     file.descend("text_config");
     text = read_names(file);
     config.prefix = "model.language_model.";
   }
   config.model_type = text.model_type.empty() ? top.model_type : text.model_type;
+  const bool tie_differs = nested && top.tied != text.tied && top.tied && text.tied;
   const Family* named = named_family(top);
   if (!override_name.empty()) {
     const Family* family = overriding_family(override_name);
-    is_override = family != named && family != family_of_type(config.model_type);
-    return family;
+    return {family, family != named && family != family_of_type(config.model_type), tie_differs};
   }
-  if (named != nullptr) return named;
+  if (named != nullptr) return {named, false, tie_differs};
   // What is around a language model of a known kind does not matter to its own tensors.
   const Family* inner = nested ? family_of_type(text.model_type) : nullptr;
   if (inner == nullptr) refuse_names(file, top, text);
@@ -87,7 +101,7 @@ const Family* choose_family(ConfigFile& file, Config& config, const std::string&
                   "model_type {}",
                   file.path(), top.architectures.empty() ? top.model_type : top.architectures.front(), inner->name,
                   text.model_type));
-  return inner;
+  return {inner, false, tie_differs};
 }
 
 DType read_dtype(ConfigFile& file) {
@@ -201,16 +215,22 @@ void check_total(ConfigFile& file, const Config& config) {
 Config read_config(const std::string& path, const std::string& family_name, std::int64_t layers) {
   ConfigFile file(path);
   Config config;
-  bool is_override = false;
-  const Family* family = choose_family(file, config, family_name, is_override);
-  config.family = family->name;
+  const Choice choice = choose_family(file, config, family_name);
+  config.family = choice.family->name;
   read_sizes(file, config);
-  family->read(file, config);
+  if (choice.tie_differs) {
+    config.tied = false;
+    config.notes.push_back(
+        fmt::format("{}: tie_word_embeddings differs between its top and text_config; the head is "
+                    "taken to be a tensor of its own",
+                    path));
+  }
+  choice.family->read(file, config);
   complete_sizes(file, config);
   cut_layers(file, config, layers);
   check_total(file, config);
   file.check();
-  check_other_keys(file, config, is_override);
+  check_other_keys(file, config, choice.is_override);
   return config;
 }
 

@@ -1,6 +1,8 @@
 // Qwen2 and Qwen2.5 (Qwen2ForCausalLM): q, k and v always carry a bias, o never. Hugging Face transformers,
 // models/qwen2.
 
+#include <fmt/format.h>
+
 #include "model/decoder.hpp"
 #include "model/family.hpp"
 
@@ -10,8 +12,11 @@ namespace {
 
 void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
-  config.attention_bias = file.flag_or("attention_bias", true);
-  if (!config.attention_bias) file.problem("attention_bias", "must be true: q, k and v have biases in this family");
+  config.attention_bias = true;
+  if (!file.flag_or("attention_bias", true)) {
+    config.doubts.push_back(
+        fmt::format("{}: attention_bias is false: q, k and v have biases in this family", file.path()));
+  }
   refuse(file, "attention_out_bias", "in this family a bias of o has");
 }
 

@@ -32,9 +32,9 @@ std::vector<Rewriting> known_rewritings() {
           without("_orig_mod.", "torch.compile"),
           without("module.", "DistributedDataParallel"),
           without("base_model.model.", "PEFT"),
+          without("base_layer.", "PEFT"),
           {"without \"base_model.model.\" and \"base_layer.\", which PEFT puts there: merge the adapter first",
            {{"base_model.model.", ""}, {".base_layer.", "."}}},
-          without("base_layer.", "PEFT"),
           without("_extra_state.", "TransformerEngine")};
 }
 
@@ -47,11 +47,17 @@ std::string nearest_rewriting(const std::set<std::string>& missing, const std::v
   for (std::size_t i = 0; i < looked_at; ++i) {  // what stands in front of the same ending
     for (const std::string& name : missing) {
       const auto [end, other_end] = std::mismatch(name.rbegin(), name.rend(), others[i].rbegin(), others[i].rend());
-      const std::string from(others[i].begin(), other_end.base());
-      const std::string to(name.begin(), end.base());
-      const bool at_word = (from.empty() || from.back() == '.') && (to.empty() || to.back() == '.');
-      if (!at_word || std::distance(name.rbegin(), end) < 8 || !seen.emplace(from, to).second || seen.size() > 256)
-        continue;
+      std::string from(others[i].begin(), other_end.base());
+      std::string to(name.begin(), end.base());
+      const auto ends_word = [](const std::string& text) { return text.empty() || text.back() == '.'; };
+      if (!ends_word(from) || !ends_word(to)) {
+        const std::size_t rest = name.find('.', to.size());
+        if (rest == std::string::npos) continue;
+        from += name.substr(to.size(), rest + 1 - to.size());
+        to = name.substr(0, rest + 1);
+      }
+      constexpr std::size_t kLeastInCommon = 8;  // "p.weight" says nothing
+      if (name.size() - to.size() < kLeastInCommon || seen.size() > 256 || !seen.emplace(from, to).second) continue;
       candidates.push_back({to.empty() ? fmt::format("without \"{}\" in front", from)
                                        : fmt::format("with \"{}\" in place of \"{}\" in front", to, from),
                             {{from, to}}});

@@ -109,6 +109,12 @@ class CommandLine(Cli):
         self.refuse(77, "run", *model, *layouts, "--executor", "m2n", part="no NCCL M2N")
         self.refuse(2, "plan", *model, "--train", "TP2xEP2", "--gen", "TP2", part="without experts", lines=2)
 
+    def test_injections_are_named_with_their_place(self):
+        layouts = '[model]\nconfig = "%s"\n[train]\nlayout = "TP2"\n[gen]\nlayout = "TP2"\n[run]\n' % self.path("made/config.json")
+        self.succeed("synth", "qwen3-0.6b-small", "made", "--layers", "1")
+        self.refuse(2, "plan", self.case(layouts + 'inject = ["odd"]\n'), part='case.toml:8:1: run.inject: unknown name "odd"')
+        self.refuse(2, "plan", self.case(layouts + 'inject = ["B3-single-expert-mesh"]\n'), part="case.toml:8:1: run.inject: B3-single")
+
     def test_keys_do_not_nest_without_bound(self):
         for text in (".".join(["a"] * 50000) + " = 1\n", "[" + ".".join(["a"] * 50000) + "]\n",
                      "x = {" + ".".join(["a"] * 50000) + " = 1}\n"):  # fmt: skip
@@ -164,6 +170,7 @@ class Lists(Cli):
     def test_what_is_listed_is_a_name(self):
         for name in ("B3-single-expert-mesh", "published/qwen3-4b-dp8-to-tp8-ffn.toml", "qwen3-4b-dp8-to-tp8-ffn"):
             self.assertIn("payload", self.succeed("plan", name))
+        self.assertIn("payload", self.succeed("plan", "--set", "model.config=qwen3-4b-small", "--train", "TP2", "--gen", "TP2"))
         self.refuse(2, "plan", "B3-single-expert-mesk", part="did you mean B3-single-expert-mesh?")
 
     def test_a_folder_is_its_config(self):

@@ -45,7 +45,8 @@ class Fuzz : public testing::Test {
         ++taken;
       } catch (const Error& error) {
         EXPECT_EQ(error.kind(), ErrorKind::usage) << error.what();
-        EXPECT_NE(std::string(error.what()).find(folder_), std::string::npos) << error.what();
+        const std::string text = error.what();  // a width that blocks do not divide is the named tensor's
+        EXPECT_TRUE(text.find(folder_) != std::string::npos || text.starts_with("model.")) << text;
         EXPECT_NE(i, 0) << error.what();
       }
     }

@@ -27,6 +27,7 @@ const std::map<std::string, std::string> kOther = {
     {"model.family", "\"qwen3\""},
     {"model.layers", "4"},
     {"model.tied_lm_head", "\"present\""},
+    {"model.skip", "[\"mtp.*\", \"visual.*\"]"},
     {"m2n.model", "\"/m/model.json\""},
     {"m2n.system", "\"" REFIT_SOURCE_DIR "/inputs/m2n/small.system.json\""},
     {"train.trainer", "\"megatron\""},

@@ -138,7 +138,9 @@ TEST(CheckpointConvert, ThereAndBackIsTheSameFile) {
   const std::string c = folder.file("c");
   write_checkpoint(Format::safetensors, a, some_tensors(3), 0);
   write_file(a + "/config.json", "{\"x\": 1}");
+  write_file(a + "/hf_quant_config.json", "{}");
   convert(a, b, 1300, false);
+  EXPECT_EQ(read_file(b + "/hf_quant_config.json"), "{}");
   EXPECT_TRUE(std::filesystem::exists(b + "/model.h5.index.json"));
   EXPECT_EQ(read_file(b + "/config.json"), "{\"x\": 1}");
   convert(b, c, 0, false);

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+#include <set>
+
 #include "gen/vllm/layout.hpp"
 #include "layout_models.hpp"
 
@@ -198,6 +201,26 @@ TEST(GenDrafter, HasThePredictionLayerOnly) {
   const auto found = violations(small_model("qwen3_moe"), given);
   ASSERT_EQ(found.size(), 1u);
   EXPECT_NE(found[0].find("no multi-token prediction layer"), std::string::npos) << found[0];
+}
+
+/// vLLM's own names, whatever a checkpoint puts in front of its.
+TEST(GenNames, OtherPrefixesAreMappedAsVllmDoes) {
+  const std::map<std::string, std::string> prefixes{{"model.", "model."},
+                                                    {"model.language_model.", "language_model.model."},
+                                                    {"language_model.model.", "language_model.model."},
+                                                    {"transformer.", "model."},
+                                                    {"", "model."}};
+  for (const auto& [prefix, mapped] : prefixes) {
+    model::Config config = small_config("llama");
+    config.prefix = prefix;
+    const model::Model model = model::build_model(config, false);
+    const auto layout = make_layout(model, options("TP1"));
+    std::set<std::string> names;
+    for (const auto& held : contents(*layout, model, Rank{0})) names.insert(held.storage.name);
+    for (const char* name : {"embed_tokens.weight", "layers.0.self_attn.qkv_proj.weight", "norm.weight"})
+      EXPECT_TRUE(names.contains(mapped + name)) << prefix << name;
+    EXPECT_TRUE(config.tied || names.contains("lm_head.weight")) << prefix;
+  }
 }
 
 }  // namespace

@@ -282,6 +282,24 @@ TEST(ModelCheckpoint, MixtralExpertsGoByFourNames) {
   }
 }
 
+/// transformers 5 packs what it used to write one by one.
+TEST(ModelCheckpoint, Qwen3MoeExpertsAreSingleOrPacked) {
+  const Config config = small_moe_config("qwen3_moe");
+  auto checkpoint = held_by(build_model(config, true));
+  EXPECT_EQ(unknown_count(build_model(config, checkpoint, "x")), 0U);
+  const std::string experts = "model.layers.0.mlp.experts.";
+  for (const char* part : {"0.gate_proj.weight", "0.up_proj.weight", "0.down_proj.weight"})
+    remove_tensor(checkpoint, experts + part);
+  checkpoint.push_back({experts + "gate_up_proj", {1, 48, 32}});
+  checkpoint.push_back({experts + "down_proj", {1, 32, 24}});
+  const Model packed = build_model(config, checkpoint, "x");
+  EXPECT_EQ(unknown_count(packed), 0U);
+  EXPECT_EQ(packed.find(experts + "down_proj")->role, Role::packed_down);
+  named(checkpoint, experts + "gate_up_proj").shape = {1, 32, 48};
+  EXPECT_THAT(message_of(config, checkpoint),
+              HasSubstr("has shape [1, 32, 48] instead of [1, 48, 32]: it is transposed"));
+}
+
 TEST(ModelCheckpoint, Qwen35ExpertsArePackedOrSingle) {
   Config config = small_moe_config("qwen3_5_moe");
   config.shared_intermediate_size = 24;

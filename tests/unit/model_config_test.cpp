@@ -400,7 +400,7 @@ TEST_F(ModelConfig, BadValuesOfAFamilyNameTheKey) {
       {kMixtral, {{"num_local_experts", ""}}, "num_experts is missing"},
       {kMixtral, {{"num_hidden_layers", ""}}, "num_hidden_layers is missing"},
       {kGptOss, {{"intermediate_size", ""}}, "intermediate_size is missing"},
-      {kGptOss, {{"quantization_config", "{}"}}, "quantization_config has the unknown quant_method"},
+      {kGptOss, {{"quantization_config", "{}"}}, "quantization_config has no quant_method"},
       {kDeepseek, {{"q_lora_rank", "null"}}, "q_lora_rank is missing: latent attention with a plain q_proj"},
       {kDeepseek, {{"kv_lora_rank", ""}}, "kv_lora_rank is missing"},
       {kDeepseek, {{"v_head_dim", "-1"}}, "v_head_dim must be a whole number"},
@@ -505,6 +505,20 @@ TEST_F(ModelConfig, AnyFamilysKeysMayStandInTextConfig) {
                     HasSubstr("text_config has the model_type odd"), Not(HasSubstr("missing"))));
 }
 
+TEST_F(ModelConfig, ATieThatTheTopAndTextConfigSayDifferentlyIsNone) {
+  Keys inner = kLlama;
+  inner["model_type"] = R"("llama")";
+  for (const auto& [top, text] : {std::pair("true", "false"), {"false", "true"}}) {
+    inner["tie_word_embeddings"] = text;
+    const Config config = read_config(
+        write(json({{"model_type", R"("vl")"}, {"tie_word_embeddings", top}, {"text_config", json(inner, {})}}, {})));
+    EXPECT_FALSE(config.tied);
+    EXPECT_THAT(config.notes, ::testing::Contains(HasSubstr("tie_word_embeddings differs")));
+  }
+  inner["tie_word_embeddings"] = "true";
+  EXPECT_TRUE(read_config(write(json({{"model_type", R"("vl")"}, {"text_config", json(inner, {})}}, {}))).tied);
+}
+
 TEST_F(ModelConfig, AnAbsentTieIsTheModelTypesOwn) {
   EXPECT_FALSE(read_config(write(json(kLlama, {}))).tied);
   EXPECT_TRUE(read_config(write(json(kLlama, {{"model_type", R"("gemma")"}}))).tied);
@@ -524,6 +538,7 @@ TEST_F(ModelConfig, KeysThatBringWeightsAreErrorsWithoutACheckpoint) {
       {kLlama, {{"n_routed_experts", "128"}}, "", "n_routed_experts is 128: experts"},
       {kLlama, {{"hidden_act", R"("relu2")"}}, "", "an MLP without gate_proj"},
       {kLlama, {{"model_type", R"("minimax_m2")"}}, "qwen3", "model_type minimax_m2 has norms of all of q"},
+      {kLlama, {{"attention_bias", "false"}}, "qwen2", "attention_bias is false: q, k and v have biases"},
       {kMoe, {{"shared_expert_intermediate_size", "64"}}, "", "shared experts"},
       {kMoe, {{"num_shared_experts", "1"}}, "", "num_shared_experts is 1: shared experts"},
       {kMixtral, {{"attention_bias", "true"}}, "", "attention_bias is true"},
