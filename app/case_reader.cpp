@@ -5,17 +5,26 @@
 #include <filesystem>
 #include <set>
 
-#include "app/case_keys.hpp"
-#include "app/text.hpp"
+#include "case/keys.hpp"
+#include "case/upstream/upstream.hpp"
 #include "core/error.hpp"
 #include "core/nearest.hpp"
+#include "core/text.hpp"
 #define TOML_EXCEPTIONS 1
 #include <toml++/toml.h>
 
 namespace refit::app {
 namespace {
 
-using engine::Case;
+using cases::Case;
+using cases::case_keys;
+using cases::find_key;
+using cases::Key;
+using cases::key_names;
+using keys::Fields;
+using keys::Kind;
+using keys::Scalar;
+using keys::Value;
 
 constexpr std::uintmax_t kMaxFileBytes = 1 << 20;
 
@@ -108,7 +117,8 @@ Value option_value(const Key& key, const std::string& text) {
   return text;
 }
 
-/// Fills a case key by key and collects what is wrong.
+/// Fills a case key by key and collects what is wrong. Keys of sides wait until `finish_sides`, as it is others that
+/// say which sides there are.
 class Filler {
  public:
   explicit Filler(Case& c) : case_(c) {}
@@ -120,12 +130,17 @@ class Filler {
   }
 
   void set(const Key& key, const Value& value, const std::string& where) {
-    const std::string wrong = key.set(case_, value);
-    if (wrong.empty()) {
-      case_.given[key.name] = where;
+    if (key.of_side) {
+      waiting_.push_back({&key, value, where});
     } else {
-      add(where, key.name + " " + wrong);
+      store(key, value, where);
     }
+  }
+
+  void finish_sides() {
+    cases::choose_sides(case_);
+    for (const auto& [key, value, where] : waiting_) store(*key, value, where);
+    waiting_.clear();
   }
 
   /// Its mistakes are this one's too.
@@ -136,8 +151,24 @@ class Filler {
   }
 
  private:
+  struct Waiting {
+    const Key* key;
+    Value value;
+    std::string where;
+  };
+
+  void store(const Key& key, const Value& value, const std::string& where) {
+    const std::string wrong = key.set(case_, value);
+    if (wrong.empty()) {
+      case_.given[key.name] = where;
+    } else {
+      add(where, key.name + " " + wrong);
+    }
+  }
+
   Case& case_;
   std::vector<std::string> mistakes_;
+  std::vector<Waiting> waiting_;
 };
 
 void read_node(Filler& filler, const std::string& file, const std::string& name, const toml::key& key,
@@ -174,10 +205,19 @@ void read_section(Filler& filler, const std::string& file, const toml::key& key,
   }
 }
 
+/// [[gen]]: an engine each.
+void read_engines(Filler& filler, const std::string& file, const toml::key& key, const toml::array& engines) {
+  if (engines.size() == 1) return read_section(filler, file, key, *engines.front().as_table());
+  filler.add(place(file, key.source()),
+             fmt::format("{} engines are listed, but a gen side can only be one; give one [gen]", engines.size()));
+}
+
 void read_table(Filler& filler, const std::string& file, const toml::table& table) {
   for (const auto& [key, node] : table) {
     if (const toml::table* section = node.as_table()) {
       read_section(filler, file, key, *section);
+    } else if (key.str() == "gen" && node.is_array_of_tables()) {
+      read_engines(filler, file, key, *node.as_array());
     } else {
       read_node(filler, file, std::string(key.str()), key, node);
     }
@@ -202,6 +242,7 @@ void read_file(Filler& filler, const std::string& file, Case& c, Twin twin) {
   Case scratch;
   Filler trial(scratch);
   read_table(twin == Twin::fixed ? filler : trial, file, *fixed);
+  trial.finish_sides();
   filler.take(trial);
 }
 
@@ -229,10 +270,13 @@ void read_options(Filler& filler, Case& c, const std::vector<Option>& options) {
 }
 
 void require_layouts(Filler& filler, const Case& c) {
-  if (c.m2n.given()) return;
   const std::string where = c.file.empty() ? "command line" : c.file;
-  if (!c.given.contains("train.layout")) filler.add(where, "train.layout is required (--train TP2xPP2)");
-  if (!c.given.contains("gen.layout")) filler.add(where, "gen.layout is required (--gen TP4)");
+  for (const layout::SideSpec* side : {&*c.train, &c.engine()}) {
+    for (const layout::SideKey& key : side->row().keys()) {
+      if (key.kind == Kind::layout && !c.given.contains(key.name))
+        filler.add(where, fmt::format("{} is required ({} {})", key.name, key.option, side->row().example));
+    }
+  }
 }
 
 /// What dumps are to say of their run.
@@ -260,46 +304,47 @@ Case read_case(const std::string& file, const std::vector<Option>& options, Twin
   if (!file.empty()) read_file(filler, file, c, twin);
   if (c.description.empty()) c.description = c.bug.title;
   read_options(filler, c, options);
+  filler.finish_sides();
   filler.finish();  // a layout that could not be read is not also reported as missing
   require_layouts(filler, c);
   filler.finish();
-  engine::complete(c);
+  cases::complete(c);
   c.facts = facts_of(c);
   return c;
 }
 
 void check_case(const Case& c) {
-  const std::vector<std::string> found = engine::violations(c);
-  if (!found.empty()) fail_usage("{}", fmt::join(found, "\n"));
-  engine::require_supported(c);
+  const std::vector<std::string> found = cases::violations(c);
+  if (!found.empty()) fail_usage("{}", cases::with_reference(fmt::format("{}", fmt::join(found, "\n"))));
+  cases::require_supported(c);
 }
 
 namespace {
 
 struct HardwareKey {
   std::string_view name;
-  double engine::Hardware::*member;
+  double explain::Hardware::*member;
   bool is_required = true;
 };
 
 constexpr HardwareKey kRates[] = {
-    {"device_in", &engine::Hardware::device_in},        {"device_out", &engine::Hardware::device_out},
-    {"domain_in", &engine::Hardware::domain_in, false}, {"domain_out", &engine::Hardware::domain_out, false},
-    {"broadcast", &engine::Hardware::broadcast, false}, {"memory", &engine::Hardware::memory}};
+    {"device_in", &explain::Hardware::device_in},        {"device_out", &explain::Hardware::device_out},
+    {"domain_in", &explain::Hardware::domain_in, false}, {"domain_out", &explain::Hardware::domain_out, false},
+    {"broadcast", &explain::Hardware::broadcast, false}, {"memory", &explain::Hardware::memory}};
 
 struct HardwareCount {
   std::string_view name;
-  std::int64_t engine::Hardware::*member;
+  std::int64_t explain::Hardware::*member;
 };
 
-constexpr HardwareCount kCounts[] = {{"ranks_per_device", &engine::Hardware::ranks_per_device},
-                                     {"devices_per_domain", &engine::Hardware::devices_per_domain}};
+constexpr HardwareCount kCounts[] = {{"ranks_per_device", &explain::Hardware::ranks_per_device},
+                                     {"devices_per_domain", &explain::Hardware::devices_per_domain}};
 
 }  // namespace
 
-engine::Hardware read_hardware(const std::string& file) {
+explain::Hardware read_hardware(const std::string& file) {
   const toml::table table = parse_file(file);
-  engine::Hardware hardware;
+  explain::Hardware hardware;
   hardware.file = file;
   std::vector<std::string> names = {"description"};
   std::vector<std::string> mistakes;
@@ -331,7 +376,7 @@ engine::Hardware read_hardware(const std::string& file) {
   return hardware;
 }
 
-engine::BugSection read_bug(const std::string& file) {
+cases::BugSection read_bug(const std::string& file) {
   Case c;
   Filler filler(c);
   const toml::table table = parse_file(file);

@@ -1,10 +1,11 @@
 #pragma once
-// Cases from files and options: defaults < case file < options, all through the table in app/case_keys.hpp.
+// Cases from files and options: defaults < case file < options, all through the table in case/keys.hpp.
 
 #include <string>
 #include <vector>
 
-#include "engine/case.hpp"
+#include "case/case.hpp"
+#include "explain/plan_case.hpp"
 
 namespace refit::app {
 
@@ -24,18 +25,18 @@ enum class Twin : std::uint8_t {
 /// Reads a case; `file` may be empty. Inputs in the file become relative to its folder. The result is complete.
 /// Errors (usage): all mistakes together, one per line, with file, line and column, or the option's name; a fixed twin
 /// of a case that is about no bug.
-engine::Case read_case(const std::string& file, const std::vector<Option>& options, Twin twin = Twin::bug);
+cases::Case read_case(const std::string& file, const std::vector<Option>& options, Twin twin = Twin::bug);
 
 /// Throws (usage, unavailable) for what contradicts itself or is not in this build; all violations together.
-void check_case(const engine::Case& c);
+void check_case(const cases::Case& c);
 
 /// Reads a hardware file of `refit plan --hardware`. Errors (usage): unknown, missing or non-positive keys.
-engine::Hardware read_hardware(const std::string& file);
+explain::Hardware read_hardware(const std::string& file);
 
 /// The `description` of a case file, "" where it has none; errors as `read_case`, for syntax only.
 std::string read_description(const std::string& file);
 
 /// The [bug] of a case file; errors as `read_case`, for its keys only.
-engine::BugSection read_bug(const std::string& file);
+cases::BugSection read_bug(const std::string& file);
 
 }  // namespace refit::app

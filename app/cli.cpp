@@ -8,19 +8,24 @@
 #include <algorithm>
 #include <functional>
 
-#include "app/case_keys.hpp"
 #include "app/case_reader.hpp"
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
-#include "app/text.hpp"
+#include "case/keys.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
 #include "core/interruption.hpp"
+#include "core/text.hpp"
 #include "engine/engine.hpp"
 #include "engine/launch.hpp"
+#include "explain/plan_case.hpp"
 
 namespace refit::app {
 namespace {
+
+using cases::case_keys;
+using cases::Key;
+using keys::Kind;
 
 /// What `refit run` and `refit plan` take beside their own options.
 struct CaseArguments {
@@ -30,8 +35,8 @@ struct CaseArguments {
 };
 
 std::string describe(const Key& key) {
-  const std::string preset = default_text(key);
-  return fmt::format("{} [{}]{}", key.help, key.type, preset.empty() ? "" : fmt::format(" (default {})", preset));
+  return fmt::format("{} [{}]{}", key.help, key.type,
+                     key.preset.empty() ? "" : fmt::format(" (default {})", key.preset));
 }
 
 std::string keys_footer() {
@@ -109,15 +114,15 @@ void resolve_models(CaseArguments& arguments, const std::string& inputs) {
   }
 }
 
-engine::Case case_of(CaseArguments arguments, const std::string& inputs) {
+cases::Case case_of(CaseArguments arguments, const std::string& inputs) {
   resolve_models(arguments, inputs);
   return read_case(arguments.file, arguments.options, arguments.fixed ? Twin::fixed : Twin::bug);
 }
 
-int run_case(const engine::Case& c, const std::vector<std::string>& arguments) {
+int run_case(const cases::Case& c, const std::vector<std::string>& arguments) {
   try {
     check_case(c);
-    engine::require_executor(c);
+    cases::require_executor(c);
   } catch (const Error& error) {
     // Of a run that does not begin there is a result too, lest an older one be taken for it.
     const bool is_refused = error.kind() == ErrorKind::usage || error.kind() == ErrorKind::unavailable;
@@ -137,11 +142,11 @@ void require_options_of_a_plan(const CaseArguments& arguments) {
   }
 }
 
-int plan_case(const engine::Case& c, engine::PlanOptions options, const std::string& hardware,
+int plan_case(const cases::Case& c, explain::PlanOptions options, const std::string& hardware,
               const std::string& inputs, const std::vector<std::string>& arguments) {
   check_case(c);
   if (!hardware.empty()) options.hardware = read_hardware(hardware_path(hardware, inputs));
-  return engine::plan(c, options, arguments);
+  return explain::plan(c, options, arguments);
 }
 
 int diagnose_dumps(DiagnoseOptions options, CaseArguments arguments, const std::string& inputs) {
@@ -157,7 +162,7 @@ struct Arguments {
   bool version = false;
   CaseArguments run, plan, diagnosed;
   DiagnoseOptions diagnose;
-  engine::PlanOptions plan_options;
+  explain::PlanOptions plan_options;
   std::string hardware;
   engine::ProbeOptions probe;
   InspectOptions inspect;
@@ -225,6 +230,8 @@ void add_inspect(CLI::App& app, Arguments& arguments) {
   CLI::App* command = add_command(app, "inspect", "Family, tensors, files and totals of a checkpoint or config.json");
   command->add_option("CHECKPOINT", arguments.inspect.path, "Checkpoint, config.json, or a model's name")->required();
   command->add_option("--family", arguments.inspect.family, "For architectures that config.json does not name");
+  command->add_option("--json", arguments.inspect.json, "Result file");
+  command->add_flag("--force", arguments.inspect.force, "Replace an existing file");
 }
 
 void add_synth(CLI::App& app, Arguments& arguments) {
@@ -272,8 +279,10 @@ void add_commands(CLI::App& app, Arguments& arguments) {
   CLI::App* compare = add_command(app, "compare", "Compare two checkpoints or dump folders, tensor by tensor");
   compare->add_option("A", arguments.a, "Checkpoint or dump folder")->required();
   compare->add_option("B", arguments.b, "Checkpoint or dump folder")->required();
-  CLI::App* list = add_command(app, "list", "What there is: models, cases, bugs, injections or executors");
-  list->add_option("WHAT", arguments.what, "models | cases | bugs | injections | executors")->required();
+  CLI::App* list =
+      add_command(app, "list", "What there is: models, cases, bugs, injections, executors, trainers or engines");
+  list->add_option("WHAT", arguments.what, "models | cases | bugs | injections | executors | trainers | engines")
+      ->required();
 }
 
 std::int64_t shard_bytes(const std::string& text) {

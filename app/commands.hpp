@@ -15,6 +15,8 @@ struct InspectOptions {
   std::string path;  ///< checkpoint, folder with config.json alone, config.json, or a model's name
   std::string family;
   std::string inputs;
+  std::string json;  ///< file; empty = none
+  bool force = false;
 };
 
 /// Prints family, tensors and totals. Errors (usage): missing or malformed tensors, after what could be read is
@@ -65,7 +67,7 @@ struct DiagnoseOptions {
 /// not say how they were made where options do not either.
 int diagnose(const DiagnoseOptions& options);
 
-/// Prints what there is of `what`: models, cases, bugs, injections or executors.
+/// Prints what there is of `what`: models, cases, bugs, injections, executors, trainers or engines.
 int list(const std::string& what, const std::string& inputs);
 
 /// Prints the versions of everything linked.

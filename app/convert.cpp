@@ -1,6 +1,6 @@
 #include "app/commands.hpp"
-#include "app/text.hpp"
 #include "core/console.hpp"
+#include "core/text.hpp"
 
 namespace refit::app {
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "app/case_keys.hpp"
 #include "app/commands.hpp"
 #include "checkpoint/rank_files.hpp"
 #include "core/console.hpp"
@@ -21,7 +20,7 @@ bool is_dump(const std::string& path) { return !checkpoint::rank_files(path).emp
 
 /// What the dump says of its run, where nothing else does.
 void add_facts(const std::map<std::string, std::string>& metadata, std::vector<Option>& options) {
-  const std::string prefix = engine::kFactPrefix;
+  const std::string prefix = cases::kFactPrefix;
   const bool has_model = is_given(options, "model.config") || is_given(options, "model.checkpoint");
   for (const auto& [name, value] : metadata) {
     if (!name.starts_with(prefix)) continue;
@@ -44,7 +43,7 @@ void require_known(const DiagnoseOptions& given, const std::vector<Option>& opti
     fail_usage(
         "{}: these dumps do not say how they were made (no {}* in their metadata): give {}, and what else of "
         "the run's case is not the default",
-        given.gen_dump, engine::kFactPrefix, missing);
+        given.gen_dump, cases::kFactPrefix, missing);
   }
 }
 
@@ -72,7 +71,7 @@ int diagnose(const DiagnoseOptions& given) {
   if (!request.knows_train) options.push_back({"train.layout", "TP1", "--train"});
   request.c = read_case(given.case_file, options);
   request.c.run.inject.clear();
-  request.c.run.device = kernels::Runtime::has_device() ? engine::Device::cuda : engine::Device::cpu;
+  request.c.run.device = kernels::Runtime::has_device() ? cases::Device::cuda : cases::Device::cpu;
   check_case(request.c);
 
   if (!given.json.empty()) report::remove_output(given.json);

@@ -3,17 +3,19 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <span>
 
 #include "app/case_reader.hpp"
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
-#include "app/text.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
 #include "core/nearest.hpp"
-#include "engine/setup.hpp"
+#include "core/text.hpp"
+#include "gen/engines.hpp"
 #include "inject/faults.hpp"
 #include "model/model.hpp"
+#include "train/trainers.hpp"
 #include "transport/m2n/m2n.hpp"
 
 namespace refit::app {
@@ -32,6 +34,13 @@ std::string first_line(const fs::path& file) {
   return line;
 }
 
+using SideRows = std::span<const layout::SideRow* const>;
+
+/// The TP sizes with which the default of them is legal for a model without any other parallelism.
+std::string legal_tp(SideRows rows, const model::Model& model) {
+  return fmt::format("{}", fmt::join(rows.front()->make()->legal_tp(model), " "));
+}
+
 /// A line per model, after a heading: what follows from its config.json alone.
 int list_models(const std::string& inputs) {
   print("{:32}  {:11}  {:>7}  {:>15}  {:>3}  {:20}  {:20}  {}\n", "model", "family", "tensors", "parameters", "MTP",
@@ -47,10 +56,9 @@ int list_models(const std::string& inputs) {
       ++tensors;
       parameters += tensor.elements();
     }
-    const engine::LegalSizes legal = engine::legal_sizes(model);
     print("{:32}  {:11}  {:7}  {:>15}  {:3}  {:20}  {:20}  {}\n", name, config.family, tensors, grouped(parameters),
-          config.mtp_layers, fmt::format("{}", fmt::join(legal.train_tp, " ")),
-          fmt::format("{}", fmt::join(legal.gen_tp, " ")), first_line(folder / "description.txt"));
+          config.mtp_layers, legal_tp(train::trainers(), model), legal_tp(gen::engines(), model),
+          first_line(folder / "description.txt"));
   }
   return 0;
 }
@@ -67,9 +75,9 @@ std::vector<Line> cases(const std::string& inputs) {
 std::vector<Line> bugs(const std::string& inputs) {
   std::vector<Line> lines;
   for (const std::string& file : bug_files(inputs)) {
-    const engine::BugSection bug = read_bug((fs::path(inputs) / "bugs" / file).string());
+    const cases::BugSection bug = read_bug((fs::path(inputs) / "bugs" / file).string());
     lines.push_back(
-        {fs::path(file).stem().string(), fmt::format("{:4}  {:11}  {}", bug.id, engine::name(bug.kind), bug.title)});
+        {fs::path(file).stem().string(), fmt::format("{:4}  {:11}  {}", bug.id, name(bug.kind), bug.title)});
   }
   return lines;
 }
@@ -91,13 +99,21 @@ std::vector<Line> executors() {
   return lines;
 }
 
+std::vector<Line> sides(SideRows rows) {
+  std::vector<Line> lines;
+  for (const layout::SideRow* row : rows) lines.push_back({std::string(row->name), std::string(row->sentence)});
+  return lines;
+}
+
 std::vector<Line> lines_of(const std::string& what, const std::string& inputs) {
   if (what == "cases") return cases(inputs);
   if (what == "bugs") return bugs(inputs);
   if (what == "injections") return injections();
   if (what == "executors") return executors();
-  fail_usage("list {}: needs one of models, cases, bugs, injections, executors{}", what,
-             suggestion(what, {"models", "cases", "bugs", "injections", "executors"}));
+  if (what == "trainers") return sides(train::trainers());
+  if (what == "engines") return sides(gen::engines());
+  const std::vector<std::string> known{"models", "cases", "bugs", "injections", "executors", "trainers", "engines"};
+  fail_usage("list {}: needs one of {}{}", what, fmt::join(known, ", "), suggestion(what, known));
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
-#include "app/text.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
+#include "core/text.hpp"
 #include "kernels/kernels.hpp"
 #include "model/model.hpp"
 

@@ -27,6 +27,12 @@ function(refit_library NAME)
   target_link_libraries(refit_${NAME} PUBLIC ${ARG_DEPENDS} PRIVATE refit_options ${ARG_EXTERNAL})
 endfunction()
 
+# refit_runs_once(TARGET): of TARGET's sources nothing is in a loop over elements or copies: half of the time to compile
+# them would go into optimising what nobody waits for.
+function(refit_runs_once TARGET)
+  target_compile_options(${TARGET} PRIVATE $<$<CONFIG:Release>:-O1>)
+endfunction()
+
 # refit_uses_kokkos(TARGET): all sources of TARGET include Kokkos. Where that is built for CUDA, its nvcc compiles them;
 # warnings are left to host builds then, as they would be about the code that nvcc generates.
 function(refit_uses_kokkos TARGET)

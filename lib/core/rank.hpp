@@ -1,11 +1,14 @@
 #pragma once
-// Ranks are counted within their side: train 0..T-1 and gen 0..G-1. A world rank is train rank r, or T + gen rank.
+// Ranks are counted within their group: train 0..T-1 and gen 0..G-1. A world rank is train rank r, or T + gen rank.
 
 #include <cstdint>
 
 namespace refit {
 
-/// A rank of one side (train or gen), counted from 0 within that side.
+/// Who a rank belongs to.
+enum class Group : std::uint8_t { train, gen };
+
+/// A rank of one group, counted from 0 within that group.
 enum class Rank : std::int32_t {};
 
 constexpr std::int32_t to_int(Rank rank) { return static_cast<std::int32_t>(rank); }

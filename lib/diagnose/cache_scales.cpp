@@ -19,11 +19,11 @@ struct Buffer {
 };
 
 /// The layers' scales as parameters; nothing where one of a layer is not known.
-std::map<std::int32_t, std::optional<gen::CacheScales>> right_scales(const engine::Setup& setup, const Truth& truth) {
-  std::map<std::int32_t, std::optional<gen::CacheScales>> layers;
+std::map<std::int32_t, std::optional<model::CacheScales>> right_scales(const engine::Setup& setup, const Truth& truth) {
+  std::map<std::int32_t, std::optional<model::CacheScales>> layers;
   for (const Tensor& tensor : setup.model.tensors) {
     if (!facts_of(tensor.role).is_cache_scale) continue;
-    auto& scales = layers.try_emplace(tensor.layer, gen::CacheScales()).first->second;
+    auto& scales = layers.try_emplace(tensor.layer, model::CacheScales()).first->second;
     const auto whole = truth(tensor.index);
     if (!whole) scales.reset();
     if (!scales) continue;
@@ -38,11 +38,11 @@ std::vector<Buffer> buffers_of(const engine::Setup& setup, const Truth& truth) {
   const std::vector<std::string> names = engine::cache_buffers(setup);
   std::vector<Buffer> buffers;
   if (names.empty()) return buffers;
-  const gen::CacheScales never = gen::finalise({});
+  const model::CacheScales never = setup.c.engine().finalise({});
   std::size_t next = 0;  // q, k, v of each layer
   for (const auto& [layer, scales] : right_scales(setup, truth)) {
     if (scales) {
-      const gen::CacheScales right = gen::finalise(*scales);
+      const model::CacheScales right = setup.c.engine().finalise(*scales);
       buffers.push_back({names.at(next), right.q, never.q});
       buffers.push_back({names.at(next + 1), right.k, never.k});
       buffers.push_back({names.at(next + 2), right.v, never.v});

@@ -31,7 +31,7 @@ class Examination {
     if (gen_.ranks() != setup_.gen->ranks()) {
       const std::string other = fitting_layout(setup_, gen_);
       fail_usage("{}: {} gen ranks were dumped, but gen.layout {} has {}; give the layout of the run (--gen{})",
-                 request.gen_dump, gen_.ranks(), layout::to_string(setup_.c.gen.layout), setup_.gen->ranks(),
+                 request.gen_dump, gen_.ranks(), layout::to_string(setup_.c.engine().sizes()), setup_.gen->ranks(),
                  other.empty() ? "" : fmt::format("; {} fits", other));
     }
     open_sources();
@@ -79,7 +79,7 @@ class Examination {
       const std::string whose = looks_like(gen_.names(Rank{0}));
       fail_usage(
           "{}: this is no dump of {} for gen.layout {}: e.g. {} is not in it, but {} is{}; is the model the run's?",
-          gen_.folder(), setup_.model.config.family, layout::to_string(setup_.c.gen.layout), fit.missing_example,
+          gen_.folder(), setup_.model.config.family, layout::to_string(setup_.c.engine().sizes()), fit.missing_example,
           gen_.names(Rank{0}).empty() ? "nothing" : gen_.names(Rank{0}).front(),
           whose.empty() ? "" : fmt::format(", which looks like {}", whose));
     }
@@ -87,7 +87,7 @@ class Examination {
     const std::string other = fit.all_shapes ? fitting_layout(setup_, gen_) : "";
     if (!other.empty()) {
       fail_usage("{}: {}: this is no dump for gen.layout {}, but fits {}: give --gen {}", gen_.folder(),
-                 fit.misshaped_example, layout::to_string(setup_.c.gen.layout), other, other);
+                 fit.misshaped_example, layout::to_string(setup_.c.engine().sizes()), other, other);
     }
     if (2 * fit.misshaped > fit.elements) {
       fail_usage(
@@ -103,7 +103,7 @@ class Examination {
       dumps_.push_back(std::make_unique<Dumps>(request_.train_dump, "train"));
       if (dumps_.back()->ranks() != setup_.train->ranks()) {
         fail_usage("{}: {} train ranks were dumped, but train.layout {} has {}; give the layout of the run (--train)",
-                   request_.train_dump, dumps_.back()->ranks(), layout::to_string(setup_.c.train.layout),
+                   request_.train_dump, dumps_.back()->ranks(), layout::to_string(setup_.c.train->sizes()),
                    setup_.train->ranks());
       }
       owned_.push_back(std::make_unique<Source>(setup_, *setup_.train, *dumps_.back()));

@@ -5,13 +5,13 @@
 #include <string>
 #include <vector>
 
+#include "case/case.hpp"
 #include "diagnose/replay.hpp"
-#include "engine/case.hpp"
 
 namespace refit::diagnose {
 
 struct Request {
-  engine::Case c;            ///< complete; model.checkpoint is the expected checkpoint where there is one
+  cases::Case c;             ///< complete; model.checkpoint is the expected checkpoint where there is one
   bool knows_train = false;  ///< train's layout is that of the run, not just some legal one
   std::string gen_dump;
   std::string train_dump;     ///< the truth, where given; empty = none

@@ -1,5 +1,7 @@
 #include "diagnose/fit.hpp"
 
+#include <set>
+
 #include "core/error.hpp"
 
 namespace refit::diagnose {
@@ -23,20 +25,20 @@ Fit fit_of(const engine::Setup& setup, const Dumps& gen) {
 }
 
 std::string fitting_layout(const engine::Setup& setup, const Dumps& gen) {
+  const layout::SideKey* key = setup.c.engine().find_key("gen.layout");
+  if (key == nullptr) return "";
   const std::int64_t ranks = gen.ranks();
   for (std::int64_t tp = ranks; tp >= 1; --tp) {
     if (ranks % tp != 0) continue;
-    for (const bool expert_parallel : {false, true}) {
-      engine::Case c = setup.c;
-      c.gen.layout = {};
-      c.gen.layout.tp = tp;
-      c.gen.layout.dp = ranks / tp;
-      c.gen.layout.ep = expert_parallel ? (c.gen.data_parallel == engine::DataParallel::internal ? ranks : tp) : 1;
-      if (expert_parallel && c.gen.layout.ep == 1) continue;
+    for (const std::int64_t ep : std::set<std::int64_t>{1, tp, ranks}) {  // experts are cut, or of an engine's ranks
+      cases::Case c = setup.c;
       try {
+        layout::SideSpec& spec = *c.gen.front();
+        if (!key->set(spec, fmt::format("TP{}xDP{}xEP{}", tp, ranks / tp, ep)).empty()) continue;
+        spec.complete();
         const engine::Setup other(c);
         const Fit fit = fit_of(other, gen);
-        if (fit.missing == 0 && fit.misshaped == 0) return layout::to_string(c.gen.layout);
+        if (fit.missing == 0 && fit.misshaped == 0) return layout::to_string(spec.sizes());
       } catch (const Error&) {
         continue;  // no legal layout of this model
       }

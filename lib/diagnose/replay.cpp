@@ -301,7 +301,7 @@ bool leaves_such_ranks(const Evidence& evidence, const inject::Faults& faults, s
   for (std::int32_t r = 0; r < evidence.setup.gen->ranks(); ++r) {
     const bool is_stale = tensors.contains(Rank{r});
     right += is_stale ? 0 : 1;
-    if (faults.skips_bulk(false, Rank{r}, step) != is_stale) return false;
+    if (faults.skips_bulk(Group::gen, Rank{r}, step) != is_stale) return false;
     if (is_stale && std::ssize(tensors[Rank{r}]) != stored) return false;
   }
   return right > 0;
@@ -345,10 +345,10 @@ bool leaves_that(const Evidence& evidence, const inject::Faults& faults, const s
 std::vector<NamedBug> name_bugs(const Evidence& evidence) {
   std::vector<NamedBug> named;
   for (const inject::Injection& injection : inject::injections()) {
-    const engine::Case& c = evidence.setup.c;
-    const inject::Faults faults({injection.name}, c.train.layout, c.gen.layout);
+    const cases::Case& c = evidence.setup.c;
+    const inject::Faults faults({injection.name}, c.train->sizes(), c.engine().sizes());
     try {
-      faults.require_effect(evidence.setup.model, c.gen.kv_cache_dtype == engine::KvCacheDtype::fp8);
+      faults.require_effect(evidence.setup.model, c.engine().has_cache_scales());
     } catch (const Error&) {
       continue;  // no such bug in this model and these layouts
     }

@@ -74,9 +74,9 @@ class CopyRace {
  private:
   /// Dumps do not say which executor there was. What is staged depends on train's layout.
   bool may_be_p2p() const {
-    const engine::Case& c = evidence_.setup.c;
+    const cases::Case& c = evidence_.setup.c;
     if (!evidence_.knows_train) return false;
-    return c.refit.executor == engine::ExecutorKind::p2p || !c.given.contains("refit.executor");
+    return c.refit.executor == cases::ExecutorKind::p2p || !c.given.contains("refit.executor");
   }
 
   void add_staged(Rank rank) {
@@ -242,9 +242,9 @@ bool leaves_undrained(const Evidence& evidence) {
   using plan::Policy;
   constexpr std::array kPolicies{Policy::all, Policy::whitelist, Policy::blacklist, Policy::ffn};
   return std::any_of(kPolicies.begin(), kPolicies.end(), [&](Policy policy) {
-    return fits_misc(
-        plan::split(setup.model, policy, *setup.train, *setup.gen, setup.c.train.layout.tp, setup.c.gen.layout.tp)
-            .misc);
+    return fits_misc(plan::split(setup.model, policy, *setup.train, *setup.gen, setup.c.train->sizes().tp,
+                                 setup.c.engine().sizes().tp)
+                         .misc);
   });
 }
 

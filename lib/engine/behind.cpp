@@ -44,6 +44,10 @@ const char* verb(const Sight& sight) {
 
 }  // namespace
 
+bool is_dead(const Slot& slot) {
+  return slot.pid_namespace == pid_namespace() && is_dead(slot, state_of_process(slot.pid));
+}
+
 Sight sight_of(const Slot& slot, int local_rank, const std::string& host, bool look) {
   Sight sight;
   sight.local_rank = local_rank;
@@ -96,7 +100,7 @@ std::vector<Sight> behind(const std::vector<Sight>& all) {
 }
 
 std::string place_of(const Sight& sight, const TensorName& name) {
-  std::string text = fmt::format("phase {}", sight.phase);
+  std::string text = sight.phase.empty() ? "its first steps" : fmt::format("phase {}", sight.phase);
   if (sight.stage >= 0) text += fmt::format(", stage {}", sight.stage);
   if (sight.tensor >= 0) text += fmt::format(", tensor {}", name ? name(sight.tensor) : std::to_string(sight.tensor));
   if (sight.peer >= 0) text += fmt::format(", peer {}", sight.peer);

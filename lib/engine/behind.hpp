@@ -36,6 +36,9 @@ struct Sight {
 /// How long a supervisor's thread may be silent before its process counts as not running.
 inline constexpr double kSilentSeconds = 2;
 
+/// Whether the process of a slot is no more, as far as the kernel shows it to this one.
+bool is_dead(const Slot& slot);
+
 /// The process of a slot; `look` also at what the kernel says of it.
 Sight sight_of(const Slot& slot, int local_rank, const std::string& host, bool look);
 

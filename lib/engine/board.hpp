@@ -76,6 +76,9 @@ class Board {
   std::atomic<std::int32_t>& code() { return contents_->code; }
   std::atomic<std::int32_t>& holder() { return contents_->holder; }
 
+  /// Rank 0's process has found that the outputs can be written: whoever reports may write them.
+  std::atomic<bool>& may_write() { return contents_->may_write; }
+
   /// All processes that will ever come have come: slots that are still absent do not count.
   void close() {
     contents_->closed = true;
@@ -95,6 +98,7 @@ class Board {
     std::atomic<std::int32_t> holder{-1};  ///< rank that claimed or took the verdict
     std::atomic<std::int32_t> code{0};
     std::atomic<bool> closed{false};
+    std::atomic<bool> may_write{false};
     PostedFailure failure;
     Slot slots[1];  // and those of the other processes behind it
   };

@@ -16,7 +16,7 @@ namespace {
 using model::Role;
 using model::Tensor;
 
-constexpr float kNeverLoaded = gen::CacheScales().k;
+constexpr float kNeverLoaded = model::CacheScales().k;
 constexpr std::size_t kPerLayer = 3;  ///< q, k, v: the order of Role
 
 /// One of a layer's scales, counted over all layers.
@@ -45,9 +45,9 @@ float as(float value, DType dtype) {
 }
 
 /// What attention makes of scales, by slot.
-std::vector<float> finalised(std::vector<float> scales) {
+std::vector<float> finalised(const layout::SideSpec& engine, std::vector<float> scales) {
   for (std::size_t i = 0; i < scales.size(); i += kPerLayer) {
-    const gen::CacheScales used = gen::finalise({scales[i], scales[i + 1], scales[i + 2]});
+    const model::CacheScales used = engine.finalise({scales[i], scales[i + 1], scales[i + 2]});
     scales[i] = used.q;
     scales[i + 1] = used.k;
     scales[i + 2] = used.v;
@@ -66,7 +66,7 @@ struct WrongBuffer {
 
 /// A buffer is called like its layer's parameters, with an underscore.
 std::vector<std::string> cache_buffers(const Setup& setup) {
-  if (setup.c.gen.kv_cache_dtype != KvCacheDtype::fp8) return {};
+  if (!setup.c.engine().has_cache_scales()) return {};
   const std::vector<const Tensor*> tensors = tensors_by_slot(setup.model);
   std::vector<std::string> names(tensors.size());
   for (std::size_t i = 0; i < tensors.size(); ++i) {
@@ -121,7 +121,7 @@ std::vector<float> CacheScales::load_as_gen() const {
 }
 
 void CacheScales::finalise(bool as_never_loaded) {
-  used_ = finalised(as_never_loaded ? std::vector<float>(used_.size(), kNeverLoaded) : load());
+  used_ = finalised(setup_.c.engine(), as_never_loaded ? std::vector<float>(used_.size(), kNeverLoaded) : load());
 }
 
 std::vector<checkpoint::DumpTensor> CacheScales::buffers() const {
@@ -162,7 +162,7 @@ void CacheScales::verify(const CacheScales* mine, const Setup& setup, transport:
   if (world.rank() == 0) {
     for (const float scale : mine->load_as_gen()) transport::append(bytes, scale);
   }
-  const auto expected = finalised(transport::read_all<float>(world.broadcast(std::move(bytes), 0)));
+  const auto expected = finalised(setup.c.engine(), transport::read_all<float>(world.broadcast(std::move(bytes), 0)));
 
   const std::int32_t train_ranks = setup.train->ranks();
   transport::Control::Bytes wrong;

@@ -10,7 +10,6 @@
 
 #include "checkpoint/checkpoint.hpp"
 #include "engine/setup.hpp"
-#include "gen/cache_scales.hpp"
 #include "kernels/memory.hpp"
 #include "transport/communicator.hpp"
 #include "transport/memory.hpp"

@@ -27,19 +27,12 @@ report::Settings settings_of(const Case& c) {
                             {"update", std::string(name(c.run.update))},
                             {"verify", std::string(name(c.run.verify))},
                             {"timeout_seconds", c.run.timeout_seconds}};
-  if (c.gen.layout.dp > 1) settings.emplace_back("data_parallel", std::string(name(c.gen.data_parallel)));
-  if (c.gen.mtp) settings.emplace_back("mtp", true);
-  if (c.gen.moe_backend != MoeBackend::triton)
-    settings.emplace_back("moe_backend", std::string(name(c.gen.moe_backend)));
-  if (const auto quantiser = quantiser_of(c)) settings.emplace_back("quantiser", std::string(name(*quantiser)));
-  if (c.gen.kv_cache_dtype != KvCacheDtype::automatic)
-    settings.emplace_back("kv_cache_dtype", std::string(name(c.gen.kv_cache_dtype)));
-  if (!c.gen.kv_scales.empty()) settings.emplace_back("kv_scales", c.gen.kv_scales);
-  if (c.run.strict_upstream != Strict::off)
+  for (auto& setting : c.engine().settings(cases::quantiser_of(c).has_value())) settings.push_back(std::move(setting));
+  if (c.run.strict_upstream != cases::Strict::off)
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
   const std::vector<std::string_view>& options = transport::row_of(c.refit.executor).options;
   const auto means = [&](std::string_view option) { return std::ranges::find(options, option) != options.end(); };
-  if (means("fan_out") && c.refit.fan_out != FanOut::automatic)
+  if (means("fan_out") && c.refit.fan_out != cases::FanOut::automatic)
     settings.emplace_back("fan_out", std::string(name(c.refit.fan_out)));
   if (means("communicators")) settings.emplace_back("communicators", std::string(name(c.refit.communicators)));
   for (const auto& [option, value] : {std::pair("streams", c.refit.streams),
@@ -48,9 +41,23 @@ report::Settings settings_of(const Case& c) {
                                       {"ring_chunks", c.refit.ring_chunks}}) {
     if (means(option)) settings.emplace_back(option, value);
   }
-  if (c.run.count_seconds != RunSection().count_seconds) settings.emplace_back("count_seconds", c.run.count_seconds);
+  if (c.run.count_seconds != cases::RunSection().count_seconds)
+    settings.emplace_back("count_seconds", c.run.count_seconds);
   if (!c.run.inject.empty()) settings.emplace_back("inject", fmt::format("{}", fmt::join(c.run.inject, ",")));
   return settings;
+}
+
+report::Group group_of(const layout::SideSpec& side, std::int64_t ranks) {
+  const auto precision = side.precision();
+  return {std::string(side.row().name), to_string(side.sizes()), ranks,
+          precision ? std::string(name(*precision)) : "as listed"};
+}
+
+/// " train.layout=\"TP2\" train.precision=...": every key that a side reads.
+std::string keys_text(const layout::SideSpec& side) {
+  std::string text = fmt::format(" {} {}", side.row().name, to_string(side.sizes()));
+  for (const layout::SideKey& key : side.row().keys()) text += fmt::format(" {}={}", key.name, key.get(side));
+  return text;
 }
 
 }  // namespace
@@ -66,9 +73,8 @@ report::Result describe(const Case& c, const std::vector<std::string>& command) 
   result.environment.kokkos = kernels::Runtime::version();
   result.environment.cuda = transport::cuda_version();
   result.environment.nccl = transport::nccl_version();
-  const auto precision = [&c](Precision of) { return std::string(c.m2n.given() ? "as listed" : name(of)); };
-  result.train = {to_string(c.train.layout), c.train_ranks(), precision(c.train.precision)};
-  result.gen = {to_string(c.gen.layout), c.gen_ranks(), precision(c.gen.precision)};
+  result.train = group_of(*c.train, c.train_ranks());
+  result.gen = group_of(c.engine(), c.gen_ranks());
   result.settings = settings_of(c);
   return result;
 }
@@ -97,12 +103,8 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
 }
 
 std::string common_text(const Case& c) {
-  std::string text = fmt::format(
-      "model.layers={} train.layout={} train.precision={} first_stage_layers={} last_stage_layers={} stage_layers={} "
-      "hybrid_layer_pattern={} make_vocab_size_divisible_by={} gen.layout={} gen.precision={}",
-      c.model.layers, to_string(c.train.layout), name(c.train.precision), c.train.first_stage_layers,
-      c.train.last_stage_layers, fmt::join(c.train.stage_layers, ","), c.train.hybrid_layer_pattern,
-      c.train.make_vocab_size_divisible_by, to_string(c.gen.layout), name(c.gen.precision));
+  std::string text = fmt::format("model.layers={}{}", c.model.layers, keys_text(*c.train));
+  for (const layout::Side& side : c.gen) text += keys_text(*side);
   for (const auto& [key, value] : settings_of(c)) {
     text += fmt::format(" {}=", key);
     std::visit([&text](const auto& one) { text += fmt::format("{}", one); }, value);

@@ -1,13 +1,15 @@
 #pragma once
-// The job: prepare -> (update, refit, verify)* -> report. What the commands `run`, `plan` and `probe` do.
+// The job: prepare -> (update, refit, verify)* -> report. What the commands `run` and `probe` do.
 
 #include <string>
 #include <vector>
 
+#include "case/case.hpp"
 #include "core/error.hpp"
-#include "engine/case.hpp"
 
 namespace refit::engine {
+
+using cases::Case;
 
 /// Runs a complete, validated case under MPI and returns the process's exit code (interface: exit codes): the job's on
 /// rank 0, 0 on others. Starts and ends MPI, and takes SIGTERM, SIGINT and SIGHUP for its own: at most one call per
@@ -21,8 +23,11 @@ int run(const Case& c, const std::vector<std::string>& command);
 /// written).
 int refuse(const Case& c, const std::vector<std::string>& command, const Error& error, bool writes);
 
-/// Plans and costs a case in this process, without MPI and without memory for weights. Errors: as Error.
-int plan(const Case& c, const PlanOptions& options, const std::vector<std::string>& command);
+struct ProbeOptions {
+  std::string save;      ///< hardware file to write; empty = none
+  bool force = false;    ///< replace an existing file
+  double seconds = 0.2;  ///< least measuring time per rate
+};
 
 /// Measures link and memory rates between all ranks of the job and prints them. Starts and ends MPI.
 int probe(const ProbeOptions& options);

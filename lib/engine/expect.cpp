@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "engine/cache_scales.hpp"
-#include "engine/figures.hpp"
+#include "report/figures.hpp"
 
 namespace refit::engine {
 namespace {
@@ -41,7 +41,7 @@ std::string missed_mismatch(const Setup& setup, const report::Verification& foun
         "wrong is not known",
         found.tensors_not_counted, setup.c.run.count_seconds);
   }
-  for (const ExpectedMismatch& mismatch : wanted) {
+  for (const cases::ExpectedMismatch& mismatch : wanted) {
     std::int64_t wrong = 0;
     for (const report::WrongTensor& tensor : found.wrong)
       wrong += matches(mismatch.tensors, tensor.tensor) ? tensor.elements_wrong : 0;
@@ -54,36 +54,36 @@ std::string missed_mismatch(const Setup& setup, const report::Verification& foun
   }
   for (const report::WrongTensor& tensor : found.wrong) {
     bool named = wanted.empty();
-    for (const ExpectedMismatch& mismatch : wanted) named |= matches(mismatch.tensors, tensor.tensor);
+    for (const cases::ExpectedMismatch& mismatch : wanted) named |= matches(mismatch.tensors, tensor.tensor);
     if (!named)
       return fmt::format("{} is wrong on gen rank {}, which was not expected", tensor.tensor, tensor.gen_rank);
   }
   return "";
 }
 
-std::string missed_fraction(const ExpectSection& expect, const report::Result& result) {
+std::string missed_fraction(const cases::ExpectSection& expect, const report::Result& result) {
   const double found = result.payload->bulk_fraction();
   if (!expect.bulk_fraction || std::abs(found - *expect.bulk_fraction) <= kFractionTolerance) return "";
   return fmt::format("expect.bulk_fraction: {:.4f} expected, {:.4f} found", *expect.bulk_fraction, found);
 }
 
-std::string missed_note(const ExpectSection& expect, const report::Result& result) {
+std::string missed_note(const cases::ExpectSection& expect, const report::Result& result) {
   const auto tells = [&](const std::string& note) { return note.find(expect.note) != std::string::npos; };
   if (expect.note.empty() || std::any_of(result.notes.begin(), result.notes.end(), tells)) return "";
   return fmt::format("expect.note: no note says \"{}\"", expect.note);
 }
 
 std::string missed(const Setup& setup, const report::Result& result) {
-  const ExpectSection& expect = setup.c.expect;
+  const cases::ExpectSection& expect = setup.c.expect;
   if (std::string fraction = missed_fraction(expect, result); !fraction.empty()) return fraction;
-  if (expect.outcome == ExpectedOutcome::error) return "an error was expected, but the run came to its end";
-  if (expect.outcome == ExpectedOutcome::timeout) return "a timeout was expected, but the run came to its end";
+  if (expect.outcome == cases::ExpectedOutcome::error) return "an error was expected, but the run came to its end";
+  if (expect.outcome == cases::ExpectedOutcome::timeout) return "a timeout was expected, but the run came to its end";
   for (const std::string& figure : expect.figures) {
     if (std::string reason = missed_figure(figure, result); !reason.empty()) return reason;
   }
   if (std::string note = missed_note(expect, result); !note.empty()) return note;
   if (!result.verification) return "";
-  if (expect.outcome == ExpectedOutcome::mismatch) return missed_mismatch(setup, *result.verification);
+  if (expect.outcome == cases::ExpectedOutcome::mismatch) return missed_mismatch(setup, *result.verification);
   if (result.verification->tensors_wrong > 0) {
     const report::WrongTensor& first = result.verification->wrong.front();
     return fmt::format("{} wrong on gen rank {}: {}{} elements ({} tensors wrong in all)", first.tensor, first.gen_rank,
@@ -121,9 +121,9 @@ void judge_plan(const Setup& setup, report::Result& result) {
 int judge_failure(const Case& c, const Failure& failure, report::Result& result) {
   const bool timeout = failure.ending == Ending::timeout;
   const bool interrupted = failure.ending == Ending::interruption;
-  const bool as_expected = !interrupted &&
-                           c.expect.outcome == (timeout ? ExpectedOutcome::timeout : ExpectedOutcome::error) &&
-                           failure.message.find(c.expect.message) != std::string::npos;
+  const bool as_expected =
+      !interrupted && c.expect.outcome == (timeout ? cases::ExpectedOutcome::timeout : cases::ExpectedOutcome::error) &&
+      failure.message.find(c.expect.message) != std::string::npos;
   result.error = report::Failure{timeout       ? "timeout"
                                  : interrupted ? "interrupted"
                                                : name(failure.kind),

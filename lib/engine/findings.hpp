@@ -2,7 +2,6 @@
 // A run's result as far as it is known, in the hands of two threads: the main thread adds to it between phases, and the
 // supervisor's reports a failure with what is there.
 
-#include <atomic>
 #include <mutex>
 #include <optional>
 
@@ -42,8 +41,6 @@ class Findings {
     const std::lock_guard lock(mutex_);
     return verdict_;
   }
-
-  std::atomic<bool> may_write = false;  ///< the outputs have been checked
 
  private:
   mutable std::mutex mutex_;

@@ -47,10 +47,10 @@ Job::Job(transport::Control& world, const kernels::ExecutionSpace& space, const 
       setup_(setup),
       places_(places),
       progress_(progress),
-      limits_(limits_of(setup.c)),
+      limits_(cases::limits_of(setup.c)),
       exchange_(setup.exchange()),
-      lies_(setup.faults, exchange_, is_train(), rank()),
-      how_(lies_.how(how_of(setup.c))) {}
+      lies_(setup.faults, exchange_, group(), rank()),
+      how_(lies_.how(cases::how_of(setup.c))) {}
 
 void Job::prepare(report::Result& result) {
   begin("prepare");
@@ -89,7 +89,7 @@ void Job::make_prover(report::Result& result) {
   prover_ = std::make_unique<session::Prover>(space_, world_, *session_, exchange_, *mine_,
                                               static_cast<std::uint64_t>(setup_.c.run.seed), std::move(constants),
                                               verify::Tuning{.count_seconds = setup_.c.run.count_seconds});
-  not_finite_ = prover_->verifier().not_finite(verify::Group::train);
+  not_finite_ = prover_->verifier().not_finite(Group::train);
   say(not_finite_notes(setup_, not_finite_), result);
   for (const auto& odd : prover_->verifier().check_train_holders()) {
     const std::string text =
@@ -97,7 +97,7 @@ void Job::make_prover(report::Result& result) {
                     to_int(odd.train_rank), odd.tensor, to_string(odd.box));
     if (world_.rank() == 0) spdlog::error("{}", text);
     result.notes.push_back(text);
-    if (setup_.c.run.verify == Verify::off) throw CollectiveError(ErrorKind::data, text);
+    if (setup_.c.run.verify == cases::Verify::off) throw CollectiveError(ErrorKind::data, text);
   }
 }
 
@@ -134,7 +134,7 @@ void Job::allocate() {
   std::int64_t staging = 0;
   together(world_, [&] {
     staging = session::staging_bytes(exchange_, how_, is_train() ? Side::source : Side::destination, rank(),
-                                     one_host && setup_.c.run.verify == Verify::off);
+                                     one_host && setup_.c.run.verify == cases::Verify::off);
   });
   // A shared window's pages are main memory too.
   links_->require_room(places_.hosts[static_cast<std::size_t>(world_.rank())], bytes + staging,
@@ -147,8 +147,7 @@ void Job::allocate() {
   together(world_, [&] {
     if (is_train() || !shared) own_arena_ = links_->memory(bytes);
     arena_ = own_arena_ ? own_arena_->span() : std::span(peers_->local(), static_cast<std::size_t>(bytes));
-    weights_ = std::make_unique<Weights>(setup_, local_, is_train() ? verify::Group::train : verify::Group::gen, rank(),
-                                         arena_.data());
+    weights_ = std::make_unique<Weights>(setup_, local_, group(), rank(), arena_.data());
   });
   mine_ = std::make_unique<session::OwnMemory>(
       session::OwnMemory{local_, weights_->memory(), arena_, peers_ ? peers_.get() : nullptr});
@@ -224,7 +223,7 @@ void Job::record_session(report::Result& result) const {
   const transport::Schedule schedule = session_->schedule();
   result.schedule = report::Schedule{world_.max(schedule.groups), world_.max(schedule.operations),
                                      world_.max(schedule.serial_groups)};
-  if (how_.executor != ExecutorKind::m2n) return;
+  if (how_.executor != cases::ExecutorKind::m2n) return;
   together(world_, [&] {
     const plan::Paths& paths = lies_.exchange().paths;
     const plan::Resharding resharding = plan::make_reshards(paths.bulk, paths.source, paths.destination);
@@ -247,7 +246,7 @@ std::int64_t Job::library_bytes() const {
 
 report::Refit Job::refit(std::int64_t number) {
   progress_.begin("update", limits_.refit());
-  if (is_train() && setup_.c.run.update == Update::perturb)
+  if (is_train() && setup_.c.run.update == cases::Update::perturb)
     weights_->update(space_, number, [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
   const session::RefitSeconds mine = session_->refit([&] {
     if (cache_scales_ && !is_train() && !lies_.skips_finalise(number)) cache_scales_->finalise(lies_.forgets_scales());
@@ -278,8 +277,7 @@ verify::StepResult Job::verify(std::int64_t number, report::Result& result, cons
     progress_.begin("count", limits_.phase(host_bytes_) + setup_.c.run.count_seconds);
   });
   if (has_cache_scales()) CacheScales::verify(cache_scales_.get(), setup_, world_, step);
-  if (!looked_at_gen_)
-    say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(verify::Group::gen)), result);
+  if (!looked_at_gen_) say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(Group::gen)), result);
   looked_at_gen_ = true;
   return step;
 }

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "case/limits.hpp"
 #include "engine/cache_scales.hpp"
-#include "engine/limits.hpp"
 #include "engine/setup.hpp"
 #include "engine/weights.hpp"
 #include "inject/lies.hpp"
@@ -39,9 +39,10 @@ class Job {
   void dump() const;
 
  private:
-  bool is_train() const { return world_.rank() < setup_.train->ranks(); }
+  Group group() const { return world_.rank() < setup_.train->ranks() ? Group::train : Group::gen; }
+  bool is_train() const { return group() == Group::train; }
   Rank rank() const { return Rank{is_train() ? world_.rank() : world_.rank() - setup_.train->ranks()}; }
-  bool has_cache_scales() const { return setup_.c.gen.kv_cache_dtype == KvCacheDtype::fp8; }
+  bool has_cache_scales() const { return setup_.c.engine().has_cache_scales(); }
   void begin(const char* phase) { progress_.begin(phase, limits_.phase(host_bytes_)); }
 
   void require_same_inputs();
@@ -59,7 +60,7 @@ class Job {
   const Setup& setup_;
   const transport::Places& places_;
   transport::Progress& progress_;
-  const Limits limits_;
+  const cases::Limits limits_;
   const session::Exchange exchange_;  ///< as it is
   const inject::Lies lies_;           ///< what the session is told of it
   session::How how_;

@@ -2,13 +2,16 @@
 
 #include <fmt/ranges.h>
 
+#include <chrono>
 #include <filesystem>
+#include <utility>
 
 #include "checkpoint/file.hpp"
 #include "checkpoint/rank_files.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
 #include "core/files.hpp"
+#include "engine/process.hpp"
 #include "report/files.hpp"
 #include "report/printers.hpp"
 #include "report/statistics.hpp"
@@ -50,7 +53,7 @@ std::optional<std::string> metrics(const report::Result& result) {
 
 }  // namespace
 
-Outputs::Outputs(const OutputSection& output) : force_(output.force) {
+Outputs::Outputs(const cases::OutputSection& output) : force_(output.force) {
   add(output.json, report::to_json);
   add(output.csv, report::to_csv);
   add(output.hdf5, report::to_hdf5);
@@ -84,34 +87,84 @@ void Outputs::assume_checked() {
   for (File& file : files_) file.accepted = true;
 }
 
+void Outputs::remove_older_than_this_process() const {
+  if (!force_) return;
+  const double age = age_of_this_process();
+  for (const File& file : files_) {
+    std::error_code error;
+    const auto written = std::filesystem::last_write_time(file.path, error);
+    const std::chrono::duration<double> since = std::filesystem::file_time_type::clock::now() - written;
+    if (!error && since.count() > age) report::remove_output(file.path);
+  }
+}
+
 void Outputs::remove_older() const {
   if (!force_) return;
   for (const File& file : files_) report::remove_output(file.path);
   for (const Dumps& dumps : dumps_) remove_dumps(dumps.folder, dumps.side);
 }
 
-/// Of the one kind: streams cannot be written twice.
-void Outputs::write_files(bool streams, const report::Result& result, Failures& failures) const {
+/// What a file will be, complete beside it; nothing where this result has none of that kind.
+struct Outputs::Complete {
+  const File* file;
+  std::optional<TemporaryFile> content;
+};
+
+std::vector<Outputs::Complete> Outputs::prepare(const report::Result& result, Failures& failures) const {
+  std::vector<Complete> complete;
   for (const File& file : files_) {
-    if (!file.accepted || failures.contains(file.path) || report::is_stream(file.path) != streams) continue;
+    if (!file.accepted || failures.contains(file.path) || report::is_stream(file.path)) continue;
     try {
-      if (const auto content = file.make(result)) {
-        report::write_file(file.path, *content);
+      const std::optional<std::string> content = file.make(result);
+      complete.push_back({&file, std::nullopt});
+      if (content) complete.back().content.emplace(report::write_beside(file.path, *content));
+    } catch (const std::exception& error) {
+      if (!complete.empty() && complete.back().file == &file) complete.pop_back();
+      failures.emplace(file.path, error.what());
+    }
+  }
+  return complete;
+}
+
+void Outputs::replace(std::vector<Complete> files, Failures& failures) const {
+  for (Complete& complete : files) {
+    try {
+      if (complete.content) {
+        complete.content->commit();
       } else {
-        report::remove_output(file.path);
+        report::remove_output(complete.file->path);
       }
+    } catch (const std::exception& error) {
+      failures.emplace(complete.file->path, error.what());
+    }
+  }
+}
+
+void Outputs::write_streams(const report::Result& result, Failures& failures) const {
+  for (const File& file : files_) {
+    if (!file.accepted || !report::is_stream(file.path)) continue;
+    try {
+      if (const std::optional<std::string> content = file.make(result)) report::write_file(file.path, *content);
     } catch (const std::exception& error) {
       failures.emplace(file.path, error.what());
     }
   }
 }
 
-void Outputs::write(report::Result& result) const {
+void Outputs::write(report::Result& result) {
+  constexpr auto kPatience = std::chrono::seconds(1);  // with a file system that does not answer
+  const bool first = !begun_.exchange(true);
+  std::unique_lock pen(pen_, std::defer_lock);
+  if (!first) {
+    if (!pen.try_lock_for(kPatience)) return;
+    pen.release();  // nobody gets it after this one
+  }
   Failures failures;
+  // True where the result is a failure by now.
   const auto judge = [&] {
     if (const std::string reason = stdout_failure(); !reason.empty())
       failures.emplace("", "cannot write to stdout: " + reason);
-    if (failures.empty() || result.exit_code != 0) return false;
+    if (failures.empty() || result.exit_code != 0) return result.exit_code != 0;
     std::vector<std::string> reasons;
     for (const auto& [path, reason] : failures) reasons.push_back(reason);
     result.status = report::Status::error;
@@ -120,17 +173,24 @@ void Outputs::write(report::Result& result) const {
         report::Failure{name(ErrorKind::runtime), fmt::format("{}", fmt::join(reasons, "; ")), std::nullopt, ""};
     return true;
   };
-  write_files(false, result, failures);
-  bool changed = judge();
-  write_files(true, result, failures);
-  changed |= judge();
-  if (changed) {
+  bool streams = first;
+  if (!judge()) {
+    std::vector<Complete> complete = prepare(result, failures);
+    judge();
+    if (std::exchange(streams, false)) write_streams(result, failures);
+    if (first) pen.lock();
+    if (!judge()) replace(std::move(complete), failures);
+  }
+  if (judge()) {
+    if (first && !pen.owns_lock()) pen.lock();
     const Failures before = failures;
-    write_files(false, result, failures);
+    replace(prepare(result, failures), failures);
     // What was written before says "passed".
     for (const auto& [path, reason] : failures) {
       if (!path.empty() && !before.contains(path)) report::remove_output(path);
     }
+    if (first) pen.unlock();
+    if (streams) write_streams(result, failures);
   }
   for (const auto& [path, reason] : failures) {
     if (!path.empty()) print_error("refit: error: {}\n", reason);

@@ -2,13 +2,15 @@
 // The files that a command leaves beside what it prints: all checked before the work, older ones taken away then, each
 // written by itself. One process of a job prepares and writes them.
 
+#include <atomic>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "engine/case.hpp"
+#include "case/case.hpp"
 #include "report/result.hpp"
 
 namespace refit::engine {
@@ -21,7 +23,7 @@ class Outputs {
   /// None yet.
   explicit Outputs(bool force) : force_(force) {}
   /// What `run` leaves: result files, and folders for dumps.
-  explicit Outputs(const OutputSection& output);
+  explicit Outputs(const cases::OutputSection& output);
 
   /// A file; an empty path is none.
   void add(const std::string& path, Make make);
@@ -34,10 +36,18 @@ class Outputs {
   /// Where they may be replaced: takes older results and dumps away, so that none outlives a run that is killed. After
   /// all other checks, before the work.
   void remove_older() const;
+  /// Takes away the results alone that are older than this process.
+  void remove_older_than_this_process() const;
 
   /// Writes each file by itself. What cannot be written, stdout included, is said on stderr; then a result with exit
   /// code 0 becomes an error with 3, and the files that can be written say so. Nothing before `check`.
-  void write(report::Result& result) const;
+  ///
+  /// Streams may take long to be read, and hear of success only when all files are complete beside those that they will
+  /// be; these get their names last. Another thread may call this while, or after, the first one does: it replaces the
+  /// files by what it knows, leaves the streams alone, and the first one does not come back.
+  void write(report::Result& result);
+  /// Whether some thread has begun to write.
+  bool begun() const { return begun_; }
 
  private:
   struct File {
@@ -51,11 +61,16 @@ class Outputs {
   };
   using Failures = std::map<std::string, std::string>;  ///< path -> reason
 
-  void write_files(bool streams, const report::Result& result, Failures& failures) const;
+  struct Complete;
+  std::vector<Complete> prepare(const report::Result& result, Failures& failures) const;
+  void replace(std::vector<Complete> files, Failures& failures) const;
+  void write_streams(const report::Result& result, Failures& failures) const;
 
   bool force_;
   std::vector<File> files_;
   std::vector<Dumps> dumps_;
+  std::atomic<bool> begun_ = false;
+  std::timed_mutex pen_;  ///< whoever has it may replace files
 };
 
 }  // namespace refit::engine

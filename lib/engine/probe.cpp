@@ -4,11 +4,11 @@
 #include <iostream>
 #include <numeric>
 
+#include "case/limits.hpp"
 #include "core/console.hpp"
 #include "engine/device.hpp"
 #include "engine/engine.hpp"
 #include "engine/launch.hpp"
-#include "engine/limits.hpp"
 #include "engine/supervisor.hpp"
 #include "report/files.hpp"
 #include "transport/cuda.hpp"
@@ -140,7 +140,7 @@ class Probe {
 constexpr int kNotRoot = -1;
 
 /// The main thread's part, from MPI_Init to MPI_Finalize: the hardware file's text and an exit code, on rank 0.
-std::pair<std::string, int> measure(const ProbeOptions& options, Supervisor& supervisor, const Limits& limits) {
+std::pair<std::string, int> measure(const ProbeOptions& options, Supervisor& supervisor, const cases::Limits& limits) {
   transport::Progress& progress = supervisor.progress();
   progress.begin_unprofiled("MPI_Init", limits.phase());
   const transport::MpiSession session(&progress);
@@ -186,7 +186,7 @@ int report_failure(const Failure& failure) {
 
 int probe(const ProbeOptions& options) {
   transport::MpiSession::prepare_environment(kLanes);
-  const Limits limits;
+  const cases::Limits limits;
   const Launch launch = read_launch();
   const std::unique_ptr<Board> board = Board::join(launch);
   Supervisor supervisor(*board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),

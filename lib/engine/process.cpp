@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <ctime>
 #include <sstream>
 #include <string>
 
@@ -39,6 +40,15 @@ std::int64_t start_of_process(std::int64_t pid) {
   for (int i = 0; i <= kStart && words >> word; ++i) {
   }
   return words ? std::strtoll(word.c_str(), nullptr, 10) : 0;
+}
+
+double age_of_this_process() {
+  const std::int64_t started = start_of_process(getpid());
+  timespec now{};
+  if (started == 0 || clock_gettime(CLOCK_BOOTTIME, &now) != 0) return 0;
+  const double ticks = static_cast<double>(sysconf(_SC_CLK_TCK));
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9 -
+         static_cast<double>(started) / ticks;
 }
 
 std::int64_t pid_namespace() {

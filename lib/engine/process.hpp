@@ -1,5 +1,5 @@
 #pragma once
-// What the kernel says of another process.
+// What the kernel says of processes.
 
 #include <cstdint>
 
@@ -11,6 +11,9 @@ char state_of_process(std::int64_t pid);
 
 /// When it was started, in ticks since boot; 0 where there is none.
 std::int64_t start_of_process(std::int64_t pid);
+
+/// How long ago this process was started, in seconds; 0 where the kernel does not say.
+double age_of_this_process();
 
 /// The namespace in which this process's pid is counted.
 std::int64_t pid_namespace();

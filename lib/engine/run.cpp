@@ -7,6 +7,8 @@
 #include <map>
 #include <optional>
 
+#include "case/limits.hpp"
+#include "core/clock.hpp"
 #include "core/files.hpp"
 #include "engine/describe.hpp"
 #include "engine/device.hpp"
@@ -15,7 +17,6 @@
 #include "engine/findings.hpp"
 #include "engine/job.hpp"
 #include "engine/launch.hpp"
-#include "engine/limits.hpp"
 #include "engine/outputs.hpp"
 #include "engine/supervisor.hpp"
 #include "report/statistics.hpp"
@@ -42,7 +43,8 @@ void require_ranks(const Case& c, int started) {
   fail_usage(
       "this case needs {} ranks, {} for train ({}) and {} for gen ({}), but {} were started; start it with: mpirun -np "
       "{} refit run ...",
-      needed, c.train_ranks(), to_string(c.train.layout), c.gen_ranks(), to_string(c.gen.layout), started, needed);
+      needed, c.train_ranks(), to_string(c.train->sizes()), c.gen_ranks(), to_string(c.engine().sizes()), started,
+      needed);
 }
 
 /// Who runs where: gathered once, known to all ranks, so that any of them can write the result.
@@ -113,13 +115,14 @@ void add(const verify::StepResult& step, const model::Model& model, report::Refi
 /// The main thread's part of one process of `refit run`, from MPI_Init to MPI_Finalize.
 class Run {
  public:
-  Run(const Case& c, const std::vector<std::string>& command, Supervisor& supervisor, Findings& findings,
+  Run(const Case& c, const std::vector<std::string>& command, Board& board, Supervisor& supervisor, Findings& findings,
       Outputs& outputs)
       : case_(c),
         command_(command),
+        board_(board),
         supervisor_(supervisor),
         progress_(supervisor.progress()),
-        limits_(limits_of(c)),
+        limits_(cases::limits_of(c)),
         findings_(findings),
         outputs_(outputs),
         session_(&progress_),
@@ -141,10 +144,10 @@ class Run {
         if (is_root()) outputs_.check();
         setup_ = std::make_shared<Setup>(case_);
         require_ranks(case_, session_.size());
+        setup_->require_effect();
         if (is_root()) outputs_.remove_older();
       });
-      if (!is_root()) outputs_.assume_checked();
-      findings_.may_write = true;
+      board_.may_write() = true;
       refits();
       return true;
     } catch (const CollectiveError& error) {
@@ -189,7 +192,8 @@ class Run {
     const std::int64_t last = case_.run.warmup + case_.run.steps;
     for (std::int64_t number = 1; number <= last; ++number) {
       report::Refit refit = job.refit(number);
-      const bool verifies = case_.run.verify == Verify::every || (case_.run.verify == Verify::last && number == last);
+      const bool verifies =
+          case_.run.verify == cases::Verify::every || (case_.run.verify == cases::Verify::last && number == last);
       std::optional<verify::StepResult> step;  // what is found is rank 0's to keep
       report::Result found;                    // its notes
       if (verifies) {
@@ -245,10 +249,10 @@ class Run {
   }
 
   /// All ranks threw the same error and are in step: rank 0 will report it once MPI has ended in good order.
-  void fail_together(const Error& error) {
+  void fail_together(const CollectiveError& error) {
     const std::string phase = job_ ? transport::phase_of(progress_.where()) : "";
     findings_.edit([&](report::Result& all) {
-      judge_failure(case_, {Ending::error, error.kind(), -1, phase, error.what(), 0}, all);
+      judge_failure(case_, {Ending::error, error.kind(), error.rank(), phase, error.what(), 0}, all);
     });
   }
 
@@ -267,9 +271,10 @@ class Run {
 
   const Case& case_;
   const std::vector<std::string>& command_;
+  Board& board_;
   Supervisor& supervisor_;
   transport::Progress& progress_;
-  const Limits limits_;
+  const cases::Limits limits_;
   Findings& findings_;
   Outputs& outputs_;
   transport::MpiSession session_;
@@ -281,19 +286,39 @@ class Run {
   std::unique_ptr<Job> job_;
 };
 
+/// Takes older results away before MPI starts, which may hang or be ended, and before a failure is reported that came
+/// earlier; what refuses that is said when all ranks can hear it. A result that is younger than this process is this
+/// job's: of a process that was stopped at its start and goes on when the others have ended.
+void take_older_away(Outputs& outputs, Board& board) {
+  try {
+    outputs.check();
+    outputs.remove_older_than_this_process();
+    board.may_write() = true;
+  } catch (const Error&) {
+    // The setup checks again.
+  }
+}
+
 /// The supervisor's report of a failure that not all ranks have seen; its exit code. Wrong data that had been named
-/// before time ran out is the verdict.
-int report_failure(const Case& c, const Findings& findings, const Outputs& outputs, const Failure& failure) {
+/// before time ran out is the verdict, and so is any failure that is being written.
+int report_failure(const Case& c, const Findings& findings, Board& board, Outputs& outputs, const Failure& failure) {
   std::optional<report::Result> verdict;
   if (failure.ending == Ending::timeout) verdict = findings.verdict();
   report::Result result = verdict ? *std::move(verdict) : findings.copy();
+  if (outputs.begun() && result.exit_code != 0) {
+    say(failure.message);
+    return result.exit_code;
+  }
   const int code = verdict ? result.exit_code : judge_failure(c, failure, result);
   // What others saw of a rank names it itself.
   const bool own = failure.ending == Ending::error || failure.ending == Ending::interruption;
   say(fmt::format("{}{}{}", own ? fmt::format("rank {}: ", failure.rank) : "", code == 0 ? "as expected: " : "",
                   failure.message));
-  if (findings.may_write) outputs.write(result);
-  return findings.may_write ? result.exit_code : code;
+  if (!board.may_write()) take_older_away(outputs, board);
+  if (!board.may_write()) return code;
+  outputs.assume_checked();
+  outputs.write(result);
+  return result.exit_code;
 }
 
 void end_job(int code) {
@@ -302,7 +327,7 @@ void end_job(int code) {
 }
 
 /// Rank 0's last words: what the job has come to. MPI has ended.
-int conclude(const Findings& findings, const Outputs& outputs, bool complete) {
+int conclude(const Findings& findings, Outputs& outputs, bool complete) {
   report::Result result = findings.get();
   result.elapsed_seconds = now() - result.started;
   if (!complete) spdlog::error("{}: {}", result.exit_code == 0 ? "as expected" : "error", result.error->message);
@@ -317,7 +342,7 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
   report::Result result = describe(c, command);
   const int code = judge_failure(c, {Ending::error, error.kind(), -1, "", error.what(), 0}, result);
   if (!writes) return code;
-  OutputSection files = c.output;
+  cases::OutputSection files = c.output;
   files.dump_train = files.dump_gen = "";  // no run, no dumps
   for (std::string* path : {&files.json, &files.csv, &files.hdf5, &files.junit, &files.m2n_metrics})
     if (!input_of(c, *path).empty()) path->clear();
@@ -333,19 +358,20 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
 
 int run(const Case& c, const std::vector<std::string>& command) {
   transport::MpiSession::prepare_environment(c.refit.streams);
-  const Limits limits = limits_of(c);
+  const cases::Limits limits = cases::limits_of(c);
   Findings findings(describe(c, command));
   Outputs outputs(c.output);
   const Launch launch = read_launch();
   const std::unique_ptr<Board> board = Board::join(launch);
   Supervisor supervisor(
       *board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),
-      {[&](const Failure& failure) { return report_failure(c, findings, outputs, failure); }, end_job});
+      {[&](const Failure& failure) { return report_failure(c, findings, *board, outputs, failure); }, end_job});
   supervisor.progress().begin_unprofiled("MPI_Init", limits.phase());
+  if (launch.rank == 0) take_older_away(outputs, *board);
   bool complete = false;
   bool is_root = false;
   {
-    Run run(c, command, supervisor, findings, outputs);
+    Run run(c, command, *board, supervisor, findings, outputs);
     is_root = run.is_root();
     complete = run();
     run.finish();

@@ -5,8 +5,8 @@
 #include <memory>
 #include <optional>
 
+#include "case/case.hpp"
 #include "checkpoint/checkpoint.hpp"
-#include "engine/case.hpp"
 #include "inject/faults.hpp"
 #include "layout/layout.hpp"
 #include "layout/quantised_layout.hpp"
@@ -14,6 +14,8 @@
 #include "plan/policy.hpp"
 
 namespace refit::engine {
+
+using cases::Case;
 
 /// Pinned in memory: layouts and planner refer to the model and to the lists of the split.
 class Setup {
@@ -41,22 +43,12 @@ class Setup {
   /// What a session moves. Borrows this.
   session::Exchange exchange() const;
 
+  /// Before a run. Errors (usage): an injected fault that would change nothing in it.
+  void require_effect() const;
+
   /// A warning that lists the tensors without a rule; empty where there is none.
   std::string unknown_tensors() const;
-  std::string source() const {
-    if (c.m2n.given()) return c.m2n.model;
-    return c.model.checkpoint.empty() ? c.model.config : c.model.checkpoint;
-  }
-
- private:
-  void make_listed();
+  std::string source() const { return c.source(); }
 };
-
-/// TP sizes with which each side of a model is legal without any other parallelism.
-struct LegalSizes {
-  std::vector<std::int64_t> train_tp;
-  std::vector<std::int64_t> gen_tp;
-};
-LegalSizes legal_sizes(const model::Model& model);
 
 }  // namespace refit::engine

@@ -31,12 +31,17 @@ constexpr std::int64_t kFarewell = 5 * kSecond;
 /// A supervisor that did not run for so long counts none of the time.
 constexpr std::int64_t kAbsence = kSecond;
 
+/// A supervisor that has missed so many ticks may have died.
+constexpr double kMissedTicks = 3;
+
 sigset_t our_signals() {
   sigset_t set;
   sigemptyset(&set);
   for (int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, number);
   return set;
 }
+
+const char* name_of(int signal) { return signal == SIGINT ? "SIGINT" : signal == SIGTERM ? "SIGTERM" : "SIGHUP"; }
 
 Failure failure_of(const PostedFailure& posted) {
   return {static_cast<Ending>(posted.ending),
@@ -218,7 +223,9 @@ void Supervisor::forgive(std::int64_t nanoseconds) {
 
 bool Supervisor::is_fresh(int i) const {
   const Slot& slot = board_.slot(i);
-  return slot.life == Life::alive && static_cast<double>(now_ns() - slot.beat) < kSilentSeconds * 1e9;
+  if (slot.life != Life::alive) return false;
+  const double silence = static_cast<double>(now_ns() - slot.beat) / 1e9;
+  return silence < kSilentSeconds && (silence < kMissedTicks * how_.tick_seconds || !is_dead(slot));
 }
 
 /// Of each host's processes the first whose supervisor runs looks after all of them.
@@ -362,14 +369,14 @@ void Supervisor::follow(Verdict verdict) {
   switch (verdict) {
     case Verdict::none: return;
     case Verdict::concluded: {
-      // The main thread of rank 0 writes the results. What holds it up cannot be undone, but said.
+      // The main thread of rank 0 writes the results.
       const transport::Where& where = progress_.where();
       const std::int64_t deadline = where.deadline_ns;
       if (rank_ != 0 || deadline == 0 || now < deadline) return;
-      say(fmt::format("rank 0: timeout: the results are not written after {:.4g} s",
-                      static_cast<double>(where.limit_ns) / 1e9));
-      how_.end(static_cast<int>(ErrorKind::runtime));
-      return;
+      const double limit = static_cast<double>(where.limit_ns) / 1e9;
+      return overrule({Ending::timeout, ErrorKind::runtime, rank_, transport::phase_of(where),
+                       fmt::format("rank {}: timeout: the results are not written after {:.4g} s", rank_.load(), limit),
+                       limit});
     }
     case Verdict::published: {
       const int root = root_slot();
@@ -410,6 +417,16 @@ void Supervisor::report_failure() {
   how_.end(board_.code());
 }
 
+/// What holds up the main thread after the job's end cannot be undone, but said, and the results say so too.
+void Supervisor::overrule(const Failure& failure) {
+  Verdict concluded = Verdict::concluded;
+  if (!board_.verdict().compare_exchange_strong(concluded, Verdict::taken)) return;
+  if (how_.signals) end_later(static_cast<int>(ErrorKind::runtime));
+  board_.code() = how_.report(failure);
+  board_.verdict() = Verdict::reported;
+  how_.end(board_.code());
+}
+
 /// The first to come of several, or one that comes when the others have been ended already.
 bool Supervisor::is_alone() const {
   if (board_.closed() || board_.slots() == 1) return false;
@@ -422,6 +439,11 @@ bool Supervisor::is_alone() const {
 void Supervisor::on_signal(int number) {
   const Verdict verdict = board_.verdict();
   if (verdict == Verdict::reported) _exit(board_.code());
+  if (verdict == Verdict::concluded && rank_ == 0) {
+    const std::string phase = transport::phase_of(progress_.where());
+    return overrule({Ending::interruption, ErrorKind::runtime, 0, phase,
+                     fmt::format("interrupted by {} in phase {}", name_of(number), phase), 0});
+  }
   if (verdict != Verdict::none || signal_ != 0) return;
   signal_ = number;
   signal_at_ = now_ns();
@@ -443,8 +465,7 @@ void Supervisor::after_signal() {
     if (connected_ && listener_ && since <= kHearing) return;
     const Sight me = sight_of(board_.slot(local_rank_), local_rank_, host_name(), false);
     const int number = std::exchange(signal_, 0);
-    const char* name = number == SIGINT ? "SIGINT" : number == SIGTERM ? "SIGTERM" : "SIGHUP";
-    std::string message = fmt::format("interrupted by {} in {}", name, place_of(me, tensor_name()));
+    std::string message = fmt::format("interrupted by {} in {}", name_of(number), place_of(me, tensor_name()));
     std::vector<Sight> missing = sights();
     std::erase_if(missing, [](const Sight& sight) { return sight.state != Sight::State::absent; });
     if (!missing.empty()) message += "; " + describe(missing, tensor_name());

@@ -31,7 +31,7 @@ class Supervisor {
  public:
   struct How {
     /// Reports a failure (stderr and result files), and returns the code to end with. On the supervisor's thread; once
-    /// per process.
+    /// per process. After `conclude` the main thread may be about to write the results: they are the failure's then.
     std::function<int(const Failure&)> report;
     /// Ends all processes of the job, or at least this one; does not return but in tests.
     std::function<void(int code)> end;
@@ -70,6 +70,7 @@ class Supervisor {
   void look_for_trouble();
   void follow(Verdict verdict);
   void report_failure();
+  void overrule(const Failure& failure);
   void on_signal(int number);
   void after_signal();
   bool is_alone() const;

@@ -12,8 +12,7 @@ namespace refit::engine {
 using layout::LocalPiece;
 using model::Tensor;
 
-Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, verify::Group group, Rank rank,
-                 std::byte* arena)
+Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank, std::byte* arena)
     : setup_(setup), layout_(layout), group_(group), rank_(rank), arena_(arena), memory_(layout, arena) {}
 
 verify::RankView Weights::view() const { return {group_, rank_, &layout_, memory_.storages()}; }
@@ -35,7 +34,7 @@ std::vector<const LocalPiece*> Weights::own_pieces() const {
     if (setup_.model.canonical(tensor).index != tensor.index) continue;
     const bool made_on_the_way = tensor.scale_of >= 0;
     const bool lacks_source = !setup_.train->format(tensor) && !made_on_the_way;
-    if (group_ == verify::Group::train || lacks_source) result.push_back(&piece);
+    if (group_ == Group::train || lacks_source) result.push_back(&piece);
   }
   return result;
 }
@@ -51,7 +50,7 @@ void Weights::fill(const kernels::ExecutionSpace& space) const {
 Loaded Weights::load(const kernels::ExecutionSpace& space,
                      const std::function<void(std::int64_t, std::int64_t)>& progress) const {
   Loaded loaded;
-  const bool is_train = group_ == verify::Group::train;
+  const bool is_train = group_ == Group::train;
   if (!is_train) kernels::poison(space, arena_, transport::ArenaMap(layout_).bytes);
   space.fence();
   if (setup_.checkpoint) {
@@ -182,10 +181,10 @@ void Weights::dump(const std::string& folder, const std::vector<checkpoint::Dump
     const layout::Storage& storage = layout_.storages[i];
     tensors.push_back({{storage.name, storage.shape, storage.dtype}, memory_.storages()[i]});
   }
-  const layout::Layout& side = group_ == verify::Group::train ? *setup_.train : *setup_.gen;
+  const layout::Layout& side = group_ == Group::train ? *setup_.train : *setup_.gen;
   std::map<std::string, std::string> metadata{
       {"format", "pt"}, {"rank", fmt::format("{}", to_int(rank_))}, {"coordinates", side.coordinates(rank_)}};
-  for (const auto& [key, value] : setup_.c.facts) metadata.emplace(kFactPrefix + key, value);
+  for (const auto& [key, value] : setup_.c.facts) metadata.emplace(cases::kFactPrefix + key, value);
   checkpoint::write_safetensors(dump_path(folder, group_, rank_), tensors, metadata);
 }
 
@@ -209,9 +208,8 @@ Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& set
   return sum;
 }
 
-std::string dump_path(const std::string& folder, verify::Group group, Rank rank) {
-  return fmt::format("{}/{}-rank-{:05}.safetensors", folder, group == verify::Group::train ? "train" : "gen",
-                     to_int(rank));
+std::string dump_path(const std::string& folder, Group group, Rank rank) {
+  return fmt::format("{}/{}-rank-{:05}.safetensors", folder, group == Group::train ? "train" : "gen", to_int(rank));
 }
 
 }  // namespace refit::engine

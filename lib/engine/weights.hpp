@@ -23,7 +23,7 @@ struct Loaded {
 /// The weights of one rank of one side, in an arena that somebody else owns.
 class Weights {
  public:
-  Weights(const Setup& setup, const layout::LocalLayout& layout, verify::Group group, Rank rank, std::byte* arena);
+  Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank, std::byte* arena);
 
   const transport::LocalMemory& memory() const { return memory_; }
   std::span<std::byte> arena() const { return {arena_, static_cast<std::size_t>(transport::ArenaMap(layout_).bytes)}; }
@@ -56,7 +56,7 @@ class Weights {
 
   const Setup& setup_;
   const layout::LocalLayout& layout_;
-  verify::Group group_;
+  Group group_;
   Rank rank_;
   std::byte* arena_;
   transport::LocalMemory memory_;
@@ -67,6 +67,6 @@ Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& set
                           DType dtype);
 
 /// The file of one rank in a dump folder, e.g. "DIR/gen-rank-00003.safetensors".
-std::string dump_path(const std::string& folder, verify::Group group, Rank rank);
+std::string dump_path(const std::string& folder, Group group, Rank rank);
 
 }  // namespace refit::engine

@@ -105,6 +105,55 @@ void Faults::require_effect(const model::Model& model, bool finalises_scales) co
   }
 }
 
+void Faults::require_effect(const Job& job) const {
+  const Setting setting{job.model, train_, gen_};
+  for (const Fault* fault : faults_) {
+    const auto concerned = [&](const Tensor& tensor) {
+      return fault->concerns == nullptr || fault->concerns(setting, tensor);
+    };
+    const auto is_on_victim = [&](const Tensor& tensor) {
+      std::vector<layout::Piece> pieces;
+      if (concerned(tensor)) job.train.pieces(tensor, kVictim, pieces);
+      return !pieces.empty();
+    };
+    const bool has_victim = job.train.ranks() > to_int(kVictim) && std::ranges::any_of(job.model.tensors, is_on_victim);
+    const bool shows_stale = job.refits >= 2 && job.updates;
+    std::string needs;
+    switch (fault->act) {
+      case Act::load:
+        if (!has_victim) needs = "a train rank 1 that stores the tensor";
+        break;
+      case Act::update:
+        if (!has_victim) needs = "a train rank 1 that stores the tensor";
+        if (!shows_stale) needs = "two refits, and run.update = \"perturb\"";
+        break;
+      case Act::stale:
+      case Act::skip:
+        if (!shows_stale) needs = "two refits, and run.update = \"perturb\"";
+        break;
+      case Act::skip_gen:
+        if (job.refits < 2) needs = "two refits";
+        break;
+      case Act::unsent:
+      case Act::narrow:
+        if (std::ranges::none_of(job.bulk, concerned)) needs = "the tensor on the bulk path";
+        break;
+      case Act::late_receives:
+        if (job.stores) needs = "refit.executor = \"p2p\"";
+        break;
+      case Act::late_broadcasts:
+        if (job.misc.empty()) needs = "tensors that take the misc path";
+        break;
+      case Act::unmapped:
+        if (!job.stores) needs = "refit.executor = \"direct\"";
+        break;
+      default: break;
+    }
+    if (!needs.empty())
+      fail_usage("run.inject: {} changes nothing in this job: it needs {}", fault->injection.name, needs);
+  }
+}
+
 std::unique_ptr<layout::Layout> Faults::distort(Act act, const layout::Layout& truth, const model::Model& model) const {
   const Fault* fault = find([&](const Fault& f) { return f.act == act; });
   if (fault == nullptr) return nullptr;
@@ -133,9 +182,9 @@ bool Faults::corrupts(const model::Model& model, const Tensor& tensor, Rank trai
   return find([&](const Fault& f) { return f.act == Act::load && f.concerns({model, train_, gen_}, tensor); });
 }
 
-bool Faults::skips_bulk(bool is_train, Rank rank, std::int64_t refit) const {
+bool Faults::skips_bulk(Group group, Rank rank, std::int64_t refit) const {
   if (refit >= 2 && acting(Act::stale) != nullptr) return true;
-  return to_int(rank) == 0 && refit == 2 && acting(is_train ? Act::skip : Act::skip_gen) != nullptr;
+  return to_int(rank) == 0 && refit == 2 && acting(group == Group::train ? Act::skip : Act::skip_gen) != nullptr;
 }
 
 bool Faults::skips_finalize(std::int64_t refit) const { return refit >= 2 && acting(Act::keep_scales) != nullptr; }

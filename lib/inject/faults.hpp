@@ -40,6 +40,18 @@ class Faults {
   Faults(const std::vector<std::string>& names, const layout::Parallelism& train, const layout::Parallelism& gen);
 
   bool any() const { return !faults_.empty(); }
+  /// What decides in a run whether a fault changes anything.
+  struct Job {
+    const model::Model& model;
+    const layout::Layout& train;
+    const std::vector<model::Tensor>& bulk;
+    const std::vector<model::Tensor>& misc;
+    bool stores = false;      ///< the executor does, into the destination's memory, and stages nothing
+    bool updates = true;      ///< weights change before each refit
+    std::int64_t refits = 2;  ///< warm-up included
+  };
+  /// Errors (usage): as below, of a run.
+  void require_effect(const Job& job) const;
   /// Errors (usage): a fault that changes nothing in this model and these layouts, or concerns scales of a KV cache
   /// where gen finalises none, and would look as if nobody noticed it; says what it needs.
   void require_effect(const model::Model& model, bool finalises_scales) const;
@@ -55,23 +67,22 @@ class Faults {
   /// True where this train rank's copy of `tensor` gets one wrong bit after loading.
   bool corrupts(const model::Model& model, const model::Tensor& tensor, Rank train_rank) const;
   /// True where this rank does not take part in the bulk path of this refit (1, 2, ...).
-  bool skips_bulk(bool is_train, Rank rank, std::int64_t refit) const;
+  bool skips_bulk(Group group, Rank rank, std::int64_t refit) const;
   /// True where gen leaves out what follows this refit's loading, so that the KV cache keeps the scales that it has.
   bool skips_finalize(std::int64_t refit) const;
   /// True where gen finalises the KV cache's scales as if none had been loaded.
   bool forgets_scales() const;
 
   /// True where ranks of this side run the misc path before the bulk path.
-  bool misc_first(bool is_train) const;
+  bool misc_first(Group group) const;
   /// The misc stream of this side's ranks: `misc`, whose tensors the stream should carry, with too many (of `bulk`) or
   /// too few.
-  std::vector<model::Tensor> misc_stream(const model::Model& model, bool is_train,
-                                         const std::vector<model::Tensor>& bulk,
+  std::vector<model::Tensor> misc_stream(const model::Model& model, Group group, const std::vector<model::Tensor>& bulk,
                                          const std::vector<model::Tensor>& misc) const;
   /// The rank of its side as which a rank plans its copies: itself, or another.
-  Rank plans_as(bool is_train, Rank rank) const;
+  Rank plans_as(Group group, Rank rank) const;
   /// Changes what a rank of this side takes for its part of the plan.
-  void distort_copies(const model::Model& model, bool is_train, std::vector<plan::Copy>& copies) const;
+  void distort_copies(const model::Model& model, Group group, std::vector<plan::Copy>& copies) const;
   /// A gen rank's communicators (nullptr where it has no part) of the bulk path, whose staged messages are all that
   /// does not lie in `weights`, and of the misc stream of so many broadcasts a refit.
   using Communicator = std::unique_ptr<transport::Communicator>;

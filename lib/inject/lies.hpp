@@ -14,8 +14,8 @@ namespace refit::inject {
 /// Those of one rank. Keeps references to all arguments.
 class Lies {
  public:
-  /// `truth`: what the job moves. `is_train`, `rank`: this rank.
-  Lies(const Faults& faults, const session::Exchange& truth, bool is_train, Rank rank);
+  /// `truth`: what the job moves. `group`, `rank`: this rank.
+  Lies(const Faults& faults, const session::Exchange& truth, Group group, Rank rank);
 
   /// What planner and executors are told.
   const session::Exchange& exchange() const { return exchange_; }
@@ -36,7 +36,7 @@ class Lies {
  private:
   const Faults& faults_;
   const session::Exchange& truth_;
-  bool is_train_;
+  Group group_;
   Rank rank_;
   std::unique_ptr<layout::Layout> source_, destination_;  ///< nullptr: the true one
   std::vector<model::Tensor> bulk_, misc_;

@@ -78,15 +78,15 @@ std::vector<Fault> schedule_faults() {
            has_halves}};
 }
 
-bool Faults::misc_first(bool is_train) const { return !is_train && acting(Act::misc_first) != nullptr; }
+bool Faults::misc_first(Group group) const { return group == Group::gen && acting(Act::misc_first) != nullptr; }
 
-std::vector<Tensor> Faults::misc_stream(const model::Model& model, bool is_train, const std::vector<Tensor>& bulk,
+std::vector<Tensor> Faults::misc_stream(const model::Model& model, Group group, const std::vector<Tensor>& bulk,
                                         const std::vector<Tensor>& misc) const {
   std::vector<Tensor> stream;
   for (const Tensor& tensor : misc) {
-    if (is_train || !concerned(Act::shorter_stream, model, tensor)) stream.push_back(tensor);
+    if (group == Group::train || !concerned(Act::shorter_stream, model, tensor)) stream.push_back(tensor);
   }
-  if (!is_train || acting(Act::longer_stream) == nullptr) return stream;
+  if (group == Group::gen || acting(Act::longer_stream) == nullptr) return stream;
   for (const Tensor& tensor : bulk) {
     if (concerned(Act::longer_stream, model, tensor)) stream.push_back(tensor);
   }
@@ -94,19 +94,20 @@ std::vector<Tensor> Faults::misc_stream(const model::Model& model, bool is_train
   return stream;
 }
 
-Rank Faults::plans_as(bool is_train, Rank rank) const {
-  if (is_train || acting(Act::half_ranks) == nullptr) return rank;
+Rank Faults::plans_as(Group group, Rank rank) const {
+  if (group == Group::train || acting(Act::half_ranks) == nullptr) return rank;
   return Rank{to_int(rank) % static_cast<std::int32_t>(gen_.ranks() / 2)};
 }
 
-void Faults::distort_copies(const model::Model& model, bool is_train, std::vector<plan::Copy>& copies) const {
-  const Act act = is_train ? Act::unsent : Act::narrow;
+void Faults::distort_copies(const model::Model& model, Group group, std::vector<plan::Copy>& copies) const {
+  const Act act = group == Group::train ? Act::unsent : Act::narrow;
   const auto is_concerned = [&](const plan::Copy& copy) {
     return concerned(act, model, model.tensors[static_cast<std::size_t>(copy.tensor)]);
   };
-  if (is_train) std::erase_if(copies, is_concerned);
+  if (group == Group::train) std::erase_if(copies, is_concerned);
   for (plan::Copy& copy : copies) {
-    if (!is_train && is_concerned(copy)) copy.source.format.dtype = copy.destination.format.dtype = DType::f8_e4m3;
+    if (group == Group::gen && is_concerned(copy))
+      copy.source.format.dtype = copy.destination.format.dtype = DType::f8_e4m3;
   }
 }
 

@@ -18,6 +18,7 @@
 
 #include "layout/layout.hpp"
 #include "layout/parallelism.hpp"
+#include "layout/side.hpp"
 
 namespace refit::m2n {
 
@@ -47,5 +48,9 @@ model::Model read_model(const std::string& path, std::int64_t layers);
 /// One side's layout. `model` must outlive it. Errors (usage): every tensor that its mesh does not cut evenly, all in
 /// one message with `side` in front.
 std::unique_ptr<layout::Layout> make_layout(const model::Model& model, const Mesh& mesh, const std::string& side);
+
+/// The sides that a system file lists, for cases: completing them reads it. An empty path is a file that is not given.
+std::unique_ptr<layout::SideSpec> listed_train(const std::string& path);
+std::unique_ptr<layout::SideSpec> listed_gen(const std::string& path);
 
 }  // namespace refit::m2n

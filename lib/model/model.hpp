@@ -181,6 +181,13 @@ bool is_converted(const Config& config, std::string_view tensor_name);
 /// way to an engine: then the scales have no source of their own. Errors (usage): a width that blocks do not divide.
 void quantise(Model& model, WeightFormat how, bool stored);
 
+/// The scales of one attention layer's FP8 KV cache; -1 where nothing was loaded.
+struct CacheScales {
+  float q = -1;
+  float k = -1;
+  float v = -1;
+};
+
 /// Whether a scale of the KV cache may have that value: positive, normal, and finite as bfloat16.
 bool is_legal_cache_scale(double value);
 

@@ -72,6 +72,11 @@ bool is_ffn(const model::Tensor& tensor, std::int64_t decoder_layers) {
 
 }  // namespace
 
+Choices choices(Policy) {
+  static constexpr std::string_view kWords[] = {"all", "whitelist", "blacklist", "ffn"};
+  return kWords;
+}
+
 bool qkv_to_misc(Policy policy, std::int64_t kv_heads, std::int64_t train_tp, std::int64_t gen_tp) {
   const bool carves = policy == Policy::whitelist || policy == Policy::blacklist;
   return carves && kv_heads < std::max(train_tp, gen_tp);

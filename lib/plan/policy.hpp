@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/choice.hpp"
 #include "layout/layout.hpp"
 
 namespace refit::plan {
@@ -16,6 +17,7 @@ enum class Policy : std::uint8_t {
   blacklist,  ///< its first form: everything but routers, biases of routers, scales and Mamba's inner parameters
   ffn         ///< the merged upstream rule: gate, up and down projections and experts only
 };
+Choices choices(Policy);
 
 /// True where the whitelist, or the blacklist, sends q, k and v to misc: num_query_groups < max(train TP, gen TP).
 bool qkv_to_misc(Policy policy, std::int64_t kv_heads, std::int64_t train_tp, std::int64_t gen_tp);

@@ -14,7 +14,6 @@
 #include <thread>
 
 #include "core/console.hpp"
-#include "core/files.hpp"
 
 namespace refit::report {
 namespace {
@@ -90,14 +89,6 @@ void write_descriptor(int descriptor, const std::string& path, std::string_view 
   }
 }
 
-void replace(const std::string& path, std::string_view content) {
-  TemporaryFile file(resolve_links(path));
-  const int descriptor = ::open(file.path().c_str(), O_WRONLY | O_CLOEXEC);
-  if (descriptor < 0) fail_output(path, errno);
-  write_descriptor(descriptor, path, content);
-  file.commit();
-}
-
 }  // namespace
 
 std::vector<Refusal> refused_outputs(const std::vector<std::string>& paths, bool force) {
@@ -135,6 +126,18 @@ bool is_stream(const std::string& path) {
   return what == Target::output || what == Target::error_output || what == Target::stream;
 }
 
+TemporaryFile write_beside(const std::string& path, std::string_view content) {
+  try {
+    TemporaryFile file(resolve_links(path));
+    const int descriptor = ::open(file.path().c_str(), O_WRONLY | O_CLOEXEC);
+    if (descriptor < 0) fail_output(path, errno);
+    write_descriptor(descriptor, path, content);
+    return file;
+  } catch (const Error& error) {
+    throw Error(ErrorKind::runtime, error.what());  // the path was checked: now the machine is at fault
+  }
+}
+
 void write_file(const std::string& path, std::string_view content) {
   switch (target_of(path)) {
     case Target::output:
@@ -145,12 +148,7 @@ void write_file(const std::string& path, std::string_view content) {
       return;
     case Target::error_output: return write_error(content);
     case Target::stream: return write_descriptor(open_stream(path), path, content);
-    default: break;
-  }
-  try {
-    replace(path, content);
-  } catch (const Error& error) {
-    throw Error(ErrorKind::runtime, error.what());  // the path was checked: now the machine is at fault
+    default: return write_beside(path, content).commit();
   }
 }
 

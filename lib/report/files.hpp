@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "core/files.hpp"
 
 namespace refit::report {
 
@@ -34,6 +35,9 @@ void remove_output(const std::string& path);
 
 /// True for what is written to rather than replaced.
 bool is_stream(const std::string& path);
+
+/// Writes a whole file beside the one that it will be, which must not be a stream. Errors: as write_file.
+TemporaryFile write_beside(const std::string& path, std::string_view content);
 
 /// Writes a whole file (see above). Errors: runtime, where it cannot be written: "cannot write PATH: REASON".
 void write_file(const std::string& path, std::string_view content);

@@ -60,8 +60,8 @@ Json to_json(const Model& model) {
           {"bytes", model.bytes}};
 }
 
-Json to_json(const Group& group) {
-  return {{"layout", group.layout}, {"ranks", group.ranks}, {"precision", group.precision}};
+Json to_json(const Group& group, const char* made_by) {
+  return {{made_by, group.made_by}, {"layout", group.layout}, {"ranks", group.ranks}, {"precision", group.precision}};
 }
 
 Json to_json(const Settings& settings) {
@@ -249,8 +249,8 @@ std::string to_json(const Result& result) {
   put_part(json, "error", result.error);
   json["environment"] = to_json(result.environment);
   put_part(json, "model", result.model);
-  json["train"] = to_json(result.train);
-  json["gen"] = to_json(result.gen);
+  json["train"] = to_json(result.train, "trainer");
+  json["gen"] = to_json(result.gen, "engine");
   json["settings"] = to_json(result.settings);
   put_measurements(json, result);
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';

@@ -74,7 +74,8 @@ struct Model {
 
 /// One side of the run.
 struct Group {
-  std::string layout;  ///< "EP8xPP2xDP8"
+  std::string made_by;  ///< the trainer, or the engine
+  std::string layout;   ///< "EP8xPP2xDP8"
   std::int64_t ranks = 0;
   std::string precision;
 };

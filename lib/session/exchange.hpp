@@ -5,8 +5,10 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
+#include "core/choice.hpp"
 #include "layout/quantised_layout.hpp"
 #include "plan/moved.hpp"
 #include "transport/executors.hpp"
@@ -42,6 +44,10 @@ struct OwnMemory {
 };
 
 enum class FanOut : std::uint8_t { automatic, on, off };
+inline Choices choices(FanOut) {
+  static constexpr std::string_view kWords[] = {"auto", "on", "off"};
+  return kWords;
+}
 
 /// How it moves; the same on all ranks.
 struct How {

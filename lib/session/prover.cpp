@@ -8,7 +8,7 @@ std::optional<verify::Originals> originals(const transport::Control& world, cons
   if (!truth.quantised) return std::nullopt;
   if (world.rank() >= truth.source_ranks()) return verify::Originals{&truth.quantised->train, {}};
   return verify::Originals{&truth.quantised->train,
-                           {verify::Group::train, Rank{world.rank()}, &mine.layout, mine.storages.storages()}};
+                           {Group::train, Rank{world.rank()}, &mine.layout, mine.storages.storages()}};
 }
 
 }  // namespace

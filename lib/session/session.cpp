@@ -327,7 +327,7 @@ transport::Schedule Session::schedule() const {
 std::vector<transport::Statistic> Session::statistics() const { return bulk().statistics(); }
 
 verify::RankView Session::sent_view() const {
-  const verify::Group group = is_source() ? verify::Group::train : verify::Group::gen;
+  const Group group = is_source() ? Group::train : Group::gen;
   if (!sent_ || !is_source()) return {group, rank(), &mine_.layout, mine_.storages.storages()};
   return {group, rank(), &sent_layout_, sent_->memory().storages()};
 }

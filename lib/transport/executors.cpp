@@ -130,6 +130,15 @@ std::span<const ExecutorRow> executors() {
   return rows;
 }
 
+Choices choices(ExecutorKind) {
+  static const std::vector<std::string_view> names = [] {
+    std::vector<std::string_view> all;
+    for (const ExecutorRow& row : executors()) all.push_back(row.name);
+    return all;
+  }();
+  return names;
+}
+
 const ExecutorRow& row_of(ExecutorKind kind) { return executors()[static_cast<std::size_t>(kind)]; }
 
 std::optional<plan::Broadcasts> broadcasts_of(const ExecutorRow& row, const plan::Paths& paths, const Tuning& tuning) {

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/choice.hpp"
 #include "plan/moved.hpp"
 #include "transport/executor.hpp"
 #include "transport/links.hpp"
@@ -15,6 +16,8 @@ namespace refit::transport {
 
 /// In the order of their rows.
 enum class ExecutorKind : std::uint8_t { golden, p2p, direct, m2n };
+/// The names of the rows.
+Choices choices(ExecutorKind);
 
 /// What an executor is made of; the same on all ranks but for a rank's own end and copies. Borrows everything: all of
 /// it must outlive the executor.

@@ -15,7 +15,12 @@ namespace refit::transport {
 /// An error that every rank throws, in step: no rank waits for another, so the job can end in good order.
 class CollectiveError : public Error {
  public:
-  using Error::Error;
+  CollectiveError(ErrorKind kind, const std::string& message, int rank = -1) : Error(kind, message), rank_(rank) {}
+  /// The world rank that failed; -1: all ranks did.
+  int rank() const { return rank_; }
+
+ private:
+  int rank_;
 };
 
 /// Runs `work`, then compares notes: if any rank failed, all ranks throw the same CollectiveError, that of the lowest
@@ -44,8 +49,9 @@ inline void together(Control& world, const std::function<void()>& work) {
     if (all[rank].empty()) continue;
     std::string text;
     for (std::size_t i = 1; i < all[rank].size(); ++i) text.push_back(static_cast<char>(all[rank][i]));
-    throw CollectiveError(static_cast<ErrorKind>(all[rank].front()),
-                          alike ? text : fmt::format("rank {}: {}", rank, text));
+    const auto kind = static_cast<ErrorKind>(all[rank].front());
+    if (alike) throw CollectiveError(kind, text);
+    throw CollectiveError(kind, fmt::format("rank {}: {}", rank, text), static_cast<int>(rank));
   }
 }
 

@@ -10,8 +10,6 @@
 
 namespace refit::verify {
 
-enum class Group : std::uint8_t { train, gen };
-
 /// The memory of this rank. `layout` is the true one (never that of an injected bug), written out over all tensors of
 /// the model: layout::materialise(side's layout, model.tensors, rank). `storages[i]` is the memory of
 /// layout->storages[i].

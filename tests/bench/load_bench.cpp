@@ -63,17 +63,18 @@ int measure(const std::string& folder, const std::string& layout) {
   const kernels::Runtime runtime;
   const kernels::ExecutionSpace space;
   const auto world = transport::make_mpi_control();
-  engine::Case c;
+  cases::Case c;
   c.model.checkpoint = folder;
-  c.train.layout = layout::with_data_parallel(layout::parse_parallelism(layout));
-  c.gen.layout.dp = 1;
+  const std::string wrong = c.train->find_key("train.layout")->set(*c.train, layout);
+  if (!wrong.empty()) fail_usage("{}", wrong);
+  cases::complete(c);
   const engine::Setup setup(c);
   if (setup.train->ranks() != session.size()) fail_usage("{} needs {} ranks", layout, setup.train->ranks());
 
   const Rank rank{session.rank()};
   const layout::LocalLayout local = layout::materialise(*setup.train, setup.model.tensors, rank);
   const auto arena = transport::make_host_arena(transport::ArenaMap(local).bytes);
-  const engine::Weights weights(setup, local, verify::Group::train, rank, arena->span().data());
+  const engine::Weights weights(setup, local, Group::train, rank, arena->span().data());
   const std::vector<Span> spans = spans_of(setup, local);
   std::int64_t bytes = 0;
   for (const Span& span : spans) bytes += span.bytes;

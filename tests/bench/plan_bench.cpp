@@ -4,10 +4,10 @@
 #include <benchmark/benchmark.h>
 #include <sys/resource.h>
 
-#include "gen/vllm.hpp"
+#include "gen/vllm/layout.hpp"
 #include "plan/cost.hpp"
 #include "plan/traffic.hpp"
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
 namespace refit::plan {
 namespace {
@@ -19,13 +19,13 @@ struct World {
   std::unique_ptr<Layout> gen;
 
   World() {
-    train::Options train_options;
+    train::megatron::Options train_options;
     train_options.sizes = layout::parse_parallelism("TP4xEP16xDP4xPP8");
     train_options.first_stage_layers = train_options.last_stage_layers = 11;
-    train = train::make_layout(model, train_options);
-    gen::Options gen_options;
+    train = train::megatron::make_layout(model, train_options);
+    gen::vllm::Options gen_options;
     gen_options.sizes = layout::parse_parallelism("TP8xDP16");
-    gen = gen::make_layout(model, gen_options);
+    gen = gen::vllm::make_layout(model, gen_options);
   }
 };
 

@@ -124,6 +124,9 @@ class Lists(Cli):
         self.assertRegex(cases, r"(?m)^published/qwen3-4b-dp8-to-tp8-ffn.toml +DP8 -> TP8$")
         executors = self.succeed("list", "executors").splitlines()
         self.assertEqual([line.split()[0] for line in executors], ["golden", "p2p", "direct", "m2n"])
+        self.assertRegex(self.succeed("list", "trainers"), r"(?m)^megatron +Megatron-Core")
+        self.assertRegex(self.succeed("list", "engines"), r"(?m)^vllm +vLLM")
+        self.refuse(2, "list", "engine", part="did you mean engines?")
         self.assertRegex(self.succeed("list", "bugs"), r"(?m)^B3-single-expert-mesh +B3 +mismatch +\S")
         self.assertRegex(self.succeed("list", "injections"), r"(?m)^swap-gate-up +\S")
 

@@ -1,10 +1,11 @@
 # Tests of `refit run`, `plan` and `probe` from outside: run_NAME.py, one ctest entry each, each with its own work folder.
+# Their ranks wait for launchers most of the time, so that several of these tests share two cores.
 function(refit_run_test NAME SCRIPT)
   add_test(NAME run_${NAME}
     COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/${SCRIPT} --refit $<TARGET_FILE:refit>
       --engines ${CMAKE_SOURCE_DIR}/tests/data/engines.tar.xz --inputs ${CMAKE_SOURCE_DIR}/inputs
       --work ${CMAKE_CURRENT_BINARY_DIR}/${NAME} ${ARGN})
-  set_tests_properties(run_${NAME} PROPERTIES TIMEOUT ${REFIT_TEST_TIMEOUT} PROCESSORS 2)
+  set_tests_properties(run_${NAME} PROPERTIES TIMEOUT ${REFIT_TEST_TIMEOUT})
 endfunction()
 
 foreach(family llama_tied qwen2_bias qwen3 qwen3_moe gpt_oss nemotron_h qwen3_next)
@@ -15,16 +16,13 @@ foreach(family deepseek_v3 gpt_oss mixtral nemotron_h qwen3 qwen3_5_moe qwen3_mo
   refit_run_test(rows_${family} run_rows.py --family ${family})
 endforeach()
 
-set(run_tests options hdf5 fp8 quantised kv_scales injections diagnose bugs bug_schedules mistakes memory values killed outputs plan m2n)
+set(run_tests options documented hdf5 fp8 quantised kv_scales injections diagnose bugs bug_schedules mistakes memory values killed outputs plan m2n)
 if(NOT REFIT_SANITIZE)  # sanitizers keep freed memory, and link libraries of their own
   list(APPEND run_tests flat cluster)
 endif()
 foreach(name ${run_tests})
   refit_run_test(${name} run_${name}.py)
 endforeach()
-
-# One waits most of the time, the other has one process.
-set_tests_properties(run_killed run_plan PROPERTIES PROCESSORS 1)
 
 add_library(drill_tool MODULE ${CMAKE_CURRENT_LIST_DIR}/drill_tool.cpp)
 target_link_libraries(drill_tool PRIVATE ${CMAKE_DL_LIBS})

@@ -215,7 +215,25 @@ def scales_of_the_kv_cache(suite):
     suite.check_code(ended, 0, "stale-expected")
 
 
+def changes_nothing(suite):
+    """A bug that this run could not show is refused, with what it needs."""
+    small, nano = ("--model", "qwen3-0.6b-small"), ("--model", "qwen3-30b-a3b-small", "--layers", 2)
+    rows = (
+        ("stale-refit", 2, "TP1", "TP1", (*small, "--steps", 1), "two refits"),
+        ("stale-refit", 2, "TP1", "TP1", (*small, "--set", "run.update=none"), 'two refits, and run.update = "perturb"'),
+        ("lost-update", 3, "DP2", "TP1", (*small, "--steps", 1), "two refits"),
+        ("corrupt-replica", 3, "PP2", "TP1", (*small, "--layers", 2), "a train rank 1 that stores the tensor"),
+        ("B4-router-bytes", 2, "TP1", "TP1", (*nano, "--bulk", "ffn"), "the tensor on the bulk path"),
+        ("B15-copy-race", 2, "TP1", "TP1", (*small, "--executor", "direct"), 'refit.executor = "p2p"'),
+    )
+    for bug, ranks, train, gen, words, needs in rows:
+        ended = suite.run(ranks, "run", "--warmup", 0, "--train", train, "--gen", gen, "--inject", bug, *words)
+        suite.check_code(ended, 2, f"{bug} {words}")
+        said = f"run.inject: {bug} changes nothing in this job: it needs {needs}"
+        suite.check(said in ended.err, f"{bug}: {needs}", ended)
+
+
 Suite(__doc__).main(
     every_bug_is_tested, swap_gate_up, named_without_counting, swap_gate_up_kl, swap_gate_up_expected, drop_tensor, corrupt_replica, lost_update,
-    stale_refit, skip_send, skip_send_expected, scales_of_the_kv_cache
+    stale_refit, skip_send, skip_send_expected, scales_of_the_kv_cache, changes_nothing
 )  # fmt: skip

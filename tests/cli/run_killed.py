@@ -51,14 +51,14 @@ def started(suite, executor, folder, timeout):
     return job, printed
 
 
-def strike(suite, executor, blow, timeout):
+def strike(suite, executor, blow, timeout, rank=VICTIM):
     """Sends `blow` to a rank in the middle of a run; checks the end, and returns it."""
     what = f"{executor}, signal {blow.name}"
     folder = suite.path("struck")
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     job, printed = started(suite, executor, folder, timeout)
-    victim = rank_pid(printed, VICTIM)
+    victim = rank_pid(printed, rank)
     if not suite.check(victim in job.ranks(), f"{what}: the header's pid {victim} is not of {job.ranks()}"):
         job.kill()
         return job.wait(), folder
@@ -88,6 +88,14 @@ def killed(suite):
         result = suite.result(os.path.join(folder, "result.json"), ended)
         suite.check(result.get("status") == "error", f"{executor}: status {result.get('status')}", ended)
         suite.check(len(result.get("weight_sync", {}).get("samples", [])) >= 2, f"{executor}: no samples", ended)
+
+
+def killed_with_the_results(suite):
+    """Rank 0's refits are lost with it; that it has died is in the result."""
+    ended, folder = strike(suite, "direct", signal.SIGKILL, 60, rank=0)
+    result = suite.result(os.path.join(folder, "result.json"), ended)
+    suite.check(result.get("status") == "error", f"rank 0: status {result.get('status')}", ended)
+    suite.check("rank 0 (host" in result.get("error", {}).get("message", ""), f"rank 0: {result.get('error')}", ended)
 
 
 def stopped(suite):
@@ -124,4 +132,4 @@ def interrupted(suite):
         suite.check(len(result.get("weight_sync", {}).get("samples", [])) >= 2, f"{whom}: no samples", ended)
 
 
-Suite(__doc__).main(killed, stopped, interrupted)
+Suite(__doc__).main(killed, killed_with_the_results, stopped, interrupted)

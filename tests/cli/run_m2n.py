@@ -86,6 +86,9 @@ def case_file(suite):
     ended = suite.run(0, "plan", "case.toml", "--explain", "lm_head.weight")
     suite.check_code(ended, 0, "a case file")
     suite.check("EP2xDP2xPP2 as listed, 4 ranks" in ended.out and "TP2xDP2 as listed" in ended.out, "its sides", ended)
+    suite.check_code(suite.run(0, "plan", "case.toml", "--json", "plan.json", "--force"), 0, "as JSON")
+    plan = suite.result("plan.json", ended)
+    suite.check((plan["train"]["trainer"], plan["gen"]["engine"]) == ("listed", "listed"), f"{plan['gen']}", ended)
     suite.check("note           golden broadcasts whole shards" in ended.out, "golden's copies", ended)
     with open(suite.path("case.toml"), "a", encoding="utf-8") as file:
         file.write('bulk = "all"\n')

@@ -197,6 +197,7 @@ def full_disks(suite):
         suite.check(".refit.tmp" not in ended.out, f"{script}: a temporary file is left", ended)
         if "c.json" in script:
             result_is_error(suite, "c.json", 3, ended, said)
+            suite.check(suite.result("c.json")["error"].get("rank") == 1, "the rank that could not dump", ended)
 
 
 def each_by_itself(suite):
@@ -277,6 +278,43 @@ def older_results(suite):
     suite.check(not os.path.exists(suite.path("older/m.json")), "metrics of an earlier run", ended)
 
 
+def killed_before_mpi(suite):
+    """Rank 0 dies before its first step: the others take the older result away, and say what happened."""
+    fresh(suite, "early")
+    write(suite.path("early", "a.json"), '{"status": "passed"}')
+    die = '[ "$OMPI_COMM_WORLD_RANK" = 0 ] && sleep 0.5 && kill -KILL $$; '
+    ended = shell(suite, f"mpi 4 sh -c '{die}exec $0 {RUN.replace('TP1', 'TP2')} --json early/a.json --force' $R")
+    suite.check(ended.code != 0, "a job without rank 0", ended)
+    result = suite.result("early/a.json", ended)
+    suite.check(result["exit_code"] == 3 and "rank 0 (host" in result["error"]["message"], f"early/a.json: {result}", ended)
+
+
+def without_a_reader(suite):
+    """While a FIFO's reader does not come no file says "passed"; timeouts and signals then are the verdict."""
+    fresh(suite, "fifo")
+    os.mkfifo(suite.path("fifo", "csv"))
+    words = [*RUN.split(), "--steps", 1, "--warmup", 0, "--json", "fifo/a.json", "--junit", "fifo/a.xml", "--csv", "fifo/csv", "--force"]
+    for blow, status, said in ((None, "error", "the results are not written after"), (signal.SIGTERM, "interrupted", "SIGTERM")):
+        job = suite.start(2, *words, "--timeout", 2, "--set", f"run.phase_seconds={2 if blow is None else 60}")
+        for line in job.process.stdout:
+            if blow is not None and re.match(r" +1 +[\d.]+ ", line):
+                break
+        if blow is not None:
+            while len(job.ranks()) > 1:  # the others end first
+                time.sleep(0.01)
+            suite.check(not os.path.exists(suite.path("fifo", "a.json")), "a result before its streams")
+            time.sleep(0.3)
+            os.kill(job.ranks()[0], blow)
+        ended = job.wait()
+        suite.check_code(ended, 3, status)
+        result = suite.result("fifo/a.json", ended)
+        suite.check((result["status"], result["exit_code"]) == (status, 3), f"{status}: {result['status']}", ended)
+        suite.check(said in result["error"]["message"] and said in ended.err, f"{status}: {result['error']}", ended)
+        suite.check("<error" in read(suite.path("fifo", "a.xml")), f"{status}: JUnit", ended)
+        left = sorted(os.listdir(suite.path("fifo")))
+        suite.check(left == ["a.json", "a.xml", "csv"], f"{status}: {left}", ended)
+
+
 def older_dumps(suite):
     """Of an earlier run with more ranks no dump is left; what is not refit's stays."""
     fresh(suite, "dumps")
@@ -329,5 +367,5 @@ def scripts_write_whole_files(suite):
 
 Suite(__doc__).main(
     streams, streams_of_a_run, file_size_limits, interruptions, full_disks, each_by_itself, what_is_no_file, older_results,
-    older_dumps, inputs_outlive_runs, scripts_write_whole_files
+    killed_before_mpi, without_a_reader, older_dumps, inputs_outlive_runs, scripts_write_whole_files
 )  # fmt: skip

@@ -52,7 +52,7 @@ def published_rows(suite):
         ended, document = plan(suite, name, case)
         check_document(suite, ended, document, name)
         title = document["case"]["description"]
-        suite.check(" -> " in title and title in ended.out, f"{name}: title '{title}'", ended)
+        suite.check(" -> " in title and title in re.sub(r"\n#\s+", " ", ended.out), f"{name}: title '{title}'", ended)
 
 
 def published_fraction(suite):
@@ -72,6 +72,8 @@ def large_world(suite):
     ended, document = plan(suite, "large", *LARGE, "--byte-matrix", "matrix.txt")
     check_document(suite, ended, document, "large")
     suite.check(document["train"]["ranks"] == document["gen"]["ranks"] == 128, f"{document['train']}", ended)
+    chosen = (document["train"]["trainer"], document["gen"]["engine"])
+    suite.check(chosen == ("megatron", "vllm"), f"{chosen}", ended)
     suite.check("seconds" not in document["bound"] and "model_seconds" not in document, "seconds without rates", ended)
     with open(suite.path("matrix.txt"), encoding="utf-8") as file:
         rows = [list(map(int, line.split())) for line in file]  # alltoallv reads numbers only: no headings

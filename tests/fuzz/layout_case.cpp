@@ -115,9 +115,10 @@ void draw_experts(Random& random, Case& c, std::int64_t unit) {
   if (config.family == "deepseek_v3") config.expert_bias = !random.one_in(4);
   if (config.family == "deepseek_v3" && random.one_in(4)) config.shared_intermediate_size = 0;
   if (config.family == "gpt_oss" || c.wide) return;
-  c.gen.moe_backend = random.of<gen::MoeBackend>(
-      {gen::MoeBackend::triton, gen::MoeBackend::triton, gen::MoeBackend::triton, gen::MoeBackend::flashinfer_cutlass,
-       gen::MoeBackend::flashinfer_cutlass, gen::MoeBackend::flashinfer_trtllm});
+  c.gen.moe_backend = random.of<gen::vllm::MoeBackend>(
+      {gen::vllm::MoeBackend::triton, gen::vllm::MoeBackend::triton, gen::vllm::MoeBackend::triton,
+       gen::vllm::MoeBackend::flashinfer_cutlass, gen::vllm::MoeBackend::flashinfer_cutlass,
+       gen::vllm::MoeBackend::flashinfer_trtllm});
 }
 
 void draw_dense_layers(Random& random, Config& config) {
@@ -365,8 +366,9 @@ std::vector<Reduction> reductions() {
   all.emplace_back([](Case& c) { return std::exchange(c.train.precision, DType::bf16) != DType::bf16; });
   all.emplace_back([](Case& c) { return std::exchange(c.gen.precision, DType::bf16) != DType::bf16; });
   all.emplace_back([](Case& c) { return std::exchange(c.config.dtype, DType::bf16) != DType::bf16; });
-  all.emplace_back(
-      [](Case& c) { return std::exchange(c.gen.moe_backend, gen::MoeBackend::triton) != gen::MoeBackend::triton; });
+  all.emplace_back([](Case& c) {
+    return std::exchange(c.gen.moe_backend, gen::vllm::MoeBackend::triton) != gen::vllm::MoeBackend::triton;
+  });
   return all;
 }
 
@@ -414,7 +416,7 @@ model::Model build(const Case& c) {
 }
 
 bool is_legal(const Case& c, const model::Model& model) {
-  return train::violations(model, c.train).empty() && gen::violations(model, c.gen).empty();
+  return train::megatron::violations(model, c.train).empty() && gen::vllm::violations(model, c.gen).empty();
 }
 
 const std::vector<Feature>& features() {
@@ -433,8 +435,8 @@ const std::vector<Feature>& features() {
       {"gen EP", [](C c) { return c.gen.sizes.ep > 1; }},
       {"uneven gen EP", [](C c) { return c.config.experts % c.gen.sizes.ep != 0; }},
       {"internal DP", [](C c) { return c.gen.internal_data_parallel && c.gen.dp() > 1 && c.config.experts > 0; }},
-      {"cutlass", [](C c) { return c.gen.moe_backend == gen::MoeBackend::flashinfer_cutlass; }},
-      {"trtllm", [](C c) { return c.gen.moe_backend == gen::MoeBackend::flashinfer_trtllm; }},
+      {"cutlass", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_cutlass; }},
+      {"trtllm", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_trtllm; }},
       {"MTP in train", [](C c) { return c.config.mtp_layers > 0; }},
       {"MTP drafter", [](C c) { return c.gen.mtp; }},
       {"latent experts", [](C c) { return c.config.latent_size > 0; }},

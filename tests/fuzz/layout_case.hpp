@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "gen/vllm.hpp"
+#include "gen/vllm/layout.hpp"
 #include "model/model.hpp"
 #include "plan/policy.hpp"
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
 namespace refit::fuzz {
 
@@ -21,8 +21,8 @@ struct Case {
   bool mtp_vocabulary = true;   ///< MTP layers repeat the embedding and the head
   bool unknown = false;         ///< a tensor that the family does not list
   bool wide = false;            ///< large enough that replicas share the sending of one box
-  train::Options train;
-  gen::Options gen;
+  train::megatron::Options train;
+  gen::vllm::Options gen;
   plan::Policy policy = plan::Policy::all;
   std::int64_t buffer_bytes = 1024;  ///< of the misc stream
 };

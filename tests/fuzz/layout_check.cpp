@@ -363,8 +363,8 @@ class Refit {
 Outcome check(const Case& c, const model::Model& model, Distortion distortion) {
   Outcome outcome;
   try {
-    const auto train = train::make_layout(model, c.train);
-    const auto gen = gen::make_layout(model, c.gen);
+    const auto train = train::megatron::make_layout(model, c.train);
+    const auto gen = gen::vllm::make_layout(model, c.gen);
     const DistortedLayout train_or_not(
         *train, model, distortion == Distortion::lost_conversion ? distortion : Distortion::none, outcome.distorted);
     const DistortedLayout gen_or_not(*gen, model, distortion, outcome.distorted);

@@ -12,9 +12,9 @@
 #include <string_view>
 #include <vector>
 
-#include "gen/vllm.hpp"
+#include "gen/vllm/layout.hpp"
 #include "model/model.hpp"
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
 namespace refit::test_support {
 
@@ -37,11 +37,11 @@ using Checkpoint = std::map<std::string, Array>;      ///< by Hugging Face name,
 using Parameters = std::map<std::string, Parameter>;  ///< by the engine's name
 
 /// What Megatron's `rank` holds. ETP > 1 was not observed: experts are then cut like a dense MLP over etp.
-Parameters megatron_parameters(const Checkpoint& checkpoint, const model::Config& config, const train::Options& options,
-                               std::int64_t rank);
+Parameters megatron_parameters(const Checkpoint& checkpoint, const model::Config& config,
+                               const train::megatron::Options& options, std::int64_t rank);
 
 /// What vLLM's `rank` holds. The zeros of flashinfer_trtllm were not observed, they follow from reading its source.
-Parameters vllm_parameters(const Checkpoint& checkpoint, const model::Config& config, const gen::Options& options,
+Parameters vllm_parameters(const Checkpoint& checkpoint, const model::Config& config, const gen::vllm::Options& options,
                            std::int64_t rank);
 
 }  // namespace refit::test_support

@@ -13,7 +13,8 @@ using namespace oracle;
 /// Names are those of the rules: t of T is the rank and size of tensor parallelism.
 class Megatron : public RankWriter {
  public:
-  Megatron(const Checkpoint& checkpoint, const model::Config& config, const train::Options& options, std::int64_t r)
+  Megatron(const Checkpoint& checkpoint, const model::Config& config, const train::megatron::Options& options,
+           std::int64_t r)
       : RankWriter(checkpoint, config, options.precision),
         o(options),
         T(o.sizes.tp),
@@ -215,15 +216,15 @@ class Megatron : public RankWriter {
     layer(to + "mtp_model_layer.", from);
   }
 
-  const train::Options& o;
+  const train::megatron::Options& o;
   std::int64_t T, ETP, EP, PP;  // sizes
   std::int64_t t = 0, etp = 0, ep = 0, pp = 0;
 };
 
 }  // namespace
 
-Parameters megatron_parameters(const Checkpoint& checkpoint, const model::Config& config, const train::Options& options,
-                               std::int64_t rank) {
+Parameters megatron_parameters(const Checkpoint& checkpoint, const model::Config& config,
+                               const train::megatron::Options& options, std::int64_t rank) {
   return Megatron(checkpoint, config, options, rank).run();
 }
 

@@ -12,7 +12,7 @@ using namespace oracle;
 /// Names are those of the rules: t of T is the rank and size of tensor parallelism.
 class Vllm : public RankWriter {
  public:
-  Vllm(const Checkpoint& checkpoint, const model::Config& config, const gen::Options& options, std::int64_t g)
+  Vllm(const Checkpoint& checkpoint, const model::Config& config, const gen::vllm::Options& options, std::int64_t g)
       : RankWriter(checkpoint, config, options.precision), o(options), T(o.sizes.tp), t(g % T) {
     const std::int64_t dp = o.internal_data_parallel && o.sizes.dp > 0 ? o.sizes.dp : 1;
     M = dp * T;
@@ -199,7 +199,7 @@ class Vllm : public RankWriter {
   Array cut(const Array& a, std::size_t dim) const { return ep ? a : part(a, m, M, dim); }
 
   Array widened(const Array& a, std::size_t dim) const {
-    if (o.moe_backend != gen::MoeBackend::flashinfer_trtllm) return a;
+    if (o.moe_backend != gen::vllm::MoeBackend::flashinfer_trtllm) return a;
     return slice(a, 0, (a.shape[dim] + 127) / 128 * 128, dim);
   }
 
@@ -207,10 +207,10 @@ class Vllm : public RankWriter {
     Array up = widened(cut(found.up, 0), 0);
     if (!found.gate) return up;
     const Array gate = widened(cut(*found.gate, 0), 0);
-    return o.moe_backend == gen::MoeBackend::flashinfer_cutlass ? concat({up, gate}) : concat({gate, up});
+    return o.moe_backend == gen::vllm::MoeBackend::flashinfer_cutlass ? concat({up, gate}) : concat({gate, up});
   }
 
-  const gen::Options& o;
+  const gen::vllm::Options& o;
   std::int64_t T, t;          // of linear layers
   std::int64_t M = 1, m = 0;  // of experts
   bool ep = false, whole_shared = false;
@@ -218,7 +218,7 @@ class Vllm : public RankWriter {
 
 }  // namespace
 
-Parameters vllm_parameters(const Checkpoint& checkpoint, const model::Config& config, const gen::Options& options,
+Parameters vllm_parameters(const Checkpoint& checkpoint, const model::Config& config, const gen::vllm::Options& options,
                            std::int64_t rank) {
   return Vllm(checkpoint, config, options, rank).run();
 }

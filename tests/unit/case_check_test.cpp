@@ -12,7 +12,7 @@ namespace {
 using ::testing::HasSubstr;
 
 /// A case of `settings` ("key=value") over a legal base.
-engine::Case case_of(const std::vector<std::string>& settings) {
+cases::Case case_of(const std::vector<std::string>& settings) {
   std::map<std::string, std::string> values = {
       {"model.config", "/m/config.json"}, {"train.layout", "TP2"}, {"gen.layout", "TP2"}};
   for (const std::string& setting : settings) {
@@ -111,10 +111,10 @@ TEST(CaseCheck, RefusesWhatThisBuildDoesNotKnow) {
 }
 
 TEST(CaseCheck, KnowsTheExecutorsOfThisBuild) {
-  const engine::Case c = case_of({"refit.executor=m2n", "refit.streams=4", "refit.group_size=64"});
+  const cases::Case c = case_of({"refit.executor=m2n", "refit.streams=4", "refit.group_size=64"});
   check_case(c);  // can be planned anywhere
   try {
-    engine::require_executor(c);
+    cases::require_executor(c);
     FAIL() << "not refused";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::unavailable);
@@ -146,7 +146,7 @@ std::string rules_against(const std::string& version, const std::string& train, 
     more.push_back(key + value);
   }
   std::string rules;
-  for (const std::string& text : engine::violations(case_of(more))) {
+  for (const std::string& text : cases::violations(case_of(more))) {
     const std::size_t begin = text.rfind('[') + 1;
     const bool is_cache = text.find("gen.kv_cache_dtype: means nothing") != std::string::npos;
     rules += (rules.empty() ? "" : " ") + (is_cache ? "cache" : text.substr(begin, text.rfind(']') - begin));
@@ -183,7 +183,7 @@ TEST(CaseCheck, UpstreamVersionsKnowSomePairsOfPrecisions) {
 }
 
 TEST(CaseCheck, APairThatChangesPrecisionHasAQuantiser) {
-  const auto of = [](const std::vector<std::string>& settings) { return engine::quantiser_of(case_of(settings)); };
+  const auto of = [](const std::vector<std::string>& settings) { return cases::quantiser_of(case_of(settings)); };
   EXPECT_EQ(of({}), std::nullopt);
   EXPECT_EQ(of({"train.precision=fp8", "gen.precision=fp8"}), std::nullopt);
   EXPECT_EQ(of({"gen.precision=fp8"}), Quantiser::nemo_rl);
@@ -215,17 +215,19 @@ TEST(CaseCheck, AcceptsWhatMakesSense) {
 }
 
 TEST(CaseCheck, ReportsAllViolationsTogetherWithTheirPlace) {
-  const engine::Case c = case_of({"gen.layout=PP2", "refit.streams=2", "run.verify=off", "expect.kl_max=0"});
-  const std::vector<std::string> found = engine::violations(c);
+  const cases::Case c = case_of({"gen.layout=PP2", "refit.streams=2", "run.verify=off", "expect.kl_max=0"});
+  const std::vector<std::string> found = cases::violations(c);
   ASSERT_EQ(found.size(), 3U);
   EXPECT_THAT(found[0], ::testing::StartsWith("--set gen.layout: gen.layout: "));
   EXPECT_THAT(found[1], ::testing::StartsWith("--set refit.streams: refit.streams: "));
 }
 
 TEST(CaseCheck, KeysOfExpertsMeanNothingForADenseModel) {
-  EXPECT_NO_THROW(engine::validate_for_model(case_of({"gen.moe_backend=triton"}), true));
-  EXPECT_NO_THROW(engine::validate_for_model(case_of({}), false));
-  EXPECT_THROW(engine::validate_for_model(case_of({"gen.moe_backend=triton"}), false), Error);
+  model::Model dense, experts;
+  experts.config.experts = 8;
+  EXPECT_NO_THROW(cases::validate_for_model(case_of({"gen.moe_backend=triton"}), experts));
+  EXPECT_NO_THROW(cases::validate_for_model(case_of({}), dense));
+  EXPECT_THROW(cases::validate_for_model(case_of({"gen.moe_backend=triton"}), dense), Error);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "core/error.hpp"
+#include "train/megatron/side.hpp"
 
 namespace refit::app {
 namespace {
@@ -22,7 +23,7 @@ using ::testing::Not;
 const std::string kPath = ::testing::TempDir() + "refit_case_" + std::to_string(getpid()) + ".toml";
 constexpr const char* kLayouts = "[train]\nlayout = \"TP2\"\n[gen]\nlayout = \"TP2\"\n";
 
-engine::Case read(const std::string& text, const std::vector<Option>& options = {}) {
+cases::Case read(const std::string& text, const std::vector<Option>& options = {}) {
   std::ofstream(kPath) << text;
   return read_case(kPath, options);
 }
@@ -38,8 +39,7 @@ std::string error_of(const std::string& text, const std::vector<Option>& options
 }
 
 TEST(CaseReader, OptionsOverrideTheFileAndTheFileOverridesDefaults) {
-  const engine::Case c =
-      read(std::string(kLayouts) + "[run]\nsteps = 7\nwarmup = 3\n", {{"run.steps", "2", "--steps"}});
+  const cases::Case c = read(std::string(kLayouts) + "[run]\nsteps = 7\nwarmup = 3\n", {{"run.steps", "2", "--steps"}});
   EXPECT_EQ(c.run.steps, 2);
   EXPECT_EQ(c.run.warmup, 3);
   EXPECT_EQ(c.run.seed, 1);
@@ -49,7 +49,7 @@ TEST(CaseReader, OptionsOverrideTheFileAndTheFileOverridesDefaults) {
 }
 
 TEST(CaseReader, InputsAreRelativeToTheFileAndOutputsAreNot) {
-  const engine::Case c =
+  const cases::Case c =
       read("[model]\nconfig = \"../m/config.json\"\n" + std::string(kLayouts) + "[output]\njson = \"r.json\"\n");
   const auto folder = std::filesystem::path(kPath).parent_path();
   EXPECT_EQ(c.model.config, (folder / "../m/config.json").lexically_normal().string());
@@ -57,35 +57,35 @@ TEST(CaseReader, InputsAreRelativeToTheFileAndOutputsAreNot) {
 }
 
 TEST(CaseReader, AModelGivenByAnOptionReplacesTheFiles) {
-  const engine::Case c = read("[model]\nconfig = \"/m/config.json\"\n" + std::string(kLayouts),
-                              {{"model.checkpoint", "/data", "--checkpoint"}});
+  const cases::Case c = read("[model]\nconfig = \"/m/config.json\"\n" + std::string(kLayouts),
+                             {{"model.checkpoint", "/data", "--checkpoint"}});
   EXPECT_EQ(c.model.config, "");
   EXPECT_EQ(c.model.checkpoint, "/data");
-  const engine::Case both =
+  const cases::Case both =
       read(kLayouts, {{"model.checkpoint", "/d", "--checkpoint"}, {"model.config", "/c", "--model"}});
   EXPECT_EQ(both.model.config, "/c");
   EXPECT_EQ(both.model.checkpoint, "/d");
 }
 
 TEST(CaseReader, CompletesDataParallel) {
-  const engine::Case c = read("[train]\nlayout = \"TP2xEP8\"\n[gen]\nlayout = \"TP4\"\n");
-  EXPECT_EQ(c.train.layout.dp, 4);
-  EXPECT_EQ(c.gen.layout.dp, 1);
+  const cases::Case c = read("[train]\nlayout = \"TP2xEP8\"\n[gen]\nlayout = \"TP4\"\n");
+  EXPECT_EQ(c.train->sizes().dp, 4);
+  EXPECT_EQ(c.engine().sizes().dp, 1);
   EXPECT_EQ(c.train_ranks(), 8);
   EXPECT_EQ(c.gen_ranks(), 4);
 }
 
 TEST(CaseReader, OptionsAreTypedLikeToml) {
-  const engine::Case c = read(kLayouts, {{"refit.chunk_bytes", "64KiB", "--set"},
-                                         {"run.inject", "a,b", "--inject"},
-                                         {"run.timeout_seconds", "3", "--timeout"},
-                                         {"train.stage_layers", "[1, 2]", "--set"},
-                                         {"name", "true", "--set"},
-                                         {"description", "\"in quotes\"", "--set"}});
+  const cases::Case c = read(kLayouts, {{"refit.chunk_bytes", "64KiB", "--set"},
+                                        {"run.inject", "a,b", "--inject"},
+                                        {"run.timeout_seconds", "3", "--timeout"},
+                                        {"train.stage_layers", "[1, 2]", "--set"},
+                                        {"name", "true", "--set"},
+                                        {"description", "\"in quotes\"", "--set"}});
   EXPECT_EQ(c.refit.chunk_bytes, 64 << 10);
   EXPECT_THAT(c.run.inject, ::testing::ElementsAre("a", "b"));
   EXPECT_EQ(c.run.timeout_seconds, 3);
-  EXPECT_THAT(c.train.stage_layers, ::testing::ElementsAre(1, 2));
+  EXPECT_THAT(dynamic_cast<const train::megatron::Side&>(*c.train).written.stage_layers, ::testing::ElementsAre(1, 2));
   EXPECT_EQ(c.name, "true");
   EXPECT_EQ(c.description, "in quotes");
 }
@@ -122,6 +122,9 @@ constexpr Bad kBad[] = {
     {"[[expect.mismatch]]\ntensors = \"*\"\nfraktion = 1.0\n",
      ":5:", "expect.mismatch has an unknown or ill-typed fraktion"},
     {"[[expect.mismatch]]\ntensors = \"*\"\nfraction = 0.0\n", ":5:", "expect.mismatch needs a fraction"},
+    {"engine = \"vlm\"\n", ":5:1: ", "gen.engine needs one of vllm, not \"vlm\"; did you mean vllm?"},
+    {"engine = 3\n", ":5:1: ", "gen.engine needs one of vllm"},
+    {"[[refit]]\nbulk = \"all\"\n", ":5:3: ", "unknown key refit"},
     {"[refit\n", ":5:", "expected ']'"},
     {"layout = \n", ":5:", "expected value"},
 };
@@ -143,6 +146,38 @@ TEST(CaseReader, ReportsAllMistakesTogether) {
   EXPECT_THAT(error, HasSubstr("unknown key run.step; did you mean run.steps?"));
   EXPECT_THAT(error, HasSubstr("run.warmup needs"));
   EXPECT_THAT(error, HasSubstr("--set refit.bulc: unknown key refit.bulc; did you mean refit.bulk?"));
+}
+
+TEST(CaseReader, KnowsTrainersAndEngines) {
+  const cases::Case c =
+      read("[train]\nlayout = \"TP2\"\ntrainer = \"megatron\"\n[[gen]]\nengine = \"vllm\"\nlayout = \"TP4\"\n");
+  EXPECT_EQ(c.train->row().name, "megatron");
+  EXPECT_EQ(c.train->sizes().tp, 2);
+  EXPECT_EQ(c.engine().row().name, "vllm");
+  EXPECT_EQ(c.gen_ranks(), 4);
+  EXPECT_EQ(c.facts.at("gen.engine"), "\"vllm\"");
+  EXPECT_THAT(error_of(kLayouts, {{"train.trainer", "megatrom", "--set train.trainer"}}),
+              HasSubstr("--set train.trainer: train.trainer needs one of megatron, not \"megatrom\"; did you mean"));
+}
+
+TEST(CaseReader, RefusesSeveralEngines) {
+  const std::string engine = "[[gen]]\nlayout = \"TP4\"\n";
+  EXPECT_THAT(error_of("[train]\nlayout = \"TP2\"\n" + engine + engine),
+              HasSubstr(":3:3: 2 engines are listed, but a gen side can only be one; give one [gen]"));
+  EXPECT_THAT(error_of(kLayouts, {{"gen.layout", "TP4+TP1xDP4", "--gen"}}),
+              HasSubstr("--gen: gen.layout lists several layouts, but a side can only have one"));
+}
+
+TEST(CaseReader, ListedSidesReadNoKeys) {
+  const cases::Case c =
+      read(kLayouts, {{"m2n.model", "m.json", "--m2n-model"},
+                      {"m2n.system", REFIT_SOURCE_DIR "/inputs/m2n/small.system.json", "--m2n-system"}});
+  EXPECT_EQ(c.train->row().name, "listed");
+  EXPECT_EQ(layout::to_string(c.train->sizes()), "EP2xDP2xPP2");
+  const std::vector<std::string> found = cases::violations(c);
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_THAT(found[0], HasSubstr(":2:1: train.layout: means nothing with m2n.model and m2n.system; leave it out"));
+  EXPECT_THAT(found[1], HasSubstr(":4:1: gen.layout: means nothing with m2n.model and m2n.system; leave it out"));
 }
 
 TEST(CaseReader, RequiresBothLayouts) {
@@ -174,36 +209,36 @@ constexpr const char* kBug =
     "1}]\n";
 
 TEST(Bugs, AreReadAsTheyAre) {
-  const engine::Case c = read(std::string(kLayouts) + kBug);
+  const cases::Case c = read(std::string(kLayouts) + kBug);
   EXPECT_EQ(c.bug.id, "B0");
-  EXPECT_EQ(c.bug.kind, engine::BugKind::hang);
+  EXPECT_EQ(c.bug.kind, cases::BugKind::hang);
   EXPECT_EQ(c.description, "Title");
-  EXPECT_EQ(c.gen.layout.tp, 2);
+  EXPECT_EQ(c.engine().sizes().tp, 2);
   EXPECT_THAT(c.run.inject, ::testing::ElementsAre("swap-gate-up"));
-  EXPECT_EQ(c.expect.outcome, engine::ExpectedOutcome::mismatch);
+  EXPECT_EQ(c.expect.outcome, cases::ExpectedOutcome::mismatch);
   EXPECT_EQ(read_bug(kPath).title, "Title");
-  EXPECT_THAT(engine::violations(c), ::testing::IsEmpty());
+  EXPECT_THAT(cases::violations(c), ::testing::IsEmpty());
 }
 
 TEST(Bugs, AreNotInTheFixedTwin) {
   read(std::string(kLayouts) + kBug);
-  const engine::Case c = read_case(kPath, {{"run.steps", "3", "--steps"}}, Twin::fixed);
-  EXPECT_EQ(c.gen.layout.tp, 4);
+  const cases::Case c = read_case(kPath, {{"run.steps", "3", "--steps"}}, Twin::fixed);
+  EXPECT_EQ(c.engine().sizes().tp, 4);
   EXPECT_EQ(c.expect.kl_max, 0.5);
   EXPECT_THAT(c.run.inject, ::testing::IsEmpty());
-  EXPECT_EQ(c.expect.outcome, engine::ExpectedOutcome::pass);
+  EXPECT_EQ(c.expect.outcome, cases::ExpectedOutcome::pass);
   EXPECT_THAT(c.expect.mismatch, ::testing::IsEmpty());
   EXPECT_FALSE(c.given.contains("run.inject"));
   EXPECT_FALSE(c.given.contains("expect.outcome"));
   EXPECT_EQ(c.run.steps, 3);
-  EXPECT_THAT(engine::violations(c), ::testing::IsEmpty());
+  EXPECT_THAT(cases::violations(c), ::testing::IsEmpty());
 }
 
 TEST(Bugs, MistakesAreNamed) {
   const std::string mistaken = std::string(kLayouts) + "[bug]\nid = \"B0\"\n[bug.fixed]\ngen.lay = \"TP4\"\n";
   EXPECT_THAT(error_of(mistaken), HasSubstr(":8:5: unknown key gen.lay; did you mean gen.layout?"));
-  const engine::Case c = read(std::string(kLayouts) + "[bug]\nid = \"B0\"\n");
-  EXPECT_THAT(engine::violations(c), ::testing::Contains("bug.title: is missing; [bug] needs all its keys"));
+  const cases::Case c = read(std::string(kLayouts) + "[bug]\nid = \"B0\"\n");
+  EXPECT_THAT(cases::violations(c), ::testing::Contains("bug.title: is missing; [bug] needs all its keys"));
   for (const std::string& file : {kPath, std::string()}) {
     read(kLayouts);
     try {
@@ -218,10 +253,10 @@ TEST(Bugs, MistakesAreNamed) {
 
 TEST(Hardware, ReadsTheCommittedFiles) {
   const std::string folder = std::string(REFIT_SOURCE_DIR) + "/inputs/hardware/";
-  const engine::Hardware h100 = read_hardware(folder + "h100-50gbps.toml");
+  const explain::Hardware h100 = read_hardware(folder + "h100-50gbps.toml");
   EXPECT_EQ(h100.devices_per_domain, 8);
   EXPECT_EQ(h100.domain_in, 400.0);
-  const engine::Hardware h200 = read_hardware(folder + "h200-nvlink.toml");
+  const explain::Hardware h200 = read_hardware(folder + "h200-nvlink.toml");
   EXPECT_EQ(h200.memory, 4200.0);
   EXPECT_EQ(h200.domain_in, 0.0);
 }
@@ -245,8 +280,8 @@ TEST(CommittedCases, AllReadAndContradictNothing) {
   int files = 0;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
     if (entry.path().extension() != ".toml") continue;
-    const engine::Case c = read_case(entry.path().string(), {});
-    EXPECT_THAT(engine::violations(c), ::testing::IsEmpty()) << entry.path();
+    const cases::Case c = read_case(entry.path().string(), {});
+    EXPECT_THAT(cases::violations(c), ::testing::IsEmpty()) << entry.path();
     EXPECT_EQ(read_description(entry.path().string()), c.description);
     EXPECT_FALSE(c.description.empty()) << entry.path();
     EXPECT_TRUE(c.model.config.empty() || std::filesystem::exists(c.model.config)) << entry.path();
@@ -262,15 +297,15 @@ TEST(CommittedBugs, AllReadAndTheirFixedTwinsContradictNothing) {
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     if (entry.path().extension() != ".toml") continue;
     const std::string stem = entry.path().stem();
-    const engine::Case bug = read_case(entry.path().string(), {});
+    const cases::Case bug = read_case(entry.path().string(), {});
     EXPECT_TRUE(stem.starts_with(bug.bug.id + "-")) << stem;
-    for (const std::string& violation : engine::violations(bug))
+    for (const std::string& violation : cases::violations(bug))
       EXPECT_THAT(violation, Not(HasSubstr(": bug."))) << stem;
     EXPECT_TRUE(std::any_of(bug.given.begin(), bug.given.end(), [](const auto& key) {
       return key.first.starts_with("expect.");
     })) << stem;
-    const engine::Case fixed = read_case(entry.path().string(), {}, Twin::fixed);
-    EXPECT_THAT(engine::violations(fixed), ::testing::IsEmpty()) << stem;
+    const cases::Case fixed = read_case(entry.path().string(), {}, Twin::fixed);
+    EXPECT_THAT(cases::violations(fixed), ::testing::IsEmpty()) << stem;
     EXPECT_TRUE(std::filesystem::exists(fixed.model.config)) << stem;
     ++files;
   }

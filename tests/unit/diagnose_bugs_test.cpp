@@ -30,8 +30,8 @@ TEST(NamedBugs, LiesAboutGenAreNamed) {
   for (const Row& row : rows) {
     World world(case_of(row.model, row.settings));
     world.dump(right);
-    const engine::Case& c = world.setup().c;
-    const inject::Faults faults({row.bug}, c.train.layout, c.gen.layout);
+    const cases::Case& c = world.setup().c;
+    const inject::Faults faults({row.bug}, c.train->sizes(), c.engine().sizes());
     world.bring(*faults.distort_gen(*world.setup().gen, world.setup().model));
     world.dump(wrong);
     const Diagnosis found = diagnose({c, false, wrong, "", right});

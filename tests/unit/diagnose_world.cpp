@@ -10,7 +10,7 @@
 
 namespace refit::diagnose {
 
-engine::Case case_of(const std::string& model, const std::vector<std::string>& settings) {
+cases::Case case_of(const std::string& model, const std::vector<std::string>& settings) {
   std::map<std::string, std::string> values = {
       {"model.config", fmt::format("{}/inputs/models/{}/config.json", REFIT_SOURCE_DIR, model)},
       {"train.layout", "TP1"},
@@ -24,7 +24,7 @@ engine::Case case_of(const std::string& model, const std::vector<std::string>& s
   return app::read_case("", options);
 }
 
-World::World(const engine::Case& c) : setup_(c) {
+World::World(const cases::Case& c) : setup_(c) {
   for (std::int32_t r = 0; r < ranks(); ++r) {
     locals_.push_back(layout::materialise(*setup_.gen, setup_.model.tensors, Rank{r}));
     auto& mine = storages_.emplace_back();
@@ -103,7 +103,7 @@ void World::dump(const std::string& folder) const {
       tensors.push_back(
           {{storage.name, storage.shape, storage.dtype}, storages_[static_cast<std::size_t>(r)][i].data()});
     }
-    checkpoint::write_safetensors(engine::dump_path(folder, verify::Group::gen, Rank{r}), tensors, {});
+    checkpoint::write_safetensors(engine::dump_path(folder, Group::gen, Rank{r}), tensors, {});
   }
 }
 

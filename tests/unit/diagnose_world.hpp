@@ -10,11 +10,11 @@
 namespace refit::diagnose {
 
 /// A complete case of `settings` ("key=value") on a model of inputs/models: train TP1, gen TP1 where they do not say.
-engine::Case case_of(const std::string& model, const std::vector<std::string>& settings);
+cases::Case case_of(const std::string& model, const std::vector<std::string>& settings);
 
 class World {
  public:
-  explicit World(const engine::Case& c);
+  explicit World(const cases::Case& c);
 
   const engine::Setup& setup() const { return setup_; }
   const model::Tensor& tensor(const std::string& name) const;

@@ -63,7 +63,8 @@ TEST(SetupRules, SaysAllThatIsImpossibleAndWhatWouldDo) {
        {"train: 16 attention heads are not divisible by TP3", "train: 8 KV heads and TP3",
         "train: gate_proj's 1024 rows", "train: legal with all else as it is: TP 1, 2, 4, 8, 16",
         "gen: 16 attention heads are not divisible by TP5 [L14]",
-        "gen: down_proj's 1024 columns are not divisible by TP5 [L14]", "gen: legal with all else as it is: TP 1, 2"}},
+        "gen: down_proj's 1024 columns are not divisible by TP5 [L14]", "gen: legal with all else as it is: TP 1, 2",
+        "\n(docs/layouts.md has the rules by number)"}},
       {"deepseek-v3-small", {"train.layout=PP4"}, {"7 layers do not split over PP4", "[L4]"}},
       {"deepseek-v3-small", {"train.layout=PP4", "train.first_stage_layers=1"}, {}},
       {"nemotron-3-nano-30b-a3b-small",
@@ -77,7 +78,9 @@ TEST(SetupRules, SaysAllThatIsImpossibleAndWhatWouldDo) {
       {"mixtral-8x7b-small", {"train.layout=ETP3"}, {"expert_gate's 1024 rows are not divisible by ETP3"}},
       {"mixtral-8x7b-small", {"gen.mtp=true"}, {"the model has no multi-token prediction layer"}},
       {"gpt-oss-20b-small", {"gen.moe_backend=flashinfer_cutlass"}, {"interleaved experts"}},
-      {"qwen3-4b-small", {"gen.layout=TP2xPP2"}, {"vLLM gen PP must be 1", "[V19]"}},
+      {"qwen3-4b-small",
+       {"gen.layout=TP2xPP2"},
+       {"vLLM gen PP must be 1", "[V19] (docs/layouts.md has the rules by number)"}},
   });
 }
 

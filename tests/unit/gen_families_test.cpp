@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include "gen/vllm.hpp"
+#include "gen/vllm/layout.hpp"
 #include "layout_models.hpp"
 
-namespace refit::gen {
+namespace refit::gen::vllm {
 namespace {
 
 using layout::boxes;
@@ -201,4 +201,4 @@ TEST(GenDrafter, HasThePredictionLayerOnly) {
 }
 
 }  // namespace
-}  // namespace refit::gen
+}  // namespace refit::gen::vllm

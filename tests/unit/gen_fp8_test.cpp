@@ -14,9 +14,9 @@
 #include <set>
 
 #include "checkpoint/checkpoint.hpp"
-#include "gen/vllm.hpp"
+#include "gen/vllm/layout.hpp"
 
-namespace refit::gen {
+namespace refit::gen::vllm {
 namespace {
 
 using Bytes = std::vector<std::byte>;
@@ -229,4 +229,4 @@ INSTANTIATE_TEST_SUITE_P(Layouts, RecordedFp8, testing::ValuesIn(entries()),
                          [](const auto& test) { return test.param.name; });
 
 }  // namespace
-}  // namespace refit::gen
+}  // namespace refit::gen::vllm

@@ -4,11 +4,11 @@
 
 #include <limits>
 
-#include "gen/cache_scales.hpp"
-#include "gen/vllm.hpp"
+#include "gen/vllm/cache_scales.hpp"
+#include "gen/vllm/layout.hpp"
 #include "layout_models.hpp"
 
-namespace refit::gen {
+namespace refit::gen::vllm {
 namespace {
 
 using layout::parse_parallelism;
@@ -216,7 +216,7 @@ TEST(GenScales, OfOneParameterAreAllOrNone) {
 /// Of a checkpoint with all three, with k and v, with one for both, with none; and what no calibration gives.
 TEST(CacheScales, AreFinalisedAsAttentionUsesThem) {
   struct Row {
-    CacheScales loaded, used;
+    model::CacheScales loaded, used;
   };
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   const Row rows[] = {{{0.5F, 0.0498046875F, 0.12353515625F}, {0.5F, 0.0498046875F, 0.12353515625F}},
@@ -229,7 +229,7 @@ TEST(CacheScales, AreFinalisedAsAttentionUsesThem) {
                       {{0, 0, 3}, {1, 3, 3}},
                       {{kNan, kNan, kNan}, {1, 1, 1}}};
   for (const auto& [loaded, used] : rows) {
-    const CacheScales found = finalise(loaded);
+    const model::CacheScales found = finalise(loaded);
     EXPECT_EQ(found.q, used.q) << loaded.q << " " << loaded.k << " " << loaded.v;
     EXPECT_EQ(found.k, used.k) << loaded.q << " " << loaded.k << " " << loaded.v;
     EXPECT_EQ(found.v, used.v) << loaded.q << " " << loaded.k << " " << loaded.v;
@@ -237,4 +237,4 @@ TEST(CacheScales, AreFinalisedAsAttentionUsesThem) {
 }
 
 }  // namespace
-}  // namespace refit::gen
+}  // namespace refit::gen::vllm

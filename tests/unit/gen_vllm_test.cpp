@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include "gen/vllm.hpp"
+#include "gen/vllm/layout.hpp"
 #include "layout_models.hpp"
 
-namespace refit::gen {
+namespace refit::gen::vllm {
 namespace {
 
 using layout::columns;
@@ -182,4 +182,4 @@ TEST(GenLegal, NamesTheRule) {
 }
 
 }  // namespace
-}  // namespace refit::gen
+}  // namespace refit::gen::vllm

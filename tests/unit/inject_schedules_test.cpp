@@ -28,8 +28,8 @@ engine::Setup setup_of(const std::string& injection) {
   return engine::Setup(app::read_case("", options));
 }
 
-std::vector<Tensor> stream(const engine::Setup& setup, bool is_train) {
-  return setup.faults.misc_stream(setup.model, is_train, setup.split.bulk, setup.split.misc);
+std::vector<Tensor> stream(const engine::Setup& setup, Group group) {
+  return setup.faults.misc_stream(setup.model, group, setup.split.bulk, setup.split.misc);
 }
 
 std::vector<std::string> names(const std::vector<Tensor>& tensors) {
@@ -38,21 +38,21 @@ std::vector<std::string> names(const std::vector<Tensor>& tensors) {
   return result;
 }
 
-std::vector<plan::Copy> copies(const engine::Setup& setup, bool is_train) {
+std::vector<plan::Copy> copies(const engine::Setup& setup, Group group) {
   const plan::Planner planner(setup.model.tensors, *setup.train, *setup.gen);
-  return planner.rank_plan(is_train ? Side::source : Side::destination, Rank{1}).copies;
+  return planner.rank_plan(group == Group::train ? Side::source : Side::destination, Rank{1}).copies;
 }
 
 TEST(Schedules, AreTrueWithoutInjections) {
   const engine::Setup setup = setup_of("");
-  for (bool is_train : {true, false}) {
-    EXPECT_EQ(names(stream(setup, is_train)), names(setup.split.misc));
-    EXPECT_FALSE(setup.faults.misc_first(is_train));
-    EXPECT_FALSE(setup.faults.skips_bulk(is_train, Rank{0}, 2));
-    EXPECT_EQ(setup.faults.plans_as(is_train, Rank{3}), Rank{3});
-    std::vector<plan::Copy> distorted = copies(setup, is_train);
-    setup.faults.distort_copies(setup.model, is_train, distorted);
-    EXPECT_EQ(distorted.size(), copies(setup, is_train).size());
+  for (Group group : {Group::train, Group::gen}) {
+    EXPECT_EQ(names(stream(setup, group)), names(setup.split.misc));
+    EXPECT_FALSE(setup.faults.misc_first(group));
+    EXPECT_FALSE(setup.faults.skips_bulk(group, Rank{0}, 2));
+    EXPECT_EQ(setup.faults.plans_as(group, Rank{3}), Rank{3});
+    std::vector<plan::Copy> distorted = copies(setup, group);
+    setup.faults.distort_copies(setup.model, group, distorted);
+    EXPECT_EQ(distorted.size(), copies(setup, group).size());
   }
 }
 
@@ -60,8 +60,8 @@ TEST(Schedules, OneSideHasAnotherMiscStream) {
   const engine::Setup tied = setup_of("B14-tied-head");
   std::vector<std::string> shorter = names(tied.split.misc);
   std::erase(shorter, "lm_head.weight");
-  EXPECT_EQ(names(stream(tied, true)), names(tied.split.misc));
-  EXPECT_EQ(names(stream(tied, false)), shorter);
+  EXPECT_EQ(names(stream(tied, Group::train)), names(tied.split.misc));
+  EXPECT_EQ(names(stream(tied, Group::gen)), shorter);
   EXPECT_EQ(shorter.size() + 1, tied.split.misc.size());
 
   const std::string config = REFIT_SOURCE_DIR "/inputs/models/qwen3-4b-small/config.json";
@@ -70,9 +70,9 @@ TEST(Schedules, OneSideHasAnotherMiscStream) {
                                                 {"train.layout", "TP1", ""},
                                                 {"gen.layout", "TP1", ""},
                                                 {"run.inject", "B9-megatron-names", ""}}));
-  EXPECT_THAT(names(stream(dense, false)), ElementsAre());
+  EXPECT_THAT(names(stream(dense, Group::gen)), ElementsAre());
   const std::string layer = "model.layers.0.";
-  EXPECT_THAT(names(stream(dense, true)),
+  EXPECT_THAT(names(stream(dense, Group::train)),
               ElementsAre(layer + "self_attn.q_proj.weight", layer + "self_attn.k_proj.weight",
                           layer + "self_attn.v_proj.weight", layer + "self_attn.o_proj.weight",
                           layer + "mlp.gate_proj.weight", layer + "mlp.up_proj.weight"));
@@ -80,16 +80,16 @@ TEST(Schedules, OneSideHasAnotherMiscStream) {
 
 TEST(Schedules, OneSideComesToTheMiscPathFirst) {
   const engine::Setup setup = setup_of("B16-misc-first");
-  EXPECT_TRUE(setup.faults.misc_first(false));
-  EXPECT_FALSE(setup.faults.misc_first(true));
+  EXPECT_TRUE(setup.faults.misc_first(Group::gen));
+  EXPECT_FALSE(setup.faults.misc_first(Group::train));
 }
 
 TEST(Schedules, OneGenRankLeavesOutTheSecondRefit) {
   const engine::Setup setup = setup_of("B20-swallowed-error");
   for (std::int32_t rank : {0, 1}) {
     for (std::int64_t refit : {1, 2, 3}) {
-      EXPECT_EQ(setup.faults.skips_bulk(false, Rank{rank}, refit), rank == 0 && refit == 2);
-      EXPECT_FALSE(setup.faults.skips_bulk(true, Rank{rank}, refit));
+      EXPECT_EQ(setup.faults.skips_bulk(Group::gen, Rank{rank}, refit), rank == 0 && refit == 2);
+      EXPECT_FALSE(setup.faults.skips_bulk(Group::train, Rank{rank}, refit));
     }
   }
 }
@@ -98,21 +98,21 @@ TEST(Schedules, SecondHalfOfGenCountsFromZero) {
   const engine::Setup setup = setup_of("B36-rank-per-node");
   const std::int32_t expected[] = {0, 1, 0, 1};
   for (std::int32_t rank = 0; rank < 4; ++rank) {
-    EXPECT_EQ(setup.faults.plans_as(false, Rank{rank}), Rank{expected[rank]});
-    EXPECT_EQ(setup.faults.plans_as(true, Rank{rank}), Rank{rank});
+    EXPECT_EQ(setup.faults.plans_as(Group::gen, Rank{rank}), Rank{expected[rank]});
+    EXPECT_EQ(setup.faults.plans_as(Group::train, Rank{rank}), Rank{rank});
   }
 }
 
 TEST(Schedules, TrainSendsNothingOfTheFirstExperts) {
   const engine::Setup setup = setup_of("B13b-silent-skip");
-  for (bool is_train : {true, false}) {
-    const std::vector<plan::Copy> truth = copies(setup, is_train);
+  for (Group group : {Group::train, Group::gen}) {
+    const std::vector<plan::Copy> truth = copies(setup, group);
     std::vector<plan::Copy> distorted = truth;
-    setup.faults.distort_copies(setup.model, is_train, distorted);
+    setup.faults.distort_copies(setup.model, group, distorted);
     std::set<std::int32_t> lost;
     for (const plan::Copy& copy : truth) lost.insert(copy.tensor);
     for (const plan::Copy& copy : distorted) lost.erase(copy.tensor);
-    EXPECT_EQ(lost.empty(), !is_train);
+    EXPECT_EQ(lost.empty(), group == Group::gen);
     for (std::int32_t index : lost) {
       const Tensor& tensor = setup.model.tensors[static_cast<std::size_t>(index)];
       EXPECT_TRUE(tensor.layer == 0 && tensor.expert >= 0) << tensor.name;
@@ -122,14 +122,14 @@ TEST(Schedules, TrainSendsNothingOfTheFirstExperts) {
 
 TEST(Schedules, GenExpectsHalfTheBytesOfRouters) {
   const engine::Setup setup = setup_of("B4-router-bytes");
-  for (bool is_train : {true, false}) {
-    const std::vector<plan::Copy> truth = copies(setup, is_train);
+  for (Group group : {Group::train, Group::gen}) {
+    const std::vector<plan::Copy> truth = copies(setup, group);
     std::vector<plan::Copy> distorted = truth;
-    setup.faults.distort_copies(setup.model, is_train, distorted);
+    setup.faults.distort_copies(setup.model, group, distorted);
     ASSERT_EQ(distorted.size(), truth.size());
     for (std::size_t i = 0; i < truth.size(); ++i) {
       const Tensor& tensor = setup.model.tensors[static_cast<std::size_t>(truth[i].tensor)];
-      const bool narrow = !is_train && tensor.role == Role::router;
+      const bool narrow = group == Group::gen && tensor.role == Role::router;
       EXPECT_EQ(distorted[i].wire_bytes() * (narrow ? 2 : 1), truth[i].wire_bytes()) << tensor.name;
     }
   }

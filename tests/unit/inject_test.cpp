@@ -31,7 +31,7 @@ struct Row {
   std::map<std::string, double> wrong;  ///< glob -> fraction of the stored elements; all others must be right
 };
 
-engine::Case case_of(const Row& row) {
+cases::Case case_of(const Row& row) {
   const std::string inputs = REFIT_SOURCE_DIR "/inputs/";
   const std::string model = row.model;
   const std::string config = model.ends_with(".json") ? "bugs/" + model : "models/" + model + "/config.json";

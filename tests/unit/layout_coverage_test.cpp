@@ -8,10 +8,10 @@
 #include <set>
 
 #include "core/box.hpp"
-#include "gen/vllm.hpp"
+#include "gen/vllm/layout.hpp"
 #include "layout_models.hpp"
 #include "support/random_layout.hpp"
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
 namespace refit::layout {
 namespace {
@@ -32,25 +32,25 @@ std::vector<Candidate> train_layouts(const model::Model& model) {
                             "TP2xEP6xPP3",  "ETP2",    "TP2xETP2",    "TP4xETP2xEP2", "TP2xCP2xETP4xPP2",
                             "TP2xETP2xEP3", "ETP8"}) {
     for (const std::int64_t pad : {0, 1, 128}) {
-      train::Options options;
+      train::megatron::Options options;
       options.sizes = parse_parallelism(sizes);
       options.make_vocab_size_divisible_by = pad;
       if (options.sizes.pp == 3 && model.config.layers == 4) options.stage_layers = {1, 2, 1};
-      if (!train::violations(model, options).empty()) continue;
-      result.push_back({fmt::format("train {} pad {}", sizes, pad), train::make_layout(model, options),
+      if (!train::megatron::violations(model, options).empty()) continue;
+      result.push_back({fmt::format("train {} pad {}", sizes, pad), train::megatron::make_layout(model, options),
                         options.sizes.tp, options.sizes.etp});
     }
   }
   return result;
 }
 
-void add_gen(const model::Model& model, const gen::Options& options, std::vector<Candidate>& out) {
-  if (!gen::violations(model, options).empty()) return;
+void add_gen(const model::Model& model, const gen::vllm::Options& options, std::vector<Candidate>& out) {
+  if (!gen::vllm::violations(model, options).empty()) return;
   out.push_back(
       {fmt::format("gen {}{}{} backend {}", to_string(options.sizes), options.internal_data_parallel ? " internal" : "",
                    options.mtp ? " mtp" : "", static_cast<int>(options.moe_backend)),
-       gen::make_layout(model, options), options.sizes.tp, options.sizes.ep > 1 ? 1 : options.moe_ranks(),
-       options.moe_backend == gen::MoeBackend::flashinfer_trtllm ? 128 : 1});
+       gen::vllm::make_layout(model, options), options.sizes.tp, options.sizes.ep > 1 ? 1 : options.moe_ranks(),
+       options.moe_backend == gen::vllm::MoeBackend::flashinfer_trtllm ? 128 : 1});
 }
 
 std::vector<Candidate> gen_layouts(const model::Model& model) {
@@ -58,7 +58,7 @@ std::vector<Candidate> gen_layouts(const model::Model& model) {
   for (const char* sizes : {"TP1", "TP2", "TP4", "TP8", "DP3", "TP2xDP2", "TP2xEP2", "TP4xEP4", "TP2xDP2xEP2",
                             "TP2xDP2xEP4", "TP2xDP3xEP6"}) {
     for (const bool internal : {false, true}) {
-      gen::Options options;
+      gen::vllm::Options options;
       options.sizes = parse_parallelism(sizes);
       options.internal_data_parallel = internal;
       add_gen(model, options, result);
@@ -68,8 +68,8 @@ std::vector<Candidate> gen_layouts(const model::Model& model) {
   }
   if (model.config.experts == 0) return result;
   for (const char* sizes : {"TP2", "TP4xEP4", "TP2xDP2"}) {
-    for (const auto backend : {gen::MoeBackend::flashinfer_cutlass, gen::MoeBackend::flashinfer_trtllm}) {
-      gen::Options options;
+    for (const auto backend : {gen::vllm::MoeBackend::flashinfer_cutlass, gen::vllm::MoeBackend::flashinfer_trtllm}) {
+      gen::vllm::Options options;
       options.sizes = parse_parallelism(sizes);
       options.internal_data_parallel = options.sizes.dp > 1;
       options.moe_backend = backend;
@@ -256,8 +256,8 @@ void check_quantised(const Layout& layout, const model::Model& model, const std:
   check_stored(layout, model);
 }
 
-train::Options quantised_train(const char* sizes, model::WeightFormat how) {
-  train::Options options;
+train::megatron::Options quantised_train(const char* sizes, model::WeightFormat how) {
+  train::megatron::Options options;
   options.sizes = parse_parallelism(sizes);
   options.weight_format = how;
   return options;
@@ -271,22 +271,22 @@ TEST_P(EveryQuantisedLayout, StoresEveryElementOnce) {
   const model::Model plain = build_model(quantised_config(family, how), false);
   int checked = 0;
   for (const char* sizes : {"TP1", "TP2", "TP2xPP2", "EP2", "TP4xETP2xEP2", "ETP4"}) {
-    const train::Options options = quantised_train(sizes, how);
-    if (!train::violations(plain, options).empty()) continue;
-    check_quantised(*train::make_layout(plain, options), plain, fmt::format("train {}", sizes));
+    const train::megatron::Options options = quantised_train(sizes, how);
+    if (!train::megatron::violations(plain, options).empty()) continue;
+    check_quantised(*train::megatron::make_layout(plain, options), plain, fmt::format("train {}", sizes));
     ++checked;
   }
   for (const char* sizes : {"TP1", "TP4", "TP4xDP2", "TP2xEP2", "TP2xDP2xEP4"}) {
-    for (const auto backend : {gen::MoeBackend::triton, gen::MoeBackend::deep_gemm}) {
-      gen::Options options{.sizes = parse_parallelism(sizes), .moe_backend = backend, .weight_format = how};
+    for (const auto backend : {gen::vllm::MoeBackend::triton, gen::vllm::MoeBackend::deep_gemm}) {
+      gen::vllm::Options options{.sizes = parse_parallelism(sizes), .moe_backend = backend, .weight_format = how};
       options.internal_data_parallel = options.sizes.dp > 1;
-      if (!gen::violations(plain, options).empty()) continue;
+      if (!gen::vllm::violations(plain, options).empty()) continue;
       model::Model model = plain;
-      gen::refine_scales(model, options);
+      gen::vllm::refine_scales(model, options);
       const std::string name = fmt::format("gen {} backend {}", sizes, static_cast<int>(backend));
-      check_quantised(*gen::make_layout(model, options), model, name);
+      check_quantised(*gen::vllm::make_layout(model, options), model, name);
       // Train has each scale once, at one place for all its repeats.
-      const auto train = train::make_layout(model, quantised_train("TP2xETP2", how));
+      const auto train = train::megatron::make_layout(model, quantised_train("TP2xETP2", how));
       for (const Tensor& tensor : model.tensors) check_covered(*train, tensor);
       ++checked;
     }

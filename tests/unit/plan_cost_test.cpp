@@ -6,10 +6,10 @@
 #include <memory>
 #include <optional>
 
-#include "gen/vllm.hpp"
+#include "gen/vllm/layout.hpp"
 #include "plan/cost.hpp"
 #include "plan/traffic.hpp"
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
 namespace refit::plan {
 namespace {
@@ -38,14 +38,14 @@ struct Sides {
   Sides(const char* name, const char* train_layout, const char* gen_layout) {
     const auto config = model::read_config(fmt::format("{}/inputs/models/{}/config.json", REFIT_SOURCE_DIR, name));
     model = build_model(config, false);
-    train::Options train_options;
+    train::megatron::Options train_options;
     train_options.sizes = layout::with_data_parallel(layout::parse_parallelism(train_layout));
-    gen::Options gen_options;
+    gen::vllm::Options gen_options;
     gen_options.sizes = layout::parse_parallelism(gen_layout);
-    EXPECT_TRUE(train::violations(model, train_options).empty());
-    EXPECT_TRUE(gen::violations(model, gen_options).empty());
-    train = train::make_layout(model, train_options);
-    gen = gen::make_layout(model, gen_options);
+    EXPECT_TRUE(train::megatron::violations(model, train_options).empty());
+    EXPECT_TRUE(gen::vllm::violations(model, gen_options).empty());
+    train = train::megatron::make_layout(model, train_options);
+    gen = gen::vllm::make_layout(model, gen_options);
   }
 };
 

@@ -4,11 +4,11 @@
 
 #include <algorithm>
 
-#include "gen/vllm.hpp"
+#include "gen/vllm/layout.hpp"
 #include "plan/model.hpp"
 #include "plan/policy.hpp"
 #include "support/random_layout.hpp"
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
 namespace refit::plan {
 namespace {
@@ -41,14 +41,14 @@ struct DeepSeek {
   Machine machine = h100(256, 256);
 
   DeepSeek() {
-    train::Options train_options;
+    train::megatron::Options train_options;
     train_options.sizes = layout::with_data_parallel(layout::parse_parallelism("PP16xDP16xEP16"));
     train_options.first_stage_layers = 3;
     train_options.last_stage_layers = 2;
-    gen::Options gen_options;
+    gen::vllm::Options gen_options;
     gen_options.sizes = layout::parse_parallelism("TP32xDP8");
-    train = train::make_layout(model, train_options);
-    gen = gen::make_layout(model, gen_options);
+    train = train::megatron::make_layout(model, train_options);
+    gen = gen::vllm::make_layout(model, gen_options);
     split = plan::split(model, Policy::whitelist, *train, *gen, 1, 32);
   }
 };

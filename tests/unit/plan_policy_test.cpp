@@ -4,10 +4,10 @@
 
 #include <cmath>
 
-#include "gen/vllm.hpp"
+#include "gen/vllm/layout.hpp"
 #include "plan/policy.hpp"
 #include "report/format.hpp"
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
 namespace refit::plan {
 namespace {
@@ -22,12 +22,12 @@ model::Model published(const char* name, bool lm_head) {
 /// Split as between a train and a gen side in these precisions; what a policy sees of their sizes are the TP.
 Split split_of(const model::Model& model, Policy policy, std::int64_t train_tp, std::int64_t gen_tp,
                DType precision = DType::bf16) {
-  train::Options train_options;
+  train::megatron::Options train_options;
   train_options.precision = precision;
-  gen::Options gen_options;
+  gen::vllm::Options gen_options;
   gen_options.precision = precision;
-  return split(model, policy, *train::make_layout(model, train_options), *gen::make_layout(model, gen_options),
-               train_tp, gen_tp);
+  return split(model, policy, *train::megatron::make_layout(model, train_options),
+               *gen::vllm::make_layout(model, gen_options), train_tp, gen_tp);
 }
 
 std::string line(const Split& parts) {
@@ -98,11 +98,12 @@ model::Model quantised(const char* name, model::WeightFormat how, bool stored) {
 }
 
 Split split_of(const model::Model& model, Policy policy, model::WeightFormat train, model::WeightFormat gen) {
-  train::Options train_options;
+  train::megatron::Options train_options;
   train_options.weight_format = train;
-  gen::Options gen_options;
+  gen::vllm::Options gen_options;
   gen_options.weight_format = gen;
-  return split(model, policy, *train::make_layout(model, train_options), *gen::make_layout(model, gen_options), 1, 1);
+  return split(model, policy, *train::megatron::make_layout(model, train_options),
+               *gen::vllm::make_layout(model, gen_options), 1, 1);
 }
 
 std::string percent(const Split& parts) {
@@ -196,10 +197,10 @@ TEST(PolicySplit, CountsUnknownTensorsInTheirOwnType) {
 /// The drafter wants the prediction layer's tensors only; its embedding and head no train rank has.
 TEST(PolicySplit, TakesWhatTrainLacksFromTheCheckpoint) {
   const model::Model model = published("deepseek-v3-small", false);
-  gen::Options drafter;
+  gen::vllm::Options drafter;
   drafter.mtp = true;
-  const auto train = train::make_layout(model, {});
-  const auto gen = gen::make_layout(model, drafter);
+  const auto train = train::megatron::make_layout(model, {});
+  const auto gen = gen::vllm::make_layout(model, drafter);
   for (const Policy policy : kPolicies) {
     const Split parts = split(model, policy, *train, *gen, 1, 1);
     ASSERT_EQ(parts.from_checkpoint.size(), 2u);

@@ -4,9 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "gen/vllm.hpp"
+#include "gen/vllm/layout.hpp"
 #include "plan/reshard.hpp"
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
 namespace refit::plan {
 namespace {
@@ -32,13 +32,13 @@ struct Sides {
         DType gen_precision = DType::bf16)
       : model(build_model(model::read_config(fmt::format("{}/inputs/models/{}/config.json", REFIT_SOURCE_DIR, name)),
                           false)) {
-    train::Options train_options;
+    train::megatron::Options train_options;
     train_options.sizes = layout::with_data_parallel(layout::parse_parallelism(train_sizes));
-    gen::Options gen_options;
+    gen::vllm::Options gen_options;
     gen_options.sizes = layout::parse_parallelism(gen_sizes);
     gen_options.precision = gen_precision;
-    train = train::make_layout(model, train_options);
-    gen = gen::make_layout(model, gen_options);
+    train = train::megatron::make_layout(model, train_options);
+    gen = gen::vllm::make_layout(model, gen_options);
   }
 
   Resharding reshard() const { return make_reshards(model.tensors, *train, *gen); }
@@ -112,10 +112,10 @@ TEST(Reshard, LeavesUnevenShards) {
   config.attention_heads = config.kv_heads = 4;
   config.head_dim = 16;
   const model::Model model = build_model(config, true);
-  gen::Options gen_options;
+  gen::vllm::Options gen_options;
   gen_options.sizes = layout::parse_parallelism("TP2");
-  const Resharding all =
-      make_reshards(model.tensors, *train::make_layout(model, {}), *gen::make_layout(model, gen_options));
+  const Resharding all = make_reshards(model.tensors, *train::megatron::make_layout(model, {}),
+                                       *gen::vllm::make_layout(model, gen_options));
   ASSERT_EQ(all.leftovers.size(), 1);
   EXPECT_EQ(all.leftovers[0].reason, "gen cuts it unevenly: [128, 64] on rank 0, [122, 64] on rank 1");
   for (const char* name : {"model.embed_tokens.weight", "lm_head.weight"})

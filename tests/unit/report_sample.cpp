@@ -20,8 +20,8 @@ Result sample_case() {
   result.environment.compiler = "GNU 12.2.0";
   result.environment.mpi = "Open MPI 4.1.4";
   result.model = Model{"llama", "models/tiny/config.json", 3, 1000, 2000};
-  result.train = {"TP1", 1, "bf16"};
-  result.gen = {"TP1", 1, "bf16"};
+  result.train = {"megatron", "TP1", 1, "bf16"};
+  result.gen = {"vllm", "TP1", 1, "bf16"};
   result.settings = {{"bulk", "ffn"}, {"executor", "p2p"}, {"steps", 2}, {"check_agreement", true}, {"fraction", 0.5}};
   result.payload = Payload{1500, 500, true, 64};
   result.wire = Wire{2000, 3, 2000, 2000, 0};

@@ -3,9 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "layout_models.hpp"
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
-namespace refit::train {
+namespace refit::train::megatron {
 namespace {
 
 using layout::boxes;
@@ -280,4 +280,4 @@ TEST(TrainStages, FollowTheBarsOfAPattern) {
 }
 
 }  // namespace
-}  // namespace refit::train
+}  // namespace refit::train::megatron

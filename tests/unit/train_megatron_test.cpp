@@ -3,9 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "layout_models.hpp"
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
-namespace refit::train {
+namespace refit::train::megatron {
 namespace {
 
 using layout::columns;
@@ -339,4 +339,4 @@ TEST(TrainLegal, RefusesExpertsOfADenseModelAndAcceptsItsOwn) {
 }
 
 }  // namespace
-}  // namespace refit::train
+}  // namespace refit::train::megatron

@@ -5,9 +5,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
-namespace refit::train {
+namespace refit::train::megatron {
 namespace {
 
 using nlohmann::json;
@@ -32,4 +32,4 @@ TEST(TrainRanks, HaveMegatronsCoordinatesInAllTables) {
 }
 
 }  // namespace
-}  // namespace refit::train
+}  // namespace refit::train::megatron

@@ -3,9 +3,9 @@
 #include <gmock/gmock.h>
 
 #include "layout_models.hpp"
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
-namespace refit::train {
+namespace refit::train::megatron {
 namespace {
 
 using layout::boxes;
@@ -128,4 +128,4 @@ TEST(TrainScales, OfBlocksThatCrossRanksOrHeadsAreRefused) {
 }
 
 }  // namespace
-}  // namespace refit::train
+}  // namespace refit::train::megatron

@@ -54,12 +54,13 @@ struct World {
   model::Model model = transport_model("qwen3");
   std::unique_ptr<layout::Layout> train = make_train("TP2xDP2");
   std::unique_ptr<layout::Layout> other_train = make_train("TP4");
-  std::unique_ptr<layout::Layout> gen = gen::make_layout(model, {layout::parse_parallelism("TP2"), false, DType::bf16});
+  std::unique_ptr<layout::Layout> gen =
+      gen::vllm::make_layout(model, {layout::parse_parallelism("TP2"), false, DType::bf16});
 
   std::unique_ptr<layout::Layout> make_train(const char* sizes) const {
-    train::Options options;
+    train::megatron::Options options;
     options.sizes = layout::parse_parallelism(sizes);
-    return train::make_layout(model, options);
+    return train::megatron::make_layout(model, options);
   }
   std::int32_t index(const std::string& name) const { return model.find(name)->index; }
 

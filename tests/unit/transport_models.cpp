@@ -56,16 +56,16 @@ model::Model transport_model(const std::string& name) {
   return with_unknown(layout::small_model(name));
 }
 
-train::Options train_options(const model::Model& model, const std::string& sizes, DType precision) {
-  train::Options options;
+train::megatron::Options train_options(const model::Model& model, const std::string& sizes, DType precision) {
+  train::megatron::Options options;
   options.sizes = layout::parse_parallelism(sizes);
   options.precision = precision;
   if (model.config.vocab_size % 64 != 0) options.make_vocab_size_divisible_by = 16;
   return options;
 }
 
-gen::Options gen_options(const std::string& sizes, DType precision) {
-  gen::Options options;
+gen::vllm::Options gen_options(const std::string& sizes, DType precision) {
+  gen::vllm::Options options;
   options.internal_data_parallel = sizes.ends_with("i");
   options.sizes = layout::parse_parallelism(options.internal_data_parallel ? sizes.substr(0, sizes.size() - 1) : sizes);
   options.precision = precision;
@@ -77,12 +77,12 @@ Job::Job(const std::string& model, const std::string& train, const std::string& 
     : Job(transport_model(model), train_options(transport_model(model), train, train_precision),
           gen_options(gen, gen_precision)) {}
 
-Job::Job(model::Model model, const train::Options& train, const gen::Options& gen)
+Job::Job(model::Model model, const train::megatron::Options& train, const gen::vllm::Options& gen)
     : model_(std::move(model)), train_options_(train), gen_options_(gen), truth_(model_) {
-  require(train::violations(model_, train_options_));
-  require(gen::violations(model_, gen_options_));
-  train_ = train::make_layout(model_, train_options_);
-  gen_ = gen::make_layout(model_, gen_options_);
+  require(train::megatron::violations(model_, train_options_));
+  require(gen::vllm::violations(model_, gen_options_));
+  train_ = train::megatron::make_layout(model_, train_options_);
+  gen_ = gen::vllm::make_layout(model_, gen_options_);
 }
 
 TransportCase Job::make(plan::Policy policy, ExecutorKind executor) {

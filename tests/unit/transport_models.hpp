@@ -4,10 +4,10 @@
 #include <memory>
 #include <string>
 
-#include "gen/vllm.hpp"
+#include "gen/vllm/layout.hpp"
 #include "plan/policy.hpp"
 #include "support/executor_harness.hpp"
-#include "train/megatron.hpp"
+#include "train/megatron/layout.hpp"
 
 namespace refit::test_support {
 
@@ -23,23 +23,23 @@ class Job {
   /// Throws (usage) where a side is not legal for the model.
   Job(const std::string& model, const std::string& train, const std::string& gen, DType train_precision = DType::bf16,
       DType gen_precision = DType::bf16);
-  Job(model::Model model, const train::Options& train, const gen::Options& gen);
+  Job(model::Model model, const train::megatron::Options& train, const gen::vllm::Options& gen);
 
   /// A case over them.
   TransportCase make(plan::Policy policy, ExecutorKind executor);
 
  private:
   model::Model model_;
-  train::Options train_options_;
-  gen::Options gen_options_;
+  train::megatron::Options train_options_;
+  gen::vllm::Options gen_options_;
   std::unique_ptr<layout::Layout> train_;
   std::unique_ptr<layout::Layout> gen_;
   Truth truth_;
 };
 
 /// Options as Job reads them. A vocabulary that vLLM pads is padded on the train side too.
-train::Options train_options(const model::Model& model, const std::string& sizes, DType precision);
-gen::Options gen_options(const std::string& sizes, DType precision);
+train::megatron::Options train_options(const model::Model& model, const std::string& sizes, DType precision);
+gen::vllm::Options gen_options(const std::string& sizes, DType precision);
 
 /// Runs the case on threads and reports every rank's mismatch as a test failure.
 std::vector<RankOutcome> expect_right(const TransportCase& job, const std::string& what);

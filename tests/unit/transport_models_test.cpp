@@ -70,21 +70,21 @@ TEST_P(RandomJobs, ArriveWhole) {
   std::mt19937_64 random(GetParam());
   const model::Model model = transport_model(kFamilies[GetParam() % kFamilies.size()]);
   const auto precision = [&] { return random() % 3 == 0 ? DType::f32 : DType::bf16; };
-  train::Options train;
+  train::megatron::Options train;
   do {
     train = train_options(
         model,
         one_of(random, {"TP1", "TP2", "PP2", "TP2xPP2", "EP2", "EP3", "TP2xEP2xDP2", "TP2xETP2", "TP2xEP3xETP2"}),
         precision());
-  } while (!train::violations(model, train).empty());
-  gen::Options gen;
+  } while (!train::megatron::violations(model, train).empty());
+  gen::vllm::Options gen;
   do {
     gen =
         gen_options(one_of(random, {"TP1", "TP2", "TP4", "TP2xEP2", "TP4xEP4", "TP2xDP2", "TP2xDP2i", "TP2xDP2xEP4i"}),
                     precision());
-    gen.moe_backend = static_cast<gen::MoeBackend>(random() % 3);
+    gen.moe_backend = static_cast<gen::vllm::MoeBackend>(random() % 3);
     gen.mtp = random() % 3 == 0;
-  } while (!gen::violations(model, gen).empty());
+  } while (!gen::vllm::violations(model, gen).empty());
   Job job(model, train, gen);
   constexpr Policy kAll[] = {Policy::all, Policy::whitelist, Policy::blacklist, Policy::ffn};
   TransportCase one = job.make(kAll[random() % 4], kExecutors[random() % std::size(kExecutors)]);

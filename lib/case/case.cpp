@@ -1,0 +1,255 @@
+#include "case/case.hpp"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "case/upstream/upstream.hpp"
+#include "core/error.hpp"
+#include "gen/engines.hpp"
+#include "kernels/kernels.hpp"
+#include "m2n/m2n.hpp"
+#include "report/figures.hpp"
+#include "train/trainers.hpp"
+
+namespace refit::cases {
+namespace {
+
+constexpr std::string_view kTiedLmHead[] = {"absent", "present"};
+constexpr std::string_view kCommunicators[] = {"single", "per-stage"};
+constexpr std::string_view kDevice[] = {"cpu", "cuda"};
+constexpr std::string_view kUpdate[] = {"perturb", "none"};
+constexpr std::string_view kVerify[] = {"every", "last", "off"};
+constexpr std::string_view kStrict[] = {"off", "seed", "merged"};
+constexpr std::string_view kOutcome[] = {"pass", "mismatch", "error", "timeout"};
+constexpr std::string_view kBugKind[] = {"mismatch", "hang", "memory", "assertion", "performance"};
+
+constexpr std::int64_t kLeastMiscBuffer = 4096;
+
+/// A list of tensors says all that these keys do.
+void check_list(const Case& c, Complaints& complaints) {
+  for (const auto& [key, path] : {std::pair{"m2n.model", c.m2n.model}, {"m2n.system", c.m2n.system}})
+    complaints.require(!path.empty(), key, "needs the other of m2n.model (--m2n-model) and m2n.system (--m2n-system)");
+  for (const auto& [key, place] : c.given) {
+    if ((key.starts_with("model.") && key != "model.layers") || key == "refit.bulk")
+      complaints.meaningless({key}, "with m2n.model and m2n.system");
+  }
+}
+
+void check_model(const Case& c, Complaints& complaints) {
+  if (c.m2n.given()) return check_list(c, complaints);
+  const bool config = !c.model.config.empty();
+  const bool checkpoint = !c.model.checkpoint.empty();
+  complaints.require(config || checkpoint, "model.config",
+                     "a model is required: model.config (--model) or model.checkpoint (--checkpoint)");
+  complaints.require(!config || !checkpoint, "model.config", "give either this or model.checkpoint, not both");
+  if (checkpoint) complaints.meaningless({"model.tied_lm_head"}, "with model.checkpoint, which shows it itself");
+}
+
+/// What was given in that section and means nothing to its side.
+void check_section(const Case& c, const std::string& section, const layout::SideSpec& side, Complaints& complaints) {
+  for (const auto& [key, place] : c.given) {
+    const bool chooses = key == "train.trainer" || key == "gen.engine";
+    if (!key.starts_with(section) || side.find_key(key) != nullptr || (chooses && !side.row().keys().empty())) continue;
+    complaints.meaningless({key}, fmt::format("with {}", side.row().chosen_by));
+  }
+}
+
+void check_sides(const Case& c, Complaints& complaints) {
+  check_section(c, "train.", *c.train, complaints);
+  check_section(c, "gen.", c.engine(), complaints);
+  c.train->check(complaints, c.engine());
+  c.engine().check(complaints, *c.train);
+}
+
+void check_refit(const Case& c, Complaints& complaints) {
+  const auto& mine = transport::row_of(c.refit.executor);
+  const std::string because = fmt::format("with refit.executor = \"{}\"", mine.name);
+  std::set<std::string_view> meaningless;
+  for (const transport::ExecutorRow& row : transport::executors())
+    meaningless.insert(row.options.begin(), row.options.end());
+  for (const std::string_view option : mine.options) meaningless.erase(option);
+  for (const std::string_view option : meaningless) complaints.meaningless({fmt::format("refit.{}", option)}, because);
+  complaints.require(
+      c.refit.misc_buffer_bytes >= kLeastMiscBuffer, "refit.misc_buffer_bytes",
+      fmt::format("{} is less than {}: each buffer has a plan and a broadcast of its own, so that smaller "
+                  "ones take longer to plan than to send; use 4KiB or more",
+                  c.refit.misc_buffer_bytes, kLeastMiscBuffer));
+  if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device"}, "with run.device = \"cpu\"");
+  if (c.run.timeout_seconds <= 0) complaints.meaningless({"run.phase_seconds"}, "with run.timeout_seconds = 0");
+}
+
+void check_expect(const Case& c, Complaints& complaints) {
+  const ExpectedOutcome outcome = c.expect.outcome;
+  const bool verified = c.run.verify != Verify::off;
+  complaints.require(verified || !c.expect.kl_max, "expect.kl_max", "needs run.verify");
+  complaints.require(verified || outcome != ExpectedOutcome::mismatch, "expect.outcome",
+                     "\"mismatch\" is never found with run.verify = \"off\"");
+  complaints.require(c.expect.mismatch.empty() || outcome == ExpectedOutcome::mismatch, "expect.mismatch",
+                     "needs expect.outcome = \"mismatch\"");
+  complaints.require(
+      c.expect.message.empty() || outcome == ExpectedOutcome::error || outcome == ExpectedOutcome::timeout,
+      "expect.message", "needs expect.outcome = \"error\" or \"timeout\"");
+  const bool ends = outcome == ExpectedOutcome::pass || outcome == ExpectedOutcome::mismatch;
+  const char* needs_end = "needs expect.outcome = \"pass\" or \"mismatch\"";
+  complaints.require(ends || c.expect.note.empty(), "expect.note", needs_end);
+  complaints.require(ends || c.expect.figures.empty(), "expect.figures", needs_end);
+  for (const std::string& figure : c.expect.figures) {
+    const std::string problem = report::figure_problem(figure);
+    complaints.require(problem.empty(), "expect.figures", problem);
+  }
+}
+
+/// A catalogue's entry is whole or absent.
+void check_bug(const Case& c, Complaints& complaints) {
+  const auto given = [](const auto& key) { return key.first.starts_with("bug."); };
+  if (std::none_of(c.given.begin(), c.given.end(), given)) return;
+  for (const char* key : {"bug.id", "bug.title", "bug.symptom", "bug.cause", "bug.reference", "bug.kind"}) {
+    complaints.require(complaints.given(key), key, "is missing; [bug] needs all its keys");
+  }
+}
+
+/// The file that a path leads to, by whatever links; it need not exist.
+std::filesystem::path real_path(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path found = std::filesystem::weakly_canonical(path, error);
+  return error ? std::filesystem::path(path).lexically_normal() : found;
+}
+
+void check_output(const Case& c, Complaints& complaints) {
+  const OutputSection& o = c.output;
+  std::map<std::string, std::string> owner;
+  for (const auto& [key, path] : {std::pair{"output.json", o.json},
+                                  {"output.csv", o.csv},
+                                  {"output.hdf5", o.hdf5},
+                                  {"output.junit", o.junit},
+                                  {"output.m2n_metrics", o.m2n_metrics}}) {
+    if (path.empty()) continue;
+    const std::string input = input_of(c, path);
+    complaints.require(input.empty(), key, fmt::format("\"{}\" is {}, which is read", path, input));
+    const auto [other, fresh] = owner.emplace(path, key);
+    complaints.require(fresh, key, fmt::format("\"{}\" is also the file of {}", path, other->second));
+  }
+}
+
+}  // namespace
+
+std::string input_of(const Case& c, const std::string& path) {
+  if (path.empty()) return {};
+  const std::filesystem::path file = real_path(path);
+  std::vector<std::pair<std::string, std::string>> inputs = {{"the case", c.file},
+                                                             {"the file of model.config", c.model.config},
+                                                             {"the file of m2n.model", c.m2n.model},
+                                                             {"the file of m2n.system", c.m2n.system}};
+  for (const layout::SideSpec* side : {&*c.train, &c.engine()})
+    for (const auto& [key, input] : side->inputs()) inputs.emplace_back("the file of " + key, input);
+  for (const auto& [what, input] : inputs) {
+    if (!input.empty() && file == real_path(input)) return what;
+  }
+  const std::string name = file.filename().string();
+  const bool looks_so = name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".h5") ||
+                        name.ends_with(".safetensors.index.json");
+  std::error_code error;
+  const bool is_there = looks_so && !c.model.checkpoint.empty() && std::filesystem::exists(file, error);
+  return is_there && file.parent_path() == real_path(c.model.checkpoint) ? "a file of model.checkpoint" : "";
+}
+
+Choices choices(TiedLmHead) { return kTiedLmHead; }
+Choices choices(Communicators) { return kCommunicators; }
+Choices choices(Device) { return kDevice; }
+Choices choices(Update) { return kUpdate; }
+Choices choices(Verify) { return kVerify; }
+Choices choices(Strict) { return kStrict; }
+Choices choices(ExpectedOutcome) { return kOutcome; }
+Choices choices(BugKind) { return kBugKind; }
+
+Case::Case() : train(train::trainers().front()->make()) { gen.emplace_back(gen::engines().front()->make()); }
+
+std::int64_t Case::gen_ranks() const {
+  std::int64_t ranks = 0;
+  for (const layout::Side& side : gen) ranks += side->sizes().ranks();
+  return ranks;
+}
+
+const std::string& Case::source() const {
+  if (m2n.given()) return m2n.model;
+  return model.checkpoint.empty() ? model.config : model.checkpoint;
+}
+
+void choose_sides(Case& c) {
+  if (!c.m2n.given()) return;
+  c.train = m2n::listed_train(c.m2n.system);
+  c.gen = {m2n::listed_gen(c.m2n.system)};
+}
+
+void complete(Case& c) {
+  c.train->complete();
+  for (layout::Side& side : c.gen) side->complete();
+}
+
+std::vector<std::string> violations(const Case& c) {
+  Complaints complaints(c.given);
+  check_model(c, complaints);
+  check_sides(c, complaints);
+  check_upstream(c, complaints);
+  check_refit(c, complaints);
+  check_expect(c, complaints);
+  check_bug(c, complaints);
+  check_output(c, complaints);
+  return complaints.texts();
+}
+
+std::optional<Quantiser> quantiser_of(const Case& c) {
+  const std::optional<layout::Precision> train = c.train->precision();
+  return train && is_quantised(*train) ? std::nullopt : c.engine().quantiser();
+}
+
+void require_supported(const Case& c) {
+  const std::optional<layout::Precision> train = c.train->precision();
+  const std::optional<layout::Precision> gen = c.engine().precision();
+  if (train && gen && is_quantised(*train) && *gen != *train) {
+    Complaints complaints(c.given);
+    complaints.add("train.precision",
+                   fmt::format("{0} weights are copied as they are: {0} -> {1} is not possible; set gen.precision = "
+                               "{0}, or train.precision = bf16",
+                               name(*train), name(*gen)));
+    fail_usage("{}", complaints.texts().front());
+  }
+
+  const bool has_device = kernels::Runtime::has_device();
+  if (c.run.device == Device::cuda && !has_device) fail_unavailable("run.device: this build has no CUDA; use cpu");
+  if (c.run.device == Device::cpu && has_device)
+    fail_unavailable(
+        "run.device: the kernels of this build run on GPUs; use --device cuda, or a build with preset cpu");
+}
+
+void require_executor(const Case& c) {
+  const std::string_view missing = transport::row_of(c.refit.executor).missing();
+  if (!missing.empty()) fail_unavailable("refit.executor: {}", missing);
+}
+
+session::How how_of(const Case& c) {
+  session::How how;
+  how.executor = c.refit.executor;
+  how.tuning.streams = c.refit.streams;
+  how.tuning.group_size = c.refit.group_size;
+  how.tuning.chunk_bytes = c.refit.chunk_bytes;
+  how.tuning.ring_chunks = c.refit.ring_chunks;
+  how.per_stage = c.refit.communicators == Communicators::per_stage;
+  how.fan_out = c.refit.fan_out;
+  how.misc_buffer_bytes = c.refit.misc_buffer_bytes;
+  how.check_agreement = c.refit.check_agreement;
+  how.byte_matrix = !c.output.hdf5.empty();
+  return how;
+}
+
+void validate_for_model(const Case& c, const model::Model& model) {
+  Complaints complaints(c.given);
+  c.train->check_model(complaints, model);
+  c.engine().check_model(complaints, model);
+  if (!complaints.texts().empty()) fail_usage("{}", fmt::join(complaints.texts(), "; "));
+}
+
+}  // namespace refit::cases

@@ -1,0 +1,200 @@
+#pragma once
+// A case: everything that one job needs, as a plain value. One sub-struct per section of the case file; the members'
+// initial values are the defaults. Sections train and gen are what their trainer and engines make of them
+// (layout/side.hpp). Reading TOML and options is the application's business, not this header's.
+//
+// Example: a case with train.layout = "TP2xPP2" and gen.layout = "TP4" needs 4 + 4 ranks.
+//
+// A `Case` that the application hands over is complete: paths are resolved, both sides are complete, and `violations`
+// found nothing.
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/choice.hpp"
+#include "core/complaints.hpp"
+#include "core/quantiser.hpp"
+#include "layout/side.hpp"
+#include "plan/policy.hpp"
+#include "session/exchange.hpp"
+
+namespace refit::cases {
+
+enum class TiedLmHead : std::uint8_t { absent, present };
+using Bulk = plan::Policy;
+using transport::ExecutorKind;
+enum class Communicators : std::uint8_t { single, per_stage };
+using session::FanOut;
+enum class Device : std::uint8_t { cpu, cuda };
+enum class Update : std::uint8_t { perturb, none };
+enum class Verify : std::uint8_t { every, last, off };
+enum class Strict : std::uint8_t { off, seed, merged };
+enum class ExpectedOutcome : std::uint8_t { pass, mismatch, error, timeout };
+enum class BugKind : std::uint8_t { mismatch, hang, memory, assertion, performance };
+
+Choices choices(TiedLmHead);
+Choices choices(Communicators);
+Choices choices(Device);
+Choices choices(Update);
+Choices choices(Verify);
+Choices choices(Strict);
+Choices choices(ExpectedOutcome);
+Choices choices(BugKind);
+
+struct ModelSection {
+  std::string config;       ///< path of a config.json; empty where a checkpoint is given
+  std::string checkpoint;   ///< path of a checkpoint folder; empty where only a config is given
+  std::string family;       ///< empty = as config.json says
+  std::int64_t layers = 0;  ///< keep the first layers only; 0 = all
+  TiedLmHead tied_lm_head = TiedLmHead::absent;
+
+  /// The path of the config.json of either.
+  std::string config_path() const { return config.empty() ? checkpoint + "/config.json" : config; }
+};
+
+/// Instead of model, train and gen: the inputs of NCCL M2N's benchmark (m2n/m2n.hpp). Both files, or neither.
+struct M2nSection {
+  std::string model;   ///< path of the list of tensors
+  std::string system;  ///< path of the two meshes
+
+  bool given() const { return !model.empty() || !system.empty(); }
+};
+
+struct RefitSection {
+  Bulk bulk = Bulk::all;
+  ExecutorKind executor = ExecutorKind::direct;
+  FanOut fan_out = FanOut::automatic;
+  Communicators communicators = Communicators::single;
+  std::int64_t streams = 4;
+  std::int64_t group_size = 64;
+  std::int64_t chunk_bytes = std::int64_t{64} << 20;
+  std::int64_t ring_chunks = 2;  ///< chunks of p2p's ring in flight
+  std::int64_t misc_buffer_bytes = std::int64_t{256} << 20;
+  bool check_agreement = true;
+};
+
+struct RunSection {
+  Device device = Device::cpu;
+  std::int64_t ranks_per_device = 0;  ///< 0 = as it comes out
+  std::int64_t steps = 10;
+  std::int64_t warmup = 1;
+  std::int64_t seed = 1;
+  Update update = Update::perturb;
+  Verify verify = Verify::every;
+  double timeout_seconds = 60;  ///< of one refit; 0 = none, for no phase
+  double phase_seconds = 60;    ///< of every other phase, on top
+  double count_seconds = 10;    ///< for counting wrong elements once wrong tensors are named; 0 = they are not counted
+  std::vector<std::string> inject;
+  Strict strict_upstream = Strict::off;
+};
+
+/// Paths of what is written; empty = not asked for.
+struct OutputSection {
+  std::string json;
+  std::string csv;
+  std::string hdf5;
+  std::string junit;
+  std::string m2n_metrics;
+  std::string dump_train;
+  std::string dump_gen;
+  bool force = false;
+};
+
+/// Tensors that an injected bug is expected to spoil.
+struct ExpectedMismatch {
+  std::string tensors;    ///< glob over tensor names
+  double fraction = 0.0;  ///< of the matching stored elements, over all gen ranks
+};
+
+struct ExpectSection {
+  std::optional<double> kl_max;
+  std::optional<double> bulk_fraction;  ///< of the payload, +- 0.0005
+  ExpectedOutcome outcome = ExpectedOutcome::pass;
+  std::string message;               ///< a part of the error's text
+  std::string note;                  ///< a part of one of the notes of a run that comes to its end
+  std::vector<std::string> figures;  ///< bounds, e.g. "memory.staging_bytes_max <= 1048576"
+  std::vector<ExpectedMismatch> mismatch;
+};
+
+/// A bug of the field's history that a case replays. Its fixed twin (`refit run --fixed`) is the same case without
+/// injections and expectations, with the keys that the file's [bug.fixed] sets.
+struct BugSection {
+  std::string id;         ///< as the catalogue numbers it, e.g. "B3"; empty where the case is about no bug
+  std::string title;      ///< one line
+  std::string symptom;    ///< as its reporter saw it
+  std::string cause;      ///< what was wrong, and why the expected part of the elements is
+  std::string reference;  ///< pull request, issue or commit
+  BugKind kind = BugKind::mismatch;
+};
+
+inline constexpr const char* kFactPrefix = "refit.";
+
+struct Case {
+  /// Of the first trainer and the first engine.
+  Case();
+
+  std::string name;
+  std::string description;  ///< of a bug without one, its title
+  std::string file;         ///< path of the case file; empty where there is none
+
+  ModelSection model;
+  M2nSection m2n;
+  layout::Side train;
+  /// The engines of the gen side, whose ranks follow each other: one today.
+  std::vector<layout::Side> gen;
+  RefitSection refit;
+  RunSection run;
+  OutputSection output;
+  ExpectSection expect;
+  BugSection bug;
+
+  /// Keys that the file or an option gave, with the place for messages: "refit.streams" -> "case.toml:12:3".
+  GivenKeys given;
+
+  /// The given keys of model, train and gen as TOML text, with absolute paths: "gen.layout" -> "\"TP4\"". Dumps carry
+  /// them in their metadata, each behind kFactPrefix.
+  std::map<std::string, std::string> facts;
+
+  const layout::SideSpec& engine() const { return *gen.front(); }
+  std::int64_t train_ranks() const { return train->sizes().ranks(); }
+  std::int64_t gen_ranks() const;
+  /// What the model is read from.
+  const std::string& source() const;
+};
+
+/// How a session carries the case out; its phases have no limit.
+session::How how_of(const Case& c);
+
+/// Where sides are listed, makes them so: whatever trainer and engine are, the meshes are those of m2n.system.
+void choose_sides(Case& c);
+
+/// Completes both sides. Errors (usage): those of m2n.system.
+void complete(Case& c);
+
+/// Everything that is wrong with a complete case by itself (no file is read): contradictions, keys that mean nothing
+/// for the chosen executor, precision or layout, numbers out of range. Each text starts with its key, and place where
+/// known.
+std::vector<std::string> violations(const Case& c);
+
+/// What a run reads there, e.g. "the case": nothing may be written to it. Empty for all other paths.
+std::string input_of(const Case& c, const std::string& path);
+
+/// Whose FP8 gen gets, where precision changes on the way to it (from bf16 or fp32 to fp8 or mxfp8); nothing elsewhere.
+/// The case has no violations.
+std::optional<Quantiser> quantiser_of(const Case& c);
+
+/// Throws `Error` for what is legal in a case but not in this build: exit 2 for precisions, 77 for devices. Call after
+/// `violations`.
+void require_supported(const Case& c);
+
+/// What a run needs beyond that, and a plan does not. Errors (unavailable): an executor that this build lacks.
+void require_executor(const Case& c);
+
+/// Throws (usage) for keys that mean nothing for the model, e.g. gen.moe_backend of a dense one.
+void validate_for_model(const Case& c, const model::Model& model);
+
+}  // namespace refit::cases

@@ -1,0 +1,207 @@
+#include "case/upstream/upstream.hpp"
+
+#include <algorithm>
+
+#include "core/box.hpp"
+#include "gen/vllm/side.hpp"
+#include "train/megatron/side.hpp"
+
+namespace refit::cases {
+namespace {
+
+using gen::vllm::DataParallel;
+using gen::vllm::MoeBackend;
+using layout::Precision;
+using model::Model;
+using model::Role;
+using model::Tensor;
+
+/// The only trainer and the only engine that those versions know.
+struct Sides {
+  const train::megatron::Side* train;
+  const gen::vllm::Side* gen;
+
+  explicit Sides(const Case& c)
+      : train(dynamic_cast<const train::megatron::Side*>(&*c.train)),
+        gen(dynamic_cast<const gen::vllm::Side*>(&c.engine())) {}
+  bool known() const { return train != nullptr && gen != nullptr; }
+};
+
+bool has(const Model& model, Role role) {
+  return std::any_of(model.tensors.begin(), model.tensors.end(), [&](const Tensor& t) { return t.role == role; });
+}
+
+/// The first bulk tensor that `wanted` picks, or nullptr.
+template <typename Wanted>
+const Tensor* first_bulk(const Case& c, const Model& model, const Wanted& wanted) {
+  const bool carved =
+      plan::qkv_to_misc(c.refit.bulk, model.config.kv_heads, c.train->sizes().tp, c.engine().sizes().tp);
+  for (const Tensor& tensor : model.tensors) {
+    if (plan::is_bulk(c.refit.bulk, tensor, model.config.layers, carved) && wanted(tensor)) return &tensor;
+  }
+  return nullptr;
+}
+
+/// In their words a quantised train side has fp8_param, and gen's mxfp8 is fp8 with is_mx, of which the original knew
+/// nothing.
+template <typename Require>
+void check_precisions(Precision train, Precision gen, bool seed, const Require& require) {
+  const bool fp8_param = is_quantised(train);
+  const bool fp8 = is_quantised(gen);
+  const bool mx = gen == Precision::mxfp8;
+  require(gen != Precision::fp32, "gen.precision", "fp32 is none of bf16 and fp8 [V12]");
+  require(seed || !fp8_param || !mx, "gen.precision",
+          "train weights in FP8 cannot feed mxfp8; legal: train.precision = bf16, or fp8 on both sides [V13]");
+  require(!fp8 || train != Precision::mxfp8, "train.precision",
+          "the FP8 recipe must be blockwise, not mxfp8; legal: fp8 [V14]");
+  require(seed || fp8_param || !mx || train == Precision::bf16, "train.precision",
+          fmt::format("mxfp8 is made of bf16, not of {}; legal: bf16 [V15]", name(train)));
+  require(!fp8 || fp8_param || (mx && !seed), "gen.precision",
+          fmt::format("{} needs train weights in FP8; legal: train.precision = fp8 [V16]", name(gen)));
+  require(!fp8_param || fp8, "train.precision",
+          fmt::format("{} weights have no {} consumer; legal: gen.precision = fp8 [V17]", name(train), name(gen)));
+}
+
+class Rules {
+ public:
+  Rules(const Case& c, const Sides& sides, const Model& model)
+      : case_(c), train_(*sides.train), gen_(*sides.gen), model_(model), seed_(c.run.strict_upstream == Strict::seed) {}
+
+  std::vector<std::string> check() {
+    check_stages();
+    check_mappings();
+    check_shapes();
+    check_experts();
+    return std::move(texts_);
+  }
+
+ private:
+  void refuse(const char* rule, const std::string& text) {
+    texts_.push_back(fmt::format("strict_upstream = {}: {} [{}]", seed_ ? "seed" : "merged", text, rule));
+  }
+
+  /// Stage maps know decoder layers only; the merged version keeps multi-token prediction on misc.
+  void check_stages() {
+    const auto beyond = [this](const Tensor& tensor) { return tensor.layer >= model_.config.layers; };
+    const Tensor* tensor = train_.written.sizes.pp > 1 ? first_bulk(case_, model_, beyond) : nullptr;
+    if (tensor != nullptr) {
+      refuse("L3", fmt::format("layer {} of {} is in no stage of PP{}; legal: refit.bulk = ffn, or PP1", tensor->layer,
+                               tensor->name, train_.written.sizes.pp));
+    }
+    const bool any = first_bulk(case_, model_, [](const Tensor& t) { return t.layer >= 0; }) != nullptr;
+    if (!any && !takes_packed_names()) {
+      refuse("L5",
+             fmt::format("refit.bulk = {} takes no layer's tensor of {}, so that no layer prefix is known; legal: "
+                         "a policy under which something is bulk",
+                         name(case_.refit.bulk), model_.config.family));
+    }
+  }
+
+  /// The merged rule takes gpt-oss's experts by their names, without being able to move them.
+  bool takes_packed_names() const { return has(model_, Role::interleaved_gate_up) && case_.refit.bulk == Bulk::ffn; }
+
+  void check_mappings() {
+    if (seed_ && has(model_, Role::gdn_conv)) {
+      refuse("L6",
+             "Gated DeltaNet's in_proj is a compound mapping that is neither QKV nor a gated MLP; legal: models "
+             "without it");
+    }
+    if (takes_packed_names()) {
+      refuse("L8",
+             "the packed, interleaved experts of gpt-oss have no expert group on the train side; legal: "
+             "refit.bulk = whitelist");
+    }
+  }
+
+  /// Both sides cut shapes evenly, and by Hugging Face's shapes.
+  void check_shapes() {
+    const std::int64_t pad = train_.written.make_vocab_size_divisible_by;
+    const std::int64_t vocab = model_.config.vocab_size;
+    const std::int64_t padded = pad == 0 ? vocab : round_up(vocab, pad * train_.written.sizes.tp);
+    const auto is_vocabulary = [](const Tensor& t) { return t.role == Role::embedding || t.role == Role::lm_head; };
+    if (padded != vocab && first_bulk(case_, model_, is_vocabulary) != nullptr) {
+      refuse("L12", fmt::format("the train vocabulary has {} rows, the tensor {}; legal: "
+                                "train.make_vocab_size_divisible_by = 0, or refit.bulk = ffn",
+                                padded, vocab));
+    }
+  }
+
+  void check_experts() {
+    if (model_.config.experts == 0) return;
+    const std::int64_t ep = gen_.written.sizes.ep;
+    if (ep > 1 && model_.config.experts % ep != 0) {
+      refuse("L12", fmt::format("{} experts are not divisible by gen EP{}", model_.config.experts, ep));
+    }
+    if (gen_.data_parallel == DataParallel::internal && gen_.written.sizes.dp > 1) {
+      refuse("L12", "experts of internal data parallelism are cut over DP x TP; legal: gen.data_parallel = engines");
+    }
+    const MoeBackend backend = gen_.written.moe_backend;
+    if (backend == MoeBackend::flashinfer_trtllm || backend == MoeBackend::deep_gemm) {
+      refuse("L12", fmt::format("gen.moe_backend = {} rounds the expert width up; legal: triton", name(backend)));
+    }
+    // Newer versions of vLLM keep finer blocks.
+    constexpr std::int64_t kBlock = kFp8Block.rows;
+    const std::int64_t width = model_.config.expert_intermediate_size;
+    const std::int64_t part = ep > 1 ? width : width / gen_.written.sizes.tp;
+    if (gen_.kept_as == Precision::fp8 && part % kBlock != 0) {
+      refuse("L14",
+             fmt::format("{} of the experts' width {} a rank are not whole blocks of {}; legal: a smaller gen TP{}",
+                         part, width, kBlock, seed_ ? "" : ", or EP"));
+    }
+    if (gen_.kept_as == Precision::mxfp8 && has(model_, Role::packed_gate_up)) {
+      refuse("L11", "packed experts cannot become mxfp8; legal: gen.precision = bf16");
+    }
+  }
+
+  const Case& case_;
+  const train::megatron::Side& train_;
+  const gen::vllm::Side& gen_;
+  const Model& model_;
+  bool seed_;
+  std::vector<std::string> texts_;
+};
+
+}  // namespace
+
+void check_upstream(const Case& c, Complaints& complaints) {
+  if (c.run.strict_upstream == Strict::off) return;
+  const Sides sides(c);
+  if (!sides.known()) {
+    return complaints.add("run.strict_upstream",
+                          fmt::format("{}: the trainer must be megatron, the engine vllm; legal: off [V2, V5]",
+                                      name(c.run.strict_upstream)));
+  }
+  const bool seed = c.run.strict_upstream == Strict::seed;
+  const Precision train = sides.train->kept_as;
+  const Precision gen = sides.gen->kept_as;
+  const auto require = [&](bool legal, const char* key, const std::string& what) {
+    complaints.require(legal, key, fmt::format("strict_upstream = {}: {}", name(c.run.strict_upstream), what));
+  };
+  const std::int64_t etp = sides.train->written.sizes.etp;
+  const std::int64_t ep = sides.gen->written.sizes.ep;
+  const std::int64_t tp = sides.gen->written.sizes.tp;
+  require(etp == 1, "train.layout", fmt::format("ETP{} is not supported; legal: ETP1 [V7]", etp));
+  require(sides.train->written.stage_layers.empty(), "train.stage_layers",
+          "a pipeline layout is not supported; legal: first_stage_layers and last_stage_layers [V8]");
+  require(sides.train->written.hybrid_layer_pattern.empty(), "train.hybrid_layer_pattern",
+          "its bars are not read; legal: first_stage_layers and last_stage_layers [V8]");
+  check_precisions(train, gen, seed, require);
+  require(is_quantised(gen) || is_quantised(train) || train == gen, "train.precision",
+          fmt::format("{} bytes cannot be copied into {}; legal: equal precisions [L11]", name(train), name(gen)));
+  require(ep == 1 || (!seed && ep == tp), "gen.layout",
+          seed ? fmt::format("EP{} must be 1 [V18]", ep) : fmt::format("EP{} must be 1 or TP, {} [V18]", ep, tp));
+}
+
+std::vector<std::string> upstream_violations(const Case& c, const Model& model) {
+  const Sides sides(c);
+  if (c.run.strict_upstream == Strict::off || !sides.known()) return {};
+  return Rules(c, sides, model).check();
+}
+
+std::string with_reference(std::string text) {
+  if (text.find("[V") == std::string::npos && text.find("[L") == std::string::npos) return text;
+  const bool is_one_line = text.find('\n') == std::string::npos;
+  return text + (is_one_line ? " " : "\n") + "(docs/layouts.md has the rules by number)";
+}
+
+}  // namespace refit::cases

@@ -1,0 +1,36 @@
+#pragma once
+// What is wrong with a case: sentences, each behind its key and the place where the key was given.
+
+#include <initializer_list>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace refit {
+
+/// Where keys were given: "refit.streams" -> "case.toml:12:3". Keys that have their defaults are not there.
+using GivenKeys = std::map<std::string, std::string>;
+
+class Complaints {
+ public:
+  /// Keeps a reference to `keys`.
+  explicit Complaints(const GivenKeys& keys) : keys_(keys) {}
+
+  bool given(const std::string& key) const { return keys_.contains(key); }
+
+  /// "case.toml:12:3: refit.streams: WHAT"; without a place where the key was not given.
+  void add(const std::string& key, const std::string& what);
+  void require(bool condition, const std::string& key, const std::string& what) {
+    if (!condition) add(key, what);
+  }
+  /// Those of `keys` that were given and have no effect: "means nothing BECAUSE; leave it out".
+  void meaningless(std::initializer_list<std::string> keys, const std::string& because);
+
+  const std::vector<std::string>& texts() const { return texts_; }
+
+ private:
+  const GivenKeys& keys_;
+  std::vector<std::string> texts_;
+};
+
+}  // namespace refit

@@ -1,0 +1,56 @@
+#pragma once
+// Where every piece of one tensor lives on both sides, and which copies move it: what `refit plan --explain` prints and
+// `--picture` draws. A value, made from the same layouts and planner as a run's.
+//
+// Example (SmolLM2, PP3 -> TP3): layer 0's q_proj is three pieces of train rank 0's linear_qkv (its query groups), one
+// piece of each gen rank's qkv_proj, and three copies of 192 rows.
+
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "engine/setup.hpp"
+#include "plan/plan.hpp"
+
+namespace refit::explain {
+
+using engine::Setup;
+
+/// A piece of the tensor on one rank.
+struct Owner {
+  Rank rank{};
+  std::string coordinates;  ///< "tp=0 pp=1"
+  layout::Piece piece;
+  layout::Storage storage;
+};
+
+struct Explanation {
+  const model::Tensor* tensor = nullptr;
+  std::string_view path;  ///< paths_of
+  std::vector<Owner> train, gen;
+  std::vector<plan::Copy> copies;  ///< of the bulk path, without places
+};
+
+/// By tensor index: "bulk", "misc", "none" where gen does not store it, "file" where only gen does.
+std::vector<std::string_view> paths_of(const Setup& setup);
+
+/// The tensors that match one of `globs`, in model order. Errors (usage): a glob that matches none; the message has the
+/// nearest names.
+std::vector<const model::Tensor*> find_tensors(const Setup& setup, const std::vector<std::string>& globs);
+
+/// The tensor that shows most: the largest of the bulk path's whose boxes differ between the sides; else whose boxes
+/// are cut at all; else the largest. nullptr for a model of which gen stores nothing.
+const model::Tensor* most_cut_tensor(const Setup& setup);
+
+/// Walks the whole plan once.
+std::vector<Explanation> explain(const Setup& setup, const plan::Planner& planner,
+                                 const std::vector<const model::Tensor*>& tensors);
+
+/// Tables of owners and copies, as lines of columns.
+void print_explanation(std::ostream& out, const Explanation& explanation);
+
+/// How a tensor travels that no planned copy moves: "misc: gathered on train rank 0, then broadcast to every gen rank";
+/// empty for bulk.
+std::string_view note(const Explanation& explanation);
+
+}  // namespace refit::explain

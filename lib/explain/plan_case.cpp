@@ -1,0 +1,209 @@
+#include "explain/plan_case.hpp"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <iostream>
+#include <set>
+
+#include "core/clock.hpp"
+#include "core/console.hpp"
+#include "engine/describe.hpp"
+#include "engine/expect.hpp"
+#include "engine/outputs.hpp"
+#include "explain/picture.hpp"
+#include "report/printers.hpp"
+#include "report/table.hpp"
+
+namespace refit::explain {
+namespace {
+
+/// The byte matrix of worlds up to 256 x 256 ranks is in every document; of larger ones only where it is asked for.
+constexpr std::int64_t kPairsWithMatrix = 256 * 256;
+
+std::int64_t peak_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * 1024;
+}
+
+plan::Rates rates_of(const Hardware& hardware) {
+  plan::Rates rates;
+  rates.device_in = hardware.device_in * 1e9;
+  rates.device_out = hardware.device_out * 1e9;
+  rates.domain_in = hardware.domain_in * 1e9;
+  rates.domain_out = hardware.domain_out * 1e9;
+  rates.memory = hardware.memory * 1e9;
+  rates.launch_seconds = hardware.launch_seconds;
+  rates.memory_is_shared = hardware.memory_is_shared;
+  return rates;
+}
+
+plan::Machine machine_of(const Setup& setup, const std::optional<Hardware>& given) {
+  const Hardware hardware = given.value_or(Hardware{});
+  // A job's ranks fill hosts, whose memory both sides share; a domain of devices is one side's alone.
+  const auto place = hardware.memory_is_shared ? plan::filled : plan::apart;
+  return {given ? rates_of(hardware) : plan::Rates{},
+          place(setup.sent().ranks(), setup.gen->ranks(), hardware.ranks_per_device, hardware.devices_per_domain),
+          hardware.broadcast * 1e9};
+}
+
+/// Path, role, shape and name of every tensor; "none" where gen does not store it, "file" where only gen does.
+void print_classes(const Setup& setup) {
+  const std::vector<std::string_view> path = paths_of(setup);
+  for (const model::Tensor& tensor : setup.model.tensors) {
+    print("{:4}  {:20}  {:20}  {}\n", path[static_cast<std::size_t>(tensor.index)], name(tensor.role),
+          to_string(tensor.file_shape()), tensor.name);
+  }
+}
+
+/// Those that were asked for; for a picture alone one that shows most.
+std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const PlanOptions& options) {
+  if (!options.explain.empty()) return find_tensors(setup, options.explain);
+  if (options.picture.empty()) return {};
+  const model::Tensor* tensor = most_cut_tensor(setup);
+  if (tensor == nullptr) return {};
+  return {tensor};
+}
+
+/// The gen ranks that feed each other in a run of `direct` on such hardware; 0 = none.
+std::int64_t fan_out_ranks(const Setup& setup, const plan::Machine& machine) {
+  const cases::FanOut wanted = setup.c.refit.fan_out;
+  if (wanted == cases::FanOut::off) return 0;
+  if (wanted == cases::FanOut::on) return setup.gen->ranks();
+  if (machine.rates.device_out == 0) return 0;  // without rates nothing pays
+  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, machine.placement);
+}
+
+/// The rank whose plan is timed: the first gen rank, which receives from every stage.
+void plan_one_rank(const plan::Planner& planner, report::Plan& out) {
+  const double start = now();
+  const plan::RankPlan mine = planner.rank_plan(Side::destination, Rank{0});
+  out.seconds = now() - start;
+  out.copies = static_cast<std::int64_t>(mine.copies.size());
+}
+
+/// Loads of the bulk path by policy, of which the first has every tensor that any has: counted together, by which
+/// policies a tensor is bulk.
+std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<plan::Split>& splits,
+                                         const plan::Machine& machine, plan::Form form, std::int64_t fan_out) {
+  std::vector<std::size_t> policies_of(setup.model.tensors.size(), 0);  // bits, by tensor
+  for (std::size_t p = 0; p < splits.size(); ++p)
+    for (const model::Tensor& tensor : splits[p].bulk)
+      policies_of[static_cast<std::size_t>(tensor.index)] |= std::size_t{1} << p;
+  const std::set<std::size_t> distinct(policies_of.begin(), policies_of.end());
+  const std::vector<std::size_t> sets(distinct.begin(), distinct.end());
+  const auto group_of = [&](const model::Tensor& tensor) {
+    const std::size_t policies = policies_of[static_cast<std::size_t>(tensor.index)];
+    return static_cast<std::size_t>(std::ranges::find(sets, policies) - sets.begin());
+  };
+  const plan::Planner planner(splits.front().bulk, setup.sent(), *setup.gen, fan_out);
+  const std::vector<plan::Loads> groups = plan::loads_by_group(planner, machine.placement, form, sets.size(), group_of);
+  std::vector<plan::Loads> result(splits.size(), plan::Loads(setup.sent(), setup.gen->ranks()));
+  for (std::size_t p = 0; p < splits.size(); ++p)
+    for (std::size_t group = 0; group < groups.size(); ++group)
+      if ((sets[group] >> p & 1) != 0) result[p] += groups[group];
+  return result;
+}
+
+/// Whether both sides store all of them in equally many bytes.
+bool has_one_form(const std::vector<model::Tensor>& tensors, const layout::Layout& source,
+                  const layout::Layout& destination) {
+  return std::ranges::all_of(tensors, [&](const model::Tensor& tensor) {
+    return byte_size(source.format(tensor).value().dtype) == byte_size(destination.format(tensor).value().dtype);
+  });
+}
+
+plan::ModelSeconds model_of(const transport::ExecutorRow& row, const session::How& how, const plan::Paths& paths,
+                            const plan::Loads& loads, const plan::Machine& machine) {
+  return transport::model_seconds(row, paths, loads, machine, how.tuning, how.per_stage, how.misc_buffer_bytes);
+}
+
+/// Every policy with every executor that any build has, the fastest first. `fan_out`: of direct.
+std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& machine, std::int64_t fan_out) {
+  std::vector<cases::Bulk> policies{cases::Bulk::all, cases::Bulk::whitelist, cases::Bulk::blacklist, cases::Bulk::ffn};
+  const auto is_listed = [](const model::Tensor& tensor) { return tensor.role == model::Role::listed; };
+  if (std::ranges::all_of(setup.model.tensors, is_listed)) policies.resize(1);  // by whose names nothing goes
+  std::vector<plan::Split> splits;
+  for (const cases::Bulk policy : policies) splits.push_back(setup.split_by(policy));
+  const std::vector<plan::Loads> sent = loads_by_policy(setup, splits, machine, plan::Form::sent, 0);
+  const bool alike = fan_out == 0 && has_one_form(splits.front().bulk, setup.sent(), *setup.gen);
+  const std::vector<plan::Loads> stored =
+      alike ? sent : loads_by_policy(setup, splits, machine, plan::Form::stored, fan_out);
+  std::vector<report::ModelRow> rows;
+  for (std::size_t p = 0; p < policies.size(); ++p) {
+    const plan::Paths paths{splits[p].bulk, splits[p].misc, setup.sent(), *setup.gen};
+    for (const transport::ExecutorRow& row : transport::executors()) {
+      if (!row.is_compared) continue;
+      const plan::Loads& loads = (row.form == plan::Form::stored ? stored : sent)[p];
+      rows.push_back({std::string(name(policies[p])), std::string(row.name),
+                      model_of(row, cases::how_of(setup.c), paths, loads, machine)});
+    }
+  }
+  std::ranges::stable_sort(rows, {}, [](const report::ModelRow& row) { return row.model.total; });
+  return rows;
+}
+
+}  // namespace
+
+int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std::string>& command) {
+  std::vector<Explanation> explanations;
+  engine::Outputs outputs(c.output.force);
+  outputs.add(options.picture, [&](const report::Result& /*result*/) { return to_svg(explanations); });
+  outputs.add(options.byte_matrix,
+              [](const report::Result& found) { return report::byte_matrix_text(found.byte_matrix); });
+  outputs.add(c.output.json, report::to_json);
+  outputs.check();
+  const Setup setup(c);
+  const std::vector<const model::Tensor*> explained = tensors_to_explain(setup, options);
+  outputs.remove_older();
+  report::Result result = engine::describe(setup, command);
+  const plan::Machine machine = machine_of(setup, options.hardware);
+  const session::How how = cases::how_of(c);
+  const transport::ExecutorRow& row = how.row();
+  const plan::Paths paths{setup.split.bulk, setup.split.misc, setup.sent(), *setup.gen};
+  const std::int64_t fan_out = row.stores || options.hardware ? fan_out_ranks(setup, machine) : 0;
+  const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, row.stores ? fan_out : 0);
+  result.plan.emplace();
+  plan_one_rank(planner, *result.plan);
+
+  const double start = now();
+  const std::int64_t pairs = std::int64_t{setup.sent().ranks()} * setup.gen->ranks();
+  const bool matrix = !options.byte_matrix.empty() || pairs <= kPairsWithMatrix;
+  plan::Traffic traffic = plan::traffic(planner, machine.placement, {.matrix = matrix, .form = row.form});
+  const auto broadcasts = transport::broadcasts_of(row, paths, how.tuning);
+  plan::Moved moved = plan::moved_by(paths, traffic.loads, machine.placement, broadcasts, how.per_stage);
+  result.plan->world =
+      report::PlanWorld{now() - start, traffic.copies, std::move(moved.sent), std::move(moved.received)};
+  result.plan->hash = engine::hexadecimal(traffic.hash);
+  result.wire = moved.wire;
+  if (matrix) result.byte_matrix = plan::byte_matrix(paths, broadcasts, std::move(traffic.matrix));
+
+  const plan::Bound bound =
+      plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, machine.rates, machine.placement);
+  result.bound = engine::to_report(bound, options.hardware.has_value());
+  if (options.hardware) {
+    result.model_seconds = model_of(row, how, paths, traffic.loads, machine);
+    result.plan->models = compare(setup, machine, fan_out);
+  }
+  if (c.refit.executor == cases::ExecutorKind::m2n) {
+    const plan::Resharding resharding = plan::make_reshards(setup.split.bulk, setup.sent(), *setup.gen);
+    result.m2n = engine::to_report(resharding, setup.model, setup.split.bulk, setup.sent(), *setup.gen);
+  }
+  engine::judge_plan(setup, result);
+  result.plan->peak_bytes = peak_bytes();
+  if (options.classify) print_classes(setup);
+  if (!explained.empty() && row.broadcasts)
+    result.notes.emplace_back("golden broadcasts whole shards; explained are the copies of p2p and direct");
+  explanations = explain(setup, planner, explained);
+  if (!options.explain.empty())
+    for (const Explanation& explanation : explanations) print_explanation(std::cout, explanation);
+  report::print_header(std::cout, result);
+  const int judged = result.exit_code;
+  outputs.write(result);
+  report::print_plan(std::cout, result);
+  if (judged != 0) throw Error(ErrorKind::data, result.error->message);  // on stderr too
+  return result.exit_code;
+}
+
+}  // namespace refit::explain

@@ -1,0 +1,38 @@
+#pragma once
+// What the command `plan` does: a case worked out, costed and printed, without MPI and without memory for weights.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "case/case.hpp"
+
+namespace refit::explain {
+
+/// What `refit plan` is asked for beside the case.
+struct Hardware {
+  std::string file;  ///< where the numbers come from
+  std::int64_t ranks_per_device = 1;
+  std::int64_t devices_per_domain = 1;
+  double device_in = 0;  ///< GB/s per device and direction, within a domain
+  double device_out = 0;
+  double domain_in = 0;  ///< GB/s per domain and direction, to other domains; 0 = as much as its devices
+  double domain_out = 0;
+  double broadcast = 0;           ///< GB/s of one broadcast that leaves a domain; 0 = as much as its ports
+  double memory = 0;              ///< GB/s of a device's memory, read + write; of a host's where it is shared
+  bool memory_is_shared = false;  ///< hosts: every rank is a device, and a domain's ranks share its memory
+  double launch_seconds = 0;
+};
+
+struct PlanOptions {
+  bool classify = false;             ///< print each tensor's path
+  std::vector<std::string> explain;  ///< globs: print where those tensors' pieces are, and which copies move them
+  std::string picture;               ///< SVG of these tensors, or of the one that shows most; empty = none
+  std::string byte_matrix;           ///< file for the rank-by-rank byte matrix; empty = none
+  std::optional<Hardware> hardware;  ///< absent = bytes without seconds
+};
+
+/// Plans and costs a case in this process. Errors: as Error.
+int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std::string>& command);
+
+}  // namespace refit::explain

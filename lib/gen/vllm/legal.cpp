@@ -1,0 +1,162 @@
+#include <algorithm>
+#include <set>
+
+#include "gen/vllm/rules.hpp"
+
+namespace refit::gen::vllm {
+namespace {
+
+using layout::Parameter;
+using model::Config;
+using model::Mixer;
+using model::Role;
+using model::WeightFormat;
+
+class Violations {
+ public:
+  void require(bool legal, const std::string& text) {
+    if (!legal) texts_.push_back("gen: " + text);
+  }
+  std::vector<std::string> take() { return std::move(texts_); }
+
+ private:
+  std::vector<std::string> texts_;
+};
+
+/// The mixers whose heads cannot be cut; of their weights nothing more is said.
+std::set<Mixer> check_heads(const model::Model& model, std::int64_t tp, Violations& out) {
+  const Config& config = model.config;
+  const std::set<Mixer> present = model::mixers_of(model);
+  std::set<Mixer> wrong;
+  const auto require = [&](bool legal, Mixer mixer, const std::string& text) {
+    if (!present.contains(mixer)) return;
+    out.require(legal, text + " [L14]");
+    if (!legal) wrong.insert(mixer);
+  };
+  const auto divisible = [&](std::int64_t count, Mixer mixer, const char* what) {
+    require(count % tp == 0, mixer, fmt::format("{} {} are not divisible by TP{}", count, what, tp));
+  };
+  const std::int64_t nkv = config.kv_heads;
+  const std::int64_t groups = config.mamba.groups;
+  divisible(config.attention_heads, Mixer::attention, "attention heads");
+  require(config.mla.kv_rank > 0 || nkv % tp == 0 || tp % nkv == 0, Mixer::attention,
+          fmt::format("{} KV heads and TP{}: one must divide the other", nkv, tp));
+  divisible(config.mamba.heads, Mixer::mamba, "Mamba heads");
+  require(groups <= 1 || groups % tp == 0, Mixer::mamba,
+          fmt::format("{} Mamba groups are neither 1 nor divisible by TP{}", groups, tp));
+  divisible(config.gdn.key_heads, Mixer::gated_delta_net, "linear-attention key heads");
+  divisible(config.gdn.value_heads, Mixer::gated_delta_net, "linear-attention value heads");
+  return wrong;
+}
+
+void check_experts(const Config& config, const Options& options, Violations& out) {
+  const std::int64_t ep = options.sizes.ep;
+  if (config.experts == 0) {
+    out.require(ep == 1, fmt::format("EP{} on a model without experts; legal: EP1", ep));
+    return;
+  }
+  const std::int64_t ranks = options.moe_ranks();
+  out.require(ep == 1 || ep == ranks, fmt::format("EP{} must be 1 or the size of the expert group, {} ({})", ep, ranks,
+                                                  options.internal_data_parallel ? "DP x TP, data_parallel = internal"
+                                                                                 : "TP, data_parallel = engines") +
+                                          " [V18]");
+  out.require(ep == 1 || config.experts >= ep, fmt::format("{} experts are fewer than EP{}", config.experts, ep));
+}
+
+/// What no rule about heads has named.
+void check_parameters(const model::Model& model, const Options& options, const std::set<Mixer>& named,
+                      Violations& out) {
+  const layout::ParameterTable table(model);
+  for (const Parameter& parameter : parameters(model, options)) {
+    const auto mixer = facts_of(parameter.components.front().role).mixer;
+    if (mixer && named.contains(*mixer)) continue;
+    const bool expert = parameter.experts != layout::Experts::none;
+    if (expert && options.sizes.ep > 1) continue;
+    const std::int64_t size = expert ? options.moe_ranks() : options.sizes.tp;
+    const std::string what = indivisible(parameter, *table.first(parameter.components.front().role), size);
+    if (what.empty()) continue;
+    out.require(false,
+                fmt::format("{} are not divisible by {} [L14]", what,
+                            expert ? fmt::format("the {} ranks of the MoE group", size) : fmt::format("TP{}", size)));
+  }
+}
+
+/// vLLM splits or pads the blocks of experts for two backends, within limits.
+void check_expert_blocks(const model::Model& model, const Options& options, Violations& out) {
+  constexpr std::int64_t kBlock = kFp8Block.rows;
+  constexpr std::int64_t kFinest = 32;
+  const MoeBackend backend = options.moe_backend;
+  const bool blocks = options.weight_format == WeightFormat::fp8_block;
+  out.require(backend != MoeBackend::deep_gemm || blocks, "moe_backend = deep_gemm is for precision fp8");
+  const auto quantised = [&](std::initializer_list<Role> roles) {
+    return std::any_of(model.tensors.begin(), model.tensors.end(), [&](const model::Tensor& tensor) {
+      return tensor.scales >= 0 && std::find(roles.begin(), roles.end(), tensor.role) != roles.end();
+    });
+  };
+  const bool packed = quantised({Role::packed_gate_up, Role::packed_down});
+  if (options.weight_format == WeightFormat::unquantised ||
+      (!packed && !quantised({Role::expert_up, Role::expert_down}))) {
+    return;
+  }
+  out.require(backend == MoeBackend::triton || backend == MoeBackend::deep_gemm,
+              "quantised experts are known for moe_backend triton and deep_gemm only");
+  if (!blocks) return;
+  const std::int64_t width = model.config.expert_intermediate_size;
+  const std::int64_t ranks = options.sizes.ep > 1 ? 1 : options.moe_ranks();
+  out.require(width % kBlock == 0, fmt::format("experts of width {} are not whole blocks of {} [L14]", width, kBlock));
+  if (width % kBlock != 0 || width % ranks != 0 || width / ranks % kBlock == 0) return;
+  const std::string part = fmt::format("{} of the experts' width {} a rank", width / ranks, width);
+  const std::int64_t hidden = expert_input(model.config);
+  out.require(hidden % kBlock == 0,
+              fmt::format("{}, and their input of {} is no multiple of {}", part, hidden, kBlock));
+  if (backend == MoeBackend::deep_gemm) return;
+  out.require(width / ranks % kFinest == 0, fmt::format("{}: blocks would be finer than {}", part, kFinest));
+  out.require(!packed, part + ": packed experts have no finer blocks; use moe_backend = deep_gemm or EP");
+}
+
+/// Where vLLM quantises the router too: a checkpoint has no scales for it.
+void check_router(const model::Model& model, const Options& options, Violations& out) {
+  const Config& config = model.config;
+  if (options.weight_format != WeightFormat::fp8_block || !facts_of(config).vllm_quantised_router ||
+      !config.has_quantization_config) {
+    return;
+  }
+  const auto router = std::find_if(model.tensors.begin(), model.tensors.end(), [&](const model::Tensor& tensor) {
+    return tensor.role == Role::router && model::is_converted(config, tensor.name);
+  });
+  if (router == model.tensors.end()) return;
+  out.require(false, fmt::format("{} is not among the modules_to_not_convert of config.json: vLLM would cast it to FP8 "
+                                 "and leave its scale at -3.4e38; list it",
+                                 router->name));
+}
+
+void check_scales(const model::Model& model, const Options& options, Violations& out) {
+  const auto size = [&](const Parameter& parameter) {
+    if (parameter.experts == layout::Experts::none) return options.sizes.tp;
+    return options.sizes.ep > 1 ? 1 : options.moe_ranks();
+  };
+  check_expert_blocks(model, options, out);
+  check_router(model, options, out);
+  for (const std::string& text :
+       scale_violations(model, parameters(model, options), scale_rules(model, options), size)) {
+    out.require(false, text);
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> violations(const model::Model& model, const Options& options) {
+  Violations out;
+  const std::set<Mixer> named = check_heads(model, options.sizes.tp, out);
+  check_experts(model.config, options, out);
+  out.require(!options.mtp || model.config.mtp_layers > 0,
+              "mtp = true, but the model has no multi-token prediction layer; use false");
+  const layout::ParameterTable table(model);
+  out.require(options.moe_backend == MoeBackend::triton || !table.has(Role::interleaved_gate_up),
+              "interleaved experts are known for moe_backend = triton only");
+  check_parameters(model, options, named, out);
+  check_scales(model, options, out);
+  return out.take();
+}
+
+}  // namespace refit::gen::vllm

@@ -1,0 +1,62 @@
+#include "gen/vllm/names.hpp"
+
+#include <span>
+#include <string_view>
+
+namespace refit::gen::vllm {
+
+using layout::Experts;
+using layout::Parameter;
+using model::Role;
+using model::Tensor;
+
+namespace {
+
+void replace(std::string& text, std::string_view from, std::string_view to) {
+  const std::size_t at = text.find(from);
+  if (at != std::string::npos) text.replace(at, from.size(), to);
+}
+
+/// Without its last `words` words and with the dot before them: "a.b." of "a.b.c.d" and 2.
+std::string without_words(const std::string& name, int words) {
+  std::size_t end = name.size();
+  for (int i = 0; i < words && end != std::string::npos; ++i) end = name.rfind('.', end - 1);
+  return end == std::string::npos ? "" : name.substr(0, end + 1);
+}
+
+std::string fused_name(const Parameter& parameter, const Tensor& tensor) {
+  if (parameter.name.empty()) return tensor.name;
+  if (parameter.experts != Experts::none) {
+    constexpr std::string_view kExperts = ".experts.";
+    return tensor.name.substr(0, tensor.name.find(kExperts) + kExperts.size()) + "routed_experts." + parameter.name +
+           parameter.suffix;
+  }
+  if (parameter.scalar) {  // in the attention, wherever the checkpoint has it
+    const std::string layer = fmt::format("layers.{}.", tensor.layer);
+    const std::size_t attention = tensor.name.find(layer) + layer.size();
+    return tensor.name.substr(0, tensor.name.find('.', attention) + 1) + parameter.name;
+  }
+  const int words = parameter.name.find('.') == std::string::npos ? 1 : 2;
+  return without_words(tensor.name, words) + parameter.name + parameter.suffix;
+}
+
+/// The drafter's own parts keep their place in the layer, its decoder layer is called mtp_block, and its embedding is
+/// the drafter model's.
+std::string drafter_name(const std::string& name, const Tensor& tensor) {
+  if (tensor.role == Role::mtp_embedding) return "model.embed_tokens.weight";
+  const std::string layer = fmt::format("layers.{}.", tensor.layer);
+  const std::size_t end = name.find(layer) + layer.size();
+  const bool own = facts_of(tensor.role).place == model::Place::prediction;
+  return own ? name : name.substr(0, end) + "mtp_block." + name.substr(end);
+}
+
+}  // namespace
+
+std::string storage_name(const model::Config& config, const Parameter& parameter, const Tensor& tensor) {
+  std::string name = fused_name(parameter, tensor);
+  if (tensor.layer >= config.layers) name = drafter_name(name, tensor);
+  for (const auto& [from, to] : facts_of(config).vllm_names) replace(name, from, to);
+  return name;
+}
+
+}  // namespace refit::gen::vllm

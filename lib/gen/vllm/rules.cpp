@@ -1,0 +1,45 @@
+#include "gen/vllm/rules.hpp"
+
+namespace refit::gen::vllm {
+
+using layout::Parameter;
+using model::Role;
+
+namespace {
+
+/// vLLM pads every vocabulary to a multiple of this (DEFAULT_VOCAB_PADDING_SIZE).
+constexpr std::int64_t kVocabularyMultiple = 64;
+
+}  // namespace
+
+/// A tied model has a head of its own only where the checkpoint has one.
+void add_vocabulary(Rules& rules) {
+  for (const Role role : {Role::embedding, Role::lm_head, Role::mtp_embedding, Role::mtp_head}) {
+    Parameter parameter{"", {rules.table.all(role)}};
+    parameter.padded_rows = round_up(rules.config.vocab_size, kVocabularyMultiple);
+    rules.table.add(std::move(parameter));
+  }
+  for (const Role role :
+       {Role::final_norm, Role::mtp_embedding_norm, Role::mtp_hidden_norm, Role::mtp_proj, Role::mtp_final_norm}) {
+    rules.table.whole("", role);
+  }
+}
+
+/// Constructors give all scales of experts the value 1, which those of padding keep.
+layout::ScaleRules scale_rules(const model::Model& model, const Options& options) {
+  return {options.weight_format, false, 1, 1, 1.0, scale_repeats(model, options)};
+}
+
+std::vector<Parameter> parameters(const model::Model& model, const Options& options) {
+  Rules rules{model.config, options, layout::ParameterTable(model)};
+  add_vocabulary(rules);
+  add_attention(rules);
+  add_latent_attention(rules);
+  add_mlp(rules);
+  add_experts(rules);
+  add_mamba(rules);
+  add_gated_delta_net(rules);
+  return rules.table.take();
+}
+
+}  // namespace refit::gen::vllm

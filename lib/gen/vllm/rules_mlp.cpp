@@ -1,0 +1,103 @@
+#include <algorithm>
+
+#include "gen/vllm/rules.hpp"
+
+namespace refit::gen::vllm {
+
+using layout::Component;
+using layout::Cut;
+using layout::Experts;
+using layout::Parameter;
+using model::Role;
+
+namespace {
+
+/// FlashInfer's TRTLLM kernels and DeepGEMM want a rank's part of the expert width in multiples of this.
+constexpr std::int64_t kExpertMultiple = 128;
+
+/// Where gate and up are fused into gate_up_proj; up alone keeps its name.
+void add_gate_up(Rules& rules, Role gate, Role up, std::int64_t parts) {
+  auto& table = rules.table;
+  if (!table.has(gate)) return table.rows("", up, parts);
+  table.stack("gate_up_proj.weight", {table.all(gate, parts), table.all(up, parts)});
+}
+
+/// What is said of all expert weights alike.
+Parameter expert_parameter(const Rules& rules, const char* name, std::vector<Component> components, Cut cut) {
+  Parameter parameter{name, std::move(components), cut, Experts::stacked};
+  parameter.rounded_cuts = rules.options.moe_backend == MoeBackend::deep_gemm;
+  const bool rounded = rules.options.moe_backend == MoeBackend::flashinfer_trtllm || parameter.rounded_cuts;
+  if (rounded) parameter.part_multiple = kExpertMultiple;
+  return parameter;
+}
+
+/// w13 of gated experts: the rank's part of gate, then of up.
+Parameter gate_up(const Rules& rules, Component gate, Component up) {
+  std::vector<Component> halves{gate, up};
+  if (rules.options.moe_backend == MoeBackend::flashinfer_cutlass) std::swap(halves[0], halves[1]);
+  return expert_parameter(rules, "w13_weight", std::move(halves), Cut::components);
+}
+
+/// Shared experts are whole on every rank of a sequence-parallel MoE.
+bool is_sequence_parallel(const Options& options) {
+  return options.sizes.ep > 1 && options.sizes.tp > 1 && options.internal_data_parallel && options.dp() > 1;
+}
+
+/// gpt-oss: transposed, gate and up alternating as in the checkpoint; w2's bias is on the first rank of the MoE group
+/// only, where its experts are cut.
+void add_interleaved_experts(Rules& rules, std::int64_t parts) {
+  auto& table = rules.table;
+  table.add(expert_parameter(rules, "w13_weight", {table.all(Role::interleaved_gate_up, parts)}, Cut::components));
+  table.add(expert_parameter(rules, "w13_bias", {table.all(Role::interleaved_gate_up_bias, parts)}, Cut::components));
+  table.add(expert_parameter(rules, "w2_weight", {table.all(Role::transposed_down)}, Cut::columns));
+  Parameter bias{"w2_bias", {table.all(Role::packed_down_bias)}, Cut::components, Experts::stacked};
+  bias.first_rank_only = true;
+  table.add(std::move(bias));
+}
+
+}  // namespace
+
+void add_mlp(Rules& rules) {
+  rules.table.whole("", Role::mlp_norm);
+  add_gate_up(rules, Role::gate_proj, Role::up_proj, rules.tp());
+  rules.table.columns("", Role::down_proj);
+}
+
+void add_experts(Rules& rules) {
+  auto& table = rules.table;
+  // With EP experts are whole: their group has one member, as far as cutting goes.
+  const std::int64_t parts = rules.options.sizes.ep > 1 ? 1 : rules.options.moe_ranks();
+  table.whole("", Role::moe_norm);
+  Parameter router{"", {table.all(Role::router)}};
+  router.keeps_float32 = facts_of(rules.config).vllm_float32_router;
+  table.add(std::move(router));
+  table.whole("", Role::router_bias);
+  Parameter bias{"", {table.all(Role::expert_bias)}};
+  bias.keeps_float32 = true;
+  table.add(std::move(bias));
+
+  if (table.has(Role::expert_gate)) {
+    table.add(gate_up(rules, table.all(Role::expert_gate, parts), table.all(Role::expert_up, parts)));
+  } else {
+    table.add(expert_parameter(rules, "w13_weight", {table.all(Role::expert_up, parts)}, Cut::components));
+  }
+  table.add(expert_parameter(rules, "w2_weight", {table.all(Role::expert_down)}, Cut::columns));
+  const std::int64_t packed = table.rows(Role::packed_gate_up) / 2;
+  table.add(
+      gate_up(rules, {Role::packed_gate_up, {0, packed}, parts}, {Role::packed_gate_up, {packed, packed}, parts}));
+  table.add(expert_parameter(rules, "w2_weight", {table.all(Role::packed_down)}, Cut::columns));
+  add_interleaved_experts(rules, parts);
+
+  const bool whole = is_sequence_parallel(rules.options);
+  add_gate_up(rules, Role::shared_gate_proj, Role::shared_up_proj, whole ? 1 : rules.tp());
+  if (whole) {
+    table.whole("", Role::shared_down_proj);
+  } else {
+    table.columns("", Role::shared_down_proj);
+  }
+  table.whole("", Role::shared_router);
+  table.whole("", Role::latent_in);
+  table.whole("", Role::latent_out);
+}
+
+}  // namespace refit::gen::vllm

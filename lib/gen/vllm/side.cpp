@@ -1,0 +1,146 @@
+#include "gen/vllm/side.hpp"
+
+#include "gen/vllm/cache_scales.hpp"
+#include "layout/side_keys.hpp"
+
+namespace refit::gen::vllm {
+namespace {
+
+using layout::SideRows;
+
+constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm"};
+constexpr std::string_view kDataParallel[] = {"engines", "internal"};
+constexpr std::string_view kKvCacheDtype[] = {"auto", "fp8"};
+
+Side& of(layout::SideSpec& spec) { return static_cast<Side&>(spec); }
+const Side& of(const layout::SideSpec& spec) { return static_cast<const Side&>(spec); }
+
+#define MEMBER(path) \
+  [](auto& spec) -> auto& { return of(spec).path; }
+
+const std::vector<layout::SideKey>& side_keys() {
+  static const std::vector<layout::SideKey> keys = {
+      layout::parallelism_key("gen.layout", "TP, DP, EP of the gen side; required.", MEMBER(written.sizes), "--gen"),
+      SideRows::word("gen.data_parallel",
+                     "DP replicas are separate engines, or vLLM's own DP (experts split over DP x TP).",
+                     MEMBER(data_parallel)),
+      SideRows::boolean("gen.mtp", "The MTP drafter instead of the main model.", MEMBER(written.mtp)),
+      SideRows::word("gen.precision", "Dtype of the gen weights; as above.", MEMBER(kept_as)),
+      SideRows::text(
+          "gen.quantiser",
+          "Whose bits, when gen alone is fp8 (nemo_rl, nemo_rl_pow2, te, te_pow2, vllm, vllm_ue8m0) or mxfp8 (mxfp8, "
+          "mxfp8_nemo_rl); the first is the default.",
+          MEMBER(quantiser_name)),
+      SideRows::word("gen.moe_backend", "How the engine keeps expert weights.", MEMBER(written.moe_backend)),
+      SideRows::word("gen.kv_cache_dtype", "Dtype of the KV cache; fp8 has scales, which refits bring too.",
+                     MEMBER(kv_cache_dtype)),
+      SideRows::input("gen.kv_scales", "Calibration of the FP8 KV cache: JSON, a number for each scale.",
+                      MEMBER(kv_scales)),
+  };
+  return keys;
+}
+
+#undef MEMBER
+
+void check_quantiser(const Side& side, Complaints& complaints) {
+  const bool mx = side.kept_as == layout::Precision::mxfp8;
+  const auto given = parse_quantiser(side.quantiser_name);
+  if (given && is_mx(*given) == mx) return;
+  const char* problem = given ? "is not one of" : "is unknown; use one of";
+  complaints.add("gen.quantiser", fmt::format("\"{}\" {} those for gen.precision = \"{}\": {}", side.quantiser_name,
+                                              problem, name(side.kept_as), fmt::join(quantiser_names(mx), ", ")));
+}
+
+}  // namespace
+
+Choices choices(MoeBackend) { return kMoeBackend; }
+Choices choices(DataParallel) { return kDataParallel; }
+Choices choices(KvCacheDtype) { return kKvCacheDtype; }
+
+const layout::SideRow& engine() {
+  static const layout::SideRow mine = {
+      "vllm", "vLLM, as its loaders leave the weights", "gen.engine = \"vllm\"", "TP4", side_keys, [] {
+        return std::unique_ptr<layout::SideSpec>(std::make_unique<Side>());
+      }};
+  return mine;
+}
+
+void Side::complete() {
+  if (written.sizes.dp == 0) written.sizes.dp = 1;
+}
+
+void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
+  const layout::Parallelism& p = written.sizes;
+  complaints.require(
+      p.pp == 1 && p.cp == 1 && p.etp == 1, "gen.layout",
+      fmt::format("{}: vLLM gen PP must be 1, and so must CP and ETP; use TP, DP and EP [V19]", to_string(p)));
+  if (is_quantised(kept_as) && kv_cache_dtype == KvCacheDtype::automatic)
+    complaints.meaningless({"gen.kv_scales"}, "with gen.kv_cache_dtype = \"auto\"");
+  const std::optional<layout::Precision> train = other.precision();
+  if (!is_quantised(kept_as)) {
+    complaints.meaningless({"gen.quantiser", "gen.kv_cache_dtype", "gen.kv_scales"},
+                           fmt::format("with gen.precision = \"{}\"", name(kept_as)));
+  } else if (train && is_quantised(*train)) {
+    complaints.meaningless(
+        {"gen.quantiser"},
+        fmt::format("with train.precision = \"{}\": what is quantised already is copied", name(*train)));
+  } else if (!quantiser_name.empty()) {
+    check_quantiser(*this, complaints);
+  }
+}
+
+void Side::check_model(Complaints& complaints, const model::Model& model) const {
+  if (model.config.experts == 0) complaints.meaningless({"gen.moe_backend"}, "for a model without experts");
+}
+
+std::vector<std::string> Side::violations(const model::Model& model) const {
+  return vllm::violations(model, options());
+}
+
+std::vector<std::int64_t> Side::legal_tp(const model::Model& model) const {
+  return layout::legal_tp(model, options(), vllm::violations);
+}
+
+layout::SideSettings Side::settings(bool quantises) const {
+  layout::SideSettings settings;
+  if (written.sizes.dp > 1) settings.emplace_back("data_parallel", std::string(name(data_parallel)));
+  if (written.mtp) settings.emplace_back("mtp", true);
+  if (written.moe_backend != MoeBackend::triton)
+    settings.emplace_back("moe_backend", std::string(name(written.moe_backend)));
+  if (quantises) settings.emplace_back("quantiser", std::string(name(*quantiser())));
+  if (kv_cache_dtype != KvCacheDtype::automatic)
+    settings.emplace_back("kv_cache_dtype", std::string(name(kv_cache_dtype)));
+  if (!kv_scales.empty()) settings.emplace_back("kv_scales", kv_scales);
+  return settings;
+}
+
+std::vector<std::pair<std::string, std::string>> Side::inputs() const { return {{"gen.kv_scales", kv_scales}}; }
+
+std::map<std::int32_t, float> Side::extend(model::Model& model, const std::string& source) const {
+  if (!has_cache_scales()) return {};
+  if (!kv_scales.empty()) return model::calibrate_cache(model, kv_scales);
+  model::complete_cache_scales(model, source);
+  return {};
+}
+
+std::unique_ptr<layout::Layout> Side::make_layout(const model::Model& model) const {
+  return vllm::make_layout(model, options());
+}
+
+std::optional<Quantiser> Side::quantiser() const {
+  if (!is_quantised(kept_as)) return std::nullopt;
+  if (!quantiser_name.empty()) return parse_quantiser(quantiser_name);
+  return kept_as == layout::Precision::mxfp8 ? Quantiser::mxfp8 : Quantiser::nemo_rl;
+}
+
+model::CacheScales Side::finalise(const model::CacheScales& loaded) const { return vllm::finalise(loaded); }
+
+Options Side::options() const {
+  Options result = written;
+  result.internal_data_parallel = data_parallel == DataParallel::internal;
+  result.precision = layout::dtype_of(kept_as);
+  result.weight_format = layout::weight_format_of(kept_as);
+  return result;
+}
+
+}  // namespace refit::gen::vllm

@@ -1,0 +1,39 @@
+#include "layout/side.hpp"
+
+#include <algorithm>
+
+namespace refit::layout {
+namespace {
+
+constexpr std::string_view kPrecision[] = {"bf16", "fp32", "fp8", "mxfp8"};
+
+}  // namespace
+
+Choices choices(Precision) { return kPrecision; }
+
+DType dtype_of(Precision precision) { return precision == Precision::fp32 ? DType::f32 : DType::bf16; }
+
+model::WeightFormat weight_format_of(Precision precision) {
+  if (precision == Precision::fp8) return model::WeightFormat::fp8_block;
+  return precision == Precision::mxfp8 ? model::WeightFormat::mxfp8 : model::WeightFormat::unquantised;
+}
+
+const SideKey* SideSpec::find_key(std::string_view name) const {
+  const std::vector<SideKey>& keys = row_.keys();
+  const auto found = std::ranges::find(keys, name, &SideKey::name);
+  return found == keys.end() ? nullptr : &*found;
+}
+
+const SideRow* find_row(std::span<const SideRow* const> rows, std::string_view name) {
+  const auto found = std::ranges::find(rows, name, &SideRow::name);
+  return found == rows.end() ? nullptr : *found;
+}
+
+std::unique_ptr<Layout> make_side(const SideSpec& spec, const model::Model& model) { return spec.make_layout(model); }
+
+std::unique_ptr<Layout> make_side(std::span<const Side> group, const model::Model& model) {
+  REFIT_ASSERT(group.size() == 1);
+  return make_side(*group.front(), model);
+}
+
+}  // namespace refit::layout

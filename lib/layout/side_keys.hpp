@@ -1,0 +1,36 @@
+#pragma once
+// Rows of keys that trainers and engines have in common. Sources only: {fmt}'s ranges are slow to compile.
+
+#include <string>
+#include <utility>
+
+#include "core/error.hpp"
+#include "core/key_rows.hpp"
+#include "layout/side.hpp"
+
+namespace refit::layout {
+
+using SideRows = keys::Rows<SideSpec>;
+
+/// A layout by axes, such as "TP2xPP2".
+template <typename Access>
+SideKey parallelism_key(std::string name, std::string help, Access access, std::string option) {
+  const auto assign = [](Parallelism& member, const keys::Value& value) -> std::string {
+    const auto* given = std::get_if<std::string>(&value);
+    if (given == nullptr) return "needs a layout such as \"TP2xPP2\"";
+    if (given->find('+') != std::string::npos) return "lists several layouts, but a side can only have one";
+    try {
+      member = parse_parallelism(*given);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const auto print = [](const Parallelism& member) {
+    return member == Parallelism{} ? "" : keys::quoted(to_string(member));
+  };
+  return SideRows::make_key(std::move(name), keys::Kind::layout, "layout", std::move(help), std::move(option), access,
+                            assign, print);
+}
+
+}  // namespace refit::layout

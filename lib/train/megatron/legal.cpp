@@ -1,0 +1,193 @@
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+#include "train/megatron/rules.hpp"
+
+namespace refit::train::megatron {
+namespace {
+
+using model::Config;
+using model::Mixer;
+
+/// The mixers whose heads cannot be cut; of their weights nothing more is said.
+std::set<Mixer> check_heads(const model::Model& model, std::int64_t tp, std::vector<std::string>& out) {
+  const Config& config = model.config;
+  const std::set<Mixer> present = model::mixers_of(model);
+  std::set<Mixer> wrong;
+  const auto require = [&](bool legal, Mixer mixer, const std::string& text) {
+    if (legal || !present.contains(mixer)) return;
+    out.push_back("train: " + text);
+    wrong.insert(mixer);
+  };
+  const auto divisible = [&](std::int64_t count, Mixer mixer, const char* what) {
+    require(count % tp == 0, mixer, fmt::format("{} {} are not divisible by TP{}", count, what, tp));
+  };
+  const std::int64_t nkv = config.kv_heads;
+  divisible(config.attention_heads, Mixer::attention, "attention heads");
+  require(config.mla.kv_rank > 0 || nkv % tp == 0 || tp % nkv == 0, Mixer::attention,
+          fmt::format("{} KV heads and TP{}: one must divide the other", nkv, tp));
+  divisible(config.mamba.heads, Mixer::mamba, "Mamba heads");
+  divisible(config.mamba.groups, Mixer::mamba, "Mamba groups");
+  divisible(config.gdn.key_heads, Mixer::gated_delta_net, "linear-attention key heads");
+  divisible(config.gdn.value_heads, Mixer::gated_delta_net, "linear-attention value heads");
+  return wrong;
+}
+
+void check_experts(const Config& config, const layout::Parallelism& sizes, std::vector<std::string>& out) {
+  if (config.experts == 0 && sizes.ep * sizes.etp > 1) {
+    out.push_back(
+        fmt::format("train: EP{} and ETP{} on a model without experts; legal: EP1, ETP1", sizes.ep, sizes.etp));
+  }
+  if (config.experts > 0 && config.experts % sizes.ep != 0) {
+    out.push_back(fmt::format("train: {} experts are not divisible by EP{}", config.experts, sizes.ep));
+  }
+  const std::int64_t per_stage = sizes.tp * sizes.cp * sizes.dp;
+  const std::int64_t experts = sizes.ep * sizes.etp;
+  if (per_stage % experts != 0) {
+    out.push_back(fmt::format(
+        "train: EP{}{} does not divide the {} ranks of a stage (TP x CP x DP); legal with DP = a multiple of {} [L1]",
+        sizes.ep, sizes.etp > 1 ? fmt::format(" x ETP{}", sizes.etp) : "", per_stage,
+        experts / std::gcd(experts, sizes.tp * sizes.cp)));
+  }
+}
+
+/// What no rule about heads has named.
+void check_parameters(const model::Model& model, const Options& options, const std::set<Mixer>& named,
+                      std::vector<std::string>& out) {
+  const layout::ParameterTable first(model);
+  for (const layout::Parameter& parameter : parameters(model, options)) {
+    const auto mixer = facts_of(parameter.components.front().role).mixer;
+    if (mixer && named.contains(*mixer)) continue;
+    const bool expert = parameter.experts != layout::Experts::none;
+    const std::int64_t size = expert ? options.sizes.etp : options.sizes.tp;
+    const std::string what = indivisible(parameter, *first.first(parameter.components.front().role), size);
+    if (what.empty()) continue;
+    const bool vocabulary = parameter.padded_rows > 0;
+    out.push_back(fmt::format("train: {} are not divisible by {}TP{}{}", what, expert ? "E" : "", size,
+                              vocabulary ? "; set train.make_vocab_size_divisible_by" : ""));
+  }
+}
+
+void check_scales(const model::Model& model, const Options& options, std::vector<std::string>& out) {
+  const auto size = [&](const layout::Parameter& parameter) {
+    return parameter.experts == layout::Experts::none ? options.sizes.tp : options.sizes.etp;
+  };
+  for (const std::string& text : scale_violations(model, parameters(model, options), scale_rules(options), size)) {
+    out.push_back("train: " + text);
+  }
+  const bool any_computed = std::any_of(model.tensors.begin(), model.tensors.end(), [](const model::Tensor& tensor) {
+    return tensor.scales >= 0 && tensor.dtype != DType::f8_e4m3;
+  });
+  if (options.weight_format != model::WeightFormat::unquantised && any_computed) {
+    out.emplace_back(
+        "train: weights that the checkpoint does not store quantised are trained as they are; set "
+        "train.precision bf16");
+  }
+}
+
+/// Layers between the bars of a pattern.
+std::vector<std::int64_t> layers_between_bars(const std::string& pattern) {
+  std::vector<std::int64_t> counts{0};
+  for (char letter : pattern) {
+    if (letter == '|') {
+      counts.push_back(0);
+    } else {
+      ++counts.back();
+    }
+  }
+  return counts;
+}
+
+/// The pattern must name the model's own mixers.
+void check_pattern(const Config& config, std::string pattern, std::vector<std::string>& out) {
+  if (pattern.empty()) return;
+  std::erase(pattern, '|');
+  std::string wanted;
+  for (const Mixer mixer : config.mixers) {
+    switch (mixer) {
+      case Mixer::attention: wanted += '*'; break;
+      case Mixer::mamba: wanted += 'M'; break;
+      case Mixer::mlp: wanted += '-'; break;
+      case Mixer::experts: wanted += 'E'; break;
+      case Mixer::gated_delta_net:
+        out.push_back("train: hybrid_layer_pattern has no letter for linear attention; use stage_layers");
+        return;
+    }
+  }
+  if (pattern == wanted) return;
+  out.push_back(fmt::format("train: hybrid_layer_pattern is {} without its bars, the model's layers are {}", pattern,
+                            wanted.empty() ? "all alike: leave it out" : wanted));
+}
+
+void check_prediction(const Config& config, std::int64_t stages, std::vector<std::string>& out) {
+  if (config.mtp_layers == 0 || !config.tied || stages == 1) return;
+  out.push_back(fmt::format(
+      "train: a tied model with {} MTP layers and PP{}: the last stage's embedding and output layer have no rule; "
+      "legal: PP1",
+      config.mtp_layers, stages));
+}
+
+}  // namespace
+
+std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& options,
+                                       std::vector<std::string>& violations) {
+  const std::int64_t stages = options.sizes.pp;
+  const auto list =
+      options.hybrid_layer_pattern.empty() ? options.stage_layers : layers_between_bars(options.hybrid_layer_pattern);
+  if (!list.empty()) {
+    const std::int64_t sum = std::accumulate(list.begin(), list.end(), std::int64_t{0});
+    const bool positive = *std::min_element(list.begin(), list.end()) > 0;
+    if (positive && static_cast<std::int64_t>(list.size()) == stages && sum == layers) return list;
+    violations.push_back(
+        fmt::format("train: {} lists {} stages with {} layers; PP{} and {} layers, at least one a stage, are needed "
+                    "[L4]",
+                    options.hybrid_layer_pattern.empty() ? "stage_layers" : "hybrid_layer_pattern", list.size(), sum,
+                    stages, layers));
+    return {};
+  }
+  if (options.first_stage_layers < 0 || options.last_stage_layers < 0) {
+    violations.push_back(fmt::format("train: first_stage_layers {} and last_stage_layers {} must not be negative",
+                                     options.first_stage_layers, options.last_stage_layers));
+    return {};
+  }
+  std::vector<std::int64_t> result(static_cast<std::size_t>(stages), 0);
+  result.front() = options.first_stage_layers;
+  if (options.last_stage_layers > 0) {
+    if (stages == 1 && options.first_stage_layers > 0) {
+      violations.emplace_back("train: first_stage_layers and last_stage_layers need PP > 1");
+      return {};
+    }
+    result.back() = options.last_stage_layers;
+  }
+  const std::int64_t named = std::accumulate(result.begin(), result.end(), std::int64_t{0});
+  const auto open = static_cast<std::int64_t>(std::count(result.begin(), result.end(), 0));
+  const std::int64_t rest = layers - named;
+  if (rest < 0 || (open == 0 && rest != 0) || (open > 0 && (rest % open != 0 || rest == 0))) {
+    violations.push_back(
+        fmt::format("train: {} layers do not split over PP{}: {} left for {} even stages (first_stage_layers {}, "
+                    "last_stage_layers {}); set them or stage_layers [L4]",
+                    layers, stages, rest, open, options.first_stage_layers, options.last_stage_layers));
+    return {};
+  }
+  for (std::int64_t& count : result) {
+    if (count == 0) count = rest / open;
+  }
+  return result;
+}
+
+std::vector<std::string> violations(const model::Model& model, const Options& options) {
+  std::vector<std::string> out;
+  Options complete = options;
+  complete.sizes = layout::with_data_parallel(options.sizes);
+  const std::set<Mixer> named = check_heads(model, complete.sizes.tp, out);
+  check_experts(model.config, complete.sizes, out);
+  check_prediction(model.config, complete.sizes.pp, out);
+  check_pattern(model.config, options.hybrid_layer_pattern, out);
+  check_parameters(model, complete, named, out);
+  check_scales(model, complete, out);
+  split_stages(model.config.layers, complete, out);
+  return out;
+}
+
+}  // namespace refit::train::megatron

@@ -1,0 +1,60 @@
+#include "train/megatron/rules.hpp"
+
+namespace refit::train::megatron {
+
+using layout::Parameter;
+using model::Role;
+
+namespace {
+
+/// Of a tied model both names of the one matrix are in both parameters.
+Parameter vocabulary(const Rules& rules, std::string name, Role role) {
+  const std::int64_t multiple = rules.options.make_vocab_size_divisible_by;
+  const bool tied = rules.config.tied;
+  Parameter parameter{std::move(name), {rules.table.all(tied ? Role::embedding : role)}};
+  if (tied) parameter.components.push_back(rules.table.all(Role::lm_head));
+  parameter.padded_rows =
+      multiple == 0 ? rules.config.vocab_size : round_up(rules.config.vocab_size, multiple * rules.tp());
+  return parameter;
+}
+
+}  // namespace
+
+/// Both matrices are padded with zeros at the end, then cut by rows. A tied model without pipeline stages has no
+/// output_layer: its logits read the embedding; with stages it has a second copy on the last, whatever the checkpoint.
+void add_vocabulary(Rules& rules) {
+  rules.table.add(vocabulary(rules, "embedding.word_embeddings.weight", Role::embedding));
+  if (!rules.config.tied || rules.options.sizes.pp > 1) {
+    rules.table.add(vocabulary(rules, std::string(kOutputLayer), Role::lm_head));
+  }
+  const bool hybrid = facts_of(rules.config).megatron_hybrid_model;
+  rules.table.whole(hybrid ? "decoder.final_norm.weight" : "decoder.final_layernorm.weight", Role::final_norm);
+}
+
+/// HF names enorm, hnorm, eh_proj and shared_head.norm. Megatron reads its own embedding and output layer.
+void add_multi_token_prediction(Rules& rules) {
+  rules.table.whole("enorm.weight", Role::mtp_embedding_norm);
+  rules.table.whole("hnorm.weight", Role::mtp_hidden_norm);
+  rules.table.rows("eh_proj.weight", Role::mtp_proj, rules.tp());
+  rules.table.whole("final_layernorm.weight", Role::mtp_final_norm);
+}
+
+layout::ScaleRules scale_rules(const Options& options) {
+  const bool mx = options.weight_format == model::WeightFormat::mxfp8;
+  return {options.weight_format, true, mx ? 128 : 1, 4};
+}
+
+std::vector<Parameter> parameters(const model::Model& model, const Options& options) {
+  Rules rules{model.config, options, layout::ParameterTable(model)};
+  add_vocabulary(rules);
+  add_attention(rules);
+  add_latent_attention(rules);
+  add_mlp(rules);
+  add_experts(rules);
+  add_mamba(rules);
+  add_gated_delta_net(rules);
+  add_multi_token_prediction(rules);
+  return rules.table.take();
+}
+
+}  // namespace refit::train::megatron

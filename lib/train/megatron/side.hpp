@@ -1,0 +1,33 @@
+#pragma once
+// Megatron-Core as a trainer that cases can choose: its keys, and what is wrong with their values.
+
+#include "layout/side.hpp"
+#include "train/megatron/layout.hpp"
+
+namespace refit::train::megatron {
+
+/// Its row of the table of trainers.
+const layout::SideRow& trainer();
+
+class Side final : public layout::SideSpec {
+ public:
+  Side() : SideSpec(trainer()) {}
+  std::unique_ptr<layout::SideSpec> clone() const override { return std::make_unique<Side>(*this); }
+
+  void complete() override { written.sizes = layout::with_data_parallel(written.sizes); }
+  void check(Complaints& complaints, const layout::SideSpec& other) const override;
+  std::vector<std::string> violations(const model::Model& model) const override;
+  std::vector<std::int64_t> legal_tp(const model::Model& model) const override;
+
+  layout::Parallelism sizes() const override { return written.sizes; }
+  std::optional<layout::Precision> precision() const override { return kept_as; }
+  std::unique_ptr<layout::Layout> make_layout(const model::Model& model) const override;
+
+  /// What layouts are made of.
+  Options options() const;
+
+  Options written;  ///< by the keys, but for the precision
+  layout::Precision kept_as = layout::Precision::bf16;
+};
+
+}  // namespace refit::train::megatron
