@@ -38,7 +38,8 @@ class Meter {
  private:
   std::string what_;
   std::int64_t all_ = 0, done_ = 0;
-  double start_, next_, pause_ = 1;
+  double pause_ = 1;
+  double start_, next_;
 };
 
 /// Why something could not be written to stdout: the system's reason. Empty where all was, and where the reader has had

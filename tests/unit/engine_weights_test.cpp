@@ -20,7 +20,7 @@ cases::Case small_case(std::vector<app::Option> options) {
 TEST(Weights, SyntheticOnesSayHowFarTheyAre) {
   const kernels::Runtime runtime;
   const kernels::ExecutionSpace space;
-  const Setup setup(small_case({}));
+  const engine::Setup setup(small_case({}));
   const layout::LocalLayout local = layout::materialise(*setup.train, setup.model.tensors, Rank{0});
   const kernels::SharedBuffer arena(transport::ArenaMap(local).bytes);
   const Weights weights(setup, local, Group::train, Rank{0}, arena.data());
@@ -38,7 +38,7 @@ TEST(Weights, SyntheticOnesSayHowFarTheyAre) {
 
 TEST(Describe, ListsAllTensorsOfThePayload) {
   for (const char* precision : {"bf16", "fp8"}) {
-    const Setup setup(small_case({{"refit.bulk", "ffn", ""}, {"gen.precision", precision, ""}}));
+    const engine::Setup setup(small_case({{"refit.bulk", "ffn", ""}, {"gen.precision", precision, ""}}));
     const report::Result result = describe(setup, {});
     std::map<std::string, std::int64_t> bytes;
     std::int64_t scales = 0;

@@ -161,6 +161,7 @@ TEST(ReportText, TheLastLineIsTheVerdict) {
   EXPECT_EQ(verdict(result), "FAILED: 1,234 elements wrong in 1 tensor");
   result.status = Status::passed;
   EXPECT_EQ(verdict(result), "OK, as expected: 1,234 elements wrong in 1 tensor");
+  result.status = Status::failed;
   result.error = Failure{"data", "kl_max is 0.1, expected 0", {}, ""};
   EXPECT_EQ(verdict(result), "FAILED: kl_max is 0.1, expected 0");
   result.status = Status::error;
@@ -199,8 +200,7 @@ TEST(ReportText, PlanComparesPoliciesAndExecutors) {
   result.plan->models = {{"all", "direct", {0.5, "wire", "device out", 0.5, 0, 0, 0, 0}},
                          {"ffn", "golden", {2, "misc", "domain in", 0.5, 0.25, 0, 0, 1.25}}};
   const std::string text = plan_of(result);
-  EXPECT_THAT(text,
-              HasSubstr("# model          750.000 ms by latency (wire 125.000 ms at device in, schedule 0\n"));
+  EXPECT_THAT(text, HasSubstr("# model          750.000 ms by latency (wire 125.000 ms at device in, schedule 0\n"));
   EXPECT_THAT(
       text, testing::ContainsRegex("\n  all +direct +500.000 ms  wire +500.000 ms +0 s +0 s +0 s +0 s +device out\n"));
   EXPECT_THAT(text, testing::ContainsRegex(
