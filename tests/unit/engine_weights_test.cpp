@@ -5,6 +5,7 @@
 #include "app/case_reader.hpp"
 #include "engine/describe.hpp"
 #include "engine/weights.hpp"
+#include "kernels/memory.hpp"
 
 namespace refit::engine {
 namespace {
