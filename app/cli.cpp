@@ -265,6 +265,8 @@ void add_inspect(CLI::App& app, Arguments& arguments) {
   CLI::App* command = add_command(app, "inspect", "Family, tensors, files and totals of a checkpoint or config.json");
   command->add_option("CHECKPOINT", arguments.inspect.path, "Checkpoint, config.json, or a model's name")->required();
   command->add_option("--family", arguments.inspect.family, "For architectures that config.json does not name");
+  command->add_option("--json", arguments.inspect.json, "Result file");
+  command->add_flag("--force", arguments.inspect.force, "Replace an existing file");
 }
 
 void add_synth(CLI::App& app, Arguments& arguments) {

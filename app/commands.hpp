@@ -15,6 +15,8 @@ struct InspectOptions {
   std::string path;  ///< checkpoint, folder with config.json alone, config.json, or a model's name
   std::string family;
   std::string inputs;
+  std::string json;  ///< file; empty = none
+  bool force = false;
 };
 
 /// Prints family, tensors and totals. Errors (usage): missing or malformed tensors, after what could be read is

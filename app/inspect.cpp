@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
@@ -7,6 +8,7 @@
 #include "core/error.hpp"
 #include "core/text.hpp"
 #include "model/model.hpp"
+#include "report/files.hpp"
 
 namespace refit::app {
 namespace fs = std::filesystem;
@@ -42,9 +44,14 @@ void print_rows(const std::vector<Row>& rows) {
   }
 }
 
-void print_totals(const char* label, const Totals& totals) {
-  print("{:<24} {} tensors, {} parameters, {} bytes\n", label, grouped(totals.tensors), grouped(totals.parameters),
-        grouped(totals.bytes));
+/// Totals with a name, as they are printed.
+using NamedTotals = std::vector<std::pair<std::string, Totals>>;
+
+void print_totals(const NamedTotals& all) {
+  for (const auto& [label, totals] : all) {
+    print("{:<24} {} tensors, {} parameters, {} bytes\n", label + ":", grouped(totals.tensors),
+          grouped(totals.parameters), grouped(totals.bytes));
+  }
 }
 
 std::string_view quantised(model::WeightFormat how) {
@@ -62,7 +69,7 @@ void print_config(const model::Config& config) {
 }
 
 /// Totals of the model; where it is tied, with and without the second copy of the embedding.
-void print_model_totals(const model::Model& model, bool from_checkpoint) {
+NamedTotals totals_of(const model::Model& model) {
   Totals without, with, prediction;
   bool present = false;
   for (const model::Tensor& tensor : model.tensors) {
@@ -75,18 +82,63 @@ void print_model_totals(const model::Model& model, bool from_checkpoint) {
     if (!copy) without.add(tensor);
     with.add(tensor);
   }
-  if (model.config.mtp_layers > 0) print_totals("multi-token prediction:", prediction);
+  NamedTotals all;
+  if (model.config.mtp_layers > 0) all.emplace_back("multi-token prediction", prediction);
   if (!model.config.tied) {
-    return print_totals(model.config.mtp_layers > 0 ? "without multi-token prediction:" : "total:", with);
+    all.emplace_back(model.config.mtp_layers > 0 ? "without multi-token prediction" : "total", with);
+    return all;
   }
   if (!present) {
     for (const model::Tensor& tensor : model.tensors) {
       if (tensor.role == model::Role::embedding) with.add(tensor);
     }
   }
-  if (from_checkpoint) print("tied: lm_head.weight is {} in the checkpoint\n", present ? "present" : "absent");
-  print_totals("without lm_head.weight:", without);
-  print_totals("with lm_head.weight:", with);
+  all.emplace_back("without lm_head.weight", without);
+  all.emplace_back("with lm_head.weight", with);
+  return all;
+}
+
+void print_tied(const model::Model& model) {
+  if (!model.config.tied) return;
+  const bool present = std::ranges::any_of(
+      model.tensors, [](const model::Tensor& tensor) { return tensor.role == model::Role::lm_head; });
+  print("tied: lm_head.weight is {} in the checkpoint\n", present ? "present" : "absent");
+}
+
+/// The document of schema `refit.inspect` version 1.
+std::string to_json(const std::string& path, const std::string& format, const model::Model& model,
+                    const std::vector<Row>& rows) {
+  using nlohmann::ordered_json;
+  const model::Config& config = model.config;
+  ordered_json document{{"schema", "refit.inspect"},
+                        {"schema_version", 1},
+                        {"path", path},
+                        {"format", format},
+                        {"family", config.family},
+                        {"layers", config.layers},
+                        {"hidden_size", config.hidden_size},
+                        {"vocab_size", config.vocab_size},
+                        {"experts", config.experts},
+                        {"dtype", name(config.dtype)},
+                        {"tied", config.tied}};
+  document["totals"] = ordered_json::array();
+  for (const auto& [label, totals] : totals_of(model)) {
+    document["totals"].push_back(
+        {{"of", label}, {"tensors", totals.tensors}, {"parameters", totals.parameters}, {"bytes", totals.bytes}});
+  }
+  document["unknown"] = ordered_json::array();
+  for (const model::Tensor& tensor : model.tensors) {
+    if (tensor.role == model::Role::unknown) document["unknown"].push_back(tensor.name);
+  }
+  document["tensors"] = ordered_json::array();
+  for (const Row& row : rows) {
+    document["tensors"].push_back({{"name", row.name},
+                                   {"dtype", name(row.dtype)},
+                                   {"shape", std::vector<std::int64_t>(row.shape.begin(), row.shape.end())},
+                                   {"bytes", row.bytes},
+                                   {"file", row.file}});
+  }
+  return document.dump(2) + "\n";
 }
 
 void print_notes(const std::vector<std::string>& notes) {
@@ -100,41 +152,51 @@ void print_unknown(const model::Model& model) {
   }
 }
 
-int inspect_config(const std::string& path, const std::string& family) {
-  const model::Model model = model::build_model(model::read_config(path, family), false);
+/// What was found: all that sums it up first, then every tensor.
+void print_model(const model::Model& model, const std::vector<Row>& rows, bool from_checkpoint) {
+  print_config(model.config);
+  print_notes(model.notes);
+  if (from_checkpoint) print_unknown(model);
+  if (from_checkpoint) print_tied(model);
+  print_totals(totals_of(model));
+  print_rows(rows);
+}
+
+void inspect_config(const std::string& path, const InspectOptions& options) {
+  const model::Model model = model::build_model(model::read_config(path, options.family), false);
   std::vector<Row> rows;
   for (const model::Tensor& tensor : model.tensors) {
     rows.push_back({tensor.name, tensor.file_shape(), tensor.dtype, tensor.bytes(), "-"});
   }
   print("{}: no weights; what the model would have\n", path);
-  print_config(model.config);
-  print_notes(model.notes);
-  print_rows(rows);
-  print_model_totals(model, false);
-  return 0;
+  print_model(model, rows, false);
+  if (!options.json.empty()) report::write_file(options.json, to_json(path, "config.json", model, rows));
 }
 
-int inspect_checkpoint(const std::string& path, const std::string& family) {
+void inspect_checkpoint(const InspectOptions& options) {
+  const std::string& path = options.path;
   const checkpoint::Checkpoint found = checkpoint::open(path);
   std::vector<Row> rows;
   for (const checkpoint::Entry& entry : found.entries) {
     const std::string& file = found.files[static_cast<std::size_t>(entry.file)];
     rows.push_back({entry.info.name, entry.info.shape, entry.info.dtype, entry.bytes(), fs::path(file).filename()});
   }
-  print("{}: {}\n", path, found.format == checkpoint::Format::hdf5 ? "HDF5" : "safetensors");
+  const char* format = found.format == checkpoint::Format::hdf5 ? "HDF5" : "safetensors";
+  print("{}: {}\n", path, format);
   for (std::size_t i = 0; i < found.files.size(); ++i) {
     print("file {}: {} bytes\n", fs::path(found.files[i]).filename().string(), grouped(found.identities[i].bytes));
   }
   print_notes(found.notes);
-  print_rows(rows);
   const fs::path config = fs::path(found.folder) / "config.json";
-  const model::Config parsed = model::read_config(config.string(), family);
-  print_config(parsed);
-  const model::Model model = model::build_model(parsed, found.tensor_infos(), path);
-  print_notes(model.notes);
-  print_unknown(model);
-  print_model_totals(model, true);
-  return 0;
+  try {
+    const model::Config parsed = model::read_config(config.string(), options.family);
+    const model::Model model = model::build_model(parsed, found.tensor_infos(), path);
+    print_model(model, rows, true);
+    if (!options.json.empty()) report::write_file(options.json, to_json(path, format, model, rows));
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::usage) print_rows(rows);  // they show what does not fit
+    throw;
+  }
 }
 
 /// Whether a file or folder is a checkpoint, or means to be one: config.json alone is none.
@@ -151,8 +213,13 @@ bool holds_weights(const fs::path& path) {
 }  // namespace
 
 int inspect(const InspectOptions& options) {
-  if (holds_weights(options.path)) return inspect_checkpoint(options.path, options.family);
-  return inspect_config(config_path(options.path, options.inputs), options.family);
+  if (!options.json.empty()) report::fail_refused(report::refused_outputs({options.json}, options.force));
+  if (holds_weights(options.path)) {
+    inspect_checkpoint(options);
+  } else {
+    inspect_config(config_path(options.path, options.inputs), options);
+  }
+  return 0;
 }
 
 }  // namespace refit::app

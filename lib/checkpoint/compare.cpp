@@ -5,6 +5,7 @@
 #include "checkpoint/contents.hpp"
 #include "checkpoint/rank_files.hpp"
 #include "checkpoint/tensor_stream.hpp"
+#include "core/console.hpp"
 #include "core/error.hpp"
 
 namespace refit::checkpoint {
@@ -66,9 +67,13 @@ class Comparison {
   void add(const Checkpoint& a, const Checkpoint& b, const std::string& prefix) {
     TensorStream stream_a(a);
     TensorStream stream_b(b);
+    std::int64_t all = 0;
+    for (const Entry& entry : a.entries) all += entry.bytes();
+    Meter meter("comparing" + (prefix.empty() ? "" : " " + prefix.substr(0, prefix.find(':'))), all);
     for (const Entry& entry : a.entries) {
       const Entry* other = b.find(entry.info.name);
       note(prefix + entry.info.name, other == nullptr ? "only in A" : difference(entry, *other, stream_a, stream_b));
+      meter.add(entry.bytes());
     }
     for (const Entry& entry : b.entries) {
       if (a.find(entry.info.name) == nullptr) note(prefix + entry.info.name, "only in B");

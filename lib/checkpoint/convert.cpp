@@ -7,6 +7,7 @@
 #include "checkpoint/contents.hpp"
 #include "checkpoint/file.hpp"
 #include "checkpoint/tensor_stream.hpp"
+#include "core/console.hpp"
 #include "core/error.hpp"
 
 namespace refit::checkpoint {
@@ -28,10 +29,14 @@ void convert(const std::string& input, const std::string& output, std::int64_t m
 
   const auto writer = Writer::create(format, output, source.tensor_infos(), max_shard_bytes, force);
   TensorStream stream(source);
+  std::int64_t all = 0;
+  for (const Entry& entry : source.entries) all += entry.bytes();
+  Meter meter("converting", all);
   for (std::size_t i = 0; i < source.entries.size(); ++i) {
     stream.start(source.entries[i]);
     for (auto chunk = stream.next(); !chunk.empty(); chunk = stream.next()) {
       writer->write(static_cast<std::int32_t>(i), chunk);
+      meter.add(std::ssize(chunk));
     }
   }
   for (const auto& [name, text] : texts) write_config(output, text, name);

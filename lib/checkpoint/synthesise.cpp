@@ -1,6 +1,7 @@
 #include "checkpoint/chunks.hpp"
 #include "checkpoint/config_copy.hpp"
 #include "checkpoint/contents.hpp"
+#include "core/console.hpp"
 #include "core/error.hpp"
 #include "core/hash.hpp"
 #include "kernels/memory.hpp"
@@ -60,6 +61,7 @@ void synthesise(const model::Model& model, const std::string& config_path, const
   const auto writer = Writer::create(format, folder, infos_of(model, config_path), max_shard_bytes, force);
   const kernels::ExecutionSpace space;
   const kernels::SharedBuffer buffer(kBufferBytes);
+  Meter meter("writing synthetic weights", model.bytes());
   for (const model::Tensor& tensor : model.tensors) {
     const SyntheticRule rule = synthetic_rule(model.canonical(tensor), seed);
     const std::int64_t size = byte_size(tensor.dtype);
@@ -68,6 +70,7 @@ void synthesise(const model::Model& model, const std::string& config_path, const
                           rule.key, rule.mean, rule.scale);
       space.fence();
       writer->write(tensor.index, {buffer.data(), static_cast<std::size_t>(part.volume() * size)});
+      meter.add(part.volume() * size);
     });
   }
   write_config(folder, config);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -11,6 +12,7 @@
 #include <mutex>
 #include <streambuf>
 
+#include "core/clock.hpp"
 #include "core/files.hpp"
 
 namespace refit {
@@ -85,6 +87,21 @@ class Console::Buffer final : public std::streambuf {
 void write_output(std::string_view text) { std::cout.write(text.data(), static_cast<std::streamsize>(text.size())); }
 
 void write_error(std::string_view text) noexcept { static_cast<void>(write_fully(STDERR_FILENO, text)); }
+
+Meter::Meter(std::string what, std::int64_t all_bytes)
+    : what_(std::move(what)), all_(all_bytes), start_(now()), next_(start_ + pause_) {}
+
+void Meter::add(std::int64_t bytes) {
+  constexpr double kLongest = 8;
+  done_ += bytes;
+  const double time = now();
+  if (time < next_ || all_ == 0) return;
+  print_error("refit: {}: {:.0f} % of {:.2f} GB after {:.0f} s\n", what_,
+              100 * static_cast<double>(done_) / static_cast<double>(all_), static_cast<double>(all_) / 1e9,
+              time - start_);
+  next_ = time + pause_;
+  pause_ = std::min(kLongest, 2 * pause_);
+}
 
 std::string stdout_failure() {
   const int failed = stdout_errno;

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -26,6 +27,20 @@ template <typename... Args>
 void print_error(fmt::format_string<Args...> format, Args&&... args) {
   write_error(fmt::format(format, std::forward<Args>(args)...));
 }
+
+/// Tells stderr how far a long work is: nothing in its first second, then after pauses of 1, 2, 4 and from then on 8
+/// seconds, e.g. "refit: writing weights: 35 % of 1.19 GB after 8 s".
+class Meter {
+ public:
+  Meter(std::string what, std::int64_t all_bytes);
+  void add(std::int64_t bytes);
+
+ private:
+  std::string what_;
+  std::int64_t all_ = 0, done_ = 0;
+  double pause_ = 1;
+  double start_, next_;
+};
 
 /// Why something could not be written to stdout: the system's reason. Empty where all was, and where the reader has had
 /// enough (`refit list models | head -1`).

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/console.hpp"
 #include "diagnose/fit.hpp"
 #include "diagnose/search.hpp"
 
@@ -48,7 +49,9 @@ class Examination {
     for (int round = 0; round < kRounds && look_for_candidates(); ++round) {
     }
     std::vector<Region> regions;
+    Meter meter("explaining", bytes_of_wrong());
     for (const WrongPart& wrong : wrong_) {
+      meter.add(bytes_of(wrong));
       const Part part = read(wrong);
       Explained explained = explain(part, canonical(wrong), wrong.candidates, sources_);
       explain_rest(part, sources_, explained);
@@ -136,7 +139,9 @@ class Examination {
 
   void compare() {
     std::vector<std::string> unknown;
+    Meter meter("comparing", setup_.model.bytes());
     for (const Tensor& tensor : setup_.model.tensors) {
+      meter.add(tensor.bytes());
       if (!setup_.gen->format(tensor)) continue;
       const auto whole = truth(tensor.index);
       if (!whole) {
@@ -314,10 +319,21 @@ class Examination {
                       extras.size(), *extras.begin()));
   }
 
+  static std::int64_t bytes_of(const WrongPart& wrong) {
+    return wrong.piece.box.volume() * byte_size(wrong.storage.dtype);
+  }
+  std::int64_t bytes_of_wrong() const {
+    std::int64_t bytes = 0;
+    for (const WrongPart& wrong : wrong_) bytes += bytes_of(wrong);
+    return bytes;
+  }
+
   /// One search for what is unexplained so far; false where it found nothing new.
   bool look_for_candidates() {
     std::vector<Probe> probes;
+    Meter meter("looking at what is wrong", bytes_of_wrong());
     for (std::size_t i = 0; i < wrong_.size(); ++i) {
+      meter.add(bytes_of(wrong_[i]));
       if (wrong_[i].is_hopeless) continue;
       const Part part = read(wrong_[i]);
       const std::size_t before = probes.size();

@@ -26,20 +26,20 @@ Fit fit_of(const cases::Setup& setup, const Dumps& gen) {
 }
 
 std::string fitting_layout(const cases::Setup& setup, const Dumps& gen) {
+  const layout::SideKey* key = setup.c.engine().find_key("gen.layout");
+  if (key == nullptr) return "";
   const std::int64_t ranks = gen.ranks();
   for (std::int64_t tp = ranks; tp >= 1; --tp) {
     if (ranks % tp != 0) continue;
-    for (const std::int64_t ep : std::set<std::int64_t>{1, tp, ranks}) {
-      const std::string layout = layout::to_string({.tp = tp, .ep = ep, .dp = ranks / tp});
+    for (const std::int64_t ep : std::set<std::int64_t>{1, tp, ranks}) {  // experts are cut, or of an engine's ranks
       cases::Case c = setup.c;
-      const layout::SideKey* key = c.engine().find_key("gen.layout");
-      if (key == nullptr) return "";
       try {
-        if (!key->set(*c.gen.front(), layout).empty()) continue;
-        cases::complete(c);
+        layout::SideSpec& spec = *c.gen.front();
+        if (!key->set(spec, fmt::format("TP{}xDP{}xEP{}", tp, ranks / tp, ep)).empty()) continue;
+        spec.complete();
         const cases::Setup other(c);
         const Fit fit = fit_of(other, gen);
-        if (fit.missing == 0 && fit.misshaped == 0) return layout;
+        if (fit.missing == 0 && fit.misshaped == 0) return layout::to_string(spec.sizes());
       } catch (const Error&) {
         continue;  // no legal layout of this model
       }

@@ -4,6 +4,8 @@
 #include <map>
 #include <set>
 
+#include "core/console.hpp"
+
 namespace refit::diagnose {
 namespace {
 
@@ -137,7 +139,9 @@ std::vector<Hit> search(const model::Model& model, Source& source, const std::ve
   std::map<DType, std::set<std::int64_t>> lengths;
   for (const Probe& probe : probes) lengths[probe.dtype].insert(probe.length);
   std::vector<Hit> hits;
+  Meter meter("looking for where contents come from", model.bytes());
   for (const model::Tensor& tensor : model.tensors) {
+    meter.add(tensor.bytes());
     if (model.canonical(tensor).index != tensor.index) continue;
     const auto whole = source.get(tensor.index);
     if (whole && lengths.contains(whole->dtype)) scan(*whole, lengths[whole->dtype], table, hits);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/clock.hpp"
 #include "kernels/kernels.hpp"
 #include "plan/traffic.hpp"
 #include "report/environment.hpp"
@@ -66,6 +67,7 @@ report::Result describe(const Case& c, const std::vector<std::string>& command) 
   result.test_case = {c.name, c.description, c.file};
   result.command = fmt::format("{}", fmt::join(command, " "));
   result.start_time = report::current_time();
+  result.started = now();
   result.environment = report::local_environment();
   result.environment.mpi = transport::MpiSession::version();
   result.environment.kokkos = kernels::Runtime::version();
@@ -82,10 +84,15 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
   const auto& payload = setup.split.payload;
   const std::int64_t bytes = payload.bulk_bytes + payload.misc_bytes + payload.from_checkpoint_bytes;
   report::Model counted{setup.model.config.family, setup.source(), 0, 0, bytes};
-  for (const auto* path : {&setup.split.bulk, &setup.split.misc, &setup.split.from_checkpoint}) {
+  for (const auto& [path, name] : {std::pair(&setup.split.bulk, "bulk"),
+                                   {&setup.split.misc, "misc"},
+                                   {&setup.split.from_checkpoint, "checkpoint"}}) {
     for (const model::Tensor& tensor : *path) {
       ++counted.tensors;
       if (!is_scale(tensor.role)) counted.parameters += product(tensor.file_shape());
+      const auto held = setup.train->format(tensor);
+      const DType dtype = held ? held->dtype : setup.gen->format(tensor).value().dtype;
+      result.tensors.push_back({tensor.name, product(tensor.file_shape()) * byte_size(dtype), name});
     }
   }
   result.model = counted;

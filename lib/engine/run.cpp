@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "case/limits.hpp"
+#include "core/clock.hpp"
 #include "core/files.hpp"
 #include "engine/describe.hpp"
 #include "engine/device.hpp"
@@ -332,6 +333,7 @@ void end_job(int code) {
 /// Rank 0's last words: what the job has come to. MPI has ended.
 int conclude(const Findings& findings, Outputs& outputs, bool complete) {
   report::Result result = findings.get();
+  result.elapsed_seconds = now() - result.started;
   if (!complete) spdlog::error("{}: {}", result.exit_code == 0 ? "as expected" : "error", result.error->message);
   outputs.write(result);
   if (complete) report::print_summary(std::cout, result);

@@ -57,8 +57,19 @@ Loaded Weights::load(const kernels::ExecutionSpace& space,
     loaded = read_checkpoint(space, progress);
     if (is_train) require_tied_head(space);
   }
-  for (const LocalPiece* piece : own_pieces()) {
-    if (!is_read(*piece)) make(space, *piece);
+  std::vector<const LocalPiece*> made;
+  const auto own = own_pieces();
+  std::ranges::copy_if(own, std::back_inserter(made), [&](const LocalPiece* piece) { return !is_read(*piece); });
+  std::int64_t done = 0;
+  std::int64_t all = 0;
+  const auto bytes_of = [](const LocalPiece& piece) {
+    return piece.piece.box.volume() * byte_size(piece.piece.format.dtype);
+  };
+  for (const LocalPiece* piece : made) all += bytes_of(*piece);
+  for (const LocalPiece* piece : made) {
+    make(space, *piece);
+    done += bytes_of(*piece);
+    progress(done, all);
   }
   space.fence();
   fill(space);

@@ -1,6 +1,19 @@
 #include "inject/late.hpp"
 
+#include "kernels/kernels.hpp"
+
 namespace refit::inject {
+
+namespace {
+
+/// What a staging buffer holds before anything came: zeros, whatever its allocator left there.
+void clear(std::byte* data, std::int64_t bytes) {
+  const kernels::ExecutionSpace space;
+  kernels::fill(space, data, DType::u8, Extents{bytes}, Extents{1}, 0);
+  space.fence();
+}
+
+}  // namespace
 
 std::byte* Aside::of(std::byte* data, std::int64_t bytes) {
   kernels::DeviceBuffer& buffer = memory_[data];
@@ -13,6 +26,7 @@ void LateReceives::post(std::span<const transport::Message> group, int lane, tra
   for (transport::Message& message : messages) {
     const bool staged = message.data < weights_.data() || message.data >= weights_.data() + weights_.size();
     if (staged && message.kind == transport::Message::Kind::receive) {
+      if (cleared_.insert(message.data).second) clear(message.data, message.bytes);
       message.data = aside_.of(message.data, message.bytes);
     }
   }

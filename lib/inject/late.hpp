@@ -3,6 +3,7 @@
 // copies always win. The late bytes go where nobody reads; in their place is what was there before.
 
 #include <map>
+#include <set>
 
 #include "kernels/memory.hpp"
 #include "transport/communicator.hpp"
@@ -39,6 +40,7 @@ class LateReceives final : public transport::Communicator {
  private:
   std::unique_ptr<transport::Communicator> truth_;
   std::span<const std::byte> weights_;
+  std::set<std::byte*> cleared_;
   Aside aside_;
 };
 

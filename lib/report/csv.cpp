@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "report/format.hpp"
 #include "report/printers.hpp"
 #include "report/statistics.hpp"
 
@@ -22,6 +23,21 @@ std::string optional_field(const std::optional<Value>& value) {
   return value ? fmt::format("{}", *value) : std::string();
 }
 
+std::string setting(const Result& result, std::string_view key) {
+  for (const auto& [name, value] : result.settings) {
+    if (name == key) return format_setting(value);
+  }
+  return "";
+}
+
+/// What all rows of a run have in common: files of several runs can be put together.
+std::string run_fields(const Result& result) {
+  return fmt::format("{},{},{},{},{},{},{},{},{},{}", field(result.test_case.name),
+                     field(result.model ? result.model->family : ""), setting(result, "executor"),
+                     setting(result, "bulk"), field(result.train.layout), field(result.gen.layout), result.train.ranks,
+                     result.gen.ranks, field(result.train.precision), field(result.gen.precision));
+}
+
 std::vector<std::string> phase_names(const Result& result) {
   std::vector<std::string> names;
   if (result.refits.empty()) return names;
@@ -33,12 +49,14 @@ std::vector<std::string> phase_names(const Result& result) {
 
 std::string to_csv(const Result& result) {
   const auto phases = phase_names(result);
-  std::string text = "case,refit,warmup,weight_sync_seconds";
+  const std::string run = run_fields(result);
+  std::string text =
+      "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
+      "weight_sync_seconds";
   for (const std::string& phase : phases) text += fmt::format(",{}", field(phase + "_seconds"));
   text += ",payload_bytes,algbw_gb_per_s,elements_wrong,kl_max\n";
   for (const Refit& refit : result.refits) {
-    text +=
-        fmt::format("{},{},{},{}", field(result.test_case.name), refit.number, refit.warmup ? 1 : 0, refit.weight_sync);
+    text += fmt::format("{},{},{},{}", run, refit.number, refit.warmup ? 1 : 0, refit.weight_sync);
     for (const std::string& phase : phases) text += ',' + optional_field(find_phase(refit, phase));
     text += fmt::format(",{},{},{},{}\n", result.payload ? fmt::format("{}", result.payload->total_bytes()) : "",
                         optional_field(algorithm_bandwidth(result, refit)), optional_field(refit.elements_wrong),

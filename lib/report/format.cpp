@@ -8,7 +8,7 @@
 namespace refit::report {
 namespace {
 
-constexpr std::size_t kColumns = 120;
+constexpr std::size_t kColumns = 80;
 constexpr std::size_t kLabelColumns = 15;
 
 double gib(std::int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0); }
@@ -137,8 +137,7 @@ std::string xml_escape(const std::string& text) {
 }
 
 std::string verdict(const Result& result) {
-  if (result.status == Status::passed) return "OK";
-  std::string why = "no reason was recorded";
+  std::string why = result.status == Status::passed ? "" : "no reason was recorded";
   if (result.error) {
     why = result.error->message;
   } else if (result.verification && result.verification->elements_wrong > 0) {
@@ -146,6 +145,7 @@ std::string verdict(const Result& result) {
                       counted(result.verification->elements_wrong, "element"),
                       counted(result.verification->tensors_wrong, "tensor"));
   }
+  if (result.status == Status::passed) return why.empty() ? "OK" : fmt::format("OK, as expected: {}", why);
   return fmt::format("{}: {}", result.status == Status::waived ? "WAIVED" : "FAILED", why);
 }
 

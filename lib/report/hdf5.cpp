@@ -1,6 +1,7 @@
 #include <hdf5.h>
 
 #include <algorithm>
+#include <map>
 
 #include "core/error.hpp"
 #include "report/format.hpp"
@@ -132,6 +133,29 @@ void write_matrix(hid_t file, const ByteMatrix& matrix) {
   write_dataset(file, "byte_matrix", H5T_NATIVE_INT64, {matrix.size(), columns}, flat.data(), "bytes");
 }
 
+void write_tensors(hid_t file, const Result& result) {
+  std::map<std::string_view, std::int64_t> wrong;
+  if (result.verification) {
+    for (const WrongTensor& each : result.verification->wrong) wrong[each.tensor] += each.elements_wrong;
+  }
+  std::vector<const char*> names;
+  std::vector<const char*> paths;
+  std::vector<std::int64_t> bytes;
+  std::vector<std::int64_t> elements_wrong;
+  for (const MovedTensor& tensor : result.tensors) {
+    names.push_back(tensor.name.c_str());
+    paths.push_back(tensor.path);
+    bytes.push_back(tensor.bytes);
+    elements_wrong.push_back(wrong[tensor.name]);
+  }
+  const Handle type = string_type();
+  const Handle group = create_group(file, "tensors");
+  write_dataset(group.get(), "name", type.get(), {names.size()}, names.data(), "");
+  write_dataset(group.get(), "path", type.get(), {paths.size()}, paths.data(), "");
+  write_dataset(group.get(), "bytes", H5T_NATIVE_INT64, {bytes.size()}, bytes.data(), "bytes");
+  write_dataset(group.get(), "elements_wrong", H5T_NATIVE_INT64, {elements_wrong.size()}, elements_wrong.data(), "");
+}
+
 void write_wrong(hid_t file, const std::vector<WrongTensor>& wrong) {
   std::vector<const char*> tensors;
   std::vector<std::int64_t> ranks;
@@ -167,6 +191,7 @@ std::string to_hdf5(const Result& result) {
   write_case(file.get(), result);
   write_samples(file.get(), result);
   write_matrix(file.get(), result.byte_matrix);
+  write_tensors(file.get(), result);
   write_wrong(file.get(), result.verification ? result.verification->wrong : std::vector<WrongTensor>{});
   check(H5Fflush(file.get(), H5F_SCOPE_GLOBAL) >= 0, kName);
   const ssize_t bytes = H5Fget_file_image(file.get(), nullptr, 0);

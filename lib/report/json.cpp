@@ -139,6 +139,7 @@ void put_samples(Json& json, const std::vector<double>& samples) {
     json["median"] = summary->median;
     json["mean"] = summary->mean;
     json["p95"] = summary->p95;
+    json["p99"] = summary->p99;
     json["max"] = summary->max;
   }
 }
@@ -242,6 +243,7 @@ std::string to_json(const Result& result) {
   json["case"] = to_json(result.test_case);
   json["command"] = result.command;
   json["start_time"] = result.start_time;
+  if (result.elapsed_seconds) json["elapsed_seconds"] = *result.elapsed_seconds;
   json["status"] = name(result.status);
   json["exit_code"] = result.exit_code;
   put_part(json, "error", result.error);

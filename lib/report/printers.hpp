@@ -11,8 +11,9 @@ namespace refit::report {
 /// indentation. Absent parts are left out; a number that is not finite becomes null.
 std::string to_json(const Result& result);
 
-/// A heading, then one row per refit (warm-up included): case, refit, warmup, weight_sync_seconds, a column
-/// `<phase>_seconds` per phase, payload_bytes, algbw_gb_per_s, elements_wrong, kl_max. What is not known is empty.
+/// A heading, then one row per refit (warm-up included): case, model, executor, bulk, train, gen, train_ranks,
+/// gen_ranks, train_precision, gen_precision, refit, warmup, weight_sync_seconds, a column `<phase>_seconds` per phase,
+/// payload_bytes, algbw_gb_per_s, elements_wrong, kl_max. What is not known is empty.
 std::string to_csv(const Result& result);
 
 /// The document of schema `nccl_m2n.benchmark.metrics` version 1, as NCCL M2N's benchmarks write it: weight_sync
@@ -29,6 +30,8 @@ std::string to_junit(const Result& result);
 ///     /weight_sync        float64 [refits after the warm-up], seconds; attribute `first`: refit 1
 ///     /phases/<name>      float64 [1 for load, plan, ...; else as weight_sync], seconds
 ///     /byte_matrix        int64 [train ranks, gen ranks], bytes
+///     /tensors/name       string [tensors of the payload]; likewise bytes (int64), path ("bulk", "misc", "checkpoint")
+///                         and elements_wrong (int64, over all gen ranks)
 ///     /wrong/tensor       string [wrong tensors]; likewise gen_rank, elements_wrong (int64), and counted (1; 0 where
 ///                         elements_wrong is a lower bound)
 ///     /wrong/first_index  int64 [wrong tensors, 4], -1 beyond the tensor's dimensions

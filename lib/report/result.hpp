@@ -227,10 +227,19 @@ struct Plan {
 
 using plan::ByteMatrix;
 
+/// A tensor that a refit moves.
+struct MovedTensor {
+  std::string name;
+  std::int64_t bytes = 0;  ///< at its Hugging Face shape, in train's dtype
+  const char* path = "";   ///< "bulk", "misc", or "checkpoint" of what no train rank has
+};
+
 struct Result {
   Case test_case;
-  std::string command;     ///< the command line
-  std::string start_time;  ///< ISO 8601, UTC
+  std::string command;                    ///< the command line
+  std::string start_time;                 ///< ISO 8601, UTC
+  double started = 0;                     ///< the same moment by now(): not reported
+  std::optional<double> elapsed_seconds;  ///< from then to the end
   Status status = Status::passed;
   int exit_code = 0;
   std::optional<Failure> error;
@@ -240,6 +249,7 @@ struct Result {
   Group gen;
   Settings settings;
   std::optional<Payload> payload;
+  std::vector<MovedTensor> tensors;  ///< all of the payload; only HDF5 has room for them
   std::optional<Wire> wire;
   std::optional<Memory> memory;
   std::optional<Schedule> schedule;

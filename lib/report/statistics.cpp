@@ -25,6 +25,7 @@ std::optional<Summary> summarise(std::span<const double> samples) {
   summary.median = quantile(sorted, 0.5);
   summary.mean = std::accumulate(sorted.begin(), sorted.end(), 0.0) / static_cast<double>(sorted.size());
   summary.p95 = quantile(sorted, 0.95);
+  summary.p99 = quantile(sorted, 0.99);
   summary.max = sorted.back();
   return summary;
 }

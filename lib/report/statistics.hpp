@@ -21,6 +21,7 @@ struct Summary {
   double median = 0;
   double mean = 0;
   double p95 = 0;
+  double p99 = 0;
   double max = 0;
 };
 

@@ -24,9 +24,9 @@ void print_times(std::ostream& out, const Result& result) {
     std::string text = "first " + format_seconds(result.refits.front().weight_sync);
     const auto samples = weight_sync_samples(result);
     if (const auto summary = summarise(samples)) {
-      text += fmt::format("; min {}, median {}, max {} of {}", format_seconds(summary->min),
-                          format_seconds(summary->median), format_seconds(summary->max),
-                          counted(static_cast<std::int64_t>(samples.size()), "refit"));
+      text += fmt::format("; min {}, median {}, p95 {}, p99 {}, max {} of {}", format_seconds(summary->min),
+                          format_seconds(summary->median), format_seconds(summary->p95), format_seconds(summary->p99),
+                          format_seconds(summary->max), counted(std::ssize(samples), "refit"));
     }
     out << labelled("weight_sync", text);
   }
@@ -119,6 +119,8 @@ void print_summary(std::ostream& out, const Result& result) {
   print_sizes(out, result);
   if (result.verification) print_verification(out, *result.verification);
   for (const std::string& note : result.notes) out << labelled("note", note);
+  if (result.elapsed_seconds)
+    out << labelled("elapsed", format_seconds(*result.elapsed_seconds) + " from start to end");
   out << verdict(result) << '\n' << std::flush;
 }
 

@@ -90,22 +90,21 @@ void print_header(std::ostream& out, const Result& result) {
 }
 
 void print_step_heading(std::ostream& out) {
-  out << fmt::format("#\n# {:>6} {:>13} {:>12} {:>12} {:>12} {:>10} {:>14} {:>11}\n", "refit", "weight_sync", "bulk",
-                     "misc", "finalize", "algbw", "#wrong", "KL max");
-  out << fmt::format("# {:>6} {:>13} {:>12} {:>12} {:>12} {:>10} {:>14}\n", "", "(ms)", "(ms)", "(ms)", "(ms)",
-                     "(GB/s)", "(elements)")
+  out << fmt::format("#\n# {:>5} {:>11} {:>9} {:>9} {:>9} {:>7} {:>10} {:>9}\n", "refit", "weight_sync", "bulk", "misc",
+                     "finalize", "algbw", "#wrong", "KL max");
+  out << fmt::format("# {:>5} {:>11} {:>9} {:>9} {:>9} {:>7} {:>10}\n", "", "(ms)", "(ms)", "(ms)", "(ms)", "(GB/s)",
+                     "(elements)")
       << std::flush;
 }
 
 void print_step(std::ostream& out, const Result& result, const Refit& refit) {
   const auto bandwidth = algorithm_bandwidth(result, refit);
   out << fmt::format(
-             "  {:>6} {:>13} {:>12} {:>12} {:>12} {:>10} {:>14} {:>11}{}\n", refit.number,
-             milliseconds(refit.weight_sync), milliseconds(find_phase(refit, "bulk")),
-             milliseconds(find_phase(refit, "misc")), milliseconds(find_phase(refit, "finalize")),
-             bandwidth ? fmt::format("{:.2f}", *bandwidth) : "-",
+             "  {:>5} {:>11} {:>9} {:>9} {:>9} {:>7} {:>10} {:>9}{}\n", refit.number, milliseconds(refit.weight_sync),
+             milliseconds(find_phase(refit, "bulk")), milliseconds(find_phase(refit, "misc")),
+             milliseconds(find_phase(refit, "finalize")), bandwidth ? fmt::format("{:.2f}", *bandwidth) : "-",
              refit.elements_wrong ? fmt::format("{}{}", refit.counted ? "" : ">=", *refit.elements_wrong) : "N/A",
-             refit.kl_max ? fmt::format("{:.4g}", *refit.kl_max) : "N/A", refit.warmup ? "  warm-up" : "")
+             refit.kl_max ? fmt::format("{:.3g}", *refit.kl_max) : "N/A", refit.warmup ? " w" : "")
       << std::flush;
 }
 

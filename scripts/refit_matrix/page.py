@@ -172,7 +172,7 @@ def _side_by_side(outcomes):
     heads = "".join(f"<th>{escape(variant)}</th>" for variant in variants)
     return f"""<h2>Side by side</h2>
 <p class="soft">Median weight_sync in ms, as a multiple of the fastest, and efficiency.</p>
-<div class="scroll"><table>
+<div class="scroll"><table class="beside">
 <thead><tr><th>case,<br>layout that runs</th>{heads}</tr></thead>
 <tbody>
 {chr(10).join(lines)}

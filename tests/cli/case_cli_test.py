@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -200,6 +201,13 @@ class Checkpoints(Cli):
         self.synth("s")
         text = self.succeed("inspect", "s")
         self.assertIn("s: safetensors", text)
+        self.assertLess(text.index("without lm_head.weight:"), text.index("model.embed_tokens.weight"), "the summary is not first")
+        self.succeed("inspect", "s", "--json", "inspect.json")
+        with open(self.path("inspect.json")) as file:
+            document = json.load(file)
+        self.assertEqual((document["family"], document["totals"][0]["of"]), ("qwen3", "without lm_head.weight"))
+        self.assertEqual(len(document["tensors"]), document["totals"][0]["tensors"])
+        self.refuse(2, "inspect", "s", "--json", "inspect.json", part="inspect.json")
         self.assertIn("tied: lm_head.weight is absent", text)
         self.synth("t", "--tied-lm-head")
         self.assertIn("tied: lm_head.weight is present", self.succeed("inspect", "t"))
@@ -279,7 +287,7 @@ class Plans(Cli):
                             "--executor", "m2n", "--json", "plan.json")  # fmt: skip
         # Of each layer: q, o, two norms of heads, two of the layer, router, three of experts. Embedding, norm, head.
         self.assertRegex(text, r"(?m)^# m2n +[0-9.]+ GB by 23 operations; [0-9.]+ MB of 4 tensors by p2p$")
-        self.assertIn("model.layers.0.self_attn.k_proj.weight and 3 more: gen ranks have its 4 parts", text)
+        self.assertIn("model.layers.0.self_attn.k_proj.weight and 3 more: gen ranks have its 4 parts", re.sub(r"\n#\s+", " ", text))
         with open(self.path("plan.json"), encoding="utf-8") as file:
             plan = json.load(file)
         m2n = plan["m2n"]

@@ -16,7 +16,7 @@ foreach(family deepseek_v3 gpt_oss mixtral nemotron_h qwen3 qwen3_5_moe qwen3_mo
   refit_run_test(rows_${family} run_rows.py --family ${family})
 endforeach()
 
-set(run_tests options hdf5 fp8 quantised kv_scales injections diagnose bugs bug_schedules mistakes memory values killed outputs plan m2n)
+set(run_tests options documented hdf5 fp8 quantised kv_scales injections diagnose bugs bug_schedules mistakes memory values killed outputs plan m2n)
 if(NOT REFIT_SANITIZE)  # sanitizers keep freed memory, and link libraries of their own
   list(APPEND run_tests flat cluster)
 endif()

@@ -17,7 +17,8 @@ using testing::Not;
 constexpr const char* kExpectedResult = R"json({
   "schema": "refit.result", "schema_version": 1,
   "case": {"name": "tiny", "description": "TP1 -> TP1: \"one\" & <one>", "file": "cases/tiny.toml"},
-  "command": "refit run cases/tiny.toml", "start_time": "2025-01-31T12:00:00Z", "status": "failed", "exit_code": 1,
+  "command": "refit run cases/tiny.toml", "start_time": "2025-01-31T12:00:00Z", "elapsed_seconds": 4.5,
+  "status": "failed", "exit_code": 1,
   "error": {"kind": "data", "message": "1 element is wrong", "rank": 1, "phase": "verify"},
   "environment": {"refit": "0.1.0", "compiler": "GNU 12.2.0", "mpi": "Open MPI 4.1.4", "ranks": [
     {"rank": 0, "group": "train", "pid": 100, "host": "alpha", "device": "cpu", "coordinates": {"tp": 0, "pp": 0}},
@@ -25,7 +26,7 @@ constexpr const char* kExpectedResult = R"json({
   "model": {"family": "llama", "source": "models/tiny/config.json", "tensors": 3, "parameters": 1000, "bytes": 2000},
   "train": {"trainer": "megatron", "layout": "TP1", "ranks": 1, "precision": "bf16"},
   "gen": {"engine": "vllm", "layout": "TP1", "ranks": 1, "precision": "bf16"},
-  "settings": {"bulk": "ffn", "steps": 2, "check_agreement": true, "fraction": 0.5},
+  "settings": {"bulk": "ffn", "executor": "p2p", "steps": 2, "check_agreement": true, "fraction": 0.5},
   "payload": {"bulk_bytes": 1500, "misc_bytes": 500, "total_bytes": 2000, "bulk_fraction": 0.75, "qkv_to_misc": true,
               "from_checkpoint_bytes": 64},
   "wire": {"bytes": 2000, "copies": 3, "egress_bytes_max": 2000, "ingress_bytes_max": 2000, "local_bytes": 0,
@@ -40,10 +41,10 @@ constexpr const char* kExpectedResult = R"json({
                     "latency": 0.5, "misc": 0.0625},
   "rates": {"device_in": 8000.0, "memory": 32000.0},
   "efficiency": 0.5,
-  "weight_sync": {"first": 1.0, "samples": [0.5, 0.25], "min": 0.25, "median": 0.375, "mean": 0.375, "p95": 0.4875,
+  "weight_sync": {"first": 1.0, "samples": [0.5, 0.25], "min": 0.25, "median": 0.375, "mean": 0.375, "p95": 0.4875, "p99": 0.4975,
                   "max": 0.5},
   "host_seconds": {"samples": [0.0625, 0.03125], "min": 0.03125, "median": 0.046875, "mean": 0.046875,
-                   "p95": 0.0609375, "max": 0.0625},
+                   "p95": 0.0609375, "p99": 0.0621875, "max": 0.0625},
   "phases": {"load": {"min": 2.0, "median": 2.0, "max": 2.0}, "plan": {"min": 0.5, "median": 0.5, "max": 0.5},
              "bulk": {"min": 0.125, "median": 0.25, "max": 0.375},
              "misc": {"min": 0.125, "median": 0.125, "max": 0.125}},
@@ -101,11 +102,12 @@ TEST(ReportJson, AKlThatIsNotFiniteIsNull) {
 
 TEST(ReportCsv, OneRowPerRefit) {
   EXPECT_EQ(to_csv(sample_result()),
-            "case,refit,warmup,weight_sync_seconds,bulk_seconds,misc_seconds,payload_bytes,algbw_gb_per_s,"
+            "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
+            "weight_sync_seconds,bulk_seconds,misc_seconds,payload_bytes,algbw_gb_per_s,"
             "elements_wrong,kl_max\n"
-            "tiny,1,1,1,0.75,0.25,2000,2e-06,0,0\n"
-            "tiny,2,0,0.5,0.375,0.125,2000,4e-06,,\n"
-            "tiny,3,0,0.25,0.125,0.125,2000,8e-06,1,0.5\n");
+            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,1,1,1,0.75,0.25,2000,2e-06,0,0\n"
+            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,2,0,0.5,0.375,0.125,2000,4e-06,,\n"
+            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,3,0,0.25,0.125,0.125,2000,8e-06,1,0.5\n");
 }
 
 TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
@@ -113,8 +115,9 @@ TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
   result.test_case.name = "a,\"b\"";
   result.refits = {{1, false, 0.5, {}, {}, {}, {}}};
   EXPECT_EQ(to_csv(result),
-            "case,refit,warmup,weight_sync_seconds,payload_bytes,algbw_gb_per_s,elements_wrong,kl_max\n"
-            "\"a,\"\"b\"\"\",1,0,0.5,,,,\n");
+            "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
+            "weight_sync_seconds,payload_bytes,algbw_gb_per_s,elements_wrong,kl_max\n"
+            "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,\n");
 }
 
 /// Whether tags nest, attributes are quoted and `&` begins a known entity: what a reader of JUnit files stumbles over.

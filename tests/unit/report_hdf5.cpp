@@ -107,6 +107,18 @@ TEST(ReportHdf5, SamplesPhasesMatrixAndWrongTensors) {
   EXPECT_THAT(reader.integers("wrong/first_index"), ElementsAre(7, -1, -1, -1, 1, 2, 3, -1));
 }
 
+TEST(ReportHdf5, AllTensorsWithWhatIsWrongInThem) {
+  const TemporaryFolder folder;
+  Result result = sample_result();
+  result.verification->wrong.push_back({"norm.weight", 1, 4, {2}});
+  write_file(folder / "r.h5", to_hdf5(result));
+  const Reader reader(folder / "r.h5");
+  EXPECT_THAT(reader.strings("tensors/name"), ElementsAre("w", "norm.weight"));
+  EXPECT_THAT(reader.strings("tensors/path"), ElementsAre("bulk", "misc"));
+  EXPECT_THAT(reader.integers("tensors/bytes"), ElementsAre(1500, 500));
+  EXPECT_THAT(reader.integers("tensors/elements_wrong"), ElementsAre(0, 5));
+}
+
 TEST(ReportHdf5, AttributesSayWhichCaseItWas) {
   const TemporaryFolder folder;
   write_file(folder / "r.h5", to_hdf5(sample_result()));

@@ -22,7 +22,7 @@ Result sample_case() {
   result.model = Model{"llama", "models/tiny/config.json", 3, 1000, 2000};
   result.train = {"megatron", "TP1", 1, "bf16"};
   result.gen = {"vllm", "TP1", 1, "bf16"};
-  result.settings = {{"bulk", "ffn"}, {"steps", 2}, {"check_agreement", true}, {"fraction", 0.5}};
+  result.settings = {{"bulk", "ffn"}, {"executor", "p2p"}, {"steps", 2}, {"check_agreement", true}, {"fraction", 0.5}};
   result.payload = Payload{1500, 500, true, 64};
   result.wire = Wire{2000, 3, 2000, 2000, 0};
   result.byte_matrix = {{2000}};
@@ -38,6 +38,8 @@ Result sample_result() {
   result.error = Failure{"data", "1 element is wrong", 1, "verify"};
   result.environment.ranks = {{0, "train", 100, "alpha", "cpu", {{"tp", 0}, {"pp", 0}}},
                               {1, "gen", 101, "alpha", "cpu", {{"tp", 0}}}};
+  result.elapsed_seconds = 4.5;
+  result.tensors = {{"w", 1500, "bulk"}, {"norm.weight", 500, "misc"}};
   result.memory = Memory{2000, 2100, 0};
   result.schedule = Schedule{8, 1024, 4};
   result.load = Load{2064, 2064};

@@ -16,11 +16,12 @@ struct Row {
 
 TEST(ReportStatistics, SummariesByTable) {
   const std::vector<Row> rows = {
-      {{3}, {3, 3, 3, 3, 3}},
-      {{2, 1}, {1, 1.5, 1.5, 1.95, 2}},
-      {{4, 1, 3, 2}, {1, 2.5, 2.5, 3.85, 4}},
-      {{9, 1, 2}, {1, 2, 4, 8.3, 9}},
-      {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 200}, {0, 10, 390.0 / 21, 19, 200}},
+      {{3}, {3, 3, 3, 3, 3, 3}},
+      {{2, 1}, {1, 1.5, 1.5, 1.95, 1.99, 2}},
+      {{4, 1, 3, 2}, {1, 2.5, 2.5, 3.85, 3.97, 4}},
+      {{9, 1, 2}, {1, 2, 4, 8.3, 8.86, 9}},
+      {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 200},
+       {0, 10, 390.0 / 21, 19, 163.8, 200}},
   };
   for (const Row& row : rows) {
     const auto summary = summarise(row.samples);
@@ -29,6 +30,7 @@ TEST(ReportStatistics, SummariesByTable) {
     EXPECT_DOUBLE_EQ(summary->median, row.expected.median);
     EXPECT_DOUBLE_EQ(summary->mean, row.expected.mean);
     EXPECT_DOUBLE_EQ(summary->p95, row.expected.p95);
+    EXPECT_DOUBLE_EQ(summary->p99, row.expected.p99);
     EXPECT_DOUBLE_EQ(summary->max, row.expected.max);
   }
 }
