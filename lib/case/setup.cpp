@@ -62,7 +62,7 @@ std::vector<model::Tensor> with_scales(const model::Model& model, const std::vec
   std::vector<model::Tensor> result;
   for (const model::Tensor& weight : weights) {
     result.push_back(weight);
-    if (weight.scales >= 0) result.push_back(model.tensors[static_cast<std::size_t>(weight.scales)]);
+    if (weight.scales >= 0) result.push_back(model[weight.scales]);
   }
   return result;
 }

@@ -133,9 +133,7 @@ class Examination {
     return read_part(gen_, wrong.rank, wrong.storage, wrong.piece, truth(wrong.tensor));
   }
 
-  const Tensor& canonical(const WrongPart& wrong) const {
-    return setup_.model.canonical(setup_.model.tensors[static_cast<std::size_t>(wrong.tensor)]);
-  }
+  const Tensor& canonical(const WrongPart& wrong) const { return setup_.model.canonical(setup_.model[wrong.tensor]); }
 
   void compare() {
     std::vector<std::string> unknown;
@@ -357,9 +355,9 @@ class Examination {
   /// The nearest of the places where a probe's run stands becomes a candidate; false where it is one already.
   bool add_candidate(const Probe& probe, const std::vector<Hit>& hits) {
     WrongPart& wrong = wrong_[static_cast<std::size_t>(probe.part)];
-    const Tensor& own = setup_.model.tensors[static_cast<std::size_t>(wrong.tensor)];
+    const Tensor& own = setup_.model[wrong.tensor];
     const auto distance = [&](const Hit& hit) {
-      const Tensor& other = setup_.model.tensors[static_cast<std::size_t>(hit.tensor)];
+      const Tensor& other = setup_.model[hit.tensor];
       return std::tuple(hit.tensor != own.index, other.layer != own.layer, other.expert != own.expert, hit.tensor);
     };
     const Hit& best = *std::min_element(hits.begin(), hits.end(),

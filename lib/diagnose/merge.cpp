@@ -76,7 +76,7 @@ class Words {
   Words(const cases::Setup& setup, bool knows_train, std::span<Source* const> sources)
       : setup_(setup), knows_train_(knows_train), sources_(sources) {}
 
-  const Tensor& tensor(std::int32_t index) const { return setup_.model.tensors[static_cast<std::size_t>(index)]; }
+  const Tensor& tensor(std::int32_t index) const { return setup_.model[index]; }
 
   /// What regions have in common that one sentence is about.
   std::string key(const Region& region) const {

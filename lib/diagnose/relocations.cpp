@@ -34,9 +34,9 @@ std::optional<Move> move_of(const cases::Setup& setup, const Region& region) {
   if (why.source != 0) return std::nullopt;
   if (why.kind == Kind::transposed && is_onto_itself(region)) return Move{What::transposed, 0, 0, -1};
   if (why.kind != Kind::moved) return std::nullopt;
-  const Tensor& own = setup.model.tensors[static_cast<std::size_t>(region.tensor)];
+  const Tensor& own = setup.model[region.tensor];
   if (region.slot >= 0) return Move{What::experts, region.slot, region.slot_holds, own.layer};
-  const Tensor& other = setup.model.tensors[static_cast<std::size_t>(why.tensor)];
+  const Tensor& other = setup.model[why.tensor];
   const bool in_place = region.is_part && why.row_shift == 0 && why.column_shift == 0;
   if (!in_place || own.index == other.index || pattern(own) != pattern(other)) return std::nullopt;
   if (own.layer == other.layer && own.expert != other.expert)
@@ -72,8 +72,8 @@ std::string moves_text(const std::map<std::int64_t, std::int64_t>& from) {
 
 Finding finding_of(const cases::Setup& setup, const Exchange& exchange, What what) {
   const char* noun = what == What::experts ? "expert" : "layer";
-  const Tensor& own = setup.model.tensors[static_cast<std::size_t>(exchange.first->tensor)];
-  const Tensor& other = setup.model.tensors[static_cast<std::size_t>(exchange.first->why.tensor)];
+  const Tensor& own = setup.model[exchange.first->tensor];
+  const Tensor& other = setup.model[exchange.first->why.tensor];
   Finding finding;
   finding.kind = name(exchange.first->why.kind);
   finding.gen_ranks = exchange.ranks;
@@ -124,7 +124,7 @@ std::vector<Finding> take_relocations(const cases::Setup& setup, std::vector<Reg
     });
     if (found == exchanges.end()) found = exchanges.insert(exchanges.end(), {move->what, {}});
     Exchange& exchange = found->second;
-    const Tensor& tensor = setup.model.tensors[static_cast<std::size_t>(regions[i].tensor)];
+    const Tensor& tensor = setup.model[regions[i].tensor];
     exchange.from.emplace(move->to, move->from);
     exchange.ranks.insert(to_int(regions[i].rank));
     if (move->layer >= 0) exchange.layers.insert(move->layer);

@@ -150,7 +150,7 @@ class Replay {
 
   bool fits() {
     for (const Region& region : evidence_.regions) {
-      const Tensor& tensor = model().tensors[static_cast<std::size_t>(region.tensor)];
+      const Tensor& tensor = model()[region.tensor];
       std::vector<Piece> pieces;
       truth().pieces(tensor, region.rank, pieces);
       for (const Piece& piece : pieces) wrong_[region.rank].insert(piece.place.storage);
@@ -311,9 +311,8 @@ bool leaves_such_ranks(const Evidence& evidence, const inject::Faults& faults, s
 bool leaves_such_content(const Evidence& evidence, const inject::Faults& faults) {
   const model::Model& model = evidence.setup.model;
   const auto all = [&](const auto& holds) {
-    return std::all_of(evidence.regions.begin(), evidence.regions.end(), [&](const Region& region) {
-      return holds(model.tensors[static_cast<std::size_t>(region.tensor)], region.why.kind);
-    });
+    return std::all_of(evidence.regions.begin(), evidence.regions.end(),
+                       [&](const Region& region) { return holds(model[region.tensor], region.why.kind); });
   };
   const auto is_old = [](Kind kind) { return kind == Kind::updated || kind == Kind::stale; };
   constexpr Rank kVictim{1};

@@ -19,9 +19,7 @@ using model::Tensor;
 /// A tensor on a gen rank.
 using Part = std::pair<Rank, std::int32_t>;
 
-const Tensor& tensor_of(const Evidence& evidence, std::int32_t index) {
-  return evidence.setup.model.tensors[static_cast<std::size_t>(index)];
-}
+const Tensor& tensor_of(const Evidence& evidence, std::int32_t index) { return evidence.setup.model[index]; }
 
 /// Whether the dump's elements of a part are as predicted: predict(storage, offset in it, index, right bits).
 template <typename Predict>

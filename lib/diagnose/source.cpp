@@ -31,7 +31,7 @@ const char* Source::name() const {
 }
 
 std::shared_ptr<const Whole> Source::get(std::int32_t index) {
-  const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(index)];
+  const Tensor& tensor = setup_.model[index];
   const auto kept = std::find_if(kept_.begin(), kept_.end(), [&](const auto& entry) { return entry.first == index; });
   if (kept != kept_.end()) {
     kept_.splice(kept_.begin(), kept_, kept);
@@ -58,7 +58,7 @@ std::shared_ptr<Whole> Source::make(const Tensor& tensor) {
   if (!format) return nullptr;
   if (is_made(tensor)) {
     const bool scales = tensor.scale_of >= 0;
-    const auto made = quantise(scales ? setup_.model.tensors[static_cast<std::size_t>(tensor.scale_of)] : tensor);
+    const auto made = quantise(scales ? setup_.model[tensor.scale_of] : tensor);
     return scales ? made.second : made.first;
   }
   // Of a tied model's two names train has one value.
@@ -133,7 +133,7 @@ std::pair<std::shared_ptr<Whole>, std::shared_ptr<Whole>> Source::quantise(const
   const std::optional<Format> stored = setup_.train->format(weight);
   const std::shared_ptr<Whole> plain = load(weight, stored ? *stored : Format(weight.dtype));
   if (!plain) return {};
-  const Tensor& scales = setup_.model.tensors[static_cast<std::size_t>(weight.scales)];
+  const Tensor& scales = setup_.model[weight.scales];
   const Quantiser quantiser = *cases::quantiser_of(setup_.c);
   std::shared_ptr<Whole> bytes = allocate(weight, DType::f8_e4m3);
   std::shared_ptr<Whole> made = allocate(scales, scale_dtype(quantiser));

@@ -91,8 +91,7 @@ CacheScales::CacheScales(const kernels::ExecutionSpace& space, const Setup& setu
   loaded_ = kernels::SharedBuffer(std::as_bytes(std::span(never_loaded)));
   std::vector<kernels::Tile> tiles;
   for (const layout::LocalPiece& piece : layout.pieces) {
-    const auto found =
-        std::find(tensors.begin(), tensors.end(), &setup.model.tensors[static_cast<std::size_t>(piece.tensor)]);
+    const auto found = std::find(tensors.begin(), tensors.end(), &setup.model[piece.tensor]);
     if (found == tensors.end()) continue;
     const DType dtype = piece.piece.format.dtype;
     kernels::Tile tile{memory.address(piece.piece.place, dtype), nullptr, {1}, {1}, {1}, dtype, DType::f32};

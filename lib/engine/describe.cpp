@@ -143,8 +143,7 @@ report::M2n to_report(const plan::Resharding& resharding, const model::Model& mo
   m2n.bytes = resharding.bytes();
   for (const plan::Leftover& leftover : resharding.leftovers) {
     m2n.leftovers.push_back({leftover.reason, {}});
-    for (const std::int32_t tensor : leftover.tensors)
-      m2n.leftovers.back().tensors.push_back(model.tensors[static_cast<std::size_t>(tensor)].name);
+    for (const std::int32_t tensor : leftover.tensors) m2n.leftovers.back().tensors.push_back(model[tensor].name);
   }
   const std::set<std::int32_t> left = resharding.left();
   std::vector<model::Tensor> by_p2p;

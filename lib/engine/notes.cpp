@@ -10,9 +10,7 @@ using verify::NotFinite;
 
 constexpr std::size_t kNamed = 5;  ///< tensors, of a side
 
-const model::Tensor& tensor_of(const Setup& setup, std::int32_t index) {
-  return setup.model.tensors[static_cast<std::size_t>(index)];
-}
+const model::Tensor& tensor_of(const Setup& setup, std::int32_t index) { return setup.model[index]; }
 
 std::string elements(std::int64_t count) { return fmt::format("{} element{}", count, count == 1 ? "" : "s"); }
 

@@ -19,7 +19,7 @@ verify::RankView Weights::view() const { return {group_, rank_, &layout_, memory
 
 /// A piece as the tensor's source has it: repeated scales once.
 kernels::Region Weights::region(const LocalPiece& piece) const {
-  const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
+  const Tensor& tensor = setup_.model[piece.tensor];
   const kernels::Region stored = region_of(view(), piece, tensor, piece.piece.box);
   if (tensor.repeats == 1) return stored;
   const Box once{{stored.box.lower[0], stored.box.lower[2]}, {stored.box.extent[0], stored.box.extent[2]}};
@@ -30,7 +30,7 @@ kernels::Region Weights::region(const LocalPiece& piece) const {
 std::vector<const LocalPiece*> Weights::own_pieces() const {
   std::vector<const LocalPiece*> result;
   for (const LocalPiece& piece : layout_.pieces) {
-    const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
+    const Tensor& tensor = setup_.model[piece.tensor];
     if (setup_.model.canonical(tensor).index != tensor.index) continue;
     const bool made_on_the_way = tensor.scale_of >= 0;
     const bool lacks_source = !setup_.train->format(tensor) && !made_on_the_way;
@@ -78,7 +78,7 @@ Loaded Weights::load(const kernels::ExecutionSpace& space,
 
 void Weights::flip_bits(const kernels::ExecutionSpace& space, const Which& which) const {
   for (const LocalPiece* piece : own_pieces()) {
-    if (!which(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)])) continue;
+    if (!which(setup_.model[piece->tensor])) continue;
     kernels::flip_bit(space, memory_.address(piece->piece.place, piece->piece.format.dtype));
   }
 }
@@ -87,7 +87,7 @@ void Weights::flip_bits(const kernels::ExecutionSpace& space, const Which& which
 /// nobody has are made.
 bool Weights::is_read(const LocalPiece& piece) const {
   if (!setup_.checkpoint) return false;
-  const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
+  const Tensor& tensor = setup_.model[piece.tensor];
   if (!facts_of(tensor.role).is_cache_scale) return true;
   return !setup_.kv_scales.contains(tensor.index) && setup_.checkpoint->find(tensor.name) != nullptr;
 }
@@ -101,7 +101,7 @@ void Weights::make(const kernels::ExecutionSpace& space, const LocalPiece& piece
 }
 
 void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece& piece) const {
-  const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
+  const Tensor& tensor = setup_.model[piece.tensor];
   const auto rule = checkpoint::synthetic_rule(tensor, static_cast<std::uint64_t>(setup_.c.run.seed));
   const kernels::Region stored = region(piece);
   const Conversion conversion = piece.piece.format.conversion;
@@ -125,8 +125,7 @@ Loaded Weights::read_checkpoint(const kernels::ExecutionSpace& space,
   std::vector<std::int32_t> tensors;
   for (const LocalPiece* piece : own_pieces()) {
     if (!is_read(*piece)) continue;
-    const checkpoint::Entry* entry =
-        setup_.checkpoint->find(setup_.model.tensors[static_cast<std::size_t>(piece->tensor)].name);
+    const checkpoint::Entry* entry = setup_.checkpoint->find(setup_.model[piece->tensor].name);
     REFIT_ASSERT(entry != nullptr);
     const kernels::Region stored = region(*piece);
     reads.push_back({entry, stored.box, stored.data, piece->piece.format, stored.strides, stored.shape});
@@ -141,7 +140,7 @@ Loaded Weights::read_checkpoint(const kernels::ExecutionSpace& space,
 
 void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
   for (const LocalPiece& piece : layout_.pieces) {
-    const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece.tensor)];
+    const Tensor& tensor = setup_.model[piece.tensor];
     const Tensor& canonical = setup_.model.canonical(tensor);
     if (canonical.index == tensor.index) continue;
     const std::int64_t row_bytes =
@@ -168,7 +167,7 @@ void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
 
 void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step, const Which& leaves_out) const {
   for (const LocalPiece* piece : own_pieces()) {
-    const Tensor& tensor = setup_.model.tensors[static_cast<std::size_t>(piece->tensor)];
+    const Tensor& tensor = setup_.model[piece->tensor];
     if (leaves_out(tensor)) continue;
     kernels::perturb(space, region(*piece), hash_name(tensor.name), step);
   }

@@ -129,7 +129,7 @@ std::vector<const model::Tensor*> find_tensors(const Setup& setup, const std::ve
   if (!unknown.empty()) fail_usage("{} (refit plan --classify lists all)", unknown);
   std::vector<const model::Tensor*> tensors;
   tensors.reserve(found.size());
-  for (const std::int32_t index : found) tensors.push_back(&setup.model.tensors[static_cast<std::size_t>(index)]);
+  for (const std::int32_t index : found) tensors.push_back(&setup.model[index]);
   return tensors;
 }
 
@@ -149,10 +149,9 @@ const model::Tensor* most_cut_tensor(const Setup& setup) {
     const std::pair<int, std::int64_t> cut{at->second, tensor.bytes()};
     if (cut <= most) continue;
     most = cut;
-    best = &setup.model.tensors[static_cast<std::size_t>(tensor.index)];
+    best = &setup.model[tensor.index];
   }
-  if (best == nullptr && !setup.split.misc.empty())
-    best = &setup.model.tensors[static_cast<std::size_t>(setup.split.misc.front().index)];
+  if (best == nullptr && !setup.split.misc.empty()) best = &setup.model[setup.split.misc.front().index];
   return best;
 }
 

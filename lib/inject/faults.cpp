@@ -48,7 +48,7 @@ const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t
   const auto is_twin = [&](const Tensor& other) {
     if (other.layer != layer || other.expert != expert || !(other.shape == tensor.shape)) return false;
     if (other.role != tensor.role || (other.scale_of < 0) != (tensor.scale_of < 0)) return false;
-    const auto weight_role = [&](const Tensor& t) { return model.tensors[static_cast<std::size_t>(t.scale_of)].role; };
+    const auto weight_role = [&](const Tensor& t) { return model[t.scale_of].role; };
     return tensor.scale_of < 0 || weight_role(tensor) == weight_role(other);
   };
   const auto found = std::find_if(model.tensors.begin(), model.tensors.end(), is_twin);
@@ -62,7 +62,7 @@ const Tensor* other_half(const model::Model& model, const Tensor& tensor) {
   const std::int64_t distance = tensor.scales < 0 ? 1 : 2;
   const std::int64_t index = tensor.index + (gate ? distance : -distance);
   if (index < 0 || index >= static_cast<std::int64_t>(model.tensors.size())) return nullptr;
-  const Tensor& other = model.tensors[static_cast<std::size_t>(index)];
+  const Tensor& other = model[index];
   return (gate ? is_up(other.role) : is_gate(other.role)) ? &other : nullptr;
 }
 

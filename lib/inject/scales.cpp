@@ -7,9 +7,7 @@
 namespace refit::inject {
 namespace {
 
-const Tensor& weight_of(const Setting& setting, const Tensor& scales) {
-  return setting.model.tensors[static_cast<std::size_t>(scales.scale_of)];
-}
+const Tensor& weight_of(const Setting& setting, const Tensor& scales) { return setting.model[scales.scale_of]; }
 
 /// Without the dimensions that have one element.
 Extents squeezed(const Extents& values, const Shape& shape) {

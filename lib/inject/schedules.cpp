@@ -101,9 +101,7 @@ Rank Faults::plans_as(Group group, Rank rank) const {
 
 void Faults::distort_copies(const model::Model& model, Group group, std::vector<plan::Copy>& copies) const {
   const Act act = group == Group::train ? Act::unsent : Act::narrow;
-  const auto is_concerned = [&](const plan::Copy& copy) {
-    return concerned(act, model, model.tensors[static_cast<std::size_t>(copy.tensor)]);
-  };
+  const auto is_concerned = [&](const plan::Copy& copy) { return concerned(act, model, model[copy.tensor]); };
   if (group == Group::train) std::erase_if(copies, is_concerned);
   for (plan::Copy& copy : copies) {
     if (group == Group::gen && is_concerned(copy))

@@ -31,7 +31,7 @@ Kind kind_of(const model::Model& model) {
   const auto scale =
       std::find_if(model.tensors.begin(), model.tensors.end(), [](const Tensor& t) { return t.scale_of >= 0; });
   if (scale == model.tensors.end()) return {};
-  const Tensor& weight = model.tensors[static_cast<std::size_t>(scale->scale_of)];
+  const Tensor& weight = model[scale->scale_of];
   return {scale->dtype == scale_dtype(WeightFormat::fp8_block) ? WeightFormat::fp8_block : WeightFormat::mxfp8,
           weight.dtype == DType::f8_e4m3};
 }

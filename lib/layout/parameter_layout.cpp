@@ -92,7 +92,7 @@ void ParameterLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>
 
 Storage ParameterLayout::storage(const StorageKey& key, Rank rank) const {
   if (static_cast<std::size_t>(key.parameter) == parameters_.size()) {
-    const Tensor& tensor = model_.tensors[static_cast<std::size_t>(key.layer)];
+    const Tensor& tensor = model_[key.layer];
     return {key, tensor.name, tensor.file_shape(), tensor.dtype};
   }
   const Tensor& tensor = tensor_of(key, rank);
@@ -110,7 +110,7 @@ void ParameterLayout::fills(const StorageKey& key, Rank rank, std::vector<Fill>&
 std::vector<StorageKey> ParameterLayout::constant_storages(Rank rank) const {
   std::vector<StorageKey> keys;
   for (const auto& [of, index] : first_tensor_) {
-    const Tensor& tensor = model_.tensors[static_cast<std::size_t>(index)];
+    const Tensor& tensor = model_[index];
     const auto found = target(weight_of(tensor), rank);
     if (!found) continue;
     const std::int32_t number = parameter_of(tensor, found->parameter);
@@ -125,7 +125,7 @@ std::vector<StorageKey> ParameterLayout::constant_storages(Rank rank) const {
 const Tensor& ParameterLayout::tensor_of(const StorageKey& key, Rank rank) const {
   const auto found = first_tensor_.find({key.parameter, key.layer < 0 ? -1 : model_layer(key.layer, rank)});
   REFIT_ASSERT(found != first_tensor_.end());
-  return model_.tensors[static_cast<std::size_t>(found->second)];
+  return model_[found->second];
 }
 
 }  // namespace refit::layout

@@ -53,9 +53,7 @@ class ParameterLayout : public Layout {
  private:
   const Tensor& tensor_of(const StorageKey& key, Rank rank) const;
   /// The weight of block scales, any other tensor itself.
-  const Tensor& weight_of(const Tensor& tensor) const {
-    return tensor.scale_of < 0 ? tensor : model_.tensors[static_cast<std::size_t>(tensor.scale_of)];
-  }
+  const Tensor& weight_of(const Tensor& tensor) const { return tensor.scale_of < 0 ? tensor : model_[tensor.scale_of]; }
   /// The parameter of a tensor where that of its weight is `number`, or -1.
   std::int32_t parameter_of(const Tensor& tensor, std::int32_t number) const {
     return tensor.scale_of < 0 ? number : scales_[static_cast<std::size_t>(number)];

@@ -65,12 +65,12 @@ void QuantisedLayout::append_scales(const Tensor& scales, Rank rank, std::vector
 
 Storage QuantisedLayout::storage(const StorageKey& key, Rank rank) const {
   if (!is_added(key)) return truth_.storage(key, rank);
-  const Tensor& weight = model_.tensors[static_cast<std::size_t>(weight_of(key))];
+  const Tensor& weight = model_[weight_of(key)];
   std::vector<Piece> pieces;
   truth_.pieces(weight, rank, pieces);
   const Box& box = pieces.at(static_cast<std::size_t>(key.expert)).box;
   if (key.parameter == kBytes) return {key, weight.name, box.extent, DType::f8_e4m3};
-  const Tensor& scales = model_.tensors[static_cast<std::size_t>(weight.scales)];
+  const Tensor& scales = model_[weight.scales];
   return {key, scales.name, touched_blocks(box, block_size(how_)).extent, scale_dtype(how_)};
 }
 

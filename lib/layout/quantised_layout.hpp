@@ -38,9 +38,7 @@ class QuantisedLayout final : public Layout {
 
  private:
   bool is_quantised(const Tensor& tensor) const { return tensor.scales >= 0; }
-  const Tensor& weight_of(const Tensor& scales) const {
-    return model_.tensors[static_cast<std::size_t>(scales.scale_of)];
-  }
+  const Tensor& weight_of(const Tensor& scales) const { return model_[scales.scale_of]; }
   void append_scales(const Tensor& scales, Rank rank, std::vector<Piece>& out) const;
 
   const model::Model& model_;

@@ -106,7 +106,7 @@ class ListedLayout final : public layout::Layout {
     out.push_back({box, {{tensor.index}, 0, row_major_strides(box.extent)}, tensor.dtype});
   }
   layout::Storage storage(const StorageKey& key, Rank rank) const override {
-    const Tensor& tensor = model_.tensors[static_cast<std::size_t>(key.parameter)];
+    const Tensor& tensor = model_[key.parameter];
     return {key, tensor.name, box_of(tensor, rank).extent, tensor.dtype};
   }
   void fills(const StorageKey& /*key*/, Rank /*rank*/, std::vector<layout::Fill>& /*out*/) const override {}

@@ -172,6 +172,9 @@ struct Model {
   std::vector<Tensor> tensors;
   std::vector<std::string> notes = {};  ///< what a user may not expect of how config.json and the checkpoint were read
 
+  /// The tensor of an index, as Tensor::index, Copy::tensor and the like have it.
+  const Tensor& operator[](std::int64_t index) const { return tensors[static_cast<std::size_t>(index)]; }
+  Tensor& operator[](std::int64_t index) { return tensors[static_cast<std::size_t>(index)]; }
   /// The name under which a tensor's value is known: a tied model's lm_head is its embedding.
   const Tensor& canonical(const Tensor& tensor) const;
   /// The tensor of that name, or nullptr. Looks at every tensor: not for loops.

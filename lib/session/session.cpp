@@ -243,7 +243,7 @@ void Session::require_stored(const std::vector<plan::Copy>& copies) const {
     if (mine.has((sends ? copy.source : copy.destination).place.storage)) continue;
     fail_runtime("internal error: {} rank {} is to {} {}, of which it stores nothing [L7]",
                  is_source() ? "train" : "gen", to_int(rank()), sends ? "send" : "receive",
-                 exchange_.model.tensors[static_cast<std::size_t>(copy.tensor)].name);
+                 exchange_.model[copy.tensor].name);
   }
 }
 

@@ -79,9 +79,7 @@ class Direct final : public Executor {
   int self() const { return world_.rank(); }
   bool receives(const plan::Copy& copy) const { return world_ranks(copy, source_ranks_).destination == self(); }
 
-  const model::Tensor& tensor_of(const plan::Copy& copy) const {
-    return sends_.quantise->model().tensors[static_cast<std::size_t>(copy.tensor)];
-  }
+  const model::Tensor& tensor_of(const plan::Copy& copy) const { return sends_.quantise->model()[copy.tensor]; }
   bool is_quantised(const plan::Copy& copy) const { return sends_.quantise != nullptr && tensor_of(copy).scales >= 0; }
   bool are_scales(const plan::Copy& copy) const { return sends_.quantise != nullptr && tensor_of(copy).scale_of >= 0; }
   ScaleGrid grid_of(const plan::Copy& copy) const {

@@ -106,7 +106,7 @@ class Quantise::Implementation {
   void collect(const QuantisedPieces& mine) {
     std::vector<std::size_t> seen(model_.tensors.size(), 0);
     for (const layout::LocalPiece& piece : mine.from->pieces) {
-      const model::Tensor& weight = model_.tensors[static_cast<std::size_t>(piece.tensor)];
+      const model::Tensor& weight = model_[piece.tensor];
       if (weight.scales < 0) continue;
       const std::size_t number = seen[static_cast<std::size_t>(weight.index)]++;
       add(mine, weight, piece.piece, number);

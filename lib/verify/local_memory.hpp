@@ -24,7 +24,7 @@ struct LocalMemory {
   Tuning tuning;
   Numbered numbered;  ///< of view.layout
 
-  const model::Tensor& tensor(std::int32_t index) const { return model.tensors[static_cast<std::size_t>(index)]; }
+  const model::Tensor& tensor(std::int32_t index) const { return model[index]; }
   const layout::LocalPiece& piece(std::int32_t index) const {
     return view.layout->pieces[static_cast<std::size_t>(index)];
   }

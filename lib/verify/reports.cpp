@@ -84,7 +84,7 @@ void add_wrong(const std::vector<Report>& reports, const model::Model& model, st
   for (const Report& report : reports) {
     if (report.world_rank < train_ranks) continue;
     const bool is_fill = report.tensor < 0;
-    const std::string& name = is_fill ? report.storage : model.tensors[static_cast<std::size_t>(report.tensor)].name;
+    const std::string& name = is_fill ? report.storage : model[report.tensor].name;
     WrongTensor& entry = wrong[{is_fill, report.tensor, name, report.world_rank}];
     entry.tensor = name;
     entry.gen_rank = Rank{report.world_rank - train_ranks};

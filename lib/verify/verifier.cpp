@@ -87,7 +87,7 @@ std::vector<Contribution> contributions(const Judgement& judgement, const std::v
 /// Fingerprints and counts are independent of each other; where they contradict, nothing can be said.
 [[noreturn]] void fail_contradiction(const model::Model& model, std::int32_t tensor) {
   fail_runtime("{}: its fingerprints differ, but no element does; memory changes while it is verified",
-               model.tensors[static_cast<std::size_t>(tensor)].name);
+               model[tensor].name);
 }
 
 /// Every suspect is wrong somewhere, and every piece that is wrong and was counted has a wrong element.
@@ -106,7 +106,7 @@ void check_all_found(const std::vector<Suspect>& suspects, const std::vector<Wro
 /// Nothing may write to what came from the checkpoint.
 void check_constants(const std::vector<std::int32_t>& changed, const model::Model& model) {
   if (changed.empty()) return;
-  const model::Tensor& tensor = model.tensors[static_cast<std::size_t>(changed.front())];
+  const model::Tensor& tensor = model[changed.front()];
   throw Error(ErrorKind::data,
               fmt::format("{}: gen does not hold what was loaded from the checkpoint ({} such tensors)", tensor.name,
                           changed.size()));
@@ -115,7 +115,7 @@ void check_constants(const std::vector<std::int32_t>& changed, const model::Mode
 std::vector<TrainDisagreement> named_holders(const std::vector<OddHolder>& odd, const model::Model& model) {
   std::vector<TrainDisagreement> list;
   for (const OddHolder& one : odd) {
-    const std::string& name = model.tensors[static_cast<std::size_t>(one.tensor)].name;
+    const std::string& name = model[one.tensor].name;
     list.push_back({name, Rank{one.holder.world_rank}, one.box});
   }
   return list;

@@ -32,7 +32,7 @@ struct Span {
 std::vector<Span> spans_of(const cases::Setup& setup, const layout::LocalLayout& local) {
   std::vector<Span> spans;
   for (const layout::LocalPiece& piece : local.pieces) {
-    const model::Tensor& tensor = setup.model.tensors[static_cast<std::size_t>(piece.tensor)];
+    const model::Tensor& tensor = setup.model[piece.tensor];
     if (setup.model.canonical(tensor).index != tensor.index) continue;
     const checkpoint::Entry& entry = *setup.checkpoint->find(tensor.name);
     const Extents strides = row_major_strides(tensor.shape);

@@ -86,7 +86,7 @@ class Memory {
   void write(std::byte* arena, std::int64_t step) const {
     for (const layout::LocalPiece& entry : local_.pieces) {
       if (!is_moved_[static_cast<std::size_t>(entry.tensor)]) continue;
-      const model::Tensor& tensor = job_.model->tensors[static_cast<std::size_t>(entry.tensor)];
+      const model::Tensor& tensor = (*job_.model)[entry.tensor];
       const Format made_in = job_.truth->made_in(*job_.source, tensor).value();
       const std::vector<std::byte>& values = job_.truth->values(tensor, made_in, entry.piece.format, step);
       const auto size = static_cast<std::size_t>(byte_size(entry.piece.format.dtype));
@@ -243,11 +243,11 @@ const std::vector<std::byte>& Truth::values(const model::Tensor& tensor, Format 
 std::optional<Format> Truth::made_in(const layout::Layout& source, const model::Tensor& tensor) const {
   const auto format = source.format(tensor);
   if (format || tensor.scale_of < 0) return format;
-  return source.format(model_.tensors[static_cast<std::size_t>(tensor.scale_of)]);
+  return source.format(model_[tensor.scale_of]);
 }
 
 void Truth::quantise(const model::Tensor& weight, Format made_in, Format as, std::int64_t step, Quantiser quantiser) {
-  const model::Tensor& scales = model_.tensors[static_cast<std::size_t>(weight.scales)];
+  const model::Tensor& scales = model_[weight.scales];
   const std::vector<std::byte>& plain = values(weight, made_in, made_in, step);
   const std::int64_t rows = weight.shape[weight.shape.size() - 2];
   const std::int64_t columns = weight.shape[weight.shape.size() - 1];

@@ -60,16 +60,14 @@ class CutBetweenBlocks final : public layout::Layout {
     out.push_back({mine, {{tensor.index, -1, -1}, 1, row_major_strides(padded(mine.extent))}, *format(tensor)});
   }
   layout::Storage storage(const layout::StorageKey& key, Rank rank) const override {
-    const Tensor& tensor = model_.tensors[static_cast<std::size_t>(key.parameter)];
+    const Tensor& tensor = model_[key.parameter];
     return {key, tensor.name, {product(padded(box(tensor, rank).extent)) + 1}, format(tensor)->dtype};
   }
   void fills(const layout::StorageKey&, Rank, std::vector<layout::Fill>&) const override {}
   std::string coordinates(Rank rank) const override { return mesh_.coordinates(rank); }
 
  private:
-  const Tensor& cut_by(const Tensor& tensor) const {
-    return tensor.scales >= 0 ? model_.tensors[static_cast<std::size_t>(tensor.scales)] : tensor;
-  }
+  const Tensor& cut_by(const Tensor& tensor) const { return tensor.scales >= 0 ? model_[tensor.scales] : tensor; }
   Box box(const Tensor& tensor, Rank rank) const {
     Box result = mesh_.box(cut_by(tensor), rank);
     if (tensor.scales < 0 || result.empty()) return result;

@@ -246,7 +246,7 @@ TEST(CheckpointSynthesise, QuantisedModelsAreReadBackAsSuch) {
     ASSERT_EQ(again.tensors.size(), model.tensors.size());
     std::int64_t quantised = 0;
     for (const model::Tensor& tensor : again.tensors) {
-      EXPECT_EQ(tensor.dtype, model.tensors[static_cast<std::size_t>(tensor.index)].dtype) << tensor.name;
+      EXPECT_EQ(tensor.dtype, model[tensor.index].dtype) << tensor.name;
       if (tensor.scales < 0) continue;
       ++quantised;
       for (const std::byte byte : read_whole(checkpoint, tensor.name))

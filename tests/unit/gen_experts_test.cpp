@@ -98,7 +98,7 @@ std::vector<std::string> rows_with_values(const layout::Contents& stored, const 
       }
     }
     if (first.tensor < 0) continue;
-    const model::Tensor& tensor = model.tensors[static_cast<std::size_t>(first.tensor)];
+    const model::Tensor& tensor = model[first.tensor];
     const char part = tensor.role == model::Role::expert_gate ? 'g' : 'u';
     result.push_back(fmt::format("{} e{}{}{}", row, tensor.expert, part, first.element / columns));
   }
@@ -155,7 +155,7 @@ TEST(GenBackends, TrtllmRoundsARanksPartUp) {
     const std::int64_t column = i % 128;
     if (column < 2) {
       EXPECT_EQ(origin.element, i / 128 % 12 * 4 + 2 + column);
-      EXPECT_EQ(model.tensors[static_cast<std::size_t>(origin.tensor)].expert, i / 128 / 12);
+      EXPECT_EQ(model[origin.tensor].expert, i / 128 / 12);
     } else {
       EXPECT_EQ(origin, (layout::Origin{layout::Origin::kFill, -1, 0.0}));
     }

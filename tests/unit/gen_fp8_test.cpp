@@ -108,7 +108,7 @@ class Built {
       writes_.emplace_back(static_cast<std::size_t>(storage.elements()), 0);
     }
     for (const layout::LocalPiece& entry : local_.pieces) {
-      put(entry, model.tensors[static_cast<std::size_t>(entry.tensor)], source);
+      put(entry, model[entry.tensor], source);
     }
     for (const auto& entry : local_.fills) {
       const Bytes value = constant(entry.fill.value, storage(entry.storage).dtype);

@@ -120,7 +120,7 @@ TEST(Schedules, TrainSendsNothingOfTheFirstExperts) {
     for (const plan::Copy& copy : distorted) lost.erase(copy.tensor);
     EXPECT_EQ(lost.empty(), group == Group::gen);
     for (std::int32_t index : lost) {
-      const Tensor& tensor = setup.model.tensors[static_cast<std::size_t>(index)];
+      const Tensor& tensor = setup.model[index];
       EXPECT_TRUE(tensor.layer == 0 && tensor.expert >= 0) << tensor.name;
     }
   }
@@ -134,7 +134,7 @@ TEST(Schedules, GenExpectsHalfTheBytesOfRouters) {
     setup.faults.distort_copies(setup.model, group, distorted);
     ASSERT_EQ(distorted.size(), truth.size());
     for (std::size_t i = 0; i < truth.size(); ++i) {
-      const Tensor& tensor = setup.model.tensors[static_cast<std::size_t>(truth[i].tensor)];
+      const Tensor& tensor = setup.model[truth[i].tensor];
       const bool narrow = group == Group::gen && tensor.role == Role::router;
       EXPECT_EQ(distorted[i].wire_bytes() * (narrow ? 2 : 1), truth[i].wire_bytes()) << tensor.name;
     }

@@ -141,7 +141,7 @@ std::vector<Contents> contents(const Layout& layout, const model::Model& model, 
     });
   };
   for (const LocalPiece& entry : local.pieces) {
-    const model::Tensor& tensor = model.tensors[static_cast<std::size_t>(entry.tensor)];
+    const model::Tensor& tensor = model[entry.tensor];
     const Piece& piece = entry.piece;
     visit(entry.storage, piece.place, piece.box.extent, entry.tensor, [&](const Extents& index) {
       return Origin{model.canonical(tensor).index, flat(shifted(piece.box.lower, index), tensor.shape)};
@@ -174,7 +174,7 @@ std::string rows(const Layout& layout, const model::Model& model, Rank rank, con
       text += first.tensor == Origin::kFill && first.value == 0 ? "0" : "?";
       continue;
     }
-    const model::Tensor& tensor = model.tensors[static_cast<std::size_t>(first.tensor)];
+    const model::Tensor& tensor = model[first.tensor];
     text += short_name(tensor) + std::to_string(first.element / row_length(tensor.shape));
     for (std::int64_t column = 0; column < length; ++column) {
       const Origin expected{first.tensor, first.element + column};
@@ -205,7 +205,7 @@ std::string columns(const Layout& layout, const model::Model& model, Rank rank, 
   std::string text;
   for (std::int64_t column = 0; column < row_length(stored.storage.shape); ++column) {
     const Origin& origin = stored.elements[static_cast<std::size_t>(column)];
-    const model::Tensor& tensor = model.tensors[static_cast<std::size_t>(origin.tensor)];
+    const model::Tensor& tensor = model[origin.tensor];
     text += fmt::format("{}{}", text.empty() ? "" : " ", origin.element % row_length(tensor.shape));
   }
   return text;

@@ -29,7 +29,7 @@ Model small_model(const std::string& name, std::int64_t layers) {
 std::vector<std::string> scales_of(const Model& model) {
   std::vector<std::string> names;
   for (const Tensor& tensor : model.tensors) {
-    EXPECT_EQ(&model.tensors[static_cast<std::size_t>(tensor.index)], &tensor) << tensor.name;
+    EXPECT_EQ(&model[tensor.index], &tensor) << tensor.name;
     EXPECT_TRUE(names.empty() || facts_of(tensor.role).is_cache_scale) << tensor.name << " stands behind scales";
     if (facts_of(tensor.role).is_cache_scale) names.push_back(tensor.name);
   }

@@ -46,7 +46,7 @@ struct World {
   /// Train's weights are a function of tensor and element, so that replicas agree; `step` changes all of them.
   void write(std::uint8_t step) {
     for (const layout::LocalPiece& piece : local.pieces) {
-      const model::Tensor& tensor = job.model->tensors[static_cast<std::size_t>(piece.tensor)];
+      const model::Tensor& tensor = (*job.model)[piece.tensor];
       const transport::LocalMemory memory(local, arena.data());
       std::byte* data = memory.address(piece.piece.place, piece.piece.format.dtype);
       if (tensor.role == model::Role::unknown) {  // whole, and no numbers

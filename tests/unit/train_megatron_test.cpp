@@ -220,7 +220,7 @@ TEST(TrainStages, NumberLayersWithinAStage) {
   const auto last = contents(*layout, model, Rank{1});
   const auto stored = find(last, "decoder.layers.2.mlp.linear_fc2.weight");
   ASSERT_FALSE(stored.elements.empty());
-  EXPECT_EQ(model.tensors[static_cast<std::size_t>(stored.elements[0].tensor)].layer, 3);
+  EXPECT_EQ(model[stored.elements[0].tensor].layer, 3);
   for (const auto& one : last) EXPECT_EQ(one.storage.name.find("word_embeddings"), std::string::npos);
   find(last, "output_layer.weight");
   find(last, "decoder.final_layernorm.weight");

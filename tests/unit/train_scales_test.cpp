@@ -91,7 +91,7 @@ TEST(TrainScales, WithoutASourceAreNotStored) {
   ASSERT_THAT(violations(model, bf16), IsEmpty());
   const auto layout = make_layout(model, bf16);
   const model::Tensor& weight = *model.find("model.layers.0.self_attn.q_proj.weight");
-  const model::Tensor& scale = model.tensors[static_cast<std::size_t>(weight.scales)];
+  const model::Tensor& scale = model[weight.scales];
   EXPECT_EQ(layout->format(weight), Format(DType::bf16));
   EXPECT_EQ(layout->format(scale), std::nullopt);
   EXPECT_EQ(boxes(*layout, model, Rank{0}, scale.name), "");

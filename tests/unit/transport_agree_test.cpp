@@ -34,7 +34,7 @@ class WrongLayout final : public layout::Layout {
   void pieces(const model::Tensor& tensor, Rank rank, std::vector<layout::Piece>& out) const override {
     for (const Lie& lie : lies_) {
       if (lie.tensor == tensor.index) {
-        return other_.pieces(model_.tensors[static_cast<std::size_t>(lie.instead)], rank, out);
+        return other_.pieces(model_[lie.instead], rank, out);
       }
     }
     truth_.pieces(tensor, rank, out);

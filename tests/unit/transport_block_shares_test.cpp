@@ -73,7 +73,7 @@ void expect_covered(const model::Model& model, const MeshLayout& layout, Quantis
   // Of every block that it touches a rank has, or is told, every element, and none twice.
   for (const Tensor& weight : model.tensors) {
     if (weight.scales < 0) continue;
-    const Tensor& grid = model.tensors[static_cast<std::size_t>(weight.scales)];
+    const Tensor& grid = model[weight.scales];
     for (std::int32_t rank = 0; rank < layout.ranks(); ++rank) {
       for (const Box& mine : boxes_of(layout, weight, rank)) {
         const int row = weight.shape.size() - 2;

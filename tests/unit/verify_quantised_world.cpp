@@ -112,7 +112,7 @@ void QuantisedWorld::describe_train(std::int32_t rank) {
 
 void QuantisedWorld::describe_gen(std::int32_t rank) {
   const auto add = [&](std::int32_t tensor, const std::string& name, const Box& box, DType dtype) {
-    const model::Tensor& of = model.tensors[static_cast<std::size_t>(tensor)];
+    const model::Tensor& of = model[tensor];
     gen.place(rank, gen.add_storage(rank, name, box.extent, dtype), tensor, box, 0, row_major_strides(box.extent),
               conversion(of));
   };
@@ -144,7 +144,7 @@ QuantisedWorld::Memory QuantisedWorld::allocate(const TableLayout& layout, std::
     memory.storages.emplace_back(static_cast<std::size_t>(storage.bytes()), std::byte{0});
   }
   for (const layout::LocalPiece& piece : memory.layout.pieces) {
-    const model::Tensor& tensor = model.tensors[static_cast<std::size_t>(piece.tensor)];
+    const model::Tensor& tensor = model[piece.tensor];
     const bool original = is_weight(tensor) && piece.piece.format == Format(DType::bf16);
     const std::vector<std::byte>& truth = (original ? original_truth_ : truth_)[static_cast<std::size_t>(piece.tensor)];
     const DType from = original ? DType::bf16 : tensor.dtype;

@@ -33,7 +33,7 @@ void refine_scales(model::Model& model, const Options& options) {
   if (repeats == 1) return;
   for (Tensor& tensor : model.tensors) {
     if (tensor.scale_of < 0) continue;
-    if (facts_of(model.tensors[static_cast<std::size_t>(tensor.scale_of)].role).mlp != model::Mlp::expert) continue;
+    if (facts_of(model[tensor.scale_of].role).mlp != model::Mlp::expert) continue;
     tensor.repeats = repeats;
     tensor.shape = {tensor.shape[0], repeats, tensor.shape[1], repeats};
   }
