@@ -73,9 +73,9 @@ Setup::Setup(const Case& given) : c(given) {
   if (!c.model.checkpoint.empty()) checkpoint = checkpoint::open(c.model.checkpoint);
   model = load_model(c, checkpoint);
   validate_for_model(c, model);
-  kv_scales = c.engine().extend(model, source());
+  for (const layout::SideSpec* side : {&*given.train, &given.engine()}) kv_scales.merge(side->extend(model, source()));
   require_legal(c, model);
-  c.engine().refine(model);
+  for (const layout::SideSpec* side : {&*given.train, &given.engine()}) side->refine(model);
   train = layout::make_side(*c.train, model);
   gen = layout::make_side(c.gen, model);
   if (quantiser_of(c)) {

@@ -27,7 +27,10 @@ report::Settings settings_of(const Case& c) {
                             {"update", std::string(name(c.run.update))},
                             {"verify", std::string(name(c.run.verify))},
                             {"timeout_seconds", c.run.timeout_seconds}};
-  for (auto& setting : c.engine().settings(cases::quantiser_of(c).has_value())) settings.push_back(std::move(setting));
+  for (const layout::SideSpec* side : {&*c.train, &c.engine()}) {
+    const layout::SideSettings mine = side->settings(cases::quantiser_of(c).has_value());
+    settings.insert(settings.end(), mine.begin(), mine.end());
+  }
   if (c.run.strict_upstream != cases::Strict::off)
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
   const std::vector<std::string_view>& options = transport::row_of(c.refit.executor).options;
