@@ -26,6 +26,7 @@ namespace refit::app {
 namespace {
 
 using cases::case_keys;
+using cases::find_key;
 using cases::Key;
 using keys::Kind;
 
