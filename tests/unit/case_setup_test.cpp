@@ -3,8 +3,8 @@
 #include <gmock/gmock.h>
 
 #include "app/case_reader.hpp"
-#include "engine/faults.hpp"
 #include "case/setup.hpp"
+#include "engine/faults.hpp"
 
 namespace refit::cases {
 namespace {
