@@ -24,7 +24,7 @@ Case case_of(const std::string& model, const std::string& train, const std::stri
 
 std::string refusal(const Case& c) {
   try {
-    const Setup setup(c);
+    const cases::Setup setup(c);
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::usage);
     return error.what();
@@ -32,8 +32,8 @@ std::string refusal(const Case& c) {
   return "";
 }
 
-TEST(Setup, HasBothLayoutsAndEveryTensorOnOnePath) {
-  const Setup setup(case_of("qwen3-30b-a3b-small", "EP2xTP2", "TP2xDP2", {{"refit.bulk", "ffn", ""}}));
+TEST(CaseSetup, HasBothLayoutsAndEveryTensorOnOnePath) {
+  const cases::Setup setup(case_of("qwen3-30b-a3b-small", "EP2xTP2", "TP2xDP2", {{"refit.bulk", "ffn", ""}}));
   EXPECT_EQ(setup.train->ranks(), 4);
   EXPECT_EQ(setup.gen->ranks(), 4);
   EXPECT_GT(setup.split.misc.size(), 0U);
@@ -42,16 +42,16 @@ TEST(Setup, HasBothLayoutsAndEveryTensorOnOnePath) {
   EXPECT_EQ(&setup.sent(), setup.train.get());
 }
 
-TEST(Setup, AnotherPolicyMovesTensorsBetweenPaths) {
-  const Setup setup(case_of("qwen3-4b-small", "TP2", "TP2"));
+TEST(CaseSetup, AnotherPolicyMovesTensorsBetweenPaths) {
+  const cases::Setup setup(case_of("qwen3-4b-small", "TP2", "TP2"));
   EXPECT_EQ(setup.split.misc.size(), 0U);
   const plan::Split ffn = setup.split_by(plan::Policy::ffn);
   EXPECT_EQ(ffn.bulk.size() + ffn.misc.size(), setup.model.tensors.size());
   EXPECT_LT(ffn.bulk.size(), setup.split.bulk.size());
 }
 
-TEST(Setup, SendsWhatQuantisedWeightsBecome) {
-  const Setup setup(
+TEST(CaseSetup, SendsWhatQuantisedWeightsBecome) {
+  const cases::Setup setup(
       case_of("qwen3-8b-small", "TP2", "TP2", {{"train.precision", "bf16", ""}, {"gen.precision", "fp8", ""}}));
   ASSERT_NE(setup.quantised, nullptr);
   EXPECT_EQ(&setup.sent(), setup.quantised.get());
@@ -63,15 +63,15 @@ TEST(Setup, SendsWhatQuantisedWeightsBecome) {
   }
 }
 
-TEST(Setup, RefusesBothSidesAtOnceAndSaysWhatIsLegal) {
+TEST(CaseSetup, RefusesBothSidesAtOnceAndSaysWhatIsLegal) {
   EXPECT_THAT(refusal(case_of("qwen3-4b-small", "TP3", "TP5")),
               AllOf(HasSubstr("this layout is impossible"), HasSubstr("train: legal with all else as it is: TP 1, 2"),
                     HasSubstr("gen: legal with all else as it is: TP 1, 2")));
 }
 
-TEST(Setup, RefusesInjectionsThatWouldShowNothingInARun) {
+TEST(CaseSetup, RefusesInjectionsThatWouldShowNothingInARun) {
   const auto told = [](std::vector<app::Option> more) {
-    const Setup setup(case_of("qwen3-4b-small", "PP2", "TP1", std::move(more)));
+    const cases::Setup setup(case_of("qwen3-4b-small", "PP2", "TP1", std::move(more)));
     try {
       engine::faults_of_run(setup);
     } catch (const Error& error) {
