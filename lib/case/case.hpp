@@ -135,7 +135,7 @@ struct BugSection {
 inline constexpr const char* kFactPrefix = "refit.";
 
 struct Case {
-  /// Of the first trainer and the first engine.
+  /// A case of the first trainer and the first engine.
   Case();
 
   std::string name;

@@ -12,7 +12,7 @@ namespace refit::checkpoint {
 namespace {
 
 constexpr const char* kLayers = "num_hidden_layers";
-// Of hybrid models, which may leave the number of layers out.
+// Hybrid models have these keys and may leave the number of layers out.
 constexpr const char* kPattern = "hybrid_override_pattern";
 constexpr const char* kLayerBlocks = "layers_block_type";
 constexpr const char* kMtpLayers = "num_nextn_predict_layers";
@@ -55,7 +55,7 @@ void cut_lists(nlohmann::ordered_json& config, std::int64_t layers) {
 
 using model::WeightFormat;
 
-/// Of a configuration that the model has been read from.
+/// The format that a configuration, from which the model has been read, gives to weights.
 WeightFormat weight_format_of(const nlohmann::ordered_json& config) {
   if (!config.contains(kQuantizationConfig) || !config[kQuantizationConfig].is_object())
     return WeightFormat::unquantised;

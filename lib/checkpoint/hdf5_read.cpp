@@ -166,7 +166,7 @@ std::vector<Entry> unpack(const std::string& text) {
 
 herr_t keep_innermost(unsigned /*depth*/, const H5E_error2_t* error, void* data) noexcept {
   if (error->desc == nullptr) return 0;
-  // Of what the system refused, its own words are enough.
+  // Where the system refused, its own words are enough.
   constexpr std::string_view kSystem = "error message = '";
   std::string_view text(error->desc);
   if (const std::size_t place = text.find(kSystem); place != std::string_view::npos) {

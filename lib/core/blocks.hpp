@@ -16,7 +16,7 @@ struct BlockSize {
   std::int64_t rows = 1;
   std::int64_t columns = 1;
 
-  /// Of the smaller blocks of which each block is `repeats` x `repeats`.
+  /// The grid of smaller blocks of which each block is `repeats` x `repeats`.
   constexpr BlockSize finer(std::int64_t repeats) const { return {rows / repeats, columns / repeats}; }
   friend constexpr bool operator==(const BlockSize&, const BlockSize&) = default;
 };
@@ -57,7 +57,7 @@ constexpr Interval whole_blocks(const Interval& indices, std::int64_t size, std:
   return {begin, end < begin ? begin : end};
 }
 
-// Of whole matrices.
+// The rest concerns whole matrices.
 
 /// The shape of a matrix's grid, ragged blocks included.
 Shape block_grid(const Shape& shape, const BlockSize& block);

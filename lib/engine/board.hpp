@@ -50,7 +50,7 @@ struct PostedFailure {
   char message[4096] = {};
 };
 
-/// Of the processes of one job that share a host.
+/// The board is shared by the processes of one job on one host.
 class Board {
  public:
   /// The board of `launch`'s job on this host, in shared memory under a name that goes as soon as all processes have

@@ -259,7 +259,7 @@ class Run {
     });
   }
 
-  /// The most ranks that share a device must be as many as the case says.
+  /// A case may say how many ranks share a device; the device with the most ranks must have that many.
   void require_ranks_per_device() const {
     const std::int64_t wanted = case_.run.ranks_per_device;
     if (wanted == 0) return;

@@ -228,7 +228,7 @@ bool Supervisor::is_fresh(int i) const {
   return silence < kSilentSeconds && (silence < kMissedTicks * how_.tick_seconds || !is_dead(slot));
 }
 
-/// Of each host's processes the first whose supervisor runs looks after all of them.
+/// On each host the first process whose supervisor runs looks after all processes of that host.
 bool Supervisor::is_acting() const {
   for (int i = 0; i < local_rank_; ++i) {
     if (is_fresh(i)) return false;

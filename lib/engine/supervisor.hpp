@@ -78,9 +78,9 @@ class Supervisor {
   bool is_acting() const;
   bool is_fresh(int i) const;
   int root_slot() const;
-  /// Of this host.
+  /// The processes of this host.
   std::vector<Sight> sights() const;
-  /// Of all hosts that have spoken.
+  /// The processes of all hosts that have spoken.
   std::vector<Sight> all_sights() const;
   void claim_timeout(const std::string& phase, double seconds);
   void talk();
@@ -103,7 +103,7 @@ class Supervisor {
   std::unique_ptr<Teller> teller_;         ///< on hosts without rank 0
   std::atomic<bool> connected_ = false;    ///< these two are the supervisor's thread's from now on
   std::atomic<bool> others_ended_ = true;  ///< those of other hosts
-  // Of the supervisor's thread.
+  // The members below belong to the supervisor's thread.
   std::int64_t quiet_until_ = 0;    ///< after this process itself did not run for a while
   std::int64_t verdict_since_ = 0;  ///< when this thread first saw that there is one
   std::int64_t looked_ = 0;         ///< for dead processes

@@ -58,7 +58,7 @@ void print_classes(const Setup& setup) {
   }
 }
 
-/// Those that were asked for; for a picture alone one that shows most.
+/// The tensors that were asked for; for a picture alone the one that shows most.
 std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const PlanOptions& options) {
   if (!options.explain.empty()) return find_tensors(setup, options.explain);
   if (options.picture.empty()) return {};

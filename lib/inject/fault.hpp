@@ -79,7 +79,7 @@ const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t
 /// Up of a gate, gate of an up (dense, or of an expert); nullptr for others.
 const Tensor* other_half(const model::Model& model, const Tensor& tensor);
 
-/// Of a dense MLP or of one expert.
+/// Whether the role is that part of a dense MLP or of one expert.
 inline bool is_of_mlp(Role role, model::MlpPart part) {
   const model::RoleFacts& facts = facts_of(role);
   return facts.part == part && (facts.mlp == model::Mlp::dense || facts.mlp == model::Mlp::expert);

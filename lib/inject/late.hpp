@@ -44,7 +44,7 @@ class LateReceives final : public transport::Communicator {
   Aside aside_;
 };
 
-/// Of every `period` broadcasts the last `late` come late; for ranks that are not their root.
+/// On ranks that are not their root, the last `late` of every `period` broadcasts come late.
 class LateBroadcasts final : public transport::Communicator {
  public:
   LateBroadcasts(std::unique_ptr<transport::Communicator> truth, std::int64_t period, std::int64_t late)

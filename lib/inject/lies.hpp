@@ -11,7 +11,7 @@
 
 namespace refit::inject {
 
-/// Those of one rank. Keeps references to all arguments.
+/// The lies of one rank. Keeps references to all arguments.
 class Lies {
  public:
   /// `truth`: what the job moves. `group`, `rank`: this rank.

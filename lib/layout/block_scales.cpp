@@ -21,7 +21,7 @@ BlockSize block_of(const Parameter& weight, const ScaleRules& rules) {
 
 constexpr const char* word(WeightFormat how) { return how == WeightFormat::fp8_block ? "fp8" : "mxfp8"; }
 
-/// As what the model's weights are quantised, and whether they are stored so.
+/// The format in which the model's weights are quantised, and whether they are stored so.
 struct Kind {
   WeightFormat weight_format = WeightFormat::unquantised;
   bool is_stored = false;

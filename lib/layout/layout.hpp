@@ -79,7 +79,7 @@ class Layout {
   virtual std::int32_t stages() const = 0;
   /// Equal numbers promise equal boxes (not places) on all ranks and equal formats, for tensors of one shape.
   virtual std::uint64_t placement_class(const Tensor& tensor) const = 0;
-  /// As what every rank stores `tensor`; nothing where none of this side stores any of it.
+  /// The form in which every rank stores `tensor`; nothing where no rank of this side stores any of it.
   virtual std::optional<Format> format(const Tensor& tensor) const = 0;
   /// Appends the pieces of `tensor` on `rank`: disjoint boxes, in ascending order of their first index.
   virtual void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const = 0;

@@ -26,7 +26,7 @@ Axes axes(Role role) {
   }
 }
 
-/// Those of a parameter's tensors, and of their block scales.
+/// The axes of a parameter's tensors, and of their block scales.
 Axes axes(const Parameter& parameter) { return axes(parameter.components.front().role); }
 
 bool is_column(const Axes& axes, int d) { return d != axes.expert && d != axes.row && d != axes.half; }

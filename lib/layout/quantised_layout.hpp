@@ -30,7 +30,7 @@ class QuantisedLayout final : public Layout {
 
   /// True for the storages that this layout adds.
   static bool is_added(const StorageKey& key) { return key.parameter < 0; }
-  /// Of these, the index of the weight that they are of.
+  /// The index of the weight to which an added storage belongs.
   static std::int32_t weight_of(const StorageKey& key) { return key.layer; }
   /// The storages of the bytes and of the scales of piece number `piece` of `weight` on a rank.
   static StorageKey bytes_key(const Tensor& weight, std::size_t piece);

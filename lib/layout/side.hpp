@@ -92,7 +92,7 @@ class SideSpec {
   /// The layout. `model` must outlive it. The spec is complete, and legal for it.
   virtual std::unique_ptr<Layout> make_layout(const model::Model& model) const = 0;
 
-  // Of engines.
+  // The following concern engines only.
 
   /// Whose FP8 it gets where train's weights are not quantised; nothing where it has none.
   virtual std::optional<Quantiser> quantiser() const { return std::nullopt; }

@@ -29,7 +29,7 @@ struct Mesh {
   bool folds_experts = false;  ///< EP shares the ranks of TP, CP and DP (train); else it multiplies with them (gen)
 
   std::int64_t stage_ranks() const { return ranks / pp; }
-  /// As cases write it: DP is what is left of a stage beside TP and CP.
+  /// The sizes as cases write them: DP is what is left of a stage beside TP and CP.
   layout::Parallelism parallelism() const { return {tp, cp, ep, 1, stage_ranks() / (tp * cp), pp}; }
 };
 

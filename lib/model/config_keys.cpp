@@ -103,7 +103,7 @@ constexpr auto kWeightKeys = std::to_array<WeightKey>({
     {"laurel_rank", "low-rank blocks beside the layers"},
 });
 
-/// Of multi-token prediction, whose layers lie beside the model's.
+/// These keys belong to multi-token prediction, whose layers lie beside the model's.
 constexpr auto kPredictionKeys = std::to_array<std::string_view>(
     {"num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "mtp_num_layers", "num_mtp_modules"});
 

@@ -40,7 +40,7 @@ struct Family {
   void (*read)(ConfigFile& file, Config& config);
   /// Lists all tensors of the model.
   void (*list)(TensorList& list);
-  // Of models that have this family's as their language model. Empty where there are none.
+  // The names of models that have this family's as their language model; empty where there are none.
   std::string_view composite_architecture = {};
   std::string_view composite_model_type = {};
   FamilyFacts facts = {};

@@ -156,7 +156,7 @@ struct FamilyFacts {
   bool megatron_hybrid_model = false;  ///< Megatron builds its HybridModel, which names the final norm otherwise
 };
 
-/// Those of the configuration's family; none for one that is no family's (m2n/).
+/// The facts of the configuration's family; none for one that is no family's (m2n/).
 const FamilyFacts& facts_of(const Config& config);
 
 /// What a checkpoint says about one tensor (or what is expected of it).

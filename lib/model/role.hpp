@@ -97,7 +97,7 @@ enum class Role : std::uint8_t {
   mtp_proj,            ///< [H, 2 H]
   mtp_final_norm,      ///< [H]
   mtp_head,            ///< [V, H]
-  // Of quantised models.
+  // These roles exist in quantised models only.
   block_scale,  ///< one for each block of the weight Tensor::scale_of, whose rules they follow
   q_scale,
   k_scale,

@@ -40,7 +40,7 @@ Numbers numbers_of(const Placement& placement, Number number) {
   return {numbers.begin(), numbers.end()};
 }
 
-/// Those that are not in `others`.
+/// The numbers that are not in `others`.
 Numbers without(const Numbers& numbers, const Numbers& others) {
   Numbers rest;
   std::ranges::set_difference(numbers, others, std::back_inserter(rest));

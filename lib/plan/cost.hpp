@@ -55,7 +55,7 @@ Placement filled(std::int64_t source_ranks, std::int64_t destination_ranks, std:
 
 /// Bytes behind each term, and the seconds they take.
 struct Bound {
-  /// That the busiest port carries at least.
+  /// The busiest port carries at least these bytes.
   struct Links {
     std::int64_t ingress = 0, egress = 0, fanout = 0;
   };

@@ -47,7 +47,7 @@ struct Reshard {
   Mesh source;  ///< of ranks of one stage
   Mesh destination;
 
-  /// That arrive on all ranks.
+  /// The bytes that arrive on all ranks.
   std::int64_t bytes() const { return destination.ranks() * product(destination.shard) * byte_size(dtype); }
 };
 

@@ -54,7 +54,7 @@ void share(Control& world, Estimate& estimate) {
   }
 }
 
-/// Of the planned copies, at rank 0; empty elsewhere.
+/// The byte matrix of the planned copies, at rank 0; empty elsewhere.
 plan::ByteMatrix gather_byte_matrix(Control& world, const plan::Paths& paths, const std::vector<plan::Copy>& copies,
                                     plan::Form form) {
   const auto [side, rank] = place_of(world, paths);

@@ -265,7 +265,7 @@ const transport::Executor& Session::bulk() const {
   return *std::ranges::find(paths_, std::string_view(kBulk), &Path::name)->executor;
 }
 
-/// Those in which this rank has a part.
+/// The communicators in which this rank has a part.
 std::vector<transport::Communicator*> Session::all_communicators() const {
   std::vector<transport::Communicator*> all{gather_.get(), stream_.get()};
   for (const auto& communicator : communicators_) all.push_back(communicator.get());

@@ -22,7 +22,7 @@ std::int64_t free_bytes() {
   return static_cast<std::int64_t>(available);
 }
 
-/// Of the current device, e.g. "0000:3B:00.0".
+/// The PCI address of the current device, e.g. "0000:3B:00.0".
 std::string pci_bus_id() {
   int device = 0;
   std::array<char, 32> text{};

@@ -54,7 +54,7 @@ class Links {
   virtual bool probes_messages() const = 0;
   /// Measures for about `seconds` per rate. Collective over the world.
   virtual ProbedRates probe(const Probed& probed, double seconds) = 0;
-  /// As the cost model takes them.
+  /// The rates as the cost model takes them.
   virtual plan::Rates rates(const ProbedRates& probed, const Places& places) const = 0;
   /// Whether rates depend on the machine's other work, so that they are measured again at the end.
   virtual bool rates_change() const = 0;

@@ -14,7 +14,7 @@ struct Location {
   std::uint64_t device = 0;  ///< of the host and the device's UUID; without devices of the process
 };
 
-/// Of this process.
+/// The location of this process.
 Location location();
 
 /// Every rank's value, by rank. Collective over `control`.

@@ -31,7 +31,7 @@ std::string prepare_nccl(Control& members);
 /// `timeout_seconds` bounds creation (0: no bound). Errors (runtime): NCCL's own, with its text.
 std::unique_ptr<Communicator> make_nccl_communicator(Control& members, int lanes, double timeout_seconds);
 
-/// Of the library in use, e.g. "2.30.7"; empty in a build without CUDA.
+/// The version of the library in use, e.g. "2.30.7"; empty in a build without CUDA.
 std::string nccl_version();
 
 }  // namespace refit::transport

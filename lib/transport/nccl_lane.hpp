@@ -73,7 +73,7 @@ class NcclLane {
   void progress();
   /// Throws if NCCL has noticed a failure.
   void check_health() { ready(); }
-  /// As Communicator::register_memory. Errors (runtime): not done in time.
+  /// See Communicator::register_memory. Errors (runtime): not done in time.
   bool register_memory(const MemoryList& memory);
   /// A request goes while it is at work: nothing more can be launched, and the end is an abort.
   void abandon();

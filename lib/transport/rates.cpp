@@ -12,7 +12,7 @@ namespace {
 constexpr std::int64_t kMessageBytes = 32 << 20;  ///< between hosts
 /// Of copies on hosts: from 64 MiB on a table's rows bypass the caches, so a larger one is no faster.
 constexpr std::int64_t kHostBytes = 80 << 20;
-/// That the probe takes of a host's memory at most.
+/// The probe takes at most this part of a host's memory.
 constexpr std::int64_t kHostMemory = 1LL << 30;
 /// Of a copy within one launch, where a run's memory is small.
 constexpr std::int64_t kRepeats = 64;
@@ -118,7 +118,7 @@ struct Messages {
     if (lanes > 1) best = std::max(best, measure_pairs(world, communicator, lanes, senders, receivers, bytes, seconds));
     return best;
   }
-  /// Of one pair.
+  /// The rate of one pair.
   double latency(int sender, int receiver) const {
     return 8.0 / measure_pairs(world, communicator, 1, {sender}, {receiver}, 8, seconds / 10);
   }

@@ -9,7 +9,7 @@
 
 namespace refit::verify {
 
-/// Of an owner's tensors: by world rank, then by piece (Holder::piece).
+/// The prints of an owner's tensors: by world rank, then by piece (Holder::piece).
 using Fingerprints = std::vector<std::vector<Sum128>>;
 
 /// The holder of a box whose bits count as true.

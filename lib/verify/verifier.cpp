@@ -50,7 +50,7 @@ class WrongPieces {
   std::set<std::int32_t> values_;
 };
 
-/// Of every box of those tensors the first holder that is wrong, or the first that is not, is to count.
+/// For every box of those tensors the first holder that is wrong, or else the first that is not, counts.
 void choose(const Ledger& side, const WrongPieces& wrong, bool is_wrong, std::vector<Contribution>& out) {
   for (const std::int32_t tensor : wrong.values()) {
     for (const HeldBox& held : side.boxes(tensor)) {

@@ -7,7 +7,7 @@ using model::Role;
 
 namespace {
 
-/// Of a tied model both names of the one matrix are in both parameters.
+/// In a tied model both parameters carry both names of the one matrix.
 Parameter vocabulary(const Rules& rules, std::string name, Role role) {
   const std::int64_t multiple = rules.options.make_vocab_size_divisible_by;
   const bool tied = rules.config.tied;
