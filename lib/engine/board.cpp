@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <system_error>
 #include <thread>
@@ -35,6 +36,17 @@ bool lock(int file, int how) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   return false;
+}
+
+/// Whether somebody has written to the file, which has all its bytes, since this process was started.
+bool has_word_for_this_process(int file, std::size_t bytes) {
+  struct stat status {};
+  if (fstat(file, &status) != 0 || status.st_size != static_cast<off_t>(bytes)) return false;
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  const double since = static_cast<double>(now.tv_sec - status.st_mtim.tv_sec) +
+                       static_cast<double>(now.tv_nsec - status.st_mtim.tv_nsec) * 1e-9;
+  return since < age_of_this_process();
 }
 
 /// Memory of jobs that are no more: nobody holds its lock.
@@ -91,9 +103,9 @@ bool Board::map_shared(const std::string& path) {
   for (int i = 0; i < kTries; ++i) {
     const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (file < 0) return false;
-    // Nobody uses it: it is new, or of a job of the same name that is no more.
-    const bool is_new = flock(file, LOCK_EX | LOCK_NB) == 0;
-    if (is_new && !fill(file)) {
+    // Nobody uses it: it is new, of a job of the same name that is no more, or of this one, which has ended already.
+    const bool is_unused = flock(file, LOCK_EX | LOCK_NB) == 0;
+    if (is_unused && !has_word_for_this_process(file, bytes(slots_)) && !fill(file)) {
       unlink(path.c_str());
       ::close(file);
       return false;
@@ -144,6 +156,13 @@ void Board::attach(int i, int rank) {
   mine.beat = transport::now_ns();
   mine.life = Life::alive;
   if (contents_->attached.fetch_add(1) + 1 == slots_) remove_name();
+}
+
+void Board::keep_for_those_to_come() {
+  if (path_.empty()) return;
+  if (contents_->attached == slots_) return remove_name();
+  futimens(file_, nullptr);
+  path_.clear();
 }
 
 void Board::remove_name() {

@@ -90,6 +90,9 @@ class Board {
 
   /// Takes the shared memory's name away, if it is still there.
   void remove_name();
+  /// The same once the verdict is given, but where some processes have not come yet they shall find it: the next job on
+  /// this machine takes the name away.
+  void keep_for_those_to_come();
 
  private:
   struct Contents {

@@ -412,8 +412,8 @@ void Supervisor::report_failure() {
     say(lines);
   }
   board_.code() = how_.report(failure);
-  board_.remove_name();
   board_.verdict() = Verdict::reported;
+  board_.keep_for_those_to_come();
   how_.end(board_.code());
 }
 

@@ -239,7 +239,7 @@ TEST(Bugs, MistakesAreNamed) {
   EXPECT_THAT(error_of(mistaken), HasSubstr(":8:5: unknown key gen.lay; did you mean gen.layout?"));
   const cases::Case c = read(std::string(kLayouts) + "[bug]\nid = \"B0\"\n");
   EXPECT_THAT(cases::violations(c), ::testing::Contains(::testing::AllOf(HasSubstr("bug.title: is missing in "),
-                                                                          HasSubstr("[bug] needs all its keys"))));
+                                                                         HasSubstr("[bug] needs all its keys"))));
   for (const std::string& file : {kPath, std::string()}) {
     read(kLayouts);
     try {
