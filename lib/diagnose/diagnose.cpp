@@ -298,7 +298,11 @@ class Examination {
           "{} may not have been refitted ({}): all of it differs a little; so it does by noise or rounding", who,
           count);
     }
-    if (!all) return fmt::format("{} {} not refitted ({})", who, ranks.size() == 1 ? "was" : "were", count);
+    const char* was = ranks.size() == 1 ? "was" : "were";
+    if (!all && kind == Kind::stale) return fmt::format("{} {} not refitted ({})", who, was, count);
+    if (!all)
+      return fmt::format("{} {} not refitted, or once more than the others: another step's values ({})", who, was,
+                         count);
     return fmt::format("gen and expectation are of different steps, on {}: the dumps are, or no rank was refitted",
                        who);
   }

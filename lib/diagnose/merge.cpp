@@ -156,7 +156,13 @@ class Words {
         return fmt::format("is close to what it should be ({}){}; that may be {}", difference_text(differences),
                            why.what.empty() ? "" : ", and " + why.what,
                            fmt::join(near_candidates(region, differences), ", or "));
-      case Kind::poison: return "was never written: it holds the pattern from before the first refit";
+      case Kind::poison: {
+        // A few elements with all bits set are as well NaN that somebody wrote.
+        constexpr std::int64_t kLeast = 16;
+        const bool is_unwritten = region.is_part || (region.is_filled && region.elements >= kLeast);
+        return is_unwritten ? "was never written: it holds the pattern from before the first refit"
+                            : "has all bits set: NaN, or memory that was never written";
+      }
       case Kind::zero: return "is zero";
       case Kind::constant: return fmt::format("is {:.6g} everywhere; where that comes from cannot be told", why.value);
       case Kind::flipped:

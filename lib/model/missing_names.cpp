@@ -11,7 +11,7 @@ namespace {
 
 /// One way to make names of the checkpoint those of the family.
 struct Rewriting {
-  std::string what;  ///< "without \"_orig_mod.\""
+  std::string what;  ///< how names stand in the checkpoint: "with \"_orig_mod.\" in them"
   std::vector<std::pair<std::string, std::string>> replace;
 };
 
@@ -25,7 +25,7 @@ std::string replaced(std::string name, const Rewriting& rewriting) {
 /// What frameworks put into names, each by its usual cause.
 std::vector<Rewriting> known_rewritings() {
   const auto without = [](const std::string& text, const std::string& by) {
-    return Rewriting{fmt::format("without \"{}\", which {} puts there", text, by), {{text, ""}}};
+    return Rewriting{fmt::format("with \"{}\" in them, which {} puts there", text, by), {{text, ""}}};
   };
   return {without("_checkpoint_wrapped_module.", "activation checkpointing"),
           without("_fsdp_wrapped_module.", "FSDP"),
@@ -33,7 +33,7 @@ std::vector<Rewriting> known_rewritings() {
           without("module.", "DistributedDataParallel"),
           without("base_model.model.", "PEFT"),
           without("base_layer.", "PEFT"),
-          {"without \"base_model.model.\" and \"base_layer.\", which PEFT puts there: merge the adapter first",
+          {"with \"base_model.model.\" and \"base_layer.\" in them, which PEFT puts there: merge the adapter first",
            {{"base_model.model.", ""}, {".base_layer.", "."}}},
           without("_extra_state.", "TransformerEngine")};
 }
@@ -58,8 +58,9 @@ std::string nearest_rewriting(const std::set<std::string>& missing, const std::v
       }
       constexpr std::size_t kLeastInCommon = 8;  // "p.weight" says nothing
       if (name.size() - to.size() < kLeastInCommon || seen.size() > 256 || !seen.emplace(from, to).second) continue;
-      candidates.push_back({to.empty() ? fmt::format("without \"{}\" in front", from)
-                                       : fmt::format("with \"{}\" in place of \"{}\" in front", to, from),
+      candidates.push_back({to.empty()     ? fmt::format("with \"{}\" in front", from)
+                            : from.empty() ? fmt::format("without \"{}\" in front", to)
+                                           : fmt::format("with \"{}\" in place of \"{}\" in front", from, to),
                             {{from, to}}});
     }
   }
@@ -87,11 +88,11 @@ constexpr KnownForm kKnownForms[] = {
     {"mlp.experts.gate_up_proj",
      "experts are packed into one tensor for each layer (transformers 5 writes so): this "
      "family is read with a tensor for each expert"},
-    {"self_attn.qkv_proj.", "q, k and v are one matrix (as Phi-3's): they are read as three"},
-    {"self_attn.qkv.", "q, k and v are one matrix: they are read as three"},
-    {"attention.query_key_value.", "q, k and v are one matrix: they are read as three"},
+    {"self_attn.qkv_proj.", "q, k and v are one matrix (as Phi-3's), and three are needed: split them"},
+    {"self_attn.qkv.", "q, k and v are one matrix, and three are needed: split them"},
+    {"attention.query_key_value.", "q, k and v are one matrix, and three are needed: split them"},
     {"self_attention.linear_qkv.", "these are Megatron-Core's names: export to Hugging Face's first"},
-    {"mlp.gate_up_proj.", "gate and up are one matrix: they are read as two"},
+    {"mlp.gate_up_proj.", "gate and up are one matrix, and two are needed: split them"},
     {"lora_A", "adapters lie beside their base: merge them first"},
     {"lora_B", "adapters lie beside their base: merge them first"},
     {"weight_scale_inv", "there are scales of FP8 in blocks (weight_scale_inv)"},

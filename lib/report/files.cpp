@@ -65,7 +65,8 @@ void check_output(const std::string& path, bool force, std::set<fs::path>& seen)
   if (what == Target::replaced && !force) fail_usage("{} exists; give --force to replace it, or another name", path);
   const std::string target = resolve_links(path);
   check_folder(path, target);
-  if (!seen.insert(fs::weakly_canonical(target)).second) fail_usage("two outputs would be written to {}", path);
+  if (!seen.insert(fs::weakly_canonical(fs::absolute(target))).second)
+    fail_usage("two outputs would be written to {}", path);
 }
 
 /// Opening a FIFO waits for its reader, for ever where none comes.

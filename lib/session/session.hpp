@@ -2,7 +2,7 @@
 // The library's face: a plan between two layouts, agreed on and carried out again and again over memory that somebody
 // owns. No case, no checkpoint, no report, no MPI_Init, nothing on stdout.
 //
-// Example (tests/session/two_vectors.cpp): two ranks, a model of one tensor, train TP1 -> gen TP1: rank 0 hands over
+// Example (examples/two_vectors.cpp): two ranks, a model of one tensor, train TP1 -> gen TP1: rank 0 hands over
 // the memory of its std::vector, rank 1 of its own, and after refit() both have the same bytes.
 
 #include <memory>

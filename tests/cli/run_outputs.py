@@ -223,6 +223,9 @@ def each_by_itself(suite):
         "each/old exists", "/proc/d: cannot create",
     )  # fmt: skip
     suite.check("loading" not in ended.err, "loaded with bad outputs", ended)
+    for other in ("./each/c", "$PWD/each/c", "each/../each/c"):
+        ends(suite, f"rm -f each/c; mpi 2 $R {RUN} --json each/c --csv {other}", 2, "two outputs would be written to")
+        ends(suite, f"rm -f each/c; refit {PLAN} --json each/c --picture {other}", 2, "two outputs would be written to")
     suite.check(read(suite.path("each", "old")) == "mine", "an output was replaced without --force", ended)
     result_is_error(suite, "each/b.json", 2, ended, "none/a.csv")
 

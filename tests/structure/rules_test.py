@@ -17,7 +17,7 @@ def named(root):
             text = file.read()
         for inside in re.findall(r"\[([VL]\d+(?:, [VL]\d+)*)\]", text):
             numbers.update(inside.split(", "))
-        numbers.update(re.findall(r'refuse\("(\w+)"', text))
+        numbers.update(re.findall(r'"([VL]\d+)"', text))  # put into brackets by what makes the message
     return numbers
 
 

@@ -407,10 +407,11 @@ TEST(ModelCheckpoint, WhatIsThereInsteadIsShownWithTheRenamingThatExplainsIt) {
     const std::string text = message_of(tied_llama_config(), checkpoint);
     EXPECT_THAT(text, HasSubstr("18 of its tensors are not what"));
     EXPECT_THAT(text, HasSubstr("18 tensors that family llama does not list are there: model.layers.0." + wrapper));
-    EXPECT_THAT(text, HasSubstr("18 of the 18 missing names are there without \"" + wrapper + "\", which " + cause));
+    EXPECT_THAT(text,
+                HasSubstr("18 of the 18 missing names are there with \"" + wrapper + "\" in them, which " + cause));
   }
   EXPECT_THAT(message_of(tied_llama_config(), renamed_llama("actor.policy.")),
-              HasSubstr("20 of the 20 missing names are there with \"model.\" in place of \"actor.policy.\""));
+              HasSubstr("20 of the 20 missing names are there with \"actor.policy.\" in place of \"model.\""));
 }
 
 TEST(ModelCheckpoint, KnownFormsOfOtherWritersAreNamed) {
@@ -425,7 +426,7 @@ TEST(ModelCheckpoint, KnownFormsOfOtherWritersAreNamed) {
   EXPECT_THAT(message_of(tied_llama_config(), fused), HasSubstr("q, k and v are one matrix"));
   auto base = tied_llama();
   named(base, "model.layers.0.self_attn.q_proj.weight").name = "model.layers.0.self_attn.q_proj.base_layer.weight";
-  EXPECT_THAT(message_of(tied_llama_config(), base), HasSubstr("without \"base_layer.\", which PEFT puts there"));
+  EXPECT_THAT(message_of(tied_llama_config(), base), HasSubstr("with \"base_layer.\" in them, which PEFT puts there"));
 }
 
 TEST(ModelCheckpoint, TensorsWithoutElementsAreLeftOutAndSaid) {
