@@ -34,6 +34,7 @@ struct alignas(64) Slot {
 enum class Verdict : std::int32_t {
   none,
   concluded,  ///< the job has come to its end: its rank 0 reports it
+  written,    ///< it has written the results, which say how the job ended: only stdout lacks that
   claimed,    ///< somebody puts a failure into the board
   published,  ///< the failure is there
   taken,      ///< somebody reports it

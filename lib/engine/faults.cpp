@@ -1,7 +1,6 @@
 #include "engine/faults.hpp"
 
 namespace refit::engine {
-
 namespace {
 
 /// What `work` refuses of run.inject, with the place where that key stands.

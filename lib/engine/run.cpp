@@ -331,11 +331,12 @@ void end_job(int code) {
 }
 
 /// Rank 0's last words: what the job has come to. MPI has ended.
-int conclude(const Findings& findings, Outputs& outputs, bool complete) {
+int conclude(Supervisor& supervisor, const Findings& findings, Outputs& outputs, bool complete) {
   report::Result result = findings.get();
   result.elapsed_seconds = now() - result.started;
   if (!complete) spdlog::error("{}: {}", result.exit_code == 0 ? "as expected" : "error", result.error->message);
   outputs.write(result);
+  supervisor.written();
   if (complete) report::print_summary(std::cout, result);
   return result.exit_code;
 }
@@ -388,7 +389,7 @@ int run(const Case& c, const std::vector<std::string>& command) {
   supervisor.await_others();
   supervisor.progress().begin_unprofiled("report", limits.phase());
   supervisor.conclude();
-  return conclude(findings, outputs, complete);
+  return conclude(supervisor, findings, outputs, complete);
 }
 
 }  // namespace refit::engine

@@ -185,6 +185,11 @@ void Supervisor::conclude() {
   board_.holder() = rank_.load();
 }
 
+void Supervisor::written() {
+  Verdict concluded = Verdict::concluded;
+  if (!board_.verdict().compare_exchange_strong(concluded, Verdict::written)) wait_for_the_end();
+}
+
 void Supervisor::watch() {
   std::int64_t before = now_ns();
   while (!stop_) {
@@ -368,15 +373,16 @@ void Supervisor::follow(Verdict verdict) {
   const std::int64_t since = now - verdict_since_;
   switch (verdict) {
     case Verdict::none: return;
-    case Verdict::concluded: {
+    case Verdict::concluded:
+    case Verdict::written: {
       // The main thread of rank 0 writes the results.
       const transport::Where& where = progress_.where();
       const std::int64_t deadline = where.deadline_ns;
       if (rank_ != 0 || deadline == 0 || now < deadline) return;
       const double limit = static_cast<double>(where.limit_ns) / 1e9;
-      return overrule({Ending::timeout, ErrorKind::runtime, rank_, transport::phase_of(where),
-                       fmt::format("rank {}: timeout: the results are not written after {:.4g} s", rank_.load(), limit),
-                       limit});
+      const char* late = verdict == Verdict::written ? "nobody takes the summary" : "the results are not written";
+      return overrule(verdict, {Ending::timeout, ErrorKind::runtime, rank_, transport::phase_of(where),
+                                fmt::format("rank {}: timeout: {} after {:.4g} s", rank_.load(), late, limit), limit});
     }
     case Verdict::published: {
       const int root = root_slot();
@@ -418,9 +424,8 @@ void Supervisor::report_failure() {
 }
 
 /// What holds up the main thread after the job's end cannot be undone, but said, and the results say so too.
-void Supervisor::overrule(const Failure& failure) {
-  Verdict concluded = Verdict::concluded;
-  if (!board_.verdict().compare_exchange_strong(concluded, Verdict::taken)) return;
+void Supervisor::overrule(Verdict verdict, const Failure& failure) {
+  if (!board_.verdict().compare_exchange_strong(verdict, Verdict::taken)) return;
   if (how_.signals) end_later(static_cast<int>(ErrorKind::runtime));
   board_.code() = how_.report(failure);
   board_.verdict() = Verdict::reported;
@@ -441,8 +446,8 @@ void Supervisor::on_signal(int number) {
   if (verdict == Verdict::reported) _exit(board_.code());
   if (verdict == Verdict::concluded && rank_ == 0) {
     const std::string phase = transport::phase_of(progress_.where());
-    return overrule({Ending::interruption, ErrorKind::runtime, 0, phase,
-                     fmt::format("interrupted by {} in phase {}", name_of(number), phase), 0});
+    return overrule(verdict, {Ending::interruption, ErrorKind::runtime, 0, phase,
+                              fmt::format("interrupted by {} in phase {}", name_of(number), phase), 0});
   }
   if (verdict != Verdict::none || signal_ != 0) return;
   signal_ = number;

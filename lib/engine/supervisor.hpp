@@ -6,7 +6,9 @@
 //     supervisor.progress().begin("load", limits.phase(bytes));
 //     ...                                                    // too long: another thread reports and ends the job
 //     supervisor.ended(); supervisor.await_others();         // MPI has ended
-//     supervisor.conclude();                                 // from here on nobody else can report anything
+//     supervisor.conclude();                                 // what else comes is the end of writing the results
+//     ...
+//     supervisor.written();                                  // and now of telling them
 //
 // Whoever moves the board's verdict away from `none` has it. A failure is put onto the board by who sees it, and
 // reported by rank 0's supervisor, which has the results; by another one only where that does not move.
@@ -62,6 +64,8 @@ class Supervisor {
   void await_others();
   /// The verdict is the main thread's from now on; returns only if nobody had it before.
   void conclude();
+  /// The results are written: a signal changes them no more, only a main thread that hangs. Returns only if none did.
+  void written();
 
  private:
   void watch();
@@ -70,7 +74,7 @@ class Supervisor {
   void look_for_trouble();
   void follow(Verdict verdict);
   void report_failure();
-  void overrule(const Failure& failure);
+  void overrule(Verdict verdict, const Failure& failure);
   void on_signal(int number);
   void after_signal();
   bool is_alone() const;

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <random>
 #include <sstream>
@@ -16,17 +15,8 @@
 namespace refit::checkpoint {
 namespace {
 
-namespace fs = std::filesystem;
-
-class Fuzz : public testing::Test {
+class Fuzz : public fuzz::Folder {
  protected:
-  Fuzz() {
-    std::string pattern = (fs::temp_directory_path() / "refit-fuzz-XXXXXX").string();
-    EXPECT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  ~Fuzz() override { fs::remove_all(folder_); }
-
   void write_checkpoint(Format format, std::int64_t max_shard_bytes) const {
     std::vector<model::TensorInfo> tensors{{"model.embed_tokens.weight", {4, 6}, DType::bf16},
                                            {"model.layers.0.weight_scale", {3}, DType::f8_e8m0},
@@ -44,13 +34,8 @@ class Fuzz : public testing::Test {
 
   std::string load(const std::string& name) const {
     std::ostringstream text;
-    text << std::ifstream(folder_ + "/" + name, std::ios::binary).rdbuf();
+    text << std::ifstream(file(name), std::ios::binary).rdbuf();
     return text.str();
-  }
-
-  void store(const std::string& name, const std::string& bytes) const {
-    fs::remove(folder_ + "/" + name);  // some file systems flush a file that is emptied and written again
-    std::ofstream(folder_ + "/" + name, std::ios::binary).write(bytes.data(), std::ssize(bytes));
   }
 
   /// True if the folder opens; checks what comes back either way.
@@ -87,8 +72,6 @@ class Fuzz : public testing::Test {
     store(name, good);
     EXPECT_TRUE(opens());
   }
-
-  std::string folder_;
 };
 
 TEST_F(Fuzz, SafetensorsHeaders) {

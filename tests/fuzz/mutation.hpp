@@ -1,8 +1,12 @@
 #pragma once
 // Seeded mutations of small files, for whatever reads them.
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <random>
 #include <string>
 #include <string_view>
@@ -35,5 +39,25 @@ inline int rounds(int usual) {
   const char* asked = std::getenv("REFIT_FUZZ_ROUNDS");
   return asked == nullptr ? usual : std::atoi(asked);
 }
+
+/// A folder of its own for each test, and the files in it.
+class Folder : public testing::Test {
+ protected:
+  Folder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "refit-fuzz-XXXXXX").string();
+    EXPECT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  ~Folder() override { std::filesystem::remove_all(folder_); }
+
+  std::string file(const std::string& name) const { return folder_ + "/" + name; }
+
+  void store(const std::string& name, const std::string& bytes) const {
+    std::filesystem::remove(file(name));  // some file systems flush a file that is emptied and written again
+    std::ofstream(file(name), std::ios::binary).write(bytes.data(), std::ssize(bytes));
+  }
+
+  std::string folder_;
+};
 
 }  // namespace refit::fuzz

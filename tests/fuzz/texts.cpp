@@ -3,9 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
-
 #include "app/case_reader.hpp"
 #include "core/error.hpp"
 #include "fuzz/mutation.hpp"
@@ -14,24 +11,8 @@
 namespace refit {
 namespace {
 
-namespace fs = std::filesystem;
-
-class Fuzz : public testing::Test {
+class Fuzz : public fuzz::Folder {
  protected:
-  Fuzz() {
-    std::string pattern = (fs::temp_directory_path() / "refit-fuzz-XXXXXX").string();
-    EXPECT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  ~Fuzz() override { fs::remove_all(folder_); }
-
-  std::string file(const std::string& name) const { return folder_ + "/" + name; }
-
-  void store(const std::string& name, const std::string& bytes) const {
-    fs::remove(file(name));
-    std::ofstream(file(name), std::ios::binary).write(bytes.data(), std::ssize(bytes));
-  }
-
   /// Mutates `good` and has `read` read it; expects some of both outcomes.
   template <typename Read>
   void mutate(const std::string& name, const std::string& good, int count, std::uint64_t seed, const Read& read) const {
@@ -53,8 +34,6 @@ class Fuzz : public testing::Test {
     EXPECT_GT(taken, 0);
     EXPECT_LT(taken, count);
   }
-
-  std::string folder_;
 };
 
 /// A mutated size may make a list of millions of tensors: only small models are listed.

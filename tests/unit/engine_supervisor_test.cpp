@@ -148,6 +148,22 @@ TEST(Supervisor, ResultsThatAreNotWrittenEndTheJob) {
   EXPECT_EQ(crew.reports(), 1);  // of a result that says so
 }
 
+TEST(Supervisor, WhatIsWrittenIsToldOrOverruled) {
+  Crew told(1);
+  told.members[0]->conclude();
+  told.members[0]->progress().begin_unprofiled("report", 60);
+  told.members[0]->written();
+  EXPECT_EQ(told.reports(), 0);
+  EXPECT_EQ(told.board.verdict(), Verdict::written);
+
+  Crew untold(1);  // nobody takes the summary
+  untold.members[0]->conclude();
+  untold.members[0]->progress().begin_unprofiled("report", 0.1);
+  untold.members[0]->written();
+  EXPECT_EQ(untold.wait().ending, Ending::timeout);
+  EXPECT_EQ(untold.reports(), 1);
+}
+
 TEST(Supervisor, NoLimitNoVerdict) {
   Crew crew(2);
   crew.members[0]->progress().begin("bulk", 0.05);
