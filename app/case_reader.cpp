@@ -282,6 +282,15 @@ bool is_folder(const std::string& path) {
   return std::filesystem::is_directory(path, error);
 }
 
+/// A model's name in a case file has become a path beside the file.
+void find_model(std::string& config, const std::string& inputs) {
+  const std::filesystem::path path(config);
+  std::error_code error;
+  if (config.empty() || inputs.empty() || std::filesystem::exists(path, error)) return;
+  const std::filesystem::path named = std::filesystem::path(inputs) / "models" / path.filename() / "config.json";
+  if (std::filesystem::exists(named, error)) config = named.string();
+}
+
 void require_layouts(Filler& filler, const Case& c) {
   const std::string where = c.file.empty() ? "command line" : c.file;
   for (const layout::SideSpec* side : {&*c.train, &c.engine()}) {
@@ -308,7 +317,7 @@ std::map<std::string, std::string> facts_of(Case c) {
 
 }  // namespace
 
-Case read_case(const std::string& file, const std::vector<Option>& options, Twin twin) {
+Case read_case(const std::string& file, const std::vector<Option>& options, Twin twin, const std::string& inputs) {
   Case c;
   c.file = file;
   c.name = file.empty() ? "command line" : std::filesystem::path(file).stem().string();
@@ -321,6 +330,7 @@ Case read_case(const std::string& file, const std::vector<Option>& options, Twin
   filler.finish();  // a layout that could not be read is not also reported as missing
   require_layouts(filler, c);
   filler.finish();
+  find_model(c.model.config, inputs);
   if (is_folder(c.model.config)) c.model.config = (std::filesystem::path(c.model.config) / "config.json").string();
   cases::complete(c);
   c.facts = facts_of(c);

@@ -22,10 +22,11 @@ enum class Twin : std::uint8_t {
   fixed  ///< without injections and expectations, and with the keys of [bug.fixed]
 };
 
-/// Reads a case; `file` may be empty. Inputs in the file become relative to its folder. The result is complete.
-/// Errors (usage): all mistakes together, one per line, with file, line and column, or the option's name; a fixed twin
-/// of a case that is about no bug.
-cases::Case read_case(const std::string& file, const std::vector<Option>& options, Twin twin = Twin::bug);
+/// Reads a case; `file` may be empty. Inputs in the file become relative to its folder; a model.config that is not
+/// there may be a model of the folder `inputs`. The result is complete. Errors (usage): all mistakes together, one per
+/// line, with file, line and column, or the option's name; a fixed twin of a case that is about no bug.
+cases::Case read_case(const std::string& file, const std::vector<Option>& options, Twin twin = Twin::bug,
+                      const std::string& inputs = "");
 
 /// Throws (usage, unavailable) for what contradicts itself or is not in this build; all violations together.
 void check_case(const cases::Case& c);

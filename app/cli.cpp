@@ -135,7 +135,7 @@ void resolve_models(CaseArguments& arguments, const std::string& inputs) {
 cases::Case case_of(CaseArguments arguments, const std::string& inputs) {
   resolve_models(arguments, inputs);
   if (!arguments.file.empty()) arguments.file = case_path(arguments.file, inputs);
-  return read_case(arguments.file, arguments.options, arguments.fixed ? Twin::fixed : Twin::bug);
+  return read_case(arguments.file, arguments.options, arguments.fixed ? Twin::fixed : Twin::bug, inputs);
 }
 
 int run_case(const cases::Case& c, const std::vector<std::string>& arguments) {
@@ -174,6 +174,7 @@ int diagnose_dumps(DiagnoseOptions options, CaseArguments arguments, const std::
     fail_usage("{}: means nothing for a diagnosis, which reads model, train and gen; leave it out", option.name);
   }
   resolve_models(arguments, inputs);
+  options.inputs = inputs;
   options.case_file = arguments.file.empty() ? "" : case_path(arguments.file, inputs);
   options.options = arguments.options;
   return diagnose(options);
@@ -316,9 +317,10 @@ void add_commands(CLI::App& app, Arguments& arguments) {
   CLI::App* compare = add_command(app, "compare", "Compare two checkpoints or dump folders, tensor by tensor");
   compare->add_option("A", arguments.a, "Checkpoint or dump folder")->required();
   compare->add_option("B", arguments.b, "Checkpoint or dump folder")->required();
-  CLI::App* list =
-      add_command(app, "list", "What there is: models, cases, bugs, injections, executors, trainers or engines");
-  list->add_option("WHAT", arguments.what, "models | cases | bugs | injections | executors | trainers | engines")
+  CLI::App* list = add_command(app, "list", "What there is: models, families, cases, bugs, injections, executors, ...");
+  list->add_option(
+          "WHAT", arguments.what,
+          "models | families | cases | bugs | injections | executors | trainers | engines | hardware | matrices")
       ->required();
   list->add_flag("--json", arguments.list_json, "Print JSON: a list of objects");
 }

@@ -60,6 +60,7 @@ struct DiagnoseOptions {
   std::string json;        ///< file; empty = none
   bool force = false;
   std::string case_file;  ///< empty = none
+  std::string inputs;     ///< the folder of models
   std::vector<Option> options;
 };
 

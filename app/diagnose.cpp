@@ -69,7 +69,7 @@ int diagnose(const DiagnoseOptions& given) {
   }
   request.knows_train = !given.case_file.empty() || is_given(options, "train.layout");
   if (!request.knows_train) options.push_back({"train.layout", "TP1", "--train"});
-  request.c = read_case(given.case_file, options);
+  request.c = read_case(given.case_file, options, Twin::bug, given.inputs);
   request.c.run.inject.clear();
   request.c.run.device = kernels::Runtime::has_device() ? cases::Device::cuda : cases::Device::cpu;
   check_case(request.c);

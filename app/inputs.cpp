@@ -52,7 +52,7 @@ std::string config_path(const std::string& model, const std::string& inputs) {
 std::string case_path(const std::string& name, const std::string& inputs) {
   if (is_file(name)) return name;
   std::vector<std::string> known;
-  for (const auto& [folder, files] : {std::pair("bugs", bug_files(inputs)), {"cases", case_files(inputs)}}) {
+  for (const auto& [folder, files] : {std::pair("bugs", toml_files(inputs, "bugs")), {"cases", case_files(inputs)}}) {
     for (const std::string& file : files) {
       const fs::path path = fs::path(inputs) / folder / file;
       const fs::path stem = fs::path(file).replace_extension();
@@ -91,11 +91,10 @@ std::vector<std::string> case_files(const std::string& inputs) {
   return files;
 }
 
-std::vector<std::string> bug_files(const std::string& inputs) {
+std::vector<std::string> toml_files(const std::string& inputs, const std::string& folder) {
   std::vector<std::string> names;
-  const fs::path folder = fs::path(inputs) / "bugs";
-  if (!is_folder(folder)) return names;
-  for (const auto& entry : fs::directory_iterator(folder)) {
+  if (!is_folder(fs::path(inputs) / folder)) return names;
+  for (const auto& entry : fs::directory_iterator(fs::path(inputs) / folder)) {
     if (entry.path().extension() == ".toml") names.push_back(entry.path().filename().string());
   }
   std::sort(names.begin(), names.end(),

@@ -199,15 +199,18 @@ void inspect_checkpoint(const InspectOptions& options) {
   }
 }
 
-/// Whether a file or folder is a checkpoint, or means to be one: config.json alone is none.
+/// Whether a file or folder is a checkpoint, or means to be one (of any kind): config.json alone is none.
 bool holds_weights(const fs::path& path) {
+  constexpr std::string_view kEndings[] = {".safetensors", ".h5", ".index.json", ".gguf", ".pth", ".distcp"};
+  const auto is_weights = [&](const std::string& name) {
+    return name.starts_with("pytorch_model") ||
+           std::ranges::any_of(kEndings, [&](std::string_view ending) { return name.ends_with(ending); });
+  };
   std::error_code error;
-  if (path.extension() == ".safetensors" || path.extension() == ".h5") return true;
-  for (const fs::directory_entry& item : fs::directory_iterator(path, error)) {
-    const std::string name = item.path().filename().string();
-    if (name.ends_with(".safetensors") || name.ends_with(".h5") || name.ends_with(".index.json")) return true;
-  }
-  return false;
+  if (is_weights(path.filename().string())) return true;
+  return std::ranges::any_of(fs::directory_iterator(path, error), [&](const fs::directory_entry& item) {
+    return is_weights(item.path().filename().string());
+  });
 }
 
 }  // namespace

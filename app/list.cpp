@@ -5,6 +5,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <variant>
 
 #include "app/case_reader.hpp"
 #include "app/commands.hpp"
@@ -23,10 +24,13 @@ namespace refit::app {
 namespace fs = std::filesystem;
 namespace {
 
-/// What there is of one kind: a heading, and a row of texts for each.
+/// Text, or a number.
+using Cell = std::variant<std::string, std::int64_t>;
+
+/// One kind of thing: a heading, and a row for each of the kind.
 struct Table {
   std::vector<std::string> heading;
-  std::vector<std::vector<std::string>> rows;
+  std::vector<std::vector<Cell>> rows;
   bool has_heading = false;  ///< printed too, where it is not JSON
   std::vector<std::size_t> least_widths = {};
 };
@@ -62,9 +66,9 @@ Table models(const std::string& inputs) {
       ++tensors;
       parameters += is_scale(tensor.role) ? 0 : tensor.elements();
     }
-    table.rows.push_back({name, config.family, std::to_string(tensors), grouped(parameters),
-                          std::to_string(config.mtp_layers), legal_tp(train::trainers(), model),
-                          legal_tp(gen::engines(), model), first_line(folder / "description.txt")});
+    table.rows.push_back({name, config.family, tensors, parameters, config.mtp_layers,
+                          legal_tp(train::trainers(), model), legal_tp(gen::engines(), model),
+                          first_line(folder / "description.txt")});
   }
   return table;
 }
@@ -81,9 +85,9 @@ Table cases(const std::string& inputs) {
   for (const std::string& file : case_files(inputs)) {
     const std::string path = (fs::path(inputs) / "cases" / file).string();
     try {
-      const cases::Case c = read_case(path, {});
+      const cases::Case c = read_case(path, {}, Twin::bug, inputs);
       table.rows.push_back({file, model_of(c), to_string(c.train->sizes()), to_string(c.engine().sizes()),
-                            std::to_string(c.train_ranks() + c.gen_ranks()), c.description});
+                            c.train_ranks() + c.gen_ranks(), c.description});
     } catch (const Error&) {  // it takes what it lacks from options
       table.rows.push_back({file, "-", "-", "-", "-", read_description(path)});
     }
@@ -94,7 +98,7 @@ Table cases(const std::string& inputs) {
 /// Name, number, kind and title of every bug with a case of its own, by number.
 Table bugs(const std::string& inputs) {
   Table table{{"bug", "id", "kind", "title"}, {}, false};
-  for (const std::string& file : bug_files(inputs)) {
+  for (const std::string& file : toml_files(inputs, "bugs")) {
     const cases::BugSection bug = read_bug((fs::path(inputs) / "bugs" / file).string());
     table.rows.push_back({fs::path(file).stem().string(), bug.id, std::string(name(bug.kind)), bug.title});
   }
@@ -124,42 +128,72 @@ Table sides(const std::string& what, SideRows rows) {
   return table;
 }
 
+Table families() {
+  Table table{{"family", "model types", "architectures"}, {}, true};
+  for (const std::string& name : model::family_names()) {
+    const model::FamilyWords words = model::words_of(name);
+    table.rows.push_back({name, fmt::format("{}", fmt::join(words.model_types, " ")),
+                          fmt::format("{}", fmt::join(words.architectures, " "))});
+  }
+  return table;
+}
+
+/// The files of a folder below inputs/, with their descriptions.
+Table described(const std::string& what, const std::string& inputs, const std::string& folder) {
+  Table table{{what, "description"}, {}, false};
+  for (const std::string& file : toml_files(inputs, folder)) {
+    table.rows.push_back(
+        {fs::path(file).stem().string(), read_description((fs::path(inputs) / folder / file).string())});
+  }
+  return table;
+}
+
 Table table_of(const std::string& what, const std::string& inputs) {
   if (what == "models") return models(inputs);
+  if (what == "families") return families();
   if (what == "cases") return cases(inputs);
   if (what == "bugs") return bugs(inputs);
   if (what == "injections") return injections();
   if (what == "executors") return executors();
   if (what == "trainers") return sides("trainer", train::trainers());
   if (what == "engines") return sides("engine", gen::engines());
-  const std::vector<std::string> known{"models", "cases", "bugs", "injections", "executors", "trainers", "engines"};
+  if (what == "hardware") return described("hardware", inputs, "hardware");
+  if (what == "matrices") return described("matrix", inputs, "matrix");
+  const std::vector<std::string> known{"models",    "families", "cases",   "bugs",     "injections",
+                                       "executors", "trainers", "engines", "hardware", "matrices"};
   fail_usage("list {}: needs one of {}{}", what, fmt::join(known, ", "), suggestion(what, known));
 }
 
 void print_json(const Table& table) {
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
-  for (const std::vector<std::string>& row : table.rows) {
+  for (const std::vector<Cell>& row : table.rows) {
     nlohmann::ordered_json object;
-    for (std::size_t i = 0; i < row.size(); ++i) object[table.heading[i]] = row[i];
+    for (std::size_t i = 0; i < row.size(); ++i)
+      std::visit([&](const auto& value) { object[table.heading[i]] = value; }, row[i]);
     all.push_back(std::move(object));
   }
   print("{}\n", all.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 
-/// Columns that hold numbers alone are aligned at their right ends.
+/// Columns of numbers, or of a dash for none, are aligned at their right ends.
 void print_text(const Table& table) {
-  std::vector<std::vector<std::string>> lines = table.rows;
-  if (table.has_heading) lines.insert(lines.begin(), table.heading);
-  const auto is_number = [](const std::string& text) {
-    return !text.empty() && text.find_first_not_of("0123456789,") == std::string::npos;
-  };
+  std::vector<std::vector<std::string>> lines;
+  if (table.has_heading) lines.push_back(table.heading);
+  for (const std::vector<Cell>& row : table.rows) {
+    std::vector<std::string>& line = lines.emplace_back();
+    for (const Cell& cell : row) {
+      const std::int64_t* number = std::get_if<std::int64_t>(&cell);
+      line.push_back(number == nullptr ? std::get<std::string>(cell) : grouped(*number));
+    }
+  }
   const std::size_t columns = table.heading.size();
   std::vector<std::size_t> width = table.least_widths;
   width.resize(columns, 0);
   std::vector<bool> right(columns, !table.rows.empty());
   for (std::size_t i = 0; i < columns; ++i) {
     for (const auto& line : lines) width[i] = std::max(width[i], line[i].size());
-    for (const auto& row : table.rows) right[i] = right[i] && is_number(row[i]);
+    for (const auto& row : table.rows)
+      right[i] = right[i] && (std::holds_alternative<std::int64_t>(row[i]) || row[i] == Cell("-"));
   }
   for (const auto& line : lines) {
     for (std::size_t i = 0; i + 1 < columns; ++i) {

@@ -87,38 +87,6 @@ std::vector<std::string> disagreements(const std::map<std::string, std::string>&
   return result;
 }
 
-Checkpoint open_index(const fs::path& index, Format format) {
-  const fs::path folder = index.parent_path();
-  const std::map<std::string, std::string> weight_map = read_index(index.string());
-  std::set<std::string> shards;
-  for (const auto& [name, shard] : weight_map) shards.insert(shard);
-
-  std::vector<std::string> missing;
-  for (const std::string& shard : shards) {
-    const std::string what = obstacle(folder / shard);
-    std::error_code error;
-    if (!what.empty() || !fs::exists(folder / shard, error))
-      missing.push_back(what.empty() ? in_quotes(shard) : in_quotes(shard) + " (" + what + ")");
-  }
-  if (!missing.empty()) fail_usage("{}: missing in the folder: {}", index.string(), list_some(missing));
-
-  Checkpoint checkpoint{folder.string(), format, {}, {}, {}, {}, {}, {}};
-  std::vector<std::string> wrong;
-  for (const std::string& shard : shards) {
-    Contents contents = read_contents(checkpoint, (folder / shard).string());
-    for (std::string& problem : disagreements(weight_map, shard, contents)) wrong.push_back(std::move(problem));
-    append(checkpoint, (folder / shard).string(), std::move(contents));
-  }
-  if (!wrong.empty()) fail_usage("{}: index and shards disagree: {}", index.string(), list_some(wrong));
-  const fs::path single = folder / single_name(format);
-  if (!shards.contains(single.filename()) && is_there(single)) {
-    checkpoint.notes.push_back(
-        fmt::format("{}: the files that {} names are read; {} beside them is not: nothing names it", folder.string(),
-                    index.filename().string(), single.filename().string()));
-  }
-  return checkpoint;
-}
-
 /// Files of the folder by kind: what may be meant where no checkpoint is found.
 struct Others {
   std::vector<std::string> shards;       ///< of checkpoints that refit reads
@@ -145,6 +113,53 @@ Others others_in(const fs::path& folder) {
   return found;
 }
 
+/// Says which files of the checkpoint's format in its folder belong to nothing that is read.
+void note_unread(Checkpoint& checkpoint, const fs::path& folder, const std::string& what_is_read) {
+  const Others found = others_in(folder);
+  std::vector<std::string> unread = found.shards;
+  unread.insert(unread.end(), found.readable.begin(), found.readable.end());
+  std::erase_if(unread, [&](const std::string& name) {
+    const bool is_read = std::ranges::any_of(
+        checkpoint.files, [&](const std::string& file) { return fs::path(file).filename() == name; });
+    return is_read || format_of_file(name) != checkpoint.format;
+  });
+  if (unread.empty()) return;
+  const bool one = unread.size() == 1;
+  const bool adapter =
+      std::ranges::any_of(unread, [](const std::string& name) { return name.starts_with("adapter_model"); });
+  checkpoint.notes.push_back(fmt::format("{}: {}; {} in the folder {} not: nothing names {}{}", folder.string(),
+                                         what_is_read, list_some(unread), one ? "is" : "are", one ? "it" : "them",
+                                         adapter ? " (an adapter has to be merged into the weights first)" : ""));
+}
+
+Checkpoint open_index(const fs::path& index, Format format) {
+  const fs::path folder = index.parent_path();
+  const std::map<std::string, std::string> weight_map = read_index(index.string());
+  std::set<std::string> shards;
+  for (const auto& [name, shard] : weight_map) shards.insert(shard);
+
+  std::vector<std::string> missing;
+  for (const std::string& shard : shards) {
+    const std::string what = obstacle(folder / shard);
+    std::error_code error;
+    if (!what.empty() || !fs::exists(folder / shard, error))
+      missing.push_back(what.empty() ? in_quotes(shard) : in_quotes(shard) + " (" + what + ")");
+  }
+  if (!missing.empty()) fail_usage("{}: missing in the folder: {}", index.string(), list_some(missing));
+
+  Checkpoint checkpoint{folder.string(), format, {}, {}, {}, {}, {}, {}};
+  std::vector<std::string> wrong;
+  for (const std::string& shard : shards) {
+    Contents contents = read_contents(checkpoint, (folder / shard).string());
+    for (std::string& problem : disagreements(weight_map, shard, contents)) wrong.push_back(std::move(problem));
+    append(checkpoint, (folder / shard).string(), std::move(contents));
+  }
+  if (!wrong.empty()) fail_usage("{}: index and shards disagree: {}", index.string(), list_some(wrong));
+  is_there(folder / single_name(format));  // a folder or dangling link by that name is refused
+  note_unread(checkpoint, folder, fmt::format("the files that {} names are read", index.filename().string()));
+  return checkpoint;
+}
+
 std::string what_is_there(const fs::path& folder) {
   const Others found = others_in(folder);
   if (!found.shards.empty()) {
@@ -169,13 +184,7 @@ std::optional<Checkpoint> open_folder(const fs::path& folder, Format format) {
   if (is_there(index)) return open_index(index, format);
   if (!is_there(single)) return std::nullopt;
   Checkpoint checkpoint = open_file(single, format);
-  std::vector<std::string> shards = others_in(folder).shards;
-  std::erase_if(shards, [&](const std::string& name) { return format_of_file(name) != format; });
-  if (!shards.empty()) {
-    checkpoint.notes.push_back(fmt::format("{}: {} is read; {} beside it {} not: no {} names them", folder.string(),
-                                           single.filename().string(), list_some(shards),
-                                           shards.size() == 1 ? "is" : "are", index_name(format)));
-  }
+  note_unread(checkpoint, folder, fmt::format("{} is read", single.filename().string()));
   return checkpoint;
 }
 

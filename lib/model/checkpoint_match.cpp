@@ -228,6 +228,20 @@ std::string instead_of(const Model& model, Held held) {
                      one ? "is" : "are", some_of({others.begin(), others.end()}), explain_missing(missing, others));
 }
 
+/// Says that config.json names another dtype than most elements have: the tensors decide.
+void note_dtype(Model& model, const std::string& source) {
+  if (!model.config.has_dtype) return;
+  std::map<DType, std::int64_t> elements;
+  for (const Tensor& tensor : model.tensors) {
+    if (is_castable(tensor.dtype) && !is_scale(tensor.role)) elements[tensor.dtype] += tensor.elements();
+  }
+  const auto by_count = [](const auto& a, const auto& b) { return a.second < b.second; };
+  const auto most = std::max_element(elements.begin(), elements.end(), by_count);
+  if (most == elements.end() || most->first == model.config.dtype) return;
+  model.notes.push_back(fmt::format("{}: config.json says {}, but most of the tensors are {}, as which they are read",
+                                    source, refit::name(model.config.dtype), refit::name(most->first)));
+}
+
 }  // namespace
 
 Model build_model(const Config& given, const std::vector<TensorInfo>& checkpoint, const std::string& source) {
@@ -253,6 +267,7 @@ Model build_model(const Config& given, const std::vector<TensorInfo>& checkpoint
     }
   }
   if (!problems.empty()) problems.fail(source, instead_of(model, held));
+  note_dtype(model, source);
   append_unknown(model, held);
   put_cache_scales_last(model, source);
   return model;

@@ -132,6 +132,7 @@ void read_sizes(ConfigFile& file, Config& config) {
   config.attention_heads = file.count("num_attention_heads", kMaxHeads);
   config.tied = file.flag_or("tie_word_embeddings", is_tied_by_default(config.model_type));
   config.dtype = read_dtype(file);
+  config.has_dtype = file.has("dtype") || file.has("torch_dtype");
   read_weight_format(file, config);
 }
 

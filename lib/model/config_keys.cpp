@@ -316,6 +316,18 @@ const Family* family_of_type(std::string_view model_type) {
   return kin == nullptr ? nullptr : find_family(kin->family);
 }
 
+FamilyWords words_of(const std::string& name) {
+  const Family* family = find_family(name);
+  REFIT_ASSERT(family != nullptr);
+  FamilyWords words{{std::string(family->architecture)}, {std::string(family->model_type)}};
+  if (!family->composite_architecture.empty()) words.architectures.emplace_back(family->composite_architecture);
+  if (!family->composite_model_type.empty()) words.model_types.emplace_back(family->composite_model_type);
+  for (const Kin& kin : kKin) {
+    if (kin.family == name) words.model_types.emplace_back(kin.model_type);
+  }
+  return words;
+}
+
 bool is_tied_by_default(std::string_view model_type) {
   return model_type.starts_with("gemma") || model_type.starts_with("cohere") || model_type == "smollm3" ||
          model_type == "starcoder2" || model_type.starts_with("lfm2");

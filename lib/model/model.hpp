@@ -121,6 +121,7 @@ struct Config {
   bool tied = false;                                       ///< tie_word_embeddings
   bool attention_bias = false;                             ///< q, k, v (and o where the family has it) carry a bias
   DType dtype = DType::bf16;                               ///< torch_dtype / dtype; bf16 where config.json has neither
+  bool has_dtype = false;                                  ///< config.json has one of them
   WeightFormat weight_format = WeightFormat::unquantised;  ///< of the checkpoint, by its quantization_config
   std::vector<std::string> not_converted;                  ///< modules that are not quantised; `*` stands for any text
   bool has_quantization_config = false;  ///< config.json says what is quantised, so that an engine goes by it
@@ -243,5 +244,14 @@ Model build_model(const Config& config, const std::vector<TensorInfo>& checkpoin
 
 /// The families, sorted: "deepseek_v3", "gpt_oss", ...
 std::vector<std::string> family_names();
+
+/// The words of config.json by which a family is recognised.
+struct FamilyWords {
+  std::vector<std::string> architectures;
+  std::vector<std::string> model_types;  ///< also of models that are known to have the same tensors
+};
+
+/// Those of the family `name`, which must be one of family_names().
+FamilyWords words_of(const std::string& name);
 
 }  // namespace refit::model

@@ -159,12 +159,15 @@ class Lists(Cli):
         self.assertRegex(cases, r"(?m)^published/qwen3-4b-dp8-to-tp8-ffn.toml +qwen3-4b +DP8 +TP8 +16  DP8 -> TP8$")
         listed = json.loads(self.succeed("list", "cases", "--json"))
         self.assertIn({"case": "published/qwen3-4b-dp8-to-tp8-ffn.toml", "model": "qwen3-4b", "train": "DP8", "gen": "TP8",
-                       "ranks": "16", "description": "DP8 -> TP8"}, listed)  # fmt: skip
+                       "ranks": 16, "description": "DP8 -> TP8"}, listed)  # fmt: skip
         executors = self.succeed("list", "executors").splitlines()
         self.assertEqual([line.split()[0] for line in executors], ["golden", "p2p", "direct", "m2n"])
         self.assertRegex(self.succeed("list", "trainers"), r"(?m)^megatron +Megatron-Core")
         self.assertRegex(self.succeed("list", "engines"), r"(?m)^vllm +vLLM")
         self.refuse(2, "list", "engine", part="did you mean engines?")
+        self.assertRegex(self.succeed("list", "families"), r"(?m)^qwen2 +qwen2\b.* Qwen2ForCausalLM$")
+        self.assertRegex(self.succeed("list", "hardware"), r"(?m)^h200-nvlink +8 x H200")
+        self.assertRegex(self.succeed("list", "matrices"), r"(?m)^l0 +bf16: 4B")
         self.assertRegex(self.succeed("list", "bugs"), r"(?m)^B3-single-expert-mesh +B3 +mismatch +\S")
         self.assertRegex(self.succeed("list", "injections"), r"(?m)^swap-gate-up +\S")
 
@@ -212,6 +215,29 @@ class Checkpoints(Cli):
         self.synth("t", "--tied-lm-head")
         self.assertIn("tied: lm_head.weight is present", self.succeed("inspect", "t"))
         self.assertIn("no weights", self.succeed("inspect", "s/config.json"))
+
+    def test_what_is_not_read_is_said(self):
+        self.synth("s")
+        shutil.copy(self.path("s/model.safetensors"), self.path("s/consolidated.safetensors"))
+        shutil.copy(self.path("s/model.safetensors"), self.path("s/adapter_model.safetensors"))
+        with open(self.path("s/config.json")) as file:
+            config = json.load(file)
+        config["torch_dtype"] = "float32"
+        with open(self.path("s/config.json"), "w") as file:
+            json.dump(config, file)
+        text = self.succeed("inspect", "s")
+        self.assertIn("model.safetensors is read; adapter_model.safetensors, consolidated.safetensors in the folder are "
+                      "not: nothing names them (an adapter has to be merged", text)  # fmt: skip
+        self.assertIn("config.json says F32, but most of the tensors are BF16, as which they are read", text)
+        os.mkdir(self.path("old"))
+        shutil.copy(self.path("s/config.json"), self.path("old/config.json"))
+        open(self.path("old/pytorch_model.bin"), "w").close()
+        self.refuse(2, "inspect", "old", part="there are pytorch_model.bin, which refit does not read")
+
+    def test_a_model_by_name_in_a_case_file(self):
+        text = '[model]\nconfig = "%s"\n[train]\nlayout = "TP2"\n[gen]\nlayout = "TP1"\n'
+        self.assertIn("310 tensors", self.succeed("plan", self.case(text % "qwen3-0.6b-small")))
+        self.refuse(2, "plan", self.case(text % "qwen3-0.6b-smal"), part="qwen3-0.6b-smal")
 
     def test_inspect_names_what_is_wrong(self):
         self.refuse(2, "inspect", "nowhere", part="nowhere: no such file")
