@@ -195,6 +195,12 @@ constexpr Prefix kPrefixes[] = {{"model.", "lm_head.weight"},
                                 {"transformer.", "lm_head.weight"},
                                 {"", "lm_head.weight"}};
 
+/// Whether a head of its own is among the names, by any of its names.
+bool has_head(const std::set<std::string_view>& names) {
+  return std::any_of(std::begin(kPrefixes), std::end(kPrefixes),
+                     [&](const Prefix& prefix) { return names.contains(prefix.lm_head); });
+}
+
 /// The names in the checkpoint decide; those that config.json suggests are kept where none fits better.
 void choose_prefix(Config& config, const std::set<std::string_view>& names) {
   const std::vector<Tensor> suggested = listed(config, names);
@@ -252,6 +258,7 @@ Model build_model(const Config& given, const std::vector<TensorInfo>& checkpoint
   skip(config, source, held, config.notes);
   std::set<std::string_view> names;
   for (const auto& [name, info] : held) names.insert(name);
+  if (config.tied_by_checkpoint) config.tied = !has_head(names);
   choose_prefix(config, names);
   Model model{config, listed(config, names)};
   model.notes = config.notes;

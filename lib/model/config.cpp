@@ -38,6 +38,7 @@ struct Choice {
   const Family* family = nullptr;
   bool is_override = false;  ///< config.json names another kind of model than the family that model.family asks for
   bool tie_differs = false;  ///< between the top and text_config
+  bool top_tied = false;     ///< of the top; means nothing where it has none
 };
 
 /// `architectures` decides where it is there: a model type has heads that refit does not know (classification, reward).
@@ -90,9 +91,10 @@ Choice choose_family(ConfigFile& file, Config& config, const std::string& overri
   const Family* named = named_family(top);
   if (!override_name.empty()) {
     const Family* family = overriding_family(override_name);
-    return {family, family != named && family != family_of_type(config.model_type), tie_differs};
+    return {family, family != named && family != family_of_type(config.model_type), tie_differs,
+            top.tied.value_or(false)};
   }
-  if (named != nullptr) return {named, false, tie_differs};
+  if (named != nullptr) return {named, false, tie_differs, top.tied.value_or(false)};
   // What is around a language model of a known kind does not matter to its own tensors.
   const Family* inner = nested ? family_of_type(text.model_type) : nullptr;
   if (inner == nullptr) refuse_names(file, top, text);
@@ -101,7 +103,7 @@ Choice choose_family(ConfigFile& file, Config& config, const std::string& overri
                   "model_type {}",
                   file.path(), top.architectures.empty() ? top.model_type : top.architectures.front(), inner->name,
                   text.model_type));
-  return {inner, false, tie_differs};
+  return {inner, false, tie_differs, top.tied.value_or(false)};
 }
 
 DType read_dtype(ConfigFile& file) {
@@ -220,11 +222,12 @@ Config read_config(const std::string& path, const std::string& family_name, std:
   config.family = choice.family->name;
   read_sizes(file, config);
   if (choice.tie_differs) {
-    config.tied = false;
+    config.tied = choice.top_tied;
+    config.tied_by_checkpoint = true;
     config.notes.push_back(
-        fmt::format("{}: tie_word_embeddings differs between its top and text_config; the head is "
-                    "taken to be a tensor of its own",
-                    path));
+        fmt::format("{}: tie_word_embeddings is {} at its top and {} in text_config; transformers goes by the top, a "
+                    "checkpoint by whether it has a head",
+                    path, choice.top_tied, !choice.top_tied));
   }
   choice.family->read(file, config);
   complete_sizes(file, config);

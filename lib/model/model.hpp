@@ -119,6 +119,7 @@ struct Config {
   std::vector<bool> dense_layer;                           ///< of a MoE model: layers without experts; empty = none
   std::vector<Mixer> mixers;                               ///< of every layer; empty = attention in all
   bool tied = false;                                       ///< tie_word_embeddings
+  bool tied_by_checkpoint = false;                         ///< it has two values: a checkpoint without a head is tied
   bool attention_bias = false;                             ///< q, k, v (and o where the family has it) carry a bias
   DType dtype = DType::bf16;                               ///< torch_dtype / dtype; bf16 where config.json has neither
   bool has_dtype = false;                                  ///< config.json has one of them

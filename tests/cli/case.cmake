@@ -3,5 +3,7 @@ add_test(NAME case_cli
 set_tests_properties(case_cli PROPERTIES TIMEOUT ${REFIT_TEST_TIMEOUT})
 add_test(NAME configs
   COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/run_configs.py --refit $<TARGET_FILE:refit>
-    --configs ${CMAKE_SOURCE_DIR}/tests/data/configs.json)
+    --configs ${CMAKE_SOURCE_DIR}/tests/data/configs.json
+    --archive ${CMAKE_SOURCE_DIR}/tests/data/transformers_configs.tar.xz
+    --totals ${CMAKE_SOURCE_DIR}/tests/data/transformers_totals.json)
 set_tests_properties(configs PROPERTIES TIMEOUT ${REFIT_TEST_TIMEOUT})

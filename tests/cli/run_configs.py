@@ -2,8 +2,10 @@
 
     run_configs.py --refit EXE --configs configs.json       with expectations: CI's
     run_configs.py --refit EXE --archive configs.tar.xz     a table of any config.json files, and what must hold of all
+                              [--totals totals.json]        an accepted one has this number of parameters
 
-Totals are those that the models' publishers state (without layers of multi-token prediction, and with a tied head once).
+Totals are those that the models' publishers state, or those of transformers' own models (without layers of multi-token
+prediction, and with a tied head once).
 """
 
 import argparse
@@ -49,6 +51,14 @@ def mistakes_of(ended, config):
 
 def unexpected(ended, expected):
     """What is not as this config's row says."""
+    if "if_accepted" in expected:
+        total = TOTAL.search(ended.stdout)
+        if not total:
+            return []
+        parameters = int(total[1].replace(",", ""))
+        allowed = expected["if_accepted"]
+        right = parameters in (allowed if isinstance(allowed, list) else [allowed])
+        return [] if right else [f"{parameters} parameters, transformers' model has {allowed}"]
     if "refused" in expected:
         if ended.returncode != 2:
             return [f"is not refused: exit code {ended.returncode}"]
@@ -66,6 +76,14 @@ def unexpected(ended, expected):
     return found
 
 
+def read_totals(path):
+    """What a row of the archive is to be, by the name of its folder."""
+    if not path:
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return {name: {"if_accepted": parameters} for name, parameters in json.load(file).items()}
+
+
 def rows(args):
     """(name, config, expectations or None)"""
     if args.configs:
@@ -73,10 +91,12 @@ def rows(args):
             for name, row in json.load(file).items():
                 yield name, row["config"], row
     if args.archive:
+        totals = read_totals(args.totals)
         with tarfile.open(args.archive) as archive:
             for member in archive:
                 if member.isfile() and member.name.endswith("config.json"):
-                    yield os.path.dirname(member.name), json.load(archive.extractfile(member)), None
+                    name = os.path.dirname(member.name)
+                    yield name, json.load(archive.extractfile(member)), totals.get(os.path.basename(name))
 
 
 def main():
@@ -84,6 +104,7 @@ def main():
     parser.add_argument("--refit", required=True)
     parser.add_argument("--configs")
     parser.add_argument("--archive")
+    parser.add_argument("--totals")
     args = parser.parse_args()
     counts = {"accepted": 0, "refused": 0, "wrong": 0}
     for name, config, expected in rows(args):

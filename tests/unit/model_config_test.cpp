@@ -505,15 +505,26 @@ TEST_F(ModelConfig, AnyFamilysKeysMayStandInTextConfig) {
                     HasSubstr("text_config has the model_type odd"), Not(HasSubstr("missing"))));
 }
 
-TEST_F(ModelConfig, ATieThatTheTopAndTextConfigSayDifferentlyIsNone) {
+/// transformers 5 goes by the top; a checkpoint shows what is so.
+TEST_F(ModelConfig, ATieThatTheTopAndTextConfigSayDifferently) {
   Keys inner = kLlama;
   inner["model_type"] = R"("llama")";
   for (const auto& [top, text] : {std::pair("true", "false"), {"false", "true"}}) {
     inner["tie_word_embeddings"] = text;
     const Config config = read_config(
         write(json({{"model_type", R"("vl")"}, {"tie_word_embeddings", top}, {"text_config", json(inner, {})}}, {})));
-    EXPECT_FALSE(config.tied);
-    EXPECT_THAT(config.notes, ::testing::Contains(HasSubstr("tie_word_embeddings differs")));
+    EXPECT_EQ(config.tied, std::string_view(top) == "true");
+    EXPECT_THAT(config.notes, ::testing::Contains(HasSubstr(fmt::format(
+                                  "tie_word_embeddings is {} at its top and {} in text_config", top, text))));
+    for (const bool has_head : {true, false}) {
+      Config other = config;
+      other.tied = !has_head;
+      std::vector<TensorInfo> held;
+      for (const Tensor& tensor : build_model(other, false).tensors) held.push_back({tensor.name, tensor.shape});
+      const Model model = build_model(config, held, "checkpoint");
+      EXPECT_EQ(model.config.tied, !has_head);
+      EXPECT_EQ(model.find("lm_head.weight") != nullptr, has_head);
+    }
   }
   inner["tie_word_embeddings"] = "true";
   EXPECT_TRUE(read_config(write(json({{"model_type", R"("vl")"}, {"text_config", json(inner, {})}}, {}))).tied);
