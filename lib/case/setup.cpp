@@ -33,7 +33,7 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
   config.weight_format = train;
   model::Model model = checkpoint ? model::build_model(config, checkpoint->tensor_infos(), checkpoint->folder)
                                   : model::build_model(config, c.model.tied_lm_head == TiedLmHead::present);
-  if (train == model::WeightFormat::unquantised) model::quantise(model, gen, false);
+  if (train == model::WeightFormat::unquantised) model::quantise(model, gen, model::QuantisedBy::refit);
   return model;
 }
 

@@ -131,10 +131,11 @@ void Job::allocate() {
   const std::int64_t bytes = transport::ArenaMap(local_).bytes;
   // Where all ranks are on one host they will map each other; verification has all that is sent in memory at a time.
   const bool one_host = std::ranges::count(places_.hosts, places_.hosts.front()) == std::ssize(places_.hosts);
+  const bool is_lean = one_host && setup_.c.run.verify == cases::Verify::off;
   std::int64_t staging = 0;
   together(world_, [&] {
     staging = session::staging_bytes(exchange_, how_, is_train() ? Side::source : Side::destination, rank(),
-                                     one_host && setup_.c.run.verify == cases::Verify::off);
+                                     is_lean ? session::Mapped::every_rank : session::Mapped::perhaps_not_all);
   });
   // A shared window's pages are main memory too.
   links_->require_room(places_.hosts[static_cast<std::size_t>(world_.rank())], bytes + staging,

@@ -241,7 +241,7 @@ Model build_model(const Config& given, const std::vector<TensorInfo>& checkpoint
   choose_prefix(config, names);
   Model model{config, listed(config, names)};
   model.notes = config.notes;
-  quantise(model, config.weight_format, true);
+  quantise(model, config.weight_format, QuantisedBy::trainer);
   // Families leave out the MTP layers that the checkpoint does not have.
   model.config.mtp_layers = std::count_if(model.tensors.begin(), model.tensors.end(),
                                           [](const Tensor& tensor) { return tensor.role == Role::mtp_proj; });

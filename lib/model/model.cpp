@@ -108,7 +108,7 @@ Model build_model(const Config& config, bool lm_head_present) {
   family->list(list);
   Model model{config, std::move(list.tensors)};
   model.notes = config.notes;
-  quantise(model, config.weight_format, true);
+  quantise(model, config.weight_format, QuantisedBy::trainer);
   return model;
 }
 

@@ -186,10 +186,15 @@ struct Model {
 /// Whether the configuration has the module of a tensor of that name quantised, as far as it can be.
 bool is_converted(const Config& config, std::string_view tensor_name);
 
+/// Where the values and scales of quantised weights come from.
+enum class QuantisedBy : std::uint8_t {
+  trainer,  ///< the train side has F8_E4M3 values and their scales
+  refit     ///< the train side has the dtypes of the model; values and scales are made on the way to an engine
+};
+
 /// Marks the weights of linear layers as quantised, but for those that the configuration does not convert, and lists
-/// each one's block scales behind it. `stored`: values are F8_E4M3; else they keep their dtype, and become so on the
-/// way to an engine: then the scales have no source of their own. Errors (usage): a width that blocks do not divide.
-void quantise(Model& model, WeightFormat how, bool stored);
+/// each one's block scales behind it. Errors (usage): a width that blocks do not divide.
+void quantise(Model& model, WeightFormat how, QuantisedBy by);
 
 /// The scales of one attention layer's FP8 KV cache; -1 where nothing was loaded.
 struct CacheScales {

@@ -139,7 +139,7 @@ void read_weight_format(ConfigFile& file, Config& config) {
   });
 }
 
-void quantise(Model& model, WeightFormat how, bool stored) {
+void quantise(Model& model, WeightFormat how, QuantisedBy by) {
   if (how == WeightFormat::unquantised) return;
   std::vector<Tensor> all;
   const auto append = [&all](Tensor tensor) -> Tensor& {
@@ -155,7 +155,7 @@ void quantise(Model& model, WeightFormat how, bool stored) {
       fail_usage("{}: its {} columns are not divisible by MXFP8's blocks of {}", tensor.name, columns,
                  block_size(how).columns);
     }
-    if (stored) weight.dtype = DType::f8_e4m3;
+    if (by == QuantisedBy::trainer) weight.dtype = DType::f8_e4m3;
     weight.scales = weight.index + 1;
     const std::int32_t of = weight.index;
     Tensor scale{.index = 0,

@@ -43,7 +43,7 @@ bool may_quantise_as_it_sends(const Exchange& exchange, const How& how) {
 
 }  // namespace
 
-std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, bool maps_all) {
+std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, Mapped mapped) {
   const plan::Paths& paths = exchange.paths;
   const bool is_source = side == Side::source;
   const std::int64_t misc = plan::misc_stream_bytes(paths.misc, paths.source);
@@ -51,7 +51,7 @@ std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, 
   std::int64_t bytes = 0;
   if (exchange.quantised && is_source) {
     const auto layout = layout::materialise(exchange.quantised->layout, exchange.model.tensors, rank);
-    const bool sends_quantise = maps_all && may_quantise_as_it_sends(exchange, how);
+    const bool sends_quantise = mapped == Mapped::every_rank && may_quantise_as_it_sends(exchange, how);
     bytes += SentWeights::bytes(exchange.model, layout, staged(exchange, sends_quantise));
   }
   if (!is_source || to_int(rank) == 0) bytes += 2 * misc_buffer;

@@ -25,9 +25,12 @@ struct RefitSeconds {
   double finalise = 0;  ///< what the caller does with what has arrived
 };
 
+/// Whose memory a rank will map.
+enum class Mapped : std::uint8_t { every_rank, perhaps_not_all };
+
 /// Memory beside the weights that a rank of a side takes for staging, at most: what is known before anything is
-/// allocated. `maps_all`: all ranks will map each other's memory.
-std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, bool maps_all);
+/// allocated.
+std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, Mapped mapped);
 
 /// Every function is collective over the world, but for those that say otherwise. Errors (CollectiveError): all ranks
 /// throw the same one, in step.

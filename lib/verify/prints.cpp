@@ -67,15 +67,15 @@ std::vector<WrongPart> compare(const std::vector<Bytes>& from) {
 
 }  // namespace
 
-std::vector<Sum128> fingerprints_of(const LocalMemory& local, const std::vector<PiecePart>& parts, bool as_stored) {
+std::vector<Sum128> fingerprints_of(const LocalMemory& local, const std::vector<PiecePart>& parts, Bits bits) {
   std::vector<kernels::Fingerprint> of;
   std::vector<std::size_t> part_of;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const layout::LocalPiece& piece = local.piece(parts[i].piece);
     const model::Tensor& tensor = local.tensor(piece.tensor);
     const kernels::Region region = local.region(parts[i].piece, parts[i].box);
-    const DType as = as_stored ? region.dtype : local.as(tensor.index).dtype;
-    const Transform transform = as_stored ? Transform::none : local.transform_of(piece);
+    const DType as = bits == Bits::stored ? region.dtype : local.as(tensor.index).dtype;
+    const Transform transform = bits == Bits::stored ? Transform::none : local.transform_of(piece);
     const std::uint64_t name = hash_name(local.model.canonical(tensor).name);
     for (const Half& half : halves(region)) {
       of.push_back({half.region, as, transform, name + half.number});
@@ -89,12 +89,12 @@ std::vector<Sum128> fingerprints_of(const LocalMemory& local, const std::vector<
   return result;
 }
 
-Fingerprints exchange_prints(const LocalMemory& local, bool as_stored) {
+Fingerprints exchange_prints(const LocalMemory& local, Bits bits) {
   std::vector<PiecePart> all;
   for (const layout::LocalPiece& piece : local.view.layout->pieces) {
     all.push_back({static_cast<std::int32_t>(all.size()), piece.piece.box});
   }
-  const std::vector<Sum128> sums = fingerprints_of(local, all, as_stored);
+  const std::vector<Sum128> sums = fingerprints_of(local, all, bits);
   std::vector<Bytes> to;
   for (const std::vector<std::int32_t>& pieces : local.numbered.by_owner) {
     std::vector<Sum128> mine;
@@ -122,7 +122,7 @@ std::vector<Part> parts_of(const Suspect& suspect) {
 std::vector<WrongPart> find_wrong_parts(const LocalMemory& local, const std::vector<Suspect>& suspects) {
   Asked asked;
   for (std::size_t i = 0; i < suspects.size(); ++i) ask(local, suspects[i], static_cast<std::int32_t>(i), asked);
-  const std::vector<Sum128> sums = fingerprints_of(local, asked.parts, false);
+  const std::vector<Sum128> sums = fingerprints_of(local, asked.parts, Bits::compared);
   std::vector<std::vector<PartPrint>> by_owner(static_cast<std::size_t>(local.world.size()));
   for (std::size_t i = 0; i < sums.size(); ++i) {
     PartPrint print = asked.prints[i];

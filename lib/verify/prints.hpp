@@ -15,12 +15,18 @@ struct PiecePart {
   Box box;
 };
 
-/// The fingerprint of each part, as what its tensor is compared as, or as it is stored. No communication.
-std::vector<Sum128> fingerprints_of(const LocalMemory& local, const std::vector<PiecePart>& parts, bool as_stored);
+/// Which bits of an element a fingerprint is of.
+enum class Bits : std::uint8_t {
+  compared,  ///< those of the dtype in which both sides are compared, before the side's transformation
+  stored
+};
+
+/// The fingerprint of each part. No communication.
+std::vector<Sum128> fingerprints_of(const LocalMemory& local, const std::vector<PiecePart>& parts, Bits bits);
 
 /// Takes those of all pieces and sends each to the owner of its tensor; returns those that this rank judges.
 /// Collective over the world.
-Fingerprints exchange_prints(const LocalMemory& local, bool as_stored);
+Fingerprints exchange_prints(const LocalMemory& local, Bits bits);
 
 /// A part of a suspect that one source and one of gen's distinct boxes have in common.
 struct Part {

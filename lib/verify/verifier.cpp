@@ -402,7 +402,7 @@ std::vector<std::uint8_t> Verifier::Implementation::contributing(const std::vect
 std::vector<TrainDisagreement> Verifier::Implementation::check_train_holders() {
   const LocalMemory& mine = originals_ ? *originals_ : local_;
   const Ledger& train = original_ ? *original_ : train_;
-  const Fingerprints prints = exchange_prints(mine, true);
+  const Fingerprints prints = exchange_prints(mine, Bits::stored);
   require_complete(prints, train);
   std::vector<OddHolder> odd;
   for (const model::Tensor& tensor : local_.model.tensors) {
@@ -419,7 +419,7 @@ std::vector<TrainDisagreement> Verifier::Implementation::check_train_holders() {
 }
 
 StepResult Verifier::Implementation::verify(std::int64_t step, const Named& named) {
-  const Fingerprints prints = exchange_prints(local_, false);
+  const Fingerprints prints = exchange_prints(local_, Bits::compared);
   require_complete(prints, train_);
   require_complete(prints, gen_);
   const Judgement mine = judge(local_.model.tensors, train_, gen_, prints, constants_);

@@ -139,7 +139,7 @@ TEST_P(CheckpointRead, RandomBoxesStridesAndCastsMatchTheLoop) {
   places.reserve(1200);
   std::int64_t needed = 0;
   for (int i = 0; i < 1200; ++i) {
-    const Tensor& tensor = tensors[static_cast<std::size_t>(pick(random, 0, 119))];
+    const Tensor& tensor = tensors[std::size_t(pick(random, 0, 119))];
     const Box box = random_box(tensor.info.shape, random);
     const bool cast = is_castable(tensor.info.dtype) && pick(random, 0, 1) == 0;
     const DType dtype = cast ? kAllTypes[static_cast<std::size_t>(pick(random, 1, 3))] : tensor.info.dtype;

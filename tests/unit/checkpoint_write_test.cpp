@@ -251,7 +251,7 @@ TEST(CheckpointSynthesise, QuantisedModelsAreReadBackAsSuch) {
       ++quantised;
       for (const std::byte byte : read_whole(checkpoint, tensor.name))
         ASSERT_NE(byte | std::byte{0x80}, std::byte{0xFF});
-      const model::Tensor& scales = again.tensors[static_cast<std::size_t>(tensor.scales)];
+      const model::Tensor& scales = again.tensors[std::size_t(tensor.scales)];
       const std::vector<std::byte> bytes = read_whole(checkpoint, scales.name);
       if (how == model::WeightFormat::mxfp8) {
         for (const std::byte byte : bytes) ASSERT_TRUE(byte >= std::byte{110} && byte <= std::byte{130});

@@ -66,7 +66,7 @@ TEST_P(QuantisedModel, LegalTensorParallelSizes) {
   for (const auto& [how, expected] :
        {std::pair(WeightFormat::fp8_block, published.fp8), std::pair(WeightFormat::mxfp8, published.mxfp8)}) {
     model::Model model = build_model(model::read_config(config, "", 8), false);
-    quantise(model, how, false);
+    quantise(model, how, model::QuantisedBy::refit);
     const std::int64_t largest = expected.empty() ? 8 : 4 * expected.back();
     std::vector<std::int64_t> legal;
     for (std::int64_t tp = 1; tp <= largest; tp *= 2) {

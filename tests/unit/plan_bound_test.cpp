@@ -75,7 +75,7 @@ struct Counted {
       const auto& senders = forwarded ? world.placement.destination : world.placement.source;
       const Site from = senders.at(static_cast<std::size_t>(to_int(copy.source.rank)));
       const Site to = world.placement.destination.at(static_cast<std::size_t>(to_int(copy.destination.rank)));
-      const Tensor& tensor = world.tensors[static_cast<std::size_t>(copy.tensor)];
+      const Tensor& tensor = world.tensors[std::size_t(copy.tensor)];
       const std::int64_t stored = byte_size(world.source.format(tensor)->dtype);
       const std::int64_t wanted = byte_size(world.destination.format(tensor)->dtype);
       const std::int64_t wire = copy.elements() * std::min(stored, wanted);

@@ -90,10 +90,9 @@ TEST(PolicyPayload, IsAsPublished) {
   }
 }
 
-/// A model whose train side keeps its linear layers in 8 bits, or (`stored` false) whose gen side alone does.
-model::Model quantised(const char* name, model::WeightFormat how, bool stored) {
+model::Model quantised(const char* name, model::WeightFormat how, model::QuantisedBy by) {
   model::Model model = published(name, false);
-  quantise(model, how, stored);
+  quantise(model, how, by);
   return model;
 }
 
@@ -124,7 +123,7 @@ TEST(PolicyPayload, OfQuantisedModelsIsAsPublished) {
                                       {"qwen3-235b-a22b", WeightFormat::fp8_block, "96.0", "99.9"},
                                       {"qwen3-32b", WeightFormat::mxfp8, "71.3", "97.2"}};
   for (const Published& row : kPublished) {
-    const model::Model model = quantised(row.model, row.how, true);
+    const model::Model model = quantised(row.model, row.how, model::QuantisedBy::trainer);
     EXPECT_EQ(percent(split_of(model, Policy::ffn, row.how, row.how)), row.ffn) << row.model;
     EXPECT_EQ(percent(split_of(model, Policy::whitelist, row.how, row.how)), row.whitelist) << row.model;
     for (const Policy policy : kPolicies) {
@@ -135,8 +134,8 @@ TEST(PolicyPayload, OfQuantisedModelsIsAsPublished) {
       EXPECT_EQ(std::any_of(parts.bulk.begin(), parts.bulk.end(), is_scale), policy == Policy::all);
     }
   }
-  const Split small = split_of(quantised("qwen3-30b-a3b", WeightFormat::fp8_block, true), Policy::ffn,
-                               WeightFormat::fp8_block, WeightFormat::fp8_block);
+  const Split small = split_of(quantised("qwen3-30b-a3b", WeightFormat::fp8_block, model::QuantisedBy::trainer),
+                               Policy::ffn, WeightFormat::fp8_block, WeightFormat::fp8_block);
   EXPECT_EQ(fmt::format("{:.2f}", std::ldexp(static_cast<double>(small.payload.bulk_bytes), -30)), "27.00");
 }
 
@@ -144,7 +143,7 @@ TEST(PolicyPayload, OfQuantisedModelsIsAsPublished) {
 TEST(PolicySplit, LeavesScalesWithoutASourceToTheirWeights) {
   const model::Model plain = published("qwen3-30b-a3b-small", false);
   for (const auto how : {model::WeightFormat::fp8_block, model::WeightFormat::mxfp8}) {
-    const model::Model model = quantised("qwen3-30b-a3b-small", how, false);
+    const model::Model model = quantised("qwen3-30b-a3b-small", how, model::QuantisedBy::refit);
     for (const Policy policy : kPolicies) {
       const Split expected = split_of(plain, policy, 1, 1);
       const Split found = split_of(model, policy, model::WeightFormat::unquantised, how);
@@ -160,7 +159,7 @@ TEST(PolicySplit, LeavesScalesWithoutASourceToTheirWeights) {
 /// A repeated scale is counted as often as the tensor has it.
 TEST(PolicySplit, CountsRepeatedScalesOnce) {
   constexpr auto kBlocks = model::WeightFormat::fp8_block;
-  model::Model model = quantised("qwen3-30b-a3b-small", kBlocks, true);
+  model::Model model = quantised("qwen3-30b-a3b-small", kBlocks, model::QuantisedBy::trainer);
   const Split before = split_of(model, Policy::all, kBlocks, kBlocks);
   for (model::Tensor& tensor : model.tensors) {
     if (tensor.scale_of < 0 || tensor.expert < 0) continue;

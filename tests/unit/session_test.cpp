@@ -92,23 +92,24 @@ TEST(Session, RefitsAgainAndAgainAndProvesIt) {
     for (const ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct}) {
       Job made("qwen3_moe", "TP2xPP2", "TP2");
       const TransportCase job = made.make(policy, executor);
-      on_every_rank(job, {.executor = executor, .misc_buffer_bytes = 4096}, std::make_shared<ThreadMachine>(6),
-                    [&](World& world, Session& session, const OwnMemory& mine) {
-                      if (world.sends) world.write(0);
-                      Prover proof = prover(world, session, mine);
-                      for (std::uint8_t step = 1; step <= 3; ++step) {
-                        if (world.sends) world.write(step);
-                        int finalised = 0;
-                        const RefitSeconds seconds = session.refit([&] { ++finalised; });
-                        EXPECT_EQ(finalised, 1);
-                        EXPECT_GE(seconds.total, seconds.bulk + seconds.misc + seconds.finalise - 1e-9);
-                        EXPECT_EQ(proof.prove(step).elements_wrong, 0) << transport::row_of(executor).name;
-                      }
-                      EXPECT_EQ(world.links.made[transport::Purpose::gather], job.misc.empty() ? 0 : 1);
-                      EXPECT_LE(session.staging_bytes(),
-                                staging_bytes(world.exchange, {.executor = executor, .misc_buffer_bytes = 4096},
-                                              world.sends ? Side::source : Side::destination, world.rank, true));
-                    });
+      on_every_rank(
+          job, {.executor = executor, .misc_buffer_bytes = 4096}, std::make_shared<ThreadMachine>(6),
+          [&](World& world, Session& session, const OwnMemory& mine) {
+            if (world.sends) world.write(0);
+            Prover proof = prover(world, session, mine);
+            for (std::uint8_t step = 1; step <= 3; ++step) {
+              if (world.sends) world.write(step);
+              int finalised = 0;
+              const RefitSeconds seconds = session.refit([&] { ++finalised; });
+              EXPECT_EQ(finalised, 1);
+              EXPECT_GE(seconds.total, seconds.bulk + seconds.misc + seconds.finalise - 1e-9);
+              EXPECT_EQ(proof.prove(step).elements_wrong, 0) << transport::row_of(executor).name;
+            }
+            EXPECT_EQ(world.links.made[transport::Purpose::gather], job.misc.empty() ? 0 : 1);
+            EXPECT_LE(session.staging_bytes(),
+                      staging_bytes(world.exchange, {.executor = executor, .misc_buffer_bytes = 4096},
+                                    world.sends ? Side::source : Side::destination, world.rank, Mapped::every_rank));
+          });
     }
   }
 }

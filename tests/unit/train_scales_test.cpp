@@ -86,7 +86,7 @@ TEST(TrainScales, OfMxAreOneForEachRow) {
 
 TEST(TrainScales, WithoutASourceAreNotStored) {
   model::Model model = build_model(config_with(128, WeightFormat::unquantised), false);
-  quantise(model, kMx, false);
+  quantise(model, kMx, model::QuantisedBy::refit);
   const Options bf16 = options("TP2", WeightFormat::unquantised);
   ASSERT_THAT(violations(model, bf16), IsEmpty());
   const auto layout = make_layout(model, bf16);
