@@ -23,11 +23,11 @@ namespace refit::app {
 namespace fs = std::filesystem;
 namespace {
 
-/// What there is of one kind: a heading, and a row of texts for each.
+/// A list of one kind: a heading, and a row of texts for each entry.
 struct Table {
   std::vector<std::string> heading;
   std::vector<std::vector<std::string>> rows;
-  bool has_heading = false;  ///< printed too, where it is not JSON
+  bool has_heading = false;  ///< the text output prints it too; JSON does not
   std::vector<std::size_t> least_widths = {};
 };
 
@@ -40,12 +40,12 @@ std::string first_line(const fs::path& file) {
 
 using SideRows = std::span<const layout::SideRow* const>;
 
-/// The TP sizes with which the default of them is legal for a model without any other parallelism.
+/// Returns the TP sizes that are legal for a model in the first of `rows`, the default, without any other parallelism.
 std::string legal_tp(SideRows rows, const model::Model& model) {
   return fmt::format("{}", fmt::join(rows.front()->make()->legal_tp(model), " "));
 }
 
-/// A row per model: what follows from its config.json alone.
+/// Returns a row per model: the facts that follow from its config.json alone.
 Table models(const std::string& inputs) {
   Table table{{"model", "family", "tensors", "parameters", "MTP", "train TP", "gen TP", "description"},
               {},
@@ -69,7 +69,7 @@ Table models(const std::string& inputs) {
   return table;
 }
 
-/// The name of a case's model: of its folder where it is a config.json.
+/// Returns the name of a case's model: the folder's where it is a config.json.
 std::string model_of(const cases::Case& c) {
   if (!c.m2n.model.empty()) return fs::path(c.m2n.model).stem().string();
   if (!c.model.checkpoint.empty()) return fs::path(c.model.checkpoint).filename().string();
