@@ -271,8 +271,8 @@ struct WholeRows {
     });
   }
 
-  /// Lanes step over an even number of positions per row, so that neighbours have halves of one block, and equally
-  /// often, so that neighbours always meet.
+  /// Lanes go through rows of an even number of positions, so that neighbours have halves of one block, and all lanes
+  /// go equally often, so that neighbours always meet.
   template <typename From>
   KOKKOS_FORCEINLINE_FUNCTION static void quantise(const QuantiseItem& item, int lane) {
     const auto rows = static_cast<std::uint32_t>(item.rows.size());

@@ -22,7 +22,7 @@
 
 namespace refit::plan {
 
-/// The place and the rates of a plan's execution.
+/// Rates and placement of the devices on which a plan is carried out.
 struct Machine {
   Rates rates;
   Placement placement;

@@ -1,4 +1,4 @@
-// Kernels' part of the memory's rate, on a device or a host: kernels_bench [MiB]
+// Share of the memory's rate that kernels reach, on a device or a host: kernels_bench [MiB]
 //
 // `MiB` (256 on hosts, 2048 on devices) is the size of the bf16 matrix that all kernels work on. GB/s counts bytes read
 // and bytes written; `ratio` is that rate over the one of copy_bytes, 1 being as fast. Each kernel is measured in turns

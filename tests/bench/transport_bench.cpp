@@ -74,7 +74,7 @@ double timed(Control& world, const Body& body) {
   return world.max(seconds.count());
 }
 
-/// Runs both in turns; prints the least time of each and the first's part of the second's rate.
+/// Runs both in turns; prints the least time of each and the ratio of the first's rate to the second's.
 template <typename First, typename Second>
 void compare(Control& world, std::int64_t bytes, const char* first_name, const First& first, const char* second_name,
              const Second& second) {
