@@ -89,7 +89,7 @@ std::optional<T> scalar_as(const toml::node& node) {
   return value == nullptr ? std::nullopt : std::optional<T>(*value);
 }
 
-/// The table of keys that the fixed twin of a bug has otherwise.
+/// The table of the keys in which a bug's fixed twin differs.
 constexpr std::string_view kFixed = "bug.fixed";
 
 /// A TOML value as the key's setter takes it; nothing for types that no key has (dates, mixed arrays).
@@ -125,8 +125,8 @@ Value option_value(const Key& key, const std::string& text) {
   return text;
 }
 
-/// Fills a case key by key and collects what is wrong. Keys of sides wait until `finish_sides`, as it is others that
-/// say which sides there are.
+/// Fills a case key by key and collects mistakes. Keys of sides wait until `finish_sides`, since other keys say which
+/// sides there are.
 class Filler {
  public:
   explicit Filler(Case& c) : case_(c) {}
@@ -151,7 +151,7 @@ class Filler {
     waiting_.clear();
   }
 
-  /// Its mistakes are this one's too.
+  /// Takes over the other filler's mistakes.
   void take(const Filler& other) { mistakes_.insert(mistakes_.end(), other.mistakes_.begin(), other.mistakes_.end()); }
 
   void finish() const {
@@ -239,7 +239,7 @@ void remove_bug(Case& c) {
   std::erase_if(c.given, [](const auto& key) { return key.first == "run.inject" || key.first.starts_with("expect."); });
 }
 
-/// [bug.fixed] is read for its mistakes where the fixed twin is not asked for.
+/// Reads a case file. [bug.fixed] is read for its mistakes even where the fixed twin is not asked for.
 void read_file(Filler& filler, const std::string& file, Case& c, Twin twin) {
   const toml::table table = parse_file(file);
   read_table(filler, file, table);
@@ -301,7 +301,7 @@ void require_layouts(Filler& filler, const Case& c) {
   }
 }
 
-/// What dumps are to say of their run.
+/// Returns the facts about a run that its dumps record.
 std::map<std::string, std::string> facts_of(Case c) {
   for (std::string* path : {&c.model.config, &c.model.checkpoint}) {
     if (!path->empty()) *path = std::filesystem::absolute(*path).lexically_normal().string();

@@ -16,7 +16,7 @@ struct Option {
   std::string name;  ///< for messages: "--bulk"
 };
 
-/// Which form of a case that replays a bug.
+/// Form of a case that replays a bug.
 enum class Twin : std::uint8_t {
   bug,   ///< as the file says
   fixed  ///< without injections and expectations, and with the keys of [bug.fixed]
@@ -28,16 +28,16 @@ enum class Twin : std::uint8_t {
 cases::Case read_case(const std::string& file, const std::vector<Option>& options, Twin twin = Twin::bug,
                       const std::string& inputs = "");
 
-/// Throws (usage, unavailable) for what contradicts itself or is not in this build; all violations together.
+/// Throws (usage, unavailable) for contradictions and for features that are not in this build; all violations together.
 void check_case(const cases::Case& c);
 
 /// Reads a hardware file of `refit plan --hardware`. Errors (usage): unknown, missing or non-positive keys.
 explain::Hardware read_hardware(const std::string& file);
 
-/// The `description` of a case file, "" where it has none; errors as `read_case`, for syntax only.
+/// Returns the `description` of a case file, "" where it has none; errors as `read_case`, for syntax only.
 std::string read_description(const std::string& file);
 
-/// The [bug] of a case file; errors as `read_case`, for its keys only.
+/// Returns the [bug] of a case file; errors as `read_case`, for its keys only.
 cases::BugSection read_bug(const std::string& file);
 
 }  // namespace refit::app

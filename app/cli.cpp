@@ -30,7 +30,7 @@ using cases::find_key;
 using cases::Key;
 using keys::Kind;
 
-/// What `refit run` and `refit plan` take beside their own options.
+/// Arguments that `refit run` and `refit plan` share.
 struct CaseArguments {
   std::string file;
   bool fixed = false;
@@ -92,7 +92,7 @@ void add_sets(CLI::App& command, CaseArguments& arguments) {
       ->take_all();
 }
 
-/// A case, and those of its keys as options that `wanted` keeps.
+/// Adds the case argument, and as options the keys that `wanted` keeps.
 void add_case_keys(CLI::App& command, CaseArguments& arguments, const std::function<bool(const Key&)>& wanted) {
   command.add_option("CASE", arguments.file, "Case file (TOML), or a name of refit list cases or bugs");
   for (const Key& key : case_keys()) {
@@ -103,13 +103,13 @@ void add_case_keys(CLI::App& command, CaseArguments& arguments, const std::funct
   command.footer(keys_footer(wanted));
 }
 
-/// Of what a run writes, a plan has its document alone.
+/// Returns whether a plan has the key: the only output of a run that a plan writes is its document.
 bool is_of_a_plan(std::string_view key) {
   return !key.starts_with("output.") || key == "output.json" || key == "output.force";
 }
 
-/// What changes a plan. The rest of a run's options is taken, so that a run's own command line tells its ranks, but not
-/// shown.
+/// Returns whether the key changes a plan. A plan accepts a run's other options without showing them, so that a run's
+/// own command line tells its ranks.
 bool is_used_by_a_plan(std::string_view key) {
   if (key.starts_with("expect.") || key.starts_with("bug.")) return false;
   const bool of_run = key.starts_with("run.") && key != "run.inject" && key != "run.strict_upstream";
@@ -143,7 +143,7 @@ int run_case(const cases::Case& c, const std::vector<std::string>& arguments) {
     check_case(c);
     cases::require_executor(c);
   } catch (const Error& error) {
-    // Of a run that does not begin there is a result too, lest an older one be taken for it.
+    // A run that is refused has a result too, lest an older one be taken for it.
     const bool is_refused = error.kind() == ErrorKind::usage || error.kind() == ErrorKind::unavailable;
     if (!is_refused || engine::refuse(c, arguments, error, is_first_rank()) != 0) throw;
     if (is_first_rank()) print("refit: as expected: {}\n", error.what());
@@ -152,7 +152,7 @@ int run_case(const cases::Case& c, const std::vector<std::string>& arguments) {
   return engine::run(c, arguments);
 }
 
-/// Of a case file's outputs a plan leaves out those that are a run's; asked for by themselves they are a mistake.
+/// Refuses options that only a run has. Such outputs in a case file are left out.
 void require_options_of_a_plan(const CaseArguments& arguments) {
   for (const Option& option : arguments.options) {
     if (find_key(option.key) == nullptr || is_of_a_plan(option.key)) continue;
@@ -180,7 +180,7 @@ int diagnose_dumps(DiagnoseOptions options, CaseArguments arguments, const std::
   return diagnose(options);
 }
 
-/// Everything that the command line can say.
+/// All arguments of the command line.
 struct Arguments {
   std::string inputs;
   bool version = false;
@@ -205,7 +205,7 @@ CLI::App* add_command(CLI::App& app, const std::string& name, const std::string&
   return command;
 }
 
-/// Refuses what the parser would cut down to the largest number.
+/// Refuses numbers that the parser would clamp to the largest one.
 std::string in_64_bits(const std::string& text) {
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -333,7 +333,7 @@ std::int64_t shard_bytes(const std::string& text) {
 }
 
 int dispatch(const std::string& command, Arguments& a, const std::vector<std::string>& arguments) {
-  // A rank that the launcher ends because another has failed has nothing to say of it.
+  // A rank that the launcher ends because another one has failed prints nothing.
   end_on_interruption(command != "run" && command != "probe");
   const std::string inputs = inputs_folder(a.inputs);
   if (command == "run") return run_case(case_of(a.run, inputs), arguments);

@@ -6,11 +6,12 @@
 
 namespace refit::app {
 
-/// Of what ends before MPI_Init only the launcher knows the rank; true without a launcher.
+/// Returns whether this process has rank 0, as the launcher says, which alone knows it before MPI_Init. True without a
+/// launcher.
 bool is_first_rank();
 
-/// Runs the command that `arguments` (argv) name. Throws `Error` for everything that ends with another code than 0
-/// or 1.
+/// Runs the command that `arguments` (argv) name. Throws `Error` for everything that ends with another code than 0 or
+/// 1.
 int execute(const std::vector<std::string>& arguments);
 
 }  // namespace refit::app

@@ -18,7 +18,7 @@ bool is_given(const std::vector<Option>& options, std::string_view key) {
 
 bool is_dump(const std::string& path) { return !checkpoint::rank_files(path).empty(); }
 
-/// What the dump says of its run, where nothing else does.
+/// Adds the facts that the dump records about its run as options, where no option gives them.
 void add_facts(const std::map<std::string, std::string>& metadata, std::vector<Option>& options) {
   const std::string prefix = cases::kFactPrefix;
   const bool has_model = is_given(options, "model.config") || is_given(options, "model.checkpoint");

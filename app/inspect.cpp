@@ -68,7 +68,7 @@ void print_config(const model::Config& config) {
   print(", {}{}{}\n", name(config.dtype), quantised(config.weight_format), config.tied ? ", tied" : "");
 }
 
-/// Totals of the model; where it is tied, with and without the second copy of the embedding.
+/// Returns totals of the model; where it is tied, with and without the second copy of the embedding.
 NamedTotals totals_of(const model::Model& model) {
   Totals without, with, prediction;
   bool present = false;
@@ -152,7 +152,7 @@ void print_unknown(const model::Model& model) {
   }
 }
 
-/// What was found: all that sums it up first, then every tensor.
+/// Prints a model: first everything that sums it up, then every tensor.
 void print_model(const model::Model& model, const std::vector<Row>& rows, bool from_checkpoint) {
   print_config(model.config);
   print_notes(model.notes);

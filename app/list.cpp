@@ -44,12 +44,12 @@ std::string first_line(const fs::path& file) {
 
 using SideRows = std::span<const layout::SideRow* const>;
 
-/// The TP sizes with which the default of them is legal for a model without any other parallelism.
+/// Returns the TP sizes that are legal for a model in the first of `rows`, the default, without any other parallelism.
 std::string legal_tp(SideRows rows, const model::Model& model) {
   return fmt::format("{}", fmt::join(rows.front()->make()->legal_tp(model), " "));
 }
 
-/// A row per model: what follows from its config.json alone.
+/// Returns a row per model: the facts that follow from its config.json alone.
 Table models(const std::string& inputs) {
   Table table{{"model", "family", "tensors", "parameters", "MTP", "train TP", "gen TP", "description"},
               {},
@@ -73,7 +73,7 @@ Table models(const std::string& inputs) {
   return table;
 }
 
-/// The name of a case's model: of its folder where it is a config.json.
+/// Returns the name of a case's model: the folder's where it is a config.json.
 std::string model_of(const cases::Case& c) {
   if (!c.m2n.model.empty()) return fs::path(c.m2n.model).stem().string();
   if (!c.model.checkpoint.empty()) return fs::path(c.model.checkpoint).filename().string();

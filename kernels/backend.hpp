@@ -1,6 +1,7 @@
 #pragma once
-// What a machine with a device does differently, apart from kernels: choosing the device, memory, and profilers'
-// ranges. backend_cuda.cpp or backend_host.cpp, whichever fits the Kokkos that refit is built with.
+// The differences between machines with and without a device, apart from kernels: choosing the device, memory, and
+// profilers' ranges. backend_cuda.cpp or backend_host.cpp implements them, whichever fits the Kokkos that refit is
+// built with.
 
 #include <cstddef>
 #include <cstdint>
@@ -8,28 +9,28 @@
 
 namespace refit::kernels::backend {
 
-inline constexpr std::int64_t kAlignment = 64;  ///< at least, of all memory below
+inline constexpr std::int64_t kAlignment = 64;  ///< least alignment of all memory below
 
 /// Makes device_of(local_rank, local_ranks, devices) the device of this process; returns its number, 0 on hosts.
 /// Errors (unavailable): there is no device, no driver, or one that is too old.
 int select_device(int local_rank, int local_ranks);
 
-/// The UUID of this process's device (or MIG instance), as bytes; empty on hosts.
+/// Returns the UUID of this process's device (or MIG instance), as bytes; empty on hosts.
 std::string device_uuid();
 
-/// Memory of the execution space, whole allocations, so that another process can open it; null where there is too
-/// little.
+/// Allocates memory of the execution space, whole allocations, so that another process can open it; null where there is
+/// too little.
 std::byte* allocate_device(std::int64_t bytes);
 void release_device(std::byte* data);
 
-/// Memory that the host and the execution space can address; null where there is too little.
+/// Allocates memory that the host and the execution space can address; null where there is too little.
 std::byte* allocate_shared(std::int64_t bytes);
 void release_shared(std::byte* data);
 
-/// Copies `times` over without a kernel; complete on return. What went wrong, or nothing.
+/// Copies `times` over without a kernel; complete on return. Returns the error, or an empty string.
 std::string transfer(const std::byte* source, std::byte* destination, std::int64_t bytes, std::int64_t times);
 
-/// A range that the device's profiler shows, on this thread; nested. Nothing on hosts.
+/// Begins a range that the device's profiler shows, on this thread; ranges nest. Does nothing on hosts.
 void push_range(const char* name);
 void pop_range();
 

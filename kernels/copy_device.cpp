@@ -3,10 +3,10 @@
 // Rows of 16-byte units are moved as they are. Other contiguous rows are written in aligned chunks of 16 bytes: their
 // source bytes lie in two aligned words, which are shifted together, or are converted; rows that are cast and consist
 // of aligned words at both ends are converted word by word. Items whose ends run along different dimensions go through
-// tiles in a team's scratch memory. All else is moved element by element.
+// tiles in a team's scratch memory. Other items are moved element by element.
 //
-// Each kind of item has a launch of its own, where a table has such: one kernel for all would need the registers of the
-// most demanding.
+// Each kind of item that a table has is launched by itself: one kernel for all would need the registers of the most
+// demanding kind.
 
 #include <algorithm>
 
@@ -52,7 +52,7 @@ KOKKOS_FORCEINLINE_FUNCTION void for_each_plane(const CopyItem& item, std::int64
   }
 }
 
-/// Elements of any strides, `convert` of each; also the fast path of rows of 16-byte units.
+/// Copies elements of any strides, and converts each with `convert`; also the fast path of rows of 16-byte units.
 template <typename Source, typename Target, int batch = kInFlight, typename Convert>
 KOKKOS_FORCEINLINE_FUNCTION void copy_elements(const CopyItem& item, int lane, const Convert& convert) {
   constexpr std::int64_t kFrom = sizeof(Source);
@@ -82,7 +82,7 @@ KOKKOS_FORCEINLINE_FUNCTION void copy_elements(const CopyItem& item, int lane, c
   });
 }
 
-/// 16 bytes that begin `bytes` (0 to 15) bytes into two words.
+/// Returns 16 bytes that begin `bytes` (0 to 15) bytes into two words.
 KOKKOS_FORCEINLINE_FUNCTION Unit16 shifted(const Unit16& first, const Unit16& second, std::uint32_t bytes) {
   const bool upper = bytes >= 8;
   const std::uint64_t a = upper ? first.high : first.low;
@@ -109,7 +109,7 @@ struct Chunk {
   }
 };
 
-/// The elements of a chunk that lie in the row, one by one.
+/// Copies the elements of a chunk that lie in the row, one by one.
 template <typename Source, typename Target, typename Convert>
 KOKKOS_FORCEINLINE_FUNCTION void copy_edge(const Chunk& chunk, std::int32_t count, const Convert& convert) {
   constexpr int kElements = kChunk / sizeof(Target);
@@ -147,8 +147,8 @@ struct WholeChunks {
   }
 };
 
-/// Contiguous rows of T whose ends are aligned to no common unit of 16 bytes: first their whole chunks, then what is
-/// left at both ends of the rows.
+/// Copies contiguous rows of T whose ends are aligned to no common unit of 16 bytes: first their whole chunks, then the
+/// elements left at both ends of the rows.
 template <typename T>
 KOKKOS_FORCEINLINE_FUNCTION void copy_shifted(const CopyItem& item, int lane) {
   constexpr std::int64_t kSize = sizeof(T);
@@ -203,7 +203,7 @@ KOKKOS_FORCEINLINE_FUNCTION void copy_shifted(const CopyItem& item, int lane) {
   });
 }
 
-/// The source elements of a whole chunk, by the widest loads that their address allows.
+/// Reads the source elements of a whole chunk, by the widest loads that their address allows.
 template <typename Source, int elements>
 KOKKOS_FORCEINLINE_FUNCTION void load_elements(const std::byte* from, Source* stored) {
   constexpr int kSize = sizeof(Source);
@@ -230,7 +230,7 @@ KOKKOS_FORCEINLINE_FUNCTION void load_elements(const std::byte* from, Source* st
   }
 }
 
-/// Contiguous rows that are cast.
+/// Copies contiguous rows that are cast.
 template <typename From, typename To>
 KOKKOS_FORCEINLINE_FUNCTION void copy_cast(const CopyItem& item, int lane) {
   using Source = typename From::Bits;
@@ -302,7 +302,7 @@ struct CastWords {
     return result;
   }
 
-  /// The same item in words, where it consists of such.
+  /// Makes the same item in words; returns false where it does not consist of words.
   KOKKOS_FORCEINLINE_FUNCTION static bool fit(const CopyItem& item, CopyItem& words) {
     bool result = reinterpret_cast<std::uintptr_t>(item.source) % sizeof(Source) == 0 &&
                   reinterpret_cast<std::uintptr_t>(item.destination) % sizeof(Target) == 0 &&

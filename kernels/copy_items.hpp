@@ -28,7 +28,7 @@ struct CopyItem {
   const std::uint64_t* wait;
 };
 
-/// A flag that a table raises: by whoever finishes the last of its items.
+/// A flag that a table raises: the worker that finishes the last of its items sets it.
 struct CopySignal {
   std::uint64_t* flag;
   std::uint64_t items;
@@ -66,17 +66,17 @@ inline constexpr std::int64_t kTransposeBlock = 16;
 /// none, or none of a useful length, so that rows are copied as they are.
 int source_dimension(const CopyItem& item);
 
-/// What the processor that copies wants of its items.
+/// Limits that the processor that copies sets to its items.
 struct CopyLimits {
-  std::int64_t bytes;               ///< of an item
-  std::int64_t transposed_columns;  ///< of the innermost dimension of items whose source lies along another one
+  std::int64_t bytes;               ///< most bytes of an item
+  std::int64_t transposed_columns;  ///< innermost extent of items whose source lies along another dimension
   std::int64_t streamed_bytes = TableSizes().streamed_bytes;  ///< of a table
 };
 
-/// What is done to an item, in the order in which a table's items lie.
+/// The way in which an item is copied, in the order in which a table's items lie.
 enum class CopyKind : std::uint8_t {
   moved,
-  shifted,  ///< rows, not short, that are not of 16-byte units at both ends
+  shifted,  ///< long rows that are not of 16-byte units at both ends
   converted,
   transposed
 };
@@ -93,10 +93,10 @@ inline CopyKind kind_of(const CopyItem& item) {
 /// item_order.hpp. Appends the tiles' signals to `signals`. Tiles that are quantised are left to quantise_items.
 std::vector<CopyItem> copy_items(std::span<const Tile> tiles, const CopyLimits& limits, CopySignals& signals);
 
-/// The limits of a table: the processor's, but for what `sizes` says.
+/// Returns the limits of a table: the processor's, where `sizes` says nothing else.
 CopyLimits limits_of(const TableSizes& sizes);
 
-/// In copy_host.cpp and copy_device.cpp, of which one is built.
+/// Returns the processor's limits. It is defined in copy_host.cpp and copy_device.cpp, of which one is built.
 CopyLimits copy_limits();
 /// Enqueues the copies of a table's items, `counts` of each kind.
 void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds]);

@@ -23,7 +23,7 @@ struct Counted {
   }
 };
 
-/// One item by one host thread.
+/// Work on one item by one host thread.
 template <typename Bits, typename Test>
 struct HostCount {
   Rows rows;
@@ -63,7 +63,7 @@ struct HostCount {
     }
     return static_cast<std::int64_t>(found);
   }
-  /// Of a block that has one.
+  /// Returns the index of the first element that passes the test in a block that has one.
   std::int64_t first_in_block(const std::byte* data, std::int64_t linear) const {
     std::int64_t i = 0;
     while (!test(load<Bits>(data, i * rows.column_stride), linear + i)) ++i;
@@ -71,7 +71,7 @@ struct HostCount {
   }
 };
 
-/// One item by a team of device lanes, neighbouring lanes on neighbouring elements.
+/// Work on one item by a team of device lanes, neighbouring lanes on neighbouring elements.
 template <typename Bits, typename Test>
 struct DeviceCount {
   Rows rows;
@@ -98,7 +98,7 @@ struct DeviceCount {
   }
 };
 
-/// Complete on return.
+/// Counts the elements for which `test` holds; complete on return.
 template <typename Bits, typename Test>
 Difference count_where(const ExecutionSpace& space, const std::string& label, const Region& region, const Test& test) {
   constexpr std::int64_t kItem = 128 * 1024;

@@ -2,7 +2,7 @@
 // Kernels that visit every element of a region once, with its bits and its global linear index.
 //
 // A visitor is called as Bits visit(Bits stored, std::int64_t global linear index, std::int64_t box-linear index) and
-// says by kReads and kWrites whether `stored` is read and whether what it returns is stored. With kWords, devices call
+// says by kReads and kWrites whether `stored` is read and whether its result is stored. With kWords, devices call
 // std::uint64_t word(std::uint64_t stored, std::int64_t global linear index) instead for neighbours that fill 8 bytes.
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace refit::kernels {
 
 inline constexpr std::int64_t kItemElements = 128 * 1024;
 
-/// One item by one host thread.
+/// Work on one item by one host thread.
 template <typename Bits, typename Visitor>
 struct HostElements {
   Rows rows;
@@ -41,8 +41,8 @@ struct HostElements {
   }
 };
 
-/// One item by a team of device lanes: neighbouring lanes on neighbouring vectors of 16 bytes, or elements where rows
-/// are not aligned to vectors. The team writes the places of the item's rows into its scratch memory first.
+/// Work on one item by a team of device lanes: neighbouring lanes take neighbouring vectors of 16 bytes, or elements
+/// where rows are not aligned to vectors. The team writes the places of the item's rows into its scratch memory first.
 template <typename Bits, typename Visitor>
 struct DeviceElements {
   Rows rows;
@@ -53,9 +53,9 @@ struct DeviceElements {
   static constexpr std::int64_t kSize = sizeof(Bits);
   static constexpr std::uint32_t kWide = 16 / kSize;
   static constexpr int kBatch = 2;             ///< positions of a lane that are read before the first is written
-  static constexpr std::int64_t kRows = 1024;  ///< of an item at most
+  static constexpr std::int64_t kRows = 1024;  ///< most rows of an item
 
-  /// Of the first column of an item's row.
+  /// Place of the first column of an item's row.
   struct alignas(16) Place {
     std::byte* data;
     std::int64_t global;

@@ -65,7 +65,7 @@ void fill(const ExecutionSpace& space, std::byte* data, DType dtype, const Exten
 
 void poison(const ExecutionSpace& space, std::byte* data, std::int64_t bytes) {
   static const std::string label = "refit::poison";
-  // What lies between multiples of 16 bytes can be written in vectors.
+  // The bytes between multiples of 16 can be written in vectors.
   constexpr std::int64_t kVector = 16;
   const auto address = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data) % kVector);
   const std::int64_t head = std::min(bytes, (kVector - address) % kVector);

@@ -1,16 +1,16 @@
 #pragma once
-// A block of rows and columns of a fingerprint, by a team of device lanes.
+// Fingerprint of a block of rows and columns, by a team of device lanes.
 //
-// A lane walks down the rows of its columns, whose places and keys the team writes into its scratch memory first, and
-// sums each column times its rows' keys; only then come the columns' keys. Per element and sum remain two products: of
-// 32 x 32 bits with the key's lower half, and the lower half of the one with its upper half.
+// The team first writes the places and keys of the rows into its scratch memory. Then each lane walks down the rows of
+// its columns and sums each column times the rows' keys; the columns' keys come last. This leaves two products per
+// element and sum: one of 32 x 32 bits with the key's lower half, and the lower half of one with its upper half.
 
 #include "kernels/fingerprint_job.hpp"
 #include "kernels/transform.hpp"
 
 namespace refit::kernels {
 
-inline constexpr std::int64_t kFingerprintRows = 512;  ///< of an item at most
+inline constexpr std::int64_t kFingerprintRows = 512;  ///< most rows of an item
 
 /// The bits whose fingerprint is taken.
 template <typename From, typename To, bool transforms>
@@ -23,7 +23,7 @@ KOKKOS_FORCEINLINE_FUNCTION typename To::Bits fingerprinted(typename From::Bits 
   }
 }
 
-/// sum + a x b, which compilers do in more steps than one where they see that the upper halves are 0.
+/// Returns sum + a x b, which compilers do in more steps than one where they see that the upper halves are 0.
 KOKKOS_FORCEINLINE_FUNCTION std::uint64_t multiply_add(std::uint32_t a, std::uint32_t b, std::uint64_t sum) {
 #if defined(__CUDA_ARCH__)
   asm("mad.wide.u32 %0, %1, %2, %0;" : "+l"(sum) : "r"(a), "r"(b));
@@ -41,8 +41,8 @@ struct DeviceFingerprint {
   using Target = typename To::Bits;
   static constexpr std::uint32_t kSize = sizeof(Source);
   static constexpr std::uint32_t kColumns = columns_of_lane(kSize);
-  static constexpr int kTeams = transforms ? 1 : 2;  ///< on a multiprocessor at least: bounds the registers
-  /// Rows that a lane reads before it uses the first: of vectors 64 bytes, else as many elements as it has registers
+  static constexpr int kTeams = transforms ? 1 : 2;  ///< least teams on a multiprocessor: bounds the registers
+  /// Rows that a lane reads before it uses the first: 64 bytes of vectors, else as many elements as it has registers
   /// for.
   template <bool vectors>
   static constexpr std::uint32_t kBatch = transforms ? 1 : (vectors ? 64 / (kSize * kColumns) : 4);
@@ -62,7 +62,8 @@ struct DeviceFingerprint {
     std::int64_t step;     ///< bytes from one to the next
   };
 
-  /// What a lane has summed: apart what goes into the upper halves, so that both kinds of products add to their sums.
+  /// The sums of one lane. Products that go into the upper halves are summed apart, so that both kinds of products add
+  /// to their sums.
   struct Sums {
     std::uint64_t columns[2][kColumns] = {};  ///< bits x row key
     std::uint32_t upper[2][kColumns] = {};
@@ -78,7 +79,7 @@ struct DeviceFingerprint {
         if constexpr (sizeof(Target) == 8) upper[k][j] += static_cast<std::uint32_t>(bits >> 32) * key;
       }
     }
-    /// Of (bits + 1) x row key.
+    /// Returns the sum of (bits + 1) x row key.
     KOKKOS_FORCEINLINE_FUNCTION std::uint64_t total(int k, std::uint32_t j) const {
       return columns[k][j] + (static_cast<std::uint64_t>(upper[k][j]) << 32) + rows[k];
     }
@@ -96,7 +97,7 @@ struct DeviceFingerprint {
       table[r] = {{row_key(name_hash, 0, row.global), row_key(name_hash, 1, row.global)},
                   rows.data + (row.offset + item.column * rows.column_stride) * kSize};
     }
-    // Where a row is shorter than a team, the spare lanes take other rows.
+    // Spare lanes take other rows where a row is shorter than a team.
     const auto rank = static_cast<std::uint32_t>(member.team_rank());
     const auto across = (static_cast<std::uint32_t>(item.columns) + kColumns - 1) / kColumns;
     const std::uint32_t down = static_cast<std::uint32_t>(member.team_size()) / across;
@@ -120,7 +121,7 @@ struct DeviceFingerprint {
     }
   }
 
-  /// Neighbouring columns in one vector, or those of every `across`th lane.
+  /// Returns neighbouring columns in one vector, or those of every `across`th lane.
   KOKKOS_INLINE_FUNCTION static Columns columns_of(const FingerprintJob& job, std::uint32_t columns,
                                                    std::uint32_t index, std::uint32_t across) {
     Columns own{index * kColumns, kColumns, 1, 0, 0};
@@ -159,7 +160,7 @@ struct DeviceFingerprint {
     }
   }
 
-  /// Columns that the lane does not have are 0.
+  /// Reads a row of the lane's columns; columns that the lane does not have are 0.
   template <bool vectors>
   KOKKOS_FORCEINLINE_FUNCTION static void read(const std::byte* data, const Columns& own, Source* stored) {
     using Word = std::conditional_t<kColumns * kSize == 16, Unit16, std::uint64_t>;

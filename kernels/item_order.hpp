@@ -10,7 +10,7 @@
 
 namespace refit::kernels {
 
-/// An item before it has its place: `kind` of the launch that does it, and what it moves to whom.
+/// An item before it has its place: `kind` of the launch that does it, and the bytes that it moves to a peer.
 template <typename Item>
 struct UnorderedItem {
   Item item;
@@ -19,7 +19,7 @@ struct UnorderedItem {
   std::int64_t bytes;
 };
 
-/// By kind; those of a kind so that every peer's, which stay in their order, are spread evenly over all of them, by
+/// Orders items by kind. Within a kind, each peer's items stay in their order and are spread evenly over the kind's
 /// bytes.
 template <typename Item>
 std::vector<Item> ordered(const std::vector<UnorderedItem<Item>>& items) {

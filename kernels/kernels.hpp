@@ -24,9 +24,9 @@ namespace refit::kernels {
 /// Starts and ends the kernel runtime; one per process, alive while any kernel runs.
 class Runtime {
  public:
-  /// On the device of process `local_rank` of the `local_ranks` on this host: neighbours share one where there are
-  /// fewer devices than processes. Errors (unavailable): kernels are built for a device, and there is none, or no
-  /// driver, or one that is too old for the CUDA runtime that refit is built with.
+  /// Starts the runtime on the device of process `local_rank` of the `local_ranks` on this host: neighbours share one
+  /// where there are fewer devices than processes. Errors (unavailable): kernels are built for a device, and there is
+  /// none, or no driver, or one that is too old for the CUDA runtime that refit is built with.
   explicit Runtime(int local_rank = 0, int local_ranks = 1);
   ~Runtime();
   Runtime(const Runtime&) = delete;
@@ -39,8 +39,8 @@ class Runtime {
   static std::string device_uuid();
 };
 
-/// Which of `devices` process `local_rank` of `local_ranks` uses: equal blocks of neighbours, so that the two groups of
-/// a job are on different devices where that is possible.
+/// Returns which of `devices` process `local_rank` of `local_ranks` uses: equal blocks of neighbours, so that the two
+/// groups of a job are on different devices where that is possible.
 constexpr int device_of(int local_rank, int local_ranks, int devices) {
   if (local_ranks <= devices) return local_rank;
   return static_cast<int>(static_cast<std::int64_t>(local_rank) * devices / local_ranks);
@@ -63,13 +63,13 @@ class ExecutionSpace {
   std::unique_ptr<Implementation> implementation_;
 };
 
-/// Where a tile that is quantised lies among the blocks of its matrix, and where their scales are stored. The last two
-/// dimensions of the tile are rows and columns of a matrix, those before them count matrices.
+/// The blocks and scales of a tile that is quantised. The tile's last two dimensions are rows and columns of a matrix;
+/// those before them count matrices.
 ///
-/// A block's scale follows from its largest magnitude, which is that of the whole block, also where the tile has only a
-/// part of it: it is read from the source as far as the source has the block, and from `maxima` where it has not all.
-/// E.g. rows 64 .. 191 of [256, 256], of a source that has rows 0 .. 191: row 64, above 64, below 0. Blocks of rows
-/// 0 .. 127 are all there; for those of rows 128 .. 255 maxima[2] and maxima[3] are read, with strides {2, 1}.
+/// A block's scale follows from the largest magnitude of the whole block, also where the tile has only a part of it.
+/// That magnitude is read from the source where the source has the whole block, and from `maxima` elsewhere. E.g. rows
+/// 64 .. 191 of [256, 256], of a source that has rows 0 .. 191: row 64, above 64, below 0. Blocks of rows 0 .. 127 are
+/// all there; for those of rows 128 .. 255 maxima[2] and maxima[3] are read, with strides {2, 1}.
 struct Blocks {
   Quantiser quantiser = Quantiser::nemo_rl;
   std::int64_t row = 0, column = 0;    ///< of the tile's first element in its matrix
@@ -77,28 +77,29 @@ struct Blocks {
   /// Rows and columns of the matrix around the tile that the source has too, with the tile's strides; corners too.
   std::int64_t above = 0, below = 0, left = 0, right = 0;
   /// magnitude_bits (kernels/quantiser.hpp) of blocks; the first is that of the block in which the tile begins. Strides
-  /// in numbers, one per dimension of the tile: from matrix to matrix, and to the block below and to the right. Only
-  /// read where the source has not all of a block (needs_maxima).
+  /// are in numbers, one per dimension of the tile: from matrix to matrix, to the block below and to the block on the
+  /// right. Maxima are only read of blocks that the source does not have completely (needs_maxima).
   std::uint32_t* maxima = nullptr;
   Extents maxima_strides;
   /// magnitude_bits of the matrix's last element, with which nemo_rl pads ragged blocks: only for tiles of one matrix,
   /// and only read where the source does not have that element (needs_last).
   const std::uint32_t* last = nullptr;
-  /// Where scales go; null: nowhere. Each is stored repeats x repeats times, as if blocks were that much smaller: the
-  /// first one is that of the smaller block in which the tile begins, strides are in scales and go from matrix to
-  /// matrix, and to the smaller block below and to the right. All smaller blocks that the tile touches are written.
+  /// Destination of the scales; null: they are not stored. Each is stored repeats x repeats times, as if blocks were
+  /// that much smaller. The first one is that of the smaller block in which the tile begins; strides are in scales and
+  /// go from matrix to matrix, to the smaller block below and to the one on the right. All smaller blocks that the tile
+  /// touches are written.
   std::byte* scales = nullptr;
   Extents scale_strides;
   std::int64_t repeats = 1;
 };
 
-/// One strided copy. Strides in elements of the respective dtype; dtypes may differ, and values be transformed, only if
-/// both are castable.
+/// One strided copy. Strides are in elements of the respective dtype; dtypes may differ, and values be transformed,
+/// only if both are castable.
 ///
-/// With Transform::quantise (and only then) it has `blocks`, and goes from a castable type to f8_e4m3. Where its
-/// destination is null, it stores no bytes and no scales, but raises `maxima` to the magnitudes of its own values: what
-/// a rank contributes to blocks that others have parts of (and to `last`, by a tile of one element). Whoever runs it
-/// sets them to 0 before.
+/// With Transform::quantise (and only then) a tile has `blocks`, and goes from a castable type to f8_e4m3. Where its
+/// destination is null, it stores no bytes and no scales, but raises `maxima` to the magnitudes of its own values: a
+/// rank's contribution to blocks that other ranks have parts of (and to `last`, by a tile of one element). The caller
+/// sets the maxima to 0 before.
 struct Tile {
   const std::byte* source = nullptr;
   std::byte* destination = nullptr;
@@ -108,29 +109,31 @@ struct Tile {
   DType from = DType::bf16;
   DType to = DType::bf16;
   Transform transform = Transform::none;
-  /// Flags order tables of different ranks without their hosts. `wait`: in memory of this rank; the tile is not read
-  /// before it holds the run's epoch. `signal`: set to the epoch once all tiles of this table with that flag are
-  /// stored and visible to whoever sees it; may be a peer's. Flags start at 0.
+  /// Flags order tables of different ranks without their hosts. `wait` is in memory of this rank: the tile is not read
+  /// before it holds the run's epoch. `signal` may be in a peer's memory: it is set to the epoch once all tiles of this
+  /// table with that flag are stored and visible to every reader of the flag. Flags start at 0.
   const std::uint64_t* wait = nullptr;
   std::uint64_t* signal = nullptr;
   std::optional<Blocks> blocks = std::nullopt;
-  /// Whose memory the destination is, any number: tiles for different peers take turns, see CopyTable.
+  /// Number of the peer whose memory the destination is (any number): tiles for different peers take turns, see
+  /// CopyTable.
   std::int32_t peer = 0;
 };
 
-/// Indices first .. first + count - 1 of dimension `dimension` of a tile, with its blocks.
+/// Returns indices first .. first + count - 1 of dimension `dimension` of a tile, with their blocks.
 Tile part_of(const Tile& tile, int dimension, std::int64_t first, std::int64_t count);
 
-/// True where the tile is quantised and its source has not all of a block that the tile touches.
+/// Returns true where the tile is quantised and touches a block that its source does not have completely.
 bool needs_maxima(const Tile& tile);
 
-/// True where the tile touches a block that is padded with the matrix's last element, which its source does not have.
+/// Returns true where the tile touches a block that is padded with the matrix's last element, which its source does not
+/// have.
 bool needs_last(const Tile& tile);
 
-/// Sizes that decide how a table is carried out, never what it stores.
+/// Sizes that decide how a table is carried out, never its results.
 struct TableSizes {
-  std::int64_t item_bytes = 0;  ///< of an item, at most (at least an element); 0: 128 KiB, on hosts 256 KiB
-  std::int64_t quantised_elements = 64 * 1024;           ///< of an item that is quantised (at least a block)
+  std::int64_t item_bytes = 0;  ///< most bytes of an item (at least an element); 0: 128 KiB, on hosts 256 KiB
+  std::int64_t quantised_elements = 64 * 1024;           ///< of a quantised item (at least a block)
   std::int64_t streamed_bytes = std::int64_t{64} << 20;  ///< tables that write this much bypass a host's caches
 };
 
@@ -141,16 +144,16 @@ struct TableSizes {
 /// number of workers balances. The items for each peer are spread evenly over the run, so that all of a rank's links
 /// are busy from its beginning to its end, and a peer gets its share from every rank at any time. Destination boxes
 /// must not overlap. `run` allocates nothing; on a device, tiles that are cast, tiles that are quantised and tiles
-/// whose ends run along different dimensions take a launch of their own each, and elements of tiles that are cast or
-/// transformed, or whose innermost dimension is strided, must be aligned to their size, and so must scales and maxima.
-/// bytes_read and bytes_written count elements once, and no scales; of a block that a tile has only a part of, all is
-/// read for its maximum where the source has it.
+/// whose ends run along different dimensions take a launch of their own each. Elements of tiles that are cast or
+/// transformed, or whose innermost dimension is strided, must be aligned to their size on a device, and so must scales
+/// and maxima. bytes_read and bytes_written count elements once, and no scales. A block that a tile has only a part of
+/// counts completely as read, for its maximum, where the source has it.
 class CopyTable {
  public:
   CopyTable() = default;
   CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles, const TableSizes& sizes = {});
-  /// Enqueues all copies. `epoch`, of tables with flags: a number that grows from run to run. Flags that are waited for
-  /// must be raised by other tables, whose own tiles wait for none of this one's.
+  /// Enqueues all copies. Tables with flags need an `epoch`: a number that grows from run to run. A flag that this
+  /// table waits for must be raised by another table, whose own tiles wait for none of this one's flags.
   void run(const ExecutionSpace& space, std::uint64_t epoch = 0) const;
   std::int64_t bytes_read() const { return bytes_read_; }
   std::int64_t bytes_written() const { return bytes_written_; }
@@ -162,7 +165,7 @@ class CopyTable {
   std::int64_t bytes_written_ = 0;
 };
 
-/// A box of a tensor where it is stored: what fingerprints, counts and updates walk over.
+/// A box of a tensor where it is stored: the operand of fingerprints, counts and updates.
 struct Region {
   std::byte* data = nullptr;  ///< the box's first element
   DType dtype = DType::bf16;
@@ -185,11 +188,11 @@ void poison(const ExecutionSpace& space, std::byte* data, std::int64_t bytes);
 ///
 /// F32, F16 and BF16: bits ^= m << s with m in 1..7 from perturbation(key, index, step), where s is 0 for F16 and BF16
 /// and 16 for F32, so that the change survives a cast to BF16. NaN and infinity stay. Other types: the lowest bit
-/// flips, but for the largest values and NaN of F8_E4M3 (0x7E, 0x7F, 0xFE, 0xFF), F8_E8M0 and U8, which may be E8M0
-/// (254, 255). All others differ from their value of the step before.
+/// flips, except for the largest values and NaN of F8_E4M3 (0x7E, 0x7F, 0xFE, 0xFF), and of F8_E8M0 and U8, which may
+/// be E8M0 (254, 255). All other elements differ from their value of the step before.
 void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t key, std::int64_t step);
 
-/// The 3-bit mask 1..7 of one element of one step.
+/// Returns the 3-bit mask 1..7 of one element of one step.
 constexpr std::uint32_t perturbation(std::uint64_t key, std::int64_t index, std::int64_t step) {
   const std::uint64_t mixed = splitmix64(combine(key, static_cast<std::uint64_t>(step)) ^
                                          (static_cast<std::uint64_t>(index) * 0x9E3779B97F4A7C15ULL));
@@ -219,11 +222,11 @@ struct Fingerprint {
   std::uint64_t name_hash = 0;
 };
 
-/// Adds the fingerprint of of[i] to sums[i] (host memory), for all i; complete on return. A few launches and one wait
-/// for thousands of regions.
+/// Adds the fingerprint of of[i] to sums[i] (host memory), for all i; complete on return. Thousands of regions take a
+/// few launches and one wait.
 void fingerprints(const ExecutionSpace& space, std::span<const Fingerprint> of, std::span<Sum128> sums);
 
-/// The same of one region.
+/// Adds the fingerprint of one region likewise.
 void fingerprint(const ExecutionSpace& space, const Region& region, DType as, Transform transform,
                  std::uint64_t name_hash, Sum128* result);
 
@@ -242,33 +245,35 @@ struct BlockScales {
   BlockSize block = kFp8Block;      ///< e.g. 32 x 32 where scales are repeated 4 x 4 times
 };
 
-/// The same sums of the values of a region of E4M3 bytes with scales.
+/// Adds the same sums of the values of a region of E4M3 bytes with scales.
 void signed_row_sums(const ExecutionSpace& space, const Region& region, const BlockScales& scales, std::uint64_t seed,
                      std::int64_t* rows);
 
-/// +1 or -1 for column j.
+/// Returns +1 or -1 for column j.
 constexpr std::int64_t sign(std::uint64_t seed, std::int64_t column) {
   return (splitmix64(seed ^ splitmix64(static_cast<std::uint64_t>(column))) >> 63) != 0 ? -1 : 1;
 }
 
-/// Elements of `region` whose bits differ from `expected` (contiguous, row-major over the box, of dtype region.dtype),
-/// counted where the region lies; complete on return. A region costs the same however many elements differ.
+/// Count of the elements of `region` whose bits differ from `expected` (contiguous, row-major over the box, of dtype
+/// region.dtype), counted where the region lies; complete on return. A region costs the same however many elements
+/// differ.
 struct Difference {
   std::int64_t count = 0;
   std::int64_t first = -1;  ///< linear index within the box of the first differing element; -1 if none
 };
 Difference count_differences(const ExecutionSpace& space, const Region& region, const std::byte* expected);
 
-/// Elements that are NaN or infinite, of a floating-point type (E8M0: its NaN); others have none. Complete on return.
+/// Counts elements of a floating-point type that are NaN or infinite (E8M0: its NaN); other types have none. Complete
+/// on return.
 std::int64_t count_not_finite(const ExecutionSpace& space, const Region& region);
 
-/// Elements, NaN aside, whose value type `to` does not have: a cast rounds them, or makes them infinite. Castable types
-/// only; complete on return.
+/// Counts elements, NaN aside, whose value type `to` does not have: a cast rounds them or makes them infinite. Castable
+/// types only; complete on return.
 std::int64_t count_rounded(const ExecutionSpace& space, const Region& region, DType to);
 
-/// Values of one seeded synthetic tensor: mean + scale x (a normal-looking deviate), a function of (key, global linear
-/// index) only, computed in double and rounded once to the region's dtype: a castable one, F8_E4M3 (saturated), or
-/// F8_E8M0 and U8, whose bytes are the nearest whole numbers.
+/// Writes the values of one seeded synthetic tensor: mean + scale x (a normal-looking deviate), a function of (key,
+/// global linear index) only. They are computed in double and rounded once to the region's dtype: a castable one,
+/// F8_E4M3 (saturated), or F8_E8M0 and U8, whose bytes are the nearest whole numbers.
 void synthesise(const ExecutionSpace& space, const Region& region, std::uint64_t key, double mean, double scale);
 
 /// Converts one value's bits; exact rule of every cast and transform here (computed in double, rounded once to nearest

@@ -18,12 +18,12 @@ using Counter = unsigned long long;
 
 struct ExecutionSpace::Implementation {
   Device device = new_instance();
-  // Where kernels put the numbers that they find: kept, since an allocation costs more than most launches.
+  // Memory for the numbers that kernels find. It is kept, since an allocation costs more than most launches.
   mutable DeviceBuffer results;
   mutable SharedBuffer results_on_host;
 };
 
-inline constexpr int kLanes = 256;  ///< of a device's team
+inline constexpr int kLanes = 256;  ///< lanes of a device's team
 
 template <typename Functor>
 struct HostItem {
@@ -53,7 +53,7 @@ void for_each_team(const ExecutionSpace& space, const std::string& label, std::i
 }
 
 /// A few numbers, 0 at first, where kernels can add to them, and their way back to the host; and a table that the
-/// kernels read, aligned to 8 bytes. One at a time of a space.
+/// kernels read, aligned to 8 bytes. A space has at most one at a time.
 class Results {
  public:
   Results(const ExecutionSpace& space, std::int64_t count, std::span<const std::byte> table = {})

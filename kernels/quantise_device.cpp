@@ -1,10 +1,10 @@
 // Quantised copies by teams of device lanes: a persistent grid whose teams walk over the items.
 //
 // A 128 x 128 block is read once: it stays in the registers of its team's 256 lanes, 16 neighbours of each of four rows
-// a lane, until all of them know its maximum. Of 1 x 32 blocks two lanes have 16 elements each. Items that such lanes
-// cannot read in vectors, or that have parts of blocks, are read element by element, and twice.
+// a lane, until all of them know its maximum. A 1 x 32 block is held by two lanes, 16 elements each. Items that cannot
+// be read in vectors, or that have parts of blocks, are read element by element, and twice.
 //
-// Each kind of item has a launch of its own, where a table has such.
+// Each kind of item that a table has is launched by itself.
 
 #include <cuda_fp8.h>
 
@@ -20,12 +20,12 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr int kWarps = kLanes / kWarp;
-constexpr int kElements = 16;  ///< of a lane: what it writes in one store
+constexpr int kElements = 16;  ///< elements that a lane writes in one store
 constexpr int kBlock = block_size(Quantiser::nemo_rl).rows;
 
 KOKKOS_FORCEINLINE_FUNCTION std::uint32_t larger(std::uint32_t a, std::uint32_t b) { return a > b ? a : b; }
 
-/// The largest number of a group of 2, 4 .. 32 neighbouring lanes, in all of them; all lanes of a warp call it.
+/// Returns the largest number of a group of 2, 4 .. 32 neighbouring lanes to all of them; all lanes of a warp call it.
 template <int group>
 KOKKOS_FORCEINLINE_FUNCTION std::uint32_t largest_of_lanes(std::uint32_t number) {
 #if defined(__CUDA_ARCH__)
@@ -78,7 +78,7 @@ KOKKOS_FORCEINLINE_FUNCTION void floats_of(F16, std::uint32_t word, float* pair)
   pair[1] = float_of<F16>(static_cast<std::uint16_t>(word >> 16));
 }
 
-/// The bytes of 16 elements, none of whose products is NaN.
+/// Returns the bytes of 16 elements, none of whose products is NaN.
 template <typename From>
 KOKKOS_FORCEINLINE_FUNCTION Unit16 quantised(const Values& values, float factor) {
   std::uint64_t words[2] = {0, 0};
@@ -99,7 +99,7 @@ KOKKOS_FORCEINLINE_FUNCTION float value_at(const QuantiseItem& item, std::int64_
   return float_of<From>(load<typename From::Bits>(item.value(row, column, kSize), 0));
 }
 
-/// Elements of an item one by one, whatever they are.
+/// Work on an item of any kind, element by element.
 template <typename From>
 KOKKOS_INLINE_FUNCTION void quantise_elements(const QuantiseItem& item, const Interval& rows, const Interval& columns,
                                               float factor, int lane, int lanes) {
@@ -117,8 +117,8 @@ KOKKOS_FORCEINLINE_FUNCTION Values load_values(const std::byte* data) {
   return {{load<Unit16>(data, 0), load<Unit16>(data, 1)}};
 }
 
-/// The items of a team, one after the other: in its scratch memory, where the next one is put while the team works on
-/// one. Fields read from the table would each take as long as a block's values.
+/// The items of a team, one after the other. They lie in its scratch memory, where the next one is put while the team
+/// works on the current one: reading fields from the table would take as long each as a block's values.
 class ItemsOfTeam {
  public:
   static constexpr int kWords = sizeof(QuantiseItem) / sizeof(std::uint64_t);
@@ -126,7 +126,7 @@ class ItemsOfTeam {
 
   struct Scratch {
     std::uint64_t items[2][kWords];
-    std::uint32_t numbers[2][kWarps];  ///< for a block and the one before it
+    std::uint32_t numbers[2][kWarps];  ///< of a block and the one before it
   };
 
   template <typename Member>
@@ -135,7 +135,7 @@ class ItemsOfTeam {
         count_(count),
         scratch_(static_cast<Scratch*>(member.team_scratch(0).get_shmem(static_cast<int>(sizeof(Scratch))))) {}
 
-  /// Calls work(item) for each of them between its flags.
+  /// Calls work(item) for each item, between its flags.
   template <typename Member, typename Work>
   KOKKOS_FORCEINLINE_FUNCTION void for_each(const Member& member, const Work& work) {
     const int lane = member.team_rank();
@@ -154,8 +154,8 @@ class ItemsOfTeam {
     }
   }
 
-  /// The largest number of all lanes, in all of them. A lane reads before the next barrier, which is before the memory
-  /// is written again: every other time.
+  /// Returns the largest number of all lanes to all of them. Calls use the two rows of `numbers` in turn: a lane has
+  /// read one before the next call's barrier, after which it is written again.
   template <typename Member>
   KOKKOS_FORCEINLINE_FUNCTION std::uint32_t largest(std::uint32_t number, const Member& member) {
     turn_ = 1 - turn_;
@@ -179,13 +179,13 @@ class ItemsOfTeam {
   int turn_ = 0;
 };
 
-/// 128 x 128 blocks that the source has. Where the item has only a part of a block, only that is stored.
+/// Work on 128 x 128 blocks that the source has. Where the item has only a part of a block, only that is stored.
 struct BlocksInSource {
   CopyRun run;
   std::int64_t count;
 
   static constexpr int kAcross = kBlock / kElements;  ///< lanes that share a row
-  static constexpr int kRows = kLanes / kAcross;      ///< that the lanes have at a time
+  static constexpr int kRows = kLanes / kAcross;      ///< rows that the lanes hold at a time
   static constexpr int kTimes = kBlock / kRows;
   static constexpr int kTeams = 3;
 
@@ -235,7 +235,7 @@ struct BlocksInSource {
     }
   }
 
-  /// Stores what a lane has of a block, as far as it is the item's: bytes(k) at row + k * kRows.
+  /// Stores the part of a lane's values that is the item's: bytes(k) at row + k * kRows.
   template <typename Bytes>
   KOKKOS_FORCEINLINE_FUNCTION static void store_part(const QuantiseItem& item, const BlockOfItem& block, int row,
                                                      int column, const Bytes& bytes) {
@@ -252,7 +252,7 @@ struct BlocksInSource {
   }
 };
 
-/// Rows of whole 1 x 32 blocks.
+/// Work on rows of whole 1 x 32 blocks.
 struct WholeRows {
   CopyRun run;
   std::int64_t count;
@@ -271,8 +271,8 @@ struct WholeRows {
     });
   }
 
-  /// Lanes go through rows of an even number of positions, so that neighbours have halves of one block, and all of them
-  /// as often, so that neighbours always meet.
+  /// Lanes go through rows of an even number of positions, so that neighbours have halves of one block, and all lanes
+  /// go equally often, so that neighbours always meet.
   template <typename From>
   KOKKOS_FORCEINLINE_FUNCTION static void quantise(const QuantiseItem& item, int lane) {
     const auto rows = static_cast<std::uint32_t>(item.rows.size());
@@ -317,7 +317,7 @@ struct WholeRows {
   }
 };
 
-/// Any blocks, types and strides: a team for a 128 x 128 block, a warp for a 1 x 32 block.
+/// Work on any blocks, types and strides: a team for a 128 x 128 block, a warp for a 1 x 32 block.
 struct AnyBlocks {
   CopyRun run;
   std::int64_t count;
@@ -366,7 +366,7 @@ struct AnyBlocks {
     }
   }
 
-  /// Of those values that a lane reads.
+  /// Returns the largest magnitude of the values that a lane reads.
   template <typename From>
   KOKKOS_FORCEINLINE_FUNCTION static std::uint32_t largest(const QuantiseItem& item, const Interval& rows,
                                                            const Interval& columns, int lane, int lanes) {

@@ -14,11 +14,11 @@ struct Axis {
   Interval tile, source;
   std::int64_t matrix, block;
 
-  /// The same of a part of the tile.
+  /// Returns the same spans for a part of the tile.
   Axis with(const Interval& part) const { return {part, source, matrix, block}; }
-  /// The tile's indices of blocks that it has whole, or as far as the matrix has them; may be empty.
+  /// Returns the tile's indices in blocks that it has completely, or as far as the matrix has them; may be empty.
   Interval whole() const { return whole_blocks(tile, block, matrix); }
-  /// Of the blocks that the tile touches.
+  /// Returns the indices of the blocks that the tile touches.
   Interval touched() const {
     const Interval blocks = touched_blocks(tile, block);
     return {blocks.begin * block, std::min(blocks.end * block, matrix)};
@@ -42,11 +42,11 @@ struct Axes {
                block.columns};
   }
 
-  /// The same of a part of the tile.
+  /// Returns the same axes for a part of the tile.
   Axes with(const Interval& part_rows, const Interval& part_columns) const {
     return {rows.with(part_rows), columns.with(part_columns)};
   }
-  /// Whether the source has all of the blocks that the tile touches.
+  /// Returns whether the source has all of the blocks that the tile touches.
   bool in_source() const { return rows.source.holds(rows.touched()) && columns.source.holds(columns.touched()); }
 };
 
@@ -90,7 +90,7 @@ QuantiseKind kind_of(const QuantiseItem& item, const Axes& axes) {
   return part.columns.whole().size() == item.columns.size() ? QuantiseKind::rows : QuantiseKind::any;
 }
 
-/// The part of a tile of one matrix that has those rows and columns.
+/// Makes the item of the given rows and columns of a tile of one matrix.
 QuantiseItem make_item(const Tile& whole, const Axes& axes, const Interval& rows, const Interval& columns) {
   const int last = whole.extent.size() - 1;
   const Tile tile = part_of(part_of(whole, last - 1, rows.begin - axes.rows.tile.begin, rows.size()), last,
@@ -127,7 +127,8 @@ QuantiseItem make_item(const Tile& whole, const Axes& axes, const Interval& rows
   return item;
 }
 
-/// Calls with_span for the tile's indices before its whole blocks, for these in steps of `step`, and for those behind.
+/// Calls with_span for the tile's indices before its whole blocks, for its whole blocks in steps of `step`, and for the
+/// indices behind them.
 template <typename WithSpan>
 void split(const Axis& axis, std::int64_t step, const WithSpan& with_span) {
   const Interval whole = axis.whole();
@@ -136,7 +137,7 @@ void split(const Axis& axis, std::int64_t step, const WithSpan& with_span) {
   if (whole.end < axis.tile.end) with_span(Interval{whole.end, axis.tile.end});
 }
 
-/// Of a tile of one matrix.
+/// Appends the items of a tile of one matrix.
 void append(const Tile& tile, std::int64_t elements, std::int32_t signal, std::vector<QuantiseItem>& items) {
   const Axes axes(tile);
   const std::int64_t columns = std::clamp<std::int64_t>(elements / axes.rows.block, axes.columns.block,

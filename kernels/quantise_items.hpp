@@ -14,22 +14,23 @@
 
 namespace refit::kernels {
 
-/// What a device does with an item, in the order in which a table's items lie.
+/// The way in which a device works on an item, in the order in which a table's items lie.
 enum class QuantiseKind : std::uint8_t {
   blocks,  ///< 128 x 128 blocks that the source has; 2-byte values, both ends in vectors of 16 bytes
-  rows,    ///< whole 1 x 32 blocks of such
+  rows,    ///< whole 1 x 32 blocks of such values and ends
   any
 };
 inline constexpr int kQuantiseKinds = 3;
 
-/// Strides go from row to row and from column to column (of values, of blocks, of smaller blocks), in elements.
+/// Some blocks of one matrix. Strides go from row to row and from column to column (of values, of blocks, of smaller
+/// blocks), in elements.
 struct QuantiseItem {
   const std::byte* source;  ///< of the item's first element
   std::byte* destination;   ///< null: the item raises maxima
   std::int64_t source_stride[2];
   std::int64_t destination_stride[2];
   Interval rows, columns;                ///< of the item, in its matrix
-  Interval source_rows, source_columns;  ///< what the source has
+  Interval source_rows, source_columns;  ///< the part that the source has
   std::int64_t matrix_rows, matrix_columns;
   std::uint32_t* maxima;  ///< of the item's first block
   std::int64_t maxima_stride[2];
@@ -51,7 +52,7 @@ struct QuantiseItem {
   }
 };
 
-/// Rows and columns of a block are powers of two: how far to shift an index for its block's number.
+/// Shifts of a row's or column's index that give its block's number: extents of blocks are powers of two.
 struct BlockShift {
   int rows, columns;
 };
@@ -60,20 +61,20 @@ REFIT_FUNCTION BlockShift block_shift(Quantiser quantiser) {
 }
 static_assert(kMxBlock == BlockSize{1 << 0, 1 << 5} && kFp8Block == BlockSize{1 << 7, 1 << 7});
 
-/// How many blocks a span touches.
+/// Returns how many blocks a span touches.
 REFIT_FUNCTION std::int64_t blocks_of(const Interval& span, int shift) {
   return ((span.end - 1) >> shift) - (span.begin >> shift) + 1;
 }
 
 /// A block that an item touches.
 struct BlockOfItem {
-  Interval rows, columns;            ///< what the matrix has of it
-  Interval item_rows, item_columns;  ///< what the item has of it
+  Interval rows, columns;            ///< the part that the matrix has
+  Interval item_rows, item_columns;  ///< the part that the item has
   bool is_ragged;                    ///< the matrix does not have all of it
   bool is_in_source;
   std::uint32_t* maximum;
 
-  /// Block (i, j) of those that an item touches.
+  /// Makes block (i, j) of the blocks that an item touches.
   REFIT_FUNCTION BlockOfItem(const QuantiseItem& item, const BlockShift& shift, std::int64_t i, std::int64_t j)
       : rows(within(((item.rows.begin >> shift.rows) + i) << shift.rows, shift.rows, {0, item.matrix_rows})),
         columns(within(((item.columns.begin >> shift.columns) + j) << shift.columns, shift.columns,
@@ -90,7 +91,7 @@ struct BlockOfItem {
   }
 };
 
-/// What ragged blocks of the item are padded with, as magnitude_bits; 0 where that is none.
+/// Returns the magnitude_bits with which ragged blocks of the item are padded; 0 where they are not.
 template <typename From>
 REFIT_FUNCTION std::uint32_t padding_of(const QuantiseItem& item) {
   if (!pads_with_last(item.quantiser)) return 0;
@@ -102,7 +103,7 @@ REFIT_FUNCTION std::uint32_t padding_of(const QuantiseItem& item) {
   return magnitude_bits(std::bit_cast<float>(static_cast<std::uint32_t>(convert<From, F32>(bits))));
 }
 
-/// Stores a block's scale in those of its smaller blocks that the item touches: all of them by lane 0 of 1, or some by
+/// Stores a block's scale in the smaller blocks that the item touches: in all of them by lane 0 of 1, or in some by
 /// each of more lanes.
 REFIT_FUNCTION void store_scales(const QuantiseItem& item, const BlockOfItem& block, std::uint32_t stored, int lane,
                                  int lanes) {
@@ -123,16 +124,18 @@ REFIT_FUNCTION void store_scales(const QuantiseItem& item, const BlockOfItem& bl
   }
 }
 
-/// The bytes that a tile with Transform::quantise reads: its own values, and the others of blocks that its source has.
+/// Returns the bytes that a tile with Transform::quantise reads: its own values, and the others of blocks that its
+/// source has.
 std::int64_t bytes_read(const Tile& tile);
 
-/// The items of the tiles with Transform::quantise, of at most `elements` or one block, by kind. Appends their signals
-/// to `signals`.
+/// Returns the items of the tiles with Transform::quantise, of at most `elements` or one block, by kind. Appends their
+/// signals to `signals`.
 std::vector<QuantiseItem> quantise_items(std::span<const Tile> tiles, std::int64_t elements, CopySignals& signals);
 
-/// In quantise_host.cpp and quantise_device.cpp, of which one is built: enqueues the items, `counts` of each kind.
+/// Enqueues the items, `counts` of each kind. It is defined in quantise_host.cpp and quantise_device.cpp, of which one
+/// is built.
 void run_quantised(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kQuantiseKinds]);
-/// On a device only: launches every kernel of quantised items once, with nothing to do, so that it is loaded.
+/// Launches every kernel of quantised items once, with nothing to do, so that it is loaded. On a device only.
 void load_quantisers(const ExecutionSpace& space);
 
 }  // namespace refit::kernels

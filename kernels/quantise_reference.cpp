@@ -15,7 +15,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kMax = 448.0F;
 
-/// What a quantiser makes of a block's amax: values times `factor`, and one of the scales beside them.
+/// The scale that a quantiser derives from a block's amax: the factor of its values, and the number stored beside them.
 struct Scale {
   float factor = 1.0F;
   float inverse = 1.0F;
@@ -128,7 +128,8 @@ std::uint8_t encode(float value) {
 std::uint8_t byte_of(Quantiser quantiser, float value, float factor) {
   const float product = value * factor;
   if (!std::isnan(product)) return encode(product);
-  // x86-64's product of a NaN is the NaN, of two the first; no product of numbers is NaN but zero times infinity.
+  // The product of a NaN is that NaN on x86-64, of two NaN the first; no product of numbers is NaN except zero times
+  // infinity.
   bool negative = true;
   if (std::isnan(value)) negative = std::signbit(value);
   if (std::isnan(factor) && !(is_mx(quantiser) && std::isnan(value))) negative = false;

@@ -51,7 +51,7 @@ REFIT_FORCEINLINE void quantise_block(const ValueRows& block, float factor, std:
   }
 }
 
-/// In groups of blocks: their maxima, their scales, their bytes, each in a loop of its own.
+/// Quantises a row in groups of blocks: their maxima, their scales, their bytes, each in a loop of its own.
 template <typename From>
 REFIT_FORCEINLINE void quantise_mx_row(Quantiser quantiser, const std::byte* values, std::int64_t blocks,
                                        std::byte* bytes, std::byte* scales, std::int64_t scale_stride) {

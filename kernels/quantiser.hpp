@@ -2,7 +2,7 @@
 // The arithmetic of every FP8 quantiser, in three steps that hosts and devices compute to the same bits:
 //
 //   amax of a block      the largest magnitude_bits(value) of its values, compared as integers
-//   block_scale(amax)    what values are multiplied by, and what is stored beside them
+//   block_scale(amax)    the factor of the values, and the scale stored beside them
 //   quantise_value(...)  one value's E4M3 byte
 //
 // E.g. amax 3 under nemo_rl: values are multiplied by 149.33, 1.0 becomes 144 (byte 0x71), and 3 / 448 is stored.
@@ -18,7 +18,7 @@
 
 namespace refit::kernels {
 
-/// How a block is quantised.
+/// The factor and the stored scale of a block.
 struct BlockScale {
   float factor;          ///< values are multiplied by it
   std::uint32_t stored;  ///< the stored scale: bits of a float32, or an E8M0 byte (is_mx)
@@ -28,16 +28,17 @@ inline constexpr std::uint32_t kInfinityBits = 0x7F800000U;
 inline constexpr std::uint32_t kNanBits = 0x7FC00000U;
 inline constexpr float kLargestE4M3 = 448.0F;
 
-/// Step 1: the largest of these in a block is its amax, also where that is infinite or NaN.
+/// Step 1: returns bits of which the largest in a block is its amax, also where that is infinite or NaN.
 REFIT_FUNCTION std::uint32_t magnitude_bits(float value) { return std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFFU; }
 
-/// 2^exponent, exponent in -127 .. 127.
+/// Returns 2^exponent, exponent in -127 .. 127.
 REFIT_FUNCTION float float_power_of_two(int exponent) {
   const std::uint32_t bits = exponent == -127 ? 0x00400000U : static_cast<std::uint32_t>(exponent + 127) << 23;
   return std::bit_cast<float>(bits);
 }
 
-/// ceil(log2(value)) with log2 rounded to float32, as the quantisers' authors compute it; value positive and finite.
+/// Returns ceil(log2(value)) with log2 rounded to float32, as the quantisers' authors compute it; value positive and
+/// finite.
 ///
 /// A value a few units above 2^k has a log2 that rounds to k. Of 2^k (1 + m 2^-23) the log2 is k + m 2^-23 / log(2),
 /// and the floats above k are 2^(j - 23) apart, where 2^j <= k < 2^(j + 1), or 2^j <= -k - 1 < 2^(j + 1) below zero: it
@@ -56,7 +57,7 @@ REFIT_FUNCTION int ceil_log2(float value) {
   return m <= rounded_down ? k : k + 1;
 }
 
-/// The exponent of a block's power of two, ceil(log2(descale)) within -127 .. 127; descale is not NaN.
+/// Returns the exponent of a block's power of two, ceil(log2(descale)) within -127 .. 127; descale is not NaN.
 REFIT_FUNCTION int scale_exponent(float descale) {
   if (descale == 0.0F) return -127;
   if (descale == std::bit_cast<float>(kInfinityBits)) return 127;
@@ -64,13 +65,13 @@ REFIT_FUNCTION int scale_exponent(float descale) {
   return exponent < -127 ? -127 : exponent;
 }
 
-/// The bits of a scale as a float32 stores it; a NaN has none of what its operands left in it.
+/// Returns the bits of a scale as a float32 stores it; all NaN have the same bits, whatever their operands.
 REFIT_FUNCTION std::uint32_t stored_bits(float scale) {
   return scale != scale ? kNanBits : std::bit_cast<std::uint32_t>(scale);
 }
 
-/// Step 2: the scale of a block of values of type `from` (F32, F16 or BF16). Every name has its own way with zero,
-/// tiny, infinite and NaN blocks.
+/// Step 2: returns the scale of a block of values of type `from` (F32, F16 or BF16). Each quantiser treats zero, tiny,
+/// infinite and NaN blocks in its own way.
 REFIT_FUNCTION BlockScale block_scale(Quantiser quantiser, float amax, DType from) {
   const float infinity = std::bit_cast<float>(kInfinityBits);
   const float nan = std::bit_cast<float>(kNanBits);
@@ -115,16 +116,16 @@ REFIT_FUNCTION BlockScale block_scale(Quantiser quantiser, float amax, DType fro
   return {nan, kNanBits};
 }
 
-/// True where the product of a block's factor and any of its values is a number, not NaN.
+/// Returns true where the product of a block's factor and any of its values is a number, not NaN.
 REFIT_FUNCTION bool has_numbers(std::uint32_t amax, const BlockScale& scale) {
   return amax < kInfinityBits && magnitude_bits(scale.factor) < kInfinityBits;
 }
 
-/// The E4M3 byte of a float32 that is not NaN: nearest even, beyond 448 (infinity too) 448.
+/// Returns the E4M3 byte of a float32 that is not NaN: nearest even, beyond 448 (infinity too) 448.
 ///
-/// From 2^-6 on a byte is a float's upper bits, rounded. Below, it is a multiple of 2^-9, one unit of 2^14: an addition
-/// rounds to it, and leaves it in the low bits. Each of the two is the larger one where it holds: there is no branch,
-/// and hosts compute vectors of bytes.
+/// A byte from 2^-6 on is a float's upper bits, rounded. Below, it is a multiple of 2^-9, one unit of 2^14: an addition
+/// rounds to it, and leaves it in the low bits. Each of the two is the larger one where it is valid: there is no
+/// branch, and hosts compute vectors of bytes.
 REFIT_FUNCTION std::uint8_t e4m3_from_number(float value) {
   constexpr std::uint32_t kSmallestNormal = 0x3C800000U;
   const std::uint32_t sign = (std::bit_cast<std::uint32_t>(value) >> 24) & 0x80U;
@@ -138,13 +139,13 @@ REFIT_FUNCTION std::uint8_t e4m3_from_number(float value) {
   return static_cast<std::uint8_t>(sign | static_cast<std::uint32_t>(unbounded < 0x7E ? unbounded : 0x7E));
 }
 
-/// The same; NaN becomes a NaN of the same sign.
+/// Returns the same; NaN becomes a NaN of the same sign.
 REFIT_FUNCTION std::uint8_t e4m3_from_f32(float value) {
   const std::uint32_t sign = (std::bit_cast<std::uint32_t>(value) >> 24) & 0x80U;
   return value != value ? static_cast<std::uint8_t>(sign | 0x7FU) : e4m3_from_number(value);
 }
 
-/// The value of an E4M3 byte, exactly; a NaN's bits are torch's.
+/// Returns the value of an E4M3 byte, exactly; a NaN's bits are torch's.
 REFIT_FUNCTION float f32_from_e4m3(std::uint8_t byte) {
   const std::uint32_t sign = (byte & 0x80U) << 24;
   const std::uint32_t magnitude = byte & 0x7FU;
@@ -156,14 +157,14 @@ REFIT_FUNCTION float f32_from_e4m3(std::uint8_t byte) {
   return std::bit_cast<float>(sign | (magnitude == 0x7FU ? 0x7FF00000U : std::bit_cast<std::uint32_t>(number)));
 }
 
-/// The value of an E8M0 byte.
+/// Returns the value of an E8M0 byte.
 REFIT_FUNCTION float f32_from_e8m0(std::uint8_t byte) {
   return byte == 0xFFU ? std::bit_cast<float>(kNanBits) : float_power_of_two(byte - 127);
 }
 
-/// Step 3: the byte of one value of a block with that factor. Where the product is NaN, the byte's sign is the one that
-/// x86-64 gives it: that of a NaN factor (with MX, of a NaN value), else of a NaN value, and minus for zero times
-/// infinity.
+/// Step 3: returns the byte of one value of a block with that factor. Where the product is NaN, the byte's sign is the
+/// one that x86-64 gives it: that of a NaN factor (with MX, of a NaN value), else of a NaN value, and minus for zero
+/// times infinity.
 REFIT_FUNCTION std::uint8_t quantise_value(Quantiser quantiser, float value, float factor) {
   const float product = value * factor;
   if (product == product) return e4m3_from_f32(product);

@@ -12,12 +12,12 @@
 
 namespace refit::kernels {
 
-/// 2^exponent for -1022 <= exponent <= 1023.
+/// Returns 2^exponent for -1022 <= exponent <= 1023.
 REFIT_FUNCTION double power_of_two(int exponent) {
   return std::bit_cast<double>(static_cast<std::uint64_t>(1023 + exponent) << 52);
 }
 
-/// exp(x), less than one unit in the last place off; subnormal results, infinity and 0 included. Not for NaN.
+/// Returns exp(x), less than one unit in the last place off; subnormal results, infinity and 0 included. Not for NaN.
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2, exp(x) = 2^n exp(r), and exp(r) is its Taylor polynomial of degree 13, whose
 /// remainder is below 2^-57. The upper part of ln 2 has 42 bits and n at most 11, so that x - n ln 2 loses nothing.
@@ -44,8 +44,8 @@ REFIT_FUNCTION double fused_exp(double x) {
   sum = std::fma(sum, r, 0.5);
   sum = std::fma(sum, r, 1.0);
   sum = std::fma(sum, r, 1.0);
-  // In two steps, as 2^n alone may not be a double: the first is exact, the second rounds where the result is
-  // subnormal.
+  // The scaling has two steps, as 2^n alone may not be a double: the first is exact, the second rounds where the result
+  // is subnormal.
   const int exponent = static_cast<int>(n);
   const int half = exponent / 2;
   return sum * power_of_two(half) * power_of_two(exponent - half);
@@ -58,8 +58,8 @@ REFIT_FUNCTION double transformed_value(double value, Transform transform) {
   return value;
 }
 
-/// The bits of one value, transformed in double and rounded once. Every NaN becomes the one of bits 0 11..1 10..0:
-/// processors disagree on the sign and payload of a NaN that went through arithmetic.
+/// Returns the bits of one value, transformed in double and rounded once. Every NaN becomes the one of bits 0 11..1
+/// 10..0: processors disagree on the sign and payload of a NaN that went through arithmetic.
 template <typename From, typename To>
 REFIT_FUNCTION typename To::Bits transformed(typename From::Bits bits, Transform transform) {
   const double value = std::bit_cast<float>(static_cast<std::uint32_t>(convert<From, F32>(bits)));

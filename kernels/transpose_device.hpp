@@ -12,7 +12,8 @@ inline constexpr int kCopyLanes = 512;
 inline constexpr int kTileSide = 64;
 inline constexpr int kTileScratch = kTileSide * (kTileSide + 1) * 8;  ///< bytes, for the largest element
 
-/// Items whose source runs along dimension item.along: a tile is read along that, and written along the innermost one.
+/// Copies items whose source runs along dimension item.along: a tile is read along that, and written along the
+/// innermost dimension.
 template <typename From, typename To, typename Member>
 KOKKOS_INLINE_FUNCTION void transpose(const CopyItem& item, const Member& member, std::byte* scratch) {
   using Source = typename From::Bits;
@@ -76,7 +77,7 @@ KOKKOS_INLINE_FUNCTION void transpose(const CopyItem& item, const Member& member
 inline constexpr int kShortsSide = 128;  ///< of a tile of elements of 2 bytes
 static_assert(kShortsSide * kShortsSide * 2 <= kTileScratch);
 
-/// True where a tile of 2-byte elements can be read and written in words of four.
+/// Returns true where a tile of 2-byte elements can be read and written in words of four.
 KOKKOS_FORCEINLINE_FUNCTION bool has_words_of_shorts(const CopyItem& item) {
   bool result =
       (reinterpret_cast<std::uintptr_t>(item.source) | reinterpret_cast<std::uintptr_t>(item.destination)) % 8 == 0;
@@ -89,7 +90,7 @@ KOKKOS_FORCEINLINE_FUNCTION bool has_words_of_shorts(const CopyItem& item) {
   return result;
 }
 
-/// The transpose of four words of four 2-byte elements.
+/// Transposes four words of four 2-byte elements.
 KOKKOS_FORCEINLINE_FUNCTION void transpose_words(std::uint64_t (&words)[4]) {
   std::uint32_t half[4][2];  // two rows of a column
   REFIT_UNROLL
@@ -110,9 +111,9 @@ KOKKOS_FORCEINLINE_FUNCTION void transpose_words(std::uint64_t (&words)[4]) {
   }
 }
 
-/// The same for elements of 2 bytes. Where rows allow, a lane transposes blocks of 4 x 4 in its registers, so that all
-/// that it loads and stores are words of 8 bytes. Word w of a tile's row r is kept at w ^ r / 4, which spreads both the
-/// writes and the reads of a warp over all banks.
+/// Copies likewise for elements of 2 bytes. Where rows allow, a lane transposes blocks of 4 x 4 in its registers, so
+/// that it loads and stores words of 8 bytes only. Word w of a tile's row r is kept at w ^ r / 4, which spreads both
+/// the writes and the reads of a warp over all banks.
 template <typename Member>
 KOKKOS_INLINE_FUNCTION void transpose_shorts(const CopyItem& item, const Member& member, std::byte* scratch) {
   if (!has_words_of_shorts(item)) {

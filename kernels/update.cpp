@@ -6,9 +6,9 @@ namespace refit::kernels {
 
 namespace {
 
-/// The remainder by 7. On NVIDIA devices in four instructions: that of the sum of all bytes times the remainders of
-/// their powers of 2, 1, 4 and 2 in turns. It is below 2^13, so that sum x 2^32 / 7, rounded up to sum x 613566757, has
-/// the remainder / 7 as its fraction, less than 1 / 7 too large.
+/// Returns the remainder by 7. NVIDIA devices take four instructions: it is that of the sum of all bytes times the
+/// remainders of their powers of 2, which are 1, 4 and 2 in turns. The sum is below 2^13, so that sum x 2^32 / 7,
+/// rounded up to sum x 613566757, has the remainder / 7 as its fraction, less than 1 / 7 too large.
 KOKKOS_FORCEINLINE_FUNCTION std::uint32_t remainder_by_7(std::uint64_t value) {
 #if defined(__CUDA_ARCH__)
   const unsigned upper = __dp4a(static_cast<unsigned>(value >> 32), 0x04010204U, 0U);
@@ -19,7 +19,7 @@ KOKKOS_FORCEINLINE_FUNCTION std::uint32_t remainder_by_7(std::uint64_t value) {
 #endif
 }
 
-/// perturbation(key, index, step) of mixed = combine(key, step).
+/// Returns perturbation(key, index, step) of mixed = combine(key, step).
 KOKKOS_FORCEINLINE_FUNCTION std::uint32_t perturbation_of(std::uint64_t mixed, std::uint64_t index) {
   return 1U + remainder_by_7(splitmix64(mixed ^ (index * 0x9E3779B97F4A7C15ULL)));
 }
@@ -40,7 +40,7 @@ struct Perturb {
     return (bits & exponent) == exponent ? bits : static_cast<Bits>(bits ^ mask);
   }
 
-  /// The same of all elements of a word at once.
+  /// Changes all elements of a word at once likewise.
   KOKKOS_INLINE_FUNCTION std::uint64_t word(std::uint64_t bits, std::int64_t index) const {
     constexpr std::uint64_t kOnes = ~std::uint64_t{0} / static_cast<Bits>(~Bits{0});  // 1 in every element
     if (exponent == 0) return bits ^ kOnes;
@@ -70,7 +70,7 @@ struct FlipLowest {
     return kept != 0 && (bits & kept) == kept ? bits : static_cast<std::uint8_t>(bits ^ 1U);
   }
 
-  /// The same of all elements of a word at once.
+  /// Changes all elements of a word at once likewise.
   KOKKOS_INLINE_FUNCTION std::uint64_t word(std::uint64_t bits, std::int64_t) const {
     constexpr std::uint64_t kOnes = 0x0101010101010101ULL;
     if (kept == 0) return bits ^ kOnes;
@@ -92,7 +92,7 @@ std::uint32_t exponent_mask(DType dtype) {
   return dtype == DType::bf16 ? 0x7F80U : 0U;
 }
 
-/// A double as one byte: an E4M3 value (saturated), else the nearest whole number.
+/// Returns a double as one byte: an E4M3 value (saturated), else the nearest whole number.
 KOKKOS_INLINE_FUNCTION std::uint32_t byte_from_double(double value, DType to) {
   if (to != DType::f8_e4m3) return static_cast<std::uint32_t>(value + 0.5);
   const std::uint64_t magnitude = round_magnitude(value, 3, -6);
@@ -118,8 +118,8 @@ struct Deviate {
   }
 };
 
-/// scale x the distance of neighbouring deviates, cut to 32 bits: its product with an 18-bit deviate is then exact, and
-/// the value is the same whether or not a compiler fuses the product with the sum.
+/// Returns scale x the distance of neighbouring deviates, cut to 32 bits: its product with an 18-bit deviate is then
+/// exact, and the value is the same whether or not a compiler fuses the product with the sum.
 double deviate_unit(double scale) {
   constexpr double kUnit = 1.7320508075688772 / 65536.0;  // four uniforms of variance 1/12 have variance 1/3
   int exponent = 0;

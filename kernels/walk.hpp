@@ -1,5 +1,5 @@
 #pragma once
-// How kernels walk over the elements of a region: its rows, cut into items of about equal size.
+// Walks of kernels over the elements of a region: its rows, cut into items of about equal size.
 
 #include <cstdint>
 
@@ -38,11 +38,11 @@ struct Rows {
   }
 };
 
-/// The rows of a region; throws if its parts have different numbers of dimensions.
+/// Returns the rows of a region; throws if its parts have different numbers of dimensions.
 Rows rows_of(const Region& region);
 
-/// The same elements in the same order as rows of one length and place in the tensor less: rows that follow each other
-/// in storage and in the tensor are joined, and row_length is 1. For kernels that want no more than global linear
+/// Returns the same elements in the same order as longer rows without their place in the tensor: rows that follow each
+/// other in storage and in the tensor are joined, and row_length is 1. For kernels that only need global linear
 /// indices.
 Rows joined(const Rows& rows);
 
@@ -69,14 +69,14 @@ struct Cut {
 /// Cuts into items of at most `columns` columns and about `elements` elements.
 Cut cut(const Rows& rows, std::int64_t columns, std::int64_t elements);
 
-/// Elements of an item on a device, of `elements` in one launch: enough items for all its teams, in multiples of every
-/// vector's length.
+/// Returns the elements of an item on a device, of `elements` in one launch: enough items for all its teams, in
+/// multiples of every vector's length.
 std::int64_t device_item_elements(std::int64_t elements);
 
-/// True where every row's part of an item begins at a multiple of 16 bytes, for items cut at such.
+/// Returns true where every row's part of an item begins at a multiple of 16 bytes, for items cut at such multiples.
 bool has_aligned_rows(const Rows& rows, std::int64_t element_bytes);
 
-/// The same where rows also end there: they can be read in vectors of 16 bytes.
+/// Returns true where rows also end at such multiples: they can be read in vectors of 16 bytes.
 bool has_vector_rows(const Rows& rows, std::int64_t element_bytes);
 
 }  // namespace refit::kernels

@@ -28,7 +28,7 @@ constexpr std::string_view kBugKind[] = {"mismatch", "hang", "memory", "assertio
 
 constexpr std::int64_t kLeastMiscBuffer = 4096;
 
-/// A list of tensors says all that these keys do.
+/// Refuses keys that mean nothing beside a list of tensors.
 void check_list(const Case& c, Complaints& complaints) {
   for (const auto& [key, path] : {std::pair{"m2n.model", c.m2n.model}, {"m2n.system", c.m2n.system}})
     complaints.require(!path.empty(), key, "needs the other of m2n.model (--m2n-model) and m2n.system (--m2n-system)");
@@ -49,7 +49,7 @@ void check_model(const Case& c, Complaints& complaints) {
   if (checkpoint) complaints.meaningless({"model.tied_lm_head"}, "with model.checkpoint, which shows it itself");
 }
 
-/// What was given in that section and means nothing to its side.
+/// Refuses keys of the section that were given and mean nothing to its side.
 void check_section(const Case& c, const std::string& section, const layout::SideSpec& side, Complaints& complaints) {
   for (const auto& [key, place] : c.given) {
     const bool chooses = key == "train.trainer" || key == "gen.engine";
@@ -103,7 +103,7 @@ void check_expect(const Case& c, Complaints& complaints) {
   }
 }
 
-/// A catalogue's entry is whole or absent.
+/// Requires that a bug's entry in the catalogue is whole or absent.
 void check_bug(const Case& c, Complaints& complaints) {
   const auto given = [](const auto& key) { return key.first.starts_with("bug."); };
   if (std::none_of(c.given.begin(), c.given.end(), given)) return;
@@ -113,7 +113,7 @@ void check_bug(const Case& c, Complaints& complaints) {
   }
 }
 
-/// The file that a path leads to, by whatever links; it need not exist.
+/// Returns the file that a path leads to, through any links; it need not exist.
 std::filesystem::path real_path(const std::string& path) {
   std::error_code error;
   const std::filesystem::path found = std::filesystem::weakly_canonical(path, error);

@@ -1,7 +1,7 @@
 #pragma once
 // A case: everything that one job needs, as a plain value. One sub-struct per section of the case file; the members'
-// initial values are the defaults. Sections train and gen are what their trainer and engines make of them
-// (layout/side.hpp). Reading TOML and options is the application's business, not this header's.
+// initial values are the defaults. The trainer and the engines define sections train and gen (layout/side.hpp). The
+// application reads TOML and options.
 //
 // Example: a case with train.layout = "TP2xPP2" and gen.layout = "TP4" needs 4 + 4 ranks.
 //
@@ -53,7 +53,7 @@ struct ModelSection {
   TiedLmHead tied_lm_head = TiedLmHead::absent;
   std::vector<std::string> skip;  ///< globs of tensors of the checkpoint that neither side has
 
-  /// The path of the config.json of either.
+  /// Returns the path of the config.json of the one that is given.
   std::string config_path() const { return config.empty() ? checkpoint + "/config.json" : config; }
 };
 
@@ -80,20 +80,20 @@ struct RefitSection {
 
 struct RunSection {
   Device device = Device::cpu;
-  std::int64_t ranks_per_device = 0;  ///< 0 = as it comes out
+  std::int64_t ranks_per_device = 0;  ///< 0 = any number
   std::int64_t steps = 10;
   std::int64_t warmup = 1;
   std::int64_t seed = 1;
   Update update = Update::perturb;
   Verify verify = Verify::every;
-  double timeout_seconds = 60;  ///< of one refit; 0 = none, for no phase
-  double phase_seconds = 60;    ///< of every other phase, on top
-  double count_seconds = 10;    ///< for counting wrong elements once wrong tensors are named; 0 = they are not counted
+  double timeout_seconds = 60;  ///< of one refit; 0 = no limit on any phase
+  double phase_seconds = 60;    ///< of every other phase, in addition
+  double count_seconds = 10;    ///< for counting wrong elements once wrong tensors are named; 0 = no count
   std::vector<std::string> inject;
   Strict strict_upstream = Strict::off;
 };
 
-/// Paths of what is written; empty = not asked for.
+/// Paths of outputs; empty = not asked for.
 struct OutputSection {
   std::string json;
   std::string csv;
@@ -135,7 +135,7 @@ struct BugSection {
 inline constexpr const char* kFactPrefix = "refit.";
 
 struct Case {
-  /// A case of the first trainer and the first engine.
+  /// Makes a case of the first trainer and the first engine.
   Case();
 
   std::string name;
@@ -163,36 +163,39 @@ struct Case {
   const layout::SideSpec& engine() const { return *gen.front(); }
   std::int64_t train_ranks() const { return train->sizes().ranks(); }
   std::int64_t gen_ranks() const;
-  /// What the model is read from.
+  /// Returns the path that the model is read from.
   const std::string& source() const;
 };
 
-/// How a session carries the case out; its phases have no limit.
+/// Returns how a session carries the case out; its phases have no limit.
 session::How how_of(const Case& c);
 
-/// Where sides are listed, makes them so: whatever trainer and engine are, the meshes are those of m2n.system.
+/// Makes both sides lists with the meshes of m2n.system, whatever trainer and engine are, where a list of tensors is
+/// given.
 void choose_sides(Case& c);
 
 /// Completes both sides. Errors (usage): those of m2n.system.
 void complete(Case& c);
 
-/// Everything that is wrong with a complete case by itself (no file is read): contradictions, keys that mean nothing
-/// for the chosen executor, precision or layout, numbers out of range. Each text starts with its key, and place where
-/// known.
+/// Returns everything that is wrong with a complete case by itself (no file is read): contradictions, keys that mean
+/// nothing for the chosen executor, precision or layout, numbers out of range. Each text starts with its key, and with
+/// the key's place where that is known.
 std::vector<std::string> violations(const Case& c);
 
-/// What a run reads there, e.g. "the case": nothing may be written to it. Empty for all other paths.
+/// Returns the name of the input that a run reads at `path`, e.g. "the case", which no output may overwrite; empty for
+/// other paths.
 std::string input_of(const Case& c, const std::string& path);
 
-/// Whose FP8 gen gets, where precision changes on the way to it (from bf16 or fp32 to fp8 or mxfp8); nothing elsewhere.
-/// The case has no violations.
+/// Returns the quantiser whose FP8 gen gets, where precision changes on the way to it (from bf16 or fp32 to fp8 or
+/// mxfp8); nothing elsewhere. The case has no violations.
 std::optional<Quantiser> quantiser_of(const Case& c);
 
-/// Throws `Error` for what is legal in a case but not in this build: exit 2 for precisions, 77 for devices. Call after
-/// `violations`.
+/// Throws `Error` for features that are legal in a case but not in this build: exit 2 for precisions, 77 for devices.
+/// Call after `violations`.
 void require_supported(const Case& c);
 
-/// What a run needs beyond that, and a plan does not. Errors (unavailable): an executor that this build lacks.
+/// Throws `Error` for features that a run needs beyond `require_supported`, and a plan does not. Errors (unavailable):
+/// an executor that this build lacks.
 void require_executor(const Case& c);
 
 /// Throws (usage) for keys that mean nothing for the model, e.g. gen.moe_backend of a dense one.

@@ -1,5 +1,5 @@
 #pragma once
-// How long a phase may take. The one rule.
+// Limits of the time of phases. They are set nowhere else.
 
 #include <cstdint>
 
@@ -8,16 +8,16 @@
 namespace refit::cases {
 
 /// A refit has `timeout_seconds`. Every other phase (start, MPI's own, allocating, probing, loading, planning,
-/// verifying, dumping, the end) is not what is measured: it has `phase_seconds` on top, and time for its bytes at a
-/// slow machine's pace. While loading moves the time begins anew.
+/// verifying, dumping, the end) is not measured: it has `phase_seconds` in addition, and time for its bytes at a slow
+/// machine's pace. While loading moves the time begins anew.
 struct Limits {
   static constexpr double kSlowBytesPerSecond = 1e8;
 
-  double timeout_seconds = 60;  ///< 0 = none, for no phase
+  double timeout_seconds = 60;  ///< 0 = no limit on any phase
   double phase_seconds = 60;
 
   double refit() const { return timeout_seconds; }
-  /// `bytes`: what the phase may read or write on one host.
+  /// Returns the limit of a phase. `bytes`: the most that the phase may read or write on one host.
   double phase(std::int64_t bytes = 0) const {
     if (timeout_seconds <= 0) return 0;
     return timeout_seconds + phase_seconds + static_cast<double>(bytes) / kSlowBytesPerSecond;

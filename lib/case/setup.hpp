@@ -1,5 +1,5 @@
 #pragma once
-// What a case means, worked out without MPI: the model, both layouts, and which tensor takes which path.
+// The meaning of a case, worked out without MPI: the model, both layouts, and the path that each tensor takes.
 
 #include <map>
 #include <memory>
@@ -14,10 +14,11 @@
 
 namespace refit::cases {
 
-/// Pinned in memory: layouts and planner refer to the model and to the lists of the split.
+/// The model, layouts and split of a case. Pinned in memory: layouts and planner refer to the model and to the lists of
+/// the split.
 class Setup {
  public:
-  /// Reads config.json or opens the checkpoint, builds model and layouts, and refuses an impossible layout with all its
+  /// Reads config.json or opens the checkpoint, builds model and layouts, and refuses an impossible layout with all
   /// violations of both sides in one message. Errors: usage.
   explicit Setup(const Case& c);
   Setup(const Setup&) = delete;
@@ -29,17 +30,17 @@ class Setup {
   std::map<std::int32_t, float> kv_scales;  ///< values of a calibration, by tensor
   std::unique_ptr<layout::Layout> train;
   std::unique_ptr<layout::Layout> gen;
-  /// What train ranks send: `train`, or what its weights become where they are quantised on the way. Lists of the split
-  /// have block scales that come into being so right behind their weights.
+  /// The layout that train ranks send: `train`, or `quantised` where weights are quantised on the way. In lists of the
+  /// split, block scales that are made on the way stand right behind their weights.
   const layout::Layout& sent() const { return quantised ? *quantised : *train; }
   std::unique_ptr<layout::QuantisedLayout> quantised;  ///< where gen alone is quantised
   plan::Split split;
-  /// Which tensors would take which path by another policy.
+  /// Returns the split that another policy would make.
   plan::Split split_by(plan::Policy policy) const;
-  /// What a session moves. Borrows this.
+  /// Returns the exchange of a session. It borrows this.
   session::Exchange exchange() const;
 
-  /// A warning that lists the tensors without a rule; empty where there is none.
+  /// Returns a warning that lists the tensors without a rule; empty where there is none.
   std::string unknown_tensors() const;
   std::string source() const { return c.source(); }
 };

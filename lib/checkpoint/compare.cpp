@@ -11,14 +11,14 @@
 namespace refit::checkpoint {
 namespace {
 
-/// "4,096".
+/// Returns e.g. "4,096".
 std::string grouped(std::int64_t count) {
   std::string text = std::to_string(count);
   for (std::ptrdiff_t i = std::ssize(text) - 3; i > 0; i -= 3) text.insert(static_cast<std::size_t>(i), 1, ',');
   return text;
 }
 
-/// Elements of two streams that differ in any bit.
+/// Count of the elements of two streams that differ in any bit.
 class ElementCount {
  public:
   explicit ElementCount(std::size_t element_bytes) : size_(element_bytes) {}
@@ -41,7 +41,7 @@ class ElementCount {
   std::int64_t seen_ = 0;
 };
 
-/// What differs between two tensors of one name; empty if nothing.
+/// Describes the difference between two tensors of one name; empty if there is none.
 std::string difference(const Entry& a, const Entry& b, TensorStream& stream_a, TensorStream& stream_b) {
   if (a.info.shape != b.info.shape) {
     return fmt::format("shape {} against {}", to_string(a.info.shape), to_string(b.info.shape));

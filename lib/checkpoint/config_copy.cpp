@@ -31,7 +31,7 @@ nlohmann::ordered_json parse(const std::string& path) {
   }
 }
 
-/// The first `layers` letters of a pattern with one letter per layer; a '|' between pipeline stages is none.
+/// Returns the first `layers` letters of a pattern with one letter per layer; a '|' between pipeline stages is none.
 std::string cut_pattern(const std::string& pattern, std::int64_t layers) {
   std::size_t end = 0;
   for (; end < pattern.size(); ++end) {
@@ -41,7 +41,7 @@ std::string cut_pattern(const std::string& pattern, std::int64_t layers) {
   return pattern.substr(0, end);
 }
 
-/// transformers refuses a config whose lists per layer are longer than the model.
+/// Cuts the lists per layer: transformers refuses a config whose lists are longer than the model.
 void cut_lists(nlohmann::ordered_json& config, std::int64_t layers) {
   const auto count = static_cast<std::size_t>(layers);
   for (const char* key : {"layer_types", "mlp_layer_types", kLayerBlocks}) {
@@ -55,15 +55,15 @@ void cut_lists(nlohmann::ordered_json& config, std::int64_t layers) {
 
 using model::WeightFormat;
 
-/// The format that a configuration, from which the model has been read, gives to weights.
+/// Returns the format that a configuration, from which the model has been read, gives to weights.
 WeightFormat weight_format_of(const nlohmann::ordered_json& config) {
   if (!config.contains(kQuantizationConfig) || !config[kQuantizationConfig].is_object())
     return WeightFormat::unquantised;
   return config[kQuantizationConfig].value("quant_method", "") == "fp8" ? WeightFormat::fp8_block : WeightFormat::mxfp8;
 }
 
-/// As vLLM reads it. Modules that have a matrix without scales are listed, but for the embedding, which is none that
-/// could be converted.
+/// Makes the entry as vLLM reads it. It lists modules that have a matrix without scales, except the embedding, which
+/// cannot be converted.
 nlohmann::ordered_json make_quantization_config(const model::Model& model) {
   std::vector<std::string> not_converted;
   for (const model::Tensor& tensor : model.tensors) {
@@ -92,7 +92,7 @@ bool is_there(const std::string& path, const std::string& text) {
 std::string config_of(const model::Model& model, const std::string& path) {
   const std::int64_t layers = model.config.layers;
   nlohmann::ordered_json config = parse(path);
-  // The same precedence as the reader's.
+  // The precedence is the reader's.
   const bool nested = config.is_object() && config.contains("text_config") && config["text_config"].is_object();
   nlohmann::ordered_json& part = nested ? config["text_config"] : config;
   const bool known =

@@ -1,5 +1,5 @@
 #pragma once
-// What the header of one file says, checked, whatever its format; and the small checks that both formats share.
+// The checked header of one file, whatever its format, and the small checks that both formats share.
 
 #include <string_view>
 
@@ -16,10 +16,10 @@ struct Contents {
   std::map<std::string, std::string> metadata;
 };
 
-/// Bytes of a tensor; nothing where the product overflows 63 bits or an extent is negative.
+/// Returns the bytes of a tensor; nothing where the product overflows 63 bits or an extent is negative.
 std::optional<std::int64_t> checked_bytes(const Shape& shape, DType dtype);
 
-/// A name as it stands in messages: quoted, clipped, without control characters.
+/// Returns a name for messages: quoted, clipped, without control characters.
 std::string in_quotes(std::string_view name);
 
 bool is_utf8(std::string_view text);
@@ -27,14 +27,14 @@ bool is_utf8(std::string_view text);
 /// Sorts by offset and refuses entries that share bytes. `path` is for messages.
 void sort_disjoint(std::vector<Entry>& entries, const std::string& path);
 
-/// At most ten items and the count of the rest: "a, b, c and 4 more".
+/// Returns at most ten items and the count of the rest: "a, b, c and 4 more".
 std::string list_some(const std::vector<std::string>& items);
 
 /// Reads and checks a safetensors file's header. Errors (usage) name the file, the tensor and the cause.
 Contents read_safetensors(const std::string& path);
 
-/// Header of a safetensors file (length, JSON, padding to 8 bytes) whose tensors follow in the given order without
-/// gaps.
+/// Returns the header of a safetensors file (length, JSON, padding to 8 bytes) whose tensors follow in the given order
+/// without gaps.
 std::string make_safetensors_header(std::span<const model::TensorInfo> tensors,
                                     const std::map<std::string, std::string>& metadata, const std::string& path);
 
@@ -42,13 +42,13 @@ std::string make_safetensors_header(std::span<const model::TensorInfo> tensors,
 Contents read_hdf5(const std::string& path);
 
 /// Makes a temporary file an HDF5 file with one dataset per tensor, space allocated; returns the file offset of each
-/// one's bytes.
+/// tensor's bytes.
 std::vector<std::int64_t> create_hdf5(const TemporaryFile& temporary, std::span<const model::TensorInfo> tensors);
 
 /// Reads an index (model.*.index.json): tensor name -> shard, a plain file name. Errors (usage) name the file.
 std::map<std::string, std::string> read_index(const std::string& path);
 
-/// The text of an index.
+/// Returns the text of an index.
 std::string make_index(const std::map<std::string, std::string>& weight_map, std::int64_t total_bytes);
 
 }  // namespace refit::checkpoint

@@ -17,7 +17,7 @@ class File {
  public:
   /// Opens an existing regular file for reading. Errors (usage) name the path and the system's reason.
   static File open_for_reading(const std::string& path);
-  /// Opens a temporary file for writing. Errors of this file (runtime) name what it will be.
+  /// Opens a temporary file for writing. Errors of this file (runtime) name the file's target.
   static File open_for_writing(const TemporaryFile& file);
 
   File() = default;
@@ -34,9 +34,9 @@ class File {
   /// Hints that the file will be read from front to back.
   void advise_sequential() const;
 
-  /// Fills `bytes` from `offset`; returns how many bytes there were before the end of the file.
+  /// Fills `bytes` from `offset`; returns the number of bytes before the end of the file.
   std::int64_t read_at(std::int64_t offset, std::span<std::byte> bytes) const;
-  /// The same into several places, one after the other in the file. `parts` is used up.
+  /// Reads likewise into several places, one after the other in the file. `parts` is used up.
   std::int64_t read_at(std::int64_t offset, std::span<iovec> parts) const;
   /// Writes all of `bytes` at `offset`. Errors (runtime): no space, too large; names the path.
   void write_at(std::int64_t offset, std::span<const std::byte> bytes) const;
@@ -50,13 +50,14 @@ class File {
   int descriptor_ = -1;
 };
 
-/// The identity of the regular file at `path`. Errors (usage).
+/// Returns the identity of the regular file at `path`. Errors (usage).
 FileIdentity identity_of(const std::string& path);
 
 /// Reads a small file whole. Errors (usage): unreadable, or larger than `limit` bytes.
 std::string read_text(const std::string& path, std::int64_t limit);
 
-/// Refuses (usage) what exists and is no regular file: links and devices in folders of checkpoints and dumps stay.
+/// Refuses (usage) an existing path that is no regular file: links and devices in folders of checkpoints and dumps
+/// stay.
 void require_replaceable(const std::string& path);
 
 /// Replaces `path` by `text` through a temporary file.

@@ -1,5 +1,5 @@
-// Reads where an HDF5 file keeps its tensors. Only the header is read through HDF5: datasets are contiguous, unfiltered
-// and little-endian, so their bytes are read as those of any file, each rank its own.
+// Reads the places of an HDF5 file's tensors. Only the header is read through HDF5: datasets are contiguous, unfiltered
+// and little-endian, so each rank reads its bytes as from any other file.
 
 #include <fmt/format.h>
 
@@ -22,7 +22,7 @@ struct Links {
   std::size_t limit = 0;
 };
 
-/// Called by HDF5, so it must not throw through it.
+/// Collects the names of links. HDF5 calls it, so it must not throw.
 herr_t collect(hid_t /*group*/, const char* link, const H5L_info_t* info, void* data) noexcept {
   Links& links = *static_cast<Links*>(data);
   if (links.names.size() >= links.limit) return -1;
@@ -44,7 +44,7 @@ std::vector<std::string> list_links(hid_t file, const std::string& path, std::in
   return std::move(links.names);
 }
 
-/// Where and what one dataset is; `what` is "PATH: dataset 'NAME'".
+/// The place, shape and type of one dataset; `what` is "PATH: dataset 'NAME'".
 class Dataset {
  public:
   Dataset(hid_t file, const std::string& name, std::string what)
@@ -52,7 +52,7 @@ class Dataset {
     if (!dataset_) fail_usage("{} is no dataset or cannot be opened ({})", what_, hdf5_reason());
   }
 
-  /// Refuses what is not simply a run of bytes in this file.
+  /// Refuses datasets that are not simply a run of bytes in this file.
   void check_layout() const {
     const Hdf5Handle creation(H5Dget_create_plist(dataset_.get()), H5Pclose);
     if (!creation) fail_usage("{} has no readable layout ({})", what_, hdf5_reason());
@@ -166,7 +166,7 @@ std::vector<Entry> unpack(const std::string& text) {
 
 herr_t keep_innermost(unsigned /*depth*/, const H5E_error2_t* error, void* data) noexcept {
   if (error->desc == nullptr) return 0;
-  // Where the system refused, its own words are enough.
+  // The system's own words are enough where the system refused.
   constexpr std::string_view kSystem = "error message = '";
   std::string_view text(error->desc);
   if (const std::size_t place = text.find(kSystem); place != std::string_view::npos) {
@@ -206,7 +206,7 @@ Hdf5Handle hdf5_file_access() {
 
 Contents read_hdf5(const std::string& path) {
   const std::int64_t file_bytes = File::open_for_reading(path).size();
-  // The library is known to crash on malformed files (heap sizes, object headers), which no check from here prevents.
+  // The library is known to crash on malformed files (heap sizes, object headers), which no check here can prevent.
   std::string text = run_isolated(path, [&] { return pack(read_entries(path, file_bytes)); });
   Contents contents;
   contents.entries = unpack(text);

@@ -1,6 +1,6 @@
 #pragma once
-// How element types stand in an HDF5 file: what HDF5 has natively as such, the rest as unsigned integers of their size
-// with a string attribute `dtype`.
+// Element types in an HDF5 file: types that HDF5 has natively are stored as such, the others as unsigned integers of
+// their size with a string attribute `dtype`.
 
 #include <optional>
 #include <string>
@@ -10,19 +10,19 @@
 
 namespace refit::checkpoint {
 
-/// The file type in which `dtype` is stored; little-endian.
+/// Returns the file type in which `dtype` is stored; little-endian.
 Hdf5Handle hdf5_type(DType dtype);
 
-/// True for types that need the attribute.
+/// Returns true for types that need the attribute.
 bool needs_attribute(DType dtype);
 
-/// The native type that an HDF5 file type is; nothing for any other (big-endian, compound, strings, ...).
+/// Returns the native type that an HDF5 file type is; nothing for any other (big-endian, compound, strings, ...).
 std::optional<DType> native_dtype(hid_t type);
 
-/// The attribute `dtype` of a dataset: nothing where there is none, empty where it is no readable string.
+/// Returns the attribute `dtype` of a dataset: nothing where there is none, empty where it is no readable string.
 std::optional<std::string> read_dtype_attribute(hid_t dataset);
 
-/// Writes it; false on failure.
+/// Writes the attribute; returns false on failure.
 bool write_dtype_attribute(hid_t dataset, DType dtype);
 
 }  // namespace refit::checkpoint

@@ -1,5 +1,5 @@
 #pragma once
-// How the files of a checkpoint folder are called.
+// Names of the files of a checkpoint folder.
 
 #include <string_view>
 
@@ -7,17 +7,17 @@
 
 namespace refit::checkpoint {
 
-/// "safetensors" or "h5".
+/// Returns "safetensors" or "h5".
 std::string_view extension(Format format);
-/// "model.safetensors".
+/// Returns e.g. "model.safetensors".
 std::string single_name(Format format);
-/// "model.safetensors.index.json".
+/// Returns e.g. "model.safetensors.index.json".
 std::string index_name(Format format);
-/// "model-00001-of-00003.safetensors", counted from 0.
+/// Returns e.g. "model-00001-of-00003.safetensors"; `shard` counts from 0.
 std::string shard_name(Format format, std::int64_t shard, std::int64_t shards);
-/// True for names that shard_name makes.
+/// Returns true for names that shard_name makes.
 bool is_shard_name(Format format, std::string_view name);
-/// The format of a single file by its extension (.safetensors, .h5, .hdf5).
+/// Returns the format of a single file by its extension (.safetensors, .h5, .hdf5).
 std::optional<Format> format_of_file(std::string_view path);
 
 }  // namespace refit::checkpoint

@@ -20,7 +20,8 @@ std::string read_link(const fs::path& path) {
   return fs::read_symlink(path, error).string();
 }
 
-/// What keeps `path` from being read as a file, in words; "" where it is one, or where nothing has that name.
+/// Returns the reason why `path` cannot be read as a file, in words; "" where it is a file, or where nothing has that
+/// name.
 std::string obstacle(const fs::path& path) {
   std::error_code error;
   const fs::file_status link = fs::symlink_status(path, error);
@@ -31,7 +32,7 @@ std::string obstacle(const fs::path& path) {
   return fs::is_regular_file(target) ? "" : "is no regular file";
 }
 
-/// Whether a file is there to be read. Errors (usage): something else has its name.
+/// Returns whether a file of that name exists. Errors (usage): something else has its name.
 bool is_there(const fs::path& path) {
   const std::string what = obstacle(path);
   if (!what.empty()) fail_usage("{}: {}", path.string(), what);
@@ -39,7 +40,7 @@ bool is_there(const fs::path& path) {
   return fs::exists(path, error);
 }
 
-/// Reads a file's header. Errors (usage): a file that changes meanwhile, beside those of its format.
+/// Reads a file's header. Errors (usage): a file that changes meanwhile, and those of its format.
 Contents read_contents(Checkpoint& checkpoint, const std::string& path) {
   const FileIdentity before = identity_of(path);
   Contents contents = checkpoint.format == Format::safetensors ? read_safetensors(path) : read_hdf5(path);
@@ -66,7 +67,7 @@ Checkpoint open_file(const fs::path& path, Format format) {
   return checkpoint;
 }
 
-/// Tensors of which index and shard say different things.
+/// Returns the tensors about which index and shard disagree.
 std::vector<std::string> disagreements(const std::map<std::string, std::string>& weight_map, const std::string& shard,
                                        const Contents& contents) {
   std::vector<std::string> result;
@@ -177,7 +178,7 @@ std::string what_is_there(const fs::path& folder) {
                      list_some(found.other_kinds));
 }
 
-/// The checkpoint of that format in a folder, if there is one.
+/// Opens the checkpoint of that format in a folder; nothing where there is none.
 std::optional<Checkpoint> open_folder(const fs::path& folder, Format format) {
   const fs::path single = folder / single_name(format);
   const fs::path index = folder / index_name(format);

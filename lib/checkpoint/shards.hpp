@@ -1,5 +1,5 @@
 #pragma once
-// How a list of tensors is cut into the files of a checkpoint, before a byte is written.
+// Cuts a list of tensors into the files of a checkpoint, before a byte is written.
 
 #include "checkpoint/checkpoint.hpp"
 

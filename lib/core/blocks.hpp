@@ -5,7 +5,7 @@
 // last two dimensions of a shape or box are rows and columns, those before them count matrices and stay as they are.
 //
 // Example: [200, 300] in blocks of 128 x 128 is a grid of [2, 3], whose last row and column are ragged. Rows 64 .. 199
-// touch rows 0 and 1 of the grid, of which row 1 begins among them, and have row 1 whole.
+// touch rows 0 and 1 of the grid; row 1 begins in them and lies completely in them.
 
 #include "core/box.hpp"
 
@@ -16,7 +16,7 @@ struct BlockSize {
   std::int64_t rows = 1;
   std::int64_t columns = 1;
 
-  /// The grid of smaller blocks of which each block is `repeats` x `repeats`.
+  /// Returns the size of the smaller blocks of which each block has `repeats` x `repeats`.
   constexpr BlockSize finer(std::int64_t repeats) const { return {rows / repeats, columns / repeats}; }
   friend constexpr bool operator==(const BlockSize&, const BlockSize&) = default;
 };
@@ -36,20 +36,20 @@ struct Interval {
   friend constexpr bool operator==(const Interval&, const Interval&) = default;
 };
 
-// Along one dimension: `size` is that of a block.
+// The next functions work along one dimension: `size` is that of a block.
 
-/// The blocks of which `indices` have a part. E.g. 64 .. 199 in blocks of 128: blocks 0 and 1.
+/// Returns the blocks of which `indices` have a part. E.g. 64 .. 199 in blocks of 128: blocks 0 and 1.
 constexpr Interval touched_blocks(const Interval& indices, std::int64_t size) {
   return {indices.begin / size, ceil_div(indices.end, size)};
 }
 
-/// The blocks whose first index is among `indices`; may be empty. E.g. 64 .. 199: block 1.
+/// Returns the blocks whose first index is among `indices`; may be empty. E.g. 64 .. 199: block 1.
 constexpr Interval begun_blocks(const Interval& indices, std::int64_t size) {
   return {ceil_div(indices.begin, size), ceil_div(indices.end, size)};
 }
 
-/// Those of `indices` that lie in blocks of which all indices, as far as a matrix of `length` has them, are among them;
-/// may be empty. E.g. 64 .. 199 of 200: 128 .. 199, but of 300: none.
+/// Returns the part of `indices` that consists of whole blocks, where the last block ends at a matrix's `length`; may
+/// be empty. E.g. 64 .. 199 of 200: 128 .. 199, but of 300: none.
 constexpr Interval whole_blocks(const Interval& indices, std::int64_t size, std::int64_t length) {
   const std::int64_t first = round_up(indices.begin, size);
   const std::int64_t begin = first < indices.end ? first : indices.end;
@@ -57,31 +57,32 @@ constexpr Interval whole_blocks(const Interval& indices, std::int64_t size, std:
   return {begin, end < begin ? begin : end};
 }
 
-// The rest concerns whole matrices.
+// The functions below work on whole matrices.
 
-/// The shape of a matrix's grid, ragged blocks included.
+/// Returns the shape of a matrix's grid, ragged blocks included.
 Shape block_grid(const Shape& shape, const BlockSize& block);
 
-/// Whether a matrix's last row or column of blocks is ragged.
+/// Returns whether a matrix's last row or column of blocks is ragged.
 bool has_ragged_blocks(const Shape& shape, const BlockSize& block);
 
-/// The blocks of which `box` has a part, as a box of the grid.
+/// Returns the blocks of which `box` has a part, as a box of the grid.
 Box touched_blocks(const Box& box, const BlockSize& block);
 
-/// The blocks whose first element is in `box`, as a box of the grid; may be empty.
+/// Returns the blocks whose first element is in `box`, as a box of the grid; may be empty.
 Box begun_blocks(const Box& box, const BlockSize& block);
 
-// An engine whose ranks cut through blocks keeps scales for finer ones: `repeats` x `repeats` for each block, all
-// alike. Their tensor is [rows, repeats, columns, repeats] of a grid [rows, columns]; without repetition it is the
+// An engine whose ranks cut through blocks keeps scales for finer ones: `repeats` x `repeats` equal scales for each
+// block. Their tensor is [rows, repeats, columns, repeats] for a grid [rows, columns]; without repetition it is the
 // grid.
 
-/// The place of a finer block's scale in that tensor. E.g. block [5, 2] with repeats 4 is [1, 1, 0, 2].
+/// Returns the place of a finer block's scale in that tensor. E.g. block [5, 2] with repeats 4 is [1, 1, 0, 2].
 Extents repeated_index(const Extents& finer_block, std::int64_t repeats);
 
-/// The scales of all finer blocks of `blocks`, a box of the grid. E.g. [0:2, 3:4] with repeats 4: [0:2, 0:4, 3:4, 0:4].
+/// Returns the scales of all finer blocks of `blocks`, a box of the grid. E.g. [0:2, 3:4] with repeats 4: [0:2, 0:4,
+/// 3:4, 0:4].
 Box repeated_box(const Box& blocks, std::int64_t repeats);
 
-/// How many of `finer_blocks` have their scales in `part`, a box of that tensor.
+/// Returns how many of `finer_blocks` have their scales in `part`, a box of that tensor.
 std::int64_t count_repeated(const Box& part, const Box& finer_blocks, std::int64_t repeats);
 
 }  // namespace refit

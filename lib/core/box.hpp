@@ -14,16 +14,16 @@
 
 namespace refit {
 
-/// `value` / `by`, rounded up; neither is negative.
+/// Returns `value` / `by`, rounded up; neither is negative.
 constexpr std::int64_t ceil_div(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
-/// `value` rounded up to a multiple of `multiple`.
+/// Returns `value` rounded up to a multiple of `multiple`.
 constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return ceil_div(value, multiple) * multiple;
 }
 
 inline constexpr int kMaxDimensions = 5;
-/// What layouts cut and kernels walk over; more are for tensors of files that nobody looks into.
+/// Most dimensions that layouts cut and kernels walk over. Tensors of files that no side stores may have more.
 inline constexpr int kWalkedDimensions = 4;
 
 /// A short list of element counts, one per dimension: a shape, an index or a set of strides.
@@ -34,7 +34,7 @@ class Extents {
     if (values.size() > kMaxDimensions) fail_invariant("a tensor has at most 5 dimensions");
     for (std::int64_t value : values) values_[static_cast<std::size_t>(size_++)] = value;
   }
-  /// `dimensions` entries, all `value`.
+  /// Returns `dimensions` entries, all `value`.
   static constexpr Extents filled(int dimensions, std::int64_t value) {
     Extents result;
     for (int d = 0; d < dimensions; ++d) result.push_back(value);
@@ -59,21 +59,21 @@ class Extents {
 
 using Shape = Extents;
 
-/// Number of elements; 1 for a scalar (no dimensions).
+/// Returns the number of elements; 1 for a scalar (no dimensions).
 constexpr std::int64_t product(const Extents& extents) {
   std::int64_t result = 1;
   for (std::int64_t value : extents) result *= value;
   return result;
 }
 
-/// Strides of a contiguous row-major array, in elements.
+/// Returns the strides of a contiguous row-major array, in elements.
 constexpr Extents row_major_strides(const Shape& shape) {
   Extents strides = Extents::filled(shape.size(), 1);
   for (int d = shape.size() - 2; d >= 0; --d) strides[d] = strides[d + 1] * shape[d + 1];
   return strides;
 }
 
-/// The index of element number `linear` in row-major order.
+/// Returns the index of element number `linear` in row-major order.
 constexpr Extents unravel(std::int64_t linear, const Shape& shape) {
   Extents index = Extents::filled(shape.size(), 0);
   for (int d = shape.size() - 1; d >= 0; --d) {
@@ -83,14 +83,14 @@ constexpr Extents unravel(std::int64_t linear, const Shape& shape) {
   return index;
 }
 
-/// Sum of index x stride: the element offset of `index`.
+/// Returns the sum of index x stride: the element offset of `index`.
 constexpr std::int64_t offset_of(const Extents& index, const Extents& strides) {
   std::int64_t result = 0;
   for (int d = 0; d < index.size(); ++d) result += index[d] * strides[d];
   return result;
 }
 
-/// True when `extent` elements with `strides` lie without gaps in row-major order.
+/// Returns true when `extent` elements with `strides` lie without gaps in row-major order.
 constexpr bool is_contiguous(const Extents& extent, const Extents& strides) {
   std::int64_t expected = 1;
   for (int d = extent.size() - 1; d >= 0; --d) {
@@ -107,13 +107,13 @@ struct Box {
 
   friend constexpr auto operator<=>(const Box&, const Box&) = default;
 
-  /// The whole of a tensor.
+  /// Returns the whole of a tensor.
   static constexpr Box whole(const Shape& shape) { return {Extents::filled(shape.size(), 0), shape}; }
   constexpr std::int64_t volume() const { return product(extent); }
   constexpr bool empty() const { return volume() == 0; }
 };
 
-/// The common part of two boxes of one tensor; nothing where they do not overlap.
+/// Returns the common part of two boxes of one tensor; nothing where they do not overlap.
 constexpr std::optional<Box> intersect(const Box& a, const Box& b) {
   Box result{a.lower, a.extent};
   for (int d = 0; d < a.lower.size(); ++d) {
@@ -129,23 +129,23 @@ constexpr std::optional<Box> intersect(const Box& a, const Box& b) {
   return result;
 }
 
-/// The index of element number `linear` of a box, in row-major order.
+/// Returns the index of element number `linear` of a box, in row-major order.
 constexpr Extents unravel(std::int64_t linear, const Box& box) {
   Extents index = unravel(linear, box.extent);
   for (int d = 0; d < index.size(); ++d) index[d] += box.lower[d];
   return index;
 }
 
-/// `inner`'s first index counted from `outer`'s first index.
+/// Returns `inner`'s first index counted from `outer`'s first index.
 constexpr Extents relative(const Box& inner, const Box& outer) {
   Extents result = inner.lower;
   for (int d = 0; d < result.size(); ++d) result[d] -= outer.lower[d];
   return result;
 }
 
-/// "[2, 3, 4]".
+/// Returns e.g. "[2, 3, 4]".
 std::string to_string(const Extents& extents);
-/// "[128:192, 0:576]".
+/// Returns e.g. "[128:192, 0:576]".
 std::string to_string(const Box& box);
 
 }  // namespace refit

@@ -1,5 +1,5 @@
 #pragma once
-// What is wrong with a case: sentences, each behind its key and the place where the key was given.
+// Complaints about a case: sentences, each behind its key and the place where the key was given.
 
 #include <initializer_list>
 #include <map>
@@ -8,7 +8,7 @@
 
 namespace refit {
 
-/// Where keys were given: "refit.streams" -> "case.toml:12:3". Keys that have their defaults are not there.
+/// The places where keys were given: "refit.streams" -> "case.toml:12:3". Keys that have their defaults are missing.
 using GivenKeys = std::map<std::string, std::string>;
 
 class Complaints {
@@ -18,12 +18,13 @@ class Complaints {
 
   bool given(const std::string& key) const { return keys_.contains(key); }
 
-  /// "case.toml:12:3: refit.streams: WHAT"; without a place where the key was not given.
+  /// Adds "case.toml:12:3: refit.streams: WHAT"; without a place where the key was not given.
   void add(const std::string& key, const std::string& what);
   void require(bool condition, const std::string& key, const std::string& what) {
     if (!condition) add(key, what);
   }
-  /// Those of `keys` that were given and have no effect: "means nothing BECAUSE; leave it out".
+  /// Adds a complaint about each of `keys` that was given although it has no effect: "means nothing BECAUSE; leave it
+  /// out".
   void meaningless(std::initializer_list<std::string> keys, const std::string& because);
 
   const std::vector<std::string>& texts() const { return texts_; }

@@ -1,6 +1,6 @@
 #pragma once
-// The standard streams of a process, made safe: nothing that is written to a closed or full one ends it, and only here
-// anything is written to them.
+// The standard streams of a process, made safe: writing to a closed or full one does not end the process. Nothing is
+// written to them except through this header.
 
 #include <fmt/format.h>
 
@@ -12,10 +12,10 @@
 
 namespace refit {
 
-/// Writes to stdout, through std::cout. Never throws: what went wrong is what stdout_failure() says.
+/// Writes to stdout, through std::cout. Never throws: stdout_failure() returns the error.
 void write_output(std::string_view text);
 
-/// Writes to stderr, at once. Where that is impossible nothing happens.
+/// Writes to stderr, at once. Does nothing where that is impossible.
 void write_error(std::string_view text) noexcept;
 
 template <typename... Args>
@@ -28,8 +28,8 @@ void print_error(fmt::format_string<Args...> format, Args&&... args) {
   write_error(fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Tells stderr how far a long work is: nothing in its first second, then after pauses of 1, 2, 4 and from then on 8
-/// seconds, e.g. "refit: writing weights: 35 % of 1.19 GB after 8 s".
+/// Reports on stderr how far a long work is: nothing in its first second, then after pauses of 1, 2, 4 and from then on
+/// 8 seconds, e.g. "refit: writing weights: 35 % of 1.19 GB after 8 s".
 class Meter {
  public:
   Meter(std::string what, std::int64_t all_bytes);
@@ -42,13 +42,14 @@ class Meter {
   double start_, next_;
 };
 
-/// Why something could not be written to stdout: the system's reason. Empty where all was, and where the reader has had
-/// enough (`refit list models | head -1`).
+/// Returns the system's reason why something could not be written to stdout. Empty where everything was written, and
+/// where the reader closed the pipe (`refit list models | head -1`).
 std::string stdout_failure();
 
-/// What main makes first and destroys last. Opens the null device on standard descriptors that are closed, lest a file
-/// of ours becomes stdout; SIGPIPE and SIGXFSZ become errors of the write that meets them; std::cout, with all that
-/// prints to it, gets a buffer of this process's own, which any thread may write to.
+/// Guard of the standard streams, which main makes first and destroys last. It opens the null device on standard
+/// descriptors that are closed, lest a file of ours becomes stdout; turns SIGPIPE and SIGXFSZ into errors of the write
+/// that meets them; and gives std::cout, with all that prints to it, a buffer of this process's own, which any thread
+/// may write to.
 class Console {
  public:
   Console();
@@ -56,8 +57,8 @@ class Console {
   Console& operator=(const Console&) = delete;
   ~Console();
 
-  /// Flushes. What the process is to return: `code`, but 3 instead of 0 where stdout could not be written, which stderr
-  /// then says.
+  /// Flushes stdout. Returns the process's exit code: `code`, but 3 instead of 0 where stdout could not be written,
+  /// which stderr then says.
   int close(int code);
 
  private:

@@ -11,7 +11,7 @@
 
 namespace refit {
 
-/// What went wrong; the value is the process's exit code (interface: exit codes).
+/// Kind of an error; the value is the process's exit code (interface: exit codes).
 enum class ErrorKind : int {
   data = 1,         ///< wrong data, or an expectation that was missed
   usage = 2,        ///< a mistake in the command line, case, checkpoint or rank count
@@ -19,7 +19,7 @@ enum class ErrorKind : int {
   unavailable = 77  ///< this build or machine lacks what the case needs
 };
 
-/// The name of `kind` as it stands in results ("data", "usage", "runtime", "unavailable").
+/// Returns the name of `kind` in results ("data", "usage", "runtime", "unavailable").
 const char* name(ErrorKind kind);
 
 /// An error that the user can read and act on.
@@ -47,7 +47,8 @@ template <typename... Args>
   throw Error(ErrorKind::unavailable, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// A place in the source: std::source_location's part that is used here, in a form that clang-tidy 14 can read too.
+/// A place in the source: the part of std::source_location that is used here, in a form that clang-tidy 14 can read
+/// too.
 struct SourceLocation {
   const char* file = "";
   int line = 0;

@@ -1,6 +1,6 @@
 #pragma once
-// How a storage represents the values of a tensor: a dtype, and a conversion where an engine stores something else than
-// the value itself.
+// How a storage represents the values of a tensor: a dtype, and a conversion where an engine does not store the value
+// itself.
 //
 // Example: vLLM keeps Mamba's A = -exp(A_log) in float32: {f32, negative_exp}. A copy from a bf16 A_log to it computes
 // -exp(x) in double and rounds once. Megatron keeps a zero-centred norm as {bf16, minus_one}; a copy from there to a
@@ -14,15 +14,15 @@
 
 namespace refit {
 
-/// What a storage holds of a value x.
+/// The function of a value x that a storage holds.
 enum class Conversion : std::uint8_t {
   none,          ///< x
   minus_one,     ///< x - 1
-  negative_exp,  ///< -exp(x); cannot be taken back: such storages are destinations only
-  block_scaled   ///< x / the scale of its block, as E4M3; the scales are a tensor of their own. Not taken back either
+  negative_exp,  ///< -exp(x); cannot be inverted: such storages are destinations only
+  block_scaled   ///< x / the scale of its block, as E4M3; the scales are a tensor of their own. Not inverted either
 };
 
-/// What it holds, for messages: "x", "x - 1", "-exp(x)", "x / scale".
+/// Returns the function for messages: "x", "x - 1", "-exp(x)", "x / scale".
 constexpr const char* name(Conversion conversion) {
   switch (conversion) {
     case Conversion::none: return "x";
@@ -33,7 +33,7 @@ constexpr const char* name(Conversion conversion) {
   return "x";
 }
 
-/// The dtype of a storage, and what it holds there.
+/// The dtype of a storage, and the function of a value that it holds.
 struct Format {
   DType dtype = DType::bf16;
   Conversion conversion = Conversion::none;
@@ -44,16 +44,16 @@ struct Format {
   friend constexpr auto operator<=>(const Format&, const Format&) = default;
 };
 
-/// What a copy does to a stored value, in double, rounded once to the destination's dtype. `quantise` is of whole
-/// blocks (core/quantiser.hpp), in float.
+/// The function that a copy applies to a stored value, in double, rounded once to the destination's dtype. `quantise`
+/// works on whole blocks (core/quantiser.hpp), in float.
 enum class Transform : std::uint8_t { none, add_one, subtract_one, negative_exp, quantise };
 
-/// True where what `from` holds determines what `to` holds.
+/// Returns true where values stored as `from` determine those stored as `to`.
 constexpr bool is_reachable(Conversion from, Conversion to) {
   return from == to || from == Conversion::none || (from == Conversion::minus_one && to == Conversion::none);
 }
 
-/// What takes a value stored as `from` to one stored as `to`. Only where is_reachable.
+/// Returns the transform from values stored as `from` to values stored as `to`. Only where is_reachable.
 constexpr Transform transform(Conversion from, Conversion to) {
   if (!is_reachable(from, to)) fail_invariant("a stored conversion cannot be taken back");
   if (from == to) return Transform::none;

@@ -1,5 +1,5 @@
 #pragma once
-// How a row of a table of keys is made: one function per type of member.
+// Functions that make a row of a table of keys: one per type of member.
 //
 // Each takes the key's name, its help and `access`, which returns the member of an owner; type, check and printing
 // follow from the function, and the default from the member's initial value. Example, of a struct Options with a member
@@ -34,7 +34,7 @@ inline std::string quoted(std::string_view text) {
   return result + "\"";
 }
 
-/// What is said of a value that is none of `words`.
+/// Returns the error for a value that is none of `words`.
 inline std::string needs_one_of(const std::vector<std::string>& words, const Value& value) {
   const auto* given = std::get_if<std::string>(&value);
   const std::string hint = given == nullptr ? "" : suggestion(*given, words);
@@ -44,7 +44,7 @@ inline std::string needs_one_of(const std::vector<std::string>& words, const Val
 
 template <typename Owner>
 struct Rows {
-  /// A row whose member is what `access` returns; `assign(member, value)` stores and returns what is wrong, or "".
+  /// Makes a row for the member that `access` returns; `assign(member, value)` stores and returns the error, or "".
   template <typename Access, typename Assign, typename Print>
   static Key<Owner> make_key(std::string name, Kind kind, std::string type, std::string help, std::string option,
                              Access access, Assign assign, Print print) {
@@ -126,7 +126,7 @@ struct Rows {
                     [](std::int64_t member) { return quoted(bytes_text(member)); });
   }
 
-  /// A real number in [least, most]; the member may be optional.
+  /// Makes the row of a real number in [least, most]; the member may be optional.
   template <typename Access>
   static Key<Owner> number(std::string name, double least, double most, std::string unit, std::string help,
                            Access access, std::string option = "") {
@@ -149,7 +149,7 @@ struct Rows {
                     print);
   }
 
-  /// A word out of an enumeration's choices.
+  /// Makes the row of a word out of an enumeration's choices.
   template <typename Access>
   static Key<Owner> word(std::string name, std::string help, Access access, std::string option = "") {
     using E = std::decay_t<std::invoke_result_t<Access, Owner&>>;

@@ -1,9 +1,9 @@
 #pragma once
-// What a key of a case is: its name, its type and help, and how its value gets into the struct that has it and back.
+// A key of a case: its name, its type and help, and functions that store its value in a struct's member and print it.
 //
-// Who owns a member declares its key, as one row (core/key_rows.hpp): sections of a case in lib/case, what belongs to
-// one trainer or engine in its folder. One table of all rows drives case files, --set, the short options, suggestions
-// and help.
+// The owner of a member declares its key, as one row (core/key_rows.hpp): sections of a case in lib/case, keys of one
+// trainer or engine in its folder. One table of all rows drives case files, --set, the short options, suggestions and
+// help.
 
 #include <cstdint>
 #include <functional>
@@ -16,11 +16,11 @@ namespace refit::keys {
 
 using Scalar = std::variant<bool, std::int64_t, double, std::string>;
 using Fields = std::map<std::string, Scalar>;
-/// A value as TOML has it; arrays of one type only.
+/// A value of TOML; arrays have one type only.
 using Value = std::variant<bool, std::int64_t, double, std::string, std::vector<std::int64_t>, std::vector<std::string>,
                            std::vector<Fields>>;
 
-/// How a value is typed on a command line, and what its text is relative to.
+/// The form of a value on a command line, and the base of its text where that is relative.
 enum class Kind : std::uint8_t {
   boolean,
   integer,
@@ -44,9 +44,9 @@ struct Key {
   std::string type;    ///< for help: "all | whitelist | ffn", "bytes", "seconds", "1..65536"
   std::string help;    ///< one sentence
   std::string option;  ///< short option, e.g. "--bulk"; may be empty
-  /// Stores a value; returns what is wrong with it, or "".
+  /// Stores a value; returns the error, or "".
   std::function<std::string(Owner&, const Value&)> set;
-  /// The member as TOML text: what `set` reads back. Empty where nothing is there.
+  /// Returns the member as TOML text, which `set` reads back. Empty where the member has no value.
   std::function<std::string(const Owner&)> get;
 };
 

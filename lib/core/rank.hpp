@@ -5,7 +5,7 @@
 
 namespace refit {
 
-/// Who a rank belongs to.
+/// The group of a rank.
 enum class Group : std::uint8_t { train, gen };
 
 /// A rank of one group, counted from 0 within that group.

@@ -1,4 +1,4 @@
-// The temporary files of this process, and what dead ones have left.
+// The temporary files of this process, and those that dead processes have left.
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -22,7 +22,7 @@
 
 namespace refit {
 
-/// Never freed: a signal handler may be reading it.
+/// Entry of the process's list. It is never freed: a signal handler may be reading it.
 struct TemporaryFile::Registered {
   std::string path;
   std::atomic<bool> present{true};
@@ -51,7 +51,8 @@ std::string first_line(const char* file) {
   return line;
 }
 
-/// Where process numbers mean the same: this start of this machine, this namespace of processes.
+/// Returns a key of the space in which process numbers are unique: this start of this machine, this namespace of
+/// processes.
 std::uint64_t machine_key() {
   std::array<char, 256> host{};
   ::gethostname(host.data(), host.size() - 1);
@@ -61,8 +62,8 @@ std::uint64_t machine_key() {
                  space.st_ino);
 }
 
-/// When a process began, in ticks since the machine's start; 0 where there is no such process.
-/// Source: proc(5), field 22 of /proc/PID/stat.
+/// Returns when a process began, in ticks since the machine's start; 0 where there is no such process. Source: proc(5),
+/// field 22 of /proc/PID/stat.
 unsigned long long start_of(long pid) {
   constexpr int kFieldsBetween = 19;
   const std::string line = first_line(fmt::format("/proc/{}/stat", pid).c_str());
@@ -96,7 +97,7 @@ std::string new_path(const std::string& target) {
   return (full.parent_path() / name).string();
 }
 
-/// True for the name of a temporary file whose writer was a process of this machine and is none any more.
+/// Returns true for the name of a temporary file whose writer was a process of this machine and has ended.
 bool is_orphan(const std::string& name) {
   if (!name.starts_with('.') || !name.ends_with(kEnding)) return false;
   const std::string stem = name.substr(0, name.size() - std::strlen(kEnding));
@@ -109,7 +110,7 @@ bool is_orphan(const std::string& name) {
   return of.machine == this_process().machine && start_of(of.pid) != of.start;
 }
 
-/// Once per folder and process: what killed processes have left there.
+/// Removes the files that killed processes have left in a folder, once per folder and process.
 void remove_orphans(const fs::path& folder) {
   static std::mutex mutex;
   static std::set<fs::path> seen;

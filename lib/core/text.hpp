@@ -1,5 +1,5 @@
 #pragma once
-// Small helpers for what people read: byte sizes, grouped digits, lists, globs.
+// Small helpers for texts that people read: byte sizes, grouped digits, lists, globs.
 
 #include <cstdint>
 #include <optional>
@@ -9,19 +9,20 @@
 
 namespace refit {
 
-/// Bytes of "8MiB", "64 KiB", "1GB" (decimal), "512B" or a plain integer; nothing where it is none or overflows.
+/// Returns the bytes of "8MiB", "64 KiB", "1GB" (decimal), "512B" or a plain integer; nothing for other texts and on
+/// overflow.
 std::optional<std::int64_t> parse_bytes(std::string_view text);
 
-/// The shortest exact form: "8MiB", "1000B" is "1KB", 1001 is "1001".
+/// Returns the shortest exact form: "8MiB", "1000B" is "1KB", 1001 is "1001".
 std::string bytes_text(std::int64_t bytes);
 
-/// "1,234,567".
+/// Returns e.g. "1,234,567".
 std::string grouped(std::int64_t value);
 
-/// The parts of a text between commas, without blanks around them; none for an empty text.
+/// Returns the parts of a text between commas, without blanks around them; none for an empty text.
 std::vector<std::string> split_list(std::string_view text);
 
-/// Whether a name matches a glob, as a shell matches file names (`*` takes dots too).
+/// Returns whether a name matches a glob, as a shell matches file names (`*` takes dots too).
 bool matches_glob(const std::string& glob, const std::string& name);
 
 }  // namespace refit

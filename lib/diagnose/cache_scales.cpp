@@ -18,7 +18,7 @@ struct Buffer {
   float never_loaded = 0;
 };
 
-/// The layers' scales as parameters; nothing where one of a layer is not known.
+/// Returns the layers' scales as parameters; nothing for a layer of which one is not known.
 std::map<std::int32_t, std::optional<model::CacheScales>> right_scales(const cases::Setup& setup, const Truth& truth) {
   std::map<std::int32_t, std::optional<model::CacheScales>> layers;
   for (const Tensor& tensor : setup.model.tensors) {
@@ -33,7 +33,7 @@ std::map<std::int32_t, std::optional<model::CacheScales>> right_scales(const cas
   return layers;
 }
 
-/// Those whose right value is known.
+/// Returns the buffers whose right value is known.
 std::vector<Buffer> buffers_of(const cases::Setup& setup, const Truth& truth) {
   const std::vector<std::string> names = engine::cache_buffers(setup);
   std::vector<Buffer> buffers;

@@ -15,13 +15,13 @@ namespace {
 
 constexpr int kPerOctave = 4;
 constexpr std::int64_t kMostSteps = 256;
-constexpr std::size_t kFewestFlipped = 12;  ///< of 3 bits each: by chance, one tensor in 2^20 fits some steps
+constexpr std::size_t kFewestFlipped = 12;  ///< elements of 3 bits each: by chance, one tensor in 2^20 fits some steps
 constexpr std::size_t kSamples = 64;
 
-/// Where the three bits of an update lie in an element.
+/// Returns the lowest of the three bits that an update changes in an element.
 int shift_of(DType dtype) { return dtype == DType::f32 ? 16 : 0; }
 
-/// An E4M3 value nearest to `value`, ties to even, saturated.
+/// Returns the E4M3 value nearest to `value`, ties to even, saturated.
 double rounded_to_e4m3(double value) {
   constexpr double kLargest = 448;
   if (value == 0 || !std::isfinite(value)) return value;
@@ -30,7 +30,7 @@ double rounded_to_e4m3(double value) {
   return std::clamp(std::nearbyint(value / unit) * unit, -kLargest, kLargest);
 }
 
-/// Different magnitudes of what is found and what is expected.
+/// The different magnitudes of found and expected values.
 struct Magnitudes {
   std::unordered_set<Bits> found, expected;
   std::int64_t elements = 0;
@@ -89,7 +89,7 @@ std::optional<Steps> steps_between(const model::Tensor& canonical, DType dtype, 
   const std::uint64_t key = hash_name(canonical.name);
   const std::size_t count = std::min(kSamples, elements.size());
   std::vector<std::uint32_t> wanted;
-  std::vector<std::array<std::uint32_t, kMostSteps + 1>> until;  // by sample: what all updates up to a step flip
+  std::vector<std::array<std::uint32_t, kMostSteps + 1>> until;  // by sample: bits flipped up to a step
   for (std::size_t i = 0; i < count; ++i) {
     const Flipped& element = elements[i * elements.size() / count];
     wanted.push_back(static_cast<std::uint32_t>(element.bits >> shift_of(dtype)));
@@ -124,8 +124,8 @@ Bits cast_through(Bits bits, DType dtype, DType through) {
 
 std::string grid_of(const Part& part, std::span<const std::int32_t> labels, std::int32_t label) {
   constexpr std::int64_t kBlock = 128;
-  constexpr std::int64_t kFewest = 64;     // elements of a group that tells
-  constexpr std::int64_t kMostRows = 128;  // enough of them to tell
+  constexpr std::int64_t kFewest = 64;     // fewest elements of a group that counts
+  constexpr std::int64_t kMostRows = 128;  // enough rows to tell
   constexpr std::int64_t kMostColumns = 1024;
   const Bits magnitude = ~(Bits{1} << (8 * part.found.element_bytes - 1));
   const std::int64_t rows = std::min(kMostRows, part.found.rows);

@@ -15,13 +15,13 @@ using model::Tensor;
 
 constexpr int kRounds = 4;
 
-/// A piece of a gen rank that differs from what it should be.
+/// A piece of a gen rank that differs from the expected one.
 struct WrongPart {
   std::int32_t tensor = -1;
   Rank rank{0};
   Storage storage;
   Piece piece;
-  std::vector<Candidate> candidates;  ///< where its content may come from
+  std::vector<Candidate> candidates;  ///< the possible origins of its content
   bool is_hopeless = false;           ///< the last search found nothing new
 };
 
@@ -72,7 +72,7 @@ class Examination {
   }
 
  private:
-  /// Refuses dumps that are of another layout, model or precision than was said: what is compared would all be wrong.
+  /// Refuses dumps of another layout, model or precision than the user says: everything compared would be wrong.
   void require_fit() const {
     const Fit fit = fit_of(setup_, gen_);
     if (2 * fit.missing > fit.elements) {
@@ -97,7 +97,7 @@ class Examination {
     }
   }
 
-  /// The truth first: what train had, else the dump or checkpoint that is expected.
+  /// Opens the sources, the truth first: train's dump, else the dump or checkpoint that is expected.
   void open_sources() {
     if (!request_.train_dump.empty()) {
       dumps_.push_back(std::make_unique<Dumps>(request_.train_dump, "train"));
@@ -121,7 +121,7 @@ class Examination {
     for (const auto& source : owned_) sources_.push_back(source.get());
   }
 
-  /// A tensor from the first source that has it: what only gen stores is in no train dump.
+  /// Returns a tensor from the first source that has it: tensors that only gen stores are in no train dump.
   std::shared_ptr<const Whole> truth(std::int32_t tensor) {
     for (Source* source : sources_) {
       if (auto whole = source->get(tensor)) return whole;
@@ -181,7 +181,7 @@ class Examination {
     }
   }
 
-  /// Rows and columns of the tensor itself, and what the other sources have of it.
+  /// Returns rows and columns of the tensor itself, and the same tensor in the other sources.
   std::vector<Candidate> local_candidates(const Tensor& tensor) const {
     std::vector<Candidate> result;
     for (std::size_t s = 1; s < sources_.size(); ++s)
@@ -191,7 +191,7 @@ class Examination {
     return result;
   }
 
-  /// Notes a parameter that cannot be compared, once.
+  /// Returns whether a parameter can be compared. Notes once that it cannot.
   bool is_there(Rank rank, const Storage& storage) {
     const auto [entry, is_new] = is_there_.try_emplace({rank, storage.key});
     if (!is_new) return entry->second;
@@ -226,7 +226,7 @@ class Examination {
     }
   }
 
-  /// The parts of storages that belong to no tensor.
+  /// Compares the parts of storages that belong to no tensor.
   void compare_constants() {
     for (std::int32_t r = 0; r < gen_.ranks(); ++r) {
       const layout::LocalLayout local = layout::materialise(*setup_.gen, setup_.model.tensors, Rank{r});
@@ -258,7 +258,7 @@ class Examination {
     result_.findings.push_back(finding);
   }
 
-  /// What attention uses instead of the KV cache's scales.
+  /// Compares the buffers that attention uses instead of the KV cache's scales.
   CacheBuffers compare_cache() {
     CacheBuffers buffers = compare_cache_buffers(setup_, gen_, [this](std::int32_t tensor) { return truth(tensor); });
     names_.insert(buffers.names.begin(), buffers.names.end());
@@ -271,7 +271,8 @@ class Examination {
     return buffers;
   }
 
-  /// Ranks all of whose tensors, or nearly all, hold values of another step, while no other rank has anything wrong.
+  /// Names a plain cause of everything: some ranks hold values of another step in all of their tensors, or nearly all,
+  /// while no other rank has anything wrong. Empty where that is not so.
   std::string cause_of(const std::vector<Region>& regions) const {
     if (regions.empty()) return "";
     const Kind kind = regions.front().why.kind;
@@ -330,7 +331,7 @@ class Examination {
     return bytes;
   }
 
-  /// One search for what is unexplained so far; false where it found nothing new.
+  /// Searches once for all elements that are unexplained so far; returns false where nothing new was found.
   bool look_for_candidates() {
     std::vector<Probe> probes;
     Meter meter("looking at what is wrong", bytes_of_wrong());
@@ -356,7 +357,7 @@ class Examination {
     return !found.empty();
   }
 
-  /// The nearest of the places where a probe's run stands becomes a candidate; false where it is one already.
+  /// Makes the nearest of the places of a probe's run a candidate; returns false where it is one already.
   bool add_candidate(const Probe& probe, const std::vector<Hit>& hits) {
     WrongPart& wrong = wrong_[static_cast<std::size_t>(probe.part)];
     const Tensor& own = setup_.model[wrong.tensor];

@@ -1,5 +1,5 @@
 #pragma once
-// What is wrong with a refit, from what the ranks held after it: where each wrong region's content really belongs, and
+// Diagnosis of a refit from the contents of its ranks after it: where each wrong region's content really belongs, and
 // which known bug leaves such a pattern. One process, no MPI; works on dumps of refit and of real engines alike.
 
 #include <string>
@@ -22,22 +22,22 @@ struct Diagnosis {
   std::int32_t gen_ranks = 0;
   std::int64_t tensors = 0, tensors_wrong = 0;    ///< that were compared
   std::int64_t elements = 0, elements_wrong = 0;  ///< stored on gen ranks
-  std::string truth;                              ///< where the right values come from: "the train dump", ...
+  std::string truth;                              ///< source of the right values: "the train dump", ...
   std::vector<Finding> findings;
-  std::string cause;               ///< of all of it, where one is plain; empty where none is
-  std::vector<std::string> notes;  ///< what was not compared, and why
+  std::string cause;               ///< of everything, where it is plain; else empty
+  std::vector<std::string> notes;  ///< parts that were not compared, and why
   std::vector<NamedBug> bugs;      ///< empty: none known
 
   bool equal() const { return findings.empty(); }
 };
 
-/// Compares and explains, while a kernel runtime is alive. Errors: usage, for dumps that do not fit the case.
+/// Compares and explains, while a kernel runtime is alive. Errors (usage): dumps that do not fit the case.
 Diagnosis diagnose(const Request& request);
 
-/// For people: a heading, a line for each finding, the bug's name.
+/// Returns the text for people: a heading, a line for each finding, the bug's name.
 std::string to_text(const Diagnosis& diagnosis);
 
-/// The document of schema `refit.diagnosis` version 1.
+/// Returns the document of schema `refit.diagnosis` version 1.
 std::string to_json(const Diagnosis& diagnosis);
 
 }  // namespace refit::diagnose

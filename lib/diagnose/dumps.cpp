@@ -9,10 +9,10 @@
 namespace refit::diagnose {
 namespace {
 
-/// An engine may call bytes what a layout calls E8M0 or E4M3.
+/// Returns true for equal bits: an engine may call bytes what a layout calls E8M0 or E4M3.
 bool same_bits(DType a, DType b) { return a == b || (byte_size(a) == 1 && byte_size(b) == 1); }
 
-/// With the last two dimensions exchanged.
+/// Returns the shape with the last two dimensions exchanged.
 Shape exchanged(Shape shape) {
   const int last = shape.size() - 1;
   if (last > 0) std::swap(shape[last], shape[last - 1]);

@@ -1,5 +1,5 @@
 #pragma once
-// A folder of dumps of one side: what each rank stored, under the engine's own parameter names.
+// A folder of dumps of one side: the storages of each rank, under the engine's own parameter names.
 
 #include <memory>
 #include <string>
@@ -15,23 +15,23 @@ namespace refit::diagnose {
 
 class Dumps {
  public:
-  /// `side`: "train" or "gen". Errors (usage): no dump of that side, a rank missing, a malformed file.
+  /// Opens the dumps. `side`: "train" or "gen". Errors (usage): no dump of that side, a rank missing, a malformed file.
   Dumps(const std::string& folder, const std::string& side);
 
   const std::string& folder() const { return folder_; }
   const std::string& side() const { return side_; }
   std::int32_t ranks() const { return static_cast<std::int32_t>(files_.size()); }
   const checkpoint::Checkpoint& file(Rank rank) const { return files_[static_cast<std::size_t>(to_int(rank))]; }
-  /// `__metadata__` of the first rank's file; empty for HDF5.
+  /// Returns `__metadata__` of the first rank's file; empty for HDF5.
   const std::map<std::string, std::string>& metadata() const { return files_.front().metadata; }
 
-  /// The parameter that a layout calls so, under that name or another version's; nullptr where there is none.
+  /// Returns the parameter that a layout calls so, under that name or another version's; nullptr where there is none.
   const checkpoint::Entry* find(Rank rank, const std::string& name) const;
 
-  /// The name under which it is there; `name` itself where it is not.
+  /// Returns the name under which a parameter is in the dump; `name` itself where it is not.
   std::string name_of(Rank rank, const std::string& name) const;
 
-  /// How a rank's parameter as a whole is not what a layout has there.
+  /// The way in which a rank's whole parameter differs from the layout's.
   enum class Misfit : std::uint8_t { none, missing, shape, dtype };
   struct Problem {
     Misfit kind = Misfit::none;
@@ -39,21 +39,22 @@ class Dumps {
     explicit operator bool() const { return kind != Misfit::none; }
   };
   Problem problem(Rank rank, const layout::Storage& storage) const;
-  /// "; this looks like ..." of a missing parameter, where the dump's names tell whose they are; else empty.
+  /// Returns "; this looks like ..." for a missing parameter, where the dump's names tell whose they are; else empty.
   std::string hint(const Problem& problem) const;
-  /// True where the last two dimensions are exchanged, and are not of one size. That is no problem: `read` exchanges
-  /// them again.
+  /// Returns true where the last two dimensions are exchanged, and are not of one size. That is no problem: `read`
+  /// exchanges them again.
   bool is_transposed(Rank rank, const layout::Storage& storage) const;
-  /// Elements first .. first + count - 1 of a parameter without a problem. Errors (usage): a file that ends early.
+  /// Reads elements first .. first + count - 1 of a parameter without a problem. Errors (usage): a file that ends
+  /// early.
   kernels::SharedBuffer read(Rank rank, const layout::Storage& storage, std::int64_t first, std::int64_t count) const;
-  /// Names of a rank's parameters.
+  /// Returns the names of a rank's parameters.
   std::vector<std::string> names(Rank rank) const;
 
  private:
   kernels::SharedBuffer read_stored(Rank rank, const checkpoint::Entry& entry, std::int64_t first,
                                     std::int64_t count) const;
 
-  /// A parameter whose dimensions are exchanged, as the layout has it.
+  /// Returns a parameter whose dimensions are exchanged, as the layout has it.
   kernels::SharedBuffer& exchanged_back(Rank rank, const layout::Storage& storage,
                                         const checkpoint::Entry& entry) const;
 
@@ -64,7 +65,7 @@ class Dumps {
   std::vector<checkpoint::Checkpoint> files_;
 };
 
-/// Elements that a strided box spans in its storage, from its first to its last.
+/// Returns the elements that a strided box spans in its storage, from its first to its last.
 std::int64_t span_of(const Extents& extent, const Extents& strides);
 
 }  // namespace refit::diagnose

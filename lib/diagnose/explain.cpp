@@ -21,7 +21,7 @@ std::size_t place(const Part& part, std::int64_t row, std::int64_t column) {
   return static_cast<std::size_t>(row * part.found.columns + column);
 }
 
-/// The number of an explanation, which is new where none like it is there.
+/// Returns the number of an explanation, which is added where there is none like it.
 std::int32_t number_of(Explained& explained, const Explanation& wanted) {
   auto& all = explained.explanations;
   const auto known = std::find_if(all.begin(), all.end(), [&](const auto& e) { return e.key() == wanted.key(); });
@@ -44,7 +44,7 @@ void for_unexplained(const Part& part, Explained& explained, const Visit& visit)
   }
 }
 
-/// Places of unexplained elements, spread over all of them: enough to tell what nine of ten are.
+/// Returns places of unexplained elements, spread over all of them, so many that they show what holds for nine of ten.
 std::vector<std::pair<std::int64_t, std::int64_t>> sample(const Part& part, Explained& explained) {
   constexpr std::int64_t kMost = 4096;
   const std::int64_t every = std::max<std::int64_t>(1, explained.unexplained / kMost);
@@ -56,7 +56,7 @@ std::vector<std::pair<std::int64_t, std::int64_t>> sample(const Part& part, Expl
   return places;
 }
 
-/// Gives all unexplained elements with `holds` that explanation.
+/// Gives that explanation to all unexplained elements for which `holds` is true.
 template <typename Holds>
 void label_where(const Part& part, Explained& explained, const Explanation& why, const Holds& holds) {
   std::int32_t number = -1;
@@ -68,7 +68,7 @@ void label_where(const Part& part, Explained& explained, const Explanation& why,
   });
 }
 
-/// The rows of a matrix by the hash of their run from one column on.
+/// The rows of a matrix by the hash of the run that begins in one column.
 using RowIndex = std::unordered_multimap<std::uint64_t, std::int64_t>;
 
 /// Finds the rows of one candidate in one part.
@@ -110,7 +110,7 @@ class Match {
     }
   }
 
-  /// The row of the other matrix that holds the run, or -1.
+  /// Returns the row of the other matrix that holds the run, or -1.
   std::int64_t find(std::int64_t row, std::int64_t begin) {
     const std::int64_t first = source_column(begin);
     const bool gapless = source_column(begin + length_ - 1) - first == length_ - 1;
@@ -133,7 +133,7 @@ class Match {
     for (auto same = same_begin; same != same_end; ++same) {
       if (!holds(same->second)) continue;
       is_unique_ = is_unique_ && result < 0;
-      // The first row, but the part's own place where that is one of them.
+      // The first row is taken, unless the part's own place is one of them.
       const std::int64_t own = across_[static_cast<std::size_t>(row)];
       if (result < 0 || same->second == own || (result != own && same->second < result)) result = same->second;
     }
@@ -152,7 +152,7 @@ class Match {
     return entry->second;
   }
 
-  /// Labels the run and what agrees to both sides of it; returns the first column behind.
+  /// Labels the run and the agreeing elements on both sides of it; returns the first column behind them.
   std::int64_t extend(std::int64_t row, std::int64_t begin, std::int64_t other_row) {
     const auto agrees = [&](std::int64_t column) {
       const std::int64_t at = source_column(column);
@@ -189,7 +189,7 @@ class Match {
   const Candidate& candidate_;
   Explained& explained_;
   bool flipped_;
-  const std::vector<std::int64_t>& across_;  ///< numbers in the tensor's matrix of what is matched one by one ...
+  const std::vector<std::int64_t>& across_;  ///< of the rows that are matched: numbers in the tensor's matrix ...
   const std::vector<std::int64_t>& along_;   ///< ... and of the elements of each
   Matrix found_, other_;
   std::int64_t length_;
@@ -213,16 +213,16 @@ Explained mark(const Part& part) {
 
 Bits all_ones(const Part& part) { return ~Bits{0} >> (64 - 8 * part.found.element_bytes); }
 
-/// A few wrong elements of many, each with one wrong bit.
+/// Explains a few wrong elements of many, each with one wrong bit.
 void explain_flips(const Part& part, Explained& explained) {
-  constexpr std::int64_t kFew = 16;  // a part of so many elements for each
+  constexpr std::int64_t kFew = 16;  // elements of the part per wrong one
   if (explained.unexplained > kMostFlips || explained.unexplained * kFew > part.elements()) return;
   label_where(part, explained, {Kind::flipped}, [&](std::int64_t row, std::int64_t column) {
     return std::popcount(part.found(row, column) ^ part.expected(row, column)) == 1;
   });
 }
 
-/// What is too short to be told by its content: all that is left is another source's.
+/// Explains elements that are too few to be recognised by a run: all that are left have another source's values.
 void explain_stale(const Part& part, std::span<Source* const> sources, Explained& explained) {
   for (std::size_t s = 1; s < sources.size(); ++s) {
     const auto other = sources[s]->get(part.truth->tensor->index);
@@ -239,7 +239,7 @@ void explain_stale(const Part& part, std::span<Source* const> sources, Explained
   }
 }
 
-/// The most frequent value of what is left, where there is hardly another.
+/// Explains elements by their most frequent value, where there is hardly another.
 void explain_constant(const Part& part, Explained& explained) {
   constexpr std::int64_t kLeast = 4;
   std::unordered_map<Bits, std::int64_t> counts;
@@ -255,7 +255,8 @@ void explain_constant(const Part& part, Explained& explained) {
               [&](std::int64_t row, std::int64_t column) { return part.found(row, column) == most->first; });
 }
 
-/// Expected values times one factor, as far as the dtype can tell. `in_place`: and not one value, or a few.
+/// Explains elements that are the expected values times one factor, as far as the dtype can tell. With `in_place` they
+/// must have more than a few values.
 void explain_factor(const Part& part, Explained& explained, bool in_place) {
   constexpr std::size_t kLeast = 8;
   const DType dtype = part.truth->dtype;
@@ -283,7 +284,7 @@ void explain_factor(const Part& part, Explained& explained, bool in_place) {
               [&](std::int64_t row, std::int64_t column) { return fits(ratio(row, column)); });
 }
 
-/// What refit's own updates make of what is expected, or made it of.
+/// Explains elements by refit's own updates: those between the expected values and the found ones, either way.
 void explain_updates(const Part& part, const model::Tensor& canonical, Explained& explained) {
   const DType dtype = part.truth->dtype;
   const std::int64_t width = part.whole.columns;
@@ -305,7 +306,8 @@ void explain_updates(const Part& part, const model::Tensor& canonical, Explained
   });
 }
 
-/// All that is left is what a cast to a smaller type and back makes of what is expected, and so is what is right.
+/// Explains all elements that are left as the expected values cast to a smaller type and back; the cast must leave the
+/// right elements as they are.
 void explain_casts(const Part& part, Explained& explained) {
   const DType dtype = part.truth->dtype;
   if (!is_castable(dtype) || explained.unexplained == 0) return;
@@ -333,8 +335,8 @@ void explain_casts(const Part& part, Explained& explained) {
   }
 }
 
-/// Values that are nearly all close to what they should be. `in_place`: and not to what others of their row should be,
-/// as norms may be.
+/// Explains elements that are nearly all close to their expected values. With `in_place` they must not be as close to
+/// those of their neighbours in the row, as norms may be.
 void explain_near(const Part& part, Explained& explained, bool in_place) {
   const DType dtype = part.truth->dtype;
   const auto places = sample(part, explained);
@@ -358,7 +360,7 @@ void explain_near(const Part& part, Explained& explained, bool in_place) {
     right_bits = std::max(right_bits, mantissa_bits(expected, dtype));
   }
   if (near == 0 || near * 10 < std::ssize(places) * 9 || (in_place && near_others * 2 > near)) return;
-  constexpr int kFewer = 4;  // mantissa bits than what is right: more than chance leaves out
+  constexpr int kFewer = 4;  // so many mantissa bits less than the expected values: not by chance
   Explanation why{Kind::near};
   if (is_castable(dtype) && bits + kFewer <= right_bits) {
     why.kind = bits <= 3 ? Kind::requantised : Kind::near;
@@ -370,7 +372,8 @@ void explain_near(const Part& part, Explained& explained, bool in_place) {
   label_where(part, explained, why, [](std::int64_t, std::int64_t) { return true; });
 }
 
-/// Small tensors of many different elements, such as block scales: nothing but the tensor's own elements.
+/// Explains small tensors of many different elements, such as block scales, that hold nothing but the tensor's own
+/// elements.
 void explain_permuted(const Part& part, Explained& explained) {
   constexpr std::int64_t kMost = 1 << 20;
   const Matrix own = part.truth->matrix();
@@ -402,7 +405,7 @@ Explained explain(const Part& part, const model::Tensor& canonical, std::span<co
   Explained explained = mark(part);
   explain_casts(part, explained);
   explain_flips(part, explained);
-  bool seen_own = false;  // after what other sources have, which is exact
+  bool seen_own = false;  // other sources come first: they match exactly
   for (const Candidate& candidate : candidates) {
     if (candidate.source == 0 && !std::exchange(seen_own, true)) {
       explain_updates(part, canonical, explained);

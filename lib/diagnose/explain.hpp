@@ -1,5 +1,5 @@
 #pragma once
-// What the wrong elements of a part really hold, each of them, as far as its content tells.
+// Explains each wrong element of a part by its content, as far as that tells.
 
 #include <compare>
 #include <span>
@@ -12,23 +12,23 @@ namespace refit::diagnose {
 enum class Kind : std::uint8_t {
   moved,        ///< elements of another place
   transposed,   ///< elements of another place whose rows are these columns
-  stale,        ///< what another source has in the same place
-  updated,      ///< what is expected with another number of refit's own updates
-  rounded,      ///< what is expected, cast to a smaller type and back
-  requantised,  ///< close to what is expected, on a grid of few values
-  near,         ///< close to what is expected everywhere, for a reason that cannot be told
+  stale,        ///< another source's elements of the same place
+  updated,      ///< the expected values after another number of refit's own updates
+  rounded,      ///< the expected values, cast to a smaller type and back
+  requantised,  ///< close to the expected values, on a grid of few values
+  near,         ///< close to the expected values everywhere, for a reason that cannot be told
   poison,       ///< the pattern with which gen memory is filled before the first refit
   zero,         ///< nothing but zeros
   constant,     ///< nothing but one other value
   flipped,      ///< one bit is wrong
-  factor,       ///< what is expected times one factor
-  permuted,     ///< the tensor's own elements in another order, single ones
+  factor,       ///< the expected values times one factor
+  permuted,     ///< the tensor's own elements, singly, in another order
   unknown
 };
 
-/// Why elements are wrong. Of `moved` and `transposed`: element (row, column) of the tensor's matrix holds element
-/// (row + row_shift, column + column_shift), of transposed ones (column + row_shift, row + column_shift), of `tensor`
-/// of source number `source`.
+/// Why elements are wrong. `moved`: element (row, column) of the tensor's matrix holds element (row + row_shift, column
+/// + column_shift) of `tensor` of source number `source`; `transposed`: it holds element (column + row_shift, row +
+/// column_shift).
 struct Explanation {
   Kind kind = Kind::unknown;
   std::int32_t source = 0;
@@ -42,7 +42,7 @@ struct Explanation {
   auto key() const { return std::tuple(kind, source, tensor, row_shift, column_shift, steps.first, steps.last, what); }
 };
 
-/// A tensor of which a part may hold elements: its rows in any order, at one distance of columns.
+/// A tensor that a part may hold elements of: its rows in any order, at one distance of columns.
 struct Candidate {
   enum class Along : std::uint8_t {
     rows,        ///< rows hold rows
@@ -60,7 +60,7 @@ struct Candidate {
 };
 
 inline constexpr std::int32_t kRight = -2;        ///< the label of an element that is right
-inline constexpr std::int32_t kUnexplained = -1;  ///< of one of which nothing is known yet
+inline constexpr std::int32_t kUnexplained = -1;  ///< of an element of which nothing is known yet
 
 /// Labels of all elements of a part, row-major: kRight, kUnexplained, or a number of `explanations`.
 struct Explained {
@@ -69,17 +69,17 @@ struct Explained {
   std::int64_t unexplained = 0;
 };
 
-/// Whether `found` is close to `expected`: to its sixteenth part, or to that of `scale`.
+/// Returns whether `found` differs from `expected` by at most one sixteenth of it, or of `scale` where that is larger.
 bool is_near(Bits found, Bits expected, DType dtype, double scale);
 
-/// Marks wrong elements, and explains those whose content is found in the candidates' tensors or shows what it is by
-/// itself: flipped bits, refit's updates, casts, factors and poison. `canonical`: whose value the part's tensor has.
-/// `sources`: the first is the truth.
+/// Marks wrong elements, and explains those whose content is found in the candidates' tensors or shows its cause by
+/// itself: flipped bits, refit's updates, casts, factors and poison. `canonical` is the tensor whose value the part's
+/// tensor has. The first of `sources` is the truth.
 Explained explain(const Part& part, const model::Tensor& canonical, std::span<const Candidate> candidates,
                   std::span<Source* const> sources);
 
-/// Explains all that is left by comparison with what stands in the same place elsewhere, or should: constants, factors,
-/// other steps, or nothing known.
+/// Explains all elements that are left by comparison with the same place in the truth and in other sources: constants,
+/// factors, other steps, or `unknown`.
 void explain_rest(const Part& part, std::span<Source* const> sources, Explained& explained);
 
 }  // namespace refit::diagnose

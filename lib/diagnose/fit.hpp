@@ -1,5 +1,5 @@
 #pragma once
-// Whether a dump is of the layout that it is said to be of, from names, shapes and dtypes alone.
+// Checks whether a dump is of the layout that the user says, from names, shapes and dtypes alone.
 
 #include <string>
 
@@ -12,15 +12,15 @@ namespace refit::diagnose {
 struct Fit {
   std::int64_t elements = 0;
   std::int64_t missing = 0;                        ///< of parameters that are not in the dump
-  std::int64_t misshaped = 0;                      ///< of those that have another shape or dtype there
+  std::int64_t misshaped = 0;                      ///< of parameters that have another shape or dtype there
   bool all_shapes = true;                          ///< no dtype is wrong among them
-  std::string missing_example, misshaped_example;  ///< the first ones; what is wrong with the latter
+  std::string missing_example, misshaped_example;  ///< the first ones; the latter with its error
 };
 
 Fit fit_of(const cases::Setup& setup, const Dumps& gen);
 
-/// The layout of as many gen ranks, with nothing else changed, that a dump fits in every parameter: "TP1xDP2"; empty
-/// where there is none.
+/// Returns the layout of as many gen ranks, with nothing else changed, that a dump fits in every parameter: "TP1xDP2";
+/// empty where there is none.
 std::string fitting_layout(const cases::Setup& setup, const Dumps& gen);
 
 }  // namespace refit::diagnose

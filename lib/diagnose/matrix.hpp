@@ -42,23 +42,23 @@ struct Matrix {
   Matrix transposed() const { return {data, element_bytes, columns, rows, column_stride, row_stride}; }
 };
 
-/// How many of a shape's first dimensions count rows; the others, at least kRun elements where there are so many, are
-/// columns.
+/// Returns how many of a shape's first dimensions count rows; the others, at least kRun elements where there are so
+/// many, are columns.
 int row_dimensions(const Shape& shape);
 
-/// The numbers of the rows (columns) of a tensor's matrix that a box of it has, ascending.
+/// Returns the numbers of the rows (columns) of a tensor's matrix that a box of it has, ascending.
 std::vector<std::int64_t> rows_of(const Shape& shape, const Box& box);
 std::vector<std::int64_t> columns_of(const Shape& shape, const Box& box);
 
-/// A contiguous tensor as a matrix.
+/// Views a contiguous tensor as a matrix.
 Matrix matrix_of(const std::byte* data, std::int64_t element_bytes, const Shape& shape);
 
-/// The hash of a run; equal runs have equal hashes.
+/// Returns the hash of a run; equal runs have equal hashes.
 std::uint64_t hash_run(std::span<const Bits> run);
-/// Those of all runs of `length` in a row, from its first element on; none where the row is shorter.
+/// Returns the hashes of all runs of `length` in a row, from its first element on; none where the row is shorter.
 std::vector<std::uint64_t> run_hashes(std::span<const Bits> row, std::int64_t length);
 
-/// True where a run has four different elements or more, so that its place in a model can be told.
+/// Returns true where a run has four different elements or more, so that its place in a model can be told.
 bool is_telling(std::span<const Bits> run);
 
 }  // namespace refit::diagnose

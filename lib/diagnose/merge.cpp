@@ -11,7 +11,7 @@ namespace {
 
 using model::Tensor;
 
-constexpr std::size_t kMostPlain = 2;  ///< of kinds of which there is nothing to say but where
+constexpr std::size_t kMostPlain = 2;  ///< sentences of kinds that differ only in their places
 constexpr std::size_t kMostAlike = 6;  ///< sentences of one kind about tensors of one name, before they become one
 
 std::string box_text(const Tensor& tensor, const std::int64_t (&rows)[2], const std::int64_t (&columns)[2]) {
@@ -28,13 +28,13 @@ std::string box_text(const Tensor& tensor, const std::int64_t (&rows)[2], const 
   return fmt::format("{} of {} x {}", box, matrix.rows, matrix.columns);
 }
 
-/// "[3, 17]": an element of a tensor's matrix, as an index of the tensor.
+/// Returns "[3, 17]": an element of a tensor's matrix, as an index of the tensor.
 std::string index_text(const Tensor& tensor, std::int64_t row, std::int64_t column) {
   const std::int64_t linear = row * matrix_of(nullptr, 1, tensor.shape).columns + column;
   return to_string(unravel(linear, tensor.shape));
 }
 
-/// Ranks of a side that store all of those rows and columns of a tensor in one piece.
+/// Returns the ranks of a side that store all of those rows and columns of a tensor in one piece.
 std::set<std::int32_t> holders(const layout::Layout& side, const Tensor& tensor, const std::int64_t (&rows)[2],
                                const std::int64_t (&columns)[2]) {
   std::set<std::int32_t> result;
@@ -70,7 +70,7 @@ std::string value_text(Bits bits, DType dtype) {
   return is_castable(dtype) ? fmt::format("{:.6g}", value_of(bits, dtype)) : fmt::format("{:#x}", bits);
 }
 
-/// Words about regions: each knows the model and what the sources are called.
+/// Words about regions, from the model and the sources' names.
 class Words {
  public:
   Words(const cases::Setup& setup, bool knows_train, std::span<Source* const> sources)
@@ -78,7 +78,7 @@ class Words {
 
   const Tensor& tensor(std::int32_t index) const { return setup_.model[index]; }
 
-  /// What regions have in common that one sentence is about.
+  /// Returns a key that is common to the regions of one sentence.
   std::string key(const Region& region) const {
     const Explanation& why = region.why;
     const Tensor& own = tensor(region.tensor);
@@ -92,7 +92,8 @@ class Words {
                        region.scattered ? 0 : why.row_shift, region.scattered ? 0 : why.column_shift);
   }
 
-  /// What alike sentences are about, where there are too many. Where tensors hold no other's elements, all of them.
+  /// Returns a key that is common to sentences that are merged where there are too many alike: by tensor for kinds that
+  /// hold another tensor's elements, else for all tensors.
   std::string family(const Region& region) const {
     const Explanation& why = region.why;
     const bool by_tensor = why.tensor >= 0 && why.kind != Kind::stale;
@@ -108,7 +109,7 @@ class Words {
     return region.scattered ? "" : box_text(tensor(why.tensor), rows, columns);
   }
 
-  /// Whatever makes values that are close to what they should be, and leaves no trace of its own.
+  /// Returns all causes that make values close to the expected ones and leave no trace of their own.
   static std::vector<std::string> near_candidates(const Region& region, const Differences& differences) {
     std::vector<std::string> candidates;
     if (!region.why.what.empty()) candidates.push_back("a cast to a smaller type");
@@ -117,7 +118,7 @@ class Words {
     return candidates;
   }
 
-  /// The causes between which what was found does not decide.
+  /// Returns the causes that the found values allow.
   std::vector<std::string> candidates(const Region& region, const Differences& differences) const {
     switch (region.why.kind) {
       case Kind::updated: return {"another step's values"};
@@ -130,7 +131,7 @@ class Words {
 
   std::int32_t gen_ranks() const { return setup_.gen->ranks(); }
 
-  /// What the regions hold, which are of several tensors with different layers or experts or both.
+  /// Describes the content of the regions. `layers` and `experts`: they are of several tensors with different ones.
   /// `differences`: of all regions.
   std::string holds(const Region& region, const Differences& differences, bool layers, bool experts) const {
     const Explanation& why = region.why;
@@ -157,7 +158,7 @@ class Words {
                            why.what.empty() ? "" : ", and " + why.what,
                            fmt::join(near_candidates(region, differences), ", or "));
       case Kind::poison: {
-        // A few elements with all bits set are as well NaN that somebody wrote.
+        // A few elements with all bits set may as well be NaN that somebody wrote.
         constexpr std::int64_t kLeast = 16;
         const bool is_unwritten = region.is_part || (region.is_filled && region.elements >= kLeast);
         return is_unwritten ? "was never written: it holds the pattern from before the first refit"
@@ -236,7 +237,7 @@ class Words {
   std::span<Source* const> sources_;
 };
 
-/// Regions that one sentence is about.
+/// Regions that share a sentence.
 struct Group {
   const Region* first = nullptr;
   std::set<std::int32_t> ranks, layers, experts;
@@ -270,7 +271,7 @@ Group group_of(const Words& words, const Region& region) {
   return group;
 }
 
-/// "model.layers.*.mlp.up_proj.weight (layers 0..3)".
+/// Returns "model.layers.*.mlp.up_proj.weight (layers 0..3)".
 std::string tensors_text(const Words& words, const Group& group) {
   if (group.tensors.size() == 1) return *group.tensors.begin();
   if (group.has_other_names) {
@@ -285,7 +286,7 @@ std::string tensors_text(const Words& words, const Group& group) {
   return fmt::format("{} ({})", pattern(words.tensor(group.first->tensor), one_layer, one_expert), ranges);
 }
 
-/// True for kinds of which there is nothing to say that differs from region to region.
+/// Returns true for kinds whose sentences differ from region to region only in their places.
 bool has_no_details(Kind kind) {
   return kind == Kind::stale || kind == Kind::updated || is_close(kind) || kind == Kind::poison || kind == Kind::zero;
 }

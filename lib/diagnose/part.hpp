@@ -1,5 +1,5 @@
 #pragma once
-// One piece of one gen rank as its dump has it, beside what it should be.
+// One piece of one gen rank as its dump has it, beside the expected one.
 
 #include <memory>
 #include <vector>
@@ -22,11 +22,11 @@ struct Part {
   std::int64_t elements() const { return found.rows * found.columns; }
 };
 
-/// What dumps hold of `piece` on a rank. The storage is there, and has its shape.
+/// Reads the part of a rank's dump that is `piece`. The storage is there, and has its shape.
 Part read_part(const Dumps& dumps, Rank rank, const layout::Storage& storage, const layout::Piece& piece,
                std::shared_ptr<const Whole> truth);
 
-/// Elements that differ from what is expected.
+/// Returns the number of elements that differ from the expected ones.
 std::int64_t count_wrong(const Part& part);
 
 }  // namespace refit::diagnose

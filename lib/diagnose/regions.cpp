@@ -22,7 +22,7 @@ class Slots {
     if (shape.size() < 3) rows_ = 0;
   }
   std::int64_t rows() const { return rows_; }
-  /// Whether that moves whole slices to others' places.
+  /// Returns whether the explanation moves whole slices to other slices' places.
   bool moves(const Explanation& why) const {
     return rows_ > 0 && why.kind == Kind::moved && why.tensor == tensor_ && why.source == 0 && why.column_shift == 0 &&
            why.row_shift != 0 && why.row_shift % rows_ == 0;
@@ -33,7 +33,7 @@ class Slots {
   std::int64_t rows_ = 1;
 };
 
-/// Explanations by the region to which they go: those of one tensor with many row distances share one.
+/// Returns the number of each explanation's region: explanations by one tensor at many row distances share a region.
 std::vector<std::size_t> region_numbers(const std::vector<Explanation>& explanations, const Slots& slots,
                                         std::vector<Region>& regions) {
   using Key = std::tuple<Kind, std::int32_t, std::int32_t, std::int64_t>;

@@ -1,6 +1,6 @@
 #pragma once
-// From labels of single elements to sentences: regions of a part that one explanation covers, and findings, each of
-// which says what many regions of many tensors and ranks have in common.
+// From labels of single elements to sentences: regions of a part that one explanation covers, and findings. A finding
+// says what many regions of many tensors and ranks have in common.
 
 #include <set>
 #include <string>
@@ -15,22 +15,23 @@ struct Region {
   std::int32_t tensor = -1;
   Rank rank{0};
   Explanation why;
-  bool scattered = false;  ///< rows that moved by different distances, of which why.row_shift is the first's
+  bool scattered = false;  ///< rows moved by different distances; why.row_shift is the first row's
   bool is_part = false;    ///< all elements of the part
   bool is_filled = false;  ///< no element in between is explained otherwise
   std::int64_t rows[2] = {0, 0}, columns[2] = {0, 0};  ///< begin and end
   std::int64_t elements = 0;
-  std::int64_t first_row = 0, first_column = 0;  ///< of the first element, and what it is
+  std::int64_t first_row = 0, first_column = 0;  ///< of the first element, whose bits follow
   Bits found = 0, expected = 0;
-  Differences differences;  ///< of kinds that are close to what they should be
-  /// Where all of one expert's slice of a packed tensor holds another expert's: which, and whose.
+  Differences differences;  ///< of kinds that are close to the expected values
+  /// Expert's slice of a packed tensor that the region fills, and the expert whose slice it holds; -1 where it is no
+  /// such exchange.
   std::int64_t slot = -1, slot_holds = -1;
 };
 
-/// Whether what elements of a kind hold is close to what they should hold.
+/// Returns whether elements of a kind are close to their expected values.
 constexpr bool is_close(Kind kind) { return kind == Kind::near || kind == Kind::rounded || kind == Kind::requantised; }
 
-/// The regions of an explained part. Many distances between the same two tensors become one region.
+/// Returns the regions of an explained part. Many distances between the same two tensors become one region.
 std::vector<Region> regions_of(const Part& part, Rank rank, const Explained& explained);
 
 /// One sentence about regions that are alike.
@@ -41,23 +42,23 @@ struct Finding {
   std::set<std::string> tensors;  ///< or parameters
   std::int64_t elements = 0;
   std::string place;                 ///< of the first region: "[0:64, 0:576]"
-  std::string source, source_place;  ///< what the first region holds; empty where that is not known
+  std::string source, source_place;  ///< content of the first region; empty where unknown
   bool unique = true;
-  Differences differences;              ///< where what is there is close to what should be
-  std::vector<std::string> candidates;  ///< what may have made it so, where more than one cause would
+  Differences differences;              ///< where values are close to the expected ones
+  std::vector<std::string> candidates;  ///< possible causes, where there is more than one
   std::string text;
 };
 
-/// The word of a kind.
+/// Returns the word of a kind.
 const char* name(Kind kind);
 
-/// Sentences for all regions, those with most elements first. `sources`: as for `explain`.
+/// Makes sentences for all regions; those with most elements come first. `sources`: as for `explain`.
 std::vector<Finding> merge(const cases::Setup& setup, bool knows_train, std::span<Source* const> sources,
                            const std::vector<Region>& regions);
 
-/// "0..3, 7" of {0, 1, 2, 3, 7}.
+/// Returns "0..3, 7" for {0, 1, 2, 3, 7}.
 std::string ranges_text(const std::set<std::int32_t>& numbers);
-/// "gen rank 2", "gen ranks 0, 1", or "all 4 gen ranks".
+/// Returns "gen rank 2", "gen ranks 0, 1", or "all 4 gen ranks".
 std::string gen_ranks_text(const std::set<std::int32_t>& ranks, std::int32_t all);
 
 }  // namespace refit::diagnose

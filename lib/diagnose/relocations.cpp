@@ -11,24 +11,24 @@ namespace {
 
 using model::Tensor;
 
-/// What moves as a whole: experts, layers, or a part onto itself, transposed.
+/// Unit that moves as a whole: experts, layers, or a part that is transposed in place.
 enum class What : std::uint8_t { experts, layers, transposed };
 
-/// A whole expert (layer) of one tensor on one rank that holds another's.
+/// A whole expert (layer) of one tensor on one rank that holds another expert (layer).
 struct Move {
   What what = What::experts;
   std::int64_t to = 0, from = 0;
   std::int32_t layer = -1;  ///< of experts
 };
 
-/// Whether a whole part holds itself, rows as columns.
+/// Returns whether a whole part holds itself, rows as columns.
 bool is_onto_itself(const Region& region) {
   const Explanation& why = region.why;
   return region.is_part && why.tensor == region.tensor && region.columns[0] + why.row_shift == region.rows[0] &&
          region.columns[1] + why.row_shift == region.rows[1] && region.rows[0] + why.column_shift == region.columns[0];
 }
 
-/// Nothing where a region is no such move.
+/// Returns the move that a region is; nothing where it is none.
 std::optional<Move> move_of(const cases::Setup& setup, const Region& region) {
   const Explanation& why = region.why;
   if (why.source != 0) return std::nullopt;
@@ -45,7 +45,7 @@ std::optional<Move> move_of(const cases::Setup& setup, const Region& region) {
   return std::nullopt;
 }
 
-/// What moved for one cause.
+/// The moves that have one cause.
 struct Exchange {
   std::map<std::int64_t, std::int64_t> from;  ///< by expert or layer
   std::set<std::int32_t> ranks, layers;

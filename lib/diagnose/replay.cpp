@@ -22,10 +22,11 @@ struct TensorPiece {
   Piece piece;
 };
 
-/// What a rank stores by some layout, storage by storage.
+/// The pieces of a rank in some layout, storage by storage.
 using Pieces = std::map<StorageKey, std::vector<TensorPiece>>;
 
-/// A bug may tell of a box beyond its tensor: such a refit ends with an error, and leaves no dump.
+/// Returns whether a box is inside its tensor. A bug may claim a box beyond it: such a refit ends with an error, and
+/// leaves no dump.
 bool is_inside(const Box& box, const Shape& shape) {
   for (int d = 0; d < shape.size(); ++d) {
     if (box.lower[d] < 0 || box.lower[d] + box.extent[d] > shape[d]) return false;
@@ -49,8 +50,8 @@ bool same(const std::vector<Piece>& a, const std::vector<Piece>& b) {
                     [](const Piece& x, const Piece& y) { return x.box == y.box && x.place == y.place; });
 }
 
-/// What a lie about train's layout makes ranks send as one tensor: for each element all values that some rank has where
-/// the lie says that the element is.
+/// The tensors that ranks send under a lie about train's layout: an element has all values that some rank stores at the
+/// place where the lie puts the element.
 class Sent {
  public:
   Sent(const Evidence& evidence, const Layout& lie) : evidence_(evidence), lie_(lie) {
@@ -71,7 +72,7 @@ class Sent {
     return false;
   }
 
-  /// The values of that element; none where no rank sends it.
+  /// Returns the values of the element; none where no rank sends it.
   const std::vector<Bits>& values(const Tensor& tensor, const Extents& index) {
     if (tensor_ != &tensor) values_ = values_of(tensor);
     tensor_ = &tensor;
@@ -79,7 +80,7 @@ class Sent {
   }
 
  private:
-  /// What a storage holds; nothing where that is no tensor's.
+  /// Elements of a storage; nothing where an element belongs to no tensor.
   using Content = std::vector<std::optional<Bits>>;
 
   const Layout& truth() const { return evidence_.setup.sent(); }
@@ -107,7 +108,7 @@ class Sent {
     return values;
   }
 
-  /// What a train rank really has in a storage, as gen would store it; empty where it has no such storage.
+  /// Returns the elements that a train rank really stores, as gen would store them; empty where it has no such storage.
   Content content(Rank rank, const StorageKey& key) {
     const Pieces& held = held_[static_cast<std::size_t>(to_int(rank))];
     const auto pieces = held.find(key);
@@ -141,7 +142,7 @@ class Replay {
     if (train_lie_) sent_ = std::make_unique<Sent>(evidence, *train_lie_);
   }
 
-  /// False where the bug tells no lie about layouts and drops nothing.
+  /// Returns false where the bug tells no lie about layouts and drops nothing.
   bool predicts_anything() const {
     return gen_lie_ || train_lie_ || std::any_of(model().tensors.begin(), model().tensors.end(), [&](const Tensor& t) {
              return faults_.drops(model(), t);
@@ -155,7 +156,7 @@ class Replay {
       truth().pieces(tensor, region.rank, pieces);
       for (const Piece& piece : pieces) wrong_[region.rank].insert(piece.place.storage);
     }
-    const Rank first = evidence_.regions.front().rank;  // where most bugs are out
+    const Rank first = evidence_.regions.front().rank;  // most bugs are ruled out here
     if (!fits(first)) return false;
     for (std::int32_t r = 0; r < truth().ranks(); ++r) {
       if (Rank{r} != first && !fits(Rank{r})) return false;
@@ -167,7 +168,7 @@ class Replay {
   const Layout& truth() const { return *evidence_.setup.gen; }
   const model::Model& model() const { return evidence_.setup.model; }
 
-  /// Whether all of a rank's storages that the bug spoils are as it predicts, and all wrong ones among them.
+  /// Returns whether all of a rank's storages that the bug spoils are as it predicts, and all wrong ones among them.
   bool fits(Rank rank) {
     const Pieces right = pieces_of(truth(), model(), rank);
     const Pieces told = gen_lie_ ? pieces_of(*gen_lie_, model(), rank) : right;
@@ -202,7 +203,7 @@ class Replay {
     return entry->second;
   }
 
-  /// One storage: each element is what some tensor's elements are brought there, or was never written.
+  /// Returns whether each element of one storage is an element that the refit brings there, or was never written.
   bool fits(Rank rank, const StorageKey& key, const std::vector<TensorPiece>& right, const Pieces& told) {
     const layout::Storage storage = truth().storage(key, rank);
     if (evidence_.gen.problem(rank, storage)) return false;
@@ -258,8 +259,8 @@ class Replay {
     return true;
   }
 
-  // What may stand where a refit writes nothing: the pattern from before the first, zeros, what another source has, or
-  // another step's value.
+  // An element that a refit does not write may hold the pattern from before the first refit, zero, another source's
+  // value, or another step's value.
 
   static bool is_never_written(Bits found, const Whole& whole) {
     return found == ~Bits{0} >> (64 - 8 * byte_size(whole.dtype)) || found == 0;
@@ -289,8 +290,8 @@ class Replay {
   std::map<std::int32_t, bool> concerned_;
 };
 
-/// Whether the ranks that hold nothing but old values are those that the bug makes leave out a refit, and no others. Of
-/// all ranks that says no more than that gen and expectation are of different steps.
+/// Returns whether the ranks that hold only old values are exactly those that the bug makes leave out a refit. Old
+/// values on all ranks only show that gen and expectation are of different steps.
 bool leaves_such_ranks(const Evidence& evidence, const inject::Faults& faults, std::int64_t step) {
   const model::Model& model = evidence.setup.model;
   std::map<Rank, std::set<std::int32_t>> tensors;
@@ -307,7 +308,8 @@ bool leaves_such_ranks(const Evidence& evidence, const inject::Faults& faults, s
   return right > 0;
 }
 
-/// Bugs that tell no lie about layouts leave a kind of content in the tensors that they concern.
+/// Returns whether the tensors that the bug concerns have the kind of content that it leaves. Bugs that tell no lie
+/// about layouts are recognised so.
 bool leaves_such_content(const Evidence& evidence, const inject::Faults& faults) {
   const model::Model& model = evidence.setup.model;
   const auto all = [&](const auto& holds) {
@@ -324,7 +326,7 @@ bool leaves_such_content(const Evidence& evidence, const inject::Faults& faults)
   return all([&](const Tensor&, Kind kind) { return is_old(kind); }) && leaves_such_ranks(evidence, faults, kStep);
 }
 
-/// Where parameters are right, buffers that were made of other scales, or of none.
+/// Returns whether buffers were made of other scales, or of none, as the bug does. Parameters are right.
 bool leaves_such_scales(const CacheBuffers& buffers, const inject::Faults& faults) {
   constexpr std::int64_t kStep = 2;
   if (!buffers.finding) return false;

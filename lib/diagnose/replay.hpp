@@ -1,6 +1,6 @@
 #pragma once
-// Which bugs of the catalogue leave what was found: their injections are replayed on the layouts, and what they predict
-// for every element is compared with the dump.
+// Names the bugs of the catalogue that leave the pattern that was found: their injections are replayed on the layouts,
+// and the predicted value of every element is compared with the dump.
 
 #include <string>
 #include <vector>
@@ -11,13 +11,13 @@
 
 namespace refit::diagnose {
 
-/// A bug of the catalogue that leaves what was found.
+/// A bug of the catalogue that leaves the pattern that was found.
 struct NamedBug {
   std::string name;
   std::string description;
 };
 
-/// What is known when bugs are named.
+/// The input of naming bugs.
 struct Evidence {
   const cases::Setup& setup;
   bool knows_train = false;
@@ -27,8 +27,8 @@ struct Evidence {
   const CacheBuffers& cache_buffers;
 };
 
-/// The bugs that predict every wrong element of the dump, and no other, in the order of the catalogue. At least one
-/// region, or a finding about the cache's buffers.
+/// Returns the bugs that predict every wrong element of the dump, and no other, in the order of the catalogue. There is
+/// at least one region, or a finding about the cache's buffers.
 std::vector<NamedBug> name_bugs(const Evidence& evidence);
 
 }  // namespace refit::diagnose

@@ -21,7 +21,7 @@ using Part = std::pair<Rank, std::int32_t>;
 
 const Tensor& tensor_of(const Evidence& evidence, std::int32_t index) { return evidence.setup.model[index]; }
 
-/// Whether the dump's elements of a part are as predicted: predict(storage, offset in it, index, right bits).
+/// Returns whether the dump's elements of a part are as predicted: predict(storage, offset in it, index, right bits).
 template <typename Predict>
 bool fits(const Evidence& evidence, const Part& part, const Predict& predict) {
   const auto whole = evidence.sources.front()->get(part.second);
@@ -42,14 +42,14 @@ bool fits(const Evidence& evidence, const Part& part, const Predict& predict) {
   });
 }
 
-/// Whether all wrong parts are among those of which the bug spoils something.
+/// Returns whether the bug spoils something of every wrong part.
 bool covers(const Evidence& evidence, const std::set<Part>& spoiled) {
   return std::all_of(evidence.regions.begin(), evidence.regions.end(), [&](const Region& region) {
     return spoiled.contains({region.rank, region.tensor});
   });
 }
 
-/// Copies that p2p stages on gen ranks, unpacked from memory that holds zeros.
+/// Copies that p2p stages on gen ranks, unpacked from memory that still holds zeros.
 class CopyRace {
  public:
   explicit CopyRace(const Evidence& evidence) : evidence_(evidence) {}
@@ -70,7 +70,8 @@ class CopyRace {
   }
 
  private:
-  /// Dumps do not say which executor there was. What is staged depends on train's layout.
+  /// Returns whether the executor may have been p2p, which dumps do not say. The staged copies depend on train's
+  /// layout.
   bool may_be_p2p() const {
     const cases::Case& c = evidence_.setup.c;
     if (!evidence_.knows_train) return false;
@@ -101,14 +102,14 @@ class CopyRace {
   std::set<Part> spoiled_;
 };
 
-/// The misc stream's last buffers, placed while their memory still holds what came before in it.
+/// The misc stream's last buffers, placed while their memory still holds earlier ones.
 class UndrainedStream {
  public:
   UndrainedStream(const Evidence& evidence, const std::vector<Tensor>& misc, std::int64_t buffer_bytes)
       : evidence_(evidence), misc_(misc), layout_(misc, evidence.setup.sent(), buffer_bytes) {}
 
   bool fits() {
-    // Of fewer buffers some late ones come after nothing, or after late ones of an earlier refit.
+    // With fewer buffers, some late ones follow no earlier buffer, or late ones of an earlier refit.
     if (layout_.buffers() < 2 * kRotating) return false;
     for (const Tensor& tensor : misc_) sort(tensor);
     std::set<Part> spoiled;
@@ -132,10 +133,10 @@ class UndrainedStream {
  private:
   using Pieces = std::map<std::int32_t, std::vector<Piece>>;  ///< by tensor
 
-  /// So many buffers take turns, and as many are late.
+  /// Buffers that take turns; as many are late.
   static constexpr std::int32_t kRotating = 2;
 
-  /// Which of a tensor's pieces are late, and which are what stands in the memory of late ones.
+  /// Sorts a tensor's pieces into late ones, and earlier ones in the memory of late ones.
   void sort(const Tensor& tensor) {
     std::vector<Piece> pieces;
     layout_.pieces(tensor, Rank{0}, pieces);
@@ -149,7 +150,7 @@ class UndrainedStream {
     }
   }
 
-  /// The truth about a tensor whose bits travel as gen stores them; else nullptr.
+  /// Returns the truth about a tensor whose bits travel as gen stores them; else nullptr.
   std::shared_ptr<const Whole> unchanged(std::int32_t index) const {
     const auto stored = evidence_.setup.gen->format(tensor_of(evidence_, index));
     if (stored != layout_.format(tensor_of(evidence_, index))) return nullptr;
@@ -173,7 +174,7 @@ class UndrainedStream {
     return true;
   }
 
-  /// All bits of a tensor, row-major.
+  /// Predicts all bits of a tensor, row-major.
   bool predict(std::int32_t tensor, const std::vector<Piece>& late, std::vector<Bits>& bits) {
     const auto whole = unchanged(tensor);
     if (!whole) return false;
@@ -202,7 +203,7 @@ class UndrainedStream {
   std::map<std::int32_t, std::vector<std::byte>> images_;  ///< by buffer
 };
 
-/// The lengths of buffers with which the first wrong byte of the stream begins its last buffer but one.
+/// Returns the lengths of buffers with which the first wrong byte of the stream begins its last buffer but one.
 std::vector<std::int64_t> likely_buffer_bytes(const Evidence& evidence, const std::vector<Tensor>& misc) {
   const plan::StreamLayout uncut(misc, evidence.setup.sent(), std::numeric_limits<std::int64_t>::max());
   std::set<std::int32_t> carried;
@@ -226,7 +227,8 @@ std::vector<std::int64_t> likely_buffer_bytes(const Evidence& evidence, const st
   return likely;
 }
 
-/// The misc path's tensors and the length of buffers are those of the run where they are given; else all that fit.
+/// Returns whether an undrained stream fits. Its tensors and the length of its buffers are those of the run where they
+/// are given; else all that fit are tried.
 bool leaves_undrained(const Evidence& evidence) {
   const cases::Setup& setup = evidence.setup;
   const auto fits_misc = [&](const std::vector<Tensor>& misc) {

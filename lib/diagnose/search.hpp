@@ -1,6 +1,6 @@
 #pragma once
-// Finds where in a model contents come from: short runs of wrong elements are looked up among all runs of all tensors,
-// which are streamed past them once. Memory goes with the number of runs that are looked for, not with the model.
+// Finds the origins of contents in a model: short runs of wrong elements are looked up among all runs of all tensors,
+// which are streamed past them once. Memory grows with the number of runs that are looked for, not with the model.
 
 #include <vector>
 
@@ -18,18 +18,18 @@ struct Probe {
   std::int64_t begin = 0;  ///< its first element's column (row) in the expected tensor's matrix
 };
 
-/// Appends a few runs of unexplained elements, spread over the part; those with too little content to be told are left
-/// out.
+/// Appends a few runs of unexplained elements, spread over the part, without those whose content is too poor to tell
+/// their place.
 void append_probes(const Part& part, const Explained& explained, std::int32_t number, std::vector<Probe>& out);
 
-/// Where a probe's run stands.
+/// A place of a probe's run.
 struct Hit {
   std::int32_t probe = 0;
   std::int32_t tensor = -1;
   std::int64_t row = 0, column = 0;
 };
 
-/// The places of all probes' runs in `source`'s tensors, but for those of tied tensors' second names; at most
+/// Returns the places of all probes' runs in `source`'s tensors, except for tied tensors' second names; at most
 /// kMostHits of each.
 std::vector<Hit> search(const model::Model& model, Source& source, const std::vector<Probe>& probes);
 inline constexpr int kMostHits = 8;

@@ -47,7 +47,7 @@ std::shared_ptr<const Whole> Source::get(std::int32_t index) {
   return whole;
 }
 
-/// True for bytes and scales that gen alone has: they come from the weight as train has it.
+/// Returns true for bytes and scales that gen alone has: they are made from the weight as train has it.
 bool Source::is_made(const Tensor& tensor) const {
   const bool from_gen = layout_ == setup_.gen.get();
   return setup_.quantised && !from_gen && (tensor.scales >= 0 || tensor.scale_of >= 0);
@@ -61,7 +61,7 @@ std::shared_ptr<Whole> Source::make(const Tensor& tensor) {
     const auto made = quantise(scales ? setup_.model[tensor.scale_of] : tensor);
     return scales ? made.second : made.first;
   }
-  // Of a tied model's two names train has one value.
+  // Train has one value for both names of a tied model.
   const Tensor& valued = layout_ == setup_.gen.get() ? tensor : setup_.model.canonical(tensor);
   std::shared_ptr<Whole> whole = load(valued, *format);
   if (whole) whole->tensor = &tensor;

@@ -1,5 +1,6 @@
 #pragma once
-// What gen should hold: whole tensors as gen stores their elements, from a checkpoint or from dumps of either side.
+// The right contents of gen: whole tensors as gen stores their elements, from a checkpoint or from dumps of either
+// side.
 
 #include <list>
 #include <memory>
@@ -13,7 +14,7 @@
 
 namespace refit::diagnose {
 
-/// A tensor, contiguous in its layout shape, in the dtype of gen's storages and converted as they are.
+/// A tensor, contiguous in its layout shape, in the dtype and conversion of gen's storages.
 struct Whole {
   const model::Tensor* tensor = nullptr;
   DType dtype = DType::bf16;
@@ -24,27 +25,27 @@ struct Whole {
 
 class Source {
  public:
-  /// The values of setup.checkpoint, which must be there. Keeps a reference to `setup`.
+  /// Makes a source of setup.checkpoint, which must be there. Keeps a reference to `setup`.
   explicit Source(const cases::Setup& setup);
-  /// Those of dumps, laid out by `layout`: setup.train or setup.gen. Keeps references.
+  /// Makes a source of dumps, laid out by `layout`: setup.train or setup.gen. Keeps references.
   Source(const cases::Setup& setup, const layout::Layout& layout, const Dumps& dumps);
 
-  /// "the checkpoint", "the train dump" or "the expected dump".
+  /// Returns "the checkpoint", "the train dump" or "the expected dump".
   const char* name() const;
-  /// The tensor of that index; nullptr where gen stores none of it or the source does not have all of it. Keeps the
-  /// last ones, up to half a GiB. Errors (usage): files that end early.
+  /// Returns the tensor of that index; nullptr where gen stores none of it or the source does not have all of it. Keeps
+  /// the last tensors, up to half a GiB. Errors (usage): files that end early.
   std::shared_ptr<const Whole> get(std::int32_t tensor);
-  /// Replicas in the dumps that were seen to differ from another rank's, e.g. "train rank 1: NAME [0:576]".
+  /// Returns the replicas in the dumps that were seen to differ from another rank's, e.g. "train rank 1: NAME [0:576]".
   const std::set<std::string>& wrong_replicas() const { return wrong_replicas_; }
 
  private:
   bool is_made(const model::Tensor& tensor) const;
   std::shared_ptr<Whole> make(const model::Tensor& tensor);
-  /// The whole tensor as `format`, or nullptr.
+  /// Returns the whole tensor as `format`, or nullptr.
   std::shared_ptr<Whole> load(const model::Tensor& tensor, Format format);
   std::shared_ptr<Whole> read_checkpoint(const model::Tensor& tensor, Format format) const;
   std::shared_ptr<Whole> assemble(const model::Tensor& tensor, Format format);
-  /// The bytes of a weight that is quantised on the way, and its scales.
+  /// Returns the bytes of a weight that is quantised on the way, and its scales.
   std::pair<std::shared_ptr<Whole>, std::shared_ptr<Whole>> quantise(const model::Tensor& weight);
 
   const cases::Setup& setup_;

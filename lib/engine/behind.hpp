@@ -1,5 +1,5 @@
 #pragma once
-// Of the ranks of a job that does not go on: which of them the others wait for.
+// Finds the ranks that the others wait for in a job that does not go on.
 
 #include <functional>
 #include <optional>
@@ -15,7 +15,7 @@ struct Sight {
   enum class State : std::uint8_t {
     absent,   ///< was started, or is to be, and has not come to refit's first line
     running,  ///< its supervisor's thread runs
-    silent,   ///< it does not, though the process is there
+    silent,   ///< its supervisor's thread does not run, though the process is there
     stopped,  ///< by a signal
     dead,     ///< the process is no more
     ended     ///< as it should
@@ -33,33 +33,33 @@ struct Sight {
   std::int64_t item = -1;
 };
 
-/// How long a supervisor's thread may be silent before its process counts as not running.
+/// Longest silence of a supervisor's thread; after it, its process counts as not running.
 inline constexpr double kSilentSeconds = 2;
 
-/// Whether the process of a slot is no more, as far as the kernel shows it to this one.
+/// Returns whether the process of a slot has ended, as far as the kernel shows it to this one.
 bool is_dead(const Slot& slot);
 
-/// The process of a slot; `look` also at what the kernel says of it.
+/// Returns the sight of a slot's process; with `look` also the kernel's facts about it.
 Sight sight_of(const Slot& slot, int local_rank, const std::string& host, bool look);
 
-/// The ranks that the others wait for, in order: those that are no more; else those that do not run; else, of those
-/// that run, those furthest behind: that have entered the fewest collectives of the job, of these those that do not
-/// wait for others, of these those whose main thread sleeps while others' run.
+/// Returns the ranks that the others wait for, in order. These are the ranks that are dead; else those that do not run;
+/// else those furthest behind. Furthest behind are the ranks that have entered the fewest collectives of the job; of
+/// these, the ranks that do not wait for others; of these, the ranks whose main thread sleeps while others' run.
 std::vector<Sight> behind(const std::vector<Sight>& all);
 
 /// Names of tensors by index.
 using TensorName = std::function<std::string(std::int32_t)>;
 
-/// "phase misc, stage 1, tensor lm_head.weight, peer 2".
+/// Returns e.g. "phase misc, stage 1, tensor lm_head.weight, peer 2".
 std::string place_of(const Sight& sight, const TensorName& name);
 
-/// "rank 3 (host node1, pid 4711)".
+/// Returns e.g. "rank 3 (host node1, pid 4711)".
 std::string who(const Sight& sight);
 
-/// "rank 3 (host node1, pid 4711) is stopped in phase misc, stage 1": a few ranks at most.
+/// Returns e.g. "rank 3 (host node1, pid 4711) is stopped in phase misc, stage 1"; a few ranks at most.
 std::string describe(const std::vector<Sight>& sights, const TensorName& name);
 
-/// The same of one rank.
+/// Returns the same for one rank.
 std::string describe(const Sight& sight, const TensorName& name);
 
 }  // namespace refit::engine

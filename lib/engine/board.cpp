@@ -30,7 +30,7 @@ bool has_name(int file) {
 }
 
 bool lock(int file, int how) {
-  constexpr int kTries = 200;  // what another process does under its lock is over at once, unless it was stopped there
+  constexpr int kTries = 200;  // other processes hold the lock briefly, unless they were stopped
   for (int i = 0; i < kTries; ++i) {
     if (flock(file, how | LOCK_NB) == 0) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -38,7 +38,7 @@ bool lock(int file, int how) {
   return false;
 }
 
-/// Whether somebody has written to the file, which has all its bytes, since this process was started.
+/// Returns whether the file has all its bytes and was written to since this process was started.
 bool has_word_for_this_process(int file, std::size_t bytes) {
   struct stat status {};
   if (fstat(file, &status) != 0 || status.st_size != static_cast<off_t>(bytes)) return false;
@@ -49,7 +49,7 @@ bool has_word_for_this_process(int file, std::size_t bytes) {
   return since < age_of_this_process();
 }
 
-/// Memory of jobs that are no more: nobody holds its lock.
+/// Removes the memory of jobs that have ended: nobody holds its lock.
 void remove_stale(const std::string& own) {
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(kSharedMemory, error)) {
@@ -86,7 +86,7 @@ void Board::construct(void* memory) {
   for (int i = 1; i < slots_; ++i) new (&contents_->slots[i]) Slot;
 }
 
-/// Gives a file that nobody else has locked the contents that they will find.
+/// Fills a file that nobody else has locked with the initial contents.
 bool Board::fill(int file) {
   if (ftruncate(file, 0) != 0 || posix_fallocate(file, 0, static_cast<off_t>(bytes(slots_))) != 0) return false;
   void* memory = mmap(nullptr, bytes(slots_), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
@@ -97,13 +97,14 @@ bool Board::fill(int file) {
   return true;
 }
 
-/// The file's lock: exclusive while somebody makes it new, shared for as long as it is in use.
+/// Maps the file. Its lock is exclusive while a process fills it, and shared for as long as it is in use.
 bool Board::map_shared(const std::string& path) {
   constexpr int kTries = 100;
   for (int i = 0; i < kTries; ++i) {
     const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (file < 0) return false;
-    // Nobody uses it: it is new, of a job of the same name that is no more, or of this one, which has ended already.
+    // An unused file is new, or belongs to a job of the same name that has ended, or to this job, which has ended
+    // already.
     const bool is_unused = flock(file, LOCK_EX | LOCK_NB) == 0;
     if (is_unused && !has_word_for_this_process(file, bytes(slots_)) && !fill(file)) {
       unlink(path.c_str());
@@ -117,7 +118,7 @@ bool Board::map_shared(const std::string& path) {
     struct stat status {};
     const bool usable =
         fstat(file, &status) == 0 && status.st_nlink > 0 && status.st_size == static_cast<off_t>(bytes(slots_));
-    if (!usable) {  // somebody has taken it away or has not filled it yet
+    if (!usable) {  // another process has removed it or has not filled it yet
       ::close(file);
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
       continue;

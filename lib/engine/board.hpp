@@ -1,6 +1,6 @@
 #pragma once
-// What the processes of one job on one host know of each other without each other's help: memory that all of them have
-// mapped. A slot per process says where it is; one word says whether the job's verdict has been given.
+// State that the processes of one job on one host share without each other's help: memory that all of them have mapped.
+// It has a slot per process for the process's place, and one word for the job's verdict.
 
 #include <atomic>
 #include <cstdint>
@@ -13,35 +13,35 @@
 
 namespace refit::engine {
 
-/// What a process has shown of its life.
+/// State of a process's life.
 enum class Life : std::int32_t {
   absent,  ///< has not come yet
   alive,
-  ended  ///< needs no other process any more and no other needs it
+  ended  ///< needs no other process any more, and no other needs it
 };
 
 struct alignas(64) Slot {
   std::atomic<Life> life{Life::absent};
   std::atomic<std::int32_t> rank{-1};  ///< in the world
   std::atomic<std::int64_t> pid{0};
-  std::atomic<std::int64_t> started{0};           ///< when, in the kernel's ticks: tells a process from a later one
-  std::atomic<std::int64_t> pid_namespace{0};     ///< in which the pid means something
+  std::atomic<std::int64_t> started{0};           ///< in the kernel's ticks: tells a process from a later one
+  std::atomic<std::int64_t> pid_namespace{0};     ///< the namespace of the pid
   alignas(64) std::atomic<std::int64_t> beat{0};  ///< of its supervisor's thread, in now_ns
   alignas(64) transport::Where where;
 };
 
-/// Who gives the job's verdict, and how far that is. The verdict belongs to whoever moved this away from `none`.
+/// State of the job's verdict. The verdict belongs to the process that moved this away from `none`.
 enum class Verdict : std::int32_t {
   none,
-  concluded,  ///< the job has come to its end: its rank 0 reports it
-  written,    ///< it has written the results, which say how the job ended: only stdout lacks that
-  claimed,    ///< somebody puts a failure into the board
+  concluded,  ///< the job is complete: its rank 0 reports it
+  written,    ///< the results, with the job's end, are written: only stdout lacks them
+  claimed,    ///< a process puts a failure into the board
   published,  ///< the failure is there
-  taken,      ///< somebody reports it
+  taken,      ///< a process reports it
   reported    ///< the job ends with `code`
 };
 
-/// A failure as it stands on a board.
+/// A failure on a board.
 struct PostedFailure {
   std::int32_t ending = 0;  ///< Ending
   std::int32_t kind = 0;    ///< ErrorKind
@@ -51,14 +51,14 @@ struct PostedFailure {
   char message[4096] = {};
 };
 
-/// The board is shared by the processes of one job on one host.
+/// Board that the processes of one job on one host share.
 class Board {
  public:
-  /// The board of `launch`'s job on this host, in shared memory under a name that goes as soon as all processes have
-  /// it mapped; what jobs that were killed have left there goes too. Where there is no shared memory, or the launcher
-  /// said too little, a board with this process alone.
+  /// Returns the board of `launch`'s job on this host, in shared memory whose name is removed as soon as all processes
+  /// have mapped it. Memory that killed jobs have left there is removed too. Where there is no shared memory, or the
+  /// launcher said too little, the board has this process alone.
   static std::unique_ptr<Board> join(const Launch& launch);
-  /// A board of `slots` in this process's own memory.
+  /// Makes a board of `slots` in this process's own memory.
   explicit Board(int slots);
   ~Board();
   Board(const Board&) = delete;
@@ -72,27 +72,28 @@ class Board {
   void attach(int i, int rank);
 
   std::atomic<Verdict>& verdict() { return contents_->verdict; }
-  /// Plain memory: written by who claimed the verdict before it is published, read after that.
+  /// Returns plain memory: the process that claimed the verdict writes it before the verdict is published; others read
+  /// it after that.
   PostedFailure& failure() { return contents_->failure; }
   std::atomic<std::int32_t>& code() { return contents_->code; }
   std::atomic<std::int32_t>& holder() { return contents_->holder; }
 
-  /// Rank 0's process has found that the outputs can be written: whoever reports may write them.
+  /// Says that the outputs can be written, as rank 0's process has found: the process that reports may write them.
   std::atomic<bool>& may_write() { return contents_->may_write; }
 
-  /// All processes that will ever come have come: slots that are still absent do not count.
+  /// Says that no more processes will come: slots that are still absent do not count.
   void close() {
     contents_->closed = true;
     remove_name();
   }
   bool closed() const { return contents_->closed; }
-  /// Whether every process of the job has its slot here, in the order of ranks.
+  /// Returns whether every process of the job has its slot here, in the order of ranks.
   bool is_whole_job() const { return whole_job_; }
 
-  /// Takes the shared memory's name away, if it is still there.
+  /// Removes the shared memory's name, if it is still there.
   void remove_name();
-  /// The same once the verdict is given, but where some processes have not come yet they shall find it: the next job on
-  /// this machine takes the name away.
+  /// Removes the name likewise once the verdict is given, unless some processes have not come yet: they shall find it,
+  /// and the next job on this machine removes it.
   void keep_for_those_to_come();
 
  private:

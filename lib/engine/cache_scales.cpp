@@ -19,12 +19,13 @@ using model::Tensor;
 constexpr float kNeverLoaded = model::CacheScales().k;
 constexpr std::size_t kPerLayer = 3;  ///< q, k, v: the order of Role
 
-/// One of a layer's scales, counted over all layers.
+/// Returns the number of one of a layer's scales, counted over all layers.
 std::size_t slot(std::size_t layer, Role role) {
   return layer * kPerLayer + static_cast<std::size_t>(role) - static_cast<std::size_t>(Role::q_scale);
 }
 
-/// The tensors of all scales by their slots; nullptr where the model has none. Layers without attention do not count.
+/// Returns the tensors of all scales by their slots; nullptr where the model has none. Layers without attention do not
+/// count.
 std::vector<const Tensor*> tensors_by_slot(const model::Model& model) {
   std::map<std::int32_t, std::vector<const Tensor*>> layers;
   for (const Tensor& tensor : model.tensors) {
@@ -44,7 +45,7 @@ float as(float value, DType dtype) {
   return std::bit_cast<float>(kernels::convert_bits(bits, dtype, DType::f32));
 }
 
-/// What attention makes of scales, by slot.
+/// Returns the buffers that the engine makes of scales, by slot.
 std::vector<float> finalised(const layout::SideSpec& engine, std::vector<float> scales) {
   for (std::size_t i = 0; i < scales.size(); i += kPerLayer) {
     const model::CacheScales used = engine.finalise({scales[i], scales[i + 1], scales[i + 2]});
@@ -55,7 +56,7 @@ std::vector<float> finalised(const layout::SideSpec& engine, std::vector<float> 
   return scales;
 }
 
-/// A buffer that is not as it should be.
+/// A buffer that differs from the expected one.
 struct WrongBuffer {
   std::int32_t slot;
   std::uint32_t found;
@@ -64,7 +65,7 @@ struct WrongBuffer {
 
 }  // namespace
 
-/// A buffer is called like its layer's parameters, with an underscore.
+/// Returns the buffers' names: a buffer is called like its layer's parameter, with an underscore.
 std::vector<std::string> cache_buffers(const Setup& setup) {
   if (!setup.c.engine().has_cache_scales()) return {};
   const std::vector<const Tensor*> tensors = tensors_by_slot(setup.model);

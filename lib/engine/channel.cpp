@@ -23,7 +23,7 @@ using transport::now_ns;
 constexpr std::uint32_t kMostBytes = 16 << 20;  ///< of a message
 constexpr int kMilliseconds = 300;              ///< for one step of a connection
 
-/// In front of every message. All hosts of a job have one byte order (MPI's data have, too).
+/// Header of every message. All hosts of a job have one byte order (MPI's data do, too).
 struct Header {
   std::uint64_t token = 0;
   std::uint32_t bytes = 0;
@@ -91,7 +91,7 @@ std::string encode(const std::string& host, const News& news) {
   return out;
 }
 
-/// False where these bytes are no message.
+/// Returns false where these bytes are no message.
 bool decode(const std::string& bytes, std::string& host, News& news) {
   Reader in(bytes);
   host = in.text();
@@ -134,7 +134,7 @@ bool send_message(int socket, std::uint64_t token, const std::string& message) {
   return true;
 }
 
-/// What has come; false where the connection is no more.
+/// Appends the bytes that have arrived; returns false where the connection is closed.
 bool receive(int socket, std::string& received) {
   char part[65536];
   while (true) {
@@ -145,7 +145,7 @@ bool receive(int socket, std::string& received) {
   }
 }
 
-/// The next whole message; nullopt where there is none yet. `good` becomes false for bytes that are not ours.
+/// Returns the next whole message; nullopt where there is none yet. `good` becomes false for bytes that are not ours.
 std::optional<std::string> next_message(std::string& received, std::uint64_t token, bool& good) {
   Header header;
   if (received.size() < sizeof(header)) return std::nullopt;
@@ -157,7 +157,7 @@ std::optional<std::string> next_message(std::string& received, std::uint64_t tok
   return message;
 }
 
-/// This host's addresses; that of the loopback only where there is no other.
+/// Returns this host's addresses; the loopback's only where there is no other.
 std::vector<std::string> addresses() {
   std::vector<std::string> found;
   ifaddrs* all = nullptr;
@@ -250,7 +250,7 @@ void Teller::drop() {
   received_.clear();
 }
 
-/// To the next of the addresses.
+/// Connects to the next of the addresses.
 void Teller::connect() {
   if (addresses_.empty()) return;
   sockaddr_in to{};

@@ -1,7 +1,7 @@
 #pragma once
-// How rank 0's supervisor learns of ranks on other hosts: one process of each host keeps a TCP connection to it, says
-// twice a second where its host's ranks are, and hears that rank 0 lives and what has become of the job. Only the
-// supervisors' threads use it once it is there; nothing of it is in the way of the data.
+// Connections by which rank 0's supervisor learns of ranks on other hosts. One process of each host keeps a TCP
+// connection to it, reports the state of its host's ranks twice a second, and hears that rank 0 lives and what has
+// become of the job. Only the supervisors' threads use a connection once it is there; it does not delay the data.
 
 #include <cstdint>
 #include <map>
@@ -14,21 +14,21 @@
 
 namespace refit::engine {
 
-/// What a host has said last.
+/// The last message of a host.
 struct News {
   std::int64_t at = 0;  ///< now_ns here
   std::vector<Sight> sights;
   std::optional<Failure> failure;  ///< that the host's ranks have on their board
 };
 
-/// What rank 0 answers.
+/// The answer of rank 0.
 struct Answer {
   std::int64_t at = 0;  ///< now_ns here; 0 = nothing yet
   Verdict verdict = Verdict::none;
   int code = 0;
 };
 
-/// Rank 0's end. Talks only to those who know its token.
+/// Rank 0's end. Talks only to peers that know its token.
 class Listener {
  public:
   Listener();
@@ -36,11 +36,11 @@ class Listener {
   Listener(const Listener&) = delete;
   Listener& operator=(const Listener&) = delete;
 
-  /// Where it can be reached: port, token and this host's addresses as text; empty where it cannot.
+  /// Returns the listener's address as text: port, token and this host's addresses; empty where it cannot be reached.
   std::string address() const;
-  /// Takes what has come and answers; does not wait.
+  /// Receives the messages that have arrived and answers; does not wait.
   void serve(Verdict verdict, int code);
-  /// By host; one that has not spoken is not here.
+  /// Returns the last messages by host; a host that has sent none is missing.
   const std::map<std::string, News>& news() const { return news_; }
 
  private:
@@ -65,12 +65,12 @@ class Teller {
   Teller(const Teller&) = delete;
   Teller& operator=(const Teller&) = delete;
 
-  /// Connects where that has not been done yet, and sends. Takes a second at most. `host`: its name; with something
-  /// behind a '#' where it has several boards.
+  /// Connects where that has not been done yet, and sends. Takes a second at most. `host`: its name, followed by '#'
+  /// and a number where it has several boards.
   void tell(const std::string& host, const News& news);
-  /// What has come from rank 0.
+  /// Receives from rank 0, and returns its last answer.
   const Answer& hear();
-  /// The last that has come.
+  /// Returns the last answer.
   const Answer& last() const { return answer_; }
 
  private:

@@ -1,5 +1,5 @@
 #pragma once
-// From the engine's values to the report's: sections of a result that are known before anything moves.
+// Conversion of the engine's values to the report's: sections of a result that are known before anything moves.
 
 #include <string>
 #include <vector>
@@ -15,26 +15,26 @@ namespace refit::engine {
 using cases::Case;
 using cases::Setup;
 
-/// Case, command, environment without ranks, model, sides, settings and payload.
+/// Fills in case, command, environment without ranks, model, sides, settings and payload.
 report::Result describe(const Setup& setup, const std::vector<std::string>& command);
 
-/// Case, command and environment alone: what can be said of a case whose setup failed.
+/// Fills in case, command and environment alone, for a case whose setup failed.
 report::Result describe(const Case& c, const std::vector<std::string>& command);
 
-/// Everything in a case that all ranks must have in common, as "key=value" words.
+/// Returns everything in a case that all ranks must have in common, as "key=value" words.
 std::string common_text(const Case& c);
 
-/// Coordinates "tp=0 pp=1" as pairs.
+/// Returns coordinates "tp=0 pp=1" as pairs.
 std::vector<std::pair<std::string, std::int64_t>> parse_coordinates(const std::string& text);
 
 report::Bound to_report(const plan::Bound& bound, bool has_rates);
 
-/// How the executor m2n moves the tensors `bulk`.
+/// Reports how the executor m2n moves the tensors `bulk`.
 report::M2n to_report(const plan::Resharding& resharding, const model::Model& model,
                       const std::vector<model::Tensor>& bulk, const layout::Layout& source,
                       const layout::Layout& destination);
 
-/// 32 hexadecimal digits.
+/// Returns 32 hexadecimal digits.
 std::string hexadecimal(const Sum128& sum);
 
 }  // namespace refit::engine

@@ -1,5 +1,5 @@
 #pragma once
-// Where a process's kernels start: on a GPU that takes seconds, where many processes start on it at once.
+// Start of a process's kernels: on a GPU it takes seconds where many processes start at once.
 
 #include "case/limits.hpp"
 #include "kernels/kernels.hpp"
@@ -8,7 +8,7 @@
 
 namespace refit::engine {
 
-/// The device of this process, in a phase of its own. Errors: as kernels::Runtime.
+/// Makes this process's device, in a phase of its own. Errors: as kernels::Runtime.
 inline kernels::Runtime start_device(const transport::MpiSession& session, transport::Progress& progress,
                                      const cases::Limits& limits) {
   progress.begin_unprofiled("device", limits.phase());

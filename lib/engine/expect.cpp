@@ -13,7 +13,7 @@ namespace {
 /// The interface's tolerances: of a payload fraction, and of a fraction of wrong elements.
 constexpr double kFractionTolerance = 0.0005;
 
-/// Elements that all gen ranks store of the tensors matching a glob, and of buffers.
+/// Returns the elements that all gen ranks store of the tensors matching a glob, and of buffers.
 std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
   std::int64_t elements = 0;
   for (const model::Tensor& tensor : setup.model.tensors) {
@@ -28,7 +28,7 @@ std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
   return elements;
 }
 
-/// Why the wrong tensors are not those that were expected; empty if they are.
+/// Describes how the wrong tensors differ from the expected ones; empty if they do not.
 std::string missed_mismatch(const Setup& setup, const report::Verification& found) {
   if (found.tensors_wrong == 0 && found.wrong_replicas.empty()) {
     return "wrong data was expected, but everything is right";
@@ -100,7 +100,7 @@ std::string missed(const Setup& setup, const report::Result& result) {
   return "";
 }
 
-/// Passed without a reason against it.
+/// Sets the status: passed if there is no reason against it.
 void conclude(const std::string& reason, const std::string& phase, report::Result& result) {
   result.status = reason.empty() ? report::Status::passed : report::Status::failed;
   result.exit_code = reason.empty() ? 0 : static_cast<int>(ErrorKind::data);

@@ -1,5 +1,5 @@
 #pragma once
-// What a case expects, held against what happened.
+// Compares the outcome of a run with the expectations of its case.
 
 #include <string>
 
@@ -15,10 +15,10 @@ using cases::Setup;
 /// Judges a finished run: sets result.status, exit_code and, where something was missed, result.error.
 void judge(const Setup& setup, report::Result& result);
 
-/// The same for a plan, of which only the payload's fraction can be expected.
+/// Judges a plan likewise; only the payload's fraction can be expected of it.
 void judge_plan(const Setup& setup, report::Result& result);
 
-/// Judges what ended a run before its end: the exit code to end with, also put into `result`.
+/// Judges a failure that ended a run early: returns the exit code, also put into `result`.
 int judge_failure(const Case& c, const Failure& failure, report::Result& result);
 
 }  // namespace refit::engine

@@ -1,5 +1,5 @@
 #pragma once
-// How a job can end before its end.
+// The ways in which a job can fail before its end.
 
 #include <cstdint>
 #include <string>
@@ -9,8 +9,8 @@
 namespace refit::engine {
 
 enum class Ending : std::uint8_t {
-  error,        ///< that a rank has seen itself
-  death,        ///< a process is no more
+  error,        ///< a rank has seen it itself
+  death,        ///< a process has ended
   timeout,      ///< a phase took longer than it may
   interruption  ///< a signal told the job to end
 };
@@ -19,7 +19,7 @@ struct Failure {
   Ending ending = Ending::error;
   ErrorKind kind = ErrorKind::runtime;
   int rank = -1;  ///< world rank that failed, died, got the signal, or that the others waited for; -1: none is known
-  std::string phase;  ///< in which it was
+  std::string phase;  ///< the phase of the failure
   std::string message;
   double seconds = 0;  ///< of a timeout: the limit
 };

@@ -17,7 +17,7 @@ namespace {
 using transport::CollectiveError;
 using transport::together;
 
-/// One line on rank 0's log when a long load has gone on for another second.
+/// Writes one line to rank 0's log when a long load has gone on for another second.
 class LoadProgress {
  public:
   void operator()(std::int64_t done, std::int64_t all) {
@@ -31,7 +31,7 @@ class LoadProgress {
   double last_ = now();
 };
 
-/// Hash of everything that all ranks must have in common about a tensor.
+/// Returns the hash of everything about a tensor that all ranks must have in common.
 std::uint64_t input_hash(const model::Tensor& tensor) {
   std::uint64_t hash = combine(hash_name(tensor.name), static_cast<std::uint64_t>(tensor.dtype));
   for (std::int64_t extent : tensor.shape) hash = combine(hash, static_cast<std::uint64_t>(extent));
@@ -75,7 +75,7 @@ void Job::prepare(report::Result& result) {
   make_prover(result);
 }
 
-/// Fingerprints of what gen alone stores, and a first look at what is loaded.
+/// Makes the prover: takes fingerprints of the tensors that gen alone stores, and a first look at the loaded weights.
 void Job::make_prover(report::Result& result) {
   begin("verify");
   std::vector<verify::Constant> constants;
@@ -101,7 +101,7 @@ void Job::make_prover(report::Result& result) {
   }
 }
 
-/// Every rank read case, config and checkpoint headers itself: all must have read the same.
+/// Requires that all ranks, each of which read case, config and checkpoint headers itself, have read the same.
 void Job::require_same_inputs() {
   const std::string text = common_text(setup_.c);
   std::vector<std::uint64_t> mine;
@@ -129,7 +129,8 @@ void Job::allocate() {
   links_ = lies_.links(transport::make_links(world_, setup_.c.run.timeout_seconds, progress_), world_, arena_,
                        how_.misc_buffer_bytes);
   const std::int64_t bytes = transport::ArenaMap(local_).bytes;
-  // Where all ranks are on one host they will map each other; verification has all that is sent in memory at a time.
+  // Ranks that are all on one host will map each other. Verification, however, has everything that is sent in memory at
+  // a time.
   const bool one_host = std::ranges::count(places_.hosts, places_.hosts.front()) == std::ssize(places_.hosts);
   const bool is_lean = one_host && setup_.c.run.verify == cases::Verify::off;
   std::int64_t staging = 0;
@@ -137,7 +138,7 @@ void Job::allocate() {
     staging = session::staging_bytes(exchange_, how_, is_train() ? Side::source : Side::destination, rank(),
                                      is_lean ? session::Mapped::every_rank : session::Mapped::perhaps_not_all);
   });
-  // A shared window's pages are main memory too.
+  // The pages of a shared window are main memory too.
   links_->require_room(places_.hosts[static_cast<std::size_t>(world_.rank())], bytes + staging,
                        "use fewer layers (--layers), a -small model, or more hosts; of the executors direct needs "
                        "least: no staging memory beside the weights");
@@ -182,7 +183,7 @@ void Job::say(const std::vector<std::string>& notes, report::Result& result) con
   }
 }
 
-/// Collective.
+/// Makes the scales of the KV cache. Collective.
 void Job::make_cache_scales(report::Result& result) {
   std::string text;
   together(world_, [&] {
@@ -265,7 +266,7 @@ report::Refit Job::refit(std::int64_t number) {
   for (const transport::Statistic& statistic : session_->statistics()) {
     if (statistic.unit == transport::Statistic::Unit::part)
       result.phases.emplace_back(fmt::format("bulk.{}", statistic.name), world_.max(statistic.value));
-    // Until all copies were enqueued.
+    // Seconds of this kind end when all copies are enqueued.
     if (statistic.unit == transport::Statistic::Unit::seconds) result.host_seconds = world_.max(statistic.value);
   }
   return result;

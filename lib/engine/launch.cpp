@@ -24,7 +24,7 @@ std::optional<std::int64_t> number(std::string_view digits) {
   return value;
 }
 
-/// The first of these variables that is a number.
+/// Returns the first of these variables that is a number.
 std::optional<std::int64_t> first(std::initializer_list<const char*> names) {
   for (const char* name : names) {
     if (const auto value = number(text(name))) return value;
@@ -32,7 +32,8 @@ std::optional<std::int64_t> first(std::initializer_list<const char*> names) {
   return std::nullopt;
 }
 
-/// How many tasks Slurm has started on this node: "4(x2),3" is 4 on each of two nodes and 3 on the third.
+/// Returns the number of tasks that Slurm has started on this node: "4(x2),3" is 4 on each of two nodes and 3 on the
+/// third.
 std::optional<std::int64_t> slurm_tasks() {
   const auto node = first({"SLURM_NODEID"});
   const std::string all = text("SLURM_STEP_TASKS_PER_NODE");

@@ -1,12 +1,12 @@
 #pragma once
-// What the launcher says of this process in its environment, before MPI says it.
+// Facts about this process that the launcher puts into its environment, known before MPI starts.
 
 #include <cstdint>
 #include <string>
 
 namespace refit::engine {
 
-/// This process's place in its job. Where no launcher that is known has started it, it is rank 0 of 1.
+/// This process's place in its job: rank 0 of 1 where no known launcher has started it.
 struct Launch {
   std::int64_t rank = 0;        ///< in the world
   std::int64_t size = 1;        ///< processes of the job
@@ -18,7 +18,7 @@ struct Launch {
 /// Reads the environment of Open MPI, PMIx, MPICH and Slurm.
 Launch read_launch();
 
-/// This host's name.
+/// Returns this host's name.
 std::string host_name();
 
 }  // namespace refit::engine

@@ -19,7 +19,7 @@
 namespace refit::engine {
 namespace {
 
-/// A folder for dumps of one side: made, writable, without dumps that are not to be replaced.
+/// Checks a folder for dumps of one side: it is made, writable, and without dumps that must not be replaced.
 void check_folder(const std::string& folder, const std::string& side, bool force) {
   make_folder(folder);
   try {
@@ -35,7 +35,7 @@ void check_folder(const std::string& folder, const std::string& side, bool force
   for (const std::string& path : found) checkpoint::require_replaceable(path);
 }
 
-/// A run of fewer ranks must not leave the others of an earlier one beside its own.
+/// Removes one side's dumps: a run of fewer ranks must not leave those of an earlier run beside its own.
 void remove_dumps(const std::string& folder, const std::string& side) {
   for (const std::string& path : checkpoint::side_files(folder, side)) {
     std::error_code error;
@@ -104,7 +104,7 @@ void Outputs::remove_older() const {
   for (const Dumps& dumps : dumps_) remove_dumps(dumps.folder, dumps.side);
 }
 
-/// What a file will be, complete beside it; nothing where this result has none of that kind.
+/// The content of a file, complete beside it; nothing where this result has no such file.
 struct Outputs::Complete {
   const File* file;
   std::optional<TemporaryFile> content;
@@ -157,10 +157,10 @@ void Outputs::write(report::Result& result) {
   std::unique_lock pen(pen_, std::defer_lock);
   if (!first) {
     if (!pen.try_lock_for(kPatience)) return;
-    pen.release();  // nobody gets it after this one
+    pen.release();  // no other thread gets it after this one
   }
   Failures failures;
-  // True where the result is a failure by now.
+  // Returns true where the result is a failure by now.
   const auto judge = [&] {
     if (const std::string reason = stdout_failure(); !reason.empty())
       failures.emplace("", "cannot write to stdout: " + reason);
@@ -185,7 +185,7 @@ void Outputs::write(report::Result& result) {
     if (first && !pen.owns_lock()) pen.lock();
     const Failures before = failures;
     replace(prepare(result, failures), failures);
-    // What was written before says "passed".
+    // Files that were written before say "passed".
     for (const auto& [path, reason] : failures) {
       if (!path.empty() && !before.contains(path)) report::remove_output(path);
     }

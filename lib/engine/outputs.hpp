@@ -1,6 +1,6 @@
 #pragma once
-// The files that a command leaves beside what it prints: all checked before the work, older ones taken away then, each
-// written by itself. One process of a job prepares and writes them.
+// The files that a command leaves beside its printed text. All are checked before the work, when older ones are taken
+// away, and each is written by itself. One process of a job prepares and writes them.
 
 #include <atomic>
 #include <functional>
@@ -17,36 +17,36 @@ namespace refit::engine {
 
 class Outputs {
  public:
-  /// The bytes of a file; nothing where this result has none of that kind.
+  /// Returns the bytes of a file; nothing where this result has no such file.
   using Make = std::function<std::optional<std::string>(const report::Result&)>;
 
-  /// None yet.
+  /// Makes an empty list of files.
   explicit Outputs(bool force) : force_(force) {}
-  /// What `run` leaves: result files, and folders for dumps.
+  /// Makes the outputs of `run`: result files, and folders for dumps.
   explicit Outputs(const cases::OutputSection& output);
 
-  /// A file; an empty path is none.
+  /// Adds a file, unless the path is empty.
   void add(const std::string& path, Make make);
 
   /// Checks everything, and makes folders for dumps. Errors: all refusals at once (report::fail_refused); files that
   /// are not refused can be written all the same.
   void check();
-  /// In the other processes of the job, once all is well in the one that checked: this one may write too.
+  /// Allows this process to write too, after another process of the job has checked everything without errors.
   void assume_checked();
-  /// Where they may be replaced: takes older results and dumps away, so that none outlives a run that is killed. After
-  /// all other checks, before the work.
+  /// Takes older results and dumps away where they may be replaced, so that none outlives a run that is killed. Call it
+  /// after all other checks and before the work.
   void remove_older() const;
-  /// Takes away the results alone that are older than this process.
+  /// Takes away only the results that are older than this process.
   void remove_older_than_this_process() const;
 
-  /// Writes each file by itself. What cannot be written, stdout included, is said on stderr; then a result with exit
-  /// code 0 becomes an error with 3, and the files that can be written say so. Nothing before `check`.
+  /// Writes each file by itself; nothing before `check`. Files that cannot be written, stdout included, are named on
+  /// stderr; then a result with exit code 0 becomes an error with 3, and the files that can be written say so.
   ///
-  /// Streams may take long to be read, and hear of success only when all files are complete beside those that they will
-  /// be; these get their names last. Another thread may call this while, or after, the first one does: it replaces the
-  /// files by what it knows, leaves the streams alone, and the first one does not come back.
+  /// Streams may take long to be read. They report success only when all files are complete beside their targets; these
+  /// are renamed last. Another thread may call this during or after the first call: it replaces the files by its own
+  /// result, leaves the streams alone, and the first call does not return.
   void write(report::Result& result);
-  /// Whether some thread has begun to write.
+  /// Returns whether some thread has begun to write.
   bool begun() const { return begun_; }
 
  private:
@@ -70,7 +70,7 @@ class Outputs {
   std::vector<File> files_;
   std::vector<Dumps> dumps_;
   std::atomic<bool> begun_ = false;
-  std::timed_mutex pen_;  ///< whoever has it may replace files
+  std::timed_mutex pen_;  ///< its holder may replace files
 };
 
 }  // namespace refit::engine

@@ -28,9 +28,9 @@ using transport::together;
 constexpr std::int64_t kPairBytes = 32 << 20;
 constexpr std::int64_t kPeerBytes = 256 << 20;
 constexpr double kTimeoutSeconds = 60;
-constexpr int kLanes = 4;  ///< what executors use unless told otherwise
+constexpr int kLanes = 4;  ///< the executors' default
 
-/// Every ordered pair of ranks alone, in GB/s.
+/// Measures and prints every ordered pair of ranks alone, in GB/s.
 void print_matrix(transport::Control& world, transport::Communicator& communicator, double seconds) {
   const bool root = world.rank() == 0;
   if (root) print("#\n# one pair at a time, messages of {} MiB, GB/s (row sends to column)\n#      ", kPairBytes >> 20);
@@ -51,7 +51,7 @@ void print_matrix(transport::Control& world, transport::Communicator& communicat
 }
 
 std::string hardware_file(const plan::Rates& rates, const Places& places) {
-  const bool host = rates.memory_is_shared;  // every rank a device
+  const bool host = rates.memory_is_shared;  // every rank is a device
   std::string text = fmt::format(
       "# Measured by `refit probe --save`. Rates in GB/s (1e9 bytes) per direction; memory: read + write of one {}.\n"
       "ranks_per_device = {}\ndevices_per_domain = {}\ndevice_in = {:.3f}\ndevice_out = {:.3f}\n",
@@ -67,14 +67,14 @@ void print_rate(const char* what, double rate, const char* unit = "GB/s") {
   if (rate > 0) print("{:<44}{:>10.2f} {}\n", what, rate / 1e9, unit);
 }
 
-/// What links the ranks, and what they measured.
+/// Measurement of the links between the ranks.
 class Probe {
  public:
   Probe(const transport::MpiSession& session, transport::Control& world, transport::Links& links, const Places& places,
         double seconds)
       : session_(session), world_(world), links_(links), places_(places), seconds_(seconds) {}
 
-  /// Collective; prints on rank 0. What the cost model takes of it.
+  /// Measures, prints on rank 0, and returns the cost model's rates. Collective.
   plan::Rates operator()() {
     const ProbedRates rates = measure();
     const bool device = links_.maps_always();
@@ -100,7 +100,7 @@ class Probe {
   }
 
  private:
-  /// The first half of the ranks as train ranks, the others as gen ranks.
+  /// Measures with the first half of the ranks as train ranks and the others as gen ranks.
   ProbedRates measure() {
     const int senders = std::max(1, session_.size() / 2);
     std::vector<int> everybody(static_cast<std::size_t>(session_.size()));
@@ -139,7 +139,8 @@ class Probe {
 
 constexpr int kNotRoot = -1;
 
-/// The main thread's part, from MPI_Init to MPI_Finalize: the hardware file's text and an exit code, on rank 0.
+/// Runs the main thread's part, from MPI_Init to MPI_Finalize; returns the hardware file's text and an exit code on
+/// rank 0.
 std::pair<std::string, int> measure(const ProbeOptions& options, Supervisor& supervisor, const cases::Limits& limits) {
   transport::Progress& progress = supervisor.progress();
   progress.begin_unprofiled("MPI_Init", limits.phase());
@@ -160,7 +161,7 @@ std::pair<std::string, int> measure(const ProbeOptions& options, Supervisor& sup
       print("# refit probe: {} ranks, {} on this host; {}; {}\n", session.size(), session.node_size(),
             transport::MpiSession::version(), kernels::Runtime::version());
     const Places places = places_of(*world);
-    // Pairs of ranks have their share of `seconds` one after the other, and there are other rates.
+    // Pairs of ranks take their share of `seconds` one after the other; the other rates come on top.
     progress.begin("probe", limits.phase() + options.seconds * (session.size() + 20));
     const std::unique_ptr<transport::Links> links = transport::make_links(*world, kTimeoutSeconds, progress);
     result.first = hardware_file(Probe(session, *world, *links, places, options.seconds)(), places);

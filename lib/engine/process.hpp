@@ -1,21 +1,21 @@
 #pragma once
-// What the kernel says of processes.
+// Facts about processes that the kernel knows.
 
 #include <cstdint>
 
 namespace refit::engine {
 
-/// The state of a process or thread as /proc has it: R runs, S sleeps, D waits for a device or file system, T is
-/// stopped, Z has ended; '\0' where there is none of that number (any more).
+/// Returns the state of a process or thread as /proc has it: R runs, S sleeps, D waits for a device or file system, T
+/// is stopped, Z has ended; '\0' where there is none of that number (any more).
 char state_of_process(std::int64_t pid);
 
-/// When it was started, in ticks since boot; 0 where there is none.
+/// Returns when the process was started, in ticks since boot; 0 where there is none.
 std::int64_t start_of_process(std::int64_t pid);
 
-/// How long ago this process was started, in seconds; 0 where the kernel does not say.
+/// Returns how long ago this process was started, in seconds; 0 where the kernel does not say.
 double age_of_this_process();
 
-/// The namespace in which this process's pid is counted.
+/// Returns the namespace in which this process's pid is counted.
 std::int64_t pid_namespace();
 
 }  // namespace refit::engine

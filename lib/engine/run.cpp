@@ -48,7 +48,7 @@ void require_ranks(const Case& c, int started) {
       needed);
 }
 
-/// Who runs where: gathered once, known to all ranks, so that any of them can write the result.
+/// Returns the place of every rank: gathered once and known to all ranks, so that any of them can write the result.
 std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setup& setup, const Places& places) {
   char host[256] = {};
   gethostname(host, sizeof(host) - 1);
@@ -70,7 +70,7 @@ std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setu
   return ranks;
 }
 
-/// Adds one verified refit to what is reported.
+/// Adds one verified refit to the report.
 void add(const verify::StepResult& step, const model::Model& model, report::Refit& refit, report::Result& result) {
   refit.elements_wrong = step.elements_wrong;
   refit.counted = step.tensors_not_counted == 0;
@@ -137,7 +137,7 @@ class Run {
 
   bool is_root() const { return session_.rank() == 0; }
 
-  /// True where the job came to its end; false where all ranks failed alike, which is in the findings.
+  /// Returns true where the job is complete; false where all ranks failed alike, which is in the findings.
   bool operator()() {
     try {
       progress_.begin("setup", limits_.phase());
@@ -163,8 +163,8 @@ class Run {
     }
   }
 
-  /// Gives everything back but MPI and Kokkos, whose end is the destructor's. Collective: who ends MPI while another
-  /// rank hangs can end the job only by its own end, which launchers do not like.
+  /// Releases everything except MPI and Kokkos, which the destructor ends. Collective: a rank that ends MPI while
+  /// another one hangs can end the job only by its own end, which launchers do not like.
   void finish() {
     progress_.begin("finish", limits_.phase());
     job_.reset();
@@ -197,8 +197,8 @@ class Run {
       report::Refit refit = job.refit(number);
       const bool verifies =
           case_.run.verify == cases::Verify::every || (case_.run.verify == cases::Verify::last && number == last);
-      std::optional<verify::StepResult> step;  // what is found is rank 0's to keep
-      report::Result found;                    // its notes
+      std::optional<verify::StepResult> step;  // rank 0 keeps it
+      report::Result found;                    // the step's notes
       if (verifies) {
         step = job.verify(number, found, [&](const verify::StepResult& wrong) { name_wrong(wrong); });
         findings_.forget_verdict();
@@ -229,7 +229,7 @@ class Run {
     });
   }
 
-  /// What is wrong is the verdict from now on, whatever becomes of counting.
+  /// Makes the wrong tensors the verdict from now on, even if counting their elements fails.
   void name_wrong(const verify::StepResult& wrong) {
     report::Result verdict = result();
     report::Refit refit;
@@ -238,7 +238,7 @@ class Run {
     judge(*setup_, verdict);
     findings_.set_verdict(std::move(verdict));
     if (!is_root()) return;
-    // All that fits on a screen of the first wrong refit, a line of others.
+    // The log names as many wrong tensors of the first wrong refit as fit on a screen, and one of later refits.
     const bool is_first = !result().verification || result().verification->wrong.empty();
     const std::size_t shown = std::min<std::size_t>(wrong.wrong.size(), is_first ? 10 : 1);
     for (std::size_t i = 0; i < shown; ++i) {
@@ -251,7 +251,7 @@ class Run {
     }
   }
 
-  /// All ranks threw the same error and are in step: rank 0 will report it once MPI has ended in good order.
+  /// Records an error that all ranks threw in step: rank 0 will report it once MPI has ended in good order.
   void fail_together(const CollectiveError& error) {
     const std::string phase = job_ ? transport::phase_of(progress_.where()) : "";
     findings_.edit([&](report::Result& all) {
@@ -259,7 +259,7 @@ class Run {
     });
   }
 
-  /// A case may say how many ranks share a device; the device with the most ranks must have that many.
+  /// Requires that the device with the most ranks has as many as the case says, where it says so.
   void require_ranks_per_device() const {
     const std::int64_t wanted = case_.run.ranks_per_device;
     if (wanted == 0) return;
@@ -284,15 +284,15 @@ class Run {
   kernels::Runtime runtime_;
   kernels::ExecutionSpace space_;
   std::unique_ptr<transport::Control> world_;
-  std::shared_ptr<Setup> setup_;  ///< the supervisor's too: it names tensors
+  std::shared_ptr<Setup> setup_;  ///< shared with the supervisor, which names tensors
   inject::Faults faults_;
   Places places_;
   std::unique_ptr<Job> job_;
 };
 
-/// Takes older results away before MPI starts, which may hang or be ended, and before a failure is reported that came
-/// earlier; what refuses that is said when all ranks can hear it. A result that is younger than this process is this
-/// job's: of a process that was stopped at its start and goes on when the others have ended.
+/// Takes older results away before MPI starts, which may hang or be ended, and before an earlier failure is reported.
+/// Refusals are reported by the setup, when all ranks can hear them. A result that is younger than this process belongs
+/// to this job: the process may have been stopped at its start and go on when the others have ended.
 void take_older_away(Outputs& outputs, Board& board) {
   try {
     outputs.check();
@@ -303,8 +303,8 @@ void take_older_away(Outputs& outputs, Board& board) {
   }
 }
 
-/// The supervisor's report of a failure that not all ranks have seen; its exit code. Wrong data that had been named
-/// before time ran out is the verdict, and so is any failure that is being written.
+/// Reports a failure that not all ranks have seen, for the supervisor; returns its exit code. The verdict stays wrong
+/// data that were named before time ran out, or any failure that is being written.
 int report_failure(const Case& c, const Findings& findings, Board& board, Outputs& outputs, const Failure& failure) {
   std::optional<report::Result> verdict;
   if (failure.ending == Ending::timeout) verdict = findings.verdict();
@@ -314,7 +314,7 @@ int report_failure(const Case& c, const Findings& findings, Board& board, Output
     return result.exit_code;
   }
   const int code = verdict ? result.exit_code : judge_failure(c, failure, result);
-  // What others saw of a rank names it itself.
+  // Messages about a rank by other ranks name the rank themselves.
   const bool own = failure.ending == Ending::error || failure.ending == Ending::interruption;
   say(fmt::format("{}{}{}", own ? fmt::format("rank {}: ", failure.rank) : "", code == 0 ? "as expected: " : "",
                   failure.message));
@@ -330,7 +330,7 @@ void end_job(int code) {
   transport::MpiSession::abort(code);
 }
 
-/// Rank 0's last words: what the job has come to. MPI has ended.
+/// Reports the job's end at rank 0, after MPI has ended; returns the exit code.
 int conclude(Supervisor& supervisor, const Findings& findings, Outputs& outputs, bool complete) {
   report::Result result = findings.get();
   result.elapsed_seconds = now() - result.started;
@@ -355,7 +355,7 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
   try {
     outputs.check();
   } catch (const Error&) {
-    // This error is the second: the first one is reported.
+    // The first error is the one to report.
   }
   outputs.write(result);
   return result.exit_code;

@@ -19,19 +19,19 @@ namespace {
 using transport::now_ns;
 
 constexpr std::int64_t kSecond = 1'000'000'000;
-/// So long the acting process leaves a failure that another one saw to rank 0.
+/// Time that the acting process leaves a failure seen by another process to rank 0.
 constexpr std::int64_t kPatience = 3 * kSecond;
-/// So long a report may take.
+/// Longest time of a report.
 constexpr std::int64_t kReport = 10 * kSecond;
-/// How often a host's ranks are told to rank 0, and how long after the end of all that it sees it waits for others.
+/// Interval at which rank 0 is told of a host's ranks.
 constexpr std::int64_t kTelling = kSecond / 2;
-/// So long after a signal rank 0 listens whether a rank has died on another host: then that is why.
+/// Time after a signal in which rank 0 listens for a rank's death on another host, which then is the cause.
 constexpr std::int64_t kHearing = 3 * kSecond / 10;
 constexpr std::int64_t kFarewell = 5 * kSecond;
-/// A supervisor that did not run for so long counts none of the time.
+/// Pause after which a supervisor counts none of the time.
 constexpr std::int64_t kAbsence = kSecond;
 
-/// A supervisor that has missed so many ticks may have died.
+/// Ticks that a supervisor has missed when it may have died.
 constexpr double kMissedTicks = 3;
 
 sigset_t our_signals() {
@@ -59,7 +59,7 @@ void copy_text(char (&to)[N], const std::string& from) {
   to[length] = '\0';
 }
 
-/// Ends this process where a report, or the launcher that was asked to end the job, does not come to an end.
+/// Ends this process where a report, or the launcher that was asked to end the job, hangs.
 void end_later(int code) {
   std::thread([code] {
     std::this_thread::sleep_for(std::chrono::nanoseconds(kReport));
@@ -160,7 +160,7 @@ void Supervisor::fail(ErrorKind kind, const std::string& message) {
   wait_for_the_end();
 }
 
-/// Whoever has the verdict ends the process.
+/// Waits: the process that has the verdict ends this one.
 void Supervisor::wait_for_the_end() {
   while (true) std::this_thread::sleep_for(std::chrono::hours(1));
 }
@@ -200,14 +200,14 @@ void Supervisor::watch() {
     board_.slot(local_rank_).beat = now;
     if (!stop_) step();
   }
-  // The last one of a host says that it was.
+  // The host's last process tells rank 0 that it was the last.
   for (int i = 0; i < board_.slots(); ++i) {
     if (board_.slot(i).life == Life::alive) return;
   }
   if (connected_ && teller_) teller_->tell(board_name(), {0, sights(), std::nullopt});
 }
 
-/// For the next tick, an event or a signal.
+/// Waits for the next tick, an event or a signal.
 void Supervisor::wait() {
   pollfd files[] = {{wake_, POLLIN, 0}, {signals_, POLLIN, 0}};
   poll(files, signals_ >= 0 ? 2 : 1, static_cast<int>(how_.tick_seconds * 1000));
@@ -218,7 +218,7 @@ void Supervisor::wait() {
     on_signal(static_cast<int>(signal.ssi_signo));
 }
 
-/// A process that was suspended has lost no time.
+/// Extends this process's deadline by a time in which it was suspended.
 void Supervisor::forgive(std::int64_t nanoseconds) {
   auto& mine = board_.slot(local_rank_).where.deadline_ns;
   std::int64_t deadline = mine;
@@ -233,7 +233,7 @@ bool Supervisor::is_fresh(int i) const {
   return silence < kSilentSeconds && (silence < kMissedTicks * how_.tick_seconds || !is_dead(slot));
 }
 
-/// On each host the first process whose supervisor runs looks after all processes of that host.
+/// Returns whether this process acts for its host: the first process whose supervisor runs looks after all of them.
 bool Supervisor::is_acting() const {
   for (int i = 0; i < local_rank_; ++i) {
     if (is_fresh(i)) return false;
@@ -241,7 +241,7 @@ bool Supervisor::is_acting() const {
   return true;
 }
 
-/// Where rank 0 is on this host and runs; -1: nowhere here.
+/// Returns the slot of rank 0 where it is on this host and runs; else -1.
 int Supervisor::root_slot() const {
   for (int i = 0; i < board_.slots(); ++i) {
     if (board_.slot(i).rank == 0 && is_fresh(i)) return i;
@@ -274,7 +274,7 @@ std::vector<Sight> Supervisor::all_sights() const {
   return all;
 }
 
-/// A host's name, and which of its boards this is where it has several.
+/// Returns the host's name, and the board's number where the host has several.
 std::string Supervisor::board_name() const {
   for (int i = 0; i < board_.slots(); ++i) {
     if (board_.slot(i).life != Life::absent) return fmt::format("{}#{}", host_name(), board_.slot(i).rank.load());
@@ -282,7 +282,7 @@ std::string Supervisor::board_name() const {
   return host_name();
 }
 
-/// With the other hosts.
+/// Exchanges news with the other hosts.
 void Supervisor::talk() {
   const Verdict verdict = board_.verdict();
   if (listener_) {
@@ -291,7 +291,7 @@ void Supervisor::talk() {
     for (const auto& [host, news] : listener_->news()) {
       for (const Sight& sight : news.sights) ended &= sight.state == Sight::State::ended;
       if (!news.failure || verdict != Verdict::none) continue;
-      // Rank 0 sees more than they did.
+      // Rank 0 looks for the late ranks itself, since it sees more than that host did.
       if (news.failure->ending == Ending::timeout) {
         claim_timeout(news.failure->phase, news.failure->seconds);
       } else {
@@ -318,7 +318,7 @@ void Supervisor::talk() {
   }
 }
 
-/// Whether rank 0, on another host, has answered of late.
+/// Returns whether rank 0, on another host, has answered of late.
 bool Supervisor::root_hears() const {
   return connected_ && teller_ && teller_->last().at != 0 &&
          static_cast<double>(now_ns() - teller_->last().at) < (kSilentSeconds + 1) * 1e9;
@@ -342,7 +342,7 @@ void Supervisor::look_for_trouble() {
       return;
     }
   }
-  // Rank 0's host goes first: it has the results.
+  // Rank 0's host goes first, since it has the results.
   std::int64_t patience = kPatience / 3;
   for (int i = 0; i < board_.slots(); ++i) {
     if (board_.slot(i).life != Life::absent && board_.slot(i).rank == 0) patience = 0;
@@ -353,7 +353,7 @@ void Supervisor::look_for_trouble() {
     if (slot.life != Life::alive) continue;
     const std::int64_t deadline = slot.where.deadline_ns;
     if (deadline == 0) continue;
-    if (now < deadline && slot.where.extends) return;  // it moves, and the others wait for it
+    if (now < deadline && slot.where.extends) return;  // its work moves on, and the others wait for it
     if (now >= deadline + patience) late = &slot.where;
   }
   if (late == nullptr) return;
@@ -375,7 +375,7 @@ void Supervisor::follow(Verdict verdict) {
     case Verdict::none: return;
     case Verdict::concluded:
     case Verdict::written: {
-      // The main thread of rank 0 writes the results.
+      // The results are written by the main thread of rank 0.
       const transport::Where& where = progress_.where();
       const std::int64_t deadline = where.deadline_ns;
       if (rank_ != 0 || deadline == 0 || now < deadline) return;
@@ -386,7 +386,7 @@ void Supervisor::follow(Verdict verdict) {
     }
     case Verdict::published: {
       const int root = root_slot();
-      // Rank 0 on another host reports this failure, or has a verdict already.
+      // A rank 0 on another host reports this failure, or has a verdict already.
       if (root < 0 && root_hears() && (since < kPatience || teller_->last().verdict != Verdict::none)) return;
       const bool mine = root >= 0 ? root == local_rank_ : is_acting();
       if (mine || (board_.holder() == rank_ && since > kPatience)) report_failure();
@@ -423,7 +423,7 @@ void Supervisor::report_failure() {
   how_.end(board_.code());
 }
 
-/// What holds up the main thread after the job's end cannot be undone, but said, and the results say so too.
+/// Reports a main thread that hangs after the job's end. The end cannot be undone, but the results name the failure.
 void Supervisor::overrule(Verdict verdict, const Failure& failure) {
   if (!board_.verdict().compare_exchange_strong(verdict, Verdict::taken)) return;
   if (how_.signals) end_later(static_cast<int>(ErrorKind::runtime));
@@ -432,7 +432,8 @@ void Supervisor::overrule(Verdict verdict, const Failure& failure) {
   how_.end(board_.code());
 }
 
-/// The first to come of several, or one that comes when the others have been ended already.
+/// Returns whether no other process is on the board: this one is the first of several, or comes when the others have
+/// been ended already.
 bool Supervisor::is_alone() const {
   if (board_.closed() || board_.slots() == 1) return false;
   for (int i = 0; i < board_.slots(); ++i) {
@@ -458,10 +459,10 @@ void Supervisor::on_signal(int number) {
 void Supervisor::after_signal() {
   const std::int64_t since = now_ns() - signal_at_;
   if (is_alone()) {
-    // A process that was stopped before it came wakes up to be ended: the verdict has been given without it.
+    // A process that was stopped before it came was woken up to be ended: the verdict has been given without it.
     if (since > kSecond) _exit(static_cast<int>(ErrorKind::runtime));
   } else {
-    // A launcher ends the others of a job in which one has died: that is why, then.
+    // A rank that has died is the cause: a launcher then ends the other ranks of the job.
     for (const Sight& sight : sights()) {
       if (sight.state != Sight::State::dead) continue;
       claim({Ending::death, ErrorKind::runtime, sight.rank, sight.phase, describe(sight, tensor_name()), 0});

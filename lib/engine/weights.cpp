@@ -17,7 +17,7 @@ Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, Group gr
 
 verify::RankView Weights::view() const { return {group_, rank_, &layout_, memory_.storages()}; }
 
-/// A piece as the tensor's source has it: repeated scales once.
+/// Returns a piece's region in the tensor's source, where repeated scales stand once.
 kernels::Region Weights::region(const LocalPiece& piece) const {
   const Tensor& tensor = setup_.model[piece.tensor];
   const kernels::Region stored = region_of(view(), piece, tensor, piece.piece.box);
@@ -26,7 +26,8 @@ kernels::Region Weights::region(const LocalPiece& piece) const {
   return {stored.data, stored.dtype, once, tensor.file_shape(), {stored.strides[0], stored.strides[2]}};
 }
 
-/// The pieces whose values are the storage's (a tied lm_head shares its embedding's) and do not come from train.
+/// Returns the pieces whose values are the storage's (a tied lm_head shares its embedding's) and do not come from
+/// train.
 std::vector<const LocalPiece*> Weights::own_pieces() const {
   std::vector<const LocalPiece*> result;
   for (const LocalPiece& piece : layout_.pieces) {
@@ -83,8 +84,8 @@ void Weights::flip_bits(const kernels::ExecutionSpace& space, const Which& which
   }
 }
 
-/// Whether the checkpoint has the piece's values. Of scales of the KV cache a calibration's count, and those that
-/// nobody has are made.
+/// Returns whether the piece's values are read from the checkpoint. Scales of the KV cache are not where a calibration
+/// has them, and are made where nothing has them.
 bool Weights::is_read(const LocalPiece& piece) const {
   if (!setup_.checkpoint) return false;
   const Tensor& tensor = setup_.model[piece.tensor];
@@ -108,7 +109,7 @@ void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece&
   if (conversion == Conversion::none || conversion == Conversion::block_scaled) {  // E4M3 is what the tensor has
     return kernels::synthesise(space, stored, rule.key, rule.mean, rule.scale);
   }
-  // The value first, as a checkpoint would have it.
+  // The value comes first, as a checkpoint would have it.
   const kernels::SharedBuffer values(stored.box.volume() * byte_size(tensor.dtype));
   const Extents strides = row_major_strides(stored.box.extent);
   kernels::synthesise(space, {values.data(), tensor.dtype, stored.box, stored.shape, strides}, rule.key, rule.mean,

@@ -1,5 +1,5 @@
 #pragma once
-// One rank's weights: its arena, how they get there, how they change between refits, and how they are dumped.
+// One rank's weights: its arena, how they are loaded, how they change between refits, and how they are dumped.
 
 #include <cstddef>
 #include <functional>
@@ -16,13 +16,13 @@ namespace refit::engine {
 
 using cases::Setup;
 
-/// What came of loading.
+/// The result of loading.
 struct Loaded {
   checkpoint::ReadStatistics statistics;
-  std::vector<std::int32_t> rounded;  ///< tensors of which this rank's dtype has not every value of the file
+  std::vector<std::int32_t> rounded;  ///< tensors some of whose values this rank's dtype does not have
 };
 
-/// The weights of one rank of one side, in an arena that somebody else owns.
+/// The weights of one rank of one side, in an arena that the caller owns.
 class Weights {
  public:
   Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank, std::byte* arena);
@@ -31,16 +31,17 @@ class Weights {
   std::span<std::byte> arena() const { return {arena_, static_cast<std::size_t>(transport::ArenaMap(layout_).bytes)}; }
   verify::RankView view() const;
 
-  /// The checkpoint's values, a calibration's, or synthetic ones of run.seed, then the constant parts: on train of all
-  /// tensors, on gen of those that train does not store, after a pattern that no weight has in every byte. Errors
-  /// (usage): a short file; a tied checkpoint whose lm_head differs from its embedding.
+  /// Loads the checkpoint's values, a calibration's, or synthetic ones of run.seed, then the constant parts. On train
+  /// these are the values of all tensors; on gen, memory is first filled with a pattern that no weight has in every
+  /// byte, and only tensors that train does not store are loaded. Errors (usage): a short file; a tied checkpoint whose
+  /// lm_head differs from its embedding.
   Loaded load(const kernels::ExecutionSpace& space,
               const std::function<void(std::int64_t, std::int64_t)>& progress) const;
-  /// Says of a tensor whether something happens to it.
+  /// Returns whether a tensor is concerned.
   using Which = std::function<bool(const model::Tensor&)>;
-  /// train: one optimiser step's stand-in, once per storage, of tensors that it is not left out of.
+  /// train: changes each storage once, in place of an optimiser's step, except for tensors that `leaves_out`.
   void update(const kernels::ExecutionSpace& space, std::int64_t step, const Which& leaves_out) const;
-  /// train: one wrong bit in each of these tensors.
+  /// train: flips one bit in each of these tensors.
   void flip_bits(const kernels::ExecutionSpace& space, const Which& which) const;
   /// Writes every storage under the engine's own name, and `buffers`.
   void dump(const std::string& folder, const std::vector<checkpoint::DumpTensor>& buffers) const;
@@ -64,11 +65,11 @@ class Weights {
   transport::LocalMemory memory_;
 };
 
-/// The fingerprint of a whole tensor as its source (checkpoint, or run.seed) has it, in `dtype`.
+/// Returns the fingerprint of a whole tensor of its source (checkpoint, or run.seed), in `dtype`.
 Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& setup, const model::Tensor& tensor,
                           DType dtype);
 
-/// The file of one rank in a dump folder, e.g. "DIR/gen-rank-00003.safetensors".
+/// Returns the file of one rank in a dump folder, e.g. "DIR/gen-rank-00003.safetensors".
 std::string dump_path(const std::string& folder, Group group, Rank rank);
 
 }  // namespace refit::engine

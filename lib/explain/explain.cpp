@@ -15,7 +15,7 @@ namespace {
 
 using Rows = std::vector<std::vector<std::string>>;
 
-/// Columns as wide as their widest cell, with the first `right` ones flush right.
+/// Prints columns as wide as their widest cell, with the first `right` ones flush right.
 void print_rows(std::ostream& out, const Rows& rows, std::size_t right) {
   std::vector<std::size_t> widths(rows.front().size(), 0);
   for (const auto& row : rows) {
@@ -46,7 +46,7 @@ void print_owners(std::ostream& out, std::string_view side, const std::vector<Ow
   print_rows(out, rows, 1);
 }
 
-/// What happens to the values: nothing in most copies.
+/// Describes the change of the values on the way: empty for most copies.
 std::string on_the_way(const Explanation& explanation, const plan::Copy& copy) {
   std::vector<std::string> words;
   const Format& from = copy.source.format;
@@ -134,7 +134,7 @@ std::vector<const model::Tensor*> find_tensors(const Setup& setup, const std::ve
 }
 
 const model::Tensor* most_cut_tensor(const Setup& setup) {
-  // Layouts cut tensors of one shape and class alike: each of them is looked at once.
+  // Layouts cut tensors of one shape and class alike, so one of each is looked at.
   std::map<std::tuple<Shape, std::uint64_t, std::uint64_t>, int> cuts;
   const model::Tensor* best = nullptr;
   std::pair<int, std::int64_t> most{-1, 0};
@@ -163,7 +163,7 @@ std::vector<Explanation> explain(const Setup& setup, const plan::Planner& planne
   std::map<std::int32_t, std::size_t> by_index;
   for (const model::Tensor* tensor : tensors) {
     by_index[tensor->index] = result.size();
-    // Scales that come into being with their weight's values are on no train rank until they are sent.
+    // Scales that are made with their weight's values are on no train rank until they are sent.
     const bool stored = setup.train->format(*tensor).has_value();
     result.push_back({tensor,
                       paths[static_cast<std::size_t>(tensor->index)],

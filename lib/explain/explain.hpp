@@ -1,6 +1,6 @@
 #pragma once
-// Where every piece of one tensor lives on both sides, and which copies move it: what `refit plan --explain` prints and
-// `--picture` draws. A value, made from the same layouts and planner as a run's.
+// Explanation of one tensor: the places of its pieces on both sides, and the copies that move them. `refit plan
+// --explain` prints it and `--picture` draws it. A value, made from the same layouts and planner as a run's.
 //
 // Example (SmolLM2, PP3 -> TP3): layer 0's q_proj is three pieces of train rank 0's linear_qkv (its query groups), one
 // piece of each gen rank's qkv_proj, and three copies of 192 rows.
@@ -31,26 +31,26 @@ struct Explanation {
   std::vector<plan::Copy> copies;  ///< of the bulk path, without places
 };
 
-/// By tensor index: "bulk", "misc", "none" where gen does not store it, "file" where only gen does.
+/// Returns the paths by tensor index: "bulk", "misc", "none" where gen does not store it, "file" where only gen does.
 std::vector<std::string_view> paths_of(const Setup& setup);
 
-/// The tensors that match one of `globs`, in model order. Errors (usage): a glob that matches none; the message has the
-/// nearest names.
+/// Returns the tensors that match one of `globs`, in model order. Errors (usage): a glob that matches none; the message
+/// has the nearest names.
 std::vector<const model::Tensor*> find_tensors(const Setup& setup, const std::vector<std::string>& globs);
 
-/// The tensor that shows most: the largest of the bulk path's whose boxes differ between the sides; else whose boxes
-/// are cut at all; else the largest. nullptr for a model of which gen stores nothing.
+/// Returns the tensor that shows most: the largest of the bulk path whose boxes differ between the sides; else the
+/// largest whose boxes are cut at all; else the largest. nullptr for a model of which gen stores nothing.
 const model::Tensor* most_cut_tensor(const Setup& setup);
 
-/// Walks the whole plan once.
+/// Explains tensors, in one walk over the whole plan.
 std::vector<Explanation> explain(const Setup& setup, const plan::Planner& planner,
                                  const std::vector<const model::Tensor*>& tensors);
 
-/// Tables of owners and copies, as lines of columns.
+/// Prints tables of owners and copies, as lines of columns.
 void print_explanation(std::ostream& out, const Explanation& explanation);
 
-/// How a tensor travels that no planned copy moves: "misc: gathered on train rank 0, then broadcast to every gen rank";
-/// empty for bulk.
+/// Describes the way of a tensor that no planned copy moves: "misc: gathered on train rank 0, then broadcast to every
+/// gen rank"; empty for bulk.
 std::string_view note(const Explanation& explanation);
 
 }  // namespace refit::explain

@@ -12,12 +12,12 @@ namespace {
 constexpr std::size_t kPicturesShown = 16;
 constexpr std::size_t kPiecesShown = 48;
 
-// In units of the drawing, which has no size of its own: it is scaled to the page.
+// Lengths are in units of the drawing, which has no size of its own: it is scaled to the page.
 constexpr double kWidth = 1120;
 constexpr double kBar = 18;          ///< width of a piece
-constexpr double kLeft = 345;        ///< where train's pieces begin; gen's mirror them
+constexpr double kLeft = 345;        ///< left edge of train's pieces; gen's mirror them
 constexpr double kMap = 30;          ///< side of the small map beside a piece
-constexpr double kPieceHeight = 38;  ///< at least: two lines of text, or the map
+constexpr double kPieceHeight = 38;  ///< least height: two lines of text, or the map
 constexpr double kBandHeight = 16;   ///< for a line of text
 constexpr double kSideHeight = 380;  ///< of a side's pieces together, where they need no more
 constexpr double kGap = 8;
@@ -57,7 +57,7 @@ struct Span {
   double begin = 0, end = 1;
 };
 
-/// Where `part` lies in `box`: rows one below the other, what is cut further within its row.
+/// Returns the part of `box` that `part` covers: rows one below the other, further cuts within their rows.
 Span span_of(const Box& box, const Box& part) {
   double begin = 0;
   double size = 1;
@@ -69,7 +69,7 @@ Span span_of(const Box& box, const Box& part) {
   return {begin, std::min(begin + size, 1.0)};
 }
 
-/// "rows 0:192", "rows 0:576, columns 0:192"; the box itself for more dimensions.
+/// Returns "rows 0:192", "rows 0:576, columns 0:192"; the box itself for more dimensions.
 std::string ranges(const Box& box, const Shape& shape) {
   if (shape.size() == 0) return "a scalar";
   if (shape.size() > 2) return to_string(box);
@@ -79,7 +79,7 @@ std::string ranges(const Box& box, const Shape& shape) {
   return text;
 }
 
-/// Heights follow the pieces' sizes where there is room for them.
+/// Lays out the pieces: heights follow their sizes where there is room for them.
 std::vector<Lane> lanes_of(const std::vector<Owner>& owners, const std::vector<plan::Copy>& copies, bool receives,
                            double top) {
   double elements = 0;
@@ -122,7 +122,7 @@ std::string text_at(double x, double y, std::string_view anchor, std::string_vie
 
 std::string color_of(Rank rank) { return fmt::format("c{}", to_int(rank) % 8); }
 
-/// The tensor's first two dimensions, with the piece's part of them filled.
+/// Draws the tensor's first two dimensions, with the piece's part of them filled.
 std::string map_of(const Lane& lane, const Shape& shape, double x, const std::string& color) {
   const Box& box = lane.owner->piece.box;
   const double y = lane.top + 4;
@@ -151,7 +151,7 @@ std::string draw_lane(const Lane& lane, const Shape& shape, bool is_train) {
          text_at(text, lane.top + 33, anchor, "", ranges(owner.piece.box, shape));
 }
 
-/// Bands, and what is written on them, which lies above all bands.
+/// Bands, and their labels, which lie above all bands.
 struct Drawing {
   std::string bands, labels;
 };
@@ -177,7 +177,7 @@ void draw_band(const plan::Copy& copy, const Lane& from, const Lane& to, const S
                               fmt::format("train {}: {}", to_int(copy.source.rank), ranges(copy.box, shape)));
 }
 
-/// What the drawing leaves out; empty where it is complete.
+/// Describes the parts that the drawing leaves out; empty where it is complete.
 std::string left_out(const Explanation& explanation, std::size_t drawn) {
   std::string text(note(explanation));
   const auto add = [&text](const std::string& more) { text += (text.empty() ? "" : "; ") + more; };

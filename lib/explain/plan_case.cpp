@@ -19,7 +19,7 @@
 namespace refit::explain {
 namespace {
 
-/// The byte matrix of worlds up to 256 x 256 ranks is in every document; of larger ones only where it is asked for.
+/// Pairs of ranks up to which every document has the byte matrix (256 x 256); with more it needs a request.
 constexpr std::int64_t kPairsWithMatrix = 256 * 256;
 
 std::int64_t peak_bytes() {
@@ -42,14 +42,14 @@ plan::Rates rates_of(const Hardware& hardware) {
 
 plan::Machine machine_of(const Setup& setup, const std::optional<Hardware>& given) {
   const Hardware hardware = given.value_or(Hardware{});
-  // A job's ranks fill hosts, whose memory both sides share; a domain of devices is one side's alone.
+  // Ranks of both sides fill hosts and share their memory; a domain of devices belongs to one side alone.
   const auto place = hardware.memory_is_shared ? plan::filled : plan::apart;
   return {given ? rates_of(hardware) : plan::Rates{},
           place(setup.sent().ranks(), setup.gen->ranks(), hardware.ranks_per_device, hardware.devices_per_domain),
           hardware.broadcast * 1e9};
 }
 
-/// Path, role, shape and name of every tensor; "none" where gen does not store it, "file" where only gen does.
+/// Prints path, role, shape and name of every tensor; "none" where gen does not store it, "file" where only gen does.
 void print_classes(const Setup& setup) {
   const std::vector<std::string_view> path = paths_of(setup);
   for (const model::Tensor& tensor : setup.model.tensors) {
@@ -58,7 +58,7 @@ void print_classes(const Setup& setup) {
   }
 }
 
-/// The tensors that were asked for; for a picture alone the one that shows most.
+/// Returns the requested tensors; for a picture without a request the one that shows most.
 std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const PlanOptions& options) {
   if (!options.explain.empty()) return find_tensors(setup, options.explain);
   if (options.picture.empty()) return {};
@@ -67,7 +67,7 @@ std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const P
   return {tensor};
 }
 
-/// The gen ranks that feed each other in a run of `direct` on such hardware; 0 = none.
+/// Returns the number of gen ranks that feed each other in a run of `direct` on such hardware; 0 = none.
 std::int64_t fan_out_ranks(const Setup& setup, const plan::Machine& machine) {
   const cases::FanOut wanted = setup.c.refit.fan_out;
   if (wanted == cases::FanOut::off) return 0;
@@ -76,7 +76,7 @@ std::int64_t fan_out_ranks(const Setup& setup, const plan::Machine& machine) {
   return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, machine.placement);
 }
 
-/// The rank whose plan is timed: the first gen rank, which receives from every stage.
+/// Times the plan of one rank: the first gen rank, which receives from every stage.
 void plan_one_rank(const plan::Planner& planner, report::Plan& out) {
   const double start = now();
   const plan::RankPlan mine = planner.rank_plan(Side::destination, Rank{0});
@@ -84,8 +84,8 @@ void plan_one_rank(const plan::Planner& planner, report::Plan& out) {
   out.copies = static_cast<std::int64_t>(mine.copies.size());
 }
 
-/// Loads of the bulk path by policy, of which the first has every tensor that any has: counted together, by which
-/// policies a tensor is bulk.
+/// Returns the loads of the bulk path by policy. The first policy has every tensor that any has; tensors are counted
+/// together by the set of policies in which they are bulk.
 std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<plan::Split>& splits,
                                          const plan::Machine& machine, plan::Form form, std::int64_t fan_out) {
   std::vector<std::size_t> policies_of(setup.model.tensors.size(), 0);  // bits, by tensor
@@ -107,7 +107,7 @@ std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<p
   return result;
 }
 
-/// Whether both sides store all of them in equally many bytes.
+/// Returns whether both sides store all of the tensors in equally many bytes.
 bool has_one_form(const std::vector<model::Tensor>& tensors, const layout::Layout& source,
                   const layout::Layout& destination) {
   return std::ranges::all_of(tensors, [&](const model::Tensor& tensor) {
@@ -120,11 +120,11 @@ plan::ModelSeconds model_of(const transport::ExecutorRow& row, const session::Ho
   return transport::model_seconds(row, paths, loads, machine, how.tuning, how.per_stage, how.misc_buffer_bytes);
 }
 
-/// Every policy with every executor that any build has, the fastest first. `fan_out`: of direct.
+/// Compares every policy with every executor that any build has, the fastest first. `fan_out`: of direct.
 std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& machine, std::int64_t fan_out) {
   std::vector<cases::Bulk> policies{cases::Bulk::all, cases::Bulk::whitelist, cases::Bulk::blacklist, cases::Bulk::ffn};
   const auto is_listed = [](const model::Tensor& tensor) { return tensor.role == model::Role::listed; };
-  if (std::ranges::all_of(setup.model.tensors, is_listed)) policies.resize(1);  // by whose names nothing goes
+  if (std::ranges::all_of(setup.model.tensors, is_listed)) policies.resize(1);  // whose names decide nothing
   std::vector<plan::Split> splits;
   for (const cases::Bulk policy : policies) splits.push_back(setup.split_by(policy));
   const std::vector<plan::Loads> sent = loads_by_policy(setup, splits, machine, plan::Form::sent, 0);

@@ -1,5 +1,5 @@
 #pragma once
-// What the command `plan` does: a case worked out, costed and printed, without MPI and without memory for weights.
+// The command `plan`: works out a case, its costs and its text, without MPI and without memory for weights.
 
 #include <optional>
 #include <string>
@@ -9,9 +9,9 @@
 
 namespace refit::explain {
 
-/// What `refit plan` is asked for beside the case.
+/// The requests to `refit plan` beside the case.
 struct Hardware {
-  std::string file;  ///< where the numbers come from
+  std::string file;  ///< source of the numbers
   std::int64_t ranks_per_device = 1;
   std::int64_t devices_per_domain = 1;
   double device_in = 0;  ///< GB/s per device and direction, within a domain
@@ -26,7 +26,7 @@ struct Hardware {
 
 struct PlanOptions {
   bool classify = false;             ///< print each tensor's path
-  std::vector<std::string> explain;  ///< globs: print where those tensors' pieces are, and which copies move them
+  std::vector<std::string> explain;  ///< globs: print the places and the copies of those tensors' pieces
   std::string picture;               ///< SVG of these tensors, or of the one that shows most; empty = none
   std::string byte_matrix;           ///< file for the rank-by-rank byte matrix; empty = none
   std::optional<Hardware> hardware;  ///< absent = bytes without seconds

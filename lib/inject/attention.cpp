@@ -7,13 +7,13 @@
 namespace refit::inject {
 namespace {
 
-/// In the order of their rows in linear_qkv.
+/// The roles in the order of their rows in linear_qkv.
 constexpr Role kQkv[] = {Role::q_proj, Role::k_proj, Role::v_proj};
 
 bool is_qkv(Role role) { return std::find(std::begin(kQkv), std::end(kQkv), role) != std::end(kQkv); }
 
-/// A rank's rows of linear_qkv, wherever they begin and end within a query group, pass for its 1/TP of q, of k and of
-/// v, one below the other.
+/// Passes off a rank's rows of linear_qkv, wherever they begin and end within a query group, as its 1/TP of q, of k and
+/// of v, one below the other.
 void whole_heads(const Setting& setting, const layout::Layout& truth, const Tensor& tensor, Rank rank,
                  std::vector<Piece>& out) {
   std::vector<Piece> stored;
@@ -36,7 +36,7 @@ void whole_heads(const Setting& setting, const layout::Layout& truth, const Tens
   out.push_back(piece);
 }
 
-/// The part of a rank's own number of what every rank holds whole.
+/// Passes off a tensor that every rank holds whole as the part of the rank's own number.
 void narrowed_by_rank(const Setting& setting, const layout::Layout& truth, const Tensor& tensor, Rank rank,
                       std::vector<Piece>& out) {
   const std::size_t first = out.size();

@@ -2,7 +2,7 @@
 // One injected bug, as a row of a table. Private to lib/inject: each kind of bug has a file with its rows.
 //
 // Example: {{"B1-contiguous-w13", "..."}, "experts with a gate, and gen TP > 1", Act::gen_layout, concerns, distort}:
-// where `concerns` says so of a tensor, `distort` tells its pieces on a rank instead of gen's true layout.
+// for tensors of which `concerns` is true, `distort` returns the pieces on a rank instead of gen's true layout.
 
 #include <vector>
 
@@ -14,17 +14,17 @@ using layout::Piece;
 using model::Role;
 using model::Tensor;
 
-/// What a fault can go by.
+/// The facts on which a fault may depend.
 struct Setting {
   const model::Model& model;
   const layout::Parallelism& train;  ///< complete: dp >= 1
   const layout::Parallelism& gen;
 };
 
-/// What a fault acts on.
+/// The part of a run on which a fault acts.
 enum class Act : std::uint8_t {
-  train_layout,   ///< where planner and executors find the concerned tensors
-  gen_layout,     ///< where they bring them
+  train_layout,   ///< the places where planner and executors find the concerned tensors
+  gen_layout,     ///< the places to which they bring them
   drop,           ///< neither path carries them
   load,           ///< train rank 1's copy gets one wrong bit after loading
   update,         ///< train rank 1 leaves them out in the update before refit 2
@@ -40,46 +40,46 @@ enum class Act : std::uint8_t {
   shorter_stream,   ///< gen ranks' misc stream lacks the concerned tensors
   misc_first,       ///< gen ranks begin with the misc path
   half_ranks,       ///< the second half of the gen ranks counts from 0 again
-  late_receives,    ///< gen ranks unpack what is staged before it arrives
+  late_receives,    ///< gen ranks unpack staged copies before they arrive
   late_broadcasts,  ///< gen ranks place the last buffers of the misc stream before they arrive
   unmapped          ///< no rank can map another's memory
 };
 
 struct Fault {
-  Injection injection;  ///< without what it needs
+  Injection injection;  ///< without its needs
   const char* needs;
   Act act;
   bool (*concerns)(const Setting&, const Tensor&);  ///< nullptr: no tensor in particular
-  /// Of layouts: appends the pieces of a concerned tensor on a rank, as `Layout::pieces` does.
+  /// Appends the pieces of a concerned tensor on a rank, as `Layout::pieces` does. For faults of layouts.
   void (*distort)(const Setting&, const layout::Layout& truth, const Tensor&, Rank, std::vector<Piece>&) = nullptr;
 };
 
-/// Faults that show what the proofs notice.
+/// Returns faults that show what the proofs notice.
 std::vector<Fault> demonstrations();
-/// Experts taken for others.
+/// Returns faults that take experts for others.
 std::vector<Fault> expert_faults();
-/// Halves of fused gate and up in wrong places.
+/// Returns faults that put halves of fused gate and up in wrong places.
 std::vector<Fault> gate_up_faults();
-/// Tensors that get lost.
+/// Returns faults that lose tensors.
 std::vector<Fault> dropped_faults();
-/// Pipeline stages that mistake layers.
+/// Returns faults in which pipeline stages mistake layers.
 std::vector<Fault> stage_faults();
-/// Fused attention projections.
+/// Returns faults of fused attention projections.
 std::vector<Fault> attention_faults();
-/// Block scales.
+/// Returns faults of block scales.
 std::vector<Fault> scale_faults();
 
-/// Too little of what gen ranks store.
+/// Returns faults that bring too little of what gen ranks store.
 std::vector<Fault> coverage_faults();
-/// What ranks do at the wrong time, or otherwise than their peers believe.
+/// Returns faults of ranks that act at the wrong time, or otherwise than their peers believe.
 std::vector<Fault> schedule_faults();
 
-/// The tensor that is as `tensor` is, of another layer and expert; nullptr where there is none of the same shape.
+/// Returns the tensor like `tensor` of another layer and expert; nullptr where there is none of the same shape.
 const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t layer, std::int32_t expert);
-/// Up of a gate, gate of an up (dense, or of an expert); nullptr for others.
+/// Returns up for a gate, gate for an up (dense, or of an expert); nullptr for others.
 const Tensor* other_half(const model::Model& model, const Tensor& tensor);
 
-/// Whether the role is that part of a dense MLP or of one expert.
+/// Returns whether the role is that part of a dense MLP or of one expert.
 inline bool is_of_mlp(Role role, model::MlpPart part) {
   const model::RoleFacts& facts = facts_of(role);
   return facts.part == part && (facts.mlp == model::Mlp::dense || facts.mlp == model::Mlp::expert);

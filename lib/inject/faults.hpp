@@ -1,7 +1,7 @@
 #pragma once
-// Injected bugs: faults that a run is told to commit, to show that its proofs notice them, and what a bug of the
-// field's history looked like. They act by name on what planner and executors get, or on the memory of one rank after
-// loading; loading, proofs and dumps use the true layouts.
+// Injected bugs: faults that a run commits on request, to show that its proofs notice them, and what a bug of the
+// field's history looked like. They act by name on the input of planner and executors, or on the memory of one rank
+// after loading; loading, proofs and dumps use the true layouts.
 //
 // Example: with "B1-contiguous-w13" the planner gets a gen layout in which rank t of T stores rows [2tP, 2tP + 2P) of
 // [gate; up] in w13, P = I/T, instead of gate_t above up_t: 1 - 1/T of w13 is wrong after a refit.
@@ -22,16 +22,16 @@ namespace refit::inject {
 struct Injection {
   std::string name;
   std::string description;
-  std::string needs{};  ///< of model, layouts and executor, to change anything; empty: nothing
+  std::string needs{};  ///< requirements on model, layouts and executor; empty: none
 };
 
-/// All of them, in the order in which they are listed.
+/// Returns all injections, in the order in which they are listed.
 std::vector<Injection> injections();
 
 struct Fault;
 enum class Act : std::uint8_t;
 
-/// The faults of one run. Cheap questions; all are "no" where nothing is injected.
+/// The faults of one run. The questions are cheap; all answers are "no" where nothing is injected.
 class Faults {
  public:
   Faults() = default;
@@ -40,55 +40,56 @@ class Faults {
   Faults(const std::vector<std::string>& names, const layout::Parallelism& train, const layout::Parallelism& gen);
 
   bool any() const { return !faults_.empty(); }
-  /// What decides in a run whether a fault changes anything.
+  /// The facts of a run that decide whether a fault changes anything.
   struct Job {
     const model::Model& model;
     const layout::Layout& train;
     const std::vector<model::Tensor>& bulk;
     const std::vector<model::Tensor>& misc;
-    bool stores = false;      ///< the executor does, into the destination's memory, and stages nothing
+    bool stores = false;      ///< into the destination's memory: the executor stages nothing
     bool updates = true;      ///< weights change before each refit
     std::int64_t refits = 2;  ///< warm-up included
   };
-  /// Errors (usage): as below, of a run.
+  /// Requires that the faults have an effect on a run. Errors (usage): as below.
   void require_effect(const Job& job) const;
-  /// Errors (usage): a fault that changes nothing in this model and these layouts, or concerns scales of a KV cache
-  /// where gen finalises none, and would look as if nobody noticed it; says what it needs.
+  /// Requires that the faults have an effect. Errors (usage): a fault that changes nothing in this model and these
+  /// layouts, or concerns scales of a KV cache where gen finalises none, and would look as if nobody noticed it; the
+  /// message says what it needs.
   void require_effect(const model::Model& model, bool finalises_scales) const;
 
-  /// A side's layout as planner and executors see it: a wrapper of `truth` that tells a lie (which must not outlive
-  /// truth, model and these faults); nullptr where none is told. Of train: what its ranks send.
+  /// Returns a side's layout for planner and executors: a wrapper of `truth` that tells a lie (which must not outlive
+  /// truth, model and these faults); nullptr where none is told. Train's `truth` is the layout that its ranks send.
   std::unique_ptr<layout::Layout> distort_train(const layout::Layout& truth, const model::Model& model) const;
   std::unique_ptr<layout::Layout> distort_gen(const layout::Layout& truth, const model::Model& model) const;
-  /// True for a tensor that neither path carries.
+  /// Returns true for a tensor that neither path carries.
   bool drops(const model::Model& model, const model::Tensor& tensor) const;
-  /// True where this train rank leaves `tensor`'s update of this step out.
+  /// Returns true where this train rank leaves `tensor`'s update of this step out.
   bool loses_update(const model::Model& model, const model::Tensor& tensor, Rank train_rank, std::int64_t step) const;
-  /// True where this train rank's copy of `tensor` gets one wrong bit after loading.
+  /// Returns true where this train rank's copy of `tensor` gets one wrong bit after loading.
   bool corrupts(const model::Model& model, const model::Tensor& tensor, Rank train_rank) const;
-  /// True where this rank does not take part in the bulk path of this refit (1, 2, ...).
+  /// Returns true where this rank does not take part in the bulk path of this refit (1, 2, ...).
   bool skips_bulk(Group group, Rank rank, std::int64_t refit) const;
-  /// True where gen leaves out what follows this refit's loading, so that the KV cache keeps the scales that it has.
+  /// Returns true where gen does not finalise after loading this refit, so that the KV cache keeps the scales that it
+  /// has.
   bool skips_finalize(std::int64_t refit) const;
-  /// True where gen finalises the KV cache's scales as if none had been loaded.
+  /// Returns true where gen finalises the KV cache's scales as if none had been loaded.
   bool forgets_scales() const;
 
-  /// True where ranks of this side run the misc path before the bulk path.
+  /// Returns true where ranks of this side run the misc path before the bulk path.
   bool misc_first(Group group) const;
-  /// The misc stream of this side's ranks: `misc`, whose tensors the stream should carry, with too many (of `bulk`) or
-  /// too few.
+  /// Returns the misc stream of this side's ranks: `misc`, the correct tensors, with too many (of `bulk`) or too few.
   std::vector<model::Tensor> misc_stream(const model::Model& model, Group group, const std::vector<model::Tensor>& bulk,
                                          const std::vector<model::Tensor>& misc) const;
-  /// The rank of its side as which a rank plans its copies: itself, or another.
+  /// Returns the rank of its side as which a rank plans its copies: itself, or another.
   Rank plans_as(Group group, Rank rank) const;
-  /// Changes what a rank of this side takes for its part of the plan.
+  /// Changes a rank's part of the plan on this side.
   void distort_copies(const model::Model& model, Group group, std::vector<plan::Copy>& copies) const;
-  /// A gen rank's communicators (nullptr where it has no part) of the bulk path, whose staged messages are all that
-  /// does not lie in `weights`, and of the misc stream of so many broadcasts a refit.
+  /// Wrap a gen rank's communicators (nullptr where it has no part): the bulk path's, whose staged messages are those
+  /// outside `weights`, and the misc stream's, which has so many broadcasts a refit.
   using Communicator = std::unique_ptr<transport::Communicator>;
   Communicator distort_bulk(Communicator truth, std::span<const std::byte> weights) const;
   Communicator distort_stream(Communicator truth, std::int64_t broadcasts) const;
-  /// The memory of all ranks as far as this one can address it.
+  /// Returns the memory of all ranks as far as this one can address it.
   std::unique_ptr<transport::PeerMemory> distort_peers(std::unique_ptr<transport::PeerMemory> truth, int rank) const;
 
  private:

@@ -6,7 +6,7 @@ namespace refit::inject {
 
 namespace {
 
-/// What a staging buffer holds before anything came: zeros, whatever its allocator left there.
+/// Zeroes a staging buffer before anything has come, whatever its allocator left there.
 void clear(std::byte* data, std::int64_t bytes) {
   const kernels::ExecutionSpace space;
   kernels::fill(space, data, DType::u8, Extents{bytes}, Extents{1}, 0);

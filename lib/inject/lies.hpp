@@ -1,6 +1,6 @@
 #pragma once
-// Where a job's injected bugs come in: around what a session, its links and its weights are made of. Where nothing is
-// injected everything comes back as it is.
+// The places of a job's injected bugs: around a session, its links and its weights. Where nothing is injected
+// everything is returned unchanged.
 
 #include <memory>
 #include <span>
@@ -14,22 +14,22 @@ namespace refit::inject {
 /// The lies of one rank. Keeps references to all arguments.
 class Lies {
  public:
-  /// `truth`: what the job moves. `group`, `rank`: this rank.
+  /// `truth` is the job's true exchange; `group` and `rank` are this rank's.
   Lies(const Faults& faults, const session::Exchange& truth, Group group, Rank rank);
 
-  /// What planner and executors are told.
+  /// Returns the exchange that planner and executors get.
   const session::Exchange& exchange() const { return exchange_; }
   session::How how(session::How truth) const;
-  /// `weights`: this rank's arena, which is read when communicators are made.
+  /// Wraps the links. `weights` is this rank's arena, which is read when communicators are made.
   std::unique_ptr<transport::Links> links(std::unique_ptr<transport::Links> truth, transport::Control& world,
                                           const std::span<std::byte>& weights, std::int64_t misc_buffer_bytes) const;
   session::Decorators decorators() const;
 
-  /// Whether this rank's copy of `tensor` gets one wrong bit after loading.
+  /// Returns whether this rank's copy of `tensor` gets one wrong bit after loading.
   bool corrupts(const model::Tensor& tensor) const;
-  /// Whether this rank leaves `tensor`'s update of a step out.
+  /// Returns whether this rank leaves `tensor`'s update of a step out.
   bool loses_update(const model::Tensor& tensor, std::int64_t step) const;
-  /// Whether gen leaves out what follows a refit's loading, or does it as if nothing had been loaded.
+  /// Return whether gen does not finalise after loading a refit, or does so as if nothing had been loaded.
   bool skips_finalise(std::int64_t refit) const { return faults_.skips_finalize(refit); }
   bool forgets_scales() const { return faults_.forgets_scales(); }
 

@@ -5,13 +5,13 @@
 namespace refit::inject {
 namespace {
 
-/// What ranks of other stages than the first hold reaches nobody.
+/// Sends pieces of the first stage alone: those of other stages reach nobody.
 void first_stage_only(const Setting& /*setting*/, const layout::Layout& truth, const Tensor& tensor, Rank rank,
                       std::vector<Piece>& out) {
   if (truth.stage(rank) == 0) truth.pieces(tensor, rank, out);
 }
 
-/// Ranks of the first stage are to send what the ranks of their place hold in any stage.
+/// Makes ranks of the first stage send the pieces of the ranks of their place in any stage.
 void all_in_first_stage(const Setting& /*setting*/, const layout::Layout& truth, const Tensor& tensor, Rank rank,
                         std::vector<Piece>& out) {
   if (truth.stage(rank) != 0) return;

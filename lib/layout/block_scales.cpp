@@ -14,7 +14,7 @@ std::int64_t repeats_of(const Parameter& weight, const ScaleRules& rules) {
   return weight.experts == Experts::none ? 1 : rules.expert_repeats;
 }
 
-/// The blocks that a parameter keeps scales of.
+/// Returns the blocks for which a parameter keeps scales.
 BlockSize block_of(const Parameter& weight, const ScaleRules& rules) {
   return block_size(rules.weight_format).finer(repeats_of(weight, rules));
 }
@@ -36,7 +36,7 @@ Kind kind_of(const model::Model& model) {
           weight.dtype == DType::f8_e4m3};
 }
 
-/// The first storage of `parameter` of which a part is quantised and a part is not.
+/// Describes the first storage of `parameter` that is partly quantised; empty where there is none.
 std::string mixed(const model::Model& model, const Parameter& parameter) {
   std::map<std::int32_t, const Tensor*> first;  // by layer
   for (const Tensor& tensor : model.tensors) {
@@ -53,7 +53,8 @@ std::string mixed(const model::Model& model, const Parameter& parameter) {
   return "";
 }
 
-/// Where a component's blocks do not fit the storage's rows, as "k_proj's 64 rows of a rank".
+/// Describes a component whose blocks do not fit the storage's rows, as "k_proj's 64 rows of a rank"; empty where there
+/// is none.
 std::string unaligned_rows(const Parameter& weight, const ScaleRules& rules, std::int64_t size) {
   const std::int64_t block = block_of(weight, rules).rows;
   const auto whole = [block](std::int64_t rows) { return rows % block == 0; };
@@ -83,7 +84,7 @@ std::string unaligned_columns(const Parameter& weight, const Tensor& tensor, con
   return fmt::format("{}'s {} columns of a rank", name(tensor.role), columns);
 }
 
-/// A quantised tensor of the parameter, or nullptr.
+/// Returns a quantised tensor of the parameter, or nullptr.
 const Tensor* quantised(const model::Model& model, const Parameter& parameter) {
   const Role role = parameter.components.front().role;
   const auto found = std::find_if(model.tensors.begin(), model.tensors.end(),

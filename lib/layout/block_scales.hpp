@@ -2,7 +2,7 @@
 // Block scales of quantised weights as parameters: their rules follow from the weight's own.
 //
 // Example: qkv_proj.weight over T ranks is the components {q_proj, rows 0..1023, T parts}, {k_proj, 0..511, T parts},
-// {v_proj, 0..511, T parts}. qkv_proj.weight_scale_inv is the same with rows 0..7, 0..3 and 0..3: one for 128.
+// {v_proj, 0..511, T parts}. qkv_proj.weight_scale_inv is the same with rows 0..7, 0..3 and 0..3: one row for 128.
 
 #include <functional>
 #include <string>
@@ -12,22 +12,22 @@
 
 namespace refit::layout {
 
-/// How a side keeps quantised weights.
+/// The rules by which a side keeps quantised weights.
 struct ScaleRules {
   model::WeightFormat weight_format = model::WeightFormat::unquantised;
   bool blocks_of_storage = false;    ///< blocks count from the storage's first row, not from each component's
   std::int64_t row_multiple = 1;     ///< the rows of a storage of scales are rounded up to a multiple
   std::int64_t column_multiple = 1;  ///< and its columns
-  double fill = 0.0;                 ///< what is rounded up holds
+  double fill = 0.0;                 ///< the value of the rows and columns added by rounding up
   std::int64_t expert_repeats = 1;   ///< experts have blocks finer than the tensor's by this, in both directions
 };
 
-/// The parameter that holds the block scales of `weight`'s tensors.
+/// Returns the parameter that holds the block scales of `weight`'s tensors.
 Parameter scales_of(const Parameter& weight, const ScaleRules& rules);
 
-/// Every reason why a side cannot keep `model`'s quantised weights by those rules, as sentences: weights that are
-/// stored otherwise, a fused parameter of which only a part is quantised, cuts through a block. `size`: over how many
-/// ranks a parameter is cut.
+/// Returns every reason why a side cannot keep `model`'s quantised weights by those rules, as sentences: weights that
+/// are stored otherwise, a fused parameter of which only a part is quantised, cuts through a block. `size` returns the
+/// number of ranks over which a parameter is cut.
 std::vector<std::string> scale_violations(const model::Model& model, const std::vector<Parameter>& parameters,
                                           const ScaleRules& rules,
                                           const std::function<std::int64_t(const Parameter&)>& size);

@@ -1,5 +1,5 @@
 #pragma once
-// A layout says, for every rank of one side, which pieces of which tensors it stores, and where.
+// A layout says which pieces of which tensors every rank of one side stores, and where.
 //
 // A piece is a box of a tensor in global coordinates plus the place of that box in local storage. A fused parameter is
 // not a special case. Example (Llama, 9 query heads, 3 KV heads, head_dim 64, train TP3, rank 1): its `linear_qkv`
@@ -51,11 +51,11 @@ struct Place {
   friend constexpr auto operator<=>(const Place&, const Place&) = default;
 };
 
-/// The box of a tensor that a rank stores, where, and as what.
+/// The box of a tensor that a rank stores, with its place and format.
 struct Piece {
   Box box;
   Place place;
-  Format format;  ///< of the storage: values are cast, and converted where it says so
+  Format format;  ///< of the storage: values are cast, and converted where the format says so
 };
 
 /// A part of a storage that belongs to no tensor and holds a constant, e.g. vocabulary padding.
@@ -65,31 +65,34 @@ struct Fill {
   double value = 0.0;
 };
 
-/// The place of `part` (a box inside `piece.box`).
+/// Returns the place of `part` (a box inside `piece.box`).
 Place place_of(const Piece& piece, const Box& part);
 
-/// Where a side keeps a model. Tensors of equal shape and equal `placement_class` have equal boxes on every rank.
+/// The layout of a model on one side. Tensors of equal shape and equal `placement_class` have equal boxes on every
+/// rank.
 class Layout {
  public:
   virtual ~Layout() = default;
 
   virtual std::int32_t ranks() const = 0;
-  /// Pipeline stage of a rank; 0 where a side has none.
+  /// Returns the pipeline stage of a rank; 0 where a side has none.
   virtual std::int32_t stage(Rank rank) const = 0;
   virtual std::int32_t stages() const = 0;
-  /// Equal numbers promise equal boxes (not places) on all ranks and equal formats, for tensors of one shape.
+  /// Returns a number; equal numbers promise equal boxes (not places) on all ranks and equal formats, for tensors of
+  /// one shape.
   virtual std::uint64_t placement_class(const Tensor& tensor) const = 0;
-  /// The form in which every rank stores `tensor`; nothing where no rank of this side stores any of it.
+  /// Returns the form in which every rank stores `tensor`; nothing where no rank of this side stores any of it.
   virtual std::optional<Format> format(const Tensor& tensor) const = 0;
   /// Appends the pieces of `tensor` on `rank`: disjoint boxes, in ascending order of their first index.
   virtual void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const = 0;
-  /// The storage that a piece of `rank` names.
+  /// Returns the storage that a piece of `rank` names.
   virtual Storage storage(const StorageKey& key, Rank rank) const = 0;
   /// Appends the constant parts of that storage.
   virtual void fills(const StorageKey& key, Rank rank, std::vector<Fill>& out) const = 0;
-  /// Storages of `rank` without any piece (all padding, e.g. a rank beyond the last vocabulary row); mostly none.
+  /// Returns the storages of `rank` without any piece (all padding, e.g. a rank beyond the last vocabulary row); mostly
+  /// none.
   virtual std::vector<StorageKey> constant_storages(Rank /*rank*/) const { return {}; }
-  /// Coordinates for people and dumps, e.g. "tp=1 pp=0 dp=0".
+  /// Returns coordinates for people and dumps, e.g. "tp=1 pp=0 dp=0".
   virtual std::string coordinates(Rank rank) const = 0;
 };
 
@@ -100,7 +103,7 @@ struct LocalPiece {
   Piece piece;
 };
 
-/// All that one rank stores: what a layout says of it, written out.
+/// Everything that one rank stores, written out from a layout.
 struct LocalLayout {
   std::vector<Storage> storages;   ///< in order of first use
   std::vector<LocalPiece> pieces;  ///< in order of tensor
@@ -110,14 +113,14 @@ struct LocalLayout {
   };
   std::vector<LocalFill> fills;
 
-  /// Index of the storage with that key; throws if this rank has none.
+  /// Returns the index of the storage with that key; throws if this rank has none.
   std::int32_t find(const StorageKey& key) const;
   bool has(const StorageKey& key) const;
 
   std::vector<std::pair<StorageKey, std::int32_t>> by_key;  ///< sorted by key
 };
 
-/// Writes out what `rank` stores of `tensors`.
+/// Writes out everything that `rank` stores of `tensors`.
 LocalLayout materialise(const Layout& layout, const std::vector<Tensor>& tensors, Rank rank);
 
 }  // namespace refit::layout

@@ -1,8 +1,8 @@
 #pragma once
-// How many ranks a side has along each axis of parallelism, as cases write it: "TP2xPP2", "TP3, DP2".
+// Numbers of a side's ranks along each axis of parallelism, as cases write them: "TP2xPP2", "TP3, DP2".
 //
 // Example: parse_parallelism("EP8xPP2xDP8") is {tp 1, cp 1, ep 8, dp 8, pp 2}; to_string prints it as "EP8xDP8xPP2".
-// What the numbers mean for a rank's coordinates is the business of train/ and gen/.
+// The folders train/ and gen/ derive a rank's coordinates from the numbers.
 
 #include <cstdint>
 #include <string>
@@ -19,7 +19,7 @@ struct Parallelism {
   std::int64_t dp = 0;   ///< 0 = absent: see `with_data_parallel`
   std::int64_t pp = 1;
 
-  /// TP x CP x DP x PP, an absent DP counting as 1. EP and ETP share the ranks of TP, CP and DP.
+  /// Returns TP x CP x DP x PP, an absent DP counting as 1. EP and ETP share the ranks of TP, CP and DP.
   std::int64_t ranks() const { return tp * cp * pp * (dp == 0 ? 1 : dp); }
   friend constexpr bool operator==(const Parallelism&, const Parallelism&) = default;
 };
@@ -29,10 +29,10 @@ struct Parallelism {
 /// quotes `text`.
 Parallelism parse_parallelism(std::string_view text);
 
-/// "TP2xPP2": axes of size 1 are dropped; "TP1" where all are 1.
+/// Returns "TP2xPP2": axes of size 1 are dropped; "TP1" where all are 1.
 std::string to_string(const Parallelism& parallelism);
 
-/// The same with an absent DP set to the smallest that lets EP x ETP divide TP x CP x DP.
+/// Returns the same with an absent DP set to the smallest that lets EP x ETP divide TP x CP x DP.
 Parallelism with_data_parallel(Parallelism parallelism);
 
 }  // namespace refit::layout

@@ -7,7 +7,7 @@ namespace {
 
 using model::Role;
 
-/// Which dimension of a tensor is what; -1 where it has none such. All others are columns.
+/// The dimensions of a tensor that are experts, rows and halves; -1 where it has none such. All others are columns.
 struct Axes {
   int expert = -1;
   int row = 0;
@@ -26,12 +26,12 @@ Axes axes(Role role) {
   }
 }
 
-/// The axes of a parameter's tensors, and of their block scales.
+/// Returns the axes of a parameter's tensors, and of their block scales.
 Axes axes(const Parameter& parameter) { return axes(parameter.components.front().role); }
 
 bool is_column(const Axes& axes, int d) { return d != axes.expert && d != axes.row && d != axes.half; }
 
-/// Where gate and up alternate, a row of the tensor is two of the storage.
+/// Returns the rows of the storage: two for each row of the tensor where gate and up alternate.
 std::int64_t storage_rows(const Component& component, std::int64_t rows) {
   return axes(component.role).half >= 0 && component.half < 0 ? 2 * rows : rows;
 }
@@ -43,7 +43,7 @@ struct LocalRows {
   std::int64_t room = 0;  ///< rows of the storage, rounded up
 };
 
-/// Part `index` of `parts`; `room` is what a storage has for one.
+/// Returns part `index` of `parts`; `room` is the room that a storage has for one.
 Range cut_part(const Parameter& parameter, std::int64_t size, std::int64_t parts, std::int64_t index,
                std::int64_t room) {
   return parameter.rounded_cuts ? clip({index * room, room}, size) : even_part(size, parts, index);
@@ -104,7 +104,7 @@ void for_each_range(const Component& component, const LocalRows& local, const Vi
   }
 }
 
-/// The columns of a dimension that the rank stores, and how many its storage has.
+/// The columns of a dimension that the rank stores, and the number that its storage has.
 struct LocalColumns {
   Range columns;
   std::int64_t room = 0;
@@ -116,7 +116,7 @@ LocalColumns local_columns(const Parameter& parameter, std::int64_t columns, con
   return {cut_part(parameter, columns, slice.size, slice.index, room), round_up(room, parameter.column_multiple)};
 }
 
-/// The shape that the parameter's rows and columns are counted in: of repeated block scales those of a matrix.
+/// Returns the shape in which the parameter's rows and columns are counted: for repeated block scales that of a matrix.
 Shape counted_shape(const Parameter& parameter, const Tensor& tensor) {
   if (tensor.repeats == 1) return tensor.shape;
   return {tensor.shape[0] * parameter.repeats, tensor.shape[2] * parameter.repeats};
@@ -137,7 +137,7 @@ struct Split {
   std::int64_t at = 0;  ///< the first one's place in the range
 };
 
-/// At most three: the rest of a block, whole blocks, the begin of a block.
+/// Splits a range into at most three parts: the rest of a block, whole blocks, the begin of a block.
 std::vector<Split> split_blocks(const Range& range, std::int64_t size) {
   std::vector<Split> parts;
   const std::int64_t end = range.begin + range.count;

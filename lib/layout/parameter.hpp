@@ -1,8 +1,8 @@
 #pragma once
 // A parameter as an engine builds it: rows of one or more tensors, stacked and cut over ranks.
 //
-// Every rule of train and gen is a value of this type, and everything that is asked of a rule follows from it: which
-// boxes a rank stores and where, the shape of the storage, its padding, and what must divide.
+// Every rule of train and gen is a value of this type, and everything else follows from it: the boxes that a rank
+// stores and their places, the shape of the storage, its padding, and the sizes that must divide.
 //
 // Example: vLLM's gate_up_proj over T ranks is the components {gate_proj, rows 0..I-1, T parts} and {up_proj, rows
 // 0..I-1, T parts}: rank t stores part t of each, one below the other.
@@ -18,11 +18,11 @@
 namespace refit::layout {
 
 /// Rows of one tensor: a range, or equally long ranges at equal distances, one after the other. A tensor's rows are its
-/// first dimension; of packed experts, an expert's output features, whichever dimension they are.
+/// first dimension; the rows of packed experts are an expert's output features, whichever dimension they are.
 struct Component {
   model::Role role = model::Role::unknown;
   Range rows;              ///< the (first) range
-  std::int64_t parts = 1;  ///< cut evenly into so many, of which the t-th of T ranks stores number t x parts / T
+  std::int64_t parts = 1;  ///< cut evenly into so many; the t-th of T ranks stores number t x parts / T
   int half = -1;           ///< of interleaved experts: 0 = the gate's rows, 1 = up's; -1 = all, as they alternate
   std::int64_t ranges = 1;
   std::int64_t distance = 0;  ///< rows from the begin of one range to the begin of the next
@@ -30,14 +30,14 @@ struct Component {
   std::int64_t count() const { return ranges * rows.count; }
 };
 
-/// How a parameter is cut over ranks.
+/// The way in which a parameter is cut over ranks.
 enum class Cut : std::uint8_t {
   components,  ///< each component by itself, into its own number of parts
-  stack,       ///< the stacked rows into one part for each rank, wherever that cuts
+  stack,       ///< the stacked rows into one part for each rank, across components
   columns      ///< the columns into one part for each rank
 };
 
-/// Which storages hold experts.
+/// The storages that hold experts.
 enum class Experts : std::uint8_t {
   none,    ///< not an expert's parameter
   each,    ///< one storage for each local expert
@@ -46,13 +46,13 @@ enum class Experts : std::uint8_t {
 
 /// One rule. A rank's storage is [local experts if stacked, rows, the tensor's other dimensions].
 struct Parameter {
-  std::string name;  ///< the engine's own, as far as it is the same in all layers
+  std::string name;  ///< the engine's own, without the part that differs between layers
   std::vector<Component> components;
   Cut cut = Cut::components;
   Experts experts = Experts::none;
   std::int64_t padded_rows = 0;    ///< vocabularies: rows are padded with zeros to so many, then cut; 0 = not
   std::int64_t part_multiple = 1;  ///< a rank's part is rounded up to a multiple
-  bool rounded_cuts = false;       ///< and cut where it is rounded to, so that the last ranks have less or nothing
+  bool rounded_cuts = false;       ///< and parts begin at multiples of it, so that the last ranks have less or nothing
   bool first_rank_only = false;    ///< nothing on all ranks but the first
   bool keeps_float32 = false;      ///< whatever the model's precision
   Conversion conversion = Conversion::none;
@@ -61,7 +61,7 @@ struct Parameter {
   std::int64_t row_multiple = 1;     ///< a storage's rows are rounded up to a multiple
   std::int64_t column_multiple = 1;  ///< and its columns
   std::int64_t repeats = 1;          ///< of block scales: stored as often as Tensor::repeats says, in both directions
-  double fill = 0.0;                 ///< what is rounded up holds
+  double fill = 0.0;                 ///< the value of the rows and columns added by rounding up
 };
 
 /// The place of a rank among those over which a parameter is cut, and the experts that it stores.
@@ -71,10 +71,10 @@ struct Slice {
   Range experts;
 };
 
-/// Rows that the rank's storage (of one expert) has for its components.
+/// Returns the rows that the rank's storage (of one expert) has for its components.
 std::int64_t local_rows(const Parameter& parameter, const Slice& slice);
 
-/// Shape of the rank's storage; `tensor`: one of the parameter's.
+/// Returns the shape of the rank's storage; `tensor`: one of the parameter's.
 Shape storage_shape(const Parameter& parameter, const Tensor& tensor, const Slice& slice);
 
 /// Appends the pieces of `tensor`, which stands for the components with role `as`, in ascending order of their boxes.
@@ -86,11 +86,11 @@ void append_pieces(const Parameter& parameter, const Tensor& tensor, model::Role
 void append_fills(const Parameter& parameter, const Tensor& tensor, const Slice& slice, const StorageKey& key,
                   std::vector<Fill>& out);
 
-/// True where the rank stores no element of a tensor; `tensor`: one of the parameter's.
+/// Returns true where the rank stores no element of a tensor; `tensor`: one of the parameter's.
 bool is_constant(const Parameter& parameter, const Tensor& tensor, const Slice& slice);
 
-/// What cannot be cut over `size` ranks, as "gate_proj's 100 rows"; empty where all divides. `tensor`: one of the
-/// parameter's.
+/// Returns the part that cannot be cut over `size` ranks, as "gate_proj's 100 rows"; empty where everything divides.
+/// `tensor`: one of the parameter's.
 std::string indivisible(const Parameter& parameter, const Tensor& tensor, std::int64_t size);
 
 /// The parameters of a model, while an engine's rules are written down. A rule for a role that the model does not have
@@ -100,22 +100,22 @@ class ParameterTable {
   explicit ParameterTable(const model::Model& model);
 
   bool has(model::Role role) const { return first(role) != nullptr; }
-  /// The first tensor of that role, or nullptr.
+  /// Returns the first tensor of that role, or nullptr.
   const Tensor* first(model::Role role) const { return first_[static_cast<std::size_t>(role)]; }
-  /// Rows of the tensors of that role; 0 where there is none.
+  /// Returns the rows of the tensors of that role; 0 where there is none.
   std::int64_t rows(model::Role role) const;
-  /// All rows of that role, in `parts` parts.
+  /// Returns all rows of that role, in `parts` parts.
   Component all(model::Role role, std::int64_t parts = 1) const { return {role, {0, rows(role)}, parts}; }
 
-  /// Whole on every rank.
+  /// Adds a parameter that is whole on every rank.
   void whole(std::string name, model::Role role);
-  /// Cut by rows into `parts`.
+  /// Adds a parameter that is cut by rows into `parts`.
   void rows(std::string name, model::Role role, std::int64_t parts);
-  /// Cut by columns, one part for each rank.
+  /// Adds a parameter that is cut by columns, one part for each rank.
   void columns(std::string name, model::Role role);
-  /// Several components, one below the other.
+  /// Adds several components, one below the other.
   void stack(std::string name, std::vector<Component> components);
-  /// Any other. Components of absent roles are left out.
+  /// Adds any other parameter. Components of absent roles are left out.
   void add(Parameter parameter);
 
   std::vector<Parameter> take() { return std::move(parameters_); }

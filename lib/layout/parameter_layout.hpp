@@ -1,6 +1,6 @@
 #pragma once
-// A layout made of parameters: what is the same for every engine. An engine says which ranks store what, and how its
-// storages are called.
+// A layout made of parameters: the part that is the same for every engine. An engine says which ranks store what, and
+// how its storages are called.
 
 #include <array>
 #include <map>
@@ -26,40 +26,42 @@ class ParameterLayout : public Layout {
   ParameterLayout(const model::Model& model, std::vector<Parameter> parameters, DType precision,
                   const ScaleRules& scales);
 
-  /// A parameter in which a rank stores a tensor, and the layer by which its storage goes.
+  /// A parameter in which a rank stores a tensor, and the layer in its storage's key.
   struct Target {
     std::int32_t parameter = 0;
     std::int32_t layer = -1;
   };
-  /// The placement class of a tensor that is not a block scale.
+  /// Returns the placement class of a tensor that is not a block scale.
   virtual std::uint64_t class_of(const Tensor& tensor) const = 0;
-  /// At most one: a rank stores a tensor in one parameter. Of block scales their weight is asked for.
+  /// Returns the target of a tensor, if it has one: a rank stores a tensor in one parameter. For block scales the
+  /// caller asks for their weight.
   virtual std::optional<Target> target(const Tensor& tensor, Rank rank) const = 0;
   virtual Slice slice(const Parameter& parameter, Rank rank) const = 0;
-  /// Whether any rank stores `tensor`, of whose role some parameter is made.
+  /// Returns whether any rank stores `tensor`, whose role is in some parameter.
   virtual bool is_stored(const Tensor& tensor) const = 0;
-  /// The engine's full name of a storage. `tensor`: one of its tensors.
+  /// Returns the engine's full name of a storage. `tensor`: one of its tensors.
   virtual std::string storage_name(const StorageKey& key, const Tensor& tensor, Rank rank) const = 0;
-  /// The model's layer of a storage whose key says `layer`.
+  /// Returns the model's layer of a storage whose key says `layer`.
   virtual std::int32_t model_layer(std::int32_t layer, Rank /*rank*/) const { return layer; }
 
   const model::Model& model() const { return model_; }
   const Parameter& parameter(std::int32_t number) const { return parameters_[static_cast<std::size_t>(number)]; }
-  /// The number of the first parameter with a component of that role, or -1.
+  /// Returns the number of the first parameter with a component of that role, or -1.
   std::int32_t find(model::Role role) const { return by_role_[static_cast<std::size_t>(role)]; }
-  /// The number of the parameter of that name, or -1.
+  /// Returns the number of the parameter of that name, or -1.
   std::int32_t find(std::string_view name) const;
 
  private:
   const Tensor& tensor_of(const StorageKey& key, Rank rank) const;
-  /// The weight of block scales, any other tensor itself.
+  /// Returns the weight of block scales, and any other tensor itself.
   const Tensor& weight_of(const Tensor& tensor) const { return tensor.scale_of < 0 ? tensor : model_[tensor.scale_of]; }
-  /// The parameter of a tensor where that of its weight is `number`, or -1.
+  /// Returns the parameter of a tensor whose weight's parameter is `number`, or -1.
   std::int32_t parameter_of(const Tensor& tensor, std::int32_t number) const {
     return tensor.scale_of < 0 ? number : scales_[static_cast<std::size_t>(number)];
   }
   Format format_of(const Parameter& parameter, const Tensor& tensor) const;
-  /// Whole under its own name: what no parameter is made of, and nobody leaves out.
+  /// Returns whether every rank stores the tensor whole under its own name: no parameter is made of it, and no rank
+  /// omits it.
   bool is_whole(const Tensor& tensor) const;
 
   const model::Model& model_;

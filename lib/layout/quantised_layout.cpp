@@ -53,7 +53,7 @@ void QuantisedLayout::append_scales(const Tensor& scales, Rank rank, std::vector
   truth_.pieces(weight, rank, of_weight);
   for (std::size_t i = 0; i < of_weight.size(); ++i) {
     const Box all = touched_blocks(of_weight[i].box, block_size(how_));
-    // Of a block that several ranks have parts of, the one that has its first element has the scale.
+    // A block's scale belongs to the rank that has the block's first element.
     const Box blocks = begun_blocks(of_weight[i].box, block_size(how_));
     if (blocks.empty()) continue;
     Extents strides = row_major_strides(all.extent);

@@ -1,7 +1,6 @@
 #pragma once
-// What a side's weights become where they are quantised on the way: a layout in which each rank holds, of every
-// quantised weight, the bytes and block scales that its own piece of the weight becomes. All else is as in the side's
-// true layout.
+// Layout of a side's weights after they are quantised on the way: for every quantised weight, each rank holds the bytes
+// and block scales that its own piece of the weight becomes. Everything else is as in the side's true layout.
 //
 // Example: rows 64..191 of a bf16 q_proj [256, 256] on a rank become its bytes of rows 64..191, and the scales of the
 // blocks that begin there: row 1 of [2, 2]. Each piece has a storage of its own for its bytes, row-major, and one for
@@ -28,11 +27,11 @@ class QuantisedLayout final : public Layout {
   std::vector<StorageKey> constant_storages(Rank rank) const override { return truth_.constant_storages(rank); }
   std::string coordinates(Rank rank) const override { return truth_.coordinates(rank); }
 
-  /// True for the storages that this layout adds.
+  /// Returns true for the storages that this layout adds.
   static bool is_added(const StorageKey& key) { return key.parameter < 0; }
-  /// The index of the weight to which an added storage belongs.
+  /// Returns the index of the weight to which an added storage belongs.
   static std::int32_t weight_of(const StorageKey& key) { return key.layer; }
-  /// The storages of the bytes and of the scales of piece number `piece` of `weight` on a rank.
+  /// Return the storages of the bytes and of the scales of piece number `piece` of `weight` on a rank.
   static StorageKey bytes_key(const Tensor& weight, std::size_t piece);
   static StorageKey scales_key(const Tensor& weight, std::size_t piece);
 

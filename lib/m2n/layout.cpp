@@ -31,16 +31,16 @@ bool ends_with_any(std::string_view name, const std::string_view (&suffixes)[N])
                      [name](std::string_view suffix) { return name.ends_with(suffix); });
 }
 
-/// The dimension of a matrix that TP cuts; -1 = none.
+/// Returns the dimension of a matrix that TP cuts; -1 = none.
 int tp_dimension(std::string_view name) {
   if (ends_with_any(name, kCutByRows)) return 0;
   return ends_with_any(name, kCutByColumns) ? 1 : -1;
 }
 
-/// Where a side keeps a tensor: on every rank of one stage, in equal parts along one dimension.
+/// The placement of a tensor on a side: on every rank of one stage, in equal parts along one dimension.
 struct Placement {
   std::int64_t stage = 0;
-  int dimension = -1;  ///< that is cut; -1 = whole
+  int dimension = -1;  ///< the cut dimension; -1 = whole
   std::int64_t parts = 1;
 };
 
@@ -76,7 +76,7 @@ class ListedLayout final : public layout::Layout {
     for (const Tensor& tensor : model.tensors) placements_.push_back(placement(tensor, mesh, model.config.layers));
   }
 
-  /// Tensors that are not cut evenly, as sentences.
+  /// Returns tensors that are not cut evenly, as sentences.
   std::vector<std::string> violations() const {
     std::vector<std::string> broken;
     for (const Tensor& tensor : model_.tensors) {

@@ -25,7 +25,7 @@ constexpr std::int64_t kMaxExtent = std::int64_t{1} << 31;
 constexpr std::int64_t kMaxElements = std::int64_t{1} << 48;
 constexpr std::size_t kProblemsShown = 10;
 
-/// What is wrong with a file; check() throws it all.
+/// Problems of a file; check() throws them all.
 class Problems {
  public:
   explicit Problems(const std::string& path) : path_(path) {}
@@ -51,7 +51,7 @@ std::optional<std::int64_t> whole_number(const Json& value, std::int64_t max) {
   return number < 1 || number > max ? std::nullopt : std::optional(number);
 }
 
-/// A size of a side; 1 where it is absent, but for `required` ones.
+/// Returns a size of a side; 1 where it is absent and not `required`.
 std::int64_t size_of(const Json& side, const char* name, const char* key, bool required, Problems& problems) {
   const auto found = side.find(key);
   if (found == side.end()) {
@@ -87,7 +87,7 @@ Mesh read_mesh(const Json& root, const char* name, bool folds_experts, Problems&
   }
   std::int64_t ranks = 1;
   for (const std::int64_t size_of_axis : {mesh.tp, mesh.cp, mesh.ep, mesh.dp, mesh.pp})
-    ranks = std::min(ranks * size_of_axis, kMaxRanks + 1);  // more are too many anyhow
+    ranks = std::min(ranks * size_of_axis, kMaxRanks + 1);  // larger numbers are too large as well
   if (ranks != mesh.ranks)
     problems.add(
         fmt::format("{}: num_gpus {} is not tp_size x cp_size x ep_size x dp_size x pp_size", name, mesh.ranks));
@@ -101,7 +101,7 @@ std::optional<std::int64_t> number_at(std::string_view text) {
   return digits ? std::optional(number) : std::nullopt;
 }
 
-/// The number behind "layers."; -1 where there is none.
+/// Returns the number behind "layers."; -1 where there is none.
 std::int64_t layer_of(std::string_view name) {
   constexpr std::string_view kLayers = "layers.";
   for (std::size_t at = name.find(kLayers); at != std::string_view::npos; at = name.find(kLayers, at + 1)) {
@@ -110,7 +110,7 @@ std::int64_t layer_of(std::string_view name) {
   return -1;
 }
 
-/// "a.experts.weight" of "a.experts.7.weight"; the name itself where it is no expert's.
+/// Returns "a.experts.weight" for "a.experts.7.weight"; the name itself where it is no expert's.
 std::string group_of(const std::string& name) {
   constexpr std::string_view kExperts = ".experts.";
   const std::size_t at = name.rfind(kExperts);
@@ -143,7 +143,7 @@ std::optional<Shape> read_shape(const Json& tensor) {
   return shape;
 }
 
-/// One entry of a model file, or nothing and a problem.
+/// Reads one entry of a model file; returns nothing after a problem.
 std::optional<Listed> read_tensor(const std::string& name, const Json& tensor, Problems& problems) {
   const std::string shown = quotable(name);
   if (!tensor.is_object()) {

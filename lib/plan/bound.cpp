@@ -1,4 +1,4 @@
-// The lower bound: see cost.hpp. Every term holds whoever sends what to whom.
+// The lower bound: see cost.hpp. Every term holds for any senders and receivers.
 
 #include <algorithm>
 #include <iterator>
@@ -16,7 +16,7 @@ using Site = Placement::Site;
 using Sites = std::vector<Site>;
 using Number = std::int32_t Site::*;          ///< of a device, or of a domain
 using Numbers = std::vector<std::int64_t>;    ///< each once, ascending
-using HeldBytes = std::map<Numbers, double>;  ///< by who holds them
+using HeldBytes = std::map<Numbers, double>;  ///< by the set of holders
 using Sums = std::vector<double>;             ///< by number
 
 std::int64_t number_of(Rank rank, const Sites& sites, Number number) {
@@ -31,7 +31,7 @@ Numbers numbers_of(const std::vector<Rank>& ranks, const Sites& sites, Number nu
   return numbers;
 }
 
-/// All of both sides.
+/// Returns the numbers of both sides.
 Numbers numbers_of(const Placement& placement, Number number) {
   std::set<std::int64_t> numbers;
   for (const Sites* sites : {&placement.source, &placement.destination}) {
@@ -40,14 +40,14 @@ Numbers numbers_of(const Placement& placement, Number number) {
   return {numbers.begin(), numbers.end()};
 }
 
-/// The numbers that are not in `others`.
+/// Returns the numbers that are not in `others`.
 Numbers without(const Numbers& numbers, const Numbers& others) {
   Numbers rest;
   std::ranges::set_difference(numbers, others, std::back_inserter(rest));
   return rest;
 }
 
-/// The holder sets, and the unions of those that are connected through common members.
+/// Returns the holder sets, and the unions of those that are connected through common members.
 std::set<Numbers> candidates(const HeldBytes& held) {
   std::map<std::int64_t, std::int64_t> parent;
   const auto root = [&](std::int64_t member) {
@@ -66,8 +66,8 @@ std::set<Numbers> candidates(const HeldBytes& held) {
   return result;
 }
 
-/// The least that the busiest can have if each holder set shares its bytes as well as it can, beside `own`: what only a
-/// set of them can do comes to its bytes over the set's size on one of them at least.
+/// Returns the least load of the busiest member if each holder set shares its bytes as well as it can, beside `own`. Of
+/// the bytes that only the members of a set can carry, one of them carries at least the bytes over the set's size.
 double best_split(const HeldBytes& held, const Sums& own = {}) {
   std::map<std::int64_t, std::vector<std::pair<const Numbers*, double>>> by_first;
   for (const auto& [holders, bytes] : held) by_first[holders.front()].emplace_back(&holders, bytes);
@@ -87,21 +87,21 @@ double best_split(const HeldBytes& held, const Sums& own = {}) {
   return busiest;
 }
 
-/// A box as one side's layout and the other's cut it.
+/// A box of the grid that both sides' cuts make.
 struct Crossing {
   std::int64_t wire;     ///< bytes in the narrowest form that crosses a link
   std::int64_t read;     ///< as train stores them
-  std::int64_t written;  ///< as one taker does
+  std::int64_t written;  ///< as one taker stores them
   const std::vector<Rank>* holders;
   const std::vector<Rank>* takers;
 };
 
-/// Values that an engine stores several times cross a link once.
+/// Returns the values of a box: those that an engine stores several times cross a link once.
 std::int64_t values_of(const Tensor& tensor, const Box& box) {
   return box.volume() / (tensor.repeats * tensor.repeats);
 }
 
-/// What the ports of devices, or of domains, have to carry.
+/// The loads of the ports of devices, or of domains.
 class Ports {
  public:
   Ports(const Placement& placement, Number number)
@@ -135,7 +135,7 @@ class Ports {
   double received_ = 0;
 };
 
-/// What memories have to read and store.
+/// The loads of memories: bytes read and stored.
 class Memories {
  public:
   Memories(const Placement& placement, Number number) : placement_(placement), number_(number) {

@@ -5,15 +5,16 @@
 // destination ranks R_b. A box crosses a link in the narrowest form that any sender could give it: the smaller of both
 // sides' widths, each value once. A device, or domain, that holds a box needs no link for it. The bound is the largest
 // of the following, each for devices over the device's rate and for domains over the domain's:
-// - ingress: of every one of gen, each box that it needs and does not hold, once;
+// - ingress: of every one of gen's, each box that it needs and does not hold, once;
 // - egress: each box leaves train once if any taker needs it over a link; the best split over the holders. For a set U
 //   of devices the boxes that only U holds need at least their bytes / |U| on one of them; U runs over the holder sets
 //   and their connected unions, which is exact for nested holder sets (Megatron's are);
 // - fan-out: all receptions of all takers, over the egress of all that can have the data, train's and gen's together:
 //   receivers may forward to each other, across domains too;
-// - memory: what every rank of a device stores, and one read of each box by the best split over the holders (on hosts:
-//   of a node, whose ranks share the rate), staging not counted.
-// So no plan's busiest port carries less: whoever forwards, whatever is cast where.
+// - memory: the bytes that every rank of a device stores, and one read of each box by the best split over holders
+// (hosts:
+//   of a node, whose ranks share the rate), staging not counted. So no plan's busiest port carries less, whichever
+//   ranks forward and cast.
 
 #include <cstdint>
 #include <string>
@@ -23,8 +24,8 @@
 
 namespace refit::plan {
 
-/// Rates in bytes per second; 0 = unknown, of a domain: what its devices do. On hosts every rank is a device, a node is
-/// a domain, and a domain's ranks share `memory`.
+/// Rates in bytes per second. 0 is unknown; for a domain, 0 is the rate of its devices. On hosts every rank is a
+/// device, a node is a domain, and a domain's ranks share `memory`.
 struct Rates {
   double device_in = 0;
   double device_out = 0;
@@ -35,7 +36,7 @@ struct Rates {
   bool memory_is_shared = false;
 };
 
-/// Where the ranks are: equal numbers are the same device, or the same domain.
+/// Places of the ranks: equal numbers are the same device, or the same domain.
 struct Placement {
   struct Site {
     std::int32_t device = 0;
@@ -44,18 +45,18 @@ struct Placement {
   std::vector<Site> source, destination;  ///< by rank
 };
 
-/// Both sides by themselves: neighbouring ranks share a device, and neighbouring devices of a side a domain.
+/// Places both sides apart: neighbouring ranks share a device, and neighbouring devices of a side a domain.
 Placement apart(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device = 1,
                 std::int64_t devices_per_domain = 1);
 
-/// Both sides one after the other, source ranks first, as launchers fill hosts: whatever side they are on, neighbouring
-/// ranks share a device, and neighbouring devices a domain.
+/// Places both sides one after the other, source ranks first, as launchers fill hosts: neighbouring ranks of either
+/// side share a device, and neighbouring devices a domain.
 Placement filled(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device,
                  std::int64_t devices_per_domain);
 
-/// Bytes behind each term, and the seconds they take.
+/// Bytes behind each term, and the seconds that they take.
 struct Bound {
-  /// The busiest port carries at least these bytes.
+  /// Bytes that the busiest port carries at least.
   struct Links {
     std::int64_t ingress = 0, egress = 0, fanout = 0;
   };
@@ -67,18 +68,18 @@ struct Bound {
   Terms seconds;
   /// Sets the seconds; they are 0 where a rate is unknown.
   void time(const Rates& rates);
-  /// The largest term and its name.
+  /// Returns the largest term and its name.
   double total() const;
   std::string term() const;
 };
 
-/// The bound for moving `tensors` (bound.cpp).
+/// Returns the bound for moving `tensors` (bound.cpp).
 Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                   const Rates& rates, const Placement& placement);
 
-/// The domains for which fan-out pays: the destination ranks of a domain where the plan with it keeps the busiest port,
-/// of a device or a domain, less busy than the plan without, by a twentieth at least; else 0. For the executor that
-/// fans out: `direct`, which sends what the destination stores (fan_out.cpp).
+/// Returns the domains for which fan-out pays: the number of destination ranks in a domain where the plan with fan-out
+/// keeps the busiest port, of a device or a domain, at least a twentieth less busy than the plan without; else 0. For
+/// the executor that fans out: `direct`, which sends the form that the destination stores (fan_out.cpp).
 std::int64_t choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                             const Rates& rates, const Placement& placement);
 

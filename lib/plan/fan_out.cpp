@@ -1,4 +1,4 @@
-// Whether takers of a domain should feed each other.
+// Decides whether takers of a domain should feed each other.
 
 #include <algorithm>
 
@@ -11,13 +11,13 @@ namespace {
 
 using Site = Placement::Site;
 
-/// Seconds of the busiest port, of a device or a domain, under a plan's copies; 0 where rates are unknown.
+/// Returns the seconds of the busiest port, of a device or a domain, under a plan's copies; 0 where rates are unknown.
 double busiest_port_seconds(const Planner& planner, Rates rates, const Placement& placement) {
   rates.memory = 0;
   return seconds_at_once(traffic(planner, placement, {.hash = false, .form = Form::stored}).loads, {rates, placement});
 }
 
-/// How many neighbouring ranks a domain has, of which only the last may have fewer; 0 where that is not so.
+/// Returns the number of neighbouring ranks per domain where only the last domain may have fewer; else 0.
 std::int64_t ranks_per_domain(const std::vector<Site>& sites) {
   std::vector<std::int64_t> runs;
   for (std::size_t rank = 0; rank < sites.size(); ++rank) {

@@ -13,7 +13,7 @@ namespace {
 double over(double bytes, double rate) { return rate > 0 ? bytes / rate : 0; }
 double over(std::int64_t bytes, double rate) { return over(static_cast<double>(bytes), rate); }
 
-/// The smaller of those that are known; 0 = none is.
+/// Returns the smallest of the known rates; 0 = none is known.
 double slowest(std::initializer_list<double> rates) {
   double result = 0;
   for (const double rate : rates)
@@ -89,7 +89,7 @@ class Ports {
   Amounts device_in_, device_out_, domain_in_, domain_out_, memory_;
 };
 
-/// Which copies are meant: all, or those that cross domains.
+/// The copies that are meant: all, or those that cross domains.
 enum class Reach : std::uint8_t { all, far };
 
 void add_sent(const PortLoad& load, Reach reach, Side side, std::size_t rank, Ports& ports) {
@@ -102,7 +102,7 @@ void add_received(const PortLoad& load, Reach reach, std::size_t rank, Ports& po
   ports.receive(rank, all ? load.device : load.domain, load.domain, all ? load.memory : load.domain);
 }
 
-/// Everything at once.
+/// Returns the busiest port with all copies at once.
 Busiest at_once(const Loads& loads, const Machine& machine) {
   Ports ports(machine);
   for (std::size_t rank = 0; rank < loads.sent.size(); ++rank)
@@ -115,7 +115,7 @@ Busiest at_once(const Loads& loads, const Machine& machine) {
   return ports.busiest();
 }
 
-/// One source stage alone.
+/// Returns the seconds of one source stage alone.
 double stage_seconds(const Loads& loads, std::size_t stage, Reach reach, const Machine& machine) {
   Ports ports(machine);
   for (std::size_t rank = 0; rank < loads.sent.size(); ++rank) {
@@ -127,7 +127,8 @@ double stage_seconds(const Loads& loads, std::size_t stage, Reach reach, const M
   return ports.busiest().seconds;
 }
 
-/// The longest of p2p's lanes, on which stages take turns; where lanes are more than stages, all are at once.
+/// Returns the seconds of the longest of p2p's lanes, on which stages take turns; with more lanes than stages, all
+/// stages run at once.
 double longest_lane(const Loads& loads, Reach reach, const Machine& machine, const Knobs& knobs) {
   std::vector<double> lanes(static_cast<std::size_t>(knobs.streams), 0);
   for (std::size_t stage = 0; stage < loads.received.size(); ++stage)
@@ -141,7 +142,7 @@ std::int64_t groups_of(const PortLoad& load, Reach reach, const Knobs& knobs) {
   return std::max(ceil_div(copies, knobs.group_size), ceil_div(staged, knobs.chunk_bytes));
 }
 
-/// Groups one after the other on the busiest lane of the busiest rank.
+/// Returns the number of groups one after the other on the busiest lane of the busiest rank.
 std::int64_t serial_groups(const Loads& loads, Reach reach, const Knobs& knobs) {
   const auto stages = std::ssize(loads.received);
   const std::int64_t parts = std::max<std::int64_t>(1, knobs.streams / stages);
@@ -156,8 +157,8 @@ std::int64_t serial_groups(const Loads& loads, Reach reach, const Knobs& knobs) 
   return most;
 }
 
-/// What packing and unpacking add to `meanwhile` seconds on the wire. A device's memory does both at a time, but for
-/// the first chunk and the last; where ranks share a memory, the wire is that memory.
+/// Returns the seconds that packing and unpacking add to `meanwhile` seconds on the wire. A device's memory does both
+/// during the transfer, except for the first chunk and the last; where ranks share a memory, the wire is that memory.
 double staging_seconds(const Loads& loads, Reach reach, const Machine& machine, const Knobs& knobs, double meanwhile) {
   Amounts staged;
   const auto of = [&](const PortLoad& load) { return reach == Reach::all ? load.staged : load.staged_far; };
@@ -184,14 +185,14 @@ void finish(ModelSeconds& model) {
                })->second;
 }
 
-/// p2p's order, staging and groups, for those copies that it carries.
+/// Adds p2p's order, staging and groups, for the copies that it carries.
 void add_p2p(const Loads& loads, Reach reach, const Machine& machine, const Knobs& knobs, ModelSeconds& model) {
   model.schedule = std::max(0.0, longest_lane(loads, reach, machine, knobs) - model.wire);
   model.staging = staging_seconds(loads, reach, machine, knobs, model.wire + model.schedule);
   model.latency += static_cast<double>(serial_groups(loads, reach, knobs)) * machine.rates.launch_seconds;
 }
 
-/// Bytes per second of one broadcast to all destination ranks, and to a part of the source ranks.
+/// Returns the bytes per second of one broadcast to all destination ranks, and to a part of the source ranks.
 double broadcast_rate(const Machine& machine) {
   const Rates& rates = machine.rates;
   std::set<std::int32_t> domains;
@@ -202,14 +203,15 @@ double broadcast_rate(const Machine& machine) {
   return slowest({near, rates.domain_in, rates.domain_out, machine.broadcast});
 }
 
-/// Ranks that share the busiest destination device.
+/// Returns the number of ranks that share the busiest destination device.
 std::int64_t ranks_per_device(const Machine& machine) {
   Amounts ranks;
   for (const Placement::Site& site : machine.placement.destination) ranks.add(site.device, 1);
   return std::max<std::int64_t>(1, ranks.largest());
 }
 
-/// Every rank has all; each domain lets in what none of its own ranks sends.
+/// Returns the busiest port of the broadcasts. Every rank receives everything; a domain lets in everything that none of
+/// its own ranks sends.
 Busiest broadcast_ports(const Broadcasts& broadcasts, const Machine& machine, std::int64_t receivers) {
   const Rates& rates = machine.rates;
   const std::int64_t total = broadcasts.total();
@@ -243,7 +245,7 @@ ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Kn
   model.wire = all.seconds;
   model.port = all.port;
   model.latency = machine.rates.launch_seconds;
-  // Domains without ports of their own are one: all map each other, as ranks do that share a memory.
+  // Domains without ports of their own count as one: all ranks map each other, as ranks do that share a memory.
   const bool far = machine.rates.domain_in > 0 || machine.rates.domain_out > 0;
   if (far && !machine.rates.memory_is_shared) add_p2p(loads, Reach::far, machine, knobs, model);
   finish(model);

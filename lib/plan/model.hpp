@@ -1,9 +1,10 @@
 #pragma once
-// What a run's schedule should take: each executor's own order of copies as a pure function of its plan.
+// Model of the time of a run's schedule: each executor's own order of copies as a pure function of its plan.
 //
 // A model is a sum of named parts, one after the other:
-// - wire: the busiest port (or memory), were everything on its way at once. Never below the bound's wire terms;
-// - schedule: what the order adds. p2p has so many of train's pipeline stages in flight as it has streams, and a stage
+// - wire: the busiest port (or memory), if everything were on its way at once. Never below the bound's wire terms;
+// - schedule: the time that the order adds. p2p has as many of train's pipeline stages in flight as streams, and a
+// stage
 //   ends on its own busiest port; golden has one broadcast in flight for each of its communicators, up to its streams;
 // - staging: packing and unpacking, as far as it does not overlap with the wire: every byte is read and written again;
 // - latency: groups of messages (or broadcasts) that wait for each other;
@@ -21,14 +22,14 @@
 
 namespace refit::plan {
 
-/// Where and on what a plan is carried out.
+/// Rates and placement of the devices on which a plan is carried out.
 struct Machine {
   Rates rates;
   Placement placement;
-  double broadcast = 0;  ///< bytes per second of one broadcast that leaves a domain; 0 = what its ports do
+  double broadcast = 0;  ///< bytes per second of one broadcast that leaves a domain; 0 = its ports' rate
 };
 
-/// What of a case decides an executor's order and its sizes.
+/// The settings of a case that decide an executor's order and its sizes.
 struct Knobs {
   std::int64_t streams = 4;
   std::int64_t group_size = 64;
@@ -43,14 +44,15 @@ struct ModelSeconds {
   double wire = 0, schedule = 0, staging = 0, latency = 0, misc = 0;
 };
 
-/// Of the busiest port, or memory, with everything on its way at once; those whose rates are unknown (0) do not count.
+/// Returns the seconds of the busiest port, or memory, with everything on its way at once. Ports whose rates are
+/// unknown (0) do not count.
 double seconds_at_once(const Loads& loads, const Machine& machine);
 
-/// direct: all copies at once, forwards included, in one launch. What crosses ports of domains goes as p2p does, at the
+/// Models direct: all copies at once, forwards included, in one launch. Copies between domains go as p2p's do, at the
 /// same time.
 ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs);
 
-/// p2p, and m2n, whose library does the same with copies of its own.
+/// Models p2p, and m2n, whose library does the same with copies of its own.
 ModelSeconds p2p_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs);
 
 /// golden's broadcasts of one job: every distinct source shard, in parts, from its first holder.
@@ -63,22 +65,22 @@ struct Broadcasts {
 };
 Broadcasts broadcasts(const std::vector<Tensor>& tensors, const Layout& source, std::int64_t part_bytes);
 
-/// golden: every rank of a communicator receives all that is broadcast in it. `loads`: of the plan; a gen rank keeps as
-/// much as it would be sent.
+/// Models golden: every rank of a communicator receives everything that is broadcast in it. `loads` are the plan's: a
+/// gen rank keeps as many bytes as the plan would send it.
 ModelSeconds golden_seconds(const Broadcasts& broadcasts, const Loads& loads, const Machine& machine,
                             const Knobs& knobs);
 
 /// The misc stream.
 struct MiscLoad {
   std::int64_t bytes = 0;
-  std::int64_t gathered = 0;  ///< that source rank 0 has from others
-  std::int64_t kept = 0;      ///< what destination rank 0 stores of it, at the source's width
+  std::int64_t gathered = 0;  ///< bytes that source rank 0 gathers from others
+  std::int64_t kept = 0;      ///< bytes that destination rank 0 stores, at the source's width
   std::int64_t buffers = 0;
 };
 MiscLoad misc_load(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                    std::int64_t buffer_bytes);
 
-/// Adds the misc stream's part, and names the largest anew.
+/// Adds the misc stream's part, and names the largest part anew.
 void add_misc(const MiscLoad& misc, const Machine& machine, ModelSeconds& model);
 
 }  // namespace refit::plan

@@ -1,5 +1,5 @@
 #pragma once
-// What moves in one refit, on both paths: bytes by rank, and totals.
+// The bytes that move in one refit, on both paths: by rank, and in total.
 
 #include <cstdint>
 #include <optional>
@@ -17,7 +17,7 @@ struct Paths {
   const Layout& destination;
 };
 
-/// What really moves in one refit.
+/// Totals of the bytes that really move in one refit.
 struct Wire {
   std::int64_t bytes = 0;
   std::int64_t copies = 0;
@@ -34,19 +34,19 @@ struct Moved {
   std::vector<std::int64_t> received;  ///< by destination rank, forwards included
 };
 
-/// Of the bulk path and of misc, from source rank 0 to every destination rank. Bulk: `broadcasts`, where there are such
-/// (every shard from its first holder to all ranks of its communicator, which is the source stage's where `per_stage`);
-/// else the planned copies, whose `loads` these are.
+/// Counts the bytes of the bulk path, and of misc, which go from source rank 0 to every destination rank. Bulk consists
+/// of `broadcasts` where they are given: every shard goes from its first holder to all ranks of its communicator, which
+/// is the source stage's where `per_stage`. Else it consists of the planned copies, whose `loads` these are.
 Moved moved_by(const Paths& paths, const Loads& loads, const Placement& placement,
                const std::optional<Broadcasts>& broadcasts, bool per_stage);
 
-/// [source rank][destination rank] -> bytes of one refit, from holders.
+/// [source rank][destination rank] -> bytes of one refit, counted from holders.
 using ByteMatrix = std::vector<std::vector<std::int64_t>>;
 
-/// `planned`: bytes of the planned copies. `broadcasts`: as above.
+/// Returns the byte matrix. `planned`: bytes of the planned copies. `broadcasts`: as above.
 ByteMatrix byte_matrix(const Paths& paths, const std::optional<Broadcasts>& broadcasts, ByteMatrix planned);
 
-/// What the misc path carries: repeated scales as often as layouts see them.
+/// Returns the bytes of the misc path, which carries repeated scales as often as layouts see them.
 std::int64_t misc_stream_bytes(const std::vector<Tensor>& misc, const Layout& source);
 
 }  // namespace refit::plan

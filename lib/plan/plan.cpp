@@ -13,13 +13,13 @@ std::uint64_t fold(std::uint64_t seed, const Extents& extents) {
   return seed;
 }
 
-/// Places of boxes on one side. Keeps the pieces of the tensor and rank that were asked for last: a rank of the misc
-/// stream has as many as there are buffers.
+/// Places of boxes on one side. Keeps the pieces of the last tensor and rank: a rank of the misc stream has as many
+/// pieces as there are buffers.
 class Ends {
  public:
   explicit Ends(const layout::Layout& layout) : layout_(layout) {}
 
-  /// The place of `part` in the piece of `tensor` on `rank` that contains it.
+  /// Returns the place of `part` in the piece of `tensor` on `rank` that contains it.
   End of(const Tensor& tensor, Rank rank, const Box& part) {
     if (&tensor != tensor_ || rank != rank_) {
       pieces_.clear();
@@ -27,7 +27,7 @@ class Ends {
       tensor_ = &tensor;
       rank_ = rank;
     }
-    // Of many pieces, which ascend, it is mostly the last that begins at the part or before it.
+    // Pieces ascend: where there are many, the right one is mostly the last that begins at the part or before it.
     constexpr std::size_t kMany = 64;
     if (pieces_.size() > kMany) {
       const auto behind =
@@ -54,7 +54,8 @@ bool contains(const std::vector<Rank>& ranks, Rank rank) {
   return std::binary_search(ranks.begin(), ranks.end(), rank);
 }
 
-/// Where each domain's ranks begin among ascending `ranks`, and their number; every rank is one for domains of none.
+/// Returns the indices where each domain's ranks begin among ascending `ranks`, and then the number of ranks. Every
+/// rank is a domain where domains have no ranks.
 std::vector<std::int32_t> domains_of(const std::vector<Rank>& ranks, std::int64_t domain_ranks) {
   std::vector<std::int32_t> begins;
   for (std::size_t i = 0; i < ranks.size(); ++i) {
@@ -66,7 +67,7 @@ std::vector<std::int32_t> domains_of(const std::vector<Rank>& ranks, std::int64_
   return begins;
 }
 
-/// The dimension between whose rows a box is cut for `holders`: see plan.hpp.
+/// Returns the dimension between whose rows a box is cut for `holders`: see plan.hpp.
 int cut_dimension(const Extents& extent, std::int64_t takers, std::int64_t holders, const Striping& striping) {
   int longest = 0;
   for (int d = 0; d < extent.size(); ++d) {
@@ -133,7 +134,7 @@ Planner::Class Planner::make_class(const Tensor& tensor, Known& known) const {
   std::int64_t number = 0;
   for (Overlap& overlap : result.overlaps) {
     overlap.number = number++;
-    // Holders take turns, and with fan-out the takers of a domain.
+    // Holders take turns, and with fan-out so do the takers of a domain.
     overlap.period = std::ssize(overlap.holders);
     for (std::size_t d = 1; d < overlap.domains.size(); ++d)
       overlap.period = std::lcm(overlap.period, std::int64_t{overlap.domains[d] - overlap.domains[d - 1]});
@@ -176,7 +177,7 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     part.extent[cut] = end - begin;
     return part;
   };
-  // One for all: there are many.
+  // One copy serves for all visits: there are many.
   Copy copy{tensor.index, {}, {Rank{}, {}, overlap.source_format}, {Rank{}, {}, overlap.destination_format}};
   const auto send = [&](std::int64_t holder, std::int64_t taker, const Box& box, FanOut fan_out) {
     copy.box = box;
@@ -186,8 +187,8 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     copy.fan_out = fan_out;
     visit(std::as_const(copy));
   };
-  /// Brings rows `begin` to `end` of the box to all takers of a domain, into which each comes once: the box has a
-  /// stripe for each of them, or, where stripes would be small, fewer, whose takers take turns.
+  /// Brings rows `begin` to `end` of the box to all takers of a domain, into which each row comes once. The box has a
+  /// stripe for each taker or, where stripes would be small, fewer stripes, and the takers take turns.
   const auto feed = [&](std::int64_t holder, std::int64_t domain, int cut, std::int64_t begin, std::int64_t end) {
     const std::int64_t first = overlap.domains[static_cast<std::size_t>(domain)];
     const std::int64_t takers = overlap.domains[static_cast<std::size_t>(domain) + 1] - first;

@@ -34,7 +34,7 @@ using layout::Piece;
 using layout::Place;
 using model::Tensor;
 
-/// How boxes are cut between replicas; the same on all ranks of a job.
+/// Limits of the cuts of boxes between replicas; the same on all ranks of a job.
 struct Striping {
   /// No part is smaller than this.
   std::int64_t min_bytes = 64 * 1024;
@@ -76,14 +76,14 @@ struct RankPlan {
   std::vector<Copy> copies;
 };
 
-/// 128-bit hash of a copy: tensor name, box, ranks and formats. A plan's hash is the sum over its copies.
+/// Returns the 128-bit hash of a copy: tensor name, box, ranks and formats. A plan's hash is the sum over its copies.
 Sum128 hash(const Copy& copy, const std::string& tensor_name);
-/// The same in two steps: of the box alone, for all copies of it, and the sum over the tensors that have a copy.
-/// `name_hash`: hash_name(tensor name).
+/// Return the same in two steps: the hash of the box alone, for all copies of it, and the sum over the tensors that
+/// have a copy. `name_hash`: hash_name(tensor name).
 std::uint64_t hash_of_box(std::uint64_t name_hash, const Box& box);
 Sum128 hash_of_copies(std::span<const std::uint64_t> box_hashes, const Copy& copy);
 
-/// A box of a tensor as one side stores it: who holds exactly this box.
+/// A box of a tensor as one side stores it, and the ranks that hold exactly this box.
 struct Holding {
   Box box;
   Format format;
@@ -93,25 +93,25 @@ struct Holding {
 /// Computes the copies that take `tensors` from one layout to another. Keeps references to all three.
 class Planner {
  public:
-  /// `tensors`: those to be copied (the bulk path's), in the order of the copies. `domain_ranks`: so many neighbouring
-  /// destination ranks feed each other (fan-out); 0 = none do.
+  /// `tensors`: those to be copied (the bulk path's), in the order of the copies. `domain_ranks`: the number of
+  /// neighbouring destination ranks that feed each other (fan-out); 0 = none do.
   Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
           std::int64_t domain_ranks = 0, const Striping& striping = {});
 
-  /// The copies in which `rank` of `side` takes part. Cost: one look per tensor and the rank's own copies.
+  /// Returns the copies in which `rank` of `side` takes part. Cost: one look per tensor and the rank's own copies.
   RankPlan rank_plan(Side side, Rank rank) const;
 
   /// Calls `visit` for every copy of every rank, in the plan's order, without places (End::place is not set).
   void for_each_copy(const std::function<void(const Copy&)>& visit) const;
 
-  /// How the two ends of an overlap lie in memory, as its first holder and its first taker store it.
+  /// Contiguity of the two ends of an overlap in memory, as its first holder and its first taker store it.
   struct Lie {
     bool source_contiguous = true;
     bool destination_contiguous = true;
   };
-  /// The same copies, each once for all tensors that have it (of one class, their holders in one turn), and in no order
-  /// that anybody may rely on: what is counted of the world costs no more than its classes. `tensors`: never empty;
-  /// Copy::tensor is the first of them.
+  /// Called with the same copies, each once for all tensors that have it (of one class, their holders in one turn), in
+  /// an unspecified order: counting the world costs no more than its classes. `tensors` is never empty; Copy::tensor is
+  /// the first of them.
   using VisitShared = std::function<void(const Copy& copy, std::span<const Tensor* const> tensors, const Lie& lie)>;
   void for_each_shared_copy(const VisitShared& visit) const;
 
@@ -134,7 +134,7 @@ class Planner {
     std::vector<Overlap> overlaps;
     std::int64_t seen = 0;  ///< tensors of this class so far, in one walk over the tensors
   };
-  /// The holdings of a side, by shape and class: of one class there is one cut, whatever the other side does.
+  /// The holdings of a side, by shape and class: tensors of one class are cut alike, whatever the other side does.
   using SideKey = std::tuple<Shape, DType, std::uint64_t>;
   struct Known {
     std::map<SideKey, std::vector<Holding>> source, destination;
@@ -145,7 +145,7 @@ class Planner {
   template <typename Visit>
   void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit) const;
   /// Calls visit(tensor, overlap, turn) for all overlaps of all tensors that `wanted` keeps of each class, 0 <= turn <
-  /// overlap.period; none of a class is kept where `concerns` does not say so of its first tensor.
+  /// overlap.period. A class is left out if `concerns` is false for its first tensor.
   template <typename Concerns, typename Wanted, typename Visit>
   void walk(const Concerns& concerns, const Wanted& wanted, const Visit& visit) const;
 
@@ -156,8 +156,8 @@ class Planner {
   Striping striping_;
 };
 
-/// The distinct boxes of `tensor` on one side, by first index. Throws (runtime) where boxes overlap without being
-/// equal, or lie beyond the tensor: a defect of the layout.
+/// Returns the distinct boxes of `tensor` on one side, by first index. Throws (runtime) where boxes overlap without
+/// being equal, or lie beyond the tensor: a defect of the layout.
 std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor);
 
 }  // namespace refit::plan

@@ -10,9 +10,9 @@
 namespace refit::plan {
 namespace {
 
-constexpr int kMaxDimensions = 3;  // of a tensor: NCCL_RESHARD_MAX_TENSOR_DIMS
+constexpr int kMaxDimensions = 3;  // most dimensions of a tensor: NCCL_RESHARD_MAX_TENSOR_DIMS
 
-/// Why a tensor does not have the form.
+/// Thrown with the reason why a tensor does not have the form.
 class Unfit {
  public:
   explicit Unfit(std::string reason) : reason_(std::move(reason)) {}
@@ -64,7 +64,7 @@ std::vector<Stack> stacks_of(const std::vector<Tensor>& tensors) {
   return stacks;
 }
 
-/// Two boxes that are one, if they are.
+/// Returns the box that two boxes make together; nothing where they make none.
 std::optional<Box> joined(const Box& a, const Box& b) {
   if (a == b) return a;
   int apart = -1;
@@ -78,7 +78,7 @@ std::optional<Box> joined(const Box& a, const Box& b) {
   return result;
 }
 
-/// What a side's ranks have of tensors, as one box each.
+/// The shards of a side's ranks, as one box for each tensor.
 class Shards {
  public:
   Shards(const Layout& layout, const char* side) : layout_(layout), side_(side) {}
@@ -86,7 +86,7 @@ class Shards {
   const Layout& layout() const { return layout_; }
   const char* side() const { return side_; }
 
-  /// By rank; nothing where a rank has none of it.
+  /// Returns the boxes by rank; nothing where a rank has none of the tensor.
   const std::vector<std::optional<Box>>& of(const Tensor& tensor) {
     const std::pair key(tensor.shape, layout_.placement_class(tensor));
     const auto at = cache_.find(key);
@@ -96,7 +96,7 @@ class Shards {
     return cache_.emplace(key, std::move(boxes)).first->second;
   }
 
-  /// The same of a stack, in its shape.
+  /// Returns the same for a stack, in its shape.
   std::vector<std::optional<Box>> of(const Stack& stack) {
     if (!stack.stacked) return of(*stack.tensors.front());
     std::vector<std::optional<Box>> result(static_cast<std::size_t>(layout_.ranks()));
@@ -140,7 +140,7 @@ class Shards {
   std::map<std::pair<Shape, std::uint64_t>, std::vector<std::optional<Box>>> cache_;
 };
 
-/// The ranks that have a tensor; of a source with pipeline stages those of the first stage that has it.
+/// Returns the ranks that have a tensor; for a source with pipeline stages, those of the first stage that has it.
 std::vector<std::int32_t> holders(const std::vector<std::optional<Box>>& shards, const Layout& layout) {
   std::vector<std::int32_t> result;
   for (std::int32_t r = 0; r < layout.ranks(); ++r) {
@@ -151,7 +151,7 @@ std::vector<std::int32_t> holders(const std::vector<std::optional<Box>>& shards,
   return result;
 }
 
-/// The dimension that is cut, if one is.
+/// Returns the dimension that is cut, if any.
 std::optional<int> cut_dimension(const Shape& shape, const Extents& shard, const char* side) {
   std::optional<int> cut;
   for (int d = 0; d < shape.size(); ++d) {
@@ -162,7 +162,7 @@ std::optional<int> cut_dimension(const Shape& shape, const Extents& shard, const
   return cut;
 }
 
-/// The axes over which `parts[i]` is the part of the i-th rank.
+/// Returns the axes over which `parts[i]` is the part of the i-th rank.
 std::vector<Mesh::Axis> axes_of(const std::vector<std::int64_t>& parts, std::int64_t count, int dimension,
                                 const char* side) {
   const std::int64_t ranks = std::ssize(parts);

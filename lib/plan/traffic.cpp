@@ -8,7 +8,7 @@ namespace {
 
 std::size_t index_of(Rank rank) { return static_cast<std::size_t>(to_int(rank)); }
 
-/// Both ends' part of one copy: {sent, received}.
+/// Returns both ends' part of one copy: {sent, received}.
 std::pair<PortLoad, PortLoad> load_of(const Copy& copy, std::int64_t times, const Planner::Lie& lie,
                                       const Placement& placement, Form form) {
   const bool forwarded = copy.fan_out == FanOut::forwarded;
@@ -38,7 +38,8 @@ std::pair<PortLoad, PortLoad> load_of(const Copy& copy, std::int64_t times, cons
   return {sent, received};
 }
 
-/// The same list of tensors as at the last call? A list of another class may be where an earlier one was.
+/// Returns whether the list of tensors is the same as at the last call. A list of another class may be where an earlier
+/// one was.
 class SameList {
  public:
   bool operator()(std::span<const Tensor* const> tensors) {
@@ -183,7 +184,7 @@ Traffic traffic(const Planner& planner, const Placement& placement, const Traffi
     result.matrix.assign(static_cast<std::size_t>(planner.source().ranks()),
                          std::vector<std::int64_t>(static_cast<std::size_t>(destinations), 0));
   }
-  // Copies of one box follow each other: what of the hash is the box's is worked out once for all of them.
+  // Copies of one box follow each other, so the box's part of the hash is worked out once for all of them.
   Box box;
   SameList same;
   std::vector<std::uint64_t> box_hashes;

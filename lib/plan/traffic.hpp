@@ -1,5 +1,5 @@
 #pragma once
-// What a plan's copies put on ports: counted for the world by classes of tensors, or for one rank by its own copies.
+// Loads of ports by a plan's copies, counted for the world by classes of tensors, or for one rank by its own copies.
 //
 // Example: train TP1 to gen DP2 on one node of three GPUs, 16 GB: the train rank sends 32 GB to other devices and none
 // to other domains; each gen rank receives 16 GB.
@@ -13,7 +13,7 @@
 
 namespace refit::plan {
 
-/// In which of its two forms a copy travels.
+/// The form of two in which a copy travels.
 enum class Form : std::uint8_t {
   sent,   ///< as the sender has it; receivers cast (golden, p2p)
   stored  ///< as the receiver stores it; senders cast (direct)
@@ -21,13 +21,13 @@ enum class Form : std::uint8_t {
 
 std::int64_t bytes_of(const Copy& copy, Form form);
 
-/// What one rank sends, or receives, in one refit: bytes in the form that travels, and copies.
+/// The load of one rank that sends, or receives, in one refit: bytes in the form that travels, and copies.
 struct PortLoad {
   std::int64_t bytes = 0;
   std::int64_t memory = 0;      ///< bytes that it reads, or stores, at its own width
   std::int64_t device = 0;      ///< of `bytes`: to or from other devices
   std::int64_t domain = 0;      ///< of `bytes`: to or from other domains
-  std::int64_t staged = 0;      ///< of `device`: what p2p packs, or unpacks
+  std::int64_t staged = 0;      ///< of `device`: bytes that p2p packs, or unpacks
   std::int64_t staged_far = 0;  ///< of `domain`: likewise
   std::int64_t copies = 0;
   std::int64_t copies_far = 0;  ///< to or from other domains
@@ -46,17 +46,17 @@ struct Loads {
   Loads() = default;
   Loads(const Layout& source, std::int32_t destination_ranks);
 
-  /// Both ends of a copy that `times` tensors have.
+  /// Adds both ends of a copy that `times` tensors have.
   void add(const Copy& copy, std::int64_t times, const Planner::Lie& lie, const Placement& placement, Form form);
   Loads& operator+=(const Loads& other);
-  /// What loads_of found on one rank.
+  /// Puts in the loads that loads_of found on one rank.
   void put(Side side, Rank rank, const std::vector<PortLoad>& own);
-  /// What one destination rank receives from source ranks, of all stages.
+  /// Returns the load of one destination rank from source ranks, of all stages.
   PortLoad received_by(std::size_t rank) const;
 };
 
-/// One rank's own, by its copies: of a source rank what it sends; of a destination rank what it forwards, what is
-/// forwarded to it, and what it receives of each source stage.
+/// Returns one rank's own loads, by its copies. A source rank has the load that it sends; a destination rank has the
+/// load that it forwards, the load that is forwarded to it, and the load that it receives from each source stage.
 std::vector<PortLoad> loads_of(const std::vector<Copy>& copies, Side side, Rank rank, const Layout& source,
                                const Placement& placement, Form form);
 
@@ -66,7 +66,7 @@ struct Traffic {
   std::int64_t copies = 0;
   Sum128 hash;  ///< of the plan: the sum over its copies
   Loads loads;
-  std::vector<std::vector<std::int64_t>> matrix;  ///< [source rank][destination rank], of holders; only where asked for
+  std::vector<std::vector<std::int64_t>> matrix;  ///< [source rank][destination rank], of holders; only on request
 
   std::vector<std::int64_t> sent() const;      ///< by source rank
   std::vector<std::int64_t> received() const;  ///< by destination rank, forwards included
@@ -84,10 +84,11 @@ struct TrafficOptions {
 
 /// Counts the world's copies: every copy of every tensor for the hash, else every copy of a class once.
 Traffic traffic(const Planner& planner, const Placement& placement, const TrafficOptions& options = {});
-/// Every rank a device and a domain of its own.
+/// Counts with every rank as a device and a domain of its own.
 Traffic traffic(const Planner& planner, const TrafficOptions& options = {});
 
-/// The loads of each of `groups` sets of tensors, counted in one walk. `group_of`: below `groups`, of every tensor.
+/// Returns the loads of each of `groups` sets of tensors, counted in one walk. `group_of` returns every tensor's set,
+/// below `groups`.
 std::vector<Loads> loads_by_group(const Planner& planner, const Placement& placement, Form form, std::size_t groups,
                                   const std::function<std::size_t(const Tensor&)>& group_of);
 

@@ -7,7 +7,7 @@
 namespace refit::report {
 namespace {
 
-/// A field by RFC 4180: quoted where it holds a separator, a quote or a line break.
+/// Returns a field by RFC 4180: quoted where it holds a separator, a quote or a line break.
 std::string field(const std::string& text) {
   if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
   std::string quoted = "\"";
@@ -30,7 +30,7 @@ std::string setting(const Result& result, std::string_view key) {
   return "";
 }
 
-/// What all rows of a run have in common: files of several runs can be put together.
+/// Returns the fields that all rows of a run have in common, so that files of several runs can be put together.
 std::string run_fields(const Result& result) {
   return fmt::format("{},{},{},{},{},{},{},{},{},{}", field(result.test_case.name),
                      field(result.model ? result.model->family : ""), setting(result, "executor"),

@@ -18,7 +18,7 @@ std::optional<std::int64_t> figure(const Result& result) {
   return part ? std::optional((*part).*Member) : std::nullopt;
 }
 
-/// By their place in the JSON document.
+/// Returns the figures by their place in the JSON document.
 const std::map<std::string, Figure>& figures() {
   static const std::map<std::string, Figure> all{
       {"memory.train_bytes_max", figure<&Result::memory, &Memory::train_bytes_max>},
@@ -40,7 +40,7 @@ struct Limit {
   std::int64_t value = 0;
 };
 
-/// "NAME >= NUMBER" or "NAME <= NUMBER", one space between the words.
+/// Parses "NAME >= NUMBER" or "NAME <= NUMBER", one space between the words.
 std::optional<Limit> parse(const std::string& text) {
   for (const bool at_least : {true, false}) {
     const std::size_t at = text.find(at_least ? " >= " : " <= ");

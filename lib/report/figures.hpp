@@ -8,10 +8,10 @@
 
 namespace refit::report {
 
-/// What is wrong with the text of a bound; empty if it can be checked.
+/// Describes the error in the text of a bound; empty if it can be checked.
 std::string figure_problem(const std::string& bound);
 
-/// Why a result does not keep a bound; empty if it does, or if the run did not come to the figure.
+/// Describes why a result does not keep a bound; empty if it does, or if the run did not come to the figure.
 std::string missed_figure(const std::string& bound, const Result& result);
 
 }  // namespace refit::report

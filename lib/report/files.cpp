@@ -20,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr auto kReaderLimit = std::chrono::seconds(10);  ///< for a FIFO's reader to come
+constexpr auto kReaderLimit = std::chrono::seconds(10);  ///< wait for a FIFO's reader
 constexpr auto kReaderPause = std::chrono::milliseconds(20);
 
 enum class Target { replaced, absent, output, error_output, stream, folder, other };
@@ -30,7 +30,7 @@ bool is_descriptor(const struct stat& status, int descriptor) {
   return ::fstat(descriptor, &own) == 0 && own.st_dev == status.st_dev && own.st_ino == status.st_ino;
 }
 
-/// What is at a path, links followed.
+/// Returns the kind of target at a path, links followed.
 Target target_of(const std::string& path) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) return Target::absent;
@@ -41,7 +41,7 @@ Target target_of(const std::string& path) {
   return S_ISCHR(status.st_mode) || S_ISFIFO(status.st_mode) ? Target::stream : Target::other;
 }
 
-/// Permission bits do not tell (root, read-only file systems, quotas): only creating a file does.
+/// Checks a folder by creating a file: permission bits do not tell (root, read-only file systems, quotas).
 void check_folder(const std::string& path, const std::string& target) {
   const fs::path parent = fs::path(target).parent_path();
   const fs::path folder = parent.empty() ? fs::path(".") : parent;
@@ -69,7 +69,7 @@ void check_output(const std::string& path, bool force, std::set<fs::path>& seen)
     fail_usage("two outputs would be written to {}", path);
 }
 
-/// Opening a FIFO waits for its reader, for ever where none comes.
+/// Opens a stream. Opening a FIFO waits for its reader, without end where none comes.
 int open_stream(const std::string& path) {
   const auto limit = std::chrono::steady_clock::now() + kReaderLimit;
   while (true) {

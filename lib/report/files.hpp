@@ -2,8 +2,8 @@
 // Output files: checked before anything is loaded, written under a temporary name and renamed when complete, so that a
 // result is never half a file and an older one is never replaced silently. Only one rank calls these.
 //
-// Only regular files are replaced. A link stays: what it leads to is replaced. Devices, FIFOs and this process's own
-// stdout and stderr (/dev/null, /dev/stdout, >(program)) are written to.
+// Only regular files are replaced. A link stays: its target is replaced. Devices, FIFOs and this process's own stdout
+// and stderr (/dev/null, /dev/stdout, >(program)) are written to.
 
 #include <string>
 #include <string_view>
@@ -14,32 +14,32 @@
 
 namespace refit::report {
 
-/// Why an output cannot be written.
+/// The reason why an output cannot be written.
 struct Refusal {
   std::size_t index = 0;  ///< into the paths
   ErrorKind kind = ErrorKind::usage;
   std::string reason;
 };
 
-/// Checks that each path of `paths` (empty ones are skipped) can be written. Refused is a file that exists where
-/// `force` is false, a folder, what is no file (a socket, a disk), a path whose folder is missing or not writable, and
-/// the second of two paths to one file.
+/// Checks that each path of `paths` (empty ones are skipped) can be written. It refuses a file that exists where
+/// `force` is false, a folder, a path that is no file (a socket, a disk), a path whose folder is missing or not
+/// writable, and the second of two paths to one file.
 std::vector<Refusal> refused_outputs(const std::vector<std::string>& paths, bool force);
 
-/// Throws all refusals as one error: of kind runtime where all are. Nothing where there are none.
+/// Throws all refusals as one error: of kind runtime where all are. Does nothing where there are none.
 void fail_refused(const std::vector<Refusal>& refusals);
 
-/// Takes an older result away, so that it does not outlive a run that is killed: a regular file, nothing else. Errors:
-/// as fail_output.
+/// Removes an older result, so that it does not outlive a run that is killed: a regular file, nothing else. Errors: as
+/// fail_output.
 void remove_output(const std::string& path);
 
-/// True for what is written to rather than replaced.
+/// Returns true for paths that are written to rather than replaced.
 bool is_stream(const std::string& path);
 
-/// Writes a whole file beside the one that it will be, which must not be a stream. Errors: as write_file.
+/// Writes a whole file beside its target, which must not be a stream. Errors: as write_file.
 TemporaryFile write_beside(const std::string& path, std::string_view content);
 
-/// Writes a whole file (see above). Errors: runtime, where it cannot be written: "cannot write PATH: REASON".
+/// Writes a whole file (see above). Errors (runtime), where it cannot be written: "cannot write PATH: REASON".
 void write_file(const std::string& path, std::string_view content);
 
 }  // namespace refit::report

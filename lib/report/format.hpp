@@ -1,5 +1,5 @@
 #pragma once
-// Numbers as people read them. 1 kB = 1e3, 1 MB = 1e6, 1 GB = 1e9 bytes; GiB is said where it is meant.
+// Numbers as people read them. 1 kB = 1e3, 1 MB = 1e6, 1 GB = 1e9 bytes; binary units are written out (GiB).
 
 #include <optional>
 #include <string>
@@ -9,47 +9,51 @@
 
 namespace refit::report {
 
-/// "12.3 us", "21.950 ms", "1.234 s"; "0 s" for zero.
+/// Returns e.g. "12.3 us", "21.950 ms", "1.234 s"; "0 s" for zero.
 std::string format_seconds(double seconds);
 
-/// "61.06 GB", "8.39 MB", "12.00 kB", "7 B".
+/// Returns e.g. "61.06 GB", "8.39 MB", "12.00 kB", "7 B".
 std::string format_bytes(std::int64_t bytes);
 
-/// "8,190,735,360"; `count` is not negative.
+/// Returns e.g. "8,190,735,360"; `count` is not negative.
 std::string format_count(std::int64_t count);
 
-/// "1 refit", "8,190 refits".
+/// Returns e.g. "1 refit", "8,190 refits".
 std::string counted(std::int64_t count, const std::string& noun);
 
-/// What is wrong of a tensor: "3 elements, first at [0,7]", "at least 3 elements, one at [0,7]", "not counted".
+/// Describes the wrong elements of a tensor: "3 elements, first at [0,7]", "at least 3 elements, one at [0,7]", "not
+/// counted".
 std::string wrong_text(const WrongTensor& wrong);
 
-/// "true", "10", "0.5" or the string itself.
+/// Returns "true", "10", "0.5" or the string itself.
 std::string format_setting(const SettingValue& value);
 
-/// The payload in the field's own form:
-/// `[xferd-payload] qkv_to_misc=False nccl_xfer=54.00GiB bcast_misc=2.87GiB total=56.87GiB xfer_frac=95.0%`.
+/// Returns the payload in the field's own form: `[xferd-payload] qkv_to_misc=False nccl_xfer=54.00GiB
+/// bcast_misc=2.87GiB total=56.87GiB xfer_frac=95.0%`.
 std::string payload_line(const Payload& payload);
 
-/// One line of the summary: "# weight_sync    first 1.2 s ...", continued below the value where it passes 120 columns.
+/// Returns one line of the summary: "# weight_sync    first 1.2 s ...", continued below the value where it passes 120
+/// columns.
 std::string labelled(const std::string& label, const std::string& text);
 
-/// The time each term of the bound takes or, without rates, its bytes: "0.153 s by ingress (ingress ..., ...)".
+/// Returns the time that each term of the bound takes or, without rates, its bytes: "0.153 s by ingress (ingress ...,
+/// ...)".
 std::string format_bound(const Bound& bound);
 
-/// A model and its parts: "6.72 s by schedule (wire 3.62 s at device in, ...)".
+/// Returns a model and its parts: "6.72 s by schedule (wire 3.62 s at device in, ...)".
 std::string format_model(const ModelSeconds& model);
 
-/// ", 10.92 GB forwarded by gen ranks" where there is fan-out, else "".
+/// Returns ", 10.92 GB forwarded by gen ranks" where there is fan-out, else "".
 std::string forwarded_text(const Wire& wire);
 
-/// The lines labelled "m2n": what goes by NCCL M2N's operation and what by p2p, and why.
+/// Returns the lines labelled "m2n": the tensors that go by NCCL M2N's operation and those that go by p2p, with the
+/// reasons.
 std::string m2n_text(const M2n& m2n);
 
-/// Text for an element or attribute of XML, which has no way to write control characters: they become U+FFFD.
+/// Returns a text for an element or attribute of XML, which has no way to write control characters: they become U+FFFD.
 std::string xml_escape(const std::string& text);
 
-/// "OK", "FAILED: why" or "WAIVED: why".
+/// Returns "OK", "FAILED: why" or "WAIVED: why".
 std::string verdict(const Result& result);
 
 }  // namespace refit::report

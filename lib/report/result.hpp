@@ -25,7 +25,7 @@ enum class Status : std::uint8_t {
   waived        ///< this machine or build lacks what the case needs
 };
 
-/// The name of `status` in results: "passed", "failed", "error", "interrupted", "waived".
+/// Returns the name of `status` in results: "passed", "failed", "error", "interrupted", "waived".
 const char* name(Status status);
 
 struct Case {
@@ -34,7 +34,7 @@ struct Case {
   std::string file;  ///< path of the case file; empty without one
 };
 
-/// Why a run ended early or missed what was expected.
+/// Why a run ended early or missed an expectation.
 struct Failure {
   std::string kind;  ///< name(ErrorKind), "timeout" or "interrupted"
   std::string message;
@@ -52,7 +52,7 @@ struct RankInfo {
   std::vector<std::pair<std::string, std::int64_t>> coordinates;  ///< {"tp", 0}, {"ep", 3}, ... within its group
 };
 
-/// Versions of what is linked; those that a build lacks stay empty.
+/// Versions of the linked libraries; those that a build lacks stay empty.
 struct Environment {
   std::string refit;
   std::string compiler;
@@ -106,7 +106,7 @@ struct Memory {
 
 /// How one refit's sends, receives and broadcasts are grouped: each the maximum over ranks.
 struct Schedule {
-  std::int64_t groups_max = 0;            ///< that a rank posts
+  std::int64_t groups_max = 0;            ///< groups that a rank posts
   std::int64_t group_operations_max = 0;  ///< of the largest group
   std::int64_t serial_groups_max = 0;     ///< one after the other, on the busiest of a rank's streams
 };
@@ -118,9 +118,9 @@ struct M2n {
     std::vector<std::string> tensors;
   };
   std::int64_t operations = 0;
-  std::int64_t bytes = 0;              ///< that arrive by the operation
-  std::int64_t p2p_bytes = 0;          ///< likewise, of the leftovers
-  std::int64_t library_bytes_max = 0;  ///< free device memory that went to the library, as a rank saw it; 0 in plans
+  std::int64_t bytes = 0;              ///< bytes that arrive by the operation
+  std::int64_t p2p_bytes = 0;          ///< bytes of the leftovers that arrive by p2p
+  std::int64_t library_bytes_max = 0;  ///< free device memory that the library took on a rank; 0 in plans
   std::vector<Leftover> leftovers;
 };
 
@@ -138,7 +138,7 @@ struct BoundTerms {
   Value memory{};
 };
 
-/// The time that no schedule can beat. Without rates only `bytes` is known.
+/// The lower bound of the time of any schedule. Without rates only `bytes` is known.
 struct Bound {
   std::optional<double> seconds;  ///< the largest term
   std::string term;               ///< its name: "ingress", "egress", "fanout" or "memory"
@@ -148,7 +148,7 @@ struct Bound {
 
 using plan::ModelSeconds;
 
-/// What an executor should take under a policy: a row of the table by which `refit plan` compares them.
+/// Modelled time of an executor under a policy: a row of the table by which `refit plan` compares them.
 struct ModelRow {
   std::string bulk;
   std::string executor;
@@ -166,8 +166,8 @@ struct Refit {
   NamedSeconds phases;                         ///< bulk, misc, finalize, ...: the same names in each refit
   std::optional<std::int64_t> elements_wrong;  ///< absent where the refit was not verified
   std::optional<double> kl_max;                ///< absent where the refit was not verified
-  std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits meanwhile
-  bool counted = true;                         ///< elements_wrong; else a lower bound
+  std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits for it
+  bool counted = true;                         ///< elements_wrong is exact; else a lower bound
 };
 
 /// One tensor on one gen rank that does not hold the expected bits.
@@ -176,25 +176,25 @@ struct WrongTensor {
   std::int64_t gen_rank = 0;  ///< within gen
   std::int64_t elements_wrong = 0;
   std::vector<std::int64_t> first_index;  ///< of the first wrong element, in global coordinates; empty: none was seen
-  bool counted = true;                    ///< all of it; else elements_wrong is a lower bound, first_index of some
+  bool counted = true;                    ///< all are counted; else elements_wrong is a lower bound, first_index any
 };
 
 /// A train rank whose copy of a tensor differs from its replicas'.
 struct WrongReplica {
   std::string tensor;
   std::int64_t train_rank = 0;
-  std::int64_t refit = 0;  ///< where it was first seen
+  std::int64_t refit = 0;  ///< the first refit that showed it
 };
 
 struct Kl {
   double max = 0;
   double mean = 0;
-  std::string tensor;           ///< where the maximum was found
+  std::string tensor;           ///< the tensor of the maximum
   std::int64_t not_finite = 0;  ///< matrices with NaN, infinities or values of thousands, whose KL says nothing
 };
 
 struct Verification {
-  std::int64_t refits = 0;  ///< how many were verified
+  std::int64_t refits = 0;  ///< number of verified refits
   std::int64_t tensors = 0;
   std::int64_t tensors_wrong = 0;
   std::int64_t elements = 0;  ///< stored elements over all gen ranks, padding excluded
@@ -215,7 +215,7 @@ struct PlanWorld {
   std::vector<std::int64_t> received;  ///< bytes by gen rank, forwards included
 };
 
-/// What `refit plan` adds.
+/// Part of the result that only `refit plan` has.
 struct Plan {
   double seconds = 0;           ///< to plan one rank
   std::int64_t peak_bytes = 0;  ///< memory of the process, after everything was planned
@@ -231,7 +231,7 @@ using plan::ByteMatrix;
 struct MovedTensor {
   std::string name;
   std::int64_t bytes = 0;  ///< at its Hugging Face shape, in train's dtype
-  const char* path = "";   ///< "bulk", "misc", or "checkpoint" of what no train rank has
+  const char* path = "";   ///< "bulk", "misc", or "checkpoint" for tensors that no train rank has
 };
 
 struct Result {
@@ -239,7 +239,7 @@ struct Result {
   std::string command;                    ///< the command line
   std::string start_time;                 ///< ISO 8601, UTC
   double started = 0;                     ///< the same moment by now(): not reported
-  std::optional<double> elapsed_seconds;  ///< from then to the end
+  std::optional<double> elapsed_seconds;  ///< from start_time to the end
   Status status = Status::passed;
   int exit_code = 0;
   std::optional<Failure> error;
@@ -259,12 +259,12 @@ struct Result {
   std::optional<ModelSeconds> model_seconds;
   std::vector<std::pair<std::string, double>> rates;  ///< bytes per second by name, e.g. {"device_out", 370e9}
   std::optional<double> efficiency;                   ///< bound / median weight_sync
-  NamedSeconds prepare;                               ///< what happens once: load, plan, ...
+  NamedSeconds prepare;                               ///< phases that happen once: load, plan, ...
   std::vector<Refit> refits;  ///< in order; weight_sync, host_seconds and phases are derived from them
   std::optional<Verification> verification;
-  std::vector<std::string> notes;  ///< what a reader must know, e.g. pairs of ranks that fell back to p2p
+  std::vector<std::string> notes;  ///< facts for the reader, e.g. pairs of ranks that fell back to p2p
   std::optional<Plan> plan;        ///< only of `refit plan`: makes it a `refit.plan` document
-  ByteMatrix byte_matrix;          ///< of large worlds it is there only where asked for
+  ByteMatrix byte_matrix;          ///< large worlds have it only on request
 };
 
 }  // namespace refit::report

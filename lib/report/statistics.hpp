@@ -1,7 +1,7 @@
 #pragma once
 // Statistics of samples, and the samples of a result.
 //
-// Quantiles interpolate linearly between order statistics (Hyndman and Fan's type 7, the default of R and NumPy): of n
+// Quantiles interpolate linearly between order statistics (Hyndman and Fan's type 7, the default of R and NumPy): for n
 // sorted samples x[0..n-1] the quantile q lies at position h = q (n - 1), between x[floor(h)] and the next one.
 // Example: the p95 of 1, 2, 3, 4 is at h = 2.85, so 3.85; their median is 2.5.
 
@@ -15,7 +15,7 @@
 
 namespace refit::report {
 
-/// In the samples' unit.
+/// A summary in the samples' unit.
 struct Summary {
   double min = 0;
   double median = 0;
@@ -25,22 +25,23 @@ struct Summary {
   double max = 0;
 };
 
-/// The summary of `samples`, in any order; nothing when there are none.
+/// Returns the summary of `samples`, in any order; nothing when there are none.
 std::optional<Summary> summarise(std::span<const double> samples);
 
-/// The weight_sync seconds of the refits after the warm-up.
+/// Returns the weight_sync seconds of the refits after the warm-up.
 std::vector<double> weight_sync_samples(const Result& result);
 
-/// Their host_seconds; nothing where the executor has none.
+/// Returns the host_seconds of these refits; nothing where the executor has none.
 std::vector<double> host_samples(const Result& result);
 
-/// The seconds that `refit` spent in a phase; nothing where it has none of that name.
+/// Returns the seconds that `refit` spent in a phase; nothing where it has none of that name.
 std::optional<double> find_phase(const Refit& refit, const std::string& phase);
 
-/// Samples of each phase: those of prepare with one sample each, then those of the refits after the warm-up.
+/// Returns the samples of each phase: those of prepare with one sample each, then those of the refits after the
+/// warm-up.
 std::vector<std::pair<std::string, std::vector<double>>> phase_samples(const Result& result);
 
-/// Payload bytes per second of one refit, in GB/s (1e9); nothing without a payload or a time.
+/// Returns the payload bytes per second of one refit, in GB/s (1e9); nothing without a payload or a time.
 std::optional<double> algorithm_bandwidth(const Result& result, const Refit& refit);
 
 }  // namespace refit::report

@@ -1,5 +1,5 @@
 #pragma once
-// What is known of a refit before the first one: rates, bound, model, and whether fan-out pays.
+// Estimates of a refit before the first one: rates, bound, model, and whether fan-out pays.
 
 #include "plan/moved.hpp"
 #include "session/exchange.hpp"
@@ -8,16 +8,16 @@ namespace refit::session {
 
 struct Estimate {
   transport::ProbedRates probed;  ///< the best so far
-  plan::Rates rates;              ///< the same, as the cost model takes them
+  plan::Rates rates;              ///< the same in the cost model's form
   plan::Bound bound;
   std::int64_t fan_out_ranks = 0;  ///< destination ranks that feed each other; 0 = none
   plan::Wire wire;
   plan::ModelSeconds model;
-  plan::ByteMatrix byte_matrix;  ///< at rank 0, where asked for
+  plan::ByteMatrix byte_matrix;  ///< at rank 0, on request
 };
 
-/// Counts this plan's copies over all ranks, of which each has its own: sets wire, model and byte matrix, of which rank
-/// 0 makes the sums and tells them. Collective over `world`.
+/// Counts this plan's copies over all ranks, each of which has its own: sets wire, model and byte matrix. Rank 0 makes
+/// the sums and tells the others. Collective over `world`.
 void count(transport::Control& world, const Exchange& exchange, const How& how, const std::vector<plan::Copy>& copies,
            const plan::Placement& placement, Estimate& estimate);
 

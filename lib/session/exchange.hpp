@@ -1,5 +1,5 @@
 #pragma once
-// What a session is made of: what moves, where this rank's part lies, and how.
+// The parts of a session: the weights that move, the memory of this rank, and the way of moving.
 
 #include <functional>
 #include <memory>
@@ -17,30 +17,30 @@ namespace refit::session {
 
 /// Weights that are quantised on the way.
 struct OnTheWay {
-  const layout::Layout& train;            ///< what train ranks store
-  const layout::QuantisedLayout& layout;  ///< what they send instead
+  const layout::Layout& train;            ///< the layout that train ranks store
+  const layout::QuantisedLayout& layout;  ///< the layout that they send instead
   Quantiser quantiser;
 };
 
-/// What moves between which layouts; the same on all ranks. World ranks are the source's, then the destination's.
-/// Borrows everything.
+/// The weights that move and the layouts between which they move; the same on all ranks. World ranks are the source's,
+/// then the destination's. Borrows everything.
 struct Exchange {
   const model::Model& model;
   plan::Paths paths;
-  /// Where weights are quantised on the way: then paths.source is its layout, and the lists of paths have block scales
-  /// behind their weights.
+  /// Set where weights are quantised on the way: then paths.source is its layout, and the lists of paths have block
+  /// scales behind their weights.
   std::optional<OnTheWay> quantised = std::nullopt;
 
   std::int32_t source_ranks() const { return paths.source.ranks(); }
   std::int32_t ranks() const { return paths.source.ranks() + paths.destination.ranks(); }
 };
 
-/// Where one rank's storages lie. Memory that somebody else owns, and keeps for as long as the session lives.
+/// The memory of one rank's storages, which the caller owns and keeps for as long as the session lives.
 struct OwnMemory {
-  const layout::LocalLayout& layout;  ///< of all tensors: what this rank stores
+  const layout::LocalLayout& layout;  ///< everything that this rank stores, of all tensors
   transport::LocalMemory storages;
-  std::span<std::byte> arena;              ///< that has all of them
-  transport::PeerMemory* peers = nullptr;  ///< in which the destination ranks' arenas are mapped; nullptr: in none
+  std::span<std::byte> arena;              ///< the memory that has all of them
+  transport::PeerMemory* peers = nullptr;  ///< maps the destination ranks' arenas; nullptr: none is mapped
 };
 
 enum class FanOut : std::uint8_t { automatic, on, off };
@@ -49,33 +49,33 @@ inline Choices choices(FanOut) {
   return kWords;
 }
 
-/// How it moves; the same on all ranks.
+/// The way of moving; the same on all ranks.
 struct How {
   transport::ExecutorKind executor = transport::ExecutorKind::direct;
   transport::Tuning tuning = {};
   bool per_stage = false;  ///< a communicator for each of the source's stages; else one
   FanOut fan_out = FanOut::automatic;
   std::int64_t misc_buffer_bytes = std::int64_t{256} << 20;
-  bool check_agreement = true;        ///< before the first byte
+  bool check_agreement = true;        ///< before the first byte is sent
   bool quantises_as_it_sends = true;  ///< where the executor can; else weights are quantised in memory first
   bool byte_matrix = false;           ///< gathers it at rank 0
   double phase_seconds = 0;           ///< limit of each phase of prepare, for a supervisor; 0 = none
-  double probe_seconds = 0.02;        ///< that a probe spends for each rate
+  double probe_seconds = 0.02;        ///< time that a probe spends for each rate
 
   const transport::ExecutorRow& row() const { return transport::row_of(executor); }
 };
 
-/// One of a refit's ways.
+/// One of the two paths of a refit.
 struct Path {
   const char* name;  ///< "bulk" or "misc"
   std::unique_ptr<transport::Executor> executor;
 };
 
-/// What a session makes passes here before it is used: for those who test it.
+/// Hooks through which a session's plan and executors pass before they are used: for tests and injected bugs.
 struct Decorators {
-  /// The copies in which this rank has a part, after they were counted.
+  /// Called with the copies in which this rank has a part, after they were counted.
   std::function<void(const plan::Planner&, std::vector<plan::Copy>&)> copies = {};
-  /// In the order in which they run.
+  /// Called with the paths in the order in which they run.
   std::function<void(std::vector<Path>&)> paths = {};
 };
 

@@ -23,7 +23,8 @@ Prover::Prover(const kernels::ExecutionSpace& space, transport::Control& world, 
 
 verify::StepResult Prover::prove(std::int64_t refit, const verify::Named& named) {
   if (!session_.quantises_as_it_sends()) return verifier_.verify(refit, named);
-  // What gen should hold is in no memory of the refit: it is made here, for as long as it is looked at.
+  // The contents that gen should have are in no memory of the refit: they are made here, for as long as they are
+  // needed.
   const std::unique_ptr<SentWeights> expected = session_.make_expected();
   if (is_source_) verifier_.move(expected->memory().storages());
   return verifier_.verify(refit, named);

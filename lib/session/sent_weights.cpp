@@ -6,7 +6,7 @@
 namespace refit::session {
 namespace {
 
-/// What a storage takes in the arena; 0 where it has no memory there.
+/// Returns the bytes of a storage in the arena; 0 where it has no memory there.
 std::int64_t arena_bytes(const model::Model& model, const layout::Storage& storage,
                          const SentWeights::HasMemory& has_memory) {
   if (!layout::QuantisedLayout::is_added(storage.key)) return 0;

@@ -1,6 +1,6 @@
 #pragma once
-// What a train rank's weights become where they are quantised on the way: memory of the QuantisedLayout beside the
-// weights, and what fills it.
+// A train rank's weights after they are quantised on the way: memory of the QuantisedLayout beside the weights, and the
+// Quantise that fills it.
 
 #include <functional>
 #include <memory>
@@ -13,22 +13,24 @@ namespace refit::session {
 
 class SentWeights {
  public:
-  /// Says of a quantised weight whether its bytes and scales have memory.
+  /// Returns whether the bytes and scales of a quantised weight have memory.
   using HasMemory = std::function<bool(const model::Tensor& weight)>;
 
-  /// Collective over `world`. `layout`: of exchange.quantised on this train rank, all tensors; `mine`: what it stores.
-  /// Destination ranks have neither (nullptr). Errors (runtime), on all ranks alike: no such amount of memory.
+  /// Allocates and prepares. Collective over `world`. `layout`: of exchange.quantised on this train rank, all tensors;
+  /// `mine`: the rank's own storages. Destination ranks have neither (nullptr). Errors (runtime), on all ranks alike:
+  /// too little memory.
   SentWeights(const kernels::ExecutionSpace& space, transport::Control& world, transport::Links& links,
               const Exchange& exchange, const layout::LocalLayout* layout, const OwnMemory* mine,
               const HasMemory& has_memory);
 
-  /// Of weights that are not quantised, the memory of the weights; null where there is none.
+  /// Returns the memory. Weights that are not quantised have the memory of the weights themselves; storages without
+  /// memory are null.
   const transport::LocalMemory& memory() const { return memory_; }
-  /// All the memory that is added, maybe none.
+  /// Returns all the memory that is added, maybe none.
   std::span<std::byte> arena() const { return arena_ ? arena_->span() : std::span<std::byte>(); }
   transport::Quantise& quantise() { return *quantise_; }
 
-  /// The size of that arena.
+  /// Returns the size of that arena.
   static std::int64_t bytes(const model::Model& model, const layout::LocalLayout& layout, const HasMemory& has_memory);
 
  private:

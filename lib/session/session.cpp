@@ -28,8 +28,8 @@ std::vector<int> iota(int begin, int count) {
 
 bool all_weights(const model::Tensor& /*weight*/) { return true; }
 
-/// Those weights whose bytes and scales a refit has in memory before it sends them: all, but for what an executor makes
-/// as it sends it.
+/// Returns which weights have their bytes and scales in memory before a refit sends them: all, except those that an
+/// executor makes as it sends them.
 SentWeights::HasMemory staged(const Exchange& exchange, bool sends_quantise) {
   if (!sends_quantise) return all_weights;
   std::set<std::int32_t> misc;
@@ -118,12 +118,12 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
                      why.empty() ? "" : ": ", why));
 }
 
-/// The executors' memory goes before the communicators that it is registered with.
+/// Releases the executors' memory from the communicators that it is registered with, before either goes.
 Session::~Session() {
   for (transport::Communicator* communicator : all_communicators()) communicator->register_memory({});
 }
 
-/// Whether every rank can store into every destination rank's memory.
+/// Returns whether every rank can store into every destination rank's memory.
 bool Session::all_mapped() const {
   std::int64_t unmapped = mine_.peers == nullptr ? 1 : 0;
   for (int r = exchange_.source_ranks(); r < exchange_.ranks() && unmapped == 0; ++r) {
@@ -137,10 +137,10 @@ void Session::make_communicators() {
   const layout::Layout& source = exchange_.paths.source;
   const int source_ranks = exchange_.source_ranks();
   const std::vector<int> destination = iota(source_ranks, exchange_.paths.destination.ranks());
-  // The world's communicator serves the executors with a single one, and the probe. Ranks that all map each other's
-  // memory need none to store into it.
+  // The world's communicator serves the probe, and executors with a single communicator. Ranks that all map each
+  // other's memory need none to store into it.
   const bool needed = links_.probes_messages() || !row.stores || !all_mapped();
-  // Whether there is a misc stream is all ranks' to agree on, whatever each believes to be in it.
+  // All ranks must agree whether there is a misc stream, whatever each believes to be in it.
   const bool has_misc = world_.max(static_cast<std::int64_t>(exchange_.paths.misc.empty() ? 0 : 1)) != 0;
   if (needed || has_misc) {
     row.prepare(world_);
@@ -265,7 +265,7 @@ const transport::Executor& Session::bulk() const {
   return *std::ranges::find(paths_, std::string_view(kBulk), &Path::name)->executor;
 }
 
-/// The communicators in which this rank has a part.
+/// Returns the communicators in which this rank has a part.
 std::vector<transport::Communicator*> Session::all_communicators() const {
   std::vector<transport::Communicator*> all{gather_.get(), stream_.get()};
   for (const auto& communicator : communicators_) all.push_back(communicator.get());
@@ -273,7 +273,7 @@ std::vector<transport::Communicator*> Session::all_communicators() const {
   return all;
 }
 
-/// All that messages of refits are in: with all communicators of all ranks or with none.
+/// Registers all memory of the messages of refits: with all communicators of all ranks or with none.
 void Session::register_memory() {
   transport::MemoryList memory;
   for (const Path& path : paths_) std::ranges::copy(path.executor->staging(), std::back_inserter(memory));

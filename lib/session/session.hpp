@@ -1,6 +1,6 @@
 #pragma once
-// The library's face: a plan between two layouts, agreed on and carried out again and again over memory that somebody
-// owns. No case, no checkpoint, no report, no MPI_Init, nothing on stdout.
+// The library's interface: a plan between two layouts, agreed on and carried out again and again over memory that the
+// caller owns. No case, no checkpoint, no report, no MPI_Init, nothing on stdout.
 //
 // Example (examples/two_vectors.cpp): two ranks, a model of one tensor, train TP1 -> gen TP1: rank 0 hands over
 // the memory of its std::vector, rank 1 of its own, and after refit() both have the same bytes.
@@ -22,7 +22,7 @@ struct RefitSeconds {
   double quantise = 0;  ///< before anything is sent
   double bulk = 0;
   double misc = 0;
-  double finalise = 0;  ///< what the caller does with what has arrived
+  double finalise = 0;  ///< the caller's work after the arrival
 };
 
 /// Whose memory a rank will map.
@@ -32,12 +32,16 @@ enum class Mapped : std::uint8_t { every_rank, perhaps_not_all };
 /// allocated.
 std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, Mapped mapped);
 
-/// Every function is collective over the world, but for those that say otherwise. Errors (CollectiveError): all ranks
-/// throw the same one, in step.
+/// Returns the most memory beside the weights that a rank of a side takes for staging, as far as it is known before
+/// anything is allocated.
+std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, Mapped mapped);
+
+/// A plan and its executors over the caller's memory. Every function is collective over the world, except where it says
+/// otherwise. Errors (CollectiveError): all ranks throw the same one, in step.
 class Session {
  public:
-  /// Makes communicators, measures, plans, agrees and makes the executors. A probe may overwrite what the destination
-  /// ranks store: it is loaded after this. Keeps references to all arguments but `decorators`.
+  /// Makes communicators, measures, plans, agrees and makes the executors. A probe may overwrite the storages of the
+  /// destination ranks, so they are loaded after this. Keeps references to all arguments but `decorators`.
   Session(const kernels::ExecutionSpace& space, transport::Control& world, transport::Links& links,
           const transport::Places& places, const Exchange& exchange, const OwnMemory& mine, const How& how,
           transport::Progress& progress, const Decorators& decorators = {});
@@ -45,31 +49,32 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  /// Not collective.
+  /// Returns the estimate. Not collective.
   const Estimate& estimate() const { return estimate_; }
-  /// For the reader: what the machine lacks, and what is done instead. Not collective.
+  /// Returns notes for the reader: features that the machine lacks, and their replacements. Not collective.
   const std::vector<std::string>& notes() const { return notes_; }
-  /// Seconds from the first look at the plan until executors are made, on this rank. Not collective.
+  /// Returns the seconds from the first look at the plan until executors are made, on this rank. Not collective.
   double plan_seconds() const { return plan_seconds_; }
 
-  /// Barrier, then all weights: on return this rank's part is complete, and `finalise` (where given) has run on it.
+  /// Waits in a barrier, then moves all weights: on return this rank's part is complete, and `finalise` (where given)
+  /// has run on it.
   RefitSeconds refit(const std::function<void()>& finalise = {});
 
   /// Probes once more and keeps the better rates, and the bound by them, where rates depend on a machine's other work.
   void measure_again();
 
-  // What the executors are like; not collective.
+  // The next functions describe the executors; they are not collective.
   std::int64_t staging_bytes() const;
   transport::Schedule schedule() const;
   std::vector<transport::Statistic> statistics() const;
-  /// Whether weights are quantised in memory before they are sent: RefitSeconds has their part.
+  /// Returns whether weights are quantised in memory before they are sent: RefitSeconds has their part.
   bool quantises_first() const { return sent_ && sent_->quantise().is_needed(); }
 
-  /// What this rank sends, for a verifier; of a destination rank what it stores. Where weights are quantised as they
-  /// are sent there is no such memory: `make_expected` makes it.
+  /// Returns the storages that this rank sends, for a verifier; on a destination rank, those that it stores. Where
+  /// weights are quantised as they are sent there is no such memory: `make_expected` makes it.
   verify::RankView sent_view() const;
   bool quantises_as_it_sends() const { return sends_quantise_; }
-  /// What the source ranks' weights become, all of them in memory, quantised anew.
+  /// Returns the source ranks' weights in the form that is sent, all of them in memory, quantised anew.
   std::unique_ptr<SentWeights> make_expected() const;
 
  private:
@@ -87,7 +92,7 @@ class Session {
   plan::Planner planner() const;
   std::unique_ptr<SentWeights> make_sent(const SentWeights::HasMemory& has_memory) const;
   void agree(const std::vector<plan::Copy>& copies);
-  /// Throws (runtime) for a copy of this rank's whose end here it does not store: a defect of a layout.
+  /// Throws (runtime) for a copy of this rank with an end here that the rank does not store: a defect of a layout.
   void require_stored(const std::vector<plan::Copy>& copies) const;
   void make_executors(const std::vector<plan::Copy>& copies);
   void register_memory();

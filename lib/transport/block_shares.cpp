@@ -12,7 +12,7 @@ namespace {
 
 using plan::Holding;
 
-/// The part of a matrix that a box has, as a tile without memory.
+/// Returns the part of a matrix that a box has, as a tile without memory.
 kernels::Tile tile_of(const model::Tensor& weight, const Box& box, Quantiser quantiser) {
   const int row = box.extent.size() - 2;
   kernels::Blocks blocks;
@@ -34,19 +34,19 @@ bool has_last(const model::Tensor& weight, const Box& box) {
          box.lower[row + 1] + box.extent[row + 1] == weight.shape[row + 1];
 }
 
-/// Whether a box and others of its weight can have anything to tell each other.
+/// Returns whether a box and others of its weight can have anything to tell each other.
 bool shares(const model::Tensor& weight, const Box& box, Quantiser quantiser) {
   const kernels::Tile tile = tile_of(weight, box, quantiser);
   return needs_maxima(tile) || needs_last(tile) || has_wanted_last(weight, box, quantiser);
 }
 
-/// What box `to` wants of box `from`.
+/// Returns the blocks that box `to` wants from box `from`.
 std::vector<BlockKey> wanted(const model::Tensor& weight, const Box& to, const Box& from, Quantiser quantiser) {
   const int row = to.extent.size() - 2;
   const std::int64_t first = row > 0 ? std::max(to.lower[0], from.lower[0]) : 0;
   const std::int64_t end =
       row > 0 ? std::min(to.lower[0] + to.extent[0], from.lower[0] + from.extent[0]) : std::int64_t{1};
-  // Boxes are disjoint: of a block that both touch, neither has all.
+  // Boxes are disjoint, so neither has all of a block that both touch.
   const BlockSize block = block_size(quantiser);
   const auto common = intersect(touched_blocks(to, block), touched_blocks(from, block));
   const bool last = has_last(weight, from) && needs_last(tile_of(weight, to, quantiser));
@@ -62,8 +62,8 @@ std::vector<BlockKey> wanted(const model::Tensor& weight, const Box& to, const B
   return keys;
 }
 
-/// Appends what `rank` sends and receives because box `to` wants something of box `from`. The holders of `to` ask those
-/// of `from` in turn; one that has both asks itself.
+/// Appends the shares of `rank` that arise because box `to` wants blocks from box `from`. The holders of `to` ask the
+/// holders of `from` in turn; a rank that holds both asks itself.
 void append_shares(const model::Tensor& weight, const Holding& to, const Holding& from, Quantiser quantiser, Rank rank,
                    std::vector<BlockShare>& out) {
   const auto holds = [](const Holding& holding, Rank r) {

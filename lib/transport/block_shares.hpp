@@ -1,6 +1,6 @@
 #pragma once
-// Blocks that straddle the shards of a layout: what ranks that have parts of one tell each other, so that each knows
-// the largest magnitude of the whole block. It follows from the layout alone, so no rank asks another.
+// Blocks that straddle the shards of a layout: the messages between ranks that have parts of one block, so that each
+// knows the largest magnitude of the whole block. They follow from the layout alone, so no rank asks another.
 //
 // Example: a weight [256, 256] in blocks of 128 x 128, rows 0 .. 191 on rank 0 and the others on rank 1. Both have
 // parts of blocks (1, 0) and (1, 1): each sends the other its own maxima of these two.
@@ -19,22 +19,23 @@ struct BlockKey {
   friend bool operator==(const BlockKey&, const BlockKey&) = default;
 };
 
-/// What this rank sends to `peer` of a weight, or receives from it.
+/// The blocks of a weight whose maxima this rank sends to `peer`, or receives from it.
 struct BlockShare {
   std::int32_t tensor = 0;
-  std::int32_t peer = 0;  ///< rank of the layout; this rank itself, of two of its boxes
+  std::int32_t peer = 0;  ///< rank of the layout; this rank itself between two of its boxes
   bool sends = false;
   Box box;  ///< this rank's: the one that has the parts (sends), or the one whose blocks want them (receives)
   std::vector<BlockKey> blocks;
 };
 
-/// True where the box has the last element of matrices with ragged blocks, and not all of them: others may want it.
+/// Returns true where the box has the last element of matrices with ragged blocks, and not all of them: others may want
+/// it.
 bool has_wanted_last(const model::Tensor& weight, const Box& box, Quantiser quantiser);
 
-/// The shares of `rank` in the weights of `model` that have scales. Those between two ranks stand in the same order at
-/// both. Of each box that has parts of a rank's blocks one holder sends them, and holders take turns: a rank has as
-/// many partners as its blocks have other parts, however many replicas there are. Cost: this rank's own pieces; and for
-/// each class of weights of which it shares blocks, one look at all ranks, as a plan.
+/// Returns the shares of `rank` in the weights of `model` that have scales. The shares of two ranks with each other are
+/// in the same order on both. For each box that has parts of a rank's blocks one holder sends them, and holders take
+/// turns: a rank has as many partners as its blocks have other parts, however many replicas there are. Cost: this
+/// rank's own pieces; and for each class of weights with shared blocks, one look at all ranks, as a plan.
 std::vector<BlockShare> block_shares(const model::Model& model, const layout::Layout& layout, Quantiser quantiser,
                                      Rank rank);
 

@@ -1,5 +1,5 @@
 #pragma once
-// What the executors need from a machine: a data plane that moves bytes between ranks, a control plane for the small
+// The machine as executors use it: a data plane that moves bytes between ranks, a control plane for the small
 // collectives of prepare and verify, and memory of a peer that can be written to directly.
 //
 // Ranks here are ranks of the communicator (plain ints, as in MPI and NCCL). Implementations: MPI (hosts), threads
@@ -32,11 +32,11 @@ using MemoryList = std::vector<std::span<std::byte>>;
 class Request {
  public:
   virtual ~Request() = default;
-  /// Makes progress; true once all operations of the request are complete.
+  /// Makes progress; returns true once all operations of the request are complete.
   virtual bool test() = 0;
 };
 
-/// Until all operations of `request` are complete, giving the core away meanwhile.
+/// Waits until all operations of `request` are complete, and gives the core away meanwhile.
 inline void complete(Request& request) {
   while (!request.test()) std::this_thread::yield();
 }
@@ -48,17 +48,17 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  /// A request that can hold up to `capacity` messages of a group, for any communicator of the same kind.
+  /// Makes a request that can hold up to `capacity` messages of a group, for any communicator of the same kind.
   virtual std::unique_ptr<Request> make_request(std::int64_t capacity) = 0;
   /// Starts all messages of a group, which progress together (ncclGroupStart/End; MPI_Isend/Irecv). `request` must be
   /// idle.
   virtual void post(std::span<const Message> group, int lane, Request& request) = 0;
   /// Starts a broadcast from `root`. Collective over the communicator, in the same order on all its ranks.
   virtual void broadcast(std::byte* data, std::int64_t bytes, int root, Request& request) = 0;
-  /// Names the memory that messages will come from and go to, instead of what was named before, so that a communicator
-  /// that can need not copy through buffers of its own; false where it cannot. The two ends of a message must agree:
-  /// all ranks name all memory that they use, and where one cannot, all name none. No message may be under way, and
-  /// what is named must not be freed.
+  /// Names the memory that messages will come from and go to, instead of the memory that was named before, so that a
+  /// communicator that is able to need not copy through buffers of its own; returns false where it is not. The two ends
+  /// of a message must agree: all ranks name all memory that they use, and where one cannot, all name none. No message
+  /// may be under way, and named memory must not be freed.
   virtual bool register_memory(const MemoryList& /*memory*/) { return true; }
 };
 
@@ -66,8 +66,8 @@ class Communicator {
 class Exchange {
  public:
   virtual ~Exchange() = default;
-  /// Sends and receives all of them; complete on return. Allocates nothing. Every rank that has an end of one runs its
-  /// own exchange, and those of one control plane in the same order.
+  /// Sends and receives all messages; complete on return. Allocates nothing. Every rank that has an end of a message
+  /// runs its own exchange, and runs those of one control plane in the same order.
   virtual void run() = 0;
 };
 
@@ -81,26 +81,26 @@ class Control {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual void barrier() = 0;
-  /// Sends to[i] to rank i; returns what each rank sent to this one.
+  /// Sends to[i] to rank i; returns the bytes that each rank sent to this one.
   virtual std::vector<Bytes> exchange(const std::vector<Bytes>& to) = 0;
-  /// The bytes of every rank, everywhere.
+  /// Returns the bytes of every rank, everywhere.
   std::vector<Bytes> gather_all(const Bytes& mine) {
     return exchange(std::vector<Bytes>(static_cast<std::size_t>(size()), mine));
   }
-  /// The bytes of every rank, at `root`; empty elsewhere.
+  /// Returns the bytes of every rank, at `root`; empty elsewhere.
   virtual std::vector<Bytes> gather(const Bytes& mine, int root) = 0;
-  /// Root's bytes, everywhere.
+  /// Returns root's bytes, everywhere.
   virtual Bytes broadcast(Bytes bytes, int root) = 0;
-  /// Wrapping 64-bit sums over all ranks into root's `values`; other ranks' values are left unspecified.
+  /// Adds wrapping 64-bit values of all ranks into root's `values`; other ranks' values are left unspecified.
   virtual void reduce_sum(std::span<std::int64_t> values, int root) = 0;
   virtual double max(double value) = 0;
   virtual std::int64_t sum(std::int64_t value) = 0;
   virtual std::int64_t max(std::int64_t value) = 0;
-  /// Messages of host memory, which must outlive them; not to this rank itself. Not collective: only those who share
-  /// messages make an exchange, in which those between two ranks stand in the same order at both.
+  /// Makes an exchange of messages in host memory, which must outlive it; not to this rank itself. Not collective: only
+  /// ranks that share messages make an exchange, and both ranks of a pair list the pair's messages in the same order.
   virtual std::unique_ptr<Exchange> make_exchange(std::span<const Message> messages) = 0;
-  /// Collective over this: ranks of one color form a new control plane, ordered by rank. Color < 0: no part in any
-  /// (nullptr).
+  /// Makes new control planes of the ranks of one color, ordered by rank. Color < 0: no part in any (nullptr).
+  /// Collective over this.
   virtual std::unique_ptr<Control> split(int color) = 0;
 };
 
@@ -108,13 +108,14 @@ class Control {
 class PeerMemory {
  public:
   virtual ~PeerMemory() = default;
-  /// This rank's own arena (may be empty).
+  /// Returns this rank's own arena (may be empty).
   virtual std::byte* local() const = 0;
-  /// The arena of world rank `rank` in this rank's address space, or nullptr if it cannot be mapped.
+  /// Returns the arena of world rank `rank` in this rank's address space, or nullptr if it cannot be mapped.
   virtual std::byte* map(int rank) const = 0;
   /// Orders this rank's stores before a following barrier, and loads after it.
   virtual void fence() = 0;
-  /// Which arenas this rank cannot map and why, as one line; empty if it maps all that are not empty, or cannot say.
+  /// Returns one line on the arenas that this rank cannot map and the reason; empty if it maps all that are not empty,
+  /// or cannot say.
   virtual std::string note() const { return {}; }
 };
 

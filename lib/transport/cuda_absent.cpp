@@ -1,4 +1,4 @@
-// The same functions for builds without CUDA, so that callers need no #if.
+// CUDA's functions for builds without CUDA, so that callers need no #if.
 
 #include "core/error.hpp"
 #include "transport/cuda.hpp"

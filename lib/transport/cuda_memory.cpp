@@ -22,7 +22,7 @@ std::int64_t free_bytes() {
   return static_cast<std::int64_t>(available);
 }
 
-/// The PCI address of the current device, e.g. "0000:3B:00.0".
+/// Returns the PCI address of the current device, e.g. "0000:3B:00.0".
 std::string pci_bus_id() {
   int device = 0;
   std::array<char, 32> text{};
@@ -31,7 +31,7 @@ std::string pci_bus_id() {
   return text.data();
 }
 
-/// What a rank wants of its device.
+/// The memory that a rank needs on its device.
 struct Need {
   Location where;
   std::int64_t bytes = 0;
@@ -46,7 +46,7 @@ Need need_of(std::int64_t bytes) {
   return need;
 }
 
-/// Throws on all ranks or on none.
+/// Throws on all ranks or on none where a device has too little memory.
 void require_space(const std::vector<Need>& needs) {
   for (std::size_t rank = 0; rank < needs.size(); ++rank) {
     std::int64_t bytes = 0;
@@ -59,7 +59,7 @@ void require_space(const std::vector<Need>& needs) {
   }
 }
 
-/// What a rank offers to the others.
+/// The memory that a rank offers to the others.
 struct Offer {
   cudaError_t allocated = cudaSuccess;
   cudaError_t shared = cudaSuccess;
@@ -90,12 +90,12 @@ class IpcPeerMemory final : public PeerMemory {
       if (rank != own() && arenas_[rank] != nullptr) cudaIpcCloseMemHandle(arenas_[rank]);
     }
     // Freeing memory that another process still has open is undefined. While an exception unwinds, the others may never
-    // come; the process ends then, and the driver frees its memory.
+    // come: then the process ends, and the driver frees its memory.
     if (std::uncaught_exceptions() > 0) return;
     try {
       world_.barrier();
       release();
-    } catch (const Error&) {  // the others are gone: again the end of the process frees
+    } catch (const Error&) {  // the others are gone: the end of the process frees it here too
     }
   }
   IpcPeerMemory(const IpcPeerMemory&) = delete;
@@ -104,7 +104,7 @@ class IpcPeerMemory final : public PeerMemory {
   std::byte* local() const override { return arenas_[own()]; }
   std::byte* map(int rank) const override { return arenas_[static_cast<std::size_t>(rank)]; }
 
-  /// A kernel's stores, to whichever device, are visible to the whole system once a host call has seen its end, and a
+  /// A kernel's stores, to any device, are visible to the whole system once a host call has seen the kernel end, and a
   /// kernel that is launched later reads no stale line. So it is enough that everything enqueued here has ended.
   void fence() override { check_cuda(cudaDeviceSynchronize(), "a fence"); }
 
@@ -126,7 +126,7 @@ class IpcPeerMemory final : public PeerMemory {
       arenas_[own()] = static_cast<std::byte*>(data);
       offer.shared = cudaIpcGetMemHandle(&offer.handle, data);
     }
-    cudaGetLastError();  // what is in the offer must not come up again at the next check of a launch
+    cudaGetLastError();  // the error is in the offer: the next check of a launch must not see it again
     return offer;
   }
 

@@ -14,8 +14,8 @@ namespace {
 constexpr std::int64_t kFlagBytes = sizeof(std::uint64_t);
 constexpr std::int64_t kNoFlag = -1;
 
-/// Where a destination wants a copy: bytes into its arena, and into its flags that of the copy's first chunk. Of a
-/// weight that is quantised on the way also where the scales of the copy's blocks go.
+/// A destination's places for a copy: the offset of its bytes in the arena, and of the flag of its first chunk in the
+/// flags; for a weight that is quantised on the way also the places of the scales of its blocks.
 struct Target {
   std::int64_t offset;
   std::int64_t flag;
@@ -86,7 +86,7 @@ class Direct final : public Executor {
     const auto& tensors = sends_.quantise->model().tensors;
     return {tensors[static_cast<std::size_t>(tensor_of(copy).scales)], sends_.quantise->quantiser()};
   }
-  /// Where this rank, a destination, keeps the scales of a part of a copy.
+  /// Returns the place of the scales of a part of a copy on this rank, a destination.
   layout::Place scales_of(const plan::Copy& copy, const Box& box) const {
     return grid_of(copy).place(*sends_.destination, me_.rank, box);
   }
@@ -95,7 +95,8 @@ class Direct final : public Executor {
     return kFlagBytes * std::ssize(fan_out_chunks(relayed, tuning_));
   }
 
-  /// By world rank: can this rank's pair be served directly? The rank that sends is the one that maps.
+  /// Returns, by world rank, whether the pair of that rank and this one can be served directly. The sending rank is the
+  /// one that maps.
   std::vector<bool> agree_on_mapping() {
     std::vector<Control::Bytes> can_map(static_cast<std::size_t>(world_.size()));
     for (int rank = 0; rank < world_.size(); ++rank) {
@@ -113,7 +114,7 @@ class Direct final : public Executor {
     return mapped;
   }
 
-  /// Destinations tell each sender where the copies that they share go, in the plan's order.
+  /// Tells each sender the places of the copies that it shares with this destination, in the plan's order.
   std::vector<std::vector<Target>> exchange_targets(const std::vector<plan::Copy>& copies) {
     if (flags_ != nullptr) {
       const std::int64_t bytes = fan_out_flag_bytes(copies, me_.side, me_.rank, tuning_);
@@ -144,7 +145,7 @@ class Direct final : public Executor {
     const std::vector<std::vector<Target>> targets = exchange_targets(copies);
     std::vector<std::size_t> next(targets.size(), 0);
     std::vector<kernels::Tile> tiles;
-    std::int64_t arriving = 0;  // flag of the relayed copy that came last in the plan
+    std::int64_t arriving = 0;  // flag of the last relayed copy in the plan so far
     std::int64_t flag = 0;
     for (const plan::Copy& copy : copies) {
       if (receives(copy)) {
@@ -165,7 +166,7 @@ class Direct final : public Executor {
     table_ = kernels::CopyTable(space_, tiles, tuning_.table);
   }
 
-  /// What brings `box`, a part of a copy, to its target at `peer`.
+  /// Returns the tiles that bring `box`, a part of a copy, to its target at `peer`.
   std::vector<kernels::Tile> make_tiles(const plan::Copy& copy, const Box& box, std::size_t peer,
                                         const Target& target) const {
     std::byte* arena = peers_.map(static_cast<int>(peer));
@@ -194,7 +195,7 @@ class Direct final : public Executor {
     }
   }
 
-  /// The address of the first scale of touched(box) at the target, whose first is that of the copy.
+  /// Returns the address of the first scale of touched(box) at the target, whose first scale is the copy's.
   std::byte* scales_at(const plan::Copy& copy, const Box& box, std::byte* arena, const Target& target) const {
     const ScaleGrid grid = grid_of(copy);
     const Extents shift = relative(grid.touched(box), grid.touched(copy.box));
@@ -202,8 +203,8 @@ class Direct final : public Executor {
     return arena + target.scales + offset_of(shift, target.scale_strides) * byte_size(dtype);
   }
 
-  /// The weight's own values to the target's bytes and scales. The scale of a block that several tiles have parts of is
-  /// stored by each of them, with the same bits.
+  /// Returns the tiles from the weight's own values to the target's bytes and scales. A scale of a block that several
+  /// tiles have parts of is stored by each of them, with the same bits.
   std::vector<kernels::Tile> quantising_tiles(const plan::Copy& copy, const Box& box, std::byte* destination,
                                               std::byte* arena, const Target& target) const {
     const int row = box.extent.size() - 2;
@@ -224,7 +225,7 @@ class Direct final : public Executor {
     return tiles;
   }
 
-  /// Forwards the scales of a box that this rank has received.
+  /// Returns the tile that forwards the scales of a box that this rank has received.
   kernels::Tile scales_tile(const plan::Copy& copy, const Box& box, std::byte* arena, const Target& target) const {
     const layout::Place place = scales_of(copy, box);
     const DType dtype = scale_dtype(sends_.quantise->quantiser());
@@ -237,7 +238,8 @@ class Direct final : public Executor {
             dtype};
   }
 
-  /// A relayed copy raises a flag of the relay behind each chunk; what is forwarded waits for it.
+  /// Appends the tiles of a relayed or forwarded copy, chunk by chunk. A relayed copy raises a flag of the relay behind
+  /// each chunk; the forwarded copy of the chunk waits for it.
   void append_chunks(const plan::Copy& copy, std::size_t peer, const Target& target, std::int64_t flag,
                      std::vector<kernels::Tile>& tiles) const {
     for (const Box& part : fan_out_chunks(copy, tuning_)) {

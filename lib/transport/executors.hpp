@@ -1,5 +1,5 @@
 #pragma once
-// The executors there are, one row each: nothing else asks which one it is.
+// The list of executors, one row each: nothing else asks which one it is.
 
 #include <functional>
 #include <memory>
@@ -14,13 +14,13 @@
 
 namespace refit::transport {
 
-/// In the order of their rows.
+/// The executors in the order of their rows.
 enum class ExecutorKind : std::uint8_t { golden, p2p, direct, m2n };
-/// The names of the rows.
+/// Returns the names of the rows.
 Choices choices(ExecutorKind);
 
-/// What an executor is made of; the same on all ranks but for a rank's own end and copies. Borrows everything: all of
-/// it must outlive the executor.
+/// The arguments from which an executor is made; the same on all ranks except for a rank's own end and copies. Borrows
+/// everything: all of it must outlive the executor.
 struct Ingredients {
   const kernels::ExecutionSpace& space;
   Control& world;  ///< source ranks first
@@ -30,31 +30,31 @@ struct Ingredients {
   const std::vector<model::Tensor>& tensors;  ///< of the bulk path
   const plan::Layout& source;
   const plan::Layout& destination;
-  const std::vector<plan::Copy>& copies;  ///< in which this rank has a part; not used after the executor is made
-  PeerMemory* peers = nullptr;            ///< of what the destination ranks store
+  const std::vector<plan::Copy>& copies;  ///< copies in which this rank has a part; not used after the executor is made
+  PeerMemory* peers = nullptr;            ///< memory of the destination ranks' storages
   QuantisedSends sends = {};
   const Tuning& tuning;
   Progress& progress;
 };
 
-/// All that differs between executors.
+/// Everything that differs between executors.
 struct ExecutorRow {
   std::string_view name;
   std::string_view sentence;              ///< for lists and help
   std::vector<std::string_view> options;  ///< keys of section refit that mean something here and not everywhere
-  /// What a build lacks, and what to do; empty: nothing.
+  /// Returns the library that a build lacks, with advice; empty: nothing is missing.
   std::string_view (*missing)() = [] { return std::string_view(); };
-  /// Called before the first communicator of devices; collective.
+  /// Prepares before the first communicator of devices. Collective.
   void (*prepare)(Control& world) = [](Control& /*world*/) {};
-  bool stores = false;                 ///< into the destination's memory, mapped: no staging, fan-out, no messages
+  bool stores = false;                 ///< into the destination's mapped memory: no staging or messages; may fan out
   bool broadcasts = false;             ///< whole shards, whatever a plan says
   bool takes_turns = false;            ///< its stages share the lanes; else every stage has all of them
   bool is_compared = true;             ///< `refit plan` compares policies with it
-  plan::Form form = plan::Form::sent;  ///< in which its copies travel
-  /// Seconds of the bulk path. `loads`: of the plan, in this form.
+  plan::Form form = plan::Form::sent;  ///< form in which its copies travel
+  /// Returns the seconds of the bulk path. `loads`: of the plan, in this form.
   plan::ModelSeconds (*model)(const plan::Paths& paths, const plan::Loads& loads, const plan::Machine& machine,
                               const plan::Knobs& knobs, const Tuning& tuning);
-  /// Staging memory, at most, of a rank whose messages of one refit come to `moved` bytes.
+  /// Returns the most staging memory of a rank whose messages of one refit come to `moved` bytes.
   std::int64_t (*staging_bytes)(const Tuning& tuning, std::int64_t moved);
   std::unique_ptr<Executor> (*make)(const Ingredients& ingredients);
 };
@@ -62,10 +62,10 @@ struct ExecutorRow {
 std::span<const ExecutorRow> executors();
 const ExecutorRow& row_of(ExecutorKind kind);
 
-/// golden's broadcasts; nothing for executors that carry out a plan.
+/// Returns golden's broadcasts; nothing for executors that carry out a plan.
 std::optional<plan::Broadcasts> broadcasts_of(const ExecutorRow& row, const plan::Paths& paths, const Tuning& tuning);
 
-/// What an executor should take: its bulk path, then misc in buffers of `misc_buffer_bytes`.
+/// Returns the modelled time of an executor: its bulk path, then misc in buffers of `misc_buffer_bytes`.
 plan::ModelSeconds model_seconds(const ExecutorRow& row, const plan::Paths& paths, const plan::Loads& loads,
                                  const plan::Machine& machine, const Tuning& tuning, bool per_stage,
                                  std::int64_t misc_buffer_bytes);

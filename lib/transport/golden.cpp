@@ -18,7 +18,7 @@ struct Broadcast {
   Format format;
 };
 
-/// What this rank does for one broadcast.
+/// The part of this rank in one broadcast.
 struct Step {
   Communicator* communicator = nullptr;
   std::int32_t tensor = 0;
@@ -29,7 +29,7 @@ struct Step {
   kernels::CopyTable place;  // at destinations: staging -> storages
 };
 
-/// Rows of a box, in parts of at most `part_bytes` (at least one row).
+/// Appends the rows of a box, in parts of at most `part_bytes` (at least one row).
 void append_parts(const Broadcast& whole, std::int64_t part_bytes, std::vector<Broadcast>& out) {
   const std::int64_t rows = whole.box.extent.size() == 0 ? 1 : whole.box.extent[0];
   const std::int64_t row_bytes =
@@ -45,7 +45,7 @@ void append_parts(const Broadcast& whole, std::int64_t part_bytes, std::vector<B
   }
 }
 
-/// All broadcasts of a job in the order in which every rank starts them: `streams` stages take turns.
+/// Returns all broadcasts of a job in the order in which every rank starts them: `streams` stages take turns.
 std::vector<Broadcast> all_broadcasts(const std::vector<model::Tensor>& tensors, const plan::Layout& source,
                                       const Tuning& tuning) {
   std::vector<std::vector<Broadcast>> by_stage(static_cast<std::size_t>(source.stages()));

@@ -1,6 +1,6 @@
 #pragma once
-// What a job moves bytes with: communicators and memory, chosen once for the place where its weights lie. MPI and its
-// shared windows for main memory; NCCL and CUDA IPC for devices. Nothing outside asks which.
+// The means by which a job moves bytes: communicators and memory, chosen once for the place where its weights lie. MPI
+// and its shared windows serve main memory; NCCL and CUDA IPC serve devices. Nothing outside asks which.
 
 #include <memory>
 #include <string>
@@ -13,55 +13,57 @@
 
 namespace refit::transport {
 
-/// What a communicator is for.
+/// Purpose of a communicator.
 enum class Purpose : std::uint8_t {
   bulk,    ///< the executor's
   gather,  ///< of the source ranks: misc's tensors, whole at source rank 0
   stream   ///< of source rank 0 and the destination ranks: misc's broadcasts
 };
 
-/// A world, as a probe measures it.
+/// A world that a probe measures.
 struct Probed {
   const kernels::ExecutionSpace& space;
   const Places& places;
   Communicator* communicator;          ///< of all ranks; nullptr: there is none
-  const PeerMemory* peers;             ///< in which the destination ranks' arenas are mapped; nullptr: there is none
+  const PeerMemory* peers;             ///< maps the destination ranks' arenas; nullptr: there is none
   std::int64_t lanes = 1;              ///< of the communicator
   std::int32_t source_ranks = 0;       ///< the first ones
-  ProbedRun run;                       ///< what it imitates
-  std::int64_t least_arena_bytes = 0;  ///< of a destination rank's arena, at least
+  ProbedRun run;                       ///< the run that the probe imitates
+  std::int64_t least_arena_bytes = 0;  ///< least size of a destination rank's arena
 };
 
 class Links {
  public:
   virtual ~Links() = default;
-  /// What must be before the first communicator. A note for the reader, or nothing. Collective over the world.
+  /// Prepares for the first communicator. Returns a note for the reader, or nothing. Collective over the world.
   virtual std::string prepare() = 0;
-  /// Of the world ranks `members` (ascending; communicator rank = position), with lanes 0 .. `lanes` - 1; nullptr on
-  /// others. Collective over the world.
+  /// Makes a communicator of the world ranks `members` (ascending; communicator rank = position), with lanes 0 ..
+  /// `lanes` - 1; nullptr on others. Collective over the world.
   virtual std::unique_ptr<Communicator> communicator(Purpose purpose, const std::vector<int>& members,
                                                      std::int64_t lanes) = 0;
-  /// An arena of `bytes` on this rank, and those of the ranks that can be mapped. Collective over the world.
+  /// Makes an arena of `bytes` on this rank, and maps those of the other ranks where possible. Collective over the
+  /// world.
   virtual std::unique_ptr<PeerMemory> peer_memory(std::int64_t bytes) = 0;
-  /// Memory of this rank alone. Not collective.
+  /// Allocates memory of this rank alone. Not collective.
   virtual std::unique_ptr<Arena> memory(std::int64_t bytes) = 0;
-  /// Checks that the ranks of a host fit in it together, before they allocate. `host`: equal on ranks of one host.
-  /// Errors (runtime), on all ranks alike: how much is needed and there, and `advice`. Collective over the world.
+  /// Checks that the memory of all ranks of a host fits in it, before they allocate. `host`: equal on ranks of one
+  /// host. Errors (runtime), on all ranks alike: the needed and the available amounts, and `advice`. Collective over
+  /// the world.
   virtual void require_room(int host, std::int64_t bytes, const std::string& advice) = 0;
-  /// Whether what the destination ranks store is mapped whatever the executor: probes store into it.
+  /// Returns whether the destination ranks' storages are mapped whatever the executor: probes store into them.
   virtual bool maps_always() const = 0;
-  /// Whether a probe needs the communicator of all ranks.
+  /// Returns whether a probe needs the communicator of all ranks.
   virtual bool probes_messages() const = 0;
   /// Measures for about `seconds` per rate. Collective over the world.
   virtual ProbedRates probe(const Probed& probed, double seconds) = 0;
-  /// The rates as the cost model takes them.
+  /// Returns the rates in the cost model's form.
   virtual plan::Rates rates(const ProbedRates& probed, const Places& places) const = 0;
-  /// Whether rates depend on the machine's other work, so that they are measured again at the end.
+  /// Returns whether rates depend on the machine's other work, so that they are measured again at the end.
   virtual bool rates_change() const = 0;
 };
 
-/// Where this build's kernels run. `world`: of all ranks; must outlive the result. `timeout_seconds`: of one
-/// communicator's creation where it can hang (0: none).
+/// Makes the links for the place where this build's kernels run. `world`: of all ranks; must outlive the result.
+/// `timeout_seconds`: of one communicator's creation where it can hang (0: none).
 std::unique_ptr<Links> make_links(Control& world, double timeout_seconds, Progress& progress);
 
 }  // namespace refit::transport

@@ -1,5 +1,5 @@
 #pragma once
-// Where processes run: which of them share a host, which a device.
+// Location of processes: which of them share a host, and which a device.
 
 #include <cstdint>
 #include <vector>
@@ -8,16 +8,17 @@
 
 namespace refit::transport {
 
-/// Hashes, the same in two processes exactly if they are on the same host, or use the same device.
+/// Hashes of a process's host and device: equal in two processes exactly if these are on the same host, or use the same
+/// device.
 struct Location {
   std::uint64_t host = 0;    ///< of host name and boot: hosts of containers may have one name (NCCL does the same)
-  std::uint64_t device = 0;  ///< of the host and the device's UUID; without devices of the process
+  std::uint64_t device = 0;  ///< of the host and the device's UUID, or the process where there is no device
 };
 
-/// The location of this process.
+/// Returns the location of this process.
 Location location();
 
-/// Every rank's value, by rank. Collective over `control`.
+/// Returns every rank's value, by rank. Collective over `control`.
 template <typename T>
 std::vector<T> gather_all(Control& control, const T& mine) {
   Control::Bytes bytes;

@@ -1,5 +1,5 @@
 #pragma once
-// One rank's storages as addresses: the only thing that executors know of memory. Borrows everything.
+// One rank's storages as addresses: all that executors know of memory. Borrows everything.
 
 #include <cstddef>
 #include <vector>
@@ -11,7 +11,7 @@ namespace refit::transport {
 /// Alignment of every storage in an arena, in bytes.
 inline constexpr std::int64_t kStorageAlignment = 256;
 
-/// Where each storage of a rank begins within one arena.
+/// Places of a rank's storages within one arena.
 struct ArenaMap {
   std::vector<std::int64_t> offsets;  ///< bytes, one per storage
   std::int64_t bytes = 0;             ///< of the whole arena
@@ -22,13 +22,13 @@ struct ArenaMap {
 class LocalMemory {
  public:
   LocalMemory() = default;
-  /// Storages laid out in `arena` by ArenaMap.
+  /// Lays storages out in `arena` by ArenaMap.
   LocalMemory(const layout::LocalLayout& layout, std::byte* arena);
-  /// Storages at given addresses.
+  /// Takes storages at given addresses.
   LocalMemory(const layout::LocalLayout& layout, std::vector<std::byte*> storages)
       : layout_(&layout), storages_(std::move(storages)) {}
 
-  /// The address of a place's first element of dtype `dtype`.
+  /// Returns the address of a place's first element of dtype `dtype`.
   std::byte* address(const layout::Place& place, DType dtype) const {
     return storages_[static_cast<std::size_t>(layout_->find(place.storage))] + place.offset * byte_size(dtype);
   }

@@ -13,24 +13,26 @@ namespace refit::transport {
 /// MPI_Init_thread .. MPI_Finalize. One per process; every other MPI object must be gone before it.
 class MpiSession {
  public:
-  /// Collective over all processes of the job. `progress` is told where this waits for others; nullptr: nobody is.
+  /// Starts MPI. Collective over all processes of the job. `progress` is told where this waits for others; may be
+  /// nullptr.
   explicit MpiSession(Progress* progress = nullptr);
-  /// Settings that MPI and CUDA read when they are first used, if only for a version: before anything else of a process
-  /// that will be a rank, and before other threads. `lanes`: of its communicators (refit.streams).
+  /// Makes settings that MPI and CUDA read when they are first used, even if only for a version. Call it before
+  /// anything else of a process that will be a rank, and before other threads. `lanes`: of its communicators
+  /// (refit.streams).
   static void prepare_environment(std::int64_t lanes);
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
   int rank() const { return rank_; }
   int size() const { return size_; }
-  /// e.g. "Open MPI v4.1.4".
+  /// Returns e.g. "Open MPI v4.1.4".
   static std::string version();
-  /// Ends all ranks of the job with `exit_code`; callable from any thread at any time. Before MPI_Init has returned and
-  /// from the beginning of MPI_Finalize on it ends this process alone: its launcher ends the others.
+  /// Ends all ranks of the job with `exit_code`; callable from any thread at any time. Before MPI_Init has returned,
+  /// and after MPI_Finalize has begun, it ends this process alone: its launcher ends the others.
   [[noreturn]] static void abort(int exit_code);
-  /// How many processes of this job share this host.
+  /// Returns the number of processes of this job on this host.
   int node_size() const { return node_size_; }
-  /// This process's number among them, in order of rank.
+  /// Returns this process's number among them, in order of rank.
   int node_rank() const { return node_rank_; }
 
  private:
@@ -38,19 +40,20 @@ class MpiSession {
   int rank_ = 0, size_ = 1, node_size_ = 1, node_rank_ = 0;
 };
 
-/// The control plane over all processes; each of its collectives counts in `progress`, where there is one. Collective
-/// over MPI_COMM_WORLD.
+/// Makes the control plane over all processes; each of its collectives counts in `progress`, where there is one.
+/// Collective over MPI_COMM_WORLD.
 std::unique_ptr<Control> make_mpi_control(Progress* progress = nullptr);
 
-/// A data-plane communicator of the world ranks in `members` (ascending; communicator rank = position). Collective over
-/// `members` only. `tag` tells apart communicators that are created at the same time. Lanes are 0 .. `lanes` - 1.
-/// `operation_bytes`: of one MPI operation, at most (counts are ints): no message is longer, and broadcasts are cut.
+/// Makes a data-plane communicator of the world ranks in `members` (ascending; communicator rank = position).
+/// Collective over `members` only. `tag` tells apart communicators that are created at the same time. Lanes are 0 ..
+/// `lanes` - 1. `operation_bytes`: the most of one MPI operation (counts are ints): no message is longer, and
+/// broadcasts are cut.
 std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag, int lanes,
                                                     std::int64_t operation_bytes = std::int64_t{1} << 30);
 
-/// Shared memory of this node: an MPI shared window with `bytes` (256-byte aligned) on this rank. Collective over the
-/// world. Errors (runtime): fewer bytes free in shared memory than all ranks of the node ask for, checked before
-/// allocating; says how much is needed and there, and that `--executor p2p` needs none.
+/// Makes shared memory of this node: an MPI shared window with `bytes` (256-byte aligned) on this rank. Collective over
+/// the world. Errors (runtime): less free shared memory than all ranks of the node ask for, checked before allocating;
+/// the message has the needed and the available amounts, and says that `--executor p2p` needs none.
 std::unique_ptr<PeerMemory> make_mpi_peer_memory(std::int64_t bytes);
 
 }  // namespace refit::transport

@@ -13,7 +13,7 @@
 namespace refit::transport {
 namespace {
 
-/// Where Open MPI keeps shared windows, and what the others map from as well.
+/// Folder in which Open MPI keeps shared windows; other MPI libraries map theirs from its memory too.
 constexpr const char* kSharedMemory = "/dev/shm";
 
 /// MPI gives every rank's part whole pages.
@@ -73,7 +73,7 @@ class MpiPeerMemory final : public PeerMemory {
     } else {
       numbers[1] = numbers[0];  // unknown: MPI decides
     }
-    // The window is a file, which MPI waits for where it may not be as long.
+    // The window is a file, and MPI hangs where its length exceeds the limit.
     rlimit limit{};
     const bool is_limited = getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
     if (is_limited) numbers[1] = std::min(numbers[1], static_cast<std::int64_t>(limit.rlim_cur));
@@ -93,7 +93,7 @@ class MpiPeerMemory final : public PeerMemory {
         static_cast<double>(numbers[1]) / (1 << 30));
   }
 
-  /// Where a rank's arena begins in its part of the window; pages keep that the same in every process.
+  /// Place of a rank's arena in its part of the window; pages keep it the same in every process.
   struct Arena {
     int world_rank;
     int shift;

@@ -1,6 +1,6 @@
 #pragma once
 // The NCCL implementation of the data plane. No NCCL header is needed to use it; in a build without CUDA everything
-// here but nccl_version is refused as unavailable.
+// here except nccl_version is refused as unavailable.
 //
 // Memory: `data` of messages and broadcasts is device memory of this rank's device (or pinned host memory). Operations
 // run on streams of the communicator's own, which wait for no other stream: callers fence what they have enqueued
@@ -13,25 +13,26 @@
 
 namespace refit::transport {
 
-/// What NCCL needs before its first communicator: a library no older than the headers that refit is built with, on all
-/// ranks; and, where ranks share a GPU, NCCL 2.30 with NCCL_MULTI_RANK_GPU_ENABLE=1, which is set here unless it has a
-/// value. Returns a note for the report, or an empty string. Collective over `members`. Errors (unavailable), on all
-/// ranks alike: the version that is needed and the one found. make_nccl_communicator does this too; at startup it
+/// Prepares for NCCL's first communicator. It requires, on all ranks, a library no older than the headers that refit is
+/// built with; and, where ranks share a GPU, NCCL 2.30 with NCCL_MULTI_RANK_GPU_ENABLE=1, which is set here unless it
+/// has a value. Returns a note for the report, or an empty string. Collective over `members`. Errors (unavailable), on
+/// all ranks alike: the required version and the one found. make_nccl_communicator calls this too; a call at startup
 /// refuses early.
 std::string prepare_nccl(Control& members);
 
-/// A communicator of all ranks of `members` (rank = rank there) with lanes 0 .. `lanes` - 1; broadcasts run on lane 0.
-/// Collective over `members`, which need not outlive it. Its first connection between two ranks is made when they first
-/// exchange a message on a lane. Messages to oneself need their receive in the same group; empty messages are not sent.
+/// Makes a communicator of all ranks of `members` (rank = rank there) with lanes 0 .. `lanes` - 1; broadcasts run on
+/// lane 0. Collective over `members`, which need not outlive it. Its first connection between two ranks is made when
+/// they first exchange a message on a lane. Messages to oneself need their receive in the same group; empty messages
+/// are not sent.
 ///
-/// Nothing blocks: operations are launched, and failures of other ranks noticed, by `post` and `test`. Requests must be
-/// gone, or complete, before the communicator is. Destruction is collective too; a communicator that has failed, is
-/// still at work or is unwound by an exception is aborted, and none waits for long.
+/// No call blocks: `post` and `test` launch operations and notice failures of other ranks. Requests must be gone, or
+/// complete, before the communicator is. Destruction is collective too; a communicator that has failed, is still at
+/// work or is unwound by an exception is aborted, and none waits for long.
 ///
 /// `timeout_seconds` bounds creation (0: no bound). Errors (runtime): NCCL's own, with its text.
 std::unique_ptr<Communicator> make_nccl_communicator(Control& members, int lanes, double timeout_seconds);
 
-/// The version of the library in use, e.g. "2.30.7"; empty in a build without CUDA.
+/// Returns the version of the library in use, e.g. "2.30.7"; empty in a build without CUDA.
 std::string nccl_version();
 
 }  // namespace refit::transport

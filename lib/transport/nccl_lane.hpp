@@ -1,10 +1,10 @@
 #pragma once
-// One lane of an NCCL communicator: a communicator and a stream of its own, and the queue of what was posted to it.
-// Private to the NCCL implementation.
+// One lane of an NCCL communicator: a communicator and a stream of its own, and the queue of its requests. Private to
+// the NCCL implementation.
 //
 // NCCL is used non-blocking: a launch may need a first connection to a peer, which waits until the peer launches on the
 // same lane. The peer may be about to do so on another lane first, so neither may wait. A launch that is under way
-// leaves the lane busy; what is posted meanwhile queues up, and `progress` launches it later.
+// leaves the lane busy; later requests queue up, and `progress` launches them later.
 
 #include <nccl.h>
 
@@ -22,7 +22,7 @@ class NcclLane;
 /// A bound on waiting, from now on.
 class Deadline {
  public:
-  /// 0: none.
+  /// 0: no bound.
   explicit Deadline(double seconds) : seconds_(seconds) {}
   bool passed() const {
     return seconds_ > 0 && std::chrono::duration<double>(Clock::now() - start_).count() > seconds_;
@@ -37,7 +37,7 @@ class Deadline {
 /// A group or a broadcast: queued on its lane, then launched and followed by an event.
 class NcclRequest final : public Request {
  public:
-  /// Room for this many messages, so that posting allocates nothing.
+  /// Makes room for this many messages, so that posting allocates nothing.
   explicit NcclRequest(std::int64_t capacity) { messages_.reserve(static_cast<std::size_t>(capacity)); }
   ~NcclRequest() override;
   NcclRequest(const NcclRequest&) = delete;
@@ -59,26 +59,26 @@ class NcclRequest final : public Request {
 
 class NcclLane {
  public:
-  /// Collective over `size` ranks with equal `id`. `timeout_seconds`: of the creation and of each registration (0: no
-  /// bound), and the bound of the end.
+  /// Creates the communicator. Collective over `size` ranks with equal `id`. `timeout_seconds`: of the creation and of
+  /// each registration (0: no bound), and the bound of the end.
   NcclLane(int rank, int size, const ncclUniqueId& id, double timeout_seconds);
-  /// Collective over the same ranks, unless the lane is aborted.
+  /// Ends the communicator. Collective over the same ranks, unless the lane is aborted.
   ~NcclLane();
   NcclLane(const NcclLane&) = delete;
   NcclLane& operator=(const NcclLane&) = delete;
 
   void post(std::span<const Message> group, NcclRequest& request);
   void broadcast(const Message& message, NcclRequest& request);
-  /// Launches what can be launched.
+  /// Launches the requests that can be launched.
   void progress();
   /// Throws if NCCL has noticed a failure.
   void check_health() { ready(); }
   /// See Communicator::register_memory. Errors (runtime): not done in time.
   bool register_memory(const MemoryList& memory);
-  /// A request goes while it is at work: nothing more can be launched, and the end is an abort.
+  /// Gives up: a request is destroyed while it is at work. Nothing more can be launched, and the end is an abort.
   void abandon();
 
-  /// A communicator of the same ranks on which calls block, for libraries on top of NCCL; the caller's to end.
+  /// Makes a communicator of the same ranks on which calls block, for libraries on top of NCCL; the caller ends it.
   /// Collective over the lane's ranks, while it is idle.
   ncclComm_t split();
 
@@ -86,9 +86,9 @@ class NcclLane {
   void enqueue(NcclRequest& request);
   ncclResult_t launch(const NcclRequest& request);
   void launched();
-  /// True if nothing is under way on the host side. Throws if NCCL has noticed a failure.
+  /// Returns true if nothing is under way on the host side. Throws if NCCL has noticed a failure.
   bool ready();
-  /// Nothing is under way, and nothing has failed.
+  /// Returns true if nothing is under way, and nothing has failed.
   bool idle() const { return !failed_ && first_ == nullptr && in_flight_ == 0; }
   bool finalize();
   /// Throws a runtime Error with NCCL's text unless `result` is success or in progress; the lane has failed then.
@@ -108,7 +108,8 @@ class NcclLane {
   friend class NcclRequest;
 };
 
-/// Of a communicator of make_nccl_communicator. Errors (usage): another kind, e.g. one that an injected bug wraps.
+/// Returns a lane of a communicator of make_nccl_communicator. Errors (usage): another kind, e.g. one that an injected
+/// bug wraps.
 NcclLane& nccl_lane(Communicator& communicator, int lane);
 
 }  // namespace refit::transport

@@ -10,7 +10,7 @@
 namespace refit::transport {
 namespace {
 
-/// With chunks that are a whole number of alignments, so that every staged part is aligned.
+/// Returns the tuning with chunks of a whole number of alignments, so that every staged part is aligned.
 Tuning aligned(Tuning tuning) {
   REFIT_ASSERT(tuning.streams >= 1 && tuning.group_size >= 1 && tuning.ring_chunks >= 1);
   REFIT_ASSERT(tuning.chunk_bytes >= kChunkAlignment && tuning.message_bytes >= 1);
@@ -56,7 +56,7 @@ class Lane {
   void start() { posted_ = completed_ = 0; }
   bool done() const { return completed_ == batches_.size(); }
 
-  /// Posts and completes what it can; true if anything moved.
+  /// Posts and completes as many batches as possible; returns true if anything moved.
   bool advance(const kernels::ExecutionSpace& space, const Routes& routes, Progress& progress) {
     bool moved = false;
     // Batches are in the same order at both ends of every pair: the first incomplete segment of all ranks is posted at
@@ -125,7 +125,7 @@ class BatchBuilder {
                const kernels::TableSizes& sizes)
       : space_(space), routes_(routes), me_(me), sizes_(sizes) {}
 
-  /// The batch of one group of a stage, on a lane of its communicator, whose staged parts go to `chunk`.
+  /// Builds the batch of one group of a stage, on a lane of its communicator, whose staged parts go to `chunk`.
   Batch build(std::int32_t stage, int lane, const Group& group, std::byte* chunk) {
     Batch batch;
     batch.stage = stage;

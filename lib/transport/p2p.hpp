@@ -11,12 +11,12 @@ namespace refit::transport {
 /// Chunks begin at multiples of this many bytes, and are as long as a whole number of them.
 inline constexpr std::int64_t kChunkAlignment = 64;
 
-/// The memory of a ring of chunks: allocated whole when it is first asked for, never moved.
+/// The memory of a ring of chunks: allocated whole on first use, never moved.
 class Ring {
  public:
   explicit Ring(std::int64_t bytes) : bytes_(bytes) {}
   std::byte* memory();
-  /// What is allocated so far: nothing or all.
+  /// Returns the memory that is allocated so far: nothing or all.
   std::span<std::byte> allocated() const { return memory_.span(); }
 
  private:
@@ -24,13 +24,14 @@ class Ring {
   kernels::DeviceBuffer memory_;
 };
 
-/// Bytes of the ring that p2p needs at most with this tuning.
+/// Returns the bytes of the ring that p2p needs at most with this tuning.
 std::int64_t ring_bytes(const Tuning& tuning);
 
-/// With this tuning misc gathers, from `stages` source stages, into a buffer of `capacity` bytes.
+/// Returns the tuning with which misc gathers, from `stages` source stages, into a buffer of `capacity` bytes.
 Tuning gather_tuning(Tuning tuning, std::int64_t stages, std::int64_t capacity);
 
-/// Like make_p2p, staging in `ring` (of ring_bytes(tuning)), which no other executor may use at the same time.
+/// Makes p2p like the other make_p2p, staging in `ring` (of ring_bytes(tuning)), which no other executor may use at the
+/// same time.
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning,
                                    std::shared_ptr<Ring> ring, Progress& progress);

@@ -1,6 +1,6 @@
 #pragma once
-// What a rank is doing right now, readable from outside while it does so: by its supervisor's thread, by the other
-// processes of its machine where the memory is shared, and by profilers.
+// Progress of a rank, readable from outside while it works: by its supervisor's thread, by the other processes of its
+// machine where the memory is shared, and by profilers.
 
 #include <atomic>
 #include <chrono>
@@ -12,13 +12,13 @@
 
 namespace refit::transport {
 
-/// Nanoseconds of the machine's monotonic clock, which all its processes have in common.
+/// Returns nanoseconds of the machine's monotonic clock, which all its processes have in common.
 inline std::int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
-/// Where one rank is. Atomics only, so that it can lie in shared memory. -1 means none.
+/// Present position of one rank in its work. Atomics only, so that it can lie in shared memory. -1 means none.
 struct Where {
   static constexpr std::size_t kPhaseWords = 4;
   std::atomic<std::uint64_t> phase[kPhaseWords] = {};  ///< its name in characters, the rest zeros
@@ -27,34 +27,35 @@ struct Where {
   std::atomic<std::int32_t> peer{-1};        ///< rank in the communicator in use
   std::atomic<bool> waiting{false};          ///< in a call that ends when other ranks have done their part
   std::atomic<bool> extends{false};          ///< the limit counts from the last move
-  std::atomic<std::int64_t> collectives{0};  ///< of the whole job that were entered: all ranks enter the same ones
-  std::atomic<std::int64_t> item{-1};        ///< what has been done of the phase; its unit is the phase's
+  std::atomic<std::int64_t> collectives{0};  ///< of the whole job, entered so far: all ranks enter the same ones
+  std::atomic<std::int64_t> item{-1};        ///< amount of the phase that is done, in the phase's unit
   std::atomic<std::int64_t> limit_ns{0};     ///< 0 = none
   std::atomic<std::int64_t> deadline_ns{0};  ///< of now_ns; 0 = none
 };
 
-/// Written by the working thread alone.
+/// Writer of a rank's position. Only the working thread calls it.
 class Progress {
  public:
-  /// `where`: memory that outlives this; nullptr: its own.
+  /// `where` is memory that outlives this; nullptr: memory of this object.
   explicit Progress(Where* where = nullptr)
       : own_(where == nullptr ? std::make_unique<Where>() : nullptr), where_(where == nullptr ? *own_ : *where) {}
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// The next phase, under the limit that runs; string literals of less than 32 characters.
+  /// Begins the next phase, under the limit that runs; string literals of less than 32 characters.
   void at(const char* phase) {
     note(phase);
     profile_.begin(phase);
   }
 
-  /// The next phase, with `seconds` from now on; 0 or less = no limit. `extends`: each `moved` gives the time anew.
+  /// Begins the next phase, with `seconds` from now on; 0 or less = no limit. `extends`: each `moved` restarts the
+  /// time.
   void begin(const char* phase, double seconds, bool extends = false) {
     limit(seconds, extends);
     at(phase);
   }
 
-  /// The same before the profiler's begin or after its end: no region.
+  /// Begins a phase likewise before the profiler's begin or after its end: no region.
   void begin_unprofiled(const char* phase, double seconds) {
     limit(seconds, false);
     note(phase);
@@ -74,7 +75,7 @@ class Progress {
  private:
   void limit(double seconds, bool extends) {
     const auto limit = seconds <= 0 ? std::int64_t{0} : static_cast<std::int64_t>(seconds * 1e9);
-    where_.deadline_ns = 0;  // never the old one with the new limit
+    where_.deadline_ns = 0;  // readers must not see the old one with the new limit
     where_.extends = extends;
     where_.limit_ns = limit;
     where_.deadline_ns = limit == 0 ? 0 : now_ns() + limit;
@@ -101,7 +102,7 @@ class Progress {
   std::atomic<std::int32_t>& peer = where_.peer;
 };
 
-/// For as long as it lives the rank waits for others.
+/// Marks the rank as waiting for others for as long as it lives.
 class Waiting {
  public:
   explicit Waiting(Progress* progress) : progress_(progress) {
@@ -120,7 +121,7 @@ class Waiting {
   bool before_ = false;
 };
 
-/// The name of the phase.
+/// Returns the name of the phase.
 inline std::string phase_of(const Where& where) {
   std::string text;
   for (const std::atomic<std::uint64_t>& word : where.phase) {

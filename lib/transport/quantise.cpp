@@ -10,7 +10,7 @@
 namespace refit::transport {
 namespace {
 
-/// Tiles with which a rank finds the maxima of its parts of the blocks at the rim of a piece.
+/// Appends the tiles with which a rank finds the maxima of its parts of the blocks at the rim of a piece.
 void append_rims(kernels::Tile tile, std::vector<kernels::Tile>& out) {
   tile.destination = nullptr;
   tile.blocks->scales = nullptr;
@@ -84,12 +84,12 @@ class Quantise::Implementation {
   static constexpr std::int64_t kWord = sizeof(std::uint32_t);
   std::uint32_t* word(std::int64_t place) const { return reinterpret_cast<std::uint32_t*>(maxima_.data()) + place; }
 
-  /// The tiles of a piece, one for each of its matrices, and where its words begin: for each matrix those of the blocks
-  /// that it touches, and those of last elements, one for each matrix.
+  /// The tiles of a piece, one for each of its matrices, and the places of its words: for each matrix a word per block
+  /// that the matrix touches; then a word per matrix for its last element.
   struct PieceTiles {
     std::int32_t tensor;
     Box box;
-    Box blocks;  ///< touched
+    Box blocks;  ///< blocks that the box touches
     std::size_t first;
     std::int64_t words = 0;
     std::int64_t last_words = 0;
@@ -113,7 +113,7 @@ class Quantise::Implementation {
     }
   }
 
-  /// One tile for each matrix of a piece.
+  /// Adds one tile for each matrix of a piece.
   void add(const QuantisedPieces& mine, const model::Tensor& weight, const layout::Piece& piece, std::size_t number) {
     const int row = weight.shape.size() - 2;
     const std::int64_t matrices = product(piece.box.extent) / (piece.box.extent[row] * piece.box.extent[row + 1]);
@@ -177,11 +177,11 @@ class Quantise::Implementation {
     }
   }
 
-  /// What this rank tells one other, and what it is told.
+  /// The words that this rank sends to another, and receives from it.
   struct Partner {
-    std::vector<std::int64_t> sent;                               ///< words
-    std::vector<std::pair<std::int64_t, std::int64_t>> received;  ///< number of the message's word, and a word
-    std::int64_t count = 0;                                       ///< words of the message that is received
+    std::vector<std::int64_t> sent;                               ///< places of the words
+    std::vector<std::pair<std::int64_t, std::int64_t>> received;  ///< number in the message, and place of the word
+    std::int64_t count = 0;                                       ///< words in the received message
   };
 
   void find_partners(Control& world, const std::vector<BlockShare>& shares) {
@@ -192,7 +192,7 @@ class Quantise::Implementation {
         bool is_first = true;
         for (const PieceTiles& piece : pieces_of(share.tensor)) {
           if (piece.box != share.box) continue;
-          // This rank may have a box in two storages: one is sent, both receive.
+          // A box may be in two storages of this rank: one is sent, and both receive.
           if (!share.sends) partner.received.emplace_back(partner.count, piece.place(key));
           if (share.sends && is_first) partner.sent.push_back(piece.place(key));
           is_first = false;
@@ -243,7 +243,7 @@ class Quantise::Implementation {
     }
   }
 
-  /// What this rank tells itself, of two of its boxes: ranges of outgoing_ and incoming_.
+  /// The words that this rank passes from one of its boxes to another: ranges of outgoing_ and incoming_.
   struct Own {
     std::int64_t sent = 0, received = 0, count = 0;
   };

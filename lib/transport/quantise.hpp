@@ -1,7 +1,7 @@
 #pragma once
 // Weights that are quantised on the way: each train rank makes, of its own pieces, the bytes and scales that gen gets,
-// with the maxima of whole blocks where several ranks have parts of one. Either into memory from which they are sent,
-// or by tiles that send what they make.
+// with the maxima of whole blocks where several ranks have parts of one. The results go into memory from which they are
+// sent, or the tiles that make them send them.
 
 #include <memory>
 #include <vector>
@@ -14,32 +14,33 @@
 
 namespace refit::transport {
 
-/// One rank's end: what it stores, and where what that becomes goes. Gen ranks have neither.
+/// One rank's pieces: its storages, and the destination of the bytes and scales made of them. Gen ranks have neither.
 struct QuantisedPieces {
-  const layout::Layout* layout = nullptr;     ///< the true one
+  const layout::Layout* layout = nullptr;     ///< the true layout
   const layout::LocalLayout* from = nullptr;  ///< of this rank
   LocalMemory source;
   LocalMemory quantised;  ///< of the QuantisedLayout; pieces whose storage is null are not made
 };
 
-/// Made once, run in every refit without allocating. Where a block has parts on several ranks, these tell each other
-/// their maxima, and nobody else anything: who they are follows from the layout (transport/block_shares.hpp).
+/// The quantisation of one rank's weights, made once and run in every refit without allocating. Only ranks that have
+/// parts of the same block exchange messages, which are those parts' maxima; the layout determines the partners
+/// (transport/block_shares.hpp).
 class Quantise {
  public:
-  /// Collective over `world`, whose first ranks are the train ranks, and which must outlive it.
+  /// Prepares. Collective over `world`, whose first ranks are the train ranks, and which must outlive this.
   Quantise(const kernels::ExecutionSpace& space, Control& world, const model::Model& model, Quantiser quantiser,
            const QuantisedPieces& mine, const kernels::TableSizes& sizes = {});
   ~Quantise();
   Quantise(const Quantise&) = delete;
   Quantise& operator=(const Quantise&) = delete;
 
-  /// Whether `run` has anything to do; the same on all ranks.
+  /// Returns whether `run` has anything to do; the same on all ranks.
   bool is_needed() const;
-  /// Collective over the ranks that share blocks. On return this rank's bytes and scales are complete, and so are the
-  /// maxima that `tiles` read.
+  /// Quantises. Collective over the ranks that share blocks. On return this rank's bytes and scales are complete, and
+  /// so are the maxima that `tiles` read.
   void run();
-  /// What quantises `box` of a weight, by the key of the bytes of this rank's piece that has it: a tile for each
-  /// matrix, without destinations. To be run after each `run`.
+  /// Returns the tiles that quantise `box` of a weight, one for each matrix, without destinations. `bytes` is the key
+  /// of the bytes of this rank's piece that has the box. The tiles are to be run after each `run`.
   std::vector<kernels::Tile> tiles(const layout::StorageKey& bytes, const Box& box) const;
   const model::Model& model() const;
   Quantiser quantiser() const;

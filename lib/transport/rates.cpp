@@ -10,15 +10,15 @@ namespace refit::transport {
 namespace {
 
 constexpr std::int64_t kMessageBytes = 32 << 20;  ///< between hosts
-/// Of copies on hosts: from 64 MiB on a table's rows bypass the caches, so a larger one is no faster.
+/// Largest copy on hosts: from 64 MiB on a table's rows bypass the caches, so a larger one is no faster.
 constexpr std::int64_t kHostBytes = 80 << 20;
-/// The probe takes at most this part of a host's memory.
+/// Most of a host's memory that the probe takes.
 constexpr std::int64_t kHostMemory = 1LL << 30;
-/// Of a copy within one launch, where a run's memory is small.
+/// Most repetitions of a copy within one launch, where a run's memory is small.
 constexpr std::int64_t kRepeats = 64;
 
-/// Repeats `once` on all ranks until the slowest has spent `seconds`; returns the seconds of the best repetition, as
-/// the maximum over ranks of each. The first repetition only warms up.
+/// Repeats `once` on all ranks until the slowest has spent `seconds`; returns the seconds of the best repetition, each
+/// as the maximum over ranks. The first repetition only warms up.
 template <typename Once>
 double best_time(Control& world, double seconds, const Once& once) {
   double best = 0;
@@ -41,7 +41,7 @@ struct Area {
   std::int64_t bytes;
 };
 
-/// Copies from one area into another, again and again until `total` bytes are stored, or read where those are more.
+/// Copies from one area into another, repeated until `total` bytes are stored, or read where those are more.
 struct Repeated {
   kernels::CopyTable table;
   std::int64_t bytes = 0;  ///< read and stored
@@ -67,7 +67,7 @@ struct Repeated {
   }
 };
 
-/// How many ranks of `ranks` the host has that has most of them.
+/// Returns the number of ranks of `ranks` on the host that has most of them.
 std::int64_t most_of_a_host(const std::vector<int>& hosts, int ranks) {
   std::int64_t most = 0;
   for (int rank = 0; rank < ranks; ++rank)
@@ -76,7 +76,7 @@ std::int64_t most_of_a_host(const std::vector<int>& hosts, int ranks) {
   return most;
 }
 
-/// The ranks of the first host, and as many of the last rank's.
+/// Returns the ranks of the first host, and as many of the last rank's host.
 std::pair<std::vector<int>, std::vector<int>> between_hosts(const std::vector<int>& hosts) {
   std::vector<int> first, last;
   for (std::size_t rank = 0; rank < hosts.size(); ++rank) {
@@ -89,8 +89,8 @@ std::pair<std::vector<int>, std::vector<int>> between_hosts(const std::vector<in
   return {first, last};
 }
 
-/// To which gen rank, of those that are `reached`, the rate from `rank` is measured: on another device where there is
-/// one; -1: none is reached.
+/// Returns the gen rank, among those that are `reached`, to which the rate from `rank` is measured: one on another
+/// device where possible; -1: none is reached.
 template <typename Reached>
 int partner_of(int rank, const Places& places, std::int32_t train_ranks, const Reached& reached) {
   const auto device = [&](int each) { return places.devices[static_cast<std::size_t>(each)]; };
@@ -112,22 +112,22 @@ struct Messages {
   int lanes;
   double seconds;
 
-  /// The slowest pair's rate, on one lane or on all, whichever is better.
+  /// Returns the slowest pair's rate, on one lane or on all, whichever is better.
   double rate(const std::vector<int>& senders, const std::vector<int>& receivers, std::int64_t bytes) const {
     double best = measure_pairs(world, communicator, 1, senders, receivers, bytes, seconds);
     if (lanes > 1) best = std::max(best, measure_pairs(world, communicator, lanes, senders, receivers, bytes, seconds));
     return best;
   }
-  /// The rate of one pair.
+  /// Returns the seconds of a small message between one pair.
   double latency(int sender, int receiver) const {
     return 8.0 / measure_pairs(world, communicator, 1, {sender}, {receiver}, 8, seconds / 10);
   }
-  /// From one host to another, all ranks at once, together; 0: there is one host.
+  /// Returns the rate from one host to another, of all ranks together; 0: there is one host.
   double network(const std::vector<int>& hosts, std::int64_t bytes) const {
     if (hosts.back() == hosts.front()) return 0;
     const auto [out, in] = between_hosts(hosts);
     double best = rate(out, in, bytes) * static_cast<double>(out.size());
-    // Each rank to each, where pairs of their own have sockets or threads of their own.
+    // Each rank sends to each, since every pair may have sockets or threads of its own.
     std::vector<int> senders, receivers;
     for (int sender : out) {
       for (int receiver : in) {
@@ -141,8 +141,8 @@ struct Messages {
   }
 };
 
-/// Copies by some of the ranks, timed as refits are: until all have done theirs. Read and stored by the host that does
-/// most, per second.
+/// Times copies by the first `active` ranks as refits are timed: until all have done theirs. Returns the bytes that the
+/// busiest host reads and stores per second.
 double host_rate(const kernels::ExecutionSpace& space, Control& world, const Places& places, int active,
                  const Repeated& copies, double seconds) {
   const double took = best_time(world, seconds, [&] {
@@ -189,7 +189,7 @@ double measure_pairs(Control& world, Communicator& communicator, int lanes, cons
       if (!by_lane[lane].empty()) communicator.post(by_lane[lane], static_cast<int>(lane), *requests[lane]);
     }
     for (const auto& request : requests) complete(*request);
-    if (senders.size() > 1) world.barrier();  // together is when the last has done
+    if (senders.size() > 1) world.barrier();  // together ends when the last has done
   });
   return static_cast<double>(bytes) / took;
 }
@@ -199,11 +199,12 @@ ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, 
   ProbedRates rates;
   const auto ranks = static_cast<std::int64_t>(world.size());
   const std::int64_t room = kHostMemory / 2 / most_of_a_host(places.hosts, world.size());
-  // What a sender stores if only senders do anything, and what each rank does if all share the work.
+  // `sent` is the bytes that a sender stores if only senders work, `shared` the bytes of each rank if all share the
+  // work.
   const std::int64_t sent = std::clamp<std::int64_t>(run.bytes / run.senders, 64, kHostBytes);
   const std::int64_t shared = std::clamp<std::int64_t>(run.bytes / ranks, 64, kHostBytes);
   const std::int64_t size = std::min(room, world.rank() < run.senders ? std::max(sent, shared) : shared);
-  // What goes to several gen ranks is read several times, and may be in a cache from the second time on.
+  // Weights for several gen ranks are read several times, and may be in a cache from the second time on.
   const kernels::DeviceBuffer from(std::clamp<std::int64_t>(run.source_bytes, 64, size)), to(size);
   for (const auto& buffer : {from, to}) kernels::poison(space, buffer.data(), buffer.bytes());  // touched
   space.fence();
@@ -233,7 +234,7 @@ ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, 
   rates.all_pairs = messages.rate(first, second, bytes);
   rates.latency = messages.latency(0, world.size() - 1);
   rates.network = messages.network(places.hosts, bytes);
-  // Within a host all other ranks may store into one's memory at once; what messages move there is read and stored too.
+  // Within a host all other ranks may store into one rank's memory at once; messages there are read and stored too.
   if (one_host) rates.memory = std::max({rates.memory, 2 * rates.pair_message, 2 * rates.all_pairs * half});
   rates.pair = std::max({rates.memory / 2, rates.pair_message, rates.all_pairs});
   return rates;
@@ -249,7 +250,7 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
   const int self = world.rank();
   const std::int32_t gen_ranks = world.size() - train_ranks;
   const bool is_train = self < train_ranks;
-  /// Seconds of the best repetition.
+  /// Returns the seconds of the best repetition.
   const auto timed = [&](bool active, const auto& copy) {
     return best_time(world, seconds, [&] {
       if (active) copy();
@@ -257,7 +258,7 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
   };
   {
     const kernels::DeviceBuffer to(probe_bytes);
-    // All of it, and what a cache may hold again and again.
+    // All of the memory is copied once, and then a part that a cache may hold, repeatedly.
     for (const auto& [size, rounds] : {std::pair(probe_bytes, std::int64_t{1}), {bytes, times}}) {
       const Repeated copies(space, {from.data(), size}, {to.data(), size}, size * rounds);
       const double kernel = timed(true, [&] { copies.run(space); });
@@ -277,7 +278,7 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     const auto engine = [&](bool active) {
       return stored / timed(active, [&] { kernels::transfer(from.data(), target, bytes, times); });
     };
-    // The first rank whose partner is on another device; else the first with any.
+    // The first rank whose partner is on another device measures; else the first that has a partner.
     const int none = 2 * world.size();
     const int turn = partner < 0 ? none : crosses(self, partner) ? self : world.size() + self;
     const std::int64_t first = -world.max(std::int64_t{-turn});

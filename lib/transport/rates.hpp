@@ -1,5 +1,5 @@
 #pragma once
-// The probe: what the links and the memory of this job's machines really do. The bound's rates come from here.
+// The probe: measures what the links and the memory of this job's machines really do. The bound's rates come from here.
 
 #include <vector>
 
@@ -10,10 +10,10 @@
 
 namespace refit::transport {
 
-/// Rates in bytes per second, per direction for links: each the best that any of the mechanisms reached that a refit
-/// may use.
+/// Rates in bytes per second, per direction for links: each is the best that any mechanism reached that a refit may
+/// use.
 struct ProbedRates {
-  double pair = 0;          ///< into or out of one rank's memory: the best of what follows, on a host of `memory` too
+  double pair = 0;          ///< into or out of one rank's memory: the best of those below, on a host of `memory` too
   double pair_message = 0;  ///< one pair alone, send and receive, on one lane or on all
   double all_pairs = 0;     ///< every rank to its partner at once, per rank, send and receive
   double pair_store = 0;    ///< devices: one pair alone, a kernel's stores
@@ -24,39 +24,40 @@ struct ProbedRates {
   double latency = 0;       ///< seconds of one small message
 };
 
-/// The better of both, rate by rate: rates are maxima, and a machine that had other work can only hide one.
+/// Returns the better of both, rate by rate: rates are maxima, and other work of a machine can only hide one.
 ProbedRates best_of(const ProbedRates& a, const ProbedRates& b);
 
 /// The refit that a probe of hosts imitates, so that caches are as warm: the first ranks copy, as many bytes.
 struct ProbedRun {
   std::int64_t senders = 1;
-  std::int64_t bytes = 0;         ///< that all of them store
-  std::int64_t source_bytes = 0;  ///< that the largest has, to read from
+  std::int64_t bytes = 0;         ///< bytes that all of them store
+  std::int64_t source_bytes = 0;  ///< bytes of the largest source, to read from
   DType from = DType::bf16, to = DType::bf16;
 };
 
-/// Measures for about `seconds` per rate. Collective over both arguments, which span the same ranks. `lanes`: of the
-/// communicator, that executors use.
+/// Measures for about `seconds` per rate. Collective over `world` and `communicator`, which span the same ranks.
+/// `lanes`: of the communicator, that executors use.
 ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, Communicator& communicator, int lanes,
                           const Places& places, const ProbedRun& run, double seconds);
 
-/// The same on devices: the pair's rates are those of kernels and copy engines that store into a gen rank's memory
-/// through `peers`, and of messages where there is a communicator. Rank r stores into the first gen rank from r mod G
-/// on that it reaches on another device, else on its own. What does not exist stays 0. `places`: places_of(world).
-/// Overwrites gen's arenas, of which the smallest has `gen_arena_bytes`.
+/// Measures likewise on devices: the pair's rates are those of kernels and copy engines that store into a gen rank's
+/// memory through `peers`, and of messages where there is a communicator. Rank r stores into the first gen rank, from r
+/// mod G on, that it reaches on another device, else on its own. Rates without such links stay 0. `places`:
+/// places_of(world). Overwrites gen's arenas, of which the smallest has `gen_arena_bytes`.
 ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& world, const PeerMemory* peers,
                                  Communicator* communicator, int lanes, const Places& places, std::int32_t train_ranks,
                                  std::int64_t gen_arena_bytes, double seconds, std::int64_t probe_bytes = 256 << 20);
 
 /// Sends `bytes` from each rank of `senders[i]` to `receivers[i]` at the same time, in a part on each of the first
-/// `lanes` lanes; the slowest pair's rate in bytes per second. Collective over both.
+/// `lanes` lanes; returns the slowest pair's rate in bytes per second. Collective over both.
 double measure_pairs(Control& world, Communicator& communicator, int lanes, const std::vector<int>& senders,
                      const std::vector<int>& receivers, std::int64_t bytes, double seconds);
 
-/// As the cost model takes them: on hosts every rank is a device, a node is a domain, and its ranks share its memory.
+/// Returns the rates in the cost model's form: on hosts every rank is a device, a node is a domain, and its ranks share
+/// its memory.
 plan::Rates host_rates(const ProbedRates& rates);
-/// On devices, of which `ranks_per_device` share one: a host's are one domain, which has ports of its own only where
-/// there are several hosts.
+/// Returns the same on devices, of which `ranks_per_device` ranks share one: a host's devices are one domain, which has
+/// ports of its own only where there are several hosts.
 plan::Rates device_rates(const ProbedRates& rates, std::int64_t ranks_per_device);
 
 }  // namespace refit::transport

@@ -1,5 +1,5 @@
 #pragma once
-// From a copy's box and places to the kernels' tiles.
+// Conversion of a copy's box and places to the kernels' tiles.
 
 #include "kernels/kernels.hpp"
 #include "plan/plan.hpp"
@@ -7,12 +7,12 @@
 
 namespace refit::transport {
 
-/// What a copy does to each value beside the cast.
+/// Returns the transform that a copy applies to each value beside the cast.
 inline Transform transform_of(const plan::Copy& copy) {
   return transform(copy.source.format.conversion, copy.destination.format.conversion);
 }
 
-/// A strided copy from `source` to `destination` (addresses of the box's first element).
+/// Makes a strided copy from `source` to `destination` (addresses of the box's first element).
 inline kernels::Tile make_tile(const plan::Copy& copy, const std::byte* source, std::byte* destination) {
   return {source,
           destination,
@@ -24,7 +24,7 @@ inline kernels::Tile make_tile(const plan::Copy& copy, const std::byte* source, 
           transform_of(copy)};
 }
 
-/// From the source's storage into `wire`, contiguous, in the source's format.
+/// Makes the tile from the source's storage into `wire`, contiguous, in the source's format.
 inline kernels::Tile pack_tile(const plan::Copy& copy, const LocalMemory& source, std::byte* wire) {
   return {source.address(copy.source.place, copy.source.format.dtype),
           wire,
@@ -35,7 +35,7 @@ inline kernels::Tile pack_tile(const plan::Copy& copy, const LocalMemory& source
           copy.source.format.dtype};
 }
 
-/// From `wire`, contiguous in the source's format, into the destination's storage.
+/// Makes the tile from `wire`, contiguous in the source's format, into the destination's storage.
 inline kernels::Tile unpack_tile(const plan::Copy& copy, const std::byte* wire, const LocalMemory& destination) {
   return {wire,
           destination.address(copy.destination.place, copy.destination.format.dtype),

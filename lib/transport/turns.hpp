@@ -1,5 +1,5 @@
 #pragma once
-// In which order all ranks of a job start what its source stages send.
+// The order in which all ranks of a job start the work of its source stages.
 
 #include <cstdint>
 #include <utility>
@@ -7,7 +7,7 @@
 
 namespace refit::transport {
 
-/// What each stage does, in one order: up to `streams` stages take turns, the lower ones first.
+/// Merges the stages' work into one order: up to `streams` stages take turns, the lower ones first.
 template <typename T>
 std::vector<T> in_turns(std::vector<std::vector<T>> by_stage, std::int64_t streams) {
   std::vector<T> order;

@@ -21,8 +21,8 @@ std::uint64_t bits_at(const LocalMemory& local, const kernels::Region& region, c
   return bits;
 }
 
-/// Adds what differs between `region` and `expected` (contiguous over the region's box). `strides` make the reported
-/// index out of a global one.
+/// Adds the differences between `region` and `expected` (contiguous over the region's box). The reported index is that
+/// of the global index by `strides`, plus `offset`.
 void compare(const LocalMemory& local, const kernels::Region& region, const std::byte* expected, const Extents& strides,
              std::int64_t offset, Finding& out) {
   const kernels::Difference difference = kernels::count_differences(local.space, region, expected);
@@ -38,13 +38,14 @@ void compare(const LocalMemory& local, const kernels::Region& region, const std:
   std::memcpy(&out.expected, expected + difference.first * size, static_cast<std::size_t>(size));
 }
 
-/// What makes the place in the file out of an index: where block scales are repeated, that of the one scale.
+/// Returns the strides that make an index's place in the file; all repetitions of a block scale have the place of the
+/// one scale.
 Extents file_strides(const model::Tensor& tensor) {
   return tensor.repeats > 1 ? Extents{tensor.shape[2], 0, 1, 0} : row_major_strides(tensor.shape);
 }
 
-/// A box in parts whose elements are in the file's order: of repeated scales one repetition of their rows after the
-/// other.
+/// Cuts a box into parts whose elements are in the file's order: for repeated scales one repetition of their rows after
+/// the other.
 std::vector<Box> in_file_order(const model::Tensor& tensor, const Box& box) {
   return tensor.repeats > 1 ? slices(box, 1) : std::vector<Box>{box};
 }
@@ -57,7 +58,8 @@ struct Transfer {
   std::vector<Holder> receivers;
 };
 
-/// In order of their tensors' sizes: the smallest come first, so that as many as possible are done in time.
+/// Returns the transfers in order of their tensors' sizes: the smallest come first, so that as many as possible are
+/// done in time.
 std::vector<Transfer> transfers_of(const LocalMemory& local, const std::vector<Suspect>& suspects,
                                    const std::vector<WrongPart>& wrong) {
   std::vector<Transfer> result;
@@ -101,7 +103,7 @@ class Queue {
     chunks_.pop_back();
     return turn;
   }
-  /// Whose last chunk has not been taken.
+  /// Returns the transfers whose last chunk has not been taken.
   std::vector<const Transfer*> unfinished() const {
     const std::size_t first = chunks_.empty() ? next_ : next_ - 1;
     return {transfers_.begin() + static_cast<std::ptrdiff_t>(first), transfers_.end()};
@@ -135,7 +137,8 @@ class Counting {
       queues_[transfer.source.world_rank].add(transfer);
       receivers = std::max(receivers, transfer.receivers.size());
     }
-    // What a rank gets from all sources in a round, and what it sends to all receivers, is bounded.
+    // The shares bound the bytes that a rank gets from all sources in a round, and those that it sends to all
+    // receivers.
     const std::size_t shares = std::max(receivers, queues_.size());
     chunk_bytes_ = std::max<std::int64_t>(1, local.tuning.chunk_bytes / static_cast<std::int64_t>(shares));
   }
@@ -196,7 +199,7 @@ class Counting {
             0, mine);
   }
 
-  /// What this rank has found in its piece of a transfer; nullptr where it has none that is wrong there.
+  /// Returns the finding about this rank's piece of a transfer; nullptr where the rank has no wrong one there.
   Finding* finding(const Transfer& transfer) {
     const auto mine = std::find_if(transfer.receivers.begin(), transfer.receivers.end(),
                                    [&](const Holder& holder) { return holder.world_rank == local_.world.rank(); });
@@ -205,7 +208,7 @@ class Counting {
     return &findings_.try_emplace(piece, Finding{.index = piece}).first->second;
   }
 
-  /// Memory that the host and kernels see, kept from chunk to chunk.
+  /// Returns memory that the host and kernels see, kept from chunk to chunk.
   std::span<std::byte> buffer(std::int64_t bytes) {
     if (buffer_.bytes() < bytes) buffer_ = kernels::SharedBuffer(bytes);
     return buffer_.span().first(static_cast<std::size_t>(bytes));
@@ -217,7 +220,7 @@ class Counting {
   std::int64_t chunk_bytes_ = 0;
   std::map<std::int32_t, Finding> findings_;  ///< by piece
   kernels::SharedBuffer buffer_;
-  std::vector<Bytes> to_;  ///< kept from round to round: fresh memory costs more than what is written there
+  std::vector<Bytes> to_;  ///< kept from round to round: fresh memory costs more than writing to it
 };
 
 void keep_wrong(const std::vector<Finding>& from, std::vector<Finding>& to) {

@@ -1,9 +1,10 @@
 #pragma once
-// How many elements are wrong, which is the first, what stands there and what should: the path that is taken only after
+// Counts wrong elements and finds the first, with its bits and the right ones: the path that is taken only after
 // fingerprints have differed. The truth travels over the control plane, not through the plan that is being checked, in
-// rounds: in each, every rank that has some of it sends a chunk to those that are wrong there.
+// rounds: in each, every rank that has a part of it sends a chunk to the ranks that are wrong there.
 //
-// Counting has a time limit. Who is wrong is known before, so what is not reached is said, not lost.
+// Counting has a time limit. The wrong ranks are known before, so pieces that are not reached are reported as not
+// counted.
 
 #include <cstdint>
 #include <vector>
@@ -19,7 +20,7 @@ struct Finding {
   std::int64_t first = -1;  ///< linear index in the tensor's file; of a fill: element of the storage
   std::uint64_t found = 0;
   std::uint64_t expected = 0;
-  bool counted = true;  ///< all of it; else `elements` and `first` are those of what was reached
+  bool counted = true;  ///< all are counted; else `elements` and `first` are those of the part that was reached
 };
 
 /// Compares the wrong parts of this rank's pieces with the true ones, small tensors first, until all are done or
@@ -28,7 +29,7 @@ struct Finding {
 std::vector<Finding> count_pieces(const LocalMemory& local, const std::vector<Suspect>& suspects,
                                   const std::vector<WrongPart>& wrong);
 
-/// The fills of this rank that do not hold their constant. No communication.
+/// Returns the fills of this rank that do not hold their constant. No communication.
 std::vector<Finding> count_fills(const LocalMemory& local);
 
 }  // namespace refit::verify

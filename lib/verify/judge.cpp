@@ -9,7 +9,7 @@ const Sum128& print_of(const Fingerprints& prints, const Holder& holder) {
   return prints[static_cast<std::size_t>(holder.world_rank)][static_cast<std::size_t>(holder.piece)];
 }
 
-/// What one side says of one tensor.
+/// The statement of one side about one tensor.
 struct Statement {
   Sum128 sum;
   std::vector<Source> sources;

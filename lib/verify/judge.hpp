@@ -1,5 +1,5 @@
 #pragma once
-// From fingerprints to suspects: pure, no communication, no memory of weights.
+// Comparison of fingerprints, which names suspects: pure, no communication, no memory of weights.
 
 #include <cstdint>
 #include <vector>
@@ -18,7 +18,7 @@ struct Source {
   Holder holder;
 };
 
-/// A tensor with a wrong gen element somewhere, and who has the truth.
+/// A tensor with a wrong gen element somewhere, and the holders of the truth.
 struct Suspect {
   std::int32_t tensor = 0;
   std::vector<Source> sources;
@@ -33,7 +33,7 @@ struct OddHolder {
   Holder truth;
 };
 
-/// The fingerprint that a tensor has which gen alone stores, in gen's dtype.
+/// The fingerprint of a tensor that gen alone stores, in gen's dtype.
 struct Constant {
   std::int32_t tensor = 0;
   Sum128 fingerprint;
@@ -48,7 +48,7 @@ struct Judgement {
   Sum128 gen;
 };
 
-/// The holder whose fingerprint most holders of the box have; of several such, the first.
+/// Returns the holder whose fingerprint most holders of the box have; of several such, the first.
 Holder most_agreed(std::span<const Holder> holders, const Fingerprints& prints);
 
 /// Appends the holders of a side's box that do not have its most agreed fingerprint.

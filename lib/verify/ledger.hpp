@@ -1,5 +1,5 @@
 #pragma once
-// Who holds which box: one side's layout turned around, for the tensors that a rank judges (owners.hpp).
+// The holders of every box: one side's layout turned around, for the tensors that a rank judges (owners.hpp).
 //
 // Example: a tensor of 8 rows, replicated on two ranks and cut in halves on each of them: two boxes, each with two
 // holders.
@@ -36,11 +36,12 @@ class Ledger {
   Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, std::int32_t first_world_rank,
          const std::function<bool(const model::Tensor&)>& owned);
 
-  /// The distinct boxes of a tensor, ascending; empty where this side does not store it, or it is not the owner's.
+  /// Returns the distinct boxes of a tensor, ascending; empty where this side does not store it, or it is not the
+  /// owner's.
   std::span<const HeldBox> boxes(std::int32_t tensor) const;
-  /// At least one, in order of rank.
+  /// Returns the holders of a box, at least one, in order of rank.
   std::span<const Holder> holders(const HeldBox& box) const;
-  /// How many pieces each rank of the side has.
+  /// Returns the number of pieces of each rank of the side.
   const std::vector<std::int32_t>& pieces_by_rank() const { return pieces_by_rank_; }
 
  private:

@@ -1,5 +1,5 @@
 #pragma once
-// What every part of verification needs to know of its own rank: where its pieces lie, and who else there is.
+// The knowledge of each part of verification about its own rank: the places of its pieces, and the other ranks.
 
 #include <cstdint>
 #include <utility>
@@ -29,29 +29,29 @@ struct LocalMemory {
     return view.layout->pieces[static_cast<std::size_t>(index)];
   }
   const Format& as(std::int32_t tensor_index) const { return compared_as[static_cast<std::size_t>(tensor_index)]; }
-  /// What takes the values of a piece to those that are compared, beside a cast.
+  /// Returns the transform, beside a cast, from the values of a piece to those that are compared.
   Transform transform_of(const layout::LocalPiece& piece) const {
     return transform(piece.piece.format.conversion, as(piece.tensor).conversion);
   }
   bool is_gen() const { return view.group == Group::gen; }
   std::int32_t owner(std::int32_t tensor_index) const { return owner_of(tensor(tensor_index), world.size()); }
-  /// The index of this rank's piece that the owner of its tensor knows by `number`.
+  /// Returns the index of this rank's piece that the owner of its tensor knows by `number`.
   std::int32_t piece_of(std::int32_t owner, std::int32_t number) const {
     return numbered.by_owner[static_cast<std::size_t>(owner)][static_cast<std::size_t>(number)];
   }
 
-  /// Indices of the first piece of a tensor and of the piece after its last.
+  /// Returns the indices of the first piece of a tensor and of the piece after its last.
   std::pair<std::int32_t, std::int32_t> pieces_of(std::int32_t tensor_index) const;
-  /// The part `box` of a piece, where it is stored.
+  /// Returns the part `box` of a piece, where it is stored.
   kernels::Region region(std::int32_t piece_index, const Box& box) const;
-  /// The elements of a region, transformed, as `to`: contiguous in row-major order, where the host and kernels see
-  /// them.
+  /// Copies the elements of a region, transformed, as `to`: contiguous in row-major order, where the host and kernels
+  /// see them.
   kernels::SharedBuffer copy_out(const kernels::Region& region, Transform transform, DType to) const;
-  /// The same into memory with room for them.
+  /// Copies likewise into memory with room for the elements.
   void copy_out(const kernels::Region& region, Transform transform, DType to, std::byte* out) const;
 };
 
-/// `part` of a contiguous array that holds `whole`, as a region.
+/// Returns `part` of a contiguous array that holds `whole`, as a region.
 kernels::Region region_in(const kernels::SharedBuffer& array, DType dtype, const Shape& shape, const Box& whole,
                           const Box& part);
 

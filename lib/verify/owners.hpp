@@ -1,9 +1,9 @@
 #pragma once
-// Which rank judges which tensor: all ranks share the work and the memory of it, so that nothing grows with the world
-// at any of them.
+// The ranks that judge tensors: all ranks share the work and the memory for it, so that nothing grows with the world on
+// any of them.
 //
-// An owner has the ledgers of its own tensors and gets their fingerprints from all ranks. Between a rank and an owner a
-// piece goes by its number among that rank's pieces of that owner's tensors, in order of tensor: both count alike.
+// An owner has the ledgers of its own tensors and gets their fingerprints from all ranks. A rank and an owner name a
+// piece by its number among that rank's pieces of that owner's tensors, in order of tensor: both count alike.
 
 #include <cstdint>
 #include <vector>
@@ -12,10 +12,11 @@
 
 namespace refit::verify {
 
-/// The world rank that judges a tensor. Scales go where their weight goes, whose values are wrong where they are.
+/// Returns the world rank that judges a tensor. Scales go to their weight's owner, since the weight's values are wrong
+/// where the scales are.
 std::int32_t owner_of(const model::Tensor& tensor, std::int32_t world_size);
 
-/// A rank's own pieces as owners know them.
+/// A rank's own pieces by the numbers that owners use.
 struct Numbered {
   std::vector<std::vector<std::int32_t>> by_owner;  ///< number -> index in LocalLayout::pieces
   std::vector<std::int32_t> numbers;                ///< index in LocalLayout::pieces -> number

@@ -12,7 +12,7 @@ namespace {
 constexpr int kRoot = 0;
 constexpr std::int32_t kTruth = -1;
 
-/// What a rank has of a part: the truth (piece kTruth), or what its piece holds.
+/// The fingerprint of a part on a rank: the truth (piece kTruth), or that of its piece.
 struct PartPrint {
   std::int32_t suspect = 0;
   std::int32_t part = 0;
@@ -20,7 +20,7 @@ struct PartPrint {
   Sum128 sum;
 };
 
-/// What this rank is asked for: the prints without their sums, and where the parts lie.
+/// The prints that this rank is asked for, without their sums, and the places of the parts.
 struct Asked {
   std::vector<PartPrint> prints;
   std::vector<PiecePart> parts;
@@ -45,7 +45,7 @@ void ask(const LocalMemory& local, const Suspect& suspect, std::int32_t number, 
   }
 }
 
-/// The wrong parts among what all ranks sent to an owner.
+/// Returns the wrong parts among those that all ranks sent to an owner.
 std::vector<WrongPart> compare(const std::vector<Bytes>& from) {
   std::map<std::pair<std::int32_t, std::int32_t>, Sum128> truth;
   std::vector<std::vector<PartPrint>> prints;

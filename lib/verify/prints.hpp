@@ -24,7 +24,10 @@ enum class Bits : std::uint8_t {
 /// The fingerprint of each part. No communication.
 std::vector<Sum128> fingerprints_of(const LocalMemory& local, const std::vector<PiecePart>& parts, Bits bits);
 
-/// Takes those of all pieces and sends each to the owner of its tensor; returns those that this rank judges.
+/// Returns the fingerprint of each part. No communication.
+std::vector<Sum128> fingerprints_of(const LocalMemory& local, const std::vector<PiecePart>& parts, Bits bits);
+
+/// Takes the fingerprints of all pieces and sends each to the owner of its tensor; returns those that this rank judges.
 /// Collective over the world.
 Fingerprints exchange_prints(const LocalMemory& local, Bits bits);
 
@@ -44,9 +47,9 @@ struct WrongPart {
   std::int32_t piece = 0;       ///< as in Holder
 };
 
-/// A second look at suspects, where every part is compared by itself: who is wrong, whatever the two sides' boxes are.
-/// Collective over the world, with the same suspects on all ranks; returns the same list on all, in order of suspect,
-/// part and rank.
+/// Looks at suspects a second time and compares every part by itself, which names the wrong ranks for any boxes of the
+/// two sides. Collective over the world, with the same suspects on all ranks; returns the same list on all, in order of
+/// suspect, part and rank.
 std::vector<WrongPart> find_wrong_parts(const LocalMemory& local, const std::vector<Suspect>& suspects);
 
 }  // namespace refit::verify

@@ -26,7 +26,7 @@ void add_wrapping(std::int64_t& to, std::int64_t value) {
   to = static_cast<std::int64_t>(static_cast<std::uint64_t>(to) + static_cast<std::uint64_t>(value));
 }
 
-/// Zeros, one for each row of a region.
+/// Returns zeros, one for each row of a region.
 std::vector<std::int64_t> no_sums(const kernels::Region& region) {
   const std::int64_t columns = region.box.extent[region.box.extent.size() - 1];
   return std::vector<std::int64_t>(static_cast<std::size_t>(region.box.volume() / columns), 0);
@@ -68,8 +68,8 @@ void add_scaled(const LocalMemory& local, std::int32_t piece, std::uint64_t seed
   add_rows(region, rows, tensor_rows);
 }
 
-/// The same for a piece; converted first where the two sides store different dtypes, so that equal bits give equal
-/// sums. What gen quantises is not converted: what that changes is to be seen.
+/// Adds a piece of values. It is converted first where the two sides store different dtypes, so that equal bits give
+/// equal sums. Weights that gen quantises are not converted: the effect of that is to be seen.
 void add_piece(const LocalMemory& local, std::int32_t piece, std::uint64_t seed, std::span<std::int64_t> tensor_rows) {
   const layout::LocalPiece& mine = local.piece(piece);
   const model::Tensor& tensor = local.tensor(mine.tensor);

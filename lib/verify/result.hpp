@@ -1,5 +1,5 @@
 #pragma once
-// What verification found: plain values that report prints and expectations are compared with.
+// Results of verification: plain values that report prints and expectations are compared with.
 //
 // "Bits" are an element's bytes read as a little-endian number, in gen's storage dtype.
 
@@ -23,16 +23,17 @@ struct TrainDisagreement {
   friend bool operator==(const TrainDisagreement&, const TrainDisagreement&) = default;
 };
 
-/// Wrong elements of one tensor on one gen rank; of a constant part (fill) under the storage's own name. That a tensor
-/// is wrong follows from fingerprints; where its elements could not all be counted in time, it has one at least.
+/// Wrong elements of one tensor on one gen rank, or of a constant part (fill) under the storage's own name.
+/// Fingerprints show that a tensor is wrong; where its elements could not all be counted in time, at least one is
+/// reported.
 struct WrongTensor {
   std::string tensor;
   Rank gen_rank{};
   std::int64_t elements_wrong = 0;
   std::int64_t first_index = -1;  ///< smallest linear index in the tensor's file; of a fill: element of the storage
-  std::uint64_t found_bits = 0;   ///< what stands there
+  std::uint64_t found_bits = 0;   ///< the bits that it has
   std::uint64_t expected_bits = 0;
-  bool counted = true;  ///< all of it; else elements_wrong is a lower bound, and first_index -1 or the first of some
+  bool counted = true;  ///< all are counted; else elements_wrong is a lower bound, and first_index -1 or any
   friend bool operator==(const WrongTensor&, const WrongTensor&) = default;
 };
 
@@ -41,7 +42,8 @@ struct KlSummary {
   double max = 0.0;
   double mean = 0.0;
   std::string tensor;  ///< of the maximum; empty where all are 0
-  /// Matrices with a KL above 0 whose row sums are those of NaN, infinities or values of thousands: it says nothing.
+  /// Matrices with a KL above 0 whose row sums are those of NaN, infinities or values of thousands: their KL says
+  /// nothing.
   std::int64_t not_finite = 0;
 };
 

@@ -25,10 +25,10 @@ Blocks blocks_of(const model::Tensor& scales, const Box& part) {
   return {repeats, size, finer, repeated_box(touched_blocks(finer, BlockSize{repeats, repeats}), repeats)};
 }
 
-/// How many of the blocks have their scales in a part of `blocks.box`.
+/// Returns how many of the blocks have their scales in a part of `blocks.box`.
 std::int64_t count(const Blocks& blocks, const Box& part) { return count_repeated(part, blocks.finer, blocks.repeats); }
 
-/// Puts what this rank has of `blocks.box` into one array, row-major.
+/// Puts this rank's part of `blocks.box` into one array, row-major.
 kernels::DeviceBuffer gather(const LocalMemory& local, const model::Tensor& scales, const Blocks& blocks,
                              std::span<const kernels::Region> parts) {
   const std::int64_t size = byte_size(scales.dtype);

@@ -19,13 +19,13 @@ namespace {
 
 constexpr int kRoot = 0;
 
-/// Says which piece of which rank is added up for the KL, where it is not the first holder of its box.
+/// A piece that is added up for the KL in place of the first holder of its box.
 struct Contribution {
   Holder holder;
   std::uint8_t contributes = 0;
 };
 
-/// Pieces of a side that are not as they should be. A quantised weight's values are wrong where its scales are.
+/// Pieces of a side that are wrong. A quantised weight's values are wrong where its scales are.
 class WrongPieces {
  public:
   explicit WrongPieces(const std::vector<model::Tensor>& tensors) : tensors_(tensors) {}
@@ -39,7 +39,7 @@ class WrongPieces {
   bool contains(const Holder& holder, std::int32_t tensor) const {
     return pieces_.contains({holder.world_rank, holder.piece}) || without_scales_.contains({holder.world_rank, tensor});
   }
-  /// The tensors whose values are wrong somewhere.
+  /// Returns the tensors whose values are wrong somewhere.
   const std::set<std::int32_t>& values() const { return values_; }
 
  private:
@@ -50,7 +50,7 @@ class WrongPieces {
   std::set<std::int32_t> values_;
 };
 
-/// For every box of those tensors the first holder that is wrong, or else the first that is not, counts.
+/// Makes the first wrong holder of every box of those tensors count, or, without `is_wrong`, the first right one.
 void choose(const Ledger& side, const WrongPieces& wrong, bool is_wrong, std::vector<Contribution>& out) {
   for (const std::int32_t tensor : wrong.values()) {
     for (const HeldBox& held : side.boxes(tensor)) {
@@ -65,8 +65,8 @@ void choose(const Ledger& side, const WrongPieces& wrong, bool is_wrong, std::ve
   }
 }
 
-/// Train is represented by the holder that counts as true, gen by the first wrong holder, so that a wrong replica is
-/// seen. Of this owner's tensors.
+/// Returns the contributions of this owner's tensors: the holder that counts as true represents train, and the first
+/// wrong holder represents gen, so that a wrong replica is seen.
 std::vector<Contribution> contributions(const Judgement& judgement, const std::vector<Suspect>& suspects,
                                         const std::vector<WrongPart>& wrong_parts, const LocalMemory& local,
                                         const Ledger& train, const Ledger& gen) {
@@ -84,13 +84,13 @@ std::vector<Contribution> contributions(const Judgement& judgement, const std::v
   return out;
 }
 
-/// Fingerprints and counts are independent of each other; where they contradict, nothing can be said.
+/// Fails where fingerprints and counts, which are independent of each other, contradict: then nothing can be said.
 [[noreturn]] void fail_contradiction(const model::Model& model, std::int32_t tensor) {
   fail_runtime("{}: its fingerprints differ, but no element does; memory changes while it is verified",
                model[tensor].name);
 }
 
-/// Every suspect is wrong somewhere, and every piece that is wrong and was counted has a wrong element.
+/// Checks that every suspect is wrong somewhere, and that every wrong piece that was counted has a wrong element.
 void check_all_found(const std::vector<Suspect>& suspects, const std::vector<WrongPart>& wrong,
                      const std::vector<Report>& reports, const model::Model& model) {
   std::set<std::int32_t> named;
@@ -103,7 +103,7 @@ void check_all_found(const std::vector<Suspect>& suspects, const std::vector<Wro
   }
 }
 
-/// Nothing may write to what came from the checkpoint.
+/// Checks that tensors from the checkpoint are unchanged: nothing may write to them.
 void check_constants(const std::vector<std::int32_t>& changed, const model::Model& model) {
   if (changed.empty()) return;
   const model::Tensor& tensor = model[changed.front()];
@@ -147,13 +147,13 @@ std::vector<Suspect> unpack_suspects(const Bytes& bytes) {
   return suspects;
 }
 
-/// In order of tensor, whoever judged it.
+/// Sorts by tensor, whichever rank judged it.
 template <typename T>
 void sort_by_tensor(std::vector<T>& list) {
   std::stable_sort(list.begin(), list.end(), [](const T& a, const T& b) { return a.tensor < b.tensor; });
 }
 
-/// All owners' lists, in order of tensor, at root.
+/// Returns all owners' lists, in order of tensor, at root.
 std::vector<OddHolder> gather_odd(const std::vector<OddHolder>& mine, transport::Control& world) {
   Writer out;
   out.put_all(std::span<const OddHolder>(mine));
@@ -166,7 +166,7 @@ std::vector<OddHolder> gather_odd(const std::vector<OddHolder>& mine, transport:
   return all;
 }
 
-/// The judgements of all owners as one, at root.
+/// Returns the judgements of all owners as one, at root.
 Judgement gather_judgement(const Judgement& mine, transport::Control& world) {
   std::int64_t sums[] = {mine.tensors, static_cast<std::int64_t>(mine.train.low),
                          static_cast<std::int64_t>(mine.train.high), static_cast<std::int64_t>(mine.gen.low),
@@ -191,7 +191,8 @@ Judgement gather_judgement(const Judgement& mine, transport::Control& world) {
   return all;
 }
 
-/// The pieces of each rank that are the first holders of their box on a side, of the tensors that this rank judges.
+/// Adds the pieces of each rank that are the first holders of their box on a side, of the tensors that this rank
+/// judges.
 void add_first_holders(const std::vector<model::Tensor>& tensors, const Ledger& side,
                        std::vector<std::vector<std::int32_t>>& by_rank) {
   for (const model::Tensor& tensor : tensors) {
@@ -202,7 +203,7 @@ void add_first_holders(const std::vector<model::Tensor>& tensors, const Ledger& 
   }
 }
 
-/// This rank's wrong pieces, before anything is counted.
+/// Returns this rank's wrong pieces, before anything is counted.
 std::vector<Finding> not_counted(const LocalMemory& local, const std::vector<Suspect>& suspects,
                                  const std::vector<WrongPart>& wrong) {
   std::map<std::int32_t, Finding> findings;
@@ -244,11 +245,11 @@ class Verifier::Implementation {
   void share_first_holders();
   void check_dtypes() const;
   std::int64_t own_elements() const;
-  /// Pieces of `first` that are of measured tensors.
+  /// Returns those pieces of `first` that belong to measured tensors.
   std::vector<std::uint8_t> measured_of(const layout::LocalLayout& layout, std::vector<std::uint8_t> first) const;
   /// Fails unless every rank has sent a print of each of its pieces.
   void require_complete(const Fingerprints& prints, const Ledger& side) const;
-  /// This rank's contributing pieces, with the owners' changes for this step.
+  /// Returns this rank's contributing pieces, with the owners' changes for this step.
   std::vector<std::uint8_t> contributing(const std::vector<Contribution>& changes) const;
 
   LocalMemory local_;
@@ -299,7 +300,7 @@ Verifier::Implementation::Implementation(const model::Model& model, const layout
   elements_ = world.sum(own_elements());
 }
 
-/// Each owner keeps those of its tensors.
+/// Keeps, on each owner, the constants of its tensors.
 void Verifier::Implementation::share_constants() {
   Writer out;
   out.put_all(std::span<const Constant>(constants_));
@@ -427,7 +428,7 @@ StepResult Verifier::Implementation::verify(std::int64_t step, const Named& name
   const auto suspects = unpack_suspects(local_.world.broadcast(pack(all.suspects), kRoot));
   const std::vector<WrongPart> wrong = suspects.empty() ? std::vector<WrongPart>() : find_wrong_parts(local_, suspects);
 
-  // First what the fingerprints say; of fills, how many elements are wrong.
+  // The verdicts of the fingerprints come first; for fills, the number of wrong elements too.
   const std::vector<Finding> fills = count_fills(local_);
   StepResult result;
   const auto share = [&](const std::vector<Finding>& pieces) {

@@ -3,7 +3,7 @@
 // disagree, and a KL proxy that says how much a difference would matter.
 //
 // World rank r is train rank r, or gen rank r - T. Every tensor has a rank that judges it (owners.hpp); world rank 0
-// puts the verdicts together. What depends on the layouts only (who holds which box) is worked out once. Example: gen
+// puts the verdicts together. Facts about the layouts alone (the holders of each box) are worked out once. Example: gen
 // rank 2 has one flipped bit in q_proj: its fingerprint differs from its replica's and the sum from train's, so the
 // parts of q_proj that train and gen ranks have in common are compared one by one, which names gen rank 2 at once; then
 // the train ranks that hold its parts send them to it, and gen rank 2 reports one wrong element and its index.
@@ -22,26 +22,27 @@
 
 namespace refit::verify {
 
-/// What train really stores, where gen quantises on the way and the verifier's `train` is a layout in which train ranks
-/// hold what the weights are to become.
+/// The layout and memory that train really has, where gen quantises on the way. The verifier's `train` is then a layout
+/// in which train ranks hold the quantised weights.
 struct Originals {
   const layout::Layout* layout = nullptr;
   RankView mine;  ///< of a train rank; on gen ranks nothing
 };
 
-/// Called with what is wrong as soon as it is known, on all ranks alike, before elements are counted: `wrong` and
-/// `tensors_wrong` are complete, but for fills no entry is counted.
+/// Called with the wrong tensors as soon as they are known, on all ranks alike, before elements are counted: `wrong`
+/// and `tensors_wrong` are complete, but only entries of fills are counted.
 using Named = std::function<void(const StepResult&)>;
 
 class Verifier {
  public:
-  /// Collective over `world`. Keeps references to all arguments but `mine`, which is copied (its memory must stay).
-  /// `seed` chooses the signs of the KL proxy. `constants` (of world rank 0): what gen alone stores has these
-  /// fingerprints, or `verify` fails (data). Errors (usage): a side that stores a tensor in part, or in boxes that
-  /// overlap without being equal; a tensor that gen stores in more than one dtype; a conversion that is no cast.
+  /// Works out the facts about the layouts. Collective over `world`. Keeps references to all arguments but `mine`,
+  /// which is copied (its memory must stay). `seed` chooses the signs of the KL proxy. `constants` (of world rank 0):
+  /// tensors that gen alone stores have these fingerprints, or `verify` fails (data). Errors (usage): a side that
+  /// stores a tensor in part, or in boxes that overlap without being equal; a tensor that gen stores in more than one
+  /// dtype; a conversion that is no cast.
   ///
-  /// `originals` (on all ranks or on none): quantised weights have the KL that gen's bytes and scales have against
-  /// them, and check_train_holders looks at them. Bits are compared with `train`.
+  /// `originals` (on all ranks or on none): the KL of quantised weights is that of gen's bytes and scales against the
+  /// originals, and check_train_holders compares the originals. Bits are compared with `train`.
   Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
            transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
            std::vector<Constant> constants = {}, std::optional<Originals> originals = {}, const Tuning& tuning = {});
@@ -50,20 +51,20 @@ class Verifier {
   Verifier& operator=(const Verifier&) = delete;
 
   /// Compares all train holders of every box with each other, in train's own dtypes, and train's fills with their
-  /// constants; of `originals`, where there are such. Collective over the world; returns the same list on all ranks,
-  /// empty if they agree.
+  /// constants; where there are `originals`, it compares these. Collective over the world; returns the same list on all
+  /// ranks, empty if they agree.
   std::vector<TrainDisagreement> check_train_holders();
 
   /// Judges the gen memory as it is now against the train memory as it is now. Collective over the world; returns the
   /// same result on all ranks. `step` is only repeated in the result. Where something is wrong, `named` is called once.
   StepResult verify(std::int64_t step, const Named& named = {});
 
-  /// NaN and infinite elements of what a side stores now: of train's `originals`, where there are such. Collective over
-  /// the world; the list, in order of tensor, is returned at world rank 0.
+  /// Counts NaN and infinite elements that a side stores now, in train's `originals` where there are such. Collective
+  /// over the world; the list, in order of tensor, is returned at world rank 0.
   std::vector<NotFinite> not_finite(Group group);
 
-  /// This rank's storages lie there from now on, one for each of its view's: of ranks whose view is of memory that only
-  /// exists while it is verified. Until it is first called, that memory need not exist.
+  /// Sets the places of this rank's storages from now on, one for each of its view's. For views of memory that only
+  /// exists while it is verified; that memory need not exist before the first call.
   void move(std::vector<std::byte*> storages);
 
  private:

@@ -1,4 +1,4 @@
-// What kernels reach of the memory's rate, on a device or a host: kernels_bench [MiB]
+// Share of the memory's rate that kernels reach, on a device or a host: kernels_bench [MiB]
 //
 // `MiB` (256 on hosts, 2048 on devices) is the size of the bf16 matrix that all kernels work on. GB/s counts bytes read
 // and bytes written; `ratio` is that rate over the one of copy_bytes, 1 being as fast. Each kernel is measured in turns
@@ -104,7 +104,7 @@ class Bench {
     report("perturb, rows of 577", 2 * bytes_, [&] { perturb(space_, odd(), 7, 1); });
   }
 
-  /// Where a kernel has almost nothing to do, its launch is what it costs.
+  /// Measures launches: a kernel with almost nothing to do costs its launch.
   void launches() const {
     const Region small{source_.data(), DType::bf16, Box::whole({2048}), {2048}, {1}};
     const Tile tile{source_.data(), destination_.data(), {2048}, {1}, {1}, DType::bf16, DType::bf16};
@@ -120,7 +120,7 @@ class Bench {
   Region matrix() const {
     return {source_.data(), DType::bf16, Box::whole({rows_, kColumns}), {rows_, kColumns}, {kColumns, 1}};
   }
-  /// The same bytes in rows that begin at any multiple of 2.
+  /// Returns the same bytes in rows that begin at any multiple of 2.
   Region odd() const {
     const Shape shape{bytes_ / 2 / 577, 577};
     return {source_.data(), DType::bf16, Box::whole(shape), shape, {577, 1}};
@@ -133,7 +133,7 @@ class Bench {
     report(name, table.bytes_read() + table.bytes_written(), [&] { table.run(space_); });
   }
 
-  /// The first `part` columns of a matrix, 0 being all of them.
+  /// Measures the first `part` columns of a matrix, 0 being all of them.
   void quantise(const char* name, Quantiser quantiser, std::int64_t columns, std::int64_t part = 0) const {
     const std::int64_t rows = rows_ * kColumns / columns / 128 * 128;
     const std::int64_t across = columns / block_size(quantiser).columns;

@@ -3,7 +3,7 @@
 //
 // T ranks load their train shards at the same time; then, at the same time, T loops of pread read the same byte ranges
 // (from the first to the last byte of every box) from the page cache into equally large, already touched memory. Turns
-// alternate; times are the maximum over ranks, and the minimum over turns is what is compared.
+// alternate; times are the maximum over ranks, and the minima over turns are compared.
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -23,7 +23,7 @@ namespace {
 constexpr int kTurns = 9;
 constexpr std::int64_t kCall = 8 << 20;
 
-/// What one rank reads of one file.
+/// The bytes that one rank reads of one file.
 struct Span {
   std::int32_t file;
   std::int64_t offset, bytes;

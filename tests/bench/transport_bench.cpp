@@ -1,10 +1,10 @@
-// What executors cost on a host, as ratios inside one run: mpirun -n 2 (or 4, ...) transport_bench [MiB [chunk KiB]]
+// Costs of executors on a host, as ratios inside one run: mpirun -n 2 (or 4, ...) transport_bench [MiB [chunk KiB]]
 //
 // The first half of the ranks are sources, the second destinations; `MiB` (512) is the size of all that is moved,
 // `chunk KiB` (1024) that of a chunk of the ring.
 //  - direct against memcpy: the same source ranks, at the same time, copy the same boxes into the same shared window.
-//  - p2p with two chunks in the ring against one, on boxes that are strided at both ends.
-// Each pair is measured in turns; times are the maximum over ranks, and the minimum over turns is what is compared.
+//  - p2p with two chunks in the ring against one, on boxes that are strided at both ends. Each pair is measured in
+//  turns; times are the maximum over ranks, and the minima over turns are compared.
 
 #include <algorithm>
 #include <chrono>
@@ -64,7 +64,7 @@ std::vector<model::Tensor> make_tensors(std::int64_t bytes) {
   return tensors;
 }
 
-/// Seconds of the slowest rank.
+/// Returns the seconds of the slowest rank.
 template <typename Body>
 double timed(Control& world, const Body& body) {
   world.barrier();
@@ -74,7 +74,7 @@ double timed(Control& world, const Body& body) {
   return world.max(seconds.count());
 }
 
-/// Runs both in turns; prints the least time of each and what the first reaches of the second's rate.
+/// Runs both in turns; prints the least time of each and the ratio of the first's rate to the second's.
 template <typename First, typename Second>
 void compare(Control& world, std::int64_t bytes, const char* first_name, const First& first, const char* second_name,
              const Second& second) {

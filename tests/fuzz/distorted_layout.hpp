@@ -25,7 +25,7 @@ enum class Distortion : std::uint8_t {
   lost_copy,     ///< of every rank the last copy
   twice_copied,  ///< of every rank the last copy
 };
-/// With its name; `none` is not among them.
+/// Returns the distortions with their names; `none` is not among them.
 const std::vector<std::pair<Distortion, std::string>>& distortions();
 
 /// Another layout, distorted. Keeps references.

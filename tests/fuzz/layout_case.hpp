@@ -1,6 +1,6 @@
 #pragma once
-// One case of the layout fuzzer: a tiny model, a layout of either side and a policy, drawn at random; and how to make a
-// failing one smaller.
+// One case of the layout fuzzer: a tiny model, a layout of either side and a policy, drawn at random; and the shrinking
+// of a failing one.
 
 #include <cstdint>
 #include <functional>
@@ -27,29 +27,29 @@ struct Case {
   std::int64_t buffer_bytes = 1024;  ///< of the misc stream
 };
 
-/// The families, one case after the other.
+/// Returns the families, one case after the other.
 const std::vector<std::string>& families();
 
-/// Case `number` of `seed`; nothing else decides it. Most are legal.
+/// Returns case `number` of `seed`; it depends on nothing else. Most are legal.
 Case draw_case(std::uint64_t seed, std::uint64_t number);
 
-/// What cases can have, to count how often it was tried.
+/// A feature of cases; its tries are counted.
 struct Feature {
   std::string name;
   bool (*has)(const Case&);
 };
 const std::vector<Feature>& features();
 
-/// The model, built as from a checkpoint.
+/// Builds the model as from a checkpoint.
 model::Model build(const Case& c);
 
-/// Nothing is violated on either side.
+/// Returns whether neither side's rules are violated.
 bool is_legal(const Case& c, const model::Model& model);
 
-/// All of it, a line for each part.
+/// Describes all of a case, a line for each part.
 std::string describe(const Case& c);
 
-/// The smallest case found by reducing one thing after the other for which `fails` still holds.
+/// Returns the smallest case found by reducing one thing after the other for which `fails` still holds.
 Case shrink(Case c, const std::function<bool(const Case&)>& fails);
 
 }  // namespace refit::fuzz

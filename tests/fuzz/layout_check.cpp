@@ -40,7 +40,7 @@ void walk(const Extents& extent, std::int64_t a, const Extents& strides_a, std::
   }
 }
 
-/// What one side's rank stores.
+/// The storages of a rank of one side.
 struct RankStorages {
   LocalLayout local;
   std::vector<Numbers> values;
@@ -70,7 +70,7 @@ struct RankStorages {
 };
 using Ranks = std::vector<RankStorages>;
 
-/// All storages of a side, unwritten.
+/// Allocates all storages of a side, unwritten.
 Ranks allocate(const Layout& layout, const std::vector<model::Tensor>& tensors) {
   Ranks side;
   for (std::int32_t rank = 0; rank < layout.ranks(); ++rank) {
@@ -104,7 +104,7 @@ std::uint64_t apply(Transform transform, std::uint64_t number) {
   return number;
 }
 
-/// The number of a tensor's first element; the others follow. Tied tensors have the same values.
+/// Returns the number of a tensor's first element; the others follow. Tied tensors have the same values.
 std::uint64_t first_number(const model::Model& model, const model::Tensor& tensor) {
   return (static_cast<std::uint64_t>(model.canonical(tensor).index) + 1) << 32;
 }
@@ -187,7 +187,7 @@ bool equal(const Copy& a, const Copy& b) {
   return a.tensor == b.tensor && a.box == b.box && a.source == b.source && a.destination == b.destination;
 }
 
-/// Without places, which the walk over all copies does not have.
+/// Compares two copies without places, which the walk over all copies does not have.
 bool same_copy(const Copy& planned, const Copy& walked) {
   return planned.tensor == walked.tensor && planned.box == walked.box && planned.source.rank == walked.source.rank &&
          planned.destination.rank == walked.destination.rank && planned.source.format == walked.source.format &&
@@ -201,7 +201,7 @@ std::vector<plan::RankPlan> plans_of(const Planner& planner, Side side, std::int
   return plans;
 }
 
-/// Both ends' plans hold the same copies in the same order.
+/// Checks that both ends' plans hold the same copies in the same order.
 void check_mirror(const Planner& planner, const std::vector<plan::RankPlan>& sources,
                   const std::vector<plan::RankPlan>& destinations) {
   std::vector<std::size_t> sent(sources.size()), received(destinations.size());
@@ -225,7 +225,7 @@ void check_mirror(const Planner& planner, const std::vector<plan::RankPlan>& sou
   }
 }
 
-/// Every rank receives as many bytes as its pieces have in the source's dtype.
+/// Checks that every rank receives as many bytes as its pieces have in the source's dtype.
 void check_bytes(const Planner& planner, const std::vector<model::Tensor>& tensors,
                  const std::vector<plan::RankPlan>& destinations) {
   std::vector<layout::Piece> pieces;
@@ -242,7 +242,7 @@ void check_bytes(const Planner& planner, const std::vector<model::Tensor>& tenso
   }
 }
 
-/// The copy is less than what its two ranks have in common.
+/// Returns whether the copy is less than its two ranks' boxes have in common.
 bool is_stripe(const Planner& planner, const model::Tensor& tensor, const Copy& copy) {
   std::vector<layout::Piece> held, wanted;
   planner.source().pieces(tensor, copy.source.rank, held);
@@ -268,7 +268,7 @@ void execute(const Copy& copy, Ranks& sources, Ranks& destinations) {
        });
 }
 
-/// A layout and what its ranks store.
+/// A layout and its ranks' storages.
 struct Stored {
   const Layout& layout;
   Ranks ranks;
@@ -339,7 +339,7 @@ class Refit {
     copies.push_back(Copy(copies.back()));
   }
 
-  /// The misc path: all of a tensor, unchanged, through one stream that is cut into buffers.
+  /// Moves tensors on the misc path: all of a tensor, unchanged, through one stream that is cut into buffers.
   void move_through_stream(const std::vector<model::Tensor>& tensors, Stored& source, Stored& destination) {
     const plan::StreamLayout layout(tensors, source.layout, case_.buffer_bytes);
     for (const model::Tensor& tensor : tensors) {

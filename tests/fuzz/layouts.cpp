@@ -24,7 +24,7 @@ constexpr std::uint64_t kCases = 3000;
 constexpr double kLegalShare = 0.8;      // of the cases drawn for a family
 constexpr double kFeatureShare = 0.005;  // of all legal cases, for each feature
 
-/// Nothing where the case is not legal, or cannot be built (which reductions may lead to).
+/// Returns the difference of a case; nothing where it is not legal, or cannot be built (which reductions may lead to).
 std::string difference(const Case& c) {
   try {
     const model::Model model = build(c);
@@ -49,7 +49,7 @@ class Run {
  public:
   explicit Run(std::uint64_t seed) : seed_(seed), tried_(features().size(), 0) {}
 
-  /// False where the case differs.
+  /// Runs one case; returns false where it differs.
   bool one(std::uint64_t number) {
     const Case c = draw_case(seed_, number);
     const model::Model model = build(c);
@@ -71,7 +71,7 @@ class Run {
                            [](std::int64_t sum, const auto& entry) { return sum + entry.second.legal; });
   }
 
-  /// Prints what was tried; false where it is too little.
+  /// Prints what was tried; returns false where it is too little.
   bool enough() {
     bool result = true;
     for (const std::string& family : families()) {

@@ -1,4 +1,4 @@
-// What is freed together must not be waited for while an exception unwinds: the other ranks may never come.
+// Destructors that free collectively must not wait while an exception unwinds: the other ranks may never come.
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 namespace refit::transport {
 namespace {
 
-/// All that MPI frees together.
+/// All kinds of handles that MPI frees collectively.
 struct Handles {
   explicit Handles(Control& world) : control(world.split(0)), peers(make_mpi_peer_memory(4096)) {
     std::vector<int> everybody;
@@ -21,8 +21,8 @@ struct Handles {
   std::unique_ptr<Communicator> communicator;
 };
 
-/// Rank after rank leaves by an exception while the others wait for it to arrive behind it, which it does only if its
-/// destructors wait for nobody.
+/// Rank after rank leaves by an exception while the others wait for it to arrive behind it, which happens only if its
+/// destructors wait for no other rank.
 TEST(Unwinding, WaitsForNoOtherRank) {
   const auto world = make_mpi_control();
   const auto leave = [&] {

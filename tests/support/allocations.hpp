@@ -6,7 +6,7 @@
 
 namespace refit::test_support {
 
-/// So far.
+/// Returns the number of allocations so far.
 std::int64_t allocations();
 
 }  // namespace refit::test_support

@@ -23,7 +23,7 @@ using transport::Endpoint;
 
 constexpr unsigned char kJunk = 0x5A;  // source bytes outside of every piece
 
-/// Finite bits of a castable type (exponents near 1), any bits of the others.
+/// Returns finite bits of a castable type (exponents near 1), any bits of the others.
 std::uint64_t element_bits(DType dtype, std::uint64_t random) {
   switch (dtype) {
     case DType::f32: return (random & 0x807FFFFFU) | (120 + (random >> 40) % 15) << 23;
@@ -64,7 +64,7 @@ void for_each_element(const Piece& piece, const Shape& shape, const Visit& visit
   }
 }
 
-/// One rank's storages in one arena, and how to write the truth into it.
+/// One rank's storages in one arena, with the functions that write the truth into it.
 class Memory {
  public:
   Memory(const TransportCase& job, const layout::Layout& layout, Rank rank)
@@ -97,7 +97,7 @@ class Memory {
     }
   }
 
-  /// Empty, or where `arena` first differs from the truth on poison.
+  /// Returns the first place where `arena` differs from the truth on poison; empty where there is none.
   std::string compare(const std::byte* arena, std::int64_t step) const {
     std::vector<std::byte> expected(static_cast<std::size_t>(bytes()), std::byte{kernels::kPoison});
     write(expected.data(), step);
@@ -159,8 +159,8 @@ std::vector<plan::Copy> copies_of(const TransportCase& job, const layout::Layout
   return plan::Planner(job.bulk, sent, *job.destination, job.domain_ranks, job.striping).rank_plan(side, rank).copies;
 }
 
-/// What is sent of a case that quantises, and on source ranks the memory for it, and what fills it. Weights that the
-/// tiles of direct make have no memory.
+/// The weights that are sent in a case that quantises; on source ranks with their memory and the Quantise that fills
+/// it. Weights that direct's tiles make have no memory.
 class Sent {
  public:
   Sent(const TransportCase& job, const RankServices& services, const kernels::ExecutionSpace& space, Rank rank,
@@ -291,7 +291,7 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   me.rank = Rank{sends ? world.rank() : world.rank() - sources};
   const Memory mine(job, sends ? *job.source : *job.destination, me.rank);
 
-  // Only destinations are written to by others: only their arenas are shared.
+  // Others write to destinations only, so only their arenas are shared.
   std::unique_ptr<transport::PeerMemory> peers;
   if (job.executor == ExecutorKind::direct) peers = services.peer_memory(sends ? 0 : mine.bytes());
   std::vector<std::byte> own;
@@ -321,8 +321,8 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   RankOutcome outcome{"", bulk->staging_bytes(), misc ? misc->staging_bytes() : 0, unmapped_peers(*bulk),
                       bulk->schedule()};
   for (std::int64_t step = 0; step < job.refits; ++step) {
-    world.barrier();  // destinations have looked at the refit before
-    // Those who forward are then awake before what they forward comes.
+    world.barrier();  // destinations have checked the previous refit
+    // Forwarding ranks are then awake before the copies that they forward come.
     if (sends && job.domain_ranks > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     const std::int64_t before = services.allocations ? services.allocations() : 0;
     if (sent && sent->quantise().is_needed()) sent->quantise().run();

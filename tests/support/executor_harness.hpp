@@ -22,13 +22,13 @@
 
 namespace refit::test_support {
 
-/// m2n: with NCCL M2N's operation replaced by messages.
+/// The kinds of executors; m2n's runs with messages in place of NCCL M2N's operation.
 using transport::ExecutorKind;
 std::string to_string(ExecutorKind kind);
 
-/// The true values of a model's tensors: what a source stores of element i of a tensor at a step is a function of
-/// (canonical name, i, step); what a destination stores is that, transformed and cast in one step by number_oracle.hpp,
-/// or what the reference quantiser makes of the whole tensor.
+/// The true values of a model's tensors. A source's element i of a tensor at a step is a function of (canonical name,
+/// i, step). A destination's element is that value, transformed and cast in one step by number_oracle.hpp, or the
+/// reference quantiser's result for the whole tensor.
 class Truth {
  public:
   explicit Truth(const model::Model& model) : model_(model) {}
@@ -37,10 +37,10 @@ class Truth {
   /// source does not store, are made with them.
   void prepare(const layout::Layout& source, const layout::Layout& destination, std::int64_t steps,
                std::optional<Quantiser> quantiser = {});
-  /// The whole tensor, row-major, as a source that stores it (or the weight whose scales it is) as `made_in` gives it
-  /// to a storage in `as`.
+  /// Returns the whole tensor, row-major, in the form `as` of a storage, from a source that stores it (or the weight
+  /// whose scales it is) as `made_in`.
   const std::vector<std::byte>& values(const model::Tensor& tensor, Format made_in, Format as, std::int64_t step) const;
-  /// As what `source` stores a tensor, or the weight whose scales it is.
+  /// Returns the form in which `source` stores a tensor, or the weight whose scales it is.
   std::optional<Format> made_in(const layout::Layout& source, const model::Tensor& tensor) const;
 
  private:
@@ -50,28 +50,28 @@ class Truth {
   std::map<Key, std::vector<std::byte>> values_;
 };
 
-/// One job: what is moved, between which layouts, and how.
+/// One job: the moved tensors, the two layouts, and the way of moving.
 struct TransportCase {
   const model::Model* model = nullptr;
   const Truth* truth = nullptr;  ///< prepared for both layouts and refits + 1 steps
   const layout::Layout* source = nullptr;
   const layout::Layout* destination = nullptr;
   std::vector<model::Tensor> bulk;
-  std::vector<model::Tensor> misc;  ///< what is in neither stays poison at the destination
+  std::vector<model::Tensor> misc;  ///< tensors on neither path stay poison at the destination
   ExecutorKind executor = ExecutorKind::p2p;
   transport::Tuning tuning;
   bool per_stage = false;
   std::int64_t domain_ranks = 0;  ///< direct: destination ranks that feed each other
   plan::Striping striping;
-  /// Weights are quantised on the way: `bulk` has their scales behind them. Needs all ranks to map each other for
-  /// direct.
+  /// Set where weights are quantised on the way: `bulk` has their scales behind them. direct needs all ranks to map
+  /// each other.
   std::optional<Quantiser> quantiser = {};
   std::int64_t misc_buffer_bytes = 1 << 20;
   std::set<std::pair<int, int>> unmapped;  ///< world ranks (smaller, larger) that cannot map each other; threads only
   std::int64_t refits = 2;
 };
 
-/// What one rank saw.
+/// Results of one rank.
 struct RankOutcome {
   std::string mismatch;  ///< empty, or the first wrong byte
   std::int64_t staging_bytes = 0;
@@ -81,24 +81,24 @@ struct RankOutcome {
   std::int64_t allocations = 0;  ///< of this rank in all refits, where services count them
 };
 
-/// What a machine offers to one rank, as Links does.
+/// Services of a machine to one rank, like those of Links.
 struct RankServices {
   transport::Control* world = nullptr;
-  /// Collective over the world: of its ranks `members`; nullptr on others.
+  /// Makes a communicator of the world's ranks `members`; nullptr on others. Collective over the world.
   std::function<std::unique_ptr<transport::Communicator>(transport::Purpose purpose, const std::vector<int>& members)>
       communicator;
-  /// Collective over the world: an arena of `bytes` on this rank. May be called again for another arena.
+  /// Makes an arena of `bytes` on this rank. May be called again for another arena. Collective over the world.
   std::function<std::unique_ptr<transport::PeerMemory>(std::int64_t bytes)> peer_memory;
   std::function<std::int64_t()> allocations = {};  ///< so far
 };
 
-/// Collective over the world of `services`, which has source + destination ranks.
+/// Runs one rank. Collective over the world of `services`, which has source + destination ranks.
 RankOutcome run_rank(const TransportCase& job, const RankServices& services);
 
-/// The same with both ends on one rank (p2p only, no misc): layouts of one rank each.
+/// Runs both ends on one rank (p2p only, no misc): layouts of one rank each.
 RankOutcome run_alone(const TransportCase& job, transport::Communicator& self);
 
-/// All ranks as threads of this process. By world rank.
+/// Runs all ranks as threads of this process; returns the results by world rank.
 std::vector<RankOutcome> run_threads(const TransportCase& job);
 
 }  // namespace refit::test_support

@@ -1,1 +1,1 @@
-// Nothing but the headers that tests/CMakeLists.txt has parsed for all tests.
+// A source with nothing but the headers that tests/CMakeLists.txt has parsed for all tests.

@@ -1,5 +1,5 @@
 #pragma once
-// What a cast or a transform makes of a number, from the definition of the formats: decoded into a double, transformed,
+// Results of casts and transforms of a number, from the definition of the formats: decoded into a double, transformed,
 // and rounded once to the nearest even. Shares nothing with kernels/.
 
 #include <algorithm>
@@ -26,7 +26,7 @@ inline FloatFormat float_format(DType dtype) {
   }
 }
 
-/// A finite number.
+/// Decodes a finite number.
 inline double decoded(std::uint64_t bits, DType dtype) {
   const FloatFormat f = float_format(dtype);
   const auto mantissa = static_cast<double>(bits & ((std::uint64_t{1} << f.mantissa) - 1));
@@ -38,7 +38,7 @@ inline double decoded(std::uint64_t bits, DType dtype) {
   return negative ? -magnitude : magnitude;
 }
 
-/// Of a number that is not NaN.
+/// Encodes a number that is not NaN.
 inline std::uint64_t encoded(double value, DType dtype) {
   const FloatFormat f = float_format(dtype);
   const std::uint64_t sign = std::signbit(value) ? std::uint64_t{1} << (f.mantissa + f.exponent) : 0;
@@ -47,7 +47,8 @@ inline std::uint64_t encoded(double value, DType dtype) {
   int exponent = 0;
   std::frexp(value, &exponent);
   exponent = std::max(exponent - 1, 1 - f.bias());
-  // In units of the last place: what rounds up to the next power of two carries into the exponent's bits by itself.
+  // The value is in units of the last place: a rounding up to the next power of two carries into the exponent's bits by
+  // itself.
   const auto units = static_cast<std::uint64_t>(std::nearbyint(std::ldexp(std::fabs(value), f.mantissa - exponent)));
   const std::uint64_t implicit = std::uint64_t{1} << f.mantissa;
   if (units < implicit) return sign | units;  // subnormal, or zero

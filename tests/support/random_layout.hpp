@@ -1,5 +1,5 @@
 #pragma once
-// Element by element: the slow arithmetic that tests hold layouts and plans against, and layouts made at random.
+// Slow arithmetic, element by element, with which tests compare layouts and plans; and layouts made at random.
 //
 // A random layout is a device mesh and, for every tensor, a list of cuts (mesh axis, tensor dimension, rule), nested in
 // the order of the axes; axes that cut nothing hold replicas. Storages are fused at random: the pieces of several
@@ -18,16 +18,16 @@ namespace refit::test_support {
 /// Calls visit(index) for every index below `extent`, in row-major order; once for a scalar.
 void for_each_index(const Extents& extent, const std::function<void(const Extents&)>& visit);
 
-/// Row-major number of `index` in `shape`.
+/// Returns the row-major number of `index` in `shape`.
 std::int64_t flat(const Extents& index, const Shape& shape);
 
-/// lower + index, dimension by dimension.
+/// Returns lower + index, dimension by dimension.
 Extents shifted(const Extents& lower, const Extents& index);
 
-/// Position in a storage of `index`, counted from the first index of the box at `place`.
+/// Returns the position in a storage of `index`, counted from the first index of the box at `place`.
 std::int64_t position(const layout::Place& place, const Extents& index);
 
-/// How a dimension is cut over a mesh axis; the two agree where the axis divides it.
+/// The rule by which a dimension is cut over a mesh axis; the two agree where the axis divides it.
 enum class Rule : std::uint8_t { chunk, balanced };
 
 /// One cut. Axes that no cut names hold replicas.
@@ -47,7 +47,7 @@ class MeshLayout final : public layout::Layout {
   std::vector<Format> format_of;         ///< by storage
   std::vector<model::Tensor> tensors;
 
-  /// The box of `tensor` on `rank`; may be empty.
+  /// Returns the box of `tensor` on `rank`; may be empty.
   Box box(const model::Tensor& tensor, Rank rank) const;
 
   std::int32_t ranks() const override;
@@ -61,15 +61,15 @@ class MeshLayout final : public layout::Layout {
   std::string coordinates(Rank rank) const override;
 
  private:
-  /// Where tensor `index` begins in its storage of `rank`: behind the tensors before it, each with a gap of one
-  /// element.
+  /// Returns the place where tensor `index` begins in its storage of `rank`: behind the tensors before it, each with a
+  /// gap of one element.
   std::int64_t begin_of(std::int32_t index, Rank rank) const;
 };
 
-/// Tensors "t0", "t1", ... with 0 to 4 dimensions; several of one shape, so that classes are shared.
+/// Returns tensors "t0", "t1", ... with 0 to 4 dimensions; several of one shape, so that classes are shared.
 std::vector<model::Tensor> random_tensors(std::mt19937_64& random, int count, std::int64_t max_extent);
 
-/// A layout of `tensors` with so many ranks; 0: 1 to 8. Tensors of one shape are often cut alike.
+/// Returns a layout of `tensors` with so many ranks; 0: 1 to 8. Tensors of one shape are often cut alike.
 MeshLayout random_layout(std::mt19937_64& random, const std::vector<model::Tensor>& tensors, std::int64_t ranks = 0);
 
 }  // namespace refit::test_support

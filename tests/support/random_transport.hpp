@@ -13,7 +13,7 @@
 
 namespace refit::test_support {
 
-/// What source and destination store.
+/// Types that source and destination store.
 enum class Precisions : std::uint8_t {
   mixed,      ///< every storage bf16 or fp32, with conversions
   bf16_bf16,  ///< the rest: all storages alike
@@ -34,11 +34,11 @@ class RandomTransport {
   /// `ranks`: of both sides together, at least 2; 0: 1 to 8 of each.
   RandomTransport(std::uint64_t seed, Precisions precisions, int ranks = 0);
 
-  /// Every executor; direct without fan-out, and with it in domains of two ranks and of all.
+  /// Returns the job for every executor; for direct without fan-out, and with it in domains of two ranks and of all.
   std::vector<TransportCase> jobs() const;
-  /// The job's misc path too, of a part of the tensors.
+  /// Returns the job with a misc path too, of a part of the tensors.
   TransportCase misc() const;
-  /// Everything that was drawn.
+  /// Describes everything that was drawn.
   std::string describe(const TransportCase& job) const;
 
  private:
@@ -55,8 +55,8 @@ class RandomTransport {
   std::vector<model::Tensor> bulk_, misc_;
 };
 
-/// Seeds and numbers of random tests: REFIT_TRANSPORT_SEED is the first seed (else 0), REFIT_TRANSPORT_CASES how many
-/// jobs are made of each kind of precisions. Printed by each test.
+/// Seeds and numbers of random tests: REFIT_TRANSPORT_SEED is the first seed (else 0), REFIT_TRANSPORT_CASES the number
+/// of jobs of each kind of precisions. Printed by each test.
 struct RandomCases {
   explicit RandomCases(std::int64_t cases_by_default);
   std::uint64_t first = 0;

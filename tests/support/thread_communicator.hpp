@@ -18,7 +18,7 @@
 
 namespace refit::test_support {
 
-/// What the ranks of one communicator share: the operations that wait for their other half.
+/// State that the ranks of one communicator share: the operations that wait for their other half.
 class ThreadSwitch {
  public:
   explicit ThreadSwitch(int size, int lanes = 8);
@@ -36,7 +36,7 @@ class ThreadSwitch {
 
   OperationPointer post(int rank, const transport::Message& message, int lane);
   OperationPointer broadcast(int rank, std::byte* data, std::int64_t bytes, int root);
-  /// True once all are done. Throws (runtime) if one of them failed.
+  /// Returns true once all operations are done. Throws (runtime) if one of them failed.
   bool done(const std::vector<OperationPointer>& operations);
 
  private:
@@ -76,7 +76,7 @@ class ThreadCommunicator final : public transport::Communicator {
   int rank_;
 };
 
-/// The arenas of all ranks, and which pairs cannot map each other's.
+/// The arenas of all ranks, and the pairs that cannot map each other's.
 struct ThreadArenas {
   std::vector<std::byte*> arenas;          ///< by rank; nullptr = empty
   std::set<std::pair<int, int>> unmapped;  ///< (smaller rank, larger rank)
@@ -84,7 +84,7 @@ struct ThreadArenas {
   void forbid(int a, int b) { unmapped.insert(a < b ? std::pair{a, b} : std::pair{b, a}); }
 };
 
-/// One rank's view of them.
+/// One rank's view of the arenas.
 class ThreadPeerMemory final : public transport::PeerMemory {
  public:
   ThreadPeerMemory(std::shared_ptr<const ThreadArenas> arenas, int rank) : arenas_(std::move(arenas)), rank_(rank) {}

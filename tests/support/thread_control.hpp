@@ -29,7 +29,7 @@ void run_ranks(int ranks, const std::function<void(int)>& body,
 /// Throws (runtime) when another rank of the same run_ranks has failed; every wait below calls it.
 void check_other_ranks();
 
-/// What the ranks of one control plane share.
+/// State that the ranks of one control plane share.
 class ThreadHub {
  public:
   explicit ThreadHub(int size) : slots_(static_cast<std::size_t>(size)) {}
@@ -39,7 +39,7 @@ class ThreadHub {
   /// ranks call with the same `what`.
   void meet(int rank, const char* what, const void* mine,
             const std::function<void(const std::vector<const void*>&)>& read);
-  /// The hub of one color of a split, made by whoever asks first; `release` forgets all of them.
+  /// Returns the hub of one color of a split, which the first caller makes; `release` forgets all of them.
   std::shared_ptr<ThreadHub> part(int color, int size);
   void release_parts();
 

@@ -11,14 +11,14 @@
 
 namespace refit::test_support {
 
-/// What the links of all ranks share.
+/// State that the links of all ranks share.
 class ThreadMachine {
  public:
   explicit ThreadMachine(int ranks) : ranks_(ranks) {}
 
-  /// The `number`-th communicator of a job, of so many ranks.
+  /// Returns the `number`-th communicator of a job, of so many ranks.
   std::shared_ptr<ThreadSwitch> communicator(int number, int size);
-  /// The `number`-th arenas, with one of `bytes` on this rank.
+  /// Returns the `number`-th arenas, with one of `bytes` on this rank.
   std::shared_ptr<ThreadArenas> arenas(int number, int rank, std::int64_t bytes);
 
   std::set<std::pair<int, int>> unmapped;  ///< (smaller, larger) world ranks that cannot map each other
@@ -36,7 +36,7 @@ class ThreadMachine {
   std::map<int, Shared> shared_;
 };
 
-/// One rank's.
+/// One rank's links.
 class ThreadLinks final : public transport::Links {
  public:
   ThreadLinks(std::shared_ptr<ThreadMachine> machine, transport::Control& world)

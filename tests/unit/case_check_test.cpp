@@ -1,4 +1,4 @@
-// What a case may not say: contradictions, keys that mean nothing, and what this build does not know.
+// Refusals of cases: contradictions, keys that mean nothing, and features that this build does not have.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

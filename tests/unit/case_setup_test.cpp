@@ -1,4 +1,4 @@
-// What a case means: models, layouts and paths, without MPI.
+// Setups of cases: models, layouts and paths, without MPI.
 
 #include <gmock/gmock.h>
 

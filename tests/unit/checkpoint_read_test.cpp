@@ -30,7 +30,7 @@ Box random_box(const Shape& shape, std::mt19937_64& random) {
   return box;
 }
 
-/// Distinct places for every element: strides of a permuted, padded array.
+/// Returns strides that give every element a place of its own: those of a permuted, padded array.
 Extents random_strides(const Extents& extent, std::mt19937_64& random) {
   std::vector<int> order(static_cast<std::size_t>(extent.size()));
   std::iota(order.begin(), order.end(), 0);
@@ -60,7 +60,7 @@ struct Place {
   std::byte* first() { return memory.data() + byte_size(dtype); }
 };
 
-/// What `place` must hold after reading `box` of `tensor`, seen with `shape`: one element after the other.
+/// Returns the contents of `place` after reading `box` of `tensor`, seen with `shape`: one element after the other.
 std::vector<std::byte> expected(const Tensor& tensor, const Shape& shape, const Box& box, Place place) {
   const auto size_from = static_cast<std::size_t>(byte_size(tensor.info.dtype));
   const auto size_to = static_cast<std::size_t>(byte_size(place.dtype));
@@ -89,7 +89,7 @@ std::vector<std::byte> expected(const Tensor& tensor, const Shape& shape, const 
   return place.memory;
 }
 
-/// The same of a box of the tensor's own shape.
+/// Returns the same for a box of the tensor's own shape.
 std::vector<std::byte> expected(const Tensor& tensor, const Box& box, const Place& place) {
   return expected(tensor, tensor.info.shape, box, place);
 }
@@ -266,7 +266,7 @@ TEST_P(CheckpointRead, ConversionsOfStoredValues) {
   }
 }
 
-/// Of two tensors of many slots one has a single value that bf16 lacks, at its very end.
+/// One of two tensors, at its very end, has a single value that bf16 lacks.
 TEST_P(CheckpointRead, SaysWhichReadsWereRounded) {
   const Folder folder;
   const kernels::ExecutionSpace space;

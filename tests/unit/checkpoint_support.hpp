@@ -1,5 +1,5 @@
 #pragma once
-// What all checkpoint tests need: a folder of their own, files of given bytes, random tensors, expected errors.
+// Helpers of all checkpoint tests: a folder of their own, files of given bytes, random tensors, expected errors.
 
 #include <gtest/gtest.h>
 
@@ -36,13 +36,13 @@ class Folder {
 void write_file(const std::string& path, std::string_view bytes);
 std::string read_file(const std::string& path);
 
-/// Length, `json` and `data`, as a safetensors file has them, with nothing checked.
+/// Returns length, `json` and `data`, as a safetensors file has them, with nothing checked.
 std::string raw_safetensors(std::string_view json, std::string_view data);
 
 /// Expects a usage error whose message contains all `parts`.
 void expect_usage(const std::function<void()>& action, const std::vector<std::string>& parts);
 
-/// The same of any kind.
+/// Expects an error of the given kind likewise.
 void expect_error(ErrorKind kind, const std::function<void()>& action, const std::vector<std::string>& parts);
 
 /// A tensor in memory.

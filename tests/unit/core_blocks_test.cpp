@@ -10,7 +10,7 @@
 namespace refit {
 namespace {
 
-/// Every index of a box, in row-major order.
+/// Returns every index of a box, in row-major order.
 std::vector<Extents> indices_of(const Box& box) {
   std::vector<Extents> all;
   Extents index = box.lower;
@@ -24,7 +24,7 @@ std::vector<Extents> indices_of(const Box& box) {
   return all;
 }
 
-/// The block of an element.
+/// Returns the block of an element.
 Extents block_of(Extents element, const BlockSize& block) {
   element[element.size() - 2] /= block.rows;
   element[element.size() - 1] /= block.columns;
@@ -45,7 +45,7 @@ std::string place(const Shape& shape, const Box& box, const BlockSize& block) {
          std::to_string(block.columns);
 }
 
-/// All ranges begin .. end - 1 below `length`, the empty ones too.
+/// Returns all ranges begin .. end - 1 below `length`, the empty ones too.
 std::vector<Interval> intervals_below(std::int64_t length) {
   std::vector<Interval> all;
   for (std::int64_t begin = 0; begin <= length; ++begin) {
@@ -143,7 +143,7 @@ TEST_P(Blocks, WholeOnesHaveAllTheirElements) {
       std::set<std::int64_t> in_found;
       for (std::int64_t at = found.begin; at < found.end; ++at) in_found.insert(at);
       EXPECT_EQ(in_found, expected) << indices.begin << " .. " << indices.end << " of " << length << " by " << size;
-      // What is not whole stands before and behind it, and nothing twice.
+      // The indices that are not whole are before and behind the whole ones, and none is in both.
       EXPECT_LE(indices.begin, found.begin);
       EXPECT_LE(found.begin, found.end);
       EXPECT_LE(found.end, indices.end);

@@ -1,5 +1,5 @@
-// What is close is told apart by the trace that its cause leaves, and where it leaves none, no cause is named; many
-// wrong tensors of one cause are one finding; names of other versions mean the same parameters.
+// Close values are told apart by the trace of their cause, and without a trace no cause is named; many wrong tensors of
+// one cause are one finding; names of other versions mean the same parameters.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -51,14 +51,14 @@ class Causes : public testing::Test {
     });
   }
 
-  /// The first element of a tensor's only piece on a rank.
+  /// Returns the first element of a tensor's only piece on a rank.
   static std::uint16_t* elements_of(World& where, std::int32_t rank, const model::Tensor& tensor) {
     const Box& box = where.piece(rank, tensor.name).box;
     if (tensor.shape.size() == 1) return &where.at(rank, tensor.name, box.lower[0]);
     return &where.at(rank, tensor.name, box.lower[0], box.lower[1]);
   }
 
-  /// Gives every element of `tensor` on a rank what `other` of `source` has in the same place.
+  /// Gives every element of `tensor` on a rank the value that `other` of `source` has in the same place.
   void copy_tensor(std::int32_t rank, const model::Tensor& tensor, World& source, const std::string& other) {
     const std::uint16_t* from = elements_of(source, rank, source.tensor(other));
     std::uint16_t* to = elements_of(world, rank, tensor);
@@ -73,7 +73,7 @@ class Causes : public testing::Test {
     });
   }
 
-  /// Rank's weights with refit's updates `first` to `last`.
+  /// Applies refit's updates `first` to `last` to a rank's weights.
   void update(std::int32_t rank, std::int64_t first, std::int64_t last) {
     change_all(rank, [&](std::uint16_t& element, const model::Tensor& tensor, std::int64_t index) {
       for (std::int64_t step = first; step <= last; ++step)
@@ -86,7 +86,7 @@ class Causes : public testing::Test {
     return diagnose({world.setup().c, false, folder("wrong"), "", folder("right")});
   }
 
-  /// The only finding about `name` after its elements on rank 0 became f(value).
+  /// Returns the only finding about `name` after its elements on rank 0 became f(value).
   template <typename Function>
   Finding after(const std::string& name, const Function& f) {
     change_tensor(0, world.tensor(name),

@@ -1,4 +1,4 @@
-// Corruptions at random places are described as what they are, and named after no bug.
+// Corruptions at random places get the description of their kind, and the name of no bug.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -32,7 +32,7 @@ class Corruption {
   }
 
   World& world() { return world_; }
-  /// What there is now is right.
+  /// Makes the present contents the right ones.
   void accept() { world_.dump(folder("right")); }
 
   std::int64_t number(std::int64_t least, std::int64_t most) {
@@ -74,7 +74,7 @@ class Corruption {
   World world_;
 };
 
-/// One finding about one place.
+/// Expects one finding about one place.
 void expect(const std::vector<Finding>& findings, const char* kind, const std::string& tensor, const std::string& place,
             std::int32_t rank, const std::string& source = "", const std::string& source_place = "") {
   ASSERT_EQ(findings.size(), 1U) << (findings.empty() ? "" : findings[1].text);

@@ -1,4 +1,4 @@
-// What a run on GPUs takes for its bound and its fan-out: one NVLink domain, in which only devices have ports.
+// Bound and fan-out of a run on GPUs: one NVLink domain, in which only devices have ports.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,7 +12,7 @@ namespace {
 
 using transport::ProbedRates;
 
-/// Cases of inputs/cases/nvlink, one rank per GPU, 370 GB/s: the published bounds, and who feeds each other.
+/// Cases of inputs/cases/nvlink, one rank per GPU, 370 GB/s: the published bounds, and the ranks that feed each other.
 TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
   struct Row {
     const char *name, *milliseconds, *term;

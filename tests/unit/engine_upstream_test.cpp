@@ -1,4 +1,4 @@
-// What is refused before anything runs: impossible layouts with the sizes that would do, and what strict_upstream adds.
+// Refusals before anything runs: impossible layouts with the sizes that would do, and the refusals of strict_upstream.
 // Each message names its rule (V: the gate at setup, L: a failure at run time).
 
 #include <gmock/gmock.h>
@@ -28,7 +28,7 @@ cases::Case case_of(const std::string& model, const std::vector<std::string>& se
   return app::read_case("", options);
 }
 
-/// Why a case is refused; "" where it is not.
+/// Returns the reason why a case is refused; "" where it is not.
 std::string refusal(const std::string& model, const std::vector<std::string>& settings) {
   try {
     const cases::Case c = case_of(model, settings);
@@ -146,7 +146,7 @@ TEST(StrictUpstream, RefusesWhatTheMergedVersionRefuses) {
   });
 }
 
-/// What refit does with newer versions of vLLM, and the upstream versions' could not.
+/// refit can do these with newer versions of vLLM; the upstream versions' vLLM cannot.
 TEST(StrictUpstream, RefusesWhatItsEnginesCouldNotQuantise) {
   const std::vector<std::string> fp8{"train.precision=fp8", "gen.precision=fp8", "model.layers=1"};
   const auto with = [&](std::vector<std::string> settings) {

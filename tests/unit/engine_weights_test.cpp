@@ -1,4 +1,4 @@
-// What a rank makes and moves, as far as it is told while it goes on and in results.
+// Reports about the weights that a rank makes and moves: while it works, and in results.
 
 #include <gmock/gmock.h>
 

@@ -115,7 +115,7 @@ TEST(GenGatedDeltaNet, HasItsPartOfEachComponentOrOfTheGroupedRows) {
   EXPECT_EQ(columns(*of_grouped, grouped, Rank{1}, plain + "out_proj.weight"), "2 3");
 }
 
-/// What the engine keeps in float32 in a bf16 model, and what it converts.
+/// Tensors that the engine keeps in float32 in a bf16 model, and those that it converts.
 TEST(GenFormats, AreThePrecisionButForWhatTheEngineKeepsInFloat32) {
   struct Row {
     const char *model, *tensor;
@@ -203,7 +203,7 @@ TEST(GenDrafter, HasThePredictionLayerOnly) {
   EXPECT_NE(found[0].find("no multi-token prediction layer"), std::string::npos) << found[0];
 }
 
-/// vLLM's own names, whatever a checkpoint puts in front of its.
+/// The names are vLLM's own, whatever prefix a checkpoint has.
 TEST(GenNames, OtherPrefixesAreMappedAsVllmDoes) {
   const std::map<std::string, std::string> prefixes{{"model.", "model."},
                                                     {"model.language_model.", "language_model.model."},

@@ -82,7 +82,7 @@ class Tensors {
 
 std::size_t size_of(DType dtype) { return static_cast<std::size_t>(byte_size(dtype)); }
 
-/// `value` as `dtype` stores it.
+/// Returns `value` as `dtype` stores it.
 Bytes constant(double value, DType dtype) {
   const auto as_float = std::bit_cast<std::uint32_t>(static_cast<float>(value));
   Bytes result(size_of(dtype));
@@ -98,7 +98,7 @@ Bytes constant(double value, DType dtype) {
   return result;
 }
 
-/// What a rank must hold by the layout: storages made of the checkpoint's bytes, element by element.
+/// The storages that a rank must have by the layout, made of the checkpoint's bytes, element by element.
 class Built {
  public:
   Built(const layout::Layout& layout, const model::Model& model, const Tensors& source, Rank rank)

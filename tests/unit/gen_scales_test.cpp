@@ -1,4 +1,5 @@
-// vLLM's block scales: legal sizes of the published models, and what the record (gen_fp8_test.cpp) is too small for.
+// vLLM's block scales: legal sizes of the published models, and cases for which the record (gen_fp8_test.cpp) is too
+// small.
 
 #include <gmock/gmock.h>
 
@@ -45,7 +46,7 @@ struct Published {
   friend void PrintTo(const Published& published, std::ostream* out) { *out << published.model; }
 };
 
-/// E.g. of Qwen3-30B's experts of width 768 a rank of 8 has 96, blocks of 32; of 16 it would have 48.
+/// E.g. a rank of 8 has 96 rows of Qwen3-30B's experts of width 768, in blocks of 32; a rank of 16 would have 48.
 const Published kPublished[] = {
     {"qwen3-4b", {1, 2, 4}, {1, 2, 4, 8, 16}},
     {"qwen3-32b", {1, 2, 4, 8}, {1, 2, 4, 8, 16, 32}},
@@ -114,7 +115,7 @@ TEST(GenScales, AreThoseOfFinerBlocksWhereARankCutsBlocks) {
   EXPECT_EQ(w13.elements[16], (layout::Origin{scale.index, 2 * 8}));
 }
 
-/// Of 256 rows over 4 ranks the first two have 128 each.
+/// The first two of 4 ranks have 128 rows each of 256.
 TEST(GenScales, AreThoseOfWholeBlocksWithDeepGemm) {
   model::Model model = expert_model(256);
   Options tp4 = options("TP4");
@@ -178,7 +179,7 @@ TEST_P(RefusedScales, HaveAReason) {
 
 INSTANTIATE_TEST_SUITE_P(Reasons, RefusedScales, testing::ValuesIn(kRefused));
 
-/// H 256, I 256, heads of `head_dim`: how many rows of q, k and v a rank has.
+/// Returns the rows of q, k and v that a rank has, for H 256, I 256, heads of `head_dim`.
 std::vector<std::string> refused_dense(std::int64_t head_dim, std::int64_t heads, std::int64_t width,
                                        const char* sizes) {
   model::Config config = layout::small_config("qwen3");
@@ -213,7 +214,8 @@ TEST(GenScales, OfOneParameterAreAllOrNone) {
                                  "model.layers.1.self_attn.k_proj.weight is not")));
 }
 
-/// Of a checkpoint with all three, with k and v, with one for both, with none; and what no calibration gives.
+/// Rows of checkpoints with all three scales, with k and v, with one for both, with none; and values that no
+/// calibration gives.
 TEST(CacheScales, AreFinalisedAsAttentionUsesThem) {
   struct Row {
     model::CacheScales loaded, used;

@@ -1,4 +1,4 @@
-// What injected bugs of schedules change on which side, and that nothing changes without them.
+// Changes by injected bugs of schedules on each side; without injections nothing changes.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -141,7 +141,7 @@ TEST(Schedules, GenExpectsHalfTheBytesOfRouters) {
   }
 }
 
-/// Notes where bytes are to come to.
+/// Records the destinations of bytes.
 class Recorder final : public transport::Communicator {
  public:
   explicit Recorder(std::vector<std::byte*>& seen) : seen_(seen) {}

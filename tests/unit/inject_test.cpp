@@ -1,5 +1,5 @@
-// What each injected bug spoils: a refit of labels instead of weights, planned with the distorted layouts and judged
-// with the true ones, without MPI. The expected fractions follow from the description of each bug.
+// Elements that each injected bug spoils: a refit of labels instead of weights, planned with the distorted layouts and
+// judged with the true ones, without MPI. The expected fractions follow from the description of each bug.
 
 #include <fnmatch.h>
 #include <gmock/gmock.h>
@@ -96,7 +96,7 @@ class Labels {
 
 std::uint64_t label(const Tensor& tensor, const Extents& index) {
   const auto linear = static_cast<std::uint64_t>(offset_of(index, row_major_strides(tensor.shape)));
-  return combine(static_cast<std::uint64_t>(tensor.index) + 1, linear) | 1;  // never 0, that of what was not written
+  return combine(static_cast<std::uint64_t>(tensor.index) + 1, linear) | 1;  // never 0, the label of unwritten elements
 }
 
 /// Carries out the plan of the distorted layouts.
@@ -166,7 +166,7 @@ std::vector<std::string> fp8(const std::string& layers, const std::string& train
 constexpr double all_but_one_of(int n) { return 1.0 - 1.0 / n; }
 
 const Row kRows[] = {
-    // The last of the ranks among which gate and up are cut.
+    // The distorted rank is the last of those among which gate and up are cut.
     {"swap-gate-up", kQwenMoe, "TP1", "TP2", {kOne}, {{kGate, 0.5}, {kUp, 0.5}}},
     {"swap-gate-up",
      "qwen3-4b-small",
@@ -216,7 +216,7 @@ const Row kRows[] = {
      fp8("model.layers=4", "fp8"),
      {{"*_scale_inv", .5}}},
     {"B10-discarded", "qwen3-4b-small", "TP2", "TP1", {kTwo}, {{"*.layers.0.self_attn.o_proj.weight", 1}}},
-    // Rank 0 gets half of what it stores, all others something else.
+    // Rank 0 gets half of its elements, all others get wrong ones.
     {"B13-tp-of-world",
      "qwen3-4b-small",
      "TP2",
@@ -229,7 +229,7 @@ const Row kRows[] = {
      "TP4xDP2",
      {kOne},
      {{"*.o_proj.weight", 1 - 1. / 16}, {"*.mlp.*_proj.weight", 1 - 1. / 16}}},
-    // Of a group's m ranks the first has its rows of q right, and the last one those of v.
+    // The first of a group's m ranks has its rows of q right, and the last one those of v.
     {"B8-whole-kv-heads",
      kSuper,
      "TP4",
@@ -242,7 +242,7 @@ const Row kRows[] = {
      "TP2",
      {"model.layers=4"},
      {{"*.q_proj.weight", all_but_one_of(4)}, {"*.k_proj.weight", 1}, {"*.v_proj.weight", all_but_one_of(4)}}},
-    // Of R rows the first's first half and the last one's second half are right.
+    // The first half of the first of R rows and the second half of the last one are right.
     {"B33-scales-on-wrong-axis",
      "qwen3-wide.json",
      "TP2",
@@ -323,7 +323,7 @@ TEST(Injections, RefuseCasesWithoutEffect) {
   }
 }
 
-/// What planning finds by itself.
+/// Planning itself refuses these.
 TEST(Injections, LeadToLayoutsThatAreRefused) {
   EXPECT_THAT(
       refusal({"B23-narrow-by-tp-rank", "deepseek-v3-small", "TP1", "TP2", {kOne}, {}}),

@@ -39,14 +39,14 @@ Array random_array(Random& random, const Extents& extent, DType dtype, bool alig
   return result;
 }
 
-/// A few indices between which `size` of them are cut, with both ends.
+/// Returns a few indices that cut `size` of them into parts, with both ends.
 std::vector<std::int64_t> random_cuts(Random& random, std::int64_t size, std::int64_t multiple) {
   std::set<std::int64_t> cuts{0, size};
   for (std::int64_t i = pick(random, 0, 2); i > 0; --i) cuts.insert(pick(random, 0, size / multiple) * multiple);
   return {cuts.begin(), cuts.end()};
 }
 
-/// The first byte that differs; -1 if none.
+/// Returns the first byte that differs; -1 if none.
 std::int64_t first_difference(const Bytes& found, const Bytes& expected) {
   const auto [at, other] = std::mismatch(found.begin(), found.end(), expected.begin(), expected.end());
   return at == found.end() ? -1 : at - found.begin();
@@ -82,7 +82,7 @@ class Matrices {
   std::int64_t elements() const { return product(shape_); }
 
   /// Adds the tables of every piece of a random partition, each of which lies in memory of its own, in random tiles:
-  /// first the maxima that pieces contribute to blocks which others share, then what quantises.
+  /// first the maxima that pieces contribute to shared blocks, then the tiles that quantise.
   void add(std::vector<Tile>& contributions, std::vector<Tile>& tiles) {
     bytes_ = random_array(random_, shape_, DType::f8_e4m3, aligned_);
     scales_ = random_array(random_, grid(repeats_), scale_dtype(quantiser_), false);
@@ -99,7 +99,7 @@ class Matrices {
     }
   }
 
-  /// After the tables have run.
+  /// Checks everything after the tables have run.
   void check() const {
     ASSERT_EQ(first_difference(bytes_.memory, expected_bytes_), -1) << *this;
     ASSERT_EQ(first_difference(scales_.memory, expected_scales_), -1) << *this << " scales repeated " << repeats_;
@@ -110,7 +110,8 @@ class Matrices {
   }
 
  private:
-  /// Of scales that are stored `repeats` x `repeats` times, but in ragged blocks as often as there are smaller blocks.
+  /// Returns the grid of scales that are stored `repeats` x `repeats` times, but in ragged blocks as often as there are
+  /// smaller blocks.
   Extents grid(std::int64_t repeats) const {
     Extents result = head_of(shape_, 0);
     result[matrices_] = ceil_div(result[matrices_], block_size(quantiser_).rows / repeats);
@@ -151,8 +152,8 @@ class Matrices {
     }
   }
 
-  /// `array` after all its elements are set to those of `from`, row-major of `shape`, each of which is stored
-  /// repeats x repeats times.
+  /// Returns the bytes of `array` with all its elements set to those of `from`, row-major of `shape`, each of which is
+  /// stored repeats x repeats times.
   Bytes expected(const Array& array, const std::vector<std::byte>& from, const Shape& shape,
                  std::int64_t repeats) const {
     const Extents strides = row_major_strides(shape);
@@ -197,7 +198,7 @@ class Matrices {
     return result;
   }
 
-  /// The tile of a box of a stored piece, without a destination.
+  /// Returns the tile of a box of a stored piece, without a destination.
   Tile tile_of(const Box& box, const Box& piece, Array& source) const {
     Tile tile;
     tile.source = source.at(relative(box, piece));
@@ -275,14 +276,14 @@ class Matrices {
   Bytes expected_bytes_, expected_scales_;
 };
 
-/// How many blocks are quantised by the test, REFIT_QUANTISED_BLOCKS, e.g. 10000000, by as many threads as there are
-/// cores; and REFIT_QUANTISED_SEED.
+/// Returns a setting of the environment: REFIT_QUANTISED_BLOCKS, the number of blocks that the test quantises, e.g.
+/// 10000000, by as many threads as there are cores; or REFIT_QUANTISED_SEED.
 std::int64_t setting(const char* name, std::int64_t otherwise) {
   const char* given = std::getenv(name);
   return given == nullptr ? otherwise : std::atoll(given);
 }
 
-/// At least that many random blocks, in tables of 64 matrices.
+/// Checks at least that many random blocks, in tables of 64 matrices.
 void check_random_blocks(Random random, Quantiser quantiser, std::int64_t blocks) {
   const ExecutionSpace space;
   while (blocks > 0 && !testing::Test::HasFatalFailure()) {
@@ -320,8 +321,8 @@ TEST(Quantise, EqualsTheReferenceInAnyTiling) {
   }
 }
 
-/// Three tables as three ranks would run them: values arrive, are quantised, and their bytes are passed on, each as
-/// soon as the flag of the one before is raised.
+/// Runs three tables as three ranks would: values arrive, are quantised, and their bytes are passed on, each as soon as
+/// the flag of the one before is raised.
 void check_chain(Quantiser quantiser) {
   const Extents shape{256, 512};
   const Extents strides{512, 1};

@@ -1,4 +1,4 @@
-// What must hold for every family on every legal layout of a grid, element by element.
+// Properties of every family on every legal layout of a grid, checked element by element.
 
 #include <gtest/gtest.h>
 
@@ -16,7 +16,7 @@
 namespace refit::layout {
 namespace {
 
-/// A layout of a side, and how it was asked for.
+/// A layout of a side, and the request for it.
 struct Candidate {
   std::string name;
   std::unique_ptr<Layout> layout;
@@ -89,8 +89,8 @@ Boxes boxes_of(const Layout& layout, const Tensor& tensor, Rank rank) {
   return result;
 }
 
-/// Every element of the tensor is in exactly one of the side's distinct boxes, or the side does not store the tensor.
-/// Every piece has the format that the side promises.
+/// Checks that every element of the tensor is in exactly one of the side's distinct boxes, or that the side does not
+/// store the tensor; and that every piece has the format that the side promises.
 void check_covered(const Layout& layout, const Tensor& tensor) {
   std::set<Box> distinct;
   const auto format = layout.format(tensor);
@@ -120,7 +120,7 @@ void check_covered(const Layout& layout, const Tensor& tensor) {
   for (std::size_t i = 0; i < covered.size(); ++i) ASSERT_EQ(covered[i], 1) << tensor.name << " element " << i;
 }
 
-/// Tensors of one class and shape have the same boxes on every rank.
+/// Checks that tensors of one class and shape have the same boxes on every rank.
 void check_classes(const Layout& layout, const model::Model& model) {
   std::map<std::pair<Shape, std::uint64_t>, std::vector<Boxes>> classes;
   for (const Tensor& tensor : model.tensors) {
@@ -146,7 +146,8 @@ void check_stored(const Layout& layout, const model::Model& model) {
   }
 }
 
-/// Shapes of a rank's storages by formula; names that a rank lacks are skipped, so each must be met somewhere.
+/// Checks the shapes of a rank's storages by formula; names that a rank lacks are skipped, so each must be met
+/// somewhere.
 void check_shapes(const Candidate& candidate, const model::Model& model, std::set<std::string>& met) {
   const model::Config& c = model.config;
   const std::int64_t tp = candidate.tp;
@@ -198,7 +199,7 @@ void check_shapes(const Candidate& candidate, const model::Model& model, std::se
   }
 }
 
-/// How many of the names in check_shapes a model has.
+/// The number of names in check_shapes that a model has.
 const std::map<std::string, std::size_t> kNamesMet{
     {"llama", 12},      {"llama_tied", 11},  {"llama_tied_lm_head", 12}, {"qwen2", 12},
     {"qwen3", 12},      {"qwen3_moe", 13},   {"qwen3_moe_dense", 17},    {"mixtral", 13},
@@ -265,7 +266,7 @@ train::megatron::Options quantised_train(const char* sizes, model::WeightFormat 
 
 class EveryQuantisedLayout : public ::testing::TestWithParam<std::tuple<std::string, model::WeightFormat>> {};
 
-/// Of weights and of their scales, wherever those are repeated.
+/// Counts the elements of weights and of their scales, wherever the scales are repeated.
 TEST_P(EveryQuantisedLayout, StoresEveryElementOnce) {
   const auto& [family, how] = GetParam();
   const model::Model plain = build_model(quantised_config(family, how), false);

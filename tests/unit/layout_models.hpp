@@ -1,5 +1,5 @@
 #pragma once
-// Small models of every family, and what one rank stores of a model written out element by element.
+// Small models of every family, and the storages of one rank written out element by element.
 
 #include <cstdint>
 #include <string>
@@ -19,7 +19,7 @@ model::Config small_config(const std::string& name);
 model::Model small_model(const std::string& name);
 std::vector<std::string> small_models();
 
-/// Where a stored element comes from: element `element` of tensor `tensor` (by its canonical name), or a fill.
+/// Origin of a stored element: element `element` of tensor `tensor` (by its canonical name), or a fill.
 struct Origin {
   static constexpr std::int32_t kNothing = -1;
   static constexpr std::int32_t kFill = -2;
@@ -35,31 +35,32 @@ struct Contents {
   std::vector<Origin> elements;
 };
 
-/// What `rank` stores. Reports (as test failures) elements that are covered twice or by two values, and places beyond a
-/// storage's end; elements that nothing covers stay Origin::kNothing.
+/// Returns the storages of `rank`. Reports (as test failures) elements that are covered twice or by two values, and
+/// places beyond a storage's end; elements that nothing covers stay Origin::kNothing.
 std::vector<Contents> contents(const Layout& layout, const model::Model& model, Rank rank);
 
-/// The storage of that name; a test failure and an empty one where there is none.
+/// Returns the storage of that name; a test failure and an empty one where there is none.
 Contents find(const std::vector<Contents>& all, const std::string& name);
 
-/// The storage of that name as rows: "q3" is row 3 of the tensor whose name contains ".q_proj.", "0" a row of zeros.
-/// Rows must be whole (first to last column) or all cut at the same columns. Joined with blanks.
+/// Returns the storage of that name as rows: "q3" is row 3 of the tensor whose name contains ".q_proj.", "0" a row of
+/// zeros. Rows must be whole (first to last column) or all cut at the same columns. Joined with blanks.
 std::string rows(const Layout& layout, const model::Model& model, Rank rank, const std::string& name);
 
-/// Rows `first` and following of the tensor called `of` go by a name of their own.
+/// A name for rows `first` and following of the tensor called `of`.
 struct Section {
   std::string of;
   std::int64_t first;
   std::string name;
 };
 
-/// What `rows` returned, in the names of the sections: with {"i", 0, "z"}, {"i", 4, "x"}, "i3 i4" is "z3 x0".
+/// Returns the result of `rows` in the names of the sections: with {"i", 0, "z"}, {"i", 4, "x"}, "i3 i4" is "z3 x0".
 std::string renamed(const std::string& rows, const std::vector<Section>& sections);
 
-/// Likewise the columns of its first row, e.g. "4 5 6 7".
+/// Returns likewise the columns of the storage's first row, e.g. "4 5 6 7".
 std::string columns(const Layout& layout, const model::Model& model, Rank rank, const std::string& name);
 
-/// What `rank` stores of the tensor called `name`, as "[0:2, 0:12] [4:6, 0:12]"; empty where it stores none of it.
+/// Returns the boxes that `rank` stores of the tensor called `name`, as "[0:2, 0:12] [4:6, 0:12]"; empty where it
+/// stores none of it.
 std::string boxes(const Layout& layout, const model::Model& model, Rank rank, const std::string& name);
 
 }  // namespace refit::layout

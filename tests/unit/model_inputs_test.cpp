@@ -1,4 +1,4 @@
-// inputs/models: the published sizes, and what each small model keeps of its big one.
+// inputs/models: the published sizes, and the properties that each small model shares with its big one.
 
 #include <gtest/gtest.h>
 
@@ -54,7 +54,7 @@ constexpr Published kPublished[] = {
 
 class PublishedModel : public ::testing::TestWithParam<Published> {};
 
-/// Elements of the only tensors that are float32 in a BF16 model.
+/// Returns the elements of the only tensors that are float32 in a BF16 model.
 std::int64_t expert_biases(const Model& model) {
   std::int64_t elements = 0;
   for (const Tensor& tensor : model.tensors) elements += tensor.role == Role::expert_bias ? tensor.elements() : 0;
@@ -89,14 +89,16 @@ TEST_P(PublishedModel, NamesAndIndicesAreUnique) {
   EXPECT_EQ(names.size(), model.tensors.size());
 }
 
-/// The largest power of two up to `limit` that divides `value`: what decides which TP, EP or padding divides it.
+/// Returns the largest power of two up to `limit` that divides `value`: it decides which TP, EP or padding divides
+/// `value`.
 std::int64_t power_of_two(std::int64_t value, std::int64_t limit) {
   std::int64_t power = 1;
   while (power < limit && value % (2 * power) == 0) power *= 2;
   return power;
 }
 
-/// Families that refit knew first: their small models keep heads and the powers of two in their widths as they are.
+/// Returns whether refit knew the family first: such small models keep heads and the powers of two in their widths as
+/// they are.
 bool is_plain(const Config& config) {
   return config.family == "llama" || config.family.starts_with("qwen2") || config.family == "qwen3" ||
          config.family == "qwen3_moe";
@@ -112,7 +114,7 @@ void expect_plain_sizes_kept(const Config& big, const Config& small) {
   EXPECT_EQ(power_of_two(small.experts, 16), power_of_two(big.experts, 16));
 }
 
-/// What kinds of tensors a model has; an MLP may be among the layers of a small hybrid model only.
+/// Returns the kinds of tensors of a model; an MLP may be among the layers of a small hybrid model only.
 std::set<Role> roles_of(const Config& config) {
   std::set<Role> roles;
   for (const Tensor& tensor : build_model(config, true).tensors) roles.insert(tensor.role);
@@ -157,7 +159,7 @@ std::string test_name(const ::testing::TestParamInfo<Published>& info) {
 
 INSTANTIATE_TEST_SUITE_P(Inputs, PublishedModel, ::testing::ValuesIn(kPublished), test_name);
 
-/// Layers of the middle stages, or -1 where they do not come out even (Megatron's first/last stage counts).
+/// Returns the layers of the middle stages, or -1 where they do not come out even (Megatron's first/last stage counts).
 std::int64_t middle_stage_layers(std::int64_t layers, std::int64_t stages, std::int64_t first_and_last) {
   const std::int64_t rest = layers - 2 * first_and_last;
   return rest % (stages - 2) == 0 ? rest / (stages - 2) : -1;

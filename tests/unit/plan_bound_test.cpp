@@ -1,5 +1,5 @@
-// No plan is below the lower bound: random layouts, precisions, devices, domains and fan-out, whose copies are counted
-// here port by port.
+// No plan is below the lower bound. Layouts, precisions, devices, domains and fan-out are random, and the plan's copies
+// are counted here port by port.
 
 #include <gtest/gtest.h>
 
@@ -64,7 +64,7 @@ std::int64_t busiest(const Bytes& bytes) {
   return most;
 }
 
-/// What a plan's copies put through every port, in the narrowest form, and read and write.
+/// The bytes that a plan's copies put through every port, in the narrowest form, and read and write.
 struct Counted {
   Bytes device_out, device_in, domain_out, domain_in, memory, host_memory;
 
@@ -114,7 +114,8 @@ TEST(Bound, IsBelowEveryRandomPlan) {
     EXPECT_LE(bound.domain.fanout, busiest(counted.domain_out));
     EXPECT_LE(bound.memory, busiest(counted.memory));
     EXPECT_LE(on_hosts.memory, busiest(counted.host_memory));
-    // It is not so by being small: where every rank has a device of its own, each takes in just what it lacks.
+    // The bound is also large enough: where every rank has a device of its own, each takes in just the boxes that it
+    // lacks.
     if (world.apart && world.ranks_per_device == 1) {
       EXPECT_EQ(bound.device.ingress, busiest(counted.device_in));
       ++ratios;
@@ -146,7 +147,7 @@ MeshLayout rows_layout(const std::vector<Tensor>& tensors, std::int64_t replicas
 const std::vector<Tensor> kOne{{0, "t0", {6'000, 500}, DType::bf16, model::Role::unknown, -1, -1}};
 constexpr std::int64_t kElements = 3'000'000;
 
-/// Whichever side is narrower: a cast can be at either end.
+/// The narrower side may be either: a cast can be at both ends.
 TEST(Bound, CountsTheNarrowerForm) {
   for (const auto& [train, gen, width, memory] : {std::tuple(DType::f32, DType::bf16, 2, 4),
                                                   {DType::bf16, DType::f32, 2, 4},
@@ -156,7 +157,7 @@ TEST(Bound, CountsTheNarrowerForm) {
         lower_bound(kOne, rows_layout(kOne, 1, 1, train), rows_layout(kOne, 1, 1, gen), {}, apart(1, 1));
     EXPECT_EQ(bound.device.ingress, width * kElements);
     EXPECT_EQ(bound.device.egress, width * kElements);
-    EXPECT_EQ(bound.memory, memory * kElements);  // of whichever side stores more
+    EXPECT_EQ(bound.memory, memory * kElements);  // of the side that stores more
   }
 }
 
@@ -170,7 +171,8 @@ TEST(Bound, CountsRepeatedScalesOnce) {
   EXPECT_EQ(bound.memory, 4 * 800);
 }
 
-/// Two nodes of two ranks that share each node's memory: what both gen ranks store, and one read of what each lacks.
+/// Two nodes of two ranks share each node's memory: the bound has all stores of both gen ranks, and one read of each
+/// box that they lack.
 TEST(Bound, CountsTheMemoryOfEachNode) {
   Rates hosts;
   hosts.memory_is_shared = true;

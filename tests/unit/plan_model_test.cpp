@@ -75,7 +75,7 @@ TEST(Model, ExplainsDeepSeekByItsStages) {
   EXPECT_NEAR(two.wire + two.schedule, 6.7, 0.3);
   EXPECT_EQ(sixteen.schedule, 0);
   EXPECT_NEAR(sixteen.wire, 0.91, 0.02);
-  // Of one communicator's broadcasts one is in flight.
+  // The broadcasts of one communicator are in flight one at a time.
   Knobs single = streams(2);
   single.per_stage = false;
   EXPECT_EQ(ordered(golden_seconds(all, loads, world.machine, single)), "13.4");
@@ -137,7 +137,7 @@ TEST(Model, CountsPortsStagingAndSteps) {
   EXPECT_DOUBLE_EQ(p2p.staging, 2.0 * (64 << 20) / 1000e9);
   EXPECT_DOUBLE_EQ(p2p.latency, 38e-3);  // 149.01 chunks on four lanes
 
-  // Where ranks share a memory all of it is in one queue: 20 GB of copies, read and written, and 10 GB packed.
+  // Ranks that share a memory have all of it in one queue: 20 GB of copies, read and written, and 10 GB packed.
   machine.rates.memory_is_shared = true;
   machine.rates.memory = 100e9;
   EXPECT_DOUBLE_EQ(direct_seconds(loads, machine, Knobs()).wire, 0.4);
@@ -145,7 +145,7 @@ TEST(Model, CountsPortsStagingAndSteps) {
   EXPECT_DOUBLE_EQ(p2p_seconds(strided, machine, Knobs()).staging, 0.2);
 }
 
-/// direct stores what the destination wants; all others send what the source has.
+/// direct sends the form that the destination stores; all others send the source's.
 TEST(Model, CountsBytesInTheFormThatTravels) {
   Copy copy;
   copy.box = Box{{0, 0}, {30, 10}};
@@ -164,7 +164,7 @@ TEST(Model, CountsBytesInTheFormThatTravels) {
   }
 }
 
-/// 10 GB of misc, a half of which train rank 0 has; 2 gen ranks that store halves.
+/// 10 GB of misc, half of it on train rank 0; 2 gen ranks store halves.
 TEST(Model, SendsMiscThroughOnePort) {
   const std::vector<Tensor> tensors = one_tensor({5'000'000, 1'000});
   const auto source = rows_layout(tensors, 1, 2);
@@ -190,8 +190,8 @@ TEST(Model, SendsMiscThroughOnePort) {
   EXPECT_GT(apart_model.misc, 1.0);
 }
 
-/// Whatever the layouts: no executor is faster than the bytes that must enter or leave a device; more streams do not
-/// slow it down; and what each rank counts of its own copies is what the world's totals say.
+/// For any layouts: no executor is faster than the bytes that must enter or leave a device; more streams do not slow it
+/// down; and each rank's counts of its own copies add up to the world's totals.
 TEST(Model, IsNeverBelowTheBoundsPorts) {
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     SCOPED_TRACE(fmt::format("seed {}", seed));

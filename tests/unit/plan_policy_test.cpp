@@ -1,4 +1,4 @@
-// Which tensors are bulk: published payloads, and names at the edges of the rules.
+// Policies: published payloads, and names at the edges of the rules.
 
 #include <gtest/gtest.h>
 
@@ -19,7 +19,7 @@ model::Model published(const char* name, bool lm_head) {
                      lm_head);
 }
 
-/// Split as between a train and a gen side in these precisions; what a policy sees of their sizes are the TP.
+/// Splits a model between a train and a gen side in these precisions; a policy sees the TP of the sides' sizes.
 Split split_of(const model::Model& model, Policy policy, std::int64_t train_tp, std::int64_t gen_tp,
                DType precision = DType::bf16) {
   train::megatron::Options train_options;
@@ -37,11 +37,11 @@ std::string line(const Split& parts) {
 struct Row {
   const char* model;
   bool lm_head;
-  std::size_t tensors;                                              ///< that move
+  std::size_t tensors;                                              ///< tensors that move
   const char *total, *whitelist, *whitelist_misc, *qkv_misc, *ffn;  ///< "bulk misc fraction"; misc to four decimals
 };
 
-// Payloads in GiB, bf16 but for the routers' expert biases; without multi-token prediction layers.
+// Payloads in GiB, bf16 except for the routers' expert biases; without multi-token prediction layers.
 const Row kRows[] = {
     {"qwen3-0.6b", true, 311, "1.40", "1.40 0.00 100.0", "0.0001", "1.18 0.22 84.4", "0.49 0.91 35.2"},
     {"qwen3-1.7b", true, 311, "3.78", "3.78 0.00 100.0", "0.0002", "3.35 0.44 88.4", "1.97 1.82 52.0"},
@@ -139,7 +139,7 @@ TEST(PolicyPayload, OfQuantisedModelsIsAsPublished) {
   EXPECT_EQ(fmt::format("{:.2f}", std::ldexp(static_cast<double>(small.payload.bulk_bytes), -30)), "27.00");
 }
 
-/// Scales that come into being on the way have no payload of their own: it is the unquantised model's.
+/// Scales that are made on the way have no payload of their own: it is the unquantised model's.
 TEST(PolicySplit, LeavesScalesWithoutASourceToTheirWeights) {
   const model::Model plain = published("qwen3-30b-a3b-small", false);
   for (const auto how : {model::WeightFormat::fp8_block, model::WeightFormat::mxfp8}) {
@@ -193,7 +193,7 @@ TEST(PolicySplit, CountsUnknownTensorsInTheirOwnType) {
   }
 }
 
-/// The drafter wants the prediction layer's tensors only; its embedding and head no train rank has.
+/// The drafter takes the prediction layer's tensors only; no train rank has its embedding and head.
 TEST(PolicySplit, TakesWhatTrainLacksFromTheCheckpoint) {
   const model::Model model = published("deepseek-v3-small", false);
   gen::vllm::Options drafter;
@@ -226,11 +226,11 @@ TEST(PolicyRule, SendsAttentionToMiscWhereGroupsAreFewerThanTp) {
   EXPECT_FALSE(qkv_to_misc(Policy::all, 4, 8, 8));
 }
 
-/// What each rule makes of a name: whitelist and blacklist, each with q, k and v bulk and misc, and ffn.
+/// The verdict of each rule on a name: whitelist and blacklist, each with q, k and v bulk and misc, and ffn.
 struct Name {
   const char* name;
   bool whitelist, whitelist_qkv_misc, blacklist, blacklist_qkv_misc, ffn;
-  model::Role role = model::Role::final_norm;  ///< any; of packed experts it decides
+  model::Role role = model::Role::final_norm;  ///< any; it decides for packed experts
 };
 
 using model::Role;
@@ -326,7 +326,8 @@ TEST(PolicyRule, DecidesByName) {
   }
 }
 
-/// The layer behind the decoder's last is multi-token prediction: ffn keeps all of it on misc, the others do not care.
+/// The layer behind the decoder's last is multi-token prediction: ffn keeps all of it on misc, the others ignore the
+/// layer.
 TEST(PolicyRule, KeepsPredictionLayersOnMiscUnderFfn) {
   model::Tensor tensor;
   tensor.name = "model.layers.61.mlp.experts.3.up_proj.weight";

@@ -1,4 +1,4 @@
-// Plans between random layouts, executed element by element on plain arrays and held against what the layouts say.
+// Plans between random layouts, executed element by element on plain arrays and compared with the layouts.
 
 #include <gtest/gtest.h>
 
@@ -39,7 +39,7 @@ Memory empty_memory(const MeshLayout& layout) {
   return memory;
 }
 
-/// What a side's memory must hold: every element of a box its own number, gaps nothing.
+/// Returns the right memory of a side: every element of a box has its own number, gaps have nothing.
 Memory full_memory(const MeshLayout& layout) {
   Memory memory = empty_memory(layout);
   std::vector<Piece> pieces;
@@ -88,7 +88,7 @@ World random_world(std::uint64_t seed, bool large) {
   return world;
 }
 
-/// Carries out the destinations' plans, what is forwarded last; every element may be written once.
+/// Carries out the destinations' plans, forwarded copies last; every element may be written once.
 Memory execute(const World& world, const Planner& planner) {
   const Memory source = full_memory(world.source);
   Memory destination = empty_memory(world.destination);
@@ -137,8 +137,8 @@ TEST_P(RandomPlan, BringsEveryElementOnceAndNothingElse) {
 
 class RandomFanOut : public ::testing::TestWithParam<std::uint64_t> {};
 
-/// Elements that come from holders into domains, by tensor: of the copies, and of the boxes that a domain wants, each
-/// once. Scalars come to every rank.
+/// Returns the elements that come from holders into domains, by tensor: of the copies, and of the boxes that a domain
+/// needs, each once. Scalars come to every rank.
 std::map<std::int32_t, std::int64_t> entering(const Planner& planner) {
   std::map<std::int32_t, std::int64_t> elements;
   planner.for_each_copy([&](const Copy& copy) {
@@ -159,14 +159,14 @@ std::map<std::int32_t, std::int64_t> wanted(const World& world, std::int64_t dom
   return elements;
 }
 
-/// Domains of two ranks, and one of all; of boxes that are cut, and of such that are too small for it.
+/// Domains of two ranks, and one of all; with boxes that are cut, and boxes that are too small to be cut.
 TEST_P(RandomFanOut, BringsEveryElementOnce) {
   const World world = random_world(GetParam(), GetParam() % 2 == 0);
   for (const std::int64_t domain_ranks : {2, 8}) {
     const Planner planner = world.planner(domain_ranks);
     EXPECT_EQ(execute(world, planner), full_memory(world.destination));
     EXPECT_EQ(entering(planner), wanted(world, domain_ranks));
-    // Each rank sees its own copies of the world's, in the same order.
+    // Each rank sees its own of the world's copies, in the same order.
     std::vector<Copy> all;
     planner.for_each_copy([&](const Copy& copy) { all.push_back(copy); });
     for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
@@ -177,7 +177,7 @@ TEST_P(RandomFanOut, BringsEveryElementOnce) {
       }
       EXPECT_EQ(keys_of(planner.rank_plan(Side::destination, Rank{r})), expected) << r;
     }
-    // What is forwarded has been relayed to the rank that forwards it, just before, and stays in the domain.
+    // A forwarded copy has been relayed to the rank that forwards it, just before, and stays in the domain.
     const Copy* relayed = nullptr;
     for (const Copy& copy : all) {
       if (copy.fan_out == FanOut::relayed) relayed = &copy;
@@ -330,7 +330,7 @@ TEST(PlanHolders, ShareTheSending) {
       const MeshLayout source = rows_layout(tensors, c.train_dp, c.train_tp);
       const MeshLayout destination = rows_layout(tensors, c.gen_dp, c.gen_tp);
       const Traffic total = traffic(Planner(tensors, source, destination));
-      // The replicas of a part have the same share of what all of gen wants of it.
+      // The replicas of a part have the same share of everything that gen needs of it.
       std::int64_t held = 0;
       for (std::int32_t rank = 0; rank < source.ranks(); ++rank) {
         std::int64_t bytes = 0;
@@ -362,7 +362,7 @@ TEST(PlanFanOut, SendsEachBoxIntoTheDomainOnce) {
   const Traffic without = traffic(Planner(tensors, source, destination));
   EXPECT_EQ(without.egress_max(), 3 * bytes);
   EXPECT_NE(with.hash, without.hash);
-  // Domains are fed one by one: two of two ranks, here.
+  // Domains are fed one by one: here two domains of two ranks.
   const MeshLayout four = rows_layout(tensors, 4, 1);
   const Traffic domains = traffic(Planner(tensors, source, four, 2));
   EXPECT_EQ(domains.egress_max(), 2 * bytes);
@@ -386,7 +386,7 @@ TEST(PlanFanOut, IsChosenWhereTheHoldersPortsAreTheBusiest) {
     const Placement domain = apart(source.ranks(), destination.ranks(), 1, 8);
     EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, domain), fans_out ? destination.ranks() : 0)
         << "DP" << c.train_dp << "xTP" << c.train_tp << " -> DP" << c.gen_dp << "xTP" << c.gen_tp;
-    // Neither without rates, nor where every device is a domain, nor where all ports are one memory.
+    // Fan-out pays neither without rates, nor where every device is a domain, nor where all ports are one memory.
     EXPECT_EQ(choose_fan_out(tensors, source, destination, {}, domain), 0);
     EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, apart(source.ranks(), destination.ranks())), 0);
     Rates shared = rates;
@@ -395,7 +395,7 @@ TEST(PlanFanOut, IsChosenWhereTheHoldersPortsAreTheBusiest) {
   }
 }
 
-/// One holder; who shares a device needs no port, and domains must be blocks of neighbours.
+/// One holder: ranks that share a device need no port, and domains must be blocks of neighbours.
 TEST(PlanFanOut, KnowsWhoSharesWhat) {
   const std::vector<Tensor> tensors{{0, "t0", {60'000, 500}, DType::bf16, model::Role::unknown, -1, -1}};
   const MeshLayout source = rows_layout(tensors, 1, 1);

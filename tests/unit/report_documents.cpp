@@ -120,7 +120,8 @@ TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
             "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,\n");
 }
 
-/// Whether tags nest, attributes are quoted and `&` begins a known entity: what a reader of JUnit files stumbles over.
+/// Returns whether tags nest, attributes are quoted and `&` begins a known entity: readers of JUnit files fail on
+/// these.
 bool is_well_formed(std::string xml) {
   std::vector<std::string> open;
   xml = xml.substr(xml.find("?>") + 2);

@@ -22,7 +22,7 @@ using test_support::ThreadMachine;
 using test_support::TransportCase;
 using ::testing::HasSubstr;
 
-/// What one rank of a job has while its session lives.
+/// State of one rank of a job while its session lives.
 struct World {
   const TransportCase& job;
   const Exchange exchange{*job.model, {job.bulk, job.misc, *job.source, *job.destination}};
@@ -174,7 +174,7 @@ TEST(Session, SaysWhatTheMachineLacks) {
   EXPECT_THAT(refused, ::testing::ThrowsMessage<Error>(HasSubstr("refit.fan_out: \"on\" needs ranks")));
 }
 
-/// Copies that a rank does not know of, and paths in another order, pass through decorators.
+/// The decorators here drop all copies and swap the two paths.
 TEST(Session, PassesWhatItMakesThroughDecorators) {
   Job made("llama", "TP1", "TP1");
   const TransportCase job = made.make(plan::Policy::ffn, ExecutorKind::p2p);

@@ -10,7 +10,7 @@
 namespace refit::test_support {
 namespace {
 
-/// A layout that is wrong about some tensors: it answers for `tensor` what `other` says of `instead`.
+/// A layout that is wrong about some tensors: its answers for `tensor` are those of `other` for `instead`.
 class WrongLayout final : public layout::Layout {
  public:
   struct Lie {
@@ -64,7 +64,8 @@ struct World {
   }
   std::int32_t index(const std::string& name) const { return model.find(name)->index; }
 
-  /// What each rank is told, where world rank `odd` uses `wrong` instead of the train layout; "" where agree returns.
+  /// Returns the message that each rank gets where world rank `odd` uses `wrong` instead of the train layout; "" where
+  /// agree returns.
   std::vector<std::string> agree(int odd, const layout::Layout& wrong) const {
     const std::int32_t sources = train->ranks();
     const int ranks = sources + gen->ranks();
@@ -104,7 +105,7 @@ TEST(Agree, NamesTheTensorThatOneRankCutsOtherwise) {
 
 TEST(Agree, NamesTheTensorThatOneRankPlacesOtherwise) {
   const World world;
-  // In all layers: replicas take turns, so no single tensor is sent by every rank.
+  // The lie is about all layers: replicas take turns, so no single tensor is sent by every rank.
   std::vector<WrongLayout::Lie> lies;
   for (const model::Tensor& tensor : world.model.tensors) {
     if (tensor.role == model::Role::gate_proj) lies.push_back({tensor.index, tensor.index + 1});
@@ -119,7 +120,7 @@ TEST(Agree, NamesTheTensorThatOneRankPlacesOtherwise) {
   }
 }
 
-/// What each of three ranks is told about its stream; "" where agree_on_stream returns.
+/// Returns the message that each of three ranks gets about its stream; "" where agree_on_stream returns.
 std::vector<std::string> agree_on_stream(const model::Model& model,
                                          const std::vector<std::vector<model::Tensor>>& streams) {
   const auto hub = std::make_shared<ThreadHub>(3);

@@ -1,4 +1,5 @@
-// Who tells whom which maxima of blocks: held against blocks element by element, and at the size of a large world.
+// Shares of blocks' maxima between ranks: compared with blocks element by element, and counted at the size of a large
+// world.
 
 #include <gtest/gtest.h>
 
@@ -18,7 +19,7 @@ using transport::block_shares;
 using transport::BlockKey;
 using transport::BlockShare;
 
-/// Weights of those shapes, and their scales.
+/// Makes weights of those shapes, and their scales.
 model::Model weights(const std::vector<Shape>& shapes, Quantiser quantiser) {
   model::Model model;
   for (const Shape& shape : shapes) {
@@ -33,7 +34,7 @@ model::Model weights(const std::vector<Shape>& shapes, Quantiser quantiser) {
   return model;
 }
 
-/// The elements of a block as far as the matrix has it, or the matrix's last one.
+/// Returns the elements of a block as far as the matrix has it, or the matrix's last one.
 Box elements_of(const Tensor& weight, const BlockKey& key, Quantiser quantiser) {
   Box box = Box::whole(weight.shape);
   const int row = weight.shape.size() - 2;
@@ -56,7 +57,7 @@ std::vector<Box> boxes_of(const layout::Layout& layout, const Tensor& weight, st
   return boxes;
 }
 
-/// What a rank must know of a block beside what its own box has: by block, how many elements.
+/// Checks that each rank is told the elements of its blocks that its own box lacks.
 void expect_covered(const model::Model& model, const MeshLayout& layout, Quantiser quantiser) {
   std::vector<std::vector<BlockShare>> all;
   for (std::int32_t r = 0; r < layout.ranks(); ++r) all.push_back(block_shares(model, layout, quantiser, Rank{r}));
@@ -70,7 +71,7 @@ void expect_covered(const model::Model& model, const MeshLayout& layout, Quantis
   for (std::int32_t from = 0; from < layout.ranks(); ++from) {
     for (std::int32_t to = 0; to < layout.ranks(); ++to) EXPECT_EQ(between(from, to, true), between(from, to, false));
   }
-  // Of every block that it touches a rank has, or is told, every element, and none twice.
+  // A rank has, or is told, every element of every block that it touches, and none twice.
   for (const Tensor& weight : model.tensors) {
     if (weight.scales < 0) continue;
     const Tensor& grid = model[weight.scales];
@@ -90,7 +91,7 @@ void expect_covered(const model::Model& model, const MeshLayout& layout, Quantis
             if (share.sends || share.tensor != weight.index || share.box != mine) continue;
             if (std::ranges::count(share.blocks, key) == 0) continue;
             EXPECT_EQ(std::ranges::count(share.blocks, key), 1);
-            // It is told by a rank about the box that shares this block: the only one of the peer's.
+            // The teller has a box that shares this block: the only such box of the peer.
             for (const Box& theirs : boxes_of(layout, weight, share.peer))
               known += intersect(block, theirs).value().volume();
           }
@@ -99,7 +100,7 @@ void expect_covered(const model::Model& model, const MeshLayout& layout, Quantis
               block.extent[row] == block_size(quantiser).rows && block.extent[row + 1] == block_size(quantiser).columns;
           if (!whole) wants_last.insert(key.matrix);
         });
-        // And the last element of each matrix of which it has ragged blocks.
+        // The last element of each matrix whose ragged blocks the rank has is told too.
         std::set<std::int64_t> told_last;
         for (const BlockShare& share : all[static_cast<std::size_t>(rank)]) {
           if (share.sends || share.tensor != weight.index || share.box != mine) continue;
@@ -139,7 +140,7 @@ TEST(BlockShares, CompleteEveryBlockOnEveryRank) {
   }
 }
 
-/// TP ranks next to each other, and so many replicas of them; counts looks at ranks.
+/// A layout that counts looks at ranks: neighbouring ranks of TP, and so many replicas of them.
 class Counted final : public layout::Layout {
  public:
   Counted(const std::vector<Tensor>& tensors, std::int64_t replicas, std::int64_t parts) {
@@ -202,7 +203,7 @@ TEST(BlockShares, CostARankNoMoreInALargeWorld) {
     EXPECT_EQ(large.words, small.words);
     EXPECT_EQ(large.looks, kWeights + 8 * replicas);  // its own pieces, and once the world's for their only class
   }
-  // Blocks that end where shards do are nobody's business.
+  // Blocks that end where shards do are not shared.
   const model::Model aligned = weights({{32'768, 8'192}}, Quantiser::nemo_rl);
   const Cost none = cost_of(aligned, 32, 8, 3);
   EXPECT_EQ(none.partners, 0U);

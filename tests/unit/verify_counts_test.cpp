@@ -1,4 +1,4 @@
-// What is wrong is named before it is counted, and counted in any number of chunks; NaN and infinities are said.
+// Wrong tensors are named before their elements are counted, in any number of chunks; NaN and infinities are reported.
 // Layouts, names and ranks are those of verify_world.hpp.
 
 #include <gmock/gmock.h>
@@ -85,7 +85,7 @@ struct Stored {
   std::int64_t in_all;
 };
 
-/// Random elements of random storages, counted by whoever spoils them; chunks from one element upwards.
+/// Spoils random elements of random storages and counts them itself; chunks are of one element upwards.
 TEST(VerifyCounts, ManyChunksFindWhatWasSpoilt) {
   const Stored kStored[] = {{"qk", 32 * kHidden, "q", "k", 48 * kHidden},
                             {"gate_up", 32 * kHidden, "gate", "up", 64 * kHidden},

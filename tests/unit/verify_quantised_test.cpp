@@ -1,5 +1,4 @@
-// What the verifier says about bytes with block scales. Layouts, names and ranks are those of
-// verify_quantised_world.hpp.
+// Verdicts on bytes with block scales. Layouts, names and ranks are those of verify_quantised_world.hpp.
 
 #include <gmock/gmock.h>
 
@@ -20,7 +19,7 @@ using testing::ElementsAre;
 using testing::Field;
 using testing::IsEmpty;
 
-// Both gen ranks together; of gate's scales each has 3 x 4, experts and the KV scale are on both.
+// Both gen ranks together; each has 3 x 4 of gate's scales, and experts and the KV scale are on both.
 constexpr std::int64_t kQuantisedElements =
     256 * 384 + 2 * 3 + 200 * 256 + 2 * 2 + 384 * 256 + 2 * 12 + 2 * (2 * 64 * 64 + 2 * 64 * 2) + 2;
 constexpr double kMatrices = 5.0;  // q, down, gate and two experts
@@ -95,7 +94,7 @@ TEST(VerifyQuantised, AWrongRepeatedScaleIsNamedByItsPlaceInTheFile) {
   EXPECT_EQ(result.wrong.at(0).expected_bits, std::bit_cast<std::uint32_t>(right));
   EXPECT_EQ(result.kl.tensor, "gate");
 
-  // Of scale [2, 0], in a row that is stored after that of the first.
+  // This is scale [2, 0], in a row that is stored after the first scale's row.
   world.at<float>(Group::gen, 1, "gate_scale", 1 * 4 + 2) = 7.0F;
   world.at<float>(Group::gen, 1, "gate_scale", 2 * 4 + 3) = right;
   world.at<float>(Group::gen, 1, "gate_scale", 2 * 4 + 0) = 7.0F;

@@ -44,7 +44,7 @@ Conversion conversion(const model::Tensor& tensor) {
   return is_weight(tensor) ? Conversion::block_scaled : Conversion::none;
 }
 
-/// Of a file's elements, by index in the tensor.
+/// Returns the strides of a file's elements, by index in the tensor.
 Extents file_strides(const model::Tensor& tensor) {
   return tensor.repeats > 1 ? Extents{tensor.shape[2], 0, 1, 0} : row_major_strides(tensor.shape);
 }

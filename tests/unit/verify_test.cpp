@@ -1,4 +1,4 @@
-// What the verifier says about right and wrong memory. Layouts, names and ranks are those of verify_world.hpp.
+// Verdicts on right and wrong memory. Layouts, names and ranks are those of verify_world.hpp.
 
 #include <gmock/gmock.h>
 
@@ -293,7 +293,7 @@ TEST(Verify, AWrongElementOfInterleavedTensorsIsNamedByItsPlaceInTheTensor) {
   EXPECT_GT(result.kl.max, 0.0);
 }
 
-/// Gate where up should be, and the other way round: all elements that differ, and a large KL.
+/// Gate and up are exchanged: all elements differ, and the KL is large.
 TEST(Verify, SwappedHalvesOfInterleavedTensorsAreCounted) {
   World world({.conversions = true});
   std::int64_t differing = 0;

@@ -31,7 +31,7 @@ bool has(const Model& model, Role role) {
   return std::any_of(model.tensors.begin(), model.tensors.end(), [&](const Tensor& t) { return t.role == role; });
 }
 
-/// The first bulk tensor that `wanted` picks, or nullptr.
+/// Returns the first bulk tensor that `wanted` picks, or nullptr.
 template <typename Wanted>
 const Tensor* first_bulk(const Case& c, const Model& model, const Wanted& wanted) {
   const bool carved =
@@ -42,8 +42,8 @@ const Tensor* first_bulk(const Case& c, const Model& model, const Wanted& wanted
   return nullptr;
 }
 
-/// In their words a quantised train side has fp8_param, and gen's mxfp8 is fp8 with is_mx, of which the original knew
-/// nothing.
+/// Checks precisions in the upstream versions' terms: a quantised train side has fp8_param, and gen's mxfp8 is fp8 with
+/// is_mx, which the original did not have.
 template <typename Require>
 void check_precisions(Precision train, Precision gen, bool seed, const Require& require) {
   const bool fp8_param = is_quantised(train);

@@ -1,7 +1,7 @@
 #pragma once
-// run.strict_upstream: what NeMo-RL's refit refuses, though refit itself can do it. `seed` is the original pull request
-// (2413), `merged` the version that was merged. Rules have the numbers under which they are known, V of the gate at
-// setup, L of failures at run time: docs/layouts.md has them all.
+// run.strict_upstream: cases that NeMo-RL's refit refuses, though refit itself can do them. `seed` is the original pull
+// request (2413), `merged` the version that was merged. Rules have the numbers under which they are known, V of the
+// gate at setup, L of failures at run time: docs/layouts.md has them all.
 
 #include <string>
 #include <vector>
@@ -11,13 +11,14 @@
 
 namespace refit::cases {
 
-/// What the upstream version refuses of a case, whatever its model; nothing with strict_upstream = off.
+/// Adds the complaints of the upstream version about a case, whatever its model; none with strict_upstream = off.
 void check_upstream(const Case& c, Complaints& complaints);
 
-/// What of the case's model the upstream version refuses, as sentences; empty with strict_upstream = off.
+/// Returns the complaints of the upstream version about the case's model, as sentences; empty with strict_upstream =
+/// off.
 std::vector<std::string> upstream_violations(const Case& c, const model::Model& model);
 
-/// A refusal; where it has numbers of rules, with the page that explains them.
+/// Returns a refusal, with the page that explains its rules where it has numbers of rules.
 std::string with_reference(std::string text);
 
 }  // namespace refit::cases

@@ -1,4 +1,4 @@
-// The same functions for builds without NCCL M2N, so that callers need no #if.
+// NCCL M2N's functions for builds without it, so that callers need no #if.
 
 #include "core/error.hpp"
 #include "transport/m2n/m2n.hpp"

@@ -12,10 +12,10 @@ namespace {
 using plan::Mesh;
 using plan::Reshard;
 
-/// One shard between a rank's storages and where the operation has it.
+/// One shard between a rank's storages and the operation's memory.
 class Shard {
  public:
-  /// Of tensors of `reshard` that `rank` stores by `layout`, in `memory`.
+  /// Makes the shard of `rank`, in the tensors of `reshard`, which it stores by `layout` in `memory`.
   Shard(const Reshard& reshard, const Mesh& mesh, const std::map<std::int32_t, const model::Tensor*>& tensors,
         const plan::Layout& layout, Rank rank, const LocalMemory& memory)
       : box_(mesh.box(rank)), size_(byte_size(reshard.dtype)) {
@@ -42,7 +42,7 @@ class Shard {
 
   std::int64_t bytes() const { return box_.volume() * size_; }
 
-  /// The shard itself, where it lies in the storages as the operation wants it; else nullptr.
+  /// Returns the shard itself where it lies in the storages as the operation needs it; else nullptr.
   std::byte* in_place() const {
     std::byte* const begin = parts_.front().address - parts_.front().offset;
     for (const Part& part : parts_) {
@@ -79,7 +79,7 @@ class Shard {
   std::vector<Part> parts_;
 };
 
-/// What this rank does for one group.
+/// The part of this rank in one group.
 struct Group {
   std::int32_t stage = 0;
   std::int32_t first_tensor = 0;
@@ -88,14 +88,14 @@ struct Group {
   kernels::CopyTable place;  // staging -> storages, after it
 };
 
-/// The operations of each group, and the groups in the order in which all ranks start them: stages take turns.
+/// Returns the operations of each group, and the groups in the order in which all ranks start them: stages take turns.
 std::vector<std::vector<const Reshard*>> all_groups(const plan::Resharding& resharding, const plan::Layout& source,
                                                     const Tuning& tuning) {
   std::vector<std::vector<std::vector<const Reshard*>>> by_stage(static_cast<std::size_t>(source.stages()));
   std::vector<std::int64_t> used(by_stage.size(), 0);
   for (const Reshard& reshard : resharding.operations) {
     const auto stage = static_cast<std::size_t>(source.stage(reshard.source.first));
-    // Every rank must cut alike, whether its shard is staged or not.
+    // Every rank must cut groups alike, whether its shard is staged or not.
     const std::int64_t elements = std::max(product(reshard.source.shard), product(reshard.destination.shard));
     const std::int64_t bytes = round_up(elements * byte_size(reshard.dtype), kStorageAlignment);
     auto& groups = by_stage[stage];

@@ -33,7 +33,7 @@ std::int64_t free_bytes() {
   return static_cast<std::int64_t>(free);
 }
 
-/// A communicator and the stream of what is started on it.
+/// A communicator and the stream of the work that is started on it.
 class M2nLane {
  public:
   explicit M2nLane(NcclLane& parent) : comm_(parent.split()) {}
@@ -42,7 +42,7 @@ class M2nLane {
   M2nLane& operator=(const M2nLane&) = delete;
 
   ncclComm_t comm() const { return comm_; }
-  /// True once: the library takes its staging for a communicator when that is first used.
+  /// Returns true once: the library takes its staging for a communicator at the first use.
   bool is_new() { return std::exchange(is_new_, false); }
   const Stream& stream() const { return stream_; }
   void check_health() const {
@@ -51,8 +51,8 @@ class M2nLane {
     check(state, "a communicator");
   }
 
-  /// Whether the library can fuse a group: its kernels for that drive a network card (GIN), also inside one host.
-  /// Without one, single operations go through copies that the host starts.
+  /// Returns whether the library can fuse a group: its kernels for that drive a network card (GIN), also inside one
+  /// host. Without one, single operations go through copies that the host starts.
   bool can_fuse() const {
     ncclCommProperties properties = NCCL_COMM_PROPERTIES_INITIALIZER;
     check(ncclCommQueryProperties(comm_, &properties), "a communicator's properties");
@@ -128,7 +128,8 @@ class NcclResharder final : public Resharder {
     }
     check(ncclM2nInit(&handle_, nullptr), "ncclM2nInit");
   }
-  /// The library frees memory here that unfinished work of other ranks may still need: not while an error ends the job.
+  /// Frees nothing while an error ends the job: the library frees memory here that unfinished work of other ranks may
+  /// still need.
   ~NcclResharder() override {
     if (std::uncaught_exceptions() == 0) ncclM2nFinalize(handle_);
   }
