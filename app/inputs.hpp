@@ -27,7 +27,7 @@ std::vector<std::string> model_names(const std::string& inputs);
 /// Returns case files below inputs/cases, as paths relative to it, sorted.
 std::vector<std::string> case_files(const std::string& inputs);
 
-/// TOML files in a folder below inputs/, by number: B3 before B13, B13 before B13b.
+/// Returns the TOML files in a folder below inputs/, by number: B3 before B13, B13 before B13b.
 std::vector<std::string> toml_files(const std::string& inputs, const std::string& folder);
 
 }  // namespace refit::app

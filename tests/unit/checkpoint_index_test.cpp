@@ -117,7 +117,8 @@ TEST_P(CheckpointShards, WhatTheIndexNamesIsReadAndAnOldFileBesideItIsSaid) {
   const Checkpoint checkpoint = open(folder.path());
   EXPECT_EQ(checkpoint.files.size(), 3U);
   ASSERT_EQ(checkpoint.notes.size(), 1U);
-  EXPECT_NE(checkpoint.notes[0].find(single + " in the folder is not: nothing names it"), std::string::npos) << checkpoint.notes[0];
+  EXPECT_NE(checkpoint.notes[0].find(single + " in the folder is not: nothing names it"), std::string::npos)
+      << checkpoint.notes[0];
   EXPECT_NE(read_whole(checkpoint, "t0"), read_whole(open(folder.file(single)), "t0"));
 
   std::filesystem::remove(index(folder));  // now shards that nothing names lie beside a file
