@@ -78,6 +78,7 @@ Setup::Setup(const Case& given) : c(given) {
   for (const layout::SideSpec* side : {&*given.train, &given.engine()}) side->refine(model);
   train = layout::make_side(*c.train, model);
   gen = layout::make_side(c.gen, model);
+  derived = c.engine().make_derived(model, *gen);
   if (quantiser_of(c)) {
     const layout::Precision kept_as = c.engine().precision().value();
     quantised = std::make_unique<layout::QuantisedLayout>(model, *train, layout::weight_format_of(kept_as));

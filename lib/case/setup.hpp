@@ -30,6 +30,7 @@ class Setup {
   std::map<std::int32_t, float> kv_scales;  ///< values of a calibration, by tensor
   std::unique_ptr<layout::Layout> train;
   std::unique_ptr<layout::Layout> gen;
+  std::unique_ptr<layout::Layout> derived;  ///< of `gen`'s weights, at the end of every refit; nullptr: nothing
   /// The layout that train ranks send: `train`, or `quantised` where weights are quantised on the way. In lists of the
   /// split, block scales that are made on the way stand right behind their weights.
   const layout::Layout& sent() const { return quantised ? *quantised : *train; }

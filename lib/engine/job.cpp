@@ -72,6 +72,7 @@ void Job::prepare(report::Result& result) {
   load(result);
   record_session(result);
   if (has_cache_scales()) make_cache_scales(result);
+  if (setup_.derived) make_derived(result);
   make_prover(result);
 }
 
@@ -135,7 +136,8 @@ void Job::allocate() {
   const bool is_lean = one_host && setup_.c.run.verify == cases::Verify::off;
   std::int64_t staging = 0;
   together(world_, [&] {
-    staging = session::staging_bytes(exchange_, how_, is_train() ? Side::source : Side::destination, rank(),
+    staging = setup_.derived && !is_train() ? Derived::bytes(setup_, rank()) : 0;
+    staging += session::staging_bytes(exchange_, how_, is_train() ? Side::source : Side::destination, rank(),
                                      is_lean ? session::Mapped::every_rank : session::Mapped::perhaps_not_all);
   });
   // The pages of a shared window are main memory too.
@@ -196,6 +198,12 @@ void Job::make_cache_scales(report::Result& result) {
   result.notes.push_back(text);
 }
 
+/// Collective.
+void Job::make_derived(report::Result& result) {
+  derived_ = std::make_unique<Derived>(space_, setup_, world_, *links_, group(), rank(), local_, weights_->memory());
+  say({derived_->describe()}, result);
+}
+
 void Job::record_estimate(report::Result& result) const {
   const session::Estimate& estimate = session_->estimate();
   const transport::ProbedRates& rates = estimate.probed;
@@ -251,7 +259,9 @@ report::Refit Job::refit(std::int64_t number) {
   if (is_train() && setup_.c.run.update == cases::Update::perturb)
     weights_->update(space_, number, [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
   const session::RefitSeconds mine = session_->refit([&] {
-    if (cache_scales_ && !is_train() && !lies_.skips_finalise(number)) cache_scales_->finalise(lies_.forgets_scales());
+    if (is_train() || lies_.skips_finalise(number)) return;
+    if (cache_scales_) cache_scales_->finalise(lies_.forgets_scales());
+    if (derived_) derived_->finalise();
   });
 
   progress_.at("wait for all ranks");
@@ -279,6 +289,7 @@ verify::StepResult Job::verify(std::int64_t number, report::Result& result, cons
     progress_.begin("count", limits_.phase(host_bytes_) + setup_.c.run.count_seconds);
   });
   if (has_cache_scales()) CacheScales::verify(cache_scales_.get(), setup_, world_, step);
+  if (derived_) derived_->verify(step);
   if (!looked_at_gen_) say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(Group::gen)), result);
   looked_at_gen_ = true;
   return step;
@@ -292,6 +303,7 @@ void Job::dump() const {
     if (folder.empty()) return;
     std::vector<checkpoint::DumpTensor> buffers;
     if (cache_scales_ && !is_train()) buffers = cache_scales_->buffers();
+    if (derived_ && !is_train()) std::ranges::move(derived_->dumped(), std::back_inserter(buffers));
     weights_->dump(folder, buffers);
   });
 }

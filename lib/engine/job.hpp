@@ -9,6 +9,7 @@
 #include "case/limits.hpp"
 #include "case/setup.hpp"
 #include "engine/cache_scales.hpp"
+#include "engine/derived.hpp"
 #include "engine/weights.hpp"
 #include "inject/lies.hpp"
 #include "report/result.hpp"
@@ -51,6 +52,7 @@ class Job {
   void allocate();
   void load(report::Result& result);
   void make_cache_scales(report::Result& result);
+  void make_derived(report::Result& result);
   void make_prover(report::Result& result);
   void record_estimate(report::Result& result) const;
   void record_session(report::Result& result) const;
@@ -77,6 +79,7 @@ class Job {
   std::unique_ptr<session::OwnMemory> mine_;
   std::unique_ptr<session::Session> session_;
   std::unique_ptr<CacheScales> cache_scales_;  ///< on gen ranks and world rank 0, where the KV cache is FP8
+  std::unique_ptr<Derived> derived_;  ///< where the engine derives storages of its weights
   std::unique_ptr<session::Prover> prover_;
   std::vector<verify::NotFinite> not_finite_;  ///< of train, at rank 0
   bool looked_at_gen_ = false;                 ///< for its NaN and infinities

@@ -94,6 +94,12 @@ class SideSpec {
 
   // The next members concern engines only.
 
+  /// Makes the layout of derived storages, which the engine computes of its loaded weights at the end of every refit:
+  /// each element is one of a tensor, in another place or dtype. nullptr where there are none. `loaded`: the engine's
+  /// layout. Both arguments must outlive the result.
+  virtual std::unique_ptr<Layout> make_derived(const model::Model& /*model*/, const Layout& /*loaded*/) const {
+    return nullptr;
+  }
   /// Returns the quantiser of the FP8 that the engine gets where train's weights are not quantised; nothing where it
   /// has none.
   virtual std::optional<Quantiser> quantiser() const { return std::nullopt; }

@@ -1,6 +1,7 @@
 #include "gen/vllm/side.hpp"
 
 #include "gen/vllm/cache_scales.hpp"
+#include "gen/vllm/derived.hpp"
 #include "layout/side_keys.hpp"
 
 namespace refit::gen::vllm {
@@ -31,6 +32,10 @@ const std::vector<layout::SideKey>& side_keys() {
           "Whose bits, when gen alone is fp8 (nemo_rl, nemo_rl_pow2, te, te_pow2, vllm, vllm_ue8m0) or mxfp8 (mxfp8, "
           "mxfp8_nemo_rl); the first is the default.",
           MEMBER(quantiser_name)),
+      SideRows::boolean("gen.derived",
+                        "What vLLM computes of weights after loading, too: latent attention's W_UK_T and W_UV, anew in "
+                        "every refit.",
+                        MEMBER(derived)),
       SideRows::word("gen.moe_backend", "How the engine keeps expert weights.", MEMBER(written.moe_backend)),
       SideRows::word("gen.kv_cache_dtype", "Dtype of the KV cache; fp8 has scales, which refits bring too.",
                      MEMBER(kv_cache_dtype)),
@@ -74,6 +79,10 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
   complaints.require(
       p.pp == 1 && p.cp == 1 && p.etp == 1, "gen.layout",
       fmt::format("{}: vLLM gen PP must be 1, and so must CP and ETP; use TP, DP and EP [V19]", to_string(p)));
+  if (derived && is_quantised(kept_as))
+    complaints.add("gen.derived", fmt::format("W_UK_T and W_UV of weights in {} have no rule here; leave it out, or use "
+                                              "gen.precision = \"bf16\"",
+                                              name(kept_as)));
   if (is_quantised(kept_as) && kv_cache_dtype == KvCacheDtype::automatic)
     complaints.meaningless({"gen.kv_scales"}, "with gen.kv_cache_dtype = \"auto\"");
   const std::optional<layout::Precision> train = other.precision();
@@ -90,6 +99,8 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
 }
 
 void Side::check_model(Complaints& complaints, const model::Model& model) const {
+  if (!has_derived(model))
+    complaints.meaningless({"gen.derived"}, "for a model without latent attention: vLLM derives weights of kv_b_proj");
   if (model.config.experts == 0) complaints.meaningless({"gen.moe_backend"}, "for a model without experts");
 }
 
@@ -104,6 +115,7 @@ std::vector<std::int64_t> Side::legal_tp(const model::Model& model) const {
 layout::SideSettings Side::settings(bool quantises) const {
   layout::SideSettings settings;
   if (written.sizes.dp > 1) settings.emplace_back("data_parallel", std::string(name(data_parallel)));
+  if (derived) settings.emplace_back("derived", true);
   if (written.mtp) settings.emplace_back("mtp", true);
   if (written.moe_backend != MoeBackend::triton)
     settings.emplace_back("moe_backend", std::string(name(written.moe_backend)));
@@ -125,6 +137,10 @@ std::map<std::int32_t, float> Side::extend(model::Model& model, const std::strin
 
 std::unique_ptr<layout::Layout> Side::make_layout(const model::Model& model) const {
   return vllm::make_layout(model, options());
+}
+
+std::unique_ptr<layout::Layout> Side::make_derived(const model::Model& model, const layout::Layout& loaded) const {
+  return derived ? make_derived_layout(model, options(), loaded) : nullptr;
 }
 
 std::optional<Quantiser> Side::quantiser() const {

@@ -36,6 +36,7 @@ class Side final : public layout::SideSpec {
   void refine(model::Model& model) const override { refine_scales(model, options()); }
   std::unique_ptr<layout::Layout> make_layout(const model::Model& model) const override;
 
+  std::unique_ptr<layout::Layout> make_derived(const model::Model& model, const layout::Layout& loaded) const override;
   std::optional<Quantiser> quantiser() const override;
   bool has_cache_scales() const override { return kv_cache_dtype == KvCacheDtype::fp8; }
   model::CacheScales finalise(const model::CacheScales& loaded) const override;
@@ -46,6 +47,7 @@ class Side final : public layout::SideSpec {
   Options written;  ///< by the keys, but for the precision and whose the data parallelism is
   DataParallel data_parallel = DataParallel::engines;
   layout::Precision kept_as = layout::Precision::bf16;
+  bool derived = false;  ///< what is computed of weights after loading is stored too
   std::string quantiser_name;  ///< name(Quantiser); empty = nemo_rl for fp8, mxfp8 for mxfp8
   KvCacheDtype kv_cache_dtype = KvCacheDtype::automatic;
   std::string kv_scales;  ///< calibration of the FP8 KV cache (model::calibrate_cache); empty = none
