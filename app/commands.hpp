@@ -19,7 +19,7 @@ struct InspectOptions {
   bool force = false;
 };
 
-/// Prints family, tensors and totals. Errors (usage): missing or malformed tensors, after what could be read is
+/// Prints family, tensors and totals. Errors (usage): missing or malformed tensors, after the readable ones are
 /// printed.
 int inspect(const InspectOptions& options);
 
@@ -47,10 +47,10 @@ struct ConvertOptions {
   bool force = false;
 };
 
-/// safetensors <-> HDF5.
+/// Converts safetensors <-> HDF5.
 int convert(const ConvertOptions& options);
 
-/// Compares two checkpoints or dump folders; 1 where they differ.
+/// Compares two checkpoints or dump folders; returns 1 where they differ.
 int compare(const std::string& a, const std::string& b);
 
 struct DiagnoseOptions {
@@ -64,11 +64,11 @@ struct DiagnoseOptions {
   std::vector<Option> options;
 };
 
-/// Compares dumps with what they should be, and says what is wrong; 1 where something is. Errors (usage): dumps that do
-/// not say how they were made where options do not either.
+/// Compares dumps with the expected contents, and names the errors; returns 1 where there are any. Errors (usage):
+/// neither dumps nor options say how the dumps were made.
 int diagnose(const DiagnoseOptions& options);
 
-/// Prints what there is of `what`: models, cases, bugs, injections, executors, trainers or engines; as JSON, a list of
+/// Prints the list of `what`: models, cases, bugs, injections, executors, trainers or engines; as JSON, a list of
 /// objects whose keys are the columns.
 int list(const std::string& what, const std::string& inputs, bool json);
 

@@ -10,8 +10,8 @@
 
 namespace {
 
-/// Errors that reach main come before MPI_Init. One line on stderr per line of the message. Other ranks mostly fail
-/// like the first, whose end makes the launcher end them too: they speak only if it has not.
+/// Reports errors that reach main, which come before MPI_Init. One line on stderr per line of the message. Other ranks
+/// mostly fail like the first, whose end makes the launcher end them too: they report only if it has not.
 void report(const char* message) {
   if (!refit::app::is_first_rank()) std::this_thread::sleep_for(std::chrono::seconds(3));
   std::istringstream lines(message);

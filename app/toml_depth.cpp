@@ -5,8 +5,8 @@
 namespace refit::app {
 namespace {
 
-/// The text that begins with a quote: its length with both quotes, or up to the end of the line (of the file for three
-/// quotes) where it is not closed.
+/// Returns the length of the text that begins with a quote, with both quotes, or up to the end of the line (of the file
+/// for three quotes) where it is not closed.
 std::size_t quoted_length(std::string_view text) {
   const char quote = text.front();
   const std::string_view three = quote == '"' ? "\"\"\"" : "'''";

@@ -8,8 +8,8 @@ namespace refit::app {
 
 inline constexpr int kMaxKeyParts = 64;  ///< of one dotted key or table header: a.b.c has 3
 
-/// The line (from 1) of the first key with more parts than that; 0 where there is none. Text in quotes and comments
-/// count for nothing.
+/// Returns the line (from 1) of the first key with more parts than that; 0 where there is none. Text in quotes and
+/// comments does not count.
 int line_of_deep_key(std::string_view text);
 
 }  // namespace refit::app

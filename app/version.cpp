@@ -15,7 +15,7 @@
 namespace refit::app {
 namespace {
 
-/// A version coded as decimal digits, e.g. 90100 for 9.1.0.
+/// Returns a version coded as decimal digits, e.g. 90100 for 9.1.0.
 std::string decimal_version(unsigned code) {
   return fmt::format("{}.{}.{}", code / 10000, code / 100 % 100, code % 100);
 }

@@ -16,7 +16,7 @@ int selected = 0;  ///< CUDA's current device is a property of each thread
 
 std::string version_name(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
-/// After cudaErrorInsufficientDriver.
+/// Throws the error for cudaErrorInsufficientDriver.
 [[noreturn]] void fail_driver() {
   int driver = 0;  // stays so where there is none
   int runtime = 0;
@@ -50,7 +50,7 @@ int count_devices() {
   return devices;
 }
 
-/// A failed call leaves its error to be reported by the next kernel: it is taken back here.
+/// Returns the memory, or null after a failure, whose error is taken back: the next kernel would report it.
 std::byte* checked(cudaError_t status, void* data) {
   if (status == cudaSuccess) return static_cast<std::byte*>(data);
   cudaGetLastError();

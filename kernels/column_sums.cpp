@@ -108,7 +108,7 @@ __attribute__((target("avx2"))) void add_avx2(const std::uint16_t* x, std::int64
   }
 }
 
-/// Adds whole vectors of columns; returns how many columns that were.
+/// Adds whole vectors of columns; returns the number of these columns.
 std::int64_t add_vectors(const std::uint16_t* x, std::int64_t count, const ColumnKeys& keys, Sums& sums) {
   static const bool avx2 = __builtin_cpu_supports("avx2") != 0;
   const std::int64_t end = count & ~std::int64_t{avx2 ? 15 : 7};

@@ -13,7 +13,7 @@ namespace refit::kernels {
 inline constexpr std::int64_t kKeyBlock = 1024;
 
 /// C = sum over d of digit d << kDigitShift[d], mod 2^64. The lower three digits have 11 bits: sixty products fit into
-/// 32 bits. The upper two have 16 and their sums may wrap in 32 bits, since what is lost there lies above 2^64.
+/// 32 bits. The upper two have 16 and their sums may wrap in 32 bits, since the lost bits are above 2^64.
 inline constexpr std::size_t kDigits = 5;
 inline constexpr std::size_t kNarrowDigits = 3;
 inline constexpr int kDigitShift[kDigits] = {0, 11, 22, 33, 49};

@@ -6,7 +6,7 @@ namespace refit::kernels {
 
 namespace {
 
-/// A copy of `values` in memory of the execution space.
+/// Returns a copy of `values` in memory of the execution space.
 template <typename T>
 Kokkos::View<T*, DeviceMemory> on_device(const std::string& label, const std::vector<T>& values) {
   using Source = Kokkos::View<const T*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
@@ -15,8 +15,9 @@ Kokkos::View<T*, DeviceMemory> on_device(const std::string& label, const std::ve
   return view;
 }
 
-/// A device loads a kernel when it is first launched, and may wait for those that run to do so: in a refit these are
-/// messages of other ranks, which may wait for this rank. So the first table of a process loads the kernels of all.
+/// Loads the kernels of all tables before the first one runs. A device loads a kernel when it is first launched, and
+/// may wait for running kernels before it does: in a refit these are messages of other ranks, which may wait for this
+/// rank.
 void load_kernels([[maybe_unused]] const ExecutionSpace& space) {
   if constexpr (!kOnHost) {
     load_copies(space);

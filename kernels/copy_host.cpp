@@ -94,7 +94,7 @@ void transform_on_host(const CopyItem& item) {
       });
 }
 
-/// One item by one host thread.
+/// Work on one item by one host thread.
 struct HostCopy {
   CopyRun run;
   void operator()(std::int64_t index) const {

@@ -16,8 +16,8 @@ struct Dimension {
   std::int64_t extent, source, destination;
 };
 
-/// The tile's dimensions, outermost first, without those of one element and with neighbours merged where both ends
-/// allow.
+/// Returns the tile's dimensions, outermost first, without those of one element and with neighbours merged where both
+/// ends allow.
 std::vector<Dimension> collapse(const Tile& tile) {
   std::vector<Dimension> dimensions;
   for (int d = 0; d < tile.extent.size(); ++d) {

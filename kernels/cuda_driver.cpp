@@ -1,13 +1,13 @@
-// The functions of CUDA's driver that Kokkos calls by name. Linked to libcuda.so.1, which only machines with a driver
-// have, refit would not even start without one, to say what is missing. So they are defined here, and looked up in that
-// library when they are called: as the CUDA runtime and NCCL do with theirs.
+// The functions of CUDA's driver that Kokkos calls by name. If refit were linked to libcuda.so.1, which only machines
+// with a driver have, it would not even start without one to report that. So they are defined here, and looked up in
+// that library when they are called, as the CUDA runtime and NCCL do with theirs.
 
 #include <cuda.h>
 #include <dlfcn.h>
 
 namespace {
 
-/// A function of the driver; null where there is no driver.
+/// Returns a function of the driver; null where there is no driver.
 void* find(const char* name) {
   static void* const driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
   return driver == nullptr ? nullptr : dlsym(driver, name);

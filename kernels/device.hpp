@@ -1,5 +1,6 @@
 #pragma once
-// Functions that hosts and devices share, marked without Kokkos: a host compiler builds whatever includes no more.
+// Functions that hosts and devices share, marked without Kokkos, so that a host compiler can build sources that only
+// include this.
 
 #include <cstdint>
 
@@ -11,9 +12,9 @@
 #else
 #define REFIT_FUNCTION inline
 #define REFIT_FORCEINLINE inline __attribute__((always_inline))
-/// Before templates that call what they are given, be that a host's or a device's.
+/// Stands before templates that call functions given to them, of a host or of a device.
 #define REFIT_CALLS_EITHER
-/// Before loops whose arrays a device keeps in registers.
+/// Stands before loops whose arrays a device keeps in registers.
 #define REFIT_UNROLL
 #endif
 

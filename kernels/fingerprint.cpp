@@ -12,7 +12,7 @@ namespace refit::kernels {
 namespace {
 
 constexpr std::int64_t kFingerprintElements = 512 * kKeyBlock;
-constexpr std::size_t kMostJobs = 4096;  ///< that are launched before the host waits: about a MiB of memory
+constexpr std::size_t kMostJobs = 4096;  ///< jobs launched before the host waits: about a MiB of memory
 
 bool is_plain(const Fingerprint& of) { return of.region.dtype == of.as && of.transform == Transform::none; }
 
@@ -74,7 +74,7 @@ class Batch {
     for (const std::size_t index : order_) add(of[index], 2 * device_item_elements(elements));
   }
 
-  /// Adds to sums[i] what of[i] has.
+  /// Adds the fingerprint of of[i] to sums[i].
   void run(const ExecutionSpace& space, std::span<Sum128> sums) const {
     static const std::string label = "refit::fingerprint";
     const Results results(space, 2 * std::ssize(jobs_), std::as_bytes(std::span(jobs_)));

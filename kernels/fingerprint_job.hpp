@@ -30,7 +30,7 @@ struct FingerprintJobs {
   std::int64_t count;
   Counter* sums;
 
-  /// The job that an item belongs to.
+  /// Returns the job that an item belongs to.
   KOKKOS_INLINE_FUNCTION const FingerprintJob& of(std::int64_t item) const {
     std::int64_t found = 0;
     for (std::int64_t end = count; end - found > 1;) {

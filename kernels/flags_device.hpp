@@ -1,5 +1,5 @@
 #pragma once
-// Flags of copies on devices: how teams wait for a peer's stores, and tell a peer of theirs.
+// Flags of copies on devices: teams wait for a peer's stores, and signal their own to a peer.
 //
 // A peer may be another GPU: fences are of the whole system. A fence also drops what a multiprocessor has in its own
 // cache, so that the lanes behind the barrier read what the peer has stored.
@@ -15,7 +15,7 @@ KOKKOS_FORCEINLINE_FUNCTION void system_fence() {
 #endif
 }
 
-/// The lanes of a team wait until the item's source may be read.
+/// Makes the lanes of a team wait until the item's source may be read.
 template <typename Item, typename Member>
 KOKKOS_FORCEINLINE_FUNCTION void await_flag(const Item& item, std::uint64_t epoch, const Member& member) {
   if (item.wait == nullptr) return;
@@ -27,7 +27,7 @@ KOKKOS_FORCEINLINE_FUNCTION void await_flag(const Item& item, std::uint64_t epoc
   member.team_barrier();
 }
 
-/// The team has stored the item: whoever is the last of its signal raises the flag.
+/// Notes that the team has stored the item; the last team of its signal raises the flag.
 template <typename Item, typename Member>
 KOKKOS_FORCEINLINE_FUNCTION void raise_flag(const Item& item, const CopyRun& run, const Member& member) {
   if (item.signal < 0) return;

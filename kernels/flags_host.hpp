@@ -1,5 +1,5 @@
 #pragma once
-// Flags of copies on hosts: how threads wait for a peer's stores, and tell a peer of theirs.
+// Flags of copies on hosts: threads wait for a peer's stores, and signal their own to a peer.
 
 #include <thread>
 
@@ -14,7 +14,7 @@ void await_flag(const Item& item, std::uint64_t epoch) {
   while (__atomic_load_n(item.wait, __ATOMIC_ACQUIRE) < epoch) std::this_thread::yield();
 }
 
-/// The item is stored: whoever is the last of its signal raises the flag.
+/// Notes that the item is stored; the last thread of its signal raises the flag.
 template <typename Item>
 void raise_flag(const Item& item, const CopyRun& run) {
   if (item.signal < 0) return;

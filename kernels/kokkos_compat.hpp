@@ -26,7 +26,7 @@ inline void start_kokkos([[maybe_unused]] int device) {
 #endif
 }
 
-/// A queue of its own: a stream on a GPU; on a host an instance that does not wait for those of other threads.
+/// Makes a queue of its own: a stream on a GPU; on a host an instance that does not wait for those of other threads.
 inline Device new_instance() {
 #if KOKKOS_VERSION >= 40000
   return Kokkos::Experimental::partition_space(Device(), 1)[0];

@@ -12,7 +12,7 @@ namespace refit::kernels {
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
-  /// Errors (runtime): no such amount of memory.
+  /// Allocates. Errors (runtime): too little memory.
   explicit DeviceBuffer(std::int64_t bytes);
   std::byte* data() const { return data_.get(); }
   std::int64_t bytes() const { return bytes_; }
@@ -29,7 +29,7 @@ class SharedBuffer {
  public:
   SharedBuffer() = default;
   explicit SharedBuffer(std::int64_t bytes);
-  /// A copy of `bytes`.
+  /// Makes a copy of `bytes`.
   explicit SharedBuffer(std::span<const std::byte> bytes);
   std::byte* data() const { return data_.get(); }
   std::int64_t bytes() const { return bytes_; }
@@ -41,8 +41,7 @@ class SharedBuffer {
 };
 
 /// Copies `bytes` without a kernel, `times` over: on devices by a copy engine, also from and to memory of a peer that
-/// is mapped here. Waits for what was enqueued before on no other stream; complete on return. Errors (runtime): CUDA's
-/// own.
+/// is mapped here. Does not wait for earlier work of other streams; complete on return. Errors (runtime): CUDA's own.
 void transfer(const std::byte* source, std::byte* destination, std::int64_t bytes, std::int64_t times = 1);
 
 }  // namespace refit::kernels

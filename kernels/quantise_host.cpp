@@ -11,7 +11,7 @@ namespace refit::kernels {
 
 namespace {
 
-/// One item by one host thread.
+/// Work on one item by one host thread.
 template <typename From>
 class HostBlocks {
  public:

@@ -1,5 +1,5 @@
 #pragma once
-// Every FP8 quantiser once more, one value after the other on the host: what kernels are tested against.
+// Every FP8 quantiser once more, one value after the other on the host: tests compare kernels with it.
 
 #include <cstddef>
 #include <cstdint>

@@ -15,17 +15,17 @@ struct ValueRows {
   std::int64_t stride, rows, columns;
 };
 
-/// The largest magnitude_bits of at most 128 columns.
+/// Returns the largest magnitude_bits of at most 128 columns.
 std::uint32_t largest_magnitude(F32, const ValueRows& block);
 std::uint32_t largest_magnitude(F16, const ValueRows& block);
 std::uint32_t largest_magnitude(BF16, const ValueRows& block);
 
-/// The bytes of a block where no product is NaN (has_numbers), `byte_stride` from row to row.
+/// Stores the bytes of a block where no product is NaN (has_numbers), `byte_stride` from row to row.
 void quantise_rows(F32, const ValueRows& block, float factor, std::byte* bytes, std::int64_t byte_stride);
 void quantise_rows(F16, const ValueRows& block, float factor, std::byte* bytes, std::int64_t byte_stride);
 void quantise_rows(BF16, const ValueRows& block, float factor, std::byte* bytes, std::int64_t byte_stride);
 
-/// A row of whole 1 x 32 blocks: bytes, and scales (null: none) that are `scale_stride` apart.
+/// Quantises a row of whole 1 x 32 blocks: bytes, and scales (null: none) that are `scale_stride` apart.
 void quantise_mx(F32, Quantiser quantiser, const std::byte* values, std::int64_t blocks, std::byte* bytes,
                  std::byte* scales, std::int64_t scale_stride);
 void quantise_mx(F16, Quantiser quantiser, const std::byte* values, std::int64_t blocks, std::byte* bytes,

@@ -28,7 +28,7 @@ inline constexpr std::uint32_t kInfinityBits = 0x7F800000U;
 inline constexpr std::uint32_t kNanBits = 0x7FC00000U;
 inline constexpr float kLargestE4M3 = 448.0F;
 
-/// Step 1: returns bits of which the largest in a block is its amax, also where that is infinite or NaN.
+/// Step 1: returns the bits of a magnitude; the largest in a block is its amax, also where that is infinite or NaN.
 REFIT_FUNCTION std::uint32_t magnitude_bits(float value) { return std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFFU; }
 
 /// Returns 2^exponent, exponent in -127 .. 127.

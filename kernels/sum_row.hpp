@@ -25,12 +25,12 @@ REFIT_FORCEINLINE float value_of(typename From::Bits bits) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(convert<From, F32>(bits)));
 }
 
-/// The sum of count contiguous elements times their signs; `data` need not be aligned.
+/// Returns the sum of count contiguous elements times their signs; `data` need not be aligned.
 std::uint64_t sum_row(F32, const std::byte* data, const float* signs, std::int64_t count);
 std::uint64_t sum_row(F16, const std::byte* data, const float* signs, std::int64_t count);
 std::uint64_t sum_row(BF16, const std::byte* data, const float* signs, std::int64_t count);
 
-/// values[c] = the E4M3 byte c x scale, rounded to a float.
+/// Sets values[c] to the E4M3 byte c x scale, rounded to a float.
 void scale_bytes(const std::byte* bytes, float scale, std::int64_t count, float* values);
 
 }  // namespace refit::kernels

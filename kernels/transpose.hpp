@@ -13,9 +13,9 @@
 
 namespace refit::kernels {
 
-/// The transpose of a square block, in place: a perfect shuffle of all its elements (the first half alternating with
-/// the second) moves every bit of an element's index up by one, so that as many shuffles as a row number has bits
-/// exchange row and column. Shuffles are what vector units do well.
+/// Transposes a square block in place. A perfect shuffle of all its elements (the first half alternating with the
+/// second) moves every bit of an element's index up by one, so that as many shuffles as a row number has bits exchange
+/// row and column. Vector units shuffle fast.
 template <typename T>
 void transpose_block(T (&block)[kTransposeBlock * kTransposeBlock]) {
   static_assert(kTransposeBlock == 16, "four shuffles, for the four bits of a row number");

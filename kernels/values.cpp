@@ -5,7 +5,7 @@ namespace refit::kernels {
 
 namespace {
 
-/// The bits that are all set in NaN and infinity, and only there; 0 for a type that has neither.
+/// Returns the bits that are all set in NaN and infinity, and only there; 0 for a type that has neither.
 std::uint64_t not_finite_mask(DType dtype) {
   switch (dtype) {
     case DType::f64: return 0x7FF0000000000000ULL;
@@ -26,7 +26,7 @@ struct HasAll {
   KOKKOS_FORCEINLINE_FUNCTION bool operator()(Bits stored, std::int64_t) const { return (stored & mask) == mask; }
 };
 
-/// True for a value that does not come back from type To. NaN is none.
+/// Test for values that do not come back from type To; NaN counts as coming back.
 template <typename From, typename To>
 struct IsRounded {
   using Bits = typename From::Bits;

@@ -76,8 +76,8 @@ keys::Key<Case> choice_of_side(std::string name, std::string help, SideRows rows
   return Of::make_key(std::move(name), Kind::word, type, std::move(help), "", access, assign, print);
 }
 
-/// Appends the keys of all sides of a table. Each goes to the side that the case has, if that reads it: what means
-/// nothing to it is `violations`' to say.
+/// Appends the keys of all sides of a table. Each is set on the side that the case has, if that side reads it:
+/// `violations` refuses keys that mean nothing to it.
 template <typename Access>
 void add_sides(std::vector<Key>& out, SideRows rows, Access access) {
   for (const layout::SideRow* row : rows) {

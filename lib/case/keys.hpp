@@ -1,8 +1,8 @@
 #pragma once
 // The table of a case's keys: one row per key drives case files, --set, the short options, suggestions and help.
 //
-// Adding a key is one row in keys.cpp and one member in case.hpp; one of a trainer or an engine is a row and a member
-// in its folder.
+// A new key is one row in keys.cpp and one member in case.hpp; a key of a trainer or an engine is a row and a member in
+// its folder.
 
 #include <string>
 #include <string_view>
@@ -18,13 +18,13 @@ struct Key : keys::Key<Case> {
   bool of_side = false;  ///< read by the trainer or the engine that the case chooses: set it once all others are
 };
 
-/// All keys, in the order of the documentation. Those that several trainers or engines read are there once.
+/// Returns all keys, in the order of the documentation. Keys that several trainers or engines read are there once.
 const std::vector<Key>& case_keys();
 
-/// The key of that name, or nullptr.
+/// Returns the key of that name, or nullptr.
 const Key* find_key(std::string_view name);
 
-/// All names, for suggestions.
+/// Returns all names, for suggestions.
 std::vector<std::string> key_names();
 
 }  // namespace refit::cases

@@ -15,8 +15,8 @@ std::string_view name_of(model::WeightFormat how) {
   return how == model::WeightFormat::fp8_block ? "fp8" : "mxfp8";
 }
 
-/// As a list has it, or as config.json says: a checkpoint's weights are loaded as they are, synthetic ones are made as
-/// train keeps them.
+/// Loads the model of a list, or of config.json: a checkpoint's weights are loaded as they are, synthetic ones are made
+/// as train keeps them.
 model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoint>& checkpoint) {
   const std::optional<layout::Precision> precision = c.train->precision();
   if (!precision) return m2n::read_model(c.m2n.model, c.model.layers);
@@ -37,7 +37,7 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
   return model;
 }
 
-/// Appends a side's violations and, where there are any, which TP would be legal.
+/// Appends a side's violations and, where there are any, the TP that would be legal.
 void append_violations(const char* name, const layout::SideSpec& side, const model::Model& model,
                        std::vector<std::string>& out) {
   const std::vector<std::string> broken = side.violations(model);
@@ -57,7 +57,7 @@ void require_legal(const Case& c, const model::Model& model) {
   fail_usage("{}", with_reference(fmt::format("this layout is impossible:\n  {}", fmt::join(broken, "\n  "))));
 }
 
-/// Behind each quantised weight its block scales.
+/// Returns the weights with their block scales behind each quantised one.
 std::vector<model::Tensor> with_scales(const model::Model& model, const std::vector<model::Tensor>& weights) {
   std::vector<model::Tensor> result;
   for (const model::Tensor& weight : weights) {
@@ -101,8 +101,8 @@ plan::Split Setup::split_by(plan::Policy policy) const {
 
 namespace {
 
-/// The group of a tensor without a rule: what its name has in front of the first number, as a glob. "mtp.layers.*",
-/// "model.visual.blocks.*", or the name itself.
+/// Returns the group of a tensor without a rule: the part of its name before the first number, as a glob.
+/// "mtp.layers.*", "model.visual.blocks.*", or the name itself.
 std::string group_of(const std::string& name) {
   for (std::size_t dot = name.find('.'); dot != std::string::npos && dot + 1 < name.size();
        dot = name.find('.', dot + 1)) {

@@ -1,5 +1,5 @@
 #pragma once
-// Cuts a box into parts of bounded size, in row-major order: how all streaming here walks over a tensor.
+// Cuts a box into parts of bounded size, in row-major order, in which all streaming here walks over a tensor.
 
 #include <algorithm>
 #include <cstdint>

@@ -8,13 +8,13 @@
 
 namespace refit::checkpoint {
 
-/// The text of `path` with num_hidden_layers (and lists of one item per layer) cut to those of `model`, and with a
-/// quantization_config where it is quantised: its own if that is of the same kind, else one that lists the modules
-/// which are not.
+/// Returns the text of `path` with num_hidden_layers (and lists of one item per layer) cut to those of `model`, and
+/// with a quantization_config where the model is quantised: its own if that is of the same kind, else one that lists
+/// the modules that are not quantised.
 std::string config_of(const model::Model& model, const std::string& path);
 
 inline constexpr const char* kConfigName = "config.json";
-/// Where ModelOpt says how weights are quantised, if config.json does not.
+/// File in which ModelOpt says how weights are quantised, if config.json does not.
 inline constexpr const char* kQuantConfigName = "hf_quant_config.json";
 
 /// Refuses (usage) a different file of that name in `folder` unless `force`.

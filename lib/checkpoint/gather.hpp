@@ -13,14 +13,14 @@ class Gather {
  public:
   Gather();
 
-  /// Starts on a file of the checkpoint; what is pending must have been flushed. Errors (usage): the file that is left,
+  /// Starts on a file of the checkpoint; pending reads must have been flushed. Errors (usage): the file that is left,
   /// or this one, has changed since its header was read.
   void open(const Checkpoint& checkpoint, std::int32_t file);
   /// Leaves the last file; errors as above.
   void close();
   /// Adds `bytes` at `offset` of the file, bound for `data`. Offsets ascend between flushes. `entry` is for messages.
   void add(const Entry& entry, std::int64_t offset, std::int64_t bytes, std::byte* data);
-  /// Reads what is pending. Errors (usage): a file that ends early; names file, tensor and offset.
+  /// Reads the pending ranges. Errors (usage): a file that ends early; names file, tensor and offset.
   void flush();
 
   std::int64_t bytes_read() const { return bytes_read_; }

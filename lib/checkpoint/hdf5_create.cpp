@@ -45,7 +45,7 @@ std::int64_t create_dataset(hid_t file, const model::TensorInfo& tensor, hid_t p
   return offset == HADDR_UNDEF ? 0 : static_cast<std::int64_t>(offset);  // a tensor without elements has no place
 }
 
-/// HDF5's own words, in which the temporary file has the name that it will have.
+/// Returns HDF5's own words, in which the temporary file has the name of its target.
 std::string reason_for(const TemporaryFile& temporary) {
   std::string reason = hdf5_reason();
   const std::size_t at = reason.find(temporary.path());

@@ -1,5 +1,5 @@
 #pragma once
-// The one owner of HDF5 identifiers, and how HDF5's errors become ours. Includes hdf5.h: for hdf5_*.cpp only.
+// The one owner of HDF5 identifiers, and the conversion of HDF5's errors to ours. Includes hdf5.h: for hdf5_*.cpp only.
 
 #include <hdf5.h>
 
@@ -51,10 +51,10 @@ class QuietHdf5 {
   void* data_ = nullptr;
 };
 
-/// HDF5's own innermost reason for the last failure.
+/// Returns HDF5's own innermost reason for the last failure.
 std::string hdf5_reason();
 
-/// Access properties for plain files: no locks where the file system has none.
+/// Returns access properties for plain files: no locks where the file system has none.
 Hdf5Handle hdf5_file_access();
 
 }  // namespace refit::checkpoint

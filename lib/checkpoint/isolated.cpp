@@ -20,8 +20,8 @@ constexpr rlim_t kMostCpuSeconds = 120;
 constexpr char kDone = 'D';   ///< last byte of a complete result
 constexpr char kError = 'E';  ///< last byte of a usage error's text
 
-/// A crash must be silent, and a signal to all is the parent's to handle: no handlers of an MPI library, no core file,
-/// no message of the C library.
+/// Silences a crash of this child, and leaves signals to all processes to the parent: no handlers of an MPI library, no
+/// core file, no message of the C library.
 void silence() {
   forget_interruption();
   for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGXCPU}) std::signal(signal, SIG_DFL);

@@ -42,7 +42,7 @@ class Adapter final : public nlohmann::json_sax<nlohmann::json> {
 }  // namespace
 
 void JsonEvents::parse(std::string_view text) {
-  // The lexer takes a zero byte for the end of its input and would ignore what follows.
+  // The lexer takes a zero byte for the end of its input and would ignore the rest.
   if (text.find('\0') != std::string_view::npos) fail_usage("{}: the {} contains a zero byte", path_, what_);
   Adapter adapter(*this, path_, what_);
   nlohmann::json::sax_parse(text.begin(), text.end(), &adapter);

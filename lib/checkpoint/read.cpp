@@ -51,8 +51,8 @@ std::int64_t run_length(const Shape& shape, const Box& box, const Extents& strid
   return run;
 }
 
-/// True where the destination holds the bits of the file. What a quantised checkpoint has are E4M3's bytes already, and
-/// bytes of E8M0 go by U8 too.
+/// Returns true where the destination holds the bits of the file. Quantised checkpoints have E4M3's bytes already, and
+/// bytes of E8M0 may be called U8.
 bool keeps_bits(const Read& read) {
   const DType file = read.entry->info.dtype;
   if (read.format == refit::Format(DType::f8_e4m3, Conversion::block_scaled)) return file == DType::f8_e4m3;
@@ -105,7 +105,7 @@ class Reader {
     if (progress_ && done_ == total_bytes_) progress_(done_, total_bytes_);
   }
 
-  /// Waits until all is in its place. Errors (usage): the last file has changed meanwhile.
+  /// Waits until everything is in its place. Errors (usage): the last file has changed meanwhile.
   void finish() {
     launch();
     space_.fence();
@@ -164,13 +164,13 @@ class Reader {
     slot_ = 1 - slot_;
   }
 
-  /// A cast is looked at until one of its values is rounded: then it is known of that read.
+  /// Looks at a cast until one of its values is rounded: more need not be known of that read.
   void look_for_rounding() const {
     for (std::size_t i = 0; i < tiles_.size(); ++i) {
       const kernels::Tile& tile = tiles_[i];
       std::uint8_t& rounded = rounded_[read_of_tile_[i]];
       if (rounded != 0 || tile.transform != Transform::none || !may_round(tile.from, tile.to)) continue;
-      // Only read from.
+      // The region is only read from.
       const kernels::Region region{const_cast<std::byte*>(tile.source), tile.from, Box::whole(tile.extent), tile.extent,
                                    tile.source_strides};
       rounded = kernels::count_rounded(space_, region, tile.to) > 0 ? 1 : 0;
@@ -181,7 +181,7 @@ class Reader {
     return from != to && to != DType::f32 && is_castable(from) && is_castable(to);
   }
 
-  /// The box with whole rows where its own part of them is tiny, over as many dimensions as make up such a row.
+  /// Returns the box with whole rows where its own part of them is tiny, over as many dimensions as make up such a row.
   static Box widened(const Read& read) {
     Box box = read.box;
     std::int64_t row = byte_size(read.entry->info.dtype);
@@ -219,7 +219,7 @@ class Reader {
   std::int64_t reported_ = 0;
 };
 
-/// The reads in the order of their bytes: one file is open at a time, and is read from front to back.
+/// Returns the reads in the order of their bytes: one file is open at a time, and is read from front to back.
 std::vector<std::size_t> file_order(std::span<const Read> reads) {
   std::vector<std::size_t> order(reads.size());
   std::iota(order.begin(), order.end(), std::size_t{0});

@@ -13,9 +13,9 @@ class TensorStream {
 
   /// Goes to the first byte of `entry`, an entry of the checkpoint.
   void start(const Entry& entry);
-  /// The next chunk, full but for the last one (chunks of equally large tensors have equal sizes); empty at the end.
-  /// Valid until the next call. Errors (usage): a file that ends early (names file, tensor and offset), or that has
-  /// changed since its header was read.
+  /// Returns the next chunk, full except for the last one (chunks of equally large tensors have equal sizes); empty at
+  /// the end. Valid until the next call. Errors (usage): a file that ends early (names file, tensor and offset), or
+  /// that has changed since its header was read.
   std::span<const std::byte> next();
 
  private:

@@ -14,8 +14,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The files of checkpoints of either format that lie in `folder`: single files, indices and numbered shards. Two
-/// checkpoints in one folder would be read as one of them.
+/// Returns the files of checkpoints of either format that lie in `folder`: single files, indices and numbered shards.
+/// Two checkpoints in one folder would be read as one of them.
 std::vector<std::string> existing_files(const std::string& folder) {
   std::vector<std::string> result;
   std::error_code error;
@@ -31,7 +31,7 @@ std::vector<std::string> existing_files(const std::string& folder) {
   return result;
 }
 
-/// Both formats in one: a file's header is written first and fixes where each tensor's bytes go.
+/// Writer of both formats: a file's header is written first and fixes the places of each tensor's bytes.
 class FileWriter final : public Writer {
  public:
   FileWriter(Format format, std::string folder, std::vector<model::TensorInfo> tensors, std::int64_t max_shard_bytes)
@@ -101,7 +101,7 @@ class FileWriter final : public Writer {
     }
   }
 
-  /// Removes what `force` replaces, so that no old file stands beside the new ones.
+  /// Removes the files that `force` replaces, so that no old file stands beside the new ones.
   void remove_stale() const {
     std::error_code error;
     for (const std::string& name : existing_files(folder_)) {

@@ -17,13 +17,13 @@ concept Choice = requires(E value) {
   choices(value);
 };
 
-/// The word of a value, e.g. name(Communicators::per_stage) is "per-stage".
+/// Returns the word of a value, e.g. name(Communicators::per_stage) is "per-stage".
 template <Choice E>
 std::string_view name(E value) {
   return choices(value)[static_cast<std::size_t>(value)];
 }
 
-/// The value of a word; nothing for an unknown one.
+/// Returns the value of a word; nothing for an unknown one.
 template <Choice E>
 std::optional<E> parse_choice(std::string_view word) {
   const Choices words = choices(E{});

@@ -5,7 +5,7 @@
 
 namespace refit {
 
-/// Seconds of the machine's monotonic clock.
+/// Returns the seconds of the machine's monotonic clock.
 inline double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }

@@ -6,7 +6,7 @@
 
 namespace refit {
 
-/// T has `std::unique_ptr<T> clone() const`. Never empty, but for what was moved from.
+/// Owner of a T, which has `std::unique_ptr<T> clone() const`. Never empty, unless it was moved from.
 template <typename T>
 class Cloned {
  public:

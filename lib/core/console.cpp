@@ -22,7 +22,7 @@ constexpr std::size_t kBufferBytes = 64 << 10;
 
 std::atomic<int> stdout_errno{0};  ///< of the first write that failed
 
-/// Reading descriptors of the null device, so that what is written to stdout is known to be lost.
+/// Opens closed standard descriptors on the null device, for reading, so that writes to stdout fail and are noticed.
 void open_closed_descriptors() {
   for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (::fcntl(descriptor, F_GETFD) >= 0) continue;
@@ -36,7 +36,7 @@ void open_closed_descriptors() {
 
 }  // namespace
 
-/// Ends with the first error: the rest is dropped, and std::cout stays good.
+/// Buffer that ends with the first error: the rest is dropped, and std::cout stays good.
 class Console::Buffer final : public std::streambuf {
  public:
   Buffer() : lines_(::isatty(STDOUT_FILENO) == 1), before_(std::cout.rdbuf(this)) {}
@@ -78,7 +78,7 @@ class Console::Buffer final : public std::streambuf {
     pending_.clear();
   }
 
-  const bool lines_;  ///< each line at once: somebody is looking
+  const bool lines_;  ///< each line is written at once: a person reads it
   std::mutex mutex_;
   std::string pending_;
   std::streambuf* before_;

@@ -26,7 +26,7 @@ enum class DType : std::uint8_t {
   boolean
 };
 
-/// Bytes of one element.
+/// Returns the bytes of one element.
 constexpr std::int64_t byte_size(DType dtype) {
   switch (dtype) {
     case DType::f64:
@@ -49,13 +49,14 @@ constexpr std::int64_t byte_size(DType dtype) {
   return 0;
 }
 
-/// True for the types whose values refit converts into each other (cast, perturbed, multiplied): F32, F16, BF16.
+/// Returns true for the types whose values refit converts into each other (cast, perturbed, multiplied): F32, F16,
+/// BF16.
 constexpr bool is_castable(DType dtype) { return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16; }
 
-/// The safetensors name, e.g. "BF16".
+/// Returns the safetensors name, e.g. "BF16".
 std::string_view name(DType dtype);
 
-/// The type of a safetensors name; nothing for an unknown one.
+/// Returns the type of a safetensors name; nothing for an unknown one.
 std::optional<DType> parse_dtype(std::string_view name);
 
 }  // namespace refit

@@ -1,13 +1,13 @@
 #pragma once
-// The two small hash functions that everybody must agree on: splitmix64 for keys, FNV-1a for names.
-// constexpr and header-only: kernels call them on a device.
+// The two small hash functions on which all ranks must agree: splitmix64 for keys, FNV-1a for names. constexpr and
+// header-only: kernels call them on a device.
 
 #include <cstdint>
 #include <string_view>
 
 namespace refit {
 
-/// One step of splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+/// Returns one step of splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 constexpr std::uint64_t splitmix64(std::uint64_t value) {
   value += 0x9E3779B97F4A7C15ULL;
   value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9ULL;
@@ -15,7 +15,7 @@ constexpr std::uint64_t splitmix64(std::uint64_t value) {
   return value ^ (value >> 31);
 }
 
-/// 64-bit FNV-1a of a name, then mixed.
+/// Returns the 64-bit FNV-1a of a name, then mixed.
 constexpr std::uint64_t hash_name(std::string_view name) {
   std::uint64_t hash = 0xCBF29CE484222325ULL;
   for (char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;

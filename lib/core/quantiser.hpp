@@ -1,10 +1,9 @@
 #pragma once
-// Whose FP8 a value becomes: the quantisers of trainers and engines, which differ in scales, rounding and special
-// values.
+// The FP8 quantisers of trainers and engines, which differ in scales, rounding and special values.
 //
 // A matrix [rows, columns] becomes E4M3 bytes of the same shape and one scale per block: a float32 per 128 x 128 block
-// (value = byte x scale, the inverse of what values were multiplied by), or an E8M0 byte b per 1 x 32 block (value =
-// byte x 2^(b - 127)). E.g. [200, 300] has 2 x 3 float32 scales. kernels/quantiser.hpp has the arithmetic.
+// (value = byte x scale, the inverse of the values' factor), or an E8M0 byte b per 1 x 32 block (value = byte x 2^(b -
+// 127)). E.g. [200, 300] has 2 x 3 float32 scales. kernels/quantiser.hpp has the arithmetic.
 
 #include <cstdint>
 #include <optional>
@@ -16,7 +15,7 @@
 
 namespace refit {
 
-/// Bit for bit what these functions store, with torch 2.14 on a CPU.
+/// Functions whose results are reproduced bit for bit, with torch 2.14 on a CPU.
 enum class Quantiser : std::uint8_t {
   nemo_rl,       ///< NeMo-RL's cast_tensor_to_fp8_blockwise
   nemo_rl_pow2,  ///< the same with use_weight_pow2_scale: scales are powers of two
@@ -28,31 +27,32 @@ enum class Quantiser : std::uint8_t {
   mxfp8_nemo_rl  ///< NeMo-RL's quantize_mxfp8_weight: the same, but the scale's byte 0 becomes 1
 };
 
-/// True for the quantisers with 1 x 32 blocks and E8M0 scales; the others have 128 x 128 blocks and float32 scales.
+/// Returns true for the quantisers with 1 x 32 blocks and E8M0 scales; the others have 128 x 128 blocks and float32
+/// scales.
 constexpr bool is_mx(Quantiser quantiser) {
   return quantiser == Quantiser::mxfp8 || quantiser == Quantiser::mxfp8_nemo_rl;
 }
 
-/// A matrix's last blocks may be ragged where blocks are 128 x 128; the columns of a matrix with 1 x 32 blocks must be
-/// a multiple of 32.
+/// Returns the size of a block. A matrix's last blocks may be ragged where blocks are 128 x 128; the columns of a
+/// matrix with 1 x 32 blocks must be a multiple of 32.
 constexpr BlockSize block_size(Quantiser quantiser) { return is_mx(quantiser) ? kMxBlock : kFp8Block; }
 
-/// True where a matrix's ragged blocks are filled with its last element, which then counts for their scale; elsewhere
-/// with zeros.
+/// Returns true where a matrix's ragged blocks are filled with its last element, which then counts for their scale;
+/// elsewhere they are filled with zeros.
 constexpr bool pads_with_last(Quantiser quantiser) {
   return quantiser == Quantiser::nemo_rl || quantiser == Quantiser::nemo_rl_pow2;
 }
 
-/// The type of the scales.
+/// Returns the type of the scales.
 constexpr DType scale_dtype(Quantiser quantiser) { return is_mx(quantiser) ? DType::u8 : DType::f32; }
 
-/// e.g. "nemo_rl_pow2".
+/// Returns e.g. "nemo_rl_pow2".
 std::string_view name(Quantiser quantiser);
 
-/// The quantiser of a name; nothing for an unknown one.
+/// Returns the quantiser of a name; nothing for an unknown one.
 std::optional<Quantiser> parse_quantiser(std::string_view name);
 
-/// The names of those with is_mx equal to `mx`.
+/// Returns the names of the quantisers with is_mx equal to `mx`.
 std::vector<std::string_view> quantiser_names(bool mx);
 
 }  // namespace refit

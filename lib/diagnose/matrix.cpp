@@ -14,7 +14,7 @@ std::uint64_t mixed(Bits bits) {
   return spread ^ (spread >> 29);
 }
 
-/// Row-major numbers of the indices of dimensions first .. last - 1 that a box has.
+/// Returns the row-major numbers of the indices of dimensions first .. last - 1 that a box has.
 std::vector<std::int64_t> numbers(const Shape& shape, const Box& box, int first, int last) {
   std::vector<std::int64_t> result{0};
   for (int d = first; d < last; ++d) {

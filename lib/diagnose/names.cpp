@@ -10,7 +10,7 @@ namespace {
 constexpr std::array<std::string_view, 6> kWrappers{
     "module", "_orig_mod", "base_layer", "_checkpoint_wrapped_module", "routed_experts", "_fsdp_wrapped_module"};
 
-/// Norms that are fused into a linear layer, and as they are called where they are not.
+/// Names of norms that are fused into a linear layer, and their names where they are not fused.
 constexpr std::array<std::pair<std::string_view, std::string_view>, 6> kUnfused{{
     {"self_attention.linear_qkv.layer_norm_weight", "input_layernorm.weight"},
     {"self_attention.in_proj.layer_norm_weight", "input_layernorm.weight"},

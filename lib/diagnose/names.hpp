@@ -1,6 +1,6 @@
 #pragma once
-// Parameter names as other versions of engines and trainers, and wrappers around them, spell them: which of a dump's
-// parameters is the one that a layout calls so, and whose names a dump has that fits no layout.
+// Parameter names as other versions of engines and trainers, and wrappers around them, spell them: finds a dump's
+// parameter by a layout's name, and the owner of the names in a dump that fits no layout.
 //
 // Example: "decoder.layers.0.mlp.experts.linear_fc1.weight3" is there as
 // "module.decoder.layers.0.mlp.experts.local_experts.3.linear_fc1.weight", where Megatron-Core groups no experts.
@@ -13,9 +13,9 @@
 
 namespace refit::diagnose {
 
-/// One spelling for all that are known: without wrappers ("module.", "_orig_mod.", "base_layer.", ...), experts as vLLM
-/// before 0.24 and SGLang name them ("experts.w13_weight"), local experts as if they were grouped, and norms by the
-/// names that they have where they are not fused into the linear layer behind them.
+/// Returns one spelling for all that are known: without wrappers ("module.", "_orig_mod.", "base_layer.", ...), experts
+/// as vLLM before 0.24 and SGLang name them ("experts.w13_weight"), local experts as if they were grouped, and norms by
+/// the names that they have where they are not fused into the linear layer behind them.
 std::string plain_name(std::string_view name);
 
 /// The names of a dump by their plain spelling. Keeps views of `names`.
@@ -23,8 +23,8 @@ class Spellings {
  public:
   explicit Spellings(const std::vector<std::string>& names);
 
-  /// The place in `names` of the only one that means `wanted`, be there a prefix or not; -1 where there is none, or
-  /// more than one.
+  /// Returns the place in `names` of the only one that means `wanted`, with or without a prefix; -1 where there is
+  /// none, or more than one.
   std::int64_t find(std::string_view wanted) const;
 
  private:
@@ -32,7 +32,7 @@ class Spellings {
   std::unordered_map<std::string_view, std::int64_t> whole_, ends_;  ///< of names, and of their ends; -1: of several
 };
 
-/// Whose names these look like: "a Hugging Face checkpoint's"; empty where that is not known.
+/// Describes whose names these look like: "a Hugging Face checkpoint's"; empty where that is not known.
 std::string looks_like(std::span<const std::string> names);
 
 }  // namespace refit::diagnose

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::int64_t kLines = 8;  ///< rows and columns of a part from which probes are taken
 
-/// A run's hash with its length and dtype in it.
+/// Returns a run's hash with its length and dtype in it.
 std::uint64_t finish(std::uint64_t hash, std::int64_t length, DType dtype) {
   const std::uint64_t tagged = hash + static_cast<std::uint64_t>(length) * 256U + static_cast<std::uint64_t>(dtype);
   return tagged ^ (tagged >> 32);
@@ -82,7 +82,7 @@ class Sampler {
   std::vector<Probe>& out_;
 };
 
-/// Probes by hash, with a filter in front that mostly says no.
+/// Probes by hash, with a filter in front that rejects most runs.
 class Table {
  public:
   explicit Table(const std::vector<Probe>& probes) : filter_(kFilterBits / 64), hits_(probes.size()) {

@@ -15,7 +15,7 @@ bool is_dead(const Slot& slot, char state) {
   return started != 0 && start_of_process(slot.pid) != started;
 }
 
-/// Only those for which `keep` holds, unless it holds for none.
+/// Returns only those for which `keep` holds, unless it holds for none.
 template <typename Keep>
 void narrow(std::vector<Sight>& sights, const Keep& keep) {
   if (std::any_of(sights.begin(), sights.end(), keep)) std::erase_if(sights, [&](const Sight& s) { return !keep(s); });

@@ -56,7 +56,7 @@ report::Group group_of(const layout::SideSpec& side, std::int64_t ranks) {
           precision ? std::string(name(*precision)) : "as listed"};
 }
 
-/// " train.layout=\"TP2\" train.precision=...": every key that a side reads.
+/// Returns every key that a side reads: " train.layout=\"TP2\" train.precision=...".
 std::string keys_text(const layout::SideSpec& side) {
   std::string text = fmt::format(" {} {}", side.row().name, to_string(side.sizes()));
   for (const layout::SideKey& key : side.row().keys()) text += fmt::format(" {}={}", key.name, key.get(side));

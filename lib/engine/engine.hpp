@@ -1,5 +1,5 @@
 #pragma once
-// The job: prepare -> (update, refit, verify)* -> report. What the commands `run` and `probe` do.
+// The job: prepare -> (update, refit, verify)* -> report. It is the work of the commands `run` and `probe`.
 
 #include <string>
 #include <vector>
@@ -18,9 +18,9 @@ using cases::Case;
 /// c.output.
 int run(const Case& c, const std::vector<std::string>& command);
 
-/// Ends a case that is refused before it could be run: the exit code that this error gives by what the case expects.
-/// `writes`: also writes the files of c.output, as `run` does (one process of a job; nothing where they cannot be
-/// written).
+/// Ends a case that is refused before it could be run; returns the exit code for this error under the case's
+/// expectations. `writes`: also writes the files of c.output, as `run` does (one process of a job; nothing where they
+/// cannot be written).
 int refuse(const Case& c, const std::vector<std::string>& command, const Error& error, bool writes);
 
 struct ProbeOptions {

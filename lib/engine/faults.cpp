@@ -3,7 +3,7 @@
 namespace refit::engine {
 namespace {
 
-/// What `work` refuses of run.inject, with the place where that key stands.
+/// Runs `work`, and puts the place of the key run.inject before its refusals.
 template <typename Work>
 auto placed(const cases::Case& c, const Work& work) {
   try {

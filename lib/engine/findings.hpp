@@ -1,6 +1,6 @@
 #pragma once
-// A run's result as far as it is known, in the hands of two threads: the main thread adds to it between phases, and the
-// supervisor's reports a failure with what is there.
+// A run's result as far as it is known, shared by two threads: the main thread adds to it between phases, and the
+// supervisor's thread reports a failure with its present contents.
 
 #include <mutex>
 #include <optional>
@@ -13,21 +13,21 @@ class Findings {
  public:
   explicit Findings(report::Result result) : result_(std::move(result)) {}
 
-  /// The main thread's.
+  /// Returns the result. For the main thread only.
   const report::Result& get() const { return result_; }
-  /// The main thread's; `change` must not wait for anything.
+  /// Changes the result. For the main thread only; `change` must not wait for anything.
   template <typename Change>
   void edit(const Change& change) {
     const std::lock_guard lock(mutex_);
     change(result_);
   }
-  /// Any thread's.
+  /// Returns a copy. For any thread.
   report::Result copy() const {
     const std::lock_guard lock(mutex_);
     return result_;
   }
 
-  /// The main thread's: what the result would be as it is, while it takes longer to find out more.
+  /// Sets the result that stands if finding out more takes too long. For the main thread only.
   void set_verdict(report::Result verdict) {
     const std::lock_guard lock(mutex_);
     verdict_ = std::move(verdict);
@@ -36,7 +36,7 @@ class Findings {
     const std::lock_guard lock(mutex_);
     verdict_.reset();
   }
-  /// Any thread's.
+  /// Returns the verdict. For any thread.
   std::optional<report::Result> verdict() const {
     const std::lock_guard lock(mutex_);
     return verdict_;

@@ -1,6 +1,5 @@
 #pragma once
-// One rank of one job: its weights, and the session that refits them. Loads, updates, dumps, and writes down what comes
-// of it.
+// One rank of one job: its weights, and the session that refits them. Loads, updates, dumps, and records the results.
 
 #include <memory>
 #include <string>
@@ -19,24 +18,24 @@ namespace refit::engine {
 
 using cases::Setup;
 
-/// The members stand in the order in which they need each other. Every public function is collective over the job, and
-/// tells `progress` its phases, each with its limit.
+/// The job on this rank. Members stand in the order of their dependences. Every public function is collective over the
+/// job, and tells `progress` its phases, each with its limit.
 class Job {
  public:
   Job(transport::Control& world, const kernels::ExecutionSpace& space, const Setup& setup, const inject::Faults& faults,
       const transport::Places& places, transport::Progress& progress);
 
-  /// Allocates, measures, plans, agrees, loads, and looks at what is loaded; fills in the sections of `result` that are
-  /// then known.
+  /// Allocates, measures, plans, agrees, loads, and checks the loaded weights; fills in the sections of `result` that
+  /// are then known.
   void prepare(report::Result& result);
-  /// Refit number 1, 2, ...: update, barrier, refit, and the maximum over ranks of its phases.
+  /// Runs refit number 1, 2, ...: update, barrier, refit; returns the maximum over ranks of its phases.
   report::Refit refit(std::int64_t number);
-  /// `named` is called as the verifier calls it. What a reader must know of gen's weights is added to the notes once.
+  /// Verifies a refit. `named` is called as the verifier calls it. Notes about gen's weights are added once.
   verify::StepResult verify(std::int64_t number, report::Result& result, const verify::Named& named);
-  /// Device memory that the executor's library has taken on the rank that has most of it.
+  /// Returns the device memory that the executor's library has taken on the rank that has most of it.
   std::int64_t library_bytes() const;
-  /// After the last refit: probes once more where rates depend on a machine's other work, and keeps the better ones,
-  /// and the bound by them. A probe at one time only may find them lower than a refit does at another.
+  /// Probes once more after the last refit, where rates depend on a machine's other work, and keeps the better rates,
+  /// and the bound by them. A probe at one time only may find rates lower than a refit does at another.
   void measure_again(report::Result& result);
   /// Writes the dumps that the case asks for.
   void dump() const;
@@ -66,9 +65,9 @@ class Job {
   transport::Progress& progress_;
   const cases::Limits limits_;
   const session::Exchange exchange_;  ///< as it is
-  const inject::Lies lies_;           ///< what the session is told of it
+  const inject::Lies lies_;           ///< lies about it that the session gets
   session::How how_;
-  std::int64_t host_bytes_ = 0;  ///< that the ranks of a host store, at most: every one of them as much as any
+  std::int64_t host_bytes_ = 0;  ///< most that the ranks of a host store: each as much as the largest
 
   std::unique_ptr<transport::Links> links_;
   layout::LocalLayout local_;

@@ -10,8 +10,9 @@
 //     ...
 //     supervisor.written();                                  // and now of telling them
 //
-// Whoever moves the board's verdict away from `none` has it. A failure is put onto the board by who sees it, and
-// reported by rank 0's supervisor, which has the results; by another one only where that does not move.
+// The process that moves the board's verdict away from `none` has it. The process that sees a failure puts it onto the
+// board, and rank 0's supervisor, which has the results, reports it; another supervisor does so only where rank 0's
+// hangs.
 
 #include <csignal>
 #include <functional>
@@ -32,10 +33,11 @@ namespace refit::engine {
 class Supervisor {
  public:
   struct How {
-    /// Reports a failure (stderr and result files), and returns the code to end with. On the supervisor's thread; once
-    /// per process. After `conclude` the main thread may be about to write the results: they are the failure's then.
+    /// Reports a failure (stderr and result files), and returns the code to end with. It runs on the supervisor's
+    /// thread, once per process. After `conclude` the main thread may be about to write the results: they are the
+    /// failure's then.
     std::function<int(const Failure&)> report;
-    /// Ends all processes of the job, or at least this one; does not return but in tests.
+    /// Ends all processes of the job, or at least this one; returns only in tests.
     std::function<void(int code)> end;
     bool signals = true;  ///< SIGTERM, SIGINT and SIGHUP are the supervisor's: blocked from now on, in this thread too
     double tick_seconds = 0.1;
@@ -48,23 +50,25 @@ class Supervisor {
   Supervisor& operator=(const Supervisor&) = delete;
 
   transport::Progress& progress() { return progress_; }
-  /// MPI runs and all processes have come: from now on rank 0 sees those on other hosts too. Collective over `world`.
+  /// Says that MPI runs and all processes have come: from now on rank 0 sees those on other hosts too. Collective over
+  /// `world`.
   void connect(transport::Control& world);
   void name_tensors(TensorName name);
 
-  /// The main thread has failed: the job ends with this failure, or with what was reported before. Does not return.
+  /// Ends the job with the main thread's failure, or with one that was reported before. Does not return.
   [[noreturn]] void fail(ErrorKind kind, const std::string& message);
-  /// Puts a failure onto the board; false where the verdict is another's.
+  /// Puts a failure onto the board; returns false where another process has the verdict.
   bool claim(const Failure& failure);
 
-  /// This process waits for no other any more.
+  /// Says that this process waits for no other any more.
   void ended() { board_.slot(local_rank_).life = Life::ended; }
-  /// Waits for the other processes of this host to say so too, under the limit of the phase; for those of other hosts
-  /// a few seconds.
+  /// Waits for the other processes of this host to say so too, under the limit of the phase; a few seconds for those of
+  /// other hosts.
   void await_others();
-  /// The verdict is the main thread's from now on; returns only if nobody had it before.
+  /// Gives the verdict to the main thread from now on; returns only if no failure had it before.
   void conclude();
-  /// The results are written: a signal changes them no more, only a main thread that hangs. Returns only if none did.
+  /// Says that the results are written: a signal changes them no more, only a main thread that hangs does. Returns only
+  /// if none did.
   void written();
 
  private:
@@ -82,9 +86,9 @@ class Supervisor {
   bool is_acting() const;
   bool is_fresh(int i) const;
   int root_slot() const;
-  /// The processes of this host.
+  /// Returns the processes of this host.
   std::vector<Sight> sights() const;
-  /// The processes of all hosts that have spoken.
+  /// Returns the processes of all hosts that have reported.
   std::vector<Sight> all_sights() const;
   void claim_timeout(const std::string& phase, double seconds);
   void talk();
@@ -117,7 +121,7 @@ class Supervisor {
   std::thread thread_;
 };
 
-/// Writes one or more whole lines to stderr, each behind "refit: "; gives up where nobody takes them.
+/// Writes one or more whole lines to stderr, each behind "refit: "; gives up where no reader takes them.
 void say(const std::string& text);
 
 }  // namespace refit::engine

@@ -8,9 +8,9 @@
 
 namespace refit::explain {
 
-/// One drawing below the other, for the first 16 of them; up to 48 pieces a side. Colours tell source ranks apart and
-/// follow the reader's light or dark scheme; ranks and rows are written beside pieces and on bands, and every band has
-/// its box and bytes as a title.
+/// Draws explanations one below the other, for the first 16 of them; up to 48 pieces a side. Colours tell source ranks
+/// apart and follow the reader's light or dark scheme; ranks and rows are written beside pieces and on bands, and every
+/// band has its box and bytes as a title.
 std::string to_svg(const std::vector<Explanation>& explanations);
 
 }  // namespace refit::explain

@@ -12,15 +12,15 @@ bool is_first_o_proj(const Setting& /*setting*/, const Tensor& tensor) {
 void nowhere(const Setting& /*setting*/, const layout::Layout& /*truth*/, const Tensor& /*tensor*/, Rank /*rank*/,
              std::vector<Piece>& /*out*/) {}
 
-/// One piece on every rank, cut evenly by TP.
+/// Returns whether a tensor is one piece on every rank, cut evenly by TP.
 bool is_plain(const Setting& setting, const Tensor& tensor) {
   const bool role =
       is_gate(tensor.role) || is_up(tensor.role) || tensor.role == Role::down_proj || tensor.role == Role::o_proj;
   return role && tensor.expert < 0 && tensor.scales < 0 && setting.gen.tp > 1 && setting.gen.dp > 1;
 }
 
-/// A rank cuts by the number of gen ranks, not by TP, and takes its place among all of them; what it gets goes to the
-/// beginning of its true piece.
+/// Cuts by the number of gen ranks, not by TP, with the rank's place among all of them; the part goes to the beginning
+/// of the rank's true piece.
 void cut_by_world(const Setting& /*setting*/, const layout::Layout& truth, const Tensor& tensor, Rank rank,
                   std::vector<Piece>& out) {
   const std::size_t first = out.size();

@@ -3,7 +3,7 @@
 namespace refit::inject {
 namespace {
 
-/// The norm that layer 0 begins with, where that is a mixer's.
+/// Returns whether this is the norm that layer 0 begins with, where that is a mixer's.
 bool is_first_norm(const Setting& /*setting*/, const Tensor& tensor) {
   const auto of = facts_of(tensor.role).norm_of;
   return tensor.layer == 0 && of && *of != model::Mixer::mlp && *of != model::Mixer::experts;

@@ -5,7 +5,7 @@
 
 namespace refit::inject {
 
-/// Keeps references to all three; what `setting` refers to must outlive it too.
+/// A layout with a lie. Keeps references to all three arguments; the referents of `setting` must outlive it too.
 class DistortedLayout final : public layout::Layout {
  public:
   DistortedLayout(const layout::Layout& truth, const Setting& setting, const Fault& fault)
@@ -22,7 +22,7 @@ class DistortedLayout final : public layout::Layout {
   std::vector<layout::StorageKey> constant_storages(Rank rank) const override { return truth_.constant_storages(rank); }
   std::string coordinates(Rank rank) const override { return truth_.coordinates(rank); }
 
-  /// Concerned tensors have a class each: a lie may differ from tensor to tensor.
+  /// Returns a class for each concerned tensor: a lie may differ from tensor to tensor.
   std::uint64_t placement_class(const Tensor& tensor) const override;
   void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override;
 

@@ -6,8 +6,7 @@ namespace refit::inject {
 namespace {
 
 /// Megatron reads tp and ep from the same low bits of a rank: ep = rank mod EP within a stage. Here they are
-/// coordinates of one mesh with TP innermost, and a rank passes the experts that it has off as those of that
-/// coordinate.
+/// coordinates of one mesh with TP innermost, and a rank passes off its experts as those of that coordinate.
 void single_mesh(const Setting& setting, const layout::Layout& truth, const Tensor& tensor, Rank rank,
                  std::vector<Piece>& out) {
   const std::int64_t ep = setting.train.ep;

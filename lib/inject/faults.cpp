@@ -55,7 +55,8 @@ const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t
   return found == model.tensors.end() ? nullptr : &*found;
 }
 
-/// A gated MLP's gate stands before its up in a model's list, with nothing but block scales between them.
+/// Returns the other half of a gated MLP: a gate stands before its up in a model's list, with nothing but block scales
+/// between them.
 const Tensor* other_half(const model::Model& model, const Tensor& tensor) {
   const bool gate = is_gate(tensor.role);
   if (!gate && !is_up(tensor.role)) return nullptr;

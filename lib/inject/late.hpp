@@ -1,6 +1,6 @@
 #pragma once
-// Transports in which bytes come too late: what a race between a transfer and the copies around it looks like when the
-// copies always win. The late bytes go where nobody reads; in their place is what was there before.
+// Transports in which bytes come too late: the outcome of a race between a transfer and the copies around it in which
+// the copies always win. The late bytes go where nobody reads; the earlier bytes stay in their place.
 
 #include <map>
 #include <set>
@@ -13,7 +13,7 @@ namespace refit::inject {
 /// Memory beside a message's own, one piece for each address that messages come to.
 class Aside {
  public:
-  /// For the `bytes` that belong to `data`; stays valid until more are asked for the same address.
+  /// Returns memory for the `bytes` that belong to `data`; it stays valid until more are asked for the same address.
   std::byte* of(std::byte* data, std::int64_t bytes);
 
  private:
@@ -68,7 +68,7 @@ class LateBroadcasts final : public transport::Communicator {
   Aside aside_;
 };
 
-/// Peer memory of a rank that can map nobody's but its own.
+/// Peer memory of a rank that can map only its own.
 class UnmappedMemory final : public transport::PeerMemory {
  public:
   UnmappedMemory(std::unique_ptr<transport::PeerMemory> truth, int rank) : truth_(std::move(truth)), rank_(rank) {}

@@ -102,7 +102,7 @@ Lies::Lies(const Faults& faults, const session::Exchange& truth, Group group, Ra
                  destination_ ? *destination_ : truth.paths.destination},
                 truth.quantised} {}
 
-/// Lies are told about the copies of bytes and of scales, so they stay apart.
+/// Keeps the copies of bytes and of scales apart, since lies are told about both.
 session::How Lies::how(session::How truth) const {
   truth.quantises_as_it_sends = truth.quantises_as_it_sends && !faults_.any();
   return truth;

@@ -9,7 +9,7 @@ namespace {
 
 const Tensor& weight_of(const Setting& setting, const Tensor& scales) { return setting.model[scales.scale_of]; }
 
-/// Without the dimensions that have one element.
+/// Returns the values without the dimensions that have one element.
 Extents squeezed(const Extents& values, const Shape& shape) {
   Extents result;
   for (int d = 0; d < shape.size(); ++d) {

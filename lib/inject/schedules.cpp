@@ -21,7 +21,7 @@ bool is_first_expert_layer(const Setting& setting, const Tensor& tensor) {
 
 bool is_head(const Setting& /*setting*/, const Tensor& tensor) { return tensor.role == Role::lm_head; }
 
-/// Whose parameters Megatron calls linear_qkv, linear_proj and linear_fc1.
+/// Returns whether Megatron calls the tensor's parameter linear_qkv, linear_proj or linear_fc1.
 bool is_compound(const Setting& /*setting*/, const Tensor& tensor) {
   switch (tensor.role) {
     case Role::q_proj:

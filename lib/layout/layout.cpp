@@ -13,7 +13,7 @@ Place place_of(const Piece& piece, const Box& part) {
 
 namespace {
 
-/// Where `key` is among sorted keys, or would be.
+/// Returns the place of `key` among sorted keys, or the place where it would be.
 auto lower(const LocalLayout& local, const StorageKey& key) {
   return std::lower_bound(local.by_key.begin(), local.by_key.end(), key,
                           [](const auto& entry, const StorageKey& wanted) { return entry.first < wanted; });

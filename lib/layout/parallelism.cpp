@@ -27,7 +27,7 @@ std::string_view trim(std::string_view text) {
   return text;
 }
 
-/// The axis whose name `word` begins with.
+/// Returns the axis whose name `word` begins with.
 const Axis* find_axis(std::string_view word) {
   std::string upper;
   for (char c : word.substr(0, word.find_first_of("0123456789")))

@@ -5,7 +5,7 @@
 // Example: {"train": {"num_gpus": 4, "ep_size": 2, "pp_size": 2}, "generation": {"num_gpus": 2, "tp_size": 2}}: of 8
 // experts each train rank of a layer's stage has 4 whole ones, and each gen rank half of the columns or rows of all.
 //
-// Rules, as there: a layer's stage is layer x PP / layers; the embedding is on the first, all else on the last. Ranks
+// Rules, as there: a layer's stage is layer x PP / layers; the embedding is on the first, all others on the last. Ranks
 // of a stage hold shard rank mod shards. Weights named q_proj, k_proj, v_proj, gate_proj, up_proj, q_a_proj, q_b_proj,
 // kv_a_proj_with_mqa, kv_b_proj, embed_tokens and lm_head are cut by rows over TP, o_proj and down_proj by columns.
 // Experts of a layer are one tensor, [experts, rows, columns], cut over EP by expert or else over gen's TP. All other
@@ -29,7 +29,7 @@ struct Mesh {
   bool folds_experts = false;  ///< EP shares the ranks of TP, CP and DP (train); else it multiplies with them (gen)
 
   std::int64_t stage_ranks() const { return ranks / pp; }
-  /// The sizes as cases write them: DP is what is left of a stage beside TP and CP.
+  /// Returns the sizes as cases write them: DP is what is left of a stage beside TP and CP.
   layout::Parallelism parallelism() const { return {tp, cp, ep, 1, stage_ranks() / (tp * cp), pp}; }
 };
 
@@ -41,15 +41,16 @@ struct System {
 /// num_gpus; all in one message that names `path`.
 System read_system(const std::string& path);
 
-/// Reads a model file, its tensors by name, experts grouped. `layers` > 0 keeps those of the first layers, and what is
-/// in no layer. Errors (usage): likewise; dtypes other than F32, F16, BF16, F8_E4M3 and U8.
+/// Reads a model file, its tensors by name, experts grouped. `layers` > 0 keeps the tensors of the first layers, and
+/// those in no layer. Errors (usage): likewise; dtypes other than F32, F16, BF16, F8_E4M3 and U8.
 model::Model read_model(const std::string& path, std::int64_t layers);
 
-/// One side's layout. `model` must outlive it. Errors (usage): every tensor that its mesh does not cut evenly, all in
-/// one message with `side` in front.
+/// Makes one side's layout. `model` must outlive it. Errors (usage): every tensor that its mesh does not cut evenly,
+/// all in one message with `side` in front.
 std::unique_ptr<layout::Layout> make_layout(const model::Model& model, const Mesh& mesh, const std::string& side);
 
-/// The sides that a system file lists, for cases: completing them reads it. An empty path is a file that is not given.
+/// Return the sides that a system file lists, for cases: completing them reads it. An empty path is a file that is not
+/// given.
 std::unique_ptr<layout::SideSpec> listed_train(const std::string& path);
 std::unique_ptr<layout::SideSpec> listed_gen(const std::string& path);
 

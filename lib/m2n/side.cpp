@@ -1,4 +1,4 @@
-// A side whose meshes a system file lists: no key of a case says anything of it.
+// A side whose meshes a system file lists: no key of a case describes it.
 
 #include <utility>
 

@@ -6,7 +6,7 @@
 namespace refit::plan {
 namespace {
 
-/// Destination ranks on the device of each source rank.
+/// Returns the number of destination ranks on the device of each source rank.
 std::vector<std::int64_t> neighbours(const Placement& placement) {
   std::vector<std::int64_t> on_device;
   for (const auto* side : {&placement.source, &placement.destination})

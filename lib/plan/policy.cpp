@@ -39,7 +39,7 @@ bool whitelisted(std::string_view name, bool qkv_is_misc) {
   return ends_with_any(name, kWhitelist);
 }
 
-/// Mamba's and Gated DeltaNet's parameters but for their output projection.
+/// Mamba's and Gated DeltaNet's parameters except their output projection.
 constexpr std::array<std::string_view, 12> kMixerInner{"in_proj.weight",
                                                        "in_proj_qkv.weight",
                                                        "in_proj_z.weight",

@@ -1,7 +1,7 @@
 #pragma once
 // A plan in the form of NCCL M2N's operation (ncclReshard): whole tensors between two meshes of ranks, each of which
 // shards one dimension of the tensor in equal parts or replicates it. Experts of one kind and layer, which Megatron and
-// checkpoints keep apart, are one tensor [E, ...] there. What does not have this form is left over, with the reason.
+// checkpoints keep apart, are one tensor [E, ...] there. Tensors without this form are left over, with the reason.
 //
 // Example: q_proj [1024, 256] from train TP2 to gen DP2 x TP4: from a mesh of 2 ranks that shards dimension 0 to a mesh
 // of 2 x 4 ranks, whose first axis replicates and whose second axis shards dimension 0.
@@ -19,7 +19,7 @@ namespace refit::plan {
 using layout::Layout;
 using model::Tensor;
 
-/// Consecutive ranks of one side, in row-major order of one or two axes, and what each axis does to the tensor.
+/// Consecutive ranks of one side, in row-major order of one or two axes, and each axis's effect on the tensor.
 struct Mesh {
   static constexpr std::int32_t kReplicate = -1;
   struct Axis {
@@ -34,7 +34,7 @@ struct Mesh {
 
   std::int32_t ranks() const;
   bool has(Rank rank) const { return to_int(rank) >= to_int(first) && to_int(rank) < to_int(first) + ranks(); }
-  /// The part of the tensor that one of its ranks has.
+  /// Returns the part of the tensor that one of its ranks has.
   Box box(Rank rank) const;
 };
 
@@ -47,7 +47,7 @@ struct Reshard {
   Mesh source;  ///< of ranks of one stage
   Mesh destination;
 
-  /// The bytes that arrive on all ranks.
+  /// Returns the bytes that arrive on all ranks.
   std::int64_t bytes() const { return destination.ranks() * product(destination.shard) * byte_size(dtype); }
 };
 
@@ -62,11 +62,11 @@ struct Resharding {
   std::vector<Leftover> leftovers;  ///< a reason each, in the order of their first tensors
 
   std::int64_t bytes() const;
-  /// The tensors of all leftovers.
+  /// Returns the tensors of all leftovers.
   std::set<std::int32_t> left() const;
 };
 
-/// `tensors`: those to be moved. Those that one side does not have are in neither list.
+/// Makes the operations. `tensors`: those to be moved. Tensors that one side does not have are in neither list.
 Resharding make_reshards(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination);
 
 }  // namespace refit::plan

@@ -10,7 +10,7 @@
 
 namespace refit::plan {
 
-/// Elements [begin, begin + count) of a row-major tensor, as disjoint boxes in ascending order.
+/// Returns elements [begin, begin + count) of a row-major tensor, as disjoint boxes in ascending order.
 std::vector<Box> boxes_of_flat_range(const Shape& shape, std::int64_t begin, std::int64_t count);
 
 /// The layout of the stream over buffers 0 .. buffers() - 1 on rank 0. Storage key: {buffer}. Tensors are stored as
@@ -21,7 +21,7 @@ class StreamLayout final : public layout::Layout {
   StreamLayout(const std::vector<model::Tensor>& tensors, const layout::Layout& source, std::int64_t buffer_bytes);
 
   std::int32_t buffers() const { return static_cast<std::int32_t>(fill_.size()); }
-  /// Bytes used of one buffer.
+  /// Returns the bytes used of one buffer.
   std::int64_t bytes(std::int32_t buffer) const { return fill_[static_cast<std::size_t>(buffer)]; }
   std::int64_t capacity() const { return capacity_; }
 

@@ -7,21 +7,21 @@
 
 namespace refit::report {
 
-/// The document of schema `refit.result` version 1, or `refit.plan` where result.plan is set; two spaces of
+/// Returns the document of schema `refit.result` version 1, or `refit.plan` where result.plan is set; two spaces of
 /// indentation. Absent parts are left out; a number that is not finite becomes null.
 std::string to_json(const Result& result);
 
-/// A heading, then one row per refit (warm-up included): case, model, executor, bulk, train, gen, train_ranks,
+/// Returns a heading, then one row per refit (warm-up included): case, model, executor, bulk, train, gen, train_ranks,
 /// gen_ranks, train_precision, gen_precision, refit, warmup, weight_sync_seconds, a column `<phase>_seconds` per phase,
-/// payload_bytes, algbw_gb_per_s, elements_wrong, kl_max. What is not known is empty.
+/// payload_bytes, algbw_gb_per_s, elements_wrong, kl_max. Unknown values are empty.
 std::string to_csv(const Result& result);
 
-/// The document of schema `nccl_m2n.benchmark.metrics` version 1, as NCCL M2N's benchmarks write it: weight_sync
-/// of the refits after the warm-up, of which there is at least one, in milliseconds.
-/// Source: nccl-extensions, nccl_m2n/benchmarks/bench_metrics.h.
+/// Returns the document of schema `nccl_m2n.benchmark.metrics` version 1, as NCCL M2N's benchmarks write it:
+/// weight_sync of the refits after the warm-up, at least one, in milliseconds. Source: nccl-extensions,
+/// nccl_m2n/benchmarks/bench_metrics.h.
 std::string to_m2n_metrics(const Result& result);
 
-/// A JUnit document with one test case: plain when passed, else with a failure, error or skipped element.
+/// Returns a JUnit document with one test case: plain when passed, else with a failure, error or skipped element.
 std::string to_junit(const Result& result);
 
 /// An HDF5 file. Errors: runtime.

@@ -9,25 +9,25 @@
 
 namespace refit::report {
 
-/// Versions, case, model, layouts, settings and ranks: what is known before the first refit. Ranks beyond 64 are
-/// summarised.
+/// Prints versions, case, model, layouts, settings and ranks: everything known before the first refit. Ranks beyond 64
+/// are summarised.
 void print_header(std::ostream& out, const Result& result);
 
-/// The heading of the step table, in two lines: call it once, before the first print_step.
+/// Prints the heading of the step table, in two lines: call it once, before the first print_step.
 void print_step_heading(std::ostream& out);
 
-/// One row of the step table. algbw is the payload (result.payload) over weight_sync.
+/// Prints one row of the step table. algbw is the payload (result.payload) over weight_sync.
 void print_step(std::ostream& out, const Result& result, const Refit& refit);
 
-/// Payload, preparation, weight_sync, bound, model, efficiency, memory, load, verification, KL and, as the last line,
-/// the verdict.
+/// Prints payload, preparation, weight_sync, bound, model, efficiency, memory, load, verification, KL and, as the last
+/// line, the verdict.
 void print_summary(std::ostream& out, const Result& result);
 
-/// What `refit plan` prints: payload, copies, bytes per rank, bound and, up to 16 ranks a side, the byte matrix.
+/// Prints the text of `refit plan`: payload, copies, bytes per rank, bound and, up to 16 ranks a side, the byte matrix.
 void print_plan(std::ostream& out, const Result& result);
 
-/// The byte matrix over world ranks (train first, then gen) as whitespace-separated text, one line per sending rank:
-/// square, because alltoallv benchmarks read as many columns as there are ranks.
+/// Returns the byte matrix over world ranks (train first, then gen) as whitespace-separated text, one line per sending
+/// rank: square, because alltoallv benchmarks read as many columns as there are ranks.
 std::string byte_matrix_text(const ByteMatrix& matrix);
 
 }  // namespace refit::report

@@ -8,14 +8,14 @@ namespace {
 
 using transport::Control;
 
-/// This process's place on its side.
+/// Returns this process's place on its side.
 std::pair<Side, Rank> place_of(const Control& world, const plan::Paths& paths) {
   const std::int32_t train_ranks = paths.source.ranks();
   const bool is_train = world.rank() < train_ranks;
   return {is_train ? Side::source : Side::destination, Rank{world.rank() - (is_train ? 0 : train_ranks)}};
 }
 
-/// All ranks' loads, at rank 0; zeros elsewhere.
+/// Gathers all ranks' loads at rank 0; zeros elsewhere.
 plan::Loads gather_loads(Control& world, const plan::Paths& paths, const std::vector<plan::Copy>& copies,
                          const plan::Placement& placement, plan::Form form) {
   const auto [side, rank] = place_of(world, paths);
@@ -34,7 +34,7 @@ plan::Loads gather_loads(Control& world, const plan::Paths& paths, const std::ve
   return loads;
 }
 
-/// Rank 0's values, everywhere.
+/// Shares rank 0's values with all ranks.
 void share(Control& world, Estimate& estimate) {
   Control::Bytes values, words;
   plan::ModelSeconds& model = estimate.model;
@@ -54,7 +54,7 @@ void share(Control& world, Estimate& estimate) {
   }
 }
 
-/// The byte matrix of the planned copies, at rank 0; empty elsewhere.
+/// Gathers the byte matrix of the planned copies at rank 0; empty elsewhere.
 plan::ByteMatrix gather_byte_matrix(Control& world, const plan::Paths& paths, const std::vector<plan::Copy>& copies,
                                     plan::Form form) {
   const auto [side, rank] = place_of(world, paths);

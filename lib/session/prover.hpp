@@ -1,5 +1,5 @@
 #pragma once
-// The proof that a session's refits arrived, by the true layouts, whatever planner and executors were told.
+// The proof that a session's refits arrived, by the true layouts, whatever layouts planner and executors were given.
 
 #include <memory>
 #include <optional>
@@ -12,15 +12,15 @@ namespace refit::session {
 /// Every function is collective over the world.
 class Prover {
  public:
-  /// `truth`: what the session moves; `mine`: this rank's memory, as the session has it. `seed`, `constants`, `tuning`:
-  /// the verifier's. Keeps references to session, truth, mine and what they borrow.
+  /// Prepares the verifier. `truth`: the session's true exchange; `mine`: this rank's memory, as the session has it.
+  /// `seed`, `constants`, `tuning`: the verifier's. Keeps references to session, truth, mine and their referents.
   Prover(const kernels::ExecutionSpace& space, transport::Control& world, const Session& session, const Exchange& truth,
          const OwnMemory& mine, std::uint64_t seed, std::vector<verify::Constant> constants,
          const verify::Tuning& tuning);
 
-  /// verify::Verifier::verify.
+  /// Proves a refit: verify::Verifier::verify.
   verify::StepResult prove(std::int64_t refit, const verify::Named& named = {});
-  /// For its other questions.
+  /// Returns the verifier, for its other questions.
   verify::Verifier& verifier() { return verifier_; }
 
  private:

@@ -22,15 +22,15 @@ std::uint64_t fold(std::uint64_t seed, const plan::Place& place) {
   return seed;
 }
 
-/// The plan's hash of a copy together with its places: p2p cuts and merges messages by the places of both ends, so both
-/// must know the same ones.
+/// Returns the plan's hash of a copy together with its places: p2p cuts and merges messages by the places of both ends,
+/// so both must know the same ones.
 Sum128 hash_with_places(const plan::Copy& copy, const std::string& tensor_name) {
   const Sum128 sum = plan::hash(copy, tensor_name);
   return {fold(fold(sum.low, copy.source.place), copy.destination.place),
           fold(fold(sum.high, copy.source.place), copy.destination.place)};
 }
 
-/// Per peer, the hashes of the shared copies by tensor.
+/// Returns, per peer, the hashes of the shared copies by tensor.
 std::vector<std::vector<TensorHash>> hashes_by_peer(int peers, const auto& peer_of,
                                                     const std::vector<plan::Copy>& copies,
                                                     const std::vector<model::Tensor>& tensors) {
@@ -49,7 +49,7 @@ Sum128 total(const std::vector<TensorHash>& list) {
   return sum;
 }
 
-/// The first tensor in which two lists differ.
+/// Returns the first tensor in which two lists differ.
 std::int32_t first_difference(const std::vector<TensorHash>& a, const std::vector<TensorHash>& b) {
   for (std::size_t i = 0;; ++i) {
     if (i < a.size() && i < b.size() && a[i] == b[i]) continue;

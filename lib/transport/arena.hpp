@@ -1,5 +1,5 @@
 #pragma once
-// Memory of this rank that nobody else maps.
+// Memory of this rank that no other rank maps.
 
 #include <cstddef>
 #include <memory>
@@ -14,8 +14,8 @@ class Arena {
   virtual std::span<std::byte> span() const = 0;
 };
 
-/// Anonymous main memory, page-aligned and touched, so that whoever writes it first does not pay for it. Errors
-/// (runtime): it cannot be allocated; says how much.
+/// Allocates anonymous main memory, page-aligned and touched, so that the first writer does not pay for it. Errors
+/// (runtime): it cannot be allocated; the message has the amount.
 std::unique_ptr<Arena> make_host_arena(std::int64_t bytes);
 
 }  // namespace refit::transport

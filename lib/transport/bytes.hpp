@@ -18,7 +18,7 @@ void append(Control::Bytes& bytes, const T& value) {
   std::memcpy(bytes.data() + at, &value, sizeof(T));
 }
 
-/// The values that `append` wrote, all of one type.
+/// Returns the values that `append` wrote, all of one type.
 template <typename T>
 std::vector<T> read_all(const Control::Bytes& bytes) {
   static_assert(std::is_trivially_copyable_v<T>);

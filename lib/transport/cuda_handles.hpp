@@ -9,7 +9,8 @@
 
 namespace refit::transport {
 
-/// Throws a runtime Error with CUDA's own text unless `error` is cudaSuccess. `what`: what was tried, e.g. "an event".
+/// Throws a runtime Error with CUDA's own text unless `error` is cudaSuccess. `what` names the attempt, e.g. "an
+/// event".
 void check_cuda(cudaError_t error, const char* what, SourceLocation where = SourceLocation::current());
 
 /// A stream that does not wait for the default stream.
@@ -43,7 +44,7 @@ class Event {
     return *this;
   }
   void record(const Stream& stream) { check_cuda(cudaEventRecord(event_, stream.get()), "recording an event"); }
-  /// True once everything before `record` is complete.
+  /// Returns true once everything before `record` is complete.
   bool done() const {
     const cudaError_t state = cudaEventQuery(event_);
     if (state == cudaErrorNotReady) {

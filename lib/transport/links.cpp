@@ -12,7 +12,7 @@
 namespace refit::transport {
 namespace {
 
-/// MPI and main memory.
+/// Links by MPI and main memory.
 class HostLinks final : public Links {
  public:
   HostLinks(Control& world, Progress& progress) : world_(world), progress_(progress) {}
@@ -55,7 +55,7 @@ class HostLinks final : public Links {
   int next_tag_ = 0;  ///< the same on all ranks
 };
 
-/// NCCL and the memory of devices.
+/// Links by NCCL and the memory of devices.
 class DeviceLinks final : public Links {
  public:
   DeviceLinks(Control& world, double timeout_seconds, Progress& progress)

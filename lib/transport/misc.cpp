@@ -87,7 +87,7 @@ class MiscStream final : public Executor {
     }
   }
 
-  /// One p2p plan per buffer, from the source layout into the stream.
+  /// Makes one p2p plan per buffer, from the source layout into the stream.
   void make_gathers(Communicator& gather, const Endpoint& me, const std::vector<model::Tensor>& tensors,
                     const plan::Layout& source, const Tuning& tuning) {
     const plan::Planner planner(tensors, source, layout_);
@@ -114,7 +114,7 @@ class MiscStream final : public Executor {
     }
   }
 
-  /// Tables from each buffer into this rank's storages, through its own pieces.
+  /// Makes the tables from each buffer into this rank's storages, through its own pieces.
   void make_places(const Endpoint& me, const std::vector<model::Tensor>& tensors, const plan::Layout& destination) {
     std::vector<std::vector<kernels::Tile>> tiles(static_cast<std::size_t>(layout_.buffers()));
     std::vector<layout::Piece> wanted;

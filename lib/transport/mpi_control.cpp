@@ -70,7 +70,7 @@ class MpiControl final : public Control {
     check_mpi(MPI_Barrier(comm_));
   }
 
-  /// Straight from and into the messages, between those who have any for each other.
+  /// Exchanges straight from and into the messages, between ranks that have any for each other.
   std::vector<Bytes> exchange(const std::vector<Bytes>& to) override {
     REFIT_ASSERT(to.size() == static_cast<std::size_t>(size_));
     std::vector<int> send_counts;

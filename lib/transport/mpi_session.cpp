@@ -9,10 +9,11 @@
 namespace refit::transport {
 namespace {
 
-/// Whether MPI_Abort may be called.
+/// True while MPI_Abort may be called.
 std::atomic<bool> running = false;
 
-/// hwloc's GL component looks for an X server; where "localhost" does not resolve that costs each rank many seconds.
+/// Disables hwloc's GL component, which looks for an X server; where "localhost" does not resolve that costs each rank
+/// many seconds.
 void prepare_hwloc() { setenv("HWLOC_COMPONENTS", "-gl", 0); }
 
 }  // namespace
@@ -44,8 +45,8 @@ MpiSession::MpiSession(Progress* progress) : progress_(progress) {
 
 void MpiSession::prepare_environment(std::int64_t lanes) {
   prepare_hwloc();
-  // A GPU's streams share this many queues, 8 by default and 1 in environments made for Megatron. In a shared queue
-  // what this rank packs waits behind a message that waits for a peer, which may be waiting for this rank. Each lane
+  // A GPU's streams share this many queues, 8 by default and 1 in environments made for Megatron. In a shared queue,
+  // packing on this rank waits behind a message that waits for a peer, which may be waiting for this rank. Each lane
   // has a stream on up to three communicators, and a few streams are beside them. More queues than these only make
   // processes start slower: 8 on two H200 took 18 s with 32 queues, 13 s with 16 and 11 s with 8.
   constexpr std::int64_t kMostQueues = 32;

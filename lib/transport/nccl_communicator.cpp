@@ -48,7 +48,7 @@ class NcclCommunicator final : public Communicator {
   }
 
  private:
-  /// Made by member 0, one for each lane. Collective over `members`.
+  /// Returns the ids that member 0 makes, one for each lane. Collective over `members`.
   static std::vector<ncclUniqueId> unique_ids(Control& members, int lanes) {
     Control::Bytes bytes;
     for (int lane = 0; members.rank() == 0 && lane < lanes; ++lane) {
@@ -60,7 +60,7 @@ class NcclCommunicator final : public Communicator {
     return read_all<ncclUniqueId>(members.broadcast(bytes, 0));
   }
 
-  /// One byte from rank 0 to all: what cannot work at all is noticed here.
+  /// Sends one byte from rank 0 to all: links that cannot work at all are noticed here.
   void warm_up(double timeout_seconds) {
     DeviceArena byte(1);
     unsigned char value = rank_ == 0 ? 1 : 0;
@@ -90,7 +90,7 @@ int library_version() {
   return version;
 }
 
-/// All that take part, checked.
+/// Gathers all members, and checks them.
 std::vector<NcclMember> gather_members(Control& members) {
   const Location here = location();
   const char* legacy = std::getenv("NCCL_LEGACY_CUDA_REGISTER");

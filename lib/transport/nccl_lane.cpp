@@ -10,7 +10,7 @@ namespace {
 /// Tests of a request's event between two looks at the communicator's health.
 constexpr std::uint32_t kPollsPerCheck = 64;
 
-/// A peer that comes later than this to the end of a communicator is not waited for.
+/// Time for which the end of a communicator waits for a later peer.
 constexpr double kFinalizeSeconds = 30;
 
 }  // namespace
@@ -62,9 +62,9 @@ NcclLane::~NcclLane() {
   }
 }
 
-/// Without other ranks: NCCL maps the memory to a peer when the two first exchange a message in it.
+/// Registers without other ranks: NCCL maps the memory to a peer when the two first exchange a message in it.
 bool NcclLane::register_memory(const MemoryList& memory) {
-  // An abort takes registrations back itself, and what cannot be taken back now goes with the communicator.
+  // An abort takes registrations back itself; those that cannot be taken back now go with the communicator.
   for (void* registration : registrations_) {
     if (idle()) ncclCommDeregister(comm_, registration);
   }
@@ -88,7 +88,7 @@ bool NcclLane::register_memory(const MemoryList& memory) {
   return true;
 }
 
-/// True once all ranks have finished with the communicator.
+/// Returns true once all ranks have finished with the communicator.
 bool NcclLane::finalize() {
   const Deadline deadline(timeout_seconds_ > 0 ? std::min(timeout_seconds_, kFinalizeSeconds) : kFinalizeSeconds);
   ncclResult_t state = ncclCommFinalize(comm_);
@@ -136,7 +136,7 @@ void NcclLane::progress() {
   }
 }
 
-/// The first request's kernels are on the stream: its event follows them.
+/// Notes that the first request's kernels are on the stream: its event follows them.
 void NcclLane::launched() {
   NcclRequest& request = *first_;
   request.event_.record(stream_);

@@ -8,7 +8,7 @@ namespace {
 using layout::Piece;
 using layout::Place;
 
-/// The place of one block's scale among a rank's pieces, with one stride for each dimension of the grid.
+/// Returns the place of one block's scale among a rank's pieces, with one stride for each dimension of the grid.
 std::optional<Place> find(const std::vector<Piece>& pieces, const Extents& block, std::int64_t repeats) {
   const Extents index = repeated_index(block, repeats);
   const Box element{index, Extents::filled(index.size(), 1)};
@@ -33,7 +33,7 @@ Place ScaleGrid::place(const layout::Layout& layout, Rank rank, const Box& box) 
   for (int d = 0; d < last.size(); ++d) last[d] += blocks.extent[d] - 1;
   const auto begin = find(pieces, blocks.lower, repeats());
   const auto end = find(pieces, last, repeats());
-  // A weight's piece has its scales in one grid: where both corners fit, all between them does.
+  // A weight's piece has its scales in one grid: where both corners fit, so does everything between them.
   if (!begin || !end || begin->storage != end->storage || begin->strides != end->strides ||
       begin->offset + offset_of(relative({last, {}}, blocks), begin->strides) != end->offset) {
     fail_runtime("internal error: rank {} does not hold scales {} of {} in one place", to_int(rank), to_string(blocks),

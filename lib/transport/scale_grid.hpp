@@ -1,5 +1,5 @@
 #pragma once
-// The block scales of a weight as a grid of blocks, and where a rank keeps them.
+// The block scales of a weight as a grid of blocks, and their places on a rank.
 
 #include "core/quantiser.hpp"
 #include "layout/layout.hpp"
@@ -15,9 +15,10 @@ class ScaleGrid {
   ScaleGrid(const model::Tensor& scales, Quantiser quantiser);
 
   std::int64_t repeats() const { return scales_.repeats; }
-  /// The blocks that a box of the weight touches.
+  /// Returns the blocks that a box of the weight touches.
   Box touched(const Box& box) const { return touched_blocks(box, block_); }
-  /// Where `rank` keeps the scales of touched(box): the place of the first, one stride for each dimension of the grid.
+  /// Returns the place of the scales of touched(box) on `rank`: the place of the first, one stride for each dimension
+  /// of the grid.
   layout::Place place(const layout::Layout& layout, Rank rank, const Box& box) const;
 
  private:

@@ -11,7 +11,7 @@ using plan::End;
 
 bool contiguous(const Copy& copy, const End& end) { return is_contiguous(copy.box.extent, end.place.strides); }
 
-/// The part of `copy` that is `box`.
+/// Returns the part of `copy` that is `box`.
 Copy part_of(const Copy& copy, const Box& box) {
   Copy part = copy;
   part.box = box;

@@ -16,8 +16,8 @@ struct Segment {
   bool zero_copy_destination = false;  ///< received into the storage itself
 };
 
-/// The segments of `copies` (of one rank, in plan order), in order. Copies that are contiguous at both ends without a
-/// cast are merged with their successor between the same two ranks where that continues both storages, up to
+/// Returns the segments of `copies` (of one rank, in plan order), in order. Copies that are contiguous at both ends
+/// without a cast are merged with their successor between the same two ranks where that continues both storages, up to
 /// tuning.message_bytes; others are cut into parts of at most tuning.chunk_bytes.
 std::vector<Segment> make_segments(const std::vector<plan::Copy>& copies, const Tuning& tuning);
 

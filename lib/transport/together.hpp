@@ -16,16 +16,16 @@ namespace refit::transport {
 class CollectiveError : public Error {
  public:
   CollectiveError(ErrorKind kind, const std::string& message, int rank = -1) : Error(kind, message), rank_(rank) {}
-  /// The world rank that failed; -1: all ranks did.
+  /// Returns the world rank that failed; -1: all ranks did.
   int rank() const { return rank_; }
 
  private:
   int rank_;
 };
 
-/// Runs `work`, then compares notes: if any rank failed, all ranks throw the same CollectiveError, that of the lowest
-/// failing rank (its text carries the rank unless every rank failed alike). Collective over `world`; `work` must not
-/// leave another collective of `world` half done when it throws.
+/// Runs `work`, then compares the outcomes: if any rank failed, all ranks throw the same CollectiveError, that of the
+/// lowest failing rank (its text carries the rank unless every rank failed alike). Collective over `world`; `work` must
+/// not leave another collective of `world` half done when it throws.
 inline void together(Control& world, const std::function<void()>& work) {
   Control::Bytes mine;
   const auto note = [&mine](ErrorKind kind, const std::string& text) {

@@ -7,11 +7,11 @@
 
 namespace refit::verify {
 
-/// Disjoint boxes of at most `max_elements` elements that cover `box`, in ascending order: whole rows where a row fits.
-/// Example: [0:4, 0:3] with 6 elements at most gives [0:2, 0:3] and [2:4, 0:3].
+/// Returns disjoint boxes of at most `max_elements` elements that cover `box`, in ascending order: whole rows where a
+/// row fits. Example: [0:4, 0:3] with 6 elements at most gives [0:2, 0:3] and [2:4, 0:3].
 std::vector<Box> chunks(const Box& box, std::int64_t max_elements);
 
-/// The box cut at every index of dimension `d`, in ascending order.
+/// Returns the box cut at every index of dimension `d`, in ascending order.
 std::vector<Box> slices(const Box& box, int d);
 
 }  // namespace refit::verify

@@ -3,7 +3,7 @@
 namespace refit::verify {
 namespace {
 
-/// True where the side stores values: numbers, or bytes that are multiplied by scales.
+/// Returns true where the side stores values: numbers, or bytes that are multiplied by scales.
 bool has_values(const layout::Layout& side, const model::Tensor& tensor) {
   const std::optional<Format> format = side.format(tensor);
   return format && (is_castable(format->dtype) || format->conversion == Conversion::block_scaled);

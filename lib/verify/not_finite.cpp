@@ -3,7 +3,7 @@
 namespace refit::verify {
 namespace {
 
-/// Scales of MXFP8 are E8M0 numbers in bytes.
+/// Returns bytes that are E8M0 numbers (scales of MXFP8) as such.
 kernels::Region as_number(kernels::Region region, const model::Tensor& tensor) {
   if (tensor.scale_of >= 0 && region.dtype == DType::u8) region.dtype = DType::f8_e8m0;
   return region;

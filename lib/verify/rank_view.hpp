@@ -1,5 +1,5 @@
 #pragma once
-// One rank's own memory, as verification reads it: which pieces lie where. Borrows everything.
+// One rank's own memory, as verification reads it: the places of its pieces. Borrows everything.
 
 #include <cstddef>
 #include <vector>
@@ -20,11 +20,11 @@ struct RankView {
   std::vector<std::byte*> storages;
 };
 
-/// The part `box` of a piece, in memory; `tensor` is the piece's.
+/// Returns the part `box` of a piece, in memory; `tensor` is the piece's.
 kernels::Region region_of(const RankView& view, const layout::LocalPiece& piece, const model::Tensor& tensor,
                           const Box& box);
 
-/// A constant part of a storage, as a region of its own: global coordinates count from its first element.
+/// Returns a constant part of a storage, as a region of its own: global coordinates count from its first element.
 kernels::Region region_of(const RankView& view, const layout::LocalLayout::LocalFill& fill);
 
 }  // namespace refit::verify

@@ -27,7 +27,7 @@ Report get_report(Reader& in, std::int32_t world_rank) {
   return report;
 }
 
-/// A piece whose fingerprint is wrong has a wrong element, seen or not.
+/// Returns the least number of wrong elements: a piece whose fingerprint is wrong has one, seen or not.
 std::int64_t least_wrong(const Finding& finding) {
   return finding.counted ? finding.elements : std::max<std::int64_t>(1, finding.elements);
 }

@@ -37,7 +37,7 @@ class Writer {
   Bytes bytes_;
 };
 
-/// Reads them in the same order. Keeps a reference to the bytes.
+/// Reads values from a message in the same order. Keeps a reference to the bytes.
 class Reader {
  public:
   explicit Reader(const Bytes& bytes) : bytes_(bytes) {}

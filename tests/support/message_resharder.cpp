@@ -13,7 +13,7 @@ using Index = std::array<std::int64_t, 3>;
 
 int ranks_of(const ReshardCall::End& end) { return end.axes == 1 ? end.ranks[0] : end.ranks[0] * end.ranks[1]; }
 
-/// The first global index of the shard of the mesh's `number`-th rank.
+/// Returns the first global index of the shard of the mesh's `number`-th rank.
 Index begin_of(const ReshardCall::End& end, int number) {
   Index begin{};
   for (int axis = end.axes - 1; axis >= 0; --axis) {
@@ -25,8 +25,8 @@ Index begin_of(const ReshardCall::End& end, int number) {
   return begin;
 }
 
-/// The bytes of the common part of two shards, in order, each with its address in `mine`, the shard that begins at
-/// `begin`.
+/// Returns the bytes of the common part of two shards, in order, each with its address in `mine`, the shard that begins
+/// at `begin`.
 std::vector<std::byte*> common(const ReshardCall& call, const ReshardCall::End& mine, const Index& begin,
                                const ReshardCall::End& other, const Index& other_begin) {
   std::vector<std::byte*> result;
@@ -47,7 +47,7 @@ std::vector<std::byte*> common(const ReshardCall& call, const ReshardCall::End& 
   return result;
 }
 
-/// The ranks of a mesh, by number, that send: the first ones of their shards.
+/// Returns the ranks of a mesh, by number, that send: the first ones of their shards.
 std::vector<int> senders(const ReshardCall::End& end) {
   std::vector<int> result;
   std::set<Index> seen;

@@ -1,7 +1,7 @@
 #pragma once
 // The contract of NCCL M2N's operation, by messages of any communicator: each rank of the destination's mesh gets its
-// shard, element by element, from the first ranks of the source's mesh that have it. Meshes are read anew here, from
-// nccl_m2n.h's words, not through lib/plan.
+// shard, element by element, from the first ranks of the source's mesh that have it. Meshes are read independently
+// here, after nccl_m2n.h, not through lib/plan.
 
 #include "transport/m2n/m2n.hpp"
 

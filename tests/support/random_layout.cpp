@@ -5,7 +5,7 @@
 namespace refit::test_support {
 namespace {
 
-/// Begin and size of part `index` of `size` over `parts`, counted by dealing the elements out one by one.
+/// Returns begin and size of part `index` of `size` over `parts`, counted by dealing the elements out one by one.
 std::pair<std::int64_t, std::int64_t> part(Rule rule, std::int64_t size, std::int64_t parts, std::int64_t index) {
   std::vector<std::int64_t> counts(static_cast<std::size_t>(parts), 0);
   const std::int64_t chunk = size / parts + (size % parts == 0 ? 0 : 1);

@@ -170,7 +170,8 @@ void RandomTransport::make_layouts(std::mt19937_64& random, int ranks) {
   const auto all = [](MeshLayout& layout, DType dtype) {
     for (Format& format : layout.format_of) format = dtype;
   };
-  // A source that computes as it sends is slower than those who forward: what they must wait for is late.
+  // A source that computes as it sends is slower than the forwarding ranks: the copies that they must wait for are
+  // late.
   const auto compute = [&](MeshLayout& layout) {
     for (Format& format : layout.format_of) {
       if (random() % 2 == 0) format.conversion = Conversion::negative_exp;
@@ -215,7 +216,7 @@ void RandomTransport::draw_sizes(std::mt19937_64& random) {
   t.golden_part_bytes = one_of(random, {1, 100, t.golden_part_bytes});
   t.reshard_group_bytes = one_of(random, {1, 1000, t.reshard_group_bytes});
   t.fan_out_chunk_bytes = one_of(random, {4, 30, 300, 3000, t.fan_out_chunk_bytes});
-  // Each chunk of a block that is quantised looks at all of the block.
+  // Each chunk of a quantised block reads all of the block.
   if (base_.quantiser) t.fan_out_chunk_bytes = one_of(random, {50, 1000, t.fan_out_chunk_bytes});
   t.table.item_bytes = one_of(random, {0, 1, 100});
   t.table.quantised_elements = one_of(random, {1, 1 << 14, t.table.quantised_elements});
