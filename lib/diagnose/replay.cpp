@@ -349,7 +349,7 @@ std::vector<NamedBug> name_bugs(const Evidence& evidence) {
     const cases::Case& c = evidence.setup.c;
     const inject::Faults faults({injection.name}, c.train->sizes(), c.engine().sizes());
     try {
-      faults.require_effect(evidence.setup.model, c.engine().has_cache_scales());
+      faults.require_effect(evidence.setup.model, {c.engine().has_cache_scales(), evidence.setup.derived != nullptr});
     } catch (const Error&) {
       continue;  // no such bug in this model and these layouts
     }

@@ -106,15 +106,16 @@ std::vector<checkpoint::DumpTensor> Derived::dumped() const {
 
 std::string Derived::describe() const {
   const layout::LocalLayout first = layout::materialise(*setup_.derived, setup_.model.tensors, Rank{0});
-  return fmt::format("gen derives {} storages of its weights at the end of every refit ({} bytes on gen rank 0: {}, ...)",
-                     first.storages.size(), transport::ArenaMap(first).bytes, first.storages.front().name);
+  return fmt::format(
+      "gen derives {} storages of its weights at the end of every refit ({} bytes on gen rank 0: {}, ...)",
+      first.storages.size(), transport::ArenaMap(first).bytes, first.storages.front().name);
 }
 
 void Derived::verify(verify::StepResult& result) {
   const verify::StepResult found = verifier_->verify(result.step);
   std::set<std::string> names;
   for (verify::WrongTensor wrong : found.wrong) {
-    wrong.tensor += " (derived)";
+    wrong.tensor = derived_name(wrong.tensor);
     names.insert(wrong.tensor);
     result.wrong.push_back(std::move(wrong));
   }

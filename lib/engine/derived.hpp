@@ -18,6 +18,9 @@ namespace refit::engine {
 
 using cases::Setup;
 
+/// Returns the name by which results call what is derived of a tensor.
+inline std::string derived_name(const std::string& tensor) { return tensor + " (derived)"; }
+
 /// Keeps references to all arguments but `links`. The case has derived storages.
 class Derived {
  public:
@@ -34,7 +37,7 @@ class Derived {
   std::vector<checkpoint::DumpTensor> dumped() const;
   /// Returns a sentence about them, for a result.
   std::string describe() const;
-  /// Adds to `result` the elements that are not what train ranks' weights are now, under "NAME (derived)". Collective
+  /// Adds to `result` the elements that are not what train ranks' weights are now, under derived_name(tensor). Collective
   /// over the world.
   void verify(verify::StepResult& result);
 

@@ -5,6 +5,7 @@
 
 #include "core/text.hpp"
 #include "engine/cache_scales.hpp"
+#include "engine/derived.hpp"
 #include "report/figures.hpp"
 
 namespace refit::engine {
@@ -13,14 +14,16 @@ namespace {
 /// The interface's tolerances: of a payload fraction, and of a fraction of wrong elements.
 constexpr double kFractionTolerance = 0.0005;
 
-/// Returns the elements that all gen ranks store of the tensors matching a glob, and of buffers.
+/// Returns the elements that all gen ranks store of the tensors matching a glob, of buffers and derived storages.
 std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
   std::int64_t elements = 0;
-  for (const model::Tensor& tensor : setup.model.tensors) {
-    if (!matches_glob(glob, tensor.name)) continue;
-    for (const plan::Holding& holding : plan::holdings(*setup.gen, tensor)) {
+  const auto add = [&](const layout::Layout& side, const model::Tensor& tensor) {
+    for (const plan::Holding& holding : plan::holdings(side, tensor))
       elements += holding.box.volume() * static_cast<std::int64_t>(holding.ranks.size());
-    }
+  };
+  for (const model::Tensor& tensor : setup.model.tensors) {
+    if (matches_glob(glob, tensor.name)) add(*setup.gen, tensor);
+    if (setup.derived && matches_glob(glob, derived_name(tensor.name))) add(*setup.derived, tensor);
   }
   for (const std::string& buffer : cache_buffers(setup)) {
     if (matches_glob(glob, buffer)) elements += setup.gen->ranks();

@@ -138,7 +138,7 @@ void Job::allocate() {
   together(world_, [&] {
     staging = setup_.derived && !is_train() ? Derived::bytes(setup_, rank()) : 0;
     staging += session::staging_bytes(exchange_, how_, is_train() ? Side::source : Side::destination, rank(),
-                                     is_lean ? session::Mapped::every_rank : session::Mapped::perhaps_not_all);
+                                      is_lean ? session::Mapped::every_rank : session::Mapped::perhaps_not_all);
   });
   // The pages of a shared window are main memory too.
   links_->require_room(places_.hosts[static_cast<std::size_t>(world_.rank())], bytes + staging,
@@ -259,9 +259,9 @@ report::Refit Job::refit(std::int64_t number) {
   if (is_train() && setup_.c.run.update == cases::Update::perturb)
     weights_->update(space_, number, [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
   const session::RefitSeconds mine = session_->refit([&] {
-    if (is_train() || lies_.skips_finalise(number)) return;
-    if (cache_scales_) cache_scales_->finalise(lies_.forgets_scales());
-    if (derived_) derived_->finalise();
+    if (is_train()) return;
+    if (cache_scales_ && !lies_.skips_finalise(number)) cache_scales_->finalise(lies_.forgets_scales());
+    if (derived_ && !lies_.keeps_derived(number)) derived_->finalise();
   });
 
   progress_.at("wait for all ranks");

@@ -78,7 +78,7 @@ class Job {
   std::unique_ptr<session::OwnMemory> mine_;
   std::unique_ptr<session::Session> session_;
   std::unique_ptr<CacheScales> cache_scales_;  ///< on gen ranks and world rank 0, where the KV cache is FP8
-  std::unique_ptr<Derived> derived_;  ///< where the engine derives storages of its weights
+  std::unique_ptr<Derived> derived_;           ///< where the engine derives storages of its weights
   std::unique_ptr<session::Prover> prover_;
   std::vector<verify::NotFinite> not_finite_;  ///< of train, at rank 0
   bool looked_at_gen_ = false;                 ///< for its NaN and infinities

@@ -46,6 +46,11 @@ std::vector<Fault> demonstrations() {
           {{"default-kv-scales", "the FP8 KV cache's scales are finalised as if none had been loaded: all are 1"},
            kFp8Cache,
            Act::forget_scales,
+           nullptr},
+          {{"stale-derived",
+            "what gen derives of its weights is not made anew after refit 1: it computes with the first's"},
+           "gen.derived = true",
+           Act::keep_derived,
            nullptr}};
 }
 

@@ -30,7 +30,8 @@ enum class Act : std::uint8_t {
   update,         ///< train rank 1 leaves them out in the update before refit 2
   stale,          ///< no rank runs the bulk path after refit 1
   skip,           ///< train rank 0 leaves out the bulk path of refit 2
-  keep_scales,    ///< gen does not finalise (the KV cache's scales, derived storages) after refit 1
+  keep_scales,    ///< gen does not finalise the KV cache's scales after refit 1
+  keep_derived,   ///< gen does not make derived storages anew after refit 1
   forget_scales,  ///< gen finalises them as if none had been loaded
   // Schedules: see schedules.cpp.
   skip_gen,         ///< gen rank 0 leaves out the bulk path of refit 2

@@ -95,11 +95,13 @@ bool Faults::concerned(Act act, const model::Model& model, const Tensor& tensor)
   return fault != nullptr && fault->concerns({model, train_, gen_}, tensor);
 }
 
-void Faults::require_effect(const model::Model& model, bool finalises_scales) const {
+void Faults::require_effect(const model::Model& model, const Finalised& finalised) const {
   const Setting setting{model, train_, gen_};
   for (const Fault* fault : faults_) {
     const auto concerned = [&](const Tensor& tensor) { return fault->concerns(setting, tensor); };
-    const bool possible = finalises_scales || (fault->act != Act::keep_scales && fault->act != Act::forget_scales);
+    const bool of_scales = fault->act == Act::keep_scales || fault->act == Act::forget_scales;
+    const bool possible =
+        (finalised.cache_scales || !of_scales) && (finalised.derived || fault->act != Act::keep_derived);
     const auto& tensors = model.tensors;
     if (possible && (fault->concerns == nullptr || std::any_of(tensors.begin(), tensors.end(), concerned))) continue;
     fail_usage("run.inject: {} changes nothing in this case: it needs {}", fault->injection.name, fault->needs);
@@ -128,6 +130,7 @@ void Faults::require_effect(const Job& job) const {
         if (!has_victim) needs = "a train rank 1 that stores the tensor";
         if (!shows_stale) needs = "two refits, and run.update = \"perturb\"";
         break;
+      case Act::keep_derived:
       case Act::stale:
       case Act::skip:
         if (!shows_stale) needs = "two refits, and run.update = \"perturb\"";
@@ -189,6 +192,8 @@ bool Faults::skips_bulk(Group group, Rank rank, std::int64_t refit) const {
 }
 
 bool Faults::skips_finalize(std::int64_t refit) const { return refit >= 2 && acting(Act::keep_scales) != nullptr; }
+
+bool Faults::keeps_derived(std::int64_t refit) const { return refit >= 2 && acting(Act::keep_derived) != nullptr; }
 
 bool Faults::forgets_scales() const { return acting(Act::forget_scales) != nullptr; }
 

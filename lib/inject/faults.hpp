@@ -52,10 +52,15 @@ class Faults {
   };
   /// Requires that the faults have an effect on a run. Errors (usage): as below.
   void require_effect(const Job& job) const;
+  /// The work that gen ranks do at the end of every refit.
+  struct Finalised {
+    bool cache_scales = false;
+    bool derived = false;  ///< storages
+  };
   /// Requires that the faults have an effect. Errors (usage): a fault that changes nothing in this model and these
-  /// layouts, or concerns scales of a KV cache where gen finalises none, and would look as if nobody noticed it; the
+  /// layouts, or concerns what gen does not finalise, and would look as if nobody noticed it; the
   /// message says what it needs.
-  void require_effect(const model::Model& model, bool finalises_scales) const;
+  void require_effect(const model::Model& model, const Finalised& finalised) const;
 
   /// Returns a side's layout for planner and executors: a wrapper of `truth` that tells a lie (which must not outlive
   /// truth, model and these faults); nullptr where none is told. Train's `truth` is the layout that its ranks send.
@@ -72,6 +77,8 @@ class Faults {
   /// Returns true where gen does not finalise after loading this refit, so that the KV cache keeps the scales that it
   /// has.
   bool skips_finalize(std::int64_t refit) const;
+  /// Returns true where gen keeps the derived storages that it has instead of making them anew.
+  bool keeps_derived(std::int64_t refit) const;
   /// Returns true where gen finalises the KV cache's scales as if none had been loaded.
   bool forgets_scales() const;
 

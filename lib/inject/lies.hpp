@@ -31,6 +31,7 @@ class Lies {
   bool loses_update(const model::Tensor& tensor, std::int64_t step) const;
   /// Return whether gen does not finalise after loading a refit, or does so as if nothing had been loaded.
   bool skips_finalise(std::int64_t refit) const { return faults_.skips_finalize(refit); }
+  bool keeps_derived(std::int64_t refit) const { return faults_.keeps_derived(refit); }
   bool forgets_scales() const { return faults_.forgets_scales(); }
 
  private:

@@ -9,6 +9,7 @@ import re
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import safetensors  # noqa: E402
 from job import Suite  # noqa: E402
 
 NORM = "model.layers.0.input_layernorm.weight"
@@ -50,7 +51,7 @@ def every_bug_is_tested(suite):
     """Here, or by a case of inputs/bugs."""
     listed = {line.split()[0] for line in suite.run(0, "list", "injections").out.splitlines()}
     tested = {"swap-gate-up", "drop-tensor", "corrupt-replica", "lost-update", "stale-refit", "skip-send",
-              "stale-kv-scales", "default-kv-scales"}  # fmt: skip
+              "stale-kv-scales", "default-kv-scales", "stale-derived"}  # fmt: skip
     suite.check(tested <= listed, f"refit list injections: {tested - listed} are not there")
     replayed = {line.split()[0] for line in suite.run(0, "list", "bugs").out.splitlines()}
     suite.check(listed - tested <= replayed, f"injections without a test: {listed - tested - replayed}")
@@ -215,6 +216,54 @@ def scales_of_the_kv_cache(suite):
     suite.check_code(ended, 0, "stale-expected")
 
 
+def derived_weights(suite):
+    """What latent attention multiplies with is made anew in every refit, of the bytes that have arrived; or found stale."""
+    model = ("--checkpoint", suite.checkpoint("deepseek_v3"), "--precision", "fp32", "--set", "gen.derived=true")
+    with open(os.path.join(suite.checkpoint("deepseek_v3"), "config.json"), encoding="utf-8") as file:
+        shape = json.load(file)
+    nope, value, rank = (shape[key] for key in ("qk_nope_head_dim", "v_head_dim", "kv_lora_rank"))
+    heads = shape["num_attention_heads"] // 2
+    layers = shape["num_hidden_layers"]
+
+    ended = suite.run(4, "run", *model, "--train", "TP2", "--gen", "TP2", "--steps", 2, "--warmup", 0, "--force",
+                      "--json", "derived.json", "--dump-gen", "derived")  # fmt: skip
+    if suite.check_code(ended, 0, "derived weights"):
+        result = suite.result("derived.json", ended)
+        suite.check(any("W_UK_T" in note for note in result["notes"]), f"notes {result['notes']}", ended)
+        suite.check(result["settings"]["derived"] is True, f"settings {result['settings']}", ended)
+        for gen_rank in range(2):
+            held = safetensors.read(suite.path("derived", f"gen-rank-{gen_rank:05}.safetensors"))
+            for layer in range(layers):
+                attention = f"model.layers.{layer}.self_attn."
+                rows = split(held[attention + "kv_b_proj.weight"].data, 4 * rank)
+                keys, values = (held[f"{attention}mla_attn.mla_attn.{name}"] for name in ("W_UK_T", "W_UV"))
+                suite.check(keys.shape == (heads, nope, rank) and values.shape == (heads, rank, value), f"{keys.shape}")
+                for head in range(heads):
+                    own = rows[head * (nope + value) : (head + 1) * (nope + value)]
+                    suite.check(split(keys.data, 4 * rank)[head * nope : (head + 1) * nope] == own[:nope], "W_UK_T")
+                    columns = [b"".join(column) for column in zip(*(split(row, 4) for row in own[nope:]))]
+                    suite.check(split(values.data, 4 * value)[head * rank : (head + 1) * rank] == columns, "W_UV")
+
+    ended = inject(suite, "stale-derived", *model)
+    found = check_wrong(suite, ended, "stale-derived")["verification"]
+    names = [f"model.layers.{layer}.self_attn.kv_b_proj.weight (derived)" for layer in range(layers)]
+    wrong = sorted((entry["tensor"], entry["gen_rank"]) for entry in found["wrong"])
+    suite.check(wrong == sorted((name, gen_rank) for name in names for gen_rank in (0, 1)), f"wrong: {wrong}", ended)
+    suite.check(found["elements_wrong"] == layers * 2 * heads * (nope + value) * rank, f"{found}", ended)
+    for words, needs in ((qwen3(suite), "gen.derived: means nothing for a model without latent attention"),
+                         (("--model", "deepseek-v3-small", "--precision", "fp8"), "gen.derived: W_UK_T and W_UV")):
+        ended = suite.run(4, "run", *words, "--train", "TP2", "--gen", "TP2", "--set", "gen.derived=true")  # fmt: skip
+        suite.check_code(ended, 2, needs)
+        suite.check(needs in ended.err, needs, ended)
+    ended = inject(suite, "not-derived", *model[:4], bug="stale-derived")
+    suite.check_code(ended, 2, "nothing is derived")
+    suite.check("it needs gen.derived = true" in ended.err, "what stale-derived needs", ended)
+
+
+def split(data, size):
+    return [bytes(data[at : at + size]) for at in range(0, len(data), size)]
+
+
 def changes_nothing(suite):
     """A bug that this run could not show is refused, with what it needs."""
     small, nano = ("--model", "qwen3-0.6b-small"), ("--model", "qwen3-30b-a3b-small", "--layers", 2)
@@ -235,5 +284,6 @@ def changes_nothing(suite):
 
 Suite(__doc__).main(
     every_bug_is_tested, swap_gate_up, named_without_counting, swap_gate_up_kl, swap_gate_up_expected, drop_tensor, corrupt_replica, lost_update,
-    stale_refit, skip_send, skip_send_expected, scales_of_the_kv_cache, changes_nothing
+    stale_refit, skip_send, skip_send_expected, scales_of_the_kv_cache, derived_weights,
+    changes_nothing
 )  # fmt: skip

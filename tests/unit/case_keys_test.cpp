@@ -42,6 +42,7 @@ const std::map<std::string, std::string> kOther = {
     {"gen.layout", "\"TP4xDP2\""},
     {"gen.data_parallel", "\"internal\""},
     {"gen.mtp", "true"},
+    {"gen.derived", "true"},
     {"gen.precision", "\"mxfp8\""},
     {"gen.quantiser", "\"other\""},
     {"gen.moe_backend", "\"flashinfer_cutlass\""},

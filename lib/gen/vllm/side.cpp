@@ -80,9 +80,10 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
       p.pp == 1 && p.cp == 1 && p.etp == 1, "gen.layout",
       fmt::format("{}: vLLM gen PP must be 1, and so must CP and ETP; use TP, DP and EP [V19]", to_string(p)));
   if (derived && is_quantised(kept_as))
-    complaints.add("gen.derived", fmt::format("W_UK_T and W_UV of weights in {} have no rule here; leave it out, or use "
-                                              "gen.precision = \"bf16\"",
-                                              name(kept_as)));
+    complaints.add("gen.derived",
+                   fmt::format("W_UK_T and W_UV of weights in {} have no rule here; leave it out, or use "
+                               "gen.precision = \"bf16\"",
+                               name(kept_as)));
   if (is_quantised(kept_as) && kv_cache_dtype == KvCacheDtype::automatic)
     complaints.meaningless({"gen.kv_scales"}, "with gen.kv_cache_dtype = \"auto\"");
   const std::optional<layout::Precision> train = other.precision();

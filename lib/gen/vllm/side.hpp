@@ -47,7 +47,7 @@ class Side final : public layout::SideSpec {
   Options written;  ///< by the keys, but for the precision and whose the data parallelism is
   DataParallel data_parallel = DataParallel::engines;
   layout::Precision kept_as = layout::Precision::bf16;
-  bool derived = false;  ///< what is computed of weights after loading is stored too
+  bool derived = false;        ///< what is computed of weights after loading is stored too
   std::string quantiser_name;  ///< name(Quantiser); empty = nemo_rl for fp8, mxfp8 for mxfp8
   KvCacheDtype kv_cache_dtype = KvCacheDtype::automatic;
   std::string kv_scales;  ///< calibration of the FP8 KV cache (model::calibrate_cache); empty = none
