@@ -1,5 +1,5 @@
 // Qwen2 and Qwen2.5 (Qwen2ForCausalLM): q, k and v always carry a bias, o never. Hugging Face transformers,
-// models/qwen2.
+// models/qwen2. MiMo-7B (MiMoForCausalLM) has the same tensors beside its layers of multi-token prediction.
 
 #include <fmt/format.h>
 
@@ -9,6 +9,8 @@
 namespace refit::model {
 
 namespace {
+
+constexpr Alias kAliases[] = {{"MiMoForCausalLM", "mimo"}, {"", "qwen2_5_vl_text"}, {"", "qwen2_vl_text"}};
 
 void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
@@ -24,6 +26,11 @@ void list_tensors(TensorList& list) { add_decoder(list, {.qkv_bias = true}); }
 
 }  // namespace
 
-constinit const Family kQwen2{"qwen2", "Qwen2ForCausalLM", "qwen2", read, list_tensors};
+constinit const Family kQwen2{.name = "qwen2",
+                              .architecture = "Qwen2ForCausalLM",
+                              .model_type = "qwen2",
+                              .read = read,
+                              .list = list_tensors,
+                              .aliases = kAliases};
 
 }  // namespace refit::model

@@ -7,6 +7,8 @@ namespace refit::model {
 
 namespace {
 
+constexpr Alias kAliases[] = {{"", "qwen3_vl_text"}};
+
 void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
   read_attention_bias(file, config);
@@ -20,6 +22,11 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-constinit const Family kQwen3{"qwen3", "Qwen3ForCausalLM", "qwen3", read, list_tensors};
+constinit const Family kQwen3{.name = "qwen3",
+                              .architecture = "Qwen3ForCausalLM",
+                              .model_type = "qwen3",
+                              .read = read,
+                              .list = list_tensors,
+                              .aliases = kAliases};
 
 }  // namespace refit::model

@@ -27,7 +27,7 @@ namespace refit::model {
 struct Tensor {
   std::int32_t index = 0;
   std::string name;
-  Shape shape;                ///< as layouts see it: interleaved experts have a dimension more than their file
+  Shape shape;                ///< as layouts see it: interleaved experts and rotary pairs have more dimensions
   DType dtype = DType::bf16;  ///< of the checkpoint; of config.json where there is none
   Role role = Role::unknown;
   std::int32_t layer = -1;     ///< decoder layer, or -1; an MTP layer's number follows the decoder's
@@ -41,7 +41,7 @@ struct Tensor {
 
   std::int64_t elements() const { return product(shape); }
   std::int64_t bytes() const { return elements() * byte_size(dtype); }
-  /// Its shape in checkpoints: gate and up of interleaved experts are one dimension there.
+  /// Its shape in checkpoints: gate and up of interleaved experts are one dimension there, and so are rows of heads.
   Shape file_shape() const;
 };
 
@@ -94,6 +94,13 @@ struct LatentAttention {
   std::int64_t value_dim = 0;
 };
 
+/// Sizes of the indexer of sparse attention.
+struct Indexer {
+  std::int64_t heads = 0;  ///< 0: there is none
+  std::int64_t head_dim = 0;
+  std::vector<bool> shared = {};  ///< layers that take what one before them selected, and have none; empty = no layer
+};
+
 /// The fields of config.json that decide tensors and layouts. Symbols as in the papers: V, H, L, I, nh, nkv, hd, E.
 struct Config {
   std::string family;
@@ -114,6 +121,7 @@ struct Config {
   bool expert_bias = false;                   ///< routers have an e_score_correction_bias
   std::int64_t mtp_layers = 0;                ///< multi-token prediction layers after the last
   LatentAttention mla;
+  Indexer indexer;
   Mamba mamba;
   GatedDeltaNet gdn;
   std::vector<bool> dense_layer;                           ///< of a MoE model: layers without experts; empty = none
@@ -121,6 +129,7 @@ struct Config {
   bool tied = false;                                       ///< tie_word_embeddings
   bool tied_by_checkpoint = false;                         ///< it has two values: a checkpoint without a head is tied
   bool attention_bias = false;                             ///< q, k, v (and o where the family has it) carry a bias
+  bool qk_norm = false;                                    ///< q and k have norms, where a family's config.json says it
   DType dtype = DType::bf16;                               ///< torch_dtype / dtype; bf16 where config.json has neither
   bool has_dtype = false;                                  ///< config.json has one of them
   WeightFormat weight_format = WeightFormat::unquantised;  ///< of the checkpoint, by its quantization_config
@@ -153,9 +162,17 @@ struct Renaming {
 struct FamilyFacts {
   /// vLLM's WeightsMapper: one after the other, each applied to the first occurrence in a name.
   std::span<const Renaming> vllm_names = {};
-  bool vllm_float32_router = false;    ///< vLLM keeps the router's weight in float32
-  bool vllm_quantised_router = false;  ///< vLLM's router is quantised like any linear layer, where it is not excepted
-  bool megatron_hybrid_model = false;  ///< Megatron builds its HybridModel, which names the final norm otherwise
+  bool vllm_float32_router = false;      ///< vLLM keeps the router's weight in float32
+  bool vllm_quantised_router = false;    ///< vLLM's router is quantised like any linear layer, where it is not excepted
+  bool vllm_cut_shared_experts = false;  ///< vLLM cuts shared experts also in a sequence-parallel MoE
+  bool vllm_cut_qk_norms = false;        ///< vLLM cuts norms over all heads like the rows of q and k
+  bool vllm_drafter_reads_head = false;  ///< vLLM's drafter takes lm_head where prediction layers have no head
+  bool vllm_drafter_cuts_proj = false;   ///< vLLM's drafter cuts what joins embedding and hidden state by rows
+  /// Of prediction layers, in vLLM's drafter that does not go by DeepSeek's names.
+  std::span<const Renaming> vllm_drafter_names = {};
+  bool vllm_nvidia_class = false;          ///< vLLM has a class of its own for NVIDIA's GPUs
+  bool megatron_hybrid_model = false;      ///< Megatron builds its HybridModel, which names the final norm otherwise
+  bool megatron_skips_prediction = false;  ///< Megatron-Bridge builds no layers of multi-token prediction
 };
 
 /// The facts of the configuration's family; none for one that is no family's (m2n/).

@@ -1,10 +1,10 @@
 """Runs refit on a family's tiny checkpoint and compares both groups' dumps with what the real engines held.
 
 The i-th train layout is paired with the i-th gen layout, the shorter list repeating, so that every layout occurs.
-Of a checkpoint whose gen layouts were not recorded only the train side is compared.
+Of a checkpoint of which one side was not recorded only the other is compared. Pipelines of an engine are left out.
 
-    oracle_test.py --refit EXE --engines engines.tar.xz --work FOLDER --family FAMILY [--device cuda]
-    oracle_test.py --engines engines.tar.xz --work FOLDER --complete FAMILY...     are these all, with every layout?
+    oracle_test.py --refit EXE --archive ARCHIVE.tar.xz --work FOLDER --family FAMILY [--device cuda]
+    oracle_test.py --archive ARCHIVE.tar.xz --work FOLDER --complete FAMILY...     are these all, with every layout?
 """
 
 import argparse
@@ -21,17 +21,29 @@ import compare_oracle  # noqa: E402
 from launcher import mpirun  # noqa: E402
 
 SHOWN = 20  # differences printed per run
-LAYOUTS = {"train": 74, "gen": 38}  # in the archive
-UNRECORDED_GEN = {"checkpoint": None, "side": "gen", "layout": "TP2", "ranks": 2, "settings": {}, "folder": None}
+LAYOUTS = {  # that are compared, by archive
+    "engines": {"train": 74, "gen": 38},
+    "families": {"train": 38, "gen": 57},
+}
+UNRECORDED = {"checkpoint": None, "layout": "TP2", "ranks": 2, "settings": {}, "folder": None}
+# Settings of an archive that are other keys of a case, and their values there. All others are keys as they are.
+SETTINGS = {
+    "gen.model_class": ("gen.model_class", lambda name: "nvidia" if ".nvidia." in name else "portable"),
+    "gen.env": ("gen.replicate_embedding", lambda variables: variables == {"VLLM_REPLICATE_EMBED": "1"}),
+}
+
+
+def name_of(archive):
+    return os.path.basename(archive).partition(".")[0]
 
 
 def unpack(archive, work):
     """The unpacked archive; unpacked once per build folder, also when several tests start at once."""
-    folder = os.path.join(work, "engines")
-    stamp = os.path.join(work, "engines.stamp")
+    folder = os.path.join(work, name_of(archive))
+    stamp = folder + ".stamp"
     wanted = f"{os.path.getsize(archive)} {os.path.getmtime(archive)}"
     os.makedirs(work, exist_ok=True)
-    with open(os.path.join(work, "engines.lock"), "w", encoding="utf-8") as lock:
+    with open(folder + ".lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(stamp) or open(stamp, encoding="utf-8").read() != wanted:
             shutil.rmtree(folder, ignore_errors=True)
@@ -42,26 +54,35 @@ def unpack(archive, work):
     return folder
 
 
+def read_index(folder):
+    """The layouts to compare: refit's engines have no pipelines."""
+    with open(os.path.join(folder, "index.json"), encoding="utf-8") as file:
+        return [entry for entry in json.load(file) if entry["side"] == "train" or "PP" not in entry["layout"]]
+
+
 def entries_of(index, family, side):
-    return [entry for entry in index if entry["checkpoint"] == family and entry["side"] == side]
+    found = [entry for entry in index if entry["checkpoint"] == family and entry["side"] == side]
+    return found or [dict(UNRECORDED, side=side)]
 
 
 def pairs(index, family):
     """(train entry, gen entry), each layout at least once."""
-    train, gen = entries_of(index, family, "train"), entries_of(index, family, "gen") or [UNRECORDED_GEN]
-    if not train:
-        sys.exit(f"error: the archive has no train layout of '{family}'")
+    train, gen = entries_of(index, family, "train"), entries_of(index, family, "gen")
+    if not any(map(recorded, train + gen)):
+        sys.exit(f"error: the archive has no layout of '{family}'")
     return [(train[i % len(train)], gen[i % len(gen)]) for i in range(max(len(train), len(gen)))]
 
 
 def setting(key, value):
+    key, convert = SETTINGS.get(key, (key, lambda same: same))
+    value = convert(value)
     text = value if isinstance(value, str) else json.dumps(value)
     return ["--set", f"{key}={text}"]
 
 
 def command(args, engines, train, gen, dumps):
     result = [*mpirun(train["ranks"] + gen["ranks"]), args.refit, "run", "--device", args.device]
-    result += ["--checkpoint", os.path.join(engines, "ckpt", train["checkpoint"])]
+    result += ["--checkpoint", os.path.join(engines, "ckpt", args.family)]
     result += ["--train", train["layout"], "--gen", gen["layout"], "--precision", "fp32", "--set", "run.update=none"]
     result += ["--steps", "1", "--warmup", "0", "--force"]
     result += ["--dump-train", os.path.join(dumps, "train"), "--dump-gen", os.path.join(dumps, "gen")]
@@ -110,29 +131,31 @@ def compare_family(args, engines, index):
     return not failed and not skipped
 
 
-def complete(families, index):
-    """Whether the runs of these families compare every layout of the archive."""
+def complete(families, index, wanted):
+    """Whether the runs of these families compare every layout of theirs in the archive, and as many as are wanted."""
     runs = [pair for family in families for pair in pairs(index, family)]
     compared = {(entry["side"], entry["folder"]) for pair in runs for entry in filter(recorded, pair)}
-    counts = {side: sum(found == side for found, _ in compared) for side in LAYOUTS}
+    counts = {side: sum(found == side for found, _ in compared) for side in wanted}
     skipped = {(entry["side"], entry["folder"]) for entry in index} - compared
-    print(f"layouts compared: {counts}, {LAYOUTS} in the archive; skipped: {sorted(skipped)}")
-    return counts == LAYOUTS and not skipped
+    print(f"layouts compared: {counts}, wanted: {wanted}; in the archive beside them: {sorted(skipped)}")
+    return counts == wanted and not any(folder.split("/")[1] in families for _, folder in skipped)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("--engines", "--work"):
+    for name in ("--archive", "--work"):
         parser.add_argument(name, required=True)
     for name in ("--refit", "--family"):
         parser.add_argument(name)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--complete", nargs="+")
     args = parser.parse_args()
-    engines = unpack(args.engines, args.work)
-    with open(os.path.join(engines, "index.json"), encoding="utf-8") as file:
-        index = json.load(file)
-    good = complete(args.complete, index) if args.complete else compare_family(args, engines, index)
+    engines = unpack(args.archive, args.work)
+    index = read_index(engines)
+    if args.complete:
+        good = complete(args.complete, index, LAYOUTS[name_of(args.archive)])
+    else:
+        good = compare_family(args, engines, index)
     return 0 if good else 1
 
 

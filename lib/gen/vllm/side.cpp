@@ -10,6 +10,7 @@ namespace {
 using layout::SideRows;
 
 constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm"};
+constexpr std::string_view kModelClass[] = {"portable", "nvidia"};
 constexpr std::string_view kDataParallel[] = {"engines", "internal"};
 constexpr std::string_view kKvCacheDtype[] = {"auto", "fp8"};
 
@@ -37,6 +38,13 @@ const std::vector<layout::SideKey>& side_keys() {
                         "every refit.",
                         MEMBER(derived)),
       SideRows::word("gen.moe_backend", "How the engine keeps expert weights.", MEMBER(written.moe_backend)),
+      SideRows::word(
+          "gen.model_class",
+          "Which of vLLM's classes of DeepSeek-V3.2 and GLM-5 runs: any platform's, or that of NVIDIA's GPUs.",
+          MEMBER(written.model_class)),
+      SideRows::boolean("gen.replicate_embedding",
+                        "Of the class nvidia: embed_tokens whole on every rank (VLLM_REPLICATE_EMBED=1).",
+                        MEMBER(written.replicate_embedding)),
       SideRows::word("gen.kv_cache_dtype", "Dtype of the KV cache; fp8 has scales, which refits bring too.",
                      MEMBER(kv_cache_dtype)),
       SideRows::input("gen.kv_scales", "Calibration of the FP8 KV cache: JSON, a number for each scale.",
@@ -59,6 +67,7 @@ void check_quantiser(const Side& side, Complaints& complaints) {
 }  // namespace
 
 Choices choices(MoeBackend) { return kMoeBackend; }
+Choices choices(ModelClass) { return kModelClass; }
 Choices choices(DataParallel) { return kDataParallel; }
 Choices choices(KvCacheDtype) { return kKvCacheDtype; }
 
@@ -86,6 +95,8 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
                                name(kept_as)));
   if (is_quantised(kept_as) && kv_cache_dtype == KvCacheDtype::automatic)
     complaints.meaningless({"gen.kv_scales"}, "with gen.kv_cache_dtype = \"auto\"");
+  if (written.model_class == ModelClass::portable)
+    complaints.meaningless({"gen.replicate_embedding"}, "with gen.model_class = \"portable\"");
   const std::optional<layout::Precision> train = other.precision();
   if (!is_quantised(kept_as)) {
     complaints.meaningless({"gen.quantiser", "gen.kv_cache_dtype", "gen.kv_scales"},
@@ -103,6 +114,10 @@ void Side::check_model(Complaints& complaints, const model::Model& model) const 
   if (!has_derived(model))
     complaints.meaningless({"gen.derived"}, "for a model without latent attention: vLLM derives weights of kv_b_proj");
   if (model.config.experts == 0) complaints.meaningless({"gen.moe_backend"}, "for a model without experts");
+  if (!facts_of(model.config).vllm_nvidia_class) {
+    complaints.meaningless({"gen.model_class", "gen.replicate_embedding"},
+                           fmt::format("for family {}, of which vLLM has one class", model.config.family));
+  }
 }
 
 std::vector<std::string> Side::violations(const model::Model& model) const {
@@ -120,6 +135,9 @@ layout::SideSettings Side::settings(bool quantises) const {
   if (written.mtp) settings.emplace_back("mtp", true);
   if (written.moe_backend != MoeBackend::triton)
     settings.emplace_back("moe_backend", std::string(name(written.moe_backend)));
+  if (written.model_class != ModelClass::portable)
+    settings.emplace_back("model_class", std::string(name(written.model_class)));
+  if (written.replicate_embedding) settings.emplace_back("replicate_embedding", true);
   if (quantises) settings.emplace_back("quantiser", std::string(name(*quantiser())));
   if (kv_cache_dtype != KvCacheDtype::automatic)
     settings.emplace_back("kv_cache_dtype", std::string(name(kv_cache_dtype)));
