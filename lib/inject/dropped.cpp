@@ -36,6 +36,10 @@ std::vector<Fault> dropped_faults() {
            [](const Setting& setting, const Tensor& tensor) {
              return is_expert(tensor) && tensor.expert >= setting.model.config.experts / setting.train.ep;
            }},
+          {{"B45-stale-drafter", "only the main model's weights are sent: the drafter keeps those that it has"},
+           "layers of multi-token prediction",
+           Act::drop,
+           [](const Setting& setting, const Tensor& tensor) { return tensor.layer >= setting.model.config.layers; }},
           {{"B39-lost-mamba-d", "the load of mixer.D is lost in a layerwise reload"},
            "Mamba layers",
            Act::drop,

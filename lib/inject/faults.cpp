@@ -138,6 +138,10 @@ void Faults::require_effect(const Job& job) const {
       case Act::skip_gen:
         if (job.refits < 2) needs = "two refits";
         break;
+      case Act::drop:
+        if (std::ranges::none_of(job.bulk, concerned) && std::ranges::none_of(job.misc, concerned))
+          needs = "one of the tensors on its way to gen";
+        break;
       case Act::unsent:
       case Act::narrow:
         if (std::ranges::none_of(job.bulk, concerned)) needs = "the tensor on the bulk path";

@@ -86,6 +86,15 @@ def unknown_tensors(suite):
     suite.check(f"unknown: {EXTRA}" in ended.out, "inspect lists it", ended)
 
 
+def checkpoint_bytes(folder, tensor):
+    for file in sorted(os.listdir(folder)):
+        if file.endswith(".safetensors"):
+            found = safetensors.read(os.path.join(folder, file)).get(tensor)
+            if found is not None:
+                return bytes(found.data)
+    raise KeyError(tensor)
+
+
 def drafter(suite):
     """The drafter's embedding and head have no holder on the train side: they come from the checkpoint, once."""
     checkpoint = suite.checkpoint("deepseek_v3_mtp")
@@ -97,6 +106,21 @@ def drafter(suite):
         suite.check(result["verification"]["elements_wrong"] == 0, "elements", ended)
     ended = suite.run(4, "run", "--checkpoint", suite.checkpoint("deepseek_v3"), *LAYOUTS, "--set", "gen.mtp=true")
     suite.check_code(ended, 2, "a drafter of a model without one")
+    # Beside its model a drafter shares embedding and head, so that all of it comes from the train side; a drafter that is
+    # not trained stays as the checkpoint has it, while its model is updated.
+    for name, options, from_checkpoint in (("trained", (), False), ("frozen", ("--set", "train.mtp=false"), True)):
+        words = ("--checkpoint", checkpoint, *LAYOUTS[:6], "--set", "gen.mtp=with", *options, "--steps", 2, "--warmup", 0)
+        ended = suite.run(4, "run", *words, "--json", f"{name}.json", "--dump-gen", name, "--force")
+        if not suite.check_code(ended, 0, f"a {name} drafter with its model"):
+            continue
+        result = suite.result(f"{name}.json", ended)
+        suite.check((result["payload"]["from_checkpoint_bytes"] > 0) == from_checkpoint, f"{name}: {result['payload']}", ended)
+        held = safetensors.read(suite.path(name, "gen-rank-00000.safetensors"))
+        drafts = [tensor for tensor in held if tensor.startswith("drafter.")]
+        suite.check(len(drafts) > 10 and not any("head.weight" in one or "embed" in one for one in drafts), f"{drafts}", ended)
+        only = next(tensor for tensor in drafts if tensor.endswith(".enorm.weight"))
+        with_checkpoint = bytes(held[only].data) == checkpoint_bytes(checkpoint, only[len("drafter.") :])
+        suite.check(with_checkpoint == from_checkpoint, f"{name}: {only} is the checkpoint's: {with_checkpoint}", ended)
     # Synthetic weights take the same path.
     ended = suite.run(4, "run", "--model", "deepseek-v3-small", *LAYOUTS, "--set", "gen.mtp=true", "--bulk", "ffn")
     suite.check_code(ended, 0, "a synthetic drafter")

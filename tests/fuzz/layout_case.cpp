@@ -12,6 +12,7 @@
 namespace refit::fuzz {
 namespace {
 
+using gen::vllm::Mtp;
 using model::Config;
 using model::Mixer;
 
@@ -257,7 +258,8 @@ void draw_model(Random& random, Case& c) {
     const std::int64_t cuts = is_hybrid_qwen(config) ? unit : c.train.sizes.tp;  // of eh_proj, or of mtp.fc
     config.hidden_size = (config.hidden_size + cuts - 1) / cuts * cuts;
     c.mtp_vocabulary = !random.one_in(4);
-    c.gen.mtp = random.one_in(2);
+    c.gen.mtp = random.of<Mtp>({Mtp::off, Mtp::only, Mtp::with});
+    c.train.mtp = !random.one_in(4);
   }
 }
 
@@ -364,7 +366,7 @@ std::vector<Reduction> reductions() {
   number(
       [](Case & c) -> auto& { return c.gen.sizes.tp; }, 1);
   flag([](Case & c) -> auto& { return c.gen.internal_data_parallel; });
-  flag([](Case & c) -> auto& { return c.gen.mtp; });
+  all.emplace_back([](Case& c) { return std::exchange(c.gen.mtp, Mtp::off) != Mtp::off; });
   flag([](Case & c) -> auto& { return c.gen.replicate_embedding; });
   flag([](Case & c) -> auto& { return c.unknown; });
   flag([](Case & c) -> auto& { return c.lm_head; });
@@ -470,10 +472,12 @@ const std::vector<Feature>& features() {
       {"internal DP", [](C c) { return c.gen.internal_data_parallel && c.gen.dp() > 1 && c.config.experts > 0; }},
       {"cutlass", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_cutlass; }},
       {"trtllm", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_trtllm; }},
-      {"MTP in train", [](C c) { return c.config.mtp_layers > 0; }},
-      {"MTP drafter", [](C c) { return c.gen.mtp; }},
+      {"MTP in train", [](C c) { return c.config.mtp_layers > 0 && c.train.mtp; }},
+      {"MTP not in train", [](C c) { return c.config.mtp_layers > 0 && !c.train.mtp && c.gen.mtp != Mtp::off; }},
+      {"MTP drafter beside", [](C c) { return c.gen.mtp == Mtp::with; }},
+      {"MTP drafter", [](C c) { return c.gen.mtp == Mtp::only; }},
       {"drafter with the model's ends", [](C c) { return c.gen.mtp && !c.mtp_vocabulary; }},
-      {"Qwen's drafter", [](C c) { return c.gen.mtp && is_hybrid_qwen(c.config); }},
+      {"Qwen's drafter", [](C c) { return c.gen.mtp != Mtp::off && is_hybrid_qwen(c.config); }},
       {"NVIDIA's class", [](C c) { return c.gen.model_class == gen::vllm::ModelClass::nvidia; }},
       {"replicated embedding", [](C c) { return c.gen.replicate_embedding; }},
       {"queries in one matrix", [](C c) { return c.config.mla.kv_rank > 0 && c.config.mla.q_rank == 0; }},
@@ -499,12 +503,12 @@ std::string describe(const Case& c) {
       m.mamba.heads, m.mamba.head_dim, m.mamba.groups, m.mamba.state, m.mamba.kernel, m.gdn.key_heads,
       m.gdn.value_heads, m.gdn.key_dim, m.gdn.value_dim, m.gdn.kernel, m.tied, c.lm_head, m.attention_bias, m.qk_norm,
       m.expert_bias, c.single_experts, c.mtp_vocabulary, c.unknown, name(m.dtype));
-  text += fmt::format("  train {} stages [{}]{} first {} last {} vocabulary divisible by {} {}\n",
+  text += fmt::format("  train {} stages [{}]{} first {} last {} vocabulary divisible by {} {}{}\n",
                       to_string(layout::with_data_parallel(c.train.sizes)), fmt::join(c.train.stage_layers, " "),
                       c.train.hybrid_layer_pattern, c.train.first_stage_layers, c.train.last_stage_layers,
-                      c.train.make_vocab_size_divisible_by, name(c.train.precision));
+                      c.train.make_vocab_size_divisible_by, name(c.train.precision), c.train.mtp ? "" : " without MTP");
   text += fmt::format("  gen {} data_parallel {} mtp {} {} {} {}{}\n", to_string(c.gen.sizes),
-                      c.gen.internal_data_parallel ? "internal" : "engines", c.gen.mtp,
+                      c.gen.internal_data_parallel ? "internal" : "engines", name(c.gen.mtp),
                       kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision),
                       name(c.gen.model_class), c.gen.replicate_embedding ? " embedding replicated" : "");
   return text +

@@ -40,7 +40,7 @@ class Megatron : public RankWriter {
     const bool last = pp == PP - 1;
     // GLM5Bridge loads no prediction layer.
     const bool own = has(prefix(c.layers) + "enorm.weight") || has("mtp.fc.weight");
-    const bool mtp = c.mtp_layers > 0 && own && c.family != "glm_moe_dsa";
+    const bool mtp = o.mtp && c.mtp_layers > 0 && own && c.family != "glm_moe_dsa";
     if (pp == 0 || (last && mtp)) put("embedding.word_embeddings.weight", vocabulary(get(embedding())));
     for (std::int64_t n = 0; n < counts.at(static_cast<std::size_t>(pp)); ++n) {
       layer(fmt::format("decoder.layers.{}.", n), prefix(first + n));

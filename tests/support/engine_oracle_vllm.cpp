@@ -24,7 +24,8 @@ class Vllm : public RankWriter {
   }
 
   Parameters run() {
-    o.mtp ? drafter() : main_model();
+    if (o.mtp == gen::vllm::Mtp::with) put_drafter_beside();
+    o.mtp == gen::vllm::Mtp::only ? drafter() : main_model();
     put_unknown();
     return std::move(out);
   }
@@ -36,6 +37,17 @@ class Vllm : public RankWriter {
     put(c.family == "nemotron_h" ? "model.norm_f.weight" : "model.norm.weight", get(norm()));
     // A tied model with an lm_head.weight in its checkpoint gets one of its own.
     if (has("lm_head.weight")) put("lm_head.weight", vocabulary(get("lm_head.weight")));
+  }
+
+  /// A drafter that shares embedding and head with the main model has none of its own.
+  void put_drafter_beside() {
+    drafter();
+    Parameters beside;
+    for (auto& [name, parameter] : out) {
+      const bool is_shared = name == "model.embed_tokens.weight" || name.ends_with("head.weight");
+      if (!is_shared) beside.emplace("drafter." + name, std::move(parameter));
+    }
+    out = std::move(beside);
   }
 
   /// Only the first MTP layer's embedding is read; where it has none, the model's is. GLM reads the model's head, too.

@@ -13,7 +13,7 @@ using testing::HasSubstr;
 
 struct Case {
   const char* sizes;
-  bool mtp;
+  Mtp mtp;
 };
 
 class DerivedWeights : public testing::TestWithParam<Case> {};
@@ -32,16 +32,19 @@ TEST_P(DerivedWeights, AreThoseOfTheRanksHeads) {
   const auto [q, lora, nope, rope, v] = config.mla;
   const std::int64_t tp = options.sizes.tp;
   const std::int64_t heads = config.attention_heads / tp;
-  const std::string block = GetParam().mtp ? "mtp_block." : "";
+  const bool main = GetParam().mtp != Mtp::only;
+  const bool drafter = GetParam().mtp != Mtp::off;
   ASSERT_EQ(derived->ranks(), loaded->ranks());
   for (std::int32_t rank = 0; rank < derived->ranks(); ++rank) {
     const auto stored = contents(*derived, model, Rank{rank});
-    const std::int64_t first = GetParam().mtp ? config.layers : 0;
-    const std::int64_t end = GetParam().mtp ? config.layers + 1 : config.layers;
+    const std::int64_t first = main ? 0 : config.layers;
+    const std::int64_t end = drafter ? config.layers + 1 : config.layers;
     EXPECT_EQ(std::ssize(stored), 2 * (end - first));
     for (std::int64_t layer = first; layer < end; ++layer) {
       const std::string own = fmt::format("model.layers.{}.self_attn.", layer);
-      const std::string name = fmt::format("model.layers.{}.{}self_attn.mla_attn.mla_attn.", layer, block);
+      const std::string beside = main && layer == config.layers ? "drafter." : "";
+      const std::string name = fmt::format("{}model.layers.{}.{}self_attn.mla_attn.mla_attn.", beside, layer,
+                                           layer == config.layers ? "mtp_block." : "");
       const std::int32_t tensor = model.find(own + "kv_b_proj.weight")->index;
       const layout::Contents keys = find(stored, name + "W_UK_T");
       const layout::Contents values = find(stored, name + "W_UV");
@@ -65,8 +68,8 @@ TEST_P(DerivedWeights, AreThoseOfTheRanksHeads) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, DerivedWeights,
-                         testing::Values(Case{"TP1", false}, Case{"TP2", false}, Case{"TP2xDP2", false},
-                                         Case{"TP2", true}));
+                         testing::Values(Case{"TP1", Mtp::off}, Case{"TP2", Mtp::off}, Case{"TP2xDP2", Mtp::off},
+                                         Case{"TP2", Mtp::only}, Case{"TP2", Mtp::with}));
 
 TEST(DerivedWeights, NeedLatentAttention) {
   EXPECT_FALSE(has_derived(build_model(layout::small_config("qwen3"), false)));

@@ -172,12 +172,38 @@ TEST(GenNames, AreTheEnginesOwn) {
   }
 }
 
+/// Model and drafter on the same ranks: the storages of both, but for the drafter's embedding and head, which it
+/// shares.
+TEST(GenDrafter, SharesEmbeddingAndHeadWithItsModel) {
+  for (const char* family : {"deepseek_v3", "glm4_moe", "qwen3_5_moe"}) {
+    model::Config config = layout::small_config(family);
+    config.mtp_layers = 1;
+    const model::Model model = build_model(config, false);
+    std::map<std::string, Shape> expected, found;
+    Options given = options("TP2");
+    for (const Mtp mtp : {Mtp::off, Mtp::only}) {
+      given.mtp = mtp;
+      for (const layout::Contents& one : contents(*make_layout(model, given), model, Rank{1})) {
+        const std::string& name = one.storage.name;
+        const bool is_shared = name.ends_with("embed_tokens.weight") || name.ends_with("head.weight");
+        if (mtp == Mtp::off) expected[name] = one.storage.shape;
+        if (mtp == Mtp::only && !is_shared) expected["drafter." + name] = one.storage.shape;
+      }
+    }
+    given.mtp = Mtp::with;
+    EXPECT_TRUE(violations(model, given).empty());
+    for (const layout::Contents& one : contents(*make_layout(model, given), model, Rank{1}))
+      found[one.storage.name] = one.storage.shape;
+    EXPECT_EQ(found, expected) << family;
+  }
+}
+
 /// The main model stores nothing of the prediction layer, the drafter nothing else.
 TEST(GenDrafter, HasThePredictionLayerOnly) {
   const model::Model model = small_model("deepseek_v3");
   const auto main = make_layout(model, options("TP2"));
   Options given = options("TP2");
-  given.mtp = true;
+  given.mtp = Mtp::only;
   EXPECT_TRUE(violations(model, given).empty());
   const auto drafter = make_layout(model, given);
   for (const model::Tensor& tensor : model.tensors) {

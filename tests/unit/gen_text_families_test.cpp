@@ -134,7 +134,7 @@ model::Model without_repeated_ends(const char* family) {
 
 TEST(GenTextFamilies, ADrafterTakesTheModelsEndsWhereItsLayerHasNone) {
   Options drafter = options("TP1");
-  drafter.mtp = true;
+  drafter.mtp = Mtp::only;
   const std::string head = "model.layers.4.shared_head.head.weight";
   for (const bool glm : {true, false}) {
     const char* family = glm ? "glm4_moe" : "deepseek_v3";

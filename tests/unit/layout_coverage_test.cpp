@@ -48,7 +48,7 @@ void add_gen(const model::Model& model, const gen::vllm::Options& options, std::
   if (!gen::vllm::violations(model, options).empty()) return;
   out.push_back(
       {fmt::format("gen {}{}{} backend {}", to_string(options.sizes), options.internal_data_parallel ? " internal" : "",
-                   options.mtp ? " mtp" : "", static_cast<int>(options.moe_backend)),
+                   options.mtp != gen::vllm::Mtp::off ? " mtp" : "", static_cast<int>(options.moe_backend)),
        gen::vllm::make_layout(model, options), options.sizes.tp, options.sizes.ep > 1 ? 1 : options.moe_ranks(),
        options.moe_backend == gen::vllm::MoeBackend::flashinfer_trtllm ? 128 : 1});
 }
@@ -62,7 +62,7 @@ std::vector<Candidate> gen_layouts(const model::Model& model) {
       options.sizes = parse_parallelism(sizes);
       options.internal_data_parallel = internal;
       add_gen(model, options, result);
-      options.mtp = true;
+      options.mtp = gen::vllm::Mtp::only;
       add_gen(model, options, result);
     }
   }

@@ -197,7 +197,7 @@ TEST(PolicySplit, CountsUnknownTensorsInTheirOwnType) {
 TEST(PolicySplit, TakesWhatTrainLacksFromTheCheckpoint) {
   const model::Model model = published("deepseek-v3-small", false);
   gen::vllm::Options drafter;
-  drafter.mtp = true;
+  drafter.mtp = gen::vllm::Mtp::only;
   const auto train = train::megatron::make_layout(model, {});
   const auto gen = gen::vllm::make_layout(model, drafter);
   for (const Policy policy : kPolicies) {

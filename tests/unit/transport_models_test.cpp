@@ -83,16 +83,16 @@ TEST_P(RandomJobs, ArriveWhole) {
         gen_options(one_of(random, {"TP1", "TP2", "TP4", "TP2xEP2", "TP4xEP4", "TP2xDP2", "TP2xDP2i", "TP2xDP2xEP4i"}),
                     precision());
     gen.moe_backend = static_cast<gen::vllm::MoeBackend>(random() % 3);
-    gen.mtp = random() % 3 == 0;
+    gen.mtp = static_cast<gen::vllm::Mtp>(random() % 3);
   } while (!gen::vllm::violations(model, gen).empty());
   Job job(model, train, gen);
   constexpr Policy kAll[] = {Policy::all, Policy::whitelist, Policy::blacklist, Policy::ffn};
   TransportCase one = job.make(kAll[random() % 4], kExecutors[random() % std::size(kExecutors)]);
   one.tuning.chunk_bytes = random() % 2 == 0 ? 512 : 1 << 16;
   one.misc_buffer_bytes = random() % 2 == 0 ? 1000 : 1 << 20;
-  expect_right(
-      one, fmt::format("{} {} -> {} backend {}{} {}", model.config.family, to_string(train.sizes), to_string(gen.sizes),
-                       static_cast<int>(gen.moe_backend), gen.mtp ? " mtp" : "", to_string(one.executor)));
+  expect_right(one, fmt::format("{} {} -> {} backend {}{} {}", model.config.family, to_string(train.sizes),
+                                to_string(gen.sizes), static_cast<int>(gen.moe_backend),
+                                gen.mtp != gen::vllm::Mtp::off ? " mtp" : "", to_string(one.executor)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomJobs, testing::Range<std::uint64_t>(0, 70));

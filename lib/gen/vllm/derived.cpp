@@ -50,7 +50,7 @@ class DerivedLayout final : public layout::Layout {
     const auto [nope, value, lora] = sizes();
     const bool keys = key.parameter == kKeys;
     const layout::Parameter named{keys ? "mla_attn.mla_attn.W_UK_T" : "mla_attn.mla_attn.W_UV", {}};
-    return {key, storage_name(model_.config, named, tensor),
+    return {key, storage_name(model_.config, named, tensor, options_.mtp),
             keys ? Shape{local_heads(), nope, lora} : Shape{local_heads(), lora, value}, format(tensor)->dtype};
   }
 

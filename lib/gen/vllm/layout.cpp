@@ -31,16 +31,13 @@ class VllmLayout final : public layout::ParameterLayout {
   }
 
  protected:
-  /// The drafter has the layers behind the model's last, of several such layers' embeddings the first, and, where they
-  /// have none, the model's embedding and perhaps its head. Where both are in the stream, vLLM keeps what it reads
-  /// last: the layer's, in files sorted by name.
   bool is_stored(const Tensor& tensor) const override {
-    if (tensor.role == Role::mtp_embedding && tensor.layer > model().config.layers) return false;
-    if (options_.mtp && tensor.role == Role::embedding) return find(Role::mtp_embedding) < 0;
-    if (options_.mtp && tensor.role == Role::lm_head) {
-      return find(Role::mtp_head) < 0 && facts_of(model().config).vllm_drafter_reads_head;
+    switch (options_.mtp) {
+      case Mtp::off: return !is_of_prediction(tensor);
+      case Mtp::only: return is_of_drafter(tensor);
+      case Mtp::with: return tensor.role != Role::mtp_embedding && tensor.role != Role::mtp_head;
     }
-    return (tensor.layer >= model().config.layers) == options_.mtp;
+    return false;
   }
 
   std::uint64_t class_of(const Tensor& tensor) const override {
@@ -68,6 +65,19 @@ class VllmLayout final : public layout::ParameterLayout {
   }
 
  private:
+  bool is_of_prediction(const Tensor& tensor) const { return tensor.layer >= model().config.layers; }
+
+  /// A drafter by itself has the layers behind the model's last, of several such layers' embeddings the first, and,
+  /// where they have none, the model's embedding and perhaps its head. Where both are in the stream, vLLM keeps the one
+  /// that it reads last: the layer's, in files sorted by name.
+  bool is_of_drafter(const Tensor& tensor) const {
+    if (tensor.role == Role::mtp_embedding && tensor.layer > model().config.layers) return false;
+    if (tensor.role == Role::embedding) return find(Role::mtp_embedding) < 0;
+    if (tensor.role == Role::lm_head)
+      return find(Role::mtp_head) < 0 && facts_of(model().config).vllm_drafter_reads_head;
+    return is_of_prediction(tensor);
+  }
+
   std::int64_t tp_rank(Rank rank) const { return to_int(rank) % options_.sizes.tp; }
   std::int64_t moe_rank(Rank rank) const { return options_.internal_data_parallel ? to_int(rank) : tp_rank(rank); }
   bool expert_parallel() const { return options_.sizes.ep > 1; }

@@ -39,12 +39,22 @@ enum class ModelClass : std::uint8_t {
 /// Their words in cases.
 Choices choices(ModelClass);
 
+/// Which models of a checkpoint with layers of multi-token prediction are loaded.
+enum class Mtp : std::uint8_t {
+  off,   ///< the main model
+  only,  ///< the drafter: the prediction layers
+  with   ///< both, on the same ranks; the drafter has no embedding and head of its own, but shares the main model's
+};
+
+/// Their words in cases.
+Choices choices(Mtp);
+
 /// What a case says of the gen side.
 struct Options {
   layout::Parallelism sizes;            ///< tp, dp, ep; dp = 0 means 1
   bool internal_data_parallel = false;  ///< experts are split over DP x TP
   DType precision = DType::bf16;        ///< but for what vLLM keeps in float32
-  bool mtp = false;                     ///< the drafter of multi-token prediction instead of the main model
+  Mtp mtp = Mtp::off;
   MoeBackend moe_backend = MoeBackend::triton;
   ModelClass model_class = ModelClass::portable;
   bool replicate_embedding = false;  ///< of the class for NVIDIA's GPUs: embed_tokens is whole on every rank

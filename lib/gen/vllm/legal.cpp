@@ -149,8 +149,8 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   Violations out;
   const std::set<Mixer> named = check_heads(model, options.sizes.tp, out);
   check_experts(model.config, options, out);
-  out.require(!options.mtp || model.config.mtp_layers > 0,
-              "mtp = true, but the model has no multi-token prediction layer; use false");
+  out.require(options.mtp == Mtp::off || model.config.mtp_layers > 0,
+              fmt::format("mtp = {}, but the model has no multi-token prediction layer; use off", name(options.mtp)));
   const layout::ParameterTable table(model);
   out.require(options.moe_backend == MoeBackend::triton || !table.has(Role::interleaved_gate_up),
               "interleaved experts are known for moe_backend = triton only");

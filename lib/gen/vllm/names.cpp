@@ -74,12 +74,13 @@ void replace_prefix(std::string& name, const model::Config& config) {
 
 }  // namespace
 
-std::string storage_name(const model::Config& config, const Parameter& parameter, const Tensor& tensor, bool drafter) {
+std::string storage_name(const model::Config& config, const Parameter& parameter, const Tensor& tensor, Mtp mtp) {
+  const bool beside = mtp == Mtp::with && tensor.layer >= config.layers;
   std::string name = fused_name(parameter, tensor);
-  if (drafter) name = drafter_name(config, name, tensor);
+  if (mtp == Mtp::only || beside) name = drafter_name(config, name, tensor);
   for (const auto& [from, to] : facts_of(config).vllm_names) replace(name, from, to);
   replace_prefix(name, config);
-  return name;
+  return beside ? "drafter." + name : name;
 }
 
 }  // namespace refit::gen::vllm

@@ -3,14 +3,15 @@
 
 #include <string>
 
+#include "gen/vllm/layout.hpp"
 #include "layout/parameter.hpp"
 
 namespace refit::gen::vllm {
 
-/// The full name of the storage of `parameter` that holds `tensor`. Example: "qkv_proj.weight" and
-/// "backbone.layers.3.mixer.q_proj.weight" make "model.layers.3.mixer.qkv_proj.weight". `drafter`: of the drafter of
-/// multi-token prediction.
+/// Returns the full name of the storage of `parameter` that holds `tensor`. Example: "qkv_proj.weight" and
+/// "backbone.layers.3.mixer.q_proj.weight" make "model.layers.3.mixer.qkv_proj.weight". A drafter beside the main model
+/// ("with") is a model of its own in vLLM, whose names are told apart by "drafter.".
 std::string storage_name(const model::Config& config, const layout::Parameter& parameter, const model::Tensor& tensor,
-                         bool drafter);
+                         Mtp mtp);
 
 }  // namespace refit::gen::vllm

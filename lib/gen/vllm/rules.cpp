@@ -27,7 +27,7 @@ void add_vocabulary(Rules& rules) {
   for (const Role role : {Role::final_norm, Role::mtp_embedding_norm, Role::mtp_hidden_norm, Role::mtp_final_norm}) {
     rules.table.whole("", role);
   }
-  const bool cut = rules.options.mtp && facts_of(rules.config).vllm_drafter_cuts_proj;
+  const bool cut = rules.options.mtp != Mtp::off && facts_of(rules.config).vllm_drafter_cuts_proj;
   rules.table.rows("", Role::mtp_proj, cut ? rules.tp() : 1);
 }
 

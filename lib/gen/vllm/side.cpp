@@ -11,6 +11,7 @@ using layout::SideRows;
 
 constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm"};
 constexpr std::string_view kModelClass[] = {"portable", "nvidia"};
+constexpr std::string_view kMtp[] = {"off", "only", "with"};
 constexpr std::string_view kDataParallel[] = {"engines", "internal"};
 constexpr std::string_view kKvCacheDtype[] = {"auto", "fp8"};
 
@@ -20,13 +21,28 @@ const Side& of(const layout::SideSpec& spec) { return static_cast<const Side&>(s
 #define MEMBER(path) \
   [](auto& spec) -> auto& { return of(spec).path; }
 
+/// true and false are taken for only and off, which they were called once.
+layout::SideKey mtp_key() {
+  layout::SideKey key = SideRows::word(
+      "gen.mtp", "The main model, the drafter of multi-token prediction only, or the main model with its drafter.",
+      MEMBER(written.mtp));
+  key.set = [set = key.set](layout::SideSpec& spec, const keys::Value& value) {
+    const bool* flag = std::get_if<bool>(&value);
+    const auto* word = std::get_if<std::string>(&value);
+    if (flag == nullptr && (word == nullptr || (*word != "true" && *word != "false"))) return set(spec, value);
+    const bool only = flag == nullptr ? *word == "true" : *flag;
+    return set(spec, std::string(name(only ? Mtp::only : Mtp::off)));
+  };
+  return key;
+}
+
 const std::vector<layout::SideKey>& side_keys() {
   static const std::vector<layout::SideKey> keys = {
       layout::parallelism_key("gen.layout", "TP, DP, EP of the gen side; required.", MEMBER(written.sizes), "--gen"),
       SideRows::word("gen.data_parallel",
                      "DP replicas are separate engines, or vLLM's own DP (experts split over DP x TP).",
                      MEMBER(data_parallel)),
-      SideRows::boolean("gen.mtp", "The MTP drafter instead of the main model.", MEMBER(written.mtp)),
+      mtp_key(),
       SideRows::word("gen.precision", "Dtype of the gen weights; as above.", MEMBER(kept_as)),
       SideRows::text(
           "gen.quantiser",
@@ -68,6 +84,7 @@ void check_quantiser(const Side& side, Complaints& complaints) {
 
 Choices choices(MoeBackend) { return kMoeBackend; }
 Choices choices(ModelClass) { return kModelClass; }
+Choices choices(Mtp) { return kMtp; }
 Choices choices(DataParallel) { return kDataParallel; }
 Choices choices(KvCacheDtype) { return kKvCacheDtype; }
 
@@ -132,7 +149,7 @@ layout::SideSettings Side::settings(bool quantises) const {
   layout::SideSettings settings;
   if (written.sizes.dp > 1) settings.emplace_back("data_parallel", std::string(name(data_parallel)));
   if (derived) settings.emplace_back("derived", true);
-  if (written.mtp) settings.emplace_back("mtp", true);
+  if (written.mtp != Mtp::off) settings.emplace_back("mtp", std::string(name(written.mtp)));
   if (written.moe_backend != MoeBackend::triton)
     settings.emplace_back("moe_backend", std::string(name(written.moe_backend)));
   if (written.model_class != ModelClass::portable)

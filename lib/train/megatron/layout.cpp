@@ -25,7 +25,8 @@ class MegatronLayout final : public layout::ParameterLayout {
  public:
   MegatronLayout(const model::Model& model, const Options& options)
       : ParameterLayout(model, train::megatron::parameters(model, options), options.precision, scale_rules(options)),
-        sizes_(options.sizes) {
+        sizes_(options.sizes),
+        prediction_(prediction_layers(model.config, options)) {
     std::vector<std::string> unused;
     counts_ = split_stages(config().layers, options, unused);
     REFIT_ASSERT(!counts_.empty());
@@ -52,9 +53,7 @@ class MegatronLayout final : public layout::ParameterLayout {
   }
 
  protected:
-  bool is_stored(const Tensor& tensor) const override {
-    return tensor.layer < config().layers || prediction_layers(config()) > 0;
-  }
+  bool is_stored(const Tensor& tensor) const override { return tensor.layer < config().layers || prediction_ > 0; }
 
   std::uint64_t class_of(const Tensor& tensor) const override {
     const std::int64_t stage = !is_stored(tensor) ? -2 : tensor.layer >= 0 ? home(tensor).stage : -1;
@@ -79,7 +78,7 @@ class MegatronLayout final : public layout::ParameterLayout {
     const bool is_head = config().tied || tensor.role == Role::lm_head;
     if (stage == 0 && is_embedding) return Target{embedding, -1};
     if (last && is_head && output_layer_ >= 0) return Target{output_layer_, -1};
-    if (last && is_embedding && prediction_layers(config()) > 0) return Target{embedding, -1};
+    if (last && is_embedding && prediction_ > 0) return Target{embedding, -1};
     return std::nullopt;
   }
 
@@ -114,6 +113,7 @@ class MegatronLayout final : public layout::ParameterLayout {
   std::int64_t experts_per_rank() const { return config().experts / sizes_.ep; }
 
   layout::Parallelism sizes_;
+  std::int64_t prediction_;                ///< layers of multi-token prediction
   std::vector<std::int64_t> counts_;       ///< decoder layers, by stage
   std::vector<std::int32_t> first_layer_;  ///< by stage
   std::vector<Home> homes_;                ///< by layer

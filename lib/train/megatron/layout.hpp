@@ -26,6 +26,7 @@ struct Options {
   std::vector<std::int64_t> stage_layers;  ///< explicit list; empty = none
   std::string hybrid_layer_pattern;  ///< of Nemotron-H: a letter per layer (M * E -), `|` where a stage ends; or empty
   std::int64_t make_vocab_size_divisible_by = 0;  ///< 0 = vocabulary not padded
+  bool mtp = true;                                ///< builds the model's layers of multi-token prediction
   DType precision = DType::bf16;                  ///< of every parameter but the router's expert bias
   /// As Transformer Engine keeps quantised weights (Float8BlockwiseQTensor, MXFP8); `precision` is of all others.
   model::WeightFormat weight_format = model::WeightFormat::unquantised;

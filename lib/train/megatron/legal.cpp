@@ -120,11 +120,12 @@ void check_pattern(const Config& config, std::string pattern, std::vector<std::s
                             wanted.empty() ? "all alike: leave it out" : wanted));
 }
 
-void check_prediction(const Config& config, std::int64_t stages, std::vector<std::string>& out) {
-  if (prediction_layers(config) == 0 || !config.tied || stages == 1) return;
+void check_prediction(const Config& config, const Options& options, std::vector<std::string>& out) {
+  const std::int64_t stages = options.sizes.pp;
+  if (prediction_layers(config, options) == 0 || !config.tied || stages == 1) return;
   out.push_back(fmt::format(
       "train: a tied model with {} MTP layers and PP{}: the last stage's embedding and output layer have no rule; "
-      "legal: PP1",
+      "legal: PP1, or train.mtp = false",
       config.mtp_layers, stages));
 }
 
@@ -182,7 +183,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   complete.sizes = layout::with_data_parallel(options.sizes);
   const std::set<Mixer> named = check_heads(model, complete.sizes.tp, out);
   check_experts(model.config, complete.sizes, out);
-  check_prediction(model.config, complete.sizes.pp, out);
+  check_prediction(model.config, complete, out);
   check_pattern(model.config, options.hybrid_layer_pattern, out);
   check_parameters(model, complete, named, out);
   check_scales(model, complete, out);

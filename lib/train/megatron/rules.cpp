@@ -39,8 +39,8 @@ void add_multi_token_prediction(Rules& rules) {
   rules.table.whole("final_layernorm.weight", Role::mtp_final_norm);
 }
 
-std::int64_t prediction_layers(const model::Config& config) {
-  return facts_of(config).megatron_skips_prediction ? 0 : config.mtp_layers;
+std::int64_t prediction_layers(const model::Config& config, const Options& options) {
+  return facts_of(config).megatron_skips_prediction || !options.mtp ? 0 : config.mtp_layers;
 }
 
 layout::ScaleRules scale_rules(const Options& options) {

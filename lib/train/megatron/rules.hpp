@@ -34,8 +34,8 @@ void add_gated_delta_net(Rules& rules);
 /// What a multi-token prediction layer has beside its decoder layer.
 void add_multi_token_prediction(Rules& rules);
 
-/// How many layers of multi-token prediction the trainer has.
-std::int64_t prediction_layers(const model::Config& config);
+/// Returns the number of layers of multi-token prediction that the trainer builds.
+std::int64_t prediction_layers(const model::Config& config, const Options& options);
 
 /// Of Transformer Engine's quantised weights: blocks are those of the rank's own parameter, and the rowwise scales are
 /// padded with zeros to a multiple of 4 columns, those of MXFP8 also to one of 128 rows.

@@ -28,6 +28,11 @@ const std::vector<layout::SideKey>& side_keys() {
       SideRows::integer("train.make_vocab_size_divisible_by", 0, kMany,
                         "The vocabulary is padded to a multiple of this times TP; 0 = not padded.",
                         MEMBER(written.make_vocab_size_divisible_by)),
+      SideRows::boolean(
+          "train.mtp",
+          "The model's layers of multi-token prediction are trained; else a drafter stays as the checkpoint "
+          "has it.",
+          MEMBER(written.mtp)),
       SideRows::word("train.precision",
                      "Dtype of the train weights; fp8 (blocks of 128 x 128) and mxfp8 of linear layers'.",
                      MEMBER(kept_as)),
@@ -61,6 +66,13 @@ void Side::check(Complaints& complaints, const layout::SideSpec& /*other*/) cons
   }
   if (written.sizes.pp == 1)
     complaints.meaningless({"train.first_stage_layers", "train.last_stage_layers"}, "without PP");
+}
+
+void Side::check_model(Complaints& complaints, const model::Model& model) const {
+  Options all = written;
+  all.mtp = true;
+  if (prediction_layers(model.config, all) == 0)
+    complaints.meaningless({"train.mtp"}, "for a model whose layers of multi-token prediction this trainer has not");
 }
 
 std::vector<std::string> Side::violations(const model::Model& model) const {

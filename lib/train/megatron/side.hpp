@@ -15,6 +15,7 @@ class Side final : public layout::SideSpec {
   std::unique_ptr<layout::SideSpec> clone() const override { return std::make_unique<Side>(*this); }
 
   void complete() override { written.sizes = layout::with_data_parallel(written.sizes); }
+  void check_model(Complaints& complaints, const model::Model& model) const override;
   void check(Complaints& complaints, const layout::SideSpec& other) const override;
   std::vector<std::string> violations(const model::Model& model) const override;
   std::vector<std::int64_t> legal_tp(const model::Model& model) const override;
