@@ -476,7 +476,7 @@ const std::vector<Feature>& features() {
       {"MTP not in train", [](C c) { return c.config.mtp_layers > 0 && !c.train.mtp && c.gen.mtp != Mtp::off; }},
       {"MTP drafter beside", [](C c) { return c.gen.mtp == Mtp::with; }},
       {"MTP drafter", [](C c) { return c.gen.mtp == Mtp::only; }},
-      {"drafter with the model's ends", [](C c) { return c.gen.mtp && !c.mtp_vocabulary; }},
+      {"drafter with the model's ends", [](C c) { return c.gen.mtp == Mtp::only && !c.mtp_vocabulary; }},
       {"Qwen's drafter", [](C c) { return c.gen.mtp != Mtp::off && is_hybrid_qwen(c.config); }},
       {"NVIDIA's class", [](C c) { return c.gen.model_class == gen::vllm::ModelClass::nvidia; }},
       {"replicated embedding", [](C c) { return c.gen.replicate_embedding; }},
