@@ -44,6 +44,8 @@ const std::map<std::string, std::string> kOther = {
     {"gen.data_parallel", "\"internal\""},
     {"gen.mtp", "\"with\""},
     {"gen.derived", "true"},
+    {"gen.model_class", "\"nvidia\""},
+    {"gen.replicate_embedding", "true"},
     {"gen.precision", "\"mxfp8\""},
     {"gen.quantiser", "\"other\""},
     {"gen.moe_backend", "\"flashinfer_cutlass\""},
