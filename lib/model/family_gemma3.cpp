@@ -35,6 +35,7 @@ constinit const Family kGemma3{
     .list = list_tensors,
     .composite_architecture = "Gemma3ForConditionalGeneration",
     .composite_model_type = "gemma3",
+    .facts = {.vllm_stages = {.embedding_on_each = true, .norm_on_each = true, .head_on_each = true}},
     .defaults = {.vocab_size = 262208, .attention_heads = 8, .kv_heads = 4, .head_dim = 256}};
 
 }  // namespace refit::model

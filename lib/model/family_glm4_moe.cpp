@@ -23,12 +23,14 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-constinit const Family kGlm4Moe{
-    .name = "glm4_moe",
-    .architecture = "Glm4MoeForCausalLM",
-    .model_type = "glm4_moe",
-    .read = read,
-    .list = list_tensors,
-    .facts = {.vllm_float32_router = true, .vllm_cut_shared_experts = true, .vllm_drafter_reads_head = true}};
+constinit const Family kGlm4Moe{.name = "glm4_moe",
+                                .architecture = "Glm4MoeForCausalLM",
+                                .model_type = "glm4_moe",
+                                .read = read,
+                                .list = list_tensors,
+                                .facts = {.vllm_stages = {.experts_on_each = true},
+                                          .vllm_float32_router = true,
+                                          .vllm_cut_shared_experts = true,
+                                          .vllm_drafter_reads_head = true}};
 
 }  // namespace refit::model

@@ -39,11 +39,13 @@ void list_tensors(TensorList& list) { add_decoder(list, add_gpt_oss_attention, a
 
 }  // namespace
 
-constinit const Family kGptOss{.name = "gpt_oss",
-                               .architecture = "GptOssForCausalLM",
-                               .model_type = "gpt_oss",
-                               .read = read,
-                               .list = list_tensors,
-                               .facts = {.vllm_names = kVllmNames}};
+constinit const Family kGptOss{
+    .name = "gpt_oss",
+    .architecture = "GptOssForCausalLM",
+    .model_type = "gpt_oss",
+    .read = read,
+    .list = list_tensors,
+    .facts = {.vllm_names = kVllmNames,
+              .vllm_stages = {.embedding_on_each = true, .norm_on_each = true, .head_on_each = true}}};
 
 }  // namespace refit::model

@@ -39,11 +39,13 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-constinit const Family kMixtral{.name = "mixtral",
-                                .architecture = "MixtralForCausalLM",
-                                .model_type = "mixtral",
-                                .read = read,
-                                .list = list_tensors,
-                                .facts = {.vllm_names = kVllmNames}};
+constinit const Family kMixtral{
+    .name = "mixtral",
+    .architecture = "MixtralForCausalLM",
+    .model_type = "mixtral",
+    .read = read,
+    .list = list_tensors,
+    .facts = {.vllm_names = kVllmNames,
+              .vllm_stages = {.embedding_on_each = true, .norm_on_each = true, .head_on_each = true}}};
 
 }  // namespace refit::model

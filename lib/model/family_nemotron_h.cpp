@@ -168,6 +168,10 @@ constinit const Family kNemotronH{
     .model_type = "nemotron_h",
     .read = read,
     .list = list_tensors,
-    .facts = {.vllm_names = kVllmNames, .vllm_float32_router = true, .megatron_hybrid_model = true}};
+    .facts = {
+        .vllm_names = kVllmNames,
+        .vllm_stages = {.embedding_on_each = true, .norm_on_each = true, .head_on_each = true, .experts_on_each = true},
+        .vllm_float32_router = true,
+        .megatron_hybrid_model = true}};
 
 }  // namespace refit::model

@@ -23,7 +23,8 @@ constinit const Family kQwen35{.name = "qwen3_5",
                                .list = list_tensors,
                                .composite_architecture = "Qwen3_5ForConditionalGeneration",
                                .composite_model_type = "qwen3_5",
-                               .facts = {.vllm_drafter_reads_head = true,
+                               .facts = {.vllm_stages = {.embedding_on_each = true},
+                                         .vllm_drafter_reads_head = true,
                                          .vllm_drafter_cuts_proj = true,
                                          .vllm_drafter_names = kQwenDrafterNames}};
 

@@ -27,6 +27,7 @@ constinit const Family kQwen35Moe{.name = "qwen3_5_moe",
                                   .composite_architecture = "Qwen3_5MoeForConditionalGeneration",
                                   .composite_model_type = "qwen3_5_moe",
                                   .facts = {.vllm_names = kVllmNames,
+                                            .vllm_stages = {.embedding_on_each = true},
                                             .vllm_drafter_reads_head = true,
                                             .vllm_drafter_cuts_proj = true,
                                             .vllm_drafter_names = kQwenDrafterNames}};

@@ -158,10 +158,20 @@ struct Renaming {
   std::string_view to;
 };
 
+/// The pipeline stages on which vLLM's class of a model has what stands around its layers. Else the first has the
+/// embedding, the last norm and head, and a tied model's embedding too.
+struct VllmStages {
+  bool embedding_on_each = false;
+  bool norm_on_each = false;
+  bool head_on_each = false;
+  bool experts_on_each = false;  ///< the class refuses a stage without a layer of experts
+};
+
 /// What trainers and engines make of a family beside what follows from its tensors and sizes. Its file says so.
 struct FamilyFacts {
   /// vLLM's WeightsMapper: one after the other, each applied to the first occurrence in a name.
   std::span<const Renaming> vllm_names = {};
+  VllmStages vllm_stages = {};
   bool vllm_float32_router = false;      ///< vLLM keeps the router's weight in float32
   bool vllm_quantised_router = false;    ///< vLLM's router is quantised like any linear layer, where it is not excepted
   bool vllm_cut_shared_experts = false;  ///< vLLM cuts shared experts also in a sequence-parallel MoE

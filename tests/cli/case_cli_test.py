@@ -145,10 +145,10 @@ class CommandLine(Cli):
         self.refuse(2, "plan", case, part="case.toml:2:1: train.layout", lines=3)
 
     def test_an_expected_mistake_is_a_success(self):
-        text = ('[model]\nconfig = "c.json"\n[train]\nlayout = "TP2"\n[gen]\nlayout = "TP2xPP2"\n'
+        text = ('[model]\nconfig = "c.json"\n[train]\nlayout = "TP2"\n[gen]\nlayout = "TP2xCP2"\n'
                 '[expect]\noutcome = "error"\nmessage = "%s"\n')
-        self.assertIn("as expected", self.succeed("run", self.case(text % "vLLM gen PP must be 1")))
-        self.refuse(2, "run", self.case(text % "something else"), part="vLLM gen PP must be 1")
+        self.assertIn("as expected", self.succeed("run", self.case(text % "have no CP and ETP")))
+        self.refuse(2, "run", self.case(text % "something else"), part="have no CP and ETP")
 
 
 class Lists(Cli):

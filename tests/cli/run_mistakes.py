@@ -53,7 +53,7 @@ def impossible_layouts(suite):
     """All violations of both sides at once."""
     words = ("train: 16 attention heads", "gen: 16 attention heads", "train: gate_proj", "gen: gate_proj", "train: legal", "gen: legal")
     refused(suite, "layouts", (*MODEL, "--train", "TP3", "--gen", "TP5"), words, ranks=8, lines=13)
-    refused(suite, "gen PP", (*MODEL, "--train", "TP2", "--gen", "PP2"), ("gen.layout", "PP must be 1"))
+    refused(suite, "gen CP", (*MODEL, "--train", "TP2", "--gen", "CP2"), ("gen.layout", "have no CP and ETP"))
     refused(suite, "layers", (*MODEL, "--train", "PP3", "--gen", "TP1"), ("train: ",), lines=2)
 
 

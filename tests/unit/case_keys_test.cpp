@@ -42,6 +42,7 @@ const std::map<std::string, std::string> kOther = {
     {"gen.engine", "\"vllm\""},
     {"gen.layout", "\"TP4xDP2\""},
     {"gen.data_parallel", "\"internal\""},
+    {"gen.stage_layers", "[3, 1]"},
     {"gen.mtp", "\"with\""},
     {"gen.derived", "true"},
     {"gen.model_class", "\"nvidia\""},

@@ -79,8 +79,14 @@ TEST(SetupRules, SaysAllThatIsImpossibleAndWhatWouldDo) {
       {"mixtral-8x7b-small", {"gen.mtp=true"}, {"the model has no multi-token prediction layer"}},
       {"gpt-oss-20b-small", {"gen.moe_backend=flashinfer_cutlass"}, {"interleaved experts"}},
       {"qwen3-4b-small",
-       {"gen.layout=TP2xPP2"},
-       {"vLLM gen PP must be 1", "[V19] (docs/layouts.md has the rules by number)"}},
+       {"run.strict_upstream=merged", "gen.layout=TP2xPP2"},
+       {"gen PP2 is not supported; legal: PP1 [V19] (docs/layouts.md has the rules by number)"}},
+      {"qwen3-4b-small", {"gen.layout=TP2xPP2"}, {}},
+      {"qwen3-4b-small",
+       {"gen.layout=TP2xPP2", "gen.stage_layers=[1, 2]"},
+       {"stage_layers has 2 stages with 3 layers"}},
+      {"nemotron-3-nano-30b-a3b-small", {"gen.layout=PP2", "gen.stage_layers=[1, 11]"}, {"no layer with experts"}},
+      {"deepseek-v3-small", {"gen.layout=PP2", "gen.mtp=with"}, {"a drafter's stage has no rule"}},
   });
 }
 

@@ -188,6 +188,8 @@ void check_upstream(const Case& c, Complaints& complaints) {
   check_precisions(train, gen, seed, require);
   require(is_quantised(gen) || is_quantised(train) || train == gen, "train.precision",
           fmt::format("{} bytes cannot be copied into {}; legal: equal precisions [L11]", name(train), name(gen)));
+  const std::int64_t pp = sides.gen->written.sizes.pp;
+  require(pp == 1, "gen.layout", fmt::format("gen PP{} is not supported; legal: PP1 [V19]", pp));
   require(ep == 1 || (!seed && ep == tp), "gen.layout",
           seed ? fmt::format("EP{} must be 1 [V18]", ep) : fmt::format("EP{} must be 1 or TP, {} [V18]", ep, tp));
 }

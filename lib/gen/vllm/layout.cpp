@@ -20,14 +20,23 @@ class VllmLayout final : public layout::ParameterLayout {
  public:
   VllmLayout(const model::Model& model, const Options& options)
       : ParameterLayout(model, parameters(model, options), options.precision, scale_rules(model, options)),
-        options_(options) {}
+        options_(options) {
+    const std::vector<std::int64_t> counts = stage_layers(model.config.layers, options);
+    for (std::size_t stage = 0; stage < counts.size(); ++stage)
+      stage_of_.insert(stage_of_.end(), static_cast<std::size_t>(counts[stage]), static_cast<std::int32_t>(stage));
+  }
 
-  std::int32_t ranks() const override { return static_cast<std::int32_t>(options_.sizes.tp * options_.dp()); }
-  std::int32_t stages() const override { return 1; }
-  std::int32_t stage(Rank /*rank*/) const override { return 0; }
+  std::int32_t ranks() const override {
+    return static_cast<std::int32_t>(options_.sizes.tp * options_.sizes.pp * options_.dp());
+  }
+  std::int32_t stages() const override { return static_cast<std::int32_t>(options_.sizes.pp); }
+  std::int32_t stage(Rank rank) const override {
+    return static_cast<std::int32_t>(to_int(rank) / options_.sizes.tp % options_.sizes.pp);
+  }
 
   std::string coordinates(Rank rank) const override {
-    return fmt::format("tp={} dp={} moe={}", tp_rank(rank), to_int(rank) / options_.sizes.tp, moe_rank(rank));
+    const std::string pp = stages() == 1 ? "" : fmt::format(" pp={}", stage(rank));
+    return fmt::format("tp={}{} dp={} moe={}", tp_rank(rank), pp, dp_rank(rank), moe_rank(rank));
   }
 
  protected:
@@ -43,13 +52,14 @@ class VllmLayout final : public layout::ParameterLayout {
   std::uint64_t class_of(const Tensor& tensor) const override {
     // -1: no expert of its own, or a part of every expert on all ranks.
     const std::int64_t owner = tensor.expert < 0 || !expert_parallel() ? -1 : expert_owner(tensor.expert);
-    const std::uint64_t stored = is_stored(tensor) ? 1 : 0;
-    return combine(combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(owner)), stored);
+    const std::int64_t stage = !is_stored(tensor) ? -2 : is_of_layer(tensor) ? layer_stage(tensor) : -1;
+    return combine(combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(owner)),
+                   static_cast<std::uint64_t>(stage));
   }
 
-  std::optional<Target> target(const Tensor& tensor, Rank /*rank*/) const override {
+  std::optional<Target> target(const Tensor& tensor, Rank rank) const override {
     const std::int32_t number = find(tensor.role);
-    if (number < 0 || !is_stored(tensor)) return std::nullopt;
+    if (number < 0 || !is_stored(tensor) || !is_on_stage(tensor, stage(rank))) return std::nullopt;
     return Target{number, tensor.layer};
   }
 
@@ -79,16 +89,43 @@ class VllmLayout final : public layout::ParameterLayout {
   }
 
   std::int64_t tp_rank(Rank rank) const { return to_int(rank) % options_.sizes.tp; }
-  std::int64_t moe_rank(Rank rank) const { return options_.internal_data_parallel ? to_int(rank) : tp_rank(rank); }
+  std::int64_t dp_rank(Rank rank) const { return to_int(rank) / (options_.sizes.tp * options_.sizes.pp); }
+  std::int64_t moe_rank(Rank rank) const {
+    return options_.internal_data_parallel ? dp_rank(rank) * options_.sizes.tp + tp_rank(rank) : tp_rank(rank);
+  }
+
+  bool is_of_layer(const Tensor& tensor) const { return tensor.layer >= 0 && !is_of_prediction(tensor); }
+  std::int32_t layer_stage(const Tensor& tensor) const { return stage_of_[static_cast<std::size_t>(tensor.layer)]; }
+
+  bool is_on_stage(const Tensor& tensor, std::int32_t stage) const {
+    if (is_of_layer(tensor)) return layer_stage(tensor) == stage;
+    const model::VllmStages& each = facts_of(model().config).vllm_stages;
+    const bool last = stage == stages() - 1;
+    switch (tensor.role) {
+      case Role::embedding: return each.embedding_on_each || stage == 0 || (last && model().config.tied);
+      case Role::final_norm: return each.norm_on_each || last;
+      case Role::lm_head: return each.head_on_each || last;
+      default: return true;
+    }
+  }
   bool expert_parallel() const { return options_.sizes.ep > 1; }
   std::int64_t expert_owner(std::int64_t expert) const {
     return layout::balanced_owner(model().config.experts, options_.moe_ranks(), expert);
   }
 
   Options options_;
+  std::vector<std::int32_t> stage_of_;  ///< by layer
 };
 
 }  // namespace
+
+std::vector<std::int64_t> stage_layers(std::int64_t layers, const Options& options) {
+  if (!options.stage_layers.empty()) return options.stage_layers;
+  const std::int64_t stages = options.sizes.pp;
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(stages), layers / stages);
+  for (std::int64_t i = 0; i < layers % stages; ++i) ++counts[static_cast<std::size_t>(stages - 2 - i)];
+  return counts;
+}
 
 std::unique_ptr<layout::Layout> make_layout(const model::Model& model, const Options& options) {
   return std::make_unique<VllmLayout>(model, options);

@@ -2,10 +2,11 @@
 // vLLM's local layouts (vLLM 0.33.0, as its loaders leave them: before process_weights_after_loading). What each
 // parameter is made of is in rules*.cpp; here is which rank stores it, and how it is called.
 //
-// Gen rank g = dp x TP + t, TP innermost. Linear layers are cut over TP. Experts are cut over the MoE group: TP, or DP
-// x TP with vLLM's own data parallelism: without EP each of its ranks holds its part of every expert's I, with EP whole
-// experts by linear placement. Shared experts are cut like a dense MLP, but whole with sequence-parallel MoE (EP, TP >
-// 1 and internal DP > 1).
+// Gen rank g = (dp x PP + p) x TP + t, TP innermost. Layers are cut over PP in order, with their own numbers; which
+// stages have embedding, final norm and head is a matter of the model's class (model::VllmStages). Linear layers are
+// cut over TP. Experts are cut over the MoE group: TP, or DP x TP with vLLM's own data parallelism: without EP each of
+// its ranks holds its part of every expert's I, with EP whole experts by linear placement. Shared experts are cut like
+// a dense MLP, but whole with sequence-parallel MoE (EP, TP > 1 and internal DP > 1).
 //
 // Names follow from Hugging Face's by vLLM's own renamings: a fused parameter takes the place of its tensors.
 
@@ -51,9 +52,10 @@ Choices choices(Mtp);
 
 /// What a case says of the gen side.
 struct Options {
-  layout::Parallelism sizes;            ///< tp, dp, ep; dp = 0 means 1
-  bool internal_data_parallel = false;  ///< experts are split over DP x TP
-  DType precision = DType::bf16;        ///< but for what vLLM keeps in float32
+  layout::Parallelism sizes;                    ///< tp, pp, dp, ep; dp = 0 means 1
+  std::vector<std::int64_t> stage_layers = {};  ///< VLLM_PP_LAYER_PARTITION; empty = vLLM's own split
+  bool internal_data_parallel = false;          ///< experts are split over DP x TP
+  DType precision = DType::bf16;                ///< but for what vLLM keeps in float32
   Mtp mtp = Mtp::off;
   MoeBackend moe_backend = MoeBackend::triton;
   ModelClass model_class = ModelClass::portable;
@@ -65,6 +67,11 @@ struct Options {
   /// Ranks that share the experts.
   std::int64_t moe_ranks() const { return internal_data_parallel ? dp() * sizes.tp : sizes.tp; }
 };
+
+/// Returns the layers of each pipeline stage: where their number is no multiple of PP, the remainder goes one each to
+/// the stages before the last, from behind. 8 over 3: 3, 3, 2; 6 over 4: 1, 2, 2, 1. Source: vLLM 0.33.0,
+/// get_pp_indices.
+std::vector<std::int64_t> stage_layers(std::int64_t layers, const Options& options);
 
 /// How often, in both directions, vLLM repeats each scale of the experts' 128 x 128 blocks: where a rank's part of I
 /// cuts through blocks, it keeps the scales of r x r blocks, r = 128 / this. 1 where it does not.

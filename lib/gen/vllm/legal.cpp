@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 #include <set>
 
 #include "gen/vllm/rules.hpp"
@@ -61,6 +62,28 @@ void check_experts(const Config& config, const Options& options, Violations& out
                                                                                  : "TP, data_parallel = engines") +
                                           " [V18]");
   out.require(ep == 1 || config.experts >= ep, fmt::format("{} experts are fewer than EP{}", config.experts, ep));
+}
+
+/// vLLM takes a partition as it is, with stages of no layers too.
+void check_stages(const Config& config, const Options& options, Violations& out) {
+  const std::int64_t stages = options.sizes.pp;
+  const std::vector<std::int64_t>& given = options.stage_layers;
+  const std::int64_t sum = std::accumulate(given.begin(), given.end(), std::int64_t{0});
+  const bool right = given.empty() || (std::ssize(given) == stages && sum == config.layers);
+  out.require(right, fmt::format("stage_layers has {} stages with {} layers; PP{} needs {} stages with {}",
+                                 given.size(), sum, stages, stages, config.layers));
+  out.require(
+      options.mtp == Mtp::off || stages == 1,
+      fmt::format("mtp = {} and PP{}: a drafter's stage has no rule here; legal: PP1", name(options.mtp), stages));
+  if (!right || !facts_of(config).vllm_stages.experts_on_each || config.experts == 0) return;
+  std::int64_t layer = 0;
+  std::int64_t stage = 0;
+  for (const std::int64_t count : stage_layers(config.layers, options)) {
+    bool has_experts = false;
+    for (std::int64_t i = 0; i < count; ++i, ++layer) has_experts = has_experts || config.is_moe(layer);
+    out.require(has_experts, fmt::format("stage {} of PP{} has no layer with experts, which vLLM's {} refuses", stage++,
+                                         stages, config.family));
+  }
 }
 
 /// What no rule about heads has named.
@@ -149,6 +172,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   Violations out;
   const std::set<Mixer> named = check_heads(model, options.sizes.tp, out);
   check_experts(model.config, options, out);
+  check_stages(model.config, options, out);
   out.require(options.mtp == Mtp::off || model.config.mtp_layers > 0,
               fmt::format("mtp = {}, but the model has no multi-token prediction layer; use off", name(options.mtp)));
   const layout::ParameterTable table(model);

@@ -38,7 +38,10 @@ layout::SideKey mtp_key() {
 
 const std::vector<layout::SideKey>& side_keys() {
   static const std::vector<layout::SideKey> keys = {
-      layout::parallelism_key("gen.layout", "TP, DP, EP of the gen side; required.", MEMBER(written.sizes), "--gen"),
+      layout::parallelism_key("gen.layout", "TP, PP, DP, EP of the gen side; required.", MEMBER(written.sizes),
+                              "--gen"),
+      SideRows::integers("gen.stage_layers", "Layers of every PP stage (VLLM_PP_LAYER_PARTITION).",
+                         MEMBER(written.stage_layers)),
       SideRows::word("gen.data_parallel",
                      "DP replicas are separate engines, or vLLM's own DP (experts split over DP x TP).",
                      MEMBER(data_parallel)),
@@ -102,9 +105,10 @@ void Side::complete() {
 
 void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
   const layout::Parallelism& p = written.sizes;
-  complaints.require(
-      p.pp == 1 && p.cp == 1 && p.etp == 1, "gen.layout",
-      fmt::format("{}: vLLM gen PP must be 1, and so must CP and ETP; use TP, DP and EP [V19]", to_string(p)));
+  complaints.require(p.cp == 1 && p.etp == 1, "gen.layout",
+                     fmt::format("{}: vLLM's weights have no CP and ETP; use TP, PP, DP and EP", to_string(p)));
+  for (const std::int64_t count : written.stage_layers)
+    complaints.require(count >= 0, "gen.stage_layers", "a stage cannot have a negative number of layers");
   if (derived && is_quantised(kept_as))
     complaints.add("gen.derived",
                    fmt::format("W_UK_T and W_UV of weights in {} have no rule here; leave it out, or use "
