@@ -1,5 +1,5 @@
-// Qwen2 and Qwen2.5 (Qwen2ForCausalLM): q, k and v always carry a bias, o never. Hugging Face transformers,
-// models/qwen2.
+// Qwen2 and Qwen2.5 (Qwen2ForCausalLM, and the language model of Qwen2_5_VLForConditionalGeneration): q, k and v always
+// carry a bias, o never. Hugging Face transformers, models/qwen2.
 
 #include <fmt/format.h>
 
@@ -24,6 +24,13 @@ void list_tensors(TensorList& list) { add_decoder(list, {.qkv_bias = true}); }
 
 }  // namespace
 
-constinit const Family kQwen2{"qwen2", "Qwen2ForCausalLM", "qwen2", read, list_tensors};
+constinit const Family kQwen2{.name = "qwen2",
+                              .architecture = "Qwen2ForCausalLM",
+                              .model_type = "qwen2",
+                              .read = read,
+                              .list = list_tensors,
+                              .composite_architecture = "Qwen2_5_VLForConditionalGeneration",
+                              .composite_model_type = "qwen2_5_vl",
+                              .tower = &kQwen25Vision};
 
 }  // namespace refit::model

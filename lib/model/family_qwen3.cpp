@@ -1,4 +1,5 @@
-// Qwen3 (Qwen3ForCausalLM): Llama's decoder with norms of q and k. Hugging Face transformers, models/qwen3.
+// Qwen3 (Qwen3ForCausalLM, and the language model of Qwen3VLForConditionalGeneration): Llama's decoder with norms of q
+// and k. Hugging Face transformers, models/qwen3.
 
 #include "model/decoder.hpp"
 #include "model/family.hpp"
@@ -20,6 +21,13 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-constinit const Family kQwen3{"qwen3", "Qwen3ForCausalLM", "qwen3", read, list_tensors};
+constinit const Family kQwen3{.name = "qwen3",
+                              .architecture = "Qwen3ForCausalLM",
+                              .model_type = "qwen3",
+                              .read = read,
+                              .list = list_tensors,
+                              .composite_architecture = "Qwen3VLForConditionalGeneration",
+                              .composite_model_type = "qwen3_vl",
+                              .tower = &kQwen3Vision};
 
 }  // namespace refit::model

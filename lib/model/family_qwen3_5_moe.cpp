@@ -21,8 +21,7 @@ void add_inputs(TensorList& list, std::int64_t layer) {
 }
 
 void add_qwen35_experts(TensorList& list, std::int64_t layer) {
-  const bool single = list.holds(layer_prefix(list.config, layer) + "mlp.experts.0.gate_proj.weight", false);
-  single ? add_experts(list, layer) : add_packed_experts(list, layer);
+  add_experts(list, layer, {.form = ExpertForm::packed});
 }
 
 void list_tensors(TensorList& list) { add_qwen_hybrid(list, add_inputs, add_qwen35_experts); }
@@ -36,6 +35,7 @@ constinit const Family kQwen35Moe{.name = "qwen3_5_moe",
                                   .list = list_tensors,
                                   .composite_architecture = "Qwen3_5MoeForConditionalGeneration",
                                   .composite_model_type = "qwen3_5_moe",
-                                  .facts = {.vllm_names = kVllmNames}};
+                                  .facts = {.vllm_names = kVllmNames},
+                                  .tower = &kQwen35Vision};
 
 }  // namespace refit::model

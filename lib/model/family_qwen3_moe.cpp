@@ -1,5 +1,6 @@
-// Qwen3-MoE (Qwen3MoeForCausalLM): Qwen3's attention; a router and experts in all layers but those that
-// `mlp_only_layers` and `decoder_sparse_step` make dense. Hugging Face transformers, models/qwen3_moe.
+// Qwen3-MoE (Qwen3MoeForCausalLM, and the language model of Qwen3VLMoeForConditionalGeneration): Qwen3's attention; a
+// router and experts in all layers but those that `mlp_only_layers` and `decoder_sparse_step` make dense. Hugging Face
+// transformers, models/qwen3_moe.
 
 #include "model/decoder.hpp"
 #include "model/family.hpp"
@@ -17,9 +18,11 @@ void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
 }
 
+/// Qwen3-VL's experts are published packed and transposed.
 void list_tensors(TensorList& list) {
   const bool bias = list.config.attention_bias;
-  add_decoder(list, {.qkv_bias = bias, .o_bias = bias, .qk_norm = true});
+  const ExpertForm form = list.config.vision.depth > 0 ? ExpertForm::transposed : ExpertForm::each;
+  add_decoder(list, {.qkv_bias = bias, .o_bias = bias, .qk_norm = true}, {.form = form});
 }
 
 }  // namespace
@@ -29,6 +32,9 @@ constinit const Family kQwen3Moe{.name = "qwen3_moe",
                                  .model_type = "qwen3_moe",
                                  .read = read,
                                  .list = list_tensors,
-                                 .facts = {.vllm_quantised_router = true}};
+                                 .composite_architecture = "Qwen3VLMoeForConditionalGeneration",
+                                 .composite_model_type = "qwen3_vl_moe",
+                                 .facts = {.vllm_quantised_router = true},
+                                 .tower = &kQwen3Vision};
 
 }  // namespace refit::model

@@ -5,7 +5,7 @@
 // Gen rank g = dp x TP + t, TP innermost. Linear layers are cut over TP. Experts are cut over the MoE group: TP, or DP
 // x TP with vLLM's own data parallelism: without EP each of its ranks holds its part of every expert's I, with EP whole
 // experts by linear placement. Shared experts are cut like a dense MLP, but whole with sequence-parallel MoE (EP, TP >
-// 1 and internal DP > 1).
+// 1 and internal DP > 1). A vision tower is cut over TP, or whole with mm_encoder_tp = data.
 //
 // Names follow from Hugging Face's by vLLM's own renamings: a fused parameter takes the place of its tensors.
 
@@ -27,8 +27,12 @@ enum class MoeBackend : std::uint8_t {
   deep_gemm            ///< of FP8 blocks: cuts are rounded up to whole blocks, so that the last ranks have less
 };
 
+/// How the ranks of TP share a vision tower (mm_encoder_tp_mode): its weights are cut, or each has all of it.
+enum class MmEncoderTp : std::uint8_t { weights, data };
+
 /// Their words in cases.
 Choices choices(MoeBackend);
+Choices choices(MmEncoderTp);
 
 /// What a case says of the gen side.
 struct Options {
@@ -37,6 +41,7 @@ struct Options {
   DType precision = DType::bf16;        ///< but for what vLLM keeps in float32
   bool mtp = false;                     ///< the drafter of multi-token prediction instead of the main model
   MoeBackend moe_backend = MoeBackend::triton;
+  MmEncoderTp mm_encoder_tp = MmEncoderTp::weights;
   /// Of the weights that the model lists as quantised; `precision` is of all others.
   model::WeightFormat weight_format = model::WeightFormat::unquantised;
 

@@ -49,7 +49,6 @@ void add_interleaved_experts(Rules& rules, std::int64_t parts) {
   auto& table = rules.table;
   table.add(expert_parameter(rules, "w13_weight", {table.all(Role::interleaved_gate_up, parts)}, Cut::components));
   table.add(expert_parameter(rules, "w13_bias", {table.all(Role::interleaved_gate_up_bias, parts)}, Cut::components));
-  table.add(expert_parameter(rules, "w2_weight", {table.all(Role::transposed_down)}, Cut::columns));
   Parameter bias{"w2_bias", {table.all(Role::packed_down_bias)}, Cut::components, Experts::stacked};
   bias.first_rank_only = true;
   table.add(std::move(bias));
@@ -85,7 +84,12 @@ void add_experts(Rules& rules) {
   const std::int64_t packed = table.rows(Role::packed_gate_up) / 2;
   table.add(
       gate_up(rules, {Role::packed_gate_up, {0, packed}, parts}, {Role::packed_gate_up, {packed, packed}, parts}));
+  table.add(expert_parameter(rules, "w13_weight", {table.all(Role::packed_up, parts)}, Cut::components));
   table.add(expert_parameter(rules, "w2_weight", {table.all(Role::packed_down)}, Cut::columns));
+  const Role transposed = Role::transposed_gate_up;
+  const std::int64_t half = table.rows(transposed) / 2;
+  table.add(gate_up(rules, {transposed, {0, half}, parts}, {transposed, {half, half}, parts}));
+  table.add(expert_parameter(rules, "w2_weight", {table.all(Role::transposed_down)}, Cut::columns));
   add_interleaved_experts(rules, parts);
 
   const bool whole = is_sequence_parallel(rules.options);

@@ -10,6 +10,7 @@ using layout::SideRows;
 
 constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm"};
 constexpr std::string_view kDataParallel[] = {"engines", "internal"};
+constexpr std::string_view kMmEncoderTp[] = {"weights", "data"};
 constexpr std::string_view kKvCacheDtype[] = {"auto", "fp8"};
 
 Side& of(layout::SideSpec& spec) { return static_cast<Side&>(spec); }
@@ -32,6 +33,9 @@ const std::vector<layout::SideKey>& side_keys() {
           "mxfp8_nemo_rl); the first is the default.",
           MEMBER(quantiser_name)),
       SideRows::word("gen.moe_backend", "How the engine keeps expert weights.", MEMBER(written.moe_backend)),
+      SideRows::word("gen.mm_encoder_tp",
+                     "How the TP ranks share a vision tower: its weights are cut, or each has all.",
+                     MEMBER(written.mm_encoder_tp)),
       SideRows::word("gen.kv_cache_dtype", "Dtype of the KV cache; fp8 has scales, which refits bring too.",
                      MEMBER(kv_cache_dtype)),
       SideRows::input("gen.kv_scales", "Calibration of the FP8 KV cache: JSON, a number for each scale.",
@@ -54,6 +58,7 @@ void check_quantiser(const Side& side, Complaints& complaints) {
 }  // namespace
 
 Choices choices(MoeBackend) { return kMoeBackend; }
+Choices choices(MmEncoderTp) { return kMmEncoderTp; }
 Choices choices(DataParallel) { return kDataParallel; }
 Choices choices(KvCacheDtype) { return kKvCacheDtype; }
 
@@ -91,6 +96,8 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
 
 void Side::check_model(Complaints& complaints, const model::Model& model) const {
   if (model.config.experts == 0) complaints.meaningless({"gen.moe_backend"}, "for a model without experts");
+  if (model.config.vision.depth == 0)
+    complaints.meaningless({"gen.mm_encoder_tp"}, "for a model without a vision tower");
 }
 
 std::vector<std::string> Side::violations(const model::Model& model) const {
@@ -107,6 +114,8 @@ layout::SideSettings Side::settings(bool quantises) const {
   if (written.mtp) settings.emplace_back("mtp", true);
   if (written.moe_backend != MoeBackend::triton)
     settings.emplace_back("moe_backend", std::string(name(written.moe_backend)));
+  if (written.mm_encoder_tp != MmEncoderTp::weights)
+    settings.emplace_back("mm_encoder_tp", std::string(name(written.mm_encoder_tp)));
   if (quantises) settings.emplace_back("quantiser", std::string(name(*quantiser())));
   if (kv_cache_dtype != KvCacheDtype::automatic)
     settings.emplace_back("kv_cache_dtype", std::string(name(kv_cache_dtype)));
