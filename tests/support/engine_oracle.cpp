@@ -107,6 +107,7 @@ const Array& Source::get(const std::string& name) const {
 std::string Source::moe_module(const std::string& layer) const {
   for (const char* module : {"mlp.", "block_sparse_moe.", "mixer."}) {
     std::string name = layer + module;
+    if (has(name + "experts.up_proj")) return name;
     if (has(name + "experts.gate_up_proj") || has(name + "experts.0.up_proj.weight") ||
         has(name + "experts.0.w3.weight"))
       return name;
@@ -120,6 +121,13 @@ Expert Source::expert(const std::string& module, std::int64_t e) const {
   if (c.family == "gpt_oss") {
     const Array rows = transposed(at(get(packed), e));  // [2 I, H], gate and up alternate
     return {every_other(rows, 0), every_other(rows, 1), transposed(at(get(module + "experts.down_proj"), e))};
+  }
+  if (has(module + "experts.up_proj")) {  // not gated
+    return {std::nullopt, at(get(module + "experts.up_proj"), e), at(get(module + "experts.down_proj"), e)};
+  }
+  if (has(packed) && c.family == "qwen3_moe" && c.vision.depth > 0) {  // Qwen3-VL as published: transposed
+    const Array rows = transposed(at(get(packed), e));
+    return {part(rows, 0, 2), part(rows, 1, 2), transposed(at(get(module + "experts.down_proj"), e))};
   }
   if (has(packed)) {
     const Array rows = at(get(packed), e);

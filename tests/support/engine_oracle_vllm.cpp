@@ -23,6 +23,7 @@ class Vllm : public RankWriter {
 
   Parameters run() {
     o.mtp ? drafter() : main_model();
+    add_vllm_vision(*this, t, T, o.mm_encoder_tp == gen::vllm::MmEncoderTp::data);
     put_unknown();
     return std::move(out);
   }
