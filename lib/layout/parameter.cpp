@@ -120,8 +120,10 @@ LocalColumns local_columns(const Parameter& parameter, std::int64_t columns, con
   return {cut_part(parameter, columns, slice.size, slice.index, room), round_up(room, parameter.column_multiple)};
 }
 
-/// The shape that the parameter's rows and columns are counted in: of repeated block scales those of a matrix.
+/// The shape that the parameter's rows and columns are counted in: of repeated block scales and of rotary pairs those
+/// of a matrix.
 Shape counted_shape(const Parameter& parameter, const Tensor& tensor) {
+  if (is_paired(tensor.role)) return tensor.file_shape();
   if (tensor.repeats == 1) return tensor.shape;
   return {tensor.shape[0] * parameter.repeats, tensor.shape[2] * parameter.repeats};
 }
@@ -173,6 +175,28 @@ void append_repeated(const Parameter& parameter, const Tensor& tensor, const Pie
       piece.box = {{rows.blocks.begin, rows.within.begin, columns.blocks.begin, columns.within.begin},
                    {rows.blocks.count, rows.within.count, columns.blocks.count, columns.within.count}};
       piece.place.offset = matrix.place.offset + rows.at * strides[0] + columns.at * strides[1];
+      out.push_back(piece);
+    }
+  }
+}
+
+/// Appends `matrix`, a piece of rotary pairs in the dimensions of `counted_shape`, in those of the tensor: [heads,
+/// pairs, 2, columns].
+void append_paired(const Parameter& parameter, const Tensor& tensor, const Piece& matrix, std::vector<Piece>& out) {
+  const std::int64_t pairs = tensor.shape[1];
+  const Extents& lower = matrix.box.lower;
+  const Extents& extent = matrix.box.extent;
+  const std::int64_t row = matrix.place.strides[0];
+  const std::int64_t column = matrix.place.strides[1];
+  Piece piece = matrix;
+  for (const Split& heads : split_blocks({lower[0], extent[0]}, 2 * pairs)) {
+    REFIT_ASSERT(!parameter.sorts_pairs || heads.within.count == 2 * pairs);
+    for (const Split& rows : split_blocks(heads.within, 2)) {
+      piece.box = {{heads.blocks.begin, rows.blocks.begin, rows.within.begin, lower[1]},
+                   {heads.blocks.count, rows.blocks.count, rows.within.count, extent[1]}};
+      piece.place.offset = matrix.place.offset + (heads.at + rows.at) * row;
+      piece.place.strides = parameter.sorts_pairs ? Extents{2 * pairs * row, row, pairs * row, column}
+                                                  : Extents{2 * pairs * row, 2 * row, row, column};
       out.push_back(piece);
     }
   }
@@ -264,10 +288,11 @@ void append_pieces(const Parameter& parameter, const Tensor& tensor, Role as, co
       append_experts(parameter, tensor, slice, expert_size, part, out);
     });
   });
-  if (tensor.repeats > 1) {
+  if (tensor.repeats > 1 || is_paired(tensor.role)) {
+    const auto append = tensor.repeats > 1 ? append_repeated : append_paired;
     const std::vector<Piece> matrices(out.begin() + static_cast<std::ptrdiff_t>(first), out.end());
     out.resize(first);
-    for (const Piece& matrix : matrices) append_repeated(parameter, tensor, matrix, out);
+    for (const Piece& matrix : matrices) append(parameter, tensor, matrix, out);
   }
   std::sort(out.begin() + static_cast<std::ptrdiff_t>(first), out.end(),
             [](const Piece& a, const Piece& b) { return a.box < b.box; });
@@ -345,7 +370,8 @@ ParameterTable::ParameterTable(const model::Model& model) {
 
 std::int64_t ParameterTable::rows(Role role) const {
   const Tensor* tensor = first(role);
-  return tensor == nullptr ? 0 : tensor->shape[axes(role).row];
+  if (tensor == nullptr) return 0;
+  return is_paired(role) ? tensor->file_shape()[0] : tensor->shape[axes(role).row];
 }
 
 void ParameterTable::whole(std::string name, Role role) { rows(std::move(name), role, 1); }

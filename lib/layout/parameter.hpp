@@ -18,7 +18,8 @@
 namespace refit::layout {
 
 /// Rows of one tensor: a range, or equally long ranges at equal distances, one after the other. A tensor's rows are its
-/// first dimension; of packed experts, an expert's output features, whichever dimension they are.
+/// first dimension; of packed experts, an expert's output features, whichever dimension they are; of rotary pairs,
+/// those of all heads.
 struct Component {
   model::Role role = model::Role::unknown;
   Range rows;              ///< the (first) range
@@ -54,6 +55,7 @@ struct Parameter {
   std::int64_t part_multiple = 1;  ///< a rank's part is rounded up to a multiple
   bool rounded_cuts = false;       ///< and cut where it is rounded to, so that the last ranks have less or nothing
   bool first_rank_only = false;    ///< nothing on all ranks but the first
+  bool sorts_pairs = false;        ///< of rotary pairs: per head the first rows of all, then the second rows
   bool keeps_float32 = false;      ///< whatever the model's precision
   Conversion conversion = Conversion::none;
   bool scalar = false;               ///< a storage without dimensions, of tensors of one element

@@ -40,12 +40,13 @@ std::optional<std::int32_t> layer_of(std::string_view name) {
 
 /// By layer, what the names of its attention begin with: "model.layers.3.self_attn.".
 std::map<std::int32_t, std::string> attentions(const Model& model) {
-  constexpr std::string_view kQuery = "q_proj.weight";
   std::map<std::int32_t, std::string> result;
   for (const Tensor& tensor : model.tensors) {
-    const bool is_query = tensor.role == Role::q_proj || tensor.role == Role::q_gate_proj;
+    constexpr std::array kQueries{Role::q_proj, Role::q_gate_proj, Role::qkv_proj, Role::paired_q_proj};
+    const bool is_query = std::find(kQueries.begin(), kQueries.end(), tensor.role) != kQueries.end();
     if (!is_query || tensor.layer >= model.config.layers) continue;
-    result[tensor.layer] = tensor.name.substr(0, tensor.name.size() - kQuery.size());
+    const std::size_t projection = tensor.name.rfind('.', tensor.name.rfind('.') - 1);
+    result[tensor.layer] = tensor.name.substr(0, projection + 1);
   }
   if (result.empty()) {
     fail_usage("gen.kv_cache_dtype: fp8 is for attention with K and V heads, of which a {} model has none; use auto",

@@ -53,8 +53,11 @@ bool is_composite(const Names& names, const Family& family) {
 }
 
 const Family* named_family(const Names& top) {
+  if (top.architectures.empty()) return family_of_type(top.model_type);
+  const auto is_alias = [&](const Alias& alias) { return is_named(top, alias.architecture, alias.model_type); };
   for (const Family* family : families()) {
     if (is_named(top, family->architecture, family->model_type) || is_composite(top, *family)) return family;
+    if (std::any_of(family->aliases.begin(), family->aliases.end(), is_alias)) return family;
   }
   return nullptr;
 }
@@ -121,8 +124,8 @@ DType read_dtype(ConfigFile& file) {
   return DType::bf16;
 }
 
-std::int64_t head_dim_or_quotient(ConfigFile& file, const Config& config) {
-  if (file.has("head_dim")) return file.count("head_dim");
+std::int64_t head_dim_or_quotient(ConfigFile& file, const Config& config, std::int64_t usual) {
+  if (file.has("head_dim") || usual > 0) return file.count_or("head_dim", usual);
   if (config.hidden_size == 0 || config.attention_heads == 0) return 0;  // reported already
   if (config.hidden_size % config.attention_heads != 0) {
     file.problem("head_dim", fmt::format("is missing, and hidden_size {} is not a multiple of num_attention_heads {}",
@@ -131,21 +134,28 @@ std::int64_t head_dim_or_quotient(ConfigFile& file, const Config& config) {
   return config.hidden_size / config.attention_heads;
 }
 
-void read_sizes(ConfigFile& file, Config& config) {
-  config.vocab_size = file.count("vocab_size");
+std::int64_t count_or_usual(ConfigFile& file, std::string_view key, std::int64_t usual, std::int64_t max = kMaxCount) {
+  return usual > 0 ? file.count_or(key, usual, max) : file.count(key, max);
+}
+
+void read_sizes(ConfigFile& file, Config& config, const Defaults& usual) {
+  config.vocab_size = count_or_usual(file, "vocab_size", usual.vocab_size);
   config.hidden_size = file.count("hidden_size");
   config.layers = file.count_or("num_hidden_layers", 0, kMaxLayers);
-  config.attention_heads = file.count("num_attention_heads", kMaxHeads);
+  config.attention_heads = count_or_usual(file, "num_attention_heads", usual.attention_heads, kMaxHeads);
   config.tied = file.flag_or("tie_word_embeddings", is_tied_by_default(config.model_type));
   config.dtype = read_dtype(file);
   read_weight_format(file, config);
 }
 
 /// The sizes that a family may know better: one that it has set is kept.
-void complete_sizes(ConfigFile& file, Config& config) {
+void complete_sizes(ConfigFile& file, Config& config, const Defaults& usual) {
   if (config.layers == 0 && !file.has("num_hidden_layers")) file.problem("num_hidden_layers", "is missing");
-  if (config.kv_heads == 0) config.kv_heads = file.count_or("num_key_value_heads", config.attention_heads, kMaxHeads);
-  if (config.head_dim == 0) config.head_dim = head_dim_or_quotient(file, config);
+  if (config.kv_heads == 0) {
+    const std::int64_t heads = usual.kv_heads > 0 ? usual.kv_heads : config.attention_heads;
+    config.kv_heads = file.count_or("num_key_value_heads", heads, kMaxHeads);
+  }
+  if (config.head_dim == 0) config.head_dim = head_dim_or_quotient(file, config, usual.head_dim);
   if (config.kv_heads > 0 && config.attention_heads % config.kv_heads != 0) {
     file.problem("num_key_value_heads",
                  fmt::format("{} does not divide num_attention_heads {}", config.kv_heads, config.attention_heads));
@@ -163,6 +173,7 @@ void cut_layers(ConfigFile& file, Config& config, std::int64_t layers) {
   if (config.truncated) config.mtp_layers = 0;
   if (!config.dense_layer.empty()) config.dense_layer.resize(static_cast<std::size_t>(layers));
   if (!config.mixers.empty()) config.mixers.resize(static_cast<std::size_t>(layers));
+  if (!config.indexer.shared.empty()) config.indexer.shared.resize(static_cast<std::size_t>(layers));
 }
 
 double real(std::int64_t value) { return static_cast<double>(value); }
@@ -174,10 +185,15 @@ double layer_bound(const Config& config) {
   const double attention = (3.0 * heads + 2.0 * real(config.kv_heads)) * real(config.head_dim);  // q, gate, o, k, v
 
   const LatentAttention& mla = config.mla;
-  const double query = real(mla.q_rank) * (hidden + heads * (real(mla.nope_dim) + real(mla.rope_dim)));
+  const double query =
+      heads * (real(mla.nope_dim) + real(mla.rope_dim)) * (mla.q_rank > 0 ? real(mla.q_rank) : hidden) +
+      real(mla.q_rank) * hidden;
   const double key_value = (real(mla.kv_rank) + real(mla.rope_dim)) * hidden +
                            real(mla.kv_rank) * heads * (real(mla.nope_dim) + real(mla.value_dim));
-  const double latent = query + key_value + heads * real(mla.value_dim) * hidden;
+  const Indexer& indexer = config.indexer;
+  const double index = real(indexer.heads) * (real(indexer.head_dim) * real(mla.q_rank) + hidden) +
+                       real(indexer.head_dim) * (hidden + 2.0);
+  const double latent = query + key_value + heads * real(mla.value_dim) * hidden + index;
 
   const double inner = real(config.mamba.heads) * real(config.mamba.head_dim);
   const double group_state = real(config.mamba.groups) * real(config.mamba.state);
@@ -218,7 +234,7 @@ void check_total(ConfigFile& file, const Config& config) {
                              "mistake",
                              parameters, kMaxParameters));
   }
-  const double tensors = layers * (24.0 + 3.0 * real(config.experts));
+  const double tensors = layers * (32.0 + 3.0 * real(config.experts));
   if (tensors > kMaxTensors) {
     file.problem("num_hidden_layers", fmt::format("{} with {} experts makes {:.1e} tensors; more than {:.0e} are taken "
                                                   "for a mistake",
@@ -233,7 +249,7 @@ Config read_config(const std::string& path, const std::string& family_name, std:
   Config config;
   const Choice choice = choose_family(file, config, family_name);
   config.family = choice.family->name;
-  read_sizes(file, config);
+  read_sizes(file, config, choice.family->defaults);
   if (choice.tie_differs) {
     config.tied = false;
     config.notes.push_back(
@@ -243,7 +259,7 @@ Config read_config(const std::string& path, const std::string& family_name, std:
   }
   choice.family->read(file, config);
   if (choice.has_tower && choice.family->tower != nullptr) read_vision(file, config, *choice.family->tower);
-  complete_sizes(file, config);
+  complete_sizes(file, config, choice.family->defaults);
   cut_layers(file, config, layers);
   check_total(file, config);
   file.check();

@@ -82,6 +82,11 @@ void ConfigFile::only_within(std::string_view section, const std::function<void(
 
 bool ConfigFile::has(std::string_view key) const { return document_->find(key) != nullptr; }
 
+bool ConfigFile::names(std::string_view key) const {
+  return has(key) || document_->root.contains(key) ||
+         (document_->section != nullptr && document_->section->contains(key));
+}
+
 bool ConfigFile::has_object(std::string_view key) const {
   const Json* value = document_->find(key);
   return value != nullptr && value->is_object();

@@ -47,6 +47,8 @@ class ConfigFile {
   void only_within(std::string_view section, const std::function<void()>& read);
   /// True where the key stands in the file with a value other than null.
   bool has(std::string_view key) const;
+  /// True where the key stands in the file, with null too.
+  bool names(std::string_view key) const;
   /// True where the value is an object.
   bool has_object(std::string_view key) const;
   /// The keys of the object that keys are looked for in first, sorted.

@@ -205,24 +205,6 @@ constexpr auto kHarmless = std::to_array<std::string_view>({"activation_situ_alp
                                                             "vision_start_token_id",
                                                             "vision_token_id"});
 
-/// Types of models that have the very tensors of a family with another name.
-struct Kin {
-  std::string_view model_type;
-  std::string_view family;
-};
-constexpr auto kKin = std::to_array<Kin>({{"cwm", "llama"},
-                                          {"gemma", "llama"},
-                                          {"granite", "llama"},
-                                          {"kimi_k2", "deepseek_v3"},
-                                          {"ministral", "llama"},
-                                          {"mistral", "llama"},
-                                          {"qwen2_5_vl_text", "qwen2"},
-                                          {"qwen2_vl_text", "qwen2"},
-                                          {"qwen3_5_moe_text", "qwen3_5_moe"},
-                                          {"qwen3_vl_text", "qwen3"},
-                                          {"seed_oss", "qwen2"},
-                                          {"smollm3", "llama"}});
-
 /// Types of models of which it is known, whatever their keys say, that no family here has their tensors.
 constexpr auto kOthers = std::to_array<WeightKey>({
     {"afmoe", "a gate of attention's output, and more norms"},
@@ -234,8 +216,6 @@ constexpr auto kOthers = std::to_array<WeightKey>({
     {"exaone4", "norms behind attention and MLP"},
     {"flex_olmo", "norms behind attention, and norms of all of q and of k"},
     {"gemma2", "four norms for each layer"},
-    {"gemma3", "four norms for each layer, and norms of q and k"},
-    {"gemma3_text", "four norms for each layer, and norms of q and k"},
     {"glm", "gate and up in one matrix"},
     {"glm4", "gate and up in one matrix, and four norms for each layer"},
     {"glm4v_text", "gate and up in one matrix, and four norms for each layer"},
@@ -244,17 +224,13 @@ constexpr auto kOthers = std::to_array<WeightKey>({
     {"hunyuan_v1_moe", "norms of q and k by other names, and shared experts"},
     {"hy_v3", "shared experts, and selection biases"},
     {"minimax", "mixers other than attention"},
-    {"minimax_m2", "norms of all of q and of k, and selection biases"},
     {"nanochat", "an MLP without gate_proj, and no weights in norms"},
     {"nemotron", "an MLP without gate_proj, and norms with biases"},
     {"olmo2", "norms behind attention and MLP"},
-    {"olmo3", "norms behind attention and MLP"},
     {"olmoe", "norms of all of q and of k"},
-    {"phi3", "q, k and v in one matrix, gate and up in another"},
     {"phi4_multimodal", "q, k and v in one matrix, gate and up in another"},
     {"phimoe", "norms with biases"},
     {"qwen2_moe", "a shared expert, and biases of q, k and v"},
-    {"seed_oss", "biases of q, k and v, and none of o"},
     {"starcoder2", "an MLP without gate_proj, and biases everywhere"},
     {"step3p5", "shared experts, gates and norms of its own"},
 });
@@ -311,9 +287,10 @@ const Family* family_of_type(std::string_view model_type) {
   if (model_type.empty()) return nullptr;
   for (const Family* family : families()) {
     if (family->model_type == model_type || family->composite_model_type == model_type) return family;
+    const auto is_it = [&](const Alias& alias) { return alias.model_type == model_type; };
+    if (std::any_of(family->aliases.begin(), family->aliases.end(), is_it)) return family;
   }
-  const Kin* kin = row_of<Kin>(kKin, model_type, &Kin::model_type);
-  return kin == nullptr ? nullptr : find_family(kin->family);
+  return nullptr;
 }
 
 bool is_tied_by_default(std::string_view model_type) {

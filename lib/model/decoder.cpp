@@ -29,10 +29,44 @@ void add_mlp(TensorList& list, const std::string& prefix, const MlpSizes& mlp, c
 
 ExpertNames mlp_names(bool gated) { return {.gate = gated ? "gate_proj" : ""}; }
 
+void add_fused_attention(TensorList& list, const std::string& prefix, std::int64_t layer) {
+  const Config& config = list.config;
+  const std::int64_t rows = (config.attention_heads + 2 * config.kv_heads) * config.head_dim;
+  list.add(prefix + "qkv_proj.weight", {rows, config.hidden_size}, Role::qkv_proj, layer);
+  list.add(prefix + "o_proj.weight", {config.hidden_size, config.attention_heads * config.head_dim}, Role::o_proj,
+           layer);
+}
+
+void add_norm(TensorList& list, std::string_view name, Role role, std::int64_t layer) {
+  if (name.empty()) return;
+  list.add(fmt::format("{}{}.weight", layer_prefix(list, layer), name), {list.config.hidden_size}, role, layer);
+}
+
+void add_prediction_layer(TensorList& list, std::int64_t layer, const AddBlock& mixer, const AddBlock& experts) {
+  const Config& config = list.config;
+  const std::string prefix = layer_prefix(list, layer);
+  const std::int64_t hidden = config.hidden_size;
+  const auto add_if_held = [&](const std::string& name, Role role) {
+    if (list.holds(name, true)) list.add(name, {config.vocab_size, hidden}, role, layer);
+  };
+  add_if_held(prefix + "embed_tokens.weight", Role::mtp_embedding);
+  list.add(prefix + "enorm.weight", {hidden}, Role::mtp_embedding_norm, layer);
+  list.add(prefix + "hnorm.weight", {hidden}, Role::mtp_hidden_norm, layer);
+  list.add(prefix + "eh_proj.weight", {hidden, 2 * hidden}, Role::mtp_proj, layer);
+  add_layer(list, layer, mixer, experts);
+  list.add(prefix + "shared_head.norm.weight", {hidden}, Role::mtp_final_norm, layer);
+  add_if_held(prefix + "shared_head.head.weight", Role::mtp_head);
+}
+
 }  // namespace
 
 std::string layer_prefix(const Config& config, std::int64_t layer) {
   return fmt::format("{}layers.{}.", config.prefix, layer);
+}
+
+std::string layer_prefix(const TensorList& list, std::int64_t layer) {
+  if (layer < list.config.layers || list.prediction_prefix.empty()) return layer_prefix(list.config, layer);
+  return fmt::format("{}layers.{}.", list.prediction_prefix, layer - list.config.layers);
 }
 
 Role mixer_norm(const Config& config, std::int64_t layer) {
@@ -48,19 +82,33 @@ Role mixer_norm(const Config& config, std::int64_t layer) {
 
 void add_attention(TensorList& list, std::int64_t layer, const AttentionParts& parts) {
   const Config& config = list.config;
-  const std::string prefix = fmt::format("{}{}.", layer_prefix(config, layer), parts.module);
+  const std::string prefix = fmt::format("{}{}.", layer_prefix(list, layer), parts.module);
   const std::int64_t hidden = config.hidden_size;
   const std::int64_t o_columns = config.attention_heads * config.head_dim;
   const std::int64_t q_rows = parts.output_gate ? 2 * o_columns : o_columns;
   const std::int64_t kv_rows = config.kv_heads * config.head_dim;
-  list.add(prefix + "q_proj.weight", {q_rows, hidden}, parts.output_gate ? Role::q_gate_proj : Role::q_proj, layer);
+  if (parts.fused) return add_fused_attention(list, prefix, layer);
+  const auto add_paired = [&](const char* name, std::int64_t heads, Role role) {
+    list.add(prefix + name, {heads, config.head_dim / 2, 2, hidden}, role, layer);
+  };
+  if (parts.paired) {
+    add_paired("q_proj.weight", config.attention_heads, Role::paired_q_proj);
+  } else {
+    list.add(prefix + "q_proj.weight", {q_rows, hidden}, parts.output_gate ? Role::q_gate_proj : Role::q_proj, layer);
+  }
   if (parts.qkv_bias) list.add(prefix + "q_proj.bias", {q_rows}, Role::q_proj_bias, layer);
-  list.add(prefix + "k_proj.weight", {kv_rows, hidden}, Role::k_proj, layer);
+  if (parts.paired) {
+    add_paired("k_proj.weight", config.kv_heads, Role::paired_k_proj);
+  } else {
+    list.add(prefix + "k_proj.weight", {kv_rows, hidden}, Role::k_proj, layer);
+  }
   if (parts.qkv_bias) list.add(prefix + "k_proj.bias", {kv_rows}, Role::k_proj_bias, layer);
   list.add(prefix + "v_proj.weight", {kv_rows, hidden}, Role::v_proj, layer);
   if (parts.qkv_bias) list.add(prefix + "v_proj.bias", {kv_rows}, Role::v_proj_bias, layer);
   if (parts.qk_norm) list.add(prefix + "q_norm.weight", {config.head_dim}, Role::q_norm, layer);
   if (parts.qk_norm) list.add(prefix + "k_norm.weight", {config.head_dim}, Role::k_norm, layer);
+  if (parts.all_heads_norm) list.add(prefix + "q_norm.weight", {o_columns}, Role::all_heads_q_norm, layer);
+  if (parts.all_heads_norm) list.add(prefix + "k_norm.weight", {kv_rows}, Role::all_heads_k_norm, layer);
   list.add(prefix + "o_proj.weight", {hidden, o_columns}, Role::o_proj, layer);
   if (parts.o_bias) list.add(prefix + "o_proj.bias", {hidden}, Role::o_proj_bias, layer);
   if (parts.sinks) list.add(prefix + "sinks", {config.attention_heads}, Role::sinks, layer);
@@ -72,18 +120,20 @@ void add_dense_mlp(TensorList& list, const std::string& prefix, std::int64_t lay
   add_mlp(list, prefix, mlp, mlp_names(gated), layer);
 }
 
+void add_mlp_block(TensorList& list, std::int64_t layer) {
+  add_dense_mlp(list, layer_prefix(list, layer) + "mlp.", layer);
+}
+
 void add_shared_experts(TensorList& list, const std::string& prefix, std::int64_t layer, bool gated) {
   const MlpSizes mlp{list.config.hidden_size, list.config.shared_intermediate_size, Role::shared_gate_proj,
                      Role::shared_up_proj, Role::shared_down_proj};
   if (mlp.intermediate > 0) add_mlp(list, prefix, mlp, mlp_names(gated), layer);
 }
 
-void add_router(TensorList& list, const std::string& prefix, std::int64_t layer) {
+void add_router(TensorList& list, const std::string& prefix, std::int64_t layer, std::string_view bias) {
   const Config& config = list.config;
   list.add(prefix + "gate.weight", {config.experts, config.hidden_size}, Role::router, layer);
-  if (config.expert_bias) {
-    list.add_f32(prefix + "gate.e_score_correction_bias", {config.experts}, Role::expert_bias, layer);
-  }
+  if (config.expert_bias) list.add_f32(fmt::format("{}{}", prefix, bias), {config.experts}, Role::expert_bias, layer);
 }
 
 namespace {
@@ -99,7 +149,7 @@ std::string_view packed_name(const ExpertNames& names) {
 /// Where the checkpoint has a layer's experts packed; empty where it does not.
 std::string packed_prefix(const TensorList& list, std::int64_t layer, const ExpertNames& names) {
   for (const std::string_view module : {names.packed_module, names.module}) {
-    std::string prefix = fmt::format("{}{}.", layer_prefix(list.config, layer), module);
+    std::string prefix = fmt::format("{}{}.", layer_prefix(list, layer), module);
     if (list.holds(fmt::format("{}{}", prefix, packed_name(names)), false)) return prefix;
   }
   return "";
@@ -125,7 +175,7 @@ void add_packed_experts(TensorList& list, const std::string& prefix, std::int64_
   const std::int64_t width = expert_width(config);
   const std::int64_t intermediate = config.expert_intermediate_size;
   const std::string first = fmt::format("{}{}", prefix, packed_name(names));
-  add_router(list, prefix, layer);
+  add_router(list, prefix, layer, names.bias);
   if (form == ExpertForm::transposed) {
     list.add(first, {experts, width, 2 * intermediate}, Role::transposed_gate_up, layer);
     list.add(prefix + "experts.down_proj", {experts, intermediate, width}, Role::transposed_down, layer);
@@ -139,10 +189,10 @@ void add_packed_experts(TensorList& list, const std::string& prefix, std::int64_
 
 void add_single_experts(TensorList& list, std::int64_t layer, const ExpertNames& names) {
   const Config& config = list.config;
-  const std::string prefix = fmt::format("{}{}.", layer_prefix(config, layer), names.module);
+  const std::string prefix = fmt::format("{}{}.", layer_prefix(list, layer), names.module);
   const std::int64_t width = expert_width(config);
   const MlpSizes mlp{width, config.expert_intermediate_size, Role::expert_gate, Role::expert_up, Role::expert_down};
-  add_router(list, prefix, layer);
+  add_router(list, prefix, layer, names.bias);
   for (std::int64_t expert = 0; expert < config.experts; ++expert) {
     add_mlp(list, fmt::format("{}experts.{}.", prefix, expert), mlp, names, layer, expert);
   }
@@ -150,8 +200,7 @@ void add_single_experts(TensorList& list, std::int64_t layer, const ExpertNames&
 
 /// Does the checkpoint have a tensor for each matrix of an expert?
 bool holds_single_experts(const TensorList& list, std::int64_t layer, const ExpertNames& names) {
-  return list.holds(fmt::format("{}{}.experts.0.{}.weight", layer_prefix(list.config, layer), names.module, names.up),
-                    false);
+  return list.holds(fmt::format("{}{}.experts.0.{}.weight", layer_prefix(list, layer), names.module, names.up), false);
 }
 
 }  // namespace
@@ -167,38 +216,42 @@ void add_experts(TensorList& list, std::int64_t layer, const ExpertNames& names)
     form = ExpertForm::each;
   }
   if (form == ExpertForm::each) return add_single_experts(list, layer, names);
-  const std::string own = fmt::format("{}{}.", layer_prefix(list.config, layer), names.packed_module);
+  const std::string own = fmt::format("{}{}.", layer_prefix(list, layer), names.packed_module);
   add_packed_experts(list, held.empty() ? own : held, layer, names, form);
 }
 
-void add_layer(TensorList& list, std::int64_t layer, const AddBlock& mixer, const AddBlock& experts) {
-  const Config& config = list.config;
-  const std::string prefix = layer_prefix(config, layer);
-  const bool is_moe = config.is_moe(layer);
-  list.add(prefix + "input_layernorm.weight", {config.hidden_size}, mixer_norm(config, layer), layer);
+void add_layer(TensorList& list, std::int64_t layer, const AddBlock& mixer, const AddBlock& experts,
+               const LayerForm& form) {
+  const bool is_moe = list.config.is_moe(layer);
+  add_norm(list, form.mixer_norm, mixer_norm(list.config, layer), layer);
   mixer(list, layer);
-  list.add(prefix + "post_attention_layernorm.weight", {config.hidden_size}, is_moe ? Role::moe_norm : Role::mlp_norm,
-           layer);
-  if (is_moe) {
-    experts(list, layer);
-  } else {
-    add_dense_mlp(list, prefix + "mlp.", layer);
+  add_norm(list, form.mixer_post_norm, Role::attention_post_norm, layer);
+  add_norm(list, form.mlp_norm, is_moe ? Role::moe_norm : Role::mlp_norm, layer);
+  is_moe ? experts(list, layer) : form.dense(list, layer);
+  add_norm(list, form.mlp_post_norm, Role::mlp_post_norm, layer);
+}
+
+void add_prediction_layers(TensorList& list, const AddBlock& mixer, const AddBlock& experts) {
+  const Config& config = list.config;
+  for (std::int64_t layer = config.layers; layer < config.layers + config.mtp_layers; ++layer) {
+    if (!list.holds(layer_prefix(list, layer) + "enorm.weight", true)) break;  // those behind a gap have no rule
+    add_prediction_layer(list, layer, mixer, experts);
   }
 }
 
-void add_decoder(TensorList& list, const AddBlock& mixer, const AddBlock& experts) {
+void add_decoder(TensorList& list, const AddBlock& mixer, const AddBlock& experts, const LayerForm& form) {
   const Config& config = list.config;
   const Shape vocabulary{config.vocab_size, config.hidden_size};
   list.add(config.prefix + "embed_tokens.weight", vocabulary, Role::embedding);
-  for (std::int64_t layer = 0; layer < config.layers; ++layer) add_layer(list, layer, mixer, experts);
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) add_layer(list, layer, mixer, experts, form);
   list.add(config.prefix + "norm.weight", {config.hidden_size}, Role::final_norm);
   if (list.lm_head) list.add(config.lm_head, vocabulary, Role::lm_head);
 }
 
-void add_decoder(TensorList& list, const AttentionParts& parts, const ExpertNames& names) {
+void add_decoder(TensorList& list, const AttentionParts& parts, const LayerForm& form, const ExpertNames& names) {
   const auto attention = [&](TensorList& to, std::int64_t layer) { add_attention(to, layer, parts); };
   const auto experts = [&](TensorList& to, std::int64_t layer) { add_experts(to, layer, names); };
-  add_decoder(list, attention, experts);
+  add_decoder(list, attention, experts, form);
 }
 
 void read_attention_bias(ConfigFile& file, Config& config) {
@@ -252,6 +305,21 @@ bool read_mlp_layer_types(ConfigFile& file, Config& config) {
     config.dense_layer.clear();
   }
   return true;
+}
+
+void read_first_dense_layers(ConfigFile& file, Config& config) {
+  if (read_mlp_layer_types(file, config)) {
+    static_cast<void>(file.number_or("first_k_dense_replace", 0));  // says the same
+    return;
+  }
+  if (!file.has("first_k_dense_replace")) file.problem("first_k_dense_replace", "is missing");
+  const std::int64_t dense = file.number_or("first_k_dense_replace", 0);
+  if (dense > 0) {
+    for (std::int64_t layer = 0; layer < config.layers; ++layer) config.dense_layer.push_back(layer < dense);
+  }
+  if (file.count_or("moe_layer_freq", 1) != 1) {
+    file.problem("moe_layer_freq", "must be 1: layers of experts that alternate with dense ones have no layout rule");
+  }
 }
 
 void read_dense_layers(ConfigFile& file, Config& config) {

@@ -27,6 +27,8 @@ struct TensorList {
   const Held* held = nullptr;
   std::vector<Tensor> tensors;
   std::optional<ExpertForm> experts = std::nullopt;  ///< the form that is asked for; else the checkpoint's
+  /// In front of prediction layers' names where these count from 0 ("mtp."); empty: they are numbered after the last.
+  std::string_view prediction_prefix = {};
 
   /// Whether the checkpoint has a tensor of that name; `without` where there is no checkpoint.
   bool holds(std::string_view name, bool without) const { return held == nullptr ? without : held->contains(name); }
@@ -52,6 +54,19 @@ extern const VisionTower kQwen25Vision;
 extern const VisionTower kQwen3Vision;
 extern const VisionTower kQwen35Vision;
 extern const VisionTower kSiglipVision;
+/// A model by other names that has the tensors of a family.
+struct Alias {
+  std::string_view architecture;  ///< empty where `architectures` names none of its own
+  std::string_view model_type;
+};
+
+/// What a family's configuration class fills in where config.json has no such key; 0 where the key must be there.
+struct Defaults {
+  std::int64_t vocab_size = 0;
+  std::int64_t attention_heads = 0;
+  std::int64_t kv_heads = 0;
+  std::int64_t head_dim = 0;
+};
 
 /// One family of architectures. Nothing outside its file goes by its name: what it needs otherwise is one of `facts`.
 struct Family {
@@ -67,18 +82,32 @@ struct Family {
   std::string_view composite_model_type = {};
   FamilyFacts facts = {};
   const VisionTower* tower = nullptr;  ///< of those models
+  std::span<const Alias> aliases = {};
+  Defaults defaults = {};
 };
 
+extern const Family kDeepseekV2;
 extern const Family kDeepseekV3;
+extern const Family kDeepseekV32;
+extern const Family kGemma3;
+extern const Family kGlm4Moe;
+extern const Family kGlm4MoeLite;
+extern const Family kGlmMoeDsa;
 extern const Family kGptOss;
 extern const Family kLlama;
+extern const Family kLlama4;
+extern const Family kMinimaxM2;
 extern const Family kMixtral;
 extern const Family kNemotronH;
+extern const Family kOlmo3;
+extern const Family kPhi3;
 extern const Family kQwen2;
 extern const Family kQwen3;
+extern const Family kQwen35;
 extern const Family kQwen35Moe;
 extern const Family kQwen3Moe;
 extern const Family kQwen3Next;
+extern const Family kSeedOss;
 
 /// Reads `quantization_config`: FP8 in blocks of 128 x 128, or MXFP8 in any of its three spellings. All else is a
 /// problem. Where there is none, ModelOpt's hf_quant_config.json beside the file is read likewise.
@@ -94,7 +123,7 @@ void read_vision(ConfigFile& file, Config& config, const VisionTower& tower);
 /// Whether models of that type tie embedding and head where config.json does not say.
 bool is_tied_by_default(std::string_view model_type);
 
-/// The family that has the tensors of that `model_type`, by its own name or known to be the same; or nullptr.
+/// The family that has the tensors of that `model_type`, by its own name or an alias; or nullptr.
 const Family* family_of_type(std::string_view model_type);
 
 /// Puts the scales of the KV cache behind all other tensors, in order of layers, each layer's q, k, v. Errors (usage):

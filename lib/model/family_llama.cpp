@@ -1,4 +1,5 @@
-// Llama (LlamaForCausalLM): the plain decoder. Hugging Face transformers, models/llama.
+// Llama (LlamaForCausalLM): the plain decoder, which many models have by names of their own. Hugging Face transformers,
+// models/llama; for the others models/mistral, ministral3, smollm3, granite, cwm.
 
 #include "model/decoder.hpp"
 #include "model/family.hpp"
@@ -6,6 +7,14 @@
 namespace refit::model {
 
 namespace {
+
+constexpr Alias kAliases[] = {{"CwmForCausalLM", "cwm"},
+                              {"", "gemma"},
+                              {"GraniteForCausalLM", "granite"},
+                              {"MinistralForCausalLM", "ministral"},
+                              {"Ministral3ForCausalLM", "ministral3"},
+                              {"MistralForCausalLM", "mistral"},
+                              {"SmolLM3ForCausalLM", "smollm3"}};
 
 void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
@@ -19,6 +28,11 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-constinit const Family kLlama{"llama", "LlamaForCausalLM", "llama", read, list_tensors};
+constinit const Family kLlama{.name = "llama",
+                              .architecture = "LlamaForCausalLM",
+                              .model_type = "llama",
+                              .read = read,
+                              .list = list_tensors,
+                              .aliases = kAliases};
 
 }  // namespace refit::model

@@ -12,7 +12,8 @@ namespace {
 
 constexpr Renaming kVllmNames[] = {{".mlp.", ".block_sparse_moe."}};
 
-constexpr ExpertNames kPublished{"block_sparse_moe", "w1", "w3", "w2", ExpertForm::each, "mlp"};
+constexpr ExpertNames kPublished{
+    .module = "block_sparse_moe", .gate = "w1", .up = "w3", .down = "w2", .packed_module = "mlp"};
 
 void read(ConfigFile& file, Config& config) {
   config.experts = read_experts(file);

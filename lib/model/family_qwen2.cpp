@@ -1,5 +1,6 @@
 // Qwen2 and Qwen2.5 (Qwen2ForCausalLM, and the language model of Qwen2_5_VLForConditionalGeneration): q, k and v always
-// carry a bias, o never. Hugging Face transformers, models/qwen2.
+// carry a bias, o never. Hugging Face transformers, models/qwen2. MiMo-7B (MiMoForCausalLM) has the same tensors beside
+// its layers of multi-token prediction.
 
 #include <fmt/format.h>
 
@@ -9,6 +10,8 @@
 namespace refit::model {
 
 namespace {
+
+constexpr Alias kAliases[] = {{"MiMoForCausalLM", "mimo"}, {"", "qwen2_5_vl_text"}, {"", "qwen2_vl_text"}};
 
 void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
@@ -31,6 +34,7 @@ constinit const Family kQwen2{.name = "qwen2",
                               .list = list_tensors,
                               .composite_architecture = "Qwen2_5_VLForConditionalGeneration",
                               .composite_model_type = "qwen2_5_vl",
-                              .tower = &kQwen25Vision};
+                              .tower = &kQwen25Vision,
+                              .aliases = kAliases};
 
 }  // namespace refit::model

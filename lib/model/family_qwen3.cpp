@@ -8,6 +8,8 @@ namespace refit::model {
 
 namespace {
 
+constexpr Alias kAliases[] = {{"", "qwen3_vl_text"}};
+
 void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
   read_attention_bias(file, config);
@@ -28,6 +30,7 @@ constinit const Family kQwen3{.name = "qwen3",
                               .list = list_tensors,
                               .composite_architecture = "Qwen3VLForConditionalGeneration",
                               .composite_model_type = "qwen3_vl",
-                              .tower = &kQwen3Vision};
+                              .tower = &kQwen3Vision,
+                              .aliases = kAliases};
 
 }  // namespace refit::model

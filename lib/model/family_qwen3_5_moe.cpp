@@ -10,21 +10,11 @@ namespace {
 
 constexpr Renaming kVllmNames[] = {{"model.language_model.", "language_model.model."}};
 
-void add_inputs(TensorList& list, std::int64_t layer) {
-  const GatedDeltaNet& gdn = list.config.gdn;
-  const std::int64_t hidden = list.config.hidden_size;
-  const std::string prefix = layer_prefix(list.config, layer) + "linear_attn.";
-  list.add(prefix + "in_proj_qkv.weight", {2 * gdn.keys() + gdn.values(), hidden}, Role::gdn_qkv_proj, layer);
-  list.add(prefix + "in_proj_z.weight", {gdn.values(), hidden}, Role::gdn_z_proj, layer);
-  list.add(prefix + "in_proj_b.weight", {gdn.value_heads, hidden}, Role::gdn_b_proj, layer);
-  list.add(prefix + "in_proj_a.weight", {gdn.value_heads, hidden}, Role::gdn_a_proj, layer);
-}
-
 void add_qwen35_experts(TensorList& list, std::int64_t layer) {
   add_experts(list, layer, {.form = ExpertForm::packed});
 }
 
-void list_tensors(TensorList& list) { add_qwen_hybrid(list, add_inputs, add_qwen35_experts); }
+void list_tensors(TensorList& list) { add_qwen_hybrid(list, add_separate_gdn_inputs, add_qwen35_experts); }
 
 }  // namespace
 
@@ -35,7 +25,10 @@ constinit const Family kQwen35Moe{.name = "qwen3_5_moe",
                                   .list = list_tensors,
                                   .composite_architecture = "Qwen3_5MoeForConditionalGeneration",
                                   .composite_model_type = "qwen3_5_moe",
-                                  .facts = {.vllm_names = kVllmNames},
+                                  .facts = {.vllm_names = kVllmNames,
+                                            .vllm_drafter_reads_head = true,
+                                            .vllm_drafter_cuts_proj = true,
+                                            .vllm_drafter_names = kQwenDrafterNames},
                                   .tower = &kQwen35Vision};
 
 }  // namespace refit::model

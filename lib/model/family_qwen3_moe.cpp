@@ -22,7 +22,7 @@ void read(ConfigFile& file, Config& config) {
 void list_tensors(TensorList& list) {
   const bool bias = list.config.attention_bias;
   const ExpertForm form = list.config.vision.depth > 0 ? ExpertForm::transposed : ExpertForm::each;
-  add_decoder(list, {.qkv_bias = bias, .o_bias = bias, .qk_norm = true}, {.form = form});
+  add_decoder(list, {.qkv_bias = bias, .o_bias = bias, .qk_norm = true}, {}, {.form = form});
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace {
 void add_inputs(TensorList& list, std::int64_t layer) {
   const GatedDeltaNet& gdn = list.config.gdn;
   const std::int64_t hidden = list.config.hidden_size;
-  const std::string prefix = layer_prefix(list.config, layer) + "linear_attn.";
+  const std::string prefix = layer_prefix(list, layer) + "linear_attn.";
   list.add(prefix + "in_proj_qkvz.weight", {2 * gdn.keys() + 2 * gdn.values(), hidden}, Role::gdn_qkvz_proj, layer);
   list.add(prefix + "in_proj_ba.weight", {2 * gdn.value_heads, hidden}, Role::gdn_ba_proj, layer);
 }
@@ -21,6 +21,13 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-constinit const Family kQwen3Next{"qwen3_next", "Qwen3NextForCausalLM", "qwen3_next", read_qwen_hybrid, list_tensors};
+constinit const Family kQwen3Next{
+    .name = "qwen3_next",
+    .architecture = "Qwen3NextForCausalLM",
+    .model_type = "qwen3_next",
+    .read = read_qwen_hybrid,
+    .list = list_tensors,
+    .facts = {
+        .vllm_drafter_reads_head = true, .vllm_drafter_cuts_proj = true, .vllm_drafter_names = kQwenDrafterNames}};
 
 }  // namespace refit::model

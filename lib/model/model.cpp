@@ -14,8 +14,10 @@ namespace refit::model {
 namespace {
 
 /// Every family, sorted by name.
-constexpr std::array<const Family*, 10> kFamilies{&kDeepseekV3, &kGptOss, &kLlama,     &kMixtral,  &kNemotronH,
-                                                  &kQwen2,      &kQwen3,  &kQwen35Moe, &kQwen3Moe, &kQwen3Next};
+constexpr const Family* kFamilies[] = {&kDeepseekV2, &kDeepseekV3, &kDeepseekV32, &kGemma3, &kGlm4Moe,   &kGlm4MoeLite,
+                                       &kGlmMoeDsa,  &kGptOss,     &kLlama,       &kLlama4, &kMinimaxM2, &kMixtral,
+                                       &kNemotronH,  &kOlmo3,      &kPhi3,        &kQwen2,  &kQwen3,     &kQwen35,
+                                       &kQwen35Moe,  &kQwen3Moe,   &kQwen3Next,   &kSeedOss};
 
 }  // namespace
 
@@ -23,8 +25,8 @@ std::span<const Family* const> families() { return kFamilies; }
 
 const Family* find_family(std::string_view name) {
   const auto found =
-      std::find_if(kFamilies.begin(), kFamilies.end(), [&](auto* family) { return family->name == name; });
-  return found == kFamilies.end() ? nullptr : *found;
+      std::find_if(std::begin(kFamilies), std::end(kFamilies), [&](auto* family) { return family->name == name; });
+  return found == std::end(kFamilies) ? nullptr : *found;
 }
 
 std::vector<std::string> family_names() {
@@ -64,6 +66,7 @@ std::set<Mixer> mixers_of(const Model& model) {
 Shape Tensor::file_shape() const {
   if (dimensions.size() > 0) return dimensions;
   if (repeats > 1) return {shape[0], shape[2]};
+  if (is_paired(role)) return {shape[0] * shape[1] * shape[2], shape[3]};
   const RoleFacts& facts = facts_of(role);
   if (facts.mlp != Mlp::interleaved_experts || facts.part != MlpPart::gate_up) return shape;
   Shape merged;

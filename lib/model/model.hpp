@@ -27,7 +27,7 @@ namespace refit::model {
 struct Tensor {
   std::int32_t index = 0;
   std::string name;
-  Shape shape;                ///< as layouts see it: interleaved experts have a dimension more than their file
+  Shape shape;                ///< as layouts see it: interleaved experts and rotary pairs have more dimensions
   DType dtype = DType::bf16;  ///< of the checkpoint; of config.json where there is none
   Role role = Role::unknown;
   std::int32_t layer = -1;     ///< decoder layer, or -1; an MTP layer's number follows the decoder's
@@ -42,7 +42,7 @@ struct Tensor {
 
   std::int64_t elements() const { return product(shape); }
   std::int64_t bytes() const { return elements() * byte_size(dtype); }
-  /// Its shape in checkpoints: gate and up of interleaved experts are one dimension there.
+  /// Its shape in checkpoints: gate and up of interleaved experts are one dimension there, and so are rows of heads.
   Shape file_shape() const;
 };
 
@@ -101,7 +101,7 @@ struct Vision {
   std::int64_t heads = 0;
   std::int64_t hidden_size = 0;  ///< D
   std::int64_t intermediate_size = 0;
-  std::int64_t output_size = 0;  ///< the language model's hidden size
+  std::int64_t output_size = 0;  ///< of what projects into the language model
   std::int64_t channels = 0;
   std::int64_t frames = 1;      ///< that a patch spans
   std::int64_t patch_size = 0;  ///< pixels in both directions
@@ -111,6 +111,13 @@ struct Vision {
   std::string prefix{};         ///< in front of the tower's names; a checkpoint's own where it has one
 
   std::int64_t merged() const { return hidden_size * merge_size * merge_size; }
+};
+
+/// Sizes of the indexer of sparse attention.
+struct Indexer {
+  std::int64_t heads = 0;  ///< 0: there is none
+  std::int64_t head_dim = 0;
+  std::vector<bool> shared = {};  ///< layers that take what one before them selected, and have none; empty = no layer
 };
 
 /// The fields of config.json that decide tensors and layouts. Symbols as in the papers: V, H, L, I, nh, nkv, hd, E.
@@ -133,6 +140,7 @@ struct Config {
   bool expert_bias = false;                   ///< routers have an e_score_correction_bias
   std::int64_t mtp_layers = 0;                ///< multi-token prediction layers after the last
   LatentAttention mla;
+  Indexer indexer;
   Mamba mamba;
   GatedDeltaNet gdn;
   Vision vision;                                           ///< of a model that has this language model in it
@@ -140,6 +148,7 @@ struct Config {
   std::vector<Mixer> mixers;                               ///< of every layer; empty = attention in all
   bool tied = false;                                       ///< tie_word_embeddings
   bool attention_bias = false;                             ///< q, k, v (and o where the family has it) carry a bias
+  bool qk_norm = false;                                    ///< q and k have norms, where a family's config.json says it
   DType dtype = DType::bf16;                               ///< torch_dtype / dtype; bf16 where config.json has neither
   WeightFormat weight_format = WeightFormat::unquantised;  ///< of the checkpoint, by its quantization_config
   std::vector<std::string> not_converted;                  ///< modules that are not quantised; `*` stands for any text
@@ -179,9 +188,17 @@ struct VisionFacts {
 struct FamilyFacts {
   /// vLLM's WeightsMapper: one after the other, each applied to the first occurrence in a name.
   std::span<const Renaming> vllm_names = {};
-  bool vllm_float32_router = false;    ///< vLLM keeps the router's weight in float32
-  bool vllm_quantised_router = false;  ///< vLLM's router is quantised like any linear layer, where it is not excepted
-  bool megatron_hybrid_model = false;  ///< Megatron builds its HybridModel, which names the final norm otherwise
+  bool vllm_float32_router = false;      ///< vLLM keeps the router's weight in float32
+  bool vllm_quantised_router = false;    ///< vLLM's router is quantised like any linear layer, where it is not excepted
+  bool vllm_cut_shared_experts = false;  ///< vLLM cuts shared experts also in a sequence-parallel MoE
+  bool vllm_cut_qk_norms = false;        ///< vLLM cuts norms over all heads like the rows of q and k
+  bool vllm_drafter_reads_head = false;  ///< vLLM's drafter takes lm_head where prediction layers have no head
+  bool vllm_drafter_cuts_proj = false;   ///< vLLM's drafter cuts what joins embedding and hidden state by rows
+  /// Of prediction layers, in vLLM's drafter that does not go by DeepSeek's names.
+  std::span<const Renaming> vllm_drafter_names = {};
+  bool vllm_nvidia_class = false;          ///< vLLM has a class of its own for NVIDIA's GPUs
+  bool megatron_hybrid_model = false;      ///< Megatron builds its HybridModel, which names the final norm otherwise
+  bool megatron_skips_prediction = false;  ///< Megatron-Bridge builds no layers of multi-token prediction
 };
 
 /// `name` with the first occurrence of each renaming's text replaced, one renaming after the other.

@@ -24,6 +24,9 @@ enum class Role : std::uint8_t {
   gdn_norm,        ///< of Gated DeltaNet
   mlp_norm,        ///< of a dense MLP
   moe_norm,        ///< of experts
+  // Norms behind a block, of what it adds to the residual, [H].
+  attention_post_norm,
+  mlp_post_norm,
   // Attention.
   q_proj,
   k_proj,
@@ -32,12 +35,18 @@ enum class Role : std::uint8_t {
   k_proj_bias,
   v_proj_bias,  ///< [heads * head_dim]
   q_gate_proj,  ///< [nh * 2 * head_dim, H]: per head its q rows, then its output gate's
+  qkv_proj,     ///< [(nh + 2 nkv) * head_dim, H]: q, k, v in one
+  paired_q_proj,
+  paired_k_proj,  ///< [heads, head_dim / 2, 2, H]: the rows of a rotary pair side by side; in checkpoints as q_proj's
   q_norm,
-  k_norm,       ///< [head_dim]
-  o_proj,       ///< [H, nh * head_dim]
-  o_proj_bias,  ///< [H]
-  sinks,        ///< [nh]
+  k_norm,  ///< [head_dim]
+  all_heads_q_norm,
+  all_heads_k_norm,  ///< [heads * head_dim]: one norm over all heads
+  o_proj,            ///< [H, nh * head_dim]
+  o_proj_bias,       ///< [H]
+  sinks,             ///< [nh]
   // Multi-head latent attention.
+  mla_q_proj,  ///< [nh * (nope + rope), H]: in place of the next three
   q_a_proj,    ///< [q_lora_rank, H]
   q_a_norm,    ///< [q_lora_rank]
   q_b_proj,    ///< [nh * (nope + rope), q_lora_rank]
@@ -45,10 +54,17 @@ enum class Role : std::uint8_t {
   kv_a_norm,   ///< [kv_lora_rank]
   kv_b_proj,   ///< [nh * (nope + v), kv_lora_rank]
   mla_o_proj,  ///< [H, nh * v]
+  // The indexer of sparse attention, beside that.
+  indexer_q_proj,        ///< [index heads * index head_dim, q_lora_rank]
+  indexer_k_proj,        ///< [index head_dim, H]
+  indexer_weights_proj,  ///< [index heads, H]
+  indexer_k_norm,
+  indexer_k_norm_bias,  ///< [index head_dim]
   // Dense MLP; without gate_proj where it is not gated.
   gate_proj,
-  up_proj,    ///< [I, H]
-  down_proj,  ///< [H, I]
+  up_proj,       ///< [I, H]
+  gate_up_proj,  ///< [2 I, H]: gate rows, then up rows in one
+  down_proj,     ///< [H, I]
   // Experts: one tensor for each (Tensor::expert) ...
   router,       ///< [E, H]
   router_bias,  ///< [E]
@@ -150,7 +166,7 @@ enum class Mlp : std::uint8_t {
   shared,              ///< shared experts
   expert,              ///< one expert
   packed_experts,      ///< all experts
-  transposed_experts,  ///< all experts, transposed
+  transposed_experts,  ///< all experts, transposed: gate columns, then up columns
   interleaved_experts  ///< all experts, transposed and with gate and up alternating (gpt-oss)
 };
 
@@ -178,6 +194,9 @@ const RoleFacts& facts_of(Role role);
 
 /// Whether it is no parameter of the model but says how others are to be read.
 inline bool is_scale(Role role) { return role == Role::block_scale || facts_of(role).is_cache_scale; }
+
+/// Whether its rows are the heads' rotary pairs, in three dimensions instead of one: [heads, pairs, 2, columns].
+inline bool is_paired(Role role) { return role == Role::paired_q_proj || role == Role::paired_k_proj; }
 
 inline std::string_view name(Role role) { return facts_of(role).name; }
 

@@ -10,16 +10,12 @@ void read_vision(ConfigFile& file, Config& config, const VisionTower& tower) {
   Vision& vision = config.vision;
   file.only_within(kSection, [&] {
     tower.read(file, vision);
-    if (file.count_or("out_hidden_size", config.hidden_size) != config.hidden_size) {
-      file.problem("out_hidden_size", fmt::format("of vision_config differs from the language model's hidden_size {}",
-                                                  config.hidden_size));
-    }
+    vision.output_size = file.count_or("out_hidden_size", config.hidden_size);
     if (vision.heads > 0 && vision.hidden_size % vision.heads != 0) {
       file.problem("vision_config", fmt::format("has a hidden size of {}, which is not divisible by its {} heads",
                                                 vision.hidden_size, vision.heads));
     }
   });
-  vision.output_size = config.hidden_size;
   vision.prefix = config.prefix == "model." ? "" : "model.";
 }
 

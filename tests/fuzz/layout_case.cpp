@@ -84,17 +84,45 @@ std::int64_t draw_kv_heads(Random& random, const Case& c) {
   return random.of(legal);
 }
 
+/// What families have, in the fuzzer's own words: nothing of lib/model is asked.
+bool is_one_of(const Config& config, std::initializer_list<std::string_view> families) {
+  return std::find(families.begin(), families.end(), config.family) != families.end();
+}
+bool has_indexer(const Config& config) { return is_one_of(config, {"deepseek_v32", "glm_moe_dsa"}); }
+bool has_latent_attention(const Config& config) {
+  return has_indexer(config) || is_one_of(config, {"deepseek_v2", "deepseek_v3", "glm4_moe_lite"});
+}
+bool has_first_dense_layers(const Config& config) {
+  return has_latent_attention(config) || config.family == "glm4_moe";
+}
+bool is_hybrid_qwen(const Config& config) { return is_one_of(config, {"qwen3_next", "qwen3_5", "qwen3_5_moe"}); }
+bool is_dense(const Config& config) {
+  return is_one_of(config, {"gemma3", "llama", "olmo3", "phi3", "qwen2", "qwen3", "qwen3_5", "seed_oss"});
+}
+
+void draw_latent_attention(Random& random, Config& config) {
+  config.mla = {random.in(2, 6), random.in(2, 6), random.in(1, 3), random.in(1, 3), random.in(1, 3)};
+  config.kv_heads = config.attention_heads;
+  config.head_dim = config.mla.nope_dim + config.mla.rope_dim;
+  if (!has_indexer(config)) {
+    if (random.one_in(3)) config.mla.q_rank = 0;
+    return;
+  }
+  config.indexer = {random.in(1, 3), random.in(1, 4)};
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    config.indexer.shared.push_back(layer > 0 && config.family == "glm_moe_dsa" && random.one_in(3));
+  }
+}
+
 void draw_attention(Random& random, Case& c, std::int64_t unit) {
   Config& config = c.config;
   config.attention_heads = unit * (unit <= 4 ? random.in(1, 2) : 1);
   config.head_dim = random.in(1, 4);
   config.kv_heads = draw_kv_heads(random, c);
-  if (config.family == "deepseek_v3") {
-    config.mla = {random.in(2, 6), random.in(2, 6), random.in(1, 3), random.in(1, 3), random.in(1, 3)};
-    config.kv_heads = config.attention_heads;
-    config.head_dim = config.mla.nope_dim + config.mla.rope_dim;
-  }
-  const bool optional = config.family == "llama" || config.family == "qwen3" || config.family == "qwen3_moe";
+  if (config.family == "llama4") config.head_dim = 2 * random.in(1, 3);
+  if (has_latent_attention(config)) draw_latent_attention(random, config);
+  config.qk_norm = config.family == "glm4_moe" && random.one_in(2);
+  const bool optional = is_one_of(config, {"gemma3", "glm4_moe", "llama", "olmo3", "qwen3", "qwen3_moe", "seed_oss"});
   config.attention_bias =
       config.family == "qwen2" || (config.family == "gpt_oss" ? !random.one_in(5) : optional && random.one_in(3));
 }
@@ -110,10 +138,11 @@ void draw_experts(Random& random, Case& c, std::int64_t unit) {
   config.experts = (random.in(least, std::max<std::int64_t>(least, 6)) + ep - 1) / ep * ep;
   const std::int64_t cuts = std::lcm(c.train.sizes.etp, c.gen.sizes.ep > 1 ? std::int64_t{1} : group);
   config.expert_intermediate_size = cuts * (cuts <= 4 ? random.in(1, 3) : 1);
-  const bool shared = config.family == "deepseek_v3" || config.family == "nemotron_h" || config.gdn.key_heads > 0;
+  const bool shared =
+      has_first_dense_layers(config) || is_one_of(config, {"llama4", "nemotron_h"}) || config.gdn.key_heads > 0;
   if (shared) config.shared_intermediate_size = unit * (unit <= 4 ? random.in(1, 2) : 1);
-  if (config.family == "deepseek_v3") config.expert_bias = !random.one_in(4);
-  if (config.family == "deepseek_v3" && random.one_in(4)) config.shared_intermediate_size = 0;
+  if (has_first_dense_layers(config) || config.family == "minimax_m2") config.expert_bias = !random.one_in(4);
+  if (has_first_dense_layers(config) && random.one_in(4)) config.shared_intermediate_size = 0;
   if (config.family == "gpt_oss" || c.wide) return;
   c.gen.moe_backend = random.of<gen::vllm::MoeBackend>(
       {gen::vllm::MoeBackend::triton, gen::vllm::MoeBackend::triton, gen::vllm::MoeBackend::triton,
@@ -122,11 +151,11 @@ void draw_experts(Random& random, Case& c, std::int64_t unit) {
 }
 
 void draw_dense_layers(Random& random, Config& config) {
-  if (config.family == "mixtral" || config.family == "gpt_oss" || config.family == "nemotron_h") return;
+  if (is_one_of(config, {"gpt_oss", "minimax_m2", "mixtral", "nemotron_h"})) return;
   if (!random.one_in(2)) return;
   const std::int64_t moe_layer = random.in(0, config.layers - 1);  // at least one has experts
   for (std::int64_t layer = 0; layer < config.layers; ++layer) {
-    const bool dense = config.family == "deepseek_v3" ? layer < moe_layer : random.one_in(2);
+    const bool dense = has_first_dense_layers(config) ? layer < moe_layer : random.one_in(2);
     config.dense_layer.push_back(dense && layer != moe_layer);
   }
 }
@@ -198,12 +227,14 @@ void draw_data_parallel(Random& random, Case& c) {
   c.train.sizes.dp = layout::with_data_parallel(c.train.sizes).dp * random.in(1, 2);
 }
 
-bool is_hybrid_qwen(const Config& config) { return config.family == "qwen3_next" || config.family == "qwen3_5_moe"; }
-
 /// Of a family that is the language model of one with a tower.
 void draw_vision(Random& random, Case& c, std::int64_t unit) {
-  const bool has_transformer = c.config.family == "qwen3" || c.config.family == "qwen3_moe" || is_hybrid_qwen(c.config);
-  if (c.config.family == "qwen3_next" || !(has_transformer || c.config.family == "qwen2") || !random.one_in(2)) return;
+  const bool has_transformer = is_one_of(c.config, {"qwen3", "qwen3_moe", "qwen3_5", "qwen3_5_moe"});
+  if (!has_transformer && !is_one_of(c.config, {"gemma3", "qwen2"})) return;
+  if (!random.one_in(2)) return;
+  if (!has_transformer) {  // Gemma's projection is cut by rows
+    c.config.hidden_size = (c.config.hidden_size + c.train.sizes.tp - 1) / c.train.sizes.tp * c.train.sizes.tp;
+  }
   const std::int64_t heads = unit * (unit <= 4 ? random.in(1, 2) : 1);
   c.config.vision = {.depth = random.in(1, 2),
                      .heads = heads,
@@ -232,21 +263,25 @@ void draw_model(Random& random, Case& c) {
   draw_vocabulary(random, c);
   draw_attention(random, c, unit);
   if (is_hybrid_qwen(config)) draw_linear_attention(random, config, unit);
-  const bool dense = config.family == "llama" || config.family == "qwen2" || config.family == "qwen3";
   if (config.family == "nemotron_h") {
     config.prefix = "backbone.";
     draw_nemotron(random, c, unit);
-  } else if (!dense) {
+  } else if (!is_dense(config)) {
     draw_experts(random, c, unit);
     draw_dense_layers(random, config);
   }
   c.single_experts = config.family == "qwen3_5_moe" && random.one_in(2);
   draw_vision(random, c, unit);
-  const bool one_by_one = config.family != "gpt_oss" && config.family != "qwen3_5_moe" && config.vision.depth == 0;
+  const bool one_by_one = !is_one_of(config, {"gpt_oss", "llama4", "qwen3_5_moe"}) && config.vision.depth == 0;
   c.packed_experts = config.experts > 0 && one_by_one && random.one_in(3);
-  if (config.family == "deepseek_v3" && random.one_in(2)) {
-    config.mtp_layers = random.one_in(4) ? 2 : 1;
-    config.hidden_size = (config.hidden_size + c.train.sizes.tp - 1) / c.train.sizes.tp * c.train.sizes.tp;  // eh_proj
+  if (has_indexer(config) && random.one_in(2)) {
+    c.gen.model_class = gen::vllm::ModelClass::nvidia;
+    c.gen.replicate_embedding = random.one_in(2);
+  }
+  if ((has_first_dense_layers(config) || is_hybrid_qwen(config)) && random.one_in(2)) {
+    config.mtp_layers = random.one_in(4) && !is_hybrid_qwen(config) ? 2 : 1;
+    const std::int64_t cuts = is_hybrid_qwen(config) ? unit : c.train.sizes.tp;  // of eh_proj, or of mtp.fc
+    config.hidden_size = (config.hidden_size + cuts - 1) / cuts * cuts;
     c.mtp_vocabulary = !random.one_in(4);
     c.gen.mtp = random.one_in(2);
   }
@@ -311,6 +346,7 @@ bool drop_layers(Case& c, std::int64_t kept, bool alone) {
     }
   };
   reduce(config.mixers);
+  reduce(config.indexer.shared);
   reduce(config.dense_layer);
   config.layers = alone ? 1 : config.layers - 1;
   return drop_stages(c), true;
@@ -355,6 +391,7 @@ std::vector<Reduction> reductions() {
       [](Case & c) -> auto& { return c.gen.sizes.tp; }, 1);
   flag([](Case & c) -> auto& { return c.gen.internal_data_parallel; });
   flag([](Case & c) -> auto& { return c.gen.mtp; });
+  flag([](Case & c) -> auto& { return c.gen.replicate_embedding; });
   flag([](Case & c) -> auto& { return c.unknown; });
   flag([](Case & c) -> auto& { return c.lm_head; });
   flag([](Case & c) -> auto& { return c.config.tied; });
@@ -468,6 +505,11 @@ const std::vector<Feature>& features() {
       {"trtllm", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_trtllm; }},
       {"MTP in train", [](C c) { return c.config.mtp_layers > 0; }},
       {"MTP drafter", [](C c) { return c.gen.mtp; }},
+      {"drafter with the model's ends", [](C c) { return c.gen.mtp && !c.mtp_vocabulary; }},
+      {"Qwen's drafter", [](C c) { return c.gen.mtp && is_hybrid_qwen(c.config); }},
+      {"NVIDIA's class", [](C c) { return c.gen.model_class == gen::vllm::ModelClass::nvidia; }},
+      {"replicated embedding", [](C c) { return c.gen.replicate_embedding; }},
+      {"queries in one matrix", [](C c) { return c.config.mla.kv_rank > 0 && c.config.mla.q_rank == 0; }},
       {"latent experts", [](C c) { return c.config.latent_size > 0; }},
       {"one Mamba group", [](C c) { return c.config.mamba.groups == 1 && c.gen.sizes.tp > 1; }},
       {"single packed experts", [](C c) { return c.single_experts; }},
@@ -486,26 +528,28 @@ std::string describe(const Case& c) {
   std::string text = fmt::format(
       "family {}: V {} H {} L {} I {} nh {} nkv {} hd {} E {} I_e {} shared {} latent {} mtp {}\n"
       "  layers: {}\n"
-      "  mla {} {} {} {} {}  mamba {} {} {} {} {}  gdn {} {} {} {} {}\n"
+      "  mla {} {} {} {} {} indexer {} {}  mamba {} {} {} {} {}  gdn {} {} {} {} {}\n"
       "  vision {} {} {} {} {} {} {} {} {} {}\n"
-      "  tied {} lm_head {} attention_bias {} expert_bias {} single_experts {} packed_experts {} mtp_vocabulary {} "
-      "unknown {} dtype {}\n",
+      "  tied {} lm_head {} attention_bias {} qk_norm {} expert_bias {} single_experts {} packed_experts {} "
+      "mtp_vocabulary {} unknown {} "
+      "dtype {}\n",
       m.family, m.vocab_size, m.hidden_size, m.layers, m.intermediate_size, m.attention_heads, m.kv_heads, m.head_dim,
       m.experts, m.expert_intermediate_size, m.shared_intermediate_size, m.latent_size, m.mtp_layers, layer_kinds(m),
-      m.mla.q_rank, m.mla.kv_rank, m.mla.nope_dim, m.mla.rope_dim, m.mla.value_dim, m.mamba.heads, m.mamba.head_dim,
-      m.mamba.groups, m.mamba.state, m.mamba.kernel, m.gdn.key_heads, m.gdn.value_heads, m.gdn.key_dim, m.gdn.value_dim,
-      m.gdn.kernel, m.vision.depth, m.vision.heads, m.vision.hidden_size, m.vision.intermediate_size, m.vision.channels,
-      m.vision.frames, m.vision.patch_size, m.vision.positions, m.vision.merge_size, m.vision.deepstack, m.tied,
-      c.lm_head, m.attention_bias, m.expert_bias, c.single_experts, c.packed_experts, c.mtp_vocabulary, c.unknown,
-      name(m.dtype));
+      m.mla.q_rank, m.mla.kv_rank, m.mla.nope_dim, m.mla.rope_dim, m.mla.value_dim, m.indexer.heads, m.indexer.head_dim,
+      m.mamba.heads, m.mamba.head_dim, m.mamba.groups, m.mamba.state, m.mamba.kernel, m.gdn.key_heads,
+      m.gdn.value_heads, m.gdn.key_dim, m.gdn.value_dim, m.gdn.kernel, m.vision.depth, m.vision.heads,
+      m.vision.hidden_size, m.vision.intermediate_size, m.vision.channels, m.vision.frames, m.vision.patch_size,
+      m.vision.positions, m.vision.merge_size, m.vision.deepstack, m.tied, c.lm_head, m.attention_bias, m.qk_norm,
+      m.expert_bias, c.single_experts, c.packed_experts, c.mtp_vocabulary, c.unknown, name(m.dtype));
   text += fmt::format("  train {} stages [{}]{} first {} last {} vocabulary divisible by {} {}\n",
                       to_string(layout::with_data_parallel(c.train.sizes)), fmt::join(c.train.stage_layers, " "),
                       c.train.hybrid_layer_pattern, c.train.first_stage_layers, c.train.last_stage_layers,
                       c.train.make_vocab_size_divisible_by, name(c.train.precision));
-  text += fmt::format("  gen {} data_parallel {} mtp {} mm_encoder_tp {} {} {}\n", to_string(c.gen.sizes),
+  text += fmt::format("  gen {} data_parallel {} mtp {} {} {} {}{} mm_encoder_tp {}\n", to_string(c.gen.sizes),
                       c.gen.internal_data_parallel ? "internal" : "engines", c.gen.mtp,
-                      c.gen.mm_encoder_tp == gen::vllm::MmEncoderTp::data ? "data" : "weights",
-                      kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision));
+                      kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision),
+                      name(c.gen.model_class), c.gen.replicate_embedding ? " embedding replicated" : "",
+                      name(c.gen.mm_encoder_tp));
   return text +
          fmt::format("  policy {} buffers of {} bytes", kPolicies[static_cast<std::size_t>(c.policy)], c.buffer_bytes);
 }

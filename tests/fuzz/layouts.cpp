@@ -76,13 +76,13 @@ class Run {
     bool result = true;
     for (const std::string& family : families()) {
       const Totals& totals = by_family_[family];
-      fmt::print("{:12} {:5} of {:5} cases legal, {:8} copies, {:10} elements of gen\n", family, totals.legal,
+      fmt::print("{:13} {:5} of {:5} cases legal, {:8} copies, {:10} elements of gen\n", family, totals.legal,
                  totals.drawn, totals.copies, totals.elements);
       const double least = std::max(1.0, kLegalShare * static_cast<double>(totals.drawn));
       result = result && static_cast<double>(totals.legal) >= least;
     }
     for (std::size_t i = 0; i < tried_.size(); ++i) {
-      fmt::print("{:27} {:5} cases\n", features()[i].name, tried_[i]);
+      fmt::print("{:30} {:5} cases\n", features()[i].name, tried_[i]);
       result = result && static_cast<double>(tried_[i]) >= kFeatureShare * static_cast<double>(legal());
     }
     fmt::print("{} copies of boxes whose sending replicas share\n", stripes_);

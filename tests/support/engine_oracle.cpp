@@ -105,7 +105,7 @@ const Array& Source::get(const std::string& name) const {
 }
 
 std::string Source::moe_module(const std::string& layer) const {
-  for (const char* module : {"mlp.", "block_sparse_moe.", "mixer."}) {
+  for (const char* module : {"mlp.", "block_sparse_moe.", "mixer.", "feed_forward."}) {
     std::string name = layer + module;
     if (has(name + "experts.up_proj")) return name;
     if (has(name + "experts.gate_up_proj") || has(name + "experts.0.up_proj.weight") ||
@@ -125,8 +125,8 @@ Expert Source::expert(const std::string& module, std::int64_t e) const {
   if (has(module + "experts.up_proj")) {  // not gated
     return {std::nullopt, at(get(module + "experts.up_proj"), e), at(get(module + "experts.down_proj"), e)};
   }
-  if (has(packed) && c.family == "qwen3_moe" && c.vision.depth > 0) {  // Qwen3-VL as published: transposed
-    const Array rows = transposed(at(get(packed), e));
+  if (c.family == "llama4" || (has(packed) && c.family == "qwen3_moe" && c.vision.depth > 0)) {
+    const Array rows = transposed(at(get(packed), e));  // [2 I, H], gate first
     return {part(rows, 0, 2), part(rows, 1, 2), transposed(at(get(module + "experts.down_proj"), e))};
   }
   if (has(packed)) {
@@ -146,6 +146,36 @@ std::string Source::shared_module(const std::string& moe) const {
     if (has(moe + name + "up_proj.weight")) return moe + name;
   }
   return "";
+}
+
+std::string Source::router(const std::string& moe) const { return has(moe + "router.weight") ? "router." : "gate."; }
+
+std::string Source::correction(const std::string& moe) const {
+  for (const char* name : {"e_score_correction_bias", "gate.e_score_correction_bias"}) {
+    if (has(moe + name)) return name;
+  }
+  return "";
+}
+
+std::optional<Array> Source::optional(const std::string& name) const {
+  return has(name) ? std::optional(get(name)) : std::nullopt;
+}
+
+std::vector<Array> Source::qkv(const std::string& module, const std::string& kind) const {
+  const std::string fused = module + "qkv_proj." + kind;
+  if (has(fused)) {  // Phi-3
+    const std::int64_t kv = c.kv_heads * c.head_dim;
+    return split_rows(get(fused), {c.attention_heads * c.head_dim, kv, kv});
+  }
+  if (!has(module + "q_proj." + kind)) return {};
+  return {get(module + "q_proj." + kind), get(module + "k_proj." + kind), get(module + "v_proj." + kind)};
+}
+
+std::vector<Array> Source::gate_up(const std::string& module) const {
+  const std::string fused = module + "gate_up_proj.weight";
+  if (has(fused)) return {part(get(fused), 0, 2), part(get(fused), 1, 2)};  // Phi-3
+  if (!has(module + "gate_proj.weight")) return {get(module + "up_proj.weight")};
+  return {get(module + "gate_proj.weight"), get(module + "up_proj.weight")};
 }
 
 std::vector<Array> Source::mamba(const Array& a, bool channels) const {

@@ -38,7 +38,9 @@ class Megatron : public RankWriter {
     std::int64_t first = 0;
     for (std::int64_t stage = 0; stage < pp; ++stage) first += counts.at(static_cast<std::size_t>(stage));
     const bool last = pp == PP - 1;
-    const bool mtp = c.mtp_layers > 0 && has(prefix(c.layers) + "enorm.weight");
+    // GLM5Bridge loads no prediction layer.
+    const bool own = has(prefix(c.layers) + "enorm.weight") || has("mtp.fc.weight");
+    const bool mtp = c.mtp_layers > 0 && own && c.family != "glm_moe_dsa";
     if (pp == 0 || (last && mtp)) put("embedding.word_embeddings.weight", vocabulary(get(embedding())));
     for (std::int64_t n = 0; n < counts.at(static_cast<std::size_t>(pp)); ++n) {
       layer(fmt::format("decoder.layers.{}.", n), prefix(first + n));
@@ -88,18 +90,25 @@ class Megatron : public RankWriter {
       if (!moe_module(from).empty()) return moe(to, moe_module(from), block_norm);
       return dense(to, module, block_norm);
     }
-    const Array& input_norm = get(from + "input_layernorm.weight");
-    const Array& post_norm = get(from + "post_attention_layernorm.weight");
+    // OLMo 3 has norms behind its blocks only, Gemma 3 in front of them and behind.
+    const bool behind = has(from + "post_feedforward_layernorm.weight");
+    const std::optional<Array> input_norm = optional(from + "input_layernorm.weight");
+    const std::optional<Array> mlp_norm =
+        optional(from + (behind ? "pre_feedforward_layernorm.weight" : "post_attention_layernorm.weight"));
     if (has(from + "linear_attn.out_proj.weight")) {
-      gated_delta_net(to + "self_attention.", from + "linear_attn.", input_norm);
+      gated_delta_net(to + "self_attention.", from + "linear_attn.", input_norm.value());
     } else if (has(from + "self_attn.kv_b_proj.weight")) {
-      put(to + "input_layernorm.weight", input_norm);
+      put(to + "input_layernorm.weight", input_norm.value());
       latent_attention(to + "self_attention.", from + "self_attn.");
     } else {
       attention(to + "self_attention.", from + "self_attn.", input_norm);
     }
-    if (!moe_module(from).empty()) return moe(to, moe_module(from), post_norm);
-    dense(to, from + "mlp.", post_norm);
+    if (behind) {
+      put(to + "self_attention.linear_proj.post_layernorm.weight", get(from + "post_attention_layernorm.weight"));
+      put(to + "mlp.linear_fc2.post_layernorm.weight", get(from + "post_feedforward_layernorm.weight"));
+    }
+    if (!moe_module(from).empty()) return moe(to, moe_module(from), mlp_norm.value());
+    dense(to, from + (c.family == "llama4" ? "feed_forward." : "mlp."), mlp_norm);
   }
 
   /// Per query group: q heads, their output gates where there are any, k, v.
@@ -121,27 +130,47 @@ class Megatron : public RankWriter {
     return concat(rows);
   }
 
-  void attention(const std::string& to, const std::string& from, const Array& block_norm) {
-    put(to + "linear_qkv.layer_norm_weight", block_norm);
+  /// A norm of one head is whole, one of all heads cut with them; of more ranks than heads several have the same.
+  Array head_norm(const Array& norm, std::int64_t heads) const {
+    if (norm.shape[0] == c.head_dim && c.family != "minimax_m2" && c.family != "olmo3") return norm;
+    return heads >= T ? part(norm, t, T) : part(norm, t / (T / heads), heads);
+  }
+
+  void attention(const std::string& to, const std::string& from, const std::optional<Array>& block_norm) {
+    if (block_norm) put(to + "linear_qkv.layer_norm_weight", *block_norm);
     for (const char* kind : {"weight", "bias"}) {
-      if (!has(from + "q_proj." + kind)) continue;
-      const Array all =
-          grouped(get(from + "q_proj." + kind), get(from + "k_proj." + kind), get(from + "v_proj." + kind));
-      put(to + "linear_qkv." + kind, part(all, t, T));
+      const auto all = qkv(from, kind);
+      if (!all.empty()) put(to + "linear_qkv." + kind, part(grouped(all[0], all[1], all[2]), t, T));
     }
-    if (has(from + "q_norm.weight")) put(to + "q_layernorm.weight", get(from + "q_norm.weight"));
-    if (has(from + "k_norm.weight")) put(to + "k_layernorm.weight", get(from + "k_norm.weight"));
+    if (has(from + "q_norm.weight")) {
+      put(to + "q_layernorm.weight", head_norm(get(from + "q_norm.weight"), c.attention_heads));
+      put(to + "k_layernorm.weight", head_norm(get(from + "k_norm.weight"), c.kv_heads));
+    }
     put(to + "linear_proj.weight", part(get(from + "o_proj.weight"), t, T, 1));
     if (has(from + "o_proj.bias")) put(to + "linear_proj.bias", get(from + "o_proj.bias"));
     if (has(from + "sinks")) put(to + "core_attention.softmax_offset", part(get(from + "sinks"), t, T));
   }
 
   void latent_attention(const std::string& to, const std::string& from) {
-    put(to + "linear_q_down_proj.weight", get(from + "q_a_proj.weight"));
-    put(to + "linear_q_up_proj.layer_norm_weight", get(from + "q_a_layernorm.weight"));
-    put(to + "linear_q_up_proj.weight", part(get(from + "q_b_proj.weight"), t, T));
+    const bool sparse = c.family == "deepseek_v32" || c.family == "glm_moe_dsa";
+    if (has(from + "q_proj.weight")) {
+      put(to + "linear_q_proj.weight", part(get(from + "q_proj.weight"), t, T));
+    } else {
+      put(to + "linear_q_down_proj.weight", get(from + "q_a_proj.weight"));
+      put(to + (sparse ? "q_layernorm.weight" : "linear_q_up_proj.layer_norm_weight"),
+          get(from + "q_a_layernorm.weight"));
+      put(to + "linear_q_up_proj.weight", part(get(from + "q_b_proj.weight"), t, T));
+    }
+    const std::string indexer = to + "core_attention.indexer.";
+    for (const auto& [name, hf_name] :
+         {std::pair("linear_wq_b.weight", "wq_b.weight"), std::pair("linear_wk.weight", "wk.weight"),
+          std::pair("linear_weights_proj.weight", "weights_proj.weight"), std::pair("k_norm.weight", "k_norm.weight"),
+          std::pair("k_norm.bias", "k_norm.bias")}) {
+      if (has(from + "indexer." + hf_name)) put(indexer + name, get(from + "indexer." + hf_name));
+    }
     put(to + "linear_kv_down_proj.weight", get(from + "kv_a_proj_with_mqa.weight"));
-    put(to + "linear_kv_up_proj.layer_norm_weight", get(from + "kv_a_layernorm.weight"));
+    put(to + (sparse ? "kv_layernorm.weight" : "linear_kv_up_proj.layer_norm_weight"),
+        get(from + "kv_a_layernorm.weight"));
     put(to + "linear_kv_up_proj.weight", part(get(from + "kv_b_proj.weight"), t, T));
     put(to + "linear_proj.weight", part(get(from + "o_proj.weight"), t, T, 1));
   }
@@ -166,25 +195,22 @@ class Megatron : public RankWriter {
 
   /// linear_fc1 and linear_fc2: a rank's gate rows above its up rows, and its columns of down.
   void two_layers(const std::string& to, const std::string& from) {
-    const bool gated = has(from + "gate_proj.weight");
-    const Array& up = get(from + "up_proj.weight");
-    put(to + "linear_fc1.weight", gated ? parts_of({get(from + "gate_proj.weight"), up}, t, T) : parts_of({up}, t, T));
+    put(to + "linear_fc1.weight", parts_of(gate_up(from), t, T));
     put(to + "linear_fc2.weight", part(get(from + "down_proj.weight"), t, T, 1));
   }
 
-  void dense(const std::string& to, const std::string& from, const Array& block_norm) {
-    put(to + "mlp.linear_fc1.layer_norm_weight", block_norm);
+  void dense(const std::string& to, const std::string& from, const std::optional<Array>& block_norm) {
+    if (block_norm) put(to + "mlp.linear_fc1.layer_norm_weight", *block_norm);
     two_layers(to + "mlp.", from);
   }
 
   void moe(const std::string& layer_to, const std::string& from, const Array& block_norm) {
     const std::string to = layer_to + "mlp.";
     put(layer_to + "pre_mlp_layernorm.weight", block_norm);
-    const std::string router = from + (c.family == "gpt_oss" ? "router." : "gate.");
-    put(to + "router.weight", get(router + "weight"));
-    if (has(router + "bias")) put(to + "router.bias", get(router + "bias"));
-    const std::string correction = router + "e_score_correction_bias";
-    if (has(correction)) put(to + "router.expert_bias", get(correction), DType::f32);
+    put(to + "router.weight", get(from + router(from) + "weight"));
+    const std::string bias = from + router(from) + "bias";
+    if (has(bias)) put(to + "router.bias", get(bias));
+    if (!correction(from).empty()) put(to + "router.expert_bias", get(from + correction(from)), DType::f32);
     for (std::int64_t i = 0; i < c.experts / EP; ++i) expert_parameters(to + "experts.", from, i);
     const std::string shared = shared_module(from);
     if (!shared.empty()) two_layers(to + "shared_experts.", shared);
@@ -210,6 +236,13 @@ class Megatron : public RankWriter {
   void mtp_layer(std::int64_t i) {
     const std::string to = fmt::format("mtp.layers.{}.", i);
     const std::string from = prefix(c.layers + i);
+    if (has("mtp.fc.weight")) {  // Qwen
+      put(to + "enorm.weight", get("mtp.pre_fc_norm_embedding.weight"));
+      put(to + "hnorm.weight", get("mtp.pre_fc_norm_hidden.weight"));
+      put(to + "eh_proj.weight", part(get("mtp.fc.weight"), t, T));
+      put(to + "final_layernorm.weight", get("mtp.norm.weight"));
+      return layer(to + "mtp_model_layer.", from);
+    }
     put(to + "enorm.weight", get(from + "enorm.weight"));
     put(to + "hnorm.weight", get(from + "hnorm.weight"));
     put(to + "eh_proj.weight", part(get(from + "eh_proj.weight"), t, T));

@@ -46,7 +46,9 @@ struct Source {
 
   bool has(const std::string& name) const { return hf.count(name) != 0; }
   const Array& get(const std::string& name) const;
+  /// Qwen's prediction layer counts from 0 in a module of its own.
   std::string prefix(std::int64_t layer) const {
+    if (layer >= c.layers && has("mtp.fc.weight")) return fmt::format("mtp.layers.{}.", layer - c.layers);
     return fmt::format("{}.layers.{}.", c.family == "nemotron_h" ? "backbone" : "model", layer);
   }
   std::string embedding() const {
@@ -58,6 +60,15 @@ struct Source {
   Expert expert(const std::string& module, std::int64_t e) const;
   /// Of an experts' module: that of its shared experts, or nothing.
   std::string shared_module(const std::string& moe) const;
+  /// Of an experts' module: what its router is called, with its dot.
+  std::string router(const std::string& moe) const;
+  /// The name of the bias by which the router selects, within the experts' module; empty where there is none.
+  std::string correction(const std::string& moe) const;
+  std::optional<Array> optional(const std::string& name) const;
+  /// q, k and v ("weight" or "bias"); empty where an attention has none of them.
+  std::vector<Array> qkv(const std::string& module, const std::string& kind) const;
+  /// Gate and up of a dense MLP; up alone where it has no gate.
+  std::vector<Array> gate_up(const std::string& module) const;
   /// z, x, B, C, dt of a Mamba2 mixer, or its last channels only.
   std::vector<Array> mamba(const Array& a, bool channels) const;
   /// Rows of q, k and v of a Gated DeltaNet.

@@ -18,29 +18,35 @@ class Vllm : public RankWriter {
     M = dp * T;
     m = g % M;
     ep = o.sizes.ep > 1;
-    whole_shared = ep && T > 1 && dp > 1;
+    const bool sequence_parallel = ep && T > 1 && dp > 1;
+    whole_shared = sequence_parallel && c.family != "glm4_moe" && c.family != "glm4_moe_lite";
+    whole_dense = sequence_parallel && o.model_class == gen::vllm::ModelClass::nvidia;
   }
 
   Parameters run() {
     o.mtp ? drafter() : main_model();
-    add_vllm_vision(*this, t, T, o.mm_encoder_tp == gen::vllm::MmEncoderTp::data);
+    if (!o.mtp) add_vllm_vision(*this, t, T, o.mm_encoder_tp == gen::vllm::MmEncoderTp::data);
     put_unknown();
     return std::move(out);
   }
 
  private:
   void main_model() {
-    put(c.family == "gpt_oss" ? "model.embedding.weight" : "model.embed_tokens.weight", vocabulary(get(embedding())));
+    put(c.family == "gpt_oss" ? "model.embedding.weight" : "model.embed_tokens.weight", embedded(get(embedding())));
     for (std::int64_t n = 0; n < c.layers; ++n) layer(fmt::format("model.layers.{}.", n), prefix(n));
     put(c.family == "nemotron_h" ? "model.norm_f.weight" : "model.norm.weight", get(norm()));
     // A tied model with an lm_head.weight in its checkpoint gets one of its own.
     if (has("lm_head.weight")) put("lm_head.weight", vocabulary(get("lm_head.weight")));
   }
 
-  /// Only the first MTP layer's embedding is read.
+  /// Only the first MTP layer's embedding is read; where it has none, the model's is. GLM reads the model's head, too.
   void drafter() {
+    if (has("mtp.fc.weight")) return qwen_drafter();
     const std::string shared = prefix(c.layers) + "embed_tokens.weight";
-    if (has(shared)) put("model.embed_tokens.weight", vocabulary(get(shared)));
+    put("model.embed_tokens.weight", embedded(get(has(shared) ? shared : embedding())));
+    const bool glm = c.family == "glm4_moe" || c.family == "glm4_moe_lite";
+    const std::string own_head = prefix(c.layers) + "shared_head.head.weight";
+    if (glm && !has(own_head) && has("lm_head.weight")) put(own_head, vocabulary(get("lm_head.weight")));
     for (std::int64_t i = 0; i < c.mtp_layers; ++i) {
       const std::string name = prefix(c.layers + i);
       for (const char* same : {"enorm.weight", "hnorm.weight", "eh_proj.weight", "shared_head.norm.weight"}) {
@@ -52,7 +58,20 @@ class Vllm : public RankWriter {
     }
   }
 
-  Array vocabulary(const Array& a) const { return part(slice(a, 0, (a.shape[0] + 63) / 64 * 64), t, T); }
+  /// By reading vLLM's Qwen3NextMTP and Qwen3_5MTP: "mtp." becomes "model.", and the ends are the model's.
+  void qwen_drafter() {
+    put("model.embed_tokens.weight", embedded(get(embedding())));
+    if (has("lm_head.weight")) put("lm_head.weight", vocabulary(get("lm_head.weight")));
+    put("model.fc.weight", part(get("mtp.fc.weight"), t, T));
+    for (const char* same : {"pre_fc_norm_embedding.weight", "pre_fc_norm_hidden.weight", "norm.weight"}) {
+      put(std::string("model.") + same, get(std::string("mtp.") + same));
+    }
+    layer("model.layers.0.", prefix(c.layers));
+  }
+
+  static Array padded(const Array& a) { return slice(a, 0, (a.shape[0] + 63) / 64 * 64); }
+  Array vocabulary(const Array& a) const { return part(padded(a), t, T); }
+  Array embedded(const Array& a) const { return o.replicate_embedding ? padded(a) : vocabulary(a); }
 
   void layer(const std::string& to, const std::string& from) {
     if (c.family == "nemotron_h") {
@@ -63,8 +82,9 @@ class Vllm : public RankWriter {
       if (!moe_module(from).empty()) return moe(to + "mixer.", moe_module(from));
       return mlp(to + "mixer.", module, false);
     }
-    for (const char* same : {"input_layernorm.weight", "post_attention_layernorm.weight"}) {
-      put(to + same, get(from + same));
+    for (const char* same : {"input_layernorm.weight", "post_attention_layernorm.weight",
+                             "pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight"}) {
+      if (has(from + same)) put(to + same, get(from + same));
     }
     if (has(from + "linear_attn.out_proj.weight")) {
       gated_delta_net(to + "linear_attn.", from + "linear_attn.");
@@ -74,8 +94,10 @@ class Vllm : public RankWriter {
       attention(to + (c.family == "gpt_oss" ? "attn." : "self_attn."), from + "self_attn.");
     }
     const std::string experts = moe_module(from);
-    if (experts.empty()) return mlp(to + "mlp.", from + "mlp.", false);
-    moe(to + (c.family == "mixtral" ? "block_sparse_moe." : "mlp."), experts);
+    const bool sparse_module = c.family == "mixtral" || c.family == "minimax_m2";
+    const std::string module = c.family == "llama4" ? "feed_forward." : "mlp.";
+    if (experts.empty()) return mlp(to + module, from + module, whole_dense);
+    moe(to + (sparse_module ? "block_sparse_moe." : module), experts);
   }
 
   Array kv(const Array& a) const {
@@ -83,25 +105,54 @@ class Vllm : public RankWriter {
     return slice(a, t / (T / c.kv_heads) * c.head_dim, c.head_dim);  // whole KV heads, on several ranks
   }
 
+  /// Llama 4: in each head the rows 0, 2, 4, ..., then 1, 3, 5, ...
+  Array sorted(const Array& a) const {
+    if (c.family != "llama4") return a;
+    std::vector<Array> rows;
+    for (std::int64_t head = 0; head < a.shape[0] / c.head_dim; ++head) {
+      const Array of_head = slice(a, head * c.head_dim, c.head_dim);
+      rows.push_back(every_other(of_head, 0));
+      rows.push_back(every_other(of_head, 1));
+    }
+    return concat(rows);
+  }
+
   void attention(const std::string& to, const std::string& from) {
     for (const char* kind : {"weight", "bias"}) {
-      if (!has(from + "q_proj." + kind)) continue;
-      put(to + "qkv_proj." + kind, concat({part(get(from + "q_proj." + kind), t, T), kv(get(from + "k_proj." + kind)),
-                                           kv(get(from + "v_proj." + kind))}));
+      const auto all = qkv(from, kind);
+      if (all.empty()) continue;
+      put(to + "qkv_proj." + kind, concat({part(sorted(all[0]), t, T), kv(sorted(all[1])), kv(all[2])}));
     }
-    for (const char* same : {"q_norm.weight", "k_norm.weight", "o_proj.bias"}) {
-      if (has(from + same)) put(to + same, get(from + same));
+    const bool cut = c.family == "minimax_m2";  // the only one
+    if (has(from + "q_norm.weight")) {
+      put(to + "q_norm.weight", cut ? part(get(from + "q_norm.weight"), t, T) : get(from + "q_norm.weight"));
+      put(to + "k_norm.weight", cut ? kv(get(from + "k_norm.weight")) : get(from + "k_norm.weight"));
     }
+    if (has(from + "o_proj.bias")) put(to + "o_proj.bias", get(from + "o_proj.bias"));
     put(to + "o_proj.weight", part(get(from + "o_proj.weight"), t, T, 1));
     if (has(from + "sinks")) put(to + "sinks", part(get(from + "sinks"), t, T));
   }
 
   void latent_attention(const std::string& to, const std::string& from) {
-    put(to + "fused_qkv_a_proj.weight",
-        concat({get(from + "q_a_proj.weight"), get(from + "kv_a_proj_with_mqa.weight")}));
-    put(to + "q_a_layernorm.weight", get(from + "q_a_layernorm.weight"));
+    if (has(from + "q_proj.weight")) {
+      put(to + "q_proj.weight", part(get(from + "q_proj.weight"), t, T));
+      put(to + "kv_a_proj_with_mqa.weight", get(from + "kv_a_proj_with_mqa.weight"));
+    } else {
+      put(to + "fused_qkv_a_proj.weight",
+          concat({get(from + "q_a_proj.weight"), get(from + "kv_a_proj_with_mqa.weight")}));
+      put(to + "q_a_layernorm.weight", get(from + "q_a_layernorm.weight"));
+      put(to + "q_b_proj.weight", part(get(from + "q_b_proj.weight"), t, T));
+    }
     put(to + "kv_a_layernorm.weight", get(from + "kv_a_layernorm.weight"));
-    put(to + "q_b_proj.weight", part(get(from + "q_b_proj.weight"), t, T));
+    const std::string indexer = "indexer.";
+    if (has(from + indexer + "wk.weight")) {
+      put(to + indexer + "wk_weights_proj.weight",
+          concat({get(from + indexer + "wk.weight"), get(from + indexer + "weights_proj.weight")}));
+      put(to + indexer + "wq_b.weight", get(from + indexer + "wq_b.weight"));
+      for (const char* same : {"k_norm.weight", "k_norm.bias"}) {
+        put(to + indexer + same, get(from + indexer + same), DType::f32);
+      }
+    }
     put(to + "kv_b_proj.weight", part(get(from + "kv_b_proj.weight"), t, T));
     put(to + "o_proj.weight", part(get(from + "o_proj.weight"), t, T, 1));
   }
@@ -146,25 +197,23 @@ class Vllm : public RankWriter {
   void mlp(const std::string& to, const std::string& from, bool whole) {
     const std::int64_t part_of = whole ? 0 : t;
     const std::int64_t parts = whole ? 1 : T;
-    const Array& up = get(from + "up_proj.weight");
-    if (has(from + "gate_proj.weight")) {
-      put(to + "gate_up_proj.weight", parts_of({get(from + "gate_proj.weight"), up}, part_of, parts));
-    } else {
-      put(to + "up_proj.weight", part(up, part_of, parts));
-    }
+    const auto both = gate_up(from);
+    put(to + (both.size() == 2 ? "gate_up_proj.weight" : "up_proj.weight"), parts_of(both, part_of, parts));
     put(to + "down_proj.weight", part(get(from + "down_proj.weight"), part_of, parts, 1));
   }
 
   void moe(const std::string& to, const std::string& from) {
-    const std::string router = c.family == "gpt_oss" ? "router." : "gate.";
-    // Nemotron-H's router was seen as float32 in a bf16 model; vLLM has it in bf16 on some GPUs, by its source.
-    put(to + router + "weight", get(from + router + "weight"), c.family == "nemotron_h" ? DType::f32 : dtype);
-    for (const std::string& same : {router + "bias", std::string("shared_expert_gate.weight"),
+    // These were seen as float32 in a bf16 model; vLLM has Nemotron-H's in bf16 on some GPUs, by its source.
+    const std::vector<std::string> wide{"nemotron_h", "glm4_moe", "glm4_moe_lite", "minimax_m2"};
+    const bool is_wide = std::find(wide.begin(), wide.end(), c.family) != wide.end();
+    const std::string name = router(from);
+    put(to + name + "weight", get(from + name + "weight"), is_wide ? DType::f32 : dtype);
+    for (const std::string& same : {name + "bias", std::string("shared_expert_gate.weight"),
                                     std::string("fc1_latent_proj.weight"), std::string("fc2_latent_proj.weight")}) {
       if (has(from + same)) put(to + same, get(from + same));
     }
-    const std::string correction = router + "e_score_correction_bias";
-    if (has(from + correction)) put(to + correction, get(from + correction), DType::f32);
+    const std::string bias = correction(from);
+    if (!bias.empty()) put(to + bias, get(from + bias), DType::f32);
     const std::string shared = shared_module(from);
     if (!shared.empty()) mlp(to + shared.substr(from.size()), shared, whole_shared);
     experts(to + "experts.routed_experts.", from);
@@ -214,7 +263,7 @@ class Vllm : public RankWriter {
   const gen::vllm::Options& o;
   std::int64_t T, t;          // of linear layers
   std::int64_t M = 1, m = 0;  // of experts
-  bool ep = false, whole_shared = false;
+  bool ep = false, whole_shared = false, whole_dense = false;
 };
 
 }  // namespace

@@ -79,6 +79,22 @@ std::vector<Candidate> gen_layouts(const model::Model& model) {
   return result;
 }
 
+/// Of vLLM's class for NVIDIA's GPUs.
+std::vector<Candidate> nvidia_layouts(const model::Model& model) {
+  std::vector<Candidate> result;
+  for (const char* sizes : {"TP1", "TP4", "TP2xDP2xEP4"}) {
+    for (const bool replicated : {false, true}) {
+      gen::vllm::Options options;
+      options.sizes = parse_parallelism(sizes);
+      options.internal_data_parallel = true;
+      options.model_class = gen::vllm::ModelClass::nvidia;
+      options.replicate_embedding = replicated;
+      add_gen(model, options, result);
+    }
+  }
+  return result;
+}
+
 using Boxes = std::vector<Box>;  // of one tensor on one rank
 
 Boxes boxes_of(const Layout& layout, const Tensor& tensor, Rank rank) {
@@ -199,11 +215,32 @@ void check_shapes(const Candidate& candidate, const model::Model& model, std::se
 }
 
 /// How many of the names in check_shapes a model has.
-const std::map<std::string, std::size_t> kNamesMet{
-    {"llama", 12},      {"llama_tied", 11},  {"llama_tied_lm_head", 12}, {"qwen2", 12},
-    {"qwen3", 12},      {"qwen3_moe", 13},   {"qwen3_moe_dense", 17},    {"mixtral", 13},
-    {"gpt_oss", 12},    {"deepseek_v3", 16}, {"nemotron_h", 13},         {"nemotron_h_latent", 13},
-    {"qwen3_next", 16}, {"qwen3_5_moe", 16}};
+const std::map<std::string, std::size_t> kNamesMet{{"llama", 12},
+                                                   {"llama_tied", 11},
+                                                   {"llama_tied_lm_head", 12},
+                                                   {"qwen2", 12},
+                                                   {"qwen3", 12},
+                                                   {"qwen3_moe", 13},
+                                                   {"qwen3_moe_dense", 17},
+                                                   {"mixtral", 13},
+                                                   {"gpt_oss", 12},
+                                                   {"deepseek_v3", 16},
+                                                   {"nemotron_h", 13},
+                                                   {"nemotron_h_latent", 13},
+                                                   {"qwen3_next", 16},
+                                                   {"qwen3_5_moe", 16},
+                                                   {"qwen3_5", 0},
+                                                   {"deepseek_v2", 0},
+                                                   {"deepseek_v32", 0},
+                                                   {"glm4_moe", 0},
+                                                   {"glm4_moe_lite", 0},
+                                                   {"glm_moe_dsa", 0},
+                                                   {"gemma3", 0},
+                                                   {"llama4", 0},
+                                                   {"minimax_m2", 0},
+                                                   {"olmo3", 0},
+                                                   {"phi3", 0},
+                                                   {"seed_oss", 0}};
 
 class EveryLayout : public ::testing::TestWithParam<std::string> {};
 
@@ -217,6 +254,13 @@ void check(const std::vector<Candidate>& candidates, const model::Model& model, 
   }
 }
 
+void check_without_shapes(const Layout& layout, const model::Model& model, const std::string& name) {
+  SCOPED_TRACE(name);
+  for (const Tensor& tensor : model.tensors) check_covered(layout, tensor);
+  check_classes(layout, model);
+  check_stored(layout, model);
+}
+
 TEST_P(EveryLayout, StoresEveryElementOnce) {
   const model::Model model = small_model(GetParam());
   const auto train = train_layouts(model);
@@ -228,6 +272,10 @@ TEST_P(EveryLayout, StoresEveryElementOnce) {
   check(train, model, met);
   check(gen, model, met);
   EXPECT_EQ(met.size(), kNamesMet.at(GetParam())) << ::testing::PrintToString(met);
+  if (!facts_of(model.config).vllm_nvidia_class) return;
+  const auto nvidia = nvidia_layouts(model);
+  EXPECT_EQ(nvidia.size(), 6u);
+  for (const Candidate& candidate : nvidia) check_without_shapes(*candidate.layout, model, candidate.name);
 }
 
 /// H of two blocks, head_dim of one, I of four, two layers (one of experts).
@@ -249,13 +297,6 @@ model::Config quantised_config(const std::string& family, model::WeightFormat ho
   return config;
 }
 
-void check_quantised(const Layout& layout, const model::Model& model, const std::string& name) {
-  SCOPED_TRACE(name);
-  for (const Tensor& tensor : model.tensors) check_covered(layout, tensor);
-  check_classes(layout, model);
-  check_stored(layout, model);
-}
-
 train::megatron::Options quantised_train(const char* sizes, model::WeightFormat how) {
   train::megatron::Options options;
   options.sizes = parse_parallelism(sizes);
@@ -273,7 +314,7 @@ TEST_P(EveryQuantisedLayout, StoresEveryElementOnce) {
   for (const char* sizes : {"TP1", "TP2", "TP2xPP2", "EP2", "TP4xETP2xEP2", "ETP4"}) {
     const train::megatron::Options options = quantised_train(sizes, how);
     if (!train::megatron::violations(plain, options).empty()) continue;
-    check_quantised(*train::megatron::make_layout(plain, options), plain, fmt::format("train {}", sizes));
+    check_without_shapes(*train::megatron::make_layout(plain, options), plain, fmt::format("train {}", sizes));
     ++checked;
   }
   for (const char* sizes : {"TP1", "TP4", "TP4xDP2", "TP2xEP2", "TP2xDP2xEP4"}) {
@@ -284,7 +325,7 @@ TEST_P(EveryQuantisedLayout, StoresEveryElementOnce) {
       model::Model model = plain;
       gen::vllm::refine_scales(model, options);
       const std::string name = fmt::format("gen {} backend {}", sizes, static_cast<int>(backend));
-      check_quantised(*gen::vllm::make_layout(model, options), model, name);
+      check_without_shapes(*gen::vllm::make_layout(model, options), model, name);
       // Train has each scale once, at one place for all its repeats.
       const auto train = train::megatron::make_layout(model, quantised_train("TP2xETP2", how));
       for (const Tensor& tensor : model.tensors) check_covered(*train, tensor);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <sstream>
 
 #include "support/random_layout.hpp"
@@ -54,6 +55,20 @@ void set_deepseek(model::Config& config) {
   config.dense_layer = {true, false, false, false};
 }
 
+/// GLM-4.5's, with DeepSeek's experts.
+void set_glm(model::Config& config) {
+  set_deepseek(config);
+  config.mla = {};
+  config.kv_heads = 2;
+  config.qk_norm = true;
+}
+
+void set_llama4(model::Config& config) {
+  set_experts(config);
+  config.shared_intermediate_size = 8;
+  config.dense_layer = {true, false, true, false};
+}
+
 void set_nemotron(model::Config& config) {
   using enum model::Mixer;
   set_experts(config);
@@ -68,15 +83,34 @@ void set_nemotron(model::Config& config) {
 
 void set_hybrid(model::Config& config) {
   using enum model::Mixer;
-  set_experts(config);
   config.mixers = {gated_delta_net, gated_delta_net, gated_delta_net, attention};
-  config.shared_intermediate_size = 8;
   config.gdn = {.key_heads = 4, .value_heads = 8, .key_dim = 2, .value_dim = 3, .kernel = 2};
+}
+
+/// Of Qwen's towers and SigLIP alike; a tower takes of the sizes what it has.
+void set_vision(model::Config& config) {
+  config.vision = {.depth = 2,
+                   .heads = 8,
+                   .hidden_size = 16,
+                   .intermediate_size = 24,
+                   .output_size = config.hidden_size,
+                   .channels = 3,
+                   .frames = 2,
+                   .patch_size = 2,
+                   .positions = 5,
+                   .merge_size = 2};
+  if (config.family.starts_with("qwen3")) config.vision.deepstack = 1;
 }
 
 }  // namespace
 
 model::Config small_config(const std::string& name) {
+  constexpr std::string_view kVision = "_vl";
+  if (name.ends_with(kVision)) {
+    model::Config config = small_config(name.substr(0, name.size() - kVision.size()));
+    set_vision(config);
+    return config;
+  }
   model::Config config;
   config.vocab_size = 250;
   config.hidden_size = 12;
@@ -87,15 +121,27 @@ model::Config small_config(const std::string& name) {
   config.head_dim = 4;
   config.tied = name.starts_with("llama_tied");
   for (const std::string_view family : {"llama", "qwen3_moe", "nemotron_h"}) {
-    if (name.starts_with(family)) config.family = family;
+    if (name == family || name.starts_with(fmt::format("{}_", family))) config.family = family;
   }
   if (config.family.empty()) config.family = name;
-  config.attention_bias = config.family == "gpt_oss";
-  if (config.family == "qwen3_moe" || config.family == "mixtral" || config.family == "gpt_oss") set_experts(config);
-  if (config.family == "deepseek_v3") set_deepseek(config);
-  if (config.family == "nemotron_h") set_nemotron(config);
-  if (config.family == "qwen3_next" || config.family == "qwen3_5_moe") set_hybrid(config);
-  if (config.family == "qwen3_5_moe") config.prefix = "model.language_model.";
+  const auto is = [&](std::initializer_list<std::string_view> families) {
+    return std::find(families.begin(), families.end(), config.family) != families.end();
+  };
+  config.attention_bias = is({"gpt_oss", "glm4_moe", "seed_oss"});
+  if (is({"qwen3_moe", "mixtral", "gpt_oss", "minimax_m2"})) set_experts(config);
+  if (is({"deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa", "glm4_moe_lite"})) set_deepseek(config);
+  if (is({"deepseek_v2"})) config.mla.q_rank = 0;
+  if (is({"deepseek_v32", "glm_moe_dsa"})) config.indexer = {.heads = 2, .head_dim = 3};
+  if (is({"glm4_moe"})) set_glm(config);
+  if (is({"llama4"})) set_llama4(config);
+  if (is({"minimax_m2"})) config.expert_bias = true;
+  if (is({"nemotron_h"})) set_nemotron(config);
+  if (is({"qwen3_next", "qwen3_5_moe", "qwen3_5"})) set_hybrid(config);
+  if (is({"qwen3_next", "qwen3_5_moe"})) {
+    set_experts(config);
+    config.shared_intermediate_size = 8;
+  }
+  if (is({"qwen3_5_moe"})) config.prefix = "model.language_model.";
   if (name == "qwen3_moe_dense") {
     config.dense_layer = {false, true, false, false};
     config.intermediate_size = config.expert_intermediate_size;
@@ -112,8 +158,12 @@ model::Model small_model(const std::string& name) {
 }
 
 std::vector<std::string> small_models() {
-  return {"llama",       "llama_tied", "llama_tied_lm_head", "qwen2",           "qwen3",   "qwen3_moe",  "mixtral",
-          "deepseek_v3", "nemotron_h", "nemotron_h_latent",  "qwen3_moe_dense", "gpt_oss", "qwen3_next", "qwen3_5_moe"};
+  std::vector<std::string> names = model::family_names();
+  for (const char* variant : {"llama_tied", "llama_tied_lm_head", "nemotron_h_latent", "qwen3_moe_dense", "gemma3_vl",
+                              "qwen2_vl", "qwen3_vl", "qwen3_moe_vl", "qwen3_5_vl"}) {
+    names.emplace_back(variant);
+  }
+  return names;
 }
 
 std::vector<Contents> contents(const Layout& layout, const model::Model& model, Rank rank) {

@@ -12,9 +12,11 @@ namespace refit::layout {
 /// V 250, H 12, L 4, I 16, nh 8, nkv 2, hd 4; with experts E 6 of I 8, shared experts of I 8. Cases: every family, and
 /// "llama_tied", "llama_tied_lm_head" (the checkpoint has its own lm_head), "qwen3_moe_dense" (layer 1 is dense and as
 /// wide as an expert) and "nemotron_h_latent" (one Mamba group, latent experts of width 6).
-/// DeepSeek-V3: layer 0 is dense, layer 4 is multi-token prediction. Nemotron-H: L 6, one of each block and two more of
-/// Mamba (8 heads of 2, 4 groups of 2) and experts. Qwen3-Next and Qwen3.5: three Gated DeltaNet layers (4 key heads of
-/// 2, 8 value heads of 3), then attention; experts of Qwen3.5 are packed.
+/// DeepSeek's and GLM's: layer 0 is dense, layer 4 is multi-token prediction; queries of DeepSeek-V2 have one matrix.
+/// Nemotron-H: L 6, one of each block and two more of Mamba (8 heads of 2, 4 groups of 2) and experts. Qwen3-Next and
+/// Qwen3.5: three Gated DeltaNet layers (4 key heads of 2, 8 value heads of 3), then attention; experts of Qwen3.5 are
+/// packed, or it has none. Llama 4: layers 1 and 3 have experts.
+/// "FAMILY_vl": the family is the language model beside a vision tower of 2 blocks (D 16, 8 heads, I 24, merge size 2).
 model::Config small_config(const std::string& name);
 model::Model small_model(const std::string& name);
 std::vector<std::string> small_models();

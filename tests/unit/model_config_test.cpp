@@ -401,7 +401,7 @@ TEST_F(ModelConfig, BadValuesOfAFamilyNameTheKey) {
       {kMixtral, {{"num_hidden_layers", ""}}, "num_hidden_layers is missing"},
       {kGptOss, {{"intermediate_size", ""}}, "intermediate_size is missing"},
       {kGptOss, {{"quantization_config", "{}"}}, "quantization_config has no quant_method"},
-      {kDeepseek, {{"q_lora_rank", "null"}}, "q_lora_rank is missing: latent attention with a plain q_proj"},
+      {kDeepseek, {{"q_lora_rank", ""}}, "q_lora_rank is missing; null says that queries have one matrix"},
       {kDeepseek, {{"kv_lora_rank", ""}}, "kv_lora_rank is missing"},
       {kDeepseek, {{"v_head_dim", "-1"}}, "v_head_dim must be a whole number"},
       {kDeepseek, {{"first_k_dense_replace", ""}}, "first_k_dense_replace is missing"},
@@ -490,18 +490,18 @@ TEST_F(ModelConfig, AnyFamilysKeysMayStandInTextConfig) {
   Keys inner = kLlama;
   inner.erase("architectures");
   inner["model_type"] = R"("qwen3")";
-  const Keys outer{{"architectures", R"(["Qwen3VLForConditionalGeneration"])"},
-                   {"model_type", R"("qwen3_vl")"},
+  const Keys outer{{"architectures", R"(["InternVLForConditionalGeneration"])"},
+                   {"model_type", R"("internvl")"},
                    {"text_config", json(inner, {})}};
   const Config config = read_config(write(json(outer, {})));
   EXPECT_EQ(config.family, "qwen3");
   EXPECT_EQ(config.vocab_size, 320);
   ASSERT_EQ(config.notes.size(), 1U);
-  EXPECT_THAT(config.notes[0], HasSubstr("Qwen3VLForConditionalGeneration is taken for family qwen3"));
+  EXPECT_THAT(config.notes[0], HasSubstr("InternVLForConditionalGeneration is taken for family qwen3"));
   EXPECT_EQ(
       read_config(write(json(outer, {{"text_config", json(inner, {{"model_type", R"("odd")"}})}})), "llama").layers, 2);
   EXPECT_THAT(message(json(outer, {{"text_config", json(inner, {{"model_type", R"("odd")"}})}})),
-              AllOf(HasSubstr("no known architecture but Qwen3VLForConditionalGeneration"),
+              AllOf(HasSubstr("no known architecture but InternVLForConditionalGeneration"),
                     HasSubstr("text_config has the model_type odd"), Not(HasSubstr("missing"))));
 }
 
@@ -537,7 +537,7 @@ TEST_F(ModelConfig, KeysThatBringWeightsAreErrorsWithoutACheckpoint) {
       {kLlama, {{"qkv_bias", "true"}}, "", "qkv_bias is true: biases"},
       {kLlama, {{"n_routed_experts", "128"}}, "", "n_routed_experts is 128: experts"},
       {kLlama, {{"hidden_act", R"("relu2")"}}, "", "an MLP without gate_proj"},
-      {kLlama, {{"model_type", R"("minimax_m2")"}}, "qwen3", "model_type minimax_m2 has norms of all of q"},
+      {kLlama, {{"model_type", R"("olmoe")"}}, "qwen3", "model_type olmoe has norms of all of q"},
       {kLlama, {{"attention_bias", "false"}}, "qwen2", "attention_bias is false: q, k and v have biases"},
       {kMoe, {{"shared_expert_intermediate_size", "64"}}, "", "shared experts"},
       {kMoe, {{"num_shared_experts", "1"}}, "", "num_shared_experts is 1: shared experts"},

@@ -13,6 +13,7 @@ using layout::Parameter;
 using layout::Range;
 using layout::Slice;
 using layout::StorageKey;
+using model::Role;
 using model::Tensor;
 
 class VllmLayout final : public layout::ParameterLayout {
@@ -30,10 +31,15 @@ class VllmLayout final : public layout::ParameterLayout {
   }
 
  protected:
-  /// The drafter has the layers behind the model's last, and nothing else; of several such layers' embeddings the
-  /// first.
+  /// The drafter has the layers behind the model's last, of several such layers' embeddings the first, and, where they
+  /// have none, the model's embedding and perhaps its head. Where both are in the stream, vLLM keeps what it reads
+  /// last: the layer's, in files sorted by name.
   bool is_stored(const Tensor& tensor) const override {
-    if (tensor.role == model::Role::mtp_embedding && tensor.layer > model().config.layers) return false;
+    if (tensor.role == Role::mtp_embedding && tensor.layer > model().config.layers) return false;
+    if (options_.mtp && tensor.role == Role::embedding) return find(Role::mtp_embedding) < 0;
+    if (options_.mtp && tensor.role == Role::lm_head) {
+      return find(Role::mtp_head) < 0 && facts_of(model().config).vllm_drafter_reads_head;
+    }
     return (tensor.layer >= model().config.layers) == options_.mtp;
   }
 
@@ -59,7 +65,7 @@ class VllmLayout final : public layout::ParameterLayout {
   }
 
   std::string storage_name(const StorageKey& key, const Tensor& tensor, Rank /*rank*/) const override {
-    return gen::vllm::storage_name(model().config, parameter(key.parameter), tensor);
+    return gen::vllm::storage_name(model().config, parameter(key.parameter), tensor, options_.mtp);
   }
 
  private:

@@ -34,6 +34,15 @@ enum class MmEncoderTp : std::uint8_t { weights, data };
 Choices choices(MoeBackend);
 Choices choices(MmEncoderTp);
 
+/// Which of vLLM's classes of a model runs, where there are several (DeepSeek-V3.2, GLM-5).
+enum class ModelClass : std::uint8_t {
+  portable,  ///< the one for any platform
+  nvidia     ///< the one for NVIDIA's GPUs: dense MLPs are whole on every rank of a sequence-parallel MoE
+};
+
+/// Their words in cases.
+Choices choices(ModelClass);
+
 /// What a case says of the gen side.
 struct Options {
   layout::Parallelism sizes;            ///< tp, dp, ep; dp = 0 means 1
@@ -42,6 +51,8 @@ struct Options {
   bool mtp = false;                     ///< the drafter of multi-token prediction instead of the main model
   MoeBackend moe_backend = MoeBackend::triton;
   MmEncoderTp mm_encoder_tp = MmEncoderTp::weights;
+  ModelClass model_class = ModelClass::portable;
+  bool replicate_embedding = false;  ///< of the class for NVIDIA's GPUs: embed_tokens is whole on every rank
   /// Of the weights that the model lists as quantised; `precision` is of all others.
   model::WeightFormat weight_format = model::WeightFormat::unquantised;
 

@@ -40,10 +40,19 @@ std::string fused_name(const Parameter& parameter, const Tensor& tensor) {
   return without_words(tensor.name, words) + parameter.name + parameter.suffix;
 }
 
-/// The drafter's own parts keep their place in the layer, its decoder layer is called mtp_block, and its embedding is
-/// the drafter model's.
-std::string drafter_name(const std::string& name, const Tensor& tensor) {
+/// The drafter's own parts keep their place in the layer, its decoder layer is called mtp_block, its embedding is the
+/// drafter model's, and the model's head that of the first layer. Families may have other names, and keep the head's.
+std::string drafter_name(const model::Config& config, const std::string& name, const Tensor& tensor) {
+  const auto& names = facts_of(config).vllm_drafter_names;
+  if (!names.empty()) {
+    if (tensor.role == Role::embedding) return "model.embed_tokens.weight";
+    std::string result = name;
+    for (const auto& [from, to] : names) replace(result, from, to);
+    return result;
+  }
   if (tensor.role == Role::mtp_embedding) return "model.embed_tokens.weight";
+  if (tensor.role == Role::lm_head) return fmt::format("model.layers.{}.shared_head.head.weight", config.layers);
+  if (tensor.layer < 0) return name;
   const std::string layer = fmt::format("layers.{}.", tensor.layer);
   const std::size_t end = name.find(layer) + layer.size();
   const bool own = facts_of(tensor.role).place == model::Place::prediction;
@@ -75,10 +84,11 @@ void replace_prefix(std::string& name, const model::Config& config) {
 
 }  // namespace
 
-std::string storage_name(const model::Config& config, const Parameter& parameter, const Tensor& tensor) {
+std::string storage_name(const model::Config& config, const Parameter& parameter, const Tensor& tensor, bool drafter) {
   std::string name = fused_name(parameter, tensor);
   if (tensor.unit >= 0) return name.substr(config.vision.prefix.size());
-  if (tensor.layer >= config.layers) name = drafter_name(name, tensor);
+  if (drafter) name = drafter_name(config, name, tensor);
+  if (drafter && !facts_of(config).vllm_drafter_names.empty()) return name;
   for (const auto& [from, to] : facts_of(config).vllm_names) replace(name, from, to);
   replace_prefix(name, config);
   return name;

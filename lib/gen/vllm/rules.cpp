@@ -12,17 +12,23 @@ constexpr std::int64_t kVocabularyMultiple = 64;
 
 }  // namespace
 
-/// A tied model has a head of its own only where the checkpoint has one.
+/// A tied model has a head of its own only where the checkpoint has one. A replicated embedding is whole on every rank.
 void add_vocabulary(Rules& rules) {
   for (const Role role : {Role::embedding, Role::lm_head, Role::mtp_embedding, Role::mtp_head}) {
     Parameter parameter{"", {rules.table.all(role)}};
-    parameter.padded_rows = round_up(rules.config.vocab_size, kVocabularyMultiple);
+    const bool is_embedding = role == Role::embedding || role == Role::mtp_embedding;
+    if (is_embedding && rules.options.replicate_embedding) {
+      parameter.row_multiple = kVocabularyMultiple;
+    } else {
+      parameter.padded_rows = round_up(rules.config.vocab_size, kVocabularyMultiple);
+    }
     rules.table.add(std::move(parameter));
   }
-  for (const Role role :
-       {Role::final_norm, Role::mtp_embedding_norm, Role::mtp_hidden_norm, Role::mtp_proj, Role::mtp_final_norm}) {
+  for (const Role role : {Role::final_norm, Role::mtp_embedding_norm, Role::mtp_hidden_norm, Role::mtp_final_norm}) {
     rules.table.whole("", role);
   }
+  const bool cut = rules.options.mtp && facts_of(rules.config).vllm_drafter_cuts_proj;
+  rules.table.rows("", Role::mtp_proj, cut ? rules.tp() : 1);
 }
 
 /// Constructors give all scales of experts the value 1, which those of padding keep.

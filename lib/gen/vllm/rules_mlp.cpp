@@ -38,9 +38,27 @@ Parameter gate_up(const Rules& rules, Component gate, Component up) {
   return expert_parameter(rules, "w13_weight", std::move(halves), Cut::components);
 }
 
-/// Shared experts are whole on every rank of a sequence-parallel MoE.
+/// A dense MLP or shared experts, cut over TP or whole on every rank.
+void add_dense(Rules& rules, Role gate, Role up, Role down, bool whole) {
+  add_gate_up(rules, gate, up, whole ? 1 : rules.tp());
+  if (whole) {
+    rules.table.whole("", down);
+  } else {
+    rules.table.columns("", down);
+  }
+}
+
+/// In such a MoE shared experts are whole on every rank, and with the class for NVIDIA's GPUs dense MLPs too.
 bool is_sequence_parallel(const Options& options) {
   return options.sizes.ep > 1 && options.sizes.tp > 1 && options.internal_data_parallel && options.dp() > 1;
+}
+
+/// Transposed, gate columns then up columns (Llama 4, Qwen3-VL): stored as if each expert had its own matrices.
+void add_transposed_experts(Rules& rules, std::int64_t parts) {
+  const Role role = Role::transposed_gate_up;
+  const std::int64_t width = rules.table.rows(role) / 2;
+  rules.table.add(gate_up(rules, {role, {0, width}, parts}, {role, {width, width}, parts}));
+  rules.table.add(expert_parameter(rules, "w2_weight", {rules.table.all(Role::transposed_down)}, Cut::columns));
 }
 
 /// gpt-oss: transposed, gate and up alternating as in the checkpoint; w2's bias is on the first rank of the MoE group
@@ -56,10 +74,15 @@ void add_interleaved_experts(Rules& rules, std::int64_t parts) {
 
 }  // namespace
 
+/// Checkpoints may have gate and up in one matrix (Phi-3).
 void add_mlp(Rules& rules) {
   rules.table.whole("", Role::mlp_norm);
-  add_gate_up(rules, Role::gate_proj, Role::up_proj, rules.tp());
-  rules.table.columns("", Role::down_proj);
+  rules.table.whole("", Role::mlp_post_norm);
+  const bool whole = rules.options.model_class == ModelClass::nvidia && is_sequence_parallel(rules.options);
+  add_dense(rules, Role::gate_proj, Role::up_proj, Role::down_proj, whole);
+  const Role fused = Role::gate_up_proj;
+  const std::int64_t width = rules.table.rows(fused) / 2;
+  rules.table.stack("", {{fused, {0, width}, rules.tp()}, {fused, {width, width}, rules.tp()}});
 }
 
 void add_experts(Rules& rules) {
@@ -86,19 +109,11 @@ void add_experts(Rules& rules) {
       gate_up(rules, {Role::packed_gate_up, {0, packed}, parts}, {Role::packed_gate_up, {packed, packed}, parts}));
   table.add(expert_parameter(rules, "w13_weight", {table.all(Role::packed_up, parts)}, Cut::components));
   table.add(expert_parameter(rules, "w2_weight", {table.all(Role::packed_down)}, Cut::columns));
-  const Role transposed = Role::transposed_gate_up;
-  const std::int64_t half = table.rows(transposed) / 2;
-  table.add(gate_up(rules, {transposed, {0, half}, parts}, {transposed, {half, half}, parts}));
-  table.add(expert_parameter(rules, "w2_weight", {table.all(Role::transposed_down)}, Cut::columns));
+  add_transposed_experts(rules, parts);
   add_interleaved_experts(rules, parts);
 
-  const bool whole = is_sequence_parallel(rules.options);
-  add_gate_up(rules, Role::shared_gate_proj, Role::shared_up_proj, whole ? 1 : rules.tp());
-  if (whole) {
-    table.whole("", Role::shared_down_proj);
-  } else {
-    table.columns("", Role::shared_down_proj);
-  }
+  const bool whole = is_sequence_parallel(rules.options) && !facts_of(rules.config).vllm_cut_shared_experts;
+  add_dense(rules, Role::shared_gate_proj, Role::shared_up_proj, Role::shared_down_proj, whole);
   table.whole("", Role::shared_router);
   table.whole("", Role::latent_in);
   table.whole("", Role::latent_out);

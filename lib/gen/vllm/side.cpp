@@ -9,6 +9,7 @@ namespace {
 using layout::SideRows;
 
 constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm"};
+constexpr std::string_view kModelClass[] = {"portable", "nvidia"};
 constexpr std::string_view kDataParallel[] = {"engines", "internal"};
 constexpr std::string_view kMmEncoderTp[] = {"weights", "data"};
 constexpr std::string_view kKvCacheDtype[] = {"auto", "fp8"};
@@ -36,6 +37,13 @@ const std::vector<layout::SideKey>& side_keys() {
       SideRows::word("gen.mm_encoder_tp",
                      "How the TP ranks share a vision tower: its weights are cut, or each has all.",
                      MEMBER(written.mm_encoder_tp)),
+      SideRows::word(
+          "gen.model_class",
+          "Which of vLLM's classes of DeepSeek-V3.2 and GLM-5 runs: any platform's, or that of NVIDIA's GPUs.",
+          MEMBER(written.model_class)),
+      SideRows::boolean("gen.replicate_embedding",
+                        "Of the class nvidia: embed_tokens whole on every rank (VLLM_REPLICATE_EMBED=1).",
+                        MEMBER(written.replicate_embedding)),
       SideRows::word("gen.kv_cache_dtype", "Dtype of the KV cache; fp8 has scales, which refits bring too.",
                      MEMBER(kv_cache_dtype)),
       SideRows::input("gen.kv_scales", "Calibration of the FP8 KV cache: JSON, a number for each scale.",
@@ -59,6 +67,7 @@ void check_quantiser(const Side& side, Complaints& complaints) {
 
 Choices choices(MoeBackend) { return kMoeBackend; }
 Choices choices(MmEncoderTp) { return kMmEncoderTp; }
+Choices choices(ModelClass) { return kModelClass; }
 Choices choices(DataParallel) { return kDataParallel; }
 Choices choices(KvCacheDtype) { return kKvCacheDtype; }
 
@@ -81,6 +90,8 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
       fmt::format("{}: vLLM gen PP must be 1, and so must CP and ETP; use TP, DP and EP [V19]", to_string(p)));
   if (is_quantised(kept_as) && kv_cache_dtype == KvCacheDtype::automatic)
     complaints.meaningless({"gen.kv_scales"}, "with gen.kv_cache_dtype = \"auto\"");
+  if (written.model_class == ModelClass::portable)
+    complaints.meaningless({"gen.replicate_embedding"}, "with gen.model_class = \"portable\"");
   const std::optional<layout::Precision> train = other.precision();
   if (!is_quantised(kept_as)) {
     complaints.meaningless({"gen.quantiser", "gen.kv_cache_dtype", "gen.kv_scales"},
@@ -98,6 +109,10 @@ void Side::check_model(Complaints& complaints, const model::Model& model) const 
   if (model.config.experts == 0) complaints.meaningless({"gen.moe_backend"}, "for a model without experts");
   if (model.config.vision.depth == 0)
     complaints.meaningless({"gen.mm_encoder_tp"}, "for a model without a vision tower");
+  if (!facts_of(model.config).vllm_nvidia_class) {
+    complaints.meaningless({"gen.model_class", "gen.replicate_embedding"},
+                           fmt::format("for family {}, of which vLLM has one class", model.config.family));
+  }
 }
 
 std::vector<std::string> Side::violations(const model::Model& model) const {
@@ -116,6 +131,9 @@ layout::SideSettings Side::settings(bool quantises) const {
     settings.emplace_back("moe_backend", std::string(name(written.moe_backend)));
   if (written.mm_encoder_tp != MmEncoderTp::weights)
     settings.emplace_back("mm_encoder_tp", std::string(name(written.mm_encoder_tp)));
+  if (written.model_class != ModelClass::portable)
+    settings.emplace_back("model_class", std::string(name(written.model_class)));
+  if (written.replicate_embedding) settings.emplace_back("replicate_embedding", true);
   if (quantises) settings.emplace_back("quantiser", std::string(name(*quantiser())));
   if (kv_cache_dtype != KvCacheDtype::automatic)
     settings.emplace_back("kv_cache_dtype", std::string(name(kv_cache_dtype)));

@@ -52,10 +52,12 @@ class MegatronLayout final : public layout::ParameterLayout {
   }
 
  protected:
-  bool is_stored(const Tensor& /*tensor*/) const override { return true; }
+  bool is_stored(const Tensor& tensor) const override {
+    return tensor.layer < config().layers || prediction_layers(config()) > 0;
+  }
 
   std::uint64_t class_of(const Tensor& tensor) const override {
-    const std::int64_t stage = tensor.layer >= 0 ? home(tensor).stage : -1;
+    const std::int64_t stage = !is_stored(tensor) ? -2 : tensor.layer >= 0 ? home(tensor).stage : -1;
     const std::int64_t owner = tensor.expert >= 0 ? tensor.expert / experts_per_rank() : -1;
     return combine(combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(stage)),
                    static_cast<std::uint64_t>(owner));
@@ -63,7 +65,7 @@ class MegatronLayout final : public layout::ParameterLayout {
 
   std::optional<Target> target(const Tensor& tensor, Rank rank) const override {
     const std::int32_t number = find(tensor.role);
-    if (number < 0) return std::nullopt;
+    if (number < 0 || !is_stored(tensor)) return std::nullopt;
     const std::int64_t stage = at(rank).pp;
     if (tensor.unit >= 0) return stage == 0 ? std::optional(Target{find_vision(tensor), tensor.unit}) : std::nullopt;
     if (tensor.layer >= 0) {
@@ -78,7 +80,7 @@ class MegatronLayout final : public layout::ParameterLayout {
     const bool is_head = config().tied || tensor.role == Role::lm_head;
     if (stage == 0 && is_embedding) return Target{embedding, -1};
     if (last && is_head && output_layer_ >= 0) return Target{output_layer_, -1};
-    if (last && is_embedding && config().mtp_layers > 0) return Target{embedding, -1};
+    if (last && is_embedding && prediction_layers(config()) > 0) return Target{embedding, -1};
     return std::nullopt;
   }
 

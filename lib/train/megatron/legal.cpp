@@ -140,7 +140,7 @@ void check_pattern(const Config& config, std::string pattern, std::vector<std::s
 }
 
 void check_prediction(const Config& config, std::int64_t stages, std::vector<std::string>& out) {
-  if (config.mtp_layers == 0 || !config.tied || stages == 1) return;
+  if (prediction_layers(config) == 0 || !config.tied || stages == 1) return;
   out.push_back(fmt::format(
       "train: a tied model with {} MTP layers and PP{}: the last stage's embedding and output layer have no rule; "
       "legal: PP1",

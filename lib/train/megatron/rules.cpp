@@ -39,6 +39,10 @@ void add_multi_token_prediction(Rules& rules) {
   rules.table.whole("final_layernorm.weight", Role::mtp_final_norm);
 }
 
+std::int64_t prediction_layers(const model::Config& config) {
+  return facts_of(config).megatron_skips_prediction ? 0 : config.mtp_layers;
+}
+
 layout::ScaleRules scale_rules(const Options& options) {
   const bool mx = options.weight_format == model::WeightFormat::mxfp8;
   return {options.weight_format, true, mx ? 128 : 1, 4};

@@ -36,6 +36,9 @@ void add_vision(Rules& rules);
 /// What a multi-token prediction layer has beside its decoder layer.
 void add_multi_token_prediction(Rules& rules);
 
+/// How many layers of multi-token prediction the trainer has.
+std::int64_t prediction_layers(const model::Config& config);
+
 /// Of Transformer Engine's quantised weights: blocks are those of the rank's own parameter, and the rowwise scales are
 /// padded with zeros to a multiple of 4 columns, those of MXFP8 also to one of 128 rows.
 layout::ScaleRules scale_rules(const Options& options);

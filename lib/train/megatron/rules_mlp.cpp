@@ -37,13 +37,18 @@ Component half(const Rules& rules, Role role, int which) {
 }  // namespace
 
 void add_mlp(Rules& rules) {
+  const Role fused = Role::gate_up_proj;
+  const std::int64_t width = rules.table.rows(fused) / 2;
   rules.table.whole("mlp.linear_fc1.layer_norm_weight", Role::mlp_norm);
   add_fc1(rules, "mlp.linear_fc1.weight", Role::gate_proj, Role::up_proj);
+  rules.table.stack("mlp.linear_fc1.weight", {{fused, {0, width}, rules.tp()}, {fused, {width, width}, rules.tp()}});
   rules.table.columns("mlp.linear_fc2.weight", Role::down_proj);
+  rules.table.whole("mlp.linear_fc2.post_layernorm.weight", Role::mlp_post_norm);
 }
 
 /// Expert weights go by "weight" and the local expert's number. Packed tensors hold all experts of a layer: gate rows
-/// then up rows (Qwen3.5), the same transposed (Qwen3-VL), or transposed with gate and up alternating (gpt-oss).
+/// then up rows (Qwen3.5), the same transposed (Qwen3-VL, Llama 4), or transposed with gate and up alternating
+/// (gpt-oss).
 void add_experts(Rules& rules) {
   auto& table = rules.table;
   table.whole("pre_mlp_layernorm.weight", Role::moe_norm);
@@ -62,10 +67,9 @@ void add_experts(Rules& rules) {
              Cut::components);
   add_expert(rules, fc1, {table.all(Role::packed_up)}, Cut::components);
   add_expert(rules, fc2, {table.all(Role::packed_down)}, Cut::columns);
-  const std::int64_t transposed = table.rows(Role::transposed_gate_up) / 2;
-  add_expert(rules, fc1,
-             {{Role::transposed_gate_up, {0, transposed}}, {Role::transposed_gate_up, {transposed, transposed}}},
-             Cut::components);
+  const Role transposed = Role::transposed_gate_up;
+  const std::int64_t columns = table.rows(transposed) / 2;
+  add_expert(rules, fc1, {{transposed, {0, columns}}, {transposed, {columns, columns}}}, Cut::components);
   const Role gate_up = Role::interleaved_gate_up;
   const Role gate_up_bias = Role::interleaved_gate_up_bias;
   add_expert(rules, fc1, {half(rules, gate_up, 0), half(rules, gate_up, 1)}, Cut::components);
