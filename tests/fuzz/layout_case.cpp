@@ -166,7 +166,7 @@ void draw_nemotron(Random& random, Case& c, std::int64_t unit) {
     config.mixers.push_back(random.of<Mixer>({Mixer::mamba, Mixer::attention, Mixer::mlp, Mixer::experts}));
     config.dense_layer.push_back(config.mixers.back() != Mixer::experts);
   }
-  const bool one_group = c.train.sizes.tp == 1 && random.one_in(2);
+  const bool one_group = c.train.sizes.tp == 1 && !random.one_in(4);
   const std::int64_t groups = one_group ? 1 : unit;
   config.mamba = {one_group ? unit : groups * random.in(1, 2), random.in(1, 3), groups, random.in(1, 3),
                   random.in(2, 4)};
