@@ -271,6 +271,17 @@ void add_inspect(CLI::App& app, Arguments& arguments) {
   command->add_flag("--force", arguments.inspect.force, "Replace an existing file");
 }
 
+/// `--experts`, with which experts get a form of their own.
+void add_experts(CLI::App& command, std::optional<model::ExpertForm>& experts, const std::string& otherwise) {
+  const std::map<std::string, model::ExpertForm> forms{{"packed", model::ExpertForm::packed},
+                                                       {"each", model::ExpertForm::each}};
+  command
+      .add_option_function<model::ExpertForm>(
+          "--experts", [&experts](const model::ExpertForm& form) { experts = form; },
+          "packed (one tensor for all experts, as transformers 5 has them) | each (one for each); " + otherwise)
+      ->transform(CLI::CheckedTransformer(forms));
+}
+
 void add_synth(CLI::App& app, Arguments& arguments) {
   CLI::App* command = add_command(app, "synth", "Write a synthetic checkpoint of a model's shape");
   command->add_option("CONFIG", arguments.synth.config, "config.json, its folder, or a model's name")->required();
@@ -289,6 +300,7 @@ void add_synth(CLI::App& app, Arguments& arguments) {
       ->add_option("--quantisation", arguments.synth.weight_format,
                    "fp8 (blocks of 128 x 128) | mxfp8: of the linear layers; as config.json says where it is not given")
       ->transform(CLI::CheckedTransformer(formats));
+  add_experts(*command, arguments.synth.experts, "as the family is published where it is not given");
   command->add_option("--format", arguments.format, "safetensors | hdf5")
       ->check(CLI::IsMember({"safetensors", "hdf5"}))
       ->capture_default_str();
@@ -298,9 +310,11 @@ void add_synth(CLI::App& app, Arguments& arguments) {
 }
 
 void add_convert(CLI::App& app, Arguments& arguments) {
-  CLI::App* command = add_command(app, "convert", "safetensors <-> HDF5, bit for bit");
+  CLI::App* command = add_command(app, "convert", "safetensors <-> HDF5, or experts in another form, bit for bit");
   command->add_option("IN", arguments.convert.input, "Checkpoint to read")->required();
   command->add_option("OUT", arguments.convert.output, "Folder to write")->required();
+  add_experts(*command, arguments.convert.experts, "the format stays then");
+  command->add_option("--family", arguments.convert.family, "With --experts: of what config.json does not name");
   add_shard_size(*command, arguments);
   command->add_flag("--force", arguments.convert.force, "Replace an existing checkpoint");
 }

@@ -2,6 +2,7 @@
 // The commands beside run, plan and probe (which are the engine's): each prints to stdout and returns an exit code.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,7 @@ struct SynthOptions {
   std::int64_t seed = 1;
   std::int64_t layers = 0;
   model::WeightFormat weight_format = model::WeightFormat::unquantised;  ///< unquantised: as config.json says
+  std::optional<model::ExpertForm> experts;                              ///< none: as the family is published
   bool tied_lm_head = false;                                             ///< write a tied model's lm_head.weight too
   checkpoint::Format format = checkpoint::Format::safetensors;
   std::int64_t max_shard_bytes = 0;
@@ -43,11 +45,13 @@ int synth(const SynthOptions& options);
 struct ConvertOptions {
   std::string input;
   std::string output;
+  std::optional<model::ExpertForm> experts;  ///< their new form; none = the other format
+  std::string family;                        ///< empty = as config.json says
   std::int64_t max_shard_bytes = 0;
   bool force = false;
 };
 
-/// Converts safetensors <-> HDF5.
+/// Converts safetensors <-> HDF5, or the same format with experts in another form.
 int convert(const ConvertOptions& options);
 
 /// Compares two checkpoints or dump folders; returns 1 where they differ.

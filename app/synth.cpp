@@ -14,7 +14,8 @@ int synth(const SynthOptions& options) {
   model::Config parsed = model::read_config(config, options.family, options.layers);
   if (options.weight_format != model::WeightFormat::unquantised) parsed.weight_format = options.weight_format;
   if (options.tied_lm_head && !parsed.tied) fail_usage("--tied-lm-head: {} is not tied", config);
-  const model::Model model = model::build_model(parsed, options.tied_lm_head);
+  model::Model model = model::build_model(parsed, options.tied_lm_head);
+  if (options.experts) model = model::with_experts(model, *options.experts);
   checkpoint::synthesise(model, config, options.output, options.format, static_cast<std::uint64_t>(options.seed),
                          options.max_shard_bytes, options.force);
   print("{}: {} {} tensors, {} parameters, {} bytes\n", options.output, grouped(std::ssize(model.tensors)),

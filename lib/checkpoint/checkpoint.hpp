@@ -125,6 +125,12 @@ void write_safetensors(const std::string& path, std::span<const DumpTensor> tens
 /// Converts safetensors <-> HDF5, bit for bit, and copies config.json.
 void convert(const std::string& input, const std::string& output, std::int64_t max_shard_bytes, bool force);
 
+/// Converts to the same format with the experts in another form, bit for bit (model::with_experts); `family` as
+/// model.family. Errors (usage): those of the model; quantised experts whose blocks cannot be in one tensor, or that
+/// have several dtypes.
+void convert_experts(const std::string& input, const std::string& output, model::ExpertForm form,
+                     const std::string& family, std::int64_t max_shard_bytes, bool force);
+
 /// Writes a synthetic checkpoint of `model`'s shape: values from `seed` as `run` makes them for a model given by
 /// config.json alone. config.json is copied from `config_path` (num_hidden_layers and quantization_config set to the
 /// model's).

@@ -124,4 +124,21 @@ void write_config(const std::string& folder, const std::string& text, const std:
   if (!is_there(path, text)) write_text(path, text);
 }
 
+ConfigTexts::ConfigTexts(const std::string& folder, const std::string& output, bool force) : output_(output) {
+  std::error_code failure;
+  if (std::filesystem::equivalent(folder, output, failure)) {
+    fail_usage("{}: is the folder of the checkpoint that is read; give another one to write to", output);
+  }
+  for (const char* name : {kConfigName, kQuantConfigName}) {
+    const std::string path = (std::filesystem::path(folder) / name).string();
+    std::error_code error;
+    if (std::filesystem::exists(path, error)) texts_[name] = read_text(path, kMaxConfigBytes);
+    if (texts_.contains(name)) check_config_target(output, texts_[name], force, name);
+  }
+}
+
+void ConfigTexts::write() const {
+  for (const auto& [name, text] : texts_) write_config(output_, text, name);
+}
+
 }  // namespace refit::checkpoint

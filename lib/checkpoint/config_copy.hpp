@@ -1,6 +1,7 @@
 #pragma once
 // config.json of a checkpoint that is written: checked for conflicts before, written after the work.
 
+#include <map>
 #include <string>
 
 #include "model/json_text.hpp"
@@ -23,6 +24,18 @@ void check_config_target(const std::string& folder, const std::string& text, boo
 
 /// Writes `text` as that file of `folder`.
 void write_config(const std::string& folder, const std::string& text, const std::string& name = kConfigName);
+
+/// The files of a checkpoint's folder that say how its tensors are to be read: they go with it wherever it is written.
+class ConfigTexts {
+ public:
+  /// Errors (usage): `output` is `folder`, or has others of that name and `force` is not set.
+  ConfigTexts(const std::string& folder, const std::string& output, bool force);
+  void write() const;
+
+ private:
+  std::string output_;
+  std::map<std::string, std::string> texts_;  ///< by name
+};
 
 /// The largest config.json that is read.
 using model::kMaxConfigBytes;

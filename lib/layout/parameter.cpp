@@ -17,6 +17,7 @@ struct Axes {
 Axes axes(Role role) {
   switch (role) {
     case Role::packed_gate_up:
+    case Role::packed_up:
     case Role::packed_down:
     case Role::packed_down_bias: return {0, 1, -1};
     case Role::interleaved_gate_up: return {0, 2, 3};
@@ -28,7 +29,9 @@ Axes axes(Role role) {
 }
 
 /// Returns the axes of a parameter's tensors, and of their block scales.
-Axes axes(const Parameter& parameter) { return axes(parameter.components.front().role); }
+Axes axes(const Parameter& parameter) {
+  return parameter.transposed ? Axes{-1, 1, -1} : axes(parameter.components.front().role);
+}
 
 bool is_column(const Axes& axes, int d) { return d != axes.expert && d != axes.row && d != axes.half; }
 
@@ -358,6 +361,10 @@ ParameterTable::ParameterTable(const model::Model& model) {
   for (const Tensor& tensor : model.tensors) {
     const Tensor*& first = first_[static_cast<std::size_t>(tensor.role)];
     if (first == nullptr) first = &tensor;
+    if (tensor.unit < 0) continue;
+    auto& counts = row_counts_[static_cast<std::size_t>(tensor.role)];
+    const std::int64_t rows = tensor.shape[axes(tensor.role).row];
+    if (std::find(counts.begin(), counts.end(), rows) == counts.end()) counts.push_back(rows);
   }
 }
 

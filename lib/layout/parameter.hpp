@@ -59,6 +59,7 @@ struct Parameter {
   bool keeps_float32 = false;      ///< whatever the model's precision
   Conversion conversion = Conversion::none;
   bool scalar = false;               ///< a storage without dimensions, of tensors of one element
+  bool transposed = false;           ///< of a matrix, whose columns are the rows here
   std::string suffix{};              ///< of the name, behind an expert's number
   std::int64_t row_multiple = 1;     ///< a storage's rows are rounded up to a multiple
   std::int64_t column_multiple = 1;  ///< and its columns
@@ -106,6 +107,11 @@ class ParameterTable {
   const Tensor* first(model::Role role) const { return first_[static_cast<std::size_t>(role)]; }
   /// Returns the rows of the tensors of that role; 0 where there is none.
   std::int64_t rows(model::Role role) const;
+  /// Returns the row counts that tensors of that role have: only in a vision tower are they several, each with a rule
+  /// of its own.
+  const std::vector<std::int64_t>& row_counts(model::Role role) const {
+    return row_counts_[static_cast<std::size_t>(role)];
+  }
   /// Returns all rows of that role, in `parts` parts.
   Component all(model::Role role, std::int64_t parts = 1) const { return {role, {0, rows(role)}, parts}; }
 
@@ -124,6 +130,7 @@ class ParameterTable {
 
  private:
   std::array<const Tensor*, model::kRoles> first_{};
+  std::array<std::vector<std::int64_t>, model::kRoles> row_counts_{};
   std::vector<Parameter> parameters_;
 };
 

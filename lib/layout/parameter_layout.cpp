@@ -8,6 +8,12 @@ namespace refit::layout {
 
 using model::Role;
 
+namespace {
+
+bool is_vision(Role role) { return facts_of(role).place == model::Place::vision; }
+
+}  // namespace
+
 ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Parameter> parameters, DType precision,
                                  const ScaleRules& scales)
     : model_(model),
@@ -33,9 +39,19 @@ ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Paramete
     if (tensor.expert > 0) continue;  // the first expert stands for all
     for (const std::int32_t p : by_role[static_cast<std::size_t>(weight_of(tensor).role)]) {
       const std::int32_t number = parameter_of(tensor, p);
-      if (number >= 0) first_tensor_.try_emplace({number, tensor.layer}, tensor.index);
+      if (number >= 0)
+        first_tensor_.try_emplace({number, is_vision(tensor.role) ? tensor.unit : tensor.layer}, tensor.index);
     }
   }
+}
+
+std::int32_t ParameterLayout::find_vision(const Tensor& tensor) const {
+  const std::int32_t first = find(tensor.role);
+  for (std::int32_t p = first; p >= 0 && p < static_cast<std::int32_t>(parameters_.size()); ++p) {
+    const Component& component = parameter(p).components.front();
+    if (component.role == tensor.role && component.count() == tensor.shape[0]) return p;
+  }
+  return first;
 }
 
 std::int32_t ParameterLayout::find(std::string_view name) const {
@@ -97,8 +113,8 @@ Storage ParameterLayout::storage(const StorageKey& key, Rank rank) const {
   }
   const Tensor& tensor = tensor_of(key, rank);
   const Parameter& rule = parameter(key.parameter);
-  return {key, storage_name(key, tensor, rank), storage_shape(rule, tensor, slice(rule, rank)),
-          format_of(rule, tensor).dtype};
+  const Shape shape = tensor.dimensions.size() > 0 ? tensor.dimensions : storage_shape(rule, tensor, slice(rule, rank));
+  return {key, storage_name(key, tensor, rank), shape, format_of(rule, tensor).dtype};
 }
 
 void ParameterLayout::fills(const StorageKey& key, Rank rank, std::vector<Fill>& out) const {
@@ -123,7 +139,8 @@ std::vector<StorageKey> ParameterLayout::constant_storages(Rank rank) const {
 }
 
 const Tensor& ParameterLayout::tensor_of(const StorageKey& key, Rank rank) const {
-  const auto found = first_tensor_.find({key.parameter, key.layer < 0 ? -1 : model_layer(key.layer, rank)});
+  const bool in_decoder = key.layer >= 0 && !is_vision(parameter(key.parameter).components.front().role);
+  const auto found = first_tensor_.find({key.parameter, in_decoder ? model_layer(key.layer, rank) : key.layer});
   REFIT_ASSERT(found != first_tensor_.end());
   return model_[found->second];
 }

@@ -26,7 +26,7 @@ class ParameterLayout : public Layout {
   ParameterLayout(const model::Model& model, std::vector<Parameter> parameters, DType precision,
                   const ScaleRules& scales);
 
-  /// A parameter in which a rank stores a tensor, and the layer in its storage's key.
+  /// A parameter in which a rank stores a tensor, and the layer (of a vision tower the unit) in its storage's key.
   struct Target {
     std::int32_t parameter = 0;
     std::int32_t layer = -1;
@@ -41,13 +41,15 @@ class ParameterLayout : public Layout {
   virtual bool is_stored(const Tensor& tensor) const = 0;
   /// Returns the engine's full name of a storage. `tensor`: one of its tensors.
   virtual std::string storage_name(const StorageKey& key, const Tensor& tensor, Rank rank) const = 0;
-  /// Returns the model's layer of a storage whose key says `layer`.
+  /// Returns the model's layer of a storage of the decoder whose key says `layer`.
   virtual std::int32_t model_layer(std::int32_t layer, Rank /*rank*/) const { return layer; }
 
   const model::Model& model() const { return model_; }
   const Parameter& parameter(std::int32_t number) const { return parameters_[static_cast<std::size_t>(number)]; }
   /// Returns the number of the first parameter with a component of that role, or -1.
   std::int32_t find(model::Role role) const { return by_role_[static_cast<std::size_t>(role)]; }
+  /// Returns that of a tensor in a vision tower: of several parameters the one for its number of rows.
+  std::int32_t find_vision(const Tensor& tensor) const;
   /// Returns the number of the parameter of that name, or -1.
   std::int32_t find(std::string_view name) const;
 

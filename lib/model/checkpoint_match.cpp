@@ -17,8 +17,6 @@ namespace refit::model {
 
 namespace {
 
-using Held = std::map<std::string_view, const TensorInfo*>;
-
 constexpr std::size_t kProblemsShown = 10;
 
 /// Problems of one checkpoint: the first ten in words, all of them counted.
@@ -169,16 +167,16 @@ void skip(const Config& config, const std::string& source, Held& held, std::vect
   }
 }
 
-/// The tensors that a model of the configuration has, in a checkpoint that holds `names`.
-std::vector<Tensor> listed(const Config& config, const std::set<std::string_view>& names) {
-  TensorList list{config, !config.tied || names.contains(config.lm_head), &names, {}};
+/// The tensors that a language model of the configuration has, in a checkpoint that holds `held`.
+std::vector<Tensor> listed(const Config& config, const Held& held) {
+  TensorList list{config, !config.tied || held.contains(config.lm_head), &held, {}};
   find_family(config.family)->list(list);
   return std::move(list.tensors);
 }
 
-std::ptrdiff_t count_held(const std::vector<Tensor>& tensors, const std::set<std::string_view>& names) {
+std::ptrdiff_t count_held(const std::vector<Tensor>& tensors, const Held& held) {
   return std::count_if(tensors.begin(), tensors.end(),
-                       [&](const Tensor& tensor) { return names.contains(tensor.name); });
+                       [&](const Tensor& tensor) { return held.contains(tensor.name); });
 }
 
 /// What checkpoints of one model put in front of the decoder's names, and what they call its head.
@@ -196,26 +194,51 @@ constexpr Prefix kPrefixes[] = {{"model.", "lm_head.weight"},
                                 {"", "lm_head.weight"}};
 
 /// Whether a head of its own is among the names, by any of its names.
-bool has_head(const std::set<std::string_view>& names) {
+bool has_head(const Held& held) {
   return std::any_of(std::begin(kPrefixes), std::end(kPrefixes),
-                     [&](const Prefix& prefix) { return names.contains(prefix.lm_head); });
+                     [&](const Prefix& prefix) { return held.contains(prefix.lm_head); });
 }
 
 /// The names in the checkpoint decide; those that config.json suggests are kept where none fits better.
-void choose_prefix(Config& config, const std::set<std::string_view>& names) {
-  const std::vector<Tensor> suggested = listed(config, names);
-  std::ptrdiff_t most = count_held(suggested, names);
+void choose_prefix(Config& config, const Held& held) {
+  const std::vector<Tensor> suggested = listed(config, held);
+  std::ptrdiff_t most = count_held(suggested, held);
   if (most == std::ssize(suggested)) return;
   Config best = config;
   for (const auto& [decoder, lm_head] : kPrefixes) {
     Config other = config;
     other.prefix = decoder;
     other.lm_head = lm_head;
-    const std::ptrdiff_t count = count_held(listed(other, names), names);
+    const std::ptrdiff_t count = count_held(listed(other, held), held);
     if (count > most) best = other;
     most = std::max(most, count);
   }
   config = std::move(best);
+}
+
+/// Appends the vision tower's tensors, but for those that model.skip has left out of `all`. A checkpoint that has none
+/// of them is the language model's alone.
+void append_vision(Model& model, const Held& all, const Held& held) {
+  Config& config = model.config;
+  std::vector<Tensor> tower;
+  std::ptrdiff_t most = 0;
+  for (const std::string& prefix : {config.vision.prefix, std::string("model."), std::string()}) {
+    Config other = config;
+    other.vision.prefix = prefix;
+    TensorList list{other, false, &held, {}};
+    find_family(config.family)->tower->list(list);
+    const std::ptrdiff_t count = count_held(list.tensors, all);
+    if (count <= most) continue;
+    most = count;
+    tower = std::move(list.tensors);
+    config.vision.prefix = prefix;
+  }
+  if (most == 0) config.vision = {};
+  for (Tensor& tensor : tower) {
+    if (!held.contains(tensor.name) && all.contains(tensor.name)) continue;
+    tensor.index = static_cast<std::int32_t>(model.tensors.size());
+    model.tensors.push_back(std::move(tensor));
+  }
 }
 
 /// What is there where tensors are missing: lines for the message.
@@ -256,11 +279,10 @@ Model build_model(const Config& given, const std::vector<TensorInfo>& checkpoint
   Held held = index_by_name(checkpoint, problems);
   const Held all = held;
   skip(config, source, held, config.notes);
-  std::set<std::string_view> names;
-  for (const auto& [name, info] : held) names.insert(name);
-  if (config.tied_by_checkpoint) config.tied = !has_head(names);
-  choose_prefix(config, names);
-  Model model{config, listed(config, names)};
+  if (config.tied_by_checkpoint) config.tied = !has_head(held);
+  choose_prefix(config, held);
+  Model model{config, listed(config, held)};
+  if (config.vision.depth > 0) append_vision(model, all, held);
   model.notes = config.notes;
   quantise(model, config.weight_format, QuantisedBy::trainer);
   // Families leave out the MTP layers that the checkpoint does not have.

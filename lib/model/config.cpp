@@ -39,20 +39,28 @@ struct Choice {
   bool is_override = false;  ///< config.json names another kind of model than the family that model.family asks for
   bool tie_differs = false;  ///< between the top and text_config
   bool top_tied = false;     ///< of the top; means nothing where it has none
+  bool has_tower = false;    ///< config.json names the model that has the family's vision tower
 };
 
 /// `architectures` decides where it is there: a model type has heads that refit does not know (classification, reward).
-const Family* named_family(const Names& names) {
-  const auto named = [&](std::string_view architecture) {
-    return !architecture.empty() &&
-           std::find(names.architectures.begin(), names.architectures.end(), architecture) != names.architectures.end();
-  };
-  const auto is_alias = [&](const Alias& alias) { return named(alias.architecture); };
+bool is_named(const Names& names, std::string_view architecture, std::string_view model_type) {
+  if (architecture.empty()) return false;
+  if (names.architectures.empty()) return names.model_type == model_type;
+  return std::find(names.architectures.begin(), names.architectures.end(), architecture) != names.architectures.end();
+}
+
+bool is_composite(const Names& names, const Family& family) {
+  return is_named(names, family.composite_architecture, family.composite_model_type);
+}
+
+const Family* named_family(const Names& top) {
+  if (top.architectures.empty()) return family_of_type(top.model_type);
+  const auto is_alias = [&](const Alias& alias) { return is_named(top, alias.architecture, alias.model_type); };
   for (const Family* family : families()) {
-    if (named(family->architecture) || named(family->composite_architecture)) return family;
+    if (is_named(top, family->architecture, family->model_type) || is_composite(top, *family)) return family;
     if (std::any_of(family->aliases.begin(), family->aliases.end(), is_alias)) return family;
   }
-  return names.architectures.empty() ? family_of_type(names.model_type) : nullptr;
+  return nullptr;
 }
 
 [[noreturn]] void refuse_names(const ConfigFile& file, const Names& top, const Names& text) {
@@ -92,9 +100,9 @@ Choice choose_family(ConfigFile& file, Config& config, const std::string& overri
   if (!override_name.empty()) {
     const Family* family = overriding_family(override_name);
     return {family, family != named && family != family_of_type(config.model_type), tie_differs,
-            top.tied.value_or(false)};
+            top.tied.value_or(false), is_composite(top, *family)};
   }
-  if (named != nullptr) return {named, false, tie_differs, top.tied.value_or(false)};
+  if (named != nullptr) return {named, false, tie_differs, top.tied.value_or(false), is_composite(top, *named)};
   // What is around a language model of a known kind does not matter to its own tensors.
   const Family* inner = nested ? family_of_type(text.model_type) : nullptr;
   if (inner == nullptr) refuse_names(file, top, text);
@@ -103,7 +111,7 @@ Choice choose_family(ConfigFile& file, Config& config, const std::string& overri
                   "model_type {}",
                   file.path(), top.architectures.empty() ? top.model_type : top.architectures.front(), inner->name,
                   text.model_type));
-  return {inner, false, tie_differs, top.tied.value_or(false)};
+  return {inner, false, tie_differs, top.tied.value_or(false), false};
 }
 
 DType read_dtype(ConfigFile& file) {
@@ -206,12 +214,22 @@ double layer_bound(const Config& config) {
   return hidden * attention + latent + mamba + gdn + experts + mlp;
 }
 
+/// The parameters of a vision tower: of a block at most with a gated MLP, and one merger and those of deepstack.
+double vision_bound(const Vision& vision) {
+  const double hidden = real(vision.hidden_size);
+  const double merged = hidden * real(vision.merge_size) * real(vision.merge_size);
+  const double patch = real(vision.channels) * real(vision.frames) * real(vision.patch_size) * real(vision.patch_size);
+  const double mergers = (1.0 + real(vision.deepstack)) * merged * (merged + real(vision.output_size));
+  const double blocks = real(vision.depth) * hidden * (4.0 * hidden + 3.0 * real(vision.intermediate_size));
+  return blocks + mergers + hidden * (patch + real(vision.positions));
+}
+
 /// Each size may be fine and their product still absurd: estimated in double, before anything is multiplied for real.
 void check_total(ConfigFile& file, const Config& config) {
   const double layers = real(config.layers) + real(config.mtp_layers);
   const double ends = (2.0 + 2.0 * real(config.mtp_layers)) * real(config.vocab_size) * real(config.hidden_size) +
                       2.0 * real(config.mtp_layers) * real(config.hidden_size) * real(config.hidden_size);
-  const double parameters = ends + layers * layer_bound(config);
+  const double parameters = ends + layers * layer_bound(config) + vision_bound(config.vision);
   if (parameters > kMaxParameters) {
     file.problem("hidden_size",
                  fmt::format("and the other sizes make {:.1e} parameters; more than {:.0e} are taken for a "
@@ -243,6 +261,7 @@ Config read_config(const std::string& path, const std::string& family_name, std:
                     path, choice.top_tied, !choice.top_tied));
   }
   choice.family->read(file, config);
+  if (choice.has_tower && choice.family->tower != nullptr) read_vision(file, config, *choice.family->tower);
   complete_sizes(file, config, choice.family->defaults);
   cut_layers(file, config, layers);
   check_total(file, config);

@@ -35,6 +35,7 @@ std::optional<std::int64_t> whole_number(const Json& value, std::int64_t min, st
 struct ConfigFile::Document {
   Json root;
   const Json* section = nullptr;
+  bool only_section = false;
   mutable std::set<std::string, std::less<>> asked;  ///< keys
 
   static const Json* find_in(const Json& object, std::string_view key) {
@@ -45,7 +46,7 @@ struct ConfigFile::Document {
   const Json* find(std::string_view key) const {
     asked.emplace(key);
     const Json* inner = section == nullptr ? nullptr : find_in(*section, key);
-    return inner == nullptr ? find_in(root, key) : inner;
+    return inner == nullptr && !only_section ? find_in(root, key) : inner;
   }
 };
 
@@ -69,6 +70,14 @@ void ConfigFile::within(std::string_view section, const std::function<void()>& r
   document_->section = value;
   read();
   document_->section = outer;
+}
+
+void ConfigFile::only_within(std::string_view section, const std::function<void()>& read) {
+  within(section, [&] {
+    document_->only_section = true;
+    read();
+    document_->only_section = false;
+  });
 }
 
 bool ConfigFile::has(std::string_view key) const { return document_->find(key) != nullptr; }

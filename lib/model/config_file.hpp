@@ -43,6 +43,8 @@ class ConfigFile {
   void descend(std::string_view section);
   /// Calls `read` while keys are those of the object `section`.
   void within(std::string_view section, const std::function<void()>& read);
+  /// The same where the file's own keys mean other things: they do not count.
+  void only_within(std::string_view section, const std::function<void()>& read);
   /// True where the key stands in the file with a value other than null.
   bool has(std::string_view key) const;
   /// True where the key stands in the file, with null too.

@@ -136,10 +136,61 @@ void add_router(TensorList& list, const std::string& prefix, std::int64_t layer,
   if (config.expert_bias) list.add_f32(fmt::format("{}{}", prefix, bias), {config.experts}, Role::expert_bias, layer);
 }
 
-void add_experts(TensorList& list, std::int64_t layer, const ExpertNames& names) {
+namespace {
+
+std::int64_t expert_width(const Config& config) {
+  return config.latent_size > 0 ? config.latent_size : config.hidden_size;
+}
+
+std::string_view packed_name(const ExpertNames& names) {
+  return names.gate.empty() ? "experts.up_proj" : "experts.gate_up_proj";
+}
+
+/// Where the checkpoint has a layer's experts packed; empty where it does not.
+std::string packed_prefix(const TensorList& list, std::int64_t layer, const ExpertNames& names) {
+  for (const std::string_view module : {names.packed_module, names.module}) {
+    std::string prefix = fmt::format("{}{}.", layer_prefix(list, layer), module);
+    if (list.holds(fmt::format("{}{}", prefix, packed_name(names)), false)) return prefix;
+  }
+  return "";
+}
+
+/// Of gated experts whether the checkpoint's are transposed. One of the two matrices always shows it by its shape.
+bool is_transposed(const TensorList& list, const std::string& prefix) {
+  const Config& config = list.config;
+  const std::int64_t width = expert_width(config);
+  const std::int64_t intermediate = config.expert_intermediate_size;
+  const auto has = [&](std::string_view name, const Shape& shape) {
+    const auto found = list.held->find(fmt::format("{}{}", prefix, name));
+    return found != list.held->end() && found->second->shape == shape;
+  };
+  return has("experts.gate_up_proj", {config.experts, width, 2 * intermediate}) &&
+         has("experts.down_proj", {config.experts, intermediate, width});
+}
+
+void add_packed_experts(TensorList& list, const std::string& prefix, std::int64_t layer, const ExpertNames& names,
+                        ExpertForm form) {
+  const Config& config = list.config;
+  const std::int64_t experts = config.experts;
+  const std::int64_t width = expert_width(config);
+  const std::int64_t intermediate = config.expert_intermediate_size;
+  const std::string first = fmt::format("{}{}", prefix, packed_name(names));
+  add_router(list, prefix, layer, names.bias);
+  if (form == ExpertForm::transposed) {
+    list.add(first, {experts, width, 2 * intermediate}, Role::transposed_gate_up, layer);
+    list.add(prefix + "experts.down_proj", {experts, intermediate, width}, Role::transposed_down, layer);
+    return;
+  }
+  const bool gated = !names.gate.empty();
+  list.add(first, {experts, gated ? 2 * intermediate : intermediate, width},
+           gated ? Role::packed_gate_up : Role::packed_up, layer);
+  list.add(prefix + "experts.down_proj", {experts, width, intermediate}, Role::packed_down, layer);
+}
+
+void add_single_experts(TensorList& list, std::int64_t layer, const ExpertNames& names) {
   const Config& config = list.config;
   const std::string prefix = fmt::format("{}{}.", layer_prefix(list, layer), names.module);
-  const std::int64_t width = config.latent_size > 0 ? config.latent_size : config.hidden_size;
+  const std::int64_t width = expert_width(config);
   const MlpSizes mlp{width, config.expert_intermediate_size, Role::expert_gate, Role::expert_up, Role::expert_down};
   add_router(list, prefix, layer, names.bias);
   for (std::int64_t expert = 0; expert < config.experts; ++expert) {
@@ -147,19 +198,26 @@ void add_experts(TensorList& list, std::int64_t layer, const ExpertNames& names)
   }
 }
 
-void add_packed_experts(TensorList& list, std::int64_t layer) {
-  const Config& config = list.config;
-  const std::string prefix = layer_prefix(list, layer) + "mlp.";
-  const std::int64_t intermediate = config.expert_intermediate_size;
-  add_router(list, prefix, layer);
-  list.add(prefix + "experts.gate_up_proj", {config.experts, 2 * intermediate, config.hidden_size},
-           Role::packed_gate_up, layer);
-  list.add(prefix + "experts.down_proj", {config.experts, config.hidden_size, intermediate}, Role::packed_down, layer);
+/// Does the checkpoint have a tensor for each matrix of an expert?
+bool holds_single_experts(const TensorList& list, std::int64_t layer, const ExpertNames& names) {
+  return list.holds(fmt::format("{}{}.experts.0.{}.weight", layer_prefix(list, layer), names.module, names.up), false);
 }
 
-void add_any_experts(TensorList& list, std::int64_t layer) {
-  const bool packed = list.holds(layer_prefix(list, layer) + "mlp.experts.gate_up_proj", false);
-  packed ? add_packed_experts(list, layer) : add_experts(list, layer);
+}  // namespace
+
+void add_experts(TensorList& list, std::int64_t layer, const ExpertNames& names) {
+  const std::string held = packed_prefix(list, layer, names);
+  ExpertForm form = names.form;
+  if (list.experts) {
+    form = *list.experts;
+  } else if (!held.empty()) {
+    form = names.gate.empty() || !is_transposed(list, held) ? ExpertForm::packed : ExpertForm::transposed;
+  } else if (holds_single_experts(list, layer, names)) {
+    form = ExpertForm::each;
+  }
+  if (form == ExpertForm::each) return add_single_experts(list, layer, names);
+  const std::string own = fmt::format("{}{}.", layer_prefix(list, layer), names.packed_module);
+  add_packed_experts(list, held.empty() ? own : held, layer, names, form);
 }
 
 void add_layer(TensorList& list, std::int64_t layer, const AddBlock& mixer, const AddBlock& experts,
@@ -190,9 +248,10 @@ void add_decoder(TensorList& list, const AddBlock& mixer, const AddBlock& expert
   if (list.lm_head) list.add(config.lm_head, vocabulary, Role::lm_head);
 }
 
-void add_decoder(TensorList& list, const AttentionParts& parts, const LayerForm& form) {
+void add_decoder(TensorList& list, const AttentionParts& parts, const LayerForm& form, const ExpertNames& names) {
   const auto attention = [&](TensorList& to, std::int64_t layer) { add_attention(to, layer, parts); };
-  add_decoder(list, attention, add_any_experts, form);
+  const auto experts = [&](TensorList& to, std::int64_t layer) { add_experts(to, layer, names); };
+  add_decoder(list, attention, experts, form);
 }
 
 void read_attention_bias(ConfigFile& file, Config& config) {

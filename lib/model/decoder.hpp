@@ -28,6 +28,8 @@ struct ExpertNames {
   std::string_view up = "up_proj";
   std::string_view down = "down_proj";
   std::string_view bias = "gate.e_score_correction_bias";  ///< of the router
+  ExpertForm form = ExpertForm::each;                      ///< as they are published
+  std::string_view packed_module = module;                 ///< where transformers 5 keeps packed experts
 };
 
 /// What adds one block of layer N.
@@ -67,14 +69,10 @@ void add_shared_experts(TensorList& list, const std::string& prefix, std::int64_
 void add_router(TensorList& list, const std::string& prefix, std::int64_t layer,
                 std::string_view bias = "gate.e_score_correction_bias");
 
-/// The router, then the experts in ascending order, one tensor for each matrix.
+/// The router, then the experts in the form in which the checkpoint has them: in ascending order with a tensor for each
+/// matrix, or packed as experts.gate_up_proj (up_proj where they are not gated) and experts.down_proj, transposed or
+/// not.
 void add_experts(TensorList& list, std::int64_t layer, const ExpertNames& names = {});
-
-/// The router, then all experts as mlp.experts.gate_up_proj and mlp.experts.down_proj.
-void add_packed_experts(TensorList& list, std::int64_t layer);
-
-/// Packed where the checkpoint has them so (transformers 5 writes them), else one by one.
-void add_any_experts(TensorList& list, std::int64_t layer);
 
 /// One layer: norm, `mixer`, norm, then a dense MLP or `experts`.
 void add_layer(TensorList& list, std::int64_t layer, const AddBlock& mixer, const AddBlock& experts,
@@ -84,7 +82,8 @@ void add_layer(TensorList& list, std::int64_t layer, const AddBlock& mixer, cons
 void add_decoder(TensorList& list, const AddBlock& mixer, const AddBlock& experts, const LayerForm& form = {});
 
 /// One with the same attention in all layers, and with experts by their usual names if it has any.
-void add_decoder(TensorList& list, const AttentionParts& parts, const LayerForm& form = {});
+void add_decoder(TensorList& list, const AttentionParts& parts, const LayerForm& form = {},
+                 const ExpertNames& experts = {});
 
 /// The layers of multi-token prediction, numbered after the last: enorm, hnorm, eh_proj, a decoder layer, shared_head.
 /// Not every checkpoint repeats the embedding and the head in them.

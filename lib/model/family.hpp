@@ -4,7 +4,8 @@
 // A new family is one file family_NAME.cpp that defines a Family, its declaration below and its entry in the table of
 // model.cpp. A table, not self-registering objects: a linker drops those from a static library.
 
-#include <set>
+#include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,13 +16,17 @@
 
 namespace refit::model {
 
+/// What a checkpoint holds, by name.
+using Held = std::map<std::string_view, const TensorInfo*>;
+
 /// The tensors of a model while they are being listed, in checkpoint order.
 struct TensorList {
   const Config& config;
   bool lm_head = true;  ///< list lm_head.weight
-  /// The names in the checkpoint, for families whose tensors go by several; nullptr for a config.json alone.
-  const std::set<std::string_view>* held = nullptr;
+  /// What the checkpoint holds, for families whose tensors go by several names; nullptr for a config.json alone.
+  const Held* held = nullptr;
   std::vector<Tensor> tensors;
+  std::optional<ExpertForm> experts = std::nullopt;  ///< the form that is asked for; else the checkpoint's
   /// In front of prediction layers' names where these count from 0 ("mtp."); empty: they are numbered after the last.
   std::string_view prediction_prefix = {};
 
@@ -31,8 +36,24 @@ struct TensorList {
   void add(std::string name, const Shape& shape, Role role, std::int64_t layer = -1, std::int64_t expert = -1);
   /// Appends one that is float32 in every checkpoint.
   void add_f32(std::string name, const Shape& shape, Role role, std::int64_t layer);
+  /// Appends one of a vision tower: `name` follows the tower's prefix. It is a unit of its own, or one with the tensor
+  /// before it. Layouts see its dimensions behind the fourth as columns.
+  void add_vision(const std::string& name, const Shape& shape, Role role, bool is_fused = false);
 };
 
+/// A vision tower and what joins it to a language model: a file vision_NAME.cpp.
+struct VisionTower {
+  /// Reads `vision_config`, whose keys are the only ones that count then. Problems are collected in `file`.
+  void (*read)(ConfigFile& file, Vision& vision);
+  /// Lists all its tensors.
+  void (*list)(TensorList& list);
+  VisionFacts facts = {};
+};
+
+extern const VisionTower kQwen25Vision;
+extern const VisionTower kQwen3Vision;
+extern const VisionTower kQwen35Vision;
+extern const VisionTower kSiglipVision;
 /// A model by other names that has the tensors of a family.
 struct Alias {
   std::string_view architecture;  ///< empty where `architectures` names none of its own
@@ -60,6 +81,7 @@ struct Family {
   std::string_view composite_architecture = {};
   std::string_view composite_model_type = {};
   FamilyFacts facts = {};
+  const VisionTower* tower = nullptr;  ///< of those models
   std::span<const Alias> aliases = {};
   Defaults defaults = {};
 };
@@ -94,6 +116,9 @@ void read_weight_format(ConfigFile& file, Config& config);
 /// Records what config.json has beside the keys that were read: keys of which weights are known are doubts, other
 /// numbers, lists and flags a note. `overridden`: the family is not that of config.json's model_type.
 void check_other_keys(ConfigFile& file, Config& config, bool overridden);
+
+/// Reads the sizes of `tower` where config.json has a vision_config.
+void read_vision(ConfigFile& file, Config& config, const VisionTower& tower);
 
 /// Whether models of that type tie embedding and head where config.json does not say.
 bool is_tied_by_default(std::string_view model_type);

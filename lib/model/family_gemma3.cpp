@@ -36,6 +36,7 @@ constinit const Family kGemma3{
     .composite_architecture = "Gemma3ForConditionalGeneration",
     .composite_model_type = "gemma3",
     .facts = {.vllm_stages = {.embedding_on_each = true, .norm_on_each = true, .head_on_each = true}},
+    .tower = &kSiglipVision,
     .defaults = {.vocab_size = 262208, .attention_heads = 8, .kv_heads = 4, .head_dim = 256}};
 
 }  // namespace refit::model

@@ -10,7 +10,14 @@ namespace refit::model {
 
 namespace {
 
-constexpr ExpertNames kNames{"block_sparse_moe", "w1", "w3", "w2", "e_score_correction_bias"};
+constexpr Renaming kVllmNames[] = {{".mlp.", ".block_sparse_moe."}};
+
+constexpr ExpertNames kNames{.module = "block_sparse_moe",
+                             .gate = "w1",
+                             .up = "w3",
+                             .down = "w2",
+                             .bias = "e_score_correction_bias",
+                             .packed_module = "mlp"};
 
 void read(ConfigFile& file, Config& config) {
   require_qk_norm(file);
@@ -32,11 +39,12 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-constinit const Family kMinimaxM2{.name = "minimax_m2",
-                                  .architecture = "MiniMaxM2ForCausalLM",
-                                  .model_type = "minimax_m2",
-                                  .read = read,
-                                  .list = list_tensors,
-                                  .facts = {.vllm_float32_router = true, .vllm_cut_qk_norms = true}};
+constinit const Family kMinimaxM2{
+    .name = "minimax_m2",
+    .architecture = "MiniMaxM2ForCausalLM",
+    .model_type = "minimax_m2",
+    .read = read,
+    .list = list_tensors,
+    .facts = {.vllm_names = kVllmNames, .vllm_float32_router = true, .vllm_cut_qk_norms = true}};
 
 }  // namespace refit::model

@@ -12,7 +12,8 @@ namespace {
 
 constexpr Renaming kVllmNames[] = {{".mlp.", ".block_sparse_moe."}};
 
-constexpr ExpertNames kPublished{"block_sparse_moe", "w1", "w3", "w2"};
+constexpr ExpertNames kPublished{
+    .module = "block_sparse_moe", .gate = "w1", .up = "w3", .down = "w2", .packed_module = "mlp"};
 
 void read(ConfigFile& file, Config& config) {
   config.experts = read_experts(file);
@@ -21,9 +22,7 @@ void read(ConfigFile& file, Config& config) {
 
 void add_mixtral_experts(TensorList& list, std::int64_t layer) {
   const std::string prefix = layer_prefix(list.config, layer);
-  if (list.holds(prefix + "mlp.experts.gate_up_proj", false)) {
-    add_packed_experts(list, layer);
-  } else if (list.holds(prefix + "mlp.experts.0.gate_proj.weight", false)) {
+  if (list.holds(prefix + "mlp.experts.0.gate_proj.weight", false)) {
     add_experts(list, layer);
   } else if (list.holds(prefix + "block_sparse_moe.experts.0.gate_proj.weight", false)) {
     add_experts(list, layer, {.module = kPublished.module});

@@ -1,5 +1,6 @@
-// Qwen2 and Qwen2.5 (Qwen2ForCausalLM): q, k and v always carry a bias, o never. Hugging Face transformers,
-// models/qwen2. MiMo-7B (MiMoForCausalLM) has the same tensors beside its layers of multi-token prediction.
+// Qwen2 and Qwen2.5 (Qwen2ForCausalLM, and the language model of Qwen2_5_VLForConditionalGeneration): q, k and v always
+// carry a bias, o never. Hugging Face transformers, models/qwen2. MiMo-7B (MiMoForCausalLM) has the same tensors beside
+// its layers of multi-token prediction.
 
 #include <fmt/format.h>
 
@@ -31,6 +32,9 @@ constinit const Family kQwen2{.name = "qwen2",
                               .model_type = "qwen2",
                               .read = read,
                               .list = list_tensors,
+                              .composite_architecture = "Qwen2_5_VLForConditionalGeneration",
+                              .composite_model_type = "qwen2_5_vl",
+                              .tower = &kQwen25Vision,
                               .aliases = kAliases};
 
 }  // namespace refit::model

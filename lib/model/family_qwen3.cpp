@@ -1,4 +1,5 @@
-// Qwen3 (Qwen3ForCausalLM): Llama's decoder with norms of q and k. Hugging Face transformers, models/qwen3.
+// Qwen3 (Qwen3ForCausalLM, and the language model of Qwen3VLForConditionalGeneration): Llama's decoder with norms of q
+// and k. Hugging Face transformers, models/qwen3.
 
 #include "model/decoder.hpp"
 #include "model/family.hpp"
@@ -27,6 +28,9 @@ constinit const Family kQwen3{.name = "qwen3",
                               .model_type = "qwen3",
                               .read = read,
                               .list = list_tensors,
+                              .composite_architecture = "Qwen3VLForConditionalGeneration",
+                              .composite_model_type = "qwen3_vl",
+                              .tower = &kQwen3Vision,
                               .aliases = kAliases};
 
 }  // namespace refit::model

@@ -26,6 +26,7 @@ constinit const Family kQwen35{.name = "qwen3_5",
                                .facts = {.vllm_stages = {.embedding_on_each = true},
                                          .vllm_drafter_reads_head = true,
                                          .vllm_drafter_cuts_proj = true,
-                                         .vllm_drafter_names = kQwenDrafterNames}};
+                                         .vllm_drafter_names = kQwenDrafterNames},
+                               .tower = &kQwen35Vision};
 
 }  // namespace refit::model

@@ -11,8 +11,7 @@ namespace {
 constexpr Renaming kVllmNames[] = {{"model.language_model.", "language_model.model."}};
 
 void add_qwen35_experts(TensorList& list, std::int64_t layer) {
-  const bool single = list.holds(layer_prefix(list, layer) + "mlp.experts.0.gate_proj.weight", false);
-  single ? add_experts(list, layer) : add_packed_experts(list, layer);
+  add_experts(list, layer, {.form = ExpertForm::packed});
 }
 
 void list_tensors(TensorList& list) { add_qwen_hybrid(list, add_separate_gdn_inputs, add_qwen35_experts); }
@@ -30,6 +29,7 @@ constinit const Family kQwen35Moe{.name = "qwen3_5_moe",
                                             .vllm_stages = {.embedding_on_each = true},
                                             .vllm_drafter_reads_head = true,
                                             .vllm_drafter_cuts_proj = true,
-                                            .vllm_drafter_names = kQwenDrafterNames}};
+                                            .vllm_drafter_names = kQwenDrafterNames},
+                                  .tower = &kQwen35Vision};
 
 }  // namespace refit::model

@@ -1,5 +1,6 @@
-// Qwen3-MoE (Qwen3MoeForCausalLM): Qwen3's attention; a router and experts in all layers but those that
-// `mlp_only_layers` and `decoder_sparse_step` make dense. Hugging Face transformers, models/qwen3_moe.
+// Qwen3-MoE (Qwen3MoeForCausalLM, and the language model of Qwen3VLMoeForConditionalGeneration): Qwen3's attention; a
+// router and experts in all layers but those that `mlp_only_layers` and `decoder_sparse_step` make dense. Hugging Face
+// transformers, models/qwen3_moe.
 
 #include "model/decoder.hpp"
 #include "model/family.hpp"
@@ -17,9 +18,11 @@ void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
 }
 
+/// Qwen3-VL's experts are published packed and transposed.
 void list_tensors(TensorList& list) {
   const bool bias = list.config.attention_bias;
-  add_decoder(list, {.qkv_bias = bias, .o_bias = bias, .qk_norm = true});
+  const ExpertForm form = list.config.vision.depth > 0 ? ExpertForm::transposed : ExpertForm::each;
+  add_decoder(list, {.qkv_bias = bias, .o_bias = bias, .qk_norm = true}, {}, {.form = form});
 }
 
 }  // namespace
@@ -30,7 +33,10 @@ constinit const Family kQwen3Moe{
     .model_type = "qwen3_moe",
     .read = read,
     .list = list_tensors,
+    .composite_architecture = "Qwen3VLMoeForConditionalGeneration",
+    .composite_model_type = "qwen3_vl_moe",
     .facts = {.vllm_stages = {.embedding_on_each = true, .norm_on_each = true, .head_on_each = true},
-              .vllm_quantised_router = true}};
+              .vllm_quantised_router = true},
+    .tower = &kQwen3Vision};
 
 }  // namespace refit::model

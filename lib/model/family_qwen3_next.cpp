@@ -15,7 +15,9 @@ void add_inputs(TensorList& list, std::int64_t layer) {
   list.add(prefix + "in_proj_ba.weight", {2 * gdn.value_heads, hidden}, Role::gdn_ba_proj, layer);
 }
 
-void list_tensors(TensorList& list) { add_qwen_hybrid(list, add_inputs, add_any_experts); }
+void list_tensors(TensorList& list) {
+  add_qwen_hybrid(list, add_inputs, [](TensorList& to, std::int64_t layer) { add_experts(to, layer); });
+}
 
 }  // namespace
 

@@ -85,9 +85,6 @@ struct KnownForm {
   std::string_view what;
 };
 constexpr KnownForm kKnownForms[] = {
-    {"mlp.experts.gate_up_proj",
-     "experts are packed into one tensor for each layer (transformers 5 writes so): this "
-     "family is read with a tensor for each expert"},
     {"self_attn.qkv_proj.", "q, k and v are one matrix (as Phi-3's), and three are needed: split them"},
     {"self_attn.qkv.", "q, k and v are one matrix, and three are needed: split them"},
     {"attention.query_key_value.", "q, k and v are one matrix, and three are needed: split them"},

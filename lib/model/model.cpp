@@ -35,10 +35,24 @@ std::vector<std::string> family_names() {
   return names;
 }
 
+std::string renamed(std::string name, std::span<const Renaming> renamings) {
+  for (const auto& [from, to] : renamings) {
+    const std::size_t at = name.find(from);
+    if (at != std::string::npos) name.replace(at, from.size(), to);
+  }
+  return name;
+}
+
 const FamilyFacts& facts_of(const Config& config) {
   static constexpr FamilyFacts kNone;
   const Family* family = find_family(config.family);
   return family == nullptr ? kNone : family->facts;
+}
+
+const VisionFacts& vision_facts_of(const Config& config) {
+  static constexpr VisionFacts kNone;
+  const Family* family = find_family(config.family);
+  return family == nullptr || family->tower == nullptr ? kNone : family->tower->facts;
 }
 
 std::set<Mixer> mixers_of(const Model& model) {
@@ -76,6 +90,16 @@ void TensorList::add_f32(std::string tensor_name, const Shape& shape, Role role,
   tensors.back().dtype = DType::f32;
 }
 
+void TensorList::add_vision(const std::string& tensor_name, const Shape& shape, Role role, bool is_fused) {
+  const std::int32_t last = tensors.empty() ? -1 : tensors.back().unit;
+  add(config.vision.prefix + tensor_name, shape, role);
+  Tensor& tensor = tensors.back();
+  tensor.unit = is_fused ? last : tensor.index;
+  if (shape.size() <= kWalkedDimensions) return;
+  tensor.dimensions = shape;
+  tensor.shape = {shape[0], product(shape) / shape[0]};
+}
+
 const Tensor& Model::canonical(const Tensor& tensor) const {
   if (!config.tied || tensor.role != Role::lm_head) return tensor;
   const auto is_embedding = [](const Tensor& other) { return other.role == Role::embedding; };
@@ -109,6 +133,7 @@ Model build_model(const Config& config, bool lm_head_present) {
   }
   TensorList list{config, !config.tied || lm_head_present, nullptr, {}};
   family->list(list);
+  if (config.vision.depth > 0) family->tower->list(list);
   Model model{config, std::move(list.tensors)};
   model.notes = config.notes;
   quantise(model, config.weight_format, QuantisedBy::trainer);

@@ -32,7 +32,8 @@ struct Tensor {
   Role role = Role::unknown;
   std::int32_t layer = -1;     ///< decoder layer, or -1; an MTP layer's number follows the decoder's
   std::int32_t expert = -1;    ///< global expert index, or -1
-  Shape dimensions{};          ///< in checkpoints, where they are more than layouts look at (tensors without a rule)
+  std::int32_t unit = -1;      ///< of a vision tower: those that an engine may fuse have one number
+  Shape dimensions{};          ///< in checkpoints, where they are more than layouts look at (nobody cuts such a tensor)
   std::int32_t scale_of = -1;  ///< of block scales: the index of their weight
   std::int32_t scales = -1;    ///< of a quantised weight: the index of its block scales
   /// Of block scales that an engine keeps for finer blocks, each as often as this in rows and in columns. Layouts see
@@ -94,6 +95,24 @@ struct LatentAttention {
   std::int64_t value_dim = 0;
 };
 
+/// Sizes of a vision tower and of what projects its output, by config.json's vision_config.
+struct Vision {
+  std::int64_t depth = 0;  ///< blocks; 0: the model has no tower
+  std::int64_t heads = 0;
+  std::int64_t hidden_size = 0;  ///< D
+  std::int64_t intermediate_size = 0;
+  std::int64_t output_size = 0;  ///< of what projects into the language model
+  std::int64_t channels = 0;
+  std::int64_t frames = 1;      ///< that a patch spans
+  std::int64_t patch_size = 0;  ///< pixels in both directions
+  std::int64_t positions = 0;   ///< rows of the position embedding; 0: there is none
+  std::int64_t merge_size = 1;  ///< patches in both directions that become one token
+  std::int64_t deepstack = 0;   ///< mergers whose outputs are added in the language model's first layers
+  std::string prefix{};         ///< in front of the tower's names; a checkpoint's own where it has one
+
+  std::int64_t merged() const { return hidden_size * merge_size * merge_size; }
+};
+
 /// Sizes of the indexer of sparse attention.
 struct Indexer {
   std::int64_t heads = 0;  ///< 0: there is none
@@ -124,6 +143,7 @@ struct Config {
   Indexer indexer;
   Mamba mamba;
   GatedDeltaNet gdn;
+  Vision vision;                                           ///< of a model that has this language model in it
   std::vector<bool> dense_layer;                           ///< of a MoE model: layers without experts; empty = none
   std::vector<Mixer> mixers;                               ///< of every layer; empty = attention in all
   bool tied = false;                                       ///< tie_word_embeddings
@@ -167,6 +187,14 @@ struct VllmStages {
   bool experts_on_each = false;  ///< the class refuses a stage without a layer of experts
 };
 
+/// What trainers and engines make of a vision tower.
+struct VisionFacts {
+  bool vllm_data_mode = false;        ///< vLLM keeps it whole on every rank with mm_encoder_tp_mode = "data"
+  bool megatron_transformer = false;  ///< Megatron builds a transformer that is cut over TP, else transformers' module
+  bool megatron_projection = false;   ///< Megatron's projection is the checkpoint's matrix transposed, cut by rows
+  std::span<const Renaming> megatron_names = {};  ///< from the tower's names: one after the other, as below
+};
+
 /// What trainers and engines make of a family beside what follows from its tensors and sizes. Its file says so.
 struct FamilyFacts {
   /// vLLM's WeightsMapper: one after the other, each applied to the first occurrence in a name.
@@ -185,8 +213,14 @@ struct FamilyFacts {
   bool megatron_skips_prediction = false;  ///< Megatron-Bridge builds no layers of multi-token prediction
 };
 
+/// `name` with the first occurrence of each renaming's text replaced, one renaming after the other.
+std::string renamed(std::string name, std::span<const Renaming> renamings);
+
 /// The facts of the configuration's family; none for one that is no family's (m2n/).
 const FamilyFacts& facts_of(const Config& config);
+
+/// Those of the vision tower beside a language model of the configuration's family.
+const VisionFacts& vision_facts_of(const Config& config);
 
 /// What a checkpoint says about one tensor (or what is expected of it).
 struct TensorInfo {
@@ -269,6 +303,17 @@ Model build_model(const Config& config, bool lm_head_present);
 /// shape, all in one message, with `source` named, beside the tensors that may be there instead; globs of `config.skip`
 /// that match nothing, or a tensor that the family needs.
 Model build_model(const Config& config, const std::vector<TensorInfo>& checkpoint, const std::string& source);
+
+/// How checkpoints hold a layer's experts.
+enum class ExpertForm : std::uint8_t {
+  each,       ///< a tensor for each matrix of each expert
+  packed,     ///< one for all experts, [E, 2 I, H] and [E, H, I] (transformers 5)
+  transposed  ///< one for all experts, [E, H, 2 I] and [E, I, H] (Qwen3-VL-MoE and Llama-4 as published)
+};
+
+/// The same model with its experts in another form, as a checkpoint would hold it: names of the family's own for that
+/// form, all else as in `model`. Errors (usage): a model without experts, or whose experts have one form only.
+Model with_experts(const Model& model, ExpertForm form);
 
 /// The families, sorted: "deepseek_v3", "gpt_oss", ...
 std::vector<std::string> family_names();

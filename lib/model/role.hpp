@@ -77,6 +77,7 @@ enum class Role : std::uint8_t {
   packed_down,               ///< [E, H, I]
   interleaved_gate_up,       ///< [E, H, I, 2]: gate and up alternate; in checkpoints [E, H, 2 I]
   interleaved_gate_up_bias,  ///< [E, I, 2]; in checkpoints [E, 2 I]
+  packed_up,                 ///< [E, I, H or latent]: of experts that are not gated
   transposed_gate_up,        ///< [E, H, 2 I]: gate columns, then up columns
   transposed_down,           ///< [E, I, H]
   packed_down_bias,          ///< [E, H]
@@ -114,6 +115,27 @@ enum class Role : std::uint8_t {
   mtp_proj,            ///< [H, 2 H]
   mtp_final_norm,      ///< [H]
   mtp_head,            ///< [V, H]
+  // A vision tower, of width D, and what projects its output into the language model.
+  vision_embedding,  ///< [D, ...] of patches, [positions, D]
+  vision_norm,       ///< [D] or what a merger takes together
+  vision_bias,       ///< of norms, embeddings and of whatever writes to the residual
+  vision_qkv,        ///< [3 D, D]: q, k, v
+  vision_qkv_bias,   ///< [3 D]
+  vision_q,
+  vision_k,
+  vision_v,  ///< [D, D]
+  vision_q_bias,
+  vision_k_bias,
+  vision_v_bias,  ///< [D]
+  vision_proj,    ///< [D, D]: of attention's output
+  vision_gate,
+  vision_up,  ///< [I, D]
+  vision_gate_bias,
+  vision_up_bias,     ///< [I]
+  vision_fc1,         ///< [I, D]: the first matrix of an MLP that is not gated, or of a merger
+  vision_fc1_bias,    ///< [I]
+  vision_fc2,         ///< [D, I]: the last matrix of an MLP or of a merger
+  vision_projection,  ///< [D, H]: transposed to what a linear layer's is
   // These roles exist in quantised models only.
   block_scale,  ///< one for each block of the weight Tensor::scale_of, whose rules they follow
   q_scale,
@@ -133,6 +155,7 @@ enum class Place : std::uint8_t {
   front,       ///< before the layers
   end,         ///< behind them
   prediction,  ///< in a layer of multi-token prediction, beside what a decoder layer has
+  vision,      ///< in a vision tower, or between it and the language model
   elsewhere    ///< where its weight stands (block_scale), or nobody knows
 };
 

@@ -23,12 +23,13 @@ from launcher import mpirun  # noqa: E402
 SHOWN = 20  # differences printed per run
 LAYOUTS = {  # that are compared, by archive
     "engines": {"train": 74, "gen": 38},
-    "families": {"train": 38, "gen": 57},
+    "families": {"train": 55, "gen": 74},
 }
 UNRECORDED = {"checkpoint": None, "layout": "TP2", "ranks": 2, "settings": {}, "folder": None}
 # Settings of an archive that are other keys of a case, and their values there. All others are keys as they are.
 SETTINGS = {
     "gen.model_class": ("gen.model_class", lambda name: "nvidia" if ".nvidia." in name else "portable"),
+    "gen.mm_encoder_tp_mode": ("gen.mm_encoder_tp", lambda mode: mode),
     "gen.env": ("gen.replicate_embedding", lambda variables: variables == {"VLLM_REPLICATE_EMBED": "1"}),
 }
 

@@ -228,6 +228,29 @@ void draw_data_parallel(Random& random, Case& c) {
   c.train.sizes.dp = layout::with_data_parallel(c.train.sizes).dp * random.in(1, 2);
 }
 
+/// Of a family that is the language model of one with a tower.
+void draw_vision(Random& random, Case& c, std::int64_t unit) {
+  const bool has_transformer = is_one_of(c.config, {"qwen3", "qwen3_moe", "qwen3_5", "qwen3_5_moe"});
+  if (!has_transformer && !is_one_of(c.config, {"gemma3", "qwen2"})) return;
+  if (!random.one_in(2)) return;
+  if (!has_transformer) {  // Gemma's projection is cut by rows
+    c.config.hidden_size = (c.config.hidden_size + c.train.sizes.tp - 1) / c.train.sizes.tp * c.train.sizes.tp;
+  }
+  const std::int64_t heads = unit * (unit <= 4 ? random.in(1, 2) : 1);
+  c.config.vision = {.depth = random.in(1, 2),
+                     .heads = heads,
+                     .hidden_size = heads * random.in(1, 3),
+                     .intermediate_size = unit * (unit <= 4 ? random.in(1, 3) : 1),
+                     .output_size = c.config.hidden_size,
+                     .channels = random.in(1, 3),
+                     .frames = random.in(1, 2),
+                     .patch_size = random.in(1, 2),
+                     .positions = random.in(1, 9),
+                     .merge_size = random.in(1, 2),
+                     .deepstack = has_transformer ? random.in(0, 2) : 0};
+  c.gen.mm_encoder_tp = random.one_in(3) ? gen::vllm::MmEncoderTp::data : gen::vllm::MmEncoderTp::weights;
+}
+
 void draw_model(Random& random, Case& c) {
   Config& config = c.config;
   const std::int64_t unit = std::lcm(c.train.sizes.tp, c.gen.sizes.tp);
@@ -249,6 +272,9 @@ void draw_model(Random& random, Case& c) {
     draw_dense_layers(random, config);
   }
   c.single_experts = config.family == "qwen3_5_moe" && random.one_in(2);
+  draw_vision(random, c, unit);
+  const bool one_by_one = !is_one_of(config, {"gpt_oss", "llama4", "qwen3_5_moe"}) && config.vision.depth == 0;
+  c.packed_experts = config.experts > 0 && one_by_one && random.one_in(3);
   if (has_indexer(config) && random.one_in(2)) {
     c.gen.model_class = gen::vllm::ModelClass::nvidia;
     c.gen.replicate_embedding = random.one_in(2);
@@ -373,6 +399,11 @@ std::vector<Reduction> reductions() {
   flag([](Case & c) -> auto& { return c.config.tied; });
   flag([](Case & c) -> auto& { return c.config.attention_bias; });
   flag([](Case & c) -> auto& { return c.single_experts; });
+  flag([](Case & c) -> auto& { return c.packed_experts; });
+  number(
+      [](Case & c) -> auto& { return c.config.vision.depth; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.config.vision.deepstack; }, 0);
   number(
       [](Case & c) -> auto& { return c.config.mtp_layers; }, 0);
   number(
@@ -441,7 +472,9 @@ Case draw_case(std::uint64_t seed, std::uint64_t number) {
 
 model::Model build(const Case& c) {
   std::vector<model::TensorInfo> held;
-  for (const model::Tensor& tensor : model::build_model(c.config, c.lm_head).tensors) {
+  model::Model listed = model::build_model(c.config, c.lm_head);
+  if (c.packed_experts) listed = model::with_experts(listed, model::ExpertForm::packed);
+  for (const model::Tensor& tensor : listed.tensors) {
     const bool repeated = tensor.role == model::Role::mtp_embedding || tensor.role == model::Role::mtp_head;
     if (c.mtp_vocabulary || !repeated) held.push_back({tensor.name, tensor.file_shape(), tensor.dtype});
   }
@@ -484,6 +517,11 @@ const std::vector<Feature>& features() {
       {"latent experts", [](C c) { return c.config.latent_size > 0; }},
       {"one Mamba group", [](C c) { return c.config.mamba.groups == 1 && c.gen.sizes.tp > 1; }},
       {"single packed experts", [](C c) { return c.single_experts; }},
+      {"packed experts", [](C c) { return c.packed_experts; }},
+      {"vision tower", [](C c) { return c.config.vision.depth > 0; }},
+      {"vision tower, PP", [](C c) { return c.config.vision.depth > 0 && c.train.sizes.pp > 1; }},
+      {"deepstack", [](C c) { return c.config.vision.deepstack > 0; }},
+      {"vision tower whole", [](C c) { return c.gen.mm_encoder_tp == gen::vllm::MmEncoderTp::data; }},
       {"unknown tensor", [](C c) { return c.unknown; }},
       {"precisions differ", [](C c) { return c.train.precision != c.gen.precision; }}};
   return all;
@@ -495,22 +533,27 @@ std::string describe(const Case& c) {
       "family {}: V {} H {} L {} I {} nh {} nkv {} hd {} E {} I_e {} shared {} latent {} mtp {}\n"
       "  layers: {}\n"
       "  mla {} {} {} {} {} indexer {} {}  mamba {} {} {} {} {}  gdn {} {} {} {} {}\n"
-      "  tied {} lm_head {} attention_bias {} qk_norm {} expert_bias {} single_experts {} mtp_vocabulary {} unknown {} "
+      "  vision {} {} {} {} {} {} {} {} {} {}\n"
+      "  tied {} lm_head {} attention_bias {} qk_norm {} expert_bias {} single_experts {} packed_experts {} "
+      "mtp_vocabulary {} unknown {} "
       "dtype {}\n",
       m.family, m.vocab_size, m.hidden_size, m.layers, m.intermediate_size, m.attention_heads, m.kv_heads, m.head_dim,
       m.experts, m.expert_intermediate_size, m.shared_intermediate_size, m.latent_size, m.mtp_layers, layer_kinds(m),
       m.mla.q_rank, m.mla.kv_rank, m.mla.nope_dim, m.mla.rope_dim, m.mla.value_dim, m.indexer.heads, m.indexer.head_dim,
       m.mamba.heads, m.mamba.head_dim, m.mamba.groups, m.mamba.state, m.mamba.kernel, m.gdn.key_heads,
-      m.gdn.value_heads, m.gdn.key_dim, m.gdn.value_dim, m.gdn.kernel, m.tied, c.lm_head, m.attention_bias, m.qk_norm,
-      m.expert_bias, c.single_experts, c.mtp_vocabulary, c.unknown, name(m.dtype));
+      m.gdn.value_heads, m.gdn.key_dim, m.gdn.value_dim, m.gdn.kernel, m.vision.depth, m.vision.heads,
+      m.vision.hidden_size, m.vision.intermediate_size, m.vision.channels, m.vision.frames, m.vision.patch_size,
+      m.vision.positions, m.vision.merge_size, m.vision.deepstack, m.tied, c.lm_head, m.attention_bias, m.qk_norm,
+      m.expert_bias, c.single_experts, c.packed_experts, c.mtp_vocabulary, c.unknown, name(m.dtype));
   text += fmt::format("  train {} stages [{}]{} first {} last {} vocabulary divisible by {} {}{}\n",
                       to_string(layout::with_data_parallel(c.train.sizes)), fmt::join(c.train.stage_layers, " "),
                       c.train.hybrid_layer_pattern, c.train.first_stage_layers, c.train.last_stage_layers,
                       c.train.make_vocab_size_divisible_by, name(c.train.precision), c.train.mtp ? "" : " without MTP");
-  text += fmt::format("  gen {} data_parallel {} mtp {} {} {} {}{}\n", to_string(c.gen.sizes),
+  text += fmt::format("  gen {} data_parallel {} mtp {} {} {} {}{} mm_encoder_tp {}\n", to_string(c.gen.sizes),
                       c.gen.internal_data_parallel ? "internal" : "engines", name(c.gen.mtp),
                       kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision),
-                      name(c.gen.model_class), c.gen.replicate_embedding ? " embedding replicated" : "");
+                      name(c.gen.model_class), c.gen.replicate_embedding ? " embedding replicated" : "",
+                      name(c.gen.mm_encoder_tp));
   return text +
          fmt::format("  policy {} buffers of {} bytes", kPolicies[static_cast<std::size_t>(c.policy)], c.buffer_bytes);
 }

@@ -18,6 +18,7 @@ struct Case {
   model::Config config;
   bool lm_head = false;         ///< a tied model's checkpoint has its own lm_head.weight
   bool single_experts = false;  ///< qwen3_5_moe: experts one by one instead of packed
+  bool packed_experts = false;  ///< the other way round, in families with experts one by one
   bool mtp_vocabulary = true;   ///< MTP layers repeat the embedding and the head
   bool unknown = false;         ///< a tensor that the family does not list
   bool wide = false;            ///< large enough that replicas share the sending of one box

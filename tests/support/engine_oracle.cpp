@@ -107,6 +107,7 @@ const Array& Source::get(const std::string& name) const {
 std::string Source::moe_module(const std::string& layer) const {
   for (const char* module : {"mlp.", "block_sparse_moe.", "mixer.", "feed_forward."}) {
     std::string name = layer + module;
+    if (has(name + "experts.up_proj")) return name;
     if (has(name + "experts.gate_up_proj") || has(name + "experts.0.up_proj.weight") ||
         has(name + "experts.0.w3.weight"))
       return name;
@@ -121,7 +122,10 @@ Expert Source::expert(const std::string& module, std::int64_t e) const {
     const Array rows = transposed(at(get(packed), e));  // [2 I, H], gate and up alternate
     return {every_other(rows, 0), every_other(rows, 1), transposed(at(get(module + "experts.down_proj"), e))};
   }
-  if (c.family == "llama4") {
+  if (has(module + "experts.up_proj")) {  // not gated
+    return {std::nullopt, at(get(module + "experts.up_proj"), e), at(get(module + "experts.down_proj"), e)};
+  }
+  if (c.family == "llama4" || (has(packed) && c.family == "qwen3_moe" && c.vision.depth > 0)) {
     const Array rows = transposed(at(get(packed), e));  // [2 I, H], gate first
     return {part(rows, 0, 2), part(rows, 1, 2), transposed(at(get(module + "experts.down_proj"), e))};
   }

@@ -51,6 +51,7 @@ class Megatron : public RankWriter {
       if (c.tied && PP > 1) put("output_layer.weight", vocabulary(get(embedding())));
       for (std::int64_t i = 0; mtp && i < c.mtp_layers; ++i) mtp_layer(i);
     }
+    add_megatron_vision(*this, t, T, pp == 0);
     put_unknown();
     return std::move(out);
   }

@@ -99,4 +99,10 @@ struct RankWriter : Source {
   Parameters out;
 };
 
+/// What vLLM's t-th rank of T stores of a vision tower, if the checkpoint has one, and the language model's own names
+/// behind that of its module. `data_mode`: mm_encoder_tp_mode = "data".
+void add_vllm_vision(RankWriter& out, std::int64_t t, std::int64_t T, bool data_mode);
+/// The same for Megatron, whose towers are on the first pipeline stage only.
+void add_megatron_vision(RankWriter& out, std::int64_t t, std::int64_t T, bool first_stage);
+
 }  // namespace refit::test_support::oracle

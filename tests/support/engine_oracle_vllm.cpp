@@ -24,8 +24,10 @@ class Vllm : public RankWriter {
   }
 
   Parameters run() {
-    if (o.mtp == gen::vllm::Mtp::with) put_drafter_beside();
-    o.mtp == gen::vllm::Mtp::only ? drafter() : main_model();
+    using gen::vllm::Mtp;
+    if (o.mtp == Mtp::with) put_drafter_beside();
+    o.mtp == Mtp::only ? drafter() : main_model();
+    if (o.mtp != Mtp::only) add_vllm_vision(*this, t, T, o.mm_encoder_tp == gen::vllm::MmEncoderTp::data);
     put_unknown();
     return std::move(out);
   }

@@ -1,4 +1,4 @@
-refit_test(gen SOURCES gen_vllm_test.cpp gen_experts_test.cpp gen_families_test.cpp gen_text_families_test.cpp gen_scales_test.cpp
+refit_test(gen SOURCES gen_vllm_test.cpp gen_experts_test.cpp gen_families_test.cpp gen_text_families_test.cpp gen_vision_test.cpp gen_scales_test.cpp
   gen_derived_test.cpp layout_models.cpp
   DEPENDS gen test_layouts EXTERNAL GTest::gmock_main)
 

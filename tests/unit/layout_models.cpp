@@ -87,9 +87,30 @@ void set_hybrid(model::Config& config) {
   config.gdn = {.key_heads = 4, .value_heads = 8, .key_dim = 2, .value_dim = 3, .kernel = 2};
 }
 
+/// Of Qwen's towers and SigLIP alike; a tower takes of the sizes what it has.
+void set_vision(model::Config& config) {
+  config.vision = {.depth = 2,
+                   .heads = 8,
+                   .hidden_size = 16,
+                   .intermediate_size = 24,
+                   .output_size = config.hidden_size,
+                   .channels = 3,
+                   .frames = 2,
+                   .patch_size = 2,
+                   .positions = 5,
+                   .merge_size = 2};
+  if (config.family.starts_with("qwen3")) config.vision.deepstack = 1;
+}
+
 }  // namespace
 
 model::Config small_config(const std::string& name) {
+  constexpr std::string_view kVision = "_vl";
+  if (name.ends_with(kVision)) {
+    model::Config config = small_config(name.substr(0, name.size() - kVision.size()));
+    set_vision(config);
+    return config;
+  }
   model::Config config;
   config.vocab_size = 250;
   config.hidden_size = 12;
@@ -138,7 +159,8 @@ model::Model small_model(const std::string& name) {
 
 std::vector<std::string> small_models() {
   std::vector<std::string> names = model::family_names();
-  for (const char* variant : {"llama_tied", "llama_tied_lm_head", "nemotron_h_latent", "qwen3_moe_dense"}) {
+  for (const char* variant : {"llama_tied", "llama_tied_lm_head", "nemotron_h_latent", "qwen3_moe_dense", "gemma3_vl",
+                              "qwen2_vl", "qwen3_vl", "qwen3_moe_vl", "qwen3_5_vl"}) {
     names.emplace_back(variant);
   }
   return names;

@@ -16,6 +16,7 @@ namespace refit::layout {
 /// Nemotron-H: L 6, one of each block and two more of Mamba (8 heads of 2, 4 groups of 2) and experts. Qwen3-Next and
 /// Qwen3.5: three Gated DeltaNet layers (4 key heads of 2, 8 value heads of 3), then attention; experts of Qwen3.5 are
 /// packed, or it has none. Llama 4: layers 1 and 3 have experts.
+/// "FAMILY_vl": the family is the language model beside a vision tower of 2 blocks (D 16, 8 heads, I 24, merge size 2).
 model::Config small_config(const std::string& name);
 model::Model small_model(const std::string& name);
 std::vector<std::string> small_models();

@@ -490,18 +490,18 @@ TEST_F(ModelConfig, AnyFamilysKeysMayStandInTextConfig) {
   Keys inner = kLlama;
   inner.erase("architectures");
   inner["model_type"] = R"("qwen3")";
-  const Keys outer{{"architectures", R"(["Qwen3VLForConditionalGeneration"])"},
-                   {"model_type", R"("qwen3_vl")"},
+  const Keys outer{{"architectures", R"(["InternVLForConditionalGeneration"])"},
+                   {"model_type", R"("internvl")"},
                    {"text_config", json(inner, {})}};
   const Config config = read_config(write(json(outer, {})));
   EXPECT_EQ(config.family, "qwen3");
   EXPECT_EQ(config.vocab_size, 320);
   ASSERT_EQ(config.notes.size(), 1U);
-  EXPECT_THAT(config.notes[0], HasSubstr("Qwen3VLForConditionalGeneration is taken for family qwen3"));
+  EXPECT_THAT(config.notes[0], HasSubstr("InternVLForConditionalGeneration is taken for family qwen3"));
   EXPECT_EQ(
       read_config(write(json(outer, {{"text_config", json(inner, {{"model_type", R"("odd")"}})}})), "llama").layers, 2);
   EXPECT_THAT(message(json(outer, {{"text_config", json(inner, {{"model_type", R"("odd")"}})}})),
-              AllOf(HasSubstr("no known architecture but Qwen3VLForConditionalGeneration"),
+              AllOf(HasSubstr("no known architecture but InternVLForConditionalGeneration"),
                     HasSubstr("text_config has the model_type odd"), Not(HasSubstr("missing"))));
 }
 

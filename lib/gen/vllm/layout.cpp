@@ -58,9 +58,10 @@ class VllmLayout final : public layout::ParameterLayout {
   }
 
   std::optional<Target> target(const Tensor& tensor, Rank rank) const override {
-    const std::int32_t number = find(tensor.role);
+    const bool is_vision = tensor.unit >= 0;
+    const std::int32_t number = is_vision ? find_vision(tensor) : find(tensor.role);
     if (number < 0 || !is_stored(tensor) || !is_on_stage(tensor, stage(rank))) return std::nullopt;
-    return Target{number, tensor.layer};
+    return Target{number, is_vision ? tensor.unit : tensor.layer};
   }
 
   Slice slice(const Parameter& parameter, Rank rank) const override {

@@ -7,6 +7,7 @@
 // cut over TP. Experts are cut over the MoE group: TP, or DP x TP with vLLM's own data parallelism: without EP each of
 // its ranks holds its part of every expert's I, with EP whole experts by linear placement. Shared experts are cut like
 // a dense MLP, but whole with sequence-parallel MoE (EP, TP > 1 and internal DP > 1).
+// A vision tower is on every stage, cut over TP, or whole with mm_encoder_tp = data.
 //
 // Names follow from Hugging Face's by vLLM's own renamings: a fused parameter takes the place of its tensors.
 
@@ -28,8 +29,12 @@ enum class MoeBackend : std::uint8_t {
   deep_gemm            ///< of FP8 blocks: cuts are rounded up to whole blocks, so that the last ranks have less
 };
 
+/// How the ranks of TP share a vision tower (mm_encoder_tp_mode): its weights are cut, or each has all of it.
+enum class MmEncoderTp : std::uint8_t { weights, data };
+
 /// Their words in cases.
 Choices choices(MoeBackend);
+Choices choices(MmEncoderTp);
 
 /// Which of vLLM's classes of a model runs, where there are several (DeepSeek-V3.2, GLM-5).
 enum class ModelClass : std::uint8_t {
@@ -58,6 +63,7 @@ struct Options {
   DType precision = DType::bf16;                ///< but for what vLLM keeps in float32
   Mtp mtp = Mtp::off;
   MoeBackend moe_backend = MoeBackend::triton;
+  MmEncoderTp mm_encoder_tp = MmEncoderTp::weights;
   ModelClass model_class = ModelClass::portable;
   bool replicate_embedding = false;  ///< of the class for NVIDIA's GPUs: embed_tokens is whole on every rank
   /// Of the weights that the model lists as quantised; `precision` is of all others.

@@ -75,10 +75,16 @@ void check_stages(const Config& config, const Options& options, Violations& out)
   out.require(
       options.mtp == Mtp::off || stages == 1,
       fmt::format("mtp = {} and PP{}: a drafter's stage has no rule here; legal: PP1", name(options.mtp), stages));
-  if (!right || !facts_of(config).vllm_stages.experts_on_each || config.experts == 0) return;
+  if (!right) return;
+  const std::vector<std::int64_t> counts = stage_layers(config.layers, options);
+  out.require(stages == 1 || counts.front() >= config.vision.deepstack,
+              fmt::format("the first stage of PP{} has {} layers, fewer than the vision tower adds to ({}), which vLLM "
+                          "refuses",
+                          stages, counts.front(), config.vision.deepstack));
+  if (!facts_of(config).vllm_stages.experts_on_each || config.experts == 0) return;
   std::int64_t layer = 0;
   std::int64_t stage = 0;
-  for (const std::int64_t count : stage_layers(config.layers, options)) {
+  for (const std::int64_t count : counts) {
     bool has_experts = false;
     for (std::int64_t i = 0; i < count; ++i, ++layer) has_experts = has_experts || config.is_moe(layer);
     out.require(has_experts, fmt::format("stage {} of PP{} has no layer with experts, which vLLM's {} refuses", stage++,
@@ -86,13 +92,26 @@ void check_stages(const Config& config, const Options& options, Violations& out)
   }
 }
 
+/// Whether a vision tower's heads can be cut; else of its weights nothing more is said.
+bool check_vision(const model::Model& model, const Options& options, Violations& out) {
+  const std::int64_t heads = model.config.vision.heads;
+  const std::int64_t tp = options.sizes.tp;
+  const bool whole = options.mm_encoder_tp == MmEncoderTp::data;
+  const bool can_be_whole = vision_facts_of(model.config).vllm_data_mode;
+  const bool legal = heads % tp == 0 || (whole && can_be_whole);
+  out.require(legal, fmt::format("{} vision heads are not divisible by TP{}{} [L14]", heads, tp,
+                                 can_be_whole ? "; legal: gen.mm_encoder_tp = \"data\"" : ""));
+  return legal;
+}
+
 /// What no rule about heads has named.
 void check_parameters(const model::Model& model, const Options& options, const std::set<Mixer>& named,
-                      Violations& out) {
+                      bool vision_is_named, Violations& out) {
   const layout::ParameterTable table(model);
   for (const Parameter& parameter : parameters(model, options)) {
-    const auto mixer = facts_of(parameter.components.front().role).mixer;
-    if (mixer && named.contains(*mixer)) continue;
+    const model::RoleFacts& facts = facts_of(parameter.components.front().role);
+    if (facts.mixer && named.contains(*facts.mixer)) continue;
+    if (vision_is_named && facts.place == model::Place::vision) continue;
     const bool expert = parameter.experts != layout::Experts::none;
     if (expert && options.sizes.ep > 1) continue;
     const std::int64_t size = expert ? options.moe_ranks() : options.sizes.tp;
@@ -178,7 +197,9 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   const layout::ParameterTable table(model);
   out.require(options.moe_backend == MoeBackend::triton || !table.has(Role::interleaved_gate_up),
               "interleaved experts are known for moe_backend = triton only");
-  check_parameters(model, options, named, out);
+  out.require(options.weight_format == WeightFormat::unquantised || !table.has(Role::transposed_gate_up),
+              "transposed experts have no quantised form; write them in another with refit convert --experts");
+  check_parameters(model, options, named, !check_vision(model, options, out), out);
   check_scales(model, options, out);
   return out.take();
 }

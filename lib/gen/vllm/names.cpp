@@ -59,12 +59,22 @@ std::string drafter_name(const model::Config& config, const std::string& name, c
   return own ? name : name.substr(0, end) + "mtp_block." + name.substr(end);
 }
 
+/// A language model within another.
+bool is_composite(const model::Config& config) {
+  return config.vision.depth > 0 || config.prefix.find("language_model.") != std::string::npos;
+}
+
 /// Where a checkpoint puts another prefix in front of its names than the family's own, vLLM's model classes map it to
 /// theirs (WeightsMapper): that of a language model within another, or "model.".
 void replace_prefix(std::string& name, const model::Config& config) {
   const std::string& prefix = config.prefix;
-  if (prefix == "model.language_model." || prefix == "model.language_model.model.") {
-    replace(name, prefix, "language_model.model.");
+  if (is_composite(config)) {
+    if (name == config.lm_head) name = "lm_head.weight";
+    if (name == "lm_head.weight") {
+      name.insert(0, "language_model.");
+    } else if (name.starts_with(prefix)) {
+      name.replace(0, prefix.size(), "language_model.model.");
+    }
   } else if (prefix == "transformer.") {
     replace(name, prefix, "model.");
   } else if (prefix.empty() && name != config.lm_head) {
@@ -77,7 +87,10 @@ void replace_prefix(std::string& name, const model::Config& config) {
 std::string storage_name(const model::Config& config, const Parameter& parameter, const Tensor& tensor, Mtp mtp) {
   const bool beside = mtp == Mtp::with && tensor.layer >= config.layers;
   std::string name = fused_name(parameter, tensor);
-  if (mtp == Mtp::only || beside) name = drafter_name(config, name, tensor);
+  if (tensor.unit >= 0) return name.substr(config.vision.prefix.size());
+  const bool drafter = mtp == Mtp::only || beside;
+  if (drafter) name = drafter_name(config, name, tensor);
+  if (drafter && !facts_of(config).vllm_drafter_names.empty()) return beside ? "drafter." + name : name;
   for (const auto& [from, to] : facts_of(config).vllm_names) replace(name, from, to);
   replace_prefix(name, config);
   return beside ? "drafter." + name : name;

@@ -45,6 +45,7 @@ std::vector<Parameter> parameters(const model::Model& model, const Options& opti
   add_experts(rules);
   add_mamba(rules);
   add_gated_delta_net(rules);
+  add_vision(rules);
   return rules.table.take();
 }
 

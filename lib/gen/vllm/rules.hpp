@@ -29,6 +29,10 @@ void add_mlp(Rules& rules);
 void add_experts(Rules& rules);
 void add_mamba(Rules& rules);
 void add_gated_delta_net(Rules& rules);
+/// A vision tower and what projects its output.
+void add_vision(Rules& rules);
+/// Whether every rank has all of the tower.
+bool is_vision_whole(const Rules& rules);
 
 /// Columns of the experts' first weights.
 std::int64_t expert_input(const model::Config& config);

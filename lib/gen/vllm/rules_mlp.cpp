@@ -53,11 +53,12 @@ bool is_sequence_parallel(const Options& options) {
   return options.sizes.ep > 1 && options.sizes.tp > 1 && options.internal_data_parallel && options.dp() > 1;
 }
 
-/// Transposed, gate columns then up columns (Llama 4): stored as if each expert had its own matrices.
+/// Transposed, gate columns then up columns (Llama 4, Qwen3-VL): stored as if each expert had its own matrices.
 void add_transposed_experts(Rules& rules, std::int64_t parts) {
   const Role role = Role::transposed_gate_up;
   const std::int64_t width = rules.table.rows(role) / 2;
   rules.table.add(gate_up(rules, {role, {0, width}, parts}, {role, {width, width}, parts}));
+  rules.table.add(expert_parameter(rules, "w2_weight", {rules.table.all(Role::transposed_down)}, Cut::columns));
 }
 
 /// gpt-oss: transposed, gate and up alternating as in the checkpoint; w2's bias is on the first rank of the MoE group
@@ -66,7 +67,6 @@ void add_interleaved_experts(Rules& rules, std::int64_t parts) {
   auto& table = rules.table;
   table.add(expert_parameter(rules, "w13_weight", {table.all(Role::interleaved_gate_up, parts)}, Cut::components));
   table.add(expert_parameter(rules, "w13_bias", {table.all(Role::interleaved_gate_up_bias, parts)}, Cut::components));
-  table.add(expert_parameter(rules, "w2_weight", {table.all(Role::transposed_down)}, Cut::columns));
   Parameter bias{"w2_bias", {table.all(Role::packed_down_bias)}, Cut::components, Experts::stacked};
   bias.first_rank_only = true;
   table.add(std::move(bias));
@@ -107,6 +107,7 @@ void add_experts(Rules& rules) {
   const std::int64_t packed = table.rows(Role::packed_gate_up) / 2;
   table.add(
       gate_up(rules, {Role::packed_gate_up, {0, packed}, parts}, {Role::packed_gate_up, {packed, packed}, parts}));
+  table.add(expert_parameter(rules, "w13_weight", {table.all(Role::packed_up, parts)}, Cut::components));
   table.add(expert_parameter(rules, "w2_weight", {table.all(Role::packed_down)}, Cut::columns));
   add_transposed_experts(rules, parts);
   add_interleaved_experts(rules, parts);

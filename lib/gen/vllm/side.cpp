@@ -13,6 +13,7 @@ constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "fla
 constexpr std::string_view kModelClass[] = {"portable", "nvidia"};
 constexpr std::string_view kMtp[] = {"off", "only", "with"};
 constexpr std::string_view kDataParallel[] = {"engines", "internal"};
+constexpr std::string_view kMmEncoderTp[] = {"weights", "data"};
 constexpr std::string_view kKvCacheDtype[] = {"auto", "fp8"};
 
 Side& of(layout::SideSpec& spec) { return static_cast<Side&>(spec); }
@@ -57,6 +58,9 @@ const std::vector<layout::SideKey>& side_keys() {
                         "every refit.",
                         MEMBER(derived)),
       SideRows::word("gen.moe_backend", "How the engine keeps expert weights.", MEMBER(written.moe_backend)),
+      SideRows::word("gen.mm_encoder_tp",
+                     "How the TP ranks share a vision tower: its weights are cut, or each has all.",
+                     MEMBER(written.mm_encoder_tp)),
       SideRows::word(
           "gen.model_class",
           "Which of vLLM's classes of DeepSeek-V3.2 and GLM-5 runs: any platform's, or that of NVIDIA's GPUs.",
@@ -86,6 +90,7 @@ void check_quantiser(const Side& side, Complaints& complaints) {
 }  // namespace
 
 Choices choices(MoeBackend) { return kMoeBackend; }
+Choices choices(MmEncoderTp) { return kMmEncoderTp; }
 Choices choices(ModelClass) { return kModelClass; }
 Choices choices(Mtp) { return kMtp; }
 Choices choices(DataParallel) { return kDataParallel; }
@@ -135,6 +140,8 @@ void Side::check_model(Complaints& complaints, const model::Model& model) const 
   if (!has_derived(model))
     complaints.meaningless({"gen.derived"}, "for a model without latent attention: vLLM derives weights of kv_b_proj");
   if (model.config.experts == 0) complaints.meaningless({"gen.moe_backend"}, "for a model without experts");
+  if (model.config.vision.depth == 0)
+    complaints.meaningless({"gen.mm_encoder_tp"}, "for a model without a vision tower");
   if (!facts_of(model.config).vllm_nvidia_class) {
     complaints.meaningless({"gen.model_class", "gen.replicate_embedding"},
                            fmt::format("for family {}, of which vLLM has one class", model.config.family));
@@ -156,6 +163,8 @@ layout::SideSettings Side::settings(bool quantises) const {
   if (written.mtp != Mtp::off) settings.emplace_back("mtp", std::string(name(written.mtp)));
   if (written.moe_backend != MoeBackend::triton)
     settings.emplace_back("moe_backend", std::string(name(written.moe_backend)));
+  if (written.mm_encoder_tp != MmEncoderTp::weights)
+    settings.emplace_back("mm_encoder_tp", std::string(name(written.mm_encoder_tp)));
   if (written.model_class != ModelClass::portable)
     settings.emplace_back("model_class", std::string(name(written.model_class)));
   if (written.replicate_embedding) settings.emplace_back("replicate_embedding", true);

@@ -66,6 +66,7 @@ class MegatronLayout final : public layout::ParameterLayout {
     const std::int32_t number = find(tensor.role);
     if (number < 0 || !is_stored(tensor)) return std::nullopt;
     const std::int64_t stage = at(rank).pp;
+    if (tensor.unit >= 0) return stage == 0 ? std::optional(Target{find_vision(tensor), tensor.unit}) : std::nullopt;
     if (tensor.layer >= 0) {
       if (home(tensor).stage != stage) return std::nullopt;
       return Target{number, home(tensor).local_layer};
@@ -95,15 +96,19 @@ class MegatronLayout final : public layout::ParameterLayout {
 
   std::string storage_name(const StorageKey& key, const Tensor& tensor, Rank rank) const override {
     const Parameter& rule = parameter(key.parameter);
-    const std::string& name = rule.name;
-    if (key.layer < 0) return name;
+    if (tensor.unit >= 0) {
+      return model::renamed(tensor.name.substr(config().vision.prefix.size()),
+                            vision_facts_of(config()).megatron_names);
+    }
+    const std::string model = config().vision.depth > 0 ? "language_model." : "";
+    if (key.layer < 0) return model + rule.name;
     const std::int64_t prediction = key.layer - counts_[static_cast<std::size_t>(at(rank).pp)];
-    std::string prefix = fmt::format("decoder.layers.{}.", key.layer);
+    std::string prefix = fmt::format("{}decoder.layers.{}.", model, key.layer);
     if (prediction >= 0) {
       const bool is_own = facts_of(tensor.role).place == model::Place::prediction;
-      prefix = fmt::format("mtp.layers.{}.{}", prediction, is_own ? "" : "mtp_model_layer.");
+      prefix = fmt::format("{}mtp.layers.{}.{}", model, prediction, is_own ? "" : "mtp_model_layer.");
     }
-    return prefix + name + (key.expert < 0 ? "" : fmt::format("{}", key.expert)) + rule.suffix;
+    return prefix + rule.name + (key.expert < 0 ? "" : fmt::format("{}", key.expert)) + rule.suffix;
   }
 
  private:

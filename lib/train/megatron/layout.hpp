@@ -7,7 +7,7 @@
 // one. Experts are contiguous: EP rank ep has experts [ep E/EP, (ep+1) E/EP).
 //
 // The embedding is on stage 0, final norm and output layer on the last. Multi-token prediction layers follow the last
-// stage's decoder layers, and with PP > 1 bring a copy of the embedding there.
+// stage's decoder layers, and with PP > 1 bring a copy of the embedding there. A vision tower is on stage 0 only.
 
 #include <memory>
 #include <string>

@@ -52,13 +52,32 @@ void check_experts(const Config& config, const layout::Parallelism& sizes, std::
   }
 }
 
+/// Whether a vision tower's heads can be cut; else of its weights nothing more is said.
+bool check_vision(const model::Model& model, const Options& options, std::vector<std::string>& out) {
+  const std::int64_t heads = model.config.vision.heads;
+  const std::int64_t tp = options.sizes.tp;
+  if (heads % tp == 0 || !vision_facts_of(model.config).megatron_transformer) return true;
+  out.push_back(fmt::format("train: {} vision heads are not divisible by TP{}", heads, tp));
+  return false;
+}
+
+/// What deepstack's mergers make is added in the first layers, which the tower's stage must have.
+void check_deepstack(const Config& config, const std::vector<std::int64_t>& stages, std::vector<std::string>& out) {
+  if (stages.size() < 2 || stages.front() >= config.vision.deepstack) return;
+  out.push_back(
+      fmt::format("train: the first stage has {} layers, and the vision tower's {} deepstack mergers need as many; set "
+                  "first_stage_layers or stage_layers",
+                  stages.front(), config.vision.deepstack));
+}
+
 /// What no rule about heads has named.
 void check_parameters(const model::Model& model, const Options& options, const std::set<Mixer>& named,
-                      std::vector<std::string>& out) {
+                      bool vision_is_named, std::vector<std::string>& out) {
   const layout::ParameterTable first(model);
   for (const layout::Parameter& parameter : parameters(model, options)) {
-    const auto mixer = facts_of(parameter.components.front().role).mixer;
-    if (mixer && named.contains(*mixer)) continue;
+    const model::RoleFacts& facts = facts_of(parameter.components.front().role);
+    if (facts.mixer && named.contains(*facts.mixer)) continue;
+    if (vision_is_named && facts.place == model::Place::vision) continue;
     const bool expert = parameter.experts != layout::Experts::none;
     const std::int64_t size = expert ? options.sizes.etp : options.sizes.tp;
     const std::string what = indivisible(parameter, *first.first(parameter.components.front().role), size);
@@ -185,9 +204,9 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   check_experts(model.config, complete.sizes, out);
   check_prediction(model.config, complete, out);
   check_pattern(model.config, options.hybrid_layer_pattern, out);
-  check_parameters(model, complete, named, out);
+  check_parameters(model, complete, named, !check_vision(model, complete, out), out);
   check_scales(model, complete, out);
-  split_stages(model.config.layers, complete, out);
+  check_deepstack(model.config, split_stages(model.config.layers, complete, out), out);
   return out;
 }
 

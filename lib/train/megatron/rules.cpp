@@ -58,6 +58,7 @@ std::vector<Parameter> parameters(const model::Model& model, const Options& opti
   add_mamba(rules);
   add_gated_delta_net(rules);
   add_multi_token_prediction(rules);
+  add_vision(rules);
   return rules.table.take();
 }
 

@@ -31,6 +31,8 @@ void add_mlp(Rules& rules);
 void add_experts(Rules& rules);
 void add_mamba(Rules& rules);
 void add_gated_delta_net(Rules& rules);
+/// A vision tower and what projects its output.
+void add_vision(Rules& rules);
 /// What a multi-token prediction layer has beside its decoder layer.
 void add_multi_token_prediction(Rules& rules);
 

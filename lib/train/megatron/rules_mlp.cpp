@@ -47,7 +47,8 @@ void add_mlp(Rules& rules) {
 }
 
 /// Expert weights go by "weight" and the local expert's number. Packed tensors hold all experts of a layer: gate rows
-/// then up rows (Qwen3.5), the same transposed (Llama 4), or transposed with gate and up alternating (gpt-oss).
+/// then up rows (Qwen3.5), the same transposed (Qwen3-VL, Llama 4), or transposed with gate and up alternating
+/// (gpt-oss).
 void add_experts(Rules& rules) {
   auto& table = rules.table;
   table.whole("pre_mlp_layernorm.weight", Role::moe_norm);
@@ -64,6 +65,7 @@ void add_experts(Rules& rules) {
   const std::int64_t packed = table.rows(Role::packed_gate_up) / 2;
   add_expert(rules, fc1, {{Role::packed_gate_up, {0, packed}}, {Role::packed_gate_up, {packed, packed}}},
              Cut::components);
+  add_expert(rules, fc1, {table.all(Role::packed_up)}, Cut::components);
   add_expert(rules, fc2, {table.all(Role::packed_down)}, Cut::columns);
   const Role transposed = Role::transposed_gate_up;
   const std::int64_t columns = table.rows(transposed) / 2;

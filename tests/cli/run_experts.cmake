@@ -1,0 +1,1 @@
+refit_run_test(experts run_experts.py)
