@@ -20,8 +20,7 @@ constinit const Family kGlm4MoeLite{.name = "glm4_moe_lite",
                                     .model_type = "glm4_moe_lite",
                                     .read = read,
                                     .list = add_deepseek,
-                                    .facts = {.vllm_stages = {.experts_on_each = true},
-                                              .vllm_float32_router = true,
+                                    .facts = {                                .vllm_float32_router = true,
                                               .vllm_cut_shared_experts = true,
                                               .vllm_drafter_reads_head = true}};
 

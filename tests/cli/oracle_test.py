@@ -1,7 +1,8 @@
 """Runs refit on a family's tiny checkpoint and compares both groups' dumps with what the real engines held.
 
 The i-th train layout is paired with the i-th gen layout, the shorter list repeating, so that every layout occurs.
-Of a checkpoint of which one side was not recorded only the other is compared. Pipelines of an engine are left out.
+Of a checkpoint of which one side was not recorded only the other is compared. A checkpoint that the archive has not is
+that of engines.tar.xz beside it.
 
     oracle_test.py --refit EXE --archive ARCHIVE.tar.xz --work FOLDER --family FAMILY [--device cuda]
     oracle_test.py --archive ARCHIVE.tar.xz --work FOLDER --complete FAMILY...     are these all, with every layout?
@@ -23,7 +24,8 @@ from launcher import mpirun  # noqa: E402
 SHOWN = 20  # differences printed per run
 LAYOUTS = {  # that are compared, by archive
     "engines": {"train": 74, "gen": 38},
-    "families": {"train": 55, "gen": 74},
+    "families": {"train": 55, "gen": 102},
+    "pipelines": {"train": 16, "gen": 30},
 }
 UNRECORDED = {"checkpoint": None, "layout": "TP2", "ranks": 2, "settings": {}, "folder": None}
 # Settings of an archive that are other keys of a case, and their values there. All others are keys as they are.
@@ -55,10 +57,26 @@ def unpack(archive, work):
     return folder
 
 
+# Megatron's pipelines that are more than a number of layers for each stage are no layouts of refit's.
+PIPELINES = ("train.virtual_pipeline", "train.pipeline_layout")
+
+
 def read_index(folder):
-    """The layouts to compare: refit's engines have no pipelines."""
+    """The layouts to compare, in refit's words."""
     with open(os.path.join(folder, "index.json"), encoding="utf-8") as file:
-        return [entry for entry in json.load(file) if entry["side"] == "train" or "PP" not in entry["layout"]]
+        index = [entry for entry in json.load(file) if not any(key in entry["settings"] for key in PIPELINES)]
+    for entry in index:
+        entry["settings"].pop("train.expert_tensor_parallel_unset", None)  # what refit takes it for
+        etp = entry["settings"].pop("train.expert_tensor_parallel", 1)
+        entry["layout"] += f"xETP{etp}" if etp > 1 else ""
+    return index
+
+
+def checkpoint_of(args, folder):
+    own = os.path.join(folder, "ckpt", args.family)
+    if os.path.exists(own):
+        return own
+    return os.path.join(unpack(os.path.join(os.path.dirname(args.archive), "engines.tar.xz"), args.work), "ckpt", args.family)
 
 
 def entries_of(index, family, side):
@@ -83,7 +101,7 @@ def setting(key, value):
 
 def command(args, engines, train, gen, dumps):
     result = [*mpirun(train["ranks"] + gen["ranks"]), args.refit, "run", "--device", args.device]
-    result += ["--checkpoint", os.path.join(engines, "ckpt", args.family)]
+    result += ["--checkpoint", checkpoint_of(args, engines)]
     result += ["--train", train["layout"], "--gen", gen["layout"], "--precision", "fp32", "--set", "run.update=none"]
     result += ["--steps", "1", "--warmup", "0", "--force"]
     result += ["--dump-train", os.path.join(dumps, "train"), "--dump-gen", os.path.join(dumps, "gen")]
@@ -116,7 +134,7 @@ def compare_family(args, engines, index):
     """Whether every layout of the family agrees with the engines."""
     failed = 0
     compared = set()
-    dumps = os.path.join(args.work, "dumps", args.family)
+    dumps = os.path.join(args.work, "dumps", name_of(args.archive), args.family)
     for train, gen in pairs(index, args.family):
         title = " -> ".join(entry["folder"] or f"{entry['layout']} (not compared)" for entry in (train, gen))
         differences = check_pair(args, engines, train, gen, dumps)

@@ -78,6 +78,7 @@ TEST(SetupRules, SaysAllThatIsImpossibleAndWhatWouldDo) {
       {"mixtral-8x7b-small", {"train.layout=ETP3"}, {"expert_gate's 1024 rows are not divisible by ETP3"}},
       {"mixtral-8x7b-small", {"gen.mtp=true"}, {"the model has no multi-token prediction layer"}},
       {"gpt-oss-20b-small", {"gen.moe_backend=flashinfer_cutlass"}, {"interleaved experts"}},
+      {"gpt-oss-20b-small", {"train.layout=TP2xETP2"}, {"experts with biases and ETP2"}},
       {"qwen3-4b-small",
        {"run.strict_upstream=merged", "gen.layout=TP2xPP2"},
        {"gen PP2 is not supported; legal: PP1 [V19] (docs/layouts.md has the rules by number)"}},

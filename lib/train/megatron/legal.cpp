@@ -52,6 +52,12 @@ void check_experts(const Config& config, const layout::Parallelism& sizes, std::
   }
 }
 
+/// "Bias in Moe is only supported when ETP==1" (Megatron-Core).
+void check_expert_biases(const model::Model& model, std::int64_t etp, std::vector<std::string>& out) {
+  if (etp == 1 || !layout::ParameterTable(model).has(model::Role::interleaved_gate_up_bias)) return;
+  out.push_back(fmt::format("train: experts with biases and ETP{}: Megatron-Core refuses it; legal: ETP1", etp));
+}
+
 /// Whether a vision tower's heads can be cut; else of its weights nothing more is said.
 bool check_vision(const model::Model& model, const Options& options, std::vector<std::string>& out) {
   const std::int64_t heads = model.config.vision.heads;
@@ -202,6 +208,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   complete.sizes = layout::with_data_parallel(options.sizes);
   const std::set<Mixer> named = check_heads(model, complete.sizes.tp, out);
   check_experts(model.config, complete.sizes, out);
+  check_expert_biases(model, complete.sizes.etp, out);
   check_prediction(model.config, complete, out);
   check_pattern(model.config, options.hybrid_layer_pattern, out);
   check_parameters(model, complete, named, !check_vision(model, complete, out), out);
