@@ -44,6 +44,7 @@ const std::map<std::string, std::string> kOther = {
     {"gen.mtp", "true"},
     {"gen.precision", "\"mxfp8\""},
     {"gen.quantiser", "\"other\""},
+    {"gen.mm_encoder_tp", "\"data\""},
     {"gen.moe_backend", "\"flashinfer_cutlass\""},
     {"gen.kv_cache_dtype", "\"fp8\""},
     {"gen.kv_scales", "\"/s/scales.json\""},
