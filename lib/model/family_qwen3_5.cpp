@@ -16,15 +16,15 @@ void list_tensors(TensorList& list) { add_qwen_hybrid(list, add_separate_gdn_inp
 
 }  // namespace
 
-constinit const Family kQwen35{.name = "qwen3_5",
-                               .architecture = "Qwen3_5ForCausalLM",
-                               .model_type = "qwen3_5_text",
-                               .read = read,
-                               .list = list_tensors,
-                               .composite_architecture = "Qwen3_5ForConditionalGeneration",
-                               .composite_model_type = "qwen3_5",
-                               .facts = {.vllm_drafter_reads_head = true,
-                                         .vllm_drafter_cuts_proj = true,
-                                         .vllm_drafter_names = kQwenDrafterNames}};
+constinit const Family kQwen35{
+    .name = "qwen3_5",
+    .architecture = "Qwen3_5ForCausalLM",
+    .model_type = "qwen3_5_text",
+    .read = read,
+    .list = list_tensors,
+    .composite_architecture = "Qwen3_5ForConditionalGeneration",
+    .composite_model_type = "qwen3_5",
+    .facts = {
+        .vllm_drafter_reads_head = true, .vllm_drafter_cuts_proj = true, .vllm_drafter_names = kQwenDrafterNames}};
 
 }  // namespace refit::model
