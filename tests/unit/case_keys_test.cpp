@@ -46,6 +46,8 @@ const std::map<std::string, std::string> kOther = {
     {"gen.quantiser", "\"other\""},
     {"gen.mm_encoder_tp", "\"data\""},
     {"gen.moe_backend", "\"flashinfer_cutlass\""},
+    {"gen.model_class", "\"nvidia\""},
+    {"gen.replicate_embedding", "true"},
     {"gen.kv_cache_dtype", "\"fp8\""},
     {"gen.kv_scales", "\"/s/scales.json\""},
     {"refit.bulk", "\"ffn\""},
