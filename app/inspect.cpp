@@ -65,6 +65,9 @@ void print_config(const model::Config& config) {
         config.hidden_size, config.vocab_size, config.attention_heads, config.kv_heads, config.head_dim);
   if (config.experts > 0) print(", {} experts of {}", config.experts, config.expert_intermediate_size);
   if (config.intermediate_size > 0) print(", intermediate {}", config.intermediate_size);
+  if (config.vision.depth > 0) {
+    print(", a vision tower of {} blocks of {}", config.vision.depth, config.vision.hidden_size);
+  }
   print(", {}{}{}\n", name(config.dtype), quantised(config.weight_format), config.tied ? ", tied" : "");
 }
 

@@ -359,13 +359,21 @@ std::string indivisible(const Parameter& parameter, const Tensor& tensor, std::i
 
 ParameterTable::ParameterTable(const model::Model& model) {
   for (const Tensor& tensor : model.tensors) {
-    const Tensor*& first = first_[static_cast<std::size_t>(tensor.role)];
-    if (first == nullptr) first = &tensor;
-    if (tensor.unit < 0) continue;
-    auto& counts = row_counts_[static_cast<std::size_t>(tensor.role)];
-    const std::int64_t rows = tensor.shape[axes(tensor.role).row];
-    if (std::find(counts.begin(), counts.end(), rows) == counts.end()) counts.push_back(rows);
+    auto& known = firsts_[static_cast<std::size_t>(tensor.role)];
+    const auto has_its_rows = [&](const Tensor* other) { return other->shape[0] == tensor.shape[0]; };
+    const bool is_new = tensor.unit < 0 ? known.empty() : std::none_of(known.begin(), known.end(), has_its_rows);
+    if (is_new) known.push_back(&tensor);
   }
+}
+
+const Tensor& ParameterTable::tensor_of(const Parameter& parameter) const {
+  const Component& component = parameter.components.front();
+  const auto& known = firsts(component.role);
+  REFIT_ASSERT(!known.empty());
+  const auto found = std::find_if(known.begin(), known.end(), [&](const Tensor* tensor) {
+    return tensor->unit >= 0 && tensor->shape[0] == component.count();
+  });
+  return found == known.end() ? *known.front() : **found;
 }
 
 std::int64_t ParameterTable::rows(Role role) const {

@@ -104,14 +104,14 @@ class ParameterTable {
 
   bool has(model::Role role) const { return first(role) != nullptr; }
   /// Returns the first tensor of that role, or nullptr.
-  const Tensor* first(model::Role role) const { return first_[static_cast<std::size_t>(role)]; }
+  const Tensor* first(model::Role role) const { return firsts(role).empty() ? nullptr : firsts(role).front(); }
   /// Returns the rows of the tensors of that role; 0 where there is none.
   std::int64_t rows(model::Role role) const;
-  /// Returns the row counts that tensors of that role have: only in a vision tower are they several, each with a rule
-  /// of its own.
-  const std::vector<std::int64_t>& row_counts(model::Role role) const {
-    return row_counts_[static_cast<std::size_t>(role)];
-  }
+  /// Returns the first tensor of that role for each number of rows: only in a vision tower are these several, each with
+  /// a rule of its own.
+  const std::vector<const Tensor*>& firsts(model::Role role) const { return firsts_[static_cast<std::size_t>(role)]; }
+  /// Returns a tensor of that parameter.
+  const Tensor& tensor_of(const Parameter& parameter) const;
   /// Returns all rows of that role, in `parts` parts.
   Component all(model::Role role, std::int64_t parts = 1) const { return {role, {0, rows(role)}, parts}; }
 
@@ -129,8 +129,7 @@ class ParameterTable {
   std::vector<Parameter> take() { return std::move(parameters_); }
 
  private:
-  std::array<const Tensor*, model::kRoles> first_{};
-  std::array<std::vector<std::int64_t>, model::kRoles> row_counts_{};
+  std::array<std::vector<const Tensor*>, model::kRoles> firsts_{};
   std::vector<Parameter> parameters_;
 };
 

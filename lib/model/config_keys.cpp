@@ -144,6 +144,7 @@ constexpr auto kHarmless = std::to_array<std::string_view>({"activation_situ_alp
                                                             "mamba_ssm_cache_dtype",
                                                             "max_position_embeddings",
                                                             "max_window_layers",
+                                                            "mm_tokens_per_image",
                                                             "moe_layer_freq",
                                                             "moe_latent_size",
                                                             "moe_shared_expert_overlap",

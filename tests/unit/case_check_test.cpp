@@ -230,5 +230,26 @@ TEST(CaseCheck, KeysOfExpertsMeanNothingForADenseModel) {
   EXPECT_THROW(cases::validate_for_model(case_of({"gen.moe_backend=triton"}), dense), Error);
 }
 
+TEST(CaseCheck, KeysOfTheClassForNvidiasGpusAreForTheModelsThatHaveOne) {
+  const cases::Case both = case_of({"gen.model_class=nvidia", "gen.replicate_embedding=true"});
+  EXPECT_NO_THROW(check_case(both));
+  model::Model model;
+  for (const char* family : {"deepseek_v32", "glm_moe_dsa"}) {
+    model.config.family = family;
+    EXPECT_NO_THROW(cases::validate_for_model(both, model)) << family;
+  }
+  model.config.family = "qwen3";
+  try {
+    cases::validate_for_model(both, model);
+    ADD_FAILURE() << "qwen3";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("gen.model_class: means nothing for family qwen3"));
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("gen.replicate_embedding: means nothing for family qwen3"));
+  }
+  const std::vector<std::string> found = cases::violations(case_of({"gen.replicate_embedding=true"}));
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_THAT(found[0], ::testing::HasSubstr("means nothing with gen.model_class = \"portable\""));
+}
+
 }  // namespace
 }  // namespace refit::app

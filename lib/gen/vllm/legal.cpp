@@ -115,7 +115,7 @@ void check_parameters(const model::Model& model, const Options& options, const s
     const bool expert = parameter.experts != layout::Experts::none;
     if (expert && options.sizes.ep > 1) continue;
     const std::int64_t size = expert ? options.moe_ranks() : options.sizes.tp;
-    const std::string what = indivisible(parameter, *table.first(parameter.components.front().role), size);
+    const std::string what = indivisible(parameter, table.tensor_of(parameter), size);
     if (what.empty()) continue;
     out.require(false,
                 fmt::format("{} are not divisible by {} [L14]", what,

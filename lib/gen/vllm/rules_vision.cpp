@@ -13,8 +13,8 @@ namespace {
 
 /// Tensors of one role have several sizes in a tower: there is a parameter for each.
 void add_each(Rules& rules, Role role, std::int64_t parts, Cut cut = Cut::components) {
-  for (const std::int64_t rows : rules.table.row_counts(role)) {
-    rules.table.add(Parameter{"", {Component{role, {0, rows}, parts}}, cut});
+  for (const model::Tensor* tensor : rules.table.firsts(role)) {
+    rules.table.add(Parameter{"", {Component{role, {0, tensor->shape[0]}, parts}}, cut});
   }
 }
 

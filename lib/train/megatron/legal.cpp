@@ -79,14 +79,14 @@ void check_deepstack(const Config& config, const std::vector<std::int64_t>& stag
 /// What no rule about heads has named.
 void check_parameters(const model::Model& model, const Options& options, const std::set<Mixer>& named,
                       bool vision_is_named, std::vector<std::string>& out) {
-  const layout::ParameterTable first(model);
+  const layout::ParameterTable table(model);
   for (const layout::Parameter& parameter : parameters(model, options)) {
     const model::RoleFacts& facts = facts_of(parameter.components.front().role);
     if (facts.mixer && named.contains(*facts.mixer)) continue;
     if (vision_is_named && facts.place == model::Place::vision) continue;
     const bool expert = parameter.experts != layout::Experts::none;
     const std::int64_t size = expert ? options.sizes.etp : options.sizes.tp;
-    const std::string what = indivisible(parameter, *first.first(parameter.components.front().role), size);
+    const std::string what = indivisible(parameter, table.tensor_of(parameter), size);
     if (what.empty()) continue;
     const bool vocabulary = parameter.padded_rows > 0;
     out.push_back(fmt::format("train: {} are not divisible by {}TP{}{}", what, expert ? "E" : "", size,

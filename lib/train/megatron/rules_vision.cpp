@@ -12,8 +12,8 @@ namespace {
 /// All names of a tower are its tensors', renamed. Tensors of one role have several sizes: there is a parameter for
 /// each.
 void add_each(Rules& rules, Role role, std::int64_t parts, Cut cut = Cut::components) {
-  for (const std::int64_t rows : rules.table.row_counts(role)) {
-    rules.table.add(Parameter{"", {Component{role, {0, rows}, parts}}, cut});
+  for (const model::Tensor* tensor : rules.table.firsts(role)) {
+    rules.table.add(Parameter{"", {Component{role, {0, tensor->shape[0]}, parts}}, cut});
   }
 }
 
