@@ -132,6 +132,8 @@ constexpr auto kHarmless = std::to_array<std::string_view>({"activation_situ_alp
                                                             "head_dim",
                                                             "hidden_dropout",
                                                             "image_token_id",
+                                                            "index_share_for_mtp_iteration",
+                                                            "indexer_rope_interleave",
                                                             "initial_context_length",
                                                             "initializer_range",
                                                             "intermediate_size",
@@ -299,8 +301,9 @@ FamilyWords words_of(const std::string& name) {
   FamilyWords words{{std::string(family->architecture)}, {std::string(family->model_type)}};
   if (!family->composite_architecture.empty()) words.architectures.emplace_back(family->composite_architecture);
   if (!family->composite_model_type.empty()) words.model_types.emplace_back(family->composite_model_type);
-  for (const Kin& kin : kKin) {
-    if (kin.family == name) words.model_types.emplace_back(kin.model_type);
+  for (const Alias& alias : family->aliases) {
+    if (!alias.architecture.empty()) words.architectures.emplace_back(alias.architecture);
+    words.model_types.emplace_back(alias.model_type);
   }
   return words;
 }

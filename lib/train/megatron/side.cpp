@@ -1,6 +1,7 @@
 #include "train/megatron/side.hpp"
 
 #include "layout/side_keys.hpp"
+#include "train/megatron/rules.hpp"
 
 namespace refit::train::megatron {
 namespace {
