@@ -132,6 +132,8 @@ constexpr auto kHarmless = std::to_array<std::string_view>({"activation_situ_alp
                                                             "head_dim",
                                                             "hidden_dropout",
                                                             "image_token_id",
+                                                            "index_share_for_mtp_iteration",
+                                                            "indexer_rope_interleave",
                                                             "initial_context_length",
                                                             "initializer_range",
                                                             "intermediate_size",

@@ -143,9 +143,9 @@ std::set<Role> roles_of(const Config& config) {
   return roles;
 }
 
-TEST_P(PublishedModel, TheSmallOneKeepsWhatDecidesItsLayouts) {
-  const Config big = config_of(GetParam().name);
-  const Config small = config_of(std::string(GetParam().name) + "-small");
+void expect_small_one_keeps_what_decides_its_layouts(const std::string& name) {
+  const Config big = config_of(name);
+  const Config small = config_of(name + "-small");
   EXPECT_EQ(small.family, big.family);
   EXPECT_EQ(roles_of(small), roles_of(big));
   EXPECT_EQ(power_of_two(small.attention_heads, 16), power_of_two(big.attention_heads, 16));
@@ -168,7 +168,54 @@ TEST_P(PublishedModel, TheSmallOneKeepsWhatDecidesItsLayouts) {
   if (is_plain(big)) expect_plain_sizes_kept(big, small);
 }
 
-std::string test_name(const ::testing::TestParamInfo<Published>& info) {
+TEST_P(PublishedModel, TheSmallOneKeepsWhatDecidesItsLayouts) {
+  expect_small_one_keeps_what_decides_its_layouts(GetParam().name);
+}
+
+/// Models whose total is that of transformers' own model: without layers of multi-token prediction, a tied head once.
+struct Counted {
+  const char* name;
+  const char* family;
+  std::int64_t parameters;
+};
+
+constexpr Counted kCounted[] = {
+    {"deepseek-v2-lite", "deepseek_v2", 15706484224},
+    {"deepseek-v3.2", "deepseek_v32", 671877944064},
+    {"gemma-3-1b", "gemma3", 999885952},
+    {"gemma-3-27b", "gemma3", 27432406640},
+    {"glm-4.5-air", "glm4_moe", 106852251264},
+    {"glm-4.7-flash", "glm4_moe_lite", 29943393920},
+    {"glm-5", "glm_moe_dsa", 743911218432},
+    {"kimi-k2", "deepseek_v3", 1026408232448},
+    {"llama-4-scout", "llama4", 107769861120},
+    {"minimax-m2", "minimax_m2", 228689764864},
+    {"mistral-small-24b", "llama", 23572403200},
+    {"moonlight-16b-a3b", "deepseek_v3", 15960110208},
+    {"olmo-3-7b", "olmo3", 7298011136},
+    {"phi-4", "phi3", 14659507200},
+    {"qwen3-vl-30b-a3b", "qwen3_moe", 31070754032},
+    {"qwen3.5-27b", "qwen3_5", 27356728560},
+    {"qwen3.5-9b", "qwen3_5", 8953803264},
+    {"seed-oss-36b", "seed_oss", 36151104512},
+};
+
+class CountedModel : public ::testing::TestWithParam<Counted> {};
+
+TEST_P(CountedModel, HasTheTotalOfItsPublisher) {
+  Config config = config_of(GetParam().name);
+  EXPECT_EQ(config.family, GetParam().family);
+  EXPECT_EQ(config.dtype, DType::bf16);
+  config.mtp_layers = 0;
+  EXPECT_EQ(build_model(config, false).parameters(), GetParam().parameters);
+}
+
+TEST_P(CountedModel, TheSmallOneKeepsWhatDecidesItsLayouts) {
+  expect_small_one_keeps_what_decides_its_layouts(GetParam().name);
+}
+
+template <class Row>
+std::string test_name(const ::testing::TestParamInfo<Row>& info) {
   std::string text = info.param.name;
   for (char& c : text) {
     if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
@@ -176,7 +223,8 @@ std::string test_name(const ::testing::TestParamInfo<Published>& info) {
   return text;
 }
 
-INSTANTIATE_TEST_SUITE_P(Inputs, PublishedModel, ::testing::ValuesIn(kPublished), test_name);
+INSTANTIATE_TEST_SUITE_P(Inputs, PublishedModel, ::testing::ValuesIn(kPublished), test_name<Published>);
+INSTANTIATE_TEST_SUITE_P(Inputs, CountedModel, ::testing::ValuesIn(kCounted), test_name<Counted>);
 
 /// Returns the layers of the middle stages, or -1 where they do not come out even (Megatron's first/last stage counts).
 std::int64_t middle_stage_layers(std::int64_t layers, std::int64_t stages, std::int64_t first_and_last) {
@@ -246,7 +294,7 @@ TEST(Inputs, EveryFolderHasAConfigAndOneLineOfDescription) {
     EXPECT_TRUE(std::getline(stream, line) && line.size() > 20);
     EXPECT_FALSE(std::getline(stream, line));
   }
-  EXPECT_GE(folders, 2 * std::size(kPublished));
+  EXPECT_EQ(folders, 2 * (std::size(kPublished) + std::size(kCounted)));
 }
 
 }  // namespace
