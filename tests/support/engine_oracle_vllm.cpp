@@ -1,6 +1,7 @@
 // vLLM's parameters of a rank.
 
 #include <algorithm>
+#include <utility>
 
 #include "support/engine_oracle_parts.hpp"
 
@@ -25,9 +26,13 @@ class Vllm : public RankWriter {
 
   Parameters run() {
     using gen::vllm::Mtp;
-    if (o.mtp == Mtp::with) put_drafter_beside();
-    o.mtp == Mtp::only ? drafter() : main_model();
-    if (o.mtp != Mtp::only) add_vllm_vision(*this, t, T, o.mm_encoder_tp == gen::vllm::MmEncoderTp::data);
+    if (o.mtp == Mtp::only) {
+      drafter();
+    } else {
+      main_model();
+      add_vllm_vision(*this, t, T, o.mm_encoder_tp == gen::vllm::MmEncoderTp::data);
+      if (o.mtp == Mtp::with) put_drafter_beside();
+    }
     put_unknown();
     return std::move(out);
   }
@@ -43,13 +48,13 @@ class Vllm : public RankWriter {
 
   /// A drafter that shares embedding and head with the main model has none of its own.
   void put_drafter_beside() {
+    Parameters both = std::exchange(out, {});
     drafter();
-    Parameters beside;
     for (auto& [name, parameter] : out) {
       const bool is_shared = name == "model.embed_tokens.weight" || name.ends_with("head.weight");
-      if (!is_shared) beside.emplace("drafter." + name, std::move(parameter));
+      if (!is_shared) both.emplace("drafter." + name, std::move(parameter));
     }
-    out = std::move(beside);
+    out = std::move(both);
   }
 
   /// Only the first MTP layer's embedding is read; where it has none, the model's is. GLM reads the model's head, too.

@@ -52,11 +52,12 @@ TEST(CaseCheck, RefusesContradictions) {
       {{"train.layout=PP2", "train.hybrid_layer_pattern=M|*", "train.last_stage_layers=1"},
        kUsage,
        "train.hybrid_layer_pattern: gives every stage"},
-      {{"gen.layout=TP2xETP2"}, kUsage, "vLLM gen PP must be 1, and so must CP and ETP"},
+      {{"gen.layout=TP2xETP2"}, kUsage, "weights have no CP and ETP"},
       {{"train.first_stage_layers=3"}, kUsage, "means nothing without PP"},
       {{"run.phase_seconds=5", "run.timeout_seconds=0"}, kUsage, "run.phase_seconds: means nothing with"},
-      {{"gen.layout=TP2xPP2"}, kUsage, "vLLM gen PP must be 1"},
-      {{"gen.layout=TP2xCP2"}, kUsage, "vLLM gen PP must be 1, and so must CP"},
+      {{"run.strict_upstream=merged", "gen.layout=TP2xPP2"}, kUsage, "gen PP2 is not supported; legal: PP1 [V19]"},
+      {{"gen.layout=PP2", "gen.stage_layers=[-1, 3]"}, kUsage, "gen.stage_layers: a stage cannot have a negative"},
+      {{"gen.layout=TP2xCP2"}, kUsage, "weights have no CP and ETP"},
       {{"gen.quantiser=nemo_rl"}, kUsage, "gen.quantiser: means nothing with gen.precision = \"bf16\""},
       {{"gen.quantiser=te", "train.precision=fp8", "gen.precision=fp8"},
        kUsage,
@@ -215,7 +216,7 @@ TEST(CaseCheck, AcceptsWhatMakesSense) {
 }
 
 TEST(CaseCheck, ReportsAllViolationsTogetherWithTheirPlace) {
-  const cases::Case c = case_of({"gen.layout=PP2", "refit.streams=2", "run.verify=off", "expect.kl_max=0"});
+  const cases::Case c = case_of({"gen.layout=CP2", "refit.streams=2", "run.verify=off", "expect.kl_max=0"});
   const std::vector<std::string> found = cases::violations(c);
   ASSERT_EQ(found.size(), 3U);
   EXPECT_THAT(found[0], ::testing::StartsWith("--set gen.layout: gen.layout: "));

@@ -294,7 +294,10 @@ TEST(Inputs, EveryFolderHasAConfigAndOneLineOfDescription) {
     EXPECT_TRUE(std::getline(stream, line) && line.size() > 20);
     EXPECT_FALSE(std::getline(stream, line));
   }
-  EXPECT_EQ(folders, 2 * (std::size(kPublished) + std::size(kCounted)));
+  std::set<std::string> listed;
+  for (const Published& row : kPublished) listed.insert(row.name);
+  for (const Counted& row : kCounted) listed.insert(row.name);
+  EXPECT_EQ(folders, 2 * listed.size());
 }
 
 }  // namespace
