@@ -131,7 +131,7 @@ void draw_attention(Random& random, Case& c, std::int64_t unit) {
 void draw_experts(Random& random, Case& c, std::int64_t unit) {
   Config& config = c.config;
   c.train.sizes.ep = random.of<std::int64_t>({1, 1, 2, 2, 3, 4});
-  c.train.sizes.etp = random.one_in(4) ? 2 : 1;
+  c.train.sizes.etp = random.one_in(4) && config.family != "gpt_oss" ? 2 : 1;  // not with biases
   const std::int64_t group = c.gen.moe_ranks();
   if (group <= 6 && random.one_in(2)) c.gen.sizes.ep = group;
   const std::int64_t least = std::max<std::int64_t>(2, c.gen.sizes.ep);
@@ -221,6 +221,19 @@ void draw_stages(Random& random, Case& c) {
   } else {
     c.train.stage_layers = counts;
   }
+}
+
+/// Stages of gen, which a drafter has not.
+void draw_gen_stages(Random& random, Case& c) {
+  if (c.gen.mtp != Mtp::off || !random.one_in(3)) return;
+  c.gen.sizes.pp = random.in(2, 3);
+  if (!random.one_in(3)) return;
+  std::int64_t rest = c.config.layers;
+  for (std::int64_t stage = 1; stage < c.gen.sizes.pp; ++stage) {
+    c.gen.stage_layers.push_back(random.in(0, rest));
+    rest -= c.gen.stage_layers.back();
+  }
+  c.gen.stage_layers.push_back(rest);
 }
 
 void draw_data_parallel(Random& random, Case& c) {
@@ -391,6 +404,10 @@ std::vector<Reduction> reductions() {
       [](Case & c) -> auto& { return c.gen.sizes.ep; }, 1);
   number(
       [](Case & c) -> auto& { return c.gen.sizes.tp; }, 1);
+  all.emplace_back([](Case& c) {
+    c.gen.stage_layers.clear();
+    return set_to(c.gen.sizes.pp, 1);
+  });
   flag([](Case & c) -> auto& { return c.gen.internal_data_parallel; });
   all.emplace_back([](Case& c) { return std::exchange(c.gen.mtp, Mtp::off) != Mtp::off; });
   flag([](Case & c) -> auto& { return c.gen.replicate_embedding; });
@@ -466,6 +483,7 @@ Case draw_case(std::uint64_t seed, std::uint64_t number) {
   if (random.one_in(25)) make_wide(random, c);
   draw_model(random, c);
   draw_stages(random, c);
+  draw_gen_stages(random, c);
   draw_data_parallel(random, c);
   return c;
 }
@@ -500,6 +518,9 @@ const std::vector<Feature>& features() {
       {"padded vocabulary", [](C c) { return c.train.make_vocab_size_divisible_by > 0; }},
       {"tied", [](C c) { return c.config.tied && !c.lm_head; }},
       {"tied with lm_head, PP", [](C c) { return c.config.tied && c.lm_head && c.train.sizes.pp > 1; }},
+      {"gen PP", [](C c) { return c.gen.sizes.pp > 1; }},
+      {"gen PP with stage_layers", [](C c) { return !c.gen.stage_layers.empty(); }},
+      {"gen PP, tied", [](C c) { return c.gen.sizes.pp > 1 && c.config.tied; }},
       {"gen EP", [](C c) { return c.gen.sizes.ep > 1; }},
       {"uneven gen EP", [](C c) { return c.config.experts % c.gen.sizes.ep != 0; }},
       {"internal DP", [](C c) { return c.gen.internal_data_parallel && c.gen.dp() > 1 && c.config.experts > 0; }},
@@ -549,11 +570,11 @@ std::string describe(const Case& c) {
                       to_string(layout::with_data_parallel(c.train.sizes)), fmt::join(c.train.stage_layers, " "),
                       c.train.hybrid_layer_pattern, c.train.first_stage_layers, c.train.last_stage_layers,
                       c.train.make_vocab_size_divisible_by, name(c.train.precision), c.train.mtp ? "" : " without MTP");
-  text += fmt::format("  gen {} data_parallel {} mtp {} {} {} {}{} mm_encoder_tp {}\n", to_string(c.gen.sizes),
-                      c.gen.internal_data_parallel ? "internal" : "engines", name(c.gen.mtp),
-                      kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision),
-                      name(c.gen.model_class), c.gen.replicate_embedding ? " embedding replicated" : "",
-                      name(c.gen.mm_encoder_tp));
+  text += fmt::format(
+      "  gen {} stages [{}] data_parallel {} mtp {} {} {} {}{} mm_encoder_tp {}\n", to_string(c.gen.sizes),
+      fmt::join(c.gen.stage_layers, " "), c.gen.internal_data_parallel ? "internal" : "engines", name(c.gen.mtp),
+      kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision), name(c.gen.model_class),
+      c.gen.replicate_embedding ? " embedding replicated" : "", name(c.gen.mm_encoder_tp));
   return text +
          fmt::format("  policy {} buffers of {} bytes", kPolicies[static_cast<std::size_t>(c.policy)], c.buffer_bytes);
 }

@@ -21,7 +21,7 @@ namespace {
 constexpr std::uint64_t kSeed = 1;
 constexpr std::uint64_t kCases = 3000;
 // A test that skips everything proves nothing.
-constexpr double kLegalShare = 0.8;      // of the cases drawn for a family
+constexpr double kLegalShare = 0.7;      // of the cases drawn for a family
 constexpr double kFeatureShare = 0.003;  // of all legal cases, for each feature
 
 /// Returns the difference of a case; nothing where it is not legal, or cannot be built (which reductions may lead to).

@@ -14,10 +14,15 @@ using namespace oracle;
 class Vllm : public RankWriter {
  public:
   Vllm(const Checkpoint& checkpoint, const model::Config& config, const gen::vllm::Options& options, std::int64_t g)
-      : RankWriter(checkpoint, config, options.precision), o(options), T(o.sizes.tp), t(g % T) {
+      : RankWriter(checkpoint, config, options.precision),
+        o(options),
+        T(o.sizes.tp),
+        t(g % T),
+        P(o.sizes.pp),
+        p(g / T % P) {
     const std::int64_t dp = o.internal_data_parallel && o.sizes.dp > 0 ? o.sizes.dp : 1;
     M = dp * T;
-    m = g % M;
+    m = (g / (T * P) * T + t) % M;
     ep = o.sizes.ep > 1;
     const bool sequence_parallel = ep && T > 1 && dp > 1;
     whole_shared = sequence_parallel && c.family != "glm4_moe" && c.family != "glm4_moe_lite";
@@ -38,12 +43,38 @@ class Vllm : public RankWriter {
   }
 
  private:
+  /// The classes that have the ends of the model on every stage.
+  bool is_class(std::initializer_list<std::string_view> families) const {
+    return std::find(families.begin(), families.end(), c.family) != families.end();
+  }
+
+  /// Layers per stage as vLLM deals them: a layer more for the stages from the last but one backwards.
+  Sizes stages() const {
+    if (!o.stage_layers.empty()) return o.stage_layers;
+    Sizes counts;
+    for (std::int64_t stage = 0; stage < P; ++stage) {
+      const bool more = stage < P - 1 && stage >= P - 1 - c.layers % P;
+      counts.push_back(c.layers / P + (more ? 1 : 0));
+    }
+    return counts;
+  }
+
   void main_model() {
-    put(c.family == "gpt_oss" ? "model.embedding.weight" : "model.embed_tokens.weight", embedded(get(embedding())));
-    for (std::int64_t n = 0; n < c.layers; ++n) layer(fmt::format("model.layers.{}.", n), prefix(n));
-    put(c.family == "nemotron_h" ? "model.norm_f.weight" : "model.norm.weight", get(norm()));
+    const bool first = p == 0;
+    const bool last = p == P - 1;
+    const bool all = is_class({"qwen3_moe", "mixtral", "gpt_oss", "nemotron_h", "gemma3"});
+    const bool embeds = all || is_class({"qwen3_5_moe", "qwen3_next", "qwen3_5"}) || first || (last && c.tied);
+    if (embeds)
+      put(c.family == "gpt_oss" ? "model.embedding.weight" : "model.embed_tokens.weight", embedded(get(embedding())));
+    const Sizes counts = stages();
+    std::int64_t begin = 0;
+    for (std::int64_t stage = 0; stage < p; ++stage) begin += counts.at(static_cast<std::size_t>(stage));
+    const std::int64_t end = begin + counts.at(static_cast<std::size_t>(p));
+    for (std::int64_t n = begin; n < end; ++n) layer(fmt::format("model.layers.{}.", n), prefix(n));
+    if (all || last) put(c.family == "nemotron_h" ? "model.norm_f.weight" : "model.norm.weight", get(norm()));
     // A tied model with an lm_head.weight in its checkpoint gets one of its own.
-    if (has("lm_head.weight")) put("lm_head.weight", vocabulary(get("lm_head.weight")));
+    const bool heads = all || is_class({"qwen3_next"}) || last;
+    if (heads && has("lm_head.weight")) put("lm_head.weight", vocabulary(get("lm_head.weight")));
   }
 
   /// A drafter that shares embedding and head with the main model has none of its own.
@@ -280,6 +311,7 @@ class Vllm : public RankWriter {
 
   const gen::vllm::Options& o;
   std::int64_t T, t;          // of linear layers
+  std::int64_t P, p;          // of pipeline stages
   std::int64_t M = 1, m = 0;  // of experts
   bool ep = false, whole_shared = false, whole_dense = false;
 };

@@ -56,7 +56,7 @@ TEST(CaseCheck, RefusesContradictions) {
       {{"train.first_stage_layers=3"}, kUsage, "means nothing without PP"},
       {{"run.phase_seconds=5", "run.timeout_seconds=0"}, kUsage, "run.phase_seconds: means nothing with"},
       {{"run.strict_upstream=merged", "gen.layout=TP2xPP2"}, kUsage, "gen PP2 is not supported; legal: PP1 [V19]"},
-      {{"gen.layout=PP2", "gen.stage_layers=[-1, 3]"}, kUsage, "gen.stage_layers: a stage cannot have a negative"},
+      {{"gen.layout=PP2", "gen.stage_layers=[-1, 3]"}, kUsage, "gen.stage_layers has an entry that is negative"},
       {{"gen.layout=TP2xCP2"}, kUsage, "weights have no CP and ETP"},
       {{"gen.quantiser=nemo_rl"}, kUsage, "gen.quantiser: means nothing with gen.precision = \"bf16\""},
       {{"gen.quantiser=te", "train.precision=fp8", "gen.precision=fp8"},

@@ -112,8 +112,6 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
   const layout::Parallelism& p = written.sizes;
   complaints.require(p.cp == 1 && p.etp == 1, "gen.layout",
                      fmt::format("{}: vLLM's weights have no CP and ETP; use TP, PP, DP and EP", to_string(p)));
-  for (const std::int64_t count : written.stage_layers)
-    complaints.require(count >= 0, "gen.stage_layers", "a stage cannot have a negative number of layers");
   if (derived && is_quantised(kept_as))
     complaints.add("gen.derived",
                    fmt::format("W_UK_T and W_UV of weights in {} have no rule here; leave it out, or use "
