@@ -138,11 +138,25 @@ def readme(suite):
     suite.check("\n".join(wanted) in text, "README.md: its table is not what `refit list models` prints", ended)
 
 
+def page(suite):
+    """docs/models.md names every family with the types of models by which it is recognised."""
+    with open(os.path.join(suite.args.inputs, "..", "docs", "models.md"), encoding="utf-8") as file:
+        rows = [line for line in file if line.startswith("| `")]
+    documented = {line.split("`")[1]: set(line.split("|")[3].replace("`", "").split()) for line in rows}
+    ended = suite.run(0, "list", "families", "--json")
+    suite.check_code(ended, 0, "list families")
+    for family in json.loads(ended.out):
+        name, types = family["family"], set(family["model types"].split())
+        suite.check(documented.pop(name, None) == types, f"docs/models.md: the row of {name} is not {sorted(types)}", ended)
+    suite.check(not documented, f"docs/models.md: {sorted(documented)} are no families", ended)
+
+
 def everything(suite):
     unknown_architectures(suite)
     unknown_tensors(suite)
     drafter(suite)
     readme(suite)
+    page(suite)
 
 
 Suite(__doc__).main(everything)
