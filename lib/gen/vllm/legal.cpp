@@ -81,7 +81,9 @@ void check_stages(const Config& config, const Options& options, Violations& out)
               fmt::format("the first stage of PP{} has {} layers, fewer than the vision tower adds to ({}), which vLLM "
                           "refuses",
                           stages, counts.front(), config.vision.deepstack));
-  if (!facts_of(config).vllm_stages.experts_on_each || config.experts == 0) return;
+  std::int64_t sparse = 0;
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) sparse += config.is_moe(layer) ? 1 : 0;
+  if (!facts_of(config).vllm_stages.experts_on_each || sparse == 0) return;
   std::int64_t layer = 0;
   std::int64_t stage = 0;
   for (const std::int64_t count : counts) {
