@@ -77,7 +77,7 @@ class Experts {
     for (const auto& [number, held] :
          {std::tuple(single, part), std::tuple(-1, part), std::tuple(-1, MlpPart::gate_up)}) {
       const auto found = tensors_.find({layer, number, held, scales});
-      if (found == tensors_.end()) continue;
+      if (found == tensors_.end() || (held == MlpPart::gate_up && part == MlpPart::down)) continue;
       const Tensor& tensor = *found->second;
       const Mlp mlp = facts_of(weight_of(tensor).role).mlp;
       const int last = tensor.shape.size() - 1;

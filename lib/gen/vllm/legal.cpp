@@ -199,8 +199,10 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   const layout::ParameterTable table(model);
   out.require(options.moe_backend == MoeBackend::triton || !table.has(Role::interleaved_gate_up),
               "interleaved experts are known for moe_backend = triton only");
-  out.require(options.weight_format == WeightFormat::unquantised || !table.has(Role::transposed_gate_up),
-              "transposed experts have no quantised form; write them in another with refit convert --experts");
+  out.require(
+      options.weight_format == WeightFormat::unquantised || !table.has(Role::transposed_gate_up),
+      "transposed experts have no quantised form: keep bf16, or write them in another form where the family has one "
+      "(refit convert --experts)");
   check_parameters(model, options, named, !check_vision(model, options, out), out);
   check_scales(model, options, out);
   return out.take();
