@@ -86,9 +86,10 @@ std::string unaligned_columns(const Parameter& weight, const Tensor& tensor, con
 
 /// Returns a quantised tensor of the parameter, or nullptr.
 const Tensor* quantised(const model::Model& model, const Parameter& parameter) {
-  const Role role = parameter.components.front().role;
-  const auto found = std::find_if(model.tensors.begin(), model.tensors.end(),
-                                  [&](const Tensor& tensor) { return tensor.role == role && tensor.scales >= 0; });
+  const auto found = std::find_if(model.tensors.begin(), model.tensors.end(), [&](const Tensor& tensor) {
+    const auto is_it = [&](const Component& component) { return component.role == tensor.role; };
+    return tensor.scales >= 0 && std::any_of(parameter.components.begin(), parameter.components.end(), is_it);
+  });
   return found == model.tensors.end() ? nullptr : &*found;
 }
 
@@ -132,7 +133,10 @@ std::vector<std::string> scale_violations(const model::Model& model, const std::
   for (const Parameter& parameter : parameters) {
     const Tensor* tensor = quantised(model, parameter);
     if (tensor == nullptr) continue;
-    if (std::string text = mixed(model, parameter); !text.empty()) out.push_back(std::move(text));
+    if (std::string text = mixed(model, parameter); !text.empty()) {
+      out.push_back(std::move(text));
+      continue;
+    }
     const std::int64_t ranks = size(parameter);
     if (!indivisible(parameter, *tensor, ranks).empty()) continue;
     std::string what = unaligned_columns(parameter, *tensor, rules, ranks);

@@ -36,6 +36,8 @@ void read(ConfigFile& file, Config& config) {
   config.intermediate_size = file.count("intermediate_size_mlp");
   read_moe_layers(file, config);
   static_cast<void>(file.has("use_qk_norm"));  // without weights
+  // Blocks of quantised rows cannot be sorted, and q, k and v are one parameter.
+  config.not_converted.emplace_back("*.self_attn.v_proj");
   if (file.count_or("head_dim", 2) % 2 != 0) file.problem("head_dim", "must be even: a head's rows are rotary pairs");
 }
 

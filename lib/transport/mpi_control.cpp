@@ -37,6 +37,7 @@ class MpiExchange final : public Exchange {
   MpiExchange& operator=(const MpiExchange&) = delete;
 
   void run() override {
+    if (requests_.empty()) return;  // MPI_Startall refuses a list without storage
     const int count = static_cast<int>(requests_.size());
     check_mpi(MPI_Startall(count, requests_.data()));
     check_mpi(MPI_Waitall(count, requests_.data(), MPI_STATUSES_IGNORE));

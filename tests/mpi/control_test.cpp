@@ -91,5 +91,11 @@ TEST(MpiControl, ExchangesTheSameMessagesAgainAndAgain) {
   }
 }
 
+TEST(MpiControl, AnExchangeWithoutMessagesDoesNothing) {
+  const auto world = make_mpi_control();
+  const std::unique_ptr<Exchange> exchange = world->make_exchange({});
+  for (int run = 0; run < 2; ++run) EXPECT_NO_THROW(exchange->run());
+}
+
 }  // namespace
 }  // namespace refit::transport

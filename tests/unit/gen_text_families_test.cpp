@@ -186,6 +186,21 @@ TEST(GenTextFamilies, RowsOfRotaryPairsAreSortedInEachHead) {
             "q16 q18 q17 q19 q20 q22 q21 q23 k4 k6 k5 k7 v4 v5 v6 v7");
 }
 
+/// v could be quantised, q and k in the same parameter cannot: refused, whichever comes first.
+TEST(GenTextFamilies, AParameterIsNotQuantisedInPart) {
+  model::Config config = small_config("llama4");
+  config.hidden_size = 64;
+  config.intermediate_size = config.expert_intermediate_size = config.shared_intermediate_size = 32;
+  config.weight_format = model::WeightFormat::mxfp8;
+  Options asked = options("TP1");
+  asked.weight_format = config.weight_format;
+  const auto found = violations(build_model(config, false), asked);
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_NE(found[0].find("v_proj.weight is quantised and"), std::string::npos) << found[0];
+  config.not_converted = {"*.self_attn.v_proj"};
+  EXPECT_TRUE(violations(build_model(config, false), asked).empty());
+}
+
 /// [E 6, H 12, 2 x I 8]: expert 1's first up column of the second half.
 TEST(GenTextFamilies, TransposedExpertsAreStoredAsRows) {
   const model::Model model = small_model("llama4");

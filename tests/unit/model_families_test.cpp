@@ -164,6 +164,8 @@ TEST_F(ModelFamilies, Llama4HasExpertsInSomeLayers) {
   const Tensor* q = model.find("model.layers.0.self_attn.q_proj.weight");
   EXPECT_EQ(q->shape, (Shape{8, 4, 2, 64}));
   EXPECT_EQ(q->file_shape(), (Shape{64, 64}));
+  EXPECT_FALSE(is_converted(every_second, "model.layers.0.self_attn.v_proj.weight"));  // q and k cannot be
+  EXPECT_TRUE(is_converted(every_second, "model.layers.0.self_attn.o_proj.weight"));
 }
 
 TEST_F(ModelFamilies, MinimaxRefusesLinearAttention) {

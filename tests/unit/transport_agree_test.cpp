@@ -54,8 +54,7 @@ struct World {
   model::Model model = transport_model("qwen3");
   std::unique_ptr<layout::Layout> train = make_train("TP2xDP2");
   std::unique_ptr<layout::Layout> other_train = make_train("TP4");
-  std::unique_ptr<layout::Layout> gen =
-      gen::vllm::make_layout(model, {layout::parse_parallelism("TP2"), false, DType::bf16});
+  std::unique_ptr<layout::Layout> gen = gen::vllm::make_layout(model, {.sizes = layout::parse_parallelism("TP2")});
 
   std::unique_ptr<layout::Layout> make_train(const char* sizes) const {
     train::megatron::Options options;
