@@ -20,6 +20,9 @@ void read(ConfigFile& file, Vision& vision) {
   const std::int64_t side = file.count_or("image_size", 224, 1 << 20) / std::max<std::int64_t>(1, vision.patch_size);
   vision.positions = side * side;
   if (side == 0) file.problem("image_size", fmt::format("is less than patch_size {}", vision.patch_size));
+  if (file.flag_or("vision_use_head", false)) {
+    file.problem("vision_use_head", "must be false: a head that pools the tower's output has no layout rule");
+  }
 }
 
 void add_norm(TensorList& list, const std::string& name) {
