@@ -37,8 +37,8 @@ class Derived {
   std::vector<checkpoint::DumpTensor> dumped() const;
   /// Returns a sentence about them, for a result.
   std::string describe() const;
-  /// Adds to `result` the elements that are not what train ranks' weights are now, under derived_name(tensor). Collective
-  /// over the world.
+  /// Adds to `result` the elements that are not what train ranks' weights are now, under derived_name(tensor).
+  /// Collective over the world.
   void verify(verify::StepResult& result);
 
  private:
