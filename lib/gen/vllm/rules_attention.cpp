@@ -4,7 +4,6 @@
 
 namespace refit::gen::vllm {
 
-using layout::Component;
 using layout::Parameter;
 using model::Role;
 
