@@ -12,7 +12,8 @@ foreach(family llama_tied qwen2_bias qwen3 qwen3_moe gpt_oss nemotron_h qwen3_ne
   refit_run_test(families_${family} run_families.py --family ${family})
 endforeach()
 
-foreach(family deepseek_v3 gpt_oss mixtral nemotron_h qwen3 qwen3_5_moe qwen3_moe qwen3_next)
+foreach(family deepseek_v3 deepseek_v32 glm4_moe gpt_oss llama4 minimax_m2 mixtral nemotron_h qwen3 qwen3_5_moe qwen3_moe
+    qwen3_next)
   refit_run_test(rows_${family} run_rows.py --family ${family})
 endforeach()
 

@@ -18,7 +18,11 @@ from results import check_result  # noqa: E402
 # family: how the names of its cases begin
 PREFIXES = {
     "deepseek_v3": "deepseek-v3-",
+    "deepseek_v32": "deepseek-v3.2-",
+    "glm4_moe": "glm-4.5-",
     "gpt_oss": "gpt-oss-",
+    "llama4": "llama-4-",
+    "minimax_m2": "minimax-m2-",
     "mixtral": "mixtral-",
     "nemotron_h": "nemotron-3-",
     "qwen3": "qwen3-4b-",
@@ -29,7 +33,7 @@ PREFIXES = {
 POLICIES = ("all", "whitelist", "ffn")
 EXECUTORS = ("golden", "p2p", "direct")
 # ffn knows the names of no tensor of these: all of the payload is misc
-NOTHING_BULK = re.compile(r"mixtral-|gpt-oss-|deepseek-v3-mtp-drafter")
+NOTHING_BULK = re.compile(r"mixtral-|minimax-m2-|llama-4-|gpt-oss-|.*-mtp-drafter")
 
 
 def family_of(name):
