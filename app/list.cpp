@@ -189,11 +189,12 @@ void print_text(const Table& table) {
   const std::size_t columns = table.heading.size();
   std::vector<std::size_t> width = table.least_widths;
   width.resize(columns, 0);
-  std::vector<bool> right(columns, !table.rows.empty());
+  std::vector<bool> right(columns);
   for (std::size_t i = 0; i < columns; ++i) {
     for (const auto& line : lines) width[i] = std::max(width[i], line[i].size());
-    for (const auto& row : table.rows)
-      right[i] = right[i] && (std::holds_alternative<std::int64_t>(row[i]) || row[i] == Cell("-"));
+    const auto is_number = [&](const auto& row) { return std::holds_alternative<std::int64_t>(row[i]); };
+    const auto is_fit = [&](const auto& row) { return is_number(row) || row[i] == Cell("-"); };
+    right[i] = std::ranges::any_of(table.rows, is_number) && std::ranges::all_of(table.rows, is_fit);
   }
   for (const auto& line : lines) {
     for (std::size_t i = 0; i + 1 < columns; ++i) {
