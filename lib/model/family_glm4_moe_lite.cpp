@@ -14,14 +14,13 @@ void read(ConfigFile& file, Config& config) {
 
 }  // namespace
 
-// By reading: vLLM's Glm4MoeLite is its Glm4MoE.
-constinit const Family kGlm4MoeLite{.name = "glm4_moe_lite",
-                                    .architecture = "Glm4MoeLiteForCausalLM",
-                                    .model_type = "glm4_moe_lite",
-                                    .read = read,
-                                    .list = add_deepseek,
-                                    .facts = {                                .vllm_float32_router = true,
-                                              .vllm_cut_shared_experts = true,
-                                              .vllm_drafter_reads_head = true}};
+// The facts follow from vLLM's source: its Glm4MoeLite is its Glm4MoE.
+constinit const Family kGlm4MoeLite{
+    .name = "glm4_moe_lite",
+    .architecture = "Glm4MoeLiteForCausalLM",
+    .model_type = "glm4_moe_lite",
+    .read = read,
+    .list = add_deepseek,
+    .facts = {.vllm_float32_router = true, .vllm_cut_shared_experts = true, .vllm_drafter_reads_head = true}};
 
 }  // namespace refit::model
