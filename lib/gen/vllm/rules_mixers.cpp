@@ -44,7 +44,7 @@ void add_mamba(Rules& rules) {
   table.columns("", Role::mamba_out_proj);
 }
 
-/// in_proj_qkvz is the rank's part of each of q, k, v and z, in_proj_ba of b and a. Where the checkpoint groups them by
+/// in_proj_qkvz is the rank's part of each of q, k, v and z, in_proj_ba of b and a. If the checkpoint groups them by
 /// key head (Qwen3-Next), the rank has its rows of that grouping. A_log is stored as it is, in float32.
 void add_gated_delta_net(Rules& rules) {
   auto& table = rules.table;
