@@ -20,7 +20,7 @@ inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  ///< the large
 inline constexpr std::int64_t kMaxLayers = 10000;
 inline constexpr std::int64_t kMaxExperts = 65536;
 
-/// A key that nothing has asked for, with what its value is.
+/// A key that no function was asked for, and facts of its value.
 struct UnreadKey {
   std::string name;
   std::string text;        ///< its value, fit for a message

@@ -13,7 +13,7 @@
 namespace refit::model {
 namespace {
 
-/// A key that brings weights, or changes their shapes, if it holds a number, a list or true; and what these are.
+/// A key that brings weights or changes their shapes if it holds a number, a list or true, and words for these weights.
 struct WeightKey {
   std::string_view key;
   std::string_view what;

@@ -50,7 +50,7 @@ struct LayerForm {
 
 /// Returns `config.prefix`layers.N.
 std::string layer_prefix(const Config& config, std::int64_t layer);
-/// Returns the same, but for prediction layers their own prefix if the list has one.
+/// Returns the same, but for prediction layers `list.prediction_prefix`layers.N, from 0, if the list has that prefix.
 std::string layer_prefix(const TensorList& list, std::int64_t layer);
 
 /// Returns the role of the norm in front of a layer's mixer.

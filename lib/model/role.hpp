@@ -24,7 +24,7 @@ enum class Role : std::uint8_t {
   gdn_norm,        ///< of Gated DeltaNet
   mlp_norm,        ///< of a dense MLP
   moe_norm,        ///< of experts
-  // Norms behind a block, of what it adds to the residual, [H].
+  // Norms of a block's output, before it is added to the residual, [H].
   attention_post_norm,
   mlp_post_norm,
   // Attention.
