@@ -1,5 +1,5 @@
 #pragma once
-// The table of engines, one row each, of which gen.engine chooses one.
+// The table of engines, one row each; gen.engine chooses one.
 
 #include <span>
 

@@ -50,7 +50,7 @@ class VllmLayout final : public layout::ParameterLayout {
   }
 
   std::uint64_t class_of(const Tensor& tensor) const override {
-    // The owner is -1 without an expert of its own, and where all ranks have a part of every expert.
+    // The owner is -1 for a tensor without an expert of its own, and if all ranks have a part of every expert.
     const std::int64_t owner = tensor.expert < 0 || !expert_parallel() ? -1 : expert_owner(tensor.expert);
     const std::int64_t stage = !is_stored(tensor) ? -2 : is_of_layer(tensor) ? layer_stage(tensor) : -1;
     return combine(combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(owner)),

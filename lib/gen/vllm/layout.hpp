@@ -78,8 +78,8 @@ struct Options {
 /// stages before the last, from behind. 8 over 3: 3, 3, 2; 6 over 4: 1, 2, 2, 1. Source: vLLM 0.33.0, get_pp_indices.
 std::vector<std::int64_t> stage_layers(std::int64_t layers, const Options& options);
 
-/// Returns the number of times, in both directions, that vLLM repeats each scale of the experts' 128 x 128 blocks: 128 /
-/// r where a rank's part of I cuts through blocks and vLLM keeps the scales of r x r blocks; 1 elsewhere.
+/// Returns the number of times, in both directions, that vLLM repeats each scale of the experts' 128 x 128 blocks:
+/// 128/r where a rank's part of I cuts through blocks and vLLM keeps the scales of r x r blocks; 1 elsewhere.
 std::int64_t scale_repeats(const model::Model& model, const Options& options);
 
 /// Gives the scales of `model`'s experts those repeats, for layouts of both sides. Must be called before any layout is

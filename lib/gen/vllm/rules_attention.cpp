@@ -74,8 +74,8 @@ void add_attention(Rules& rules) {
   if (rules.config.mla.kv_rank == 0) add_cache_scales(rules);
 }
 
-/// The down projections are whole on every rank, in one parameter if queries are compressed too. So is the indexer; its
-/// k_norm stays in float32.
+/// The down projections are whole on every rank, in one parameter if queries are compressed too. The indexer is whole
+/// too; its k_norm stays in float32.
 void add_latent_attention(Rules& rules) {
   auto& table = rules.table;
   table.whole("", Role::mla_norm);

@@ -88,7 +88,7 @@ void add_mlp(Rules& rules) {
 
 void add_experts(Rules& rules) {
   auto& table = rules.table;
-  // With EP experts are whole: they are cut over one rank.
+  // Experts are whole with EP: they are cut over one rank.
   const std::int64_t parts = rules.options.sizes.ep > 1 ? 1 : rules.options.moe_ranks();
   table.whole("", Role::moe_norm);
   Parameter router{"", {table.all(Role::router)}};

@@ -11,7 +11,7 @@ using model::Role;
 
 namespace {
 
-/// Adds a parameter for each size that tensors of the role have: these are several in a tower.
+/// Adds a parameter for each size that tensors of the role have; a tower has several.
 void add_each(Rules& rules, Role role, std::int64_t parts, Cut cut = Cut::components) {
   for (const model::Tensor* tensor : rules.table.firsts(role)) {
     rules.table.add(Parameter{"", {Component{role, {0, tensor->shape[0]}, parts}}, cut});
