@@ -1,5 +1,5 @@
 #pragma once
-// The table of trainers, one row each, of which train.trainer chooses one.
+// The table of trainers, one row each; train.trainer chooses one.
 
 #include <span>
 

@@ -42,7 +42,7 @@ std::vector<Component> from_grouped(const GatedDeltaNet& sizes, std::int64_t tp)
 
 }  // namespace
 
-/// in_proj holds the rank's part of each of q, k, v, z, b and a; the convolution of each of q, k and v. Megatron
+/// in_proj holds the rank's part of each of q, k, v, z, b and a; the convolution that of each of q, k and v. Megatron
 /// zero-centres out_norm, and no other norm: it keeps the value - 1.
 void add_gated_delta_net(Rules& rules) {
   auto& table = rules.table;
