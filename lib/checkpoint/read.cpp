@@ -40,7 +40,7 @@ void for_each_run(const Shape& shape, const Box& box, const Extents& strides, co
   }
 }
 
-/// Length of the runs that for_each_run visits, in elements.
+/// Returns the length of the runs that for_each_run visits, in elements.
 std::int64_t run_length(const Shape& shape, const Box& box, const Extents& strides) {
   const Extents file_strides = row_major_strides(shape);
   std::int64_t run = 1;
