@@ -63,7 +63,7 @@ class SideSpec {
 
   /// Fills in values that follow from others, e.g. DP. Errors (usage): those of files that are read for this.
   virtual void complete() = 0;
-  /// Adds complaints about a complete spec beside `other`, the complete other side, whatever the model.
+  /// Adds complaints that hold for any model. This spec and `other`, that of the other side, are complete.
   virtual void check(Complaints& /*complaints*/, const SideSpec& /*other*/) const {}
   /// Adds complaints about keys that mean nothing for that model.
   virtual void check_model(Complaints& /*complaints*/, const model::Model& /*model*/) const {}
