@@ -1,7 +1,7 @@
 #pragma once
-// The parameters of Megatron-Core and vLLM on every rank, written out by hand from what the real engines were seen to
-// store (Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2, vLLM 0.33.0): gather, merge, slice, on small arrays of
-// numbers. Slow, and independent of lib/layout, lib/train and lib/gen, of which it uses the options only.
+// The parameters of Megatron-Core and vLLM on every rank, written out by hand from observations of the real engines
+// (Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2, vLLM 0.33.0): gather, merge, slice, on small arrays of numbers.
+// Slow, and independent of lib/layout, lib/train and lib/gen except for the options.
 //
 // Values are opaque. A checkpoint's elements are different numbers below 2^56, and engines pad with 0. An engine that
 // stores another value than the element's stores the number plus a tag.
