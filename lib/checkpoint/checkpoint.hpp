@@ -1,6 +1,6 @@
 #pragma once
-// A checkpoint as a third layout, whose storage is files: where each tensor's bytes lie, and readers and writers for
-// them.
+// A checkpoint as a third layout, whose storage is files: the places of each tensor's bytes, and readers and writers
+// for them.
 //
 // safetensors (one file, or an index and shards) and HDF5 (the same, one contiguous dataset per tensor) look alike from
 // here: a tensor is a contiguous row-major array at a byte offset of a file. Readers never trust a header: every size,
@@ -62,10 +62,11 @@ struct Checkpoint {
 
 /// Opens a single .safetensors / .h5 file, or a folder with model.safetensors.index.json, model.safetensors,
 /// model.h5.index.json or model.h5, in that order. An index says which files are current, and a single file that it
-/// does not name becomes a note, as vLLM and SGLang read; `format` picks one of two formats that stand side by side.
+/// does not name becomes a note, as in vLLM and SGLang; `format` picks one of two formats that stand side by side.
 /// Errors (usage) name the file and the cause: truncated, overlapping or oversized (> 100 MB) or non-UTF-8 header, an
-/// index that leads out of its folder, a missing shard, a tensor that index and shards disagree on, a corrupt HDF5
-/// file, a dataset that is not contiguous; shards without an index, a link that leads nowhere, weights of another kind.
+/// index that leads out of its folder, a missing shard, a tensor on which index and shards disagree, a corrupt HDF5
+/// file, a dataset that is not contiguous; shards without an index, a link that leads nowhere, weights in another
+/// format.
 Checkpoint open(const std::string& path, std::optional<Format> format = std::nullopt);
 
 /// A strided destination for part of a tensor: the box, the place of its first element, format and strides there.
@@ -125,15 +126,15 @@ void write_safetensors(const std::string& path, std::span<const DumpTensor> tens
 /// Converts safetensors <-> HDF5, bit for bit, and copies config.json.
 void convert(const std::string& input, const std::string& output, std::int64_t max_shard_bytes, bool force);
 
-/// Converts to the same format with the experts in another form, bit for bit (model::with_experts); `family` as
+/// Converts to the same format with the experts in another form, bit for bit (model::with_experts). `family`: as
 /// model.family. Errors (usage): those of the model; quantised experts whose blocks cannot be in one tensor, or that
 /// have several dtypes.
 void convert_experts(const std::string& input, const std::string& output, model::ExpertForm form,
                      const std::string& family, std::int64_t max_shard_bytes, bool force);
 
-/// Writes a synthetic checkpoint of `model`'s shape: values from `seed` as `run` makes them for a model given by
-/// config.json alone. config.json is copied from `config_path` (num_hidden_layers and quantization_config set to the
-/// model's).
+/// Writes a synthetic checkpoint of `model`'s shape. Its values are those that `run` makes from `seed` for a model
+/// given by config.json alone. config.json is copied from `config_path`, with num_hidden_layers and quantization_config
+/// set to the model's.
 void synthesise(const model::Model& model, const std::string& config_path, const std::string& folder, Format format,
                 std::uint64_t seed, std::int64_t max_shard_bytes, bool force);
 

@@ -18,7 +18,7 @@ std::string grouped(std::int64_t count) {
   return text;
 }
 
-/// Count of the elements of two streams that differ in any bit.
+/// Counts the elements of two streams that differ in any bit.
 class ElementCount {
  public:
   explicit ElementCount(std::size_t element_bytes) : size_(element_bytes) {}

@@ -98,7 +98,7 @@ std::string config_of(const model::Model& model, const std::string& path) {
   const bool known =
       part.is_object() && (part.contains(kLayers) || part.contains(kPattern) || part.contains(kLayerBlocks));
   if (!known) fail_usage("{}: no {}", path, kLayers);
-  // MTP layers follow the last one, so a model that lacks it has none.
+  // MTP layers follow the last layer, so a model without that layer has none.
   const bool cut = part.contains(kLayers) && part[kLayers] != layers;
   if (cut && part.contains(kMtpLayers)) part[kMtpLayers] = 0;
   if (part.contains(kLayers)) part[kLayers] = layers;

@@ -1,5 +1,5 @@
 #pragma once
-// config.json of a checkpoint that is written: checked for conflicts before, written after the work.
+// The config.json of a checkpoint that is written: checked for conflicts before the work, written after it.
 
 #include <map>
 #include <string>
@@ -25,7 +25,7 @@ void check_config_target(const std::string& folder, const std::string& text, boo
 /// Writes `text` as that file of `folder`.
 void write_config(const std::string& folder, const std::string& text, const std::string& name = kConfigName);
 
-/// The files of a checkpoint's folder that say how its tensors are to be read: they go with it wherever it is written.
+/// The files of a checkpoint's folder that say how its tensors are to be read; they are copied with it.
 class ConfigTexts {
  public:
   /// Errors (usage): `output` is `folder`, or has others of that name and `force` is not set.

@@ -1,7 +1,7 @@
-// A checkpoint with its experts in another form: packed into one tensor for each layer, or one by one.
+// Writes a checkpoint with its experts in another form: packed into one tensor for each layer, or one by one.
 //
-// Either way a target holds whole rows of matrices of experts, one matrix after the other, so that it is read in chunks
-// of rows from wherever its source has them, and written as it comes.
+// In both forms a tensor holds whole rows of matrices of experts, one matrix after the other, so that it is read in
+// chunks of rows from the source's tensors and written in order.
 
 #include <algorithm>
 #include <filesystem>
@@ -23,7 +23,7 @@ using model::Mlp;
 using model::MlpPart;
 using model::Tensor;
 
-/// The format in which what a file holds is read bit for bit.
+/// Returns the format that reads a file's values bit for bit.
 refit::Format bits_of(const Entry& entry) {
   switch (entry.info.dtype) {
     case DType::f8_e4m3: return {DType::f8_e4m3, Conversion::block_scaled};
@@ -38,7 +38,7 @@ std::int64_t bytes_of(const Checkpoint& checkpoint) {
   return all;
 }
 
-/// A matrix of one expert in a tensor, whatever form that has: [out, in], or blocks of it where the tensor has their
+/// A matrix of one expert in a tensor of any form: [out, in], or the blocks of [out, in] if the tensor has their
 /// scales.
 struct ExpertMatrix {
   const Tensor* tensor = nullptr;
@@ -48,7 +48,7 @@ struct ExpertMatrix {
   std::int64_t rows = 0;
   std::int64_t columns = 0;
 
-  /// `count` rows from `row`, one behind the other.
+  /// Returns the read of `count` rows from `row`, one behind the other.
   Read read(const Entry& entry, std::int64_t row, std::int64_t count) const {
     const refit::Format format = bits_of(entry);
     const Shape shape = entry.info.shape;
@@ -61,7 +61,7 @@ struct ExpertMatrix {
   }
 };
 
-/// The experts of a model: which tensor holds which matrix.
+/// The experts of a model, with the tensor that holds each matrix.
 class Experts {
  public:
   explicit Experts(const model::Model& model) : model_(model) {
@@ -71,7 +71,7 @@ class Experts {
     }
   }
 
-  /// Gate, up or down of an expert of a layer; `scales`: its block scales.
+  /// Returns gate, up or down of an expert of a layer; `scales`: its block scales instead.
   ExpertMatrix matrix(std::int32_t layer, std::int64_t expert, MlpPart part, bool scales) const {
     const auto single = static_cast<std::int32_t>(expert);
     for (const auto& [number, held] :
@@ -90,7 +90,7 @@ class Experts {
     return {};
   }
 
-  /// The matrices that a tensor holds, in the order of its bytes; empty where it holds no experts.
+  /// Returns the matrices that a tensor holds, in the order of its bytes; empty if it holds no experts.
   std::vector<ExpertMatrix> matrices(const Tensor& tensor, const Experts& in) const {
     const model::RoleFacts& facts = facts_of(weight_of(tensor).role);
     std::vector<ExpertMatrix> result;
@@ -120,7 +120,7 @@ class Experts {
   std::map<Key, const Tensor*> tensors_;
 };
 
-/// Writes a checkpoint's tensors, and its experts' in the form of another model.
+/// Writes a checkpoint's tensors, with its experts in the form of another model.
 class ExpertConverter {
  public:
   ExpertConverter(const Checkpoint& source, const model::Model& held, const model::Model& wanted)
@@ -128,7 +128,7 @@ class ExpertConverter {
     for (const Tensor& tensor : held.tensors) others_.emplace(std::pair(tensor.role, tensor.layer), &tensor);
   }
 
-  /// What is to be written. Errors (usage): experts that cannot be in one tensor.
+  /// Returns the tensors to be written. Errors (usage): experts that cannot be in one tensor.
   std::vector<model::TensorInfo> infos() const {
     std::vector<model::TensorInfo> result;
     for (const Tensor& tensor : wanted_.tensors) {
@@ -159,7 +159,7 @@ class ExpertConverter {
  private:
   const Entry& entry(const Tensor& tensor) const { return *source_.find(tensor.name); }
 
-  /// What the source calls a tensor that holds no experts: the router's module may have another name there.
+  /// Returns the source's counterpart of a tensor without experts: the router's module may have another name there.
   const Tensor& other(const Tensor& tensor) const {
     if (source_.find(tensor.name) != nullptr) return tensor;
     return *others_.at({tensor.role, tensor.layer});
@@ -201,7 +201,7 @@ class ExpertConverter {
     }
   }
 
-  /// Whatever its shape, as bytes.
+  /// Reads a tensor of any shape as bytes.
   template <typename Append>
   static void read_whole(const Entry& entry, const Append& append) {
     const std::int64_t size = byte_size(entry.info.dtype);

@@ -10,7 +10,7 @@
 namespace refit::checkpoint {
 namespace {
 
-/// Contiguous, allocated at once, not filled.
+/// Returns properties of a dataset that is contiguous, allocated at once and not filled.
 Hdf5Handle creation_properties() {
   Hdf5Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   H5Pset_layout(properties.get(), H5D_CONTIGUOUS);

@@ -128,7 +128,7 @@ Entry read_entry(hid_t file, const std::string& name, const std::string& path, s
   return entry;
 }
 
-/// All entries as text: name length, name, dtype, dimensions, extents, offset.
+/// Returns all entries as text: name length, name, dtype, dimensions, extents, offset.
 std::string pack(const std::vector<Entry>& entries) {
   std::string text;
   for (const Entry& entry : entries) {

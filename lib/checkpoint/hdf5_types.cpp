@@ -11,7 +11,7 @@ constexpr std::size_t kLongestName = 64;
 constexpr std::array kNative{DType::f64, DType::f32, DType::f16, DType::i64, DType::i32, DType::i16,
                              DType::i8,  DType::u64, DType::u32, DType::u16, DType::u8};
 
-/// IEEE half precision, as h5py and NumPy write it; HDF5 has no predefined name for it before 1.14.4.
+/// Returns IEEE half precision, as h5py and NumPy write it; HDF5 has no predefined name for it before 1.14.4.
 Hdf5Handle half_type() {
   Hdf5Handle type(H5Tcopy(H5T_IEEE_F32LE), H5Tclose);
   H5Tset_fields(type.get(), 15, 10, 5, 0, 10);

@@ -28,7 +28,7 @@ class JsonEvents {
   virtual bool start_array(std::size_t /*elements*/) { return deeper(); }
   virtual bool end_array() { return shallower(); }
   virtual bool key(string_t& /*value*/) { return true; }
-  /// A value that is no object and no array; `kind` for messages.
+  /// Handles a value that is no object and no array; `kind` is for messages.
   virtual bool scalar(const char* kind) = 0;
 
  protected:

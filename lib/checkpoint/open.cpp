@@ -88,7 +88,7 @@ std::vector<std::string> disagreements(const std::map<std::string, std::string>&
   return result;
 }
 
-/// Files of the folder by kind: what may be meant where no checkpoint is found.
+/// Files of a folder by kind: candidates for the message that no checkpoint is found.
 struct Others {
   std::vector<std::string> shards;       ///< of checkpoints that refit reads
   std::vector<std::string> readable;     ///< files of a format that refit reads
@@ -114,7 +114,7 @@ Others others_in(const fs::path& folder) {
   return found;
 }
 
-/// Says which files of the checkpoint's format in its folder belong to nothing that is read.
+/// Notes the files of the checkpoint's format in its folder that are not read.
 void note_unread(Checkpoint& checkpoint, const fs::path& folder, const std::string& what_is_read) {
   const Others found = others_in(folder);
   std::vector<std::string> unread = found.shards;

@@ -13,7 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// "train-rank-00003.safetensors" -> train, 3; nothing for other names.
+/// Parses "train-rank-00003.safetensors" as train, 3; returns nothing for other names.
 std::optional<RankName> parse_rank_name(const fs::path& file) {
   constexpr std::size_t kMostDigits = 9;
   if (!format_of_file(file.string())) return std::nullopt;

@@ -22,7 +22,7 @@ std::map<RankName, std::string> rank_files(const std::string& folder);
 /// Returns the paths in `folder` whose names are those of one side's rank files, of any format; sorted.
 std::vector<std::string> side_files(const std::string& folder, const std::string& side);
 
-/// Returns true for a rank file that write_safetensors made for a run: its metadata name the rank of its name.
+/// Returns true for a rank file that write_safetensors made for a run: its metadata and its name give the same rank.
 bool is_own_dump(const std::string& path);
 
 }  // namespace refit::checkpoint

@@ -40,7 +40,7 @@ void for_each_run(const Shape& shape, const Box& box, const Extents& strides, co
   }
 }
 
-/// Length of the runs that for_each_run visits, in elements.
+/// Returns the length of the runs that for_each_run visits, in elements.
 std::int64_t run_length(const Shape& shape, const Box& box, const Extents& strides) {
   const Extents file_strides = row_major_strides(shape);
   std::int64_t run = 1;
@@ -115,7 +115,7 @@ class Reader {
   std::int64_t bytes_read() const { return gather_.bytes_read(); }
 
  private:
-  /// Reads a box of the tensor of `read` as it is stored.
+  /// Reads a box of the tensor of `read` with the stored dtype.
   void gather_into(const Read& read, const Box& box, std::byte* data, const Extents& strides) {
     const Entry& entry = *read.entry;
     const std::int64_t size = byte_size(entry.info.dtype);
@@ -164,7 +164,7 @@ class Reader {
     slot_ = 1 - slot_;
   }
 
-  /// Looks at a cast until one of its values is rounded: more need not be known of that read.
+  /// Looks at a cast until one of its values is rounded; nothing more is recorded about that read.
   void look_for_rounding() const {
     for (std::size_t i = 0; i < tiles_.size(); ++i) {
       const kernels::Tile& tile = tiles_[i];

@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 /// Returns the files of checkpoints of either format that lie in `folder`: single files, indices and numbered shards.
-/// Two checkpoints in one folder would be read as one of them.
+/// Two checkpoints in one folder would be read as one.
 std::vector<std::string> existing_files(const std::string& folder) {
   std::vector<std::string> result;
   std::error_code error;

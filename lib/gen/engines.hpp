@@ -1,5 +1,5 @@
 #pragma once
-// The engines there are, one row each: what gen.engine chooses.
+// The table of engines, one row each; gen.engine chooses one.
 
 #include <span>
 
@@ -7,7 +7,7 @@
 
 namespace refit::gen {
 
-/// The first is the default.
+/// Returns the rows; the first is the default.
 std::span<const layout::SideRow* const> engines();
 
 }  // namespace refit::gen

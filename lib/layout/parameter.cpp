@@ -7,7 +7,7 @@ namespace {
 
 using model::Role;
 
-/// The dimensions of a tensor that are experts, rows and halves; -1 where it has none such. All others are columns.
+/// The dimensions of a tensor that are experts, rows and halves; -1 for one that it lacks. All others are columns.
 struct Axes {
   int expert = -1;
   int row = 0;
@@ -108,7 +108,7 @@ void for_each_range(const Component& component, const LocalRows& local, const Vi
   }
 }
 
-/// The columns of a dimension that the rank stores, and the number that its storage has.
+/// The columns of a dimension that the rank stores, and the number of columns in its storage.
 struct LocalColumns {
   Range columns;
   std::int64_t room = 0;
@@ -217,7 +217,7 @@ void set_rows(const Axes& which, const Component& component, const Range& rows, 
   }
 }
 
-/// Appends the piece once for every local expert, or with all of them, or nothing where its expert is not local.
+/// Appends the piece once for every local expert, or with all of them, or not at all if its expert is not local.
 void append_experts(const Parameter& parameter, const Tensor& tensor, const Slice& slice, std::int64_t expert_size,
                     const Piece& one, std::vector<Piece>& out) {
   if (parameter.experts == Experts::none) return out.push_back(one);

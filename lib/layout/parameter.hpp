@@ -18,13 +18,13 @@
 namespace refit::layout {
 
 /// Rows of one tensor: a range, or equally long ranges at equal distances, one after the other. A tensor's rows are its
-/// first dimension; the rows of packed experts are an expert's output features, whichever dimension they are, those of
-/// rotary pairs those of all heads.
+/// first dimension. The rows of packed experts are an expert's output features, whichever dimension these are; the rows
+/// of rotary pairs are those of all heads.
 struct Component {
   model::Role role = model::Role::unknown;
   Range rows;              ///< the (first) range
-  std::int64_t parts = 1;  ///< cut evenly into so many; the t-th of T ranks stores number t x parts / T
-  int half = -1;           ///< of interleaved experts: 0 = the gate's rows, 1 = up's; -1 = all, as they alternate
+  std::int64_t parts = 1;  ///< the number of equal parts; the t-th of T ranks stores number t x parts / T
+  int half = -1;           ///< for interleaved experts: 0 = the gate's rows, 1 = up's; -1 = all, alternating
   std::int64_t ranges = 1;
   std::int64_t distance = 0;  ///< rows from the begin of one range to the begin of the next
 
@@ -53,17 +53,17 @@ struct Parameter {
   Experts experts = Experts::none;
   std::int64_t padded_rows = 0;    ///< vocabularies: rows are padded with zeros to so many, then cut; 0 = not
   std::int64_t part_multiple = 1;  ///< a rank's part is rounded up to a multiple
-  bool rounded_cuts = false;       ///< and parts begin at multiples of it, so that the last ranks have less or nothing
+  bool rounded_cuts = false;       ///< parts also begin at multiples of it, so that the last ranks have less or nothing
   bool first_rank_only = false;    ///< nothing on all ranks but the first
-  bool sorts_pairs = false;        ///< of rotary pairs: per head the first rows of all, then the second rows
+  bool sorts_pairs = false;        ///< for rotary pairs: per head the first rows of all pairs, then the second rows
   bool keeps_float32 = false;      ///< whatever the model's precision
   Conversion conversion = Conversion::none;
-  bool scalar = false;               ///< a storage without dimensions, of tensors of one element
-  bool transposed = false;           ///< of a matrix, whose columns are the rows here
+  bool scalar = false;               ///< a storage without dimensions, for tensors of one element
+  bool transposed = false;           ///< of a matrix: its columns are the rows here
   std::string suffix{};              ///< of the name, behind an expert's number
   std::int64_t row_multiple = 1;     ///< a storage's rows are rounded up to a multiple
   std::int64_t column_multiple = 1;  ///< and its columns
-  std::int64_t repeats = 1;          ///< of block scales: stored as often as Tensor::repeats says, in both directions
+  std::int64_t repeats = 1;          ///< for block scales: stored as often as Tensor::repeats says, in both directions
   double fill = 0.0;                 ///< the value of the rows and columns added by rounding up
 };
 
@@ -81,7 +81,7 @@ std::int64_t local_rows(const Parameter& parameter, const Slice& slice);
 Shape storage_shape(const Parameter& parameter, const Tensor& tensor, const Slice& slice);
 
 /// Appends the pieces of `tensor`, which stands for the components with role `as`, in ascending order of their boxes.
-/// `key` is completed with the local expert where there is a storage for each.
+/// The local expert is added to `key` if each expert has a storage.
 void append_pieces(const Parameter& parameter, const Tensor& tensor, model::Role as, const Slice& slice, StorageKey key,
                    const Format& format, std::vector<Piece>& out);
 
@@ -107,8 +107,8 @@ class ParameterTable {
   const Tensor* first(model::Role role) const { return firsts(role).empty() ? nullptr : firsts(role).front(); }
   /// Returns the rows of the tensors of that role; 0 where there is none.
   std::int64_t rows(model::Role role) const;
-  /// Returns the first tensor of that role for each number of rows: only in a vision tower are these several, each with
-  /// a rule of its own.
+  /// Returns the first tensor of that role for each number of rows. Only roles of a vision tower have several such
+  /// numbers, with a rule for each.
   const std::vector<const Tensor*>& firsts(model::Role role) const { return firsts_[static_cast<std::size_t>(role)]; }
   /// Returns a tensor of that parameter.
   const Tensor& tensor_of(const Parameter& parameter) const;

@@ -1,6 +1,6 @@
 #pragma once
-// A layout made of parameters: the part that is the same for every engine. An engine says which ranks store what, and
-// how its storages are called.
+// A layout made of parameters: the part that is the same for every engine. An engine says which ranks store which
+// parameters, and how its storages are called.
 
 #include <array>
 #include <map>
@@ -26,29 +26,30 @@ class ParameterLayout : public Layout {
   ParameterLayout(const model::Model& model, std::vector<Parameter> parameters, DType precision,
                   const ScaleRules& scales);
 
-  /// A parameter in which a rank stores a tensor, and the layer (of a vision tower the unit) in its storage's key.
+  /// A parameter in which a rank stores a tensor, and the layer (in a vision tower: the unit) in its storage's key.
   struct Target {
     std::int32_t parameter = 0;
     std::int32_t layer = -1;
   };
   /// Returns the placement class of a tensor that is not a block scale.
   virtual std::uint64_t class_of(const Tensor& tensor) const = 0;
-  /// Returns the target of a tensor, if it has one: a rank stores a tensor in one parameter. For block scales the
-  /// caller asks for their weight.
+  /// Returns the target of a tensor, if it has one: a rank stores a tensor in one parameter. Callers with a block scale
+  /// pass its weight instead.
   virtual std::optional<Target> target(const Tensor& tensor, Rank rank) const = 0;
   virtual Slice slice(const Parameter& parameter, Rank rank) const = 0;
   /// Returns whether any rank stores `tensor`, whose role is in some parameter.
   virtual bool is_stored(const Tensor& tensor) const = 0;
   /// Returns the engine's full name of a storage. `tensor`: one of its tensors.
   virtual std::string storage_name(const StorageKey& key, const Tensor& tensor, Rank rank) const = 0;
-  /// Returns the model's layer of a storage of the decoder whose key says `layer`.
+  /// Returns the model's number of the decoder layer that a storage's key calls `layer`.
   virtual std::int32_t model_layer(std::int32_t layer, Rank /*rank*/) const { return layer; }
 
   const model::Model& model() const { return model_; }
   const Parameter& parameter(std::int32_t number) const { return parameters_[static_cast<std::size_t>(number)]; }
   /// Returns the number of the first parameter with a component of that role, or -1.
   std::int32_t find(model::Role role) const { return by_role_[static_cast<std::size_t>(role)]; }
-  /// Returns that of a tensor in a vision tower: of several parameters the one for its number of rows.
+  /// Returns the number of the parameter of a vision tower's tensor: of several for its role, the one for its number of
+  /// rows.
   std::int32_t find_vision(const Tensor& tensor) const;
   /// Returns the number of the parameter of that name, or -1.
   std::int32_t find(std::string_view name) const;

@@ -20,7 +20,7 @@ StorageKey QuantisedLayout::scales_key(const Tensor& weight, std::size_t piece) 
 
 std::uint64_t QuantisedLayout::placement_class(const Tensor& tensor) const {
   if (tensor.scale_of < 0) return truth_.placement_class(tensor);
-  // Boxes of scales follow from those of the weight, whose extents say more than the scales' own.
+  // Boxes of scales follow from those of the weight, whose shape tells more tensors apart than the scales' own.
   const Tensor& weight = weight_of(tensor);
   std::uint64_t result = combine(truth_.placement_class(weight), 1);
   for (const std::int64_t extent : weight.shape) result = combine(result, static_cast<std::uint64_t>(extent));

@@ -1,5 +1,5 @@
 #pragma once
-// Layout of a side's weights after they are quantised on the way: for every quantised weight, each rank holds the bytes
+// Layout of a side's weights after they are quantised on the way. For every quantised weight, each rank holds the bytes
 // and block scales that its own piece of the weight becomes. Everything else is as in the side's true layout.
 //
 // Example: rows 64..191 of a bf16 q_proj [256, 256] on a rank become its bytes of rows 64..191, and the scales of the

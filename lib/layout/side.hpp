@@ -45,7 +45,7 @@ using SideSettings = std::vector<std::pair<std::string, keys::Scalar>>;
 struct SideRow {
   std::string_view name;       ///< as train.trainer and gen.engine have it
   std::string_view sentence;   ///< for lists
-  std::string_view chosen_by;  ///< for messages about keys that mean nothing to it: `gen.engine = "vllm"`
+  std::string_view chosen_by;  ///< for messages about keys that mean nothing to the row: `gen.engine = "vllm"`
   std::string_view example;    ///< a layout, for messages; empty: its layout is not a key
   /// The side's keys, "train.layout" and so on. Each `set` and `get` is for specs that `make` has made.
   const std::vector<SideKey>& (*keys)();
@@ -63,7 +63,7 @@ class SideSpec {
 
   /// Fills in values that follow from others, e.g. DP. Errors (usage): those of files that are read for this.
   virtual void complete() = 0;
-  /// Adds complaints about a complete spec beside `other`, the complete other side, whatever the model.
+  /// Adds complaints that hold for any model. This spec and `other`, that of the other side, are complete.
   virtual void check(Complaints& /*complaints*/, const SideSpec& /*other*/) const {}
   /// Adds complaints about keys that mean nothing for that model.
   virtual void check_model(Complaints& /*complaints*/, const model::Model& /*model*/) const {}
@@ -81,31 +81,31 @@ class SideSpec {
   /// Returns the files that the side reads, each behind its key.
   virtual std::vector<std::pair<std::string, std::string>> inputs() const { return {}; }
 
-  /// Adds to a model the tensors that this side has beside it (scales of an FP8 KV cache), before anything reads the
-  /// model. Returns the values of tensors that the side's files have, by index. `source`: of the model, for messages.
+  /// Adds to a model the tensors that only this side has (scales of an FP8 KV cache), before anything reads the model.
+  /// Returns the values of tensors that the side's files give, by index. `source`: of the model, for messages.
   virtual std::map<std::int32_t, float> extend(model::Model& /*model*/, const std::string& /*source*/) const {
     return {};
   }
-  /// Gives the tensors of a model the form in which this side has them, for layouts of both sides, which are legal with
-  /// it.
+  /// Gives the tensors of a model the form in which this side has them, for the layouts of both sides, which must be
+  /// legal for the model.
   virtual void refine(model::Model& /*model*/) const {}
   /// Makes the layout. `model` must outlive it. The spec is complete, and legal for the model.
   virtual std::unique_ptr<Layout> make_layout(const model::Model& model) const = 0;
 
   // The next members concern engines only.
 
-  /// Makes the layout of derived storages, which the engine computes of its loaded weights at the end of every refit:
-  /// each element is one of a tensor, in another place or dtype. nullptr where there are none. `loaded`: the engine's
-  /// layout. Both arguments must outlive the result.
+  /// Makes the layout of derived storages, which the engine computes from its loaded weights at the end of every refit;
+  /// nullptr if there are none. Each of their elements is an element of a tensor, in another place or dtype. `loaded`:
+  /// the engine's layout. Both arguments must outlive the result.
   virtual std::unique_ptr<Layout> make_derived(const model::Model& /*model*/, const Layout& /*loaded*/) const {
     return nullptr;
   }
-  /// Returns the quantiser of the FP8 that the engine gets where train's weights are not quantised; nothing where it
-  /// has none.
+  /// Returns the quantiser that makes the engine's FP8 weights from those of a trainer that are not quantised; nothing
+  /// if the engine has none.
   virtual std::optional<Quantiser> quantiser() const { return std::nullopt; }
   /// Returns whether the engine's KV cache is FP8, with scales that refits bring.
   virtual bool has_cache_scales() const { return false; }
-  /// Returns the scales that the engine's attention makes of a layer's loaded ones at the end of every refit.
+  /// Returns the scales that the engine's attention computes from a layer's loaded ones at the end of every refit.
   virtual model::CacheScales finalise(const model::CacheScales& loaded) const { return loaded; }
 
  protected:
@@ -124,7 +124,7 @@ const SideRow* find_row(std::span<const SideRow* const> rows, std::string_view n
 
 /// Makes the layout of one side.
 std::unique_ptr<Layout> make_side(const SideSpec& spec, const model::Model& model);
-/// Makes the layout of a group of sides, whose ranks follow each other. The group is one side: larger ones are refused
+/// Makes the layout of a group of sides whose ranks follow each other. A group has one side: larger ones are refused
 /// where cases are read.
 std::unique_ptr<Layout> make_side(std::span<const Side> group, const model::Model& model);
 

@@ -15,18 +15,18 @@ namespace {
 
 constexpr std::array kScales{Role::q_scale, Role::k_scale, Role::v_scale};
 
-/// The last words of a scale's name.
+/// Returns the last words of a scale's name.
 std::string_view own_name(Role role) {
   if (role == Role::q_scale) return "attn.q_scale";
   return role == Role::k_scale ? "k_scale" : "v_scale";
 }
 
-/// The name by which a calibration knows a scale, whatever the model calls its layers.
+/// Returns the name by which a calibration knows a scale, however the model names its layers.
 std::string calibrated_name(std::int32_t layer, Role role) {
   return fmt::format("model.layers.{}.self_attn.{}", layer, own_name(role));
 }
 
-/// The layer of such a name.
+/// Returns the layer of such a name; nothing for other names.
 std::optional<std::int32_t> layer_of(std::string_view name) {
   constexpr std::string_view kLayers = "model.layers.";
   if (!name.starts_with(kLayers)) return std::nullopt;
@@ -38,7 +38,7 @@ std::optional<std::int32_t> layer_of(std::string_view name) {
   return std::any_of(kScales.begin(), kScales.end(), is_name) ? std::optional(layer) : std::nullopt;
 }
 
-/// By layer, what the names of its attention begin with: "model.layers.3.self_attn.".
+/// Returns, by layer, the prefix of the names of its attention, e.g. "model.layers.3.self_attn.".
 std::map<std::int32_t, std::string> attentions(const Model& model) {
   std::map<std::int32_t, std::string> result;
   for (const Tensor& tensor : model.tensors) {
@@ -55,7 +55,7 @@ std::map<std::int32_t, std::string> attentions(const Model& model) {
   return result;
 }
 
-/// Errors (usage): the checkpoint has something else by that name.
+/// Appends a scale. Errors (usage): the checkpoint has another tensor by that name.
 const Tensor& append(Model& model, const std::string& attention, std::int32_t layer, Role role) {
   Tensor tensor{.index = static_cast<std::int32_t>(model.tensors.size()),
                 .name = attention + std::string(own_name(role)),
@@ -111,7 +111,7 @@ std::map<std::int32_t, float> calibrate_cache(Model& model, const std::string& p
 
 void complete_cache_scales(Model& model, const std::string& source) {
   const auto layers = attentions(model);
-  std::map<Role, std::vector<std::int32_t>> held;  // in which layers
+  std::map<Role, std::vector<std::int32_t>> held;  // layers, by role
   for (const Tensor& tensor : model.tensors) {
     if (facts_of(tensor.role).is_cache_scale) held[tensor.role].push_back(tensor.layer);
   }

@@ -1,4 +1,4 @@
-// A model checked against what a checkpoint holds.
+// Matches a model with the tensors of a checkpoint.
 
 #include <fmt/ranges.h>
 #include <fnmatch.h>
@@ -26,7 +26,7 @@ class Problems {
     if (count_++ < kProblemsShown) text_ += "\n  " + problem;
   }
   bool empty() const { return count_ == 0; }
-  /// `instead`: lines about what is there in place of it.
+  /// Throws all problems. `instead`: lines about the tensors that are there in place of missing ones.
   [[noreturn]] void fail(const std::string& source, const std::string& instead) const {
     std::string more;
     if (count_ > kProblemsShown) more = fmt::format("\n  and {} more", count_ - kProblemsShown);
@@ -41,7 +41,7 @@ class Problems {
 
 std::string counted(std::size_t tensors) { return fmt::format("{} tensor{}", tensors, tensors == 1 ? "" : "s"); }
 
-/// At most ten names and the count of the rest.
+/// Returns at most ten names and the count of the rest.
 std::string some_of(const std::vector<std::string_view>& names) {
   const auto shown = static_cast<std::ptrdiff_t>(std::min(names.size(), kProblemsShown));
   std::string text = fmt::format("{}", fmt::join(names.begin(), names.begin() + shown, ", "));
@@ -49,7 +49,7 @@ std::string some_of(const std::vector<std::string_view>& names) {
   return text;
 }
 
-/// The N of "model.layers.N.", "backbone.layers.N." and the like: -1 for other names.
+/// Returns the N of "model.layers.N.", "backbone.layers.N." and the like; -1 for other names.
 std::int64_t layer_of(const Config& config, std::string_view name) {
   const std::string prefix = config.prefix + "layers.";
   if (!name.starts_with(prefix)) return -1;
@@ -62,7 +62,7 @@ std::int64_t layer_of(const Config& config, std::string_view name) {
 
 bool is_skipped(const Config& config, std::string_view name) {
   if (name.ends_with(".rotary_emb.inv_freq")) return true;
-  // What follows the last layer of the whole model means nothing for its first layers.
+  // Parts behind the last layer of the whole model mean nothing for its first layers.
   return config.truncated && (layer_of(config, name) >= config.layers || name.starts_with("mtp."));
 }
 
@@ -74,14 +74,14 @@ Held index_by_name(const std::vector<TensorInfo>& checkpoint, Problems& problems
   return held;
 }
 
-/// Whether one has the last two dimensions of the other the other way round.
+/// Returns true where `b` is `a` with its last two dimensions swapped.
 bool is_transposed(Shape a, const Shape& b) {
   if (a.size() < 2) return false;
   std::swap(a[a.size() - 1], a[a.size() - 2]);
   return a == b;
 }
 
-/// Takes shape and dtype of `tensor` from the checkpoint, or says what is wrong.
+/// Takes shape and dtype of `tensor` from the checkpoint, or adds a problem.
 void match(Tensor& tensor, const Held& held, Problems& problems) {
   const auto found = held.find(tensor.name);
   if (found == held.end()) {
@@ -93,7 +93,7 @@ void match(Tensor& tensor, const Held& held, Problems& problems) {
     problems.add(fmt::format("{} has shape {} instead of {}{}", tensor.name, to_string(info.shape),
                              to_string(tensor.file_shape()),
                              is_transposed(info.shape, tensor.file_shape()) ? ": it is transposed" : ""));
-  } else if (!is_castable(tensor.dtype)) {  // of a quantised model
+  } else if (!is_castable(tensor.dtype)) {  // a tensor of a quantised model
     const bool is_e8m0 = info.dtype == DType::f8_e8m0 && tensor.dtype == DType::u8;
     if (info.dtype != tensor.dtype && !is_e8m0) {
       problems.add(fmt::format("{} has dtype {} instead of {}", tensor.name, refit::name(info.dtype),
@@ -107,7 +107,7 @@ void match(Tensor& tensor, const Held& held, Problems& problems) {
   tensor.dtype = info.dtype;
 }
 
-/// Scales of the FP8 KV cache go by several names.
+/// Returns the role of a scale of the FP8 KV cache by any of its names; Role::unknown for other names.
 Role cache_scale_role(std::string_view name) {
   constexpr std::string_view kAttention = ".self_attn.";
   const std::size_t at = name.find(kAttention);
@@ -118,7 +118,7 @@ Role cache_scale_role(std::string_view name) {
   return name == "v_scale" || name == "v_proj.v_scale" ? Role::v_scale : Role::unknown;
 }
 
-/// Appends what the family does not know, in order of names (`held` is sorted).
+/// Appends the tensors that the family does not list, in order of names (`held` is sorted).
 void append_unknown(Model& model, Held held) {
   for (const Tensor& tensor : model.tensors) held.erase(tensor.name);
   std::vector<std::string_view> empty;
@@ -150,7 +150,7 @@ void append_unknown(Model& model, Held held) {
   }
 }
 
-/// Takes the tensors that model.skip leaves out from `held`.
+/// Removes from `held` the tensors that model.skip leaves out.
 void skip(const Config& config, const std::string& source, Held& held, std::vector<std::string>& notes) {
   for (const std::string& glob : config.skip) {
     std::size_t count = 0;
@@ -167,7 +167,7 @@ void skip(const Config& config, const std::string& source, Held& held, std::vect
   }
 }
 
-/// The tensors that a language model of the configuration has, in a checkpoint that holds `held`.
+/// Returns the tensors that a language model of the configuration has, in a checkpoint that holds `held`.
 std::vector<Tensor> listed(const Config& config, const Held& held) {
   TensorList list{config, !config.tied || held.contains(config.lm_head), &held, {}};
   find_family(config.family)->list(list);
@@ -179,7 +179,7 @@ std::ptrdiff_t count_held(const std::vector<Tensor>& tensors, const Held& held) 
                        [&](const Tensor& tensor) { return held.contains(tensor.name); });
 }
 
-/// What checkpoints of one model put in front of the decoder's names, and what they call its head.
+/// Prefix of the decoder's names, and name of the head, in checkpoints of one model.
 struct Prefix {
   std::string_view decoder;
   std::string_view lm_head;
@@ -193,13 +193,13 @@ constexpr Prefix kPrefixes[] = {{"model.", "lm_head.weight"},
                                 {"transformer.", "lm_head.weight"},
                                 {"", "lm_head.weight"}};
 
-/// Whether a head of its own is among the names, by any of its names.
+/// Returns true where `held` has a head, by any of its names.
 bool has_head(const Held& held) {
   return std::any_of(std::begin(kPrefixes), std::end(kPrefixes),
                      [&](const Prefix& prefix) { return held.contains(prefix.lm_head); });
 }
 
-/// The names in the checkpoint decide; those that config.json suggests are kept where none fits better.
+/// Chooses the prefix by which most names are in the checkpoint; of equals, that which config.json suggests.
 void choose_prefix(Config& config, const Held& held) {
   const std::vector<Tensor> suggested = listed(config, held);
   std::ptrdiff_t most = count_held(suggested, held);
@@ -216,8 +216,8 @@ void choose_prefix(Config& config, const Held& held) {
   config = std::move(best);
 }
 
-/// Appends the vision tower's tensors, but for those that model.skip has left out of `all`. A checkpoint that has none
-/// of them is the language model's alone.
+/// Appends the vision tower's tensors, except those that model.skip has left out of `all`. A checkpoint that has none
+/// of them holds the language model only.
 void append_vision(Model& model, const Held& all, const Held& held) {
   Config& config = model.config;
   std::vector<Tensor> tower;
@@ -241,7 +241,7 @@ void append_vision(Model& model, const Held& all, const Held& held) {
   }
 }
 
-/// What is there where tensors are missing: lines for the message.
+/// Returns lines for the message about missing tensors: those that are there instead.
 std::string instead_of(const Model& model, Held held) {
   std::set<std::string> missing;
   for (const Tensor& tensor : model.tensors) {
@@ -257,7 +257,7 @@ std::string instead_of(const Model& model, Held held) {
                      one ? "is" : "are", some_of({others.begin(), others.end()}), explain_missing(missing, others));
 }
 
-/// Says that config.json names another dtype than most elements have: the tensors decide.
+/// Notes that config.json names another dtype than most elements have; the tensors decide.
 void note_dtype(Model& model, const std::string& source) {
   if (!model.config.has_dtype) return;
   std::map<DType, std::int64_t> elements;
@@ -285,7 +285,7 @@ Model build_model(const Config& given, const std::vector<TensorInfo>& checkpoint
   if (config.vision.depth > 0) append_vision(model, all, held);
   model.notes = config.notes;
   quantise(model, config.weight_format, QuantisedBy::trainer);
-  // Families leave out the MTP layers that the checkpoint does not have.
+  // Families do not list the MTP layers that the checkpoint lacks.
   model.config.mtp_layers = std::count_if(model.tensors.begin(), model.tensors.end(),
                                           [](const Tensor& tensor) { return tensor.role == Role::mtp_proj; });
   for (Tensor& tensor : model.tensors) {

@@ -20,7 +20,7 @@ constexpr double kMaxParameters = 1e15;
 
 std::string known_families() { return fmt::format("{}", fmt::join(family_names(), ", ")); }
 
-/// What config.json says of itself, at its top or in its text_config.
+/// The model's names in config.json, at its top or in its text_config, and whether it is tied there.
 struct Names {
   std::vector<std::string> architectures;
   std::string model_type;
@@ -33,16 +33,17 @@ Names read_names(ConfigFile& file) {
   return names;
 }
 
-/// What is known of a config.json before its sizes are read.
+/// The chosen family and the facts of config.json that are known before its sizes are read.
 struct Choice {
   const Family* family = nullptr;
   bool is_override = false;  ///< config.json names another kind of model than the family that model.family asks for
   bool tie_differs = false;  ///< between the top and text_config
-  bool top_tied = false;     ///< of the top; means nothing where it has none
+  bool top_tied = false;     ///< at the top; meaningless if the key is absent there
   bool has_tower = false;    ///< config.json names the model that has the family's vision tower
 };
 
-/// `architectures` decides where it is there: a model type has heads that refit does not know (classification, reward).
+/// Returns true where `names` has those words. `architectures` decides alone if it is there: models of one type may
+/// have heads that refit does not know (classification, reward).
 bool is_named(const Names& names, std::string_view architecture, std::string_view model_type) {
   if (architecture.empty()) return false;
   if (names.architectures.empty()) return names.model_type == model_type;
@@ -83,7 +84,7 @@ const Family* overriding_family(const std::string& name) {
   return family;
 }
 
-/// Goes to text_config where the language model's keys stand there, and chooses the family.
+/// Goes to text_config if the language model's keys stand there, and chooses the family.
 Choice choose_family(ConfigFile& file, Config& config, const std::string& override_name) {
   const Names top = read_names(file);
   Names text;
@@ -103,7 +104,7 @@ Choice choose_family(ConfigFile& file, Config& config, const std::string& overri
             top.tied.value_or(false), is_composite(top, *family)};
   }
   if (named != nullptr) return {named, false, tie_differs, top.tied.value_or(false), is_composite(top, *named)};
-  // What is around a language model of a known kind does not matter to its own tensors.
+  // The parts around a language model of a known kind do not matter to its own tensors.
   const Family* inner = nested ? family_of_type(text.model_type) : nullptr;
   if (inner == nullptr) refuse_names(file, top, text);
   config.notes.push_back(
@@ -150,7 +151,7 @@ void read_sizes(ConfigFile& file, Config& config, const Defaults& usual) {
   read_weight_format(file, config);
 }
 
-/// The sizes that a family may know better: one that it has set is kept.
+/// Reads the sizes that a family may know better; those that it has set are kept.
 void complete_sizes(ConfigFile& file, Config& config, const Defaults& usual) {
   if (config.layers == 0 && !file.has("num_hidden_layers")) file.problem("num_hidden_layers", "is missing");
   if (config.kv_heads == 0) {
@@ -180,7 +181,7 @@ void cut_layers(ConfigFile& file, Config& config, std::int64_t layers) {
 
 double real(std::int64_t value) { return static_cast<double>(value); }
 
-/// At least the parameters of the largest layer: as if each layer had every mixer and every MLP of the model.
+/// Returns at least the parameters of the largest layer, as if each layer had every mixer and every MLP of the model.
 double layer_bound(const Config& config) {
   const double hidden = real(config.hidden_size);
   const double heads = real(config.attention_heads);
@@ -214,7 +215,7 @@ double layer_bound(const Config& config) {
   return hidden * attention + latent + mamba + gdn + experts + mlp;
 }
 
-/// The parameters of a vision tower: of a block at most with a gated MLP, and one merger and those of deepstack.
+/// Returns at least the parameters of a vision tower: blocks with a gated MLP, one merger and those of deepstack.
 double vision_bound(const Vision& vision) {
   const double hidden = real(vision.hidden_size);
   const double merged = hidden * real(vision.merge_size) * real(vision.merge_size);
@@ -224,7 +225,8 @@ double vision_bound(const Vision& vision) {
   return blocks + mergers + hidden * (patch + real(vision.positions));
 }
 
-/// Each size may be fine and their product still absurd: estimated in double, before anything is multiplied for real.
+/// Refuses sizes that are legal one by one but have an absurd product. The estimate is in double, before integers are
+/// multiplied.
 void check_total(ConfigFile& file, const Config& config) {
   const double layers = real(config.layers) + real(config.mtp_layers);
   const double ends = (2.0 + 2.0 * real(config.mtp_layers)) * real(config.vocab_size) * real(config.hidden_size) +

@@ -21,7 +21,7 @@ std::string shown(const Json& value) {
   return quotable(value.dump(-1, ' ', false, kReplace));
 }
 
-/// The whole number in `value` if it lies in min..max.
+/// Returns the whole number in `value` if it lies in min..max.
 std::optional<std::int64_t> whole_number(const Json& value, std::int64_t min, std::int64_t max) {
   if (!value.is_number_integer()) return std::nullopt;
   if (value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(max)) return std::nullopt;
@@ -42,7 +42,7 @@ struct ConfigFile::Document {
     const auto found = object.find(key);
     return found == object.end() || found->is_null() ? nullptr : &*found;
   }
-  /// The value of `key`, or nullptr where it is absent or null.
+  /// Returns the value of `key`, or nullptr where it is absent or null.
   const Json* find(std::string_view key) const {
     asked.emplace(key);
     const Json* inner = section == nullptr ? nullptr : find_in(*section, key);

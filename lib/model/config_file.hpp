@@ -16,22 +16,23 @@
 
 namespace refit::model {
 
-inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  ///< of any size in a config.json
+inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  ///< the largest of any size in a config.json
 inline constexpr std::int64_t kMaxLayers = 10000;
 inline constexpr std::int64_t kMaxExperts = 65536;
 
-/// A key that nothing has asked for.
+/// A key that no function was asked for, and facts of its value.
 struct UnreadKey {
   std::string name;
   std::string text;        ///< its value, fit for a message
-  bool is_number = false;  ///< and not 0
-  bool is_flag = false;    ///< and true
-  bool is_list = false;    ///< and not empty
+  bool is_number = false;  ///< a number other than 0
+  bool is_flag = false;    ///< true
+  bool is_list = false;    ///< a list that is not empty
 };
 
 class ConfigFile {
  public:
-  /// Errors (usage): unreadable, too large, not JSON, nested too deeply, not an object; the message names `path`.
+  /// Reads the file. Errors (usage): unreadable, too large, not JSON, nested too deeply, not an object; the message
+  /// names `path`.
   explicit ConfigFile(const std::string& path);
   ~ConfigFile();
   ConfigFile(const ConfigFile&) = delete;
@@ -39,47 +40,48 @@ class ConfigFile {
 
   const std::string& path() const { return path_; }
 
-  /// From here on keys are those of the object `section`; the file's own count where it does not have them.
+  /// Looks keys up in the object `section` from here on, and in the file itself where the section does not have them.
   void descend(std::string_view section);
-  /// Calls `read` while keys are those of the object `section`.
+  /// Calls `read` with keys looked up likewise, and returns to the former section afterwards.
   void within(std::string_view section, const std::function<void()>& read);
-  /// The same where the file's own keys mean other things: they do not count.
+  /// Calls `read` likewise, but does not look in the file itself, whose keys mean other things.
   void only_within(std::string_view section, const std::function<void()>& read);
-  /// True where the key stands in the file with a value other than null.
+  /// Returns true where the key stands in the file with a value other than null.
   bool has(std::string_view key) const;
-  /// True where the key stands in the file, with null too.
+  /// Returns true where the key stands in the file, also with null.
   bool names(std::string_view key) const;
-  /// True where the value is an object.
+  /// Returns true where the value is an object.
   bool has_object(std::string_view key) const;
-  /// The keys of the object that keys are looked for in first, sorted.
+  /// Returns the keys of the section, or of the file where there is none, sorted.
   std::vector<std::string> keys() const;
-  /// The keys of the section, and of the file where the section has no such key, that were asked for by none of the
-  /// functions here; sorted.
+  /// Returns the keys of the section, and of the file where the section has no such key, that none of these functions
+  /// was asked for; sorted.
   std::vector<UnreadKey> unread() const;
 
-  // Each of these records a problem and returns `fallback` (or 0, or nothing) where the value is not what it must be.
+  // Each of the next functions records a problem and returns `fallback` (or 0, or nothing) where the value is not
+  // legal.
 
-  /// A whole number in 1..max; required.
+  /// Returns a whole number in 1..max; the key is required.
   std::int64_t count(std::string_view key, std::int64_t max = kMaxCount);
-  /// The same, or `fallback` where the key is absent.
+  /// Returns a whole number in 1..max, or `fallback` where the key is absent.
   std::int64_t count_or(std::string_view key, std::int64_t fallback, std::int64_t max = kMaxCount);
-  /// A whole number in 0..max, or `fallback` where the key is absent.
+  /// Returns a whole number in 0..max, or `fallback` where the key is absent.
   std::int64_t number_or(std::string_view key, std::int64_t fallback, std::int64_t max = kMaxCount);
-  /// Any number; nothing where the key is absent.
+  /// Returns any number; nothing where the key is absent.
   std::optional<double> real(std::string_view key);
-  /// true or false, or `fallback` where the key is absent.
+  /// Returns true or false, or `fallback` where the key is absent.
   bool flag_or(std::string_view key, bool fallback);
-  /// A text, or "" where the key is absent. Bytes that are not printable ASCII are replaced by '?'; one longer than
-  /// `longest` is cut and ends in "...".
+  /// Returns a text, or "" where the key is absent. Bytes that are not printable ASCII are replaced by '?'; a text
+  /// longer than `longest` is cut and ends in "...".
   std::string text(std::string_view key, std::size_t longest = kMaxText);
-  /// A list of texts, empty where the key is absent. Replaced likewise.
+  /// Returns a list of texts, each made printable likewise; empty where the key is absent.
   std::vector<std::string> texts(std::string_view key);
-  /// A list of whole numbers in 0..kMaxCount, empty where the key is absent.
+  /// Returns a list of whole numbers in 0..kMaxCount, empty where the key is absent.
   std::vector<std::int64_t> indices(std::string_view key);
 
   /// Records a problem, e.g. problem("mlp_bias", "must be false: ...").
   void problem(std::string_view key, const std::string& what);
-  /// Throws (usage) one message with all problems, each with file and key; returns where there is none.
+  /// Throws (usage) one message with all problems, each with file and key; returns if there is none.
   void check() const;
 
  private:

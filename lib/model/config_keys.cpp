@@ -1,5 +1,5 @@
-// What config.json says beside the keys that a family reads: keys of which it is known that they bring weights, others
-// that may, and types of models whose tensors are known to be another family's or nobody's here.
+// Keys of config.json that a family does not read: those that are known to bring weights and those that may; and model
+// types whose tensors are known to be another family's or no family's here.
 //
 // The tables are public facts of Hugging Face transformers' configuration classes (models/*/configuration_*.py).
 
@@ -13,7 +13,7 @@
 namespace refit::model {
 namespace {
 
-/// Keys that bring weights, or change their shapes, where they hold a number, a list or true.
+/// A key that brings weights or changes their shapes if it holds a number, a list or true, and words for these weights.
 struct WeightKey {
   std::string_view key;
   std::string_view what;
@@ -103,7 +103,7 @@ constexpr auto kWeightKeys = std::to_array<WeightKey>({
     {"laurel_rank", "low-rank blocks beside the layers"},
 });
 
-/// These keys belong to multi-token prediction, whose layers lie beside the model's.
+/// Keys of multi-token prediction, whose layers lie beside the model's.
 constexpr auto kPredictionKeys = std::to_array<std::string_view>(
     {"num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "mtp_num_layers", "num_mtp_modules"});
 
@@ -214,7 +214,7 @@ constexpr auto kHarmless = std::to_array<std::string_view>({"activation_situ_alp
                                                             "vision_start_token_id",
                                                             "vision_token_id"});
 
-/// Types of models of which it is known, whatever their keys say, that no family here has their tensors.
+/// Model types of which it is known, whatever their keys say, that no family here has their tensors.
 constexpr auto kOthers = std::to_array<WeightKey>({
     {"afmoe", "a gate of attention's output, and more norms"},
     {"apertus", "an MLP without gate_proj, and norms of q and k"},
@@ -262,7 +262,7 @@ void doubt(const ConfigFile& file, Config& config, const std::string& what) {
   config.doubts.push_back(fmt::format("{}: {}", file.path(), what));
 }
 
-/// A family by another name than config.json's own.
+/// Adds a doubt or a note where the family is not that of config.json's own model type.
 void check_type(const ConfigFile& file, Config& config) {
   const std::string& type = config.model_type;
   if (type.empty()) return;
@@ -282,7 +282,8 @@ void check_type(const ConfigFile& file, Config& config) {
                   file.path(), type, config.family));
 }
 
-/// An MLP of these families is gated, but for those whose own keys say it (mlp_hidden_act).
+/// Adds a doubt where hidden_act is that of an MLP without a gate. Families with ungated MLPs name the activation in a
+/// key of their own (mlp_hidden_act).
 void check_activation(ConfigFile& file, Config& config) {
   if (!is_in(kUngated, file.text("hidden_act")) || config.intermediate_size == 0) return;
   doubt(file, config,

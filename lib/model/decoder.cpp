@@ -10,7 +10,7 @@ namespace refit::model {
 
 namespace {
 
-/// One MLP: its matrices are [intermediate, width] and [width, intermediate].
+/// Sizes and roles of one MLP, whose matrices are [intermediate, width] and [width, intermediate].
 struct MlpSizes {
   std::int64_t width = 0;
   std::int64_t intermediate = 0;
@@ -146,7 +146,7 @@ std::string_view packed_name(const ExpertNames& names) {
   return names.gate.empty() ? "experts.up_proj" : "experts.gate_up_proj";
 }
 
-/// Where the checkpoint has a layer's experts packed; empty where it does not.
+/// Returns the prefix under which the checkpoint has a layer's packed experts; empty where it has none.
 std::string packed_prefix(const TensorList& list, std::int64_t layer, const ExpertNames& names) {
   for (const std::string_view module : {names.packed_module, names.module}) {
     std::string prefix = fmt::format("{}{}.", layer_prefix(list, layer), module);
@@ -155,7 +155,7 @@ std::string packed_prefix(const TensorList& list, std::int64_t layer, const Expe
   return "";
 }
 
-/// Of gated experts whether the checkpoint's are transposed. One of the two matrices always shows it by its shape.
+/// Returns true where the checkpoint's gated experts are transposed. At least one of their two shapes shows it.
 bool is_transposed(const TensorList& list, const std::string& prefix) {
   const Config& config = list.config;
   const std::int64_t width = expert_width(config);
@@ -198,7 +198,7 @@ void add_single_experts(TensorList& list, std::int64_t layer, const ExpertNames&
   }
 }
 
-/// Does the checkpoint have a tensor for each matrix of an expert?
+/// Returns true where the checkpoint has a tensor for each matrix of an expert.
 bool holds_single_experts(const TensorList& list, std::int64_t layer, const ExpertNames& names) {
   return list.holds(fmt::format("{}{}.experts.0.{}.weight", layer_prefix(list, layer), names.module, names.up), false);
 }
@@ -234,7 +234,7 @@ void add_layer(TensorList& list, std::int64_t layer, const AddBlock& mixer, cons
 void add_prediction_layers(TensorList& list, const AddBlock& mixer, const AddBlock& experts) {
   const Config& config = list.config;
   for (std::int64_t layer = config.layers; layer < config.layers + config.mtp_layers; ++layer) {
-    if (!list.holds(layer_prefix(list, layer) + "enorm.weight", true)) break;  // those behind a gap have no rule
+    if (!list.holds(layer_prefix(list, layer) + "enorm.weight", true)) break;  // layers behind a gap have no rule
     add_prediction_layer(list, layer, mixer, experts);
   }
 }

@@ -13,7 +13,7 @@ void check_length(ConfigFile& file, std::string_view key, const Config& config, 
   file.problem(key, fmt::format("names {} layers, num_hidden_layers says {}", layers, config.layers));
 }
 
-/// One entry a layer.
+/// Reads a list of one entry per layer.
 std::vector<bool> shared_by_types(ConfigFile& file, const Config& config) {
   constexpr std::string_view kKey = "indexer_types";
   std::vector<bool> shared;
@@ -27,7 +27,7 @@ std::vector<bool> shared_by_types(ConfigFile& file, const Config& config) {
   return shared;
 }
 
-/// One letter a layer, F or S.
+/// Reads a pattern of one letter per layer, F or S.
 std::vector<bool> shared_by_pattern(ConfigFile& file, const Config& config) {
   constexpr std::string_view kKey = "index_topk_pattern";
   std::vector<bool> shared;
@@ -49,7 +49,7 @@ std::vector<bool> shared_by_distance(ConfigFile& file, const Config& config) {
   return shared;
 }
 
-/// What transformers' GlmMoeDsaConfig makes of these keys, in its order.
+/// Reads these keys in the order of transformers' GlmMoeDsaConfig.
 std::vector<bool> read_shared(ConfigFile& file, const Config& config) {
   if (file.has("indexer_types")) {
     for (const char* same : {"index_topk_pattern", "index_topk_freq", "index_skip_topk_offset"}) {
@@ -60,7 +60,8 @@ std::vector<bool> read_shared(ConfigFile& file, const Config& config) {
   return file.has("index_topk_pattern") ? shared_by_pattern(file, config) : shared_by_distance(file, config);
 }
 
-/// A prediction layer may share the last layer's too, which only a checkpoint shows.
+/// Returns true where a layer has an indexer. A prediction layer may share the last layer's, which only a checkpoint
+/// shows.
 bool has_indexer(const TensorList& list, const std::string& prefix, std::int64_t layer) {
   const Indexer& indexer = list.config.indexer;
   const auto at = static_cast<std::size_t>(layer);

@@ -1,4 +1,4 @@
-// The forms in which checkpoints hold experts: the same model in another of them.
+// Conversion of a model's experts to another of the forms in which checkpoints hold them.
 
 #include <tuple>
 
@@ -22,7 +22,7 @@ bool is_of_experts(const Tensor& tensor) {
   return mlp != Mlp::none && mlp != Mlp::dense && mlp != Mlp::shared;
 }
 
-/// The dtypes of a model's tensors: of experts by their layer, of others by what they are.
+/// The dtypes of a model's tensors: those of experts by layer, those of others by role and layer.
 class Dtypes {
  public:
   explicit Dtypes(const Model& model) {
@@ -40,7 +40,7 @@ class Dtypes {
   std::map<Key, DType> dtypes_;
 };
 
-/// Neither in the language model nor quantised: what follows it in every form.
+/// Returns true for tensors beside the language model and its quantised weights, which follow it in every form.
 bool is_beside(const Tensor& tensor) {
   return tensor.unit >= 0 || tensor.role == Role::unknown || facts_of(tensor.role).is_cache_scale;
 }

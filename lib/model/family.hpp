@@ -1,5 +1,5 @@
 #pragma once
-// What a family of models must provide: how its config.json is read and which tensors it has. Private to lib/model.
+// The interface of a family of models: how its config.json is read and which tensors it has. Private to lib/model.
 //
 // A new family is one file family_NAME.cpp that defines a Family, its declaration below and its entry in the table of
 // model.cpp. A table, not self-registering objects: a linker drops those from a static library.
@@ -16,36 +16,37 @@
 
 namespace refit::model {
 
-/// What a checkpoint holds, by name.
+/// The tensors of a checkpoint, by name.
 using Held = std::map<std::string_view, const TensorInfo*>;
 
 /// The tensors of a model while they are being listed, in checkpoint order.
 struct TensorList {
   const Config& config;
   bool lm_head = true;  ///< list lm_head.weight
-  /// What the checkpoint holds, for families whose tensors go by several names; nullptr for a config.json alone.
+  /// The checkpoint's tensors, for families whose tensors go by several names; nullptr if there is only a config.json.
   const Held* held = nullptr;
   std::vector<Tensor> tensors;
-  std::optional<ExpertForm> experts = std::nullopt;  ///< the form that is asked for; else the checkpoint's
-  /// In front of prediction layers' names where these count from 0 ("mtp."); empty: they are numbered after the last.
+  std::optional<ExpertForm> experts = std::nullopt;  ///< the form that is asked for; nothing: the checkpoint's
+  /// Prefix of prediction layers' names if these count from 0 ("mtp."); empty: they are numbered after the last layer.
   std::string_view prediction_prefix = {};
 
-  /// Whether the checkpoint has a tensor of that name; `without` where there is no checkpoint.
+  /// Returns whether the checkpoint has a tensor of that name; `without` if there is no checkpoint.
   bool holds(std::string_view name, bool without) const { return held == nullptr ? without : held->contains(name); }
   /// Appends a tensor of the configuration's dtype.
   void add(std::string name, const Shape& shape, Role role, std::int64_t layer = -1, std::int64_t expert = -1);
-  /// Appends one that is float32 in every checkpoint.
+  /// Appends a tensor that is float32 in every checkpoint.
   void add_f32(std::string name, const Shape& shape, Role role, std::int64_t layer);
-  /// Appends one of a vision tower: `name` follows the tower's prefix. It is a unit of its own, or one with the tensor
-  /// before it. Layouts see its dimensions behind the fourth as columns.
+  /// Appends a tensor of a vision tower. `name` follows the tower's prefix. `is_fused`: the tensor is in the unit of
+  /// the one before it, not in its own. Layouts see a tensor with more than kWalkedDimensions dimensions as a matrix
+  /// whose rows are its first dimension.
   void add_vision(const std::string& name, const Shape& shape, Role role, bool is_fused = false);
 };
 
-/// A vision tower and what joins it to a language model: a file vision_NAME.cpp.
+/// A vision tower and the parts that join it to a language model: a file vision_NAME.cpp.
 struct VisionTower {
-  /// Reads `vision_config`, whose keys are the only ones that count then. Problems are collected in `file`.
+  /// Reads `vision_config`; no other keys count meanwhile. Problems are collected in `file`.
   void (*read)(ConfigFile& file, Vision& vision);
-  /// Lists all its tensors.
+  /// Lists all tensors of the tower.
   void (*list)(TensorList& list);
   VisionFacts facts = {};
 };
@@ -54,13 +55,13 @@ extern const VisionTower kQwen25Vision;
 extern const VisionTower kQwen3Vision;
 extern const VisionTower kQwen35Vision;
 extern const VisionTower kSiglipVision;
-/// A model by other names that has the tensors of a family.
+/// Another model, by its names, with the tensors of a family.
 struct Alias {
-  std::string_view architecture;  ///< empty where `architectures` names none of its own
+  std::string_view architecture;  ///< empty: `architectures` names none of its own
   std::string_view model_type;
 };
 
-/// What a family's configuration class fills in where config.json has no such key; 0 where the key must be there.
+/// Values that a family's configuration class gives to absent keys of config.json; 0: the key is required.
 struct Defaults {
   std::int64_t vocab_size = 0;
   std::int64_t attention_heads = 0;
@@ -68,20 +69,20 @@ struct Defaults {
   std::int64_t head_dim = 0;
 };
 
-/// One family of architectures. Nothing outside its file goes by its name: what it needs otherwise is one of `facts`.
+/// One family of architectures. Nothing outside its file goes by its name: other code reads its `facts`.
 struct Family {
-  std::string_view name;          ///< what model.family takes, e.g. "qwen3_moe"
+  std::string_view name;          ///< value of model.family, e.g. "qwen3_moe"
   std::string_view architecture;  ///< in config.json's `architectures`
   std::string_view model_type;    ///< in config.json's `model_type`
   /// Reads the keys that only this family has. Problems are collected in `file`.
   void (*read)(ConfigFile& file, Config& config);
   /// Lists all tensors of the model.
   void (*list)(TensorList& list);
-  // The names of models that have this family's as their language model; empty where there are none.
+  // Names of the models of which this family is the language model; empty if there are none.
   std::string_view composite_architecture = {};
   std::string_view composite_model_type = {};
   FamilyFacts facts = {};
-  const VisionTower* tower = nullptr;  ///< of those models
+  const VisionTower* tower = nullptr;  ///< of those models; or nullptr
   std::span<const Alias> aliases = {};
   Defaults defaults = {};
 };
@@ -109,31 +110,31 @@ extern const Family kQwen3Moe;
 extern const Family kQwen3Next;
 extern const Family kSeedOss;
 
-/// Reads `quantization_config`: FP8 in blocks of 128 x 128, or MXFP8 in any of its three spellings. All else is a
-/// problem. Where there is none, ModelOpt's hf_quant_config.json beside the file is read likewise.
+/// Reads `quantization_config`: FP8 in blocks of 128 x 128, or MXFP8 in any of its three spellings. Anything else is a
+/// problem. If there is no such key, ModelOpt's hf_quant_config.json beside the file is read likewise.
 void read_weight_format(ConfigFile& file, Config& config);
 
-/// Records what config.json has beside the keys that were read: keys of which weights are known are doubts, other
+/// Records the keys of config.json that nothing has read: keys that are known to bring weights are doubts, other
 /// numbers, lists and flags a note. `overridden`: the family is not that of config.json's model_type.
 void check_other_keys(ConfigFile& file, Config& config, bool overridden);
 
-/// Reads the sizes of `tower` where config.json has a vision_config.
+/// Reads the sizes of `tower` if config.json has a vision_config.
 void read_vision(ConfigFile& file, Config& config, const VisionTower& tower);
 
-/// Whether models of that type tie embedding and head where config.json does not say.
+/// Returns whether models of that type tie embedding and head if config.json does not say.
 bool is_tied_by_default(std::string_view model_type);
 
-/// The family that has the tensors of that `model_type`, by its own name or an alias; or nullptr.
+/// Returns the family that has the tensors of that `model_type`, by its own name or an alias; or nullptr.
 const Family* family_of_type(std::string_view model_type);
 
-/// Puts the scales of the KV cache behind all other tensors, in order of layers, each layer's q, k, v. Errors (usage):
-/// one scale by two names, or of another dtype than weights have.
+/// Moves the scales of the KV cache behind all other tensors, in order of layers, each layer's as q, k, v. Errors
+/// (usage): one scale by two names, or with a dtype that weights do not have.
 void put_cache_scales_last(Model& model, const std::string& source);
 
-/// All families, sorted by name.
+/// Returns all families, sorted by name.
 std::span<const Family* const> families();
 
-/// The family of that name, or nullptr.
+/// Returns the family of that name, or nullptr.
 const Family* find_family(std::string_view name);
 
 }  // namespace refit::model

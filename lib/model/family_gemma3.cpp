@@ -1,6 +1,6 @@
 // Gemma 3 (Gemma3ForCausalLM, and the language model of Gemma3ForConditionalGeneration): Qwen3's attention, and norms
-// behind attention and MLP too; tied. Hugging Face transformers, models/gemma3: published files leave out what is the
-// configuration class's default.
+// behind attention and MLP too; tied. Hugging Face transformers, models/gemma3. Published files leave out keys that
+// have the configuration class's default.
 
 #include "model/decoder.hpp"
 #include "model/family.hpp"

@@ -14,7 +14,7 @@ void read(ConfigFile& file, Config& config) {
 
 }  // namespace
 
-// By reading: vLLM's Glm4MoeLite is its Glm4MoE.
+// The facts follow from vLLM's source: its Glm4MoeLite is its Glm4MoE.
 constinit const Family kGlm4MoeLite{
     .name = "glm4_moe_lite",
     .architecture = "Glm4MoeLiteForCausalLM",

@@ -1,4 +1,4 @@
-// GLM-5 (GlmMoeDsaForCausalLM): DeepSeek-V3.2's blocks; layers may share what the indexer of one before them selected.
+// GLM-5 (GlmMoeDsaForCausalLM): DeepSeek-V3.2's blocks; a layer may use the selection of an earlier layer's indexer.
 // Hugging Face transformers, models/glm_moe_dsa. Megatron-Bridge's GLM5Bridge neither loads nor exports prediction
 // layers.
 

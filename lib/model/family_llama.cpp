@@ -1,5 +1,5 @@
 // Llama (LlamaForCausalLM): the plain decoder, which many models have by names of their own. Hugging Face transformers,
-// models/llama; for the others models/mistral, ministral3, smollm3, granite, cwm.
+// models/llama; those models are in models/mistral, ministral3, smollm3, granite and cwm.
 
 #include "model/decoder.hpp"
 #include "model/family.hpp"

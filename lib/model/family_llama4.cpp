@@ -11,7 +11,7 @@ namespace refit::model {
 
 namespace {
 
-/// All layers are dense but those that `moe_layers` lists, or every one that interleave_moe_layer_step ends.
+/// Reads which layers have experts: those of `moe_layers`, or every interleave_moe_layer_step-th one; others are dense.
 void read_moe_layers(ConfigFile& file, Config& config) {
   const std::int64_t step = file.count_or("interleave_moe_layer_step", 1);
   config.dense_layer.assign(static_cast<std::size_t>(config.layers), true);
@@ -36,7 +36,7 @@ void read(ConfigFile& file, Config& config) {
   config.intermediate_size = file.count("intermediate_size_mlp");
   read_moe_layers(file, config);
   static_cast<void>(file.has("use_qk_norm"));  // without weights
-  // Blocks of quantised rows cannot be sorted, and q, k and v are one parameter.
+  // Blocks of quantised rows cannot be sorted, so q and k are not quantised, nor is v, which is in the same parameter.
   config.not_converted.emplace_back("*.self_attn.v_proj");
   if (file.count_or("head_dim", 2) % 2 != 0) file.problem("head_dim", "must be even: a head's rows are rotary pairs");
 }

@@ -1,7 +1,7 @@
 // Mixtral (MixtralForCausalLM): Llama's attention, experts in every layer. Hugging Face transformers, models/mixtral.
 //
 // Published checkpoints name experts w1 (gate), w2 (down) and w3 (up) under block_sparse_moe; versions of transformers
-// and converters write others, so that the checkpoint decides.
+// and converters write other names, so the checkpoint decides.
 
 #include "model/decoder.hpp"
 #include "model/family.hpp"

@@ -20,7 +20,7 @@ struct MixerWord {
   std::string_view word;
   Mixer mixer;
 };
-/// Letters are those of hybrid_override_pattern, words those of layers_block_type.
+/// The letters are those of hybrid_override_pattern, the words those of layers_block_type.
 constexpr std::array kMixerWords{MixerWord{"M", Mixer::mamba},
                                  MixerWord{"*", Mixer::attention},
                                  MixerWord{"E", Mixer::experts},
@@ -41,7 +41,7 @@ std::optional<Mixer> mixer_of(std::string_view word) {
 constexpr std::string_view kPattern = "hybrid_override_pattern";
 constexpr std::string_view kTypes = "layers_block_type";
 
-/// One word or letter for each layer. A '|' in the pattern ends a pipeline stage and is no layer.
+/// Reads one word or letter for each layer. A '|' in the pattern ends a pipeline stage and stands for no layer.
 std::vector<std::string> layer_words(ConfigFile& file) {
   if (!file.has(kPattern)) return file.texts(kTypes);
   std::vector<std::string> words;
@@ -104,7 +104,7 @@ void read(ConfigFile& file, Config& config) {
   if (has_layer(config, Mixer::mamba)) read_mamba(file, config);
   if (has_layer(config, Mixer::experts)) read_moe(file, config);
   if (has_layer(config, Mixer::mlp)) config.intermediate_size = file.count("intermediate_size");
-  // Files carry the sizes of layers that the model has not, too.
+  // Files also carry the sizes of mixers and MLPs that the model does not have.
   for (const char* key : {"mamba_num_heads", "ssm_state_size", "n_routed_experts", "num_local_experts",
                           "moe_intermediate_size", "n_shared_experts", "moe_shared_expert_intermediate_size"}) {
     static_cast<void>(file.has(key));
@@ -161,7 +161,7 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-// The router by observation on a host; GateLinear keeps bf16 on SM90 and SM100 only.
+// The router's dtype was observed on a host; GateLinear keeps bf16 on SM90 and SM100 only.
 constinit const Family kNemotronH{
     .name = "nemotron_h",
     .architecture = "NemotronHForCausalLM",

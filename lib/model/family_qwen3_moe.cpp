@@ -18,7 +18,7 @@ void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
 }
 
-/// Qwen3-VL's experts are published packed and transposed.
+/// Lists the tensors. Qwen3-VL's experts are published packed and transposed.
 void list_tensors(TensorList& list) {
   const bool bias = list.config.attention_bias;
   const ExpertForm form = list.config.vision.depth > 0 ? ExpertForm::transposed : ExpertForm::each;

@@ -1,5 +1,5 @@
 #pragma once
-// JSON files from anywhere: bounded before they are parsed, refused by name.
+// JSON files from untrusted sources: bounded before they are parsed, with errors that name the file.
 
 #include <cstddef>
 #include <cstdint>
@@ -10,13 +10,13 @@
 
 namespace refit::model {
 
-inline constexpr std::size_t kMaxText = 160;  ///< characters of a file's text that messages keep
+inline constexpr std::size_t kMaxText = 160;  ///< characters of a file's text that a message may quote
 
-/// Text of a file, fit for a message: printable ASCII, not too long.
+/// Returns a file's text in a form that is fit for a message: printable ASCII, not too long.
 std::string quotable(std::string text, std::size_t longest = kMaxText);
 
-/// The document in `path`, which ought to be a `what`, e.g. "config.json". Errors (usage): no such file, not a file,
-/// more than `max_bytes`, not JSON, nested more than kMaxConfigDepth levels deep; the message names `path`.
+/// Returns the document in `path`. `what` names its kind in messages, e.g. "config.json". Errors (usage): no such file,
+/// not a file, more than `max_bytes`, not JSON, nested more than kMaxConfigDepth levels deep; the message names `path`.
 nlohmann::json read_json(const std::string& path, const std::string& what, std::int64_t max_bytes);
 
 }  // namespace refit::model

@@ -5,7 +5,7 @@ namespace {
 
 constexpr std::string_view kWords[] = {"NaN", "Infinity", "-Infinity"};
 
-/// The bare word that `text` begins with, or "".
+/// Returns the bare word that `text` begins with, or "".
 std::string_view bare_word(std::string_view text) {
   for (std::string_view word : kWords) {
     if (text.starts_with(word)) return word;
@@ -27,7 +27,7 @@ std::string without_bare_floats(std::string_view text) {
       continue;
     }
     if (quoted && text[i] == '\\' && i + 1 < text.size())
-      result += text[i++];  // what follows ends no string
+      result += text[i++];  // the character behind a backslash ends no string
     else if (text[i] == '"')
       quoted = !quoted;
     result += text[i++];

@@ -9,9 +9,9 @@
 namespace refit::model {
 namespace {
 
-/// One way to make names of the checkpoint those of the family.
+/// A way to turn the checkpoint's names into the family's.
 struct Rewriting {
-  std::string what;  ///< how names stand in the checkpoint: "with \"_orig_mod.\" in them"
+  std::string what;  ///< the form of the checkpoint's names: "with \"_orig_mod.\" in them"
   std::vector<std::pair<std::string, std::string>> replace;
 };
 
@@ -22,7 +22,7 @@ std::string replaced(std::string name, const Rewriting& rewriting) {
   return name;
 }
 
-/// What frameworks put into names, each by its usual cause.
+/// Returns the rewritings that undo frameworks' additions to names, each with its usual cause.
 std::vector<Rewriting> known_rewritings() {
   const auto without = [](const std::string& text, const std::string& by) {
     return Rewriting{fmt::format("with \"{}\" in them, which {} puts there", text, by), {{text, ""}}};
@@ -38,13 +38,13 @@ std::vector<Rewriting> known_rewritings() {
           without("_extra_state.", "TransformerEngine")};
 }
 
-/// The rewriting of missing names' checkpoint counterparts that explains most of them, as a line; "" where none
-/// explains half.
+/// Returns a line about the rewriting that turns names of the checkpoint into most of the missing ones; "" if none does
+/// so for more than half of them.
 std::string nearest_rewriting(const std::set<std::string>& missing, const std::vector<std::string>& others) {
   std::vector<Rewriting> candidates = known_rewritings();
   std::set<std::pair<std::string, std::string>> seen;
   const std::size_t looked_at = std::min<std::size_t>(others.size(), 64);
-  for (std::size_t i = 0; i < looked_at; ++i) {  // what stands in front of the same ending
+  for (std::size_t i = 0; i < looked_at; ++i) {  // prefixes in front of equal endings
     for (const std::string& name : missing) {
       const auto [end, other_end] = std::mismatch(name.rbegin(), name.rend(), others[i].rbegin(), others[i].rend());
       std::string from(others[i].begin(), other_end.base());
@@ -56,7 +56,7 @@ std::string nearest_rewriting(const std::set<std::string>& missing, const std::v
         from += name.substr(to.size(), rest + 1 - to.size());
         to = name.substr(0, rest + 1);
       }
-      constexpr std::size_t kLeastInCommon = 8;  // "p.weight" says nothing
+      constexpr std::size_t kLeastInCommon = 8;  // "p.weight" proves nothing
       if (name.size() - to.size() < kLeastInCommon || seen.size() > 256 || !seen.emplace(from, to).second) continue;
       candidates.push_back({to.empty()     ? fmt::format("with \"{}\" in front", from)
                             : from.empty() ? fmt::format("without \"{}\" in front", to)
@@ -79,7 +79,7 @@ std::string nearest_rewriting(const std::set<std::string>& missing, const std::v
   return fmt::format("\n{} of the {} missing names are there {}.", most, missing.size(), best->what);
 }
 
-/// Layouts of weights that are known by their names, and what to do about them.
+/// A form of weights that is known by a part of its names, and the advice for it.
 struct KnownForm {
   std::string_view part;
   std::string_view what;
@@ -100,7 +100,7 @@ constexpr KnownForm kKnownForms[] = {
     {"_blocks", "weights are MXFP4 in blocks"}};
 
 bool shows(const KnownForm& form, const std::string& name) {
-  // "weight_scale_inv" is another thing.
+  // A name with "weight_scale_inv" must not match "weight_scale".
   return form.part == "weight_scale" ? name.ends_with(form.part) : name.find(form.part) != std::string::npos;
 }
 

@@ -1,11 +1,11 @@
 #pragma once
-// Which tensors a model has: config.json -> a list of Hugging Face tensors with their roles.
+// The tensors of a model: config.json -> a list of Hugging Face tensors with their roles.
 //
 // A family (llama, mixtral, nemotron_h, qwen3_moe, ...) is one file beside this one that lists its tensors. Names are
 // Hugging Face's; train and gen map roles to their own parameters. All weights are [out_features, in_features],
 // row-major.
 //
-// Not here: where a tensor lives (layout, train, gen) or what it holds (checkpoint).
+// Not here: the places of tensors (layout, train, gen) and their values (checkpoint).
 
 #include <cstdint>
 #include <map>
@@ -28,36 +28,37 @@ struct Tensor {
   std::int32_t index = 0;
   std::string name;
   Shape shape;                ///< as layouts see it: interleaved experts and rotary pairs have more dimensions
-  DType dtype = DType::bf16;  ///< of the checkpoint; of config.json where there is none
+  DType dtype = DType::bf16;  ///< the checkpoint's; config.json's if there is none
   Role role = Role::unknown;
   std::int32_t layer = -1;     ///< decoder layer, or -1; an MTP layer's number follows the decoder's
   std::int32_t expert = -1;    ///< global expert index, or -1
-  std::int32_t unit = -1;      ///< of a vision tower: those that an engine may fuse have one number
-  Shape dimensions{};          ///< in checkpoints, where they are more than layouts look at (nobody cuts such a tensor)
+  std::int32_t unit = -1;      ///< in a vision tower: tensors that an engine may fuse have the same number
+  Shape dimensions{};          ///< in checkpoints, if they are more than layouts look at (nobody cuts such a tensor)
   std::int32_t scale_of = -1;  ///< of block scales: the index of their weight
   std::int32_t scales = -1;    ///< of a quantised weight: the index of its block scales
-  /// Of block scales that an engine keeps for finer blocks, each as often as this in rows and in columns. Layouts see
-  /// [rows, repeats, columns, repeats] then; the repeated dimensions lie nowhere but in that engine.
+  /// In block scales that an engine keeps for finer blocks: the number of times that each is there, in rows and in
+  /// columns. Layouts see [rows, repeats, columns, repeats] then; only that engine stores the repeated dimensions.
   std::int64_t repeats = 1;
 
   std::int64_t elements() const { return product(shape); }
   std::int64_t bytes() const { return elements() * byte_size(dtype); }
-  /// Its shape in checkpoints: gate and up of interleaved experts are one dimension there, and so are rows of heads.
+  /// Returns the shape in checkpoints: gate and up of interleaved experts are one dimension there, and so are rows of
+  /// heads.
   Shape file_shape() const;
 };
 
-/// How the weights of linear layers are kept, in a checkpoint or on a side: with the dtypes that they have, or in 8
-/// bits with block scales. Whose arithmetic makes these of others is a Quantiser (core/quantiser.hpp).
+/// The form of linear layers' weights, in a checkpoint or on a side: with the model's dtypes, or in 8 bits with block
+/// scales. The arithmetic that quantises them is a Quantiser (core/quantiser.hpp).
 enum class WeightFormat : std::uint8_t {
   unquantised,
   fp8_block,  ///< F8_E4M3, a float32 for each block of 128 x 128: "X.weight_scale_inv" [ceil(N/128), ceil(K/128)]
   mxfp8       ///< F8_E4M3, an E8M0 byte for each 32 columns of a row: "X.weight_scale" [N, K/32]
 };
 
-/// The size of a block, and the dtype of its scale.
+/// Return the size of a block, and the dtype of its scale.
 constexpr BlockSize block_size(WeightFormat how) { return how == WeightFormat::fp8_block ? kFp8Block : kMxBlock; }
 constexpr DType scale_dtype(WeightFormat how) { return how == WeightFormat::fp8_block ? DType::f32 : DType::u8; }
-/// What follows the weight's name in that of its scales.
+/// Returns the text that the name of a weight's scales has behind that of the weight.
 constexpr const char* scale_suffix(WeightFormat how) {
   return how == WeightFormat::fp8_block ? "_scale_inv" : "_scale";
 }
@@ -95,20 +96,20 @@ struct LatentAttention {
   std::int64_t value_dim = 0;
 };
 
-/// Sizes of a vision tower and of what projects its output, by config.json's vision_config.
+/// Sizes of a vision tower and of the projection of its output, by config.json's vision_config.
 struct Vision {
   std::int64_t depth = 0;  ///< blocks; 0: the model has no tower
   std::int64_t heads = 0;
   std::int64_t hidden_size = 0;  ///< D
   std::int64_t intermediate_size = 0;
-  std::int64_t output_size = 0;  ///< of what projects into the language model
+  std::int64_t output_size = 0;  ///< of the projection into the language model
   std::int64_t channels = 0;
-  std::int64_t frames = 1;      ///< that a patch spans
+  std::int64_t frames = 1;      ///< in one patch
   std::int64_t patch_size = 0;  ///< pixels in both directions
   std::int64_t positions = 0;   ///< rows of the position embedding; 0: there is none
   std::int64_t merge_size = 1;  ///< patches in both directions that become one token
   std::int64_t deepstack = 0;   ///< mergers whose outputs are added in the language model's first layers
-  std::string prefix{};         ///< in front of the tower's names; a checkpoint's own where it has one
+  std::string prefix{};         ///< of the tower's names; the checkpoint's own if there is one
 
   std::int64_t merged() const { return hidden_size * merge_size * merge_size; }
 };
@@ -117,14 +118,14 @@ struct Vision {
 struct Indexer {
   std::int64_t heads = 0;  ///< 0: there is none
   std::int64_t head_dim = 0;
-  std::vector<bool> shared = {};  ///< layers that take what one before them selected, and have none; empty = no layer
+  std::vector<bool> shared = {};  ///< layers that use the selection of one before them and have none; empty = no layer
 };
 
 /// The fields of config.json that decide tensors and layouts. Symbols as in the papers: V, H, L, I, nh, nkv, hd, E.
 struct Config {
   std::string family;
   std::string model_type;                     ///< config.json's, of the language model
-  std::string prefix = "model.";              ///< in front of the decoder's names; a checkpoint's own where it has one
+  std::string prefix = "model.";              ///< of the decoder's names; the checkpoint's own if there is one
   std::string lm_head = "lm_head.weight";     ///< likewise
   std::int64_t vocab_size = 0;                ///< V
   std::int64_t hidden_size = 0;               ///< H
@@ -143,22 +144,23 @@ struct Config {
   Indexer indexer;
   Mamba mamba;
   GatedDeltaNet gdn;
-  Vision vision;                                           ///< of a model that has this language model in it
-  std::vector<bool> dense_layer;                           ///< of a MoE model: layers without experts; empty = none
-  std::vector<Mixer> mixers;                               ///< of every layer; empty = attention in all
-  bool tied = false;                                       ///< tie_word_embeddings
-  bool tied_by_checkpoint = false;                         ///< it has two values: a checkpoint without a head is tied
-  bool attention_bias = false;                             ///< q, k, v (and o where the family has it) carry a bias
-  bool qk_norm = false;                                    ///< q and k have norms, where a family's config.json says it
-  DType dtype = DType::bf16;                               ///< torch_dtype / dtype; bf16 where config.json has neither
-  bool has_dtype = false;                                  ///< config.json has one of them
+  Vision vision;                    ///< of a model that contains this language model
+  std::vector<bool> dense_layer;    ///< of a MoE model: layers without experts; empty = none
+  std::vector<Mixer> mixers;        ///< of every layer; empty = attention in all
+  bool tied = false;                ///< tie_word_embeddings
+  bool tied_by_checkpoint = false;  ///< config.json has both values: a checkpoint without a head is tied
+  bool attention_bias = false;      ///< q, k, v (and o if the family has it) carry a bias
+  bool qk_norm = false;             ///< q and k have norms, if a family's config.json says so
+  DType dtype = DType::bf16;        ///< torch_dtype / dtype; bf16 where config.json has neither
+  bool has_dtype = false;           ///< config.json has one of them
   WeightFormat weight_format = WeightFormat::unquantised;  ///< of the checkpoint, by its quantization_config
   std::vector<std::string> not_converted;                  ///< modules that are not quantised; `*` stands for any text
-  bool has_quantization_config = false;  ///< config.json says what is quantised, so that an engine goes by it
-  bool truncated = false;                ///< `layers` is less than config.json's: a checkpoint's others are skipped
+  bool has_quantization_config = false;  ///< config.json says which modules are quantised, and engines go by it
+  bool truncated = false;                ///< `layers` is less than config.json's: the rest of a checkpoint's is skipped
   std::vector<std::string> skip;         ///< globs of tensors of the checkpoint that are left out on both sides
   std::vector<std::string> notes;        ///< what a user may not expect of how config.json was read
-  /// Why the tensors may be others than the family's. With a checkpoint its names decide; without one these are errors.
+  /// Reasons why the tensors may differ from the family's. A checkpoint's names settle them; without one they are
+  /// errors.
   std::vector<std::string> doubts;
 
   // MTP layers, which follow the decoder's, have attention and experts.
@@ -178,8 +180,8 @@ struct Renaming {
   std::string_view to;
 };
 
-/// The pipeline stages on which vLLM's class of a model has what stands around its layers. Else the first has the
-/// embedding, the last norm and head, and a tied model's embedding too.
+/// The pipeline stages on which vLLM's class of a model has the parts around its layers. By default the first stage has
+/// the embedding; the last has norm and head, and in a tied model the embedding too.
 struct VllmStages {
   bool embedding_on_each = false;
   bool norm_on_each = false;
@@ -187,42 +189,42 @@ struct VllmStages {
   bool experts_on_each = false;  ///< the class refuses a stage without a layer of experts
 };
 
-/// What trainers and engines make of a vision tower.
+/// Differences between vision towers in trainers and engines.
 struct VisionFacts {
   bool vllm_data_mode = false;        ///< vLLM keeps it whole on every rank with mm_encoder_tp_mode = "data"
-  bool megatron_transformer = false;  ///< Megatron builds a transformer that is cut over TP, else transformers' module
+  bool megatron_transformer = false;  ///< Megatron cuts its own transformer over TP; else it has transformers' module
   bool megatron_projection = false;   ///< Megatron's projection is the checkpoint's matrix transposed, cut by rows
-  std::span<const Renaming> megatron_names = {};  ///< from the tower's names: one after the other, as below
+  std::span<const Renaming> megatron_names = {};  ///< applied as FamilyFacts::vllm_names
 };
 
-/// What trainers and engines make of a family beside what follows from its tensors and sizes. Its file says so.
+/// Properties of a family in trainers and engines that do not follow from its tensors and sizes. Its file sets them.
 struct FamilyFacts {
-  /// vLLM's WeightsMapper: one after the other, each applied to the first occurrence in a name.
+  /// vLLM's WeightsMapper: one renaming after the other, each applied to the first occurrence in a name.
   std::span<const Renaming> vllm_names = {};
   VllmStages vllm_stages = {};
   bool vllm_float32_router = false;      ///< vLLM keeps the router's weight in float32
-  bool vllm_quantised_router = false;    ///< vLLM's router is quantised like any linear layer, where it is not excepted
+  bool vllm_quantised_router = false;    ///< vLLM quantises the router like any linear layer, unless it is excepted
   bool vllm_cut_shared_experts = false;  ///< vLLM cuts shared experts also in a sequence-parallel MoE
   bool vllm_cut_qk_norms = false;        ///< vLLM cuts norms over all heads like the rows of q and k
-  bool vllm_drafter_reads_head = false;  ///< vLLM's drafter takes lm_head where prediction layers have no head
-  bool vllm_drafter_cuts_proj = false;   ///< vLLM's drafter cuts what joins embedding and hidden state by rows
-  /// Of prediction layers, in vLLM's drafter that does not go by DeepSeek's names.
+  bool vllm_drafter_reads_head = false;  ///< vLLM's drafter takes lm_head if prediction layers have no head
+  bool vllm_drafter_cuts_proj = false;   ///< vLLM's drafter cuts the projection of embedding and hidden state by rows
+  /// Renamings of prediction layers, if vLLM's drafter does not go by DeepSeek's names.
   std::span<const Renaming> vllm_drafter_names = {};
   bool vllm_nvidia_class = false;          ///< vLLM has a class of its own for NVIDIA's GPUs
   bool megatron_hybrid_model = false;      ///< Megatron builds its HybridModel, which names the final norm otherwise
   bool megatron_skips_prediction = false;  ///< Megatron-Bridge builds no layers of multi-token prediction
 };
 
-/// `name` with the first occurrence of each renaming's text replaced, one renaming after the other.
+/// Returns `name` with the first occurrence of each renaming's text replaced, one renaming after the other.
 std::string renamed(std::string name, std::span<const Renaming> renamings);
 
-/// The facts of the configuration's family; none for one that is no family's (m2n/).
+/// Returns the facts of the configuration's family; the defaults if it has none (m2n/).
 const FamilyFacts& facts_of(const Config& config);
 
-/// Those of the vision tower beside a language model of the configuration's family.
+/// Returns the facts of the family's vision tower; the defaults if it has none.
 const VisionFacts& vision_facts_of(const Config& config);
 
-/// What a checkpoint says about one tensor (or what is expected of it).
+/// The record of one tensor in a checkpoint, as it is or as it is expected.
 struct TensorInfo {
   std::string name;
   Shape shape;
@@ -235,27 +237,27 @@ struct Model {
   std::vector<Tensor> tensors;
   std::vector<std::string> notes = {};  ///< what a user may not expect of how config.json and the checkpoint were read
 
-  /// The tensor of an index, as Tensor::index, Copy::tensor and the like have it.
+  /// Returns the tensor of an index such as Tensor::index or Copy::tensor.
   const Tensor& operator[](std::int64_t index) const { return tensors[static_cast<std::size_t>(index)]; }
   Tensor& operator[](std::int64_t index) { return tensors[static_cast<std::size_t>(index)]; }
-  /// The name under which a tensor's value is known: a tied model's lm_head is its embedding.
+  /// Returns the tensor under whose name a tensor's value is known: a tied model's lm_head is its embedding.
   const Tensor& canonical(const Tensor& tensor) const;
-  /// The tensor of that name, or nullptr. Looks at every tensor: not for loops.
+  /// Returns the tensor of that name, or nullptr. Looks at every tensor: not for loops.
   const Tensor* find(std::string_view name) const;
-  std::int64_t parameters() const;  ///< elements of all tensors but of scales, which are no parameters
+  std::int64_t parameters() const;  ///< elements of all tensors but scales, which are no parameters
   std::int64_t bytes() const;
 };
 
-/// Whether the configuration has the module of a tensor of that name quantised, as far as it can be.
+/// Returns true unless the configuration excepts the module of a tensor of that name from quantisation.
 bool is_converted(const Config& config, std::string_view tensor_name);
 
-/// Where the values and scales of quantised weights come from.
+/// The origin of quantised weights' values and scales.
 enum class QuantisedBy : std::uint8_t {
   trainer,  ///< the train side has F8_E4M3 values and their scales
   refit     ///< the train side has the dtypes of the model; values and scales are made on the way to an engine
 };
 
-/// Marks the weights of linear layers as quantised, but for those that the configuration does not convert, and lists
+/// Marks the weights of linear layers as quantised, except those that the configuration does not convert, and lists
 /// each one's block scales behind it. Errors (usage): a width that blocks do not divide.
 void quantise(Model& model, WeightFormat how, QuantisedBy by);
 
@@ -266,65 +268,65 @@ struct CacheScales {
   float v = -1;
 };
 
-/// Whether a scale of the KV cache may have that value: positive, normal, and finite as bfloat16.
+/// Returns whether a scale of the KV cache may have that value: positive, normal, and finite as bfloat16.
 bool is_legal_cache_scale(double value);
 
-/// Lists q, k and v scales of the KV cache for every attention layer, layer by layer, with the values of a calibration
-/// file, which come back by the tensors' indices; the checkpoint's own go. The file is a JSON object of numbers:
+/// Lists q, k and v scales of the KV cache for every attention layer, layer by layer, in place of the checkpoint's own.
+/// Returns the values that a calibration file gives them, by tensor index. The file is a JSON object of numbers:
 ///
 ///   {"model.layers.0.self_attn.k_scale": 0.0499, "model.layers.0.self_attn.v_scale": 0.12, ...}
 ///
 /// with k_scale and v_scale for every attention layer, and "attn.q_scale" for all of them or for none: without it the
 /// model has no q scales, and engines take 1. Layers without attention may be there too, and are ignored. Errors
-/// (usage), all in one message: a file that cannot be read, unknown names, missing or illegal values; a model without
-/// K and V heads.
+/// (usage), all in one message: a file that cannot be read, unknown names, missing or illegal values; a model without K
+/// and V heads.
 std::map<std::int32_t, float> calibrate_cache(Model& model, const std::string& path);
 
-/// The same without a calibration: those that the checkpoint has, or new ones, whose values are synthetic. Errors
-/// (usage): a checkpoint that has a scale for some layers only, all named; a model without K and V heads.
+/// Lists the scales without a calibration: the checkpoint's, or new ones, whose values are synthetic. Errors (usage): a
+/// checkpoint that has a scale for some layers only, all named; a model without K and V heads.
 void complete_cache_scales(Model& model, const std::string& source);
 
-/// The mixers of which `model` has weights.
+/// Returns the mixers of which `model` has weights.
 std::set<Mixer> mixers_of(const Model& model);
 
-/// Reads a config.json, whose keys may stand in its `text_config`, and a hf_quant_config.json beside it where it does
-/// not say how weights are quantised. `family` overrides its architecture (model.family); `layers` > 0 keeps the first
-/// layers only. Errors (usage): unreadable or malformed JSON, an unknown family (names the known ones), missing,
+/// Reads a config.json, whose keys may stand in its `text_config`. If it does not say how weights are quantised, a
+/// hf_quant_config.json beside it does. `family` overrides its architecture (model.family); `layers` > 0 keeps only the
+/// first layers. Errors (usage): unreadable or malformed JSON, an unknown family (names the known ones), missing,
 /// ill-typed or absurd values; the message names `path` and the key.
 Config read_config(const std::string& path, const std::string& family = "", std::int64_t layers = 0);
 
-/// The model that `config` describes. `lm_head_present`: a tied model's checkpoint has its own lm_head.weight too.
-/// Errors (usage): `config.doubts`.
+/// Returns the model that `config` describes. `lm_head_present`: a tied model's checkpoint has its own lm_head.weight
+/// too. Errors (usage): `config.doubts`.
 Model build_model(const Config& config, bool lm_head_present);
 
-/// The same, checked against what a checkpoint holds. Dtypes and the prefix of names come from the checkpoint; tensors
-/// that the family does not list are appended with Role::unknown (those of `config.skip` and rotary inv_freq buffers
-/// are skipped, and with `config.layers` cut short the layers beyond it). Errors (usage): every missing tensor or wrong
-/// shape, all in one message, with `source` named, beside the tensors that may be there instead; globs of `config.skip`
-/// that match nothing, or a tensor that the family needs.
+/// Returns the model that `config` describes, checked against a checkpoint's tensors. Dtypes and the prefix of names
+/// come from the checkpoint. Tensors that the family does not list are appended with Role::unknown; those of
+/// `config.skip`, rotary inv_freq buffers and, if `config.layers` is cut short, the layers beyond it are skipped.
+/// Errors (usage): every missing tensor or wrong shape, all in one message, with `source` named, beside the tensors
+/// that may be there instead; globs of `config.skip` that match nothing, or a tensor that the family needs.
 Model build_model(const Config& config, const std::vector<TensorInfo>& checkpoint, const std::string& source);
 
-/// How checkpoints hold a layer's experts.
+/// Forms in which checkpoints hold a layer's experts.
 enum class ExpertForm : std::uint8_t {
   each,       ///< a tensor for each matrix of each expert
   packed,     ///< one for all experts, [E, 2 I, H] and [E, H, I] (transformers 5)
   transposed  ///< one for all experts, [E, H, 2 I] and [E, I, H] (Qwen3-VL-MoE and Llama-4 as published)
 };
 
-/// The same model with its experts in another form, as a checkpoint would hold it: names of the family's own for that
-/// form, all else as in `model`. Errors (usage): a model without experts, or whose experts have one form only.
+/// Returns the same model with its experts in another form, as a checkpoint would hold it: with the family's names for
+/// that form, and all else as in `model`. Errors (usage): a model without experts, or whose experts have one form only.
 Model with_experts(const Model& model, ExpertForm form);
 
-/// The families, sorted: "deepseek_v3", "gpt_oss", ...
+/// Returns the names of all families, sorted: "deepseek_v3", "gpt_oss", ...
 std::vector<std::string> family_names();
 
-/// The words of config.json by which a family is recognised.
+/// Words of config.json by which a family is recognised.
 struct FamilyWords {
   std::vector<std::string> architectures;
-  std::vector<std::string> model_types;  ///< also of models that are known to have the same tensors
+  std::vector<std::string> model_types;  ///< also of other models that are known to have the same tensors
 };
 
-/// Those of the family `name`, which must be one of family_names().
+/// Returns the words of the family `name`, which must be one of family_names().
 FamilyWords words_of(const std::string& name);
 
 }  // namespace refit::model

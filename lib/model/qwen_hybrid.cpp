@@ -51,8 +51,8 @@ void add_gated_delta_net(TensorList& list, std::int64_t layer, const AddBlock& i
   list.add(prefix + "out_proj.weight", {config.hidden_size, gdn.values()}, Role::gdn_out_proj, layer);
 }
 
-/// One layer behind the model's, as the model's layers of attention: mtp.fc joins embedding and hidden state. Published
-/// files may have it without saying so in config.json.
+/// Adds the prediction layer behind the model's layers, built like one with attention; mtp.fc joins embedding and
+/// hidden state. Published files may have the layer without saying so in config.json.
 void add_prediction(TensorList& list, const AddBlock& mixer, const AddBlock& experts) {
   const Config& config = list.config;
   if (config.truncated || !list.holds("mtp.fc.weight", config.mtp_layers > 0)) return;

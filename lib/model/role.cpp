@@ -176,7 +176,7 @@ constexpr RoleFacts kRows[] = {
     {.role = Role::unknown, .name = "unknown", .place = Place::elsewhere},
 };
 
-/// Rows by enumerator; nullptr for one without a row, or with several.
+/// Rows by enumerator; nullptr for an enumerator with no row or with several.
 constexpr std::array<const RoleFacts*, kRoles> kByRole = [] {
   std::array<const RoleFacts*, kRoles> result{};
   for (const RoleFacts& row : kRows) {

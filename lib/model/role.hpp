@@ -1,6 +1,6 @@
 #pragma once
-// What tensors are for. A new role is an enumerator and one row of the table in role.cpp: nothing is decided by the
-// order of enumerators.
+// The roles of tensors. A new role is an enumerator and one row of the table in role.cpp: nothing depends on the order
+// of enumerators.
 //
 // Example: facts_of(Role::shared_up_proj) is {"shared_up_proj", in a layer, of a shared MLP, its up, quantisable}.
 
@@ -12,7 +12,7 @@
 
 namespace refit::model {
 
-/// What a tensor is for: the only thing that layout rules depend on. In brackets the tensor's shape.
+/// The purpose of a tensor, on which alone layout rules depend. Its shape is given in brackets.
 enum class Role : std::uint8_t {
   embedding,   ///< [V, H]
   lm_head,     ///< [V, H]
@@ -24,7 +24,7 @@ enum class Role : std::uint8_t {
   gdn_norm,        ///< of Gated DeltaNet
   mlp_norm,        ///< of a dense MLP
   moe_norm,        ///< of experts
-  // Norms behind a block, of what it adds to the residual, [H].
+  // Norms of a block's output, before it is added to the residual, [H].
   attention_post_norm,
   mlp_post_norm,
   // Attention.
@@ -115,10 +115,10 @@ enum class Role : std::uint8_t {
   mtp_proj,            ///< [H, 2 H]
   mtp_final_norm,      ///< [H]
   mtp_head,            ///< [V, H]
-  // A vision tower, of width D, and what projects its output into the language model.
+  // A vision tower, of width D, and the projection of its output into the language model.
   vision_embedding,  ///< [D, ...] of patches, [positions, D]
-  vision_norm,       ///< [D] or what a merger takes together
-  vision_bias,       ///< of norms, embeddings and of whatever writes to the residual
+  vision_norm,       ///< [D], or the width that a merger takes together
+  vision_bias,       ///< of norms, embeddings and matrices that write to the residual
   vision_qkv,        ///< [3 D, D]: q, k, v
   vision_qkv_bias,   ///< [3 D]
   vision_q,
@@ -135,31 +135,32 @@ enum class Role : std::uint8_t {
   vision_fc1,         ///< [I, D]: the first matrix of an MLP that is not gated, or of a merger
   vision_fc1_bias,    ///< [I]
   vision_fc2,         ///< [D, I]: the last matrix of an MLP or of a merger
-  vision_projection,  ///< [D, H]: transposed to what a linear layer's is
+  vision_projection,  ///< [D, H]: the transpose of a linear layer's weight
   // These roles exist in quantised models only.
-  block_scale,  ///< one for each block of the weight Tensor::scale_of, whose rules they follow
+  block_scale,  ///< one for each block of the weight Tensor::scale_of, whose rules it follows
   q_scale,
   k_scale,
   v_scale,  ///< [1] or []: of the FP8 KV cache, behind all other tensors
-  listed,   ///< of a model that is a mere list of tensors (m2n/): its layouts know where
+  listed,   ///< in a model that is a mere list of tensors (m2n/): its layouts know the places
   unknown   ///< no rule: whole on every rank under its own name, and misc
 };
 inline constexpr std::size_t kRoles = static_cast<std::size_t>(Role::unknown) + 1;
 
-/// What a layer mixes tokens with. Nemotron-H's layers have one block each, so that an MLP or experts stand alone.
+/// The block with which a layer mixes tokens. Nemotron-H's layers have one block each, so that an MLP or experts stand
+/// alone.
 enum class Mixer : std::uint8_t { attention, mamba, gated_delta_net, mlp, experts };
 
-/// Where a tensor stands in a model.
+/// The part of a model in which a tensor stands.
 enum class Place : std::uint8_t {
-  layer,       ///< in a layer of the decoder, or in the like of one that a prediction layer has
+  layer,       ///< in a layer of the decoder, or in the decoder layer within a prediction layer
   front,       ///< before the layers
   end,         ///< behind them
-  prediction,  ///< in a layer of multi-token prediction, beside what a decoder layer has
+  prediction,  ///< in a layer of multi-token prediction, beside its decoder layer
   vision,      ///< in a vision tower, or between it and the language model
-  elsewhere    ///< where its weight stands (block_scale), or nobody knows
+  elsewhere    ///< in its weight's place (block_scale), or unknown
 };
 
-/// In what MLP a matrix is.
+/// The kind of MLP to which a matrix belongs.
 enum class Mlp : std::uint8_t {
   none,
   dense,
@@ -170,16 +171,16 @@ enum class Mlp : std::uint8_t {
   interleaved_experts  ///< all experts, transposed and with gate and up alternating (gpt-oss)
 };
 
-/// Which of an MLP's matrices or biases it is.
+/// The matrix or bias within its MLP.
 enum class MlpPart : std::uint8_t { none, gate, up, gate_up, down };
 
-/// What is known of a role: its row of the table.
+/// Facts of one role: its row of the table.
 struct RoleFacts {
   Role role;
   std::string_view name;  ///< as `refit plan --classify` prints it, e.g. "q_proj"
   Place place = Place::layer;
-  std::optional<Mixer> mixer = std::nullopt;    ///< attention, mamba or gated_delta_net: whose weight it is
-  std::optional<Mixer> norm_of = std::nullopt;  ///< the norm in front of that
+  std::optional<Mixer> mixer = std::nullopt;    ///< attention, mamba or gated_delta_net: the mixer that has this weight
+  std::optional<Mixer> norm_of = std::nullopt;  ///< the block behind this norm
   bool is_norm = false;                         ///< the weight of any norm
   Mlp mlp = Mlp::none;
   MlpPart part = MlpPart::none;
@@ -187,15 +188,15 @@ struct RoleFacts {
   bool is_cache_scale = false;  ///< a scale of the FP8 KV cache
 };
 
-/// Every role's row, in no particular order.
+/// Returns every role's row, in no particular order.
 std::span<const RoleFacts> all_roles();
 
 const RoleFacts& facts_of(Role role);
 
-/// Whether it is no parameter of the model but says how others are to be read.
+/// Returns whether the role is that of scales, which are no parameters of the model but give values to others.
 inline bool is_scale(Role role) { return role == Role::block_scale || facts_of(role).is_cache_scale; }
 
-/// Whether its rows are the heads' rotary pairs, in three dimensions instead of one: [heads, pairs, 2, columns].
+/// Returns whether rows are the heads' rotary pairs, in three dimensions instead of one: [heads, pairs, 2, columns].
 inline bool is_paired(Role role) { return role == Role::paired_q_proj || role == Role::paired_k_proj; }
 
 inline std::string_view name(Role role) { return facts_of(role).name; }

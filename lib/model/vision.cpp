@@ -1,4 +1,4 @@
-// What all vision towers have in common.
+// The keys that all vision towers have in common.
 
 #include "model/family.hpp"
 

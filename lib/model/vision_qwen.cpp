@@ -9,7 +9,7 @@ namespace refit::model {
 
 namespace {
 
-/// Defaults are those of transformers' configuration classes.
+/// Reads sizes. Defaults are those of transformers' configuration classes.
 void read_sizes(ConfigFile& file, Vision& vision) {
   vision.depth = file.count_or("depth", vision.depth, kMaxLayers);
   vision.hidden_size = file.count_or("hidden_size", vision.hidden_size);
@@ -50,7 +50,7 @@ void add_attention(TensorList& list, const std::string& block) {
   list.add_vision(block + "attn.proj.bias", {hidden}, Role::vision_bias);
 }
 
-/// Two linear layers with biases, from `in` over `inner` to `out`.
+/// Adds two linear layers with biases, from `in` over `inner` to `out`.
 void add_two_layers(TensorList& list, const std::string& first, const std::string& second, const Shape& in_inner_out) {
   const std::int64_t in = in_inner_out[0];
   const std::int64_t inner = in_inner_out[1];
@@ -88,7 +88,7 @@ void add_norm(TensorList& list, const std::string& name, std::int64_t size) {
   list.add_vision(name + ".bias", {size}, Role::vision_bias);
 }
 
-/// `norm_size`: the last merger normalises each patch, those of deepstack what they have merged.
+/// Adds a merger. `norm_size`: the last merger normalises each patch, those of deepstack normalise merged patches.
 void add_merger(TensorList& list, const std::string& name, std::int64_t norm_size) {
   const Vision& vision = list.config.vision;
   add_norm(list, name + ".norm", norm_size);
@@ -116,7 +116,7 @@ void list_qwen3(TensorList& list) {
   }
 }
 
-// As Megatron-Bridge's Qwen3VLBridge and Qwen35VLBridge name it.
+// Megatron-Bridge's Qwen3VLBridge and Qwen35VLBridge use these names.
 constexpr Renaming kMegatronNames[] = {{"visual.", "vision_model."},
                                        {".blocks.", ".decoder.layers."},
                                        {".deepstack_merger_list.", ".decoder.deepstack_merger_list."},

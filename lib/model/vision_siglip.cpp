@@ -9,7 +9,7 @@ namespace refit::model {
 
 namespace {
 
-/// Defaults are those of transformers' configuration class.
+/// Reads the configuration. Defaults are those of transformers' configuration class.
 void read(ConfigFile& file, Vision& vision) {
   vision = {.depth = file.count_or("num_hidden_layers", 12, kMaxLayers),
             .heads = file.count_or("num_attention_heads", 12),
@@ -67,7 +67,7 @@ void list_tensors(TensorList& list) {
   list.add_vision("multi_modal_projector.mm_soft_emb_norm.weight", {hidden}, Role::vision_norm);
 }
 
-// As Megatron-Bridge's Gemma3VLBridge names it.
+// Megatron-Bridge's Gemma3VLBridge uses these names.
 constexpr Renaming kMegatronNames[] = {
     {".vision_model.", "."}, {"mm_soft_emb_norm", "mm_soft_embed_norm"}, {"mm_input_projection_weight", "proj.weight"}};
 

@@ -1,4 +1,4 @@
-// Which weights a quantised model stores in 8 bits, and their block scales.
+// The weights that a quantised model stores in 8 bits, and their block scales.
 
 #include <fmt/ranges.h>
 
@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::string_view kWeight = ".weight";
 
-/// Does `pattern`, in which `*` stands for any text, describe all of `text`?
+/// Returns true where `pattern`, in which `*` stands for any text, describes all of `text`.
 bool matches(std::string_view pattern, std::string_view text) {
   const std::size_t star = pattern.find('*');
   if (star == std::string_view::npos) return pattern == text;
@@ -28,8 +28,8 @@ bool matches(std::string_view pattern, std::string_view text) {
 
 }  // namespace
 
-/// A list names modules ("model.layers.0.mlp.gate"), or what their names contain ("re:" of compressed-tensors is not
-/// known), and vLLM takes a module that lies within a named one as named.
+/// A list names modules ("model.layers.0.mlp.gate") or patterns with `*`; "re:" of compressed-tensors is not known.
+/// vLLM takes a module that lies within a named one as named.
 bool is_converted(const Config& config, std::string_view tensor_name) {
   const std::string_view module = tensor_name.substr(0, tensor_name.rfind('.'));
   return std::none_of(config.not_converted.begin(), config.not_converted.end(), [&](const std::string& listed) {
@@ -41,7 +41,7 @@ namespace {
 
 constexpr std::string_view kSection = "quantization_config";
 
-/// "(weights: float, 8 bits, channel)" of compressed-tensors' groups; "" where they say nothing.
+/// Returns the groups of compressed-tensors as "(weights: float, 8 bits, channel)"; "" where they say nothing.
 std::string described_weights(ConfigFile& file) {
   std::vector<std::string> words;
   if (!file.has_object("config_groups")) return "";
@@ -61,7 +61,7 @@ std::string described_weights(ConfigFile& file) {
   return words.empty() ? "" : fmt::format(" (weights: {})", fmt::join(words, ", "));
 }
 
-/// What a section says, for the message that refuses it.
+/// Returns the format of a section in words, for the message that refuses it.
 std::string described_format(ConfigFile& file) {
   const std::string method = file.text("quant_method");
   std::string text = method.empty() ? "no quant_method" : "quant_method " + method;
@@ -96,7 +96,7 @@ void read_fp8(ConfigFile& file, Config& config) {
   config.not_converted = file.texts(file.has("ignored_layers") ? "ignored_layers" : "modules_to_not_convert");
 }
 
-/// ModelOpt's own file, which vLLM reads where config.json says nothing.
+/// Reads ModelOpt's own file, which vLLM reads where config.json says nothing.
 void read_modelopt_file(const ConfigFile& config_file, Config& config) {
   const std::filesystem::path path = std::filesystem::path(config_file.path()).parent_path() / "hf_quant_config.json";
   std::error_code error;

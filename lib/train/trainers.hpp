@@ -1,5 +1,5 @@
 #pragma once
-// The trainers there are, one row each: what train.trainer chooses.
+// The table of trainers, one row each; train.trainer chooses one.
 
 #include <span>
 
@@ -7,7 +7,7 @@
 
 namespace refit::train {
 
-/// The first is the default.
+/// Returns the rows; the first is the default.
 std::span<const layout::SideRow* const> trainers();
 
 }  // namespace refit::train

@@ -15,10 +15,8 @@ namespace refit::verify {
 /// to 0.06), and unrelated rows have a KL of 10 to 20.
 inline constexpr double kLogitScale = 5.0;
 
-/// Returns KL(train
-///
-/// gen) in double, of two vectors of row sums in units of 2^-24. Exactly 0 for equal sums. Where train's are all 0 and
-/// gen's are not, rms(y_train) counts as 1.
+/// Returns KL(train || gen) in double, of two vectors of row sums in units of 2^-24. Exactly 0 for equal sums. Where
+/// train's are all 0 and gen's are not, rms(y_train) counts as 1.
 double kl_of_row_sums(std::span<const std::int64_t> train, std::span<const std::int64_t> gen);
 
 /// Returns true where a row's sum is one that only NaN, infinities or values of thousands make: these are as large as a

@@ -15,14 +15,11 @@ struct PiecePart {
   Box box;
 };
 
-/// Which bits of an element a fingerprint is of.
+/// Bits of an element that a fingerprint is made of.
 enum class Bits : std::uint8_t {
   compared,  ///< those of the dtype in which both sides are compared, before the side's transformation
   stored
 };
-
-/// The fingerprint of each part. No communication.
-std::vector<Sum128> fingerprints_of(const LocalMemory& local, const std::vector<PiecePart>& parts, Bits bits);
 
 /// Returns the fingerprint of each part. No communication.
 std::vector<Sum128> fingerprints_of(const LocalMemory& local, const std::vector<PiecePart>& parts, Bits bits);

@@ -31,7 +31,7 @@ void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_a
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
   return counted(bytes, static_cast<std::size_t>(alignment));
 }
-// The temporary buffers of algorithms, which ask without throwing.
+// Algorithms allocate temporary buffers by this operator, which does not throw.
 void* operator new(std::size_t bytes, const std::nothrow_t& /*nothrow*/) noexcept {
   try {
     return counted(bytes, alignof(std::max_align_t));

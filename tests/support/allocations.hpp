@@ -1,5 +1,5 @@
 #pragma once
-// Counts what a test's process allocates with `new`: allocations.cpp, a source of the executable, replaces the
+// Counts the allocations of a test's process by `new`: allocations.cpp, a source of the executable, replaces the
 // operator.
 
 #include <cstdint>

@@ -1,10 +1,10 @@
 #pragma once
-// What Megatron-Core and vLLM hold on every rank, written out by hand from what the real engines were seen to store
+// The parameters of Megatron-Core and vLLM on every rank, written out by hand from observations of the real engines
 // (Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2, vLLM 0.33.0): gather, merge, slice, on small arrays of numbers.
-// Slow, and independent of lib/layout, lib/train and lib/gen, of which it uses the options only.
+// Slow, and independent of lib/layout, lib/train and lib/gen except for the options.
 //
-// Values are opaque: a checkpoint's elements are different numbers below 2^56; 0 is what an engine pads with; what an
-// engine stores instead of the value is the number plus a tag.
+// Values are opaque. A checkpoint's elements are different numbers below 2^56, and engines pad with 0. An engine that
+// stores another value than the element's stores the number plus a tag.
 
 #include <cstdint>
 #include <map>
@@ -18,7 +18,7 @@
 
 namespace refit::test_support {
 
-/// Row-major, as numpy would hold it.
+/// A row-major array, as in numpy.
 struct Array {
   std::vector<std::int64_t> shape;
   std::vector<std::uint64_t> values;
@@ -26,7 +26,7 @@ struct Array {
 
 inline constexpr std::uint64_t kMinusOneTag = std::uint64_t{1} << 56;     ///< x - 1 is stored
 inline constexpr std::uint64_t kNegativeExpTag = std::uint64_t{1} << 60;  ///< -exp(x) is stored
-inline constexpr std::string_view kUnknownTensors = "model.unknown_";     ///< so begin names that no engine knows
+inline constexpr std::string_view kUnknownTensors = "model.unknown_";     ///< prefix of names that no engine knows
 
 struct Parameter {
   Array array;
@@ -36,11 +36,13 @@ struct Parameter {
 using Checkpoint = std::map<std::string, Array>;      ///< by Hugging Face name, in the shapes of files
 using Parameters = std::map<std::string, Parameter>;  ///< by the engine's name
 
-/// What Megatron's `rank` holds. ETP > 1 was not observed: experts are then cut like a dense MLP over etp.
+/// Returns the parameters of Megatron's `rank`. ETP > 1 was not observed: experts are then cut like a dense MLP over
+/// etp.
 Parameters megatron_parameters(const Checkpoint& checkpoint, const model::Config& config,
                                const train::megatron::Options& options, std::int64_t rank);
 
-/// What vLLM's `rank` holds. The zeros of flashinfer_trtllm were not observed, they follow from reading its source.
+/// Returns the parameters of vLLM's `rank`. The zeros of flashinfer_trtllm were not observed; they follow from its
+/// source.
 Parameters vllm_parameters(const Checkpoint& checkpoint, const model::Config& config, const gen::vllm::Options& options,
                            std::int64_t rank);
 

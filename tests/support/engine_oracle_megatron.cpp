@@ -1,4 +1,4 @@
-// Megatron-Core's parameters of a rank.
+// The parameters of a rank of Megatron-Core.
 
 #include <algorithm>
 #include <numeric>
@@ -10,7 +10,8 @@ namespace {
 
 using namespace oracle;
 
-/// Names are those of the rules: t of T is the rank and size of tensor parallelism.
+/// The writer of one rank's parameters. Names are those of the rules: t of T is the rank and size of tensor
+/// parallelism.
 class Megatron : public RankWriter {
  public:
   Megatron(const Checkpoint& checkpoint, const model::Config& config, const train::megatron::Options& options,
@@ -111,7 +112,7 @@ class Megatron : public RankWriter {
     dense(to, from + (c.family == "llama4" ? "feed_forward." : "mlp."), mlp_norm);
   }
 
-  /// Per query group: q heads, their output gates where there are any, k, v.
+  /// Returns linear_qkv, per query group: q heads, their output gates if there are any, k, v.
   Array grouped(const Array& q, const Array& k, const Array& v) const {
     const std::int64_t hd = c.head_dim;
     const std::int64_t per_group = c.attention_heads / c.kv_heads;
@@ -130,7 +131,8 @@ class Megatron : public RankWriter {
     return concat(rows);
   }
 
-  /// A norm of one head is whole, one of all heads cut with them; of more ranks than heads several have the same.
+  /// Returns the rank's part of a norm. A norm of one head is whole, one of all heads is cut with the heads; if there
+  /// are more ranks than heads, several ranks have the same part.
   Array head_norm(const Array& norm, std::int64_t heads) const {
     if (norm.shape[0] == c.head_dim && c.family != "minimax_m2" && c.family != "olmo3") return norm;
     return heads >= T ? part(norm, t, T) : part(norm, t / (T / heads), heads);
@@ -193,7 +195,7 @@ class Megatron : public RankWriter {
     put(to + "out_proj.weight", part(get(from + "out_proj.weight"), t, T, 1));
   }
 
-  /// linear_fc1 and linear_fc2: a rank's gate rows above its up rows, and its columns of down.
+  /// Adds linear_fc1 and linear_fc2: a rank's gate rows above its up rows, and its columns of down.
   void two_layers(const std::string& to, const std::string& from) {
     put(to + "linear_fc1.weight", parts_of(gate_up(from), t, T));
     put(to + "linear_fc2.weight", part(get(from + "down_proj.weight"), t, T, 1));

@@ -22,17 +22,17 @@ std::string replaced(std::string name, std::string_view from, std::string_view t
   return at == std::string::npos ? name : name.replace(at, from.size(), to);
 }
 
-/// q, k and v of a matrix or a bias that has one below the other.
+/// Returns q, k and v of a matrix or a bias in which they follow each other.
 std::vector<Array> thirds(const Array& a) { return {part(a, 0, 3), part(a, 1, 3), part(a, 2, 3)}; }
 
-/// Puts what is there of the language model behind "language_model.".
+/// Puts "language_model." in front of the names of all parameters so far, which are the language model's.
 void move_language_model(RankWriter& out) {
   Parameters moved;
   for (auto& [name, parameter] : out.out) moved.emplace("language_model." + name, std::move(parameter));
   out.out = std::move(moved);
 }
 
-/// The tensors of a tower beside `name` with other words in the place of `word`.
+/// Returns the tensors of a tower whose names are `name` with other words in the place of `word`.
 std::vector<Array> siblings(const RankWriter& out, const std::string& name, std::string_view word,
                             std::initializer_list<std::string_view> words) {
   std::vector<Array> result;
@@ -81,7 +81,7 @@ void add_vllm_vision(RankWriter& out, std::int64_t t, std::int64_t T, bool data_
 
 namespace {
 
-/// Qwen3-VL's tower as Megatron's own transformer.
+/// Adds Qwen3-VL's tower as Megatron's own transformer.
 void add_transformer(RankWriter& out, std::int64_t t, std::int64_t T) {
   constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kBlock{
       {{"norm1.", "self_attention.linear_qkv.layer_norm_"},

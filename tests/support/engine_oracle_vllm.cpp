@@ -1,4 +1,4 @@
-// vLLM's parameters of a rank.
+// The parameters of a rank of vLLM.
 
 #include <algorithm>
 #include <utility>
@@ -10,7 +10,8 @@ namespace {
 
 using namespace oracle;
 
-/// Names are those of the rules: t of T is the rank and size of tensor parallelism.
+/// The writer of one rank's parameters. Names are those of the rules: t of T is the rank and size of tensor
+/// parallelism.
 class Vllm : public RankWriter {
  public:
   Vllm(const Checkpoint& checkpoint, const model::Config& config, const gen::vllm::Options& options, std::int64_t g)
@@ -43,12 +44,13 @@ class Vllm : public RankWriter {
   }
 
  private:
-  /// The classes that have the ends of the model on every stage.
+  /// Returns whether the model's family is one of these.
   bool is_class(std::initializer_list<std::string_view> families) const {
     return std::find(families.begin(), families.end(), c.family) != families.end();
   }
 
-  /// Layers per stage as vLLM deals them: a layer more for the stages from the last but one backwards.
+  /// Returns the number of layers per stage as vLLM deals them: one more for the stages from the last but one
+  /// backwards.
   Sizes stages() const {
     if (!o.stage_layers.empty()) return o.stage_layers;
     Sizes counts;
@@ -77,7 +79,7 @@ class Vllm : public RankWriter {
     if (heads && has("lm_head.weight")) put("lm_head.weight", vocabulary(get("lm_head.weight")));
   }
 
-  /// A drafter that shares embedding and head with the main model has none of its own.
+  /// Adds the drafter beside the main model: it shares embedding and head and has none of its own.
   void put_drafter_beside() {
     Parameters both = std::exchange(out, {});
     drafter();
@@ -88,7 +90,8 @@ class Vllm : public RankWriter {
     out = std::move(both);
   }
 
-  /// Only the first MTP layer's embedding is read; where it has none, the model's is. GLM reads the model's head, too.
+  /// Adds the drafter. Only the first MTP layer's embedding is read; if it has none, the model's is. GLM reads the
+  /// model's head, too.
   void drafter() {
     if (has("mtp.fc.weight")) return qwen_drafter();
     const std::string shared = prefix(c.layers) + "embed_tokens.weight";
@@ -107,7 +110,8 @@ class Vllm : public RankWriter {
     }
   }
 
-  /// By reading vLLM's Qwen3NextMTP and Qwen3_5MTP: "mtp." becomes "model.", and the ends are the model's.
+  /// Adds Qwen's drafter, by reading vLLM's Qwen3NextMTP and Qwen3_5MTP: "mtp." becomes "model.", and the ends are the
+  /// model's.
   void qwen_drafter() {
     put("model.embed_tokens.weight", embedded(get(embedding())));
     if (has("lm_head.weight")) put("lm_head.weight", vocabulary(get("lm_head.weight")));
@@ -154,7 +158,7 @@ class Vllm : public RankWriter {
     return slice(a, t / (T / c.kv_heads) * c.head_dim, c.head_dim);  // whole KV heads, on several ranks
   }
 
-  /// Llama 4: in each head the rows 0, 2, 4, ..., then 1, 3, 5, ...
+  /// Returns the rows in the order of Llama 4: in each head the rows 0, 2, 4, ..., then 1, 3, 5, ...
   Array sorted(const Array& a) const {
     if (c.family != "llama4") return a;
     std::vector<Array> rows;
@@ -206,7 +210,8 @@ class Vllm : public RankWriter {
     put(to + "o_proj.weight", part(get(from + "o_proj.weight"), t, T, 1));
   }
 
-  /// One group is whole on every rank: B and C are the last but dt, and the last of the convolution.
+  /// Returns the rank's rows. A single group is whole on every rank: B and C come just before dt, and last in the
+  /// convolution.
   Array mamba_rows(const Array& a, bool channels) const {
     const auto components = Source::mamba(a, channels);
     const std::size_t b = channels ? 1 : 2;
@@ -294,7 +299,7 @@ class Vllm : public RankWriter {
     put(to + "w2_bias", stack(w2_bias));
   }
 
-  /// A rank's share of I: all of it with EP.
+  /// Returns a rank's share of I: all of it with EP.
   Array cut(const Array& a, std::size_t dim) const { return ep ? a : part(a, m, M, dim); }
 
   Array widened(const Array& a, std::size_t dim) const {

@@ -22,7 +22,7 @@
 
 namespace refit::test_support {
 
-/// The kinds of executors; m2n's runs with messages in place of NCCL M2N's operation.
+/// Kinds of executors. That of m2n runs with messages in place of NCCL M2N's operation.
 using transport::ExecutorKind;
 std::string to_string(ExecutorKind kind);
 
@@ -32,9 +32,9 @@ std::string to_string(ExecutorKind kind);
 class Truth {
  public:
   explicit Truth(const model::Model& model) : model_(model) {}
-  /// Makes the values that two layouts store at steps 0 .. steps - 1; those made before are kept.
-  /// `quantiser`: of weights that the source stores plain and the destination as block_scaled; their scales, which the
-  /// source does not store, are made with them.
+  /// Makes the values that two layouts store at steps 0 .. steps - 1, and keeps those made before. `quantiser`: for
+  /// weights that the source stores plain and the destination as block_scaled; their scales, which the source does not
+  /// store, are made with them.
   void prepare(const layout::Layout& source, const layout::Layout& destination, std::int64_t steps,
                std::optional<Quantiser> quantiser = {});
   /// Returns the whole tensor, row-major, in the form `as` of a storage, from a source that stores it (or the weight

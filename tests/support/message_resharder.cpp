@@ -47,7 +47,7 @@ std::vector<std::byte*> common(const ReshardCall& call, const ReshardCall::End& 
   return result;
 }
 
-/// Returns the ranks of a mesh, by number, that send: the first ones of their shards.
+/// Returns the numbers of a mesh's ranks that send: the first ranks that have their shard.
 std::vector<int> senders(const ReshardCall::End& end) {
   std::vector<int> result;
   std::set<Index> seen;

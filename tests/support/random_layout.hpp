@@ -1,5 +1,5 @@
 #pragma once
-// Slow arithmetic, element by element, with which tests compare layouts and plans; and layouts made at random.
+// Slow arithmetic, element by element, as a reference for layouts and plans; and layouts made at random.
 //
 // A random layout is a device mesh and, for every tensor, a list of cuts (mesh axis, tensor dimension, rule), nested in
 // the order of the axes; axes that cut nothing hold replicas. Storages are fused at random: the pieces of several

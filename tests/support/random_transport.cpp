@@ -37,8 +37,8 @@ class WithoutScales final : public layout::Layout {
   MeshLayout mesh_;
 };
 
-/// An engine's layout: weights are cut between blocks, as their scales are; both, and all other tensors, have storages
-/// of their own, with a gap behind every row.
+/// An engine's layout: weights, and their scales with them, are cut between blocks. All tensors have storages of their
+/// own, with a gap behind every row.
 class CutBetweenBlocks final : public layout::Layout {
  public:
   CutBetweenBlocks(const model::Model& model, MeshLayout mesh, Quantiser quantiser)
@@ -170,8 +170,8 @@ void RandomTransport::make_layouts(std::mt19937_64& random, int ranks) {
   const auto all = [](MeshLayout& layout, DType dtype) {
     for (Format& format : layout.format_of) format = dtype;
   };
-  // A source that computes as it sends is slower than the forwarding ranks: the copies that they must wait for are
-  // late.
+  // A source that computes as it sends is slower than the forwarding ranks, so that the copies for which they must wait
+  // come late.
   const auto compute = [&](MeshLayout& layout) {
     for (Format& format : layout.format_of) {
       if (random() % 2 == 0) format.conversion = Conversion::negative_exp;
@@ -186,7 +186,7 @@ void RandomTransport::make_layouts(std::mt19937_64& random, int ranks) {
     case Precisions::quantised_fp8:
     case Precisions::quantised_mxfp8: break;
     case Precisions::mixed: {
-      // Zero-centred values on both sides, or anything from plain ones.
+      // Both sides may have zero-centred values; or the source has plain values, and the destination any form.
       const bool centred = random() % 2 == 0;
       for (Format& format : source.format_of) {
         if (centred && random() % 2 == 0) format.conversion = Conversion::minus_one;

@@ -10,8 +10,8 @@
 namespace refit::test_support {
 namespace {
 
-/// Several groups may share one request only one after the other. Each asks the hub that it was posted to, which need
-/// not be that of the communicator that made the request.
+/// Several groups may share one request only one after the other. A request asks the hub to which its group was posted;
+/// this need not be that of the communicator that made the request.
 class ThreadRequest final : public transport::Request {
  public:
   explicit ThreadRequest(std::int64_t capacity) : capacity_(capacity) {}

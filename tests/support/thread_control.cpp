@@ -49,7 +49,7 @@ void run_one(Run& run, int rank, const std::function<void(int)>& body) {
   std::abort();
 }
 
-/// All messages are left before any is waited for.
+/// An exchange that leaves all messages before it waits for any.
 class ThreadExchange final : public transport::Exchange {
  public:
   ThreadExchange(std::shared_ptr<ThreadHub> hub, int rank, std::span<const transport::Message> messages)

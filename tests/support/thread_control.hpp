@@ -20,9 +20,9 @@
 
 namespace refit::test_support {
 
-/// Calls `body(rank)` for ranks 0 .. ranks - 1, each in a thread of its own, and returns when all have returned.
-/// Rethrows the first exception; the other ranks leave their waits with an error of their own, so that it cannot hang.
-/// After `deadline` it names the ranks that have not returned and aborts the process.
+/// Calls `body(rank)` for ranks 0 .. ranks - 1, each in a thread of its own, and returns when all have returned. Once a
+/// rank has thrown, the others leave their waits with an error of their own, so that none hangs; the first exception is
+/// rethrown. After `deadline` it names the ranks that have not returned and aborts the process.
 void run_ranks(int ranks, const std::function<void(int)>& body,
                std::chrono::seconds deadline = std::chrono::seconds(60));
 

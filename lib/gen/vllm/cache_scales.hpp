@@ -1,15 +1,15 @@
 #pragma once
-// The scales of vLLM's FP8 KV cache after loading: what its attention makes of the parameters.
+// The scales that vLLM's attention uses for its FP8 KV cache, computed from the loaded parameters.
 
 #include "model/model.hpp"
 
 namespace refit::gen::vllm {
 
-/// The buffers _q_scale, _k_scale and _v_scale that attention uses, given what the parameters hold. k and v are used as
-/// they are; of two of which only one is positive that one serves for both; without any both are 1. q is 1 where it is
-/// not positive, whatever k is.
-/// Source: vLLM 0.33.0, BaseKVCacheMethod.process_weights_after_loading, with kv_cache_dtype fp8. It deletes the
-/// parameters then, which are constructed with -1; as NeMo-RL patches it, they stay for the next refit.
+/// Returns the buffers _q_scale, _k_scale and _v_scale that attention uses, given the values of the parameters. k and v
+/// are used as they are if both are positive; if only one of them is, it serves for both; if none is, both are 1. q is
+/// used if it is positive and is 1 otherwise, whatever k is.
+/// Source: vLLM 0.33.0, BaseKVCacheMethod.process_weights_after_loading, with kv_cache_dtype fp8. vLLM constructs the
+/// parameters with -1 and deletes them there; NeMo-RL patches it so that they stay for the next refit.
 model::CacheScales finalise(const model::CacheScales& loaded);
 
 }  // namespace refit::gen::vllm

@@ -14,7 +14,7 @@ using layout::StorageKey;
 using model::Role;
 using model::Tensor;
 
-/// Values of StorageKey::parameter.
+/// Values of StorageKey::parameter: W_UK_T and W_UV.
 enum : std::int32_t { kKeys, kValues };
 
 class DerivedLayout final : public layout::Layout {

@@ -50,7 +50,7 @@ class VllmLayout final : public layout::ParameterLayout {
   }
 
   std::uint64_t class_of(const Tensor& tensor) const override {
-    // -1: no expert of its own, or a part of every expert on all ranks.
+    // The owner is -1 for a tensor without an expert of its own, and if all ranks have a part of every expert.
     const std::int64_t owner = tensor.expert < 0 || !expert_parallel() ? -1 : expert_owner(tensor.expert);
     const std::int64_t stage = !is_stored(tensor) ? -2 : is_of_layer(tensor) ? layer_stage(tensor) : -1;
     return combine(combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(owner)),
@@ -78,9 +78,10 @@ class VllmLayout final : public layout::ParameterLayout {
  private:
   bool is_of_prediction(const Tensor& tensor) const { return tensor.layer >= model().config.layers; }
 
-  /// A drafter by itself has the layers behind the model's last, of several such layers' embeddings the first, and,
-  /// where they have none, the model's embedding and perhaps its head. Where both are in the stream, vLLM keeps the one
-  /// that it reads last: the layer's, in files sorted by name.
+  /// Returns whether a drafter without the main model has the tensor. It has the layers behind the model's last and the
+  /// first of their embeddings; if they have no embedding it has the model's, and if they have no head some families'
+  /// drafters have the model's. A stream may hold both the model's and a layer's; vLLM keeps the one that it reads
+  /// last: the layer's, in files sorted by name.
   bool is_of_drafter(const Tensor& tensor) const {
     if (tensor.role == Role::mtp_embedding && tensor.layer > model().config.layers) return false;
     if (tensor.role == Role::embedding) return find(Role::mtp_embedding) < 0;

@@ -1,12 +1,12 @@
 #pragma once
-// vLLM's local layouts (vLLM 0.33.0, as its loaders leave them: before process_weights_after_loading). What each
-// parameter is made of is in rules*.cpp; here is which rank stores it, and how it is called.
+// vLLM's local layouts (vLLM 0.33.0, as its loaders leave them: before process_weights_after_loading). The rules for
+// parameters are in rules*.cpp; this file places them on ranks and names them.
 //
-// Gen rank g = (dp x PP + p) x TP + t, TP innermost. Layers are cut over PP in order, with their own numbers; which
-// stages have embedding, final norm and head is a matter of the model's class (model::VllmStages). Linear layers are
-// cut over TP. Experts are cut over the MoE group: TP, or DP x TP with vLLM's own data parallelism: without EP each of
-// its ranks holds its part of every expert's I, with EP whole experts by linear placement. Shared experts are cut like
-// a dense MLP, but whole with sequence-parallel MoE (EP, TP > 1 and internal DP > 1).
+// Gen rank g = (dp x PP + p) x TP + t, TP innermost. Layers are cut over PP in order and keep their own numbers; the
+// model's class decides which stages have embedding, final norm and head (model::VllmStages). Linear layers are cut
+// over TP. Experts are cut over the MoE group, which is TP, or DP x TP with vLLM's own data parallelism. Without EP
+// each of its ranks holds its part of every expert's I, with EP whole experts by linear placement. Shared experts are
+// cut like a dense MLP, but whole with sequence-parallel MoE (EP, TP > 1 and internal DP > 1).
 // A vision tower is on every stage, cut over TP, or whole with mm_encoder_tp = data.
 //
 // Names follow from Hugging Face's by vLLM's own renamings: a fused parameter takes the place of its tensors.
@@ -21,75 +21,75 @@
 
 namespace refit::gen::vllm {
 
-/// How the engine keeps the weights of experts, which depends on the kernels that it picked.
+/// The kernels that the engine picked for experts, which decide how it keeps their weights.
 enum class MoeBackend : std::uint8_t {
   triton,              ///< [gate; up], as loaded
   flashinfer_cutlass,  ///< [up; gate]: the halves of gated experts are swapped after loading
   flashinfer_trtllm,   ///< a rank's part of I is rounded up to a multiple of 128; the rest is zero
-  deep_gemm            ///< of FP8 blocks: cuts are rounded up to whole blocks, so that the last ranks have less
+  deep_gemm            ///< for FP8 blocks: cuts are rounded up to whole blocks, so that the last ranks have less
 };
 
-/// How the ranks of TP share a vision tower (mm_encoder_tp_mode): its weights are cut, or each has all of it.
+/// The way in which the ranks of TP share a vision tower (mm_encoder_tp_mode): each has a part of its weights, or all.
 enum class MmEncoderTp : std::uint8_t { weights, data };
 
-/// Their words in cases.
+/// Return the words for these values in cases.
 Choices choices(MoeBackend);
 Choices choices(MmEncoderTp);
 
-/// Which of vLLM's classes of a model runs, where there are several (DeepSeek-V3.2, GLM-5).
+/// vLLM's classes of a model that has several (DeepSeek-V3.2, GLM-5).
 enum class ModelClass : std::uint8_t {
-  portable,  ///< the one for any platform
-  nvidia     ///< the one for NVIDIA's GPUs: dense MLPs are whole on every rank of a sequence-parallel MoE
+  portable,  ///< the class for any platform
+  nvidia     ///< the class for NVIDIA's GPUs: dense MLPs are whole on every rank of a sequence-parallel MoE
 };
 
-/// Their words in cases.
+/// Returns the words for these values in cases.
 Choices choices(ModelClass);
 
-/// Which models of a checkpoint with layers of multi-token prediction are loaded.
+/// The models that are loaded from a checkpoint with layers of multi-token prediction.
 enum class Mtp : std::uint8_t {
   off,   ///< the main model
   only,  ///< the drafter: the prediction layers
   with   ///< both, on the same ranks; the drafter has no embedding and head of its own, but shares the main model's
 };
 
-/// Their words in cases.
+/// Returns the words for these values in cases.
 Choices choices(Mtp);
 
-/// What a case says of the gen side.
+/// Options of a case for the gen side.
 struct Options {
   layout::Parallelism sizes;                    ///< tp, pp, dp, ep; dp = 0 means 1
   std::vector<std::int64_t> stage_layers = {};  ///< VLLM_PP_LAYER_PARTITION; empty = vLLM's own split
   bool internal_data_parallel = false;          ///< experts are split over DP x TP
-  DType precision = DType::bf16;                ///< but for what vLLM keeps in float32
+  DType precision = DType::bf16;                ///< except for parameters that vLLM keeps in float32
   Mtp mtp = Mtp::off;
   MoeBackend moe_backend = MoeBackend::triton;
   MmEncoderTp mm_encoder_tp = MmEncoderTp::weights;
   ModelClass model_class = ModelClass::portable;
-  bool replicate_embedding = false;  ///< of the class for NVIDIA's GPUs: embed_tokens is whole on every rank
-  /// Of the weights that the model lists as quantised; `precision` is of all others.
+  bool replicate_embedding = false;  ///< by ModelClass::nvidia: embed_tokens is whole on every rank
+  /// Format of the weights that the model lists as quantised; `precision` is that of all others.
   model::WeightFormat weight_format = model::WeightFormat::unquantised;
 
   std::int64_t dp() const { return sizes.dp == 0 ? 1 : sizes.dp; }
-  /// Ranks that share the experts.
+  /// Returns the number of ranks that share the experts.
   std::int64_t moe_ranks() const { return internal_data_parallel ? dp() * sizes.tp : sizes.tp; }
 };
 
-/// Returns the layers of each pipeline stage: where their number is no multiple of PP, the remainder goes one each to
-/// the stages before the last, from behind. 8 over 3: 3, 3, 2; 6 over 4: 1, 2, 2, 1. Source: vLLM 0.33.0,
-/// get_pp_indices.
+/// Returns the number of layers of each pipeline stage. If it is no multiple of PP, the remainder goes one each to the
+/// stages before the last, from behind. 8 over 3: 3, 3, 2; 6 over 4: 1, 2, 2, 1. Source: vLLM 0.33.0, get_pp_indices.
 std::vector<std::int64_t> stage_layers(std::int64_t layers, const Options& options);
 
-/// How often, in both directions, vLLM repeats each scale of the experts' 128 x 128 blocks: where a rank's part of I
-/// cuts through blocks, it keeps the scales of r x r blocks, r = 128 / this. 1 where it does not.
+/// Returns the number of times, in both directions, that vLLM repeats each scale of the experts' 128 x 128 blocks:
+/// 128/r where a rank's part of I cuts through blocks and vLLM keeps the scales of r x r blocks; 1 elsewhere.
 std::int64_t scale_repeats(const model::Model& model, const Options& options);
 
-/// Gives the scales of `model`'s experts those repeats, for layouts of both sides. Call before any is made.
+/// Gives the scales of `model`'s experts those repeats, for layouts of both sides. Must be called before any layout is
+/// made.
 void refine_scales(model::Model& model, const Options& options);
 
-/// Every rule that `options` break for `model`, as sentences; empty if legal.
+/// Returns every rule that `options` break for `model`, as sentences; empty if legal.
 std::vector<std::string> violations(const model::Model& model, const Options& options);
 
-/// The layout. `model` must outlive it. Options must be legal.
+/// Makes the layout. `model` must outlive it. Options must be legal.
 std::unique_ptr<layout::Layout> make_layout(const model::Model& model, const Options& options);
 
 }  // namespace refit::gen::vllm

@@ -24,7 +24,7 @@ class Violations {
   std::vector<std::string> texts_;
 };
 
-/// The mixers whose heads cannot be cut; of their weights nothing more is said.
+/// Checks that heads can be cut. Returns the mixers for which they cannot; their weights are not checked again.
 std::set<Mixer> check_heads(const model::Model& model, std::int64_t tp, Violations& out) {
   const Config& config = model.config;
   const std::set<Mixer> present = model::mixers_of(model);
@@ -64,7 +64,7 @@ void check_experts(const Config& config, const Options& options, Violations& out
   out.require(ep == 1 || config.experts >= ep, fmt::format("{} experts are fewer than EP{}", config.experts, ep));
 }
 
-/// vLLM takes a partition as it is, with stages of no layers too.
+/// vLLM takes a partition as it is, also with stages without layers.
 void check_stages(const Config& config, const Options& options, Violations& out) {
   const std::int64_t stages = options.sizes.pp;
   const std::vector<std::int64_t>& given = options.stage_layers;
@@ -94,7 +94,7 @@ void check_stages(const Config& config, const Options& options, Violations& out)
   }
 }
 
-/// Whether a vision tower's heads can be cut; else of its weights nothing more is said.
+/// Checks that a vision tower's heads can be cut. Returns false if not; the tower's weights are not checked then.
 bool check_vision(const model::Model& model, const Options& options, Violations& out) {
   const std::int64_t heads = model.config.vision.heads;
   const std::int64_t tp = options.sizes.tp;
@@ -106,7 +106,7 @@ bool check_vision(const model::Model& model, const Options& options, Violations&
   return legal;
 }
 
-/// What no rule about heads has named.
+/// Checks the sizes of all parameters, except those whose heads were refused already.
 void check_parameters(const model::Model& model, const Options& options, const std::set<Mixer>& named,
                       bool vision_is_named, Violations& out) {
   const layout::ParameterTable table(model);
@@ -158,7 +158,7 @@ void check_expert_blocks(const model::Model& model, const Options& options, Viol
   out.require(!packed, part + ": packed experts have no finer blocks; use moe_backend = deep_gemm or EP");
 }
 
-/// Where vLLM quantises the router too: a checkpoint has no scales for it.
+/// Refuses a router that vLLM would quantise: a checkpoint has no scales for it.
 void check_router(const model::Model& model, const Options& options, Violations& out) {
   const Config& config = model.config;
   if (options.weight_format != WeightFormat::fp8_block || !facts_of(config).vllm_quantised_router ||

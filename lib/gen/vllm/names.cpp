@@ -17,7 +17,7 @@ void replace(std::string& text, std::string_view from, std::string_view to) {
   if (at != std::string::npos) text.replace(at, from.size(), to);
 }
 
-/// Without its last `words` words and with the dot before them: "a.b." of "a.b.c.d" and 2.
+/// Returns `name` without its last `words` words, up to the dot before them: "a.b." for "a.b.c.d" and 2.
 std::string without_words(const std::string& name, int words) {
   std::size_t end = name.size();
   for (int i = 0; i < words && end != std::string::npos; ++i) end = name.rfind('.', end - 1);
@@ -31,7 +31,7 @@ std::string fused_name(const Parameter& parameter, const Tensor& tensor) {
     return tensor.name.substr(0, tensor.name.find(kExperts) + kExperts.size()) + "routed_experts." + parameter.name +
            parameter.suffix;
   }
-  if (parameter.scalar) {  // in the attention, wherever the checkpoint has it
+  if (parameter.scalar) {  // it stands in the attention, wherever the checkpoint has it
     const std::string layer = fmt::format("layers.{}.", tensor.layer);
     const std::size_t attention = tensor.name.find(layer) + layer.size();
     return tensor.name.substr(0, tensor.name.find('.', attention) + 1) + parameter.name;
@@ -40,8 +40,9 @@ std::string fused_name(const Parameter& parameter, const Tensor& tensor) {
   return without_words(tensor.name, words) + parameter.name + parameter.suffix;
 }
 
-/// The drafter's own parts keep their place in the layer, its decoder layer is called mtp_block, its embedding is the
-/// drafter model's, and the model's head that of the first layer. Families may have other names, and keep the head's.
+/// Returns the name in the drafter. Its own parts keep their place in the layer, and its decoder layer is called
+/// mtp_block; its embedding is named as the drafter model's, and the model's head as the first prediction layer's.
+/// Families with other drafter names keep the head's.
 std::string drafter_name(const model::Config& config, const std::string& name, const Tensor& tensor) {
   const auto& names = facts_of(config).vllm_drafter_names;
   if (!names.empty()) {
@@ -59,13 +60,13 @@ std::string drafter_name(const model::Config& config, const std::string& name, c
   return own ? name : name.substr(0, end) + "mtp_block." + name.substr(end);
 }
 
-/// A language model within another.
+/// Returns whether the language model is part of another model.
 bool is_composite(const model::Config& config) {
   return config.vision.depth > 0 || config.prefix.find("language_model.") != std::string::npos;
 }
 
-/// Where a checkpoint puts another prefix in front of its names than the family's own, vLLM's model classes map it to
-/// theirs (WeightsMapper): that of a language model within another, or "model.".
+/// Replaces a checkpoint's prefix that is not the family's own, as vLLM's model classes do (WeightsMapper): by that of
+/// a language model within another, or by "model.".
 void replace_prefix(std::string& name, const model::Config& config) {
   const std::string& prefix = config.prefix;
   if (is_composite(config)) {

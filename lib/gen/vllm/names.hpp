@@ -1,5 +1,5 @@
 #pragma once
-// How vLLM calls its parameters: Hugging Face's names, renamed. Private to this folder.
+// Names of vLLM's parameters: Hugging Face's names, renamed. Private to this folder.
 
 #include <string>
 

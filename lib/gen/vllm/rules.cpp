@@ -7,12 +7,12 @@ using model::Role;
 
 namespace {
 
-/// vLLM pads every vocabulary to a multiple of this (DEFAULT_VOCAB_PADDING_SIZE).
+/// The size to a multiple of which vLLM pads every vocabulary (DEFAULT_VOCAB_PADDING_SIZE).
 constexpr std::int64_t kVocabularyMultiple = 64;
 
 }  // namespace
 
-/// A tied model has a head of its own only where the checkpoint has one. A replicated embedding is whole on every rank.
+/// A tied model has a head of its own only if the checkpoint has one. A replicated embedding is whole on every rank.
 void add_vocabulary(Rules& rules) {
   for (const Role role : {Role::embedding, Role::lm_head, Role::mtp_embedding, Role::mtp_head}) {
     Parameter parameter{"", {rules.table.all(role)}};
@@ -31,7 +31,7 @@ void add_vocabulary(Rules& rules) {
   rules.table.rows("", Role::mtp_proj, cut ? rules.tp() : 1);
 }
 
-/// Constructors give all scales of experts the value 1, which those of padding keep.
+/// Constructors set all scales of experts to 1, and those of padding keep this value.
 layout::ScaleRules scale_rules(const model::Model& model, const Options& options) {
   return {options.weight_format, false, 1, 1, 1.0, scale_repeats(model, options)};
 }

@@ -1,15 +1,15 @@
 #pragma once
 // vLLM's parameters, block by block. Private to this folder.
 //
-// Source: what vLLM 0.33.0 stored. A parameter's name is the part that takes the place of its tensors' own last words
-// ("qkv_proj.weight" of "model.layers.0.self_attn.q_proj.weight"); empty where the name is the tensor's.
+// Source: parameters that vLLM 0.33.0 was seen to store. A parameter's name takes the place of its tensors' own last
+// words ("qkv_proj.weight" of "model.layers.0.self_attn.q_proj.weight"); it is empty where the tensor's name stays.
 
 #include "gen/vllm/layout.hpp"
 #include "layout/block_scales.hpp"
 
 namespace refit::gen::vllm {
 
-/// What rules are written with.
+/// A model, its options, and the table of parameters that rules add to.
 struct Rules {
   const model::Config& config;
   const Options& options;
@@ -18,28 +18,28 @@ struct Rules {
   std::int64_t tp() const { return options.sizes.tp; }
 };
 
-/// Embedding, head and final norm, of the drafter too.
+/// Adds embedding, head and final norm, of the drafter too.
 void add_vocabulary(Rules& rules);
-/// Softmax attention, also with an output gate.
+/// Adds softmax attention, also with an output gate.
 void add_attention(Rules& rules);
-/// Multi-head latent attention.
+/// Adds multi-head latent attention.
 void add_latent_attention(Rules& rules);
 void add_mlp(Rules& rules);
-/// Router, experts, shared experts, latent projections.
+/// Adds router, experts, shared experts and latent projections.
 void add_experts(Rules& rules);
 void add_mamba(Rules& rules);
 void add_gated_delta_net(Rules& rules);
-/// A vision tower and what projects its output.
+/// Adds a vision tower and the projection of its output.
 void add_vision(Rules& rules);
-/// Whether every rank has all of the tower.
+/// Returns whether every rank has the whole tower.
 bool is_vision_whole(const Rules& rules);
 
-/// Columns of the experts' first weights.
+/// Returns the number of columns of the experts' first weights.
 std::int64_t expert_input(const model::Config& config);
 
 layout::ScaleRules scale_rules(const model::Model& model, const Options& options);
 
-/// All of them.
+/// Returns the parameters of all these blocks.
 std::vector<layout::Parameter> parameters(const model::Model& model, const Options& options);
 
 }  // namespace refit::gen::vllm

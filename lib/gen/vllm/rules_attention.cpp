@@ -9,8 +9,8 @@ using model::Role;
 
 namespace {
 
-/// Scales of the FP8 KV cache: quantised models have a parameter for each, whatever the cache's type. Others keep what
-/// the checkpoint says, and so does latent attention, which has none.
+/// Adds scales of the FP8 KV cache: quantised models have a parameter for each, whatever the cache's type. Other
+/// models, and latent attention, which has no such parameters, keep those of the checkpoint.
 void add_cache_scales(Rules& rules) {
   if (rules.options.weight_format == model::WeightFormat::unquantised) return;
   for (const auto& [name, role] :
@@ -21,9 +21,9 @@ void add_cache_scales(Rules& rules) {
   }
 }
 
-/// The rank's parts of q (with an output gate: of its rows as they are, per head q then gate), of k and of v, which a
-/// checkpoint may have in one matrix. Rows of rotary pairs are sorted: the first ones of a head's pairs, then the
-/// second ones.
+/// Returns the rank's parts of q, of k and of v, which a checkpoint may have in one matrix. q with an output gate keeps
+/// its order of rows: per head q, then gate. Rows of rotary pairs are sorted: the first rows of a head's pairs, then
+/// the second rows.
 Parameter qkv_proj(const Rules& rules, std::int64_t kv_parts) {
   const auto& table = rules.table;
   const std::int64_t tp = rules.tp();
@@ -56,8 +56,8 @@ void add_norms(Rules& rules, std::int64_t kv_parts) {
 
 }  // namespace
 
-/// Where there are more ranks than KV heads, TP / nkv neighbours hold the same head. o_proj's bias is whole on every
-/// rank, and added by the first.
+/// If there are more ranks than KV heads, TP / nkv neighbours hold the same head. o_proj's bias is whole on every rank,
+/// and only the first adds it.
 void add_attention(Rules& rules) {
   auto& table = rules.table;
   const std::int64_t tp = rules.tp();
@@ -73,8 +73,8 @@ void add_attention(Rules& rules) {
   if (rules.config.mla.kv_rank == 0) add_cache_scales(rules);
 }
 
-/// The down projections are whole on every rank, in one parameter where queries are compressed too. So is the indexer;
-/// its k_norm stays in float32.
+/// The down projections are whole on every rank, in one parameter if queries are compressed too. The indexer is whole
+/// too; its k_norm stays in float32.
 void add_latent_attention(Rules& rules) {
   auto& table = rules.table;
   table.whole("", Role::mla_norm);

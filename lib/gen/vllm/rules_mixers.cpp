@@ -15,8 +15,8 @@ Parameter float32_rows(const Rules& rules, Role role) {
 
 }  // namespace
 
-/// in_proj holds the rank's part of each of z, x, B, C and dt, the convolution of each of x, B and C; a single group is
-/// whole on every rank. vLLM keeps A = -exp(A_log), in float32.
+/// in_proj holds the rank's part of each of z, x, B, C and dt, the convolution that of each of x, B and C; a single
+/// group is whole on every rank. vLLM keeps A = -exp(A_log), in float32.
 void add_mamba(Rules& rules) {
   auto& table = rules.table;
   const model::Mamba& sizes = rules.config.mamba;
@@ -44,8 +44,8 @@ void add_mamba(Rules& rules) {
   table.columns("", Role::mamba_out_proj);
 }
 
-/// in_proj_qkvz is the rank's part of each of q, k, v and z, in_proj_ba of b and a. Where the checkpoint groups them by
-/// key head (Qwen3-Next), the rank has its rows of that grouping. A_log is stored as it is, in float32.
+/// in_proj_qkvz holds the rank's part of each of q, k, v and z, in_proj_ba that of b and a. If the checkpoint groups
+/// them by key head (Qwen3-Next), the rank has its rows of that grouping. A_log is stored as it is, in float32.
 void add_gated_delta_net(Rules& rules) {
   auto& table = rules.table;
   const model::GatedDeltaNet& sizes = rules.config.gdn;

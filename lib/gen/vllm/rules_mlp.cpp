@@ -12,17 +12,17 @@ using model::Role;
 
 namespace {
 
-/// FlashInfer's TRTLLM kernels and DeepGEMM want a rank's part of the expert width in multiples of this.
+/// The multiple that FlashInfer's TRTLLM kernels and DeepGEMM want for a rank's part of the expert width.
 constexpr std::int64_t kExpertMultiple = 128;
 
-/// Where gate and up are fused into gate_up_proj; up alone keeps its name.
+/// Adds gate and up, fused into gate_up_proj; up alone keeps its name.
 void add_gate_up(Rules& rules, Role gate, Role up, std::int64_t parts) {
   auto& table = rules.table;
   if (!table.has(gate)) return table.rows("", up, parts);
   table.stack("gate_up_proj.weight", {table.all(gate, parts), table.all(up, parts)});
 }
 
-/// What is said of all expert weights alike.
+/// Returns a parameter of experts with the settings that all of them share.
 Parameter expert_parameter(const Rules& rules, const char* name, std::vector<Component> components, Cut cut) {
   Parameter parameter{name, std::move(components), cut, Experts::stacked};
   parameter.rounded_cuts = rules.options.moe_backend == MoeBackend::deep_gemm;
@@ -31,14 +31,14 @@ Parameter expert_parameter(const Rules& rules, const char* name, std::vector<Com
   return parameter;
 }
 
-/// w13 of gated experts: the rank's part of gate, then of up.
+/// Returns w13 of gated experts: the rank's part of gate, then of up; the other way round for flashinfer_cutlass.
 Parameter gate_up(const Rules& rules, Component gate, Component up) {
   std::vector<Component> halves{gate, up};
   if (rules.options.moe_backend == MoeBackend::flashinfer_cutlass) std::swap(halves[0], halves[1]);
   return expert_parameter(rules, "w13_weight", std::move(halves), Cut::components);
 }
 
-/// A dense MLP or shared experts, cut over TP or whole on every rank.
+/// Adds a dense MLP or shared experts, cut over TP or whole on every rank.
 void add_dense(Rules& rules, Role gate, Role up, Role down, bool whole) {
   add_gate_up(rules, gate, up, whole ? 1 : rules.tp());
   if (whole) {
@@ -48,12 +48,13 @@ void add_dense(Rules& rules, Role gate, Role up, Role down, bool whole) {
   }
 }
 
-/// In such a MoE shared experts are whole on every rank, and with the class for NVIDIA's GPUs dense MLPs too.
+/// Returns whether the MoE is sequence-parallel. Shared experts are whole on every rank then, and with the class for
+/// NVIDIA's GPUs dense MLPs too.
 bool is_sequence_parallel(const Options& options) {
   return options.sizes.ep > 1 && options.sizes.tp > 1 && options.internal_data_parallel && options.dp() > 1;
 }
 
-/// Transposed, gate columns then up columns (Llama 4, Qwen3-VL): stored as if each expert had its own matrices.
+/// Adds transposed experts, gate columns then up columns (Llama 4, Qwen3-VL), stored as if each had its own matrices.
 void add_transposed_experts(Rules& rules, std::int64_t parts) {
   const Role role = Role::transposed_gate_up;
   const std::int64_t width = rules.table.rows(role) / 2;
@@ -61,8 +62,8 @@ void add_transposed_experts(Rules& rules, std::int64_t parts) {
   rules.table.add(expert_parameter(rules, "w2_weight", {rules.table.all(Role::transposed_down)}, Cut::columns));
 }
 
-/// gpt-oss: transposed, gate and up alternating as in the checkpoint; w2's bias is on the first rank of the MoE group
-/// only, where its experts are cut.
+/// Adds gpt-oss's experts: transposed, gate and up alternating as in the checkpoint. If experts are cut, w2's bias is
+/// only on the first rank of the MoE group.
 void add_interleaved_experts(Rules& rules, std::int64_t parts) {
   auto& table = rules.table;
   table.add(expert_parameter(rules, "w13_weight", {table.all(Role::interleaved_gate_up, parts)}, Cut::components));
@@ -87,7 +88,7 @@ void add_mlp(Rules& rules) {
 
 void add_experts(Rules& rules) {
   auto& table = rules.table;
-  // With EP experts are whole: their group has one member, as far as cutting goes.
+  // Experts are whole with EP: they are cut over one rank.
   const std::int64_t parts = rules.options.sizes.ep > 1 ? 1 : rules.options.moe_ranks();
   table.whole("", Role::moe_norm);
   Parameter router{"", {table.all(Role::router)}};

@@ -11,7 +11,7 @@ using model::Role;
 
 namespace {
 
-/// Tensors of one role have several sizes in a tower: there is a parameter for each.
+/// Adds a parameter for each size that tensors of the role have; a tower has several.
 void add_each(Rules& rules, Role role, std::int64_t parts, Cut cut = Cut::components) {
   for (const model::Tensor* tensor : rules.table.firsts(role)) {
     rules.table.add(Parameter{"", {Component{role, {0, tensor->shape[0]}, parts}}, cut});
@@ -24,9 +24,9 @@ bool is_vision_whole(const Rules& rules) {
   return rules.options.mm_encoder_tp == MmEncoderTp::data && vision_facts_of(rules.config).vllm_data_mode;
 }
 
-/// A tower is cut like a decoder: the rank's part of each of q, k and v, of gate and of up, or of the first matrix with
-/// its bias; columns of the matrices behind these. Norms, embeddings and the biases of the last matrices are whole, and
-/// so is all of a tower that is data parallel.
+/// A tower is cut like a decoder: a rank has its part of each of q, k and v, of gate and of up, or of the first matrix
+/// with its bias, and its columns of the matrices behind these. Norms, embeddings and the biases of the last matrices
+/// are whole, and so is all of a tower that is data parallel.
 void add_vision(Rules& rules) {
   auto& table = rules.table;
   const bool whole = is_vision_whole(rules);

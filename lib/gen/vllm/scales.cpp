@@ -23,7 +23,7 @@ std::int64_t scale_repeats(const model::Model& model, const Options& options) {
   const std::int64_t width = config.expert_intermediate_size;
   if (options.weight_format != model::WeightFormat::fp8_block || options.moe_backend != MoeBackend::triton) return 1;
   if (config.experts == 0 || options.sizes.ep > 1 || width % ranks != 0) return 1;
-  // Of experts whose own blocks are not whole there is nothing to repeat.
+  // Blocks are repeated only if the experts consist of whole ones.
   if (width % kBlock != 0 || expert_input(config) % kBlock != 0) return 1;
   return kBlock / std::gcd(kBlock, width / ranks);
 }

@@ -22,7 +22,7 @@ const Side& of(const layout::SideSpec& spec) { return static_cast<const Side&>(s
 #define MEMBER(path) \
   [](auto& spec) -> auto& { return of(spec).path; }
 
-/// true and false are taken for only and off, which they were called once.
+/// Returns the key. It takes true and false for only and off, which had these names once.
 layout::SideKey mtp_key() {
   layout::SideKey key = SideRows::word(
       "gen.mtp", "The main model, the drafter of multi-token prediction only, or the main model with its drafter.",

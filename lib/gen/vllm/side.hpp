@@ -1,19 +1,19 @@
 #pragma once
-// vLLM as an engine that cases can choose: its keys, and what is wrong with their values.
+// vLLM as an engine that cases can choose: its keys, and the checks of their values.
 
 #include "gen/vllm/layout.hpp"
 #include "layout/side.hpp"
 
 namespace refit::gen::vllm {
 
-/// Whose the data parallelism is: replicas are engines of their own, or ranks of one engine, which splits experts.
+/// The kind of data parallelism: replicas are engines of their own, or ranks of one engine, which splits experts.
 enum class DataParallel : std::uint8_t { engines, internal };
 Choices choices(DataParallel);
 
 enum class KvCacheDtype : std::uint8_t { automatic, fp8 };
 Choices choices(KvCacheDtype);
 
-/// Its row of the table of engines.
+/// Returns vLLM's row of the table of engines.
 const layout::SideRow& engine();
 
 class Side final : public layout::SideSpec {
@@ -41,13 +41,13 @@ class Side final : public layout::SideSpec {
   bool has_cache_scales() const override { return kv_cache_dtype == KvCacheDtype::fp8; }
   model::CacheScales finalise(const model::CacheScales& loaded) const override;
 
-  /// What layouts are made of.
+  /// Returns the options of which layouts are made.
   Options options() const;
 
-  Options written;  ///< by the keys, but for the precision and whose the data parallelism is
+  Options written;  ///< by the keys, except precision and the kind of data parallelism
   DataParallel data_parallel = DataParallel::engines;
   layout::Precision kept_as = layout::Precision::bf16;
-  bool derived = false;        ///< what is computed of weights after loading is stored too
+  bool derived = false;        ///< weights that are computed from loaded ones are stored too
   std::string quantiser_name;  ///< name(Quantiser); empty = nemo_rl for fp8, mxfp8 for mxfp8
   KvCacheDtype kv_cache_dtype = KvCacheDtype::automatic;
   std::string kv_scales;  ///< calibration of the FP8 KV cache (model::calibrate_cache); empty = none

@@ -15,7 +15,7 @@ using layout::StorageKey;
 using model::Role;
 using model::Tensor;
 
-/// Where a layer lives: its stage, and its number there. Multi-token prediction layers count on from the decoder's.
+/// The stage of a layer, and its number there. Multi-token prediction layers count on from the decoder's.
 struct Home {
   std::int32_t stage;
   std::int32_t local_layer;

@@ -10,7 +10,7 @@ namespace {
 using model::Config;
 using model::Mixer;
 
-/// The mixers whose heads cannot be cut; of their weights nothing more is said.
+/// Checks that heads can be cut. Returns the mixers for which they cannot; their weights are not checked again.
 std::set<Mixer> check_heads(const model::Model& model, std::int64_t tp, std::vector<std::string>& out) {
   const Config& config = model.config;
   const std::set<Mixer> present = model::mixers_of(model);
@@ -52,13 +52,13 @@ void check_experts(const Config& config, const layout::Parallelism& sizes, std::
   }
 }
 
-/// "Bias in Moe is only supported when ETP==1" (Megatron-Core).
+/// Refuses the biases that "Bias in Moe is only supported when ETP==1" excludes (Megatron-Core).
 void check_expert_biases(const model::Model& model, std::int64_t etp, std::vector<std::string>& out) {
   if (etp == 1 || !layout::ParameterTable(model).has(model::Role::interleaved_gate_up_bias)) return;
   out.push_back(fmt::format("train: experts with biases and ETP{}: Megatron-Core refuses it; legal: ETP1", etp));
 }
 
-/// Whether a vision tower's heads can be cut; else of its weights nothing more is said.
+/// Checks that a vision tower's heads can be cut. Returns false if not; the tower's weights are not checked then.
 bool check_vision(const model::Model& model, const Options& options, std::vector<std::string>& out) {
   const std::int64_t heads = model.config.vision.heads;
   const std::int64_t tp = options.sizes.tp;
@@ -67,7 +67,7 @@ bool check_vision(const model::Model& model, const Options& options, std::vector
   return false;
 }
 
-/// What deepstack's mergers make is added in the first layers, which the tower's stage must have.
+/// The outputs of deepstack's mergers are added in the first layers, so the tower's stage must have these layers.
 void check_deepstack(const Config& config, const std::vector<std::int64_t>& stages, std::vector<std::string>& out) {
   if (stages.size() < 2 || stages.front() >= config.vision.deepstack) return;
   out.push_back(
@@ -76,7 +76,7 @@ void check_deepstack(const Config& config, const std::vector<std::int64_t>& stag
                   stages.front(), config.vision.deepstack));
 }
 
-/// What no rule about heads has named.
+/// Checks the sizes of all parameters, except those whose heads were refused already.
 void check_parameters(const model::Model& model, const Options& options, const std::set<Mixer>& named,
                       bool vision_is_named, std::vector<std::string>& out) {
   const layout::ParameterTable table(model);
@@ -111,7 +111,7 @@ void check_scales(const model::Model& model, const Options& options, std::vector
   }
 }
 
-/// Layers between the bars of a pattern.
+/// Returns the numbers of layers between the bars of a pattern.
 std::vector<std::int64_t> layers_between_bars(const std::string& pattern) {
   std::vector<std::int64_t> counts{0};
   for (char letter : pattern) {
@@ -124,7 +124,7 @@ std::vector<std::int64_t> layers_between_bars(const std::string& pattern) {
   return counts;
 }
 
-/// The pattern must name the model's own mixers.
+/// Checks that the pattern names the model's own mixers.
 void check_pattern(const Config& config, std::string pattern, std::vector<std::string>& out) {
   if (pattern.empty()) return;
   std::erase(pattern, '|');

@@ -7,7 +7,7 @@ using model::Role;
 
 namespace {
 
-/// In a tied model both parameters carry both names of the one matrix.
+/// Returns a vocabulary's parameter. In a tied model both parameters carry both names of the one matrix.
 Parameter vocabulary(const Rules& rules, std::string name, Role role) {
   const std::int64_t multiple = rules.options.make_vocab_size_divisible_by;
   const bool tied = rules.config.tied;
@@ -21,7 +21,8 @@ Parameter vocabulary(const Rules& rules, std::string name, Role role) {
 }  // namespace
 
 /// Both matrices are padded with zeros at the end, then cut by rows. A tied model without pipeline stages has no
-/// output_layer: its logits read the embedding; with stages it has a second copy on the last, whatever the checkpoint.
+/// output_layer: its logits read the embedding. With stages it has a second copy of the embedding on the last, whether
+/// or not the checkpoint has a head.
 void add_vocabulary(Rules& rules) {
   rules.table.add(vocabulary(rules, "embedding.word_embeddings.weight", Role::embedding));
   if (!rules.config.tied || rules.options.sizes.pp > 1) {
@@ -31,7 +32,8 @@ void add_vocabulary(Rules& rules) {
   rules.table.whole(hybrid ? "decoder.final_norm.weight" : "decoder.final_layernorm.weight", Role::final_norm);
 }
 
-/// HF names enorm, hnorm, eh_proj and shared_head.norm. Megatron reads its own embedding and output layer.
+/// Hugging Face's names are enorm, hnorm, eh_proj and shared_head.norm. Megatron reads its own embedding and output
+/// layer.
 void add_multi_token_prediction(Rules& rules) {
   rules.table.whole("enorm.weight", Role::mtp_embedding_norm);
   rules.table.whole("hnorm.weight", Role::mtp_hidden_norm);

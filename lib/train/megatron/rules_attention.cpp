@@ -11,7 +11,7 @@ using model::Role;
 
 namespace {
 
-/// Where the rows of q, k and v begin: of three tensors, or of one that has them all.
+/// The first row of q, of k or of v in its tensor: each has a tensor of its own, or one tensor has them all.
 struct QkvRows {
   Role role;
   std::int64_t begin = 0;
@@ -20,8 +20,8 @@ struct Qkv {
   QkvRows q, k, v;
 };
 
-/// linear_qkv: by query group its q heads, (their gates,) its k, its v; the whole is cut evenly over TP, wherever that
-/// cuts a group. Where the q projection carries an output gate, a head has its q rows, then its gate's.
+/// Returns linear_qkv: by query group its q heads, (their gates,) its k, its v. The whole is cut evenly over TP, even
+/// if that cuts a group. If the q projection carries an output gate, each of its heads has its q rows, then its gate's.
 Parameter fused_qkv(const Rules& rules, std::string name, const Qkv& qkv, bool gated) {
   const std::int64_t hd = rules.config.head_dim;
   const std::int64_t heads = rules.config.attention_heads / rules.config.kv_heads;
@@ -48,7 +48,7 @@ Parameter fused_qkv(const Rules& rules, std::string name, const Qkv& qkv, bool g
   return parameter;
 }
 
-/// The matrices of q, k and v.
+/// Returns the tensors of q, k and v.
 Qkv qkv_of(const Rules& rules) {
   const auto& table = rules.table;
   if (table.has(Role::qkv_proj)) {
@@ -62,8 +62,8 @@ Qkv qkv_of(const Rules& rules) {
 
 }  // namespace
 
-/// Norms over all heads are cut like the heads; where there are more ranks than KV heads, neighbours hold the same
-/// head's part, although linear_qkv is cut through its group (MiniMaxM2Bridge).
+/// Norms over all heads are cut like the heads. If there are more ranks than KV heads, neighbours hold the same head's
+/// part, although linear_qkv is cut through its group (MiniMaxM2Bridge).
 void add_attention(Rules& rules) {
   auto& table = rules.table;
   table.whole("self_attention.linear_qkv.layer_norm_weight", Role::attention_norm);
@@ -82,7 +82,7 @@ void add_attention(Rules& rules) {
 }
 
 /// The input norm is not fused, and the down projections are whole on every rank (Transformer Engine's "duplicated").
-/// With an indexer, which is whole too and reads the compressed queries, norms are not fused into the up projections.
+/// An indexer is whole too and reads the compressed queries, so that norms are not fused into the up projections then.
 void add_latent_attention(Rules& rules) {
   auto& table = rules.table;
   const bool sparse = table.has(Role::indexer_k_proj);

@@ -8,7 +8,7 @@ using model::Role;
 
 namespace {
 
-/// The components of in_proj where the checkpoint has in_proj_qkv (q, then k, then v), _z, _b and _a (Qwen3.5).
+/// Returns the components of in_proj if the checkpoint has in_proj_qkv (q, then k, then v), _z, _b and _a (Qwen3.5).
 std::vector<Component> from_separate(const GatedDeltaNet& sizes, std::int64_t tp) {
   const std::int64_t keys = sizes.keys();
   const std::int64_t values = sizes.values();
@@ -20,7 +20,7 @@ std::vector<Component> from_separate(const GatedDeltaNet& sizes, std::int64_t tp
           {Role::gdn_a_proj, {0, sizes.value_heads}, tp}};
 }
 
-/// The same where it has in_proj_qkvz, per key head [q k v z], and in_proj_ba, per key head [b a] (Qwen3-Next).
+/// Returns them if it has in_proj_qkvz, per key head [q k v z], and in_proj_ba, per key head [b a] (Qwen3-Next).
 std::vector<Component> from_grouped(const GatedDeltaNet& sizes, std::int64_t tp) {
   const std::int64_t heads = sizes.value_heads / sizes.key_heads;  // value heads of a key head
   const std::int64_t values = heads * sizes.value_dim;
@@ -42,8 +42,8 @@ std::vector<Component> from_grouped(const GatedDeltaNet& sizes, std::int64_t tp)
 
 }  // namespace
 
-/// in_proj holds the rank's part of each of q, k, v, z, b and a; the convolution of each of q, k and v. Of all norms
-/// only out_norm is zero-centred: Megatron keeps the value - 1.
+/// in_proj holds the rank's part of each of q, k, v, z, b and a; the convolution that of each of q, k and v. Megatron
+/// zero-centres out_norm, and no other norm: it keeps the value - 1.
 void add_gated_delta_net(Rules& rules) {
   auto& table = rules.table;
   const GatedDeltaNet& sizes = rules.config.gdn;

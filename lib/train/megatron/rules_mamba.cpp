@@ -4,7 +4,7 @@ namespace refit::train::megatron {
 
 using model::Role;
 
-/// in_proj holds the rank's part of each of z, x, B, C and dt; the convolution of each of x, B and C.
+/// in_proj holds the rank's part of each of z, x, B, C and dt; the convolution that of each of x, B and C.
 void add_mamba(Rules& rules) {
   auto& table = rules.table;
   const std::int64_t tp = rules.tp();

@@ -10,24 +10,24 @@ using model::Role;
 
 namespace {
 
-/// linear_fc1: the rank's part of gate, then of up; up alone where there is no gate.
+/// Adds linear_fc1: the rank's part of gate, then of up; up alone if there is no gate.
 void add_fc1(Rules& rules, std::string name, Role gate, Role up) {
   rules.table.stack(std::move(name), {rules.table.all(gate, rules.tp()), rules.table.all(up, rules.tp())});
 }
 
-/// A storage for each local expert, cut over the expert tensor parallel ranks.
+/// Adds a storage for each local expert, cut over the expert tensor parallel ranks.
 void add_expert(Rules& rules, std::string name, std::vector<Component> components, Cut cut) {
   for (Component& component : components) component.parts = cut == Cut::columns ? 1 : rules.options.sizes.etp;
   Parameter parameter{std::move(name), std::move(components), cut, Experts::each};
   rules.table.add(std::move(parameter));
 }
 
-/// linear_fc2's bias is added once: every rank has all of it.
+/// Adds linear_fc2's bias: every rank has all of it, and it is added once.
 void add_expert_whole(Rules& rules, std::string name, Role role) {
   rules.table.add({std::move(name), {rules.table.all(role)}, Cut::components, Experts::each});
 }
 
-/// One half of interleaved experts.
+/// Returns one half of interleaved experts.
 Component half(const Rules& rules, Role role, int which) {
   Component component = rules.table.all(role);
   component.half = which;
@@ -46,9 +46,9 @@ void add_mlp(Rules& rules) {
   rules.table.whole("mlp.linear_fc2.post_layernorm.weight", Role::mlp_post_norm);
 }
 
-/// Expert weights go by "weight" and the local expert's number. Packed tensors hold all experts of a layer: gate rows
-/// then up rows (Qwen3.5), the same transposed (Qwen3-VL, Llama 4), or transposed with gate and up alternating
-/// (gpt-oss).
+/// Names of expert weights end in "weight" and the local expert's number. Packed tensors hold all experts of a layer:
+/// gate rows then up rows (Qwen3.5), the same transposed (Qwen3-VL, Llama 4), or transposed with gate and up
+/// alternating (gpt-oss).
 void add_experts(Rules& rules) {
   auto& table = rules.table;
   table.whole("pre_mlp_layernorm.weight", Role::moe_norm);

@@ -9,15 +9,14 @@ using model::Role;
 
 namespace {
 
-/// All names of a tower are its tensors', renamed. Tensors of one role have several sizes: there is a parameter for
-/// each.
+/// Adds a parameter for each size that tensors of the role have. All names of a tower are its tensors', renamed.
 void add_each(Rules& rules, Role role, std::int64_t parts, Cut cut = Cut::components) {
   for (const model::Tensor* tensor : rules.table.firsts(role)) {
     rules.table.add(Parameter{"", {Component{role, {0, tensor->shape[0]}, parts}}, cut});
   }
 }
 
-/// linear_qkv: by head its q, its k and its v, the whole cut evenly over TP.
+/// Adds linear_qkv: by head its q, its k and its v, the whole cut evenly over TP.
 void add_qkv(Rules& rules, Role role) {
   const std::int64_t third = rules.table.rows(role) / 3;
   const std::int64_t head = third / rules.config.vision.heads;
@@ -29,7 +28,7 @@ void add_qkv(Rules& rules, Role role) {
   rules.table.add(std::move(parameter));
 }
 
-/// A transformer of Megatron's own.
+/// Adds Megatron's own transformer.
 void add_transformer(Rules& rules) {
   add_qkv(rules, Role::vision_qkv);
   add_qkv(rules, Role::vision_qkv_bias);
@@ -42,7 +41,7 @@ void add_transformer(Rules& rules) {
 
 }  // namespace
 
-/// Where Megatron-Bridge takes transformers' own module, all of it is whole on every rank. The projection of its output
+/// If Megatron-Bridge takes transformers' own module, all of it is whole on every rank. The projection of its output
 /// may be a linear layer of Megatron's nonetheless: the transpose of the checkpoint's matrix, cut by rows.
 void add_vision(Rules& rules) {
   if (rules.config.vision.depth == 0) return;

@@ -1,12 +1,12 @@
 #pragma once
-// Megatron-Core as a trainer that cases can choose: its keys, and what is wrong with their values.
+// Megatron-Core as a trainer that cases can choose: its keys, and the checks of their values.
 
 #include "layout/side.hpp"
 #include "train/megatron/layout.hpp"
 
 namespace refit::train::megatron {
 
-/// Its row of the table of trainers.
+/// Returns Megatron's row of the table of trainers.
 const layout::SideRow& trainer();
 
 class Side final : public layout::SideSpec {
@@ -24,10 +24,10 @@ class Side final : public layout::SideSpec {
   std::optional<layout::Precision> precision() const override { return kept_as; }
   std::unique_ptr<layout::Layout> make_layout(const model::Model& model) const override;
 
-  /// What layouts are made of.
+  /// Returns the options of which layouts are made.
   Options options() const;
 
-  Options written;  ///< by the keys, but for the precision
+  Options written;  ///< by the keys, except the precision
   layout::Precision kept_as = layout::Precision::bf16;
 };
 
