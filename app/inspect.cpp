@@ -202,7 +202,7 @@ void inspect_checkpoint(const InspectOptions& options) {
   }
 }
 
-/// Whether a file or folder is a checkpoint, or means to be one (of any kind): config.json alone is none.
+/// Returns whether a file or folder is a checkpoint of any kind, or is meant to be one: config.json alone is none.
 bool holds_weights(const fs::path& path) {
   constexpr std::string_view kEndings[] = {".safetensors", ".h5", ".index.json", ".gguf", ".pth", ".distcp"};
   const auto is_weights = [&](const std::string& name) {

@@ -25,7 +25,7 @@ SHOWN = 20  # differences printed per run
 LAYOUTS = {  # that are compared, by archive
     "engines": {"train": 74, "gen": 38},
     "families": {"train": 55, "gen": 102},
-    "pipelines": {"train": 16, "gen": 30},
+    "pipelines": {"train": 16, "gen": 21},  # the record of llama_tied_mg has no checkpoint
 }
 UNRECORDED = {"checkpoint": None, "layout": "TP2", "ranks": 2, "settings": {}, "folder": None}
 # Settings of an archive that are other keys of a case, and their values there. All others are keys as they are.

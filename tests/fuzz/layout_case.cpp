@@ -85,7 +85,7 @@ std::int64_t draw_kv_heads(Random& random, const Case& c) {
   return random.of(legal);
 }
 
-/// What families have, in the fuzzer's own words: nothing of lib/model is asked.
+/// Properties of families in the fuzzer's own words: nothing of lib/model is asked.
 bool is_one_of(const Config& config, std::initializer_list<std::string_view> families) {
   return std::find(families.begin(), families.end(), config.family) != families.end();
 }
@@ -241,7 +241,7 @@ void draw_data_parallel(Random& random, Case& c) {
   c.train.sizes.dp = layout::with_data_parallel(c.train.sizes).dp * random.in(1, 2);
 }
 
-/// Of a family that is the language model of one with a tower.
+/// Draws sizes for a family that is the language model of one with a tower.
 void draw_vision(Random& random, Case& c, std::int64_t unit) {
   const bool has_transformer = is_one_of(c.config, {"qwen3", "qwen3_moe", "qwen3_5", "qwen3_5_moe"});
   if (!has_transformer && !is_one_of(c.config, {"gemma3", "qwen2"})) return;

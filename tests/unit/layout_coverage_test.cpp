@@ -79,7 +79,7 @@ std::vector<Candidate> gen_layouts(const model::Model& model) {
   return result;
 }
 
-/// Of vLLM's class for NVIDIA's GPUs.
+/// Layouts of vLLM's class for NVIDIA's GPUs.
 std::vector<Candidate> nvidia_layouts(const model::Model& model) {
   std::vector<Candidate> result;
   for (const char* sizes : {"TP1", "TP4", "TP2xDP2xEP4"}) {

@@ -1,5 +1,5 @@
-// What families read of config.json, and what they list by it: other names of a family, optional parts, layers of
-// several kinds.
+// Keys that families read of config.json, and the tensors that they list by them: other names of a family, optional
+// parts, layers of several kinds.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -35,7 +35,7 @@ class ModelFamilies : public ::testing::Test {
   }
   ~ModelFamilies() override { std::filesystem::remove_all(folder_); }
 
-  /// Of a config.json with these keys; `keys` end in a comma.
+  /// Reads a config.json with these keys; `keys` end in a comma.
   Config config(const std::string& keys, const std::string& last) const {
     std::ofstream(folder_ / "config.json") << "{" << keys << last << "}";
     return read_config(folder_ / "config.json");
@@ -57,7 +57,7 @@ std::string architecture(const std::string& name, const std::string& type) {
   return R"("architectures": [")" + name + R"("], "model_type": ")" + type + R"(")";
 }
 
-/// What a checkpoint of `model` would hold, but for the tensors whose names contain `left_out`.
+/// Returns the tensors of a checkpoint of `model`, but for the tensors whose names contain `left_out`.
 std::vector<TensorInfo> held(const Model& model, const std::string& left_out) {
   std::vector<TensorInfo> result;
   for (const Tensor& tensor : model.tensors) {
