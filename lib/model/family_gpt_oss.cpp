@@ -39,11 +39,12 @@ void list_tensors(TensorList& list) { add_decoder(list, add_gpt_oss_attention, a
 
 }  // namespace
 
-constinit const Family kGptOss{.name = "gpt_oss",
-                               .architecture = "GptOssForCausalLM",
-                               .model_type = "gpt_oss",
-                               .read = read,
-                               .list = list_tensors,
-                               .facts = {.vllm_names = kVllmNames}};
+constinit const Family kGptOss{
+    .name = "gpt_oss",
+    .architecture = "GptOssForCausalLM",
+    .model_type = "gpt_oss",
+    .read = read,
+    .list = list_tensors,
+    .facts = {.vllm_names = kVllmNames, .sglang = SglangFacts{.head_on_every_stage = true, .config_dtype = true}}};
 
 }  // namespace refit::model

@@ -44,6 +44,10 @@ constinit const Family kMixtral{.name = "mixtral",
                                 .model_type = "mixtral",
                                 .read = read,
                                 .list = list_tensors,
-                                .facts = {.vllm_names = kVllmNames}};
+                                .facts = {.vllm_names = kVllmNames,
+                                          .sglang = SglangFacts{.names = kVllmNames,
+                                                                .cuts_attention_over_tp = true,
+                                                                .head_on_every_stage = true,
+                                                                .square_attention = true}}};
 
 }  // namespace refit::model

@@ -168,6 +168,9 @@ constinit const Family kNemotronH{
     .model_type = "nemotron_h",
     .read = read,
     .list = list_tensors,
-    .facts = {.vllm_names = kVllmNames, .vllm_float32_router = true, .megatron_hybrid_model = true}};
+    .facts = {.vllm_names = kVllmNames,
+              .vllm_float32_router = true,
+              .sglang = SglangFacts{.names = kVllmNames, .cutlass_on_sm90 = true, .trtllm_on_sm100 = true},
+              .megatron_hybrid_model = true}};
 
 }  // namespace refit::model

@@ -26,11 +26,13 @@ void list_tensors(TensorList& list) { add_decoder(list, {.qkv_bias = true}); }
 
 }  // namespace
 
-constinit const Family kQwen2{.name = "qwen2",
-                              .architecture = "Qwen2ForCausalLM",
-                              .model_type = "qwen2",
-                              .read = read,
-                              .list = list_tensors,
-                              .aliases = kAliases};
+constinit const Family kQwen2{
+    .name = "qwen2",
+    .architecture = "Qwen2ForCausalLM",
+    .model_type = "qwen2",
+    .read = read,
+    .list = list_tensors,
+    .facts = {.sglang = SglangFacts{.cuts_attention_over_tp = true, .cuts_embedding_over_dp = true}},
+    .aliases = kAliases};
 
 }  // namespace refit::model

@@ -27,6 +27,7 @@ constinit const Family kQwen3{.name = "qwen3",
                               .model_type = "qwen3",
                               .read = read,
                               .list = list_tensors,
+                              .facts = {.sglang = SglangFacts{}},
                               .aliases = kAliases};
 
 }  // namespace refit::model

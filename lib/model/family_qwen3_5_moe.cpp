@@ -29,6 +29,7 @@ constinit const Family kQwen35Moe{.name = "qwen3_5_moe",
                                   .facts = {.vllm_names = kVllmNames,
                                             .vllm_drafter_reads_head = true,
                                             .vllm_drafter_cuts_proj = true,
-                                            .vllm_drafter_names = kQwenDrafterNames}};
+                                            .vllm_drafter_names = kQwenDrafterNames,
+                                            .sglang = SglangFacts{.names = kQwenSglangNames, .whole_embedding = true}}};
 
 }  // namespace refit::model

@@ -24,11 +24,13 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-constinit const Family kQwen3Moe{.name = "qwen3_moe",
-                                 .architecture = "Qwen3MoeForCausalLM",
-                                 .model_type = "qwen3_moe",
-                                 .read = read,
-                                 .list = list_tensors,
-                                 .facts = {.vllm_quantised_router = true}};
+constinit const Family kQwen3Moe{
+    .name = "qwen3_moe",
+    .architecture = "Qwen3MoeForCausalLM",
+    .model_type = "qwen3_moe",
+    .read = read,
+    .list = list_tensors,
+    .facts = {.vllm_quantised_router = true,
+              .sglang = SglangFacts{.head_on_every_stage = true, .trtllm_on_sm100 = true}}};
 
 }  // namespace refit::model

@@ -19,13 +19,17 @@ void list_tensors(TensorList& list) { add_qwen_hybrid(list, add_inputs, add_any_
 
 }  // namespace
 
-constinit const Family kQwen3Next{
-    .name = "qwen3_next",
-    .architecture = "Qwen3NextForCausalLM",
-    .model_type = "qwen3_next",
-    .read = read_qwen_hybrid,
-    .list = list_tensors,
-    .facts = {
-        .vllm_drafter_reads_head = true, .vllm_drafter_cuts_proj = true, .vllm_drafter_names = kQwenDrafterNames}};
+constinit const Family kQwen3Next{.name = "qwen3_next",
+                                  .architecture = "Qwen3NextForCausalLM",
+                                  .model_type = "qwen3_next",
+                                  .read = read_qwen_hybrid,
+                                  .list = list_tensors,
+                                  .facts = {.vllm_drafter_reads_head = true,
+                                            .vllm_drafter_cuts_proj = true,
+                                            .vllm_drafter_names = kQwenDrafterNames,
+                                            .sglang = SglangFacts{.names = kQwenSglangNames,
+                                                                  .has_pipelines = false,
+                                                                  .trtllm_on_sm100 = true,
+                                                                  .config_dtype_gdn_norm = true}}};
 
 }  // namespace refit::model

@@ -1,6 +1,6 @@
 #pragma once
-// What Megatron-Core and vLLM hold on every rank, written out by hand from what the real engines were seen to store
-// (Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2, vLLM 0.33.0): gather, merge, slice, on small arrays of numbers.
+// What Megatron-Core, vLLM and SGLang hold on every rank, written out by hand from what the real engines were seen to
+// store (Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2, vLLM 0.33.0, SGLang 0.5.23): gather, merge, slice, on small arrays of numbers.
 // Slow, and independent of lib/layout, lib/train and lib/gen, of which it uses the options only.
 //
 // Values are opaque: a checkpoint's elements are different numbers below 2^56; 0 is what an engine pads with; what an
@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "gen/sglang/layout.hpp"
 #include "gen/vllm/layout.hpp"
 #include "model/model.hpp"
 #include "train/megatron/layout.hpp"
@@ -43,5 +44,9 @@ Parameters megatron_parameters(const Checkpoint& checkpoint, const model::Config
 /// What vLLM's `rank` holds. The zeros of flashinfer_trtllm were not observed, they follow from reading its source.
 Parameters vllm_parameters(const Checkpoint& checkpoint, const model::Config& config, const gen::vllm::Options& options,
                            std::int64_t rank);
+
+/// What SGLang's `rank` holds.
+Parameters sglang_parameters(const Checkpoint& checkpoint, const model::Config& config,
+                             const gen::sglang::Options& options, std::int64_t rank);
 
 }  // namespace refit::test_support

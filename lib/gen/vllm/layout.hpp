@@ -15,6 +15,7 @@
 
 #include "core/choice.hpp"
 #include "layout/layout.hpp"
+#include "layout/mtp.hpp"
 #include "layout/parallelism.hpp"
 
 namespace refit::gen::vllm {
@@ -39,15 +40,7 @@ enum class ModelClass : std::uint8_t {
 /// Their words in cases.
 Choices choices(ModelClass);
 
-/// Which models of a checkpoint with layers of multi-token prediction are loaded.
-enum class Mtp : std::uint8_t {
-  off,   ///< the main model
-  only,  ///< the drafter: the prediction layers
-  with   ///< both, on the same ranks; the drafter has no embedding and head of its own, but shares the main model's
-};
-
-/// Their words in cases.
-Choices choices(Mtp);
+using layout::Mtp;
 
 /// What a case says of the gen side.
 struct Options {
