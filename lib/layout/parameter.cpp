@@ -214,19 +214,18 @@ void set_rows(const Axes& which, const Component& component, const Range& rows, 
   }
 }
 
-/// Appends the piece for the slot of its expert, or, with all experts in one tensor, for every run of slots that hold
-/// neighbours.
+/// Appends the piece for the slot of its expert, or, with all experts in one tensor, for every slot: other ranks may
+/// hold the same experts among others, so that boxes of several would overlap.
 void append_slots(int dimension, const Tensor& tensor, std::span<const std::int64_t> slots, std::int64_t expert_size,
                   Piece& piece, std::vector<Piece>& out) {
   const std::int64_t offset = piece.place.offset;
-  if (dimension >= 0) piece.place.strides[dimension] = expert_size;
-  for (std::size_t begin = 0, end = 1; begin < slots.size(); begin = end++) {
-    if (dimension < 0 && slots[begin] != tensor.expert) continue;
-    piece.place.offset = offset + static_cast<std::int64_t>(begin) * expert_size;
+  for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+    if (dimension < 0 && slots[slot] != tensor.expert) continue;
+    piece.place.offset = offset + static_cast<std::int64_t>(slot) * expert_size;
     if (dimension >= 0) {
-      while (end < slots.size() && slots[end] == slots[end - 1] + 1) ++end;
-      piece.box.lower[dimension] = slots[begin];
-      piece.box.extent[dimension] = static_cast<std::int64_t>(end - begin);
+      piece.place.strides[dimension] = expert_size;
+      piece.box.lower[dimension] = slots[slot];
+      piece.box.extent[dimension] = 1;
     }
     out.push_back(piece);
   }
