@@ -1,7 +1,7 @@
 #pragma once
 // What Megatron-Core, vLLM and SGLang hold on every rank, written out by hand from what the real engines were seen to
-// store (Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2, vLLM 0.33.0, SGLang 0.5.23): gather, merge, slice, on small arrays of numbers.
-// Slow, and independent of lib/layout, lib/train and lib/gen, of which it uses the options only.
+// store (Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2, vLLM 0.33.0, SGLang 0.5.23): gather, merge, slice, on small
+// arrays of numbers. Slow, and independent of lib/layout, lib/train and lib/gen, of which it uses the options only.
 //
 // Values are opaque: a checkpoint's elements are different numbers below 2^56; 0 is what an engine pads with; what an
 // engine stores instead of the value is the number plus a tag.
