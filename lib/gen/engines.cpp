@@ -1,11 +1,12 @@
 #include "gen/engines.hpp"
 
+#include "gen/sglang/side.hpp"
 #include "gen/vllm/side.hpp"
 
 namespace refit::gen {
 
 std::span<const layout::SideRow* const> engines() {
-  static const layout::SideRow* const rows[] = {&vllm::engine()};
+  static const layout::SideRow* const rows[] = {&vllm::engine(), &sglang::engine()};
   return rows;
 }
 

@@ -217,13 +217,31 @@ void set_rows(const Axes& which, const Component& component, const Range& rows, 
   }
 }
 
-/// Appends the piece once for every local expert, or with all of them, or not at all if its expert is not local.
+/// Appends the piece for the slot of its expert, or, with all experts in one tensor, for every slot: other ranks may
+/// hold the same experts among others, so that boxes of several would overlap.
+void append_slots(int dimension, const Tensor& tensor, std::span<const std::int64_t> slots, std::int64_t expert_size,
+                  Piece& piece, std::vector<Piece>& out) {
+  const std::int64_t offset = piece.place.offset;
+  for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+    if (dimension < 0 && slots[slot] != tensor.expert) continue;
+    piece.place.offset = offset + static_cast<std::int64_t>(slot) * expert_size;
+    if (dimension >= 0) {
+      piece.place.strides[dimension] = expert_size;
+      piece.box.lower[dimension] = slots[slot];
+      piece.box.extent[dimension] = 1;
+    }
+    out.push_back(piece);
+  }
+}
+
+/// Appends the piece once for every local expert, or with all of them, or nothing where its expert is not local.
 void append_experts(const Parameter& parameter, const Tensor& tensor, const Slice& slice, std::int64_t expert_size,
                     const Piece& one, std::vector<Piece>& out) {
   if (parameter.experts == Experts::none) return out.push_back(one);
   const int dimension = axes(parameter).expert;
   const bool stacked = parameter.experts == Experts::stacked;
   Piece piece = one;
+  if (!slice.slots.empty()) return append_slots(dimension, tensor, slice.slots, expert_size, piece, out);
   if (dimension < 0) {  // a tensor of its own for each expert
     const std::int64_t local = tensor.expert - slice.experts.begin;
     if (local < 0 || local >= slice.experts.count) return;
@@ -255,9 +273,10 @@ std::int64_t local_rows(const Parameter& parameter, const Slice& slice) {
 Shape storage_shape(const Parameter& parameter, const Tensor& tensor, const Slice& slice) {
   Shape shape;
   if (parameter.scalar) return shape;
-  if (parameter.experts == Experts::stacked) shape.push_back(slice.experts.count);
+  if (parameter.experts == Experts::stacked) shape.push_back(slice.expert_count());
   shape.push_back(round_up(local_rows(parameter, slice), parameter.row_multiple));
   for_each_columns(parameter, tensor, slice, [&](const LocalColumns& local) { shape.push_back(local.room); });
+  if (parameter.transposed) std::swap(shape[shape.size() - 2], shape[shape.size() - 1]);
   return shape;
 }
 
@@ -277,14 +296,21 @@ void append_pieces(const Parameter& parameter, const Tensor& tensor, Role as, co
     piece.place.strides[d] = row_size;
     row_size *= local.room;
   }
-  const std::int64_t expert_size = round_up(local_rows(parameter, slice), parameter.row_multiple) * row_size;
+  const std::int64_t all_rows = round_up(local_rows(parameter, slice), parameter.row_multiple);
+  const std::int64_t expert_size = all_rows * row_size;
+  if (parameter.transposed) {
+    for (int d = 0; d < shape.size(); ++d) piece.place.strides[d] *= all_rows;  // those of rows and experts follow
+    row_size = 1;
+  }
   const std::size_t first = out.size();
   for_each_component(parameter, slice, [&](const Component& component, const LocalRows& local) {
     if (component.role != as) return;
     for_each_range(component, local, [&](const Range& rows, std::int64_t at) {
       Piece part = piece;
-      part.place.offset = at * row_size;
-      set_rows(which, component, rows, row_size, part);
+      const std::int64_t step = parameter.interleaved ? std::ssize(parameter.components) : 1;
+      const std::int64_t row = parameter.interleaved ? (at - local.at) * step + local.at / local.room : at;
+      part.place.offset = row * row_size;
+      set_rows(which, component, rows, step * row_size, part);
       append_experts(parameter, tensor, slice, expert_size, part, out);
     });
   });
@@ -300,7 +326,7 @@ void append_pieces(const Parameter& parameter, const Tensor& tensor, Role as, co
 
 void append_fills(const Parameter& parameter, const Tensor& tensor, const Slice& slice, const StorageKey& key,
                   std::vector<Fill>& out) {
-  if (parameter.scalar) return;
+  if (parameter.scalar || parameter.transposed) return;
   Shape shape = storage_shape(parameter, tensor, slice);
   const Extents strides = row_major_strides(shape);
   const int row = parameter.experts == Experts::stacked ? 1 : 0;
@@ -400,7 +426,9 @@ void ParameterTable::stack(std::string name, std::vector<Component> components) 
 
 void ParameterTable::add(Parameter parameter) {
   std::erase_if(parameter.components, [this](const Component& component) { return !has(component.role); });
-  if (!parameter.components.empty()) parameters_.push_back(std::move(parameter));
+  if (parameter.components.empty()) return;
+  parameter.group = group_;
+  parameters_.push_back(std::move(parameter));
 }
 
 }  // namespace refit::layout

@@ -8,6 +8,8 @@
 // 0..I-1, T parts}: rank t stores part t of each, one below the other.
 
 #include <array>
+#include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,6 +40,12 @@ enum class Cut : std::uint8_t {
   columns      ///< the columns into one part for each rank
 };
 
+/// A shared expert's tensors among those of experts.
+struct FusedRole {
+  model::Role shared = model::Role::unknown;
+  model::Role expert = model::Role::unknown;
+};
+
 /// The storages that hold experts.
 enum class Experts : std::uint8_t {
   none,    ///< not an expert's parameter
@@ -57,6 +65,7 @@ struct Parameter {
   bool first_rank_only = false;    ///< nothing on all ranks but the first
   bool sorts_pairs = false;        ///< for rotary pairs: per head the first rows of all pairs, then the second rows
   bool keeps_float32 = false;      ///< whatever the model's precision
+  std::optional<DType> own_dtype{};  ///< likewise, of any other dtype
   Conversion conversion = Conversion::none;
   bool scalar = false;               ///< a storage without dimensions, for tensors of one element
   bool transposed = false;           ///< of a matrix: its columns are the rows here
@@ -65,6 +74,12 @@ struct Parameter {
   std::int64_t column_multiple = 1;  ///< and its columns
   std::int64_t repeats = 1;          ///< for block scales: stored as often as Tensor::repeats says, in both directions
   double fill = 0.0;                 ///< the value of the rows and columns added by rounding up
+  int group = 0;                     ///< the engine's number for the ranks over which it is cut
+  bool transposed = false;           ///< a storage (of one expert) is [columns, rows]; nothing may be rounded up
+  bool interleaved = false;          ///< rows of the components, which have equally many, take turns
+  /// Of stacked experts: roles whose tensors lie in the shared expert's slot (kSharedExpert), each like an expert's
+  /// tensor of another role.
+  std::vector<FusedRole> fused_roles{};
 };
 
 /// The place of a rank among those over which a parameter is cut, and the experts that it stores.
@@ -72,7 +87,14 @@ struct Slice {
   std::int64_t index = 0;
   std::int64_t size = 1;
   Range experts;
+  /// The expert in each slot of a stacked storage, where these are not `experts`. An expert has one slot at most.
+  std::span<const std::int64_t> slots{};
+
+  std::int64_t expert_count() const { return slots.empty() ? experts.count : std::ssize(slots); }
 };
+
+/// In Slice::slots: the shared expert, of whose tensors Tensor::expert says so.
+inline constexpr std::int64_t kSharedExpert = -1;
 
 /// Returns the rows that the rank's storage (of one expert) has for its components.
 std::int64_t local_rows(const Parameter& parameter, const Slice& slice);
@@ -125,12 +147,15 @@ class ParameterTable {
   void stack(std::string name, std::vector<Component> components);
   /// Adds any other parameter. Components of absent roles are left out.
   void add(Parameter parameter);
+  /// Gives the parameters that are added from now on that Parameter::group.
+  void cut_over(int group) { group_ = group; }
 
   std::vector<Parameter> take() { return std::move(parameters_); }
 
  private:
   std::array<std::vector<const Tensor*>, model::kRoles> firsts_{};
   std::vector<Parameter> parameters_;
+  int group_ = 0;
 };
 
 }  // namespace refit::layout

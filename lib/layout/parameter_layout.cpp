@@ -30,6 +30,9 @@ ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Paramete
   }
   for (std::size_t role = 0; role < model::kRoles; ++role)
     by_role_[role] = by_role[role].empty() ? -1 : by_role[role][0];
+  for (std::int32_t p = 0; p < static_cast<std::int32_t>(parameters_.size()); ++p) {
+    for (const FusedRole& fused : parameter(p).fused_roles) by_role_[static_cast<std::size_t>(fused.shared)] = p;
+  }
   for (std::size_t p = 0; is_quantised_ && p < scales_.size(); ++p) {
     if (!facts_of(parameters_[p].components.front().role).is_quantisable) continue;
     scales_[p] = static_cast<std::int32_t>(parameters_.size());
@@ -80,7 +83,8 @@ std::optional<Format> ParameterLayout::format(const Tensor& tensor) const {
 Format ParameterLayout::format_of(const Parameter& parameter, const Tensor& tensor) const {
   if (tensor.scale_of >= 0) return tensor.dtype;
   if (tensor.scales >= 0 && is_quantised_) return {DType::f8_e4m3, Conversion::block_scaled};
-  return {parameter.keeps_float32 ? DType::f32 : precision_, parameter.conversion};
+  const DType kept = parameter.keeps_float32 ? DType::f32 : precision_;
+  return {parameter.own_dtype.value_or(kept), parameter.conversion};
 }
 
 bool ParameterLayout::is_whole(const Tensor& tensor) const {
@@ -102,8 +106,10 @@ void ParameterLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>
   if (number < 0) return;
   const Parameter& rule = parameter(number);
   // A tied model's two names stand for the one vocabulary matrix.
-  const Role as = rule.padded_rows > 0 ? rule.components.front().role : weight.role;
-  append_pieces(rule, tensor, as, slice(rule, rank), {number, found->layer, -1}, format_of(rule, tensor), out);
+  Role as = rule.padded_rows > 0 ? rule.components.front().role : weight.role;
+  for (const FusedRole& fused : rule.fused_roles) as = fused.shared == as ? fused.expert : as;
+  append_pieces(rule, tensor, as, slice_of(rule, found->layer, rank), {number, found->layer, -1},
+                format_of(rule, tensor), out);
 }
 
 Storage ParameterLayout::storage(const StorageKey& key, Rank rank) const {
@@ -113,14 +119,15 @@ Storage ParameterLayout::storage(const StorageKey& key, Rank rank) const {
   }
   const Tensor& tensor = tensor_of(key, rank);
   const Parameter& rule = parameter(key.parameter);
-  const Shape shape = tensor.dimensions.size() > 0 ? tensor.dimensions : storage_shape(rule, tensor, slice(rule, rank));
+  const Shape shape =
+      tensor.dimensions.size() > 0 ? tensor.dimensions : storage_shape(rule, tensor, slice_of(rule, key.layer, rank));
   return {key, storage_name(key, tensor, rank), shape, format_of(rule, tensor).dtype};
 }
 
 void ParameterLayout::fills(const StorageKey& key, Rank rank, std::vector<Fill>& out) const {
   if (static_cast<std::size_t>(key.parameter) == parameters_.size()) return;
   const Parameter& rule = parameter(key.parameter);
-  append_fills(rule, tensor_of(key, rank), slice(rule, rank), key, out);
+  append_fills(rule, tensor_of(key, rank), slice_of(rule, key.layer, rank), key, out);
 }
 
 std::vector<StorageKey> ParameterLayout::constant_storages(Rank rank) const {
@@ -131,7 +138,7 @@ std::vector<StorageKey> ParameterLayout::constant_storages(Rank rank) const {
     if (!found) continue;
     const std::int32_t number = parameter_of(tensor, found->parameter);
     const Parameter& rule = parameter(number);
-    if (is_constant(rule, tensor, slice(rule, rank))) keys.push_back({number, found->layer, -1});
+    if (is_constant(rule, tensor, slice_of(rule, found->layer, rank))) keys.push_back({number, found->layer, -1});
   }
   std::sort(keys.begin(), keys.end());
   keys.erase(std::unique(keys.begin(), keys.end()), keys.end());

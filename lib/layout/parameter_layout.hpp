@@ -37,6 +37,10 @@ class ParameterLayout : public Layout {
   /// pass its weight instead.
   virtual std::optional<Target> target(const Tensor& tensor, Rank rank) const = 0;
   virtual Slice slice(const Parameter& parameter, Rank rank) const = 0;
+  /// Returns the slice of a storage whose key says `layer`, where layers differ.
+  virtual Slice slice_of(const Parameter& parameter, std::int32_t /*layer*/, Rank rank) const {
+    return slice(parameter, rank);
+  }
   /// Returns whether any rank stores `tensor`, whose role is in some parameter.
   virtual bool is_stored(const Tensor& tensor) const = 0;
   /// Returns the engine's full name of a storage. `tensor`: one of its tensors.

@@ -33,4 +33,21 @@ SideKey parallelism_key(std::string name, std::string help, Access access, std::
                             assign, print);
 }
 
+/// Adds a complaint about a gen.quantiser that makes no weights of that precision.
+inline void check_quantiser(const std::string& given, Precision precision, Complaints& complaints) {
+  const bool mx = precision == Precision::mxfp8;
+  const auto quantiser = parse_quantiser(given);
+  if (quantiser && is_mx(*quantiser) == mx) return;
+  const char* problem = quantiser ? "is not one of" : "is unknown; use one of";
+  complaints.add("gen.quantiser", fmt::format("\"{}\" {} those for gen.precision = \"{}\": {}", given, problem,
+                                              name(precision), fmt::join(quantiser_names(mx), ", ")));
+}
+
+/// Returns the quantiser of that name, or the precision's default; nothing where the precision has none.
+inline std::optional<Quantiser> quantiser_of(const std::string& given, Precision precision) {
+  if (!is_quantised(precision)) return std::nullopt;
+  if (!given.empty()) return parse_quantiser(given);
+  return precision == Precision::mxfp8 ? Quantiser::mxfp8 : Quantiser::nemo_rl;
+}
+
 }  // namespace refit::layout

@@ -18,6 +18,7 @@ constinit const Family kDeepseekV2{.name = "deepseek_v2",
                                    .architecture = "DeepseekV2ForCausalLM",
                                    .model_type = "deepseek_v2",
                                    .read = read,
-                                   .list = add_deepseek};
+                                   .list = add_deepseek,
+                                   .facts = {.sglang = SglangFacts{.has_dense_tp = true, .trtllm_on_sm100 = true}}};
 
 }  // namespace refit::model

@@ -23,6 +23,10 @@ constinit const Family kDeepseekV3{.name = "deepseek_v3",
                                    .model_type = "deepseek_v3",
                                    .read = read,
                                    .list = add_deepseek,
+                                   .facts = {.sglang = SglangFacts{.has_dense_tp = true,
+                                                                   .fuses_shared_experts = true,
+                                                                   .has_drafter = true,
+                                                                   .trtllm_on_sm100 = true}},
                                    .aliases = kAliases};
 
 }  // namespace refit::model

@@ -28,11 +28,13 @@ void list_tensors(TensorList& list) {
 
 }  // namespace
 
-constinit const Family kLlama{.name = "llama",
-                              .architecture = "LlamaForCausalLM",
-                              .model_type = "llama",
-                              .read = read,
-                              .list = list_tensors,
-                              .aliases = kAliases};
+constinit const Family kLlama{
+    .name = "llama",
+    .architecture = "LlamaForCausalLM",
+    .model_type = "llama",
+    .read = read,
+    .list = list_tensors,
+    .facts = {.sglang = SglangFacts{.cuts_attention_over_tp = true, .ties_without_head = true}},
+    .aliases = kAliases};
 
 }  // namespace refit::model

@@ -45,6 +45,10 @@ constinit const Family kMixtral{
     .read = read,
     .list = list_tensors,
     .facts = {.vllm_names = kVllmNames,
-              .vllm_stages = {.embedding_on_each = true, .norm_on_each = true, .head_on_each = true}}};
+              .vllm_stages = {.embedding_on_each = true, .norm_on_each = true, .head_on_each = true},
+              .sglang = SglangFacts{.names = kVllmNames,
+                                    .cuts_attention_over_tp = true,
+                                    .head_on_every_stage = true,
+                                    .square_attention = true}}};
 
 }  // namespace refit::model

@@ -172,6 +172,7 @@ constinit const Family kNemotronH{
         .vllm_names = kVllmNames,
         .vllm_stages = {.embedding_on_each = true, .norm_on_each = true, .head_on_each = true, .experts_on_each = true},
         .vllm_float32_router = true,
+        .sglang = SglangFacts{.names = kVllmNames, .cutlass_on_sm90 = true, .trtllm_on_sm100 = true},
         .megatron_hybrid_model = true}};
 
 }  // namespace refit::model

@@ -27,14 +27,16 @@ void list_tensors(TensorList& list) { add_decoder(list, {.qkv_bias = true}); }
 
 }  // namespace
 
-constinit const Family kQwen2{.name = "qwen2",
-                              .architecture = "Qwen2ForCausalLM",
-                              .model_type = "qwen2",
-                              .read = read,
-                              .list = list_tensors,
-                              .composite_architecture = "Qwen2_5_VLForConditionalGeneration",
-                              .composite_model_type = "qwen2_5_vl",
-                              .tower = &kQwen25Vision,
-                              .aliases = kAliases};
+constinit const Family kQwen2{
+    .name = "qwen2",
+    .architecture = "Qwen2ForCausalLM",
+    .model_type = "qwen2",
+    .read = read,
+    .list = list_tensors,
+    .composite_architecture = "Qwen2_5_VLForConditionalGeneration",
+    .composite_model_type = "qwen2_5_vl",
+    .facts = {.sglang = SglangFacts{.cuts_attention_over_tp = true, .cuts_embedding_over_dp = true}},
+    .tower = &kQwen25Vision,
+    .aliases = kAliases};
 
 }  // namespace refit::model

@@ -30,6 +30,7 @@ constinit const Family kQwen3{.name = "qwen3",
                               .list = list_tensors,
                               .composite_architecture = "Qwen3VLForConditionalGeneration",
                               .composite_model_type = "qwen3_vl",
+                              .facts = {.sglang = SglangFacts{}},
                               .tower = &kQwen3Vision,
                               .aliases = kAliases};
 

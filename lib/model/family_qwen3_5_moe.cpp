@@ -29,7 +29,8 @@ constinit const Family kQwen35Moe{.name = "qwen3_5_moe",
                                             .vllm_stages = {.embedding_on_each = true},
                                             .vllm_drafter_reads_head = true,
                                             .vllm_drafter_cuts_proj = true,
-                                            .vllm_drafter_names = kQwenDrafterNames},
+                                            .vllm_drafter_names = kQwenDrafterNames,
+                                            .sglang = SglangFacts{.names = kQwenSglangNames, .whole_embedding = true}},
                                   .tower = &kQwen35Vision};
 
 }  // namespace refit::model

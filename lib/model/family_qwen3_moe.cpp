@@ -36,7 +36,8 @@ constinit const Family kQwen3Moe{
     .composite_architecture = "Qwen3VLMoeForConditionalGeneration",
     .composite_model_type = "qwen3_vl_moe",
     .facts = {.vllm_stages = {.embedding_on_each = true, .norm_on_each = true, .head_on_each = true},
-              .vllm_quantised_router = true},
+              .vllm_quantised_router = true,
+              .sglang = SglangFacts{.head_on_every_stage = true, .trtllm_on_sm100 = true}},
     .tower = &kQwen3Vision};
 
 }  // namespace refit::model

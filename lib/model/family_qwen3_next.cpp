@@ -29,6 +29,10 @@ constinit const Family kQwen3Next{.name = "qwen3_next",
                                   .facts = {.vllm_stages = {.embedding_on_each = true, .head_on_each = true},
                                             .vllm_drafter_reads_head = true,
                                             .vllm_drafter_cuts_proj = true,
-                                            .vllm_drafter_names = kQwenDrafterNames}};
+                                            .vllm_drafter_names = kQwenDrafterNames,
+                                            .sglang = SglangFacts{.names = kQwenSglangNames,
+                                                                  .has_pipelines = false,
+                                                                  .trtllm_on_sm100 = true,
+                                                                  .config_dtype_gdn_norm = true}}};
 
 }  // namespace refit::model

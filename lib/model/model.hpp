@@ -197,6 +197,25 @@ struct VisionFacts {
   std::span<const Renaming> megatron_names = {};  ///< applied as FamilyFacts::vllm_names
 };
 
+/// Properties of a family in SGLang that do not follow from its tensors and sizes.
+struct SglangFacts {
+  std::span<const Renaming> names = {};  ///< one after the other, each applied to the first occurrence in a name
+  bool cuts_attention_over_tp = false;   ///< attention and embedding know no attention data parallelism
+  bool cuts_embedding_over_dp = false;   ///< of such a class the embedding knows it after all
+  bool whole_embedding = false;          ///< with attention data parallelism the embedding is whole on every rank
+  bool has_dense_tp = false;             ///< moe_dense_tp_size = 1 makes its dense MLPs whole on every rank
+  bool fuses_shared_experts = false;     ///< its shared expert can be one more slot of the experts
+  bool has_drafter = false;              ///< its layer of multi-token prediction is a model of its own (NextN)
+  bool has_pipelines = true;             ///< it can be cut into stages
+  bool head_on_every_stage = false;      ///< lm_head is not on the last stage only
+  bool ties_without_head = false;        ///< a tied model has no head on its last stage
+  bool cutlass_on_sm90 = false;          ///< moe_runner_backend auto is flashinfer_cutlass on SM90
+  bool trtllm_on_sm100 = false;          ///< and flashinfer_trtllm on SM100
+  bool config_dtype = false;             ///< attention and router have config.json's dtype, whatever the model's
+  bool config_dtype_gdn_norm = false;    ///< so has the norm of Gated DeltaNet
+  bool square_attention = false;         ///< it takes hidden_size / heads for head_dim, whatever config.json says
+};
+
 /// Properties of a family in trainers and engines that do not follow from its tensors and sizes. Its file sets them.
 struct FamilyFacts {
   /// vLLM's WeightsMapper: one renaming after the other, each applied to the first occurrence in a name.
@@ -211,6 +230,7 @@ struct FamilyFacts {
   /// Renamings of prediction layers, if vLLM's drafter does not go by DeepSeek's names.
   std::span<const Renaming> vllm_drafter_names = {};
   bool vllm_nvidia_class = false;          ///< vLLM has a class of its own for NVIDIA's GPUs
+  std::optional<SglangFacts> sglang = {};  ///< nothing where no layout of SGLang's class is known
   bool megatron_hybrid_model = false;      ///< Megatron builds its HybridModel, which names the final norm otherwise
   bool megatron_skips_prediction = false;  ///< Megatron-Bridge builds no layers of multi-token prediction
 };

@@ -9,6 +9,9 @@ namespace refit::model {
 /// Renamings of these families' modules in vLLM's drafter.
 inline constexpr Renaming kQwenDrafterNames[] = {{"mtp.", "model."}};
 
+/// What SGLang makes of them: attention stands in the layer itself.
+inline constexpr Renaming kQwenSglangNames[] = {{".self_attn.", "."}};
+
 /// Reads the keys of these families' mixers: layer_types or full_attention_interval, linear_*; and
 /// mtp_num_hidden_layers.
 void read_qwen_hybrid_mixers(ConfigFile& file, Config& config);

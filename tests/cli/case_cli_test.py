@@ -164,6 +164,7 @@ class Lists(Cli):
         self.assertEqual([line.split()[0] for line in executors], ["golden", "p2p", "direct", "m2n"])
         self.assertRegex(self.succeed("list", "trainers"), r"(?m)^megatron +Megatron-Core")
         self.assertRegex(self.succeed("list", "engines"), r"(?m)^vllm +vLLM")
+        self.assertRegex(self.succeed("list", "engines"), r"(?m)^sglang +SGLang")
         self.refuse(2, "list", "engine", part="did you mean engines?")
         self.assertRegex(self.succeed("list", "families"), r"(?m)^qwen2 +qwen2\b.* Qwen2ForCausalLM\b")
         self.assertRegex(self.succeed("list", "hardware"), r"(?m)^h200-nvlink +8 x H200")

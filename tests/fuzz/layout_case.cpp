@@ -302,6 +302,74 @@ void draw_model(Random& random, Case& c) {
   }
 }
 
+/// SGLang in place of vLLM, of the families that are known of it, with the same TP, precision and drafter.
+void draw_sglang(Random& random, Case& c) {
+  using gen::sglang::MoeRunnerBackend;
+  Config& config = c.config;
+  const bool known = is_one_of(config, {"deepseek_v2", "deepseek_v3", "gpt_oss", "llama", "mixtral", "nemotron_h",
+                                        "qwen2", "qwen3", "qwen3_5_moe", "qwen3_moe", "qwen3_next"});
+  const bool has_drafter = config.family == "deepseek_v3" && config.mtp_layers == 1;
+  if (!known || c.wide || (c.gen.mtp != Mtp::off && !has_drafter) || !random.one_in(2)) return;
+  gen::sglang::Options& o = c.sglang.emplace();
+  const auto divisor = [&](std::int64_t of) {
+    std::vector<std::int64_t> all;
+    for (std::int64_t d = 1; d <= of; ++d) {
+      if (of % d == 0) all.push_back(d);
+    }
+    return random.of(all);
+  };
+  const std::int64_t tp = c.gen.sizes.tp;
+  o.sizes = {.tp = tp, .dp = random.in(1, 2)};
+  o.precision = c.gen.precision;
+  o.mtp = c.gen.mtp;
+  o.gpu_arch = random.one_in(3) ? gen::sglang::GpuArch::sm100 : gen::sglang::GpuArch::sm90;
+  if (random.one_in(2)) o.attn_dp_size = divisor(tp);
+  const std::int64_t ranks = tp / o.attn_dp_size;
+  if (config.kv_heads % ranks != 0 && ranks % config.kv_heads != 0) o.attn_dp_size = 1;
+  o.enable_dp_lm_head = random.one_in(3);
+  o.moe_dense_tp_size = random.in(0, 1);
+  if (config.family == "mixtral") config.hidden_size = config.attention_heads * config.head_dim;
+  const bool has_pipelines = config.family != "qwen3_next" && (!config.tied || config.family == "llama");
+  if (has_pipelines && o.mtp == Mtp::off && random.one_in(3))
+    o.sizes.pp = random.in(1, std::min<std::int64_t>(config.layers, 3));
+  if (config.experts == 0) return;
+
+  const bool interleaved = config.family == "gpt_oss";
+  const bool gated = config.family != "nemotron_h";
+  if (!interleaved && random.one_in(2)) o.sizes.ep = divisor(tp);
+  const std::int64_t cuts = std::lcm(tp, c.train.sizes.etp);
+  config.expert_intermediate_size = (config.expert_intermediate_size + cuts - 1) / cuts * cuts;
+  std::vector<MoeRunnerBackend> backends{MoeRunnerBackend::automatic, MoeRunnerBackend::automatic,
+                                         MoeRunnerBackend::triton, MoeRunnerBackend::triton_kernel,
+                                         MoeRunnerBackend::flashinfer_cutlass};
+  if (!interleaved) backends.push_back(MoeRunnerBackend::flashinfer_trtllm);
+  if (gated) backends.push_back(MoeRunnerBackend::deep_gemm);
+  o.moe_runner_backend = random.of(backends);
+  o.swiglu_interleaved =
+      gated && o.moe_runner_backend == MoeRunnerBackend::triton && o.precision == DType::bf16 && random.one_in(2);
+  const bool unfit = o.moe_runner_backend == MoeRunnerBackend::flashinfer_cutlass ||
+                     o.moe_runner_backend == MoeRunnerBackend::flashinfer_trtllm ||
+                     (!gated && o.moe_runner_backend == MoeRunnerBackend::automatic);
+  if (!interleaved && !unfit && random.one_in(4)) o.moe_a2a_backend = gen::sglang::MoeA2aBackend::deepep;
+  if (o.moe_a2a_backend == gen::sglang::MoeA2aBackend::deepep) o.sizes.ep = tp;
+  // Redundant slots, as many as it takes to divide over EP; with EP no rank has an expert twice.
+  const std::int64_t ep = o.sizes.ep;
+  o.ep_num_redundant_experts = (ep - config.experts % ep) % ep;
+  if (ep > 1 && random.one_in(2) && o.ep_num_redundant_experts + ep <= config.experts * (ep - 1))
+    o.ep_num_redundant_experts += ep;
+  const std::int64_t slots = config.experts + o.ep_num_redundant_experts;
+  if (slots / ep <= config.experts && o.mtp == Mtp::off && random.one_in(3)) {
+    for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+      auto& map = o.physical_to_logical_map.emplace_back();
+      for (std::int64_t s = 0; s < slots; ++s) map.push_back((5 * layer + s) % config.experts);
+    }
+  }
+  if (config.family == "deepseek_v3" && config.shared_intermediate_size > 0 && random.one_in(2)) {
+    o.enforce_shared_experts_fusion = true;
+    config.shared_intermediate_size = config.expert_intermediate_size;
+  }
+}
+
 /// Rewrites packed experts as the single ones that some checkpoints hold.
 std::vector<model::TensorInfo> unpacked(const std::vector<model::TensorInfo>& tensors) {
   std::vector<model::TensorInfo> result;
@@ -410,6 +478,26 @@ std::vector<Reduction> reductions() {
   });
   flag([](Case & c) -> auto& { return c.gen.internal_data_parallel; });
   all.emplace_back([](Case& c) { return std::exchange(c.gen.mtp, Mtp::off) != Mtp::off; });
+  const auto of_sglang = [&](auto reset) {
+    all.emplace_back([=](Case& c) {
+      if (!c.sglang) return false;
+      const std::string before = describe(c);
+      reset(*c.sglang);
+      return describe(c) != before;
+    });
+  };
+  using Sglang = gen::sglang::Options;
+  of_sglang([](Sglang& o) { o.sizes.dp = 1; });
+  of_sglang([](Sglang& o) { o.sizes.pp = 1; });
+  of_sglang([](Sglang& o) { o.attn_dp_size = 1; });
+  of_sglang([](Sglang& o) { o.moe_runner_backend = {}, o.swiglu_interleaved = false; });
+  of_sglang([](Sglang& o) { o.moe_a2a_backend = {}; });
+  of_sglang([](Sglang& o) { o.gpu_arch = {}; });
+  of_sglang([](Sglang& o) { o.physical_to_logical_map.clear(); });
+  of_sglang([](Sglang& o) { o.enforce_shared_experts_fusion = false; });
+  of_sglang([](Sglang& o) { o.sizes.ep = 1, o.ep_num_redundant_experts = 0; });
+  of_sglang(
+      [](Sglang& o) { o.sizes.tp = std::max<std::int64_t>(1, o.sizes.tp / 2), o.sizes.ep = 1, o.attn_dp_size = 1; });
   flag([](Case & c) -> auto& { return c.gen.replicate_embedding; });
   flag([](Case & c) -> auto& { return c.unknown; });
   flag([](Case & c) -> auto& { return c.lm_head; });
@@ -485,6 +573,7 @@ Case draw_case(std::uint64_t seed, std::uint64_t number) {
   draw_stages(random, c);
   draw_gen_stages(random, c);
   draw_data_parallel(random, c);
+  draw_sglang(random, c);
   return c;
 }
 
@@ -502,7 +591,8 @@ model::Model build(const Case& c) {
 }
 
 bool is_legal(const Case& c, const model::Model& model) {
-  return train::megatron::violations(model, c.train).empty() && gen::vllm::violations(model, c.gen).empty();
+  if (!train::megatron::violations(model, c.train).empty()) return false;
+  return c.sglang ? gen::sglang::violations(model, *c.sglang).empty() : gen::vllm::violations(model, c.gen).empty();
 }
 
 const std::vector<Feature>& features() {
@@ -544,7 +634,20 @@ const std::vector<Feature>& features() {
       {"deepstack", [](C c) { return c.config.vision.deepstack > 0; }},
       {"vision tower whole", [](C c) { return c.gen.mm_encoder_tp == gen::vllm::MmEncoderTp::data; }},
       {"unknown tensor", [](C c) { return c.unknown; }},
-      {"precisions differ", [](C c) { return c.train.precision != c.gen.precision; }}};
+      {"precisions differ", [](C c) { return c.train.precision != c.gen.precision; }},
+      {"SGLang", [](C c) { return c.sglang.has_value(); }},
+      {"SGLang's EP", [](C c) { return c.sglang && c.sglang->sizes.ep > 1; }},
+      {"SGLang's EP x TP", [](C c) { return c.sglang && c.sglang->sizes.ep > 1 && c.sglang->moe_tp() > 1; }},
+      {"SGLang's PP", [](C c) { return c.sglang && c.sglang->sizes.pp > 1; }},
+      {"SGLang's attention DP", [](C c) { return c.sglang && c.sglang->attn_dp_size > 1; }},
+      {"DeepEP", [](C c) { return c.sglang && c.sglang->moe_a2a_backend == gen::sglang::MoeA2aBackend::deepep; }},
+      {"redundant experts", [](C c) { return c.sglang && c.sglang->ep_num_redundant_experts > 0; }},
+      {"expert map", [](C c) { return c.sglang && !c.sglang->physical_to_logical_map.empty(); }},
+      {"fused shared expert", [](C c) { return c.sglang && c.sglang->enforce_shared_experts_fusion; }},
+      {"SGLang's drafter", [](C c) { return c.sglang && c.sglang->mtp != Mtp::off; }},
+      {"alternating gate and up", [](C c) { return c.sglang && c.sglang->swiglu_interleaved; }},
+      {"transposed experts",
+       [](C c) { return c.sglang && c.sglang->moe_runner_backend == gen::sglang::MoeRunnerBackend::triton_kernel; }}};
   return all;
 }
 
@@ -575,6 +678,16 @@ std::string describe(const Case& c) {
       fmt::join(c.gen.stage_layers, " "), c.gen.internal_data_parallel ? "internal" : "engines", name(c.gen.mtp),
       kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision), name(c.gen.model_class),
       c.gen.replicate_embedding ? " embedding replicated" : "", name(c.gen.mm_encoder_tp));
+  if (c.sglang) {
+    const gen::sglang::Options& o = *c.sglang;
+    text += fmt::format(
+        "  SGLang {} attn_dp {} dense_tp {} dp_head {} redundant {} map {} runner {} a2a {} fuse {} alternate {} {} "
+        "mtp {} "
+        "{}\n",
+        to_string(o.sizes), o.attn_dp_size, o.moe_dense_tp_size, o.enable_dp_lm_head, o.ep_num_redundant_experts,
+        o.physical_to_logical_map, name(o.moe_runner_backend), name(o.moe_a2a_backend), o.enforce_shared_experts_fusion,
+        o.swiglu_interleaved, name(o.gpu_arch), name(o.mtp), name(o.precision));
+  }
   return text +
          fmt::format("  policy {} buffers of {} bytes", kPolicies[static_cast<std::size_t>(c.policy)], c.buffer_bytes);
 }

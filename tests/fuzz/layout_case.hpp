@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "gen/sglang/layout.hpp"
 #include "gen/vllm/layout.hpp"
 #include "model/model.hpp"
 #include "plan/policy.hpp"
@@ -24,6 +26,7 @@ struct Case {
   bool wide = false;            ///< large enough that replicas share the sending of one box
   train::megatron::Options train;
   gen::vllm::Options gen;
+  std::optional<gen::sglang::Options> sglang;  ///< gen is this engine, not vLLM
   plan::Policy policy = plan::Policy::all;
   std::int64_t buffer_bytes = 1024;  ///< of the misc stream
 };

@@ -299,6 +299,7 @@ class Refit {
     move(split.bulk, source, destination, distortion_);
     move_through_stream(split.misc, source, destination);
     compare("gen", gen, destination.ranks, [&](std::int64_t rank) {
+      if (case_.sglang) return test_support::sglang_parameters(checkpoint_, model_.config, *case_.sglang, rank);
       return test_support::vllm_parameters(checkpoint_, model_.config, case_.gen, rank);
     });
     for (const RankStorages& rank : destination.ranks) {
@@ -364,7 +365,7 @@ Outcome check(const Case& c, const model::Model& model, Distortion distortion) {
   Outcome outcome;
   try {
     const auto train = train::megatron::make_layout(model, c.train);
-    const auto gen = gen::vllm::make_layout(model, c.gen);
+    const auto gen = c.sglang ? gen::sglang::make_layout(model, *c.sglang) : gen::vllm::make_layout(model, c.gen);
     const DistortedLayout train_or_not(
         *train, model, distortion == Distortion::lost_conversion ? distortion : Distortion::none, outcome.distorted);
     const DistortedLayout gen_or_not(*gen, model, distortion, outcome.distorted);

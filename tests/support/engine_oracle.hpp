@@ -1,7 +1,7 @@
 #pragma once
-// The parameters of Megatron-Core and vLLM on every rank, written out by hand from observations of the real engines
-// (Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2, vLLM 0.33.0): gather, merge, slice, on small arrays of numbers.
-// Slow, and independent of lib/layout, lib/train and lib/gen except for the options.
+// The parameters of Megatron-Core, vLLM and SGLang on every rank, written out by hand from observations of the real
+// engines (Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2, vLLM 0.33.0, SGLang 0.5.23): gather, merge, slice, on small
+// arrays of numbers. Slow, and independent of lib/layout, lib/train and lib/gen except for the options.
 //
 // Values are opaque. A checkpoint's elements are different numbers below 2^56, and engines pad with 0. An engine that
 // stores another value than the element's stores the number plus a tag.
@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "gen/sglang/layout.hpp"
 #include "gen/vllm/layout.hpp"
 #include "model/model.hpp"
 #include "train/megatron/layout.hpp"
@@ -45,5 +46,9 @@ Parameters megatron_parameters(const Checkpoint& checkpoint, const model::Config
 /// source.
 Parameters vllm_parameters(const Checkpoint& checkpoint, const model::Config& config, const gen::vllm::Options& options,
                            std::int64_t rank);
+
+/// What SGLang's `rank` holds.
+Parameters sglang_parameters(const Checkpoint& checkpoint, const model::Config& config,
+                             const gen::sglang::Options& options, std::int64_t rank);
 
 }  // namespace refit::test_support

@@ -39,7 +39,7 @@ const std::map<std::string, std::string> kOther = {
     {"train.make_vocab_size_divisible_by", "128"},
     {"train.precision", "\"fp32\""},
     {"train.mtp", "false"},
-    {"gen.engine", "\"vllm\""},
+    {"gen.engine", "\"sglang\""},
     {"gen.layout", "\"TP4xDP2\""},
     {"gen.data_parallel", "\"internal\""},
     {"gen.stage_layers", "[3, 1]"},
@@ -55,6 +55,18 @@ const std::map<std::string, std::string> kOther = {
     {"gen.replicate_embedding", "true"},
     {"gen.kv_cache_dtype", "\"fp8\""},
     {"gen.kv_scales", "\"/s/scales.json\""},
+    {"gen.attn_dp_size", "2"},
+    {"gen.moe_dense_tp_size", "1"},
+    {"gen.enable_dp_lm_head", "true"},
+    {"gen.ep_num_redundant_experts", "8"},
+    {"gen.init_expert_location", "\"" REFIT_SOURCE_DIR "/inputs/cases/small/qwen3-30b-expert-location.json\""},
+    {"gen.pp_layer_partition", "[3, 2]"},
+    {"gen.moe_runner_backend", "\"triton_kernel\""},
+    {"gen.moe_a2a_backend", "\"deepep\""},
+    {"gen.enforce_shared_experts_fusion", "true"},
+    {"gen.disable_shared_experts_fusion", "true"},
+    {"gen.swiglu_interleaved", "true"},
+    {"gen.gpu_arch", "\"sm100\""},
     {"refit.bulk", "\"ffn\""},
     {"refit.executor", "\"golden\""},
     {"refit.fan_out", "\"on\""},
@@ -107,15 +119,24 @@ std::string line_of(const std::string& key, const std::string& value) {
   return fmt::format("[{}]\n{} = {}\n", key.substr(0, dot), key.substr(dot + 1), value);
 }
 
-/// A case with only this key (and the layouts, where it is none of them).
+/// Options that a case with only this key needs: the layouts, and the engine that reads the key.
+std::vector<Option> options_beside(const std::string& key) {
+  std::vector<Option> options;
+  for (const char* layout : {"train.layout", "gen.layout"}) {
+    if (key != layout) options.push_back({layout, "TP1", layout});
+  }
+  const cases::Case untouched;
+  const bool is_of_default = untouched.engine().find_key(key) != nullptr;
+  if (key.starts_with("gen.") && key != "gen.engine" && !is_of_default)
+    options.push_back({"gen.engine", kOther.at("gen.engine"), "--set"});
+  return options;
+}
+
+/// A case with only this key and those options.
 cases::Case read_key_from_file(const std::string& key, const std::string& value) {
   const std::string path = ::testing::TempDir() + "refit_key_" + std::to_string(getpid()) + ".toml";
   std::ofstream(path) << line_of(key, value);
-  std::vector<Option> layouts;
-  for (const char* layout : {"train.layout", "gen.layout"}) {
-    if (key != layout) layouts.push_back({layout, "TP1", layout});
-  }
-  return read_case(path, layouts);
+  return read_case(path, options_beside(key));
 }
 
 TEST(CaseKeys, EveryKeyRoundTripsThroughAFile) {
@@ -132,10 +153,8 @@ TEST(CaseKeys, EveryKeyRoundTripsThroughAFile) {
 
 TEST(CaseKeys, EveryKeyIsAnOption) {
   for (const Key& key : case_keys()) {
-    std::vector<Option> options = {{key.name, kOther.at(key.name), "--set"}};
-    for (const char* layout : {"train.layout", "gen.layout"}) {
-      if (key.name != layout) options.push_back({layout, "TP1", layout});
-    }
+    std::vector<Option> options = options_beside(key.name);
+    options.push_back({key.name, kOther.at(key.name), "--set"});
     EXPECT_EQ(key.get(read_case("", options)), kOther.at(key.name)) << key.name;
   }
 }

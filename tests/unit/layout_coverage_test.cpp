@@ -8,6 +8,7 @@
 #include <set>
 
 #include "core/box.hpp"
+#include "gen/sglang/layout.hpp"
 #include "gen/vllm/layout.hpp"
 #include "layout_models.hpp"
 #include "support/random_layout.hpp"
@@ -90,6 +91,31 @@ std::vector<Candidate> nvidia_layouts(const model::Model& model) {
       options.model_class = gen::vllm::ModelClass::nvidia;
       options.replicate_embedding = replicated;
       add_gen(model, options, result);
+    }
+  }
+  return result;
+}
+
+/// Of SGLang, whose classes of the model's family are known.
+std::vector<Candidate> sglang_layouts(const model::Model& model) {
+  using gen::sglang::MoeRunnerBackend;
+  std::vector<Candidate> result;
+  for (const char* sizes : {"TP1", "TP4", "TP2xPP2xDP2", "TP4xEP2", "TP4xEP4"}) {
+    for (const std::int64_t attention : {1, 2}) {
+      for (const auto backend : {MoeRunnerBackend::automatic, MoeRunnerBackend::flashinfer_trtllm,
+                                 MoeRunnerBackend::triton_kernel, MoeRunnerBackend::triton}) {
+        gen::sglang::Options options{.sizes = parse_parallelism(sizes), .attn_dp_size = attention};
+        options.moe_runner_backend = backend;
+        options.swiglu_interleaved = backend == MoeRunnerBackend::triton;
+        options.enforce_shared_experts_fusion = backend == MoeRunnerBackend::triton_kernel;
+        const bool is_alone = model.config.experts == 0 || attention > 1;
+        if (backend != MoeRunnerBackend::automatic && is_alone) continue;
+        // 6 experts over 4 ranks need two slots more.
+        if (model.config.experts % options.sizes.ep != 0) options.ep_num_redundant_experts = 2;
+        if (!gen::sglang::violations(model, options).empty()) continue;
+        result.push_back({fmt::format("sglang {} attention DP {} backend {}", sizes, attention, name(backend)),
+                          gen::sglang::make_layout(model, options), 0, 0});
+      }
     }
   }
   return result;
@@ -276,6 +302,11 @@ TEST_P(EveryLayout, StoresEveryElementOnce) {
   check(gen, model, met);
   const std::string family = GetParam().substr(0, GetParam().find("_vl"));
   EXPECT_EQ(met.size(), kNamesMet.at(family)) << ::testing::PrintToString(met);
+  if (facts_of(model.config).sglang) {
+    const auto sglang = sglang_layouts(model);
+    EXPECT_GE(sglang.size(), model.config.family == "mixtral" ? 0u : 4u);
+    for (const Candidate& candidate : sglang) check_without_shapes(*candidate.layout, model, candidate.name);
+  }
   if (!facts_of(model.config).vllm_nvidia_class) return;
   const auto nvidia = nvidia_layouts(model);
   EXPECT_EQ(nvidia.size(), 6u);
@@ -336,7 +367,14 @@ TEST_P(EveryQuantisedLayout, StoresEveryElementOnce) {
       ++checked;
     }
   }
-  EXPECT_GE(checked, 8);
+  for (const char* sizes : {"TP1", "TP2", "TP4", "TP2xEP2"}) {
+    gen::sglang::Options options{.sizes = parse_parallelism(sizes), .gpu_arch = gen::sglang::GpuArch::sm100};
+    options.weight_format = how;
+    if (!gen::sglang::violations(plain, options).empty()) continue;
+    check_without_shapes(*gen::sglang::make_layout(plain, options), plain, fmt::format("sglang {}", sizes));
+    ++checked;
+  }
+  EXPECT_GE(checked, 10);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, EveryQuantisedLayout,

@@ -17,6 +17,7 @@
 
 #include "core/choice.hpp"
 #include "layout/layout.hpp"
+#include "layout/mtp.hpp"
 #include "layout/parallelism.hpp"
 
 namespace refit::gen::vllm {
@@ -45,15 +46,7 @@ enum class ModelClass : std::uint8_t {
 /// Returns the words for these values in cases.
 Choices choices(ModelClass);
 
-/// The models that are loaded from a checkpoint with layers of multi-token prediction.
-enum class Mtp : std::uint8_t {
-  off,   ///< the main model
-  only,  ///< the drafter: the prediction layers
-  with   ///< both, on the same ranks; the drafter has no embedding and head of its own, but shares the main model's
-};
-
-/// Returns the words for these values in cases.
-Choices choices(Mtp);
+using layout::Mtp;
 
 /// Options of a case for the gen side.
 struct Options {

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "gen/vllm/rules.hpp"
+#include "layout/heads.hpp"
 
 namespace refit::gen::vllm {
 namespace {
@@ -23,32 +24,6 @@ class Violations {
  private:
   std::vector<std::string> texts_;
 };
-
-/// Checks that heads can be cut. Returns the mixers for which they cannot; their weights are not checked again.
-std::set<Mixer> check_heads(const model::Model& model, std::int64_t tp, Violations& out) {
-  const Config& config = model.config;
-  const std::set<Mixer> present = model::mixers_of(model);
-  std::set<Mixer> wrong;
-  const auto require = [&](bool legal, Mixer mixer, const std::string& text) {
-    if (!present.contains(mixer)) return;
-    out.require(legal, text + " [L14]");
-    if (!legal) wrong.insert(mixer);
-  };
-  const auto divisible = [&](std::int64_t count, Mixer mixer, const char* what) {
-    require(count % tp == 0, mixer, fmt::format("{} {} are not divisible by TP{}", count, what, tp));
-  };
-  const std::int64_t nkv = config.kv_heads;
-  const std::int64_t groups = config.mamba.groups;
-  divisible(config.attention_heads, Mixer::attention, "attention heads");
-  require(config.mla.kv_rank > 0 || nkv % tp == 0 || tp % nkv == 0, Mixer::attention,
-          fmt::format("{} KV heads and TP{}: one must divide the other", nkv, tp));
-  divisible(config.mamba.heads, Mixer::mamba, "Mamba heads");
-  require(groups <= 1 || groups % tp == 0, Mixer::mamba,
-          fmt::format("{} Mamba groups are neither 1 nor divisible by TP{}", groups, tp));
-  divisible(config.gdn.key_heads, Mixer::gated_delta_net, "linear-attention key heads");
-  divisible(config.gdn.value_heads, Mixer::gated_delta_net, "linear-attention value heads");
-  return wrong;
-}
 
 void check_experts(const Config& config, const Options& options, Violations& out) {
   const std::int64_t ep = options.sizes.ep;
@@ -191,7 +166,8 @@ void check_scales(const model::Model& model, const Options& options, Violations&
 
 std::vector<std::string> violations(const model::Model& model, const Options& options) {
   Violations out;
-  const std::set<Mixer> named = check_heads(model, options.sizes.tp, out);
+  const layout::UncutHeads heads = layout::uncut_heads(model, options.sizes.tp, fmt::format("TP{}", options.sizes.tp));
+  for (const std::string& text : heads.sentences) out.require(false, text);
   check_experts(model.config, options, out);
   check_stages(model.config, options, out);
   out.require(options.mtp == Mtp::off || model.config.mtp_layers > 0,
@@ -203,7 +179,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
       options.weight_format == WeightFormat::unquantised || !table.has(Role::transposed_gate_up),
       "transposed experts have no quantised form: keep bf16, or write them in another form where the family has one "
       "(refit convert --experts)");
-  check_parameters(model, options, named, !check_vision(model, options, out), out);
+  check_parameters(model, options, heads.mixers, !check_vision(model, options, out), out);
   check_scales(model, options, out);
   return out.take();
 }

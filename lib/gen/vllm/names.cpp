@@ -3,41 +3,23 @@
 #include <span>
 #include <string_view>
 
+#include "layout/names.hpp"
+
 namespace refit::gen::vllm {
 
-using layout::Experts;
 using layout::Parameter;
+using layout::replace_first;
 using model::Role;
 using model::Tensor;
 
 namespace {
 
-void replace(std::string& text, std::string_view from, std::string_view to) {
-  const std::size_t at = text.find(from);
-  if (at != std::string::npos) text.replace(at, from.size(), to);
-}
-
-/// Returns `name` without its last `words` words, up to the dot before them: "a.b." for "a.b.c.d" and 2.
-std::string without_words(const std::string& name, int words) {
-  std::size_t end = name.size();
-  for (int i = 0; i < words && end != std::string::npos; ++i) end = name.rfind('.', end - 1);
-  return end == std::string::npos ? "" : name.substr(0, end + 1);
-}
-
 std::string fused_name(const Parameter& parameter, const Tensor& tensor) {
-  if (parameter.name.empty()) return tensor.name;
-  if (parameter.experts != Experts::none) {
-    constexpr std::string_view kExperts = ".experts.";
-    return tensor.name.substr(0, tensor.name.find(kExperts) + kExperts.size()) + "routed_experts." + parameter.name +
-           parameter.suffix;
-  }
-  if (parameter.scalar) {  // it stands in the attention, wherever the checkpoint has it
-    const std::string layer = fmt::format("layers.{}.", tensor.layer);
-    const std::size_t attention = tensor.name.find(layer) + layer.size();
-    return tensor.name.substr(0, tensor.name.find('.', attention) + 1) + parameter.name;
-  }
-  const int words = parameter.name.find('.') == std::string::npos ? 1 : 2;
-  return without_words(tensor.name, words) + parameter.name + parameter.suffix;
+  if (parameter.name.empty() || !parameter.scalar) return layout::fused_name(parameter, tensor, "routed_experts.");
+  // In the attention, wherever the checkpoint has it.
+  const std::string layer = fmt::format("layers.{}.", tensor.layer);
+  const std::size_t attention = tensor.name.find(layer) + layer.size();
+  return tensor.name.substr(0, tensor.name.find('.', attention) + 1) + parameter.name;
 }
 
 /// Returns the name in the drafter. Its own parts keep their place in the layer, and its decoder layer is called
@@ -48,7 +30,7 @@ std::string drafter_name(const model::Config& config, const std::string& name, c
   if (!names.empty()) {
     if (tensor.role == Role::embedding) return "model.embed_tokens.weight";
     std::string result = name;
-    for (const auto& [from, to] : names) replace(result, from, to);
+    for (const auto& [from, to] : names) replace_first(result, from, to);
     return result;
   }
   if (tensor.role == Role::mtp_embedding) return "model.embed_tokens.weight";
@@ -77,7 +59,7 @@ void replace_prefix(std::string& name, const model::Config& config) {
       name.replace(0, prefix.size(), "language_model.model.");
     }
   } else if (prefix == "transformer.") {
-    replace(name, prefix, "model.");
+    replace_first(name, prefix, "model.");
   } else if (prefix.empty() && name != config.lm_head) {
     name.insert(0, "model.");
   }
@@ -92,7 +74,7 @@ std::string storage_name(const model::Config& config, const Parameter& parameter
   const bool drafter = mtp == Mtp::only || beside;
   if (drafter) name = drafter_name(config, name, tensor);
   if (drafter && !facts_of(config).vllm_drafter_names.empty()) return beside ? "drafter." + name : name;
-  for (const auto& [from, to] : facts_of(config).vllm_names) replace(name, from, to);
+  for (const auto& [from, to] : facts_of(config).vllm_names) replace_first(name, from, to);
   replace_prefix(name, config);
   return beside ? "drafter." + name : name;
 }

@@ -11,7 +11,6 @@ using layout::SideRows;
 
 constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm"};
 constexpr std::string_view kModelClass[] = {"portable", "nvidia"};
-constexpr std::string_view kMtp[] = {"off", "only", "with"};
 constexpr std::string_view kDataParallel[] = {"engines", "internal"};
 constexpr std::string_view kMmEncoderTp[] = {"weights", "data"};
 constexpr std::string_view kKvCacheDtype[] = {"auto", "fp8"};
@@ -54,8 +53,8 @@ const std::vector<layout::SideKey>& side_keys() {
           "mxfp8_nemo_rl); the first is the default.",
           MEMBER(quantiser_name)),
       SideRows::boolean("gen.derived",
-                        "What vLLM computes of weights after loading, too: latent attention's W_UK_T and W_UV, anew in "
-                        "every refit.",
+                        "What the engine computes of weights after loading, too: latent attention's W_UK_T and W_UV "
+                        "(vLLM), w_kc and w_vc (SGLang), anew in every refit.",
                         MEMBER(derived)),
       SideRows::word("gen.moe_backend", "How the engine keeps expert weights.", MEMBER(written.moe_backend)),
       SideRows::word("gen.mm_encoder_tp",
@@ -78,21 +77,11 @@ const std::vector<layout::SideKey>& side_keys() {
 
 #undef MEMBER
 
-void check_quantiser(const Side& side, Complaints& complaints) {
-  const bool mx = side.kept_as == layout::Precision::mxfp8;
-  const auto given = parse_quantiser(side.quantiser_name);
-  if (given && is_mx(*given) == mx) return;
-  const char* problem = given ? "is not one of" : "is unknown; use one of";
-  complaints.add("gen.quantiser", fmt::format("\"{}\" {} those for gen.precision = \"{}\": {}", side.quantiser_name,
-                                              problem, name(side.kept_as), fmt::join(quantiser_names(mx), ", ")));
-}
-
 }  // namespace
 
 Choices choices(MoeBackend) { return kMoeBackend; }
 Choices choices(MmEncoderTp) { return kMmEncoderTp; }
 Choices choices(ModelClass) { return kModelClass; }
-Choices choices(Mtp) { return kMtp; }
 Choices choices(DataParallel) { return kDataParallel; }
 Choices choices(KvCacheDtype) { return kKvCacheDtype; }
 
@@ -130,7 +119,7 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
         {"gen.quantiser"},
         fmt::format("with train.precision = \"{}\": what is quantised already is copied", name(*train)));
   } else if (!quantiser_name.empty()) {
-    check_quantiser(*this, complaints);
+    layout::check_quantiser(quantiser_name, kept_as, complaints);
   }
 }
 
@@ -190,11 +179,7 @@ std::unique_ptr<layout::Layout> Side::make_derived(const model::Model& model, co
   return derived ? make_derived_layout(model, options(), loaded) : nullptr;
 }
 
-std::optional<Quantiser> Side::quantiser() const {
-  if (!is_quantised(kept_as)) return std::nullopt;
-  if (!quantiser_name.empty()) return parse_quantiser(quantiser_name);
-  return kept_as == layout::Precision::mxfp8 ? Quantiser::mxfp8 : Quantiser::nemo_rl;
-}
+std::optional<Quantiser> Side::quantiser() const { return layout::quantiser_of(quantiser_name, kept_as); }
 
 model::CacheScales Side::finalise(const model::CacheScales& loaded) const { return vllm::finalise(loaded); }
 
