@@ -276,7 +276,7 @@ Shape storage_shape(const Parameter& parameter, const Tensor& tensor, const Slic
   if (parameter.experts == Experts::stacked) shape.push_back(slice.expert_count());
   shape.push_back(round_up(local_rows(parameter, slice), parameter.row_multiple));
   for_each_columns(parameter, tensor, slice, [&](const LocalColumns& local) { shape.push_back(local.room); });
-  if (parameter.transposed) std::swap(shape[shape.size() - 2], shape[shape.size() - 1]);
+  if (parameter.transposed_storage) std::swap(shape[shape.size() - 2], shape[shape.size() - 1]);
   return shape;
 }
 
@@ -298,7 +298,7 @@ void append_pieces(const Parameter& parameter, const Tensor& tensor, Role as, co
   }
   const std::int64_t all_rows = round_up(local_rows(parameter, slice), parameter.row_multiple);
   const std::int64_t expert_size = all_rows * row_size;
-  if (parameter.transposed) {
+  if (parameter.transposed_storage) {
     for (int d = 0; d < shape.size(); ++d) piece.place.strides[d] *= all_rows;  // those of rows and experts follow
     row_size = 1;
   }
@@ -326,7 +326,7 @@ void append_pieces(const Parameter& parameter, const Tensor& tensor, Role as, co
 
 void append_fills(const Parameter& parameter, const Tensor& tensor, const Slice& slice, const StorageKey& key,
                   std::vector<Fill>& out) {
-  if (parameter.scalar || parameter.transposed) return;
+  if (parameter.scalar || parameter.transposed_storage) return;
   Shape shape = storage_shape(parameter, tensor, slice);
   const Extents strides = row_major_strides(shape);
   const int row = parameter.experts == Experts::stacked ? 1 : 0;

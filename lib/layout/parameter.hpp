@@ -75,7 +75,7 @@ struct Parameter {
   std::int64_t repeats = 1;          ///< for block scales: stored as often as Tensor::repeats says, in both directions
   double fill = 0.0;                 ///< the value of the rows and columns added by rounding up
   int group = 0;                     ///< the engine's number for the ranks over which it is cut
-  bool transposed = false;           ///< a storage (of one expert) is [columns, rows]; nothing may be rounded up
+  bool transposed_storage = false;   ///< a storage (of one expert) is [columns, rows]; nothing may be rounded up
   bool interleaved = false;          ///< rows of the components, which have equally many, take turns
   /// Of stacked experts: roles whose tensors lie in the shared expert's slot (kSharedExpert), each like an expert's
   /// tensor of another role.

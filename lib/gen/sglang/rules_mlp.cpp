@@ -34,7 +34,7 @@ Parameter expert_matrix(const Rules& rules, const char* name, std::vector<Compon
   Parameter parameter{name, std::move(components), cut, Experts::stacked};
   parameter.rounded_cuts = backend == MoeRunnerBackend::flashinfer_trtllm;
   if (parameter.rounded_cuts) parameter.part_multiple = kExpertMultiple;
-  parameter.transposed = backend == MoeRunnerBackend::triton_kernel;
+  parameter.transposed_storage = backend == MoeRunnerBackend::triton_kernel;
   return parameter;
 }
 
