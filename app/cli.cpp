@@ -271,15 +271,25 @@ void add_inspect(CLI::App& app, Arguments& arguments) {
   command->add_flag("--force", arguments.inspect.force, "Replace an existing file");
 }
 
-/// `--experts`, with which experts get a form of their own.
+/// Adds an option whose value is one of some words.
+template <typename Value>
+CLI::Option* add_word(CLI::App& command, const std::string& name, const std::map<std::string, Value>& words,
+                      const std::function<void(Value)>& set, const std::string& help) {
+  std::vector<std::string> known;
+  for (const auto& [word, value] : words) known.push_back(word);
+  return command
+      .add_option_function<std::string>(
+          name, [words, set](const std::string& word) { set(words.at(word)); }, help)
+      ->check(CLI::IsMember(known));
+}
+
+/// Adds `--experts`, with which experts get a form of their own.
 void add_experts(CLI::App& command, std::optional<model::ExpertForm>& experts, const std::string& otherwise) {
   const std::map<std::string, model::ExpertForm> forms{{"packed", model::ExpertForm::packed},
                                                        {"each", model::ExpertForm::each}};
-  command
-      .add_option_function<model::ExpertForm>(
-          "--experts", [&experts](const model::ExpertForm& form) { experts = form; },
-          "packed (one tensor for all experts, as transformers 5 has them) | each (one for each); " + otherwise)
-      ->transform(CLI::CheckedTransformer(forms));
+  add_word<model::ExpertForm>(
+      command, "--experts", forms, [&experts](model::ExpertForm form) { experts = form; },
+      "packed (one tensor for all experts, as transformers 5 has them) | each (one for each); " + otherwise);
 }
 
 void add_synth(CLI::App& app, Arguments& arguments) {
@@ -296,10 +306,10 @@ void add_synth(CLI::App& app, Arguments& arguments) {
       ->capture_default_str();
   const std::map<std::string, model::WeightFormat> formats{{"fp8", model::WeightFormat::fp8_block},
                                                            {"mxfp8", model::WeightFormat::mxfp8}};
-  command
-      ->add_option("--quantisation", arguments.synth.weight_format,
-                   "fp8 (blocks of 128 x 128) | mxfp8: of the linear layers; as config.json says where it is not given")
-      ->transform(CLI::CheckedTransformer(formats));
+  add_word<model::WeightFormat>(
+      *command, "--quantisation", formats,
+      [&arguments](model::WeightFormat format) { arguments.synth.weight_format = format; },
+      "fp8 (blocks of 128 x 128) | mxfp8: of the linear layers; as config.json says where it is not given");
   add_experts(*command, arguments.synth.experts, "as the family is published where it is not given");
   command->add_option("--format", arguments.format, "safetensors | hdf5")
       ->check(CLI::IsMember({"safetensors", "hdf5"}))

@@ -199,7 +199,8 @@ std::vector<std::int64_t> ConfigFile::indices(std::string_view key) {
 }
 
 void ConfigFile::problem(std::string_view key, const std::string& what) {
-  problems_.push_back(fmt::format("{}: {} {}", path_, key, what));
+  std::string text = fmt::format("{}: {} {}", path_, key, what);
+  if (std::find(problems_.begin(), problems_.end(), text) == problems_.end()) problems_.push_back(std::move(text));
 }
 
 void ConfigFile::check() const {

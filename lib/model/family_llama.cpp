@@ -9,7 +9,7 @@ namespace refit::model {
 namespace {
 
 constexpr Alias kAliases[] = {{"CwmForCausalLM", "cwm"},
-                              {"", "gemma"},
+                              {"GemmaForCausalLM", "gemma"},
                               {"GraniteForCausalLM", "granite"},
                               {"MinistralForCausalLM", "ministral"},
                               {"Ministral3ForCausalLM", "ministral3"},

@@ -191,7 +191,8 @@ struct VllmStages {
 
 /// Differences between vision towers in trainers and engines.
 struct VisionFacts {
-  bool vllm_data_mode = false;        ///< vLLM keeps it whole on every rank with mm_encoder_tp_mode = "data"
+  std::span<const Renaming> vllm_names = {};  ///< applied as FamilyFacts::vllm_names
+  bool vllm_data_mode = false;                ///< vLLM keeps it whole on every rank with mm_encoder_tp_mode = "data"
   bool megatron_transformer = false;  ///< Megatron cuts its own transformer over TP; else it has transformers' module
   bool megatron_projection = false;   ///< Megatron's projection is the checkpoint's matrix transposed, cut by rows
   std::span<const Renaming> megatron_names = {};  ///< applied as FamilyFacts::vllm_names

@@ -6,6 +6,7 @@ namespace refit::model {
 
 void read_vision(ConfigFile& file, Config& config, const VisionTower& tower) {
   constexpr std::string_view kSection = "vision_config";
+  if (file.has(kSection) && !file.has_object(kSection)) file.problem(kSection, "must be an object");
   if (!file.has_object(kSection)) return;
   Vision& vision = config.vision;
   file.only_within(kSection, [&] {

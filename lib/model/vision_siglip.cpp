@@ -46,7 +46,9 @@ void list_tensors(TensorList& list) {
   const Vision& vision = list.config.vision;
   const std::int64_t hidden = vision.hidden_size;
   const std::int64_t inner = vision.intermediate_size;
-  const std::string model = "vision_tower.vision_model.";
+  // transformers 5 has left out the module in between.
+  const bool nested = list.holds(vision.prefix + "vision_tower.vision_model.post_layernorm.weight", true);
+  const std::string model = nested ? "vision_tower.vision_model." : "vision_tower.";
   list.add_vision(model + "embeddings.patch_embedding.weight",
                   {hidden, vision.channels, vision.patch_size, vision.patch_size}, Role::vision_embedding);
   list.add_vision(model + "embeddings.patch_embedding.bias", {hidden}, Role::vision_bias);
@@ -67,6 +69,11 @@ void list_tensors(TensorList& list) {
   list.add_vision("multi_modal_projector.mm_soft_emb_norm.weight", {hidden}, Role::vision_norm);
 }
 
+// vLLM's tower has the module in between.
+constexpr Renaming kVllmNames[] = {{"vision_tower.embeddings.", "vision_tower.vision_model.embeddings."},
+                                   {"vision_tower.encoder.", "vision_tower.vision_model.encoder."},
+                                   {"vision_tower.post_layernorm.", "vision_tower.vision_model.post_layernorm."}};
+
 // Megatron-Bridge's Gemma3VLBridge uses these names.
 constexpr Renaming kMegatronNames[] = {
     {".vision_model.", "."}, {"mm_soft_emb_norm", "mm_soft_embed_norm"}, {"mm_input_projection_weight", "proj.weight"}};
@@ -74,6 +81,6 @@ constexpr Renaming kMegatronNames[] = {
 }  // namespace
 
 constinit const VisionTower kSiglipVision{
-    read, list_tensors, {.megatron_projection = true, .megatron_names = kMegatronNames}};
+    read, list_tensors, {.vllm_names = kVllmNames, .megatron_projection = true, .megatron_names = kMegatronNames}};
 
 }  // namespace refit::model

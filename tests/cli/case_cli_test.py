@@ -58,7 +58,9 @@ class HelpAndVersion(Cli):
 
     def test_every_command_has_help(self):
         for command in self.COMMANDS:
-            self.assertIn("Usage:", self.succeed(command, "--help"))
+            text = self.succeed(command, "--help")
+            self.assertIn("Usage:", text)
+            self.assertNotRegex(text, r"[\x00-\x08]", f"{command} --help has control characters")
 
     def test_help_of_run_names_units_and_defaults(self):
         text = self.succeed("run", "--help")

@@ -32,6 +32,22 @@ std::set<std::string> names(const layout::Layout& layout, const model::Model& mo
   return result;
 }
 
+/// transformers 5 writes Gemma 3's tower without the module "vision_model"; vLLM's has it.
+TEST(GenVision, SiglipHasItsModuleWhateverTheCheckpointSays) {
+  const model::Model published = small_model("gemma3_vl");
+  std::vector<model::TensorInfo> held;
+  for (const model::Tensor& tensor : published.tensors) {
+    std::string name = tensor.name;
+    const std::size_t module = name.find(".vision_model.");
+    if (module != std::string::npos) name.erase(module, std::string(".vision_model").size());
+    held.push_back({name, tensor.file_shape(), tensor.dtype});
+  }
+  const model::Model model = build_model(published.config, held, "transformers 5");
+  EXPECT_NE(model.find("vision_tower.post_layernorm.weight"), nullptr);
+  EXPECT_EQ(names(*make_layout(model, options("TP2")), model),
+            names(*make_layout(published, options("TP2")), published));
+}
+
 TEST(GenVision, EachThirdOfQkvIsCut) {
   const model::Model model = small_model("qwen3_vl");
   const auto layout = make_layout(model, options("TP4"));

@@ -486,6 +486,16 @@ TEST_F(ModelConfig, NestingIsBounded) {
   EXPECT_THAT(message(objects), HasSubstr("nested more than 64 levels deep"));
 }
 
+TEST_F(ModelConfig, AVisionConfigIsAnObject) {
+  Keys inner = kLlama;
+  inner["model_type"] = R"("qwen3_vl_text")";
+  Keys outer{{"architectures", R"(["Qwen3VLForConditionalGeneration"])"}, {"text_config", json(inner, {})}};
+  EXPECT_EQ(read_config(write(json(outer, {}))).vision.depth, 0);
+  for (const char* wrong : {"[]", "7"}) {
+    EXPECT_THAT(message(json(outer, {{"vision_config", wrong}})), HasSubstr("vision_config must be an object"));
+  }
+}
+
 TEST_F(ModelConfig, AnyFamilysKeysMayStandInTextConfig) {
   Keys inner = kLlama;
   inner.erase("architectures");

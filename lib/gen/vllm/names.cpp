@@ -70,7 +70,11 @@ void replace_prefix(std::string& name, const model::Config& config) {
 std::string storage_name(const model::Config& config, const Parameter& parameter, const Tensor& tensor, Mtp mtp) {
   const bool beside = mtp == Mtp::with && tensor.layer >= config.layers;
   std::string name = fused_name(parameter, tensor);
-  if (tensor.unit >= 0) return name.substr(config.vision.prefix.size());
+  if (tensor.unit >= 0) {
+    name.erase(0, config.vision.prefix.size());
+    for (const auto& [from, to] : vision_facts_of(config).vllm_names) replace(name, from, to);
+    return name;
+  }
   const bool drafter = mtp == Mtp::only || beside;
   if (drafter) name = drafter_name(config, name, tensor);
   if (drafter && !facts_of(config).vllm_drafter_names.empty()) return beside ? "drafter." + name : name;
