@@ -309,7 +309,8 @@ void draw_sglang(Random& random, Case& c) {
   const bool known = is_one_of(config, {"deepseek_v2", "deepseek_v3", "gpt_oss", "llama", "mixtral", "nemotron_h",
                                         "qwen2", "qwen3", "qwen3_5_moe", "qwen3_moe", "qwen3_next"});
   const bool has_drafter = config.family == "deepseek_v3" && config.mtp_layers == 1;
-  if (!known || c.wide || (c.gen.mtp != Mtp::off && !has_drafter) || !random.one_in(2)) return;
+  if (!known || c.wide || config.vision.depth > 0 || (c.gen.mtp != Mtp::off && !has_drafter) || !random.one_in(2))
+    return;
   gen::sglang::Options& o = c.sglang.emplace();
   const auto divisor = [&](std::int64_t of) {
     std::vector<std::int64_t> all;

@@ -169,6 +169,10 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   out.require(
       facts.has_value(),
       fmt::format("what SGLang stores of family {} is not known here; use gen.engine = \"vllm\"", config.family));
+  out.require(
+      config.vision.depth == 0,
+      "what SGLang stores of vision-language models is not known here; use gen.engine = \"vllm\", or a checkpoint "
+      "of the language model alone");
   check_sizes(options, out);
   if (!out.empty()) return out.take();
   check_stages(config, *facts, options, out);
