@@ -25,6 +25,7 @@ COMPARED = 87  # layouts, of those that SGLang loaded
 USAGE = 2  # exit code of a refused layout
 # Arguments of SGLang that say nothing of weights.
 OTHER = ("enable_dp_attention", "kv_cache_dtype")
+HEAD = "lm_head.weight"
 GPU = {"H100": "sm90", "B200": "sm100"}
 
 
@@ -34,6 +35,11 @@ def unpack(archive, folder):
         with tarfile.open(archive) as tar:
             tar.extractall(folder)
     return os.path.join(folder, "engines")
+
+
+def read(engines, checkpoint, name):
+    with open(os.path.join(engines, "ckpt", checkpoint, name), encoding="utf-8") as file:
+        return json.load(file)
 
 
 def entries(engines, checkpoint):
@@ -57,8 +63,13 @@ def settings(entry, engines):
             keys["gen.mtp"] = "only"
         elif name not in OTHER:
             keys["gen." + name] = value
-    with open(os.path.join(engines, "ckpt", entry["checkpoint"], "config.json"), encoding="utf-8") as file:
-        keys["gen.derived"] = "kv_lora_rank" in json.load(file)
+    config = read(engines, entry["checkpoint"], "config.json")
+    if "kv_lora_rank" in config:
+        keys["gen.derived"] = True
+    # SGLang ignores the head of a tied checkpoint, where it may differ; Megatron-Core cannot.
+    held = read(engines, entry["checkpoint"], "model.safetensors.index.json")["weight_map"]
+    if config["tie_word_embeddings"] and HEAD in held:
+        keys["model.skip"] = [HEAD]
     layout = "x".join(f"{axis}{size}" for axis, size in sizes.items() if size > 1) or "TP1"
     result = ["--gen", layout]
     for key, value in keys.items():
