@@ -118,6 +118,10 @@ void add_dense_mlp(TensorList& list, const std::string& prefix, std::int64_t lay
   const MlpSizes mlp{list.config.hidden_size, list.config.intermediate_size, Role::gate_proj, Role::up_proj,
                      Role::down_proj};
   add_mlp(list, prefix, mlp, mlp_names(gated), layer);
+  if (!list.config.mlp_bias) return;
+  list.add(prefix + "gate_proj.bias", {mlp.intermediate}, Role::gate_proj_bias, layer);
+  list.add(prefix + "up_proj.bias", {mlp.intermediate}, Role::up_proj_bias, layer);
+  list.add(prefix + "down_proj.bias", {mlp.width}, Role::down_proj_bias, layer);
 }
 
 void add_mlp_block(TensorList& list, std::int64_t layer) {
@@ -157,9 +161,36 @@ void add_packed_experts(TensorList& list, std::int64_t layer) {
   list.add(prefix + "experts.down_proj", {config.experts, config.hidden_size, intermediate}, Role::packed_down, layer);
 }
 
+namespace {
+
+/// The names of Automodel.
+void add_transposed_experts(TensorList& list, const std::string& prefix, std::int64_t layer) {
+  const Config& config = list.config;
+  const std::int64_t intermediate = config.expert_intermediate_size;
+  list.add(prefix + "experts.gate_and_up_projs", {config.experts, config.hidden_size, 2 * intermediate},
+           Role::transposed_gate_up, layer);
+  list.add(prefix + "experts.down_projs", {config.experts, intermediate, config.hidden_size}, Role::transposed_down,
+           layer);
+}
+
+/// The names of torchtitan and prime-rl.
+void add_w123_experts(TensorList& list, const std::string& prefix, std::int64_t layer) {
+  const Config& config = list.config;
+  const Shape up{config.experts, config.expert_intermediate_size, config.hidden_size};
+  list.add(prefix + "experts.w1", up, Role::stacked_gate, layer);
+  list.add(prefix + "experts.w3", up, Role::stacked_up, layer);
+  list.add(prefix + "experts.w2", {up[0], up[2], up[1]}, Role::packed_down, layer);
+}
+
+}  // namespace
+
 void add_any_experts(TensorList& list, std::int64_t layer) {
-  const bool packed = list.holds(layer_prefix(list, layer) + "mlp.experts.gate_up_proj", false);
-  packed ? add_packed_experts(list, layer) : add_experts(list, layer);
+  const std::string prefix = layer_prefix(list, layer) + "mlp.";
+  if (list.holds(prefix + "experts.gate_up_proj", false)) return add_packed_experts(list, layer);
+  const bool transposed = list.holds(prefix + "experts.gate_and_up_projs", false);
+  if (!transposed && !list.holds(prefix + "experts.w1", false)) return add_experts(list, layer);
+  add_router(list, prefix, layer);
+  transposed ? add_transposed_experts(list, prefix, layer) : add_w123_experts(list, prefix, layer);
 }
 
 void add_layer(TensorList& list, std::int64_t layer, const AddBlock& mixer, const AddBlock& experts,

@@ -73,7 +73,8 @@ void add_experts(TensorList& list, std::int64_t layer, const ExpertNames& names 
 /// The router, then all experts as mlp.experts.gate_up_proj and mlp.experts.down_proj.
 void add_packed_experts(TensorList& list, std::int64_t layer);
 
-/// Packed where the checkpoint has them so (transformers 5 writes them), else one by one.
+/// Stacked where the checkpoint has them so (transformers 5 packs them, trainers have names of their own), else one by
+/// one.
 void add_any_experts(TensorList& list, std::int64_t layer);
 
 /// One layer: norm, `mixer`, norm, then a dense MLP or `experts`.

@@ -136,7 +136,7 @@ void add_latent_attention(TensorList& list, std::int64_t layer) {
 }
 
 void add_deepseek_experts(TensorList& list, std::int64_t layer) {
-  add_experts(list, layer);
+  add_any_experts(list, layer);
   add_shared_experts(list, layer_prefix(list.config, layer) + "mlp.shared_experts.", layer);
 }
 

@@ -23,6 +23,7 @@ constinit const Family kDeepseekV3{.name = "deepseek_v3",
                                    .model_type = "deepseek_v3",
                                    .read = read,
                                    .list = add_deepseek,
+                                   .facts = {.transformers_float32_router = true},
                                    .aliases = kAliases};
 
 }  // namespace refit::model

@@ -263,6 +263,46 @@ void draw_model(Random& random, Case& c) {
   }
 }
 
+/// Families of whose parameters all have a plan of tensor parallelism, as far as they are drawn.
+bool has_tensor_parallel_plan(const Config& config) {
+  return is_one_of(config, {"deepseek_v2", "deepseek_v3", "gemma3", "glm4_moe", "glm4_moe_lite", "llama", "mixtral",
+                            "qwen2", "qwen3", "qwen3_moe", "seed_oss"});
+}
+
+/// Sizes need not divide anything: shards are uneven, or empty.
+void draw_fsdp(Random& random, Case& c) {
+  using namespace train::fsdp;
+  Options& o = c.fsdp.emplace();
+  o.recipe = random.of<Recipe>({Recipe::verl, Recipe::miles, Recipe::nemo_rl, Recipe::automodel, Recipe::automodel,
+                                Recipe::torchtitan, Recipe::torchtitan, Recipe::prime_rl, Recipe::roll});
+  o.precision = c.train.precision;
+  const layout::AxisNames axes = row_of(o.recipe).axes;
+  const auto draw = [&](std::string_view axis, std::int64_t most) {
+    return std::find(axes.begin(), axes.end(), axis) == axes.end() || random.one_in(2) ? 1 : random.in(1, most);
+  };
+  o.sizes = {.tp = has_tensor_parallel_plan(c.config) ? draw("TP", 3) : 1,
+             .cp = draw("CP", 2),
+             .pp = std::min(draw("PP", 3), c.config.layers),
+             .hsdp = draw("HSDP", 2),
+             .fsdp = random.in(1, 5)};
+  if (c.config.experts > 0 && draw("EP", 2) > 1) {
+    o.sizes.ep = random.in(2, 4);
+    o.sizes.fsdp = o.sizes.ep * random.in(1, 2);
+    if (o.recipe == Recipe::torchtitan && random.one_in(3)) o.sizes.etp = o.sizes.tp;
+  }
+  const bool stackable = c.config.experts > 0 && !is_one_of(c.config, {"gpt_oss", "nemotron_h"});
+  if (!stackable) o.sizes.ep = c.config.family == "nemotron_h" ? 1 : o.sizes.ep;
+  if (o.sizes.ep == 1) o.sizes.etp = 1;
+  const std::vector<ExpertForm> forms{ExpertForm::stacked, ExpertForm::transposed, ExpertForm::w123};
+  if (stackable && random.one_in(2)) o.experts = random.of(forms);
+  o.dtensors = random.of<Dtensors>({Dtensors::spmd_types, Dtensors::partial_dtensor});
+  if (random.one_in(6)) o.shard_dim = {random.of<std::string>({"*=first_divisible", "*=1", "*=-1"})};
+  if (o.sizes.pp > 1 && c.config.layers >= 2 * o.sizes.pp && random.one_in(2)) {
+    o.virtual_stages = 2;
+    if (!c.config.tied && random.one_in(2)) o.pipeline_style = PipelineStyle::v;
+  }
+}
+
 /// Rewrites packed experts as the single ones that some checkpoints hold.
 std::vector<model::TensorInfo> unpacked(const std::vector<model::TensorInfo>& tensors) {
   std::vector<model::TensorInfo> result;
@@ -357,6 +397,12 @@ std::vector<Reduction> reductions() {
       [](Case & c) -> auto& { return c.train.sizes.etp; }, 1);
   number(
       [](Case & c) -> auto& { return c.train.sizes.tp; }, 1);
+  all.emplace_back([](Case& c) { return c.fsdp && set_to(c.fsdp->virtual_stages, 1); });
+  for (const auto axis : {&layout::Parallelism::etp, &layout::Parallelism::ep, &layout::Parallelism::tp,
+                          &layout::Parallelism::cp, &layout::Parallelism::hsdp, &layout::Parallelism::pp}) {
+    all.emplace_back([=](Case& c) { return c.fsdp && set_to(c.fsdp->sizes.*axis, 1); });
+  }
+  all.emplace_back([](Case& c) { return c.fsdp && c.fsdp->sizes.fsdp > 1 && --c.fsdp->sizes.fsdp > 0; });
   number(
       [](Case & c) -> auto& { return c.train.make_vocab_size_divisible_by; }, 0);
   number(
@@ -436,6 +482,7 @@ Case draw_case(std::uint64_t seed, std::uint64_t number) {
   draw_model(random, c);
   draw_stages(random, c);
   draw_data_parallel(random, c);
+  if (random.one_in(3)) draw_fsdp(random, c);
   return c;
 }
 
@@ -451,7 +498,12 @@ model::Model build(const Case& c) {
 }
 
 bool is_legal(const Case& c, const model::Model& model) {
-  return train::megatron::violations(model, c.train).empty() && gen::vllm::violations(model, c.gen).empty();
+  const auto train = c.fsdp ? train::fsdp::violations(model, *c.fsdp) : train::megatron::violations(model, c.train);
+  return train.empty() && gen::vllm::violations(model, c.gen).empty();
+}
+
+std::unique_ptr<layout::Layout> train_layout(const Case& c, const model::Model& model) {
+  return c.fsdp ? train::fsdp::make_layout(model, *c.fsdp) : train::megatron::make_layout(model, c.train);
 }
 
 const std::vector<Feature>& features() {
@@ -485,6 +537,14 @@ const std::vector<Feature>& features() {
       {"one Mamba group", [](C c) { return c.config.mamba.groups == 1 && c.gen.sizes.tp > 1; }},
       {"single packed experts", [](C c) { return c.single_experts; }},
       {"unknown tensor", [](C c) { return c.unknown; }},
+      {"FSDP", [](C c) { return c.fsdp && c.fsdp->sizes.fsdp > 1; }},
+      {"FSDP x TP", [](C c) { return c.fsdp && c.fsdp->sizes.fsdp > 1 && c.fsdp->sizes.tp > 1; }},
+      {"FSDP x EP", [](C c) { return c.fsdp && c.fsdp->sizes.ep > 1; }},
+      {"FSDP, EP and uneven experts", [](C c) { return c.fsdp && c.config.experts % c.fsdp->sizes.ep != 0; }},
+      {"FSDP, experts stacked", [](C c) { return c.fsdp && c.fsdp->experts != train::fsdp::ExpertForm::checkpoint; }},
+      {"FSDP on other dimensions", [](C c) { return c.fsdp && !c.fsdp->shard_dim.empty(); }},
+      {"FSDP, virtual stages", [](C c) { return c.fsdp && c.fsdp->virtual_stages > 1; }},
+      {"HSDP", [](C c) { return c.fsdp && c.fsdp->sizes.hsdp > 1; }},
       {"precisions differ", [](C c) { return c.train.precision != c.gen.precision; }}};
   return all;
 }
@@ -511,6 +571,12 @@ std::string describe(const Case& c) {
                       c.gen.internal_data_parallel ? "internal" : "engines", name(c.gen.mtp),
                       kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision),
                       name(c.gen.model_class), c.gen.replicate_embedding ? " embedding replicated" : "");
+  if (c.fsdp) {
+    const train::fsdp::Options& o = *c.fsdp;
+    text += fmt::format("  fsdp instead: {} {} experts {} {} shard_dim [{}] virtual {} {}\n", to_string(o.sizes),
+                        name(o.recipe), name(o.experts), name(o.dtensors), fmt::join(o.shard_dim, " "),
+                        o.virtual_stages, name(o.pipeline_style));
+  }
   return text +
          fmt::format("  policy {} buffers of {} bytes", kPolicies[static_cast<std::size_t>(c.policy)], c.buffer_bytes);
 }

@@ -30,7 +30,7 @@ const std::map<std::string, std::string> kOther = {
     {"model.skip", "[\"mtp.*\", \"visual.*\"]"},
     {"m2n.model", "\"/m/model.json\""},
     {"m2n.system", "\"" REFIT_SOURCE_DIR "/inputs/m2n/small.system.json\""},
-    {"train.trainer", "\"megatron\""},
+    {"train.trainer", "\"fsdp\""},
     {"train.layout", "\"TP2xEP4xDP2xPP2\""},
     {"train.first_stage_layers", "3"},
     {"train.last_stage_layers", "2"},
@@ -39,6 +39,12 @@ const std::map<std::string, std::string> kOther = {
     {"train.make_vocab_size_divisible_by", "128"},
     {"train.precision", "\"fp32\""},
     {"train.mtp", "false"},
+    {"train.recipe", "\"torchtitan\""},
+    {"train.experts", "\"w123\""},
+    {"train.shard_dim", "[\"*=1\"]"},
+    {"train.dtensors", "\"partial_dtensor\""},
+    {"train.virtual_stages", "2"},
+    {"train.pipeline_style", "\"v\""},
     {"gen.engine", "\"vllm\""},
     {"gen.layout", "\"TP4xDP2\""},
     {"gen.data_parallel", "\"internal\""},
@@ -103,15 +109,22 @@ std::string line_of(const std::string& key, const std::string& value) {
   return fmt::format("[{}]\n{} = {}\n", key.substr(0, dot), key.substr(dot + 1), value);
 }
 
-/// A case with only this key (and the layouts, where it is none of them).
+/// What a case with this key needs beside it: the layouts, and a trainer that reads it.
+std::vector<Option> options_beside(const std::string& key) {
+  std::vector<Option> options;
+  for (const char* layout : {"train.layout", "gen.layout"}) {
+    if (key != layout) options.push_back({layout, "TP1", layout});
+  }
+  const bool is_of_others = key.starts_with("train.") && cases::Case().train->find_key(key) == nullptr;
+  if (is_of_others && key != "train.trainer") options.push_back({"train.trainer", "fsdp", "train.trainer"});
+  return options;
+}
+
+/// A case with only this key (and what it needs).
 cases::Case read_key_from_file(const std::string& key, const std::string& value) {
   const std::string path = ::testing::TempDir() + "refit_key_" + std::to_string(getpid()) + ".toml";
   std::ofstream(path) << line_of(key, value);
-  std::vector<Option> layouts;
-  for (const char* layout : {"train.layout", "gen.layout"}) {
-    if (key != layout) layouts.push_back({layout, "TP1", layout});
-  }
-  return read_case(path, layouts);
+  return read_case(path, options_beside(key));
 }
 
 TEST(CaseKeys, EveryKeyRoundTripsThroughAFile) {
@@ -128,10 +141,8 @@ TEST(CaseKeys, EveryKeyRoundTripsThroughAFile) {
 
 TEST(CaseKeys, EveryKeyIsAnOption) {
   for (const Key& key : case_keys()) {
-    std::vector<Option> options = {{key.name, kOther.at(key.name), "--set"}};
-    for (const char* layout : {"train.layout", "gen.layout"}) {
-      if (key.name != layout) options.push_back({layout, "TP1", layout});
-    }
+    std::vector<Option> options = options_beside(key.name);
+    options.push_back({key.name, kOther.at(key.name), "--set"});
     EXPECT_EQ(key.get(read_case("", options)), kOther.at(key.name)) << key.name;
   }
 }
