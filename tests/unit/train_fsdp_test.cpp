@@ -217,9 +217,9 @@ TEST(TrainFsdp, CutsThroughPairs) {
 }
 
 TEST(TrainFsdp, CoordinatesAreThoseOfTheMeshes) {
-  EXPECT_EQ(coordinates(options("PP2xHSDP2xFSDP2xCP2xTP2", Recipe::automodel), Rank{16 + 8 + 4 + 1}),
+  EXPECT_EQ(fsdp::coordinates(options("PP2xHSDP2xFSDP2xCP2xTP2", Recipe::automodel), Rank{16 + 8 + 4 + 1}),
             (Coordinates{1, 1, 1, 0, 1, 0, 13}));
-  EXPECT_EQ(coordinates(options("HSDP2xFSDP2xTP2xEP2", Recipe::torchtitan), Rank{5}),
+  EXPECT_EQ(fsdp::coordinates(options("HSDP2xFSDP2xTP2xEP2", Recipe::torchtitan), Rank{5}),
             (Coordinates{0, 1, 0, 0, 1, 1, 0}));
 }
 

@@ -80,23 +80,26 @@ class FsdpLayout final : public layout::Layout {
 
   void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override {
     const std::size_t first = out.size();
+    const Coordinates here = at(rank);
     for (const Image& image : images_of(tensor)) {
       const Parameter& of = parameter(image.parameter);
-      if (!has(of, rank)) continue;
+      if (!has(of, here)) continue;
       if (of.is_whole) {
         out.push_back(
             {Box::whole(tensor.shape), {{image.parameter, -1, -1}, 0, row_major_strides(tensor.shape)}, of.dtype});
       } else {
-        append(tensor, image, of, local_box(options_, of, rank), out);
+        append(tensor, image, of, local_box(options_, of, here), out);
       }
     }
-    std::sort(out.begin() + static_cast<std::ptrdiff_t>(first), out.end(),
-              [](const Piece& a, const Piece& b) { return a.box < b.box; });
+    if (out.size() > first + 1) {
+      std::sort(out.begin() + static_cast<std::ptrdiff_t>(first), out.end(),
+                [](const Piece& a, const Piece& b) { return a.box < b.box; });
+    }
   }
 
   Storage storage(const StorageKey& key, Rank rank) const override {
     const Parameter& of = parameter(key.parameter);
-    return {key, of.name, local_box(options_, of, rank).extent, of.dtype};
+    return {key, of.name, local_box(options_, of, at(rank)).extent, of.dtype};
   }
 
   void fills(const StorageKey& /*key*/, Rank /*rank*/, std::vector<layout::Fill>& /*out*/) const override {}
@@ -104,9 +107,10 @@ class FsdpLayout final : public layout::Layout {
   /// An empty shard is a parameter of the rank all the same.
   std::vector<StorageKey> constant_storages(Rank rank) const override {
     std::vector<StorageKey> keys;
+    const Coordinates here = at(rank);
     for (std::size_t p = 0; p < parameters_.all.size(); ++p) {
       const Parameter& of = parameters_.all[p];
-      if (has(of, rank) && local_box(options_, of, rank).empty())
+      if (has(of, here) && local_box(options_, of, here).empty())
         keys.push_back({static_cast<std::int32_t>(p), -1, -1});
     }
     return keys;
@@ -125,8 +129,8 @@ class FsdpLayout final : public layout::Layout {
   const std::vector<Image>& images_of(const Tensor& tensor) const {
     return parameters_.images[static_cast<std::size_t>(tensor.index)];
   }
-  bool has(const Parameter& of, Rank rank) const {
-    return of.stage == kEveryStage || home_of_stage(options_, of.stage) == at(rank).pp;
+  bool has(const Parameter& of, const Coordinates& here) const {
+    return of.stage == kEveryStage || home_of_stage(options_, of.stage) == here.pp;
   }
 
   /// Equal for tensors whose images and parameters are alike. Single experts of one chunk are.
@@ -175,35 +179,52 @@ class FsdpLayout final : public layout::Layout {
       if (row < 0 || row >= local.extent[0]) return;
       piece.place.offset = row * strides[0];
     }
-    std::vector<Piece> found{piece}, split_further;
-    std::vector<Part> parts;
+    const std::size_t first = out.size();
+    out.push_back(piece);
     for (std::size_t i = 0; i < image.axes.size(); ++i) {
       const Axis& axis = image.axes[i];
       const int d = static_cast<int>(i) + skipped;
       const std::int64_t begin = std::max(axis.begin, local.lower[d]);
       const std::int64_t end = std::min(axis.begin + axis.size, local.lower[d] + local.extent[d]);
-      if (begin >= end) return;
-      Extents sizes;
-      for (int inner = 0; inner < axis.count; ++inner) sizes.push_back(tensor.shape[axis.first + inner]);
-      const Extents within = row_major_strides(sizes);
-      parts.clear();
-      split(sizes, axis.tensor_begin + begin - axis.begin, end - begin, parts);
-      split_further.clear();
-      for (const Piece& one : found) {
-        for (const Part& part : parts) {
-          Piece next = one;
-          next.place.offset += (begin - local.lower[d] + part.at) * strides[d];
-          for (int inner = 0; inner < axis.count; ++inner) {
-            next.box.lower[axis.first + inner] = part.lower[inner];
-            next.box.extent[axis.first + inner] = part.extent[inner];
-            next.place.strides[axis.first + inner] = within[inner] * strides[d];
-          }
-          split_further.push_back(next);
-        }
+      if (begin >= end) return out.resize(first);
+      const std::int64_t in_tensor = axis.tensor_begin + begin - axis.begin;
+      const std::int64_t at = (begin - local.lower[d]) * strides[d];
+      if (axis.count > 1) {
+        cut_merged(tensor, axis, {in_tensor, end - begin}, at, strides[d], first, out);
+        continue;
       }
-      found.swap(split_further);
+      for (std::size_t p = first; p < out.size(); ++p) {
+        out[p].place.offset += at;
+        out[p].place.strides[axis.first] = strides[d];
+        out[p].box.lower[axis.first] = in_tensor;
+        out[p].box.extent[axis.first] = end - begin;
+      }
     }
-    out.insert(out.end(), found.begin(), found.end());
+  }
+
+  /// Cuts the pieces behind `first` to a range of dimensions that the parameter has as one, whose index `range.begin`
+  /// lies `at` elements further.
+  static void cut_merged(const Tensor& tensor, const Axis& axis, const layout::Range& range, std::int64_t at,
+                         std::int64_t stride, std::size_t first, std::vector<Piece>& out) {
+    Extents sizes;
+    for (int d = 0; d < axis.count; ++d) sizes.push_back(tensor.shape[axis.first + d]);
+    const Extents strides = row_major_strides(sizes);
+    std::vector<Part> parts;
+    split(sizes, range.begin, range.count, parts);
+    const std::vector<Piece> whole(out.begin() + static_cast<std::ptrdiff_t>(first), out.end());
+    out.resize(first);
+    for (Piece piece : whole) {
+      const std::int64_t offset = piece.place.offset + at;
+      for (const Part& part : parts) {
+        piece.place.offset = offset + part.at * stride;
+        for (int d = 0; d < axis.count; ++d) {
+          piece.box.lower[axis.first + d] = part.lower[d];
+          piece.box.extent[axis.first + d] = part.extent[d];
+          piece.place.strides[axis.first + d] = strides[d] * stride;
+        }
+        out.push_back(piece);
+      }
+    }
   }
 
   Options options_;

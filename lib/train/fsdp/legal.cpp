@@ -82,7 +82,7 @@ void check_even(const Options& options, const Parameters& parameters, std::vecto
     if (parameter.shard_dim == 0 || parameter.is_first_divisible || parameter.is_whole) continue;
     if (!seen.insert({parameter.shape, {kind, parameter.tp_dim}}).second) continue;
     for (std::int32_t rank = 0; rank < ranks; ++rank) {
-      const Cuts cuts = cuts_of(options, parameter, Rank{rank});
+      const Cuts cuts = cuts_of(options, parameter, coordinates(options, Rank{rank}));
       const Box box = unsharded_box(cuts, parameter);
       const int dim = shard_dim(options, parameter, box);
       if (!cuts.is_sharded || dim == 0 || box.extent[dim] % cuts.sharded.parts == 0) continue;

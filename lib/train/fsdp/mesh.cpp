@@ -72,16 +72,15 @@ std::int64_t expert_shards(const Options& options) {
   return options.sizes.ep > 1 ? expert_ranks(options) / options.sizes.ep : options.sizes.fsdp * options.sizes.cp;
 }
 
-Cuts cuts_of(const Options& options, const Parameter& parameter, Rank rank) {
+Cuts cuts_of(const Options& options, const Parameter& parameter, const Coordinates& at) {
   if (parameter.is_whole) return {};
   const layout::Parallelism& sizes = options.sizes;
   const RecipeRow& recipe = row_of(options.recipe);
-  const Coordinates at = coordinates(options, rank);
   Cuts cuts;
   const bool by_ep = parameter.is_stacked && sizes.ep > 1;
-  if (by_ep) cuts.first.push_back({0, sizes.ep, at.ep});
+  if (by_ep) cuts.by_ep = {0, sizes.ep, at.ep};
   const bool by_tp = !parameter.is_stacked || (by_ep ? sizes.etp > 1 : recipe.cuts_experts_by_tp);
-  if (by_tp && parameter.tp_dim >= 0 && sizes.tp > 1) cuts.first.push_back({parameter.tp_dim, sizes.tp, at.tp});
+  if (by_tp && parameter.tp_dim >= 0) cuts.by_tp = {parameter.tp_dim, sizes.tp, at.tp};
   if (by_ep) {
     cuts.sharded = {0, expert_shards(options), at.ep_shard};
   } else {
@@ -93,7 +92,9 @@ Cuts cuts_of(const Options& options, const Parameter& parameter, Rank rank) {
 
 Box unsharded_box(const Cuts& cuts, const Parameter& parameter) {
   Box box = Box::whole(parameter.shape);
-  for (const Cut& by : cuts.first) cut(box, by);
+  for (const Cut& by : {cuts.by_ep, cuts.by_tp}) {
+    if (by.parts > 1) cut(box, by);
+  }
   return box;
 }
 
@@ -118,8 +119,8 @@ int shard_dim(const Options& options, const Parameter& parameter, const Box& uns
   return first_divisible(by_ep ? unsharded.extent : parameter.shape, ranks);
 }
 
-Box local_box(const Options& options, const Parameter& parameter, Rank rank) {
-  const Cuts cuts = cuts_of(options, parameter, rank);
+Box local_box(const Options& options, const Parameter& parameter, const Coordinates& at) {
+  const Cuts cuts = cuts_of(options, parameter, at);
   Box box = unsharded_box(cuts, parameter);
   if (!cuts.is_sharded || parameter.shape.size() == 0) return box;
   Cut sharded = cuts.sharded;

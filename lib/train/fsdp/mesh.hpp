@@ -22,13 +22,13 @@ struct Cut {
   std::int64_t index = 0;
 };
 
-/// The cuts that a rank makes of a parameter: those of tensor and expert parallelism, then FSDP's.
+/// The cuts that a rank makes of a parameter: those of expert and tensor parallelism, then FSDP's.
 struct Cuts {
-  std::vector<Cut> first;
+  Cut by_ep, by_tp;
   Cut sharded;              ///< its dimension is still to be chosen
   bool is_sharded = false;  ///< fully_shard is applied
 };
-Cuts cuts_of(const Options& options, const Parameter& parameter, Rank rank);
+Cuts cuts_of(const Options& options, const Parameter& parameter, const Coordinates& at);
 
 /// Returns the box that is left by cuts without FSDP's. May be empty.
 Box unsharded_box(const Cuts& cuts, const Parameter& parameter);
@@ -40,7 +40,7 @@ void choose_shard_dim(const Options& options, Parameter& parameter);
 int shard_dim(const Options& options, const Parameter& parameter, const Box& unsharded);
 
 /// Returns the box that the rank stores. An empty one keeps the extents that its tensor has in torch.
-Box local_box(const Options& options, const Parameter& parameter, Rank rank);
+Box local_box(const Options& options, const Parameter& parameter, const Coordinates& at);
 
 /// Returns the ranks that FSDP cuts stacked experts over; with EP 1 those of dense parameters.
 std::int64_t expert_shards(const Options& options);
