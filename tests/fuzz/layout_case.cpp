@@ -297,9 +297,13 @@ void draw_fsdp(Random& random, Case& c) {
   if (stackable && random.one_in(2)) o.experts = random.of(forms);
   o.dtensors = random.of<Dtensors>({Dtensors::spmd_types, Dtensors::partial_dtensor});
   if (random.one_in(6)) o.shard_dim = {random.of<std::string>({"*=first_divisible", "*=1", "*=-1"})};
-  if (o.sizes.pp > 1 && c.config.layers >= 2 * o.sizes.pp && random.one_in(2)) {
-    o.virtual_stages = 2;
-    if (!c.config.tied && random.one_in(2)) o.pipeline_style = PipelineStyle::v;
+  if (o.sizes.pp == 1 || random.one_in(3)) return;
+  o.virtual_stages = 2;
+  if (!c.config.tied && random.one_in(2)) o.pipeline_style = PipelineStyle::v;
+  if (c.config.layers >= 2 * o.sizes.pp && random.one_in(2)) return;
+  o.stage_layers.resize(static_cast<std::size_t>(2 * o.sizes.pp));
+  for (std::int64_t layer = 0; layer < c.config.layers; ++layer) {
+    ++o.stage_layers[static_cast<std::size_t>(random.in(0, 2 * o.sizes.pp - 1))];
   }
 }
 
@@ -397,9 +401,15 @@ std::vector<Reduction> reductions() {
       [](Case & c) -> auto& { return c.train.sizes.etp; }, 1);
   number(
       [](Case & c) -> auto& { return c.train.sizes.tp; }, 1);
-  all.emplace_back([](Case& c) { return c.fsdp && set_to(c.fsdp->virtual_stages, 1); });
+  all.emplace_back([](Case& c) {
+    if (!c.fsdp || c.fsdp->sizes.pp == 1) return false;
+    c.fsdp->sizes.pp = c.fsdp->virtual_stages = 1;
+    c.fsdp->stage_layers.clear();
+    c.fsdp->pipeline_style = train::fsdp::PipelineStyle::loop;
+    return true;
+  });
   for (const auto axis : {&layout::Parallelism::etp, &layout::Parallelism::ep, &layout::Parallelism::tp,
-                          &layout::Parallelism::cp, &layout::Parallelism::hsdp, &layout::Parallelism::pp}) {
+                          &layout::Parallelism::cp, &layout::Parallelism::hsdp}) {
     all.emplace_back([=](Case& c) { return c.fsdp && set_to(c.fsdp->sizes.*axis, 1); });
   }
   all.emplace_back([](Case& c) { return c.fsdp && c.fsdp->sizes.fsdp > 1 && --c.fsdp->sizes.fsdp > 0; });
@@ -573,9 +583,9 @@ std::string describe(const Case& c) {
                       name(c.gen.model_class), c.gen.replicate_embedding ? " embedding replicated" : "");
   if (c.fsdp) {
     const train::fsdp::Options& o = *c.fsdp;
-    text += fmt::format("  fsdp instead: {} {} experts {} {} shard_dim [{}] virtual {} {}\n", to_string(o.sizes),
+    text += fmt::format("  fsdp instead: {} {} experts {} {} shard_dim [{}] virtual {} {} [{}]\n", to_string(o.sizes),
                         name(o.recipe), name(o.experts), name(o.dtensors), fmt::join(o.shard_dim, " "),
-                        o.virtual_stages, name(o.pipeline_style));
+                        o.virtual_stages, name(o.pipeline_style), fmt::join(o.stage_layers, " "));
   }
   return text +
          fmt::format("  policy {} buffers of {} bytes", kPolicies[static_cast<std::size_t>(c.policy)], c.buffer_bytes);

@@ -309,7 +309,7 @@ TEST_P(EveryLayout, StoresEveryElementOnce) {
   check(gen, model, met);
   EXPECT_EQ(met.size(), kNamesMet.at(GetParam())) << ::testing::PrintToString(met);
   const auto fsdp = fsdp_layouts(model);
-  EXPECT_GE(fsdp.size(), 7u);
+  EXPECT_GE(fsdp.size(), 5u);  // without TP and EP
   for (const Candidate& candidate : fsdp) check_without_shapes(*candidate.layout, model, candidate.name);
   if (!facts_of(model.config).vllm_nvidia_class) return;
   const auto nvidia = nvidia_layouts(model);
