@@ -25,7 +25,8 @@ std::vector<Fault> expert_faults() {
            Act::train_layout,
            [](const Setting& setting, const Tensor& tensor) {
              const layout::Parallelism& train = setting.train;
-             return tensor.expert >= 0 && train.ep > 1 && train.tp > 1 && train.etp == 1;
+             const bool is_even = setting.model.config.experts % train.ep == 0;
+             return tensor.expert >= 0 && is_even && train.ep > 1 && train.tp > 1 && train.etp == 1;
            },
            single_mesh}};
 }

@@ -17,10 +17,18 @@ void all_in_first_stage(const Setting& /*setting*/, const layout::Layout& truth,
   if (truth.stage(rank) != 0) return;
   const std::int32_t of_stage = truth.ranks() / truth.stages();
   const std::size_t first = out.size();
-  for (std::int32_t stage = 0; stage < truth.stages() && out.size() == first; ++stage) {
+  truth.pieces(tensor, rank, out);
+  const bool is_own = out.size() > first;
+  for (std::int32_t stage = 1; stage < truth.stages() && out.size() == first; ++stage) {
     truth.pieces(tensor, Rank{to_int(rank) + stage * of_stage}, out);
   }
-  for (std::size_t i = first; i < out.size(); ++i) out[i].place.storage.layer = tensor.layer;
+  for (std::size_t i = first; i < out.size(); ++i) {
+    if (out[i].place.storage.layer < 0) {  // named as in the model: a first stage has its own layers' only
+      if (!is_own) out.resize(first);
+      return;
+    }
+    out[i].place.storage.layer = tensor.layer;
+  }
 }
 
 }  // namespace

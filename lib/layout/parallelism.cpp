@@ -1,5 +1,8 @@
 #include "layout/parallelism.hpp"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <cctype>
 #include <charconv>
 #include <numeric>
@@ -18,8 +21,9 @@ struct Axis {
   std::int64_t Parallelism::*size;
 };
 
-constexpr Axis kAxes[] = {{"TP", &Parallelism::tp},   {"CP", &Parallelism::cp}, {"EP", &Parallelism::ep},
-                          {"ETP", &Parallelism::etp}, {"DP", &Parallelism::dp}, {"PP", &Parallelism::pp}};
+constexpr Axis kAxes[] = {{"HSDP", &Parallelism::hsdp}, {"FSDP", &Parallelism::fsdp}, {"TP", &Parallelism::tp},
+                          {"CP", &Parallelism::cp},     {"EP", &Parallelism::ep},     {"ETP", &Parallelism::etp},
+                          {"DP", &Parallelism::dp},     {"PP", &Parallelism::pp}};
 
 std::string_view trim(std::string_view text) {
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front())) != 0) text.remove_prefix(1);
@@ -27,13 +31,13 @@ std::string_view trim(std::string_view text) {
   return text;
 }
 
-/// Returns the axis whose name `word` begins with.
-const Axis* find_axis(std::string_view word) {
+/// Returns that of `axes` whose name `word` begins with.
+const Axis* find_axis(std::string_view word, AxisNames axes) {
   std::string upper;
   for (char c : word.substr(0, word.find_first_of("0123456789")))
     upper += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   for (const Axis& axis : kAxes) {
-    if (axis.name == upper) return &axis;
+    if (axis.name == upper && std::ranges::find(axes, upper) != axes.end()) return &axis;
   }
   return nullptr;
 }
@@ -70,14 +74,14 @@ void check_ranks(const Parallelism& parallelism, std::string_view text) {
 
 }  // namespace
 
-Parallelism parse_parallelism(std::string_view text) {
+Parallelism parse_parallelism(std::string_view text, AxisNames axes) {
   Parallelism result;
   std::set<std::string_view> seen;
   for_each_word(text, [&](std::string_view word) {
-    const Axis* axis = find_axis(word);
+    const Axis* axis = find_axis(word, axes);
     if (axis == nullptr) {
-      fail_usage("layout \"{}\": \"{}\" is none of TP, CP, EP, ETP, DP, PP with a number; write for instance TP2xPP2",
-                 text, word);
+      fail_usage("layout \"{}\": \"{}\" is none of {} with a number; write for instance TP2xPP2", text, word,
+                 fmt::join(axes, ", "));
     }
     if (!seen.insert(axis->name).second) fail_usage("layout \"{}\" names {} twice", text, axis->name);
     result.*(axis->size) = parse_size(word.substr(axis->name.size()), word, text);

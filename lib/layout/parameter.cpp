@@ -18,6 +18,8 @@ Axes axes(Role role) {
   switch (role) {
     case Role::packed_gate_up:
     case Role::packed_up:
+    case Role::stacked_gate:
+    case Role::stacked_up:
     case Role::packed_down:
     case Role::packed_down_bias: return {0, 1, -1};
     case Role::interleaved_gate_up: return {0, 2, 3};

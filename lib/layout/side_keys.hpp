@@ -12,15 +12,16 @@ namespace refit::layout {
 
 using SideRows = keys::Rows<SideSpec>;
 
-/// A layout by axes, such as "TP2xPP2".
+/// A layout by axes, such as "TP2xPP2". `axes`: those of the side, which outlive all keys.
 template <typename Access>
-SideKey parallelism_key(std::string name, std::string help, Access access, std::string option) {
-  const auto assign = [](Parallelism& member, const keys::Value& value) -> std::string {
+SideKey parallelism_key(std::string name, std::string help, Access access, std::string option,
+                        AxisNames axes = kUsualAxes) {
+  const auto assign = [axes](Parallelism& member, const keys::Value& value) -> std::string {
     const auto* given = std::get_if<std::string>(&value);
     if (given == nullptr) return "needs a layout such as \"TP2xPP2\"";
     if (given->find('+') != std::string::npos) return "lists several layouts, but a side can only have one";
     try {
-      member = parse_parallelism(*given);
+      member = parse_parallelism(*given, axes);
     } catch (const Error& error) {
       return error.what();
     }

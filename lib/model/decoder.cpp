@@ -118,6 +118,10 @@ void add_dense_mlp(TensorList& list, const std::string& prefix, std::int64_t lay
   const MlpSizes mlp{list.config.hidden_size, list.config.intermediate_size, Role::gate_proj, Role::up_proj,
                      Role::down_proj};
   add_mlp(list, prefix, mlp, mlp_names(gated), layer);
+  if (!list.config.mlp_bias) return;
+  list.add(prefix + "gate_proj.bias", {mlp.intermediate}, Role::gate_proj_bias, layer);
+  list.add(prefix + "up_proj.bias", {mlp.intermediate}, Role::up_proj_bias, layer);
+  list.add(prefix + "down_proj.bias", {mlp.width}, Role::down_proj_bias, layer);
 }
 
 void add_mlp_block(TensorList& list, std::int64_t layer) {
@@ -203,9 +207,34 @@ bool holds_single_experts(const TensorList& list, std::int64_t layer, const Expe
   return list.holds(fmt::format("{}{}.experts.0.{}.weight", layer_prefix(list, layer), names.module, names.up), false);
 }
 
+/// Adds experts by the names of Automodel.
+void add_automodel_experts(TensorList& list, const std::string& prefix, std::int64_t layer) {
+  const Config& config = list.config;
+  const std::int64_t intermediate = config.expert_intermediate_size;
+  list.add(prefix + "experts.gate_and_up_projs", {config.experts, config.hidden_size, 2 * intermediate},
+           Role::transposed_gate_up, layer);
+  list.add(prefix + "experts.down_projs", {config.experts, intermediate, config.hidden_size}, Role::transposed_down,
+           layer);
+}
+
+/// Adds experts by the names of torchtitan and prime-rl.
+void add_w123_experts(TensorList& list, const std::string& prefix, std::int64_t layer) {
+  const Config& config = list.config;
+  const Shape up{config.experts, config.expert_intermediate_size, config.hidden_size};
+  list.add(prefix + "experts.w1", up, Role::stacked_gate, layer);
+  list.add(prefix + "experts.w3", up, Role::stacked_up, layer);
+  list.add(prefix + "experts.w2", {up[0], up[2], up[1]}, Role::packed_down, layer);
+}
+
 }  // namespace
 
 void add_experts(TensorList& list, std::int64_t layer, const ExpertNames& names) {
+  const std::string mlp = fmt::format("{}{}.", layer_prefix(list, layer), names.module);
+  const bool is_automodel = list.holds(mlp + "experts.gate_and_up_projs", false);
+  if (is_automodel || list.holds(mlp + "experts.w1", false)) {
+    add_router(list, mlp, layer, names.bias);
+    return is_automodel ? add_automodel_experts(list, mlp, layer) : add_w123_experts(list, mlp, layer);
+  }
   const std::string held = packed_prefix(list, layer, names);
   ExpertForm form = names.form;
   if (list.experts) {

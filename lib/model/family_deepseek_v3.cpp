@@ -18,15 +18,16 @@ void read(ConfigFile& file, Config& config) {
 
 }  // namespace
 
-constinit const Family kDeepseekV3{.name = "deepseek_v3",
-                                   .architecture = "DeepseekV3ForCausalLM",
-                                   .model_type = "deepseek_v3",
-                                   .read = read,
-                                   .list = add_deepseek,
-                                   .facts = {.sglang = SglangFacts{.has_dense_tp = true,
-                                                                   .fuses_shared_experts = true,
-                                                                   .has_drafter = true,
-                                                                   .trtllm_on_sm100 = true}},
-                                   .aliases = kAliases};
+constinit const Family kDeepseekV3{
+    .name = "deepseek_v3",
+    .architecture = "DeepseekV3ForCausalLM",
+    .model_type = "deepseek_v3",
+    .read = read,
+    .list = add_deepseek,
+    .facts = {.sglang =
+                  SglangFacts{
+                      .has_dense_tp = true, .fuses_shared_experts = true, .has_drafter = true, .trtllm_on_sm100 = true},
+              .transformers_float32_router = true},
+    .aliases = kAliases};
 
 }  // namespace refit::model

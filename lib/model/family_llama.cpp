@@ -19,7 +19,7 @@ constexpr Alias kAliases[] = {{"CwmForCausalLM", "cwm"},
 void read(ConfigFile& file, Config& config) {
   read_dense_mlp(file, config);
   read_attention_bias(file, config);
-  refuse(file, "mlp_bias", "MLP biases have");
+  config.mlp_bias = file.flag_or("mlp_bias", false);
 }
 
 void list_tensors(TensorList& list) {

@@ -150,6 +150,7 @@ struct Config {
   bool tied = false;                ///< tie_word_embeddings
   bool tied_by_checkpoint = false;  ///< config.json has both values: a checkpoint without a head is tied
   bool attention_bias = false;      ///< q, k, v (and o if the family has it) carry a bias
+  bool mlp_bias = false;            ///< matrices of dense MLPs carry a bias
   bool qk_norm = false;             ///< q and k have norms, if a family's config.json says so
   DType dtype = DType::bf16;        ///< torch_dtype / dtype; bf16 where config.json has neither
   bool has_dtype = false;           ///< config.json has one of them
@@ -230,10 +231,11 @@ struct FamilyFacts {
   bool vllm_drafter_cuts_proj = false;   ///< vLLM's drafter cuts the projection of embedding and hidden state by rows
   /// Renamings of prediction layers, if vLLM's drafter does not go by DeepSeek's names.
   std::span<const Renaming> vllm_drafter_names = {};
-  bool vllm_nvidia_class = false;          ///< vLLM has a class of its own for NVIDIA's GPUs
-  std::optional<SglangFacts> sglang = {};  ///< nothing where no layout of SGLang's class is known
-  bool megatron_hybrid_model = false;      ///< Megatron builds its HybridModel, which names the final norm otherwise
-  bool megatron_skips_prediction = false;  ///< Megatron-Bridge builds no layers of multi-token prediction
+  bool vllm_nvidia_class = false;            ///< vLLM has a class of its own for NVIDIA's GPUs
+  std::optional<SglangFacts> sglang = {};    ///< nothing where no layout of SGLang's class is known
+  bool transformers_float32_router = false;  ///< transformers keeps the router's weight float32 in a bf16 model
+  bool megatron_hybrid_model = false;        ///< Megatron builds its HybridModel, which names the final norm otherwise
+  bool megatron_skips_prediction = false;    ///< Megatron-Bridge builds no layers of multi-token prediction
 };
 
 /// Returns `name` with the first occurrence of each renaming's text replaced, one renaming after the other.

@@ -65,6 +65,9 @@ enum class Role : std::uint8_t {
   up_proj,       ///< [I, H]
   gate_up_proj,  ///< [2 I, H]: gate rows, then up rows in one
   down_proj,     ///< [H, I]
+  gate_proj_bias,
+  up_proj_bias,    ///< [I]
+  down_proj_bias,  ///< [H]
   // Experts: one tensor for each (Tensor::expert) ...
   router,       ///< [E, H]
   router_bias,  ///< [E]
@@ -73,7 +76,9 @@ enum class Role : std::uint8_t {
   expert_up,    ///< likewise; without expert_gate where it is not gated
   expert_down,  ///< [H or latent, I]
   // ... or all in one.
-  packed_gate_up,            ///< [E, 2 I, H]: gate rows, then up rows
+  packed_gate_up,  ///< [E, 2 I, H]: gate rows, then up rows
+  stacked_gate,
+  stacked_up,                ///< [E, I, H]: in place of that
   packed_down,               ///< [E, H, I]
   interleaved_gate_up,       ///< [E, H, I, 2]: gate and up alternate; in checkpoints [E, H, 2 I]
   interleaved_gate_up_bias,  ///< [E, I, 2]; in checkpoints [E, 2 I]

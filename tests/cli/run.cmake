@@ -8,7 +8,7 @@ function(refit_run_test NAME SCRIPT)
   set_tests_properties(run_${NAME} PROPERTIES TIMEOUT ${REFIT_TEST_TIMEOUT})
 endfunction()
 
-foreach(family llama_tied qwen2_bias qwen3 qwen3_moe gpt_oss nemotron_h qwen3_next)
+foreach(family fsdp llama_tied qwen2_bias qwen3 qwen3_moe gpt_oss nemotron_h qwen3_next)
   refit_run_test(families_${family} run_families.py --family ${family})
 endforeach()
 

@@ -12,6 +12,7 @@ from results import check_result  # noqa: E402
 
 # checkpoint: train layout, gen layout, ranks. One for every way in which values travel; run_rows.py has all families.
 PAIRS = {
+    "fsdp": ("HSDP2xFSDP2xEP2", "TP2", 6),  # experts stacked and transposed, and sharded by rows
     "llama_tied": ("TP2xPP2", "TP2", 6),
     "qwen2_bias": ("PP2", "TP2", 4),
     "qwen3": ("TP2xCP2", "DP2", 6),
@@ -20,6 +21,7 @@ PAIRS = {
     "nemotron_h": ("TP2xEP2", "TP2", 4),  # -exp(A_log) on gen
     "qwen3_next": ("TP2xEP2", "TP2", 4),  # norms less 1 in train
 }
+FSDP = ("--set", "train.trainer=fsdp", "--set", "train.recipe=automodel")
 
 
 def compare_dumps(suite, first, other):
@@ -30,7 +32,8 @@ def compare_dumps(suite, first, other):
 def all_ways(suite):
     family = suite.rest[suite.rest.index("--family") + 1]
     train, gen, ranks = PAIRS[family]
-    checkpoint = suite.checkpoint(family)
+    checkpoint = suite.checkpoint("qwen3_moe" if family == "fsdp" else family)
+    trainer = FSDP if family == "fsdp" else ()
     totals = set()
     fingerprints = set()
     dumps = []
@@ -39,7 +42,7 @@ def all_ways(suite):
             where = f"{family}-{policy}-{executor}"
             ended = suite.run(
                 ranks, "run", "--checkpoint", checkpoint, "--train", train, "--gen", gen, "--precision", "fp32",
-                "--bulk", policy, "--executor", executor, "--steps", 2, "--warmup", 0, "--force",
+                *trainer, "--bulk", policy, "--executor", executor, "--steps", 2, "--warmup", 0, "--force",
                 "--json", f"{where}.json", "--dump-gen", where,
             )  # fmt: skip
             if not suite.check_code(ended, 0, where):

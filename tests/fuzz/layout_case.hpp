@@ -12,6 +12,7 @@
 #include "gen/vllm/layout.hpp"
 #include "model/model.hpp"
 #include "plan/policy.hpp"
+#include "train/fsdp/layout.hpp"
 #include "train/megatron/layout.hpp"
 
 namespace refit::fuzz {
@@ -25,6 +26,7 @@ struct Case {
   bool unknown = false;         ///< a tensor that the family does not list
   bool wide = false;            ///< large enough that replicas share the sending of one box
   train::megatron::Options train;
+  std::optional<train::fsdp::Options> fsdp;  ///< the trainer, in place of Megatron-Core
   gen::vllm::Options gen;
   std::optional<gen::sglang::Options> sglang;  ///< gen is this engine, not vLLM
   plan::Policy policy = plan::Policy::all;
@@ -46,6 +48,9 @@ const std::vector<Feature>& features();
 
 /// Builds the model as from a checkpoint.
 model::Model build(const Case& c);
+
+/// Returns the train side of a legal case. `model` must outlive it.
+std::unique_ptr<layout::Layout> train_layout(const Case& c, const model::Model& model);
 
 /// Returns whether neither side's rules are violated.
 bool is_legal(const Case& c, const model::Model& model);

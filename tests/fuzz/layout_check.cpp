@@ -287,10 +287,12 @@ class Refit {
       for (const layout::LocalPiece& piece : rank.local.pieces) write_piece(model_, piece, rank);
     }
     compare("train", train, source.ranks, [&](std::int64_t rank) {
-      return test_support::megatron_parameters(checkpoint_, model_.config, case_.train, rank);
+      return case_.fsdp ? test_support::fsdp_parameters(checkpoint_, model_.config, *case_.fsdp, rank)
+                        : test_support::megatron_parameters(checkpoint_, model_.config, case_.train, rank);
     });
 
-    const plan::Split split = plan::split(model_, case_.policy, train, gen, case_.train.sizes.tp, case_.gen.sizes.tp);
+    const plan::Split split = plan::split(model_, case_.policy, train, gen,
+                                          (case_.fsdp ? case_.fsdp->sizes : case_.train.sizes).tp, case_.gen.sizes.tp);
     Stored destination{gen, allocate(gen, model_.tensors)};
     for (RankStorages& rank : destination.ranks) {
       write_fills(rank);
@@ -364,7 +366,7 @@ class Refit {
 Outcome check(const Case& c, const model::Model& model, Distortion distortion) {
   Outcome outcome;
   try {
-    const auto train = train::megatron::make_layout(model, c.train);
+    const auto train = train_layout(c, model);
     const auto gen = c.sglang ? gen::sglang::make_layout(model, *c.sglang) : gen::vllm::make_layout(model, c.gen);
     const DistortedLayout train_or_not(
         *train, model, distortion == Distortion::lost_conversion ? distortion : Distortion::none, outcome.distorted);

@@ -1,7 +1,8 @@
 #pragma once
-// The parameters of Megatron-Core, vLLM and SGLang on every rank, written out by hand from observations of the real
-// engines (Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2, vLLM 0.33.0, SGLang 0.5.23): gather, merge, slice, on small
-// arrays of numbers. Slow, and independent of lib/layout, lib/train and lib/gen except for the options.
+// The parameters of Megatron-Core, FSDP2, vLLM and SGLang on every rank, written out by hand from observations of the
+// real engines (Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2, torch 2.15, vLLM 0.33.0, SGLang 0.5.23): gather,
+// merge, slice, on small arrays of numbers. Slow, and independent of lib/layout, lib/train and lib/gen except for the
+// options.
 //
 // Values are opaque. A checkpoint's elements are different numbers below 2^56, and engines pad with 0. An engine that
 // stores another value than the element's stores the number plus a tag.
@@ -15,6 +16,7 @@
 #include "gen/sglang/layout.hpp"
 #include "gen/vllm/layout.hpp"
 #include "model/model.hpp"
+#include "train/fsdp/layout.hpp"
 #include "train/megatron/layout.hpp"
 
 namespace refit::test_support {
@@ -41,6 +43,11 @@ using Parameters = std::map<std::string, Parameter>;  ///< by the engine's name
 /// etp.
 Parameters megatron_parameters(const Checkpoint& checkpoint, const model::Config& config,
                                const train::megatron::Options& options, std::int64_t rank);
+
+/// Returns the parameters of a `rank` of torch's FSDP2. Of the rules of train.shard_dim it knows those for all names
+/// ("*=1").
+Parameters fsdp_parameters(const Checkpoint& checkpoint, const model::Config& config,
+                           const train::fsdp::Options& options, std::int64_t rank);
 
 /// Returns the parameters of vLLM's `rank`. The zeros of flashinfer_trtllm were not observed; they follow from its
 /// source.

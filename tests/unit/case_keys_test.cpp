@@ -30,7 +30,7 @@ const std::map<std::string, std::string> kOther = {
     {"model.skip", "[\"mtp.*\", \"visual.*\"]"},
     {"m2n.model", "\"/m/model.json\""},
     {"m2n.system", "\"" REFIT_SOURCE_DIR "/inputs/m2n/small.system.json\""},
-    {"train.trainer", "\"megatron\""},
+    {"train.trainer", "\"fsdp\""},
     {"train.layout", "\"TP2xEP4xDP2xPP2\""},
     {"train.first_stage_layers", "3"},
     {"train.last_stage_layers", "2"},
@@ -39,6 +39,12 @@ const std::map<std::string, std::string> kOther = {
     {"train.make_vocab_size_divisible_by", "128"},
     {"train.precision", "\"fp32\""},
     {"train.mtp", "false"},
+    {"train.recipe", "\"torchtitan\""},
+    {"train.experts", "\"w123\""},
+    {"train.shard_dim", "[\"*=1\"]"},
+    {"train.dtensors", "\"partial_dtensor\""},
+    {"train.virtual_stages", "2"},
+    {"train.pipeline_style", "\"v\""},
     {"gen.engine", "\"sglang\""},
     {"gen.layout", "\"TP4xDP2\""},
     {"gen.data_parallel", "\"internal\""},
@@ -119,12 +125,14 @@ std::string line_of(const std::string& key, const std::string& value) {
   return fmt::format("[{}]\n{} = {}\n", key.substr(0, dot), key.substr(dot + 1), value);
 }
 
-/// Options that a case with only this key needs: the layouts, and the engine that reads the key.
+/// Options that a case with only this key needs: the layouts, and the trainer or engine that reads the key.
 std::vector<Option> options_beside(const std::string& key) {
   std::vector<Option> options;
   for (const char* layout : {"train.layout", "gen.layout"}) {
     if (key != layout) options.push_back({layout, "TP1", layout});
   }
+  const bool is_of_others = key.starts_with("train.") && cases::Case().train->find_key(key) == nullptr;
+  if (is_of_others && key != "train.trainer") options.push_back({"train.trainer", "fsdp", "train.trainer"});
   const cases::Case untouched;
   const bool is_of_default = untouched.engine().find_key(key) != nullptr;
   if (key.starts_with("gen.") && key != "gen.engine" && !is_of_default)

@@ -12,6 +12,7 @@
 #include "gen/vllm/layout.hpp"
 #include "layout_models.hpp"
 #include "support/random_layout.hpp"
+#include "train/fsdp/layout.hpp"
 #include "train/megatron/layout.hpp"
 
 namespace refit::layout {
@@ -40,6 +41,40 @@ std::vector<Candidate> train_layouts(const model::Model& model) {
       if (!train::megatron::violations(model, options).empty()) continue;
       result.push_back({fmt::format("train {} pad {}", sizes, pad), train::megatron::make_layout(model, options),
                         options.sizes.tp, options.sizes.etp});
+    }
+  }
+  return result;
+}
+
+/// Of FSDP2: every recipe, with shards that are uneven or empty.
+std::vector<Candidate> fsdp_layouts(const model::Model& model) {
+  using train::fsdp::Recipe;
+  std::vector<Candidate> result;
+  for (const auto& [recipe, sizes] : {std::pair{Recipe::verl, "FSDP4"},
+                                      {Recipe::miles, "HSDP2xFSDP7"},
+                                      {Recipe::nemo_rl, "FSDP3xTP2"},
+                                      {Recipe::nemo_rl, "FSDP2xCP2xTP4"},
+                                      {Recipe::automodel, "HSDP2xFSDP3xPP2"},
+                                      {Recipe::automodel, "FSDP4xEP2"},
+                                      {Recipe::automodel, "HSDP2xFSDP2xEP4"},
+                                      {Recipe::automodel, "FSDP2xTP2xEP2"},
+                                      {Recipe::torchtitan, "FSDP5xTP2xPP3"},
+                                      {Recipe::torchtitan, "FSDP8xEP2"},
+                                      {Recipe::torchtitan, "HSDP2xFSDP2xEP2"},
+                                      {Recipe::torchtitan, "FSDP4xTP2xEP2xETP2"},
+                                      {Recipe::prime_rl, "FSDP4xCP2xEP4"},
+                                      {Recipe::prime_rl, "HSDP2xFSDP3"},
+                                      {Recipe::roll, "HSDP2xFSDP8xEP4"},
+                                      {Recipe::roll, "FSDP5"}}) {
+    for (const auto form : {train::fsdp::ExpertForm::checkpoint, train::fsdp::ExpertForm::stacked,
+                            train::fsdp::ExpertForm::transposed, train::fsdp::ExpertForm::w123}) {
+      train::fsdp::Options options;
+      options.recipe = recipe;
+      options.experts = form;
+      options.sizes = parse_parallelism(sizes, train::fsdp::all_axes());
+      if (!train::fsdp::violations(model, options).empty()) continue;
+      result.push_back({fmt::format("{} {} {}", name(recipe), sizes, name(form)),
+                        train::fsdp::make_layout(model, options), options.sizes.tp, 1});
     }
   }
   return result;
@@ -307,6 +342,10 @@ TEST_P(EveryLayout, StoresEveryElementOnce) {
     EXPECT_GE(sglang.size(), model.config.family == "mixtral" ? 0u : 4u);
     for (const Candidate& candidate : sglang) check_without_shapes(*candidate.layout, model, candidate.name);
   }
+  if (model.config.vision.depth > 0) return;
+  const auto fsdp = fsdp_layouts(model);
+  EXPECT_GE(fsdp.size(), 5u);  // without TP and EP
+  for (const Candidate& candidate : fsdp) check_without_shapes(*candidate.layout, model, candidate.name);
   if (!facts_of(model.config).vllm_nvidia_class) return;
   const auto nvidia = nvidia_layouts(model);
   EXPECT_EQ(nvidia.size(), 6u);
@@ -389,7 +428,7 @@ TEST_P(EveryLayout, KeepsUnknownTensorsWhole) {
   model::Model model = small_model(GetParam());
   const auto index = static_cast<std::int32_t>(model.tensors.size());
   model.tensors.push_back({index, "extra.table", {3, 5}, DType::i64, model::Role::unknown, -1, -1});
-  for (const auto& candidates : {train_layouts(model), gen_layouts(model)}) {
+  for (const auto& candidates : {train_layouts(model), fsdp_layouts(model), gen_layouts(model)}) {
     const Candidate& candidate = candidates.back();
     for (std::int32_t r = 0; r < candidate.layout->ranks(); ++r) {
       const Contents stored = find(contents(*candidate.layout, model, Rank{r}), "extra.table");

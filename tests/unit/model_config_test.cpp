@@ -171,7 +171,7 @@ TEST_F(ModelConfig, BadValuesNameTheKey) {
       {{{"head_dim", "0"}}, "head_dim must be"},
       {{{"tie_word_embeddings", "1"}}, "tie_word_embeddings must be true or false, not 1"},
       {{{"attention_bias", "\"no\""}}, "attention_bias must be true or false"},
-      {{{"mlp_bias", "true"}}, "mlp_bias must be false"},
+      {{{"mlp_bias", "\"no\""}}, "mlp_bias must be true or false"},
       {{{"torch_dtype", "\"int8\""}}, "torch_dtype must be bfloat16, float16 or float32, not int8"},
       {{{"torch_dtype", "16"}}, "torch_dtype must be a text"},
       {{{"quantization_config", "{\"quant_method\": \"fp8\"}"}},
@@ -452,7 +452,7 @@ TEST_F(ModelConfig, BadValuesOfAFamilyNameTheKey) {
 }
 
 TEST_F(ModelConfig, AllProblemsAreInOneMessage) {
-  const std::string text = message(json(kLlama, {{"vocab_size", "-1"}, {"hidden_size", ""}, {"mlp_bias", "true"}}));
+  const std::string text = message(json(kLlama, {{"vocab_size", "-1"}, {"hidden_size", ""}, {"mlp_bias", "1"}}));
   EXPECT_THAT(text, HasSubstr(path() + ": vocab_size"));
   EXPECT_THAT(text, HasSubstr(path() + ": hidden_size is missing"));
   EXPECT_THAT(text, HasSubstr(path() + ": mlp_bias"));

@@ -38,6 +38,14 @@ Parameter gate_up(const Rules& rules, Component gate, Component up) {
   return expert_parameter(rules, "w13_weight", std::move(halves), Cut::components);
 }
 
+/// Adds biases of a dense MLP: that of down is added once, and is whole on every rank.
+void add_biases(Rules& rules, bool whole) {
+  auto& table = rules.table;
+  const std::int64_t parts = whole ? 1 : rules.tp();
+  table.stack("gate_up_proj.bias", {table.all(Role::gate_proj_bias, parts), table.all(Role::up_proj_bias, parts)});
+  table.whole("", Role::down_proj_bias);
+}
+
 /// Adds a dense MLP or shared experts, cut over TP or whole on every rank.
 void add_dense(Rules& rules, Role gate, Role up, Role down, bool whole) {
   add_gate_up(rules, gate, up, whole ? 1 : rules.tp());
@@ -81,6 +89,7 @@ void add_mlp(Rules& rules) {
   rules.table.whole("", Role::mlp_post_norm);
   const bool whole = rules.options.model_class == ModelClass::nvidia && is_sequence_parallel(rules.options);
   add_dense(rules, Role::gate_proj, Role::up_proj, Role::down_proj, whole);
+  add_biases(rules, whole);
   const Role fused = Role::gate_up_proj;
   const std::int64_t width = rules.table.rows(fused) / 2;
   rules.table.stack("", {{fused, {0, width}, rules.tp()}, {fused, {width, width}, rules.tp()}});
@@ -109,6 +118,7 @@ void add_experts(Rules& rules) {
   table.add(
       gate_up(rules, {Role::packed_gate_up, {0, packed}, parts}, {Role::packed_gate_up, {packed, packed}, parts}));
   table.add(expert_parameter(rules, "w13_weight", {table.all(Role::packed_up, parts)}, Cut::components));
+  table.add(gate_up(rules, table.all(Role::stacked_gate, parts), table.all(Role::stacked_up, parts)));
   table.add(expert_parameter(rules, "w2_weight", {table.all(Role::packed_down)}, Cut::columns));
   add_transposed_experts(rules, parts);
   add_interleaved_experts(rules, parts);

@@ -94,6 +94,11 @@ void check_parameters(const model::Model& model, const Options& options, const s
   }
 }
 
+/// Megatron-Bridge has no mapping of them.
+void check_biases(const Config& config, std::vector<std::string>& out) {
+  if (config.mlp_bias) out.emplace_back("train: biases of MLPs have no rule for Megatron-Core; use train.trainer fsdp");
+}
+
 void check_scales(const model::Model& model, const Options& options, std::vector<std::string>& out) {
   const auto size = [&](const layout::Parameter& parameter) {
     return parameter.experts == layout::Experts::none ? options.sizes.tp : options.sizes.etp;
@@ -210,6 +215,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   check_experts(model.config, complete.sizes, out);
   check_expert_biases(model, complete.sizes.etp, out);
   check_prediction(model.config, complete, out);
+  check_biases(model.config, out);
   check_pattern(model.config, options.hybrid_layer_pattern, out);
   check_parameters(model, complete, named, !check_vision(model, complete, out), out);
   check_scales(model, complete, out);

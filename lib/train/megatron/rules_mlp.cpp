@@ -66,6 +66,7 @@ void add_experts(Rules& rules) {
   add_expert(rules, fc1, {{Role::packed_gate_up, {0, packed}}, {Role::packed_gate_up, {packed, packed}}},
              Cut::components);
   add_expert(rules, fc1, {table.all(Role::packed_up)}, Cut::components);
+  add_expert(rules, fc1, {table.all(Role::stacked_gate), table.all(Role::stacked_up)}, Cut::components);
   add_expert(rules, fc2, {table.all(Role::packed_down)}, Cut::columns);
   const Role transposed = Role::transposed_gate_up;
   const std::int64_t columns = table.rows(transposed) / 2;
