@@ -368,418 +368,418 @@ void draw_sglang(Random& random, Case& c) {
   if (config.family == "deepseek_v3" && config.shared_intermediate_size > 0 && random.one_in(2)) {
     o.enforce_shared_experts_fusion = true;
     config.shared_intermediate_size = config.expert_intermediate_size;
-    /// Families of whose parameters all have a plan of tensor parallelism, as far as they are drawn.
-    bool has_tensor_parallel_plan(const Config& config) {
-      return is_one_of(config, {"deepseek_v2", "deepseek_v3", "gemma3", "glm4_moe", "glm4_moe_lite", "llama", "mixtral",
-                                "qwen2", "qwen3", "qwen3_moe", "seed_oss"});
-    }
+  }
+}
 
-    /// Sizes need not divide anything: shards are uneven, or empty.
-    void draw_fsdp(Random & random, Case & c) {
-      using namespace train::fsdp;
-      Options& o = c.fsdp.emplace();
-      o.recipe = random.of<Recipe>({Recipe::verl, Recipe::miles, Recipe::nemo_rl, Recipe::automodel, Recipe::automodel,
-                                    Recipe::torchtitan, Recipe::torchtitan, Recipe::prime_rl, Recipe::roll});
-      o.precision = c.train.precision;
-      const layout::AxisNames axes = row_of(o.recipe).axes;
-      const auto draw = [&](std::string_view axis, std::int64_t most) {
-        return std::find(axes.begin(), axes.end(), axis) == axes.end() || random.one_in(2) ? 1 : random.in(1, most);
+/// Families of whose parameters all have a plan of tensor parallelism, as far as they are drawn.
+bool has_tensor_parallel_plan(const Config& config) {
+  return is_one_of(config, {"deepseek_v2", "deepseek_v3", "gemma3", "glm4_moe", "glm4_moe_lite", "llama", "mixtral",
+                            "qwen2", "qwen3", "qwen3_moe", "seed_oss"});
+}
+
+/// Sizes need not divide anything: shards are uneven, or empty.
+void draw_fsdp(Random& random, Case& c) {
+  using namespace train::fsdp;
+  Options& o = c.fsdp.emplace();
+  o.recipe = random.of<Recipe>({Recipe::verl, Recipe::miles, Recipe::nemo_rl, Recipe::automodel, Recipe::automodel,
+                                Recipe::torchtitan, Recipe::torchtitan, Recipe::prime_rl, Recipe::roll});
+  o.precision = c.train.precision;
+  const layout::AxisNames axes = row_of(o.recipe).axes;
+  const auto draw = [&](std::string_view axis, std::int64_t most) {
+    return std::find(axes.begin(), axes.end(), axis) == axes.end() || random.one_in(2) ? 1 : random.in(1, most);
+  };
+  o.sizes = {.tp = has_tensor_parallel_plan(c.config) ? draw("TP", 3) : 1,
+             .cp = draw("CP", 2),
+             .pp = std::min(draw("PP", 3), c.config.layers),
+             .hsdp = draw("HSDP", 2),
+             .fsdp = random.in(1, 5)};
+  if (c.config.experts > 0 && draw("EP", 2) > 1) {
+    o.sizes.ep = random.in(2, 4);
+    o.sizes.fsdp = o.sizes.ep * random.in(1, 2);
+    if (o.recipe == Recipe::torchtitan && random.one_in(3)) o.sizes.etp = o.sizes.tp;
+  }
+  const bool stackable = c.config.experts > 0 && !is_one_of(c.config, {"gpt_oss", "nemotron_h"});
+  if (!stackable) o.sizes.ep = c.config.family == "nemotron_h" ? 1 : o.sizes.ep;
+  if (o.sizes.ep == 1) o.sizes.etp = 1;
+  const std::vector<ExpertForm> forms{ExpertForm::stacked, ExpertForm::transposed, ExpertForm::w123};
+  if (stackable && random.one_in(2)) o.experts = random.of(forms);
+  o.dtensors = random.of<Dtensors>({Dtensors::spmd_types, Dtensors::partial_dtensor});
+  if (random.one_in(6)) o.shard_dim = {random.of<std::string>({"*=first_divisible", "*=1", "*=-1"})};
+  if (o.sizes.pp == 1 || random.one_in(3)) return;
+  o.virtual_stages = 2;
+  if (!c.config.tied && random.one_in(2)) o.pipeline_style = PipelineStyle::v;
+  if (c.config.layers >= 2 * o.sizes.pp && random.one_in(2)) return;
+  o.stage_layers.resize(static_cast<std::size_t>(2 * o.sizes.pp));
+  for (std::int64_t layer = 0; layer < c.config.layers; ++layer) {
+    ++o.stage_layers[static_cast<std::size_t>(random.in(0, 2 * o.sizes.pp - 1))];
+  }
+}
+
+/// Rewrites packed experts as the single ones that some checkpoints hold.
+std::vector<model::TensorInfo> unpacked(const std::vector<model::TensorInfo>& tensors) {
+  std::vector<model::TensorInfo> result;
+  for (const model::TensorInfo& tensor : tensors) {
+    const auto begin = tensor.name.find("experts.gate_up_proj");
+    const auto down = tensor.name.find("experts.down_proj");
+    if (begin == std::string::npos && down == std::string::npos) {
+      result.push_back(tensor);
+      continue;
+    }
+    const std::string module = tensor.name.substr(0, std::min(begin, down));
+    for (std::int64_t e = 0; e < tensor.shape[0]; ++e) {
+      const auto add = [&](const char* part, const Shape& shape) {
+        result.push_back({fmt::format("{}experts.{}.{}.weight", module, e, part), shape, tensor.dtype});
       };
-      o.sizes = {.tp = has_tensor_parallel_plan(c.config) ? draw("TP", 3) : 1,
-                 .cp = draw("CP", 2),
-                 .pp = std::min(draw("PP", 3), c.config.layers),
-                 .hsdp = draw("HSDP", 2),
-                 .fsdp = random.in(1, 5)};
-      if (c.config.experts > 0 && draw("EP", 2) > 1) {
-        o.sizes.ep = random.in(2, 4);
-        o.sizes.fsdp = o.sizes.ep * random.in(1, 2);
-        if (o.recipe == Recipe::torchtitan && random.one_in(3)) o.sizes.etp = o.sizes.tp;
-      }
-      const bool stackable = c.config.experts > 0 && !is_one_of(c.config, {"gpt_oss", "nemotron_h"});
-      if (!stackable) o.sizes.ep = c.config.family == "nemotron_h" ? 1 : o.sizes.ep;
-      if (o.sizes.ep == 1) o.sizes.etp = 1;
-      const std::vector<ExpertForm> forms{ExpertForm::stacked, ExpertForm::transposed, ExpertForm::w123};
-      if (stackable && random.one_in(2)) o.experts = random.of(forms);
-      o.dtensors = random.of<Dtensors>({Dtensors::spmd_types, Dtensors::partial_dtensor});
-      if (random.one_in(6)) o.shard_dim = {random.of<std::string>({"*=first_divisible", "*=1", "*=-1"})};
-      if (o.sizes.pp == 1 || random.one_in(3)) return;
-      o.virtual_stages = 2;
-      if (!c.config.tied && random.one_in(2)) o.pipeline_style = PipelineStyle::v;
-      if (c.config.layers >= 2 * o.sizes.pp && random.one_in(2)) return;
-      o.stage_layers.resize(static_cast<std::size_t>(2 * o.sizes.pp));
-      for (std::int64_t layer = 0; layer < c.config.layers; ++layer) {
-        ++o.stage_layers[static_cast<std::size_t>(random.in(0, 2 * o.sizes.pp - 1))];
+      if (down != std::string::npos) {
+        add("down_proj", {tensor.shape[1], tensor.shape[2]});
+      } else {
+        add("gate_proj", {tensor.shape[1] / 2, tensor.shape[2]});
+        add("up_proj", {tensor.shape[1] / 2, tensor.shape[2]});
       }
     }
-
-    /// Rewrites packed experts as the single ones that some checkpoints hold.
-    std::vector<model::TensorInfo> unpacked(const std::vector<model::TensorInfo>& tensors) {
-      std::vector<model::TensorInfo> result;
-      for (const model::TensorInfo& tensor : tensors) {
-        const auto begin = tensor.name.find("experts.gate_up_proj");
-        const auto down = tensor.name.find("experts.down_proj");
-        if (begin == std::string::npos && down == std::string::npos) {
-          result.push_back(tensor);
-          continue;
-        }
-        const std::string module = tensor.name.substr(0, std::min(begin, down));
-        for (std::int64_t e = 0; e < tensor.shape[0]; ++e) {
-          const auto add = [&](const char* part, const Shape& shape) {
-            result.push_back({fmt::format("{}experts.{}.{}.weight", module, e, part), shape, tensor.dtype});
-          };
-          if (down != std::string::npos) {
-            add("down_proj", {tensor.shape[1], tensor.shape[2]});
-          } else {
-            add("gate_proj", {tensor.shape[1] / 2, tensor.shape[2]});
-            add("up_proj", {tensor.shape[1] / 2, tensor.shape[2]});
-          }
-        }
-      }
-      return result;
-    }
-
-    // ---- reductions: each returns false where there is nothing to reduce ----
-
-    bool set_to(std::int64_t & value, std::int64_t least) {
-      if (value <= least) return false;
-      value = least;
-      return true;
-    }
-
-    bool clear(bool& flag) { return std::exchange(flag, false); }
-
-    bool drop_stages(Case & c) {
-      const bool any = c.train.sizes.pp > 1;
-      c.train.sizes.pp = 1;
-      c.train.stage_layers.clear();
-      c.train.hybrid_layer_pattern.clear();
-      c.train.first_stage_layers = c.train.last_stage_layers = 0;
-      return any;
-    }
-
-    /// Keeps layer `kept` alone, or all but `kept`.
-    bool drop_layers(Case & c, std::int64_t kept, bool alone) {
-      Config& config = c.config;
-      if (config.layers == 1 || kept >= config.layers) return false;
-      const auto reduce = [&](auto& per_layer) {
-        if (per_layer.empty()) return;
-        const auto at = per_layer.begin() + static_cast<std::ptrdiff_t>(kept);
-        if (alone) {
-          per_layer = {*at};
-        } else {
-          per_layer.erase(at);
-        }
-      };
-      reduce(config.mixers);
-      reduce(config.indexer.shared);
-      reduce(config.dense_layer);
-      config.layers = alone ? 1 : config.layers - 1;
-      return drop_stages(c), true;
-    }
-
-    using Reduction = std::function<bool(Case&)>;
-
-    std::vector<Reduction> reductions() {
-      std::vector<Reduction> all;
-      for (std::int64_t layer = 0; layer < 4; ++layer) {
-        for (bool alone : {true, false}) {
-          all.emplace_back([=](Case& c) { return drop_layers(c, layer, alone); });
-        }
-      }
-      all.emplace_back(drop_stages);
-      const auto number = [&](auto member, std::int64_t least) {
-        all.emplace_back([=](Case& c) { return set_to(member(c), least); });
-        all.emplace_back([=](Case& c) {
-          const std::int64_t half = member(c) / 2;
-          return half > least && set_to(member(c), half);
-        });
-        all.emplace_back([=](Case& c) { return set_to(member(c), std::max(least, member(c) - 1)); });
-      };
-      const auto flag = [&](auto member) { all.emplace_back([=](Case& c) { return clear(member(c)); }); };
-      number(
-          [](Case & c) -> auto& { return c.train.sizes.dp; }, 0);
-      number(
-          [](Case & c) -> auto& { return c.train.sizes.cp; }, 1);
-      number(
-          [](Case & c) -> auto& { return c.train.sizes.ep; }, 1);
-      number(
-          [](Case & c) -> auto& { return c.train.sizes.etp; }, 1);
-      number(
-          [](Case & c) -> auto& { return c.train.sizes.tp; }, 1);
-      all.emplace_back([](Case& c) {
-        if (!c.fsdp || c.fsdp->sizes.pp == 1) return false;
-        c.fsdp->sizes.pp = c.fsdp->virtual_stages = 1;
-        c.fsdp->stage_layers.clear();
-        c.fsdp->pipeline_style = train::fsdp::PipelineStyle::loop;
-        return true;
-      });
-      for (const auto axis : {&layout::Parallelism::etp, &layout::Parallelism::ep, &layout::Parallelism::tp,
-                              &layout::Parallelism::cp, &layout::Parallelism::hsdp}) {
-        all.emplace_back([=](Case& c) { return c.fsdp && set_to(c.fsdp->sizes.*axis, 1); });
-      }
-      all.emplace_back([](Case& c) { return c.fsdp && c.fsdp->sizes.fsdp > 1 && --c.fsdp->sizes.fsdp > 0; });
-      number(
-          [](Case & c) -> auto& { return c.train.make_vocab_size_divisible_by; }, 0);
-      number(
-          [](Case & c) -> auto& { return c.gen.sizes.dp; }, 0);
-      number(
-          [](Case & c) -> auto& { return c.gen.sizes.ep; }, 1);
-      number(
-          [](Case & c) -> auto& { return c.gen.sizes.tp; }, 1);
-      all.emplace_back([](Case& c) {
-        c.gen.stage_layers.clear();
-        return set_to(c.gen.sizes.pp, 1);
-      });
-      flag([](Case & c) -> auto& { return c.gen.internal_data_parallel; });
-      all.emplace_back([](Case& c) { return std::exchange(c.gen.mtp, Mtp::off) != Mtp::off; });
-      const auto of_sglang = [&](auto reset) {
-        all.emplace_back([=](Case& c) {
-          if (!c.sglang) return false;
-          const std::string before = describe(c);
-          reset(*c.sglang);
-          return describe(c) != before;
-        });
-      };
-      using Sglang = gen::sglang::Options;
-      of_sglang([](Sglang& o) { o.sizes.dp = 1; });
-      of_sglang([](Sglang& o) { o.sizes.pp = 1; });
-      of_sglang([](Sglang& o) { o.attn_dp_size = 1; });
-      of_sglang([](Sglang& o) { o.moe_runner_backend = {}, o.swiglu_interleaved = false; });
-      of_sglang([](Sglang& o) { o.moe_a2a_backend = {}; });
-      of_sglang([](Sglang& o) { o.gpu_arch = {}; });
-      of_sglang([](Sglang& o) { o.physical_to_logical_map.clear(); });
-      of_sglang([](Sglang& o) { o.enforce_shared_experts_fusion = false; });
-      of_sglang([](Sglang& o) { o.sizes.ep = 1, o.ep_num_redundant_experts = 0; });
-      of_sglang([](Sglang& o) {
-        o.sizes.tp = std::max<std::int64_t>(1, o.sizes.tp / 2), o.sizes.ep = 1, o.attn_dp_size = 1;
-      });
-      flag([](Case & c) -> auto& { return c.gen.replicate_embedding; });
-      flag([](Case & c) -> auto& { return c.unknown; });
-      flag([](Case & c) -> auto& { return c.lm_head; });
-      flag([](Case & c) -> auto& { return c.config.tied; });
-      flag([](Case & c) -> auto& { return c.config.attention_bias; });
-      flag([](Case & c) -> auto& { return c.single_experts; });
-      flag([](Case & c) -> auto& { return c.packed_experts; });
-      number(
-          [](Case & c) -> auto& { return c.config.vision.depth; }, 0);
-      number(
-          [](Case & c) -> auto& { return c.config.vision.deepstack; }, 0);
-      number(
-          [](Case & c) -> auto& { return c.config.mtp_layers; }, 0);
-      number(
-          [](Case & c) -> auto& { return c.config.shared_intermediate_size; }, 0);
-      number(
-          [](Case & c) -> auto& { return c.config.latent_size; }, 0);
-      number(
-          [](Case & c) -> auto& { return c.config.experts; }, 1);
-      number(
-          [](Case & c) -> auto& { return c.config.expert_intermediate_size; }, 1);
-      number(
-          [](Case & c) -> auto& { return c.config.intermediate_size; }, 1);
-      number(
-          [](Case & c) -> auto& { return c.config.hidden_size; }, 1);
-      number(
-          [](Case & c) -> auto& { return c.config.vocab_size; }, 1);
-      number(
-          [](Case & c) -> auto& { return c.config.head_dim; }, 1);
-      all.emplace_back([](Case& c) { return set_to(c.config.attention_heads, c.config.kv_heads); });
-      all.emplace_back([](Case& c) {
-        c.config.attention_heads /= 2;
-        c.config.kv_heads /= 2;
-        return c.config.kv_heads > 0;
-      });
-      all.emplace_back([](Case& c) { return std::exchange(c.policy, plan::Policy::all) != plan::Policy::all; });
-      all.emplace_back([](Case& c) { return std::exchange(c.train.precision, DType::bf16) != DType::bf16; });
-      all.emplace_back([](Case& c) { return std::exchange(c.gen.precision, DType::bf16) != DType::bf16; });
-      all.emplace_back([](Case& c) { return std::exchange(c.config.dtype, DType::bf16) != DType::bf16; });
-      all.emplace_back([](Case& c) {
-        return std::exchange(c.gen.moe_backend, gen::vllm::MoeBackend::triton) != gen::vllm::MoeBackend::triton;
-      });
-      return all;
-    }
-
-    constexpr const char* kPolicies[] = {"all", "whitelist", "blacklist", "ffn"};
-    constexpr const char* kBackends[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm"};
-    constexpr const char* kMixers[] = {"attention", "mamba", "gated_delta_net", "mlp", "experts"};
-
-    std::string layer_kinds(const Config& config) {
-      std::vector<std::string> kinds;
-      for (std::int64_t layer = 0; layer < config.layers; ++layer) {
-        kinds.push_back(fmt::format("{}{}", kMixers[static_cast<std::size_t>(config.mixer(layer))],
-                                    config.is_moe(layer) ? "+experts" : ""));
-      }
-      return fmt::format("{}", fmt::join(kinds, " "));
-    }
-
-  }  // namespace
-
-  const std::vector<std::string>& families() {
-    static const std::vector<std::string> all = model::family_names();
-    return all;
   }
+  return result;
+}
 
-  Case draw_case(std::uint64_t seed, std::uint64_t number) {
-    Random random(seed_of(seed, number));
-    Case c;
-    c.config.family = families()[number % families().size()];
-    draw_sizes(random, c);
-    if (random.one_in(25)) make_wide(random, c);
-    draw_model(random, c);
-    draw_stages(random, c);
-    draw_gen_stages(random, c);
-    draw_data_parallel(random, c);
-    draw_sglang(random, c);
-    if (c.config.vision.depth == 0 && random.one_in(3)) draw_fsdp(random, c);
-    return c;
-  }
+// ---- reductions: each returns false where there is nothing to reduce ----
 
-  model::Model build(const Case& c) {
-    std::vector<model::TensorInfo> held;
-    model::Model listed = model::build_model(c.config, c.lm_head);
-    if (c.packed_experts) listed = model::with_experts(listed, model::ExpertForm::packed);
-    for (const model::Tensor& tensor : listed.tensors) {
-      const bool repeated = tensor.role == model::Role::mtp_embedding || tensor.role == model::Role::mtp_head;
-      if (c.mtp_vocabulary || !repeated) held.push_back({tensor.name, tensor.file_shape(), tensor.dtype});
+bool set_to(std::int64_t& value, std::int64_t least) {
+  if (value <= least) return false;
+  value = least;
+  return true;
+}
+
+bool clear(bool& flag) { return std::exchange(flag, false); }
+
+bool drop_stages(Case& c) {
+  const bool any = c.train.sizes.pp > 1;
+  c.train.sizes.pp = 1;
+  c.train.stage_layers.clear();
+  c.train.hybrid_layer_pattern.clear();
+  c.train.first_stage_layers = c.train.last_stage_layers = 0;
+  return any;
+}
+
+/// Keeps layer `kept` alone, or all but `kept`.
+bool drop_layers(Case& c, std::int64_t kept, bool alone) {
+  Config& config = c.config;
+  if (config.layers == 1 || kept >= config.layers) return false;
+  const auto reduce = [&](auto& per_layer) {
+    if (per_layer.empty()) return;
+    const auto at = per_layer.begin() + static_cast<std::ptrdiff_t>(kept);
+    if (alone) {
+      per_layer = {*at};
+    } else {
+      per_layer.erase(at);
     }
-    if (c.single_experts) held = unpacked(held);
-    if (c.unknown) held.push_back({std::string(test_support::kUnknownTensors) + "scale", {3, 2}, c.config.dtype});
-    return model::build_model(c.config, held, "the fuzzer's checkpoint");
-  }
+  };
+  reduce(config.mixers);
+  reduce(config.indexer.shared);
+  reduce(config.dense_layer);
+  config.layers = alone ? 1 : config.layers - 1;
+  return drop_stages(c), true;
+}
 
-  bool is_legal(const Case& c, const model::Model& model) {
-    const auto train = c.fsdp ? train::fsdp::violations(model, *c.fsdp) : train::megatron::violations(model, c.train);
-    if (!train.empty()) return false;
-    return c.sglang ? gen::sglang::violations(model, *c.sglang).empty() : gen::vllm::violations(model, c.gen).empty();
-  }
+using Reduction = std::function<bool(Case&)>;
 
-  std::unique_ptr<layout::Layout> train_layout(const Case& c, const model::Model& model) {
-    return c.fsdp ? train::fsdp::make_layout(model, *c.fsdp) : train::megatron::make_layout(model, c.train);
+std::vector<Reduction> reductions() {
+  std::vector<Reduction> all;
+  for (std::int64_t layer = 0; layer < 4; ++layer) {
+    for (bool alone : {true, false}) {
+      all.emplace_back([=](Case& c) { return drop_layers(c, layer, alone); });
+    }
   }
-
-  const std::vector<Feature>& features() {
-    using C = const Case&;
-    static const std::vector<Feature> all{
-        {"train PP", [](C c) { return c.train.sizes.pp > 1; }},
-        {"uneven PP", [](C c) { return !c.train.stage_layers.empty() || !c.train.hybrid_layer_pattern.empty(); }},
-        {"train CP", [](C c) { return c.train.sizes.cp > 1; }},
-        {"train EP x TP", [](C c) { return c.train.sizes.ep > 1 && c.train.sizes.tp > 1; }},
-        {"train ETP", [](C c) { return c.train.sizes.etp > 1; }},
-        {"query groups cut by TP", [](C c) { return c.config.kv_heads < c.train.sizes.tp; }},
-        {"replicated KV heads", [](C c) { return c.config.kv_heads < c.gen.sizes.tp; }},
-        {"padded vocabulary", [](C c) { return c.train.make_vocab_size_divisible_by > 0; }},
-        {"tied", [](C c) { return c.config.tied && !c.lm_head; }},
-        {"tied with lm_head, PP", [](C c) { return c.config.tied && c.lm_head && c.train.sizes.pp > 1; }},
-        {"gen PP", [](C c) { return c.gen.sizes.pp > 1; }},
-        {"gen PP with stage_layers", [](C c) { return !c.gen.stage_layers.empty(); }},
-        {"gen PP, tied", [](C c) { return c.gen.sizes.pp > 1 && c.config.tied; }},
-        {"gen EP", [](C c) { return c.gen.sizes.ep > 1; }},
-        {"uneven gen EP", [](C c) { return c.config.experts % c.gen.sizes.ep != 0; }},
-        {"internal DP", [](C c) { return c.gen.internal_data_parallel && c.gen.dp() > 1 && c.config.experts > 0; }},
-        {"cutlass", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_cutlass; }},
-        {"trtllm", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_trtllm; }},
-        {"MTP in train", [](C c) { return c.config.mtp_layers > 0 && c.train.mtp; }},
-        {"MTP not in train", [](C c) { return c.config.mtp_layers > 0 && !c.train.mtp && c.gen.mtp != Mtp::off; }},
-        {"MTP drafter beside", [](C c) { return c.gen.mtp == Mtp::with; }},
-        {"MTP drafter", [](C c) { return c.gen.mtp == Mtp::only; }},
-        {"drafter with the model's ends", [](C c) { return c.gen.mtp == Mtp::only && !c.mtp_vocabulary; }},
-        {"Qwen's drafter", [](C c) { return c.gen.mtp != Mtp::off && is_hybrid_qwen(c.config); }},
-        {"NVIDIA's class", [](C c) { return c.gen.model_class == gen::vllm::ModelClass::nvidia; }},
-        {"replicated embedding", [](C c) { return c.gen.replicate_embedding; }},
-        {"queries in one matrix", [](C c) { return c.config.mla.kv_rank > 0 && c.config.mla.q_rank == 0; }},
-        {"latent experts", [](C c) { return c.config.latent_size > 0; }},
-        {"one Mamba group", [](C c) { return c.config.mamba.groups == 1 && c.gen.sizes.tp > 1; }},
-        {"single packed experts", [](C c) { return c.single_experts; }},
-        {"packed experts", [](C c) { return c.packed_experts; }},
-        {"vision tower", [](C c) { return c.config.vision.depth > 0; }},
-        {"vision tower, PP", [](C c) { return c.config.vision.depth > 0 && c.train.sizes.pp > 1; }},
-        {"deepstack", [](C c) { return c.config.vision.deepstack > 0; }},
-        {"vision tower whole", [](C c) { return c.gen.mm_encoder_tp == gen::vllm::MmEncoderTp::data; }},
-        {"unknown tensor", [](C c) { return c.unknown; }},
-        {"FSDP", [](C c) { return c.fsdp && c.fsdp->sizes.fsdp > 1; }},
-        {"FSDP x TP", [](C c) { return c.fsdp && c.fsdp->sizes.fsdp > 1 && c.fsdp->sizes.tp > 1; }},
-        {"FSDP x EP", [](C c) { return c.fsdp && c.fsdp->sizes.ep > 1; }},
-        {"FSDP, EP and uneven experts", [](C c) { return c.fsdp && c.config.experts % c.fsdp->sizes.ep != 0; }},
-        {"FSDP, experts stacked", [](C c) { return c.fsdp && c.fsdp->experts != train::fsdp::ExpertForm::checkpoint; }},
-        {"FSDP on other dimensions", [](C c) { return c.fsdp && !c.fsdp->shard_dim.empty(); }},
-        {"FSDP, virtual stages", [](C c) { return c.fsdp && c.fsdp->virtual_stages > 1; }},
-        {"HSDP", [](C c) { return c.fsdp && c.fsdp->sizes.hsdp > 1; }},
-        {"precisions differ", [](C c) { return c.train.precision != c.gen.precision; }},
-        {"SGLang", [](C c) { return c.sglang.has_value(); }},
-        {"SGLang's EP", [](C c) { return c.sglang && c.sglang->sizes.ep > 1; }},
-        {"SGLang's EP x TP", [](C c) { return c.sglang && c.sglang->sizes.ep > 1 && c.sglang->moe_tp() > 1; }},
-        {"SGLang's PP", [](C c) { return c.sglang && c.sglang->sizes.pp > 1; }},
-        {"SGLang's attention DP", [](C c) { return c.sglang && c.sglang->attn_dp_size > 1; }},
-        {"DeepEP", [](C c) { return c.sglang && c.sglang->moe_a2a_backend == gen::sglang::MoeA2aBackend::deepep; }},
-        {"redundant experts", [](C c) { return c.sglang && c.sglang->ep_num_redundant_experts > 0; }},
-        {"expert map", [](C c) { return c.sglang && !c.sglang->physical_to_logical_map.empty(); }},
-        {"fused shared expert", [](C c) { return c.sglang && c.sglang->enforce_shared_experts_fusion; }},
-        {"SGLang's drafter", [](C c) { return c.sglang && c.sglang->mtp != Mtp::off; }},
-        {"alternating gate and up", [](C c) { return c.sglang && c.sglang->swiglu_interleaved; }},
-        {"transposed experts",
-         [](C c) { return c.sglang && c.sglang->moe_runner_backend == gen::sglang::MoeRunnerBackend::triton_kernel; }}};
-    return all;
+  all.emplace_back(drop_stages);
+  const auto number = [&](auto member, std::int64_t least) {
+    all.emplace_back([=](Case& c) { return set_to(member(c), least); });
+    all.emplace_back([=](Case& c) {
+      const std::int64_t half = member(c) / 2;
+      return half > least && set_to(member(c), half);
+    });
+    all.emplace_back([=](Case& c) { return set_to(member(c), std::max(least, member(c) - 1)); });
+  };
+  const auto flag = [&](auto member) { all.emplace_back([=](Case& c) { return clear(member(c)); }); };
+  number(
+      [](Case & c) -> auto& { return c.train.sizes.dp; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.train.sizes.cp; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.train.sizes.ep; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.train.sizes.etp; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.train.sizes.tp; }, 1);
+  all.emplace_back([](Case& c) {
+    if (!c.fsdp || c.fsdp->sizes.pp == 1) return false;
+    c.fsdp->sizes.pp = c.fsdp->virtual_stages = 1;
+    c.fsdp->stage_layers.clear();
+    c.fsdp->pipeline_style = train::fsdp::PipelineStyle::loop;
+    return true;
+  });
+  for (const auto axis : {&layout::Parallelism::etp, &layout::Parallelism::ep, &layout::Parallelism::tp,
+                          &layout::Parallelism::cp, &layout::Parallelism::hsdp}) {
+    all.emplace_back([=](Case& c) { return c.fsdp && set_to(c.fsdp->sizes.*axis, 1); });
   }
+  all.emplace_back([](Case& c) { return c.fsdp && c.fsdp->sizes.fsdp > 1 && --c.fsdp->sizes.fsdp > 0; });
+  number(
+      [](Case & c) -> auto& { return c.train.make_vocab_size_divisible_by; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.gen.sizes.dp; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.gen.sizes.ep; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.gen.sizes.tp; }, 1);
+  all.emplace_back([](Case& c) {
+    c.gen.stage_layers.clear();
+    return set_to(c.gen.sizes.pp, 1);
+  });
+  flag([](Case & c) -> auto& { return c.gen.internal_data_parallel; });
+  all.emplace_back([](Case& c) { return std::exchange(c.gen.mtp, Mtp::off) != Mtp::off; });
+  const auto of_sglang = [&](auto reset) {
+    all.emplace_back([=](Case& c) {
+      if (!c.sglang) return false;
+      const std::string before = describe(c);
+      reset(*c.sglang);
+      return describe(c) != before;
+    });
+  };
+  using Sglang = gen::sglang::Options;
+  of_sglang([](Sglang& o) { o.sizes.dp = 1; });
+  of_sglang([](Sglang& o) { o.sizes.pp = 1; });
+  of_sglang([](Sglang& o) { o.attn_dp_size = 1; });
+  of_sglang([](Sglang& o) { o.moe_runner_backend = {}, o.swiglu_interleaved = false; });
+  of_sglang([](Sglang& o) { o.moe_a2a_backend = {}; });
+  of_sglang([](Sglang& o) { o.gpu_arch = {}; });
+  of_sglang([](Sglang& o) { o.physical_to_logical_map.clear(); });
+  of_sglang([](Sglang& o) { o.enforce_shared_experts_fusion = false; });
+  of_sglang([](Sglang& o) { o.sizes.ep = 1, o.ep_num_redundant_experts = 0; });
+  of_sglang(
+      [](Sglang& o) { o.sizes.tp = std::max<std::int64_t>(1, o.sizes.tp / 2), o.sizes.ep = 1, o.attn_dp_size = 1; });
+  flag([](Case & c) -> auto& { return c.gen.replicate_embedding; });
+  flag([](Case & c) -> auto& { return c.unknown; });
+  flag([](Case & c) -> auto& { return c.lm_head; });
+  flag([](Case & c) -> auto& { return c.config.tied; });
+  flag([](Case & c) -> auto& { return c.config.attention_bias; });
+  flag([](Case & c) -> auto& { return c.single_experts; });
+  flag([](Case & c) -> auto& { return c.packed_experts; });
+  number(
+      [](Case & c) -> auto& { return c.config.vision.depth; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.config.vision.deepstack; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.config.mtp_layers; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.config.shared_intermediate_size; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.config.latent_size; }, 0);
+  number(
+      [](Case & c) -> auto& { return c.config.experts; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.config.expert_intermediate_size; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.config.intermediate_size; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.config.hidden_size; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.config.vocab_size; }, 1);
+  number(
+      [](Case & c) -> auto& { return c.config.head_dim; }, 1);
+  all.emplace_back([](Case& c) { return set_to(c.config.attention_heads, c.config.kv_heads); });
+  all.emplace_back([](Case& c) {
+    c.config.attention_heads /= 2;
+    c.config.kv_heads /= 2;
+    return c.config.kv_heads > 0;
+  });
+  all.emplace_back([](Case& c) { return std::exchange(c.policy, plan::Policy::all) != plan::Policy::all; });
+  all.emplace_back([](Case& c) { return std::exchange(c.train.precision, DType::bf16) != DType::bf16; });
+  all.emplace_back([](Case& c) { return std::exchange(c.gen.precision, DType::bf16) != DType::bf16; });
+  all.emplace_back([](Case& c) { return std::exchange(c.config.dtype, DType::bf16) != DType::bf16; });
+  all.emplace_back([](Case& c) {
+    return std::exchange(c.gen.moe_backend, gen::vllm::MoeBackend::triton) != gen::vllm::MoeBackend::triton;
+  });
+  return all;
+}
 
-  std::string describe(const Case& c) {
-    const Config& m = c.config;
-    std::string text = fmt::format(
-        "family {}: V {} H {} L {} I {} nh {} nkv {} hd {} E {} I_e {} shared {} latent {} mtp {}\n"
-        "  layers: {}\n"
-        "  mla {} {} {} {} {} indexer {} {}  mamba {} {} {} {} {}  gdn {} {} {} {} {}\n"
-        "  vision {} {} {} {} {} {} {} {} {} {}\n"
-        "  tied {} lm_head {} attention_bias {} qk_norm {} expert_bias {} single_experts {} packed_experts {} "
-        "mtp_vocabulary {} unknown {} "
-        "dtype {}\n",
-        m.family, m.vocab_size, m.hidden_size, m.layers, m.intermediate_size, m.attention_heads, m.kv_heads, m.head_dim,
-        m.experts, m.expert_intermediate_size, m.shared_intermediate_size, m.latent_size, m.mtp_layers, layer_kinds(m),
-        m.mla.q_rank, m.mla.kv_rank, m.mla.nope_dim, m.mla.rope_dim, m.mla.value_dim, m.indexer.heads,
-        m.indexer.head_dim, m.mamba.heads, m.mamba.head_dim, m.mamba.groups, m.mamba.state, m.mamba.kernel,
-        m.gdn.key_heads, m.gdn.value_heads, m.gdn.key_dim, m.gdn.value_dim, m.gdn.kernel, m.vision.depth,
-        m.vision.heads, m.vision.hidden_size, m.vision.intermediate_size, m.vision.channels, m.vision.frames,
-        m.vision.patch_size, m.vision.positions, m.vision.merge_size, m.vision.deepstack, m.tied, c.lm_head,
-        m.attention_bias, m.qk_norm, m.expert_bias, c.single_experts, c.packed_experts, c.mtp_vocabulary, c.unknown,
-        name(m.dtype));
-    text +=
-        fmt::format("  train {} stages [{}]{} first {} last {} vocabulary divisible by {} {}{}\n",
-                    to_string(layout::with_data_parallel(c.train.sizes)), fmt::join(c.train.stage_layers, " "),
-                    c.train.hybrid_layer_pattern, c.train.first_stage_layers, c.train.last_stage_layers,
-                    c.train.make_vocab_size_divisible_by, name(c.train.precision), c.train.mtp ? "" : " without MTP");
+constexpr const char* kPolicies[] = {"all", "whitelist", "blacklist", "ffn"};
+constexpr const char* kBackends[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm"};
+constexpr const char* kMixers[] = {"attention", "mamba", "gated_delta_net", "mlp", "experts"};
+
+std::string layer_kinds(const Config& config) {
+  std::vector<std::string> kinds;
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    kinds.push_back(fmt::format("{}{}", kMixers[static_cast<std::size_t>(config.mixer(layer))],
+                                config.is_moe(layer) ? "+experts" : ""));
+  }
+  return fmt::format("{}", fmt::join(kinds, " "));
+}
+
+}  // namespace
+
+const std::vector<std::string>& families() {
+  static const std::vector<std::string> all = model::family_names();
+  return all;
+}
+
+Case draw_case(std::uint64_t seed, std::uint64_t number) {
+  Random random(seed_of(seed, number));
+  Case c;
+  c.config.family = families()[number % families().size()];
+  draw_sizes(random, c);
+  if (random.one_in(25)) make_wide(random, c);
+  draw_model(random, c);
+  draw_stages(random, c);
+  draw_gen_stages(random, c);
+  draw_data_parallel(random, c);
+  draw_sglang(random, c);
+  if (c.config.vision.depth == 0 && random.one_in(3)) draw_fsdp(random, c);
+  return c;
+}
+
+model::Model build(const Case& c) {
+  std::vector<model::TensorInfo> held;
+  model::Model listed = model::build_model(c.config, c.lm_head);
+  if (c.packed_experts) listed = model::with_experts(listed, model::ExpertForm::packed);
+  for (const model::Tensor& tensor : listed.tensors) {
+    const bool repeated = tensor.role == model::Role::mtp_embedding || tensor.role == model::Role::mtp_head;
+    if (c.mtp_vocabulary || !repeated) held.push_back({tensor.name, tensor.file_shape(), tensor.dtype});
+  }
+  if (c.single_experts) held = unpacked(held);
+  if (c.unknown) held.push_back({std::string(test_support::kUnknownTensors) + "scale", {3, 2}, c.config.dtype});
+  return model::build_model(c.config, held, "the fuzzer's checkpoint");
+}
+
+bool is_legal(const Case& c, const model::Model& model) {
+  const auto train = c.fsdp ? train::fsdp::violations(model, *c.fsdp) : train::megatron::violations(model, c.train);
+  if (!train.empty()) return false;
+  return c.sglang ? gen::sglang::violations(model, *c.sglang).empty() : gen::vllm::violations(model, c.gen).empty();
+}
+
+std::unique_ptr<layout::Layout> train_layout(const Case& c, const model::Model& model) {
+  return c.fsdp ? train::fsdp::make_layout(model, *c.fsdp) : train::megatron::make_layout(model, c.train);
+}
+
+const std::vector<Feature>& features() {
+  using C = const Case&;
+  static const std::vector<Feature> all{
+      {"train PP", [](C c) { return c.train.sizes.pp > 1; }},
+      {"uneven PP", [](C c) { return !c.train.stage_layers.empty() || !c.train.hybrid_layer_pattern.empty(); }},
+      {"train CP", [](C c) { return c.train.sizes.cp > 1; }},
+      {"train EP x TP", [](C c) { return c.train.sizes.ep > 1 && c.train.sizes.tp > 1; }},
+      {"train ETP", [](C c) { return c.train.sizes.etp > 1; }},
+      {"query groups cut by TP", [](C c) { return c.config.kv_heads < c.train.sizes.tp; }},
+      {"replicated KV heads", [](C c) { return c.config.kv_heads < c.gen.sizes.tp; }},
+      {"padded vocabulary", [](C c) { return c.train.make_vocab_size_divisible_by > 0; }},
+      {"tied", [](C c) { return c.config.tied && !c.lm_head; }},
+      {"tied with lm_head, PP", [](C c) { return c.config.tied && c.lm_head && c.train.sizes.pp > 1; }},
+      {"gen PP", [](C c) { return c.gen.sizes.pp > 1; }},
+      {"gen PP with stage_layers", [](C c) { return !c.gen.stage_layers.empty(); }},
+      {"gen PP, tied", [](C c) { return c.gen.sizes.pp > 1 && c.config.tied; }},
+      {"gen EP", [](C c) { return c.gen.sizes.ep > 1; }},
+      {"uneven gen EP", [](C c) { return c.config.experts % c.gen.sizes.ep != 0; }},
+      {"internal DP", [](C c) { return c.gen.internal_data_parallel && c.gen.dp() > 1 && c.config.experts > 0; }},
+      {"cutlass", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_cutlass; }},
+      {"trtllm", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_trtllm; }},
+      {"MTP in train", [](C c) { return c.config.mtp_layers > 0 && c.train.mtp; }},
+      {"MTP not in train", [](C c) { return c.config.mtp_layers > 0 && !c.train.mtp && c.gen.mtp != Mtp::off; }},
+      {"MTP drafter beside", [](C c) { return c.gen.mtp == Mtp::with; }},
+      {"MTP drafter", [](C c) { return c.gen.mtp == Mtp::only; }},
+      {"drafter with the model's ends", [](C c) { return c.gen.mtp == Mtp::only && !c.mtp_vocabulary; }},
+      {"Qwen's drafter", [](C c) { return c.gen.mtp != Mtp::off && is_hybrid_qwen(c.config); }},
+      {"NVIDIA's class", [](C c) { return c.gen.model_class == gen::vllm::ModelClass::nvidia; }},
+      {"replicated embedding", [](C c) { return c.gen.replicate_embedding; }},
+      {"queries in one matrix", [](C c) { return c.config.mla.kv_rank > 0 && c.config.mla.q_rank == 0; }},
+      {"latent experts", [](C c) { return c.config.latent_size > 0; }},
+      {"one Mamba group", [](C c) { return c.config.mamba.groups == 1 && c.gen.sizes.tp > 1; }},
+      {"single packed experts", [](C c) { return c.single_experts; }},
+      {"packed experts", [](C c) { return c.packed_experts; }},
+      {"vision tower", [](C c) { return c.config.vision.depth > 0; }},
+      {"vision tower, PP", [](C c) { return c.config.vision.depth > 0 && c.train.sizes.pp > 1; }},
+      {"deepstack", [](C c) { return c.config.vision.deepstack > 0; }},
+      {"vision tower whole", [](C c) { return c.gen.mm_encoder_tp == gen::vllm::MmEncoderTp::data; }},
+      {"unknown tensor", [](C c) { return c.unknown; }},
+      {"FSDP", [](C c) { return c.fsdp && c.fsdp->sizes.fsdp > 1; }},
+      {"FSDP x TP", [](C c) { return c.fsdp && c.fsdp->sizes.fsdp > 1 && c.fsdp->sizes.tp > 1; }},
+      {"FSDP x EP", [](C c) { return c.fsdp && c.fsdp->sizes.ep > 1; }},
+      {"FSDP, EP and uneven experts", [](C c) { return c.fsdp && c.config.experts % c.fsdp->sizes.ep != 0; }},
+      {"FSDP, experts stacked", [](C c) { return c.fsdp && c.fsdp->experts != train::fsdp::ExpertForm::checkpoint; }},
+      {"FSDP on other dimensions", [](C c) { return c.fsdp && !c.fsdp->shard_dim.empty(); }},
+      {"FSDP, virtual stages", [](C c) { return c.fsdp && c.fsdp->virtual_stages > 1; }},
+      {"HSDP", [](C c) { return c.fsdp && c.fsdp->sizes.hsdp > 1; }},
+      {"precisions differ", [](C c) { return c.train.precision != c.gen.precision; }},
+      {"SGLang", [](C c) { return c.sglang.has_value(); }},
+      {"SGLang's EP", [](C c) { return c.sglang && c.sglang->sizes.ep > 1; }},
+      {"SGLang's EP x TP", [](C c) { return c.sglang && c.sglang->sizes.ep > 1 && c.sglang->moe_tp() > 1; }},
+      {"SGLang's PP", [](C c) { return c.sglang && c.sglang->sizes.pp > 1; }},
+      {"SGLang's attention DP", [](C c) { return c.sglang && c.sglang->attn_dp_size > 1; }},
+      {"DeepEP", [](C c) { return c.sglang && c.sglang->moe_a2a_backend == gen::sglang::MoeA2aBackend::deepep; }},
+      {"redundant experts", [](C c) { return c.sglang && c.sglang->ep_num_redundant_experts > 0; }},
+      {"expert map", [](C c) { return c.sglang && !c.sglang->physical_to_logical_map.empty(); }},
+      {"fused shared expert", [](C c) { return c.sglang && c.sglang->enforce_shared_experts_fusion; }},
+      {"SGLang's drafter", [](C c) { return c.sglang && c.sglang->mtp != Mtp::off; }},
+      {"alternating gate and up", [](C c) { return c.sglang && c.sglang->swiglu_interleaved; }},
+      {"transposed experts",
+       [](C c) { return c.sglang && c.sglang->moe_runner_backend == gen::sglang::MoeRunnerBackend::triton_kernel; }}};
+  return all;
+}
+
+std::string describe(const Case& c) {
+  const Config& m = c.config;
+  std::string text = fmt::format(
+      "family {}: V {} H {} L {} I {} nh {} nkv {} hd {} E {} I_e {} shared {} latent {} mtp {}\n"
+      "  layers: {}\n"
+      "  mla {} {} {} {} {} indexer {} {}  mamba {} {} {} {} {}  gdn {} {} {} {} {}\n"
+      "  vision {} {} {} {} {} {} {} {} {} {}\n"
+      "  tied {} lm_head {} attention_bias {} qk_norm {} expert_bias {} single_experts {} packed_experts {} "
+      "mtp_vocabulary {} unknown {} "
+      "dtype {}\n",
+      m.family, m.vocab_size, m.hidden_size, m.layers, m.intermediate_size, m.attention_heads, m.kv_heads, m.head_dim,
+      m.experts, m.expert_intermediate_size, m.shared_intermediate_size, m.latent_size, m.mtp_layers, layer_kinds(m),
+      m.mla.q_rank, m.mla.kv_rank, m.mla.nope_dim, m.mla.rope_dim, m.mla.value_dim, m.indexer.heads, m.indexer.head_dim,
+      m.mamba.heads, m.mamba.head_dim, m.mamba.groups, m.mamba.state, m.mamba.kernel, m.gdn.key_heads,
+      m.gdn.value_heads, m.gdn.key_dim, m.gdn.value_dim, m.gdn.kernel, m.vision.depth, m.vision.heads,
+      m.vision.hidden_size, m.vision.intermediate_size, m.vision.channels, m.vision.frames, m.vision.patch_size,
+      m.vision.positions, m.vision.merge_size, m.vision.deepstack, m.tied, c.lm_head, m.attention_bias, m.qk_norm,
+      m.expert_bias, c.single_experts, c.packed_experts, c.mtp_vocabulary, c.unknown, name(m.dtype));
+  text += fmt::format("  train {} stages [{}]{} first {} last {} vocabulary divisible by {} {}{}\n",
+                      to_string(layout::with_data_parallel(c.train.sizes)), fmt::join(c.train.stage_layers, " "),
+                      c.train.hybrid_layer_pattern, c.train.first_stage_layers, c.train.last_stage_layers,
+                      c.train.make_vocab_size_divisible_by, name(c.train.precision), c.train.mtp ? "" : " without MTP");
+  text += fmt::format(
+      "  gen {} stages [{}] data_parallel {} mtp {} {} {} {}{} mm_encoder_tp {}\n", to_string(c.gen.sizes),
+      fmt::join(c.gen.stage_layers, " "), c.gen.internal_data_parallel ? "internal" : "engines", name(c.gen.mtp),
+      kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision), name(c.gen.model_class),
+      c.gen.replicate_embedding ? " embedding replicated" : "", name(c.gen.mm_encoder_tp));
+  if (c.sglang) {
+    const gen::sglang::Options& o = *c.sglang;
     text += fmt::format(
-        "  gen {} stages [{}] data_parallel {} mtp {} {} {} {}{} mm_encoder_tp {}\n", to_string(c.gen.sizes),
-        fmt::join(c.gen.stage_layers, " "), c.gen.internal_data_parallel ? "internal" : "engines", name(c.gen.mtp),
-        kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision), name(c.gen.model_class),
-        c.gen.replicate_embedding ? " embedding replicated" : "", name(c.gen.mm_encoder_tp));
-    if (c.sglang) {
-      const gen::sglang::Options& o = *c.sglang;
-      text += fmt::format(
-          "  SGLang {} attn_dp {} dense_tp {} dp_head {} redundant {} map {} runner {} a2a {} fuse {} alternate {} {} "
-          "mtp {} "
-          "{}\n",
-          to_string(o.sizes), o.attn_dp_size, o.moe_dense_tp_size, o.enable_dp_lm_head, o.ep_num_redundant_experts,
-          o.physical_to_logical_map, name(o.moe_runner_backend), name(o.moe_a2a_backend),
-          o.enforce_shared_experts_fusion, o.swiglu_interleaved, name(o.gpu_arch), name(o.mtp), name(o.precision));
-    }
-    if (c.fsdp) {
-      const train::fsdp::Options& o = *c.fsdp;
-      text += fmt::format("  fsdp instead: {} {} experts {} {} shard_dim [{}] virtual {} {} [{}]\n", to_string(o.sizes),
-                          name(o.recipe), name(o.experts), name(o.dtensors), fmt::join(o.shard_dim, " "),
-                          o.virtual_stages, name(o.pipeline_style), fmt::join(o.stage_layers, " "));
-    }
-    return text + fmt::format("  policy {} buffers of {} bytes", kPolicies[static_cast<std::size_t>(c.policy)],
-                              c.buffer_bytes);
+        "  SGLang {} attn_dp {} dense_tp {} dp_head {} redundant {} map {} runner {} a2a {} fuse {} alternate {} {} "
+        "mtp {} "
+        "{}\n",
+        to_string(o.sizes), o.attn_dp_size, o.moe_dense_tp_size, o.enable_dp_lm_head, o.ep_num_redundant_experts,
+        o.physical_to_logical_map, name(o.moe_runner_backend), name(o.moe_a2a_backend), o.enforce_shared_experts_fusion,
+        o.swiglu_interleaved, name(o.gpu_arch), name(o.mtp), name(o.precision));
   }
+  if (c.fsdp) {
+    const train::fsdp::Options& o = *c.fsdp;
+    text += fmt::format("  fsdp instead: {} {} experts {} {} shard_dim [{}] virtual {} {} [{}]\n", to_string(o.sizes),
+                        name(o.recipe), name(o.experts), name(o.dtensors), fmt::join(o.shard_dim, " "),
+                        o.virtual_stages, name(o.pipeline_style), fmt::join(o.stage_layers, " "));
+  }
+  return text +
+         fmt::format("  policy {} buffers of {} bytes", kPolicies[static_cast<std::size_t>(c.policy)], c.buffer_bytes);
+}
 
-  Case shrink(Case c, const std::function<bool(const Case&)>& fails) {
-    const std::vector<Reduction> all = reductions();
-    const auto try_one = [&](const Reduction& reduce) {
-      Case smaller = c;
-      if (!reduce(smaller) || !fails(smaller)) return false;
-      c = smaller;
-      return true;
-    };
-    while (std::any_of(all.begin(), all.end(), try_one)) {
-    }
-    return c;
+Case shrink(Case c, const std::function<bool(const Case&)>& fails) {
+  const std::vector<Reduction> all = reductions();
+  const auto try_one = [&](const Reduction& reduce) {
+    Case smaller = c;
+    if (!reduce(smaller) || !fails(smaller)) return false;
+    c = smaller;
+    return true;
+  };
+  while (std::any_of(all.begin(), all.end(), try_one)) {
   }
+  return c;
+}
 
 }  // namespace refit::fuzz

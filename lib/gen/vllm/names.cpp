@@ -72,7 +72,7 @@ std::string storage_name(const model::Config& config, const Parameter& parameter
   std::string name = fused_name(parameter, tensor);
   if (tensor.unit >= 0) {
     name.erase(0, config.vision.prefix.size());
-    for (const auto& [from, to] : vision_facts_of(config).vllm_names) replace(name, from, to);
+    for (const auto& [from, to] : vision_facts_of(config).vllm_names) replace_first(name, from, to);
     return name;
   }
   const bool drafter = mtp == Mtp::only || beside;
