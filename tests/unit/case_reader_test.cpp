@@ -156,8 +156,9 @@ TEST(CaseReader, KnowsTrainersAndEngines) {
   EXPECT_EQ(c.engine().row().name, "vllm");
   EXPECT_EQ(c.gen_ranks(), 4);
   EXPECT_EQ(c.facts.at("gen.engine"), "\"vllm\"");
-  EXPECT_THAT(error_of(kLayouts, {{"train.trainer", "megatrom", "--set train.trainer"}}),
-              HasSubstr("--set train.trainer: train.trainer needs one of megatron, fsdp, not \"megatrom\"; did you mean"));
+  EXPECT_THAT(
+      error_of(kLayouts, {{"train.trainer", "megatrom", "--set train.trainer"}}),
+      HasSubstr("--set train.trainer: train.trainer needs one of megatron, fsdp, not \"megatrom\"; did you mean"));
 }
 
 TEST(CaseReader, RefusesSeveralEngines) {

@@ -429,6 +429,7 @@ TEST_P(EveryLayout, KeepsUnknownTensorsWhole) {
   const auto index = static_cast<std::int32_t>(model.tensors.size());
   model.tensors.push_back({index, "extra.table", {3, 5}, DType::i64, model::Role::unknown, -1, -1});
   for (const auto& candidates : {train_layouts(model), fsdp_layouts(model), gen_layouts(model)}) {
+    if (candidates.empty()) continue;  // FSDP2's for a vision-language model
     const Candidate& candidate = candidates.back();
     for (std::int32_t r = 0; r < candidate.layout->ranks(); ++r) {
       const Contents stored = find(contents(*candidate.layout, model, Rank{r}), "extra.table");

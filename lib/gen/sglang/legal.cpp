@@ -75,7 +75,7 @@ void check_mtp(const Config& config, const model::SglangFacts& facts, const Opti
 void check_backend(const model::Model& model, const Options& options, Violations& out) {
   const layout::ParameterTable table(model);
   const MoeRunnerBackend backend = runner_backend(model.config, options);
-  const bool gated = table.has(Role::expert_gate) || !table.has(Role::expert_up);
+  const bool gated = table.has(Role::expert_gate) || (!table.has(Role::expert_up) && !table.has(Role::packed_up));
   const bool interleaved = table.has(Role::interleaved_gate_up);
   const bool plain = options.weight_format == WeightFormat::unquantised;
   const auto refuse = [&](bool wrong, const char* why) {
@@ -182,6 +182,12 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
                           "wrong",
                           config.family, config.attention_heads, config.head_dim));
   check_experts(model, options, out);
+  const layout::ParameterTable table(model);
+  out.require(!table.has(Role::gate_proj_bias), "what SGLang stores of biases of MLPs is not known here");
+  out.require(
+      !fuses_shared_expert(config, options) || table.has(Role::expert_gate),
+      "a shared expert in the slot of stacked experts has no rule here; use gen.disable_shared_experts_fusion = "
+      "true, or write experts one by one (refit convert --experts each)");
   const std::int64_t ranks = facts->cuts_attention_over_tp ? options.sizes.tp : options.attention_tp();
   const layout::UncutHeads heads = layout::uncut_heads(
       model, ranks,

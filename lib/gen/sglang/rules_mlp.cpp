@@ -66,12 +66,17 @@ void add_single_experts(Rules& rules, std::int64_t parts) {
   table.add(std::move(second));
 }
 
-/// Gate rows above up rows in one tensor of all experts.
+/// Adds experts that are stacked in tensors of all: gate rows above up rows, gate columns beside up columns, gate and
+/// up apart, or up alone.
 void add_packed_experts(Rules& rules, std::int64_t parts) {
-  const std::int64_t width = rules.table.rows(Role::packed_gate_up) / 2;
-  rules.table.add(
-      gate_up(rules, {Role::packed_gate_up, {0, width}, parts}, {Role::packed_gate_up, {width, width}, parts}));
-  rules.table.add(expert_matrix(rules, "w2_weight", {rules.table.all(Role::packed_down)}, Cut::columns));
+  auto& table = rules.table;
+  for (const Role both : {Role::packed_gate_up, Role::transposed_gate_up}) {
+    const std::int64_t width = table.rows(both) / 2;
+    table.add(gate_up(rules, {both, {0, width}, parts}, {both, {width, width}, parts}));
+  }
+  table.add(gate_up(rules, table.all(Role::stacked_gate, parts), table.all(Role::stacked_up, parts)));
+  table.add(expert_matrix(rules, "w13_weight", {table.all(Role::packed_up, parts)}, Cut::components));
+  table.add(expert_matrix(rules, "w2_weight", {table.all(Role::packed_down)}, Cut::columns));
 }
 
 /// gpt-oss: transposed, gate and up alternating as in the checkpoint; biases in float32, w2's on the first rank of

@@ -162,8 +162,8 @@ class FsdpLayout final : public layout::Layout {
     const layout::Range local = layout::chunk_part(of.shape[0], ep, rank);
     Box unsharded = Box::whole(of.shape);
     unsharded.extent[0] = local.count;
-    if (shard_dim(options_, of, unsharded) != 0) return rank;
     const std::int64_t shards = expert_shards(options_);
+    if (shard_dim(options_, of, unsharded) != 0) return rank * shards;
     return rank * shards + (expert - local.begin) / ceil_div(local.count, shards);
   }
 

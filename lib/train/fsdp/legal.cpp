@@ -99,6 +99,11 @@ void check_even(const Options& options, const Parameters& parameters, std::vecto
 }  // namespace
 
 std::vector<std::string> violations(const model::Model& model, const Options& options) {
+  if (model.config.vision.depth > 0) {
+    return {
+        "train: what FSDP2 stores of vision-language models is not known here; use train.trainer = \"megatron\", or a "
+        "checkpoint of the language model alone"};
+  }
   std::vector<std::string> out;
   check_axes(options, out);
   check_experts(model, options, out);
