@@ -54,7 +54,8 @@ int main() {
     std::vector<float> mine(static_cast<std::size_t>(local.storages.front().elements()));
     if (sends) std::iota(mine.begin(), mine.end(), 0.0f);
     const auto memory = std::as_writable_bytes(std::span(mine));
-    const session::OwnMemory own{local, {local, memory.data()}, memory};
+    session::OwnMemory own;
+    (sends ? own.source : own.destination).emplace(session::SideMemory{local, {local, memory.data()}, memory});
 
     const auto links = transport::make_links(*world, 60, progress);
     const auto places = transport::places_of(*world);

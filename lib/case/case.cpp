@@ -79,6 +79,9 @@ void check_refit(const Case& c, Complaints& complaints) {
                   "ones take longer to plan than to send; use 4KiB or more",
                   c.refit.misc_buffer_bytes, kLeastMiscBuffer));
   if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device"}, "with run.device = \"cpu\"");
+  complaints.require(!c.run.colocated || c.refit.executor != ExecutorKind::m2n, "run.colocated",
+                     "executor m2n needs train and gen ranks that are apart: its meshes may not share ranks; use golden, "
+                     "p2p or direct");
   if (c.run.timeout_seconds <= 0) complaints.meaningless({"run.phase_seconds"}, "with run.timeout_seconds = 0");
 }
 
@@ -173,6 +176,10 @@ std::int64_t Case::gen_ranks() const {
   std::int64_t ranks = 0;
   for (const layout::Side& side : gen) ranks += side->sizes().ranks();
   return ranks;
+}
+
+WorldMap Case::world() const {
+  return {static_cast<std::int32_t>(train_ranks()), static_cast<std::int32_t>(gen_ranks()), run.colocated};
 }
 
 const std::string& Case::source() const {

@@ -80,6 +80,7 @@ struct RefitSection {
 
 struct RunSection {
   Device device = Device::cpu;
+  bool colocated = false;             ///< rank r is train rank r and gen rank r
   std::int64_t ranks_per_device = 0;  ///< 0 = any number
   std::int64_t steps = 10;
   std::int64_t warmup = 1;
@@ -163,6 +164,8 @@ struct Case {
   const layout::SideSpec& engine() const { return *gen.front(); }
   std::int64_t train_ranks() const { return train->sizes().ranks(); }
   std::int64_t gen_ranks() const;
+  /// Returns which ranks of the two sides a job's processes are.
+  WorldMap world() const;
   /// Returns the path that the model is read from.
   const std::string& source() const;
 };

@@ -151,6 +151,10 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
                   MEMBER(refit.check_agreement)),
 
       Of::word("run.device", "Where weights live.", MEMBER(run.device), "--device"),
+      Of::boolean("run.colocated",
+                  "Rank r is train rank r and gen rank r, with both memories, and copies between them cost no wire; as "
+                  "many ranks as the larger side has.",
+                  MEMBER(run.colocated), "--colocated"),
       Of::integer("run.ranks_per_device", 0, 1024, "Checked where it is not 0.", MEMBER(run.ranks_per_device)),
       Of::integer("run.steps", 1, kMany, "Measured refits.", MEMBER(run.steps), "--steps"),
       Of::integer("run.warmup", 0, kMany, "Refits before the measured ones.", MEMBER(run.warmup), "--warmup"),

@@ -87,7 +87,7 @@ Setup::Setup(const Case& given) : c(given) {
 }
 
 session::Exchange Setup::exchange() const {
-  session::Exchange result{model, {split.bulk, split.misc, sent(), *gen}};
+  session::Exchange result{model, {split.bulk, split.misc, sent(), *gen, c.run.colocated}};
   if (quantised) result.quantised.emplace(session::OnTheWay{*train, *quantised, *quantiser_of(c)});
   return result;
 }

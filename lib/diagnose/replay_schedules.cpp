@@ -80,12 +80,12 @@ class CopyRace {
 
   void add_staged(Rank rank) {
     const cases::Setup& setup = evidence_.setup;
-    const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen);
+    const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, 0, {}, setup.c.run.colocated);
     const std::vector<plan::Copy> copies = planner.rank_plan(Side::destination, rank).copies;
     transport::Tuning tuning;
     tuning.chunk_bytes = setup.c.refit.chunk_bytes;
     for (const transport::Segment& segment : transport::make_segments(copies, tuning)) {
-      if (segment.zero_copy_destination) continue;
+      if (segment.zero_copy_destination || segment.copy.to_self) continue;
       const plan::Copy& copy = segment.copy;
       const StorageKey key = copy.destination.place.storage;
       std::vector<bool>& zeros = zeros_[{rank, key}];

@@ -156,17 +156,16 @@ std::string CacheScales::describe() const {
                      tensors[worst]->name, values[worst], stored[worst]);
 }
 
-void CacheScales::verify(const CacheScales* mine, const Setup& setup, transport::Control& world,
-                         verify::StepResult& result) {
+void CacheScales::verify(const CacheScales* truth, const CacheScales* mine, const Setup& setup,
+                         transport::Control& world, verify::StepResult& result) {
   transport::Control::Bytes bytes;
   if (world.rank() == 0) {
-    for (const float scale : mine->load_as_gen()) transport::append(bytes, scale);
+    for (const float scale : truth->load_as_gen()) transport::append(bytes, scale);
   }
   const auto expected = finalised(setup.c.engine(), transport::read_all<float>(world.broadcast(std::move(bytes), 0)));
 
-  const std::int32_t train_ranks = setup.train->ranks();
   transport::Control::Bytes wrong;
-  for (std::size_t i = 0; i < expected.size() && world.rank() >= train_ranks; ++i) {
+  for (std::size_t i = 0; i < expected.size() && mine != nullptr; ++i) {
     const auto found = std::bit_cast<std::uint32_t>(mine->used_[i]);
     const auto right = std::bit_cast<std::uint32_t>(expected[i]);
     if (found != right) transport::append(wrong, WrongBuffer{static_cast<std::int32_t>(i), found, right});
@@ -175,10 +174,12 @@ void CacheScales::verify(const CacheScales* mine, const Setup& setup, transport:
 
   const std::vector<std::string> names = cache_buffers(setup);
   std::set<std::int32_t> wrong_slots;
-  for (std::int32_t rank = train_ranks; rank < world.size(); ++rank) {
-    for (const auto& buffer : transport::read_all<WrongBuffer>(all[static_cast<std::size_t>(rank)])) {
-      result.wrong.push_back({names[static_cast<std::size_t>(buffer.slot)], Rank{rank - train_ranks}, 1, 0,
-                              buffer.found, buffer.expected});
+  const WorldMap map = setup.c.world();
+  for (std::int32_t r = 0; r < map.destination; ++r) {
+    const auto world_rank = static_cast<std::size_t>(map.world_rank(Side::destination, Rank{r}));
+    for (const auto& buffer : transport::read_all<WrongBuffer>(all[world_rank])) {
+      result.wrong.push_back(
+          {names[static_cast<std::size_t>(buffer.slot)], Rank{r}, 1, 0, buffer.found, buffer.expected});
       wrong_slots.insert(buffer.slot);
       ++result.elements_wrong;
     }

@@ -40,9 +40,9 @@ class CacheScales {
   /// by the name of its source and its own.
   std::string describe() const;
 
-  /// Adds to `result` the buffers of all gen ranks that differ from those made of the scales of world rank 0, which is
-  /// a train rank. Collective over `world`; gen ranks and world rank 0 have a CacheScales, others nullptr.
-  static void verify(const CacheScales* mine, const Setup& setup, transport::Control& world,
+  /// Adds to `result` the buffers of all gen ranks that differ from those made of the scales of train rank 0, which is
+  /// world rank 0. Collective over `world`; train rank 0 has `truth`, gen ranks have `mine`, others nullptr.
+  static void verify(const CacheScales* truth, const CacheScales* mine, const Setup& setup, transport::Control& world,
                      verify::StepResult& result);
 
  private:

@@ -63,26 +63,29 @@ std::vector<kernels::Tile> tiles_of(const layout::LocalLayout& local, const tran
 }  // namespace
 
 Derived::Derived(const kernels::ExecutionSpace& space, const Setup& setup, transport::Control& world,
-                 transport::Links& links, Group group, Rank rank, const layout::LocalLayout& local,
-                 const transport::LocalMemory& memory)
+                 transport::Links& links, const OwnRanks& own, const session::OwnMemory& mine)
     : space_(space), setup_(setup), sources_(std::make_unique<Sources>(*setup.train, *setup.derived)) {
+  std::vector<verify::RankView> views;
   transport::together(world, [&] {
     const std::vector<Tensor>& tensors = setup.model.tensors;
-    if (group == Group::train) {
-      local_ = layout::materialise(*sources_, tensors, rank);
-      for (const layout::Storage& storage : local_.storages)
-        storages_.push_back(memory.storages()[static_cast<std::size_t>(local.find(storage.key))]);
-      return;
+    if (own.source) {
+      held_ = layout::materialise(*sources_, tensors, *own.source);
+      views.push_back({Group::train, *own.source, &held_, {}});
+      for (const layout::Storage& storage : held_.storages) {
+        const auto at = static_cast<std::size_t>(mine.source->layout.find(storage.key));
+        views.back().storages.push_back(mine.source->storages.storages()[at]);
+      }
     }
-    local_ = layout::materialise(*setup.derived, tensors, rank);
+    if (!own.destination) return;
+    local_ = layout::materialise(*setup.derived, tensors, *own.destination);
     arena_ = links.memory(transport::ArenaMap(local_).bytes);
     const transport::LocalMemory made(local_, arena_->span().data());
     kernels::poison(space, arena_->span().data(), std::ssize(arena_->span()));
     storages_ = made.storages();
-    copies_ = kernels::CopyTable(space, tiles_of(local, memory, local_, made));
+    copies_ = kernels::CopyTable(space, tiles_of(mine.destination->layout, mine.destination->storages, local_, made));
+    views.push_back({Group::gen, *own.destination, &local_, storages_});
   });
-  verifier_ = std::make_unique<verify::Verifier>(setup.model, *sources_, *setup.derived,
-                                                 verify::RankView{group, rank, &local_, storages_}, world, space,
+  verifier_ = std::make_unique<verify::Verifier>(setup.model, *sources_, *setup.derived, std::move(views), world, space,
                                                  static_cast<std::uint64_t>(setup.c.run.seed));
 }
 

@@ -9,6 +9,7 @@
 #include "case/setup.hpp"
 #include "checkpoint/checkpoint.hpp"
 #include "kernels/memory.hpp"
+#include "session/exchange.hpp"
 #include "transport/communicator.hpp"
 #include "transport/links.hpp"
 #include "transport/memory.hpp"
@@ -24,9 +25,9 @@ inline std::string derived_name(const std::string& tensor) { return tensor + " (
 /// Keeps references to all arguments but `links`. The case has derived storages.
 class Derived {
  public:
-  /// `local`, `memory`: what this rank stores, of either side. Collective over `world`.
+  /// `own`, `mine`: the ranks that this process is, and what it stores as such. Collective over `world`.
   Derived(const kernels::ExecutionSpace& space, const Setup& setup, transport::Control& world, transport::Links& links,
-          Group group, Rank rank, const layout::LocalLayout& local, const transport::LocalMemory& memory);
+          const OwnRanks& own, const session::OwnMemory& mine);
 
   /// Returns the bytes that a gen rank takes for them.
   static std::int64_t bytes(const Setup& setup, Rank rank);
@@ -45,9 +46,10 @@ class Derived {
   const kernels::ExecutionSpace& space_;
   const Setup& setup_;
   std::unique_ptr<layout::Layout> sources_;  ///< train's layout, of the tensors of which something is derived
-  layout::LocalLayout local_;                ///< train: of sources_; gen: of the derived storages
+  layout::LocalLayout held_;                 ///< train: of sources_
+  layout::LocalLayout local_;                ///< gen: the derived storages
   std::unique_ptr<transport::Arena> arena_;  ///< gen
-  std::vector<std::byte*> storages_;
+  std::vector<std::byte*> storages_;         ///< gen
   kernels::CopyTable copies_;  ///< gen: from the weights to the derived storages
   std::unique_ptr<verify::Verifier> verifier_;
 };

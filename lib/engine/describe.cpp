@@ -31,6 +31,7 @@ report::Settings settings_of(const Case& c) {
     const layout::SideSettings mine = side->settings(cases::quantiser_of(c).has_value());
     settings.insert(settings.end(), mine.begin(), mine.end());
   }
+  if (c.run.colocated) settings.emplace_back("colocated", true);
   if (c.run.strict_upstream != cases::Strict::off)
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
   const std::vector<std::string_view>& options = transport::row_of(c.refit.executor).options;

@@ -49,19 +49,33 @@ Job::Job(transport::Control& world, const kernels::ExecutionSpace& space, const 
       progress_(progress),
       limits_(cases::limits_of(setup.c)),
       exchange_(setup.exchange()),
-      lies_(faults, exchange_, group(), rank()),
+      lies_(faults, exchange_, own()),
       how_(lies_.how(cases::how_of(setup.c))) {}
+
+std::vector<OwnSide*> Job::sides() {
+  std::vector<OwnSide*> sides;
+  for (std::optional<OwnSide>* side : {&train_, &gen_})
+    if (*side) sides.push_back(&**side);
+  return sides;
+}
 
 void Job::prepare(report::Result& result) {
   begin("prepare");
   require_same_inputs();
+  if (own().source) train_.emplace(Group::train, *own().source);
+  if (own().destination) gen_.emplace(Group::gen, *own().destination);
+  std::int64_t bytes = 0;
   together(world_, [&] {
-    local_ = layout::materialise(is_train() ? *setup_.train : *setup_.gen, setup_.model.tensors, rank());
+    for (OwnSide* side : sides()) {
+      const layout::Layout& layout = side->group == Group::train ? *setup_.train : *setup_.gen;
+      side->local = layout::materialise(layout, setup_.model.tensors, side->rank);
+      bytes += side->bytes();
+    }
   });
   std::int64_t neighbours = 0;
   for (const int host : places_.hosts)
     neighbours = std::max<std::int64_t>(neighbours, std::ranges::count(places_.hosts, host));
-  host_bytes_ = world_.max(transport::ArenaMap(local_).bytes) * neighbours;
+  host_bytes_ = world_.max(bytes) * neighbours;
   how_.phase_seconds = limits_.phase(host_bytes_);
   allocate();
   if (world_.rank() == 0) spdlog::info("probing links and memory");
@@ -127,34 +141,41 @@ void Job::require_same_inputs() {
 
 void Job::allocate() {
   begin("allocate");
-  links_ = lies_.links(transport::make_links(world_, setup_.c.run.timeout_seconds, progress_), world_, arena_,
+  links_ = lies_.links(transport::make_links(world_, setup_.c.run.timeout_seconds, progress_), world_, gen_arena_,
                        how_.misc_buffer_bytes);
-  const std::int64_t bytes = transport::ArenaMap(local_).bytes;
   // Ranks that are all on one host will map each other. Verification, however, has everything that is sent in memory at
   // a time.
   const bool one_host = std::ranges::count(places_.hosts, places_.hosts.front()) == std::ssize(places_.hosts);
   const bool is_lean = one_host && setup_.c.run.verify == cases::Verify::off;
-  std::int64_t staging = 0;
+  std::int64_t bytes = 0;
   together(world_, [&] {
-    staging = setup_.derived && !is_train() ? Derived::bytes(setup_, rank()) : 0;
-    staging += session::staging_bytes(exchange_, how_, is_train() ? Side::source : Side::destination, rank(),
-                                      is_lean ? session::Mapped::every_rank : session::Mapped::perhaps_not_all);
+    for (const OwnSide* side : sides()) bytes += side->bytes();
+    if (setup_.derived && gen_) bytes += Derived::bytes(setup_, gen_->rank);
+    bytes += session::staging_bytes(exchange_, how_, own(),
+                                    is_lean ? session::Mapped::every_rank : session::Mapped::perhaps_not_all);
   });
   // The pages of a shared window are main memory too.
-  links_->require_room(places_.hosts[static_cast<std::size_t>(world_.rank())], bytes + staging,
+  links_->require_room(places_.hosts[static_cast<std::size_t>(world_.rank())], bytes,
                        "use fewer layers (--layers), a -small model, or more hosts; of the executors direct needs "
                        "least: no staging memory beside the weights");
   const bool shared = how_.row().stores || links_->maps_always();
   if (shared) {
-    together(world_, [&] { peers_ = links_->peer_memory(is_train() ? 0 : bytes); });
+    together(world_, [&] { peers_ = links_->peer_memory(gen_ ? gen_->bytes() : 0); });
   }
   together(world_, [&] {
-    if (is_train() || !shared) own_arena_ = links_->memory(bytes);
-    arena_ = own_arena_ ? own_arena_->span() : std::span(peers_->local(), static_cast<std::size_t>(bytes));
-    weights_ = std::make_unique<Weights>(setup_, local_, group(), rank(), arena_.data());
+    for (OwnSide* side : sides()) {
+      const bool is_mapped = side->group == Group::gen && shared;
+      if (!is_mapped) side->own_arena = links_->memory(side->bytes());
+      side->arena = side->own_arena ? side->own_arena->span()
+                                    : std::span(peers_->local(), static_cast<std::size_t>(side->bytes()));
+      side->weights = std::make_unique<Weights>(setup_, side->local, side->group, side->rank, side->arena.data());
+    }
   });
-  mine_ = std::make_unique<session::OwnMemory>(
-      session::OwnMemory{local_, weights_->memory(), arena_, peers_ ? peers_.get() : nullptr});
+  mine_ = std::make_unique<session::OwnMemory>();
+  if (train_) mine_->source.emplace(train_->memory());
+  if (gen_) mine_->destination.emplace(gen_->memory());
+  if (gen_) gen_arena_ = gen_->arena;
+  mine_->peers = peers_.get();
 }
 
 void Job::load(report::Result& result) {
@@ -162,19 +183,25 @@ void Job::load(report::Result& result) {
   if (world_.rank() == 0) spdlog::info("loading {}", setup_.source());
   world_.barrier();
   const double start = now();
-  Loaded loaded;
+  report::Load read;
+  std::vector<std::int32_t> rounded;
   together(world_, [&] {
     LoadProgress report;
-    loaded = weights_->load(space_, [&](std::int64_t done, std::int64_t all) {
-      progress_.moved(done);
-      if (world_.rank() == 0) report(done, all);
-    });
+    for (const OwnSide* side : sides()) {
+      const Loaded loaded = side->weights->load(space_, [&](std::int64_t done, std::int64_t all) {
+        progress_.moved(done);
+        if (world_.rank() == 0) report(done, all);
+      });
+      read.bytes_read += loaded.statistics.bytes_read;
+      read.bytes_needed += loaded.statistics.bytes_needed;
+      rounded.insert(rounded.end(), loaded.rounded.begin(), loaded.rounded.end());
+    }
   });
-  weights_->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
-  const checkpoint::ReadStatistics& statistics = loaded.statistics;
+  if (train_)
+    train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
   result.prepare.emplace_back("load", world_.max(now() - start));
-  result.load = report::Load{world_.sum(statistics.bytes_read), world_.sum(statistics.bytes_needed)};
-  say(rounding_notes(setup_, world_, loaded.rounded), result);
+  result.load = report::Load{world_.sum(read.bytes_read), world_.sum(read.bytes_needed)};
+  say(rounding_notes(setup_, world_, rounded), result);
 }
 
 void Job::say(const std::vector<std::string>& notes, report::Result& result) const {
@@ -189,9 +216,10 @@ void Job::say(const std::vector<std::string>& notes, report::Result& result) con
 void Job::make_cache_scales(report::Result& result) {
   std::string text;
   together(world_, [&] {
-    if (is_train() && world_.rank() != 0) return;
-    cache_scales_ = std::make_unique<CacheScales>(space_, setup_, local_, weights_->memory());
-    if (is_train()) text = cache_scales_->describe();
+    if (gen_) cache_scales_ = std::make_unique<CacheScales>(space_, setup_, gen_->local, gen_->weights->memory());
+    if (world_.rank() != 0) return;
+    true_scales_ = std::make_unique<CacheScales>(space_, setup_, train_->local, train_->weights->memory());
+    text = true_scales_->describe();
   });
   if (world_.rank() != 0) return;
   spdlog::info("{}", text);
@@ -200,7 +228,7 @@ void Job::make_cache_scales(report::Result& result) {
 
 /// Collective.
 void Job::make_derived(report::Result& result) {
-  derived_ = std::make_unique<Derived>(space_, setup_, world_, *links_, group(), rank(), local_, weights_->memory());
+  derived_ = std::make_unique<Derived>(space_, setup_, world_, *links_, own(), *mine_);
   say({derived_->describe()}, result);
 }
 
@@ -226,10 +254,9 @@ void Job::record_estimate(report::Result& result) const {
 
 void Job::record_session(report::Result& result) const {
   result.prepare.emplace_back("plan", world_.max(session_->plan_seconds()));
-  const std::int64_t arena = std::ssize(arena_);
+  const auto arena = [](const std::optional<OwnSide>& side) { return side ? std::ssize(side->arena) : std::int64_t{0}; };
   result.memory =
-      report::Memory{world_.max(is_train() ? arena : std::int64_t{0}), world_.max(is_train() ? std::int64_t{0} : arena),
-                     world_.max(session_->staging_bytes())};
+      report::Memory{world_.max(arena(train_)), world_.max(arena(gen_)), world_.max(session_->staging_bytes())};
   const transport::Schedule schedule = session_->schedule();
   result.schedule = report::Schedule{world_.max(schedule.groups), world_.max(schedule.operations),
                                      world_.max(schedule.serial_groups)};
@@ -256,10 +283,11 @@ std::int64_t Job::library_bytes() const {
 
 report::Refit Job::refit(std::int64_t number) {
   progress_.begin("update", limits_.refit());
-  if (is_train() && setup_.c.run.update == cases::Update::perturb)
-    weights_->update(space_, number, [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
+  if (train_ && setup_.c.run.update == cases::Update::perturb)
+    train_->weights->update(space_, number,
+                            [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
   const session::RefitSeconds mine = session_->refit([&] {
-    if (is_train()) return;
+    if (!gen_) return;
     if (cache_scales_ && !lies_.skips_finalise(number)) cache_scales_->finalise(lies_.forgets_scales());
     if (derived_ && !lies_.keeps_derived(number)) derived_->finalise();
   });
@@ -288,7 +316,7 @@ verify::StepResult Job::verify(std::int64_t number, report::Result& result, cons
     named(wrong);
     progress_.begin("count", limits_.phase(host_bytes_) + setup_.c.run.count_seconds);
   });
-  if (has_cache_scales()) CacheScales::verify(cache_scales_.get(), setup_, world_, step);
+  if (has_cache_scales()) CacheScales::verify(true_scales_.get(), cache_scales_.get(), setup_, world_, step);
   if (derived_) derived_->verify(step);
   if (!looked_at_gen_) say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(Group::gen)), result);
   looked_at_gen_ = true;
@@ -298,13 +326,13 @@ verify::StepResult Job::verify(std::int64_t number, report::Result& result, cons
 void Job::dump() const {
   if (setup_.c.output.dump_train.empty() && setup_.c.output.dump_gen.empty()) return;
   progress_.begin("dump", limits_.phase(host_bytes_));
-  const std::string& folder = is_train() ? setup_.c.output.dump_train : setup_.c.output.dump_gen;
   together(world_, [&] {
-    if (folder.empty()) return;
+    if (train_ && !setup_.c.output.dump_train.empty()) train_->weights->dump(setup_.c.output.dump_train, {});
+    if (!gen_ || setup_.c.output.dump_gen.empty()) return;
     std::vector<checkpoint::DumpTensor> buffers;
-    if (cache_scales_ && !is_train()) buffers = cache_scales_->buffers();
-    if (derived_ && !is_train()) std::ranges::move(derived_->dumped(), std::back_inserter(buffers));
-    weights_->dump(folder, buffers);
+    if (cache_scales_) buffers = cache_scales_->buffers();
+    if (derived_) std::ranges::move(derived_->dumped(), std::back_inserter(buffers));
+    gen_->weights->dump(setup_.c.output.dump_gen, buffers);
   });
 }
 

@@ -18,6 +18,20 @@ namespace refit::engine {
 
 using cases::Setup;
 
+/// The memory of this process as a rank of one side.
+struct OwnSide {
+  OwnSide(Group of, Rank number) : group(of), rank(number) {}
+  std::int64_t bytes() const { return transport::ArenaMap(local).bytes; }
+  session::SideMemory memory() const { return {local, weights->memory(), arena}; }
+
+  Group group;
+  Rank rank;
+  layout::LocalLayout local;
+  std::unique_ptr<transport::Arena> own_arena;  ///< where the weights do not lie in memory that others map
+  std::span<std::byte> arena;
+  std::unique_ptr<Weights> weights;
+};
+
 /// The job on this rank. Members stand in the order of their dependences. Every public function is collective over the
 /// job, and tells `progress` its phases, each with its limit.
 class Job {
@@ -41,9 +55,9 @@ class Job {
   void dump() const;
 
  private:
-  Group group() const { return world_.rank() < setup_.train->ranks() ? Group::train : Group::gen; }
-  bool is_train() const { return group() == Group::train; }
-  Rank rank() const { return Rank{is_train() ? world_.rank() : world_.rank() - setup_.train->ranks()}; }
+  OwnRanks own() const { return exchange_.world().own(world_.rank()); }
+  /// Returns this process's sides: train, gen, or both in this order.
+  std::vector<OwnSide*> sides();
   bool has_cache_scales() const { return setup_.c.engine().has_cache_scales(); }
   void begin(const char* phase) { progress_.begin(phase, limits_.phase(host_bytes_)); }
 
@@ -70,14 +84,13 @@ class Job {
   std::int64_t host_bytes_ = 0;  ///< most that the ranks of a host store: each as much as the largest
 
   std::unique_ptr<transport::Links> links_;
-  layout::LocalLayout local_;
+  std::optional<OwnSide> train_, gen_;
   std::unique_ptr<transport::PeerMemory> peers_;
-  std::unique_ptr<transport::Arena> own_arena_;  ///< where the weights do not lie in peers_
-  std::span<std::byte> arena_;
-  std::unique_ptr<Weights> weights_;
+  std::span<std::byte> gen_arena_;
   std::unique_ptr<session::OwnMemory> mine_;
   std::unique_ptr<session::Session> session_;
-  std::unique_ptr<CacheScales> cache_scales_;  ///< on gen ranks and world rank 0, where the KV cache is FP8
+  std::unique_ptr<CacheScales> true_scales_;   ///< of train rank 0, where gen's KV cache is FP8
+  std::unique_ptr<CacheScales> cache_scales_;  ///< of gen ranks, likewise
   std::unique_ptr<Derived> derived_;           ///< where the engine derives storages of its weights
   std::unique_ptr<session::Prover> prover_;
   std::vector<verify::NotFinite> not_finite_;  ///< of train, at rank 0

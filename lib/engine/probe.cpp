@@ -121,7 +121,7 @@ class Probe {
                          communicator_.get(),
                          peers_.get(),
                          kLanes,
-                         senders,
+                         {senders, session_.size() - senders},
                          {senders, senders * kPeerBytes, kPeerBytes},
                          kPeerBytes},
                         seconds_);

@@ -6,6 +6,8 @@
 #include <iostream>
 #include <map>
 #include <optional>
+#include <set>
+#include <tuple>
 
 #include "case/limits.hpp"
 #include "core/clock.hpp"
@@ -39,16 +41,16 @@ void log_to_stderr(int rank) {
 }
 
 void require_ranks(const Case& c, int started) {
-  const std::int64_t needed = c.train_ranks() + c.gen_ranks();
+  const std::int64_t needed = c.world().size();
   if (started == needed) return;
   fail_usage(
-      "this case needs {} ranks, {} for train ({}) and {} for gen ({}), but {} were started; start it with: mpirun -np "
-      "{} refit run ...",
-      needed, c.train_ranks(), to_string(c.train->sizes()), c.gen_ranks(), to_string(c.engine().sizes()), started,
-      needed);
+      "this case needs {} ranks, {} for train ({}) and {} for gen ({}){}, but {} were started; start it with: mpirun "
+      "-np {} refit run ...",
+      needed, c.train_ranks(), to_string(c.train->sizes()), c.gen_ranks(), to_string(c.engine().sizes()),
+      c.run.colocated ? ", colocated" : "", started, needed);
 }
 
-/// Returns the place of every rank: gathered once and known to all ranks, so that any of them can write the result.
+/// Returns the place of every rank of either side: gathered once and known to all ranks, so that any of them can write the result.
 std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setup& setup, const Places& places) {
   char host[256] = {};
   gethostname(host, sizeof(host) - 1);
@@ -59,13 +61,16 @@ std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setu
   std::copy(std::begin(host), std::end(host), std::begin(mine.host));
   const std::vector<Process> all = transport::gather_all(world, mine);
   std::vector<report::RankInfo> ranks;
-  for (std::int32_t i = 0; i < world.size(); ++i) {
-    const bool is_train = i < setup.train->ranks();
-    const Process& process = all[static_cast<std::size_t>(i)];
-    const layout::Layout& side = is_train ? *setup.train : *setup.gen;
-    ranks.push_back({i, is_train ? "train" : "gen", process.pid, process.host,
-                     kernels::Runtime::has_device() ? fmt::format("cuda{}", places.local_device(i)) : "cpu",
-                     parse_coordinates(side.coordinates(Rank{is_train ? i : i - setup.train->ranks()}))});
+  const WorldMap map = setup.c.world();
+  for (const auto& [side, layout, group] : {std::tuple(Side::source, setup.train.get(), "train"),
+                                            std::tuple(Side::destination, setup.gen.get(), "gen")}) {
+    for (std::int32_t r = 0; r < layout->ranks(); ++r) {
+      const std::int32_t world_rank = map.world_rank(side, Rank{r});
+      const Process& process = all[static_cast<std::size_t>(world_rank)];
+      ranks.push_back({world_rank, group, process.pid, process.host,
+                       kernels::Runtime::has_device() ? fmt::format("cuda{}", places.local_device(world_rank)) : "cpu",
+                       parse_coordinates(layout->coordinates(Rank{r}))});
+    }
   }
   return ranks;
 }
@@ -263,13 +268,14 @@ class Run {
   void require_ranks_per_device() const {
     const std::int64_t wanted = case_.run.ranks_per_device;
     if (wanted == 0) return;
-    std::map<std::pair<std::string, std::string>, std::int64_t> ranks;
-    for (const report::RankInfo& rank : result().environment.ranks) ++ranks[{rank.host, rank.device}];
-    const auto most =
-        std::max_element(ranks.begin(), ranks.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-    if (most->second == wanted) return;
-    throw CollectiveError(ErrorKind::usage, fmt::format("run.ranks_per_device: {} ranks share {} of {}, not {}",
-                                                        most->second, most->first.second, most->first.first, wanted));
+    std::map<std::pair<std::string, std::string>, std::set<std::int64_t>> ranks;
+    for (const report::RankInfo& rank : result().environment.ranks) ranks[{rank.host, rank.device}].insert(rank.rank);
+    const auto most = std::max_element(
+        ranks.begin(), ranks.end(), [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); });
+    const std::int64_t found = std::ssize(most->second);
+    if (found == wanted) return;
+    throw CollectiveError(ErrorKind::usage, fmt::format("run.ranks_per_device: {} ranks share {} of {}, not {}", found,
+                                                        most->first.second, most->first.first, wanted));
   }
 
   const Case& case_;

@@ -53,6 +53,8 @@ std::string on_the_way(const Explanation& explanation, const plan::Copy& copy) {
   const Format& to = copy.destination.format;
   if (copy.fan_out == plan::FanOut::forwarded)
     words.emplace_back("forwarded");
+  else if (copy.to_self)
+    words.emplace_back("to itself");
   else if (explanation.train.front().piece.format != from)
     words.emplace_back("quantised at its source");
   if (from.dtype != to.dtype) words.push_back(fmt::format("{} to {}", name(from.dtype), name(to.dtype)));

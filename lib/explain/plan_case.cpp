@@ -43,7 +43,7 @@ plan::Rates rates_of(const Hardware& hardware) {
 plan::Machine machine_of(const Setup& setup, const std::optional<Hardware>& given) {
   const Hardware hardware = given.value_or(Hardware{});
   // Ranks of both sides fill hosts and share their memory; a domain of devices belongs to one side alone.
-  const auto place = hardware.memory_is_shared ? plan::filled : plan::apart;
+  const auto place = setup.c.run.colocated ? plan::colocated : hardware.memory_is_shared ? plan::filled : plan::apart;
   return {given ? rates_of(hardware) : plan::Rates{},
           place(setup.sent().ranks(), setup.gen->ranks(), hardware.ranks_per_device, hardware.devices_per_domain),
           hardware.broadcast * 1e9};
@@ -73,13 +73,15 @@ std::int64_t fan_out_ranks(const Setup& setup, const plan::Machine& machine) {
   if (wanted == cases::FanOut::off) return 0;
   if (wanted == cases::FanOut::on) return setup.gen->ranks();
   if (machine.rates.device_out == 0) return 0;  // without rates nothing pays
-  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, machine.placement);
+  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, machine.placement,
+                              setup.c.run.colocated);
 }
 
-/// Times the plan of one rank: the first gen rank, which receives from every stage.
-void plan_one_rank(const plan::Planner& planner, report::Plan& out) {
+/// Times the plan of the process with the first gen rank, which receives from every stage.
+void plan_one_rank(const Setup& setup, const plan::Planner& planner, report::Plan& out) {
+  const WorldMap map = setup.c.world();
   const double start = now();
-  const plan::RankPlan mine = planner.rank_plan(Side::destination, Rank{0});
+  const plan::RankPlan mine = planner.rank_plan(map.own(map.first_destination()));
   out.seconds = now() - start;
   out.copies = static_cast<std::int64_t>(mine.copies.size());
 }
@@ -98,7 +100,7 @@ std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<p
     const std::size_t policies = policies_of[static_cast<std::size_t>(tensor.index)];
     return static_cast<std::size_t>(std::ranges::find(sets, policies) - sets.begin());
   };
-  const plan::Planner planner(splits.front().bulk, setup.sent(), *setup.gen, fan_out);
+  const plan::Planner planner(splits.front().bulk, setup.sent(), *setup.gen, fan_out, {}, setup.c.run.colocated);
   const std::vector<plan::Loads> groups = plan::loads_by_group(planner, machine.placement, form, sets.size(), group_of);
   std::vector<plan::Loads> result(splits.size(), plan::Loads(setup.sent(), setup.gen->ranks()));
   for (std::size_t p = 0; p < splits.size(); ++p)
@@ -133,7 +135,7 @@ std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& m
       alike ? sent : loads_by_policy(setup, splits, machine, plan::Form::stored, fan_out);
   std::vector<report::ModelRow> rows;
   for (std::size_t p = 0; p < policies.size(); ++p) {
-    const plan::Paths paths{splits[p].bulk, splits[p].misc, setup.sent(), *setup.gen};
+    const plan::Paths paths{splits[p].bulk, splits[p].misc, setup.sent(), *setup.gen, setup.c.run.colocated};
     for (const transport::ExecutorRow& row : transport::executors()) {
       if (!row.is_compared) continue;
       const plan::Loads& loads = (row.form == plan::Form::stored ? stored : sent)[p];
@@ -152,7 +154,9 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   engine::Outputs outputs(c.output.force);
   outputs.add(options.picture, [&](const report::Result& /*result*/) { return to_svg(explanations); });
   outputs.add(options.byte_matrix,
-              [](const report::Result& found) { return report::byte_matrix_text(found.byte_matrix); });
+              [&](const report::Result& found) {
+                return report::byte_matrix_text(found.byte_matrix, c.run.colocated);
+              });
   outputs.add(c.output.json, report::to_json);
   outputs.check();
   const Setup setup(c);
@@ -163,11 +167,12 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   const plan::Machine machine = machine_of(setup, options.hardware);
   const session::How how = cases::how_of(c);
   const transport::ExecutorRow& row = how.row();
-  const plan::Paths paths{setup.split.bulk, setup.split.misc, setup.sent(), *setup.gen};
+  const plan::Paths paths{setup.split.bulk, setup.split.misc, setup.sent(), *setup.gen, c.run.colocated};
   const std::int64_t fan_out = row.stores || options.hardware ? fan_out_ranks(setup, machine) : 0;
-  const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, row.stores ? fan_out : 0);
+  const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, row.stores ? fan_out : 0, {},
+                              c.run.colocated);
   result.plan.emplace();
-  plan_one_rank(planner, *result.plan);
+  plan_one_rank(setup, planner, *result.plan);
 
   const double start = now();
   const std::int64_t pairs = std::int64_t{setup.sent().ranks()} * setup.gen->ranks();

@@ -67,6 +67,25 @@ const Tensor* other_half(const model::Model& model, const Tensor& tensor) {
   return (gate ? is_up(other.role) : is_gate(other.role)) ? &other : nullptr;
 }
 
+namespace {
+
+/// Returns whether ranks of one side act otherwise than those of the other side believe: a rank of both does one thing.
+bool sets_sides_apart(Act act) {
+  switch (act) {
+    case Act::skip:
+    case Act::skip_gen:
+    case Act::unsent:
+    case Act::narrow:
+    case Act::longer_stream:
+    case Act::shorter_stream:
+    case Act::misc_first:
+    case Act::half_ranks: return true;
+    default: return false;
+  }
+}
+
+}  // namespace
+
 Faults::Faults(const std::vector<std::string>& names, const layout::Parallelism& train, const layout::Parallelism& gen)
     : train_(train), gen_(gen) {
   for (const std::string& name : names) {
@@ -122,6 +141,7 @@ void Faults::require_effect(const Job& job) const {
     const bool has_victim = job.train.ranks() > to_int(kVictim) && std::ranges::any_of(job.model.tensors, is_on_victim);
     const bool shows_stale = job.refits >= 2 && job.updates;
     std::string needs;
+    if (job.colocated && sets_sides_apart(fault->act)) needs = "train and gen ranks that are apart (run.colocated)";
     switch (fault->act) {
       case Act::load:
         if (!has_victim) needs = "a train rank 1 that stores the tensor";

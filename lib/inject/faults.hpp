@@ -46,6 +46,7 @@ class Faults {
     const layout::Layout& train;
     const std::vector<model::Tensor>& bulk;
     const std::vector<model::Tensor>& misc;
+    bool colocated = false;   ///< ranks are on both sides
     bool stores = false;      ///< into the destination's memory: the executor stages nothing
     bool updates = true;      ///< weights change before each refit
     std::int64_t refits = 2;  ///< warm-up included

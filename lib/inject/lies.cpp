@@ -12,11 +12,11 @@ using transport::Links;
 /// Links whose communicators and memory are distorted.
 class DistortedLinks final : public Links {
  public:
-  DistortedLinks(std::unique_ptr<Links> truth, const Faults& faults, Group group, int world_rank,
+  DistortedLinks(std::unique_ptr<Links> truth, const Faults& faults, bool is_gen, int world_rank,
                  const std::span<std::byte>& weights, std::int64_t broadcasts)
       : truth_(std::move(truth)),
         faults_(faults),
-        group_(group),
+        is_gen_(is_gen),
         world_rank_(world_rank),
         weights_(weights),
         broadcasts_(broadcasts) {}
@@ -25,7 +25,7 @@ class DistortedLinks final : public Links {
   std::unique_ptr<transport::Communicator> communicator(transport::Purpose purpose, const std::vector<int>& members,
                                                         std::int64_t lanes) override {
     std::unique_ptr<transport::Communicator> communicator = truth_->communicator(purpose, members, lanes);
-    if (group_ == Group::train) return communicator;
+    if (!is_gen_) return communicator;
     if (purpose == transport::Purpose::bulk) return faults_.distort_bulk(std::move(communicator), weights_);
     if (purpose == transport::Purpose::stream) return faults_.distort_stream(std::move(communicator), broadcasts_);
     return communicator;
@@ -50,7 +50,7 @@ class DistortedLinks final : public Links {
  private:
   std::unique_ptr<Links> truth_;
   const Faults& faults_;
-  Group group_;
+  bool is_gen_;
   int world_rank_;
   const std::span<std::byte>& weights_;
   std::int64_t broadcasts_;
@@ -59,11 +59,14 @@ class DistortedLinks final : public Links {
 /// A path that some refits leave out.
 class Skipping final : public transport::Executor {
  public:
-  Skipping(std::unique_ptr<transport::Executor> truth, const Faults& faults, Group group, Rank rank)
-      : truth_(std::move(truth)), faults_(faults), group_(group), rank_(rank) {}
+  Skipping(std::unique_ptr<transport::Executor> truth, const Faults& faults, const OwnRanks& own)
+      : truth_(std::move(truth)), faults_(faults), own_(own) {}
 
   void execute() override {
-    if (!faults_.skips_bulk(group_, rank_, ++refit_)) truth_->execute();
+    ++refit_;
+    const bool skips = (own_.source && faults_.skips_bulk(Group::train, *own_.source, refit_)) ||
+                       (own_.destination && faults_.skips_bulk(Group::gen, *own_.destination, refit_));
+    if (!skips) truth_->execute();
   }
   transport::MemoryList staging() const override { return truth_->staging(); }
   transport::Schedule schedule() const override { return truth_->schedule(); }
@@ -72,10 +75,13 @@ class Skipping final : public transport::Executor {
  private:
   std::unique_ptr<transport::Executor> truth_;
   const Faults& faults_;
-  Group group_;
-  Rank rank_;
+  OwnRanks own_;
   std::int64_t refit_ = 0;
 };
+
+/// Returns the side on which a process plans: faults that set one side against the other are refused where a process is
+/// on both.
+Group group_of(const OwnRanks& own) { return own.source ? Group::train : Group::gen; }
 
 std::vector<model::Tensor> without_dropped(const Faults& faults, const model::Model& model,
                                            const std::vector<model::Tensor>& tensors) {
@@ -88,18 +94,17 @@ std::vector<model::Tensor> without_dropped(const Faults& faults, const model::Mo
 
 }  // namespace
 
-Lies::Lies(const Faults& faults, const session::Exchange& truth, Group group, Rank rank)
+Lies::Lies(const Faults& faults, const session::Exchange& truth, const OwnRanks& own)
     : faults_(faults),
       truth_(truth),
-      group_(group),
-      rank_(rank),
+      own_(own),
       source_(faults.distort_train(truth.paths.source, truth.model)),
       destination_(faults.distort_gen(truth.paths.destination, truth.model)),
       bulk_(without_dropped(faults, truth.model, truth.paths.bulk)),
-      misc_(without_dropped(faults, truth.model, faults.misc_stream(truth.model, group, bulk_, truth.paths.misc))),
+      misc_(without_dropped(faults, truth.model, faults.misc_stream(truth.model, group_of(own), bulk_, truth.paths.misc))),
       exchange_{truth.model,
                 {bulk_, misc_, source_ ? *source_ : truth.paths.source,
-                 destination_ ? *destination_ : truth.paths.destination},
+                 destination_ ? *destination_ : truth.paths.destination, truth.paths.colocated},
                 truth.quantised} {}
 
 /// Keeps the copies of bytes and of scales apart, since lies are told about both.
@@ -112,30 +117,33 @@ std::unique_ptr<Links> Lies::links(std::unique_ptr<Links> truth, transport::Cont
                                    const std::span<std::byte>& weights, std::int64_t misc_buffer_bytes) const {
   if (!faults_.any()) return truth;
   const plan::StreamLayout stream(misc_, exchange_.paths.source, misc_buffer_bytes);
-  return std::make_unique<DistortedLinks>(std::move(truth), faults_, group_, world.rank(), weights, stream.buffers());
+  return std::make_unique<DistortedLinks>(std::move(truth), faults_, own_.destination.has_value(), world.rank(), weights,
+                                          stream.buffers());
 }
 
 session::Decorators Lies::decorators() const {
   if (!faults_.any()) return {};
-  const Side side = group_ == Group::train ? Side::source : Side::destination;
-  return {[this, side](const plan::Planner& planner, std::vector<plan::Copy>& copies) {
-            const Rank as = faults_.plans_as(group_, rank_);
-            if (as != rank_) copies = planner.rank_plan(side, as).copies;
-            faults_.distort_copies(truth_.model, group_, copies);
+  const Group group = group_of(own_);
+  return {[this, group](const plan::Planner& planner, std::vector<plan::Copy>& copies) {
+            const Side side = group == Group::train ? Side::source : Side::destination;
+            const Rank rank = *own_.of(side);
+            const Rank as = faults_.plans_as(group, rank);
+            if (as != rank) copies = planner.rank_plan(side, as).copies;
+            faults_.distort_copies(truth_.model, group, copies);
           },
-          [this](std::vector<session::Path>& paths) {
+          [this, group](std::vector<session::Path>& paths) {
             session::Path& bulk = paths.front();
-            bulk.executor = std::make_unique<Skipping>(std::move(bulk.executor), faults_, group_, rank_);
-            if (faults_.misc_first(group_)) std::ranges::reverse(paths);
+            bulk.executor = std::make_unique<Skipping>(std::move(bulk.executor), faults_, own_);
+            if (faults_.misc_first(group)) std::ranges::reverse(paths);
           }};
 }
 
 bool Lies::corrupts(const model::Tensor& tensor) const {
-  return group_ == Group::train && faults_.corrupts(truth_.model, tensor, rank_);
+  return own_.source && faults_.corrupts(truth_.model, tensor, *own_.source);
 }
 
 bool Lies::loses_update(const model::Tensor& tensor, std::int64_t step) const {
-  return group_ == Group::train && faults_.loses_update(truth_.model, tensor, rank_, step);
+  return own_.source && faults_.loses_update(truth_.model, tensor, *own_.source, step);
 }
 
 }  // namespace refit::inject

@@ -11,16 +11,16 @@
 
 namespace refit::inject {
 
-/// The lies of one rank. Keeps references to all arguments.
+/// The lies of one process. Keeps references to all arguments but `own`.
 class Lies {
  public:
-  /// `truth` is the job's true exchange; `group` and `rank` are this rank's.
-  Lies(const Faults& faults, const session::Exchange& truth, Group group, Rank rank);
+  /// `truth` is the job's true exchange; `own`: the ranks that this process is.
+  Lies(const Faults& faults, const session::Exchange& truth, const OwnRanks& own);
 
   /// Returns the exchange that planner and executors get.
   const session::Exchange& exchange() const { return exchange_; }
   session::How how(session::How truth) const;
-  /// Wraps the links. `weights` is this rank's arena, which is read when communicators are made.
+  /// Wraps the links. `weights` is this process's arena as a gen rank, which is read when communicators are made.
   std::unique_ptr<transport::Links> links(std::unique_ptr<transport::Links> truth, transport::Control& world,
                                           const std::span<std::byte>& weights, std::int64_t misc_buffer_bytes) const;
   session::Decorators decorators() const;
@@ -37,8 +37,7 @@ class Lies {
  private:
   const Faults& faults_;
   const session::Exchange& truth_;
-  Group group_;
-  Rank rank_;
+  OwnRanks own_;
   std::unique_ptr<layout::Layout> source_, destination_;  ///< nullptr: the true one
   std::vector<model::Tensor> bulk_, misc_;
   session::Exchange exchange_;

@@ -190,6 +190,13 @@ Placement filled(std::int64_t source_ranks, std::int64_t destination_ranks, std:
   return placement;
 }
 
+Placement colocated(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device,
+                    std::int64_t devices_per_domain) {
+  Placement all = filled(std::max(source_ranks, destination_ranks), 0, ranks_per_device, devices_per_domain);
+  const auto first = [&](std::int64_t ranks) { return Sites(all.source.begin(), all.source.begin() + ranks); };
+  return {first(source_ranks), first(destination_ranks)};
+}
+
 double Bound::total() const { return std::max({seconds.ingress, seconds.egress, seconds.fanout, seconds.memory}); }
 
 std::string Bound::term() const {

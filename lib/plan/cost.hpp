@@ -73,14 +73,19 @@ struct Bound {
   std::string term() const;
 };
 
+/// Places rank r of either side on one device: neighbouring ranks share a device, and neighbouring devices a domain.
+Placement colocated(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device = 1,
+                    std::int64_t devices_per_domain = 1);
+
 /// Returns the bound for moving `tensors` (bound.cpp).
 Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                   const Rates& rates, const Placement& placement);
 
 /// Returns the domains for which fan-out pays: the number of destination ranks in a domain where the plan with fan-out
 /// keeps the busiest port, of a device or a domain, at least a twentieth less busy than the plan without; else 0. For
-/// the executor that fans out: `direct`, which sends the form that the destination stores (fan_out.cpp).
+/// the executor that fans out: `direct`, which sends the form that the destination stores (fan_out.cpp). `colocated`:
+/// as Planner has it.
 std::int64_t choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                            const Rates& rates, const Placement& placement);
+                            const Rates& rates, const Placement& placement, bool colocated = false);
 
 }  // namespace refit::plan

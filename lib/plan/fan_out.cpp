@@ -34,13 +34,16 @@ std::int64_t ranks_per_domain(const std::vector<Site>& sites) {
 }  // namespace
 
 std::int64_t choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                            const Rates& rates, const Placement& placement) {
+                            const Rates& rates, const Placement& placement, bool colocated) {
   constexpr double kWorthwhile = 0.95;
   const std::int64_t domain_ranks = ranks_per_domain(placement.destination);
   const bool has_rates = std::max({rates.device_in, rates.device_out, rates.domain_in, rates.domain_out}) > 0;
   if (domain_ranks < 2 || rates.memory_is_shared || !has_rates) return 0;
-  const double without = busiest_port_seconds(Planner(tensors, source, destination), rates, placement);
-  const double with = busiest_port_seconds(Planner(tensors, source, destination, domain_ranks), rates, placement);
+  const auto seconds = [&](std::int64_t ranks) {
+    return busiest_port_seconds(Planner(tensors, source, destination, ranks, {}, colocated), rates, placement);
+  };
+  const double without = seconds(0);
+  const double with = seconds(domain_ranks);
   return with < kWorthwhile * without ? domain_ranks : 0;
 }
 

@@ -210,6 +210,17 @@ std::int64_t ranks_per_device(const Machine& machine) {
   return std::max<std::int64_t>(1, ranks.largest());
 }
 
+/// Returns the seconds of the copies from ranks to themselves, on the device (or, where it is shared, in the memory) that
+/// has most of them.
+double self_seconds(const Loads& loads, const Machine& machine) {
+  Amounts memory;
+  for (std::size_t rank = 0; rank < loads.sent.size(); ++rank)
+    memory.add(machine.placement.source[rank].device, loads.sent[rank].self_memory);
+  for (std::size_t rank = 0; rank < loads.forwarded_in.size(); ++rank)
+    memory.add(machine.placement.destination[rank].device, loads.received_by(rank).self_memory);
+  return over(machine.rates.memory_is_shared ? memory.sum() : memory.largest(), machine.rates.memory);
+}
+
 /// Returns the busiest port of the broadcasts. Every rank receives everything; a domain lets in everything that none of
 /// its own ranks sends.
 Busiest broadcast_ports(const Broadcasts& broadcasts, const Machine& machine, std::int64_t receivers) {
@@ -264,20 +275,30 @@ ModelSeconds p2p_seconds(const Loads& loads, const Machine& machine, const Knobs
 
 std::int64_t Broadcasts::total() const { return std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0}); }
 
-Broadcasts broadcasts(const std::vector<Tensor>& tensors, const Layout& source, std::int64_t part_bytes) {
+bool is_needed_elsewhere(const Holding& held, const std::vector<Holding>& wanted) {
+  return std::ranges::any_of(wanted, [&](const Holding& need) {
+    return intersect(held.box, need.box) && !std::ranges::includes(held.ranks, need.ranks);
+  });
+}
+
+Broadcasts broadcasts(const std::vector<Tensor>& tensors, const Layout& source, std::int64_t part_bytes,
+                      const Layout* colocated) {
   Broadcasts result;
   result.bytes.resize(static_cast<std::size_t>(source.stages()));
   result.count.resize(static_cast<std::size_t>(source.stages()));
   result.sent.resize(static_cast<std::size_t>(source.ranks()));
-  using Key = std::tuple<Shape, DType, std::uint64_t>;
+  using Key = std::tuple<Shape, DType, std::uint64_t, std::uint64_t>;
   std::map<Key, std::pair<const Tensor*, std::int64_t>> classes;  // the first tensor, and how many
   for (const Tensor& tensor : tensors) {
-    ++classes.try_emplace({tensor.shape, tensor.dtype, source.placement_class(tensor)}, &tensor, 0)
+    const std::uint64_t taken_as = colocated == nullptr ? 0 : colocated->placement_class(tensor);
+    ++classes.try_emplace({tensor.shape, tensor.dtype, source.placement_class(tensor), taken_as}, &tensor, 0)
           .first->second.second;
   }
   for (const auto& [key, entry] : classes) {
     const auto& [tensor, times] = entry;
+    const std::vector<Holding> wanted = colocated == nullptr ? std::vector<Holding>() : holdings(*colocated, *tensor);
     for (const Holding& held : holdings(source, *tensor)) {
+      if (colocated != nullptr && !is_needed_elsewhere(held, wanted)) continue;
       const auto stage = static_cast<std::size_t>(source.stage(held.ranks.front()));
       const std::int64_t bytes = held.box.volume() * byte_size(held.format.dtype);
       result.bytes[stage] += bytes * times;
@@ -297,9 +318,10 @@ ModelSeconds golden_seconds(const Broadcasts& broadcasts, const Loads& loads, co
   // Devices carry out the broadcasts of one communicator one after the other, hosts several.
   const std::int64_t in_flight =
       rates.memory_is_shared ? knobs.streams : (knobs.per_stage ? std::min<std::int64_t>(knobs.streams, stages) : 1);
-  const Busiest all = broadcast_ports(broadcasts, machine, train_ranks - 1 + gen_ranks);
+  const std::int64_t members = knobs.colocated ? std::max(train_ranks, gen_ranks) : train_ranks + gen_ranks;
+  const Busiest all = broadcast_ports(broadcasts, machine, members - 1);
   ModelSeconds model;
-  model.wire = all.seconds;
+  model.wire = all.seconds + self_seconds(loads, machine);
   model.port = all.port;
 
   const double alone = over(broadcasts.total(), broadcast_rate(machine));
@@ -326,8 +348,9 @@ ModelSeconds golden_seconds(const Broadcasts& broadcasts, const Loads& loads, co
 }
 
 MiscLoad misc_load(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                   std::int64_t buffer_bytes) {
+                   std::int64_t buffer_bytes, bool colocated) {
   MiscLoad load;
+  load.receivers = destination.ranks() - (colocated ? 1 : 0);
   std::vector<Piece> pieces;
   const auto stored = [&](const Layout& layout, const Tensor& tensor) {
     pieces.clear();
@@ -357,13 +380,14 @@ void add_misc(const MiscLoad& misc, const Machine& machine, ModelSeconds& model)
   if (rates.memory_is_shared) {
     const auto gen_ranks = std::ssize(machine.placement.destination);
     model.misc += std::max(over(misc.gathered, rates.device_in), over(misc.gathered, memory)) +
-                  std::max(over(misc.bytes, rates.device_out), over(misc.bytes * gen_ranks, memory)) +
+                  std::max(misc.receivers == 0 ? 0 : over(misc.bytes, rates.device_out),
+                           over(misc.bytes * misc.receivers, memory)) +
                   over(misc.bytes - misc.gathered + misc.kept * gen_ranks, memory);
     return finish(model);
   }
   const double rate = broadcast_rate(machine);  // one rank's way in is no wider than its way out
   const double gather = over(misc.gathered, slowest({rates.device_in, rate}));
-  const double broadcast = over(misc.bytes, rate);
+  const double broadcast = misc.receivers == 0 ? 0 : over(misc.bytes, rate);
   // A buffer is gathered, or packed, while the one before it is on its way, and placed while the next one is.
   model.misc += std::max(gather, broadcast) + std::min(gather, broadcast) / buffers +
                 over(misc.bytes - misc.gathered + misc.kept, memory) / buffers;

@@ -9,6 +9,7 @@
 // - staging: packing and unpacking, as far as it does not overlap with the wire: every byte is read and written again;
 // - latency: groups of messages (or broadcasts) that wait for each other;
 // - misc: its stream, gathered on train rank 0 and broadcast behind that rank's port, buffer by buffer, after bulk.
+// Copies from a colocated rank to itself take the memory's time, which is in the wire's part.
 //
 // Example: DeepSeek-V3 in BF16, 1,340 GB in 16 stages, 256 -> 256 H100, golden. One broadcast brings 100 GB/s out of a
 // node: 13.4 s with one stage in flight, 6.7 s with two, of which the ports' own time is 3.6 s.
@@ -34,7 +35,8 @@ struct Knobs {
   std::int64_t streams = 4;
   std::int64_t group_size = 64;
   std::int64_t chunk_bytes = std::int64_t{64} << 20;
-  bool per_stage = false;  ///< a communicator for each of train's stages; else one
+  bool per_stage = false;   ///< a communicator for each of train's stages; else one
+  bool colocated = false;  ///< rank r of either side is one process
 };
 
 struct ModelSeconds {
@@ -63,7 +65,14 @@ struct Broadcasts {
 
   std::int64_t total() const;
 };
-Broadcasts broadcasts(const std::vector<Tensor>& tensors, const Layout& source, std::int64_t part_bytes);
+/// `colocated`: the destination's layout where rank r of either side is one process, else nullptr. Shards that every
+/// taker holds itself are then left out.
+Broadcasts broadcasts(const std::vector<Tensor>& tensors, const Layout& source, std::int64_t part_bytes,
+                      const Layout* colocated = nullptr);
+
+/// Returns whether a rank needs a part of `held` without holding it, where rank r of either side is one process.
+/// `wanted`: the holdings of the destination.
+bool is_needed_elsewhere(const Holding& held, const std::vector<Holding>& wanted);
 
 /// Models golden: every rank of a communicator receives everything that is broadcast in it. `loads` are the plan's: a
 /// gen rank keeps as many bytes as the plan would send it.
@@ -76,9 +85,10 @@ struct MiscLoad {
   std::int64_t gathered = 0;  ///< bytes that source rank 0 gathers from others
   std::int64_t kept = 0;      ///< bytes that destination rank 0 stores, at the source's width
   std::int64_t buffers = 0;
+  std::int64_t receivers = 0;  ///< destination ranks that are not source rank 0
 };
 MiscLoad misc_load(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                   std::int64_t buffer_bytes);
+                   std::int64_t buffer_bytes, bool colocated = false);
 
 /// Adds the misc stream's part, and names the largest part anew.
 void add_misc(const MiscLoad& misc, const Machine& machine, ModelSeconds& model);

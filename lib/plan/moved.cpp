@@ -6,16 +6,25 @@
 namespace refit::plan {
 namespace {
 
-/// Returns the number of destination ranks on the device of each source rank.
-std::vector<std::int64_t> neighbours(const Placement& placement) {
-  std::vector<std::int64_t> on_device;
-  for (const auto* side : {&placement.source, &placement.destination})
-    for (const Placement::Site& site : *side)
-      on_device.resize(std::max(on_device.size(), static_cast<std::size_t>(site.device) + 1));
-  for (const Placement::Site& site : placement.destination) ++on_device[static_cast<std::size_t>(site.device)];
-  std::vector<std::int64_t> result;
-  for (const Placement::Site& site : placement.source)
-    result.push_back(on_device[static_cast<std::size_t>(site.device)]);
+/// The ranks beside itself to which a source rank broadcasts.
+struct Receivers {
+  std::int64_t destination = 0;  ///< those of the destination
+  std::int64_t beside = 0;       ///< of these: on its device
+  std::int64_t source = 0;       ///< ranks of its communicator that are of the source alone
+};
+
+Receivers receivers_of(std::size_t rank, const Paths& paths, const Placement& placement, bool per_stage) {
+  const auto self = static_cast<std::int64_t>(rank);
+  const std::int64_t members = paths.source.ranks() / (per_stage ? paths.source.stages() : 1);
+  const std::int64_t first = self / members * members;
+  // Colocated, the first source ranks are destination ranks too.
+  const std::int64_t both = paths.colocated ? paths.destination.ranks() : 0;
+  const bool is_both = self < both;
+  Receivers result;
+  result.destination = paths.destination.ranks() - (is_both ? 1 : 0);
+  result.source = std::min(members, std::max<std::int64_t>(0, first + members - both)) - (is_both ? 0 : 1);
+  result.beside = std::ranges::count(placement.destination, placement.source[rank].device, &Placement::Site::device) -
+                  (is_both ? 1 : 0);
   return result;
 }
 
@@ -23,46 +32,50 @@ std::vector<std::int64_t> neighbours(const Placement& placement) {
 
 Moved moved_by(const Paths& paths, const Loads& loads, const Placement& placement,
                const std::optional<Broadcasts>& broadcasts, bool per_stage) {
-  const std::int64_t gen_ranks = paths.destination.ranks();
+  const WorldMap world = paths.world();
   const std::int64_t misc = misc_stream_bytes(paths.misc, paths.source);
-  const std::vector<std::int64_t> beside = neighbours(placement);
   Moved moved;
   moved.sent.resize(loads.sent.size());
-  moved.received.assign(static_cast<std::size_t>(gen_ranks), misc);
+  moved.received.assign(loads.forwarded_in.size(), misc);
   Wire& wire = moved.wire;
-  for (std::size_t g = 0; g < moved.received.size(); ++g)
-    wire.copies += loads.received_by(g).copies + loads.forwarded_in[g].copies;
-  std::int64_t others = 0;  // bytes to train ranks
-  if (broadcasts) {
-    // A broadcast goes to the train ranks of its communicator too.
-    others = paths.source.ranks() / (per_stage ? paths.source.stages() : 1) - 1;
-    for (std::int64_t& bytes : moved.received) bytes += broadcasts->total();
-    for (std::size_t r = 0; r < moved.sent.size(); ++r) {
-      moved.sent[r] = broadcasts->sent[r] * gen_ranks;
-      wire.bytes += broadcasts->sent[r] * others;
-      wire.egress_bytes_max = std::max(wire.egress_bytes_max, broadcasts->sent[r] * (gen_ranks + others));
-      wire.local_bytes += broadcasts->sent[r] * beside[r];
-    }
-  } else {
-    for (std::size_t r = 0; r < moved.sent.size(); ++r) {
-      moved.sent[r] = loads.sent[r].bytes;
+  std::vector<std::int64_t> egress(static_cast<std::size_t>(world.size()), 0);  // by world rank
+  for (std::size_t r = 0; r < moved.sent.size(); ++r) {
+    const Receivers receivers = receivers_of(r, paths, placement, per_stage);
+    const std::int64_t shards = broadcasts ? broadcasts->sent[r] : 0;
+    const std::int64_t everywhere = shards + (r == 0 ? misc : 0);  // what every destination rank gets
+    moved.sent[r] = everywhere * receivers.destination;
+    wire.bytes += shards * receivers.source;
+    wire.local_bytes += everywhere * receivers.beside;
+    if (!broadcasts) {
+      moved.sent[r] += loads.sent[r].bytes;
       wire.local_bytes += loads.sent[r].bytes - loads.sent[r].device;
     }
-    for (std::size_t g = 0; g < moved.received.size(); ++g) {
-      const PortLoad& out = loads.forwarded_out[g];
-      moved.received[g] += loads.received_by(g).bytes + loads.forwarded_in[g].bytes;
-      wire.forwarded_bytes += out.bytes;
-      wire.local_bytes += out.bytes - out.device;
-      wire.egress_bytes_max = std::max(wire.egress_bytes_max, out.bytes);
-    }
+    egress[r] += moved.sent[r] + shards * receivers.source;
+    wire.bytes += moved.sent[r];
   }
-  moved.sent.front() += misc * gen_ranks;
-  wire.local_bytes += misc * beside.front();
-  wire.bytes += wire.forwarded_bytes + std::accumulate(moved.sent.begin(), moved.sent.end(), std::int64_t{0});
-  const std::int64_t first = moved.sent.front() + (moved.sent.front() - misc * gen_ranks) / gen_ranks * others;
-  wire.egress_bytes_max =
-      std::max({wire.egress_bytes_max, first, *std::max_element(moved.sent.begin(), moved.sent.end())});
-  wire.ingress_bytes_max = *std::max_element(moved.received.begin(), moved.received.end());
+  if (world.colocated) {
+    moved.received.front() = 0;
+    wire.self_bytes += misc;
+  }
+  for (std::size_t g = 0; g < moved.received.size(); ++g) {
+    const PortLoad in = loads.received_by(g);
+    wire.copies += in.copies + loads.forwarded_in[g].copies;
+    wire.self_bytes += in.self_bytes;
+    wire.self_copies += in.self_copies;
+    if (broadcasts) {
+      const bool sends = world.colocated && g < moved.sent.size();
+      moved.received[g] += broadcasts->total() - (sends ? broadcasts->sent[g] : 0);
+      continue;
+    }
+    const PortLoad& out = loads.forwarded_out[g];
+    moved.received[g] += in.bytes + loads.forwarded_in[g].bytes;
+    wire.forwarded_bytes += out.bytes;
+    wire.local_bytes += out.bytes - out.device;
+    egress[g + static_cast<std::size_t>(world.first_destination())] += out.bytes;
+  }
+  wire.bytes += wire.forwarded_bytes;
+  wire.egress_bytes_max = *std::ranges::max_element(egress);
+  wire.ingress_bytes_max = *std::ranges::max_element(moved.received);
   return moved;
 }
 
@@ -74,6 +87,8 @@ ByteMatrix byte_matrix(const Paths& paths, const std::optional<Broadcasts>& broa
   }
   const std::int64_t misc = misc_stream_bytes(paths.misc, paths.source);
   for (std::int64_t& bytes : planned.front()) bytes += misc;
+  for (std::size_t r = 0; paths.colocated && r < std::min(planned.size(), planned.front().size()); ++r)
+    planned[r][r] = 0;
   return planned;
 }
 

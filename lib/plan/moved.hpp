@@ -15,6 +15,9 @@ struct Paths {
   const std::vector<Tensor>& misc;
   const Layout& source;
   const Layout& destination;
+  bool colocated = false;  ///< rank r of either side is one process
+
+  WorldMap world() const { return {source.ranks(), destination.ranks(), colocated}; }
 };
 
 /// Totals of the bytes that really move in one refit.
@@ -25,9 +28,11 @@ struct Wire {
   std::int64_t ingress_bytes_max = 0;  ///< of the busiest receiver
   std::int64_t local_bytes = 0;        ///< copies whose two ends are one device
   std::int64_t forwarded_bytes = 0;    ///< from destination rank to destination rank (fan-out)
+  std::int64_t self_bytes = 0;         ///< from colocated ranks to themselves: in none of the above
+  std::int64_t self_copies = 0;
 };
 
-/// Bytes of one refit.
+/// Bytes of one refit, without those from a rank to itself.
 struct Moved {
   Wire wire;
   std::vector<std::int64_t> sent;      ///< by source rank, to destination ranks
@@ -43,7 +48,7 @@ Moved moved_by(const Paths& paths, const Loads& loads, const Placement& placemen
 /// [source rank][destination rank] -> bytes of one refit, counted from holders.
 using ByteMatrix = std::vector<std::vector<std::int64_t>>;
 
-/// Returns the byte matrix. `planned`: bytes of the planned copies. `broadcasts`: as above.
+/// Returns the byte matrix; what ranks keep for themselves is not in it. `planned`: bytes of the planned copies. `broadcasts`: as above.
 ByteMatrix byte_matrix(const Paths& paths, const std::optional<Broadcasts>& broadcasts, ByteMatrix planned);
 
 /// Returns the bytes of the misc path, which carries repeated scales as often as layouts see them.

@@ -1,6 +1,7 @@
 #include "plan/plan.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <numeric>
 #include <utility>
@@ -105,8 +106,13 @@ Sum128 hash(const Copy& copy, const std::string& tensor_name) {
 }
 
 Planner::Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                 std::int64_t domain_ranks, const Striping& striping)
-    : tensors_(tensors), source_(source), destination_(destination), domain_ranks_(domain_ranks), striping_(striping) {}
+                 std::int64_t domain_ranks, const Striping& striping, bool colocated)
+    : tensors_(tensors),
+      source_(source),
+      destination_(destination),
+      domain_ranks_(domain_ranks),
+      striping_(striping),
+      colocated_(colocated) {}
 
 Planner::ClassKey Planner::key(const Tensor& tensor) const {
   return {tensor.shape, tensor.dtype, source_.placement_class(tensor), destination_.placement_class(tensor)};
@@ -123,10 +129,15 @@ Planner::Class Planner::make_class(const Tensor& tensor, Known& known) const {
   Class result;
   for (const Holding& held : from) {
     for (const Holding& wanted : to) {
-      if (const auto box = intersect(held.box, wanted.box)) {
-        result.overlaps.push_back(
-            {*box, held.ranks, wanted.ranks, domains_of(wanted.ranks, domain_ranks_), held.format, wanted.format});
+      const auto box = intersect(held.box, wanted.box);
+      if (!box) continue;
+      Overlap overlap{*box, held.ranks, wanted.ranks, {}, {}, held.format, wanted.format};
+      if (colocated_) {
+        std::ranges::set_intersection(wanted.ranks, held.ranks, std::back_inserter(overlap.to_self));
+        std::erase_if(overlap.takers, [&](Rank taker) { return contains(held.ranks, taker); });
       }
+      overlap.domains = domains_of(overlap.takers, domain_ranks_);
+      result.overlaps.push_back(std::move(overlap));
     }
   }
   std::sort(result.overlaps.begin(), result.overlaps.end(),
@@ -146,7 +157,8 @@ Planner::Lie Planner::lie_of(const Tensor& tensor, const Overlap& overlap) const
   const auto contiguous = [&](const Layout& layout, Rank rank) {
     return is_contiguous(overlap.box.extent, Ends(layout).of(tensor, rank, overlap.box).place.strides);
   };
-  return {contiguous(source_, overlap.holders.front()), contiguous(destination_, overlap.takers.front())};
+  const std::vector<Rank>& takers = overlap.takers.empty() ? overlap.to_self : overlap.takers;
+  return {contiguous(source_, overlap.holders.front()), contiguous(destination_, takers.front())};
 }
 
 template <typename Concerns, typename Wanted, typename Visit>
@@ -213,6 +225,13 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     }
   };
 
+  for (const Rank rank : overlap.to_self) {
+    copy.box = overlap.box;
+    copy.source.rank = copy.destination.rank = rank;
+    copy.to_self = true;
+    visit(std::as_const(copy));
+  }
+  copy.to_self = false;
   if (overlap.box.extent.size() == 0) {
     for (std::int64_t taker = 0; taker < std::ssize(overlap.takers); ++taker)
       send(taker * holders / std::ssize(overlap.takers), taker, overlap.box, FanOut::none);
@@ -243,24 +262,27 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
   }
 }
 
-RankPlan Planner::rank_plan(Side side, Rank rank) const {
+RankPlan Planner::rank_plan(const OwnRanks& own) const {
   RankPlan result;
   Ends from_source(source_), from_destination(destination_), to_destination(destination_);
   std::vector<Piece> scratch;
   const auto concerns = [&](const Tensor& tensor) {
     scratch.clear();
-    (side == Side::source ? source_ : destination_).pieces(tensor, rank, scratch);
+    if (own.source) source_.pieces(tensor, *own.source, scratch);
+    if (own.destination) destination_.pieces(tensor, *own.destination, scratch);
     return !scratch.empty();
   };
   walk(
       concerns,
-      [&](const Overlap& overlap) { return contains(side == Side::source ? overlap.holders : overlap.takers, rank); },
+      [&](const Overlap& overlap) {
+        return (own.source && contains(overlap.holders, *own.source)) ||
+               (own.destination && contains(overlap.takers, *own.destination));
+      },
       [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) {
         assign(tensor, overlap, turn, [&](const Copy& copy) {
           const bool forwarded = copy.fan_out == FanOut::forwarded;
-          const bool sends = copy.source.rank == rank && forwarded == (side == Side::destination);
-          const bool receives = copy.destination.rank == rank && side == Side::destination;
-          if (!sends && !receives) return;
+          const bool is_sent = copy.source.rank == (forwarded ? own.destination : own.source);
+          if (!is_sent && copy.destination.rank != own.destination) return;
           Copy& mine = result.copies.emplace_back(copy);
           mine.source = (forwarded ? from_destination : from_source).of(tensor, copy.source.rank, copy.box);
           mine.destination = to_destination.of(tensor, copy.destination.rank, copy.box);

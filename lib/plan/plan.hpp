@@ -11,6 +11,9 @@
 // of the longest; where H divides R, or a part would be smaller than Striping::min_bytes, boxes stay whole. The holders
 // are rotated by the tensor's number among those of its class plus the overlap's number within the tensor.
 //
+// Colocated sides (core/world.hpp): a taker that itself holds a box takes it from itself, before any other rule; holders
+// share the sending to the other takers only.
+//
 // Fan-out: takers of one domain can feed each other. Each of them then gets one stripe of the box from a holder, and
 // forwards it to the others: a box enters the domain once, in parts if several holders send it. Where stripes would be
 // smaller than Striping::min_bytes, there are fewer than takers, and takers take turns. Example: train TP1 to gen DP3
@@ -25,6 +28,7 @@
 #include <vector>
 
 #include "core/hash.hpp"
+#include "core/world.hpp"
 #include "layout/layout.hpp"
 
 namespace refit::plan {
@@ -65,13 +69,24 @@ struct Copy {
   End source;
   End destination;
   FanOut fan_out = FanOut::none;
+  bool to_self = false;  ///< both ends are one colocated rank: nothing crosses a wire
 
   std::int64_t elements() const { return box.volume(); }
   std::int64_t wire_bytes() const { return elements() * byte_size(source.format.dtype); }
 };
 
-/// The copies in which one rank is source or destination, in the plan's order: by tensor, overlap, destination,
-/// then box. With fan-out: by tensor, overlap, domain, then stripe; a relayed copy, then its forwarded ones.
+/// Return whether a process sends, or receives, a copy in which it has a part. It does both with copies to itself.
+inline bool sends(const OwnRanks& own, const Copy& copy) {
+  if (!own.destination) return true;
+  return (copy.fan_out == FanOut::forwarded ? own.destination : own.source) == copy.source.rank;
+}
+inline bool receives(const OwnRanks& own, const Copy& copy) {
+  return own.source ? own.destination == copy.destination.rank : !sends(own, copy);
+}
+
+/// The copies in which one process is source or destination, in the plan's order: by tensor, overlap, destination,
+/// then box; copies to oneself come first of an overlap. With fan-out: by tensor, overlap, domain, then stripe; a
+/// relayed copy, then its forwarded ones.
 struct RankPlan {
   std::vector<Copy> copies;
 };
@@ -94,12 +109,15 @@ struct Holding {
 class Planner {
  public:
   /// `tensors`: those to be copied (the bulk path's), in the order of the copies. `domain_ranks`: the number of
-  /// neighbouring destination ranks that feed each other (fan-out); 0 = none do.
+  /// neighbouring destination ranks that feed each other (fan-out); 0 = none do. `colocated`: rank r of either side is
+  /// one process.
   Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-          std::int64_t domain_ranks = 0, const Striping& striping = {});
+          std::int64_t domain_ranks = 0, const Striping& striping = {}, bool colocated = false);
 
-  /// Returns the copies in which `rank` of `side` takes part. Cost: one look per tensor and the rank's own copies.
-  RankPlan rank_plan(Side side, Rank rank) const;
+  /// Returns the copies in which a process takes part, on either side. Cost: one look per tensor and its own copies.
+  RankPlan rank_plan(const OwnRanks& own) const;
+  /// Returns the copies in which `rank` of `side` takes part.
+  RankPlan rank_plan(Side side, Rank rank) const { return rank_plan(OwnRanks(side, rank)); }
 
   /// Calls `visit` for every copy of every rank, in the plan's order, without places (End::place is not set).
   void for_each_copy(const std::function<void(const Copy&)>& visit) const;
@@ -122,7 +140,8 @@ class Planner {
   struct Overlap {
     Box box;
     std::vector<Rank> holders;
-    std::vector<Rank> takers;
+    std::vector<Rank> takers;           ///< those that do not take it from themselves
+    std::vector<Rank> to_self;          ///< takers that do: they hold it
     std::vector<std::int32_t> domains;  ///< the first taker of each, and the number of takers
     Format source_format;
     Format destination_format;
@@ -154,6 +173,7 @@ class Planner {
   const Layout& destination_;
   std::int64_t domain_ranks_;
   Striping striping_;
+  bool colocated_;
 };
 
 /// Returns the distinct boxes of `tensor` on one side, by first index. Throws (runtime) where boxes overlap without

@@ -18,8 +18,16 @@ std::pair<PortLoad, PortLoad> load_of(const Copy& copy, std::int64_t times, cons
   const bool crosses = from.device != to.device;
   const bool far = crosses && from.domain != to.domain;
   PortLoad sent;
-  sent.bytes = bytes;
   sent.memory = bytes_of(copy, Form::sent) * times;
+  if (copy.to_self) {
+    sent.self_bytes = bytes;
+    sent.self_copies = times;
+    PortLoad received = sent;
+    sent.self_memory = sent.memory;
+    received.self_memory = received.memory = bytes_of(copy, Form::stored) * times;
+    return {sent, received};
+  }
+  sent.bytes = bytes;
   sent.copies = times;
   if (crosses) sent.device = bytes;
   if (far) {
@@ -71,6 +79,9 @@ PortLoad& PortLoad::operator+=(const PortLoad& other) {
   staged_far += other.staged_far;
   copies += other.copies;
   copies_far += other.copies_far;
+  self_bytes += other.self_bytes;
+  self_memory += other.self_memory;
+  self_copies += other.self_copies;
   return *this;
 }
 
@@ -114,29 +125,30 @@ Loads& Loads::operator+=(const Loads& other) {
   return *this;
 }
 
-void Loads::put(Side side, Rank rank, const std::vector<PortLoad>& own) {
-  const std::size_t at = index_of(rank);
-  if (side == Side::source) {
-    sent[at] = own.front();
-    return;
-  }
-  forwarded_out[at] = own[0];
-  forwarded_in[at] = own[1];
-  for (std::size_t of_stage = 0; of_stage < received.size(); ++of_stage) received[of_stage][at] = own[2 + of_stage];
+void Loads::put(const OwnRanks& own, const std::vector<PortLoad>& loads) {
+  auto next = loads.begin();
+  if (own.source) sent[index_of(*own.source)] = *next++;
+  if (!own.destination) return;
+  const std::size_t at = index_of(*own.destination);
+  forwarded_out[at] = *next++;
+  forwarded_in[at] = *next++;
+  for (auto& of_stage : received) of_stage[at] = *next++;
 }
 
-std::vector<PortLoad> loads_of(const std::vector<Copy>& copies, Side side, Rank rank, const Layout& source,
+std::vector<PortLoad> loads_of(const std::vector<Copy>& copies, const OwnRanks& own, const Layout& source,
                                const Placement& placement, Form form) {
-  std::vector<PortLoad> own(side == Side::source ? 1 : 2 + static_cast<std::size_t>(source.stages()));
+  const std::size_t forwards = own.source ? 1 : 0;  // where the destination rank's loads begin
+  std::vector<PortLoad> loads(forwards + (own.destination ? 2 + static_cast<std::size_t>(source.stages()) : 0));
   for (const Copy& copy : copies) {
     const auto contiguous = [&](const End& end) { return is_contiguous(copy.box.extent, end.place.strides); };
     const auto [out, in] = load_of(copy, 1, {contiguous(copy.source), contiguous(copy.destination)}, placement, form);
     const bool forwarded = copy.fan_out == FanOut::forwarded;
-    if (side == Side::source || (forwarded && copy.source.rank == rank)) own[0] += out;
-    if (side == Side::source || copy.destination.rank != rank) continue;
-    own[forwarded ? 1 : 2 + static_cast<std::size_t>(source.stage(copy.source.rank))] += in;
+    if (sends(own, copy)) loads[forwarded ? forwards : 0] += out;
+    if (!receives(own, copy)) continue;
+    const auto stage = static_cast<std::size_t>(forwarded ? 0 : source.stage(copy.source.rank));
+    loads[forwards + (forwarded ? 1 : 2 + stage)] += in;
   }
-  return own;
+  return loads;
 }
 
 std::vector<std::int64_t> Traffic::sent() const {
@@ -199,10 +211,11 @@ Traffic traffic(const Planner& planner, const Placement& placement, const Traffi
   planner.for_each_shared_copy([&](const Copy& copy, std::span<const Tensor* const> tensors, const Planner::Lie& lie) {
     const std::int64_t times = std::ssize(tensors);
     const std::int64_t bytes = bytes_of(copy, options.form) * times;
-    result.bytes += bytes;
-    result.copies += times;
     result.loads.add(copy, times, lie, placement, options.form);
     if (options.hash) add_hashes(copy, tensors);
+    if (copy.to_self) return;
+    result.bytes += bytes;
+    result.copies += times;
     if (options.matrix && copy.fan_out != FanOut::forwarded)
       result.matrix[index_of(copy.source.rank)][index_of(copy.destination.rank)] += bytes;
   });

@@ -31,6 +31,9 @@ struct PortLoad {
   std::int64_t staged_far = 0;  ///< of `domain`: likewise
   std::int64_t copies = 0;
   std::int64_t copies_far = 0;  ///< to or from other domains
+  std::int64_t self_bytes = 0;  ///< from a rank to itself: in `memory` alone of the above
+  std::int64_t self_memory = 0;  ///< of `memory`: read or stored by these
+  std::int64_t self_copies = 0;
 
   PortLoad& operator+=(const PortLoad& other);
 };
@@ -49,18 +52,19 @@ struct Loads {
   /// Adds both ends of a copy that `times` tensors have.
   void add(const Copy& copy, std::int64_t times, const Planner::Lie& lie, const Placement& placement, Form form);
   Loads& operator+=(const Loads& other);
-  /// Puts in the loads that loads_of found on one rank.
-  void put(Side side, Rank rank, const std::vector<PortLoad>& own);
+  /// Puts in the loads that loads_of found in one process.
+  void put(const OwnRanks& own, const std::vector<PortLoad>& loads);
   /// Returns the load of one destination rank from source ranks, of all stages.
   PortLoad received_by(std::size_t rank) const;
 };
 
-/// Returns one rank's own loads, by its copies. A source rank has the load that it sends; a destination rank has the
-/// load that it forwards, the load that is forwarded to it, and the load that it receives from each source stage.
-std::vector<PortLoad> loads_of(const std::vector<Copy>& copies, Side side, Rank rank, const Layout& source,
+/// Returns one process's own loads, by its copies. A source rank has the load that it sends; a destination rank has the
+/// load that it forwards, the load that is forwarded to it, and the load that it receives from each source stage. A
+/// process that is both has them one after the other.
+std::vector<PortLoad> loads_of(const std::vector<Copy>& copies, const OwnRanks& own, const Layout& source,
                                const Placement& placement, Form form);
 
-/// The world's totals.
+/// The world's totals. Copies from a rank to itself are in `loads` alone, and in the hash.
 struct Traffic {
   std::int64_t bytes = 0;
   std::int64_t copies = 0;

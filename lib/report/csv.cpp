@@ -50,17 +50,19 @@ std::vector<std::string> phase_names(const Result& result) {
 std::string to_csv(const Result& result) {
   const auto phases = phase_names(result);
   const std::string run = run_fields(result);
+  const std::string bytes =
+      fmt::format("{},{}", result.payload ? fmt::format("{}", result.payload->total_bytes()) : "",
+                  result.wire ? fmt::format("{},{}", result.wire->bytes, result.wire->self_bytes) : ",");
   std::string text =
       "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
       "weight_sync_seconds";
   for (const std::string& phase : phases) text += fmt::format(",{}", field(phase + "_seconds"));
-  text += ",payload_bytes,algbw_gb_per_s,elements_wrong,kl_max\n";
+  text += ",payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,elements_wrong,kl_max\n";
   for (const Refit& refit : result.refits) {
     text += fmt::format("{},{},{},{}", run, refit.number, refit.warmup ? 1 : 0, refit.weight_sync);
     for (const std::string& phase : phases) text += ',' + optional_field(find_phase(refit, phase));
-    text += fmt::format(",{},{},{},{}\n", result.payload ? fmt::format("{}", result.payload->total_bytes()) : "",
-                        optional_field(algorithm_bandwidth(result, refit)), optional_field(refit.elements_wrong),
-                        optional_field(refit.kl_max));
+    text += fmt::format(",{},{},{},{}\n", bytes, optional_field(algorithm_bandwidth(result, refit)),
+                        optional_field(refit.elements_wrong), optional_field(refit.kl_max));
   }
   return text;
 }

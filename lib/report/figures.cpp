@@ -28,6 +28,7 @@ const std::map<std::string, Figure>& figures() {
       {"schedule.group_operations_max", figure<&Result::schedule, &Schedule::group_operations_max>},
       {"schedule.serial_groups_max", figure<&Result::schedule, &Schedule::serial_groups_max>},
       {"wire.bytes", figure<&Result::wire, &Wire::bytes>},
+      {"wire.self_bytes", figure<&Result::wire, &Wire::self_bytes>},
       {"wire.copies", figure<&Result::wire, &Wire::copies>},
       {"wire.egress_bytes_max", figure<&Result::wire, &Wire::egress_bytes_max>},
       {"wire.ingress_bytes_max", figure<&Result::wire, &Wire::ingress_bytes_max>}};

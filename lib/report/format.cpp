@@ -98,9 +98,11 @@ std::string format_model(const ModelSeconds& model) {
                      format_seconds(model.misc));
 }
 
-std::string forwarded_text(const Wire& wire) {
-  if (wire.forwarded_bytes == 0) return "";
-  return fmt::format(", {} forwarded by gen ranks", format_bytes(wire.forwarded_bytes));
+std::string beside_text(const Wire& wire) {
+  std::string text;
+  if (wire.forwarded_bytes > 0) text += fmt::format(", {} forwarded by gen ranks", format_bytes(wire.forwarded_bytes));
+  if (wire.self_bytes > 0) text += fmt::format(", besides {} from ranks to themselves", format_bytes(wire.self_bytes));
+  return text;
 }
 
 std::string m2n_text(const M2n& m2n) {

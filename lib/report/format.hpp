@@ -43,8 +43,9 @@ std::string format_bound(const Bound& bound);
 /// Returns a model and its parts: "6.72 s by schedule (wire 3.62 s at device in, ...)".
 std::string format_model(const ModelSeconds& model);
 
-/// Returns ", 10.92 GB forwarded by gen ranks" where there is fan-out, else "".
-std::string forwarded_text(const Wire& wire);
+/// Returns ", 10.92 GB forwarded by gen ranks" where there is fan-out, and ", besides 1.00 GB from ranks to themselves"
+/// where ranks are colocated; else "".
+std::string beside_text(const Wire& wire);
 
 /// Returns the lines labelled "m2n": the tensors that go by NCCL M2N's operation and those that go by p2p, with the
 /// reasons.

@@ -111,9 +111,13 @@ void write_case(hid_t file, const Result& result) {
   write_attribute(file, "train", result.train.layout);
   write_attribute(file, "gen", result.gen.layout);
   for (const auto& [key, value] : result.settings) write_setting(file, "settings." + key, value);
-  if (!result.payload) return;
-  write_attribute(file, "bulk_bytes", result.payload->bulk_bytes);
-  write_attribute(file, "misc_bytes", result.payload->misc_bytes);
+  if (result.payload) {
+    write_attribute(file, "bulk_bytes", result.payload->bulk_bytes);
+    write_attribute(file, "misc_bytes", result.payload->misc_bytes);
+  }
+  if (!result.wire) return;
+  write_attribute(file, "wire_bytes", result.wire->bytes);
+  write_attribute(file, "self_bytes", result.wire->self_bytes);
 }
 
 void write_samples(hid_t file, const Result& result) {

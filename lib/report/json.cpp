@@ -84,7 +84,9 @@ Json to_json(const Wire& wire) {
           {"egress_bytes_max", wire.egress_bytes_max},
           {"ingress_bytes_max", wire.ingress_bytes_max},
           {"local_bytes", wire.local_bytes},
-          {"forwarded_bytes", wire.forwarded_bytes}};
+          {"forwarded_bytes", wire.forwarded_bytes},
+          {"self_bytes", wire.self_bytes},
+          {"self_copies", wire.self_copies}};
 }
 
 Json to_json(const Memory& memory) {

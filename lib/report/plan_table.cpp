@@ -93,7 +93,7 @@ void print_plan(std::ostream& out, const Result& result) {
   if (result.payload) out << payload_line(*result.payload) << '\n';
   if (result.plan) print_plan_part(out, *result.plan);
   if (result.wire)
-    out << labelled("wire", fmt::format("{} in all{}", format_bytes(result.wire->bytes), forwarded_text(*result.wire)));
+    out << labelled("wire", fmt::format("{} in all{}", format_bytes(result.wire->bytes), beside_text(*result.wire)));
   if (result.m2n) out << m2n_text(*result.m2n);
   const PlanWorld world = result.plan && result.plan->world ? *result.plan->world : PlanWorld();
   print_rank_bytes(out, "train", "sent", world.sent);
@@ -109,14 +109,16 @@ void print_plan(std::ostream& out, const Result& result) {
   out << verdict(result) << '\n' << std::flush;
 }
 
-std::string byte_matrix_text(const ByteMatrix& matrix) {
+std::string byte_matrix_text(const ByteMatrix& matrix, bool colocated) {
   const auto train = matrix.size();
-  const auto world = train + columns(matrix);
+  const auto first = colocated ? 0 : train;  // gen rank
+  const auto end = first + columns(matrix);
+  const auto world = std::max(train, end);
   std::string text;
   for (std::size_t sender = 0; sender < world; ++sender) {
     for (std::size_t receiver = 0; receiver < world; ++receiver) {
-      const bool moves = sender < train && receiver >= train;
-      text += fmt::format("{}{}", receiver == 0 ? "" : " ", moves ? matrix[sender][receiver - train] : 0);
+      const bool moves = sender < train && receiver >= first && receiver < end;
+      text += fmt::format("{}{}", receiver == 0 ? "" : " ", moves ? matrix[sender][receiver - first] : 0);
     }
     text += '\n';
   }

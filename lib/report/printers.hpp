@@ -13,7 +13,7 @@ std::string to_json(const Result& result);
 
 /// Returns a heading, then one row per refit (warm-up included): case, model, executor, bulk, train, gen, train_ranks,
 /// gen_ranks, train_precision, gen_precision, refit, warmup, weight_sync_seconds, a column `<phase>_seconds` per phase,
-/// payload_bytes, algbw_gb_per_s, elements_wrong, kl_max. Unknown values are empty.
+/// payload_bytes, wire_bytes, self_bytes, algbw_gb_per_s, elements_wrong, kl_max. Unknown values are empty.
 std::string to_csv(const Result& result);
 
 /// Returns the document of schema `nccl_m2n.benchmark.metrics` version 1, as NCCL M2N's benchmarks write it:
@@ -26,7 +26,8 @@ std::string to_junit(const Result& result);
 
 /// An HDF5 file. Errors: runtime.
 ///
-///     /                   attributes schema, case, description, status, exit_code, train, gen, settings.<key>, ...
+///     /                   attributes schema, case, description, status, exit_code, train, gen, settings.<key>,
+///                         bulk_bytes, misc_bytes, wire_bytes, self_bytes, ...
 ///     /weight_sync        float64 [refits after the warm-up], seconds; attribute `first`: refit 1
 ///     /phases/<name>      float64 [1 for load, plan, ...; else as weight_sync], seconds
 ///     /byte_matrix        int64 [train ranks, gen ranks], bytes

@@ -42,9 +42,9 @@ struct Failure {
   std::string phase;                 ///< "load", "plan", "bulk", ...
 };
 
-/// One rank of the run.
+/// One rank of a side; a colocated process has two of them.
 struct RankInfo {
-  std::int64_t rank = 0;  ///< in the world: train first, then gen
+  std::int64_t rank = 0;  ///< in the world
   std::string group;      ///< "train" or "gen"
   std::int64_t pid = 0;
   std::string host;

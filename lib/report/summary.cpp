@@ -46,7 +46,7 @@ void print_sizes(std::ostream& out, const Result& result) {
     const Wire& wire = *result.wire;
     out << labelled("wire", fmt::format("{} in {} copies, {} local{}; busiest sender {}, busiest receiver {}",
                                         format_bytes(wire.bytes), format_count(wire.copies),
-                                        format_bytes(wire.local_bytes), forwarded_text(wire),
+                                        format_bytes(wire.local_bytes), beside_text(wire),
                                         format_bytes(wire.egress_bytes_max), format_bytes(wire.ingress_bytes_max)));
   }
   if (result.memory) {

@@ -28,6 +28,6 @@ void print_plan(std::ostream& out, const Result& result);
 
 /// Returns the byte matrix over world ranks (train first, then gen) as whitespace-separated text, one line per sending
 /// rank: square, because alltoallv benchmarks read as many columns as there are ranks.
-std::string byte_matrix_text(const ByteMatrix& matrix);
+std::string byte_matrix_text(const ByteMatrix& matrix, bool colocated = false);
 
 }  // namespace refit::report

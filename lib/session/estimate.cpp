@@ -8,29 +8,17 @@ namespace {
 
 using transport::Control;
 
-/// Returns this process's place on its side.
-std::pair<Side, Rank> place_of(const Control& world, const plan::Paths& paths) {
-  const std::int32_t train_ranks = paths.source.ranks();
-  const bool is_train = world.rank() < train_ranks;
-  return {is_train ? Side::source : Side::destination, Rank{world.rank() - (is_train ? 0 : train_ranks)}};
-}
-
 /// Gathers all ranks' loads at rank 0; zeros elsewhere.
 plan::Loads gather_loads(Control& world, const plan::Paths& paths, const std::vector<plan::Copy>& copies,
                          const plan::Placement& placement, plan::Form form) {
-  const auto [side, rank] = place_of(world, paths);
+  const WorldMap map = paths.world();
   Control::Bytes mine;
-  for (const plan::PortLoad& load : plan::loads_of(copies, side, rank, paths.source, placement, form))
+  for (const plan::PortLoad& load : plan::loads_of(copies, map.own(world.rank()), paths.source, placement, form))
     transport::append(mine, load);
   plan::Loads loads(paths.source, paths.destination.ranks());
   const std::vector<Control::Bytes> all = world.gather(mine, 0);
-  const auto train_ranks = static_cast<std::size_t>(paths.source.ranks());
-  for (std::size_t r = 0; r < all.size(); ++r) {
-    const bool is_train = r < train_ranks;
-    loads.put(is_train ? Side::source : Side::destination,
-              Rank{static_cast<std::int32_t>(r - (is_train ? 0 : train_ranks))},
-              transport::read_all<plan::PortLoad>(all[r]));
-  }
+  for (std::size_t r = 0; r < all.size(); ++r)
+    loads.put(map.own(static_cast<std::int32_t>(r)), transport::read_all<plan::PortLoad>(all[r]));
   return loads;
 }
 
@@ -57,20 +45,22 @@ void share(Control& world, Estimate& estimate) {
 /// Gathers the byte matrix of the planned copies at rank 0; empty elsewhere.
 plan::ByteMatrix gather_byte_matrix(Control& world, const plan::Paths& paths, const std::vector<plan::Copy>& copies,
                                     plan::Form form) {
-  const auto [side, rank] = place_of(world, paths);
+  const OwnRanks own = paths.world().own(world.rank());
   const auto train_ranks = static_cast<std::size_t>(paths.source.ranks());
-  std::vector<std::int64_t> column(side == Side::destination ? train_ranks : 0, 0);
+  std::vector<std::int64_t> column(own.destination ? train_ranks : 0, 0);
   for (const plan::Copy& copy : copies) {
-    const bool mine = side == Side::destination && copy.fan_out != plan::FanOut::forwarded;
-    if (mine) column[static_cast<std::size_t>(to_int(copy.source.rank))] += plan::bytes_of(copy, form);
+    const bool counts = copy.fan_out != plan::FanOut::forwarded && !copy.to_self;
+    if (counts && plan::receives(own, copy))
+      column[static_cast<std::size_t>(to_int(copy.source.rank))] += plan::bytes_of(copy, form);
   }
   Control::Bytes bytes;
   for (const std::int64_t value : column) transport::append(bytes, value);
   const std::vector<Control::Bytes> all = world.gather(bytes, 0);
   if (all.empty()) return {};
   plan::ByteMatrix matrix(train_ranks);
-  for (std::size_t r = train_ranks; r < all.size(); ++r) {
+  for (std::size_t r = 0; r < all.size(); ++r) {
     const auto received = transport::read_all<std::int64_t>(all[r]);
+    if (received.empty()) continue;
     for (std::size_t from = 0; from < train_ranks; ++from) matrix[from].push_back(received[from]);
   }
   return matrix;

@@ -22,8 +22,8 @@ struct OnTheWay {
   Quantiser quantiser;
 };
 
-/// The weights that move and the layouts between which they move; the same on all ranks. World ranks are the source's,
-/// then the destination's. Borrows everything.
+/// The weights that move and the layouts between which they move; the same on all ranks. `paths` says whether the sides
+/// are apart or colocated (core/world.hpp). Borrows everything.
 struct Exchange {
   const model::Model& model;
   plan::Paths paths;
@@ -31,16 +31,23 @@ struct Exchange {
   /// scales behind their weights.
   std::optional<OnTheWay> quantised = std::nullopt;
 
-  std::int32_t source_ranks() const { return paths.source.ranks(); }
-  std::int32_t ranks() const { return paths.source.ranks() + paths.destination.ranks(); }
+  WorldMap world() const { return paths.world(); }
 };
 
-/// The memory of one rank's storages, which the caller owns and keeps for as long as the session lives.
-struct OwnMemory {
+/// The memory of one rank's storages on one side.
+struct SideMemory {
   const layout::LocalLayout& layout;  ///< everything that this rank stores, of all tensors
   transport::LocalMemory storages;
-  std::span<std::byte> arena;              ///< the memory that has all of them
+  std::span<std::byte> arena;  ///< the memory that has all of them
+};
+
+/// The memory of one process, which the caller owns and keeps for as long as the session lives: of the sides on which it
+/// is a rank.
+struct OwnMemory {
+  std::optional<SideMemory> source, destination;
   transport::PeerMemory* peers = nullptr;  ///< maps the destination ranks' arenas; nullptr: none is mapped
+
+  const std::optional<SideMemory>& of(Side side) const { return side == Side::source ? source : destination; }
 };
 
 enum class FanOut : std::uint8_t { automatic, on, off };

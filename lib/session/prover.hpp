@@ -24,7 +24,6 @@ class Prover {
   verify::Verifier& verifier() { return verifier_; }
 
  private:
-  bool is_source_;
   const Session& session_;
   verify::Verifier verifier_;
 };

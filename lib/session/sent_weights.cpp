@@ -25,7 +25,7 @@ std::int64_t SentWeights::bytes(const model::Model& model, const layout::LocalLa
 }
 
 SentWeights::SentWeights(const kernels::ExecutionSpace& space, transport::Control& world, transport::Links& links,
-                         const Exchange& exchange, const layout::LocalLayout* layout, const OwnMemory* mine,
+                         const Exchange& exchange, const layout::LocalLayout* layout, const SideMemory* mine,
                          const HasMemory& has_memory) {
   transport::QuantisedPieces pieces;
   transport::together(world, [&] {
@@ -38,7 +38,7 @@ SentWeights::SentWeights(const kernels::ExecutionSpace& space, transport::Contro
 }
 
 void SentWeights::allocate(transport::Links& links, const model::Model& model, const layout::LocalLayout& layout,
-                           const OwnMemory& mine, const HasMemory& has_memory) {
+                           const SideMemory& mine, const HasMemory& has_memory) {
   const std::int64_t bytes = SentWeights::bytes(model, layout, has_memory);
   if (bytes > 0) arena_ = links.memory(bytes);
   std::byte* next = arena().data();

@@ -20,7 +20,7 @@ class SentWeights {
   /// `mine`: the rank's own storages. Destination ranks have neither (nullptr). Errors (runtime), on all ranks alike:
   /// too little memory.
   SentWeights(const kernels::ExecutionSpace& space, transport::Control& world, transport::Links& links,
-              const Exchange& exchange, const layout::LocalLayout* layout, const OwnMemory* mine,
+              const Exchange& exchange, const layout::LocalLayout* layout, const SideMemory* mine,
               const HasMemory& has_memory);
 
   /// Returns the memory. Weights that are not quantised have the memory of the weights themselves; storages without
@@ -35,7 +35,7 @@ class SentWeights {
 
  private:
   void allocate(transport::Links& links, const model::Model& model, const layout::LocalLayout& layout,
-                const OwnMemory& mine, const HasMemory& has_memory);
+                const SideMemory& mine, const HasMemory& has_memory);
 
   std::unique_ptr<transport::Arena> arena_;
   transport::LocalMemory memory_;

@@ -43,25 +43,28 @@ bool may_quantise_as_it_sends(const Exchange& exchange, const How& how) {
 
 }  // namespace
 
-std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, Mapped mapped) {
+std::int64_t staging_bytes(const Exchange& exchange, const How& how, const OwnRanks& own, Mapped mapped) {
   const plan::Paths& paths = exchange.paths;
-  const bool is_source = side == Side::source;
   const std::int64_t misc = plan::misc_stream_bytes(paths.misc, paths.source);
   const std::int64_t misc_buffer = std::min(how.misc_buffer_bytes, misc);
+  const auto arena_bytes = [&](const layout::Layout& stored, Rank rank) {
+    return transport::ArenaMap(layout::materialise(stored, exchange.model.tensors, rank)).bytes;
+  };
   std::int64_t bytes = 0;
-  if (exchange.quantised && is_source) {
-    const auto layout = layout::materialise(exchange.quantised->layout, exchange.model.tensors, rank);
+  std::int64_t moved = 0;
+  if (own.source && exchange.quantised) {
+    const auto layout = layout::materialise(exchange.quantised->layout, exchange.model.tensors, *own.source);
     const bool sends_quantise = mapped == Mapped::every_rank && may_quantise_as_it_sends(exchange, how);
     bytes += SentWeights::bytes(exchange.model, layout, staged(exchange, sends_quantise));
   }
-  if (!is_source || to_int(rank) == 0) bytes += 2 * misc_buffer;
-  if (is_source && misc > 0)
+  if (own.destination || own.source == Rank{0}) bytes += 2 * misc_buffer;
+  if (own.source && misc > 0)
     bytes += transport::ring_bytes(transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer));
-  const layout::Layout& stored = is_source && exchange.quantised ? exchange.quantised->train
-                                 : is_source                     ? paths.source
-                                                                 : paths.destination;
-  const auto local = layout::materialise(stored, exchange.model.tensors, rank);
-  const std::int64_t moved = transport::ArenaMap(local).bytes * (is_source ? paths.destination.ranks() : 1);
+  if (own.source) {
+    const layout::Layout& stored = exchange.quantised ? exchange.quantised->train : paths.source;
+    moved += arena_bytes(stored, *own.source) * paths.destination.ranks();
+  }
+  if (own.destination) moved += arena_bytes(paths.destination, *own.destination);
   return bytes + how.row().staging_bytes(how.tuning, moved);
 }
 
@@ -78,19 +81,19 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
       progress_(progress) {
   together(world_, [&] {
     if (exchange_.quantised && is_source())
-      sent_layout_ = layout::materialise(exchange_.quantised->layout, exchange_.model.tensors, rank());
+      sent_layout_ = layout::materialise(exchange_.quantised->layout, exchange_.model.tensors, *own().source);
   });
   sends_quantise_ = may_quantise_as_it_sends(exchange_, how_) && all_mapped();
   make_communicators();
   begin("probe");
   probe();
-  const plan::Placement placement = places_.placement(exchange_.source_ranks());
+  const plan::Placement placement = places_.placement(exchange_.world());
   estimate_.bound = plan::lower_bound(exchange_.model.tensors, exchange_.paths.source, exchange_.paths.destination,
                                       estimate_.rates, placement);
   estimate_.fan_out_ranks = choose_fan_out();
   double start = now();
   std::vector<plan::Copy> copies;
-  together(world_, [&] { copies = planner().rank_plan(side(), rank()).copies; });
+  together(world_, [&] { copies = planner().rank_plan(own()).copies; });
   plan_seconds_ = now() - start;
   count(world_, exchange_, how_, copies, placement, estimate_);
 
@@ -126,8 +129,9 @@ Session::~Session() {
 /// Returns whether every rank can store into every destination rank's memory.
 bool Session::all_mapped() const {
   std::int64_t unmapped = mine_.peers == nullptr ? 1 : 0;
-  for (int r = exchange_.source_ranks(); r < exchange_.ranks() && unmapped == 0; ++r) {
-    if (mine_.peers->map(r) == nullptr) ++unmapped;
+  const WorldMap map = exchange_.world();
+  for (std::int32_t r = 0; r < map.destination && unmapped == 0; ++r) {
+    if (mine_.peers->map(map.world_rank(Side::destination, Rank{r})) == nullptr) ++unmapped;
   }
   return world_.sum(unmapped) == 0;
 }
@@ -135,8 +139,7 @@ bool Session::all_mapped() const {
 void Session::make_communicators() {
   const transport::ExecutorRow& row = how_.row();
   const layout::Layout& source = exchange_.paths.source;
-  const int source_ranks = exchange_.source_ranks();
-  const std::vector<int> destination = iota(source_ranks, exchange_.paths.destination.ranks());
+  const WorldMap map = exchange_.world();
   // The world's communicator serves the probe, and executors with a single communicator. Ranks that all map each
   // other's memory need none to store into it.
   const bool needed = links_.probes_messages() || !row.stores || !all_mapped();
@@ -147,34 +150,36 @@ void Session::make_communicators() {
     note(links_.prepare());
   }
   const std::int64_t streams = how_.tuning.streams;
-  communicators_.push_back(needed ? links_.communicator(transport::Purpose::bulk, iota(0, exchange_.ranks()), streams)
+  communicators_.push_back(needed ? links_.communicator(transport::Purpose::bulk, iota(0, map.size()), streams)
                                   : nullptr);
   std::vector<transport::Communicator*> route{communicators_.front().get()};
   if (how_.per_stage) {
     route.clear();
-    const int per_stage = source_ranks / source.stages();
     const std::int64_t lanes = row.takes_turns ? transport::lanes_of_stage(streams, source.stages()) : streams;
     for (int stage = 0; stage < source.stages(); ++stage) {
-      std::vector<int> members = iota(stage * per_stage, per_stage);
-      members.insert(members.end(), destination.begin(), destination.end());
-      communicators_.push_back(links_.communicator(transport::Purpose::bulk, members, lanes));
+      communicators_.push_back(
+          links_.communicator(transport::Purpose::bulk, transport::members_of_stage(source, map, stage), lanes));
       route.push_back(communicators_.back().get());
     }
   }
   if (has_misc) {
-    std::vector<int> stream = destination;
-    stream.insert(stream.begin(), 0);
-    gather_ = links_.communicator(transport::Purpose::gather, iota(0, source_ranks), streams);
+    std::vector<int> stream = iota(map.first_destination(), map.destination);
+    if (stream.front() != 0) stream.insert(stream.begin(), 0);
+    gather_ = links_.communicator(transport::Purpose::gather, iota(0, map.source), streams);
     stream_ = links_.communicator(transport::Purpose::stream, stream, 1);
   }
-  routes_ = std::make_unique<transport::Routes>(source, std::move(route), source_ranks);
+  routes_ = std::make_unique<transport::Routes>(source, std::move(route), map);
 }
 
 void Session::probe() {
-  const std::int64_t arena = std::ssize(mine_.arena);
+  const auto arena_bytes = [&](Side side) {
+    const std::optional<SideMemory>& memory = mine_.of(side);
+    return memory ? std::optional(std::ssize(memory->arena)) : std::nullopt;
+  };
+  const std::optional<std::int64_t> arena = arena_bytes(Side::destination);
   constexpr std::int64_t kNone = -(std::int64_t{1} << 62);
-  transport::ProbedRun run{exchange_.source_ranks(), world_.sum(is_source() ? std::int64_t{0} : arena),
-                           world_.max(is_source() ? arena : std::int64_t{0})};
+  transport::ProbedRun run{exchange_.world().source, world_.sum(arena.value_or(0)),
+                           world_.max(arena_bytes(Side::source).value_or(0))};
   if (!exchange_.paths.bulk.empty()) {
     run.from = exchange_.paths.source.format(exchange_.paths.bulk.front())->dtype;
     run.to = exchange_.paths.destination.format(exchange_.paths.bulk.front())->dtype;
@@ -184,9 +189,9 @@ void Session::probe() {
                                  communicators_.front().get(),
                                  mine_.peers,
                                  how_.tuning.streams,
-                                 exchange_.source_ranks(),
+                                 exchange_.world(),
                                  run,
-                                 -world_.max(is_source() ? kNone : -arena)};
+                                 -world_.max(arena ? -*arena : kNone)};
   estimate_.probed = transport::best_of(estimate_.probed, links_.probe(probed, how_.probe_seconds));
   estimate_.rates = links_.rates(estimate_.probed, places_);
 }
@@ -210,17 +215,17 @@ std::int64_t Session::choose_fan_out() const {
   if (how_.fan_out == FanOut::on) return paths.destination.ranks();
   if (!mapped) return 0;
   return plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates,
-                              places_.placement(exchange_.source_ranks()));
+                              places_.placement(exchange_.world()), paths.colocated);
 }
 
 plan::Planner Session::planner() const {
   const plan::Paths& paths = exchange_.paths;
-  return {paths.bulk, paths.source, paths.destination, estimate_.fan_out_ranks};
+  return {paths.bulk, paths.source, paths.destination, estimate_.fan_out_ranks, {}, paths.colocated};
 }
 
 std::unique_ptr<SentWeights> Session::make_sent(const SentWeights::HasMemory& has_memory) const {
   return std::make_unique<SentWeights>(space_, world_, links_, exchange_, is_source() ? &sent_layout_ : nullptr,
-                                       is_source() ? &mine_ : nullptr, has_memory);
+                                       is_source() ? &*mine_.source : nullptr, has_memory);
 }
 
 std::unique_ptr<SentWeights> Session::make_expected() const {
@@ -231,27 +236,31 @@ std::unique_ptr<SentWeights> Session::make_expected() const {
 
 void Session::agree(const std::vector<plan::Copy>& copies) {
   together(world_, [&] {
-    transport::agree(world_, side(), rank(), exchange_.source_ranks(), copies, exchange_.model.tensors);
+    transport::agree(world_, exchange_.world(), copies, exchange_.model.tensors);
     transport::agree_on_stream(world_, exchange_.paths.misc, exchange_.model.tensors);
   });
 }
 
 void Session::require_stored(const std::vector<plan::Copy>& copies) const {
-  const layout::LocalLayout& mine = sent_ && is_source() ? sent_layout_ : mine_.layout;
-  for (const plan::Copy& copy : copies) {
-    const bool sends = is_source() || (copy.fan_out == plan::FanOut::forwarded && copy.source.rank == rank());
-    if (mine.has((sends ? copy.source : copy.destination).place.storage)) continue;
+  const OwnRanks me = own();
+  const auto require = [&](const plan::Copy& copy, Side side, const plan::End& end, const char* what) {
+    const layout::LocalLayout& stored = side == Side::source ? sent_layout() : mine_.destination->layout;
+    if (stored.has(end.place.storage)) return;
     fail_runtime("internal error: {} rank {} is to {} {}, of which it stores nothing [L7]",
-                 is_source() ? "train" : "gen", to_int(rank()), sends ? "send" : "receive",
-                 exchange_.model[copy.tensor].name);
+                 side == Side::source ? "train" : "gen", to_int(*me.of(side)), what, exchange_.model[copy.tensor].name);
+  };
+  for (const plan::Copy& copy : copies) {
+    const bool forwarded = copy.fan_out == plan::FanOut::forwarded;
+    if (plan::sends(me, copy)) require(copy, forwarded ? Side::destination : Side::source, copy.source, "send");
+    if (plan::receives(me, copy)) require(copy, Side::destination, copy.destination, "receive");
   }
 }
 
 void Session::make_executors(const std::vector<plan::Copy>& copies) {
   const plan::Paths& paths = exchange_.paths;
-  const transport::LocalMemory& source = sent_ && is_source() ? sent_->memory() : mine_.storages;
-  const transport::Endpoint me{side(), rank(), is_source() ? source : transport::LocalMemory(),
-                               is_source() ? transport::LocalMemory() : mine_.storages};
+  transport::Endpoint me{own(), {}, {}};
+  if (mine_.source) me.source = sent_ ? sent_->memory() : mine_.source->storages;
+  if (mine_.destination) me.destination = mine_.destination->storages;
   transport::QuantisedSends sends;
   if (sends_quantise_) sends = {&sent_->quantise(), &paths.destination};
   paths_.push_back({kBulk, how_.row().make({space_, world_, links_, *routes_, me, paths.bulk, paths.source,
@@ -277,7 +286,8 @@ std::vector<transport::Communicator*> Session::all_communicators() const {
 void Session::register_memory() {
   transport::MemoryList memory;
   for (const Path& path : paths_) std::ranges::copy(path.executor->staging(), std::back_inserter(memory));
-  memory.push_back(mine_.arena);
+  for (const Side side : {Side::source, Side::destination})
+    if (mine_.of(side)) memory.push_back(mine_.of(side)->arena);
   if (sent_ && !sent_->arena().empty()) memory.push_back(sent_->arena());
   bool registered = true;
   for (transport::Communicator* communicator : all_communicators()) registered &= communicator->register_memory(memory);
@@ -326,10 +336,17 @@ transport::Schedule Session::schedule() const {
 
 std::vector<transport::Statistic> Session::statistics() const { return bulk().statistics(); }
 
-verify::RankView Session::sent_view() const {
-  const Group group = is_source() ? Group::train : Group::gen;
-  if (!sent_ || !is_source()) return {group, rank(), &mine_.layout, mine_.storages.storages()};
-  return {group, rank(), &sent_layout_, sent_->memory().storages()};
+std::vector<verify::RankView> Session::views() const {
+  const OwnRanks me = own();
+  std::vector<verify::RankView> views;
+  if (me.source) {
+    const transport::LocalMemory& sent = sent_ ? sent_->memory() : mine_.source->storages;
+    views.push_back({Group::train, *me.source, &sent_layout(), sent.storages()});
+  }
+  if (me.destination)
+    views.push_back(
+        {Group::gen, *me.destination, &mine_.destination->layout, mine_.destination->storages.storages()});
+  return views;
 }
 
 }  // namespace refit::session

@@ -28,13 +28,9 @@ struct RefitSeconds {
 /// Whose memory a rank will map.
 enum class Mapped : std::uint8_t { every_rank, perhaps_not_all };
 
-/// Memory beside the weights that a rank of a side takes for staging, at most: what is known before anything is
+/// Returns the most memory beside the weights that a process takes for staging, as far as it is known before anything is
 /// allocated.
-std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, Mapped mapped);
-
-/// Returns the most memory beside the weights that a rank of a side takes for staging, as far as it is known before
-/// anything is allocated.
-std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, Mapped mapped);
+std::int64_t staging_bytes(const Exchange& exchange, const How& how, const OwnRanks& own, Mapped mapped);
 
 /// A plan and its executors over the caller's memory. Every function is collective over the world, except where it says
 /// otherwise. Errors (CollectiveError): all ranks throw the same one, in step.
@@ -70,17 +66,16 @@ class Session {
   /// Returns whether weights are quantised in memory before they are sent: RefitSeconds has their part.
   bool quantises_first() const { return sent_ && sent_->quantise().is_needed(); }
 
-  /// Returns the storages that this rank sends, for a verifier; on a destination rank, those that it stores. Where
-  /// weights are quantised as they are sent there is no such memory: `make_expected` makes it.
-  verify::RankView sent_view() const;
+  /// Returns the storages that this process sends, for a verifier, and those that it stores as a destination rank. Where
+  /// weights are quantised as they are sent there is no memory of what is sent: `make_expected` makes it.
+  std::vector<verify::RankView> views() const;
   bool quantises_as_it_sends() const { return sends_quantise_; }
   /// Returns the source ranks' weights in the form that is sent, all of them in memory, quantised anew.
   std::unique_ptr<SentWeights> make_expected() const;
 
  private:
-  bool is_source() const { return world_.rank() < exchange_.source_ranks(); }
-  Side side() const { return is_source() ? Side::source : Side::destination; }
-  Rank rank() const { return Rank{world_.rank() - (is_source() ? 0 : exchange_.source_ranks())}; }
+  OwnRanks own() const { return exchange_.world().own(world_.rank()); }
+  bool is_source() const { return own().source.has_value(); }
   bool all_mapped() const;
   void begin(const char* phase) { progress_.begin(phase, how_.phase_seconds); }
   void note(std::string text) {
@@ -94,6 +89,7 @@ class Session {
   void agree(const std::vector<plan::Copy>& copies);
   /// Throws (runtime) for a copy of this rank with an end here that the rank does not store: a defect of a layout.
   void require_stored(const std::vector<plan::Copy>& copies) const;
+  const layout::LocalLayout& sent_layout() const { return sent_ ? sent_layout_ : mine_.source->layout; }
   void make_executors(const std::vector<plan::Copy>& copies);
   void register_memory();
   std::vector<transport::Communicator*> all_communicators() const;

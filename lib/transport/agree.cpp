@@ -79,11 +79,11 @@ void throw_first(Control& world, const std::string& finding) {
 
 }  // namespace
 
-void agree(Control& world, Side side, Rank rank, std::int32_t source_ranks, const std::vector<plan::Copy>& copies,
+void agree(Control& world, const WorldMap& map, const std::vector<plan::Copy>& copies,
            const std::vector<model::Tensor>& tensors) {
-  const int self = side == Side::source ? to_int(rank) : source_ranks + to_int(rank);
+  const int self = world.rank();
   const auto peer_of = [&](const plan::Copy& copy) {
-    const WorldRanks ends = world_ranks(copy, source_ranks);
+    const WorldRanks ends = world_ranks(copy, map);
     return ends.source == self ? ends.destination : ends.source;
   };
   const auto mine = hashes_by_peer(world.size(), peer_of, copies, tensors);

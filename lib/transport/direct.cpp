@@ -27,24 +27,24 @@ class Direct final : public Executor {
  public:
   Direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
          const std::vector<plan::Copy>& copies, PeerMemory& peers, std::unique_ptr<PeerMemory> flags, Control& world,
-         std::int32_t source_ranks, const Tuning& tuning, Progress& progress, const QuantisedSends& sends)
+         const WorldMap& map, const Tuning& tuning, Progress& progress, const QuantisedSends& sends)
       : space_(space),
         me_(me),
-        source_ranks_(source_ranks),
+        map_(map),
         peers_(peers),
         flags_(std::move(flags)),
         world_(world),
         progress_(progress),
         tuning_(tuning),
         sends_(sends) {
-    const std::vector<bool> mapped = agree_on_mapping();
+    const Mapped mapped = agree_on_mapping();
     std::vector<plan::Copy> served, unmapped;
     std::set<int> unmapped_peers;
     for (const plan::Copy& copy : copies) {
       if (are_scales(copy)) continue;  // the tiles of their weight store them
-      const int peer =
-          receives(copy) ? world_ranks(copy, source_ranks).source : world_ranks(copy, source_ranks).destination;
-      const bool is_served = mapped[static_cast<std::size_t>(peer)];
+      const bool arrives = me_.receives(copy);
+      const int peer = arrives ? world_ranks(copy, map).source : world_ranks(copy, map).destination;
+      const bool is_served = (arrives ? mapped.from : mapped.to)[static_cast<std::size_t>(peer)];
       REFIT_ASSERT(is_served || copy.fan_out == plan::FanOut::none);
       (is_served ? served : unmapped).push_back(copy);
       if (!is_served) unmapped_peers.insert(peer);
@@ -59,6 +59,7 @@ class Direct final : public Executor {
   void execute() override {
     const auto start = std::chrono::steady_clock::now();
     table_.run(space_, ++epoch_);
+    forwards_.run(space_, epoch_);
     enqueue_ = std::chrono::steady_clock::now() - start;
     if (fallback_) fallback_->execute();
     space_.fence();
@@ -76,9 +77,6 @@ class Direct final : public Executor {
   }
 
  private:
-  int self() const { return world_.rank(); }
-  bool receives(const plan::Copy& copy) const { return world_ranks(copy, source_ranks_).destination == self(); }
-
   const model::Tensor& tensor_of(const plan::Copy& copy) const { return sends_.quantise->model()[copy.tensor]; }
   bool is_quantised(const plan::Copy& copy) const { return sends_.quantise != nullptr && tensor_of(copy).scales >= 0; }
   bool are_scales(const plan::Copy& copy) const { return sends_.quantise != nullptr && tensor_of(copy).scale_of >= 0; }
@@ -88,28 +86,28 @@ class Direct final : public Executor {
   }
   /// Returns the place of the scales of a part of a copy on this rank, a destination.
   layout::Place scales_of(const plan::Copy& copy, const Box& box) const {
-    return grid_of(copy).place(*sends_.destination, me_.rank, box);
+    return grid_of(copy).place(*sends_.destination, *me_.self.destination, box);
   }
 
   std::int64_t flag_bytes(const plan::Copy& relayed) const {
     return kFlagBytes * std::ssize(fan_out_chunks(relayed, tuning_));
   }
 
-  /// Returns, by world rank, whether the pair of that rank and this one can be served directly. The sending rank is the
-  /// one that maps.
-  std::vector<bool> agree_on_mapping() {
+  /// By world rank, whether copies to that rank, and from it, can be served directly. The sending rank is the one that
+  /// maps.
+  struct Mapped {
+    std::vector<bool> to, from;
+  };
+  Mapped agree_on_mapping() {
     std::vector<Control::Bytes> can_map(static_cast<std::size_t>(world_.size()));
     for (int rank = 0; rank < world_.size(); ++rank) {
       append(can_map[static_cast<std::size_t>(rank)], static_cast<std::uint8_t>(peers_.map(rank) != nullptr));
     }
     const std::vector<Control::Bytes> can_be_mapped = world_.exchange(can_map);
-    std::vector<bool> mapped;
+    Mapped mapped;
     for (std::size_t rank = 0; rank < can_map.size(); ++rank) {
-      const bool sends = me_.side == Side::source;
-      const bool is_source = static_cast<std::int32_t>(rank) < source_ranks_;
-      const bool out = can_map[rank].front() != std::byte{0};
-      const bool in = can_be_mapped[rank].front() != std::byte{0};
-      mapped.push_back(sends ? out : (is_source ? in : in && out));
+      mapped.to.push_back(can_map[rank].front() != std::byte{0});
+      mapped.from.push_back(can_be_mapped[rank].front() != std::byte{0});
     }
     return mapped;
   }
@@ -117,14 +115,14 @@ class Direct final : public Executor {
   /// Tells each sender the places of the copies that it shares with this destination, in the plan's order.
   std::vector<std::vector<Target>> exchange_targets(const std::vector<plan::Copy>& copies) {
     if (flags_ != nullptr) {
-      const std::int64_t bytes = fan_out_flag_bytes(copies, me_.side, me_.rank, tuning_);
+      const std::int64_t bytes = fan_out_flag_bytes(copies, me_.self, tuning_);
       if (bytes > 0) kernels::fill(space_, flags_->local(), DType::f32, {bytes / 4}, {1}, 0.0);
       space_.fence();
     }
     std::vector<Control::Bytes> targets(static_cast<std::size_t>(world_.size()));
     std::int64_t flag = 0;
     for (const plan::Copy& copy : copies) {
-      if (!receives(copy)) continue;
+      if (!me_.receives(copy)) continue;
       const bool relayed = copy.fan_out == plan::FanOut::relayed;
       const std::byte* address = me_.destination.address(copy.destination.place, copy.destination.format.dtype);
       Target target{address - peers_.local(), relayed ? flag : kNoFlag, 0, {}};
@@ -133,7 +131,7 @@ class Direct final : public Executor {
         target.scales = me_.destination.address(scales, scale_dtype(sends_.quantise->quantiser())) - peers_.local();
         target.scale_strides = scales.strides;
       }
-      append(targets[static_cast<std::size_t>(world_ranks(copy, source_ranks_).source)], target);
+      append(targets[static_cast<std::size_t>(world_ranks(copy, map_).source)], target);
       if (relayed) flag += flag_bytes(copy);
     }
     std::vector<std::vector<Target>> result;
@@ -144,26 +142,27 @@ class Direct final : public Executor {
   void make_table(const std::vector<plan::Copy>& copies) {
     const std::vector<std::vector<Target>> targets = exchange_targets(copies);
     std::vector<std::size_t> next(targets.size(), 0);
-    std::vector<kernels::Tile> tiles;
+    std::vector<kernels::Tile> tiles, forwards;
     std::int64_t arriving = 0;  // flag of the last relayed copy in the plan so far
     std::int64_t flag = 0;
     for (const plan::Copy& copy : copies) {
-      if (receives(copy)) {
-        if (copy.fan_out != plan::FanOut::relayed) continue;
+      if (me_.receives(copy) && copy.fan_out == plan::FanOut::relayed) {
         arriving = flag;
         flag += flag_bytes(copy);
-        continue;
       }
-      const auto peer = static_cast<std::size_t>(world_ranks(copy, source_ranks_).destination);
+      if (!me_.sends(copy)) continue;
+      const auto peer = static_cast<std::size_t>(world_ranks(copy, map_).destination);
       REFIT_ASSERT(next[peer] < targets[peer].size());
       const Target target = targets[peer][next[peer]++];
       if (copy.fan_out == plan::FanOut::none) {
         add_tiles(copy, copy.box, peer, target, nullptr, nullptr, tiles);
       } else {
-        append_chunks(copy, peer, target, copy.fan_out == plan::FanOut::forwarded ? arriving : target.flag, tiles);
+        const bool is_forward = copy.fan_out == plan::FanOut::forwarded;
+        append_chunks(copy, peer, target, is_forward ? arriving : target.flag, is_forward ? forwards : tiles);
       }
     }
     table_ = kernels::CopyTable(space_, tiles, tuning_.table);
+    forwards_ = kernels::CopyTable(space_, forwards, tuning_.table);
   }
 
   /// Returns the tiles that bring `box`, a part of a copy, to its target at `peer`.
@@ -176,7 +175,7 @@ class Direct final : public Executor {
     const bool forwards = copy.fan_out == plan::FanOut::forwarded;
     if (is_quantised(copy) && !forwards) return quantising_tiles(copy, box, destination, arena, target);
     const DType from = copy.source.format.dtype;
-    const LocalMemory& memory = me_.side == Side::source ? me_.source : me_.destination;
+    const LocalMemory& memory = forwards ? me_.destination : me_.source;
     const std::byte* source =
         memory.address(copy.source.place, from) + offset_of(shift, copy.source.place.strides) * byte_size(from);
     std::vector<kernels::Tile> tiles{make_tile(copy, source, destination)};
@@ -256,7 +255,7 @@ class Direct final : public Executor {
 
   const kernels::ExecutionSpace& space_;
   const Endpoint me_;
-  std::int32_t source_ranks_;
+  const WorldMap map_;
   PeerMemory& peers_;
   std::unique_ptr<PeerMemory> flags_;  ///< of fan-out
   Control& world_;
@@ -264,6 +263,8 @@ class Direct final : public Executor {
   const Tuning tuning_;
   const QuantisedSends sends_;
   kernels::CopyTable table_;
+  /// Forwarded copies, which wait for others' copies: they come last, or ranks that do both could wait in a circle.
+  kernels::CopyTable forwards_;
   std::uint64_t epoch_ = 0;
   std::unique_ptr<Executor> fallback_;
   std::size_t unmapped_peers_ = 0;
@@ -278,21 +279,21 @@ std::vector<Box> fan_out_chunks(const plan::Copy& copy, const Tuning& tuning) {
   return chunks;
 }
 
-std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, Side side, Rank rank, const Tuning& tuning) {
+std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, const OwnRanks& own, const Tuning& tuning) {
   std::int64_t chunks = 0;
   for (const plan::Copy& copy : copies) {
-    const bool relays = side == Side::destination && copy.fan_out == plan::FanOut::relayed;
-    if (relays && copy.destination.rank == rank) chunks += std::ssize(fan_out_chunks(copy, tuning));
+    if (copy.fan_out == plan::FanOut::relayed && plan::receives(own, copy))
+      chunks += std::ssize(fan_out_chunks(copy, tuning));
   }
   return kFlagBytes * chunks;
 }
 
 std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                       const std::vector<plan::Copy>& copies, PeerMemory& peers,
-                                      std::unique_ptr<PeerMemory> flags, Control& world, std::int32_t source_ranks,
+                                      std::unique_ptr<PeerMemory> flags, Control& world, const WorldMap& map,
                                       const Tuning& tuning, Progress& progress, const QuantisedSends& sends) {
-  return std::make_unique<Direct>(space, routes, me, copies, peers, std::move(flags), world, source_ranks, tuning,
-                                  progress, sends);
+  return std::make_unique<Direct>(space, routes, me, copies, peers, std::move(flags), world, map, tuning, progress,
+                                  sends);
 }
 
 }  // namespace refit::transport

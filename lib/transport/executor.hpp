@@ -86,24 +86,29 @@ struct Tuning {
   kernels::TableSizes table = {};  ///< of the tables of all executors
 };
 
-/// World ranks of a copy's two ends: source ranks come first, destination ranks follow.
+/// World ranks of a copy's two ends.
 struct WorldRanks {
   int source;
   int destination;
 };
-inline WorldRanks world_ranks(const plan::Copy& copy, std::int32_t source_ranks) {
+inline WorldRanks world_ranks(const plan::Copy& copy, const WorldMap& map) {
   const bool forwarded = copy.fan_out == plan::FanOut::forwarded;
-  return {to_int(copy.source.rank) + (forwarded ? source_ranks : 0), source_ranks + to_int(copy.destination.rank)};
+  return {map.world_rank(forwarded ? Side::destination : Side::source, copy.source.rank),
+          map.world_rank(Side::destination, copy.destination.rank)};
 }
 
-/// The communicators between the ranks of the two sides: one for all stages, or one per source stage with that stage's
-/// source ranks followed by all destination ranks.
+/// Returns the world ranks, ascending, of the communicator of a source stage: that stage's source ranks and all
+/// destination ranks.
+std::vector<int> members_of_stage(const plan::Layout& source, const WorldMap& map, std::int32_t stage);
+
+/// The communicators between the ranks of the two sides: one of the whole world for all stages, or one per source
+/// stage.
 class Routes {
  public:
-  /// `communicators`: one, or one per stage (nullptr where this rank has no part). Source rank r is communicator rank
-  /// r - first source rank of the stage (single: r); destination rank d follows them.
-  Routes(const plan::Layout& source, std::vector<Communicator*> communicators, std::int32_t destination_base);
+  /// `communicators`: one, or one per stage of members_of_stage (nullptr where this rank has no part).
+  Routes(const plan::Layout& source, std::vector<Communicator*> communicators, const WorldMap& map);
 
+  const WorldMap& map() const { return map_; }
   std::int32_t stages() const { return source_->stages(); }
   /// Returns whether one communicator serves all stages.
   bool has_one() const { return communicators_.size() == 1; }
@@ -111,23 +116,29 @@ class Routes {
   Communicator& communicator(std::int32_t stage) const;
   /// Returns the communicator of a stage, or nullptr where this rank has no part in it.
   Communicator* find(std::int32_t stage) const;
-  int source_peer(Rank rank) const;
-  int destination_peer(Rank rank) const;
+  /// Return the ranks of a source rank, and of a destination rank, in the communicator of a stage.
+  int source_peer(Rank rank) const { return peer(source_->stage(rank), map_.world_rank(Side::source, rank)); }
+  int destination_peer(Rank rank, std::int32_t stage) const {
+    return peer(stage, map_.world_rank(Side::destination, rank));
+  }
 
  private:
+  int peer(std::int32_t stage, int world_rank) const;
+
   const plan::Layout* source_;
   std::vector<Communicator*> communicators_;
-  std::int32_t destination_base_;
-  std::int32_t ranks_per_stage_;
+  WorldMap map_;
+  std::vector<std::vector<int>> members_;  ///< by stage; empty where one communicator serves all
 };
 
-/// This rank's end of a job: its side, and the memory of that side. A rank may be on both sides (tests, the misc
-/// stream): then copies to itself are local.
+/// This process's end of a job: the ranks that it is, and their memory.
 struct Endpoint {
-  Side side = Side::source;
-  Rank rank{};
-  LocalMemory source;       ///< set where this rank is a source
-  LocalMemory destination;  ///< set where this rank is a destination
+  OwnRanks self;
+  LocalMemory source;       ///< set where this process is a source rank
+  LocalMemory destination;  ///< set where it is a destination rank
+
+  bool sends(const plan::Copy& copy) const { return plan::sends(self, copy); }
+  bool receives(const plan::Copy& copy) const { return plan::receives(self, copy); }
 };
 
 /// Returns the lanes of a stage's own communicator that p2p uses: stages take turns on `streams`; where there are fewer
@@ -142,8 +153,9 @@ inline std::int64_t lanes_of_stage(std::int64_t streams, std::int32_t stages) {
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning, Progress& progress);
 
-/// Makes golden: broadcasts of whole source shards, box by box; receivers keep the parts that they need. It reads no
-/// plan's copies, only the two layouts: too simple to be wrong.
+/// Makes golden: broadcasts of whole source shards, box by box; receivers keep the parts that they need. A rank that is
+/// on both sides takes what it holds from itself; shards that nobody else needs are not broadcast. It reads no plan's
+/// copies, only the two layouts: too simple to be wrong.
 std::unique_ptr<Executor> make_golden(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                       const std::vector<model::Tensor>& tensors, const plan::Layout& source,
                                       const plan::Layout& destination, const Tuning& tuning, Progress& progress);
@@ -156,9 +168,8 @@ struct QuantisedSends {
 
 /// Makes direct: the source rank's kernel writes its copies straight into the destination ranks' final storages through
 /// mapped peer memory, casting on the way; one launch per step, then one barrier. Pairs that cannot map each other use
-/// p2p. Collective over `world` (world rank = source rank, or `source_ranks` + destination rank). Statistics:
-/// "unmapped_peers", the number of ranks of the other side that share copies with this one and are served by p2p, and
-/// "enqueue", the seconds until all of this rank's copies were enqueued.
+/// p2p. Collective over `world`, whose ranks are `map`'s. Statistics: "unmapped_peers", the number of ranks that share
+/// copies with this one and are served by p2p, and "enqueue", the seconds until all of this rank's copies were enqueued.
 ///
 /// Fan-out: relayed copies arrive in chunks (fan_out_chunks); the source raises a flag in `flags` behind each chunk,
 /// and the relay's kernel waits for it before it forwards the chunk. `flags` is peer memory of fan_out_flag_bytes on
@@ -171,7 +182,7 @@ struct QuantisedSends {
 /// map each other.
 std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                       const std::vector<plan::Copy>& copies, PeerMemory& peers,
-                                      std::unique_ptr<PeerMemory> flags, Control& world, std::int32_t source_ranks,
+                                      std::unique_ptr<PeerMemory> flags, Control& world, const WorldMap& map,
                                       const Tuning& tuning, Progress& progress, const QuantisedSends& sends = {});
 
 /// Returns the parts in which a relayed copy arrives, and is forwarded, in order. All copies of one box, the relayed
@@ -179,22 +190,23 @@ std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, cons
 /// the relayed copy knows the source's format.
 std::vector<Box> fan_out_chunks(const plan::Copy& copy, const Tuning& tuning);
 
-/// Returns the bytes of flags that `rank` of `side` needs for the relayed copies that it receives.
-std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, Side side, Rank rank, const Tuning& tuning);
+/// Returns the bytes of flags that a process needs for the relayed copies that it receives.
+std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, const OwnRanks& own, const Tuning& tuning);
 
 /// Makes the misc stream: gathers the tensors of the stream into source rank 0's buffers through a plan, broadcasts
 /// them buffer by buffer (two rotate), and places them into destination storages through the destination's own pieces.
 /// `gather`: communicator of the source ranks (rank = source rank; nullptr on destination ranks). `stream`:
-/// communicator of source rank 0 followed by the destination ranks (nullptr on other source ranks).
+/// communicator of source rank 0 and the destination ranks, ascending (nullptr on other ranks).
 std::unique_ptr<Executor> make_misc(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream,
                                     const Endpoint& me, const std::vector<model::Tensor>& tensors,
                                     const plan::Layout& source, const plan::Layout& destination,
                                     std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress);
 
-/// Compares, before the first byte, the hash of the copies that each pair of ranks shares, places included. Collective
+/// Compares, before the first byte, the hash of the copies that each pair of ranks shares, in both directions, places
+/// included. Collective
 /// over `world`. `tensors`: the model's. Errors (runtime) on all ranks alike: the two ranks and the first tensor that
 /// differs.
-void agree(Control& world, Side side, Rank rank, std::int32_t source_ranks, const std::vector<plan::Copy>& copies,
+void agree(Control& world, const WorldMap& map, const std::vector<plan::Copy>& copies,
            const std::vector<model::Tensor>& tensors);
 
 /// Compares the misc streams likewise, whose boundaries shift with every tensor: all ranks must have rank 0's list,

@@ -13,10 +13,14 @@ std::string_view missing_m2n() {
   return "this build has no NCCL M2N; use golden, p2p or direct, or build with preset cuda and -DREFIT_ENABLE_M2N=ON";
 }
 
+plan::Broadcasts broadcasts_of(const plan::Paths& paths, const Tuning& tuning) {
+  return plan::broadcasts(paths.bulk, paths.source, tuning.golden_part_bytes,
+                          paths.colocated ? &paths.destination : nullptr);
+}
+
 plan::ModelSeconds golden_model(const plan::Paths& paths, const plan::Loads& loads, const plan::Machine& machine,
                                 const plan::Knobs& knobs, const Tuning& tuning) {
-  return plan::golden_seconds(plan::broadcasts(paths.bulk, paths.source, tuning.golden_part_bytes), loads, machine,
-                              knobs);
+  return plan::golden_seconds(broadcasts_of(paths, tuning), loads, machine, knobs);
 }
 
 plan::ModelSeconds p2p_model(const plan::Paths& /*paths*/, const plan::Loads& loads, const plan::Machine& machine,
@@ -53,10 +57,10 @@ std::unique_ptr<Executor> p2p(const Ingredients& of) {
 }
 
 std::unique_ptr<Executor> direct(const Ingredients& of) {
-  const std::int64_t flag_bytes = fan_out_flag_bytes(of.copies, of.me.side, of.me.rank, of.tuning);
+  const std::int64_t flag_bytes = fan_out_flag_bytes(of.copies, of.me.self, of.tuning);
   std::unique_ptr<PeerMemory> flags;
   if (of.world.max(flag_bytes) > 0) flags = of.links.peer_memory(flag_bytes);
-  return make_direct(of.space, of.routes, of.me, of.copies, *of.peers, std::move(flags), of.world, of.source.ranks(),
+  return make_direct(of.space, of.routes, of.me, of.copies, *of.peers, std::move(flags), of.world, of.routes.map(),
                      of.tuning, of.progress, of.sends);
 }
 
@@ -118,15 +122,16 @@ const ExecutorRow& row_of(ExecutorKind kind) { return executors()[static_cast<st
 
 std::optional<plan::Broadcasts> broadcasts_of(const ExecutorRow& row, const plan::Paths& paths, const Tuning& tuning) {
   if (!row.broadcasts) return std::nullopt;
-  return plan::broadcasts(paths.bulk, paths.source, tuning.golden_part_bytes);
+  return broadcasts_of(paths, tuning);
 }
 
 plan::ModelSeconds model_seconds(const ExecutorRow& row, const plan::Paths& paths, const plan::Loads& loads,
                                  const plan::Machine& machine, const Tuning& tuning, bool per_stage,
                                  std::int64_t misc_buffer_bytes) {
-  const plan::Knobs knobs{tuning.streams, tuning.group_size, tuning.chunk_bytes, per_stage};
+  const plan::Knobs knobs{tuning.streams, tuning.group_size, tuning.chunk_bytes, per_stage, paths.colocated};
   plan::ModelSeconds model = row.model(paths, loads, machine, knobs, tuning);
-  plan::add_misc(plan::misc_load(paths.misc, paths.source, paths.destination, misc_buffer_bytes), machine, model);
+  plan::add_misc(
+      plan::misc_load(paths.misc, paths.source, paths.destination, misc_buffer_bytes, paths.colocated), machine, model);
   return model;
 }
 

@@ -23,7 +23,7 @@ Choices choices(ExecutorKind);
 /// everything: all of it must outlive the executor.
 struct Ingredients {
   const kernels::ExecutionSpace& space;
-  Control& world;  ///< source ranks first
+  Control& world;
   Links& links;
   const Routes& routes;
   const Endpoint& me;

@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "kernels/memory.hpp"
+#include "plan/model.hpp"
 #include "transport/executor.hpp"
 #include "transport/tiles.hpp"
 #include "transport/turns.hpp"
@@ -46,11 +48,14 @@ void append_parts(const Broadcast& whole, std::int64_t part_bytes, std::vector<B
 }
 
 /// Returns all broadcasts of a job in the order in which every rank starts them: `streams` stages take turns.
+/// `colocated`: as plan::broadcasts has it.
 std::vector<Broadcast> all_broadcasts(const std::vector<model::Tensor>& tensors, const plan::Layout& source,
-                                      const Tuning& tuning) {
+                                      const plan::Layout* colocated, const Tuning& tuning) {
   std::vector<std::vector<Broadcast>> by_stage(static_cast<std::size_t>(source.stages()));
   for (const model::Tensor& tensor : tensors) {
+    const auto wanted = colocated == nullptr ? std::vector<plan::Holding>() : plan::holdings(*colocated, tensor);
     for (const plan::Holding& holding : plan::holdings(source, tensor)) {
+      if (colocated != nullptr && !plan::is_needed_elsewhere(holding, wanted)) continue;
       const Rank holder = holding.ranks.front();
       const std::int32_t stage = source.stage(holder);
       append_parts({tensor.index, stage, holder, holding.box, holding.format}, tuning.golden_part_bytes,
@@ -66,7 +71,8 @@ class Golden final : public Executor {
          const std::vector<model::Tensor>& tensors, const plan::Layout& source, const plan::Layout& destination,
          const Tuning& tuning, Progress& progress)
       : space_(space), progress_(progress), table_sizes_(tuning.table) {
-    const std::vector<Broadcast> order = all_broadcasts(tensors, source, tuning);
+    const std::vector<Broadcast> order =
+        all_broadcasts(tensors, source, routes.map().colocated ? &destination : nullptr, tuning);
     std::int64_t largest = 0;
     for (const Broadcast& b : order) largest = std::max(largest, b.box.volume() * byte_size(b.format.dtype));
     slot_bytes_ = (largest + 63) / 64 * 64;
@@ -87,16 +93,18 @@ class Golden final : public Executor {
                 {},
                 {}};
       const model::Tensor& tensor = *by_index.at(broadcast.tensor);
-      if (me.side == Side::source && me.rank == broadcast.holder)
-        step.pack = make_pack(me, tensor, source, broadcast, slot);
-      if (me.side == Side::destination) step.place = make_place(me, tensor, destination, broadcast, slot);
+      if (me.self.source == broadcast.holder) step.pack = make_pack(me, tensor, source, broadcast, slot);
+      if (me.self.destination && !holds(me, tensor, source, broadcast.box))
+        step.place = make_place(me, tensor, destination, broadcast, slot);
       steps_.push_back(std::move(step));
     }
+    if (me.self.source && me.self.destination) copy_to_self(me, tensors, source, destination);
     for (std::size_t i = 0; i < slots_ && !steps_.empty(); ++i)
       requests_.push_back(steps_.front().communicator->make_request(1));
   }
 
   void execute() override {
+    to_self_.run(space_);
     std::size_t completed = 0;
     for (std::size_t started = 0; started < steps_.size(); ++started) {
       if (started - completed == slots_) complete(completed++);
@@ -134,7 +142,7 @@ class Golden final : public Executor {
   kernels::CopyTable make_pack(const Endpoint& me, const model::Tensor& tensor, const plan::Layout& source,
                                const Broadcast& broadcast, std::byte* slot) const {
     std::vector<kernels::Tile> tiles;
-    for_each_part(tensor, source, me.rank, broadcast.box, [&](const layout::Piece& piece, const Box& part) {
+    for_each_part(tensor, source, *me.self.source, broadcast.box, [&](const layout::Piece& piece, const Box& part) {
       if (!tiles.empty()) return;  // the box is stored twice on this rank (tied): once is enough
       tiles.push_back({me.source.address(place_of(piece, part), piece.format.dtype), slot, part.extent,
                        piece.place.strides, row_major_strides(part.extent), piece.format.dtype, piece.format.dtype});
@@ -146,13 +154,44 @@ class Golden final : public Executor {
                                 const Broadcast& broadcast, std::byte* slot) const {
     std::vector<kernels::Tile> tiles;
     const Extents strides = row_major_strides(broadcast.box.extent);
-    for_each_part(tensor, destination, me.rank, broadcast.box, [&](const layout::Piece& piece, const Box& part) {
+    for_each_part(tensor, destination, *me.self.destination, broadcast.box, [&](const layout::Piece& piece, const Box& part) {
       const std::int64_t first = offset_of(relative(part, broadcast.box), strides) * byte_size(broadcast.format.dtype);
       tiles.push_back({slot + first, me.destination.address(place_of(piece, part), piece.format.dtype), part.extent,
                        strides, piece.place.strides, broadcast.format.dtype, piece.format.dtype,
                        transform(broadcast.format.conversion, piece.format.conversion)});
     });
     return kernels::CopyTable(space_, tiles, table_sizes_);
+  }
+
+  /// Returns whether this rank takes a shard, or a part of one, from itself.
+  static bool holds(const Endpoint& me, const model::Tensor& tensor, const plan::Layout& source, const Box& box) {
+    bool found = false;
+    if (me.self.source)
+      for_each_part(tensor, source, *me.self.source, box, [&](const layout::Piece&, const Box&) { found = true; });
+    return found;
+  }
+
+  /// Makes the table of the copies from this rank's shards to its storages as a destination.
+  void copy_to_self(const Endpoint& me, const std::vector<model::Tensor>& tensors, const plan::Layout& source,
+                    const plan::Layout& destination) {
+    std::vector<kernels::Tile> tiles;
+    std::vector<layout::Piece> held;
+    for (const model::Tensor& tensor : tensors) {
+      held.clear();
+      source.pieces(tensor, *me.self.source, held);
+      std::set<Box> seen;  // a box that is stored twice on this rank (tied) is copied once
+      for (const layout::Piece& shard : held) {
+        if (!seen.insert(shard.box).second) continue;
+        for_each_part(tensor, destination, *me.self.destination, shard.box,
+                      [&](const layout::Piece& piece, const Box& part) {
+                        const plan::Copy copy{tensor.index, part,
+                                              {*me.self.source, place_of(shard, part), shard.format},
+                                              {*me.self.destination, place_of(piece, part), piece.format}};
+                        tiles.push_back(self_tile(copy, me.source, me.destination));
+                      });
+      }
+    }
+    to_self_ = kernels::CopyTable(space_, tiles, table_sizes_);
   }
 
   template <typename Visit>
@@ -171,6 +210,7 @@ class Golden final : public Executor {
   std::int64_t slot_bytes_ = 0;
   std::size_t slots_ = 1;
   kernels::DeviceBuffer staging_;
+  kernels::CopyTable to_self_;
   std::vector<Step> steps_;
   std::vector<std::unique_ptr<Request>> requests_;
 };

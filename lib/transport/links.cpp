@@ -84,7 +84,7 @@ class DeviceLinks final : public Links {
 
   ProbedRates probe(const Probed& probed, double seconds) override {
     return measure_device_rates(probed.space, world_, probed.peers, probed.communicator, static_cast<int>(probed.lanes),
-                                probed.places, probed.source_ranks, probed.least_arena_bytes, seconds);
+                                probed.places, probed.map, probed.least_arena_bytes, seconds);
   }
 
   plan::Rates rates(const ProbedRates& probed, const Places& places) const override {

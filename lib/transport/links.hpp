@@ -27,7 +27,7 @@ struct Probed {
   Communicator* communicator;          ///< of all ranks; nullptr: there is none
   const PeerMemory* peers;             ///< maps the destination ranks' arenas; nullptr: there is none
   std::int64_t lanes = 1;              ///< of the communicator
-  std::int32_t source_ranks = 0;       ///< the first ones
+  WorldMap map;                        ///< of the world's ranks
   ProbedRun run;                       ///< the run that the probe imitates
   std::int64_t least_arena_bytes = 0;  ///< least size of a destination rank's arena
 };

@@ -23,10 +23,10 @@ class MiscStream final : public Executor {
         progress_(progress),
         sizes_(tuning.table),
         layout_(tensors, source, buffer_bytes),
-        root_(me.side == Side::source && to_int(me.rank) == 0) {
+        root_(me.self.source == Rank{0}) {
     if (stream_ != nullptr) allocate(tensors);
-    if (me.side == Side::source) make_gathers(*gather, me, tensors, source, tuning);
-    if (me.side == Side::destination) make_places(me, tensors, destination);
+    if (me.self.source) make_gathers(*gather, me, tensors, source, tuning);
+    if (me.self.destination) make_places(me, tensors, destination);
   }
 
   void execute() override {
@@ -38,7 +38,7 @@ class MiscStream final : public Executor {
     // Buffer b travels while b + 1 is gathered and b - 1 has been placed: one broadcast in flight per buffer.
     for (std::size_t b = 0; b < buffers; ++b) {
       if (b >= kBuffers) complete(b - kBuffers);
-      if (root_) gathers_[b]->execute();
+      if (!gathers_.empty()) gathers_[b]->execute();
       progress_.stage = static_cast<std::int32_t>(b);
       progress_.tensor = first_tensor_[b];
       stream_->broadcast(slot(b), layout_.bytes(static_cast<std::int32_t>(b)), 0, *requests_[b % kBuffers]);
@@ -91,21 +91,22 @@ class MiscStream final : public Executor {
   void make_gathers(Communicator& gather, const Endpoint& me, const std::vector<model::Tensor>& tensors,
                     const plan::Layout& source, const Tuning& tuning) {
     const plan::Planner planner(tensors, source, layout_);
-    const plan::RankPlan mine =
-        root_ ? planner.rank_plan(Side::destination, Rank{0}) : planner.rank_plan(Side::source, me.rank);
+    // Destination rank 0 of the stream is source rank 0.
+    Endpoint end = me;
+    end.self.destination = root_ ? std::optional(Rank{0}) : std::nullopt;
     std::vector<std::vector<plan::Copy>> by_buffer(static_cast<std::size_t>(layout_.buffers()));
-    for (const plan::Copy& copy : mine.copies)
+    for (plan::Copy& copy : planner.rank_plan(end.self).copies) {
+      copy.to_self = end.sends(copy) && end.receives(copy);
       by_buffer[static_cast<std::size_t>(copy.destination.place.storage.parameter)].push_back(copy);
+    }
 
     stream_storages_ = layout::materialise(layout_, tensors, Rank{0});
     std::vector<std::byte*> addresses;
     for (const layout::Storage& storage : stream_storages_.storages) {
       addresses.push_back(root_ ? slot(static_cast<std::size_t>(storage.key.parameter)) : nullptr);
     }
-    Endpoint end = me;
-    end.side = root_ ? Side::destination : Side::source;
     end.destination = LocalMemory(stream_storages_, addresses);
-    const Routes routes(source, {&gather}, 0);  // destination rank 0 of the stream is source rank 0
+    const Routes routes(source, {&gather}, {source.ranks(), 1, true});
     // The gathers run one after the other: one ring, no larger than a buffer needs, serves them all.
     const Tuning one = gather_tuning(tuning, source.stages(), layout_.capacity());
     ring_ = std::make_shared<Ring>(ring_bytes(one));
@@ -121,7 +122,7 @@ class MiscStream final : public Executor {
     for_each_piece(tensors, [&](const model::Tensor& tensor, const layout::Piece& part) {
       const auto buffer = static_cast<std::size_t>(part.place.storage.parameter);
       wanted.clear();
-      destination.pieces(tensor, me.rank, wanted);
+      destination.pieces(tensor, *me.self.destination, wanted);
       for (const layout::Piece& piece : wanted) {
         const auto box = intersect(part.box, piece.box);
         if (!box) continue;

@@ -98,11 +98,12 @@ struct Group {
   std::int64_t staged_bytes = 0;
 };
 
-bool is_staged(const Segment& segment, Side side) {
-  return side == Side::source ? !segment.zero_copy_source : !segment.zero_copy_destination;
+bool is_staged(const Segment& segment, const Endpoint& me) {
+  return me.sends(segment.copy) ? !segment.zero_copy_source : !segment.zero_copy_destination;
 }
 
-void append_groups(const std::vector<Segment>& segments, Side side, const Tuning& tuning, std::vector<Group>& out) {
+void append_groups(const std::vector<Segment>& segments, const Endpoint& me, const Tuning& tuning,
+                   std::vector<Group>& out) {
   std::size_t first = 0;
   std::int64_t used = 0;
   const auto close = [&](std::size_t end) {
@@ -111,7 +112,7 @@ void append_groups(const std::vector<Segment>& segments, Side side, const Tuning
     used = 0;
   };
   for (std::size_t i = 0; i < segments.size(); ++i) {
-    const std::int64_t room = is_staged(segments[i], side) ? segments[i].bytes : 0;
+    const std::int64_t room = is_staged(segments[i], me) ? segments[i].bytes : 0;
     if (static_cast<std::int64_t>(i - first) >= tuning.group_size || used + room > tuning.chunk_bytes) close(i);
     used += round_up(room, kChunkAlignment);
   }
@@ -134,8 +135,8 @@ class BatchBuilder {
     pack_.clear();
     unpack_.clear();
     for (const Segment& segment : group.segments) {
-      batch.messages.push_back(message(segment, chunk));
-      if (is_staged(segment, me_.side)) chunk += round_up(segment.bytes, kChunkAlignment);
+      batch.messages.push_back(message(segment, stage, chunk));
+      if (is_staged(segment, me_)) chunk += round_up(segment.bytes, kChunkAlignment);
     }
     batch.pack = kernels::CopyTable(space_, pack_, sizes_);
     batch.unpack = kernels::CopyTable(space_, unpack_, sizes_);
@@ -143,10 +144,10 @@ class BatchBuilder {
   }
 
  private:
-  Message message(const Segment& segment, std::byte* wire) {
-    const bool sending = me_.side == Side::source;
+  Message message(const Segment& segment, std::int32_t stage, std::byte* wire) {
     const plan::Copy& copy = segment.copy;
-    if (!is_staged(segment, me_.side)) {
+    const bool sending = me_.sends(copy);
+    if (!is_staged(segment, me_)) {
       wire = sending ? me_.source.address(copy.source.place, copy.source.format.dtype)
                      : me_.destination.address(copy.destination.place, copy.destination.format.dtype);
     } else if (sending) {
@@ -155,8 +156,8 @@ class BatchBuilder {
       unpack_.push_back(unpack_tile(copy, wire, me_.destination));
     }
     return {sending ? Message::Kind::send : Message::Kind::receive,
-            sending ? routes_.destination_peer(copy.destination.rank) : routes_.source_peer(copy.source.rank), wire,
-            segment.bytes};
+            sending ? routes_.destination_peer(copy.destination.rank, stage) : routes_.source_peer(copy.source.rank),
+            wire, segment.bytes};
   }
 
   const kernels::ExecutionSpace& space_;
@@ -172,13 +173,20 @@ class P2p final : public Executor {
       const std::vector<plan::Copy>& copies, const Tuning& tuning, std::shared_ptr<Ring> ring, Progress& progress)
       : space_(space), routes_(routes), progress_(progress), ring_(std::move(ring)) {
     std::vector<plan::Copy> remote;
-    for (const plan::Copy& copy : copies) (is_local(copy, me) ? local_ : remote).push_back(copy);
-    make_local_table(me, tuning);
+    std::vector<kernels::Tile> to_self;
+    for (const plan::Copy& copy : copies) {
+      if (copy.to_self) {
+        to_self.push_back(self_tile(copy, me.source, me.destination));
+      } else {
+        remote.push_back(copy);
+      }
+    }
+    to_self_ = kernels::CopyTable(space_, to_self, tuning.table);
     make_lanes(me, remote, aligned(tuning));
   }
 
   void execute() override {
-    local_table_.run(space_);
+    to_self_.run(space_);
     for (Lane& lane : lanes_) lane.start();
     for (bool busy = true; busy;) {
       busy = false;
@@ -214,23 +222,6 @@ class P2p final : public Executor {
     std::int64_t chunk_bytes = 0;
   };
 
-  bool is_local(const plan::Copy& copy, const Endpoint& me) const {
-    const std::int32_t stage = routes_.stage(copy.source.rank);
-    const int peer = me.side == Side::source ? routes_.destination_peer(copy.destination.rank)
-                                             : routes_.source_peer(copy.source.rank);
-    return routes_.communicator(stage).rank() == peer;
-  }
-
-  void make_local_table(const Endpoint& me, const Tuning& tuning) {
-    std::vector<kernels::Tile> tiles;
-    for (const plan::Copy& copy : local_) {
-      tiles.push_back(make_tile(copy, me.source.address(copy.source.place, copy.source.format.dtype),
-                                me.destination.address(copy.destination.place, copy.destination.format.dtype)));
-    }
-    local_table_ = kernels::CopyTable(space_, tiles, tuning.table);
-    local_.clear();
-  }
-
   void make_lanes(const Endpoint& me, const std::vector<plan::Copy>& remote, const Tuning& tuning) {
     std::vector<std::vector<plan::Copy>> by_stage(static_cast<std::size_t>(routes_.stages()));
     for (const plan::Copy& copy : remote)
@@ -246,7 +237,7 @@ class P2p final : public Executor {
     std::vector<StageGroups> groups(streams);  // by lane
     for (std::size_t i = 0; i < segments.size(); ++i) {
       std::vector<Group> cut;
-      append_groups(segments[i], me.side, tuning, cut);
+      append_groups(segments[i], me, tuning, cut);
       const auto stage = static_cast<std::int32_t>(static_cast<std::int64_t>(i) / parts);
       const std::int64_t lane = static_cast<std::int64_t>(i) % (routes_.has_one() ? tuning.streams : parts);
       for (const Group& group : cut) groups[i % streams].push_back({stage, static_cast<int>(lane), group});
@@ -281,8 +272,7 @@ class P2p final : public Executor {
   const kernels::ExecutionSpace& space_;
   Routes routes_;
   Progress& progress_;
-  std::vector<plan::Copy> local_;
-  kernels::CopyTable local_table_;
+  kernels::CopyTable to_self_;
   std::shared_ptr<Ring> ring_;
   std::vector<Lane> lanes_;
 };

@@ -29,11 +29,12 @@ int Places::local_device(int rank) const {
   return static_cast<int>(before.size());
 }
 
-plan::Placement Places::placement(std::int32_t train_ranks) const {
+plan::Placement Places::placement(const WorldMap& map) const {
   plan::Placement placement;
   for (std::size_t rank = 0; rank < devices.size(); ++rank) {
-    const bool is_train = static_cast<std::int32_t>(rank) < train_ranks;
-    (is_train ? placement.source : placement.destination).push_back({devices[rank], hosts[rank]});
+    const OwnRanks own = map.own(static_cast<std::int32_t>(rank));
+    if (own.source) placement.source.push_back({devices[rank], hosts[rank]});
+    if (own.destination) placement.destination.push_back({devices[rank], hosts[rank]});
   }
   return placement;
 }

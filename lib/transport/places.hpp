@@ -17,8 +17,8 @@ struct Places {
   std::int64_t devices_per_host() const;  ///< of the host with the most devices
   /// Returns which of its host's devices a rank uses: 0, 1, ... in the order of their numbers.
   int local_device(int rank) const;
-  /// Returns the placement for the cost model: the first `train_ranks` are the source; a host's devices are one domain.
-  plan::Placement placement(std::int32_t train_ranks) const;
+  /// Returns the placement of both sides' ranks for the cost model; a host's devices are one domain.
+  plan::Placement placement(const WorldMap& map) const;
 };
 
 /// Finds the places of all ranks. Without devices every rank counts as one. Collective over `world`.

@@ -92,12 +92,11 @@ std::pair<std::vector<int>, std::vector<int>> between_hosts(const std::vector<in
 /// Returns the gen rank, among those that are `reached`, to which the rate from `rank` is measured: one on another
 /// device where possible; -1: none is reached.
 template <typename Reached>
-int partner_of(int rank, const Places& places, std::int32_t train_ranks, const Reached& reached) {
+int partner_of(int rank, const Places& places, const WorldMap& map, const Reached& reached) {
   const auto device = [&](int each) { return places.devices[static_cast<std::size_t>(each)]; };
-  const int gen_ranks = static_cast<int>(std::ssize(places.devices)) - train_ranks;
   int partner = -1;
-  for (int i = 0; i < gen_ranks; ++i) {
-    const int peer = train_ranks + (rank + i) % gen_ranks;
+  for (int i = 0; i < map.destination; ++i) {
+    const int peer = map.world_rank(Side::destination, Rank{(rank + i) % map.destination});
     if (peer == rank || !reached(peer)) continue;
     if (device(peer) != device(rank)) return peer;
     if (partner < 0) partner = peer;
@@ -241,15 +240,14 @@ ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, 
 }
 
 ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& world, const PeerMemory* peers,
-                                 Communicator* communicator, int lanes, const Places& places, std::int32_t train_ranks,
+                                 Communicator* communicator, int lanes, const Places& places, const WorldMap& map,
                                  std::int64_t gen_arena_bytes, double seconds, std::int64_t probe_bytes) {
   ProbedRates rates;
   const std::int64_t bytes = std::min(probe_bytes, std::max<std::int64_t>(1, gen_arena_bytes));  // as of the run
   const std::int64_t times = std::clamp<std::int64_t>(probe_bytes / bytes, 1, kRepeats);
   const kernels::DeviceBuffer from(probe_bytes);
   const int self = world.rank();
-  const std::int32_t gen_ranks = world.size() - train_ranks;
-  const bool is_train = self < train_ranks;
+  const bool is_train = map.rank(Side::source, self).has_value();
   /// Returns the seconds of the best repetition.
   const auto timed = [&](bool active, const auto& copy) {
     return best_time(world, seconds, [&] {
@@ -270,7 +268,7 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     return places.devices[static_cast<std::size_t>(a)] != places.devices[static_cast<std::size_t>(b)];
   };
   if (peers != nullptr) {
-    const int partner = partner_of(self, places, train_ranks, [&](int peer) { return peers->map(peer) != nullptr; });
+    const int partner = partner_of(self, places, map, [&](int peer) { return peers->map(peer) != nullptr; });
     std::byte* target = partner < 0 ? nullptr : peers->map(partner);
     const double stored = static_cast<double>(bytes * times);
     const Repeated copies(space, {from.data(), bytes}, {target, target == nullptr ? 0 : bytes}, bytes * times);
@@ -286,16 +284,20 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     if (first < none) rates.pair_engine = engine(turn == first);
     if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) rates.all_stores = store(is_train);
   }
-  if (communicator != nullptr) {
+  if (communicator != nullptr && world.size() > 1) {
     const Messages messages{world, *communicator, lanes, seconds};
+    // Colocated ranks send to their neighbours: what they have themselves costs no message.
+    const int shift = map.colocated ? 1 : 0;
     std::vector<int> senders, receivers;
-    for (int i = 0; i < std::min(train_ranks, gen_ranks); ++i) {
+    for (int i = 0; i < std::min(map.source, map.destination); ++i) {
       senders.push_back(i);
-      receivers.push_back(train_ranks + i);
+      receivers.push_back(map.world_rank(Side::destination, Rank{(i + shift) % map.destination}));
     }
-    std::pair<int, int> alone{0, train_ranks};
-    for (int rank = train_ranks - 1; rank >= 0; --rank) {
-      const int partner = partner_of(rank, places, train_ranks, [](int) { return true; });
+    if (map.colocated && map.destination == 1) senders.front() = 1;  // the first that is a train rank alone
+    std::pair<int, int> alone{senders.front(), receivers.front()};
+    for (int rank = map.source - 1; rank >= 0; --rank) {
+      const int partner = partner_of(rank, places, map, [](int) { return true; });
+      if (partner < 0) continue;
       if (crosses(rank, partner)) alone = {rank, partner};
     }
     rates.pair_message = messages.rate({alone.first}, {alone.second}, probe_bytes);

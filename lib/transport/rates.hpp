@@ -41,11 +41,11 @@ ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, 
                           const Places& places, const ProbedRun& run, double seconds);
 
 /// Measures likewise on devices: the pair's rates are those of kernels and copy engines that store into a gen rank's
-/// memory through `peers`, and of messages where there is a communicator. Rank r stores into the first gen rank, from r
-/// mod G on, that it reaches on another device, else on its own. Rates without such links stay 0. `places`:
+/// memory through `peers`, and of messages where there is a communicator. Rank r stores into the first other gen rank,
+/// from r mod G on, that it reaches on another device, else on its own. Rates without such links stay 0. `places`:
 /// places_of(world). Overwrites gen's arenas, of which the smallest has `gen_arena_bytes`.
 ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& world, const PeerMemory* peers,
-                                 Communicator* communicator, int lanes, const Places& places, std::int32_t train_ranks,
+                                 Communicator* communicator, int lanes, const Places& places, const WorldMap& map,
                                  std::int64_t gen_arena_bytes, double seconds, std::int64_t probe_bytes = 256 << 20);
 
 /// Sends `bytes` from each rank of `senders[i]` to `receivers[i]` at the same time, in a part on each of the first

@@ -24,6 +24,12 @@ inline kernels::Tile make_tile(const plan::Copy& copy, const std::byte* source, 
           transform_of(copy)};
 }
 
+/// Makes the tile of a copy from a rank to itself, between its storages of the two sides.
+inline kernels::Tile self_tile(const plan::Copy& copy, const LocalMemory& source, const LocalMemory& destination) {
+  return make_tile(copy, source.address(copy.source.place, copy.source.format.dtype),
+                   destination.address(copy.destination.place, copy.destination.format.dtype));
+}
+
 /// Makes the tile from the source's storage into `wire`, contiguous, in the source's format.
 inline kernels::Tile pack_tile(const plan::Copy& copy, const LocalMemory& source, std::byte* wire) {
   return {source.address(copy.source.place, copy.source.format.dtype),

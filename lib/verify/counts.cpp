@@ -236,10 +236,10 @@ std::vector<Finding> count_pieces(const LocalMemory& local, const std::vector<Su
 
 std::vector<Finding> count_fills(const LocalMemory& local) {
   std::vector<Finding> wrong;
-  const auto& fills = local.view.layout->fills;
+  const auto& fills = local.view.layout().fills;
   for (std::size_t i = 0; i < fills.size(); ++i) {
     const layout::Place& place = fills[i].fill.place;
-    const kernels::Region whole = region_of(local.view, fills[i]);
+    const kernels::Region whole = region_of(local.view.layout(), local.view.storages(), fills[i]);
     Finding finding{.index = static_cast<std::int32_t>(i)};
     const std::int64_t elements = std::max<std::int64_t>(1, local.tuning.chunk_bytes / byte_size(whole.dtype));
     for (const Box& chunk : chunks(whole.box, elements)) {

@@ -27,9 +27,10 @@ void check_cover(const model::Tensor& tensor, std::span<const HeldBox> boxes) {
 
 }  // namespace
 
-Ledger::Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, std::int32_t first_world_rank,
-               const std::function<bool(const model::Tensor&)>& owned) {
-  pieces_by_rank_.assign(static_cast<std::size_t>(layout.ranks()), 0);
+Ledger::Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, const WorldMap& map, Side side,
+               const std::function<bool(const model::Tensor&)>& owned, const Ledger* before) {
+  pieces_by_rank_.assign(static_cast<std::size_t>(map.size()), 0);
+  if (before != nullptr) pieces_by_rank_ = before->pieces_by_rank_;
   std::vector<layout::Piece> pieces;
   for (const model::Tensor& tensor : tensors) {
     first_box_.push_back(static_cast<std::int64_t>(boxes_.size()));
@@ -38,10 +39,11 @@ Ledger::Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& t
     for (std::int32_t rank = 0; rank < layout.ranks(); ++rank) {
       pieces.clear();
       layout.pieces(tensor, Rank{rank}, pieces);
+      const std::int32_t world_rank = map.world_rank(side, Rank{rank});
       for (const layout::Piece& piece : pieces) {
         Entry& entry = entries[piece.box];
         if (entry.holders.empty()) entry.format = piece.format;
-        entry.holders.push_back({first_world_rank + rank, pieces_by_rank_[static_cast<std::size_t>(rank)]++});
+        entry.holders.push_back({world_rank, pieces_by_rank_[static_cast<std::size_t>(world_rank)]++});
       }
     }
     for (const auto& [box, entry] : entries) {

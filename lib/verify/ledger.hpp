@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "core/world.hpp"
 #include "layout/layout.hpp"
 
 namespace refit::verify {
@@ -30,18 +31,18 @@ struct HeldBox {
 /// The holders of all boxes of one owner's tensors on one side; 8 bytes per piece. Immutable.
 class Ledger {
  public:
-  /// Asks `layout` for every rank's pieces of the tensors that are `owned`. Rank 0 of the side is `first_world_rank`.
-  /// Errors (usage): a tensor of which this side stores a part only, or boxes that overlap without being equal; the
+  /// Asks `layout` for every rank's pieces of the tensors that are `owned`. `map`: of the world, and `side` the layout's
+  /// in it; `before`: the other side's ledger, whose pieces the world's ranks count first. Errors (usage): a tensor of which this side stores a part only, or boxes that overlap without being equal; the
   /// tensor is named.
-  Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, std::int32_t first_world_rank,
-         const std::function<bool(const model::Tensor&)>& owned);
+  Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, const WorldMap& map, Side side,
+         const std::function<bool(const model::Tensor&)>& owned, const Ledger* before = nullptr);
 
   /// Returns the distinct boxes of a tensor, ascending; empty where this side does not store it, or it is not the
   /// owner's.
   std::span<const HeldBox> boxes(std::int32_t tensor) const;
   /// Returns the holders of a box, at least one, in order of rank.
   std::span<const Holder> holders(const HeldBox& box) const;
-  /// Returns the number of pieces of each rank of the side.
+  /// Returns the number of pieces of each rank of the world, with those that it counted before.
   const std::vector<std::int32_t>& pieces_by_rank() const { return pieces_by_rank_; }
 
  private:

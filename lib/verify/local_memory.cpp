@@ -9,23 +9,58 @@ std::byte* element(std::byte* first, DType dtype, std::int64_t offset) { return 
 
 }  // namespace
 
+OwnView::OwnView(std::vector<RankView> sides) : sides_(std::move(sides)) {
+  REFIT_ASSERT(sides_.size() == 1 || sides_.size() == 2);
+  for (const RankView& side : sides_) {
+    REFIT_ASSERT(side.storages.size() == side.layout->storages.size());
+    storages_.insert(storages_.end(), side.storages.begin(), side.storages.end());
+  }
+  if (sides_.size() == 1) return;
+  layout::LocalLayout both = *sides_.front().layout;
+  const layout::LocalLayout& gen = *sides_.back().layout;
+  const auto shift = static_cast<std::int32_t>(both.storages.size());
+  both.storages.insert(both.storages.end(), gen.storages.begin(), gen.storages.end());
+  for (layout::LocalPiece piece : gen.pieces) {
+    piece.storage += shift;
+    both.pieces.push_back(piece);
+  }
+  for (layout::LocalLayout::LocalFill fill : gen.fills) {
+    fill.storage += shift;
+    both.fills.push_back(fill);
+  }
+  std::ranges::stable_sort(both.pieces, {}, &layout::LocalPiece::tensor);
+  both.by_key.clear();  // sides may call storages alike
+  both_ = std::make_shared<const layout::LocalLayout>(std::move(both));
+}
+
+void OwnView::move(const std::vector<std::byte*>& storages) {
+  REFIT_ASSERT(storages.size() == sides_.front().storages.size());
+  std::ranges::copy(storages, storages_.begin());
+}
+
 kernels::Region region_of(const RankView& view, const layout::LocalPiece& piece, const model::Tensor& tensor,
                           const Box& box) {
+  return region_of(view.storages, piece, tensor, box);
+}
+
+kernels::Region region_of(const std::vector<std::byte*>& storages, const layout::LocalPiece& piece,
+                          const model::Tensor& tensor, const Box& box) {
   const layout::Place place = layout::place_of(piece.piece, box);
-  std::byte* storage = view.storages[static_cast<std::size_t>(piece.storage)];
+  std::byte* storage = storages[static_cast<std::size_t>(piece.storage)];
   return {element(storage, piece.piece.format.dtype, place.offset), piece.piece.format.dtype, box, tensor.shape,
           place.strides};
 }
 
-kernels::Region region_of(const RankView& view, const layout::LocalLayout::LocalFill& fill) {
+kernels::Region region_of(const layout::LocalLayout& layout, const std::vector<std::byte*>& storages,
+                          const layout::LocalLayout::LocalFill& fill) {
   const auto at = static_cast<std::size_t>(fill.storage);
-  const DType dtype = view.layout->storages[at].dtype;
-  return {element(view.storages[at], dtype, fill.fill.place.offset), dtype, Box::whole(fill.fill.extent),
+  const DType dtype = layout.storages[at].dtype;
+  return {element(storages[at], dtype, fill.fill.place.offset), dtype, Box::whole(fill.fill.extent),
           fill.fill.extent, fill.fill.place.strides};
 }
 
 std::pair<std::int32_t, std::int32_t> LocalMemory::pieces_of(std::int32_t tensor_index) const {
-  const auto& all = view.layout->pieces;
+  const auto& all = view.layout().pieces;
   const auto first = std::lower_bound(all.begin(), all.end(), tensor_index,
                                       [](const layout::LocalPiece& p, std::int32_t t) { return p.tensor < t; });
   const auto last =
@@ -35,7 +70,7 @@ std::pair<std::int32_t, std::int32_t> LocalMemory::pieces_of(std::int32_t tensor
 
 kernels::Region LocalMemory::region(std::int32_t piece_index, const Box& box) const {
   const layout::LocalPiece& mine = piece(piece_index);
-  return region_of(view, mine, tensor(mine.tensor), box);
+  return region_of(view.storages(), mine, tensor(mine.tensor), box);
 }
 
 kernels::SharedBuffer LocalMemory::copy_out(const kernels::Region& region, Transform transform, DType to) const {

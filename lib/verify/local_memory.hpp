@@ -14,26 +14,26 @@
 
 namespace refit::verify {
 
-/// This rank's pieces, and its end of the control plane. Borrows all but `view`.
+/// This process's pieces, and its end of the control plane. Borrows all but `view`.
 struct LocalMemory {
   const model::Model& model;
-  RankView view;
+  OwnView view;
   transport::Control& world;
   const kernels::ExecutionSpace& space;
   std::vector<Format> compared_as;  ///< by tensor: as gen stores it (as train does where gen does not)
   Tuning tuning;
-  Numbered numbered;  ///< of view.layout
+  Numbered numbered;  ///< of `view`
 
   const model::Tensor& tensor(std::int32_t index) const { return model[index]; }
   const layout::LocalPiece& piece(std::int32_t index) const {
-    return view.layout->pieces[static_cast<std::size_t>(index)];
+    return view.layout().pieces[static_cast<std::size_t>(index)];
   }
   const Format& as(std::int32_t tensor_index) const { return compared_as[static_cast<std::size_t>(tensor_index)]; }
   /// Returns the transform, beside a cast, from the values of a piece to those that are compared.
   Transform transform_of(const layout::LocalPiece& piece) const {
     return transform(piece.piece.format.conversion, as(piece.tensor).conversion);
   }
-  bool is_gen() const { return view.group == Group::gen; }
+  bool is_gen(std::int32_t piece_index) const { return view.group(piece(piece_index).storage) == Group::gen; }
   std::int32_t owner(std::int32_t tensor_index) const { return owner_of(tensor(tensor_index), world.size()); }
   /// Returns the index of this rank's piece that the owner of its tensor knows by `number`.
   std::int32_t piece_of(std::int32_t owner, std::int32_t number) const {

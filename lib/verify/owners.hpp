@@ -3,12 +3,13 @@
 // any of them.
 //
 // An owner has the ledgers of its own tensors and gets their fingerprints from all ranks. A rank and an owner name a
-// piece by its number among that rank's pieces of that owner's tensors, in order of tensor: both count alike.
+// piece by its number among that rank's pieces of that owner's tensors, train's in order of tensor, then gen's: both
+// count alike.
 
 #include <cstdint>
 #include <vector>
 
-#include "layout/layout.hpp"
+#include "verify/rank_view.hpp"
 
 namespace refit::verify {
 
@@ -21,7 +22,7 @@ struct Numbered {
   std::vector<std::vector<std::int32_t>> by_owner;  ///< number -> index in LocalLayout::pieces
   std::vector<std::int32_t> numbers;                ///< index in LocalLayout::pieces -> number
 
-  Numbered(const layout::LocalLayout& layout, const std::vector<model::Tensor>& tensors, std::int32_t world_size);
+  Numbered(const OwnView& view, const std::vector<model::Tensor>& tensors, std::int32_t world_size);
 };
 
 }  // namespace refit::verify

@@ -36,8 +36,8 @@ void ask(const LocalMemory& local, const Suspect& suspect, std::int32_t number, 
       asked.prints.push_back({number, static_cast<std::int32_t>(i), kTruth, {}});
       asked.parts.push_back({local.piece_of(local.owner(suspect.tensor), truth.piece), part.box});
     }
-    for (std::int32_t p = first; p < last && local.is_gen(); ++p) {
-      if (local.piece(p).piece.box != suspect.targets[static_cast<std::size_t>(part.target)]) continue;
+    for (std::int32_t p = first; p < last; ++p) {
+      if (!local.is_gen(p) || local.piece(p).piece.box != suspect.targets[static_cast<std::size_t>(part.target)]) continue;
       asked.prints.push_back(
           {number, static_cast<std::int32_t>(i), local.numbered.numbers[static_cast<std::size_t>(p)], {}});
       asked.parts.push_back({p, part.box});
@@ -91,7 +91,7 @@ std::vector<Sum128> fingerprints_of(const LocalMemory& local, const std::vector<
 
 Fingerprints exchange_prints(const LocalMemory& local, Bits bits) {
   std::vector<PiecePart> all;
-  for (const layout::LocalPiece& piece : local.view.layout->pieces) {
+  for (const layout::LocalPiece& piece : local.view.layout().pieces) {
     all.push_back({static_cast<std::int32_t>(all.size()), piece.piece.box});
   }
   const std::vector<Sum128> sums = fingerprints_of(local, all, bits);

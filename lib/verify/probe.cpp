@@ -62,7 +62,7 @@ void add_region(const LocalMemory& local, const kernels::Region& region, std::ui
 void add_scaled(const LocalMemory& local, std::int32_t piece, std::uint64_t seed, std::span<std::int64_t> tensor_rows) {
   const layout::LocalPiece& mine = local.piece(piece);
   const kernels::Region region = local.region(piece, mine.piece.box);
-  const Scales scales = scales_of(local, local.tensor(mine.tensor), mine.piece.box);
+  const Scales scales = scales_of(local, piece);
   std::vector<std::int64_t> rows = no_sums(region);
   kernels::signed_row_sums(local.space, region, scales.of, seed, rows.data());
   add_rows(region, rows, tensor_rows);
@@ -87,17 +87,21 @@ void add_piece(const LocalMemory& local, std::int32_t piece, std::uint64_t seed,
 
 void add_own_pieces(const Summands& local, const Summands* originals, std::uint64_t seed, Batch& batch) {
   batch.sums.assign(static_cast<std::size_t>(2 * batch.rows), 0);
-  std::int64_t at = local.memory.is_gen() ? batch.rows : 0;
-  for (std::int32_t t : batch.tensors) {
-    const model::Tensor& tensor = local.memory.tensor(t);
-    const std::int64_t rows = rows_of(tensor);
-    const auto mine = std::span(batch.sums).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(rows));
-    const Summands& from = originals != nullptr && tensor.scales >= 0 ? *originals : local;
-    const auto [first, last] = from.memory.pieces_of(t);
-    for (std::int32_t p = first; p < last; ++p) {
-      if (from.contributes[static_cast<std::size_t>(p)] != 0) add_piece(from.memory, p, seed, mine);
+  std::int64_t at = 0;
+  for (const Group group : {Group::train, Group::gen}) {
+    for (std::int32_t t : batch.tensors) {
+      const model::Tensor& tensor = local.memory.tensor(t);
+      const std::int64_t rows = rows_of(tensor);
+      const auto mine = std::span(batch.sums).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(rows));
+      const bool before = group == Group::train && originals != nullptr && tensor.scales >= 0;
+      const Summands& from = before ? *originals : local;
+      const auto [first, last] = from.memory.pieces_of(t);
+      for (std::int32_t p = first; p < last; ++p) {
+        const bool is_theirs = from.memory.is_gen(p) == (group == Group::gen);
+        if (is_theirs && from.contributes[static_cast<std::size_t>(p)] != 0) add_piece(from.memory, p, seed, mine);
+      }
+      at += rows;
     }
-    at += rows;
   }
 }
 

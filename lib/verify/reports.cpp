@@ -9,6 +9,8 @@ namespace refit::verify {
 namespace {
 
 void put(Writer& out, const Report& report) {
+  out.put(report.group);
+  out.put(report.rank);
   out.put(report.tensor);
   out.put(report.storage);
   out.put(report.box);
@@ -16,9 +18,10 @@ void put(Writer& out, const Report& report) {
   out.put(report.finding);
 }
 
-Report get_report(Reader& in, std::int32_t world_rank) {
+Report get_report(Reader& in) {
   Report report;
-  report.world_rank = world_rank;
+  report.group = in.get<Group>();
+  report.rank = in.get<Rank>();
   report.tensor = in.get<std::int32_t>();
   report.storage = in.get_text();
   report.box = in.get<Box>();
@@ -57,37 +60,36 @@ std::vector<std::uint8_t> shared_pieces(const layout::LocalLayout& layout) {
 std::vector<Report> gather_reports(const LocalMemory& local, const std::vector<Finding>& pieces,
                                    const std::vector<Finding>& fills, const std::vector<std::uint8_t>& shared) {
   Writer mine;
+  const OwnView& view = local.view;
   for (const Finding& finding : pieces) {
     const layout::LocalPiece& piece = local.piece(finding.index);
     const bool is_shared = shared[static_cast<std::size_t>(finding.index)] != 0;
-    put(mine, {0, piece.tensor, "", piece.piece.box, is_shared, finding});
+    put(mine, {view.group(piece.storage), view.rank(piece.storage), piece.tensor, "", piece.piece.box, is_shared, finding});
   }
   for (const Finding& finding : fills) {
-    const auto& fill = local.view.layout->fills[static_cast<std::size_t>(finding.index)];
-    const std::string& name = local.view.layout->storages[static_cast<std::size_t>(fill.storage)].name;
-    put(mine, {0, -1, name, Box::whole(fill.fill.extent), false, finding});
+    const auto& fill = view.layout().fills[static_cast<std::size_t>(finding.index)];
+    const std::string& name = view.layout().storages[static_cast<std::size_t>(fill.storage)].name;
+    put(mine, {view.group(fill.storage), view.rank(fill.storage), -1, name, Box::whole(fill.fill.extent), false, finding});
   }
   std::vector<Report> reports;
-  const std::vector<Bytes> all = local.world.gather(mine.take(), 0);
-  for (std::size_t rank = 0; rank < all.size(); ++rank) {
-    Reader in(all[rank]);
-    while (!in.at_end()) reports.push_back(get_report(in, static_cast<std::int32_t>(rank)));
+  for (const Bytes& bytes : local.world.gather(mine.take(), 0)) {
+    Reader in(bytes);
+    while (!in.at_end()) reports.push_back(get_report(in));
   }
   return reports;
 }
 
-void add_wrong(const std::vector<Report>& reports, const model::Model& model, std::int32_t train_ranks,
-               StepResult& result) {
-  std::map<std::tuple<bool, std::int32_t, std::string, std::int32_t>, WrongTensor> wrong;  // fills, then by rank
+void add_wrong(const std::vector<Report>& reports, const model::Model& model, StepResult& result) {
+  std::map<std::tuple<bool, std::int32_t, std::string, Rank>, WrongTensor> wrong;  // fills, then by rank
   std::set<std::string> names;
   std::set<std::string> not_counted;
   for (const Report& report : reports) {
-    if (report.world_rank < train_ranks) continue;
+    if (report.group == Group::train) continue;
     const bool is_fill = report.tensor < 0;
     const std::string& name = is_fill ? report.storage : model[report.tensor].name;
-    WrongTensor& entry = wrong[{is_fill, report.tensor, name, report.world_rank}];
+    WrongTensor& entry = wrong[{is_fill, report.tensor, name, report.rank}];
     entry.tensor = name;
-    entry.gen_rank = Rank{report.world_rank - train_ranks};
+    entry.gen_rank = report.rank;
     merge(report.finding, entry);
     names.insert(name);
     if (!report.finding.counted) not_counted.insert(name);
@@ -98,11 +100,10 @@ void add_wrong(const std::vector<Report>& reports, const model::Model& model, st
   result.tensors_not_counted = static_cast<std::int64_t>(not_counted.size());
 }
 
-void add_train_fills(const std::vector<Report>& reports, std::int32_t train_ranks,
-                     std::vector<TrainDisagreement>& out) {
+void add_train_fills(const std::vector<Report>& reports, std::vector<TrainDisagreement>& out) {
   for (const Report& report : reports) {
-    if (report.world_rank >= train_ranks || report.tensor >= 0) continue;
-    out.push_back({report.storage, Rank{report.world_rank}, report.box});
+    if (report.group == Group::gen || report.tensor >= 0) continue;
+    out.push_back({report.storage, report.rank, report.box});
   }
 }
 

@@ -12,7 +12,8 @@ namespace refit::verify {
 
 /// A finding of some rank, with the facts by which world rank 0 names it.
 struct Report {
-  std::int32_t world_rank = 0;
+  Group group = Group::train;
+  Rank rank{};
   std::int32_t tensor = -1;  ///< -1: a fill
   std::string storage;       ///< of a fill
   Box box;                   ///< of the piece; for a fill its extent
@@ -28,11 +29,10 @@ std::vector<Report> gather_reports(const LocalMemory& local, const std::vector<F
                                    const std::vector<Finding>& fills, const std::vector<std::uint8_t>& shared);
 
 /// Writes the reports of gen ranks into `result`: wrong, tensors_wrong, elements_wrong and tensors_not_counted.
-void add_wrong(const std::vector<Report>& reports, const model::Model& model, std::int32_t train_ranks,
-               StepResult& result);
+void add_wrong(const std::vector<Report>& reports, const model::Model& model, StepResult& result);
 
 /// Appends the overwritten fills of train ranks.
-void add_train_fills(const std::vector<Report>& reports, std::int32_t train_ranks, std::vector<TrainDisagreement>& out);
+void add_train_fills(const std::vector<Report>& reports, std::vector<TrainDisagreement>& out);
 
 /// Return a result as bytes, and a result from bytes.
 Bytes pack(const StepResult& result);

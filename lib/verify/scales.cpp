@@ -46,7 +46,10 @@ kernels::DeviceBuffer gather(const LocalMemory& local, const model::Tensor& scal
 
 }  // namespace
 
-Scales scales_of(const LocalMemory& local, const model::Tensor& weight, const Box& box) {
+Scales scales_of(const LocalMemory& local, std::int32_t piece) {
+  const std::int32_t storage = local.piece(piece).storage;
+  const model::Tensor& weight = local.tensor(local.piece(piece).tensor);
+  const Box& box = local.piece(piece).piece.box;
   REFIT_ASSERT(weight.scales >= 0);
   const model::Tensor& scales = local.tensor(weight.scales);
   const Blocks blocks = blocks_of(scales, box);
@@ -55,13 +58,13 @@ Scales scales_of(const LocalMemory& local, const model::Tensor& weight, const Bo
   const auto [first, last] = local.pieces_of(scales.index);
   for (std::int32_t p = first; p < last; ++p) {
     const auto common = intersect(local.piece(p).piece.box, blocks.box);
-    if (!common) continue;
+    if (!common || local.is_gen(p) != local.is_gen(piece)) continue;
     parts.push_back(local.region(p, *common));
     held += count(blocks, *common);
   }
   if (held != count(blocks, blocks.box)) {
     fail_usage("{}: {} rank {} stores {} of the {} scales of its part {} of {}", scales.name,
-               local.is_gen() ? "gen" : "train", to_int(local.view.rank), held, count(blocks, blocks.box),
+               local.is_gen(piece) ? "gen" : "train", to_int(local.view.rank(storage)), held, count(blocks, blocks.box),
                to_string(box), weight.name);
   }
   Scales result;

@@ -228,16 +228,13 @@ auto owned_by(const transport::Control& world) {
 
 class Verifier::Implementation {
  public:
-  Implementation(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
+  Implementation(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, OwnView mine,
                  transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
                  std::vector<Constant> constants, std::optional<Originals> originals, const Tuning& tuning);
   std::vector<TrainDisagreement> check_train_holders();
   StepResult verify(std::int64_t step, const Named& named);
   std::vector<NotFinite> not_finite(Group group) const;
-  void move(std::vector<std::byte*> storages) {
-    REFIT_ASSERT(storages.size() == local_.view.storages.size());
-    local_.view.storages = std::move(storages);
-  }
+  void move(const std::vector<std::byte*>& storages) { local_.view.move(storages); }
 
  private:
   bool is_root() const { return local_.world.rank() == kRoot; }
@@ -247,14 +244,15 @@ class Verifier::Implementation {
   std::int64_t own_elements() const;
   /// Returns those pieces of `first` that belong to measured tensors.
   std::vector<std::uint8_t> measured_of(const layout::LocalLayout& layout, std::vector<std::uint8_t> first) const;
-  /// Fails unless every rank has sent a print of each of its pieces.
-  void require_complete(const Fingerprints& prints, const Ledger& side) const;
+  /// Fails unless every rank of a side has sent a print of each of its pieces. `last`: the ledger of those that it
+  /// counts last.
+  void require_complete(const Fingerprints& prints, Side side, const Ledger& last) const;
   /// Returns this rank's contributing pieces, with the owners' changes for this step.
   std::vector<std::uint8_t> contributing(const std::vector<Contribution>& changes) const;
 
   LocalMemory local_;
   std::optional<LocalMemory> originals_;  ///< on train ranks, where there are such
-  std::int32_t train_ranks_;
+  WorldMap map_;
   std::uint64_t seed_;
   std::vector<Constant> constants_;
   Ledger train_;  ///< of the tensors that this rank judges, likewise gen_
@@ -270,33 +268,32 @@ class Verifier::Implementation {
 };
 
 Verifier::Implementation::Implementation(const model::Model& model, const layout::Layout& train,
-                                         const layout::Layout& gen, RankView mine, transport::Control& world,
+                                         const layout::Layout& gen, OwnView mine, transport::Control& world,
                                          const kernels::ExecutionSpace& space, std::uint64_t seed,
                                          std::vector<Constant> constants, std::optional<Originals> originals,
                                          const Tuning& tuning)
-    : local_{model, mine, world, space, {}, tuning, Numbered(*mine.layout, model.tensors, world.size())},
-      train_ranks_(train.ranks()),
+    : local_{model, mine, world, space, {}, tuning, Numbered(mine, model.tensors, world.size())},
+      map_{train.ranks(), gen.ranks(), world.size() < train.ranks() + gen.ranks()},
       seed_(seed),
       constants_(std::move(constants)),
-      train_(train, model.tensors, 0, owned_by(world)),
-      gen_(gen, model.tensors, train_ranks_, owned_by(world)) {
-  REFIT_ASSERT(world.size() == train.ranks() + gen.ranks());
-  REFIT_ASSERT(local_.view.storages.size() == local_.view.layout->storages.size());
+      train_(train, model.tensors, map_, Side::source, owned_by(world)),
+      gen_(gen, model.tensors, map_, Side::destination, owned_by(world), &train_) {
+  REFIT_ASSERT(world.size() == map_.size());
   Facts facts = facts_of(model.tensors, train, gen, originals ? originals->layout : nullptr);
   local_.compared_as = std::move(facts.compared_as);
   measured_ = std::move(facts.measured);
   check_dtypes();
   if (originals) {
-    original_.emplace(*originals->layout, model.tensors, 0, owned_by(world));
-    if (!local_.is_gen()) {
-      const layout::LocalLayout& stored = *originals->mine.layout;
-      originals_.emplace(LocalMemory{model, std::move(originals->mine), world, space, local_.compared_as, tuning,
+    original_.emplace(*originals->layout, model.tensors, map_, Side::source, owned_by(world));
+    if (map_.rank(Side::source, world.rank())) {
+      const OwnView stored({std::move(originals->mine)});
+      originals_.emplace(LocalMemory{model, stored, world, space, local_.compared_as, tuning,
                                      Numbered(stored, model.tensors, world.size())});
     }
   }
   share_constants();
   share_first_holders();
-  shared_ = shared_pieces(*local_.view.layout);
+  shared_ = shared_pieces(local_.view.layout());
   elements_ = world.sum(own_elements());
 }
 
@@ -322,8 +319,8 @@ void Verifier::Implementation::share_first_holders() {
     out.put_all(std::span<const std::int32_t>(originals[rank]));
     to.push_back(out.take());
   }
-  first_.assign(local_.view.layout->pieces.size(), 0);
-  if (originals_) originals_first_.assign(originals_->view.layout->pieces.size(), 0);
+  first_.assign(local_.view.layout().pieces.size(), 0);
+  if (originals_) originals_first_.assign(originals_->view.layout().pieces.size(), 0);
   const std::vector<Bytes> from = local_.world.exchange(to);
   for (std::size_t owner = 0; owner < world_size; ++owner) {
     Reader in(from[owner]);
@@ -333,8 +330,8 @@ void Verifier::Implementation::share_first_holders() {
     for (const std::int32_t number : in.get_all<std::int32_t>())
       originals_first_[static_cast<std::size_t>(originals_->piece_of(who, number))] = 1;
   }
-  contributes_ = measured_of(*local_.view.layout, first_);
-  if (originals_) originals_contribute_ = measured_of(*originals_->view.layout, originals_first_);
+  contributes_ = measured_of(local_.view.layout(), first_);
+  if (originals_) originals_contribute_ = measured_of(originals_->view.layout(), originals_first_);
 }
 
 std::vector<std::uint8_t> Verifier::Implementation::measured_of(const layout::LocalLayout& layout,
@@ -346,35 +343,36 @@ std::vector<std::uint8_t> Verifier::Implementation::measured_of(const layout::Lo
 }
 
 void Verifier::Implementation::check_dtypes() const {
-  for (const layout::LocalPiece& piece : local_.view.layout->pieces) {
+  for (const layout::LocalPiece& piece : local_.view.layout().pieces) {
+    const bool is_gen = local_.view.group(piece.storage) == Group::gen;
     const DType as = local_.as(piece.tensor).dtype;
     const DType from = piece.piece.format.dtype;
     const Conversion stored = piece.piece.format.conversion;
     if (piece.piece.format == local_.as(piece.tensor)) continue;
-    if (!local_.is_gen() && is_castable(from) && is_castable(as) &&
+    if (!is_gen && is_castable(from) && is_castable(as) &&
         is_reachable(stored, local_.as(piece.tensor).conversion)) {
       continue;
     }
     fail_usage("{}: stored as {} ({}) by {} rank {}, as {} ({}) by gen; they cannot be compared",
-               local_.tensor(piece.tensor).name, name(from), name(stored), local_.is_gen() ? "gen" : "train",
-               to_int(local_.view.rank), name(as), name(local_.as(piece.tensor).conversion));
+               local_.tensor(piece.tensor).name, name(from), name(stored), is_gen ? "gen" : "train",
+               to_int(local_.view.rank(piece.storage)), name(as), name(local_.as(piece.tensor).conversion));
   }
 }
 
 std::int64_t Verifier::Implementation::own_elements() const {
   std::int64_t elements = 0;
-  const auto& pieces = local_.view.layout->pieces;
-  for (std::size_t i = 0; i < pieces.size() && local_.is_gen(); ++i) {
-    if (shared_[i] == 0) elements += pieces[i].piece.box.volume();
+  const auto& pieces = local_.view.layout().pieces;
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    if (local_.is_gen(static_cast<std::int32_t>(i)) && shared_[i] == 0) elements += pieces[i].piece.box.volume();
   }
   return elements;
 }
 
-void Verifier::Implementation::require_complete(const Fingerprints& prints, const Ledger& side) const {
-  const std::size_t first = &side == &gen_ ? static_cast<std::size_t>(train_ranks_) : 0;
-  const std::vector<std::int32_t>& pieces = side.pieces_by_rank();
+void Verifier::Implementation::require_complete(const Fingerprints& prints, Side side, const Ledger& last) const {
+  const std::vector<std::int32_t>& pieces = last.pieces_by_rank();
   for (std::size_t rank = 0; rank < pieces.size(); ++rank) {
-    REFIT_ASSERT(std::ssize(prints[first + rank]) == pieces[rank]);  // else its view leaves a tensor out
+    if (!map_.rank(side, static_cast<std::int32_t>(rank))) continue;
+    REFIT_ASSERT(std::ssize(prints[rank]) == pieces[rank]);  // else its view leaves a tensor out
   }
 }
 
@@ -397,14 +395,14 @@ std::vector<std::uint8_t> Verifier::Implementation::contributing(const std::vect
       result[static_cast<std::size_t>(piece)] = change.contributes;
     }
   }
-  return measured_of(*local_.view.layout, std::move(result));
+  return measured_of(local_.view.layout(), std::move(result));
 }
 
 std::vector<TrainDisagreement> Verifier::Implementation::check_train_holders() {
   const LocalMemory& mine = originals_ ? *originals_ : local_;
   const Ledger& train = original_ ? *original_ : train_;
   const Fingerprints prints = exchange_prints(mine, Bits::stored);
-  require_complete(prints, train);
+  require_complete(prints, Side::source, original_ ? *original_ : gen_);
   std::vector<OddHolder> odd;
   for (const model::Tensor& tensor : local_.model.tensors) {
     for (const HeldBox& held : train.boxes(tensor.index)) find_odd(train, tensor.index, held, prints, odd);
@@ -414,15 +412,15 @@ std::vector<TrainDisagreement> Verifier::Implementation::check_train_holders() {
   std::vector<TrainDisagreement> list;
   if (is_root()) {
     list = named_holders(odd, local_.model);
-    add_train_fills(reports, train_ranks_, list);
+    add_train_fills(reports, list);
   }
   return unpack_disagreements(local_.world.broadcast(verify::pack(list), kRoot));
 }
 
 StepResult Verifier::Implementation::verify(std::int64_t step, const Named& named) {
   const Fingerprints prints = exchange_prints(local_, Bits::compared);
-  require_complete(prints, train_);
-  require_complete(prints, gen_);
+  require_complete(prints, Side::source, gen_);
+  require_complete(prints, Side::destination, gen_);
   const Judgement mine = judge(local_.model.tensors, train_, gen_, prints, constants_);
   const Judgement all = gather_judgement(mine, local_.world);
   const auto suspects = unpack_suspects(local_.world.broadcast(pack(all.suspects), kRoot));
@@ -437,9 +435,9 @@ StepResult Verifier::Implementation::verify(std::int64_t step, const Named& name
       check_all_found(suspects, wrong, reports, local_.model);
       result.wrong.clear();
       result.elements_wrong = 0;
-      add_wrong(reports, local_.model, train_ranks_, result);
+      add_wrong(reports, local_.model, result);
       result.train_disagreements = named_holders(all.odd_train, local_.model);
-      add_train_fills(reports, train_ranks_, result.train_disagreements);
+      add_train_fills(reports, result.train_disagreements);
     }
     result = unpack_result(local_.world.broadcast(verify::pack(result), kRoot));
   };
@@ -468,16 +466,17 @@ std::vector<NotFinite> Verifier::Implementation::not_finite(Group group) const {
   return count_not_finite(stored ? Summands{*originals_, originals_first_} : Summands{local_, first_}, group);
 }
 
-Verifier::Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
+Verifier::Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen,
+                   std::vector<RankView> mine,
                    transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
                    std::vector<Constant> constants, std::optional<Originals> originals, const Tuning& tuning)
-    : implementation_(std::make_unique<Implementation>(model, train, gen, std::move(mine), world, space, seed,
+    : implementation_(std::make_unique<Implementation>(model, train, gen, OwnView(std::move(mine)), world, space, seed,
                                                        std::move(constants), std::move(originals), tuning)) {}
 Verifier::~Verifier() = default;
 
 std::vector<TrainDisagreement> Verifier::check_train_holders() { return implementation_->check_train_holders(); }
 StepResult Verifier::verify(std::int64_t step, const Named& named) { return implementation_->verify(step, named); }
 std::vector<NotFinite> Verifier::not_finite(Group group) { return implementation_->not_finite(group); }
-void Verifier::move(std::vector<std::byte*> storages) { implementation_->move(std::move(storages)); }
+void Verifier::move(std::vector<std::byte*> storages) { implementation_->move(storages); }
 
 }  // namespace refit::verify

@@ -2,7 +2,8 @@
 // The proof that a refit arrived: fingerprints of everything that every rank stores, element counts where they
 // disagree, and a KL proxy that says how much a difference would matter.
 //
-// World rank r is train rank r, or gen rank r - T. Every tensor has a rank that judges it (owners.hpp); world rank 0
+// World ranks are those of core/world.hpp: apart, or colocated where the world has fewer ranks than both sides
+// together. Every tensor has a rank that judges it (owners.hpp); world rank 0
 // puts the verdicts together. Facts about the layouts alone (the holders of each box) are worked out once. Example: gen
 // rank 2 has one flipped bit in q_proj: its fingerprint differs from its replica's and the sum from train's, so the
 // parts of q_proj that train and gen ranks have in common are compared one by one, which names gen rank 2 at once; then
@@ -26,7 +27,7 @@ namespace refit::verify {
 /// in which train ranks hold the quantised weights.
 struct Originals {
   const layout::Layout* layout = nullptr;
-  RankView mine;  ///< of a train rank; on gen ranks nothing
+  RankView mine;  ///< of a train rank; where a process is none, nothing
 };
 
 /// Called with the wrong tensors as soon as they are known, on all ranks alike, before elements are counted: `wrong`
@@ -35,15 +36,15 @@ using Named = std::function<void(const StepResult&)>;
 
 class Verifier {
  public:
-  /// Works out the facts about the layouts. Collective over `world`. Keeps references to all arguments but `mine`,
-  /// which is copied (its memory must stay). `seed` chooses the signs of the KL proxy. `constants` (of world rank 0):
+  /// Works out the facts about the layouts. `mine`: this process's memory as a train rank, as a gen rank, or first as
+  /// one and then as the other. Collective over `world`. Keeps references to all arguments but `mine`, which is copied (its memory must stay). `seed` chooses the signs of the KL proxy. `constants` (of world rank 0):
   /// tensors that gen alone stores have these fingerprints, or `verify` fails (data). Errors (usage): a side that
   /// stores a tensor in part, or in boxes that overlap without being equal; a tensor that gen stores in more than one
   /// dtype; a conversion that is no cast.
   ///
   /// `originals` (on all ranks or on none): the KL of quantised weights is that of gen's bytes and scales against the
   /// originals, and check_train_holders compares the originals. Bits are compared with `train`.
-  Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
+  Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, std::vector<RankView> mine,
            transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
            std::vector<Constant> constants = {}, std::optional<Originals> originals = {}, const Tuning& tuning = {});
   ~Verifier();
@@ -63,7 +64,7 @@ class Verifier {
   /// over the world; the list, in order of tensor, is returned at world rank 0.
   std::vector<NotFinite> not_finite(Group group);
 
-  /// Sets the places of this rank's storages from now on, one for each of its view's. For views of memory that only
+  /// Sets the places of the storages of the first of `mine` from now on, one for each. For views of memory that only
   /// exists while it is verified; that memory need not exist before the first call.
   void move(std::vector<std::byte*> storages);
 

@@ -94,11 +94,11 @@ void compare(Control& world, std::int64_t bytes, const char* first_name, const F
 /// One rank's part of a job between two even layouts.
 struct Part {
   Part(Control& world, const std::vector<model::Tensor>& tensors, const EvenLayout& from, const EvenLayout& to)
-      : source(world.rank() < from.ranks()), sources(from.ranks()) {
-    me.side = source ? Side::source : Side::destination;
-    me.rank = Rank{source ? world.rank() : world.rank() - sources};
-    layout = materialise(source ? static_cast<const layout::Layout&>(from) : to, tensors, me.rank);
-    copies = plan::Planner(tensors, from, to).rank_plan(me.side, me.rank).copies;
+      : map{from.ranks(), to.ranks()}, source(world.rank() < from.ranks()) {
+    me.self = map.own(world.rank());
+    const Rank rank = source ? *me.self.source : *me.self.destination;
+    layout = materialise(source ? static_cast<const layout::Layout&>(from) : to, tensors, rank);
+    copies = plan::Planner(tensors, from, to).rank_plan(me.self).copies;
     std::vector<int> members(static_cast<std::size_t>(world.size()));
     std::iota(members.begin(), members.end(), 0);
     communicator = transport::make_mpi_communicator(members, 0, 2);
@@ -109,8 +109,8 @@ struct Part {
     (source ? me.source : me.destination) = transport::LocalMemory(layout, arena);
   }
 
+  WorldMap map;
   bool source;
-  std::int32_t sources;
   transport::Endpoint me;
   layout::LocalLayout layout;
   std::vector<plan::Copy> copies;
@@ -128,9 +128,9 @@ void direct_against_memcpy(Control& world, const std::vector<model::Tensor>& ten
   part.attach(part.source ? own.data() : peers->local());
   const kernels::ExecutionSpace space;
   transport::Progress progress;
-  const transport::Routes routes(from, {part.communicator.get()}, half);
+  const transport::Routes routes(from, {part.communicator.get()}, part.map);
   const auto direct =
-      make_direct(space, routes, part.me, part.copies, *peers, nullptr, world, half, transport::Tuning{}, progress);
+      make_direct(space, routes, part.me, part.copies, *peers, nullptr, world, part.map, transport::Tuning{}, progress);
   // Source r and destination r hold the same storages at the same offsets.
   const auto copy = [&] {
     if (part.source) {
@@ -155,7 +155,7 @@ void rings(Control& world, const std::vector<model::Tensor>& tensors, std::int64
   part.attach(own.data());
   const kernels::ExecutionSpace space;
   transport::Progress progress;
-  const transport::Routes routes(from, {part.communicator.get()}, half);
+  const transport::Routes routes(from, {part.communicator.get()}, part.map);
   const auto make = [&](std::int64_t chunks) {
     return make_p2p(space, routes, part.me, part.copies, {1, 1024, chunk_bytes, chunks}, progress);
   };

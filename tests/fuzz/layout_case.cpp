@@ -632,6 +632,7 @@ Case draw_case(std::uint64_t seed, std::uint64_t number) {
   draw_data_parallel(random, c);
   draw_sglang(random, c);
   if (c.config.vision.depth == 0 && random.one_in(3)) draw_fsdp(random, c);
+  c.colocated = random.one_in(3);
   return c;
 }
 
@@ -661,6 +662,7 @@ std::unique_ptr<layout::Layout> train_layout(const Case& c, const model::Model& 
 const std::vector<Feature>& features() {
   using C = const Case&;
   static const std::vector<Feature> all{
+      {"colocated", [](C c) { return c.colocated; }},
       {"train PP", [](C c) { return c.train.sizes.pp > 1; }},
       {"uneven PP", [](C c) { return !c.train.stage_layers.empty() || !c.train.hybrid_layer_pattern.empty(); }},
       {"train CP", [](C c) { return c.train.sizes.cp > 1; }},
@@ -766,7 +768,8 @@ std::string describe(const Case& c) {
                         o.virtual_stages, name(o.pipeline_style), fmt::join(o.stage_layers, " "));
   }
   return text +
-         fmt::format("  policy {} buffers of {} bytes", kPolicies[static_cast<std::size_t>(c.policy)], c.buffer_bytes);
+         fmt::format("  policy {} buffers of {} bytes{}", kPolicies[static_cast<std::size_t>(c.policy)], c.buffer_bytes,
+                     c.colocated ? " colocated" : "");
 }
 
 Case shrink(Case c, const std::function<bool(const Case&)>& fails) {

@@ -31,6 +31,7 @@ struct Case {
   std::optional<gen::sglang::Options> sglang;  ///< gen is this engine, not vLLM
   plan::Policy policy = plan::Policy::all;
   std::int64_t buffer_bytes = 1024;  ///< of the misc stream
+  bool colocated = false;            ///< rank r of either side is one process
 };
 
 /// Returns the families, one case after the other.

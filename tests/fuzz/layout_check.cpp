@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "core/error.hpp"
 #include "plan/plan.hpp"
@@ -242,6 +243,24 @@ void check_bytes(const Planner& planner, const std::vector<model::Tensor>& tenso
   }
 }
 
+/// Checks that colocated ranks take from themselves what they hold, and only that.
+void check_to_self(const Planner& planner, const std::vector<model::Tensor>& tensors) {
+  std::map<std::int32_t, const model::Tensor*> by_index;
+  for (const model::Tensor& tensor : tensors) by_index[tensor.index] = &tensor;
+  std::vector<layout::Piece> held;
+  planner.for_each_copy([&](const Copy& copy) {
+    held.clear();
+    if (to_int(copy.destination.rank) < planner.source().ranks())
+      planner.source().pieces(*by_index.at(copy.tensor), copy.destination.rank, held);
+    const bool holds = std::any_of(held.begin(), held.end(), [&](const layout::Piece& piece) {
+      return intersect(piece.box, copy.box) == copy.box;
+    });
+    if (holds != copy.to_self || copy.to_self != (copy.source.rank == copy.destination.rank))
+      differs("tensor {}: rank {} gets what it holds from another, or what it lacks from itself", copy.tensor,
+              to_int(copy.destination.rank));
+  });
+}
+
 /// Returns whether the copy is less than its two ranks' boxes have in common.
 bool is_stripe(const Planner& planner, const model::Tensor& tensor, const Copy& copy) {
   std::vector<layout::Piece> held, wanted;
@@ -298,7 +317,7 @@ class Refit {
       write_fills(rank);
       load(split.from_checkpoint, rank);
     }
-    move(split.bulk, source, destination, distortion_);
+    move(split.bulk, source, destination, distortion_, case_.colocated);
     move_through_stream(split.misc, source, destination);
     compare("gen", gen, destination.ranks, [&](std::int64_t rank) {
       if (case_.sglang) return test_support::sglang_parameters(checkpoint_, model_.config, *case_.sglang, rank);
@@ -318,12 +337,14 @@ class Refit {
   }
 
   /// Plans `tensors` from one side to the other and makes the copies.
-  void move(const std::vector<model::Tensor>& tensors, Stored& source, Stored& destination, Distortion distortion) {
-    const Planner planner(tensors, source.layout, destination.layout);
+  void move(const std::vector<model::Tensor>& tensors, Stored& source, Stored& destination, Distortion distortion,
+            bool colocated = false) {
+    const Planner planner(tensors, source.layout, destination.layout, 0, {}, colocated);
     const auto outgoing = plans_of(planner, Side::source, source.layout.ranks());
     auto incoming = plans_of(planner, Side::destination, destination.layout.ranks());
     check_mirror(planner, outgoing, incoming);
     check_bytes(planner, tensors, incoming);
+    if (colocated) check_to_self(planner, tensors);
     for (plan::RankPlan& rank : incoming) {
       distort(rank.copies, distortion);
       for (const Copy& copy : rank.copies) {

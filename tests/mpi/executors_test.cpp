@@ -134,17 +134,45 @@ TEST(MpiExecutors, RandomJobsArrive) {
   }
 }
 
-TEST(MpiExecutors, P2pServesBothEndsOnOneRank) {
+/// Sides that colocated ranks can be: alike, unlike, and with more ranks on either side.
+std::vector<Sides> colocated_sides(int ranks) {
+  switch (ranks) {
+    case 1: return {{"qwen3_moe", "TP1", "TP1"}};
+    case 2: return {{"llama", "TP2", "TP2"}, {"qwen3_moe", "EP2", "TP1"}, {"qwen2", "TP1", "DP2"}};
+    case 3: return {{"qwen2", "PP2", "DP3"}, {"six_heads", "TP3", "DP2"}};
+    case 4: return {{"qwen3", "TP2xPP2", "TP2xDP2"}, {"qwen3_moe", "EP4", "TP4"}};
+    case 6: return {{"six_heads", "TP3xPP2", "TP2xDP3"}};
+    case 8: return {{"deepseek_v3", "TP2xETP2xPP2", "TP2xDP4xEP8i"}};
+    default: return {};
+  }
+}
+
+TEST(MpiExecutors, MoveEveryByteBetweenColocatedRanks) {
   const auto world = transport::make_mpi_control();
-  if (world->size() > 1) GTEST_SKIP() << "one rank only";
-  const auto self = transport::make_mpi_communicator({0}, 1, 2);
-  for (DType gen_precision : {DType::bf16, DType::f32}) {
-    Job job("qwen3_moe", "TP1", "TP1", DType::bf16, gen_precision);
-    TransportCase task = job.make(plan::Policy::all, ExecutorKind::p2p);
-    task.bulk = task.model->tensors;
-    const RankOutcome outcome = run_alone(task, *self);
-    EXPECT_EQ(outcome.mismatch, "");
-    EXPECT_EQ(outcome.staging_bytes, 0);
+  for (const Sides& one : colocated_sides(world->size())) {
+    Job job(one.model, one.train, one.gen, DType::bf16, DType::f32);
+    for (ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct}) {
+      for (plan::Policy policy : {plan::Policy::all, plan::Policy::ffn}) {
+        TransportCase task = job.make(policy, executor);
+        task.colocated = true;
+        task.per_stage = policy == plan::Policy::all;
+        task.tuning = {2, 64, 30'000, 2};
+        task.misc_buffer_bytes = 60'000;
+        run_and_expect(task, *world,
+                       fmt::format("{} {} -> {} {}, colocated", one.model, one.train, one.gen, to_string(executor)));
+      }
+    }
+  }
+}
+
+TEST(MpiExecutors, RandomColocatedJobsArrive) {
+  const auto world = transport::make_mpi_control();
+  const RandomCases cases(1);
+  for (const Precisions precisions : all_precisions()) {
+    for (std::uint64_t seed = cases.first; seed < cases.first + static_cast<std::uint64_t>(cases.count); ++seed) {
+      const RandomTransport random(seed, precisions, world->size(), true);
+      for (const TransportCase& job : random.jobs()) run_and_expect(job, *world, random.describe(job));
+    }
   }
 }
 

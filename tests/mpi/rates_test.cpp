@@ -37,7 +37,7 @@ ProbedRates measured(const std::vector<int>& hosts) {
   const auto communicator = transport::make_mpi_communicator({0, 1, 2, 3}, 0, 1);
   const OneHost peers(transport::make_mpi_peer_memory(world->rank() < 2 ? 0 : kBytes), hosts, world->rank());
   const kernels::ExecutionSpace space;
-  return measure_device_rates(space, *world, &peers, communicator.get(), 1, Places{hosts, {0, 1, 2, 3}}, 2, kBytes,
+  return measure_device_rates(space, *world, &peers, communicator.get(), 1, Places{hosts, {0, 1, 2, 3}}, {2, 2}, kBytes,
                               kSeconds, kBytes);
 }
 
@@ -91,7 +91,7 @@ TEST(DeviceRates, AreOfPairsWithALinkBetweenThem) {
                                           Row{{0, 0, 0, 1}, {3, 3, 3, 2}}, Row{{0, 0, 0, 0}, {2, 3, 3, 2}}}) {
     const Asked peers(transport::make_mpi_peer_memory(world->rank() < 2 ? 0 : kBytes));
     const ProbedRates rates =
-        measure_device_rates(space, *world, &peers, nullptr, 1, {{0, 0, 0, 0}, devices}, 2, kBytes, 0.005, kBytes);
+        measure_device_rates(space, *world, &peers, nullptr, 1, {{0, 0, 0, 0}, devices}, {2, 2}, kBytes, 0.005, kBytes);
     EXPECT_EQ(peers.asked(), partners[static_cast<std::size_t>(world->rank())]) << devices[2] << devices[3];
     expect_rate(rates.pair_store);
     expect_rate(rates.all_stores);

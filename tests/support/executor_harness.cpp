@@ -139,37 +139,36 @@ struct Network {
 };
 
 Network connect(const TransportCase& job, const RankServices& services) {
-  const int sources = job.source->ranks();
-  const int all = sources + job.destination->ranks();
+  const WorldMap world = job.world();
   Network network;
   const int stages = job.per_stage ? job.source->stages() : 1;
-  for (int stage = 0; stage < stages; ++stage) {
-    std::vector<int> members = range(sources * stage / stages, sources * (stage + 1) / stages);
-    for (int rank = sources; rank < all; ++rank) members.push_back(rank);
-    network.bulk.push_back(services.communicator(transport::Purpose::bulk, members));
-  }
-  std::vector<int> stream{0};
-  for (int rank = sources; rank < all; ++rank) stream.push_back(rank);
-  network.gather = services.communicator(transport::Purpose::gather, range(0, sources));
+  for (int stage = 0; stage < stages; ++stage)
+    network.bulk.push_back(services.communicator(
+        transport::Purpose::bulk,
+        job.per_stage ? transport::members_of_stage(*job.source, world, stage) : range(0, world.size())));
+  std::vector<int> stream = range(world.first_destination(), world.first_destination() + world.destination);
+  if (!world.colocated) stream.insert(stream.begin(), 0);
+  network.gather = services.communicator(transport::Purpose::gather, range(0, world.source));
   network.stream = services.communicator(transport::Purpose::stream, stream);
   return network;
 }
 
-std::vector<plan::Copy> copies_of(const TransportCase& job, const layout::Layout& sent, Side side, Rank rank) {
-  return plan::Planner(job.bulk, sent, *job.destination, job.domain_ranks, job.striping).rank_plan(side, rank).copies;
+std::vector<plan::Copy> copies_of(const TransportCase& job, const layout::Layout& sent, const OwnRanks& own) {
+  const plan::Planner planner(job.bulk, sent, *job.destination, job.domain_ranks, job.striping, job.colocated);
+  return planner.rank_plan(own).copies;
 }
 
 /// The weights that are sent in a case that quantises; on source ranks with their memory and the Quantise that fills
 /// it. Weights that direct's tiles make have no memory.
 class Sent {
  public:
-  Sent(const TransportCase& job, const RankServices& services, const kernels::ExecutionSpace& space, Rank rank,
-       const Memory* source, std::byte* arena)
+  Sent(const TransportCase& job, const RankServices& services, const kernels::ExecutionSpace& space,
+       std::optional<Rank> rank, const Memory* source, std::byte* arena)
       : layout_(*job.model, *job.source,
                 is_mx(*job.quantiser) ? model::WeightFormat::mxfp8 : model::WeightFormat::fp8_block) {
     transport::QuantisedPieces pieces;
     if (source != nullptr) {
-      local_ = materialise(layout_, job.model->tensors, rank);
+      local_ = materialise(layout_, job.model->tensors, *rank);
       std::vector<std::byte*> storages;
       for (const layout::Storage& storage : local_.storages) {
         if (layout::QuantisedLayout::is_added(storage.key)) {
@@ -204,8 +203,8 @@ std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const R
                                                const Endpoint& me, transport::PeerMemory* peers, Sent* quantised,
                                                transport::Progress& progress) {
   const layout::Layout& source = quantised != nullptr ? quantised->layout() : *job.source;
-  const std::vector<plan::Copy> copies = copies_of(job, source, me.side, me.rank);
-  transport::agree(*services.world, me.side, me.rank, job.source->ranks(), copies, job.model->tensors);
+  const std::vector<plan::Copy> copies = copies_of(job, source, me.self);
+  transport::agree(*services.world, job.world(), copies, job.model->tensors);
   switch (job.executor) {
     case ExecutorKind::golden:
       return make_golden(space, routes, me, job.bulk, source, *job.destination, job.tuning, progress);
@@ -215,11 +214,11 @@ std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const R
                       *job.destination, copies, make_message_resharder(routes), job.tuning, progress);
     case ExecutorKind::direct: break;
   }
-  const std::int64_t flag_bytes = transport::fan_out_flag_bytes(copies, me.side, me.rank, job.tuning);
+  const std::int64_t flag_bytes = transport::fan_out_flag_bytes(copies, me.self, job.tuning);
   std::unique_ptr<transport::PeerMemory> flags;
   if (services.world->max(flag_bytes) > 0) flags = services.peer_memory(flag_bytes);
-  return make_direct(space, routes, me, copies, *peers, std::move(flags), *services.world, job.source->ranks(),
-                     job.tuning, progress,
+  return make_direct(space, routes, me, copies, *peers, std::move(flags), *services.world, job.world(), job.tuning,
+                     progress,
                      quantised != nullptr ? transport::QuantisedSends{&quantised->quantise(), job.destination}
                                           : transport::QuantisedSends());
 }
@@ -284,30 +283,36 @@ void Truth::prepare(const layout::Layout& source, const layout::Layout& destinat
 
 RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   transport::Control& world = *services.world;
-  const std::int32_t sources = job.source->ranks();
-  const bool sends = world.rank() < sources;
   Endpoint me;
-  me.side = sends ? Side::source : Side::destination;
-  me.rank = Rank{sends ? world.rank() : world.rank() - sources};
-  const Memory mine(job, sends ? *job.source : *job.destination, me.rank);
+  me.self = job.world().own(world.rank());
+  const bool sends = me.self.source.has_value(), receives = me.self.destination.has_value();
+  const std::optional<Memory> from = sends ? std::optional<Memory>(std::in_place, job, *job.source, *me.self.source)
+                                           : std::nullopt;
+  const std::optional<Memory> to =
+      receives ? std::optional<Memory>(std::in_place, job, *job.destination, *me.self.destination) : std::nullopt;
 
   // Others write to destinations only, so only their arenas are shared.
   std::unique_ptr<transport::PeerMemory> peers;
-  if (job.executor == ExecutorKind::direct) peers = services.peer_memory(sends ? 0 : mine.bytes());
-  std::vector<std::byte> own;
-  if (sends || !peers) own.resize(static_cast<std::size_t>(mine.bytes()));
-  std::byte* arena = sends || !peers ? own.data() : peers->local();
-  std::memset(arena, sends ? kJunk : kernels::kPoison, static_cast<std::size_t>(mine.bytes()));
-  (sends ? me.source : me.destination) = transport::LocalMemory(mine.local(), arena);
-  if (sends) mine.write(arena, 0);
+  if (job.executor == ExecutorKind::direct) peers = services.peer_memory(receives ? to->bytes() : 0);
+  std::vector<std::byte> source(static_cast<std::size_t>(sends ? from->bytes() : 0), std::byte{kJunk});
+  std::vector<std::byte> own(static_cast<std::size_t>(receives && !peers ? to->bytes() : 0));
+  std::byte* destination = peers ? peers->local() : own.data();
+  if (sends) {
+    me.source = transport::LocalMemory(from->local(), source.data());
+    from->write(source.data(), 0);
+  }
+  if (receives) {
+    std::memset(destination, kernels::kPoison, static_cast<std::size_t>(to->bytes()));
+    me.destination = transport::LocalMemory(to->local(), destination);
+  }
 
   const kernels::ExecutionSpace space;
   transport::Progress progress;
   const Network network = connect(job, services);
-  const transport::Routes routes(*job.source, network.pointers(), sources);
+  const transport::Routes routes(*job.source, network.pointers(), job.world());
   std::unique_ptr<Sent> sent;
   if (job.quantiser) {
-    sent = std::make_unique<Sent>(job, services, space, me.rank, sends ? &mine : nullptr, arena);
+    sent = std::make_unique<Sent>(job, services, space, me.self.source, sends ? &*from : nullptr, source.data());
     if (sends) me.source = sent->memory();
   }
   const auto bulk = make_bulk(job, services, space, routes, me, peers.get(), sent.get(), progress);
@@ -329,36 +334,15 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
     bulk->execute();
     if (misc) misc->execute();
     if (services.allocations) outcome.allocations += services.allocations() - before;
-    if (sends) mine.write(arena, step + 1);
-    if (!sends && outcome.mismatch.empty()) outcome.mismatch = mine.compare(arena, step);
+    if (sends) from->write(source.data(), step + 1);
+    if (receives && outcome.mismatch.empty()) outcome.mismatch = to->compare(destination, step);
   }
   world.barrier();
   return outcome;
 }
 
-RankOutcome run_alone(const TransportCase& job, Communicator& self) {
-  const Memory source(job, *job.source, Rank{0});
-  const Memory destination(job, *job.destination, Rank{0});
-  std::vector<std::byte> from(static_cast<std::size_t>(source.bytes()), std::byte{kJunk});
-  std::vector<std::byte> to(static_cast<std::size_t>(destination.bytes()), std::byte{kernels::kPoison});
-  const Endpoint me{Side::source, Rank{0}, transport::LocalMemory(source.local(), from.data()),
-                    transport::LocalMemory(destination.local(), to.data())};
-  const kernels::ExecutionSpace space;
-  transport::Progress progress;
-  const transport::Routes routes(*job.source, {&self}, 0);
-  const auto bulk =
-      make_p2p(space, routes, me, copies_of(job, *job.source, Side::source, Rank{0}), job.tuning, progress);
-  RankOutcome outcome{"", bulk->staging_bytes(), 0, 0, bulk->schedule()};
-  for (std::int64_t step = 0; step < job.refits && outcome.mismatch.empty(); ++step) {
-    source.write(from.data(), step);
-    bulk->execute();
-    outcome.mismatch = destination.compare(to.data(), step);
-  }
-  return outcome;
-}
-
 std::vector<RankOutcome> run_threads(const TransportCase& job) {
-  const int ranks = job.source->ranks() + job.destination->ranks();
+  const int ranks = job.world().size();
   const auto hub = std::make_shared<ThreadHub>(ranks);
   const auto machine = std::make_shared<ThreadMachine>(ranks);
   machine->unmapped = job.unmapped;

@@ -2,8 +2,8 @@
 // Runs an executor (and the misc stream) between two layouts and compares every byte that a destination rank owns with
 // an image written element by element from the layout's pieces, without lib/plan.
 //
-// The same code runs on threads (run_threads) and on MPI (run_rank with services of MPI). World ranks: source ranks
-// first, then destination ranks. Every refit sends new values; the source overwrites its own as soon as execute()
+// The same code runs on threads (run_threads) and on MPI (run_rank with services of MPI). World ranks are those of
+// core/world.hpp, apart or colocated. Every refit sends new values; the source overwrites its own as soon as execute()
 // returns, and destination memory begins as poison, which must survive wherever no piece lies.
 
 #include <functional>
@@ -56,6 +56,7 @@ struct TransportCase {
   const Truth* truth = nullptr;  ///< prepared for both layouts and refits + 1 steps
   const layout::Layout* source = nullptr;
   const layout::Layout* destination = nullptr;
+  bool colocated = false;  ///< m2n needs sides that are apart
   std::vector<model::Tensor> bulk;
   std::vector<model::Tensor> misc;  ///< tensors on neither path stay poison at the destination
   ExecutorKind executor = ExecutorKind::p2p;
@@ -69,6 +70,8 @@ struct TransportCase {
   std::int64_t misc_buffer_bytes = 1 << 20;
   std::set<std::pair<int, int>> unmapped;  ///< world ranks (smaller, larger) that cannot map each other; threads only
   std::int64_t refits = 2;
+
+  WorldMap world() const { return {source->ranks(), destination->ranks(), colocated}; }
 };
 
 /// Results of one rank.
@@ -92,11 +95,8 @@ struct RankServices {
   std::function<std::int64_t()> allocations = {};  ///< so far
 };
 
-/// Runs one rank. Collective over the world of `services`, which has source + destination ranks.
+/// Runs one rank. Collective over the world of `services`, which is job.world().
 RankOutcome run_rank(const TransportCase& job, const RankServices& services);
-
-/// Runs both ends on one rank (p2p only, no misc): layouts of one rank each.
-RankOutcome run_alone(const TransportCase& job, transport::Communicator& self);
 
 /// Runs all ranks as threads of this process; returns the results by world rank.
 std::vector<RankOutcome> run_threads(const TransportCase& job);

@@ -107,7 +107,7 @@ std::string to_string(Precisions precisions) {
   return kNames[static_cast<std::size_t>(precisions)];
 }
 
-RandomTransport::RandomTransport(std::uint64_t seed, Precisions precisions, int ranks)
+RandomTransport::RandomTransport(std::uint64_t seed, Precisions precisions, int ranks, bool colocated)
     : seed_(seed), precisions_(precisions) {
   std::mt19937_64 random(combine(seed, static_cast<std::uint64_t>(precisions)));
   make_model(random);
@@ -116,7 +116,7 @@ RandomTransport::RandomTransport(std::uint64_t seed, Precisions precisions, int 
   } else if (precisions == Precisions::quantised_mxfp8) {
     base_.quantiser = random() % 2 == 0 ? Quantiser::mxfp8 : Quantiser::mxfp8_nemo_rl;
   }
-  make_layouts(random, ranks);
+  make_layouts(random, ranks, colocated);
   draw_sizes(random);
   truth_ = std::make_unique<Truth>(model_);
   truth_->prepare(*source_, *destination_, base_.refits + 1, base_.quantiser);
@@ -125,6 +125,7 @@ RandomTransport::RandomTransport(std::uint64_t seed, Precisions precisions, int 
   base_.source = source_.get();
   base_.destination = destination_.get();
   base_.bulk = model_.tensors;
+  base_.colocated = colocated;
 }
 
 void RandomTransport::make_model(std::mt19937_64& random) {
@@ -163,10 +164,19 @@ void RandomTransport::make_model(std::mt19937_64& random) {
   }
 }
 
-void RandomTransport::make_layouts(std::mt19937_64& random, int ranks) {
-  const int sources = ranks == 0 ? 0 : 1 + static_cast<int>(random() % static_cast<std::uint64_t>(ranks - 1));
+void RandomTransport::make_layouts(std::mt19937_64& random, int ranks, bool colocated) {
+  const auto up_to = [&](int most) { return 1 + static_cast<int>(random() % static_cast<std::uint64_t>(most)); };
+  int sources = 0, destinations = 0;
+  if (colocated && ranks > 0) {
+    const bool fewer_sources = random() % 2 == 0;
+    sources = fewer_sources ? up_to(ranks) : ranks;
+    destinations = fewer_sources ? ranks : up_to(ranks);
+  } else if (ranks > 0) {
+    sources = up_to(ranks - 1);
+    destinations = ranks - sources;
+  }
   MeshLayout source = random_layout(random, model_.tensors, sources);
-  MeshLayout destination = random_layout(random, model_.tensors, ranks == 0 ? 0 : ranks - sources);
+  MeshLayout destination = random_layout(random, model_.tensors, destinations);
   const auto all = [](MeshLayout& layout, DType dtype) {
     for (Format& format : layout.format_of) format = dtype;
   };
@@ -229,11 +239,13 @@ void RandomTransport::draw_sizes(std::mt19937_64& random) {
 std::vector<TransportCase> RandomTransport::jobs() const {
   std::vector<TransportCase> jobs;
   for (ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::m2n, ExecutorKind::direct}) {
+    if (executor == ExecutorKind::m2n && base_.colocated) continue;
     jobs.push_back(base_);
     jobs.back().executor = executor;
   }
+  const TransportCase direct = jobs.back();
   for (std::int64_t domain_ranks : {2, 8}) {
-    jobs.push_back(jobs[3]);
+    jobs.push_back(direct);
     jobs.back().domain_ranks = domain_ranks;
   }
   return jobs;
@@ -249,11 +261,11 @@ TransportCase RandomTransport::misc() const {
 std::string RandomTransport::describe(const TransportCase& job) const {
   const transport::Tuning& t = job.tuning;
   return fmt::format(
-      "seed {} {} {} ({} + {} ranks{}), fan-out in domains of {}, stripes of {} B and {} rows; streams {} group {} "
+      "seed {} {} {} ({} + {} ranks{}{}), fan-out in domains of {}, stripes of {} B and {} rows; streams {} group {} "
       "chunk {} ring {} message {} cost {} part {} reshard {} fan-out chunk {} items {} B {} elements streamed {} misc "
       "{}",
       seed_, to_string(precisions_), to_string(job.executor), job.source->ranks(), job.destination->ranks(),
-      job.quantiser ? fmt::format(", {}", name(*job.quantiser)) : "", job.domain_ranks, job.striping.min_bytes,
+      job.colocated ? ", colocated" : "", job.quantiser ? fmt::format(", {}", name(*job.quantiser)) : "", job.domain_ranks, job.striping.min_bytes,
       job.striping.min_rows, t.streams, t.group_size, t.chunk_bytes, t.ring_chunks, t.message_bytes,
       t.message_cost_bytes, t.golden_part_bytes, t.reshard_group_bytes, t.fan_out_chunk_bytes, t.table.item_bytes,
       t.table.quantised_elements, t.table.streamed_bytes, job.misc_buffer_bytes);

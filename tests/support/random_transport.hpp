@@ -31,8 +31,8 @@ std::string to_string(Precisions precisions);
 /// A job, and everything that it borrows.
 class RandomTransport {
  public:
-  /// `ranks`: of both sides together, at least 2; 0: 1 to 8 of each.
-  RandomTransport(std::uint64_t seed, Precisions precisions, int ranks = 0);
+  /// `ranks`: of the world, at least 2 where the sides are apart; 0: 1 to 8 of each side.
+  RandomTransport(std::uint64_t seed, Precisions precisions, int ranks = 0, bool colocated = false);
 
   /// Returns the job for every executor; for direct without fan-out, and with it in domains of two ranks and of all.
   std::vector<TransportCase> jobs() const;
@@ -43,7 +43,7 @@ class RandomTransport {
 
  private:
   void make_model(std::mt19937_64& random);
-  void make_layouts(std::mt19937_64& random, int ranks);
+  void make_layouts(std::mt19937_64& random, int ranks, bool colocated);
   void draw_sizes(std::mt19937_64& random);
 
   std::uint64_t seed_;

@@ -207,34 +207,35 @@ TEST(Model, IsNeverBelowTheBoundsPorts) {
     machine.rates.memory_is_shared = random() % 4 == 0;
     if (machine.rates.memory_is_shared) machine.rates.domain_in = machine.rates.domain_out = machine.rates.device_in;
     const auto neighbours = static_cast<std::int64_t>(1 + random() % 3);
+    const WorldMap map{source.ranks(), destination.ranks(), seed % 3 == 0};
+    const auto place = map.colocated ? colocated : apart;
     if (!machine.rates.memory_is_shared)
-      machine.placement = apart(source.ranks(), destination.ranks(), 1, neighbours);
+      machine.placement = place(source.ranks(), destination.ranks(), 1, neighbours);
     else
-      machine.placement = apart(source.ranks(), destination.ranks());
-    const Planner planner(tensors, source, destination);
+      machine.placement = place(source.ranks(), destination.ranks(), 1, 1);
+    const Planner planner(tensors, source, destination, 0, {}, map.colocated);
     const Traffic total = traffic(planner, machine.placement);
 
     Loads own(source, destination.ranks());
-    for (const auto& [side, ranks] :
-         {std::pair(Side::source, source.ranks()), {Side::destination, destination.ranks()}}) {
-      for (std::int32_t r = 0; r < ranks; ++r) {
-        const std::vector<Copy> copies = planner.rank_plan(side, Rank{r}).copies;
-        own.put(side, Rank{r}, loads_of(copies, side, Rank{r}, source, machine.placement, Form::sent));
-      }
+    for (std::int32_t r = 0; r < map.size(); ++r) {
+      const std::vector<Copy> copies = planner.rank_plan(map.own(r)).copies;
+      own.put(map.own(r), loads_of(copies, map.own(r), source, machine.placement, Form::sent));
     }
     for (std::size_t r = 0; r < own.sent.size(); ++r) {
       EXPECT_EQ(own.sent[r].bytes, total.loads.sent[r].bytes);
       EXPECT_EQ(own.sent[r].domain, total.loads.sent[r].domain);
       EXPECT_EQ(own.sent[r].copies, total.loads.sent[r].copies);
+      EXPECT_EQ(own.sent[r].self_bytes, total.loads.sent[r].self_bytes);
     }
     for (std::size_t r = 0; r < own.forwarded_in.size(); ++r) {
       EXPECT_EQ(own.received_by(r).device, total.loads.received_by(r).device);
       EXPECT_EQ(own.received_by(r).memory, total.loads.received_by(r).memory);
+      EXPECT_EQ(own.received_by(r).self_copies, total.loads.received_by(r).self_copies);
     }
 
     const Bound bound = lower_bound(tensors, source, destination, machine.rates, machine.placement);
     const double ports = std::max(bound.seconds.ingress, bound.seconds.egress);
-    const Broadcasts all = broadcasts(tensors, source, 64);
+    const Broadcasts all = broadcasts(tensors, source, 64, map.colocated ? &destination : nullptr);
     for (const std::int64_t number : {1, 4}) {
       EXPECT_GE(p2p_seconds(total.loads, machine, streams(number)).total * (1 + 1e-9), ports);
       EXPECT_GE(golden_seconds(all, total.loads, machine, streams(number)).total * (1 + 1e-9), bound.seconds.ingress);

@@ -65,8 +65,8 @@ struct World {
   MeshLayout source, destination;
   Striping striping;
 
-  Planner planner(std::int64_t domain_ranks = 0) const {
-    return {tensors, source, destination, domain_ranks, striping};
+  Planner planner(std::int64_t domain_ranks = 0, bool colocated = false) const {
+    return {tensors, source, destination, domain_ranks, striping, colocated};
   }
 };
 
@@ -86,6 +86,14 @@ World random_world(std::uint64_t seed, bool large) {
   const std::int64_t bytes[] = {1, 8, 100, Striping().min_bytes};
   world.striping = {bytes[random() % std::size(bytes)], random() % 2 == 0 ? 1 : Striping().min_rows};
   return world;
+}
+
+/// Returns whether a rank of a side stores the box, whole.
+bool stores(const Layout& layout, const Tensor& tensor, Rank rank, const Box& box) {
+  if (to_int(rank) >= layout.ranks()) return false;
+  std::vector<Piece> pieces;
+  layout.pieces(tensor, rank, pieces);
+  return std::ranges::any_of(pieces, [&](const Piece& piece) { return intersect(piece.box, box) == box; });
 }
 
 /// Carries out the destinations' plans, forwarded copies last; every element may be written once.
@@ -139,6 +147,37 @@ class RandomFanOut : public ::testing::TestWithParam<std::uint64_t> {};
 
 /// Returns the elements that come from holders into domains, by tensor: of the copies, and of the boxes that a domain
 /// needs, each once. Scalars come to every rank.
+/// Every element arrives once; whoever holds what it takes takes it from itself, and nobody else does; a process's plan
+/// is the plans of the ranks that it is.
+TEST(Plan, ColocatedTakersTakeFromThemselvesWhatTheyHold) {
+  std::int64_t to_self = 0, between = 0;
+  for (std::uint64_t seed = 1; seed <= 150; ++seed) {
+    SCOPED_TRACE(fmt::format("seed {}", seed));
+    const World world = random_world(seed, seed % 5 == 0);
+    const WorldMap map{world.source.ranks(), world.destination.ranks(), true};
+    for (const std::int64_t domain_ranks : {std::int64_t{0}, std::int64_t{2}, std::int64_t{map.destination}}) {
+      const Planner planner = world.planner(domain_ranks, true);
+      EXPECT_EQ(execute(world, planner), full_memory(world.destination));
+      std::vector<std::vector<Key>> expected(static_cast<std::size_t>(map.size()));
+      planner.for_each_copy([&](const Copy& copy) {
+        const bool forwarded = copy.fan_out == FanOut::forwarded;
+        const Tensor& tensor = world.tensors[static_cast<std::size_t>(copy.tensor)];
+        const auto from = static_cast<std::size_t>(to_int(copy.source.rank));
+        const auto to = static_cast<std::size_t>(to_int(copy.destination.rank));
+        EXPECT_EQ(copy.to_self, stores(world.source, tensor, copy.destination.rank, copy.box)) << to_string(copy.box);
+        EXPECT_EQ(copy.to_self, !forwarded && from == to);
+        expected[from].push_back(key_of(copy));
+        if (from != to) expected[to].push_back(key_of(copy));
+        ++(copy.to_self ? to_self : between);
+      });
+      for (std::int32_t r = 0; r < map.size(); ++r)
+        EXPECT_EQ(keys_of(planner.rank_plan(map.own(r))), expected[static_cast<std::size_t>(r)]) << r;
+    }
+  }
+  EXPECT_GT(to_self, 1000);
+  EXPECT_GT(between, 1000);
+}
+
 std::map<std::int32_t, std::int64_t> entering(const Planner& planner) {
   std::map<std::int32_t, std::int64_t> elements;
   planner.for_each_copy([&](const Copy& copy) {

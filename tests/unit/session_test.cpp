@@ -22,16 +22,29 @@ using test_support::ThreadMachine;
 using test_support::TransportCase;
 using ::testing::HasSubstr;
 
+/// A rank's storages on one side.
+struct Storages {
+  layout::LocalLayout local;
+  std::vector<std::byte> own = {};  ///< where they do not lie in memory that others map
+  std::span<std::byte> arena = {};
+
+  std::int64_t bytes() const { return transport::ArenaMap(local).bytes; }
+  void attach(std::byte* mapped) {
+    if (mapped == nullptr) own.resize(static_cast<std::size_t>(bytes()));
+    arena = {mapped == nullptr ? own.data() : mapped, static_cast<std::size_t>(bytes())};
+  }
+  SideMemory memory() const { return {local, {local, arena.data()}, arena}; }
+};
+
 /// State of one rank of a job while its session lives.
 struct World {
   const TransportCase& job;
-  const Exchange exchange{*job.model, {job.bulk, job.misc, *job.source, *job.destination}};
+  const Exchange exchange{*job.model, {job.bulk, job.misc, *job.source, *job.destination, job.colocated}};
   transport::Control& control;
   ThreadLinks links;
-  const bool sends = control.rank() < exchange.source_ranks();
-  const Rank rank{sends ? control.rank() : control.rank() - exchange.source_ranks()};
-  const layout::LocalLayout local =
-      layout::materialise(sends ? *job.source : *job.destination, job.model->tensors, rank);
+  const OwnRanks own = exchange.world().own(control.rank());
+  const bool sends = own.source.has_value();
+  std::optional<Storages> train = storages(*job.source, own.source), gen = storages(*job.destination, own.destination);
   const kernels::ExecutionSpace space{};
   transport::Progress progress{};
   const transport::Places places = {std::vector<int>(static_cast<std::size_t>(control.size()), 0), [this] {
@@ -40,14 +53,17 @@ struct World {
                                       return devices;
                                     }()};
   std::unique_ptr<transport::PeerMemory> peers{};
-  std::vector<std::byte> own{};
-  std::span<std::byte> arena{};
+
+  std::optional<Storages> storages(const layout::Layout& side, const std::optional<Rank>& rank) const {
+    if (!rank) return std::nullopt;
+    return Storages{layout::materialise(side, job.model->tensors, *rank)};
+  }
 
   /// Train's weights are a function of tensor and element, so that replicas agree; `step` changes all of them.
   void write(std::uint8_t step) {
-    for (const layout::LocalPiece& piece : local.pieces) {
+    for (const layout::LocalPiece& piece : train->local.pieces) {
       const model::Tensor& tensor = (*job.model)[piece.tensor];
-      const transport::LocalMemory memory(local, arena.data());
+      const transport::LocalMemory memory(train->local, train->arena.data());
       std::byte* data = memory.address(piece.piece.place, piece.piece.format.dtype);
       if (tensor.role == model::Role::unknown) {  // whole, and no numbers
         std::fill_n(data, tensor.bytes(), std::byte{step});
@@ -65,17 +81,22 @@ struct World {
 void on_every_rank(const TransportCase& job, const How& how, const std::shared_ptr<ThreadMachine>& machine,
                    const std::function<void(World&, Session&, const OwnMemory&)>& body,
                    const Decorators& decorators = {}) {
-  const int ranks = job.source->ranks() + job.destination->ranks();
+  const int ranks = job.world().size();
   const auto hub = std::make_shared<ThreadHub>(ranks);
   test_support::run_ranks(ranks, [&](int rank) {
     ThreadControl control(hub, rank);
     World world{.job = job, .control = control, .links = ThreadLinks(machine, control)};
-    const std::int64_t bytes = transport::ArenaMap(world.local).bytes;
-    if (how.row().stores) world.peers = world.links.peer_memory(world.sends ? 0 : bytes);
-    const bool mapped = how.row().stores && !world.sends;
-    if (!mapped) world.own.resize(static_cast<std::size_t>(bytes));
-    world.arena = {mapped ? world.peers->local() : world.own.data(), static_cast<std::size_t>(bytes)};
-    const OwnMemory mine{world.local, {world.local, world.arena.data()}, world.arena, world.peers.get()};
+    if (how.row().stores) world.peers = world.links.peer_memory(world.gen ? world.gen->bytes() : 0);
+    OwnMemory mine;
+    if (world.train) {
+      world.train->attach(nullptr);
+      mine.source.emplace(world.train->memory());
+    }
+    if (world.gen) {
+      world.gen->attach(world.peers ? world.peers->local() : nullptr);
+      mine.destination.emplace(world.gen->memory());
+    }
+    mine.peers = world.peers.get();
     Session session(world.space, control, world.links, world.places, world.exchange, mine, how, world.progress,
                     decorators);
     body(world, session, mine);
@@ -108,10 +129,81 @@ TEST(Session, RefitsAgainAndAgainAndProvesIt) {
             EXPECT_EQ(world.links.made[transport::Purpose::gather], job.misc.empty() ? 0 : 1);
             EXPECT_LE(session.staging_bytes(),
                       staging_bytes(world.exchange, {.executor = executor, .misc_buffer_bytes = 4096},
-                                    world.sends ? Side::source : Side::destination, world.rank, Mapped::every_rank));
+                                    world.own, Mapped::every_rank));
           });
     }
   }
+}
+
+/// Sides that are alike, unlike, and with more ranks on either.
+TEST(Session, RefitsColocatedRanksAndProvesIt) {
+  const std::pair<const char*, const char*> pairs[] = {{"TP1", "TP1"},     {"TP2", "TP2"}, {"TP2xPP2", "TP2"},
+                                                       {"TP1", "TP2xDP2"}, {"EP4", "TP1"}, {"TP2xPP2", "TP2xDP3"}};
+  for (const auto& [train, gen] : pairs) {
+    for (const plan::Policy policy : {plan::Policy::all, plan::Policy::ffn}) {
+      for (const ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct}) {
+        SCOPED_TRACE(fmt::format("{} -> {} {}", train, gen, transport::row_of(executor).name));
+        Job made("qwen3_moe", train, gen);
+        TransportCase job = made.make(policy, executor);
+        job.colocated = true;
+        const FanOut fan_out = executor == ExecutorKind::direct && policy == plan::Policy::all ? FanOut::on : FanOut::off;
+        const How how{.executor = executor,
+                      .per_stage = executor != ExecutorKind::direct && policy == plan::Policy::all,
+                      .fan_out = fan_out,
+                      .misc_buffer_bytes = 4096,
+                      .byte_matrix = true};
+        on_every_rank(job, how, std::make_shared<ThreadMachine>(job.world().size()),
+                      [&](World& world, Session& session, const OwnMemory& mine) {
+                        if (world.sends) world.write(0);
+                        Prover proof = prover(world, session, mine);
+                        EXPECT_TRUE(proof.verifier().check_train_holders().empty());
+                        for (std::uint8_t step = 1; step <= 3; ++step) {
+                          if (world.sends) world.write(step);
+                          session.refit();
+                          const verify::StepResult found = proof.prove(step);
+                          EXPECT_TRUE(found.ok());
+                          EXPECT_EQ(found.fingerprint_train, found.fingerprint_gen);
+                          EXPECT_EQ(found.kl.max, 0);
+                        }
+                        EXPECT_LE(session.staging_bytes(),
+                                  staging_bytes(world.exchange, how, world.own, Mapped::every_rank));
+                        const Estimate& estimate = session.estimate();
+                        EXPECT_GE(estimate.model.total, 0.999 * estimate.bound.total());
+                        EXPECT_GT(estimate.wire.self_bytes, 0);
+                        if (world.control.size() == 1) {
+                          EXPECT_EQ(estimate.wire.bytes, 0);
+                          EXPECT_EQ(estimate.wire.copies, 0);
+                        }
+                        for (std::size_t r = 0; r < estimate.byte_matrix.size(); ++r) {
+                          if (r < estimate.byte_matrix[r].size()) {
+                            EXPECT_EQ(estimate.byte_matrix[r][r], 0);
+                          }
+                        }
+                      });
+      }
+    }
+  }
+}
+
+/// A wrong bit of one of a colocated rank's two sides is that side's.
+TEST(Session, NamesWhatIsWrongOnColocatedRanks) {
+  Job made("llama", "DP2", "TP2");
+  TransportCase job = made.make(plan::Policy::all, ExecutorKind::direct);
+  job.colocated = true;
+  on_every_rank(job, {}, std::make_shared<ThreadMachine>(2), [&](World& world, Session& session, const OwnMemory& mine) {
+    world.write(0);
+    session.refit();
+    if (world.control.rank() == 1) world.gen->arena[0] ^= std::byte{1};
+    Prover proof = prover(world, session, mine);
+    const verify::StepResult found = proof.prove(1);
+    EXPECT_EQ(found.elements_wrong, 1);
+    ASSERT_EQ(found.wrong.size(), 1U);
+    EXPECT_EQ(found.wrong.front().gen_rank, Rank{1});
+    EXPECT_TRUE(found.train_disagreements.empty());
+    if (world.control.rank() == 1) world.train->arena[0] ^= std::byte{1};
+    const auto odd = proof.verifier().check_train_holders();
+    ASSERT_EQ(odd.size(), 1U);
+  });
 }
 
 TEST(Session, NamesWhatIsWrong) {
@@ -121,7 +213,7 @@ TEST(Session, NamesWhatIsWrong) {
                 [&](World& world, Session& session, const OwnMemory& mine) {
                   if (world.sends) world.write(0);
                   session.refit();
-                  if (world.control.rank() == 2) world.arena[0] ^= std::byte{1};
+                  if (world.control.rank() == 2) world.gen->arena[0] ^= std::byte{1};
                   const verify::StepResult found = prover(world, session, mine).prove(1);
                   EXPECT_EQ(found.elements_wrong, 1);
                   ASSERT_EQ(found.wrong.size(), 1U);

@@ -65,18 +65,16 @@ struct World {
 
   /// Returns the message that each rank gets where world rank `odd` uses `wrong` instead of the train layout; "" where
   /// agree returns.
-  std::vector<std::string> agree(int odd, const layout::Layout& wrong) const {
-    const std::int32_t sources = train->ranks();
-    const int ranks = sources + gen->ranks();
+  std::vector<std::string> agree(int odd, const layout::Layout& wrong, bool colocated = false) const {
+    const WorldMap map{train->ranks(), gen->ranks(), colocated};
+    const int ranks = map.size();
     const auto hub = std::make_shared<ThreadHub>(ranks);
     std::vector<std::string> told(static_cast<std::size_t>(ranks));
     run_ranks(ranks, [&](int rank) {
       ThreadControl control(hub, rank);
-      const Side side = rank < sources ? Side::source : Side::destination;
-      const Rank mine{rank < sources ? rank : rank - sources};
-      const plan::Planner planner(model.tensors, rank == odd ? wrong : *train, *gen);
+      const plan::Planner planner(model.tensors, rank == odd ? wrong : *train, *gen, 0, {}, map.colocated);
       try {
-        transport::agree(control, side, mine, sources, planner.rank_plan(side, mine).copies, model.tensors);
+        transport::agree(control, map, planner.rank_plan(map.own(rank)).copies, model.tensors);
       } catch (const Error& error) {
         told[static_cast<std::size_t>(rank)] = error.what();
       }
@@ -88,14 +86,15 @@ struct World {
 TEST(Agree, PassesEqualPlans) {
   const World world;
   EXPECT_THAT(world.agree(-1, *world.train), testing::Each(""));
+  EXPECT_THAT(world.agree(-1, *world.train, true), testing::Each(""));
 }
 
 TEST(Agree, NamesTheTensorThatOneRankCutsOtherwise) {
   const World world;
   const std::string name = "model.layers.1.self_attn.o_proj.weight";
   const WrongLayout wrong(*world.train, *world.other_train, world.model, {{world.index(name), world.index(name)}});
-  for (int odd : {0, 2, 4, 5}) {
-    const std::vector<std::string> told = world.agree(odd, wrong);
+  for (const auto& [odd, colocated] : {std::pair(0, false), {2, false}, {4, false}, {5, false}, {1, true}, {3, true}}) {
+    const std::vector<std::string> told = world.agree(odd, wrong, colocated);
     EXPECT_THAT(told, testing::Each(told.front()));
     EXPECT_THAT(told.front(), testing::HasSubstr(name));
     EXPECT_THAT(told.front(), testing::ContainsRegex(fmt::format("ranks .*{}.* disagree", odd)));

@@ -22,6 +22,19 @@ TEST_P(Random, BulkArrivesByEveryExecutor) {
   }
 }
 
+TEST_P(Random, BulkArrivesOnColocatedRanks) {
+  const RandomCases cases(is_quantised_on_the_way(GetParam()) ? 6 : 12);
+  for (std::uint64_t seed = cases.first; seed < cases.first + static_cast<std::uint64_t>(cases.count); ++seed) {
+    const RandomTransport random(seed, GetParam(), 0, true);
+    for (const TransportCase& job : random.jobs()) {
+      expect_right(job, random.describe(job));
+      if (HasFailure()) return;
+    }
+    expect_right(random.misc(), random.describe(random.misc()));
+    if (HasFailure()) return;
+  }
+}
+
 /// Each copy of a box that is relayed has the same chunks, whatever its ends store: they are the box, and small enough.
 TEST_P(Random, CopiesOfABoxAreCutAlike) {
   const RandomCases cases(40);

@@ -190,18 +190,20 @@ std::vector<std::byte>& QuantisedWorld::original(std::int32_t rank, const std::s
 }
 
 void QuantisedWorld::run(const std::function<void(int, Verifier&)>& body) {
-  auto hub = std::make_shared<test_support::ThreadHub>(kTrainRanks + kGenRanks);
-  test_support::run_ranks(kTrainRanks + kGenRanks, [&](int rank) {
+  const WorldMap map{kTrainRanks, kGenRanks, options_.colocated};
+  auto hub = std::make_shared<test_support::ThreadHub>(map.size());
+  test_support::run_ranks(map.size(), [&](int rank) {
     test_support::ThreadControl control(hub, rank);
     const kernels::ExecutionSpace space;
-    const bool is_train = rank < kTrainRanks;
-    const std::int32_t in_group = is_train ? rank : rank - kTrainRanks;
-    const auto at = static_cast<std::size_t>(in_group);
-    RankView mine = is_train ? train_memory_[at].view(Group::train, in_group)  //
-                             : gen_memory_[at].view(Group::gen, in_group);
+    const OwnRanks own = map.own(rank);
+    const auto at = [](const std::optional<Rank>& mine) { return static_cast<std::size_t>(to_int(*mine)); };
+    std::vector<RankView> mine;
+    if (own.source) mine.push_back(train_memory_[at(own.source)].view(Group::train, to_int(*own.source)));
+    if (own.destination) mine.push_back(gen_memory_[at(own.destination)].view(Group::gen, to_int(*own.destination)));
     std::optional<Originals> before;
     if (options_.originals) {
-      before = Originals{&originals, is_train ? original_memory_[at].view(Group::train, in_group) : RankView{}};
+      before = Originals{&originals, {}};
+      if (own.source) before->mine = original_memory_[at(own.source)].view(Group::train, to_int(*own.source));
     }
     Verifier verifier(model, train, gen, std::move(mine), control, space, 1, {}, std::move(before));
     body(rank, verifier);
@@ -209,7 +211,7 @@ void QuantisedWorld::run(const std::function<void(int, Verifier&)>& body) {
 }
 
 StepResult QuantisedWorld::verify() {
-  std::vector<StepResult> results(kTrainRanks + kGenRanks);
+  std::vector<StepResult> results(static_cast<std::size_t>(WorldMap{kTrainRanks, kGenRanks, options_.colocated}.size()));
   run([&](int rank, Verifier& verifier) { results[static_cast<std::size_t>(rank)] = verifier.verify(1); });
   for (const StepResult& other : results) {
     EXPECT_EQ(other.wrong, results[0].wrong);
@@ -220,7 +222,7 @@ StepResult QuantisedWorld::verify() {
 }
 
 std::vector<TrainDisagreement> QuantisedWorld::check_train_holders() {
-  std::vector<std::vector<TrainDisagreement>> results(kTrainRanks + kGenRanks);
+  std::vector<std::vector<TrainDisagreement>> results(static_cast<std::size_t>(WorldMap{kTrainRanks, kGenRanks, options_.colocated}.size()));
   run([&](int rank, Verifier& verifier) { results[static_cast<std::size_t>(rank)] = verifier.check_train_holders(); });
   for (const auto& other : results) EXPECT_EQ(other, results[0]);
   return results[0];

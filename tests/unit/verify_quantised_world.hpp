@@ -31,6 +31,7 @@ enum : std::int32_t {
 };
 
 struct QuantisedOptions {
+  bool colocated = false;       ///< rank r of either side is one process
   bool originals = false;       ///< train also holds the weights in bf16, whose quantised values are the others
   bool swapped_scales = false;  ///< each gen rank holds the scales of q that belong to the other's rows
 };

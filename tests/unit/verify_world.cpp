@@ -228,6 +228,11 @@ void World::allocate(Group group, std::int32_t rank) {
   space_.fence();
 }
 
+std::vector<RankView> World::views(std::int32_t world_rank) {
+  if (!options.colocated) return {view(world_rank)};
+  return {view(world_rank), view(kTrainRanks + world_rank)};
+}
+
 RankView World::view(std::int32_t world_rank) {
   Memory& memory = memory_[static_cast<std::size_t>(world_rank)];
   RankView view;
@@ -257,11 +262,11 @@ void World::set(Group group, std::int32_t rank, const std::string& name, std::in
 }
 
 void World::run(const std::function<void(int, Verifier&)>& body) {
-  auto hub = std::make_shared<test_support::ThreadHub>(kTrainRanks + kGenRanks);
-  test_support::run_ranks(kTrainRanks + kGenRanks, [&](int rank) {
+  auto hub = std::make_shared<test_support::ThreadHub>(ranks());
+  test_support::run_ranks(ranks(), [&](int rank) {
     test_support::ThreadControl control(hub, rank);
     const kernels::ExecutionSpace space;
-    Verifier verifier(model, train, gen, view(rank), control, space, 1, constants, {}, tuning);
+    Verifier verifier(model, train, gen, views(rank), control, space, 1, constants, {}, tuning);
     body(rank, verifier);
   });
 }
@@ -275,7 +280,7 @@ Sum128 World::misc_fingerprint() {
 }
 
 StepResult World::verify() {
-  std::vector<StepResult> results(kTrainRanks + kGenRanks);
+  std::vector<StepResult> results(static_cast<std::size_t>(ranks()));
   named.clear();
   run([&](int rank, Verifier& verifier) {
     results[static_cast<std::size_t>(rank)] = verifier.verify(3, [&](const StepResult& wrong) {
@@ -301,14 +306,14 @@ StepResult World::verify() {
 }
 
 std::vector<NotFinite> World::not_finite(Group group) {
-  std::vector<std::vector<NotFinite>> results(kTrainRanks + kGenRanks);
+  std::vector<std::vector<NotFinite>> results(static_cast<std::size_t>(ranks()));
   run([&](int rank, Verifier& verifier) { results[static_cast<std::size_t>(rank)] = verifier.not_finite(group); });
   for (std::size_t rank = 1; rank < results.size(); ++rank) EXPECT_TRUE(results[rank].empty());
   return results[0];
 }
 
 std::vector<TrainDisagreement> World::check_train_holders() {
-  std::vector<std::vector<TrainDisagreement>> results(kTrainRanks + kGenRanks);
+  std::vector<std::vector<TrainDisagreement>> results(static_cast<std::size_t>(ranks()));
   run([&](int rank, Verifier& verifier) { results[static_cast<std::size_t>(rank)] = verifier.check_train_holders(); });
   for (const auto& other : results) EXPECT_EQ(other, results[0]);
   return results[0];

@@ -1,5 +1,6 @@
 #pragma once
-// A small world for the verifier: three train and three gen ranks as threads, with layouts written by hand.
+// A small world for the verifier: three train and three gen ranks as threads (or three that are both), with layouts
+// written by hand.
 //
 // train 0 holds the first half of every cut tensor, train 1 and train 2 the second; gen 0, 1 and 2 likewise. Whole on
 // every rank: the norm, the experts of train, `k` of gen (its heads are too few to be cut) and the tensor without a
@@ -61,6 +62,7 @@ struct WorldOptions {
   DType gen_dtype = DType::bf16;
   bool misc_in_train = true;
   std::int64_t misc_elements = 5;
+  bool colocated = false;    ///< three ranks that are train and gen ranks
   bool tied = false;         ///< adds lm_head, whose pieces are those of the embedding
   bool conversions = false;  ///< adds four tensors (not with `tied`)
   bool backwards = false;    ///< with `conversions`: -exp(x) of `log` is what train keeps, gen keeps x in float32
@@ -74,13 +76,15 @@ class World {
 
   explicit World(const WorldOptions& options = {});
 
+  int ranks() const { return options.colocated ? kTrainRanks : kTrainRanks + kGenRanks; }
+
   /// The storage of that name on a train or gen rank.
   std::vector<std::byte>& storage(Group group, std::int32_t rank, const std::string& name);
   /// 16-bit elements of it.
   std::uint16_t get(Group group, std::int32_t rank, const std::string& name, std::int64_t element);
   void set(Group group, std::int32_t rank, const std::string& name, std::int64_t element, std::uint16_t bits);
 
-  /// Verifies with six threads; checks that all ranks return the same.
+  /// Verifies with a thread for each rank; checks that all ranks return the same.
   StepResult verify();
   std::vector<TrainDisagreement> check_train_holders();
   /// As world rank 0 has it; other ranks must have nothing.
@@ -108,7 +112,8 @@ class World {
   void describe_converted_gen(std::int32_t rank);
   void make_truth();
   void allocate(Group group, std::int32_t rank);
-  RankView view(std::int32_t world_rank);
+  RankView view(std::int32_t world_rank);  ///< as if the sides were apart
+  std::vector<RankView> views(std::int32_t world_rank);
   void run(const std::function<void(int, Verifier&)>& body);
 
   kernels::ExecutionSpace space_;

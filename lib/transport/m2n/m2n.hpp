@@ -42,7 +42,7 @@ class Resharder {
   virtual std::int64_t own_bytes() const = 0;
 };
 
-/// Makes m2n: `resharding` by groups of `resharder`, then the leftovers' part of `copies` by p2p. Groups of up to
+/// Makes m2n, for sides that are apart: `resharding` by groups of `resharder`, then the leftovers' part of `copies` by p2p. Groups of up to
 /// `tuning.streams` stages take turns. `tensors`: the bulk path's. Statistics: "m2n" and "p2p", the two parts, and
 /// "library", the device memory that the operation's library has taken.
 std::unique_ptr<Executor> make_m2n(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,

@@ -125,7 +125,8 @@ ReshardCall::End end_of(const Reshard& reshard, const Mesh& mesh, int first) {
 
 ReshardCall call_of(const Reshard& reshard, const Routes& routes) {
   return {end_of(reshard, reshard.source, routes.source_peer(reshard.source.first)),
-          end_of(reshard, reshard.destination, routes.destination_peer(reshard.destination.first)),
+          end_of(reshard, reshard.destination,
+                 routes.destination_peer(reshard.destination.first, routes.stage(reshard.source.first))),
           reshard.shape.size(), static_cast<int>(byte_size(reshard.dtype))};
 }
 
@@ -142,8 +143,11 @@ class M2n final : public Executor {
         p2p_(std::move(p2p)) {
     std::map<std::int32_t, const model::Tensor*> by_index;
     for (const model::Tensor& tensor : tensors) by_index[tensor.index] = &tensor;
-    const plan::Layout& layout = me.side == Side::source ? source : destination;
-    const LocalMemory& memory = me.side == Side::source ? me.source : me.destination;
+    REFIT_ASSERT(!routes.map().colocated);
+    const Side side = me.self.source ? Side::source : Side::destination;
+    const Rank rank = *me.self.of(side);
+    const plan::Layout& layout = side == Side::source ? source : destination;
+    const LocalMemory& memory = side == Side::source ? me.source : me.destination;
 
     std::vector<std::vector<std::optional<Shard>>> shards;  // by group
     std::int64_t slot_bytes = 0;
@@ -157,10 +161,10 @@ class M2n final : public Executor {
       for (const Reshard* reshard : operations) {
         ReshardCall& call = group.calls.emplace_back(call_of(*reshard, routes));
         std::optional<Shard>& shard = shards.back().emplace_back();
-        const Mesh& mesh = me.side == Side::source ? reshard->source : reshard->destination;
-        if (!mesh.has(me.rank)) continue;
-        shard.emplace(*reshard, mesh, by_index, layout, me.rank, memory);
-        call.end(me.side).data = shard->in_place();
+        const Mesh& mesh = side == Side::source ? reshard->source : reshard->destination;
+        if (!mesh.has(rank)) continue;
+        shard.emplace(*reshard, mesh, by_index, layout, rank, memory);
+        call.end(side).data = shard->in_place();
         if (shard->in_place() == nullptr) staged += round_up(shard->bytes(), kStorageAlignment);
       }
       slot_bytes = std::max(slot_bytes, staged);
@@ -170,7 +174,7 @@ class M2n final : public Executor {
     slots_ = std::min(2 * static_cast<std::size_t>(tuning.streams), std::max<std::size_t>(1, groups_.size()));
     staging_ = kernels::DeviceBuffer(slot_bytes * static_cast<std::int64_t>(slots_));
     for (std::size_t i = 0; i < groups_.size(); ++i) {
-      stage(me.side, shards[i], staging_.data() + static_cast<std::int64_t>(i % slots_) * slot_bytes, groups_[i]);
+      stage(side, shards[i], staging_.data() + static_cast<std::int64_t>(i % slots_) * slot_bytes, groups_[i]);
     }
     for (std::size_t i = 0; i < slots_; ++i) requests_.push_back(resharder_->make_request());
   }
