@@ -79,9 +79,10 @@ void check_refit(const Case& c, Complaints& complaints) {
                   "ones take longer to plan than to send; use 4KiB or more",
                   c.refit.misc_buffer_bytes, kLeastMiscBuffer));
   if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device"}, "with run.device = \"cpu\"");
-  complaints.require(!c.run.colocated || c.refit.executor != ExecutorKind::m2n, "run.colocated",
-                     "executor m2n needs train and gen ranks that are apart: its meshes may not share ranks; use golden, "
-                     "p2p or direct");
+  complaints.require(
+      !c.run.colocated || c.refit.executor != ExecutorKind::m2n, "run.colocated",
+      "executor m2n needs train and gen ranks that are apart: its meshes may not share ranks; use golden, "
+      "p2p or direct");
   if (c.run.timeout_seconds <= 0) complaints.meaningless({"run.phase_seconds"}, "with run.timeout_seconds = 0");
 }
 

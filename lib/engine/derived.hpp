@@ -50,7 +50,7 @@ class Derived {
   layout::LocalLayout local_;                ///< gen: the derived storages
   std::unique_ptr<transport::Arena> arena_;  ///< gen
   std::vector<std::byte*> storages_;         ///< gen
-  kernels::CopyTable copies_;  ///< gen: from the weights to the derived storages
+  kernels::CopyTable copies_;                ///< gen: from the weights to the derived storages
   std::unique_ptr<verify::Verifier> verifier_;
 };
 

@@ -197,8 +197,7 @@ void Job::load(report::Result& result) {
       rounded.insert(rounded.end(), loaded.rounded.begin(), loaded.rounded.end());
     }
   });
-  if (train_)
-    train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
+  if (train_) train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
   result.prepare.emplace_back("load", world_.max(now() - start));
   result.load = report::Load{world_.sum(read.bytes_read), world_.sum(read.bytes_needed)};
   say(rounding_notes(setup_, world_, rounded), result);
@@ -254,7 +253,9 @@ void Job::record_estimate(report::Result& result) const {
 
 void Job::record_session(report::Result& result) const {
   result.prepare.emplace_back("plan", world_.max(session_->plan_seconds()));
-  const auto arena = [](const std::optional<OwnSide>& side) { return side ? std::ssize(side->arena) : std::int64_t{0}; };
+  const auto arena = [](const std::optional<OwnSide>& side) {
+    return side ? std::ssize(side->arena) : std::int64_t{0};
+  };
   result.memory =
       report::Memory{world_.max(arena(train_)), world_.max(arena(gen_)), world_.max(session_->staging_bytes())};
   const transport::Schedule schedule = session_->schedule();

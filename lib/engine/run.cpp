@@ -50,7 +50,8 @@ void require_ranks(const Case& c, int started) {
       c.run.colocated ? ", colocated" : "", started, needed);
 }
 
-/// Returns the place of every rank of either side: gathered once and known to all ranks, so that any of them can write the result.
+/// Returns the place of every rank of either side: gathered once and known to all ranks, so that any of them can write
+/// the result.
 std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setup& setup, const Places& places) {
   char host[256] = {};
   gethostname(host, sizeof(host) - 1);
@@ -62,8 +63,8 @@ std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setu
   const std::vector<Process> all = transport::gather_all(world, mine);
   std::vector<report::RankInfo> ranks;
   const WorldMap map = setup.c.world();
-  for (const auto& [side, layout, group] : {std::tuple(Side::source, setup.train.get(), "train"),
-                                            std::tuple(Side::destination, setup.gen.get(), "gen")}) {
+  for (const auto& [side, layout, group] :
+       {std::tuple(Side::source, setup.train.get(), "train"), std::tuple(Side::destination, setup.gen.get(), "gen")}) {
     for (std::int32_t r = 0; r < layout->ranks(); ++r) {
       const std::int32_t world_rank = map.world_rank(side, Rank{r});
       const Process& process = all[static_cast<std::size_t>(world_rank)];
@@ -270,8 +271,8 @@ class Run {
     if (wanted == 0) return;
     std::map<std::pair<std::string, std::string>, std::set<std::int64_t>> ranks;
     for (const report::RankInfo& rank : result().environment.ranks) ranks[{rank.host, rank.device}].insert(rank.rank);
-    const auto most = std::max_element(
-        ranks.begin(), ranks.end(), [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); });
+    const auto most = std::max_element(ranks.begin(), ranks.end(),
+                                       [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); });
     const std::int64_t found = std::ssize(most->second);
     if (found == wanted) return;
     throw CollectiveError(ErrorKind::usage, fmt::format("run.ranks_per_device: {} ranks share {} of {}, not {}", found,

@@ -153,10 +153,9 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   std::vector<Explanation> explanations;
   engine::Outputs outputs(c.output.force);
   outputs.add(options.picture, [&](const report::Result& /*result*/) { return to_svg(explanations); });
-  outputs.add(options.byte_matrix,
-              [&](const report::Result& found) {
-                return report::byte_matrix_text(found.byte_matrix, c.run.colocated);
-              });
+  outputs.add(options.byte_matrix, [&](const report::Result& found) {
+    return report::byte_matrix_text(found.byte_matrix, c.run.colocated);
+  });
   outputs.add(c.output.json, report::to_json);
   outputs.check();
   const Setup setup(c);

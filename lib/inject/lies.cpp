@@ -101,7 +101,8 @@ Lies::Lies(const Faults& faults, const session::Exchange& truth, const OwnRanks&
       source_(faults.distort_train(truth.paths.source, truth.model)),
       destination_(faults.distort_gen(truth.paths.destination, truth.model)),
       bulk_(without_dropped(faults, truth.model, truth.paths.bulk)),
-      misc_(without_dropped(faults, truth.model, faults.misc_stream(truth.model, group_of(own), bulk_, truth.paths.misc))),
+      misc_(without_dropped(faults, truth.model,
+                            faults.misc_stream(truth.model, group_of(own), bulk_, truth.paths.misc))),
       exchange_{truth.model,
                 {bulk_, misc_, source_ ? *source_ : truth.paths.source,
                  destination_ ? *destination_ : truth.paths.destination, truth.paths.colocated},
@@ -117,8 +118,8 @@ std::unique_ptr<Links> Lies::links(std::unique_ptr<Links> truth, transport::Cont
                                    const std::span<std::byte>& weights, std::int64_t misc_buffer_bytes) const {
   if (!faults_.any()) return truth;
   const plan::StreamLayout stream(misc_, exchange_.paths.source, misc_buffer_bytes);
-  return std::make_unique<DistortedLinks>(std::move(truth), faults_, own_.destination.has_value(), world.rank(), weights,
-                                          stream.buffers());
+  return std::make_unique<DistortedLinks>(std::move(truth), faults_, own_.destination.has_value(), world.rank(),
+                                          weights, stream.buffers());
 }
 
 session::Decorators Lies::decorators() const {

@@ -210,8 +210,8 @@ std::int64_t ranks_per_device(const Machine& machine) {
   return std::max<std::int64_t>(1, ranks.largest());
 }
 
-/// Returns the seconds of the copies from ranks to themselves, on the device (or, where it is shared, in the memory) that
-/// has most of them.
+/// Returns the seconds of the copies from ranks to themselves, on the device (or, where it is shared, in the memory)
+/// that has most of them.
 double self_seconds(const Loads& loads, const Machine& machine) {
   Amounts memory;
   for (std::size_t rank = 0; rank < loads.sent.size(); ++rank)

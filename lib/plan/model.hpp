@@ -35,7 +35,7 @@ struct Knobs {
   std::int64_t streams = 4;
   std::int64_t group_size = 64;
   std::int64_t chunk_bytes = std::int64_t{64} << 20;
-  bool per_stage = false;   ///< a communicator for each of train's stages; else one
+  bool per_stage = false;  ///< a communicator for each of train's stages; else one
   bool colocated = false;  ///< rank r of either side is one process
 };
 

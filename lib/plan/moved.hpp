@@ -48,7 +48,8 @@ Moved moved_by(const Paths& paths, const Loads& loads, const Placement& placemen
 /// [source rank][destination rank] -> bytes of one refit, counted from holders.
 using ByteMatrix = std::vector<std::vector<std::int64_t>>;
 
-/// Returns the byte matrix; what ranks keep for themselves is not in it. `planned`: bytes of the planned copies. `broadcasts`: as above.
+/// Returns the byte matrix; what ranks keep for themselves is not in it. `planned`: bytes of the planned copies.
+/// `broadcasts`: as above.
 ByteMatrix byte_matrix(const Paths& paths, const std::optional<Broadcasts>& broadcasts, ByteMatrix planned);
 
 /// Returns the bytes of the misc path, which carries repeated scales as often as layouts see them.

@@ -11,8 +11,8 @@
 // of the longest; where H divides R, or a part would be smaller than Striping::min_bytes, boxes stay whole. The holders
 // are rotated by the tensor's number among those of its class plus the overlap's number within the tensor.
 //
-// Colocated sides (core/world.hpp): a taker that itself holds a box takes it from itself, before any other rule; holders
-// share the sending to the other takers only.
+// Colocated sides (core/world.hpp): a taker that itself holds a box takes it from itself, before any other rule;
+// holders share the sending to the other takers only.
 //
 // Fan-out: takers of one domain can feed each other. Each of them then gets one stripe of the box from a holder, and
 // forwards it to the others: a box enters the domain once, in parts if several holders send it. Where stripes would be

@@ -30,8 +30,8 @@ struct PortLoad {
   std::int64_t staged = 0;      ///< of `device`: bytes that p2p packs, or unpacks
   std::int64_t staged_far = 0;  ///< of `domain`: likewise
   std::int64_t copies = 0;
-  std::int64_t copies_far = 0;  ///< to or from other domains
-  std::int64_t self_bytes = 0;  ///< from a rank to itself: in `memory` alone of the above
+  std::int64_t copies_far = 0;   ///< to or from other domains
+  std::int64_t self_bytes = 0;   ///< from a rank to itself: in `memory` alone of the above
   std::int64_t self_memory = 0;  ///< of `memory`: read or stored by these
   std::int64_t self_copies = 0;
 

@@ -41,8 +41,8 @@ struct SideMemory {
   std::span<std::byte> arena;  ///< the memory that has all of them
 };
 
-/// The memory of one process, which the caller owns and keeps for as long as the session lives: of the sides on which it
-/// is a rank.
+/// The memory of one process, which the caller owns and keeps for as long as the session lives: of the sides on which
+/// it is a rank.
 struct OwnMemory {
   std::optional<SideMemory> source, destination;
   transport::PeerMemory* peers = nullptr;  ///< maps the destination ranks' arenas; nullptr: none is mapped

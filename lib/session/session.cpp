@@ -344,8 +344,7 @@ std::vector<verify::RankView> Session::views() const {
     views.push_back({Group::train, *me.source, &sent_layout(), sent.storages()});
   }
   if (me.destination)
-    views.push_back(
-        {Group::gen, *me.destination, &mine_.destination->layout, mine_.destination->storages.storages()});
+    views.push_back({Group::gen, *me.destination, &mine_.destination->layout, mine_.destination->storages.storages()});
   return views;
 }
 

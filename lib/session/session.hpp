@@ -28,8 +28,8 @@ struct RefitSeconds {
 /// Whose memory a rank will map.
 enum class Mapped : std::uint8_t { every_rank, perhaps_not_all };
 
-/// Returns the most memory beside the weights that a process takes for staging, as far as it is known before anything is
-/// allocated.
+/// Returns the most memory beside the weights that a process takes for staging, as far as it is known before anything
+/// is allocated.
 std::int64_t staging_bytes(const Exchange& exchange, const How& how, const OwnRanks& own, Mapped mapped);
 
 /// A plan and its executors over the caller's memory. Every function is collective over the world, except where it says
@@ -66,8 +66,8 @@ class Session {
   /// Returns whether weights are quantised in memory before they are sent: RefitSeconds has their part.
   bool quantises_first() const { return sent_ && sent_->quantise().is_needed(); }
 
-  /// Returns the storages that this process sends, for a verifier, and those that it stores as a destination rank. Where
-  /// weights are quantised as they are sent there is no memory of what is sent: `make_expected` makes it.
+  /// Returns the storages that this process sends, for a verifier, and those that it stores as a destination rank.
+  /// Where weights are quantised as they are sent there is no memory of what is sent: `make_expected` makes it.
   std::vector<verify::RankView> views() const;
   bool quantises_as_it_sends() const { return sends_quantise_; }
   /// Returns the source ranks' weights in the form that is sent, all of them in memory, quantised anew.

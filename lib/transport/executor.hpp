@@ -169,7 +169,8 @@ struct QuantisedSends {
 /// Makes direct: the source rank's kernel writes its copies straight into the destination ranks' final storages through
 /// mapped peer memory, casting on the way; one launch per step, then one barrier. Pairs that cannot map each other use
 /// p2p. Collective over `world`, whose ranks are `map`'s. Statistics: "unmapped_peers", the number of ranks that share
-/// copies with this one and are served by p2p, and "enqueue", the seconds until all of this rank's copies were enqueued.
+/// copies with this one and are served by p2p, and "enqueue", the seconds until all of this rank's copies were
+/// enqueued.
 ///
 /// Fan-out: relayed copies arrive in chunks (fan_out_chunks); the source raises a flag in `flags` behind each chunk,
 /// and the relay's kernel waits for it before it forwards the chunk. `flags` is peer memory of fan_out_flag_bytes on

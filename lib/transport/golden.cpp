@@ -154,12 +154,14 @@ class Golden final : public Executor {
                                 const Broadcast& broadcast, std::byte* slot) const {
     std::vector<kernels::Tile> tiles;
     const Extents strides = row_major_strides(broadcast.box.extent);
-    for_each_part(tensor, destination, *me.self.destination, broadcast.box, [&](const layout::Piece& piece, const Box& part) {
-      const std::int64_t first = offset_of(relative(part, broadcast.box), strides) * byte_size(broadcast.format.dtype);
-      tiles.push_back({slot + first, me.destination.address(place_of(piece, part), piece.format.dtype), part.extent,
-                       strides, piece.place.strides, broadcast.format.dtype, piece.format.dtype,
-                       transform(broadcast.format.conversion, piece.format.conversion)});
-    });
+    for_each_part(
+        tensor, destination, *me.self.destination, broadcast.box, [&](const layout::Piece& piece, const Box& part) {
+          const std::int64_t first =
+              offset_of(relative(part, broadcast.box), strides) * byte_size(broadcast.format.dtype);
+          tiles.push_back({slot + first, me.destination.address(place_of(piece, part), piece.format.dtype), part.extent,
+                           strides, piece.place.strides, broadcast.format.dtype, piece.format.dtype,
+                           transform(broadcast.format.conversion, piece.format.conversion)});
+        });
     return kernels::CopyTable(space_, tiles, table_sizes_);
   }
 
@@ -184,7 +186,8 @@ class Golden final : public Executor {
         if (!seen.insert(shard.box).second) continue;
         for_each_part(tensor, destination, *me.self.destination, shard.box,
                       [&](const layout::Piece& piece, const Box& part) {
-                        const plan::Copy copy{tensor.index, part,
+                        const plan::Copy copy{tensor.index,
+                                              part,
                                               {*me.self.source, place_of(shard, part), shard.format},
                                               {*me.self.destination, place_of(piece, part), piece.format}};
                         tiles.push_back(self_tile(copy, me.source, me.destination));

@@ -31,9 +31,9 @@ struct HeldBox {
 /// The holders of all boxes of one owner's tensors on one side; 8 bytes per piece. Immutable.
 class Ledger {
  public:
-  /// Asks `layout` for every rank's pieces of the tensors that are `owned`. `map`: of the world, and `side` the layout's
-  /// in it; `before`: the other side's ledger, whose pieces the world's ranks count first. Errors (usage): a tensor of which this side stores a part only, or boxes that overlap without being equal; the
-  /// tensor is named.
+  /// Asks `layout` for every rank's pieces of the tensors that are `owned`. `map`: of the world, and `side` the
+  /// layout's in it; `before`: the other side's ledger, whose pieces the world's ranks count first. Errors (usage): a
+  /// tensor of which this side stores a part only, or boxes that overlap without being equal; the tensor is named.
   Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, const WorldMap& map, Side side,
          const std::function<bool(const model::Tensor&)>& owned, const Ledger* before = nullptr);
 

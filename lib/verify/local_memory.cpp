@@ -55,8 +55,8 @@ kernels::Region region_of(const layout::LocalLayout& layout, const std::vector<s
                           const layout::LocalLayout::LocalFill& fill) {
   const auto at = static_cast<std::size_t>(fill.storage);
   const DType dtype = layout.storages[at].dtype;
-  return {element(storages[at], dtype, fill.fill.place.offset), dtype, Box::whole(fill.fill.extent),
-          fill.fill.extent, fill.fill.place.strides};
+  return {element(storages[at], dtype, fill.fill.place.offset), dtype, Box::whole(fill.fill.extent), fill.fill.extent,
+          fill.fill.place.strides};
 }
 
 std::pair<std::int32_t, std::int32_t> LocalMemory::pieces_of(std::int32_t tensor_index) const {

@@ -17,7 +17,9 @@ std::vector<NotFinite> count_not_finite(const Summands& summands, Group group) {
   const auto& pieces = local.view.layout().pieces;
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     const model::Tensor& tensor = local.tensor(pieces[i].tensor);
-    if (local.view.group(pieces[i].storage) != group || summands.contributes[i] == 0 || local.model.canonical(tensor).index != tensor.index) continue;
+    if (local.view.group(pieces[i].storage) != group || summands.contributes[i] == 0 ||
+        local.model.canonical(tensor).index != tensor.index)
+      continue;
     const kernels::Region region = local.region(static_cast<std::int32_t>(i), pieces[i].piece.box);
     counts[static_cast<std::size_t>(tensor.index)] += kernels::count_not_finite(local.space, as_number(region, tensor));
   }

@@ -37,7 +37,8 @@ void ask(const LocalMemory& local, const Suspect& suspect, std::int32_t number, 
       asked.parts.push_back({local.piece_of(local.owner(suspect.tensor), truth.piece), part.box});
     }
     for (std::int32_t p = first; p < last; ++p) {
-      if (!local.is_gen(p) || local.piece(p).piece.box != suspect.targets[static_cast<std::size_t>(part.target)]) continue;
+      if (!local.is_gen(p) || local.piece(p).piece.box != suspect.targets[static_cast<std::size_t>(part.target)])
+        continue;
       asked.prints.push_back(
           {number, static_cast<std::int32_t>(i), local.numbered.numbers[static_cast<std::size_t>(p)], {}});
       asked.parts.push_back({p, part.box});

@@ -11,8 +11,8 @@
 
 namespace refit::verify {
 
-/// The memory of one rank of a side. `layout` is the true one (never that of an injected bug), written out over all tensors of
-/// the model: layout::materialise(side's layout, model.tensors, rank). `storages[i]` is the memory of
+/// The memory of one rank of a side. `layout` is the true one (never that of an injected bug), written out over all
+/// tensors of the model: layout::materialise(side's layout, model.tensors, rank). `storages[i]` is the memory of
 /// layout->storages[i].
 struct RankView {
   Group group = Group::train;

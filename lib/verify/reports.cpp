@@ -64,12 +64,14 @@ std::vector<Report> gather_reports(const LocalMemory& local, const std::vector<F
   for (const Finding& finding : pieces) {
     const layout::LocalPiece& piece = local.piece(finding.index);
     const bool is_shared = shared[static_cast<std::size_t>(finding.index)] != 0;
-    put(mine, {view.group(piece.storage), view.rank(piece.storage), piece.tensor, "", piece.piece.box, is_shared, finding});
+    put(mine,
+        {view.group(piece.storage), view.rank(piece.storage), piece.tensor, "", piece.piece.box, is_shared, finding});
   }
   for (const Finding& finding : fills) {
     const auto& fill = view.layout().fills[static_cast<std::size_t>(finding.index)];
     const std::string& name = view.layout().storages[static_cast<std::size_t>(fill.storage)].name;
-    put(mine, {view.group(fill.storage), view.rank(fill.storage), -1, name, Box::whole(fill.fill.extent), false, finding});
+    put(mine,
+        {view.group(fill.storage), view.rank(fill.storage), -1, name, Box::whole(fill.fill.extent), false, finding});
   }
   std::vector<Report> reports;
   for (const Bytes& bytes : local.world.gather(mine.take(), 0)) {

@@ -11,9 +11,9 @@ struct Scales {
   kernels::DeviceBuffer gathered;  ///< where they are not one piece of this rank
 };
 
-/// Returns the scales of a piece of a weight, from the pieces of the same rank and side. E.g. columns 64 .. 127 of a weight
-/// whose scales are repeated twice: the second column of the scales of columns 0 .. 127. Errors (usage): this rank does
-/// not store all of them; the tensor is named.
+/// Returns the scales of a piece of a weight, from the pieces of the same rank and side. E.g. columns 64 .. 127 of a
+/// weight whose scales are repeated twice: the second column of the scales of columns 0 .. 127. Errors (usage): this
+/// rank does not store all of them; the tensor is named.
 Scales scales_of(const LocalMemory& local, std::int32_t piece);
 
 }  // namespace refit::verify

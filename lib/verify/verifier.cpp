@@ -349,8 +349,7 @@ void Verifier::Implementation::check_dtypes() const {
     const DType from = piece.piece.format.dtype;
     const Conversion stored = piece.piece.format.conversion;
     if (piece.piece.format == local_.as(piece.tensor)) continue;
-    if (!is_gen && is_castable(from) && is_castable(as) &&
-        is_reachable(stored, local_.as(piece.tensor).conversion)) {
+    if (!is_gen && is_castable(from) && is_castable(as) && is_reachable(stored, local_.as(piece.tensor).conversion)) {
       continue;
     }
     fail_usage("{}: stored as {} ({}) by {} rank {}, as {} ({}) by gen; they cannot be compared",
@@ -467,9 +466,9 @@ std::vector<NotFinite> Verifier::Implementation::not_finite(Group group) const {
 }
 
 Verifier::Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen,
-                   std::vector<RankView> mine,
-                   transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
-                   std::vector<Constant> constants, std::optional<Originals> originals, const Tuning& tuning)
+                   std::vector<RankView> mine, transport::Control& world, const kernels::ExecutionSpace& space,
+                   std::uint64_t seed, std::vector<Constant> constants, std::optional<Originals> originals,
+                   const Tuning& tuning)
     : implementation_(std::make_unique<Implementation>(model, train, gen, OwnView(std::move(mine)), world, space, seed,
                                                        std::move(constants), std::move(originals), tuning)) {}
 Verifier::~Verifier() = default;

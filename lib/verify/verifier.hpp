@@ -37,16 +37,18 @@ using Named = std::function<void(const StepResult&)>;
 class Verifier {
  public:
   /// Works out the facts about the layouts. `mine`: this process's memory as a train rank, as a gen rank, or first as
-  /// one and then as the other. Collective over `world`. Keeps references to all arguments but `mine`, which is copied (its memory must stay). `seed` chooses the signs of the KL proxy. `constants` (of world rank 0):
-  /// tensors that gen alone stores have these fingerprints, or `verify` fails (data). Errors (usage): a side that
-  /// stores a tensor in part, or in boxes that overlap without being equal; a tensor that gen stores in more than one
-  /// dtype; a conversion that is no cast.
+  /// one and then as the other. Collective over `world`. Keeps references to all arguments but `mine`, which is copied
+  /// (its memory must stay). `seed` chooses the signs of the KL proxy. `constants` (of world rank 0): tensors that gen
+  /// alone stores have these fingerprints, or `verify` fails (data). Errors (usage): a side that stores a tensor in
+  /// part, or in boxes that overlap without being equal; a tensor that gen stores in more than one dtype; a conversion
+  /// that is no cast.
   ///
   /// `originals` (on all ranks or on none): the KL of quantised weights is that of gen's bytes and scales against the
   /// originals, and check_train_holders compares the originals. Bits are compared with `train`.
-  Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, std::vector<RankView> mine,
-           transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
-           std::vector<Constant> constants = {}, std::optional<Originals> originals = {}, const Tuning& tuning = {});
+  Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen,
+           std::vector<RankView> mine, transport::Control& world, const kernels::ExecutionSpace& space,
+           std::uint64_t seed, std::vector<Constant> constants = {}, std::optional<Originals> originals = {},
+           const Tuning& tuning = {});
   ~Verifier();
   Verifier(const Verifier&) = delete;
   Verifier& operator=(const Verifier&) = delete;

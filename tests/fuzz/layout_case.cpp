@@ -767,9 +767,8 @@ std::string describe(const Case& c) {
                         name(o.recipe), name(o.experts), name(o.dtensors), fmt::join(o.shard_dim, " "),
                         o.virtual_stages, name(o.pipeline_style), fmt::join(o.stage_layers, " "));
   }
-  return text +
-         fmt::format("  policy {} buffers of {} bytes{}", kPolicies[static_cast<std::size_t>(c.policy)], c.buffer_bytes,
-                     c.colocated ? " colocated" : "");
+  return text + fmt::format("  policy {} buffers of {} bytes{}", kPolicies[static_cast<std::size_t>(c.policy)],
+                            c.buffer_bytes, c.colocated ? " colocated" : "");
 }
 
 Case shrink(Case c, const std::function<bool(const Case&)>& fails) {

@@ -286,8 +286,8 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   Endpoint me;
   me.self = job.world().own(world.rank());
   const bool sends = me.self.source.has_value(), receives = me.self.destination.has_value();
-  const std::optional<Memory> from = sends ? std::optional<Memory>(std::in_place, job, *job.source, *me.self.source)
-                                           : std::nullopt;
+  const std::optional<Memory> from =
+      sends ? std::optional<Memory>(std::in_place, job, *job.source, *me.self.source) : std::nullopt;
   const std::optional<Memory> to =
       receives ? std::optional<Memory>(std::in_place, job, *job.destination, *me.self.destination) : std::nullopt;
 

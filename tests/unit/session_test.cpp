@@ -113,24 +113,23 @@ TEST(Session, RefitsAgainAndAgainAndProvesIt) {
     for (const ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct}) {
       Job made("qwen3_moe", "TP2xPP2", "TP2");
       const TransportCase job = made.make(policy, executor);
-      on_every_rank(
-          job, {.executor = executor, .misc_buffer_bytes = 4096}, std::make_shared<ThreadMachine>(6),
-          [&](World& world, Session& session, const OwnMemory& mine) {
-            if (world.sends) world.write(0);
-            Prover proof = prover(world, session, mine);
-            for (std::uint8_t step = 1; step <= 3; ++step) {
-              if (world.sends) world.write(step);
-              int finalised = 0;
-              const RefitSeconds seconds = session.refit([&] { ++finalised; });
-              EXPECT_EQ(finalised, 1);
-              EXPECT_GE(seconds.total, seconds.bulk + seconds.misc + seconds.finalise - 1e-9);
-              EXPECT_EQ(proof.prove(step).elements_wrong, 0) << transport::row_of(executor).name;
-            }
-            EXPECT_EQ(world.links.made[transport::Purpose::gather], job.misc.empty() ? 0 : 1);
-            EXPECT_LE(session.staging_bytes(),
-                      staging_bytes(world.exchange, {.executor = executor, .misc_buffer_bytes = 4096},
-                                    world.own, Mapped::every_rank));
-          });
+      on_every_rank(job, {.executor = executor, .misc_buffer_bytes = 4096}, std::make_shared<ThreadMachine>(6),
+                    [&](World& world, Session& session, const OwnMemory& mine) {
+                      if (world.sends) world.write(0);
+                      Prover proof = prover(world, session, mine);
+                      for (std::uint8_t step = 1; step <= 3; ++step) {
+                        if (world.sends) world.write(step);
+                        int finalised = 0;
+                        const RefitSeconds seconds = session.refit([&] { ++finalised; });
+                        EXPECT_EQ(finalised, 1);
+                        EXPECT_GE(seconds.total, seconds.bulk + seconds.misc + seconds.finalise - 1e-9);
+                        EXPECT_EQ(proof.prove(step).elements_wrong, 0) << transport::row_of(executor).name;
+                      }
+                      EXPECT_EQ(world.links.made[transport::Purpose::gather], job.misc.empty() ? 0 : 1);
+                      EXPECT_LE(session.staging_bytes(),
+                                staging_bytes(world.exchange, {.executor = executor, .misc_buffer_bytes = 4096},
+                                              world.own, Mapped::every_rank));
+                    });
     }
   }
 }
@@ -146,7 +145,8 @@ TEST(Session, RefitsColocatedRanksAndProvesIt) {
         Job made("qwen3_moe", train, gen);
         TransportCase job = made.make(policy, executor);
         job.colocated = true;
-        const FanOut fan_out = executor == ExecutorKind::direct && policy == plan::Policy::all ? FanOut::on : FanOut::off;
+        const FanOut fan_out =
+            executor == ExecutorKind::direct && policy == plan::Policy::all ? FanOut::on : FanOut::off;
         const How how{.executor = executor,
                       .per_stage = executor != ExecutorKind::direct && policy == plan::Policy::all,
                       .fan_out = fan_out,
@@ -190,20 +190,21 @@ TEST(Session, NamesWhatIsWrongOnColocatedRanks) {
   Job made("llama", "DP2", "TP2");
   TransportCase job = made.make(plan::Policy::all, ExecutorKind::direct);
   job.colocated = true;
-  on_every_rank(job, {}, std::make_shared<ThreadMachine>(2), [&](World& world, Session& session, const OwnMemory& mine) {
-    world.write(0);
-    session.refit();
-    if (world.control.rank() == 1) world.gen->arena[0] ^= std::byte{1};
-    Prover proof = prover(world, session, mine);
-    const verify::StepResult found = proof.prove(1);
-    EXPECT_EQ(found.elements_wrong, 1);
-    ASSERT_EQ(found.wrong.size(), 1U);
-    EXPECT_EQ(found.wrong.front().gen_rank, Rank{1});
-    EXPECT_TRUE(found.train_disagreements.empty());
-    if (world.control.rank() == 1) world.train->arena[0] ^= std::byte{1};
-    const auto odd = proof.verifier().check_train_holders();
-    ASSERT_EQ(odd.size(), 1U);
-  });
+  on_every_rank(job, {}, std::make_shared<ThreadMachine>(2),
+                [&](World& world, Session& session, const OwnMemory& mine) {
+                  world.write(0);
+                  session.refit();
+                  if (world.control.rank() == 1) world.gen->arena[0] ^= std::byte{1};
+                  Prover proof = prover(world, session, mine);
+                  const verify::StepResult found = proof.prove(1);
+                  EXPECT_EQ(found.elements_wrong, 1);
+                  ASSERT_EQ(found.wrong.size(), 1U);
+                  EXPECT_EQ(found.wrong.front().gen_rank, Rank{1});
+                  EXPECT_TRUE(found.train_disagreements.empty());
+                  if (world.control.rank() == 1) world.train->arena[0] ^= std::byte{1};
+                  const auto odd = proof.verifier().check_train_holders();
+                  ASSERT_EQ(odd.size(), 1U);
+                });
 }
 
 TEST(Session, NamesWhatIsWrong) {

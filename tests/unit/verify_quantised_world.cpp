@@ -211,7 +211,8 @@ void QuantisedWorld::run(const std::function<void(int, Verifier&)>& body) {
 }
 
 StepResult QuantisedWorld::verify() {
-  std::vector<StepResult> results(static_cast<std::size_t>(WorldMap{kTrainRanks, kGenRanks, options_.colocated}.size()));
+  std::vector<StepResult> results(
+      static_cast<std::size_t>(WorldMap{kTrainRanks, kGenRanks, options_.colocated}.size()));
   run([&](int rank, Verifier& verifier) { results[static_cast<std::size_t>(rank)] = verifier.verify(1); });
   for (const StepResult& other : results) {
     EXPECT_EQ(other.wrong, results[0].wrong);
@@ -222,7 +223,8 @@ StepResult QuantisedWorld::verify() {
 }
 
 std::vector<TrainDisagreement> QuantisedWorld::check_train_holders() {
-  std::vector<std::vector<TrainDisagreement>> results(static_cast<std::size_t>(WorldMap{kTrainRanks, kGenRanks, options_.colocated}.size()));
+  std::vector<std::vector<TrainDisagreement>> results(
+      static_cast<std::size_t>(WorldMap{kTrainRanks, kGenRanks, options_.colocated}.size()));
   run([&](int rank, Verifier& verifier) { results[static_cast<std::size_t>(rank)] = verifier.check_train_holders(); });
   for (const auto& other : results) EXPECT_EQ(other, results[0]);
   return results[0];

@@ -171,10 +171,11 @@ void check_upstream(const Case& c, Complaints& complaints) {
                           fmt::format("{}: the trainer must be megatron, the engine vllm; legal: off [V2, V5]",
                                       name(c.run.strict_upstream)));
   }
-  complaints.require(!c.run.colocated, "run.colocated",
-                     fmt::format("strict_upstream = {}: train and gen ranks must be apart; legal: run.colocated = false "
-                                 "[V1]",
-                                 name(c.run.strict_upstream)));
+  complaints.require(
+      !c.run.colocated, "run.colocated",
+      fmt::format("strict_upstream = {}: train and gen ranks must be apart; legal: run.colocated = false "
+                  "[V1]",
+                  name(c.run.strict_upstream)));
   const bool seed = c.run.strict_upstream == Strict::seed;
   const Precision train = sides.train->kept_as;
   const Precision gen = sides.gen->kept_as;

@@ -42,9 +42,9 @@ class Resharder {
   virtual std::int64_t own_bytes() const = 0;
 };
 
-/// Makes m2n, for sides that are apart: `resharding` by groups of `resharder`, then the leftovers' part of `copies` by p2p. Groups of up to
-/// `tuning.streams` stages take turns. `tensors`: the bulk path's. Statistics: "m2n" and "p2p", the two parts, and
-/// "library", the device memory that the operation's library has taken.
+/// Makes m2n, for sides that are apart: `resharding` by groups of `resharder`, then the leftovers' part of `copies` by
+/// p2p. Groups of up to `tuning.streams` stages take turns. `tensors`: the bulk path's. Statistics: "m2n" and "p2p",
+/// the two parts, and "library", the device memory that the operation's library has taken.
 std::unique_ptr<Executor> make_m2n(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<model::Tensor>& tensors, const plan::Resharding& resharding,
                                    const plan::Layout& source, const plan::Layout& destination,
