@@ -143,10 +143,6 @@ TEST_P(RandomPlan, BringsEveryElementOnceAndNothingElse) {
   EXPECT_EQ(execute(world, planner), full_memory(world.destination));
 }
 
-class RandomFanOut : public ::testing::TestWithParam<std::uint64_t> {};
-
-/// Returns the elements that come from holders into domains, by tensor: of the copies, and of the boxes that a domain
-/// needs, each once. Scalars come to every rank.
 /// Every element arrives once; whoever holds what it takes takes it from itself, and nobody else does; a process's plan
 /// is the plans of the ranks that it is.
 TEST(Plan, ColocatedTakersTakeFromThemselvesWhatTheyHold) {
@@ -178,6 +174,10 @@ TEST(Plan, ColocatedTakersTakeFromThemselvesWhatTheyHold) {
   EXPECT_GT(between, 1000);
 }
 
+class RandomFanOut : public ::testing::TestWithParam<std::uint64_t> {};
+
+/// Returns the elements that come from holders into domains, by tensor: of the copies, and of the boxes that a domain
+/// needs, each once. Scalars come to every rank.
 std::map<std::int32_t, std::int64_t> entering(const Planner& planner) {
   std::map<std::int32_t, std::int64_t> elements;
   planner.for_each_copy([&](const Copy& copy) {
