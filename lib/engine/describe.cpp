@@ -77,6 +77,7 @@ report::Result describe(const Case& c, const std::vector<std::string>& command) 
   result.environment.kokkos = kernels::Runtime::version();
   result.environment.cuda = transport::cuda_version();
   result.environment.nccl = transport::nccl_version();
+  result.ranks = c.world().size();
   result.train = group_of(*c.train, c.train_ranks());
   result.gen = group_of(c.engine(), c.gen_ranks());
   result.settings = settings_of(c);

@@ -251,6 +251,7 @@ std::string to_json(const Result& result) {
   put_part(json, "error", result.error);
   json["environment"] = to_json(result.environment);
   put_part(json, "model", result.model);
+  json["ranks"] = result.ranks;
   json["train"] = to_json(result.train, "trainer");
   json["gen"] = to_json(result.gen, "engine");
   json["settings"] = to_json(result.settings);

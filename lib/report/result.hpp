@@ -245,6 +245,7 @@ struct Result {
   std::optional<Failure> error;
   Environment environment;
   std::optional<Model> model;
+  std::int64_t ranks = 0;  ///< processes of the job: of both sides, or colocated
   Group train;
   Group gen;
   Settings settings;

@@ -110,7 +110,7 @@ class Runner:
             return False
         plan = load(file)
         # A case that cannot be planned may be meant to end so: one rank is enough for refit to tell.
-        outcome.ranks = plan["train"]["ranks"] + plan["gen"]["ranks"] if plan else 1
+        outcome.ranks = plan["ranks"] if plan else 1
         if plan:
             outcome.layout = f"{plan['train']['layout']} -> {plan['gen']['layout']}"
         outcome.byte_matrix = _byte_matrix(folder)

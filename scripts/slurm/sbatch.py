@@ -181,14 +181,14 @@ def main():
     preset = "cuda" if cluster["gpus_per_node"] else "cpu"
     refit = os.path.abspath(args.refit or os.path.join(ROOT, "build", preset, "bin", "refit"))
     document = plan(refit, args.case, handed)
-    ranks = document["train"]["ranks"] + document["gen"]["ranks"]
+    ranks = document["ranks"]
     nodes, per_node = place(args.cluster, cluster, ranks)
     lines = [
         "#!/usr/bin/env bash",
         *directives(cluster, document["case"]["name"], nodes, ranks, per_node),
         "#",
         f"# {document['train']['ranks']} train ranks ({document['train']['layout']}) and {document['gen']['ranks']} gen ranks "
-        f"({document['gen']['layout']}) on {nodes} nodes.",
+        f"({document['gen']['layout']}): {ranks} tasks on {nodes} nodes.",
         "set -euo pipefail",
         *environment(cluster),
         *launch(cluster, refit, os.path.abspath(args.case), handed),

@@ -62,7 +62,8 @@ def main():
     output = arguments[arguments.index("--json") + 1]
     if command == "plan":
         world = {"byte_matrix": [[int(ranks)]]}
-        result = {"train": {"ranks": 1, "layout": "TP1"}, "gen": {"ranks": int(ranks) - 1, "layout": "TPn"}, "plan": {"world": world}}
+        sides = {"train": {"ranks": 1, "layout": "TP1"}, "gen": {"ranks": int(ranks) - 1, "layout": "TPn"}}
+        result = {"ranks": int(ranks), **sides, "plan": {"world": world}}
     else:
         if how == "wait":
             subprocess.Popen(["sleep", "60"], process_group=0)  # as mpirun's ranks

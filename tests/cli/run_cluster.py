@@ -194,7 +194,7 @@ def reframe(suite):
         ended = suite.run(0, "plan", "--model", model, "--train", train, "--gen", gen, "--json", "case.json", "--force")
         suite.check_code(ended, 0, f"{model} {train} {gen}")
         document = suite.result("case.json", ended)
-        needed = document["train"]["ranks"] + document["gen"]["ranks"]
+        needed = document["ranks"]
         suite.check(needed == ranks, f"{model}: needs {needed} ranks, not {ranks}", ended)
     executors = re.search(r"executor = parameter\(\[(.*?)\]\)", text)[1].count('"') // 2
     found = tool("reframe")

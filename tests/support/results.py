@@ -32,5 +32,5 @@ def check_payload(suite, ended, result, policy, where):
     suite.check(right, f"{where}: payload {payload}", ended)
     suite.check(abs(payload["bulk_fraction"] - payload["bulk_bytes"] / total) < 1e-9, f"{where}: {payload}", ended)
     suite.check((payload["misc_bytes"] == 0) == (policy == "all"), f"{where}: misc {payload}", ended)
-    suite.check(wire["bytes"] >= total, f"{where}: wire {wire}", ended)
-    suite.check((wire["copies"] > 0) == (payload["bulk_bytes"] > 0), f"{where}: copies {wire}, {payload}", ended)
+    suite.check(wire["bytes"] + wire["self_bytes"] >= total, f"{where}: wire {wire}", ended)
+    suite.check((wire["copies"] + wire["self_copies"] > 0) == (payload["bulk_bytes"] > 0), f"{where}: copies {wire}, {payload}", ended)
