@@ -276,7 +276,8 @@ RankPlan Planner::rank_plan(const OwnRanks& own) const {
       concerns,
       [&](const Overlap& overlap) {
         return (own.source && contains(overlap.holders, *own.source)) ||
-               (own.destination && contains(overlap.takers, *own.destination));
+               (own.destination &&
+                (contains(overlap.takers, *own.destination) || contains(overlap.to_self, *own.destination)));
       },
       [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) {
         assign(tensor, overlap, turn, [&](const Copy& copy) {

@@ -16,7 +16,7 @@ from job import Suite  # noqa: E402
 
 QWEN3 = ("--model", "qwen3-0.6b-small", "--layers", 2)
 MOE = ("--model", "qwen3-30b-a3b-small", "--layers", 2)
-DEEPSEEK = ("--model", "deepseek-v3-small", "--layers", 4)
+DEEPSEEK = ("--model", "deepseek-v3-small")
 FSDP = ("--set", "train.trainer=fsdp", "--set", "train.recipe=automodel")
 SGLANG = ("--set", "gen.engine=sglang")
 
@@ -90,6 +90,8 @@ def check_wire(suite, ended, pair, result, name):
     """What ranks have themselves costs no wire; everything else that gen needs does."""
     wire, payload = result["wire"], result["payload"]
     total = payload["bulk_bytes"] + payload["misc_bytes"]
+    if pair.name == "quantised":
+        total //= 4  # what moves is smaller than what train stores
     suite.check(wire["bytes"] + wire["self_bytes"] >= total and wire["self_bytes"] > 0, f"{name}: {wire}, {payload}", ended)
     suite.check((wire["self_copies"] > 0) == (payload["bulk_bytes"] > 0), f"{name}: {wire}", ended)
     if pair.name == "alone":
