@@ -142,7 +142,7 @@ std::vector<Sides> colocated_sides(int ranks) {
     case 3: return {{"qwen2", "PP2", "DP3"}, {"six_heads", "TP3", "DP2"}};
     case 4: return {{"qwen3", "TP2xPP2", "TP2xDP2"}, {"qwen3_moe", "EP4", "TP4"}};
     case 6: return {{"six_heads", "TP3xPP2", "TP2xDP3"}};
-    case 8: return {{"deepseek_v3", "TP2xETP2xPP2", "TP2xDP4xEP8i"}};
+    case 8: return {{"qwen3_moe", "EP4xPP2", "TP2xDP2"}};
     default: return {};
   }
 }

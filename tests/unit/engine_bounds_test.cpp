@@ -31,7 +31,7 @@ TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
     const cases::Case c =
         app::read_case(std::string(REFIT_SOURCE_DIR) + "/inputs/cases/nvlink/" + row.name + ".toml", {});
     const cases::Setup setup(c);
-    const plan::Placement placement = places.placement(setup.train->ranks());
+    const plan::Placement placement = places.placement(setup.c.world());
     const plan::Bound bound = plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, rates, placement);
     EXPECT_EQ(fmt::format("{:.1f}", 1e3 * bound.total()), row.milliseconds) << row.name;
     EXPECT_EQ(bound.term(), row.term) << row.name;
@@ -74,7 +74,7 @@ TEST(Places, SayWhoSharesDevicesAndDomains) {
   EXPECT_EQ(places.ranks_per_device(), 3);
   EXPECT_EQ(places.devices_per_host(), 2);
   for (int rank = 0; rank < 7; ++rank) EXPECT_EQ(places.local_device(rank), rank < 5 ? rank % 2 : rank - 5) << rank;
-  const plan::Placement placement = places.placement(2);
+  const plan::Placement placement = places.placement({2, 5});
   ASSERT_EQ(placement.source.size(), 2U);
   ASSERT_EQ(placement.destination.size(), 5U);
   EXPECT_EQ(placement.source[1].device, 1);

@@ -150,7 +150,7 @@ TEST(VerifyOwners, ShareTheLedgersOfAWorld) {
   }
   std::int64_t all = 0;
   for (std::int32_t owner = 0; owner < kRanks; ++owner) {
-    const Ledger ledger(layout, tensors, 0,
+    const Ledger ledger(layout, tensors, {kRanks}, Side::source,
                         [&](const model::Tensor& tensor) { return owner_of(tensor, kRanks) == owner; });
     std::int64_t held = 0;
     for (const model::Tensor& tensor : tensors) {

@@ -222,7 +222,7 @@ void World::allocate(Group group, std::int32_t rank) {
   }
   kernels::CopyTable(space_, tiles).run(space_);
   for (const auto& fill : memory.layout.fills) {
-    const kernels::Region region = region_of(mine, fill);
+    const kernels::Region region = region_of(memory.layout, mine.storages, fill);
     kernels::fill(space_, region.data, region.dtype, region.box.extent, region.strides, fill.fill.value);
   }
   space_.fence();
