@@ -14,11 +14,12 @@ using layout::Piece;
 using model::Role;
 using model::Tensor;
 
-/// The facts on which a fault may depend.
+/// The facts on which a fault may depend, with one of gen's engines.
 struct Setting {
   const model::Model& model;
   const layout::Parallelism& train;  ///< complete: dp >= 1
   const layout::Parallelism& gen;
+  std::int64_t gen_ranks;  ///< of all engines
 };
 
 /// The part of a run on which a fault acts.
