@@ -229,7 +229,7 @@ class Filler {
           fmt::format("{} engines are listed, but m2n.system has one gen side; leave them out", count));
       count = 1;
     }
-    case_.gen.assign(count, case_.gen.front());
+    case_.gen = std::vector<layout::Side>(count, case_.gen.front());
   }
 
   void store(const Waiting& one) {

@@ -122,6 +122,9 @@ void check_refit(const Case& c, Complaints& complaints) {
       fmt::format("{} is less than {}: each buffer has a plan and a broadcast of its own, so that smaller "
                   "ones take longer to plan than to send; use 4KiB or more",
                   c.refit.misc_buffer_bytes, kLeastMiscBuffer));
+  complaints.require(
+      c.gen.size() == 1 || c.refit.executor != ExecutorKind::m2n, "refit.executor",
+      fmt::format("m2n: its operation has one gen mesh, and there are {} engines; use p2p or direct", c.gen.size()));
   if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device"}, "with run.device = \"cpu\"");
   if (c.run.timeout_seconds <= 0) complaints.meaningless({"run.phase_seconds"}, "with run.timeout_seconds = 0");
 }

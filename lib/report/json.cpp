@@ -184,9 +184,9 @@ Json phases(const Result& result) {
 Json to_json(const WrongTensor& wrong, const std::vector<Engine>& engines) {
   Json json = {{"tensor", wrong.tensor},
                {"gen_rank", wrong.gen_rank},
-               {"engine", engine_of(engines, wrong.gen_rank)},
                {"elements_wrong", wrong.elements_wrong},
                {"first_index", wrong.first_index}};
+  if (engines.size() > 1) json["engine"] = engine_of(engines, wrong.gen_rank);
   if (!wrong.counted) json["counted"] = false;
   return json;
 }
