@@ -188,13 +188,13 @@ struct Refit {
   std::int64_t number = 0;  ///< from 1, warm-up included
   bool warmup = false;
   double weight_sync = 0;
-  NamedSeconds phases;                              ///< bulk, misc, finalize, ...: the same names in each refit
-  std::optional<std::int64_t> elements_wrong;       ///< absent where the refit was not verified
-  std::optional<double> kl_max;                     ///< absent where the refit was not verified
-  std::vector<std::int64_t> engine_elements_wrong;  ///< the same two of each engine
-  std::vector<double> engine_kl_max;
-  std::optional<double> host_seconds;  ///< until bulk was enqueued; absent where the executor waits for it
-  bool counted = true;                 ///< elements_wrong is exact; else a lower bound
+  NamedSeconds phases;                         ///< bulk, misc, finalize, ...: the same names in each refit
+  std::optional<std::int64_t> elements_wrong;  ///< absent where the refit was not verified
+  std::optional<double> kl_max;                ///< absent where the refit was not verified
+  std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits for it
+  bool counted = true;                         ///< elements_wrong is exact; else a lower bound
+  std::vector<std::int64_t> engine_elements_wrong = {};  ///< the same of each engine; empty where it was not verified
+  std::vector<double> engine_kl_max = {};                ///< likewise
 };
 
 /// One tensor on one gen rank that does not hold the expected bits.

@@ -216,7 +216,7 @@ def planned_and_diagnosed(suite):
     """`plan --explain` shows each engine's ranks, and a dump of all engines says by itself how many they were."""
     ended = suite.run(0, "plan", *SMALL, "--train", "TP2", "--gen", "TP2+TP1", "--explain", "model.norm.weight")
     suite.check_code(ended, 0, "plan")
-    for text in ("TP2+TP1", "engine0 tp1", "engine1 tp0"):
+    for text in ("TP2+TP1", "engine=0 tp=1", "engine=1 tp=0"):
         suite.check(text in ended.out, f"plan does not show {text}", ended)
     for inject, status, said in (((), "equal", ""), (("--inject", "swap-gate-up"), "wrong", "gen rank 2")):
         name = f"diagnosed-{status}"
