@@ -397,6 +397,8 @@ void draw_more_engines(Random& random, Case& c) {
     if (engine.sglang) {
       gen::sglang::Options& own = *engine.sglang;
       own.sizes = {.tp = tp, .dp = random.in(1, 2)};
+      own.precision = o.precision;
+      own.mtp = o.mtp;
       own.attn_dp_size = 1;
       own.moe_a2a_backend = {};
       own.ep_num_redundant_experts = 0;
@@ -793,10 +795,13 @@ const std::vector<Feature>& features() {
        [](C c) { return std::ranges::any_of(c.more, [&](const Engine& e) { return e.tp() != c.engines()[0].tp(); }); }},
       {"engines of unlike precision",
        [](C c) {
-         return std::ranges::any_of(c.more, [&](const Engine& e) { return e.vllm.precision != c.gen.precision; });
+         return std::ranges::any_of(c.more,
+                                    [&](const Engine& e) { return e.precision() != c.engines()[0].precision(); });
        }},
       {"engines of unlike models",
-       [](C c) { return std::ranges::any_of(c.more, [&](const Engine& e) { return e.vllm.mtp != c.gen.mtp; }); }},
+       [](C c) {
+         return std::ranges::any_of(c.more, [&](const Engine& e) { return e.mtp() != c.engines()[0].mtp(); });
+       }},
       {"SGLang", [](C c) { return c.sglang.has_value(); }},
       {"SGLang's EP", [](C c) { return c.sglang && c.sglang->sizes.ep > 1; }},
       {"SGLang's EP x TP", [](C c) { return c.sglang && c.sglang->sizes.ep > 1 && c.sglang->moe_tp() > 1; }},

@@ -23,6 +23,8 @@ struct Engine {
   std::optional<gen::sglang::Options> sglang = {};  ///< in place of vLLM
 
   std::int64_t tp() const { return sglang ? sglang->sizes.tp : vllm.sizes.tp; }
+  DType precision() const { return sglang ? sglang->precision : vllm.precision; }
+  layout::Mtp mtp() const { return sglang ? sglang->mtp : vllm.mtp; }
 };
 
 struct Case {
