@@ -12,6 +12,7 @@
 #include <fstream>
 #include <string>
 
+#include "case/keys.hpp"
 #include "core/error.hpp"
 #include "train/megatron/side.hpp"
 
