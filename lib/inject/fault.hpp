@@ -20,6 +20,7 @@ struct Setting {
   const layout::Parallelism& train;  ///< complete: dp >= 1
   const layout::Parallelism& gen;
   std::int64_t gen_ranks;  ///< of all engines
+  bool is_last = true;     ///< the engine has the last gen rank
 };
 
 /// The part of a run on which a fault acts.

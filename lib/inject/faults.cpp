@@ -99,7 +99,8 @@ std::int64_t Faults::gen_ranks() const {
 
 std::vector<Setting> Faults::settings(const model::Model& model) const {
   std::vector<Setting> result;
-  for (const layout::Parallelism& engine : gen_) result.push_back({model, train_, engine, gen_ranks()});
+  for (const layout::Parallelism& engine : gen_)
+    result.push_back({model, train_, engine, gen_ranks(), &engine == &gen_.back()});
   return result;
 }
 

@@ -137,7 +137,7 @@ def vllm_and_sglang(suite):
 
 def drafter_and_derived(suite):
     """A main model and its drafter, one of which derives storages of its weights."""
-    model = ("--model", "deepseek-v3-small", "--layers", 2)
+    model = ("--model", "deepseek-v3-small")
     keys = (("derived=true",), ("mtp=only",))
     joined(suite, "drafter", "TP2xEP2", ("TP2xEP2", "TP2"), *model, "--executor", "p2p", options=keys)
     joined(suite, "frozen", "TP2", ("TP1", "TP2"), *model, "--executor", "direct", "--set", "train.mtp=false",
