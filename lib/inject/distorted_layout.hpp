@@ -8,12 +8,12 @@ namespace refit::inject {
 /// A layout with a lie. Keeps references to all three arguments; the referents of `setting` must outlive it too.
 class DistortedLayout final : public layout::Layout {
  public:
-  DistortedLayout(const layout::Layout& truth, const Setting& setting, const Fault& fault)
-      : truth_(truth), setting_(setting), fault_(fault) {}
+  DistortedLayout(const layout::Layout& truth, const Setting& setting, const Fault& fault);
 
   std::int32_t ranks() const override { return truth_.ranks(); }
   std::int32_t stage(Rank rank) const override { return truth_.stage(rank); }
   std::int32_t stages() const override { return truth_.stages(); }
+  std::int32_t chunks() const override { return truth_.chunks(); }
   std::optional<Format> format(const Tensor& tensor) const override { return truth_.format(tensor); }
   layout::Storage storage(const layout::StorageKey& key, Rank rank) const override { return truth_.storage(key, rank); }
   void fills(const layout::StorageKey& key, Rank rank, std::vector<layout::Fill>& out) const override {
@@ -28,6 +28,7 @@ class DistortedLayout final : public layout::Layout {
 
  private:
   const layout::Layout& truth_;
+  StageLayers stage_layers_;
   Setting setting_;
   const Fault& fault_;
 };

@@ -14,11 +14,15 @@ using layout::Piece;
 using model::Role;
 using model::Tensor;
 
+/// The decoder layers of each pipeline stage, in the order in which its ranks store them: chunk by chunk.
+using StageLayers = std::vector<std::vector<std::int32_t>>;
+
 /// The facts on which a fault may depend.
 struct Setting {
   const model::Model& model;
   const layout::Parallelism& train;  ///< complete: dp >= 1
   const layout::Parallelism& gen;
+  const StageLayers* stage_layers = nullptr;  ///< of train's true layout, for `distort` of train_layout only
 };
 
 /// The part of a run on which a fault acts.

@@ -29,6 +29,7 @@ struct StorageKey {
   std::int32_t parameter = 0;
   std::int32_t layer = -1;
   std::int32_t expert = -1;
+  std::int32_t chunk = -1;  ///< of the rank's model chunks (virtual pipeline stages), if it has several
   friend constexpr auto operator<=>(const StorageKey&, const StorageKey&) = default;
 };
 
@@ -39,6 +40,8 @@ struct Storage {
   Shape shape;
   DType dtype = DType::bf16;
 
+  /// Returns the name for people: those of a rank's model chunks may be equal.
+  std::string title() const;
   std::int64_t elements() const { return product(shape); }
   std::int64_t bytes() const { return elements() * byte_size(dtype); }
 };
@@ -78,12 +81,14 @@ class Layout {
   /// Returns the pipeline stage of a rank; 0 where a side has none.
   virtual std::int32_t stage(Rank rank) const = 0;
   virtual std::int32_t stages() const = 0;
+  /// Returns the model chunks of every rank, each with names of its own.
+  virtual std::int32_t chunks() const { return 1; }
   /// Returns a number; equal numbers promise equal boxes (not places) on all ranks and equal formats, for tensors of
   /// one shape.
   virtual std::uint64_t placement_class(const Tensor& tensor) const = 0;
   /// Returns the form in which every rank stores `tensor`; nothing where no rank of this side stores any of it.
   virtual std::optional<Format> format(const Tensor& tensor) const = 0;
-  /// Appends the pieces of `tensor` on `rank`: disjoint boxes, in ascending order of their first index.
+  /// Appends the pieces of `tensor` on `rank`: disjoint or equal boxes, in ascending order of their first index.
   virtual void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const = 0;
   /// Returns the storage that a piece of `rank` names.
   virtual Storage storage(const StorageKey& key, Rank rank) const = 0;
