@@ -28,10 +28,6 @@ struct RefitSeconds {
 /// Whose memory a rank will map.
 enum class Mapped : std::uint8_t { every_rank, perhaps_not_all };
 
-/// Memory beside the weights that a rank of a side takes for staging, at most: what is known before anything is
-/// allocated.
-std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, Mapped mapped);
-
 /// Returns the most memory beside the weights that a rank of a side takes for staging, as far as it is known before
 /// anything is allocated.
 std::int64_t staging_bytes(const Exchange& exchange, const How& how, Side side, Rank rank, Mapped mapped);

@@ -59,8 +59,8 @@ struct Options {
   bool enable_dp_lm_head = false;      ///< the head is cut like attention
   std::int64_t ep_num_redundant_experts = 0;
   /// By layer, the expert of each of E + redundant slots; empty: slot s holds expert s mod E.
-  std::vector<std::vector<std::int64_t>> physical_to_logical_map;
-  std::vector<std::int64_t> pp_layer_partition;  ///< layers of every stage; empty: even, the last ones one more
+  std::vector<std::vector<std::int64_t>> physical_to_logical_map{};
+  std::vector<std::int64_t> pp_layer_partition{};  ///< layers of every stage; empty: even, the last ones one more
   MoeRunnerBackend moe_runner_backend = MoeRunnerBackend::automatic;
   MoeA2aBackend moe_a2a_backend = MoeA2aBackend::none;
   bool enforce_shared_experts_fusion = false;
