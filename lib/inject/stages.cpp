@@ -44,9 +44,12 @@ void take_layer(const Setting& setting, const layout::Layout& truth, const Tenso
   if (other != nullptr) truth.pieces(*other, rank, out);
 }
 
-/// Takes layers for those of an even split.
+/// Takes layers for those of an even split, where stages have different numbers of them.
 void even_split(const Setting& setting, const layout::Layout& truth, const Tensor& tensor, Rank rank,
                 std::vector<Piece>& out) {
+  const StageLayers& all = *setting.stage_layers;
+  const auto is_even = [&](const auto& layers) { return layers.size() == all.front().size(); };
+  if (std::ranges::all_of(all, is_even)) return truth.pieces(tensor, rank, out);
   const std::int64_t each = std::max<std::int64_t>(1, setting.model.config.layers / truth.stages());
   const std::int64_t stage = std::min<std::int64_t>(tensor.layer / each, truth.stages() - 1);
   take_layer(setting, truth, tensor, rank, stage, tensor.layer - stage * each, out);

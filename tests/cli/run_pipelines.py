@@ -28,10 +28,11 @@ def executors(suite):
     """Each executor leaves the same weights, which are what the train side's chunks say."""
     for executor in ("golden", "p2p", "direct"):
         dumps = ("--dump-train", f"{executor}.train", "--dump-gen", f"{executor}.gen")
-        ended = suite.run(8, "run", case(suite, LAYOUT), "--executor", executor, "--json", f"{executor}.json", "--force", *dumps)
+        ways = ("--executor", executor, "--steps", 1, "--warmup", 0, "--json", f"{executor}.json", "--force")
+        ended = suite.run(8, "run", case(suite, LAYOUT), *ways, *dumps)
         if not suite.check_code(ended, 0, executor):
             continue
-        check_result(suite, ended, suite.result(f"{executor}.json", ended), "all", executor, refits=3)
+        check_result(suite, ended, suite.result(f"{executor}.json", ended), "all", executor, refits=1)
         found = set(os.listdir(suite.path(f"{executor}.train")))
         suite.check(found == CHUNKS, f"{executor}: dumps {sorted(found)}")
         for side in ("train", "gen"):
@@ -73,7 +74,7 @@ def bugs(suite):
         suite.check(found == [bug], f"{bug} is named {found}", ended)
         ended = suite.run(3, "run", *QWEN3, "--inject", bug, "--steps", 1, "--warmup", 0)
         suite.check_code(ended, 2, f"{bug} without effect")
-        suite.check("changes nothing in this case: it needs" in ended.err, f"{bug}: not said", ended)
+        suite.check("changes nothing in this job: it needs" in ended.err, f"{bug}: not said", ended)
 
 
 def missing_chunks(suite):

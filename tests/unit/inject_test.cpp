@@ -335,8 +335,6 @@ TEST(Injections, RefuseCasesWithoutEffect) {
       {"B38-halves-of-all", "qwen3-4b-small", "TP1", "TP2", {}, {}},
       {"B39-lost-mamba-d", kQwenMoe, "TP1", "TP1", {}, {}},
       {"B42-scales-by-local-names", "qwen3-0.6b-small", "TP1", "TP1", fp8(kOne, "fp8"), {}},
-      {"B60-lost-pipeline-layout", "qwen3-4b-small", "PP2", "TP1", {}, {}},
-      {"B61-offset-without-chunk", "qwen3-4b-small", "PP2", "TP1", {}, {}},
   };
   for (const Row& row : rows) {
     EXPECT_THAT(refusal(row),
