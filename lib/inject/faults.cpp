@@ -32,11 +32,15 @@ const Fault& named(const std::string& name) {
   fail_usage("run.inject: unknown name \"{}\"; known: {}", name, list);
 }
 
-/// Returns whether a lie about train's layout differs from the truth anywhere.
-bool tells_a_lie(const layout::Layout& lie, const layout::Layout& truth, const model::Model& model) {
+/// Returns whether a lie about train's layout differs from the truth anywhere; `concerned` says for which tensors it
+/// may.
+template <typename Concerned>
+bool tells_a_lie(const layout::Layout& lie, const layout::Layout& truth, const model::Model& model,
+                 const Concerned& concerned) {
   std::vector<Piece> told;
   std::vector<Piece> right;
   for (const Tensor& tensor : model.tensors) {
+    if (!concerned(tensor)) continue;
     for (std::int32_t r = 0; r < truth.ranks(); ++r) {
       told.clear();
       right.clear();
@@ -157,7 +161,7 @@ void Faults::require_effect(const Job& job) const {
     std::string needs;
     switch (fault->act) {
       case Act::train_layout:
-        if (!tells_a_lie(*distort_train(job.train, job.model), job.train, job.model)) needs = fault->needs;
+        if (!tells_a_lie(*distort_train(job.train, job.model), job.train, job.model, concerned)) needs = fault->needs;
         break;
       case Act::load:
         if (!has_victim) needs = "a train rank 1 that stores the tensor";
