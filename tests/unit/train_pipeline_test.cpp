@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 
 #include <map>
+#include <random>
+#include <regex>
 
 #include "layout_models.hpp"
 #include "train/megatron/pipeline.hpp"
@@ -67,6 +69,40 @@ TEST(LayoutString, SaysWhereItIsWrong) {
     EXPECT_THAT(parsed.error, HasSubstr(message)) << text;
     EXPECT_THAT(parsed.sections, IsEmpty()) << text;
   }
+}
+
+/// Returns the sections as Megatron-Core's two substitutions leave them; none where other letters are left.
+Sections substituted(std::string text) {
+  std::erase(text, ',');
+  static const std::regex patterns[] = {std::regex(R"(\(([^)]+)\)\*(\d+))"), std::regex(R"((.)\*(\d+))")};
+  for (const std::regex& repeated : patterns) {
+    std::string result;
+    std::string rest = text;
+    for (std::smatch match; std::regex_search(rest, match, repeated); rest = match.suffix().str()) {
+      result += match.prefix().str();
+      for (int i = 0; i < std::stoi(match[2]); ++i) result += match[1];
+    }
+    text = result + rest;
+  }
+  if (text.empty() || text.find_first_not_of("EtmL|") != std::string::npos) return {};
+  Sections sections{""};
+  for (char letter : text) letter == '|' ? sections.emplace_back() : sections.back() += letter;
+  return sections;
+}
+
+TEST(LayoutString, OfAnyLettersIsReadOrRefusedAsMegatronDoes) {
+  std::mt19937 random(1);
+  const std::string letters = "EttmL||(()))**,123";
+  std::size_t read = 0;
+  for (int i = 0; i < 10000; ++i) {
+    std::string text;
+    for (std::size_t length = 1 + random() % 9; text.size() < length;) text += letters[random() % letters.size()];
+    const LayoutString parsed = parse_pipeline_layout(text);
+    EXPECT_EQ(parsed.sections, substituted(text)) << text << " " << parsed.error;
+    EXPECT_EQ(parsed.sections.empty(), !parsed.error.empty()) << text;
+    read += parsed.sections.empty() ? 0U : 1U;
+  }
+  EXPECT_GT(read, 500U);
 }
 
 /// The settings of a pipeline.
