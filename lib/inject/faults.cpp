@@ -205,9 +205,9 @@ void Faults::require_effect(const Job& job) const {
 std::unique_ptr<layout::Layout> Faults::distort(Act act, const layout::Layout& truth, const model::Model& model) const {
   const Fault* fault = find([&](const Fault& f) { return f.act == act; });
   if (fault == nullptr) return nullptr;
-  std::vector<Setting> all = settings(model);
-  if (act == Act::train_layout) all.resize(1, all.front());
-  return std::make_unique<DistortedLayout>(truth, std::move(all), *fault);
+  const std::vector<Setting> all = settings(model);
+  const bool is_train = act == Act::train_layout;  // one side, whatever engines gen has
+  return std::make_unique<DistortedLayout>(truth, is_train ? std::vector<Setting>{all.front()} : all, *fault);
 }
 
 std::unique_ptr<layout::Layout> Faults::distort_train(const layout::Layout& truth, const model::Model& model) const {
