@@ -169,8 +169,7 @@ class Examination {
   void add_names(const Tensor& tensor, Rank rank) {
     std::vector<Piece> pieces;
     setup_.gen->pieces(tensor, rank, pieces);
-    for (const Piece& piece : pieces)
-      names_.insert(gen_.name_of(rank, setup_.gen->storage(piece.place.storage, rank).name));
+    for (const Piece& piece : pieces) names_.insert(gen_.name_of(rank, setup_.gen->storage(piece.place.storage, rank)));
   }
 
   void compare(const Tensor& tensor, const std::shared_ptr<const Whole>& whole, Rank rank) {
@@ -206,7 +205,7 @@ class Examination {
     if (!is_new) return entry->second;
     const Dumps::Problem problem = gen_.problem(rank, storage);
     entry->second = !problem;
-    names_.insert(gen_.name_of(rank, storage.name));
+    names_.insert(gen_.name_of(rank, storage));
     if (gen_.is_transposed(rank, storage)) note_parameter("transposed", rank, storage, "");
     if (problem)
       note_parameter(problem.kind == Dumps::Misfit::missing ? "missing" : "shape", rank, storage, " " + problem.text);

@@ -13,12 +13,12 @@ namespace refit::inject {
 /// settings, one for each engine, must outlive it too.
 class DistortedLayout final : public layout::Layout {
  public:
-  DistortedLayout(const layout::Layout& truth, std::vector<Setting> settings, const Fault& fault)
-      : truth_(truth), engines_(layout::engines_of(truth)), settings_(std::move(settings)), fault_(fault) {}
+  DistortedLayout(const layout::Layout& truth, std::vector<Setting> settings, const Fault& fault);
 
   std::int32_t ranks() const override { return truth_.ranks(); }
   std::int32_t stage(Rank rank) const override { return truth_.stage(rank); }
   std::int32_t stages() const override { return truth_.stages(); }
+  std::int32_t chunks() const override { return truth_.chunks(); }
   std::int32_t engines() const override { return truth_.engines(); }
   std::int32_t engine(Rank rank) const override { return truth_.engine(rank); }
   std::optional<Format> format(const Tensor& tensor) const override { return truth_.format(tensor); }
@@ -36,6 +36,7 @@ class DistortedLayout final : public layout::Layout {
  private:
   const layout::Layout& truth_;
   std::vector<layout::EngineLayout> engines_;
+  StageLayers stage_layers_;
   std::vector<Setting> settings_;
   const Fault& fault_;
 };

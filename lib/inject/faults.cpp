@@ -32,6 +32,27 @@ const Fault& named(const std::string& name) {
   fail_usage("run.inject: unknown name \"{}\"; known: {}", name, list);
 }
 
+/// Returns whether a lie about train's layout differs from the truth anywhere; `concerned` says for which tensors it
+/// may.
+template <typename Concerned>
+bool tells_a_lie(const layout::Layout& lie, const layout::Layout& truth, const model::Model& model,
+                 const Concerned& concerned) {
+  std::vector<Piece> told;
+  std::vector<Piece> right;
+  for (const Tensor& tensor : model.tensors) {
+    if (!concerned(tensor)) continue;
+    for (std::int32_t r = 0; r < truth.ranks(); ++r) {
+      told.clear();
+      right.clear();
+      lie.pieces(tensor, Rank{r}, told);
+      truth.pieces(tensor, Rank{r}, right);
+      const auto same = [](const Piece& a, const Piece& b) { return a.box == b.box && a.place == b.place; };
+      if (!std::ranges::equal(told, right, same)) return true;
+    }
+  }
+  return false;
+}
+
 bool is_layout(Act act) { return act == Act::train_layout || act == Act::gen_layout; }
 
 }  // namespace
@@ -51,6 +72,7 @@ const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t
     const auto weight_role = [&](const Tensor& t) { return model[t.scale_of].role; };
     return tensor.scale_of < 0 || weight_role(tensor) == weight_role(other);
   };
+  if (is_twin(tensor)) return &tensor;
   const auto found = std::find_if(model.tensors.begin(), model.tensors.end(), is_twin);
   return found == model.tensors.end() ? nullptr : &*found;
 }
@@ -139,6 +161,9 @@ void Faults::require_effect(const Job& job) const {
     const bool shows_stale = job.refits >= 2 && job.updates;
     std::string needs;
     switch (fault->act) {
+      case Act::train_layout:
+        if (!tells_a_lie(*distort_train(job.train, job.model), job.train, job.model, concerned)) needs = fault->needs;
+        break;
       case Act::load:
         if (!has_victim) needs = "a train rank 1 that stores the tensor";
         break;

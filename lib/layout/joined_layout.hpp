@@ -53,6 +53,7 @@ class EngineLayout final : public Layout {
   std::int32_t ranks() const override { return ranks_; }
   std::int32_t stage(Rank rank) const override { return side_.stage(on_side(rank)); }
   std::int32_t stages() const override { return side_.stages(); }
+  std::int32_t chunks() const override { return side_.chunks(); }
   std::uint64_t placement_class(const Tensor& tensor) const override { return side_.placement_class(tensor); }
   std::optional<Format> format(const Tensor& tensor) const override;
   void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override {

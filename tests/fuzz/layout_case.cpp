@@ -202,10 +202,70 @@ std::string pattern(const std::vector<Mixer>& mixers, const std::vector<std::int
   return result;
 }
 
+/// Writes sections in the short forms of a layout string here and there.
+std::string layout_string(Random& random, const std::vector<std::string>& sections) {
+  std::string text;
+  for (std::size_t i = 0; i < sections.size(); ++i) {
+    const bool ends = i + 1 == sections.size();
+    if (!ends && !sections[i].empty() && sections[i] == sections[i + 1] && random.one_in(2)) {
+      text += fmt::format("({}|)*2", sections[i]);
+      ++i;
+      continue;
+    }
+    const std::size_t first = sections[i].find('t');
+    const auto layers = static_cast<std::size_t>(std::ranges::count(sections[i], 't'));
+    std::string letters = sections[i];
+    if (layers > 1 && random.one_in(2)) letters.replace(first, layers, fmt::format("t*{}", layers));
+    if (!letters.empty() && random.one_in(4)) letters.insert(letters.size(), 1, ',');
+    text += letters + (ends ? "" : "|");
+  }
+  return text;
+}
+
+/// A layout string with sections of any size, and multi-token prediction where it may be.
+void draw_layout_string(Random& random, Case& c, std::int64_t predictions) {
+  const std::int64_t stages = c.train.sizes.pp;
+  const std::int64_t chunks = random.in(1, 3);
+  std::vector<std::string> sections(static_cast<std::size_t>(stages * chunks));
+  for (std::int64_t layer = 0; layer < c.config.layers; ++layer)
+    sections[static_cast<std::size_t>(random.in(0, std::ssize(sections) - 1))] += 't';
+  std::int64_t last = std::ssize(sections) - 1;
+  while (sections[static_cast<std::size_t>(last)].empty()) --last;
+  const std::int64_t least = std::max(last, (chunks - 1) * stages);
+  const std::int64_t home = random.one_in(2) ? least : random.in(least, std::ssize(sections) - 1);
+  sections[static_cast<std::size_t>(home)].append(static_cast<std::size_t>(predictions), 'm');
+  sections.front().insert(0, 1, 'E');
+  sections.back() += 'L';
+  c.train.pipeline_layout = layout_string(random, sections);
+}
+
+/// Virtual stages, or a pipeline of Megatron's own kinds, if the layers allow it.
+bool draw_chunks(Random& random, Case& c) {
+  if (c.config.family == "nemotron_h" || c.config.vision.deepstack > 0) return false;
+  const std::int64_t layers = c.config.layers;
+  const std::int64_t stages = c.train.sizes.pp;
+  if (random.one_in(2)) {
+    const bool builds = c.train.mtp && c.config.family != "glm_moe_dsa";
+    draw_layout_string(random, c, builds ? c.config.mtp_layers : 0);
+    return true;
+  }
+  c.train.account_for_embedding = random.one_in(3);
+  c.train.account_for_loss = random.one_in(3);
+  const std::int64_t all = layers + (c.train.account_for_embedding ? 1 : 0) + (c.train.account_for_loss ? 1 : 0);
+  for (const std::int64_t chunks : {3, 2, 1}) {
+    if (all % (stages * chunks) != 0 || (chunks == 1 && all == layers)) continue;
+    c.train.virtual_stages = chunks;
+    return true;
+  }
+  c.train.account_for_embedding = c.train.account_for_loss = false;
+  return false;
+}
+
 void draw_stages(Random& random, Case& c) {
   const std::int64_t layers = c.config.layers;
   const std::int64_t stages = c.train.sizes.pp = random.in(1, std::min<std::int64_t>(layers, 3));
   if (stages == 1) return;
+  if (random.one_in(3) && draw_chunks(random, c)) return;
   std::vector<std::int64_t> counts(static_cast<std::size_t>(stages), 1);
   for (std::int64_t layer = stages; layer < layers; ++layer) {
     ++counts[static_cast<std::size_t>(random.in(0, stages - 1))];
@@ -494,6 +554,9 @@ bool drop_stages(Case& c) {
   c.train.stage_layers.clear();
   c.train.hybrid_layer_pattern.clear();
   c.train.first_stage_layers = c.train.last_stage_layers = 0;
+  c.train.virtual_stages = 1;
+  c.train.pipeline_layout.clear();
+  c.train.account_for_embedding = c.train.account_for_loss = false;
   return any;
 }
 
@@ -515,6 +578,11 @@ bool drop_layers(Case& c, std::int64_t kept, bool alone) {
   reduce(config.dense_layer);
   config.layers = alone ? 1 : config.layers - 1;
   return drop_stages(c), true;
+}
+
+/// Returns the bars of a layout string, short forms not counted, over the stages.
+std::int64_t chunks_of(const Case& c) {
+  return (std::ranges::count(c.train.pipeline_layout, '|') + 1) / c.train.sizes.pp;
 }
 
 using Reduction = std::function<bool(Case&)>;
@@ -744,6 +812,11 @@ const std::vector<Feature>& features() {
   static const std::vector<Feature> all{
       {"train PP", [](C c) { return c.train.sizes.pp > 1; }},
       {"uneven PP", [](C c) { return !c.train.stage_layers.empty() || !c.train.hybrid_layer_pattern.empty(); }},
+      {"virtual stages", [](C c) { return c.train.virtual_stages > 1; }},
+      {"pipeline layout", [](C c) { return !c.train.pipeline_layout.empty(); }},
+      {"chunks of a pipeline layout", [](C c) { return chunks_of(c) > 1; }},
+      {"MTP away from the loss", [](C c) { return c.train.pipeline_layout.find("m|") != std::string::npos; }},
+      {"embedding or loss as a layer", [](C c) { return c.train.account_for_embedding || c.train.account_for_loss; }},
       {"train CP", [](C c) { return c.train.sizes.cp > 1; }},
       {"train EP x TP", [](C c) { return c.train.sizes.ep > 1 && c.train.sizes.tp > 1; }},
       {"train ETP", [](C c) { return c.train.sizes.etp > 1; }},
@@ -836,6 +909,8 @@ std::string describe(const Case& c) {
       m.vision.hidden_size, m.vision.intermediate_size, m.vision.channels, m.vision.frames, m.vision.patch_size,
       m.vision.positions, m.vision.merge_size, m.vision.deepstack, m.tied, c.lm_head, m.attention_bias, m.qk_norm,
       m.expert_bias, c.single_experts, c.packed_experts, c.mtp_vocabulary, c.unknown, name(m.dtype));
+  text += fmt::format("  train pipeline virtual {} layout {} embedding {} loss {}\n", c.train.virtual_stages,
+                      c.train.pipeline_layout, c.train.account_for_embedding, c.train.account_for_loss);
   text += fmt::format("  train {} stages [{}]{} first {} last {} vocabulary divisible by {} {}{}\n",
                       to_string(layout::with_data_parallel(c.train.sizes)), fmt::join(c.train.stage_layers, " "),
                       c.train.hybrid_layer_pattern, c.train.first_stage_layers, c.train.last_stage_layers,

@@ -54,9 +54,7 @@ struct RankStorages {
     }
     return numbers[static_cast<std::size_t>(offset)];
   }
-  const std::string& name(std::int32_t storage) const {
-    return local.storages.at(static_cast<std::size_t>(storage)).name;
-  }
+  std::string name(std::int32_t storage) const { return local.storages.at(static_cast<std::size_t>(storage)).title(); }
   std::uint64_t read(std::int32_t storage, std::int64_t offset, DType dtype) {
     return at(storage, offset * scale(dtype));
   }
@@ -161,21 +159,22 @@ void compare(const std::string& side, const Layout& layout, const Ranks& ranks,
     const RankStorages& rank = ranks[r];
     for (std::size_t i = 0; i < rank.values.size(); ++i) {
       const Storage& storage = rank.local.storages[i];
-      const auto found = wanted.find(storage.name);
-      if (found == wanted.end()) differs("{}: the engine has no {}, or only one", where, storage.name);
+      const std::string title = storage.title();
+      const auto found = wanted.find(title);
+      if (found == wanted.end()) differs("{}: the engine has no {}, or only one", where, title);
       const test_support::Parameter& parameter = found->second;
       if (!std::equal(storage.shape.begin(), storage.shape.end(), parameter.array.shape.begin(),
                       parameter.array.shape.end())) {
-        differs("{}: {} has shape {}, not [{}]", where, storage.name, to_string(storage.shape),
+        differs("{}: {} has shape {}, not [{}]", where, title, to_string(storage.shape),
                 fmt::join(parameter.array.shape, ", "));
       }
       if (storage.dtype != parameter.dtype) {
-        differs("{}: {} is {}, not {}", where, storage.name, name(storage.dtype), name(parameter.dtype));
+        differs("{}: {} is {}, not {}", where, title, name(storage.dtype), name(parameter.dtype));
       }
       const auto [mine, right] = std::mismatch(rank.values[i].begin(), rank.values[i].end(),
                                                parameter.array.values.begin(), parameter.array.values.end());
       if (mine != rank.values[i].end()) {
-        differs("{}: {} {} element {} is {}, not {}", where, storage.name, to_string(storage.shape),
+        differs("{}: {} {} element {} is {}, not {}", where, title, to_string(storage.shape),
                 mine - rank.values[i].begin(), *mine, *right);
       }
       wanted.erase(found);

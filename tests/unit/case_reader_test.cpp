@@ -180,7 +180,7 @@ constexpr const char* kTwoEngines =
     "attn_dp_size = 2\n";
 
 TEST(CaseReader, ReadsSeveralEngines) {
-  const cases::Case c = read(kTwoEngines);
+  const cases::Case c = read(kTwoEngines, {{"model.config", "/m/config.json", "--model"}});
   EXPECT_EQ(engines_of(c), "vllm TP4, sglang TP2xDP2");
   EXPECT_EQ(c.gen_ranks(), 8);
   EXPECT_EQ(c.gen_layout(), "TP4+TP2xDP2");

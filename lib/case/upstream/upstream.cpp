@@ -185,10 +185,19 @@ void check_upstream(const Case& c, Complaints& complaints) {
   const std::int64_t ep = sides.gen->written.sizes.ep;
   const std::int64_t tp = sides.gen->written.sizes.tp;
   require(etp == 1, "train.layout", fmt::format("ETP{} is not supported; legal: ETP1 [V7]", etp));
-  require(sides.train->written.stage_layers.empty(), "train.stage_layers",
-          "a pipeline layout is not supported; legal: first_stage_layers and last_stage_layers [V8]");
-  require(sides.train->written.hybrid_layer_pattern.empty(), "train.hybrid_layer_pattern",
+  const train::megatron::Options& pipeline = sides.train->written;
+  for (const auto& [is_given, key] : {std::pair(!pipeline.stage_layers.empty(), "train.stage_layers"),
+                                      std::pair(!pipeline.pipeline_layout.empty(), "train.pipeline_layout")}) {
+    require(!is_given, key, "a pipeline layout is not supported; legal: first_stage_layers and last_stage_layers [V8]");
+  }
+  require(pipeline.hybrid_layer_pattern.empty(), "train.hybrid_layer_pattern",
           "its bars are not read; legal: first_stage_layers and last_stage_layers [V8]");
+  require(pipeline.virtual_stages == 1, "train.virtual_stages",
+          fmt::format("{} virtual stages are not supported; legal: 1 [V9]", pipeline.virtual_stages));
+  require(!pipeline.account_for_embedding, "train.account_for_embedding",
+          "layers are counted without the embedding; legal: false [V10]");
+  require(!pipeline.account_for_loss, "train.account_for_loss",
+          "layers are counted without the loss; legal: false [V11]");
   check_precisions(train, gen, seed, require);
   require(is_quantised(gen) || is_quantised(train) || train == gen, "train.precision",
           fmt::format("{} bytes cannot be copied into {}; legal: equal precisions [L11]", name(train), name(gen)));
