@@ -103,9 +103,13 @@ std::shared_ptr<Whole> Source::assemble(const Tensor& tensor, Format format) {
   std::set<Box> seen;
   std::int64_t covered = 0;
   std::vector<layout::Piece> pieces;
+  std::optional<std::int32_t> engine;  // the first that has it has all of it
   for (std::int32_t r = 0; r < dumps_->ranks(); ++r) {
     pieces.clear();
     layout_->pieces(tensor, Rank{r}, pieces);
+    if (pieces.empty()) continue;
+    if (!engine) engine = layout_->engine(Rank{r});
+    if (layout_->engine(Rank{r}) != *engine) break;
     for (const layout::Piece& piece : pieces) {
       const layout::Storage storage = layout_->storage(piece.place.storage, Rank{r});
       if (const Dumps::Problem problem = dumps_->problem(Rank{r}, storage))

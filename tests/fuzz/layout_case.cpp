@@ -431,6 +431,43 @@ void draw_sglang(Random& random, Case& c) {
   }
 }
 
+bool is_legal(const Engine& engine, const model::Model& model) {
+  return engine.sglang ? gen::sglang::violations(model, *engine.sglang).empty()
+                       : gen::vllm::violations(model, engine.vllm).empty();
+}
+
+/// Up to two engines behind the first: like it, but with other sizes, precision, models and kernels; those that are
+/// legal.
+void draw_more_engines(Random& random, Case& c) {
+  if (c.wide || !random.one_in(3)) return;
+  const model::Model model = build(c);
+  const std::int64_t count = random.in(1, 2);
+  for (std::int64_t i = 0; i < count; ++i) {
+    Engine engine{c.gen, c.sglang};
+    const std::int64_t tp = random.of<std::int64_t>({1, 1, 2, 3, c.gen.sizes.tp});
+    gen::vllm::Options& o = engine.vllm;
+    o.sizes = {.tp = tp, .dp = random.in(1, 2)};
+    o.stage_layers.clear();
+    if (o.mtp == Mtp::off && random.one_in(4)) o.sizes.pp = 2;
+    if (c.config.experts > 0 && o.sizes.pp == 1 && random.one_in(3)) o.sizes.ep = o.moe_ranks();
+    if (random.one_in(4)) o.precision = o.precision == DType::f32 ? DType::bf16 : DType::f32;
+    if (o.mtp != Mtp::off && random.one_in(2)) o.mtp = Mtp::off;
+    if (c.config.experts > 0 && random.one_in(3)) o.moe_backend = gen::vllm::MoeBackend::flashinfer_trtllm;
+    if (engine.sglang && random.one_in(2)) engine.sglang.reset();
+    if (engine.sglang) {
+      gen::sglang::Options& own = *engine.sglang;
+      own.sizes = {.tp = tp, .dp = random.in(1, 2)};
+      own.precision = o.precision;
+      own.mtp = o.mtp;
+      own.attn_dp_size = 1;
+      own.moe_a2a_backend = {};
+      own.ep_num_redundant_experts = 0;
+      own.physical_to_logical_map.clear();
+    }
+    if (is_legal(engine, model)) c.more.push_back(engine);
+  }
+}
+
 /// Families of whose parameters all have a plan of tensor parallelism, as far as they are drawn.
 bool has_tensor_parallel_plan(const Config& config) {
   return is_one_of(config, {"deepseek_v2", "deepseek_v3", "gemma3", "glm4_moe", "glm4_moe_lite", "llama", "mixtral",
@@ -629,6 +666,19 @@ std::vector<Reduction> reductions() {
   of_sglang([](Sglang& o) { o.sizes.ep = 1, o.ep_num_redundant_experts = 0; });
   of_sglang(
       [](Sglang& o) { o.sizes.tp = std::max<std::int64_t>(1, o.sizes.tp / 2), o.sizes.ep = 1, o.attn_dp_size = 1; });
+  all.emplace_back([](Case& c) {
+    if (c.more.empty()) return false;
+    c.more.pop_back();
+    return true;
+  });
+  all.emplace_back([](Case& c) {
+    if (c.more.empty()) return false;
+    const Engine first = c.more.front();
+    c.more.erase(c.more.begin());
+    c.gen = first.vllm;
+    c.sglang = first.sglang;
+    return true;
+  });
   flag([](Case & c) -> auto& { return c.gen.replicate_embedding; });
   flag([](Case & c) -> auto& { return c.unknown; });
   flag([](Case & c) -> auto& { return c.lm_head; });
@@ -687,6 +737,26 @@ std::string layer_kinds(const Config& config) {
   return fmt::format("{}", fmt::join(kinds, " "));
 }
 
+std::string describe(const Engine& engine) {
+  const gen::vllm::Options& v = engine.vllm;
+  std::string text =
+      fmt::format("  gen {} stages [{}] data_parallel {} mtp {} {} {} {}{} mm_encoder_tp {}\n", to_string(v.sizes),
+                  fmt::join(v.stage_layers, " "), v.internal_data_parallel ? "internal" : "engines", name(v.mtp),
+                  kBackends[static_cast<std::size_t>(v.moe_backend)], name(v.precision), name(v.model_class),
+                  v.replicate_embedding ? " embedding replicated" : "", name(v.mm_encoder_tp));
+  if (engine.sglang) {
+    const gen::sglang::Options& o = *engine.sglang;
+    text += fmt::format(
+        "  SGLang {} attn_dp {} dense_tp {} dp_head {} redundant {} map {} runner {} a2a {} fuse {} alternate {} {} "
+        "mtp {} "
+        "{}\n",
+        to_string(o.sizes), o.attn_dp_size, o.moe_dense_tp_size, o.enable_dp_lm_head, o.ep_num_redundant_experts,
+        o.physical_to_logical_map, name(o.moe_runner_backend), name(o.moe_a2a_backend), o.enforce_shared_experts_fusion,
+        o.swiglu_interleaved, name(o.gpu_arch), name(o.mtp), name(o.precision));
+  }
+  return text;
+}
+
 }  // namespace
 
 const std::vector<std::string>& families() {
@@ -706,7 +776,14 @@ Case draw_case(std::uint64_t seed, std::uint64_t number) {
   draw_data_parallel(random, c);
   draw_sglang(random, c);
   if (c.config.vision.depth == 0 && random.one_in(3)) draw_fsdp(random, c);
+  draw_more_engines(random, c);
   return c;
+}
+
+std::vector<Engine> Case::engines() const {
+  std::vector<Engine> all{{gen, sglang}};
+  all.insert(all.end(), more.begin(), more.end());
+  return all;
 }
 
 model::Model build(const Case& c) {
@@ -724,8 +801,12 @@ model::Model build(const Case& c) {
 
 bool is_legal(const Case& c, const model::Model& model) {
   const auto train = c.fsdp ? train::fsdp::violations(model, *c.fsdp) : train::megatron::violations(model, c.train);
-  if (!train.empty()) return false;
-  return c.sglang ? gen::sglang::violations(model, *c.sglang).empty() : gen::vllm::violations(model, c.gen).empty();
+  return train.empty() &&
+         std::ranges::all_of(c.engines(), [&](const Engine& engine) { return is_legal(engine, model); });
+}
+
+std::unique_ptr<layout::Layout> engine_layout(const Engine& engine, const model::Model& model) {
+  return engine.sglang ? gen::sglang::make_layout(model, *engine.sglang) : gen::vllm::make_layout(model, engine.vllm);
 }
 
 std::unique_ptr<layout::Layout> train_layout(const Case& c, const model::Model& model) {
@@ -785,6 +866,21 @@ const std::vector<Feature>& features() {
       {"FSDP, virtual stages", [](C c) { return c.fsdp && c.fsdp->virtual_stages > 1; }},
       {"HSDP", [](C c) { return c.fsdp && c.fsdp->sizes.hsdp > 1; }},
       {"precisions differ", [](C c) { return c.train.precision != c.gen.precision; }},
+      {"two engines", [](C c) { return c.more.size() == 1; }},
+      {"three engines", [](C c) { return c.more.size() == 2; }},
+      {"vLLM and SGLang",
+       [](C c) { return std::ranges::any_of(c.more, [&](const Engine& e) { return !e.sglang && c.sglang; }); }},
+      {"engines of unlike TP",
+       [](C c) { return std::ranges::any_of(c.more, [&](const Engine& e) { return e.tp() != c.engines()[0].tp(); }); }},
+      {"engines of unlike precision",
+       [](C c) {
+         return std::ranges::any_of(c.more,
+                                    [&](const Engine& e) { return e.precision() != c.engines()[0].precision(); });
+       }},
+      {"engines of unlike models",
+       [](C c) {
+         return std::ranges::any_of(c.more, [&](const Engine& e) { return e.mtp() != c.engines()[0].mtp(); });
+       }},
       {"SGLang", [](C c) { return c.sglang.has_value(); }},
       {"SGLang's EP", [](C c) { return c.sglang && c.sglang->sizes.ep > 1; }},
       {"SGLang's EP x TP", [](C c) { return c.sglang && c.sglang->sizes.ep > 1 && c.sglang->moe_tp() > 1; }},
@@ -825,21 +921,7 @@ std::string describe(const Case& c) {
                       to_string(layout::with_data_parallel(c.train.sizes)), fmt::join(c.train.stage_layers, " "),
                       c.train.hybrid_layer_pattern, c.train.first_stage_layers, c.train.last_stage_layers,
                       c.train.make_vocab_size_divisible_by, name(c.train.precision), c.train.mtp ? "" : " without MTP");
-  text += fmt::format(
-      "  gen {} stages [{}] data_parallel {} mtp {} {} {} {}{} mm_encoder_tp {}\n", to_string(c.gen.sizes),
-      fmt::join(c.gen.stage_layers, " "), c.gen.internal_data_parallel ? "internal" : "engines", name(c.gen.mtp),
-      kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision), name(c.gen.model_class),
-      c.gen.replicate_embedding ? " embedding replicated" : "", name(c.gen.mm_encoder_tp));
-  if (c.sglang) {
-    const gen::sglang::Options& o = *c.sglang;
-    text += fmt::format(
-        "  SGLang {} attn_dp {} dense_tp {} dp_head {} redundant {} map {} runner {} a2a {} fuse {} alternate {} {} "
-        "mtp {} "
-        "{}\n",
-        to_string(o.sizes), o.attn_dp_size, o.moe_dense_tp_size, o.enable_dp_lm_head, o.ep_num_redundant_experts,
-        o.physical_to_logical_map, name(o.moe_runner_backend), name(o.moe_a2a_backend), o.enforce_shared_experts_fusion,
-        o.swiglu_interleaved, name(o.gpu_arch), name(o.mtp), name(o.precision));
-  }
+  for (const Engine& engine : c.engines()) text += describe(engine);
   if (c.fsdp) {
     const train::fsdp::Options& o = *c.fsdp;
     text += fmt::format("  fsdp instead: {} {} experts {} {} shard_dim [{}] virtual {} {} [{}]\n", to_string(o.sizes),

@@ -121,6 +121,40 @@ TEST(CaseCheck, RefusesContradictions) {
   for (const Row& row : rows) expect_refused(row);
 }
 
+/// Each refusal names its engine, and weights go to all engines in one form.
+TEST(CaseCheck, RefusesEnginesByName) {
+  constexpr auto kUsage = ErrorKind::usage;
+  const std::vector<Row> rows = {
+      {{"gen.layout=TP2+TP2xCP2"}, kUsage, "gen[1]: gen.layout: weights have no CP and ETP"},
+      {{"gen.layout=TP2+TP2", "gen.1.attn_dp_size=2"},
+       kUsage,
+       "--set gen.1.attn_dp_size: gen[1]: gen.attn_dp_size: means nothing with gen.engine = \"vllm\""},
+      {{"gen.layout=TP2+TP2", "gen.attn_dp_size=2"}, kUsage, "gen[1]: gen.attn_dp_size: means nothing with gen.engine"},
+      {{"gen.layout=TP2+TP2", "gen.1.engine=sglang", "gen.1.pp_layer_partition=[1, 2]"},
+       kUsage,
+       "gen[1]: gen.pp_layer_partition: means nothing without PP"},
+      {{"gen.layout=TP2+TP1", "gen.1.precision=fp8"}, kUsage, "gen[1]: gen.precision: is not that of gen[0]"},
+      {{"gen.layout=TP2+TP1", "gen.precision=fp8", "gen.1.quantiser=te"},
+       kUsage,
+       "gen[1]: gen.quantiser: is not that of gen[0]"},
+      {{"gen.layout=TP2+TP1", "gen.precision=fp8", "gen.1.kv_cache_dtype=fp8"},
+       kUsage,
+       "gen[1]: gen.kv_cache_dtype: is not that of gen[0]"},
+      {{"gen.layout=TP2+TP1", "run.strict_upstream=merged"}, kUsage, "merged: it refits one engine, not 2; legal: off"},
+      {{"gen.layout=TP2+TP1", "refit.executor=m2n"},
+       kUsage,
+       "one gen mesh, and there are 2 engines; use p2p or direct"},
+      {{"gen.layout=TP2+TP1", "run.strict_upstream=seed"}, kUsage, "seed: it refits one engine, not 2; legal: off"},
+  };
+  for (const Row& row : rows) expect_refused(row);
+  for (const auto& settings : {std::vector<std::string>{"gen.layout=TP2+DP4"},
+                               {"gen.layout=TP4+TP2+TP1", "gen.engine=sglang"},
+                               {"gen.layout=TP4+TP2", "gen.precision=fp8", "gen.quantiser=te"},
+                               {"gen.layout=TP4+TP2", "gen.1.engine=sglang", "gen.derived=true"}}) {
+    EXPECT_THAT(cases::violations(case_of(settings)), ::testing::IsEmpty()) << ::testing::PrintToString(settings);
+  }
+}
+
 TEST(CaseCheck, RefusesWhatThisBuildDoesNotKnow) {
   constexpr auto kUsage = ErrorKind::usage;
   const std::vector<Row> rows = {

@@ -34,8 +34,7 @@ bool has(const Model& model, Role role) {
 /// Returns the first bulk tensor that `wanted` picks, or nullptr.
 template <typename Wanted>
 const Tensor* first_bulk(const Case& c, const Model& model, const Wanted& wanted) {
-  const bool carved =
-      plan::qkv_to_misc(c.refit.bulk, model.config.kv_heads, c.train->sizes().tp, c.engine().sizes().tp);
+  const bool carved = plan::qkv_to_misc(c.refit.bulk, model.config.kv_heads, c.train->sizes().tp, c.gen_tp());
   for (const Tensor& tensor : model.tensors) {
     if (plan::is_bulk(c.refit.bulk, tensor, model.config.layers, carved) && wanted(tensor)) return &tensor;
   }
@@ -165,6 +164,11 @@ class Rules {
 
 void check_upstream(const Case& c, Complaints& complaints) {
   if (c.run.strict_upstream == Strict::off) return;
+  if (c.gen.size() > 1) {
+    return complaints.add("run.strict_upstream",
+                          fmt::format("{}: it refits one engine, not {}; legal: off, or one [gen]",
+                                      name(c.run.strict_upstream), c.gen.size()));
+  }
   const Sides sides(c);
   if (!sides.known()) {
     return complaints.add("run.strict_upstream",
