@@ -232,7 +232,7 @@ void draw_layout_string(Random& random, Case& c, std::int64_t predictions) {
   std::int64_t last = std::ssize(sections) - 1;
   while (sections[static_cast<std::size_t>(last)].empty()) --last;
   const std::int64_t least = std::max(last, (chunks - 1) * stages);
-  const std::int64_t home = random.one_in(2) ? least : random.in(least, std::ssize(sections) - 1);
+  const std::int64_t home = !random.one_in(3) ? least : random.in(least, std::ssize(sections) - 1);
   sections[static_cast<std::size_t>(home)].append(static_cast<std::size_t>(predictions), 'm');
   sections.front().insert(0, 1, 'E');
   sections.back() += 'L';
@@ -244,9 +244,9 @@ bool draw_chunks(Random& random, Case& c) {
   if (c.config.family == "nemotron_h" || c.config.vision.deepstack > 0) return false;
   const std::int64_t layers = c.config.layers;
   const std::int64_t stages = c.train.sizes.pp;
-  if (random.one_in(2)) {
-    const bool builds = c.train.mtp && c.config.family != "glm_moe_dsa";
-    draw_layout_string(random, c, builds ? c.config.mtp_layers : 0);
+  const std::int64_t predictions = c.train.mtp && c.config.family != "glm_moe_dsa" ? c.config.mtp_layers : 0;
+  if (random.one_in(predictions > 0 ? 1 : 2)) {
+    draw_layout_string(random, c, predictions);
     return true;
   }
   c.train.account_for_embedding = random.one_in(3);
@@ -580,6 +580,12 @@ bool drop_layers(Case& c, std::int64_t kept, bool alone) {
   return drop_stages(c), true;
 }
 
+/// Returns whether `second` is in a text behind `first`.
+bool is_behind(const std::string& text, char first, char second) {
+  const std::size_t at = text.find(first);
+  return at != std::string::npos && text.find(second, at) != std::string::npos;
+}
+
 /// Returns the bars of a layout string, short forms not counted, over the stages.
 std::int64_t chunks_of(const Case& c) {
   return (std::ranges::count(c.train.pipeline_layout, '|') + 1) / c.train.sizes.pp;
@@ -815,7 +821,7 @@ const std::vector<Feature>& features() {
       {"virtual stages", [](C c) { return c.train.virtual_stages > 1; }},
       {"pipeline layout", [](C c) { return !c.train.pipeline_layout.empty(); }},
       {"chunks of a pipeline layout", [](C c) { return chunks_of(c) > 1; }},
-      {"MTP away from the loss", [](C c) { return c.train.pipeline_layout.find("m|") != std::string::npos; }},
+      {"MTP away from the loss", [](C c) { return is_behind(c.train.pipeline_layout, 'm', '|'); }},
       {"embedding or loss as a layer", [](C c) { return c.train.account_for_embedding || c.train.account_for_loss; }},
       {"train CP", [](C c) { return c.train.sizes.cp > 1; }},
       {"train EP x TP", [](C c) { return c.train.sizes.ep > 1 && c.train.sizes.tp > 1; }},
