@@ -32,6 +32,24 @@ const Fault& named(const std::string& name) {
   fail_usage("run.inject: unknown name \"{}\"; known: {}", name, list);
 }
 
+/// Returns whether a fault of layouts places any piece otherwise than the true layout.
+bool is_lie(const Fault& fault, const layout::Layout& truth, const Setting& setting) {
+  const DistortedLayout lie(truth, setting, fault);
+  std::vector<Piece> true_pieces, pieces;
+  for (const Tensor& tensor : setting.model.tensors) {
+    if (!fault.concerns(setting, tensor)) continue;
+    for (std::int32_t rank = 0; rank < truth.ranks(); ++rank) {
+      true_pieces.clear();
+      pieces.clear();
+      truth.pieces(tensor, Rank{rank}, true_pieces);
+      lie.pieces(tensor, Rank{rank}, pieces);
+      const auto same = [](const Piece& a, const Piece& b) { return a.box == b.box && a.place == b.place; };
+      if (!std::ranges::equal(pieces, true_pieces, same)) return true;
+    }
+  }
+  return false;
+}
+
 bool is_layout(Act act) { return act == Act::train_layout || act == Act::gen_layout; }
 
 }  // namespace
@@ -44,12 +62,17 @@ std::vector<Injection> injections() {
   return result;
 }
 
+bool is_same_part(const model::Model& model, const Tensor& a, const Tensor& b) {
+  if (a.role != b.role || a.layer != b.layer || !(a.shape == b.shape) || (a.scale_of < 0) != (b.scale_of < 0))
+    return false;
+  return a.scale_of < 0 || model[a.scale_of].role == model[b.scale_of].role;
+}
+
 const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t layer, std::int32_t expert) {
+  Tensor wanted = tensor;
+  wanted.layer = layer;
   const auto is_twin = [&](const Tensor& other) {
-    if (other.layer != layer || other.expert != expert || !(other.shape == tensor.shape)) return false;
-    if (other.role != tensor.role || (other.scale_of < 0) != (tensor.scale_of < 0)) return false;
-    const auto weight_role = [&](const Tensor& t) { return model[t.scale_of].role; };
-    return tensor.scale_of < 0 || weight_role(tensor) == weight_role(other);
+    return other.expert == expert && other.layer == layer && is_same_part(model, wanted, other);
   };
   const auto found = std::find_if(model.tensors.begin(), model.tensors.end(), is_twin);
   return found == model.tensors.end() ? nullptr : &*found;
@@ -154,6 +177,12 @@ void Faults::require_effect(const Job& job) const {
         break;
       case Act::unmapped:
         if (!job.stores) needs = "refit.executor = \"direct\"";
+        break;
+      case Act::train_layout:
+        if (!is_lie(*fault, job.train, setting)) needs = fault->needs;
+        break;
+      case Act::gen_layout:
+        if (!is_lie(*fault, job.gen, setting)) needs = fault->needs;
         break;
       default: break;
     }
