@@ -31,7 +31,7 @@ inject::Faults faults_of_run(const cases::Setup& setup) {
 inject::Faults faults_of(const cases::Setup& setup) {
   const cases::Case& c = setup.c;
   return placed(c, [&] {
-    inject::Faults faults(c.run.inject, c.train->sizes(), c.engine().sizes());
+    inject::Faults faults(c.run.inject, c.train->sizes(), c.gen_sizes());
     faults.require_effect(setup.model, {c.engine().has_cache_scales(), setup.derived != nullptr});
     return faults;
   });

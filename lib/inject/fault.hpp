@@ -14,11 +14,16 @@ using layout::Piece;
 using model::Role;
 using model::Tensor;
 
-/// The facts on which a fault may depend.
+/// The decoder layers of each pipeline stage, in the order in which its ranks store them: chunk by chunk.
+using StageLayers = std::vector<std::vector<std::int32_t>>;
+
+/// The facts on which a fault may depend, with one of gen's engines.
 struct Setting {
   const model::Model& model;
   const layout::Parallelism& train;  ///< complete: dp >= 1
   const layout::Parallelism& gen;
+  std::int64_t gen_ranks;                     ///< of all engines
+  const StageLayers* stage_layers = nullptr;  ///< of train's true layout, for `distort` of train_layout only
 };
 
 /// The part of a run on which a fault acts.

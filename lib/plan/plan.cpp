@@ -114,16 +114,17 @@ Planner::Class Planner::make_class(const Tensor& tensor, Known& known) const {
   for (const Holding& held : from) {
     for (const Holding& wanted : to) {
       if (const auto box = intersect(held.box, wanted.box)) {
-        result.overlaps.push_back(
-            {*box, held.ranks, wanted.ranks, domains_of(wanted.ranks, domain_ranks_), held.format, wanted.format});
+        result.overlaps.push_back({*box, held.ranks, wanted.ranks, {}, held.format, wanted.format});
       }
     }
   }
-  std::sort(result.overlaps.begin(), result.overlaps.end(),
-            [](const Overlap& a, const Overlap& b) { return a.box < b.box; });
+  std::stable_sort(result.overlaps.begin(), result.overlaps.end(),
+                   [](const Overlap& a, const Overlap& b) { return a.box < b.box; });
+  if (destination_.engines() > 1) merge_equal(result.overlaps);
   std::int64_t number = 0;
   for (Overlap& overlap : result.overlaps) {
     overlap.number = number++;
+    overlap.domains = domains_of(overlap.takers, domain_ranks_);
     // Holders take turns, and with fan-out so do the takers of a domain.
     overlap.period = std::ssize(overlap.holders);
     for (std::size_t d = 1; d < overlap.domains.size(); ++d)
@@ -132,11 +133,39 @@ Planner::Class Planner::make_class(const Tensor& tensor, Known& known) const {
   return result;
 }
 
-Planner::Lie Planner::lie_of(const Tensor& tensor, const Overlap& overlap) const {
+/// Makes one overlap of those that are one box in the same formats: parts of unlike boxes of several engines may be.
+void Planner::merge_equal(std::vector<Overlap>& overlaps) {
+  std::vector<Overlap> merged;
+  for (Overlap& overlap : overlaps) {
+    const auto is_same = [&](const Overlap& other) {
+      return other.box == overlap.box && other.destination_format == overlap.destination_format;
+    };
+    const auto same = std::find_if(merged.rbegin(), merged.rend(),
+                                   [&](const Overlap& other) { return other.box != overlap.box || is_same(other); });
+    if (same == merged.rend() || !is_same(*same)) {
+      merged.push_back(std::move(overlap));
+      continue;
+    }
+    const auto middle = static_cast<std::ptrdiff_t>(same->takers.size());
+    same->takers.insert(same->takers.end(), overlap.takers.begin(), overlap.takers.end());
+    std::inplace_merge(same->takers.begin(), same->takers.begin() + middle, same->takers.end());
+  }
+  overlaps = std::move(merged);
+}
+
+std::vector<Planner::Lie> Planner::lies_of(const Tensor& tensor, const Overlap& overlap) const {
   const auto contiguous = [&](const Layout& layout, Rank rank) {
     return is_contiguous(overlap.box.extent, Ends(layout).of(tensor, rank, overlap.box).place.strides);
   };
-  return {contiguous(source_, overlap.holders.front()), contiguous(destination_, overlap.takers.front())};
+  const bool source = contiguous(source_, overlap.holders.front());
+  std::vector<Lie> lies(static_cast<std::size_t>(destination_.engines()));
+  std::int32_t last = -1;  // engine
+  for (const Rank taker : overlap.takers) {
+    const std::int32_t engine = destination_.engine(taker);
+    if (engine != last) lies[static_cast<std::size_t>(engine)] = {source, contiguous(destination_, taker)};
+    last = engine;
+  }
+  return lies;
 }
 
 template <typename Concerns, typename Wanted, typename Visit>
@@ -293,10 +322,13 @@ void Planner::for_each_shared_copy(const VisitShared& visit) const {
         by_turn.resize(std::min(period, tensors.size()));
         for (std::size_t i = 0; i < tensors.size(); ++i) by_turn[i % period].push_back(tensors[i]);
       }
-      const Lie lie = lie_of(first, overlap);
+      const std::vector<Lie> lies = lies_of(first, overlap);
       for (std::size_t turn = 0; turn < by_turn.size(); ++turn) {
         assign(*by_turn[turn].front(), overlap, static_cast<std::int64_t>(turn), all_domains(overlap),
-               [&](const Copy& copy) { visit(copy, by_turn[turn], lie); });
+               [&](const Copy& copy) {
+                 const std::int32_t engine = destination_.engine(copy.destination.rank);
+                 visit(copy, by_turn[turn], lies[static_cast<std::size_t>(engine)]);
+               });
       }
     }
   }

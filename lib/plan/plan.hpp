@@ -11,6 +11,9 @@
 // of the longest; where H divides R, or a part would be smaller than Striping::min_bytes, boxes stay whole. The holders
 // are rotated by the tensor's number among those of its class plus the overlap's number within the tensor.
 //
+// Engines of one side share the holders: an overlap's takers are all ranks that want exactly it in one format,
+// whichever engines they are of, and feed each other likewise.
+//
 // Fan-out: takers of one domain can feed each other. Each of them then gets one stripe of the box from a holder, and
 // forwards it to the others: a box enters the domain once, in parts if several holders send it. Where stripes would be
 // smaller than Striping::min_bytes, there are fewer than takers, and takers take turns. Example: train TP1 to gen DP3
@@ -104,7 +107,7 @@ class Planner {
   /// Calls `visit` for every copy of every rank, in the plan's order, without places (End::place is not set).
   void for_each_copy(const std::function<void(const Copy&)>& visit) const;
 
-  /// Contiguity of the two ends of an overlap in memory, as its first holder and its first taker store it.
+  /// Contiguity of the two ends of an overlap in memory, as its first holder and the first taker of an engine store it.
   struct Lie {
     bool source_contiguous = true;
     bool destination_contiguous = true;
@@ -140,8 +143,10 @@ class Planner {
     std::map<SideKey, std::vector<Holding>> source, destination;
   };
   ClassKey key(const Tensor& tensor) const;
+  static void merge_equal(std::vector<Overlap>& overlaps);
   Class make_class(const Tensor& tensor, Known& known) const;
-  Lie lie_of(const Tensor& tensor, const Overlap& overlap) const;
+  /// Returns how the overlap lies, by engine of its takers.
+  std::vector<Lie> lies_of(const Tensor& tensor, const Overlap& overlap) const;
   /// A range of an overlap's domains of takers.
   struct Domains {
     std::int64_t begin = 0, end = 0;
@@ -164,8 +169,11 @@ class Planner {
   Striping striping_;
 };
 
-/// Returns the distinct boxes of `tensor` on one side, by first index. Throws (runtime) where boxes overlap without
-/// being equal, or lie beyond the tensor: a defect of the layout.
+/// Returns the distinct boxes of `tensor` on one side, by first index; those that engines have in common, in one
+/// format, once. Throws (runtime) where boxes of an engine overlap without being equal, or lie beyond the tensor: a
+/// defect of the layout.
 std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor);
+/// Returns the same of each engine by itself. Errors: likewise.
+std::vector<std::vector<Holding>> holdings_by_engine(const Layout& layout, const Tensor& tensor);
 
 }  // namespace refit::plan

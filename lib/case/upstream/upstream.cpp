@@ -34,8 +34,7 @@ bool has(const Model& model, Role role) {
 /// Returns the first bulk tensor that `wanted` picks, or nullptr.
 template <typename Wanted>
 const Tensor* first_bulk(const Case& c, const Model& model, const Wanted& wanted) {
-  const bool carved =
-      plan::qkv_to_misc(c.refit.bulk, model.config.kv_heads, c.train->sizes().tp, c.engine().sizes().tp);
+  const bool carved = plan::qkv_to_misc(c.refit.bulk, model.config.kv_heads, c.train->sizes().tp, c.gen_tp());
   for (const Tensor& tensor : model.tensors) {
     if (plan::is_bulk(c.refit.bulk, tensor, model.config.layers, carved) && wanted(tensor)) return &tensor;
   }
@@ -66,10 +65,19 @@ template <typename Require>
 void check_train(const train::megatron::Side& train, const Require& require) {
   const std::int64_t etp = train.written.sizes.etp;
   require(etp == 1, "train.layout", fmt::format("ETP{} is not supported; legal: ETP1 [V7]", etp));
-  require(train.written.stage_layers.empty(), "train.stage_layers",
-          "a pipeline layout is not supported; legal: first_stage_layers and last_stage_layers [V8]");
-  require(train.written.hybrid_layer_pattern.empty(), "train.hybrid_layer_pattern",
+  const train::megatron::Options& pipeline = train.written;
+  for (const auto& [is_given, key] : {std::pair(!pipeline.stage_layers.empty(), "train.stage_layers"),
+                                      std::pair(!pipeline.pipeline_layout.empty(), "train.pipeline_layout")}) {
+    require(!is_given, key, "a pipeline layout is not supported; legal: first_stage_layers and last_stage_layers [V8]");
+  }
+  require(pipeline.hybrid_layer_pattern.empty(), "train.hybrid_layer_pattern",
           "its bars are not read; legal: first_stage_layers and last_stage_layers [V8]");
+  require(pipeline.virtual_stages == 1, "train.virtual_stages",
+          fmt::format("{} virtual stages are not supported; legal: 1 [V9]", pipeline.virtual_stages));
+  require(!pipeline.account_for_embedding, "train.account_for_embedding",
+          "layers are counted without the embedding; legal: false [V10]");
+  require(!pipeline.account_for_loss, "train.account_for_loss",
+          "layers are counted without the loss; legal: false [V11]");
 }
 
 /// Returns whether the engine may have experts elsewhere than at its start, or more than once.
@@ -184,6 +192,11 @@ class Rules {
 
 void check_upstream(const Case& c, Complaints& complaints) {
   if (c.run.strict_upstream == Strict::off) return;
+  if (c.gen.size() > 1) {
+    return complaints.add("run.strict_upstream",
+                          fmt::format("{}: it refits one engine, not {}; legal: off, or one [gen]",
+                                      name(c.run.strict_upstream), c.gen.size()));
+  }
   const Sides sides(c);
   const bool seed = c.run.strict_upstream == Strict::seed;
   const auto require = [&](bool legal, const char* key, const std::string& what) {

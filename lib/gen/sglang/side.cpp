@@ -22,8 +22,9 @@ const Side& of(const layout::SideSpec& spec) { return static_cast<const Side&>(s
 
 const std::vector<layout::SideKey>& side_keys() {
   static const std::vector<layout::SideKey> keys = {
-      layout::parallelism_key("gen.layout", "TP, EP, PP and DP (replicas) of SGLang; required.", MEMBER(written.sizes),
-                              "--gen"),
+      layout::parallelism_key("gen.layout",
+                              "TP, EP, PP and DP (replicas) of SGLang; several engines: TP4+DP4; required.",
+                              MEMBER(written.sizes), "--gen"),
       SideRows::word("gen.mtp", "The main model, its NextN drafter only, or both.", MEMBER(written.mtp)),
       SideRows::word("gen.precision", "Dtype of the gen weights; as above.", MEMBER(kept_as)),
       SideRows::text("gen.quantiser", "Whose bits, when gen alone is fp8 or mxfp8.", MEMBER(quantiser_name)),
