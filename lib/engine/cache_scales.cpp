@@ -174,17 +174,25 @@ void CacheScales::verify(const CacheScales* truth, const CacheScales* mine, cons
 
   const std::vector<std::string> names = cache_buffers(setup);
   std::set<std::int32_t> wrong_slots;
+  std::vector<std::set<std::int32_t>> wrong_of_engine(result.engines.size());
   const WorldMap map = setup.c.world();
   for (std::int32_t r = 0; r < map.destination; ++r) {
-    const auto world_rank = static_cast<std::size_t>(map.world_rank(Side::destination, Rank{r}));
+    const Rank gen_rank{r};
+    const auto engine = static_cast<std::size_t>(setup.gen->engine(gen_rank));
+    result.engines[engine].elements += std::ssize(expected);
+    const auto world_rank = static_cast<std::size_t>(map.world_rank(Side::destination, gen_rank));
     for (const auto& buffer : transport::read_all<WrongBuffer>(all[world_rank])) {
       result.wrong.push_back(
-          {names[static_cast<std::size_t>(buffer.slot)], Rank{r}, 1, 0, buffer.found, buffer.expected});
+          {names[static_cast<std::size_t>(buffer.slot)], gen_rank, 1, 0, buffer.found, buffer.expected});
       wrong_slots.insert(buffer.slot);
+      wrong_of_engine[engine].insert(buffer.slot);
       ++result.elements_wrong;
+      ++result.engines[engine].elements_wrong;
     }
   }
   result.tensors_wrong += std::ssize(wrong_slots);
+  for (std::size_t e = 0; e < result.engines.size(); ++e)
+    result.engines[e].tensors_wrong += std::ssize(wrong_of_engine[e]);
   result.elements += std::ssize(expected) * setup.gen->ranks();
 }
 

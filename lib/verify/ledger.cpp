@@ -28,7 +28,7 @@ void check_cover(const model::Tensor& tensor, std::span<const HeldBox> boxes) {
 }  // namespace
 
 Ledger::Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, const WorldMap& map, Side side,
-               const std::function<bool(const model::Tensor&)>& owned, const Ledger* before) {
+               const std::function<bool(const model::Tensor&)>& owned, const Ledger* before, std::int32_t first) {
   pieces_by_rank_.assign(static_cast<std::size_t>(map.size()), 0);
   if (before != nullptr) pieces_by_rank_ = before->pieces_by_rank_;
   std::vector<layout::Piece> pieces;
@@ -39,7 +39,7 @@ Ledger::Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& t
     for (std::int32_t rank = 0; rank < layout.ranks(); ++rank) {
       pieces.clear();
       layout.pieces(tensor, Rank{rank}, pieces);
-      const std::int32_t world_rank = map.world_rank(side, Rank{rank});
+      const std::int32_t world_rank = map.world_rank(side, Rank{first + rank});
       for (const layout::Piece& piece : pieces) {
         Entry& entry = entries[piece.box];
         if (entry.holders.empty()) entry.format = piece.format;

@@ -32,10 +32,12 @@ struct HeldBox {
 class Ledger {
  public:
   /// Asks `layout` for every rank's pieces of the tensors that are `owned`. `map`: of the world, and `side` the
-  /// layout's in it; `before`: the other side's ledger, whose pieces the world's ranks count first. Errors (usage): a
-  /// tensor of which this side stores a part only, or boxes that overlap without being equal; the tensor is named.
+  /// layout's in it; `first`: the rank of the side that is the layout's rank 0; `before`: the other side's ledger,
+  /// whose pieces the world's ranks count first. Errors (usage): a tensor of which this side stores a part only, or
+  /// boxes that overlap without being equal; the tensor is named.
   Ledger(const layout::Layout& layout, const std::vector<model::Tensor>& tensors, const WorldMap& map, Side side,
-         const std::function<bool(const model::Tensor&)>& owned, const Ledger* before = nullptr);
+         const std::function<bool(const model::Tensor&)>& owned, const Ledger* before = nullptr,
+         std::int32_t first = 0);
 
   /// Returns the distinct boxes of a tensor, ascending; empty where this side does not store it, or it is not the
   /// owner's.

@@ -69,7 +69,7 @@ std::vector<Report> gather_reports(const LocalMemory& local, const std::vector<F
   }
   for (const Finding& finding : fills) {
     const auto& fill = view.layout().fills[static_cast<std::size_t>(finding.index)];
-    const std::string& name = view.layout().storages[static_cast<std::size_t>(fill.storage)].name;
+    const std::string name = view.layout().storages[static_cast<std::size_t>(fill.storage)].title();
     put(mine,
         {view.group(fill.storage), view.rank(fill.storage), -1, name, Box::whole(fill.fill.extent), false, finding});
   }
