@@ -270,6 +270,11 @@ class Filler {
   std::string listed_at_;
 };
 
+/// Returns whether a text is one of the words that a key takes beside a path: those in its type, "linear | path".
+bool is_word(const Key& row, const std::string& text) {
+  return (" " + row.type).find(" " + text + " | ") != std::string::npos;
+}
+
 void read_node(Filler& filler, const std::string& file, const std::string& name, const toml::key& key,
                const toml::node& node, std::optional<std::size_t> engine = {}) {
   const std::string where = place(file, key.source());
@@ -278,7 +283,7 @@ void read_node(Filler& filler, const std::string& file, const std::string& name,
   std::optional<Value> value = to_value(node, row->kind);
   if (!value) return filler.add(where, fmt::format("{} has a value of a wrong type; it takes {}", name, row->type));
   auto* text = std::get_if<std::string>(&*value);
-  if (row->kind == Kind::input && text != nullptr && !text->empty()) {
+  if (row->kind == Kind::input && text != nullptr && !text->empty() && !is_word(*row, *text)) {
     *text = (std::filesystem::path(file).parent_path() / *text).lexically_normal().string();
   }
   filler.set(*row, *value, where, engine);

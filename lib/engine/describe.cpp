@@ -144,6 +144,9 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
   result.payload = {payload.bulk_bytes, payload.misc_bytes, setup.split.qkv_to_misc, payload.from_checkpoint_bytes};
   if (setup.checkpoint) result.notes = setup.checkpoint->notes;
   result.notes.insert(result.notes.end(), setup.model.notes.begin(), setup.model.notes.end());
+  std::ranges::move(setup.c.train->notes(setup.model), std::back_inserter(result.notes));
+  for (const layout::Side& side : setup.c.gen)
+    std::ranges::move(side->notes(setup.model), std::back_inserter(result.notes));
   const std::string unknown = setup.unknown_tensors();
   if (!unknown.empty()) result.notes.push_back(unknown);
   return result;

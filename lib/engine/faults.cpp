@@ -21,8 +21,9 @@ inject::Faults faults_of_run(const cases::Setup& setup) {
   const cases::Case& c = setup.c;
   inject::Faults faults = faults_of(setup);
   placed(c, [&] {
-    faults.require_effect({setup.model, *setup.train, setup.split.bulk, setup.split.misc, cases::how_of(c).row().stores,
-                           c.run.update == cases::Update::perturb, c.run.warmup + c.run.steps});
+    faults.require_effect({setup.model, *setup.train, *setup.gen, setup.split.bulk, setup.split.misc,
+                           cases::how_of(c).row().stores, c.run.update == cases::Update::perturb,
+                           c.run.warmup + c.run.steps});
   });
   return faults;
 }

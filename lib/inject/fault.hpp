@@ -81,6 +81,8 @@ std::vector<Fault> coverage_faults();
 /// Returns faults of ranks that act at the wrong time, or otherwise than their peers believe.
 std::vector<Fault> schedule_faults();
 
+/// Returns whether two tensors of a layer are the same part of it, be it of two experts.
+bool is_same_part(const model::Model& model, const Tensor& a, const Tensor& b);
 /// Returns the tensor like `tensor` of another layer and expert; nullptr where there is none of the same shape.
 const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t layer, std::int32_t expert);
 /// Returns up for a gate, gate for an up (dense, or of an expert); nullptr for others.

@@ -32,7 +32,7 @@ const Fault& named(const std::string& name) {
   fail_usage("run.inject: unknown name \"{}\"; known: {}", name, list);
 }
 
-/// Returns whether a lie about train's layout differs from the truth anywhere; `concerned` says for which tensors it
+/// Returns whether a lie about a layout differs from the truth anywhere; `concerned` says for which tensors it
 /// may.
 template <typename Concerned>
 bool tells_a_lie(const layout::Layout& lie, const layout::Layout& truth, const model::Model& model,
@@ -65,12 +65,17 @@ std::vector<Injection> injections() {
   return result;
 }
 
+bool is_same_part(const model::Model& model, const Tensor& a, const Tensor& b) {
+  if (a.role != b.role || a.layer != b.layer || !(a.shape == b.shape) || (a.scale_of < 0) != (b.scale_of < 0))
+    return false;
+  return a.scale_of < 0 || model[a.scale_of].role == model[b.scale_of].role;
+}
+
 const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t layer, std::int32_t expert) {
+  Tensor wanted = tensor;
+  wanted.layer = layer;
   const auto is_twin = [&](const Tensor& other) {
-    if (other.layer != layer || other.expert != expert || !(other.shape == tensor.shape)) return false;
-    if (other.role != tensor.role || (other.scale_of < 0) != (tensor.scale_of < 0)) return false;
-    const auto weight_role = [&](const Tensor& t) { return model[t.scale_of].role; };
-    return tensor.scale_of < 0 || weight_role(tensor) == weight_role(other);
+    return other.expert == expert && other.layer == layer && is_same_part(model, wanted, other);
   };
   if (is_twin(tensor)) return &tensor;
   const auto found = std::find_if(model.tensors.begin(), model.tensors.end(), is_twin);
@@ -195,6 +200,9 @@ void Faults::require_effect(const Job& job) const {
         break;
       case Act::unmapped:
         if (!job.stores) needs = "refit.executor = \"direct\"";
+        break;
+      case Act::gen_layout:
+        if (!tells_a_lie(*distort_gen(job.gen, job.model), job.gen, job.model, concerned)) needs = fault->needs;
         break;
       default: break;
     }

@@ -45,6 +45,7 @@ class Faults {
   struct Job {
     const model::Model& model;
     const layout::Layout& train;
+    const layout::Layout& gen;
     const std::vector<model::Tensor>& bulk;
     const std::vector<model::Tensor>& misc;
     bool stores = false;      ///< into the destination's memory: the executor stages nothing

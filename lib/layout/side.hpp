@@ -67,6 +67,8 @@ class SideSpec {
   virtual void check(Complaints& /*complaints*/, const SideSpec& /*other*/) const {}
   /// Adds complaints about keys that mean nothing for that model.
   virtual void check_model(Complaints& /*complaints*/, const model::Model& /*model*/) const {}
+  /// Returns what a user may not expect of the side's keys with `model`, as sentences.
+  virtual std::vector<std::string> notes(const model::Model& /*model*/) const { return {}; }
   /// Returns every rule that the side breaks for `model`, as sentences; empty if legal.
   virtual std::vector<std::string> violations(const model::Model& /*model*/) const { return {}; }
   /// Returns the TP sizes with which the side is legal, everything else unchanged; none where TP is not a choice.

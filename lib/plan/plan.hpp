@@ -24,6 +24,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -79,12 +80,11 @@ struct RankPlan {
   std::vector<Copy> copies;
 };
 
-/// Returns the 128-bit hash of a copy: tensor name, box, ranks and formats. A plan's hash is the sum over its copies.
-Sum128 hash(const Copy& copy, const std::string& tensor_name);
-/// Return the same in two steps: the hash of the box alone, for all copies of it, and the sum over the tensors that
-/// have a copy. `name_hash`: hash_name(tensor name).
-std::uint64_t hash_of_box(std::uint64_t name_hash, const Box& box);
-Sum128 hash_of_copies(std::span<const std::uint64_t> box_hashes, const Copy& copy);
+/// Returns a tensor's factor in the hashes of its copies, odd in both halves.
+Sum128 hash_factor(std::string_view tensor_name);
+/// Returns the 128-bit hash of a copy: what box, ranks and formats give, times its tensor's factor. A plan's hash is
+/// the sum over its copies, and so the hash of a copy that many tensors have is that with the sum of their factors.
+Sum128 hash(const Copy& copy, const Sum128& factors);
 
 /// A box of a tensor as one side stores it, and the ranks that hold exactly this box.
 struct Holding {
@@ -147,8 +147,16 @@ class Planner {
   Class make_class(const Tensor& tensor, Known& known) const;
   /// Returns how the overlap lies, by engine of its takers.
   std::vector<Lie> lies_of(const Tensor& tensor, const Overlap& overlap) const;
+  /// A range of an overlap's domains of takers.
+  struct Domains {
+    std::int64_t begin = 0, end = 0;
+  };
+  static Domains all_domains(const Overlap& overlap) { return {0, std::ssize(overlap.domains) - 1}; }
+  static Domains domain_of(const Overlap& overlap, Rank taker);
+  /// Calls visit(copy) for the copies of an overlap to takers of those domains.
   template <typename Visit>
-  void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit) const;
+  void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Domains& wanted,
+              const Visit& visit) const;
   /// Calls visit(tensor, overlap, turn) for all overlaps of all tensors that `wanted` keeps of each class, 0 <= turn <
   /// overlap.period. A class is left out if `concerns` is false for its first tensor.
   template <typename Concerns, typename Wanted, typename Visit>

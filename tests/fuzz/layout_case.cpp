@@ -232,7 +232,7 @@ void draw_layout_string(Random& random, Case& c, std::int64_t predictions) {
   std::int64_t last = std::ssize(sections) - 1;
   while (sections[static_cast<std::size_t>(last)].empty()) --last;
   const std::int64_t least = std::max(last, (chunks - 1) * stages);
-  const std::int64_t home = random.one_in(2) ? least : random.in(least, std::ssize(sections) - 1);
+  const std::int64_t home = !random.one_in(3) ? least : random.in(least, std::ssize(sections) - 1);
   sections[static_cast<std::size_t>(home)].append(static_cast<std::size_t>(predictions), 'm');
   sections.front().insert(0, 1, 'E');
   sections.back() += 'L';
@@ -244,9 +244,9 @@ bool draw_chunks(Random& random, Case& c) {
   if (c.config.family == "nemotron_h" || c.config.vision.deepstack > 0) return false;
   const std::int64_t layers = c.config.layers;
   const std::int64_t stages = c.train.sizes.pp;
-  if (random.one_in(2)) {
-    const bool builds = c.train.mtp && c.config.family != "glm_moe_dsa";
-    draw_layout_string(random, c, builds ? c.config.mtp_layers : 0);
+  const std::int64_t predictions = c.train.mtp && c.config.family != "glm_moe_dsa" ? c.config.mtp_layers : 0;
+  if (random.one_in(predictions > 0 ? 1 : 2)) {
+    draw_layout_string(random, c, predictions);
     return true;
   }
   c.train.account_for_embedding = random.one_in(3);
@@ -363,6 +363,29 @@ void draw_model(Random& random, Case& c) {
 }
 
 /// SGLang in place of vLLM, of the families that are known of it, with the same TP, precision and drafter.
+/// Other experts on ranks than neighbouring ones: every M-th one, or those in slots, also of a map.
+void draw_vllm_slots(Random& random, Case& c) {
+  const std::int64_t ep = c.gen.sizes.ep;
+  if (ep == 1 || !random.one_in(2)) return;
+  if (has_first_dense_layers(c.config) && random.one_in(2)) {
+    c.config.expert_groups = 2;
+    c.gen.expert_placement = gen::vllm::ExpertPlacement::round_robin;
+    return;
+  }
+  if (is_one_of(c.config, {"gpt_oss", "minimax_m2"})) return;
+  const bool one_by_one = !c.packed_experts && !is_one_of(c.config, {"llama4", "qwen3_5_moe"});
+  const std::int64_t experts = c.config.experts;
+  if (!one_by_one && experts % ep != 0) return;
+  const auto slots = [&] { return experts + c.gen.redundant_experts; };
+  while (one_by_one && (slots() % ep != 0 || (slots() / ep < experts && random.one_in(3)))) ++c.gen.redundant_experts;
+  if (c.gen.mtp != Mtp::off || !random.one_in(2)) return;
+  for (std::int64_t layer = 0; layer < c.config.layers; ++layer) {
+    if (!c.config.is_moe(layer)) continue;
+    layout::Slots& map = c.gen.physical_to_logical_map.emplace_back();
+    for (std::int64_t s = 0; s < slots(); ++s) map.push_back((5 * layer + s) % experts);
+  }
+}
+
 void draw_sglang(Random& random, Case& c) {
   using gen::sglang::MoeRunnerBackend;
   Config& config = c.config;
@@ -580,6 +603,12 @@ bool drop_layers(Case& c, std::int64_t kept, bool alone) {
   return drop_stages(c), true;
 }
 
+/// Returns whether `second` is in a text behind `first`.
+bool is_behind(const std::string& text, char first, char second) {
+  const std::size_t at = text.find(first);
+  return at != std::string::npos && text.find(second, at) != std::string::npos;
+}
+
 /// Returns the bars of a layout string, short forms not counted, over the stages.
 std::int64_t chunks_of(const Case& c) {
   return (std::ranges::count(c.train.pipeline_layout, '|') + 1) / c.train.sizes.pp;
@@ -640,6 +669,10 @@ std::vector<Reduction> reductions() {
   });
   flag([](Case & c) -> auto& { return c.gen.internal_data_parallel; });
   all.emplace_back([](Case& c) { return std::exchange(c.gen.mtp, Mtp::off) != Mtp::off; });
+  all.emplace_back(
+      [](Case& c) { return std::exchange(c.gen.expert_placement, {}) != gen::vllm::ExpertPlacement::linear; });
+  all.emplace_back([](Case& c) { return !std::exchange(c.gen.physical_to_logical_map, {}).empty(); });
+  all.emplace_back([](Case& c) { return std::exchange(c.gen.redundant_experts, 0) != 0; });
   const auto of_sglang = [&](auto reset) {
     all.emplace_back([=](Case& c) {
       if (!c.sglang) return false;
@@ -738,6 +771,8 @@ std::string describe(const Engine& engine) {
                   fmt::join(v.stage_layers, " "), v.internal_data_parallel ? "internal" : "engines", name(v.mtp),
                   kBackends[static_cast<std::size_t>(v.moe_backend)], name(v.precision), name(v.model_class),
                   v.replicate_embedding ? " embedding replicated" : "", name(v.mm_encoder_tp));
+  text += fmt::format("  experts {} redundant {} map {}\n", name(v.expert_placement), v.redundant_experts,
+                      v.physical_to_logical_map);
   if (engine.sglang) {
     const gen::sglang::Options& o = *engine.sglang;
     text += fmt::format(
@@ -768,6 +803,7 @@ Case draw_case(std::uint64_t seed, std::uint64_t number) {
   draw_stages(random, c);
   draw_gen_stages(random, c);
   draw_data_parallel(random, c);
+  draw_vllm_slots(random, c);
   draw_sglang(random, c);
   if (c.config.vision.depth == 0 && random.one_in(3)) draw_fsdp(random, c);
   draw_more_engines(random, c);
@@ -815,7 +851,7 @@ const std::vector<Feature>& features() {
       {"virtual stages", [](C c) { return c.train.virtual_stages > 1; }},
       {"pipeline layout", [](C c) { return !c.train.pipeline_layout.empty(); }},
       {"chunks of a pipeline layout", [](C c) { return chunks_of(c) > 1; }},
-      {"MTP away from the loss", [](C c) { return c.train.pipeline_layout.find("m|") != std::string::npos; }},
+      {"MTP away from the loss", [](C c) { return is_behind(c.train.pipeline_layout, 'm', '|'); }},
       {"embedding or loss as a layer", [](C c) { return c.train.account_for_embedding || c.train.account_for_loss; }},
       {"train CP", [](C c) { return c.train.sizes.cp > 1; }},
       {"train EP x TP", [](C c) { return c.train.sizes.ep > 1 && c.train.sizes.tp > 1; }},
@@ -833,6 +869,9 @@ const std::vector<Feature>& features() {
       {"internal DP", [](C c) { return c.gen.internal_data_parallel && c.gen.dp() > 1 && c.config.experts > 0; }},
       {"cutlass", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_cutlass; }},
       {"trtllm", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_trtllm; }},
+      {"round robin", [](C c) { return c.gen.expert_placement == gen::vllm::ExpertPlacement::round_robin; }},
+      {"vLLM's redundant experts", [](C c) { return c.gen.redundant_experts > 0; }},
+      {"vLLM's expert map", [](C c) { return !c.gen.physical_to_logical_map.empty(); }},
       {"MTP in train", [](C c) { return c.config.mtp_layers > 0 && c.train.mtp; }},
       {"MTP not in train", [](C c) { return c.config.mtp_layers > 0 && !c.train.mtp && c.gen.mtp != Mtp::off; }},
       {"MTP drafter beside", [](C c) { return c.gen.mtp == Mtp::with; }},

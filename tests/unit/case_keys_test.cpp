@@ -64,6 +64,8 @@ const std::map<std::string, std::string> kOther = {
     {"gen.replicate_embedding", "true"},
     {"gen.kv_cache_dtype", "\"fp8\""},
     {"gen.kv_scales", "\"/s/scales.json\""},
+    {"gen.redundant_experts", "4"},
+    {"gen.expert_placement", "\"round_robin\""},
     {"gen.attn_dp_size", "2"},
     {"gen.moe_dense_tp_size", "1"},
     {"gen.enable_dp_lm_head", "true"},
