@@ -24,13 +24,14 @@ constexpr const char* kExpectedResult = R"json({
     {"rank": 0, "group": "train", "pid": 100, "host": "alpha", "device": "cpu", "coordinates": {"tp": 0, "pp": 0}},
     {"rank": 1, "group": "gen", "pid": 101, "host": "alpha", "device": "cpu", "coordinates": {"tp": 0}}]},
   "model": {"family": "llama", "source": "models/tiny/config.json", "tensors": 3, "parameters": 1000, "bytes": 2000},
+  "ranks": 2,
   "train": {"trainer": "megatron", "layout": "TP1", "ranks": 1, "precision": "bf16"},
   "gen": {"engine": "vllm", "layout": "TP1", "ranks": 1, "precision": "bf16"},
   "settings": {"bulk": "ffn", "executor": "p2p", "steps": 2, "check_agreement": true, "fraction": 0.5},
   "payload": {"bulk_bytes": 1500, "misc_bytes": 500, "total_bytes": 2000, "bulk_fraction": 0.75, "qkv_to_misc": true,
               "from_checkpoint_bytes": 64},
   "wire": {"bytes": 2000, "copies": 3, "egress_bytes_max": 2000, "ingress_bytes_max": 2000, "local_bytes": 0,
-           "forwarded_bytes": 0},
+           "forwarded_bytes": 0, "self_bytes": 0, "self_copies": 0},
   "memory": {"train_bytes_max": 2000, "gen_bytes_max": 2100, "staging_bytes_max": 0},
   "schedule": {"groups_max": 8, "group_operations_max": 1024, "serial_groups_max": 4},
   "load": {"bytes_read": 2064, "bytes_needed": 2064},
@@ -103,11 +104,11 @@ TEST(ReportJson, AKlThatIsNotFiniteIsNull) {
 TEST(ReportCsv, OneRowPerRefit) {
   EXPECT_EQ(to_csv(sample_result()),
             "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
-            "weight_sync_seconds,bulk_seconds,misc_seconds,payload_bytes,algbw_gb_per_s,"
+            "weight_sync_seconds,bulk_seconds,misc_seconds,payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,"
             "elements_wrong,kl_max,engine_payload_bytes,engine_bytes,engine_elements_wrong,engine_kl_max\n"
-            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,1,1,1,0.75,0.25,2000,2e-06,0,0,,,,\n"
-            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,2,0,0.5,0.375,0.125,2000,4e-06,,,,,,\n"
-            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,3,0,0.25,0.125,0.125,2000,8e-06,1,0.5,,,,\n");
+            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,1,1,1,0.75,0.25,2000,2000,0,2e-06,0,0,,,,\n"
+            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,2,0,0.5,0.375,0.125,2000,2000,0,4e-06,,,,,,\n"
+            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,3,0,0.25,0.125,0.125,2000,2000,0,8e-06,1,0.5,,,,\n");
 }
 
 TEST(ReportCsv, EnginesStandBesideEachOther) {
@@ -138,9 +139,9 @@ TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
   result.refits = {{1, false, 0.5, {}, {}, {}, {}}};
   EXPECT_EQ(to_csv(result),
             "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
-            "weight_sync_seconds,payload_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_payload_bytes,engine_bytes,"
+            "weight_sync_seconds,payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_payload_bytes,engine_bytes,"
             "engine_elements_wrong,engine_kl_max\n"
-            "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,,,,,\n");
+            "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,,,,,,,\n");
 }
 
 /// Returns whether tags nest, attributes are quoted and `&` begins a known entity: readers of JUnit files fail on

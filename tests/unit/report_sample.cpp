@@ -20,6 +20,7 @@ Result sample_case() {
   result.environment.compiler = "GNU 12.2.0";
   result.environment.mpi = "Open MPI 4.1.4";
   result.model = Model{"llama", "models/tiny/config.json", 3, 1000, 2000};
+  result.ranks = 2;
   result.train = {"megatron", "TP1", 1, "bf16"};
   result.gen = {"vllm", "TP1", 1, "bf16"};
   result.settings = {{"bulk", "ffn"}, {"executor", "p2p"}, {"steps", 2}, {"check_agreement", true}, {"fraction", 0.5}};
