@@ -139,7 +139,8 @@ TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
   result.refits = {{1, false, 0.5, {}, {}, {}, {}}};
   EXPECT_EQ(to_csv(result),
             "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
-            "weight_sync_seconds,payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_payload_bytes,engine_bytes,"
+            "weight_sync_seconds,payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_"
+            "payload_bytes,engine_bytes,"
             "engine_elements_wrong,engine_kl_max\n"
             "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,,,,,,,\n");
 }
