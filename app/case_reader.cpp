@@ -11,6 +11,7 @@
 #include "case/keys.hpp"
 #include "case/upstream/upstream.hpp"
 #include "core/error.hpp"
+#include "core/key_rows.hpp"
 #include "core/nearest.hpp"
 #include "core/text.hpp"
 #define TOML_EXCEPTIONS 1
@@ -409,18 +410,26 @@ void require_layouts(Filler& filler, const Case& c) {
   }
 }
 
-/// Returns the facts about a run that its dumps record.
-std::map<std::string, std::string> facts_of(Case c) {
-  for (std::string* path : {&c.model.config, &c.model.checkpoint}) {
-    if (!path->empty()) *path = std::filesystem::absolute(*path).lexically_normal().string();
+/// Returns a key's value as TOML text, a path absolute.
+std::string with_absolute_path(const Key& key, const std::string& text) {
+  if (key.kind != Kind::input || text.empty()) return text;
+  std::string path;
+  for (std::size_t i = 1; i + 1 < text.size(); ++i) {
+    if (text[i] == '\\') ++i;
+    path += text[i];
   }
+  return is_word(key, path) ? text : keys::quoted(std::filesystem::absolute(path).lexically_normal().string());
+}
+
+/// Returns the facts about a run that its dumps record.
+std::map<std::string, std::string> facts_of(const Case& c) {
   std::map<std::string, std::string> facts;
   for (const Key& key : case_keys()) {
     const bool described = key.name.starts_with("model.") || key.name.starts_with("train.");
-    if (described && c.given.contains(key.name)) facts.emplace(key.name, key.get(c));
+    if (described && c.given.contains(key.name)) facts.emplace(key.name, with_absolute_path(key, key.get(c)));
     for (std::size_t e = 0; key.of_engine() && e < c.gen.size(); ++e) {
       const std::string name = cases::key_of_engine(key.name, e, c.gen.size());
-      if (c.given.contains(name)) facts.emplace(name, key.get_of(c, e));
+      if (c.given.contains(name)) facts.emplace(name, with_absolute_path(key, key.get_of(c, e)));
     }
   }
   if (c.gen.size() == 1) return facts;

@@ -87,12 +87,19 @@ std::uint64_t ExpertSlots::placement(std::int64_t layer, std::int64_t expert) co
 
 std::string slot_problem(const SlotCounts& counts, const std::vector<Slots>& maps, std::span<const std::int64_t> layers,
                          const std::string& source) {
+  if (maps.empty() && counts.redundant > counts.experts * (counts.ranks - 1))
+    return fmt::format(
+        "{} are more slots than ranks can use: with {} experts and EP{}, {} redundant ones give every rank every "
+        "expert",
+        source, counts.experts, counts.ranks, counts.experts * (counts.ranks - 1));
   if (counts.slots() % counts.ranks != 0)
     return fmt::format("{} slots of experts ({} and {} redundant ones) are not divisible by EP{}", counts.slots(),
                        counts.experts, counts.redundant, counts.ranks);
   for (std::size_t i = 0; i < maps.size(); ++i) {
     const std::string problem = problem_of(maps[i], counts);
-    if (!problem.empty()) return fmt::format("{}: layer {} {}", source, layers[i], problem);
+    if (problem.empty()) continue;
+    const std::string which = i < layers.size() ? fmt::format("layer {}", layers[i]) : fmt::format("list {}", i + 1);
+    return fmt::format("{}: {} {}", source, which, problem);
   }
   if (!maps.empty()) return "";
   const std::string problem = problem_of(usual_slots(counts), counts);
@@ -102,7 +109,7 @@ std::string slot_problem(const SlotCounts& counts, const std::vector<Slots>& map
 std::vector<Slots> read_slot_maps(const std::string& path, const std::string& key) {
   constexpr std::int64_t kMaxBytes = 64 << 20;
   constexpr const char* kName = "physical_to_logical_map";
-  const nlohmann::json document = model::read_json(path, "a file of " + key, kMaxBytes);
+  const nlohmann::json document = model::read_json(path, "file of " + key, kMaxBytes);
   const auto is_row = [](const nlohmann::json& row) {
     return row.is_array() && !row.empty() &&
            std::ranges::all_of(row, [](const auto& e) { return e.is_number_integer(); });

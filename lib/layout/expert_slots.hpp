@@ -52,8 +52,8 @@ class ExpertSlots {
 };
 
 /// Returns what is wrong with slots, which `source` says (an option, or an option and its file): their number, or the
-/// first entry that does not fit. Empty if nothing. `maps`: of the layers with the numbers `layers`; none means
-/// usual_slots().
+/// first entry that does not fit. Empty if nothing. `maps`: of the layers with the numbers `layers`, and more where the
+/// model is cut; none means usual_slots().
 std::string slot_problem(const SlotCounts& counts, const std::vector<Slots>& maps, std::span<const std::int64_t> layers,
                          const std::string& source);
 

@@ -11,7 +11,7 @@ std::string to_m2n_metrics(const Result& result) {
   const nlohmann::json document = {{"schema", "nccl_m2n.benchmark.metrics"},
                                    {"schema_version", 1},
                                    {"benchmark", "refit"},
-                                   {"world_size", result.train.ranks + result.gen.ranks},
+                                   {"world_size", result.ranks},
                                    {"iterations", milliseconds.size()},
                                    {"metrics",
                                     {{{"name", "weight_sync"},

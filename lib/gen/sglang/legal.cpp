@@ -105,7 +105,7 @@ void check_fusion(const model::Model& model, const Options& options, Violations&
 
 void check_slots(const Config& config, const Options& options, Violations& out) {
   const auto rows = std::ssize(options.physical_to_logical_map);
-  out.require(rows == 0 || rows >= config.layers,
+  out.require(rows == 0 || rows == config.layers || (config.truncated && rows > config.layers),
               fmt::format("init_expert_location has {} layers, the model {}", rows, config.layers));
   const std::string source = rows == 0 ? fmt::format("ep_num_redundant_experts = {}", options.ep_num_redundant_experts)
                                        : fmt::format("init_expert_location {}", options.init_expert_location);

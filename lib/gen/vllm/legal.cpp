@@ -57,7 +57,7 @@ void check_slots(const model::Model& model, const Options& options, Violations& 
     if (config.is_moe(layer)) layers.push_back(layer);
   const std::string source = maps.empty() ? fmt::format("redundant_experts = {}", options.redundant_experts)
                                           : fmt::format("expert_placement {}", options.expert_map_file);
-  if (!maps.empty() && maps.size() < layers.size()) {
+  if (!maps.empty() && maps.size() != layers.size() && (!config.truncated || maps.size() < layers.size())) {
     out.require(false,
                 fmt::format("{} has {} layers, but the model {} with experts", source, maps.size(), layers.size()));
     return;

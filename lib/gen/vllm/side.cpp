@@ -1,6 +1,6 @@
 #include "gen/vllm/side.hpp"
 
-#include <fstream>
+#include <filesystem>
 
 #include "gen/vllm/cache_scales.hpp"
 #include "gen/vllm/derived.hpp"
@@ -118,8 +118,9 @@ void Side::complete() {
   const std::optional<ExpertPlacement> word = parse_choice<ExpertPlacement>(expert_placement);
   written.expert_placement = word.value_or(ExpertPlacement::linear);
   if (word) return;
-  if (!std::ifstream(expert_placement))
-    fail_usage("gen.expert_placement: \"{}\" is none of {}, and no file that can be read", expert_placement,
+  std::error_code error;
+  if (!std::filesystem::exists(expert_placement, error))
+    fail_usage("gen.expert_placement: \"{}\" is none of {}, and no file that exists", expert_placement,
                fmt::join(kExpertPlacement, ", "));
   written.expert_map_file = expert_placement;
   written.physical_to_logical_map = layout::read_slot_maps(expert_placement, "gen.expert_placement");
