@@ -24,7 +24,7 @@ const std::vector<layout::SideKey>& side_keys() {
   static const std::vector<layout::SideKey> keys = {
       layout::parallelism_key("gen.layout",
                               "TP, EP, PP and DP (replicas) of SGLang; several engines: TP4+DP4; required.",
-                              MEMBER(written.sizes), "--gen"),
+                              MEMBER(written.sizes), "--gen", layout::kUsualAxes, layout::kGenAxes),
       SideRows::word("gen.mtp", "The main model, its NextN drafter only, or both.", MEMBER(written.mtp)),
       SideRows::word("gen.precision", "Dtype of the gen weights; as above.", MEMBER(kept_as)),
       SideRows::text("gen.quantiser", "Whose bits, when gen alone is fp8 or mxfp8.", MEMBER(quantiser_name)),
