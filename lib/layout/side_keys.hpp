@@ -12,6 +12,10 @@ namespace refit::layout {
 
 using SideRows = keys::Rows<SideSpec>;
 
+inline constexpr char kQuantiserHelp[] =
+    "Whose bits, when gen alone is fp8 (nemo_rl, nemo_rl_pow2, te, te_pow2, vllm, vllm_ue8m0) or mxfp8 (mxfp8, "
+    "mxfp8_nemo_rl); the first is the default.";
+
 /// A layout by axes, such as "TP2xPP2". `axes`: those of the side, `offered`: those that a message offers; both outlive
 /// all keys.
 template <typename Access>

@@ -97,6 +97,15 @@ def explained(suite):
     suite.check("chunk 1: decoder.layers.0.mlp.linear_fc2.weight" in ended.out, "no chunk", ended)
 
 
+def settings(suite):
+    """A result has the keys that differ from their defaults, under the side's name."""
+    ended = suite.run(0, "plan", *VIRTUAL, "--json", "settings.json", "--force")
+    suite.check_code(ended, 0, "settings")
+    found = suite.result("settings.json", ended)["settings"]
+    suite.check(found.get("train.virtual_stages") == 2, f"settings {found}", ended)
+    suite.check("train.mtp" not in found and "train.stage_layers" not in found, f"settings {found}", ended)
+
+
 def refused(suite):
     """In words, by every command, before anything runs."""
     for train, setting, word in (
@@ -114,4 +123,4 @@ def refused(suite):
         suite.check(word in ended.err, f"{train} {setting}: not said: {word}", ended)
 
 
-Suite(__doc__).main(executors, dumped_chunks, older_chunks, bugs, missing_chunks, explained, refused)
+Suite(__doc__).main(executors, dumped_chunks, older_chunks, bugs, missing_chunks, explained, settings, refused)
