@@ -238,13 +238,18 @@ class Filler {
     const Key& key = *one.key;
     if (!key.of_engine()) return note(key.name, one.where, key.set(case_, one.value), key.name);
     if (one.engine && *one.engine >= engines) {
-      return add(one.where, fmt::format("gen.{} is none of the {} engine{}, which count from gen.0", *one.engine,
-                                        engines, engines == 1 ? "" : "s"));
+      return add(one.where, fmt::format("there is no gen.{}: {}", *one.engine,
+                                        engines == 1 ? "the case has one engine, gen.0"
+                                                     : fmt::format("the engines are gen.0 to gen.{}", engines - 1)));
     }
     const bool has_reader =
         std::ranges::any_of(case_.gen, [&](const auto& engine) { return engine->find_key(key.name); });
     const std::vector<std::string> layouts =
         lists_layouts(one) ? listed_layouts(one.value) : std::vector<std::string>();
+    if (std::ranges::any_of(layouts, &std::string::empty) && layouts.size() > 1) {
+      return add(one.where, fmt::format("{} \"{}\" has no layout on one side of a +; write for instance TP4+TP2",
+                                        key.name, std::get<std::string>(one.value)));
+    }
     for (std::size_t e = 0; e < engines; ++e) {
       if (one.engine && *one.engine != e) continue;
       // What is given for all engines is meant for those that read it.
@@ -280,6 +285,8 @@ void read_node(Filler& filler, const std::string& file, const std::string& name,
                const toml::node& node, std::optional<std::size_t> engine = {}) {
   const std::string where = place(file, key.source());
   const Key* row = find_key(name);
+  if (row == nullptr && named_key(name + ".").engine)
+    return filler.add(where, fmt::format("{} is no section; write [[gen]] for each engine, in their order", name));
   if (row == nullptr) return filler.unknown(where, name);
   std::optional<Value> value = to_value(node, row->kind);
   if (!value) return filler.add(where, fmt::format("{} has a value of a wrong type; it takes {}", name, row->type));

@@ -44,7 +44,8 @@ std::string describe(const Key& key) {
 
 /// The keys that `wanted` keeps.
 std::string keys_footer(const std::function<bool(const Key&)>& wanted) {
-  std::string footer = "Keys for --set and case files:\n";
+  std::string footer =
+      "Keys for --set and case files; of one of several engines gen.1.KEY, or a [[gen]] section for each:\n";
   for (const Key& key : case_keys()) {
     if (wanted(key)) footer += fmt::format("  {:<36} {}\n", key.name, describe(key));
   }
@@ -112,7 +113,8 @@ bool is_of_a_plan(std::string_view key) {
 /// own command line tells its ranks.
 bool is_used_by_a_plan(std::string_view key) {
   if (key.starts_with("expect.") || key.starts_with("bug.")) return false;
-  const bool of_run = key.starts_with("run.") && key != "run.inject" && key != "run.strict_upstream";
+  const bool of_run =
+      key.starts_with("run.") && key != "run.inject" && key != "run.strict_upstream" && key != "run.colocated";
   return is_of_a_plan(key) && !of_run;
 }
 
@@ -219,7 +221,9 @@ void add_shard_size(CLI::App& command, Arguments& arguments) {
 void add_plan(CLI::App& app, Arguments& arguments) {
   CLI::App* command = add_command(app, "plan", "Plan and cost a case of any world size, without weights, GPUs or MPI");
   add_case_arguments(*command, arguments.plan, [](const Key& key) { return is_of_a_plan(key.name); });
-  command->footer(keys_footer([](const Key& key) { return is_used_by_a_plan(key.name); }));
+  command->footer(keys_footer([](const Key& key) { return is_used_by_a_plan(key.name); }) +
+                  "The other keys and options of refit run, too, are accepted without changing the plan, but for files "
+                  "to write.\n");
   for (const Key& key : case_keys()) {
     if (!key.option.empty() && is_of_a_plan(key.name) && !is_used_by_a_plan(key.name))
       command->get_option(key.option)->group("");
@@ -381,7 +385,9 @@ bool is_first_rank() { return engine::read_launch().rank == 0; }
 
 int execute(const std::vector<std::string>& arguments) {
   Arguments a;
-  CLI::App app("Moves model weights from a Megatron layout to a vLLM layout, and proves that they arrived.", "refit");
+  CLI::App app(
+      "Moves model weights from a trainer's layout to inference engines' layouts, and proves that they arrived.",
+      "refit");
   app.require_subcommand(0, 1);
   app.add_option("--inputs", a.inputs,
                  "Folder of models, cases and hardware (default $REFIT_INPUTS, or the installed)");

@@ -88,14 +88,19 @@ void check_alike(const Case& c, Complaints& complaints) {
     const layout::SideKey* key = engine.has_cache_scales() ? engine.find_key("gen.kv_scales") : nullptr;
     return key == nullptr ? std::string() : key->get(engine);
   };
+  const bool all_read_it =
+      std::ranges::all_of(c.gen, [](const layout::Side& side) { return side->find_key("gen.kv_cache_dtype"); });
+  const char* cache_for_all =
+      all_read_it ? "all engines one FP8 KV cache, or none" : "no engine an FP8 KV cache, which not all of them have";
   check_engines(c, complaints, [&](const layout::SideSpec& engine, const GivenKeys&, Complaints& mine) {
     mine.require(engine.precision() == first.precision(), "gen.precision",
-                 "is not that of gen[0]: train sends all engines the same weights; give all engines one precision");
-    mine.require(engine.precision() != first.precision() || engine.quantiser() == first.quantiser(), "gen.quantiser",
-                 "is not that of gen[0]: weights are quantised once, for all engines; give all engines one quantiser");
+                 "is not that of engine 0: train sends all engines the same weights; give all engines one precision");
     mine.require(
-        engine.has_cache_scales() == first.has_cache_scales() && scales(engine) == scales(first), "gen.kv_cache_dtype",
-        "is not that of gen[0], or has other scales (gen.kv_scales): give all engines one FP8 KV cache, or none");
+        engine.precision() != first.precision() || engine.quantiser() == first.quantiser(), "gen.quantiser",
+        "is not that of engine 0: weights are quantised once, for all engines; give all engines one quantiser");
+    mine.require(engine.has_cache_scales() == first.has_cache_scales() && scales(engine) == scales(first),
+                 "gen.kv_cache_dtype",
+                 fmt::format("is not that of engine 0, or has other scales (gen.kv_scales): give {}", cache_for_all));
   });
 }
 
@@ -260,7 +265,7 @@ std::string key_of_engine(const std::string& key, std::size_t engine, std::size_
 }
 
 std::string name_of_engine(std::size_t engine, std::size_t engines) {
-  return engines == 1 ? "" : fmt::format("gen[{}]: ", engine);
+  return engines == 1 ? "" : fmt::format("engine {}: ", engine);
 }
 
 const std::string& Case::source() const {

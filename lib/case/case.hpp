@@ -180,7 +180,7 @@ struct Case {
 /// Returns the name of an engine's key "gen.KEY" in a case of so many engines: "gen.KEY", or "gen.1.KEY".
 std::string key_of_engine(const std::string& key, std::size_t engine, std::size_t engines);
 
-/// Returns "gen[1]: ", which messages about one of several engines begin with; empty where there is one.
+/// Returns "engine 1: ", which messages about one of several engines begin with; empty where there is one.
 std::string name_of_engine(std::size_t engine, std::size_t engines);
 
 /// Returns how a session carries the case out; its phases have no limit.

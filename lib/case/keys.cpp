@@ -76,6 +76,25 @@ keys::Key<Case> choice_of_side(std::string name, std::string help, SideRows rows
   return Of::make_key(std::move(name), Kind::word, type, std::move(help), "", access, assign, print);
 }
 
+/// Returns a key's help: one sentence where all sides of a table read it and say the same of it, else each behind the
+/// names of those who say so, "vllm: ...".
+std::string help_of(const std::string& key, SideRows rows) {
+  std::vector<std::pair<std::string, std::vector<std::string_view>>> helps;
+  std::size_t readers = 0;
+  for (const layout::SideRow* row : rows) {
+    const auto found = std::ranges::find(row->keys(), key, &layout::SideKey::name);
+    if (found == row->keys().end()) continue;
+    ++readers;
+    auto same = std::ranges::find(helps, found->help, [](const auto& one) { return one.first; });
+    if (same == helps.end()) same = helps.insert(helps.end(), {found->help, {}});
+    same->second.push_back(row->name);
+  }
+  if (helps.size() == 1 && readers == rows.size()) return helps.front().first;
+  std::vector<std::string> texts;
+  for (const auto& [help, names] : helps) texts.push_back(fmt::format("{}: {}", fmt::join(names, ", "), help));
+  return fmt::format("{}", fmt::join(texts, " "));
+}
+
 /// Appends the keys of all sides of a table. Each is set on the side that the case has, if that side reads it:
 /// `violations` refuses keys that mean nothing to it.
 template <typename Access>
@@ -92,7 +111,8 @@ void add_sides(std::vector<Key>& out, SideRows rows, Access access) {
         const layout::SideKey* mine = access(c)->find_key(name);
         return mine == nullptr ? "" : mine->get(*access(c));
       };
-      out.push_back({{key.name, key.kind, key.type, key.help, key.option, set, get}, key.get(*untouched), true});
+      out.push_back(
+          {{key.name, key.kind, key.type, help_of(key.name, rows), key.option, set, get}, key.get(*untouched), true});
     }
   }
 }

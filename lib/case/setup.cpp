@@ -71,9 +71,8 @@ void refine(const Case& c, model::Model& model) {
       const std::int64_t repeats = other[tensor.index].repeats;
       if (repeats == tensor.repeats) continue;
       fail_usage(
-          "gen[{}]: gen.layout {} repeats each scale of {} {} times, and gen[0] ({}) {} times: all engines get the "
-          "same "
-          "scales; use TP sizes that cut experts between whole blocks",
+          "engine {}: gen.layout {} repeats each scale of {} {} times, and that of engine 0 ({}) {} times: all engines "
+          "get the same scales; use TP sizes that cut experts between whole blocks",
           e, to_string(c.gen[e]->sizes()), tensor.name, repeats, to_string(c.engine().sizes()), tensor.repeats);
     }
   }
@@ -85,7 +84,8 @@ void require_one_form(const layout::Layout& gen, const std::vector<model::Tensor
   if (!unlike) return;
   const model::Tensor& tensor = model[unlike->tensor];
   fail_usage(
-      "gen[{}]: it stores {} as {}, and the first engine that has it as {}: what no train rank has must have one form; "
+      "engine {}: it stores {} as {}, and the first engine that has it as {}: what no train rank has must have one "
+      "form; "
       "leave gen.mtp out of one of them",
       unlike->engine, tensor.name, name(unlike->form.dtype), name(gen.format(tensor)->dtype));
 }

@@ -14,7 +14,7 @@ using GivenKeys = std::map<std::string, std::string>;
 
 class Complaints {
  public:
-  /// Keeps a reference to `keys`. `who`: about whom it is, before each key, e.g. "gen[1]: ".
+  /// Keeps a reference to `keys`. `who`: about whom it is, before each key, e.g. "engine 1: ".
   explicit Complaints(const GivenKeys& keys, std::string who = "") : keys_(keys), who_(std::move(who)) {}
 
   bool given(const std::string& key) const { return keys_.contains(key); }

@@ -35,7 +35,10 @@ std::vector<std::string> nearest(std::string_view word, const std::vector<std::s
     const std::size_t distance = edit_distance(word, candidate);
     if (distance <= limit) found.emplace_back(distance, &candidate);
   }
-  std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  const auto order = [word](const auto& one) {  // of equally near ones first what the word is the beginning of
+    return std::pair(one.first, one.second->starts_with(word) ? 0 : 1);
+  };
+  std::ranges::stable_sort(found, {}, order);
   std::vector<std::string> result;
   for (std::size_t i = 0; i < std::min(count, found.size()); ++i) result.push_back(*found[i].second);
   return result;

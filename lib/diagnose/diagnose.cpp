@@ -38,7 +38,7 @@ class Examination {
     if (const auto unlike = layout::find_unlike_form(*setup_.gen, setup_.model.tensors)) {
       const Tensor& tensor = setup_.model[unlike->tensor];
       fail_usage(
-          "{}: gen[{}] stores {} as {}, and the first engine that has it as {}: dumps of engines that differ so are "
+          "{}: engine {} stores {} as {}, and the first engine that has it as {}: dumps of engines that differ so are "
           "diagnosed one engine at a time; give the files of one engine, counted from 0, and its layout (--gen)",
           request.gen_dump, unlike->engine, tensor.name, name(unlike->form.dtype),
           name(setup_.gen->format(tensor)->dtype));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <set>
 #include <tuple>
 
 #include "core/clock.hpp"
@@ -18,6 +19,36 @@
 namespace refit::engine {
 namespace {
 
+/// Returns a key's value as a result has it: numbers and truths as such, all else as text.
+report::SettingValue value_of(const layout::SideKey& key, const layout::SideSpec& side) {
+  const std::string text = key.get(side);
+  if (key.kind == keys::Kind::boolean) return text == "true";
+  if (key.kind == keys::Kind::integer) return std::int64_t{std::stoll(text)};
+  if (!text.starts_with('"')) return text;
+  std::string unquoted;
+  for (std::size_t i = 1; i + 1 < text.size(); ++i) unquoted += text[i] == '\\' ? text[++i] : text[i];
+  return unquoted;
+}
+
+/// Returns the settings of a side under its keys' names: those that it lists itself, and all keys but layout and
+/// precision that do not have their defaults.
+report::Settings settings_of(const layout::SideSpec& side, bool quantises) {
+  report::Settings settings;
+  std::set<std::string> listed = {"layout", "precision"};
+  for (const auto& [name, value] : side.settings(quantises)) {
+    listed.insert(name);
+    settings.emplace_back(name, value);
+  }
+  if (side.row().keys().empty()) return settings;
+  const std::unique_ptr<layout::SideSpec> untouched = side.row().make();
+  for (const layout::SideKey& key : side.row().keys()) {
+    const std::string name = key.name.substr(key.name.find('.') + 1);
+    if (key.get(side) != key.get(*untouched) && listed.insert(name).second)
+      settings.emplace_back(name, value_of(key, side));
+  }
+  return settings;
+}
+
 report::Settings settings_of(const Case& c) {
   report::Settings settings{{"bulk", std::string(name(c.refit.bulk))},
                             {"executor", std::string(name(c.refit.executor))},
@@ -31,9 +62,9 @@ report::Settings settings_of(const Case& c) {
                             {"verify", std::string(name(c.run.verify))},
                             {"timeout_seconds", c.run.timeout_seconds}};
   const bool quantises = cases::quantiser_of(c).has_value();
-  std::ranges::move(c.train->settings(quantises), std::back_inserter(settings));
+  for (const auto& [key, value] : settings_of(*c.train, quantises)) settings.emplace_back("train." + key, value);
   for (std::size_t e = 0; e < c.gen.size(); ++e) {
-    for (const auto& [key, value] : c.gen[e]->settings(quantises))
+    for (const auto& [key, value] : settings_of(*c.gen[e], quantises))
       settings.emplace_back(c.gen.size() == 1 ? key : cases::key_of_engine("gen." + key, e, c.gen.size()), value);
   }
   if (c.run.colocated) settings.emplace_back("colocated", true);
@@ -52,6 +83,8 @@ report::Settings settings_of(const Case& c) {
   }
   if (c.run.count_seconds != cases::RunSection().count_seconds)
     settings.emplace_back("count_seconds", c.run.count_seconds);
+  if (c.run.phase_seconds != cases::RunSection().phase_seconds)
+    settings.emplace_back("phase_seconds", c.run.phase_seconds);
   if (!c.run.inject.empty()) settings.emplace_back("inject", fmt::format("{}", fmt::join(c.run.inject, ",")));
   return settings;
 }

@@ -51,7 +51,7 @@ std::int64_t parse_size(std::string_view digits, std::string_view word, std::str
   std::int64_t size = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), size);
   if (digits.empty() || error != std::errc{} || end != digits.data() + digits.size() || size < 1 || size > kMaxSize) {
-    fail_usage("layout \"{}\": \"{}\" needs a number from 1 to {}, as in TP2xPP2", text, word, kMaxSize);
+    fail_usage("\"{}\": \"{}\" needs a number from 1 to {}, as in TP2xPP2", text, word, kMaxSize);
   }
   return size;
 }
@@ -60,7 +60,7 @@ std::int64_t parse_size(std::string_view digits, std::string_view word, std::str
 template <typename Visit>
 void for_each_word(std::string_view text, const Visit& visit) {
   while (true) {
-    const std::size_t cut = text.find_first_of("xX,");
+    const std::size_t cut = text.find_first_of("xX,", text.find_first_not_of("xX"));  // "XX2" is one word
     visit(trim(text.substr(0, cut)));
     if (cut == std::string_view::npos) return;
     text.remove_prefix(cut + 1);
@@ -73,24 +73,25 @@ void check_ranks(const Parallelism& parallelism, std::string_view text) {
     if (axis.name.starts_with("E")) continue;  // experts share the ranks of the others
     const std::int64_t size = parallelism.*axis.size;
     ranks *= size == 0 ? 1 : size;
-    if (ranks > kMaxRanks) fail_usage("layout \"{}\" has more than {} ranks", text, kMaxRanks);
+    if (ranks > kMaxRanks) fail_usage("\"{}\" has more than {} ranks", text, kMaxRanks);
   }
 }
 
 }  // namespace
 
-Parallelism parse_parallelism(std::string_view text, AxisNames axes) {
+Parallelism parse_parallelism(std::string_view text, AxisNames axes, AxisNames offered) {
   Parallelism result;
   std::set<std::string_view> seen;
   for_each_word(text, [&](std::string_view word) {
     const Axis* axis = find_axis(word, axes);
     if (axis == nullptr) {
       const Axis* other = find_axis(word, kAllAxes);
-      fail_usage("layout \"{}\": \"{}\" is none of {} with a number; {}", text, word, fmt::join(axes, ", "),
+      fail_usage("\"{}\": \"{}\" is none of {} with a number; {}", text, word,
+                 fmt::join(offered.empty() ? axes : offered, ", "),
                  other != nullptr && is_of_shards(*other) ? "of train layouts, train.trainer = \"fsdp\" has that axis"
                                                           : "write for instance TP2xPP2");
     }
-    if (!seen.insert(axis->name).second) fail_usage("layout \"{}\" names {} twice", text, axis->name);
+    if (!seen.insert(axis->name).second) fail_usage("\"{}\" names {} twice", text, axis->name);
     result.*(axis->size) = parse_size(word.substr(axis->name.size()), word, text);
   });
   check_ranks(result, text);

@@ -30,10 +30,13 @@ struct Parallelism {
 using AxisNames = std::span<const std::string_view>;
 
 inline constexpr std::string_view kUsualAxes[] = {"TP", "CP", "EP", "ETP", "DP", "PP"};
+/// Those that engines have; they refuse the other usual ones themselves.
+inline constexpr std::string_view kGenAxes[] = {"TP", "EP", "DP", "PP"};
 
 /// Parses "TP2xPP2" or "TP3, DP2": the side's axes in any order and case, separated by `x` or `,`, values 1..65536.
-/// Errors (usage): an unknown or repeated axis, a value that is missing or out of range; the message quotes `text`.
-Parallelism parse_parallelism(std::string_view text, AxisNames axes = kUsualAxes);
+/// Errors (usage): an unknown or repeated axis, a value that is missing or out of range; the message quotes `text`,
+/// and offers the axes `offered` (empty: all of `axes`).
+Parallelism parse_parallelism(std::string_view text, AxisNames axes = kUsualAxes, AxisNames offered = {});
 
 /// Returns "TP2xPP2": axes of size 1 are dropped; "TP1" where all are 1.
 std::string to_string(const Parallelism& parallelism);

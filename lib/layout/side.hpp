@@ -78,7 +78,7 @@ class SideSpec {
   virtual Parallelism sizes() const = 0;
   /// Returns the precision; nothing where every tensor has a dtype of its own.
   virtual std::optional<Precision> precision() const = 0;
-  /// Returns the side's options in a result, beside layout and precision; `quantises`: weights are quantised for it.
+  /// Returns what a result says of the side besides keys that have not their defaults; `quantises`: weights, for it.
   virtual SideSettings settings(bool /*quantises*/) const { return {}; }
   /// Returns the files that the side reads, each behind its key.
   virtual std::vector<std::pair<std::string, std::string>> inputs() const { return {}; }

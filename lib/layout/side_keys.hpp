@@ -12,16 +12,21 @@ namespace refit::layout {
 
 using SideRows = keys::Rows<SideSpec>;
 
-/// A layout by axes, such as "TP2xPP2". `axes`: those of the side, which outlive all keys.
+inline constexpr char kQuantiserHelp[] =
+    "Whose bits, when gen alone is fp8 (nemo_rl, nemo_rl_pow2, te, te_pow2, vllm, vllm_ue8m0) or mxfp8 (mxfp8, "
+    "mxfp8_nemo_rl); the first is the default.";
+
+/// A layout by axes, such as "TP2xPP2". `axes`: those of the side, `offered`: those that a message offers; both outlive
+/// all keys.
 template <typename Access>
 SideKey parallelism_key(std::string name, std::string help, Access access, std::string option,
-                        AxisNames axes = kUsualAxes) {
-  const auto assign = [axes](Parallelism& member, const keys::Value& value) -> std::string {
+                        AxisNames axes = kUsualAxes, AxisNames offered = {}) {
+  const auto assign = [axes, offered](Parallelism& member, const keys::Value& value) -> std::string {
     const auto* given = std::get_if<std::string>(&value);
     if (given == nullptr) return "needs a layout such as \"TP2xPP2\"";
     if (given->find('+') != std::string::npos) return "lists several layouts where only one can stand";
     try {
-      member = parse_parallelism(*given, axes);
+      member = parse_parallelism(*given, axes, offered);
     } catch (const Error& error) {
       return error.what();
     }

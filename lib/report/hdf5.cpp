@@ -108,6 +108,7 @@ void write_case(hid_t file, const Result& result) {
     write_attribute(file, "model", result.model->source);
     write_attribute(file, "family", result.model->family);
   }
+  write_attribute(file, "trainer", result.train.made_by);
   write_attribute(file, "train", result.train.layout);
   write_attribute(file, "gen", result.gen.layout);
   for (const auto& [key, value] : result.settings) write_setting(file, "settings." + key, value);

@@ -83,7 +83,8 @@ void print_header(std::ostream& out, const Result& result) {
                                          format_count(model.parameters), format_bytes(model.bytes)));
     out << labelled("", model.source);
   }
-  out << labelled("train", group_text(result.train)) << labelled("gen", group_text(result.gen));
+  out << labelled("train", result.train.made_by + " " + group_text(result.train))
+      << labelled("gen", result.gen.made_by + " " + group_text(result.gen));
   for (std::size_t e = 0; result.engines.size() > 1 && e < result.engines.size(); ++e) {
     const Engine& engine = result.engines[e];
     out << labelled(fmt::format("engine {}", e), fmt::format("{}, {} from gen rank {} on", engine.group.made_by,

@@ -13,7 +13,7 @@ CSV_COLUMNS = (
     "case", "status", "reason", "baseline", "baseline_change", "ranks", "seconds", "model", "executor", "bulk", "train", "gen",
     "train_precision", "gen_precision", "steps", "weight_sync_min", "weight_sync_median", "weight_sync_max", "bound_seconds", "efficiency",
     "payload_bytes", "bulk_fraction", "wire_bytes", "train_bytes_max", "gen_bytes_max", "staging_bytes_max", "elements",
-    "elements_wrong", "kl_max", "kl_mean",
+    "elements_wrong", "kl_max", "kl_mean", "trainer", "engine", "self_bytes",
 )  # fmt: skip
 NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -172,7 +172,7 @@ def _row(outcome):
         ("bound", "seconds"), ("efficiency",), ("payload", "total_bytes"), ("payload", "bulk_fraction"), ("wire", "bytes"),
         ("memory", "train_bytes_max"), ("memory", "gen_bytes_max"), ("memory", "staging_bytes_max"),
         ("verification", "elements"), ("verification", "elements_wrong"), ("verification", "kl", "max"),
-        ("verification", "kl", "mean"),
+        ("verification", "kl", "mean"), ("train", "trainer"), ("gen", "engine"), ("wire", "self_bytes"),
     )  # fmt: skip
     return dict(zip(CSV_COLUMNS, (*first, *(at(*path) for path in paths)), strict=True))
 

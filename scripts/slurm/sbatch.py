@@ -146,11 +146,12 @@ def environment(cluster):
     return lines
 
 
-def launch(cluster, refit, case, options):
+def launch(cluster, refit, case, options, colocated):
     mpi = [f"--mpi={cluster['mpi']}"] if cluster["mpi"] else []
     lines = [
         "",
-        "# Ranks fill node after node: train ranks first, then gen ranks, and neighbours of a TP group share a node.",
+        f"# Ranks fill node after node{'' if colocated else ': train ranks first, then gen ranks'}, and neighbours of a TP group "
+        "share a node.",
         "# Each rank is bound to cores of its own.",
     ]
     srun = ["srun", *mpi, "--kill-on-bad-exit=1", "--distribution=block:block,Pack", "--cpu-bind=cores"]
@@ -183,15 +184,17 @@ def main():
     document = plan(refit, args.case, handed)
     ranks = document["ranks"]
     nodes, per_node = place(args.cluster, cluster, ranks)
+    colocated = document["settings"].get("colocated", False)
     lines = [
         "#!/usr/bin/env bash",
         *directives(cluster, document["case"]["name"], nodes, ranks, per_node),
         "#",
         f"# {document['train']['ranks']} train ranks ({document['train']['layout']}) and {document['gen']['ranks']} gen ranks "
-        f"({document['gen']['layout']}): {ranks} tasks on {nodes} nodes.",
+        f"({document['gen']['layout']}): "
+        f"{'colocated, ' if colocated else ''}{ranks} tasks on {nodes} node{'s' if nodes > 1 else ''}.",
         "set -euo pipefail",
         *environment(cluster),
-        *launch(cluster, refit, os.path.abspath(args.case), handed),
+        *launch(cluster, refit, os.path.abspath(args.case), handed, colocated),
     ]
     print("\n".join(lines))
 

@@ -143,7 +143,7 @@ def slurm(suite):
     refused("a time", "time: 'soon' is no time", demo, HOSTS + 'time = "soon"\n')
     refused("too many ranks", "needs 6 ranks, which is 2 nodes of 4 cores", demo, "nodes = 1\ncpus_per_node = 4\n")
     refused("few cores", "every rank needs a core", demo, "nodes = 1\ncpus_per_node = 4\ngpus_per_node = 8\n")
-    refused("a wrong case", "is none of TP, CP", demo, HOSTS, "--", "--gen", "TQ2")
+    refused("a wrong case", "is none of TP, EP", demo, HOSTS, "--", "--gen", "TQ2")
     refused("no case", "absent.toml", suite.path("absent.toml"), HOSTS)
     refused("no refit", "build it, or name one with --refit", demo, HOSTS, "--refit", suite.path("absent"))
 

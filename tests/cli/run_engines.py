@@ -190,12 +190,12 @@ def one_is_wrong(suite):
 def refusals(suite):
     """Exit code 2, in words."""
     rows = (
-        (("--gen", "TP2+"), 'gen[1]: gen.layout layout ""'),
-        (("--gen", "TP2+TP1x"), "gen[1]: gen.layout"),
-        (("--gen", "TP2++TP1"), 'gen[1]: gen.layout layout ""'),
-        (("--gen", "TP2+TP3"), "gen[1]: "),
-        (("--gen", "TP2+TP1", "--set", "gen.1.precision=fp32"), "gen[1]: gen.precision: is not that of gen[0]"),
-        (("--gen", "TP2+TP1", "--set", "gen.2.engine=vllm"), "gen.2 is none of the 2 engines"),
+        (("--gen", "TP2+"), 'gen.layout "TP2+" has no layout on one side of a +'),
+        (("--gen", "TP2+TP1x"), "engine 1: gen.layout"),
+        (("--gen", "TP2++TP1"), 'gen.layout "TP2++TP1" has no layout on one side of a +'),
+        (("--gen", "TP2+TP3"), "engine 1: "),
+        (("--gen", "TP2+TP1", "--set", "gen.1.precision=fp32"), "engine 1: gen.precision: is not that of engine 0"),
+        (("--gen", "TP2+TP1", "--set", "gen.2.engine=vllm"), "there is no gen.2: the engines are gen.0 to gen.1"),
         (("--gen", "TP2+TP1", "--set", "run.strict_upstream=merged"), "it refits one engine, not 2"),
         (("--gen", "TP2+TP1", "--executor", "m2n"), "its operation has one gen mesh, and there are 2 engines"),
     )
@@ -204,7 +204,7 @@ def refusals(suite):
         suite.check_code(ended, 2, f"{arguments}")
         suite.check(message in ended.err, f"{arguments}: does not say {message}", ended)
     files = {
-        "layouts.toml": ('[train]\nlayout = "TP1"\n[[gen]]\nlayout = "TP1"\n[[gen]]\n', "gen[1]: gen.layout is required"),
+        "layouts.toml": ('[train]\nlayout = "TP1"\n[[gen]]\nlayout = "TP1"\n[[gen]]\n', "engine 1: gen.layout is required"),
         "mixture.toml": ('gen = [{layout = "TP1"}, 3]\n[train]\nlayout = "TP1"\n', "mixture.toml:1:1"),
         "unknown.toml": ('[train]\nlayout = "TP1"\n[[gen]]\nlayout = "TP1"\n[[gen]]\nlayot = "TP1"\n', ":6:1: unknown key gen.layot"),
     }

@@ -97,10 +97,21 @@ def explained(suite):
     suite.check("chunk 1: decoder.layers.0.mlp.linear_fc2.weight" in ended.out, "no chunk", ended)
 
 
+def settings(suite):
+    """A result has the keys that differ from their defaults, under the side's name."""
+    ended = suite.run(0, "plan", *VIRTUAL, "--json", "settings.json", "--force")
+    suite.check_code(ended, 0, "settings")
+    found = suite.result("settings.json", ended)["settings"]
+    suite.check(found.get("train.virtual_stages") == 2, f"settings {found}", ended)
+    suite.check("train.mtp" not in found and "train.stage_layers" not in found, f"settings {found}", ended)
+
+
 def refused(suite):
     """In words, by every command, before anything runs."""
     for train, setting, word in (
         ("PP2", "train.virtual_stages=3", "virtual_stages 3 does not divide the layers of each PP rank, 2, 2; legal: 1, 2 [L4]"),
+        ("PP2", "train.stage_layers=[2,1,1]", "lists 3 sections with 4 layers; 2 sections (PP2) and 4 layers, at least one a section"),
+        ("PP4", "train.account_for_loss=true", "set stage_layers instead of account_for_embedding and account_for_loss"),
         ("TP1", "train.virtual_stages=2", "legal: virtual_stages 1, or PP > 1"),
         ("PP2", "train.pipeline_layout=Et|(t*3L", 'character 4, "(", opens a bracket that is not closed'),
         ("PP2", "train.pipeline_layout=Et|t*1000000000L", "has more than 65536 layers and sections"),
@@ -112,4 +123,4 @@ def refused(suite):
         suite.check(word in ended.err, f"{train} {setting}: not said: {word}", ended)
 
 
-Suite(__doc__).main(executors, dumped_chunks, older_chunks, bugs, missing_chunks, explained, refused)
+Suite(__doc__).main(executors, dumped_chunks, older_chunks, bugs, missing_chunks, explained, settings, refused)

@@ -235,6 +235,7 @@ TEST(Text, SuggestsOnlyWhatIsNear) {
   EXPECT_EQ(nearest("zzz", words), std::nullopt);
   EXPECT_EQ(suggestion("abc", {"abd", "xyz", "abc", "ab", "ac"}, 3), "; did you mean abc, abd or ab?");
   EXPECT_EQ(suggestion("abc", {"xyz"}, 3), "");
+  EXPECT_EQ(suggestion("gen.attn_dp", {"gen.mtp", "gen.attn_dp_size"}), "; did you mean gen.attn_dp_size?");
   EXPECT_EQ(suggestion(std::string(201, 'a'), {std::string(201, 'a')}), "");
 }
 

@@ -144,7 +144,7 @@ TEST(CaseReader, ReportsAllMistakesTogether) {
   const std::string error = error_of("nam = \"x\"\n[train]\nlayout = \"TP0\"\n[run]\nstep = 3\nwarmup = -2\n",
                                      {{"refit.bulc", "ffn", "--set refit.bulc"}});
   EXPECT_THAT(error, HasSubstr("unknown key nam; did you mean name?"));
-  EXPECT_THAT(error, HasSubstr("train.layout layout \"TP0\""));
+  EXPECT_THAT(error, HasSubstr("train.layout \"TP0\""));
   EXPECT_THAT(error, HasSubstr("unknown key run.step; did you mean run.steps?"));
   EXPECT_THAT(error, HasSubstr("run.warmup needs"));
   EXPECT_THAT(error, HasSubstr("--set refit.bulc: unknown key refit.bulc; did you mean refit.bulk?"));
@@ -227,18 +227,22 @@ TEST(CaseReader, RefusesEnginesInWords) {
     const char* message;
   };
   const std::vector<Row> rows = {
-      {three, {}, "gen[2]: gen.layout is required"},
+      {three, {}, "engine 2: gen.layout is required"},
       {kTwoEngines, {{"gen.layout", "TP4+TP2+TP1", "--gen"}}, "gen.layout lists 3 layouts, but "},
-      {kLayouts, {{"gen.layout", "TP4+", "--gen"}}, "--gen: gen[1]: gen.layout layout \"\""},
-      {kLayouts, {{"gen.layout", "+TP4", "--gen"}}, "--gen: gen[0]: gen.layout layout \"\""},
-      {kLayouts, {{"gen.layout", "TP4+TPx", "--gen"}}, "--gen: gen[1]: gen.layout layout \"TPx\""},
+      {kLayouts, {{"gen.layout", "TP4+", "--gen"}}, "--gen: gen.layout \"TP4+\" has no layout on one side of a +"},
+      {kLayouts, {{"gen.layout", "+TP4", "--gen"}}, "--gen: gen.layout \"+TP4\" has no layout on one side of a +"},
+      {kLayouts, {{"gen.layout", "TP4+XX2", "--gen"}}, "gen.layout \"XX2\": \"XX2\" is none of TP, EP, DP, PP with"},
+      {"[train]\nlayout = \"TP2\"\n[gen.1]\nlayout = \"TP2\"\n",
+       {},
+       "gen.1 is no section; write [[gen]] for each engine"},
+      {kLayouts, {{"gen.layout", "TP4+TPx", "--gen"}}, "--gen: engine 1: gen.layout \"TPx\""},
       {kLayouts,
        {{"gen.layout", "TP4+TP2", "--gen"}, {"gen.2.engine", "vllm", "--set gen.2.engine"}},
-       "--set gen.2.engine: gen.2 is none of the 2 engines, which count from gen.0"},
-      {kLayouts, {{"gen.1.engine", "vllm", "--set gen.1.engine"}}, "gen.1 is none of the 1 engine, which count from"},
+       "--set gen.2.engine: there is no gen.2: the engines are gen.0 to gen.1"},
+      {kLayouts, {{"gen.1.engine", "vllm", "--set gen.1.engine"}}, "there is no gen.1: the case has one engine, gen.0"},
       {kLayouts, {{"gen.0.egnine", "vllm", "--set gen.0.egnine"}}, "unknown key gen.0.egnine"},
       {kLayouts, {{"gen.99999999999999999999.engine", "vllm", "--set"}}, "unknown key gen.99999999999999999999.engine"},
-      {kTwoEngines, {{"gen.0.engine", "vlm", "--set gen.0.engine"}}, "gen[0]: gen.engine needs one of vllm, sglang"},
+      {kTwoEngines, {{"gen.0.engine", "vlm", "--set gen.0.engine"}}, "engine 0: gen.engine needs one of vllm, sglang"},
       {"[train]\nlayout = \"TP2\"\n[[gen]]\n[[gen]]\nlayuot = \"TP4\"\n", {}, ":5:1: unknown key gen.layuot; did you"},
       {"[train]\nlayout = \"TP2\"\n[[train]]\n", {}, ":3:"},
       {"gen = [1, 2]\n[train]\nlayout = \"TP2\"\n", {}, ":1:1: "},

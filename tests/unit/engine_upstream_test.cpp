@@ -97,7 +97,9 @@ TEST(SetupRules, CutsNemotronHsStagesByItsPattern) {
   const char* model = "nemotron-3-nano-30b-a3b-small";  // MEM*E-MEM*EM
   const std::string legal = "train.hybrid_layer_pattern=MEM*|E-MEM*E|M";
   check({{model, {"train.layout=PP3", legal}, {}},
-         {model, {"train.layout=PP2", legal}, {"hybrid_layer_pattern lists 3 stages with 12 layers; PP2", "[L4]"}},
+         {model,
+          {"train.layout=PP2", legal},
+          {"hybrid_layer_pattern lists 3 sections with 12 layers; 2 sections (PP2)", "[L4]"}},
          {model,
           {"train.layout=PP2", "train.hybrid_layer_pattern=MEM*M|-MEM*EM"},
           {"the model's layers are MEM*E-MEM*EM"}},

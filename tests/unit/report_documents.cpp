@@ -102,21 +102,23 @@ TEST(ReportJson, AKlThatIsNotFiniteIsNull) {
 }
 
 TEST(ReportCsv, OneRowPerRefit) {
-  EXPECT_EQ(to_csv(sample_result()),
-            "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
-            "weight_sync_seconds,bulk_seconds,misc_seconds,payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,"
-            "elements_wrong,kl_max,engine_payload_bytes,engine_bytes,engine_elements_wrong,engine_kl_max\n"
-            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,1,1,1,0.75,0.25,2000,2000,0,2e-06,0,0,,,,\n"
-            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,2,0,0.5,0.375,0.125,2000,2000,0,4e-06,,,,,,\n"
-            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,3,0,0.25,0.125,0.125,2000,2000,0,8e-06,1,0.5,,,,\n");
+  EXPECT_EQ(
+      to_csv(sample_result()),
+      "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
+      "weight_sync_seconds,bulk_seconds,misc_seconds,payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,"
+      "elements_wrong,kl_max,engine_payload_bytes,engine_bytes,engine_elements_wrong,engine_kl_max,trainer,engine,"
+      "colocated\n"
+      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,1,1,1,0.75,0.25,2000,2000,0,2e-06,0,0,,,,,megatron,vllm,0\n"
+      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,2,0,0.5,0.375,0.125,2000,2000,0,4e-06,,,,,,,megatron,vllm,0\n"
+      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,3,0,0.25,0.125,0.125,2000,2000,0,8e-06,1,0.5,,,,,megatron,vllm,0\n");
 }
 
 TEST(ReportCsv, EnginesStandBesideEachOther) {
   const std::string text = to_csv(sample_engines());
   EXPECT_THAT(text, HasSubstr("tiny,llama,p2p,ffn,TP1,TP1+DP2,1,3,bf16,bf16,1,1,"));
-  EXPECT_THAT(text, HasSubstr(",0,0,2000+1500,2100+3000,0+0,0+0\n"));
-  EXPECT_THAT(text, HasSubstr(",,,2000+1500,2100+3000,,\n"));  // a refit that was not verified
-  EXPECT_THAT(text, HasSubstr(",1,0.5,2000+1500,2100+3000,0+1,0+0.5\n"));
+  EXPECT_THAT(text, HasSubstr(",0,0,2000+1500,2100+3000,0+0,0+0,megatron,vllm+sglang,0\n"));
+  EXPECT_THAT(text, HasSubstr(",,,2000+1500,2100+3000,,,megatron,vllm+sglang,0\n"));  // a refit that was not verified
+  EXPECT_THAT(text, HasSubstr(",1,0.5,2000+1500,2100+3000,0+1,0+0.5,megatron,vllm+sglang,0\n"));
 }
 
 TEST(ReportJson, EachEngineHasItsOwnProof) {
@@ -141,8 +143,8 @@ TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
             "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
             "weight_sync_seconds,payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_"
             "payload_bytes,engine_bytes,"
-            "engine_elements_wrong,engine_kl_max\n"
-            "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,,,,,,,\n");
+            "engine_elements_wrong,engine_kl_max,trainer,engine,colocated\n"
+            "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,,,,,,,,,,0\n");
 }
 
 /// Returns whether tags nest, attributes are quoted and `&` begins a known entity: readers of JUnit files fail on

@@ -148,6 +148,7 @@ TEST(ReportHdf5, AttributesSayWhichCaseItWas) {
   EXPECT_EQ(reader.text_attribute("/", "description"), "TP1 -> TP1: \"one\" & <one>");
   EXPECT_EQ(reader.text_attribute("/", "status"), "failed");
   EXPECT_EQ(reader.number_attribute("/", "exit_code"), 1);
+  EXPECT_EQ(reader.text_attribute("/", "trainer"), "megatron");
   EXPECT_EQ(reader.text_attribute("/", "settings.bulk"), "ffn");
   EXPECT_EQ(reader.number_attribute("/", "settings.steps"), 2);
   EXPECT_EQ(reader.number_attribute("/", "settings.fraction"), 0.5);

@@ -150,7 +150,7 @@ TEST(ReportText, SummaryOfAFailedRun) {
 
 TEST(ReportText, EachEngineHasALine) {
   const std::string header = header_of(sample_engines());
-  EXPECT_THAT(header, HasSubstr("# gen            TP1+DP2 bf16, 3 ranks\n"
+  EXPECT_THAT(header, HasSubstr("# gen            vllm+sglang TP1+DP2 bf16, 3 ranks\n"
                                 "# engine 0       vllm, TP1 bf16, 1 rank from gen rank 0 on\n"
                                 "# engine 1       sglang, DP2 bf16, 2 ranks from gen rank 1 on\n"));
   const std::string summary = summary_of(sample_engines());

@@ -266,8 +266,8 @@ TEST(TrainStages, FollowTheBarsOfAPattern) {
   EXPECT_EQ(boxes(*layout, model, Rank{1}, "backbone.layers.3.norm.weight"), "");
   EXPECT_EQ(names(*layout, model, 1).front(), "decoder.layers.0.self_attention.linear_qkv.layer_norm_weight");
   const std::pair<const char*, const char*> wrong[] = {
-      {"M-EM*E", "hybrid_layer_pattern lists 1 stages with 6 layers; PP2 and 6 layers"},
-      {"M-EM|*E|", "hybrid_layer_pattern lists 3 stages with 6 layers; PP2 and 6 layers"},
+      {"M-EM*E", "hybrid_layer_pattern lists 1 sections with 6 layers; 2 sections (PP2) and 6 layers"},
+      {"M-EM|*E|", "hybrid_layer_pattern lists 3 sections with 6 layers; 2 sections (PP2) and 6 layers"},
       {"M-EM|EE", "hybrid_layer_pattern is M-EMEE without its bars, the model's layers are M-EM*E"}};
   for (const auto& [pattern, message] : wrong) {
     given.hybrid_layer_pattern = pattern;

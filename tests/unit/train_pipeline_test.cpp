@@ -180,7 +180,7 @@ TEST(Sections, RefuseWhatMegatronRefuses) {
       {{2, 2, 1, 0, 0, false, false, "Et|Lt"}, "end with its only L"},
       {{2, 2, 1, 0, 0, false, false, "EtL|tL"}, "end with its only L"},
       {{2, 2, 1, 0, 0, false, false, "Et|(tL"}, "pipeline_layout: character 4"},
-      {{6, 2, 2, 0, 0, false, false, "", {3, 3}}, "PP2 x 2 virtual stages and 6 layers"}};
+      {{6, 2, 2, 0, 0, false, false, "", {3, 3}}, "4 sections (PP2 x 2 virtual stages) and 6 layers"}};
   for (const auto& [pipe, message] : rows) {
     std::vector<std::string> problems;
     const Counts sections = split_stages(pipe.layers, pipe.options(), problems);

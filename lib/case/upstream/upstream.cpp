@@ -66,10 +66,10 @@ void check_train(const train::megatron::Side& train, const Require& require) {
   const std::int64_t etp = train.written.sizes.etp;
   require(etp == 1, "train.layout", fmt::format("ETP{} is not supported; legal: ETP1 [V7]", etp));
   const train::megatron::Options& pipeline = train.written;
-  for (const auto& [is_given, key] : {std::pair(!pipeline.stage_layers.empty(), "train.stage_layers"),
-                                      std::pair(!pipeline.pipeline_layout.empty(), "train.pipeline_layout")}) {
-    require(!is_given, key, "a pipeline layout is not supported; legal: first_stage_layers and last_stage_layers [V8]");
-  }
+  require(pipeline.stage_layers.empty(), "train.stage_layers",
+          "a list of stages is not supported; legal: first_stage_layers and last_stage_layers [V8]");
+  require(pipeline.pipeline_layout.empty(), "train.pipeline_layout",
+          "a pipeline layout is not supported; legal: first_stage_layers and last_stage_layers [V8]");
   require(pipeline.hybrid_layer_pattern.empty(), "train.hybrid_layer_pattern",
           "its bars are not read; legal: first_stage_layers and last_stage_layers [V8]");
   require(pipeline.virtual_stages == 1, "train.virtual_stages",
@@ -213,9 +213,10 @@ void check_upstream(const Case& c, Complaints& complaints) {
           fmt::format("the trainer must be megatron, not {}; legal: megatron [V5]", c.train->row().name));
   if (sides.train != nullptr) check_train(*sides.train, require);
   if (sides.gen != nullptr) {
-    require(!has_eplb(*sides.gen), "gen.expert_placement",
-            "an engine that balances experts (EPLB) is not supported; legal: linear, and gen.redundant_experts = 0 "
-            "[V3]");
+    require(!has_eplb(*sides.gen),
+            sides.gen->written.redundant_experts > 0 ? "gen.redundant_experts" : "gen.expert_placement",
+            "an engine that balances experts (EPLB) is not supported; legal: gen.expert_placement = linear, and "
+            "gen.redundant_experts = 0 [V3]");
   }
   const std::optional<Precision> train = c.train->precision(), gen = c.engine().precision();
   if (train && gen) {

@@ -22,44 +22,43 @@ const Side& of(const layout::SideSpec& spec) { return static_cast<const Side&>(s
 
 const std::vector<layout::SideKey>& side_keys() {
   static const std::vector<layout::SideKey> keys = {
-      layout::parallelism_key("gen.layout",
-                              "TP, EP, PP and DP (replicas) of SGLang; several engines: TP4+DP4; required.",
-                              MEMBER(written.sizes), "--gen"),
+      layout::parallelism_key("gen.layout", "TP, PP, DP, EP of the gen side; several engines: TP4+DP4; required.",
+                              MEMBER(written.sizes), "--gen", layout::kUsualAxes, layout::kGenAxes),
       SideRows::word("gen.mtp", "The main model, its NextN drafter only, or both.", MEMBER(written.mtp)),
       SideRows::word("gen.precision", "Dtype of the gen weights; as above.", MEMBER(kept_as)),
-      SideRows::text("gen.quantiser", "Whose bits, when gen alone is fp8 or mxfp8.", MEMBER(quantiser_name)),
+      SideRows::text("gen.quantiser", layout::kQuantiserHelp, MEMBER(quantiser_name)),
       SideRows::boolean("gen.derived", "Latent attention's w_kc and w_vc, too.", MEMBER(derived)),
       SideRows::integer("gen.attn_dp_size", 1, kMany,
-                        "SGLang's attention data parallelism: attention is cut over TP / this many ranks.",
+                        "Attention data parallelism: attention is cut over TP / this many ranks.",
                         MEMBER(written.attn_dp_size)),
       SideRows::integer("gen.moe_dense_tp_size", 0, 1,
-                        "SGLang's TP of dense MLPs beside experts: 1 = whole on every rank (DeepSeek's classes only); "
+                        "TP of dense MLPs beside experts: 1 = whole on every rank (DeepSeek's classes only); "
                         "0 = TP.",
                         MEMBER(written.moe_dense_tp_size)),
-      SideRows::boolean("gen.enable_dp_lm_head", "SGLang's lm_head is cut like attention instead of over TP.",
+      SideRows::boolean("gen.enable_dp_lm_head", "lm_head is cut like attention instead of over TP.",
                         MEMBER(written.enable_dp_lm_head)),
-      SideRows::integer("gen.ep_num_redundant_experts", 0, kMany, "SGLang's slots of experts beside one for each.",
+      SideRows::integer("gen.ep_num_redundant_experts", 0, kMany, "Slots of experts beside one for each.",
                         MEMBER(written.ep_num_redundant_experts)),
       SideRows::input("gen.init_expert_location",
-                      "SGLang's JSON with physical_to_logical_map: the expert in each slot, by layer; else slot s has "
+                      "JSON with physical_to_logical_map: the expert in each slot, by layer; else slot s has "
                       "expert s mod E.",
                       MEMBER(written.init_expert_location)),
-      SideRows::integers("gen.pp_layer_partition", "Layers of SGLang's PP stages (SGLANG_PP_LAYER_PARTITION).",
+      SideRows::integers("gen.pp_layer_partition", "Layers of the PP stages (SGLANG_PP_LAYER_PARTITION).",
                          MEMBER(written.pp_layer_partition)),
-      SideRows::word("gen.moe_runner_backend", "The kernels that run SGLang's experts.",
-                     MEMBER(written.moe_runner_backend)),
-      SideRows::word("gen.moe_a2a_backend", "How tokens travel to SGLang's experts; deepep: EP is TP.",
+      SideRows::word("gen.moe_runner_backend", "The kernels that run experts.", MEMBER(written.moe_runner_backend)),
+      SideRows::word("gen.moe_a2a_backend", "How tokens travel to experts; deepep: EP is TP.",
                      MEMBER(written.moe_a2a_backend)),
       SideRows::boolean("gen.enforce_shared_experts_fusion",
-                        "SGLang's shared expert is one more slot of the experts (DeepSeek-V3's class only).",
+                        "The shared expert is one more slot of the experts (DeepSeek-V3's class only).",
                         MEMBER(written.enforce_shared_experts_fusion)),
       SideRows::boolean("gen.disable_shared_experts_fusion", "It is not, not even of 256 experts on SM90.",
                         MEMBER(written.disable_shared_experts_fusion)),
       SideRows::boolean("gen.swiglu_interleaved",
-                        "SGLang's gate and up rows of experts alternate after loading "
+                        "Gate and up rows of experts alternate after loading "
                         "(SGLANG_OPT_FUSE_SWIGLU_INTERLEAVED=1).",
                         MEMBER(written.swiglu_interleaved)),
-      SideRows::word("gen.gpu_arch", "The GPUs for which SGLang chooses kernels and dtypes.", MEMBER(written.gpu_arch)),
+      SideRows::word("gen.gpu_arch", "The GPUs for which the engine chooses kernels and dtypes.",
+                     MEMBER(written.gpu_arch)),
   };
   return keys;
 }
@@ -111,6 +110,11 @@ void Side::check_model(Complaints& complaints, const model::Model& model) const 
   if (!layout::has_absorbed(model))
     complaints.meaningless({"gen.derived"},
                            "for a model without latent attention: SGLang derives weights of kv_b_proj");
+  const std::optional<model::SglangFacts>& facts = facts_of(model.config).sglang;
+  const std::string of_class = fmt::format("with SGLang's class of {}, which does not know it", model.config.family);
+  if (facts && !facts->has_dense_tp) complaints.meaningless({"gen.moe_dense_tp_size"}, of_class);
+  if (facts && !facts->fuses_shared_experts && model.config.experts > 0)
+    complaints.meaningless({"gen.enforce_shared_experts_fusion"}, of_class);
   if (model.config.experts > 0) return;
   complaints.meaningless(
       {"gen.moe_runner_backend", "gen.moe_a2a_backend", "gen.ep_num_redundant_experts", "gen.init_expert_location",
@@ -136,31 +140,6 @@ std::vector<std::int64_t> Side::legal_tp(const model::Model& model) const {
 
 layout::SideSettings Side::settings(bool quantises) const {
   layout::SideSettings settings;
-  const auto add_word = [&](const char* key, auto value) {
-    if (value != decltype(value){}) settings.emplace_back(key, std::string(name(value)));
-  };
-  const auto add_number = [&](const char* key, std::int64_t value, std::int64_t preset) {
-    if (value != preset) settings.emplace_back(key, value);
-  };
-  const auto add_flag = [&](const char* key, bool value) {
-    if (value) settings.emplace_back(key, true);
-  };
-  add_number("attn_dp_size", written.attn_dp_size, 1);
-  add_number("moe_dense_tp_size", written.moe_dense_tp_size, 0);
-  add_flag("enable_dp_lm_head", written.enable_dp_lm_head);
-  add_number("ep_num_redundant_experts", written.ep_num_redundant_experts, 0);
-  if (!written.init_expert_location.empty())
-    settings.emplace_back("init_expert_location", written.init_expert_location);
-  if (!written.pp_layer_partition.empty())
-    settings.emplace_back("pp_layer_partition", fmt::format("{}", fmt::join(written.pp_layer_partition, ",")));
-  add_word("moe_runner_backend", written.moe_runner_backend);
-  add_word("moe_a2a_backend", written.moe_a2a_backend);
-  add_flag("enforce_shared_experts_fusion", written.enforce_shared_experts_fusion);
-  add_flag("disable_shared_experts_fusion", written.disable_shared_experts_fusion);
-  add_flag("swiglu_interleaved", written.swiglu_interleaved);
-  add_word("gpu_arch", written.gpu_arch);
-  add_flag("derived", derived);
-  add_word("mtp", written.mtp);
   if (quantises) settings.emplace_back("quantiser", std::string(name(*quantiser())));
   return settings;
 }

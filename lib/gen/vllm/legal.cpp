@@ -37,18 +37,23 @@ void check_slots(const model::Model& model, const Options& options, Violations& 
     return;
   }
   if (takes_turns) {
-    out.require(!options.has_eplb() && config.expert_groups > 1,
-                fmt::format("vLLM falls back from round_robin to linear, without an error, if there is one group of "
-                            "experts (n_group = {}) or a redundant expert ({}); use expert_placement = linear",
-                            config.expert_groups, options.redundant_experts));
+    const auto refuse_if = [&](bool holds, const std::string& why) {
+      out.require(!holds, fmt::format("vLLM falls back from round_robin to linear, without an error, {}; use "
+                                      "expert_placement = linear",
+                                      why));
+    };
+    refuse_if(config.expert_groups <= 1, "as the model has one group of experts (n_group)");
+    refuse_if(options.has_eplb(), fmt::format("with redundant_experts = {}", options.redundant_experts));
     return;
   }
   const layout::ParameterTable table(model);
   out.require(facts_of(config).vllm_has_eplb, fmt::format("vLLM's class of {} has no EPLB", config.family));
   out.require(options.weight_format != WeightFormat::mxfp8, "vLLM's MXFP8 experts have no EPLB");
   out.require(options.redundant_experts == 0 || table.has(Role::expert_up),
-              "vLLM leaves the redundant slots of stacked experts unwritten; write experts one by one (refit convert "
-              "--experts each)");
+              fmt::format("vLLM leaves the redundant slots of stacked experts unwritten; {}",
+                          table.has(Role::interleaved_gate_up)
+                              ? fmt::format("{} has no other form of them, leave redundant_experts out", config.family)
+                              : "write experts one by one (refit convert --experts each)"));
   const std::vector<layout::Slots>& maps = options.physical_to_logical_map;
   out.require(maps.empty() || options.mtp == Mtp::off,
               "expert_placement of a drafter's layers is not known; use mtp = off");

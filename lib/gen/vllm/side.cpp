@@ -43,7 +43,7 @@ layout::SideKey mtp_key() {
 /// Returns the key of a word, or of the file of a map.
 layout::SideKey expert_placement_key() {
   layout::SideKey key = SideRows::input("gen.expert_placement",
-                                        "vLLM's experts of an EP rank: neighbouring ones, every EP-th one, or by a "
+                                        "Experts of an EP rank: neighbouring ones, every EP-th one, or by a "
                                         "JSON file with physical_to_logical_map: "
                                         "of every layer with experts the expert in each slot.",
                                         MEMBER(expert_placement));
@@ -54,7 +54,7 @@ layout::SideKey expert_placement_key() {
 const std::vector<layout::SideKey>& side_keys() {
   static const std::vector<layout::SideKey> keys = {
       layout::parallelism_key("gen.layout", "TP, PP, DP, EP of the gen side; several engines: TP4+DP4; required.",
-                              MEMBER(written.sizes), "--gen"),
+                              MEMBER(written.sizes), "--gen", layout::kUsualAxes, layout::kGenAxes),
       SideRows::integers("gen.stage_layers", "Layers of every PP stage (VLLM_PP_LAYER_PARTITION).",
                          MEMBER(written.stage_layers)),
       SideRows::word("gen.data_parallel",
@@ -62,18 +62,14 @@ const std::vector<layout::SideKey>& side_keys() {
                      MEMBER(data_parallel)),
       mtp_key(),
       SideRows::word("gen.precision", "Dtype of the gen weights; as above.", MEMBER(kept_as)),
-      SideRows::text(
-          "gen.quantiser",
-          "Whose bits, when gen alone is fp8 (nemo_rl, nemo_rl_pow2, te, te_pow2, vllm, vllm_ue8m0) or mxfp8 (mxfp8, "
-          "mxfp8_nemo_rl); the first is the default.",
-          MEMBER(quantiser_name)),
+      SideRows::text("gen.quantiser", layout::kQuantiserHelp, MEMBER(quantiser_name)),
       SideRows::boolean("gen.derived",
-                        "What the engine computes of weights after loading, too: latent attention's W_UK_T and W_UV "
-                        "(vLLM), w_kc and w_vc (SGLang), anew in every refit.",
+                        "What the engine computes of weights after loading, too: latent attention's W_UK_T and W_UV, "
+                        "anew in every refit.",
                         MEMBER(derived)),
       SideRows::word("gen.moe_backend", "How the engine keeps expert weights.", MEMBER(written.moe_backend)),
       SideRows::integer("gen.redundant_experts", 0, kMany,
-                        "vLLM's slots of experts beside one for each (--enable-eplb, num_redundant_experts).",
+                        "Slots of experts beside one for each (--enable-eplb, num_redundant_experts).",
                         MEMBER(written.redundant_experts)),
       expert_placement_key(),
       SideRows::word("gen.mm_encoder_tp",
@@ -183,21 +179,7 @@ std::vector<std::int64_t> Side::legal_tp(const model::Model& model) const {
 layout::SideSettings Side::settings(bool quantises) const {
   layout::SideSettings settings;
   if (written.sizes.dp > 1) settings.emplace_back("data_parallel", std::string(name(data_parallel)));
-  if (derived) settings.emplace_back("derived", true);
-  if (written.mtp != Mtp::off) settings.emplace_back("mtp", std::string(name(written.mtp)));
-  if (written.moe_backend != MoeBackend::triton)
-    settings.emplace_back("moe_backend", std::string(name(written.moe_backend)));
-  if (written.redundant_experts > 0) settings.emplace_back("redundant_experts", written.redundant_experts);
-  if (expert_placement != name(ExpertPlacement::linear)) settings.emplace_back("expert_placement", expert_placement);
-  if (written.mm_encoder_tp != MmEncoderTp::weights)
-    settings.emplace_back("mm_encoder_tp", std::string(name(written.mm_encoder_tp)));
-  if (written.model_class != ModelClass::portable)
-    settings.emplace_back("model_class", std::string(name(written.model_class)));
-  if (written.replicate_embedding) settings.emplace_back("replicate_embedding", true);
   if (quantises) settings.emplace_back("quantiser", std::string(name(*quantiser())));
-  if (kv_cache_dtype != KvCacheDtype::automatic)
-    settings.emplace_back("kv_cache_dtype", std::string(name(kv_cache_dtype)));
-  if (!kv_scales.empty()) settings.emplace_back("kv_scales", kv_scales);
   return settings;
 }
 

@@ -72,6 +72,15 @@ void check_tied(const Config& config, const Options& options, std::vector<std::s
       "train: a tied model whose first and last stages are on the same ranks; use train.pipeline_style loop");
 }
 
+/// Every rule of train.shard_dim is for some parameter.
+void check_rules(const Options& options, const Parameters& parameters, std::vector<std::string>& out) {
+  for (const std::string& text : options.shard_dim) {
+    const ShardRule rule = parse_shard_rule(text).value();
+    if (std::ranges::none_of(parameters.all, [&](const Parameter& parameter) { return fits(rule, parameter); }))
+      out.push_back(fmt::format("train: shard_dim \"{}\" is for no parameter; leave it out", text));
+  }
+}
+
 /// torch cuts only dimension 0 unevenly.
 void check_even(const Options& options, const Parameters& parameters, std::vector<std::string>& out) {
   std::set<std::string> found;
@@ -110,7 +119,10 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   check_tensor_parallel(model, options, out);
   check_tied(model.config, options, out);
   const std::vector<std::int64_t> stages = split_stages(model.config.layers, options, out);
-  if (out.empty()) check_even(options, parameters_of(model, options, stages), out);
+  if (!out.empty()) return out;
+  const Parameters parameters = parameters_of(model, options, stages);
+  check_rules(options, parameters, out);
+  check_even(options, parameters, out);
   return out;
 }
 

@@ -104,10 +104,9 @@ void choose_shard_dim(const Options& options, Parameter& parameter) {
   parameter.shard_dim = parameter.is_stacked ? expert_dim(options, parameter) : 0;
   for (const std::string& text : options.shard_dim) {
     const ShardRule rule = parse_shard_rule(text).value();
-    const std::int64_t dim = rule.dim < 0 ? rule.dim + dimensions : rule.dim;
-    if (dim < 0 || dim >= dimensions || !matches_glob(rule.glob, parameter.name)) continue;
+    if (!fits(rule, parameter)) continue;
     parameter.is_first_divisible = rule.first_divisible;
-    parameter.shard_dim = static_cast<int>(dim);
+    parameter.shard_dim = static_cast<int>(rule.dim < 0 ? rule.dim + dimensions : rule.dim);
     return;
   }
 }
@@ -164,6 +163,11 @@ std::int64_t home_of_stage(const Options& options, std::int64_t stage) {
   const std::int64_t ranks = options.sizes.pp;
   if (options.pipeline_style == PipelineStyle::loop || stage < ranks) return stage % ranks;
   return options.virtual_stages * ranks - 1 - stage;
+}
+
+bool fits(const ShardRule& rule, const Parameter& parameter) {
+  const std::int64_t dimensions = parameter.shape.size();
+  return rule.dim >= -dimensions && rule.dim < dimensions && matches_glob(rule.glob, parameter.name);
 }
 
 std::optional<ShardRule> parse_shard_rule(const std::string& text) {

@@ -60,5 +60,7 @@ struct ShardRule {
 };
 /// Parses "GLOB=N" and "GLOB=first_divisible"; nothing for other texts.
 std::optional<ShardRule> parse_shard_rule(const std::string& text);
+/// Returns whether the rule is for a parameter, which has that dimension.
+bool fits(const ShardRule& rule, const Parameter& parameter);
 
 }  // namespace refit::train::fsdp

@@ -23,26 +23,27 @@ const std::vector<layout::SideKey>& side_keys() {
       layout::parallelism_key("train.layout", "HSDP, FSDP, TP, CP, EP, ETP, PP of the train side; required.",
                               MEMBER(written.sizes), "--train", all_axes()),
       SideRows::word("train.recipe",
-                     "fsdp: the framework whose meshes, shards of experts and pipeline stages are meant; automodel is "
+                     "The framework whose meshes, shards of experts and pipeline stages are meant; automodel is "
                      "NeMo-RL's DTensor worker v2, nemo_rl its first.",
                      MEMBER(written.recipe)),
       SideRows::word("train.experts",
-                     "fsdp: how experts are stacked in parameters; checkpoint: as there, where EP does not cut single "
+                     "How experts are stacked in parameters; checkpoint: as there, where EP does not cut single "
                      "ones, which then are stacked as the recipe does.",
                      MEMBER(written.experts)),
       SideRows::texts("train.shard_dim",
-                      "fsdp: the dimension that is cut, as \"GLOB=N\" (negative: from the end) or "
+                      "The dimension that is cut, as \"GLOB=N\" (negative: from the end) or "
                       "\"GLOB=first_divisible\" for names of parameters; else as in the recipe.",
                       MEMBER(written.shard_dim)),
       SideRows::word("train.dtensors",
-                     "fsdp, torchtitan: every parameter is a DTensor on all axes, or only where they cut it.",
+                     "Of the recipe torchtitan: every parameter is a DTensor on all axes, or only where they cut it.",
                      MEMBER(written.dtensors)),
-      SideRows::integer("train.virtual_stages", 1, 64, "fsdp: pipeline stages on a rank.",
+      SideRows::integer("train.virtual_stages", 1, 64, "Virtual stages: the stages of a rank; 1 = not interleaved.",
                         MEMBER(written.virtual_stages)),
-      SideRows::word("train.pipeline_style",
-                     "fsdp: a rank's stages are every PP-th (loop), or one from either end (v).",
+      SideRows::word("train.pipeline_style", "A rank's stages are every PP-th (loop), or one from either end (v).",
                      MEMBER(written.pipeline_style)),
-      SideRows::integers("train.stage_layers", "Layers of every PP stage.", MEMBER(written.stage_layers)),
+      SideRows::integers("train.stage_layers",
+                         "Layers of every stage, also of virtual ones, in the order of the model.",
+                         MEMBER(written.stage_layers)),
       SideRows::word("train.precision", "Dtype of the train weights.", MEMBER(kept_as)),
   };
   return keys;

@@ -135,12 +135,6 @@ Counts layers_of(const std::vector<std::string>& sections) {
 
 std::string joined(const std::vector<std::string>& sections) { return fmt::format("{}", fmt::join(sections, "")); }
 
-/// Returns "PP2", or "PP2 x 3 virtual stages".
-std::string stages_text(const Options& options) {
-  const std::string pp = fmt::format("PP{}", options.sizes.pp);
-  return options.virtual_stages == 1 ? pp : fmt::format("{} x {} virtual stages", pp, options.virtual_stages);
-}
-
 Counts refused(std::vector<std::string>& violations, std::string text) {
   violations.push_back("train: " + std::move(text));
   return {};
@@ -197,11 +191,14 @@ Counts split_by_list(std::int64_t layers, const Options& options, std::vector<st
   const std::int64_t sum = std::accumulate(list.begin(), list.end(), std::int64_t{0});
   const bool positive = *std::ranges::min_element(list) > 0;
   if (positive && std::ssize(list) == options.sizes.pp * options.virtual_stages && sum == layers) return list;
+  const std::int64_t wanted = options.sizes.pp * options.virtual_stages;
+  const std::string chunks =
+      options.virtual_stages == 1 ? "" : fmt::format(" x {} virtual stages", options.virtual_stages);
   return refused(violations,
-                 fmt::format("{} lists {} stages with {} layers; {} and {} layers, at least one a stage, are needed "
-                             "[L4]",
-                             by_pattern ? "hybrid_layer_pattern" : "stage_layers", list.size(), sum,
-                             stages_text(options), layers));
+                 fmt::format("{} lists {} sections with {} layers; {} sections (PP{}{}) and {} layers, at least one a "
+                             "section, are needed [L4]",
+                             by_pattern ? "hybrid_layer_pattern" : "stage_layers", list.size(), sum, wanted,
+                             options.sizes.pp, chunks, layers));
 }
 
 /// Returns the layers of each pipeline rank, with embedding and loss as layers where they are accounted for.
@@ -224,10 +221,12 @@ Counts split_ranks(std::int64_t layers, const Options& options, std::vector<std:
   const std::int64_t rest = layers + accounted - named;
   if (rest < 0 || (open == 0 && rest != 0) || (open > 0 && (rest % open != 0 || rest == 0))) {
     const std::string extra = accounted == 0 ? "" : fmt::format(", embedding and loss count as {}", accounted);
+    const char* way = accounted == 0 ? "set them or stage_layers"
+                                     : "set stage_layers instead of account_for_embedding and account_for_loss";
     return refused(violations,
                    fmt::format("{} layers do not split over PP{}: {} left for {} even stages (first_stage_layers {}, "
-                               "last_stage_layers {}{}); set them or stage_layers [L4]",
-                               layers, stages, rest, open, first, last, extra));
+                               "last_stage_layers {}{}); {} [L4]",
+                               layers, stages, rest, open, first, last, extra, way));
   }
   for (std::int64_t& count : result) {
     if (count == 0) count = rest / open;

@@ -26,14 +26,14 @@ const std::vector<layout::SideKey>& side_keys() {
                         MEMBER(written.first_stage_layers)),
       SideRows::integer("train.last_stage_layers", 0, kMany, "Layers of the last PP stage; 0 = even split.",
                         MEMBER(written.last_stage_layers)),
-      SideRows::integers("train.stage_layers", "Layers of every PP stage.", MEMBER(written.stage_layers)),
-      SideRows::integer("train.virtual_stages", 1, 64,
-                        "megatron: virtual stages, the model chunks of a rank; 1 = not interleaved.",
+      SideRows::integers("train.stage_layers",
+                         "Layers of every stage, also of virtual ones, in the order of the model.",
+                         MEMBER(written.stage_layers)),
+      SideRows::integer("train.virtual_stages", 1, 64, "Virtual stages: the stages of a rank; 1 = not interleaved.",
                         MEMBER(written.virtual_stages)),
-      SideRows::text(
-          "train.pipeline_layout",
-          "megatron: pipeline_model_parallel_layout, e.g. \"Et|(tt|)*3tmL\"; virtual_stages follows from it.",
-          MEMBER(written.pipeline_layout)),
+      SideRows::text("train.pipeline_layout",
+                     "pipeline_model_parallel_layout, e.g. \"Et|(tt|)*3tmL\"; virtual_stages follows from it.",
+                     MEMBER(written.pipeline_layout)),
       SideRows::boolean("train.account_for_embedding",
                         "The embedding counts as a layer where layers are split over PP.",
                         MEMBER(written.account_for_embedding)),
@@ -84,10 +84,11 @@ void Side::check(Complaints& complaints, const layout::SideSpec& /*other*/) cons
   }
   if (given.size() > 1) {
     const bool whole = given.front() != ways[3].first;
-    complaints.add(whole ? "train." + given.front() : "train.account_for_embedding",
-                   fmt::format("{}; leave out {}",
-                               whole ? "gives every stage" : "and account_for_loss split layers in another way",
-                               fmt::join(whole ? std::span(given).subspan(1) : std::span(given).first(1), " and ")));
+    const char* accounting = written.account_for_embedding ? "train.account_for_embedding" : "train.account_for_loss";
+    complaints.add(
+        whole ? "train." + given.front() : accounting,
+        whole ? fmt::format("gives every stage; leave out {}", fmt::join(std::span(given).subspan(1), " and "))
+              : fmt::format("splits layers in another way than {}; leave out the one or the other", ways[3].first));
   }
   const std::string error = written.pipeline_layout.empty() ? "" : parse_pipeline_layout(written.pipeline_layout).error;
   complaints.require(error.empty(), "train.pipeline_layout", fmt::format("\"{}\": {}", written.pipeline_layout, error));
@@ -101,8 +102,11 @@ void Side::check(Complaints& complaints, const layout::SideSpec& /*other*/) cons
 void Side::check_model(Complaints& complaints, const model::Model& model) const {
   Options all = written;
   all.mtp = true;
-  if (prediction_layers(model.config, all) == 0)
-    complaints.meaningless({"train.mtp"}, "for a model whose layers of multi-token prediction this trainer has not");
+  if (prediction_layers(model.config, all) == 0) {
+    complaints.meaningless({"train.mtp"}, model.config.mtp_layers == 0
+                                              ? "for a model without multi-token prediction"
+                                              : "for a model whose multi-token prediction this trainer leaves out");
+  }
 }
 
 std::vector<std::string> Side::violations(const model::Model& model) const {

@@ -9,7 +9,7 @@ from spack.package import *
 
 
 class Refit(CMakePackage, CudaPackage):
-    """Moves model weights from a Megatron layout to a vLLM layout, and proves that they arrived."""
+    """Moves model weights from a trainer's layout to inference engines' layouts, and proves that they arrived."""
 
     version("0.1.0")
 
