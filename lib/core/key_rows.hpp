@@ -67,7 +67,7 @@ struct Rows {
       member = *given;
       return "";
     };
-    const auto print = [](const std::string& member) { return member.empty() ? "" : quoted(member); };
+    const auto print = [](const std::string& member) { return member.empty() ? "" : keys::quoted(member); };
     const bool path = kind == Kind::input || kind == Kind::output;
     return make_key(std::move(name), kind, path ? "path" : "text", std::move(help), std::move(option), access, assign,
                     print);
@@ -123,7 +123,7 @@ struct Rows {
       return "";
     };
     return make_key(std::move(name), Kind::bytes, "bytes", std::move(help), "", access, assign,
-                    [](std::int64_t member) { return quoted(bytes_text(member)); });
+                    [](std::int64_t member) { return keys::quoted(bytes_text(member)); });
   }
 
   /// Makes the row of a real number in [least, most]; the member may be optional.
@@ -164,7 +164,7 @@ struct Rows {
       return "";
     };
     return make_key(std::move(name), Kind::word, fmt::format("{}", fmt::join(choices(E{}), " | ")), std::move(help),
-                    std::move(option), access, assign, [](E member) { return quoted(refit::name(member)); });
+                    std::move(option), access, assign, [](E member) { return keys::quoted(refit::name(member)); });
   }
 
   template <typename Access>
@@ -194,7 +194,7 @@ struct Rows {
     };
     const auto print = [](const std::vector<std::string>& member) {
       std::vector<std::string> words;
-      for (const std::string& entry : member) words.push_back(quoted(entry));
+      for (const std::string& entry : member) words.push_back(keys::quoted(entry));
       return fmt::format("[{}]", fmt::join(words, ", "));
     };
     return make_key(std::move(name), Kind::texts, "names", std::move(help), std::move(option), access, assign, print);
