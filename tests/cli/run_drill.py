@@ -115,13 +115,18 @@ def strike(suite, drill):
     for factor in (1, 3, 9) if waits else (30, 30, 30):
         ended, end, left = attempt(suite, drill, name, factor * TIMEOUT, factor * ON_TOP)
         said = re.search(r"^refit: .*(timeout: no end after|has died|interrupted by).*", ended.err, re.MULTILINE)
-        if said and ("timeout: " not in said[0] or f" s: rank {drill.rank} " in said[0]):
+        if blow_of(drill, ended) and said and ("timeout: " not in said[0] or f" s: rank {drill.rank} " in said[0]):
             break
     return name, factor if waits else 1, ended, end, left
 
 
+def blow_of(drill, ended):
+    """What befell the rank, as the tool says it: (pid, time); None where nothing did."""
+    return re.search(rf"^drill: rank {drill.rank} pid (\d+): .*, ([\d.]+)$", ended.err, re.MULTILINE)
+
+
 def check(suite, drill, name, factor, ended, end, left):
-    blow = re.search(rf"^drill: rank {drill.rank} pid (\d+): .*, ([\d.]+)$", ended.err, re.MULTILINE)
+    blow = blow_of(drill, ended)
     if not suite.check(blow, f"{name}: nothing befell rank {drill.rank}", ended):
         return
     codes = (3, 128 + signal.SIGKILL) if drill.action == "kill" else (3,)
