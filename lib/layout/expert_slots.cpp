@@ -89,8 +89,8 @@ std::string slot_problem(const SlotCounts& counts, const std::vector<Slots>& map
                          const std::string& source) {
   if (maps.empty() && counts.redundant > counts.experts * (counts.ranks - 1))
     return fmt::format(
-        "{} are more slots than ranks can use: with {} experts and EP{}, {} redundant ones give every rank every "
-        "expert",
+        "{} gives a rank one expert twice, which refit cannot bring: with {} experts and EP{}, {} redundant slots give "
+        "every rank every expert",
         source, counts.experts, counts.ranks, counts.experts * (counts.ranks - 1));
   if (counts.slots() % counts.ranks != 0)
     return fmt::format("{} slots of experts ({} and {} redundant ones) are not divisible by EP{}", counts.slots(),

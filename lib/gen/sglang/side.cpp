@@ -110,11 +110,6 @@ void Side::check_model(Complaints& complaints, const model::Model& model) const 
   if (!layout::has_absorbed(model))
     complaints.meaningless({"gen.derived"},
                            "for a model without latent attention: SGLang derives weights of kv_b_proj");
-  const std::optional<model::SglangFacts>& facts = facts_of(model.config).sglang;
-  const std::string of_class = fmt::format("with SGLang's class of {}, which does not know it", model.config.family);
-  if (facts && !facts->has_dense_tp) complaints.meaningless({"gen.moe_dense_tp_size"}, of_class);
-  if (facts && !facts->fuses_shared_experts && model.config.experts > 0)
-    complaints.meaningless({"gen.enforce_shared_experts_fusion"}, of_class);
   if (model.config.experts > 0) return;
   complaints.meaningless(
       {"gen.moe_runner_backend", "gen.moe_a2a_backend", "gen.ep_num_redundant_experts", "gen.init_expert_location",
@@ -124,10 +119,21 @@ void Side::check_model(Complaints& complaints, const model::Model& model) const 
 
 std::vector<std::string> Side::notes(const model::Model& model) const {
   const model::SglangFacts& facts = facts_of(model.config).sglang.value();
-  if (written.attn_dp_size == 1 || !facts.cuts_attention_over_tp) return {};
-  return {fmt::format("gen.attn_dp_size = {} does not concern attention: SGLang's class of {} cuts it over all of TP{}",
-                      written.attn_dp_size, model.config.family,
-                      facts.cuts_embedding_over_dp ? ", and only the embedding over fewer ranks" : "")};
+  std::vector<std::string> notes;
+  if (written.attn_dp_size > 1 && facts.cuts_attention_over_tp) {
+    notes.push_back(
+        fmt::format("gen.attn_dp_size = {} does not concern attention: SGLang's class of {} cuts it over all of TP{}",
+                    written.attn_dp_size, model.config.family,
+                    facts.cuts_embedding_over_dp ? ", and only the embedding over fewer ranks" : ""));
+  }
+  const auto note_unknown = [&](bool is_given, const char* key) {
+    if (!is_given) return;
+    notes.push_back(fmt::format("{} changes nothing: SGLang's class of {} does not know it", key, model.config.family));
+  };
+  note_unknown(written.moe_dense_tp_size > 0 && !facts.has_dense_tp, "gen.moe_dense_tp_size");
+  note_unknown(written.enforce_shared_experts_fusion && !facts.fuses_shared_experts,
+               "gen.enforce_shared_experts_fusion");
+  return notes;
 }
 
 std::vector<std::string> Side::violations(const model::Model& model) const {
