@@ -69,12 +69,6 @@ def options(suite):
     refused(suite, "two models", (*base, "--checkpoint", suite.checkpoint("qwen3")), words)
     refused(suite, "no model", LAYOUTS, ("a model is required",))
     refused(suite, "EP", (*MODEL, "--train", "TP2", "--gen", "TP2xEP2"), ("gen: EP2 on a model without experts",), lines=2)
-    sglang = (*LAYOUTS, "--set", "gen.engine=sglang", "--set")
-    words = ("gen.moe_dense_tp_size: means nothing with SGLang's class of qwen3",)
-    refused(suite, "dense TP", (*MODEL, *sglang, "gen.moe_dense_tp_size=1"), words)
-    words = ("gen.enforce_shared_experts_fusion: means nothing with SGLang's class of qwen3_moe",)
-    moe = ("--model", "qwen3-30b-a3b-small")
-    refused(suite, "fusion", (*moe, *sglang, "gen.enforce_shared_experts_fusion=true"), words)
     refused(suite, "misspelt model", ("--model", "qwen3-0.6b-smal", *LAYOUTS), ("did you mean qwen3-0.6b-small?",))
 
 
