@@ -420,11 +420,7 @@ void require_layouts(Filler& filler, const Case& c) {
 /// Returns a key's value as TOML text, a path absolute.
 std::string with_absolute_path(const Key& key, const std::string& text) {
   if (key.kind != Kind::input || text.empty()) return text;
-  std::string path;
-  for (std::size_t i = 1; i + 1 < text.size(); ++i) {
-    if (text[i] == '\\') ++i;
-    path += text[i];
-  }
+  const std::string path = keys::unquoted(text);
   return is_word(key, path) ? text : keys::quoted(std::filesystem::absolute(path).lexically_normal().string());
 }
 

@@ -34,6 +34,13 @@ inline std::string quoted(std::string_view text) {
   return result + "\"";
 }
 
+/// Returns the text that `quoted` made into this one.
+inline std::string unquoted(std::string_view text) {
+  std::string result;
+  for (std::size_t i = 1; i + 1 < text.size(); ++i) result += text[i] == '\\' ? text[++i] : text[i];
+  return result;
+}
+
 /// Returns the error for a value that is none of `words`.
 inline std::string needs_one_of(const std::vector<std::string>& words, const Value& value) {
   const auto* given = std::get_if<std::string>(&value);

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "core/clock.hpp"
+#include "core/key_rows.hpp"
 #include "kernels/kernels.hpp"
 #include "layout/joined_layout.hpp"
 #include "plan/traffic.hpp"
@@ -24,10 +25,7 @@ report::SettingValue value_of(const layout::SideKey& key, const layout::SideSpec
   const std::string text = key.get(side);
   if (key.kind == keys::Kind::boolean) return text == "true";
   if (key.kind == keys::Kind::integer) return std::int64_t{std::stoll(text)};
-  if (!text.starts_with('"')) return text;
-  std::string unquoted;
-  for (std::size_t i = 1; i + 1 < text.size(); ++i) unquoted += text[i] == '\\' ? text[++i] : text[i];
-  return unquoted;
+  return text.starts_with('"') ? keys::unquoted(text) : text;
 }
 
 /// Returns the settings of a side under its keys' names: those that it lists itself, and all keys but layout and

@@ -426,6 +426,10 @@ void ParameterTable::stack(std::string name, std::vector<Component> components) 
   add({std::move(name), std::move(components)});
 }
 
+void ParameterTable::each(model::Role role, std::int64_t parts, Cut cut) {
+  for (const Tensor* tensor : firsts(role)) add({"", {{role, {0, tensor->shape[0]}, parts}}, cut});
+}
+
 void ParameterTable::add(Parameter parameter) {
   std::erase_if(parameter.components, [this](const Component& component) { return !has(component.role); });
   if (parameter.components.empty()) return;

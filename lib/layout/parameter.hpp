@@ -145,6 +145,8 @@ class ParameterTable {
   void columns(std::string name, model::Role role);
   /// Adds several components, one below the other.
   void stack(std::string name, std::vector<Component> components);
+  /// Adds a parameter for each number of rows that tensors of the role have, by the name of its tensor.
+  void each(model::Role role, std::int64_t parts, Cut cut = Cut::components);
   /// Adds any other parameter. Components of absent roles are left out.
   void add(Parameter parameter);
   /// Gives the parameters that are added from now on that Parameter::group.

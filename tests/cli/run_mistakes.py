@@ -69,6 +69,11 @@ def options(suite):
     refused(suite, "two models", (*base, "--checkpoint", suite.checkpoint("qwen3")), words)
     refused(suite, "no model", LAYOUTS, ("a model is required",))
     refused(suite, "EP", (*MODEL, "--train", "TP2", "--gen", "TP2xEP2"), ("gen: EP2 on a model without experts",), lines=2)
+    fifo = suite.path("fifo")
+    if not os.path.exists(fifo):
+        os.mkfifo(fifo)
+    moe = ("--model", "qwen3-30b-a3b-small", "--train", "EP2", "--gen", "TP2xEP2")
+    refused(suite, "FIFO as a map", (*moe, "--set", f"gen.expert_placement={fifo}"), ("fifo: is not a file",))
     refused(suite, "misspelt model", ("--model", "qwen3-0.6b-smal", *LAYOUTS), ("did you mean qwen3-0.6b-small?",))
 
 

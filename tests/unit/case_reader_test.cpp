@@ -150,6 +150,16 @@ TEST(CaseReader, ReportsAllMistakesTogether) {
   EXPECT_THAT(error, HasSubstr("--set refit.bulc: unknown key refit.bulc; did you mean refit.bulk?"));
 }
 
+TEST(CaseReader, DumpsRecordAbsolutePathsAndWords) {
+  const std::string file = REFIT_SOURCE_DIR "/inputs/cases/small/qwen3-30b-expert-location.json";
+  const std::string map = std::filesystem::relative(file).string();
+  const std::string layouts = "[train]\nlayout = \"EP4\"\n[gen]\nlayout = \"TP4xEP4\"\n";
+  const cases::Case by_file = read(layouts, {{"gen.expert_placement", map, "--set gen.expert_placement"}});
+  EXPECT_EQ(by_file.facts.at("gen.expert_placement"), "\"" + file + "\"");
+  const cases::Case by_word = read(layouts, {{"gen.expert_placement", "linear", "--set gen.expert_placement"}});
+  EXPECT_EQ(by_word.facts.at("gen.expert_placement"), "\"linear\"");
+}
+
 TEST(CaseReader, KnowsTrainersAndEngines) {
   const cases::Case c =
       read("[train]\nlayout = \"TP2\"\ntrainer = \"megatron\"\n[[gen]]\nengine = \"vllm\"\nlayout = \"TP4\"\n");

@@ -166,7 +166,25 @@ INSTANTIATE_TEST_SUITE_P(
                                   o.physical_to_logical_map.assign(4, {0, 1, 2, 3, 4, 5});
                                   o.physical_to_logical_map[1][5] = 6;
                                 },
-                                "layer 1 has 6 in slot 5, which is none of experts 0..5"}));
+                                "layer 1 has 6 in slot 5, which is none of experts 0..5"},
+                    SlotRefusal{"qwen3_moe",
+                                [](Options& o) {
+                                  o.expert_map_file = "map.json";
+                                  o.physical_to_logical_map.assign(5, {0, 1, 2, 3, 4, 5});
+                                },
+                                "expert_placement map.json has 5 layers, but the model 4 with experts"},
+                    SlotRefusal{"qwen3_moe", [](Options& o) { o.redundant_experts = 1'000'000'000; },
+                                "redundant_experts = 1000000000 gives a rank one expert twice"}));
+
+TEST(SlotsOfACutModel, ListsOfItsOtherLayersAreReadToo) {
+  model::Model model = small_model("qwen3_moe");
+  model.config.truncated = true;
+  Options with = options("TP2xEP2");
+  with.physical_to_logical_map.assign(5, {0, 1, 2, 3, 4, 5});
+  EXPECT_THAT(violations(model, with), testing::IsEmpty());
+  with.physical_to_logical_map[4][0] = 99;
+  EXPECT_THAT(violations(model, with), testing::Contains(testing::HasSubstr("list 5 has 99 in slot 0")));
+}
 
 TEST(GenExperts, AreSplitOverDataParallelRanksOnlyWithinTheEngine) {
   const model::Model model = expert_model();

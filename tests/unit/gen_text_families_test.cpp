@@ -3,8 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <set>
-
 #include "gen/vllm/layout.hpp"
 #include "layout_models.hpp"
 
@@ -22,12 +20,6 @@ Options options(const char* sizes, bool internal = false) {
   Options result;
   result.sizes = parse_parallelism(sizes);
   result.internal_data_parallel = internal;
-  return result;
-}
-
-std::set<std::string> names(const layout::Layout& layout, const model::Model& model) {
-  std::set<std::string> result;
-  for (const auto& one : contents(layout, model, Rank{0})) result.insert(one.storage.name);
   return result;
 }
 

@@ -3,8 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <set>
-
 #include "gen/vllm/side.hpp"
 #include "layout_models.hpp"
 
@@ -23,12 +21,6 @@ Options options(const char* sizes, MmEncoderTp how = MmEncoderTp::weights) {
   Options result;
   result.sizes = parse_parallelism(sizes);
   result.mm_encoder_tp = how;
-  return result;
-}
-
-std::set<std::string> names(const layout::Layout& layout, const model::Model& model) {
-  std::set<std::string> result;
-  for (const auto& one : contents(layout, model, Rank{0})) result.insert(one.storage.name);
   return result;
 }
 

@@ -205,6 +205,12 @@ std::vector<Contents> contents(const Layout& layout, const model::Model& model, 
   return result;
 }
 
+std::set<std::string> names(const Layout& layout, const model::Model& model, Rank rank) {
+  std::set<std::string> result;
+  for (const Contents& one : contents(layout, model, rank)) result.insert(one.storage.name);
+  return result;
+}
+
 Contents find(const std::vector<Contents>& all, const std::string& name) {
   for (const Contents& one : all) {
     if (one.storage.title() == name) return one;

@@ -2,6 +2,7 @@
 // Small models of every family, and the storages of one rank written out element by element.
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,9 @@ struct Contents {
 /// Returns the storages of `rank`. Reports (as test failures) elements that are covered twice or by two values, and
 /// places beyond a storage's end; elements that nothing covers stay Origin::kNothing.
 std::vector<Contents> contents(const Layout& layout, const model::Model& model, Rank rank);
+
+/// Returns the names of a rank's storages.
+std::set<std::string> names(const Layout& layout, const model::Model& model, Rank rank = Rank{0});
 
 /// Returns the storage of that name; a test failure and an empty one where there is none.
 Contents find(const std::vector<Contents>& all, const std::string& name);

@@ -3,8 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <set>
-
 #include "layout_models.hpp"
 #include "train/megatron/layout.hpp"
 
@@ -20,12 +18,6 @@ Options options(const char* sizes) {
   Options result;
   result.sizes = parse_parallelism(sizes);
   result.make_vocab_size_divisible_by = 1;
-  return result;
-}
-
-std::set<std::string> names(const layout::Layout& layout, const model::Model& model, std::int32_t rank = 0) {
-  std::set<std::string> result;
-  for (const auto& one : contents(layout, model, Rank{rank})) result.insert(one.storage.name);
   return result;
 }
 
@@ -59,7 +51,7 @@ TEST(TrainTextFamilies, AModelWithoutItsPredictionLayerHasNoSecondEmbedding) {
   for (const bool skips : {true, false}) {
     const model::Model model = small_model(skips ? "glm_moe_dsa" : "deepseek_v32");
     const auto layout = make_layout(model, options("PP2"));
-    const auto last = names(*layout, model, 1);
+    const auto last = names(*layout, model, Rank{1});
     EXPECT_EQ(last.contains("embedding.word_embeddings.weight"), !skips);
     EXPECT_EQ(last.contains("mtp.layers.0.eh_proj.weight"), !skips);
     EXPECT_EQ(layout->format(*model.find("model.layers.4.enorm.weight")).has_value(), !skips);

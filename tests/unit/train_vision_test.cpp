@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <set>
 
 #include "layout_models.hpp"
 #include "train/megatron/layout.hpp"
@@ -25,12 +24,6 @@ Options options(const char* sizes) {
   return result;
 }
 
-std::set<std::string> names(const layout::Layout& layout, const model::Model& model, std::int32_t rank = 0) {
-  std::set<std::string> result;
-  for (const auto& one : contents(layout, model, Rank{rank})) result.insert(one.storage.name);
-  return result;
-}
-
 TEST(TrainVision, QkvIsGroupedByHead) {
   const model::Model model = small_model("qwen3_vl");
   const auto layout = make_layout(model, options("TP4"));
@@ -48,7 +41,7 @@ TEST(TrainVision, TransformersModulesAreWholeOnEveryRank) {
   const auto layout = make_layout(qwen, options("TP4"));
   for (const model::Tensor& tensor : qwen.tensors) {
     if (tensor.unit < 0) continue;
-    EXPECT_TRUE(names(*layout, qwen, 3).contains(tensor.name)) << tensor.name;
+    EXPECT_TRUE(names(*layout, qwen, Rank{3}).contains(tensor.name)) << tensor.name;
     std::vector<layout::Piece> pieces;
     layout->pieces(tensor, Rank{3}, pieces);
     ASSERT_EQ(pieces.size(), 1U) << tensor.name;
@@ -81,8 +74,8 @@ TEST(TrainVision, TowersStandOnTheFirstStageOnly) {
     const auto is_vision = [](const std::string& storage) {
       return storage.starts_with("vis") || storage.starts_with("multi_modal");
     };
-    const auto first = names(*layout, model, 0);
-    const auto last = names(*layout, model, 1);
+    const auto first = names(*layout, model, Rank{0});
+    const auto last = names(*layout, model, Rank{1});
     EXPECT_TRUE(std::any_of(first.begin(), first.end(), is_vision)) << name;
     EXPECT_TRUE(std::none_of(last.begin(), last.end(), is_vision)) << name;
     EXPECT_TRUE(std::all_of(last.begin(), last.end(), [](const auto& n) { return n.starts_with("language_model."); }));

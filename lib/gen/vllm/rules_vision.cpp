@@ -4,21 +4,8 @@
 
 namespace refit::gen::vllm {
 
-using layout::Component;
 using layout::Cut;
-using layout::Parameter;
 using model::Role;
-
-namespace {
-
-/// Adds a parameter for each size that tensors of the role have; a tower has several.
-void add_each(Rules& rules, Role role, std::int64_t parts, Cut cut = Cut::components) {
-  for (const model::Tensor* tensor : rules.table.firsts(role)) {
-    rules.table.add(Parameter{"", {Component{role, {0, tensor->shape[0]}, parts}}, cut});
-  }
-}
-
-}  // namespace
 
 bool is_vision_whole(const Rules& rules) {
   return rules.options.mm_encoder_tp == MmEncoderTp::data && vision_facts_of(rules.config).vllm_data_mode;
@@ -42,12 +29,12 @@ void add_vision(Rules& rules) {
                                 table.all(Role::vision_v_bias, parts)});
   table.stack("gate_up_proj.weight", {table.all(Role::vision_gate, parts), table.all(Role::vision_up, parts)});
   table.stack("gate_up_proj.bias", {table.all(Role::vision_gate_bias, parts), table.all(Role::vision_up_bias, parts)});
-  add_each(rules, Role::vision_fc1, parts);
-  add_each(rules, Role::vision_fc1_bias, parts);
-  add_each(rules, Role::vision_proj, 1, columns);
-  add_each(rules, Role::vision_fc2, 1, columns);
+  table.each(Role::vision_fc1, parts);
+  table.each(Role::vision_fc1_bias, parts);
+  table.each(Role::vision_proj, 1, columns);
+  table.each(Role::vision_fc2, 1, columns);
   for (const Role role : {Role::vision_embedding, Role::vision_norm, Role::vision_bias, Role::vision_projection}) {
-    add_each(rules, role, 1);
+    table.each(role, 1);
   }
 }
 

@@ -9,13 +9,6 @@ using model::Role;
 
 namespace {
 
-/// Adds a parameter for each size that tensors of the role have. All names of a tower are its tensors', renamed.
-void add_each(Rules& rules, Role role, std::int64_t parts, Cut cut = Cut::components) {
-  for (const model::Tensor* tensor : rules.table.firsts(role)) {
-    rules.table.add(Parameter{"", {Component{role, {0, tensor->shape[0]}, parts}}, cut});
-  }
-}
-
 /// Adds linear_qkv: by head its q, its k and its v, the whole cut evenly over TP.
 void add_qkv(Rules& rules, Role role) {
   const std::int64_t third = rules.table.rows(role) / 3;
@@ -32,11 +25,11 @@ void add_qkv(Rules& rules, Role role) {
 void add_transformer(Rules& rules) {
   add_qkv(rules, Role::vision_qkv);
   add_qkv(rules, Role::vision_qkv_bias);
-  add_each(rules, Role::vision_fc1, rules.tp());
-  add_each(rules, Role::vision_fc1_bias, rules.tp());
-  add_each(rules, Role::vision_proj, 1, Cut::columns);
-  add_each(rules, Role::vision_fc2, 1, Cut::columns);
-  for (const Role role : {Role::vision_embedding, Role::vision_norm, Role::vision_bias}) add_each(rules, role, 1);
+  rules.table.each(Role::vision_fc1, rules.tp());
+  rules.table.each(Role::vision_fc1_bias, rules.tp());
+  rules.table.each(Role::vision_proj, 1, Cut::columns);
+  rules.table.each(Role::vision_fc2, 1, Cut::columns);
+  for (const Role role : {Role::vision_embedding, Role::vision_norm, Role::vision_bias}) rules.table.each(role, 1);
 }
 
 }  // namespace
@@ -49,7 +42,7 @@ void add_vision(Rules& rules) {
   if (facts.megatron_transformer) return add_transformer(rules);
   for (const model::RoleFacts& row : model::all_roles()) {
     const bool is_projection = row.role == Role::vision_projection && facts.megatron_projection;
-    if (row.place == model::Place::vision && !is_projection) add_each(rules, row.role, 1);
+    if (row.place == model::Place::vision && !is_projection) rules.table.each(row.role, 1);
   }
   const model::Tensor* projection = rules.table.first(Role::vision_projection);
   if (projection == nullptr || !facts.megatron_projection) return;
