@@ -90,7 +90,7 @@ void expect_norms(const char* family, std::initializer_list<Norm> norms, std::si
   std::size_t of_layer = 0;
   for (const auto& one : stored) {
     const bool is_norm = one.storage.name.find("norm") != std::string::npos && one.storage.shape == Shape{12};
-    of_layer += is_norm && one.storage.name.starts_with("decoder.layers.0.") ? 1 : 0;
+    of_layer += is_norm && one.storage.name.starts_with("decoder.layers.0.") ? 1U : 0U;
   }
   EXPECT_EQ(of_layer, count);
   for (const auto& [parameter, tensor] : norms) {
