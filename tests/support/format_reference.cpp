@@ -70,8 +70,11 @@ float from_e4m3(std::uint8_t byte) {
   return (byte & 0x80) != 0 ? -value : value;
 }
 
-/// What an operation makes whose result is NaN: an operand, else a negative one, as on x86-64.
-float nan_of(float value, float factor) { return std::isnan(factor) ? factor : std::isnan(value) ? value : -kNan; }
+/// What an operation makes whose result is NaN: an operand, quiet, else a negative one, as on x86-64.
+float nan_of(float value, float factor) {
+  const float nan = std::isnan(factor) ? factor : std::isnan(value) ? value : -kNan;
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(nan) | 0x00400000U);
+}
 float times(float a, float b) {
   const float result = a * b;
   return std::isnan(result) ? nan_of(a, b) : result;
