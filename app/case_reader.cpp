@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -125,6 +126,38 @@ Value option_value(const Key& key, const std::string& text) {
   return text;
 }
 
+constexpr std::string_view kGen = "gen.";
+constexpr std::string_view kGenLayout = "gen.layout";
+
+/// A key as it is typed: "gen.1.layout" is gen.layout of engine 1, "gen.layout" that of all engines.
+struct NamedKey {
+  std::string key;
+  std::optional<std::size_t> engine = {};
+};
+
+NamedKey named_key(const std::string& name) {
+  constexpr std::size_t kMaxDigits = 6;
+  const std::size_t end =
+      name.starts_with(kGen) ? name.find_first_not_of("0123456789", kGen.size()) : std::string::npos;
+  if (end == std::string::npos || name[end] != '.' || end == kGen.size() || end > kGen.size() + kMaxDigits)
+    return {name};
+  return {std::string(kGen) + name.substr(end + 1), std::stoul(name.substr(kGen.size(), end - kGen.size()))};
+}
+
+/// Returns the layouts that a value lists: "TP4+TP1xDP4".
+std::vector<std::string> listed_layouts(const Value& value) {
+  std::vector<std::string> layouts;
+  const auto* text = std::get_if<std::string>(&value);
+  if (text == nullptr) return layouts;
+  std::size_t begin = 0;
+  for (std::size_t plus = text->find('+'); plus != std::string::npos; plus = text->find('+', begin)) {
+    layouts.push_back(text->substr(begin, plus - begin));
+    begin = plus + 1;
+  }
+  layouts.push_back(text->substr(begin));
+  return layouts;
+}
+
 /// Fills a case key by key and collects mistakes. Keys of sides wait until `finish_sides`, since other keys say which
 /// sides there are.
 class Filler {
@@ -137,17 +170,30 @@ class Filler {
     add(where, fmt::format("unknown key {}{}", name, suggestion(name, key_names())));
   }
 
-  void set(const Key& key, const Value& value, const std::string& where) {
-    if (key.of_side) {
-      waiting_.push_back({&key, value, where});
+  /// `engine`: the only one of which the key is set; nothing: of all.
+  void set(const Key& key, const Value& value, const std::string& where, std::optional<std::size_t> engine = {}) {
+    if (key.of_side || key.of_engine()) {
+      waiting_.push_back({&key, value, where, engine});
     } else {
-      store(key, value, where);
+      note(key.name, where, key.set(case_, value), key.name);
     }
   }
 
+  /// Says how many engines a case file lists, [[gen]] each.
+  void list_engines(std::size_t count, const std::string& where) {
+    listed_ = count;
+    listed_at_ = where;
+  }
+
   void finish_sides() {
+    make_engines();
+    const auto store_all = [&](bool of_side) {
+      for (const Waiting& one : waiting_)
+        if (one.key->of_side == of_side) store(one);
+    };
+    store_all(false);  // which engine each is
     cases::choose_sides(case_);
-    for (const auto& [key, value, where] : waiting_) store(*key, value, where);
+    store_all(true);
     waiting_.clear();
   }
 
@@ -163,34 +209,84 @@ class Filler {
     const Key* key;
     Value value;
     std::string where;
+    std::optional<std::size_t> engine;
   };
 
-  void store(const Key& key, const Value& value, const std::string& where) {
-    const std::string wrong = key.set(case_, value);
+  bool lists_layouts(const Waiting& one) const { return one.key->name == kGenLayout && !one.engine; }
+
+  /// Makes as many engines as are listed, or as the last gen.layout has layouts.
+  void make_engines() {
+    std::size_t count = std::max<std::size_t>(1, listed_);
+    for (const Waiting& one : waiting_) {
+      const std::size_t layouts = lists_layouts(one) ? listed_layouts(one.value).size() : 1;
+      if (listed_ == 0 && lists_layouts(one)) count = std::max<std::size_t>(1, layouts);
+      if (listed_ > 0 && layouts > 1 && layouts != listed_)
+        add(one.where, fmt::format("gen.layout lists {} layouts, but {} has {} engines, [[gen]] each", layouts,
+                                   listed_at_, listed_));
+    }
+    if (count > 1 && case_.m2n.given()) {
+      add(listed_at_.empty() ? waiting_.back().where : listed_at_,
+          fmt::format("{} engines are listed, but m2n.system has one gen side; leave them out", count));
+      count = 1;
+    }
+    case_.gen = std::vector<layout::Side>(count, case_.gen.front());
+  }
+
+  void store(const Waiting& one) {
+    const std::size_t engines = case_.gen.size();
+    const Key& key = *one.key;
+    if (!key.of_engine()) return note(key.name, one.where, key.set(case_, one.value), key.name);
+    if (one.engine && *one.engine >= engines) {
+      return add(one.where, fmt::format("gen.{} is none of the {} engine{}, which count from gen.0", *one.engine,
+                                        engines, engines == 1 ? "" : "s"));
+    }
+    const bool has_reader =
+        std::ranges::any_of(case_.gen, [&](const auto& engine) { return engine->find_key(key.name); });
+    const std::vector<std::string> layouts =
+        lists_layouts(one) ? listed_layouts(one.value) : std::vector<std::string>();
+    for (std::size_t e = 0; e < engines; ++e) {
+      if (one.engine && *one.engine != e) continue;
+      // What is given for all engines is meant for those that read it.
+      if (!one.engine && key.of_side && has_reader && case_.gen[e]->find_key(key.name) == nullptr) continue;
+      const Value value = layouts.size() > 1 && e < layouts.size() ? Value(layouts[e]) : one.value;
+      note(cases::key_of_engine(key.name, e, engines), one.where, key.set_for(case_, e, value),
+           cases::name_of_engine(e, engines) + key.name);
+    }
+  }
+
+  /// Notes that a key was given, or what is wrong with its value.
+  void note(const std::string& given, const std::string& where, const std::string& wrong, const std::string& name) {
     if (wrong.empty()) {
-      case_.given[key.name] = where;
+      case_.given[given] = where;
     } else {
-      add(where, key.name + " " + wrong);
+      add(where, name + " " + wrong);
     }
   }
 
   Case& case_;
   std::vector<std::string> mistakes_;
   std::vector<Waiting> waiting_;
+  std::size_t listed_ = 0;  ///< engines of the case file; 0: it has [gen], or none
+  std::string listed_at_;
 };
 
+/// Returns whether a text is one of the words that a key takes beside a path: those in its type, "linear | path".
+bool is_word(const Key& row, const std::string& text) {
+  return (" " + row.type).find(" " + text + " | ") != std::string::npos;
+}
+
 void read_node(Filler& filler, const std::string& file, const std::string& name, const toml::key& key,
-               const toml::node& node) {
+               const toml::node& node, std::optional<std::size_t> engine = {}) {
   const std::string where = place(file, key.source());
   const Key* row = find_key(name);
   if (row == nullptr) return filler.unknown(where, name);
   std::optional<Value> value = to_value(node, row->kind);
   if (!value) return filler.add(where, fmt::format("{} has a value of a wrong type; it takes {}", name, row->type));
   auto* text = std::get_if<std::string>(&*value);
-  if (row->kind == Kind::input && text != nullptr && !text->empty()) {
+  if (row->kind == Kind::input && text != nullptr && !text->empty() && !is_word(*row, *text)) {
     *text = (std::filesystem::path(file).parent_path() / *text).lexically_normal().string();
   }
-  filler.set(*row, *value, where);
+  filler.set(*row, *value, where, engine);
 }
 
 std::vector<std::string> section_names() {
@@ -201,7 +297,8 @@ std::vector<std::string> section_names() {
   return {names.begin(), names.end()};
 }
 
-void read_section(Filler& filler, const std::string& file, const toml::key& key, const toml::table& section) {
+void read_section(Filler& filler, const std::string& file, const toml::key& key, const toml::table& section,
+                  std::optional<std::size_t> engine = {}) {
   const std::string name(key.str());
   const std::vector<std::string> sections = section_names();
   if (std::find(sections.begin(), sections.end(), name) == sections.end()) {
@@ -209,15 +306,15 @@ void read_section(Filler& filler, const std::string& file, const toml::key& key,
   }
   for (const auto& [inner, node] : section) {
     const std::string full = name + "." + std::string(inner.str());
-    if (full != kFixed || !node.is_table()) read_node(filler, file, full, inner, node);
+    if (full != kFixed || !node.is_table()) read_node(filler, file, full, inner, node, engine);
   }
 }
 
 /// [[gen]]: an engine each.
 void read_engines(Filler& filler, const std::string& file, const toml::key& key, const toml::array& engines) {
   if (engines.size() == 1) return read_section(filler, file, key, *engines.front().as_table());
-  filler.add(place(file, key.source()),
-             fmt::format("{} engines are listed, but a gen side can only be one; give one [gen]", engines.size()));
+  filler.list_engines(engines.size(), place(file, key.source()));
+  for (std::size_t e = 0; e < engines.size(); ++e) read_section(filler, file, key, *engines[e].as_table(), e);
 }
 
 void read_table(Filler& filler, const std::string& file, const toml::table& table) {
@@ -265,15 +362,19 @@ void replace_model(Case& c, const std::string& key, const std::set<std::string>&
 
 void read_options(Filler& filler, Case& c, const std::vector<Option>& options) {
   std::set<std::string> seen;
-  for (const Option& option : options) {
-    const Key* key = find_key(option.key);
-    if (key == nullptr) {
-      filler.unknown(option.name, option.key);
-      continue;
+  for (const bool of_one_engine : {false, true}) {  // after what is given for all
+    for (const Option& option : options) {
+      const auto [name, engine] = named_key(option.key);
+      if (engine.has_value() != of_one_engine) continue;
+      const Key* key = find_key(name);
+      if (key == nullptr) {
+        filler.unknown(option.name, option.key);
+        continue;
+      }
+      replace_model(c, key->name, seen);
+      if (!seen.insert(option.key).second) filler.add(option.name, option.key + " is given twice");
+      filler.set(*key, option_value(*key, option.text), option.name, engine);
     }
-    replace_model(c, key->name, seen);
-    if (!seen.insert(key->name).second) filler.add(option.name, key->name + " is given twice");
-    filler.set(*key, option_value(*key, option.text), option.name);
   }
 }
 
@@ -293,11 +394,18 @@ void find_model(std::string& config, const std::string& inputs) {
 
 void require_layouts(Filler& filler, const Case& c) {
   const std::string where = c.file.empty() ? "command line" : c.file;
-  for (const layout::SideSpec* side : {&*c.train, &c.engine()}) {
-    for (const layout::SideKey& key : side->row().keys()) {
-      if (key.kind == Kind::layout && !c.given.contains(key.name))
-        filler.add(where, fmt::format("{} is required ({} {})", key.name, key.option, side->row().example));
+  const auto require = [&](const layout::SideSpec& side, const auto& given_as, const std::string& who) {
+    for (const layout::SideKey& key : side.row().keys()) {
+      if (key.kind == Kind::layout && !c.given.contains(given_as(key.name)))
+        filler.add(where, fmt::format("{}{} is required ({} {})", who, key.name, key.option, side.row().example));
     }
+  };
+  require(
+      *c.train, [](const std::string& key) { return key; }, "");
+  for (std::size_t e = 0; e < c.gen.size(); ++e) {
+    require(
+        *c.gen[e], [&](const std::string& key) { return cases::key_of_engine(key, e, c.gen.size()); },
+        cases::name_of_engine(e, c.gen.size()));
   }
 }
 
@@ -308,10 +416,18 @@ std::map<std::string, std::string> facts_of(Case c) {
   }
   std::map<std::string, std::string> facts;
   for (const Key& key : case_keys()) {
-    const bool described =
-        key.name.starts_with("model.") || key.name.starts_with("train.") || key.name.starts_with("gen.");
+    const bool described = key.name.starts_with("model.") || key.name.starts_with("train.");
     if (described && c.given.contains(key.name)) facts.emplace(key.name, key.get(c));
+    for (std::size_t e = 0; key.of_engine() && e < c.gen.size(); ++e) {
+      const std::string name = cases::key_of_engine(key.name, e, c.gen.size());
+      if (c.given.contains(name)) facts.emplace(name, key.get_of(c, e));
+    }
   }
+  if (c.gen.size() == 1) return facts;
+  // All layouts in one key say how many engines there are.
+  for (std::size_t e = 0; e < c.gen.size(); ++e)
+    facts.erase(cases::key_of_engine(std::string(kGenLayout), e, c.gen.size()));
+  facts.emplace(kGenLayout, fmt::format("\"{}\"", c.gen_layout()));
   return facts;
 }
 

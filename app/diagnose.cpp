@@ -18,15 +18,21 @@ bool is_given(const std::vector<Option>& options, std::string_view key) {
 
 bool is_dump(const std::string& path) { return !checkpoint::rank_files(path).empty(); }
 
+/// Returns whether the key is that of one of several engines: "gen.1.layout".
+bool is_of_one_engine(const std::string& key) {
+  return key.starts_with("gen.") && key.size() > 4 && key[4] >= '0' && key[4] <= '9';
+}
+
 /// Adds the facts that the dump records about its run as options, where no option gives them.
 void add_facts(const std::map<std::string, std::string>& metadata, std::vector<Option>& options) {
   const std::string prefix = cases::kFactPrefix;
   const bool has_model = is_given(options, "model.config") || is_given(options, "model.checkpoint");
+  const bool has_engines = is_given(options, "gen.layout");
   for (const auto& [name, value] : metadata) {
     if (!name.starts_with(prefix)) continue;
     const std::string key = name.substr(prefix.size());
     const bool is_model = key == "model.config" || key == "model.checkpoint";
-    if (is_given(options, key) || (is_model && has_model)) continue;
+    if (is_given(options, key) || (is_model && has_model) || (has_engines && is_of_one_engine(key))) continue;
     options.push_back({key, value, "the dump's " + key});
   }
 }

@@ -86,7 +86,7 @@ Table cases(const std::string& inputs) {
     const std::string path = (fs::path(inputs) / "cases" / file).string();
     try {
       const cases::Case c = read_case(path, {}, Twin::bug, inputs);
-      table.rows.push_back({file, model_of(c), to_string(c.train->sizes()), to_string(c.engine().sizes()),
+      table.rows.push_back({file, model_of(c), to_string(c.train->sizes()), c.gen_layout(),
                             c.train_ranks() + c.gen_ranks(), c.description});
     } catch (const Error&) {  // it takes what it lacks from options
       table.rows.push_back({file, "-", "-", "-", "-", read_description(path)});

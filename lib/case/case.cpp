@@ -50,19 +50,63 @@ void check_model(const Case& c, Complaints& complaints) {
 }
 
 /// Refuses keys of the section that were given and mean nothing to its side.
-void check_section(const Case& c, const std::string& section, const layout::SideSpec& side, Complaints& complaints) {
-  for (const auto& [key, place] : c.given) {
+void check_section(const GivenKeys& given, const std::string& section, const layout::SideSpec& side,
+                   Complaints& complaints) {
+  for (const auto& [key, place] : given) {
     const bool chooses = key == "train.trainer" || key == "gen.engine";
     if (!key.starts_with(section) || side.find_key(key) != nullptr || (chooses && !side.row().keys().empty())) continue;
     complaints.meaningless({key}, fmt::format("with {}", side.row().chosen_by));
   }
 }
 
+/// Returns the given keys as they would be if the engine were the only one.
+GivenKeys given_to_engine(const Case& c, std::size_t engine) {
+  GivenKeys given;
+  const std::string own = key_of_engine("gen.", engine, c.gen.size());
+  for (const auto& [key, place] : c.given) {
+    if (key.starts_with(own)) given.emplace("gen." + key.substr(own.size()), place);
+    if (!key.starts_with("gen.")) given.emplace(key, place);
+  }
+  return given;
+}
+
+/// Calls check(engine, given keys, complaints) for each engine.
+template <typename Check>
+void check_engines(const Case& c, Complaints& complaints, const Check& check) {
+  for (std::size_t e = 0; e < c.gen.size(); ++e) {
+    const GivenKeys given = given_to_engine(c, e);
+    Complaints mine(given, name_of_engine(e, c.gen.size()));
+    check(*c.gen[e], given, mine);
+    complaints.take(mine);
+  }
+}
+
+/// Requires that weights go to all engines in one form: train makes it once.
+void check_alike(const Case& c, Complaints& complaints) {
+  const layout::SideSpec& first = c.engine();
+  const auto scales = [](const layout::SideSpec& engine) {
+    const layout::SideKey* key = engine.has_cache_scales() ? engine.find_key("gen.kv_scales") : nullptr;
+    return key == nullptr ? std::string() : key->get(engine);
+  };
+  check_engines(c, complaints, [&](const layout::SideSpec& engine, const GivenKeys&, Complaints& mine) {
+    mine.require(engine.precision() == first.precision(), "gen.precision",
+                 "is not that of gen[0]: train sends all engines the same weights; give all engines one precision");
+    mine.require(engine.precision() != first.precision() || engine.quantiser() == first.quantiser(), "gen.quantiser",
+                 "is not that of gen[0]: weights are quantised once, for all engines; give all engines one quantiser");
+    mine.require(
+        engine.has_cache_scales() == first.has_cache_scales() && scales(engine) == scales(first), "gen.kv_cache_dtype",
+        "is not that of gen[0], or has other scales (gen.kv_scales): give all engines one FP8 KV cache, or none");
+  });
+}
+
 void check_sides(const Case& c, Complaints& complaints) {
-  check_section(c, "train.", *c.train, complaints);
-  check_section(c, "gen.", c.engine(), complaints);
+  check_section(c.given, "train.", *c.train, complaints);
   c.train->check(complaints, c.engine());
-  c.engine().check(complaints, *c.train);
+  check_engines(c, complaints, [&](const layout::SideSpec& engine, const GivenKeys& given, Complaints& mine) {
+    check_section(given, "gen.", engine, mine);
+    engine.check(mine, *c.train);
+  });
+  check_alike(c, complaints);
 }
 
 void check_refit(const Case& c, Complaints& complaints) {
@@ -78,6 +122,9 @@ void check_refit(const Case& c, Complaints& complaints) {
       fmt::format("{} is less than {}: each buffer has a plan and a broadcast of its own, so that smaller "
                   "ones take longer to plan than to send; use 4KiB or more",
                   c.refit.misc_buffer_bytes, kLeastMiscBuffer));
+  complaints.require(
+      c.gen.size() == 1 || c.refit.executor != ExecutorKind::m2n, "refit.executor",
+      fmt::format("m2n: its operation has one gen mesh, and there are {} engines; use p2p or direct", c.gen.size()));
   if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device"}, "with run.device = \"cpu\"");
   if (c.run.timeout_seconds <= 0) complaints.meaningless({"run.phase_seconds"}, "with run.timeout_seconds = 0");
 }
@@ -145,8 +192,11 @@ std::string input_of(const Case& c, const std::string& path) {
                                                              {"the file of model.config", c.model.config},
                                                              {"the file of m2n.model", c.m2n.model},
                                                              {"the file of m2n.system", c.m2n.system}};
-  for (const layout::SideSpec* side : {&*c.train, &c.engine()})
-    for (const auto& [key, input] : side->inputs()) inputs.emplace_back("the file of " + key, input);
+  const auto add_inputs = [&](const layout::SideSpec& side) {
+    for (const auto& [key, input] : side.inputs()) inputs.emplace_back("the file of " + key, input);
+  };
+  add_inputs(*c.train);
+  for (const layout::Side& engine : c.gen) add_inputs(*engine);
   for (const auto& [what, input] : inputs) {
     if (!input.empty() && file == real_path(input)) return what;
   }
@@ -173,6 +223,33 @@ std::int64_t Case::gen_ranks() const {
   std::int64_t ranks = 0;
   for (const layout::Side& side : gen) ranks += side->sizes().ranks();
   return ranks;
+}
+
+std::string Case::gen_layout() const {
+  std::vector<std::string> layouts;
+  for (const layout::Side& engine : gen) layouts.push_back(to_string(engine->sizes()));
+  return fmt::format("{}", fmt::join(layouts, "+"));
+}
+
+std::vector<layout::Parallelism> Case::gen_sizes() const {
+  std::vector<layout::Parallelism> sizes;
+  for (const layout::Side& engine : gen) sizes.push_back(engine->sizes());
+  return sizes;
+}
+
+std::int64_t Case::gen_tp() const {
+  std::int64_t most = 1;
+  for (const layout::Side& engine : gen) most = std::max(most, engine->sizes().tp);
+  return most;
+}
+
+std::string key_of_engine(const std::string& key, std::size_t engine, std::size_t engines) {
+  constexpr std::string_view kSection = "gen.";
+  return engines == 1 ? key : fmt::format("gen.{}.{}", engine, key.substr(kSection.size()));
+}
+
+std::string name_of_engine(std::size_t engine, std::size_t engines) {
+  return engines == 1 ? "" : fmt::format("gen[{}]: ", engine);
 }
 
 const std::string& Case::source() const {
@@ -251,7 +328,9 @@ session::How how_of(const Case& c) {
 void validate_for_model(const Case& c, const model::Model& model) {
   Complaints complaints(c.given);
   c.train->check_model(complaints, model);
-  c.engine().check_model(complaints, model);
+  check_engines(c, complaints, [&](const layout::SideSpec& engine, const GivenKeys&, Complaints& mine) {
+    engine.check_model(mine, model);
+  });
   if (!complaints.texts().empty()) fail_usage("{}", fmt::join(complaints.texts(), "; "));
 }
 

@@ -145,7 +145,7 @@ struct Case {
   ModelSection model;
   M2nSection m2n;
   layout::Side train;
-  /// The engines of the gen side, whose ranks follow each other: one today.
+  /// The engines of the gen side, whose ranks follow each other.
   std::vector<layout::Side> gen;
   RefitSection refit;
   RunSection run;
@@ -153,19 +153,32 @@ struct Case {
   ExpectSection expect;
   BugSection bug;
 
-  /// Keys that the file or an option gave, with the place for messages: "refit.streams" -> "case.toml:12:3".
+  /// Keys that the file or an option gave, with the place for messages: "refit.streams" -> "case.toml:12:3". Those of
+  /// engines have the names of `key_of_engine`.
   GivenKeys given;
 
-  /// The given keys of model, train and gen as TOML text, with absolute paths: "gen.layout" -> "\"TP4\"". Dumps carry
-  /// them in their metadata, each behind kFactPrefix.
+  /// The given keys of model, train and gen as TOML text, with absolute paths: "gen.layout" -> "\"TP4\"", or the
+  /// layouts of all engines, "\"TP4+TP2\"". Dumps carry them in their metadata, each behind kFactPrefix.
   std::map<std::string, std::string> facts;
 
+  /// Returns the first engine: for what all engines have in common (`violations` sees to it), as the form of weights.
   const layout::SideSpec& engine() const { return *gen.front(); }
   std::int64_t train_ranks() const { return train->sizes().ranks(); }
   std::int64_t gen_ranks() const;
+  /// Returns the engines' layouts, "TP4+DP4".
+  std::string gen_layout() const;
+  std::vector<layout::Parallelism> gen_sizes() const;
+  /// Returns the largest TP of an engine.
+  std::int64_t gen_tp() const;
   /// Returns the path that the model is read from.
   const std::string& source() const;
 };
+
+/// Returns the name of an engine's key "gen.KEY" in a case of so many engines: "gen.KEY", or "gen.1.KEY".
+std::string key_of_engine(const std::string& key, std::size_t engine, std::size_t engines);
+
+/// Returns "gen[1]: ", which messages about one of several engines begin with; empty where there is one.
+std::string name_of_engine(std::size_t engine, std::size_t engines);
 
 /// Returns how a session carries the case out; its phases have no limit.
 session::How how_of(const Case& c);

@@ -223,6 +223,20 @@ std::vector<Key> make_keys() {
 
 }  // namespace
 
+std::string Key::set_for(Case& c, std::size_t engine, const keys::Value& value) const {
+  Case alone;  // with this engine as its only one
+  alone.gen.front() = c.gen[engine];
+  const std::string wrong = set(alone, value);
+  c.gen[engine] = alone.gen.front();
+  return wrong;
+}
+
+std::string Key::get_of(const Case& c, std::size_t engine) const {
+  Case alone;
+  alone.gen.front() = c.gen[engine];
+  return get(alone);
+}
+
 const std::vector<Key>& case_keys() {
   static const std::vector<Key> keys = make_keys();
   return keys;

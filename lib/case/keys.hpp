@@ -16,6 +16,11 @@ namespace refit::cases {
 struct Key : keys::Key<Case> {
   std::string preset;    ///< the default as TOML text; "" where a key has none
   bool of_side = false;  ///< read by the trainer or the engine that the case chooses: set it once all others are
+
+  /// Returns whether each engine has a value of its own. `set` and `get` are those of a case's first engine.
+  bool of_engine() const { return name.starts_with("gen."); }
+  std::string set_for(Case& c, std::size_t engine, const keys::Value& value) const;
+  std::string get_of(const Case& c, std::size_t engine) const;
 };
 
 /// Returns all keys, in the order of the documentation. Keys that several trainers or engines read are there once.

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "case/upstream/upstream.hpp"
+#include "layout/joined_layout.hpp"
 #include "m2n/m2n.hpp"
 
 namespace refit::cases {
@@ -37,24 +38,56 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
   return model;
 }
 
-/// Appends a side's violations and, where there are any, the TP that would be legal.
+/// Appends a side's violations and, where there are any, the TP that would be legal. `engine`: stands before each.
 void append_violations(const char* name, const layout::SideSpec& side, const model::Model& model,
-                       std::vector<std::string>& out) {
+                       const std::string& engine, std::vector<std::string>& out) {
   const std::vector<std::string> broken = side.violations(model);
   if (broken.empty()) return;
-  out.insert(out.end(), broken.begin(), broken.end());
+  for (const std::string& text : broken) out.push_back(engine + text);
   const std::vector<std::int64_t> legal = side.legal_tp(model);
   if (!legal.empty())
-    out.push_back(fmt::format("{}: legal with all else as it is: TP {}", name, fmt::join(legal, ", ")));
+    out.push_back(fmt::format("{}{}: legal with all else as it is: TP {}", engine, name, fmt::join(legal, ", ")));
 }
 
 void require_legal(const Case& c, const model::Model& model) {
   std::vector<std::string> broken;
-  append_violations("train", *c.train, model, broken);
-  append_violations("gen", c.engine(), model, broken);
+  append_violations("train", *c.train, model, "", broken);
+  for (std::size_t e = 0; e < c.gen.size(); ++e)
+    append_violations("gen", *c.gen[e], model, name_of_engine(e, c.gen.size()), broken);
   for (std::string& text : upstream_violations(c, model)) broken.push_back(std::move(text));
   if (broken.empty()) return;
   fail_usage("{}", with_reference(fmt::format("this layout is impossible:\n  {}", fmt::join(broken, "\n  "))));
+}
+
+/// Gives the tensors the form in which both sides have them. Errors (usage): engines that need unlike forms.
+void refine(const Case& c, model::Model& model) {
+  c.train->refine(model);
+  const model::Model loaded = c.gen.size() > 1 ? model : model::Model();
+  c.engine().refine(model);
+  for (std::size_t e = 1; e < c.gen.size(); ++e) {
+    model::Model other = loaded;
+    c.gen[e]->refine(other);
+    for (const model::Tensor& tensor : model.tensors) {
+      const std::int64_t repeats = other[tensor.index].repeats;
+      if (repeats == tensor.repeats) continue;
+      fail_usage(
+          "gen[{}]: gen.layout {} repeats each scale of {} {} times, and gen[0] ({}) {} times: all engines get the "
+          "same "
+          "scales; use TP sizes that cut experts between whole blocks",
+          e, to_string(c.gen[e]->sizes()), tensor.name, repeats, to_string(c.engine().sizes()), tensor.repeats);
+    }
+  }
+}
+
+/// Requires that engines store what no train rank has in one form: it is compared with one fingerprint.
+void require_one_form(const layout::Layout& gen, const std::vector<model::Tensor>& tensors, const model::Model& model) {
+  const auto unlike = layout::find_unlike_form(gen, tensors);
+  if (!unlike) return;
+  const model::Tensor& tensor = model[unlike->tensor];
+  fail_usage(
+      "gen[{}]: it stores {} as {}, and the first engine that has it as {}: what no train rank has must have one form; "
+      "leave gen.mtp out of one of them",
+      unlike->engine, tensor.name, name(unlike->form.dtype), name(gen.format(tensor)->dtype));
 }
 
 /// Returns the weights with their block scales behind each quantised one.
@@ -75,15 +108,17 @@ Setup::Setup(const Case& given) : c(given) {
   validate_for_model(c, model);
   for (const layout::SideSpec* side : {&*given.train, &given.engine()}) kv_scales.merge(side->extend(model, source()));
   require_legal(c, model);
-  for (const layout::SideSpec* side : {&*given.train, &given.engine()}) side->refine(model);
+  refine(c, model);
   train = layout::make_side(*c.train, model);
-  gen = layout::make_side(c.gen, model);
-  derived = c.engine().make_derived(model, *gen);
+  layout::Engines engines = layout::make_engines(c.gen, model);
+  gen = std::move(engines.loaded);
+  derived = std::move(engines.derived);
   if (quantiser_of(c)) {
     const layout::Precision kept_as = c.engine().precision().value();
     quantised = std::make_unique<layout::QuantisedLayout>(model, *train, layout::weight_format_of(kept_as));
   }
   split = split_by(c.refit.bulk);
+  require_one_form(*gen, split.from_checkpoint, model);
 }
 
 session::Exchange Setup::exchange() const {
@@ -93,7 +128,7 @@ session::Exchange Setup::exchange() const {
 }
 
 plan::Split Setup::split_by(plan::Policy policy) const {
-  plan::Split result = plan::split(model, policy, *train, *gen, c.train->sizes().tp, c.engine().sizes().tp);
+  plan::Split result = plan::split(model, policy, *train, *gen, c.train->sizes().tp, c.gen_tp());
   if (!quantised) return result;
   for (std::vector<model::Tensor>* path : {&result.bulk, &result.misc}) *path = with_scales(model, *path);
   return result;

@@ -96,7 +96,8 @@ void compare_dumps(const RankFiles& a, const RankFiles& b, Comparison& compariso
   RankFiles all = a;
   all.insert(b.begin(), b.end());
   for (const auto& [name, path] : all) {
-    const std::string label = fmt::format("{} rank {}", name.side, name.rank);
+    const std::string chunk = name.chunk > 0 ? fmt::format(" chunk {}", name.chunk) : "";
+    const std::string label = fmt::format("{} rank {}{}", name.side, name.rank, chunk);
     if (!a.contains(name) || !b.contains(name)) {
       comparison.note(label, fmt::format("only in {} ({})", a.contains(name) ? "A" : "B", path));
     } else {

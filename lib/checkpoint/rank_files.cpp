@@ -13,23 +13,39 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Parses "train-rank-00003.safetensors" as train, 3; returns nothing for other names.
-std::optional<RankName> parse_rank_name(const fs::path& file) {
+/// Returns the number that a text of digits is; nothing for other texts.
+std::optional<int> parse_number(std::string_view digits) {
   constexpr std::size_t kMostDigits = 9;
+  if (digits.empty() || digits.size() > kMostDigits) return std::nullopt;
+  if (digits.find_first_not_of("0123456789") != std::string_view::npos) return std::nullopt;
+  return std::stoi(std::string(digits));
+}
+
+/// Parses "train-rank-00003.safetensors" as train, 3, and "train-rank-00003.chunk1.safetensors" as its chunk 1; returns
+/// nothing for other names.
+std::optional<RankName> parse_rank_name(const fs::path& file) {
+  constexpr std::string_view kChunk = ".chunk";
   if (!format_of_file(file.string())) return std::nullopt;
-  const std::string stem = file.stem().string();
+  const std::string name = file.stem().string();
   for (const char* side : {"train", "gen"}) {
     const std::string prefix = std::string(side) + "-rank-";
-    if (!stem.starts_with(prefix)) continue;
-    const std::string digits = stem.substr(prefix.size());
-    if (digits.empty() || digits.size() > kMostDigits) continue;
-    if (digits.find_first_not_of("0123456789") != std::string::npos) continue;
-    return RankName{side, std::stoi(digits)};
+    if (!name.starts_with(prefix)) continue;
+    const std::string_view numbers = std::string_view(name).substr(prefix.size());
+    const std::size_t dot = numbers.find(kChunk);
+    const std::optional<int> rank = parse_number(numbers.substr(0, dot));
+    const std::optional<int> chunk =
+        dot == std::string_view::npos ? 0 : parse_number(numbers.substr(dot + kChunk.size()));
+    if (rank && chunk) return RankName{side, *rank, *chunk};
   }
   return std::nullopt;
 }
 
 }  // namespace
+
+std::string stem(const RankName& name) {
+  const std::string chunk = name.chunk > 0 ? fmt::format(".chunk{}", name.chunk) : "";
+  return fmt::format("{}-rank-{:05}{}", name.side, name.rank, chunk);
+}
 
 std::map<RankName, std::string> rank_files(const std::string& folder) {
   std::map<RankName, std::string> result;

@@ -1,5 +1,5 @@
 #pragma once
-// Dump folders: one file per rank, named by its side and number.
+// Dump folders: one file per rank, named by its side and number; where a rank has several model chunks, one for each.
 
 #include <compare>
 #include <map>
@@ -8,15 +8,19 @@
 
 namespace refit::checkpoint {
 
-/// The side ("train", "gen") and rank of a dump; ordered by side, then number.
+/// The side ("train", "gen"), rank and model chunk of a dump; ordered by side, then numbers.
 struct RankName {
   std::string side;
   int rank = 0;
+  int chunk = 0;
   friend auto operator<=>(const RankName&, const RankName&) = default;
 };
 
+/// Returns "train-rank-00003", and for chunks behind the first "train-rank-00003.chunk1".
+std::string stem(const RankName& name);
+
 /// Returns the rank files of a folder by their names, e.g. gen-rank-00003.safetensors or gen-rank-00003.h5; empty if it
-/// is no dump folder. Errors (usage): two files of one rank.
+/// is no dump folder. Errors (usage): two files of one rank and chunk.
 std::map<RankName, std::string> rank_files(const std::string& folder);
 
 /// Returns the paths in `folder` whose names are those of one side's rank files, of any format; sorted.

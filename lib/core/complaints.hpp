@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace refit {
@@ -13,8 +14,8 @@ using GivenKeys = std::map<std::string, std::string>;
 
 class Complaints {
  public:
-  /// Keeps a reference to `keys`.
-  explicit Complaints(const GivenKeys& keys) : keys_(keys) {}
+  /// Keeps a reference to `keys`. `who`: about whom it is, before each key, e.g. "gen[1]: ".
+  explicit Complaints(const GivenKeys& keys, std::string who = "") : keys_(keys), who_(std::move(who)) {}
 
   bool given(const std::string& key) const { return keys_.contains(key); }
 
@@ -27,10 +28,14 @@ class Complaints {
   /// out".
   void meaningless(std::initializer_list<std::string> keys, const std::string& because);
 
+  /// Adds the other's complaints.
+  void take(const Complaints& other) { texts_.insert(texts_.end(), other.texts_.begin(), other.texts_.end()); }
+
   const std::vector<std::string>& texts() const { return texts_; }
 
  private:
   const GivenKeys& keys_;
+  std::string who_;
   std::vector<std::string> texts_;
 };
 

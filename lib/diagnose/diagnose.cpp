@@ -5,6 +5,7 @@
 #include "core/console.hpp"
 #include "diagnose/fit.hpp"
 #include "diagnose/search.hpp"
+#include "layout/joined_layout.hpp"
 
 namespace refit::diagnose {
 namespace {
@@ -31,8 +32,16 @@ class Examination {
     if (gen_.ranks() != setup_.gen->ranks()) {
       const std::string other = fitting_layout(setup_, gen_);
       fail_usage("{}: {} gen ranks were dumped, but gen.layout {} has {}; give the layout of the run (--gen{})",
-                 request.gen_dump, gen_.ranks(), layout::to_string(setup_.c.engine().sizes()), setup_.gen->ranks(),
+                 request.gen_dump, gen_.ranks(), setup_.c.gen_layout(), setup_.gen->ranks(),
                  other.empty() ? "" : fmt::format("; {} fits", other));
+    }
+    if (const auto unlike = layout::find_unlike_form(*setup_.gen, setup_.model.tensors)) {
+      const Tensor& tensor = setup_.model[unlike->tensor];
+      fail_usage(
+          "{}: gen[{}] stores {} as {}, and the first engine that has it as {}: dumps of engines that differ so are "
+          "diagnosed one engine at a time; give the files of one engine, counted from 0, and its layout (--gen)",
+          request.gen_dump, unlike->engine, tensor.name, name(unlike->form.dtype),
+          name(setup_.gen->format(tensor)->dtype));
     }
     open_sources();
     require_fit();
@@ -79,7 +88,7 @@ class Examination {
       const std::string whose = looks_like(gen_.names(Rank{0}));
       fail_usage(
           "{}: this is no dump of {} for gen.layout {}: e.g. {} is not in it, but {} is{}; is the model the run's?",
-          gen_.folder(), setup_.model.config.family, layout::to_string(setup_.c.engine().sizes()), fit.missing_example,
+          gen_.folder(), setup_.model.config.family, setup_.c.gen_layout(), fit.missing_example,
           gen_.names(Rank{0}).empty() ? "nothing" : gen_.names(Rank{0}).front(),
           whose.empty() ? "" : fmt::format(", which looks like {}", whose));
     }
@@ -87,7 +96,7 @@ class Examination {
     const std::string other = fit.all_shapes ? fitting_layout(setup_, gen_) : "";
     if (!other.empty()) {
       fail_usage("{}: {}: this is no dump for gen.layout {}, but fits {}: give --gen {}", gen_.folder(),
-                 fit.misshaped_example, layout::to_string(setup_.c.engine().sizes()), other, other);
+                 fit.misshaped_example, setup_.c.gen_layout(), other, other);
     }
     if (2 * fit.misshaped > fit.elements) {
       fail_usage(
@@ -160,8 +169,7 @@ class Examination {
   void add_names(const Tensor& tensor, Rank rank) {
     std::vector<Piece> pieces;
     setup_.gen->pieces(tensor, rank, pieces);
-    for (const Piece& piece : pieces)
-      names_.insert(gen_.name_of(rank, setup_.gen->storage(piece.place.storage, rank).name));
+    for (const Piece& piece : pieces) names_.insert(gen_.name_of(rank, setup_.gen->storage(piece.place.storage, rank)));
   }
 
   void compare(const Tensor& tensor, const std::shared_ptr<const Whole>& whole, Rank rank) {
@@ -197,7 +205,7 @@ class Examination {
     if (!is_new) return entry->second;
     const Dumps::Problem problem = gen_.problem(rank, storage);
     entry->second = !problem;
-    names_.insert(gen_.name_of(rank, storage.name));
+    names_.insert(gen_.name_of(rank, storage));
     if (gen_.is_transposed(rank, storage)) note_parameter("transposed", rank, storage, "");
     if (problem)
       note_parameter(problem.kind == Dumps::Misfit::missing ? "missing" : "shape", rank, storage, " " + problem.text);

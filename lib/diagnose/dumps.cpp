@@ -1,5 +1,6 @@
 #include "diagnose/dumps.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "checkpoint/file.hpp"
@@ -19,45 +20,64 @@ Shape exchanged(Shape shape) {
   return shape;
 }
 
+/// Returns the names of a file's parameters.
+std::vector<std::string> names_in(const checkpoint::Checkpoint& dump) {
+  std::vector<std::string> result;
+  for (const checkpoint::Entry& entry : dump.entries) result.push_back(entry.info.name);
+  return result;
+}
+
 }  // namespace
 
 Dumps::Dumps(const std::string& folder, const std::string& side) : folder_(folder), side_(side) {
+  const auto require = [&](bool there, const checkpoint::RankName& missing) {
+    if (!there) {
+      fail_usage("{}: {}.safetensors (or .h5) is missing: dumps are {}-rank-00000, {}-rank-00001, ... without gaps",
+                 folder, stem(missing), side, side);
+    }
+  };
   for (const auto& [name, path] : checkpoint::rank_files(folder)) {
     if (name.side != side) continue;
-    if (name.rank != ranks()) {
-      fail_usage("{}: {} rank {} is missing: dumps are {}-rank-00000, {}-rank-00001, ... without gaps", folder, side,
-                 ranks(), side, side);
-    }
-    files_.push_back(checkpoint::open(path));
+    if (name.chunk == 0) files_.emplace_back();
+    require(name.rank == ranks() - 1, {side, name.chunk == 0 ? ranks() - 1 : name.rank, 0});
+    require(name.chunk == std::ssize(files_.back()), {side, name.rank, static_cast<int>(files_.back().size())});
+    files_.back().push_back(checkpoint::open(path));
   }
   if (files_.empty()) {
     fail_usage("{}: no {} dumps; they are files {}-rank-00000.safetensors (or .h5), one for each rank", folder, side,
                side);
   }
+  for (std::int32_t r = 0; r < ranks(); ++r) {
+    const auto found = static_cast<int>(files_[static_cast<std::size_t>(r)].size());
+    require(found >= chunks(), {side, r, found});
+    require(found <= chunks(), {side, 0, chunks()});
+  }
 }
 
-std::vector<std::string> Dumps::names(Rank rank) const {
-  std::vector<std::string> result;
-  for (const checkpoint::Entry& entry : file(rank).entries) result.push_back(entry.info.name);
-  return result;
+std::vector<std::string> Dumps::names(Rank rank) const { return names_in(file(rank)); }
+
+/// A layout without chunks is looked for in the first file.
+const checkpoint::Checkpoint& Dumps::file_of(Rank rank, const layout::Storage& storage) const {
+  return file(rank, std::clamp(storage.key.chunk, 0, chunks() - 1));
 }
 
-const checkpoint::Entry* Dumps::find(Rank rank, const std::string& name) const {
-  if (const checkpoint::Entry* entry = file(rank).find(name)) return entry;
-  spellings_.resize(files_.size());
-  std::unique_ptr<Spellings>& spellings = spellings_[static_cast<std::size_t>(to_int(rank))];
-  if (!spellings) spellings = std::make_unique<Spellings>(names(rank));
-  const std::int64_t place = spellings->find(name);
-  return place < 0 ? nullptr : &file(rank).entries[static_cast<std::size_t>(place)];
+const checkpoint::Entry* Dumps::find(Rank rank, const layout::Storage& storage) const {
+  const checkpoint::Checkpoint& dump = file_of(rank, storage);
+  if (storage.key.chunk >= chunks()) return nullptr;
+  if (const checkpoint::Entry* entry = dump.find(storage.name)) return entry;
+  std::unique_ptr<Spellings>& spellings = spellings_[&dump];
+  if (!spellings) spellings = std::make_unique<Spellings>(names_in(dump));
+  const std::int64_t place = spellings->find(storage.name);
+  return place < 0 ? nullptr : &dump.entries[static_cast<std::size_t>(place)];
 }
 
-std::string Dumps::name_of(Rank rank, const std::string& name) const {
-  const checkpoint::Entry* entry = find(rank, name);
-  return entry == nullptr ? name : entry->info.name;
+std::string Dumps::name_of(Rank rank, const layout::Storage& storage) const {
+  const checkpoint::Entry* entry = find(rank, storage);
+  return entry == nullptr ? storage.name : entry->info.name;
 }
 
 Dumps::Problem Dumps::problem(Rank rank, const layout::Storage& storage) const {
-  const checkpoint::Entry* entry = find(rank, storage.name);
+  const checkpoint::Entry* entry = find(rank, storage);
   if (entry == nullptr) return {Misfit::missing, "is not in the dump"};
   if (entry->info.shape != storage.shape && entry->info.shape != exchanged(storage.shape))
     return {Misfit::shape, fmt::format("has shape {}, not {}", to_string(entry->info.shape), to_string(storage.shape))};
@@ -72,15 +92,14 @@ std::string Dumps::hint(const Problem& problem) const {
 }
 
 bool Dumps::is_transposed(Rank rank, const layout::Storage& storage) const {
-  const checkpoint::Entry* entry = find(rank, storage.name);
+  const checkpoint::Entry* entry = find(rank, storage);
   return entry != nullptr && entry->info.shape != storage.shape && entry->info.shape == exchanged(storage.shape);
 }
 
-kernels::SharedBuffer Dumps::read_stored(Rank rank, const checkpoint::Entry& entry, std::int64_t first,
-                                         std::int64_t count) const {
+kernels::SharedBuffer Dumps::read_stored(const checkpoint::Checkpoint& dump, const checkpoint::Entry& entry,
+                                         std::int64_t first, std::int64_t count) {
   const std::int64_t size = byte_size(entry.info.dtype);
   kernels::SharedBuffer result(count * size);
-  const checkpoint::Checkpoint& dump = file(rank);
   const checkpoint::File source = checkpoint::File::open_for_reading(dump.files[static_cast<std::size_t>(entry.file)]);
   const checkpoint::FileIdentity& at_header = dump.identities[static_cast<std::size_t>(entry.file)];
   source.require(at_header);
@@ -92,9 +111,9 @@ kernels::SharedBuffer Dumps::read_stored(Rank rank, const checkpoint::Entry& ent
 
 kernels::SharedBuffer Dumps::read(Rank rank, const layout::Storage& storage, std::int64_t first,
                                   std::int64_t count) const {
-  const checkpoint::Entry* entry = find(rank, storage.name);
+  const checkpoint::Entry* entry = find(rank, storage);
   REFIT_ASSERT(entry != nullptr);
-  if (!is_transposed(rank, storage)) return read_stored(rank, *entry, first, count);
+  if (!is_transposed(rank, storage)) return read_stored(file_of(rank, storage), *entry, first, count);
   const std::int64_t size = byte_size(storage.dtype);
   kernels::SharedBuffer result(count * size);
   std::memcpy(result.data(), exchanged_back(rank, storage, *entry).data() + first * size,
@@ -105,7 +124,7 @@ kernels::SharedBuffer Dumps::read(Rank rank, const layout::Storage& storage, std
 kernels::SharedBuffer& Dumps::exchanged_back(Rank rank, const layout::Storage& storage,
                                              const checkpoint::Entry& entry) const {
   if (last_exchanged_ == &entry) return last_;
-  const kernels::SharedBuffer stored = read_stored(rank, entry, 0, storage.elements());
+  const kernels::SharedBuffer stored = read_stored(file_of(rank, storage), entry, 0, storage.elements());
   last_ = kernels::SharedBuffer(storage.elements() * byte_size(storage.dtype));
   const kernels::ExecutionSpace space;
   const kernels::Tile tile{stored.data(),

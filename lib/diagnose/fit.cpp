@@ -27,7 +27,7 @@ Fit fit_of(const cases::Setup& setup, const Dumps& gen) {
 
 std::string fitting_layout(const cases::Setup& setup, const Dumps& gen) {
   const layout::SideKey* key = setup.c.engine().find_key("gen.layout");
-  if (key == nullptr) return "";
+  if (key == nullptr || setup.c.gen.size() > 1) return "";
   const std::int64_t ranks = gen.ranks();
   for (std::int64_t tp = ranks; tp >= 1; --tp) {
     if (ranks % tp != 0) continue;

@@ -347,7 +347,7 @@ std::vector<NamedBug> name_bugs(const Evidence& evidence) {
   std::vector<NamedBug> named;
   for (const inject::Injection& injection : inject::injections()) {
     const cases::Case& c = evidence.setup.c;
-    const inject::Faults faults({injection.name}, c.train->sizes(), c.engine().sizes());
+    const inject::Faults faults({injection.name}, c.train->sizes(), c.gen_sizes());
     try {
       faults.require_effect(evidence.setup.model, {c.engine().has_cache_scales(), evidence.setup.derived != nullptr});
     } catch (const Error&) {

@@ -242,9 +242,8 @@ bool leaves_undrained(const Evidence& evidence) {
   using plan::Policy;
   constexpr std::array kPolicies{Policy::all, Policy::whitelist, Policy::blacklist, Policy::ffn};
   return std::any_of(kPolicies.begin(), kPolicies.end(), [&](Policy policy) {
-    return fits_misc(plan::split(setup.model, policy, *setup.train, *setup.gen, setup.c.train->sizes().tp,
-                                 setup.c.engine().sizes().tp)
-                         .misc);
+    return fits_misc(
+        plan::split(setup.model, policy, *setup.train, *setup.gen, setup.c.train->sizes().tp, setup.c.gen_tp()).misc);
   });
 }
 

@@ -23,7 +23,13 @@ void copy(const kernels::ExecutionSpace& space, const kernels::Tile& tile) {
 Source::Source(const cases::Setup& setup) : setup_(setup) { REFIT_ASSERT(setup.checkpoint.has_value()); }
 
 Source::Source(const cases::Setup& setup, const layout::Layout& layout, const Dumps& dumps)
-    : setup_(setup), layout_(&layout), dumps_(&dumps) {}
+    : setup_(setup), layout_(&layout), dumps_(&dumps) {
+  if (dumps.chunks() == layout.chunks()) return;
+  fail_usage(
+      "{}: each {} rank has {} files of model chunks, the layout {}; are train.virtual_stages and "
+      "train.pipeline_layout the run's?",
+      dumps.folder(), dumps.side(), dumps.chunks(), layout.chunks());
+}
 
 const char* Source::name() const {
   if (dumps_ == nullptr) return "the checkpoint";
@@ -97,14 +103,18 @@ std::shared_ptr<Whole> Source::assemble(const Tensor& tensor, Format format) {
   std::set<Box> seen;
   std::int64_t covered = 0;
   std::vector<layout::Piece> pieces;
+  std::optional<std::int32_t> engine;  // the first that has it has all of it
   for (std::int32_t r = 0; r < dumps_->ranks(); ++r) {
     pieces.clear();
     layout_->pieces(tensor, Rank{r}, pieces);
+    if (pieces.empty()) continue;
+    if (!engine) engine = layout_->engine(Rank{r});
+    if (layout_->engine(Rank{r}) != *engine) break;
     for (const layout::Piece& piece : pieces) {
       const layout::Storage storage = layout_->storage(piece.place.storage, Rank{r});
       if (const Dumps::Problem problem = dumps_->problem(Rank{r}, storage))
         fail_usage("{}: {} rank {}: {} {}{}; is the layout (--{}) the run's?", dumps_->folder(), dumps_->side(), r,
-                   storage.name, problem.text, dumps_->hint(problem), dumps_->side());
+                   storage.title(), problem.text, dumps_->hint(problem), dumps_->side());
       const kernels::SharedBuffer stored =
           dumps_->read(Rank{r}, storage, piece.place.offset, span_of(piece.box.extent, piece.place.strides));
       kernels::Tile tile{stored.data(),    whole->data.data() + offset_of(piece.box.lower, strides) * size,

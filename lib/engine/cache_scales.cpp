@@ -175,15 +175,23 @@ void CacheScales::verify(const CacheScales* mine, const Setup& setup, transport:
 
   const std::vector<std::string> names = cache_buffers(setup);
   std::set<std::int32_t> wrong_slots;
+  std::vector<std::set<std::int32_t>> wrong_of_engine(result.engines.size());
   for (std::int32_t rank = train_ranks; rank < world.size(); ++rank) {
+    const Rank gen_rank{rank - train_ranks};
+    const auto engine = static_cast<std::size_t>(setup.gen->engine(gen_rank));
+    result.engines[engine].elements += std::ssize(expected);
     for (const auto& buffer : transport::read_all<WrongBuffer>(all[static_cast<std::size_t>(rank)])) {
-      result.wrong.push_back({names[static_cast<std::size_t>(buffer.slot)], Rank{rank - train_ranks}, 1, 0,
-                              buffer.found, buffer.expected});
+      result.wrong.push_back(
+          {names[static_cast<std::size_t>(buffer.slot)], gen_rank, 1, 0, buffer.found, buffer.expected});
       wrong_slots.insert(buffer.slot);
+      wrong_of_engine[engine].insert(buffer.slot);
       ++result.elements_wrong;
+      ++result.engines[engine].elements_wrong;
     }
   }
   result.tensors_wrong += std::ssize(wrong_slots);
+  for (std::size_t e = 0; e < result.engines.size(); ++e)
+    result.engines[e].tensors_wrong += std::ssize(wrong_of_engine[e]);
   result.elements += std::ssize(expected) * setup.gen->ranks();
 }
 

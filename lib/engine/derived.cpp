@@ -39,6 +39,13 @@ class Sources final : public layout::Layout {
   const layout::Layout& derived_;
 };
 
+/// Adds what derived storages add to a verdict on weights, beside names.
+void add(const verify::Verdict& derived, verify::Verdict& all) {
+  all.tensors_not_counted += derived.tensors_not_counted;
+  all.elements += derived.elements;
+  all.elements_wrong += derived.elements_wrong;
+}
+
 /// Makes the copies from the pieces of `local` to those of `derived` that have elements in common with them.
 std::vector<kernels::Tile> tiles_of(const layout::LocalLayout& local, const transport::LocalMemory& memory,
                                     const layout::LocalLayout& derived, const transport::LocalMemory& to) {
@@ -105,10 +112,14 @@ std::vector<checkpoint::DumpTensor> Derived::dumped() const {
 }
 
 std::string Derived::describe() const {
-  const layout::LocalLayout first = layout::materialise(*setup_.derived, setup_.model.tensors, Rank{0});
+  std::int32_t rank = 0;  // the first that derives anything: not all engines do
+  layout::LocalLayout first = layout::materialise(*setup_.derived, setup_.model.tensors, Rank{rank});
+  while (first.storages.empty() && ++rank < setup_.derived->ranks())
+    first = layout::materialise(*setup_.derived, setup_.model.tensors, Rank{rank});
   return fmt::format(
-      "gen derives {} storages of its weights at the end of every refit ({} bytes on gen rank 0: {}, ...)",
-      first.storages.size(), transport::ArenaMap(first).bytes, first.storages.front().name);
+      "gen derives {} storages of its weights at the end of every refit ({} bytes on gen rank {}: {}, ...)",
+      first.storages.size(), transport::ArenaMap(first).bytes, rank,
+      first.storages.empty() ? "none" : first.storages.front().name);
 }
 
 void Derived::verify(verify::StepResult& result) {
@@ -120,9 +131,11 @@ void Derived::verify(verify::StepResult& result) {
     result.wrong.push_back(std::move(wrong));
   }
   result.tensors_wrong += std::ssize(names);
-  result.tensors_not_counted += found.tensors_not_counted;
-  result.elements += found.elements;
-  result.elements_wrong += found.elements_wrong;
+  add(found, result);
+  for (std::size_t e = 0; e < result.engines.size(); ++e) {
+    result.engines[e].tensors_wrong += found.engines[e].tensors_wrong;
+    add(found.engines[e], result.engines[e]);
+  }
 }
 
 }  // namespace refit::engine

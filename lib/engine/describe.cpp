@@ -3,9 +3,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
+#include <tuple>
 
 #include "core/clock.hpp"
 #include "kernels/kernels.hpp"
+#include "layout/joined_layout.hpp"
 #include "plan/traffic.hpp"
 #include "report/environment.hpp"
 #include "transport/cuda.hpp"
@@ -27,9 +30,11 @@ report::Settings settings_of(const Case& c) {
                             {"update", std::string(name(c.run.update))},
                             {"verify", std::string(name(c.run.verify))},
                             {"timeout_seconds", c.run.timeout_seconds}};
-  for (const layout::SideSpec* side : {&*c.train, &c.engine()}) {
-    const layout::SideSettings mine = side->settings(cases::quantiser_of(c).has_value());
-    settings.insert(settings.end(), mine.begin(), mine.end());
+  const bool quantises = cases::quantiser_of(c).has_value();
+  std::ranges::move(c.train->settings(quantises), std::back_inserter(settings));
+  for (std::size_t e = 0; e < c.gen.size(); ++e) {
+    for (const auto& [key, value] : c.gen[e]->settings(quantises))
+      settings.emplace_back(c.gen.size() == 1 ? key : cases::key_of_engine("gen." + key, e, c.gen.size()), value);
   }
   if (c.run.strict_upstream != cases::Strict::off)
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
@@ -56,6 +61,25 @@ report::Group group_of(const layout::SideSpec& side, std::int64_t ranks) {
           precision ? std::string(name(*precision)) : "as listed"};
 }
 
+/// Returns the engines, and all of them as one group.
+std::pair<std::vector<report::Engine>, report::Group> engines_of(const Case& c) {
+  std::vector<report::Engine> engines;
+  std::vector<std::string> names;
+  std::int64_t first = 0;
+  for (const layout::Side& engine : c.gen) {
+    const std::int64_t ranks = engine->sizes().ranks();
+    engines.push_back({group_of(*engine, ranks), first, {}, {}, {}});
+    first += ranks;
+    const std::string& name = engines.back().group.made_by;
+    if (std::ranges::find(names, name) == names.end()) names.push_back(name);
+  }
+  report::Group all = engines.front().group;
+  all.made_by = fmt::format("{}", fmt::join(names, "+"));
+  all.layout = c.gen_layout();
+  all.ranks = c.gen_ranks();
+  return {engines, all};
+}
+
 /// Returns every key that a side reads: " train.layout=\"TP2\" train.precision=...".
 std::string keys_text(const layout::SideSpec& side) {
   std::string text = fmt::format(" {} {}", side.row().name, to_string(side.sizes()));
@@ -77,10 +101,26 @@ report::Result describe(const Case& c, const std::vector<std::string>& command) 
   result.environment.cuda = transport::cuda_version();
   result.environment.nccl = transport::nccl_version();
   result.train = group_of(*c.train, c.train_ranks());
-  result.gen = group_of(c.engine(), c.gen_ranks());
+  std::tie(result.engines, result.gen) = engines_of(c);
   result.settings = settings_of(c);
   return result;
 }
+
+namespace {
+
+/// Returns the bytes of the tensors on both paths of which an engine stores a piece, each once, as the payload has it.
+std::int64_t payload_of(const Setup& setup, const layout::EngineLayout& engine) {
+  std::int64_t bytes = 0;
+  for (const std::vector<model::Tensor>* path : {&setup.split.bulk, &setup.split.misc}) {
+    for (const model::Tensor& tensor : *path) {
+      const auto held = setup.train->format(tensor);
+      if (held && engine.format(tensor)) bytes += product(tensor.file_shape()) * byte_size(held->dtype);
+    }
+  }
+  return bytes;
+}
+
+}  // namespace
 
 report::Result describe(const Setup& setup, const std::vector<std::string>& command) {
   report::Result result = describe(setup.c, command);
@@ -98,10 +138,15 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
       result.tensors.push_back({tensor.name, product(tensor.file_shape()) * byte_size(dtype), name});
     }
   }
+  const std::vector<layout::EngineLayout> engines = layout::engines_of(*setup.gen);
+  for (std::size_t e = 0; e < engines.size(); ++e) result.engines[e].payload_bytes = payload_of(setup, engines[e]);
   result.model = counted;
   result.payload = {payload.bulk_bytes, payload.misc_bytes, setup.split.qkv_to_misc, payload.from_checkpoint_bytes};
   if (setup.checkpoint) result.notes = setup.checkpoint->notes;
   result.notes.insert(result.notes.end(), setup.model.notes.begin(), setup.model.notes.end());
+  std::ranges::move(setup.c.train->notes(setup.model), std::back_inserter(result.notes));
+  for (const layout::Side& side : setup.c.gen)
+    std::ranges::move(side->notes(setup.model), std::back_inserter(result.notes));
   const std::string unknown = setup.unknown_tensors();
   if (!unknown.empty()) result.notes.push_back(unknown);
   return result;

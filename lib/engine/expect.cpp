@@ -7,6 +7,7 @@
 #include "engine/cache_scales.hpp"
 #include "engine/derived.hpp"
 #include "report/figures.hpp"
+#include "report/format.hpp"
 
 namespace refit::engine {
 namespace {
@@ -31,8 +32,19 @@ std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
   return elements;
 }
 
+/// Names the engines of which nothing is wrong: "; engine 0 (TP4) is right".
+std::string right_engines(const std::vector<report::Engine>& engines) {
+  std::string text;
+  for (std::size_t e = 0; e < engines.size(); ++e) {
+    if (engines[e].proof && engines[e].proof->tensors_wrong == 0)
+      text += fmt::format("; engine {} ({}) is right", e, engines[e].group.layout);
+  }
+  return text;
+}
+
 /// Describes how the wrong tensors differ from the expected ones; empty if they do not.
-std::string missed_mismatch(const Setup& setup, const report::Verification& found) {
+std::string missed_mismatch(const Setup& setup, const report::Result& result) {
+  const report::Verification& found = *result.verification;
   if (found.tensors_wrong == 0 && found.wrong_replicas.empty()) {
     return "wrong data was expected, but everything is right";
   }
@@ -58,7 +70,8 @@ std::string missed_mismatch(const Setup& setup, const report::Verification& foun
     bool named = wanted.empty();
     for (const cases::ExpectedMismatch& mismatch : wanted) named |= matches_glob(mismatch.tensors, tensor.tensor);
     if (!named)
-      return fmt::format("{} is wrong on gen rank {}, which was not expected", tensor.tensor, tensor.gen_rank);
+      return fmt::format("{} is wrong on {}, which was not expected", tensor.tensor,
+                         report::gen_rank_text(result.engines, tensor.gen_rank));
   }
   return "";
 }
@@ -85,11 +98,12 @@ std::string missed(const Setup& setup, const report::Result& result) {
   }
   if (std::string note = missed_note(expect, result); !note.empty()) return note;
   if (!result.verification) return "";
-  if (expect.outcome == cases::ExpectedOutcome::mismatch) return missed_mismatch(setup, *result.verification);
+  if (expect.outcome == cases::ExpectedOutcome::mismatch) return missed_mismatch(setup, result);
   if (result.verification->tensors_wrong > 0) {
     const report::WrongTensor& first = result.verification->wrong.front();
-    return fmt::format("{} wrong on gen rank {}: {}{} elements ({} tensors wrong in all)", first.tensor, first.gen_rank,
-                       first.counted ? "" : "at least ", first.elements_wrong, result.verification->tensors_wrong);
+    return fmt::format("{} wrong on {}: {}{} elements ({} tensors wrong in all{})", first.tensor,
+                       report::gen_rank_text(result.engines, first.gen_rank), first.counted ? "" : "at least ",
+                       first.elements_wrong, result.verification->tensors_wrong, right_engines(result.engines));
   }
   if (!result.verification->wrong_replicas.empty()) {
     const report::WrongReplica& odd = result.verification->wrong_replicas.front();

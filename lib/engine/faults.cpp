@@ -21,8 +21,9 @@ inject::Faults faults_of_run(const cases::Setup& setup) {
   const cases::Case& c = setup.c;
   inject::Faults faults = faults_of(setup);
   placed(c, [&] {
-    faults.require_effect({setup.model, *setup.train, setup.split.bulk, setup.split.misc, cases::how_of(c).row().stores,
-                           c.run.update == cases::Update::perturb, c.run.warmup + c.run.steps});
+    faults.require_effect({setup.model, *setup.train, *setup.gen, setup.split.bulk, setup.split.misc,
+                           cases::how_of(c).row().stores, c.run.update == cases::Update::perturb,
+                           c.run.warmup + c.run.steps});
   });
   return faults;
 }
@@ -30,7 +31,7 @@ inject::Faults faults_of_run(const cases::Setup& setup) {
 inject::Faults faults_of(const cases::Setup& setup) {
   const cases::Case& c = setup.c;
   return placed(c, [&] {
-    inject::Faults faults(c.run.inject, c.train->sizes(), c.engine().sizes());
+    inject::Faults faults(c.run.inject, c.train->sizes(), c.gen_sizes());
     faults.require_effect(setup.model, {c.engine().has_cache_scales(), setup.derived != nullptr});
     return faults;
   });

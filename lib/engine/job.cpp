@@ -230,6 +230,10 @@ void Job::record_session(report::Result& result) const {
   result.memory =
       report::Memory{world_.max(is_train() ? arena : std::int64_t{0}), world_.max(is_train() ? std::int64_t{0} : arena),
                      world_.max(session_->staging_bytes())};
+  for (std::size_t e = 0; e < result.engines.size(); ++e) {
+    const bool mine = !is_train() && setup_.gen->engine(rank()) == static_cast<std::int32_t>(e);
+    result.engines[e].bytes = world_.sum(mine ? arena : std::int64_t{0});
+  }
   const transport::Schedule schedule = session_->schedule();
   result.schedule = report::Schedule{world_.max(schedule.groups), world_.max(schedule.operations),
                                      world_.max(schedule.serial_groups)};

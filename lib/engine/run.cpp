@@ -20,6 +20,7 @@
 #include "engine/launch.hpp"
 #include "engine/outputs.hpp"
 #include "engine/supervisor.hpp"
+#include "report/format.hpp"
 #include "report/statistics.hpp"
 #include "report/table.hpp"
 #include "transport/location.hpp"
@@ -44,8 +45,7 @@ void require_ranks(const Case& c, int started) {
   fail_usage(
       "this case needs {} ranks, {} for train ({}) and {} for gen ({}), but {} were started; start it with: mpirun -np "
       "{} refit run ...",
-      needed, c.train_ranks(), to_string(c.train->sizes()), c.gen_ranks(), to_string(c.engine().sizes()), started,
-      needed);
+      needed, c.train_ranks(), to_string(c.train->sizes()), c.gen_ranks(), c.gen_layout(), started, needed);
 }
 
 /// Returns the place of every rank: gathered once and known to all ranks, so that any of them can write the result.
@@ -70,27 +70,49 @@ std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setu
   return ranks;
 }
 
+void add(const verify::KlSummary& kl, report::Kl& worst) {
+  worst.mean = std::max(worst.mean, kl.mean);
+  if (kl.max > worst.max) {
+    worst.max = kl.max;
+    worst.tensor = kl.tensor;
+  }
+  worst.not_finite = std::max(worst.not_finite, kl.not_finite);
+}
+
+/// Adds the counts of a verdict to the worst so far: of an engine, or of all.
+template <typename Total>
+void add(const verify::Verdict& verdict, Total& total) {
+  total.tensors = verdict.tensors;
+  total.elements = verdict.elements;
+  total.tensors_wrong = std::max(total.tensors_wrong, verdict.tensors_wrong);
+  total.elements_wrong = std::max(total.elements_wrong, verdict.elements_wrong);
+}
+
 /// Adds one verified refit to the report.
 void add(const verify::StepResult& step, const model::Model& model, report::Refit& refit, report::Result& result) {
   refit.elements_wrong = step.elements_wrong;
   refit.counted = step.tensors_not_counted == 0;
   refit.kl_max = step.kl.max;
+  for (const verify::Verdict& engine : step.engines) {
+    refit.engine_elements_wrong.push_back(engine.elements_wrong);
+    refit.engine_kl_max.push_back(engine.kl.max);
+  }
   if (!result.verification) result.verification.emplace();
   report::Verification& total = *result.verification;
   const bool first_wrong = total.wrong.empty();
   ++total.refits;
-  total.tensors = step.tensors;
-  total.elements = step.elements;
-  total.tensors_wrong = std::max(total.tensors_wrong, step.tensors_wrong);
-  total.elements_wrong = std::max(total.elements_wrong, step.elements_wrong);
+  add(step, total);
+  for (std::size_t e = 0; e < step.engines.size(); ++e) {
+    std::optional<report::EngineProof>& proof = result.engines[e].proof;
+    if (!proof) proof.emplace();
+    add(step.engines[e], *proof);
+    add(step.engines[e].kl, proof->kl);
+  }
   total.tensors_not_counted = std::max(total.tensors_not_counted, step.tensors_not_counted);
   total.fingerprint_train = hexadecimal(step.fingerprint_train);
   total.fingerprint_gen = hexadecimal(step.fingerprint_gen);
   if (!total.kl) total.kl.emplace();
-  total.kl->mean = std::max(total.kl->mean, step.kl.mean);
-  if (step.kl.max > total.kl->max)
-    total.kl = report::Kl{step.kl.max, total.kl->mean, step.kl.tensor, total.kl->not_finite};
-  total.kl->not_finite = std::max(total.kl->not_finite, step.kl.not_finite);
+  add(step.kl, *total.kl);
   for (const verify::WrongTensor& wrong : step.wrong) {
     if (!first_wrong) break;
     report::WrongTensor entry{wrong.tensor, to_int(wrong.gen_rank), wrong.elements_wrong, {}, wrong.counted};
@@ -242,8 +264,8 @@ class Run {
     const bool is_first = !result().verification || result().verification->wrong.empty();
     const std::size_t shown = std::min<std::size_t>(wrong.wrong.size(), is_first ? 10 : 1);
     for (std::size_t i = 0; i < shown; ++i) {
-      spdlog::error("refit {}: {} is wrong on gen rank {}", wrong.step, wrong.wrong[i].tensor,
-                    to_int(wrong.wrong[i].gen_rank));
+      spdlog::error("refit {}: {} is wrong on {}", wrong.step, wrong.wrong[i].tensor,
+                    report::gen_rank_text(result().engines, to_int(wrong.wrong[i].gen_rank)));
     }
     if (wrong.wrong.size() > shown) {
       spdlog::error("refit {}: and {} more; {} tensors are wrong in all", wrong.step, wrong.wrong.size() - shown,

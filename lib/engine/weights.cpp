@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "checkpoint/rank_files.hpp"
 #include "core/hash.hpp"
 #include "kernels/memory.hpp"
 #include "verify/chunks.hpp"
@@ -176,16 +177,22 @@ void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step, co
 }
 
 void Weights::dump(const std::string& folder, const std::vector<checkpoint::DumpTensor>& buffers) const {
-  std::vector<checkpoint::DumpTensor> tensors = buffers;
+  const layout::Layout& side = group_ == Group::train ? *setup_.train : *setup_.gen;
+  std::vector<std::vector<checkpoint::DumpTensor>> chunks(static_cast<std::size_t>(side.chunks()));
+  chunks.front() = buffers;
   for (std::size_t i = 0; i < layout_.storages.size(); ++i) {
     const layout::Storage& storage = layout_.storages[i];
-    tensors.push_back({{storage.name, storage.shape, storage.dtype}, memory_.storages()[i]});
+    const auto chunk = static_cast<std::size_t>(std::max(storage.key.chunk, 0));
+    chunks[chunk].push_back({{storage.name, storage.shape, storage.dtype}, memory_.storages()[i]});
   }
-  const layout::Layout& side = group_ == Group::train ? *setup_.train : *setup_.gen;
   std::map<std::string, std::string> metadata{
       {"format", "pt"}, {"rank", fmt::format("{}", to_int(rank_))}, {"coordinates", side.coordinates(rank_)}};
   for (const auto& [key, value] : setup_.c.facts) metadata.emplace(cases::kFactPrefix + key, value);
-  checkpoint::write_safetensors(dump_path(folder, group_, rank_), tensors, metadata);
+  for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
+    if (chunks.size() > 1) metadata["chunk"] = fmt::format("{} of {}", chunk, chunks.size());
+    const checkpoint::RankName name{group_ == Group::train ? "train" : "gen", to_int(rank_), static_cast<int>(chunk)};
+    checkpoint::write_safetensors(fmt::format("{}/{}.safetensors", folder, stem(name)), chunks[chunk], metadata);
+  }
 }
 
 Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& setup, const Tensor& tensor, DType dtype) {
@@ -206,10 +213,6 @@ Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& set
     kernels::fingerprint(space, region, dtype, Transform::none, hash_name(tensor.name), &sum);
   }
   return sum;
-}
-
-std::string dump_path(const std::string& folder, Group group, Rank rank) {
-  return fmt::format("{}/{}-rank-{:05}.safetensors", folder, group == Group::train ? "train" : "gen", to_int(rank));
 }
 
 }  // namespace refit::engine

@@ -43,7 +43,7 @@ class Weights {
   void update(const kernels::ExecutionSpace& space, std::int64_t step, const Which& leaves_out) const;
   /// train: flips one bit in each of these tensors.
   void flip_bits(const kernels::ExecutionSpace& space, const Which& which) const;
-  /// Writes every storage under the engine's own name, and `buffers`.
+  /// Writes every storage under the engine's own name, and `buffers`, to a file for each model chunk of the rank.
   void dump(const std::string& folder, const std::vector<checkpoint::DumpTensor>& buffers) const;
 
  private:
@@ -68,8 +68,5 @@ class Weights {
 /// Returns the fingerprint of a whole tensor of its source (checkpoint, or run.seed), in `dtype`.
 Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& setup, const model::Tensor& tensor,
                           DType dtype);
-
-/// Returns the file of one rank in a dump folder, e.g. "DIR/gen-rank-00003.safetensors".
-std::string dump_path(const std::string& folder, Group group, Rank rank);
 
 }  // namespace refit::engine

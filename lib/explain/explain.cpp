@@ -39,7 +39,7 @@ void print_owners(std::ostream& out, std::string_view side, const std::vector<Ow
   for (const Owner& owner : owners) {
     const layout::Place& place = owner.piece.place;
     rows.push_back({fmt::format("{}", to_int(owner.rank)), owner.coordinates, to_string(owner.piece.box),
-                    owner.storage.name, to_string(owner.storage.shape), fmt::format("{}", place.offset),
+                    owner.storage.title(), to_string(owner.storage.shape), fmt::format("{}", place.offset),
                     to_string(place.strides),
                     fmt::format("{} {}", name(owner.piece.format.dtype), name(owner.piece.format.conversion))});
   }

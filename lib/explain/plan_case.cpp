@@ -110,6 +110,7 @@ std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<p
 /// Returns whether both sides store all of the tensors in equally many bytes.
 bool has_one_form(const std::vector<model::Tensor>& tensors, const layout::Layout& source,
                   const layout::Layout& destination) {
+  if (destination.engines() > 1) return false;  // their forms may differ
   return std::ranges::all_of(tensors, [&](const model::Tensor& tensor) {
     return byte_size(source.format(tensor).value().dtype) == byte_size(destination.format(tensor).value().dtype);
   });

@@ -46,6 +46,19 @@ void narrowed_by_rank(const Setting& setting, const layout::Layout& truth, const
   }
 }
 
+/// Cuts the heads of q and o over all of TP, with the rank's place in it; the part goes to the beginning of the rank's
+/// true piece.
+void heads_over_tp(const Setting& setting, const layout::Layout& truth, const Tensor& tensor, Rank rank,
+                   std::vector<Piece>& out) {
+  const std::size_t first = out.size();
+  truth.pieces(tensor, rank, out);
+  const int cut = tensor.role == Role::q_proj ? 0 : tensor.shape.size() - 1;
+  for (std::size_t i = first; i < out.size(); ++i) {
+    out[i].box.extent[cut] = tensor.shape[cut] / setting.gen.tp;
+    out[i].box.lower[cut] = to_int(rank) % setting.gen.tp * out[i].box.extent[cut];
+  }
+}
+
 }  // namespace
 
 std::vector<Fault> attention_faults() {
@@ -62,7 +75,17 @@ std::vector<Fault> attention_faults() {
            [](const Setting& setting, const Tensor& tensor) {
              return setting.gen.tp > 1 && (tensor.role == Role::q_a_proj || tensor.role == Role::kv_a_proj);
            },
-           narrowed_by_rank}};
+           narrowed_by_rank},
+          {{"B48-heads-of-tp", "gen ranks cut q and o over TP, not over the ranks of an attention group"},
+           "SGLang's attention data parallelism (gen.attn_dp_size > 1), softmax attention that is not quantised, with "
+           "heads that TP divides",
+           Act::gen_layout,
+           [](const Setting& setting, const Tensor& tensor) {
+             const bool is_cut = tensor.role == Role::q_proj || tensor.role == Role::o_proj;
+             return is_cut && tensor.scales < 0 && setting.gen.tp > 1 &&
+                    setting.model.config.attention_heads % setting.gen.tp == 0;
+           },
+           heads_over_tp}};
 }
 
 }  // namespace refit::inject

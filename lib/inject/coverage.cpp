@@ -1,4 +1,4 @@
-// Faults in which gen ranks find too little of what they store.
+// Faults in which parts are taken for other parts, or for the whole, so that gen ranks get too little.
 
 #include "inject/fault.hpp"
 
@@ -34,6 +34,26 @@ void cut_by_world(const Setting& /*setting*/, const layout::Layout& truth, const
   }
 }
 
+/// Passes off every shard as the first one.
+void first_shard(const Setting& /*setting*/, const layout::Layout& truth, const Tensor& tensor, Rank rank,
+                 std::vector<Piece>& out) {
+  const std::size_t first = out.size();
+  truth.pieces(tensor, rank, out);
+  for (std::size_t i = first; i < out.size(); ++i) out[i].box.lower[0] = 0;
+}
+
+/// Counts the ranks of CP as ranks of TP: each passes off the beginning of its part as that of its number among both.
+void cut_by_tp_and_cp(const Setting& setting, const layout::Layout& truth, const Tensor& tensor, Rank rank,
+                      std::vector<Piece>& out) {
+  const std::size_t first = out.size();
+  truth.pieces(tensor, rank, out);
+  const std::int64_t parts = setting.train.tp * setting.train.cp;
+  for (std::size_t i = first; i < out.size(); ++i) {
+    out[i].box.extent[1] = tensor.shape[1] / parts;
+    out[i].box.lower[1] = to_int(rank) % parts * out[i].box.extent[1];
+  }
+}
+
 }  // namespace
 
 std::vector<Fault> coverage_faults() {
@@ -46,7 +66,25 @@ std::vector<Fault> coverage_faults() {
            "gen TP > 1 and DP > 1, an o_proj or a dense MLP that is not quantised",
            Act::gen_layout,
            is_plain,
-           cut_by_world}};
+           cut_by_world},
+          {{"B47-shards-as-replicas", "every train rank's shard is taken for the same part of the parameter"},
+           "FSDP shards without TP and EP, of parameters that divide",
+           Act::train_layout,
+           [](const Setting& setting, const Tensor& tensor) {
+             const layout::Parallelism& train = setting.train;
+             return train.fsdp > 1 && train.tp == 1 && train.ep == 1 && tensor.shape.size() > 0 &&
+                    tensor.shape[0] % train.fsdp == 0;
+           },
+           first_shard},
+          {{"cp-as-tp", "train ranks of CP are counted as ranks of TP, of o_proj and a dense MLP's down_proj"},
+           "train CP > 1, an o_proj or a dense down_proj that is not quantised",
+           Act::train_layout,
+           [](const Setting& setting, const Tensor& tensor) {
+             const bool is_cut = tensor.role == Role::o_proj || tensor.role == Role::down_proj;
+             return is_cut && tensor.scales < 0 && setting.train.cp > 1 &&
+                    tensor.shape[1] % (setting.train.tp * setting.train.cp) == 0;
+           },
+           cut_by_tp_and_cp}};
 }
 
 }  // namespace refit::inject

@@ -14,11 +14,17 @@ using layout::Piece;
 using model::Role;
 using model::Tensor;
 
-/// The facts on which a fault may depend.
+/// The decoder layers of each pipeline stage, in the order in which its ranks store them: chunk by chunk.
+using StageLayers = std::vector<std::vector<std::int32_t>>;
+
+/// The facts on which a fault may depend, with one of gen's engines.
 struct Setting {
   const model::Model& model;
   const layout::Parallelism& train;  ///< complete: dp >= 1
   const layout::Parallelism& gen;
+  std::int64_t gen_ranks;                     ///< of all engines
+  bool is_last = true;                        ///< the engine has the last gen rank
+  const StageLayers* stage_layers = nullptr;  ///< of train's true layout, for `distort` of train_layout only
 };
 
 /// The part of a run on which a fault acts.
@@ -75,6 +81,8 @@ std::vector<Fault> coverage_faults();
 /// Returns faults of ranks that act at the wrong time, or otherwise than their peers believe.
 std::vector<Fault> schedule_faults();
 
+/// Returns whether two tensors of a layer are the same part of it, be it of two experts.
+bool is_same_part(const model::Model& model, const Tensor& a, const Tensor& b);
 /// Returns the tensor like `tensor` of another layer and expert; nullptr where there is none of the same shape.
 const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t layer, std::int32_t expert);
 /// Returns up for a gate, gate for an up (dense, or of an expert); nullptr for others.

@@ -32,6 +32,27 @@ const Fault& named(const std::string& name) {
   fail_usage("run.inject: unknown name \"{}\"; known: {}", name, list);
 }
 
+/// Returns whether a lie about a layout differs from the truth anywhere; `concerned` says for which tensors it
+/// may.
+template <typename Concerned>
+bool tells_a_lie(const layout::Layout& lie, const layout::Layout& truth, const model::Model& model,
+                 const Concerned& concerned) {
+  std::vector<Piece> told;
+  std::vector<Piece> right;
+  for (const Tensor& tensor : model.tensors) {
+    if (!concerned(tensor)) continue;
+    for (std::int32_t r = 0; r < truth.ranks(); ++r) {
+      told.clear();
+      right.clear();
+      lie.pieces(tensor, Rank{r}, told);
+      truth.pieces(tensor, Rank{r}, right);
+      const auto same = [](const Piece& a, const Piece& b) { return a.box == b.box && a.place == b.place; };
+      if (!std::ranges::equal(told, right, same)) return true;
+    }
+  }
+  return false;
+}
+
 bool is_layout(Act act) { return act == Act::train_layout || act == Act::gen_layout; }
 
 }  // namespace
@@ -44,13 +65,19 @@ std::vector<Injection> injections() {
   return result;
 }
 
+bool is_same_part(const model::Model& model, const Tensor& a, const Tensor& b) {
+  if (a.role != b.role || a.layer != b.layer || !(a.shape == b.shape) || (a.scale_of < 0) != (b.scale_of < 0))
+    return false;
+  return a.scale_of < 0 || model[a.scale_of].role == model[b.scale_of].role;
+}
+
 const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t layer, std::int32_t expert) {
+  Tensor wanted = tensor;
+  wanted.layer = layer;
   const auto is_twin = [&](const Tensor& other) {
-    if (other.layer != layer || other.expert != expert || !(other.shape == tensor.shape)) return false;
-    if (other.role != tensor.role || (other.scale_of < 0) != (tensor.scale_of < 0)) return false;
-    const auto weight_role = [&](const Tensor& t) { return model[t.scale_of].role; };
-    return tensor.scale_of < 0 || weight_role(tensor) == weight_role(other);
+    return other.expert == expert && other.layer == layer && is_same_part(model, wanted, other);
   };
+  if (is_twin(tensor)) return &tensor;
   const auto found = std::find_if(model.tensors.begin(), model.tensors.end(), is_twin);
   return found == model.tensors.end() ? nullptr : &*found;
 }
@@ -67,8 +94,9 @@ const Tensor* other_half(const model::Model& model, const Tensor& tensor) {
   return (gate ? is_up(other.role) : is_gate(other.role)) ? &other : nullptr;
 }
 
-Faults::Faults(const std::vector<std::string>& names, const layout::Parallelism& train, const layout::Parallelism& gen)
-    : train_(train), gen_(gen) {
+Faults::Faults(const std::vector<std::string>& names, const layout::Parallelism& train,
+               std::vector<layout::Parallelism> gen)
+    : train_(train), gen_(std::move(gen)) {
   for (const std::string& name : names) {
     const Fault& fault = named(name);
     const Fault* earlier = find([&](const Fault& other) { return other.act == fault.act; });
@@ -90,15 +118,31 @@ const Fault* Faults::acting(Act act) const {
   return find([act](const Fault& fault) { return fault.act == act; });
 }
 
+std::int64_t Faults::gen_ranks() const {
+  std::int64_t ranks = 0;
+  for (const layout::Parallelism& engine : gen_) ranks += engine.ranks();
+  return ranks;
+}
+
+std::vector<Setting> Faults::settings(const model::Model& model) const {
+  std::vector<Setting> result;
+  for (const layout::Parallelism& engine : gen_)
+    result.push_back({model, train_, engine, gen_ranks(), &engine == &gen_.back()});
+  return result;
+}
+
+bool Faults::concerns(const Fault& fault, const model::Model& model, const Tensor& tensor) const {
+  return std::ranges::any_of(settings(model), [&](const Setting& setting) { return fault.concerns(setting, tensor); });
+}
+
 bool Faults::concerned(Act act, const model::Model& model, const Tensor& tensor) const {
   const Fault* fault = acting(act);
-  return fault != nullptr && fault->concerns({model, train_, gen_}, tensor);
+  return fault != nullptr && concerns(*fault, model, tensor);
 }
 
 void Faults::require_effect(const model::Model& model, const Finalised& finalised) const {
-  const Setting setting{model, train_, gen_};
   for (const Fault* fault : faults_) {
-    const auto concerned = [&](const Tensor& tensor) { return fault->concerns(setting, tensor); };
+    const auto concerned = [&](const Tensor& tensor) { return concerns(*fault, model, tensor); };
     const bool of_scales = fault->act == Act::keep_scales || fault->act == Act::forget_scales;
     const bool possible =
         (finalised.cache_scales || !of_scales) && (finalised.derived || fault->act != Act::keep_derived);
@@ -109,10 +153,9 @@ void Faults::require_effect(const model::Model& model, const Finalised& finalise
 }
 
 void Faults::require_effect(const Job& job) const {
-  const Setting setting{job.model, train_, gen_};
   for (const Fault* fault : faults_) {
     const auto concerned = [&](const Tensor& tensor) {
-      return fault->concerns == nullptr || fault->concerns(setting, tensor);
+      return fault->concerns == nullptr || concerns(*fault, job.model, tensor);
     };
     const auto is_on_victim = [&](const Tensor& tensor) {
       std::vector<layout::Piece> pieces;
@@ -123,6 +166,9 @@ void Faults::require_effect(const Job& job) const {
     const bool shows_stale = job.refits >= 2 && job.updates;
     std::string needs;
     switch (fault->act) {
+      case Act::train_layout:
+        if (!tells_a_lie(*distort_train(job.train, job.model), job.train, job.model, concerned)) needs = fault->needs;
+        break;
       case Act::load:
         if (!has_victim) needs = "a train rank 1 that stores the tensor";
         break;
@@ -155,6 +201,9 @@ void Faults::require_effect(const Job& job) const {
       case Act::unmapped:
         if (!job.stores) needs = "refit.executor = \"direct\"";
         break;
+      case Act::gen_layout:
+        if (!tells_a_lie(*distort_gen(job.gen, job.model), job.gen, job.model, concerned)) needs = fault->needs;
+        break;
       default: break;
     }
     if (!needs.empty())
@@ -165,7 +214,9 @@ void Faults::require_effect(const Job& job) const {
 std::unique_ptr<layout::Layout> Faults::distort(Act act, const layout::Layout& truth, const model::Model& model) const {
   const Fault* fault = find([&](const Fault& f) { return f.act == act; });
   if (fault == nullptr) return nullptr;
-  return std::make_unique<DistortedLayout>(truth, Setting{model, train_, gen_}, *fault);
+  const std::vector<Setting> all = settings(model);
+  const bool is_train = act == Act::train_layout;  // one side, whatever engines gen has
+  return std::make_unique<DistortedLayout>(truth, is_train ? std::vector<Setting>{all.front()} : all, *fault);
 }
 
 std::unique_ptr<layout::Layout> Faults::distort_train(const layout::Layout& truth, const model::Model& model) const {
@@ -177,17 +228,17 @@ std::unique_ptr<layout::Layout> Faults::distort_gen(const layout::Layout& truth,
 }
 
 bool Faults::drops(const model::Model& model, const Tensor& tensor) const {
-  return find([&](const Fault& f) { return f.act == Act::drop && f.concerns({model, train_, gen_}, tensor); });
+  return find([&](const Fault& f) { return f.act == Act::drop && concerns(f, model, tensor); });
 }
 
 bool Faults::loses_update(const model::Model& model, const Tensor& tensor, Rank train_rank, std::int64_t step) const {
   if (train_rank != kVictim || step != 2) return false;
-  return find([&](const Fault& f) { return f.act == Act::update && f.concerns({model, train_, gen_}, tensor); });
+  return find([&](const Fault& f) { return f.act == Act::update && concerns(f, model, tensor); });
 }
 
 bool Faults::corrupts(const model::Model& model, const Tensor& tensor, Rank train_rank) const {
   if (train_rank != kVictim) return false;
-  return find([&](const Fault& f) { return f.act == Act::load && f.concerns({model, train_, gen_}, tensor); });
+  return find([&](const Fault& f) { return f.act == Act::load && concerns(f, model, tensor); });
 }
 
 bool Faults::skips_bulk(Group group, Rank rank, std::int64_t refit) const {

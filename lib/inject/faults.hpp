@@ -29,21 +29,23 @@ struct Injection {
 std::vector<Injection> injections();
 
 struct Fault;
+struct Setting;
 enum class Act : std::uint8_t;
 
 /// The faults of one run. The questions are cheap; all answers are "no" where nothing is injected.
 class Faults {
  public:
   Faults() = default;
-  /// `train`, `gen`: the sizes of the layouts that will be distorted; dp >= 1.
+  /// `train`, `gen` (of each engine): the sizes of the layouts that will be distorted; dp >= 1.
   /// Errors (usage): an unknown name, with the known ones; two faults that distort the same side's layout.
-  Faults(const std::vector<std::string>& names, const layout::Parallelism& train, const layout::Parallelism& gen);
+  Faults(const std::vector<std::string>& names, const layout::Parallelism& train, std::vector<layout::Parallelism> gen);
 
   bool any() const { return !faults_.empty(); }
   /// The facts of a run that decide whether a fault changes anything.
   struct Job {
     const model::Model& model;
     const layout::Layout& train;
+    const layout::Layout& gen;
     const std::vector<model::Tensor>& bulk;
     const std::vector<model::Tensor>& misc;
     bool stores = false;      ///< into the destination's memory: the executor stages nothing
@@ -102,12 +104,17 @@ class Faults {
  private:
   const Fault* acting(Act act) const;
   bool concerned(Act act, const model::Model& model, const model::Tensor& tensor) const;
+  /// Returns whether a fault concerns a tensor with any of gen's engines.
+  bool concerns(const Fault& fault, const model::Model& model, const model::Tensor& tensor) const;
+  std::vector<Setting> settings(const model::Model& model) const;
+  std::int64_t gen_ranks() const;
   template <typename Wanted>
   const Fault* find(const Wanted& wanted) const;
   std::unique_ptr<layout::Layout> distort(Act act, const layout::Layout& truth, const model::Model& model) const;
 
   std::vector<const Fault*> faults_;
-  layout::Parallelism train_, gen_;
+  layout::Parallelism train_;
+  std::vector<layout::Parallelism> gen_;
 };
 
 }  // namespace refit::inject

@@ -23,7 +23,7 @@ void swap_halves(const Setting& setting, const layout::Layout& truth, const Tens
 
 void swap_on_last_rank(const Setting& setting, const layout::Layout& truth, const Tensor& tensor, Rank rank,
                        std::vector<Piece>& out) {
-  if (to_int(rank) != truth.ranks() - 1) return truth.pieces(tensor, rank, out);
+  if (!setting.is_last || to_int(rank) != truth.ranks() - 1) return truth.pieces(tensor, rank, out);
   swap_halves(setting, truth, tensor, rank, out);
 }
 

@@ -34,7 +34,7 @@ bool is_compound(const Setting& /*setting*/, const Tensor& tensor) {
   }
 }
 
-bool has_halves(const Setting& setting, const Tensor& /*tensor*/) { return setting.gen.ranks() % 2 == 0; }
+bool has_halves(const Setting& setting, const Tensor& /*tensor*/) { return setting.gen_ranks % 2 == 0; }
 
 }  // namespace
 
@@ -96,7 +96,7 @@ std::vector<Tensor> Faults::misc_stream(const model::Model& model, Group group, 
 
 Rank Faults::plans_as(Group group, Rank rank) const {
   if (group == Group::train || acting(Act::half_ranks) == nullptr) return rank;
-  return Rank{to_int(rank) % static_cast<std::int32_t>(gen_.ranks() / 2)};
+  return Rank{to_int(rank) % static_cast<std::int32_t>(gen_ranks() / 2)};
 }
 
 void Faults::distort_copies(const model::Model& model, Group group, std::vector<plan::Copy>& copies) const {

@@ -1,9 +1,13 @@
 #include "layout/layout.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 
 namespace refit::layout {
+
+std::string Storage::title() const { return key.chunk < 0 ? name : fmt::format("chunk {}: {}", key.chunk, name); }
 
 Place place_of(const Piece& piece, const Box& part) {
   Place place = piece.place;

@@ -6,6 +6,9 @@
 // holds, for query group 1, rows 192..383 of q_proj at local row 0, rows 64..127 of k_proj at local row 192 and the
 // same rows of v_proj at local row 256: three pieces of three tensors in one storage.
 //
+// A side may be several engines, each with a layout of its own (joined_layout.hpp): within one engine the boxes of a
+// tensor are equal or disjoint, and together all of it; boxes of unlike engines overlap as they like.
+//
 // A layout is a function, not a table: pieces are computed on demand for any rank, so nobody holds the world's pieces.
 // Immutable, no communication, no I/O; all ranks build the same one.
 
@@ -29,6 +32,7 @@ struct StorageKey {
   std::int32_t parameter = 0;
   std::int32_t layer = -1;
   std::int32_t expert = -1;
+  std::int32_t chunk = -1;  ///< of the rank's model chunks (virtual pipeline stages), if it has several
   friend constexpr auto operator<=>(const StorageKey&, const StorageKey&) = default;
 };
 
@@ -39,6 +43,8 @@ struct Storage {
   Shape shape;
   DType dtype = DType::bf16;
 
+  /// Returns the name for people: those of a rank's model chunks may be equal.
+  std::string title() const;
   std::int64_t elements() const { return product(shape); }
   std::int64_t bytes() const { return elements() * byte_size(dtype); }
 };
@@ -78,12 +84,18 @@ class Layout {
   /// Returns the pipeline stage of a rank; 0 where a side has none.
   virtual std::int32_t stage(Rank rank) const = 0;
   virtual std::int32_t stages() const = 0;
+  /// Returns the model chunks of every rank, each with names of its own.
+  virtual std::int32_t chunks() const { return 1; }
+  /// Returns the number of engines, and the engine of a rank: engines' ranks follow each other.
+  virtual std::int32_t engines() const { return 1; }
+  virtual std::int32_t engine(Rank /*rank*/) const { return 0; }
   /// Returns a number; equal numbers promise equal boxes (not places) on all ranks and equal formats, for tensors of
   /// one shape.
   virtual std::uint64_t placement_class(const Tensor& tensor) const = 0;
-  /// Returns the form in which every rank stores `tensor`; nothing where no rank of this side stores any of it.
+  /// Returns the form in which every rank of an engine stores `tensor`, of the first engine that stores any of it;
+  /// nothing where none does.
   virtual std::optional<Format> format(const Tensor& tensor) const = 0;
-  /// Appends the pieces of `tensor` on `rank`: disjoint boxes, in ascending order of their first index.
+  /// Appends the pieces of `tensor` on `rank`: disjoint or equal boxes, in ascending order of their first index.
   virtual void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const = 0;
   /// Returns the storage that a piece of `rank` names.
   virtual Storage storage(const StorageKey& key, Rank rank) const = 0;

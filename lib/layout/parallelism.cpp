@@ -25,6 +25,11 @@ constexpr Axis kAxes[] = {{"HSDP", &Parallelism::hsdp}, {"FSDP", &Parallelism::f
                           {"CP", &Parallelism::cp},     {"EP", &Parallelism::ep},     {"ETP", &Parallelism::etp},
                           {"DP", &Parallelism::dp},     {"PP", &Parallelism::pp}};
 
+constexpr std::string_view kAllAxes[] = {"HSDP", "FSDP", "TP", "CP", "EP", "ETP", "DP", "PP"};
+
+/// Returns whether only a trainer that shards parameters has the axis.
+bool is_of_shards(const Axis& axis) { return axis.size == &Parallelism::hsdp || axis.size == &Parallelism::fsdp; }
+
 std::string_view trim(std::string_view text) {
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front())) != 0) text.remove_prefix(1);
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) text.remove_suffix(1);
@@ -80,8 +85,10 @@ Parallelism parse_parallelism(std::string_view text, AxisNames axes) {
   for_each_word(text, [&](std::string_view word) {
     const Axis* axis = find_axis(word, axes);
     if (axis == nullptr) {
-      fail_usage("layout \"{}\": \"{}\" is none of {} with a number; write for instance TP2xPP2", text, word,
-                 fmt::join(axes, ", "));
+      const Axis* other = find_axis(word, kAllAxes);
+      fail_usage("layout \"{}\": \"{}\" is none of {} with a number; {}", text, word, fmt::join(axes, ", "),
+                 other != nullptr && is_of_shards(*other) ? "of train layouts, train.trainer = \"fsdp\" has that axis"
+                                                          : "write for instance TP2xPP2");
     }
     if (!seen.insert(axis->name).second) fail_usage("layout \"{}\" names {} twice", text, axis->name);
     result.*(axis->size) = parse_size(word.substr(axis->name.size()), word, text);

@@ -100,15 +100,18 @@ void ParameterLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>
     return;
   }
   const Tensor& weight = weight_of(tensor);
-  const auto found = target(weight, rank);
-  if (!found) return;
-  const std::int32_t number = parameter_of(tensor, found->parameter);
+  if (const auto first = target(weight, rank)) append_to(*first, tensor, rank, out);
+  if (const auto second = second_target(weight, rank)) append_to(*second, tensor, rank, out);
+}
+
+void ParameterLayout::append_to(const Target& target, const Tensor& tensor, Rank rank, std::vector<Piece>& out) const {
+  const std::int32_t number = parameter_of(tensor, target.parameter);
   if (number < 0) return;
   const Parameter& rule = parameter(number);
   // A tied model's two names stand for the one vocabulary matrix.
-  Role as = rule.padded_rows > 0 ? rule.components.front().role : weight.role;
+  Role as = rule.padded_rows > 0 ? rule.components.front().role : weight_of(tensor).role;
   for (const FusedRole& fused : rule.fused_roles) as = fused.shared == as ? fused.expert : as;
-  append_pieces(rule, tensor, as, slice_of(rule, found->layer, rank), {number, found->layer, -1},
+  append_pieces(rule, tensor, as, slice_of(rule, target.layer, rank), {number, target.layer, -1, target.chunk},
                 format_of(rule, tensor), out);
 }
 
@@ -134,11 +137,14 @@ std::vector<StorageKey> ParameterLayout::constant_storages(Rank rank) const {
   std::vector<StorageKey> keys;
   for (const auto& [of, index] : first_tensor_) {
     const Tensor& tensor = model_[index];
-    const auto found = target(weight_of(tensor), rank);
-    if (!found) continue;
-    const std::int32_t number = parameter_of(tensor, found->parameter);
-    const Parameter& rule = parameter(number);
-    if (is_constant(rule, tensor, slice_of(rule, found->layer, rank))) keys.push_back({number, found->layer, -1});
+    const Tensor& weight = weight_of(tensor);
+    for (const auto& found : {target(weight, rank), second_target(weight, rank)}) {
+      if (!found) continue;
+      const std::int32_t number = parameter_of(tensor, found->parameter);
+      const Parameter& rule = parameter(number);
+      if (is_constant(rule, tensor, slice_of(rule, found->layer, rank)))
+        keys.push_back({number, found->layer, -1, found->chunk});
+    }
   }
   std::sort(keys.begin(), keys.end());
   keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
@@ -147,7 +153,7 @@ std::vector<StorageKey> ParameterLayout::constant_storages(Rank rank) const {
 
 const Tensor& ParameterLayout::tensor_of(const StorageKey& key, Rank rank) const {
   const bool in_decoder = key.layer >= 0 && !is_vision(parameter(key.parameter).components.front().role);
-  const auto found = first_tensor_.find({key.parameter, in_decoder ? model_layer(key.layer, rank) : key.layer});
+  const auto found = first_tensor_.find({key.parameter, in_decoder ? model_layer(key, rank) : key.layer});
   REFIT_ASSERT(found != first_tensor_.end());
   return model_[found->second];
 }

@@ -30,12 +30,14 @@ class ParameterLayout : public Layout {
   struct Target {
     std::int32_t parameter = 0;
     std::int32_t layer = -1;
+    std::int32_t chunk = -1;
   };
   /// Returns the placement class of a tensor that is not a block scale.
   virtual std::uint64_t class_of(const Tensor& tensor) const = 0;
-  /// Returns the target of a tensor, if it has one: a rank stores a tensor in one parameter. Callers with a block scale
-  /// pass its weight instead.
+  /// Returns the target of a tensor, if it has one. Callers with a block scale pass its weight instead.
   virtual std::optional<Target> target(const Tensor& tensor, Rank rank) const = 0;
+  /// Returns where a rank stores the tensor once more, if it does: in a second model chunk.
+  virtual std::optional<Target> second_target(const Tensor& /*tensor*/, Rank /*rank*/) const { return std::nullopt; }
   virtual Slice slice(const Parameter& parameter, Rank rank) const = 0;
   /// Returns the slice of a storage whose key says `layer`, where layers differ.
   virtual Slice slice_of(const Parameter& parameter, std::int32_t /*layer*/, Rank rank) const {
@@ -45,8 +47,8 @@ class ParameterLayout : public Layout {
   virtual bool is_stored(const Tensor& tensor) const = 0;
   /// Returns the engine's full name of a storage. `tensor`: one of its tensors.
   virtual std::string storage_name(const StorageKey& key, const Tensor& tensor, Rank rank) const = 0;
-  /// Returns the model's number of the decoder layer that a storage's key calls `layer`.
-  virtual std::int32_t model_layer(std::int32_t layer, Rank /*rank*/) const { return layer; }
+  /// Returns the model's number of the decoder layer of a storage's key.
+  virtual std::int32_t model_layer(const StorageKey& key, Rank /*rank*/) const { return key.layer; }
 
   const model::Model& model() const { return model_; }
   const Parameter& parameter(std::int32_t number) const { return parameters_[static_cast<std::size_t>(number)]; }
@@ -60,6 +62,7 @@ class ParameterLayout : public Layout {
 
  private:
   const Tensor& tensor_of(const StorageKey& key, Rank rank) const;
+  void append_to(const Target& target, const Tensor& tensor, Rank rank, std::vector<Piece>& out) const;
   /// Returns the weight of block scales, and any other tensor itself.
   const Tensor& weight_of(const Tensor& tensor) const { return tensor.scale_of < 0 ? tensor : model_[tensor.scale_of]; }
   /// Returns the parameter of a tensor whose weight's parameter is `number`, or -1.

@@ -19,6 +19,7 @@ class QuantisedLayout final : public Layout {
   std::int32_t ranks() const override { return truth_.ranks(); }
   std::int32_t stage(Rank rank) const override { return truth_.stage(rank); }
   std::int32_t stages() const override { return truth_.stages(); }
+  std::int32_t chunks() const override { return truth_.chunks(); }
   std::uint64_t placement_class(const Tensor& tensor) const override;
   std::optional<Format> format(const Tensor& tensor) const override;
   void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override;

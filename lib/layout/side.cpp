@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "layout/joined_layout.hpp"
+
 namespace refit::layout {
 namespace {
 
@@ -31,9 +33,19 @@ const SideRow* find_row(std::span<const SideRow* const> rows, std::string_view n
 
 std::unique_ptr<Layout> make_side(const SideSpec& spec, const model::Model& model) { return spec.make_layout(model); }
 
-std::unique_ptr<Layout> make_side(std::span<const Side> group, const model::Model& model) {
-  REFIT_ASSERT(group.size() == 1);
-  return make_side(*group.front(), model);
+Engines make_engines(std::span<const Side> engines, const model::Model& model) {
+  std::vector<JoinedLayout::Engine> loaded, derived;
+  bool derives = false;
+  for (const Side& engine : engines) {
+    std::unique_ptr<Layout> layout = engine->make_layout(model);
+    const std::int32_t ranks = layout->ranks();
+    derived.push_back({engine->make_derived(model, *layout), ranks});
+    derives = derives || derived.back().layout;
+    loaded.push_back({std::move(layout), ranks});
+  }
+  if (engines.size() == 1) return {std::move(loaded.front().layout), std::move(derived.front().layout)};
+  return {std::make_unique<JoinedLayout>(std::move(loaded)),
+          derives ? std::make_unique<JoinedLayout>(std::move(derived)) : nullptr};
 }
 
 }  // namespace refit::layout

@@ -67,6 +67,8 @@ class SideSpec {
   virtual void check(Complaints& /*complaints*/, const SideSpec& /*other*/) const {}
   /// Adds complaints about keys that mean nothing for that model.
   virtual void check_model(Complaints& /*complaints*/, const model::Model& /*model*/) const {}
+  /// Returns what a user may not expect of the side's keys with `model`, as sentences.
+  virtual std::vector<std::string> notes(const model::Model& /*model*/) const { return {}; }
   /// Returns every rule that the side breaks for `model`, as sentences; empty if legal.
   virtual std::vector<std::string> violations(const model::Model& /*model*/) const { return {}; }
   /// Returns the TP sizes with which the side is legal, everything else unchanged; none where TP is not a choice.
@@ -124,9 +126,14 @@ const SideRow* find_row(std::span<const SideRow* const> rows, std::string_view n
 
 /// Makes the layout of one side.
 std::unique_ptr<Layout> make_side(const SideSpec& spec, const model::Model& model);
-/// Makes the layout of a group of sides whose ranks follow each other. A group has one side: larger ones are refused
-/// where cases are read.
-std::unique_ptr<Layout> make_side(std::span<const Side> group, const model::Model& model);
+
+/// The layouts of a side of one or several engines, whose ranks follow each other.
+struct Engines {
+  std::unique_ptr<Layout> loaded;
+  std::unique_ptr<Layout> derived;  ///< SideSpec::make_derived; nullptr where no engine derives anything
+};
+/// Makes them. `model` must outlive the result.
+Engines make_engines(std::span<const Side> engines, const model::Model& model);
 
 /// Returns the TP sizes with which `violations(model, options)` is empty, everything else unchanged.
 template <typename Options, typename Violations>

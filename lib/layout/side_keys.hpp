@@ -19,7 +19,7 @@ SideKey parallelism_key(std::string name, std::string help, Access access, std::
   const auto assign = [axes](Parallelism& member, const keys::Value& value) -> std::string {
     const auto* given = std::get_if<std::string>(&value);
     if (given == nullptr) return "needs a layout such as \"TP2xPP2\"";
-    if (given->find('+') != std::string::npos) return "lists several layouts, but a side can only have one";
+    if (given->find('+') != std::string::npos) return "lists several layouts where only one can stand";
     try {
       member = parse_parallelism(*given, axes);
     } catch (const Error& error) {

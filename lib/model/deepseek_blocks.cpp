@@ -106,6 +106,7 @@ void read_indexer(ConfigFile& file, Config& config) {
 
 void read_deepseek_experts(ConfigFile& file, Config& config, bool selects_by_bias) {
   config.experts = read_experts(file, "n_routed_experts");
+  config.expert_groups = file.number_or("n_group", 1, kMaxExperts);
   config.expert_intermediate_size = file.count("moe_intermediate_size");
   config.shared_intermediate_size =
       file.number_or("n_shared_experts", 0, kMaxExperts) * config.expert_intermediate_size;

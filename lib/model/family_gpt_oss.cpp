@@ -47,6 +47,7 @@ constinit const Family kGptOss{
     .list = list_tensors,
     .facts = {.vllm_names = kVllmNames,
               .vllm_stages = {.embedding_on_each = true, .norm_on_each = true, .head_on_each = true},
+              .vllm_has_eplb = false,
               .sglang = SglangFacts{.head_on_every_stage = true, .config_dtype = true}}};
 
 }  // namespace refit::model

@@ -45,6 +45,7 @@ constinit const Family kMinimaxM2{
     .model_type = "minimax_m2",
     .read = read,
     .list = list_tensors,
-    .facts = {.vllm_names = kVllmNames, .vllm_float32_router = true, .vllm_cut_qk_norms = true}};
+    .facts = {
+        .vllm_names = kVllmNames, .vllm_float32_router = true, .vllm_cut_qk_norms = true, .vllm_has_eplb = false}};
 
 }  // namespace refit::model

@@ -90,6 +90,7 @@ void read_mamba(ConfigFile& file, Config& config) {
 
 void read_moe(ConfigFile& file, Config& config) {
   config.experts = read_experts(file, "n_routed_experts");
+  config.expert_groups = file.number_or("n_group", 1, kMaxExperts);
   config.expert_intermediate_size = file.count("moe_intermediate_size");
   const std::int64_t shared = file.number_or("n_shared_experts", 1, kMaxExperts);
   if (shared > 0) config.shared_intermediate_size = shared * file.count("moe_shared_expert_intermediate_size");

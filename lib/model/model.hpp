@@ -138,6 +138,7 @@ struct Config {
   std::int64_t expert_intermediate_size = 0;  ///< I of one expert
   std::int64_t shared_intermediate_size = 0;  ///< of the shared experts, all together; 0 = none
   std::int64_t latent_size = 0;               ///< width of the experts' input and output; 0 = H
+  std::int64_t expert_groups = 1;             ///< n_group: groups of experts among which routers choose first
   bool expert_bias = false;                   ///< routers have an e_score_correction_bias
   std::int64_t mtp_layers = 0;                ///< multi-token prediction layers after the last
   LatentAttention mla;
@@ -231,6 +232,7 @@ struct FamilyFacts {
   bool vllm_drafter_cuts_proj = false;   ///< vLLM's drafter cuts the projection of embedding and hidden state by rows
   /// Renamings of prediction layers, if vLLM's drafter does not go by DeepSeek's names.
   std::span<const Renaming> vllm_drafter_names = {};
+  bool vllm_has_eplb = true;                 ///< vLLM's class can have experts in other slots (MixtureOfExperts)
   bool vllm_nvidia_class = false;            ///< vLLM has a class of its own for NVIDIA's GPUs
   std::optional<SglangFacts> sglang = {};    ///< nothing where no layout of SGLang's class is known
   bool transformers_float32_router = false;  ///< transformers keeps the router's weight float32 in a bf16 model

@@ -1,6 +1,7 @@
 // The lower bound: see cost.hpp. Every term holds for any senders and receivers.
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <set>
@@ -87,16 +88,46 @@ double best_split(const HeldBytes& held, const Sums& own = {}) {
   return busiest;
 }
 
-/// A box of the grid that both sides' cuts make.
-struct Crossing {
-  std::int64_t wire;     ///< bytes in the narrowest form that crosses a link
-  std::int64_t read;     ///< as train stores them
-  std::int64_t written;  ///< as one taker stores them
-  const std::vector<Rank>* holders;
-  const std::vector<Rank>* takers;
+/// A box of the grid that the cuts of all engines make, and the boxes of different engines that contain it.
+struct Cell {
+  Box box;
+  std::vector<const Holding*> wanted;
 };
 
-/// Returns the values of a box: those that an engine stores several times cross a link once.
+/// `engines`: each engine's boxes, which are all of the tensor, or none.
+std::vector<Cell> cells_of(const std::vector<std::vector<Holding>>& engines) {
+  std::vector<Cell> cells;
+  for (const std::vector<Holding>& boxes : engines) {
+    if (boxes.empty()) continue;
+    std::vector<Cell> finer;
+    for (const Holding& holding : boxes) {
+      if (cells.empty()) finer.push_back({holding.box, {&holding}});
+      for (const Cell& cell : cells) {
+        const auto box = intersect(cell.box, holding.box);
+        if (!box) continue;
+        finer.push_back({*box, cell.wanted});
+        finer.back().wanted.push_back(&holding);
+      }
+    }
+    cells = std::move(finer);
+  }
+  return cells;
+}
+
+/// A box of the grid that both sides' cuts make.
+struct Crossing {
+  std::int64_t values;  ///< those that an engine stores several times once
+  std::int64_t volume;  ///< elements that a taker stores
+  const Holding* held;
+  const std::vector<const Holding*>* wanted;
+
+  /// Returns the bytes of the narrowest form that crosses a link to a taker.
+  std::int64_t wire(const Holding& taker) const {
+    return values * std::min(byte_size(held->format.dtype), byte_size(taker.format.dtype));
+  }
+};
+
+/// Returns the values of a box.
 std::int64_t values_of(const Tensor& tensor, const Box& box) {
   return box.volume() / (tensor.repeats * tensor.repeats);
 }
@@ -110,13 +141,24 @@ class Ports {
   }
 
   void add(const Crossing& box, double times) {
-    const Numbers holders = numbers_of(*box.holders, placement_.source, number_);
-    const Numbers enters = without(numbers_of(*box.takers, placement_.destination, number_), holders);
+    const Numbers holders = numbers_of(box.held->ranks, placement_.source, number_);
+    std::vector<std::pair<std::int64_t, double>> enters;  // number, and the widest form that one of its takers needs
+    for (const Holding* taker : *box.wanted) {
+      const double bytes = static_cast<double>(box.wire(*taker)) * times;
+      for (std::int64_t number : without(numbers_of(taker->ranks, placement_.destination, number_), holders))
+        enters.emplace_back(number, bytes);
+    }
     if (enters.empty()) return;
-    const double bytes = static_cast<double>(box.wire) * times;
-    for (std::int64_t number : enters) entering_[static_cast<std::size_t>(number)] += bytes;
-    leaving_[holders] += bytes;
-    received_ += bytes * static_cast<double>(enters.size());
+    std::ranges::sort(enters, std::greater());
+    const auto [repeated, end] = std::ranges::unique(enters, {}, &std::pair<std::int64_t, double>::first);
+    enters.erase(repeated, end);
+    double widest = 0;
+    for (const auto& [number, bytes] : enters) {
+      entering_[static_cast<std::size_t>(number)] += bytes;
+      received_ += bytes;
+      widest = std::max(widest, bytes);
+    }
+    leaving_[holders] += widest;
   }
 
   Bound::Links links() const {
@@ -144,10 +186,12 @@ class Memories {
   }
 
   void add(const Crossing& box, double times) {
-    read_[numbers_of(*box.holders, placement_.source, number_)] += static_cast<double>(box.read) * times;
-    for (Rank taker : *box.takers) {
-      stored_[static_cast<std::size_t>(number_of(taker, placement_.destination, number_))] +=
-          static_cast<double>(box.written) * times;
+    const std::int64_t read = box.values * byte_size(box.held->format.dtype);
+    read_[numbers_of(box.held->ranks, placement_.source, number_)] += static_cast<double>(read) * times;
+    for (const Holding* holding : *box.wanted) {
+      const double written = static_cast<double>(box.volume * byte_size(holding->format.dtype)) * times;
+      for (Rank taker : holding->ranks)
+        stored_[static_cast<std::size_t>(number_of(taker, placement_.destination, number_))] += written;
     }
   }
 
@@ -219,15 +263,13 @@ Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, cons
   Memories memories(placement, rates.memory_is_shared ? &Site::domain : &Site::device);
   for (const auto& [key, tensors_of_class] : classes) {
     const auto& [tensor, count] = tensors_of_class;
-    const std::vector<Holding> wanted = holdings(destination, *tensor);
-    for (const Holding& held : holdings(source, *tensor)) {
-      for (const Holding& need : wanted) {
-        const auto box = intersect(held.box, need.box);
+    const std::vector<std::vector<Holding>> engines = holdings_by_engine(destination, *tensor);
+    const std::vector<Holding> holders = holdings(source, *tensor);
+    for (const Cell& cell : cells_of(engines)) {
+      for (const Holding& held : holders) {
+        const auto box = intersect(held.box, cell.box);
         if (!box) continue;
-        const std::int64_t from = byte_size(held.format.dtype), to = byte_size(need.format.dtype);
-        const std::int64_t values = values_of(*tensor, *box);
-        const Crossing crossing{values * std::min(from, to), values * from, box->volume() * to, &held.ranks,
-                                &need.ranks};
+        const Crossing crossing{values_of(*tensor, *box), box->volume(), &held, &cell.wanted};
         devices.add(crossing, static_cast<double>(count));
         domains.add(crossing, static_cast<double>(count));
         memories.add(crossing, static_cast<double>(count));

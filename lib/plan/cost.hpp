@@ -1,10 +1,11 @@
 #pragma once
 // The lower bound that no schedule can beat, and the choice of fan-out.
 //
-// Cut every tensor by the shard boundaries of both sides into boxes, held by the source ranks H_b and needed by the
-// destination ranks R_b. A box crosses a link in the narrowest form that any sender could give it: the smaller of both
-// sides' widths, each value once. A device, or domain, that holds a box needs no link for it. The bound is the largest
-// of the following, each for devices over the device's rate and for domains over the domain's:
+// Cut every tensor by the shard boundaries of both sides, and of all engines of a side, into boxes, held by the source
+// ranks H_b and needed by the destination ranks R_b. A box crosses a link in the narrowest form that any sender could
+// give it: the smaller of both ends' widths, each value once. A device, or domain, that holds a box needs no link for
+// it. The bound is the largest of the following, each for devices over the device's rate and for domains over the
+// domain's:
 // - ingress: of every one of gen's, each box that it needs and does not hold, once;
 // - egress: each box leaves train once if any taker needs it over a link; the best split over the holders. For a set U
 //   of devices the boxes that only U holds need at least their bytes / |U| on one of them; U runs over the holder sets
@@ -12,9 +13,8 @@
 // - fan-out: all receptions of all takers, over the egress of all that can have the data, train's and gen's together:
 //   receivers may forward to each other, across domains too;
 // - memory: the bytes that every rank of a device stores, and one read of each box by the best split over holders
-// (hosts:
-//   of a node, whose ranks share the rate), staging not counted. So no plan's busiest port carries less, whichever
-//   ranks forward and cast.
+//   (hosts: of a node, whose ranks share the rate), staging not counted.
+// So no plan's busiest port carries less, whichever ranks forward and cast.
 
 #include <cstdint>
 #include <string>

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "layout/joined_layout.hpp"
 #include "plan/plan.hpp"
 
 namespace refit::plan {
@@ -33,27 +34,52 @@ void check_inside(const Box& box, const Tensor& tensor, std::int32_t rank) {
                to_string(tensor.shape));
 }
 
-}  // namespace
-
-std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor) {
+/// Returns an engine's boxes, with ranks as the side counts them.
+std::vector<Holding> holdings_of(const layout::EngineLayout& engine, const Tensor& tensor) {
   std::vector<Holding> result;
   std::vector<Piece> pieces;
-  for (std::int32_t r = 0; r < layout.ranks(); ++r) {
+  for (std::int32_t r = 0; r < engine.ranks(); ++r) {
+    const Rank rank{engine.first() + r};
     pieces.clear();
-    layout.pieces(tensor, Rank{r}, pieces);
+    engine.pieces(tensor, Rank{r}, pieces);
     for (const Piece& piece : pieces) {
-      check_inside(piece.box, tensor, r);
+      check_inside(piece.box, tensor, to_int(rank));
       const auto at = std::lower_bound(result.begin(), result.end(), piece.box,
                                        [](const Holding& holding, const Box& box) { return holding.box < box; });
       if (at != result.end() && at->box == piece.box) {
         // A rank may hold a box twice (a tied embedding and its second copy): it counts once.
-        if (at->ranks.back() != Rank{r}) at->ranks.push_back(Rank{r});
+        if (at->ranks.back() != rank) at->ranks.push_back(rank);
       } else {
-        result.insert(at, {piece.box, piece.format, {Rank{r}}});
+        result.insert(at, {piece.box, piece.format, {rank}});
       }
     }
   }
   check_disjoint(result, tensor);
+  return result;
+}
+
+}  // namespace
+
+std::vector<std::vector<Holding>> holdings_by_engine(const Layout& layout, const Tensor& tensor) {
+  std::vector<std::vector<Holding>> result;
+  for (const layout::EngineLayout& engine : layout::engines_of(layout)) result.push_back(holdings_of(engine, tensor));
+  return result;
+}
+
+std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor) {
+  std::vector<std::vector<Holding>> engines = holdings_by_engine(layout, tensor);
+  std::vector<Holding> result = std::move(engines.front());
+  for (std::size_t e = 1; e < engines.size(); ++e) {
+    for (Holding& more : engines[e]) {
+      const auto same = std::ranges::equal_range(result, more.box, {}, &Holding::box);
+      const auto at = std::ranges::find(same, more.format, &Holding::format);
+      if (at == same.end()) {
+        result.insert(at, std::move(more));
+      } else {
+        at->ranks.insert(at->ranks.end(), more.ranks.begin(), more.ranks.end());
+      }
+    }
+  }
   return result;
 }
 

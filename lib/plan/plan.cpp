@@ -50,9 +50,7 @@ class Ends {
   std::vector<Piece> pieces_;
 };
 
-bool contains(const std::vector<Rank>& ranks, Rank rank) {
-  return std::binary_search(ranks.begin(), ranks.end(), rank);
-}
+bool contains(std::span<const Rank> ranks, Rank rank) { return std::binary_search(ranks.begin(), ranks.end(), rank); }
 
 /// Returns the indices where each domain's ranks begin among ascending `ranks`, and then the number of ranks. Every
 /// rank is a domain where domains have no ranks.
@@ -77,31 +75,23 @@ int cut_dimension(const Extents& extent, std::int64_t takers, std::int64_t holde
   return longest;
 }
 
-inline Sum128 hash_of_copy(std::uint64_t box_hash, const Copy& copy) {
-  std::uint64_t seed = combine(box_hash, static_cast<std::uint64_t>(to_int(copy.source.rank)));
+}  // namespace
+
+Sum128 hash_factor(std::string_view tensor_name) {
+  const std::uint64_t name = hash_name(tensor_name);
+  return {splitmix64(name) | 1, splitmix64(~name) | 1};
+}
+
+Sum128 hash(const Copy& copy, const Sum128& factors) {
+  std::uint64_t seed = fold(fold(0, copy.box.lower), copy.box.extent);
+  seed = combine(seed, static_cast<std::uint64_t>(to_int(copy.source.rank)));
   seed = combine(seed, static_cast<std::uint64_t>(to_int(copy.destination.rank)));
   for (const Format& format : {copy.source.format, copy.destination.format}) {
     seed =
         combine(seed, static_cast<std::uint64_t>(format.dtype) * 256 + static_cast<std::uint64_t>(format.conversion));
   }
   if (copy.fan_out != FanOut::none) seed = combine(seed, static_cast<std::uint64_t>(copy.fan_out));
-  return {splitmix64(seed), splitmix64(~seed)};
-}
-
-}  // namespace
-
-std::uint64_t hash_of_box(std::uint64_t name_hash, const Box& box) {
-  return fold(fold(name_hash, box.lower), box.extent);
-}
-
-Sum128 hash_of_copies(std::span<const std::uint64_t> box_hashes, const Copy& copy) {
-  Sum128 sum;
-  for (const std::uint64_t hash : box_hashes) sum += hash_of_copy(hash, copy);
-  return sum;
-}
-
-Sum128 hash(const Copy& copy, const std::string& tensor_name) {
-  return hash_of_copy(hash_of_box(hash_name(tensor_name), copy.box), copy);
+  return {splitmix64(seed) * factors.low, splitmix64(~seed) * factors.high};
 }
 
 Planner::Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
@@ -124,16 +114,17 @@ Planner::Class Planner::make_class(const Tensor& tensor, Known& known) const {
   for (const Holding& held : from) {
     for (const Holding& wanted : to) {
       if (const auto box = intersect(held.box, wanted.box)) {
-        result.overlaps.push_back(
-            {*box, held.ranks, wanted.ranks, domains_of(wanted.ranks, domain_ranks_), held.format, wanted.format});
+        result.overlaps.push_back({*box, held.ranks, wanted.ranks, {}, held.format, wanted.format});
       }
     }
   }
-  std::sort(result.overlaps.begin(), result.overlaps.end(),
-            [](const Overlap& a, const Overlap& b) { return a.box < b.box; });
+  std::stable_sort(result.overlaps.begin(), result.overlaps.end(),
+                   [](const Overlap& a, const Overlap& b) { return a.box < b.box; });
+  if (destination_.engines() > 1) merge_equal(result.overlaps);
   std::int64_t number = 0;
   for (Overlap& overlap : result.overlaps) {
     overlap.number = number++;
+    overlap.domains = domains_of(overlap.takers, domain_ranks_);
     // Holders take turns, and with fan-out so do the takers of a domain.
     overlap.period = std::ssize(overlap.holders);
     for (std::size_t d = 1; d < overlap.domains.size(); ++d)
@@ -142,11 +133,39 @@ Planner::Class Planner::make_class(const Tensor& tensor, Known& known) const {
   return result;
 }
 
-Planner::Lie Planner::lie_of(const Tensor& tensor, const Overlap& overlap) const {
+/// Makes one overlap of those that are one box in the same formats: parts of unlike boxes of several engines may be.
+void Planner::merge_equal(std::vector<Overlap>& overlaps) {
+  std::vector<Overlap> merged;
+  for (Overlap& overlap : overlaps) {
+    const auto is_same = [&](const Overlap& other) {
+      return other.box == overlap.box && other.destination_format == overlap.destination_format;
+    };
+    const auto same = std::find_if(merged.rbegin(), merged.rend(),
+                                   [&](const Overlap& other) { return other.box != overlap.box || is_same(other); });
+    if (same == merged.rend() || !is_same(*same)) {
+      merged.push_back(std::move(overlap));
+      continue;
+    }
+    const auto middle = static_cast<std::ptrdiff_t>(same->takers.size());
+    same->takers.insert(same->takers.end(), overlap.takers.begin(), overlap.takers.end());
+    std::inplace_merge(same->takers.begin(), same->takers.begin() + middle, same->takers.end());
+  }
+  overlaps = std::move(merged);
+}
+
+std::vector<Planner::Lie> Planner::lies_of(const Tensor& tensor, const Overlap& overlap) const {
   const auto contiguous = [&](const Layout& layout, Rank rank) {
     return is_contiguous(overlap.box.extent, Ends(layout).of(tensor, rank, overlap.box).place.strides);
   };
-  return {contiguous(source_, overlap.holders.front()), contiguous(destination_, overlap.takers.front())};
+  const bool source = contiguous(source_, overlap.holders.front());
+  std::vector<Lie> lies(static_cast<std::size_t>(destination_.engines()));
+  std::int32_t last = -1;  // engine
+  for (const Rank taker : overlap.takers) {
+    const std::int32_t engine = destination_.engine(taker);
+    if (engine != last) lies[static_cast<std::size_t>(engine)] = {source, contiguous(destination_, taker)};
+    last = engine;
+  }
+  return lies;
 }
 
 template <typename Concerns, typename Wanted, typename Visit>
@@ -165,12 +184,22 @@ void Planner::walk(const Concerns& concerns, const Wanted& wanted, const Visit& 
   }
 }
 
+Planner::Domains Planner::domain_of(const Overlap& overlap, Rank taker) {
+  const auto at = std::ranges::lower_bound(overlap.takers, taker) - overlap.takers.begin();
+  const auto behind = std::ranges::upper_bound(overlap.domains, at) - overlap.domains.begin();
+  return {behind - 1, behind};
+}
+
 template <typename Visit>
-void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit) const {
+void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Domains& wanted,
+                     const Visit& visit) const {
   const auto holders = static_cast<std::int64_t>(overlap.holders.size());
   const auto domains = static_cast<std::int64_t>(overlap.domains.size()) - 1;
   const auto bytes_of = [&](const Box& box) { return box.volume() * byte_size(overlap.source_format.dtype); };
   const auto taker_rank = [&](std::int64_t taker) { return overlap.takers[static_cast<std::size_t>(taker)]; };
+  const auto holder_rank = [&](std::int64_t holder) {
+    return overlap.holders[static_cast<std::size_t>((holder + turn + overlap.number) % holders)];
+  };
   const auto part_of = [](const Box& box, int cut, std::int64_t begin, std::int64_t end) {
     Box part = box;
     part.lower[cut] += begin;
@@ -181,7 +210,7 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
   Copy copy{tensor.index, {}, {Rank{}, {}, overlap.source_format}, {Rank{}, {}, overlap.destination_format}};
   const auto send = [&](std::int64_t holder, std::int64_t taker, const Box& box, FanOut fan_out) {
     copy.box = box;
-    copy.source.rank = overlap.holders[static_cast<std::size_t>((holder + turn + overlap.number) % holders)];
+    copy.source.rank = holder_rank(holder);
     copy.source.format = overlap.source_format;
     copy.destination.rank = taker_rank(taker);
     copy.fan_out = fan_out;
@@ -214,13 +243,14 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
   };
 
   if (overlap.box.extent.size() == 0) {
-    for (std::int64_t taker = 0; taker < std::ssize(overlap.takers); ++taker)
+    const std::int64_t end = overlap.domains[static_cast<std::size_t>(wanted.end)];
+    for (std::int64_t taker = overlap.domains[static_cast<std::size_t>(wanted.begin)]; taker < end; ++taker)
       send(taker * holders / std::ssize(overlap.takers), taker, overlap.box, FanOut::none);
     return;
   }
   const bool whole = domains % holders == 0 || bytes_of(overlap.box) * domains < holders * striping_.min_bytes;
   if (whole) {
-    for (std::int64_t domain = 0; domain < domains; ++domain) {
+    for (std::int64_t domain = wanted.begin; domain < wanted.end; ++domain) {
       const std::int64_t takers =
           overlap.domains[static_cast<std::size_t>(domain) + 1] - overlap.domains[static_cast<std::size_t>(domain)];
       const int cut = cut_dimension(overlap.box.extent, 1, takers, striping_);
@@ -232,7 +262,7 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
   const int cut = cut_dimension(overlap.box.extent, domains, holders, striping_);
   const std::int64_t rows = overlap.box.extent[cut];
   const auto boundary = [&](std::int64_t holder) { return holder * domains * rows / holders; };
-  for (std::int64_t domain = 0; domain < domains; ++domain) {
+  for (std::int64_t domain = wanted.begin; domain < wanted.end; ++domain) {
     std::int64_t begin = domain * rows;
     for (std::int64_t holder = domain * holders / domains; begin < (domain + 1) * rows; ++holder) {
       const std::int64_t end = std::min(boundary(holder + 1), (domain + 1) * rows);
@@ -256,7 +286,8 @@ RankPlan Planner::rank_plan(Side side, Rank rank) const {
       concerns,
       [&](const Overlap& overlap) { return contains(side == Side::source ? overlap.holders : overlap.takers, rank); },
       [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) {
-        assign(tensor, overlap, turn, [&](const Copy& copy) {
+        const Domains wanted = side == Side::source ? all_domains(overlap) : domain_of(overlap, rank);
+        assign(tensor, overlap, turn, wanted, [&](const Copy& copy) {
           const bool forwarded = copy.fan_out == FanOut::forwarded;
           const bool sends = copy.source.rank == rank && forwarded == (side == Side::destination);
           const bool receives = copy.destination.rank == rank && side == Side::destination;
@@ -271,8 +302,9 @@ RankPlan Planner::rank_plan(Side side, Rank rank) const {
 
 void Planner::for_each_copy(const std::function<void(const Copy&)>& visit) const {
   const auto all = [](const auto&) { return true; };
-  walk(all, all,
-       [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) { assign(tensor, overlap, turn, visit); });
+  walk(all, all, [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) {
+    assign(tensor, overlap, turn, all_domains(overlap), visit);
+  });
 }
 
 void Planner::for_each_shared_copy(const VisitShared& visit) const {
@@ -290,10 +322,13 @@ void Planner::for_each_shared_copy(const VisitShared& visit) const {
         by_turn.resize(std::min(period, tensors.size()));
         for (std::size_t i = 0; i < tensors.size(); ++i) by_turn[i % period].push_back(tensors[i]);
       }
-      const Lie lie = lie_of(first, overlap);
+      const std::vector<Lie> lies = lies_of(first, overlap);
       for (std::size_t turn = 0; turn < by_turn.size(); ++turn) {
-        assign(*by_turn[turn].front(), overlap, static_cast<std::int64_t>(turn),
-               [&](const Copy& copy) { visit(copy, by_turn[turn], lie); });
+        assign(*by_turn[turn].front(), overlap, static_cast<std::int64_t>(turn), all_domains(overlap),
+               [&](const Copy& copy) {
+                 const std::int32_t engine = destination_.engine(copy.destination.rank);
+                 visit(copy, by_turn[turn], lies[static_cast<std::size_t>(engine)]);
+               });
       }
     }
   }

@@ -11,6 +11,9 @@
 // of the longest; where H divides R, or a part would be smaller than Striping::min_bytes, boxes stay whole. The holders
 // are rotated by the tensor's number among those of its class plus the overlap's number within the tensor.
 //
+// Engines of one side share the holders: an overlap's takers are all ranks that want exactly it in one format,
+// whichever engines they are of, and feed each other likewise.
+//
 // Fan-out: takers of one domain can feed each other. Each of them then gets one stripe of the box from a holder, and
 // forwards it to the others: a box enters the domain once, in parts if several holders send it. Where stripes would be
 // smaller than Striping::min_bytes, there are fewer than takers, and takers take turns. Example: train TP1 to gen DP3
@@ -21,6 +24,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -76,12 +80,11 @@ struct RankPlan {
   std::vector<Copy> copies;
 };
 
-/// Returns the 128-bit hash of a copy: tensor name, box, ranks and formats. A plan's hash is the sum over its copies.
-Sum128 hash(const Copy& copy, const std::string& tensor_name);
-/// Return the same in two steps: the hash of the box alone, for all copies of it, and the sum over the tensors that
-/// have a copy. `name_hash`: hash_name(tensor name).
-std::uint64_t hash_of_box(std::uint64_t name_hash, const Box& box);
-Sum128 hash_of_copies(std::span<const std::uint64_t> box_hashes, const Copy& copy);
+/// Returns a tensor's factor in the hashes of its copies, odd in both halves.
+Sum128 hash_factor(std::string_view tensor_name);
+/// Returns the 128-bit hash of a copy: what box, ranks and formats give, times its tensor's factor. A plan's hash is
+/// the sum over its copies, and so the hash of a copy that many tensors have is that with the sum of their factors.
+Sum128 hash(const Copy& copy, const Sum128& factors);
 
 /// A box of a tensor as one side stores it, and the ranks that hold exactly this box.
 struct Holding {
@@ -104,7 +107,7 @@ class Planner {
   /// Calls `visit` for every copy of every rank, in the plan's order, without places (End::place is not set).
   void for_each_copy(const std::function<void(const Copy&)>& visit) const;
 
-  /// Contiguity of the two ends of an overlap in memory, as its first holder and its first taker store it.
+  /// Contiguity of the two ends of an overlap in memory, as its first holder and the first taker of an engine store it.
   struct Lie {
     bool source_contiguous = true;
     bool destination_contiguous = true;
@@ -140,10 +143,20 @@ class Planner {
     std::map<SideKey, std::vector<Holding>> source, destination;
   };
   ClassKey key(const Tensor& tensor) const;
+  static void merge_equal(std::vector<Overlap>& overlaps);
   Class make_class(const Tensor& tensor, Known& known) const;
-  Lie lie_of(const Tensor& tensor, const Overlap& overlap) const;
+  /// Returns how the overlap lies, by engine of its takers.
+  std::vector<Lie> lies_of(const Tensor& tensor, const Overlap& overlap) const;
+  /// A range of an overlap's domains of takers.
+  struct Domains {
+    std::int64_t begin = 0, end = 0;
+  };
+  static Domains all_domains(const Overlap& overlap) { return {0, std::ssize(overlap.domains) - 1}; }
+  static Domains domain_of(const Overlap& overlap, Rank taker);
+  /// Calls visit(copy) for the copies of an overlap to takers of those domains.
   template <typename Visit>
-  void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Visit& visit) const;
+  void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Domains& wanted,
+              const Visit& visit) const;
   /// Calls visit(tensor, overlap, turn) for all overlaps of all tensors that `wanted` keeps of each class, 0 <= turn <
   /// overlap.period. A class is left out if `concerns` is false for its first tensor.
   template <typename Concerns, typename Wanted, typename Visit>
@@ -156,8 +169,11 @@ class Planner {
   Striping striping_;
 };
 
-/// Returns the distinct boxes of `tensor` on one side, by first index. Throws (runtime) where boxes overlap without
-/// being equal, or lie beyond the tensor: a defect of the layout.
+/// Returns the distinct boxes of `tensor` on one side, by first index; those that engines have in common, in one
+/// format, once. Throws (runtime) where boxes of an engine overlap without being equal, or lie beyond the tensor: a
+/// defect of the layout.
 std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor);
+/// Returns the same of each engine by itself. Errors: likewise.
+std::vector<std::vector<Holding>> holdings_by_engine(const Layout& layout, const Tensor& tensor);
 
 }  // namespace refit::plan

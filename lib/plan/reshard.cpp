@@ -212,6 +212,7 @@ Mesh mesh_of(const Stack& stack, Shards& side) {
 
 Reshard make_reshard(const Stack& stack, Shards& source, Shards& destination) {
   const Tensor& first = *stack.tensors.front();
+  if (destination.layout().engines() > 1) fail_unfit("gen is several engines");
   const Format from = source.layout().format(first).value();
   const Format to = destination.layout().format(first).value();
   if (from != to)

@@ -184,17 +184,14 @@ Traffic traffic(const Planner& planner, const Placement& placement, const Traffi
     result.matrix.assign(static_cast<std::size_t>(planner.source().ranks()),
                          std::vector<std::int64_t>(static_cast<std::size_t>(destinations), 0));
   }
-  // Copies of one box follow each other, so the box's part of the hash is worked out once for all of them.
-  Box box;
   SameList same;
-  std::vector<std::uint64_t> box_hashes;
+  Sum128 factors;  // of the list
   const auto add_hashes = [&](const Copy& copy, std::span<const Tensor* const> tensors) {
-    if (!same(tensors) || copy.box != box) {
-      box = copy.box;
-      box_hashes.clear();
-      for (const Tensor* tensor : tensors) box_hashes.push_back(hash_of_box(hash_name(tensor->name), box));
+    if (!same(tensors)) {
+      factors = {};
+      for (const Tensor* tensor : tensors) factors += hash_factor(tensor->name);
     }
-    result.hash += hash_of_copies(box_hashes, copy);
+    result.hash += hash(copy, factors);
   };
   planner.for_each_shared_copy([&](const Copy& copy, std::span<const Tensor* const> tensors, const Planner::Lie& lie) {
     const std::int64_t times = std::ssize(tensors);

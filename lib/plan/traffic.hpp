@@ -82,7 +82,7 @@ struct TrafficOptions {
   Form form = Form::sent;
 };
 
-/// Counts the world's copies: every copy of every tensor for the hash, else every copy of a class once.
+/// Counts the world's copies, those of a class of tensors once for all of them.
 Traffic traffic(const Planner& planner, const Placement& placement, const TrafficOptions& options = {});
 /// Counts with every rank as a device and a domain of its own.
 Traffic traffic(const Planner& planner, const TrafficOptions& options = {});

@@ -38,6 +38,14 @@ std::string run_fields(const Result& result) {
                      result.gen.ranks, field(result.train.precision), field(result.gen.precision));
 }
 
+/// Returns a value of each engine: "0+12".
+template <typename Values, typename Value>
+std::string by_engine(const Values& values, const Value& value_of) {
+  std::string text;
+  for (const auto& one : values) text += (text.empty() ? "" : "+") + value_of(one);
+  return text;
+}
+
 std::vector<std::string> phase_names(const Result& result) {
   std::vector<std::string> names;
   if (result.refits.empty()) return names;
@@ -54,13 +62,21 @@ std::string to_csv(const Result& result) {
       "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
       "weight_sync_seconds";
   for (const std::string& phase : phases) text += fmt::format(",{}", field(phase + "_seconds"));
-  text += ",payload_bytes,algbw_gb_per_s,elements_wrong,kl_max\n";
+  text +=
+      ",payload_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_payload_bytes,engine_bytes,engine_elements_wrong,"
+      "engine_kl_max\n";
+  const auto number = [](const auto& value) { return fmt::format("{}", value); };
+  const std::string engines = fmt::format(
+      "{},{}", by_engine(result.engines, [](const Engine& engine) { return optional_field(engine.payload_bytes); }),
+      by_engine(result.engines, [](const Engine& engine) { return optional_field(engine.bytes); }));
   for (const Refit& refit : result.refits) {
     text += fmt::format("{},{},{},{}", run, refit.number, refit.warmup ? 1 : 0, refit.weight_sync);
     for (const std::string& phase : phases) text += ',' + optional_field(find_phase(refit, phase));
-    text += fmt::format(",{},{},{},{}\n", result.payload ? fmt::format("{}", result.payload->total_bytes()) : "",
-                        optional_field(algorithm_bandwidth(result, refit)), optional_field(refit.elements_wrong),
-                        optional_field(refit.kl_max));
+    text +=
+        fmt::format(",{},{},{},{},{},{},{}\n", result.payload ? fmt::format("{}", result.payload->total_bytes()) : "",
+                    optional_field(algorithm_bandwidth(result, refit)), optional_field(refit.elements_wrong),
+                    optional_field(refit.kl_max), engines, by_engine(refit.engine_elements_wrong, number),
+                    by_engine(refit.engine_kl_max, number));
   }
   return text;
 }

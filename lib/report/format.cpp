@@ -50,6 +50,18 @@ std::string wrong_text(const WrongTensor& wrong) {
                      wrong.counted ? "first" : "one", fmt::join(wrong.first_index, ","));
 }
 
+std::size_t engine_of(const std::vector<Engine>& engines, std::int64_t gen_rank) {
+  std::size_t engine = 0;
+  while (engine + 1 < engines.size() && engines[engine + 1].first_rank <= gen_rank) ++engine;
+  return engine;
+}
+
+std::string gen_rank_text(const std::vector<Engine>& engines, std::int64_t gen_rank) {
+  if (engines.size() < 2) return fmt::format("gen rank {}", gen_rank);
+  const std::size_t engine = engine_of(engines, gen_rank);
+  return fmt::format("gen rank {} (engine {}, {})", gen_rank, engine, engines[engine].group.layout);
+}
+
 std::string format_setting(const SettingValue& value) {
   return std::visit([](const auto& held) { return fmt::format("{}", held); }, value);
 }
@@ -147,6 +159,24 @@ std::string verdict(const Result& result) {
   }
   if (result.status == Status::passed) return why.empty() ? "OK" : fmt::format("OK, as expected: {}", why);
   return fmt::format("{}: {}", result.status == Status::waived ? "WAIVED" : "FAILED", why);
+}
+
+std::string engines_text(const std::vector<Engine>& engines) {
+  std::string lines;
+  for (std::size_t e = 0; engines.size() > 1 && e < engines.size(); ++e) {
+    const Engine& engine = engines[e];
+    std::string text = fmt::format("{} {}", engine.group.made_by, engine.group.layout);
+    if (engine.payload_bytes) text += fmt::format(", payload {}", format_bytes(*engine.payload_bytes));
+    if (engine.bytes) text += fmt::format(", {} stored", format_bytes(*engine.bytes));
+    if (engine.proof) {
+      const EngineProof& proof = *engine.proof;
+      text += fmt::format("; {}, {}: {} wrong in {}, KL max {:.4g}", counted(proof.tensors, "tensor"),
+                          counted(proof.elements, "element"), format_count(proof.elements_wrong),
+                          counted(proof.tensors_wrong, "tensor"), proof.kl.max);
+    }
+    lines += labelled(fmt::format("engine {}", e), text);
+  }
+  return lines;
 }
 
 }  // namespace refit::report

@@ -25,6 +25,11 @@ std::string counted(std::int64_t count, const std::string& noun);
 /// counted".
 std::string wrong_text(const WrongTensor& wrong);
 
+/// Returns the engine of a gen rank.
+std::size_t engine_of(const std::vector<Engine>& engines, std::int64_t gen_rank);
+/// Returns "gen rank 5"; of several engines "gen rank 5 (engine 1, DP4)".
+std::string gen_rank_text(const std::vector<Engine>& engines, std::int64_t gen_rank);
+
 /// Returns "true", "10", "0.5" or the string itself.
 std::string format_setting(const SettingValue& value);
 
@@ -55,5 +60,8 @@ std::string xml_escape(const std::string& text);
 
 /// Returns "OK", "FAILED: why" or "WAIVED: why".
 std::string verdict(const Result& result);
+
+/// Returns a line of the summary for each of several engines: what it has, and its own proof. One engine has none.
+std::string engines_text(const std::vector<Engine>& engines);
 
 }  // namespace refit::report

@@ -156,15 +156,52 @@ void write_tensors(hid_t file, const Result& result) {
   write_dataset(group.get(), "elements_wrong", H5T_NATIVE_INT64, {elements_wrong.size()}, elements_wrong.data(), "");
 }
 
-void write_wrong(hid_t file, const std::vector<WrongTensor>& wrong) {
+void write_numbers(hid_t group, const std::string& key, const std::vector<std::int64_t>& values,
+                   const std::string& unit) {
+  write_dataset(group, key, H5T_NATIVE_INT64, {values.size()}, values.data(), unit);
+}
+
+/// Writes an entry for each engine; -1 where a number is not known.
+void write_engines(hid_t file, const std::vector<Engine>& engines) {
+  std::vector<const char*> names, layouts;
+  std::vector<std::int64_t> ranks, payload, bytes, tensors_wrong, elements, elements_wrong;
+  std::vector<double> kl;
+  for (const Engine& engine : engines) {
+    const auto of_proof = [&](auto member) { return engine.proof ? *engine.proof.*member : std::int64_t{-1}; };
+    names.push_back(engine.group.made_by.c_str());
+    layouts.push_back(engine.group.layout.c_str());
+    ranks.push_back(engine.group.ranks);
+    payload.push_back(engine.payload_bytes.value_or(-1));
+    bytes.push_back(engine.bytes.value_or(-1));
+    tensors_wrong.push_back(of_proof(&EngineProof::tensors_wrong));
+    elements.push_back(of_proof(&EngineProof::elements));
+    elements_wrong.push_back(of_proof(&EngineProof::elements_wrong));
+    kl.push_back(engine.proof ? engine.proof->kl.max : -1);
+  }
+  const Handle type = string_type();
+  const Handle group = create_group(file, "engines");
+  write_dataset(group.get(), "engine", type.get(), {names.size()}, names.data(), "");
+  write_dataset(group.get(), "layout", type.get(), {layouts.size()}, layouts.data(), "");
+  write_numbers(group.get(), "ranks", ranks, "ranks");
+  write_numbers(group.get(), "payload_bytes", payload, "bytes");
+  write_numbers(group.get(), "bytes", bytes, "bytes");
+  write_numbers(group.get(), "tensors_wrong", tensors_wrong, "");
+  write_numbers(group.get(), "elements", elements, "");
+  write_numbers(group.get(), "elements_wrong", elements_wrong, "");
+  write_dataset(group.get(), "kl_max", H5T_NATIVE_DOUBLE, {kl.size()}, kl.data(), "nats");
+}
+
+void write_wrong(hid_t file, const std::vector<WrongTensor>& wrong, const std::vector<Engine>& engines) {
   std::vector<const char*> tensors;
   std::vector<std::int64_t> ranks;
+  std::vector<std::int64_t> engine;
   std::vector<std::int64_t> counts;
   std::vector<std::int64_t> counted;
   std::vector<std::int64_t> indices(wrong.size() * kIndexColumns, -1);
   for (std::size_t i = 0; i < wrong.size(); ++i) {
     tensors.push_back(wrong[i].tensor.c_str());
     ranks.push_back(wrong[i].gen_rank);
+    engine.push_back(static_cast<std::int64_t>(engine_of(engines, wrong[i].gen_rank)));
     counts.push_back(wrong[i].elements_wrong);
     counted.push_back(wrong[i].counted ? 1 : 0);
     const auto used = static_cast<std::ptrdiff_t>(std::min(wrong[i].first_index.size(), kIndexColumns));
@@ -174,6 +211,7 @@ void write_wrong(hid_t file, const std::vector<WrongTensor>& wrong) {
   const Handle group = create_group(file, "wrong");
   write_dataset(group.get(), "tensor", type.get(), {wrong.size()}, tensors.data(), "");
   write_dataset(group.get(), "gen_rank", H5T_NATIVE_INT64, {wrong.size()}, ranks.data(), "");
+  write_dataset(group.get(), "engine", H5T_NATIVE_INT64, {wrong.size()}, engine.data(), "");
   write_dataset(group.get(), "elements_wrong", H5T_NATIVE_INT64, {wrong.size()}, counts.data(), "");
   write_dataset(group.get(), "counted", H5T_NATIVE_INT64, {wrong.size()}, counted.data(), "");
   write_dataset(group.get(), "first_index", H5T_NATIVE_INT64, {wrong.size(), kIndexColumns}, indices.data(), "");
@@ -192,7 +230,9 @@ std::string to_hdf5(const Result& result) {
   write_samples(file.get(), result);
   write_matrix(file.get(), result.byte_matrix);
   write_tensors(file.get(), result);
-  write_wrong(file.get(), result.verification ? result.verification->wrong : std::vector<WrongTensor>{});
+  write_engines(file.get(), result.engines);
+  write_wrong(file.get(), result.verification ? result.verification->wrong : std::vector<WrongTensor>{},
+              result.engines);
   check(H5Fflush(file.get(), H5F_SCOPE_GLOBAL) >= 0, kName);
   const ssize_t bytes = H5Fget_file_image(file.get(), nullptr, 0);
   check(bytes > 0, kName);

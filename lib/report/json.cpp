@@ -1,5 +1,6 @@
 #include <nlohmann/json.hpp>
 
+#include "report/format.hpp"
 #include "report/printers.hpp"
 #include "report/statistics.hpp"
 
@@ -62,6 +63,26 @@ Json to_json(const Model& model) {
 
 Json to_json(const Group& group, const char* made_by) {
   return {{made_by, group.made_by}, {"layout", group.layout}, {"ranks", group.ranks}, {"precision", group.precision}};
+}
+
+Json to_json(const Kl& kl) {
+  Json json = {{"max", kl.max}, {"mean", kl.mean}, {"tensor", kl.tensor}};
+  if (kl.not_finite > 0) json["not_finite"] = kl.not_finite;
+  return json;
+}
+
+Json to_json(const Engine& engine) {
+  Json json = to_json(engine.group, "engine");
+  json["first_rank"] = engine.first_rank;
+  if (engine.payload_bytes) json["payload_bytes"] = *engine.payload_bytes;
+  if (engine.bytes) json["bytes"] = *engine.bytes;
+  if (!engine.proof) return json;
+  json["tensors"] = engine.proof->tensors;
+  json["tensors_wrong"] = engine.proof->tensors_wrong;
+  json["elements"] = engine.proof->elements;
+  json["elements_wrong"] = engine.proof->elements_wrong;
+  json["kl"] = to_json(engine.proof->kl);
+  return json;
 }
 
 Json to_json(const Settings& settings) {
@@ -160,16 +181,17 @@ Json phases(const Result& result) {
   return json;
 }
 
-Json to_json(const WrongTensor& wrong) {
+Json to_json(const WrongTensor& wrong, const std::vector<Engine>& engines) {
   Json json = {{"tensor", wrong.tensor},
                {"gen_rank", wrong.gen_rank},
                {"elements_wrong", wrong.elements_wrong},
                {"first_index", wrong.first_index}};
+  if (engines.size() > 1) json["engine"] = engine_of(engines, wrong.gen_rank);
   if (!wrong.counted) json["counted"] = false;
   return json;
 }
 
-Json to_json(const Verification& verification) {
+Json to_json(const Verification& verification, const std::vector<Engine>& engines) {
   Json json = {{"refits", verification.refits},
                {"tensors", verification.tensors},
                {"tensors_wrong", verification.tensors_wrong},
@@ -177,16 +199,13 @@ Json to_json(const Verification& verification) {
                {"elements_wrong", verification.elements_wrong}};
   if (verification.tensors_not_counted > 0) json["tensors_not_counted"] = verification.tensors_not_counted;
   json["wrong"] = Json::array();
-  for (const WrongTensor& wrong : verification.wrong) json["wrong"].push_back(to_json(wrong));
+  for (const WrongTensor& wrong : verification.wrong) json["wrong"].push_back(to_json(wrong, engines));
   for (const WrongReplica& odd : verification.wrong_replicas) {
     json["wrong_replicas"].push_back({{"tensor", odd.tensor}, {"train_rank", odd.train_rank}, {"refit", odd.refit}});
   }
   put(json, "fingerprint_train", verification.fingerprint_train);
   put(json, "fingerprint_gen", verification.fingerprint_gen);
-  if (verification.kl) {
-    json["kl"] = {{"max", verification.kl->max}, {"mean", verification.kl->mean}, {"tensor", verification.kl->tensor}};
-    if (verification.kl->not_finite > 0) json["kl"]["not_finite"] = verification.kl->not_finite;
-  }
+  if (verification.kl) json["kl"] = to_json(*verification.kl);
   return json;
 }
 
@@ -231,7 +250,7 @@ void put_measurements(Json& json, const Result& result) {
     if (!result.refits.empty()) json["weight_sync"] = weight_sync(result);
     if (const auto samples = host_samples(result); !samples.empty()) put_samples(json["host_seconds"], samples);
     json["phases"] = phases(result);
-    put_part(json, "verification", result.verification);
+    if (result.verification) json["verification"] = to_json(*result.verification, result.engines);
   }
   if (!result.notes.empty()) json["notes"] = result.notes;
 }
@@ -251,6 +270,7 @@ std::string to_json(const Result& result) {
   put_part(json, "model", result.model);
   json["train"] = to_json(result.train, "trainer");
   json["gen"] = to_json(result.gen, "engine");
+  for (const Engine& engine : result.engines) json["gen"]["engines"].push_back(to_json(engine));
   json["settings"] = to_json(result.settings);
   put_measurements(json, result);
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';

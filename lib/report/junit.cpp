@@ -21,7 +21,8 @@ std::string details(const Result& result) {
   if (result.error && !result.error->phase.empty()) text += fmt::format("\nphase {}", result.error->phase);
   if (!result.verification) return text;
   for (const WrongTensor& wrong : result.verification->wrong) {
-    text += fmt::format("\n{} on gen rank {}: {}", wrong.tensor, wrong.gen_rank, wrong_text(wrong));
+    text +=
+        fmt::format("\n{} on {}: {}", wrong.tensor, gen_rank_text(result.engines, wrong.gen_rank), wrong_text(wrong));
   }
   return text;
 }

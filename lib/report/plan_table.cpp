@@ -92,6 +92,7 @@ void print_plan(std::ostream& out, const Result& result) {
   out << "#\n";
   if (result.payload) out << payload_line(*result.payload) << '\n';
   if (result.plan) print_plan_part(out, *result.plan);
+  out << engines_text(result.engines);
   if (result.wire)
     out << labelled("wire", fmt::format("{} in all{}", format_bytes(result.wire->bytes), forwarded_text(*result.wire)));
   if (result.m2n) out << m2n_text(*result.m2n);

@@ -80,6 +80,31 @@ struct Group {
   std::string precision;
 };
 
+struct Kl {
+  double max = 0;
+  double mean = 0;
+  std::string tensor;           ///< the tensor of the maximum
+  std::int64_t not_finite = 0;  ///< matrices with NaN, infinities or values of thousands, whose KL says nothing
+};
+
+/// The worst of all verified refits, of one engine.
+struct EngineProof {
+  std::int64_t tensors = 0;
+  std::int64_t tensors_wrong = 0;
+  std::int64_t elements = 0;  ///< stored over its ranks, padding excluded
+  std::int64_t elements_wrong = 0;
+  Kl kl;
+};
+
+/// One engine of the gen side, proved by itself.
+struct Engine {
+  Group group;
+  std::int64_t first_rank = 0;                ///< within gen
+  std::optional<std::int64_t> payload_bytes;  ///< of which it stores a piece
+  std::optional<std::int64_t> bytes;          ///< that all its ranks store
+  std::optional<EngineProof> proof;
+};
+
 using SettingValue = std::variant<bool, std::int64_t, double, std::string>;
 /// Keys in the order in which they are printed: bulk, executor, device, steps, warmup, seed, ...
 using Settings = std::vector<std::pair<std::string, SettingValue>>;
@@ -168,12 +193,14 @@ struct Refit {
   std::optional<double> kl_max;                ///< absent where the refit was not verified
   std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits for it
   bool counted = true;                         ///< elements_wrong is exact; else a lower bound
+  std::vector<std::int64_t> engine_elements_wrong = {};  ///< the same of each engine; empty where it was not verified
+  std::vector<double> engine_kl_max = {};                ///< likewise
 };
 
 /// One tensor on one gen rank that does not hold the expected bits.
 struct WrongTensor {
   std::string tensor;
-  std::int64_t gen_rank = 0;  ///< within gen
+  std::int64_t gen_rank = 0;  ///< within gen, of all engines
   std::int64_t elements_wrong = 0;
   std::vector<std::int64_t> first_index;  ///< of the first wrong element, in global coordinates; empty: none was seen
   bool counted = true;                    ///< all are counted; else elements_wrong is a lower bound, first_index any
@@ -184,13 +211,6 @@ struct WrongReplica {
   std::string tensor;
   std::int64_t train_rank = 0;
   std::int64_t refit = 0;  ///< the first refit that showed it
-};
-
-struct Kl {
-  double max = 0;
-  double mean = 0;
-  std::string tensor;           ///< the tensor of the maximum
-  std::int64_t not_finite = 0;  ///< matrices with NaN, infinities or values of thousands, whose KL says nothing
 };
 
 struct Verification {
@@ -246,7 +266,8 @@ struct Result {
   Environment environment;
   std::optional<Model> model;
   Group train;
-  Group gen;
+  Group gen;                    ///< all engines together: "TP4+DP4"
+  std::vector<Engine> engines;  ///< of gen: one or several
   Settings settings;
   std::optional<Payload> payload;
   std::vector<MovedTensor> tensors;  ///< all of the payload; only HDF5 has room for them

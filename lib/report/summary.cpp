@@ -68,15 +68,15 @@ void print_sizes(std::ostream& out, const Result& result) {
   }
 }
 
-void print_wrong(std::ostream& out, const std::vector<WrongTensor>& wrong) {
+void print_wrong(std::ostream& out, const std::vector<WrongTensor>& wrong, const std::vector<Engine>& engines) {
   for (std::size_t i = 0; i < std::min(wrong.size(), kWrongShown); ++i) {
-    out << labelled("wrong",
-                    fmt::format("{} on gen rank {}: {}", wrong[i].tensor, wrong[i].gen_rank, wrong_text(wrong[i])));
+    out << labelled("wrong", fmt::format("{} on {}: {}", wrong[i].tensor, gen_rank_text(engines, wrong[i].gen_rank),
+                                         wrong_text(wrong[i])));
   }
   if (wrong.size() > kWrongShown) out << labelled("", fmt::format("... and {} more", wrong.size() - kWrongShown));
 }
 
-void print_verification(std::ostream& out, const Verification& verification) {
+void print_verification(std::ostream& out, const Verification& verification, const std::vector<Engine>& engines) {
   const std::int64_t not_counted = verification.tensors_not_counted;
   out << labelled("verification",
                   fmt::format("{}, {}, {}: {}{} wrong in {}{}", counted(verification.refits, "refit"),
@@ -90,7 +90,7 @@ void print_verification(std::ostream& out, const Verification& verification) {
     out << labelled("fingerprint",
                     fmt::format("train {} gen {}", verification.fingerprint_train, verification.fingerprint_gen));
   }
-  print_wrong(out, verification.wrong);
+  print_wrong(out, verification.wrong, engines);
   if (verification.kl) {
     const Kl& kl = *verification.kl;
     std::string text = fmt::format("max {:.4g}, mean {:.4g}", kl.max, kl.mean);
@@ -117,7 +117,8 @@ void print_summary(std::ostream& out, const Result& result) {
   print_prepare(out, result);
   print_times(out, result);
   print_sizes(out, result);
-  if (result.verification) print_verification(out, *result.verification);
+  out << engines_text(result.engines);
+  if (result.verification) print_verification(out, *result.verification, result.engines);
   for (const std::string& note : result.notes) out << labelled("note", note);
   if (result.elapsed_seconds)
     out << labelled("elapsed", format_seconds(*result.elapsed_seconds) + " from start to end");

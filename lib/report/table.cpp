@@ -84,6 +84,11 @@ void print_header(std::ostream& out, const Result& result) {
     out << labelled("", model.source);
   }
   out << labelled("train", group_text(result.train)) << labelled("gen", group_text(result.gen));
+  for (std::size_t e = 0; result.engines.size() > 1 && e < result.engines.size(); ++e) {
+    const Engine& engine = result.engines[e];
+    out << labelled(fmt::format("engine {}", e), fmt::format("{}, {} from gen rank {} on", engine.group.made_by,
+                                                             group_text(engine.group), engine.first_rank));
+  }
   if (!result.settings.empty()) out << labelled("settings", settings_text(result.settings));
   print_ranks(out, result.environment.ranks);
   out << std::flush;

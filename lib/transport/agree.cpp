@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "transport/bytes.hpp"
 #include "transport/executor.hpp"
@@ -24,8 +25,8 @@ std::uint64_t fold(std::uint64_t seed, const plan::Place& place) {
 
 /// Returns the plan's hash of a copy together with its places: p2p cuts and merges messages by the places of both ends,
 /// so both must know the same ones.
-Sum128 hash_with_places(const plan::Copy& copy, const std::string& tensor_name) {
-  const Sum128 sum = plan::hash(copy, tensor_name);
+Sum128 hash_with_places(const plan::Copy& copy, const Sum128& tensor_factor) {
+  const Sum128 sum = plan::hash(copy, tensor_factor);
   return {fold(fold(sum.low, copy.source.place), copy.destination.place),
           fold(fold(sum.high, copy.source.place), copy.destination.place)};
 }
@@ -35,10 +36,14 @@ std::vector<std::vector<TensorHash>> hashes_by_peer(int peers, const auto& peer_
                                                     const std::vector<plan::Copy>& copies,
                                                     const std::vector<model::Tensor>& tensors) {
   std::vector<std::vector<TensorHash>> result(static_cast<std::size_t>(peers));
+  std::int32_t last = -1;
+  Sum128 factor;  // of the last tensor
   for (const plan::Copy& copy : copies) {
+    if (copy.tensor != std::exchange(last, copy.tensor))
+      factor = plan::hash_factor(tensors[static_cast<std::size_t>(copy.tensor)].name);
     auto& list = result[static_cast<std::size_t>(peer_of(copy))];
     if (list.empty() || list.back().tensor != copy.tensor) list.push_back({copy.tensor, {}});
-    list.back().hash += hash_with_places(copy, tensors[static_cast<std::size_t>(copy.tensor)].name);
+    list.back().hash += hash_with_places(copy, factor);
   }
   return result;
 }

@@ -64,7 +64,7 @@ std::vector<Report> gather_reports(const LocalMemory& local, const std::vector<F
   }
   for (const Finding& finding : fills) {
     const auto& fill = local.view.layout->fills[static_cast<std::size_t>(finding.index)];
-    const std::string& name = local.view.layout->storages[static_cast<std::size_t>(fill.storage)].name;
+    const std::string name = local.view.layout->storages[static_cast<std::size_t>(fill.storage)].title();
     put(mine, {0, -1, name, Box::whole(fill.fill.extent), false, finding});
   }
   std::vector<Report> reports;

@@ -40,7 +40,7 @@ struct WrongTensor {
 /// The KL proxy over all matrices that both sides hold.
 struct KlSummary {
   double max = 0.0;
-  double mean = 0.0;
+  double mean = 0.0;   ///< of several engines the largest
   std::string tensor;  ///< of the maximum; empty where all are 0
   /// Matrices with a KL above 0 whose row sums are those of NaN, infinities or values of thousands: their KL says
   /// nothing.
@@ -54,19 +54,24 @@ struct NotFinite {
   friend bool operator==(const NotFinite&, const NotFinite&) = default;
 };
 
-/// The verdict on one refit. Identical on all ranks.
-struct StepResult {
-  std::int64_t step = 0;
+/// The verdict on one refit: of one engine by itself, or of all together.
+struct Verdict {
   std::int64_t tensors = 0;         ///< tensors of which gen stores a piece
-  std::int64_t tensors_wrong = 0;   ///< distinct names in `wrong`
+  std::int64_t tensors_wrong = 0;   ///< distinct names of wrong ones, and of fills
   std::int64_t elements = 0;        ///< stored over all gen ranks, once where names share a storage; fills excluded
   std::int64_t elements_wrong = 0;  ///< likewise counted once; wrong elements of fills included
   std::int64_t tensors_not_counted = 0;  ///< of the wrong ones: elements_wrong is a lower bound where there are any
-  std::vector<WrongTensor> wrong;        ///< in order of tensor, then gen rank; fills last
-  std::vector<TrainDisagreement> train_disagreements;
-  Sum128 fingerprint_train;  ///< summed over the tensors that both sides hold, one holder per distinct box,
-  Sum128 fingerprint_gen;    ///< train's converted to gen's dtype: equal where the bits are
+  Sum128 fingerprint_train;  ///< summed over the tensors that both sides hold, one holder per distinct box (of each
+  Sum128 fingerprint_gen;    ///< engine), train's converted to gen's dtype: equal where the bits are
   KlSummary kl;
+};
+
+/// The verdict, with what is wrong. Identical on all ranks.
+struct StepResult : Verdict {
+  std::int64_t step = 0;
+  std::vector<WrongTensor> wrong;  ///< in order of engine, tensor, then gen rank; fills of an engine last
+  std::vector<TrainDisagreement> train_disagreements;
+  std::vector<Verdict> engines;  ///< of each engine
 
   bool ok() const { return wrong.empty() && train_disagreements.empty(); }
 };

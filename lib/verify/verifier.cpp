@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "layout/joined_layout.hpp"
 #include "verify/counts.hpp"
 #include "verify/facts.hpp"
 #include "verify/judge.hpp"
@@ -226,13 +227,17 @@ auto owned_by(const transport::Control& world) {
 
 }  // namespace
 
-class Verifier::Implementation {
+/// The verifier of one engine.
+class Verifier::OfEngine {
  public:
-  Implementation(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
-                 transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
-                 std::vector<Constant> constants, std::optional<Originals> originals, const Tuning& tuning);
+  OfEngine(const model::Model& model, const layout::Layout& train, layout::EngineLayout gen, RankView mine,
+           transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
+           std::vector<Constant> constants, std::optional<Originals> originals, const Tuning& tuning);
   std::vector<TrainDisagreement> check_train_holders();
-  StepResult verify(std::int64_t step, const Named& named);
+  /// Names wrong tensors by their fingerprints.
+  StepResult name_wrong(std::int64_t step);
+  /// Counts their elements, and measures the KL.
+  StepResult count();
   std::vector<NotFinite> not_finite(Group group) const;
   void move(std::vector<std::byte*> storages) {
     REFIT_ASSERT(storages.size() == local_.view.storages.size());
@@ -252,6 +257,19 @@ class Verifier::Implementation {
   /// Returns this rank's contributing pieces, with the owners' changes for this step.
   std::vector<std::uint8_t> contributing(const std::vector<Contribution>& changes) const;
 
+  /// The state between name_wrong and count.
+  struct Round {
+    Judgement mine;  ///< of the tensors that this rank judges
+    std::vector<OddHolder> odd_train;
+    std::vector<Suspect> suspects;
+    std::vector<WrongPart> wrong;
+    std::vector<Finding> fills;
+    StepResult result;
+  };
+  /// Shares the result with what is wrong, as far as `pieces` has it counted.
+  void share(const std::vector<Finding>& pieces);
+
+  const layout::EngineLayout engine_;
   LocalMemory local_;
   std::optional<LocalMemory> originals_;  ///< on train ranks, where there are such
   std::int32_t train_ranks_;
@@ -267,22 +285,22 @@ class Verifier::Implementation {
   std::vector<std::uint8_t> originals_contribute_;  ///< likewise
   std::vector<std::uint8_t> shared_;                ///< by own piece
   std::int64_t elements_ = 0;
+  Round round_;
 };
 
-Verifier::Implementation::Implementation(const model::Model& model, const layout::Layout& train,
-                                         const layout::Layout& gen, RankView mine, transport::Control& world,
-                                         const kernels::ExecutionSpace& space, std::uint64_t seed,
-                                         std::vector<Constant> constants, std::optional<Originals> originals,
-                                         const Tuning& tuning)
-    : local_{model, mine, world, space, {}, tuning, Numbered(*mine.layout, model.tensors, world.size())},
+Verifier::OfEngine::OfEngine(const model::Model& model, const layout::Layout& train, layout::EngineLayout gen,
+                             RankView mine, transport::Control& world, const kernels::ExecutionSpace& space,
+                             std::uint64_t seed, std::vector<Constant> constants, std::optional<Originals> originals,
+                             const Tuning& tuning)
+    : engine_(std::move(gen)),
+      local_{model, mine, world, space, {}, tuning, Numbered(*mine.layout, model.tensors, world.size())},
       train_ranks_(train.ranks()),
       seed_(seed),
       constants_(std::move(constants)),
       train_(train, model.tensors, 0, owned_by(world)),
-      gen_(gen, model.tensors, train_ranks_, owned_by(world)) {
-  REFIT_ASSERT(world.size() == train.ranks() + gen.ranks());
+      gen_(engine_, model.tensors, train_ranks_ + engine_.first(), owned_by(world)) {
   REFIT_ASSERT(local_.view.storages.size() == local_.view.layout->storages.size());
-  Facts facts = facts_of(model.tensors, train, gen, originals ? originals->layout : nullptr);
+  Facts facts = facts_of(model.tensors, train, engine_, originals ? originals->layout : nullptr);
   local_.compared_as = std::move(facts.compared_as);
   measured_ = std::move(facts.measured);
   check_dtypes();
@@ -300,15 +318,17 @@ Verifier::Implementation::Implementation(const model::Model& model, const layout
   elements_ = world.sum(own_elements());
 }
 
-/// Keeps, on each owner, the constants of its tensors.
-void Verifier::Implementation::share_constants() {
+/// Keeps, on each owner, the constants of its tensors, as far as the engine stores these.
+void Verifier::OfEngine::share_constants() {
   Writer out;
   out.put_all(std::span<const Constant>(constants_));
   constants_ = Reader(local_.world.broadcast(out.take(), kRoot)).get_all<Constant>();
-  std::erase_if(constants_, [&](const Constant& one) { return local_.owner(one.tensor) != local_.world.rank(); });
+  std::erase_if(constants_, [&](const Constant& one) {
+    return local_.owner(one.tensor) != local_.world.rank() || gen_.boxes(one.tensor).empty();
+  });
 }
 
-void Verifier::Implementation::share_first_holders() {
+void Verifier::OfEngine::share_first_holders() {
   const auto world_size = static_cast<std::size_t>(local_.world.size());
   std::vector<std::vector<std::int32_t>> pieces(world_size);
   std::vector<std::vector<std::int32_t>> originals(world_size);
@@ -337,15 +357,15 @@ void Verifier::Implementation::share_first_holders() {
   if (originals_) originals_contribute_ = measured_of(*originals_->view.layout, originals_first_);
 }
 
-std::vector<std::uint8_t> Verifier::Implementation::measured_of(const layout::LocalLayout& layout,
-                                                                std::vector<std::uint8_t> first) const {
+std::vector<std::uint8_t> Verifier::OfEngine::measured_of(const layout::LocalLayout& layout,
+                                                          std::vector<std::uint8_t> first) const {
   for (std::size_t i = 0; i < first.size(); ++i) {
     if (!std::binary_search(measured_.begin(), measured_.end(), layout.pieces[i].tensor)) first[i] = 0;
   }
   return first;
 }
 
-void Verifier::Implementation::check_dtypes() const {
+void Verifier::OfEngine::check_dtypes() const {
   for (const layout::LocalPiece& piece : local_.view.layout->pieces) {
     const DType as = local_.as(piece.tensor).dtype;
     const DType from = piece.piece.format.dtype;
@@ -361,7 +381,7 @@ void Verifier::Implementation::check_dtypes() const {
   }
 }
 
-std::int64_t Verifier::Implementation::own_elements() const {
+std::int64_t Verifier::OfEngine::own_elements() const {
   std::int64_t elements = 0;
   const auto& pieces = local_.view.layout->pieces;
   for (std::size_t i = 0; i < pieces.size() && local_.is_gen(); ++i) {
@@ -370,15 +390,15 @@ std::int64_t Verifier::Implementation::own_elements() const {
   return elements;
 }
 
-void Verifier::Implementation::require_complete(const Fingerprints& prints, const Ledger& side) const {
-  const std::size_t first = &side == &gen_ ? static_cast<std::size_t>(train_ranks_) : 0;
+void Verifier::OfEngine::require_complete(const Fingerprints& prints, const Ledger& side) const {
+  const std::size_t first = &side == &gen_ ? static_cast<std::size_t>(train_ranks_ + engine_.first()) : 0;
   const std::vector<std::int32_t>& pieces = side.pieces_by_rank();
   for (std::size_t rank = 0; rank < pieces.size(); ++rank) {
     REFIT_ASSERT(std::ssize(prints[first + rank]) == pieces[rank]);  // else its view leaves a tensor out
   }
 }
 
-std::vector<std::uint8_t> Verifier::Implementation::contributing(const std::vector<Contribution>& changes) const {
+std::vector<std::uint8_t> Verifier::OfEngine::contributing(const std::vector<Contribution>& changes) const {
   std::vector<std::vector<Contribution>> by_rank(static_cast<std::size_t>(local_.world.size()));
   for (const Contribution& change : changes) {
     by_rank[static_cast<std::size_t>(change.holder.world_rank)].push_back(change);
@@ -400,7 +420,7 @@ std::vector<std::uint8_t> Verifier::Implementation::contributing(const std::vect
   return measured_of(*local_.view.layout, std::move(result));
 }
 
-std::vector<TrainDisagreement> Verifier::Implementation::check_train_holders() {
+std::vector<TrainDisagreement> Verifier::OfEngine::check_train_holders() {
   const LocalMemory& mine = originals_ ? *originals_ : local_;
   const Ledger& train = original_ ? *original_ : train_;
   const Fingerprints prints = exchange_prints(mine, Bits::stored);
@@ -419,65 +439,146 @@ std::vector<TrainDisagreement> Verifier::Implementation::check_train_holders() {
   return unpack_disagreements(local_.world.broadcast(verify::pack(list), kRoot));
 }
 
-StepResult Verifier::Implementation::verify(std::int64_t step, const Named& named) {
+void Verifier::OfEngine::share(const std::vector<Finding>& pieces) {
+  const std::vector<Report> reports = gather_reports(local_, pieces, round_.fills, shared_);
+  StepResult& result = round_.result;
+  if (is_root()) {
+    check_all_found(round_.suspects, round_.wrong, reports, local_.model);
+    result.wrong.clear();
+    result.elements_wrong = 0;
+    add_wrong(reports, local_.model, train_ranks_, result);
+    result.train_disagreements = named_holders(round_.odd_train, local_.model);
+    add_train_fills(reports, train_ranks_, result.train_disagreements);
+  }
+  result = unpack_result(local_.world.broadcast(verify::pack(result), kRoot));
+}
+
+StepResult Verifier::OfEngine::name_wrong(std::int64_t step) {
   const Fingerprints prints = exchange_prints(local_, Bits::compared);
   require_complete(prints, train_);
   require_complete(prints, gen_);
-  const Judgement mine = judge(local_.model.tensors, train_, gen_, prints, constants_);
-  const Judgement all = gather_judgement(mine, local_.world);
-  const auto suspects = unpack_suspects(local_.world.broadcast(pack(all.suspects), kRoot));
-  const std::vector<WrongPart> wrong = suspects.empty() ? std::vector<WrongPart>() : find_wrong_parts(local_, suspects);
-
+  round_ = {};
+  round_.mine = judge(local_.model.tensors, train_, gen_, prints, constants_);
+  Judgement all = gather_judgement(round_.mine, local_.world);
+  round_.suspects = unpack_suspects(local_.world.broadcast(pack(all.suspects), kRoot));
+  if (!round_.suspects.empty()) round_.wrong = find_wrong_parts(local_, round_.suspects);
   // The verdicts of the fingerprints come first; for fills, the number of wrong elements too.
-  const std::vector<Finding> fills = count_fills(local_);
-  StepResult result;
-  const auto share = [&](const std::vector<Finding>& pieces) {
-    const std::vector<Report> reports = gather_reports(local_, pieces, fills, shared_);
-    if (is_root()) {
-      check_all_found(suspects, wrong, reports, local_.model);
-      result.wrong.clear();
-      result.elements_wrong = 0;
-      add_wrong(reports, local_.model, train_ranks_, result);
-      result.train_disagreements = named_holders(all.odd_train, local_.model);
-      add_train_fills(reports, train_ranks_, result.train_disagreements);
-    }
-    result = unpack_result(local_.world.broadcast(verify::pack(result), kRoot));
-  };
+  round_.fills = count_fills(local_);
   if (is_root()) {
     check_constants(all.changed, local_.model);
+    StepResult& result = round_.result;
     result.step = step;
     result.tensors = all.tensors;
     result.elements = elements_;
     result.fingerprint_train = all.train;
     result.fingerprint_gen = all.gen;
+    round_.odd_train = std::move(all.odd_train);
   }
-  share(not_counted(local_, suspects, wrong));
-  if (!result.ok() && named) named(result);
-  if (!wrong.empty()) share(count_pieces(local_, suspects, wrong));
+  share(not_counted(local_, round_.suspects, round_.wrong));
+  return round_.result;
+}
 
-  const auto changes = contributions(mine, suspects, wrong, local_, train_, gen_);
+StepResult Verifier::OfEngine::count() {
+  if (!round_.wrong.empty()) share(count_pieces(local_, round_.suspects, round_.wrong));
+  const auto changes = contributions(round_.mine, round_.suspects, round_.wrong, local_, train_, gen_);
   const std::vector<std::uint8_t> contributes = contributing(changes);
   const Summands local{local_, contributes};
   const Summands originals{originals_ ? *originals_ : local_, originals_contribute_};
-  result.kl = measure_kl(local, originals_ ? &originals : nullptr, measured_, seed_);
-  return unpack_result(local_.world.broadcast(verify::pack(result), kRoot));
+  round_.result.kl = measure_kl(local, originals_ ? &originals : nullptr, measured_, seed_);
+  return unpack_result(local_.world.broadcast(verify::pack(round_.result), kRoot));
 }
 
-std::vector<NotFinite> Verifier::Implementation::not_finite(Group group) const {
+std::vector<NotFinite> Verifier::OfEngine::not_finite(Group group) const {
   const bool stored = originals_ && group == Group::train;
   return count_not_finite(stored ? Summands{*originals_, originals_first_} : Summands{local_, first_}, group);
 }
 
+namespace {
+
+/// Returns the number of names in `wrong`, of entries that `is_meant`.
+template <typename Meant>
+std::int64_t count_names(const std::vector<WrongTensor>& wrong, const Meant& is_meant) {
+  std::set<std::string> names;
+  for (const WrongTensor& entry : wrong)
+    if (is_meant(entry)) names.insert(entry.tensor);
+  return std::ssize(names);
+}
+
+/// Returns the KL of two engines as that of one.
+KlSummary join(const KlSummary& a, const KlSummary& b) {
+  KlSummary both = a.max >= b.max ? a : b;
+  both.mean = std::max(a.mean, b.mean);
+  both.not_finite = std::max(a.not_finite, b.not_finite);
+  return both;
+}
+
+/// Returns all engines' verdicts as one.
+StepResult join(const std::vector<StepResult>& engines, std::int64_t tensors) {
+  StepResult all = engines.front();
+  all.engines = {engines.begin(), engines.end()};
+  if (engines.size() == 1) return all;
+  all.tensors = tensors;
+  for (std::size_t e = 1; e < engines.size(); ++e) {
+    const StepResult& more = engines[e];
+    all.elements += more.elements;
+    all.elements_wrong += more.elements_wrong;
+    all.fingerprint_train += more.fingerprint_train;
+    all.fingerprint_gen += more.fingerprint_gen;
+    all.kl = join(all.kl, more.kl);
+    all.wrong.insert(all.wrong.end(), more.wrong.begin(), more.wrong.end());
+    for (const TrainDisagreement& odd : more.train_disagreements)
+      if (std::ranges::find(all.train_disagreements, odd) == all.train_disagreements.end())
+        all.train_disagreements.push_back(odd);
+  }
+  all.tensors_wrong = count_names(all.wrong, [](const WrongTensor&) { return true; });
+  all.tensors_not_counted = count_names(all.wrong, [](const WrongTensor& entry) { return !entry.counted; });
+  return all;
+}
+
+}  // namespace
+
 Verifier::Verifier(const model::Model& model, const layout::Layout& train, const layout::Layout& gen, RankView mine,
                    transport::Control& world, const kernels::ExecutionSpace& space, std::uint64_t seed,
                    std::vector<Constant> constants, std::optional<Originals> originals, const Tuning& tuning)
-    : implementation_(std::make_unique<Implementation>(model, train, gen, std::move(mine), world, space, seed,
-                                                       std::move(constants), std::move(originals), tuning)) {}
+    : tensors_(
+          std::ranges::count_if(model.tensors, [&](const model::Tensor& one) { return gen.format(one).has_value(); })) {
+  REFIT_ASSERT(world.size() == train.ranks() + gen.ranks());
+  static const layout::LocalLayout nothing;
+  const std::vector<layout::EngineLayout> engines = layout::engines_of(gen);
+  Tuning of_one = tuning;
+  of_one.count_seconds /= static_cast<double>(engines.size());
+  for (std::int32_t engine = 0; engine < gen.engines(); ++engine) {
+    const bool has_part = mine.group == Group::train || gen.engine(mine.rank) == engine;
+    engines_.push_back(std::make_unique<OfEngine>(model, train, engines[static_cast<std::size_t>(engine)],
+                                                  has_part ? mine : RankView{mine.group, mine.rank, &nothing, {}},
+                                                  world, space, seed, constants, originals, of_one));
+  }
+}
 Verifier::~Verifier() = default;
 
-std::vector<TrainDisagreement> Verifier::check_train_holders() { return implementation_->check_train_holders(); }
-StepResult Verifier::verify(std::int64_t step, const Named& named) { return implementation_->verify(step, named); }
-std::vector<NotFinite> Verifier::not_finite(Group group) { return implementation_->not_finite(group); }
-void Verifier::move(std::vector<std::byte*> storages) { implementation_->move(std::move(storages)); }
+std::vector<TrainDisagreement> Verifier::check_train_holders() { return engines_.front()->check_train_holders(); }
+
+StepResult Verifier::verify(std::int64_t step, const Named& named) {
+  std::vector<StepResult> results;
+  for (const auto& engine : engines_) results.push_back(engine->name_wrong(step));
+  if (const StepResult all = join(results, tensors_); !all.ok() && named) named(all);
+  for (std::size_t e = 0; e < results.size(); ++e) results[e] = engines_[e]->count();
+  return join(results, tensors_);
+}
+
+std::vector<NotFinite> Verifier::not_finite(Group group) {
+  std::map<std::int32_t, std::int64_t> most;
+  for (const auto& engine : engines_) {
+    for (const NotFinite& one : engine->not_finite(group)) most[one.tensor] = std::max(most[one.tensor], one.elements);
+    if (group == Group::train) break;  // whatever engine is sent to
+  }
+  std::vector<NotFinite> list;
+  for (const auto& [tensor, elements] : most) list.push_back({tensor, elements});
+  return list;
+}
+
+void Verifier::move(std::vector<std::byte*> storages) {
+  for (const auto& engine : engines_) engine->move(storages);
+}
 
 }  // namespace refit::verify

@@ -2,6 +2,8 @@
 // The proof that a refit arrived: fingerprints of everything that every rank stores, element counts where they
 // disagree, and a KL proxy that says how much a difference would matter.
 //
+// Engines of the gen side are proved one by one, as if train had sent to each of them alone.
+//
 // World rank r is train rank r, or gen rank r - T. Every tensor has a rank that judges it (owners.hpp); world rank 0
 // puts the verdicts together. Facts about the layouts alone (the holders of each box) are worked out once. Example: gen
 // rank 2 has one flipped bit in q_proj: its fingerprint differs from its replica's and the sum from train's, so the
@@ -59,8 +61,9 @@ class Verifier {
   /// same result on all ranks. `step` is only repeated in the result. Where something is wrong, `named` is called once.
   StepResult verify(std::int64_t step, const Named& named = {});
 
-  /// Counts NaN and infinite elements that a side stores now, in train's `originals` where there are such. Collective
-  /// over the world; the list, in order of tensor, is returned at world rank 0.
+  /// Counts NaN and infinite elements that a side stores now, in train's `originals` where there are such; of several
+  /// engines the most that one of them stores. Collective over the world; the list, in order of tensor, is returned at
+  /// world rank 0.
   std::vector<NotFinite> not_finite(Group group);
 
   /// Sets the places of this rank's storages from now on, one for each of its view's. For views of memory that only
@@ -68,8 +71,9 @@ class Verifier {
   void move(std::vector<std::byte*> storages);
 
  private:
-  class Implementation;
-  std::unique_ptr<Implementation> implementation_;
+  class OfEngine;
+  std::int64_t tensors_;  ///< of which an engine stores a piece
+  std::vector<std::unique_ptr<OfEngine>> engines_;
 };
 
 }  // namespace refit::verify

@@ -2,7 +2,7 @@
 
 The i-th train layout is paired with the i-th gen layout, the shorter list repeating, so that every layout occurs.
 Of a checkpoint of which one side was not recorded only the other is compared. A checkpoint that the archive has not is
-that of engines.tar.xz beside it.
+that of engines.tar.xz beside it, or rebuilt from what vLLM held of it.
 
     oracle_test.py --refit EXE --archive ARCHIVE.tar.xz --work FOLDER --family FAMILY [--device cuda]
     oracle_test.py --archive ARCHIVE.tar.xz --work FOLDER --complete FAMILY...     are these all, with every layout?
@@ -10,6 +10,7 @@ that of engines.tar.xz beside it.
 
 import argparse
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -19,17 +20,19 @@ import tarfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import compare_oracle  # noqa: E402
+import safetensors  # noqa: E402
 from launcher import mpirun  # noqa: E402
 
 SHOWN = 20  # differences printed per run
 LAYOUTS = {  # that are compared, by archive
     "engines": {"train": 74, "gen": 38},
     "families": {"train": 55, "gen": 102},
-    "pipelines": {"train": 16, "gen": 21},  # the record of llama_tied_mg has no checkpoint
+    "pipelines": {"train": 33, "gen": 30},
 }
 UNRECORDED = {"checkpoint": None, "layout": "TP2", "ranks": 2, "settings": {}, "folder": None}
 # Settings of an archive that are other keys of a case, and their values there. All others are keys as they are.
 SETTINGS = {
+    "train.virtual_pipeline": ("train.virtual_stages", lambda stages: stages),
     "gen.model_class": ("gen.model_class", lambda name: "nvidia" if ".nvidia." in name else "portable"),
     "gen.mm_encoder_tp_mode": ("gen.mm_encoder_tp", lambda mode: mode),
     "gen.env": ("gen.replicate_embedding", lambda variables: variables == {"VLLM_REPLICATE_EMBED": "1"}),
@@ -57,14 +60,10 @@ def unpack(archive, work):
     return folder
 
 
-# Megatron's pipelines that are more than a number of layers for each stage are no layouts of refit's.
-PIPELINES = ("train.virtual_pipeline", "train.pipeline_layout")
-
-
 def read_index(folder):
     """The layouts to compare, in refit's words."""
     with open(os.path.join(folder, "index.json"), encoding="utf-8") as file:
-        index = [entry for entry in json.load(file) if not any(key in entry["settings"] for key in PIPELINES)]
+        index = json.load(file)
     for entry in index:
         entry["settings"].pop("train.expert_tensor_parallel_unset", None)  # what refit takes it for
         etp = entry["settings"].pop("train.expert_tensor_parallel", 1)
@@ -72,8 +71,44 @@ def read_index(folder):
     return index
 
 
+FUSED = {"q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj", "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj"}
+
+
+def part_of(name):
+    return name.split(".")[-2]
+
+
+def rebuild_llama(folder, own):
+    """Writes the checkpoint of llama_tied_mg, llama8_tied_mg with 6 layers, which was not recorded, from what vLLM held:
+    rows of fused parameters in the checkpoint's order."""
+    like = os.path.join(folder, "ckpt", "llama8_tied_mg")
+    with open(os.path.join(like, "config.json"), encoding="utf-8") as file:
+        config = dict(json.load(file), num_hidden_layers=6)
+    held, tensors, taken = {}, {}, {}
+    for rank in (0, 1):
+        held.update(safetensors.read(os.path.join(folder, f"vllm/llama_tied_mg/pp2/rank{rank}.safetensors")))
+    for shard in sorted(glob.glob(os.path.join(like, "*.safetensors"))):
+        for name, tensor in safetensors.read(shard).items():
+            source = name.replace(part_of(name), FUSED.get(part_of(name), part_of(name)))
+            if source in held:
+                tensors[name] = (source, tensor)
+    order = list(FUSED)
+    for name in sorted(tensors, key=lambda name: order.index(part_of(name)) if part_of(name) in FUSED else -1):
+        source, tensor = tensors[name]
+        begin = taken.get(source, 0)
+        taken[source] = begin + len(tensor.data)
+        tensors[name] = safetensors.Tensor(tensor.dtype, tensor.shape, held[source].data[begin : taken[source]])
+    os.makedirs(own + ".new", exist_ok=True)
+    safetensors.write(os.path.join(own + ".new", "model.safetensors"), tensors)
+    with open(os.path.join(own + ".new", "config.json"), "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    os.replace(own + ".new", own)
+
+
 def checkpoint_of(args, folder):
     own = os.path.join(folder, "ckpt", args.family)
+    if args.family == "llama_tied_mg" and not os.path.exists(own):
+        rebuild_llama(folder, own)
     if os.path.exists(own):
         return own
     return os.path.join(unpack(os.path.join(os.path.dirname(args.archive), "engines.tar.xz"), args.work), "ckpt", args.family)

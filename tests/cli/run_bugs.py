@@ -19,6 +19,8 @@ BUGS = (
     ("B7-default-stage", 4, 3),
     ("B33-scales-on-wrong-axis", 3, 1),
     ("B41-more-ranks-than-groups", 5, 2),
+    ("B46-initial-slots", 6, 1),
+    ("B47-shards-as-replicas", 4, 1),
 )
 
 
@@ -48,7 +50,10 @@ def bugs_are_errors(suite):
         with open(case(suite, name), encoding="utf-8") as file:
             text = file.read()
         with open(suite.path(f"{name}.toml"), "w", encoding="utf-8") as file:
-            file.write(text[: text.index("[expect]")].replace('config = "', f'config = "{suite.args.inputs}/bugs/'))
+            text = text[: text.index("[expect]")]
+            for key in ("config", "expert_placement"):
+                text = text.replace(f'{key} = "', f'{key} = "{suite.args.inputs}/bugs/')
+            file.write(text)
         ended = suite.run(ranks, "run", f"{name}.toml")
         suite.check_code(ended, code, f"{name}, not expected")
 

@@ -153,7 +153,7 @@ def mistakes(suite):
         file.truncate(5000)
     for arguments, word in (
         (("empty", *checkpoint, "--gen", "TP2"), "gen-rank-00000.safetensors"),
-        (("gap.gen", *checkpoint, "--gen", "TP2"), "gen rank 0 is missing"),
+        (("gap.gen", *checkpoint, "--gen", "TP2"), "gen-rank-00000.safetensors (or .h5) is missing"),
         (("cut.gen", *checkpoint, "--gen", "TP2"), "gen-rank-00001.safetensors"),
         (("whole.gen", *checkpoint), "--gen"),
         (("whole.gen", *checkpoint, "--gen", "TP1"), "2 gen ranks were dumped"),

@@ -51,7 +51,7 @@ def every_bug_is_tested(suite):
     """Here, or by a case of inputs/bugs."""
     listed = {line.split()[0] for line in suite.run(0, "list", "injections").out.splitlines()}
     tested = {"swap-gate-up", "drop-tensor", "corrupt-replica", "lost-update", "stale-refit", "skip-send",
-              "stale-kv-scales", "default-kv-scales", "stale-derived"}  # fmt: skip
+              "stale-kv-scales", "default-kv-scales", "stale-derived", "cp-as-tp"}  # fmt: skip
     suite.check(tested <= listed, f"refit list injections: {tested - listed} are not there")
     replayed = {line.split()[0] for line in suite.run(0, "list", "bugs").out.splitlines()}
     suite.check(listed - tested <= replayed, f"injections without a test: {listed - tested - replayed}")
@@ -264,6 +264,18 @@ def split(data, size):
     return [bytes(data[at : at + size]) for at in range(0, len(data), size)]
 
 
+def cp_as_tp(suite):
+    """Of two ranks with the same weights the second one's part is the first's."""
+    ended = inject(suite, "cp-as-tp", *qwen3(suite), ranks=3, train="CP2", gen="TP1")
+    found = check_wrong(suite, ended, "cp-as-tp")["verification"]
+    names = {wrong["tensor"].split(".")[-2] for wrong in found["wrong"]}
+    suite.check(names == {"o_proj", "down_proj"}, f"wrong: {found['wrong']}", ended)
+    shape = config(suite)
+    wide = shape["num_attention_heads"] * shape["head_dim"] + shape["intermediate_size"]
+    expected = shape["num_hidden_layers"] * shape["hidden_size"] * wide // 2
+    suite.check(found["elements_wrong"] == expected, f"{found['elements_wrong']}, not {expected}", ended)
+
+
 def changes_nothing(suite):
     """A bug that this run could not show is refused, with what it needs."""
     small, nano = ("--model", "qwen3-0.6b-small"), ("--model", "qwen3-30b-a3b-small", "--layers", 2)
@@ -273,6 +285,7 @@ def changes_nothing(suite):
         ("lost-update", 3, "DP2", "TP1", (*small, "--steps", 1), "two refits"),
         ("corrupt-replica", 3, "PP2", "TP1", (*small, "--layers", 2), "a train rank 1 that stores the tensor"),
         ("B4-router-bytes", 2, "TP1", "TP1", (*nano, "--bulk", "ffn"), "the tensor on the bulk path"),
+        ("B46-initial-slots", 3, "TP1", "TP2xEP2", nano, "a tensor for each expert, gen EP > 1"),
         ("B15-copy-race", 2, "TP1", "TP1", (*small, "--executor", "direct"), 'refit.executor = "p2p"'),
     )
     for bug, ranks, train, gen, words, needs in rows:
@@ -285,5 +298,5 @@ def changes_nothing(suite):
 Suite(__doc__).main(
     every_bug_is_tested, swap_gate_up, named_without_counting, swap_gate_up_kl, swap_gate_up_expected, drop_tensor, corrupt_replica, lost_update,
     stale_refit, skip_send, skip_send_expected, scales_of_the_kv_cache, derived_weights,
-    changes_nothing
+    cp_as_tp, changes_nothing
 )  # fmt: skip

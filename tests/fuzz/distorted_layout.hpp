@@ -37,6 +37,9 @@ class DistortedLayout final : public layout::Layout {
   std::int32_t ranks() const override { return inner_.ranks(); }
   std::int32_t stage(Rank rank) const override { return inner_.stage(rank); }
   std::int32_t stages() const override { return inner_.stages(); }
+  std::int32_t chunks() const override { return inner_.chunks(); }
+  std::int32_t engines() const override { return inner_.engines(); }
+  std::int32_t engine(Rank rank) const override { return inner_.engine(rank); }
   std::uint64_t placement_class(const model::Tensor& tensor) const override { return inner_.placement_class(tensor); }
   std::optional<Format> format(const model::Tensor& tensor) const override;
   void pieces(const model::Tensor& tensor, Rank rank, std::vector<layout::Piece>& out) const override;

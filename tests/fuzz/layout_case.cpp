@@ -202,10 +202,70 @@ std::string pattern(const std::vector<Mixer>& mixers, const std::vector<std::int
   return result;
 }
 
+/// Writes sections in the short forms of a layout string here and there.
+std::string layout_string(Random& random, const std::vector<std::string>& sections) {
+  std::string text;
+  for (std::size_t i = 0; i < sections.size(); ++i) {
+    const bool ends = i + 1 == sections.size();
+    if (!ends && !sections[i].empty() && sections[i] == sections[i + 1] && random.one_in(2)) {
+      text += fmt::format("({}|)*2", sections[i]);
+      ++i;
+      continue;
+    }
+    const std::size_t first = sections[i].find('t');
+    const auto layers = static_cast<std::size_t>(std::ranges::count(sections[i], 't'));
+    std::string letters = sections[i];
+    if (layers > 1 && random.one_in(2)) letters.replace(first, layers, fmt::format("t*{}", layers));
+    if (!letters.empty() && random.one_in(4)) letters.insert(letters.size(), 1, ',');
+    text += letters + (ends ? "" : "|");
+  }
+  return text;
+}
+
+/// A layout string with sections of any size, and multi-token prediction where it may be.
+void draw_layout_string(Random& random, Case& c, std::int64_t predictions) {
+  const std::int64_t stages = c.train.sizes.pp;
+  const std::int64_t chunks = random.in(1, 3);
+  std::vector<std::string> sections(static_cast<std::size_t>(stages * chunks));
+  for (std::int64_t layer = 0; layer < c.config.layers; ++layer)
+    sections[static_cast<std::size_t>(random.in(0, std::ssize(sections) - 1))] += 't';
+  std::int64_t last = std::ssize(sections) - 1;
+  while (sections[static_cast<std::size_t>(last)].empty()) --last;
+  const std::int64_t least = std::max(last, (chunks - 1) * stages);
+  const std::int64_t home = !random.one_in(3) ? least : random.in(least, std::ssize(sections) - 1);
+  sections[static_cast<std::size_t>(home)].append(static_cast<std::size_t>(predictions), 'm');
+  sections.front().insert(0, 1, 'E');
+  sections.back() += 'L';
+  c.train.pipeline_layout = layout_string(random, sections);
+}
+
+/// Virtual stages, or a pipeline of Megatron's own kinds, if the layers allow it.
+bool draw_chunks(Random& random, Case& c) {
+  if (c.config.family == "nemotron_h" || c.config.vision.deepstack > 0) return false;
+  const std::int64_t layers = c.config.layers;
+  const std::int64_t stages = c.train.sizes.pp;
+  const std::int64_t predictions = c.train.mtp && c.config.family != "glm_moe_dsa" ? c.config.mtp_layers : 0;
+  if (random.one_in(predictions > 0 ? 1 : 2)) {
+    draw_layout_string(random, c, predictions);
+    return true;
+  }
+  c.train.account_for_embedding = random.one_in(3);
+  c.train.account_for_loss = random.one_in(3);
+  const std::int64_t all = layers + (c.train.account_for_embedding ? 1 : 0) + (c.train.account_for_loss ? 1 : 0);
+  for (const std::int64_t chunks : {3, 2, 1}) {
+    if (all % (stages * chunks) != 0 || (chunks == 1 && all == layers)) continue;
+    c.train.virtual_stages = chunks;
+    return true;
+  }
+  c.train.account_for_embedding = c.train.account_for_loss = false;
+  return false;
+}
+
 void draw_stages(Random& random, Case& c) {
   const std::int64_t layers = c.config.layers;
   const std::int64_t stages = c.train.sizes.pp = random.in(1, std::min<std::int64_t>(layers, 3));
   if (stages == 1) return;
+  if (random.one_in(3) && draw_chunks(random, c)) return;
   std::vector<std::int64_t> counts(static_cast<std::size_t>(stages), 1);
   for (std::int64_t layer = stages; layer < layers; ++layer) {
     ++counts[static_cast<std::size_t>(random.in(0, stages - 1))];
@@ -303,6 +363,29 @@ void draw_model(Random& random, Case& c) {
 }
 
 /// SGLang in place of vLLM, of the families that are known of it, with the same TP, precision and drafter.
+/// Other experts on ranks than neighbouring ones: every M-th one, or those in slots, also of a map.
+void draw_vllm_slots(Random& random, Case& c) {
+  const std::int64_t ep = c.gen.sizes.ep;
+  if (ep == 1 || !random.one_in(2)) return;
+  if (has_first_dense_layers(c.config) && random.one_in(2)) {
+    c.config.expert_groups = 2;
+    c.gen.expert_placement = gen::vllm::ExpertPlacement::round_robin;
+    return;
+  }
+  if (is_one_of(c.config, {"gpt_oss", "minimax_m2"})) return;
+  const bool one_by_one = !c.packed_experts && !is_one_of(c.config, {"llama4", "qwen3_5_moe"});
+  const std::int64_t experts = c.config.experts;
+  if (!one_by_one && experts % ep != 0) return;
+  const auto slots = [&] { return experts + c.gen.redundant_experts; };
+  while (one_by_one && (slots() % ep != 0 || (slots() / ep < experts && random.one_in(3)))) ++c.gen.redundant_experts;
+  if (c.gen.mtp != Mtp::off || !random.one_in(2)) return;
+  for (std::int64_t layer = 0; layer < c.config.layers; ++layer) {
+    if (!c.config.is_moe(layer)) continue;
+    layout::Slots& map = c.gen.physical_to_logical_map.emplace_back();
+    for (std::int64_t s = 0; s < slots(); ++s) map.push_back((5 * layer + s) % experts);
+  }
+}
+
 void draw_sglang(Random& random, Case& c) {
   using gen::sglang::MoeRunnerBackend;
   Config& config = c.config;
@@ -368,6 +451,43 @@ void draw_sglang(Random& random, Case& c) {
   if (config.family == "deepseek_v3" && config.shared_intermediate_size > 0 && random.one_in(2)) {
     o.enforce_shared_experts_fusion = true;
     config.shared_intermediate_size = config.expert_intermediate_size;
+  }
+}
+
+bool is_legal(const Engine& engine, const model::Model& model) {
+  return engine.sglang ? gen::sglang::violations(model, *engine.sglang).empty()
+                       : gen::vllm::violations(model, engine.vllm).empty();
+}
+
+/// Up to two engines behind the first: like it, but with other sizes, precision, models and kernels; those that are
+/// legal.
+void draw_more_engines(Random& random, Case& c) {
+  if (c.wide || !random.one_in(3)) return;
+  const model::Model model = build(c);
+  const std::int64_t count = random.in(1, 2);
+  for (std::int64_t i = 0; i < count; ++i) {
+    Engine engine{c.gen, c.sglang};
+    const std::int64_t tp = random.of<std::int64_t>({1, 1, 2, 3, c.gen.sizes.tp});
+    gen::vllm::Options& o = engine.vllm;
+    o.sizes = {.tp = tp, .dp = random.in(1, 2)};
+    o.stage_layers.clear();
+    if (o.mtp == Mtp::off && random.one_in(4)) o.sizes.pp = 2;
+    if (c.config.experts > 0 && o.sizes.pp == 1 && random.one_in(3)) o.sizes.ep = o.moe_ranks();
+    if (random.one_in(4)) o.precision = o.precision == DType::f32 ? DType::bf16 : DType::f32;
+    if (o.mtp != Mtp::off && random.one_in(2)) o.mtp = Mtp::off;
+    if (c.config.experts > 0 && random.one_in(3)) o.moe_backend = gen::vllm::MoeBackend::flashinfer_trtllm;
+    if (engine.sglang && random.one_in(2)) engine.sglang.reset();
+    if (engine.sglang) {
+      gen::sglang::Options& own = *engine.sglang;
+      own.sizes = {.tp = tp, .dp = random.in(1, 2)};
+      own.precision = o.precision;
+      own.mtp = o.mtp;
+      own.attn_dp_size = 1;
+      own.moe_a2a_backend = {};
+      own.ep_num_redundant_experts = 0;
+      own.physical_to_logical_map.clear();
+    }
+    if (is_legal(engine, model)) c.more.push_back(engine);
   }
 }
 
@@ -457,6 +577,9 @@ bool drop_stages(Case& c) {
   c.train.stage_layers.clear();
   c.train.hybrid_layer_pattern.clear();
   c.train.first_stage_layers = c.train.last_stage_layers = 0;
+  c.train.virtual_stages = 1;
+  c.train.pipeline_layout.clear();
+  c.train.account_for_embedding = c.train.account_for_loss = false;
   return any;
 }
 
@@ -478,6 +601,17 @@ bool drop_layers(Case& c, std::int64_t kept, bool alone) {
   reduce(config.dense_layer);
   config.layers = alone ? 1 : config.layers - 1;
   return drop_stages(c), true;
+}
+
+/// Returns whether `second` is in a text behind `first`.
+bool is_behind(const std::string& text, char first, char second) {
+  const std::size_t at = text.find(first);
+  return at != std::string::npos && text.find(second, at) != std::string::npos;
+}
+
+/// Returns the bars of a layout string, short forms not counted, over the stages.
+std::int64_t chunks_of(const Case& c) {
+  return (std::ranges::count(c.train.pipeline_layout, '|') + 1) / c.train.sizes.pp;
 }
 
 using Reduction = std::function<bool(Case&)>;
@@ -535,6 +669,10 @@ std::vector<Reduction> reductions() {
   });
   flag([](Case & c) -> auto& { return c.gen.internal_data_parallel; });
   all.emplace_back([](Case& c) { return std::exchange(c.gen.mtp, Mtp::off) != Mtp::off; });
+  all.emplace_back(
+      [](Case& c) { return std::exchange(c.gen.expert_placement, {}) != gen::vllm::ExpertPlacement::linear; });
+  all.emplace_back([](Case& c) { return !std::exchange(c.gen.physical_to_logical_map, {}).empty(); });
+  all.emplace_back([](Case& c) { return std::exchange(c.gen.redundant_experts, 0) != 0; });
   const auto of_sglang = [&](auto reset) {
     all.emplace_back([=](Case& c) {
       if (!c.sglang) return false;
@@ -555,6 +693,19 @@ std::vector<Reduction> reductions() {
   of_sglang([](Sglang& o) { o.sizes.ep = 1, o.ep_num_redundant_experts = 0; });
   of_sglang(
       [](Sglang& o) { o.sizes.tp = std::max<std::int64_t>(1, o.sizes.tp / 2), o.sizes.ep = 1, o.attn_dp_size = 1; });
+  all.emplace_back([](Case& c) {
+    if (c.more.empty()) return false;
+    c.more.pop_back();
+    return true;
+  });
+  all.emplace_back([](Case& c) {
+    if (c.more.empty()) return false;
+    const Engine first = c.more.front();
+    c.more.erase(c.more.begin());
+    c.gen = first.vllm;
+    c.sglang = first.sglang;
+    return true;
+  });
   flag([](Case & c) -> auto& { return c.gen.replicate_embedding; });
   flag([](Case & c) -> auto& { return c.unknown; });
   flag([](Case & c) -> auto& { return c.lm_head; });
@@ -613,6 +764,28 @@ std::string layer_kinds(const Config& config) {
   return fmt::format("{}", fmt::join(kinds, " "));
 }
 
+std::string describe(const Engine& engine) {
+  const gen::vllm::Options& v = engine.vllm;
+  std::string text =
+      fmt::format("  gen {} stages [{}] data_parallel {} mtp {} {} {} {}{} mm_encoder_tp {}\n", to_string(v.sizes),
+                  fmt::join(v.stage_layers, " "), v.internal_data_parallel ? "internal" : "engines", name(v.mtp),
+                  kBackends[static_cast<std::size_t>(v.moe_backend)], name(v.precision), name(v.model_class),
+                  v.replicate_embedding ? " embedding replicated" : "", name(v.mm_encoder_tp));
+  text += fmt::format("  experts {} redundant {} map {}\n", name(v.expert_placement), v.redundant_experts,
+                      v.physical_to_logical_map);
+  if (engine.sglang) {
+    const gen::sglang::Options& o = *engine.sglang;
+    text += fmt::format(
+        "  SGLang {} attn_dp {} dense_tp {} dp_head {} redundant {} map {} runner {} a2a {} fuse {} alternate {} {} "
+        "mtp {} "
+        "{}\n",
+        to_string(o.sizes), o.attn_dp_size, o.moe_dense_tp_size, o.enable_dp_lm_head, o.ep_num_redundant_experts,
+        o.physical_to_logical_map, name(o.moe_runner_backend), name(o.moe_a2a_backend), o.enforce_shared_experts_fusion,
+        o.swiglu_interleaved, name(o.gpu_arch), name(o.mtp), name(o.precision));
+  }
+  return text;
+}
+
 }  // namespace
 
 const std::vector<std::string>& families() {
@@ -630,9 +803,17 @@ Case draw_case(std::uint64_t seed, std::uint64_t number) {
   draw_stages(random, c);
   draw_gen_stages(random, c);
   draw_data_parallel(random, c);
+  draw_vllm_slots(random, c);
   draw_sglang(random, c);
   if (c.config.vision.depth == 0 && random.one_in(3)) draw_fsdp(random, c);
+  draw_more_engines(random, c);
   return c;
+}
+
+std::vector<Engine> Case::engines() const {
+  std::vector<Engine> all{{gen, sglang}};
+  all.insert(all.end(), more.begin(), more.end());
+  return all;
 }
 
 model::Model build(const Case& c) {
@@ -650,8 +831,12 @@ model::Model build(const Case& c) {
 
 bool is_legal(const Case& c, const model::Model& model) {
   const auto train = c.fsdp ? train::fsdp::violations(model, *c.fsdp) : train::megatron::violations(model, c.train);
-  if (!train.empty()) return false;
-  return c.sglang ? gen::sglang::violations(model, *c.sglang).empty() : gen::vllm::violations(model, c.gen).empty();
+  return train.empty() &&
+         std::ranges::all_of(c.engines(), [&](const Engine& engine) { return is_legal(engine, model); });
+}
+
+std::unique_ptr<layout::Layout> engine_layout(const Engine& engine, const model::Model& model) {
+  return engine.sglang ? gen::sglang::make_layout(model, *engine.sglang) : gen::vllm::make_layout(model, engine.vllm);
 }
 
 std::unique_ptr<layout::Layout> train_layout(const Case& c, const model::Model& model) {
@@ -663,6 +848,11 @@ const std::vector<Feature>& features() {
   static const std::vector<Feature> all{
       {"train PP", [](C c) { return c.train.sizes.pp > 1; }},
       {"uneven PP", [](C c) { return !c.train.stage_layers.empty() || !c.train.hybrid_layer_pattern.empty(); }},
+      {"virtual stages", [](C c) { return c.train.virtual_stages > 1; }},
+      {"pipeline layout", [](C c) { return !c.train.pipeline_layout.empty(); }},
+      {"chunks of a pipeline layout", [](C c) { return chunks_of(c) > 1; }},
+      {"MTP away from the loss", [](C c) { return is_behind(c.train.pipeline_layout, 'm', '|'); }},
+      {"embedding or loss as a layer", [](C c) { return c.train.account_for_embedding || c.train.account_for_loss; }},
       {"train CP", [](C c) { return c.train.sizes.cp > 1; }},
       {"train EP x TP", [](C c) { return c.train.sizes.ep > 1 && c.train.sizes.tp > 1; }},
       {"train ETP", [](C c) { return c.train.sizes.etp > 1; }},
@@ -679,6 +869,9 @@ const std::vector<Feature>& features() {
       {"internal DP", [](C c) { return c.gen.internal_data_parallel && c.gen.dp() > 1 && c.config.experts > 0; }},
       {"cutlass", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_cutlass; }},
       {"trtllm", [](C c) { return c.gen.moe_backend == gen::vllm::MoeBackend::flashinfer_trtllm; }},
+      {"round robin", [](C c) { return c.gen.expert_placement == gen::vllm::ExpertPlacement::round_robin; }},
+      {"vLLM's redundant experts", [](C c) { return c.gen.redundant_experts > 0; }},
+      {"vLLM's expert map", [](C c) { return !c.gen.physical_to_logical_map.empty(); }},
       {"MTP in train", [](C c) { return c.config.mtp_layers > 0 && c.train.mtp; }},
       {"MTP not in train", [](C c) { return c.config.mtp_layers > 0 && !c.train.mtp && c.gen.mtp != Mtp::off; }},
       {"MTP drafter beside", [](C c) { return c.gen.mtp == Mtp::with; }},
@@ -706,6 +899,21 @@ const std::vector<Feature>& features() {
       {"FSDP, virtual stages", [](C c) { return c.fsdp && c.fsdp->virtual_stages > 1; }},
       {"HSDP", [](C c) { return c.fsdp && c.fsdp->sizes.hsdp > 1; }},
       {"precisions differ", [](C c) { return c.train.precision != c.gen.precision; }},
+      {"two engines", [](C c) { return c.more.size() == 1; }},
+      {"three engines", [](C c) { return c.more.size() == 2; }},
+      {"vLLM and SGLang",
+       [](C c) { return std::ranges::any_of(c.more, [&](const Engine& e) { return !e.sglang && c.sglang; }); }},
+      {"engines of unlike TP",
+       [](C c) { return std::ranges::any_of(c.more, [&](const Engine& e) { return e.tp() != c.engines()[0].tp(); }); }},
+      {"engines of unlike precision",
+       [](C c) {
+         return std::ranges::any_of(c.more,
+                                    [&](const Engine& e) { return e.precision() != c.engines()[0].precision(); });
+       }},
+      {"engines of unlike models",
+       [](C c) {
+         return std::ranges::any_of(c.more, [&](const Engine& e) { return e.mtp() != c.engines()[0].mtp(); });
+       }},
       {"SGLang", [](C c) { return c.sglang.has_value(); }},
       {"SGLang's EP", [](C c) { return c.sglang && c.sglang->sizes.ep > 1; }},
       {"SGLang's EP x TP", [](C c) { return c.sglang && c.sglang->sizes.ep > 1 && c.sglang->moe_tp() > 1; }},
@@ -740,25 +948,13 @@ std::string describe(const Case& c) {
       m.vision.hidden_size, m.vision.intermediate_size, m.vision.channels, m.vision.frames, m.vision.patch_size,
       m.vision.positions, m.vision.merge_size, m.vision.deepstack, m.tied, c.lm_head, m.attention_bias, m.qk_norm,
       m.expert_bias, c.single_experts, c.packed_experts, c.mtp_vocabulary, c.unknown, name(m.dtype));
+  text += fmt::format("  train pipeline virtual {} layout {} embedding {} loss {}\n", c.train.virtual_stages,
+                      c.train.pipeline_layout, c.train.account_for_embedding, c.train.account_for_loss);
   text += fmt::format("  train {} stages [{}]{} first {} last {} vocabulary divisible by {} {}{}\n",
                       to_string(layout::with_data_parallel(c.train.sizes)), fmt::join(c.train.stage_layers, " "),
                       c.train.hybrid_layer_pattern, c.train.first_stage_layers, c.train.last_stage_layers,
                       c.train.make_vocab_size_divisible_by, name(c.train.precision), c.train.mtp ? "" : " without MTP");
-  text += fmt::format(
-      "  gen {} stages [{}] data_parallel {} mtp {} {} {} {}{} mm_encoder_tp {}\n", to_string(c.gen.sizes),
-      fmt::join(c.gen.stage_layers, " "), c.gen.internal_data_parallel ? "internal" : "engines", name(c.gen.mtp),
-      kBackends[static_cast<std::size_t>(c.gen.moe_backend)], name(c.gen.precision), name(c.gen.model_class),
-      c.gen.replicate_embedding ? " embedding replicated" : "", name(c.gen.mm_encoder_tp));
-  if (c.sglang) {
-    const gen::sglang::Options& o = *c.sglang;
-    text += fmt::format(
-        "  SGLang {} attn_dp {} dense_tp {} dp_head {} redundant {} map {} runner {} a2a {} fuse {} alternate {} {} "
-        "mtp {} "
-        "{}\n",
-        to_string(o.sizes), o.attn_dp_size, o.moe_dense_tp_size, o.enable_dp_lm_head, o.ep_num_redundant_experts,
-        o.physical_to_logical_map, name(o.moe_runner_backend), name(o.moe_a2a_backend), o.enforce_shared_experts_fusion,
-        o.swiglu_interleaved, name(o.gpu_arch), name(o.mtp), name(o.precision));
-  }
+  for (const Engine& engine : c.engines()) text += describe(engine);
   if (c.fsdp) {
     const train::fsdp::Options& o = *c.fsdp;
     text += fmt::format("  fsdp instead: {} {} experts {} {} shard_dim [{}] virtual {} {} [{}]\n", to_string(o.sizes),

@@ -17,6 +17,16 @@
 
 namespace refit::fuzz {
 
+/// An engine of the gen side.
+struct Engine {
+  gen::vllm::Options vllm;
+  std::optional<gen::sglang::Options> sglang = {};  ///< in place of vLLM
+
+  std::int64_t tp() const { return sglang ? sglang->sizes.tp : vllm.sizes.tp; }
+  DType precision() const { return sglang ? sglang->precision : vllm.precision; }
+  layout::Mtp mtp() const { return sglang ? sglang->mtp : vllm.mtp; }
+};
+
 struct Case {
   model::Config config;
   bool lm_head = false;         ///< a tied model's checkpoint has its own lm_head.weight
@@ -29,8 +39,12 @@ struct Case {
   std::optional<train::fsdp::Options> fsdp;  ///< the trainer, in place of Megatron-Core
   gen::vllm::Options gen;
   std::optional<gen::sglang::Options> sglang;  ///< gen is this engine, not vLLM
+  std::vector<Engine> more;                    ///< engines of gen behind that one
   plan::Policy policy = plan::Policy::all;
   std::int64_t buffer_bytes = 1024;  ///< of the misc stream
+
+  /// Returns all engines.
+  std::vector<Engine> engines() const;
 };
 
 /// Returns the families, one case after the other.
@@ -51,6 +65,9 @@ model::Model build(const Case& c);
 
 /// Returns the train side of a legal case. `model` must outlive it.
 std::unique_ptr<layout::Layout> train_layout(const Case& c, const model::Model& model);
+
+/// Returns the layout of an engine of a legal case. `model` must outlive it.
+std::unique_ptr<layout::Layout> engine_layout(const Engine& engine, const model::Model& model);
 
 /// Returns whether neither side's rules are violated.
 bool is_legal(const Case& c, const model::Model& model);

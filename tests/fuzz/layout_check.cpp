@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/error.hpp"
+#include "layout/joined_layout.hpp"
 #include "plan/plan.hpp"
 #include "plan/stream.hpp"
 #include "support/engine_oracle.hpp"
@@ -53,9 +54,7 @@ struct RankStorages {
     }
     return numbers[static_cast<std::size_t>(offset)];
   }
-  const std::string& name(std::int32_t storage) const {
-    return local.storages.at(static_cast<std::size_t>(storage)).name;
-  }
+  std::string name(std::int32_t storage) const { return local.storages.at(static_cast<std::size_t>(storage)).title(); }
   std::uint64_t read(std::int32_t storage, std::int64_t offset, DType dtype) {
     return at(storage, offset * scale(dtype));
   }
@@ -160,21 +159,22 @@ void compare(const std::string& side, const Layout& layout, const Ranks& ranks,
     const RankStorages& rank = ranks[r];
     for (std::size_t i = 0; i < rank.values.size(); ++i) {
       const Storage& storage = rank.local.storages[i];
-      const auto found = wanted.find(storage.name);
-      if (found == wanted.end()) differs("{}: the engine has no {}, or only one", where, storage.name);
+      const std::string title = storage.title();
+      const auto found = wanted.find(title);
+      if (found == wanted.end()) differs("{}: the engine has no {}, or only one", where, title);
       const test_support::Parameter& parameter = found->second;
       if (!std::equal(storage.shape.begin(), storage.shape.end(), parameter.array.shape.begin(),
                       parameter.array.shape.end())) {
-        differs("{}: {} has shape {}, not [{}]", where, storage.name, to_string(storage.shape),
+        differs("{}: {} has shape {}, not [{}]", where, title, to_string(storage.shape),
                 fmt::join(parameter.array.shape, ", "));
       }
       if (storage.dtype != parameter.dtype) {
-        differs("{}: {} is {}, not {}", where, storage.name, name(storage.dtype), name(parameter.dtype));
+        differs("{}: {} is {}, not {}", where, title, name(storage.dtype), name(parameter.dtype));
       }
       const auto [mine, right] = std::mismatch(rank.values[i].begin(), rank.values[i].end(),
                                                parameter.array.values.begin(), parameter.array.values.end());
       if (mine != rank.values[i].end()) {
-        differs("{}: {} {} element {} is {}, not {}", where, storage.name, to_string(storage.shape),
+        differs("{}: {} {} element {} is {}, not {}", where, title, to_string(storage.shape),
                 mine - rank.values[i].begin(), *mine, *right);
       }
       wanted.erase(found);
@@ -292,7 +292,7 @@ class Refit {
     });
 
     const plan::Split split = plan::split(model_, case_.policy, train, gen,
-                                          (case_.fsdp ? case_.fsdp->sizes : case_.train.sizes).tp, case_.gen.sizes.tp);
+                                          (case_.fsdp ? case_.fsdp->sizes : case_.train.sizes).tp, gen_tp());
     Stored destination{gen, allocate(gen, model_.tensors)};
     for (RankStorages& rank : destination.ranks) {
       write_fills(rank);
@@ -300,16 +300,29 @@ class Refit {
     }
     move(split.bulk, source, destination, distortion_);
     move_through_stream(split.misc, source, destination);
-    compare("gen", gen, destination.ranks, [&](std::int64_t rank) {
-      if (case_.sglang) return test_support::sglang_parameters(checkpoint_, model_.config, *case_.sglang, rank);
-      return test_support::vllm_parameters(checkpoint_, model_.config, case_.gen, rank);
-    });
+    compare("gen", gen, destination.ranks, [&](std::int64_t rank) { return engine_parameters(gen, rank); });
     for (const RankStorages& rank : destination.ranks) {
       for (const Numbers& numbers : rank.values) outcome_.elements += static_cast<std::int64_t>(numbers.size());
     }
   }
 
  private:
+  std::int64_t gen_tp() const {
+    std::int64_t most = 1;
+    for (const Engine& engine : case_.engines()) most = std::max(most, engine.tp());
+    return most;
+  }
+
+  /// Returns what a gen rank's engine would hold there, alone.
+  Parameters engine_parameters(const Layout& gen, std::int64_t rank) const {
+    std::int32_t first = static_cast<std::int32_t>(rank);
+    const std::int32_t number = gen.engine(Rank{first});
+    while (first > 0 && gen.engine(Rank{first - 1}) == number) --first;
+    const Engine engine = case_.engines().at(static_cast<std::size_t>(number));
+    if (engine.sglang) return test_support::sglang_parameters(checkpoint_, model_.config, *engine.sglang, rank - first);
+    return test_support::vllm_parameters(checkpoint_, model_.config, engine.vllm, rank - first);
+  }
+
   void load(const std::vector<model::Tensor>& tensors, RankStorages& rank) const {
     for (const layout::LocalPiece& piece : rank.local.pieces) {
       const auto is_this = [&](const model::Tensor& tensor) { return tensor.index == piece.tensor; };
@@ -361,13 +374,25 @@ class Refit {
   test_support::Checkpoint checkpoint_;
 };
 
+/// Returns the layout of all engines.
+std::unique_ptr<Layout> gen_layout(const Case& c, const model::Model& model) {
+  if (c.more.empty()) return engine_layout(c.engines().front(), model);
+  std::vector<layout::JoinedLayout::Engine> engines;
+  for (const Engine& engine : c.engines()) {
+    std::unique_ptr<Layout> layout = engine_layout(engine, model);
+    const std::int32_t ranks = layout->ranks();
+    engines.push_back({std::move(layout), ranks});
+  }
+  return std::make_unique<layout::JoinedLayout>(std::move(engines));
+}
+
 }  // namespace
 
 Outcome check(const Case& c, const model::Model& model, Distortion distortion) {
   Outcome outcome;
   try {
     const auto train = train_layout(c, model);
-    const auto gen = c.sglang ? gen::sglang::make_layout(model, *c.sglang) : gen::vllm::make_layout(model, c.gen);
+    const auto gen = gen_layout(c, model);
     const DistortedLayout train_or_not(
         *train, model, distortion == Distortion::lost_conversion ? distortion : Distortion::none, outcome.distorted);
     const DistortedLayout gen_or_not(*gen, model, distortion, outcome.distorted);

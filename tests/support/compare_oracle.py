@@ -51,19 +51,22 @@ def compare_rank(dump_file, oracle_file):
                 yield f"{name}: {message}"
 
 
+def key_of(path):
+    """The rank and model chunk of a file of either kind; the first chunk may be left out of its name."""
+    rank, chunk = re.search(r"rank-?(\d+)(?:\.chunk(\d+))?\.safetensors$", path).groups()
+    return int(rank), int(chunk or 0)
+
+
 def compare_folders(dump_folder, side, oracle_folder):
     """All differences between the ranks of one side and the engine's; [] means equal."""
-    dumps = sorted(glob.glob(os.path.join(dump_folder, f"{side}-rank-*.safetensors")))
-    oracles = sorted(
-        glob.glob(os.path.join(oracle_folder, "rank*.safetensors")),
-        key=lambda path: int(re.search(r"rank(\d+)\.safetensors$", path).group(1)),
-    )
-    if not oracles or len(dumps) != len(oracles):
-        return [f"{dump_folder}: {len(dumps)} ranks dumped, the engine had {len(oracles)} ({oracle_folder})"]
+    dumps = {key_of(path): path for path in glob.glob(os.path.join(dump_folder, f"{side}-rank-*.safetensors"))}
+    oracles = {key_of(path): path for path in glob.glob(os.path.join(oracle_folder, "rank*.safetensors"))}
+    if not oracles or dumps.keys() != oracles.keys():
+        return [f"{dump_folder}: ranks and chunks {sorted(dumps)}, the engine had {sorted(oracles)} ({oracle_folder})"]
     return [
-        f"{side} rank {rank}: {message}"
-        for rank, files in enumerate(zip(dumps, oracles))
-        for message in compare_rank(*files)
+        f"{side} rank {key[0]}{f' chunk {key[1]}' if key[1] else ''}: {message}"
+        for key in sorted(oracles)
+        for message in compare_rank(dumps[key], oracles[key])
     ]
 
 

@@ -39,8 +39,7 @@ struct Parameter {
 using Checkpoint = std::map<std::string, Array>;      ///< by Hugging Face name, in the shapes of files
 using Parameters = std::map<std::string, Parameter>;  ///< by the engine's name
 
-/// Returns the parameters of Megatron's `rank`. ETP > 1 was not observed: experts are then cut like a dense MLP over
-/// etp.
+/// Returns the parameters of Megatron's `rank`. Names of a rank with several model chunks begin with "chunk N: ".
 Parameters megatron_parameters(const Checkpoint& checkpoint, const model::Config& config,
                                const train::megatron::Options& options, std::int64_t rank);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <regex>
 
 #include "support/engine_oracle_parts.hpp"
 
@@ -10,8 +11,24 @@ namespace {
 
 using namespace oracle;
 
-/// The writer of one rank's parameters. Names are those of the rules: t of T is the rank and size of tensor
-/// parallelism.
+/// Writes out a pipeline_model_parallel_layout as Megatron-Core does, by the same substitutions.
+std::vector<std::string> expanded(std::string text) {
+  std::erase(text, ',');
+  for (const char* pattern : {R"(\(([^)]+)\)\*(\d+))", R"((.)\*(\d+))"}) {
+    const std::regex repeated(pattern);
+    for (std::smatch match; std::regex_search(text, match, repeated);) {
+      std::string all;
+      for (int i = 0; i < std::stoi(match[2]); ++i) all += match[1];
+      text = match.prefix().str() + all + match.suffix().str();
+    }
+  }
+  std::vector<std::string> sections{""};
+  for (char letter : text) letter == '|' ? sections.emplace_back() : sections.back() += letter;
+  return sections;
+}
+
+/// The writer of the parameters of one of a rank's model chunks. Names are those of the rules: t of T is the rank and
+/// size of tensor parallelism.
 class Megatron : public RankWriter {
  public:
   Megatron(const Checkpoint& checkpoint, const model::Config& config, const train::megatron::Options& options,
@@ -34,30 +51,53 @@ class Megatron : public RankWriter {
     pp = r / stage_ranks;
   }
 
-  Parameters run() {
-    const Sizes counts = stages();
+  /// Returns the parameters of chunk v.
+  Parameters run(std::size_t v) {
+    const std::vector<std::string> all = sections();
+    const std::size_t own = v * static_cast<std::size_t>(PP) + static_cast<std::size_t>(pp);
+    const auto count = [&](std::size_t section, char letter) { return std::ranges::count(all.at(section), letter); };
     std::int64_t first = 0;
-    for (std::int64_t stage = 0; stage < pp; ++stage) first += counts.at(static_cast<std::size_t>(stage));
-    const bool last = pp == PP - 1;
-    // GLM5Bridge loads no prediction layer.
-    const bool own = has(prefix(c.layers) + "enorm.weight") || has("mtp.fc.weight");
-    const bool mtp = o.mtp && c.mtp_layers > 0 && own && c.family != "glm_moe_dsa";
-    if (pp == 0 || (last && mtp)) put("embedding.word_embeddings.weight", vocabulary(get(embedding())));
-    for (std::int64_t n = 0; n < counts.at(static_cast<std::size_t>(pp)); ++n) {
-      layer(fmt::format("decoder.layers.{}.", n), prefix(first + n));
-    }
-    if (last) {
+    for (std::size_t section = 0; section < own; ++section) first += count(section, 't');
+    const bool mtp = count(own, 'm') > 0;
+    const bool last = own + 1 == all.size();
+    if (own == 0 || mtp) put("embedding.word_embeddings.weight", vocabulary(get(embedding())));
+    for (std::int64_t n = 0; n < count(own, 't'); ++n) layer(fmt::format("decoder.layers.{}.", n), prefix(first + n));
+    const bool ends_decoder = count(own, 't') > 0 && first + count(own, 't') == c.layers;
+    if (builds_mtp() ? ends_decoder : last)
       put(c.family == "nemotron_h" ? "decoder.final_norm.weight" : "decoder.final_layernorm.weight", get(norm()));
-      if (!c.tied) put("output_layer.weight", vocabulary(get("lm_head.weight")));
-      if (c.tied && PP > 1) put("output_layer.weight", vocabulary(get(embedding())));
-      for (std::int64_t i = 0; mtp && i < c.mtp_layers; ++i) mtp_layer(i);
-    }
-    add_megatron_vision(*this, t, T, pp == 0);
-    put_unknown();
+    if (last && !c.tied) put("output_layer.weight", vocabulary(get("lm_head.weight")));
+    if (last && c.tied && PP > 1) put("output_layer.weight", vocabulary(get(embedding())));
+    for (std::int64_t i = 0; mtp && i < c.mtp_layers; ++i) mtp_layer(i);
+    add_megatron_vision(*this, t, T, own == 0);
+    if (v == 0) put_unknown();
     return std::move(out);
   }
 
+  /// Returns the model chunks of a rank.
+  std::size_t chunks() const { return sections().size() / static_cast<std::size_t>(PP); }
+
  private:
+  bool builds_mtp() const {
+    // GLM5Bridge loads no prediction layer.
+    const bool own = has(prefix(c.layers) + "enorm.weight") || has("mtp.fc.weight");
+    return o.mtp && c.mtp_layers > 0 && own && c.family != "glm_moe_dsa";
+  }
+
+  /// Returns the letters of every section: virtual stage 0 of all stages, then virtual stage 1.
+  std::vector<std::string> sections() const {
+    if (!o.pipeline_layout.empty()) return expanded(o.pipeline_layout);
+    const Sizes counts = stages();
+    const std::int64_t VP = o.stage_layers.empty() ? o.virtual_stages : 1;
+    std::vector<std::string> result;
+    for (std::int64_t v = 0; v < VP; ++v) {
+      for (const std::int64_t count : counts) result.emplace_back(static_cast<std::size_t>(count / VP), 't');
+    }
+    if (o.account_for_embedding) result.front().pop_back();
+    if (o.account_for_loss) result.back().pop_back();
+    if (builds_mtp()) result.back() += 'm';
+    return result;
+  }
+
   Sizes stages() const {
     if (!o.stage_layers.empty()) return o.stage_layers;
     if (!o.hybrid_layer_pattern.empty()) {
@@ -69,7 +109,8 @@ class Megatron : public RankWriter {
     if (o.first_stage_layers > 0) result.front() = o.first_stage_layers;
     if (o.last_stage_layers > 0) result.back() = o.last_stage_layers;
     const std::int64_t open = std::count(result.begin(), result.end(), 0);
-    const std::int64_t rest = c.layers - std::accumulate(result.begin(), result.end(), std::int64_t{0});
+    const std::int64_t accounted = (o.account_for_embedding ? 1 : 0) + (o.account_for_loss ? 1 : 0);
+    const std::int64_t rest = c.layers + accounted - std::accumulate(result.begin(), result.end(), std::int64_t{0});
     for (std::int64_t& count : result) {
       if (count == 0) count = rest / open;
     }
@@ -261,7 +302,16 @@ class Megatron : public RankWriter {
 
 Parameters megatron_parameters(const Checkpoint& checkpoint, const model::Config& config,
                                const train::megatron::Options& options, std::int64_t rank) {
-  return Megatron(checkpoint, config, options, rank).run();
+  const std::size_t chunks = Megatron(checkpoint, config, options, rank).chunks();
+  if (chunks == 1) return Megatron(checkpoint, config, options, rank).run(0);
+  Parameters all;
+  for (std::size_t v = 0; v < chunks; ++v) {
+    for (auto& [name, parameter] : Megatron(checkpoint, config, options, rank).run(v)) {
+      all.emplace(name.starts_with(kUnknownTensors) ? name : fmt::format("chunk {}: {}", v, name),
+                  std::move(parameter));
+    }
+  }
+  return all;
 }
 
 }  // namespace refit::test_support

@@ -273,13 +273,36 @@ class Vllm : public RankWriter {
     experts(to + "experts.routed_experts.", from);
   }
 
-  void experts(const std::string& to, const std::string& from) {
-    const std::int64_t base = c.experts / M;
-    const std::int64_t rest = c.experts % M;
+  /// Returns the experts of this rank, in the order of its memory. `from`: the MLP of a layer.
+  std::vector<std::int64_t> local_experts(const std::string& from) const {
+    std::vector<std::int64_t> result;
+    if (ep && o.expert_placement == gen::vllm::ExpertPlacement::round_robin) {
+      for (std::int64_t e = m; e < c.experts; e += M) result.push_back(e);
+      return result;
+    }
+    const std::int64_t all = c.experts + o.redundant_experts;
+    const std::int64_t base = all / M;
+    const std::int64_t rest = all % M;
     const std::int64_t first = ep ? m * base + std::min(m, rest) : 0;
-    const std::int64_t count = ep ? base + (m < rest ? 1 : 0) : c.experts;
+    const std::int64_t count = ep ? base + (m < rest ? 1 : 0) : all;
+    const auto& maps = o.physical_to_logical_map;
+    std::size_t row = 0;  // layers without experts have none
+    if (!maps.empty()) {
+      const std::int64_t layer = std::stoll(from.substr(from.find("layers.") + 7));
+      for (std::int64_t before = 0; before < layer; ++before) row += c.is_moe(before) ? 1U : 0U;
+    }
+    for (std::int64_t slot = first; slot < first + count; ++slot) {
+      const std::int64_t redundant = slot - c.experts;
+      result.push_back(!maps.empty()    ? maps.at(row).at(static_cast<std::size_t>(slot))
+                       : redundant >= 0 ? redundant % c.experts
+                                        : slot);
+    }
+    return result;
+  }
+
+  void experts(const std::string& to, const std::string& from) {
     std::vector<Array> w13, w2, w13_bias, w2_bias;
-    for (std::int64_t e = first; e < first + count; ++e) {
+    for (const std::int64_t e : local_experts(from)) {
       if (c.family == "gpt_oss") {
         w13.push_back(cut(transposed(at(get(from + "experts.gate_up_proj"), e)), 0));  // gate and up still alternate
         w2.push_back(cut(transposed(at(get(from + "experts.down_proj"), e)), 1));

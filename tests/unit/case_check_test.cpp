@@ -54,6 +54,20 @@ TEST(CaseCheck, RefusesContradictions) {
        "train.hybrid_layer_pattern: gives every stage"},
       {{"gen.layout=TP2xETP2"}, kUsage, "weights have no CP and ETP"},
       {{"train.first_stage_layers=3"}, kUsage, "means nothing without PP"},
+      {{"train.account_for_loss=true"}, kUsage, "train.account_for_loss: means nothing without PP"},
+      {{"train.layout=PP2", "train.pipeline_layout=Et|tL", "train.first_stage_layers=1"},
+       kUsage,
+       "train.pipeline_layout: gives every stage; leave out first_stage_layers and last_stage_layers"},
+      {{"train.layout=PP2", "train.pipeline_layout=Et|tL", "train.account_for_loss=true"},
+       kUsage,
+       "train.pipeline_layout: gives every stage; leave out account_for_embedding and account_for_loss"},
+      {{"train.layout=PP2", "train.account_for_embedding=true", "train.last_stage_layers=1"},
+       kUsage,
+       "leave out first_stage_layers and last_stage_layers"},
+      {{"train.layout=PP2", "train.pipeline_layout=Et|(tt|L"},
+       kUsage,
+       "train.pipeline_layout: \"Et|(tt|L\": character 4, \"(\", opens a bracket that is not closed"},
+      {{"train.trainer=fsdp", "train.layout=FSDP2", "train.pipeline_layout=EtL"}, kUsage, "train.pipeline_layout"},
       {{"run.phase_seconds=5", "run.timeout_seconds=0"}, kUsage, "run.phase_seconds: means nothing with"},
       {{"run.strict_upstream=merged", "gen.layout=TP2xPP2"}, kUsage, "gen PP2 is not supported; legal: PP1 [V19]"},
       {{"gen.layout=PP2", "gen.stage_layers=[-1, 3]"}, kUsage, "gen.stage_layers has an entry that is negative"},
@@ -107,6 +121,40 @@ TEST(CaseCheck, RefusesContradictions) {
   for (const Row& row : rows) expect_refused(row);
 }
 
+/// Each refusal names its engine, and weights go to all engines in one form.
+TEST(CaseCheck, RefusesEnginesByName) {
+  constexpr auto kUsage = ErrorKind::usage;
+  const std::vector<Row> rows = {
+      {{"gen.layout=TP2+TP2xCP2"}, kUsage, "gen[1]: gen.layout: TP2xCP2: vLLM's weights have no CP and ETP"},
+      {{"gen.layout=TP2+TP2", "gen.1.attn_dp_size=2"},
+       kUsage,
+       "--set gen.1.attn_dp_size: gen[1]: gen.attn_dp_size: means nothing with gen.engine = \"vllm\""},
+      {{"gen.layout=TP2+TP2", "gen.attn_dp_size=2"}, kUsage, "gen[1]: gen.attn_dp_size: means nothing with gen.engine"},
+      {{"gen.layout=TP2+TP2", "gen.1.engine=sglang", "gen.1.pp_layer_partition=[1, 2]"},
+       kUsage,
+       "gen[1]: gen.pp_layer_partition: means nothing without PP"},
+      {{"gen.layout=TP2+TP1", "gen.1.precision=fp8"}, kUsage, "gen[1]: gen.precision: is not that of gen[0]"},
+      {{"gen.layout=TP2+TP1", "gen.precision=fp8", "gen.1.quantiser=te"},
+       kUsage,
+       "gen[1]: gen.quantiser: is not that of gen[0]"},
+      {{"gen.layout=TP2+TP1", "gen.precision=fp8", "gen.1.kv_cache_dtype=fp8"},
+       kUsage,
+       "gen[1]: gen.kv_cache_dtype: is not that of gen[0]"},
+      {{"gen.layout=TP2+TP1", "run.strict_upstream=merged"}, kUsage, "merged: it refits one engine, not 2; legal: off"},
+      {{"gen.layout=TP2+TP1", "refit.executor=m2n"},
+       kUsage,
+       "one gen mesh, and there are 2 engines; use p2p or direct"},
+      {{"gen.layout=TP2+TP1", "run.strict_upstream=seed"}, kUsage, "seed: it refits one engine, not 2; legal: off"},
+  };
+  for (const Row& row : rows) expect_refused(row);
+  for (const auto& settings : {std::vector<std::string>{"gen.layout=TP2+DP4"},
+                               {"gen.layout=TP4+TP2+TP1", "gen.engine=sglang"},
+                               {"gen.layout=TP4+TP2", "gen.precision=fp8", "gen.quantiser=te"},
+                               {"gen.layout=TP4+TP2", "gen.1.engine=sglang", "gen.derived=true"}}) {
+    EXPECT_THAT(cases::violations(case_of(settings)), ::testing::IsEmpty()) << ::testing::PrintToString(settings);
+  }
+}
+
 TEST(CaseCheck, RefusesWhatThisBuildDoesNotKnow) {
   constexpr auto kUsage = ErrorKind::usage;
   const std::vector<Row> rows = {
@@ -136,6 +184,10 @@ TEST(CaseCheck, RefusesWhatTheUpstreamVersionsRefuse) {
   const std::vector<Row> rows = {
       {{"run.strict_upstream=seed", "train.layout=TP2xETP2"}, kUsage, "strict_upstream = seed: ETP2 is not supported"},
       {{"run.strict_upstream=merged", "train.layout=PP2", "train.stage_layers=[1, 2]"}, kUsage, "[V8]"},
+      {{"run.strict_upstream=merged", "train.layout=PP2", "train.pipeline_layout=Et|tL"}, kUsage, "[V8]"},
+      {{"run.strict_upstream=seed", "train.layout=PP2", "train.virtual_stages=2"}, kUsage, "[V9]"},
+      {{"run.strict_upstream=merged", "train.layout=PP2", "train.account_for_embedding=true"}, kUsage, "[V10]"},
+      {{"run.strict_upstream=merged", "train.layout=PP2", "train.account_for_loss=true"}, kUsage, "[V11]"},
       {{"run.strict_upstream=seed", "train.precision=fp32", "gen.precision=fp32"}, kUsage, "[V12]"},
       {{"run.strict_upstream=merged", "train.precision=fp32"}, kUsage, "fp32 bytes cannot be copied into bf16"},
       {{"run.strict_upstream=seed", "gen.layout=TP2xEP2"}, kUsage, "EP2 must be 1 [V18]"},

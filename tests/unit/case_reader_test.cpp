@@ -2,6 +2,7 @@
 
 #include "app/case_reader.hpp"
 
+#include <fmt/ranges.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <fstream>
 #include <string>
 
+#include "case/keys.hpp"
 #include "core/error.hpp"
 #include "train/megatron/side.hpp"
 
@@ -161,12 +163,88 @@ TEST(CaseReader, KnowsTrainersAndEngines) {
       HasSubstr("--set train.trainer: train.trainer needs one of megatron, fsdp, not \"megatrom\"; did you mean"));
 }
 
-TEST(CaseReader, RefusesSeveralEngines) {
-  const std::string engine = "[[gen]]\nlayout = \"TP4\"\n";
-  EXPECT_THAT(error_of("[train]\nlayout = \"TP2\"\n" + engine + engine),
-              HasSubstr(":3:3: 2 engines are listed, but a gen side can only be one; give one [gen]"));
-  EXPECT_THAT(error_of(kLayouts, {{"gen.layout", "TP4+TP1xDP4", "--gen"}}),
-              HasSubstr("--gen: gen.layout lists several layouts, but a side can only have one"));
+/// Returns the engines' layouts, "vllm TP4, sglang TP2".
+std::string engines_of(const cases::Case& c) {
+  std::vector<std::string> engines;
+  for (const layout::Side& engine : c.gen)
+    engines.push_back(fmt::format("{} {}", engine->row().name, layout::to_string(engine->sizes())));
+  return fmt::format("{}", fmt::join(engines, ", "));
+}
+
+std::string value_of(const cases::Case& c, const std::string& key, std::size_t engine) {
+  return cases::find_key(key)->get_of(c, engine);
+}
+
+constexpr const char* kTwoEngines =
+    "[train]\nlayout = \"TP2\"\n[[gen]]\nlayout = \"TP4\"\n[[gen]]\nengine = \"sglang\"\nlayout = \"TP2xDP2\"\n"
+    "attn_dp_size = 2\n";
+
+TEST(CaseReader, ReadsSeveralEngines) {
+  const cases::Case c = read(kTwoEngines, {{"model.config", "/m/config.json", "--model"}});
+  EXPECT_EQ(engines_of(c), "vllm TP4, sglang TP2xDP2");
+  EXPECT_EQ(c.gen_ranks(), 8);
+  EXPECT_EQ(c.gen_layout(), "TP4+TP2xDP2");
+  EXPECT_EQ(value_of(c, "gen.attn_dp_size", 1), "2");
+  EXPECT_EQ(c.given.at("gen.1.attn_dp_size").substr(c.given.at("gen.1.attn_dp_size").find(':')), ":8:1");
+  EXPECT_EQ(c.facts.at("gen.layout"), "\"TP4+TP2xDP2\"");
+  EXPECT_EQ(c.facts.at("gen.1.engine"), "\"sglang\"");
+  EXPECT_FALSE(c.facts.contains("gen.1.layout"));
+  EXPECT_THAT(cases::violations(c), ::testing::IsEmpty());
+}
+
+TEST(CaseReader, LayoutsWithAPlusAreEngines) {
+  EXPECT_EQ(engines_of(read(kLayouts, {{"gen.layout", "TP4+TP1xDP4", "--gen"}})), "vllm TP4, vllm DP4");
+  EXPECT_EQ(engines_of(read("[train]\nlayout = \"TP2\"\n[gen]\nlayout = \"TP4+TP2+TP1\"\nengine = \"sglang\"\n")),
+            "sglang TP4, sglang TP2, sglang TP1");
+  EXPECT_EQ(engines_of(read(kTwoEngines, {{"gen.layout", "TP8", "--gen"}})), "vllm TP8, sglang TP8");
+  EXPECT_EQ(engines_of(read(kTwoEngines, {{"gen.layout", "TP8+TP4", "--gen"}})), "vllm TP8, sglang TP4");
+}
+
+/// gen.KEY is meant for all engines that read it, gen.1.KEY for one, whichever is given first.
+TEST(CaseReader, KeysAreOfAllEnginesOrOfOne) {
+  const std::vector<Option> layouts = {{"gen.1.engine", "sglang", "--set gen.1.engine"},
+                                       {"gen.layout", "TP4+TP4+TP2", "--gen"},
+                                       {"gen.precision", "fp32", "--set gen.precision"},
+                                       {"gen.moe_backend", "flashinfer_cutlass", "--set gen.moe_backend"}};
+  const cases::Case c = read(kLayouts, layouts);
+  EXPECT_EQ(engines_of(c), "vllm TP4, sglang TP4, vllm TP2");
+  for (std::size_t e = 0; e < 3; ++e) EXPECT_EQ(value_of(c, "gen.precision", e), "\"fp32\"") << e;
+  EXPECT_EQ(value_of(c, "gen.moe_backend", 2), "\"flashinfer_cutlass\"");
+  EXPECT_FALSE(c.given.contains("gen.1.moe_backend"));
+  std::vector<Option> more = layouts;
+  more.push_back({"gen.2.precision", "bf16", "--set gen.2.precision"});
+  EXPECT_EQ(value_of(read(kLayouts, more), "gen.precision", 1), "\"fp32\"");
+  EXPECT_EQ(value_of(read(kLayouts, more), "gen.precision", 2), "\"bf16\"");
+  // Of one engine too.
+  EXPECT_EQ(engines_of(read(kLayouts, {{"gen.0.layout", "TP8", "--set gen.0.layout"}})), "vllm TP8");
+}
+
+TEST(CaseReader, RefusesEnginesInWords) {
+  const std::string three = std::string(kTwoEngines) + "[[gen]]\n";
+  struct Row {
+    std::string text;
+    std::vector<Option> options;
+    const char* message;
+  };
+  const std::vector<Row> rows = {
+      {three, {}, "gen[2]: gen.layout is required"},
+      {kTwoEngines, {{"gen.layout", "TP4+TP2+TP1", "--gen"}}, "gen.layout lists 3 layouts, but "},
+      {kLayouts, {{"gen.layout", "TP4+", "--gen"}}, "--gen: gen[1]: gen.layout layout \"\""},
+      {kLayouts, {{"gen.layout", "+TP4", "--gen"}}, "--gen: gen[0]: gen.layout layout \"\""},
+      {kLayouts, {{"gen.layout", "TP4+TPx", "--gen"}}, "--gen: gen[1]: gen.layout layout \"TPx\""},
+      {kLayouts,
+       {{"gen.layout", "TP4+TP2", "--gen"}, {"gen.2.engine", "vllm", "--set gen.2.engine"}},
+       "--set gen.2.engine: gen.2 is none of the 2 engines, which count from gen.0"},
+      {kLayouts, {{"gen.1.engine", "vllm", "--set gen.1.engine"}}, "gen.1 is none of the 1 engine, which count from"},
+      {kLayouts, {{"gen.0.egnine", "vllm", "--set gen.0.egnine"}}, "unknown key gen.0.egnine"},
+      {kLayouts, {{"gen.99999999999999999999.engine", "vllm", "--set"}}, "unknown key gen.99999999999999999999.engine"},
+      {kTwoEngines, {{"gen.0.engine", "vlm", "--set gen.0.engine"}}, "gen[0]: gen.engine needs one of vllm, sglang"},
+      {"[train]\nlayout = \"TP2\"\n[[gen]]\n[[gen]]\nlayuot = \"TP4\"\n", {}, ":5:1: unknown key gen.layuot; did you"},
+      {"[train]\nlayout = \"TP2\"\n[[train]]\n", {}, ":3:"},
+      {"gen = [1, 2]\n[train]\nlayout = \"TP2\"\n", {}, ":1:1: "},
+      {"gen = []\n[train]\nlayout = \"TP2\"\n", {}, ":1:1: "},
+  };
+  for (const Row& row : rows) EXPECT_THAT(error_of(row.text, row.options), HasSubstr(row.message)) << row.text;
 }
 
 TEST(CaseReader, ListedSidesReadNoKeys) {

@@ -31,7 +31,7 @@ TEST(NamedBugs, LiesAboutGenAreNamed) {
     World world(case_of(row.model, row.settings));
     world.dump(right);
     const cases::Case& c = world.setup().c;
-    const inject::Faults faults({row.bug}, c.train->sizes(), c.engine().sizes());
+    const inject::Faults faults({row.bug}, c.train->sizes(), c.gen_sizes());
     world.bring(*faults.distort_gen(*world.setup().gen, world.setup().model));
     world.dump(wrong);
     const Diagnosis found = diagnose({c, false, wrong, "", right});

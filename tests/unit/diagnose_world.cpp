@@ -6,6 +6,7 @@
 #include <map>
 
 #include "app/case_reader.hpp"
+#include "checkpoint/rank_files.hpp"
 #include "engine/weights.hpp"
 
 namespace refit::diagnose {
@@ -103,7 +104,7 @@ void World::dump(const std::string& folder) const {
       tensors.push_back(
           {{storage.name, storage.shape, storage.dtype}, storages_[static_cast<std::size_t>(r)][i].data()});
     }
-    checkpoint::write_safetensors(engine::dump_path(folder, Group::gen, Rank{r}), tensors, {});
+    checkpoint::write_safetensors(fmt::format("{}/{}.safetensors", folder, checkpoint::stem({"gen", r})), tensors, {});
   }
 }
 

@@ -11,7 +11,9 @@
 namespace refit::engine {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 /// A case of `settings` ("key=value") on a model of inputs/models.
 cases::Case case_of(const std::string& model, const std::vector<std::string>& settings) {
@@ -121,6 +123,14 @@ TEST(StrictUpstream, RefusesWhatTheOriginalRefused) {
         "gen.precision=fp32"},
        {"ETP2 is not supported; legal: ETP1 [V7]", "legal: first_stage_layers and last_stage_layers [V8]",
         "fp32 is none of bf16 and fp8 [V12]", "legal: equal precisions [L11]", "EP4 must be 1 [V18]", "[V19]"}},
+      // Also of sides that neither version knows.
+      {"qwen3-30b-a3b-small",
+       {strict, "train.trainer=fsdp", "gen.engine=sglang", "gen.layout=TP2xPP2", "gen.precision=fp32"},
+       {"the engine must be vllm, not sglang; legal: vllm [V2]",
+        "the trainer must be megatron, not fsdp; legal: megatron [V5]", "[V12]", "[L11]", "[V19]"}},
+      {"qwen3-30b-a3b-small",
+       {strict, whitelist, "gen.layout=TP2xEP2", "gen.redundant_experts=2"},
+       {"an engine that balances experts (EPLB) is not supported", "[V3]", "[V18]"}},
       {"deepseek-v3-small",
        {strict, whitelist, "train.layout=PP4", "train.first_stage_layers=1"},
        {"layer 7 of model.layers.7", "[L3]"}},
@@ -131,6 +141,14 @@ TEST(StrictUpstream, RefusesWhatTheOriginalRefused) {
        {"the train vocabulary has 2000 rows, the tensor 1408", "[L12]"}},
       {"qwen3-4b-small", {strict, "refit.bulk=ffn", "train.make_vocab_size_divisible_by=1000"}, {}},
   });
+}
+
+TEST(StrictUpstream, NamesOnlyTheSideThatIsUnknown) {
+  const std::string strict = "run.strict_upstream=seed";
+  EXPECT_THAT(refusal("qwen3-4b-small", {strict, "train.trainer=fsdp"}),
+              AllOf(HasSubstr("[V5]"), Not(HasSubstr("[V2]"))));
+  EXPECT_THAT(refusal("qwen3-4b-small", {strict, "gen.engine=sglang"}),
+              AllOf(HasSubstr("[V2]"), Not(HasSubstr("[V5]"))));
 }
 
 TEST(StrictUpstream, RefusesWhatTheMergedVersionRefuses) {

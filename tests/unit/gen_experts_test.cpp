@@ -1,6 +1,9 @@
 // How vLLM keeps experts, by every MoE backend, against tables written out by hand.
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <sstream>
 
 #include "gen/vllm/layout.hpp"
 #include "layout_models.hpp"
@@ -60,6 +63,110 @@ TEST(GenExperts, SixOverFourRanksAreTwoTwoOneOne) {
     EXPECT_EQ(shape_of(*layout, model, r, kW2), (Shape{r < 2 ? 2 : 1, 12, 4})) << r;
   }
 }
+
+/// Returns w13's experts on a rank, by the first row of each.
+std::string experts_on(const layout::Layout& layout, const model::Model& model, std::int32_t rank, int layer = 0) {
+  const std::string name = fmt::format("model.layers.{}.mlp.experts.routed_experts.w13_weight", layer);
+  std::string result;
+  std::istringstream words(rows(layout, model, Rank{rank}, name));
+  for (std::string word; words >> word;)
+    if (word.ends_with("g0")) result += word.substr(0, word.size() - 2) + " ";
+  return result;
+}
+
+// The expected experts are those of vLLM's determine_expert_map and build_initial_global_physical_to_logical_map.
+
+TEST(GenExperts, RoundRobinGivesARankEveryFourthExpert) {
+  const model::Model model = model_with("qwen3_moe", [](model::Config& config) {
+    config.expert_intermediate_size = 4;
+    config.expert_groups = 2;
+  });
+  Options with = options("TP4xEP4");
+  with.expert_placement = ExpertPlacement::round_robin;
+  ASSERT_THAT(violations(model, with), testing::IsEmpty());
+  const auto layout = make_layout(model, with);
+  const char* const expected[] = {"e0 e4 ", "e1 e5 ", "e2 ", "e3 "};
+  for (std::int32_t r = 0; r < 4; ++r) {
+    EXPECT_EQ(experts_on(*layout, model, r), expected[r]) << r;
+    EXPECT_EQ(shape_of(*layout, model, r, kW2), (Shape{r < 2 ? 2 : 1, 12, 4})) << r;
+  }
+}
+
+TEST(GenExperts, RedundantOnesFollowAllOthers) {
+  const model::Model model = expert_model();
+  Options with = options("TP2xDP2xEP4", true);
+  with.redundant_experts = 6;
+  ASSERT_THAT(violations(model, with), testing::IsEmpty());
+  const auto layout = make_layout(model, with);
+  const char* const expected[] = {"e0 e1 e2 ", "e3 e4 e5 ", "e0 e1 e2 ", "e3 e4 e5 "};
+  for (std::int32_t r = 0; r < 4; ++r) EXPECT_EQ(experts_on(*layout, model, r), expected[r]) << r;
+}
+
+TEST(GenExperts, MapsHaveARowForEveryLayerWithExperts) {
+  const model::Model model = model_with("qwen3_moe", [](model::Config& config) {
+    config.expert_intermediate_size = 4;
+    config.dense_layer = {true};
+  });
+  Options with = options("TP2xEP2");
+  with.redundant_experts = 2;
+  with.physical_to_logical_map.assign(3, {0, 1, 2, 3, 4, 5, 0, 1});
+  with.physical_to_logical_map[0] = {5, 0, 1, 2, 0, 3, 4, 5};
+  ASSERT_THAT(violations(model, with), testing::IsEmpty());
+  const auto layout = make_layout(model, with);
+  EXPECT_EQ(experts_on(*layout, model, 0, 1), "e5 e0 e1 e2 ");
+  EXPECT_EQ(experts_on(*layout, model, 1, 1), "e0 e3 e4 e5 ");
+  EXPECT_EQ(experts_on(*layout, model, 1, 2), "e4 e5 e0 e1 ");
+}
+
+struct SlotRefusal {
+  const char* model;
+  void (*change)(Options&);
+  const char* words;
+};
+
+class SlotsAreRefused : public testing::TestWithParam<SlotRefusal> {};
+
+TEST_P(SlotsAreRefused, InWords) {
+  Options with = options("TP2xEP2");
+  GetParam().change(with);
+  EXPECT_THAT(violations(small_model(GetParam().model), with), testing::Contains(testing::HasSubstr(GetParam().words)));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, SlotsAreRefused,
+    testing::Values(SlotRefusal{"qwen3_moe", [](Options& o) { o.redundant_experts = 1; },
+                                "7 slots of experts (6 and 1 redundant ones) are not divisible by EP2"},
+                    SlotRefusal{"qwen3_moe", [](Options& o) { o.sizes.ep = 1, o.redundant_experts = 2; }, "need EP"},
+                    SlotRefusal{"qwen3_moe", [](Options& o) { o.expert_placement = ExpertPlacement::round_robin; },
+                                "falls back from round_robin to linear"},
+                    SlotRefusal{"minimax_m2", [](Options& o) { o.redundant_experts = 2; }, "minimax_m2 has no EPLB"},
+                    SlotRefusal{"llama4", [](Options& o) { o.redundant_experts = 2; },
+                                "redundant slots of stacked experts"},
+                    SlotRefusal{"deepseek_v3",
+                                [](Options& o) {
+                                  o.mtp = Mtp::with;
+                                  o.physical_to_logical_map = {{0, 1, 2, 3}};
+                                },
+                                "of a drafter's layers is not known"},
+                    SlotRefusal{"qwen3_moe",
+                                [](Options& o) {
+                                  o.expert_map_file = "map.json";
+                                  o.physical_to_logical_map = {{0, 1, 2, 3, 4, 5}};
+                                },
+                                "expert_placement map.json has 1 layers, but the model 4 with experts"},
+                    SlotRefusal{"qwen3_moe",
+                                [](Options& o) {
+                                  o.expert_map_file = "map.json";
+                                  o.physical_to_logical_map.assign(4, {0, 1, 2, 3, 4, 5});
+                                  o.physical_to_logical_map[2][4] = 3;
+                                },
+                                "expert_placement map.json: layer 2 has no slot with expert 4"},
+                    SlotRefusal{"qwen3_moe",
+                                [](Options& o) {
+                                  o.physical_to_logical_map.assign(4, {0, 1, 2, 3, 4, 5});
+                                  o.physical_to_logical_map[1][5] = 6;
+                                },
+                                "layer 1 has 6 in slot 5, which is none of experts 0..5"}));
 
 TEST(GenExperts, AreSplitOverDataParallelRanksOnlyWithinTheEngine) {
   const model::Model model = expert_model();

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "gen/sglang/side.hpp"
-#include "gen/sglang/slots.hpp"
+#include "layout/expert_slots.hpp"
 #include "layout_models.hpp"
 
 namespace refit::gen::sglang {
@@ -73,6 +73,17 @@ TEST(GenSglang, LlamaKnowsNoAttentionDataParallelism) {
   const auto four = make_layout(model, options("TP4"));
   for (const char* name : {"model.layers.0.self_attn.qkv_proj.weight", "model.embed_tokens.weight"})
     EXPECT_EQ(rows(*groups, model, Rank{3}, name), rows(*four, model, Rank{3}, name)) << name;
+}
+
+TEST(GenSglang, AttentionDataParallelismWithoutEffectIsNoted) {
+  Side side;
+  side.written.sizes.tp = 4;
+  side.written.attn_dp_size = 2;
+  EXPECT_THAT(side.notes(small_model("llama")),
+              testing::ElementsAre(HasSubstr("gen.attn_dp_size = 2 does not concern")));
+  EXPECT_THAT(side.notes(small_model("qwen3")), IsEmpty());
+  side.written.attn_dp_size = 1;
+  EXPECT_THAT(side.notes(small_model("llama")), IsEmpty());
 }
 
 TEST(GenSglang, VocabulariesThatDoNotDivideArePaddedFurther) {
@@ -241,7 +252,7 @@ INSTANTIATE_TEST_SUITE_P(
                 [](Options& o) {
                   o.physical_to_logical_map.assign(4, {0, 1, 2, 3, 4, 4});
                 },
-                "does not have each of experts 0..5"},
+                "has no slot with expert 5"},
         Refusal{"qwen3_moe", [](Options& o) { o.swiglu_interleaved = true; }, "swiglu_interleaved is for"},
         Refusal{"qwen3_moe", [](Options& o) { o.weight_format = model::WeightFormat::mxfp8; }, "MXFP8 on SM100 only"},
         Refusal{"gpt_oss", [](Options& o) { o.sizes.ep = 2; }, "does not load interleaved experts"},

@@ -48,6 +48,15 @@ TEST(GenVision, SiglipHasItsModuleWhateverTheCheckpointSays) {
             names(*make_layout(published, options("TP2")), published));
 }
 
+TEST(GenVision, TowersThatStayCutAllTheSameAreNoted) {
+  Side side;
+  side.written.mm_encoder_tp = MmEncoderTp::data;
+  EXPECT_THAT(side.notes(small_model("gemma3_vl")), ElementsAre(HasSubstr("gen.mm_encoder_tp = data changes nothing")));
+  EXPECT_THAT(side.notes(small_model("qwen3_vl")), IsEmpty());
+  side.written.mm_encoder_tp = MmEncoderTp::weights;
+  EXPECT_THAT(side.notes(small_model("gemma3_vl")), IsEmpty());
+}
+
 TEST(GenVision, EachThirdOfQkvIsCut) {
   const model::Model model = small_model("qwen3_vl");
   const auto layout = make_layout(model, options("TP4"));

@@ -155,6 +155,10 @@ constexpr const char* kUp = "*.experts.*.up_proj.weight";
 constexpr const char* kQwenMoe = "qwen3-30b-a3b-small";
 constexpr const char* kNano = "nemotron-3-nano-30b-a3b-small";
 constexpr const char* kSuper = "nemotron-3-super-120b-a12b-small";
+const std::string kFsdp = "train.trainer=fsdp";
+const std::string kMapFile = REFIT_SOURCE_DIR "/inputs/cases/small/qwen3-30b-expert-location.json";
+const std::string kExpertMap = "gen.expert_placement=" + kMapFile;
+const std::string kExpertLocation = "gen.init_expert_location=" + kMapFile;
 const std::string kOne = "model.layers=1";
 const std::string kTwo = "model.layers=2";
 
@@ -209,6 +213,25 @@ const Row kRows[] = {
     {"B39-lost-mamba-d", kNano, "TP2", "TP2", {kOne}, {{"*.mixer.D", 1}}},
     {"B29-local-layers", "qwen3-4b-small", "PP2", "TP1", {}, {{"*.layers.*", all_but_one_of(2)}}},
     {"B29-local-layers", "qwen3-4b-small", "TP2xPP4", "TP2", {}, {{"*.layers.*", all_but_one_of(4)}}},
+    // Of 4 layers rank 0 has one, or three; those that no rank is asked for stay unwritten.
+    {"B60-lost-pipeline-layout",
+     "qwen3-4b-small",
+     "PP2",
+     "TP1",
+     {"train.pipeline_layout=Et|tttL"},
+     {{"*.layers.[123].*", 1}}},
+    {"B60-lost-pipeline-layout",
+     "qwen3-4b-small",
+     "TP2xPP2",
+     "TP1",
+     {"train.first_stage_layers=3"},
+     {{"*.layers.[23].*", 1}}},
+    {"B61-offset-without-chunk",
+     "qwen3-4b-small",
+     "TP2xPP2",
+     "TP2",
+     {"train.virtual_stages=2"},
+     {{"*.layers.[12].*", 1}}},
     {"B42-scales-by-local-names",
      "qwen3-0.6b-small",
      "PP2",
@@ -229,6 +252,42 @@ const Row kRows[] = {
      "TP4xDP2",
      {kOne},
      {{"*.o_proj.weight", 1 - 1. / 16}, {"*.mlp.*_proj.weight", 1 - 1. / 16}}},
+    // In layer 0 slot s has expert s, in layer 1 expert 5 + s.
+    {"B46-initial-slots",
+     kQwenMoe,
+     "EP2",
+     "TP4xEP4",
+     {kTwo, "gen.redundant_experts=4", kExpertMap},
+     {{"*.layers.1.mlp.experts.*", 1}}},
+    {"B46-initial-slots",
+     kQwenMoe,
+     "EP2",
+     "TP4xEP2",
+     {kTwo, "gen.engine=sglang", "gen.ep_num_redundant_experts=4", kExpertLocation},
+     {{"*.layers.1.mlp.experts.*", 1}}},
+    // A gen rank gets the first shard's part; it comes from that shard in one of n engines.
+    {"B47-shards-as-replicas", "qwen3-0.6b-small", "FSDP2", "TP1xDP2", {kOne, kFsdp}, {{"*", 1 - 1. / 4}}},
+    {"B47-shards-as-replicas", "qwen3-0.6b-small", "FSDP4", "TP1xDP4", {kOne, kFsdp}, {{"*", 1 - 1. / 16}}},
+    // Rank 0 gets a part of its elements, all others get wrong ones.
+    {"B48-heads-of-tp",
+     "qwen3-4b-small",
+     "TP2",
+     "TP4",
+     {kOne, "gen.engine=sglang", "gen.attn_dp_size=2"},
+     {{"*.q_proj.weight", 1 - 1. / 8}, {"*.o_proj.weight", 1 - 1. / 8}}},
+    // Only the first part comes from its own place.
+    {"cp-as-tp",
+     "qwen3-4b-small",
+     "CP2",
+     "TP1",
+     {kOne},
+     {{"*.o_proj.weight", all_but_one_of(2)}, {"*.down_proj.weight", all_but_one_of(2)}}},
+    {"cp-as-tp",
+     "qwen3-4b-small",
+     "TP2xCP2",
+     "TP2",
+     {kOne},
+     {{"*.o_proj.weight", all_but_one_of(4)}, {"*.down_proj.weight", all_but_one_of(4)}}},
     // The first of a group's m ranks has its rows of q right, and the last one those of v.
     {"B8-whole-kv-heads",
      kSuper,
@@ -277,6 +336,7 @@ TEST(Injections, SpoilWhatTheySay) {
 std::string refusal(const Row& row) {
   try {
     const cases::Setup setup(case_of(row));
+    engine::faults_of(setup);
     count_wrong(setup);
     return "";
   } catch (const Error& error) {
@@ -316,10 +376,34 @@ TEST(Injections, RefuseCasesWithoutEffect) {
       {"B38-halves-of-all", "qwen3-4b-small", "TP1", "TP2", {}, {}},
       {"B39-lost-mamba-d", kQwenMoe, "TP1", "TP1", {}, {}},
       {"B42-scales-by-local-names", "qwen3-0.6b-small", "TP1", "TP1", fp8(kOne, "fp8"), {}},
+      {"B46-initial-slots", kQwenMoe, "EP2", "TP4", {}, {}},
+      {"B47-shards-as-replicas", "qwen3-4b-small", "DP2", "TP1", {}, {}},
+      {"B48-heads-of-tp", "qwen3-4b-small", "TP2", "TP1", {}, {}},
+      {"cp-as-tp", "qwen3-4b-small", "DP2", "TP1", {}, {}},
   };
   for (const Row& row : rows) {
     EXPECT_THAT(refusal(row),
                 HasSubstr(fmt::format("run.inject: {} changes nothing in this case: it needs ", row.injection)));
+  }
+}
+
+/// The lie about a layout is the truth.
+TEST(Injections, RefuseLiesThatAreTrue) {
+  const Row rows[] = {
+      {"B46-initial-slots", kQwenMoe, "EP2", "TP4xEP4", {}, {}},
+      {"B46-initial-slots", kQwenMoe, "EP2", "TP4xEP4", {"gen.redundant_experts=4"}, {}},
+      {"B48-heads-of-tp", "qwen3-4b-small", "TP2", "TP4", {"gen.engine=sglang"}, {}},
+      {"B48-heads-of-tp", "qwen3-4b-small", "TP2", "TP4", {}, {}},
+  };
+  for (const Row& row : rows) {
+    std::string refused;
+    try {
+      engine::faults_of_run(cases::Setup(case_of(row)));
+    } catch (const Error& error) {
+      refused = error.what();
+    }
+    EXPECT_THAT(refused,
+                HasSubstr(fmt::format("run.inject: {} changes nothing in this job: it needs ", row.injection)));
   }
 }
 

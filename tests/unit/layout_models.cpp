@@ -207,7 +207,7 @@ std::vector<Contents> contents(const Layout& layout, const model::Model& model, 
 
 Contents find(const std::vector<Contents>& all, const std::string& name) {
   for (const Contents& one : all) {
-    if (one.storage.name == name) return one;
+    if (one.storage.title() == name) return one;
   }
   ADD_FAILURE() << "no storage " << name;
   return {};

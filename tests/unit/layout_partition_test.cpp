@@ -88,6 +88,7 @@ TEST(Parallelism, RefusesWhatItCannotRead) {
                                                       {"TP2x", "\"\" is none of TP, CP, EP, ETP, DP, PP"},
                                                       {"", "is none of"},
                                                       {"SP2", "\"SP2\" is none of"},
+                                                      {"FSDP2", "train.trainer = \"fsdp\" has that axis"},
                                                       {"TP2 PP2", "needs a number"},
                                                       {"TP4096xDP4096", "has more than 1048576 ranks"}};
   for (const auto& [text, part] : rows) {

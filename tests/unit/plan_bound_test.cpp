@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <numeric>
 
+#include "layout/joined_layout.hpp"
 #include "plan/cost.hpp"
 #include "support/random_layout.hpp"
 
@@ -20,12 +22,24 @@ constexpr std::uint64_t kWorlds = 200;
 
 struct World {
   std::vector<Tensor> tensors;
-  MeshLayout source, destination;
+  MeshLayout source;
+  std::unique_ptr<Layout> destination;  ///< of one engine, or of several
   Placement placement;
   std::int64_t ranks_per_device = 1;
   std::int64_t domain_ranks = 0;  ///< of fan-out
   bool apart = true;              ///< the sides share no device
 };
+
+/// One to three engines, each with a mesh and dtypes of its own.
+std::unique_ptr<Layout> random_engines(std::mt19937_64& random, const std::vector<Tensor>& tensors) {
+  std::vector<layout::JoinedLayout::Engine> engines(1 + random() % 3);
+  for (auto& [layout, ranks] : engines) {
+    layout = std::make_unique<MeshLayout>(test_support::random_layout(random, tensors));
+    ranks = layout->ranks();
+  }
+  if (engines.size() == 1) return std::move(engines.front().layout);
+  return std::make_unique<layout::JoinedLayout>(std::move(engines));
+}
 
 /// Devices in blocks or in turns, domains of neighbouring devices; the gen side behind train's devices or on them.
 World random_world(std::uint64_t seed) {
@@ -37,10 +51,10 @@ World random_world(std::uint64_t seed) {
     if (random() % 4 == 0) tensor.shape = large[random() % std::size(large)];
   }
   world.source = test_support::random_layout(random, world.tensors);
-  world.destination = test_support::random_layout(random, world.tensors);
+  world.destination = random_engines(random, world.tensors);
   world.ranks_per_device = static_cast<std::int64_t>(1 + random() % 3);
   const auto devices_per_domain = static_cast<std::int64_t>(1 + random() % 4);
-  world.placement = apart(world.source.ranks(), world.destination.ranks(), world.ranks_per_device, devices_per_domain);
+  world.placement = apart(world.source.ranks(), world.destination->ranks(), world.ranks_per_device, devices_per_domain);
   if (random() % 2 == 0) {
     world.apart = false;
     const auto devices = static_cast<std::int32_t>(1 + random() % 6);
@@ -51,7 +65,7 @@ World random_world(std::uint64_t seed) {
       }
     }
   }
-  const std::int64_t fan_outs[] = {0, 2, 3, 4, world.destination.ranks()};
+  const std::int64_t fan_outs[] = {0, 2, 3, 4, world.destination->ranks()};
   world.domain_ranks = fan_outs[random() % std::size(fan_outs)];
   return world;
 }
@@ -67,9 +81,10 @@ std::int64_t busiest(const Bytes& bytes) {
 /// The bytes that a plan's copies put through every port, in the narrowest form, and read and write.
 struct Counted {
   Bytes device_out, device_in, domain_out, domain_in, memory, host_memory;
+  bool casts = false;
 
   explicit Counted(const World& world) {
-    const Planner planner(world.tensors, world.source, world.destination, world.domain_ranks);
+    const Planner planner(world.tensors, world.source, *world.destination, world.domain_ranks);
     planner.for_each_copy([&](const Copy& copy) {
       const bool forwarded = copy.fan_out == FanOut::forwarded;
       const auto& senders = forwarded ? world.placement.destination : world.placement.source;
@@ -77,8 +92,9 @@ struct Counted {
       const Site to = world.placement.destination.at(static_cast<std::size_t>(to_int(copy.destination.rank)));
       const Tensor& tensor = world.tensors[std::size_t(copy.tensor)];
       const std::int64_t stored = byte_size(world.source.format(tensor)->dtype);
-      const std::int64_t wanted = byte_size(world.destination.format(tensor)->dtype);
+      const std::int64_t wanted = byte_size(copy.destination.format.dtype);
       const std::int64_t wire = copy.elements() * std::min(stored, wanted);
+      casts = casts || copy.source.format != copy.destination.format;
       if (from.device != to.device) {
         device_out[from.device] += wire;
         device_in[to.device] += wire;
@@ -97,14 +113,14 @@ struct Counted {
 };
 
 TEST(Bound, IsBelowEveryRandomPlan) {
-  std::int64_t with_fan_out = 0, with_network = 0, with_casts = 0, ratios = 0;
+  std::int64_t with_fan_out = 0, with_network = 0, with_casts = 0, with_engines = 0, with_forms = 0, ratios = 0;
   for (std::uint64_t seed = 1; seed <= kWorlds; ++seed) {
     const World world = random_world(seed);
     const Counted counted(world);
     Rates hosts;
     hosts.memory_is_shared = true;
-    const Bound bound = lower_bound(world.tensors, world.source, world.destination, {}, world.placement);
-    const Bound on_hosts = lower_bound(world.tensors, world.source, world.destination, hosts, world.placement);
+    const Bound bound = lower_bound(world.tensors, world.source, *world.destination, {}, world.placement);
+    const Bound on_hosts = lower_bound(world.tensors, world.source, *world.destination, hosts, world.placement);
     SCOPED_TRACE(fmt::format("seed {}, fan-out {}", seed, world.domain_ranks));
     EXPECT_LE(bound.device.ingress, busiest(counted.device_in));
     EXPECT_LE(bound.device.egress, busiest(counted.device_out));
@@ -122,13 +138,19 @@ TEST(Bound, IsBelowEveryRandomPlan) {
     }
     with_fan_out += world.domain_ranks > 1 ? 1 : 0;
     with_network += busiest(counted.domain_in) > 0 ? 1 : 0;
-    with_casts += world.source.format_of != world.destination.format_of ? 1 : 0;
+    with_casts += counted.casts ? 1 : 0;
+    with_engines += world.destination->engines() > 1 ? 1 : 0;
+    with_forms += layout::find_unlike_form(*world.destination, world.tensors) ? 1 : 0;
   }
-  std::cout << fmt::format("seeds 1 to {}: {} with fan-out, {} with a network, {} with casts, {} exact\n", kWorlds,
-                           with_fan_out, with_network, with_casts, ratios);
+  std::cout << fmt::format(
+      "seeds 1 to {}: {} with fan-out, {} with a network, {} with casts, {} with engines, {} of unlike "
+      "forms, {} exact\n",
+      kWorlds, with_fan_out, with_network, with_casts, with_engines, with_forms, ratios);
   EXPECT_GT(with_fan_out, 100);
   EXPECT_GT(with_network, 100);
   EXPECT_GT(with_casts, 100);
+  EXPECT_GT(with_engines, 100);
+  EXPECT_GT(with_forms, 50);
   EXPECT_GT(ratios, 25);
 }
 

@@ -104,10 +104,32 @@ TEST(ReportCsv, OneRowPerRefit) {
   EXPECT_EQ(to_csv(sample_result()),
             "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
             "weight_sync_seconds,bulk_seconds,misc_seconds,payload_bytes,algbw_gb_per_s,"
-            "elements_wrong,kl_max\n"
-            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,1,1,1,0.75,0.25,2000,2e-06,0,0\n"
-            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,2,0,0.5,0.375,0.125,2000,4e-06,,\n"
-            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,3,0,0.25,0.125,0.125,2000,8e-06,1,0.5\n");
+            "elements_wrong,kl_max,engine_payload_bytes,engine_bytes,engine_elements_wrong,engine_kl_max\n"
+            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,1,1,1,0.75,0.25,2000,2e-06,0,0,,,,\n"
+            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,2,0,0.5,0.375,0.125,2000,4e-06,,,,,,\n"
+            "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,3,0,0.25,0.125,0.125,2000,8e-06,1,0.5,,,,\n");
+}
+
+TEST(ReportCsv, EnginesStandBesideEachOther) {
+  const std::string text = to_csv(sample_engines());
+  EXPECT_THAT(text, HasSubstr("tiny,llama,p2p,ffn,TP1,TP1+DP2,1,3,bf16,bf16,1,1,"));
+  EXPECT_THAT(text, HasSubstr(",0,0,2000+1500,2100+3000,0+0,0+0\n"));
+  EXPECT_THAT(text, HasSubstr(",,,2000+1500,2100+3000,,\n"));  // a refit that was not verified
+  EXPECT_THAT(text, HasSubstr(",1,0.5,2000+1500,2100+3000,0+1,0+0.5\n"));
+}
+
+TEST(ReportJson, EachEngineHasItsOwnProof) {
+  const auto json = ordered_json::parse(to_json(sample_engines()));
+  EXPECT_EQ(json["gen"],
+            ordered_json::parse(R"({"engine": "vllm+sglang", "layout": "TP1+DP2", "ranks": 3, "precision": "bf16",
+      "engines": [{"engine": "vllm", "layout": "TP1", "ranks": 1, "precision": "bf16", "first_rank": 0,
+                   "payload_bytes": 2000, "bytes": 2100, "tensors": 3, "tensors_wrong": 0, "elements": 400,
+                   "elements_wrong": 0, "kl": {"max": 0.0, "mean": 0.0, "tensor": ""}},
+                  {"engine": "sglang", "layout": "DP2", "ranks": 2, "precision": "bf16", "first_rank": 1,
+                   "payload_bytes": 1500, "bytes": 3000, "tensors": 3, "tensors_wrong": 1, "elements": 600,
+                   "elements_wrong": 1, "kl": {"max": 0.5, "mean": 0.25, "tensor": "w"}}]})"));
+  EXPECT_EQ(json["verification"]["wrong"][0]["gen_rank"], 2);
+  EXPECT_EQ(json["verification"]["wrong"][0]["engine"], 1);
 }
 
 TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
@@ -116,8 +138,9 @@ TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
   result.refits = {{1, false, 0.5, {}, {}, {}, {}}};
   EXPECT_EQ(to_csv(result),
             "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
-            "weight_sync_seconds,payload_bytes,algbw_gb_per_s,elements_wrong,kl_max\n"
-            "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,\n");
+            "weight_sync_seconds,payload_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_payload_bytes,engine_bytes,"
+            "engine_elements_wrong,engine_kl_max\n"
+            "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,,,,,\n");
 }
 
 /// Returns whether tags nest, attributes are quoted and `&` begins a known entity: readers of JUnit files fail on
@@ -155,6 +178,7 @@ TEST(ReportJunit, AFailureWithItsDetails) {
   EXPECT_THAT(xml,
               HasSubstr("<failure type=\"data\" message=\"FAILED: got &lt;1&gt;\xEF\xBF\xBD &amp; &quot;2&quot;\">"));
   EXPECT_THAT(xml, HasSubstr("norm.weight on gen rank 0: 1 element, first at [7]</failure>"));
+  EXPECT_THAT(to_junit(sample_engines()), HasSubstr("norm.weight on gen rank 2 (engine 1, DP2): 1 element, first at"));
 }
 
 TEST(ReportJunit, OneElementPerOutcome) {

@@ -119,6 +119,26 @@ TEST(ReportHdf5, AllTensorsWithWhatIsWrongInThem) {
   EXPECT_THAT(reader.integers("tensors/elements_wrong"), ElementsAre(0, 5));
 }
 
+TEST(ReportHdf5, EnginesHaveProofsOfTheirOwn) {
+  const TemporaryFolder folder;
+  Result result = sample_engines();
+  write_file(folder / "r.h5", to_hdf5(result));
+  const Reader reader(folder / "r.h5");
+  EXPECT_THAT(reader.strings("engines/engine"), ElementsAre("vllm", "sglang"));
+  EXPECT_THAT(reader.strings("engines/layout"), ElementsAre("TP1", "DP2"));
+  EXPECT_THAT(reader.integers("engines/ranks"), ElementsAre(1, 2));
+  EXPECT_THAT(reader.integers("engines/payload_bytes"), ElementsAre(2000, 1500));
+  EXPECT_THAT(reader.integers("engines/bytes"), ElementsAre(2100, 3000));
+  EXPECT_THAT(reader.integers("engines/tensors_wrong"), ElementsAre(0, 1));
+  EXPECT_THAT(reader.integers("engines/elements"), ElementsAre(400, 600));
+  EXPECT_THAT(reader.integers("engines/elements_wrong"), ElementsAre(0, 1));
+  EXPECT_THAT(reader.doubles("engines/kl_max"), ElementsAre(0, 0.5));
+  EXPECT_THAT(reader.integers("wrong/engine"), ElementsAre(1));
+  result.engines.front().proof.reset();
+  write_file(folder / "other.h5", to_hdf5(result));
+  EXPECT_THAT(Reader(folder / "other.h5").integers("engines/elements"), ElementsAre(-1, 600));
+}
+
 TEST(ReportHdf5, AttributesSayWhichCaseItWas) {
   const TemporaryFolder folder;
   write_file(folder / "r.h5", to_hdf5(sample_result()));

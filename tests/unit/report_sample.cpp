@@ -56,6 +56,20 @@ Result sample_result() {
   return result;
 }
 
+Result sample_engines() {
+  Result result = sample_result();
+  result.gen = {"vllm+sglang", "TP1+DP2", 3, "bf16"};
+  result.engines = {{{"vllm", "TP1", 1, "bf16"}, 0, 2000, 2100, EngineProof{3, 0, 400, 0, {}}},
+                    {{"sglang", "DP2", 2, "bf16"}, 1, 1500, 3000, EngineProof{3, 1, 600, 1, Kl{0.5, 0.25, "w"}}}};
+  result.verification->wrong.front().gen_rank = 2;
+  for (Refit& refit : result.refits) {
+    if (!refit.elements_wrong) continue;
+    refit.engine_elements_wrong = {0, *refit.elements_wrong};
+    refit.engine_kl_max = {0.0, *refit.kl_max};
+  }
+  return result;
+}
+
 Result sample_plan() {
   Result result = sample_case();
   result.bound = Bound{{}, "", {}, {2000, 1600, 0, 4000}};

@@ -10,6 +10,9 @@ namespace refit::report {
 /// A failed run with one warm-up and two measured refits, two ranks and one wrong tensor.
 Result sample_result();
 
+/// The same of two engines, with the wrong tensor on the last rank of the second.
+Result sample_engines();
+
 /// The plan of the same case: no refits, no verification, no rates.
 Result sample_plan();
 

@@ -148,6 +148,20 @@ TEST(ReportText, SummaryOfAFailedRun) {
   EXPECT_LE(longest_line(summary.substr(summary.find("\n# "))), 80U);  // the field's own line is as long as it is
 }
 
+TEST(ReportText, EachEngineHasALine) {
+  const std::string header = header_of(sample_engines());
+  EXPECT_THAT(header, HasSubstr("# gen            TP1+DP2 bf16, 3 ranks\n"
+                                "# engine 0       vllm, TP1 bf16, 1 rank from gen rank 0 on\n"
+                                "# engine 1       sglang, DP2 bf16, 2 ranks from gen rank 1 on\n"));
+  const std::string summary = summary_of(sample_engines());
+  EXPECT_THAT(summary, HasSubstr("# engine 0       vllm TP1, payload 2.00 kB, 2.10 kB stored; 3 tensors, 400\n"
+                                 "#                elements: 0 wrong in 0 tensors, KL max 0\n"
+                                 "# engine 1       sglang DP2, payload 1.50 kB, 3.00 kB stored; 3 tensors, 600\n"
+                                 "#                elements: 1 wrong in 1 tensor, KL max 0.5\n"));
+  EXPECT_THAT(summary, HasSubstr("# wrong          norm.weight on gen rank 2 (engine 1, DP2): 1 element, first at\n"));
+  EXPECT_THAT(summary_of(sample_result()), Not(HasSubstr("# engine")));
+}
+
 TEST(ReportText, TheLastLineIsTheVerdict) {
   Result result;
   EXPECT_EQ(verdict(result), "OK");

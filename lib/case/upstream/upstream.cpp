@@ -16,7 +16,7 @@ using model::Model;
 using model::Role;
 using model::Tensor;
 
-/// The only trainer and the only engine that those versions know.
+/// The only trainer and the only engine that those versions know, each if it is the case's.
 struct Sides {
   const train::megatron::Side* train;
   const gen::vllm::Side* gen;
@@ -34,8 +34,7 @@ bool has(const Model& model, Role role) {
 /// Returns the first bulk tensor that `wanted` picks, or nullptr.
 template <typename Wanted>
 const Tensor* first_bulk(const Case& c, const Model& model, const Wanted& wanted) {
-  const bool carved =
-      plan::qkv_to_misc(c.refit.bulk, model.config.kv_heads, c.train->sizes().tp, c.engine().sizes().tp);
+  const bool carved = plan::qkv_to_misc(c.refit.bulk, model.config.kv_heads, c.train->sizes().tp, c.gen_tp());
   for (const Tensor& tensor : model.tensors) {
     if (plan::is_bulk(c.refit.bulk, tensor, model.config.layers, carved) && wanted(tensor)) return &tensor;
   }
@@ -60,6 +59,30 @@ void check_precisions(Precision train, Precision gen, bool seed, const Require& 
           fmt::format("{} needs train weights in FP8; legal: train.precision = fp8 [V16]", name(gen)));
   require(!fp8_param || fp8, "train.precision",
           fmt::format("{} weights have no {} consumer; legal: gen.precision = fp8 [V17]", name(train), name(gen)));
+}
+
+template <typename Require>
+void check_train(const train::megatron::Side& train, const Require& require) {
+  const std::int64_t etp = train.written.sizes.etp;
+  require(etp == 1, "train.layout", fmt::format("ETP{} is not supported; legal: ETP1 [V7]", etp));
+  const train::megatron::Options& pipeline = train.written;
+  for (const auto& [is_given, key] : {std::pair(!pipeline.stage_layers.empty(), "train.stage_layers"),
+                                      std::pair(!pipeline.pipeline_layout.empty(), "train.pipeline_layout")}) {
+    require(!is_given, key, "a pipeline layout is not supported; legal: first_stage_layers and last_stage_layers [V8]");
+  }
+  require(pipeline.hybrid_layer_pattern.empty(), "train.hybrid_layer_pattern",
+          "its bars are not read; legal: first_stage_layers and last_stage_layers [V8]");
+  require(pipeline.virtual_stages == 1, "train.virtual_stages",
+          fmt::format("{} virtual stages are not supported; legal: 1 [V9]", pipeline.virtual_stages));
+  require(!pipeline.account_for_embedding, "train.account_for_embedding",
+          "layers are counted without the embedding; legal: false [V10]");
+  require(!pipeline.account_for_loss, "train.account_for_loss",
+          "layers are counted without the loss; legal: false [V11]");
+}
+
+/// Returns whether the engine may have experts elsewhere than at its start, or more than once.
+bool has_eplb(const gen::vllm::Side& gen) {
+  return gen.written.redundant_experts > 0 || !parse_choice<gen::vllm::ExpertPlacement>(gen.expert_placement);
 }
 
 class Rules {
@@ -132,6 +155,10 @@ class Rules {
     if (ep > 1 && model_.config.experts % ep != 0) {
       refuse("L12", fmt::format("{} experts are not divisible by gen EP{}", model_.config.experts, ep));
     }
+    if (gen_.written.expert_placement == gen::vllm::ExpertPlacement::round_robin) {
+      refuse("L12",
+             "experts of a gen rank that are no neighbours are not cut out; legal: gen.expert_placement = linear");
+    }
     if (gen_.data_parallel == DataParallel::internal && gen_.written.sizes.dp > 1) {
       refuse("L12", "experts of internal data parallelism are cut over DP x TP; legal: gen.data_parallel = engines");
     }
@@ -165,30 +192,34 @@ class Rules {
 
 void check_upstream(const Case& c, Complaints& complaints) {
   if (c.run.strict_upstream == Strict::off) return;
-  const Sides sides(c);
-  if (!sides.known()) {
+  if (c.gen.size() > 1) {
     return complaints.add("run.strict_upstream",
-                          fmt::format("{}: the trainer must be megatron, the engine vllm; legal: off [V2, V5]",
-                                      name(c.run.strict_upstream)));
+                          fmt::format("{}: it refits one engine, not {}; legal: off, or one [gen]",
+                                      name(c.run.strict_upstream), c.gen.size()));
   }
+  const Sides sides(c);
   const bool seed = c.run.strict_upstream == Strict::seed;
-  const Precision train = sides.train->kept_as;
-  const Precision gen = sides.gen->kept_as;
   const auto require = [&](bool legal, const char* key, const std::string& what) {
     complaints.require(legal, key, fmt::format("strict_upstream = {}: {}", name(c.run.strict_upstream), what));
   };
-  const std::int64_t etp = sides.train->written.sizes.etp;
-  const std::int64_t ep = sides.gen->written.sizes.ep;
-  const std::int64_t tp = sides.gen->written.sizes.tp;
-  require(etp == 1, "train.layout", fmt::format("ETP{} is not supported; legal: ETP1 [V7]", etp));
-  require(sides.train->written.stage_layers.empty(), "train.stage_layers",
-          "a pipeline layout is not supported; legal: first_stage_layers and last_stage_layers [V8]");
-  require(sides.train->written.hybrid_layer_pattern.empty(), "train.hybrid_layer_pattern",
-          "its bars are not read; legal: first_stage_layers and last_stage_layers [V8]");
-  check_precisions(train, gen, seed, require);
-  require(is_quantised(gen) || is_quantised(train) || train == gen, "train.precision",
-          fmt::format("{} bytes cannot be copied into {}; legal: equal precisions [L11]", name(train), name(gen)));
-  const std::int64_t pp = sides.gen->written.sizes.pp;
+  require(sides.gen != nullptr, "gen.engine",
+          fmt::format("the engine must be vllm, not {}; legal: vllm [V2]", c.engine().row().name));
+  require(sides.train != nullptr, "train.trainer",
+          fmt::format("the trainer must be megatron, not {}; legal: megatron [V5]", c.train->row().name));
+  if (sides.train != nullptr) check_train(*sides.train, require);
+  if (sides.gen != nullptr) {
+    require(!has_eplb(*sides.gen), "gen.expert_placement",
+            "an engine that balances experts (EPLB) is not supported; legal: linear, and gen.redundant_experts = 0 "
+            "[V3]");
+  }
+  const std::optional<Precision> train = c.train->precision(), gen = c.engine().precision();
+  if (train && gen) {
+    check_precisions(*train, *gen, seed, require);
+    require(is_quantised(*gen) || is_quantised(*train) || *train == *gen, "train.precision",
+            fmt::format("{} bytes cannot be copied into {}; legal: equal precisions [L11]", name(*train), name(*gen)));
+  }
+  const layout::Parallelism sizes = c.engine().sizes();
+  const std::int64_t pp = sizes.pp, ep = sizes.ep, tp = sizes.tp;
   require(pp == 1, "gen.layout", fmt::format("gen PP{} is not supported; legal: PP1 [V19]", pp));
   require(ep == 1 || (!seed && ep == tp), "gen.layout",
           seed ? fmt::format("EP{} must be 1 [V18]", ep) : fmt::format("EP{} must be 1 or TP, {} [V18]", ep, tp));

@@ -5,7 +5,6 @@
 #include "core/hash.hpp"
 #include "gen/sglang/names.hpp"
 #include "gen/sglang/rules.hpp"
-#include "gen/sglang/slots.hpp"
 #include "layout/absorbed.hpp"
 #include "layout/parameter_layout.hpp"
 
@@ -20,13 +19,29 @@ using layout::StorageKey;
 using model::Role;
 using model::Tensor;
 
+/// Returns the experts in every rank's slots. A fused shared expert has one more slot behind those of every rank.
+layout::ExpertSlots slots_of(const model::Config& config, const Options& options) {
+  if (config.experts == 0) return {0, {}};
+  const layout::SlotCounts counts = options.slot_counts(config.experts);
+  std::vector<layout::Slots> maps = options.physical_to_logical_map;
+  if (maps.empty()) maps.push_back(layout::usual_slots(counts));
+  const bool fused = fuses_shared_expert(config, options);
+  std::vector<std::vector<layout::Slots>> layers;
+  for (const layout::Slots& map : maps) {
+    layers.push_back(layout::cut_slots(map, counts.ranks));
+    for (layout::Slots& mine : layers.back())
+      if (fused) mine.push_back(layout::kSharedExpert);
+  }
+  return {config.experts, std::move(layers)};
+}
+
 class SglangLayout final : public layout::ParameterLayout {
  public:
   SglangLayout(const model::Model& model, const Options& options)
       : ParameterLayout(model, parameters(model, options), options.precision, scale_rules(options)),
         options_(options),
         facts_(facts_of(model.config).sglang.value()),
-        slots_(model.config, options) {
+        slots_(slots_of(model.config, options)) {
     const std::vector<std::int64_t> counts = stage_layers(model.config.layers, options);
     for (std::size_t stage = 0; stage < counts.size(); ++stage)
       stage_of_layer_.insert(stage_of_layer_.end(), static_cast<std::size_t>(counts[stage]),
@@ -110,7 +125,7 @@ class SglangLayout final : public layout::ParameterLayout {
 
   Options options_;
   model::SglangFacts facts_;
-  ExpertSlots slots_;
+  layout::ExpertSlots slots_;
   std::vector<std::int32_t> stage_of_layer_;
 };
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/choice.hpp"
+#include "layout/expert_slots.hpp"
 #include "layout/layout.hpp"
 #include "layout/mtp.hpp"
 #include "layout/parallelism.hpp"
@@ -59,7 +60,8 @@ struct Options {
   bool enable_dp_lm_head = false;      ///< the head is cut like attention
   std::int64_t ep_num_redundant_experts = 0;
   /// By layer, the expert of each of E + redundant slots; empty: slot s holds expert s mod E.
-  std::vector<std::vector<std::int64_t>> physical_to_logical_map{};
+  std::vector<layout::Slots> physical_to_logical_map{};
+  std::string init_expert_location{};              ///< the file of that map
   std::vector<std::int64_t> pp_layer_partition{};  ///< layers of every stage; empty: even, the last ones one more
   MoeRunnerBackend moe_runner_backend = MoeRunnerBackend::automatic;
   MoeA2aBackend moe_a2a_backend = MoeA2aBackend::none;
@@ -75,6 +77,8 @@ struct Options {
   std::int64_t dp() const { return sizes.dp == 0 ? 1 : sizes.dp; }
   std::int64_t attention_tp() const { return sizes.tp / attn_dp_size; }
   std::int64_t ep() const { return moe_a2a_backend == MoeA2aBackend::deepep ? sizes.tp : sizes.ep; }
+  /// How many slots experts have, and over how many ranks.
+  layout::SlotCounts slot_counts(std::int64_t experts) const { return {experts, ep_num_redundant_experts, ep()}; }
   /// Ranks over which an expert is cut.
   std::int64_t moe_tp() const { return sizes.tp / ep(); }
 };

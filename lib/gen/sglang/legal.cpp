@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "gen/sglang/rules.hpp"
-#include "gen/sglang/slots.hpp"
 #include "layout/heads.hpp"
 
 namespace refit::gen::sglang {
@@ -104,13 +103,26 @@ void check_fusion(const model::Model& model, const Options& options, Violations&
               "several shared experts, fused, are not known; set disable_shared_experts_fusion");
 }
 
+void check_slots(const Config& config, const Options& options, Violations& out) {
+  const auto rows = std::ssize(options.physical_to_logical_map);
+  out.require(rows == 0 || rows >= config.layers,
+              fmt::format("init_expert_location has {} layers, the model {}", rows, config.layers));
+  const std::string source = rows == 0 ? fmt::format("ep_num_redundant_experts = {}", options.ep_num_redundant_experts)
+                                       : fmt::format("init_expert_location {}", options.init_expert_location);
+  std::vector<std::int64_t> layers(static_cast<std::size_t>(rows));
+  std::iota(layers.begin(), layers.end(), 0);
+  const std::string problem =
+      slot_problem(options.slot_counts(config.experts), options.physical_to_logical_map, layers, source);
+  out.require(problem.empty(), problem);
+}
+
 void check_experts(const model::Model& model, const Options& options, Violations& out) {
   const Config& config = model.config;
   if (config.experts == 0) {
     out.require(options.sizes.ep == 1, fmt::format("EP{} on a model without experts; legal: EP1", options.sizes.ep));
     return;
   }
-  out.add_all(slot_violations(config, options));
+  check_slots(config, options, out);
   check_backend(model, options, out);
   check_fusion(model, options, out);
 }

@@ -1,6 +1,5 @@
 #include "gen/sglang/side.hpp"
 
-#include "gen/sglang/slots.hpp"
 #include "layout/absorbed.hpp"
 #include "layout/side_keys.hpp"
 
@@ -23,8 +22,9 @@ const Side& of(const layout::SideSpec& spec) { return static_cast<const Side&>(s
 
 const std::vector<layout::SideKey>& side_keys() {
   static const std::vector<layout::SideKey> keys = {
-      layout::parallelism_key("gen.layout", "TP, EP, PP and DP (replicas) of SGLang; required.", MEMBER(written.sizes),
-                              "--gen"),
+      layout::parallelism_key("gen.layout",
+                              "TP, EP, PP and DP (replicas) of SGLang; several engines: TP4+DP4; required.",
+                              MEMBER(written.sizes), "--gen"),
       SideRows::word("gen.mtp", "The main model, its NextN drafter only, or both.", MEMBER(written.mtp)),
       SideRows::word("gen.precision", "Dtype of the gen weights; as above.", MEMBER(kept_as)),
       SideRows::text("gen.quantiser", "Whose bits, when gen alone is fp8 or mxfp8.", MEMBER(quantiser_name)),
@@ -43,7 +43,7 @@ const std::vector<layout::SideKey>& side_keys() {
       SideRows::input("gen.init_expert_location",
                       "SGLang's JSON with physical_to_logical_map: the expert in each slot, by layer; else slot s has "
                       "expert s mod E.",
-                      MEMBER(init_expert_location)),
+                      MEMBER(written.init_expert_location)),
       SideRows::integers("gen.pp_layer_partition", "Layers of SGLang's PP stages (SGLANG_PP_LAYER_PARTITION).",
                          MEMBER(written.pp_layer_partition)),
       SideRows::word("gen.moe_runner_backend", "The kernels that run SGLang's experts.",
@@ -82,7 +82,8 @@ const layout::SideRow& engine() {
 
 void Side::complete() {
   if (written.sizes.dp == 0) written.sizes.dp = 1;
-  if (!init_expert_location.empty()) written.physical_to_logical_map = read_expert_location(init_expert_location);
+  if (!written.init_expert_location.empty())
+    written.physical_to_logical_map = layout::read_slot_maps(written.init_expert_location, "gen.init_expert_location");
 }
 
 void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
@@ -117,6 +118,14 @@ void Side::check_model(Complaints& complaints, const model::Model& model) const 
       "for a model without experts");
 }
 
+std::vector<std::string> Side::notes(const model::Model& model) const {
+  const model::SglangFacts& facts = facts_of(model.config).sglang.value();
+  if (written.attn_dp_size == 1 || !facts.cuts_attention_over_tp) return {};
+  return {fmt::format("gen.attn_dp_size = {} does not concern attention: SGLang's class of {} cuts it over all of TP{}",
+                      written.attn_dp_size, model.config.family,
+                      facts.cuts_embedding_over_dp ? ", and only the embedding over fewer ranks" : "")};
+}
+
 std::vector<std::string> Side::violations(const model::Model& model) const {
   return sglang::violations(model, options());
 }
@@ -140,7 +149,8 @@ layout::SideSettings Side::settings(bool quantises) const {
   add_number("moe_dense_tp_size", written.moe_dense_tp_size, 0);
   add_flag("enable_dp_lm_head", written.enable_dp_lm_head);
   add_number("ep_num_redundant_experts", written.ep_num_redundant_experts, 0);
-  if (!init_expert_location.empty()) settings.emplace_back("init_expert_location", init_expert_location);
+  if (!written.init_expert_location.empty())
+    settings.emplace_back("init_expert_location", written.init_expert_location);
   if (!written.pp_layer_partition.empty())
     settings.emplace_back("pp_layer_partition", fmt::format("{}", fmt::join(written.pp_layer_partition, ",")));
   add_word("moe_runner_backend", written.moe_runner_backend);
@@ -156,7 +166,7 @@ layout::SideSettings Side::settings(bool quantises) const {
 }
 
 std::vector<std::pair<std::string, std::string>> Side::inputs() const {
-  return {{"gen.init_expert_location", init_expert_location}};
+  return {{"gen.init_expert_location", written.init_expert_location}};
 }
 
 std::unique_ptr<layout::Layout> Side::make_layout(const model::Model& model) const {

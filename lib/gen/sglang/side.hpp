@@ -17,6 +17,7 @@ class Side final : public layout::SideSpec {
   void complete() override;
   void check(Complaints& complaints, const layout::SideSpec& other) const override;
   void check_model(Complaints& complaints, const model::Model& model) const override;
+  std::vector<std::string> notes(const model::Model& model) const override;
   std::vector<std::string> violations(const model::Model& model) const override;
   std::vector<std::int64_t> legal_tp(const model::Model& model) const override;
 
@@ -33,7 +34,6 @@ class Side final : public layout::SideSpec {
   Options options() const;
 
   Options written;  ///< by the keys, but for the precision
-  std::string init_expert_location;
   layout::Precision kept_as = layout::Precision::bf16;
   bool derived = false;        ///< what is computed of weights after loading is stored too
   std::string quantiser_name;  ///< name(Quantiser); empty = nemo_rl for fp8, mxfp8 for mxfp8

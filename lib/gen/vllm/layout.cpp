@@ -16,11 +16,32 @@ using layout::StorageKey;
 using model::Role;
 using model::Tensor;
 
+/// Returns the experts in every rank's slots; nothing where ranks have neighbouring experts without redundant ones.
+std::optional<layout::ExpertSlots> slots_of(const model::Config& config, const Options& options) {
+  const layout::SlotCounts counts{config.experts, options.redundant_experts, options.moe_ranks()};
+  std::vector<std::vector<layout::Slots>> layers;
+  for (const layout::Slots& map : options.physical_to_logical_map)
+    layers.push_back(layout::cut_slots(map, counts.ranks));
+  if (layers.empty() && options.redundant_experts > 0)
+    layers.push_back(layout::cut_slots(usual_slots(counts), counts.ranks));
+  if (options.expert_placement == ExpertPlacement::round_robin) {
+    std::vector<layout::Slots>& ranks = layers.emplace_back(static_cast<std::size_t>(counts.ranks));
+    for (std::int64_t expert = 0; expert < config.experts; ++expert)
+      ranks[static_cast<std::size_t>(expert % counts.ranks)].push_back(expert);
+  }
+  if (layers.empty()) return std::nullopt;
+  return layout::ExpertSlots(config.experts, std::move(layers));
+}
+
 class VllmLayout final : public layout::ParameterLayout {
  public:
   VllmLayout(const model::Model& model, const Options& options)
       : ParameterLayout(model, parameters(model, options), options.precision, scale_rules(model, options)),
-        options_(options) {
+        options_(options),
+        slots_(slots_of(model.config, options)) {
+    std::int64_t with_experts = 0;
+    for (std::int64_t layer = 0; layer < model.config.layers; ++layer)
+      number_with_experts_.push_back(model.config.is_moe(layer) ? with_experts++ : -1);
     const std::vector<std::int64_t> counts = stage_layers(model.config.layers, options);
     for (std::size_t stage = 0; stage < counts.size(); ++stage)
       stage_of_.insert(stage_of_.end(), static_cast<std::size_t>(counts[stage]), static_cast<std::int32_t>(stage));
@@ -50,10 +71,8 @@ class VllmLayout final : public layout::ParameterLayout {
   }
 
   std::uint64_t class_of(const Tensor& tensor) const override {
-    // The owner is -1 for a tensor without an expert of its own, and if all ranks have a part of every expert.
-    const std::int64_t owner = tensor.expert < 0 || !expert_parallel() ? -1 : expert_owner(tensor.expert);
     const std::int64_t stage = !is_stored(tensor) ? -2 : is_of_layer(tensor) ? layer_stage(tensor) : -1;
-    return combine(combine(static_cast<std::uint64_t>(tensor.role), static_cast<std::uint64_t>(owner)),
+    return combine(combine(static_cast<std::uint64_t>(tensor.role), expert_class(tensor)),
                    static_cast<std::uint64_t>(stage));
   }
 
@@ -69,6 +88,13 @@ class VllmLayout final : public layout::ParameterLayout {
     const std::int64_t experts = model().config.experts;
     if (expert_parallel()) return {0, 1, layout::balanced_part(experts, options_.moe_ranks(), moe_rank(rank))};
     return {moe_rank(rank), options_.moe_ranks(), {0, experts}};
+  }
+
+  Slice slice_of(const Parameter& parameter, std::int32_t layer, Rank rank) const override {
+    Slice result = slice(parameter, rank);
+    if (slots_ && parameter.experts != Experts::none)
+      result.slots = slots_->of(number_with_experts(layer), moe_rank(rank));
+    return result;
   }
 
   std::string storage_name(const StorageKey& key, const Tensor& tensor, Rank /*rank*/) const override {
@@ -111,12 +137,27 @@ class VllmLayout final : public layout::ParameterLayout {
     }
   }
   bool expert_parallel() const { return options_.sizes.ep > 1; }
-  std::int64_t expert_owner(std::int64_t expert) const {
-    return layout::balanced_owner(model().config.experts, options_.moe_ranks(), expert);
+  /// Returns the number of a layer among those with experts. The drafter's have no map of their own.
+  std::int64_t number_with_experts(std::int32_t layer) const {
+    return layer < std::ssize(number_with_experts_) ? number_with_experts_[static_cast<std::size_t>(layer)] : 0;
+  }
+  bool is_of_experts(const Tensor& tensor) const {
+    const std::int32_t number = find(tensor.role);
+    return tensor.expert >= 0 || (number >= 0 && parameter(number).experts != Experts::none);
+  }
+  /// Returns a number that tensors of experts have in common if the same ranks hold them.
+  std::uint64_t expert_class(const Tensor& tensor) const {
+    if (!expert_parallel() || !is_of_experts(tensor)) return static_cast<std::uint64_t>(-1);
+    if (slots_) return slots_->placement(number_with_experts(tensor.layer), tensor.expert);
+    if (tensor.expert < 0) return static_cast<std::uint64_t>(-1);
+    return static_cast<std::uint64_t>(
+        layout::balanced_owner(model().config.experts, options_.moe_ranks(), tensor.expert));
   }
 
   Options options_;
-  std::vector<std::int32_t> stage_of_;  ///< by layer
+  std::optional<layout::ExpertSlots> slots_;
+  std::vector<std::int32_t> stage_of_;             ///< by layer
+  std::vector<std::int64_t> number_with_experts_;  ///< by layer; -1 for those without
 };
 
 }  // namespace

@@ -5,7 +5,8 @@
 // Gen rank g = (dp x PP + p) x TP + t, TP innermost. Layers are cut over PP in order and keep their own numbers; the
 // model's class decides which stages have embedding, final norm and head (model::VllmStages). Linear layers are cut
 // over TP. Experts are cut over the MoE group, which is TP, or DP x TP with vLLM's own data parallelism. Without EP
-// each of its ranks holds its part of every expert's I, with EP whole experts by linear placement. Shared experts are
+// each of its ranks holds its part of every expert's I, with EP whole experts: neighbouring ones, every M-th one, or
+// those in its slots, of which there may be more than experts (EPLB). Shared experts are
 // cut like a dense MLP, but whole with sequence-parallel MoE (EP, TP > 1 and internal DP > 1).
 // A vision tower is on every stage, cut over TP, or whole with mm_encoder_tp = data.
 //
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "core/choice.hpp"
+#include "layout/expert_slots.hpp"
 #include "layout/layout.hpp"
 #include "layout/mtp.hpp"
 #include "layout/parallelism.hpp"
@@ -33,9 +35,13 @@ enum class MoeBackend : std::uint8_t {
 /// The way in which the ranks of TP share a vision tower (mm_encoder_tp_mode): each has a part of its weights, or all.
 enum class MmEncoderTp : std::uint8_t { weights, data };
 
+/// Which experts an expert-parallel rank has (expert_placement_strategy): neighbouring ones, or every EP-th one.
+enum class ExpertPlacement : std::uint8_t { linear, round_robin };
+
 /// Return the words for these values in cases.
 Choices choices(MoeBackend);
 Choices choices(MmEncoderTp);
+Choices choices(ExpertPlacement);
 
 /// vLLM's classes of a model that has several (DeepSeek-V3.2, GLM-5).
 enum class ModelClass : std::uint8_t {
@@ -56,6 +62,11 @@ struct Options {
   DType precision = DType::bf16;                ///< except for parameters that vLLM keeps in float32
   Mtp mtp = Mtp::off;
   MoeBackend moe_backend = MoeBackend::triton;
+  ExpertPlacement expert_placement = ExpertPlacement::linear;
+  std::int64_t redundant_experts = 0;  ///< eplb_config.num_redundant_experts
+  /// By layer with experts, the expert of each of E + redundant slots; empty: slot s holds expert s mod E.
+  std::vector<layout::Slots> physical_to_logical_map = {};
+  std::string expert_map_file = {};  ///< of that map
   MmEncoderTp mm_encoder_tp = MmEncoderTp::weights;
   ModelClass model_class = ModelClass::portable;
   bool replicate_embedding = false;  ///< by ModelClass::nvidia: embed_tokens is whole on every rank
@@ -63,6 +74,8 @@ struct Options {
   model::WeightFormat weight_format = model::WeightFormat::unquantised;
 
   std::int64_t dp() const { return sizes.dp == 0 ? 1 : sizes.dp; }
+  /// Returns whether the engine balances experts (--enable-eplb).
+  bool has_eplb() const { return redundant_experts > 0 || !physical_to_logical_map.empty(); }
   /// Returns the number of ranks that share the experts.
   std::int64_t moe_ranks() const { return internal_data_parallel ? dp() * sizes.tp : sizes.tp; }
 };

@@ -25,7 +25,50 @@ class Violations {
   std::vector<std::string> texts_;
 };
 
-void check_experts(const Config& config, const Options& options, Violations& out) {
+/// Checks the slots of experts, if ranks have others than neighbouring ones.
+void check_slots(const model::Model& model, const Options& options, Violations& out) {
+  const Config& config = model.config;
+  const bool takes_turns = options.expert_placement == ExpertPlacement::round_robin;
+  if (!options.has_eplb() && !takes_turns) return;
+  if (options.sizes.ep == 1) {
+    out.require(false,
+                "redundant_experts and expert_placement need EP, which the layout has not: EPLB without "
+                "enable_expert_parallel is refused by vLLM");
+    return;
+  }
+  if (takes_turns) {
+    out.require(!options.has_eplb() && config.expert_groups > 1,
+                fmt::format("vLLM falls back from round_robin to linear, without an error, if there is one group of "
+                            "experts (n_group = {}) or a redundant expert ({}); use expert_placement = linear",
+                            config.expert_groups, options.redundant_experts));
+    return;
+  }
+  const layout::ParameterTable table(model);
+  out.require(facts_of(config).vllm_has_eplb, fmt::format("vLLM's class of {} has no EPLB", config.family));
+  out.require(options.weight_format != WeightFormat::mxfp8, "vLLM's MXFP8 experts have no EPLB");
+  out.require(options.redundant_experts == 0 || table.has(Role::expert_up),
+              "vLLM leaves the redundant slots of stacked experts unwritten; write experts one by one (refit convert "
+              "--experts each)");
+  const std::vector<layout::Slots>& maps = options.physical_to_logical_map;
+  out.require(maps.empty() || options.mtp == Mtp::off,
+              "expert_placement of a drafter's layers is not known; use mtp = off");
+  std::vector<std::int64_t> layers;
+  for (std::int64_t layer = 0; layer < config.layers; ++layer)
+    if (config.is_moe(layer)) layers.push_back(layer);
+  const std::string source = maps.empty() ? fmt::format("redundant_experts = {}", options.redundant_experts)
+                                          : fmt::format("expert_placement {}", options.expert_map_file);
+  if (!maps.empty() && maps.size() < layers.size()) {
+    out.require(false,
+                fmt::format("{} has {} layers, but the model {} with experts", source, maps.size(), layers.size()));
+    return;
+  }
+  const std::string problem =
+      layout::slot_problem({config.experts, options.redundant_experts, options.moe_ranks()}, maps, layers, source);
+  out.require(problem.empty(), problem);
+}
+
+void check_experts(const model::Model& model, const Options& options, Violations& out) {
+  const Config& config = model.config;
   const std::int64_t ep = options.sizes.ep;
   if (config.experts == 0) {
     out.require(ep == 1, fmt::format("EP{} on a model without experts; legal: EP1", ep));
@@ -37,6 +80,7 @@ void check_experts(const Config& config, const Options& options, Violations& out
                                                                                  : "TP, data_parallel = engines") +
                                           " [V18]");
   out.require(ep == 1 || config.experts >= ep, fmt::format("{} experts are fewer than EP{}", config.experts, ep));
+  if (ep == 1 || ep == ranks) check_slots(model, options, out);
 }
 
 /// vLLM takes a partition as it is, also with stages without layers.
@@ -168,7 +212,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   Violations out;
   const layout::UncutHeads heads = layout::uncut_heads(model, options.sizes.tp, fmt::format("TP{}", options.sizes.tp));
   for (const std::string& text : heads.sentences) out.require(false, text);
-  check_experts(model.config, options, out);
+  check_experts(model, options, out);
   check_stages(model.config, options, out);
   out.require(options.mtp == Mtp::off || model.config.mtp_layers > 0,
               fmt::format("mtp = {}, but the model has no multi-token prediction layer; use off", name(options.mtp)));

@@ -1,5 +1,7 @@
 #include "gen/vllm/side.hpp"
 
+#include <fstream>
+
 #include "gen/vllm/cache_scales.hpp"
 #include "gen/vllm/derived.hpp"
 #include "layout/side_keys.hpp"
@@ -7,12 +9,14 @@
 namespace refit::gen::vllm {
 namespace {
 
+using keys::kMany;
 using layout::SideRows;
 
 constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm"};
 constexpr std::string_view kModelClass[] = {"portable", "nvidia"};
 constexpr std::string_view kDataParallel[] = {"engines", "internal"};
 constexpr std::string_view kMmEncoderTp[] = {"weights", "data"};
+constexpr std::string_view kExpertPlacement[] = {"linear", "round_robin"};
 constexpr std::string_view kKvCacheDtype[] = {"auto", "fp8"};
 
 Side& of(layout::SideSpec& spec) { return static_cast<Side&>(spec); }
@@ -36,10 +40,21 @@ layout::SideKey mtp_key() {
   return key;
 }
 
+/// Returns the key of a word, or of the file of a map.
+layout::SideKey expert_placement_key() {
+  layout::SideKey key = SideRows::input("gen.expert_placement",
+                                        "vLLM's experts of an EP rank: neighbouring ones, every EP-th one, or by a "
+                                        "JSON file with physical_to_logical_map: "
+                                        "of every layer with experts the expert in each slot.",
+                                        MEMBER(expert_placement));
+  key.type = fmt::format("{} | path", fmt::join(kExpertPlacement, " | "));
+  return key;
+}
+
 const std::vector<layout::SideKey>& side_keys() {
   static const std::vector<layout::SideKey> keys = {
-      layout::parallelism_key("gen.layout", "TP, PP, DP, EP of the gen side; required.", MEMBER(written.sizes),
-                              "--gen"),
+      layout::parallelism_key("gen.layout", "TP, PP, DP, EP of the gen side; several engines: TP4+DP4; required.",
+                              MEMBER(written.sizes), "--gen"),
       SideRows::integers("gen.stage_layers", "Layers of every PP stage (VLLM_PP_LAYER_PARTITION).",
                          MEMBER(written.stage_layers)),
       SideRows::word("gen.data_parallel",
@@ -57,6 +72,10 @@ const std::vector<layout::SideKey>& side_keys() {
                         "(vLLM), w_kc and w_vc (SGLang), anew in every refit.",
                         MEMBER(derived)),
       SideRows::word("gen.moe_backend", "How the engine keeps expert weights.", MEMBER(written.moe_backend)),
+      SideRows::integer("gen.redundant_experts", 0, kMany,
+                        "vLLM's slots of experts beside one for each (--enable-eplb, num_redundant_experts).",
+                        MEMBER(written.redundant_experts)),
+      expert_placement_key(),
       SideRows::word("gen.mm_encoder_tp",
                      "How the TP ranks share a vision tower: its weights are cut, or each has all.",
                      MEMBER(written.mm_encoder_tp)),
@@ -81,6 +100,7 @@ const std::vector<layout::SideKey>& side_keys() {
 
 Choices choices(MoeBackend) { return kMoeBackend; }
 Choices choices(MmEncoderTp) { return kMmEncoderTp; }
+Choices choices(ExpertPlacement) { return kExpertPlacement; }
 Choices choices(ModelClass) { return kModelClass; }
 Choices choices(DataParallel) { return kDataParallel; }
 Choices choices(KvCacheDtype) { return kKvCacheDtype; }
@@ -95,6 +115,14 @@ const layout::SideRow& engine() {
 
 void Side::complete() {
   if (written.sizes.dp == 0) written.sizes.dp = 1;
+  const std::optional<ExpertPlacement> word = parse_choice<ExpertPlacement>(expert_placement);
+  written.expert_placement = word.value_or(ExpertPlacement::linear);
+  if (word) return;
+  if (!std::ifstream(expert_placement))
+    fail_usage("gen.expert_placement: \"{}\" is none of {}, and no file that can be read", expert_placement,
+               fmt::join(kExpertPlacement, ", "));
+  written.expert_map_file = expert_placement;
+  written.physical_to_logical_map = layout::read_slot_maps(expert_placement, "gen.expert_placement");
 }
 
 void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
@@ -126,13 +154,21 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
 void Side::check_model(Complaints& complaints, const model::Model& model) const {
   if (!has_derived(model))
     complaints.meaningless({"gen.derived"}, "for a model without latent attention: vLLM derives weights of kv_b_proj");
-  if (model.config.experts == 0) complaints.meaningless({"gen.moe_backend"}, "for a model without experts");
+  if (model.config.experts == 0)
+    complaints.meaningless({"gen.moe_backend", "gen.redundant_experts", "gen.expert_placement"},
+                           "for a model without experts");
   if (model.config.vision.depth == 0)
     complaints.meaningless({"gen.mm_encoder_tp"}, "for a model without a vision tower");
   if (!facts_of(model.config).vllm_nvidia_class) {
     complaints.meaningless({"gen.model_class", "gen.replicate_embedding"},
                            fmt::format("for family {}, of which vLLM has one class", model.config.family));
   }
+}
+
+std::vector<std::string> Side::notes(const model::Model& model) const {
+  if (written.mm_encoder_tp == MmEncoderTp::weights || vision_facts_of(model.config).vllm_data_mode) return {};
+  return {fmt::format("gen.mm_encoder_tp = data changes nothing: vLLM's tower of {} does not know it and stays cut",
+                      model.config.family)};
 }
 
 std::vector<std::string> Side::violations(const model::Model& model) const {
@@ -150,6 +186,8 @@ layout::SideSettings Side::settings(bool quantises) const {
   if (written.mtp != Mtp::off) settings.emplace_back("mtp", std::string(name(written.mtp)));
   if (written.moe_backend != MoeBackend::triton)
     settings.emplace_back("moe_backend", std::string(name(written.moe_backend)));
+  if (written.redundant_experts > 0) settings.emplace_back("redundant_experts", written.redundant_experts);
+  if (expert_placement != name(ExpertPlacement::linear)) settings.emplace_back("expert_placement", expert_placement);
   if (written.mm_encoder_tp != MmEncoderTp::weights)
     settings.emplace_back("mm_encoder_tp", std::string(name(written.mm_encoder_tp)));
   if (written.model_class != ModelClass::portable)
@@ -162,7 +200,9 @@ layout::SideSettings Side::settings(bool quantises) const {
   return settings;
 }
 
-std::vector<std::pair<std::string, std::string>> Side::inputs() const { return {{"gen.kv_scales", kv_scales}}; }
+std::vector<std::pair<std::string, std::string>> Side::inputs() const {
+  return {{"gen.kv_scales", kv_scales}, {"gen.expert_placement", written.expert_map_file}};
+}
 
 std::map<std::int32_t, float> Side::extend(model::Model& model, const std::string& source) const {
   if (!has_cache_scales()) return {};

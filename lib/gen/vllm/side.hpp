@@ -24,6 +24,7 @@ class Side final : public layout::SideSpec {
   void complete() override;
   void check(Complaints& complaints, const layout::SideSpec& other) const override;
   void check_model(Complaints& complaints, const model::Model& model) const override;
+  std::vector<std::string> notes(const model::Model& model) const override;
   std::vector<std::string> violations(const model::Model& model) const override;
   std::vector<std::int64_t> legal_tp(const model::Model& model) const override;
 
@@ -45,6 +46,8 @@ class Side final : public layout::SideSpec {
   Options options() const;
 
   Options written;  ///< by the keys, except precision and the kind of data parallelism
+  /// ExpertPlacement's word, or the file of a map.
+  std::string expert_placement = std::string(name(ExpertPlacement::linear));
   DataParallel data_parallel = DataParallel::engines;
   layout::Precision kept_as = layout::Precision::bf16;
   bool derived = false;        ///< weights that are computed from loaded ones are stored too

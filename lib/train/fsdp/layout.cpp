@@ -63,6 +63,7 @@ class FsdpLayout final : public layout::Layout {
     REFIT_ASSERT(!stages.empty());
     parameters_ = parameters_of(model, options_, stages);
     for (const Tensor& tensor : model.tensors) classes_.push_back(class_of(tensor));
+    for (std::int32_t rank = 0; rank < ranks(); ++rank) coordinates_.push_back(fsdp::coordinates(options_, Rank{rank}));
   }
 
   std::int32_t ranks() const override { return static_cast<std::int32_t>(options_.sizes.ranks()); }
@@ -80,7 +81,7 @@ class FsdpLayout final : public layout::Layout {
 
   void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override {
     const std::size_t first = out.size();
-    const Coordinates here = at(rank);
+    const Coordinates& here = at(rank);
     for (const Image& image : images_of(tensor)) {
       const Parameter& of = parameter(image.parameter);
       if (!has(of, here)) continue;
@@ -107,7 +108,7 @@ class FsdpLayout final : public layout::Layout {
   /// An empty shard is a parameter of the rank all the same.
   std::vector<StorageKey> constant_storages(Rank rank) const override {
     std::vector<StorageKey> keys;
-    const Coordinates here = at(rank);
+    const Coordinates& here = at(rank);
     for (std::size_t p = 0; p < parameters_.all.size(); ++p) {
       const Parameter& of = parameters_.all[p];
       if (has(of, here) && local_box(options_, of, here).empty())
@@ -117,14 +118,14 @@ class FsdpLayout final : public layout::Layout {
   }
 
   std::string coordinates(Rank rank) const override {
-    const Coordinates c = at(rank);
+    const Coordinates& c = at(rank);
     std::string text = fmt::format("pp={} replica={} shard={} cp={} tp={}", c.pp, c.replica, c.shard, c.cp, c.tp);
     if (options_.sizes.ep > 1) text += fmt::format(" ep={} ep_shard={}", c.ep, c.ep_shard);
     return text;
   }
 
  private:
-  Coordinates at(Rank rank) const { return fsdp::coordinates(options_, rank); }
+  const Coordinates& at(Rank rank) const { return coordinates_[static_cast<std::size_t>(to_int(rank))]; }
   const Parameter& parameter(std::int32_t number) const { return parameters_.all[static_cast<std::size_t>(number)]; }
   const std::vector<Image>& images_of(const Tensor& tensor) const {
     return parameters_.images[static_cast<std::size_t>(tensor.index)];
@@ -229,7 +230,8 @@ class FsdpLayout final : public layout::Layout {
 
   Options options_;
   Parameters parameters_;
-  std::vector<std::uint64_t> classes_;  ///< by tensor
+  std::vector<std::uint64_t> classes_;    ///< by tensor
+  std::vector<Coordinates> coordinates_;  ///< by rank
 };
 
 }  // namespace

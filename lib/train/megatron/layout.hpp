@@ -6,8 +6,10 @@
 // = s mod TP, and the expert mesh etp = s mod ETP and ep = s / ETP mod EP: two decompositions of the same ranks, not
 // one. Experts are contiguous: EP rank ep has experts [ep E/EP, (ep+1) E/EP).
 //
-// The embedding is on stage 0, final norm and output layer on the last. Multi-token prediction layers follow the last
-// stage's decoder layers, and with PP > 1 bring a copy of the embedding there. A vision tower is on stage 0 only.
+// A rank has one model chunk, or several with virtual stages; names begin anew in each (pipeline.hpp). The embedding is
+// in the first section of the pipeline, final norm and output layer in the last. Multi-token prediction layers follow
+// the last section's decoder layers, or are where a layout string has them, and bring a copy of the embedding there;
+// the final norm is then with the last decoder layer. A vision tower is in the first section only.
 
 #include <memory>
 #include <string>
@@ -23,7 +25,11 @@ struct Options {
   layout::Parallelism sizes;            ///< dp = 0: the smallest that lets EP x ETP divide TP x CP x DP
   std::int64_t first_stage_layers = 0;  ///< 0 = even split
   std::int64_t last_stage_layers = 0;
-  std::vector<std::int64_t> stage_layers;  ///< explicit list; empty = none
+  std::vector<std::int64_t> stage_layers;  ///< explicit list, by section; empty = none
+  std::int64_t virtual_stages = 1;         ///< model chunks of a rank (VP), where no pipeline_layout says so
+  std::string pipeline_layout;             ///< Megatron-Core's pipeline_model_parallel_layout; or empty
+  bool account_for_embedding = false;      ///< the embedding counts as a layer of the first section
+  bool account_for_loss = false;           ///< the loss counts as a layer of the last section
   std::string hybrid_layer_pattern;  ///< for Nemotron-H: a letter per layer (M * E -), `|` between stages; or empty
   std::int64_t make_vocab_size_divisible_by = 0;  ///< 0 = vocabulary not padded
   bool mtp = true;                                ///< the trainer builds the model's layers of multi-token prediction
@@ -40,8 +46,8 @@ struct Coordinates {
 };
 Coordinates coordinates(const layout::Parallelism& sizes, Rank rank);
 
-/// Returns the layers of each stage (Megatron's num_layers_in_first/last_pipeline_stage, the explicit list, or the
-/// pattern). On failure returns an empty list and appends the reasons to `violations`.
+/// Returns the decoder layers of each section of the pipeline; without virtual stages a section is a stage. On failure
+/// returns an empty list and appends the reasons to `violations`.
 std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& options,
                                        std::vector<std::string>& violations);
 

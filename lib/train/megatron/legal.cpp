@@ -2,6 +2,7 @@
 #include <numeric>
 #include <set>
 
+#include "train/megatron/pipeline.hpp"
 #include "train/megatron/rules.hpp"
 
 namespace refit::train::megatron {
@@ -116,19 +117,6 @@ void check_scales(const model::Model& model, const Options& options, std::vector
   }
 }
 
-/// Returns the numbers of layers between the bars of a pattern.
-std::vector<std::int64_t> layers_between_bars(const std::string& pattern) {
-  std::vector<std::int64_t> counts{0};
-  for (char letter : pattern) {
-    if (letter == '|') {
-      counts.push_back(0);
-    } else {
-      ++counts.back();
-    }
-  }
-  return counts;
-}
-
 /// Checks that the pattern names the model's own mixers.
 void check_pattern(const Config& config, std::string pattern, std::vector<std::string>& out) {
   if (pattern.empty()) return;
@@ -161,52 +149,6 @@ void check_prediction(const Config& config, const Options& options, std::vector<
 
 }  // namespace
 
-std::vector<std::int64_t> split_stages(std::int64_t layers, const Options& options,
-                                       std::vector<std::string>& violations) {
-  const std::int64_t stages = options.sizes.pp;
-  const auto list =
-      options.hybrid_layer_pattern.empty() ? options.stage_layers : layers_between_bars(options.hybrid_layer_pattern);
-  if (!list.empty()) {
-    const std::int64_t sum = std::accumulate(list.begin(), list.end(), std::int64_t{0});
-    const bool positive = *std::min_element(list.begin(), list.end()) > 0;
-    if (positive && static_cast<std::int64_t>(list.size()) == stages && sum == layers) return list;
-    violations.push_back(
-        fmt::format("train: {} lists {} stages with {} layers; PP{} and {} layers, at least one a stage, are needed "
-                    "[L4]",
-                    options.hybrid_layer_pattern.empty() ? "stage_layers" : "hybrid_layer_pattern", list.size(), sum,
-                    stages, layers));
-    return {};
-  }
-  if (options.first_stage_layers < 0 || options.last_stage_layers < 0) {
-    violations.push_back(fmt::format("train: first_stage_layers {} and last_stage_layers {} must not be negative",
-                                     options.first_stage_layers, options.last_stage_layers));
-    return {};
-  }
-  std::vector<std::int64_t> result(static_cast<std::size_t>(stages), 0);
-  result.front() = options.first_stage_layers;
-  if (options.last_stage_layers > 0) {
-    if (stages == 1 && options.first_stage_layers > 0) {
-      violations.emplace_back("train: first_stage_layers and last_stage_layers need PP > 1");
-      return {};
-    }
-    result.back() = options.last_stage_layers;
-  }
-  const std::int64_t named = std::accumulate(result.begin(), result.end(), std::int64_t{0});
-  const auto open = static_cast<std::int64_t>(std::count(result.begin(), result.end(), 0));
-  const std::int64_t rest = layers - named;
-  if (rest < 0 || (open == 0 && rest != 0) || (open > 0 && (rest % open != 0 || rest == 0))) {
-    violations.push_back(
-        fmt::format("train: {} layers do not split over PP{}: {} left for {} even stages (first_stage_layers {}, "
-                    "last_stage_layers {}); set them or stage_layers [L4]",
-                    layers, stages, rest, open, options.first_stage_layers, options.last_stage_layers));
-    return {};
-  }
-  for (std::int64_t& count : result) {
-    if (count == 0) count = rest / open;
-  }
-  return result;
-}
-
 std::vector<std::string> violations(const model::Model& model, const Options& options) {
   std::vector<std::string> out;
   Options complete = options;
@@ -215,6 +157,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   check_experts(model.config, complete.sizes, out);
   check_expert_biases(model, complete.sizes.etp, out);
   check_prediction(model.config, complete, out);
+  check_pipeline(model.config, complete, out);
   check_biases(model.config, out);
   check_pattern(model.config, options.hybrid_layer_pattern, out);
   check_parameters(model, complete, named, !check_vision(model, complete, out), out);

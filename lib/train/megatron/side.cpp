@@ -1,6 +1,9 @@
 #include "train/megatron/side.hpp"
 
+#include <span>
+
 #include "layout/side_keys.hpp"
+#include "train/megatron/pipeline.hpp"
 #include "train/megatron/rules.hpp"
 
 namespace refit::train::megatron {
@@ -24,6 +27,18 @@ const std::vector<layout::SideKey>& side_keys() {
       SideRows::integer("train.last_stage_layers", 0, kMany, "Layers of the last PP stage; 0 = even split.",
                         MEMBER(written.last_stage_layers)),
       SideRows::integers("train.stage_layers", "Layers of every PP stage.", MEMBER(written.stage_layers)),
+      SideRows::integer("train.virtual_stages", 1, 64,
+                        "megatron: virtual stages, the model chunks of a rank; 1 = not interleaved.",
+                        MEMBER(written.virtual_stages)),
+      SideRows::text(
+          "train.pipeline_layout",
+          "megatron: pipeline_model_parallel_layout, e.g. \"Et|(tt|)*3tmL\"; virtual_stages follows from it.",
+          MEMBER(written.pipeline_layout)),
+      SideRows::boolean("train.account_for_embedding",
+                        "The embedding counts as a layer where layers are split over PP.",
+                        MEMBER(written.account_for_embedding)),
+      SideRows::boolean("train.account_for_loss", "The loss counts as a layer where layers are split over PP.",
+                        MEMBER(written.account_for_loss)),
       SideRows::text("train.hybrid_layer_pattern", "Nemotron-H: a letter per layer (M * E -), | where a PP stage ends.",
                      MEMBER(written.hybrid_layer_pattern)),
       SideRows::integer("train.make_vocab_size_divisible_by", 0, kMany,
@@ -57,16 +72,30 @@ const layout::SideRow& trainer() {
 
 void Side::check(Complaints& complaints, const layout::SideSpec& /*other*/) const {
   const bool by_ends = written.first_stage_layers != 0 || written.last_stage_layers != 0;
-  if (!written.stage_layers.empty()) {
-    complaints.require(!by_ends, "train.stage_layers",
-                       "gives every stage; leave out first_stage_layers and last_stage_layers");
+  const bool accounts = written.account_for_embedding || written.account_for_loss;
+  const std::pair<std::string, bool> ways[] = {{"pipeline_layout", !written.pipeline_layout.empty()},
+                                               {"hybrid_layer_pattern", !written.hybrid_layer_pattern.empty()},
+                                               {"stage_layers", !written.stage_layers.empty()},
+                                               {"first_stage_layers and last_stage_layers", by_ends},
+                                               {"account_for_embedding and account_for_loss", accounts}};
+  std::vector<std::string> given;
+  for (const auto& [key, is_given] : ways) {
+    if (is_given) given.push_back(key);
   }
-  if (!written.hybrid_layer_pattern.empty()) {
-    complaints.require(written.stage_layers.empty() && !by_ends, "train.hybrid_layer_pattern",
-                       "gives every stage; leave out stage_layers, first_stage_layers and last_stage_layers");
+  if (given.size() > 1) {
+    const bool whole = given.front() != ways[3].first;
+    complaints.add(whole ? "train." + given.front() : "train.account_for_embedding",
+                   fmt::format("{}; leave out {}",
+                               whole ? "gives every stage" : "and account_for_loss split layers in another way",
+                               fmt::join(whole ? std::span(given).subspan(1) : std::span(given).first(1), " and ")));
   }
-  if (written.sizes.pp == 1)
-    complaints.meaningless({"train.first_stage_layers", "train.last_stage_layers"}, "without PP");
+  const std::string error = written.pipeline_layout.empty() ? "" : parse_pipeline_layout(written.pipeline_layout).error;
+  complaints.require(error.empty(), "train.pipeline_layout", fmt::format("\"{}\": {}", written.pipeline_layout, error));
+  if (written.sizes.pp == 1) {
+    complaints.meaningless({"train.first_stage_layers", "train.last_stage_layers", "train.account_for_embedding",
+                            "train.account_for_loss"},
+                           "without PP");
+  }
 }
 
 void Side::check_model(Complaints& complaints, const model::Model& model) const {
