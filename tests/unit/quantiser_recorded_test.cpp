@@ -4,11 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <fstream>
-
-#include "checkpoint/checkpoint.hpp"
 #include "unit/quantiser_blocks.hpp"
+#include "unit/recorded_tensors.hpp"
 
 namespace refit {
 namespace {
@@ -17,32 +14,10 @@ using quantiser_test::Matrix;
 using quantiser_test::Quantised;
 
 /// One safetensors file of the record.
-class Recorded {
+class Recorded : public RecordedTensors {
  public:
-  explicit Recorded(const std::string& name) {
-    const char* folder = std::getenv("REFIT_QUANTISERS");
-    checkpoint_ =
-        checkpoint::open(std::string(folder ? folder : REFIT_RECORDED_QUANTISERS) + "/" + name + ".safetensors");
-  }
-  const std::vector<checkpoint::Entry>& entries() const { return checkpoint_.entries; }
-
-  template <typename T>
-  std::vector<T> data(const std::string& name) const {
-    const checkpoint::Entry* entry = checkpoint_.find(name);
-    if (entry == nullptr) {
-      ADD_FAILURE() << checkpoint_.folder << " has no " << name;
-      return {};
-    }
-    std::vector<T> result(static_cast<std::size_t>(entry->bytes()) / sizeof(T));
-    std::ifstream file(checkpoint_.files.front(), std::ios::binary);
-    file.seekg(entry->offset);
-    file.read(reinterpret_cast<char*>(result.data()), entry->bytes());
-    EXPECT_TRUE(file.good()) << name;
-    return result;
-  }
-
- private:
-  checkpoint::Checkpoint checkpoint_;
+  explicit Recorded(const std::string& name)
+      : RecordedTensors(recorded_folder("REFIT_QUANTISERS", REFIT_RECORDED_QUANTISERS), name) {}
 };
 
 struct Implementation {
