@@ -27,7 +27,7 @@ model::Model expert_model(std::int64_t width, StoredFormat how = StoredFormat::f
   config.kv_heads = 2;
   config.experts = 4;
   config.expert_intermediate_size = width;
-  config.weight_format = how;
+  config.quantisation = how;
   return build_model(config, false);
 }
 
@@ -187,7 +187,7 @@ std::vector<std::string> refused_dense(std::int64_t head_dim, std::int64_t heads
   config.head_dim = head_dim;
   config.attention_heads = heads;
   config.kv_heads = heads / 2;
-  config.weight_format = kFp8;
+  config.quantisation = kFp8;
   return violations(build_model(config, false), options(sizes));
 }
 
@@ -206,7 +206,7 @@ TEST(GenScales, OfOneParameterAreAllOrNone) {
   model::Config config = layout::small_config("qwen3");
   config.hidden_size = 128;
   config.head_dim = 128;
-  config.weight_format = kFp8;
+  config.quantisation = kFp8;
   config.not_converted = {"model.layers.1.self_attn.k_proj"};
   EXPECT_THAT(violations(build_model(config, false), options("TP1")),
               Contains(HasSubstr("model.layers.1.self_attn.q_proj.weight is quantised and "

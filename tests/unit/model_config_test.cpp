@@ -628,7 +628,7 @@ TEST_F(ModelConfig, ModelOptsOwnFileCountsWhereConfigSaysNothing) {
   write_beside(
       R"({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "MXFP8", "exclude_modules": ["lm_head"]}})");
   const Config config = read_config(write(json(kLlama, {})));
-  EXPECT_EQ(config.weight_format, StoredFormat::mxfp8);
+  EXPECT_EQ(config.quantisation, StoredFormat::mxfp8);
   EXPECT_THAT(config.not_converted, ElementsAre("lm_head"));
   write_beside(R"({"quantization": {"quant_algo": "NVFP4"}})");
   EXPECT_THAT(message(json(kLlama, {})), AllOf(HasSubstr("hf_quant_config.json"), HasSubstr("quant_algo NVFP4")));
