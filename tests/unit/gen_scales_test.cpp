@@ -160,7 +160,7 @@ const Refused kRefused[] = {
     {"moe_backend = deep_gemm is for precision fp8", 256, "TP1", kMx, kMx, MoeBackend::deep_gemm},
     {"precision mxfp8, but the model's weights are fp8; set precision fp8 [V13]", 256, "TP1", kFp8, kMx, kTriton},
     {"precision fp8, but the model's weights are mxfp8; set precision mxfp8 [V14]", 256, "TP1", kMx, kFp8, kTriton},
-    {"stored as fp8 have no rule in another precision; set precision fp8 [V17]", 256, "TP1", kFp8,
+    {"train keeps as fp8 have no rule in another precision; set precision fp8 [V17]", 256, "TP1", kFp8,
      StoredFormat::unquantised, kTriton},
     {"precision fp8, but the model has no weight that could be quantised", 256, "TP1", StoredFormat::unquantised, kFp8,
      kTriton},

@@ -185,7 +185,7 @@ TEST(GenTextFamilies, AParameterIsNotQuantisedInPart) {
   config.intermediate_size = 32;
   config.quantisation = StoredFormat::mxfp8;
   Options asked = options("TP1");
-  asked.weight_format = config.quantisation;
+  asked.weight_format = config.quantisation.format;
   config.experts = 0;  // transposed ones have no quantised form either
   const auto found = violations(build_model(config, false), asked);
   ASSERT_EQ(found.size(), 1U);
