@@ -94,7 +94,7 @@ TEST(CaseCheck, RefusesContradictions) {
        "vllm_ue8m0"},
       {{"gen.quantiser=mxfp8", "gen.precision=fp8"},
        kUsage,
-       "\"mxfp8\" is not one of those for gen.precision = \"fp8\""},
+       "\"mxfp8\" is unknown; use one of those for gen.precision = \"fp8\""},
       {{"gen.quantiser=te", "gen.precision=mxfp8"},
        kUsage,
        "\"te\" is not one of those for gen.precision = \"mxfp8\": nemo_rl, vllm"},
