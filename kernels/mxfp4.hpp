@@ -101,9 +101,8 @@ REFIT_FUNCTION std::uint8_t modelopt_mxfp4_nibble(float number) {
   return static_cast<std::uint8_t>(e2m1_index(magnitude_bits(number), Ties::toward_zero) | (number > 0.0F ? 0U : 8U));
 }
 
-/// Step 2: returns the nibble of a value of type `from`.
-REFIT_FUNCTION std::uint8_t mxfp4_nibble(Library library, float value, const Scaling& by, DType from) {
-  const float number = scaled(value, by);
+/// Returns the nibble of a scaled value of type `from`.
+REFIT_FUNCTION std::uint8_t mxfp4_rounded(Library library, float number, DType from) {
   switch (library) {
     case Library::triton:
     case Library::triton_round_down: return e2m1_from_f32(number, Ties::away);
@@ -112,6 +111,11 @@ REFIT_FUNCTION std::uint8_t mxfp4_nibble(Library library, float value, const Sca
     case Library::flashinfer: return nearest_e2m1(number);
     default: return torchao_e2m1(number);
   }
+}
+
+/// Step 2: returns the nibble of a value of type `from`.
+REFIT_FUNCTION std::uint8_t mxfp4_nibble(Library library, float value, const Scaling& by, DType from) {
+  return mxfp4_rounded(library, scaled(value, by), from);
 }
 
 /// Returns the factor of a block's E2M1 values. Byte 0 is 2^-127, for triton_kernels zero.
