@@ -49,7 +49,8 @@ REFIT_FUNCTION std::uint8_t fp8_rounded(StoredFormat format, Library library, fl
   const float rounded = rounds_scaled_values(format, library) ? rounded_to(from, number) : number;
   const std::uint8_t byte = e4m3_from_f32(rounded);
   if (library != Library::compressed_tensors) return byte;
-  const bool loses_sign = rounded == 0.0F || (rounded != rounded && from != DType::f32);
+  const std::uint32_t magnitude = magnitude_bits(rounded);
+  const bool loses_sign = magnitude == 0U || (magnitude > kInfinityBits && from != DType::f32);
   return loses_sign ? byte & 0x7FU : byte;
 }
 

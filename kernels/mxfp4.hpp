@@ -97,8 +97,10 @@ REFIT_FUNCTION Scaling mxfp4_scaling(Library library, float amax) {
 
 /// ModelOpt: ties toward zero, and all zeros are negative ones.
 REFIT_FUNCTION std::uint8_t modelopt_mxfp4_nibble(float number) {
-  if (number != number) return 8U;
-  return static_cast<std::uint8_t>(e2m1_index(magnitude_bits(number), Ties::toward_zero) | (number > 0.0F ? 0U : 8U));
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(number);
+  const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
+  const std::uint32_t index = magnitude > kInfinityBits ? 0U : e2m1_index(magnitude, Ties::toward_zero);
+  return static_cast<std::uint8_t>(index | (bits - 1U < kInfinityBits ? 0U : 8U));
 }
 
 /// Returns the nibble of a scaled value of type `from`.

@@ -118,7 +118,9 @@ REFIT_FORCEINLINE void quantise_blocks(const Stretch& of, std::int64_t block) {
 template <typename Steps>
 REFIT_FORCEINLINE void quantise_typed(const Stretch& of) {
   if constexpr (!Steps::kHasBlocks) {
-    quantise_elements<Steps>(of.values, of.count, of.by, of.has_numbers, reinterpret_cast<std::uint8_t*>(of.bytes));
+    std::uint8_t elements[kStretch];
+    quantise_elements<Steps>(of.values, of.count, of.by, of.has_numbers, elements);
+    __builtin_memcpy(of.bytes, elements, static_cast<std::size_t>(of.count));
   } else if constexpr (is_int4(Steps::kFormat)) {
     quantise_blocks<Steps>(of, of.block);
   } else {

@@ -83,12 +83,20 @@ struct PartSteps {
       return rounded(scaled(value, by));
     }
   }
-  /// Returns the same of a block that has numbers.
+  /// Returns the same of a block that has numbers, without a branch.
   REFIT_FORCEINLINE static std::uint8_t element_of_number(float value, const Scaling& by) {
+    const float number = scaled_number(value, by);
     if constexpr (is_int4(format)) {
-      return int4_nibble(format, value, {by.divisor, 8}, kFrom);
+      // |number| is below 16: a scale is at least half of the largest magnitude / 7.5.
+      const float magic = rounded_to(kFrom, number) + 0x1.8p23F;
+      const auto integer = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(magic) - 0x4B400000U);
+      const std::int32_t raised = integer > -8 ? integer : -8;
+      return static_cast<std::uint8_t>((raised < 7 ? raised : 7) + 8);
+    } else if constexpr (element_bits(format) == 8) {
+      const float kept = rounds_scaled_values(format, library) ? rounded_to(kFrom, number) : number;
+      return e4m3_from_number(library == Library::compressed_tensors ? kept + 0.0F : kept);  // -0 becomes 0
     } else {
-      return rounded(scaled_number(value, by));
+      return rounded(number);
     }
   }
 
