@@ -71,7 +71,7 @@ PartItem make_item(const Part& part, const Interval& rows, const Interval& colum
 /// Appends the items of a part of at most kItemElements.
 void append(const Part& part, std::vector<PartItem>& items) {
   if (part.rows == 0 || part.columns == 0) return;
-  const std::int64_t wide = std::min(part.columns, kItemElements / 2);
+  const std::int64_t wide = std::min(part.columns, kItemElements);
   const std::int64_t high = std::max<std::int64_t>(1, kItemElements / wide);
   for (std::int64_t row = 0; row < part.rows; row += high) {
     for (std::int64_t column = 0; column < part.columns; column += wide) {

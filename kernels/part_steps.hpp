@@ -93,11 +93,17 @@ struct PartSteps {
       const std::int32_t raised = integer > -8 ? integer : -8;
       return static_cast<std::uint8_t>((raised < 7 ? raised : 7) + 8);
     } else if constexpr (element_bits(format) == 8) {
-      const float kept = rounds_scaled_values(format, library) ? rounded_to(kFrom, number) : number;
-      return e4m3_from_number(library == Library::compressed_tensors ? kept + 0.0F : kept);  // -0 becomes 0
+      return e4m3_from_number(kept_number(value, by));
     } else {
       return rounded(number);
     }
+  }
+
+  /// Returns the number whose E4M3 byte is stored of a value.
+  REFIT_FORCEINLINE static float kept_number(float value, const Scaling& by) {
+    const float number = scaled_number(value, by);
+    const float kept = rounds_scaled_values(format, library) ? rounded_to(kFrom, number) : number;
+    return library == Library::compressed_tensors ? kept + 0.0F : kept;  // -0 becomes 0
   }
 
   REFIT_FORCEINLINE static float scaled_number(float value, const Scaling& by) {

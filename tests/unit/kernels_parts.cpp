@@ -12,6 +12,7 @@
 #include <set>
 #include <thread>
 
+#include "kernels/part_numbers.hpp"
 #include "kernels/parts.hpp"
 #include "support/format_reference.hpp"
 #include "unit/kernels_random.hpp"
@@ -331,6 +332,68 @@ TEST(Parts, EqualTheReferenceHoweverTheyAreCut) {
       std::seed_seq seeds{seed, static_cast<std::uint64_t>(thread)};
       check_random_blocks(Random(seeds), kinds(), blocks / threads + 1);
     });
+  }
+}
+
+/// The numbers that devices compute with are the same on hosts: compares them with the steps, on random blocks.
+template <typename Numbers>
+void check_numbers(Random& random) {
+  using Steps = typename Numbers::Steps;
+  const DType from = Steps::kFrom;
+  std::int64_t usual = 0;
+  for (int block = 0; block < 1000; ++block) {
+    std::array<float, 16> values{};
+    std::uint32_t amax = 0;
+    const auto exponent = static_cast<int>(pick(random, 0, 3) == 0 ? pick(random, -126, 127) : pick(random, -20, 4));
+    const auto kind = static_cast<int>(pick(random, quantiser_test::kFirstUsual, quantiser_test::kKinds - 1));
+    for (float& value : values) {
+      const bool special = random() % 40 == 0;
+      const std::uint32_t bits = quantiser_test::random_value(random, special ? (random() % 2 == 0 ? 0 : 4) : kind,
+                                                              exponent - static_cast<int>(random() % 9));
+      value = float_of(convert_bits(bits, DType::f32, from), from);
+      amax = std::max(amax, magnitude_bits(value));
+    }
+    const float largest = std::bit_cast<float>(amax);
+    const float tensor = Steps::tensor_scale(largest * static_cast<float>(pick(random, 1, 40)));
+    const Scaling by = Steps::scaling(largest, tensor);
+    const Numbers numbers(amax, by);
+    if (!Steps::has_numbers(amax, by) || !numbers.are_usual()) continue;
+    ++usual;
+    for (const float value : values) {
+      std::uint8_t found = 0;
+      if constexpr (Steps::kIsPacked) {
+        found = static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(numbers.nibble_code(value)) -
+                                          std::bit_cast<std::uint32_t>(kE2m1Code));
+      } else {
+        found = e4m3_from_number(numbers.kept_number(value));
+      }
+      ASSERT_EQ(found, Steps::element(value, by))
+          << fmt::format("{:a}, amax {:a}, multiplier {:a}, divisor {:a}", value, largest, by.multiplier, by.divisor);
+    }
+  }
+  if constexpr (Numbers::kIsUsable) {
+    EXPECT_GT(usual, 400) << "of 1000 blocks";
+  }
+}
+
+TEST(Parts, NumbersEqualTheSteps) {
+  Random random(29);
+#define REFIT_CHECK(format, library)                                                  \
+  {                                                                                   \
+    SCOPED_TRACE(#format " " #library);                                               \
+    check_numbers<PartNumbers<StoredFormat::format, Library::library, F32>>(random);  \
+    check_numbers<PartNumbers<StoredFormat::format, Library::library, F16>>(random);  \
+    check_numbers<PartNumbers<StoredFormat::format, Library::library, BF16>>(random); \
+  }
+  REFIT_PART_QUANTISERS(REFIT_CHECK)
+#undef REFIT_CHECK
+}
+
+TEST(Parts, CodesOfAllMagnitudes) {
+  for (std::uint32_t bits = 0; bits < std::bit_cast<std::uint32_t>(7.0F); bits += 61) {
+    const float magnitude = std::bit_cast<float>(bits);
+    const std::uint32_t code = std::bit_cast<std::uint32_t>(e2m1_code(magnitude));
+    ASSERT_EQ(code - std::bit_cast<std::uint32_t>(kE2m1Code), e2m1_index(bits, Ties::even)) << magnitude;
   }
 }
 
