@@ -48,6 +48,11 @@ struct PartSteps {
     return format == StoredFormat::nvfp4 ? nvfp4_tensor_scale(library, amax, kFrom) : 0.0F;
   }
 
+  /// Returns what is stored of it: TransformerEngine's amax as the divisor that it stands for.
+  REFIT_FORCEINLINE static float stored_tensor_scale(float tensor) {
+    return library == Library::te ? te_encode_scale(tensor) : tensor;
+  }
+
   /// Returns how values are scaled: those of a block, a row or the tensor with an amax, which shares `tensor`.
   REFIT_FORCEINLINE static Scaling scaling(float amax, float tensor) {
     if constexpr (format == StoredFormat::nvfp4) {

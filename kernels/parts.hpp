@@ -37,7 +37,7 @@ struct Part {
   std::byte* values = nullptr;
   std::byte* scales = nullptr;
   DType scale_dtype = DType::f32;     ///< of scales that are numbers, those of FP8 and INT4: F32, F16 or BF16
-  std::byte* tensor_scale = nullptr;  ///< nvfp4's float32, as nvfp4_tensor_scale has it
+  std::byte* tensor_scale = nullptr;  ///< nvfp4's float32: a multiplier or divisor, of te 2688 / amax
 };
 
 /// Returns whether there are kernels for a library's format.

@@ -239,7 +239,9 @@ struct DeviceParts {
     using From = typename Steps::Type;
     const float amax = item.amax == nullptr || item.amax_stride != 0 ? 0.0F : std::bit_cast<float>(*item.amax);
     const float tensor = Steps::tensor_scale(amax);
-    if (lane == 0 && item.tensor_scale != nullptr) store_number(item.tensor_scale, 0, DType::f32, tensor);
+    if (lane == 0 && item.tensor_scale != nullptr) {
+      store_number(item.tensor_scale, 0, DType::f32, Steps::stored_tensor_scale(tensor));
+    }
     const Scaling of_all = Steps::kHasBlocks ? Scaling{} : Steps::scaling(amax, 0.0F);
     const auto across = static_cast<std::uint32_t>((item.columns + kElements - 1) / kElements);
     const std::uint32_t positions = static_cast<std::uint32_t>(item.rows) * across;

@@ -67,7 +67,8 @@ struct HostParts {
     stretch.scale_dtype = item.scale_dtype;
     const float amax = item.amax == nullptr ? 0.0F : std::bit_cast<float>(*item.amax);
     stretch.tensor = Steps::tensor_scale(amax);
-    if (item.tensor_scale != nullptr) store_number(item.tensor_scale, 0, DType::f32, stretch.tensor);
+    if (item.tensor_scale != nullptr)
+      store_number(item.tensor_scale, 0, DType::f32, Steps::stored_tensor_scale(stretch.tensor));
     for (std::int64_t row = 0; row < item.rows; ++row) {
       if constexpr (!Steps::kHasBlocks) scale_row<Steps>(item, row, stretch);
       for_each_stretch<typename Steps::Type>(
