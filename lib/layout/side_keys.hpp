@@ -51,11 +51,17 @@ inline std::optional<Library> parse_library(std::string_view given, Precision pr
   return parse_choice<Library>(given);
 }
 
-/// Adds a complaint about a gen.quantiser that makes no weights of that precision.
+/// Adds a complaint where no library makes weights of that precision on the way, or not the one that is given.
 inline void check_quantiser(const std::string& given, Precision precision, Complaints& complaints) {
-  const std::span<const Library> known = libraries(weight_format_of(precision));
+  const std::span<const Library> known = libraries_on_the_way(weight_format_of(precision));
+  if (known.empty()) {
+    complaints.add("gen.precision", fmt::format("{0} is not made on the way; set train.precision = {0}, and "
+                                                "model.checkpoint to weights that are {0}",
+                                                name(precision)));
+    return;
+  }
   const auto library = parse_library(given, precision);
-  if (library && std::ranges::find(known, *library) != known.end()) return;
+  if (given.empty() || (library && std::ranges::find(known, *library) != known.end())) return;
   std::vector<std::string_view> names;
   for (const Library one : known) names.push_back(name(one));
   const char* problem = library ? "is not one of" : "is unknown; use one of";
