@@ -168,9 +168,12 @@ void read_compressed_tensors(ConfigFile& file, std::string_view section, Config&
     file.only_within("sparsity_config",
                      [&] { require_value(file, section, "format", {"dense"}, ": vLLM reads no sparse weights"); });
   }
+  const auto without_groups = [&] {
+    if (!file.has_object("kv_cache_scheme")) problem("has no config_groups");  // else the KV cache alone is quantised
+  };
   config.exact_modules = true;
   config.not_converted = read_modules(file, "ignore");
-  if (!file.has_object("config_groups")) return problem("has no config_groups");
+  if (!file.has_object("config_groups")) return without_groups();
   const std::string format = file.text("format");
   std::optional<Quantisation> first;
   std::vector<std::string> targets;
@@ -186,7 +189,7 @@ void read_compressed_tensors(ConfigFile& file, std::string_view section, Config&
       targets.insert(targets.end(), group.targets.begin(), group.targets.end());
     }
   });
-  if (!first) return problem("has no config_groups");
+  if (!first) return without_groups();
   if (!are_all(targets)) config.not_converted.push_back(all_but(targets));
   config.quantisation = *first;
 }

@@ -100,6 +100,7 @@ void Section::read_fp8() {
   if (!format.empty() && format != "e4m3" && format != "float8_e4m3fn" && format != "float8_e4m3")
     problem(fmt::format("fmt must be e4m3 (float8_e4m3fn), not {}", format));
   require("activation_scheme", {"dynamic", "static"});
+  if (file_.has("moe_quant_algo")) problem("has moe_quant_algo: layers of unlike formats have no rule");
   if (file_.has("store_dtype"))
     problem(fmt::format("has store_dtype {}, which has no rule", file_.text("store_dtype")));
   const bool has_static_inputs = file_.text("activation_scheme") == "static";
