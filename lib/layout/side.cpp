@@ -7,13 +7,16 @@
 namespace refit::layout {
 namespace {
 
-constexpr std::string_view kPrecision[] = {"bf16", "fp32", "fp8", "mxfp8"};
+constexpr std::string_view kPrecision[] = {"bf16", "fp16", "fp32", "fp8", "mxfp8"};
 
 }  // namespace
 
 Choices choices(Precision) { return kPrecision; }
 
-DType dtype_of(Precision precision) { return precision == Precision::fp32 ? DType::f32 : DType::bf16; }
+DType dtype_of(Precision precision) {
+  if (precision == Precision::fp16) return DType::f16;
+  return precision == Precision::fp32 ? DType::f32 : DType::bf16;
+}
 
 model::WeightFormat weight_format_of(Precision precision) {
   if (precision == Precision::fp8) return model::WeightFormat::fp8_block;

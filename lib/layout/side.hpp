@@ -27,7 +27,7 @@
 namespace refit::layout {
 
 /// Precision in which a side keeps its weights.
-enum class Precision : std::uint8_t { bf16, fp32, fp8, mxfp8 };
+enum class Precision : std::uint8_t { bf16, fp16, fp32, fp8, mxfp8 };
 Choices choices(Precision);
 /// Returns the dtype of the weights that a side of that precision does not quantise.
 DType dtype_of(Precision precision);
