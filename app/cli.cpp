@@ -308,11 +308,10 @@ void add_synth(CLI::App& app, Arguments& arguments) {
   command->add_option("--layers", arguments.synth.layers, "The first layers only; 0 = all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  const std::map<std::string, model::WeightFormat> formats{{"fp8", model::WeightFormat::fp8_block},
-                                                           {"mxfp8", model::WeightFormat::mxfp8}};
-  add_word<model::WeightFormat>(
+  const std::map<std::string, StoredFormat> formats{{"fp8", StoredFormat::fp8_block}, {"mxfp8", StoredFormat::mxfp8}};
+  add_word<StoredFormat>(
       *command, "--quantisation", formats,
-      [&arguments](model::WeightFormat format) { arguments.synth.weight_format = format; },
+      [&arguments](StoredFormat format) { arguments.synth.weight_format = format; },
       "fp8 (blocks of 128 x 128) | mxfp8: of the linear layers; as config.json says where it is not given");
   add_experts(*command, arguments.synth.experts, "as the family is published where it is not given");
   command->add_option("--format", arguments.format, "safetensors | hdf5")

@@ -54,10 +54,11 @@ void print_totals(const NamedTotals& all) {
   }
 }
 
-std::string_view quantised(model::WeightFormat how) {
-  if (how == model::WeightFormat::unquantised) return "";
-  return how == model::WeightFormat::fp8_block ? ", linear layers in FP8 with blocks of 128 x 128"
-                                               : ", linear layers in MXFP8";
+std::string quantised(const model::Quantisation& how) {
+  if (how.format == StoredFormat::unquantised) return "";
+  if (how.format == StoredFormat::fp8_block) return ", linear layers in FP8 with blocks of 128 x 128";
+  if (how.format == StoredFormat::mxfp8) return ", linear layers in MXFP8";
+  return ", linear layers in " + described(how);
 }
 
 void print_config(const model::Config& config) {
@@ -68,7 +69,7 @@ void print_config(const model::Config& config) {
   if (config.vision.depth > 0) {
     print(", a vision tower of {} blocks of {}", config.vision.depth, config.vision.hidden_size);
   }
-  print(", {}{}{}\n", name(config.dtype), quantised(config.weight_format), config.tied ? ", tied" : "");
+  print(", {}{}{}\n", name(config.dtype), quantised(config.quantisation), config.tied ? ", tied" : "");
 }
 
 /// Returns totals of the model; where it is tied, with and without the second copy of the embedding.

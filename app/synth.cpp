@@ -12,7 +12,7 @@ int synth(const SynthOptions& options) {
   const kernels::Runtime runtime;
   const std::string config = config_path(options.config, options.inputs);
   model::Config parsed = model::read_config(config, options.family, options.layers);
-  if (options.weight_format != model::WeightFormat::unquantised) parsed.weight_format = options.weight_format;
+  if (options.weight_format != StoredFormat::unquantised) parsed.quantisation = options.weight_format;
   if (options.tied_lm_head && !parsed.tied) fail_usage("--tied-lm-head: {} is not tied", config);
   model::Model model = model::build_model(parsed, options.tied_lm_head);
   if (options.experts) model = model::with_experts(model, *options.experts);

@@ -296,7 +296,7 @@ std::vector<std::string> violations(const Case& c) {
   return complaints.texts();
 }
 
-std::optional<Quantiser> quantiser_of(const Case& c) {
+std::optional<Library> quantiser_of(const Case& c) {
   const std::optional<layout::Precision> train = c.train->precision();
   return train && is_quantised(*train) ? std::nullopt : c.engine().quantiser();
 }

@@ -17,7 +17,7 @@
 
 #include "core/choice.hpp"
 #include "core/complaints.hpp"
-#include "core/quantiser.hpp"
+#include "core/stored_format.hpp"
 #include "layout/side.hpp"
 #include "plan/policy.hpp"
 #include "session/exchange.hpp"
@@ -204,7 +204,7 @@ std::string input_of(const Case& c, const std::string& path);
 
 /// Returns the quantiser whose FP8 gen gets, where precision changes on the way to it (from bf16 or fp32 to fp8 or
 /// mxfp8); nothing elsewhere. The case has no violations.
-std::optional<Quantiser> quantiser_of(const Case& c);
+std::optional<Library> quantiser_of(const Case& c);
 
 /// Throws `Error` for features that are legal in a case but not in this build: exit 2 for precisions, 77 for devices.
 /// Call after `violations`.

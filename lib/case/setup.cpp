@@ -11,30 +11,40 @@
 namespace refit::cases {
 namespace {
 
-std::string_view name_of(model::WeightFormat how) {
-  if (how == model::WeightFormat::unquantised) return "not quantised";
-  return how == model::WeightFormat::fp8_block ? "fp8" : "mxfp8";
+/// Returns how gen's weights are written down that a library makes on the way: with the names of its checkpoints, and
+/// scales as engines keep them.
+model::Quantisation on_the_way(StoredFormat format, Library library, DType precision) {
+  model::Quantisation how = format;
+  const bool multiplies =
+      library == Library::modelopt || library == Library::modelopt_qtensor || library == Library::torchao;
+  if (how.naming == model::Naming::compressed_tensors && multiplies) how.naming = model::Naming::modelopt;
+  how.scale_dtype = is_int4(format) ? precision : DType::f32;
+  return how;
 }
 
-/// Loads the model of a list, or of config.json: a checkpoint's weights are loaded as they are, synthetic ones are made
-/// as train keeps them.
+/// Loads the model of a list, or of config.json: a checkpoint's weights are loaded as they are or dequantised,
+/// synthetic ones are made as train keeps them.
 model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoint>& checkpoint) {
   const std::optional<layout::Precision> precision = c.train->precision();
   if (!precision) return m2n::read_model(c.m2n.model, c.model.layers);
-  const model::WeightFormat train = layout::weight_format_of(*precision);
-  const model::WeightFormat gen = layout::weight_format_of(c.engine().precision().value());
+  const StoredFormat train = layout::weight_format_of(*precision);
+  const layout::Precision gen = c.engine().precision().value();
   model::Config config = model::read_config(c.model.config_path(), c.model.family, c.model.layers);
   config.skip = c.model.skip;
-  if (checkpoint && config.weight_format != train) {
-    const bool plain = config.weight_format == model::WeightFormat::unquantised;
+  const StoredFormat held = config.quantisation.format;
+  const bool dequantises = checkpoint && held != StoredFormat::unquantised && train == StoredFormat::unquantised;
+  if (checkpoint && held != train && !dequantises) {
     fail_usage("{}: its weights are {}, which does not go with train.precision = {}; set train.precision = {}",
-               checkpoint->folder, name_of(config.weight_format), name(*precision),
-               plain ? "bf16" : fmt::format("{0} and gen.precision = {0}", name_of(config.weight_format)));
+               checkpoint->folder, held == StoredFormat::unquantised ? "not quantised" : described(config.quantisation),
+               name(*precision), held == StoredFormat::unquantised ? "bf16" : "bf16, which dequantises them");
   }
-  config.weight_format = train;
+  if (!checkpoint && held != train) config.quantisation = train;
   model::Model model = checkpoint ? model::build_model(config, checkpoint->tensor_infos(), checkpoint->folder)
                                   : model::build_model(config, c.model.tied_lm_head == TiedLmHead::present);
-  if (train == model::WeightFormat::unquantised) model::quantise(model, gen, model::QuantisedBy::refit);
+  if (dequantises) model::dequantise(model, config.dtype);
+  if (const auto library = quantiser_of(c))
+    model::quantise(model, on_the_way(layout::weight_format_of(gen), *library, layout::dtype_of(gen)),
+                    model::QuantisedBy::refit);
   return model;
 }
 
@@ -90,12 +100,14 @@ void require_one_form(const layout::Layout& gen, const std::vector<model::Tensor
       unlike->engine, tensor.name, name(unlike->form.dtype), name(gen.format(tensor)->dtype));
 }
 
-/// Returns the weights with their block scales behind each quantised one.
-std::vector<model::Tensor> with_scales(const model::Model& model, const std::vector<model::Tensor>& weights) {
+/// Returns what of those weights is sent: quantised ones with their parts behind them, or as these only.
+std::vector<model::Tensor> with_parts(const model::Model& model, const std::vector<model::Tensor>& weights) {
   std::vector<model::Tensor> result;
   for (const model::Tensor& weight : weights) {
-    result.push_back(weight);
-    if (weight.scales >= 0) result.push_back(model[weight.scales]);
+    if (weight.scales < 0 || !is_packed(model.quantisation.format)) result.push_back(weight);
+    for (std::int64_t p = weight.scales; p >= 0 && p < std::ssize(model.tensors) && model[p].scale_of == weight.index;
+         ++p)
+      result.push_back(model[p]);
   }
   return result;
 }
@@ -113,10 +125,7 @@ Setup::Setup(const Case& given) : c(given) {
   layout::Engines engines = layout::make_engines(c.gen, model);
   gen = std::move(engines.loaded);
   derived = std::move(engines.derived);
-  if (quantiser_of(c)) {
-    const layout::Precision kept_as = c.engine().precision().value();
-    quantised = std::make_unique<layout::QuantisedLayout>(model, *train, layout::weight_format_of(kept_as));
-  }
+  if (quantiser_of(c)) quantised = std::make_unique<layout::QuantisedLayout>(model, *train);
   split = split_by(c.refit.bulk);
   require_one_form(*gen, split.from_checkpoint, model);
 }
@@ -130,7 +139,7 @@ session::Exchange Setup::exchange() const {
 plan::Split Setup::split_by(plan::Policy policy) const {
   plan::Split result = plan::split(model, policy, *train, *gen, c.train->sizes().tp, c.gen_tp());
   if (!quantised) return result;
-  for (std::vector<model::Tensor>* path : {&result.bulk, &result.misc}) *path = with_scales(model, *path);
+  for (std::vector<model::Tensor>* path : {&result.bulk, &result.misc}) *path = with_parts(model, *path);
   return result;
 }
 

@@ -53,13 +53,11 @@ void cut_lists(nlohmann::ordered_json& config, std::int64_t layers) {
   }
 }
 
-using model::WeightFormat;
-
 /// Returns the format that a configuration, from which the model has been read, gives to weights.
-WeightFormat weight_format_of(const nlohmann::ordered_json& config) {
+StoredFormat weight_format_of(const nlohmann::ordered_json& config) {
   if (!config.contains(kQuantizationConfig) || !config[kQuantizationConfig].is_object())
-    return WeightFormat::unquantised;
-  return config[kQuantizationConfig].value("quant_method", "") == "fp8" ? WeightFormat::fp8_block : WeightFormat::mxfp8;
+    return StoredFormat::unquantised;
+  return config[kQuantizationConfig].value("quant_method", "") == "fp8" ? StoredFormat::fp8_block : StoredFormat::mxfp8;
 }
 
 /// Makes the entry as vLLM reads it. It lists modules that have a matrix without scales, except the embedding, which
@@ -71,7 +69,7 @@ nlohmann::ordered_json make_quantization_config(const model::Model& model) {
     if (!is_matrix || tensor.scales >= 0 || tensor.scale_of >= 0) continue;
     not_converted.push_back(tensor.name.substr(0, tensor.name.rfind('.')));
   }
-  if (model.config.weight_format == WeightFormat::mxfp8) {
+  if (model.config.quantisation.format == StoredFormat::mxfp8) {
     return {{"quant_method", "mxfp8"}, {"ignored_layers", not_converted}};
   }
   return {{"activation_scheme", "dynamic"},
@@ -79,7 +77,7 @@ nlohmann::ordered_json make_quantization_config(const model::Model& model) {
           {"modules_to_not_convert", not_converted},
           {"quant_method", "fp8"},
           {"weight_block_size",
-           {block_size(model.config.weight_format).rows, block_size(model.config.weight_format).columns}}};
+           {block_size(model.config.quantisation.format).rows, block_size(model.config.quantisation.format).columns}}};
 }
 
 bool is_there(const std::string& path, const std::string& text) {
@@ -103,8 +101,8 @@ std::string config_of(const model::Model& model, const std::string& path) {
   if (cut && part.contains(kMtpLayers)) part[kMtpLayers] = 0;
   if (part.contains(kLayers)) part[kLayers] = layers;
   cut_lists(part, layers);
-  const bool is_quantised = model.config.weight_format != WeightFormat::unquantised;
-  if (is_quantised && weight_format_of(config) != model.config.weight_format) {
+  const bool is_quantised = model.config.quantisation.format != StoredFormat::unquantised;
+  if (is_quantised && weight_format_of(config) != model.config.quantisation.format) {
     config[kQuantizationConfig] = make_quantization_config(model);
   }
   return config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";

@@ -26,19 +26,21 @@ std::string_view name(Quantiser quantiser) {
   return "unknown";
 }
 
-std::optional<Quantiser> parse_quantiser(std::string_view name) {
-  for (const auto& [value, text] : kNames) {
-    if (text == name) return value;
+std::optional<Quantiser> quantiser_of(StoredFormat format, Library library) {
+  if (format == StoredFormat::mxfp8) {
+    if (library == Library::vllm) return Quantiser::mxfp8;
+    return library == Library::nemo_rl ? std::optional(Quantiser::mxfp8_nemo_rl) : std::nullopt;
   }
-  return std::nullopt;
-}
-
-std::vector<std::string_view> quantiser_names(bool mx) {
-  std::vector<std::string_view> names;
-  for (const auto& [value, text] : kNames) {
-    if (is_mx(value) == mx) names.push_back(text);
+  if (format != StoredFormat::fp8_block) return std::nullopt;
+  switch (library) {
+    case Library::nemo_rl: return Quantiser::nemo_rl;
+    case Library::nemo_rl_pow2: return Quantiser::nemo_rl_pow2;
+    case Library::te: return Quantiser::te;
+    case Library::te_pow2: return Quantiser::te_pow2;
+    case Library::vllm: return Quantiser::vllm;
+    case Library::vllm_ue8m0: return Quantiser::vllm_ue8m0;
+    default: return std::nullopt;
   }
-  return names;
 }
 
 }  // namespace refit

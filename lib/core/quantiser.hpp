@@ -12,6 +12,7 @@
 
 #include "core/blocks.hpp"
 #include "core/dtype.hpp"
+#include "core/stored_format.hpp"
 
 namespace refit {
 
@@ -49,10 +50,7 @@ constexpr DType scale_dtype(Quantiser quantiser) { return is_mx(quantiser) ? DTy
 /// Returns e.g. "nemo_rl_pow2".
 std::string_view name(Quantiser quantiser);
 
-/// Returns the quantiser of a name; nothing for an unknown one.
-std::optional<Quantiser> parse_quantiser(std::string_view name);
-
-/// Returns the names of the quantisers with is_mx equal to `mx`.
-std::vector<std::string_view> quantiser_names(bool mx);
+/// Returns a library's quantiser of fp8_block or mxfp8; nothing for other formats, and where it has none.
+std::optional<Quantiser> quantiser_of(StoredFormat format, Library library);
 
 }  // namespace refit

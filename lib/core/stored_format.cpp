@@ -3,8 +3,8 @@
 namespace refit {
 namespace {
 
-constexpr std::string_view kFormats[] = {"fp8_block", "mxfp8", "fp8_tensor", "fp8_channel", "nvfp4",
-                                         "mxfp4",     "int4",  "int4_asym",  "gptq",        "awq"};
+constexpr std::string_view kFormats[] = {"unquantised", "fp8_block", "mxfp8",     "fp8_tensor", "fp8_channel", "nvfp4",
+                                         "mxfp4",       "int4",      "int4_asym", "gptq",       "awq"};
 constexpr std::string_view kLibraries[] = {
     "compressed_tensors", "flashinfer",   "modelopt",     "modelopt_qtensor", "nemo_rl",
     "nemo_rl_pow2",       "te",           "te_16x16",     "te_pow2",          "torchao",
@@ -29,6 +29,7 @@ Choices choices(Library) { return kLibraries; }
 
 std::span<const Library> libraries(StoredFormat format) {
   switch (format) {
+    case StoredFormat::unquantised: return {};
     case StoredFormat::fp8_block: return kBlockwise;
     case StoredFormat::mxfp8: return kMxfp8;
     case StoredFormat::fp8_tensor: return kFp8Tensor;

@@ -15,6 +15,7 @@
 namespace refit {
 
 enum class StoredFormat : std::uint8_t {
+  unquantised,  ///< a number for each element
   fp8_block,    ///< E4M3, a float32 for each 128 x 128
   mxfp8,        ///< E4M3, an E8M0 byte for each 32 columns of a row
   fp8_tensor,   ///< E4M3, one scale
@@ -59,6 +60,9 @@ std::span<const Library> libraries(StoredFormat format);
 /// Returns the bits of an element.
 constexpr int element_bits(StoredFormat format) { return format <= StoredFormat::fp8_channel ? 8 : 4; }
 
+/// Returns true for the formats whose elements share bytes: the stored matrix is not of the weight's shape.
+constexpr bool is_packed(StoredFormat format) { return format > StoredFormat::fp8_channel; }
+
 /// Returns true for the formats of integers, which have groups of columns and int32 words.
 constexpr bool is_int4(StoredFormat format) { return format >= StoredFormat::int4; }
 
@@ -67,21 +71,27 @@ inline constexpr std::int64_t kWhole = std::int64_t{1} << 62;
 /// Columns of a row that share a scale in NVFP4.
 inline constexpr BlockSize kNvfp4Block{1, 16};
 
-/// Returns the block whose amax makes a scale. INT4 formats have groups of `group` columns.
-constexpr BlockSize block_size(StoredFormat format, Library library, std::int64_t group = 128) {
+/// Returns the block that has a scale of its own. INT4 formats have groups of `group` columns.
+constexpr BlockSize block_size(StoredFormat format, std::int64_t group = 128) {
   switch (format) {
+    case StoredFormat::unquantised: return {};
     case StoredFormat::fp8_block: return kFp8Block;
     case StoredFormat::mxfp8:
     case StoredFormat::mxfp4: return kMxBlock;
     case StoredFormat::fp8_tensor: return {kWhole, kWhole};
     case StoredFormat::fp8_channel: return {1, kWhole};
-    case StoredFormat::nvfp4: return library == Library::te_16x16 ? BlockSize{16, 16} : kNvfp4Block;
+    case StoredFormat::nvfp4: return kNvfp4Block;
     case StoredFormat::int4:
     case StoredFormat::int4_asym:
     case StoredFormat::gptq:
     case StoredFormat::awq: return {1, group};
   }
   return {};
+}
+
+/// Returns the block whose amax makes a scale: more rows than it is stored for with te_16x16.
+constexpr BlockSize block_size(StoredFormat format, Library library, std::int64_t group = 128) {
+  return library == Library::te_16x16 ? BlockSize{16, 16} : block_size(format, group);
 }
 
 }  // namespace refit

@@ -144,7 +144,7 @@ std::pair<std::shared_ptr<Whole>, std::shared_ptr<Whole>> Source::quantise(const
   const std::shared_ptr<Whole> plain = load(weight, stored ? *stored : Format(weight.dtype));
   if (!plain) return {};
   const Tensor& scales = setup_.model[weight.scales];
-  const Quantiser quantiser = *cases::quantiser_of(setup_.c);
+  const Quantiser quantiser = *quantiser_of(setup_.model.quantisation.format, *cases::quantiser_of(setup_.c));
   std::shared_ptr<Whole> bytes = allocate(weight, DType::f8_e4m3);
   std::shared_ptr<Whole> made = allocate(scales, scale_dtype(quantiser));
   const int row = weight.shape.size() - 2;

@@ -3,38 +3,28 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <string_view>
 
 namespace refit::layout {
 namespace {
 
 using model::Role;
-using model::WeightFormat;
 
 std::int64_t repeats_of(const Parameter& weight, const ScaleRules& rules) {
   return weight.experts == Experts::none ? 1 : rules.expert_repeats;
 }
 
-/// Returns the blocks for which a parameter keeps scales.
-BlockSize block_of(const Parameter& weight, const ScaleRules& rules) {
-  return block_size(rules.weight_format).finer(repeats_of(weight, rules));
+/// Returns the elements that a parameter may not cut: a block with a scale, or all that lie in one word.
+BlockSize uncut_block(const Parameter& weight, const ScaleRules& rules, const model::Quantisation& how) {
+  const BlockSize scales = block_of(how, Role::block_scale).finer(repeats_of(weight, rules));
+  const bool packs_rows = how.format == StoredFormat::int4_asym;
+  return {packs_rows              ? block_of(how, Role::zero_point).rows
+          : scales.rows == kWhole ? 1
+                                  : scales.rows,
+          scales.columns == kWhole ? 1 : scales.columns};
 }
 
-constexpr const char* word(WeightFormat how) { return how == WeightFormat::fp8_block ? "fp8" : "mxfp8"; }
-
-/// The format in which the model's weights are quantised, and whether they are stored so.
-struct Kind {
-  WeightFormat weight_format = WeightFormat::unquantised;
-  bool is_stored = false;
-};
-
-Kind kind_of(const model::Model& model) {
-  const auto scale =
-      std::find_if(model.tensors.begin(), model.tensors.end(), [](const Tensor& t) { return t.scale_of >= 0; });
-  if (scale == model.tensors.end()) return {};
-  const Tensor& weight = model[scale->scale_of];
-  return {scale->dtype == scale_dtype(WeightFormat::fp8_block) ? WeightFormat::fp8_block : WeightFormat::mxfp8,
-          weight.dtype == DType::f8_e4m3};
-}
+constexpr std::string_view word(StoredFormat how) { return how == StoredFormat::fp8_block ? "fp8" : name(how); }
 
 /// Describes the first storage of `parameter` that is partly quantised; empty where there is none.
 std::string mixed(const model::Model& model, const Parameter& parameter) {
@@ -55,8 +45,7 @@ std::string mixed(const model::Model& model, const Parameter& parameter) {
 
 /// Describes a component whose blocks do not fit the storage's rows, as "k_proj's 64 rows of a rank"; empty where there
 /// is none.
-std::string unaligned_rows(const Parameter& weight, const ScaleRules& rules, std::int64_t size) {
-  const std::int64_t block = block_of(weight, rules).rows;
+std::string unaligned_rows(const Parameter& weight, const ScaleRules& rules, std::int64_t block, std::int64_t size) {
   const auto whole = [block](std::int64_t rows) { return rows % block == 0; };
   std::int64_t rows = 0;
   std::int64_t scales = 0;
@@ -76,11 +65,11 @@ std::string unaligned_rows(const Parameter& weight, const ScaleRules& rules, std
   return fmt::format("{}'s {} rows of a rank", weight.name, rows / size);
 }
 
-std::string unaligned_columns(const Parameter& weight, const Tensor& tensor, const ScaleRules& rules,
-                              std::int64_t size) {
+std::string unaligned_columns(const Parameter& weight, const Tensor& tensor, std::int64_t block, std::int64_t size) {
   if (weight.cut != Cut::columns || size == 1 || weight.rounded_cuts) return "";
-  const std::int64_t columns = tensor.shape[tensor.shape.size() - 1] / size;
-  if (columns % block_of(weight, rules).columns == 0) return "";
+  const Shape shape = rows_and_columns(tensor);
+  const std::int64_t columns = shape[shape.size() - 1] / size;
+  if (columns % block == 0) return "";
   return fmt::format("{}'s {} columns of a rank", name(tensor.role), columns);
 }
 
@@ -95,39 +84,105 @@ const Tensor* quantised(const model::Model& model, const Parameter& parameter) {
 
 }  // namespace
 
-Parameter scales_of(const Parameter& weight, const ScaleRules& rules) {
-  const BlockSize block = block_of(weight, rules);
-  Parameter scales = weight;
-  scales.suffix = model::scale_suffix(rules.weight_format);
-  for (Component& component : scales.components) {
+namespace {
+
+/// Returns a part's last word beside one called "weight": those of checkpoints, but for experts in one tensor.
+std::string word_of(const model::Quantisation& how, const Tensor& part) {
+  std::string word = part.name.substr(part.name.rfind('.') + 1);
+  if (how.naming == model::Naming::mxfp4) return part.role == Role::block_scale ? "weight_scale" : "weight";
+  const std::size_t scale = word.rfind("_scale");
+  if (part.role == Role::block_scale && scale != std::string::npos) return "weight" + word.substr(scale);
+  return word;
+}
+
+/// Gives a part the name that engines have for it, or that of the weight with a suffix.
+void set_name(const model::Quantisation& how, const Tensor& part, bool by_engine, Parameter& out) {
+  constexpr std::string_view kWeight = "weight";
+  const std::string word = word_of(how, part);
+  if (word.starts_with(kWeight)) {
+    out.suffix = word.substr(kWeight.size());
+  } else if (by_engine && out.name.ends_with(kWeight)) {
+    out.name.replace(out.name.size() - kWeight.size(), kWeight.size(), word);
+  } else {
+    out.suffix = "_" + word;
+  }
+}
+
+/// Returns whether engines keep what they load last of a fused parameter's tensors: shapes, and static scales of FP8
+/// experts' inputs.
+bool keeps_last(const model::Quantisation& how, const Tensor& part, const Parameter& weight) {
+  if (part.role == Role::weight_shape) return true;
+  return part.role == Role::input_scale && how.format == StoredFormat::fp8_tensor && weight.experts != Experts::none;
+}
+
+/// Makes the rule of a part that has the same few numbers for all of a tensor: whole on every rank, a row for each
+/// component, or for the last.
+void set_whole(const Tensor& part, bool keeps_last, Parameter& out) {
+  out.cut = Cut::components;
+  out.rounded_cuts = false;
+  out.part_multiple = 1;
+  out.interleaved = false;
+  if (keeps_last) out.components.erase(out.components.begin(), out.components.end() - 1);
+  for (Component& component : out.components) component = {component.role, {0, part.elements()}};
+  out.drops_single_row = out.experts == Experts::stacked && out.components.size() == 1 && part.elements() == 1;
+}
+
+}  // namespace
+
+Parameter part_of(const Parameter& weight, const ScaleRules& rules, const model::Quantisation& how,
+                  const Tensor& part) {
+  Parameter out = weight;
+  out.conversion = Conversion::none;
+  out.keeps_float32 = false;
+  out.own_dtype = std::nullopt;
+  set_name(how, part, rules.by_engine, out);
+  if (rules.by_engine && part.dtype == DType::bf16 && how.naming == model::Naming::compressed_tensors &&
+      !is_packed(how.format)) {
+    out.own_dtype = DType::f32;
+  }
+  if (is_of_whole_weight(part.role)) {
+    set_whole(part, rules.by_engine && keeps_last(how, part, weight), out);
+    return out;
+  }
+  const std::int64_t repeats = part.role == Role::block_scale ? repeats_of(weight, rules) : 1;
+  const BlockSize block = block_of(how, part.role).finer(repeats);
+  out.matrices = true;
+  for (Component& component : out.components) {
     component.rows = {component.rows.begin / block.rows, ceil_div(component.rows.count, block.rows)};
     component.distance /= block.rows;
   }
-  scales.part_multiple = ceil_div(weight.part_multiple, weight.cut == Cut::columns ? block.columns : block.rows);
-  scales.row_multiple = rules.row_multiple;
-  scales.column_multiple = rules.column_multiple;
-  scales.repeats = repeats_of(weight, rules);
-  scales.fill = rules.fill;
-  return scales;
+  out.part_multiple = ceil_div(weight.part_multiple, weight.cut == Cut::columns ? block.columns : block.rows);
+  if (weight.cut == Cut::columns && block.columns == kWhole) {  // scales of rows, which every rank has
+    out.cut = Cut::components;
+    out.rounded_cuts = false;
+    for (Component& component : out.components) component.parts = 1;
+  }
+  out.repeats = repeats;
+  if (part.role != Role::block_scale) return out;
+  out.row_multiple = rules.row_multiple;
+  out.column_multiple = rules.column_multiple;
+  out.fill = rules.fill;
+  return out;
 }
 
 std::vector<std::string> scale_violations(const model::Model& model, const std::vector<Parameter>& parameters,
                                           const ScaleRules& rules,
                                           const std::function<std::int64_t(const Parameter&)>& size) {
-  const Kind kind = kind_of(model);
-  if (rules.weight_format == WeightFormat::unquantised) {
-    if (!kind.is_stored) return {};
-    return {fmt::format("weights that are stored as {0} have no rule in another precision; set precision {0} [V17]",
-                        word(kind.weight_format))};
+  const model::Quantisation& how = model.quantisation;
+  const bool is_any = std::ranges::any_of(model.tensors, [](const Tensor& tensor) { return tensor.scales >= 0; });
+  if (rules.weight_format == StoredFormat::unquantised) {
+    if (!is_any || model.quantised_by == model::QuantisedBy::refit) return {};
+    return {fmt::format("weights that train keeps as {0} have no rule in another precision; set precision {0} [V17]",
+                        word(how.format))};
   }
-  if (kind.weight_format == WeightFormat::unquantised) {
+  if (!is_any) {
     return {
         fmt::format("precision {}, but the model has no weight that could be quantised", word(rules.weight_format))};
   }
-  if (kind.weight_format != rules.weight_format) {
+  if (how.format != rules.weight_format) {
     return {fmt::format("precision {}, but the model's weights are {}; set precision {} [{}]",
-                        word(rules.weight_format), word(kind.weight_format), word(kind.weight_format),
-                        kind.weight_format == WeightFormat::fp8_block ? "V13" : "V14")};
+                        word(rules.weight_format), word(how.format), word(how.format),
+                        how.format == StoredFormat::fp8_block ? "V13" : "V14")};
   }
   std::vector<std::string> out;
   for (const Parameter& parameter : parameters) {
@@ -139,11 +194,12 @@ std::vector<std::string> scale_violations(const model::Model& model, const std::
     }
     const std::int64_t ranks = size(parameter);
     if (!indivisible(parameter, *tensor, ranks).empty()) continue;
-    std::string what = unaligned_columns(parameter, *tensor, rules, ranks);
-    std::int64_t block = block_of(parameter, rules).columns;
+    const BlockSize size_of_block = uncut_block(parameter, rules, how);
+    std::string what = unaligned_columns(parameter, *tensor, size_of_block.columns, ranks);
+    std::int64_t block = size_of_block.columns;
     if (what.empty()) {
-      what = unaligned_rows(parameter, rules, ranks);
-      block = block_of(parameter, rules).rows;
+      block = size_of_block.rows;
+      what = unaligned_rows(parameter, rules, block, ranks);
     }
     if (what.empty()) continue;
     out.push_back(fmt::format("{} are not whole blocks of {} [{}]", what, block,

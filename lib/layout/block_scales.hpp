@@ -1,5 +1,5 @@
 #pragma once
-// Block scales of quantised weights as parameters: their rules follow from the weight's own.
+// Parts of quantised weights as parameters: their rules follow from the weight's own.
 //
 // Example: qkv_proj.weight over T ranks is the components {q_proj, rows 0..1023, T parts}, {k_proj, 0..511, T parts},
 // {v_proj, 0..511, T parts}. qkv_proj.weight_scale_inv is the same with rows 0..7, 0..3 and 0..3: one row for 128.
@@ -14,16 +14,19 @@ namespace refit::layout {
 
 /// The rules by which a side keeps quantised weights.
 struct ScaleRules {
-  model::WeightFormat weight_format = model::WeightFormat::unquantised;
+  StoredFormat weight_format = StoredFormat::unquantised;
   bool blocks_of_storage = false;    ///< blocks count from the storage's first row, not from each component's
   std::int64_t row_multiple = 1;     ///< the rows of a storage of scales are rounded up to a multiple
   std::int64_t column_multiple = 1;  ///< and its columns
   double fill = 0.0;                 ///< the value of the rows and columns added by rounding up
   std::int64_t expert_repeats = 1;   ///< experts have blocks finer than the tensor's by this, in both directions
+  /// An engine's names and dtypes: "qkv_proj.input_scale" beside "qkv_proj.weight", scales of 8 bits and of whole
+  /// tensors in float32. Else a part's name is the weight's with a suffix, and its dtype the checkpoint's.
+  bool by_engine = false;
 };
 
-/// Returns the parameter that holds the block scales of `weight`'s tensors.
-Parameter scales_of(const Parameter& weight, const ScaleRules& rules);
+/// Returns the parameter that holds a part of `weight`'s tensors: `part` is one of them.
+Parameter part_of(const Parameter& weight, const ScaleRules& rules, const model::Quantisation& how, const Tensor& part);
 
 /// Returns every reason why a side cannot keep `model`'s quantised weights by those rules, as sentences: weights that
 /// are stored otherwise, a fused parameter of which only a part is quantised, cuts through a block. `size` returns the

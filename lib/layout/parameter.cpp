@@ -32,7 +32,10 @@ Axes axes(Role role) {
 
 /// Returns the axes of a parameter's tensors, and of their block scales.
 Axes axes(const Parameter& parameter) {
-  return parameter.transposed ? Axes{-1, 1, -1} : axes(parameter.components.front().role);
+  if (parameter.transposed) return {-1, 1, -1};
+  const Axes of_weight = axes(parameter.components.front().role);
+  if (!parameter.matrices || of_weight.expert < 0) return of_weight;
+  return {0, 1, of_weight.half < 0 ? -1 : 2};
 }
 
 bool is_column(const Axes& axes, int d) { return d != axes.expert && d != axes.row && d != axes.half; }
@@ -276,7 +279,7 @@ Shape storage_shape(const Parameter& parameter, const Tensor& tensor, const Slic
   Shape shape;
   if (parameter.scalar) return shape;
   if (parameter.experts == Experts::stacked) shape.push_back(slice.expert_count());
-  shape.push_back(round_up(local_rows(parameter, slice), parameter.row_multiple));
+  if (!parameter.drops_single_row) shape.push_back(round_up(local_rows(parameter, slice), parameter.row_multiple));
   for_each_columns(parameter, tensor, slice, [&](const LocalColumns& local) { shape.push_back(local.room); });
   if (parameter.transposed_storage) std::swap(shape[shape.size() - 2], shape[shape.size() - 1]);
   return shape;
@@ -328,7 +331,7 @@ void append_pieces(const Parameter& parameter, const Tensor& tensor, Role as, co
 
 void append_fills(const Parameter& parameter, const Tensor& tensor, const Slice& slice, const StorageKey& key,
                   std::vector<Fill>& out) {
-  if (parameter.scalar || parameter.transposed_storage) return;
+  if (parameter.scalar || parameter.drops_single_row || parameter.transposed_storage) return;
   Shape shape = storage_shape(parameter, tensor, slice);
   const Extents strides = row_major_strides(shape);
   const int row = parameter.experts == Experts::stacked ? 1 : 0;

@@ -68,6 +68,8 @@ struct Parameter {
   std::optional<DType> own_dtype{};  ///< likewise, of any other dtype
   Conversion conversion = Conversion::none;
   bool scalar = false;               ///< a storage without dimensions, for tensors of one element
+  bool drops_single_row = false;     ///< one number of each of stacked experts: a storage without rows
+  bool matrices = false;             ///< parts of quantised experts, which are not transposed as their weights may be
   bool transposed = false;           ///< of a matrix: its columns are the rows here
   std::string suffix{};              ///< of the name, behind an expert's number
   std::int64_t row_multiple = 1;     ///< a storage's rows are rounded up to a multiple

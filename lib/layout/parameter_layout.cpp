@@ -19,9 +19,8 @@ ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Paramete
     : model_(model),
       parameters_(std::move(parameters)),
       precision_(precision),
-      is_quantised_(scales.weight_format != model::WeightFormat::unquantised),
-      scales_(parameters_.size(), -1) {
-  std::array<std::vector<std::int32_t>, model::kRoles> by_role;
+      is_quantised_(scales.weight_format != StoredFormat::unquantised) {
+  ByRole by_role;
   for (std::int32_t p = 0; p < static_cast<std::int32_t>(parameters_.size()); ++p) {
     for (const Component& component : parameter(p).components) {
       auto& users = by_role[static_cast<std::size_t>(component.role)];
@@ -33,11 +32,7 @@ ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Paramete
   for (std::int32_t p = 0; p < static_cast<std::int32_t>(parameters_.size()); ++p) {
     for (const FusedRole& fused : parameter(p).fused_roles) by_role_[static_cast<std::size_t>(fused.shared)] = p;
   }
-  for (std::size_t p = 0; is_quantised_ && p < scales_.size(); ++p) {
-    if (!facts_of(parameters_[p].components.front().role).is_quantisable) continue;
-    scales_[p] = static_cast<std::int32_t>(parameters_.size());
-    parameters_.push_back(scales_of(parameters_[p], scales));
-  }
+  if (is_quantised_) add_parts(by_role, scales);
   for (const Tensor& tensor : model_.tensors) {
     if (tensor.expert > 0) continue;  // the first expert stands for all
     for (const std::int32_t p : by_role[static_cast<std::size_t>(weight_of(tensor).role)]) {
@@ -46,6 +41,31 @@ ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Paramete
         first_tensor_.try_emplace({number, is_vision(tensor.role) ? tensor.unit : tensor.layer}, tensor.index);
     }
   }
+}
+
+void ParameterLayout::add_parts(const ByRole& by_role, const ScaleRules& rules) {
+  for (const Tensor& tensor : model_.tensors) {
+    if (tensor.scale_of < 0) continue;
+    for (const std::int32_t p : by_role[static_cast<std::size_t>(weight_of(tensor).role)]) {
+      const auto [entry, is_new] = parts_.try_emplace({p, tensor.role}, static_cast<std::int32_t>(parameters_.size()));
+      if (is_new)
+        parameters_.push_back(part_of(parameters_[static_cast<std::size_t>(p)], rules, model_.quantisation, tensor));
+    }
+  }
+}
+
+std::int32_t ParameterLayout::parameter_of(const Tensor& tensor, std::int32_t number) const {
+  if (tensor.scale_of < 0) {
+    const bool is_apart = is_quantised_ && tensor.scales >= 0 && is_packed(model_.quantisation.format);
+    return is_apart ? -1 : number;
+  }
+  const auto found = parts_.find({number, tensor.role});
+  if (found == parts_.end()) return -1;
+  // Of some parts an engine keeps those of the last component only.
+  const std::vector<Component>& components = parameter(found->second).components;
+  const bool is_kept =
+      !is_of_whole_weight(tensor.role) || components.size() > 1 || components.front().role == weight_of(tensor).role;
+  return is_kept ? found->second : -1;
 }
 
 std::int32_t ParameterLayout::find_vision(const Tensor& tensor) const {
@@ -68,7 +88,7 @@ std::uint64_t ParameterLayout::placement_class(const Tensor& tensor) const {
   std::uint64_t result = combine(class_of(weight), weight.scales >= 0 ? 1 : 0);
   if (tensor.scale_of < 0) return result;
   for (const std::int64_t extent : weight.shape) result = combine(result, static_cast<std::uint64_t>(extent));
-  return combine(result, 2);
+  return combine(result, 2 + static_cast<std::uint64_t>(tensor.role));
 }
 
 std::optional<Format> ParameterLayout::format(const Tensor& tensor) const {
@@ -81,7 +101,7 @@ std::optional<Format> ParameterLayout::format(const Tensor& tensor) const {
 }
 
 Format ParameterLayout::format_of(const Parameter& parameter, const Tensor& tensor) const {
-  if (tensor.scale_of >= 0) return tensor.dtype;
+  if (tensor.scale_of >= 0) return parameter.own_dtype.value_or(tensor.dtype);
   if (tensor.scales >= 0 && is_quantised_) return {DType::f8_e4m3, Conversion::block_scaled};
   const DType kept = parameter.keeps_float32 ? DType::f32 : precision_;
   return {parameter.own_dtype.value_or(kept), parameter.conversion};

@@ -61,24 +61,25 @@ class ParameterLayout : public Layout {
   std::int32_t find(std::string_view name) const;
 
  private:
+  using ByRole = std::array<std::vector<std::int32_t>, model::kRoles>;  ///< the parameters of each role
+  void add_parts(const ByRole& by_role, const ScaleRules& rules);
   const Tensor& tensor_of(const StorageKey& key, Rank rank) const;
   void append_to(const Target& target, const Tensor& tensor, Rank rank, std::vector<Piece>& out) const;
-  /// Returns the weight of block scales, and any other tensor itself.
+  /// Returns the weight of a part, and any other tensor itself.
   const Tensor& weight_of(const Tensor& tensor) const { return tensor.scale_of < 0 ? tensor : model_[tensor.scale_of]; }
-  /// Returns the parameter of a tensor whose weight's parameter is `number`, or -1.
-  std::int32_t parameter_of(const Tensor& tensor, std::int32_t number) const {
-    return tensor.scale_of < 0 ? number : scales_[static_cast<std::size_t>(number)];
-  }
+  /// Returns the parameter of a tensor whose weight's parameter is `number`, or -1: nobody stores a weight beside its
+  /// packed values.
+  std::int32_t parameter_of(const Tensor& tensor, std::int32_t number) const;
   Format format_of(const Parameter& parameter, const Tensor& tensor) const;
   /// Returns whether every rank stores the tensor whole under its own name: no parameter is made of it, and no rank
   /// omits it.
   bool is_whole(const Tensor& tensor) const;
 
   const model::Model& model_;
-  std::vector<Parameter> parameters_;  ///< those of `scales_` last
+  std::vector<Parameter> parameters_;  ///< those of `parts_` last
   DType precision_;
   bool is_quantised_;
-  std::vector<std::int32_t> scales_;  ///< by a weight's parameter: that of its block scales, or -1
+  std::map<std::pair<std::int32_t, model::Role>, std::int32_t> parts_;  ///< (a weight's parameter, part) -> parameter
   std::array<std::int32_t, model::kRoles> by_role_{};
   std::map<std::pair<std::int32_t, std::int32_t>, std::int32_t> first_tensor_;  ///< (parameter, layer) -> tensor
 };

@@ -5,8 +5,7 @@
 namespace refit::layout {
 namespace {
 
-constexpr std::int32_t kBytes = -1;
-constexpr std::int32_t kScales = -2;
+constexpr std::int32_t kBytes = -1;  // less the number of a part behind its weight
 
 }  // namespace
 
@@ -15,14 +14,24 @@ StorageKey QuantisedLayout::bytes_key(const Tensor& weight, std::size_t piece) {
 }
 
 StorageKey QuantisedLayout::scales_key(const Tensor& weight, std::size_t piece) {
-  return {kScales, weight.index, static_cast<std::int32_t>(piece)};
+  return {kBytes - 1, weight.index, static_cast<std::int32_t>(piece)};
+}
+
+StorageKey QuantisedLayout::part_key(const Tensor& part, std::size_t piece) {
+  return {kBytes - (part.index - part.scale_of), part.scale_of, static_cast<std::int32_t>(piece)};
+}
+
+Box QuantisedLayout::touched(const Tensor& part, const Box& box) const {
+  if (is_of_whole_weight(part.role)) return Box::whole(part.shape);
+  const Box blocks = touched_blocks(box, block_of(model_.quantisation, part.role));
+  return part.shape.size() > 1 ? blocks : Box{{blocks.lower[0]}, {blocks.extent[0]}};  // scales of rows
 }
 
 std::uint64_t QuantisedLayout::placement_class(const Tensor& tensor) const {
   if (tensor.scale_of < 0) return truth_.placement_class(tensor);
   // Boxes of scales follow from those of the weight, whose shape tells more tensors apart than the scales' own.
   const Tensor& weight = weight_of(tensor);
-  std::uint64_t result = combine(truth_.placement_class(weight), 1);
+  std::uint64_t result = combine(truth_.placement_class(weight), 1 + static_cast<std::uint64_t>(tensor.role));
   for (const std::int64_t extent : weight.shape) result = combine(result, static_cast<std::uint64_t>(extent));
   return result;
 }
@@ -31,12 +40,14 @@ std::optional<Format> QuantisedLayout::format(const Tensor& tensor) const {
   const Tensor& stored = tensor.scale_of < 0 ? tensor : weight_of(tensor);
   const auto truth = truth_.format(stored);
   if (!truth) return std::nullopt;
-  if (tensor.scale_of >= 0) return scale_dtype(how_);
+  if (is_apart(tensor)) return std::nullopt;
+  if (tensor.scale_of >= 0) return tensor.dtype;
   return is_quantised(tensor) ? Format{DType::f8_e4m3, Conversion::block_scaled} : *truth;
 }
 
 void QuantisedLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const {
-  if (tensor.scale_of >= 0) return append_scales(tensor, rank, out);
+  if (tensor.scale_of >= 0) return append_part(tensor, rank, out);
+  if (is_apart(tensor)) return;
   const std::size_t first = out.size();
   truth_.pieces(tensor, rank, out);
   if (!is_quantised(tensor)) return;
@@ -47,19 +58,20 @@ void QuantisedLayout::pieces(const Tensor& tensor, Rank rank, std::vector<Piece>
   }
 }
 
-void QuantisedLayout::append_scales(const Tensor& scales, Rank rank, std::vector<Piece>& out) const {
-  const Tensor& weight = weight_of(scales);
+void QuantisedLayout::append_part(const Tensor& part, Rank rank, std::vector<Piece>& out) const {
+  const Tensor& weight = weight_of(part);
   std::vector<Piece> of_weight;
   truth_.pieces(weight, rank, of_weight);
   for (std::size_t i = 0; i < of_weight.size(); ++i) {
-    const Box all = touched_blocks(of_weight[i].box, block_size(how_));
-    // A block's scale belongs to the rank that has the block's first element.
-    const Box blocks = begun_blocks(of_weight[i].box, block_size(how_));
+    const Box all = touched(part, of_weight[i].box);
+    // The scale of a block of rows and columns belongs to the rank that has the block's first element.
+    const BlockSize block = block_of(model_.quantisation, part.role);
+    const Box blocks = block.columns == kWhole ? all : begun_blocks(of_weight[i].box, block);
     if (blocks.empty()) continue;
     Extents strides = row_major_strides(all.extent);
     const std::int64_t offset = offset_of(relative(blocks, all), strides);
-    if (scales.repeats > 1) strides = {strides[0], 0, strides[1], 0};  // the repeated dimensions lie nowhere
-    out.push_back({repeated_box(blocks, scales.repeats), {scales_key(weight, i), offset, strides}, scale_dtype(how_)});
+    if (part.repeats > 1) strides = {strides[0], 0, strides[1], 0};  // the repeated dimensions lie nowhere
+    out.push_back({repeated_box(blocks, part.repeats), {part_key(part, i), offset, strides}, part.dtype});
   }
 }
 
@@ -70,8 +82,8 @@ Storage QuantisedLayout::storage(const StorageKey& key, Rank rank) const {
   truth_.pieces(weight, rank, pieces);
   const Box& box = pieces.at(static_cast<std::size_t>(key.expert)).box;
   if (key.parameter == kBytes) return {key, weight.name, box.extent, DType::f8_e4m3};
-  const Tensor& scales = model_[weight.scales];
-  return {key, scales.name, touched_blocks(box, block_size(how_)).extent, scale_dtype(how_)};
+  const Tensor& part = model_[weight.index + kBytes - key.parameter];
+  return {key, part.name, touched(part, box).extent, part.dtype};
 }
 
 void QuantisedLayout::fills(const StorageKey& key, Rank rank, std::vector<Fill>& out) const {

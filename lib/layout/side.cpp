@@ -7,7 +7,8 @@
 namespace refit::layout {
 namespace {
 
-constexpr std::string_view kPrecision[] = {"bf16", "fp16", "fp32", "fp8", "mxfp8"};
+constexpr std::string_view kPrecision[] = {"bf16",        "fp16",  "fp32",  "fp8",  "mxfp8",    "fp8_tensor",
+                                           "fp8_channel", "nvfp4", "mxfp4", "int4", "int4_asym"};
 
 }  // namespace
 
@@ -18,9 +19,21 @@ DType dtype_of(Precision precision) {
   return precision == Precision::fp32 ? DType::f32 : DType::bf16;
 }
 
-model::WeightFormat weight_format_of(Precision precision) {
-  if (precision == Precision::fp8) return model::WeightFormat::fp8_block;
-  return precision == Precision::mxfp8 ? model::WeightFormat::mxfp8 : model::WeightFormat::unquantised;
+StoredFormat weight_format_of(Precision precision) {
+  switch (precision) {
+    case Precision::bf16:
+    case Precision::fp16:
+    case Precision::fp32: return StoredFormat::unquantised;
+    case Precision::fp8: return StoredFormat::fp8_block;
+    case Precision::mxfp8: return StoredFormat::mxfp8;
+    case Precision::fp8_tensor: return StoredFormat::fp8_tensor;
+    case Precision::fp8_channel: return StoredFormat::fp8_channel;
+    case Precision::nvfp4: return StoredFormat::nvfp4;
+    case Precision::mxfp4: return StoredFormat::mxfp4;
+    case Precision::int4: return StoredFormat::int4;
+    case Precision::int4_asym: return StoredFormat::int4_asym;
+  }
+  return StoredFormat::unquantised;
 }
 
 const SideKey* SideSpec::find_key(std::string_view name) const {

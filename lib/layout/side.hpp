@@ -20,22 +20,32 @@
 #include "core/cloned.hpp"
 #include "core/complaints.hpp"
 #include "core/keys.hpp"
-#include "core/quantiser.hpp"
+#include "core/stored_format.hpp"
 #include "layout/layout.hpp"
 #include "layout/parallelism.hpp"
 
 namespace refit::layout {
 
 /// Precision in which a side keeps its weights.
-enum class Precision : std::uint8_t { bf16, fp16, fp32, fp8, mxfp8 };
+enum class Precision : std::uint8_t {
+  bf16,
+  fp16,
+  fp32,
+  fp8,
+  mxfp8,
+  fp8_tensor,
+  fp8_channel,
+  nvfp4,
+  mxfp4,
+  int4,
+  int4_asym
+};
 Choices choices(Precision);
 /// Returns the dtype of the weights that a side of that precision does not quantise.
 DType dtype_of(Precision precision);
 /// Returns the form in which a side of that precision keeps the weights of linear layers.
-model::WeightFormat weight_format_of(Precision precision);
-inline bool is_quantised(Precision precision) {
-  return weight_format_of(precision) != model::WeightFormat::unquantised;
-}
+StoredFormat weight_format_of(Precision precision);
+inline bool is_quantised(Precision precision) { return weight_format_of(precision) != StoredFormat::unquantised; }
 
 class SideSpec;
 using SideKey = keys::Key<SideSpec>;
@@ -102,9 +112,9 @@ class SideSpec {
   virtual std::unique_ptr<Layout> make_derived(const model::Model& /*model*/, const Layout& /*loaded*/) const {
     return nullptr;
   }
-  /// Returns the quantiser that makes the engine's FP8 weights from those of a trainer that are not quantised; nothing
-  /// if the engine has none.
-  virtual std::optional<Quantiser> quantiser() const { return std::nullopt; }
+  /// Returns whose bits the engine gets, where weights of a trainer that are not quantised are quantised for it;
+  /// nothing if the engine's are not quantised.
+  virtual std::optional<Library> quantiser() const { return std::nullopt; }
   /// Returns whether the engine's KV cache is FP8, with scales that refits bring.
   virtual bool has_cache_scales() const { return false; }
   /// Returns the scales that the engine's attention computes from a layer's loaded ones at the end of every refit.

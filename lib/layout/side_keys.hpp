@@ -1,8 +1,11 @@
 #pragma once
 // Rows of keys that trainers and engines have in common. Sources only: {fmt}'s ranges are slow to compile.
 
+#include <algorithm>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/error.hpp"
 #include "core/key_rows.hpp"
@@ -13,8 +16,9 @@ namespace refit::layout {
 using SideRows = keys::Rows<SideSpec>;
 
 inline constexpr char kQuantiserHelp[] =
-    "Whose bits, when gen alone is fp8 (nemo_rl, nemo_rl_pow2, te, te_pow2, vllm, vllm_ue8m0) or mxfp8 (mxfp8, "
-    "mxfp8_nemo_rl); the first is the default.";
+    "The library whose bits gen gets, when gen alone is quantised: for fp8 nemo_rl (the default), nemo_rl_pow2, te, "
+    "te_pow2, vllm or vllm_ue8m0; for mxfp8 vllm (the default) or nemo_rl; for the other formats "
+    "compressed_tensors (the default) or any other of docs/precisions.md.";
 
 /// A layout by axes, such as "TP2xPP2". `axes`: those of the side, `offered`: those that a message offers; both outlive
 /// all keys.
@@ -39,21 +43,31 @@ SideKey parallelism_key(std::string name, std::string help, Access access, std::
                             assign, print);
 }
 
-/// Adds a complaint about a gen.quantiser that makes no weights of that precision.
-inline void check_quantiser(const std::string& given, Precision precision, Complaints& complaints) {
-  const bool mx = precision == Precision::mxfp8;
-  const auto quantiser = parse_quantiser(given);
-  if (quantiser && is_mx(*quantiser) == mx) return;
-  const char* problem = quantiser ? "is not one of" : "is unknown; use one of";
-  complaints.add("gen.quantiser", fmt::format("\"{}\" {} those for gen.precision = \"{}\": {}", given, problem,
-                                              name(precision), fmt::join(quantiser_names(mx), ", ")));
+/// Returns the library of that name. MXFP8's two were once words of their own.
+inline std::optional<Library> parse_library(std::string_view given) {
+  if (given == "mxfp8") return Library::vllm;
+  if (given == "mxfp8_nemo_rl") return Library::nemo_rl;
+  return parse_choice<Library>(given);
 }
 
-/// Returns the quantiser of that name, or the precision's default; nothing where the precision has none.
-inline std::optional<Quantiser> quantiser_of(const std::string& given, Precision precision) {
+/// Adds a complaint about a gen.quantiser that makes no weights of that precision.
+inline void check_quantiser(const std::string& given, Precision precision, Complaints& complaints) {
+  const std::span<const Library> known = libraries(weight_format_of(precision));
+  const auto library = parse_library(given);
+  if (library && std::ranges::find(known, *library) != known.end()) return;
+  std::vector<std::string_view> names;
+  for (const Library one : known) names.push_back(name(one));
+  const char* problem = library ? "is not one of" : "is unknown; use one of";
+  complaints.add("gen.quantiser", fmt::format("\"{}\" {} those for gen.precision = \"{}\": {}", given, problem,
+                                              name(precision), fmt::join(names, ", ")));
+}
+
+/// Returns the library of that name, or the precision's default; nothing where the precision has none.
+inline std::optional<Library> quantiser_of(const std::string& given, Precision precision) {
   if (!is_quantised(precision)) return std::nullopt;
-  if (!given.empty()) return parse_quantiser(given);
-  return precision == Precision::mxfp8 ? Quantiser::mxfp8 : Quantiser::nemo_rl;
+  if (!given.empty()) return parse_library(given);
+  if (precision == Precision::fp8) return Library::nemo_rl;
+  return precision == Precision::mxfp8 ? Library::vllm : Library::compressed_tensors;
 }
 
 }  // namespace refit::layout

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <deque>
 #include <map>
 #include <set>
 
@@ -74,6 +75,26 @@ Held index_by_name(const std::vector<TensorInfo>& checkpoint, Problems& problems
   return held;
 }
 
+/// Adds the names of weights of which the checkpoint has packed values: families go by these. `names` holds them.
+void add_packed(Held& held, std::deque<std::string>& names) {
+  constexpr std::pair<std::string_view, std::string_view> kValues[] = {
+      {".weight_packed", ".weight"}, {".qweight", ".weight"}, {"_blocks", ""}};
+  const Held given = held;
+  for (const auto& [name, info] : given) {
+    for (const auto& [suffix, instead] : kValues) {
+      if (!name.ends_with(suffix)) continue;
+      names.push_back(std::string(name.substr(0, name.size() - suffix.size())).append(instead));
+      if (!held.emplace(names.back(), info).second) names.pop_back();
+    }
+  }
+}
+
+bool has_input_scales(const Held& held) {
+  return std::ranges::any_of(held, [](const auto& entry) {
+    return entry.first.ends_with(".input_scale") || entry.first.ends_with(".input_global_scale");
+  });
+}
+
 /// Returns true where `b` is `a` with its last two dimensions swapped.
 bool is_transposed(Shape a, const Shape& b) {
   if (a.size() < 2) return false;
@@ -89,7 +110,8 @@ void match(Tensor& tensor, const Held& held, Problems& problems) {
     return;
   }
   const TensorInfo& info = *found->second;
-  if (info.shape != tensor.file_shape()) {
+  const bool are_single = is_scale(tensor.role) && product(info.shape) == 1 && tensor.elements() == 1;
+  if (info.shape != tensor.file_shape() && !are_single) {
     problems.add(fmt::format("{} has shape {} instead of {}{}", tensor.name, to_string(info.shape),
                              to_string(tensor.file_shape()),
                              is_transposed(info.shape, tensor.file_shape()) ? ": it is transposed" : ""));
@@ -277,6 +299,9 @@ Model build_model(const Config& given, const std::vector<TensorInfo>& checkpoint
   Problems problems;
   Config config = given;
   Held held = index_by_name(checkpoint, problems);
+  std::deque<std::string> packed;
+  if (is_packed(config.quantisation.format)) add_packed(held, packed);
+  config.quantisation.has_input_scales = has_input_scales(held);
   const Held all = held;
   skip(config, source, held, config.notes);
   if (config.tied_by_checkpoint) config.tied = !has_head(held);
@@ -284,11 +309,12 @@ Model build_model(const Config& given, const std::vector<TensorInfo>& checkpoint
   Model model{config, listed(config, held)};
   if (config.vision.depth > 0) append_vision(model, all, held);
   model.notes = config.notes;
-  quantise(model, config.weight_format, QuantisedBy::trainer);
+  quantise(model, config.quantisation, QuantisedBy::trainer);
   // Families do not list the MTP layers that the checkpoint lacks.
   model.config.mtp_layers = std::count_if(model.tensors.begin(), model.tensors.end(),
                                           [](const Tensor& tensor) { return tensor.role == Role::mtp_proj; });
   for (Tensor& tensor : model.tensors) {
+    if (tensor.kept == Kept::parts) continue;
     if (!held.contains(tensor.name) && all.contains(tensor.name)) {
       problems.add(fmt::format("{} is left out by model.skip, but family {} needs it", tensor.name, config.family));
     } else {
@@ -297,6 +323,7 @@ Model build_model(const Config& given, const std::vector<TensorInfo>& checkpoint
   }
   if (!problems.empty()) problems.fail(source, instead_of(model, held));
   note_dtype(model, source);
+  for (const std::string& name : packed) held.erase(name);
   append_unknown(model, held);
   put_cache_scales_last(model, source);
   return model;

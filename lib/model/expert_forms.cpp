@@ -65,7 +65,7 @@ Model with_experts(const Model& model, ExpertForm form) {
     tensor.dtype = dtypes.of(tensor);
   }
   Model result{config, std::move(list.tensors), model.notes};
-  quantise(result, config.weight_format, QuantisedBy::trainer);
+  quantise(result, config.quantisation, QuantisedBy::trainer);
   for (const Tensor& tensor : model.tensors) {
     if (!is_beside(tensor)) continue;
     result.tensors.push_back(tensor);

@@ -64,6 +64,7 @@ std::set<Mixer> mixers_of(const Model& model) {
 }
 
 Shape Tensor::file_shape() const {
+  if (written.size() > 0) return written;
   if (dimensions.size() > 0) return dimensions;
   if (repeats > 1) return {shape[0], shape[2]};
   if (is_paired(role)) return {shape[0] * shape[1] * shape[2], shape[3]};
@@ -120,8 +121,9 @@ std::int64_t Model::parameters() const {
 }
 
 std::int64_t Model::bytes() const {
-  return std::accumulate(tensors.begin(), tensors.end(), std::int64_t{0},
-                         [](std::int64_t sum, const Tensor& tensor) { return sum + tensor.bytes(); });
+  return std::accumulate(tensors.begin(), tensors.end(), std::int64_t{0}, [](std::int64_t sum, const Tensor& tensor) {
+    return sum + (tensor.kept == Kept::parts ? 0 : tensor.bytes());
+  });
 }
 
 Model build_model(const Config& config, bool lm_head_present) {
@@ -136,7 +138,7 @@ Model build_model(const Config& config, bool lm_head_present) {
   if (config.vision.depth > 0) family->tower->list(list);
   Model model{config, std::move(list.tensors)};
   model.notes = config.notes;
-  quantise(model, config.weight_format, QuantisedBy::trainer);
+  quantise(model, config.quantisation, QuantisedBy::trainer);
   return model;
 }
 

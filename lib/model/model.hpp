@@ -19,9 +19,17 @@
 #include "core/blocks.hpp"
 #include "core/box.hpp"
 #include "core/dtype.hpp"
+#include "model/quantisation.hpp"
 #include "model/role.hpp"
 
 namespace refit::model {
+
+/// What there is of a weight in a checkpoint, and on sides that load it.
+enum class Kept : std::uint8_t {
+  itself,
+  parts,       ///< its parts in its place, on sides too: nobody stores it
+  dequantised  ///< its parts in the checkpoint, of which it is made when it is loaded
+};
 
 /// One Hugging Face tensor. `index` is its place in Model::tensors.
 struct Tensor {
@@ -34,8 +42,10 @@ struct Tensor {
   std::int32_t expert = -1;    ///< global expert index, or -1
   std::int32_t unit = -1;      ///< in a vision tower: tensors that an engine may fuse have the same number
   Shape dimensions{};          ///< in checkpoints, if they are more than layouts look at (nobody cuts such a tensor)
-  std::int32_t scale_of = -1;  ///< of block scales: the index of their weight
-  std::int32_t scales = -1;    ///< of a quantised weight: the index of its block scales
+  Shape written{};             ///< of a part: in checkpoints, if layouts look at other dimensions
+  std::int32_t scale_of = -1;  ///< of a part of a quantised weight: the index of the weight
+  std::int32_t scales = -1;    ///< of a quantised weight: the index of its first part, which the others follow
+  Kept kept = Kept::itself;
   /// In block scales that an engine keeps for finer blocks: the number of times that each is there, in rows and in
   /// columns. Layouts see [rows, repeats, columns, repeats] then; only that engine stores the repeated dimensions.
   std::int64_t repeats = 1;
@@ -46,22 +56,6 @@ struct Tensor {
   /// heads.
   Shape file_shape() const;
 };
-
-/// The form of linear layers' weights, in a checkpoint or on a side: with the model's dtypes, or in 8 bits with block
-/// scales. The arithmetic that quantises them is a Quantiser (core/quantiser.hpp).
-enum class WeightFormat : std::uint8_t {
-  unquantised,
-  fp8_block,  ///< F8_E4M3, a float32 for each block of 128 x 128: "X.weight_scale_inv" [ceil(N/128), ceil(K/128)]
-  mxfp8       ///< F8_E4M3, an E8M0 byte for each 32 columns of a row: "X.weight_scale" [N, K/32]
-};
-
-/// Return the size of a block, and the dtype of its scale.
-constexpr BlockSize block_size(WeightFormat how) { return how == WeightFormat::fp8_block ? kFp8Block : kMxBlock; }
-constexpr DType scale_dtype(WeightFormat how) { return how == WeightFormat::fp8_block ? DType::f32 : DType::u8; }
-/// Returns the text that the name of a weight's scales has behind that of the weight.
-constexpr const char* scale_suffix(WeightFormat how) {
-  return how == WeightFormat::fp8_block ? "_scale_inv" : "_scale";
-}
 
 /// Sizes of a Mamba2 mixer.
 struct Mamba {
@@ -145,22 +139,23 @@ struct Config {
   Indexer indexer;
   Mamba mamba;
   GatedDeltaNet gdn;
-  Vision vision;                    ///< of a model that contains this language model
-  std::vector<bool> dense_layer;    ///< of a MoE model: layers without experts; empty = none
-  std::vector<Mixer> mixers;        ///< of every layer; empty = attention in all
-  bool tied = false;                ///< tie_word_embeddings
-  bool tied_by_checkpoint = false;  ///< config.json has both values: a checkpoint without a head is tied
-  bool attention_bias = false;      ///< q, k, v (and o if the family has it) carry a bias
-  bool mlp_bias = false;            ///< matrices of dense MLPs carry a bias
-  bool qk_norm = false;             ///< q and k have norms, if a family's config.json says so
-  DType dtype = DType::bf16;        ///< torch_dtype / dtype; bf16 where config.json has neither
-  bool has_dtype = false;           ///< config.json has one of them
-  WeightFormat weight_format = WeightFormat::unquantised;  ///< of the checkpoint, by its quantization_config
-  std::vector<std::string> not_converted;                  ///< modules that are not quantised; `*` stands for any text
-  bool has_quantization_config = false;  ///< config.json says which modules are quantised, and engines go by it
-  bool truncated = false;                ///< `layers` is less than config.json's: the rest of a checkpoint's is skipped
-  std::vector<std::string> skip;         ///< globs of tensors of the checkpoint that are left out on both sides
-  std::vector<std::string> notes;        ///< what a user may not expect of how config.json was read
+  Vision vision;                           ///< of a model that contains this language model
+  std::vector<bool> dense_layer;           ///< of a MoE model: layers without experts; empty = none
+  std::vector<Mixer> mixers;               ///< of every layer; empty = attention in all
+  bool tied = false;                       ///< tie_word_embeddings
+  bool tied_by_checkpoint = false;         ///< config.json has both values: a checkpoint without a head is tied
+  bool attention_bias = false;             ///< q, k, v (and o if the family has it) carry a bias
+  bool mlp_bias = false;                   ///< matrices of dense MLPs carry a bias
+  bool qk_norm = false;                    ///< q and k have norms, if a family's config.json says so
+  DType dtype = DType::bf16;               ///< torch_dtype / dtype; bf16 where config.json has neither
+  bool has_dtype = false;                  ///< config.json has one of them
+  Quantisation quantisation;               ///< of the checkpoint, by its quantization_config
+  std::vector<std::string> not_converted;  ///< modules that are not quantised; `*` stands for any text
+  bool exact_modules = false;              ///< modules within a listed one are quantised (compressed-tensors)
+  bool has_quantization_config = false;    ///< config.json says which modules are quantised, and engines go by it
+  bool truncated = false;          ///< `layers` is less than config.json's: the rest of a checkpoint's is skipped
+  std::vector<std::string> skip;   ///< globs of tensors of the checkpoint that are left out on both sides
+  std::vector<std::string> notes;  ///< what a user may not expect of how config.json was read
   /// Reasons why the tensors may differ from the family's. A checkpoint's names settle them; without one they are
   /// errors.
   std::vector<std::string> doubts;
@@ -256,11 +251,20 @@ struct TensorInfo {
   DType dtype = DType::bf16;
 };
 
+/// The origin of quantised weights' values and scales.
+enum class QuantisedBy : std::uint8_t {
+  trainer,  ///< the train side has the parts
+  refit     ///< the train side has the dtypes of the model; parts are made on the way to an engine
+};
+
 /// A model: its configuration and its tensors, in the order in which checkpoints and the misc stream carry them.
 struct Model {
   Config config;
   std::vector<Tensor> tensors;
   std::vector<std::string> notes = {};  ///< what a user may not expect of how config.json and the checkpoint were read
+  /// The parts that stand behind quantised weights, and their origin.
+  Quantisation quantisation = {};
+  QuantisedBy quantised_by = QuantisedBy::trainer;
 
   /// Returns the tensor of an index such as Tensor::index or Copy::tensor.
   const Tensor& operator[](std::int64_t index) const { return tensors[static_cast<std::size_t>(index)]; }
@@ -276,15 +280,13 @@ struct Model {
 /// Returns true unless the configuration excepts the module of a tensor of that name from quantisation.
 bool is_converted(const Config& config, std::string_view tensor_name);
 
-/// The origin of quantised weights' values and scales.
-enum class QuantisedBy : std::uint8_t {
-  trainer,  ///< the train side has F8_E4M3 values and their scales
-  refit     ///< the train side has the dtypes of the model; values and scales are made on the way to an engine
-};
-
 /// Marks the weights of linear layers as quantised, except those that the configuration does not convert, and lists
-/// each one's block scales behind it. Errors (usage): a width that blocks do not divide.
-void quantise(Model& model, WeightFormat how, QuantisedBy by);
+/// each one's parts behind it. Errors (usage): those of parts_of.
+void quantise(Model& model, const Quantisation& how, QuantisedBy by);
+
+/// Makes a model whose checkpoint has quantised weights one whose sides have them with `dtype`: the parts go from its
+/// list. Sets Tensor::kept.
+void dequantise(Model& model, DType dtype);
 
 /// The scales of one attention layer's FP8 KV cache; -1 where nothing was loaded.
 struct CacheScales {

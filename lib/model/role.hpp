@@ -141,8 +141,15 @@ enum class Role : std::uint8_t {
   vision_fc1_bias,    ///< [I]
   vision_fc2,         ///< [D, I]: the last matrix of an MLP or of a merger
   vision_projection,  ///< [D, H]: the transpose of a linear layer's weight
-  // These roles exist in quantised models only.
-  block_scale,  ///< one for each block of the weight Tensor::scale_of, whose rules it follows
+  // These roles exist in quantised models only. The first seven are parts of the weight Tensor::scale_of, whose rules
+  // they follow.
+  packed_values,  ///< several elements in each byte or word
+  block_scale,    ///< one for each block: of rows and columns, or a row
+  tensor_scale,   ///< [1]: one for all of the weight
+  input_scale,    ///< [1]: of its layer's input, which weights with a common input have in common
+  zero_point,     ///< one for each block of integers
+  weight_shape,   ///< [2]: rows and columns
+  group_index,    ///< [columns]: the block of each
   q_scale,
   k_scale,
   v_scale,  ///< [1] or []: of the FP8 KV cache, behind all other tensors
@@ -162,7 +169,7 @@ enum class Place : std::uint8_t {
   end,         ///< behind them
   prediction,  ///< in a layer of multi-token prediction, beside its decoder layer
   vision,      ///< in a vision tower, or between it and the language model
-  elsewhere    ///< in its weight's place (block_scale), or unknown
+  elsewhere    ///< in its weight's place (parts), or unknown
 };
 
 /// The kind of MLP to which a matrix belongs.
@@ -189,8 +196,9 @@ struct RoleFacts {
   bool is_norm = false;                         ///< the weight of any norm
   Mlp mlp = Mlp::none;
   MlpPart part = MlpPart::none;
-  bool is_quantisable = false;  ///< a linear layer's weight that formats of 8 bits know: no router, embedding, head
+  bool is_quantisable = false;  ///< a linear layer's weight that quantised formats know: no router, embedding, head
   bool is_cache_scale = false;  ///< a scale of the FP8 KV cache
+  bool is_part = false;         ///< a part of a quantised weight
 };
 
 /// Returns every role's row, in no particular order.
@@ -198,8 +206,14 @@ std::span<const RoleFacts> all_roles();
 
 const RoleFacts& facts_of(Role role);
 
-/// Returns whether the role is that of scales, which are no parameters of the model but give values to others.
-inline bool is_scale(Role role) { return role == Role::block_scale || facts_of(role).is_cache_scale; }
+/// Returns whether the role is that of scales and the like, which are no parameters of the model but give values to
+/// others.
+inline bool is_scale(Role role) { return facts_of(role).is_part || facts_of(role).is_cache_scale; }
+
+/// Returns whether the role is that of one number, or a few, for all of a weight.
+inline bool is_of_whole_weight(Role role) {
+  return role == Role::tensor_scale || role == Role::input_scale || role == Role::weight_shape;
+}
 
 /// Returns whether rows are the heads' rotary pairs, in three dimensions instead of one: [heads, pairs, 2, columns].
 inline bool is_paired(Role role) { return role == Role::paired_q_proj || role == Role::paired_k_proj; }

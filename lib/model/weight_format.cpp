@@ -33,7 +33,7 @@ bool matches(std::string_view pattern, std::string_view text) {
 bool is_converted(const Config& config, std::string_view tensor_name) {
   const std::string_view module = tensor_name.substr(0, tensor_name.rfind('.'));
   return std::none_of(config.not_converted.begin(), config.not_converted.end(), [&](const std::string& listed) {
-    return matches(listed, module) || matches(listed + ".*", module);
+    return matches(listed, module) || (!config.exact_modules && matches(listed + ".*", module));
   });
 }
 
@@ -81,7 +81,7 @@ void refuse_format(ConfigFile& file, std::string_view section) {
 }
 
 void read_fp8(ConfigFile& file, Config& config) {
-  config.weight_format = WeightFormat::fp8_block;
+  config.quantisation = StoredFormat::fp8_block;
   const std::string format = file.text("fmt");
   if (!format.empty() && format != "e4m3" && format != "float8_e4m3fn" && format != "float8_e4m3") {
     file.problem(kSection, fmt::format("fmt must be e4m3 (float8_e4m3fn), not {}", format));
@@ -105,7 +105,7 @@ void read_modelopt_file(const ConfigFile& config_file, Config& config) {
   file.within("quantization", [&] {
     const std::string algorithm = file.text("quant_algo");
     if (algorithm == "MXFP8") {
-      config.weight_format = WeightFormat::mxfp8;
+      config.quantisation = StoredFormat::mxfp8;
       config.has_quantization_config = true;
       config.not_converted = file.texts("exclude_modules");
     } else if (!algorithm.empty()) {
@@ -113,6 +113,57 @@ void read_modelopt_file(const ConfigFile& config_file, Config& config) {
     }
   });
   file.check();
+}
+
+}  // namespace
+
+namespace {
+
+/// Reads the weights of compressed-tensors' first group: {num_bits, type, strategy, group_size, symmetric}.
+Quantisation read_group(ConfigFile& file, StoredFormat by_tensor, StoredFormat by_channel) {
+  Quantisation how;
+  file.only_within("config_groups", [&] {
+    const std::vector<std::string> groups = file.keys();
+    if (groups.empty()) return;
+    file.only_within(groups.front(), [&] {
+      file.only_within("weights", [&] {
+        how = Quantisation(file.text("strategy") == "channel" ? by_channel : by_tensor, Naming::compressed_tensors);
+        if (is_int4(how.format)) how.group = file.count_or("group_size", 128);
+        if (how.format == StoredFormat::int4 && !file.flag_or("symmetric", true)) how.format = StoredFormat::int4_asym;
+      });
+    });
+  });
+  return how;
+}
+
+/// Reads compressed-tensors' section.
+void read_compressed_tensors(ConfigFile& file, Config& config) {
+  using enum StoredFormat;
+  const std::string format = file.text("format");
+  config.not_converted = file.texts("ignore");
+  config.exact_modules = true;
+  if (format == "mxfp8-quantized") config.quantisation = mxfp8;
+  if (format == "nvfp4-pack-quantized") config.quantisation = nvfp4;
+  if (format == "mxfp4-pack-quantized") config.quantisation = mxfp4;
+  if (format == "float-quantized") config.quantisation = read_group(file, fp8_tensor, fp8_channel);
+  if (format == "pack-quantized") config.quantisation = read_group(file, int4, int4);
+  if (config.quantisation.format == unquantised) refuse_format(file, kSection);
+}
+
+/// Returns the format of ModelOpt's algorithm; nothing for an unknown one.
+std::optional<Quantisation> of_modelopt(std::string_view algorithm) {
+  if (algorithm == "MXFP8") return Quantisation(StoredFormat::mxfp8);
+  if (algorithm == "FP8") return Quantisation(StoredFormat::fp8_tensor, Naming::modelopt);
+  if (algorithm == "FP8_PER_CHANNEL_PER_TOKEN") return Quantisation(StoredFormat::fp8_channel, Naming::modelopt);
+  if (algorithm == "NVFP4" || algorithm == "W4A16_NVFP4") return Quantisation(StoredFormat::nvfp4, Naming::modelopt);
+  return std::nullopt;
+}
+
+void read_modelopt(ConfigFile& file, Config& config) {
+  const auto how = of_modelopt(file.text("quant_algo"));
+  if (!how) return refuse_format(file, kSection);
+  config.quantisation = *how;
+  config.not_converted = file.texts(file.has("exclude_modules") ? "exclude_modules" : "ignore");
 }
 
 }  // namespace
@@ -125,50 +176,81 @@ void read_weight_format(ConfigFile& file, Config& config) {
     if (method == "fp8") {
       read_fp8(file, config);
     } else if (method == "mxfp8") {
-      config.weight_format = WeightFormat::mxfp8;
+      config.quantisation = StoredFormat::mxfp8;
       config.not_converted = file.texts("ignored_layers");
-    } else if (method == "modelopt" && file.text("quant_algo") == "MXFP8") {
-      config.weight_format = WeightFormat::mxfp8;
-      config.not_converted = file.texts("exclude_modules");
-    } else if (method == "compressed-tensors" && file.text("format") == "mxfp8-quantized") {
-      config.weight_format = WeightFormat::mxfp8;
-      config.not_converted = file.texts("ignore");
+    } else if (method == "modelopt") {
+      read_modelopt(file, config);
+    } else if (method == "compressed-tensors") {
+      read_compressed_tensors(file, config);
+    } else if (method == "fbgemm_fp8") {
+      config.quantisation = {StoredFormat::fp8_channel, Naming::fbgemm_fp8};
+      config.not_converted = file.texts("modules_to_not_convert");
+    } else if (method == "mxfp4") {
+      config.quantisation = {StoredFormat::mxfp4, Naming::mxfp4};
+      config.not_converted = file.texts("modules_to_not_convert");
+    } else if (method == "gptq" || method == "awq") {
+      config.quantisation = method == "gptq" ? StoredFormat::gptq : StoredFormat::awq;
+      config.quantisation.group = file.count_or("group_size", 128);
+      config.not_converted = {"lm_head"};
     } else {
       refuse_format(file, kSection);
     }
   });
 }
 
-void quantise(Model& model, WeightFormat how, QuantisedBy by) {
-  if (how == WeightFormat::unquantised) return;
+namespace {
+
+/// Returns the tensor of a part.
+Tensor tensor_of(const Part& part, const Tensor& weight) {
+  return {.index = 0,
+          .name = part_name(weight.name, part.suffix),
+          .shape = part.shape,
+          .dtype = part.dtype,
+          .role = part.role,
+          .layer = weight.layer,
+          .expert = weight.expert,
+          .written = part.written,
+          .scale_of = weight.index};
+}
+
+}  // namespace
+
+void quantise(Model& model, const Quantisation& how, QuantisedBy by) {
+  if (how.format == StoredFormat::unquantised) return;
   std::vector<Tensor> all;
-  const auto append = [&all](Tensor tensor) -> Tensor& {
+  const auto append = [&all](Tensor tensor) {
     tensor.index = static_cast<std::int32_t>(all.size());
     all.push_back(std::move(tensor));
-    return all.back();
   };
   for (const Tensor& tensor : model.tensors) {
-    Tensor& weight = append(tensor);
-    if (!facts_of(tensor.role).is_quantisable || !is_converted(model.config, tensor.name)) continue;
-    const std::int64_t columns = tensor.shape[tensor.shape.size() - 1];
-    if (how == WeightFormat::mxfp8 && columns % block_size(how).columns != 0) {
-      fail_usage("{}: its {} columns are not divisible by MXFP8's blocks of {}", tensor.name, columns,
-                 block_size(how).columns);
-    }
-    if (by == QuantisedBy::trainer) weight.dtype = DType::f8_e4m3;
+    append(tensor);
+    if (!is_quantised(how, tensor.role) || !is_converted(model.config, tensor.name)) continue;
+    Tensor weight = all.back();
     weight.scales = weight.index + 1;
-    const std::int32_t of = weight.index;
-    Tensor scale{.index = 0,
-                 .name = tensor.name + scale_suffix(how),
-                 .shape = block_grid(tensor.shape, block_size(how)),
-                 .dtype = scale_dtype(how),
-                 .role = Role::block_scale,
-                 .layer = tensor.layer,
-                 .expert = tensor.expert,
-                 .scale_of = of};
-    append(std::move(scale));
+    if (by == QuantisedBy::trainer && is_packed(how.format)) weight.kept = Kept::parts;
+    if (by == QuantisedBy::trainer && !is_packed(how.format)) weight.dtype = DType::f8_e4m3;
+    all.back() = weight;
+    for (const Part& part : parts_of(how, weight)) append(tensor_of(part, weight));
   }
   model.tensors = std::move(all);
+  model.quantisation = how;
+  model.quantised_by = by;
+}
+
+void dequantise(Model& model, DType dtype) {
+  std::vector<Tensor> all;
+  for (Tensor& tensor : model.tensors) {
+    if (tensor.scale_of >= 0) continue;
+    tensor.index = static_cast<std::int32_t>(all.size());
+    if (tensor.scales >= 0) {
+      tensor.kept = Kept::dequantised;
+      tensor.dtype = dtype;
+      tensor.scales = -1;
+    }
+    all.push_back(std::move(tensor));
+  }
+  model.tensors = std::move(all);
+  model.quantisation = {};
 }
 
 }  // namespace refit::model

@@ -19,7 +19,7 @@ namespace refit::session {
 struct OnTheWay {
   const layout::Layout& train;            ///< the layout that train ranks store
   const layout::QuantisedLayout& layout;  ///< the layout that they send instead
-  Quantiser quantiser;
+  Library library;                        ///< whose bits gen gets, in the format of Model::quantisation
 };
 
 /// The weights that move and the layouts between which they move; the same on all ranks. `paths` says whether the sides

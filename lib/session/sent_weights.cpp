@@ -33,8 +33,9 @@ SentWeights::SentWeights(const kernels::ExecutionSpace& space, transport::Contro
     allocate(links, exchange.model, *layout, *mine, has_memory);
     pieces = {&exchange.quantised->train, &mine->layout, mine->storages, memory_};
   });
-  quantise_ =
-      std::make_unique<transport::Quantise>(space, world, exchange.model, exchange.quantised->quantiser, pieces);
+  const auto quantiser = quantiser_of(exchange.model.quantisation.format, exchange.quantised->library);
+  REFIT_ASSERT(quantiser);
+  quantise_ = std::make_unique<transport::Quantise>(space, world, exchange.model, *quantiser, pieces);
 }
 
 void SentWeights::allocate(transport::Links& links, const model::Model& model, const layout::LocalLayout& layout,

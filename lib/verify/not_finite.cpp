@@ -5,7 +5,7 @@ namespace {
 
 /// Returns bytes that are E8M0 numbers (scales of MXFP8) as such.
 kernels::Region as_number(kernels::Region region, const model::Tensor& tensor) {
-  if (tensor.scale_of >= 0 && region.dtype == DType::u8) region.dtype = DType::f8_e8m0;
+  if (tensor.role == model::Role::block_scale && region.dtype == DType::u8) region.dtype = DType::f8_e8m0;
   return region;
 }
 

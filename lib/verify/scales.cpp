@@ -18,7 +18,7 @@ struct Blocks {
 };
 
 Blocks blocks_of(const model::Tensor& scales, const Box& part) {
-  const auto how = scales.dtype == DType::f32 ? model::WeightFormat::fp8_block : model::WeightFormat::mxfp8;
+  const auto how = scales.dtype == DType::f32 ? StoredFormat::fp8_block : StoredFormat::mxfp8;
   const std::int64_t repeats = scales.repeats;
   const BlockSize size = block_size(how).finer(repeats);
   const Box finer = touched_blocks(part, size);

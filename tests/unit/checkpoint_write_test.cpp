@@ -232,7 +232,7 @@ TEST(CheckpointSynthesise, InterleavedExpertsHaveTheShapeOfFiles) {
 
 TEST(CheckpointSynthesise, QuantisedModelsAreReadBackAsSuch) {
   const std::string source = std::string(REFIT_SOURCE_DIR) + "/inputs/models/qwen3-30b-a3b-small/config.json";
-  for (const model::WeightFormat how : {model::WeightFormat::fp8_block, model::WeightFormat::mxfp8}) {
+  for (const StoredFormat how : {StoredFormat::fp8_block, StoredFormat::mxfp8}) {
     const Folder folder;
     model::Config config = model::read_config(source, "", 1);
     config.weight_format = how;
@@ -253,7 +253,7 @@ TEST(CheckpointSynthesise, QuantisedModelsAreReadBackAsSuch) {
         ASSERT_NE(byte | std::byte{0x80}, std::byte{0xFF});
       const model::Tensor& scales = again.tensors[std::size_t(tensor.scales)];
       const std::vector<std::byte> bytes = read_whole(checkpoint, scales.name);
-      if (how == model::WeightFormat::mxfp8) {
+      if (how == StoredFormat::mxfp8) {
         for (const std::byte byte : bytes) ASSERT_TRUE(byte >= std::byte{110} && byte <= std::byte{130});
       } else {
         std::vector<float> values(bytes.size() / sizeof(float));
@@ -270,13 +270,13 @@ TEST(CheckpointSynthesise, ASectionOfTheSameKindIsKept) {
   const std::string config = folder.file("config.json");
   write_file(config, R"({"num_hidden_layers": 1, "quantization_config": {"quant_method": "modelopt", "own": 1}})");
   model::Model model = tiny_model(false);
-  model.config.weight_format = model::WeightFormat::mxfp8;
+  model.config.weight_format = StoredFormat::mxfp8;
   const auto section = [&] {
     synthesise(model, config, folder.file("out"), Format::safetensors, 1, 0, true);
     return nlohmann::json::parse(read_file(folder.file("out/config.json")))["quantization_config"];
   };
   EXPECT_EQ(section(), nlohmann::json::parse(R"({"quant_method": "modelopt", "own": 1})"));
-  model.config.weight_format = model::WeightFormat::fp8_block;
+  model.config.weight_format = StoredFormat::fp8_block;
   EXPECT_EQ(section(), nlohmann::json::parse(R"({"activation_scheme": "dynamic", "fmt": "e4m3",
       "modules_to_not_convert": ["model.layers.0.mlp.down_proj", "lm_head"], "quant_method": "fp8",
       "weight_block_size": [128, 128]})"));

@@ -13,13 +13,12 @@ namespace refit::gen::vllm {
 namespace {
 
 using layout::parse_parallelism;
-using model::WeightFormat;
 using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
 /// H 256, I 256, nh 4, nkv 2, hd 128, one layer of experts E 4 of width `width`.
-model::Model expert_model(std::int64_t width, WeightFormat how = WeightFormat::fp8_block) {
+model::Model expert_model(std::int64_t width, StoredFormat how = StoredFormat::fp8_block) {
   model::Config config = layout::small_config("qwen3_moe");
   config.hidden_size = 256;
   config.layers = 1;
@@ -32,7 +31,7 @@ model::Model expert_model(std::int64_t width, WeightFormat how = WeightFormat::f
   return build_model(config, false);
 }
 
-Options options(const char* sizes, WeightFormat how = WeightFormat::fp8_block) {
+Options options(const char* sizes, StoredFormat how = StoredFormat::fp8_block) {
   Options result;
   result.sizes = parse_parallelism(sizes);
   result.weight_format = how;
@@ -65,7 +64,7 @@ TEST_P(QuantisedModel, LegalTensorParallelSizes) {
   const Published& published = GetParam();
   const std::string config = fmt::format("{}/inputs/models/{}/config.json", REFIT_SOURCE_DIR, published.model);
   for (const auto& [how, expected] :
-       {std::pair(WeightFormat::fp8_block, published.fp8), std::pair(WeightFormat::mxfp8, published.mxfp8)}) {
+       {std::pair(StoredFormat::fp8_block, published.fp8), std::pair(StoredFormat::mxfp8, published.mxfp8)}) {
     model::Model model = build_model(model::read_config(config, "", 8), false);
     quantise(model, how, model::QuantisedBy::refit);
     const std::int64_t largest = expected.empty() ? 8 : 4 * expected.back();
@@ -141,14 +140,14 @@ struct Refused {
   const char* why;
   std::int64_t width;
   const char* sizes;
-  WeightFormat of_model, of_gen;
+  StoredFormat of_model, of_gen;
   MoeBackend backend;
 
   friend void PrintTo(const Refused& refused, std::ostream* out) { *out << refused.why; }
 };
 
-constexpr WeightFormat kFp8 = WeightFormat::fp8_block;
-constexpr WeightFormat kMx = WeightFormat::mxfp8;
+constexpr StoredFormat kFp8 = StoredFormat::fp8_block;
+constexpr StoredFormat kMx = StoredFormat::mxfp8;
 constexpr MoeBackend kTriton = MoeBackend::triton;
 
 const Refused kRefused[] = {
@@ -162,8 +161,8 @@ const Refused kRefused[] = {
     {"precision mxfp8, but the model's weights are fp8; set precision fp8 [V13]", 256, "TP1", kFp8, kMx, kTriton},
     {"precision fp8, but the model's weights are mxfp8; set precision mxfp8 [V14]", 256, "TP1", kMx, kFp8, kTriton},
     {"stored as fp8 have no rule in another precision; set precision fp8 [V17]", 256, "TP1", kFp8,
-     WeightFormat::unquantised, kTriton},
-    {"precision fp8, but the model has no weight that could be quantised", 256, "TP1", WeightFormat::unquantised, kFp8,
+     StoredFormat::unquantised, kTriton},
+    {"precision fp8, but the model has no weight that could be quantised", 256, "TP1", StoredFormat::unquantised, kFp8,
      kTriton},
 };
 

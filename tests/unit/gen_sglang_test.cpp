@@ -254,7 +254,7 @@ INSTANTIATE_TEST_SUITE_P(
                 },
                 "has no slot with expert 5"},
         Refusal{"qwen3_moe", [](Options& o) { o.swiglu_interleaved = true; }, "swiglu_interleaved is for"},
-        Refusal{"qwen3_moe", [](Options& o) { o.weight_format = model::WeightFormat::mxfp8; }, "MXFP8 on SM100 only"},
+        Refusal{"qwen3_moe", [](Options& o) { o.weight_format = StoredFormat::mxfp8; }, "MXFP8 on SM100 only"},
         Refusal{"gpt_oss", [](Options& o) { o.sizes.ep = 2; }, "does not load interleaved experts"},
         Refusal{"gpt_oss", [](Options& o) { o.moe_runner_backend = MoeRunnerBackend::flashinfer_trtllm; },
                 "does not load biases"},

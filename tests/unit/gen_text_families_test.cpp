@@ -183,7 +183,7 @@ TEST(GenTextFamilies, AParameterIsNotQuantisedInPart) {
   model::Config config = small_config("llama4");
   config.hidden_size = 64;
   config.intermediate_size = 32;
-  config.weight_format = model::WeightFormat::mxfp8;
+  config.weight_format = StoredFormat::mxfp8;
   Options asked = options("TP1");
   asked.weight_format = config.weight_format;
   config.experts = 0;  // transposed ones have no quantised form either

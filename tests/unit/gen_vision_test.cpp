@@ -130,7 +130,7 @@ TEST(GenVision, TransposedExpertsHaveNoQuantisedForm) {
   const model::Model model = small_model("qwen3_moe_vl");
   EXPECT_THAT(violations(model, options("TP1")), IsEmpty());
   Options quantised = options("TP1");
-  quantised.weight_format = model::WeightFormat::fp8_block;
+  quantised.weight_format = StoredFormat::fp8_block;
   EXPECT_THAT(violations(model, quantised), ::testing::Contains(HasSubstr("refit convert --experts")));
 }
 

@@ -353,7 +353,7 @@ TEST_P(EveryLayout, StoresEveryElementOnce) {
 }
 
 /// H of two blocks, head_dim of one, I of four, two layers (one of experts).
-model::Config quantised_config(const std::string& family, model::WeightFormat how) {
+model::Config quantised_config(const std::string& family, StoredFormat how) {
   const std::int64_t block = block_size(how).columns;
   model::Config config = small_config(family);
   config.weight_format = how;
@@ -371,14 +371,14 @@ model::Config quantised_config(const std::string& family, model::WeightFormat ho
   return config;
 }
 
-train::megatron::Options quantised_train(const char* sizes, model::WeightFormat how) {
+train::megatron::Options quantised_train(const char* sizes, StoredFormat how) {
   train::megatron::Options options;
   options.sizes = parse_parallelism(sizes);
   options.weight_format = how;
   return options;
 }
 
-class EveryQuantisedLayout : public ::testing::TestWithParam<std::tuple<std::string, model::WeightFormat>> {};
+class EveryQuantisedLayout : public ::testing::TestWithParam<std::tuple<std::string, StoredFormat>> {};
 
 /// Counts the elements of weights and of their scales, wherever the scales are repeated.
 TEST_P(EveryQuantisedLayout, StoresEveryElementOnce) {
@@ -418,10 +418,10 @@ TEST_P(EveryQuantisedLayout, StoresEveryElementOnce) {
 
 INSTANTIATE_TEST_SUITE_P(Models, EveryQuantisedLayout,
                          ::testing::Combine(::testing::Values("qwen3_moe", "deepseek_v3", "qwen3_5_moe"),
-                                            ::testing::Values(model::WeightFormat::mxfp8)));
+                                            ::testing::Values(StoredFormat::mxfp8)));
 INSTANTIATE_TEST_SUITE_P(Blocks, EveryQuantisedLayout,
                          ::testing::Combine(::testing::Values("qwen3_moe"),
-                                            ::testing::Values(model::WeightFormat::fp8_block)));
+                                            ::testing::Values(StoredFormat::fp8_block)));
 
 /// A tensor without a rule is whole on every rank under its own name.
 TEST_P(EveryLayout, KeepsUnknownTensorsWhole) {

@@ -609,7 +609,7 @@ TEST_F(ModelConfig, QuantisedFormatsAreNamedAsFound) {
   EXPECT_EQ(
       read_config(write(with(R"({"quant_method": "fp8", "fmt": "float8_e4m3fn", "weight_block_size": [128, 128]})")))
           .weight_format,
-      WeightFormat::fp8_block);
+      StoredFormat::fp8_block);
   EXPECT_THAT(
       message(with(
           R"({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": {"weights":
@@ -628,7 +628,7 @@ TEST_F(ModelConfig, ModelOptsOwnFileCountsWhereConfigSaysNothing) {
   write_beside(
       R"({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "MXFP8", "exclude_modules": ["lm_head"]}})");
   const Config config = read_config(write(json(kLlama, {})));
-  EXPECT_EQ(config.weight_format, WeightFormat::mxfp8);
+  EXPECT_EQ(config.weight_format, StoredFormat::mxfp8);
   EXPECT_THAT(config.not_converted, ElementsAre("lm_head"));
   write_beside(R"({"quantization": {"quant_algo": "NVFP4"}})");
   EXPECT_THAT(message(json(kLlama, {})), AllOf(HasSubstr("hf_quant_config.json"), HasSubstr("quant_algo NVFP4")));

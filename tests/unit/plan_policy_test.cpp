@@ -90,13 +90,13 @@ TEST(PolicyPayload, IsAsPublished) {
   }
 }
 
-model::Model quantised(const char* name, model::WeightFormat how, model::QuantisedBy by) {
+model::Model quantised(const char* name, StoredFormat how, model::QuantisedBy by) {
   model::Model model = published(name, false);
   quantise(model, how, by);
   return model;
 }
 
-Split split_of(const model::Model& model, Policy policy, model::WeightFormat train, model::WeightFormat gen) {
+Split split_of(const model::Model& model, Policy policy, StoredFormat train, StoredFormat gen) {
   train::megatron::Options train_options;
   train_options.weight_format = train;
   gen::vllm::Options gen_options;
@@ -112,16 +112,15 @@ std::string percent(const Split& parts) {
 
 /// As published: values count one byte, and all scales are misc.
 TEST(PolicyPayload, OfQuantisedModelsIsAsPublished) {
-  using model::WeightFormat;
   struct Published {
     const char* model;
-    WeightFormat how;
+    StoredFormat how;
     const char *ffn, *whitelist;
   };
-  constexpr Published kPublished[] = {{"qwen3-30b-a3b", WeightFormat::fp8_block, "93.0", "99.9"},
-                                      {"qwen3-4b", WeightFormat::fp8_block, "61.0", "100.0"},
-                                      {"qwen3-235b-a22b", WeightFormat::fp8_block, "96.0", "99.9"},
-                                      {"qwen3-32b", WeightFormat::mxfp8, "71.3", "97.2"}};
+  constexpr Published kPublished[] = {{"qwen3-30b-a3b", StoredFormat::fp8_block, "93.0", "99.9"},
+                                      {"qwen3-4b", StoredFormat::fp8_block, "61.0", "100.0"},
+                                      {"qwen3-235b-a22b", StoredFormat::fp8_block, "96.0", "99.9"},
+                                      {"qwen3-32b", StoredFormat::mxfp8, "71.3", "97.2"}};
   for (const Published& row : kPublished) {
     const model::Model model = quantised(row.model, row.how, model::QuantisedBy::trainer);
     EXPECT_EQ(percent(split_of(model, Policy::ffn, row.how, row.how)), row.ffn) << row.model;
@@ -134,19 +133,19 @@ TEST(PolicyPayload, OfQuantisedModelsIsAsPublished) {
       EXPECT_EQ(std::any_of(parts.bulk.begin(), parts.bulk.end(), is_scale), policy == Policy::all);
     }
   }
-  const Split small = split_of(quantised("qwen3-30b-a3b", WeightFormat::fp8_block, model::QuantisedBy::trainer),
-                               Policy::ffn, WeightFormat::fp8_block, WeightFormat::fp8_block);
+  const Split small = split_of(quantised("qwen3-30b-a3b", StoredFormat::fp8_block, model::QuantisedBy::trainer),
+                               Policy::ffn, StoredFormat::fp8_block, StoredFormat::fp8_block);
   EXPECT_EQ(fmt::format("{:.2f}", std::ldexp(static_cast<double>(small.payload.bulk_bytes), -30)), "27.00");
 }
 
 /// Scales that are made on the way have no payload of their own: it is the unquantised model's.
 TEST(PolicySplit, LeavesScalesWithoutASourceToTheirWeights) {
   const model::Model plain = published("qwen3-30b-a3b-small", false);
-  for (const auto how : {model::WeightFormat::fp8_block, model::WeightFormat::mxfp8}) {
+  for (const auto how : {StoredFormat::fp8_block, StoredFormat::mxfp8}) {
     const model::Model model = quantised("qwen3-30b-a3b-small", how, model::QuantisedBy::refit);
     for (const Policy policy : kPolicies) {
       const Split expected = split_of(plain, policy, 1, 1);
-      const Split found = split_of(model, policy, model::WeightFormat::unquantised, how);
+      const Split found = split_of(model, policy, StoredFormat::unquantised, how);
       EXPECT_EQ(found.payload.bulk_bytes, expected.payload.bulk_bytes);
       EXPECT_EQ(found.payload.misc_bytes, expected.payload.misc_bytes);
       EXPECT_EQ(found.bulk.size(), expected.bulk.size());
@@ -158,7 +157,7 @@ TEST(PolicySplit, LeavesScalesWithoutASourceToTheirWeights) {
 
 /// A repeated scale is counted as often as the tensor has it.
 TEST(PolicySplit, CountsRepeatedScalesOnce) {
-  constexpr auto kBlocks = model::WeightFormat::fp8_block;
+  constexpr auto kBlocks = StoredFormat::fp8_block;
   model::Model model = quantised("qwen3-30b-a3b-small", kBlocks, model::QuantisedBy::trainer);
   const Split before = split_of(model, Policy::all, kBlocks, kBlocks);
   for (model::Tensor& tensor : model.tensors) {

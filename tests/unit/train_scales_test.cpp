@@ -9,16 +9,15 @@ namespace refit::train::megatron {
 namespace {
 
 using layout::boxes;
-using model::WeightFormat;
 using testing::Contains;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-constexpr WeightFormat kFp8 = WeightFormat::fp8_block;
-constexpr WeightFormat kMx = WeightFormat::mxfp8;
+constexpr StoredFormat kFp8 = StoredFormat::fp8_block;
+constexpr StoredFormat kMx = StoredFormat::mxfp8;
 
 /// H 640, nh 4, nkv 2, two layers of experts E 4 of width 256.
-model::Config config_with(std::int64_t head_dim, WeightFormat how) {
+model::Config config_with(std::int64_t head_dim, StoredFormat how) {
   model::Config config = layout::small_config("qwen3_moe");
   config.hidden_size = 640;
   config.layers = 2;
@@ -31,7 +30,7 @@ model::Config config_with(std::int64_t head_dim, WeightFormat how) {
   return config;
 }
 
-Options options(const char* sizes, WeightFormat how) {
+Options options(const char* sizes, StoredFormat how) {
   Options result;
   result.sizes = layout::parse_parallelism(sizes);
   result.weight_format = how;
@@ -85,9 +84,9 @@ TEST(TrainScales, OfMxAreOneForEachRow) {
 }
 
 TEST(TrainScales, WithoutASourceAreNotStored) {
-  model::Model model = build_model(config_with(128, WeightFormat::unquantised), false);
+  model::Model model = build_model(config_with(128, StoredFormat::unquantised), false);
   quantise(model, kMx, model::QuantisedBy::refit);
-  const Options bf16 = options("TP2", WeightFormat::unquantised);
+  const Options bf16 = options("TP2", StoredFormat::unquantised);
   ASSERT_THAT(violations(model, bf16), IsEmpty());
   const auto layout = make_layout(model, bf16);
   const model::Tensor& weight = *model.find("model.layers.0.self_attn.q_proj.weight");
@@ -113,7 +112,7 @@ TEST(TrainScales, AreStoredOnceHoweverOftenRepeated) {
 }
 
 TEST(TrainScales, OfBlocksThatCrossRanksOrHeadsAreRefused) {
-  const auto why = [](std::int64_t head_dim, std::int64_t width, const char* sizes, WeightFormat how) {
+  const auto why = [](std::int64_t head_dim, std::int64_t width, const char* sizes, StoredFormat how) {
     model::Config config = config_with(head_dim, how);
     config.expert_intermediate_size = width;
     return violations(build_model(config, false), options(sizes, how));

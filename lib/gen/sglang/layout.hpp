@@ -72,7 +72,7 @@ struct Options {
   DType precision = DType::bf16;  ///< but for what SGLang keeps in another dtype
   Mtp mtp = Mtp::off;
   /// Of the weights that the model lists as quantised; `precision` is of all others.
-  model::WeightFormat weight_format = model::WeightFormat::unquantised;
+  StoredFormat weight_format = StoredFormat::unquantised;
 
   std::int64_t dp() const { return sizes.dp == 0 ? 1 : sizes.dp; }
   std::int64_t attention_tp() const { return sizes.tp / attn_dp_size; }

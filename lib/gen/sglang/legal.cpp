@@ -14,7 +14,6 @@ using layout::Parameter;
 using model::Config;
 using model::Mixer;
 using model::Role;
-using model::WeightFormat;
 
 constexpr std::int64_t kBlock = kFp8Block.rows;
 
@@ -76,7 +75,7 @@ void check_backend(const model::Model& model, const Options& options, Violations
   const MoeRunnerBackend backend = runner_backend(model.config, options);
   const bool gated = table.has(Role::expert_gate) || (!table.has(Role::expert_up) && !table.has(Role::packed_up));
   const bool interleaved = table.has(Role::interleaved_gate_up);
-  const bool plain = options.weight_format == WeightFormat::unquantised;
+  const bool plain = options.weight_format == StoredFormat::unquantised;
   const auto refuse = [&](bool wrong, const char* why) {
     out.require(!wrong, fmt::format("moe_runner_backend = {} {}", name(backend), why));
   };
@@ -165,8 +164,8 @@ void check_merged_blocks(const std::vector<Parameter>& parameters, Violations& o
 
 void check_scales(const model::Model& model, const std::vector<Parameter>& parameters, const Options& options,
                   Violations& out) {
-  if (options.weight_format == WeightFormat::fp8_block) check_merged_blocks(parameters, out);
-  out.require(options.weight_format != WeightFormat::mxfp8 || options.gpu_arch == GpuArch::sm100,
+  if (options.weight_format == StoredFormat::fp8_block) check_merged_blocks(parameters, out);
+  out.require(options.weight_format != StoredFormat::mxfp8 || options.gpu_arch == GpuArch::sm100,
               "SGLang has MXFP8 on SM100 only; set gpu_arch = sm100");
   const auto size = [&](const Parameter& parameter) { return ranks_of(parameter, options); };
   out.add_all(scale_violations(model, parameters, scale_rules(options), size));

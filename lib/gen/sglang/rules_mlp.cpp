@@ -41,7 +41,7 @@ Parameter expert_matrix(const Rules& rules, const char* name, std::vector<Compon
 /// w13 of gated experts: the rank's part of gate, then of up, or the other way round.
 Parameter gate_up(const Rules& rules, Component gate, Component up) {
   const MoeRunnerBackend backend = runner_backend(rules.config, rules.options);
-  const bool plain = rules.options.weight_format == model::WeightFormat::unquantised;
+  const bool plain = rules.options.weight_format == StoredFormat::unquantised;
   std::vector<Component> halves{gate, up};
   if (backend == MoeRunnerBackend::flashinfer_trtllm || (backend == MoeRunnerBackend::flashinfer_cutlass && plain))
     std::swap(halves[0], halves[1]);

@@ -162,7 +162,7 @@ std::unique_ptr<layout::Layout> Side::make_derived(const model::Model& model, co
   return derived ? make_derived_layout(model, options(), loaded) : nullptr;
 }
 
-std::optional<Quantiser> Side::quantiser() const { return layout::quantiser_of(quantiser_name, kept_as); }
+std::optional<Library> Side::quantiser() const { return layout::quantiser_of(quantiser_name, kept_as); }
 
 Options Side::options() const {
   Options result = written;

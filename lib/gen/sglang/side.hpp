@@ -28,7 +28,7 @@ class Side final : public layout::SideSpec {
 
   std::unique_ptr<layout::Layout> make_layout(const model::Model& model) const override;
   std::unique_ptr<layout::Layout> make_derived(const model::Model& model, const layout::Layout& loaded) const override;
-  std::optional<Quantiser> quantiser() const override;
+  std::optional<Library> quantiser() const override;
 
   /// What layouts are made of.
   Options options() const;
@@ -36,7 +36,7 @@ class Side final : public layout::SideSpec {
   Options written;  ///< by the keys, but for the precision
   layout::Precision kept_as = layout::Precision::bf16;
   bool derived = false;        ///< what is computed of weights after loading is stored too
-  std::string quantiser_name;  ///< name(Quantiser); empty = nemo_rl for fp8, mxfp8 for mxfp8
+  std::string quantiser_name;  ///< of a library; empty = the precision's default
 };
 
 }  // namespace refit::gen::sglang

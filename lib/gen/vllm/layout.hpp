@@ -71,7 +71,7 @@ struct Options {
   ModelClass model_class = ModelClass::portable;
   bool replicate_embedding = false;  ///< by ModelClass::nvidia: embed_tokens is whole on every rank
   /// Format of the weights that the model lists as quantised; `precision` is that of all others.
-  model::WeightFormat weight_format = model::WeightFormat::unquantised;
+  StoredFormat weight_format = StoredFormat::unquantised;
 
   std::int64_t dp() const { return sizes.dp == 0 ? 1 : sizes.dp; }
   /// Returns whether the engine balances experts (--enable-eplb).

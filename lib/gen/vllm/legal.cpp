@@ -12,7 +12,6 @@ using layout::Parameter;
 using model::Config;
 using model::Mixer;
 using model::Role;
-using model::WeightFormat;
 
 class Violations {
  public:
@@ -48,7 +47,7 @@ void check_slots(const model::Model& model, const Options& options, Violations& 
   }
   const layout::ParameterTable table(model);
   out.require(facts_of(config).vllm_has_eplb, fmt::format("vLLM's class of {} has no EPLB", config.family));
-  out.require(options.weight_format != WeightFormat::mxfp8, "vLLM's MXFP8 experts have no EPLB");
+  out.require(options.weight_format != StoredFormat::mxfp8, "vLLM's MXFP8 experts have no EPLB");
   out.require(options.redundant_experts == 0 || table.has(Role::expert_up),
               fmt::format("vLLM leaves the redundant slots of stacked experts unwritten; {}",
                           table.has(Role::interleaved_gate_up)
@@ -154,7 +153,7 @@ void check_expert_blocks(const model::Model& model, const Options& options, Viol
   constexpr std::int64_t kBlock = kFp8Block.rows;
   constexpr std::int64_t kFinest = 32;
   const MoeBackend backend = options.moe_backend;
-  const bool blocks = options.weight_format == WeightFormat::fp8_block;
+  const bool blocks = options.weight_format == StoredFormat::fp8_block;
   out.require(backend != MoeBackend::deep_gemm || blocks, "moe_backend = deep_gemm is for precision fp8");
   const auto quantised = [&](std::initializer_list<Role> roles) {
     return std::any_of(model.tensors.begin(), model.tensors.end(), [&](const model::Tensor& tensor) {
@@ -162,7 +161,7 @@ void check_expert_blocks(const model::Model& model, const Options& options, Viol
     });
   };
   const bool packed = quantised({Role::packed_gate_up, Role::packed_down});
-  if (options.weight_format == WeightFormat::unquantised ||
+  if (options.weight_format == StoredFormat::unquantised ||
       (!packed && !quantised({Role::expert_up, Role::expert_down}))) {
     return;
   }
@@ -185,7 +184,7 @@ void check_expert_blocks(const model::Model& model, const Options& options, Viol
 /// Refuses a router that vLLM would quantise: a checkpoint has no scales for it.
 void check_router(const model::Model& model, const Options& options, Violations& out) {
   const Config& config = model.config;
-  if (options.weight_format != WeightFormat::fp8_block || !facts_of(config).vllm_quantised_router ||
+  if (options.weight_format != StoredFormat::fp8_block || !facts_of(config).vllm_quantised_router ||
       !config.has_quantization_config) {
     return;
   }
@@ -225,7 +224,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   out.require(options.moe_backend == MoeBackend::triton || !table.has(Role::interleaved_gate_up),
               "interleaved experts are known for moe_backend = triton only");
   out.require(
-      options.weight_format == WeightFormat::unquantised || !table.has(Role::transposed_gate_up),
+      options.weight_format == StoredFormat::unquantised || !table.has(Role::transposed_gate_up),
       "transposed experts have no quantised form: keep bf16, or write them in another form where the family has one "
       "(refit convert --experts)");
   check_parameters(model, options, heads.mixers, !check_vision(model, options, out), out);

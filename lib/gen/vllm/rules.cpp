@@ -33,7 +33,7 @@ void add_vocabulary(Rules& rules) {
 
 /// Constructors set all scales of experts to 1, and those of padding keep this value.
 layout::ScaleRules scale_rules(const model::Model& model, const Options& options) {
-  return {options.weight_format, false, 1, 1, 1.0, scale_repeats(model, options)};
+  return {options.weight_format, false, 1, 1, 1.0, scale_repeats(model, options), true};
 }
 
 std::vector<Parameter> parameters(const model::Model& model, const Options& options) {

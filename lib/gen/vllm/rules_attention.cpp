@@ -12,7 +12,7 @@ namespace {
 /// Adds scales of the FP8 KV cache: quantised models have a parameter for each, whatever the cache's type. Other
 /// models, and latent attention, which has no such parameters, keep those of the checkpoint.
 void add_cache_scales(Rules& rules) {
-  if (rules.options.weight_format == model::WeightFormat::unquantised) return;
+  if (rules.options.weight_format == StoredFormat::unquantised) return;
   for (const auto& [name, role] :
        {std::pair("attn.q_scale", Role::q_scale), {"attn.k_scale", Role::k_scale}, {"attn.v_scale", Role::v_scale}}) {
     Parameter scale{name, {{role, {0, 1}}}};

@@ -21,7 +21,7 @@ std::int64_t scale_repeats(const model::Model& model, const Options& options) {
   const std::int64_t ranks = options.moe_ranks();
   const model::Config& config = model.config;
   const std::int64_t width = config.expert_intermediate_size;
-  if (options.weight_format != model::WeightFormat::fp8_block || options.moe_backend != MoeBackend::triton) return 1;
+  if (options.weight_format != StoredFormat::fp8_block || options.moe_backend != MoeBackend::triton) return 1;
   if (config.experts == 0 || options.sizes.ep > 1 || width % ranks != 0) return 1;
   // Blocks are repeated only if the experts consist of whole ones.
   if (width % kBlock != 0 || expert_input(config) % kBlock != 0) return 1;
@@ -32,7 +32,7 @@ void refine_scales(model::Model& model, const Options& options) {
   const std::int64_t repeats = scale_repeats(model, options);
   if (repeats == 1) return;
   for (Tensor& tensor : model.tensors) {
-    if (tensor.scale_of < 0) continue;
+    if (tensor.role != model::Role::block_scale) continue;
     if (facts_of(model[tensor.scale_of].role).mlp != model::Mlp::expert) continue;
     tensor.repeats = repeats;
     tensor.shape = {tensor.shape[0], repeats, tensor.shape[1], repeats};

@@ -202,7 +202,7 @@ std::unique_ptr<layout::Layout> Side::make_derived(const model::Model& model, co
   return derived ? make_derived_layout(model, options(), loaded) : nullptr;
 }
 
-std::optional<Quantiser> Side::quantiser() const { return layout::quantiser_of(quantiser_name, kept_as); }
+std::optional<Library> Side::quantiser() const { return layout::quantiser_of(quantiser_name, kept_as); }
 
 model::CacheScales Side::finalise(const model::CacheScales& loaded) const { return vllm::finalise(loaded); }
 

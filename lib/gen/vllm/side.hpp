@@ -38,7 +38,7 @@ class Side final : public layout::SideSpec {
   std::unique_ptr<layout::Layout> make_layout(const model::Model& model) const override;
 
   std::unique_ptr<layout::Layout> make_derived(const model::Model& model, const layout::Layout& loaded) const override;
-  std::optional<Quantiser> quantiser() const override;
+  std::optional<Library> quantiser() const override;
   bool has_cache_scales() const override { return kv_cache_dtype == KvCacheDtype::fp8; }
   model::CacheScales finalise(const model::CacheScales& loaded) const override;
 
@@ -51,7 +51,7 @@ class Side final : public layout::SideSpec {
   DataParallel data_parallel = DataParallel::engines;
   layout::Precision kept_as = layout::Precision::bf16;
   bool derived = false;        ///< weights that are computed from loaded ones are stored too
-  std::string quantiser_name;  ///< name(Quantiser); empty = nemo_rl for fp8, mxfp8 for mxfp8
+  std::string quantiser_name;  ///< of a library; empty = the precision's default
   KvCacheDtype kv_cache_dtype = KvCacheDtype::automatic;
   std::string kv_scales;  ///< calibration of the FP8 KV cache (model::calibrate_cache); empty = none
 };

@@ -36,7 +36,7 @@ struct Options {
   DType precision = DType::bf16;                  ///< of every parameter but the router's expert bias
   /// Form in which Transformer Engine keeps quantised weights (Float8BlockwiseQTensor, MXFP8); `precision` is that of
   /// all others.
-  model::WeightFormat weight_format = model::WeightFormat::unquantised;
+  StoredFormat weight_format = StoredFormat::unquantised;
 };
 
 /// Place of a rank on both meshes.

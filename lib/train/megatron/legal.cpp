@@ -107,10 +107,8 @@ void check_scales(const model::Model& model, const Options& options, std::vector
   for (const std::string& text : scale_violations(model, parameters(model, options), scale_rules(options), size)) {
     out.push_back("train: " + text);
   }
-  const bool any_computed = std::any_of(model.tensors.begin(), model.tensors.end(), [](const model::Tensor& tensor) {
-    return tensor.scales >= 0 && tensor.dtype != DType::f8_e4m3;
-  });
-  if (options.weight_format != model::WeightFormat::unquantised && any_computed) {
+  const bool any_computed = model.quantised_by == model::QuantisedBy::refit;
+  if (options.weight_format != StoredFormat::unquantised && any_computed) {
     out.emplace_back(
         "train: weights that the checkpoint does not store quantised are trained as they are; set "
         "train.precision bf16");

@@ -46,8 +46,9 @@ std::int64_t prediction_layers(const model::Config& config, const Options& optio
 }
 
 layout::ScaleRules scale_rules(const Options& options) {
-  const bool mx = options.weight_format == model::WeightFormat::mxfp8;
-  return {options.weight_format, true, mx ? 128 : 1, 4};
+  const bool mx = options.weight_format == StoredFormat::mxfp8;
+  const bool pads = mx || options.weight_format == StoredFormat::fp8_block;
+  return {options.weight_format, true, mx ? 128 : 1, pads ? 4 : 1};
 }
 
 std::vector<Parameter> parameters(const model::Model& model, const Options& options) {
