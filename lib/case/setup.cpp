@@ -100,14 +100,19 @@ void require_one_form(const layout::Layout& gen, const std::vector<model::Tensor
       unlike->engine, tensor.name, name(unlike->form.dtype), name(gen.format(tensor)->dtype));
 }
 
-/// Returns what of those weights is sent: quantised ones with their parts behind them, or as these only.
-std::vector<model::Tensor> with_parts(const model::Model& model, const std::vector<model::Tensor>& weights) {
+/// Returns what of those weights is sent: what gen stores of each quantised one and of its parts.
+std::vector<model::Tensor> with_parts(const model::Model& model, const layout::Layout& gen,
+                                      const std::vector<model::Tensor>& weights) {
   std::vector<model::Tensor> result;
+  const auto add = [&](const model::Tensor& tensor) {
+    if (gen.format(tensor)) result.push_back(tensor);
+  };
   for (const model::Tensor& weight : weights) {
-    if (weight.scales < 0 || !is_packed(model.quantisation.format)) result.push_back(weight);
-    for (std::int64_t p = weight.scales; p >= 0 && p < std::ssize(model.tensors) && model[p].scale_of == weight.index;
-         ++p)
-      result.push_back(model[p]);
+    add(weight);
+    for (std::int64_t p = weight.scales; p >= 0 && p < std::ssize(model.tensors); ++p) {
+      if (model[p].scale_of != weight.index) break;
+      add(model[p]);
+    }
   }
   return result;
 }
@@ -139,7 +144,7 @@ session::Exchange Setup::exchange() const {
 plan::Split Setup::split_by(plan::Policy policy) const {
   plan::Split result = plan::split(model, policy, *train, *gen, c.train->sizes().tp, c.gen_tp());
   if (!quantised) return result;
-  for (std::vector<model::Tensor>* path : {&result.bulk, &result.misc}) *path = with_parts(model, *path);
+  for (std::vector<model::Tensor>* path : {&result.bulk, &result.misc}) *path = with_parts(model, *gen, *path);
   return result;
 }
 

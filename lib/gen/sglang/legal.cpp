@@ -164,8 +164,14 @@ void check_merged_blocks(const std::vector<Parameter>& parameters, Violations& o
 
 void check_scales(const model::Model& model, const std::vector<Parameter>& parameters, const Options& options,
                   Violations& out) {
-  if (options.weight_format == StoredFormat::fp8_block) check_merged_blocks(parameters, out);
-  out.require(options.weight_format != StoredFormat::mxfp8 || options.gpu_arch == GpuArch::sm100,
+  const StoredFormat format = options.weight_format;
+  const bool is_known =
+      format == StoredFormat::unquantised || format == StoredFormat::fp8_block || format == StoredFormat::mxfp8;
+  out.require(is_known, fmt::format("what SGLang stores of weights in {} is not known here; use gen.engine = \"vllm\"",
+                                    name(format)));
+  if (!is_known) return;
+  if (format == StoredFormat::fp8_block) check_merged_blocks(parameters, out);
+  out.require(format != StoredFormat::mxfp8 || options.gpu_arch == GpuArch::sm100,
               "SGLang has MXFP8 on SM100 only; set gpu_arch = sm100");
   const auto size = [&](const Parameter& parameter) { return ranks_of(parameter, options); };
   out.add_all(scale_violations(model, parameters, scale_rules(options), size));
