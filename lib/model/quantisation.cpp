@@ -127,7 +127,10 @@ std::vector<Part> parts_of(const Quantisation& how, const Tensor& weight) {
   switch (how.format) {
     case StoredFormat::unquantised: break;
     case StoredFormat::fp8_block:
-      list.add_grid(Role::block_scale, how.naming == Naming::fp8 ? ".weight_scale_inv" : ".weight_scale", DType::f32);
+      list.add_grid(Role::block_scale, how.naming == Naming::fp8 ? ".weight_scale_inv" : ".weight_scale",
+                    how.naming == Naming::compressed_tensors ? how.scale_dtype : DType::f32);
+      if (how.naming == Naming::modelopt && list.shape.size() == 2)
+        list.parts[0].written = {list.parts[0].shape[0], 1, list.parts[0].shape[1], 1};
       break;
     case StoredFormat::mxfp8: list.add_grid(Role::block_scale, ".weight_scale", DType::u8); break;
     case StoredFormat::fp8_tensor:
