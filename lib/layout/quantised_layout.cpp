@@ -10,6 +10,19 @@ constexpr std::int32_t kBytes = -1;  // less the number of a part behind its wei
 
 }  // namespace
 
+Extents in_matrix_order(const Tensor& weight, const Extents& e) {
+  switch (weight.role) {
+    case model::Role::interleaved_gate_up: return {e[0], e[2], e[3], e[1]};
+    case model::Role::transposed_gate_up:
+    case model::Role::transposed_down: return {e[0], e[2], e[1]};
+    default: return e;
+  }
+}
+
+Box in_matrix_order(const Tensor& weight, const Box& box) {
+  return {in_matrix_order(weight, box.lower), in_matrix_order(weight, box.extent)};
+}
+
 StorageKey QuantisedLayout::bytes_key(const Tensor& weight, std::size_t piece) {
   return {kBytes, weight.index, static_cast<std::int32_t>(piece)};
 }
@@ -23,7 +36,7 @@ StorageKey QuantisedLayout::part_key(const Tensor& part, std::size_t piece) {
 }
 
 Box QuantisedLayout::touched(const Tensor& part, const Box& box) const {
-  return touched_elements(model_.quantisation, part, box);
+  return touched_elements(model_.quantisation, part, in_matrix_order(weight_of(part), box));
 }
 
 std::uint64_t QuantisedLayout::placement_class(const Tensor& tensor) const {
@@ -65,7 +78,7 @@ void QuantisedLayout::append_part(const Tensor& part, Rank rank, std::vector<Pie
     const Box all = touched(part, of_weight[i].box);
     // The scale of a block of rows and columns belongs to the rank that has the block's first element.
     const BlockSize block = block_of(model_.quantisation, part.role);
-    const Box blocks = block.columns == kWhole ? all : begun_blocks(of_weight[i].box, block);
+    const Box blocks = block.columns == kWhole ? all : begun_blocks(in_matrix_order(weight, of_weight[i].box), block);
     if (blocks.empty()) continue;
     Extents strides = row_major_strides(all.extent);
     const std::int64_t offset = offset_of(relative(blocks, all), strides);

@@ -11,6 +11,11 @@
 
 namespace refit::layout {
 
+/// Return a box of a weight, and strides of a place, in the order of model::rows_and_columns: the dimensions of its
+/// parts.
+Box in_matrix_order(const Tensor& weight, const Box& box);
+Extents in_matrix_order(const Tensor& weight, const Extents& strides);
+
 class QuantisedLayout final : public Layout {
  public:
   /// Keeps references. `truth` stores none of the parts that `model` lists.

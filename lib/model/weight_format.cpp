@@ -215,8 +215,12 @@ Tensor tensor_of(const Part& part, const Tensor& weight) {
 
 }  // namespace
 
-void quantise(Model& model, const Quantisation& how, QuantisedBy by) {
-  if (how.format == StoredFormat::unquantised) return;
+void quantise(Model& model, const Quantisation& given, QuantisedBy by) {
+  if (given.format == StoredFormat::unquantised) return;
+  Quantisation how = given;
+  const bool has_interleaved =
+      std::ranges::any_of(model.tensors, [](const Tensor& tensor) { return tensor.role == Role::interleaved_gate_up; });
+  if (has_interleaved && how.format == StoredFormat::mxfp4) how.naming = Naming::mxfp4;
   std::vector<Tensor> all;
   const auto append = [&all](Tensor tensor) {
     tensor.index = static_cast<std::int32_t>(all.size());
