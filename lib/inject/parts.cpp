@@ -21,9 +21,7 @@ bool is_global_scale(const Setting& setting, const Tensor& tensor) {
 
 bool is_block_scale(const Setting& /*setting*/, const Tensor& tensor) { return tensor.role == Role::block_scale; }
 
-bool is_of_bytes(const Setting& /*setting*/, const Tensor& tensor) {
-  return tensor.role == Role::packed_values && tensor.dtype == DType::u8;
-}
+bool is_packed_values(const Setting& /*setting*/, const Tensor& tensor) { return tensor.role == Role::packed_values; }
 
 /// Returns the first component of the parameter that fuses a weight with others: q of k and v, gate of up; nullptr for
 /// others.
@@ -55,7 +53,7 @@ bool is_scale_of_cut_rows(const Setting& setting, const Tensor& tensor) {
          tensor.shape[0] % setting.gen.tp == 0;
 }
 
-/// Cuts what every rank has whole; the part goes to the beginning of the rank's true piece.
+/// Cuts what every rank has whole: the rank gets nothing but its own part.
 void cut_over_tp(const Setting& setting, const layout::Layout& truth, const Tensor& tensor, Rank rank,
                  std::vector<Piece>& out) {
   const std::size_t first = out.size();
@@ -63,6 +61,7 @@ void cut_over_tp(const Setting& setting, const layout::Layout& truth, const Tens
   for (std::size_t i = first; i < out.size(); ++i) {
     out[i].box.extent[0] = tensor.shape[0] / setting.gen.tp;
     out[i].box.lower[0] = to_int(rank) % setting.gen.tp * out[i].box.extent[0];
+    out[i].place.offset += out[i].box.lower[0] * out[i].place.strides[0];
   }
 }
 
@@ -117,10 +116,10 @@ std::vector<Fault> part_faults() {
            is_global_scale,
            nullptr,
            invert},
-          {{"B53-swapped-nibbles", "the elements of each byte change places"},
-           "weights in NVFP4 or MXFP4",
+          {{"B53-swapped-nibbles", "the two elements of each byte change places"},
+           "weights in NVFP4, MXFP4 or INT4",
            Act::change,
-           is_of_bytes,
+           is_packed_values,
            nullptr,
            swap_nibbles},
           {{"B54-cut-row-scales", "scales of rows are cut where only the weight's columns are"},

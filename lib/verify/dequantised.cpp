@@ -84,7 +84,7 @@ class Dequantised {
     const auto [first, last] = local_.pieces_of(tensor.index);
     for (std::int32_t p = first; p < last; ++p) {
       const auto common = intersect(local_.piece(p).piece.box, touched);
-      if (!common || local_.is_gen(p) != local_.is_gen(piece_) || is_there(*common, regions)) continue;
+      if (!common || local_.is_gen(p) != local_.is_gen(piece_)) continue;
       regions.push_back(local_.region(p, *common));
       held += common->volume();
     }
@@ -94,11 +94,6 @@ class Dequantised {
                  touched.volume(), to_string(box), weight_.name);
     }
     return numbers_of(regions, block_of(how(), tensor.role), touched);
-  }
-
-  /// A rank may have a box twice: as an expert in two slots.
-  static bool is_there(const Box& box, const std::vector<kernels::Region>& regions) {
-    return std::ranges::any_of(regions, [&](const kernels::Region& region) { return region.box == box; });
   }
 
   kernels::BlockNumbers numbers_of(const std::vector<kernels::Region>& regions, const BlockSize& block,
