@@ -19,6 +19,13 @@ void print_prepare(std::ostream& out, const Result& result) {
   if (!text.empty()) out << labelled("prepare", text);
 }
 
+/// Returns the summary of a phase of the refits; nothing where they have none of that name.
+std::optional<Summary> of_phase(const Result& result, std::string_view name) {
+  for (const auto& [phase, samples] : phase_samples(result))
+    if (phase == name) return summarise(samples);
+  return std::nullopt;
+}
+
 void print_times(std::ostream& out, const Result& result) {
   if (!result.refits.empty()) {
     std::string text = "first " + format_seconds(result.refits.front().weight_sync);
@@ -33,6 +40,14 @@ void print_times(std::ostream& out, const Result& result) {
   if (const auto summary = summarise(host_samples(result))) {
     out << labelled("host", fmt::format("median {}, max {} until all copies are enqueued",
                                         format_seconds(summary->median), format_seconds(summary->max)));
+  }
+  if (const auto summary = of_phase(result, "quantise")) {
+    const auto reduce = of_phase(result, "quantise.reduce");
+    out << labelled("quantise",
+                    fmt::format("median {}, before anything is sent{}", format_seconds(summary->median),
+                                reduce ? fmt::format("; of it {} to join the largest magnitudes of all train ranks",
+                                                     format_seconds(reduce->median))
+                                       : ""));
   }
   if (result.bound) out << labelled("bound", format_bound(*result.bound));
   if (result.model_seconds) out << labelled("model", format_model(*result.model_seconds));
