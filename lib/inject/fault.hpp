@@ -40,6 +40,7 @@ enum class Act : std::uint8_t {
   keep_derived,   ///< gen does not make derived storages anew after refit 1
   forget_scales,  ///< gen finalises them as if none had been loaded
   keep,           ///< gen keeps what refit 1 brought of the concerned tensors
+  old_magnitudes, ///< train ranks quantise with the magnitudes of refit 1
   change,         ///< gen changes the concerned tensors whenever they have arrived
   // Schedules: see schedules.cpp.
   skip_gen,         ///< gen rank 0 leaves out the bulk path of refit 2

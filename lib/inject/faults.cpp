@@ -204,6 +204,7 @@ void Faults::require_effect(const Job& job) const {
       case Act::skip:
         if (!shows_stale) needs = "two refits, and run.update = \"perturb\"";
         break;
+      case Act::old_magnitudes:
       case Act::keep:
         if (!shows_stale) needs = "two refits, and run.update = \"perturb\"";
         if (!is_moved) needs = fault->needs;
@@ -278,6 +279,10 @@ bool Faults::skips_bulk(Group group, Rank rank, std::int64_t refit) const {
 bool Faults::skips_finalize(std::int64_t refit) const { return refit >= 2 && acting(Act::keep_scales) != nullptr; }
 
 bool Faults::keeps_derived(std::int64_t refit) const { return refit >= 2 && acting(Act::keep_derived) != nullptr; }
+
+bool Faults::keeps_magnitudes(std::int64_t refit) const {
+  return refit >= 2 && acting(Act::old_magnitudes) != nullptr;
+}
 
 std::vector<Arrived::Storage> Faults::changed_storages(const model::Model& model,
                                                        const session::SideMemory& gen) const {

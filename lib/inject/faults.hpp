@@ -87,6 +87,8 @@ class Faults {
   /// Returns true where gen finalises the KV cache's scales as if none had been loaded.
   bool forgets_scales() const;
 
+  /// Returns true where train ranks quantise this refit with the magnitudes of the one before.
+  bool keeps_magnitudes(std::int64_t refit) const;
   /// Returns the storages of a gen rank that do not stay what a refit makes of them.
   std::vector<Arrived::Storage> changed_storages(const model::Model& model, const session::SideMemory& gen) const;
 

@@ -131,7 +131,13 @@ std::vector<Fault> part_faults() {
            "experts with a gate, quantised, with scales of blocks or rows",
            Act::gen_layout,
            is_scale_of_half,
-           swap_scales}};
+           swap_scales},
+          {{"B56-old-magnitudes", "train ranks quantise with the largest magnitudes that they had in refit 1"},
+           "weights quantised on the way with a scale for each tensor",
+           Act::old_magnitudes,
+           [](const Setting& setting, const Tensor& tensor) {
+             return tensor.role == Role::tensor_scale && setting.model.quantised_by == model::QuantisedBy::refit;
+           }}};
 }
 
 }  // namespace refit::inject
