@@ -176,6 +176,7 @@ void Job::allocate() {
   if (train_) mine_->source.emplace(train_->memory());
   if (gen_) mine_->destination.emplace(gen_->memory());
   if (gen_) gen_arena_ = gen_->arena;
+  if (gen_) arrived_.emplace(lies_.arrived(*mine_->destination));
   mine_->peers = peers_.get();
 }
 
@@ -297,6 +298,7 @@ report::Refit Job::refit(std::int64_t number) {
                             [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
   const session::RefitSeconds mine = session_->refit([&] {
     if (!gen_) return;
+    arrived_->refitted(number);
     if (cache_scales_ && !lies_.skips_finalise(number)) cache_scales_->finalise(lies_.forgets_scales());
     if (derived_ && !lies_.keeps_derived(number)) derived_->finalise();
   });

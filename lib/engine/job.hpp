@@ -93,6 +93,7 @@ class Job {
   std::unique_ptr<session::Session> session_;
   std::unique_ptr<CacheScales> true_scales_;   ///< of train rank 0, where gen's KV cache is FP8
   std::unique_ptr<CacheScales> cache_scales_;  ///< of gen ranks, likewise
+  std::optional<inject::Arrived> arrived_;     ///< of gen ranks
   std::unique_ptr<Derived> derived_;           ///< where the engine derives storages of its weights
   std::unique_ptr<session::Prover> prover_;
   std::vector<verify::NotFinite> not_finite_;       ///< of train, at rank 0

@@ -52,18 +52,28 @@ class WrongPieces {
   std::set<std::int32_t> values_;
 };
 
-/// Makes the first wrong holder of every box of those tensors count, or, without `is_wrong`, the first right one.
-void choose(const Ledger& side, const WrongPieces& wrong, bool is_wrong, std::vector<Contribution>& out) {
+/// Makes the first wrong holder of every box count, or, without `is_wrong`, the first right one. `values`: the tensor
+/// itself, or the part that has its values.
+void choose(const Ledger& side, std::int32_t tensor, std::int32_t values, const WrongPieces& wrong, bool is_wrong,
+            std::vector<Contribution>& out) {
+  for (const HeldBox& held : side.boxes(values)) {
+    const auto holders = side.holders(held);
+    const auto chosen = std::find_if(holders.begin(), holders.end(), [&](const Holder& holder) {
+      return wrong.contains(holder, tensor) == is_wrong;
+    });
+    if (chosen == holders.begin() || chosen == holders.end()) continue;
+    out.push_back({holders[0], 0});
+    out.push_back({*chosen, 1});
+  }
+}
+
+/// Chooses for all tensors whose values are wrong somewhere.
+void choose(const Ledger& side, const std::vector<model::Tensor>& tensors, const WrongPieces& wrong, bool is_wrong,
+            std::vector<Contribution>& out) {
   for (const std::int32_t tensor : wrong.values()) {
-    for (const HeldBox& held : side.boxes(tensor)) {
-      const auto holders = side.holders(held);
-      const auto chosen = std::find_if(holders.begin(), holders.end(), [&](const Holder& holder) {
-        return wrong.contains(holder, tensor) == is_wrong;
-      });
-      if (chosen == holders.begin() || chosen == holders.end()) continue;
-      out.push_back({holders[0], 0});
-      out.push_back({*chosen, 1});
-    }
+    choose(side, tensor, tensor, wrong, is_wrong, out);
+    const std::int32_t packed = packed_values_of(tensors, tensors[static_cast<std::size_t>(tensor)]);
+    if (packed >= 0) choose(side, tensor, packed, wrong, is_wrong, out);
   }
 }
 
@@ -76,13 +86,13 @@ std::vector<Contribution> contributions(const Judgement& judgement, const std::v
   const std::vector<model::Tensor>& tensors = local.model.tensors;
   WrongPieces odd(tensors);
   for (const OddHolder& holder : judgement.odd_train) odd.add(holder.holder, holder.tensor);
-  choose(train, odd, false, out);
+  choose(train, tensors, odd, false, out);
   WrongPieces wrong(tensors);
   for (const WrongPart& part : wrong_parts) {
     const std::int32_t tensor = suspects[static_cast<std::size_t>(part.suspect)].tensor;
     if (local.owner(tensor) == local.world.rank()) wrong.add({part.world_rank, part.piece}, tensor);
   }
-  choose(gen, wrong, true, out);
+  choose(gen, tensors, wrong, true, out);
   return out;
 }
 
@@ -298,7 +308,7 @@ Verifier::OfEngine::OfEngine(const model::Model& model, const layout::Layout& tr
       constants_(std::move(constants)),
       train_(train, model.tensors, map, Side::source, owned_by(world)),
       gen_(engine_, model.tensors, map, Side::destination, owned_by(world), &train_, engine_.first()) {
-  Facts facts = facts_of(model.tensors, train, engine_, originals ? originals->layout : nullptr);
+  Facts facts = facts_of(model, train, engine_, originals ? originals->layout : nullptr);
   local_.compared_as = std::move(facts.compared_as);
   measured_ = std::move(facts.measured);
   check_dtypes();
@@ -358,7 +368,9 @@ void Verifier::OfEngine::share_first_holders() {
 std::vector<std::uint8_t> Verifier::OfEngine::measured_of(const layout::LocalLayout& layout,
                                                           std::vector<std::uint8_t> first) const {
   for (std::size_t i = 0; i < first.size(); ++i) {
-    if (!std::binary_search(measured_.begin(), measured_.end(), layout.pieces[i].tensor)) first[i] = 0;
+    const model::Tensor& tensor = local_.tensor(layout.pieces[i].tensor);
+    const std::int32_t of = tensor.role == model::Role::packed_values ? tensor.scale_of : tensor.index;
+    if (!std::binary_search(measured_.begin(), measured_.end(), of)) first[i] = 0;
   }
   return first;
 }
