@@ -194,11 +194,15 @@ Fused fused_with(Role role) {
 }  // namespace
 
 std::vector<std::int32_t> scale_groups(const Model& model) {
+  const Quantisation& how = model.quantisation;
+  const bool is_nvfp4 = how.format == StoredFormat::nvfp4;
+  const bool in_experts = how.format == StoredFormat::fp8_tensor && how.naming == Naming::modelopt;
   std::map<std::tuple<std::int32_t, std::int32_t, Fused>, std::int32_t> first;
   std::vector<std::int32_t> groups;
   for (const Tensor& tensor : model.tensors) {
     const Fused fused = fused_with(tensor.role);
-    const bool shares = model.quantisation.format == StoredFormat::nvfp4 && tensor.scales >= 0 && fused != Fused::none;
+    const bool is_fused = is_nvfp4 ? fused != Fused::none : in_experts && fused == Fused::expert;
+    const bool shares = is_fused && tensor.scales >= 0;
     groups.push_back(shares ? first.try_emplace({tensor.layer, tensor.expert, fused}, tensor.index).first->second
                             : tensor.index);
   }
