@@ -171,7 +171,9 @@ class Whole {
       } else {
         scales.push_back(std::byte{made.byte});
       }
-      if (tensor_scale.empty()) append_number(tensor_scale, made.tensor, DType::f32);
+      // TransformerEngine keeps the amax, for which engines get the divisor.
+      const float tensor = c_.library == Library::te ? 2688.0F / made.tensor : made.tensor;
+      if (tensor_scale.empty()) append_number(tensor_scale, tensor, DType::f32);
     }
     if (element_bits(c_.format) == 8) stored_[weight.index] = stored;
     for (std::int64_t p = weight.scales; p < std::ssize(model_.tensors) && model_[p].scale_of == weight.index; ++p) {
