@@ -120,20 +120,24 @@ class QuantiseParts::Implementation {
   bool is_needed() const { return is_needed_; }
   bool reduces() const { return reduces_; }
 
-  double run() {
+  double run(bool keeps_magnitudes) {
     if (train_ == nullptr) return 0;
-    if (words_ > 0) kernels::fill(space_, memory_.data(), DType::f32, {words_}, {1}, 0.0);
-    table_.raise_amax(space_);
-    space_.fence();
-    const double start = now();
-    if (reduces_) reduce();
-    const double seconds = now() - start;
+    const double seconds = keeps_magnitudes ? 0 : find_magnitudes();
     table_.quantise(space_);
     space_.fence();
     return seconds;
   }
 
  private:
+  /// Returns the seconds of the reduction.
+  double find_magnitudes() {
+    if (words_ > 0) kernels::fill(space_, memory_.data(), DType::f32, {words_}, {1}, 0.0);
+    table_.raise_amax(space_);
+    space_.fence();
+    const double start = now();
+    if (reduces_) reduce();
+    return now() - start;
+  }
   std::uint32_t* words() const { return reinterpret_cast<std::uint32_t*>(memory_.data()); }
 
   void prepare(const QuantisedPieces& mine) {
@@ -262,6 +266,6 @@ bool QuantiseParts::is_needed() const { return implementation_->is_needed(); }
 
 bool QuantiseParts::reduces() const { return implementation_->reduces(); }
 
-double QuantiseParts::run() { return implementation_->run(); }
+double QuantiseParts::run(bool keeps_magnitudes) { return implementation_->run(keeps_magnitudes); }
 
 }  // namespace refit::transport
