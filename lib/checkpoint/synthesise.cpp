@@ -1,6 +1,7 @@
 #include "checkpoint/chunks.hpp"
 #include "checkpoint/config_copy.hpp"
 #include "checkpoint/contents.hpp"
+#include "checkpoint/synthetic.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
 #include "core/hash.hpp"
@@ -28,21 +29,86 @@ Spread spread_of(model::Role role) {
   }
 }
 
+/// Scales are positive: values are within 3.5 times the spread's scale of its mean.
 Spread spread_of(const model::Tensor& tensor) {
-  if (tensor.dtype == DType::f8_e4m3) return {0.0, 112.0};
-  if (tensor.role != model::Role::block_scale) return spread_of(tensor.role);
+  using model::Role;
+  const bool is_scale = tensor.role == Role::block_scale || tensor.role == Role::tensor_scale;
+  if (tensor.role == Role::packed_values) return {127.5, 36.0};
+  if (tensor.role == Role::input_scale) return {0x1p-6, 0x1p-8};
+  if (tensor.dtype == DType::f8_e4m3) return is_scale ? Spread{192.0, 48.0} : Spread{0.0, 112.0};
+  if (!is_scale) return spread_of(tensor.role);
   return tensor.dtype == DType::u8 ? Spread{120.0, 3.0} : Spread{0x1p-10, 0x1p-12};
 }
 
-std::vector<model::TensorInfo> infos_of(const model::Model& model, const std::string& config_path) {
-  std::vector<model::TensorInfo> result;
-  result.reserve(model.tensors.size());
+/// Returns the weights with which an engine fuses one of that role; the role alone where there are none.
+std::string fused_with(model::Role role) {
+  using model::Role;
+  const model::RoleFacts& facts = facts_of(role);
+  if (role == Role::q_proj || role == Role::k_proj || role == Role::v_proj) return "qkv";
+  if (role == Role::q_a_proj || role == Role::kv_a_proj) return "q_kv_a";
+  const bool is_gate_or_up = facts.part == model::MlpPart::gate || facts.part == model::MlpPart::up;
+  if (is_gate_or_up) return fmt::format("gate_up {}", static_cast<int>(facts.mlp));
+  return std::string(name(role));
+}
+
+/// Returns the parts of a weight that are common to fused ones.
+bool is_common(const model::Model& model, const model::Tensor& tensor) {
+  if (tensor.role == model::Role::input_scale) return true;
+  return tensor.role == model::Role::tensor_scale && model.quantisation.format == StoredFormat::nvfp4;
+}
+
+bool is_divisor(const model::Model& model, const model::Tensor& tensor) {
+  return is_common(model, tensor) && model.quantisation.format == StoredFormat::nvfp4 &&
+         model.quantisation.naming != model::Naming::modelopt;
+}
+
+/// Returns the rule of a tensor of a model. NVFP4's values are some 2 x 192 x 2^-14.
+SyntheticRule rule_of(const model::Model& model, const model::Tensor& tensor, std::uint64_t seed) {
+  SyntheticRule rule = synthetic_rule(model.canonical(tensor), seed);
+  rule.key = combine(value_key(model, tensor), seed);
+  if (!is_common(model, tensor)) return rule;
+  const bool divides = is_divisor(model, tensor);
+  if (tensor.role == model::Role::tensor_scale) {
+    rule.mean = divides ? 0x1p14 : 0x1p-14;
+  } else {
+    rule.mean = divides ? 0x1p8 : 0x1p-6;
+  }
+  rule.scale = rule.mean / 4;
+  return rule;
+}
+
+/// Writes the part of a weight's rows and columns that the region has.
+void write_shape(const kernels::ExecutionSpace& space, const model::Tensor& weight, const kernels::Region& region) {
+  const Shape shape = rows_and_columns(weight);
+  for (std::int64_t i = 0; i < region.box.volume(); ++i) {
+    const Extents index = unravel(i, region.box.extent);
+    const std::int64_t number = region.box.lower[0] + index[0];
+    std::byte* place = region.data + offset_of(index, region.strides) * byte_size(region.dtype);
+    kernels::fill(space, place, region.dtype, {1}, {1},
+                  static_cast<double>(shape[shape.size() - 2 + static_cast<int>(number)]));
+  }
+}
+
+/// Returns the tensors that a checkpoint of the model has.
+std::vector<const model::Tensor*> written_of(const model::Model& model) {
+  std::vector<const model::Tensor*> written;
   for (const model::Tensor& tensor : model.tensors) {
-    if (!is_castable(tensor.dtype) && tensor.scales < 0 && tensor.scale_of < 0) {
-      fail_usage("{}: tensor {} is {}; synthetic values are F32, F16 or BF16", config_path, in_quotes(tensor.name),
-                 name(tensor.dtype));
+    if (tensor.kept != model::Kept::parts) written.push_back(&tensor);
+  }
+  return written;
+}
+
+std::vector<model::TensorInfo> infos_of(std::span<const model::Tensor* const> tensors, const std::string& config_path) {
+  std::vector<model::TensorInfo> result;
+  for (const model::Tensor* tensor : tensors) {
+    if (!is_castable(tensor->dtype) && tensor->scales < 0 && tensor->scale_of < 0) {
+      fail_usage("{}: tensor {} is {}; synthetic values are F32, F16 or BF16", config_path, in_quotes(tensor->name),
+                 name(tensor->dtype));
     }
-    result.push_back({tensor.name, tensor.file_shape(), tensor.dtype});
+    if (tensor->role == model::Role::group_index) {
+      fail_usage("{}: GPTQ's weights are read only; give another --quantisation, such as int4", config_path);
+    }
+    result.push_back({tensor->name, tensor->file_shape(), tensor->dtype});
   }
   return result;
 }
@@ -54,22 +120,42 @@ SyntheticRule synthetic_rule(const model::Tensor& canonical, std::uint64_t seed)
   return {combine(hash_name(canonical.name), seed), spread.mean, spread.scale};
 }
 
+std::uint64_t value_key(const model::Model& model, const model::Tensor& tensor) {
+  if (!is_common(model, tensor)) return hash_name(model.canonical(tensor).name);
+  const model::Tensor& weight = model[tensor.scale_of];
+  return hash_name(
+      fmt::format("{} of {} {} {}", name(tensor.role), fused_with(weight.role), weight.layer, weight.expert));
+}
+
+bool has_values(const model::Tensor& tensor) {
+  return tensor.role != model::Role::weight_shape && tensor.role != model::Role::group_index;
+}
+
+void synthesise(const kernels::ExecutionSpace& space, const model::Model& model, const model::Tensor& tensor,
+                const kernels::Region& region, std::uint64_t seed) {
+  if (tensor.role == model::Role::weight_shape) return write_shape(space, model[tensor.scale_of], region);
+  REFIT_ASSERT(has_values(tensor));
+  const SyntheticRule rule = rule_of(model, tensor, seed);
+  kernels::synthesise(space, region, rule.key, rule.mean, rule.scale);
+}
+
 void synthesise(const model::Model& model, const std::string& config_path, const std::string& folder, Format format,
                 std::uint64_t seed, std::int64_t max_shard_bytes, bool force) {
   const std::string config = config_of(model, config_path);
   check_config_target(folder, config, force);
-  const auto writer = Writer::create(format, folder, infos_of(model, config_path), max_shard_bytes, force);
+  const std::vector<const model::Tensor*> tensors = written_of(model);
+  const auto writer = Writer::create(format, folder, infos_of(tensors, config_path), max_shard_bytes, force);
   const kernels::ExecutionSpace space;
   const kernels::SharedBuffer buffer(kBufferBytes);
   Meter meter("writing synthetic weights", model.bytes());
-  for (const model::Tensor& tensor : model.tensors) {
-    const SyntheticRule rule = synthetic_rule(model.canonical(tensor), seed);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const model::Tensor& tensor = *tensors[i];
     const std::int64_t size = byte_size(tensor.dtype);
     for_each_chunk(Box::whole(tensor.shape), kBufferBytes / size, [&](const Box& part) {
-      kernels::synthesise(space, {buffer.data(), tensor.dtype, part, tensor.shape, row_major_strides(part.extent)},
-                          rule.key, rule.mean, rule.scale);
+      synthesise(space, model, tensor,
+                 {buffer.data(), tensor.dtype, part, tensor.shape, row_major_strides(part.extent)}, seed);
       space.fence();
-      writer->write(tensor.index, {buffer.data(), static_cast<std::size_t>(part.volume() * size)});
+      writer->write(static_cast<std::int32_t>(i), {buffer.data(), static_cast<std::size_t>(part.volume() * size)});
       meter.add(part.volume() * size);
     });
   }
