@@ -234,10 +234,7 @@ Box QuantisedPart::touched(const Box& box) const {
 
 QuantisedWeight::QuantisedWeight(const Checkpoint& checkpoint, const model::Quantisation& how,
                                  const model::Tensor& weight)
-    : source_(checkpoint.folder),
-      how_(how),
-      shape_(rows_and_columns(weight)),
-      order_(order_by_rows(weight)) {
+    : source_(checkpoint.folder), how_(how), shape_(rows_and_columns(weight)), order_(order_by_rows(weight)) {
   const Extents as_it_is = dimensions_of(shape_);
   const bool is_transposed = how.format == StoredFormat::gptq || how.format == StoredFormat::awq;
   if (!is_packed(how.format)) {
@@ -261,6 +258,12 @@ void QuantisedWeight::add(Role role, const Checkpoint& checkpoint, const std::st
 }
 
 Extents QuantisedWeight::by_rows(const Extents& of_weight) const { return reordered(of_weight, order_); }
+
+Extents QuantisedWeight::of_weight(const Extents& by_rows) const {
+  Extents result = by_rows;
+  for (int d = 0; d < order_.size(); ++d) result[static_cast<int>(order_[d])] = by_rows[d];
+  return result;
+}
 
 std::int64_t QuantisedWeight::bytes_needed(const Box& box) const {
   std::int64_t bytes = 0;

@@ -38,9 +38,12 @@ class QuantisedWeight {
  public:
   QuantisedWeight(const Checkpoint& checkpoint, const model::Quantisation& how, const model::Tensor& weight);
 
+  const Shape& shape() const { return shape_; }  ///< [..., rows, columns]
   const std::vector<QuantisedPart>& parts() const { return parts_; }
   /// Returns indices or extents of the weight's dimensions in the order of [..., rows, columns].
   Extents by_rows(const Extents& of_weight) const;
+  /// Takes that order back.
+  Extents of_weight(const Extents& by_rows) const;
   /// Returns the bytes of the parts that a box needs.
   std::int64_t bytes_needed(const Box& box) const;
 

@@ -40,41 +40,12 @@ Spread spread_of(const model::Tensor& tensor) {
   return tensor.dtype == DType::u8 ? Spread{120.0, 3.0} : Spread{0x1p-10, 0x1p-12};
 }
 
-/// Returns the weights with which an engine fuses one of that role; the role alone where there are none.
-std::string fused_with(model::Role role) {
-  using model::Role;
-  const model::RoleFacts& facts = facts_of(role);
-  if (role == Role::q_proj || role == Role::k_proj || role == Role::v_proj) return "qkv";
-  if (role == Role::q_a_proj || role == Role::kv_a_proj) return "q_kv_a";
-  const bool is_gate_or_up = facts.part == model::MlpPart::gate || facts.part == model::MlpPart::up;
-  if (is_gate_or_up) return fmt::format("gate_up {}", static_cast<int>(facts.mlp));
-  return std::string(name(role));
-}
-
-/// Returns the parts of a weight that are common to fused ones.
-bool is_common(const model::Model& model, const model::Tensor& tensor) {
-  if (tensor.role == model::Role::input_scale) return true;
-  return tensor.role == model::Role::tensor_scale && model.quantisation.format == StoredFormat::nvfp4;
-}
-
-bool is_divisor(const model::Model& model, const model::Tensor& tensor) {
-  return is_common(model, tensor) && model.quantisation.format == StoredFormat::nvfp4 &&
-         model.quantisation.naming != model::Naming::modelopt;
-}
-
-/// Returns the rule of a tensor of a model. NVFP4's values are some 2 x 192 x 2^-14.
-SyntheticRule rule_of(const model::Model& model, const model::Tensor& tensor, std::uint64_t seed) {
-  SyntheticRule rule = synthetic_rule(model.canonical(tensor), seed);
-  rule.key = combine(value_key(model, tensor), seed);
-  if (!is_common(model, tensor)) return rule;
-  const bool divides = is_divisor(model, tensor);
-  if (tensor.role == model::Role::tensor_scale) {
-    rule.mean = divides ? 0x1p14 : 0x1p-14;
-  } else {
-    rule.mean = divides ? 0x1p8 : 0x1p-6;
-  }
-  rule.scale = rule.mean / 4;
-  return rule;
+/// Returns the spread of a number for all of a weight in NVFP4: values are some 2 x 192 x 2^-14.
+Spread spread_in_nvfp4(const model::Tensor& tensor, const model::Quantisation& how) {
+  const bool divides = how.naming != model::Naming::modelopt;
+  const bool is_of_input = tensor.role == model::Role::input_scale;
+  const double mean = divides ? (is_of_input ? 0x1p8 : 0x1p14) : (is_of_input ? 0x1p-8 : 0x1p-14);
+  return {mean, mean / 4};
 }
 
 /// Writes the part of a weight's rows and columns that the region has.
@@ -120,23 +91,29 @@ SyntheticRule synthetic_rule(const model::Tensor& canonical, std::uint64_t seed)
   return {combine(hash_name(canonical.name), seed), spread.mean, spread.scale};
 }
 
-std::uint64_t value_key(const model::Model& model, const model::Tensor& tensor) {
-  if (!is_common(model, tensor)) return hash_name(model.canonical(tensor).name);
-  const model::Tensor& weight = model[tensor.scale_of];
-  return hash_name(
-      fmt::format("{} of {} {} {}", name(tensor.role), fused_with(weight.role), weight.layer, weight.expert));
-}
-
 bool has_values(const model::Tensor& tensor) {
   return tensor.role != model::Role::weight_shape && tensor.role != model::Role::group_index;
 }
 
-void synthesise(const kernels::ExecutionSpace& space, const model::Model& model, const model::Tensor& tensor,
-                const kernels::Region& region, std::uint64_t seed) {
-  if (tensor.role == model::Role::weight_shape) return write_shape(space, model[tensor.scale_of], region);
+Synthetic::Synthetic(const model::Model& model, std::int64_t seed)
+    : model_(model), seed_(static_cast<std::uint64_t>(seed)), groups_(scale_groups(model)) {}
+
+std::uint64_t Synthetic::key(const model::Tensor& tensor) const {
+  if (tensor.role != model::Role::tensor_scale && tensor.role != model::Role::input_scale)
+    return hash_name(model_.canonical(tensor).name);
+  const std::int32_t first = groups_[static_cast<std::size_t>(tensor.scale_of)];
+  return combine(hash_name(model_[first].name), hash_name(name(tensor.role)));
+}
+
+void Synthetic::write(const kernels::ExecutionSpace& space, const model::Tensor& tensor,
+                      const kernels::Region& region) const {
+  if (tensor.role == model::Role::weight_shape) return write_shape(space, model_[tensor.scale_of], region);
   REFIT_ASSERT(has_values(tensor));
-  const SyntheticRule rule = rule_of(model, tensor, seed);
-  kernels::synthesise(space, region, rule.key, rule.mean, rule.scale);
+  const SyntheticRule rule = synthetic_rule(model_.canonical(tensor), seed_);
+  Spread spread{rule.mean, rule.scale};
+  if (is_of_whole_weight(tensor.role) && model_.quantisation.format == StoredFormat::nvfp4)
+    spread = spread_in_nvfp4(tensor, model_.quantisation);
+  kernels::synthesise(space, region, combine(key(tensor), seed_), spread.mean, spread.scale);
 }
 
 void synthesise(const model::Model& model, const std::string& config_path, const std::string& folder, Format format,
@@ -145,6 +122,7 @@ void synthesise(const model::Model& model, const std::string& config_path, const
   check_config_target(folder, config, force);
   const std::vector<const model::Tensor*> tensors = written_of(model);
   const auto writer = Writer::create(format, folder, infos_of(tensors, config_path), max_shard_bytes, force);
+  const Synthetic values(model, static_cast<std::int64_t>(seed));
   const kernels::ExecutionSpace space;
   const kernels::SharedBuffer buffer(kBufferBytes);
   Meter meter("writing synthetic weights", model.bytes());
@@ -152,8 +130,7 @@ void synthesise(const model::Model& model, const std::string& config_path, const
     const model::Tensor& tensor = *tensors[i];
     const std::int64_t size = byte_size(tensor.dtype);
     for_each_chunk(Box::whole(tensor.shape), kBufferBytes / size, [&](const Box& part) {
-      synthesise(space, model, tensor,
-                 {buffer.data(), tensor.dtype, part, tensor.shape, row_major_strides(part.extent)}, seed);
+      values.write(space, tensor, {buffer.data(), tensor.dtype, part, tensor.shape, row_major_strides(part.extent)});
       space.fence();
       writer->write(static_cast<std::int32_t>(i), {buffer.data(), static_cast<std::size_t>(part.volume() * size)});
       meter.add(part.volume() * size);

@@ -10,6 +10,7 @@
 #include "engine/describe.hpp"
 #include "engine/notes.hpp"
 #include "transport/together.hpp"
+#include "verify/overflows.hpp"
 
 namespace refit::engine {
 namespace {
@@ -175,6 +176,7 @@ void Job::allocate() {
   if (train_) mine_->source.emplace(train_->memory());
   if (gen_) mine_->destination.emplace(gen_->memory());
   if (gen_) gen_arena_ = gen_->arena;
+  if (gen_) arrived_.emplace(lies_.arrived(*mine_->destination));
   mine_->peers = peers_.get();
 }
 
@@ -185,6 +187,7 @@ void Job::load(report::Result& result) {
   const double start = now();
   report::Load read;
   std::vector<std::int32_t> rounded;
+  std::vector<verify::Overflow> overflows;
   together(world_, [&] {
     LoadProgress report;
     for (const OwnSide* side : sides()) {
@@ -195,12 +198,14 @@ void Job::load(report::Result& result) {
       read.bytes_read += loaded.statistics.bytes_read;
       read.bytes_needed += loaded.statistics.bytes_needed;
       rounded.insert(rounded.end(), loaded.rounded.begin(), loaded.rounded.end());
+      overflows.insert(overflows.end(), loaded.overflows.begin(), loaded.overflows.end());
     }
   });
   if (train_) train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
   result.prepare.emplace_back("load", world_.max(now() - start));
   result.load = report::Load{world_.sum(read.bytes_read), world_.sum(read.bytes_needed)};
   say(rounding_notes(setup_, world_, rounded), result);
+  say(overflow_notes(setup_, verify::gather_overflows(overflows, world_)), result);
 }
 
 void Job::say(const std::vector<std::string>& notes, report::Result& result) const {
@@ -293,6 +298,7 @@ report::Refit Job::refit(std::int64_t number) {
                             [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
   const session::RefitSeconds mine = session_->refit([&] {
     if (!gen_) return;
+    arrived_->refitted(number);
     if (cache_scales_ && !lies_.skips_finalise(number)) cache_scales_->finalise(lies_.forgets_scales());
     if (derived_ && !lies_.keeps_derived(number)) derived_->finalise();
   });
@@ -303,6 +309,7 @@ report::Refit Job::refit(std::int64_t number) {
   result.warmup = number <= setup_.c.run.warmup;
   result.weight_sync = world_.max(mine.total);
   if (session_->quantises_first()) result.phases.emplace_back("quantise", world_.max(mine.quantise));
+  if (session_->reduces()) result.phases.emplace_back("quantise.reduce", world_.max(mine.reduce));
   result.phases.emplace_back("bulk", world_.max(mine.bulk));
   result.phases.emplace_back("misc", world_.max(mine.misc));
   result.phases.emplace_back("finalize", world_.max(mine.finalise));
@@ -323,9 +330,25 @@ verify::StepResult Job::verify(std::int64_t number, report::Result& result, cons
   });
   if (has_cache_scales()) CacheScales::verify(true_scales_.get(), cache_scales_.get(), setup_, world_, step);
   if (derived_) derived_->verify(step);
-  if (!looked_at_gen_) say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(Group::gen)), result);
+  if (!looked_at_gen_)
+    say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(Group::gen), step.overflows), result);
   looked_at_gen_ = true;
+  warn_of_overflows(step);
   return step;
+}
+
+/// Writes to the log which values became infinite, of the first tensors that have more of them than ever before.
+void Job::warn_of_overflows(const verify::StepResult& step) {
+  constexpr int kNamed = 5;
+  int more = 0;
+  for (const verify::Overflow& overflow : step.overflows) {
+    std::int64_t& most = overflows_[overflow.tensor];
+    if (overflow.elements <= most) continue;
+    most = overflow.elements;
+    if (world_.rank() == 0 && ++more <= kNamed)
+      spdlog::warn("refit {}: {}", step.step, overflow_text(setup_, overflow));
+  }
+  if (more > kNamed) spdlog::warn("refit {}: values of {} more tensors became infinite", step.step, more - kNamed);
 }
 
 void Job::dump() const {

@@ -4,7 +4,6 @@
 
 #include "checkpoint/dequantise.hpp"
 #include "checkpoint/rank_files.hpp"
-#include "checkpoint/synthetic.hpp"
 #include "core/hash.hpp"
 #include "kernels/memory.hpp"
 #include "verify/chunks.hpp"
@@ -16,7 +15,13 @@ using layout::LocalPiece;
 using model::Tensor;
 
 Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank, std::byte* arena)
-    : setup_(setup), layout_(layout), group_(group), rank_(rank), arena_(arena), memory_(layout, arena) {}
+    : setup_(setup),
+      layout_(layout),
+      group_(group),
+      rank_(rank),
+      arena_(arena),
+      memory_(layout, arena),
+      synthetic_(setup.model, setup.c.run.seed) {}
 
 verify::RankView Weights::view() const { return {group_, rank_, &layout_, memory_.storages()}; }
 
@@ -106,17 +111,15 @@ void Weights::make(const kernels::ExecutionSpace& space, const LocalPiece& piece
 
 void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece& piece) const {
   const Tensor& tensor = setup_.model[piece.tensor];
-  const auto seed = static_cast<std::uint64_t>(setup_.c.run.seed);
   const kernels::Region stored = region(piece);
   const Conversion conversion = piece.piece.format.conversion;
   if (conversion == Conversion::none || conversion == Conversion::block_scaled) {  // E4M3 is what the tensor has
-    return checkpoint::synthesise(space, setup_.model, tensor, stored, seed);
+    return synthetic_.write(space, tensor, stored);
   }
   // The value comes first, as a checkpoint would have it.
   const kernels::SharedBuffer values(stored.box.volume() * byte_size(tensor.dtype));
   const Extents strides = row_major_strides(stored.box.extent);
-  checkpoint::synthesise(space, setup_.model, tensor, {values.data(), tensor.dtype, stored.box, stored.shape, strides},
-                         seed);
+  synthetic_.write(space, tensor, {values.data(), tensor.dtype, stored.box, stored.shape, strides});
   const kernels::Tile tile{values.data(),  stored.data,  stored.box.extent, strides,
                            stored.strides, tensor.dtype, stored.dtype,      transform(Conversion::none, conversion)};
   kernels::CopyTable(space, {&tile, 1}).run(space);
@@ -140,9 +143,11 @@ Loaded Weights::read_checkpoint(const kernels::ExecutionSpace& space,
     reads.push_back(std::move(read));
     tensors.push_back(piece->tensor);
   }
-  Loaded loaded{checkpoint::read(space, *setup_.checkpoint, reads, progress), {}};
+  Loaded loaded{checkpoint::read(space, *setup_.checkpoint, reads, progress), {}, {}};
   for (std::size_t i = 0; i < reads.size(); ++i) {
-    if (loaded.statistics.rounded[i] != 0) loaded.rounded.push_back(tensors[i]);
+    const checkpoint::CastLoss& loss = loaded.statistics.losses[i];
+    if (loss.rounded) loaded.rounded.push_back(tensors[i]);
+    if (loss.overflows > 0) loaded.overflows.push_back({tensors[i], loss.overflows, loss.first_overflow});
   }
   return loaded;
 }
@@ -178,7 +183,7 @@ void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step, co
   for (const LocalPiece* piece : own_pieces()) {
     const Tensor& tensor = setup_.model[piece->tensor];
     if (leaves_out(tensor) || !checkpoint::has_values(tensor)) continue;
-    kernels::perturb(space, region(*piece), checkpoint::value_key(setup_.model, tensor), step);
+    kernels::perturb(space, region(*piece), synthetic_.key(tensor), step);
   }
   space.fence();
 }
@@ -216,7 +221,7 @@ Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& set
       read.strides = strides;
       checkpoint::read(space, *setup.checkpoint, {&read, 1});
     } else {
-      checkpoint::synthesise(space, setup.model, tensor, region, static_cast<std::uint64_t>(setup.c.run.seed));
+      checkpoint::Synthetic(setup.model, setup.c.run.seed).write(space, tensor, region);
       space.fence();
     }
     kernels::fingerprint(space, region, dtype, Transform::none, hash_name(tensor.name), &sum);

@@ -1,6 +1,10 @@
 #include "layout/quantised_layout.hpp"
 
+#include <set>
+#include <utility>
+
 #include "core/hash.hpp"
+#include "model/part_boxes.hpp"
 
 namespace refit::layout {
 namespace {
@@ -8,6 +12,44 @@ namespace {
 constexpr std::int32_t kBytes = -1;  // less the number of a part behind its weight
 
 }  // namespace
+
+Extents in_matrix_order(const Tensor& weight, const Extents& e) {
+  switch (weight.role) {
+    case model::Role::interleaved_gate_up: return {e[0], e[2], e[3], e[1]};
+    case model::Role::transposed_gate_up:
+    case model::Role::transposed_down: return {e[0], e[2], e[1]};
+    default: return e;
+  }
+}
+
+Box in_matrix_order(const Tensor& weight, const Box& box) {
+  return {in_matrix_order(weight, box.lower), in_matrix_order(weight, box.extent)};
+}
+
+std::string cut_through_blocks(const model::Model& model, const Layout& layout) {
+  const model::Quantisation& how = model.quantisation;
+  if (!is_packed(how.format)) return "";
+  const std::int64_t block = block_of(how, model::Role::block_scale).columns;
+  std::set<std::pair<std::uint64_t, Shape>> seen;  // boxes of a class are equal
+  std::vector<Piece> pieces;
+  for (const Tensor& weight : model.tensors) {
+    if (weight.scales < 0 || !seen.emplace(layout.placement_class(weight), weight.shape).second) continue;
+    for (std::int32_t rank = 0; rank < layout.ranks(); ++rank) {
+      pieces.clear();
+      layout.pieces(weight, Rank{rank}, pieces);
+      for (const Piece& piece : pieces) {
+        const Box box = in_matrix_order(weight, piece.box);
+        const int last = box.extent.size() - 1;
+        const std::int64_t end = box.lower[last] + box.extent[last];
+        if (box.lower[last] % block == 0 && end % block == 0) continue;
+        return fmt::format(
+            "{}: columns {} .. {} of rank {} cut through a block of {} columns, which has one scale in {}", weight.name,
+            box.lower[last], end - 1, rank, block, described(how));
+      }
+    }
+  }
+  return "";
+}
 
 StorageKey QuantisedLayout::bytes_key(const Tensor& weight, std::size_t piece) {
   return {kBytes, weight.index, static_cast<std::int32_t>(piece)};
@@ -22,9 +64,7 @@ StorageKey QuantisedLayout::part_key(const Tensor& part, std::size_t piece) {
 }
 
 Box QuantisedLayout::touched(const Tensor& part, const Box& box) const {
-  if (is_of_whole_weight(part.role)) return Box::whole(part.shape);
-  const Box blocks = touched_blocks(box, block_of(model_.quantisation, part.role));
-  return part.shape.size() > 1 ? blocks : Box{{blocks.lower[0]}, {blocks.extent[0]}};  // scales of rows
+  return touched_elements(model_.quantisation, part, in_matrix_order(weight_of(part), box));
 }
 
 std::uint64_t QuantisedLayout::placement_class(const Tensor& tensor) const {
@@ -66,7 +106,7 @@ void QuantisedLayout::append_part(const Tensor& part, Rank rank, std::vector<Pie
     const Box all = touched(part, of_weight[i].box);
     // The scale of a block of rows and columns belongs to the rank that has the block's first element.
     const BlockSize block = block_of(model_.quantisation, part.role);
-    const Box blocks = block.columns == kWhole ? all : begun_blocks(of_weight[i].box, block);
+    const Box blocks = block.columns == kWhole ? all : begun_blocks(in_matrix_order(weight, of_weight[i].box), block);
     if (blocks.empty()) continue;
     Extents strides = row_major_strides(all.extent);
     const std::int64_t offset = offset_of(relative(blocks, all), strides);

@@ -1,5 +1,8 @@
 #include "model/quantisation.hpp"
 
+#include <map>
+#include <tuple>
+
 #include "core/error.hpp"
 #include "model/model.hpp"
 
@@ -124,7 +127,10 @@ std::vector<Part> parts_of(const Quantisation& how, const Tensor& weight) {
   switch (how.format) {
     case StoredFormat::unquantised: break;
     case StoredFormat::fp8_block:
-      list.add_grid(Role::block_scale, how.naming == Naming::fp8 ? ".weight_scale_inv" : ".weight_scale", DType::f32);
+      list.add_grid(Role::block_scale, how.naming == Naming::fp8 ? ".weight_scale_inv" : ".weight_scale",
+                    how.naming == Naming::compressed_tensors ? how.scale_dtype : DType::f32);
+      if (how.naming == Naming::modelopt && list.shape.size() == 2)
+        list.parts[0].written = {list.parts[0].shape[0], 1, list.parts[0].shape[1], 1};
       break;
     case StoredFormat::mxfp8: list.add_grid(Role::block_scale, ".weight_scale", DType::u8); break;
     case StoredFormat::fp8_tensor:
@@ -161,6 +167,49 @@ BlockSize block_of(const Quantisation& how, Role part) {
 bool is_quantised(const Quantisation& how, Role role) {
   if (how.naming != Naming::mxfp4) return facts_of(role).is_quantisable;
   return role == Role::interleaved_gate_up || role == Role::transposed_down;
+}
+
+namespace {
+
+/// Kinds of weights that share a scale within a layer and an expert.
+enum class Fused : std::uint8_t { none, qkv, latent, dense, shared, expert };
+
+Fused fused_with(Role role) {
+  switch (role) {
+    case Role::q_proj:
+    case Role::k_proj:
+    case Role::v_proj:
+    case Role::q_gate_proj:
+    case Role::paired_q_proj:
+    case Role::paired_k_proj: return Fused::qkv;
+    case Role::q_a_proj:
+    case Role::kv_a_proj: return Fused::latent;
+    case Role::gate_proj:
+    case Role::up_proj: return Fused::dense;
+    case Role::shared_gate_proj:
+    case Role::shared_up_proj: return Fused::shared;
+    case Role::expert_gate:
+    case Role::expert_up: return Fused::expert;
+    default: return Fused::none;
+  }
+}
+
+}  // namespace
+
+std::vector<std::int32_t> scale_groups(const Model& model) {
+  const Quantisation& how = model.quantisation;
+  const bool is_nvfp4 = how.format == StoredFormat::nvfp4;
+  const bool in_experts = how.format == StoredFormat::fp8_tensor && how.naming == Naming::modelopt;
+  std::map<std::tuple<std::int32_t, std::int32_t, Fused>, std::int32_t> first;
+  std::vector<std::int32_t> groups;
+  for (const Tensor& tensor : model.tensors) {
+    const Fused fused = fused_with(tensor.role);
+    const bool is_fused = is_nvfp4 ? fused != Fused::none : in_experts && fused == Fused::expert;
+    const bool shares = is_fused && tensor.scales >= 0;
+    groups.push_back(shares ? first.try_emplace({tensor.layer, tensor.expert, fused}, tensor.index).first->second
+                            : tensor.index);
+  }
+  return groups;
 }
 
 std::string described(const Quantisation& how) {

@@ -38,7 +38,8 @@ SentWeights::HasMemory staged(const Exchange& exchange, bool sends_quantise) {
 }
 
 bool may_quantise_as_it_sends(const Exchange& exchange, const How& how) {
-  return exchange.quantised && how.row().stores && how.quantises_as_it_sends;
+  return exchange.quantised && how.row().stores && how.quantises_as_it_sends &&
+         quantiser_of(exchange.model.quantisation.format, exchange.quantised->library);
 }
 
 }  // namespace
@@ -107,6 +108,7 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   if (how_.check_agreement) agree(copies);
   make_executors(copies);
   if (decorators.paths) decorators.paths(paths_);
+  keeps_magnitudes_ = decorators.keeps_magnitudes;
   register_memory();
   plan_seconds_ += now() - start;
 
@@ -230,7 +232,7 @@ std::unique_ptr<SentWeights> Session::make_sent(const SentWeights::HasMemory& ha
 
 std::unique_ptr<SentWeights> Session::make_expected() const {
   std::unique_ptr<SentWeights> expected = make_sent(all_weights);
-  expected->quantise().run();
+  expected->run();
   return expected;
 }
 
@@ -303,7 +305,7 @@ RefitSeconds Session::refit(const std::function<void()>& finalise) {
   const double start = now();
   if (quantises_first()) {
     progress_.at("quantise");
-    sent_->quantise().run();
+    seconds.reduce = sent_->run(keeps_magnitudes_ && keeps_magnitudes_());
   }
   double last = now();
   seconds.quantise = last - start;
