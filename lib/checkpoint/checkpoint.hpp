@@ -69,8 +69,6 @@ struct Checkpoint {
 /// format.
 Checkpoint open(const std::string& path, std::optional<Format> format = std::nullopt);
 
-class QuantisedWeight;
-
 /// A strided destination for part of a tensor: the box, the place of its first element, format and strides there.
 ///
 /// Example: experts [E, H, 2 I] whose last dimension alternates between gate and up are read with shape [E, H, I, 2]; a
@@ -82,8 +80,6 @@ struct Read {
   refit::Format format;
   Extents strides;  ///< in elements of `format.dtype`
   Shape shape;      ///< of the entry's elements in row-major order, with as many dimensions as the box
-  /// Of a weight that is dequantised: what it is made of; `entry` is its values, and `shape` its own.
-  std::shared_ptr<const QuantisedWeight> quantised = nullptr;
 };
 
 /// The loss of one read's values in a cast.
@@ -95,7 +91,7 @@ struct CastLoss {
 
 struct ReadStatistics {
   std::int64_t bytes_read = 0;    ///< from files
-  std::int64_t bytes_needed = 0;  ///< of the boxes, in the files' dtype; of all parts of quantised weights
+  std::int64_t bytes_needed = 0;  ///< of the boxes, in the files' dtype
   std::vector<CastLoss> losses;   ///< one per read
 };
 
@@ -103,8 +99,7 @@ struct ReadStatistics {
 /// ends and needs no cast or transform; a bounded buffer (8 MiB) and a strided copy otherwise. `progress`, when given,
 /// is called with (bytes done, bytes in all) from time to time. Errors (usage): a short file (names file, tensor,
 /// offset), a file that was replaced or written to since its header was read. Casts and transforms only between
-/// castable dtypes; F8_E4M3 is read as block_scaled and F8_E8M0 as U8, bit for bit. Quantised weights are decoded on
-/// the host, in bounded chunks of whole rows of their boxes.
+/// castable dtypes; F8_E4M3 is read as block_scaled and F8_E8M0 as U8, bit for bit.
 ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint, std::span<const Read> reads,
                     const std::function<void(std::int64_t, std::int64_t)>& progress = {});
 

@@ -296,12 +296,12 @@ void QuantisedWeight::decode(const Box& box, std::span<const PartBytes> bytes, s
   decode_rows<DType::f16>(of, box, values);
 }
 
-Read read_of(const Checkpoint& checkpoint, const model::Model& model, const model::Tensor& tensor) {
-  Read read;
+ModelRead read_of(const Checkpoint& checkpoint, const model::Model& model, const model::Tensor& tensor) {
+  ModelRead read;
   read.shape = tensor.shape;
   if (tensor.kept == model::Kept::dequantised) {
-    read.quantised = std::make_shared<const QuantisedWeight>(checkpoint, model.config.quantisation, tensor);
-    read.entry = read.quantised->parts().front().entry;
+    read.weight = std::make_shared<const QuantisedWeight>(checkpoint, model.config.quantisation, tensor);
+    read.entry = read.weight->parts().front().entry;
   } else {
     read.entry = checkpoint.find(tensor.name);
   }

@@ -63,7 +63,18 @@ class QuantisedWeight {
   std::vector<QuantisedPart> parts_;
 };
 
-/// Returns a read of a model's tensor in the dimensions that layouts see, which lacks its box and destination.
-Read read_of(const Checkpoint& checkpoint, const model::Model& model, const model::Tensor& tensor);
+/// A read of a model's tensor, in the dimensions that layouts see.
+struct ModelRead : Read {
+  std::shared_ptr<const QuantisedWeight> weight = nullptr;  ///< what it is made of; `entry` is its values then
+};
+
+/// Returns the read of a tensor, which lacks box and destination; its entry is nullptr where the checkpoint lacks it.
+ModelRead read_of(const Checkpoint& checkpoint, const model::Model& model, const model::Tensor& tensor);
+
+/// Reads boxes likewise. Quantised weights are decoded on the host, in chunks of whole rows of their boxes; statistics
+/// count the bytes of all their parts. Errors (usage): also those of QuantisedWeight::decode.
+ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint,
+                    std::span<const ModelRead> reads,
+                    const std::function<void(std::int64_t, std::int64_t)>& progress = {});
 
 }  // namespace refit::checkpoint

@@ -61,11 +61,11 @@ bool keeps_bits(const Read& read) {
   return read.format == refit::Format(file);
 }
 
-void check(const Read& read, const Checkpoint& checkpoint) {
+void check(const ModelRead& read, const Checkpoint& checkpoint) {
   REFIT_ASSERT(read.entry != nullptr && read.data != nullptr);
   const Entry& entry = *read.entry;
   const int dimensions = read.shape.size();
-  REFIT_ASSERT(read.quantised || product(read.shape) == product(entry.info.shape));
+  REFIT_ASSERT(read.weight || product(read.shape) == product(entry.info.shape));
   REFIT_ASSERT(read.box.lower.size() == dimensions && read.box.extent.size() == dimensions);
   REFIT_ASSERT(read.strides.size() == dimensions);
   for (int d = 0; d < dimensions; ++d) {
@@ -73,9 +73,9 @@ void check(const Read& read, const Checkpoint& checkpoint) {
     REFIT_ASSERT(read.box.extent[d] <= read.shape[d] - read.box.lower[d]);
   }
   const bool is_number = is_castable(read.format.dtype) && read.format.conversion != Conversion::block_scaled;
-  const bool is_made = read.quantised && is_number && read.format.conversion == Conversion::none;
-  const bool is_cast = !read.quantised && is_castable(read.format.dtype) && is_castable(entry.info.dtype);
-  if (!is_made && !is_cast && (read.quantised || !keeps_bits(read))) {
+  const bool is_made = read.weight && is_number && read.format.conversion == Conversion::none;
+  const bool is_cast = !read.weight && is_castable(read.format.dtype) && is_castable(entry.info.dtype);
+  if (!is_made && !is_cast && (read.weight || !keeps_bits(read))) {
     fail_usage("{}: tensor {} is {} and cannot be loaded as {}", checkpoint.files[static_cast<std::size_t>(entry.file)],
                in_quotes(entry.info.name), name(entry.info.dtype), name(read.format.dtype));
   }
@@ -87,9 +87,9 @@ Box by_rows(const QuantisedWeight& weight, const Box& box) {
 }
 
 /// Returns the bytes that a read needs.
-std::int64_t bytes_of(const Read& read) {
-  if (!read.quantised) return read.box.volume() * byte_size(read.entry->info.dtype);
-  return read.quantised->bytes_needed(by_rows(*read.quantised, read.box));
+std::int64_t bytes_of(const ModelRead& read) {
+  if (!read.weight) return read.box.volume() * byte_size(read.entry->info.dtype);
+  return read.weight->bytes_needed(by_rows(*read.weight, read.box));
 }
 
 class Reader {
@@ -99,10 +99,10 @@ class Reader {
          const std::function<void(std::int64_t, std::int64_t)>& progress, std::span<CastLoss> losses)
       : space_(space), checkpoint_(checkpoint), total_bytes_(total_bytes), progress_(progress), losses_(losses) {}
 
-  void read(const Read& read, std::size_t number) {
+  void read(const ModelRead& read, std::size_t number) {
     if (read.box.empty()) return;
     number_ = number;
-    if (read.quantised) {
+    if (read.weight) {
       dequantise(read);
     } else {
       take(read);
@@ -179,8 +179,8 @@ class Reader {
   }
 
   /// Makes a box of a weight of its parts, in a slot.
-  void dequantise(const Read& read) {
-    const QuantisedWeight& weight = *read.quantised;
+  void dequantise(const ModelRead& read) {
+    const QuantisedWeight& weight = *read.weight;
     const DType dtype = read.format.dtype;
     const std::int64_t size = byte_size(dtype);
     const Box box = by_rows(weight, read.box);
@@ -313,12 +313,12 @@ class Reader {
 };
 
 /// Returns the reads in the order of their bytes: one file is open at a time, and is read from front to back.
-std::vector<std::size_t> file_order(std::span<const Read> reads) {
+std::vector<std::size_t> file_order(std::span<const ModelRead> reads) {
   std::vector<std::size_t> order(reads.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   const auto key = [&](std::size_t i) {
     const Entry& entry = *reads[i].entry;
-    if (reads[i].quantised) return std::make_pair(entry.file, entry.offset);
+    if (reads[i].weight) return std::make_pair(entry.file, entry.offset);
     const std::int64_t first = offset_of(reads[i].box.lower, row_major_strides(reads[i].shape));
     return std::make_pair(entry.file, entry.offset + first * byte_size(entry.info.dtype));
   };
@@ -330,8 +330,15 @@ std::vector<std::size_t> file_order(std::span<const Read> reads) {
 
 ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint, std::span<const Read> reads,
                     const std::function<void(std::int64_t, std::int64_t)>& progress) {
+  std::vector<ModelRead> plain;
+  for (const Read& read : reads) plain.push_back({read});
+  return checkpoint::read(space, checkpoint, std::span<const ModelRead>(plain), progress);
+}
+
+ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint,
+                    std::span<const ModelRead> reads, const std::function<void(std::int64_t, std::int64_t)>& progress) {
   ReadStatistics statistics;
-  for (const Read& read : reads) {
+  for (const ModelRead& read : reads) {
     check(read, checkpoint);
     statistics.bytes_needed += bytes_of(read);
   }

@@ -81,7 +81,7 @@ std::shared_ptr<Whole> Source::load(const Tensor& tensor, Format format) {
 }
 
 std::shared_ptr<Whole> Source::read_checkpoint(const Tensor& tensor, Format format) const {
-  checkpoint::Read read = read_of(*setup_.checkpoint, setup_.model, tensor);
+  checkpoint::ModelRead read = read_of(*setup_.checkpoint, setup_.model, tensor);
   if (read.entry == nullptr) return nullptr;
   std::shared_ptr<Whole> whole = allocate(tensor, format.dtype);
   const Shape shape = tensor.repeats == 1 ? tensor.shape : tensor.file_shape();

@@ -128,11 +128,11 @@ void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece&
 
 Loaded Weights::read_checkpoint(const kernels::ExecutionSpace& space,
                                 const std::function<void(std::int64_t, std::int64_t)>& progress) const {
-  std::vector<checkpoint::Read> reads;
+  std::vector<checkpoint::ModelRead> reads;
   std::vector<std::int32_t> tensors;
   for (const LocalPiece* piece : own_pieces()) {
     if (!is_read(*piece)) continue;
-    checkpoint::Read read = read_of(*setup_.checkpoint, setup_.model, setup_.model[piece->tensor]);
+    checkpoint::ModelRead read = read_of(*setup_.checkpoint, setup_.model, setup_.model[piece->tensor]);
     REFIT_ASSERT(read.entry != nullptr);
     const kernels::Region stored = region(*piece);
     read.box = stored.box;
@@ -214,7 +214,7 @@ Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& set
     const Extents strides = row_major_strides(part.extent);
     const kernels::Region region{values.data(), dtype, part, tensor.shape, strides};
     if (setup.checkpoint) {
-      checkpoint::Read read = read_of(*setup.checkpoint, setup.model, tensor);
+      checkpoint::ModelRead read = read_of(*setup.checkpoint, setup.model, tensor);
       read.box = part;
       read.data = values.data();
       read.format = dtype;

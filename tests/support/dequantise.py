@@ -51,6 +51,8 @@ def bf16(value):
         return struct.pack("<f", value)[2:]
     exponent = max(math.frexp(value)[1], -125) - 8
     rounded = math.ldexp(round(math.ldexp(value, -exponent)), exponent)
+    if abs(rounded) >= 2.0**128:
+        rounded = math.inf
     return struct.pack("<f", math.copysign(rounded, value))[2:]
 
 

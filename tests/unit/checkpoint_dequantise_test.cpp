@@ -222,7 +222,7 @@ void expect_box(const World& world, const Checkpoint& checkpoint, const Box& box
                 static_cast<std::size_t>(size));
   }
   const kernels::ExecutionSpace space;
-  Read read = read_of(checkpoint, world.model, world.model.tensors[0]);
+  ModelRead read = read_of(checkpoint, world.model, world.model.tensors[0]);
   read.box = box;
   read.data = memory.data();
   read.format = dtype;
@@ -260,7 +260,7 @@ TEST(CheckpointDequantiseBounds, OnlyWhatABoxNeedsIsRead) {
   const Checkpoint checkpoint = open(world.folder.path());
   std::vector<std::byte> memory(256 * 4096 * 2);
   const kernels::ExecutionSpace space;
-  Read read = read_of(checkpoint, world.model, world.model.tensors[0]);
+  ModelRead read = read_of(checkpoint, world.model, world.model.tensors[0]);
   read.box = {{512, 0}, {256, 4096}};
   read.data = memory.data();
   read.format = DType::bf16;
@@ -288,7 +288,7 @@ TEST(CheckpointDequantiseErrors, ColumnsInAnotherOrderAreRefused) {
 TEST(CheckpointDequantiseErrors, AWeightIsNoOtherDtype) {
   const World world({"mxfp4", StoredFormat::mxfp4, {24, 96}}, 6);
   const Checkpoint checkpoint = open(world.folder.path());
-  Read read = read_of(checkpoint, world.model, world.model.tensors[0]);
+  ModelRead read = read_of(checkpoint, world.model, world.model.tensors[0]);
   std::vector<std::byte> memory(24 * 96);
   read.box = Box::whole({24, 96});
   read.data = memory.data();
