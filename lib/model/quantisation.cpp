@@ -156,7 +156,10 @@ BlockSize block_of(const Quantisation& how, Role part) {
   switch (part) {
     case Role::block_scale: return block_size(how.format, how.group);
     case Role::zero_point: return {8, how.group};
-    case Role::packed_values: return {1, is_int4(how.format) ? 8 : 2};
+    case Role::packed_values:
+      if (how.format == StoredFormat::awq) return {8, 1};
+      return {1, is_int4(how.format) ? 8 : 2};
+    case Role::group_index: return {kWhole, 1};
     default: return {kWhole, kWhole};
   }
 }
