@@ -284,6 +284,10 @@ bool Faults::keeps_magnitudes(std::int64_t refit) const {
   return refit >= 2 && acting(Act::old_magnitudes) != nullptr;
 }
 
+bool Faults::keeps(const model::Model& model, const Tensor& tensor) const {
+  return concerned(Act::keep, model, tensor);
+}
+
 std::vector<Arrived::Storage> Faults::changed_storages(const model::Model& model,
                                                        const session::SideMemory& gen) const {
   std::vector<Arrived::Storage> result;
