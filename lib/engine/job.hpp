@@ -1,6 +1,7 @@
 #pragma once
 // One rank of one job: its weights, and the session that refits them. Loads, updates, dumps, and records the results.
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -71,6 +72,7 @@ class Job {
   void record_session(report::Result& result) const;
   /// Adds notes to those of rank 0, and to its log.
   void say(const std::vector<std::string>& notes, report::Result& result) const;
+  void warn_of_overflows(const verify::StepResult& step);
 
   transport::Control& world_;
   const kernels::ExecutionSpace& space_;
@@ -94,8 +96,9 @@ class Job {
   std::optional<inject::Arrived> arrived_;     ///< of gen ranks
   std::unique_ptr<Derived> derived_;           ///< where the engine derives storages of its weights
   std::unique_ptr<session::Prover> prover_;
-  std::vector<verify::NotFinite> not_finite_;  ///< of train, at rank 0
-  bool looked_at_gen_ = false;                 ///< for its NaN and infinities
+  std::vector<verify::NotFinite> not_finite_;       ///< of train, at rank 0
+  bool looked_at_gen_ = false;                      ///< for its NaN and infinities
+  std::map<std::int32_t, std::int64_t> overflows_;  ///< most elements so far, by tensor
 };
 
 }  // namespace refit::engine

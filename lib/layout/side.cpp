@@ -7,18 +7,22 @@
 namespace refit::layout {
 namespace {
 
-constexpr std::string_view kPrecision[] = {"bf16",        "fp32",  "fp8",   "mxfp8", "fp8_tensor",
-                                           "fp8_channel", "nvfp4", "mxfp4", "int4",  "int4_asym"};
+constexpr std::string_view kPrecision[] = {"bf16",        "fp16",  "fp32",  "fp8",  "mxfp8",    "fp8_tensor",
+                                           "fp8_channel", "nvfp4", "mxfp4", "int4", "int4_asym"};
 
 }  // namespace
 
 Choices choices(Precision) { return kPrecision; }
 
-DType dtype_of(Precision precision) { return precision == Precision::fp32 ? DType::f32 : DType::bf16; }
+DType dtype_of(Precision precision) {
+  if (precision == Precision::fp16) return DType::f16;
+  return precision == Precision::fp32 ? DType::f32 : DType::bf16;
+}
 
 StoredFormat weight_format_of(Precision precision) {
   switch (precision) {
     case Precision::bf16:
+    case Precision::fp16:
     case Precision::fp32: return StoredFormat::unquantised;
     case Precision::fp8: return StoredFormat::fp8_block;
     case Precision::mxfp8: return StoredFormat::mxfp8;

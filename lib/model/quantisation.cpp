@@ -127,7 +127,10 @@ std::vector<Part> parts_of(const Quantisation& how, const Tensor& weight) {
   switch (how.format) {
     case StoredFormat::unquantised: break;
     case StoredFormat::fp8_block:
-      list.add_grid(Role::block_scale, how.naming == Naming::fp8 ? ".weight_scale_inv" : ".weight_scale", DType::f32);
+      list.add_grid(Role::block_scale, how.naming == Naming::fp8 ? ".weight_scale_inv" : ".weight_scale",
+                    how.naming == Naming::compressed_tensors ? how.scale_dtype : DType::f32);
+      if (how.naming == Naming::modelopt && list.shape.size() == 2)
+        list.parts[0].written = {list.parts[0].shape[0], 1, list.parts[0].shape[1], 1};
       break;
     case StoredFormat::mxfp8: list.add_grid(Role::block_scale, ".weight_scale", DType::u8); break;
     case StoredFormat::fp8_tensor:
@@ -191,11 +194,15 @@ Fused fused_with(Role role) {
 }  // namespace
 
 std::vector<std::int32_t> scale_groups(const Model& model) {
+  const Quantisation& how = model.quantisation;
+  const bool is_nvfp4 = how.format == StoredFormat::nvfp4;
+  const bool in_experts = how.format == StoredFormat::fp8_tensor && how.naming == Naming::modelopt;
   std::map<std::tuple<std::int32_t, std::int32_t, Fused>, std::int32_t> first;
   std::vector<std::int32_t> groups;
   for (const Tensor& tensor : model.tensors) {
     const Fused fused = fused_with(tensor.role);
-    const bool shares = model.quantisation.format == StoredFormat::nvfp4 && tensor.scales >= 0 && fused != Fused::none;
+    const bool is_fused = is_nvfp4 ? fused != Fused::none : in_experts && fused == Fused::expert;
+    const bool shares = is_fused && tensor.scales >= 0;
     groups.push_back(shares ? first.try_emplace({tensor.layer, tensor.expert, fused}, tensor.index).first->second
                             : tensor.index);
   }

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -91,6 +92,17 @@ void print_wrong(std::ostream& out, const std::vector<WrongTensor>& wrong, const
   if (wrong.size() > kWrongShown) out << labelled("", fmt::format("... and {} more", wrong.size() - kWrongShown));
 }
 
+void print_overflows(std::ostream& out, const std::vector<Overflow>& overflows) {
+  for (std::size_t i = 0; i < std::min(overflows.size(), kWrongShown); ++i) {
+    const Overflow& one = overflows[i];
+    out << labelled("overflow", fmt::format("{} of {} became infinite as {} in refit {}, first at [{}]",
+                                            counted(one.elements, "element"), one.tensor, one.dtype, one.refit,
+                                            fmt::join(one.first_index, ",")));
+  }
+  if (overflows.size() > kWrongShown)
+    out << labelled("", fmt::format("... and of {} more tensors", overflows.size() - kWrongShown));
+}
+
 void print_verification(std::ostream& out, const Verification& verification, const std::vector<Engine>& engines) {
   const std::int64_t not_counted = verification.tensors_not_counted;
   out << labelled("verification",
@@ -106,6 +118,7 @@ void print_verification(std::ostream& out, const Verification& verification, con
                     fmt::format("train {} gen {}", verification.fingerprint_train, verification.fingerprint_gen));
   }
   print_wrong(out, verification.wrong, engines);
+  print_overflows(out, verification.overflows);
   if (verification.kl) {
     const Kl& kl = *verification.kl;
     std::string text = fmt::format("max {:.4g}, mean {:.4g}", kl.max, kl.mean);

@@ -11,6 +11,7 @@
 #include "verify/facts.hpp"
 #include "verify/judge.hpp"
 #include "verify/not_finite.hpp"
+#include "verify/overflows.hpp"
 #include "verify/prints.hpp"
 #include "verify/probe.hpp"
 #include "verify/reports.hpp"
@@ -494,6 +495,7 @@ StepResult Verifier::OfEngine::count() {
   const Summands local{local_, contributes};
   const Summands originals{originals_ ? *originals_ : local_, originals_contribute_};
   round_.result.kl = measure_kl(local, originals_ ? &originals : nullptr, measured_, seed_);
+  round_.result.overflows = count_overflows({local_, first_});
   return unpack_result(local_.world.broadcast(verify::pack(round_.result), kRoot));
 }
 
@@ -535,10 +537,12 @@ StepResult join(const std::vector<StepResult>& engines, std::int64_t tensors) {
     all.fingerprint_gen += more.fingerprint_gen;
     all.kl = join(all.kl, more.kl);
     all.wrong.insert(all.wrong.end(), more.wrong.begin(), more.wrong.end());
+    all.overflows.insert(all.overflows.end(), more.overflows.begin(), more.overflows.end());
     for (const TrainDisagreement& odd : more.train_disagreements)
       if (std::ranges::find(all.train_disagreements, odd) == all.train_disagreements.end())
         all.train_disagreements.push_back(odd);
   }
+  all.overflows = join_overflows(all.overflows);
   all.tensors_wrong = count_names(all.wrong, [](const WrongTensor&) { return true; });
   all.tensors_not_counted = count_names(all.wrong, [](const WrongTensor& entry) { return !entry.counted; });
   return all;
