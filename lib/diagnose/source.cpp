@@ -200,9 +200,9 @@ std::shared_ptr<Whole> Source::quantised_part(const Tensor& tensor) {
     const Shape of_other = rows_and_columns(other);
     const std::int64_t width = of_other[of_other.size() - 1];
     kernels::SharedBuffer ordered(plain->data.bytes());
-    copy(space_, {plain->data.data(), ordered.data(), of_other,
-                  layout::in_matrix_order(other, row_major_strides(other.shape)), row_major_strides(of_other),
-                  plain->dtype, plain->dtype});
+    copy(space_,
+         {plain->data.data(), ordered.data(), of_other, layout::in_matrix_order(other, row_major_strides(other.shape)),
+          row_major_strides(of_other), plain->dtype, plain->dtype});
     kernels::Part part;
     part.source = ordered.data();
     part.rows = other.elements() / width;
