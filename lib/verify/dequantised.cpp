@@ -119,7 +119,10 @@ void for_each_dequantised(const LocalMemory& local, std::int32_t piece,
   for (const Box& chunk : chunks(of.box(), most)) {
     const kernels::DeviceBuffer values = of.values(chunk);
     const auto own = [&](const Extents& rows_and_columns) { return in_own_order(of.weight(), rows_and_columns); };
-    with({values.data(), DType::f32, {own(chunk.lower), own(chunk.extent)}, of.weight().shape,
+    with({values.data(),
+          DType::f32,
+          {own(chunk.lower), own(chunk.extent)},
+          of.weight().shape,
           own(row_major_strides(chunk.extent))});
   }
 }
