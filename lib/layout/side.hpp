@@ -27,7 +27,7 @@
 namespace refit::layout {
 
 /// Precision in which a side keeps its weights.
-enum class Precision : std::uint8_t { bf16, fp32, fp8, mxfp8, fp8_tensor, fp8_channel, nvfp4, mxfp4, int4, int4_asym };
+enum class Precision : std::uint8_t { bf16, fp32, fp8, mxfp8, fp8_tensor, fp8_channel, nvfp4, mxfp4, int4, int4_asym, gptq, awq };
 Choices choices(Precision);
 /// Returns the dtype of the weights that a side of that precision does not quantise.
 DType dtype_of(Precision precision);

@@ -93,8 +93,7 @@ void require_whole_blocks(const Listing& list) {
     fail_usage("{}: its {} columns are not divisible by {}'s blocks of {}; except the module from quantisation",
                list.weight.name, list.columns(), described(list.how), block.columns);
   }
-  const bool packs_rows =
-      format == StoredFormat::int4_asym || format == StoredFormat::gptq || format == StoredFormat::awq;
+  const bool packs_rows = format == StoredFormat::int4_asym || is_transposed(format);
   if (packs_rows && list.rows() % 8 != 0)
     fail_usage("{}: its {} rows are not divisible by 8, which {} packs in a word", list.weight.name, list.rows(),
                described(list.how));
@@ -150,7 +149,9 @@ BlockSize block_of(const Quantisation& how, Role part) {
   switch (part) {
     case Role::block_scale: return block_size(how.format, how.group);
     case Role::zero_point: return {8, how.group};
-    case Role::packed_values: return {1, is_int4(how.format) ? 8 : 2};
+    case Role::packed_values:
+      if (how.format == StoredFormat::awq) return {8, 1};
+      return {1, is_int4(how.format) ? 8 : 2};
     default: return {kWhole, kWhole};
   }
 }

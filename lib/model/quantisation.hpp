@@ -38,6 +38,7 @@ struct Quantisation {
   std::int64_t group = 128;         ///< columns of a group, in formats of integers
   DType scale_dtype = DType::bf16;  ///< of compressed-tensors' scales of FP8 and of integers
   bool has_input_scales = false;    ///< static scales of activations
+  double input_scale_bound = 0;     ///< fbgemm_fp8's activation_scale_ub
 
   constexpr Quantisation() = default;
   constexpr Quantisation(StoredFormat of)  // NOLINT(google-explicit-constructor): the usual names of a format

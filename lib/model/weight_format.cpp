@@ -184,6 +184,7 @@ void read_weight_format(ConfigFile& file, Config& config) {
       read_compressed_tensors(file, config);
     } else if (method == "fbgemm_fp8") {
       config.quantisation = {StoredFormat::fp8_channel, Naming::fbgemm_fp8};
+      config.quantisation.input_scale_bound = file.real("activation_scale_ub").value_or(0);
       config.not_converted = file.texts("modules_to_not_convert");
     } else if (method == "mxfp4") {
       config.quantisation = {StoredFormat::mxfp4, Naming::mxfp4};
@@ -192,6 +193,9 @@ void read_weight_format(ConfigFile& file, Config& config) {
       config.quantisation = method == "gptq" ? StoredFormat::gptq : StoredFormat::awq;
       config.quantisation.group = file.count_or("group_size", 128);
       config.not_converted = {"lm_head"};
+      if (file.count_or("bits", 4) != 4) refuse_format(file, kSection);
+      if (file.flag_or("desc_act", false))
+        file.problem(kSection, "has desc_act, groups of columns in another order, which has no layout rule");
     } else {
       refuse_format(file, kSection);
     }

@@ -29,7 +29,8 @@ enum class MoeBackend : std::uint8_t {
   triton,              ///< [gate; up], as loaded
   flashinfer_cutlass,  ///< [up; gate]: the halves of gated experts are swapped after loading
   flashinfer_trtllm,   ///< a rank's part of I is rounded up to a multiple of 128; the rest is zero
-  deep_gemm            ///< for FP8 blocks: cuts are rounded up to whole blocks, so that the last ranks have less
+  deep_gemm,           ///< for FP8 blocks: cuts are rounded up to whole blocks, so that the last ranks have less
+  marlin               ///< for gpt-oss in MXFP4: sizes are rounded up with zeros
 };
 
 /// The way in which the ranks of TP share a vision tower (mm_encoder_tp_mode): each has a part of its weights, or all.

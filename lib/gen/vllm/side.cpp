@@ -12,7 +12,8 @@ namespace {
 using keys::kMany;
 using layout::SideRows;
 
-constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm"};
+constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm",
+                                            "marlin"};
 constexpr std::string_view kModelClass[] = {"portable", "nvidia"};
 constexpr std::string_view kDataParallel[] = {"engines", "internal"};
 constexpr std::string_view kMmEncoderTp[] = {"weights", "data"};
@@ -136,6 +137,10 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
   if (written.model_class == ModelClass::portable)
     complaints.meaningless({"gen.replicate_embedding"}, "with gen.model_class = \"portable\"");
   const std::optional<layout::Precision> train = other.precision();
+  if (is_transposed(weight_format_of(kept_as)) && train && *train != kept_as)
+    complaints.add("gen.precision", fmt::format("{} weights are copied as they are, and nothing is quantised to them; "
+                                                "set train.precision = \"{}\"",
+                                                name(kept_as), name(kept_as)));
   if (!is_quantised(kept_as)) {
     complaints.meaningless({"gen.quantiser", "gen.kv_cache_dtype", "gen.kv_scales"},
                            fmt::format("with gen.precision = \"{}\"", name(kept_as)));
