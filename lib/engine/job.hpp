@@ -9,6 +9,7 @@
 #include "case/setup.hpp"
 #include "engine/cache_scales.hpp"
 #include "engine/derived.hpp"
+#include "engine/processing.hpp"
 #include "engine/weights.hpp"
 #include "inject/lies.hpp"
 #include "report/result.hpp"
@@ -66,6 +67,7 @@ class Job {
   void load(report::Result& result);
   void make_cache_scales(report::Result& result);
   void make_derived(report::Result& result);
+  void make_processing(report::Result& result);
   void make_prover(report::Result& result);
   void record_estimate(report::Result& result) const;
   void record_session(report::Result& result) const;
@@ -92,6 +94,7 @@ class Job {
   std::unique_ptr<CacheScales> true_scales_;   ///< of train rank 0, where gen's KV cache is FP8
   std::unique_ptr<CacheScales> cache_scales_;  ///< of gen ranks, likewise
   std::unique_ptr<Derived> derived_;           ///< where the engine derives storages of its weights
+  std::unique_ptr<Processing> processing_;     ///< where it makes others of them by arithmetic
   std::unique_ptr<session::Prover> prover_;
   std::vector<verify::NotFinite> not_finite_;  ///< of train, at rank 0
   bool looked_at_gen_ = false;                 ///< for its NaN and infinities

@@ -7,8 +7,8 @@
 namespace refit::layout {
 namespace {
 
-constexpr std::string_view kPrecision[] = {"bf16",        "fp32",  "fp8",   "mxfp8", "fp8_tensor",
-                                           "fp8_channel", "nvfp4", "mxfp4", "int4",  "int4_asym", "gptq", "awq"};
+constexpr std::string_view kPrecision[] = {"bf16",  "fp32",  "fp8",  "mxfp8",     "fp8_tensor", "fp8_channel",
+                                           "nvfp4", "mxfp4", "int4", "int4_asym", "gptq",       "awq"};
 
 }  // namespace
 

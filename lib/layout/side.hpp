@@ -23,11 +23,25 @@
 #include "core/stored_format.hpp"
 #include "layout/layout.hpp"
 #include "layout/parallelism.hpp"
+#include "layout/processed.hpp"
 
 namespace refit::layout {
 
 /// Precision in which a side keeps its weights.
-enum class Precision : std::uint8_t { bf16, fp32, fp8, mxfp8, fp8_tensor, fp8_channel, nvfp4, mxfp4, int4, int4_asym, gptq, awq };
+enum class Precision : std::uint8_t {
+  bf16,
+  fp32,
+  fp8,
+  mxfp8,
+  fp8_tensor,
+  fp8_channel,
+  nvfp4,
+  mxfp4,
+  int4,
+  int4_asym,
+  gptq,
+  awq
+};
 Choices choices(Precision);
 /// Returns the dtype of the weights that a side of that precision does not quantise.
 DType dtype_of(Precision precision);
@@ -100,6 +114,15 @@ class SideSpec {
   virtual std::unique_ptr<Layout> make_derived(const model::Model& /*model*/, const Layout& /*loaded*/) const {
     return nullptr;
   }
+  /// Returns the storages that the engine makes of its loaded ones by arithmetic at the end of every refit. `loaded`:
+  /// what a rank stores by the engine's layout of the model.
+  virtual std::vector<Processed> processed(const model::Model& /*model*/, const LocalLayout& /*loaded*/) const {
+    return {};
+  }
+  /// Returns whether it makes any.
+  virtual bool processes() const { return false; }
+  /// Returns whether the engine, once it is loaded, has one scale of a whole tensor for all tensors of a parameter.
+  virtual bool joins_scales() const { return false; }
   /// Returns whose bits the engine gets, where weights of a trainer that are not quantised are quantised for it;
   /// nothing if the engine's are not quantised.
   virtual std::optional<Library> quantiser() const { return std::nullopt; }

@@ -169,9 +169,10 @@ void check_expert_blocks(const model::Model& model, const Options& options, Viol
   out.require(backend == MoeBackend::triton || backend == MoeBackend::deep_gemm || is_cutlass,
               "quantised experts are known for moe_backend triton and deep_gemm only, in nvfp4 for triton and "
               "flashinfer_cutlass");
-  out.require(!is_cutlass || !options.has_eplb(),
-              "nvfp4 experts of flashinfer_cutlass in other slots (EPLB) have no rule: which of their input scales a "
-              "rank keeps is not known; use moe_backend = triton");
+  const bool has_neighbours = !options.has_eplb() && options.expert_placement == ExpertPlacement::linear;
+  out.require(!is_cutlass || has_neighbours,
+              "nvfp4 experts of flashinfer_cutlass in other slots have no rule: which of their input scales a rank "
+              "keeps is not known; use moe_backend = triton");
   if (!blocks) return;
   const std::int64_t width = model.config.expert_intermediate_size;
   const std::int64_t ranks = options.sizes.ep > 1 ? 1 : options.moe_ranks();

@@ -93,12 +93,12 @@ void add_interleaved_experts(Rules& rules, std::int64_t parts) {
   auto& table = rules.table;
   if (!table.has(Role::interleaved_gate_up)) return;
   const std::int64_t multiple = rules.options.moe_backend == MoeBackend::marlin ? kMarlinMultiple : 1;
-  Parameter gate_up = interleaved_parameter(rules, "w13_weight", table.all(Role::interleaved_gate_up, parts),
-                                            Cut::components, 2);
+  Parameter gate_up =
+      interleaved_parameter(rules, "w13_weight", table.all(Role::interleaved_gate_up, parts), Cut::components, 2);
   gate_up.column_multiple = multiple;
   table.add(std::move(gate_up));
-  table.add(interleaved_parameter(rules, "w13_bias", table.all(Role::interleaved_gate_up_bias, parts),
-                                  Cut::components, 2));
+  table.add(
+      interleaved_parameter(rules, "w13_bias", table.all(Role::interleaved_gate_up_bias, parts), Cut::components, 2));
   Parameter down = interleaved_parameter(rules, "w2_weight", table.all(Role::transposed_down), Cut::columns);
   down.row_multiple = multiple;
   table.add(std::move(down));
