@@ -1,19 +1,11 @@
 #include "kernels/copy_items.hpp"
 #include "kernels/launch.hpp"
+#include "kernels/on_device.hpp"
 #include "kernels/quantise_items.hpp"
 
 namespace refit::kernels {
 
 namespace {
-
-/// Returns a copy of `values` in memory of the execution space.
-template <typename T>
-Kokkos::View<T*, DeviceMemory> on_device(const std::string& label, const std::vector<T>& values) {
-  using Source = Kokkos::View<const T*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>;
-  Kokkos::View<T*, DeviceMemory> view(Kokkos::ViewAllocateWithoutInitializing(label), values.size());
-  Kokkos::deep_copy(view, Source(values.data(), values.size()));
-  return view;
-}
 
 /// Loads the kernels of all tables before the first one runs. A device loads a kernel when it is first launched, and
 /// may wait for running kernels before it does: in a refit these are messages of other ranks, which may wait for this

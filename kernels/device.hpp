@@ -10,7 +10,8 @@
 #define REFIT_CALLS_EITHER _Pragma("nv_exec_check_disable")
 #define REFIT_UNROLL _Pragma("unroll")
 #else
-#define REFIT_FUNCTION inline
+// Always inlined: functions for other processors (REFIT_HOST_VECTORS) inline nothing else.
+#define REFIT_FUNCTION inline __attribute__((always_inline))
 #define REFIT_FORCEINLINE inline __attribute__((always_inline))
 /// Stands before templates that call functions given to them, of a host or of a device.
 #define REFIT_CALLS_EITHER

@@ -15,16 +15,24 @@ enum class Ties : std::uint8_t { even, away, toward_zero };
 
 /// Returns 1 for the bits of a magnitude above a bound; `at_bound` says of the bound itself.
 REFIT_FUNCTION std::uint32_t is_above(std::uint32_t magnitude, float bound, bool at_bound) {
-  return magnitude > std::bit_cast<std::uint32_t>(bound) - (at_bound ? 1U : 0U) ? 1U : 0U;
+  const auto least = std::bit_cast<std::int32_t>(bound) - (at_bound ? 1 : 0);
+  return static_cast<std::int32_t>(magnitude) > least ? 1U : 0U;
 }
 
 /// Returns the index of a magnitude's nearest value, 7 beyond 6; of infinity and NaN too.
+///
+/// From 1 on it is a float's upper bits, rounded: 1.5 is 0x3FC00000, and 0xFF - 0xFC is 3. There is no branch, and
+/// hosts compute vectors of indices.
 REFIT_FUNCTION std::uint32_t e2m1_index(std::uint32_t magnitude, Ties ties) {
   const bool to_odd = ties == Ties::away;
   const bool to_even = ties != Ties::toward_zero;
-  return is_above(magnitude, 0.25F, to_odd) + is_above(magnitude, 0.75F, to_even) + is_above(magnitude, 1.25F, to_odd) +
-         is_above(magnitude, 1.75F, to_even) + is_above(magnitude, 2.5F, to_odd) + is_above(magnitude, 3.5F, to_even) +
-         is_above(magnitude, 5.0F, to_odd);
+  const std::uint32_t odd = magnitude >> 22 & 1U;
+  const std::uint32_t up = to_odd ? 1U : to_even ? odd : 0U;
+  const auto normal = static_cast<std::int32_t>((magnitude + 0x001FFFFFU + up) >> 22) - 0xFC;
+  const auto small =
+      static_cast<std::int32_t>(is_above(magnitude, 0.25F, to_odd) + is_above(magnitude, 0.75F, to_even));
+  const std::int32_t index = normal > small ? normal : small;
+  return static_cast<std::uint32_t>(index < 7 ? index : 7);
 }
 
 /// Returns the nibble of a number; infinity becomes 6, and the sign of zero stays.

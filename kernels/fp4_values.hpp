@@ -8,8 +8,9 @@ namespace refit::kernels {
 
 /// Most libraries: negative numbers have a sign, zero has none. ModelOpt makes NaN 7.
 REFIT_FUNCTION std::uint8_t unsigned_zero_e2m1(float value) {
-  const std::uint8_t nibble = e2m1_from_f32(value, Ties::even);
-  return value < 0.0F ? nibble : nibble & 7U;
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = bits - 0x80000001U < kInfinityBits ? 8U : 0U;  // from the least below 0 to -infinity
+  return static_cast<std::uint8_t>(sign | e2m1_index(bits & 0x7FFFFFFFU, Ties::even));
 }
 
 /// compressed-tensors: NaN is a zero, whose sign is what torch's code for a dtype leaves.

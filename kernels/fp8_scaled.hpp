@@ -43,15 +43,20 @@ REFIT_FUNCTION bool rounds_scaled_values(StoredFormat format, Library library) {
   }
 }
 
-/// Step 2: returns the byte of a value of type `from`. compressed-tensors adds zero, which takes the sign from -0, and
+/// Returns the byte of a scaled value of type `from`. compressed-tensors adds zero, which takes the sign from -0, and
 /// from 16-bit NaN.
-REFIT_FUNCTION std::uint8_t fp8_byte(StoredFormat format, Library library, float value, const Scaling& by, DType from) {
-  const float number = scaled(value, by);
+REFIT_FUNCTION std::uint8_t fp8_rounded(StoredFormat format, Library library, float number, DType from) {
   const float rounded = rounds_scaled_values(format, library) ? rounded_to(from, number) : number;
   const std::uint8_t byte = e4m3_from_f32(rounded);
   if (library != Library::compressed_tensors) return byte;
-  const bool loses_sign = rounded == 0.0F || (rounded != rounded && from != DType::f32);
+  const std::uint32_t magnitude = magnitude_bits(rounded);
+  const bool loses_sign = magnitude == 0U || (magnitude > kInfinityBits && from != DType::f32);
   return loses_sign ? byte & 0x7FU : byte;
+}
+
+/// Step 2: returns the byte of a value of type `from`.
+REFIT_FUNCTION std::uint8_t fp8_byte(StoredFormat format, Library library, float value, const Scaling& by, DType from) {
+  return fp8_rounded(format, library, scaled(value, by), from);
 }
 
 /// Returns the value of a byte.

@@ -97,13 +97,14 @@ REFIT_FUNCTION Scaling mxfp4_scaling(Library library, float amax) {
 
 /// ModelOpt: ties toward zero, and all zeros are negative ones.
 REFIT_FUNCTION std::uint8_t modelopt_mxfp4_nibble(float number) {
-  if (number != number) return 8U;
-  return static_cast<std::uint8_t>(e2m1_index(magnitude_bits(number), Ties::toward_zero) | (number > 0.0F ? 0U : 8U));
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(number);
+  const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
+  const std::uint32_t index = magnitude > kInfinityBits ? 0U : e2m1_index(magnitude, Ties::toward_zero);
+  return static_cast<std::uint8_t>(index | (bits - 1U < kInfinityBits ? 0U : 8U));
 }
 
-/// Step 2: returns the nibble of a value of type `from`.
-REFIT_FUNCTION std::uint8_t mxfp4_nibble(Library library, float value, const Scaling& by, DType from) {
-  const float number = scaled(value, by);
+/// Returns the nibble of a scaled value of type `from`.
+REFIT_FUNCTION std::uint8_t mxfp4_rounded(Library library, float number, DType from) {
   switch (library) {
     case Library::triton:
     case Library::triton_round_down: return e2m1_from_f32(number, Ties::away);
@@ -112,6 +113,11 @@ REFIT_FUNCTION std::uint8_t mxfp4_nibble(Library library, float value, const Sca
     case Library::flashinfer: return nearest_e2m1(number);
     default: return torchao_e2m1(number);
   }
+}
+
+/// Step 2: returns the nibble of a value of type `from`.
+REFIT_FUNCTION std::uint8_t mxfp4_nibble(Library library, float value, const Scaling& by, DType from) {
+  return mxfp4_rounded(library, scaled(value, by), from);
 }
 
 /// Returns the factor of a block's E2M1 values. Byte 0 is 2^-127, for triton_kernels zero.

@@ -110,9 +110,8 @@ REFIT_FUNCTION Scaling nvfp4_scaling(Library library, std::uint8_t byte, float t
   }
 }
 
-/// Step 4: returns the nibble of a value of type `from`.
-REFIT_FUNCTION std::uint8_t nvfp4_nibble(Library library, float value, const Scaling& by, DType from) {
-  const float number = scaled(value, by);
+/// Returns the nibble of a scaled value of type `from`.
+REFIT_FUNCTION std::uint8_t nvfp4_rounded(Library library, float number, DType from) {
   switch (library) {
     case Library::compressed_tensors: return compressed_tensors_e2m1(number, from);
     case Library::torchao: return torchao_e2m1(number);
@@ -120,6 +119,11 @@ REFIT_FUNCTION std::uint8_t nvfp4_nibble(Library library, float value, const Sca
     case Library::modelopt: return unsigned_zero_e2m1(number);
     default: return number == number ? unsigned_zero_e2m1(number) : 0U;
   }
+}
+
+/// Step 4: returns the nibble of a value of type `from`.
+REFIT_FUNCTION std::uint8_t nvfp4_nibble(Library library, float value, const Scaling& by, DType from) {
+  return nvfp4_rounded(library, scaled(value, by), from);
 }
 
 /// Returns the factor of a block's E2M1 values: of a divisor as compressed-tensors computes it, of a multiplier as

@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "kernels/flags_device.hpp"
+#include "kernels/lane_values.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/quantise_items.hpp"
 
@@ -18,65 +19,8 @@ namespace refit::kernels {
 
 namespace {
 
-constexpr int kWarp = 32;
 constexpr int kWarps = kLanes / kWarp;
-constexpr int kElements = 16;  ///< elements that a lane writes in one store
 constexpr int kBlock = block_size(Quantiser::nemo_rl).rows;
-
-KOKKOS_FORCEINLINE_FUNCTION std::uint32_t larger(std::uint32_t a, std::uint32_t b) { return a > b ? a : b; }
-
-/// Returns the largest number of a group of 2, 4 .. 32 neighbouring lanes to all of them; all lanes of a warp call it.
-template <int group>
-KOKKOS_FORCEINLINE_FUNCTION std::uint32_t largest_of_lanes(std::uint32_t number) {
-#if defined(__CUDA_ARCH__)
-  REFIT_UNROLL
-  for (int step = group / 2; step > 0; step /= 2) {
-    number = larger(number, __shfl_xor_sync(0xFFFFFFFFU, number, step));
-  }
-#endif
-  return number;
-}
-
-/// 16 neighbouring elements of two bytes each, as they are stored.
-struct Values {
-  Unit16 half[2];
-
-  KOKKOS_FORCEINLINE_FUNCTION std::uint32_t word(int pair) const {
-    const Unit16& of = half[pair / 4];
-    const std::uint64_t both = pair % 4 < 2 ? of.low : of.high;
-    return static_cast<std::uint32_t>(both >> (32 * (pair % 2)));
-  }
-};
-
-/// The largest of both halves of many words, without their signs: a word is compared as a whole for its upper half.
-struct LargestHalf {
-  std::uint32_t upper = 0;
-  std::uint32_t lower = 0;
-
-  KOKKOS_FORCEINLINE_FUNCTION void add(const Values& values) {
-    REFIT_UNROLL
-    for (int p = 0; p < kElements / 2; ++p) {
-      upper = larger(upper, values.word(p) & 0x7FFFFFFFU);
-      lower = larger(lower, values.word(p) << 17);
-    }
-  }
-  KOKKOS_FORCEINLINE_FUNCTION std::uint32_t bits() const { return larger(upper >> 16, lower >> 17); }
-};
-
-template <typename From>
-KOKKOS_FORCEINLINE_FUNCTION float float_of(typename From::Bits bits) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(convert<From, F32>(bits)));
-}
-
-/// A bfloat16 that is not NaN is the upper half of its float.
-KOKKOS_FORCEINLINE_FUNCTION void floats_of(BF16, std::uint32_t word, float* pair) {
-  pair[0] = std::bit_cast<float>(word << 16);
-  pair[1] = std::bit_cast<float>(word & 0xFFFF0000U);
-}
-KOKKOS_FORCEINLINE_FUNCTION void floats_of(F16, std::uint32_t word, float* pair) {
-  pair[0] = float_of<F16>(static_cast<std::uint16_t>(word));
-  pair[1] = float_of<F16>(static_cast<std::uint16_t>(word >> 16));
-}
 
 /// Returns the bytes of 16 elements, none of whose products is NaN.
 template <typename From>
@@ -111,10 +55,6 @@ KOKKOS_INLINE_FUNCTION void quantise_elements(const QuantiseItem& item, const In
     const std::int64_t column = columns.begin + at.column;
     store(item.byte(row, column), 0, quantise_value(quantiser, value_at<From>(item, row, column), factor));
   }
-}
-
-KOKKOS_FORCEINLINE_FUNCTION Values load_values(const std::byte* data) {
-  return {{load<Unit16>(data, 0), load<Unit16>(data, 1)}};
 }
 
 /// The items of a team, one after the other. They lie in its scratch memory, where the next one is put while the team
@@ -160,7 +100,7 @@ class ItemsOfTeam {
   KOKKOS_FORCEINLINE_FUNCTION std::uint32_t largest(std::uint32_t number, const Member& member) {
     turn_ = 1 - turn_;
     std::uint32_t* numbers = scratch_->numbers[turn_];
-    number = largest_of_lanes<kWarp>(number);
+    number = largest_of_lanes(number);
     if (member.team_rank() % kWarp == 0) numbers[member.team_rank() / kWarp] = number;
     member.team_barrier();
     REFIT_UNROLL
@@ -296,7 +236,7 @@ struct WholeRows {
       for (int k = 0; k < kInFlight; ++k) {
         LargestHalf largest;
         largest.add(values[k]);
-        const std::uint32_t bits = largest_of_lanes<2>(largest.bits());
+        const std::uint32_t bits = largest_of_lanes(largest.bits(), 2);
         const std::uint32_t amax = std::bit_cast<std::uint32_t>(float_of<From>(static_cast<std::uint16_t>(bits)));
         const BlockScale scale = block_scale(item.quantiser, std::bit_cast<float>(amax), From::kType);
         if (row[k] >= rows) continue;
@@ -351,7 +291,7 @@ struct AnyBlocks {
       if (raises || block.is_in_source) {
         amax = largest<From>(item, raises ? block.item_rows : block.rows, raises ? block.item_columns : block.columns,
                              lane, lanes);
-        amax = by_warps ? largest_of_lanes<kWarp>(amax) : items.largest(amax, member);
+        amax = by_warps ? largest_of_lanes(amax) : items.largest(amax, member);
       } else {
         amax = *block.maximum;
       }

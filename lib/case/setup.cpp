@@ -130,9 +130,16 @@ Setup::Setup(const Case& given) : c(given) {
   layout::Engines engines = layout::make_engines(c.gen, model);
   gen = std::move(engines.loaded);
   derived = std::move(engines.derived);
-  if (quantiser_of(c)) quantised = std::make_unique<layout::QuantisedLayout>(model, *train);
+  if (quantiser_of(c)) quantise_on_the_way();
   split = split_by(c.refit.bulk);
   require_one_form(*gen, split.from_checkpoint, model);
+}
+
+void Setup::quantise_on_the_way() {
+  quantised = std::make_unique<layout::QuantisedLayout>(model, *train);
+  const std::string cut = layout::cut_through_blocks(model, *train);
+  if (!cut.empty())
+    fail_usage("{}; use a train.layout that cuts between blocks, or except the module from quantisation", cut);
 }
 
 session::Exchange Setup::exchange() const {

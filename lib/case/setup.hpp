@@ -44,6 +44,10 @@ class Setup {
   /// Returns a warning that lists the tensors without a rule; empty where there is none.
   std::string unknown_tensors() const;
   std::string source() const { return c.source(); }
+
+ private:
+  /// Errors (usage): a train rank that has a part of a block.
+  void quantise_on_the_way();
 };
 
 }  // namespace refit::cases

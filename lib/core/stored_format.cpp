@@ -17,6 +17,7 @@ constexpr Library kMxfp8[] = {nemo_rl, vllm};
 constexpr Library kFp8Tensor[] = {compressed_tensors, modelopt, modelopt_qtensor, torchao, vllm};
 constexpr Library kFp8Channel[] = {compressed_tensors, modelopt, torchao, vllm};
 constexpr Library kNvfp4[] = {compressed_tensors, flashinfer, modelopt, te, te_16x16, torchao, vllm};
+constexpr Library kNvfp4OnTheWay[] = {compressed_tensors, flashinfer, modelopt, te, torchao, vllm};
 constexpr Library kMxfp4[] = {compressed_tensors, flashinfer,    modelopt, torchao_floor,    torchao_ceil,
                               torchao_even,       torchao_rceil, triton,   triton_round_down};
 constexpr Library kInt4[] = {compressed_tensors};
@@ -42,6 +43,16 @@ std::span<const Library> libraries(StoredFormat format) {
     case StoredFormat::awq: return kVllm;
   }
   return {};
+}
+
+std::span<const Library> libraries_on_the_way(StoredFormat format) {
+  switch (format) {
+    case StoredFormat::nvfp4: return kNvfp4OnTheWay;
+    case StoredFormat::int4_asym:
+    case StoredFormat::gptq:
+    case StoredFormat::awq: return {};
+    default: return libraries(format);
+  }
 }
 
 }  // namespace refit

@@ -57,6 +57,9 @@ Choices choices(Library);
 /// Returns the libraries that have a quantiser for a format.
 std::span<const Library> libraries(StoredFormat format);
 
+/// Returns the libraries of a format whose bits can be made of pieces of weights, on their way to an engine.
+std::span<const Library> libraries_on_the_way(StoredFormat format);
+
 /// Returns the bits of an element.
 constexpr int element_bits(StoredFormat format) { return format <= StoredFormat::fp8_channel ? 8 : 4; }
 

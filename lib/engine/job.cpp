@@ -322,6 +322,7 @@ report::Refit Job::refit(std::int64_t number) {
   result.warmup = number <= setup_.c.run.warmup;
   result.weight_sync = world_.max(mine.total);
   if (session_->quantises_first()) result.phases.emplace_back("quantise", world_.max(mine.quantise));
+  if (session_->reduces()) result.phases.emplace_back("quantise.reduce", world_.max(mine.reduce));
   result.phases.emplace_back("bulk", world_.max(mine.bulk));
   result.phases.emplace_back("misc", world_.max(mine.misc));
   result.phases.emplace_back("finalize", world_.max(mine.finalise));

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <tuple>
+#include <utility>
 
 #include "checkpoint/checkpoint.hpp"
 
@@ -16,16 +16,8 @@ using model::Naming;
 using model::Role;
 using model::Tensor;
 
-/// The tensors that lie in one parameter: {layer, expert, kind, input scales or the weights' own}.
-using Fused = std::tuple<std::int32_t, std::int32_t, int, bool>;
-
-/// Returns a number for a weight's kind of fused parameter; -1 where it is by itself.
-int kind_of(Role role) {
-  if (role == Role::q_proj || role == Role::k_proj || role == Role::v_proj) return 0;
-  const model::RoleFacts& facts = facts_of(role);
-  const bool is_half = facts.part == model::MlpPart::gate || facts.part == model::MlpPart::up;
-  return is_half ? 1 + static_cast<int>(facts.mlp) : -1;
-}
+/// What lies in one parameter: the first weight, and input scales or the weights' own.
+using Fused = std::pair<std::int32_t, bool>;
 
 struct Scale {
   const Tensor* tensor = nullptr;
@@ -36,12 +28,11 @@ std::map<Fused, std::vector<Scale>> scales_of(const kernels::ExecutionSpace& spa
   std::map<Fused, std::vector<Scale>> result;
   std::vector<checkpoint::Read> reads;
   std::vector<Scale*> read;
+  const std::vector<std::int32_t> first = fused_groups(setup.model);
   for (const Tensor& tensor : setup.model.tensors) {
     const bool is_input = tensor.role == Role::input_scale;
     if (tensor.scale_of < 0 || (tensor.role != Role::tensor_scale && !is_input)) continue;
-    const Tensor& weight = setup.model[tensor.scale_of];
-    const int kind = kind_of(weight.role);
-    if (kind >= 0) result[{tensor.layer, tensor.expert, kind, is_input}].push_back({&tensor, 0});
+    result[{first[static_cast<std::size_t>(tensor.scale_of)], is_input}].push_back({&tensor, 0});
   }
   for (auto& [fused, scales] : result)
     for (Scale& scale : scales) read.push_back(&scale);
@@ -86,9 +77,9 @@ std::vector<std::string> unequal_scale_notes(const kernels::ExecutionSpace& spac
   double worst = 1;
   for (const auto& [fused, scales] : scales_of(space, setup)) {
     if (are_equal(scales)) continue;
-    const bool is_input = std::get<3>(fused);
+    const bool is_input = fused.second;
     const bool is_ct = setup.model.quantisation.naming == Naming::compressed_tensors;
-    if (is_input && !is_nvfp4 && is_ct && std::get<1>(fused) >= 0)
+    if (is_input && !is_nvfp4 && is_ct && scales[0].tensor->expert >= 0)
       fail_usage("{}: {} is {} and {} is {}: {} refuses to load input scales of one expert's gate and up that differ",
                  setup.source(), scales[0].tensor->name, scales[0].value, scales[1].tensor->name, scales[1].value,
                  name);

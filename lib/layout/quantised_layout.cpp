@@ -1,5 +1,8 @@
 #include "layout/quantised_layout.hpp"
 
+#include <set>
+#include <utility>
+
 #include "core/hash.hpp"
 
 namespace refit::layout {
@@ -20,6 +23,31 @@ Extents in_matrix_order(const Tensor& weight, const Extents& e) {
 
 Box in_matrix_order(const Tensor& weight, const Box& box) {
   return {in_matrix_order(weight, box.lower), in_matrix_order(weight, box.extent)};
+}
+
+std::string cut_through_blocks(const model::Model& model, const Layout& layout) {
+  const model::Quantisation& how = model.quantisation;
+  if (!is_packed(how.format)) return "";
+  const std::int64_t block = block_of(how, model::Role::block_scale).columns;
+  std::set<std::pair<std::uint64_t, Shape>> seen;  // boxes of a class are equal
+  std::vector<Piece> pieces;
+  for (const Tensor& weight : model.tensors) {
+    if (weight.scales < 0 || !seen.emplace(layout.placement_class(weight), weight.shape).second) continue;
+    for (std::int32_t rank = 0; rank < layout.ranks(); ++rank) {
+      pieces.clear();
+      layout.pieces(weight, Rank{rank}, pieces);
+      for (const Piece& piece : pieces) {
+        const Box box = in_matrix_order(weight, piece.box);
+        const int last = box.extent.size() - 1;
+        const std::int64_t end = box.lower[last] + box.extent[last];
+        if (box.lower[last] % block == 0 && end % block == 0) continue;
+        return fmt::format(
+            "{}: columns {} .. {} of rank {} cut through a block of {} columns, which has one scale in {}", weight.name,
+            box.lower[last], end - 1, rank, block, described(how));
+      }
+    }
+  }
+  return "";
 }
 
 StorageKey QuantisedLayout::bytes_key(const Tensor& weight, std::size_t piece) {

@@ -16,6 +16,10 @@ namespace refit::layout {
 Box in_matrix_order(const Tensor& weight, const Box& box);
 Extents in_matrix_order(const Tensor& weight, const Extents& strides);
 
+/// Describes the first piece of a layout that cuts through a block of columns with a scale of its own, of a weight that
+/// is packed on the way; empty where there is none.
+std::string cut_through_blocks(const model::Model& model, const Layout& layout);
+
 class QuantisedLayout final : public Layout {
  public:
   /// Keeps references. `truth` stores none of the parts that `model` lists.

@@ -44,17 +44,24 @@ SideKey parallelism_key(std::string name, std::string help, Access access, std::
 }
 
 /// Returns the library of that name. MXFP8's two were once words of their own.
-inline std::optional<Library> parse_library(std::string_view given) {
-  if (given == "mxfp8") return Library::vllm;
-  if (given == "mxfp8_nemo_rl") return Library::nemo_rl;
+inline std::optional<Library> parse_library(std::string_view given, Precision precision) {
+  const bool is_mx = precision == Precision::mxfp8;
+  if (is_mx && given == "mxfp8") return Library::vllm;
+  if (is_mx && given == "mxfp8_nemo_rl") return Library::nemo_rl;
   return parse_choice<Library>(given);
 }
 
-/// Adds a complaint about a gen.quantiser that makes no weights of that precision.
+/// Adds a complaint where no library makes weights of that precision on the way, or not the one that is given.
 inline void check_quantiser(const std::string& given, Precision precision, Complaints& complaints) {
-  const std::span<const Library> known = libraries(weight_format_of(precision));
-  const auto library = parse_library(given);
-  if (library && std::ranges::find(known, *library) != known.end()) return;
+  const std::span<const Library> known = libraries_on_the_way(weight_format_of(precision));
+  if (known.empty()) {
+    complaints.add("gen.precision", fmt::format("{0} is not made on the way; set train.precision = {0}, and "
+                                                "model.checkpoint to weights that are {0}",
+                                                name(precision)));
+    return;
+  }
+  const auto library = parse_library(given, precision);
+  if (given.empty() || (library && std::ranges::find(known, *library) != known.end())) return;
   std::vector<std::string_view> names;
   for (const Library one : known) names.push_back(name(one));
   const char* problem = library ? "is not one of" : "is unknown; use one of";
@@ -65,7 +72,7 @@ inline void check_quantiser(const std::string& given, Precision precision, Compl
 /// Returns the library of that name, or the precision's default; nothing where the precision has none.
 inline std::optional<Library> quantiser_of(const std::string& given, Precision precision) {
   if (!is_quantised(precision)) return std::nullopt;
-  if (!given.empty()) return parse_library(given);
+  if (!given.empty()) return parse_library(given, precision);
   if (precision == Precision::fp8) return Library::nemo_rl;
   return precision == Precision::mxfp8 ? Library::vllm : Library::compressed_tensors;
 }

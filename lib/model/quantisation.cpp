@@ -1,5 +1,8 @@
 #include "model/quantisation.hpp"
 
+#include <map>
+#include <tuple>
+
 #include "core/error.hpp"
 #include "model/model.hpp"
 
@@ -159,6 +162,52 @@ BlockSize block_of(const Quantisation& how, Role part) {
 bool is_quantised(const Quantisation& how, Role role) {
   if (how.naming != Naming::mxfp4) return facts_of(role).is_quantisable;
   return role == Role::interleaved_gate_up || role == Role::transposed_down;
+}
+
+namespace {
+
+/// Kinds of weights that share a scale within a layer and an expert.
+enum class Fused : std::uint8_t { none, qkv, latent, dense, shared, expert };
+
+Fused fused_with(Role role) {
+  switch (role) {
+    case Role::q_proj:
+    case Role::k_proj:
+    case Role::v_proj:
+    case Role::q_gate_proj:
+    case Role::paired_q_proj:
+    case Role::paired_k_proj: return Fused::qkv;
+    case Role::q_a_proj:
+    case Role::kv_a_proj: return Fused::latent;
+    case Role::gate_proj:
+    case Role::up_proj: return Fused::dense;
+    case Role::shared_gate_proj:
+    case Role::shared_up_proj: return Fused::shared;
+    case Role::expert_gate:
+    case Role::expert_up: return Fused::expert;
+    default: return Fused::none;
+  }
+}
+
+}  // namespace
+
+std::vector<std::int32_t> scale_groups(const Model& model) {
+  if (model.quantisation.format == StoredFormat::nvfp4) return fused_groups(model);
+  std::vector<std::int32_t> groups;
+  for (const Tensor& tensor : model.tensors) groups.push_back(tensor.index);
+  return groups;
+}
+
+std::vector<std::int32_t> fused_groups(const Model& model) {
+  std::map<std::tuple<std::int32_t, std::int32_t, Fused>, std::int32_t> first;
+  std::vector<std::int32_t> groups;
+  for (const Tensor& tensor : model.tensors) {
+    const Fused fused = fused_with(tensor.role);
+    const bool shares = tensor.scales >= 0 && fused != Fused::none;
+    groups.push_back(shares ? first.try_emplace({tensor.layer, tensor.expert, fused}, tensor.index).first->second
+                            : tensor.index);
+  }
+  return groups;
 }
 
 std::string described(const Quantisation& how) {

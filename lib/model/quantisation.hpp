@@ -18,6 +18,7 @@
 namespace refit::model {
 
 struct Tensor;
+struct Model;
 
 /// Whose names and shapes parts have.
 enum class Naming : std::uint8_t {
@@ -84,6 +85,15 @@ bool is_quantised(const Quantisation& how, Role role);
 
 /// Returns the dimensions of a weight as [..., rows, columns]: experts that checkpoints store transposed are not.
 Shape rows_and_columns(const Tensor& weight);
+
+/// Returns, for each tensor of a model, the index of the first weight whose scale of the tensor it shares; of most
+/// tensors, and in all formats but NVFP4, their own. Libraries give one to what engines fuse, which keep one scale for
+/// it: q, k and v; gate and up, also those of one expert; q_a and kv_a.
+std::vector<std::int32_t> scale_groups(const Model& model);
+
+/// Returns, for each tensor of a model, the index of the first quantised weight with which it lies in one parameter of
+/// engines, of most tensors their own.
+std::vector<std::int32_t> fused_groups(const Model& model);
 
 /// Returns the words for messages: "fp8", "nvfp4 (modelopt)".
 std::string described(const Quantisation& how);

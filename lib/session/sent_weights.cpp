@@ -33,9 +33,20 @@ SentWeights::SentWeights(const kernels::ExecutionSpace& space, transport::Contro
     allocate(links, exchange.model, *layout, *mine, has_memory);
     pieces = {&exchange.quantised->train, &mine->layout, mine->storages, memory_};
   });
-  const auto quantiser = quantiser_of(exchange.model.quantisation.format, exchange.quantised->library);
-  REFIT_ASSERT(quantiser);
-  quantise_ = std::make_unique<transport::Quantise>(space, world, exchange.model, *quantiser, pieces);
+  const Library library = exchange.quantised->library;
+  if (const auto quantiser = quantiser_of(exchange.model.quantisation.format, library)) {
+    quantise_ = std::make_unique<transport::Quantise>(space, world, exchange.model, *quantiser, pieces);
+  } else {
+    parts_ = std::make_unique<transport::QuantiseParts>(space, world, exchange.model, library, pieces);
+  }
+}
+
+bool SentWeights::is_needed() const { return quantise_ ? quantise_->is_needed() : parts_->is_needed(); }
+
+double SentWeights::run() {
+  if (parts_) return parts_->run();
+  quantise_->run();
+  return 0;
 }
 
 void SentWeights::allocate(transport::Links& links, const model::Model& model, const layout::LocalLayout& layout,

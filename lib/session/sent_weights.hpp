@@ -1,6 +1,6 @@
 #pragma once
 // A train rank's weights after they are quantised on the way: memory of the QuantisedLayout beside the weights, and the
-// Quantise that fills it.
+// Quantise or QuantiseParts that fills it.
 
 #include <functional>
 #include <memory>
@@ -8,6 +8,7 @@
 
 #include "session/exchange.hpp"
 #include "transport/quantise.hpp"
+#include "transport/quantise_parts.hpp"
 
 namespace refit::session {
 
@@ -28,6 +29,12 @@ class SentWeights {
   const transport::LocalMemory& memory() const { return memory_; }
   /// Returns all the memory that is added, maybe none.
   std::span<std::byte> arena() const { return arena_ ? arena_->span() : std::span<std::byte>(); }
+  /// Returns whether `run` has anything to do, and whether ranks reduce magnitudes in it; the same on all ranks.
+  bool is_needed() const;
+  bool reduces() const { return parts_ && parts_->reduces(); }
+  /// Quantises. Collective over the train ranks. Returns the seconds of the reduction.
+  double run();
+  /// Returns what makes tiles of weights that are quantised as they are sent: blocks of FP8 only.
   transport::Quantise& quantise() { return *quantise_; }
 
   /// Returns the size of that arena.
@@ -39,7 +46,8 @@ class SentWeights {
 
   std::unique_ptr<transport::Arena> arena_;
   transport::LocalMemory memory_;
-  std::unique_ptr<transport::Quantise> quantise_;
+  std::unique_ptr<transport::Quantise> quantise_;    ///< of formats with blocks of 8 bits
+  std::unique_ptr<transport::QuantiseParts> parts_;  ///< of all others
 };
 
 }  // namespace refit::session

@@ -38,7 +38,8 @@ SentWeights::HasMemory staged(const Exchange& exchange, bool sends_quantise) {
 }
 
 bool may_quantise_as_it_sends(const Exchange& exchange, const How& how) {
-  return exchange.quantised && how.row().stores && how.quantises_as_it_sends;
+  return exchange.quantised && how.row().stores && how.quantises_as_it_sends &&
+         quantiser_of(exchange.model.quantisation.format, exchange.quantised->library);
 }
 
 }  // namespace
@@ -230,7 +231,7 @@ std::unique_ptr<SentWeights> Session::make_sent(const SentWeights::HasMemory& ha
 
 std::unique_ptr<SentWeights> Session::make_expected() const {
   std::unique_ptr<SentWeights> expected = make_sent(all_weights);
-  expected->quantise().run();
+  expected->run();
   return expected;
 }
 
@@ -303,7 +304,7 @@ RefitSeconds Session::refit(const std::function<void()>& finalise) {
   const double start = now();
   if (quantises_first()) {
     progress_.at("quantise");
-    sent_->quantise().run();
+    seconds.reduce = sent_->run();
   }
   double last = now();
   seconds.quantise = last - start;

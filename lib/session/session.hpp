@@ -20,6 +20,7 @@ namespace refit::session {
 struct RefitSeconds {
   double total = 0;
   double quantise = 0;  ///< before anything is sent
+  double reduce = 0;    ///< the part of that in which ranks join the largest magnitudes of their pieces
   double bulk = 0;
   double misc = 0;
   double finalise = 0;  ///< the caller's work after the arrival
@@ -64,7 +65,9 @@ class Session {
   transport::Schedule schedule() const;
   std::vector<transport::Statistic> statistics() const;
   /// Returns whether weights are quantised in memory before they are sent: RefitSeconds has their part.
-  bool quantises_first() const { return sent_ && sent_->quantise().is_needed(); }
+  bool quantises_first() const { return sent_ && sent_->is_needed(); }
+  /// Returns whether ranks reduce magnitudes first.
+  bool reduces() const { return sent_ && sent_->reduces(); }
 
   /// Returns the storages that this process sends, for a verifier, and those that it stores as a destination rank.
   /// Where weights are quantised as they are sent there is no memory of what is sent: `make_expected` makes it.

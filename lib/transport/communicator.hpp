@@ -93,6 +93,8 @@ class Control {
   virtual Bytes broadcast(Bytes bytes, int root) = 0;
   /// Adds wrapping 64-bit values of all ranks into root's `values`; other ranks' values are left unspecified.
   virtual void reduce_sum(std::span<std::int64_t> values, int root) = 0;
+  /// Makes each value the largest of all ranks, everywhere.
+  virtual void max(std::span<std::uint32_t> values) = 0;
   virtual double max(double value) = 0;
   virtual std::int64_t sum(std::int64_t value) = 0;
   virtual std::int64_t max(std::int64_t value) = 0;

@@ -128,6 +128,10 @@ class MpiControl final : public Control {
     check_mpi(MPI_Reduce(send, values.data(), to_count(values.size()), MPI_INT64_T, MPI_SUM, root, comm_));
   }
 
+  void max(std::span<std::uint32_t> values) override {
+    const Waiting waiting = enter();
+    check_mpi(MPI_Allreduce(MPI_IN_PLACE, values.data(), to_count(values.size()), MPI_UINT32_T, MPI_MAX, comm_));
+  }
   double max(double value) override {
     const Waiting waiting = enter();
     check_mpi(MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_DOUBLE, MPI_MAX, comm_));

@@ -15,6 +15,7 @@
 
 #include "kernels/kernels.hpp"
 #include "kernels/memory.hpp"
+#include "kernels/parts.hpp"
 
 namespace refit::kernels {
 namespace {
@@ -37,9 +38,14 @@ double now() {
 class Bench {
  public:
   explicit Bench(std::int64_t bytes)
-      : rows_(bytes / 2 / kColumns), bytes_(rows_ * kColumns * 2), source_(bytes_), destination_(2 * bytes_) {
+      : rows_(bytes / 2 / kColumns),
+        bytes_(rows_ * kColumns * 2),
+        source_(bytes_),
+        destination_(2 * bytes_),
+        words_(rows_ * byte_size(DType::u32)) {
     synthesise(space_, matrix(), 1, 0.0, 0.02);
     poison(space_, destination_.data(), 2 * bytes_);
+    fill(space_, words_.data(), DType::f32, {rows_}, {1}, 0.0);
     space_.fence();
     std::printf("# %s, %.0f MiB of bf16, least of %d\n", Runtime::version().c_str(),
                 static_cast<double>(bytes_) / (1 << 20), kTurns);
@@ -68,6 +74,25 @@ class Bench {
     quantise("quantise 128 x 128, half of [rows, 384]", Quantiser::nemo_rl, 384, 192);
     quantise("quantise 1 x 32", Quantiser::mxfp8, kColumns);
     quantise("quantise 1 x 32, [rows, 768]", Quantiser::mxfp8, 768);
+  }
+
+  void parts() const {
+    amax("amax", StoredFormat::fp8_tensor, DType::bf16);
+    amax("amax of rows", StoredFormat::fp8_channel, DType::bf16);
+    amax("amax of f32", StoredFormat::fp8_tensor, DType::f32);
+    using enum Library;
+    for (const Library library : {compressed_tensors, modelopt, te, flashinfer, torchao}) {
+      quantise_parts(StoredFormat::nvfp4, library, DType::bf16);
+    }
+    quantise_parts(StoredFormat::nvfp4, modelopt, DType::f32);
+    for (const Library library : {compressed_tensors, triton, torchao_rceil}) {
+      quantise_parts(StoredFormat::mxfp4, library, DType::bf16);
+    }
+    for (const Library library : {compressed_tensors, modelopt, vllm}) {
+      quantise_parts(StoredFormat::fp8_tensor, library, DType::bf16);
+    }
+    quantise_parts(StoredFormat::fp8_channel, vllm, DType::bf16);
+    quantise_parts(StoredFormat::int4, compressed_tensors, DType::bf16);
   }
 
   void readers() const {
@@ -151,6 +176,39 @@ class Bench {
     report(name, table.bytes_read() + table.bytes_written() + scales.bytes(), [&] { table.run(space_); });
   }
 
+  /// Returns the whole matrix as a part, with destinations behind each other.
+  Part part(StoredFormat format, Library library, DType from) const {
+    const std::int64_t columns = kColumns * 2 / byte_size(from);
+    const std::int64_t value_bytes = rows_ * columns * element_bits(format) / 8;
+    Part part{.source = source_.data(), .rows = rows_, .columns = columns, .source_strides = {columns, 1}};
+    part.from = from;
+    part.format = format;
+    part.library = library;
+    part.amax = reinterpret_cast<std::uint32_t*>(words_.data());
+    part.values = destination_.data();
+    part.scales = destination_.data() + value_bytes;
+    return part;
+  }
+
+  void amax(const char* name, StoredFormat format, DType from) const {
+    const Part whole = part(format, libraries(format).front(), from);
+    const PartTable table(space_, {&whole, 1});
+    report(name, bytes_, [&] { table.raise_amax(space_); });
+  }
+
+  void quantise_parts(StoredFormat format, Library library, DType from) const {
+    const Part whole = part(format, library, from);
+    const PartTable table(space_, {&whole, 1});
+    table.raise_amax(space_);
+    const std::int64_t elements = whole.rows * whole.columns;
+    std::int64_t bytes = bytes_ + elements * element_bits(format) / 8;
+    if (element_bits(format) == 4) bytes += elements / block_columns(format, whole.group) * (is_int4(format) ? 4 : 1);
+    char label[64];
+    std::snprintf(label, sizeof(label), "%s %s from %s", std::string(name(format)).c_str(),
+                  std::string(name(library)).c_str(), std::string(name(from)).c_str());
+    report(label, bytes, [&] { table.quantise(space_); });
+  }
+
   double seconds(const std::function<void()>& action) const {
     const double start = now();
     action();
@@ -178,6 +236,7 @@ class Bench {
   std::int64_t bytes_;
   DeviceBuffer source_;
   DeviceBuffer destination_;
+  DeviceBuffer words_;
   ExecutionSpace space_;
 };
 
@@ -188,6 +247,7 @@ int run(int argc, char** argv) {
   const Bench bench(mib << 20);
   bench.copies();
   bench.quantisers();
+  bench.parts();
   bench.readers();
   bench.writers();
   bench.launches();

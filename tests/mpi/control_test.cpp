@@ -44,6 +44,10 @@ void check(Control& control) {
     EXPECT_EQ(values[2], -size);
   }
 
+  std::vector<std::uint32_t> words{static_cast<std::uint32_t>(me), 7U, me == root ? 0xFFC00000U : 1U};
+  control.max(words);
+  EXPECT_EQ(words, (std::vector<std::uint32_t>{static_cast<std::uint32_t>(root), 7U, 0xFFC00000U}));
+
   EXPECT_EQ(control.max(me * 0.5), root * 0.5);
   EXPECT_EQ(control.max(static_cast<std::int64_t>(-me)), 0);
   EXPECT_EQ(control.sum(static_cast<std::int64_t>(me)), size * (size - 1) / 2);

@@ -164,7 +164,7 @@ class Sent {
  public:
   Sent(const TransportCase& job, const RankServices& services, const kernels::ExecutionSpace& space,
        std::optional<Rank> rank, const Memory* source, std::byte* arena)
-      : layout_(*job.model, *job.source, is_mx(*job.quantiser) ? StoredFormat::mxfp8 : StoredFormat::fp8_block) {
+      : layout_(*job.model, *job.source) {
     transport::QuantisedPieces pieces;
     if (source != nullptr) {
       local_ = materialise(layout_, job.model->tensors, *rank);

@@ -141,6 +141,7 @@ void RandomTransport::make_model(std::mt19937_64& random) {
   }
   // Sides of a few blocks, most of them ragged.
   const bool mx = precisions_ == Precisions::quantised_mxfp8;
+  if (quantised) model_.quantisation = mx ? StoredFormat::mxfp8 : StoredFormat::fp8_block;
   for (int i = 0; quantised && i < 2; ++i) {
     Shape shape;
     if (random() % 3 == 0) shape.push_back(2 + static_cast<std::int64_t>(random() % 2));

@@ -206,6 +206,21 @@ void ThreadControl::reduce_sum(std::span<std::int64_t> values, int root) {
   std::copy(result.begin(), result.end(), values.begin());
 }
 
+void ThreadControl::max(std::span<std::uint32_t> values) {
+  using Values = std::span<std::uint32_t>;
+  std::vector<std::uint32_t> result(values.begin(), values.end());
+  bool same_size = true;
+  hub_->meet(rank_, "max of words", &values, [&](const std::vector<const void*>& all) {
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const Values& other = at<Values>(all, i);
+      same_size &= other.size() == values.size();
+      for (std::size_t k = 0; same_size && k < result.size(); ++k) result[k] = std::max(result[k], other[k]);
+    }
+  });
+  if (!same_size) fail_runtime("max of {} values on rank {}, another number elsewhere", values.size(), rank_);
+  std::copy(result.begin(), result.end(), values.begin());
+}
+
 double ThreadControl::max(double value) {
   return combine_all(*hub_, rank_, "max of doubles", value, [](double a, double b) { return std::max(a, b); });
 }

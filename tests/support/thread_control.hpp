@@ -75,6 +75,7 @@ class ThreadControl final : public transport::Control {
   std::vector<Bytes> gather(const Bytes& mine, int root) override;
   Bytes broadcast(Bytes bytes, int root) override;
   void reduce_sum(std::span<std::int64_t> values, int root) override;
+  void max(std::span<std::uint32_t> values) override;
   double max(double value) override;
   std::int64_t sum(std::int64_t value) override;
   std::int64_t max(std::int64_t value) override;

@@ -94,10 +94,10 @@ TEST(CaseCheck, RefusesContradictions) {
        "vllm_ue8m0"},
       {{"gen.quantiser=mxfp8", "gen.precision=fp8"},
        kUsage,
-       "\"mxfp8\" is not one of those for gen.precision = \"fp8\""},
+       "\"mxfp8\" is unknown; use one of those for gen.precision = \"fp8\""},
       {{"gen.quantiser=te", "gen.precision=mxfp8"},
        kUsage,
-       "\"te\" is not one of those for gen.precision = \"mxfp8\": mxfp8, mxfp8_nemo_rl"},
+       "\"te\" is not one of those for gen.precision = \"mxfp8\": nemo_rl, vllm"},
       {{"gen.kv_cache_dtype=auto", "gen.precision=fp32"}, kUsage, "means nothing with gen.precision = \"fp32\""},
       {{"gen.kv_cache_dtype=fp8_e5m2", "gen.precision=fp8"}, kUsage, "gen.kv_cache_dtype"},
       {{"gen.kv_cache_dtype=fp8"}, kUsage, "gen.kv_cache_dtype: means nothing with gen.precision = \"bf16\""},
@@ -259,9 +259,10 @@ TEST(CaseCheck, APairThatChangesPrecisionHasAQuantiser) {
   const auto of = [](const std::vector<std::string>& settings) { return cases::quantiser_of(case_of(settings)); };
   EXPECT_EQ(of({}), std::nullopt);
   EXPECT_EQ(of({"train.precision=fp8", "gen.precision=fp8"}), std::nullopt);
-  EXPECT_EQ(of({"gen.precision=fp8"}), Quantiser::nemo_rl);
-  EXPECT_EQ(of({"gen.precision=mxfp8"}), Quantiser::mxfp8);
-  EXPECT_EQ(of({"gen.precision=fp8", "gen.quantiser=vllm_ue8m0"}), Quantiser::vllm_ue8m0);
+  EXPECT_EQ(of({"gen.precision=fp8"}), Library::nemo_rl);
+  EXPECT_EQ(of({"gen.precision=mxfp8"}), Library::vllm);
+  EXPECT_EQ(of({"gen.precision=mxfp8", "gen.quantiser=mxfp8_nemo_rl"}), Library::nemo_rl);  // once a word of its own
+  EXPECT_EQ(of({"gen.precision=fp8", "gen.quantiser=vllm_ue8m0"}), Library::vllm_ue8m0);
 }
 
 TEST(CaseCheck, AcceptsWhatMakesSense) {

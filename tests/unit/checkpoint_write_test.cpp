@@ -235,12 +235,12 @@ TEST(CheckpointSynthesise, QuantisedModelsAreReadBackAsSuch) {
   for (const StoredFormat how : {StoredFormat::fp8_block, StoredFormat::mxfp8}) {
     const Folder folder;
     model::Config config = model::read_config(source, "", 1);
-    config.weight_format = how;
+    config.quantisation = how;
     const model::Model model = build_model(config, false);
     synthesise(model, source, folder.file("out"), Format::safetensors, 7, 0, false);
     const Checkpoint checkpoint = open(folder.file("out"));
     const model::Config read = model::read_config(folder.file("out/config.json"));
-    EXPECT_EQ(read.weight_format, how);
+    EXPECT_EQ(read.quantisation, how);
     EXPECT_EQ(read.not_converted, (std::vector<std::string>{"model.layers.0.mlp.gate", "lm_head"}));
     const model::Model again = build_model(read, checkpoint.tensor_infos(), "out");
     ASSERT_EQ(again.tensors.size(), model.tensors.size());
@@ -270,13 +270,13 @@ TEST(CheckpointSynthesise, ASectionOfTheSameKindIsKept) {
   const std::string config = folder.file("config.json");
   write_file(config, R"({"num_hidden_layers": 1, "quantization_config": {"quant_method": "modelopt", "own": 1}})");
   model::Model model = tiny_model(false);
-  model.config.weight_format = StoredFormat::mxfp8;
+  model.config.quantisation = StoredFormat::mxfp8;
   const auto section = [&] {
     synthesise(model, config, folder.file("out"), Format::safetensors, 1, 0, true);
     return nlohmann::json::parse(read_file(folder.file("out/config.json")))["quantization_config"];
   };
   EXPECT_EQ(section(), nlohmann::json::parse(R"({"quant_method": "modelopt", "own": 1})"));
-  model.config.weight_format = StoredFormat::fp8_block;
+  model.config.quantisation = StoredFormat::fp8_block;
   EXPECT_EQ(section(), nlohmann::json::parse(R"({"activation_scheme": "dynamic", "fmt": "e4m3",
       "modules_to_not_convert": ["model.layers.0.mlp.down_proj", "lm_head"], "quant_method": "fp8",
       "weight_block_size": [128, 128]})"));

@@ -28,7 +28,8 @@ TEST(Words, ThereAndBack) {
 
 TEST(Words, EveryFormatHasALibraryAndEveryLibraryAFormat) {
   std::set<Library> used;
-  for (std::size_t i = 0; i < choices(StoredFormat{}).size(); ++i) {
+  EXPECT_TRUE(libraries(StoredFormat::unquantised).empty());
+  for (std::size_t i = 1; i < choices(StoredFormat{}).size(); ++i) {
     const auto of_format = libraries(static_cast<StoredFormat>(i));
     EXPECT_FALSE(of_format.empty()) << choices(StoredFormat{})[i];
     used.insert(of_format.begin(), of_format.end());

@@ -196,7 +196,7 @@ TEST_P(RecordedFp8, IsWhatVllmHeldOrRefused) {
   model::Model model =
       model::build_model(model::read_config(folder + "/config.json"), source.get().tensor_infos(), folder);
   Options options = entry.options;
-  options.weight_format = model.config.weight_format;
+  options.weight_format = model.config.quantisation.format;
   const std::vector<std::string> broken = violations(model, options);
   if (entry.folder.empty()) {
     EXPECT_THAT(broken, testing::Not(testing::IsEmpty()));

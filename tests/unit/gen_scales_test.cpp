@@ -27,7 +27,7 @@ model::Model expert_model(std::int64_t width, StoredFormat how = StoredFormat::f
   config.kv_heads = 2;
   config.experts = 4;
   config.expert_intermediate_size = width;
-  config.weight_format = how;
+  config.quantisation = how;
   return build_model(config, false);
 }
 
@@ -160,7 +160,7 @@ const Refused kRefused[] = {
     {"moe_backend = deep_gemm is for precision fp8", 256, "TP1", kMx, kMx, MoeBackend::deep_gemm},
     {"precision mxfp8, but the model's weights are fp8; set precision fp8 [V13]", 256, "TP1", kFp8, kMx, kTriton},
     {"precision fp8, but the model's weights are mxfp8; set precision mxfp8 [V14]", 256, "TP1", kMx, kFp8, kTriton},
-    {"stored as fp8 have no rule in another precision; set precision fp8 [V17]", 256, "TP1", kFp8,
+    {"train keeps as fp8 have no rule in another precision; set precision fp8 [V17]", 256, "TP1", kFp8,
      StoredFormat::unquantised, kTriton},
     {"precision fp8, but the model has no weight that could be quantised", 256, "TP1", StoredFormat::unquantised, kFp8,
      kTriton},
@@ -187,7 +187,7 @@ std::vector<std::string> refused_dense(std::int64_t head_dim, std::int64_t heads
   config.head_dim = head_dim;
   config.attention_heads = heads;
   config.kv_heads = heads / 2;
-  config.weight_format = kFp8;
+  config.quantisation = kFp8;
   return violations(build_model(config, false), options(sizes));
 }
 
@@ -206,7 +206,7 @@ TEST(GenScales, OfOneParameterAreAllOrNone) {
   model::Config config = layout::small_config("qwen3");
   config.hidden_size = 128;
   config.head_dim = 128;
-  config.weight_format = kFp8;
+  config.quantisation = kFp8;
   config.not_converted = {"model.layers.1.self_attn.k_proj"};
   EXPECT_THAT(violations(build_model(config, false), options("TP1")),
               Contains(HasSubstr("model.layers.1.self_attn.q_proj.weight is quantised and "

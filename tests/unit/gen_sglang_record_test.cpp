@@ -307,7 +307,7 @@ TEST_P(RecordedSglang, IsWhatSglangHeldOrRefused) {
   const model::Model model = model::build_model(model::read_config(entry.checkpoint + "/config.json"),
                                                 source.get().tensor_infos(), entry.checkpoint);
   Options options = entry.options;
-  options.weight_format = model.config.weight_format;
+  options.weight_format = model.config.quantisation.format;
   const std::vector<std::string> broken = violations(model, options);
   if (entry.refused) {
     EXPECT_THAT(broken, testing::Not(testing::IsEmpty()));

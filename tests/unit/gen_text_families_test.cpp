@@ -183,9 +183,9 @@ TEST(GenTextFamilies, AParameterIsNotQuantisedInPart) {
   model::Config config = small_config("llama4");
   config.hidden_size = 64;
   config.intermediate_size = 32;
-  config.weight_format = StoredFormat::mxfp8;
+  config.quantisation = StoredFormat::mxfp8;
   Options asked = options("TP1");
-  asked.weight_format = config.weight_format;
+  asked.weight_format = config.quantisation.format;
   config.experts = 0;  // transposed ones have no quantised form either
   const auto found = violations(build_model(config, false), asked);
   ASSERT_EQ(found.size(), 1U);

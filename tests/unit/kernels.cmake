@@ -1,7 +1,9 @@
 refit_test(kernels
   SOURCES ${CMAKE_SOURCE_DIR}/tests/support/kernels_main.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_convert.cpp
+          ${CMAKE_SOURCE_DIR}/tests/support/format_reference.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_copy.cpp
+          ${CMAKE_CURRENT_LIST_DIR}/kernels_parts.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_quantise.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_region.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_threads.cpp

@@ -1,10 +1,12 @@
 // Quantised tiles against the reference of the whole matrix, whatever the tiling.
+//
+// REFIT_QUANTISED_BLOCKS is the number of blocks that the test quantises, e.g. 10000000, by as many threads as there are
+// cores; REFIT_QUANTISED_SEED their seed.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <array>
-#include <cstdlib>
 #include <set>
 #include <thread>
 
@@ -275,13 +277,6 @@ class Matrices {
   Array bytes_, scales_, maxima_, last_;
   Bytes expected_bytes_, expected_scales_;
 };
-
-/// Returns a setting of the environment: REFIT_QUANTISED_BLOCKS, the number of blocks that the test quantises, e.g.
-/// 10000000, by as many threads as there are cores; or REFIT_QUANTISED_SEED.
-std::int64_t setting(const char* name, std::int64_t otherwise) {
-  const char* given = std::getenv(name);
-  return given == nullptr ? otherwise : std::atoll(given);
-}
 
 /// Checks at least that many random blocks, in tables of 64 matrices.
 void check_random_blocks(Random random, Quantiser quantiser, std::int64_t blocks) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <numeric>
@@ -73,6 +74,12 @@ inline Bytes random_memory(Random& random, const Extents& extent, const Extents&
   Bytes memory(static_cast<std::size_t>(elements * byte_size(dtype)));
   for (std::byte& value : memory) value = static_cast<std::byte>(random() & 0xFFU);
   return memory;
+}
+
+/// Returns a setting of the environment.
+inline std::int64_t setting(const char* name, std::int64_t otherwise) {
+  const char* given = std::getenv(name);
+  return given == nullptr ? otherwise : std::atoll(given);
 }
 
 inline constexpr DType kAllTypes[] = {

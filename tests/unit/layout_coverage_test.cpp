@@ -356,7 +356,7 @@ TEST_P(EveryLayout, StoresEveryElementOnce) {
 model::Config quantised_config(const std::string& family, StoredFormat how) {
   const std::int64_t block = block_size(how).columns;
   model::Config config = small_config(family);
-  config.weight_format = how;
+  config.quantisation = how;
   config.hidden_size = 2 * block;
   config.head_dim = block;
   config.attention_heads = 4;

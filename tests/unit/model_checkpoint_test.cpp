@@ -460,7 +460,7 @@ TEST(ModelCheckpoint, SkippedTensorsAreLeftOutAndSaid) {
 TEST(ModelCheckpoint, ScalesAreNoParameters) {
   Config config = tied_llama_config();
   const std::int64_t plain = build_model(config, false).parameters();
-  config.weight_format = StoredFormat::fp8_block;
+  config.quantisation = StoredFormat::fp8_block;
   EXPECT_EQ(build_model(config, false).parameters(), plain);
 }
 

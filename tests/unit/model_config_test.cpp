@@ -608,15 +608,15 @@ TEST_F(ModelConfig, QuantisedFormatsAreNamedAsFound) {
   const auto with = [&](const std::string& section) { return json(kLlama, {{"quantization_config", section}}); };
   EXPECT_EQ(
       read_config(write(with(R"({"quant_method": "fp8", "fmt": "float8_e4m3fn", "weight_block_size": [128, 128]})")))
-          .weight_format,
+          .quantisation,
       StoredFormat::fp8_block);
   EXPECT_THAT(
       message(with(
-          R"({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": {"weights":
-          {"num_bits": 8, "type": "float", "strategy": "channel"}}}})")),
-      HasSubstr("has quant_method compressed-tensors with format float-quantized (weights: float, 8 bits, channel)"));
-  EXPECT_THAT(message(with(R"({"quant_method": "modelopt", "quant_algo": "NVFP4"})")),
-              HasSubstr("has quant_method modelopt with quant_algo NVFP4, which has no layout rule"));
+          R"({"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"group_0": {"weights":
+          {"num_bits": 8, "type": "int", "strategy": "channel"}}}})")),
+      HasSubstr("has quant_method compressed-tensors with format int-quantized (weights: int, 8 bits, channel)"));
+  EXPECT_THAT(message(with(R"({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"})")),
+              HasSubstr("has quant_method modelopt with quant_algo W4A8_AWQ, which has no layout rule"));
   EXPECT_THAT(message(with(R"({"quant_method": "fp8"})")), HasSubstr("here one for each tensor or row"));
   EXPECT_THAT(message(with(R"({"quant_method": "fp8", "fmt": "e5m2", "weight_block_size": [128, 128]})")),
               HasSubstr("not e5m2"));
@@ -628,10 +628,10 @@ TEST_F(ModelConfig, ModelOptsOwnFileCountsWhereConfigSaysNothing) {
   write_beside(
       R"({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "MXFP8", "exclude_modules": ["lm_head"]}})");
   const Config config = read_config(write(json(kLlama, {})));
-  EXPECT_EQ(config.weight_format, StoredFormat::mxfp8);
+  EXPECT_EQ(config.quantisation, StoredFormat::mxfp8);
   EXPECT_THAT(config.not_converted, ElementsAre("lm_head"));
-  write_beside(R"({"quantization": {"quant_algo": "NVFP4"}})");
-  EXPECT_THAT(message(json(kLlama, {})), AllOf(HasSubstr("hf_quant_config.json"), HasSubstr("quant_algo NVFP4")));
+  write_beside(R"({"quantization": {"quant_algo": "W4A8_AWQ"}})");
+  EXPECT_THAT(message(json(kLlama, {})), AllOf(HasSubstr("hf_quant_config.json"), HasSubstr("quant_algo W4A8_AWQ")));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cmath>
+#include <set>
 
 #include "unit/quantiser_blocks.hpp"
 
@@ -13,10 +14,23 @@ namespace {
 
 using namespace quantiser_test;
 
-TEST(QuantiserNames, ThereAndBack) {
-  for (Quantiser quantiser : kAll) EXPECT_EQ(parse_quantiser(name(quantiser)), quantiser);
-  EXPECT_EQ(name(Quantiser::te_pow2), "te_pow2");
-  EXPECT_EQ(parse_quantiser("fp8"), std::nullopt);
+TEST(QuantiserNames, EveryLibraryOfBlocksHasItsOwn) {
+  std::set<Quantiser> used;
+  for (const StoredFormat format : {StoredFormat::fp8_block, StoredFormat::mxfp8}) {
+    for (const Library library : libraries(format)) {
+      const auto quantiser = quantiser_of(format, library);
+      ASSERT_TRUE(quantiser) << name(library);
+      EXPECT_EQ(is_mx(*quantiser), format == StoredFormat::mxfp8) << name(library);
+      if (format == StoredFormat::fp8_block) {
+        EXPECT_EQ(name(*quantiser), name(library));
+      }
+      used.insert(*quantiser);
+    }
+  }
+  EXPECT_EQ(used.size(), std::size(kAll));
+  EXPECT_EQ(quantiser_of(StoredFormat::fp8_block, Library::torchao), std::nullopt);
+  EXPECT_EQ(quantiser_of(StoredFormat::mxfp8, Library::te), std::nullopt);
+  EXPECT_EQ(quantiser_of(StoredFormat::nvfp4, Library::vllm), std::nullopt);
 }
 
 void check_log2(std::uint32_t bits) {

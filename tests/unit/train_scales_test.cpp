@@ -26,7 +26,7 @@ model::Config config_with(std::int64_t head_dim, StoredFormat how) {
   config.kv_heads = 2;
   config.experts = 4;
   config.expert_intermediate_size = 256;
-  config.weight_format = how;
+  config.quantisation = how;
   return config;
 }
 

@@ -101,7 +101,7 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
     complaints.meaningless(
         {"gen.quantiser"},
         fmt::format("with train.precision = \"{}\": what is quantised already is copied", name(*train)));
-  } else if (!quantiser_name.empty()) {
+  } else {
     layout::check_quantiser(quantiser_name, kept_as, complaints);
   }
 }

@@ -142,10 +142,6 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
   if (written.model_class == ModelClass::portable)
     complaints.meaningless({"gen.replicate_embedding"}, "with gen.model_class = \"portable\"");
   const std::optional<layout::Precision> train = other.precision();
-  if (is_transposed(weight_format_of(kept_as)) && train && *train != kept_as)
-    complaints.add("gen.precision", fmt::format("{} weights are copied as they are, and nothing is quantised to them; "
-                                                "set train.precision = \"{}\"",
-                                                name(kept_as), name(kept_as)));
   if (!is_quantised(kept_as)) {
     complaints.meaningless({"gen.quantiser", "gen.kv_cache_dtype", "gen.kv_scales"},
                            fmt::format("with gen.precision = \"{}\"", name(kept_as)));
@@ -153,7 +149,7 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
     complaints.meaningless(
         {"gen.quantiser"},
         fmt::format("with train.precision = \"{}\": what is quantised already is copied", name(*train)));
-  } else if (!quantiser_name.empty()) {
+  } else {
     layout::check_quantiser(quantiser_name, kept_as, complaints);
   }
 }
