@@ -51,7 +51,7 @@ std::string unaligned_rows(const Parameter& weight, const ScaleRules& rules, std
   std::int64_t scales = 0;
   for (const Component& component : weight.components) {
     const std::int64_t part = ceil_div(component.count(), component.parts);
-    const std::int64_t local = round_up(part, weight.cut_multiple);
+    const std::int64_t local = round_up(part, std::max<std::int64_t>(weight.cut_multiple, 1));
     const bool is_cut = component.parts > 1 || weight.cut == Cut::stack;
     const bool ranges_fit = component.ranges == 1 || (whole(component.rows.count) && whole(component.distance));
     const bool begins_fit = whole(component.rows.begin) && (!rules.blocks_of_storage || whole(rows));
@@ -66,7 +66,8 @@ std::string unaligned_rows(const Parameter& weight, const ScaleRules& rules, std
 }
 
 std::string unaligned_columns(const Parameter& weight, const Tensor& tensor, std::int64_t block, std::int64_t size) {
-  if (weight.cut != Cut::columns || size == 1 || weight.cut_multiple % block == 0) return "";
+  const bool cuts_blocks = weight.cut_multiple == 0 || weight.cut_multiple % block != 0;
+  if (weight.cut != Cut::columns || size == 1 || !cuts_blocks) return "";
   const Shape shape = rows_and_columns(tensor);
   const std::int64_t columns = shape[shape.size() - 1] / size;
   if (columns % block == 0) return "";
@@ -118,7 +119,7 @@ bool keeps_last(const model::Quantisation& how, const Tensor& part, const Parame
 /// component, or for the last.
 void set_whole(const Tensor& part, bool keeps_last, Parameter& out) {
   out.cut = Cut::components;
-  out.cut_multiple = 1;
+  out.cut_multiple = 0;
   out.part_multiple = 1;
   out.row_multiple = 1;
   out.column_multiple = 1;
@@ -156,12 +157,12 @@ Parameter part_of(const Parameter& weight, const ScaleRules& rules, const model:
   }
   const std::int64_t along_cut = weight.cut == Cut::columns ? block.columns : block.rows;
   out.part_multiple = ceil_div(weight.part_multiple, along_cut);
-  out.cut_multiple = ceil_div(weight.cut_multiple, along_cut);
+  if (weight.cut_multiple > 0) out.cut_multiple = ceil_div(weight.cut_multiple, along_cut);
   out.row_multiple = ceil_div(weight.row_multiple, block.rows);
   out.column_multiple = ceil_div(weight.column_multiple, block.columns);
   if (weight.cut == Cut::columns && block.columns == kWhole) {  // scales of rows, which every rank has
     out.cut = Cut::components;
-    out.cut_multiple = 1;
+    out.cut_multiple = 0;
     for (Component& component : out.components) component.parts = 1;
   }
   out.repeats = repeats;
@@ -180,7 +181,8 @@ Parameter constant_of(const Parameter& weight, const std::string& word, double v
   out.own_dtype = DType::f32;
   out.scalar = true;
   out.constant = value;
-  set_name(word, true, out);
+  if (weight.name.empty()) out.name = word;  // beside a weight that keeps its name
+  if (!weight.name.empty()) set_name(word, true, out);
   return out;
 }
 

@@ -54,12 +54,12 @@ struct LocalRows {
 
 /// Returns the most that one of `parts` has.
 std::int64_t largest_part(const Parameter& parameter, std::int64_t size, std::int64_t parts) {
-  return round_up(ceil_div(size, parts), parameter.cut_multiple);
+  return round_up(ceil_div(size, parts), std::max<std::int64_t>(parameter.cut_multiple, 1));
 }
 
 /// Returns part `index` of `parts`.
 Range cut_part(const Parameter& parameter, std::int64_t size, std::int64_t parts, std::int64_t index) {
-  if (parameter.cut_multiple == 1) return even_part(size, parts, index);
+  if (parameter.cut_multiple == 0) return even_part(size, parts, index);
   const std::int64_t part = largest_part(parameter, size, parts);
   return clip({index * part, part}, size);
 }

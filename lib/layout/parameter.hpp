@@ -59,12 +59,12 @@ struct Parameter {
   std::vector<Component> components;
   Cut cut = Cut::components;
   Experts experts = Experts::none;
-  std::int64_t padded_rows = 0;      ///< vocabularies: rows are padded with zeros to so many, then cut; 0 = not
-  std::int64_t part_multiple = 1;    ///< a rank's part is rounded up to a multiple
-  std::int64_t cut_multiple = 1;     ///< parts begin at multiples, so that the last ranks have less or nothing
-  bool first_rank_only = false;      ///< nothing on all ranks but the first
-  bool sorts_pairs = false;          ///< for rotary pairs: per head the first rows of all pairs, then the second rows
-  bool keeps_float32 = false;        ///< whatever the model's precision
+  std::int64_t padded_rows = 0;    ///< vocabularies: rows are padded with zeros to so many, then cut; 0 = not
+  std::int64_t part_multiple = 1;  ///< a rank's part is rounded up to a multiple
+  std::int64_t cut_multiple = 0;  ///< parts begin at multiples, so that the last ranks may have less; 0: they are equal
+  bool first_rank_only = false;   ///< nothing on all ranks but the first
+  bool sorts_pairs = false;       ///< for rotary pairs: per head the first rows of all pairs, then the second rows
+  bool keeps_float32 = false;     ///< whatever the model's precision
   std::optional<DType> own_dtype{};  ///< likewise, of any other dtype
   Conversion conversion = Conversion::none;
   bool scalar = false;               ///< a storage without dimensions, for tensors of one element
