@@ -28,8 +28,9 @@ struct Totals {
   std::int64_t bytes = 0;
 
   void add(const model::Tensor& tensor) {
-    ++tensors;
     if (!is_scale(tensor.role)) parameters += tensor.elements();
+    if (tensor.kept == model::Kept::parts) return;  // its parts are there instead
+    ++tensors;
     bytes += tensor.bytes();
   }
 };
@@ -54,11 +55,26 @@ void print_totals(const NamedTotals& all) {
   }
 }
 
+std::string words_of(const model::Quantisation& how) {
+  switch (how.format) {
+    case StoredFormat::unquantised: return "";
+    case StoredFormat::fp8_block: return "FP8 with blocks of 128 x 128";
+    case StoredFormat::mxfp8: return "MXFP8";
+    case StoredFormat::fp8_tensor: return "FP8 with a scale for each tensor";
+    case StoredFormat::fp8_channel: return "FP8 with a scale for each row";
+    case StoredFormat::nvfp4: return "NVFP4";
+    case StoredFormat::mxfp4: return "MXFP4";
+    case StoredFormat::int4: return fmt::format("INT4 in groups of {}", how.group);
+    case StoredFormat::int4_asym: return fmt::format("INT4 with zero points in groups of {}", how.group);
+    case StoredFormat::gptq: return fmt::format("GPTQ's INT4 in groups of {}", how.group);
+    case StoredFormat::awq: return fmt::format("AWQ's INT4 in groups of {}", how.group);
+  }
+  return "";
+}
+
 std::string quantised(const model::Quantisation& how) {
   if (how.format == StoredFormat::unquantised) return "";
-  if (how.format == StoredFormat::fp8_block) return ", linear layers in FP8 with blocks of 128 x 128";
-  if (how.format == StoredFormat::mxfp8) return ", linear layers in MXFP8";
-  return ", linear layers in " + described(how);
+  return fmt::format(", {} in {}", how.naming == model::Naming::mxfp4 ? "experts" : "linear layers", words_of(how));
 }
 
 void print_config(const model::Config& config) {
@@ -170,6 +186,7 @@ void inspect_config(const std::string& path, const InspectOptions& options) {
   const model::Model model = model::build_model(model::read_config(path, options.family), false);
   std::vector<Row> rows;
   for (const model::Tensor& tensor : model.tensors) {
+    if (tensor.kept == model::Kept::parts) continue;
     rows.push_back({tensor.name, tensor.file_shape(), tensor.dtype, tensor.bytes(), "-"});
   }
   print("{}: no weights; what the model would have\n", path);

@@ -186,11 +186,18 @@ void poison(const ExecutionSpace& space, std::byte* data, std::int64_t bytes);
 
 /// Changes the low mantissa bits of every element as a function of (key, global linear index, step).
 ///
-/// F32, F16 and BF16: bits ^= m << s with m in 1..7 from perturbation(key, index, step), where s is 0 for F16 and BF16
-/// and 16 for F32, so that the change survives a cast to BF16. NaN and infinity stay. Other types: the lowest bit
-/// flips, except for the largest values and NaN of F8_E4M3 (0x7E, 0x7F, 0xFE, 0xFF), and of F8_E8M0 and U8, which may
-/// be E8M0 (254, 255). All other elements differ from their value of the step before.
+/// F32, F16 and BF16: bits ^= m << s with m in 1..7 from perturbation(key, index, step) and s = perturbation_shift. NaN
+/// and infinity stay. Other types: the lowest bit flips, except for the largest values and NaN of F8_E4M3 (0x7E, 0x7F,
+/// 0xFE, 0xFF), and of F8_E8M0 and U8, which may be E8M0 (254, 255). All other elements differ from their value of the
+/// step before.
 void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t key, std::int64_t step);
+
+/// Returns the shift of the changed bits of a castable type: they are the lowest ones that BF16 has too, so that the
+/// change survives a cast to it.
+constexpr int perturbation_shift(DType dtype) {
+  if (dtype == DType::f32) return 16;
+  return dtype == DType::f16 ? 3 : 0;
+}
 
 /// Returns the 3-bit mask 1..7 of one element of one step.
 constexpr std::uint32_t perturbation(std::uint64_t key, std::int64_t index, std::int64_t step) {
@@ -259,7 +266,7 @@ constexpr std::int64_t sign(std::uint64_t seed, std::int64_t column) {
 /// differ.
 struct Difference {
   std::int64_t count = 0;
-  std::int64_t first = -1;  ///< linear index within the box of the first differing element; -1 if none
+  std::int64_t first = -1;  ///< linear index within the box of the first such element; -1 if none
 };
 Difference count_differences(const ExecutionSpace& space, const Region& region, const std::byte* expected);
 
@@ -270,6 +277,11 @@ std::int64_t count_not_finite(const ExecutionSpace& space, const Region& region)
 /// Counts elements, NaN aside, whose value type `to` does not have: a cast rounds them or makes them infinite. Castable
 /// types only; complete on return.
 std::int64_t count_rounded(const ExecutionSpace& space, const Region& region, DType to);
+
+/// Counts finite elements that become infinite where they are transformed and cast to type `to`: each is beyond its
+/// largest value. Castable types, and no Transform::quantise; complete on return, at once where there can be none.
+Difference count_overflows(const ExecutionSpace& space, const Region& region, DType to,
+                           Transform transform = Transform::none);
 
 /// Writes the values of one seeded synthetic tensor: mean + scale x (a normal-looking deviate), a function of (key,
 /// global linear index) only. They are computed in double and rounded once to the region's dtype: a castable one,

@@ -24,13 +24,12 @@ KOKKOS_FORCEINLINE_FUNCTION std::uint32_t perturbation_of(std::uint64_t mixed, s
   return 1U + remainder_by_7(splitmix64(mixed ^ (index * 0x9E3779B97F4A7C15ULL)));
 }
 
-template <typename Bits>
+template <typename Bits, int kShift>
 struct Perturb {
   static constexpr bool kReads = true;
   static constexpr bool kWrites = true;
   static constexpr bool kWords = true;
   static constexpr int kBits = 8 * sizeof(Bits);
-  static constexpr int kShift = kBits == 32 ? 16 : 0;
   std::uint64_t mixed;  ///< key and step
   Bits exponent;        ///< all ones in the exponent of a castable type: NaN and infinity; 0 for other types
 
@@ -138,7 +137,13 @@ void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t ke
     if constexpr (sizeof(Bits) == 1) {
       for_each_element<Bits>(space, label, region, FlipLowest{kept_bits(region.dtype)});
     } else {
-      for_each_element<Bits>(space, label, region, Perturb<Bits>{mixed, static_cast<Bits>(exponent)});
+      constexpr int kShift = sizeof(Bits) == 4 ? perturbation_shift(DType::f32) : perturbation_shift(DType::bf16);
+      if constexpr (sizeof(Bits) == 2) {
+        constexpr int kOfHalves = perturbation_shift(DType::f16);
+        if (region.dtype == DType::f16)
+          return for_each_element<Bits>(space, label, region, Perturb<Bits, kOfHalves>{mixed, 0x7C00U});
+      }
+      for_each_element<Bits>(space, label, region, Perturb<Bits, kShift>{mixed, static_cast<Bits>(exponent)});
     }
   });
 }
@@ -156,7 +161,7 @@ void synthesise(const ExecutionSpace& space, const Region& region, std::uint64_t
 void flip_bit(const ExecutionSpace& space, std::byte* byte) {
   static const std::string label = "refit::flip_bit";
   const Region region{byte, DType::u8, Box::whole({1}), {1}, {1}};
-  for_each_element<std::uint8_t>(space, label, region, Perturb<std::uint8_t>{0, 0});
+  for_each_element<std::uint8_t>(space, label, region, Perturb<std::uint8_t, 0>{0, 0});
   space.fence();
 }
 

@@ -1,5 +1,6 @@
 #include "kernels/count.hpp"
 #include "kernels/elementwise.hpp"
+#include "kernels/transform.hpp"
 
 namespace refit::kernels {
 
@@ -38,6 +39,27 @@ struct IsRounded {
   }
 };
 
+/// Test for finite values that are infinite as type To.
+template <typename From, typename To>
+struct Overflows {
+  using Bits = typename From::Bits;
+  Bits infinity;                  ///< of type From
+  typename To::Bits to_infinity;  ///< of type To
+  Transform transform;
+
+  KOKKOS_FORCEINLINE_FUNCTION bool operator()(Bits stored, std::int64_t) const {
+    const auto become =
+        transform == Transform::none ? convert<From, To>(stored) : transformed<From, To>(stored, transform);
+    return (stored & infinity) != infinity && (become & to_infinity) == to_infinity;
+  }
+};
+
+/// Returns true where a finite value of type `from`, transformed, may be beyond the largest one of type `to`.
+bool may_overflow(DType from, DType to, Transform transform) {
+  const auto range = [](DType dtype) { return dtype == DType::f32 ? 2 : (dtype == DType::bf16 ? 1 : 0); };
+  return transform == Transform::negative_exp || range(from) > range(to);
+}
+
 }  // namespace
 
 std::int64_t count_not_finite(const ExecutionSpace& space, const Region& region) {
@@ -66,6 +88,21 @@ std::int64_t count_rounded(const ExecutionSpace& space, const Region& region, DT
     }
   });
   return count;
+}
+
+Difference count_overflows(const ExecutionSpace& space, const Region& region, DType to, Transform transform) {
+  static const std::string label = "refit::count_overflows";
+  REFIT_ASSERT(is_castable(region.dtype) && is_castable(to) && transform != Transform::quantise);
+  Difference result;
+  if (!may_overflow(region.dtype, to, transform)) return result;
+  with_types(region.dtype, to, [&](auto source, auto target) {
+    using From = decltype(source);
+    using To = decltype(target);
+    const Overflows<From, To> test{static_cast<typename From::Bits>(not_finite_mask(region.dtype)),
+                                   static_cast<typename To::Bits>(not_finite_mask(to)), transform};
+    result = count_where<typename From::Bits>(space, label, region, test);
+  });
+  return result;
 }
 
 }  // namespace refit::kernels

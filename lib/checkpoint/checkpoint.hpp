@@ -82,11 +82,17 @@ struct Read {
   Shape shape;      ///< of the entry's elements in row-major order, with as many dimensions as the box
 };
 
+/// The loss of one read's values in a cast.
+struct CastLoss {
+  bool rounded = false;             ///< the destination's dtype lacks a value of the file
+  std::int64_t overflows = 0;       ///< finite values of the file that became infinite
+  std::int64_t first_overflow = 0;  ///< smallest linear index in the tensor
+};
+
 struct ReadStatistics {
   std::int64_t bytes_read = 0;    ///< from files
   std::int64_t bytes_needed = 0;  ///< of the boxes, in the files' dtype
-  /// One number per read: 1 where a cast rounded a value of the file, 0 where the destination's dtype has all of them.
-  std::vector<std::uint8_t> rounded;
+  std::vector<CastLoss> losses;   ///< one per read
 };
 
 /// Reads boxes straight into their final places: pread of contiguous byte ranges where the box is contiguous at both

@@ -79,10 +79,10 @@ void check(const Read& read, const Checkpoint& checkpoint) {
 
 class Reader {
  public:
-  /// Sets rounded[i] where read number i rounds a value.
+  /// Adds the loss of read number i to losses[i].
   Reader(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint, std::int64_t total_bytes,
-         const std::function<void(std::int64_t, std::int64_t)>& progress, std::span<std::uint8_t> rounded)
-      : space_(space), checkpoint_(checkpoint), total_bytes_(total_bytes), progress_(progress), rounded_(rounded) {}
+         const std::function<void(std::int64_t, std::int64_t)>& progress, std::span<CastLoss> losses)
+      : space_(space), checkpoint_(checkpoint), total_bytes_(total_bytes), progress_(progress), losses_(losses) {}
 
   void read(const Read& read, std::size_t number) {
     if (read.box.empty()) return;
@@ -148,7 +148,7 @@ class Reader {
                         wanted.extent, buffer_strides, read.strides, keeps ? read.format.dtype : read.entry->info.dtype,
                         read.format.dtype,
                         keeps ? Transform::none : transform(Conversion::none, read.format.conversion)});
-      read_of_tile_.push_back(number_);
+      parts_.push_back({number_, wanted, &read.shape});
       used_ = round_up(used_ + bytes, kSlotAlignment);
     });
   }
@@ -157,28 +157,33 @@ class Reader {
   void launch() {
     space_.fence();
     kernels::CopyTable(space_, tiles_).run(space_);
-    look_for_rounding();
+    look_for_losses();
     tiles_.clear();
-    read_of_tile_.clear();
+    parts_.clear();
     used_ = 0;
     slot_ = 1 - slot_;
   }
 
-  /// Looks at a cast until one of its values is rounded; nothing more is recorded about that read.
-  void look_for_rounding() const {
+  /// Looks at all casts and transforms: for rounding until a value of the read is rounded.
+  void look_for_losses() const {
     for (std::size_t i = 0; i < tiles_.size(); ++i) {
       const kernels::Tile& tile = tiles_[i];
-      std::uint8_t& rounded = rounded_[read_of_tile_[i]];
-      if (rounded != 0 || tile.transform != Transform::none || !may_round(tile.from, tile.to)) continue;
+      if (!is_castable(tile.from) || !is_castable(tile.to)) continue;
+      CastLoss& loss = losses_[parts_[i].read];
       // The region is only read from.
-      const kernels::Region region{const_cast<std::byte*>(tile.source), tile.from, Box::whole(tile.extent), tile.extent,
+      const kernels::Region region{const_cast<std::byte*>(tile.source), tile.from, parts_[i].box, *parts_[i].shape,
                                    tile.source_strides};
-      rounded = kernels::count_rounded(space_, region, tile.to) > 0 ? 1 : 0;
+      add_overflows(kernels::count_overflows(space_, region, tile.to, tile.transform), region, loss);
+      const bool may_round = tile.transform == Transform::none && tile.from != tile.to && tile.to != DType::f32;
+      if (may_round && !loss.rounded) loss.rounded = kernels::count_rounded(space_, region, tile.to) > 0;
     }
   }
 
-  static bool may_round(DType from, DType to) {
-    return from != to && to != DType::f32 && is_castable(from) && is_castable(to);
+  static void add_overflows(const kernels::Difference& found, const kernels::Region& region, CastLoss& loss) {
+    if (found.count == 0) return;
+    const std::int64_t first = offset_of(unravel(found.first, region.box), row_major_strides(region.shape));
+    loss.first_overflow = loss.overflows == 0 ? first : std::min(loss.first_overflow, first);
+    loss.overflows += found.count;
   }
 
   /// Returns the box with whole rows where its own part of them is tiny, over as many dimensions as make up such a row.
@@ -206,14 +211,20 @@ class Reader {
   const Checkpoint& checkpoint_;
   std::int64_t total_bytes_;
   const std::function<void(std::int64_t, std::int64_t)>& progress_;
-  std::span<std::uint8_t> rounded_;
+  std::span<CastLoss> losses_;
   std::size_t number_ = 0;  ///< of the read
   Gather gather_;
   std::array<kernels::SharedBuffer, 2> slots_;
   std::size_t slot_ = 0;
   std::int64_t used_ = 0;  ///< of the slot
+  /// The place of a tile in its tensor.
+  struct Part {
+    std::size_t read;  ///< number
+    Box box;
+    const Shape* shape;  ///< of the read
+  };
   std::vector<kernels::Tile> tiles_;
-  std::vector<std::size_t> read_of_tile_;
+  std::vector<Part> parts_;  ///< of the tiles
   std::int32_t file_ = -1;
   std::int64_t done_ = 0;
   std::int64_t reported_ = 0;
@@ -241,8 +252,8 @@ ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& chec
     check(read, checkpoint);
     statistics.bytes_needed += read.box.volume() * byte_size(read.entry->info.dtype);
   }
-  statistics.rounded.assign(reads.size(), 0);
-  Reader reader(space, checkpoint, statistics.bytes_needed, progress, statistics.rounded);
+  statistics.losses.resize(reads.size());
+  Reader reader(space, checkpoint, statistics.bytes_needed, progress, statistics.losses);
   for (std::size_t i : file_order(reads)) reader.read(reads[i], i);
   reader.finish();
   statistics.bytes_read = reader.bytes_read();

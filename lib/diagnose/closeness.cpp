@@ -18,9 +18,6 @@ constexpr std::int64_t kMostSteps = 256;
 constexpr std::size_t kFewestFlipped = 12;  ///< elements of 3 bits each: by chance, one tensor in 2^20 fits some steps
 constexpr std::size_t kSamples = 64;
 
-/// Returns the lowest of the three bits that an update changes in an element.
-int shift_of(DType dtype) { return dtype == DType::f32 ? 16 : 0; }
-
 /// Returns the E4M3 value nearest to `value`, ties to even, saturated.
 double rounded_to_e4m3(double value) {
   constexpr double kLargest = 448;
@@ -81,19 +78,20 @@ Bits flipped_by(const Steps& steps, const model::Tensor& canonical, DType dtype,
   const std::uint64_t key = hash_name(canonical.name);
   std::uint32_t bits = 0;
   for (std::int64_t step = steps.first; step <= steps.last; ++step) bits ^= kernels::perturbation(key, index, step);
-  return Bits{bits} << shift_of(dtype);
+  return Bits{bits} << kernels::perturbation_shift(dtype);
 }
 
 std::optional<Steps> steps_between(const model::Tensor& canonical, DType dtype, const std::vector<Flipped>& elements) {
   if (!is_castable(dtype) || elements.size() < kFewestFlipped) return std::nullopt;
   const std::uint64_t key = hash_name(canonical.name);
+  const int shift = kernels::perturbation_shift(dtype);
   const std::size_t count = std::min(kSamples, elements.size());
   std::vector<std::uint32_t> wanted;
   std::vector<std::array<std::uint32_t, kMostSteps + 1>> until;  // by sample: bits flipped up to a step
   for (std::size_t i = 0; i < count; ++i) {
     const Flipped& element = elements[i * elements.size() / count];
-    wanted.push_back(static_cast<std::uint32_t>(element.bits >> shift_of(dtype)));
-    const bool other_bits = (Bits{wanted.back()} << shift_of(dtype)) != element.bits;
+    wanted.push_back(static_cast<std::uint32_t>(element.bits >> shift));
+    const bool other_bits = (Bits{wanted.back()} << shift) != element.bits;
     if (other_bits || wanted.back() > 7) wanted.back() = 8;  // by no update
     auto& flips = until.emplace_back();
     for (std::int64_t step = 1; step <= kMostSteps; ++step) {

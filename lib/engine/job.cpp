@@ -11,6 +11,7 @@
 #include "engine/notes.hpp"
 #include "engine/unequal_scales.hpp"
 #include "transport/together.hpp"
+#include "verify/overflows.hpp"
 
 namespace refit::engine {
 namespace {
@@ -178,6 +179,7 @@ void Job::allocate() {
   if (train_) mine_->source.emplace(train_->memory());
   if (gen_) mine_->destination.emplace(gen_->memory());
   if (gen_) gen_arena_ = gen_->arena;
+  if (gen_) arrived_.emplace(lies_.arrived(*mine_->destination));
   mine_->peers = peers_.get();
 }
 
@@ -188,6 +190,7 @@ void Job::load(report::Result& result) {
   const double start = now();
   report::Load read;
   std::vector<std::int32_t> rounded;
+  std::vector<verify::Overflow> overflows;
   together(world_, [&] {
     LoadProgress report;
     for (const OwnSide* side : sides()) {
@@ -198,6 +201,7 @@ void Job::load(report::Result& result) {
       read.bytes_read += loaded.statistics.bytes_read;
       read.bytes_needed += loaded.statistics.bytes_needed;
       rounded.insert(rounded.end(), loaded.rounded.begin(), loaded.rounded.end());
+      overflows.insert(overflows.end(), loaded.overflows.begin(), loaded.overflows.end());
     }
   });
   if (train_) train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
@@ -209,6 +213,7 @@ void Job::load(report::Result& result) {
     if (world_.rank() == 0) unequal = unequal_scale_notes(space_, setup_);
   });
   say(unequal, result);
+  say(overflow_notes(setup_, verify::gather_overflows(overflows, world_)), result);
 }
 
 void Job::say(const std::vector<std::string>& notes, report::Result& result) const {
@@ -311,6 +316,7 @@ report::Refit Job::refit(std::int64_t number) {
                             [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
   const session::RefitSeconds mine = session_->refit([&] {
     if (!gen_) return;
+    arrived_->refitted(number);
     if (cache_scales_ && !lies_.skips_finalise(number)) cache_scales_->finalise(lies_.forgets_scales());
     if (derived_ && !lies_.keeps_derived(number)) derived_->finalise();
     if (processing_ && !lies_.keeps_derived(number)) processing_->finalise();
@@ -344,9 +350,25 @@ verify::StepResult Job::verify(std::int64_t number, report::Result& result, cons
   if (has_cache_scales()) CacheScales::verify(true_scales_.get(), cache_scales_.get(), setup_, world_, step);
   if (derived_) derived_->verify(step);
   if (processing_) processing_->verify(world_, step);
-  if (!looked_at_gen_) say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(Group::gen)), result);
+  if (!looked_at_gen_)
+    say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(Group::gen), step.overflows), result);
   looked_at_gen_ = true;
+  warn_of_overflows(step);
   return step;
+}
+
+/// Writes to the log which values became infinite, of the first tensors that have more of them than ever before.
+void Job::warn_of_overflows(const verify::StepResult& step) {
+  constexpr int kNamed = 5;
+  int more = 0;
+  for (const verify::Overflow& overflow : step.overflows) {
+    std::int64_t& most = overflows_[overflow.tensor];
+    if (overflow.elements <= most) continue;
+    most = overflow.elements;
+    if (world_.rank() == 0 && ++more <= kNamed)
+      spdlog::warn("refit {}: {}", step.step, overflow_text(setup_, overflow));
+  }
+  if (more > kNamed) spdlog::warn("refit {}: values of {} more tensors became infinite", step.step, more - kNamed);
 }
 
 void Job::dump() const {

@@ -1,6 +1,7 @@
 #pragma once
 // One rank of one job: its weights, and the session that refits them. Loads, updates, dumps, and records the results.
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -73,6 +74,7 @@ class Job {
   void record_session(report::Result& result) const;
   /// Adds notes to those of rank 0, and to its log.
   void say(const std::vector<std::string>& notes, report::Result& result) const;
+  void warn_of_overflows(const verify::StepResult& step);
 
   transport::Control& world_;
   const kernels::ExecutionSpace& space_;
@@ -93,11 +95,13 @@ class Job {
   std::unique_ptr<session::Session> session_;
   std::unique_ptr<CacheScales> true_scales_;   ///< of train rank 0, where gen's KV cache is FP8
   std::unique_ptr<CacheScales> cache_scales_;  ///< of gen ranks, likewise
+  std::optional<inject::Arrived> arrived_;     ///< of gen ranks
   std::unique_ptr<Derived> derived_;           ///< where the engine derives storages of its weights
   std::unique_ptr<Processing> processing_;     ///< where it makes others of them by arithmetic
   std::unique_ptr<session::Prover> prover_;
-  std::vector<verify::NotFinite> not_finite_;  ///< of train, at rank 0
-  bool looked_at_gen_ = false;                 ///< for its NaN and infinities
+  std::vector<verify::NotFinite> not_finite_;       ///< of train, at rank 0
+  bool looked_at_gen_ = false;                      ///< for its NaN and infinities
+  std::map<std::int32_t, std::int64_t> overflows_;  ///< most elements so far, by tensor
 };
 
 }  // namespace refit::engine

@@ -95,8 +95,27 @@ void add(const verify::Verdict& verdict, Total& total) {
   total.elements_wrong = std::max(total.elements_wrong, verdict.elements_wrong);
 }
 
+/// Adds the overflows of a refit to the worst so far.
+void add_overflows(const verify::StepResult& step, const Setup& setup, report::Verification& total) {
+  std::int64_t elements = 0;
+  for (const verify::Overflow& overflow : step.overflows) {
+    elements += overflow.elements;
+    const model::Tensor& tensor = setup.model[overflow.tensor];
+    auto entry = std::ranges::find(total.overflows, tensor.name, &report::Overflow::tensor);
+    if (entry == total.overflows.end()) entry = total.overflows.insert(entry, report::Overflow{});
+    if (overflow.elements <= entry->elements) continue;
+    const Extents index = unravel(overflow.first_index, tensor.file_shape());
+    *entry = {tensor.name,
+              std::string(name(setup.gen->format(tensor)->dtype)),
+              overflow.elements,
+              {index.begin(), index.end()},
+              step.step};
+  }
+  total.elements_overflowed = std::max(total.elements_overflowed, elements);
+}
+
 /// Adds one verified refit to the report.
-void add(const verify::StepResult& step, const model::Model& model, report::Refit& refit, report::Result& result) {
+void add(const verify::StepResult& step, const Setup& setup, report::Refit& refit, report::Result& result) {
   refit.elements_wrong = step.elements_wrong;
   refit.counted = step.tensors_not_counted == 0;
   refit.kl_max = step.kl.max;
@@ -120,11 +139,12 @@ void add(const verify::StepResult& step, const model::Model& model, report::Refi
   total.fingerprint_gen = hexadecimal(step.fingerprint_gen);
   if (!total.kl) total.kl.emplace();
   add(step.kl, *total.kl);
+  add_overflows(step, setup, total);
   for (const verify::WrongTensor& wrong : step.wrong) {
     if (!first_wrong) break;
     report::WrongTensor entry{wrong.tensor, to_int(wrong.gen_rank), wrong.elements_wrong, {}, wrong.counted};
     if (wrong.first_index >= 0) entry.first_index = {wrong.first_index};
-    if (const model::Tensor* tensor = model.find(wrong.tensor); tensor != nullptr && wrong.first_index >= 0) {
+    if (const model::Tensor* tensor = setup.model.find(wrong.tensor); tensor != nullptr && wrong.first_index >= 0) {
       const Extents index = unravel(wrong.first_index, tensor->file_shape());
       entry.first_index.assign(index.begin(), index.end());
     }
@@ -234,7 +254,7 @@ class Run {
       }
       if (!is_root()) continue;
       findings_.edit([&](report::Result& all) {
-        if (step) add(*step, setup_->model, refit, all);
+        if (step) add(*step, *setup_, refit, all);
         std::ranges::move(found.notes, std::back_inserter(all.notes));
         all.refits.push_back(std::move(refit));
       });
@@ -263,7 +283,7 @@ class Run {
     report::Result verdict = result();
     report::Refit refit;
     refit.number = wrong.step;
-    add(wrong, setup_->model, refit, verdict);
+    add(wrong, *setup_, refit, verdict);
     judge(*setup_, verdict);
     findings_.set_verdict(std::move(verdict));
     if (!is_root()) return;

@@ -133,9 +133,11 @@ Loaded Weights::read_checkpoint(const kernels::ExecutionSpace& space,
     reads.push_back({entry, stored.box, stored.data, piece->piece.format, stored.strides, stored.shape});
     tensors.push_back(piece->tensor);
   }
-  Loaded loaded{checkpoint::read(space, *setup_.checkpoint, reads, progress), {}};
+  Loaded loaded{checkpoint::read(space, *setup_.checkpoint, reads, progress), {}, {}};
   for (std::size_t i = 0; i < reads.size(); ++i) {
-    if (loaded.statistics.rounded[i] != 0) loaded.rounded.push_back(tensors[i]);
+    const checkpoint::CastLoss& loss = loaded.statistics.losses[i];
+    if (loss.rounded) loaded.rounded.push_back(tensors[i]);
+    if (loss.overflows > 0) loaded.overflows.push_back({tensors[i], loss.overflows, loss.first_overflow});
   }
   return loaded;
 }

@@ -11,6 +11,7 @@
 #include "kernels/kernels.hpp"
 #include "transport/memory.hpp"
 #include "verify/rank_view.hpp"
+#include "verify/result.hpp"
 
 namespace refit::engine {
 
@@ -19,7 +20,8 @@ using cases::Setup;
 /// The result of loading.
 struct Loaded {
   checkpoint::ReadStatistics statistics;
-  std::vector<std::int32_t> rounded;  ///< tensors some of whose values this rank's dtype does not have
+  std::vector<std::int32_t> rounded;        ///< tensors some of whose values this rank's dtype does not have
+  std::vector<verify::Overflow> overflows;  ///< of this rank's parts: in the file finite, but not here
 };
 
 /// The weights of one rank of one side, in an arena that the caller owns.

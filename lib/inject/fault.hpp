@@ -39,6 +39,9 @@ enum class Act : std::uint8_t {
   keep_scales,    ///< gen does not finalise the KV cache's scales after refit 1
   keep_derived,   ///< gen does not make derived storages anew after refit 1
   forget_scales,  ///< gen finalises them as if none had been loaded
+  keep,           ///< gen keeps what refit 1 brought of the concerned tensors
+  old_magnitudes, ///< train ranks quantise with the magnitudes of refit 1
+  change,         ///< gen changes the concerned tensors whenever they have arrived
   // Schedules: see schedules.cpp.
   skip_gen,         ///< gen rank 0 leaves out the bulk path of refit 2
   unsent,           ///< train ranks do not send the concerned tensors on the bulk path, whose receivers wait
@@ -59,6 +62,8 @@ struct Fault {
   bool (*concerns)(const Setting&, const Tensor&);  ///< nullptr: no tensor in particular
   /// Appends the pieces of a concerned tensor on a rank, as `Layout::pieces` does. For faults of layouts.
   void (*distort)(const Setting&, const layout::Layout& truth, const Tensor&, Rank, std::vector<Piece>&) = nullptr;
+  /// Changes the bytes of a storage of concerned tensors. For Act::change.
+  void (*change)(std::span<std::byte>) = nullptr;
 };
 
 /// Returns faults that show what the proofs notice.
@@ -75,6 +80,8 @@ std::vector<Fault> stage_faults();
 std::vector<Fault> attention_faults();
 /// Returns faults of block scales.
 std::vector<Fault> scale_faults();
+/// Returns faults of single parts of quantised weights.
+std::vector<Fault> part_faults();
 
 /// Returns faults that bring too little of what gen ranks store.
 std::vector<Fault> coverage_faults();

@@ -1,6 +1,7 @@
 #include "inject/faults.hpp"
 
 #include <algorithm>
+#include <set>
 
 #include "core/error.hpp"
 #include "inject/distorted_layout.hpp"
@@ -15,7 +16,7 @@ const std::vector<Fault>& all_faults() {
   static const std::vector<Fault> all = [] {
     std::vector<Fault> rows;
     for (const auto& kind : {demonstrations, gate_up_faults, expert_faults, dropped_faults, stage_faults,
-                             attention_faults, scale_faults, coverage_faults, schedule_faults}) {
+                             attention_faults, scale_faults, part_faults, coverage_faults, schedule_faults}) {
       for (const Fault& fault : kind()) rows.push_back(fault);
     }
     return rows;
@@ -82,14 +83,15 @@ const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t
   return found == model.tensors.end() ? nullptr : &*found;
 }
 
-/// Returns the other half of a gated MLP: a gate stands before its up in a model's list, with nothing but block scales
+/// Returns the other half of a gated MLP: a gate stands before its up in a model's list, with nothing but its parts
 /// between them.
 const Tensor* other_half(const model::Model& model, const Tensor& tensor) {
   const bool gate = is_gate(tensor.role);
   if (!gate && !is_up(tensor.role)) return nullptr;
-  const std::int64_t distance = tensor.scales < 0 ? 1 : 2;
-  const std::int64_t index = tensor.index + (gate ? distance : -distance);
-  if (index < 0 || index >= static_cast<std::int64_t>(model.tensors.size())) return nullptr;
+  const auto is_part = [&](std::int64_t i) { return i >= 0 && i < std::ssize(model.tensors) && model[i].scale_of >= 0; };
+  std::int64_t index = tensor.index + (gate ? 1 : -1);
+  while (is_part(index)) index += gate ? 1 : -1;
+  if (index < 0 || index >= std::ssize(model.tensors)) return nullptr;
   const Tensor& other = model[index];
   return (gate ? is_up(other.role) : is_gate(other.role)) ? &other : nullptr;
 }
@@ -183,6 +185,7 @@ void Faults::require_effect(const Job& job) const {
     };
     const bool has_victim = job.train.ranks() > to_int(kVictim) && std::ranges::any_of(job.model.tensors, is_on_victim);
     const bool shows_stale = job.refits >= 2 && job.updates;
+    const bool is_moved = std::ranges::any_of(job.bulk, concerned) || std::ranges::any_of(job.misc, concerned);
     std::string needs;
     if (job.colocated && sets_sides_apart(fault->act)) needs = "train and gen ranks that are apart (run.colocated)";
     switch (fault->act) {
@@ -201,12 +204,19 @@ void Faults::require_effect(const Job& job) const {
       case Act::skip:
         if (!shows_stale) needs = "two refits, and run.update = \"perturb\"";
         break;
+      case Act::old_magnitudes:
+      case Act::keep:
+        if (!shows_stale) needs = "two refits, and run.update = \"perturb\"";
+        if (!is_moved) needs = fault->needs;
+        break;
+      case Act::change:
+        if (!is_moved) needs = fault->needs;
+        break;
       case Act::skip_gen:
         if (job.refits < 2) needs = "two refits";
         break;
       case Act::drop:
-        if (std::ranges::none_of(job.bulk, concerned) && std::ranges::none_of(job.misc, concerned))
-          needs = "one of the tensors on its way to gen";
+        if (!is_moved) needs = "one of the tensors on its way to gen";
         break;
       case Act::unsent:
       case Act::narrow:
@@ -269,6 +279,26 @@ bool Faults::skips_bulk(Group group, Rank rank, std::int64_t refit) const {
 bool Faults::skips_finalize(std::int64_t refit) const { return refit >= 2 && acting(Act::keep_scales) != nullptr; }
 
 bool Faults::keeps_derived(std::int64_t refit) const { return refit >= 2 && acting(Act::keep_derived) != nullptr; }
+
+bool Faults::keeps_magnitudes(std::int64_t refit) const {
+  return refit >= 2 && acting(Act::old_magnitudes) != nullptr;
+}
+
+std::vector<Arrived::Storage> Faults::changed_storages(const model::Model& model,
+                                                       const session::SideMemory& gen) const {
+  std::vector<Arrived::Storage> result;
+  std::set<std::int32_t> found;
+  for (const layout::LocalPiece& piece : gen.layout.pieces) {
+    const Fault* fault = find([&](const Fault& f) {
+      return (f.act == Act::keep || f.act == Act::change) && concerns(f, model, model[piece.tensor]);
+    });
+    if (fault == nullptr || !found.insert(piece.storage).second) continue;
+    const auto at = static_cast<std::size_t>(piece.storage);
+    const auto bytes = static_cast<std::size_t>(gen.layout.storages[at].bytes());
+    result.push_back({{gen.storages.storages()[at], bytes}, fault->change});
+  }
+  return result;
+}
 
 bool Faults::forgets_scales() const { return acting(Act::forget_scales) != nullptr; }
 

@@ -12,9 +12,11 @@
 #include <string>
 #include <vector>
 
+#include "inject/arrived.hpp"
 #include "layout/layout.hpp"
 #include "layout/parallelism.hpp"
 #include "plan/plan.hpp"
+#include "session/exchange.hpp"
 #include "transport/communicator.hpp"
 
 namespace refit::inject {
@@ -84,6 +86,11 @@ class Faults {
   bool keeps_derived(std::int64_t refit) const;
   /// Returns true where gen finalises the KV cache's scales as if none had been loaded.
   bool forgets_scales() const;
+
+  /// Returns true where train ranks quantise this refit with the magnitudes of the one before.
+  bool keeps_magnitudes(std::int64_t refit) const;
+  /// Returns the storages of a gen rank that do not stay what a refit makes of them.
+  std::vector<Arrived::Storage> changed_storages(const model::Model& model, const session::SideMemory& gen) const;
 
   /// Returns true where ranks of this side run the misc path before the bulk path.
   bool misc_first(Group group) const;

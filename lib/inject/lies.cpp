@@ -136,7 +136,8 @@ session::Decorators Lies::decorators() const {
             session::Path& bulk = paths.front();
             bulk.executor = std::make_unique<Skipping>(std::move(bulk.executor), faults_, own_);
             if (faults_.misc_first(group)) std::ranges::reverse(paths);
-          }};
+          },
+          [this, refit = std::int64_t{0}]() mutable { return faults_.keeps_magnitudes(++refit); }};
 }
 
 bool Lies::corrupts(const model::Tensor& tensor) const {

@@ -55,7 +55,7 @@ std::vector<Fault> scale_faults() {
            Act::train_layout,
            [](const Setting& /*setting*/, const Tensor& tensor) {
              const Shape& shape = tensor.shape;
-             return tensor.scale_of >= 0 && tensor.expert >= 0 &&
+             return tensor.role == Role::block_scale && shape.size() > 1 && tensor.expert >= 0 &&
                     std::find(shape.begin(), shape.end(), 1) != shape.end();
            },
            without_singletons},
@@ -63,7 +63,8 @@ std::vector<Fault> scale_faults() {
            "block scales of o_proj or down_proj whose columns train TP > 1 divides",
            Act::train_layout,
            [](const Setting& setting, const Tensor& tensor) {
-             if (tensor.scale_of < 0 || setting.train.tp == 1 || tensor.shape[1] % setting.train.tp != 0) return false;
+             if (tensor.role != Role::block_scale || tensor.shape.size() != 2) return false;
+             if (setting.train.tp == 1 || tensor.shape[1] % setting.train.tp != 0) return false;
              const Role role = weight_of(setting, tensor).role;
              return role == Role::o_proj || role == Role::down_proj;
            },

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/hash.hpp"
+#include "model/part_boxes.hpp"
 
 namespace refit::layout {
 namespace {
@@ -63,9 +64,7 @@ StorageKey QuantisedLayout::part_key(const Tensor& part, std::size_t piece) {
 }
 
 Box QuantisedLayout::touched(const Tensor& part, const Box& box) const {
-  if (is_of_whole_weight(part.role)) return Box::whole(part.shape);
-  const Box blocks = touched_blocks(in_matrix_order(weight_of(part), box), block_of(model_.quantisation, part.role));
-  return part.shape.size() > 1 ? blocks : Box{{blocks.lower[0]}, {blocks.extent[0]}};  // scales of rows
+  return touched_elements(model_.quantisation, part, in_matrix_order(weight_of(part), box));
 }
 
 std::uint64_t QuantisedLayout::placement_class(const Tensor& tensor) const {

@@ -7,8 +7,8 @@
 namespace refit::layout {
 namespace {
 
-constexpr std::string_view kPrecision[] = {"bf16",  "fp32",  "fp8",  "mxfp8",     "fp8_tensor", "fp8_channel",
-                                           "nvfp4", "mxfp4", "int4", "int4_asym", "gptq",       "awq"};
+constexpr std::string_view kPrecision[] = {"bf16",  "fp16",  "fp32", "fp8",       "mxfp8", "fp8_tensor", "fp8_channel",
+                                           "nvfp4", "mxfp4", "int4", "int4_asym", "gptq",  "awq"};
 
 }  // namespace
 
@@ -17,6 +17,7 @@ Choices choices(Precision) { return kPrecision; }
 DType dtype_of(Precision precision) {
   switch (precision) {
     case Precision::fp32: return DType::f32;
+    case Precision::fp16:
     case Precision::gptq:
     case Precision::awq: return DType::f16;  // as engines want it beside float16 scales
     default: return DType::bf16;
@@ -26,6 +27,7 @@ DType dtype_of(Precision precision) {
 StoredFormat weight_format_of(Precision precision) {
   switch (precision) {
     case Precision::bf16:
+    case Precision::fp16:
     case Precision::fp32: return StoredFormat::unquantised;
     case Precision::fp8: return StoredFormat::fp8_block;
     case Precision::mxfp8: return StoredFormat::mxfp8;

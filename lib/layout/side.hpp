@@ -30,6 +30,7 @@ namespace refit::layout {
 /// Precision in which a side keeps its weights.
 enum class Precision : std::uint8_t {
   bf16,
+  fp16,
   fp32,
   fp8,
   mxfp8,

@@ -148,7 +148,7 @@ void read_sizes(ConfigFile& file, Config& config, const Defaults& usual) {
   config.tied = file.flag_or("tie_word_embeddings", is_tied_by_default(config.model_type));
   config.dtype = read_dtype(file);
   config.has_dtype = file.has("dtype") || file.has("torch_dtype");
-  read_weight_format(file, config);
+  read_quantisation(file, config);
 }
 
 /// Reads the sizes that a family may know better; those that it has set are kept.

@@ -74,9 +74,10 @@ void ConfigFile::within(std::string_view section, const std::function<void()>& r
 
 void ConfigFile::only_within(std::string_view section, const std::function<void()>& read) {
   within(section, [&] {
+    const bool outer = document_->only_section;
     document_->only_section = true;
     read();
-    document_->only_section = false;
+    document_->only_section = outer;
   });
 }
 
@@ -110,10 +111,10 @@ std::vector<UnreadKey> ConfigFile::unread() const {
   return result;
 }
 
-std::vector<std::string> ConfigFile::keys() const {
+std::vector<std::string> ConfigFile::keys(std::size_t longest) const {
   std::vector<std::string> result;
   const Json& object = document_->section == nullptr ? document_->root : *document_->section;
-  for (const auto& [key, value] : object.items()) result.push_back(quotable(key));
+  for (const auto& [key, value] : object.items()) result.push_back(quotable(key, longest));
   return result;
 }
 
@@ -165,19 +166,31 @@ std::string ConfigFile::text(std::string_view key, std::size_t longest) {
   return "";
 }
 
-std::vector<std::string> ConfigFile::texts(std::string_view key) {
+std::string ConfigFile::scalar(std::string_view key) {
+  const Json* value = document_->find(key);
+  if (value == nullptr) return "";
+  if (value->is_string()) return quotable(value->get<std::string>());
+  if (!value->is_structured()) return shown(*value);
+  problem(key, fmt::format("must be a text, a number, true or false, not {}", shown(*value)));
+  return "";
+}
+
+std::vector<std::string> ConfigFile::texts(std::string_view key, std::size_t longest) {
   const Json* value = document_->find(key);
   std::vector<std::string> result;
   if (value == nullptr) return result;
   if (!value->is_array()) problem(key, fmt::format("must be a list of texts, not {}", shown(*value)));
   if (!value->is_array()) return result;
-  for (const Json& item : *value) {
+  const std::function<void(const Json&)> append = [&](const Json& item) {
     if (item.is_string()) {
-      result.push_back(quotable(item.get<std::string>()));
+      result.push_back(quotable(item.get<std::string>(), longest));
+    } else if (item.is_array()) {
+      for (const Json& inner : item) append(inner);
     } else {
       problem(key, fmt::format("must be a list of texts; one entry is {}", shown(item)));
     }
-  }
+  };
+  for (const Json& item : *value) append(item);
   return result;
 }
 

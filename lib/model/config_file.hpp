@@ -52,8 +52,8 @@ class ConfigFile {
   bool names(std::string_view key) const;
   /// Returns true where the value is an object.
   bool has_object(std::string_view key) const;
-  /// Returns the keys of the section, or of the file where there is none, sorted.
-  std::vector<std::string> keys() const;
+  /// Returns the keys of the section, or of the file where there is none, sorted; printable as texts are.
+  std::vector<std::string> keys(std::size_t longest = kMaxText) const;
   /// Returns the keys of the section, and of the file where the section has no such key, that none of these functions
   /// was asked for; sorted.
   std::vector<UnreadKey> unread() const;
@@ -74,8 +74,10 @@ class ConfigFile {
   /// Returns a text, or "" where the key is absent. Bytes that are not printable ASCII are replaced by '?'; a text
   /// longer than `longest` is cut and ends in "...".
   std::string text(std::string_view key, std::size_t longest = kMaxText);
-  /// Returns a list of texts, each made printable likewise; empty where the key is absent.
-  std::vector<std::string> texts(std::string_view key);
+  /// Returns a text, a number, true or false as config.json writes it; "" where the key is absent.
+  std::string scalar(std::string_view key);
+  /// Returns a list of texts, or of lists of texts, each made printable likewise; empty where the key is absent.
+  std::vector<std::string> texts(std::string_view key, std::size_t longest = kMaxText);
   /// Returns a list of whole numbers in 0..kMaxCount, empty where the key is absent.
   std::vector<std::int64_t> indices(std::string_view key);
 

@@ -110,9 +110,9 @@ extern const Family kQwen3Moe;
 extern const Family kQwen3Next;
 extern const Family kSeedOss;
 
-/// Reads `quantization_config`: FP8 in blocks of 128 x 128, or MXFP8 in any of its three spellings. Anything else is a
+/// Reads `quantization_config`: any format that has a layout rule, by any method that vLLM reads. Anything else is a
 /// problem. If there is no such key, ModelOpt's hf_quant_config.json beside the file is read likewise.
-void read_weight_format(ConfigFile& file, Config& config);
+void read_quantisation(ConfigFile& file, Config& config);
 
 /// Records the keys of config.json that nothing has read: keys that are known to bring weights are doubts, other
 /// numbers, lists and flags a note. `overridden`: the family is not that of config.json's model_type.

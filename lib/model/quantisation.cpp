@@ -126,7 +126,10 @@ std::vector<Part> parts_of(const Quantisation& how, const Tensor& weight) {
   switch (how.format) {
     case StoredFormat::unquantised: break;
     case StoredFormat::fp8_block:
-      list.add_grid(Role::block_scale, how.naming == Naming::fp8 ? ".weight_scale_inv" : ".weight_scale", DType::f32);
+      list.add_grid(Role::block_scale, how.naming == Naming::fp8 ? ".weight_scale_inv" : ".weight_scale",
+                    how.naming == Naming::compressed_tensors ? how.scale_dtype : DType::f32);
+      if (how.naming == Naming::modelopt && list.shape.size() == 2)
+        list.parts[0].written = {list.parts[0].shape[0], 1, list.parts[0].shape[1], 1};
       break;
     case StoredFormat::mxfp8: list.add_grid(Role::block_scale, ".weight_scale", DType::u8); break;
     case StoredFormat::fp8_tensor:
@@ -191,21 +194,26 @@ Fused fused_with(Role role) {
 
 }  // namespace
 
-std::vector<std::int32_t> scale_groups(const Model& model) {
-  if (model.quantisation.format == StoredFormat::nvfp4) return fused_groups(model);
-  std::vector<std::int32_t> groups;
-  for (const Tensor& tensor : model.tensors) groups.push_back(tensor.index);
-  return groups;
-}
-
 std::vector<std::int32_t> fused_groups(const Model& model) {
   std::map<std::tuple<std::int32_t, std::int32_t, Fused>, std::int32_t> first;
   std::vector<std::int32_t> groups;
   for (const Tensor& tensor : model.tensors) {
     const Fused fused = fused_with(tensor.role);
-    const bool shares = tensor.scales >= 0 && fused != Fused::none;
-    groups.push_back(shares ? first.try_emplace({tensor.layer, tensor.expert, fused}, tensor.index).first->second
-                            : tensor.index);
+    const bool is_fused = fused != Fused::none && tensor.scales >= 0;
+    groups.push_back(is_fused ? first.try_emplace({tensor.layer, tensor.expert, fused}, tensor.index).first->second
+                              : tensor.index);
+  }
+  return groups;
+}
+
+std::vector<std::int32_t> scale_groups(const Model& model) {
+  const Quantisation& how = model.quantisation;
+  const bool is_nvfp4 = how.format == StoredFormat::nvfp4;
+  const bool in_experts = how.format == StoredFormat::fp8_tensor && how.naming == Naming::modelopt;
+  std::vector<std::int32_t> groups = fused_groups(model);
+  for (const Tensor& tensor : model.tensors) {
+    const bool shares = is_nvfp4 || (in_experts && fused_with(tensor.role) == Fused::expert);
+    if (!shares) groups[static_cast<std::size_t>(tensor.index)] = tensor.index;
   }
   return groups;
 }

@@ -87,8 +87,8 @@ bool is_quantised(const Quantisation& how, Role role);
 Shape rows_and_columns(const Tensor& weight);
 
 /// Returns, for each tensor of a model, the index of the first weight whose scale of the tensor it shares; of most
-/// tensors, and in all formats but NVFP4, their own. Libraries give one to what engines fuse, which keep one scale for
-/// it: q, k and v; gate and up, also those of one expert; q_a and kv_a.
+/// tensors, and in most formats, their own. Libraries give one NVFP4 scale to what engines fuse: q, k and v; gate and
+/// up, also those of one expert; q_a and kv_a. ModelOpt gives one FP8 scale to gate and up of an expert.
 std::vector<std::int32_t> scale_groups(const Model& model);
 
 /// Returns, for each tensor of a model, the index of the first quantised weight with which it lies in one parameter of

@@ -27,6 +27,7 @@ const std::map<std::string, Figure>& figures() {
       {"schedule.groups_max", figure<&Result::schedule, &Schedule::groups_max>},
       {"schedule.group_operations_max", figure<&Result::schedule, &Schedule::group_operations_max>},
       {"schedule.serial_groups_max", figure<&Result::schedule, &Schedule::serial_groups_max>},
+      {"verification.elements_overflowed", figure<&Result::verification, &Verification::elements_overflowed>},
       {"wire.bytes", figure<&Result::wire, &Wire::bytes>},
       {"wire.self_bytes", figure<&Result::wire, &Wire::self_bytes>},
       {"wire.copies", figure<&Result::wire, &Wire::copies>},

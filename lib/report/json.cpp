@@ -200,10 +200,18 @@ Json to_json(const Verification& verification, const std::vector<Engine>& engine
                {"elements", verification.elements},
                {"elements_wrong", verification.elements_wrong}};
   if (verification.tensors_not_counted > 0) json["tensors_not_counted"] = verification.tensors_not_counted;
+  json["elements_overflowed"] = verification.elements_overflowed;
   json["wrong"] = Json::array();
   for (const WrongTensor& wrong : verification.wrong) json["wrong"].push_back(to_json(wrong, engines));
   for (const WrongReplica& odd : verification.wrong_replicas) {
     json["wrong_replicas"].push_back({{"tensor", odd.tensor}, {"train_rank", odd.train_rank}, {"refit", odd.refit}});
+  }
+  for (const Overflow& overflow : verification.overflows) {
+    json["overflows"].push_back({{"tensor", overflow.tensor},
+                                 {"dtype", overflow.dtype},
+                                 {"elements", overflow.elements},
+                                 {"first_index", overflow.first_index},
+                                 {"refit", overflow.refit}});
   }
   put(json, "fingerprint_train", verification.fingerprint_train);
   put(json, "fingerprint_gen", verification.fingerprint_gen);

@@ -206,6 +206,15 @@ struct WrongTensor {
   bool counted = true;                    ///< all are counted; else elements_wrong is a lower bound, first_index any
 };
 
+/// Values of a tensor that became infinite on the way to gen.
+struct Overflow {
+  std::string tensor;
+  std::string dtype;                      ///< as which gen stores it
+  std::int64_t elements = 0;              ///< of the refit with most of them, each once
+  std::vector<std::int64_t> first_index;  ///< in global coordinates
+  std::int64_t refit = 0;
+};
+
 /// A train rank whose copy of a tensor differs from its replicas'.
 struct WrongReplica {
   std::string tensor;
@@ -225,6 +234,8 @@ struct Verification {
   std::string fingerprint_gen;
   std::optional<Kl> kl;
   std::int64_t tensors_not_counted = 0;  ///< wrong ones that were not counted in time: elements_wrong is a lower bound
+  std::int64_t elements_overflowed = 0;  ///< values that became infinite on the way to gen, at most in a refit
+  std::vector<Overflow> overflows = {};  ///< of each tensor
 };
 
 /// Totals over all ranks; the byte matrix is Result::byte_matrix.

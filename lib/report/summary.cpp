@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -19,6 +20,13 @@ void print_prepare(std::ostream& out, const Result& result) {
   if (!text.empty()) out << labelled("prepare", text);
 }
 
+/// Returns the summary of a phase of the refits; nothing where they have none of that name.
+std::optional<Summary> of_phase(const Result& result, std::string_view name) {
+  for (const auto& [phase, samples] : phase_samples(result))
+    if (phase == name) return summarise(samples);
+  return std::nullopt;
+}
+
 void print_times(std::ostream& out, const Result& result) {
   if (!result.refits.empty()) {
     std::string text = "first " + format_seconds(result.refits.front().weight_sync);
@@ -33,6 +41,14 @@ void print_times(std::ostream& out, const Result& result) {
   if (const auto summary = summarise(host_samples(result))) {
     out << labelled("host", fmt::format("median {}, max {} until all copies are enqueued",
                                         format_seconds(summary->median), format_seconds(summary->max)));
+  }
+  if (const auto summary = of_phase(result, "quantise")) {
+    const auto reduce = of_phase(result, "quantise.reduce");
+    out << labelled("quantise",
+                    fmt::format("median {}, before anything is sent{}", format_seconds(summary->median),
+                                reduce ? fmt::format("; of it {} to join the largest magnitudes of all train ranks",
+                                                     format_seconds(reduce->median))
+                                       : ""));
   }
   if (result.bound) out << labelled("bound", format_bound(*result.bound));
   if (result.model_seconds) out << labelled("model", format_model(*result.model_seconds));
@@ -76,6 +92,17 @@ void print_wrong(std::ostream& out, const std::vector<WrongTensor>& wrong, const
   if (wrong.size() > kWrongShown) out << labelled("", fmt::format("... and {} more", wrong.size() - kWrongShown));
 }
 
+void print_overflows(std::ostream& out, const std::vector<Overflow>& overflows) {
+  for (std::size_t i = 0; i < std::min(overflows.size(), kWrongShown); ++i) {
+    const Overflow& one = overflows[i];
+    out << labelled("overflow", fmt::format("{} of {} became infinite as {} in refit {}, first at [{}]",
+                                            counted(one.elements, "element"), one.tensor, one.dtype, one.refit,
+                                            fmt::join(one.first_index, ",")));
+  }
+  if (overflows.size() > kWrongShown)
+    out << labelled("", fmt::format("... and of {} more tensors", overflows.size() - kWrongShown));
+}
+
 void print_verification(std::ostream& out, const Verification& verification, const std::vector<Engine>& engines) {
   const std::int64_t not_counted = verification.tensors_not_counted;
   out << labelled("verification",
@@ -91,6 +118,7 @@ void print_verification(std::ostream& out, const Verification& verification, con
                     fmt::format("train {} gen {}", verification.fingerprint_train, verification.fingerprint_gen));
   }
   print_wrong(out, verification.wrong, engines);
+  print_overflows(out, verification.overflows);
   if (verification.kl) {
     const Kl& kl = *verification.kl;
     std::string text = fmt::format("max {:.4g}, mean {:.4g}", kl.max, kl.mean);

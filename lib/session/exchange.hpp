@@ -84,6 +84,8 @@ struct Decorators {
   std::function<void(const plan::Planner&, std::vector<plan::Copy>&)> copies = {};
   /// Called with the paths in the order in which they run.
   std::function<void(std::vector<Path>&)> paths = {};
+  /// Called before weights are quantised in parts: returns whether with the magnitudes of the refit before.
+  std::function<bool()> keeps_magnitudes = {};
 };
 
 }  // namespace refit::session

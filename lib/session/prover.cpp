@@ -23,7 +23,10 @@ Prover::Prover(const kernels::ExecutionSpace& space, transport::Control& world, 
                 std::move(constants), originals(world, truth, mine), tuning) {}
 
 verify::StepResult Prover::prove(std::int64_t refit, const verify::Named& named) {
-  if (!session_.quantises_as_it_sends()) return verifier_.verify(refit, named);
+  if (!session_.quantises_as_it_sends()) {
+    session_.quantise_again();
+    return verifier_.verify(refit, named);
+  }
   // The contents that gen should have are in no memory of the refit: they are made here, for as long as they are
   // needed.
   const std::unique_ptr<SentWeights> expected = session_.make_expected();

@@ -43,8 +43,8 @@ SentWeights::SentWeights(const kernels::ExecutionSpace& space, transport::Contro
 
 bool SentWeights::is_needed() const { return quantise_ ? quantise_->is_needed() : parts_->is_needed(); }
 
-double SentWeights::run() {
-  if (parts_) return parts_->run();
+double SentWeights::run(bool keeps_magnitudes) {
+  if (parts_) return parts_->run(keeps_magnitudes);
   quantise_->run();
   return 0;
 }

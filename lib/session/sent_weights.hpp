@@ -32,8 +32,9 @@ class SentWeights {
   /// Returns whether `run` has anything to do, and whether ranks reduce magnitudes in it; the same on all ranks.
   bool is_needed() const;
   bool reduces() const { return parts_ && parts_->reduces(); }
-  /// Quantises. Collective over the train ranks. Returns the seconds of the reduction.
-  double run();
+  /// Quantises. Collective over the train ranks. Returns the seconds of the reduction. `keeps_magnitudes`: that of
+  /// transport::QuantiseParts::run.
+  double run(bool keeps_magnitudes = false);
   /// Returns what makes tiles of weights that are quantised as they are sent: blocks of FP8 only.
   transport::Quantise& quantise() { return *quantise_; }
 

@@ -108,6 +108,7 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   if (how_.check_agreement) agree(copies);
   make_executors(copies);
   if (decorators.paths) decorators.paths(paths_);
+  keeps_magnitudes_ = decorators.keeps_magnitudes;
   register_memory();
   plan_seconds_ += now() - start;
 
@@ -304,7 +305,7 @@ RefitSeconds Session::refit(const std::function<void()>& finalise) {
   const double start = now();
   if (quantises_first()) {
     progress_.at("quantise");
-    seconds.reduce = sent_->run();
+    seconds.reduce = sent_->run(keeps_magnitudes_ && keeps_magnitudes_());
   }
   double last = now();
   seconds.quantise = last - start;

@@ -75,6 +75,11 @@ class Session {
   bool quantises_as_it_sends() const { return sends_quantise_; }
   /// Returns the source ranks' weights in the form that is sent, all of them in memory, quantised anew.
   std::unique_ptr<SentWeights> make_expected() const;
+  /// Quantises once more what is quantised in memory before it is sent, so that a verifier finds what should have been
+  /// sent. Collective.
+  void quantise_again() const {
+    if (quantises_first()) sent_->run();
+  }
 
  private:
   OwnRanks own() const { return exchange_.world().own(world_.rank()); }
@@ -117,6 +122,7 @@ class Session {
   std::unique_ptr<transport::Routes> routes_;
   std::unique_ptr<SentWeights> sent_;  ///< where weights are quantised on the way
   std::vector<Path> paths_;            ///< in the order in which they run
+  std::function<bool()> keeps_magnitudes_;
 };
 
 }  // namespace refit::session

@@ -6,6 +6,7 @@
 #include "core/clock.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/parts.hpp"
+#include "transport/together.hpp"
 
 namespace refit::transport {
 namespace {
@@ -108,15 +109,9 @@ class QuantiseParts::Implementation {
       : space_(space), model_(model), library_(library) {
     const bool is_train = mine.from != nullptr;
     train_ = world.split(is_train ? 0 : -1);
-    if (is_train) {
-      const SharedWords shared(model, *mine.layout);
-      words_ = shared_ = shared.count();
-      collect(mine, shared);
-      memory_ = kernels::DeviceBuffer(std::max<std::int64_t>(1, words_) * kWord);
-      for (const auto& [part, word] : waiting_) parts_[part].amax = words() + word;
-      if (kernels::Runtime::has_device()) on_host_ = kernels::SharedBuffer(std::max<std::int64_t>(1, shared_) * kWord);
-      table_ = kernels::PartTable(space, parts_);
-    }
+    together(world, [&] {
+      if (is_train) prepare(mine);
+    });
     is_needed_ = world.max(static_cast<std::int64_t>(parts_.empty() ? 0 : 1)) != 0;
     const bool reduces = is_train && shared_ > 0 && train_->size() > 1;
     reduces_ = world.max(static_cast<std::int64_t>(reduces ? 1 : 0)) != 0;
@@ -125,21 +120,35 @@ class QuantiseParts::Implementation {
   bool is_needed() const { return is_needed_; }
   bool reduces() const { return reduces_; }
 
-  double run() {
+  double run(bool keeps_magnitudes) {
     if (train_ == nullptr) return 0;
-    if (words_ > 0) kernels::fill(space_, memory_.data(), DType::f32, {words_}, {1}, 0.0);
-    table_.raise_amax(space_);
-    space_.fence();
-    const double start = now();
-    if (reduces_) reduce();
-    const double seconds = now() - start;
+    const double seconds = keeps_magnitudes ? 0 : find_magnitudes();
     table_.quantise(space_);
     space_.fence();
     return seconds;
   }
 
  private:
+  /// Returns the seconds of the reduction.
+  double find_magnitudes() {
+    if (words_ > 0) kernels::fill(space_, memory_.data(), DType::f32, {words_}, {1}, 0.0);
+    table_.raise_amax(space_);
+    space_.fence();
+    const double start = now();
+    if (reduces_) reduce();
+    return now() - start;
+  }
   std::uint32_t* words() const { return reinterpret_cast<std::uint32_t*>(memory_.data()); }
+
+  void prepare(const QuantisedPieces& mine) {
+    const SharedWords shared(model_, *mine.layout);
+    words_ = shared_ = shared.count();
+    collect(mine, shared);
+    memory_ = kernels::DeviceBuffer(std::max<std::int64_t>(1, words_) * kWord);
+    for (const auto& [part, word] : waiting_) parts_[part].amax = words() + word;
+    if (kernels::Runtime::has_device()) on_host_ = kernels::SharedBuffer(std::max<std::int64_t>(1, shared_) * kWord);
+    table_ = kernels::PartTable(space_, parts_);
+  }
 
   void reduce() {
     const std::int64_t bytes = shared_ * kWord;
@@ -197,8 +206,8 @@ class QuantiseParts::Implementation {
   void add(const QuantisedPieces& mine, const Tensor& weight, const layout::Piece& piece, std::size_t number,
            std::int64_t word) {
     const Destinations to = destinations(mine, weight, number);
-    const Box box = in_matrix_order(weight, piece.box);
-    const Matrices matrices(box.extent, in_matrix_order(weight, piece.place.strides));
+    const Box box = layout::in_matrix_order(weight, piece.box);
+    const Matrices matrices(box.extent, layout::in_matrix_order(weight, piece.place.strides));
     const model::Quantisation& how = model_.quantisation;
     kernels::Part part;
     part.rows = matrices.rows;
@@ -257,6 +266,6 @@ bool QuantiseParts::is_needed() const { return implementation_->is_needed(); }
 
 bool QuantiseParts::reduces() const { return implementation_->reduces(); }
 
-double QuantiseParts::run() { return implementation_->run(); }
+double QuantiseParts::run(bool keeps_magnitudes) { return implementation_->run(keeps_magnitudes); }
 
 }  // namespace refit::transport

@@ -29,8 +29,8 @@ class QuantiseParts {
   /// Returns whether train ranks reduce magnitudes; the same on all ranks.
   bool reduces() const;
   /// Quantises; complete on return. Collective over the train ranks; others have nothing to do. Returns the seconds of
-  /// the reduction on this rank.
-  double run();
+  /// the reduction on this rank. With `keeps_magnitudes` those of the run before are taken, as an injected bug wants.
+  double run(bool keeps_magnitudes = false);
 
  private:
   class Implementation;

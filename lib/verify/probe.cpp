@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "verify/chunks.hpp"
+#include "verify/dequantised.hpp"
+#include "verify/facts.hpp"
 #include "verify/halves.hpp"
 #include "verify/kl.hpp"
 #include "verify/scales.hpp"
@@ -74,14 +76,29 @@ void add_piece(const LocalMemory& local, std::int32_t piece, std::uint64_t seed,
   const layout::LocalPiece& mine = local.piece(piece);
   const model::Tensor& tensor = local.tensor(mine.tensor);
   const DType as = local.as(mine.tensor).dtype;
-  if (mine.piece.format.conversion == Conversion::block_scaled) return add_scaled(local, piece, seed, tensor_rows);
-  if (mine.piece.format == local.as(mine.tensor) || local.as(mine.tensor).conversion == Conversion::block_scaled) {
+  if (mine.piece.format.conversion == Conversion::block_scaled || tensor.scale_of >= 0) {
+    if (has_block_scales(local.model.tensors, tensor)) return add_scaled(local, piece, seed, tensor_rows);
+    return for_each_dequantised(local, piece, [&](const kernels::Region& values) {
+      add_region(local, values, seed, tensor_rows);
+    });
+  }
+  if (mine.piece.format == local.as(mine.tensor) || tensor.scales >= 0) {
     add_region(local, local.region(piece, mine.piece.box), seed, tensor_rows);
     return;
   }
   for (const Box& chunk : chunks(mine.piece.box, std::max<std::int64_t>(1, local.tuning.chunk_bytes / byte_size(as)))) {
     const kernels::SharedBuffer converted = local.copy_out(local.region(piece, chunk), local.transform_of(mine), as);
     add_region(local, region_in(converted, as, tensor.shape, chunk, chunk), seed, tensor_rows);
+  }
+}
+
+/// Adds the contributing pieces of a tensor on one side.
+void add_pieces(const Summands& from, std::int32_t tensor, Group group, std::uint64_t seed,
+                std::span<std::int64_t> tensor_rows) {
+  const auto [first, last] = from.memory.pieces_of(tensor);
+  for (std::int32_t p = first; p < last; ++p) {
+    const bool is_theirs = from.memory.is_gen(p) == (group == Group::gen);
+    if (is_theirs && from.contributes[static_cast<std::size_t>(p)] != 0) add_piece(from.memory, p, seed, tensor_rows);
   }
 }
 
@@ -95,11 +112,9 @@ void add_own_pieces(const Summands& local, const Summands* originals, std::uint6
       const auto mine = std::span(batch.sums).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(rows));
       const bool before = group == Group::train && originals != nullptr && tensor.scales >= 0;
       const Summands& from = before ? *originals : local;
-      const auto [first, last] = from.memory.pieces_of(t);
-      for (std::int32_t p = first; p < last; ++p) {
-        const bool is_theirs = from.memory.is_gen(p) == (group == Group::gen);
-        if (is_theirs && from.contributes[static_cast<std::size_t>(p)] != 0) add_piece(from.memory, p, seed, mine);
-      }
+      add_pieces(from, t, group, seed, mine);
+      const std::int32_t packed = packed_values_of(local.memory.model.tensors, tensor);
+      if (packed >= 0) add_pieces(from, packed, group, seed, mine);
       at += rows;
     }
   }

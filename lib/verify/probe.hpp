@@ -16,8 +16,8 @@ struct Summands {
 };
 
 /// Measures the tensors `measured` (ascending; those of Facts). Every matrix counts for itself: the last two dimensions
-/// are a matrix. Quantised weights count with the values of their bytes and scales, and as `originals` (of a train
-/// rank; or null) where there are such. Errors (usage): a rank that stores a quantised weight without all its scales.
+/// are a matrix. Quantised weights count with the values of all their parts, and as `originals` (of a train rank; or
+/// null) where there are such. Errors (usage): a rank that stores a quantised weight without all its scales.
 /// Collective over the world; the summary is returned at world rank 0.
 KlSummary measure_kl(const Summands& local, const Summands* originals, const std::vector<std::int32_t>& measured,
                      std::uint64_t seed);

@@ -146,6 +146,7 @@ Bytes pack(const StepResult& result) {
   out.put(result.kl.tensor);
   out.put(result.kl.not_finite);
   out.put_all(std::span<const std::byte>(pack(result.train_disagreements)));
+  out.put_all(std::span<const Overflow>(result.overflows));
   for (const WrongTensor& wrong : result.wrong) {
     out.put(wrong.tensor);
     out.put(wrong.gen_rank);
@@ -174,6 +175,7 @@ StepResult unpack_result(const Bytes& bytes) {
   result.kl.tensor = in.get_text();
   result.kl.not_finite = in.get<std::int64_t>();
   result.train_disagreements = unpack_disagreements(in.get_all<std::byte>());
+  result.overflows = in.get_all<Overflow>();
   while (!in.at_end()) {
     WrongTensor wrong;
     wrong.tensor = in.get_text();

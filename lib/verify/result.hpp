@@ -54,6 +54,14 @@ struct NotFinite {
   friend bool operator==(const NotFinite&, const NotFinite&) = default;
 };
 
+/// Finite values of a tensor that became infinite in a cast, each counted once: gen is right to have infinities there.
+struct Overflow {
+  std::int32_t tensor = 0;
+  std::int64_t elements = 0;
+  std::int64_t first_index = 0;  ///< smallest linear index in the tensor's file
+  friend bool operator==(const Overflow&, const Overflow&) = default;
+};
+
 /// The verdict on one refit: of one engine by itself, or of all together.
 struct Verdict {
   std::int64_t tensors = 0;         ///< tensors of which gen stores a piece
@@ -71,7 +79,8 @@ struct StepResult : Verdict {
   std::int64_t step = 0;
   std::vector<WrongTensor> wrong;  ///< in order of engine, tensor, then gen rank; fills of an engine last
   std::vector<TrainDisagreement> train_disagreements;
-  std::vector<Verdict> engines;  ///< of each engine
+  std::vector<Overflow> overflows;  ///< of train's values as gen stores them, in order of tensor; each element once
+  std::vector<Verdict> engines;     ///< of each engine
 
   bool ok() const { return wrong.empty() && train_disagreements.empty(); }
 };

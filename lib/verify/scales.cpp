@@ -28,23 +28,22 @@ Blocks blocks_of(const model::Tensor& scales, const Box& part) {
 /// Returns how many of the blocks have their scales in a part of `blocks.box`.
 std::int64_t count(const Blocks& blocks, const Box& part) { return count_repeated(part, blocks.finer, blocks.repeats); }
 
-/// Puts this rank's part of `blocks.box` into one array, row-major.
-kernels::DeviceBuffer gather(const LocalMemory& local, const model::Tensor& scales, const Blocks& blocks,
-                             std::span<const kernels::Region> parts) {
-  const std::int64_t size = byte_size(scales.dtype);
-  const Extents strides = row_major_strides(blocks.box.extent);
-  kernels::DeviceBuffer result(blocks.box.volume() * size);
+}  // namespace
+
+kernels::DeviceBuffer gathered(const LocalMemory& local, DType dtype, const Box& box,
+                               std::span<const kernels::Region> parts) {
+  const std::int64_t size = byte_size(dtype);
+  const Extents strides = row_major_strides(box.extent);
+  kernels::DeviceBuffer result(box.volume() * size);
   std::vector<kernels::Tile> tiles;
   for (const kernels::Region& part : parts) {
-    std::byte* to = result.data() + offset_of(relative(part.box, blocks.box), strides) * size;
+    std::byte* to = result.data() + offset_of(relative(part.box, box), strides) * size;
     tiles.push_back({part.data, to, part.box.extent, part.strides, strides, part.dtype, part.dtype});
   }
   kernels::CopyTable(local.space, tiles).run(local.space);
   local.space.fence();
   return result;
 }
-
-}  // namespace
 
 Scales scales_of(const LocalMemory& local, std::int32_t piece) {
   const std::int32_t storage = local.piece(piece).storage;
@@ -79,7 +78,7 @@ Scales scales_of(const LocalMemory& local, std::int32_t piece) {
   const Shape grid = blocks.repeats > 1 ? Shape{extent[0] * extent[1], extent[2] * extent[3]} : extent;
   const std::int64_t above = blocks.finer.lower[0] % blocks.repeats;
   const std::int64_t left = blocks.finer.lower[1] % blocks.repeats;
-  result.gathered = gather(local, scales, blocks, parts);
+  result.gathered = gathered(local, scales.dtype, blocks.box, parts);
   result.of.strides = row_major_strides(grid);
   result.of.data = result.gathered.data() + (above * grid[grid.size() - 1] + left) * byte_size(scales.dtype);
   return result;

@@ -1,6 +1,8 @@
 #pragma once
 // The block scales that a rank keeps beside the bytes of a quantised weight.
 
+#include <span>
+
 #include "verify/local_memory.hpp"
 
 namespace refit::verify {
@@ -15,5 +17,9 @@ struct Scales {
 /// weight whose scales are repeated twice: the second column of the scales of columns 0 .. 127. Errors (usage): this
 /// rank does not store all of them; the tensor is named.
 Scales scales_of(const LocalMemory& local, std::int32_t piece);
+
+/// Returns one row-major array of the elements of `box`, of which `parts` are disjoint parts of that dtype.
+kernels::DeviceBuffer gathered(const LocalMemory& local, DType dtype, const Box& box,
+                               std::span<const kernels::Region> parts);
 
 }  // namespace refit::verify

@@ -11,6 +11,7 @@
 #include "verify/facts.hpp"
 #include "verify/judge.hpp"
 #include "verify/not_finite.hpp"
+#include "verify/overflows.hpp"
 #include "verify/prints.hpp"
 #include "verify/probe.hpp"
 #include "verify/reports.hpp"
@@ -51,18 +52,28 @@ class WrongPieces {
   std::set<std::int32_t> values_;
 };
 
-/// Makes the first wrong holder of every box of those tensors count, or, without `is_wrong`, the first right one.
-void choose(const Ledger& side, const WrongPieces& wrong, bool is_wrong, std::vector<Contribution>& out) {
+/// Makes the first wrong holder of every box count, or, without `is_wrong`, the first right one. `values`: the tensor
+/// itself, or the part that has its values.
+void choose(const Ledger& side, std::int32_t tensor, std::int32_t values, const WrongPieces& wrong, bool is_wrong,
+            std::vector<Contribution>& out) {
+  for (const HeldBox& held : side.boxes(values)) {
+    const auto holders = side.holders(held);
+    const auto chosen = std::find_if(holders.begin(), holders.end(), [&](const Holder& holder) {
+      return wrong.contains(holder, tensor) == is_wrong;
+    });
+    if (chosen == holders.begin() || chosen == holders.end()) continue;
+    out.push_back({holders[0], 0});
+    out.push_back({*chosen, 1});
+  }
+}
+
+/// Chooses for all tensors whose values are wrong somewhere.
+void choose(const Ledger& side, const std::vector<model::Tensor>& tensors, const WrongPieces& wrong, bool is_wrong,
+            std::vector<Contribution>& out) {
   for (const std::int32_t tensor : wrong.values()) {
-    for (const HeldBox& held : side.boxes(tensor)) {
-      const auto holders = side.holders(held);
-      const auto chosen = std::find_if(holders.begin(), holders.end(), [&](const Holder& holder) {
-        return wrong.contains(holder, tensor) == is_wrong;
-      });
-      if (chosen == holders.begin() || chosen == holders.end()) continue;
-      out.push_back({holders[0], 0});
-      out.push_back({*chosen, 1});
-    }
+    choose(side, tensor, tensor, wrong, is_wrong, out);
+    const std::int32_t packed = packed_values_of(tensors, tensors[static_cast<std::size_t>(tensor)]);
+    if (packed >= 0) choose(side, tensor, packed, wrong, is_wrong, out);
   }
 }
 
@@ -75,13 +86,13 @@ std::vector<Contribution> contributions(const Judgement& judgement, const std::v
   const std::vector<model::Tensor>& tensors = local.model.tensors;
   WrongPieces odd(tensors);
   for (const OddHolder& holder : judgement.odd_train) odd.add(holder.holder, holder.tensor);
-  choose(train, odd, false, out);
+  choose(train, tensors, odd, false, out);
   WrongPieces wrong(tensors);
   for (const WrongPart& part : wrong_parts) {
     const std::int32_t tensor = suspects[static_cast<std::size_t>(part.suspect)].tensor;
     if (local.owner(tensor) == local.world.rank()) wrong.add({part.world_rank, part.piece}, tensor);
   }
-  choose(gen, wrong, true, out);
+  choose(gen, tensors, wrong, true, out);
   return out;
 }
 
@@ -297,7 +308,7 @@ Verifier::OfEngine::OfEngine(const model::Model& model, const layout::Layout& tr
       constants_(std::move(constants)),
       train_(train, model.tensors, map, Side::source, owned_by(world)),
       gen_(engine_, model.tensors, map, Side::destination, owned_by(world), &train_, engine_.first()) {
-  Facts facts = facts_of(model.tensors, train, engine_, originals ? originals->layout : nullptr);
+  Facts facts = facts_of(model, train, engine_, originals ? originals->layout : nullptr);
   local_.compared_as = std::move(facts.compared_as);
   measured_ = std::move(facts.measured);
   check_dtypes();
@@ -357,7 +368,9 @@ void Verifier::OfEngine::share_first_holders() {
 std::vector<std::uint8_t> Verifier::OfEngine::measured_of(const layout::LocalLayout& layout,
                                                           std::vector<std::uint8_t> first) const {
   for (std::size_t i = 0; i < first.size(); ++i) {
-    if (!std::binary_search(measured_.begin(), measured_.end(), layout.pieces[i].tensor)) first[i] = 0;
+    const model::Tensor& tensor = local_.tensor(layout.pieces[i].tensor);
+    const std::int32_t of = tensor.role == model::Role::packed_values ? tensor.scale_of : tensor.index;
+    if (!std::binary_search(measured_.begin(), measured_.end(), of)) first[i] = 0;
   }
   return first;
 }
@@ -482,6 +495,7 @@ StepResult Verifier::OfEngine::count() {
   const Summands local{local_, contributes};
   const Summands originals{originals_ ? *originals_ : local_, originals_contribute_};
   round_.result.kl = measure_kl(local, originals_ ? &originals : nullptr, measured_, seed_);
+  round_.result.overflows = count_overflows({local_, first_});
   return unpack_result(local_.world.broadcast(verify::pack(round_.result), kRoot));
 }
 
@@ -523,10 +537,12 @@ StepResult join(const std::vector<StepResult>& engines, std::int64_t tensors) {
     all.fingerprint_gen += more.fingerprint_gen;
     all.kl = join(all.kl, more.kl);
     all.wrong.insert(all.wrong.end(), more.wrong.begin(), more.wrong.end());
+    all.overflows.insert(all.overflows.end(), more.overflows.begin(), more.overflows.end());
     for (const TrainDisagreement& odd : more.train_disagreements)
       if (std::ranges::find(all.train_disagreements, odd) == all.train_disagreements.end())
         all.train_disagreements.push_back(odd);
   }
+  all.overflows = join_overflows(all.overflows);
   all.tensors_wrong = count_names(all.wrong, [](const WrongTensor&) { return true; });
   all.tensors_not_counted = count_names(all.wrong, [](const WrongTensor& entry) { return !entry.counted; });
   return all;

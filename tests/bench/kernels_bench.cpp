@@ -118,6 +118,7 @@ class Bench {
     std::vector<std::int64_t> sums(static_cast<std::size_t>(rows_));
     report("signed_row_sums", bytes_, [this, &sums] { signed_row_sums(space_, matrix(), 7, sums.data()); });
     report("count_differences", 2 * bytes_, [this] { count_differences(space_, matrix(), source_.data()); });
+    report("count_overflows, bf16 to f16", bytes_, [this] { count_overflows(space_, matrix(), DType::f16); });
   }
 
   void writers() const {

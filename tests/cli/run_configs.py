@@ -68,6 +68,8 @@ def unexpected(ended, expected):
     total = TOTAL.search(ended.stdout)
     parameters = int(total[1].replace(",", "")) if total else 0
     found = [] if parameters == expected["parameters"] else [f"{parameters} parameters, not {expected['parameters']}"]
+    if expected.get("says", "") not in ended.stdout:
+        found.append(f"does not say '{expected['says']}'")
     notes = [line for line in ended.stdout.splitlines() if line.startswith("note: ")]
     if "note" not in expected and notes:
         found.append(f"an unexpected {notes[0]}")

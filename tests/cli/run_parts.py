@@ -178,7 +178,7 @@ def bits_are_the_quantisers(suite):
 def refused(suite):
     """Cuts through a block are named, and so is a format that is not made on the way."""
     for words, text in (
-        (("--precision", "bf16:mxfp4", "--train", "TP4xETP4", *MOE), "cut through a block of 32 columns"),
+        (("--precision", "bf16:int4", "--train", "TP4xETP4", *MOE), "cut through a block of 128 columns"),
         (("--precision", "bf16:int4_asym", "--train", "TP1", *DENSE), "is not made on the way"),
         (("--precision", "bf16:nvfp4", "--train", "TP1", *DENSE, "--set", "gen.quantiser=te_16x16"), "te_16x16"),
     ):

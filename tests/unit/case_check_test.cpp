@@ -232,15 +232,26 @@ TEST(CaseCheck, UpstreamVersionsKnowSomePairsOfPrecisions) {
     const char *train, *gen, *seed, *merged;
   };
   constexpr Pair kPairs[] = {
-      {"bf16", "bf16", "", ""},        {"bf16", "fp32", "V12 L11", "V12 L11"},
+      {"bf16", "bf16", "", ""},
+      {"bf16", "fp32", "V12 L11", "V12 L11"},
       {"bf16", "fp8", "V16", "V16"},  // nothing in these versions quantises blocks on the way
       {"bf16", "mxfp8", "V16", ""},   // the merged version quantises this
-      {"fp32", "bf16", "L11", "L11"},  {"fp32", "fp32", "V12", "V12"},
-      {"fp32", "fp8", "V16", "V16"},   {"fp32", "mxfp8", "V16", "V15"},
-      {"fp8", "bf16", "V17", "V17"},   {"fp8", "fp32", "V12 V17", "V12 V17"},
-      {"fp8", "fp8", "", ""},          {"fp8", "mxfp8", "", "V13"},  // the original knows no is_mx
-      {"mxfp8", "bf16", "V17", "V17"}, {"mxfp8", "fp32", "V12 V17", "V12 V17"},
-      {"mxfp8", "fp8", "V14", "V14"},  {"mxfp8", "mxfp8", "V14", "V13 V14"},
+      {"fp32", "bf16", "L11", "L11"},
+      {"fp32", "fp32", "V12", "V12"},
+      {"fp32", "fp8", "V16", "V16"},
+      {"fp32", "mxfp8", "V16", "V15"},
+      {"fp8", "bf16", "V17", "V17"},
+      {"fp8", "fp32", "V12 V17", "V12 V17"},
+      {"fp8", "fp8", "", ""},
+      {"fp8", "mxfp8", "", "V13"},  // the original knows no is_mx
+      {"mxfp8", "bf16", "V17", "V17"},
+      {"mxfp8", "fp32", "V12 V17", "V12 V17"},
+      {"mxfp8", "fp8", "V14", "V14"},
+      {"mxfp8", "mxfp8", "V14", "V13 V14"},
+      {"bf16", "fp16", "V12 L11", "V12 L11"},
+      {"fp16", "fp16", "V12", "V12"},
+      {"fp16", "bf16", "L11", "L11"},
+      {"fp16", "mxfp8", "V16", "V15"},
   };
   for (const Pair& pair : kPairs) {
     EXPECT_EQ(rules_against("seed", pair.train, pair.gen), pair.seed) << pair.train << pair.gen;
@@ -277,6 +288,8 @@ TEST(CaseCheck, AcceptsWhatMakesSense) {
       {"train.layout=PP2", "train.hybrid_layer_pattern=M|*"},
       {"gen.layout=TP2xEP4xDP2", "gen.data_parallel=internal"},
       {"train.precision=fp32", "gen.precision=bf16"},
+      {"train.precision=bf16", "gen.precision=fp16"},
+      {"train.trainer=fsdp", "train.layout=FSDP2", "train.precision=fp16", "gen.engine=sglang", "gen.precision=fp16"},
       {"train.precision=fp8", "gen.precision=fp8"},
       {"train.precision=mxfp8", "gen.precision=mxfp8"},
       {"gen.precision=fp8", "gen.quantiser=te_pow2"},

@@ -1,5 +1,6 @@
 // Reading boxes into strided places, against a loop over elements.
 
+#include <array>
 #include <cstring>
 #include <filesystem>
 #include <numeric>
@@ -292,11 +293,52 @@ TEST_P(CheckpointRead, SaysWhichReadsWereRounded) {
     for (const std::string name : {"inexact", "exact"}) {
       reads.push_back({checkpoint.find(name), Box::whole({kElements}), out.data(), to, {1}, {kElements}});
     }
-    return read(space, checkpoint, reads).rounded;
+    std::vector<bool> result;
+    for (const CastLoss& loss : read(space, checkpoint, reads).losses) result.push_back(loss.rounded);
+    return result;
   };
-  EXPECT_EQ(rounded(DType::bf16), (std::vector<std::uint8_t>{1, 0}));
-  EXPECT_EQ(rounded(DType::f32), (std::vector<std::uint8_t>{0, 0}));
-  EXPECT_EQ(rounded(DType::f16), (std::vector<std::uint8_t>{1, 1}));  // bf16 has more exponents
+  EXPECT_EQ(rounded(DType::bf16), (std::vector<bool>{true, false}));
+  EXPECT_EQ(rounded(DType::f32), (std::vector<bool>{false, false}));
+  EXPECT_EQ(rounded(DType::f16), (std::vector<bool>{true, true}));  // bf16 has more exponents
+}
+
+/// Overflows of boxes are counted in each read by itself, through several buffers, with the first's place in the file.
+TEST_P(CheckpointRead, CountsWhatBecomesInfinite) {
+  const Folder folder;
+  const kernels::ExecutionSpace space;
+  constexpr std::int64_t kRows = 1501, kColumns = 4001;         // 12 MB of bf16: more than a buffer
+  constexpr std::uint32_t kLargest = 0x477F, kBeyond = 0x4780;  // 65280 and 65536; 65520 is not in bf16
+  Tensor tensor{{"w", {kRows, kColumns}, DType::bf16}, std::vector<std::byte>(kRows * kColumns * 2)};
+  const auto set = [&](std::int64_t row, std::int64_t column, std::uint32_t bits) {
+    std::memcpy(tensor.bytes.data() + 2 * (row * kColumns + column), &bits, 2);
+  };
+  for (std::int64_t row = 0; row < kRows; ++row) {
+    set(row, 0, kLargest);
+    set(row, 1, 0xFF80);  // infinite in the file
+    set(row, 2, 0x7FC0);  // NaN
+  }
+  set(0, 5, kBeyond);
+  set(700, 3000, 0x8000 | kBeyond);
+  set(1500, 7, 0x7F7F);
+  set(1500, 4000, kBeyond);
+  write_checkpoint(GetParam(), folder.path(), {tensor}, 0);
+  const Checkpoint checkpoint = open(folder.path());
+  std::vector<std::byte> out(kRows * kColumns * 4);
+  const auto losses = [&](const refit::Format& to) {
+    std::vector<Read> reads;
+    for (const Box& box :
+         {Box::whole({kRows, kColumns}), Box{{1, 6}, {kRows - 1, kColumns - 6}}, Box{{1, 0}, {699, 9}}})
+      reads.push_back({checkpoint.find("w"), box, out.data(), to, row_major_strides(box.extent), {kRows, kColumns}});
+    std::vector<std::array<std::int64_t, 2>> result;
+    for (const CastLoss& loss : read(space, checkpoint, reads).losses)
+      result.push_back({loss.overflows, loss.first_overflow});
+    return result;
+  };
+  using Expected = std::vector<std::array<std::int64_t, 2>>;
+  EXPECT_EQ(losses(DType::f16), (Expected{{4, 5}, {3, 700 * kColumns + 3000}, {0, 0}}));
+  EXPECT_EQ(losses({DType::f16, Conversion::minus_one}), (Expected{{4, 5}, {3, 700 * kColumns + 3000}, {0, 0}}));
+  EXPECT_EQ(losses(DType::f32), (Expected{{0, 0}, {0, 0}, {0, 0}}));
+  EXPECT_EQ(losses(DType::bf16), (Expected{{0, 0}, {0, 0}, {0, 0}}));
 }
 
 TEST_P(CheckpointRead, QuantisedBytesAndTheirScalesStayAsTheyAre) {

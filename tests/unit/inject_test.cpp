@@ -166,6 +166,10 @@ std::vector<std::string> fp8(const std::string& layers, const std::string& train
   return {layers, "train.precision=" + train, "gen.precision=fp8"};
 }
 
+std::vector<std::string> as_it_is(const std::string& precision) {
+  return {kOne, "train.precision=" + precision, "gen.precision=" + precision};
+}
+
 /// 1 - 1/n.
 constexpr double all_but_one_of(int n) { return 1.0 - 1.0 / n; }
 
@@ -308,6 +312,44 @@ const Row kRows[] = {
      "TP1",
      fp8(kOne, "fp8"),
      {{"*.o_proj.weight_scale_inv", all_but_one_of(4)}, {"*.down_proj.weight_scale_inv", all_but_one_of(4)}}},
+    {"B51-scale-of-first",
+     "qwen3-0.6b-small",
+     "TP2",
+     "TP1",
+     as_it_is("fp8_tensor"),
+     {{"*.[kv]_proj.weight_scale", 1}, {"*.up_proj.weight_scale", 1}}},
+    {"B51-scale-of-first",
+     kQwenMoe,
+     "EP2",
+     "TP1",
+     as_it_is("nvfp4"),
+     {{"*.[kv]_proj.weight_global_scale", 1}, {"*.up_proj.weight_global_scale", 1}}},
+    // A rank has the scales of its part of the rows only.
+    {"B54-cut-row-scales",
+     "qwen3-0.6b-small",
+     "TP1",
+     "TP4",
+     as_it_is("fp8_channel"),
+     {{"*.o_proj.weight_scale", all_but_one_of(4)}, {"*.down_proj.weight_scale", all_but_one_of(4)}}},
+    {"B55-swapped-w13-scales",
+     kQwenMoe,
+     "EP2",
+     "TP1",
+     as_it_is("fp8"),
+     {{"*.gate_proj.weight_scale_inv", 1}, {"*.up_proj.weight_scale_inv", 1}}},
+    {"B55-swapped-w13-scales",
+     kQwenMoe,
+     "EP2",
+     "TP2",
+     as_it_is("mxfp4"),
+     {{"*.gate_proj.weight_scale", 1}, {"*.up_proj.weight_scale", 1}}},
+    // What a fault says of block scales is not said of the other parts.
+    {"B33-scales-on-wrong-axis",
+     "qwen3-wide.json",
+     "TP2",
+     "TP1",
+     as_it_is("nvfp4"),
+     {{"*.o_proj.weight_scale", all_but_one_of(512)}, {"*.down_proj.weight_scale", all_but_one_of(512)}}},
 };
 
 TEST(Injections, SpoilWhatTheySay) {
@@ -380,6 +422,15 @@ TEST(Injections, RefuseCasesWithoutEffect) {
       {"B47-shards-as-replicas", "qwen3-4b-small", "DP2", "TP1", {}, {}},
       {"B48-heads-of-tp", "qwen3-4b-small", "TP2", "TP1", {}, {}},
       {"cp-as-tp", "qwen3-4b-small", "DP2", "TP1", {}, {}},
+      {"B25-squeezed-scales", kQwenMoe, "EP2", "TP1", as_it_is("fp8_tensor"), {}},
+      {"B33-scales-on-wrong-axis", "qwen3-wide.json", "TP2", "TP1", as_it_is("fp8_tensor"), {}},
+      {"B49-old-global-scales", kQwenMoe, "TP1", "TP1", as_it_is("mxfp4"), {}},
+      {"B50-old-block-scales", kQwenMoe, "TP1", "TP1", as_it_is("fp8_tensor"), {}},
+      {"B51-scale-of-first", kQwenMoe, "TP1", "TP1", as_it_is("fp8_channel"), {}},
+      {"B52-inverted-scales", kQwenMoe, "TP1", "TP1", as_it_is("fp8_tensor"), {}},
+      {"B53-swapped-nibbles", kQwenMoe, "TP1", "TP1", as_it_is("fp8"), {}},
+      {"B54-cut-row-scales", "qwen3-0.6b-small", "TP1", "TP1", as_it_is("fp8_channel"), {}},
+      {"B55-swapped-w13-scales", kQwenMoe, "TP1", "TP1", {}, {}},
   };
   for (const Row& row : rows) {
     EXPECT_THAT(refusal(row),

@@ -275,6 +275,12 @@ TEST(SignedRowSums, BytesWithScales) {
   }
 }
 
+/// The place, in a castable type, of the lowest bit of BF16's digits.
+int lowest_of_bf16(DType dtype) {
+  constexpr int kDigits = 7;
+  return (dtype == DType::f32 ? 23 : dtype == DType::f16 ? 10 : kDigits) - kDigits;
+}
+
 TEST(Perturb, ChangesWhatTheHeaderSays) {
   Random random(8);
   const ExecutionSpace space;
@@ -295,7 +301,7 @@ TEST(Perturb, ChangesWhatTheHeaderSays) {
       for_each_index(stored.region.box.extent, [&](const Extents& index, std::int64_t) {
         std::uint64_t bits = stored.bits(index);
         const std::uint64_t mask = perturbation(42, stored.global(index), 3);
-        if (is_changed(bits, dtype)) bits ^= is_castable(dtype) ? mask << (dtype == DType::f32 ? 16 : 0) : 1U;
+        if (is_changed(bits, dtype)) bits ^= is_castable(dtype) ? mask << lowest_of_bf16(dtype) : 1U;
         write_bits(expected.data(), stored.element(index), dtype, bits);
       });
       perturb(space, stored.region, 42, 3);

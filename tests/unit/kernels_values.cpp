@@ -3,9 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "kernels_random.hpp"
+#include "support/number_oracle.hpp"
 
 namespace refit::kernels {
 namespace {
@@ -115,6 +118,62 @@ TEST(CountRounded, IsWhatArithmeticSays) {
       EXPECT_EQ(found == 0, never) << name(from) << " " << name(to);
     }
   }
+}
+
+/// Counts and first elements are those of numbers that are decoded, transformed and encoded again.
+TEST(CountOverflows, IsWhatArithmeticSays) {
+  Random random(24);
+  const ExecutionSpace space;
+  using test_support::converted;
+  for (DType from : kCastable) {
+    for (DType to : kCastable) {
+      for (Transform how : {Transform::none, Transform::add_one, Transform::subtract_one, Transform::negative_exp}) {
+        std::int64_t found = 0;
+        for (int i = 0; i < 20; ++i) {
+          Array array(random, from, 14);
+          // Random exponents are seldom those of the largest values.
+          for_each_index(array.extent, [&](const Extents& index, std::int64_t linear) {
+            if (linear % 3 == 0) return;
+            const std::uint32_t near[] = {0x477FEFFFU, 0x477FF000U, 0x477FE000U, 0x47800000U, 0xC77FF000U, 0x7F7FFFFFU,
+                                          0x7F7F7FFFU, 0x7F7F8000U, 0x7F800000U, 0x7FC00000U, 0x42B17218U, 0x42C80000U};
+            const std::uint32_t bits = near[pick(random, 0, 11)];
+            write_bits(array.memory.data(), offset_of(index, array.strides), from,
+                       convert_bits(bits, DType::f32, from));
+          });
+          const auto overflows = [&](std::uint64_t bits) {
+            if (!std::isfinite(value_of(bits, from))) return false;
+            return !std::isfinite(value_of(converted(bits, from, to, how), to));
+          };
+          Difference expected;
+          for_each_index(array.extent, [&](const Extents& index, std::int64_t linear) {
+            if (!overflows(read_bits(array.memory.data(), offset_of(index, array.strides), from))) return;
+            if (expected.count++ == 0) expected.first = linear;
+          });
+          const Difference counted = count_overflows(space, array.region, to, how);
+          ASSERT_EQ(counted.count, expected.count) << name(from) << " " << name(to) << " " << static_cast<int>(how);
+          ASSERT_EQ(counted.first, expected.first) << name(from) << " " << name(to) << " " << static_cast<int>(how);
+          found += expected.count;
+        }
+        const bool narrower = to == DType::f16 ? from != DType::f16 : to == DType::bf16 && from == DType::f32;
+        EXPECT_EQ(found > 0, narrower || how == Transform::negative_exp) << name(from) << " " << name(to);
+      }
+    }
+  }
+}
+
+/// 65504 is the largest number of F16, and 65520 the first that rounds to infinity.
+TEST(CountOverflows, TiesAtTheLargestNumber) {
+  const ExecutionSpace space;
+  const float values[] = {65504.0F, 65519.996F, 65520.0F, -65519.996F, -65520.0F, 65536.0F, 70000.0F};
+  const std::uint64_t as_f16[] = {0x7BFF, 0x7BFF, 0x7C00, 0xFBFF, 0xFC00, 0x7C00, 0x7C00};
+  std::byte memory[sizeof values];
+  std::memcpy(memory, values, sizeof values);
+  const Region region{memory, DType::f32, Box::whole({7}), {7}, {1}};
+  for (std::size_t i = 0; i < 7; ++i)
+    EXPECT_EQ(convert_bits(std::bit_cast<std::uint32_t>(values[i]), DType::f32, DType::f16), as_f16[i]) << values[i];
+  const Difference counted = count_overflows(space, region, DType::f16);
+  EXPECT_EQ(counted.count, 4);
+  EXPECT_EQ(counted.first, 2);
 }
 
 /// Regions of several items, with any part of them different.

@@ -50,7 +50,7 @@ constexpr const char* kExpectedResult = R"json({
              "bulk": {"min": 0.125, "median": 0.25, "max": 0.375},
              "misc": {"min": 0.125, "median": 0.125, "max": 0.125}},
   "verification": {"refits": 2, "tensors": 3, "tensors_wrong": 1, "elements": 1000, "elements_wrong": 1,
-                   "wrong": [{"tensor": "norm.weight", "gen_rank": 0, "elements_wrong": 1, "first_index": [7]}],
+                   "elements_overflowed": 0, "wrong": [{"tensor": "norm.weight", "gen_rank": 0, "elements_wrong": 1, "first_index": [7]}],
                    "fingerprint_train": "aa", "fingerprint_gen": "ab", "kl": {"max": 0.5, "mean": 0.25, "tensor": "w"}}
 })json";
 
@@ -99,6 +99,17 @@ TEST(ReportJson, AKlThatIsNotFiniteIsNull) {
   Result result = sample_result();
   result.verification->kl->max = std::numeric_limits<double>::infinity();
   EXPECT_TRUE(ordered_json::parse(to_json(result))["verification"]["kl"]["max"].is_null());
+}
+
+TEST(ReportJson, OverflowsAreListedByTensor) {
+  Result result = sample_result();
+  EXPECT_FALSE(ordered_json::parse(to_json(result))["verification"].contains("overflows"));
+  result.verification->elements_overflowed = 3;
+  result.verification->overflows = {{"w", "F16", 3, {1, 9}, 2}};
+  const ordered_json found = ordered_json::parse(to_json(result))["verification"];
+  EXPECT_EQ(found["elements_overflowed"], 3);
+  EXPECT_EQ(found["overflows"], ordered_json::parse(R"([{"tensor": "w", "dtype": "F16", "elements": 3,
+                                                         "first_index": [1, 9], "refit": 2}])"));
 }
 
 TEST(ReportCsv, OneRowPerRefit) {

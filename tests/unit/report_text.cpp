@@ -148,6 +148,21 @@ TEST(ReportText, SummaryOfAFailedRun) {
   EXPECT_LE(longest_line(summary.substr(summary.find("\n# "))), 80U);  // the field's own line is as long as it is
 }
 
+TEST(ReportText, TenOverflowsAreNamed) {
+  Result result = sample_result();
+  EXPECT_THAT(summary_of(result), Not(HasSubstr("overflow")));
+  result.verification->overflows.assign(12, {"w", "F16", 1234, {1, 9}, 2});
+  const std::string summary = summary_of(result);
+  const std::string line =
+      "# overflow       1,234 elements of w became infinite as F16 in refit 2, first at\n"
+      "#                [1,9]\n";
+  const std::string rest = line + "#                ... and of 2 more tensors\n";
+  EXPECT_THAT(summary, HasSubstr(rest));
+  std::int64_t lines = 0;
+  for (std::size_t at = 0; (at = summary.find(line, at)) != std::string::npos; ++at) ++lines;
+  EXPECT_EQ(lines, 10);
+}
+
 TEST(ReportText, EachEngineHasALine) {
   const std::string header = header_of(sample_engines());
   EXPECT_THAT(header, HasSubstr("# gen            vllm+sglang TP1+DP2 bf16, 3 ranks\n"

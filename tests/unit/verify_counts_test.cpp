@@ -194,6 +194,40 @@ TEST(VerifyCounts, NanAndInfinitiesAreCountedOncePerTensor) {
   EXPECT_THAT(world.not_finite(Group::gen), ElementsAre(NotFinite{kQ, 2}, NotFinite{kK, 1}, NotFinite{kNorm, 1}));
 }
 
+TEST(VerifyCounts, WhatACastMakesInfiniteIsCountedOnce) {
+  World world({.train_dtype = DType::bf16, .gen_dtype = DType::f16});
+  EXPECT_THAT(world.verify().overflows, IsEmpty());
+  constexpr std::uint16_t kBeyond = 0x4780, kInfinite = 0x7C00;  // 65536 as bf16, infinity as fp16
+  for (std::int32_t rank : {1, 2}) {                             // two replicas of the upper halves
+    world.set(Group::train, rank, "q", 9, 0x8000 | kBeyond);
+    world.set(Group::train, rank, "q", 3, kBeyond);
+    world.set(Group::train, rank, "q", 4, 0x477F);  // 65280
+    world.set(Group::train, rank, "q", 5, 0x7F80);  // infinite before
+  }
+  for (std::int32_t rank = 0; rank < World::kTrainRanks; ++rank) world.set(Group::train, rank, "norm", 4, kBeyond);
+  const StepResult wrong = world.verify();  // gen has the values of before
+  EXPECT_FALSE(wrong.ok());
+  const auto expected = ElementsAre(Overflow{kQ, 2, 32 * kHidden + 3}, Overflow{kNorm, 1, 4});
+  EXPECT_THAT(wrong.overflows, expected);
+
+  for (std::int32_t rank = 0; rank < World::kGenRanks; ++rank) world.set(Group::gen, rank, "norm", 4, kInfinite);
+  for (std::int32_t rank : {1, 2}) {
+    world.set(Group::gen, rank, "qk", 9, 0x8000 | kInfinite);
+    world.set(Group::gen, rank, "qk", 3, kInfinite);
+    world.set(Group::gen, rank, "qk", 4, 0x7BF8);
+    world.set(Group::gen, rank, "qk", 5, kInfinite);
+  }
+  const StepResult right = world.verify();
+  EXPECT_TRUE(right.ok());  // equal bits
+  EXPECT_THAT(right.overflows, expected);
+}
+
+TEST(VerifyCounts, WhatATransformMakesInfiniteIsCounted) {
+  World world({.conversions = true});
+  world.set(Group::train, 0, "log", 2, 0x42C8);  // 100, and exp(100) is beyond float32
+  EXPECT_THAT(world.verify().overflows, ElementsAre(Overflow{kLog, 1, 2}));
+}
+
 TEST(VerifyCounts, AKlOfNanIsMarked) {
   World world;
   world.set(Group::gen, 0, "qk", 5, kernels::kPoison * 0x101);

@@ -296,6 +296,7 @@ StepResult World::verify() {
     EXPECT_EQ(other.wrong, results[0].wrong);
     EXPECT_EQ(other.tensors_not_counted, results[0].tensors_not_counted);
     EXPECT_EQ(other.train_disagreements, results[0].train_disagreements);
+    EXPECT_EQ(other.overflows, results[0].overflows);
     EXPECT_EQ(other.fingerprint_train, results[0].fingerprint_train);
     EXPECT_EQ(other.fingerprint_gen, results[0].fingerprint_gen);
     EXPECT_EQ(other.kl.max, results[0].kl.max);

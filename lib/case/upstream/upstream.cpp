@@ -48,7 +48,8 @@ void check_precisions(Precision train, Precision gen, bool seed, const Require& 
   const bool fp8_param = is_quantised(train);
   const bool fp8 = is_quantised(gen);
   const bool mx = gen == Precision::mxfp8;
-  require(gen != Precision::fp32, "gen.precision", "fp32 is none of bf16 and fp8 [V12]");
+  require(gen != Precision::fp32 && gen != Precision::fp16, "gen.precision",
+          fmt::format("{} is none of bf16 and fp8 [V12]", name(gen)));
   require(seed || !fp8_param || !mx, "gen.precision",
           "train weights in FP8 cannot feed mxfp8; legal: train.precision = bf16, or fp8 on both sides [V13]");
   require(!fp8 || train != Precision::mxfp8, "train.precision",

@@ -8,7 +8,7 @@ namespace {
 
 using layout::SideRows;
 
-constexpr std::string_view kKeptAs[] = {"bf16", "fp32"};
+constexpr std::string_view kKeptAs[] = {"bf16", "fp16", "fp32"};
 constexpr std::string_view kDtensors[] = {"spmd_types", "partial_dtensor"};
 constexpr std::string_view kPipelineStyle[] = {"loop", "v"};
 
@@ -96,6 +96,7 @@ std::vector<std::int64_t> Side::legal_tp(const model::Model& model) const {
 }
 
 std::optional<layout::Precision> Side::precision() const {
+  if (kept_as == KeptAs::fp16) return layout::Precision::fp16;
   return kept_as == KeptAs::fp32 ? layout::Precision::fp32 : layout::Precision::bf16;
 }
 
@@ -109,7 +110,7 @@ std::unique_ptr<layout::Layout> Side::make_layout(const model::Model& model) con
 
 Options Side::options() const {
   Options result = written;
-  result.precision = kept_as == KeptAs::fp32 ? DType::f32 : DType::bf16;
+  result.precision = layout::dtype_of(*precision());
   return result;
 }
 

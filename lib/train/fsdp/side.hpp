@@ -10,7 +10,7 @@ namespace refit::train::fsdp {
 const layout::SideRow& trainer();
 
 /// FSDP2 keeps weights unquantised.
-enum class KeptAs : std::uint8_t { bf16, fp32 };
+enum class KeptAs : std::uint8_t { bf16, fp16, fp32 };
 Choices choices(KeptAs);
 
 class Side final : public layout::SideSpec {
