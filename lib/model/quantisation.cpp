@@ -158,6 +158,7 @@ BlockSize block_of(const Quantisation& how, Role part) {
     case Role::packed_values:
       if (how.format == StoredFormat::awq) return {8, 1};
       return {1, is_int4(how.format) ? 8 : 2};
+    case Role::group_index: return {kWhole, 1};
     default: return {kWhole, kWhole};
   }
 }
