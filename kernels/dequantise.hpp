@@ -2,7 +2,8 @@
 // The values of a part of a quantised matrix, from everything that is stored of it. Every format of
 // core/stored_format.hpp whose elements lie in rows: all but gptq and awq.
 //
-// Example: rows 8 .. 15 and columns 24 .. 55 of NVFP4 lie in bytes 12 .. 27 of those rows, and in the blocks of scales 1
+// Example: rows 8 .. 15 and columns 24 .. 55 of NVFP4 lie in bytes 12 .. 27 of those rows, and in the blocks of scales
+// 1
 // .. 3; the first value is the low nibble of the first byte times a scale, which 8 of the 32 columns have in common.
 
 #include <cstddef>

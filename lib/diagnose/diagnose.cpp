@@ -160,10 +160,52 @@ class Examination {
       const std::int64_t before = result_.elements_wrong;
       for (std::int32_t r = 0; r < gen_.ranks(); ++r) compare(tensor, whole, Rank{r});
       result_.tensors_wrong += result_.elements_wrong > before ? 1 : 0;
+      if (tensor.scales >= 0 || tensor.scale_of >= 0) add_part(tensor, result_.elements_wrong > before);
     }
+    note_parts();
     if (!unknown.empty())
       result_.notes.push_back(fmt::format("{} tensors are not compared, since nothing given has them, e.g. {}",
                                           unknown.size(), unknown.front()));
+  }
+
+  /// What quantised weights consist of, in words.
+  std::string_view part_word(const Tensor& tensor) const {
+    const StoredFormat format = setup_.model.quantisation.format;
+    switch (tensor.role) {
+      case model::Role::packed_values: return "packed values";
+      case model::Role::block_scale: return format == StoredFormat::fp8_channel ? "scales of rows" : "block scales";
+      case model::Role::tensor_scale: return format == StoredFormat::nvfp4 ? "global scales" : "scales of tensors";
+      case model::Role::input_scale: return "scales of inputs";
+      case model::Role::zero_point: return "zero points";
+      case model::Role::weight_shape: return "shapes";
+      case model::Role::group_index: return "indices of groups";
+      default: return "values";
+    }
+  }
+
+  struct Count {
+    std::int64_t wrong = 0, all = 0;
+  };
+
+  void add_part(const Tensor& tensor, bool is_wrong) {
+    Count& count = parts_[part_word(tensor)];
+    ++count.all;
+    count.wrong += is_wrong ? 1 : 0;
+  }
+
+  /// Says which parts of quantised weights are wrong, and which are right.
+  void note_parts() {
+    std::string text;
+    for (const auto& [word, count] : parts_) {
+      if (count.wrong > 0)
+        text += fmt::format("{}{} of {} weights are wrong", text.empty() ? "" : ", ", word,
+                            count.wrong == count.all ? fmt::format("all {}", count.all)
+                                                     : fmt::format("{} of {}", count.wrong, count.all));
+    }
+    if (text.empty()) return;
+    for (const auto& [word, count] : parts_)
+      if (count.wrong == 0) text += fmt::format(", {} are right", word);
+    result_.notes.push_back(fmt::format("quantised weights, {}: {}", described(setup_.model.quantisation), text));
   }
 
   void add_names(const Tensor& tensor, Rank rank) {
@@ -391,6 +433,7 @@ class Examination {
   std::map<std::pair<Rank, layout::StorageKey>, bool> is_there_;
   std::map<std::string, Finding> problems_of_;  ///< by kind
   std::map<Rank, std::int64_t> compared_;       ///< tensors
+  std::map<std::string_view, Count> parts_;     ///< of quantised weights, by the word for them
   std::set<std::string> names_;                 ///< of the parameters that the layout has
   Diagnosis result_;
 };

@@ -321,6 +321,7 @@ bool leaves_such_content(const Evidence& evidence, const inject::Faults& faults)
   constexpr std::int64_t kStep = 2;
   if (all([&](const Tensor& t, Kind kind) { return is_old(kind) && faults.loses_update(model, t, kVictim, kStep); }))
     return true;
+  if (all([&](const Tensor& t, Kind kind) { return is_old(kind) && faults.keeps(model, t); })) return true;
   if (all([&](const Tensor& t, Kind kind) { return kind == Kind::flipped && faults.corrupts(model, t, kVictim); }))
     return !evidence.sources.front()->wrong_replicas().empty();
   return all([&](const Tensor&, Kind kind) { return is_old(kind); }) && leaves_such_ranks(evidence, faults, kStep);

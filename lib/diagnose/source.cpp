@@ -1,6 +1,9 @@
 #include "diagnose/source.hpp"
 
 #include <algorithm>
+#include <cstring>
+
+#include "kernels/parts.hpp"
 
 #include "checkpoint/dequantise.hpp"
 
@@ -65,6 +68,7 @@ std::shared_ptr<Whole> Source::make(const Tensor& tensor) {
   const std::optional<Format> format = setup_.gen->format(tensor);
   if (!format) return nullptr;
   if (is_made(tensor)) {
+    if (!quantiser_of(setup_.model.quantisation.format, *cases::quantiser_of(setup_.c))) return quantised_part(tensor);
     const bool scales = tensor.scale_of >= 0;
     const auto made = quantise(scales ? setup_.model[tensor.scale_of] : tensor);
     return scales ? made.second : made.first;
@@ -172,6 +176,62 @@ std::pair<std::shared_ptr<Whole>, std::shared_ptr<Whole>> Source::quantise(const
                   Extents{columns, 1}, plain->dtype, DType::f8_e4m3, Transform::quantise, nullptr, nullptr, blocks});
   }
   return {bytes, made};
+}
+
+std::shared_ptr<Whole> Source::quantised_part(const Tensor& tensor) {
+  const model::Model& model = setup_.model;
+  const model::Quantisation& how = model.quantisation;
+  const Tensor& weight = tensor.scale_of < 0 ? tensor : model[tensor.scale_of];
+  const Shape shape = rows_and_columns(weight);
+  const std::int64_t columns = shape[shape.size() - 1];
+  const std::int64_t rows = weight.elements() / columns;
+  const DType dtype = tensor.scale_of < 0 ? DType::f8_e4m3 : tensor.dtype;
+  const std::shared_ptr<Whole> made = allocate(tensor, dtype);
+  if (tensor.role == model::Role::weight_shape) {
+    const std::int64_t sizes[] = {rows, columns};
+    std::memcpy(made->data.data(), sizes, sizeof(sizes));
+    return made;
+  }
+  const kernels::SharedBuffer words(std::max<std::int64_t>(1, kernels::amax_words(how.format, rows)) * 4);
+  std::fill_n(words.data(), words.bytes(), std::byte{0});
+  const std::vector<std::int32_t> groups = scale_groups(model);
+  const auto group_of = [&](const Tensor& of) { return groups[static_cast<std::size_t>(of.index)]; };
+  std::vector<kernels::SharedBuffer> kept;
+  std::vector<kernels::Part> sharing;  // the weights with a common magnitude
+  for (const Tensor& other : model.tensors) {
+    if (other.scales < 0 || group_of(other) != group_of(weight)) continue;
+    const std::shared_ptr<Whole> plain = load(other, setup_.train->format(other).value_or(Format(other.dtype)));
+    if (!plain) return nullptr;
+    const Shape of_other = rows_and_columns(other);
+    const std::int64_t width = of_other[of_other.size() - 1];
+    kernels::SharedBuffer ordered(plain->data.bytes());
+    copy(space_,
+         {plain->data.data(), ordered.data(), of_other, layout::in_matrix_order(other, row_major_strides(other.shape)),
+          row_major_strides(of_other), plain->dtype, plain->dtype});
+    kernels::Part part;
+    part.source = ordered.data();
+    part.rows = other.elements() / width;
+    part.columns = width;
+    part.source_strides[0] = width;
+    part.from = plain->dtype;
+    part.format = how.format;
+    part.library = *cases::quantiser_of(setup_.c);
+    part.group = how.group;
+    part.amax = reinterpret_cast<std::uint32_t*>(words.data());
+    kept.push_back(std::move(ordered));
+    const bool is_tensor_scale = tensor.role == model::Role::tensor_scale && how.format != StoredFormat::fp8_tensor;
+    if (other.index == weight.index) {
+      const bool is_values = tensor.scale_of < 0 || tensor.role == model::Role::packed_values;
+      (is_values ? part.values : is_tensor_scale ? part.tensor_scale : part.scales) = made->data.data();
+      if (is_castable(dtype)) part.scale_dtype = dtype;
+    }
+    sharing.push_back(part);
+  }
+  const kernels::PartTable table(space_, sharing);
+  table.raise_amax(space_);
+  table.quantise(space_);
+  space_.fence();
+  return made;
 }
 
 }  // namespace refit::diagnose

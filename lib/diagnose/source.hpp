@@ -47,6 +47,8 @@ class Source {
   std::shared_ptr<Whole> assemble(const model::Tensor& tensor, Format format);
   /// Returns the bytes of a weight that is quantised on the way, and its scales.
   std::pair<std::shared_ptr<Whole>, std::shared_ptr<Whole>> quantise(const model::Tensor& weight);
+  /// Returns one part of such a weight, or its bytes, in formats other than blocks of 8 bits; nullptr as `load`.
+  std::shared_ptr<Whole> quantised_part(const model::Tensor& tensor);
 
   const cases::Setup& setup_;
   const layout::Layout* layout_ = nullptr;

@@ -194,6 +194,8 @@ void Weights::dump(const std::string& folder, const std::vector<checkpoint::Dump
   chunks.front() = buffers;
   for (std::size_t i = 0; i < layout_.storages.size(); ++i) {
     const layout::Storage& storage = layout_.storages[i];
+    const auto is_it = [&](const checkpoint::DumpTensor& buffer) { return buffer.info.name == storage.name; };
+    if (std::ranges::any_of(buffers, is_it)) continue;  // what was made of it has its name
     const auto chunk = static_cast<std::size_t>(std::max(storage.key.chunk, 0));
     chunks[chunk].push_back({{storage.name, storage.shape, storage.dtype}, memory_.storages()[i]});
   }

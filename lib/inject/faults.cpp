@@ -88,7 +88,9 @@ const Tensor* twin(const model::Model& model, const Tensor& tensor, std::int32_t
 const Tensor* other_half(const model::Model& model, const Tensor& tensor) {
   const bool gate = is_gate(tensor.role);
   if (!gate && !is_up(tensor.role)) return nullptr;
-  const auto is_part = [&](std::int64_t i) { return i >= 0 && i < std::ssize(model.tensors) && model[i].scale_of >= 0; };
+  const auto is_part = [&](std::int64_t i) {
+    return i >= 0 && i < std::ssize(model.tensors) && model[i].scale_of >= 0;
+  };
   std::int64_t index = tensor.index + (gate ? 1 : -1);
   while (is_part(index)) index += gate ? 1 : -1;
   if (index < 0 || index >= std::ssize(model.tensors)) return nullptr;
@@ -280,8 +282,10 @@ bool Faults::skips_finalize(std::int64_t refit) const { return refit >= 2 && act
 
 bool Faults::keeps_derived(std::int64_t refit) const { return refit >= 2 && acting(Act::keep_derived) != nullptr; }
 
-bool Faults::keeps_magnitudes(std::int64_t refit) const {
-  return refit >= 2 && acting(Act::old_magnitudes) != nullptr;
+bool Faults::keeps_magnitudes(std::int64_t refit) const { return refit >= 2 && acting(Act::old_magnitudes) != nullptr; }
+
+bool Faults::keeps(const model::Model& model, const Tensor& tensor) const {
+  return concerned(Act::keep, model, tensor);
 }
 
 std::vector<Arrived::Storage> Faults::changed_storages(const model::Model& model,

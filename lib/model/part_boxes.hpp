@@ -5,8 +5,8 @@
 
 namespace refit::model {
 
-/// Returns numbers for the dimensions of rows_and_columns(weight) in the order of the weight's own. E.g. gpt-oss' [E, I,
-/// 2, H] as [E, H, I, 2].
+/// Returns numbers for the dimensions of rows_and_columns(weight) in the order of the weight's own. E.g. gpt-oss' [E,
+/// I, 2, H] as [E, H, I, 2].
 Extents in_own_order(const Tensor& weight, const Extents& of);
 
 /// Returns the elements of a part that a box of its weight's rows and columns touches.

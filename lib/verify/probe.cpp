@@ -78,9 +78,8 @@ void add_piece(const LocalMemory& local, std::int32_t piece, std::uint64_t seed,
   const DType as = local.as(mine.tensor).dtype;
   if (mine.piece.format.conversion == Conversion::block_scaled || tensor.scale_of >= 0) {
     if (has_block_scales(local.model.tensors, tensor)) return add_scaled(local, piece, seed, tensor_rows);
-    return for_each_dequantised(local, piece, [&](const kernels::Region& values) {
-      add_region(local, values, seed, tensor_rows);
-    });
+    return for_each_dequantised(local, piece,
+                                [&](const kernels::Region& values) { add_region(local, values, seed, tensor_rows); });
   }
   if (mine.piece.format == local.as(mine.tensor) || tensor.scales >= 0) {
     add_region(local, local.region(piece, mine.piece.box), seed, tensor_rows);

@@ -58,9 +58,8 @@ void choose(const Ledger& side, std::int32_t tensor, std::int32_t values, const 
             std::vector<Contribution>& out) {
   for (const HeldBox& held : side.boxes(values)) {
     const auto holders = side.holders(held);
-    const auto chosen = std::find_if(holders.begin(), holders.end(), [&](const Holder& holder) {
-      return wrong.contains(holder, tensor) == is_wrong;
-    });
+    const auto chosen = std::find_if(holders.begin(), holders.end(),
+                                     [&](const Holder& holder) { return wrong.contains(holder, tensor) == is_wrong; });
     if (chosen == holders.begin() || chosen == holders.end()) continue;
     out.push_back({holders[0], 0});
     out.push_back({*chosen, 1});

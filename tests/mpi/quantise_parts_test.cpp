@@ -171,7 +171,9 @@ class Whole {
       } else {
         scales.push_back(std::byte{made.byte});
       }
-      if (tensor_scale.empty()) append_number(tensor_scale, made.tensor, DType::f32);
+      // TransformerEngine keeps the amax, for which engines get the divisor.
+      const float tensor = c_.library == Library::te ? 2688.0F / made.tensor : made.tensor;
+      if (tensor_scale.empty()) append_number(tensor_scale, tensor, DType::f32);
     }
     if (element_bits(c_.format) == 8) stored_[weight.index] = stored;
     for (std::int64_t p = weight.scales; p < std::ssize(model_.tensors) && model_[p].scale_of == weight.index; ++p) {
@@ -301,24 +303,23 @@ std::vector<std::string> train_layouts(int ranks) {
   }
 }
 
+/// Libraries and dtypes take turns.
 TEST(QuantiseParts, EveryFormatOnAllRanks) {
   const auto world = transport::make_mpi_control();
-  std::size_t turn = 0;
+  std::size_t turn = static_cast<std::size_t>(world->size());
   for (const std::string& train : train_layouts(world->size())) {
+    const bool has_cut_rows = train.starts_with("TP2") || train.starts_with("TP4");
     for (const StoredFormat format : {StoredFormat::nvfp4, StoredFormat::mxfp4, StoredFormat::fp8_tensor,
                                       StoredFormat::fp8_channel, StoredFormat::int4}) {
       const std::span<const Library> known = libraries_on_the_way(format);
-      for (const DType from : {DType::bf16, DType::f32}) {
-        const Case c{"qwen3_moe", train, format, known[turn++ % known.size()], from};
-        const model::Model model = Whole(c, 0).model();
-        const auto layout = train::megatron::make_layout(model, train_options(model, train, from));
-        const bool has_words = format != StoredFormat::mxfp4 && format != StoredFormat::int4;
-        const bool has_rows = format != StoredFormat::fp8_channel || train.find("TP1") == train.npos;
-        ASSERT_EQ(layout::cut_through_blocks(model, *layout), "");
-        const bool is_cut = train.find("TP2") != train.npos || train.find("TP4") != train.npos;
-        check_case(c, *layout, *world,
-                   has_words && has_rows && layout->ranks() > 1 && (format != StoredFormat::fp8_channel || is_cut));
-      }
+      const DType from = turn % 2 == 0 ? DType::bf16 : DType::f32;
+      const Case c{"qwen3_moe", train, format, known[turn++ % known.size()], from};
+      const model::Model model = Whole(c, 0).model();
+      const auto layout = train::megatron::make_layout(model, train_options(model, train, from));
+      ASSERT_EQ(layout::cut_through_blocks(model, *layout), "");
+      const bool reduces = format == StoredFormat::nvfp4 || format == StoredFormat::fp8_tensor ||
+                           (format == StoredFormat::fp8_channel && has_cut_rows);
+      check_case(c, *layout, *world, reduces && layout->ranks() > 1);
     }
   }
 }

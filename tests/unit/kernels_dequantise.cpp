@@ -76,8 +76,13 @@ TEST(Dequantise, EveryElementOfEveryFormat) {
       const auto between = [&](std::int64_t least, std::int64_t most) {
         return least + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(most - least + 1));
       };
-      QuantisedPart part{.format = of.format, .kind = of.kind, .matrices = between(1, 3), .row = between(0, 200),
-                         .column = between(0, 300), .rows = between(1, 140), .columns = between(1, 300)};
+      QuantisedPart part{.format = of.format,
+                         .kind = of.kind,
+                         .matrices = between(1, 3),
+                         .row = between(0, 200),
+                         .column = between(0, 300),
+                         .rows = between(1, 140),
+                         .columns = between(1, 300)};
       const DType words = is_int4(of.format) ? DType::i32 : DType::u8;
       const Numbers values(part, words, of.values, random);
       const Numbers scales(part, of.scales, of.block, random);
@@ -111,8 +116,8 @@ TEST(Dequantise, EveryElementOfEveryFormat) {
                                                                     : mxfp4_factor(Library::compressed_tensors, byte);
               expected = f32_from_e2m1(nibble_of(values.get<std::uint8_t>(word), column)) * factor;
             } else {
-              const float by = of.scales == DType::u8 ? f32_from_e8m0(scales.get<std::uint8_t>(scale))
-                                                      : scales.number(scale);
+              const float by =
+                  of.scales == DType::u8 ? f32_from_e8m0(scales.get<std::uint8_t>(scale)) : scales.number(scale);
               expected = f32_from_e4m3(values.get<std::uint8_t>(word)) * by;
             }
             float found = 0;

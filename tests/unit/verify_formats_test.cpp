@@ -277,8 +277,8 @@ KlSummary kl_of(const model::Tensor& weight, const std::vector<float>& train, co
 /// One weight on two ranks of each side.
 class World {
  public:
-  /// With `originals`, train has the values that were quantised; with `swapped`, each gen rank has the block scales that
-  /// belong to the other's rows.
+  /// With `originals`, train has the values that were quantised; with `swapped`, each gen rank has the block scales
+  /// that belong to the other's rows.
   explicit World(const Form& form, bool originals = false, bool swapped = false)
       : truth(quantise(form, 7)), originals_(originals), swapped_(swapped) {
     const int last = truth.matrix().size() - 1;
@@ -306,8 +306,8 @@ class World {
       const kernels::ExecutionSpace space;
       const bool is_gen = rank >= 2;
       const auto at = static_cast<std::size_t>(rank % 2);
-      std::vector<RankView> mine = {view(is_gen ? gen_memory_[at] : train_memory_[at], is_gen ? Group::gen : Group::train,
-                                         rank % 2)};
+      std::vector<RankView> mine = {
+          view(is_gen ? gen_memory_[at] : train_memory_[at], is_gen ? Group::gen : Group::train, rank % 2)};
       std::optional<Originals> real;
       if (originals_) {
         real = Originals{&before, {}};
@@ -436,9 +436,9 @@ TEST(VerifyFormats, EachPartIsNamedAndCountsForItsWeightsValues) {
       stored[is_float ? 3 : 0] ^= role == Role::packed_values ? std::byte{0x08} : std::byte{0x01};
       if (role == Role::zero_point || is_int4(form.how.format)) stored[0] ^= std::byte{0x03};
       const StepResult result = world.verify();
-      EXPECT_THAT(result.wrong, ElementsAre(AllOf(Field(&WrongTensor::tensor, part->name),
-                                                  Field(&WrongTensor::gen_rank, Rank{1}),
-                                                  Field(&WrongTensor::elements_wrong, 1))));
+      EXPECT_THAT(result.wrong,
+                  ElementsAre(AllOf(Field(&WrongTensor::tensor, part->name), Field(&WrongTensor::gen_rank, Rank{1}),
+                                    Field(&WrongTensor::elements_wrong, 1))));
       EXPECT_EQ(result.kl.tensor, "w.weight");
       EXPECT_GT(result.kl.max, 0.0);
     }
@@ -478,16 +478,79 @@ double mean_kl(const Form& form, std::int64_t rows, std::uint64_t matrices) {
   return sum / static_cast<double>(matrices);
 }
 
+/// Of docs/precisions.md.
 struct Band {
   Form form;
   double least, most;
 };
+constexpr Band kBands[] = {
+    {{StoredFormat::fp8_tensor, Library::compressed_tensors}, 0.003, 0.009},
+    {{StoredFormat::fp8_channel, Library::vllm}, 0.003, 0.009},
+    {{StoredFormat::nvfp4, Library::compressed_tensors}, 0.05, 0.1},
+    {{{StoredFormat::nvfp4, Naming::modelopt}, Library::modelopt}, 0.05, 0.1},
+    {{StoredFormat::mxfp4, Library::compressed_tensors}, 0.06, 0.12},
+    {{StoredFormat::mxfp4, Library::triton}, 0.06, 0.12},
+    {{StoredFormat::int4, Library::compressed_tensors}, 0.05, 0.1},
+    {{StoredFormat::int4_asym, Library::compressed_tensors}, 0.05, 0.1},
+};
 
 TEST(VerifyFormats, TheMeanKlOfWhatIsQuantisedLiesInTheBandThatIsDocumented) {
-  for (const Form& form : kForms) {
-    if (form.role != Role::up_proj) continue;
-    for (const auto& [rows, matrices] : {std::pair{128, 200}, {768, 40}, {4096, 8}})
-      fmt::print("{} {}: {:.5f}\n", words(form), rows, mean_kl(form, rows, static_cast<std::uint64_t>(matrices)));
+  for (const auto& [form, least, most] : kBands) {
+    const double mean = mean_kl(form, 768, 20);
+    EXPECT_GT(mean, least) << words(form);
+    EXPECT_LT(mean, most) << words(form);
+  }
+}
+
+/// Returns the largest error that docs/precisions.md allows for a value of a block; `amax` of the block.
+double bound(StoredFormat format, Library library, double value, double amax) {
+  const bool rounds_down = library == Library::triton_round_down || library == Library::flashinfer;
+  switch (format) {
+    case StoredFormat::nvfp4: return 0.18 * amax;
+    case StoredFormat::mxfp4: return (rounds_down ? 0.5 : 0.334) * amax;
+    case StoredFormat::int4:
+    case StoredFormat::int4_asym: return 0.075 * amax;
+    default: return 0.07 * std::abs(value) + 0x1p-18 * amax;
+  }
+}
+
+/// Returns the value of an element of a block.
+double value_of(const format_reference::Block& block, const format_reference::Quantised& of, std::size_t i) {
+  if (element_bits(block.format) == 8) return e4m3(of.elements[i]) * of.scale;
+  if (is_int4(block.format)) return (of.elements[i] - of.zero) * static_cast<double>(of.scale);
+  if (block.format == StoredFormat::mxfp4) return std::ldexp(e2m1(of.elements[i]), of.byte - 127);
+  const double scale = e2m1(of.elements[i]) * e4m3(of.byte);
+  const bool is_te = block.library == Library::te || block.library == Library::te_16x16;
+  const bool multiplies = block.library == Library::modelopt || block.library == Library::torchao;
+  return is_te ? scale * of.tensor / 2688 : multiplies ? scale * of.tensor : scale / of.tensor;
+}
+
+TEST(VerifyFormats, EveryLibrarysErrorIsWithinTheBoundThatIsDocumented) {
+  constexpr std::int64_t kRows = 64, kColumns = 128;
+  for (const StoredFormat format : {StoredFormat::fp8_tensor, StoredFormat::fp8_channel, StoredFormat::nvfp4,
+                                    StoredFormat::mxfp4, StoredFormat::int4, StoredFormat::int4_asym}) {
+    const std::int64_t width = std::min(block_size(format).columns, kColumns);
+    for (const Library library : libraries(format)) {
+      for (const DType from : {DType::bf16, DType::f32}) {
+        const std::vector<float> values = values_of({kRows, kColumns}, 5, 0.02);
+        float amax = 0;
+        for (const float value : values) amax = std::max(amax, std::abs(value));
+        double largest = 0.0;  // of the bound
+        for (std::size_t at = 0; at < values.size(); at += static_cast<std::size_t>(width)) {
+          const std::span block = std::span(values).subspan(at, static_cast<std::size_t>(width));
+          double of_block = 0;
+          for (const float value : block) of_block = std::max(of_block, std::abs(static_cast<double>(value)));
+          const format_reference::Block one{format, library, from, amax, block};
+          const format_reference::Quantised made = format_reference::quantised(one);
+          for (std::size_t i = 0; i < block.size(); ++i) {
+            const double error = std::abs(block[i] - value_of(one, made, i));
+            largest = std::max(largest, error / bound(format, library, block[i], of_block));
+          }
+        }
+        EXPECT_LE(largest, 1.0) << name(format) << " " << name(library) << " " << name(from);
+        EXPECT_GT(largest, 0.5) << name(format) << " " << name(library) << " " << name(from);  // it is no wide one
+      }
+    }
   }
 }
 
