@@ -62,7 +62,7 @@ ROWS = (
     Row(LLAMA, "int4_asym", "fp32", "FSDP2", "TP2", 4, FSDP),
     Row(MOE, "mxfp4", "bf16", "EP2", "TP2", 4),
     Row(MOE, "fp8", "bf16:mxfp8", "EP2", "TP1", 3),
-    Row(MOE, "nvfp4:modelopt", "bf16:fp8", "FSDP2xEP2", "TP1", 3, FSDP),
+    Row(MOE, "nvfp4:modelopt", "bf16", "FSDP2xEP2", "TP1", 3, (*FSDP, "--set", "train.recipe=automodel")),
     Row(GPT_OSS, "mxfp4", "bf16", "EP2", "TP1", 3),
     Row(GPT_OSS, "mxfp4", "fp32", "FSDP2", "TP2", 4, FSDP),
 )
@@ -212,7 +212,7 @@ def recorded(suite):
         experts = "num_experts" in config or "num_local_experts" in config
         layouts = [("TP1", "TP1", 2, ()), ("TP2", "TP2", 4, ()), ("FSDP2", "TP1", 3, FSDP)]
         if experts:
-            layouts += [("EP2", "TP2", 4, ()), ("FSDP2xEP2", "TP1", 3, FSDP)]
+            layouts += [("EP2", "TP2", 4, ()), ("FSDP2xEP2", "TP1", 3, (*FSDP, "--set", "train.recipe=automodel"))]
         if config["num_hidden_layers"] > 1:
             layouts.append(("PP2", "TP1", 3, ()))
         for precision in ("bf16", "fp32"):
