@@ -308,11 +308,27 @@ void add_synth(CLI::App& app, Arguments& arguments) {
   command->add_option("--layers", arguments.synth.layers, "The first layers only; 0 = all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  const std::map<std::string, StoredFormat> formats{{"fp8", StoredFormat::fp8_block}, {"mxfp8", StoredFormat::mxfp8}};
-  add_word<StoredFormat>(
+  using enum StoredFormat;
+  using model::Naming;
+  const std::map<std::string, model::Quantisation> formats{{"fp8", fp8_block},
+                                                           {"mxfp8", mxfp8},
+                                                           {"fp8_tensor", fp8_tensor},
+                                                           {"fp8_tensor:modelopt", {fp8_tensor, Naming::modelopt}},
+                                                           {"fp8_channel", fp8_channel},
+                                                           {"fp8_channel:modelopt", {fp8_channel, Naming::modelopt}},
+                                                           {"fp8_channel:fbgemm", {fp8_channel, Naming::fbgemm_fp8}},
+                                                           {"nvfp4", nvfp4},
+                                                           {"nvfp4:modelopt", {nvfp4, Naming::modelopt}},
+                                                           {"mxfp4", mxfp4},
+                                                           {"int4", int4},
+                                                           {"int4_asym", int4_asym}};
+  add_word<model::Quantisation>(
       *command, "--quantisation", formats,
-      [&arguments](StoredFormat format) { arguments.synth.weight_format = format; },
-      "fp8 (blocks of 128 x 128) | mxfp8: of the linear layers; as config.json says where it is not given");
+      [&arguments](model::Quantisation how) { arguments.synth.quantisation = how; },
+      "Of the linear layers: fp8 (blocks of 128 x 128), mxfp8, fp8_tensor, fp8_channel, nvfp4, mxfp4, int4 or "
+      "int4_asym, "
+      "as compressed-tensors writes the last six (gpt-oss has MXFP4 in its own form); FORMAT:modelopt and "
+      "fp8_channel:fbgemm as those do. As config.json says where it is not given");
   add_experts(*command, arguments.synth.experts, "as the family is published where it is not given");
   command->add_option("--format", arguments.format, "safetensors | hdf5")
       ->check(CLI::IsMember({"safetensors", "hdf5"}))

@@ -31,9 +31,9 @@ struct SynthOptions {
   std::string inputs;
   std::int64_t seed = 1;
   std::int64_t layers = 0;
-  StoredFormat weight_format = StoredFormat::unquantised;  ///< unquantised: as config.json says
-  std::optional<model::ExpertForm> experts;                ///< none: as the family is published
-  bool tied_lm_head = false;                               ///< write a tied model's lm_head.weight too
+  std::optional<model::Quantisation> quantisation;  ///< none: as config.json says
+  std::optional<model::ExpertForm> experts;         ///< none: as the family is published
+  bool tied_lm_head = false;                        ///< write a tied model's lm_head.weight too
   checkpoint::Format format = checkpoint::Format::safetensors;
   std::int64_t max_shard_bytes = 0;
   bool force = false;

@@ -110,6 +110,7 @@ struct Deviate {
 
   KOKKOS_INLINE_FUNCTION Bits operator()(Bits, std::int64_t index, std::int64_t) const {
     const std::uint64_t random = combine(key, static_cast<std::uint64_t>(index));
+    if (dtype == DType::i32) return static_cast<Bits>(random >> 16);
     const std::uint64_t sum = (random & 0xFFFFU) + (random >> 16 & 0xFFFFU) + (random >> 32 & 0xFFFFU) + (random >> 48);
     const double deviate = static_cast<double>(static_cast<std::int64_t>(sum) - 2 * 0xFFFF);
     const double value = mean + unit * deviate;
@@ -150,7 +151,7 @@ void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t ke
 
 void synthesise(const ExecutionSpace& space, const Region& region, std::uint64_t key, double mean, double scale) {
   static const std::string label = "refit::synthesise";
-  REFIT_ASSERT(is_castable(region.dtype) || byte_size(region.dtype) == 1);
+  REFIT_ASSERT(is_castable(region.dtype) || byte_size(region.dtype) == 1 || region.dtype == DType::i32);
   const double unit = deviate_unit(scale);
   with_bits_of(region.dtype, [&](auto zero) {
     using Bits = decltype(zero);

@@ -3,6 +3,7 @@
 #include <array>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "checkpoint/file.hpp"
 #include "core/error.hpp"
@@ -53,31 +54,111 @@ void cut_lists(nlohmann::ordered_json& config, std::int64_t layers) {
   }
 }
 
-/// Returns the format that a configuration, from which the model has been read, gives to weights.
-StoredFormat weight_format_of(const nlohmann::ordered_json& config) {
-  if (!config.contains(kQuantizationConfig) || !config[kQuantizationConfig].is_object())
-    return StoredFormat::unquantised;
-  return config[kQuantizationConfig].value("quant_method", "") == "fp8" ? StoredFormat::fp8_block : StoredFormat::mxfp8;
+/// Returns how a configuration, from which the model has been read, writes weights down.
+model::Quantisation quantisation_of(const nlohmann::ordered_json& config, const std::string& path,
+                                    const std::string& family) {
+  if (!config.contains(kQuantizationConfig) || !config[kQuantizationConfig].is_object()) return {};
+  return model::read_config(path, family).quantisation;
 }
 
-/// Makes the entry as vLLM reads it. It lists modules that have a matrix without scales, except the embedding, which
-/// cannot be converted.
-nlohmann::ordered_json make_quantization_config(const model::Model& model) {
-  std::vector<std::string> not_converted;
+using Json = nlohmann::ordered_json;
+
+std::string module_of(const model::Tensor& tensor) { return tensor.name.substr(0, tensor.name.rfind('.')); }
+
+/// Returns the modules that have a matrix and no quantised one, except the embedding, which cannot be converted.
+std::vector<std::string> not_converted(const model::Model& model) {
+  std::set<std::string> converted;
+  for (const model::Tensor& tensor : model.tensors) {
+    if (tensor.scales >= 0) converted.insert(module_of(tensor));
+  }
+  std::vector<std::string> modules;
   for (const model::Tensor& tensor : model.tensors) {
     const bool is_matrix = tensor.shape.size() > 1 && tensor.role != model::Role::embedding;
-    if (!is_matrix || tensor.scales >= 0 || tensor.scale_of >= 0) continue;
-    not_converted.push_back(tensor.name.substr(0, tensor.name.rfind('.')));
+    if (!is_matrix || tensor.scale_of >= 0 || converted.contains(module_of(tensor))) continue;
+    modules.push_back(module_of(tensor));
   }
-  if (model.config.quantisation.format == StoredFormat::mxfp8) {
-    return {{"quant_method", "mxfp8"}, {"ignored_layers", not_converted}};
+  return modules;
+}
+
+/// Returns a scheme of compressed-tensors, of weights or inputs.
+Json scheme(int bits, const char* type, const char* strategy, std::int64_t group_size, bool symmetric, Json dynamic) {
+  Json made{{"num_bits", bits},      {"type", type},           {"strategy", strategy},
+            {"group_size", nullptr}, {"symmetric", symmetric}, {"dynamic", dynamic}};
+  if (group_size > 0) made["group_size"] = group_size;
+  return made;
+}
+
+Json compressed_tensors_config(const model::Quantisation& how, const std::vector<std::string>& ignored) {
+  using enum StoredFormat;
+  std::string format = "float-quantized";
+  Json weights = scheme(8, "float", how.format == fp8_tensor ? "tensor" : "channel", 0, true, false);
+  Json inputs = scheme(8, "float", how.has_input_scales ? "tensor" : "token", 0, true, !how.has_input_scales);
+  if (how.format == nvfp4) {
+    format = "nvfp4-pack-quantized";
+    weights = scheme(4, "float", "tensor_group", kNvfp4Block.columns, true, false);
+    weights["scale_dtype"] = "torch.float8_e4m3fn";
+    inputs = how.has_input_scales ? scheme(4, "float", "tensor_group", kNvfp4Block.columns, true, "local") : Json();
+  } else if (how.format == mxfp4) {
+    format = "mxfp4-pack-quantized";
+    weights = scheme(4, "float", "group", kMxBlock.columns, true, false);
+    weights["scale_dtype"] = "torch.uint8";
+    inputs = nullptr;
+  } else if (is_int4(how.format)) {
+    format = "pack-quantized";
+    weights = scheme(4, "int", "group", how.group, how.format == int4, false);
+    inputs = nullptr;
   }
+  Json group{{"format", format},
+             {"input_activations", inputs},
+             {"output_activations", nullptr},
+             {"targets", {"Linear"}},
+             {"weights", weights}};
+  return {{"config_groups", {{"group_0", group}}},
+          {"format", format},
+          {"global_compression_ratio", nullptr},
+          {"ignore", ignored},
+          {"kv_cache_scheme", nullptr},
+          {"quant_method", "compressed-tensors"},
+          {"quantization_status", "compressed"}};
+}
+
+Json modelopt_config(const model::Quantisation& how, const std::vector<std::string>& ignored) {
+  Json config{{"ignore", ignored}, {"producer", {{"name", "modelopt"}}}, {"quant_method", "modelopt"}};
+  if (how.format == StoredFormat::fp8_channel) {
+    config["quant_algo"] = "FP8_PER_CHANNEL_PER_TOKEN";
+    return config;
+  }
+  const bool is_nvfp4 = how.format == StoredFormat::nvfp4;
+  config["quant_algo"] = !is_nvfp4 ? "FP8" : how.has_input_scales ? "NVFP4" : "W4A16_NVFP4";
+  if (is_nvfp4) config["group_size"] = kNvfp4Block.columns;
+  Json numbers{{"dynamic", false}, {"num_bits", is_nvfp4 ? 4 : 8}, {"type", "float"}};
+  if (is_nvfp4) numbers["group_size"] = kNvfp4Block.columns;
+  Json group{{"targets", {"Linear"}}, {"weights", numbers}};
+  if (how.has_input_scales) group["input_activations"] = numbers;
+  config["config_groups"] = {{"group_0", group}};
+  return config;
+}
+
+/// Makes the entry as vLLM reads it. Errors (usage): a naming that is only read.
+Json make_quantization_config(const model::Model& model, const std::string& path) {
+  const model::Quantisation& how = model.config.quantisation;
+  const std::vector<std::string> ignored = not_converted(model);
+  switch (how.naming) {
+    case model::Naming::mxfp8: return {{"quant_method", "mxfp8"}, {"ignored_layers", ignored}};
+    case model::Naming::compressed_tensors: return compressed_tensors_config(how, ignored);
+    case model::Naming::modelopt: return modelopt_config(how, ignored);
+    case model::Naming::mxfp4: return {{"modules_to_not_convert", ignored}, {"quant_method", "mxfp4"}};
+    case model::Naming::fbgemm_fp8:
+      return {{"activation_scale_ub", 1200.0}, {"modules_to_not_convert", ignored}, {"quant_method", "fbgemm_fp8"}};
+    case model::Naming::fp8: break;
+    default: fail_usage("{}: weights in {} are read only", path, described(how));
+  }
+  const BlockSize block = block_size(how.format);
   return {{"activation_scheme", "dynamic"},
           {"fmt", "e4m3"},
-          {"modules_to_not_convert", not_converted},
+          {"modules_to_not_convert", ignored},
           {"quant_method", "fp8"},
-          {"weight_block_size",
-           {block_size(model.config.quantisation.format).rows, block_size(model.config.quantisation.format).columns}}};
+          {"weight_block_size", {block.rows, block.columns}}};
 }
 
 bool is_there(const std::string& path, const std::string& text) {
@@ -101,10 +182,10 @@ std::string config_of(const model::Model& model, const std::string& path) {
   if (cut && part.contains(kMtpLayers)) part[kMtpLayers] = 0;
   if (part.contains(kLayers)) part[kLayers] = layers;
   cut_lists(part, layers);
-  const bool is_quantised = model.config.quantisation.format != StoredFormat::unquantised;
-  if (is_quantised && weight_format_of(config) != model.config.quantisation.format) {
-    config[kQuantizationConfig] = make_quantization_config(model);
-  }
+  const model::Quantisation& how = model.config.quantisation;
+  const model::Quantisation held = quantisation_of(config, path, model.config.family);
+  if (how.format != StoredFormat::unquantised && (held.format != how.format || held.naming != how.naming))
+    config[kQuantizationConfig] = make_quantization_config(model, path);
   return config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 

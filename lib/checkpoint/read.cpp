@@ -4,6 +4,7 @@
 
 #include "checkpoint/chunks.hpp"
 #include "checkpoint/contents.hpp"
+#include "checkpoint/dequantise.hpp"
 #include "checkpoint/gather.hpp"
 #include "core/box.hpp"
 #include "core/error.hpp"
@@ -60,21 +61,35 @@ bool keeps_bits(const Read& read) {
   return read.format == refit::Format(file);
 }
 
-void check(const Read& read, const Checkpoint& checkpoint) {
+void check(const ModelRead& read, const Checkpoint& checkpoint) {
   REFIT_ASSERT(read.entry != nullptr && read.data != nullptr);
   const Entry& entry = *read.entry;
   const int dimensions = read.shape.size();
-  REFIT_ASSERT(product(read.shape) == product(entry.info.shape));
+  REFIT_ASSERT(read.weight || product(read.shape) == product(entry.info.shape));
   REFIT_ASSERT(read.box.lower.size() == dimensions && read.box.extent.size() == dimensions);
   REFIT_ASSERT(read.strides.size() == dimensions);
   for (int d = 0; d < dimensions; ++d) {
     REFIT_ASSERT(read.box.lower[d] >= 0 && read.box.extent[d] >= 0);
     REFIT_ASSERT(read.box.extent[d] <= read.shape[d] - read.box.lower[d]);
   }
-  if (!keeps_bits(read) && !(is_castable(read.format.dtype) && is_castable(entry.info.dtype))) {
+  const bool is_number = is_castable(read.format.dtype) && read.format.conversion != Conversion::block_scaled;
+  const bool is_made = read.weight && is_number && read.format.conversion == Conversion::none;
+  const bool is_cast = !read.weight && is_castable(read.format.dtype) && is_castable(entry.info.dtype);
+  if (!is_made && !is_cast && (read.weight || !keeps_bits(read))) {
     fail_usage("{}: tensor {} is {} and cannot be loaded as {}", checkpoint.files[static_cast<std::size_t>(entry.file)],
                in_quotes(entry.info.name), name(entry.info.dtype), name(read.format.dtype));
   }
+}
+
+/// Returns the box of [..., rows, columns] of a box of the weight.
+Box by_rows(const QuantisedWeight& weight, const Box& box) {
+  return {weight.by_rows(box.lower), weight.by_rows(box.extent)};
+}
+
+/// Returns the bytes that a read needs.
+std::int64_t bytes_of(const ModelRead& read) {
+  if (!read.weight) return read.box.volume() * byte_size(read.entry->info.dtype);
+  return read.weight->bytes_needed(by_rows(*read.weight, read.box));
 }
 
 class Reader {
@@ -84,23 +99,13 @@ class Reader {
          const std::function<void(std::int64_t, std::int64_t)>& progress, std::span<CastLoss> losses)
       : space_(space), checkpoint_(checkpoint), total_bytes_(total_bytes), progress_(progress), losses_(losses) {}
 
-  void read(const Read& read, std::size_t number) {
+  void read(const ModelRead& read, std::size_t number) {
     if (read.box.empty()) return;
     number_ = number;
-    if (read.entry->file != file_) {
-      file_ = read.entry->file;
-      gather_.open(checkpoint_, file_);
-    }
-    const std::int64_t size = byte_size(read.format.dtype);
-    // Files are read straight into their places where the host can write there.
-    const bool direct =
-        !kernels::Runtime::has_device() && keeps_bits(read) &&
-        (run_length(read.shape, read.box, read.strides) * size >= kTinyRun || read.box.volume() * size < kTinyRun);
-    if (direct) {
-      gather_into(read, read.box, read.data, read.strides);
-      gather_.flush();
+    if (read.weight) {
+      dequantise(read);
     } else {
-      stage(read);
+      take(read);
     }
     if (progress_ && done_ == total_bytes_) progress_(done_, total_bytes_);
   }
@@ -115,11 +120,35 @@ class Reader {
   std::int64_t bytes_read() const { return gather_.bytes_read(); }
 
  private:
-  /// Reads a box of the tensor of `read` with the stored dtype.
+  void open(const Entry& entry) {
+    if (entry.file == file_) return;
+    file_ = entry.file;
+    gather_.open(checkpoint_, file_);
+  }
+
+  void take(const Read& read) {
+    open(*read.entry);
+    const std::int64_t size = byte_size(read.format.dtype);
+    // Files are read straight into their places where the host can write there.
+    const bool direct =
+        !kernels::Runtime::has_device() && keeps_bits(read) &&
+        (run_length(read.shape, read.box, read.strides) * size >= kTinyRun || read.box.volume() * size < kTinyRun);
+    if (direct) {
+      gather_into(read, read.box, read.data, read.strides);
+      gather_.flush();
+    } else {
+      stage(read);
+    }
+  }
+
   void gather_into(const Read& read, const Box& box, std::byte* data, const Extents& strides) {
-    const Entry& entry = *read.entry;
+    gather_into(*read.entry, read.shape, box, data, strides);
+  }
+
+  /// Reads a box of a tensor with the stored dtype.
+  void gather_into(const Entry& entry, const Shape& shape, const Box& box, std::byte* data, const Extents& strides) {
     const std::int64_t size = byte_size(entry.info.dtype);
-    for_each_run(read.shape, box, strides, [&](std::int64_t from, std::int64_t count, std::int64_t to) {
+    for_each_run(shape, box, strides, [&](std::int64_t from, std::int64_t count, std::int64_t to) {
       // a run longer than this is cut, so that progress is seen
       for (std::int64_t part = 0; part < count * size; part += kReport) {
         const std::int64_t bytes = std::min(kReport, count * size - part);
@@ -134,10 +163,7 @@ class Reader {
     const std::int64_t size = byte_size(read.entry->info.dtype);
     const Box wide = widened(read);
     for_each_chunk(wide, kBufferBytes / size, [&](const Box& part) {
-      const std::int64_t bytes = part.volume() * size;
-      if (used_ + bytes > kBufferBytes) launch();
-      if (slots_[slot_].bytes() == 0) slots_[slot_] = kernels::SharedBuffer(kBufferBytes);
-      std::byte* buffer = slots_[slot_].data() + used_;
+      std::byte* buffer = reserve(part.volume() * size);
       const Box wanted = *intersect(part, read.box);
       const Extents buffer_strides = row_major_strides(part.extent);
       gather_into(read, part, buffer, buffer_strides);
@@ -149,8 +175,64 @@ class Reader {
                         read.format.dtype,
                         keeps ? Transform::none : transform(Conversion::none, read.format.conversion)});
       parts_.push_back({number_, wanted, &read.shape});
-      used_ = round_up(used_ + bytes, kSlotAlignment);
     });
+  }
+
+  /// Makes a box of a weight of its parts, in a slot.
+  void dequantise(const ModelRead& read) {
+    const QuantisedWeight& weight = *read.weight;
+    const DType dtype = read.format.dtype;
+    const std::int64_t size = byte_size(dtype);
+    const Box box = by_rows(weight, read.box);
+    const Extents strides = weight.by_rows(read.strides);
+    for_each_chunk(box, kBufferBytes / size, [&](const Box& chunk) {
+      std::byte* buffer = reserve(chunk.volume() * size);
+      const std::vector<PartBytes> parts = read_parts(weight, chunk);
+      weight.decode(chunk, parts, buffer, dtype);
+      if (dtype != DType::f32) look_for_overflows(weight, chunk, parts, buffer, dtype);
+      tiles_.push_back({buffer, read.data + offset_of(relative(chunk, box), strides) * size, chunk.extent,
+                        row_major_strides(chunk.extent), strides, dtype, dtype});
+      parts_.push_back({number_, chunk, &weight.shape()});
+    });
+  }
+
+  /// Counts values of a chunk that are finite as float32 and not as `dtype`.
+  void look_for_overflows(const QuantisedWeight& weight, const Box& chunk, std::span<const PartBytes> parts,
+                          std::byte* values, DType dtype) const {
+    const auto region = [&](std::byte* data, DType of) {
+      return kernels::Region{data,
+                             of,
+                             {weight.of_weight(chunk.lower), weight.of_weight(chunk.extent)},
+                             weight.of_weight(weight.shape()),
+                             weight.of_weight(row_major_strides(chunk.extent))};
+    };
+    if (kernels::count_not_finite(space_, region(values, dtype)) == 0) return;
+    const kernels::SharedBuffer wide(chunk.volume() * byte_size(DType::f32));
+    weight.decode(chunk, parts, wide.data(), DType::f32);
+    const kernels::Region exact = region(wide.data(), DType::f32);
+    add_overflows(kernels::count_overflows(space_, exact, dtype), exact, losses_[number_]);
+  }
+
+  std::vector<PartBytes> read_parts(const QuantisedWeight& weight, const Box& box) {
+    std::vector<PartBytes> parts;
+    for (const QuantisedPart& part : weight.parts()) {
+      const Box touched = part.touched(box);
+      const std::int64_t bytes = touched.volume() * byte_size(part.entry->info.dtype);
+      parts.push_back({&part, touched, std::vector<std::byte>(static_cast<std::size_t>(bytes))});
+      open(*part.entry);
+      gather_into(*part.entry, part.shape, touched, parts.back().bytes.data(), row_major_strides(touched.extent));
+      gather_.flush();
+    }
+    return parts;
+  }
+
+  /// Returns that many bytes of a slot, at most kBufferBytes.
+  std::byte* reserve(std::int64_t bytes) {
+    if (used_ + bytes > kBufferBytes) launch();
+    if (slots_[slot_].bytes() == 0) slots_[slot_] = kernels::SharedBuffer(kBufferBytes);
+    std::byte* reserved = slots_[slot_].data() + used_;
+    used_ = round_up(used_ + bytes, kSlotAlignment);
+    return reserved;
   }
 
   /// Starts the copies out of the slot; the other one, whose copies are then complete, is filled meanwhile.
@@ -231,11 +313,12 @@ class Reader {
 };
 
 /// Returns the reads in the order of their bytes: one file is open at a time, and is read from front to back.
-std::vector<std::size_t> file_order(std::span<const Read> reads) {
+std::vector<std::size_t> file_order(std::span<const ModelRead> reads) {
   std::vector<std::size_t> order(reads.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   const auto key = [&](std::size_t i) {
     const Entry& entry = *reads[i].entry;
+    if (reads[i].weight) return std::make_pair(entry.file, entry.offset);
     const std::int64_t first = offset_of(reads[i].box.lower, row_major_strides(reads[i].shape));
     return std::make_pair(entry.file, entry.offset + first * byte_size(entry.info.dtype));
   };
@@ -247,10 +330,17 @@ std::vector<std::size_t> file_order(std::span<const Read> reads) {
 
 ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint, std::span<const Read> reads,
                     const std::function<void(std::int64_t, std::int64_t)>& progress) {
+  std::vector<ModelRead> plain;
+  for (const Read& read : reads) plain.push_back({read});
+  return checkpoint::read(space, checkpoint, std::span<const ModelRead>(plain), progress);
+}
+
+ReadStatistics read(const kernels::ExecutionSpace& space, const Checkpoint& checkpoint,
+                    std::span<const ModelRead> reads, const std::function<void(std::int64_t, std::int64_t)>& progress) {
   ReadStatistics statistics;
-  for (const Read& read : reads) {
+  for (const ModelRead& read : reads) {
     check(read, checkpoint);
-    statistics.bytes_needed += read.box.volume() * byte_size(read.entry->info.dtype);
+    statistics.bytes_needed += bytes_of(read);
   }
   statistics.losses.resize(reads.size());
   Reader reader(space, checkpoint, statistics.bytes_needed, progress, statistics.losses);

@@ -1,6 +1,7 @@
 #include "checkpoint/chunks.hpp"
 #include "checkpoint/config_copy.hpp"
 #include "checkpoint/contents.hpp"
+#include "checkpoint/synthetic.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
 #include "core/hash.hpp"
@@ -28,21 +29,57 @@ Spread spread_of(model::Role role) {
   }
 }
 
+/// Scales are positive: values are within 3.5 times the spread's scale of its mean.
 Spread spread_of(const model::Tensor& tensor) {
-  if (tensor.dtype == DType::f8_e4m3) return {0.0, 112.0};
-  if (tensor.role != model::Role::block_scale) return spread_of(tensor.role);
+  using model::Role;
+  const bool is_scale = tensor.role == Role::block_scale || tensor.role == Role::tensor_scale;
+  if (tensor.role == Role::packed_values) return {127.5, 36.0};
+  if (tensor.role == Role::input_scale) return {0x1p-6, 0x1p-8};
+  if (tensor.dtype == DType::f8_e4m3) return is_scale ? Spread{192.0, 48.0} : Spread{0.0, 112.0};
+  if (!is_scale) return spread_of(tensor.role);
   return tensor.dtype == DType::u8 ? Spread{120.0, 3.0} : Spread{0x1p-10, 0x1p-12};
 }
 
-std::vector<model::TensorInfo> infos_of(const model::Model& model, const std::string& config_path) {
-  std::vector<model::TensorInfo> result;
-  result.reserve(model.tensors.size());
+/// Returns the spread of a number for all of a weight in NVFP4: values are some 2 x 192 x 2^-14.
+Spread spread_in_nvfp4(const model::Tensor& tensor, const model::Quantisation& how) {
+  const bool divides = how.naming != model::Naming::modelopt;
+  const bool is_of_input = tensor.role == model::Role::input_scale;
+  const double mean = divides ? (is_of_input ? 0x1p8 : 0x1p14) : (is_of_input ? 0x1p-8 : 0x1p-14);
+  return {mean, mean / 4};
+}
+
+/// Writes the part of a weight's rows and columns that the region has.
+void write_shape(const kernels::ExecutionSpace& space, const model::Tensor& weight, const kernels::Region& region) {
+  const Shape shape = rows_and_columns(weight);
+  for (std::int64_t i = 0; i < region.box.volume(); ++i) {
+    const Extents index = unravel(i, region.box.extent);
+    const std::int64_t number = region.box.lower[0] + index[0];
+    std::byte* place = region.data + offset_of(index, region.strides) * byte_size(region.dtype);
+    kernels::fill(space, place, region.dtype, {1}, {1},
+                  static_cast<double>(shape[shape.size() - 2 + static_cast<int>(number)]));
+  }
+}
+
+/// Returns the tensors that a checkpoint of the model has.
+std::vector<const model::Tensor*> written_of(const model::Model& model) {
+  std::vector<const model::Tensor*> written;
   for (const model::Tensor& tensor : model.tensors) {
-    if (!is_castable(tensor.dtype) && tensor.scales < 0 && tensor.scale_of < 0) {
-      fail_usage("{}: tensor {} is {}; synthetic values are F32, F16 or BF16", config_path, in_quotes(tensor.name),
-                 name(tensor.dtype));
+    if (tensor.kept != model::Kept::parts) written.push_back(&tensor);
+  }
+  return written;
+}
+
+std::vector<model::TensorInfo> infos_of(std::span<const model::Tensor* const> tensors, const std::string& config_path) {
+  std::vector<model::TensorInfo> result;
+  for (const model::Tensor* tensor : tensors) {
+    if (!is_castable(tensor->dtype) && tensor->scales < 0 && tensor->scale_of < 0) {
+      fail_usage("{}: tensor {} is {}; synthetic values are F32, F16 or BF16", config_path, in_quotes(tensor->name),
+                 name(tensor->dtype));
     }
-    result.push_back({tensor.name, tensor.file_shape(), tensor.dtype});
+    if (tensor->role == model::Role::group_index) {
+      fail_usage("{}: GPTQ's weights are read only; give another --quantisation, such as int4", config_path);
+    }
+    result.push_back({tensor->name, tensor->file_shape(), tensor->dtype});
   }
   return result;
 }
@@ -54,22 +91,48 @@ SyntheticRule synthetic_rule(const model::Tensor& canonical, std::uint64_t seed)
   return {combine(hash_name(canonical.name), seed), spread.mean, spread.scale};
 }
 
+bool has_values(const model::Tensor& tensor) {
+  return tensor.role != model::Role::weight_shape && tensor.role != model::Role::group_index;
+}
+
+Synthetic::Synthetic(const model::Model& model, std::int64_t seed)
+    : model_(model), seed_(static_cast<std::uint64_t>(seed)), groups_(scale_groups(model)) {}
+
+std::uint64_t Synthetic::key(const model::Tensor& tensor) const {
+  if (tensor.role != model::Role::tensor_scale && tensor.role != model::Role::input_scale)
+    return hash_name(model_.canonical(tensor).name);
+  const std::int32_t first = groups_[static_cast<std::size_t>(tensor.scale_of)];
+  return combine(hash_name(model_[first].name), hash_name(name(tensor.role)));
+}
+
+void Synthetic::write(const kernels::ExecutionSpace& space, const model::Tensor& tensor,
+                      const kernels::Region& region) const {
+  if (tensor.role == model::Role::weight_shape) return write_shape(space, model_[tensor.scale_of], region);
+  REFIT_ASSERT(has_values(tensor));
+  const SyntheticRule rule = synthetic_rule(model_.canonical(tensor), seed_);
+  Spread spread{rule.mean, rule.scale};
+  if (is_of_whole_weight(tensor.role) && model_.quantisation.format == StoredFormat::nvfp4)
+    spread = spread_in_nvfp4(tensor, model_.quantisation);
+  kernels::synthesise(space, region, combine(key(tensor), seed_), spread.mean, spread.scale);
+}
+
 void synthesise(const model::Model& model, const std::string& config_path, const std::string& folder, Format format,
                 std::uint64_t seed, std::int64_t max_shard_bytes, bool force) {
   const std::string config = config_of(model, config_path);
   check_config_target(folder, config, force);
-  const auto writer = Writer::create(format, folder, infos_of(model, config_path), max_shard_bytes, force);
+  const std::vector<const model::Tensor*> tensors = written_of(model);
+  const auto writer = Writer::create(format, folder, infos_of(tensors, config_path), max_shard_bytes, force);
+  const Synthetic values(model, static_cast<std::int64_t>(seed));
   const kernels::ExecutionSpace space;
   const kernels::SharedBuffer buffer(kBufferBytes);
   Meter meter("writing synthetic weights", model.bytes());
-  for (const model::Tensor& tensor : model.tensors) {
-    const SyntheticRule rule = synthetic_rule(model.canonical(tensor), seed);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const model::Tensor& tensor = *tensors[i];
     const std::int64_t size = byte_size(tensor.dtype);
     for_each_chunk(Box::whole(tensor.shape), kBufferBytes / size, [&](const Box& part) {
-      kernels::synthesise(space, {buffer.data(), tensor.dtype, part, tensor.shape, row_major_strides(part.extent)},
-                          rule.key, rule.mean, rule.scale);
+      values.write(space, tensor, {buffer.data(), tensor.dtype, part, tensor.shape, row_major_strides(part.extent)});
       space.fence();
-      writer->write(tensor.index, {buffer.data(), static_cast<std::size_t>(part.volume() * size)});
+      writer->write(static_cast<std::int32_t>(i), {buffer.data(), static_cast<std::size_t>(part.volume() * size)});
       meter.add(part.volume() * size);
     });
   }

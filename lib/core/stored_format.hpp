@@ -69,6 +69,11 @@ constexpr bool is_packed(StoredFormat format) { return format > StoredFormat::fp
 /// Returns true for the formats of integers, which have groups of columns and int32 words.
 constexpr bool is_int4(StoredFormat format) { return format >= StoredFormat::int4; }
 
+/// Returns true for the formats whose parts have output channels as columns.
+constexpr bool is_transposed(StoredFormat format) {
+  return format == StoredFormat::gptq || format == StoredFormat::awq;
+}
+
 /// A block's size along a dimension that it takes as a whole.
 inline constexpr std::int64_t kWhole = std::int64_t{1} << 62;
 /// Columns of a row that share a scale in NVFP4.

@@ -5,6 +5,8 @@
 
 #include "kernels/parts.hpp"
 
+#include "checkpoint/dequantise.hpp"
+
 namespace refit::diagnose {
 namespace {
 
@@ -83,15 +85,18 @@ std::shared_ptr<Whole> Source::load(const Tensor& tensor, Format format) {
 }
 
 std::shared_ptr<Whole> Source::read_checkpoint(const Tensor& tensor, Format format) const {
-  const checkpoint::Entry* entry = setup_.checkpoint->find(tensor.name);
-  if (entry == nullptr) return nullptr;
+  checkpoint::ModelRead read = read_of(*setup_.checkpoint, setup_.model, tensor);
+  if (read.entry == nullptr) return nullptr;
   std::shared_ptr<Whole> whole = allocate(tensor, format.dtype);
   const Shape shape = tensor.repeats == 1 ? tensor.shape : tensor.file_shape();
   kernels::SharedBuffer once;
   if (tensor.repeats > 1) once = kernels::SharedBuffer(product(shape) * byte_size(format.dtype));
   const Extents strides = row_major_strides(shape);
-  const checkpoint::Read read{entry,  Box::whole(shape), tensor.repeats > 1 ? once.data() : whole->data.data(),
-                              format, strides,           shape};
+  read.box = Box::whole(shape);
+  read.data = tensor.repeats > 1 ? once.data() : whole->data.data();
+  read.format = format;
+  read.strides = strides;
+  read.shape = shape;
   checkpoint::read(space_, *setup_.checkpoint, {&read, 1});
   if (tensor.repeats > 1) {
     copy(space_, {once.data(), whole->data.data(), tensor.shape, Extents{strides[0], 0, strides[1], 0},

@@ -6,6 +6,7 @@
 #include "core/text.hpp"
 #include "engine/cache_scales.hpp"
 #include "engine/derived.hpp"
+#include "engine/processing.hpp"
 #include "report/figures.hpp"
 #include "report/format.hpp"
 
@@ -25,6 +26,10 @@ std::int64_t stored_elements(const Setup& setup, const std::string& glob) {
   for (const model::Tensor& tensor : setup.model.tensors) {
     if (matches_glob(glob, tensor.name)) add(*setup.gen, tensor);
     if (setup.derived && matches_glob(glob, derived_name(tensor.name))) add(*setup.derived, tensor);
+  }
+  for (std::int32_t rank = 0; processes(setup) && rank < setup.gen->ranks(); ++rank) {
+    for (const layout::Processed& storage : processed_on(setup, Rank{rank}))
+      if (matches_glob(glob, derived_name(storage.name))) elements += product(storage.shape);
   }
   for (const std::string& buffer : cache_buffers(setup)) {
     if (matches_glob(glob, buffer)) elements += setup.gen->ranks();

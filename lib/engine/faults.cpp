@@ -1,5 +1,7 @@
 #include "engine/faults.hpp"
 
+#include "engine/processing.hpp"
+
 namespace refit::engine {
 namespace {
 
@@ -32,7 +34,7 @@ inject::Faults faults_of(const cases::Setup& setup) {
   const cases::Case& c = setup.c;
   return placed(c, [&] {
     inject::Faults faults(c.run.inject, c.train->sizes(), c.gen_sizes());
-    faults.require_effect(setup.model, {c.engine().has_cache_scales(), setup.derived != nullptr});
+    faults.require_effect(setup.model, {c.engine().has_cache_scales(), setup.derived != nullptr || processes(setup)});
     return faults;
   });
 }

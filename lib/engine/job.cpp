@@ -9,6 +9,7 @@
 #include "core/hash.hpp"
 #include "engine/describe.hpp"
 #include "engine/notes.hpp"
+#include "engine/unequal_scales.hpp"
 #include "transport/together.hpp"
 #include "verify/overflows.hpp"
 
@@ -88,6 +89,7 @@ void Job::prepare(report::Result& result) {
   record_session(result);
   if (has_cache_scales()) make_cache_scales(result);
   if (setup_.derived) make_derived(result);
+  if (processes(setup_)) make_processing(result);
   make_prover(result);
 }
 
@@ -152,6 +154,7 @@ void Job::allocate() {
   together(world_, [&] {
     for (const OwnSide* side : sides()) bytes += side->bytes();
     if (setup_.derived && gen_) bytes += Derived::bytes(setup_, gen_->rank);
+    if (processes(setup_) && gen_) bytes += Processing::bytes(setup_, gen_->rank);
     bytes += session::staging_bytes(exchange_, how_, own(),
                                     is_lean ? session::Mapped::every_rank : session::Mapped::perhaps_not_all);
   });
@@ -205,6 +208,11 @@ void Job::load(report::Result& result) {
   result.prepare.emplace_back("load", world_.max(now() - start));
   result.load = report::Load{world_.sum(read.bytes_read), world_.sum(read.bytes_needed)};
   say(rounding_notes(setup_, world_, rounded), result);
+  std::vector<std::string> unequal;
+  together(world_, [&] {
+    if (world_.rank() == 0) unequal = unequal_scale_notes(space_, setup_);
+  });
+  say(unequal, result);
   say(overflow_notes(setup_, verify::gather_overflows(overflows, world_)), result);
 }
 
@@ -234,6 +242,16 @@ void Job::make_cache_scales(report::Result& result) {
 void Job::make_derived(report::Result& result) {
   derived_ = std::make_unique<Derived>(space_, setup_, world_, *links_, own(), *mine_);
   say({derived_->describe()}, result);
+}
+
+/// Collective.
+void Job::make_processing(report::Result& result) {
+  std::string text;
+  together(world_, [&] {
+    processing_ = std::make_unique<Processing>(space_, setup_, *links_, own(), *mine_);
+    text = world_.rank() == 0 ? processing_->describe() : "";
+  });
+  say({text}, result);
 }
 
 void Job::record_estimate(report::Result& result) const {
@@ -301,6 +319,7 @@ report::Refit Job::refit(std::int64_t number) {
     arrived_->refitted(number);
     if (cache_scales_ && !lies_.skips_finalise(number)) cache_scales_->finalise(lies_.forgets_scales());
     if (derived_ && !lies_.keeps_derived(number)) derived_->finalise();
+    if (processing_ && !lies_.keeps_derived(number)) processing_->finalise();
   });
 
   progress_.at("wait for all ranks");
@@ -330,6 +349,7 @@ verify::StepResult Job::verify(std::int64_t number, report::Result& result, cons
   });
   if (has_cache_scales()) CacheScales::verify(true_scales_.get(), cache_scales_.get(), setup_, world_, step);
   if (derived_) derived_->verify(step);
+  if (processing_) processing_->verify(world_, step);
   if (!looked_at_gen_)
     say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(Group::gen), step.overflows), result);
   looked_at_gen_ = true;
@@ -360,6 +380,7 @@ void Job::dump() const {
     std::vector<checkpoint::DumpTensor> buffers;
     if (cache_scales_) buffers = cache_scales_->buffers();
     if (derived_) std::ranges::move(derived_->dumped(), std::back_inserter(buffers));
+    if (processing_) std::ranges::move(processing_->dumped(), std::back_inserter(buffers));
     gen_->weights->dump(setup_.c.output.dump_gen, buffers);
   });
 }

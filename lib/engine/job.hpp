@@ -10,6 +10,7 @@
 #include "case/setup.hpp"
 #include "engine/cache_scales.hpp"
 #include "engine/derived.hpp"
+#include "engine/processing.hpp"
 #include "engine/weights.hpp"
 #include "inject/lies.hpp"
 #include "report/result.hpp"
@@ -67,6 +68,7 @@ class Job {
   void load(report::Result& result);
   void make_cache_scales(report::Result& result);
   void make_derived(report::Result& result);
+  void make_processing(report::Result& result);
   void make_prover(report::Result& result);
   void record_estimate(report::Result& result) const;
   void record_session(report::Result& result) const;
@@ -95,6 +97,7 @@ class Job {
   std::unique_ptr<CacheScales> cache_scales_;  ///< of gen ranks, likewise
   std::optional<inject::Arrived> arrived_;     ///< of gen ranks
   std::unique_ptr<Derived> derived_;           ///< where the engine derives storages of its weights
+  std::unique_ptr<Processing> processing_;     ///< where it makes others of them by arithmetic
   std::unique_ptr<session::Prover> prover_;
   std::vector<verify::NotFinite> not_finite_;       ///< of train, at rank 0
   bool looked_at_gen_ = false;                      ///< for its NaN and infinities

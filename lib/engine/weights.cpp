@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "checkpoint/dequantise.hpp"
 #include "checkpoint/rank_files.hpp"
 #include "core/hash.hpp"
 #include "kernels/memory.hpp"
@@ -14,7 +15,13 @@ using layout::LocalPiece;
 using model::Tensor;
 
 Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank, std::byte* arena)
-    : setup_(setup), layout_(layout), group_(group), rank_(rank), arena_(arena), memory_(layout, arena) {}
+    : setup_(setup),
+      layout_(layout),
+      group_(group),
+      rank_(rank),
+      arena_(arena),
+      memory_(layout, arena),
+      synthetic_(setup.model, setup.c.run.seed) {}
 
 verify::RankView Weights::view() const { return {group_, rank_, &layout_, memory_.storages()}; }
 
@@ -104,17 +111,15 @@ void Weights::make(const kernels::ExecutionSpace& space, const LocalPiece& piece
 
 void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece& piece) const {
   const Tensor& tensor = setup_.model[piece.tensor];
-  const auto rule = checkpoint::synthetic_rule(tensor, static_cast<std::uint64_t>(setup_.c.run.seed));
   const kernels::Region stored = region(piece);
   const Conversion conversion = piece.piece.format.conversion;
   if (conversion == Conversion::none || conversion == Conversion::block_scaled) {  // E4M3 is what the tensor has
-    return kernels::synthesise(space, stored, rule.key, rule.mean, rule.scale);
+    return synthetic_.write(space, tensor, stored);
   }
   // The value comes first, as a checkpoint would have it.
   const kernels::SharedBuffer values(stored.box.volume() * byte_size(tensor.dtype));
   const Extents strides = row_major_strides(stored.box.extent);
-  kernels::synthesise(space, {values.data(), tensor.dtype, stored.box, stored.shape, strides}, rule.key, rule.mean,
-                      rule.scale);
+  synthetic_.write(space, tensor, {values.data(), tensor.dtype, stored.box, stored.shape, strides});
   const kernels::Tile tile{values.data(),  stored.data,  stored.box.extent, strides,
                            stored.strides, tensor.dtype, stored.dtype,      transform(Conversion::none, conversion)};
   kernels::CopyTable(space, {&tile, 1}).run(space);
@@ -123,14 +128,19 @@ void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece&
 
 Loaded Weights::read_checkpoint(const kernels::ExecutionSpace& space,
                                 const std::function<void(std::int64_t, std::int64_t)>& progress) const {
-  std::vector<checkpoint::Read> reads;
+  std::vector<checkpoint::ModelRead> reads;
   std::vector<std::int32_t> tensors;
   for (const LocalPiece* piece : own_pieces()) {
     if (!is_read(*piece)) continue;
-    const checkpoint::Entry* entry = setup_.checkpoint->find(setup_.model[piece->tensor].name);
-    REFIT_ASSERT(entry != nullptr);
+    checkpoint::ModelRead read = read_of(*setup_.checkpoint, setup_.model, setup_.model[piece->tensor]);
+    REFIT_ASSERT(read.entry != nullptr);
     const kernels::Region stored = region(*piece);
-    reads.push_back({entry, stored.box, stored.data, piece->piece.format, stored.strides, stored.shape});
+    read.box = stored.box;
+    read.data = stored.data;
+    read.format = piece->piece.format;
+    read.strides = stored.strides;
+    read.shape = stored.shape;
+    reads.push_back(std::move(read));
     tensors.push_back(piece->tensor);
   }
   Loaded loaded{checkpoint::read(space, *setup_.checkpoint, reads, progress), {}, {}};
@@ -172,8 +182,8 @@ void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
 void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step, const Which& leaves_out) const {
   for (const LocalPiece* piece : own_pieces()) {
     const Tensor& tensor = setup_.model[piece->tensor];
-    if (leaves_out(tensor)) continue;
-    kernels::perturb(space, region(*piece), hash_name(tensor.name), step);
+    if (leaves_out(tensor) || !checkpoint::has_values(tensor)) continue;
+    kernels::perturb(space, region(*piece), synthetic_.key(tensor), step);
   }
   space.fence();
 }
@@ -184,6 +194,8 @@ void Weights::dump(const std::string& folder, const std::vector<checkpoint::Dump
   chunks.front() = buffers;
   for (std::size_t i = 0; i < layout_.storages.size(); ++i) {
     const layout::Storage& storage = layout_.storages[i];
+    const auto is_it = [&](const checkpoint::DumpTensor& buffer) { return buffer.info.name == storage.name; };
+    if (std::ranges::any_of(buffers, is_it)) continue;  // what was made of it has its name
     const auto chunk = static_cast<std::size_t>(std::max(storage.key.chunk, 0));
     chunks[chunk].push_back({{storage.name, storage.shape, storage.dtype}, memory_.storages()[i]});
   }
@@ -198,18 +210,20 @@ void Weights::dump(const std::string& folder, const std::vector<checkpoint::Dump
 }
 
 Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& setup, const Tensor& tensor, DType dtype) {
-  const auto rule = checkpoint::synthetic_rule(tensor, static_cast<std::uint64_t>(setup.c.run.seed));
   Sum128 sum;
   for (const Box& part : verify::chunks(Box::whole(tensor.shape), verify::Tuning().chunk_bytes / byte_size(dtype))) {
     const kernels::SharedBuffer values(part.volume() * byte_size(dtype));
     const Extents strides = row_major_strides(part.extent);
     const kernels::Region region{values.data(), dtype, part, tensor.shape, strides};
     if (setup.checkpoint) {
-      const checkpoint::Read read{
-          setup.checkpoint->find(tensor.name), part, values.data(), dtype, strides, tensor.shape};
+      checkpoint::ModelRead read = read_of(*setup.checkpoint, setup.model, tensor);
+      read.box = part;
+      read.data = values.data();
+      read.format = dtype;
+      read.strides = strides;
       checkpoint::read(space, *setup.checkpoint, {&read, 1});
     } else {
-      kernels::synthesise(space, region, rule.key, rule.mean, rule.scale);
+      checkpoint::Synthetic(setup.model, setup.c.run.seed).write(space, tensor, region);
       space.fence();
     }
     kernels::fingerprint(space, region, dtype, Transform::none, hash_name(tensor.name), &sum);

@@ -8,6 +8,7 @@
 
 #include "case/setup.hpp"
 #include "checkpoint/checkpoint.hpp"
+#include "checkpoint/synthetic.hpp"
 #include "kernels/kernels.hpp"
 #include "transport/memory.hpp"
 #include "verify/rank_view.hpp"
@@ -65,6 +66,7 @@ class Weights {
   Rank rank_;
   std::byte* arena_;
   transport::LocalMemory memory_;
+  checkpoint::Synthetic synthetic_;
 };
 
 /// Returns the fingerprint of a whole tensor of its source (checkpoint, or run.seed), in `dtype`.

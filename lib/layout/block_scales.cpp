@@ -17,7 +17,7 @@ std::int64_t repeats_of(const Parameter& weight, const ScaleRules& rules) {
 /// Returns the elements that a parameter may not cut: a block with a scale, or all that lie in one word.
 BlockSize uncut_block(const Parameter& weight, const ScaleRules& rules, const model::Quantisation& how) {
   const BlockSize scales = block_of(how, Role::block_scale).finer(repeats_of(weight, rules));
-  const bool packs_rows = how.format == StoredFormat::int4_asym;
+  const bool packs_rows = how.format == StoredFormat::int4_asym || is_transposed(how.format);
   return {packs_rows              ? block_of(how, Role::zero_point).rows
           : scales.rows == kWhole ? 1
                                   : scales.rows,
@@ -51,7 +51,7 @@ std::string unaligned_rows(const Parameter& weight, const ScaleRules& rules, std
   std::int64_t scales = 0;
   for (const Component& component : weight.components) {
     const std::int64_t part = ceil_div(component.count(), component.parts);
-    const std::int64_t local = weight.rounded_cuts ? round_up(part, weight.part_multiple) : part;
+    const std::int64_t local = round_up(part, std::max<std::int64_t>(weight.cut_multiple, 1));
     const bool is_cut = component.parts > 1 || weight.cut == Cut::stack;
     const bool ranges_fit = component.ranges == 1 || (whole(component.rows.count) && whole(component.distance));
     const bool begins_fit = whole(component.rows.begin) && (!rules.blocks_of_storage || whole(rows));
@@ -66,7 +66,8 @@ std::string unaligned_rows(const Parameter& weight, const ScaleRules& rules, std
 }
 
 std::string unaligned_columns(const Parameter& weight, const Tensor& tensor, std::int64_t block, std::int64_t size) {
-  if (weight.cut != Cut::columns || size == 1 || weight.rounded_cuts) return "";
+  const bool cuts_blocks = weight.cut_multiple == 0 || weight.cut_multiple % block != 0;
+  if (weight.cut != Cut::columns || size == 1 || !cuts_blocks) return "";
   const Shape shape = rows_and_columns(tensor);
   const std::int64_t columns = shape[shape.size() - 1] / size;
   if (columns % block == 0) return "";
@@ -96,9 +97,8 @@ std::string word_of(const model::Quantisation& how, const Tensor& part) {
 }
 
 /// Gives a part the name that engines have for it, or that of the weight with a suffix.
-void set_name(const model::Quantisation& how, const Tensor& part, bool by_engine, Parameter& out) {
+void set_name(const std::string& word, bool by_engine, Parameter& out) {
   constexpr std::string_view kWeight = "weight";
-  const std::string word = word_of(how, part);
   if (word.starts_with(kWeight)) {
     out.suffix = word.substr(kWeight.size());
   } else if (by_engine && out.name.ends_with(kWeight)) {
@@ -119,8 +119,10 @@ bool keeps_last(const model::Quantisation& how, const Tensor& part, const Parame
 /// component, or for the last.
 void set_whole(const Tensor& part, bool keeps_last, Parameter& out) {
   out.cut = Cut::components;
-  out.rounded_cuts = false;
+  out.cut_multiple = 0;
   out.part_multiple = 1;
+  out.row_multiple = 1;
+  out.column_multiple = 1;
   out.interleaved = false;
   if (keeps_last) out.components.erase(out.components.begin(), out.components.end() - 1);
   for (Component& component : out.components) component = {component.role, {0, part.elements()}};
@@ -135,15 +137,17 @@ Parameter part_of(const Parameter& weight, const ScaleRules& rules, const model:
   out.conversion = Conversion::none;
   out.keeps_float32 = false;
   out.own_dtype = std::nullopt;
-  set_name(how, part, rules.by_engine, out);
+  set_name(word_of(how, part), rules.by_engine, out);
   if (rules.by_engine && part.dtype == DType::bf16 && how.naming == model::Naming::compressed_tensors &&
       !is_packed(how.format)) {
     out.own_dtype = DType::f32;
   }
   if (is_of_whole_weight(part.role)) {
+    out.all_experts = part.role == Role::input_scale && rules.input_scales_of_all;
     set_whole(part, rules.by_engine && keeps_last(how, part, weight), out);
     return out;
   }
+  if (is_transposed(how.format)) out.transposed = out.transposed_storage = true;
   const std::int64_t repeats = part.role == Role::block_scale ? repeats_of(weight, rules) : 1;
   const BlockSize block = block_of(how, part.role).finer(repeats);
   out.matrices = true;
@@ -151,17 +155,34 @@ Parameter part_of(const Parameter& weight, const ScaleRules& rules, const model:
     component.rows = {component.rows.begin / block.rows, ceil_div(component.rows.count, block.rows)};
     component.distance /= block.rows;
   }
-  out.part_multiple = ceil_div(weight.part_multiple, weight.cut == Cut::columns ? block.columns : block.rows);
+  const std::int64_t along_cut = weight.cut == Cut::columns ? block.columns : block.rows;
+  out.part_multiple = ceil_div(weight.part_multiple, along_cut);
+  if (weight.cut_multiple > 0) out.cut_multiple = ceil_div(weight.cut_multiple, along_cut);
+  out.row_multiple = ceil_div(weight.row_multiple, block.rows);
+  out.column_multiple = ceil_div(weight.column_multiple, block.columns);
   if (weight.cut == Cut::columns && block.columns == kWhole) {  // scales of rows, which every rank has
     out.cut = Cut::components;
-    out.rounded_cuts = false;
+    out.cut_multiple = 0;
     for (Component& component : out.components) component.parts = 1;
   }
   out.repeats = repeats;
   if (part.role != Role::block_scale) return out;
-  out.row_multiple = rules.row_multiple;
-  out.column_multiple = rules.column_multiple;
+  out.row_multiple = std::max(out.row_multiple, rules.row_multiple);
+  out.column_multiple = std::max(out.column_multiple, rules.column_multiple);
   out.fill = rules.fill;
+  return out;
+}
+
+Parameter constant_of(const Parameter& weight, const std::string& word, double value) {
+  Parameter out;
+  out.name = weight.name;
+  out.components = weight.components;
+  out.experts = weight.experts;
+  out.own_dtype = DType::f32;
+  out.scalar = true;
+  out.constant = value;
+  if (weight.name.empty()) out.name = word;  // beside a weight that keeps its name
+  if (!weight.name.empty()) set_name(word, true, out);
   return out;
 }
 

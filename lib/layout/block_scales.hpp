@@ -23,10 +23,16 @@ struct ScaleRules {
   /// An engine's names and dtypes: "qkv_proj.input_scale" beside "qkv_proj.weight", scales of 8 bits and of whole
   /// tensors in float32. Else a part's name is the weight's with a suffix, and its dtype the checkpoint's.
   bool by_engine = false;
+  bool input_scales_of_all = false;  ///< every rank has the input scales of all experts
+  /// Numbers beside every quantised weight that only the engine has, in float32: their names' last words, and values.
+  std::vector<std::pair<std::string, double>> constants = {};
 };
 
 /// Returns the parameter that holds a part of `weight`'s tensors: `part` is one of them.
 Parameter part_of(const Parameter& weight, const ScaleRules& rules, const model::Quantisation& how, const Tensor& part);
+
+/// Returns the parameter of one of ScaleRules::constants beside `weight`.
+Parameter constant_of(const Parameter& weight, const std::string& word, double value);
 
 /// Returns every reason why a side cannot keep `model`'s quantised weights by those rules, as sentences: weights that
 /// are stored otherwise, a fused parameter of which only a part is quantised, cuts through a block. `size` returns the

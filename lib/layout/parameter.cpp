@@ -52,10 +52,16 @@ struct LocalRows {
   std::int64_t room = 0;  ///< rows of the storage, rounded up
 };
 
-/// Returns part `index` of `parts`; `room` is the room that a storage has for one.
-Range cut_part(const Parameter& parameter, std::int64_t size, std::int64_t parts, std::int64_t index,
-               std::int64_t room) {
-  return parameter.rounded_cuts ? clip({index * room, room}, size) : even_part(size, parts, index);
+/// Returns the most that one of `parts` has.
+std::int64_t largest_part(const Parameter& parameter, std::int64_t size, std::int64_t parts) {
+  return round_up(ceil_div(size, parts), std::max<std::int64_t>(parameter.cut_multiple, 1));
+}
+
+/// Returns part `index` of `parts`.
+Range cut_part(const Parameter& parameter, std::int64_t size, std::int64_t parts, std::int64_t index) {
+  if (parameter.cut_multiple == 0) return even_part(size, parts, index);
+  const std::int64_t part = largest_part(parameter, size, parts);
+  return clip({index * part, part}, size);
 }
 
 LocalRows local_part(const Parameter& parameter, const Component& component, const Slice& slice, std::int64_t at) {
@@ -63,9 +69,9 @@ LocalRows local_part(const Parameter& parameter, const Component& component, con
   if (parameter.cut != Cut::components) return {{0, count}, at, storage_rows(component, count)};
   REFIT_ASSERT(slice.size % component.parts == 0);
   const std::int64_t room =
-      round_up(storage_rows(component, ceil_div(count, component.parts)), parameter.part_multiple);
+      round_up(storage_rows(component, largest_part(parameter, count, component.parts)), parameter.part_multiple);
   const std::int64_t index = slice.index * component.parts / slice.size;
-  return {cut_part(parameter, count, component.parts, index, room), at, room};
+  return {cut_part(parameter, count, component.parts, index), at, room};
 }
 
 /// Calls visit(component, local rows) for every component of which the rank stores rows.
@@ -121,8 +127,8 @@ struct LocalColumns {
 
 LocalColumns local_columns(const Parameter& parameter, std::int64_t columns, const Slice& slice) {
   if (parameter.cut != Cut::columns) return {{0, columns}, round_up(columns, parameter.column_multiple)};
-  const std::int64_t room = round_up(ceil_div(columns, slice.size), parameter.part_multiple);
-  return {cut_part(parameter, columns, slice.size, slice.index, room), round_up(room, parameter.column_multiple)};
+  const std::int64_t room = round_up(largest_part(parameter, columns, slice.size), parameter.part_multiple);
+  return {cut_part(parameter, columns, slice.size, slice.index), round_up(room, parameter.column_multiple)};
 }
 
 /// Returns the shape in which the parameter's rows and columns are counted: for repeated block scales and rotary pairs
@@ -331,30 +337,37 @@ void append_pieces(const Parameter& parameter, const Tensor& tensor, Role as, co
 
 void append_fills(const Parameter& parameter, const Tensor& tensor, const Slice& slice, const StorageKey& key,
                   std::vector<Fill>& out) {
+  if (parameter.constant) return out.push_back({{key, 0, {1}}, {1}, *parameter.constant});
   if (parameter.scalar || parameter.drops_single_row || parameter.transposed_storage) return;
   Shape shape = storage_shape(parameter, tensor, slice);
   const Extents strides = row_major_strides(shape);
   const int row = parameter.experts == Experts::stacked ? 1 : 0;
-  const auto fill = [&](int dimension, std::int64_t begin, std::int64_t count) {
-    if (count == 0) return;
+  const auto fill = [&](Range rows, std::int64_t column, std::int64_t columns) {
+    if (rows.count == 0 || columns == 0) return;
     Extents extent = shape;
-    extent[dimension] = count;
-    out.push_back({{key, begin * strides[dimension], strides}, extent, parameter.fill});
+    extent[row] = rows.count;
+    std::int64_t offset = rows.begin * strides[row];
+    if (column > 0) {
+      extent[row + 1] = columns;
+      offset += column * strides[row + 1];
+    }
+    out.push_back({{key, offset, strides}, extent, parameter.fill});
   };
-  if (is_constant(parameter, tensor, slice)) return fill(row, 0, shape[row]);
+  const auto fill_rows = [&](std::int64_t begin, std::int64_t count) { fill({begin, count}, 0, 1); };
+  if (is_constant(parameter, tensor, slice)) return fill_rows(0, shape[row]);
   for_each_component(parameter, slice, [&](const Component& component, const LocalRows& local) {
     const std::int64_t used = storage_rows(component, local.rows.count);
-    fill(row, local.at + used, local.room - used);
+    for_each_columns(parameter, tensor, slice, [&](const LocalColumns& columns) {
+      fill({local.at, used}, columns.columns.count, columns.room - columns.columns.count);
+    });
+    fill_rows(local.at + used, local.room - used);
   });
   const std::int64_t rows = local_rows(parameter, slice);
-  fill(row, rows, shape[row] - rows);
-  shape[row] = rows;
-  for_each_columns(parameter, tensor, slice, [&](const LocalColumns& local) {
-    fill(row + 1, local.columns.count, local.room - local.columns.count);
-  });
+  fill_rows(rows, shape[row] - rows);
 }
 
 bool is_constant(const Parameter& parameter, const Tensor& tensor, const Slice& slice) {
+  if (parameter.constant) return true;
   bool empty = true;
   for_each_component(parameter, slice,
                      [&](const Component&, const LocalRows& local) { empty = empty && local.rows.count == 0; });

@@ -61,13 +61,15 @@ struct Parameter {
   Experts experts = Experts::none;
   std::int64_t padded_rows = 0;    ///< vocabularies: rows are padded with zeros to so many, then cut; 0 = not
   std::int64_t part_multiple = 1;  ///< a rank's part is rounded up to a multiple
-  bool rounded_cuts = false;       ///< parts also begin at multiples of it, so that the last ranks have less or nothing
-  bool first_rank_only = false;    ///< nothing on all ranks but the first
-  bool sorts_pairs = false;        ///< for rotary pairs: per head the first rows of all pairs, then the second rows
-  bool keeps_float32 = false;      ///< whatever the model's precision
+  std::int64_t cut_multiple = 0;  ///< parts begin at multiples, so that the last ranks may have less; 0: they are equal
+  bool first_rank_only = false;   ///< nothing on all ranks but the first
+  bool sorts_pairs = false;       ///< for rotary pairs: per head the first rows of all pairs, then the second rows
+  bool keeps_float32 = false;     ///< whatever the model's precision
   std::optional<DType> own_dtype{};  ///< likewise, of any other dtype
   Conversion conversion = Conversion::none;
   bool scalar = false;               ///< a storage without dimensions, for tensors of one element
+  std::optional<double> constant{};  ///< a scalar that no tensor has: an engine's own number
+  bool all_experts = false;          ///< every rank has those of all experts
   bool drops_single_row = false;     ///< one number of each of stacked experts: a storage without rows
   bool matrices = false;             ///< parts of quantised experts, which are not transposed as their weights may be
   bool transposed = false;           ///< of a matrix: its columns are the rows here

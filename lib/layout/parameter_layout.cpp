@@ -37,19 +37,28 @@ ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Paramete
     if (tensor.expert > 0) continue;  // the first expert stands for all
     for (const std::int32_t p : by_role[static_cast<std::size_t>(weight_of(tensor).role)]) {
       const std::int32_t number = parameter_of(tensor, p);
-      if (number >= 0)
-        first_tensor_.try_emplace({number, is_vision(tensor.role) ? tensor.unit : tensor.layer}, tensor.index);
+      if (number < 0) continue;
+      const std::int32_t layer = is_vision(tensor.role) ? tensor.unit : tensor.layer;
+      first_tensor_.try_emplace({number, layer}, tensor.index);
+      for (auto [constant, end] = constants_.equal_range(number); constant != end; ++constant)
+        first_tensor_.try_emplace({constant->second, layer}, tensor.index);
     }
   }
 }
 
 void ParameterLayout::add_parts(const ByRole& by_role, const ScaleRules& rules) {
   for (const Tensor& tensor : model_.tensors) {
-    if (tensor.scale_of < 0) continue;
+    if (tensor.scale_of < 0 || tensor.role == Role::group_index) continue;  // nobody keeps the indices
     for (const std::int32_t p : by_role[static_cast<std::size_t>(weight_of(tensor).role)]) {
       const auto [entry, is_new] = parts_.try_emplace({p, tensor.role}, static_cast<std::int32_t>(parameters_.size()));
-      if (is_new)
-        parameters_.push_back(part_of(parameters_[static_cast<std::size_t>(p)], rules, model_.quantisation, tensor));
+      if (!is_new) continue;
+      const Parameter weight = parameter(p);
+      parameters_.push_back(part_of(weight, rules, model_.quantisation, tensor));
+      if (tensor.role != Role::block_scale) continue;
+      for (const auto& [word, value] : rules.constants) {
+        constants_.emplace(entry->second, static_cast<std::int32_t>(parameters_.size()));
+        parameters_.push_back(constant_of(weight, word, value));
+      }
     }
   }
 }
@@ -160,7 +169,8 @@ std::vector<StorageKey> ParameterLayout::constant_storages(Rank rank) const {
     const Tensor& weight = weight_of(tensor);
     for (const auto& found : {target(weight, rank), second_target(weight, rank)}) {
       if (!found) continue;
-      const std::int32_t number = parameter_of(tensor, found->parameter);
+      const bool is_number = parameter(of.first).constant.has_value();
+      const std::int32_t number = is_number ? of.first : parameter_of(tensor, found->parameter);
       const Parameter& rule = parameter(number);
       if (is_constant(rule, tensor, slice_of(rule, found->layer, rank)))
         keys.push_back({number, found->layer, -1, found->chunk});

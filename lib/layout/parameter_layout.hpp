@@ -80,6 +80,7 @@ class ParameterLayout : public Layout {
   DType precision_;
   bool is_quantised_;
   std::map<std::pair<std::int32_t, model::Role>, std::int32_t> parts_;  ///< (a weight's parameter, part) -> parameter
+  std::multimap<std::int32_t, std::int32_t> constants_;  ///< a part's parameter -> numbers that stand beside it
   std::array<std::int32_t, model::kRoles> by_role_{};
   std::map<std::pair<std::int32_t, std::int32_t>, std::int32_t> first_tensor_;  ///< (parameter, layer) -> tensor
 };

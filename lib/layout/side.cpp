@@ -7,16 +7,21 @@
 namespace refit::layout {
 namespace {
 
-constexpr std::string_view kPrecision[] = {"bf16",        "fp16",  "fp32",  "fp8",  "mxfp8",    "fp8_tensor",
-                                           "fp8_channel", "nvfp4", "mxfp4", "int4", "int4_asym"};
+constexpr std::string_view kPrecision[] = {"bf16",  "fp16",  "fp32", "fp8",       "mxfp8", "fp8_tensor", "fp8_channel",
+                                           "nvfp4", "mxfp4", "int4", "int4_asym", "gptq",  "awq"};
 
 }  // namespace
 
 Choices choices(Precision) { return kPrecision; }
 
 DType dtype_of(Precision precision) {
-  if (precision == Precision::fp16) return DType::f16;
-  return precision == Precision::fp32 ? DType::f32 : DType::bf16;
+  switch (precision) {
+    case Precision::fp32: return DType::f32;
+    case Precision::fp16:
+    case Precision::gptq:
+    case Precision::awq: return DType::f16;  // as engines want it beside float16 scales
+    default: return DType::bf16;
+  }
 }
 
 StoredFormat weight_format_of(Precision precision) {
@@ -32,6 +37,8 @@ StoredFormat weight_format_of(Precision precision) {
     case Precision::mxfp4: return StoredFormat::mxfp4;
     case Precision::int4: return StoredFormat::int4;
     case Precision::int4_asym: return StoredFormat::int4_asym;
+    case Precision::gptq: return StoredFormat::gptq;
+    case Precision::awq: return StoredFormat::awq;
   }
   return StoredFormat::unquantised;
 }

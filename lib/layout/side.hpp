@@ -23,6 +23,7 @@
 #include "core/stored_format.hpp"
 #include "layout/layout.hpp"
 #include "layout/parallelism.hpp"
+#include "layout/processed.hpp"
 
 namespace refit::layout {
 
@@ -38,7 +39,9 @@ enum class Precision : std::uint8_t {
   nvfp4,
   mxfp4,
   int4,
-  int4_asym
+  int4_asym,
+  gptq,
+  awq
 };
 Choices choices(Precision);
 /// Returns the dtype of the weights that a side of that precision does not quantise.
@@ -112,6 +115,15 @@ class SideSpec {
   virtual std::unique_ptr<Layout> make_derived(const model::Model& /*model*/, const Layout& /*loaded*/) const {
     return nullptr;
   }
+  /// Returns the storages that the engine makes of its loaded ones by arithmetic at the end of every refit. `loaded`:
+  /// what a rank stores by the engine's layout of the model.
+  virtual std::vector<Processed> processed(const model::Model& /*model*/, const LocalLayout& /*loaded*/) const {
+    return {};
+  }
+  /// Returns whether it makes any.
+  virtual bool processes() const { return false; }
+  /// Returns whether the engine, once it is loaded, has one scale of a whole tensor for all tensors of a parameter.
+  virtual bool joins_scales() const { return false; }
   /// Returns whose bits the engine gets, where weights of a trainer that are not quantised are quantised for it;
   /// nothing if the engine's are not quantised.
   virtual std::optional<Library> quantiser() const { return std::nullopt; }

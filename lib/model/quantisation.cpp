@@ -96,8 +96,7 @@ void require_whole_blocks(const Listing& list) {
     fail_usage("{}: its {} columns are not divisible by {}'s blocks of {}; except the module from quantisation",
                list.weight.name, list.columns(), described(list.how), block.columns);
   }
-  const bool packs_rows =
-      format == StoredFormat::int4_asym || format == StoredFormat::gptq || format == StoredFormat::awq;
+  const bool packs_rows = format == StoredFormat::int4_asym || is_transposed(format);
   if (packs_rows && list.rows() % 8 != 0)
     fail_usage("{}: its {} rows are not divisible by 8, which {} packs in a word", list.weight.name, list.rows(),
                described(list.how));
@@ -156,7 +155,10 @@ BlockSize block_of(const Quantisation& how, Role part) {
   switch (part) {
     case Role::block_scale: return block_size(how.format, how.group);
     case Role::zero_point: return {8, how.group};
-    case Role::packed_values: return {1, is_int4(how.format) ? 8 : 2};
+    case Role::packed_values:
+      if (how.format == StoredFormat::awq) return {8, 1};
+      return {1, is_int4(how.format) ? 8 : 2};
+    case Role::group_index: return {kWhole, 1};
     default: return {kWhole, kWhole};
   }
 }
@@ -193,18 +195,26 @@ Fused fused_with(Role role) {
 
 }  // namespace
 
-std::vector<std::int32_t> scale_groups(const Model& model) {
-  const Quantisation& how = model.quantisation;
-  const bool is_nvfp4 = how.format == StoredFormat::nvfp4;
-  const bool in_experts = how.format == StoredFormat::fp8_tensor && how.naming == Naming::modelopt;
+std::vector<std::int32_t> fused_groups(const Model& model) {
   std::map<std::tuple<std::int32_t, std::int32_t, Fused>, std::int32_t> first;
   std::vector<std::int32_t> groups;
   for (const Tensor& tensor : model.tensors) {
     const Fused fused = fused_with(tensor.role);
-    const bool is_fused = is_nvfp4 ? fused != Fused::none : in_experts && fused == Fused::expert;
-    const bool shares = is_fused && tensor.scales >= 0;
-    groups.push_back(shares ? first.try_emplace({tensor.layer, tensor.expert, fused}, tensor.index).first->second
-                            : tensor.index);
+    const bool is_fused = fused != Fused::none && tensor.scales >= 0;
+    groups.push_back(is_fused ? first.try_emplace({tensor.layer, tensor.expert, fused}, tensor.index).first->second
+                              : tensor.index);
+  }
+  return groups;
+}
+
+std::vector<std::int32_t> scale_groups(const Model& model) {
+  const Quantisation& how = model.quantisation;
+  const bool is_nvfp4 = how.format == StoredFormat::nvfp4;
+  const bool in_experts = how.format == StoredFormat::fp8_tensor && how.naming == Naming::modelopt;
+  std::vector<std::int32_t> groups = fused_groups(model);
+  for (const Tensor& tensor : model.tensors) {
+    const bool shares = is_nvfp4 || (in_experts && fused_with(tensor.role) == Fused::expert);
+    if (!shares) groups[static_cast<std::size_t>(tensor.index)] = tensor.index;
   }
   return groups;
 }

@@ -39,6 +39,7 @@ struct Quantisation {
   std::int64_t group = 128;         ///< columns of a group, in formats of integers
   DType scale_dtype = DType::bf16;  ///< of compressed-tensors' scales of FP8 and of integers
   bool has_input_scales = false;    ///< static scales of activations
+  double input_scale_bound = 0;     ///< fbgemm_fp8's activation_scale_ub
 
   constexpr Quantisation() = default;
   constexpr Quantisation(StoredFormat of)  // NOLINT(google-explicit-constructor): the usual names of a format
@@ -89,6 +90,10 @@ Shape rows_and_columns(const Tensor& weight);
 /// tensors, and in most formats, their own. Libraries give one NVFP4 scale to what engines fuse: q, k and v; gate and
 /// up, also those of one expert; q_a and kv_a. ModelOpt gives one FP8 scale to gate and up of an expert.
 std::vector<std::int32_t> scale_groups(const Model& model);
+
+/// Returns, for each tensor of a model, the index of the first quantised weight with which it lies in one parameter of
+/// engines, of most tensors their own.
+std::vector<std::int32_t> fused_groups(const Model& model);
 
 /// Returns the words for messages: "fp8", "nvfp4 (modelopt)".
 std::string described(const Quantisation& how);

@@ -45,8 +45,7 @@ class Section {
     std::ranges::replace(method, '_', '-');
     if (method == "fp8") return read_fp8();
     if (method == "mxfp8") return take(StoredFormat::mxfp8, {"ignored_layers"});
-    if (method == "fbgemm-fp8")
-      return take({StoredFormat::fp8_channel, Naming::fbgemm_fp8}, {"modules_to_not_convert"});
+    if (method == "fbgemm-fp8") return read_fbgemm();
     if (method == "mxfp4") return take({StoredFormat::mxfp4, Naming::mxfp4}, {"modules_to_not_convert"});
     if (method == "gptq") return read_gptq();
     if (method == "awq") return read_awq();
@@ -69,6 +68,7 @@ class Section {
   }
 
   void read_fp8();
+  void read_fbgemm();
   void read_gptq();
   void read_awq();
   void read_dynamic();
@@ -93,6 +93,12 @@ std::string Section::described() {
     if (const std::string value = file_.scalar(key); !value.empty()) text += fmt::format(" with {} {}", key, value);
   }
   return text;
+}
+
+void Section::read_fbgemm() {
+  Quantisation how{StoredFormat::fp8_channel, Naming::fbgemm_fp8};
+  how.input_scale_bound = file_.real("activation_scale_ub").value_or(0);
+  take(how, {"modules_to_not_convert"});
 }
 
 void Section::read_fp8() {

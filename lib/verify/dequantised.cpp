@@ -85,6 +85,9 @@ class Dequantised {
     for (std::int32_t p = first; p < last; ++p) {
       const auto common = intersect(local_.piece(p).piece.box, touched);
       if (!common || local_.is_gen(p) != local_.is_gen(piece_)) continue;
+      // What is one for all of a weight is there for each of its pieces.
+      const auto is_same = [&](const kernels::Region& region) { return region.box == *common; };
+      if (std::ranges::any_of(regions, is_same)) continue;
       regions.push_back(local_.region(p, *common));
       held += common->volume();
     }

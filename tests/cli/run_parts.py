@@ -34,22 +34,22 @@ def run(suite, name, ranks, train, gen, precision, *options):
 
 def any_layout(suite):
     """Whatever the executor and the train layout, gen gets the same bytes; a reduction is a phase, where there is one."""
-    for precision in PRECISIONS:
-        for model, gen, runs in (
-            (DENSE, "TP2", (("direct", "TP1", 3, ()), ("p2p", "TP2xPP2", 6, ()), ("golden", "FSDP2", 4, FSDP))),
-            (MOE, "TP2xEP2", (("p2p", "TP1", 3, ()), ("direct", "EP2", 4, ()), ("golden", "TP2xPP2", 6, ()))),
-        ):
-            names = []
-            for executor, train, ranks, trainer in runs:
-                names.append(f"{model[1]}-{precision}-{executor}")
-                result = run(suite, names[-1], ranks, train, gen, f"bf16:{precision}", *model, *trainer,
-                             "--executor", executor, "--dump-gen", names[-1])  # fmt: skip
-                phases = result["phases"]
-                by_rows = precision == "fp8_channel" and train != "TP2xPP2"  # no rank has a part of a row
-                none = ranks == 3 or by_rows or precision in ("mxfp4", "int4")
-                suite.check("quantise" in phases and ("quantise.reduce" in phases) != none, f"{names[-1]}: {phases}")
-            for other in names[1:]:
-                suite.check_code(suite.run(0, "compare", names[0], other), 0, f"compare {names[0]} {other}")
+    dense = (DENSE, "TP2", (("direct", "TP1", 3, ()), ("p2p", "TP2xPP2", 6, ()), ("golden", "FSDP2", 4, FSDP)))
+    moe = (MOE, "TP2xEP2", (("p2p", "TP1", 3, ()), ("direct", "EP2", 4, ()), ("golden", "TP2xPP2", 6, ())))
+    for precision, (model, gen, runs) in (
+        ("nvfp4", dense), ("nvfp4", moe), ("mxfp4", moe), ("fp8_tensor", moe), ("fp8_channel", dense), ("int4", dense)
+    ):  # fmt: skip
+        names = []
+        for executor, train, ranks, trainer in runs:
+            names.append(f"{model[1]}-{precision}-{executor}")
+            result = run(suite, names[-1], ranks, train, gen, f"bf16:{precision}", *model, *trainer,
+                         "--executor", executor, "--dump-gen", names[-1])  # fmt: skip
+            phases = result["phases"]
+            whole_rows = precision == "fp8_channel" and train != "TP2xPP2"
+            none = ranks == 3 or whole_rows or precision in ("mxfp4", "int4")
+            suite.check("quantise" in phases and ("quantise.reduce" in phases) != none, f"{names[-1]}: {phases}")
+        for other in names[1:]:
+            suite.check_code(suite.run(0, "compare", names[0], other), 0, f"compare {names[0]} {other}")
 
 
 def f32(value):
@@ -167,12 +167,30 @@ def bits_are_the_quantisers(suite):
         run(suite, name, 3, "TP2", "TP1", f"bf16:{quantise.__name__}", "--checkpoint", folder, "--set",
             "run.update=none", "--dump-gen", name)  # fmt: skip
         stored = safetensors.read(suite.path(name, "gen-rank-00000.safetensors"))
-        for modules in (("self_attn.k_proj", "self_attn.q_proj", "self_attn.v_proj"), ("self_attn.o_proj",)):
-            weights = [f"model.layers.0.{module}.weight" for module in modules]
-            group = [rows_of(checkpoint[weight]) for weight in weights]
-            for suffix, expected in quantise(group[0], group).items():
-                found = bytes(stored[weights[0] + suffix].data)
-                suite.check(found == expected, f"{name}: {weights[0]}{suffix}")
+        for engine, modules in (("gate_up_proj", ("gate_proj", "up_proj")), ("down_proj", ("down_proj",))):
+            group = [rows_of(checkpoint[f"model.layers.0.mlp.{module}.weight"]) for module in modules]
+            made = [quantise(rows, group) for rows in group]
+            for suffix in made[0]:
+                expected = b"".join(parts[suffix] for parts in made)
+                if suffix == "_shape":
+                    expected = made[-1][suffix]  # engines keep what they load last
+                found = stored[f"model.layers.0.mlp.{engine}.weight{suffix}"]
+                suite.check(bytes(found.data) == expected, f"{name}: {engine}{suffix}")
+
+
+def one_scale_for_qkv(suite):
+    """fp32 weights: one divisor for q, k and v, 2688 / the largest magnitude of all three."""
+    run(suite, "qkv", 5, "TP4", "TP1", "fp32:nvfp4", *DENSE, "--set", "run.update=none", "--set",
+        "gen.quantiser=te", "--dump-gen", "qkv", "--dump-train", "qkv-train")  # fmt: skip
+    stored = safetensors.read(suite.path("qkv", "gen-rank-00000.safetensors"))
+    divisors = struct.unpack("<3f", stored["model.layers.0.self_attn.qkv_proj.weight_global_scale"].data)
+    suite.check(divisors[0] == divisors[1] == divisors[2], f"{divisors}")
+    amax = 0.0
+    for rank in range(4):
+        for weight, tensor in safetensors.read(suite.path("qkv-train", f"train-rank-{rank:05}.safetensors")).items():
+            if weight.endswith("layers.0.self_attention.linear_qkv.weight"):
+                amax = max(amax, max(map(abs, struct.unpack(f"<{len(tensor.data) // 4}f", tensor.data))))
+    suite.check(amax > 0 and divisors[0] == f32(2688.0 / amax), f"{divisors}, {amax}")
 
 
 def refused(suite):
@@ -187,4 +205,4 @@ def refused(suite):
         suite.check(text in ended.err, f"{text}: {ended.err}", ended)
 
 
-Suite(__doc__).main(any_layout, bits_are_the_quantisers, refused)
+Suite(__doc__).main(any_layout, bits_are_the_quantisers, one_scale_for_qkv, refused)

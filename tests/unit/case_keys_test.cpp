@@ -54,6 +54,7 @@ const std::map<std::string, std::string> kOther = {
     {"gen.stage_layers", "[3, 1]"},
     {"gen.mtp", "\"with\""},
     {"gen.derived", "true"},
+    {"gen.linear_backend", "\"cutlass\""},
     {"gen.model_class", "\"nvidia\""},
     {"gen.replicate_embedding", "true"},
     {"gen.precision", "\"mxfp8\""},

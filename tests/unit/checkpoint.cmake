@@ -5,6 +5,7 @@ refit_test(checkpoint
           ${CMAKE_CURRENT_LIST_DIR}/checkpoint_index_test.cpp
           ${CMAKE_CURRENT_LIST_DIR}/checkpoint_hdf5_test.cpp
           ${CMAKE_CURRENT_LIST_DIR}/checkpoint_read_test.cpp
+          ${CMAKE_CURRENT_LIST_DIR}/checkpoint_dequantise_test.cpp
           ${CMAKE_CURRENT_LIST_DIR}/checkpoint_write_test.cpp
           ${CMAKE_CURRENT_LIST_DIR}/checkpoint_compare_test.cpp
   DEPENDS checkpoint

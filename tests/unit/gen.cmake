@@ -24,3 +24,14 @@ refit_test(gen_sglang_record SOURCES ${CMAKE_CURRENT_LIST_DIR}/gen_sglang_record
   DEPENDS gen checkpoint EXTERNAL nlohmann_json::nlohmann_json GTest::gmock_main)
 target_compile_definitions(test_gen_sglang_record PRIVATE
   REFIT_RECORDED_SGLANG="${sglang_record}/engines" REFIT_RECORDED_FP8="${fp8_record}")
+
+# What vLLM held of quantised checkpoints of all formats, unpacked beside the test.
+set(formats_record ${CMAKE_CURRENT_BINARY_DIR}/format_layouts)
+set(formats_archive ${CMAKE_SOURCE_DIR}/tests/data/format_layouts.tar.xz)
+add_custom_command(OUTPUT ${formats_record}/index.json
+  COMMAND ${CMAKE_COMMAND} -E tar xf ${formats_archive} --touch
+  WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR} DEPENDS ${formats_archive} VERBATIM)
+refit_test(gen_format_layouts SOURCES ${CMAKE_CURRENT_LIST_DIR}/gen_format_layouts_test.cpp
+  ${PROJECT_SOURCE_DIR}/tests/support/sha256.cpp ${formats_record}/index.json
+  DEPENDS gen checkpoint EXTERNAL nlohmann_json::nlohmann_json GTest::gmock_main)
+target_compile_definitions(test_gen_format_layouts PRIVATE REFIT_RECORDED_FORMATS="${formats_record}")

@@ -1,7 +1,7 @@
 // Quantised tiles against the reference of the whole matrix, whatever the tiling.
 //
-// REFIT_QUANTISED_BLOCKS is the number of blocks that the test quantises, e.g. 10000000, by as many threads as there are
-// cores; REFIT_QUANTISED_SEED their seed.
+// REFIT_QUANTISED_BLOCKS is the number of blocks that the test quantises, e.g. 10000000, by as many threads as there
+// are cores; REFIT_QUANTISED_SEED their seed.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>

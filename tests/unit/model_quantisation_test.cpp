@@ -214,7 +214,7 @@ TEST_P(PublishedForm, IsRead) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, PublishedForm, ::testing::ValuesIn(forms()),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& given) { return std::string(given.param.name); });
 
 TEST(QuantisationConfig, OlderFilesHaveAnotherKey) {
   const File file("");

@@ -32,8 +32,8 @@ void add_dense(Rules& rules, Role gate, Role up, Role down, bool whole) {
 Parameter expert_matrix(const Rules& rules, const char* name, std::vector<Component> components, Cut cut) {
   const MoeRunnerBackend backend = runner_backend(rules.config, rules.options);
   Parameter parameter{name, std::move(components), cut, Experts::stacked};
-  parameter.rounded_cuts = backend == MoeRunnerBackend::flashinfer_trtllm;
-  if (parameter.rounded_cuts) parameter.part_multiple = kExpertMultiple;
+  if (backend == MoeRunnerBackend::flashinfer_trtllm)
+    parameter.cut_multiple = parameter.part_multiple = kExpertMultiple;
   parameter.transposed_storage = backend == MoeRunnerBackend::triton_kernel;
   return parameter;
 }

@@ -86,6 +86,7 @@ class VllmLayout final : public layout::ParameterLayout {
   Slice slice(const Parameter& parameter, Rank rank) const override {
     if (parameter.experts == Experts::none) return {tp_rank(rank), options_.sizes.tp, {}};
     const std::int64_t experts = model().config.experts;
+    if (parameter.all_experts) return {0, 1, {0, experts}};
     if (expert_parallel()) return {0, 1, layout::balanced_part(experts, options_.moe_ranks(), moe_rank(rank))};
     return {moe_rank(rank), options_.moe_ranks(), {0, experts}};
   }

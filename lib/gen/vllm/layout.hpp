@@ -29,7 +29,14 @@ enum class MoeBackend : std::uint8_t {
   triton,              ///< [gate; up], as loaded
   flashinfer_cutlass,  ///< [up; gate]: the halves of gated experts are swapped after loading
   flashinfer_trtllm,   ///< a rank's part of I is rounded up to a multiple of 128; the rest is zero
-  deep_gemm            ///< for FP8 blocks: cuts are rounded up to whole blocks, so that the last ranks have less
+  deep_gemm,           ///< for FP8 blocks: cuts are rounded up to whole blocks, so that the last ranks have less
+  marlin               ///< for gpt-oss in MXFP4: sizes are rounded up with zeros
+};
+
+/// The kernels of linear layers in NVFP4, which decide how the engine keeps block scales after loading.
+enum class LinearBackend : std::uint8_t {
+  emulation,  ///< as loaded
+  cutlass     ///< CUTLASS, and FlashInfer's CUTLASS, CuteDSL and cuDNN: swizzled
 };
 
 /// The way in which the ranks of TP share a vision tower (mm_encoder_tp_mode): each has a part of its weights, or all.
@@ -40,6 +47,7 @@ enum class ExpertPlacement : std::uint8_t { linear, round_robin };
 
 /// Return the words for these values in cases.
 Choices choices(MoeBackend);
+Choices choices(LinearBackend);
 Choices choices(MmEncoderTp);
 Choices choices(ExpertPlacement);
 
@@ -62,6 +70,7 @@ struct Options {
   DType precision = DType::bf16;                ///< except for parameters that vLLM keeps in float32
   Mtp mtp = Mtp::off;
   MoeBackend moe_backend = MoeBackend::triton;
+  LinearBackend linear_backend = LinearBackend::emulation;
   ExpertPlacement expert_placement = ExpertPlacement::linear;
   std::int64_t redundant_experts = 0;  ///< eplb_config.num_redundant_experts
   /// By layer with experts, the expert of each of E + redundant slots; empty: slot s holds expert s mod E.

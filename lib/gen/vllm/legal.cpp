@@ -165,8 +165,14 @@ void check_expert_blocks(const model::Model& model, const Options& options, Viol
       (!packed && !quantised({Role::expert_up, Role::expert_down}))) {
     return;
   }
-  out.require(backend == MoeBackend::triton || backend == MoeBackend::deep_gemm,
-              "quantised experts are known for moe_backend triton and deep_gemm only");
+  const bool is_cutlass = backend == MoeBackend::flashinfer_cutlass && options.weight_format == StoredFormat::nvfp4;
+  out.require(backend == MoeBackend::triton || backend == MoeBackend::deep_gemm || is_cutlass,
+              "quantised experts are known for moe_backend triton and deep_gemm only, in nvfp4 for triton and "
+              "flashinfer_cutlass");
+  const bool has_neighbours = !options.has_eplb() && options.expert_placement == ExpertPlacement::linear;
+  out.require(!is_cutlass || has_neighbours,
+              "nvfp4 experts of flashinfer_cutlass in other slots have no rule: which of their input scales a rank "
+              "keeps is not known; use moe_backend = triton");
   if (!blocks) return;
   const std::int64_t width = model.config.expert_intermediate_size;
   const std::int64_t ranks = options.sizes.ep > 1 ? 1 : options.moe_ranks();
@@ -221,8 +227,12 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   out.require(options.mtp == Mtp::off || model.config.mtp_layers > 0,
               fmt::format("mtp = {}, but the model has no multi-token prediction layer; use off", name(options.mtp)));
   const layout::ParameterTable table(model);
-  out.require(options.moe_backend == MoeBackend::triton || !table.has(Role::interleaved_gate_up),
-              "interleaved experts are known for moe_backend = triton only");
+  const bool is_marlin = options.moe_backend == MoeBackend::marlin;
+  const bool is_interleaved = table.has(Role::interleaved_gate_up);
+  out.require(!is_marlin || (is_interleaved && options.weight_format == StoredFormat::mxfp4),
+              "moe_backend = marlin is for gpt-oss's experts in mxfp4");
+  out.require(options.moe_backend == MoeBackend::triton || is_marlin || !is_interleaved,
+              "interleaved experts are known for moe_backend triton and marlin only");
   out.require(
       options.weight_format == StoredFormat::unquantised || !table.has(Role::transposed_gate_up),
       "transposed experts have no quantised form: keep bf16, or write them in another form where the family has one "

@@ -15,7 +15,8 @@ using model::Tensor;
 namespace {
 
 std::string fused_name(const Parameter& parameter, const Tensor& tensor) {
-  if (parameter.name.empty() || !parameter.scalar) return layout::fused_name(parameter, tensor, "routed_experts.");
+  if (parameter.name.empty() || !parameter.scalar || parameter.constant)
+    return layout::fused_name(parameter, tensor, "routed_experts.");
   // In the attention, wherever the checkpoint has it.
   const std::string layer = fmt::format("layers.{}.", tensor.layer);
   const std::size_t attention = tensor.name.find(layer) + layer.size();

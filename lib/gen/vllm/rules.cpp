@@ -31,9 +31,15 @@ void add_vocabulary(Rules& rules) {
   rules.table.rows("", Role::mtp_proj, cut ? rules.tp() : 1);
 }
 
-/// Constructors set all scales of experts to 1, and those of padding keep this value.
+/// Constructors set all scales of FP8 experts to 1, and those of MXFP4 to 0, and those of padding keep these values.
 layout::ScaleRules scale_rules(const model::Model& model, const Options& options) {
-  return {options.weight_format, false, 1, 1, 1.0, scale_repeats(model, options), true};
+  layout::ScaleRules rules{options.weight_format,         false, 1, 1, is_packed(options.weight_format) ? 0.0 : 1.0,
+                           scale_repeats(model, options), true};
+  if (model.quantisation.naming == model::Naming::fbgemm_fp8)
+    rules.constants.emplace_back("input_scale_ub", model.quantisation.input_scale_bound);
+  const bool is_flashinfer = options.moe_backend == MoeBackend::flashinfer_cutlass;
+  rules.input_scales_of_all = model.quantisation.naming == model::Naming::modelopt && is_flashinfer;
+  return rules;
 }
 
 std::vector<Parameter> parameters(const model::Model& model, const Options& options) {

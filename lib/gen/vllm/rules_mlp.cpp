@@ -12,8 +12,10 @@ using model::Role;
 
 namespace {
 
-/// The multiple that FlashInfer's TRTLLM kernels and DeepGEMM want for a rank's part of the expert width.
+/// The multiple that FlashInfer's TRTLLM kernels, DeepGEMM and Marlin want for a rank's part of the expert width.
 constexpr std::int64_t kExpertMultiple = 128;
+/// The multiple that Marlin wants for the experts' inputs and outputs.
+constexpr std::int64_t kMarlinMultiple = 256;
 
 /// Adds gate and up, fused into gate_up_proj; up alone keeps its name.
 void add_gate_up(Rules& rules, Role gate, Role up, std::int64_t parts) {
@@ -25,16 +27,19 @@ void add_gate_up(Rules& rules, Role gate, Role up, std::int64_t parts) {
 /// Returns a parameter of experts with the settings that all of them share.
 Parameter expert_parameter(const Rules& rules, const char* name, std::vector<Component> components, Cut cut) {
   Parameter parameter{name, std::move(components), cut, Experts::stacked};
-  parameter.rounded_cuts = rules.options.moe_backend == MoeBackend::deep_gemm;
-  const bool rounded = rules.options.moe_backend == MoeBackend::flashinfer_trtllm || parameter.rounded_cuts;
+  const MoeBackend backend = rules.options.moe_backend;
+  if (backend == MoeBackend::deep_gemm) parameter.cut_multiple = kExpertMultiple;
+  const bool rounded = backend == MoeBackend::flashinfer_trtllm || backend == MoeBackend::deep_gemm;
   if (rounded) parameter.part_multiple = kExpertMultiple;
   return parameter;
 }
 
-/// Returns w13 of gated experts: the rank's part of gate, then of up; the other way round for flashinfer_cutlass.
+/// Returns w13 of gated experts: the rank's part of gate, then of up; the other way round for flashinfer_cutlass, of
+/// quantised experts only after loading (processed.hpp).
 Parameter gate_up(const Rules& rules, Component gate, Component up) {
   std::vector<Component> halves{gate, up};
-  if (rules.options.moe_backend == MoeBackend::flashinfer_cutlass) std::swap(halves[0], halves[1]);
+  const bool is_quantised = rules.options.weight_format != StoredFormat::unquantised;
+  if (rules.options.moe_backend == MoeBackend::flashinfer_cutlass && !is_quantised) std::swap(halves[0], halves[1]);
   return expert_parameter(rules, "w13_weight", std::move(halves), Cut::components);
 }
 
@@ -65,19 +70,41 @@ bool is_sequence_parallel(const Options& options) {
 /// Adds transposed experts, gate columns then up columns (Llama 4, Qwen3-VL), stored as if each had its own matrices.
 void add_transposed_experts(Rules& rules, std::int64_t parts) {
   const Role role = Role::transposed_gate_up;
+  if (!rules.table.has(role)) return;
   const std::int64_t width = rules.table.rows(role) / 2;
   rules.table.add(gate_up(rules, {role, {0, width}, parts}, {role, {width, width}, parts}));
   rules.table.add(expert_parameter(rules, "w2_weight", {rules.table.all(Role::transposed_down)}, Cut::columns));
+}
+
+/// Returns a parameter of gpt-oss's experts. In MXFP4 their width is cut between blocks, and sizes are rounded up for
+/// Marlin; `width_rows`: rows of the storage for one of the width.
+Parameter interleaved_parameter(const Rules& rules, const char* name, Component component, Cut cut,
+                                std::int64_t width_rows = 1) {
+  Parameter parameter = expert_parameter(rules, name, {component}, cut);
+  if (rules.options.weight_format != StoredFormat::mxfp4) return parameter;
+  parameter.cut_multiple = kMxBlock.columns;
+  if (rules.options.moe_backend == MoeBackend::marlin) parameter.part_multiple = width_rows * kExpertMultiple;
+  return parameter;
 }
 
 /// Adds gpt-oss's experts: transposed, gate and up alternating as in the checkpoint. If experts are cut, w2's bias is
 /// only on the first rank of the MoE group.
 void add_interleaved_experts(Rules& rules, std::int64_t parts) {
   auto& table = rules.table;
-  table.add(expert_parameter(rules, "w13_weight", {table.all(Role::interleaved_gate_up, parts)}, Cut::components));
-  table.add(expert_parameter(rules, "w13_bias", {table.all(Role::interleaved_gate_up_bias, parts)}, Cut::components));
+  if (!table.has(Role::interleaved_gate_up)) return;
+  const std::int64_t multiple = rules.options.moe_backend == MoeBackend::marlin ? kMarlinMultiple : 1;
+  Parameter gate_up =
+      interleaved_parameter(rules, "w13_weight", table.all(Role::interleaved_gate_up, parts), Cut::components, 2);
+  gate_up.column_multiple = multiple;
+  table.add(std::move(gate_up));
+  table.add(
+      interleaved_parameter(rules, "w13_bias", table.all(Role::interleaved_gate_up_bias, parts), Cut::components, 2));
+  Parameter down = interleaved_parameter(rules, "w2_weight", table.all(Role::transposed_down), Cut::columns);
+  down.row_multiple = multiple;
+  table.add(std::move(down));
   Parameter bias{"w2_bias", {table.all(Role::packed_down_bias)}, Cut::components, Experts::stacked};
   bias.first_rank_only = true;
+  bias.row_multiple = multiple;
   table.add(std::move(bias));
 }
 

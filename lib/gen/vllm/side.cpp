@@ -4,6 +4,7 @@
 
 #include "gen/vllm/cache_scales.hpp"
 #include "gen/vllm/derived.hpp"
+#include "gen/vllm/processed.hpp"
 #include "layout/side_keys.hpp"
 
 namespace refit::gen::vllm {
@@ -12,7 +13,8 @@ namespace {
 using keys::kMany;
 using layout::SideRows;
 
-constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm"};
+constexpr std::string_view kMoeBackend[] = {"triton", "flashinfer_cutlass", "flashinfer_trtllm", "deep_gemm", "marlin"};
+constexpr std::string_view kLinearBackend[] = {"emulation", "cutlass"};
 constexpr std::string_view kModelClass[] = {"portable", "nvidia"};
 constexpr std::string_view kDataParallel[] = {"engines", "internal"};
 constexpr std::string_view kMmEncoderTp[] = {"weights", "data"};
@@ -64,9 +66,11 @@ const std::vector<layout::SideKey>& side_keys() {
       SideRows::word("gen.precision", "Dtype of the gen weights; as above.", MEMBER(kept_as)),
       SideRows::text("gen.quantiser", layout::kQuantiserHelp, MEMBER(quantiser_name)),
       SideRows::boolean("gen.derived",
-                        "What the engine computes of weights after loading, too: latent attention's W_UK_T and W_UV, "
-                        "anew in every refit.",
+                        "What the engine makes of weights after loading, too, anew in every refit: latent attention's "
+                        "W_UK_T and W_UV, or the form in which kernels want quantised weights.",
                         MEMBER(derived)),
+      SideRows::word("gen.linear_backend", "With gen.derived: how linear layers in NVFP4 keep block scales.",
+                     MEMBER(written.linear_backend)),
       SideRows::word("gen.moe_backend", "How the engine keeps expert weights.", MEMBER(written.moe_backend)),
       SideRows::integer("gen.redundant_experts", 0, kMany,
                         "Slots of experts beside one for each (--enable-eplb, num_redundant_experts).",
@@ -95,6 +99,7 @@ const std::vector<layout::SideKey>& side_keys() {
 }  // namespace
 
 Choices choices(MoeBackend) { return kMoeBackend; }
+Choices choices(LinearBackend) { return kLinearBackend; }
 Choices choices(MmEncoderTp) { return kMmEncoderTp; }
 Choices choices(ExpertPlacement) { return kExpertPlacement; }
 Choices choices(ModelClass) { return kModelClass; }
@@ -126,11 +131,12 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
   const layout::Parallelism& p = written.sizes;
   complaints.require(p.cp == 1 && p.etp == 1, "gen.layout",
                      fmt::format("{}: vLLM's weights have no CP and ETP; use TP, PP, DP and EP", to_string(p)));
-  if (derived && is_quantised(kept_as))
+  const std::string unknown = unknown_processing(weight_format_of(kept_as));
+  if (derived && !unknown.empty())
     complaints.add("gen.derived",
-                   fmt::format("W_UK_T and W_UV of weights in {} have no rule here; leave it out, or use "
-                               "gen.precision = \"bf16\"",
-                               name(kept_as)));
+                   fmt::format("{} has no rule here; leave it out, or use gen.precision = \"bf16\"", unknown));
+  if (!derived || weight_format_of(kept_as) != StoredFormat::nvfp4)
+    complaints.meaningless({"gen.linear_backend"}, "without gen.derived = true and gen.precision = \"nvfp4\"");
   if (is_quantised(kept_as) && kv_cache_dtype == KvCacheDtype::automatic)
     complaints.meaningless({"gen.kv_scales"}, "with gen.kv_cache_dtype = \"auto\"");
   if (written.model_class == ModelClass::portable)
@@ -149,8 +155,15 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
 }
 
 void Side::check_model(Complaints& complaints, const model::Model& model) const {
-  if (!has_derived(model))
+  if (!is_quantised(kept_as) && !has_derived(model))
     complaints.meaningless({"gen.derived"}, "for a model without latent attention: vLLM derives weights of kv_b_proj");
+  if (derived && is_quantised(kept_as) && has_derived(model))
+    complaints.add("gen.derived",
+                   fmt::format("W_UK_T and W_UV of weights in {} have no rule here; leave it out", name(kept_as)));
+  if (derived && model.quantisation.naming == model::Naming::mxfp4)
+    complaints.add("gen.derived",
+                   "vLLM's emulation keeps gpt-oss's experts as loaded, and what kernels make of them "
+                   "has no rule here; leave it out");
   if (model.config.experts == 0)
     complaints.meaningless({"gen.moe_backend", "gen.redundant_experts", "gen.expert_placement"},
                            "for a model without experts");
@@ -199,7 +212,11 @@ std::unique_ptr<layout::Layout> Side::make_layout(const model::Model& model) con
 }
 
 std::unique_ptr<layout::Layout> Side::make_derived(const model::Model& model, const layout::Layout& loaded) const {
-  return derived ? make_derived_layout(model, options(), loaded) : nullptr;
+  return derived && !is_quantised(kept_as) ? make_derived_layout(model, options(), loaded) : nullptr;
+}
+
+std::vector<layout::Processed> Side::processed(const model::Model& model, const layout::LocalLayout& loaded) const {
+  return processes() ? process(model, options(), loaded) : std::vector<layout::Processed>();
 }
 
 std::optional<Library> Side::quantiser() const { return layout::quantiser_of(quantiser_name, kept_as); }

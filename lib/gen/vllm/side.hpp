@@ -38,6 +38,9 @@ class Side final : public layout::SideSpec {
   std::unique_ptr<layout::Layout> make_layout(const model::Model& model) const override;
 
   std::unique_ptr<layout::Layout> make_derived(const model::Model& model, const layout::Layout& loaded) const override;
+  std::vector<layout::Processed> processed(const model::Model& model, const layout::LocalLayout& loaded) const override;
+  bool joins_scales() const override { return true; }
+  bool processes() const override { return derived && is_quantised(kept_as); }
   std::optional<Library> quantiser() const override;
   bool has_cache_scales() const override { return kv_cache_dtype == KvCacheDtype::fp8; }
   model::CacheScales finalise(const model::CacheScales& loaded) const override;
