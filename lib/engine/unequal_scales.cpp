@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "checkpoint/checkpoint.hpp"
+#include "kernels/memory.hpp"
 
 namespace refit::engine {
 namespace {
