@@ -28,10 +28,10 @@ struct QuantisedPart {
   std::int64_t matrices = 1;
   std::int64_t row = 0, column = 0;    ///< of the part's first element in its matrix
   std::int64_t rows = 0, columns = 0;  ///< of the part
-  BlockNumbers values;                 ///< bytes of E4M3, bytes of two E2M1 or words of eight integers
-  BlockNumbers scales;                 ///< F32, F16 or BF16; E4M3 of NVFP4; U8 or F8_E8M0 are E8M0
-  BlockNumbers zero_points;            ///< words for eight rows, of int4_asym
-  BlockNumbers tensor_scale;           ///< one F32 of NVFP4
+  BlockNumbers values = {};            ///< bytes of E4M3, bytes of two E2M1 or words of eight integers
+  BlockNumbers scales = {};            ///< F32, F16 or BF16; E4M3 of NVFP4; U8 or F8_E8M0 are E8M0
+  BlockNumbers zero_points = {};       ///< words for eight rows, of int4_asym
+  BlockNumbers tensor_scale = {};      ///< one F32 of NVFP4
 };
 
 /// Writes the float32 values, each rounded once: row after row, matrix after matrix.

@@ -42,8 +42,8 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
   model::Model model = checkpoint ? model::build_model(config, checkpoint->tensor_infos(), checkpoint->folder)
                                   : model::build_model(config, c.model.tied_lm_head == TiedLmHead::present);
   if (dequantises) {
-    model.notes.push_back(fmt::format("{}: its weights in {} are dequantised while they are loaded",
-                                      checkpoint->folder, described(config.quantisation)));
+    model.notes.push_back(fmt::format("{}: its weights in {} are dequantised while they are loaded", checkpoint->folder,
+                                      described(config.quantisation)));
     model::dequantise(model, config.dtype);
   }
   if (const auto library = quantiser_of(c))

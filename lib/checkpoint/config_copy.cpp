@@ -3,6 +3,7 @@
 #include <array>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "checkpoint/file.hpp"
 #include "core/error.hpp"
@@ -62,13 +63,19 @@ model::Quantisation quantisation_of(const nlohmann::ordered_json& config, const 
 
 using Json = nlohmann::ordered_json;
 
-/// Returns the modules that have a matrix which is not quantised, except the embedding, which cannot be converted.
+std::string module_of(const model::Tensor& tensor) { return tensor.name.substr(0, tensor.name.rfind('.')); }
+
+/// Returns the modules that have a matrix and no quantised one, except the embedding, which cannot be converted.
 std::vector<std::string> not_converted(const model::Model& model) {
+  std::set<std::string> converted;
+  for (const model::Tensor& tensor : model.tensors) {
+    if (tensor.scales >= 0) converted.insert(module_of(tensor));
+  }
   std::vector<std::string> modules;
   for (const model::Tensor& tensor : model.tensors) {
     const bool is_matrix = tensor.shape.size() > 1 && tensor.role != model::Role::embedding;
-    if (!is_matrix || tensor.scales >= 0 || tensor.scale_of >= 0) continue;
-    modules.push_back(tensor.name.substr(0, tensor.name.rfind('.')));
+    if (!is_matrix || tensor.scale_of >= 0 || converted.contains(module_of(tensor))) continue;
+    modules.push_back(module_of(tensor));
   }
   return modules;
 }

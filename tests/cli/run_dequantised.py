@@ -3,7 +3,7 @@
     run_dequantised.py --refit EXE --engines engines.tar.xz --inputs FOLDER --work FOLDER [--record formats/ckpt]
 
 What is dequantised is compared with a second checkpoint, which tests/support/dequantise.py made without quantisation:
-every element that train and gen store must be the same. --record: all checkpoints of a folder, in more layouts.
+every element that train and gen store must be the same. --record: all checkpoints of a folder, in every layout.
 """
 
 import json
@@ -17,6 +17,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import dequantise  # noqa: E402
 import safetensors  # noqa: E402
 from job import Suite  # noqa: E402
+from oracle_test import unpack  # noqa: E402
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128, "intermediate_size": 256,
@@ -36,6 +37,7 @@ GPT_OSS = {
     "layer_types": ["full_attention"], "torch_dtype": "bfloat16",
 }  # fmt: skip
 FSDP = ("--set", "train.trainer=fsdp")
+EP_FSDP = (*FSDP, "--set", "train.recipe=automodel")
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,13 @@ ROWS = (
     Row(LLAMA, "nvfp4:modelopt", "fp32:bf16", "PP2", "TP2", 4),
     Row(LLAMA, "fp8_tensor", "bf16", "TP1", "TP2", 3),
     Row(LLAMA, "fp8_channel:modelopt", "bf16", "FSDP2", "TP1", 3, FSDP),
-    Row(LLAMA, "int4", "bf16", "TP2", "TP2", 4),
     Row(LLAMA, "int4_asym", "fp32", "FSDP2", "TP2", 4, FSDP),
     Row(MOE, "mxfp4", "bf16", "EP2", "TP2", 4),
     Row(MOE, "fp8", "bf16:mxfp8", "EP2", "TP1", 3),
-    Row(MOE, "nvfp4:modelopt", "bf16:fp8", "FSDP2xEP2", "TP1", 3, FSDP),
-    Row(GPT_OSS, "mxfp4", "bf16", "EP2", "TP1", 3),
-    Row(GPT_OSS, "mxfp4", "fp32", "FSDP2", "TP2", 4, FSDP),
+    Row(MOE, "nvfp4:modelopt", "bf16", "FSDP2xEP2", "TP1", 3, EP_FSDP),
+    Row(GPT_OSS, "mxfp4", "fp32", "EP2", "TP1", 3),
 )
+NVFP4, FP8_TENSOR, INT4_ASYM, MXFP4 = ROWS[0], ROWS[2], ROWS[4], ROWS[8]
 
 
 def config_of(suite, row):
@@ -123,7 +124,7 @@ def dequantised(suite):
 
 def converted(suite):
     """Both formats of files hold the same, `inspect` says the format, and config.json alone gives the same weights."""
-    for row in (ROWS[0], ROWS[2], ROWS[4], ROWS[5], ROWS[6], ROWS[9]):
+    for row in (NVFP4, FP8_TENSOR, INT4_ASYM, MXFP4):
         folder = synthesise(suite, row)
         other = folder + "-hdf5"
         shutil.rmtree(other, ignore_errors=True)
@@ -143,7 +144,7 @@ def converted(suite):
 
 def updates(suite):
     """An update changes values and scales, which stay legal, but no shape."""
-    for row in (ROWS[0], ROWS[5]):
+    for row in (NVFP4, INT4_ASYM):
         precision = row.quantisation
         layout = Row(row.config, precision, "", "TP1", "TP1", 2)
         stored = {}
@@ -180,8 +181,7 @@ def edited(suite, source, name, edit):
 
 def mistakes(suite):
     """Parts of other shapes and dtypes, missing ones; scales that are no numbers are decoded and noted."""
-    row = ROWS[0]
-    source = synthesise(suite, row)
+    source = synthesise(suite, NVFP4)
     module = "model.layers.0.mlp.down_proj."
     half = lambda tensor: safetensors.Tensor(tensor.dtype, (128, 8), tensor.data[: 128 * 8])  # noqa: E731
     as_bytes = lambda tensor: safetensors.Tensor("U8", tensor.shape, tensor.data)  # noqa: E731
@@ -201,25 +201,56 @@ def mistakes(suite):
     suite.check("NaN or Inf in" in ended.out + ended.err, "a divisor of zero is not noted", ended)
 
 
+FEW = {  # recorded checkpoint: layout
+    "gpt_oss_i96_mxfp4": ("TP2", "TP1", 3, ()),
+    "llama256_awq": ("TP2", "TP1", 3, ()),
+    "llama256_gptq": ("FSDP2", "TP1", 3, FSDP),
+    "llama_fbgemm_fp8": ("TP1", "TP1", 2, ()),
+    "qwen3_moe_ct_fp8_channel": ("EP2", "TP1", 3, ()),
+}
+
+
+def layouts_of(config):
+    """Layouts of a recorded checkpoint, all of them."""
+    layouts = [("TP1", "TP1", 2, ()), ("TP2", "TP2", 4, ()), ("FSDP2", "TP1", 3, FSDP)]
+    if "num_experts" in config or "num_local_experts" in config:
+        layouts += [("EP2", "TP2", 4, ()), ("FSDP2xEP2", "TP1", 3, EP_FSDP)]
+    if config["num_hidden_layers"] > 1:
+        layouts.append(("PP2", "TP1", 3, ()))
+    return layouts
+
+
+def with_indices(suite, source):
+    """A copy with GPTQ's g_idx, of which tests/data has zeros, as it was: the group of each of 256 columns."""
+    folder = suite.path("record-" + os.path.basename(source))
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, folder)
+    path = os.path.join(folder, "model.safetensors")
+    tensors = safetensors.read(path)
+    for name, tensor in tensors.items():
+        if name.endswith(".g_idx"):
+            data = struct.pack("<256i", *(column // 128 for column in range(256)))
+            tensors[name] = safetensors.Tensor(tensor.dtype, tensor.shape, data)
+    safetensors.write(path, tensors)
+    return folder
+
+
 def recorded(suite):
-    """Checkpoints that libraries wrote, in every layout (--record FOLDER)."""
-    if "--record" not in suite.rest:
-        return
-    folder = suite.rest[suite.rest.index("--record") + 1]
-    for name in sorted(os.listdir(folder)):
+    """Checkpoints that libraries wrote: some of tests/data, or all of a folder in every layout (--record FOLDER)."""
+    whole = "--record" in suite.rest
+    if whole:
+        folder = suite.rest[suite.rest.index("--record") + 1]
+    else:
+        data = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "format_layouts.tar.xz")
+        folder = os.path.join(unpack(data, suite.path("record")), "ckpt")
+    for name in sorted(os.listdir(folder) if whole else FEW):
         with open(os.path.join(folder, name, "config.json"), encoding="utf-8") as file:
-            config = json.load(file)
-        experts = "num_experts" in config or "num_local_experts" in config
-        layouts = [("TP1", "TP1", 2, ()), ("TP2", "TP2", 4, ()), ("FSDP2", "TP1", 3, FSDP)]
-        if experts:
-            layouts += [("EP2", "TP2", 4, ()), ("FSDP2xEP2", "TP1", 3, FSDP)]
-        if config["num_hidden_layers"] > 1:
-            layouts.append(("PP2", "TP1", 3, ()))
-        for precision in ("bf16", "fp32"):
+            layouts = layouts_of(json.load(file)) if whole else [FEW[name]]
+        for precision in ("bf16", "fp32") if whole else ("bf16",):
             for train, gen, ranks, options in layouts:
                 row = Row({"model_type": name}, "record", precision, train, gen, ranks, options)
-                compare_with_plain(suite, row, os.path.join(folder, name))
-        print(f"{name}: {len(layouts)} layouts", flush=True)
+                source = os.path.join(folder, name)
+                compare_with_plain(suite, row, source if whole else with_indices(suite, source))
 
 
 Suite(__doc__).main(dequantised, converted, updates, mistakes, recorded)

@@ -129,6 +129,19 @@ class Whole {
     return result;
   }
 
+  /// Returns the values of other weights that share FP8's scale of a tensor: ModelOpt's gate and up of an expert.
+  std::vector<float> values_beside(const model::Tensor& weight) const {
+    std::vector<float> result;
+    const bool shares = c_.format == StoredFormat::fp8_tensor &&
+                        model_.quantisation.naming == model::Naming::modelopt &&
+                        weight.name.find(".experts.") != std::string::npos;
+    for (const model::Tensor& other : model_.tensors) {
+      if (!shares || other.scales < 0 || other.index == weight.index || !fused(weight, other)) continue;
+      for (std::int64_t i = 0; i < other.elements(); ++i) result.push_back(value(other, i));
+    }
+    return result;
+  }
+
   static void append(Values& to, const void* data, std::size_t size) {
     const auto* bytes = static_cast<const std::byte*>(data);
     to.insert(to.end(), bytes, bytes + size);
@@ -149,6 +162,7 @@ class Whole {
     if (c_.format == StoredFormat::mxfp4) size = 32;
     if (is_int4(c_.format)) size = kGroup;
     const float of_tensor = c_.format == StoredFormat::nvfp4 ? amax(weight) : 0.0F;
+    const std::vector<float> beside = values_beside(weight);
     Values stored, scales, tensor_scale;
     std::uint8_t low = 0;
     bool is_high = false;
@@ -156,7 +170,10 @@ class Whole {
     for (std::int64_t first = 0; first < weight.elements(); first += size) {
       for (std::int64_t i = 0; i < size; ++i)
         values[static_cast<std::size_t>(i)] = value(weight, elements[static_cast<std::size_t>(first + i)]);
-      const Quantised made = format_reference::quantised({c_.format, c_.library, c_.from, of_tensor, values});
+      values.resize(static_cast<std::size_t>(size));
+      values.insert(values.end(), beside.begin(), beside.end());
+      Quantised made = format_reference::quantised({c_.format, c_.library, c_.from, of_tensor, values});
+      made.elements.resize(static_cast<std::size_t>(size));
       for (const std::uint8_t element : made.elements) {
         if (element_bits(c_.format) == 8) {
           stored.push_back(std::byte{element});
