@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/parts.hpp"
-
 #include "checkpoint/dequantise.hpp"
+#include "kernels/parts.hpp"
 
 namespace refit::diagnose {
 namespace {
