@@ -21,6 +21,9 @@ BUGS = (
     ("B41-more-ranks-than-groups", 5, 2),
     ("B46-initial-slots", 6, 1),
     ("B47-shards-as-replicas", 4, 1),
+    ("B49-old-global-scales", 4, 1),
+    ("B52-inverted-scales", 4, 1),
+    ("B56-old-magnitudes", 3, 1),
 )
 
 
