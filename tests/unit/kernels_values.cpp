@@ -166,9 +166,9 @@ TEST(CountOverflows, TiesAtTheLargestNumber) {
   const ExecutionSpace space;
   const float values[] = {65504.0F, 65519.996F, 65520.0F, -65519.996F, -65520.0F, 65536.0F, 70000.0F};
   const std::uint64_t as_f16[] = {0x7BFF, 0x7BFF, 0x7C00, 0xFBFF, 0xFC00, 0x7C00, 0x7C00};
-  std::byte memory[sizeof values];
-  std::memcpy(memory, values, sizeof values);
-  const Region region{memory, DType::f32, Box::whole({7}), {7}, {1}};
+  const SharedBuffer memory(sizeof values);
+  std::memcpy(memory.data(), values, sizeof values);
+  const Region region{memory.data(), DType::f32, Box::whole({7}), {7}, {1}};
   for (std::size_t i = 0; i < 7; ++i)
     EXPECT_EQ(convert_bits(std::bit_cast<std::uint32_t>(values[i]), DType::f32, DType::f16), as_f16[i]) << values[i];
   const Difference counted = count_overflows(space, region, DType::f16);
