@@ -220,6 +220,8 @@ std::shared_ptr<Whole> Source::quantised_part(const Tensor& tensor) {
     kept.push_back(std::move(ordered));
     const bool is_tensor_scale = tensor.role == model::Role::tensor_scale && how.format != StoredFormat::fp8_tensor;
     if (other.index == weight.index) {
+      kept.emplace_back(other.elements());  // scales are stored with values only
+      part.values = kept.back().data();
       const bool is_values = tensor.scale_of < 0 || tensor.role == model::Role::packed_values;
       (is_values ? part.values : is_tensor_scale ? part.tensor_scale : part.scales) = made->data.data();
       if (is_castable(dtype)) part.scale_dtype = dtype;

@@ -190,7 +190,7 @@ void read_compressed_tensors(ConfigFile& file, std::string_view section, Config&
     }
   });
   if (!first) return without_groups();
-  if (!are_all(targets)) config.not_converted.push_back(all_but(targets));
+  if (!are_all(targets)) except_all_but(file, section, targets, config);
   config.quantisation = *first;
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdint>
 #include <optional>
 #include <regex>
 #include <vector>
@@ -42,6 +43,24 @@ bool is_common(std::string_view expression) {
   return true;
 }
 
+/// Returns true where the counts of repetitions, as if each lay within all others, stay so small that the matcher's
+/// recursion does.
+bool is_small(std::string_view expression) {
+  constexpr std::int64_t kMost = 1000;
+  std::int64_t product = 1;
+  for (std::size_t at = expression.find('{'); at < expression.size(); at = expression.find('{', at + 1)) {
+    std::int64_t largest = 1, count = 0;
+    for (std::size_t i = at + 1; i < expression.size() && (std::isdigit(expression[i]) != 0 || expression[i] == ',');
+         ++i) {
+      count = expression[i] == ',' ? 0 : std::min(10 * count + (expression[i] - '0'), kMost + 1);
+      largest = std::max(largest, count);
+    }
+    product *= largest;
+    if (product > kMost) return false;
+  }
+  return true;
+}
+
 bool is_like(const std::string& pattern, const std::string& text) {
   return ::fnmatch(pattern.c_str(), text.c_str(), FNM_NOESCAPE) == 0;
 }
@@ -72,7 +91,7 @@ Modules::Modules(const Config& config) {
   for (const std::string& entry : config.not_converted) {
     if (!entry.starts_with(kExpression)) {
       lists->names.push_back(entry);
-    } else if (auto expression = compiled(entry)) {
+    } else if (auto expression = is_small(entry) ? compiled(entry) : std::nullopt) {
       lists->expressions.push_back(std::move(*expression));
     }
   }
@@ -93,6 +112,7 @@ std::string_view unreadable(const std::string& entry) {
     return "has an escape or a group that refit does not know; write it with (?:..), (?=..), (?!..), \\d, \\w, \\s, "
            "\\b";
   }
+  if (!is_small(entry)) return "repeats too much";
   return compiled(entry) ? "" : "is no regular expression";
 }
 

@@ -30,7 +30,8 @@ class Modules {
 /// Returns why an entry of a list cannot be read: "re:" with something that is no regular expression here; else "".
 std::string_view unreadable(const std::string& entry);
 
-/// Returns an entry for every module but those: for configurations that list what is quantised.
+/// Returns an entry for every module but those: for configurations that list what is quantised. It is unreadable where
+/// there are too many.
 std::string all_but(const std::vector<std::string>& entries);
 
 /// Returns the regular expression of a text itself.

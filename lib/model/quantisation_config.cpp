@@ -153,7 +153,7 @@ void Section::read_gptq() {
   config_.quantisation.group = file_.count("group_size");
   std::vector<std::string> converted = read_modules(file_, "modules_in_block_to_quantize");
   for (std::string& entry : converted) entry = "re:.*" + escaped(entry);
-  if (!converted.empty()) config_.not_converted.push_back(all_but(converted));
+  if (!converted.empty()) except_all_but(file_, name_, converted, config_);
   read_dynamic();
 }
 
@@ -218,6 +218,17 @@ std::vector<std::string> read_modules(ConfigFile& file, std::string_view key) {
     if (!why.empty()) file.problem(key, fmt::format("has \"{}\", which {}", quotable(entry), why));
   }
   return result;
+}
+
+void except_all_but(ConfigFile& file, std::string_view section, const std::vector<std::string>& converted,
+                    Config& config) {
+  constexpr std::size_t kMost = 1000;
+  if (converted.size() > kMost)
+    return file.problem(section, fmt::format("lists {} names of modules that are quantised; refit reads up to {}",
+                                             converted.size(), kMost));
+  config.not_converted.push_back(all_but(converted));
+  const std::string_view why = unreadable(config.not_converted.back());
+  if (!why.empty()) file.problem(section, fmt::format("lists modules that are quantised by a text that {}", why));
 }
 
 void require_value(ConfigFile& file, std::string_view section, std::string_view key, Values values,

@@ -23,6 +23,10 @@ using Values = std::initializer_list<std::string_view>;
 /// Returns a list of modules (model/modules.hpp). Entries that cannot be read are problems.
 std::vector<std::string> read_modules(ConfigFile& file, std::string_view key);
 
+/// Excepts every module but those.
+void except_all_but(ConfigFile& file, std::string_view section, const std::vector<std::string>& converted,
+                    Config& config);
+
 /// Adds a problem of `section` where a key has another value than those. `why`: what else a message says.
 void require_value(ConfigFile& file, std::string_view section, std::string_view key, Values values,
                    std::string_view why = "");

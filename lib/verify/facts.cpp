@@ -31,7 +31,7 @@ bool has_block_scales(const std::vector<model::Tensor>& tensors, const model::Te
   if (scales.repeats > 1) return true;
   if (scales.shape.size() != weight.shape.size()) return false;
   const int row = weight.shape.size() - 2;
-  return scales.dtype == DType::u8 || scales.shape[row] < weight.shape[row];
+  return scales.dtype == DType::u8 || (scales.dtype == DType::f32 && scales.shape[row] < weight.shape[row]);
 }
 
 Facts facts_of(const model::Model& model, const layout::Layout& train, const layout::Layout& gen,

@@ -19,8 +19,14 @@ FSDP = ("--set", "train.trainer=fsdp")
 PRECISIONS = ("nvfp4", "mxfp4", "fp8_tensor", "fp8_channel", "int4")
 
 
+def check_kl(suite, name, precision, kl):
+    """The bands of docs/precisions.md, wider for few matrices."""
+    least, most, largest = (0.002, 0.011, 0.06) if "fp8" in precision else (0.03, 0.15, 1.0)
+    suite.check(least < kl["mean"] < most and kl["max"] < largest, f"{name}: {kl}")
+
+
 def run(suite, name, ranks, train, gen, precision, *options):
-    """The result of two refits that must bring every byte."""
+    """The result of two refits that must bring every byte, with the KL of the format."""
     ended = suite.run(
         ranks, "run", "--train", train, "--gen", gen, "--precision", precision, "--steps", 2, "--warmup", 0, "--force",
         "--json", f"{name}.json", *options
@@ -29,6 +35,7 @@ def run(suite, name, ranks, train, gen, precision, *options):
     result = suite.result(f"{name}.json", ended)
     found = result["verification"]
     suite.check(found["elements_wrong"] == 0 and found["refits"] == 2, f"{name}: {found}", ended)
+    check_kl(suite, name, precision, found["kl"])
     return result
 
 

@@ -72,14 +72,15 @@ std::map<std::string, Described> recorded(const json& storages) {
 
 std::size_t size_of(DType dtype) { return static_cast<std::size_t>(byte_size(dtype)); }
 
-/// Returns a bfloat16 number in float16, whose values between 2^-14 and 65504 include all of bfloat16's.
+/// Returns a bfloat16 number of ordinary size in float16, whose mantissa has all of its bits; small ones are rounded.
 std::uint16_t half_of(float value) {
-  if (value == 0) return 0;
   int exponent = 0;
   const float mantissa = std::frexp(std::abs(value), &exponent);  // 0.5 .. 1
-  EXPECT_TRUE(exponent > -14 && exponent <= 16) << value;
-  const int bits = (exponent + 14) << 10 | static_cast<int>(std::ldexp(mantissa, 11) - 1024);
-  return static_cast<std::uint16_t>(bits | (value < 0 ? 0x8000 : 0));
+  EXPECT_LE(exponent, 15) << value;
+  const bool is_normal = exponent > -14 && value != 0;
+  const auto below = static_cast<int>(std::nearbyint(std::ldexp(std::abs(value), 24)));
+  const int bits = is_normal ? ((exponent + 13) << 10) + static_cast<int>(std::ldexp(mantissa, 11)) : below;
+  return static_cast<std::uint16_t>(bits | (std::signbit(value) ? 0x8000 : 0));
 }
 
 template <typename Visit>

@@ -61,6 +61,12 @@ std::string quoted(std::string text) {
   return text;
 }
 
+std::string repeated(const std::string& text, int times) {
+  std::string result;
+  for (int i = 0; i < times; ++i) result += text;
+  return result;
+}
+
 /// A section of compressed-tensors with one group.
 std::string group(const std::string& format, const std::string& weights, const std::string& inputs = "null",
                   const std::string& more = "'ignore': ['lm_head']") {
@@ -277,12 +283,18 @@ TEST(QuantisationConfig, WhatIsNotReadIsRefusedInWords) {
       {group("float-quantized", fp8, kStatic, "'ignore': ['re:(lm_head']"), "has \"re:(lm_head\", which is no regular"},
       {group("float-quantized", fp8, kStatic, "'ignore': ['re:(?i)LM_HEAD']"), "has an escape or a group"},
       {group("float-quantized", fp8, kStatic, "'ignore': ['re:" + std::string(1200, 'x') + "']"), "which is too long"},
+      {group("float-quantized", fp8, kStatic, "'ignore': ['re:(a?){30000}b']"), "which repeats too much"},
+      {group("float-quantized", fp8, kStatic, "'ignore': ['re:(((a?){20}){20}){20}b']"), "which repeats too much"},
       {group("float-quantized", fp8, kStatic, "'ignore': [7]"), "ignore must be a list of texts"},
       {quoted("{'quant_method': 'compressed-tensors', 'format': 'float-quantized', 'config_groups': {'a': {'targets': "
               "['Linear'], 'weights': {") +
            quoted(fp8) + quoted("}}, 'b': {'targets': ['re:.*down_proj'], 'weights': {") + quoted(std::string(kFp8)) +
            quoted("'channel'}}}}"),
        "groups of unlike formats"},
+      {quoted("{'quant_method': 'compressed-tensors', 'format': 'float-quantized', 'config_groups': {'a': {'targets': "
+              "['a.b'" +
+              repeated(", 'a.b'", 1000) + "], 'weights': {" + fp8 + "}}}}"),
+       "lists 1001 names of modules"},
       {quoted("{'quant_method': 'compressed-tensors', 'format': 'float-quantized', 'config_groups': {'a': {'targets': "
               "['Embedding'], 'weights': {") +
            quoted(fp8) + quoted("}}}}"),
@@ -357,6 +369,10 @@ TEST(QuantisationConfig, ModulesAreExceptedAsTheMethodDoes) {
 
 /// An expression of this kind takes years where each way through it is tried.
 TEST(QuantisationConfig, NoExpressionTakesLong) {
+  const std::string deep = repeated("(", 300) + "a?" + repeated(")*", 200) + repeated(")", 100);
+  const Config nested =
+      read(group("float-quantized", std::string(kFp8) + "'tensor'", kStatic, "'ignore': ['re:" + deep + "b']"));
+  EXPECT_TRUE(is_converted(nested, std::string(400, 'a') + ".weight"));
   const Config config =
       read(group("float-quantized", std::string(kFp8) + "'tensor'", kStatic, "'ignore': ['re:(m|o|[a-z]*)*(.*)*!']"));
   EXPECT_TRUE(is_converted(config, std::string(400, 'm') + ".weight"));

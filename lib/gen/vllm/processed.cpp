@@ -212,8 +212,8 @@ std::string unknown_processing(StoredFormat format) {
     case StoredFormat::unquantised: return "";
     case StoredFormat::fp8_block:
     case StoredFormat::mxfp8:
-      return fmt::format("W_UK_T and W_UV of weights in {}", format == StoredFormat::mxfp8 ? "mxfp8" : "fp8");
-    default: return fmt::format("what a GPU's kernel makes of weights in {}", name(format));
+      return fmt::format("W_UK_T and W_UV of weights in {} have", format == StoredFormat::mxfp8 ? "mxfp8" : "fp8");
+    default: return fmt::format("what a GPU's kernel makes of weights in {} has", name(format));
   }
 }
 

@@ -10,7 +10,7 @@
 
 namespace refit::gen::vllm {
 
-/// Returns why the result for weights in that format is not known; empty where it is.
+/// Returns subject and verb of "... have no rule here" for weights in a format whose result is not known; else nothing.
 std::string unknown_processing(StoredFormat format);
 
 /// Returns the storages that are new, or other than the loaded ones. Errors (usage): sizes for which vLLM's result is

@@ -134,7 +134,7 @@ void Side::check(Complaints& complaints, const layout::SideSpec& other) const {
   const std::string unknown = unknown_processing(weight_format_of(kept_as));
   if (derived && !unknown.empty())
     complaints.add("gen.derived",
-                   fmt::format("{} has no rule here; leave it out, or use gen.precision = \"bf16\"", unknown));
+                   fmt::format("{} no rule here; leave it out, or use gen.precision = \"bf16\"", unknown));
   if (!derived || weight_format_of(kept_as) != StoredFormat::nvfp4)
     complaints.meaningless({"gen.linear_backend"}, "without gen.derived = true and gen.precision = \"nvfp4\"");
   if (is_quantised(kept_as) && kv_cache_dtype == KvCacheDtype::automatic)
