@@ -268,14 +268,16 @@ TEST(CheckpointSynthesise, QuantisedModelsAreReadBackAsSuch) {
 TEST(CheckpointSynthesise, ASectionOfTheSameKindIsKept) {
   const Folder folder;
   const std::string config = folder.file("config.json");
-  write_file(config, R"({"num_hidden_layers": 1, "quantization_config": {"quant_method": "modelopt", "own": 1}})");
+  write_file(config, R"({"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 64,
+      "num_attention_heads": 2, "vocab_size": 40,
+      "quantization_config": {"quant_method": "modelopt", "quant_algo": "MXFP8", "own": 1}})");
   model::Model model = tiny_model(false);
   model.config.quantisation = StoredFormat::mxfp8;
   const auto section = [&] {
     synthesise(model, config, folder.file("out"), Format::safetensors, 1, 0, true);
     return nlohmann::json::parse(read_file(folder.file("out/config.json")))["quantization_config"];
   };
-  EXPECT_EQ(section(), nlohmann::json::parse(R"({"quant_method": "modelopt", "own": 1})"));
+  EXPECT_EQ(section(), nlohmann::json::parse(R"({"quant_method": "modelopt", "quant_algo": "MXFP8", "own": 1})"));
   model.config.quantisation = StoredFormat::fp8_block;
   EXPECT_EQ(section(), nlohmann::json::parse(R"({"activation_scheme": "dynamic", "fmt": "e4m3",
       "modules_to_not_convert": ["model.layers.0.mlp.down_proj", "lm_head"], "quant_method": "fp8",
