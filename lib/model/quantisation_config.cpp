@@ -28,10 +28,11 @@ std::string upper(std::string text) {
   return text;
 }
 
-/// Makes entries of a list also those of every module whose name contains their text.
+/// Makes entries of a list that are no patterns also those of every module whose name contains their text.
 void take_anywhere(std::vector<std::string>& entries) {
   const std::size_t count = entries.size();
-  for (std::size_t i = 0; i < count; ++i) entries.push_back(fmt::format("*{}*", entries[i]));
+  for (std::size_t i = 0; i < count; ++i)
+    if (entries[i].find_first_of("*?[") == std::string::npos) entries.push_back(fmt::format("*{}*", entries[i]));
 }
 
 /// One section that says how weights are quantised.

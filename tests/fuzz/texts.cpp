@@ -53,7 +53,8 @@ TEST_F(Fuzz, Configs) {
   const std::string nested = R"({"architectures": ["Odd"], "text_config": {"model_type": "qwen3", "vocab_size": 96,
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
     "quantization_config": {"quant_method": "compressed-tensors", "format": "mxfp8-quantized", "config_groups":
-    {"group_0": {"weights": {"num_bits": 8, "type": "float"}}}}})";
+    {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32,
+    "scale_dtype": "torch.uint8"}}}}})";
   const std::string hybrid = R"({"model_type": "nemotron_h", "hybrid_override_pattern": "M*E-", "vocab_size": 96,
     "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "head_dim": 16, "mamba_num_heads": 4,
     "mamba_head_dim": 16, "n_groups": 2, "ssm_state_size": 8, "conv_kernel": 4, "n_routed_experts": 4,
