@@ -34,9 +34,13 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
   const StoredFormat held = config.quantisation.format;
   const bool dequantises = checkpoint && held != StoredFormat::unquantised && train == StoredFormat::unquantised;
   if (checkpoint && held != train && !dequantises) {
-    fail_usage("{}: its weights are {}, which does not go with train.precision = {}; set train.precision = {}",
+    const std::string_view word = held == StoredFormat::fp8_block ? "fp8" : name(held);
+    fail_usage("{}: its weights are {}, which does not go with train.precision = {}; set train.precision = bf16{}",
                checkpoint->folder, held == StoredFormat::unquantised ? "not quantised" : described(config.quantisation),
-               name(*precision), held == StoredFormat::unquantised ? "bf16" : "bf16, which dequantises them");
+               name(*precision),
+               held == StoredFormat::unquantised
+                   ? ""
+                   : fmt::format(", which dequantises them, or --precision {}, which keeps them as they are", word));
   }
   if (!checkpoint && held != train) config.quantisation = train;
   model::Model model = checkpoint ? model::build_model(config, checkpoint->tensor_infos(), checkpoint->folder)
@@ -121,13 +125,37 @@ std::vector<model::Tensor> with_parts(const model::Model& model, const layout::L
   return result;
 }
 
+/// Takes precision fp8 on both sides for the checkpoint's own FP8, where that has a scale for each tensor or row.
+/// Returns a note on it, or "".
+std::string take_fp8_of_checkpoint(Case& c) {
+  if (c.train->precision() != layout::Precision::fp8) return "";
+  const model::Config config = model::read_config(c.model.config_path(), c.model.family, c.model.layers);
+  const StoredFormat format = config.quantisation.format;
+  if (format != StoredFormat::fp8_tensor && format != StoredFormat::fp8_channel) return "";
+  const std::string word(name(format));
+  const auto take = [&word](layout::SideSpec& side, const char* precision) {
+    const layout::SideKey* key = side.find_key(precision);
+    if (key != nullptr && side.precision() == layout::Precision::fp8) key->set(side, word);
+  };
+  take(*c.train, "train.precision");
+  for (layout::Side& engine : c.gen) take(*engine, "gen.precision");
+  return fmt::format("{}: its weights are {}, which precision fp8 is taken for", c.model.checkpoint,
+                     described(config.quantisation));
+}
+
 }  // namespace
 
 Setup::Setup(const Case& given) : c(given) {
-  if (!c.model.checkpoint.empty()) checkpoint = checkpoint::open(c.model.checkpoint);
+  std::string note;
+  if (!c.model.checkpoint.empty()) {
+    checkpoint = checkpoint::open(c.model.checkpoint);
+    note = take_fp8_of_checkpoint(c);
+  }
   model = load_model(c, checkpoint);
+  if (!note.empty()) model.notes.push_back(std::move(note));
   validate_for_model(c, model);
-  for (const layout::SideSpec* side : {&*given.train, &given.engine()}) kv_scales.merge(side->extend(model, source()));
+  for (const layout::SideSpec* side : {std::as_const(c.train).operator->(), &c.engine()})
+    kv_scales.merge(side->extend(model, source()));
   require_legal(c, model);
   refine(c, model);
   train = layout::make_side(*c.train, model);

@@ -97,6 +97,7 @@ void Weights::flip_bits(const kernels::ExecutionSpace& space, const Which& which
 bool Weights::is_read(const LocalPiece& piece) const {
   if (!setup_.checkpoint) return false;
   const Tensor& tensor = setup_.model[piece.tensor];
+  if (tensor.role == model::Role::weight_shape) return setup_.checkpoint->find(tensor.name)->info.dtype == tensor.dtype;
   if (!facts_of(tensor.role).is_cache_scale) return true;
   return !setup_.kv_scales.contains(tensor.index) && setup_.checkpoint->find(tensor.name) != nullptr;
 }

@@ -117,7 +117,8 @@ void match(Tensor& tensor, const Held& held, Problems& problems) {
                              is_transposed(info.shape, tensor.file_shape()) ? ": it is transposed" : ""));
   } else if (!is_castable(tensor.dtype)) {  // a tensor of a quantised model
     const bool is_e8m0 = info.dtype == DType::f8_e8m0 && tensor.dtype == DType::u8;
-    if (info.dtype != tensor.dtype && !is_e8m0) {
+    const bool is_short = tensor.role == Role::weight_shape && info.dtype == DType::i32;  // engines have I64
+    if (info.dtype != tensor.dtype && !is_e8m0 && !is_short) {
       problems.add(fmt::format("{} has dtype {} instead of {}", tensor.name, refit::name(info.dtype),
                                refit::name(tensor.dtype)));
     }
