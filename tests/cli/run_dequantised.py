@@ -140,6 +140,11 @@ def converted(suite):
             run(suite, layout, source, dump, precision)
         for side in ("train", "gen"):
             equal(suite, f"{row.name}: {side} from HDF5 and config.json", *(os.path.join(d, side) for d in dumps))
+        if row is FP8_TENSOR:
+            dumps[1] = suite.path("dump-fp8")
+            ended = run(suite, layout, ("--checkpoint", folder), dumps[1], "fp8")
+            equal(suite, "precision fp8 is the checkpoint's own", *(os.path.join(d, "gen") for d in dumps))
+            suite.check("which precision fp8 is taken for" in ended.out, "it is not said what fp8 is taken for", ended)
 
 
 def updates(suite):
@@ -194,6 +199,12 @@ def mistakes(suite):
         ended = suite.run(2, "run", "--checkpoint", folder, "--train", "TP1", "--gen", "TP1")
         suite.check_code(ended, 2, f"{name}: {words}")
         suite.check(f"{module}{name}" in ended.err and words in ended.err, f"not said: {words}", ended)
+    short = lambda tensor: safetensors.Tensor("I32", (2,), tensor.data[:4] + tensor.data[8:12])  # noqa: E731
+    folder = edited(suite, synthesise(suite, INT4_ASYM), module + "weight_shape", short)
+    layout = Row(LLAMA, "int4_asym", "", "TP1", "TP1", 2)
+    run(suite, layout, ("--checkpoint", folder), suite.path("dump-short"), "int4_asym")
+    stored = safetensors.read(suite.path("dump-short", "gen", "gen-rank-00000.safetensors"))[module + "weight_shape"]
+    suite.check(stored.data == struct.pack("<2q", 128, 256), f"weight_shape is {stored}")
     infinite = lambda tensor: safetensors.Tensor("F32", tensor.shape, struct.pack("<f", 0.0))  # noqa: E731
     folder = edited(suite, source, module + "weight_global_scale", infinite)
     ended = suite.run(2, "run", "--checkpoint", folder, "--train", "TP1", "--gen", "TP1", "--steps", 1, "--warmup", 0)
