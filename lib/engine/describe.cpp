@@ -165,6 +165,9 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
                                    {&setup.split.from_checkpoint, "checkpoint"}}) {
     for (const model::Tensor& tensor : *path) {
       ++counted.tensors;
+      // Packed values stand for their weight.
+      const bool is_packed = tensor.role == model::Role::packed_values;
+      if (is_packed) counted.parameters += setup.model[tensor.scale_of].elements();
       if (!is_scale(tensor.role)) counted.parameters += product(tensor.file_shape());
       const auto held = setup.train->format(tensor);
       const DType dtype = held ? held->dtype : setup.gen->format(tensor).value().dtype;

@@ -79,9 +79,10 @@ std::vector<std::string> rounding_notes(const Setup& setup, transport::Control& 
 
 std::vector<std::string> overflow_notes(const Setup& setup, const std::vector<Overflow>& loaded) {
   const auto sentence = [&](const Overflow& one) {
-    return fmt::format("{} while loading from {}, the first at {}",
-                       overflow_text(setup, one, loaded_as(setup, tensor_of(setup, one.tensor))),
-                       name(setup.checkpoint->find(tensor_of(setup, one.tensor).name)->info.dtype),
+    const model::Tensor& tensor = tensor_of(setup, one.tensor);
+    const bool is_decoded = tensor.kept == model::Kept::dequantised;
+    return fmt::format("{} while loading from {}, the first at {}", overflow_text(setup, one, loaded_as(setup, tensor)),
+                       is_decoded ? "quantised values" : name(setup.checkpoint->find(tensor.name)->info.dtype),
                        first_text(setup, one));
   };
   return sentences(loaded, sentence, [](const std::string& rest) { return rest + " became infinite while loading"; });

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <utility>
 
@@ -52,15 +54,28 @@ bool are_equal(const std::vector<Scale>& scales) {
   return std::ranges::all_of(scales, [&](const Scale& scale) { return scale.value == scales.front().value; });
 }
 
-/// Returns the factor by which the engine decodes a component too large (or, below 1, too small). Of divisors it takes
-/// the largest, of multipliers too; of experts gate's.
-double factor(const Setup& setup, const std::vector<Scale>& scales, const Scale& one) {
-  const bool is_expert = one.tensor->expert >= 0;
-  float taken = scales.front().value;
-  if (!is_expert)
-    for (const Scale& scale : scales) taken = std::max(taken, scale.value);
+/// Returns the scale that the engine keeps of those of one parameter. Of divisors it takes the largest, of multipliers
+/// too; of experts gate's.
+const Scale& taken_of(const std::vector<Scale>& scales) {
+  if (scales.front().tensor->expert >= 0) return scales.front();
+  return *std::ranges::max_element(scales, {}, &Scale::value);
+}
+
+/// Returns the factor by which the engine decodes a component too large (or, below 1, too small); no positive number
+/// where a scale is none.
+double factor(const Setup& setup, const Scale& taken, const Scale& one) {
   const bool divides = setup.model.quantisation.naming == Naming::compressed_tensors;
-  return divides ? static_cast<double>(one.value) / taken : static_cast<double>(taken) / one.value;
+  const double ratio = static_cast<double>(one.value) / taken.value;
+  return divides ? ratio : 1 / ratio;
+}
+
+/// Describes a scale that differs from the one that the engine takes.
+std::string described(const Setup& setup, const Scale& taken, const Scale& one, double by) {
+  std::string text = fmt::format("{} is {}, {} is {}", taken.tensor->name, taken.value, one.tensor->name, one.value);
+  if (setup.model.quantisation.format != StoredFormat::nvfp4) return text;
+  const std::string& weight = setup.model[one.tensor->scale_of].name;
+  if (!(by > 0) || std::isinf(by)) return text + fmt::format(": {} cannot be decoded", weight);
+  return text + fmt::format(": {} is decoded {:.4g} times as large", weight, by);
 }
 
 }  // namespace
@@ -86,19 +101,19 @@ std::vector<std::string> unequal_scale_notes(const kernels::ExecutionSpace& spac
                  name);
     if (is_input) continue;
     ++groups;
+    const Scale& taken = taken_of(scales);
     for (const Scale& scale : scales) {
-      const double by = is_nvfp4 ? factor(setup, scales, scale) : 1;
-      const auto distance = [](double ratio) { return std::max(ratio, 1 / ratio); };
-      if (!first.empty() && distance(by) <= distance(worst)) continue;
-      worst = by;
-      first =
-          fmt::format("{} is {}, {} is {}", scales[0].tensor->name, scales[0].value, scale.tensor->name, scale.value);
-      if (is_nvfp4)
-        first += fmt::format(": {} is decoded {:.4g} times as large", setup.model[scale.tensor->scale_of].name, by);
+      if (scale.value == taken.value) continue;
+      const double by = factor(setup, taken, scale);
+      const double distance = by > 0 ? std::max(by, 1 / by) : std::numeric_limits<double>::infinity();
+      if (distance <= worst) continue;
+      worst = distance;
+      first = described(setup, taken, scale, by);
     }
   }
   if (groups == 0) return {};
-  const std::string text = fmt::format("scales of tensors that lie in one parameter differ in {} parameters; ", groups);
+  const std::string text = fmt::format("scales of tensors that lie in one parameter differ in {} parameter{}; ", groups,
+                                       groups == 1 ? "" : "s");
   if (!is_nvfp4)
     return {text + fmt::format("{} quantises these weights again to the largest after loading ({})", name, first)};
   return {text + fmt::format("{} has one scale for each parameter after loading, so that it computes with wrong "

@@ -101,11 +101,12 @@ void require_whole_blocks(const Listing& list) {
     fail_usage("{}: its {} rows are not divisible by 8, which {} packs in a word", list.weight.name, list.rows(),
                described(list.how));
   const bool is_stack = list.shape.size() > 2;
-  const bool has_stacks =
-      format == StoredFormat::fp8_block || format == StoredFormat::mxfp8 || format == StoredFormat::mxfp4;
+  const bool has_stacks = format == StoredFormat::fp8_block || format == StoredFormat::mxfp8 ||
+                          (format == StoredFormat::mxfp4 && list.how.naming == Naming::mxfp4);
   if (is_stack && !has_stacks)
-    fail_usage("{}: experts in one tensor have no form in {}; write them one by one (refit convert --experts each)",
-               list.weight.name, described(list.how));
+    fail_usage(
+        "{}: experts in one tensor have no form in {}; have them one by one (refit synth or convert, --experts each)",
+        list.weight.name, described(list.how));
 }
 
 }  // namespace

@@ -45,6 +45,9 @@ void quantise(Model& model, const Quantisation& given, QuantisedBy by) {
     all.back() = weight;
     for (const Part& part : parts_of(how, weight)) append(tensor_of(part, weight));
   }
+  if (by == QuantisedBy::refit && has_interleaved && how.naming != Naming::mxfp4)
+    model.notes.push_back(fmt::format("experts of {} have no form in {}, only in mxfp4: they stay as they are",
+                                      model.config.family, described(how)));
   model.tensors = std::move(all);
   model.quantisation = how;
   model.quantised_by = by;

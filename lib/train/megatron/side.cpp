@@ -50,7 +50,7 @@ const std::vector<layout::SideKey>& side_keys() {
           "has it.",
           MEMBER(written.mtp)),
       SideRows::word("train.precision",
-                     "Dtype of the train weights; fp8 (blocks of 128 x 128) and mxfp8 of linear layers'.",
+                     "Dtype of the train weights, or the format of linear layers' (docs/precisions.md).",
                      MEMBER(kept_as)),
   };
   return keys;
