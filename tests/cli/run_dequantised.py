@@ -210,6 +210,16 @@ def mistakes(suite):
     ended = suite.run(2, "run", "--checkpoint", folder, "--train", "TP1", "--gen", "TP1", "--steps", 1, "--warmup", 0)
     suite.check_code(ended, 0, "a divisor of zero")
     suite.check("NaN or Inf in" in ended.out + ended.err, "a divisor of zero is not noted", ended)
+    large = lambda tensor: safetensors.Tensor("F32", tensor.shape, struct.pack("<f", 1e-4))  # noqa: E731
+    folder = edited(suite, source, module + "weight_global_scale", large)
+    ended = suite.run(2, "run", "--checkpoint", folder, "--train", "TP1", "--gen", "TP1", "--steps", 1, "--warmup", 0,
+                      "--precision", "fp16")  # fmt: skip
+    suite.check_code(ended, 0, "values beyond fp16")
+    suite.check("became infinite as F16 while loading from quantised values" in ended.err, "overflow is not noted", ended)
+    folder = suite.path("packed-mxfp4")
+    ended = suite.run(0, "synth", config_of(suite, ROWS[5]), folder, "--quantisation", "mxfp4", "--experts", "packed")
+    suite.check_code(ended, 2, "experts in one tensor in mxfp4")
+    suite.check("experts in one tensor have no form in mxfp4" in ended.err, "it is not said why", ended)
 
 
 FEW = {  # recorded checkpoint: layout
