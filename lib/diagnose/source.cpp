@@ -5,6 +5,7 @@
 
 #include "checkpoint/dequantise.hpp"
 #include "kernels/parts.hpp"
+#include "model/part_boxes.hpp"
 
 namespace refit::diagnose {
 namespace {
@@ -205,7 +206,7 @@ std::shared_ptr<Whole> Source::quantised_part(const Tensor& tensor) {
     const std::int64_t width = of_other[of_other.size() - 1];
     kernels::SharedBuffer ordered(plain->data.bytes());
     copy(space_,
-         {plain->data.data(), ordered.data(), of_other, layout::in_matrix_order(other, row_major_strides(other.shape)),
+         {plain->data.data(), ordered.data(), of_other, model::in_matrix_order(other, row_major_strides(other.shape)),
           row_major_strides(of_other), plain->dtype, plain->dtype});
     kernels::Part part;
     part.source = ordered.data();

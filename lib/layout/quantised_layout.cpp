@@ -13,19 +13,6 @@ constexpr std::int32_t kBytes = -1;  // less the number of a part behind its wei
 
 }  // namespace
 
-Extents in_matrix_order(const Tensor& weight, const Extents& e) {
-  switch (weight.role) {
-    case model::Role::interleaved_gate_up: return {e[0], e[2], e[3], e[1]};
-    case model::Role::transposed_gate_up:
-    case model::Role::transposed_down: return {e[0], e[2], e[1]};
-    default: return e;
-  }
-}
-
-Box in_matrix_order(const Tensor& weight, const Box& box) {
-  return {in_matrix_order(weight, box.lower), in_matrix_order(weight, box.extent)};
-}
-
 std::string cut_through_blocks(const model::Model& model, const Layout& layout) {
   const model::Quantisation& how = model.quantisation;
   if (!is_packed(how.format)) return "";
@@ -38,7 +25,7 @@ std::string cut_through_blocks(const model::Model& model, const Layout& layout) 
       pieces.clear();
       layout.pieces(weight, Rank{rank}, pieces);
       for (const Piece& piece : pieces) {
-        const Box box = in_matrix_order(weight, piece.box);
+        const Box box = model::in_matrix_order(weight, piece.box);
         const int last = box.extent.size() - 1;
         const std::int64_t end = box.lower[last] + box.extent[last];
         if (box.lower[last] % block == 0 && end % block == 0) continue;
@@ -64,7 +51,7 @@ StorageKey QuantisedLayout::part_key(const Tensor& part, std::size_t piece) {
 }
 
 Box QuantisedLayout::touched(const Tensor& part, const Box& box) const {
-  return touched_elements(model_.quantisation, part, in_matrix_order(weight_of(part), box));
+  return touched_elements(model_.quantisation, part, model::in_matrix_order(weight_of(part), box));
 }
 
 std::uint64_t QuantisedLayout::placement_class(const Tensor& tensor) const {
@@ -106,7 +93,8 @@ void QuantisedLayout::append_part(const Tensor& part, Rank rank, std::vector<Pie
     const Box all = touched(part, of_weight[i].box);
     // The scale of a block of rows and columns belongs to the rank that has the block's first element.
     const BlockSize block = block_of(model_.quantisation, part.role);
-    const Box blocks = block.columns == kWhole ? all : begun_blocks(in_matrix_order(weight, of_weight[i].box), block);
+    const Box blocks =
+        block.columns == kWhole ? all : begun_blocks(model::in_matrix_order(weight, of_weight[i].box), block);
     if (blocks.empty()) continue;
     Extents strides = row_major_strides(all.extent);
     const std::int64_t offset = offset_of(relative(blocks, all), strides);

@@ -11,11 +11,6 @@
 
 namespace refit::layout {
 
-/// Return a box of a weight, and strides of a place, in the order of model::rows_and_columns: the dimensions of its
-/// parts.
-Box in_matrix_order(const Tensor& weight, const Box& box);
-Extents in_matrix_order(const Tensor& weight, const Extents& strides);
-
 /// Describes the first piece of a layout that cuts through a block of columns with a scale of its own, of a weight that
 /// is packed on the way; empty where there is none.
 std::string cut_through_blocks(const model::Model& model, const Layout& layout);

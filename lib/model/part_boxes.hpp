@@ -5,6 +5,11 @@
 
 namespace refit::model {
 
+/// Return a box of a weight, or numbers for its dimensions, in the order of rows_and_columns(weight), which is that of
+/// its parts.
+Extents in_matrix_order(const Tensor& weight, const Extents& own);
+Box in_matrix_order(const Tensor& weight, const Box& own);
+
 /// Returns numbers for the dimensions of rows_and_columns(weight) in the order of the weight's own. E.g. gpt-oss' [E,
 /// I, 2, H] as [E, H, I, 2].
 Extents in_own_order(const Tensor& weight, const Extents& of);

@@ -111,16 +111,6 @@ void require_whole_blocks(const Listing& list) {
 
 }  // namespace
 
-Shape rows_and_columns(const Tensor& weight) {
-  const Shape& s = weight.shape;
-  switch (weight.role) {
-    case Role::interleaved_gate_up: return {s[0], s[2], s[3], s[1]};
-    case Role::transposed_gate_up:
-    case Role::transposed_down: return {s[0], s[2], s[1]};
-    default: return s;
-  }
-}
-
 std::vector<Part> parts_of(const Quantisation& how, const Tensor& weight) {
   Listing list{how, weight};
   require_whole_blocks(list);

@@ -6,6 +6,7 @@
 #include "core/clock.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/parts.hpp"
+#include "model/part_boxes.hpp"
 #include "transport/together.hpp"
 
 namespace refit::transport {
@@ -206,8 +207,8 @@ class QuantiseParts::Implementation {
   void add(const QuantisedPieces& mine, const Tensor& weight, const layout::Piece& piece, std::size_t number,
            std::int64_t word) {
     const Destinations to = destinations(mine, weight, number);
-    const Box box = layout::in_matrix_order(weight, piece.box);
-    const Matrices matrices(box.extent, layout::in_matrix_order(weight, piece.place.strides));
+    const Box box = model::in_matrix_order(weight, piece.box);
+    const Matrices matrices(box.extent, model::in_matrix_order(weight, piece.place.strides));
     const model::Quantisation& how = model_.quantisation;
     kernels::Part part;
     part.rows = matrices.rows;

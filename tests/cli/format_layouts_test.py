@@ -12,11 +12,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import safetensors  # noqa: E402
 from launcher import mpirun  # noqa: E402
+from oracle_test import unpack  # noqa: E402
 
 USAGE = 2  # exit code of a refused layout
 SHOWN = 64  # bytes up to which the record has them themselves
@@ -29,14 +29,6 @@ PROCESSED = ("nvfp4", "fp8_tensor", "fp8_channel")
 
 def precision_of(checkpoint):
     return next(word for part, word in PRECISIONS.items() if part in checkpoint)
-
-
-def unpack(archive, folder):
-    if not os.path.exists(os.path.join(folder, "format_layouts", "index.json")):
-        os.makedirs(folder, exist_ok=True)
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder)
-    return os.path.join(folder, "format_layouts")
 
 
 def is_processed(entry):

@@ -12,11 +12,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import safetensors  # noqa: E402
 from launcher import mpirun  # noqa: E402
+from oracle_test import unpack  # noqa: E402
 
 # words, ranks, whether it is for models with experts only
 TRAIN = (
@@ -26,14 +26,6 @@ TRAIN = (
     (("--train", "TP2xEP2"), 2, True),
 )
 GEN_RANKS = 2
-
-
-def unpack(archive, folder):
-    if not os.path.exists(os.path.join(folder, "format_sources", "index.json")):
-        os.makedirs(folder, exist_ok=True)
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder)
-    return os.path.join(folder, "format_sources")
 
 
 def differences(row, dumps):

@@ -14,6 +14,7 @@
 
 #include "core/hash.hpp"
 #include "kernels/kernels.hpp"
+#include "model/part_boxes.hpp"
 #include "support/format_reference.hpp"
 #include "transport/mpi.hpp"
 #include "unit/layout_models.hpp"
@@ -95,7 +96,7 @@ class Whole {
   /// Indices of a weight's elements in the order of its parts: rows of [.., rows, columns].
   std::vector<std::int64_t> order(const model::Tensor& weight) const {
     const Shape shape = rows_and_columns(weight);
-    const Extents strides = layout::in_matrix_order(weight, row_major_strides(weight.shape));
+    const Extents strides = model::in_matrix_order(weight, row_major_strides(weight.shape));
     std::vector<std::int64_t> result;
     for (std::int64_t linear = 0; linear < product(shape); ++linear) {
       std::int64_t rest = linear, at = 0;
