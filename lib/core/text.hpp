@@ -25,4 +25,15 @@ std::vector<std::string> split_list(std::string_view text);
 /// Returns whether a name matches a glob, as a shell matches file names (`*` takes dots too).
 bool matches_glob(const std::string& glob, const std::string& name);
 
+// Numbers as people read them. 1 kB = 1e3, 1 MB = 1e6, 1 GB = 1e9 bytes; binary units are written out (GiB).
+
+/// Returns e.g. "12.3 us", "21.950 ms", "1.234 s"; "0 s" for zero.
+std::string format_seconds(double seconds);
+
+/// Returns e.g. "61.06 GB", "8.39 MB", "12.00 kB", "7 B".
+std::string format_bytes(std::int64_t bytes);
+
+/// Returns e.g. "1 refit", "8,190 refits".
+std::string counted(std::int64_t count, const std::string& noun);
+
 }  // namespace refit

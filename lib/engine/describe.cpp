@@ -14,7 +14,7 @@
 #include "plan/traffic.hpp"
 #include "report/environment.hpp"
 #include "transport/cuda.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 #include "transport/nccl.hpp"
 
 namespace refit::engine {

@@ -17,6 +17,14 @@
 #include "report/table.hpp"
 
 namespace refit::explain {
+
+using cases::Setup;
+using pair::explain;
+using pair::find_tensors;
+using pair::most_cut_tensor;
+using pair::note;
+using pair::paths_of;
+using pair::print_explanation;
 namespace {
 
 /// Pairs of ranks up to which every document has the byte matrix (256 x 256); with more it needs a request.
