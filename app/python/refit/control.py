@@ -39,6 +39,7 @@ class Control:
         self._all_gather = all_gather
         self._interface = interface
         self._world: _refit.World | None = None
+        self._timeout = 0.0
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -48,15 +49,16 @@ class Control:
         raise TypeError("a refit.Control belongs to its process: make one in each, with its own rank")
 
     def world(self, timeout: float) -> _refit.World:
-        """The connections to the others. Collective where there are none yet, or where they were lost.
+        """The connections to the others. Collective where there are none yet, they were lost, or `timeout` is another one.
 
-        timeout: seconds that a process may keep the others waiting, from the first session on; 0 = for ever.
+        timeout: seconds that a process may keep the others waiting; 0 = for ever.
         """
         if os.getpid() != self._pid:
             raise UsageError(f"this refit.Control was made by process {self._pid}, before a fork: make another one here")
-        if self._world is None:
+        if self._world is None or self._timeout != timeout:
             options = f"timeout={timeout:g}" + (f" interface={self._interface}" if self._interface else "")
             self._world = _refit.World(self.rank, self.size, self._gather, options)
+            self._timeout = timeout
         return self._world
 
     def forget(self, world: _refit.World) -> None:

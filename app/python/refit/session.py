@@ -109,9 +109,9 @@ class Session:
         tensors alive; do not free or resize their storage behind its back.
     executor: direct stores into the engines' memory, which must lie in memory that others can map (on CPUs:
         share_memory_() of torch, refit.shared_memory); p2p sends and receives; golden is slow and simple; auto chooses.
-    fan_out: gen ranks feed each other: auto, on, off.
-    timeout: seconds that a process may keep the others waiting before they fail; 0 = for ever. Ctrl-C is answered when
-        a call ends, so after as many seconds at the latest.
+    fan_out: gen ranks feed each other; for direct, where all memory can be mapped.
+    timeout: seconds that a process may keep the others waiting before they fail; 0 = for ever; the same on all. Ctrl-C is
+        answered when a call ends, so after as many seconds at the latest.
     streams, misc_buffer_bytes: as a case file's [refit].
 
     Errors: UsageError, with the tensor, and all that is wrong: missing, of another shape or dtype, not dense, in an open
@@ -127,7 +127,7 @@ class Session:
         train: Tensors | Callable[[], Tensors] | None = None,
         gen: Tensors | Callable[[], Tensors] | None = None,
         executor: str = "auto",
-        fan_out: str = "auto",
+        fan_out: bool = False,
         timeout: float = 60,
         streams: int | None = None,
         misc_buffer_bytes: int | None = None,
@@ -136,7 +136,9 @@ class Session:
         self._failed = False
         self._pid = os.getpid()
         self._control = control
-        options = f"executor={executor} fan_out={fan_out} timeout={timeout:g}"
+        options = f"executor={executor}"
+        if fan_out:
+            options += " fan_out=true"
         if streams is not None:
             options += f" streams={streams}"
         if misc_buffer_bytes is not None:
