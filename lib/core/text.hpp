@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/hash.hpp"
+
 namespace refit {
 
 /// Returns the bytes of "8MiB", "64 KiB", "1GB" (decimal), "512B" or a plain integer; nothing for other texts and on
@@ -35,5 +37,8 @@ std::string format_bytes(std::int64_t bytes);
 
 /// Returns e.g. "1 refit", "8,190 refits".
 std::string counted(std::int64_t count, const std::string& noun);
+
+/// Returns 32 hexadecimal digits.
+std::string hexadecimal(const Sum128& sum);
 
 }  // namespace refit

@@ -68,7 +68,7 @@ void print_classes(const Setup& setup) {
 
 /// Returns the requested tensors; for a picture without a request the one that shows most.
 std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const PlanOptions& options) {
-  if (!options.explain.empty()) return find_tensors(setup, options.explain);
+  if (!options.explain.empty()) return find_tensors(setup, options.explain, "--explain ");
   if (options.picture.empty()) return {};
   const model::Tensor* tensor = most_cut_tensor(setup);
   if (tensor == nullptr) return {};

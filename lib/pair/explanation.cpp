@@ -111,7 +111,8 @@ std::vector<std::string_view> paths_of(const Pair& pair) {
   return paths;
 }
 
-std::vector<const model::Tensor*> find_tensors(const Pair& pair, const std::vector<std::string>& globs) {
+std::vector<const model::Tensor*> find_tensors(const Pair& pair, const std::vector<std::string>& globs,
+                                               std::string_view option) {
   std::set<std::int32_t> found;
   std::string unknown;
   for (const std::string& glob : globs) {
@@ -125,9 +126,9 @@ std::vector<const model::Tensor*> find_tensors(const Pair& pair, const std::vect
     std::vector<std::string> names;
     for (const model::Tensor& tensor : pair.model.tensors) names.push_back(tensor.name);
     unknown +=
-        fmt::format("{}--explain {}: no such tensor{}", unknown.empty() ? "" : "\n", glob, suggestion(glob, names, 3));
+        fmt::format("{}{}{}: no such tensor{}", unknown.empty() ? "" : "\n", option, glob, suggestion(glob, names, 3));
   }
-  if (!unknown.empty()) fail_usage("{} (refit plan --classify lists all)", unknown);
+  if (!unknown.empty()) fail_usage("{}{}", unknown, option.empty() ? "" : " (refit plan --classify lists all)");
   std::vector<const model::Tensor*> tensors;
   tensors.reserve(found.size());
   for (const std::int32_t index : found) tensors.push_back(&pair.model[index]);

@@ -33,8 +33,9 @@ struct Explanation {
 std::vector<std::string_view> paths_of(const Pair& pair);
 
 /// Returns the tensors that match one of `globs`, in model order. Errors (usage): a glob that matches none; the message
-/// has the nearest names.
-std::vector<const model::Tensor*> find_tensors(const Pair& pair, const std::vector<std::string>& globs);
+/// has the nearest names. `option`: of a command line that has the globs, for messages.
+std::vector<const model::Tensor*> find_tensors(const Pair& pair, const std::vector<std::string>& globs,
+                                               std::string_view option = {});
 
 /// Returns the tensor that shows most: the largest of the bulk path whose boxes differ between the sides; else the
 /// largest whose boxes are cut at all; else the largest. nullptr for a model of which gen stores nothing.
