@@ -10,8 +10,7 @@ if(REFIT_WERROR)
 endif()
 
 add_library(refit_options INTERFACE)
-# Position-independent code calls and inlines its own functions as other code does: nobody replaces them at run time.
-target_compile_options(refit_options INTERFACE ${REFIT_WARNINGS} -fno-semantic-interposition)
+target_compile_options(refit_options INTERFACE ${REFIT_WARNINGS})
 if(REFIT_SANITIZE)
   target_compile_options(refit_options INTERFACE -fsanitize=${REFIT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(refit_options INTERFACE -fsanitize=${REFIT_SANITIZE})

@@ -223,7 +223,7 @@ class Session {
     refit_session_destroy(std::exchange(session_, nullptr));
   }
 
-  std::string notes() const {
+  std::string notes() {
     const char* text = nullptr;
     check(refit_session_notes(session_, &text));
     return text;
@@ -304,17 +304,13 @@ nb::tuple dlpack(nb::handle exporter) {
 using Bytes = nb::ndarray<nb::array_api, std::uint8_t, nb::ndim<1>>;
 
 Bytes shared_memory(std::size_t bytes) {
-  struct Memory {
-    void* address;
-    std::size_t bytes;
-  };
-  auto memory = std::make_unique<Memory>(Memory{nullptr, bytes});
-  check(refit_shared_memory_create(bytes, &memory->address));
-  const nb::capsule owner(memory.get(), [](void* owned) noexcept {
-    const std::unique_ptr<Memory> mine(static_cast<Memory*>(owned));
-    refit_shared_memory_destroy(mine->address, mine->bytes);
+  void* address = nullptr;
+  check(refit_shared_memory_create(bytes, &address));
+  const nb::capsule owner(address, [](void* owned) noexcept {
+    const nb::gil_scoped_release released;  // whoever is inside the library may be waiting for it
+    refit_shared_memory_destroy(owned);
   });
-  return Bytes(memory.release()->address, {bytes}, owner);
+  return Bytes(address, {bytes}, owner);
 }
 
 }  // namespace
