@@ -6,7 +6,7 @@
 
 #include "core/error.hpp"
 #include "transport/cuda.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 #include "transport/nccl.hpp"
 
 namespace refit::transport {
