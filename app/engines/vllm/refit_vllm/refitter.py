@@ -13,6 +13,7 @@ import refit
 from refit_vllm.weights import Weights
 
 if TYPE_CHECKING:
+    from refit import Plan
     from vllm.config import VllmConfig
 
 
@@ -67,8 +68,8 @@ class Refitter:
             # Sleep frees physical memory and wake_up maps other memory to the same addresses: what a peer has mapped would be the old one.
             executor = "p2p"
             self.weights.notes.append("executor p2p, since sleep mode exchanges the memory behind the same addresses")
-        control = refit.from_store(store, rank, plan.ranks, prefix=connection.prefix)
-        self._session = refit.Session(plan, control, gen=self.weights.tensors, executor=executor, timeout=connection.timeout)
+        self._control = refit.from_store(store, rank, plan.ranks, prefix=connection.prefix, timeout=connection.timeout)
+        self._session = refit.Session(plan, self._control, gen=self.weights.tensors, executor=executor, timeout=connection.timeout)
 
     @property
     def notes(self) -> list[str]:
@@ -97,8 +98,9 @@ class Refitter:
 
     def close(self) -> None:
         self._session.close()
+        self._control.close()
 
-    def _make_plan(self, connection: Connection) -> tuple[refit.Plan, int]:
+    def _make_plan(self, connection: Connection) -> tuple[Plan, int]:
         """Returns the plan and this worker's world rank."""
         config = connection.config or self._vllm_config.model_config.model
         gen = connection.gen or [self.weights.spec]

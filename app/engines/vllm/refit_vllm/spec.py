@@ -79,7 +79,7 @@ def side_text(model: torch.nn.Module, vllm_config: VllmConfig, loaded_dtypes: se
         if value != preset:
             words.append(f"{key}={value}")
 
-    import vllm.envs as envs
+    from vllm import envs
 
     precision = _precision(vllm_config, loaded_dtypes)
     add("data_parallel", "internal" if parallel.data_parallel_size > 1 else "engines", "engines")
@@ -133,7 +133,9 @@ def _precision(vllm_config: VllmConfig, loaded_dtypes: set[torch.dtype]) -> str:
         return _compressed_tensors(quantisation)
     if name in _PRECISIONS:
         return _PRECISIONS[name]
-    raise refit.UsageError(f"weights of vLLM's quantisation {name} have no rule here; known: fp8, compressed-tensors, {', '.join(_PRECISIONS)}")
+    raise refit.UsageError(
+        f"weights of vLLM's quantisation {name} have no rule here; known: fp8, compressed-tensors, {', '.join(_PRECISIONS)}"
+    )
 
 
 def _compressed_tensors(quantisation: Any) -> str:
@@ -143,7 +145,11 @@ def _compressed_tensors(quantisation: Any) -> str:
         weights = scheme.get("weights")
         if weights is None:
             continue
-        kind, bits, strategy = str(getattr(weights.type, "value", weights.type)), weights.num_bits, str(getattr(weights.strategy, "value", weights.strategy))
+        kind, bits, strategy = (
+            str(getattr(weights.type, "value", weights.type)),
+            weights.num_bits,
+            str(getattr(weights.strategy, "value", weights.strategy)),
+        )
         key = (kind, bits, strategy)
         group = weights.group_size
         if key == ("float", 4, "tensor_group"):
@@ -158,5 +164,7 @@ def _compressed_tensors(quantisation: Any) -> str:
         else:
             found.add("?")
     if len(found) != 1 or "?" in found:
-        raise refit.UsageError("weights of compressed-tensors have no rule here unless all groups are FP8 by tensor, row or block, MXFP8, NVFP4, MXFP4 or INT4")
+        raise refit.UsageError(
+            "weights of compressed-tensors have no rule here unless all groups are FP8 by tensor, row or block, MXFP8, NVFP4, MXFP4 or INT4"
+        )
     return found.pop()

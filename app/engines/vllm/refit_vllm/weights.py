@@ -209,7 +209,7 @@ class Weights:
                     continue
                 # Tied layers share a parameter, which is listed under its first name, as by named_parameters.
                 seen.add(id(tensor))
-                result[full] = tensor.data
+                result[full] = tensor
         return result
 
     def fit(self, plan: refit.Plan, gen_rank: int) -> None:
