@@ -237,6 +237,4 @@ report::M2n to_report(const plan::Resharding& resharding, const model::Model& mo
   return m2n;
 }
 
-std::string hexadecimal(const Sum128& sum) { return fmt::format("{:016x}{:016x}", sum.high, sum.low); }
-
 }  // namespace refit::engine
