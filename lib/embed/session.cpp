@@ -239,19 +239,25 @@ void Session::follow() {
   std::string mine;
   together(control, [&] { mine = moved(); });
   if (control.max(static_cast<std::int64_t>(mine.empty() ? 0 : 1)) == 0) return;
-  detach();
-  notes_.clear();
-  for (const std::string& text : gather_texts(control, mine))
-    if (!text.empty()) notes_.push_back(fmt::format("before refit {}: {}; mapped anew", refits_ + 1, text));
-  together(control, [&] {
-    for (Own* side : sides()) {
-      if (side->asked) side->binding = std::move(*side->asked);
-      side->asked.reset();
-      if (side->side == Side::destination)
-        open_storages().require_free(blocks_of(side->local, side->binding), side->name);
-    }
-  });
-  attach();
+  try {
+    detach();
+    notes_.clear();
+    for (const std::string& text : gather_texts(control, mine))
+      if (!text.empty()) notes_.push_back(fmt::format("before refit {}: {}; mapped anew", refits_ + 1, text));
+    together(control, [&] {
+      for (Own* side : sides()) {
+        if (side->asked) side->binding = std::move(*side->asked);
+        side->asked.reset();
+        if (side->side == Side::destination)
+          open_storages().require_free(blocks_of(side->local, side->binding), side->name);
+      }
+    });
+    is_filled_ = false;
+    attach();
+  } catch (const Error& error) {  // nothing is mapped any more
+    broken_.emplace(error);
+    throw;
+  }
 }
 
 void Session::fill_constants() const {
