@@ -74,6 +74,8 @@ class UnmappedMemory final : public transport::PeerMemory {
   UnmappedMemory(std::unique_ptr<transport::PeerMemory> truth, int rank) : truth_(std::move(truth)), rank_(rank) {}
   std::byte* local() const override { return truth_->local(); }
   std::byte* map(int rank) const override { return rank == rank_ ? truth_->map(rank) : nullptr; }
+  std::int64_t offset(const std::byte* mine) const override { return truth_->offset(mine); }
+  std::byte* at(int rank, std::int64_t offset) const override { return truth_->at(rank, offset); }
   void fence() override { truth_->fence(); }
 
  private:

@@ -34,11 +34,13 @@ class Request {
   virtual ~Request() = default;
   /// Makes progress; returns true once all operations of the request are complete.
   virtual bool test() = 0;
+  /// Gives the core away for a while after a `test` that returned false.
+  virtual void pause() { std::this_thread::yield(); }
 };
 
 /// Waits until all operations of `request` are complete, and gives the core away meanwhile.
 inline void complete(Request& request) {
-  while (!request.test()) std::this_thread::yield();
+  while (!request.test()) request.pause();
 }
 
 /// Point-to-point groups and broadcasts of bytes. Between two ranks messages match in the order in which they were
@@ -106,14 +108,21 @@ class Control {
   virtual std::unique_ptr<Control> split(int color) = 0;
 };
 
-/// The arenas of all ranks of a machine's sharing domain, as far as this rank can address them.
+/// The memory of all ranks of a machine's sharing domain, as far as this rank can address it: of each rank one arena,
+/// or memory that somebody else has allocated, in many pieces (foreign_memory.hpp).
 class PeerMemory {
  public:
   virtual ~PeerMemory() = default;
-  /// Returns this rank's own arena (may be empty).
+  /// Returns the begin of this rank's own memory (nullptr: it has none).
   virtual std::byte* local() const = 0;
-  /// Returns the arena of world rank `rank` in this rank's address space, or nullptr if it cannot be mapped.
+  /// Returns the begin of world rank `rank`'s memory in this rank's address space, or nullptr if it has none or any of
+  /// it cannot be mapped. Only an arena goes on from there: other memory is found by `at`.
   virtual std::byte* map(int rank) const = 0;
+  /// Returns what other ranks hand to `at` to find `mine`, an address in this rank's own memory.
+  virtual std::int64_t offset(const std::byte* mine) const { return mine - local(); }
+  /// Returns where another rank's (or this rank's) `offset(mine)` is in this rank's address space. Whatever follows
+  /// `mine` in its own allocation follows here. `rank` must be mapped.
+  virtual std::byte* at(int rank, std::int64_t offset) const { return map(rank) + offset; }
   /// Orders this rank's stores before a following barrier, and loads after it.
   virtual void fence() = 0;
   /// Returns one line on the arenas that this rank cannot map and the reason; empty if it maps all that are not empty,

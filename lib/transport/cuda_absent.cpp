@@ -2,6 +2,7 @@
 
 #include "core/error.hpp"
 #include "transport/cuda.hpp"
+#include "transport/foreign_memory.hpp"
 #include "transport/nccl.hpp"
 
 namespace refit::transport {
@@ -17,6 +18,14 @@ DeviceArena::DeviceArena(std::int64_t /*bytes*/) : data_(nullptr, nullptr) { fai
 
 std::unique_ptr<PeerMemory> make_cuda_peer_memory(Control& /*world*/, std::int64_t /*bytes*/) {
   fail_absent("peer memory of devices");
+}
+
+std::unique_ptr<PeerMemory> make_foreign_device_memory(Control& /*world*/, std::span<const OwnedBlock> /*storages*/) {
+  fail_absent("peer memory of devices");
+}
+
+std::vector<std::uint64_t> device_identities(std::span<const OwnedBlock> /*storages*/) {
+  fail_absent("memory of devices");
 }
 
 std::string cuda_version() { return {}; }

@@ -14,8 +14,8 @@ namespace {
 constexpr std::int64_t kFlagBytes = sizeof(std::uint64_t);
 constexpr std::int64_t kNoFlag = -1;
 
-/// A destination's places for a copy: the offset of its bytes in the arena, and of the flag of its first chunk in the
-/// flags; for a weight that is quantised on the way also the places of the scales of its blocks.
+/// A destination's places for a copy: the offset of its bytes in the rank's memory, and of the flag of its first chunk
+/// in the flags; for a weight that is quantised on the way also the places of the scales of its blocks.
 struct Target {
   std::int64_t offset;
   std::int64_t flag;
@@ -125,10 +125,10 @@ class Direct final : public Executor {
       if (!me_.receives(copy)) continue;
       const bool relayed = copy.fan_out == plan::FanOut::relayed;
       const std::byte* address = me_.destination.address(copy.destination.place, copy.destination.format.dtype);
-      Target target{address - peers_.local(), relayed ? flag : kNoFlag, 0, {}};
+      Target target{peers_.offset(address), relayed ? flag : kNoFlag, 0, {}};
       if (is_quantised(copy)) {
         const layout::Place scales = scales_of(copy, copy.box);
-        target.scales = me_.destination.address(scales, scale_dtype(sends_.quantise->quantiser())) - peers_.local();
+        target.scales = peers_.offset(me_.destination.address(scales, scale_dtype(sends_.quantise->quantiser())));
         target.scale_strides = scales.strides;
       }
       append(targets[static_cast<std::size_t>(world_ranks(copy, map_).source)], target);
@@ -168,19 +168,19 @@ class Direct final : public Executor {
   /// Returns the tiles that bring `box`, a part of a copy, to its target at `peer`.
   std::vector<kernels::Tile> make_tiles(const plan::Copy& copy, const Box& box, std::size_t peer,
                                         const Target& target) const {
-    std::byte* arena = peers_.map(static_cast<int>(peer));
     const Extents shift = relative(box, copy.box);
     const DType to = copy.destination.format.dtype;
-    std::byte* destination = arena + target.offset + offset_of(shift, copy.destination.place.strides) * byte_size(to);
+    std::byte* destination = peers_.at(static_cast<int>(peer), target.offset) +
+                             offset_of(shift, copy.destination.place.strides) * byte_size(to);
     const bool forwards = copy.fan_out == plan::FanOut::forwarded;
-    if (is_quantised(copy) && !forwards) return quantising_tiles(copy, box, destination, arena, target);
+    if (is_quantised(copy) && !forwards) return quantising_tiles(copy, box, destination, peer, target);
     const DType from = copy.source.format.dtype;
     const LocalMemory& memory = forwards ? me_.destination : me_.source;
     const std::byte* source =
         memory.address(copy.source.place, from) + offset_of(shift, copy.source.place.strides) * byte_size(from);
     std::vector<kernels::Tile> tiles{make_tile(copy, source, destination)};
     tiles.front().extent = box.extent;
-    if (is_quantised(copy)) tiles.push_back(scales_tile(copy, box, arena, target));
+    if (is_quantised(copy)) tiles.push_back(scales_tile(copy, box, peer, target));
     return tiles;
   }
 
@@ -195,21 +195,21 @@ class Direct final : public Executor {
   }
 
   /// Returns the address of the first scale of touched(box) at the target, whose first scale is the copy's.
-  std::byte* scales_at(const plan::Copy& copy, const Box& box, std::byte* arena, const Target& target) const {
+  std::byte* scales_at(const plan::Copy& copy, const Box& box, std::size_t peer, const Target& target) const {
     const ScaleGrid grid = grid_of(copy);
     const Extents shift = relative(grid.touched(box), grid.touched(copy.box));
     const DType dtype = scale_dtype(sends_.quantise->quantiser());
-    return arena + target.scales + offset_of(shift, target.scale_strides) * byte_size(dtype);
+    return peers_.at(static_cast<int>(peer), target.scales) + offset_of(shift, target.scale_strides) * byte_size(dtype);
   }
 
   /// Returns the tiles from the weight's own values to the target's bytes and scales. A scale of a block that several
   /// tiles have parts of is stored by each of them, with the same bits.
   std::vector<kernels::Tile> quantising_tiles(const plan::Copy& copy, const Box& box, std::byte* destination,
-                                              std::byte* arena, const Target& target) const {
+                                              std::size_t peer, const Target& target) const {
     const int row = box.extent.size() - 2;
     const Extents& strides = copy.destination.place.strides;
     const std::int64_t scale_bytes = byte_size(scale_dtype(sends_.quantise->quantiser()));
-    std::byte* scales = scales_at(copy, box, arena, target);
+    std::byte* scales = scales_at(copy, box, peer, target);
     std::vector<kernels::Tile> tiles = sends_.quantise->tiles(copy.source.place.storage, box);
     for (kernels::Tile& tile : tiles) {
       tile.destination = destination;
@@ -225,11 +225,11 @@ class Direct final : public Executor {
   }
 
   /// Returns the tile that forwards the scales of a box that this rank has received.
-  kernels::Tile scales_tile(const plan::Copy& copy, const Box& box, std::byte* arena, const Target& target) const {
+  kernels::Tile scales_tile(const plan::Copy& copy, const Box& box, std::size_t peer, const Target& target) const {
     const layout::Place place = scales_of(copy, box);
     const DType dtype = scale_dtype(sends_.quantise->quantiser());
     return {me_.destination.address(place, dtype),
-            scales_at(copy, box, arena, target),
+            scales_at(copy, box, peer, target),
             grid_of(copy).touched(box).extent,
             place.strides,
             target.scale_strides,
@@ -243,7 +243,7 @@ class Direct final : public Executor {
                      std::vector<kernels::Tile>& tiles) const {
     for (const Box& part : fan_out_chunks(copy, tuning_)) {
       if (copy.fan_out == plan::FanOut::relayed) {
-        auto* signal = reinterpret_cast<std::uint64_t*>(flags_->map(static_cast<int>(peer)) + flag);
+        auto* signal = reinterpret_cast<std::uint64_t*>(flags_->at(static_cast<int>(peer), flag));
         add_tiles(copy, part, peer, target, nullptr, signal, tiles);
       } else {
         const auto* wait = reinterpret_cast<const std::uint64_t*>(flags_->local() + flag);
