@@ -15,7 +15,7 @@ def arguments(doc):
     parser.add_argument("--work", required=True, help="the folder WORK of README.md; WORK/step0 is there")
     parser.add_argument("--store", required=True, help="HOST:PORT of the TCPStore, which train rank 0 hosts")
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=4e-3, help="large enough to move bfloat16 norms")
     parser.add_argument("--timeout", type=float, default=60, help="of one step of a refit, in seconds (default: 60)")
     parser.add_argument("--json", help="where train rank 0 writes what it found")
     return parser
@@ -66,11 +66,20 @@ def batch(number, rank, sequences, length, vocabulary):
     return (start + stride * torch.arange(length + 1)) % vocabulary
 
 
+def prompts(vocabulary):
+    """The tokens of which logits are compared: those of the engine's half (vllm_judge.py)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(0, vocabulary, (4, 64), generator=generator)
+
+
 def run(options, make):
     """Optimiser steps with a refit after each.
 
     `make(options)` returns the trainer, which has: spec, tensors() of this rank, check(plan), step(k) -> loss, export(folder),
-    versions. Returns 0, or 1 where anything went wrong.
+    logits(prompts) -> on one rank [prompts, tokens, vocabulary] by the trainer's own forward, else None; vocabulary, versions. Returns 0, or 1
+    where anything went wrong.
     """
     import torch.distributed as distributed
 
@@ -93,6 +102,8 @@ def run(options, make):
 
 
 def _steps(options, trainer, exchange, rank, distributed):
+    from safetensors.torch import save_file
+
     import refit
 
     ranks = distributed.get_world_size()
@@ -110,6 +121,9 @@ def _steps(options, trainer, exchange, rank, distributed):
             loss = trainer.step(step)
             trained = time.perf_counter()
             trainer.export(os.path.join(options.work, f"step{step}"))
+            logits = trainer.logits(prompts(trainer.vocabulary))
+            if logits is not None:
+                save_file({"logits": logits.float().contiguous()}, os.path.join(options.work, f"trainer-step{step}.safetensors"))
             distributed.barrier()
             if rank == 0:
                 exchange.set(f"exported/{step}", "ok")

@@ -8,6 +8,7 @@ gloo, with nothing replaced. Ends with 0 if all steps were right.
 """
 
 import os
+import shutil
 import sys
 from importlib.metadata import version
 
@@ -33,6 +34,7 @@ class Fsdp:
             mesh = init_device_mesh("cpu", (replicas, ranks // replicas), mesh_dim_names=("ddp", "fsdp"))
         else:
             mesh = init_device_mesh("cpu", (ranks,), mesh_dim_names=("fsdp",))
+        self.work = options.work
         self.stored = torch.float32 if options.masters else torch.bfloat16
         self.model = transformers.AutoModelForCausalLM.from_pretrained(os.path.join(options.work, "step0"), dtype=self.stored)
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -71,6 +73,14 @@ class Fsdp:
         torch.distributed.all_reduce(mean)
         return float(mean) / torch.distributed.get_world_size()
 
+    def logits(self, prompts):
+        """Of the sharded model's own forward, on rank 0. It leaves the root's parameters gathered."""
+        import torch
+
+        with torch.no_grad():
+            result = self.model(prompts).logits
+        return result if torch.distributed.get_rank() == 0 else None
+
     def export(self, folder):
         import torch
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -78,8 +88,8 @@ class Fsdp:
         weights = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         if torch.distributed.get_rank() == 0:
             weights = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
-            self.model.config.dtype = torch.bfloat16
             self.model.save_pretrained(folder, state_dict=weights)
+            shutil.copy(os.path.join(self.work, "step0", "config.json"), folder)  # its dtype is that of the files
 
 
 def main():

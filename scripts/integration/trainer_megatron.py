@@ -36,7 +36,7 @@ class Megatron:
         from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
         from megatron.core.utils import get_model_config
 
-        import refit
+        import refit.megatron
 
         self.work = options.work
         self.bridge = AutoBridge.from_hf_pretrained(os.path.join(options.work, "step0"))
@@ -83,7 +83,7 @@ class Megatron:
         self.versions = {name: version(name) for name in names}
 
     def tensors(self):
-        import refit
+        import refit.megatron
 
         return refit.megatron.side(self.model)[1]
 
@@ -127,6 +127,40 @@ class Megatron:
         mean = torch.tensor([sum(part["loss"] for part in losses), float(len(losses))])
         torch.distributed.all_reduce(mean)
         return float(mean[0] / mean[1])
+
+    def logits(self, prompts):
+        """Of Megatron-Core's own forward, on the last pipeline stage's first rank."""
+        import torch
+        from megatron.core import parallel_state
+        from megatron.core.pipeline_parallel import get_forward_backward_func
+
+        length = prompts.shape[1]
+
+        def forward(batches, model):
+            output = model(next(batches), torch.arange(length).expand(1, length), None)
+            return output, lambda output, non_loss_data: output
+
+        for chunk in self.model:
+            chunk.eval()
+        parts = get_forward_backward_func()(
+            forward_step_func=forward,
+            data_iterator=[iter(prompts.split(1)) for _ in self.model],
+            model=self.model,
+            num_microbatches=len(prompts),
+            seq_length=length,
+            micro_batch_size=1,
+            forward_only=True,
+            collect_non_loss_data=True,
+        )
+        for chunk in self.model:
+            chunk.train()
+        if not parallel_state.is_pipeline_last_stage(ignore_virtual=True):
+            return None
+        mine = torch.cat(parts).detach()  # this rank's part of the vocabulary
+        whole = [torch.empty_like(mine) for _ in range(parallel_state.get_tensor_model_parallel_world_size())]
+        torch.distributed.all_gather(whole, mine, group=parallel_state.get_tensor_model_parallel_group())
+        is_first = parallel_state.get_tensor_model_parallel_rank() == parallel_state.get_data_parallel_rank() == 0
+        return torch.cat(whole, dim=-1)[..., : self.vocabulary] if is_first else None
 
     def export(self, folder):
         """Writes what the Bridge gathers; its own save_hf_pretrained wants NVIDIA's modelopt."""
