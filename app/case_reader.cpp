@@ -467,7 +467,7 @@ Case read_case(const std::string& file, const std::vector<Option>& options, Twin
 
 void check_case(const Case& c) {
   const std::vector<std::string> found = cases::violations(c);
-  if (!found.empty()) fail_usage("{}", cases::with_reference(fmt::format("{}", fmt::join(found, "\n"))));
+  if (!found.empty()) fail_usage("{}", pair::with_reference(fmt::format("{}", fmt::join(found, "\n"))));
   cases::require_supported(c);
 }
 

@@ -10,7 +10,7 @@
 #include "core/console.hpp"
 #include "kernels/kernels.hpp"
 #include "report/environment.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit::app {
 namespace {

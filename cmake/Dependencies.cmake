@@ -1,12 +1,7 @@
 # Every external package, found once; targets are used by name elsewhere.
 find_package(Threads REQUIRED)
-find_package(MPI REQUIRED COMPONENTS C)
-find_package(HDF5 REQUIRED COMPONENTS C)
 find_package(fmt REQUIRED)
-find_package(spdlog REQUIRED)
 find_package(nlohmann_json REQUIRED)
-find_package(CLI11 REQUIRED)
-find_package(tomlplusplus REQUIRED)
 find_package(RefitKokkos REQUIRED)  # defines refit::kokkos
 if(REFIT_ENABLE_CUDA)
   find_package(CUDAToolkit 12.4 REQUIRED)
@@ -16,6 +11,15 @@ endif()
 if(REFIT_ENABLE_M2N)
   find_package(NCCLM2N 0.2 REQUIRED)  # defines NCCL::m2n
 endif()
+
+if(NOT REFIT_BUILD_APP)
+  return()
+endif()
+find_package(MPI REQUIRED COMPONENTS C)
+find_package(HDF5 REQUIRED COMPONENTS C)
+find_package(spdlog REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(tomlplusplus REQUIRED)
 
 find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
 find_library(XXHASH_LIBRARY xxhash REQUIRED)

@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "session/prover.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 
 using namespace refit;
 

@@ -15,6 +15,9 @@ inline constexpr std::int64_t kAlignment = 64;  ///< least alignment of all memo
 /// Errors (unavailable): there is no device, no driver, or one that is too old.
 int select_device(int local_rank, int local_ranks);
 
+/// Makes the calling thread's current device that of this process, likewise.
+int select_current_device();
+
 /// Returns the UUID of this process's device (or MIG instance), as bytes; empty on hosts.
 std::string device_uuid();
 

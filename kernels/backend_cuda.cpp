@@ -67,6 +67,13 @@ int select_device(int local_rank, int local_ranks) {
   return selected;
 }
 
+int select_current_device() {
+  count_devices();
+  if (const cudaError_t status = cudaGetDevice(&selected); status != cudaSuccess)
+    fail_unavailable("there is no current GPU: {}; check it with nvidia-smi", cudaGetErrorString(status));
+  return selected;
+}
+
 std::string device_uuid() {
   cudaDeviceProp properties{};
   if (const cudaError_t status = cudaGetDeviceProperties(&properties, selected); status != cudaSuccess) {

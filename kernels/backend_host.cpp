@@ -7,6 +7,7 @@
 namespace refit::kernels::backend {
 
 int select_device(int, int) { return 0; }
+int select_current_device() { return 0; }
 
 std::string device_uuid() { return {}; }
 

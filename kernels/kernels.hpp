@@ -21,6 +21,9 @@
 
 namespace refit::kernels {
 
+/// Says that a runtime is to use the device that the calling thread has made current, as other code of the process does.
+struct CurrentDevice {};
+
 /// Starts and ends the kernel runtime; one per process, alive while any kernel runs.
 class Runtime {
  public:
@@ -28,6 +31,8 @@ class Runtime {
   /// where there are fewer devices than processes. Errors (unavailable): kernels are built for a device, and there is
   /// none, or no driver, or one that is too old for the CUDA runtime that refit is built with.
   explicit Runtime(int local_rank = 0, int local_ranks = 1);
+  /// Starts the runtime on the current device. Errors: as above.
+  explicit Runtime(CurrentDevice);
   ~Runtime();
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;

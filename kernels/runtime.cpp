@@ -6,6 +6,7 @@
 namespace refit::kernels {
 
 Runtime::Runtime(int local_rank, int local_ranks) { start_kokkos(backend::select_device(local_rank, local_ranks)); }
+Runtime::Runtime(CurrentDevice) { start_kokkos(backend::select_current_device()); }
 Runtime::~Runtime() { Kokkos::finalize(); }
 
 std::string Runtime::version() {

@@ -8,11 +8,9 @@
 
 #include "case/upstream/upstream.hpp"
 #include "core/error.hpp"
-#include "gen/engines.hpp"
 #include "kernels/kernels.hpp"
 #include "m2n/m2n.hpp"
 #include "report/figures.hpp"
-#include "train/trainers.hpp"
 
 namespace refit::cases {
 namespace {
@@ -47,71 +45,6 @@ void check_model(const Case& c, Complaints& complaints) {
   complaints.require(!config || !checkpoint, "model.config", "give either this or model.checkpoint, not both");
   if (!checkpoint) complaints.meaningless({"model.skip"}, "without model.checkpoint, whose tensors it leaves out");
   if (checkpoint) complaints.meaningless({"model.tied_lm_head"}, "with model.checkpoint, which shows it itself");
-}
-
-/// Refuses keys of the section that were given and mean nothing to its side.
-void check_section(const GivenKeys& given, const std::string& section, const layout::SideSpec& side,
-                   Complaints& complaints) {
-  for (const auto& [key, place] : given) {
-    const bool chooses = key == "train.trainer" || key == "gen.engine";
-    if (!key.starts_with(section) || side.find_key(key) != nullptr || (chooses && !side.row().keys().empty())) continue;
-    complaints.meaningless({key}, fmt::format("with {}", side.row().chosen_by));
-  }
-}
-
-/// Returns the given keys as they would be if the engine were the only one.
-GivenKeys given_to_engine(const Case& c, std::size_t engine) {
-  GivenKeys given;
-  const std::string own = key_of_engine("gen.", engine, c.gen.size());
-  for (const auto& [key, place] : c.given) {
-    if (key.starts_with(own)) given.emplace("gen." + key.substr(own.size()), place);
-    if (!key.starts_with("gen.")) given.emplace(key, place);
-  }
-  return given;
-}
-
-/// Calls check(engine, given keys, complaints) for each engine.
-template <typename Check>
-void check_engines(const Case& c, Complaints& complaints, const Check& check) {
-  for (std::size_t e = 0; e < c.gen.size(); ++e) {
-    const GivenKeys given = given_to_engine(c, e);
-    Complaints mine(given, name_of_engine(e, c.gen.size()));
-    check(*c.gen[e], given, mine);
-    complaints.take(mine);
-  }
-}
-
-/// Requires that weights go to all engines in one form: train makes it once.
-void check_alike(const Case& c, Complaints& complaints) {
-  const layout::SideSpec& first = c.engine();
-  const auto scales = [](const layout::SideSpec& engine) {
-    const layout::SideKey* key = engine.has_cache_scales() ? engine.find_key("gen.kv_scales") : nullptr;
-    return key == nullptr ? std::string() : key->get(engine);
-  };
-  const bool all_read_it =
-      std::ranges::all_of(c.gen, [](const layout::Side& side) { return side->find_key("gen.kv_cache_dtype"); });
-  const char* cache_for_all =
-      all_read_it ? "all engines one FP8 KV cache, or none" : "no engine an FP8 KV cache, which not all of them have";
-  check_engines(c, complaints, [&](const layout::SideSpec& engine, const GivenKeys&, Complaints& mine) {
-    mine.require(engine.precision() == first.precision(), "gen.precision",
-                 "is not that of engine 0: train sends all engines the same weights; give all engines one precision");
-    mine.require(
-        engine.precision() != first.precision() || engine.quantiser() == first.quantiser(), "gen.quantiser",
-        "is not that of engine 0: weights are quantised once, for all engines; give all engines one quantiser");
-    mine.require(engine.has_cache_scales() == first.has_cache_scales() && scales(engine) == scales(first),
-                 "gen.kv_cache_dtype",
-                 fmt::format("is not that of engine 0, or has other scales (gen.kv_scales): give {}", cache_for_all));
-  });
-}
-
-void check_sides(const Case& c, Complaints& complaints) {
-  check_section(c.given, "train.", *c.train, complaints);
-  c.train->check(complaints, c.engine());
-  check_engines(c, complaints, [&](const layout::SideSpec& engine, const GivenKeys& given, Complaints& mine) {
-    check_section(given, "gen.", engine, mine);
-    engine.check(mine, *c.train);
-  });
-  check_alike(c, complaints);
 }
 
 void check_refit(const Case& c, Complaints& complaints) {
@@ -229,44 +162,7 @@ Choices choices(Strict) { return kStrict; }
 Choices choices(ExpectedOutcome) { return kOutcome; }
 Choices choices(BugKind) { return kBugKind; }
 
-Case::Case() : train(train::trainers().front()->make()) { gen.emplace_back(gen::engines().front()->make()); }
-
-std::int64_t Case::gen_ranks() const {
-  std::int64_t ranks = 0;
-  for (const layout::Side& side : gen) ranks += side->sizes().ranks();
-  return ranks;
-}
-
-WorldMap Case::world() const {
-  return {static_cast<std::int32_t>(train_ranks()), static_cast<std::int32_t>(gen_ranks()), run.colocated};
-}
-
-std::string Case::gen_layout() const {
-  std::vector<std::string> layouts;
-  for (const layout::Side& engine : gen) layouts.push_back(to_string(engine->sizes()));
-  return fmt::format("{}", fmt::join(layouts, "+"));
-}
-
-std::vector<layout::Parallelism> Case::gen_sizes() const {
-  std::vector<layout::Parallelism> sizes;
-  for (const layout::Side& engine : gen) sizes.push_back(engine->sizes());
-  return sizes;
-}
-
-std::int64_t Case::gen_tp() const {
-  std::int64_t most = 1;
-  for (const layout::Side& engine : gen) most = std::max(most, engine->sizes().tp);
-  return most;
-}
-
-std::string key_of_engine(const std::string& key, std::size_t engine, std::size_t engines) {
-  constexpr std::string_view kSection = "gen.";
-  return engines == 1 ? key : fmt::format("gen.{}.{}", engine, key.substr(kSection.size()));
-}
-
-std::string name_of_engine(std::size_t engine, std::size_t engines) {
-  return engines == 1 ? "" : fmt::format("engine {}: ", engine);
-}
+WorldMap Case::world() const { return Sides::world(run.colocated); }
 
 const std::string& Case::source() const {
   if (m2n.given()) return m2n.model;
@@ -279,15 +175,10 @@ void choose_sides(Case& c) {
   c.gen = {m2n::listed_gen(c.m2n.system)};
 }
 
-void complete(Case& c) {
-  c.train->complete();
-  for (layout::Side& side : c.gen) side->complete();
-}
-
 std::vector<std::string> violations(const Case& c) {
   Complaints complaints(c.given);
   check_model(c, complaints);
-  check_sides(c, complaints);
+  pair::check_sides(c, complaints);
   check_upstream(c, complaints);
   check_refit(c, complaints);
   check_expect(c, complaints);
@@ -296,24 +187,8 @@ std::vector<std::string> violations(const Case& c) {
   return complaints.texts();
 }
 
-std::optional<Library> quantiser_of(const Case& c) {
-  const std::optional<layout::Precision> train = c.train->precision();
-  return train && is_quantised(*train) ? std::nullopt : c.engine().quantiser();
-}
-
 void require_supported(const Case& c) {
-  const std::optional<layout::Precision> train = c.train->precision();
-  const std::optional<layout::Precision> gen = c.engine().precision();
-  if (train && gen && is_quantised(*train) && *gen != *train) {
-    Complaints complaints(c.given);
-    complaints.add("train.precision",
-                   fmt::format("{0} weights are copied as they are: {0} -> {1} is not possible; set gen.precision = "
-                               "{0}, or train.precision = bf16{2}",
-                               name(*train), name(*gen),
-                               c.model.checkpoint.empty() ? "" : " where the checkpoint is not quantised"));
-    fail_usage("{}", complaints.texts().front());
-  }
-
+  pair::require_precisions(c, c.model.checkpoint.empty() ? "" : " where the checkpoint is not quantised");
   const bool has_device = kernels::Runtime::has_device();
   if (c.run.device == Device::cuda && !has_device) fail_unavailable("run.device: this build has no CUDA; use cpu");
   if (c.run.device == Device::cpu && has_device)
@@ -339,15 +214,6 @@ session::How how_of(const Case& c) {
   how.check_agreement = c.refit.check_agreement;
   how.byte_matrix = !c.output.hdf5.empty();
   return how;
-}
-
-void validate_for_model(const Case& c, const model::Model& model) {
-  Complaints complaints(c.given);
-  c.train->check_model(complaints, model);
-  check_engines(c, complaints, [&](const layout::SideSpec& engine, const GivenKeys&, Complaints& mine) {
-    engine.check_model(mine, model);
-  });
-  if (!complaints.texts().empty()) fail_usage("{}", fmt::join(complaints.texts(), "; "));
 }
 
 }  // namespace refit::cases

@@ -18,7 +18,7 @@
 #include "core/choice.hpp"
 #include "core/complaints.hpp"
 #include "core/stored_format.hpp"
-#include "layout/side.hpp"
+#include "pair/sides.hpp"
 #include "plan/policy.hpp"
 #include "session/exchange.hpp"
 
@@ -26,6 +26,10 @@ namespace refit::cases {
 
 enum class TiedLmHead : std::uint8_t { absent, present };
 using Bulk = plan::Policy;
+using pair::complete;
+using pair::key_of_engine;
+using pair::name_of_engine;
+using pair::quantiser_of;
 using transport::ExecutorKind;
 enum class Communicators : std::uint8_t { single, per_stage };
 using session::FanOut;
@@ -135,53 +139,28 @@ struct BugSection {
 
 inline constexpr const char* kFactPrefix = "refit.";
 
-struct Case {
-  /// Makes a case of the first trainer and the first engine.
-  Case();
-
+struct Case : pair::Sides {
   std::string name;
   std::string description;  ///< of a bug without one, its title
   std::string file;         ///< path of the case file; empty where there is none
 
   ModelSection model;
   M2nSection m2n;
-  layout::Side train;
-  /// The engines of the gen side, whose ranks follow each other.
-  std::vector<layout::Side> gen;
   RefitSection refit;
   RunSection run;
   OutputSection output;
   ExpectSection expect;
   BugSection bug;
 
-  /// Keys that the file or an option gave, with the place for messages: "refit.streams" -> "case.toml:12:3". Those of
-  /// engines have the names of `key_of_engine`.
-  GivenKeys given;
-
   /// The given keys of model, train and gen as TOML text, with absolute paths: "gen.layout" -> "\"TP4\"", or the
   /// layouts of all engines, "\"TP4+TP2\"". Dumps carry them in their metadata, each behind kFactPrefix.
   std::map<std::string, std::string> facts;
 
-  /// Returns the first engine: for what all engines have in common (`violations` sees to it), as the form of weights.
-  const layout::SideSpec& engine() const { return *gen.front(); }
-  std::int64_t train_ranks() const { return train->sizes().ranks(); }
-  std::int64_t gen_ranks() const;
   /// Returns which ranks of the two sides a job's processes are.
   WorldMap world() const;
-  /// Returns the engines' layouts, "TP4+DP4".
-  std::string gen_layout() const;
-  std::vector<layout::Parallelism> gen_sizes() const;
-  /// Returns the largest TP of an engine.
-  std::int64_t gen_tp() const;
   /// Returns the path that the model is read from.
   const std::string& source() const;
 };
-
-/// Returns the name of an engine's key "gen.KEY" in a case of so many engines: "gen.KEY", or "gen.1.KEY".
-std::string key_of_engine(const std::string& key, std::size_t engine, std::size_t engines);
-
-/// Returns "engine 1: ", which messages about one of several engines begin with; empty where there is one.
-std::string name_of_engine(std::size_t engine, std::size_t engines);
 
 /// Returns how a session carries the case out; its phases have no limit.
 session::How how_of(const Case& c);
@@ -189,9 +168,6 @@ session::How how_of(const Case& c);
 /// Makes both sides lists with the meshes of m2n.system, whatever trainer and engine are, where a list of tensors is
 /// given.
 void choose_sides(Case& c);
-
-/// Completes both sides. Errors (usage): those of m2n.system.
-void complete(Case& c);
 
 /// Returns everything that is wrong with a complete case by itself (no file is read): contradictions, keys that mean
 /// nothing for the chosen executor, precision or layout, numbers out of range. Each text starts with its key, and with
@@ -202,10 +178,6 @@ std::vector<std::string> violations(const Case& c);
 /// other paths.
 std::string input_of(const Case& c, const std::string& path);
 
-/// Returns the quantiser whose FP8 gen gets, where precision changes on the way to it (from bf16 or fp32 to fp8 or
-/// mxfp8); nothing elsewhere. The case has no violations.
-std::optional<Library> quantiser_of(const Case& c);
-
 /// Throws `Error` for features that are legal in a case but not in this build: exit 2 for precisions, 77 for devices.
 /// Call after `violations`.
 void require_supported(const Case& c);
@@ -213,8 +185,5 @@ void require_supported(const Case& c);
 /// Throws `Error` for features that a run needs beyond `require_supported`, and a plan does not. Errors (unavailable):
 /// an executor that this build lacks.
 void require_executor(const Case& c);
-
-/// Throws (usage) for keys that mean nothing for the model, e.g. gen.moe_backend of a dense one.
-void validate_for_model(const Case& c, const model::Model& model);
 
 }  // namespace refit::cases

@@ -5,22 +5,10 @@
 #include <algorithm>
 
 #include "case/upstream/upstream.hpp"
-#include "layout/joined_layout.hpp"
 #include "m2n/m2n.hpp"
 
 namespace refit::cases {
 namespace {
-
-/// Returns how gen's weights are written down that a library makes on the way: with the names of its checkpoints, and
-/// scales as engines keep them.
-model::Quantisation on_the_way(StoredFormat format, Library library, DType precision) {
-  model::Quantisation how = format;
-  const bool multiplies =
-      library == Library::modelopt || library == Library::modelopt_qtensor || library == Library::torchao;
-  if (how.naming == model::Naming::compressed_tensors && multiplies) how.naming = model::Naming::modelopt;
-  how.scale_dtype = is_int4(format) ? precision : DType::f32;
-  return how;
-}
 
 /// Loads the model of a list, or of config.json: a checkpoint's weights are loaded as they are or dequantised,
 /// synthetic ones are made as train keeps them.
@@ -28,7 +16,6 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
   const std::optional<layout::Precision> precision = c.train->precision();
   if (!precision) return m2n::read_model(c.m2n.model, c.model.layers);
   const StoredFormat train = layout::weight_format_of(*precision);
-  const layout::Precision gen = c.engine().precision().value();
   model::Config config = model::read_config(c.model.config_path(), c.model.family, c.model.layers);
   config.skip = c.model.skip;
   const StoredFormat held = config.quantisation.format;
@@ -50,79 +37,8 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
                                       described(config.quantisation)));
     model::dequantise(model, config.dtype);
   }
-  if (const auto library = quantiser_of(c))
-    model::quantise(model, on_the_way(layout::weight_format_of(gen), *library, layout::dtype_of(gen)),
-                    model::QuantisedBy::refit);
+  pair::quantise_for(c, model);
   return model;
-}
-
-/// Appends a side's violations and, where there are any, the TP that would be legal. `engine`: stands before each.
-void append_violations(const char* name, const layout::SideSpec& side, const model::Model& model,
-                       const std::string& engine, std::vector<std::string>& out) {
-  const std::vector<std::string> broken = side.violations(model);
-  if (broken.empty()) return;
-  for (const std::string& text : broken) out.push_back(engine + text);
-  const std::vector<std::int64_t> legal = side.legal_tp(model);
-  if (!legal.empty())
-    out.push_back(fmt::format("{}{}: legal with all else as it is: TP {}", engine, name, fmt::join(legal, ", ")));
-}
-
-void require_legal(const Case& c, const model::Model& model) {
-  std::vector<std::string> broken;
-  append_violations("train", *c.train, model, "", broken);
-  for (std::size_t e = 0; e < c.gen.size(); ++e)
-    append_violations("gen", *c.gen[e], model, name_of_engine(e, c.gen.size()), broken);
-  for (std::string& text : upstream_violations(c, model)) broken.push_back(std::move(text));
-  if (broken.empty()) return;
-  fail_usage("{}", with_reference(fmt::format("this layout is impossible:\n  {}", fmt::join(broken, "\n  "))));
-}
-
-/// Gives the tensors the form in which both sides have them. Errors (usage): engines that need unlike forms.
-void refine(const Case& c, model::Model& model) {
-  c.train->refine(model);
-  const model::Model loaded = c.gen.size() > 1 ? model : model::Model();
-  c.engine().refine(model);
-  for (std::size_t e = 1; e < c.gen.size(); ++e) {
-    model::Model other = loaded;
-    c.gen[e]->refine(other);
-    for (const model::Tensor& tensor : model.tensors) {
-      const std::int64_t repeats = other[tensor.index].repeats;
-      if (repeats == tensor.repeats) continue;
-      fail_usage(
-          "engine {}: gen.layout {} repeats each scale of {} {} times, and that of engine 0 ({}) {} times: all engines "
-          "get the same scales; use TP sizes that cut experts between whole blocks",
-          e, to_string(c.gen[e]->sizes()), tensor.name, repeats, to_string(c.engine().sizes()), tensor.repeats);
-    }
-  }
-}
-
-/// Requires that engines store what no train rank has in one form: it is compared with one fingerprint.
-void require_one_form(const layout::Layout& gen, const std::vector<model::Tensor>& tensors, const model::Model& model) {
-  const auto unlike = layout::find_unlike_form(gen, tensors);
-  if (!unlike) return;
-  const model::Tensor& tensor = model[unlike->tensor];
-  fail_usage(
-      "engine {}: it stores {} as {}, and the first engine that has it as {}: what no train rank has must have one "
-      "form; "
-      "leave gen.mtp out of one of them",
-      unlike->engine, tensor.name, name(unlike->form.dtype), name(gen.format(tensor)->dtype));
-}
-
-/// Returns what of those weights is sent: what gen stores of each quantised one and of its parts.
-std::vector<model::Tensor> with_parts(const model::Model& model, const layout::Layout& gen,
-                                      const std::vector<model::Tensor>& weights) {
-  std::vector<model::Tensor> result;
-  const auto add = [&](const model::Tensor& tensor) {
-    if (gen.format(tensor)) result.push_back(tensor);
-  };
-  for (const model::Tensor& weight : weights) {
-    add(weight);
-    for (std::int64_t p = weight.scales; p >= 0 && p < std::ssize(model.tensors); ++p) {
-      if (model[p].scale_of != weight.index) break;
-      add(model[p]);
-    }
-  }
-  return result;
 }
 
 /// Takes precision fp8 on both sides for the checkpoint's own FP8, where that has a scale for each tensor or row.
@@ -153,38 +69,7 @@ Setup::Setup(const Case& given) : c(given) {
   }
   model = load_model(c, checkpoint);
   if (!note.empty()) model.notes.push_back(std::move(note));
-  validate_for_model(c, model);
-  for (const layout::SideSpec* side : {std::as_const(c.train).operator->(), &c.engine()})
-    kv_scales.merge(side->extend(model, source()));
-  require_legal(c, model);
-  refine(c, model);
-  train = layout::make_side(*c.train, model);
-  layout::Engines engines = layout::make_engines(c.gen, model);
-  gen = std::move(engines.loaded);
-  derived = std::move(engines.derived);
-  if (quantiser_of(c)) quantise_on_the_way();
-  split = split_by(c.refit.bulk);
-  require_one_form(*gen, split.from_checkpoint, model);
-}
-
-void Setup::quantise_on_the_way() {
-  quantised = std::make_unique<layout::QuantisedLayout>(model, *train);
-  const std::string cut = layout::cut_through_blocks(model, *train);
-  if (!cut.empty())
-    fail_usage("{}; use a train.layout that cuts between blocks, or except the module from quantisation", cut);
-}
-
-session::Exchange Setup::exchange() const {
-  session::Exchange result{model, {split.bulk, split.misc, sent(), *gen, c.run.colocated}};
-  if (quantised) result.quantised.emplace(session::OnTheWay{*train, *quantised, *quantiser_of(c)});
-  return result;
-}
-
-plan::Split Setup::split_by(plan::Policy policy) const {
-  plan::Split result = plan::split(model, policy, *train, *gen, c.train->sizes().tp, c.gen_tp());
-  if (!quantised) return result;
-  for (std::vector<model::Tensor>* path : {&result.bulk, &result.misc}) *path = with_parts(model, *gen, *path);
-  return result;
+  match(c, c.refit.bulk, source(), [this] { return upstream_violations(c, model); });
 }
 
 namespace {

@@ -22,14 +22,24 @@ enum class ErrorKind : int {
 /// Returns the name of `kind` in results ("data", "usage", "runtime", "unavailable").
 const char* name(ErrorKind kind);
 
+/// What an error is about, for callers that handle it by more than its text.
+struct Subject {
+  std::string tensor = {};  ///< a tensor, parameter or storage; empty: none
+  int rank = -1;            ///< a world rank; -1: none, or all of them
+};
+
 /// An error that the user can read and act on.
 class Error : public std::runtime_error {
  public:
-  Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
+  Error(ErrorKind kind, const std::string& message, Subject subject = {})
+      : std::runtime_error(message), kind_(kind), subject_(std::move(subject)) {}
   ErrorKind kind() const { return kind_; }
+  const std::string& tensor() const { return subject_.tensor; }
+  int rank() const { return subject_.rank; }
 
  private:
   ErrorKind kind_;
+  Subject subject_;
 };
 
 template <typename... Args>

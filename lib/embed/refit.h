@@ -31,11 +31,7 @@
 extern "C" {
 #endif
 
-#if defined(REFIT_BUILDS_SHARED)
 #define REFIT_API __attribute__((visibility("default")))
-#else
-#define REFIT_API
-#endif
 
 /* Version of this interface. It grows when a function, a status or a member is added, and never for anything else:
  * programs that were compiled with a smaller one go on working. */
@@ -148,8 +144,7 @@ typedef struct refit_session refit_session;
  *
  * `options`: NULL, or
  *   executor=auto | direct | p2p | golden   auto: direct where every gen rank's memory can be mapped, else p2p
- *   fan_out=auto | on | off                 gen ranks that feed each other
- *   timeout=60                              seconds of one step of a refit; as the world's where not given
+ *   fan_out=true                            gen ranks that feed each other; for direct, where all memory is mapped
  *   streams=4 misc_buffer_bytes=268435456   as a case file's [refit]
  *
  * Errors: usage, with the tensor: missing, of another shape or dtype, not dense, on another device, in an open session
@@ -162,7 +157,7 @@ REFIT_API void refit_session_destroy(refit_session* session);
 
 /* Returns what a reader should know, one sentence a line: the executor that was chosen and why, what could not be
  * mapped, tensors that were left alone, memory that moved. The text lives until the session's next call. */
-REFIT_API refit_status refit_session_notes(const refit_session* session, const char** text);
+REFIT_API refit_status refit_session_notes(refit_session* session, const char** text);
 
 /* Tells where this process's tensors of a side lie from now on: all of them, as in refit_session_create. Not collective,
  * and cheap where nothing has moved: call it before every refit where an allocator may have moved or freed them. The
@@ -204,14 +199,14 @@ typedef struct refit_wrong {
 REFIT_API refit_status refit_session_wrong(const refit_session* session, refit_wrong* wrong, size_t capacity,
                                            size_t* count);
 
-/* Writes the fingerprint of the weights that gen ranks hold, 32 hexadecimal digits. Collective; equal on all processes,
- * and for equal weights in any layout of the same precision. */
+/* Writes the fingerprint of the weights that gen ranks hold now, 32 hexadecimal digits. Collective; equal on all
+ * processes, and for equal weights in any layout of the same precision. */
 REFIT_API refit_status refit_session_digest(refit_session* session, char digest[33]);
 
 /* Memory of `bytes` on this host that other processes can map, so that `direct` can store into it: for engines on CPUs.
  * (So can tensors that lie in any shared mapping, as torch's share_memory_ makes.) */
 REFIT_API refit_status refit_shared_memory_create(size_t bytes, void** address);
-REFIT_API void refit_shared_memory_destroy(void* address, size_t bytes);
+REFIT_API void refit_shared_memory_destroy(void* address);
 
 #ifdef __cplusplus
 }

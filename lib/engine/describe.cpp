@@ -14,7 +14,7 @@
 #include "plan/traffic.hpp"
 #include "report/environment.hpp"
 #include "transport/cuda.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 #include "transport/nccl.hpp"
 
 namespace refit::engine {
@@ -236,7 +236,5 @@ report::M2n to_report(const plan::Resharding& resharding, const model::Model& mo
   m2n.p2p_bytes = plan::traffic(plan::Planner(by_p2p, source, destination), {.hash = false}).bytes;
   return m2n;
 }
-
-std::string hexadecimal(const Sum128& sum) { return fmt::format("{:016x}{:016x}", sum.high, sum.low); }
 
 }  // namespace refit::engine

@@ -34,7 +34,6 @@ report::M2n to_report(const plan::Resharding& resharding, const model::Model& mo
                       const std::vector<model::Tensor>& bulk, const layout::Layout& source,
                       const layout::Layout& destination);
 
-/// Returns 32 hexadecimal digits.
-std::string hexadecimal(const Sum128& sum);
+using refit::hexadecimal;
 
 }  // namespace refit::engine

@@ -3,7 +3,7 @@
 
 #include "case/limits.hpp"
 #include "kernels/kernels.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 #include "transport/progress.hpp"
 
 namespace refit::engine {

@@ -13,7 +13,7 @@
 #include "report/files.hpp"
 #include "transport/cuda.hpp"
 #include "transport/links.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 #include "transport/nccl.hpp"
 #include "transport/together.hpp"
 

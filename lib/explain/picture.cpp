@@ -7,6 +7,8 @@
 #include "report/format.hpp"
 
 namespace refit::explain {
+
+using pair::Owner;
 namespace {
 
 constexpr std::size_t kPicturesShown = 16;

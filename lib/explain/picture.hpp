@@ -4,9 +4,11 @@
 #include <string>
 #include <vector>
 
-#include "explain/explain.hpp"
+#include "pair/explanation.hpp"
 
 namespace refit::explain {
+
+using pair::Explanation;
 
 /// Draws explanations one below the other, for the first 16 of them; up to 48 pieces a side. Colours tell source ranks
 /// apart and follow the reader's light or dark scheme; ranks and rows are written beside pieces and on bands, and every

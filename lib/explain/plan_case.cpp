@@ -17,6 +17,14 @@
 #include "report/table.hpp"
 
 namespace refit::explain {
+
+using cases::Setup;
+using pair::explain;
+using pair::find_tensors;
+using pair::most_cut_tensor;
+using pair::note;
+using pair::paths_of;
+using pair::print_explanation;
 namespace {
 
 /// Pairs of ranks up to which every document has the byte matrix (256 x 256); with more it needs a request.
@@ -60,7 +68,7 @@ void print_classes(const Setup& setup) {
 
 /// Returns the requested tensors; for a picture without a request the one that shows most.
 std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const PlanOptions& options) {
-  if (!options.explain.empty()) return find_tensors(setup, options.explain);
+  if (!options.explain.empty()) return find_tensors(setup, options.explain, "--explain ");
   if (options.picture.empty()) return {};
   const model::Tensor* tensor = most_cut_tensor(setup);
   if (tensor == nullptr) return {};

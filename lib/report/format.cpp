@@ -15,35 +15,6 @@ double gib(std::int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1
 
 }  // namespace
 
-std::string format_seconds(double seconds) {
-  if (seconds == 0) return "0 s";
-  if (seconds < 1e-3) return fmt::format("{:.1f} us", seconds * 1e6);
-  if (seconds < 1) return fmt::format("{:.3f} ms", seconds * 1e3);
-  return fmt::format("{:.3f} s", seconds);
-}
-
-std::string format_bytes(std::int64_t bytes) {
-  const auto value = static_cast<double>(bytes);
-  if (bytes < 1'000) return fmt::format("{} B", bytes);
-  if (bytes < 1'000'000) return fmt::format("{:.2f} kB", value / 1e3);
-  if (bytes < 1'000'000'000) return fmt::format("{:.2f} MB", value / 1e6);
-  return fmt::format("{:.2f} GB", value / 1e9);
-}
-
-std::string format_count(std::int64_t count) {
-  const std::string digits = std::to_string(count);
-  std::string text;
-  for (std::size_t i = 0; i < digits.size(); ++i) {
-    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
-    text += digits[i];
-  }
-  return text;
-}
-
-std::string counted(std::int64_t count, const std::string& noun) {
-  return fmt::format("{} {}{}", format_count(count), noun, count == 1 ? "" : "s");
-}
-
 std::string wrong_text(const WrongTensor& wrong) {
   if (wrong.first_index.empty()) return "not counted";
   return fmt::format("{}{}, {} at [{}]", wrong.counted ? "" : "at least ", counted(wrong.elements_wrong, "element"),
@@ -173,7 +144,7 @@ std::string engines_text(const std::vector<Engine>& engines) {
     if (engine.proof) {
       const EngineProof& proof = *engine.proof;
       text += fmt::format("; {}, {}: {} wrong in {}, KL max {:.4g}", counted(proof.tensors, "tensor"),
-                          counted(proof.elements, "element"), format_count(proof.elements_wrong),
+                          counted(proof.elements, "element"), grouped(proof.elements_wrong),
                           counted(proof.tensors_wrong, "tensor"), proof.kl.max);
     }
     lines += labelled(fmt::format("engine {}", e), text);

@@ -1,25 +1,18 @@
 #pragma once
-// Numbers as people read them. 1 kB = 1e3, 1 MB = 1e6, 1 GB = 1e9 bytes; binary units are written out (GiB).
+// What results say, as people read it.
 
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "core/text.hpp"
 #include "report/result.hpp"
 
 namespace refit::report {
 
-/// Returns e.g. "12.3 us", "21.950 ms", "1.234 s"; "0 s" for zero.
-std::string format_seconds(double seconds);
-
-/// Returns e.g. "61.06 GB", "8.39 MB", "12.00 kB", "7 B".
-std::string format_bytes(std::int64_t bytes);
-
-/// Returns e.g. "8,190,735,360"; `count` is not negative.
-std::string format_count(std::int64_t count);
-
-/// Returns e.g. "1 refit", "8,190 refits".
-std::string counted(std::int64_t count, const std::string& noun);
+using refit::counted;
+using refit::format_bytes;
+using refit::format_seconds;
 
 /// Describes the wrong elements of a tensor: "3 elements, first at [0,7]", "at least 3 elements, one at [0,7]", "not
 /// counted".

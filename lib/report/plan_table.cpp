@@ -61,11 +61,11 @@ void print_matrix(std::ostream& out, const ByteMatrix& matrix) {
 }
 
 void print_plan_part(std::ostream& out, const Plan& plan) {
-  out << labelled("plan", fmt::format("{} copies of one rank, planned in {}", format_count(plan.copies),
+  out << labelled("plan", fmt::format("{} copies of one rank, planned in {}", grouped(plan.copies),
                                       format_seconds(plan.seconds)));
   if (plan.world) {
     std::string text =
-        fmt::format("{} copies, planned in {}", format_count(plan.world->copies), format_seconds(plan.world->seconds));
+        fmt::format("{} copies, planned in {}", grouped(plan.world->copies), format_seconds(plan.world->seconds));
     if (plan.peak_bytes > 0) text += fmt::format(", peak memory {}", format_bytes(plan.peak_bytes));
     out << labelled("world", text);
   }

@@ -61,7 +61,7 @@ void print_sizes(std::ostream& out, const Result& result) {
   if (result.wire) {
     const Wire& wire = *result.wire;
     out << labelled("wire", fmt::format("{} in {} copies, {} local{}; busiest sender {}, busiest receiver {}",
-                                        format_bytes(wire.bytes), format_count(wire.copies),
+                                        format_bytes(wire.bytes), grouped(wire.copies),
                                         format_bytes(wire.local_bytes), beside_text(wire),
                                         format_bytes(wire.egress_bytes_max), format_bytes(wire.ingress_bytes_max)));
   }
@@ -74,8 +74,8 @@ void print_sizes(std::ostream& out, const Result& result) {
   if (result.schedule && result.schedule->groups_max > 0) {
     const Schedule& schedule = *result.schedule;
     out << labelled("schedule", fmt::format("at most per rank: {} groups, {} one after the other, {} operations in one",
-                                            format_count(schedule.groups_max), format_count(schedule.serial_groups_max),
-                                            format_count(schedule.group_operations_max)));
+                                            grouped(schedule.groups_max), grouped(schedule.serial_groups_max),
+                                            grouped(schedule.group_operations_max)));
   }
   if (result.m2n) out << m2n_text(*result.m2n);
   if (result.load) {
@@ -108,7 +108,7 @@ void print_verification(std::ostream& out, const Verification& verification, con
   out << labelled("verification",
                   fmt::format("{}, {}, {}: {}{} wrong in {}{}", counted(verification.refits, "refit"),
                               counted(verification.tensors, "tensor"), counted(verification.elements, "element"),
-                              not_counted > 0 ? "at least " : "", format_count(verification.elements_wrong),
+                              not_counted > 0 ? "at least " : "", grouped(verification.elements_wrong),
                               counted(verification.tensors_wrong, "tensor"),
                               not_counted > 0 ? fmt::format("; {} not counted to the end (run.count_seconds)",
                                                             counted(not_counted, "tensor"))

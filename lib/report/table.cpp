@@ -79,8 +79,8 @@ void print_header(std::ostream& out, const Result& result) {
   if (!result.test_case.description.empty()) out << labelled("", result.test_case.description);
   if (result.model) {
     const Model& model = *result.model;
-    out << labelled("model", fmt::format("{}, {} tensors, {} parameters, {}", model.family, format_count(model.tensors),
-                                         format_count(model.parameters), format_bytes(model.bytes)));
+    out << labelled("model", fmt::format("{}, {} tensors, {} parameters, {}", model.family, grouped(model.tensors),
+                                         grouped(model.parameters), format_bytes(model.bytes)));
     out << labelled("", model.source);
   }
   out << labelled("train", result.train.made_by + " " + group_text(result.train))

@@ -38,7 +38,7 @@ struct Exchange {
 struct SideMemory {
   const layout::LocalLayout& layout;  ///< everything that this rank stores, of all tensors
   transport::LocalMemory storages;
-  std::span<std::byte> arena;  ///< the memory that has all of them
+  std::span<std::byte> arena;  ///< the memory that has all of them; empty where they lie in several
 };
 
 /// The memory of one process, which the caller owns and keeps for as long as the session lives: of the sides on which
@@ -64,6 +64,7 @@ struct How {
   FanOut fan_out = FanOut::automatic;
   std::int64_t misc_buffer_bytes = std::int64_t{256} << 20;
   bool check_agreement = true;        ///< before the first byte is sent
+  bool registers_memory = true;       ///< with communicators that can; only where sides have arenas
   bool quantises_as_it_sends = true;  ///< where the executor can; else weights are quantised in memory first
   bool byte_matrix = false;           ///< gathers it at rank 0
   double phase_seconds = 0;           ///< limit of each phase of prepare, for a supervisor; 0 = none

@@ -286,6 +286,7 @@ std::vector<transport::Communicator*> Session::all_communicators() const {
 
 /// Registers all memory of the messages of refits: with all communicators of all ranks or with none.
 void Session::register_memory() {
+  if (!how_.registers_memory) return;
   transport::MemoryList memory;
   for (const Path& path : paths_) std::ranges::copy(path.executor->staging(), std::back_inserter(memory));
   for (const Side side : {Side::source, Side::destination})

@@ -2,58 +2,11 @@
 
 #include <algorithm>
 
-#include "kernels/kernels.hpp"
 #include "transport/cuda.hpp"
-#include "transport/host_memory.hpp"
-#include "transport/mpi.hpp"
 #include "transport/nccl.hpp"
-#include "transport/together.hpp"
 
 namespace refit::transport {
 namespace {
-
-/// Links by MPI and main memory.
-class HostLinks final : public Links {
- public:
-  HostLinks(Control& world, Progress& progress) : world_(world), progress_(progress) {}
-
-  std::string prepare() override { return {}; }
-
-  std::unique_ptr<Communicator> communicator(Purpose /*purpose*/, const std::vector<int>& members,
-                                             std::int64_t lanes) override {
-    const Waiting waiting(&progress_);
-    const int tag = next_tag_++;
-    if (!std::ranges::binary_search(members, world_.rank())) return nullptr;
-    return make_mpi_communicator(members, tag, static_cast<int>(lanes));
-  }
-
-  std::unique_ptr<PeerMemory> peer_memory(std::int64_t bytes) override {
-    const Waiting waiting(&progress_);
-    return make_mpi_peer_memory(bytes);
-  }
-
-  std::unique_ptr<Arena> memory(std::int64_t bytes) override { return make_host_arena(bytes); }
-
-  void require_room(int host, std::int64_t bytes, const std::string& advice) override {
-    require_memory(world_, host, bytes, advice);
-  }
-
-  bool maps_always() const override { return false; }
-  bool probes_messages() const override { return true; }
-
-  ProbedRates probe(const Probed& probed, double seconds) override {
-    return measure_rates(probed.space, world_, *probed.communicator, static_cast<int>(probed.lanes), probed.places,
-                         probed.run, seconds);
-  }
-
-  plan::Rates rates(const ProbedRates& probed, const Places& /*places*/) const override { return host_rates(probed); }
-  bool rates_change() const override { return true; }
-
- private:
-  Control& world_;
-  Progress& progress_;
-  int next_tag_ = 0;  ///< the same on all ranks
-};
 
 /// Links by NCCL and the memory of devices.
 class DeviceLinks final : public Links {
@@ -100,9 +53,8 @@ class DeviceLinks final : public Links {
 
 }  // namespace
 
-std::unique_ptr<Links> make_links(Control& world, double timeout_seconds, Progress& progress) {
-  if (kernels::Runtime::has_device()) return std::make_unique<DeviceLinks>(world, timeout_seconds, progress);
-  return std::make_unique<HostLinks>(world, progress);
+std::unique_ptr<Links> make_device_links(Control& world, double timeout_seconds, Progress& progress) {
+  return std::make_unique<DeviceLinks>(world, timeout_seconds, progress);
 }
 
 }  // namespace refit::transport

@@ -1,6 +1,6 @@
 #pragma once
-// The means by which a job moves bytes: communicators and memory, chosen once for the place where its weights lie. MPI
-// and its shared windows serve main memory; NCCL and CUDA IPC serve devices. Nothing outside asks which.
+// The means by which a job moves bytes: communicators and memory, chosen once for the place where its weights lie. NCCL
+// and CUDA IPC serve devices; MPI (mpi/mpi.hpp) or sockets (sockets.hpp) serve main memory. Nothing outside asks which.
 
 #include <memory>
 #include <string>
@@ -62,8 +62,8 @@ class Links {
   virtual bool rates_change() const = 0;
 };
 
-/// Makes the links for the place where this build's kernels run. `world`: of all ranks; must outlive the result.
-/// `timeout_seconds`: of one communicator's creation where it can hang (0: none).
-std::unique_ptr<Links> make_links(Control& world, double timeout_seconds, Progress& progress);
+/// Makes links by NCCL and the memory of devices. `world`: of all ranks; must outlive the result. `timeout_seconds`: of
+/// one communicator's creation (0: none).
+std::unique_ptr<Links> make_device_links(Control& world, double timeout_seconds, Progress& progress);
 
 }  // namespace refit::transport

@@ -5,6 +5,7 @@
 #include <functional>
 #include <new>
 #include <string>
+#include <string_view>
 
 #include "core/error.hpp"
 #include "transport/bytes.hpp"
@@ -12,15 +13,11 @@
 
 namespace refit::transport {
 
-/// An error that every rank throws, in step: no rank waits for another, so the job can end in good order.
+/// An error that every rank throws, in step: no rank waits for another, so the job can end in good order. Its rank is
+/// the one that failed; -1: all ranks did.
 class CollectiveError : public Error {
  public:
-  CollectiveError(ErrorKind kind, const std::string& message, int rank = -1) : Error(kind, message), rank_(rank) {}
-  /// Returns the world rank that failed; -1: all ranks did.
-  int rank() const { return rank_; }
-
- private:
-  int rank_;
+  using Error::Error;
 };
 
 /// Runs `work`, then compares the outcomes: if any rank failed, all ranks throw the same CollectiveError, that of the
@@ -28,14 +25,16 @@ class CollectiveError : public Error {
 /// not leave another collective of `world` half done when it throws.
 inline void together(Control& world, const std::function<void()>& work) {
   Control::Bytes mine;
-  const auto note = [&mine](ErrorKind kind, const std::string& text) {
+  const auto note = [&mine](ErrorKind kind, std::string_view text, std::string_view tensor = {}) {
     mine.push_back(static_cast<std::byte>(kind));
-    for (char c : text) mine.push_back(static_cast<std::byte>(c));
+    append(mine, static_cast<std::uint64_t>(tensor.size()));
+    for (const std::string_view part : {tensor, text})
+      for (const char c : part) mine.push_back(static_cast<std::byte>(c));
   };
   try {
     work();
   } catch (const Error& error) {
-    note(error.kind(), error.what());
+    note(error.kind(), error.what(), error.tensor());
   } catch (const std::bad_alloc&) {
     note(ErrorKind::runtime, "out of memory");
   } catch (const std::exception& error) {
@@ -47,11 +46,14 @@ inline void together(Control& world, const std::function<void()>& work) {
   for (const auto& bytes : all) alike &= bytes == all.front();
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].empty()) continue;
-    std::string text;
-    for (std::size_t i = 1; i < all[rank].size(); ++i) text.push_back(static_cast<char>(all[rank][i]));
+    constexpr std::size_t kBegin = 1 + sizeof(std::uint64_t);
     const auto kind = static_cast<ErrorKind>(all[rank].front());
-    if (alike) throw CollectiveError(kind, text);
-    throw CollectiveError(kind, fmt::format("rank {}: {}", rank, text), static_cast<int>(rank));
+    const Control::Bytes size(all[rank].begin() + 1, all[rank].begin() + kBegin);
+    std::string text(reinterpret_cast<const char*>(all[rank].data()) + kBegin, all[rank].size() - kBegin);
+    const std::string tensor = text.substr(0, read_all<std::uint64_t>(size).front());
+    text.erase(0, tensor.size());
+    if (alike) throw CollectiveError(kind, text, {tensor});
+    throw CollectiveError(kind, fmt::format("rank {}: {}", rank, text), {tensor, static_cast<int>(rank)});
   }
 }
 

@@ -15,7 +15,7 @@
 #include "engine/weights.hpp"
 #include "layout/parallelism.hpp"
 #include "transport/arena.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit {
 namespace {

@@ -1,2 +1,2 @@
 add_executable(transport_bench ${CMAKE_CURRENT_LIST_DIR}/transport_bench.cpp)
-target_link_libraries(transport_bench PRIVATE refit_transport refit_options)
+target_link_libraries(transport_bench PRIVATE refit_transport_mpi refit_options)

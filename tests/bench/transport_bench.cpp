@@ -14,7 +14,7 @@
 #include <numeric>
 
 #include "transport/executor.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit {
 namespace {

@@ -1,4 +1,4 @@
-"""`cmake --install`, then the example by find_package(refit) outside of the tree, at 2, 3 and 4 ranks; what is installed runs by itself."""
+"""`cmake --install`, then the examples by find_package(refit) outside of the tree, at 2, 3 and 4 ranks; what is installed runs by itself."""
 import argparse
 import os
 import pathlib
@@ -33,6 +33,10 @@ def main():
     for ranks in (2, 3, 4):
         said = run(*mpirun, "-np", ranks, work / "build" / "two_vectors", env=environment)
         if not said.startswith("equal, "):
+            sys.exit(f"{ranks} ranks: {said}")
+        model = prefix / "share" / "refit" / "inputs" / "models" / "qwen3-0.6b-small"
+        said = run(*mpirun, "-np", ranks, work / "build" / "two_programs", model, env=environment)
+        if "elements are right, digest " not in said:
             sys.exit(f"{ranks} ranks: {said}")
     models = run(prefix / "bin" / "refit", "list", "models", env=environment, cwd=work)
     if "qwen3-8b" not in models:

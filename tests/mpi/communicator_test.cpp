@@ -5,7 +5,7 @@
 #include <numeric>
 #include <thread>
 
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit::transport {
 namespace {

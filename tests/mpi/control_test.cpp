@@ -4,7 +4,7 @@
 
 #include <limits>
 
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit::transport {
 namespace {

@@ -7,7 +7,7 @@
 #include "core/error.hpp"
 #include "transport/cuda.hpp"
 #include "transport/foreign_memory.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 #include "transport/nccl.hpp"
 
 namespace refit::transport {

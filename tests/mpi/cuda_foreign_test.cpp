@@ -16,7 +16,7 @@
 #include "transport/bytes.hpp"
 #include "transport/cuda.hpp"
 #include "transport/foreign_memory.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit::transport {
 namespace {

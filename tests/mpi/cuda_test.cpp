@@ -12,7 +12,7 @@
 
 #include "core/error.hpp"
 #include "kernels/kernels.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 #include "transport/nccl.hpp"
 
 namespace refit::transport {

@@ -6,7 +6,7 @@
 
 #include "support/allocations.hpp"
 #include "support/random_transport.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 #include "unit/transport_models.hpp"
 
 namespace refit::test_support {

@@ -7,7 +7,7 @@
 #include <cstdio>
 
 #include "kernels/kernels.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace {
 

@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "core/error.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit::transport {
 namespace {

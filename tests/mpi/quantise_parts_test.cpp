@@ -16,7 +16,7 @@
 #include "kernels/kernels.hpp"
 #include "model/part_boxes.hpp"
 #include "support/format_reference.hpp"
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 #include "unit/layout_models.hpp"
 #include "unit/transport_models.hpp"
 

@@ -7,7 +7,7 @@
 #include <map>
 #include <set>
 
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit::transport {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <stdexcept>
 
-#include "transport/mpi.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit::transport {
 namespace {

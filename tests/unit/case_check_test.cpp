@@ -312,9 +312,9 @@ TEST(CaseCheck, ReportsAllViolationsTogetherWithTheirPlace) {
 TEST(CaseCheck, KeysOfExpertsMeanNothingForADenseModel) {
   model::Model dense, experts;
   experts.config.experts = 8;
-  EXPECT_NO_THROW(cases::validate_for_model(case_of({"gen.moe_backend=triton"}), experts));
-  EXPECT_NO_THROW(cases::validate_for_model(case_of({}), dense));
-  EXPECT_THROW(cases::validate_for_model(case_of({"gen.moe_backend=triton"}), dense), Error);
+  EXPECT_NO_THROW(pair::validate_for_model(case_of({"gen.moe_backend=triton"}), experts));
+  EXPECT_NO_THROW(pair::validate_for_model(case_of({}), dense));
+  EXPECT_THROW(pair::validate_for_model(case_of({"gen.moe_backend=triton"}), dense), Error);
 }
 
 TEST(CaseCheck, KeysOfTheClassForNvidiasGpusAreForTheModelsThatHaveOne) {
@@ -323,11 +323,11 @@ TEST(CaseCheck, KeysOfTheClassForNvidiasGpusAreForTheModelsThatHaveOne) {
   model::Model model;
   for (const char* family : {"deepseek_v32", "glm_moe_dsa"}) {
     model.config.family = family;
-    EXPECT_NO_THROW(cases::validate_for_model(both, model)) << family;
+    EXPECT_NO_THROW(pair::validate_for_model(both, model)) << family;
   }
   model.config.family = "qwen3";
   try {
-    cases::validate_for_model(both, model);
+    pair::validate_for_model(both, model);
     ADD_FAILURE() << "qwen3";
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), ::testing::HasSubstr("gen.model_class: means nothing for family qwen3"));

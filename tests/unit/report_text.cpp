@@ -70,9 +70,9 @@ TEST(ReportText, NumbersAsPeopleReadThem) {
   EXPECT_EQ(format_bytes(1000), "1.00 kB");
   EXPECT_EQ(format_bytes(8'390'000), "8.39 MB");
   EXPECT_EQ(format_bytes(61'064'245'248), "61.06 GB");
-  EXPECT_EQ(format_count(7), "7");
-  EXPECT_EQ(format_count(123), "123");
-  EXPECT_EQ(format_count(8'190'735'360), "8,190,735,360");
+  EXPECT_EQ(grouped(7), "7");
+  EXPECT_EQ(grouped(123), "123");
+  EXPECT_EQ(grouped(8'190'735'360), "8,190,735,360");
   EXPECT_EQ(counted(1, "rank") + " " + counted(2, "rank"), "1 rank 2 ranks");
 }
 

@@ -238,10 +238,4 @@ std::vector<std::string> upstream_violations(const Case& c, const Model& model) 
   return Rules(c, sides, model).check();
 }
 
-std::string with_reference(std::string text) {
-  if (text.find("[V") == std::string::npos && text.find("[L") == std::string::npos) return text;
-  const bool is_one_line = text.find('\n') == std::string::npos;
-  return text + (is_one_line ? " " : "\n  ") + "(docs/layouts.md has the rules by number)";
-}
-
 }  // namespace refit::cases

@@ -18,7 +18,4 @@ void check_upstream(const Case& c, Complaints& complaints);
 /// off.
 std::vector<std::string> upstream_violations(const Case& c, const model::Model& model);
 
-/// Returns a refusal, with the page that explains its rules where it has numbers of rules.
-std::string with_reference(std::string text);
-
 }  // namespace refit::cases

@@ -1,4 +1,4 @@
-#include "explain/explain.hpp"
+#include "pair/explanation.hpp"
 
 #include <fmt/ranges.h>
 
@@ -8,9 +8,8 @@
 
 #include "core/nearest.hpp"
 #include "core/text.hpp"
-#include "report/format.hpp"
 
-namespace refit::explain {
+namespace refit::pair {
 namespace {
 
 using Rows = std::vector<std::vector<std::string>>;
@@ -33,7 +32,7 @@ void print_rows(std::ostream& out, const Rows& rows, std::size_t right) {
 }
 
 void print_owners(std::ostream& out, std::string_view side, const std::vector<Owner>& owners) {
-  out << side << ": " << report::counted(static_cast<std::int64_t>(owners.size()), "piece") << '\n';
+  out << side << ": " << counted(static_cast<std::int64_t>(owners.size()), "piece") << '\n';
   if (owners.empty()) return;
   Rows rows{{"rank", "coordinates", "box", "storage", "shape", "offset", "strides", "stored as"}};
   for (const Owner& owner : owners) {
@@ -67,7 +66,7 @@ void print_copies(std::ostream& out, const Explanation& explanation) {
   std::int64_t bytes = 0;
   for (const plan::Copy& copy : explanation.copies) bytes += copy.wire_bytes();
   const std::size_t count = explanation.copies.size();
-  out << fmt::format("moved by: {} {}, {}\n", count, count == 1 ? "copy" : "copies", report::format_bytes(bytes));
+  out << fmt::format("moved by: {} {}, {}\n", count, count == 1 ? "copy" : "copies", format_bytes(bytes));
   if (count == 0) return;
   Rows rows{{"bytes", "from", "to", "box", "on the way"}};
   for (const plan::Copy& copy : explanation.copies) {
@@ -101,76 +100,77 @@ std::set<Box> boxes_of(const layout::Layout& layout, const model::Tensor& tensor
 
 }  // namespace
 
-std::vector<std::string_view> paths_of(const Setup& setup) {
-  std::vector<std::string_view> paths(setup.model.tensors.size(), "none");
+std::vector<std::string_view> paths_of(const Pair& pair) {
+  std::vector<std::string_view> paths(pair.model.tensors.size(), "none");
   const auto mark = [&paths](const std::vector<model::Tensor>& tensors, std::string_view word) {
     for (const model::Tensor& tensor : tensors) paths[static_cast<std::size_t>(tensor.index)] = word;
   };
-  mark(setup.split.bulk, "bulk");
-  mark(setup.split.misc, "misc");
-  mark(setup.split.from_checkpoint, "file");
+  mark(pair.split.bulk, "bulk");
+  mark(pair.split.misc, "misc");
+  mark(pair.split.from_checkpoint, "file");
   return paths;
 }
 
-std::vector<const model::Tensor*> find_tensors(const Setup& setup, const std::vector<std::string>& globs) {
+std::vector<const model::Tensor*> find_tensors(const Pair& pair, const std::vector<std::string>& globs,
+                                               std::string_view option) {
   std::set<std::int32_t> found;
   std::string unknown;
   for (const std::string& glob : globs) {
     bool any = false;
-    for (const model::Tensor& tensor : setup.model.tensors) {
+    for (const model::Tensor& tensor : pair.model.tensors) {
       if (!matches_glob(glob, tensor.name)) continue;
       any = true;
       found.insert(tensor.index);
     }
     if (any) continue;
     std::vector<std::string> names;
-    for (const model::Tensor& tensor : setup.model.tensors) names.push_back(tensor.name);
+    for (const model::Tensor& tensor : pair.model.tensors) names.push_back(tensor.name);
     unknown +=
-        fmt::format("{}--explain {}: no such tensor{}", unknown.empty() ? "" : "\n", glob, suggestion(glob, names, 3));
+        fmt::format("{}{}{}: no such tensor{}", unknown.empty() ? "" : "\n", option, glob, suggestion(glob, names, 3));
   }
-  if (!unknown.empty()) fail_usage("{} (refit plan --classify lists all)", unknown);
+  if (!unknown.empty()) fail_usage("{}{}", unknown, option.empty() ? "" : " (refit plan --classify lists all)");
   std::vector<const model::Tensor*> tensors;
   tensors.reserve(found.size());
-  for (const std::int32_t index : found) tensors.push_back(&setup.model[index]);
+  for (const std::int32_t index : found) tensors.push_back(&pair.model[index]);
   return tensors;
 }
 
-const model::Tensor* most_cut_tensor(const Setup& setup) {
+const model::Tensor* most_cut_tensor(const Pair& pair) {
   // Layouts cut tensors of one shape and class alike, so one of each is looked at.
   std::map<std::tuple<Shape, std::uint64_t, std::uint64_t>, int> cuts;
   const model::Tensor* best = nullptr;
   std::pair<int, std::int64_t> most{-1, 0};
-  for (const model::Tensor& tensor : setup.split.bulk) {
+  for (const model::Tensor& tensor : pair.split.bulk) {
     const auto [at, is_new] =
-        cuts.try_emplace({tensor.shape, setup.sent().placement_class(tensor), setup.gen->placement_class(tensor)}, 0);
+        cuts.try_emplace({tensor.shape, pair.sent().placement_class(tensor), pair.gen->placement_class(tensor)}, 0);
     if (is_new) {
-      const std::set<Box> train = boxes_of(setup.sent(), tensor);
-      const std::set<Box> gen = boxes_of(*setup.gen, tensor);
+      const std::set<Box> train = boxes_of(pair.sent(), tensor);
+      const std::set<Box> gen = boxes_of(*pair.gen, tensor);
       at->second = train != gen ? 2 : train.size() > 1 ? 1 : 0;
     }
     const std::pair<int, std::int64_t> cut{at->second, tensor.bytes()};
     if (cut <= most) continue;
     most = cut;
-    best = &setup.model[tensor.index];
+    best = &pair.model[tensor.index];
   }
-  if (best == nullptr && !setup.split.misc.empty()) best = &setup.model[setup.split.misc.front().index];
+  if (best == nullptr && !pair.split.misc.empty()) best = &pair.model[pair.split.misc.front().index];
   return best;
 }
 
-std::vector<Explanation> explain(const Setup& setup, const plan::Planner& planner,
+std::vector<Explanation> explain(const Pair& pair, const plan::Planner& planner,
                                  const std::vector<const model::Tensor*>& tensors) {
   if (tensors.empty()) return {};
-  const std::vector<std::string_view> paths = paths_of(setup);
+  const std::vector<std::string_view> paths = paths_of(pair);
   std::vector<Explanation> result;
   std::map<std::int32_t, std::size_t> by_index;
   for (const model::Tensor* tensor : tensors) {
     by_index[tensor->index] = result.size();
     // Scales that are made with their weight's values are on no train rank until they are sent.
-    const bool stored = setup.train->format(*tensor).has_value();
+    const bool stored = pair.train->format(*tensor).has_value();
     result.push_back({tensor,
                       paths[static_cast<std::size_t>(tensor->index)],
-                      owners_of(stored ? *setup.train : setup.sent(), *tensor),
-                      owners_of(*setup.gen, *tensor),
+                      owners_of(stored ? *pair.train : pair.sent(), *tensor),
+                      owners_of(*pair.gen, *tensor),
                       {}});
   }
   planner.for_each_copy([&](const plan::Copy& copy) {
@@ -190,7 +190,7 @@ std::string_view note(const Explanation& explanation) {
 void print_explanation(std::ostream& out, const Explanation& explanation) {
   const model::Tensor& tensor = *explanation.tensor;
   out << fmt::format("{}\n  {}, {} {}, {}, {}\n", tensor.name, name(tensor.role), to_string(tensor.file_shape()),
-                     name(tensor.dtype), report::format_bytes(tensor.bytes()), explanation.path);
+                     name(tensor.dtype), format_bytes(tensor.bytes()), explanation.path);
   print_owners(out, "train", explanation.train);
   print_owners(out, "gen", explanation.gen);
   if (explanation.path == "bulk")
@@ -199,4 +199,4 @@ void print_explanation(std::ostream& out, const Explanation& explanation) {
     out << note(explanation) << '\n';
 }
 
-}  // namespace refit::explain
+}  // namespace refit::pair

@@ -7,8 +7,8 @@
 
 #include "core/box.hpp"
 #include "transport/memory.hpp"
-#include "transport/mpi.hpp"
-#include "transport/mpi_error.hpp"
+#include "transport/mpi/error.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit::transport {
 namespace {

@@ -1,11 +1,13 @@
 #pragma once
-// The MPI implementations of communicator, control plane and peer memory (hosts).
+// The MPI implementations of communicator, control plane, peer memory and links (hosts). A library of its own, so that
+// the others need no MPI.
 
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "transport/communicator.hpp"
+#include "transport/links.hpp"
 #include "transport/progress.hpp"
 
 namespace refit::transport {
@@ -55,5 +57,9 @@ std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& memb
 /// the world. Errors (runtime): less free shared memory than all ranks of the node ask for, checked before allocating;
 /// the message has the needed and the available amounts, and says that `--executor p2p` needs none.
 std::unique_ptr<PeerMemory> make_mpi_peer_memory(std::int64_t bytes);
+
+/// Makes the links of a job on MPI, for the place where this build's kernels run. `world`: make_mpi_control's; must
+/// outlive the result. `timeout_seconds`: as make_device_links has it.
+std::unique_ptr<Links> make_links(Control& world, double timeout_seconds, Progress& progress);
 
 }  // namespace refit::transport

@@ -2,8 +2,8 @@
 #include <limits>
 #include <numeric>
 
-#include "transport/mpi.hpp"
-#include "transport/mpi_error.hpp"
+#include "transport/mpi/error.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit::transport {
 namespace {

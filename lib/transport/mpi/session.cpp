@@ -3,8 +3,8 @@
 #include <cstdlib>
 #include <string>
 
-#include "transport/mpi.hpp"
-#include "transport/mpi_error.hpp"
+#include "transport/mpi/error.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit::transport {
 namespace {

@@ -9,12 +9,10 @@
 #include <string>
 #include <vector>
 
-#include "case/setup.hpp"
+#include "pair/pair.hpp"
 #include "plan/plan.hpp"
 
-namespace refit::explain {
-
-using cases::Setup;
+namespace refit::pair {
 
 /// A piece of the tensor on one rank.
 struct Owner {
@@ -32,18 +30,19 @@ struct Explanation {
 };
 
 /// Returns the paths by tensor index: "bulk", "misc", "none" where gen does not store it, "file" where only gen does.
-std::vector<std::string_view> paths_of(const Setup& setup);
+std::vector<std::string_view> paths_of(const Pair& pair);
 
 /// Returns the tensors that match one of `globs`, in model order. Errors (usage): a glob that matches none; the message
-/// has the nearest names.
-std::vector<const model::Tensor*> find_tensors(const Setup& setup, const std::vector<std::string>& globs);
+/// has the nearest names. `option`: of a command line that has the globs, for messages.
+std::vector<const model::Tensor*> find_tensors(const Pair& pair, const std::vector<std::string>& globs,
+                                               std::string_view option = {});
 
 /// Returns the tensor that shows most: the largest of the bulk path whose boxes differ between the sides; else the
 /// largest whose boxes are cut at all; else the largest. nullptr for a model of which gen stores nothing.
-const model::Tensor* most_cut_tensor(const Setup& setup);
+const model::Tensor* most_cut_tensor(const Pair& pair);
 
 /// Explains tensors, in one walk over the whole plan.
-std::vector<Explanation> explain(const Setup& setup, const plan::Planner& planner,
+std::vector<Explanation> explain(const Pair& pair, const plan::Planner& planner,
                                  const std::vector<const model::Tensor*>& tensors);
 
 /// Prints tables of owners and copies, as lines of columns.
@@ -53,4 +52,4 @@ void print_explanation(std::ostream& out, const Explanation& explanation);
 /// gen rank"; empty for bulk.
 std::string_view note(const Explanation& explanation);
 
-}  // namespace refit::explain
+}  // namespace refit::pair

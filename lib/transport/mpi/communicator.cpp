@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <exception>
 
-#include "transport/mpi.hpp"
-#include "transport/mpi_error.hpp"
+#include "transport/mpi/error.hpp"
+#include "transport/mpi/mpi.hpp"
 
 namespace refit::transport {
 namespace {

@@ -1,0 +1,265 @@
+"""A session: a plan carried out, again and again, over tensors that the caller owns."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from refit import _refit
+from refit.control import Control
+from refit.errors import DataError, Error, RuntimeFailure, UsageError, of_status
+from refit.plan import Plan, Side
+from refit.tensors import Memory, address, describe, wait_for
+
+Tensors = Mapping[str, Any]
+
+
+class Seconds(NamedTuple):
+    """Seconds of one refit on this process, from leaving its barrier on."""
+
+    total: float
+    quantise: float  # before anything is sent
+    bulk: float
+    misc: float
+    remap: float  # where memory had moved
+
+
+class Wrong(NamedTuple):
+    """A tensor of a gen rank that is not what it should be."""
+
+    tensor: str
+    gen_rank: int
+    elements_wrong: int
+    first_index: int  # in the tensor's Hugging Face shape; -1: not counted
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a proof found; equal on all processes."""
+
+    tensors: int
+    tensors_wrong: int
+    elements: int  # stored over all gen ranks
+    elements_wrong: int
+    kl_max: float  # nats, of the KL proxy; 0 for equal bits
+    kl_mean: float
+    train_digest: str  # fingerprints over all tensors, equal where the bits are
+    gen_digest: str
+    wrong: tuple[Wrong, ...] = ()  # the first 1,000
+
+
+class _Memories:
+    """The tensors that a process has on one side, and where they were when the library was last told."""
+
+    def __init__(self, side: Side, given: Tensors | Callable[[], Tensors]) -> None:
+        self.side = side
+        self._given = given
+        self._held: dict[str, Any] = {}  # kept alive for as long as the library may use them
+        self._known: dict[str, int] = {}
+        self.devices: frozenset[str] = frozenset()
+
+    def read(self) -> list[tuple[str, int, tuple[int, ...], tuple[int, ...], str]]:
+        """All tensors as the library takes them. Errors: UsageError, of the first that it can't take, and all of them."""
+        held = dict(self._given() if callable(self._given) else self._given)
+        memories: dict[str, Memory] = {}
+        refused: list[Error] = []
+        for name, tensor in held.items():
+            try:
+                memories[name] = describe(name, tensor, written=self.side == "gen")
+            except Error as error:
+                refused.append(error)
+        if refused:
+            first = refused[0]
+            raise type(first)("\n".join(str(error) for error in refused), tensor=first.tensor)
+        self._held, self._known = held, {name: memory.address for name, memory in memories.items()}
+        self.devices = frozenset(memory.device for memory in memories.values())
+        return [(name, memory.address, memory.shape, memory.strides, memory.dtype) for name, memory in memories.items()]
+
+    def moved(self) -> bool:
+        """Whether tensors are other ones, or lie elsewhere, than when they were read last."""
+        now = self._given() if callable(self._given) else self._given
+        held, known = self._held, self._known
+        if len(now) != len(held):
+            return True
+        for name, tensor in now.items():
+            if tensor is not held.get(name) or address(tensor) != known[name]:
+                return True
+        return False
+
+
+class Session:
+    """A plan carried out over tensors of this process and the others of its world. Collective, as all its methods are that
+    don't say otherwise: all processes call them in the same order, and a failure of one of them is raised by all, as
+    far as they live.
+
+        with refit.Session(plan, control, gen=dict(model.named_parameters())) as session:
+            session.refit()
+            session.prove()
+
+    train, gen: this process's tensors on the sides that it is a rank of, by the engine's own names: all that
+        Plan.storages lists; others are left alone (notes says so). Torch tensors, numpy arrays (with ml_dtypes' bfloat16
+        and float8 types) or objects with DLPack. They are used where they lie and never copied, so they must be dense,
+        with dimensions in any order. A mapping is looked at again before each refit, so that a tensor that was replaced
+        or moved is noticed; a callable that returns one is called before each refit instead. The session keeps the
+        tensors alive; do not free or resize their storage behind its back.
+    executor: direct stores into the engines' memory, which must lie in memory that others can map (on CPUs:
+        share_memory_() of torch, refit.shared_memory); p2p sends and receives; golden is slow and simple; auto chooses.
+    fan_out: gen ranks feed each other; for direct, where all memory can be mapped.
+    timeout: seconds that a process may keep the others waiting before they fail; 0 = for ever; the same on all. Ctrl-C is
+        answered when a call ends, so after as many seconds at the latest.
+    streams, misc_buffer_bytes: as a case file's [refit].
+
+    Errors: UsageError, with the tensor, and all that is wrong: missing, of another shape or dtype, not dense, in an open
+    session already. RuntimeFailure: a peer that is gone or late, memory. After any failure the process and its tensors
+    live on. A RuntimeFailure ends the session: close it, and make another one with the same control.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        control: Control,
+        *,
+        train: Tensors | Callable[[], Tensors] | None = None,
+        gen: Tensors | Callable[[], Tensors] | None = None,
+        executor: str = "auto",
+        fan_out: bool = False,
+        timeout: float = 60,
+        streams: int | None = None,
+        misc_buffer_bytes: int | None = None,
+    ) -> None:
+        self._session: _refit.Session | None = None
+        self._failed = False
+        self._pid = os.getpid()
+        self._control = control
+        options = f"executor={executor}"
+        if fan_out:
+            options += " fan_out=true"
+        if streams is not None:
+            options += f" streams={streams}"
+        if misc_buffer_bytes is not None:
+            options += f" misc_buffer_bytes={misc_buffer_bytes}"
+        sides: tuple[tuple[Side, Any], ...] = (("train", train), ("gen", gen))
+        self._sides = [_Memories(side, given) for side, given in sides if given is not None]
+        self._world = control.world(timeout)
+        # A tensor that is refused here must not leave the others waiting: they hear that it is missing.
+        memories: dict[str, list[Any]] = {}
+        refused: BaseException | None = None
+        for side in self._sides:
+            try:
+                memories[side.side] = side.read()
+            except Exception as error:
+                refused = error
+                memories[side.side] = []
+        try:
+            self._wait_for_devices()
+            self._session = _refit.Session(plan._plan, self._world, memories.get("train"), memories.get("gen"), options)
+        except RuntimeFailure:
+            control.forget(self._world)
+            raise
+        except Error as error:
+            if refused is None:
+                raise
+            raise refused from error
+        if refused is not None:
+            self.close()
+            raise refused
+
+    def __repr__(self) -> str:
+        state = "closed" if self._session is None else "failed" if self._failed else "open"
+        return f"<refit.Session: rank {self._control.rank} of {self._control.size}, {state}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a refit.Session belongs to its process and its world: make one in each process")
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_session", None) is not None and os.getpid() == self._pid:
+            warnings.warn(f"{self!r} was not closed: its connections stay until the process ends", ResourceWarning, source=self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether close was called. Not collective."""
+        return self._session is None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know, a sentence each: the executor that was chosen and why, what could not be mapped,
+        tensors that were left alone, memory that moved. Not collective."""
+        return self._open().notes().splitlines()
+
+    def refit(self) -> Seconds:
+        """Moves all weights from the trainer to the engines. It begins with a barrier; on return this process's part is
+        complete, and visible to its device. The trainer's weights must be written before it; torch's work on the devices
+        of the tensors is waited for. Errors: as of the session, where tensors moved; RuntimeFailure."""
+        session = self._open()
+        self._notice()
+        self._wait_for_devices()
+        with self._noted_failure():
+            return Seconds(*session.refit())
+
+    def prove(self) -> Proof:
+        """Compares what the engines hold with what the trainer holds, every element, by fingerprints. Errors: DataError
+        where something is wrong: its proof says what."""
+        session = self._open()
+        with self._noted_failure():
+            found, wrong, failed = session.prove()
+        proof = Proof(**found, wrong=tuple(Wrong(*one) for one in wrong))
+        if failed is not None:
+            error = of_status(*failed)
+            assert isinstance(error, DataError)
+            error.proof = proof
+            raise error
+        return proof
+
+    def digest(self) -> str:
+        """The fingerprint of the weights that the engines hold: 32 hexadecimal digits, equal for equal weights in any layout
+        of the same precision."""
+        session = self._open()
+        with self._noted_failure():
+            return session.digest()
+
+    def close(self) -> None:
+        """Ends the session; the tensors and the control stay. Collective, unless a call of the session has failed or it is
+        closed already. In a process that was forked from the one that made it, it only forgets it."""
+        session, self._session = self._session, None
+        if session is not None and os.getpid() == self._pid:
+            session.close()
+        self._sides.clear()
+
+    def _open(self) -> _refit.Session:
+        if os.getpid() != self._pid:
+            raise UsageError(f"this refit.Session was made by process {self._pid}, before a fork: make another one here")
+        if self._session is None:
+            raise UsageError("this refit.Session is closed: make another one")
+        return self._session
+
+    @contextmanager
+    def _noted_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeFailure:
+            self._failed = True
+            self._control.forget(self._world)
+            raise
+
+    def _notice(self) -> None:
+        """Tells the library of tensors that moved."""
+        for side in self._sides:
+            if side.moved():
+                assert self._session is not None
+                self._session.move(side.side == "gen", side.read())
+
+    def _wait_for_devices(self) -> None:
+        wait_for(frozenset().union(*(side.devices for side in self._sides)))

@@ -1,0 +1,94 @@
+#pragma once
+// A session as the C interface has it: memory that the caller owns and may move, the executor that fits it, and the
+// proof.
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "embed/binding.hpp"
+#include "embed/plan.hpp"
+#include "embed/world.hpp"
+#include "session/prover.hpp"
+
+namespace refit::embed {
+
+/// Every function is collective over the world, except where it says otherwise. After an error of kind runtime the
+/// session is broken: later calls throw it again.
+class Session {
+ public:
+  /// Arguments as refit_session_create has them. Keeps references to plan and world.
+  Session(const Plan& plan, World& world, std::span<const refit_tensor> train, std::span<const refit_tensor> gen,
+          const SessionOptions& options);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  /// Tells where this rank's tensors lie from now on. Not collective.
+  void move(Side side, std::span<const refit_tensor> tensors);
+  /// Moves all weights; `size` of the result is not set.
+  refit_seconds refit();
+  /// Compares all weights.
+  const verify::StepResult& prove();
+
+  const std::vector<std::string>& notes() const { return notes_; }
+  /// Returns the last proof, if there is one.
+  const std::optional<verify::StepResult>& proof() const { return proof_; }
+
+ private:
+  /// This process as a rank of one side.
+  struct Own {
+    Own(const Plan& plan, Side of, Rank number);
+    session::SideMemory memory() const { return {local, {local, binding.addresses}, {}}; }
+
+    Side side;
+    Rank rank;
+    std::string name;  ///< "gen rank 1"
+    layout::LocalLayout local;
+    Binding binding;                        ///< memory that is in use
+    std::optional<Binding> asked;           ///< where the caller has told of another place since
+    std::vector<std::uint64_t> identities;  ///< of the memory that is in use
+  };
+
+  std::vector<Own*> sides();
+  std::optional<Own>& own(Side side) { return side == Side::source ? train_ : gen_; }
+  void require_common_plan() const;
+  void bind_all(std::span<const refit_tensor> train, std::span<const refit_tensor> gen);
+  /// Maps the memory as it lies now, and makes executor and notes.
+  void attach();
+  void detach();
+  void map_memory();
+  /// Returns what has moved on this rank since `attach`, as a sentence; empty: nothing.
+  std::string moved();
+  /// Attaches anew where memory of any rank has moved.
+  void follow();
+  /// Writes the constant parts of this rank's gen storages.
+  void fill_constants() const;
+  /// Calls a verb, and keeps what breaks the session.
+  template <typename Verb>
+  void guarded(const Verb& verb);
+
+  const Plan& plan_;
+  World& world_;
+  const SessionOptions options_;
+  const session::Exchange exchange_;
+  transport::Progress progress_;
+  std::unique_ptr<kernels::ExecutionSpace> space_;
+  transport::Places places_;
+  std::unique_ptr<transport::Links> links_;
+  std::optional<Own> train_, gen_;
+  session::How how_;
+  std::unique_ptr<transport::PeerMemory> peers_;
+  std::unique_ptr<session::OwnMemory> mine_;
+  std::unique_ptr<session::Session> session_;
+  std::unique_ptr<session::Prover> prover_;
+  std::vector<std::string> notes_;
+  std::optional<verify::StepResult> proof_;
+  std::optional<Error> broken_;
+  std::int64_t refits_ = 0;
+  bool is_filled_ = false;
+};
+
+}  // namespace refit::embed

@@ -1,0 +1,377 @@
+/* The C interface from a program in C: processes that fork hold a trainer's and an engine's weights, refit and prove them,
+ * and every mistake comes back as a status with tensor and rank.
+ *
+ *   embed_c_test CONFIG_FOLDER     a folder with the config.json of a small Llama
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "embed/refit.h"
+
+#define CHECK(condition)                                                                                   \
+  do {                                                                                                     \
+    if (!(condition)) {                                                                                    \
+      fprintf(stderr, "line %d: %s is false (last error: %s)\n", __LINE__, #condition, refit_error_text()); \
+      exit(1);                                                                                             \
+    }                                                                                                      \
+  } while (0)
+#define OK(call) CHECK((call) == REFIT_OK)
+
+enum { kMostRanks = 8, kGatherBytes = 4096 };
+
+/* An all-gather through memory that forked processes share. */
+typedef struct {
+  int round[kMostRanks];
+  char bytes[kMostRanks][kGatherBytes];
+} shared_board;
+
+typedef struct {
+  shared_board* board;
+  int rank, size;
+} gather_state;
+
+static int gather(void* user, const void* mine, void* all, size_t bytes) {
+  gather_state* state = user;
+  if (bytes > kGatherBytes) return E2BIG;
+  memcpy(state->board->bytes[state->rank], mine, bytes);
+  __atomic_add_fetch(&state->board->round[state->rank], 1, __ATOMIC_SEQ_CST);
+  const int round = state->board->round[state->rank];
+  for (int rank = 0; rank < state->size; ++rank) {
+    while (__atomic_load_n(&state->board->round[rank], __ATOMIC_SEQ_CST) < round) usleep(200);
+    memcpy((char*)all + (size_t)rank * bytes, state->board->bytes[rank], bytes);
+  }
+  return 0;
+}
+
+static int failing_gather(void* user, const void* mine, void* all, size_t bytes) {
+  (void)user, (void)mine, (void)all, (void)bytes;
+  return 7;
+}
+
+typedef struct {
+  refit_tensor* list;
+  size_t count;
+} tensors;
+
+static size_t bytes_of(const refit_tensor* tensor) {
+  size_t bytes = strcmp(tensor->dtype, "F32") == 0 ? 4 : 2;
+  for (int d = 0; d < tensor->dimensions; ++d) bytes *= (size_t)tensor->shape[d];
+  return bytes;
+}
+
+/* Memory for everything that a rank stores, filled with `byte`. `shared`: in memory that other processes can map. */
+static tensors make_tensors(const refit_plan* plan, refit_side side, int rank, int byte, int shared) {
+  const refit_tensor* described = NULL;
+  tensors made = {NULL, 0};
+  OK(refit_plan_storages(plan, side, rank, &described, &made.count));
+  CHECK(made.count > 0);
+  made.list = calloc(made.count, sizeof(refit_tensor));
+  for (size_t i = 0; i < made.count; ++i) {
+    made.list[i] = described[i];
+    const size_t bytes = bytes_of(&described[i]);
+    if (shared) {
+      OK(refit_shared_memory_create(bytes, &made.list[i].address));
+    } else {
+      made.list[i].address = malloc(bytes);
+    }
+    memset(made.list[i].address, byte, bytes);
+  }
+  return made;
+}
+
+static void free_tensors(tensors* made, int shared) {
+  for (size_t i = 0; i < made->count; ++i) {
+    if (shared)
+      refit_shared_memory_destroy(made->list[i].address);
+    else
+      free(made->list[i].address);
+  }
+  free(made->list);
+}
+
+/* Numbers that depend on the step and the place; equal on all ranks that hold a whole tensor. Halves and floats alike have
+ * to be finite, so the exponent's upper bits are 0. */
+static void write_weights(tensors* made, int step) {
+  for (size_t i = 0; i < made->count; ++i) {
+    unsigned char* bytes = made->list[i].address;
+    const size_t count = bytes_of(&made->list[i]);
+    for (size_t b = 0; b < count; ++b) bytes[b] = (unsigned char)((b * 131 + i * 17 + (size_t)step * 29) & 0x3F);
+  }
+}
+
+typedef struct {
+  const char* config;
+  const char* train;
+  const char* gen;
+  const char* plan_options;
+  const char* session_options;
+  int ranks, shared;
+} setup;
+
+static refit_plan* make_plan(const setup* s) {
+  refit_plan* plan = NULL;
+  OK(refit_plan_create(s->config, s->train, &s->gen, 1, s->plan_options, &plan));
+  return plan;
+}
+
+static refit_world* make_world(gather_state* state, const char* options) {
+  const refit_control control = {state->rank, state->size, state, gather};
+  refit_world* world = NULL;
+  OK(refit_world_create(&control, options, &world));
+  return world;
+}
+
+/* Starts one process for each rank and waits for them; returns how many failed. */
+static int on_ranks(const setup* s, void (*body)(const setup*, gather_state*)) {
+  shared_board* board = mmap(NULL, sizeof(shared_board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  CHECK(board != MAP_FAILED);
+  memset(board, 0, sizeof(*board));
+  fflush(stdout);
+  for (int rank = 0; rank < s->ranks; ++rank) {
+    if (fork() == 0) {
+      gather_state state = {board, rank, s->ranks};
+      alarm(60);
+      body(s, &state);
+      exit(0);
+    }
+  }
+  int failed = 0;
+  int status = 0;
+  while (wait(&status) > 0) failed += !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  munmap(board, sizeof(*board));
+  return failed;
+}
+
+static void refits(const setup* s, gather_state* state) {
+  refit_plan* plan = make_plan(s);
+  refit_world* world = make_world(state, NULL);
+  refit_plan_sizes sizes = {.size = sizeof(sizes)};
+  OK(refit_plan_get_sizes(plan, &sizes));
+  CHECK(sizes.ranks == s->ranks);
+  const int is_train = state->rank < sizes.train_ranks;
+  const int is_gen = !is_train || strstr(s->plan_options ? s->plan_options : "", "colocated=true") != NULL;
+  const int gen_rank = is_gen && is_train ? state->rank : state->rank - sizes.train_ranks;
+  tensors train = {NULL, 0}, gen = {NULL, 0};
+  if (is_train) train = make_tensors(plan, REFIT_TRAIN, state->rank, 0, 0);
+  if (is_gen) gen = make_tensors(plan, REFIT_GEN, gen_rank, 0xFF, s->shared);
+  refit_session* session = NULL;
+  OK(refit_session_create(plan, world, train.list, train.count, gen.list, gen.count, s->session_options, &session));
+  char digests[4][33];
+  for (int step = 1; step <= 3; ++step) {
+    if (is_train) write_weights(&train, step);
+    if (step == 1) { /* nothing has arrived yet */
+      refit_proof proof = {.size = sizeof(proof)};
+      CHECK(refit_session_prove(session, &proof) == REFIT_DATA);
+      CHECK(proof.elements_wrong > 0 && proof.tensors_wrong > 0 && refit_error_rank() >= 0);
+      CHECK(strlen(refit_error_tensor()) > 0);
+      size_t count = 0;
+      refit_wrong first;
+      OK(refit_session_wrong(session, &first, 1, &count));
+      CHECK(count > 0 && first.tensor != NULL && first.elements_wrong > 0);
+    }
+    refit_seconds seconds = {.size = sizeof(seconds)};
+    OK(refit_session_refit(session, &seconds));
+    CHECK(seconds.total > 0);
+    refit_proof proof = {.size = sizeof(proof)};
+    OK(refit_session_prove(session, &proof));
+    CHECK(proof.elements_wrong == 0 && proof.elements > 0 && proof.tensors == sizes.tensors);
+    CHECK(strcmp(proof.train_digest, proof.gen_digest) == 0);
+    OK(refit_session_digest(session, digests[step]));
+    CHECK(strcmp(digests[step], proof.gen_digest) == 0);
+  }
+  CHECK(strcmp(digests[1], digests[2]) != 0);
+  const char* notes = NULL;
+  OK(refit_session_notes(session, &notes));
+  const int has_auto = s->session_options == NULL;
+  CHECK((strstr(notes, "executor p2p: memory of some gen ranks cannot be mapped") != NULL) == (has_auto && !s->shared));
+
+  /* Other memory, at other places: the next refit goes there, and the old memory is left alone. */
+  if (is_gen) {
+    tensors moved = make_tensors(plan, REFIT_GEN, gen_rank, 0xFF, s->shared);
+    OK(refit_session_move(session, REFIT_GEN, moved.list, moved.count));
+    for (size_t i = 0; i < gen.count; ++i) memset(gen.list[i].address, 0xAA, bytes_of(&gen.list[i]));
+    OK(refit_session_refit(session, NULL));
+    for (size_t i = 0; i < gen.count; ++i) CHECK(((unsigned char*)gen.list[i].address)[0] == 0xAA);
+    free_tensors(&gen, s->shared);
+    gen = moved;
+  } else {
+    OK(refit_session_refit(session, NULL));
+  }
+  OK(refit_session_notes(session, &notes));
+  CHECK(strstr(notes, "moved, the first is ") != NULL);
+  OK(refit_session_prove(session, NULL));
+  char digest[33];
+  OK(refit_session_digest(session, digest));
+  CHECK(strcmp(digest, digests[3]) == 0);
+
+  refit_session_destroy(session);
+  refit_world_destroy(world);
+  refit_plan_destroy(plan);
+  free_tensors(&train, 0);
+  free_tensors(&gen, s->shared);
+}
+
+static void expect(refit_status status, refit_status wanted, const char* text, const char* tensor) {
+  if (status != wanted || strstr(refit_error_text(), text) == NULL || strstr(refit_error_tensor(), tensor) == NULL) {
+    fprintf(stderr, "wanted %d with \"%s\" about \"%s\", got %d: %s (about \"%s\")\n", wanted, text, tensor, status,
+            refit_error_text(), refit_error_tensor());
+    exit(1);
+  }
+}
+
+/* Mistakes of gen rank 0, world rank 1: all processes return the same status, and go on. */
+static void mistakes(const setup* s, gather_state* state) {
+  refit_plan* plan = make_plan(s);
+  refit_world* world = make_world(state, "timeout=20");
+  const int is_train = state->rank == 0;
+  tensors train = {NULL, 0}, gen = {NULL, 0};
+  if (is_train) train = make_tensors(plan, REFIT_TRAIN, 0, 1, 0);
+  if (!is_train) gen = make_tensors(plan, REFIT_GEN, state->rank - 1, 0, 0);
+  const int has_mistake = state->rank == 1;
+  const char* norm = "model.norm.weight";
+  size_t at = 0;
+  while (!is_train && strcmp(gen.list[at].name, norm) != 0) ++at;
+  refit_session* session = NULL;
+#define CREATE() refit_session_create(plan, world, train.list, train.count, gen.list, gen.count, NULL, &session)
+  refit_tensor kept;
+  memset(&kept, 0, sizeof(kept));
+  if (!is_train) kept = gen.list[at];
+  const int64_t shape[2] = {3, 7}, strides[1] = {2};
+
+  if (has_mistake) gen.list[at].name = "model.nrom.weight";
+  expect(CREATE(), REFIT_USAGE, "gen rank 0: model.norm.weight: is missing", norm);
+  CHECK(refit_error_rank() == 1 && session == NULL);
+  if (has_mistake) gen.list[at] = kept, gen.list[at].shape = shape, gen.list[at].dimensions = 2;
+  expect(CREATE(), REFIT_USAGE, "model.norm.weight: has shape [3,7] and has to have", norm);
+  if (has_mistake) gen.list[at] = kept, gen.list[at].dtype = "F32";
+  expect(CREATE(), REFIT_USAGE, "model.norm.weight: is F32 and has to be BF16", norm);
+  if (has_mistake) gen.list[at] = kept, gen.list[at].dtype = "BFLOAT";
+  expect(CREATE(), REFIT_USAGE, "has the unknown dtype BFLOAT", norm);
+  if (has_mistake) gen.list[at] = kept, gen.list[at].strides = strides;
+  expect(CREATE(), REFIT_USAGE, "model.norm.weight: is not dense", norm);
+  if (has_mistake) gen.list[at] = kept, gen.list[at].address = NULL;
+  expect(CREATE(), REFIT_USAGE, "model.norm.weight: has no memory", norm);
+  if (has_mistake) gen.list[at] = kept, gen.list[at].address = gen.list[at + 1 < gen.count ? at + 1 : at - 1].address;
+  expect(CREATE(), REFIT_USAGE, "shares memory with", "weight");
+  if (!is_train) gen.list[at] = kept;
+  if (has_mistake) {
+    expect(refit_session_create(plan, world, gen.list, 0, gen.list, gen.count, "executer=p2p", &session), REFIT_USAGE,
+           "unknown key executer; did you mean executor", "");
+  }
+  OK(CREATE());
+
+  /* The same gen memory in two sessions at once. */
+  refit_session* first = session;
+  refit_status status = CREATE();
+  expect(status, REFIT_USAGE, "another open session refits this memory", "weight");
+  if (is_train) write_weights(&train, 1);
+  OK(refit_session_refit(first, NULL));
+  OK(refit_session_prove(first, NULL));
+
+  /* A process with another plan. */
+  refit_session_destroy(first);
+  const char* other_train = has_mistake ? "megatron TP1 precision=fp32" : s->train;
+  refit_plan* other = NULL;
+  OK(refit_plan_create(s->config, other_train, &s->gen, 1, NULL, &other));
+  expect(refit_session_create(other, world, train.list, train.count, gen.list, gen.count, NULL, &session), REFIT_USAGE,
+         "rank 1 has another plan than rank 0", "");
+  refit_plan_destroy(other);
+  OK(CREATE());
+
+  /* A process that dies: the others learn it, name it, and live. */
+  if (has_mistake) raise(SIGKILL);
+  const time_t start = time(NULL);
+  status = refit_session_refit(session, NULL);
+  CHECK(status == REFIT_RUNTIME && refit_error_rank() == 1 && strstr(refit_error_text(), "rank 1") != NULL);
+  CHECK(time(NULL) - start <= 5);
+  CHECK(refit_session_refit(session, NULL) == REFIT_RUNTIME); /* broken for good */
+  refit_session_destroy(session);
+  refit_world_destroy(world);
+  refit_plan_destroy(plan);
+  free_tensors(&train, 0);
+  free_tensors(&gen, 0);
+}
+
+/* What needs no other process. */
+static void alone(const char* config) {
+  const char* tp2 = "vllm TP2";
+  const char* none = NULL;
+  refit_plan* plan = NULL;
+  CHECK(refit_api_version() == REFIT_API_VERSION && strlen(refit_version()) > 0);
+  expect(refit_plan_create("/nowhere", "megatron TP2", &tp2, 1, NULL, &plan), REFIT_USAGE, "/nowhere", "");
+  expect(refit_plan_create(config, "megatorn TP2", &tp2, 1, NULL, &plan), REFIT_USAGE, "did you mean megatron", "");
+  expect(refit_plan_create(config, "megatron", &tp2, 1, NULL, &plan), REFIT_USAGE, "has no layout", "");
+  expect(refit_plan_create(config, "megatron TP2 presicion=bf16", &tp2, 1, NULL, &plan), REFIT_USAGE,
+         "unknown key presicion; did you mean precision", "");
+  expect(refit_plan_create(config, "megatron TP2 TP4", &tp2, 1, NULL, &plan), REFIT_USAGE, "is there twice", "");
+  expect(refit_plan_create(config, "megatron TP5", &tp2, 1, NULL, &plan), REFIT_USAGE, "impossible", "");
+  expect(refit_plan_create(config, "megatron TP2", &none, 1, NULL, &plan), REFIT_USAGE, "is NULL", "");
+  expect(refit_plan_create(config, "megatron TP2", &tp2, 0, NULL, &plan), REFIT_USAGE, "no engine", "");
+  expect(refit_plan_create(config, "megatron TP2 precision=fp8", &tp2, 1, NULL, &plan), REFIT_USAGE, "fp8", "");
+  expect(refit_plan_create(config, "megatron TP2", &tp2, 1, "policy=most", &plan), REFIT_USAGE, "policy", "");
+  expect(refit_plan_create(NULL, "megatron TP2", &tp2, 1, NULL, &plan), REFIT_USAGE, "config is NULL", "");
+  OK(refit_plan_create(config, "megatron TP2", &tp2, 1, NULL, &plan));
+  const refit_tensor* list = NULL;
+  size_t count = 0;
+  expect(refit_plan_storages(plan, REFIT_GEN, 2, &list, &count), REFIT_USAGE, "gen has ranks 0 to 1", "");
+  const char* text = NULL;
+  OK(refit_plan_explain(plan, "model.layers.0.self_attn.q_proj.weight", &text));
+  CHECK(strstr(text, "qkv_proj") != NULL && strstr(text, "linear_qkv") != NULL);
+  expect(refit_plan_explain(plan, "model.layers.0.self_attn.q_porj.weight", &text), REFIT_USAGE, "did you mean", "");
+  double seconds = 0;
+  OK(refit_plan_bound(plan, 1e9, 1e9, &seconds));
+  refit_plan_sizes sizes = {.size = sizeof(sizes)};
+  OK(refit_plan_get_sizes(plan, &sizes));
+  const double ingress = (double)sizes.ingress_bytes_max / 1e9;
+  CHECK(sizes.wire_bytes > 0 && seconds > 0.99 * ingress && seconds < 1.01 * ingress);
+  refit_plan_sizes old = {.size = 2 * sizeof(size_t)};
+  OK(refit_plan_get_sizes(plan, &old)); /* a caller with a smaller header */
+  CHECK(old.ranks == 4 && old.wire_bytes == 0);
+  refit_plan_destroy(plan);
+
+  refit_world* world = NULL;
+  const refit_control fails = {0, 2, NULL, failing_gather};
+  expect(refit_world_create(&fails, NULL, &world), REFIT_RUNTIME, "all_gather failed with 7", "");
+  const refit_control odd = {2, 2, NULL, failing_gather};
+  expect(refit_world_create(&odd, NULL, &world), REFIT_USAGE, "no rank 2", "");
+  void* memory = NULL;
+  OK(refit_shared_memory_create(1 << 20, &memory));
+  memset(memory, 1, 1 << 20);
+  refit_shared_memory_destroy(memory);
+}
+
+int main(int argc, char** argv) {
+  CHECK(argc == 2);
+  const char* config = argv[1];
+  const setup runs[] = {
+      {config, "megatron TP1", "vllm TP1", NULL, NULL, 2, 0},
+      {config, "megatron TP1", "vllm TP2", NULL, NULL, 3, 1},
+      {config, "megatron TP2", "vllm TP2", NULL, "executor=direct", 4, 1},
+      {config, "megatron TP2", "vllm TP1", NULL, "executor=direct", 3, 0},
+      {config, "megatron TP1xPP2", "vllm TP2", NULL, "executor=golden", 4, 0},
+      {config, "megatron TP2", "vllm TP1xDP2", NULL, "executor=direct fan_out=true", 4, 1},
+      {config, "fsdp FSDP2", "vllm TP2", "policy=ffn", "executor=p2p streams=2 misc_buffer_bytes=4096", 4, 0},
+      {config, "megatron TP2", "vllm TP2", "colocated=true", NULL, 2, 1},
+  };
+  int failed = 0;
+  for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); ++i) {
+    const int here = on_ranks(&runs[i], refits);
+    printf("%s -> %s %s: %s\n", runs[i].train, runs[i].gen, runs[i].session_options ? runs[i].session_options : "auto",
+           here == 0 ? "OK" : "FAILED");
+    failed += here;
+  }
+  const setup errors = {config, "megatron TP1", "vllm TP2", NULL, NULL, 3, 0};
+  const int here = on_ranks(&errors, mistakes);
+  printf("mistakes: %s\n", here == 1 ? "OK" : "FAILED"); /* the one that killed itself */
+  failed += here != 1;
+  alone(config);
+  printf("%s\n", failed == 0 ? "PASS" : "FAIL");
+  return failed == 0 ? 0 : 1;
+}
