@@ -34,11 +34,13 @@ class Request {
   virtual ~Request() = default;
   /// Makes progress; returns true once all operations of the request are complete.
   virtual bool test() = 0;
+  /// Gives the core away for a while after a `test` that returned false.
+  virtual void pause() { std::this_thread::yield(); }
 };
 
 /// Waits until all operations of `request` are complete, and gives the core away meanwhile.
 inline void complete(Request& request) {
-  while (!request.test()) std::this_thread::yield();
+  while (!request.test()) request.pause();
 }
 
 /// Point-to-point groups and broadcasts of bytes. Between two ranks messages match in the order in which they were

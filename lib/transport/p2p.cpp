@@ -55,6 +55,8 @@ class Lane {
 
   void start() { posted_ = completed_ = 0; }
   bool done() const { return completed_ == batches_.size(); }
+  /// Gives the core away while the first batch that is not complete waits.
+  void pause() { requests_[completed_ % requests_.size()]->pause(); }
 
   /// Posts and completes as many batches as possible; returns true if anything moved.
   bool advance(const kernels::ExecutionSpace& space, const Routes& routes, Progress& progress) {
@@ -197,7 +199,7 @@ class P2p final : public Executor {
         busy |= !lane.done();
       }
       progress_.set_waiting(busy && !moved);
-      if (busy && !moved) std::this_thread::yield();
+      if (busy && !moved) std::ranges::find_if(lanes_, [](const Lane& lane) { return !lane.done(); })->pause();
     }
     space_.fence();
   }

@@ -4,40 +4,28 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdio>
-
 #include "kernels/kernels.hpp"
+#include "mpi/ranks.hpp"
+#include "support/rank_printer.hpp"
 #include "transport/mpi/mpi.hpp"
 
-namespace {
+namespace refit::test_support {
 
-/// Prints failures of one rank, and nothing else.
-class RankPrinter final : public testing::EmptyTestEventListener {
- public:
-  explicit RankPrinter(int rank) : rank_(rank) {}
+std::unique_ptr<transport::Control> make_control() { return transport::make_mpi_control(); }
+std::unique_ptr<transport::Communicator> make_communicator(const std::vector<int>& members, int number, int lanes) {
+  return transport::make_mpi_communicator(members, number, lanes);
+}
+std::unique_ptr<transport::PeerMemory> make_peer_memory(std::int64_t bytes) {
+  return transport::make_mpi_peer_memory(bytes);
+}
 
- private:
-  void OnTestPartResult(const testing::TestPartResult& result) override {
-    if (result.failed()) {
-      std::fprintf(stderr, "[rank %d] %s:%d: %s\n", rank_, result.file_name() == nullptr ? "?" : result.file_name(),
-                   result.line_number(), result.message());
-    }
-  }
-
-  int rank_;
-};
-
-}  // namespace
+}  // namespace refit::test_support
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   const refit::transport::MpiSession session;
   const refit::kernels::Runtime runtime(session.node_rank(), session.node_size());
-  if (session.rank() != 0) {
-    testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
-    delete listeners.Release(listeners.default_result_printer());
-    listeners.Append(new RankPrinter(session.rank()));
-  }
+  refit::test_support::print_as_rank(session.rank());
   const std::int64_t mine = RUN_ALL_TESTS();
   return refit::transport::make_mpi_control()->max(mine) == 0 ? 0 : 1;
 }
