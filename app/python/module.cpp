@@ -219,8 +219,12 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   void close() {
-    const nb::gil_scoped_release released;
-    refit_session_destroy(std::exchange(session_, nullptr));
+    {
+      const nb::gil_scoped_release released;
+      refit_session_destroy(std::exchange(session_, nullptr));
+    }
+    world_.reset();
+    plan_.reset();
   }
 
   std::string notes() {

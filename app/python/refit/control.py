@@ -6,9 +6,11 @@ that one that dies or hangs is noticed.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -41,6 +43,13 @@ class Control:
         self._world: _refit.World | None = None
         self._timeout = 0.0
         self._pid = os.getpid()
+        _controls.add(self)
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"<refit.Control: rank {self.rank} of {self.size}>"
@@ -61,13 +70,15 @@ class Control:
             self._timeout = timeout
         return self._world
 
-    def forget(self, world: _refit.World) -> None:
+    def forget(self, world: _refit.World | None) -> None:
         """Drops connections that failed, so that the next session makes new ones."""
         if self._world is world:
             self._world = None
 
     def close(self) -> None:
-        """Closes the connections, once the last session over them is closed too. The next session makes new ones."""
+        """Says goodbye to the others and closes the connections, once the last session over them is closed too; not
+        collective. The next session makes new ones. A process that ends without it counts as one that died, for others
+        that still wait for anybody; Python's exit, with sys.exit or an exception too, does it by itself."""
         self._world = None
 
     def _gather(self, mine: bytes) -> bytes:
@@ -79,6 +90,15 @@ class Control:
                 "ranks, in order of rank"
             )
         return b"".join(parts)
+
+
+_controls: weakref.WeakSet[Control] = weakref.WeakSet()
+
+
+@atexit.register
+def _say_goodbye() -> None:
+    for control in list(_controls):
+        control.close()
 
 
 def from_store(

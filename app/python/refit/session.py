@@ -160,7 +160,7 @@ class Session:
                 rank = plan.rank_of(side, control.rank)
                 wanted = frozenset() if rank is None else frozenset(storage.name for storage in plan.storages(side, rank))
                 self._sides.append(_Memories(side, given, wanted))
-        self._world = control.world(timeout)
+        self._world: _refit.World | None = control.world(timeout)
         # A tensor that is refused here must not leave the others waiting: they hear that it is missing.
         memories: dict[str, list[Any]] = {}
         refused: BaseException | None = None
@@ -243,6 +243,7 @@ class Session:
         session, self._session = self._session, None
         if session is not None and os.getpid() == self._pid:
             session.close()
+        self._world = None
         self._sides.clear()
 
     def _open(self) -> _refit.Session:
