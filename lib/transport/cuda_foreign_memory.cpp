@@ -48,7 +48,7 @@ struct Allocation {
   unsigned int type = 0;      ///< CUmemorytype
   int device = 0;
   int is_managed = 0;
-  int is_mapped = 0;
+  int is_mapped = 0;      ///< something is behind the address
   int can_be_shared = 0;  ///< by CUDA IPC
   CUmemoryPool pool = nullptr;
 
@@ -63,15 +63,14 @@ std::byte* data_at(CUdeviceptr address) {
 Allocation inspect(CUdeviceptr address) {
   static const GetAttributes get_attributes = find_get_attributes();
   Allocation result;
-  std::array<CUpointer_attribute, 9> names{
-      CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, CU_POINTER_ATTRIBUTE_RANGE_SIZE,
-      CU_POINTER_ATTRIBUTE_BUFFER_ID,        CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
-      CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,   CU_POINTER_ATTRIBUTE_IS_MANAGED,
-      CU_POINTER_ATTRIBUTE_MAPPED,           CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE,
-      CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE};
-  std::array<void*, 9> values{&result.begin,     &result.bytes,         &result.id,
-                              &result.type,      &result.device,        &result.is_managed,
-                              &result.is_mapped, &result.can_be_shared, &result.pool};
+  std::array names{CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, CU_POINTER_ATTRIBUTE_RANGE_SIZE,
+                   CU_POINTER_ATTRIBUTE_BUFFER_ID,        CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
+                   CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,   CU_POINTER_ATTRIBUTE_IS_MANAGED,
+                   CU_POINTER_ATTRIBUTE_MAPPED,           CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE,
+                   CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE};
+  std::array<void*, names.size()> values{&result.begin,     &result.bytes,         &result.id,
+                                         &result.type,      &result.device,        &result.is_managed,
+                                         &result.is_mapped, &result.can_be_shared, &result.pool};
   const CUresult error = get_attributes(static_cast<unsigned int>(names.size()), names.data(), values.data(), address);
   return error == CUDA_SUCCESS ? result : Allocation{};
 }
@@ -102,16 +101,12 @@ class Allocations {
 
  private:
   void check(const OwnedBlock& storage, const Allocation& found) const {
-    if (found.type == 0 && found.bytes > 0 && found.is_mapped == 0) {
+    const bool of_pages = found.type == CU_MEMORYTYPE_DEVICE && found.can_be_shared == 0 && found.is_managed == 0;
+    if (found.type == 0 || (of_pages && found.is_mapped == 0)) {
       fail_usage(
-          "{}: its addresses are reserved, and no memory is behind them now: wake the engine (vLLM's sleep mode) "
-          "before "
-          "its weights are used",
-          storage.name);
-    }
-    if (found.type == 0) {
-      fail_usage("{}: its {} bytes at {} are not memory of a GPU: they have been freed, or lie on the host",
-                 storage.name, storage.bytes, fmt::ptr(storage.address));
+          "{}: its {} bytes at {} are not memory of a GPU: they lie on the host, have been freed, or the engine sleeps "
+          "(vLLM's sleep mode: wake it first)",
+          storage.name, storage.bytes, fmt::ptr(storage.address));
     }
     if (found.is_managed != 0) return;
     if (found.type != CU_MEMORYTYPE_DEVICE) {

@@ -28,12 +28,8 @@ namespace refit::transport {
 /// A failure of the mesh, for which a rank is to blame. Its kind is runtime.
 class PeerError : public Error {
  public:
-  PeerError(int rank, const std::string& message) : Error(ErrorKind::runtime, message), rank_(rank) {}
-  /// Returns the world rank to blame; -1: none in particular.
-  int rank() const { return rank_; }
-
- private:
-  int rank_;
+  /// `rank`: the world rank to blame; -1: none in particular.
+  PeerError(int rank, const std::string& message) : Error(ErrorKind::runtime, message, {"", rank}) {}
 };
 
 /// Puts `bytes` bytes of every rank, in order of rank, into `all`. Collective; what it throws goes on to the caller.

@@ -6,6 +6,7 @@
 
 #include "core/error.hpp"
 #include "transport/cuda.hpp"
+#include "transport/foreign_memory.hpp"
 #include "transport/mpi/mpi.hpp"
 #include "transport/nccl.hpp"
 
@@ -17,6 +18,8 @@ TEST(CudaAbsent, IsRefusedWithTheOptionThatWouldProvideIt) {
   const std::pair<const char*, std::function<void()>> calls[] = {
       {"device memory", [] { DeviceArena(100); }},
       {"peer memory of devices", [&] { make_cuda_peer_memory(*world, 100); }},
+      {"peer memory of devices", [&] { make_foreign_device_memory(*world, {}); }},
+      {"memory of devices", [] { device_identities({}); }},
       {"NCCL", [&] { prepare_nccl(*world); }},
       {"NCCL", [&] { make_nccl_communicator(*world, 2, 10); }},
   };

@@ -6,12 +6,15 @@
 #include <deque>
 #include <numeric>
 
+#include "core/box.hpp"
 #include "core/hash.hpp"
 #include "kernels/quantise_reference.hpp"
 #include "layout/quantised_layout.hpp"
 #include "support/message_resharder.hpp"
 #include "support/number_oracle.hpp"
 #include "support/thread_links.hpp"
+#include "transport/foreign_memory.hpp"
+#include "transport/shared_memory.hpp"
 
 namespace refit::test_support {
 namespace {
@@ -78,6 +81,7 @@ class Memory {
   }
 
   const LocalLayout& local() const { return local_; }
+  const transport::ArenaMap& map() const { return map_; }
   std::int64_t bytes() const { return map_.bytes; }
   std::byte* storage(std::byte* arena, const layout::StorageKey& key) const {
     return arena + map_.offsets[static_cast<std::size_t>(local_.find(key))];
@@ -117,6 +121,69 @@ class Memory {
   LocalLayout local_;
   transport::ArenaMap map_;
   std::vector<bool> is_moved_;  // by tensor
+};
+
+/// A rank's storages in blocks as an engine may have allocated them: several in each, behind each other at odd places,
+/// with poison between them.
+class ForeignBlocks {
+ public:
+  /// `is_private`: in memory that no other process can map.
+  ForeignBlocks(const LocalLayout& local, bool is_private) {
+    for (std::size_t first = 0; first < local.storages.size(); first += kPerBlock) {
+      std::vector<std::int64_t> places;
+      std::int64_t bytes = 0;
+      const std::size_t end = std::min(first + kPerBlock, local.storages.size());
+      for (std::size_t s = first; s < end; ++s) {
+        const std::int64_t element = byte_size(local.storages[s].dtype);
+        places.push_back(round_up(bytes, 2 * element) + element);  // aligned to an element, and to no more
+        bytes = places.back() + local.storages[s].bytes();
+      }
+      add_block(bytes + 1, is_private);
+      for (std::size_t s = first; s < end; ++s) {
+        storages_.push_back(
+            {local.storages[s].name, blocks_.back().data() + places[s - first], local.storages[s].bytes()});
+      }
+    }
+  }
+
+  const std::vector<transport::OwnedBlock>& storages() const { return storages_; }
+  std::vector<std::byte*> addresses() const {
+    std::vector<std::byte*> result;
+    for (const transport::OwnedBlock& storage : storages_) result.push_back(storage.address);
+    return result;
+  }
+
+  /// Copies the storages to their offsets in an arena; returns what has been stored beside them, empty for nothing.
+  std::string copy_to(std::byte* arena, const transport::ArenaMap& map) const {
+    for (std::size_t s = 0; s < storages_.size(); ++s)
+      std::copy_n(storages_[s].address, storages_[s].bytes, arena + map.offsets[s]);
+    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+      std::vector<std::byte> expected(blocks_[b].size(), std::byte{kernels::kPoison});
+      for (std::size_t s = b * kPerBlock; s < std::min((b + 1) * kPerBlock, storages_.size()); ++s)
+        std::copy_n(storages_[s].address, storages_[s].bytes,
+                    expected.data() + (storages_[s].address - blocks_[b].data()));
+      if (!std::ranges::equal(expected, blocks_[b]))
+        return fmt::format("block {}: bytes beside its storages have changed", b);
+    }
+    return "";
+  }
+
+ private:
+  static constexpr std::size_t kPerBlock = 3;
+
+  void add_block(std::int64_t bytes, bool is_private) {
+    if (is_private) {
+      blocks_.emplace_back(private_.emplace_back(static_cast<std::size_t>(bytes)));
+    } else {
+      blocks_.push_back(shared_.emplace_back(bytes).span());
+    }
+    std::ranges::fill(blocks_.back(), std::byte{kernels::kPoison});
+  }
+
+  std::deque<transport::SharedMemory> shared_;
+  std::deque<std::vector<std::byte>> private_;
+  std::vector<std::span<std::byte>> blocks_;
+  std::vector<transport::OwnedBlock> storages_;
 };
 
 std::vector<int> range(int begin, int end) {
@@ -215,7 +282,10 @@ std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const R
   }
   const std::int64_t flag_bytes = transport::fan_out_flag_bytes(copies, me.self, job.tuning);
   std::unique_ptr<transport::PeerMemory> flags;
-  if (services.world->max(flag_bytes) > 0) flags = services.peer_memory(flag_bytes);
+  if (services.world->max(flag_bytes) > 0) {
+    flags = job.foreign ? transport::make_shared_peer_memory(*services.world, flag_bytes)
+                        : services.peer_memory(flag_bytes);
+  }
   return make_direct(space, routes, me, copies, *peers, std::move(flags), *services.world, job.world(), job.tuning,
                      progress,
                      quantised != nullptr ? transport::QuantisedSends{&quantised->quantise(), job.destination}
@@ -292,17 +362,25 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
 
   // Others write to destinations only, so only their arenas are shared.
   std::unique_ptr<transport::PeerMemory> peers;
-  if (job.executor == ExecutorKind::direct) peers = services.peer_memory(receives ? to->bytes() : 0);
+  std::optional<ForeignBlocks> blocks;
+  if (job.foreign) {
+    if (receives) blocks.emplace(to->local(), job.private_ranks.contains(world.rank()));
+    peers = make_foreign_host_memory(world, blocks ? blocks->storages() : std::vector<transport::OwnedBlock>());
+  } else if (job.executor == ExecutorKind::direct) {
+    peers = services.peer_memory(receives ? to->bytes() : 0);
+  }
   std::vector<std::byte> source(static_cast<std::size_t>(sends ? from->bytes() : 0), std::byte{kJunk});
-  std::vector<std::byte> own(static_cast<std::size_t>(receives && !peers ? to->bytes() : 0));
-  std::byte* destination = peers ? peers->local() : own.data();
+  const bool in_arena = peers && !job.foreign;
+  std::vector<std::byte> own(static_cast<std::size_t>(receives && !in_arena ? to->bytes() : 0));
+  std::byte* destination = in_arena ? peers->local() : own.data();
   if (sends) {
     me.source = transport::LocalMemory(from->local(), source.data());
     from->write(source.data(), 0);
   }
   if (receives) {
     std::memset(destination, kernels::kPoison, static_cast<std::size_t>(to->bytes()));
-    me.destination = transport::LocalMemory(to->local(), destination);
+    me.destination = blocks ? transport::LocalMemory(to->local(), blocks->addresses())
+                            : transport::LocalMemory(to->local(), destination);
   }
 
   const kernels::ExecutionSpace space;
@@ -334,6 +412,7 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
     if (misc) misc->execute();
     if (services.allocations) outcome.allocations += services.allocations() - before;
     if (sends) from->write(source.data(), step + 1);
+    if (blocks && outcome.mismatch.empty()) outcome.mismatch = blocks->copy_to(destination, to->map());
     if (receives && outcome.mismatch.empty()) outcome.mismatch = to->compare(destination, step);
   }
   world.barrier();

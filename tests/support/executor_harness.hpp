@@ -69,6 +69,9 @@ struct TransportCase {
   std::optional<Quantiser> quantiser = {};
   std::int64_t misc_buffer_bytes = 1 << 20;
   std::set<std::pair<int, int>> unmapped;  ///< world ranks (smaller, larger) that cannot map each other; threads only
+  /// direct: each destination storage lies where an engine may have allocated it, not in an arena.
+  bool foreign = false;
+  std::set<int> private_ranks;  ///< foreign: world ranks whose memory others cannot map
   std::int64_t refits = 2;
 
   WorldMap world() const { return {source->ranks(), destination->ranks(), colocated}; }

@@ -249,6 +249,11 @@ std::vector<TransportCase> RandomTransport::jobs() const {
     jobs.push_back(direct);
     jobs.back().domain_ranks = domain_ranks;
   }
+  for (std::int64_t domain_ranks : {0, 8}) {
+    jobs.push_back(direct);
+    jobs.back().domain_ranks = domain_ranks;
+    jobs.back().foreign = true;
+  }
   return jobs;
 }
 
@@ -262,15 +267,15 @@ TransportCase RandomTransport::misc() const {
 std::string RandomTransport::describe(const TransportCase& job) const {
   const transport::Tuning& t = job.tuning;
   return fmt::format(
-      "seed {} {} {} ({} + {} ranks{}{}), fan-out in domains of {}, stripes of {} B and {} rows; streams {} group {} "
+      "seed {} {} {} ({} + {} ranks{}{}{}), fan-out in domains of {}, stripes of {} B and {} rows; streams {} group {} "
       "chunk {} ring {} message {} cost {} part {} reshard {} fan-out chunk {} items {} B {} elements streamed {} misc "
       "{}",
       seed_, to_string(precisions_), to_string(job.executor), job.source->ranks(), job.destination->ranks(),
       job.colocated ? ", colocated" : "", job.quantiser ? fmt::format(", {}", name(*job.quantiser)) : "",
-      job.domain_ranks, job.striping.min_bytes, job.striping.min_rows, t.streams, t.group_size, t.chunk_bytes,
-      t.ring_chunks, t.message_bytes, t.message_cost_bytes, t.golden_part_bytes, t.reshard_group_bytes,
-      t.fan_out_chunk_bytes, t.table.item_bytes, t.table.quantised_elements, t.table.streamed_bytes,
-      job.misc_buffer_bytes);
+      job.foreign ? ", foreign memory" : "", job.domain_ranks, job.striping.min_bytes, job.striping.min_rows, t.streams,
+      t.group_size, t.chunk_bytes, t.ring_chunks, t.message_bytes, t.message_cost_bytes, t.golden_part_bytes,
+      t.reshard_group_bytes, t.fan_out_chunk_bytes, t.table.item_bytes, t.table.quantised_elements,
+      t.table.streamed_bytes, job.misc_buffer_bytes);
 }
 
 RandomCases::RandomCases(std::int64_t cases_by_default) {

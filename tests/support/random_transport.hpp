@@ -34,7 +34,8 @@ class RandomTransport {
   /// `ranks`: of the world, at least 2 where the sides are apart; 0: 1 to 8 of each side.
   RandomTransport(std::uint64_t seed, Precisions precisions, int ranks = 0, bool colocated = false);
 
-  /// Returns the job for every executor; for direct without fan-out, and with it in domains of two ranks and of all.
+  /// Returns the job for every executor; for direct without fan-out, and with it in domains of two ranks and of all,
+  /// into arenas and into foreign memory.
   std::vector<TransportCase> jobs() const;
   /// Returns the job with a misc path too, of a part of the tensors.
   TransportCase misc() const;

@@ -179,5 +179,31 @@ TEST(Direct, FallsBackAltogetherWhereNothingIsMapped) {
   for (const RankOutcome& outcome : expect_right(one, "nothing mapped")) EXPECT_EQ(outcome.unmapped_peers, 2);
 }
 
+/// As engines allocate it: storages behind each other at odd places of many blocks.
+TEST(Direct, StoresIntoMemoryThatOthersHaveAllocated) {
+  for (const auto& [model, train, gen] : {std::tuple("qwen3", "TP2xPP2", "TP2"), std::tuple("qwen3_moe", "EP2", "TP4"),
+                                          std::tuple("gpt_oss", "EP2", "TP1")}) {
+    Job job(model, train, gen, DType::bf16, DType::f32);
+    TransportCase one = job.make(Policy::all, ExecutorKind::direct);
+    one.foreign = true;
+    for (const RankOutcome& outcome : expect_right(one, model)) {
+      EXPECT_EQ(outcome.staging_bytes, 0);
+      EXPECT_EQ(outcome.unmapped_peers, 0);
+    }
+  }
+}
+
+TEST(Direct, ServesRanksWithPrivateMemoryByP2p) {
+  Job job("qwen3", "TP2xPP2", "TP2");
+  TransportCase one = job.make(Policy::all, ExecutorKind::direct);
+  one.foreign = true;
+  one.private_ranks = {5};
+  const std::vector<RankOutcome> outcomes = expect_right(one, "one of two gen ranks has private memory");
+  const std::vector<std::int64_t> expected{0, 1, 0, 1, 0, 2};  // TP ranks 1 of both stages send to it
+  for (std::size_t rank = 0; rank < outcomes.size(); ++rank) {
+    EXPECT_EQ(outcomes[rank].unmapped_peers, expected[rank]) << rank;
+  }
+}
+
 }  // namespace
 }  // namespace refit::test_support
