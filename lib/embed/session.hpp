@@ -35,6 +35,8 @@ class Session {
   const verify::StepResult& prove();
 
   const std::vector<std::string>& notes() const { return notes_; }
+  /// Returns which world ranks the ranks of both sides are.
+  WorldMap world() const { return plan_.world(); }
   /// Returns the last proof, if there is one.
   const std::optional<verify::StepResult>& proof() const { return proof_; }
 

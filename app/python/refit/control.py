@@ -66,20 +66,23 @@ class Control:
             raise UsageError(f"this refit.Control was made by process {self._pid}, before a fork: make another one here")
         if self._world is None or self._timeout != timeout:
             options = f"timeout={timeout:g}" + (f" interface={self._interface}" if self._interface else "")
+            self.close()
             self._world = _refit.World(self.rank, self.size, self._gather, options)
             self._timeout = timeout
         return self._world
 
-    def forget(self, world: _refit.World | None) -> None:
-        """Drops connections that failed, so that the next session makes new ones."""
+    def forget(self, world: _refit.World) -> None:
+        """Closes connections that failed, so that the next session makes new ones."""
         if self._world is world:
-            self._world = None
+            self.close()
 
     def close(self) -> None:
-        """Says goodbye to the others and closes the connections, once the last session over them is closed too; not
+        """Says goodbye to the others and closes the connections, once the sessions over them are closed too; not
         collective. The next session makes new ones. A process that ends without it counts as one that died, for others
-        that still wait for anybody; Python's exit, with sys.exit or an exception too, does it by itself."""
-        self._world = None
+        that still wait for anybody; Python's exit does it by itself, but not os._exit."""
+        world, self._world = self._world, None
+        if world is not None and os.getpid() == self._pid:
+            world.close()
 
     def _gather(self, mine: bytes) -> bytes:
         parts = [bytes(part) for part in self._all_gather(mine)]

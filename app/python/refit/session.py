@@ -67,9 +67,14 @@ class _Memories:
         self._wanted = wanted
         self._known: dict[str, int] | None = None  # addresses; None: the library has refused them, or not been told
 
-    def read(self) -> list[tuple[str, int, tuple[int, ...], tuple[int, ...], str]]:
-        """All tensors as the library takes them. Errors: UsageError, with all that it can't take, about the first."""
-        now = self._now()
+    def read(self) -> tuple[list[tuple[str, int, tuple[int, ...], tuple[int, ...], str]], Exception | None]:
+        """All tensors as the library takes them, and what is wrong with those that it can't take (with all of them, about
+        the first). Those are left out: the library says on all processes that they are missing, and none waits."""
+        self._known = None
+        try:
+            now = self._now()
+        except Exception as error:
+            return [], error
         memories: dict[str, Memory] = {}
         refused: list[Error] = []
         for name, tensor in now.items():
@@ -78,14 +83,16 @@ class _Memories:
             except Error as error:
                 if name in self._wanted:
                     refused.append(error)
-                memories[name] = Memory(0, (), (), "", "cpu")
+                else:
+                    memories[name] = Memory(0, (), (), "", "cpu")
+        tensors = [(name, memory.address, memory.shape, memory.strides, memory.dtype) for name, memory in memories.items()]
         if refused:
             first = refused[0]
-            raise type(first)("\n".join(str(error) for error in refused), tensor=first.tensor)
+            return tensors, type(first)("\n".join(str(error) for error in refused), tensor=first.tensor)
         self.held = {name: now[name] for name in self._wanted if name in now}
         self._known = {name: memories[name].address for name in self.held}
         self.devices = frozenset(memories[name].device for name in self.held)
-        return [(name, memory.address, memory.shape, memory.strides, memory.dtype) for name, memory in memories.items()]
+        return tensors, None
 
     def forget(self) -> None:
         """Has the tensors count as moved, whatever they are next."""
@@ -160,16 +167,12 @@ class Session:
                 rank = plan.rank_of(side, control.rank)
                 wanted = frozenset() if rank is None else frozenset(storage.name for storage in plan.storages(side, rank))
                 self._sides.append(_Memories(side, given, wanted))
-        self._world: _refit.World | None = control.world(timeout)
-        # A tensor that is refused here must not leave the others waiting: they hear that it is missing.
+        self._world = control.world(timeout)
         memories: dict[str, list[Any]] = {}
-        refused: BaseException | None = None
+        refused: Exception | None = None
         for held in self._sides:
-            try:
-                memories[held.side] = held.read()
-            except Exception as error:
-                refused = error
-                memories[held.side] = []
+            memories[held.side], wrong = held.read()
+            refused = refused or wrong
         try:
             wait_for(self._devices())
             self._session = _refit.Session(plan._plan, self._world, memories.get("train"), memories.get("gen"), options)
@@ -243,7 +246,6 @@ class Session:
         session, self._session = self._session, None
         if session is not None and os.getpid() == self._pid:
             session.close()
-        self._world = None
         self._sides.clear()
 
     def _open(self) -> _refit.Session:
@@ -279,14 +281,13 @@ class Session:
         them: the next verb then fails on all processes, and none waits for this one."""
         refused: Exception | None = None
         for side in self._sides:
-            memories: list[Any] = []  # of tensors that can't be read: all are missing
             try:
                 if not side.moved():
                     continue
-                memories = side.read()
-            except Exception as error:
-                refused = error
-                side.forget()
+            except Exception:  # it will be said when they are read
+                pass
+            memories, wrong = side.read()
+            refused = refused or wrong
             try:
                 session.move(side.side == "gen", memories)
             except Error as error:
