@@ -9,6 +9,7 @@ vLLM's model, loader and post-load steps, and transformers judges the logits.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -110,9 +111,10 @@ def _serve(pipe: Connection, rank: int, ranks: int, port: int, arguments: dict[s
         worker = Process(rank, ranks, port, arguments)
 
     answer(start)
-    while (message := pipe.recv()) is not None:
-        method, positional, named = message
-        answer(partial(getattr(worker, method), *positional, **named))
+    with contextlib.suppress(EOFError):  # whoever asks has ended
+        while (message := pipe.recv()) is not None:
+            method, positional, named = message
+            answer(partial(getattr(worker, method), *positional, **named))
 
 
 class Llm:
@@ -205,8 +207,7 @@ def run(arguments: argparse.Namespace, store: Store, result: dict[str, Any]) -> 
         result["train"], result["gen"] = train["spec"], specs[0]
         print(f"{train['spec']} -> {specs[0]}", flush=True)
         store.set("gen", json.dumps({"spec": specs[0], "ranks": len(specs)}))
-        notes = engine.rpc("refit_init", store=arguments.store, train=train["spec"], timeout=arguments.timeout)
-        result["notes"] = notes[0]
+        engine.rpc("refit_init", store=arguments.store, train=train["spec"], timeout=arguments.timeout)
         addresses = engine.rpc("check_addresses")
         for k in range(1, arguments.steps + 1):
             store.get(f"exported/{k}")
@@ -223,6 +224,9 @@ def run(arguments: argparse.Namespace, store: Store, result: dict[str, Any]) -> 
             text = "; ".join(found["problems"]) or "all as vLLM's loader has it"
             for g in range(len(specs)):
                 store.set(f"checked/{k}/{g}", json.dumps({"ok": found["ok"], "text": text}))
+        result["notes"] = engine.rpc("refit_notes")[0]
+        for note in result["notes"]:
+            print(f"note: {note}", flush=True)
         engine.rpc("refit_close")
         for g in range(len(specs)):
             store.set(f"end/{g}", "ok")

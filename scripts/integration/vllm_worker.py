@@ -57,7 +57,7 @@ class CheckedWorker(RefitWorker):
     def check_tensors(self) -> dict[str, torch.Tensor]:
         """Returns copies of this worker's weights in the layout in which a checkpoint is loaded."""
         weights = self._refitter.weights if self._refitter is not None else Weights(self.get_model(), self.vllm_config)
-        return {name: tensor.clone() for name, tensor in weights.tensors().items() if tensor.dim() > 0}
+        return {name: tensor.detach().clone() for name, tensor in weights.tensors().items() if tensor.dim() > 0}
 
 
 class Process(CheckedWorker):
@@ -71,6 +71,8 @@ class Process(CheckedWorker):
         from vllm.engine.arg_utils import EngineArgs
 
         torch.set_num_threads(1)
+        # vLLM's executors set it for the shared memory of their workers.
+        os.environ.setdefault("VLLM_DIST_IDENT", f"{os.getppid()}_{port}")
         allow_cuda_experts()
         with set_current_vllm_config(VllmConfig()):
             parallel_state.init_distributed_environment(ranks, rank, f"tcp://127.0.0.1:{port}", rank, "gloo")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RefitWorker:
-    """Methods that vLLM adds to its workers. All but refit_side are collective over all train and gen ranks."""
+    """Methods that vLLM adds to its workers. All but refit_side and refit_notes are collective over all train and gen ranks."""
 
     if TYPE_CHECKING:
         vllm_config: VllmConfig
@@ -45,6 +45,10 @@ class RefitWorker:
     def refit_digest(self) -> str:
         """Returns the fingerprint of the weights."""
         return self._connected().digest()
+
+    def refit_notes(self) -> list[str]:
+        """Returns what a reader should know: the executor that was chosen and why, copies, what is left alone, memory that moved. Not collective."""
+        return self._connected().notes
 
     def refit_close(self) -> None:
         if self._refitter is not None:
