@@ -59,6 +59,9 @@ class SocketMesh {
   std::string describe(int rank) const;
   /// Sets how long ranks may keep others waiting from now on. Not collective.
   void set_timeout(double seconds);
+  /// Sets who is told where this rank waits and asked for the phase of messages, from now on; nullptr: nobody. Not
+  /// collective.
+  void set_progress(Progress* progress);
 
   class State;
   const std::shared_ptr<State>& state() const { return state_; }

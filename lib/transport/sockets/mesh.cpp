@@ -269,5 +269,6 @@ int SocketMesh::rank() const { return state_->rank(); }
 int SocketMesh::size() const { return state_->size(); }
 std::string SocketMesh::describe(int rank) const { return state_->describe(rank); }
 void SocketMesh::set_timeout(double seconds) { state_->set_timeout(seconds); }
+void SocketMesh::set_progress(Progress* progress) { state_->set_progress(progress); }
 
 }  // namespace refit::transport

@@ -24,6 +24,7 @@ class SocketMesh::State final : public MeshEvents {
   int size() const { return static_cast<int>(cards_.size()); }
   std::string describe(int rank) const;
   void set_timeout(double seconds) { options_.timeout_seconds = seconds; }
+  void set_progress(Progress* progress) { options_.progress = progress; }
   Progress* progress() const { return options_.progress; }
   Poller& poller() { return poller_; }
   ControlChannel& channel(int rank) { return *channels_[static_cast<std::size_t>(rank)]; }
