@@ -75,7 +75,7 @@ class SocketMesh {
 std::unique_ptr<Control> make_socket_control(const SocketMesh& mesh);
 
 /// Makes a communicator of host memory between the ranks `members` (ascending; communicator rank = position), with
-/// lanes 0 .. `lanes` - 1. Collective over `members`. `number` tells apart the communicators of a mesh.
+/// lanes 0 .. `lanes` - 1. Collective over `members`. `number` tells apart those that are made at a time.
 ///
 /// No call blocks: messages move in `post`, `test` and `pause` of any request of the mesh, and in waits of its control
 /// planes. A message is sent as soon as the kernel has taken it, whether or not its receive has been posted. Sending to
