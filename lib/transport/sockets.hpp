@@ -37,7 +37,8 @@ using AllGather = std::function<void(const void* mine, void* all, std::size_t by
 
 struct SocketOptions {
   double timeout_seconds = 60;  ///< that a rank may keep another one waiting; 0: for ever
-  std::string interface;  ///< of the network; empty: REFIT_SOCKET_IFNAME, else the first that is up, the loopback last
+  /// Of the network, or one of its addresses; empty: REFIT_SOCKET_IFNAME, else the first that is up, the loopback last.
+  std::string interface;
   Progress* progress = nullptr;  ///< is told where this rank waits, and asked for the phase of messages
 };
 

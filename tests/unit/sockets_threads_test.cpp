@@ -2,7 +2,11 @@
 
 #include <dirent.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <numeric>
 
@@ -17,20 +21,20 @@ namespace {
 using transport::SocketMesh;
 using transport::SocketOptions;
 
+void gather_from_threads(const std::shared_ptr<ThreadHub>& hub, int rank, const void* mine, void* all,
+                         std::size_t bytes) {
+  ThreadControl threads(hub, rank);
+  const auto* first = static_cast<const std::byte*>(mine);
+  auto* to = static_cast<std::byte*>(all);
+  for (const auto& one : threads.gather_all({first, first + bytes})) to = std::ranges::copy(one, to).out;
+}
+
 /// One rank's end of a world of threads.
 struct World {
   World(const std::shared_ptr<ThreadHub>& hub, int rank, const SocketOptions& options = {})
       : mesh(
             rank, hub->size(),
-            [&](const void* mine, void* all, std::size_t bytes) {
-              ThreadControl threads(hub, rank);
-              const auto* first = static_cast<const std::byte*>(mine);
-              std::size_t at = 0;
-              for (const auto& one : threads.gather_all({first, first + bytes})) {
-                std::copy(one.begin(), one.end(), static_cast<std::byte*>(all) + at);
-                at += bytes;
-              }
-            },
+            [&](const void* mine, void* all, std::size_t bytes) { gather_from_threads(hub, rank, mine, all, bytes); },
             options),
         control(transport::make_socket_control(mesh)) {}
 
@@ -80,29 +84,41 @@ TEST_P(Sockets, Communicators) {
 }
 
 /// All of it over TCP, which ranks of one host use where they cannot find each other's Unix sockets.
-TEST(SocketsTcp, CarriesEverything) {
-  const auto hub = std::make_shared<ThreadHub>(3);
-  run_ranks(3, [&](int rank) {
-    // In another network namespace nobody listens at the name that the card has.
-    SocketMesh mesh(rank, 3, [&](const void* mine, void* all, std::size_t bytes) {
-      ThreadControl threads(hub, rank);
-      auto card = *static_cast<const transport::Card*>(mine);
-      card.unix_name[0] = 'R';
-      const auto* begin = reinterpret_cast<const std::byte*>(&card);
-      std::size_t at = 0;
-      for (const auto& one : threads.gather_all({begin, begin + bytes})) {
-        std::copy(one.begin(), one.end(), static_cast<std::byte*>(all) + at);
-        at += bytes;
-      }
-    });
+void run_tcp_worlds(int ranks, const SocketOptions& options) {
+  const auto hub = std::make_shared<ThreadHub>(ranks);
+  run_ranks(ranks, [&](int rank) {
+    SocketMesh mesh(
+        rank, ranks,
+        [&](const void* mine, void* all, std::size_t /*bytes*/) {
+          auto card = *static_cast<const transport::Card*>(mine);
+          card.unix_name[0] = '-';  // nobody listens there, as in another network namespace
+          gather_from_threads(hub, rank, &card, all, sizeof(card));
+        },
+        options);
     const auto control = transport::make_socket_control(mesh);
     check_collectives(*control);
     check_random_collectives(*control, 5, 20);
-    const auto communicator = make_socket_communicator(mesh, {0, 1, 2}, 0, 2);
+    std::vector<int> members(static_cast<std::size_t>(ranks));
+    std::iota(members.begin(), members.end(), 0);
+    const auto communicator = make_socket_communicator(mesh, members, 0, 2);
     check_groups(*communicator);
     check_broadcasts(*communicator);
     check_random_groups(*communicator, 6, 20);
   });
+}
+
+TEST(SocketsTcp, CarriesEverything) { run_tcp_worlds(3, {}); }
+
+/// Ranks of hosts that have no IPv4 address.
+TEST(SocketsTcp, CarriesEverythingByIpv6) {
+  const int probe = ::socket(AF_INET6, SOCK_STREAM, 0);
+  sockaddr_in6 loopback{};
+  loopback.sin6_family = AF_INET6;
+  loopback.sin6_addr = in6addr_loopback;
+  const bool has_ipv6 = ::bind(probe, reinterpret_cast<const sockaddr*>(&loopback), sizeof(loopback)) == 0;
+  ::close(probe);
+  if (!has_ipv6) GTEST_SKIP() << "this host has no IPv6";
+  run_tcp_worlds(2, {60, "::1"});
 }
 
 /// What has been posted goes on while a rank waits for something else.

@@ -138,7 +138,10 @@ class Meeting {
       if (call.socket) polled_.push_back({call.socket.get(), static_cast<short>(call.greeted ? POLLIN : POLLOUT), 0});
     }
     for (const SocketMesh::State::Caller& caller : state_.callers_) polled_.push_back({caller.socket.get(), POLLIN, 0});
-    ::poll(polled_.data(), polled_.size(), again ? kAgainMilliseconds : kPollMilliseconds);
+    ::poll(polled_.data(), polled_.size(),
+           state_.poller_.is_busy() ? 0
+           : again                  ? kAgainMilliseconds
+                                    : kPollMilliseconds);
     if (!state_.channels_.empty()) state_.poll(0);  // control planes have news: who is gone
   }
 
@@ -240,7 +243,13 @@ class Meeting {
 
 std::vector<Descriptor> SocketMesh::State::connect(std::int64_t number, const std::vector<int>& members, int lanes) {
   check();
-  return Meeting(*this, number, members, lanes).run();
+  try {
+    return Meeting(*this, number, members, lanes).run();
+  } catch (const PeerError&) {
+    throw;
+  } catch (const std::exception& error) {  // too many open files: the others must not wait for this rank
+    fail(rank_, fmt::format("{}: {}", describe(rank_), error.what()));
+  }
 }
 
 }  // namespace refit::transport

@@ -42,8 +42,8 @@ class SocketMesh::State final : public MeshEvents {
   void check();
   /// Breaks the mesh, tells all ranks, and throws PeerError.
   [[noreturn]] void fail(int culprit, const std::string& text);
-  /// Breaks the mesh likewise, and throws nothing: an exception is on its way already.
-  void leave(const std::string& text);
+  /// Breaks the mesh likewise, and throws nothing: an exception is on its way already. `what`: this rank has done.
+  void leave(const char* what) noexcept;
 
   /// Moves what can be moved; waits up to `milliseconds` for something to do.
   void poll(int milliseconds);
