@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import refit
 import torch
 
-import refit
 from refit_vllm import spec
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ class Weights:
         self.spec = spec.side_text(model, vllm_config, loaded)
         self.notes = spec.notes(vllm_config)
         self._derived = self._derived_names()
+        self._wanted: frozenset[str] | None = None
         if self.staged:
             total = sum(copy.nbytes for staged in self.staged for copy in staged.copies.values())
             kinds = sorted({type(staged.layer.quant_method).__name__ for staged in self.staged})
@@ -195,7 +196,7 @@ class Weights:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Returns where a checkpoint's weights belong at this moment, by vLLM's names: parameters, copies of those of staged layers, and
-        persistent buffers. Cheap: a session can call it before every refit."""
+        persistent buffers; after `fit`, only what the plan brings. Cheap: a session can call it before every refit."""
         staged = {staged.layer: staged.copies for staged in self.staged}
         result: dict[str, torch.Tensor] = {}
         seen: set[int] = set()
@@ -210,11 +211,12 @@ class Weights:
                 # Tied layers share a parameter, which is listed under its first name, as by named_parameters.
                 seen.add(id(tensor))
                 result[full] = tensor
-        return result
+        return result if self._wanted is None else {name: tensor for name, tensor in result.items() if name in self._wanted}
 
     def fit(self, plan: refit.Plan, gen_rank: int) -> None:
         """Compares the weights with what a plan's gen rank must hold. Errors (usage): all differences, with reasons: what is missing or of
         another shape, dtype or layout, and parameters that the plan does not bring, which would silently keep their old values."""
+        self._wanted = None
         tensors = self.tensors()
         parameters = {name for name, _ in self._model.named_parameters()} | {
             f"{staged.prefix}.{name}" for staged in self.staged for name in staged.copies
@@ -235,6 +237,7 @@ class Weights:
             found.append(f"{name}: {_why_unknown(name, tensors)}")
         if found:
             raise refit.UsageError(_listed(f"gen rank {gen_rank} ({self.spec}) holds other weights than the plan says:", found))
+        self._wanted = frozenset(wanted)
 
     def finish(self) -> None:
         """Does vLLM's post-load steps with the weights that a refit has brought. Must be called after every refit, before the model runs; not

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import refit
+
 from refit_vllm.refitter import Connection, Refitter
 from refit_vllm.weights import Weights
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class RefitWorker:
-    """Methods that vLLM adds to its workers. All but refit_side are collective over all train and gen ranks."""
+    """Methods that vLLM adds to its workers. All but refit_side and refit_notes are collective over all train and gen ranks."""
 
     if TYPE_CHECKING:
         vllm_config: VllmConfig
@@ -45,6 +46,10 @@ class RefitWorker:
     def refit_digest(self) -> str:
         """Returns the fingerprint of the weights."""
         return self._connected().digest()
+
+    def refit_notes(self) -> list[str]:
+        """Returns what a reader should know: the executor that was chosen and why, copies, what is left alone, memory that moved. Not collective."""
+        return self._connected().notes
 
     def refit_close(self) -> None:
         if self._refitter is not None:
