@@ -189,7 +189,7 @@ def main():
     megatron_cpu.install()
     import torch
 
-    logging.getLogger().setLevel(logging.WARNING)
+    logging.disable(logging.INFO)
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     with megatron_cpu.devices():
