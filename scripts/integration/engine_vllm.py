@@ -71,6 +71,17 @@ class Processes:
             pipe.send((method, arguments, named))
         return self._answers()
 
+    def connect(self, **connection: Any) -> None:
+        self.rpc("refit_init", **connection)
+
+    def refit(self) -> None:
+        """Brings the weights and proves them. Collective with the trainer."""
+        self.rpc("refit_update")
+        self.rpc("refit_prove")
+
+    def disconnect(self) -> None:
+        self.rpc("refit_close")
+
     def logprobs(self, folder: str) -> torch.Tensor:
         return vllm_judge.held_logprobs(folder, self.rpc("check_tensors"))
 
@@ -120,13 +131,39 @@ def _serve(pipe: Connection, rank: int, ranks: int, port: int, arguments: dict[s
 class Llm:
     """vLLM's own engine, with refit's worker extension."""
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
+    def __init__(self, arguments: dict[str, Any], transfer: bool) -> None:
+        """`transfer`: refits by vLLM's own verbs for updates of weights, not by refit's worker extension."""
         from vllm import LLM
 
-        self._llm = LLM(**arguments, worker_extension_cls="vllm_worker.CheckedWorker", max_logprobs=-1, enable_prefix_caching=False)
+        self._transfer = transfer
+        self._llm = LLM(
+            **arguments,
+            worker_extension_cls="vllm_worker.CheckedWorker",
+            weight_transfer_config={"backend": "refit"} if transfer else None,
+            max_logprobs=-1,
+            enable_prefix_caching=False,
+        )
 
     def rpc(self, method: str, *arguments: Any, **named: Any) -> list[Any]:
         return self._llm.collective_rpc(method, args=arguments, kwargs=named)
+
+    def connect(self, **connection: Any) -> None:
+        if self._transfer:
+            self._llm.init_weight_transfer_engine({"init_info": connection})
+        else:
+            self.rpc("refit_init", **connection)
+
+    def refit(self) -> None:
+        if self._transfer:
+            self._llm.start_weight_update()
+            self._llm.update_weights({"update_info": {"prove": True}})
+            self._llm.finish_weight_update()
+        else:
+            self.rpc("refit_update")
+            self.rpc("refit_prove")
+
+    def disconnect(self) -> None:
+        self.rpc("shutdown_weight_transfer_engine" if self._transfer else "refit_close")
 
     def logprobs(self, folder: str) -> torch.Tensor:
         """Returns what vLLM's own forward pass says. The first token has no prediction before it, so that the last one's is asked for with
@@ -173,8 +210,9 @@ def step(engine: Any, work: Path, k: int, addresses: list[list[int]], llm: bool)
     folder = str(work / f"step{k}")
     before = engine.rpc("check_compare", folder)
     found: dict[str, Any] = {"step": k, "elements_other_before": sum(rank["elements_wrong"] for rank in before)}
-    found["seconds"] = engine.rpc("refit_update")
-    found["proof"] = engine.rpc("refit_prove")[0]
+    start = time.perf_counter()
+    engine.refit()
+    found["seconds"] = time.perf_counter() - start
     found["digest"] = engine.rpc("refit_digest")[0]
     found["ranks"] = engine.rpc("check_compare", folder)
     problems = [
@@ -188,8 +226,10 @@ def step(engine: Any, work: Path, k: int, addresses: list[list[int]], llm: bool)
         problems.append("a parameter has moved")
     if found["elements_other_before"] == 0:
         problems.append("nothing differed before the refit, so that nothing is shown")
-    mean, largest = vllm_judge.divergence(vllm_judge.exported_logprobs(folder), engine.logprobs(folder))
+    exported = vllm_judge.exported_logprobs(folder)
+    mean, largest = vllm_judge.divergence(exported, engine.logprobs(folder))
     found["kl_mean"], found["kl_max"] = mean, largest
+    found["kl_mean_of_step_before"], _ = vllm_judge.divergence(exported, vllm_judge.exported_logprobs(str(work / f"step{k - 1}")))
     if not mean < MEAN_KL_LIMIT:
         problems.append(f"mean KL per token {mean:.3g}, limit {MEAN_KL_LIMIT}")
     found["ok"], found["problems"] = not problems, problems
@@ -201,13 +241,13 @@ def run(arguments: argparse.Namespace, store: Store, result: dict[str, Any]) -> 
     work = Path(arguments.work)
     train = json.loads(store.get("train"))
     options = engine_arguments(str(work / "step0"), arguments.tp, arguments.expert_parallel)
-    engine: Any = Llm(options) if arguments.llm else Processes(options, arguments.tp)
+    engine: Any = Llm(options, arguments.transfer_engine) if arguments.llm else Processes(options, arguments.tp)
     try:
         specs = engine.rpc("refit_side")
         result["train"], result["gen"] = train["spec"], specs[0]
         print(f"{train['spec']} -> {specs[0]}", flush=True)
         store.set("gen", json.dumps({"spec": specs[0], "ranks": len(specs)}))
-        engine.rpc("refit_init", store=arguments.store, train=train["spec"], timeout=arguments.timeout)
+        engine.connect(store=arguments.store, train=train["spec"], timeout=arguments.timeout)
         addresses = engine.rpc("check_addresses")
         for k in range(1, arguments.steps + 1):
             store.get(f"exported/{k}")
@@ -217,7 +257,7 @@ def run(arguments: argparse.Namespace, store: Store, result: dict[str, Any]) -> 
             print(
                 f"step {k}: {sum(r['tensors'] for r in ranks)} tensors, {sum(r['elements'] for r in ranks)} elements compared on {len(ranks)} ranks, "
                 f"{sum(r['elements_wrong'] for r in ranks)} wrong ({found['elements_other_before']} before the refit); KL mean {found['kl_mean']:.3g} max "
-                f"{found['kl_max']:.3g}; digest {found['digest']}; {max(s['total'] for s in found['seconds']) * 1e3:.1f} ms"
+                f"{found['kl_max']:.3g} (step {k - 1}: {found['kl_mean_of_step_before']:.3g}); digest {found['digest']}; {found['seconds']:.3f} s with proof"
                 + "".join(f"\n  {problem}" for problem in found["problems"]),
                 flush=True,
             )
@@ -227,7 +267,7 @@ def run(arguments: argparse.Namespace, store: Store, result: dict[str, Any]) -> 
         result["notes"] = engine.rpc("refit_notes")[0]
         for note in result["notes"]:
             print(f"note: {note}", flush=True)
-        engine.rpc("refit_close")
+        engine.disconnect()
         for g in range(len(specs)):
             store.set(f"end/{g}", "ok")
     finally:
@@ -244,16 +284,22 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=120, help="seconds that a rank may keep the others waiting in a refit")
     parser.add_argument("--llm", action="store_true", help="vLLM's own engine; needs its kernels for CPUs")
+    parser.add_argument("--transfer-engine", action="store_true", help="with --llm: by vLLM's own verbs for updates of weights")
     parser.add_argument("--json", help="file for what was found")
     arguments = parser.parse_args()
+    if arguments.transfer_engine and not arguments.llm:
+        parser.error("--transfer-engine needs --llm")
 
+    import refit
     import transformers
     import vllm
 
-    import refit
-
     versions = {"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__, "refit": refit.__version__}
-    result: dict[str, Any] = {"engine": "LLM" if arguments.llm else "processes", "versions": versions, "steps": []}
+    result: dict[str, Any] = {
+        "engine": ("LLM, transfer engine" if arguments.transfer_engine else "LLM") if arguments.llm else "processes",
+        "versions": versions,
+        "steps": [],
+    }
     print(f"vLLM {vllm.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, {result['engine']}", flush=True)
     status = 3
     store = Store(arguments.store)

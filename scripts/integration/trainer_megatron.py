@@ -30,13 +30,12 @@ SEQUENCES, LENGTH = 2, 32
 
 class Megatron:
     def __init__(self, options):
+        import refit.megatron
         import torch
         from megatron.bridge import AutoBridge
         from megatron.core.distributed import DistributedDataParallelConfig, finalize_model_grads
         from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
         from megatron.core.utils import get_model_config
-
-        import refit.megatron
 
         self.work = options.work
         self.bridge = AutoBridge.from_hf_pretrained(os.path.join(options.work, "step0"))
@@ -59,9 +58,7 @@ class Megatron:
         provider.finalize()
         provider.initialize_model_parallel(seed=1)
         self.model = provider.provide_distributed_model(
-            ddp_config=DistributedDataParallelConfig(
-                grad_reduce_in_fp32=True, use_distributed_optimizer=options.distributed_optimizer
-            ),
+            ddp_config=DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=options.distributed_optimizer),
             wrap_with_ddp=True,
             bf16=True,
             use_cpu_initialization=True,
