@@ -29,7 +29,7 @@ namespace {
 constexpr int kBacklog = 4096;
 /// Bytes that the kernel keeps of a connection that carries weights: as many as it takes to send while the other end
 /// works on what came before.
-constexpr int kBufferBytes = 4 << 20;
+constexpr int kBufferBytes = 1 << 20;
 
 /// An address of an interface of this host.
 struct Interface {
