@@ -384,6 +384,15 @@ class Megatron(unittest.TestCase):
         self.core.parallel_state.get_gtp_weight_remat_world_size = lambda: 2
         self.refused(model, "gtp_remat")
 
+    def test_vocabulary_that_is_not_padded(self):
+        """A Bridge's configuration has the checkpoint's vocabulary."""
+        for folder, has_key in (("megatron/qwen3/tp2", False), ("megatron/qwen3_padvocab/tp2_pad128", True)):
+            model = self.one(folder)
+            with open(self.config(self.archives["engines"], folder.split("/")[1]), encoding="utf-8") as file:
+                model[0].module.module.config.vocab_size = json.load(file)["vocab_size"]
+            self.assertEqual("make_vocab_size_divisible_by=128" in refit.megatron.side(model)[0], has_key)
+            self.assertEqual("vocab" in refit.megatron.side(model)[0], has_key)
+
     def test_names_of_local_modules(self):
         """The same parameters in Megatron-Core's own modules, which keep norms and experts apart."""
         for folder in ("megatron/qwen3/tp2", "megatron/qwen3_moe/tp2ep2"):

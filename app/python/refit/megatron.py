@@ -195,6 +195,7 @@ def _layout_text(layout: Any) -> str:
 
 
 def _vocabulary_multiple(model: Any, tp: int) -> int | None:
-    """A multiple that rounds the checkpoint's vocabulary, whatever it is, up to the rows that the model has on all TP ranks."""
+    """A multiple that rounds the checkpoint's vocabulary, whatever it is, up to the rows that the model has on all TP ranks. None where
+    the configuration knows the checkpoint's vocabulary (a Bridge's does) and it is not padded."""
     rows = getattr(getattr(model, "language_model", model), "vocab_size", None)
-    return None if rows is None else int(rows) // tp
+    return None if rows is None or rows == getattr(model.config, "vocab_size", None) else int(rows) // tp
