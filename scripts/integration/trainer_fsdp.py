@@ -17,7 +17,7 @@ for key, value in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1"), ("TRANSFOR
 
 import trainer
 
-SEQUENCES, LENGTH = 2, 32
+SEQUENCES, LENGTH = 8, 32
 
 
 def cut_over_tp(model, mesh):

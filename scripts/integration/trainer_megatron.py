@@ -26,7 +26,7 @@ warnings.filterwarnings("ignore")
 import megatron_cpu
 import trainer
 
-SEQUENCES, LENGTH = 2, 32
+SEQUENCES, LENGTH = 8, 32
 
 
 class Megatron:
