@@ -245,6 +245,7 @@ def parallel_state(sizes, at):
     axes = {"tensor_model_parallel": "tp", "pipeline_model_parallel": "pp", "context_parallel": "cp", "data_parallel": "dp",
             "expert_model_parallel": "ep", "expert_tensor_parallel": "etp"}  # fmt: skip
     state = types.ModuleType("parallel_state")
+    state.model_parallel_is_initialized = lambda: True
     for word, axis in axes.items():
         setattr(state, f"get_{word}_rank", lambda axis=axis: at[axis])
         setattr(state, f"get_{word}_world_size", lambda axis=axis: sizes[axis])
@@ -363,6 +364,9 @@ class Megatron(unittest.TestCase):
 
     def test_other_process_group(self):
         model = self.one("megatron/qwen3/tp2")
+        self.core.parallel_state.model_parallel_is_initialized = lambda: False
+        self.refused(model, "initialize_model_parallel")
+        self.core.parallel_state.model_parallel_is_initialized = lambda: True
         _live.rank_of_trainer = lambda: (0, 6)
         self.refused(model, "6 ranks", "are 2")
 

@@ -51,6 +51,8 @@ def side(model: Any, **options: Any) -> tuple[str, dict[str, Any]]:
     """
     from megatron.core import parallel_state  # type: ignore[import-not-found, unused-ignore]
 
+    if not parallel_state.model_parallel_is_initialized():
+        raise UsageError("megatron.core.parallel_state is not initialised: call initialize_model_parallel first")
     wrapped = _live.as_list(model)
     sizes = _sizes(parallel_state)
     _check_order(parallel_state, sizes)
