@@ -38,6 +38,8 @@ using AllGather = std::function<void(const void* mine, void* all, std::size_t by
 struct SocketOptions {
   double timeout_seconds = 60;  ///< that a rank may keep another one waiting; 0: for ever
   std::string interface;  ///< of the network; empty: REFIT_SOCKET_IFNAME, else the first that is up, the loopback last
+  /// Asked now and then while this rank waits; true: it gives up, and the mesh is broken.
+  std::function<bool()> interrupted = {};
   Progress* progress = nullptr;  ///< is told where this rank waits, and asked for the phase of messages
 };
 

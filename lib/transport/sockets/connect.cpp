@@ -151,6 +151,7 @@ class Meeting {
     }
     for (const Caller& caller : callers_) polled_.push_back({caller.socket.get(), POLLIN, 0});
     ::poll(polled_.data(), polled_.size(), again ? kAgainMilliseconds : kPollMilliseconds);
+    state_.ask_for_interruption();
     if (!state_.channels_.empty()) state_.poll(0);  // control planes have news: who is gone
   }
 
