@@ -37,7 +37,8 @@ using AllGather = std::function<void(const void* mine, void* all, std::size_t by
 
 struct SocketOptions {
   double timeout_seconds = 60;  ///< that a rank may keep another one waiting; 0: for ever
-  std::string interface;  ///< of the network; empty: REFIT_SOCKET_IFNAME, else the first that is up, the loopback last
+  /// Of the network, or one of its addresses; empty: REFIT_SOCKET_IFNAME, else the first that is up, the loopback last.
+  std::string interface;
   /// Asked now and then while this rank waits; true: it gives up, and the mesh is broken.
   std::function<bool()> interrupted = {};
   Progress* progress = nullptr;  ///< is told where this rank waits, and asked for the phase of messages
@@ -77,7 +78,7 @@ class SocketMesh {
 std::unique_ptr<Control> make_socket_control(const SocketMesh& mesh);
 
 /// Makes a communicator of host memory between the ranks `members` (ascending; communicator rank = position), with
-/// lanes 0 .. `lanes` - 1. Collective over `members`. `number` tells apart the communicators of a mesh.
+/// lanes 0 .. `lanes` - 1. Collective over `members`. `number` tells apart those that are made at a time.
 ///
 /// No call blocks: messages move in `post`, `test` and `pause` of any request of the mesh, and in waits of its control
 /// planes. A message is sent as soon as the kernel has taken it, whether or not its receive has been posted. Sending to

@@ -1,14 +1,14 @@
 """Makes small Hugging Face checkpoints with random weights in bfloat16: what training starts from.
 
-    TRAIN_PYTHON checkpoints.py qwen3|qwen3_moe FOLDER
+TRAIN_PYTHON checkpoints.py qwen3|qwen3_moe FOLDER
 """
 
 import sys
 
-SIZES = dict(
-    vocab_size=256, hidden_size=64, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4, head_dim=32,
-    max_position_embeddings=128, rms_norm_eps=1e-6, initializer_range=0.08, tie_word_embeddings=False,
-)  # fmt: skip
+SIZES = {
+    "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32,
+    "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "initializer_range": 0.08, "tie_word_embeddings": False,
+}  # fmt: skip
 
 
 def model(kind, seed=1):

@@ -2,14 +2,19 @@
 """The engine's half of the integration test: real vLLM, refitted by a trainer in other processes. README.md has the protocol.
 
 Every step: wait for the trainer's export, refit, prove, compare every parameter bit for bit with what vLLM's own loader makes of the export, compare
-logits. With --llm vLLM's own engine runs (LLM, its workers, its forward pass), which a CPU does only with vLLM's kernels for CPUs; else processes with
-vLLM's model, loader and post-load steps, and transformers judges the logits.
+logits. Engines:
+
+  processes  vLLM's model, loader and post-load steps in one process per rank; transformers judges the logits of the weights that they hold
+  llm        vLLM's own engine: LLM, its workers with refit's extension, its forward pass; needs vLLM's kernels for CPUs
+  transfer   the same, refitted by vLLM's verbs for updates of weights, with the registered engine "refit"
+  auto       llm where it can run, else processes
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -71,6 +76,17 @@ class Processes:
             pipe.send((method, arguments, named))
         return self._answers()
 
+    def connect(self, **connection: Any) -> None:
+        self.rpc("refit_init", **connection)
+
+    def refit(self) -> None:
+        """Brings the weights and proves them. Collective with the trainer."""
+        self.rpc("refit_update")
+        self.rpc("refit_prove")
+
+    def disconnect(self) -> None:
+        self.rpc("refit_close")
+
     def logprobs(self, folder: str) -> torch.Tensor:
         return vllm_judge.held_logprobs(folder, self.rpc("check_tensors"))
 
@@ -120,13 +136,39 @@ def _serve(pipe: Connection, rank: int, ranks: int, port: int, arguments: dict[s
 class Llm:
     """vLLM's own engine, with refit's worker extension."""
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
+    def __init__(self, arguments: dict[str, Any], transfer: bool) -> None:
+        """`transfer`: refits by vLLM's own verbs for updates of weights, not by refit's worker extension."""
         from vllm import LLM
 
-        self._llm = LLM(**arguments, worker_extension_cls="vllm_worker.CheckedWorker", max_logprobs=-1, enable_prefix_caching=False)
+        self._transfer = transfer
+        self._llm = LLM(
+            **arguments,
+            worker_extension_cls="vllm_worker.CheckedWorker",
+            weight_transfer_config={"backend": "refit"} if transfer else None,
+            max_logprobs=-1,
+            enable_prefix_caching=False,
+        )
 
     def rpc(self, method: str, *arguments: Any, **named: Any) -> list[Any]:
         return self._llm.collective_rpc(method, args=arguments, kwargs=named)
+
+    def connect(self, **connection: Any) -> None:
+        if self._transfer:
+            self._llm.init_weight_transfer_engine({"init_info": connection})
+        else:
+            self.rpc("refit_init", **connection)
+
+    def refit(self) -> None:
+        if self._transfer:
+            self._llm.start_weight_update()
+            self._llm.update_weights({"update_info": {"prove": True}})
+            self._llm.finish_weight_update()
+        else:
+            self.rpc("refit_update")
+            self.rpc("refit_prove")
+
+    def disconnect(self) -> None:
+        self.rpc("shutdown_weight_transfer_engine" if self._transfer else "refit_close")
 
     def logprobs(self, folder: str) -> torch.Tensor:
         """Returns what vLLM's own forward pass says. The first token has no prediction before it, so that the last one's is asked for with
@@ -167,14 +209,21 @@ class Store:
         self._store.set(f"integration/{key}", value)
 
 
-def step(engine: Any, work: Path, k: int, addresses: list[list[int]], llm: bool) -> dict[str, Any]:
+def has_cpu_kernels() -> bool:
+    """Returns whether this vLLM has its kernels for CPUs, which the wheel for CUDA comes without."""
+    spec = importlib.util.find_spec("vllm")
+    return spec is not None and any(Path(place).glob("_C.*so") for place in spec.submodule_search_locations or ())
+
+
+def step(engine: Any, work: Path, k: int, addresses: list[list[int]]) -> dict[str, Any]:
     """Refits step k, once it is exported, and judges the result. Collective with the trainer until the digest. Returns what was found; "ok" says
     whether it is what it must be."""
     folder = str(work / f"step{k}")
     before = engine.rpc("check_compare", folder)
     found: dict[str, Any] = {"step": k, "elements_other_before": sum(rank["elements_wrong"] for rank in before)}
-    found["seconds"] = engine.rpc("refit_update")
-    found["proof"] = engine.rpc("refit_prove")[0]
+    start = time.perf_counter()
+    engine.refit()
+    found["seconds"] = time.perf_counter() - start
     found["digest"] = engine.rpc("refit_digest")[0]
     found["ranks"] = engine.rpc("check_compare", folder)
     problems = [
@@ -182,14 +231,16 @@ def step(engine: Any, work: Path, k: int, addresses: list[list[int]], llm: bool)
         for g, rank in enumerate(found["ranks"])
         if rank["elements_wrong"] or rank["tensors_wrong"]
     ]
-    found["outputs"] = engine.rpc("check_outputs", folder) if llm else []
+    found["outputs"] = engine.rpc("check_outputs", folder)
     problems += [f"rank {g}: outputs of {rank['first_wrong']} differ" for g, rank in enumerate(found["outputs"]) if rank["layers_wrong"]]
     if engine.rpc("check_addresses") != addresses:
         problems.append("a parameter has moved")
     if found["elements_other_before"] == 0:
         problems.append("nothing differed before the refit, so that nothing is shown")
-    mean, largest = vllm_judge.divergence(vllm_judge.exported_logprobs(folder), engine.logprobs(folder))
+    exported = vllm_judge.exported_logprobs(folder)
+    mean, largest = vllm_judge.divergence(exported, engine.logprobs(folder))
     found["kl_mean"], found["kl_max"] = mean, largest
+    found["kl_mean_of_step_before"], _ = vllm_judge.divergence(exported, vllm_judge.exported_logprobs(str(work / f"step{k - 1}")))
     if not mean < MEAN_KL_LIMIT:
         problems.append(f"mean KL per token {mean:.3g}, limit {MEAN_KL_LIMIT}")
     found["ok"], found["problems"] = not problems, problems
@@ -201,23 +252,23 @@ def run(arguments: argparse.Namespace, store: Store, result: dict[str, Any]) -> 
     work = Path(arguments.work)
     train = json.loads(store.get("train"))
     options = engine_arguments(str(work / "step0"), arguments.tp, arguments.expert_parallel)
-    engine: Any = Llm(options) if arguments.llm else Processes(options, arguments.tp)
+    engine: Any = Processes(options, arguments.tp) if arguments.engine == "processes" else Llm(options, arguments.engine == "transfer")
     try:
         specs = engine.rpc("refit_side")
         result["train"], result["gen"] = train["spec"], specs[0]
         print(f"{train['spec']} -> {specs[0]}", flush=True)
         store.set("gen", json.dumps({"spec": specs[0], "ranks": len(specs)}))
-        engine.rpc("refit_init", store=arguments.store, train=train["spec"], timeout=arguments.timeout)
+        engine.connect(store=arguments.store, train=train["spec"], timeout=arguments.timeout)
         addresses = engine.rpc("check_addresses")
         for k in range(1, arguments.steps + 1):
             store.get(f"exported/{k}")
-            found = step(engine, work, k, addresses, arguments.llm)
+            found = step(engine, work, k, addresses)
             result["steps"].append(found)
             ranks = found["ranks"]
             print(
                 f"step {k}: {sum(r['tensors'] for r in ranks)} tensors, {sum(r['elements'] for r in ranks)} elements compared on {len(ranks)} ranks, "
                 f"{sum(r['elements_wrong'] for r in ranks)} wrong ({found['elements_other_before']} before the refit); KL mean {found['kl_mean']:.3g} max "
-                f"{found['kl_max']:.3g}; digest {found['digest']}; {max(s['total'] for s in found['seconds']) * 1e3:.1f} ms"
+                f"{found['kl_max']:.3g} (step {k - 1}: {found['kl_mean_of_step_before']:.3g}); digest {found['digest']}; {found['seconds']:.3f} s with proof"
                 + "".join(f"\n  {problem}" for problem in found["problems"]),
                 flush=True,
             )
@@ -227,7 +278,7 @@ def run(arguments: argparse.Namespace, store: Store, result: dict[str, Any]) -> 
         result["notes"] = engine.rpc("refit_notes")[0]
         for note in result["notes"]:
             print(f"note: {note}", flush=True)
-        engine.rpc("refit_close")
+        engine.disconnect()
         for g in range(len(specs)):
             store.set(f"end/{g}", "ok")
     finally:
@@ -243,17 +294,22 @@ def main() -> int:
     parser.add_argument("--expert-parallel", action="store_true")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=120, help="seconds that a rank may keep the others waiting in a refit")
-    parser.add_argument("--llm", action="store_true", help="vLLM's own engine; needs its kernels for CPUs")
+    parser.add_argument("--engine", choices=("auto", "processes", "llm", "transfer"), default="auto")
     parser.add_argument("--json", help="file for what was found")
     arguments = parser.parse_args()
-
+    if arguments.engine == "auto":
+        # With expert parallelism a worker of vLLM 0.33 dies in the CPU's kernel, refitted or not.
+        arguments.engine = "llm" if has_cpu_kernels() and not arguments.expert_parallel else "processes"
+    import refit
     import transformers
     import vllm
 
-    import refit
-
     versions = {"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__, "refit": refit.__version__}
-    result: dict[str, Any] = {"engine": "LLM" if arguments.llm else "processes", "versions": versions, "steps": []}
+    result: dict[str, Any] = {
+        "engine": arguments.engine,
+        "versions": versions,
+        "steps": [],
+    }
     print(f"vLLM {vllm.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, {result['engine']}", flush=True)
     status = 3
     store = Store(arguments.store)

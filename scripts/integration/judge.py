@@ -37,7 +37,11 @@ def main():
         each = (expected.exp() * (expected - found)).sum(dim=-1)
         spread = (expected.exp() * (expected - expected.exp().mean((0, 1)).log())).sum(dim=-1)
         steps.append({"step": step, "kl_mean": float(each.mean()), "kl_max": float(each.max()), "kl_between_tokens": float(spread.mean())})
-        print("step {step}: trainer's logits, KL per token mean {kl_mean:.3g}, max {kl_max:.3g} (between tokens {kl_between_tokens:.3g})".format(**steps[-1]))
+        print(
+            "step {step}: trainer's logits, KL per token mean {kl_mean:.3g}, max {kl_max:.3g} (between tokens {kl_between_tokens:.3g})".format(
+                **steps[-1]
+            )
+        )
     ok = all(row["kl_mean"] < LIMIT for row in steps)
     with open(options.json, "w", encoding="utf-8") as file:
         json.dump({"steps": steps, "ok": ok, "transformers": transformers.__version__}, file, indent=1)

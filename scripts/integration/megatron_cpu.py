@@ -87,7 +87,7 @@ def install():
     import transformer_engine.common
 
     transformer_engine.common.load_framework_extension = lambda framework: None
-    import megatron.core.tensor_parallel.random as random
+    from megatron.core.tensor_parallel import random
 
     random.CudaRNGStatesTracker.fork = lambda self, name="": contextlib.nullcontext()
     random.CudaRNGStatesTracker.add = lambda self, name, seed: self.states_.__setitem__(name, None)

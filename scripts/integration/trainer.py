@@ -81,7 +81,7 @@ def run(options, make):
     logits(prompts) -> on one rank [prompts, tokens, vocabulary] by the trainer's own forward, else None; vocabulary, versions. Returns 0, or 1
     where anything went wrong.
     """
-    import torch.distributed as distributed
+    from torch import distributed
 
     rank = distributed.get_rank()
     exchange = Exchange(options.store, rank)
@@ -102,9 +102,8 @@ def run(options, make):
 
 
 def _steps(options, trainer, exchange, rank, distributed):
-    from safetensors.torch import save_file
-
     import refit
+    from safetensors.torch import save_file
 
     ranks = distributed.get_world_size()
     if rank == 0:

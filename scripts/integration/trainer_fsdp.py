@@ -22,12 +22,11 @@ SEQUENCES, LENGTH = 2, 32
 
 class Fsdp:
     def __init__(self, options):
+        import refit.fsdp
         import torch
         import transformers
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-        import refit.fsdp
 
         ranks, replicas = torch.distributed.get_world_size(), options.replicas
         if replicas > 1:

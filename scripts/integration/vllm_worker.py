@@ -10,12 +10,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from refit_vllm import Weights
+from refit_vllm import Refitter
 from refit_vllm.worker import RefitWorker
 
 
 class CheckedWorker(RefitWorker):
     """RefitWorker with checks. Methods named check_* are collective over the engine's workers."""
+
+    def _connected(self) -> Refitter:
+        """Returns the extension's connection, or that of vLLM's weight transfer engine."""
+        engine = getattr(self, "weight_transfer_engine", None)
+        if engine is not None and engine._refitter is not None:
+            return engine._refitter
+        return super()._connected()
 
     def check_compare(self, folder: str) -> dict[str, Any]:
         """Compares every parameter and persistent buffer of this worker, bit for bit, with those of another instance of the model that vLLM's own
@@ -23,7 +30,7 @@ class CheckedWorker(RefitWorker):
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.utils import process_weights_after_loading
 
-        weights = self._refitter.weights if self._refitter is not None else Weights(self.get_model(), self.vllm_config)
+        weights = self._connected().weights
         config, reference = _load(folder, self.vllm_config)
         counts = {"tensors": 0, "elements": 0, "tensors_wrong": 0, "elements_wrong": 0}
         wrong: list[str] = []
@@ -56,7 +63,7 @@ class CheckedWorker(RefitWorker):
 
     def check_tensors(self) -> dict[str, torch.Tensor]:
         """Returns copies of this worker's weights in the layout in which a checkpoint is loaded."""
-        weights = self._refitter.weights if self._refitter is not None else Weights(self.get_model(), self.vllm_config)
+        weights = self._connected().weights
         return {name: tensor.detach().clone() for name, tensor in weights.tensors().items() if tensor.dim() > 0}
 
 
@@ -91,6 +98,9 @@ class Process(CheckedWorker):
 def allow_cuda_experts() -> None:
     """Lets the CPU platform of a wheel without kernels for CPUs hold experts as CUDA's Triton kernels want them, which is as loaded: the only
     change to vLLM here. Which parameters there are, and what the loader writes, is vLLM's."""
+    from vllm.platforms import current_platform
+
+    current_platform.import_kernels()
     if hasattr(torch.ops._C, "prepack_moe_weight"):
         return
     from vllm.model_executor.layers.fused_moe import unquantized_fused_moe_method

@@ -27,13 +27,17 @@ from refit.plan import Plan
 
 _REPLICAS = ("ddp", "replicate", "dp_replicate", "hsdp", "eddp")
 _WORDS_OF_WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.", "_fsdp_wrapped_module.")
+# Axis of refit, size, coordinate, placement.
+_Axis = tuple[str, int, int, Any]
 # The forms of train.experts, by the last word of a parameter's name.
 _EXPERTS = {"gate_up_proj": "stacked", "gate_and_up_projs": "transposed", "w1": "w123"}
 # Recipes whose own rule cuts another dimension of dense parameters than 0.
 _CHOOSES_DIMENSION = ("roll",)
 
 
-def side(model: Any, recipe: str = "verl", *, rank: int | None = None, ranks: int | None = None, **options: Any) -> tuple[str, dict[str, Any]]:
+def side(
+    model: Any, recipe: str = "verl", *, rank: int | None = None, ranks: int | None = None, **options: Any
+) -> tuple[str, dict[str, Any]]:
     """Returns (spec, tensors): the train side of refit.Plan, equal on all ranks, and this rank's {name: local tensor}.
 
     recipe: the framework whose meshes, shards of experts and pipeline stages are meant (train.recipe).
@@ -57,7 +61,7 @@ def side(model: Any, recipe: str = "verl", *, rank: int | None = None, ranks: in
         _check_place(name, tensor, axes[name], sizes, rank, recipe)
     keys: dict[str, Any] = {"recipe": recipe, "experts": _experts(found)}
     if recipe not in _CHOOSES_DIMENSION and "shard_dim" not in options:
-        keys["shard_dim"] = _shard_dims(axes, sharded, sizes, rank)
+        keys["shard_dim"] = _shard_dims(axes, sharded, sizes, recipe)
     keys["precision"] = _live.precision(found)
     return _live.spec("fsdp", sizes, {**keys, **options}), {name: _local(tensor) for name, tensor in found.items()}
 
@@ -130,7 +134,7 @@ def _axis(name: str) -> str:
                      "and ep_shard shards, tp and ep themselves")  # fmt: skip
 
 
-def _axes(name: str, tensor: Any) -> list[tuple[str, int, int, Any]]:
+def _axes(name: str, tensor: Any) -> list[_Axis]:
     """(axis, size, coordinate, placement) of each dimension of a parameter's mesh."""
     where = tensor.device_mesh.get_coordinate()
     if where is None:
@@ -139,7 +143,7 @@ def _axes(name: str, tensor: Any) -> list[tuple[str, int, int, Any]]:
     return [(_axis(dimension), int(size), int(at), placement) for dimension, size, at, placement in parts]
 
 
-def _sizes(axes: Mapping[str, list[tuple[str, int, int, Any]]], ranks: int) -> dict[str, int]:
+def _sizes(axes: Mapping[str, list[_Axis]], ranks: int) -> dict[str, int]:
     """The layout: sizes of the dense parameters' meshes, EP of the experts', PP of what is left of all ranks."""
     sizes = {"TP": 1, "EP": 1, "ETP": 1, "HSDP": 1, "FSDP": 1}
     for parts in axes.values():
@@ -160,7 +164,7 @@ def _sizes(axes: Mapping[str, list[tuple[str, int, int, Any]]], ranks: int) -> d
     return sizes
 
 
-def _check_place(name: str, tensor: Any, parts: list[tuple[str, int, int, Any]], sizes: Mapping[str, int], rank: int, recipe: str) -> None:
+def _check_place(name: str, tensor: Any, parts: list[_Axis], sizes: Mapping[str, int], rank: int, recipe: str) -> None:
     """Refuses a rank that is elsewhere on the parameter's mesh than refit's order has it: tp, fsdp, hsdp, pp from the inside out; of
     experts ep, then their shards."""
     shards, replica = sizes["FSDP"] * sizes["TP"], sizes["HSDP"]
@@ -171,7 +175,7 @@ def _check_place(name: str, tensor: Any, parts: list[tuple[str, int, int, Any]],
         at[axis] = at.get(axis, 0) * size + coordinate
         size_of[axis] = size_of.get(axis, 1) * size
     if "EP" in size_of:
-        in_experts = s // sizes["ETP"] % (s_of_experts(sizes, recipe) // sizes["ETP"])
+        in_experts = s // sizes["ETP"] % (_expert_ranks(sizes, recipe) // sizes["ETP"])
         expected = {"EP": in_experts % sizes["EP"], "FSDP": in_experts // sizes["EP"], "HSDP": s // shards, "TP": s % sizes["ETP"],
                     "ETP": s % sizes["ETP"]}  # fmt: skip
     else:
@@ -182,7 +186,7 @@ def _check_place(name: str, tensor: Any, parts: list[tuple[str, int, int, Any]],
                              "count tp, then fsdp (with cp), then replicas, then pp from the inside out", tensor=name, rank=rank)  # fmt: skip
 
 
-def s_of_experts(sizes: Mapping[str, int], recipe: str) -> int:
+def _expert_ranks(sizes: Mapping[str, int], recipe: str) -> int:
     """The ranks that share a layer's experts: with Automodel all of a stage, else those of one replica."""
     return sizes["FSDP"] * sizes["TP"] * (sizes["HSDP"] if recipe == "automodel" else 1)
 
@@ -190,32 +194,40 @@ def s_of_experts(sizes: Mapping[str, int], recipe: str) -> int:
 def _experts(found: Mapping[str, Any]) -> str | None:
     """How a layer's experts are held, None where they are single or there are none."""
     for name, tensor in found.items():
-        module, _, word = name.removesuffix(".weight").rpartition(".")
-        if module.endswith("experts") and word in _EXPERTS and len(tensor.shape) == 3:
+        word = name.removesuffix(".weight").rpartition(".")[2]
+        if word in _EXPERTS and _is_stacked(name, tensor):
             return _EXPERTS[word]
     return None
 
 
-def _shard_dims(axes: Mapping[str, list[tuple[str, int, int, Any]]], sharded: Mapping[str, Any], sizes: Mapping[str, int],
-                rank: int) -> list[str] | None:  # fmt: skip
-    """train.shard_dim: rules for the parameters outside of EP that are cut along another dimension than 0; None where none is."""
+def _is_stacked(name: str, tensor: Any) -> bool:
+    return len(tensor.shape) == 3 and name.removesuffix(".weight").rpartition(".")[0].endswith("experts")
+
+
+def _shard_dims(axes: Mapping[str, list[_Axis]], found: Mapping[str, Any], sizes: Mapping[str, int], recipe: str) -> list[str] | None:
+    """train.shard_dim: rules for parameters outside of EP that are cut along another dimension than 0, and for stacked experts where the
+    recipe's choice depends on what placements do not show; None where none is needed."""
     cut: dict[str, int] = {}
     for name, parts in axes.items():
         for axis, size, _, placement in parts:
             if axis == "FSDP" and size > 1 and all(other != "EP" for other, _, _, _ in parts):
-                cut[name] = int(getattr(placement, "dim", 0))
-    if not any(cut.values()):
+                cut[name] = int(placement.dim)
+    open_choice = recipe == "torchtitan" and sizes["TP"] > 1 and sizes["PP"] == 1
+    chosen = {name: dim for name, dim in cut.items() if dim > 0 or (open_choice and _is_stacked(name, found[name]))}
+    if not chosen:
         return None
     if sizes["PP"] > 1:
-        raise UsageError("parameters are cut along other dimensions than 0, and the ranks of other pipeline stages have others: say "
-                         "what cuts them with shard_dim=[\"GLOB=N\", ...], as train.shard_dim has it", rank=rank)  # fmt: skip
-    globs: dict[str, set[int]] = {}
+        raise UsageError(
+            "parameters are cut along other dimensions than 0, and this rank does not see those of other pipeline stages: say what is "
+            'cut with shard_dim=["GLOB=N", ...], as train.shard_dim has it',
+            tensor=next(iter(chosen)),
+        )
+    dims: dict[str, set[int]] = {}
     for name, dim in cut.items():
-        globs.setdefault(re.sub(r"\.\d+\.", ".*.", name), set()).add(dim)
-    rules = []
-    for name, dim in cut.items():
-        glob = re.sub(r"\.\d+\.", ".*.", name)
-        rule = f"{glob}={dim}" if len(globs[glob]) == 1 else f"{name}={dim}"
-        if dim > 0 and rule not in rules:
-            rules.append(rule)
-    return rules
+        dims.setdefault(_glob(name), set()).add(dim)
+    return list(dict.fromkeys(f"{_glob(name) if len(dims[_glob(name)]) == 1 else name}={dim}" for name, dim in chosen.items()))
+
+
+def _glob(name: str) -> str:
+    """A parameter's name for all layers and experts."""
+    return re.sub(r"\.\d+(?=\.)", ".*", name)

@@ -93,7 +93,9 @@ def _check_order(state: Any, sizes: Mapping[str, int]) -> None:
     rank, ranks = _live.rank_of_trainer()
     stage = sizes["TP"] * sizes["CP"] * sizes["DP"]
     if ranks != stage * sizes["PP"]:
-        raise UsageError(f"the default process group has {ranks} ranks, and TP x CP x DP x PP are {stage * sizes['PP']}: it must be the trainer's, alone")
+        raise UsageError(
+            f"the default process group has {ranks} ranks, and TP x CP x DP x PP are {stage * sizes['PP']}: it must be the trainer's, alone"
+        )
     s = rank % stage
     expected = {
         "tp": s % sizes["TP"],
@@ -143,7 +145,10 @@ def _named(chunk: Any) -> dict[str, Any]:
         if hasattr(tensor, "placements"):
             raise UsageError(f"{name} is a DTensor; parameters must be whole, as with Megatron's DDP", tensor=name)
         if any(word in kind for word in _QUANTISED):
-            raise UsageError(f"{name} is kept quantised ({kind}); refit reads live parameters in bf16, fp16 or fp32: train without fp8_param", tensor=name)
+            raise UsageError(
+                f"{name} is kept quantised ({kind}); refit reads live parameters in bf16, fp16 or fp32: train without fp8_param",
+                tensor=name,
+            )
     if any(name.endswith(".self_attention.kv_layernorm.weight") for name in found) and not any(".indexer." in name for name in found):
         raise UsageError(
             "latent attention (MLA) of Megatron-Core's local modules cuts the down projections over TP, for which refit has no rule; use "
@@ -171,7 +176,7 @@ def _pipeline(model: Any, chunks: int) -> dict[str, Any]:
     layout = getattr(config, "pipeline_model_parallel_layout", None)
     if layout is not None:
         return {"pipeline_layout": _layout_text(layout)}
-    pattern = getattr(model, "hybrid_layer_pattern", None) or getattr(config, "hybrid_layer_pattern", None)
+    pattern = getattr(model, "hybrid_layer_pattern", None)
     if pattern and "|" in pattern:
         return {"hybrid_layer_pattern": pattern.split("/")[0]}  # what follows are layers of multi-token prediction
     keys: dict[str, Any] = {}

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import refit
 import torch
 
-import refit
 from refit_vllm.weights import Weights
 
 if TYPE_CHECKING:

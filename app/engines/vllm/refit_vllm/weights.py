@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import refit
 import torch
 
-import refit
 from refit_vllm import spec
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import refit
+
 from refit_vllm.refitter import Connection, Refitter
 from refit_vllm.weights import Weights
 
