@@ -28,7 +28,7 @@ World::World(const refit_control& control, const WorldOptions& options) : option
   };
   mesh_ = std::make_unique<transport::SocketMesh>(
       control.rank, control.size, all_gather,
-      transport::SocketOptions{options.timeout_seconds, options.interface, is_interrupted});
+      transport::SocketOptions{options.timeout_seconds, options.interface, nullptr, is_interrupted});
   control_ = transport::make_socket_control(*mesh_);
 }
 
