@@ -17,6 +17,7 @@ constexpr std::uint64_t kVersion = 0x7265666974'000001;  ///< "refit", 1
 /// Seconds after which a rank that waits tells others for whom, and the least that waits are cut into.
 constexpr double kTell = 1;
 constexpr int kPollMilliseconds = 200;
+constexpr double kAsk = 0.1;  ///< seconds between questions whether this rank is interrupted
 /// Number of the connections of control planes.
 constexpr std::int64_t kControl = -1;
 constexpr std::size_t kTextBytes = 2000;
@@ -162,7 +163,14 @@ void SocketMesh::State::wait(const bool& done, int peer) {
   waited();
 }
 
+void SocketMesh::State::ask_for_interruption() {
+  if (!options_.interrupted || now() - last_asked_ < kAsk) return;
+  if (options_.interrupted()) fail(rank_, fmt::format("{} was interrupted while it waited", describe(rank_)));
+  last_asked_ = now();
+}
+
 void SocketMesh::State::still_waiting_for(int peer) {
+  ask_for_interruption();
   const double time = now();
   if (moves_ != seen_moves_) {
     seen_moves_ = moves_;
