@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "refit_mpi.h"
+#include <refit_mpi.h>
 
 static int failed(const char* what) {
   fprintf(stderr, "%s: %s\n", what, refit_error_text());

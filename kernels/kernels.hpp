@@ -21,7 +21,8 @@
 
 namespace refit::kernels {
 
-/// Says that a runtime is to use the device that the calling thread has made current, as other code of the process does.
+/// Says that a runtime is to use the device that the calling thread has made current, as other code of the process
+/// does.
 struct CurrentDevice {};
 
 /// Starts and ends the kernel runtime; one per process, alive while any kernel runs.

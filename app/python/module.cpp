@@ -160,6 +160,7 @@ struct AllGather {
   }
 };
 
+/// Connections, which end with close() and the last session that was made over them, whichever is later.
 class World {
  public:
   World(int rank, int size, nb::callable all_gather, const std::optional<std::string>& options) {
@@ -179,8 +180,24 @@ class World {
 
   refit_world* get() const { return world_; }
 
+  void close() {
+    is_closed_ = true;
+    end();
+  }
+  void enter() { ++sessions_; }
+  void leave() {
+    --sessions_;
+    end();
+  }
+
  private:
+  void end() {
+    if (is_closed_ && sessions_ == 0) refit_world_destroy(std::exchange(world_, nullptr));
+  }
+
   refit_world* world_ = nullptr;
+  int sessions_ = 0;
+  bool is_closed_ = false;
 };
 
 nb::dict to_dict(const refit_proof& proof) {
@@ -207,6 +224,7 @@ class Session {
     check(refit_session_create(plan_->get(), world_->get(), train ? train_tensors.data() : nullptr,
                                train_tensors.size(), gen ? gen_tensors.data() : nullptr, gen_tensors.size(),
                                text_or_null(options), &session_));
+    world_->enter();
   }
   /// A session that was not closed stays as it is, and with it its plan and world: its end is collective, and nothing
   /// may wait here.
@@ -219,8 +237,13 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   void close() {
-    const nb::gil_scoped_release released;
-    refit_session_destroy(std::exchange(session_, nullptr));
+    {
+      const nb::gil_scoped_release released;
+      refit_session_destroy(std::exchange(session_, nullptr));
+    }
+    world_->leave();
+    world_.reset();
+    plan_.reset();
   }
 
   std::string notes() {
@@ -343,7 +366,8 @@ NB_MODULE(_refit, module) {
 
   nb::class_<World>(module, "World")
       .def(nb::init<int, int, nb::callable, const std::optional<std::string>&>(), nb::arg("rank"), nb::arg("size"),
-           nb::arg("all_gather"), nb::arg("options").none());
+           nb::arg("all_gather"), nb::arg("options").none())
+      .def("close", &World::close);
 
   nb::class_<Session>(module, "Session")
       .def(nb::init<std::shared_ptr<Plan>, std::shared_ptr<World>, const Tensors&, const Tensors&,

@@ -47,6 +47,12 @@ template <typename... Args>
   throw Error(ErrorKind::usage, fmt::format(format, std::forward<Args>(args)...));
 }
 
+/// Throws a usage error about a tensor, parameter or storage, which its message names first.
+template <typename... Args>
+[[noreturn]] void fail_about(const std::string& tensor, fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(ErrorKind::usage, tensor + ": " + fmt::format(format, std::forward<Args>(args)...), {tensor});
+}
+
 template <typename... Args>
 [[noreturn]] void fail_runtime(fmt::format_string<Args...> format, Args&&... args) {
   throw Error(ErrorKind::runtime, fmt::format(format, std::forward<Args>(args)...));

@@ -128,14 +128,14 @@ refit_proof to_proof(const refit::verify::StepResult& step) {
   return proof;
 }
 
-/// Throws (data) for a proof that failed.
-void require_right(const refit::verify::StepResult& step) {
+/// Throws (data) for a proof that failed. `world`: which world ranks the ranks of both sides are.
+void require_right(const refit::verify::StepResult& step, const refit::WorldMap& world) {
   if (!step.train_disagreements.empty()) {
     const refit::verify::TrainDisagreement& odd = step.train_disagreements.front();
     throw Error(ErrorKind::data,
                 fmt::format("train rank {} holds other bits of {} {} than its replicas", to_int(odd.train_rank),
                             odd.tensor, to_string(odd.box)),
-                {odd.tensor, to_int(odd.train_rank)});
+                {odd.tensor, world.world_rank(Side::source, odd.train_rank)});
   }
   if (step.wrong.empty()) return;
   const refit::verify::WrongTensor& first = step.wrong.front();
@@ -143,7 +143,7 @@ void require_right(const refit::verify::StepResult& step) {
               fmt::format("{} wrong, the first is {} on gen rank {}: {}{} wrong",
                           refit::counted(step.tensors_wrong, "tensor"), first.tensor, to_int(first.gen_rank),
                           first.counted ? "" : "at least ", refit::counted(first.elements_wrong, "element")),
-              {first.tensor, to_int(first.gen_rank)});
+              {first.tensor, world.world_rank(Side::destination, first.gen_rank)});
 }
 
 }  // namespace
@@ -245,7 +245,7 @@ refit_status refit_session_prove(refit_session* session, refit_proof* proof) {
   return call([&] {
     const refit::verify::StepResult& step = required(session, "session").session.prove();
     hand_over(to_proof(step), proof);
-    require_right(step);
+    require_right(step, session->session.world());
   });
 }
 

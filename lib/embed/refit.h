@@ -161,7 +161,8 @@ REFIT_API refit_status refit_session_notes(refit_session* session, const char** 
 
 /* Tells where this process's tensors of a side lie from now on: all of them, as in refit_session_create. Not collective,
  * and cheap where nothing has moved: call it before every refit where an allocator may have moved or freed them. The
- * next refit maps and plans anew on all ranks, and says so in its notes. */
+ * next refit maps and plans anew on all ranks, and says so in its notes. Errors: as of refit_session_create; call the
+ * next verb all the same: it then fails with that error on all ranks, instead of letting them wait for this one. */
 REFIT_API refit_status refit_session_move(refit_session* session, refit_side side, const refit_tensor* tensors,
                                           size_t count);
 

@@ -6,7 +6,7 @@
 #include <limits.h>
 #include <mpi.h>
 
-#include "refit.h"
+#include <refit.h>
 
 /* refit_control.all_gather over the MPI_Comm that `communicator` points to. */
 static inline int refit_mpi_all_gather(void* communicator, const void* mine, void* all, size_t bytes) {

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <ranges>
 
 #include "core/clock.hpp"
 #include "core/hash.hpp"
@@ -196,6 +197,13 @@ void Session::attach() {
   session_ = std::make_unique<session::Session>(*space_, world_.control(), *links_, places_, exchange_, *mine_, how_,
                                                 progress_);
   for (const std::string& note : session_->notes()) notes_.push_back(note);
+  for (const Own* side : sides()) {
+    const std::vector<std::string>& others = side->binding.ignored;
+    if (!others.empty())
+      notes_.push_back(fmt::format("{}: {} left alone, which the plan does not have: {}{}", side->name,
+                                   counted(std::ssize(others), "tensor"), fmt::join(others | std::views::take(3), ", "),
+                                   others.size() > 3 ? ", ..." : ""));
+  }
   if (gen_) open_storages().add(this, blocks_of(gen_->local, gen_->binding));
 }
 
@@ -210,16 +218,21 @@ void Session::detach() {
 void Session::move(Side side, std::span<const refit_tensor> tensors) {
   std::optional<Own>& mine = own(side);
   if (!mine) fail_usage("this process is no {} rank of the session", side == Side::source ? "train" : "gen");
-  Binding binding = bind_tensors(mine->local, tensors, mine->name, side == Side::destination);
-  if (binding.addresses == mine->binding.addresses)
-    mine->asked.reset();
-  else
-    mine->asked = std::move(binding);
+  mine->asked.reset();
+  mine->refused.reset();
+  try {
+    Binding binding = bind_tensors(mine->local, tensors, mine->name, side == Side::destination);
+    if (binding.addresses != mine->binding.addresses) mine->asked = std::move(binding);
+  } catch (const Error& error) {
+    mine->refused.emplace(error);
+    throw;
+  }
 }
 
 std::string Session::moved() {
   std::vector<std::string> texts;
   for (Own* side : sides()) {
+    if (side->refused) throw Error(*side->refused);
     const Binding& now = side->asked ? *side->asked : side->binding;
     const std::vector<std::uint64_t> identities = transport::identities(blocks_of(side->local, now));
     std::int64_t count = 0;

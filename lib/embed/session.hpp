@@ -26,7 +26,8 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  /// Tells where this rank's tensors lie from now on. Not collective.
+  /// Tells where this rank's tensors lie from now on. Not collective. Where they are refused, so is every verb after
+  /// it, on all ranks, until others are told of.
   void move(Side side, std::span<const refit_tensor> tensors);
   /// Moves all weights; `size` of the result is not set.
   refit_seconds refit();
@@ -34,6 +35,8 @@ class Session {
   const verify::StepResult& prove();
 
   const std::vector<std::string>& notes() const { return notes_; }
+  /// Returns which world ranks the ranks of both sides are.
+  WorldMap world() const { return plan_.world(); }
   /// Returns the last proof, if there is one.
   const std::optional<verify::StepResult>& proof() const { return proof_; }
 
@@ -49,6 +52,7 @@ class Session {
     layout::LocalLayout local;
     Binding binding;                        ///< memory that is in use
     std::optional<Binding> asked;           ///< where the caller has told of another place since
+    std::optional<Error> refused;           ///< what was wrong with the place that the caller has told of last
     std::vector<std::uint64_t> identities;  ///< of the memory that is in use
   };
 

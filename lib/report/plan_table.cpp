@@ -61,8 +61,8 @@ void print_matrix(std::ostream& out, const ByteMatrix& matrix) {
 }
 
 void print_plan_part(std::ostream& out, const Plan& plan) {
-  out << labelled("plan", fmt::format("{} copies of one rank, planned in {}", grouped(plan.copies),
-                                      format_seconds(plan.seconds)));
+  out << labelled(
+      "plan", fmt::format("{} copies of one rank, planned in {}", grouped(plan.copies), format_seconds(plan.seconds)));
   if (plan.world) {
     std::string text =
         fmt::format("{} copies, planned in {}", grouped(plan.world->copies), format_seconds(plan.world->seconds));

@@ -61,9 +61,9 @@ void print_sizes(std::ostream& out, const Result& result) {
   if (result.wire) {
     const Wire& wire = *result.wire;
     out << labelled("wire", fmt::format("{} in {} copies, {} local{}; busiest sender {}, busiest receiver {}",
-                                        format_bytes(wire.bytes), grouped(wire.copies),
-                                        format_bytes(wire.local_bytes), beside_text(wire),
-                                        format_bytes(wire.egress_bytes_max), format_bytes(wire.ingress_bytes_max)));
+                                        format_bytes(wire.bytes), grouped(wire.copies), format_bytes(wire.local_bytes),
+                                        beside_text(wire), format_bytes(wire.egress_bytes_max),
+                                        format_bytes(wire.ingress_bytes_max)));
   }
   if (result.memory) {
     const Memory& memory = *result.memory;

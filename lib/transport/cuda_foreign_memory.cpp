@@ -75,9 +75,11 @@ Allocation inspect(CUdeviceptr address) {
   return error == CUDA_SUCCESS ? result : Allocation{};
 }
 
+/// Returns the current device, with its context made current in this thread: the driver's functions need that.
 int current_device() {
   int device = 0;
   check_cuda(cudaGetDevice(&device), "the current device");
+  check_cuda(cudaSetDevice(device), "the current device");
   return device;
 }
 
@@ -103,21 +105,23 @@ class Allocations {
   void check(const OwnedBlock& storage, const Allocation& found) const {
     const bool of_pages = found.type == CU_MEMORYTYPE_DEVICE && found.can_be_shared == 0 && found.is_managed == 0;
     if (found.type == 0 || (of_pages && found.is_mapped == 0)) {
-      fail_usage(
-          "{}: its {} bytes at {} are not memory of a GPU: they lie on the host, have been freed, or the engine sleeps "
+      fail_about(
+          storage.name,
+          "its {} bytes at {} are not memory of a GPU: they lie on the host, have been freed, or the engine sleeps "
           "(vLLM's sleep mode: wake it first)",
-          storage.name, storage.bytes, fmt::ptr(storage.address));
+          storage.bytes, fmt::ptr(storage.address));
     }
     if (found.is_managed != 0) return;
     if (found.type != CU_MEMORYTYPE_DEVICE) {
-      fail_usage("{}: it lies in main memory, and refit's kernels run on GPU {} in this process: move it there",
-                 storage.name, device_);
+      fail_about(storage.name,
+                 "it lies in main memory, and refit's kernels run on GPU {} in this process: move it there", device_);
     }
     if (found.device != device_) {
-      fail_usage(
-          "{}: it lies on GPU {}, and refit's kernels run on GPU {} in this process: all of a rank's tensors must be "
+      fail_about(
+          storage.name,
+          "it lies on GPU {}, and refit's kernels run on GPU {} in this process: all of a rank's tensors must be "
           "there",
-          storage.name, found.device, device_);
+          found.device, device_);
     }
     if (found.can_be_shared != 0) check_end(storage, found);
   }
@@ -125,7 +129,7 @@ class Allocations {
   static void check_end(const OwnedBlock& storage, const Allocation& found) {
     const std::size_t before = address_of(storage.address) - found.begin;
     if (static_cast<std::size_t>(storage.bytes) > found.bytes - before) {
-      fail_usage("{}: its {} bytes at {} go beyond the end of their allocation", storage.name, storage.bytes,
+      fail_about(storage.name, "its {} bytes at {} go beyond the end of their allocation", storage.bytes,
                  fmt::ptr(storage.address));
     }
   }

@@ -89,14 +89,13 @@ class Finder {
     for (const Mapping* mapping = first; reached < end; reached = mapping->end, ++mapping) {
       const bool there = first != nullptr && mapping != mappings_.data() + mappings_.size();
       if (!there || reached < mapping->begin || reached >= mapping->end) {
-        fail_usage("{}: its {} bytes at {} are not memory of this process", storage.name, storage.bytes,
+        fail_about(storage.name, "its {} bytes at {} are not memory of this process", storage.bytes,
                    fmt::ptr(storage.address));
       }
       if (!mapping->readable || !mapping->writable) {
-        fail_usage(
-            "{}: its memory is mapped read-only, so that nothing can be stored into it; hold weights in memory of "
-            "their own, not in a checkpoint's file",
-            storage.name);
+        fail_about(storage.name,
+                   "its memory is mapped read-only, so that nothing can be stored into it; hold weights in memory of "
+                   "their own, not in a checkpoint's file");
       }
       any_shared |= mapping->shared;
     }

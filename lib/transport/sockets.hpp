@@ -37,7 +37,8 @@ using AllGather = std::function<void(const void* mine, void* all, std::size_t by
 
 struct SocketOptions {
   double timeout_seconds = 60;  ///< that a rank may keep another one waiting; 0: for ever
-  std::string interface;  ///< of the network; empty: REFIT_SOCKET_IFNAME, else the first that is up, the loopback last
+  /// Of the network, or one of its addresses; empty: REFIT_SOCKET_IFNAME, else the first that is up, the loopback last.
+  std::string interface;
   Progress* progress = nullptr;  ///< is told where this rank waits, and asked for the phase of messages
 };
 
@@ -59,6 +60,9 @@ class SocketMesh {
   std::string describe(int rank) const;
   /// Sets how long ranks may keep others waiting from now on. Not collective.
   void set_timeout(double seconds);
+  /// Sets who is told where this rank waits and asked for the phase of messages, from now on; nullptr: nobody. Not
+  /// collective.
+  void set_progress(Progress* progress);
 
   class State;
   const std::shared_ptr<State>& state() const { return state_; }
@@ -72,7 +76,7 @@ class SocketMesh {
 std::unique_ptr<Control> make_socket_control(const SocketMesh& mesh);
 
 /// Makes a communicator of host memory between the ranks `members` (ascending; communicator rank = position), with
-/// lanes 0 .. `lanes` - 1. Collective over `members`. `number` tells apart the communicators of a mesh.
+/// lanes 0 .. `lanes` - 1. Collective over `members`. `number` tells apart those that are made at a time.
 ///
 /// No call blocks: messages move in `post`, `test` and `pause` of any request of the mesh, and in waits of its control
 /// planes. A message is sent as soon as the kernel has taken it, whether or not its receive has been posted. Sending to

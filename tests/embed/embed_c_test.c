@@ -45,7 +45,7 @@ static int gather(void* user, const void* mine, void* all, size_t bytes) {
   const int round = state->board->round[state->rank];
   for (int rank = 0; rank < state->size; ++rank) {
     while (__atomic_load_n(&state->board->round[rank], __ATOMIC_SEQ_CST) < round) usleep(200);
-    memcpy((char*)all + (size_t)rank * bytes, state->board->bytes[rank], bytes);
+    if (bytes > 0) memcpy((char*)all + (size_t)rank * bytes, state->board->bytes[rank], bytes);
   }
   return 0;
 }
@@ -144,7 +144,10 @@ static int on_ranks(const setup* s, void (*body)(const setup*, gather_state*)) {
   }
   int failed = 0;
   int status = 0;
-  while (wait(&status) > 0) failed += !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  while (wait(&status) > 0) {
+    if (WIFSIGNALED(status)) printf("a process ended by signal %d\n", WTERMSIG(status));
+    failed += !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
   munmap(board, sizeof(*board));
   return failed;
 }
@@ -249,7 +252,7 @@ static void mistakes(const setup* s, gather_state* state) {
   expect(CREATE(), REFIT_USAGE, "gen rank 0: model.norm.weight: is missing", norm);
   CHECK(refit_error_rank() == 1 && session == NULL);
   if (has_mistake) gen.list[at] = kept, gen.list[at].shape = shape, gen.list[at].dimensions = 2;
-  expect(CREATE(), REFIT_USAGE, "model.norm.weight: has shape [3,7] and has to have", norm);
+  expect(CREATE(), REFIT_USAGE, "model.norm.weight: has shape [3, 7] and has to have", norm);
   if (has_mistake) gen.list[at] = kept, gen.list[at].dtype = "F32";
   expect(CREATE(), REFIT_USAGE, "model.norm.weight: is F32 and has to be BF16", norm);
   if (has_mistake) gen.list[at] = kept, gen.list[at].dtype = "BFLOAT";
@@ -286,6 +289,7 @@ static void mistakes(const setup* s, gather_state* state) {
   OK(CREATE());
 
   /* A process that dies: the others learn it, name it, and live. */
+  CHECK(gather(state, "", NULL, 0) == 0); /* all have a session by now */
   if (has_mistake) raise(SIGKILL);
   const time_t start = time(NULL);
   status = refit_session_refit(session, NULL);

@@ -319,7 +319,7 @@ TEST(ForeignDeviceMemory, RefusesWhatIsNotOnTheRanksDevice) {
   const auto refused = [&](std::byte* address, std::int64_t bytes) {
     const std::vector<OwnedBlock> storages{{"model.norm.weight", address, bytes}};
     const std::string text = told([&] { make_foreign_device_memory(*world, storages); });
-    const std::string again = told([&] { device_identities(storages); });
+    std::string again = told([&] { device_identities(storages); });
     EXPECT_THAT(text, HasSubstr("usage: "));
     EXPECT_THAT(text, HasSubstr("model.norm.weight: it"));  // of one rank, everywhere
     return again;
@@ -363,6 +363,7 @@ TEST(ForeignDeviceMemory, IsIdentifiedInMicroseconds) {
     EXPECT_LT(took.count() / kTimes, 20'000);
   };
   std::vector<std::unique_ptr<Block>> blocks;
+  blocks.reserve(10);
   for (int i = 0; i < 10; ++i) blocks.push_back(std::make_unique<Block>(20 * kMiB));
   const MappedPages pages(32 * kMiB);
   std::vector<OwnedBlock> together, apart, paged;

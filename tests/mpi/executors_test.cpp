@@ -1,12 +1,12 @@
-// The executors over real MPI: communicators, control plane and shared window.
+// The executors over real processes: communicators, control plane and memory that they share.
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
+#include "mpi/ranks.hpp"
 #include "support/allocations.hpp"
 #include "support/random_transport.hpp"
-#include "transport/mpi/mpi.hpp"
 #include "unit/transport_models.hpp"
 
 namespace refit::test_support {
@@ -49,9 +49,9 @@ void run_and_expect(const TransportCase& job, transport::Control& world, const s
   services.communicator = [&, tag = 0](transport::Purpose /*purpose*/, const std::vector<int>& members) mutable {
     ++tag;
     const bool mine = std::ranges::binary_search(members, world.rank());
-    return mine ? transport::make_mpi_communicator(members, tag, static_cast<int>(job.tuning.streams)) : nullptr;
+    return mine ? make_communicator(members, tag, static_cast<int>(job.tuning.streams)) : nullptr;
   };
-  services.peer_memory = transport::make_mpi_peer_memory;
+  services.peer_memory = make_peer_memory;
   const RankOutcome outcome = run_rank(job, services);
   EXPECT_EQ(outcome.mismatch, "") << what;
   EXPECT_EQ(outcome.unmapped_peers, 0) << what;
@@ -64,8 +64,8 @@ void run_and_expect(const TransportCase& job, transport::Control& world, const s
   }
 }
 
-TEST(MpiExecutors, MoveEveryByte) {
-  const auto world = transport::make_mpi_control();
+TEST(RanksExecutors, MoveEveryByte) {
+  const auto world = make_control();
   for (const Sides& one : sides(world->size())) {
     for (DType gen_precision : {DType::bf16, DType::f32}) {
       Job job(one.model, one.train, one.gen, DType::bf16, gen_precision);
@@ -95,8 +95,8 @@ MeshLayout replicas(const std::vector<model::Tensor>& tensors, std::int64_t coun
   return layout;
 }
 
-TEST(MpiExecutors, ReplicasFeedEachOther) {
-  const auto world = transport::make_mpi_control();
+TEST(RanksExecutors, ReplicasFeedEachOther) {
+  const auto world = make_control();
   if (world->size() < 3) GTEST_SKIP() << "needs two replicas";
   model::Model model;
   for (const Shape& shape : {Shape{100, 70}, Shape{1, 30'000}, Shape{4}, Shape{3, 5, 901}}) {
@@ -122,8 +122,8 @@ TEST(MpiExecutors, ReplicasFeedEachOther) {
 }
 
 /// Every executor, fan-out and precision, with sizes from a few bytes upwards; nothing is allocated in a refit.
-TEST(MpiExecutors, RandomJobsArrive) {
-  const auto world = transport::make_mpi_control();
+TEST(RanksExecutors, RandomJobsArrive) {
+  const auto world = make_control();
   if (world->size() < 2) GTEST_SKIP() << "needs two sides";
   const RandomCases cases(1);
   for (const Precisions precisions : all_precisions()) {
@@ -147,8 +147,8 @@ std::vector<Sides> colocated_sides(int ranks) {
   }
 }
 
-TEST(MpiExecutors, MoveEveryByteBetweenColocatedRanks) {
-  const auto world = transport::make_mpi_control();
+TEST(RanksExecutors, MoveEveryByteBetweenColocatedRanks) {
+  const auto world = make_control();
   for (const Sides& one : colocated_sides(world->size())) {
     Job job(one.model, one.train, one.gen, DType::bf16, DType::f32);
     for (ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct}) {
@@ -165,8 +165,8 @@ TEST(MpiExecutors, MoveEveryByteBetweenColocatedRanks) {
   }
 }
 
-TEST(MpiExecutors, RandomColocatedJobsArrive) {
-  const auto world = transport::make_mpi_control();
+TEST(RanksExecutors, RandomColocatedJobsArrive) {
+  const auto world = make_control();
   const RandomCases cases(1);
   for (const Precisions precisions : all_precisions()) {
     for (std::uint64_t seed = cases.first; seed < cases.first + static_cast<std::uint64_t>(cases.count); ++seed) {

@@ -15,8 +15,8 @@
 #include "core/hash.hpp"
 #include "kernels/kernels.hpp"
 #include "model/part_boxes.hpp"
+#include "mpi/ranks.hpp"
 #include "support/format_reference.hpp"
-#include "transport/mpi/mpi.hpp"
 #include "unit/layout_models.hpp"
 #include "unit/transport_models.hpp"
 
@@ -323,7 +323,7 @@ std::vector<std::string> train_layouts(int ranks) {
 
 /// Libraries and dtypes take turns.
 TEST(QuantiseParts, EveryFormatOnAllRanks) {
-  const auto world = transport::make_mpi_control();
+  const auto world = make_control();
   std::size_t turn = static_cast<std::size_t>(world->size());
   for (const std::string& train : train_layouts(world->size())) {
     const bool has_cut_rows = train.starts_with("TP2") || train.starts_with("TP4");
@@ -343,7 +343,7 @@ TEST(QuantiseParts, EveryFormatOnAllRanks) {
 }
 
 TEST(QuantiseParts, ExpertsInOneTensor) {
-  const auto world = transport::make_mpi_control();
+  const auto world = make_control();
   const std::string train = world->size() > 1 ? "EP2" : "TP1";
   for (const Library library : {Library::triton, Library::compressed_tensors}) {
     const Case c{"gpt_oss", train, StoredFormat::mxfp4, library, DType::bf16};

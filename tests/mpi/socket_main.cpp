@@ -6,8 +6,9 @@
 
 #include "kernels/kernels.hpp"
 #include "mpi/ranks.hpp"
-#include "support/processes.hpp"
+#include "support/forked_ranks.hpp"
 #include "support/rank_printer.hpp"
+#include "transport/shared_memory.hpp"
 
 namespace refit::test_support {
 namespace {
@@ -30,6 +31,11 @@ std::unique_ptr<transport::Control> make_control() { return transport::make_sock
 std::unique_ptr<transport::Communicator> make_communicator(const std::vector<int>& members, int number, int lanes) {
   return transport::make_socket_communicator(*mesh, members, number, lanes);
 }
+std::unique_ptr<transport::PeerMemory> make_peer_memory(std::int64_t bytes) {
+  static std::unique_ptr<transport::Control> world;  // must outlive the memory
+  if (world == nullptr) world = make_control();
+  return transport::make_shared_peer_memory(*world, bytes);
+}
 
 }  // namespace refit::test_support
 
@@ -40,7 +46,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: %s RANKS\n", argv[0]);
     return 2;
   }
-  const auto ended = refit::test_support::run_processes(
+  const auto ended = refit::test_support::fork_ranks(
       ranks, [&](int rank, const auto& all_gather) { return refit::test_support::run(rank, ranks, all_gather); },
       std::chrono::seconds(1500));
   for (std::size_t rank = 0; rank < ended.size(); ++rank) {

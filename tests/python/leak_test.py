@@ -2,6 +2,7 @@
 ones; and so they do after sessions that failed."""
 
 import os
+import pathlib
 import unittest
 
 import refit
@@ -12,7 +13,7 @@ WARM = 100  # allocators and caches have what they keep by then
 
 
 def used():
-    pages = int(open("/proc/self/statm").read().split()[1])
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), pages * os.sysconf("SC_PAGE_SIZE")
 
 

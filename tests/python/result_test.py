@@ -26,9 +26,8 @@ class Results(unittest.TestCase):
         os.makedirs(WORK, exist_ok=True)
         options = ["--model", "qwen3-0.6b-small", "--layers", "1", "--train", "TP1", "--gen", "TP1", "--steps", "3", "--warmup", "2"]
         outputs = ["--json", f"{WORK}/result.json", "--csv", f"{WORK}/result.csv", "--force"]
-        subprocess.run(
-            [*mpirun(2), REFIT, "run", *options, *outputs], check=True, capture_output=True, env={**os.environ, "REFIT_INPUTS": str(world.ROOT / "inputs")}
-        )
+        environment = {**os.environ, "REFIT_INPUTS": str(world.ROOT / "inputs")}
+        subprocess.run([*mpirun(2), REFIT, "run", *options, *outputs], check=True, capture_output=True, env=environment)
 
     def write(self, text):
         path = pathlib.Path(WORK) / "other.json"

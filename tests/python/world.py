@@ -92,11 +92,18 @@ def _run(pipe, body, rank, folder, arguments):
     except Exception as error:
         error.trace = "".join(traceback.format_exception(error))
         outcome = error
+    for one in CONTROLS:
+        one.close()
     pipe.send(outcome)
 
 
+CONTROLS = []
+
+
 def control(rank, size, folder, prefix="refit"):
-    return refit.from_store(FileStore(folder), rank, size, prefix, timeout=60)
+    """A control, which is closed when the process ends."""
+    CONTROLS.append(refit.from_store(FileStore(folder), rank, size, prefix, timeout=60))
+    return CONTROLS[-1]
 
 
 # ---- The model, in Hugging Face's layout ----
@@ -147,8 +154,8 @@ def vllm(weights, rank, ranks):
 
     parts = {}
     for name, weight in weights.items():
-        at, _, what = name.rpartition("proj.weight")
-        if not what and not at:
+        at = name.rpartition("proj.weight")[0]
+        if not at:
             parts[name] = rows(name) if "embed_tokens" in name else weight
         elif at.endswith("q_"):
             parts[at[:-2] + "qkv_proj.weight"] = np.concatenate([rows(f"{at[:-2]}{part}_proj.weight") for part in "qkv"])

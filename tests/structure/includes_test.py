@@ -33,6 +33,7 @@ MAY_INCLUDE = {
     "explain": ["engine"],
     "diagnose": ["engine"],
     "app": ["engine", "explain", "diagnose"],
+    "app/python": ["embed"],
 }
 ANYONE = set(MAY_INCLUDE)
 PURE = {"core", "model", "layout", "plan", "train", "gen", "inject", "m2n"}
@@ -40,7 +41,7 @@ PURE = {"core", "model", "layout", "plan", "train", "gen", "inject", "m2n"}
 # Name, headers, the folders that may include them, whether headers (.hpp) may.
 EXTERNAL = [
     ("Kokkos", re.compile(r"Kokkos_|KokkosExp|kokkos/"), {"kernels"}, True),
-    ("MPI", re.compile(r"mpi(\.h|-ext\.h|/)"), {"transport/mpi"}, True),
+    ("MPI", re.compile(r"mpi(\.h|-ext\.h|/)"), {"transport/mpi", "embed"}, True),  # embed: a header for others alone
     ("NCCL", re.compile(r"nccl"), ANYONE - PURE, True),
     ("CUDA", re.compile(r"(cuda|cudaTypedefs|driver_types|nvml|nvtx)"), ANYONE - PURE, True),
     ("HDF5", re.compile(r"(hdf5(_hl)?\.h|H5\w+\.h)"), ANYONE - PURE, True),
@@ -141,6 +142,11 @@ PLANTED = [
     ("lib/engine/c.cpp", '"transport/mpi/mpi.hpp"', None),
     ("lib/transport/a.cpp", "<mpi.h>", "transport may not include MPI"),
     ("lib/transport/c.cpp", '"transport/mpi/mpi.hpp"', "transport may not include transport/mpi"),
+    ("lib/embed/a.cpp", '"pair/pair.hpp"', None),
+    ("lib/embed/b.cpp", '"case/case.hpp"', "embed may not include case"),
+    ("lib/embed/c.cpp", '"transport/mpi/mpi.hpp"', "embed may not include transport/mpi"),
+    ("app/python/a.cpp", '"embed/refit.h"', None),
+    ("app/python/b.cpp", '"engine/engine.hpp"', "app/python may not include engine"),
     ("lib/session/a.cpp", '"transport/mpi/mpi.hpp"', "session may not include transport/mpi"),
     ("lib/report/json.hpp", "<nlohmann/json_fwd.hpp>", None),
     ("lib/core/log.cpp", "<spdlog/spdlog.h>", None),

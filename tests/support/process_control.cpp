@@ -146,6 +146,7 @@ void run_processes(int ranks, const std::function<void(transport::Control&)>& bo
   ASSERT_NE(memory, MAP_FAILED);
   auto& meeting = *new (memory) Meeting;
   std::vector<pid_t> processes;
+  processes.reserve(static_cast<std::size_t>(ranks));
   for (int rank = 0; rank < ranks; ++rank) {
     processes.push_back(start([&] {
       ProcessControl world(meeting, rank, ranks);

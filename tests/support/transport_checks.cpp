@@ -115,8 +115,7 @@ void check_repeated_messages(Control& world) {
   }
   const std::unique_ptr<transport::Exchange> exchange = world.make_exchange(messages);
   for (int run = 0; run < 5; ++run) {
-    for (std::size_t i = 0; i < 2; ++i)
-      std::ranges::fill(sent[i], 1000 * run + 10 * me + static_cast<std::int64_t>(i));
+    for (std::size_t i = 0; i < 2; ++i) std::ranges::fill(sent[i], 1000 * run + 10 * me + static_cast<std::int64_t>(i));
     exchange->run();
     for (std::size_t i = 0; i < 2; ++i) {
       EXPECT_EQ(received[i],

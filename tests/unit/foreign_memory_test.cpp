@@ -340,11 +340,12 @@ TEST(ForeignMemory, RefusesOnAllRanksWhatIsNoWritableMemory) {
     auto* read_only = static_cast<std::byte*>(map_file(file, 2 * kPage, PROT_READ));
     auto* gone = static_cast<std::byte*>(map_file(file, 2 * kPage));
     munmap(gone, 2 * kPage);
+    auto* beyond = reinterpret_cast<std::byte*>(~std::uintptr_t{0} - kPage);  // NOLINT(performance-no-int-to-ptr)
     const std::pair<OwnedBlock, std::string> rows[] = {
         {{"model.norm.weight", read_only, kPage}, "rank 1: model.norm.weight: its memory is mapped read-only"},
         {{"model.norm.weight", gone, kPage}, "rank 1: model.norm.weight: its 4096 bytes at 0x"},
         {{"model.norm.weight", nullptr, 10}, "rank 1: model.norm.weight: its 10 bytes at 0x0 are not memory of this"},
-        {{"model.norm.weight", reinterpret_cast<std::byte*>(~std::uintptr_t{0} - kPage), 10}, "are not memory of this"},
+        {{"model.norm.weight", beyond, 10}, "are not memory of this"},
         {{"model.norm.weight", writable, std::int64_t{1} << 40}, "rank 1: model.norm.weight: its"}};
     for (const auto& [storage, text] : rows) {
       std::string told;

@@ -12,6 +12,19 @@ Every process that holds weights does this, with its own rank and tensors: train
 Neither torch nor numpy, MPI or a GPU is needed to import it.
 """
 
+import importlib
+from types import ModuleType
+
+try:
+    from refit import _refit as _refit
+except ImportError as error:
+    if "libcudart" not in str(error) and "libnccl" not in str(error):
+        raise
+    from refit import _cuda_libraries
+
+    _cuda_libraries.load()
+    from refit import _refit as _refit
+
 from refit._refit import __version__, shared_memory
 from refit.control import Control, from_mpi, from_store, from_torch
 from refit.errors import DataError, Error, RuntimeFailure, UnavailableError, UsageError
@@ -39,3 +52,10 @@ __all__ = [
     "read_result",
     "shared_memory",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports the sides of trainers when they are used."""
+    if name in ("fsdp", "megatron"):
+        return importlib.import_module(f"refit.{name}")
+    raise AttributeError(f"module 'refit' has no attribute {name!r}")

@@ -23,6 +23,7 @@ class Plan:
 
 class World:
     def __init__(self, rank: int, size: int, all_gather: Callable[[bytes], bytes], options: str | None) -> None: ...
+    def close(self) -> None: ...
 
 class Session:
     def __init__(

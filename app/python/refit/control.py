@@ -6,9 +6,11 @@ that one that dies or hangs is noticed.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -41,6 +43,13 @@ class Control:
         self._world: _refit.World | None = None
         self._timeout = 0.0
         self._pid = os.getpid()
+        _controls.add(self)
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"<refit.Control: rank {self.rank} of {self.size}>"
@@ -57,18 +66,23 @@ class Control:
             raise UsageError(f"this refit.Control was made by process {self._pid}, before a fork: make another one here")
         if self._world is None or self._timeout != timeout:
             options = f"timeout={timeout:g}" + (f" interface={self._interface}" if self._interface else "")
+            self.close()
             self._world = _refit.World(self.rank, self.size, self._gather, options)
             self._timeout = timeout
         return self._world
 
     def forget(self, world: _refit.World) -> None:
-        """Drops connections that failed, so that the next session makes new ones."""
+        """Closes connections that failed, so that the next session makes new ones."""
         if self._world is world:
-            self._world = None
+            self.close()
 
     def close(self) -> None:
-        """Closes the connections, once the last session over them is closed too. The next session makes new ones."""
-        self._world = None
+        """Says goodbye to the others and closes the connections, once the sessions over them are closed too; not
+        collective. The next session makes new ones. A process that ends without it counts as one that died, for others
+        that still wait for anybody; Python's exit does it by itself, but not os._exit."""
+        world, self._world = self._world, None
+        if world is not None and os.getpid() == self._pid:
+            world.close()
 
     def _gather(self, mine: bytes) -> bytes:
         parts = [bytes(part) for part in self._all_gather(mine)]
@@ -79,6 +93,15 @@ class Control:
                 "ranks, in order of rank"
             )
         return b"".join(parts)
+
+
+_controls: weakref.WeakSet[Control] = weakref.WeakSet()
+
+
+@atexit.register
+def _say_goodbye() -> None:
+    for control in list(_controls):
+        control.close()
 
 
 def from_store(

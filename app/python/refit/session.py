@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from refit import _refit
 from refit.control import Control
@@ -17,6 +16,7 @@ from refit.plan import Plan, Side
 from refit.tensors import Memory, address, describe, wait_for
 
 Tensors = Mapping[str, Any]
+Result = TypeVar("Result")
 
 
 class Seconds(NamedTuple):
@@ -54,42 +54,59 @@ class Proof:
 
 
 class _Memories:
-    """The tensors that a process has on one side, and where they were when the library was last told."""
+    """The tensors that a process has on one side, and where they were when the library was last told.
 
-    def __init__(self, side: Side, given: Tensors | Callable[[], Tensors]) -> None:
+    wanted: names of those that the plan lists for it. Of all others the library gets the names.
+    """
+
+    def __init__(self, side: Side, given: Tensors | Callable[[], Tensors], wanted: frozenset[str]) -> None:
         self.side = side
-        self._given = given
-        self._held: dict[str, Any] = {}  # kept alive for as long as the library may use them
-        self._known: dict[str, int] = {}
+        self.held: dict[str, Any] = {}  # kept alive for as long as the library may use them
         self.devices: frozenset[str] = frozenset()
+        self._given = given
+        self._wanted = wanted
+        self._known: dict[str, int] | None = None  # addresses; None: the library has refused them, or not been told
 
-    def read(self) -> list[tuple[str, int, tuple[int, ...], tuple[int, ...], str]]:
-        """All tensors as the library takes them. Errors: UsageError, of the first that it can't take, and all of them."""
-        held = dict(self._given() if callable(self._given) else self._given)
+    def read(self) -> tuple[list[tuple[str, int, tuple[int, ...], tuple[int, ...], str]], Exception | None]:
+        """All tensors as the library takes them, and what is wrong with those that it can't take (with all of them, about
+        the first). Those are left out: the library says on all processes that they are missing, and none waits."""
+        self._known = None
+        try:
+            now = self._now()
+        except Exception as error:
+            return [], error
         memories: dict[str, Memory] = {}
         refused: list[Error] = []
-        for name, tensor in held.items():
+        for name, tensor in now.items():
             try:
                 memories[name] = describe(name, tensor, written=self.side == "gen")
             except Error as error:
-                refused.append(error)
+                if name in self._wanted:
+                    refused.append(error)
+                else:
+                    memories[name] = Memory(0, (), (), "", "cpu")
+        tensors = [(name, memory.address, memory.shape, memory.strides, memory.dtype) for name, memory in memories.items()]
         if refused:
             first = refused[0]
-            raise type(first)("\n".join(str(error) for error in refused), tensor=first.tensor)
-        self._held, self._known = held, {name: memory.address for name, memory in memories.items()}
-        self.devices = frozenset(memory.device for memory in memories.values())
-        return [(name, memory.address, memory.shape, memory.strides, memory.dtype) for name, memory in memories.items()]
+            return tensors, type(first)("\n".join(str(error) for error in refused), tensor=first.tensor)
+        self.held = {name: now[name] for name in self._wanted if name in now}
+        self._known = {name: memories[name].address for name in self.held}
+        self.devices = frozenset(memories[name].device for name in self.held)
+        return tensors, None
+
+    def forget(self) -> None:
+        """Has the tensors count as moved, whatever they are next."""
+        self._known = None
 
     def moved(self) -> bool:
         """Whether tensors are other ones, or lie elsewhere, than when they were read last."""
-        now = self._given() if callable(self._given) else self._given
-        held, known = self._held, self._known
-        if len(now) != len(held):
+        if self._known is None:
             return True
-        for name, tensor in now.items():
-            if tensor is not held.get(name) or address(tensor) != known[name]:
-                return True
-        return False
+        now, held = self._now(), self.held
+        return any(now.get(name) is not held[name] or address(held[name]) != at for name, at in self._known.items())
+
+    def _now(self) -> Tensors:
+        return self._given() if callable(self._given) else self._given
 
 
 class Session:
@@ -144,19 +161,20 @@ class Session:
         if misc_buffer_bytes is not None:
             options += f" misc_buffer_bytes={misc_buffer_bytes}"
         sides: tuple[tuple[Side, Any], ...] = (("train", train), ("gen", gen))
-        self._sides = [_Memories(side, given) for side, given in sides if given is not None]
+        self._sides = []
+        for side, given in sides:
+            if given is not None:
+                rank = plan.rank_of(side, control.rank)
+                wanted = frozenset() if rank is None else frozenset(storage.name for storage in plan.storages(side, rank))
+                self._sides.append(_Memories(side, given, wanted))
         self._world = control.world(timeout)
-        # A tensor that is refused here must not leave the others waiting: they hear that it is missing.
         memories: dict[str, list[Any]] = {}
-        refused: BaseException | None = None
-        for side in self._sides:
-            try:
-                memories[side.side] = side.read()
-            except Exception as error:
-                refused = error
-                memories[side.side] = []
+        refused: Exception | None = None
+        for held in self._sides:
+            memories[held.side], wrong = held.read()
+            refused = refused or wrong
         try:
-            self._wait_for_devices()
+            wait_for(self._devices())
             self._session = _refit.Session(plan._plan, self._world, memories.get("train"), memories.get("gen"), options)
         except RuntimeFailure:
             control.forget(self._world)
@@ -203,18 +221,12 @@ class Session:
         """Moves all weights from the trainer to the engines. It begins with a barrier; on return this process's part is
         complete, and visible to its device. The trainer's weights must be written before it; torch's work on the devices
         of the tensors is waited for. Errors: as of the session, where tensors moved; RuntimeFailure."""
-        session = self._open()
-        self._notice()
-        self._wait_for_devices()
-        with self._noted_failure():
-            return Seconds(*session.refit())
+        return Seconds(*self._collective(lambda session: session.refit()))
 
     def prove(self) -> Proof:
         """Compares what the engines hold with what the trainer holds, every element, by fingerprints. Errors: DataError
-        where something is wrong: its proof says what."""
-        session = self._open()
-        with self._noted_failure():
-            found, wrong, failed = session.prove()
+        where something is wrong: its proof says what; and as of refit."""
+        found, wrong, failed = self._collective(lambda session: session.prove())
         proof = Proof(**found, wrong=tuple(Wrong(*one) for one in wrong))
         if failed is not None:
             error = of_status(*failed)
@@ -225,10 +237,8 @@ class Session:
 
     def digest(self) -> str:
         """The fingerprint of the weights that the engines hold: 32 hexadecimal digits, equal for equal weights in any layout
-        of the same precision."""
-        session = self._open()
-        with self._noted_failure():
-            return session.digest()
+        of the same precision. Errors: as of refit."""
+        return self._collective(lambda session: session.digest())
 
     def close(self) -> None:
         """Ends the session; the tensors and the control stay. Collective, unless a call of the session has failed or it is
@@ -245,21 +255,45 @@ class Session:
             raise UsageError("this refit.Session is closed: make another one")
         return self._session
 
-    @contextmanager
-    def _noted_failure(self) -> Iterator[None]:
+    def _collective(self, verb: Callable[[_refit.Session], Result]) -> Result:
+        """Calls a verb, after telling the library of tensors that moved."""
+        session = self._open()
+        until_then = [side.held for side in self._sides]  # the others have what was replaced mapped until the verb
+        refused = self._tell_moves(session)
+        wait_for(self._devices())
         try:
-            yield
+            result = verb(session)
         except RuntimeFailure:
             self._failed = True
             self._control.forget(self._world)
             raise
+        except Error as error:
+            if refused is None:
+                raise
+            raise refused from error
+        until_then.clear()
+        if refused is not None:  # of tensors that the library has no use for
+            raise refused
+        return result
 
-    def _notice(self) -> None:
-        """Tells the library of tensors that moved."""
+    def _tell_moves(self, session: _refit.Session) -> Exception | None:
+        """Tells the library where tensors lie that are other ones than before, or lie elsewhere. Returns what was wrong with
+        them: the next verb then fails on all processes, and none waits for this one."""
+        refused: Exception | None = None
         for side in self._sides:
-            if side.moved():
-                assert self._session is not None
-                self._session.move(side.side == "gen", side.read())
+            try:
+                if not side.moved():
+                    continue
+            except Exception:  # it will be said when they are read
+                pass
+            memories, wrong = side.read()
+            refused = refused or wrong
+            try:
+                session.move(side.side == "gen", memories)
+            except Error as error:
+                refused = refused or error
+                side.forget()
+        return refused
 
-    def _wait_for_devices(self) -> None:
-        wait_for(frozenset().union(*(side.devices for side in self._sides)))
+    def _devices(self) -> frozenset[str]:
+        return frozenset().union(*(side.devices for side in self._sides))

@@ -29,11 +29,11 @@ namespace {
 constexpr int kBacklog = 4096;
 /// Bytes that the kernel keeps of a connection that carries weights: as many as it takes to send while the other end
 /// works on what came before.
-constexpr int kBufferBytes = 4 << 20;
+constexpr int kBufferBytes = 1 << 20;
 
 /// An address of an interface of this host.
 struct Interface {
-  std::string name;
+  std::string name, text;  ///< of its address
   sockaddr_storage address{};
   bool loopback = false;
   bool container =
@@ -54,18 +54,22 @@ std::vector<Interface> interfaces() {
     found.name = one->ifa_name;
     found.loopback = (one->ifa_flags & IFF_LOOPBACK) != 0;
     found.container = found.name.starts_with("docker") || found.name.starts_with("virbr");
-    std::memcpy(&found.address, one->ifa_addr, family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6));
-    if (family == AF_INET6) {
-      sockaddr_in6 six{};
-      std::memcpy(&six, one->ifa_addr, sizeof(six));
-      found.link_local = IN6_IS_ADDR_LINKLOCAL(&six.sin6_addr) != 0;
-    }
+    const bool four = family == AF_INET;
+    std::memcpy(&found.address, one->ifa_addr, four ? sizeof(sockaddr_in) : sizeof(sockaddr_in6));
+    in6_addr number{};  // either's
+    const std::size_t at = four ? offsetof(sockaddr_in, sin_addr) : offsetof(sockaddr_in6, sin6_addr);
+    std::memcpy(&number, reinterpret_cast<const std::byte*>(&found.address) + at,
+                four ? sizeof(in_addr) : sizeof(number));
+    std::array<char, INET6_ADDRSTRLEN> text{};
+    inet_ntop(family, &number, text.data(), static_cast<socklen_t>(text.size()));
+    found.text = text.data();
+    found.link_local = !four && IN6_IS_ADDR_LINKLOCAL(&number) != 0;
   }
   return result;
 }
 
-/// Returns the interface with this name, or the best: of a network, then a container's bridge, then the loopback; its
-/// IPv4 address before others, one of a single link last.
+/// Returns the interface with this name or address, or the best: of a network, then a container's bridge, then the
+/// loopback; its IPv4 address before others, one of a single link last.
 Interface choose(const std::string& name) {
   const std::vector<Interface> all = interfaces();
   std::optional<Interface> best;
@@ -74,7 +78,7 @@ Interface choose(const std::string& name) {
            2 * static_cast<int>(one.link_local) + static_cast<int>(one.address.ss_family == AF_INET6);
   };
   for (const Interface& one : all) {
-    if (!name.empty() && one.name != name) continue;
+    if (!name.empty() && one.name != name && one.text != name) continue;
     if (!best || badness(one) < badness(*best)) best = one;
   }
   if (best) return *best;
@@ -83,7 +87,7 @@ Interface choose(const std::string& name) {
     if (known.find(one.name) == std::string::npos) known += (known.empty() ? "" : ", ") + one.name;
   }
   if (name.empty()) fail_runtime("this host has no network interface that is up, not even the loopback");
-  fail_usage("interface {}: this host has none of that name that is up and has an address; it has {}", name,
+  fail_usage("interface {}: this host has none of that name or address that is up; it has {}", name,
              known.empty() ? "none" : known);
 }
 

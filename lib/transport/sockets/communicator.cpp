@@ -78,8 +78,7 @@ class SocketRequest final : public Request {
   }
   /// Memory of messages that are under way may go away with it: nothing can be moved any more.
   ~SocketRequest() override {
-    if (pending_ > 0)
-      lanes_->state->leave(fmt::format("{} has given up messages", lanes_->state->describe(lanes_->state->rank())));
+    if (pending_ > 0) lanes_->state->leave("has given up");
   }
   SocketRequest(const SocketRequest&) = delete;
   SocketRequest& operator=(const SocketRequest&) = delete;

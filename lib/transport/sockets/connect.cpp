@@ -16,13 +16,6 @@
 namespace refit::transport {
 namespace {
 
-/// What a caller says first.
-struct Hello {
-  Token token{};
-  std::int64_t number = 0;
-  std::int32_t rank = 0, lane = 0;
-};
-
 /// What it is answered.
 struct Welcome {
   Token token{};
@@ -32,7 +25,10 @@ struct Welcome {
 /// Strangers that may be on the line at a time.
 constexpr std::size_t kStrangers = 256;
 /// Seconds between two attempts to reach a rank that does not call.
-constexpr double kLookAgain = 1;
+constexpr double kLookAgain = 0.5;
+/// Ranks that are looked for at a time, each for so long.
+constexpr std::size_t kLooks = 8;
+constexpr int kLookMilliseconds = 20;
 constexpr int kPollMilliseconds = 100, kAgainMilliseconds = 2;
 
 /// Receives the rest of a value; returns whether it is complete. `ended`: it never will be.
@@ -104,14 +100,6 @@ class Meeting {
     Welcome welcome = {};
     std::size_t got = 0;
   };
-  /// Somebody who calls.
-  struct Caller {
-    Descriptor socket;
-    Hello hello = {};
-    std::size_t got = 0;
-    bool done = false;
-  };
-
   const Card& card(int rank) const { return state_.cards_[static_cast<std::size_t>(rank)]; }
   std::string place_of(int rank) const {
     return fmt::format("{} at {}", state_.describe(rank), address_text(card(rank)));
@@ -149,8 +137,11 @@ class Meeting {
     for (const Line& call : calls_) {
       if (call.socket) polled_.push_back({call.socket.get(), static_cast<short>(call.greeted ? POLLIN : POLLOUT), 0});
     }
-    for (const Caller& caller : callers_) polled_.push_back({caller.socket.get(), POLLIN, 0});
-    ::poll(polled_.data(), polled_.size(), again ? kAgainMilliseconds : kPollMilliseconds);
+    for (const SocketMesh::State::Caller& caller : state_.callers_) polled_.push_back({caller.socket.get(), POLLIN, 0});
+    ::poll(polled_.data(), polled_.size(),
+           state_.poller_.is_busy() ? 0
+           : again                  ? kAgainMilliseconds
+                                    : kPollMilliseconds);
     if (!state_.channels_.empty()) state_.poll(0);  // control planes have news: who is gone
   }
 
@@ -159,9 +150,7 @@ class Meeting {
     if (!call.greeted) {
       pollfd ready{call.socket.get(), POLLOUT, 0};
       if (::poll(&ready, 1, 0) <= 0) return;
-      int error = 0;
-      socklen_t size = sizeof(error);
-      getsockopt(call.socket.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+      int error = error_of(call.socket);
       if (error == 0 && !send(call.socket, Hello{state_.token_, number_, state_.rank_, call.lane})) error = errno;
       if (error != 0) return unreachable(call, error);
       call.greeted = true;
@@ -181,9 +170,9 @@ class Meeting {
 
   void answer_all() {
     for (const Descriptor* listener : {&state_.listeners_.tcp, &state_.listeners_.unix_}) {
-      while (Descriptor socket = answer(*listener)) callers_.push_back({std::move(socket)});
+      while (Descriptor socket = answer(*listener)) state_.callers_.push_back({std::move(socket)});
     }
-    for (Caller& caller : callers_) {
+    for (auto& caller : state_.callers_) {
       bool ended = false;
       const bool complete = receive(caller.socket, caller.hello, caller.got, ended);
       caller.done = complete || ended;
@@ -192,17 +181,18 @@ class Meeting {
       const bool known = hello.token == state_.token_ && hello.rank > state_.rank_ && hello.rank < state_.size();
       if (!known) ++strangers_;
       if (known && send(caller.socket, Welcome{state_.token_, state_.rank_, 0}))
-        state_.arrivals_[{hello.number, hello.rank, hello.lane}] = std::move(caller.socket);
+        state_.arrivals_.emplace(std::tuple{hello.number, hello.rank, hello.lane}, std::move(caller.socket));
     }
-    std::erase_if(callers_, [](const Caller& caller) { return caller.done; });
-    if (callers_.size() > kStrangers) callers_.erase(callers_.begin());
+    std::erase_if(state_.callers_, [](const SocketMesh::State::Caller& caller) { return caller.done; });
+    if (state_.callers_.size() > kStrangers) state_.callers_.erase(state_.callers_.begin());
   }
 
   /// Takes the connections that this call is about.
   void claim() {
     std::erase_if(expected_, [&](const Line& line) {
-      const auto arrival = state_.arrivals_.find({number_, line.peer, line.lane});
-      if (arrival == state_.arrivals_.end()) return false;
+      const std::tuple key{number_, line.peer, line.lane};
+      const auto arrival = state_.arrivals_.lower_bound(key);
+      if (arrival == state_.arrivals_.end() || arrival->first != key) return false;
       result_[line.place] = std::move(arrival->second);
       state_.arrivals_.erase(arrival);
       return true;
@@ -211,12 +201,26 @@ class Meeting {
 
   /// Finds out whether ranks that have not called are still there: their listeners end with them.
   void look_for_callers() {
-    for (const Line& line : expected_) {
-      if (line.lane != expected_.front().lane || card(line.peer).host != card(state_.rank_).host) continue;
-      if (dial_unix(card(line.peer)) || errno != ECONNREFUSED) continue;
-      if (dial_tcp(card(line.peer), state_.listeners_.scope) || errno != ECONNREFUSED) continue;
-      state_.fail(line.peer, fmt::format("{} is gone", state_.describe(line.peer)));
+    for (std::size_t i = 0; i < std::min(expected_.size(), kLooks); ++i) {
+      const int peer = expected_[i].peer;
+      if (card(peer).host == card(state_.rank_).host && dial_unix(card(peer))) continue;
+      if (refuses(dial_tcp(card(peer), state_.listeners_.scope)))
+        state_.fail(peer, fmt::format("{} is gone", state_.describe(peer)));
     }
+  }
+
+  /// Returns whether nobody listens at the other end any more, as far as is known in a moment.
+  static bool refuses(const Descriptor& call) {
+    if (!call) return errno == ECONNREFUSED;
+    pollfd ready{call.get(), POLLOUT, 0};
+    return ::poll(&ready, 1, kLookMilliseconds) > 0 && error_of(call) == ECONNREFUSED;
+  }
+
+  static int error_of(const Descriptor& socket) {
+    int error = 0;
+    socklen_t size = sizeof(error);
+    getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+    return error;
   }
 
   [[noreturn]] void late() {
@@ -233,14 +237,19 @@ class Meeting {
   const std::vector<int>& members_;
   std::vector<Descriptor> result_;
   std::vector<Line> calls_, expected_;
-  std::vector<Caller> callers_;
   std::vector<pollfd> polled_;
   int strangers_ = 0;
 };
 
 std::vector<Descriptor> SocketMesh::State::connect(std::int64_t number, const std::vector<int>& members, int lanes) {
   check();
-  return Meeting(*this, number, members, lanes).run();
+  try {
+    return Meeting(*this, number, members, lanes).run();
+  } catch (const PeerError&) {
+    throw;
+  } catch (const std::exception& error) {  // too many open files: the others must not wait for this rank
+    fail(rank_, fmt::format("{}: {}", describe(rank_), error.what()));
+  }
 }
 
 }  // namespace refit::transport

@@ -44,10 +44,8 @@ class Stay {
     state_.occasion = &occasion_;
   }
   ~Stay() {
+    if (std::uncaught_exceptions() > before_) state_.leave("has had to leave in the midst of");
     state_.occasion = nullptr;
-    if (std::uncaught_exceptions() > before_)
-      state_.leave(
-          fmt::format("{} has ended in the midst of {}", state_.describe(state_.rank()), to_string(occasion_)));
   }
   Stay(const Stay&) = delete;
   Stay& operator=(const Stay&) = delete;

@@ -1,23 +1,11 @@
 #include <algorithm>
 
 #include "transport/host_links.hpp"
+#include "transport/shared_memory.hpp"
 #include "transport/sockets/mesh.hpp"
 
 namespace refit::transport {
 namespace {
-
-/// Memory that no other rank maps.
-class OwnMemory final : public PeerMemory {
- public:
-  OwnMemory(int rank, std::int64_t bytes) : rank_(rank), arena_(make_host_arena(bytes)) {}
-  std::byte* local() const override { return arena_->span().data(); }
-  std::byte* map(int rank) const override { return rank == rank_ ? local() : nullptr; }
-  void fence() override {}
-
- private:
-  int rank_;
-  std::unique_ptr<Arena> arena_;
-};
 
 class SocketLinks final : public HostLinks {
  public:
@@ -33,7 +21,8 @@ class SocketLinks final : public HostLinks {
   }
 
   std::unique_ptr<PeerMemory> peer_memory(std::int64_t bytes) override {
-    return std::make_unique<OwnMemory>(world_.rank(), bytes);
+    const Waiting waiting(&progress_);
+    return make_shared_peer_memory(world_, bytes);
   }
 
   bool probes_messages() const override { return false; }

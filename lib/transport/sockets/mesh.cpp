@@ -119,14 +119,12 @@ void SocketMesh::State::check() {
   if (broken_) throw PeerError(*broken_);
 }
 
-void SocketMesh::State::leave(const std::string& text) {
-  if (broken_) return;
-  broken_.emplace(rank_, text);
-  Frame frame;
-  frame.kind = Frame::Kind::abort;
-  frame.root = rank_;
-  frame.bytes = static_cast<std::int64_t>(text.size());
-  end_all(frame, text);
+void SocketMesh::State::leave(const char* what) noexcept {
+  try {
+    fail(rank_, fmt::format("{} {} {}", describe(rank_), what, phase()));
+  } catch (const std::exception&) {
+    // All ranks have been told what can be told.
+  }
 }
 
 void SocketMesh::State::fail(int culprit, const std::string& text) {
@@ -269,5 +267,6 @@ int SocketMesh::rank() const { return state_->rank(); }
 int SocketMesh::size() const { return state_->size(); }
 std::string SocketMesh::describe(int rank) const { return state_->describe(rank); }
 void SocketMesh::set_timeout(double seconds) { state_->set_timeout(seconds); }
+void SocketMesh::set_progress(Progress* progress) { state_->set_progress(progress); }
 
 }  // namespace refit::transport

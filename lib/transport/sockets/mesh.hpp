@@ -15,6 +15,13 @@
 
 namespace refit::transport {
 
+/// What a caller says first.
+struct Hello {
+  Token token{};
+  std::int64_t number = 0;
+  std::int32_t rank = 0, lane = 0;
+};
+
 class SocketMesh::State final : public MeshEvents {
  public:
   State(int rank, int size, const AllGather& all_gather, SocketOptions options);
@@ -24,6 +31,7 @@ class SocketMesh::State final : public MeshEvents {
   int size() const { return static_cast<int>(cards_.size()); }
   std::string describe(int rank) const;
   void set_timeout(double seconds) { options_.timeout_seconds = seconds; }
+  void set_progress(Progress* progress) { options_.progress = progress; }
   Progress* progress() const { return options_.progress; }
   Poller& poller() { return poller_; }
   ControlChannel& channel(int rank) { return *channels_[static_cast<std::size_t>(rank)]; }
@@ -34,8 +42,8 @@ class SocketMesh::State final : public MeshEvents {
   void check();
   /// Breaks the mesh, tells all ranks, and throws PeerError.
   [[noreturn]] void fail(int culprit, const std::string& text);
-  /// Breaks the mesh likewise, and throws nothing: an exception is on its way already.
-  void leave(const std::string& text);
+  /// Breaks the mesh likewise, and throws nothing: an exception is on its way already. `what`: this rank has done.
+  void leave(const char* what) noexcept;
 
   /// Moves what can be moved; waits up to `milliseconds` for something to do.
   void poll(int milliseconds);
@@ -71,6 +79,14 @@ class SocketMesh::State final : public MeshEvents {
   friend class Meeting;
   using Arrival = std::tuple<std::int64_t, int, int>;  ///< number, rank, lane
 
+  /// Somebody who calls.
+  struct Caller {
+    Descriptor socket;
+    Hello hello = {};
+    std::size_t got = 0;
+    bool done = false;
+  };
+
   void introduce(const AllGather& all_gather);
   void end_all(const Frame& frame, const std::string& text);
   void tell_that_waits(int peer);
@@ -85,14 +101,15 @@ class SocketMesh::State final : public MeshEvents {
   Token token_{};
   Poller poller_;
   std::vector<std::unique_ptr<ControlChannel>> channels_;  ///< by rank; this rank has none
-  std::map<Arrival, Descriptor> arrivals_;                 ///< connections that nobody has asked for yet
+  std::multimap<Arrival, Descriptor> arrivals_;            ///< connections that nobody has asked for yet, in order
+  std::vector<Caller> callers_;                            ///< who has called and not said all of its hello
   std::set<int> apart_;                                    ///< ranks of this host that only TCP reaches
   std::int64_t next_number_ = 0;
   std::uint64_t next_plane_ = 0;
   std::optional<PeerError> broken_;
   bool closed_ = false;
 
-  std::uint64_t moves_ = 0, seen_moves_ = 0;
+  std::uint64_t moves_ = 1, seen_moves_ = 0;
   double waited_seconds_ = 0;  ///< since anything has moved
   double last_look_ = 0;
   int told_ = -1;  ///< the rank that all others have been told this one waits for

@@ -47,6 +47,8 @@ class Poller {
   /// Waits for an event for up to `milliseconds` (-1: for ever), unless a channel can go on, and advances those that
   /// can.
   void poll(int milliseconds);
+  /// Returns whether a channel can go on.
+  bool is_busy() const { return !ready_.empty(); }
   /// A descriptor that is readable when a channel has an event.
   int descriptor() const { return epoll_.get(); }
 

@@ -19,7 +19,7 @@ struct Ended {
 /// Runs `body(rank, all_gather)` in `ranks` processes; it returns a text of less than 4,000 characters. Processes that
 /// have not ended after `deadline` are killed. What a body throws becomes its text, after "threw: ". To be called while
 /// this process has one thread.
-std::vector<Ended> run_processes(int ranks, const std::function<std::string(int, const transport::AllGather&)>& body,
-                                 std::chrono::seconds deadline = std::chrono::seconds(100));
+std::vector<Ended> fork_ranks(int ranks, const std::function<std::string(int, const transport::AllGather&)>& body,
+                              std::chrono::seconds deadline = std::chrono::seconds(100));
 
 }  // namespace refit::test_support

@@ -1,4 +1,4 @@
-#include "support/processes.hpp"
+#include "support/forked_ranks.hpp"
 
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -36,8 +36,8 @@ void meet(Shared& shared, int ranks) {
 
 }  // namespace
 
-std::vector<Ended> run_processes(int ranks, const std::function<std::string(int, const transport::AllGather&)>& body,
-                                 std::chrono::seconds deadline) {
+std::vector<Ended> fork_ranks(int ranks, const std::function<std::string(int, const transport::AllGather&)>& body,
+                              std::chrono::seconds deadline) {
   if (ranks > kMostRanks) fail_usage("{} ranks: at most {}", ranks, kMostRanks);
   void* memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) fail_runtime("no memory for processes");
