@@ -132,6 +132,11 @@ REFIT_API refit_status refit_world_create(const refit_control* control, const ch
 /* Sessions of the world must be destroyed before it. Not collective. */
 REFIT_API void refit_world_destroy(refit_world* world);
 
+/* Has `interrupted` asked, some times a second, while a call of this process waits for other ranks. Anything but 0 ends the
+ * call with REFIT_RUNTIME, here and on all ranks that wait for this one. For languages whose signal handlers run between
+ * calls. NULL: nobody is asked. Not collective; for all worlds of the process. */
+REFIT_API void refit_set_interrupted(int (*interrupted)(void));
+
 /* ---- Session: a plan carried out over memory that the caller owns. ---- */
 
 typedef struct refit_session refit_session;

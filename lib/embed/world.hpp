@@ -9,6 +9,9 @@
 
 namespace refit::embed {
 
+/// Has `interrupted` asked while a rank of this process waits; nullptr: nobody.
+void set_interrupted(int (*interrupted)(void));
+
 class World {
  public:
   /// Finds the other processes. Collective. Errors (usage): rank, size or callback make no sense; runtime: the callback

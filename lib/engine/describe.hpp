@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "case/setup.hpp"
+#include "core/text.hpp"
 #include "plan/cost.hpp"
 #include "plan/reshard.hpp"
 #include "report/result.hpp"

@@ -10,6 +10,7 @@
 #include "engine/describe.hpp"
 #include "engine/notes.hpp"
 #include "engine/unequal_scales.hpp"
+#include "transport/mpi/mpi.hpp"
 #include "transport/together.hpp"
 #include "verify/overflows.hpp"
 

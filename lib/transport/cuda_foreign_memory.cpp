@@ -75,9 +75,11 @@ Allocation inspect(CUdeviceptr address) {
   return error == CUDA_SUCCESS ? result : Allocation{};
 }
 
+/// Returns the current device, with its context made current in this thread: the driver's functions need that.
 int current_device() {
   int device = 0;
   check_cuda(cudaGetDevice(&device), "the current device");
+  check_cuda(cudaSetDevice(device), "the current device");
   return device;
 }
 

@@ -2,14 +2,19 @@
 """The engine's half of the integration test: real vLLM, refitted by a trainer in other processes. README.md has the protocol.
 
 Every step: wait for the trainer's export, refit, prove, compare every parameter bit for bit with what vLLM's own loader makes of the export, compare
-logits. With --llm vLLM's own engine runs (LLM, its workers, its forward pass), which a CPU does only with vLLM's kernels for CPUs; else processes with
-vLLM's model, loader and post-load steps, and transformers judges the logits.
+logits. Engines:
+
+  processes  vLLM's model, loader and post-load steps in one process per rank; transformers judges the logits of the weights that they hold
+  llm        vLLM's own engine: LLM, its workers with refit's extension, its forward pass; needs vLLM's kernels for CPUs
+  transfer   the same, refitted by vLLM's verbs for updates of weights, with the registered engine "refit"
+  auto       llm where it can run, else processes
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -204,7 +209,13 @@ class Store:
         self._store.set(f"integration/{key}", value)
 
 
-def step(engine: Any, work: Path, k: int, addresses: list[list[int]], llm: bool) -> dict[str, Any]:
+def has_cpu_kernels() -> bool:
+    """Returns whether this vLLM has its kernels for CPUs, which the wheel for CUDA comes without."""
+    spec = importlib.util.find_spec("vllm")
+    return spec is not None and any(Path(place).glob("_C.*so") for place in spec.submodule_search_locations or ())
+
+
+def step(engine: Any, work: Path, k: int, addresses: list[list[int]]) -> dict[str, Any]:
     """Refits step k, once it is exported, and judges the result. Collective with the trainer until the digest. Returns what was found; "ok" says
     whether it is what it must be."""
     folder = str(work / f"step{k}")
@@ -220,7 +231,7 @@ def step(engine: Any, work: Path, k: int, addresses: list[list[int]], llm: bool)
         for g, rank in enumerate(found["ranks"])
         if rank["elements_wrong"] or rank["tensors_wrong"]
     ]
-    found["outputs"] = engine.rpc("check_outputs", folder) if llm else []
+    found["outputs"] = engine.rpc("check_outputs", folder)
     problems += [f"rank {g}: outputs of {rank['first_wrong']} differ" for g, rank in enumerate(found["outputs"]) if rank["layers_wrong"]]
     if engine.rpc("check_addresses") != addresses:
         problems.append("a parameter has moved")
@@ -241,7 +252,7 @@ def run(arguments: argparse.Namespace, store: Store, result: dict[str, Any]) -> 
     work = Path(arguments.work)
     train = json.loads(store.get("train"))
     options = engine_arguments(str(work / "step0"), arguments.tp, arguments.expert_parallel)
-    engine: Any = Llm(options, arguments.transfer_engine) if arguments.llm else Processes(options, arguments.tp)
+    engine: Any = Processes(options, arguments.tp) if arguments.engine == "processes" else Llm(options, arguments.engine == "transfer")
     try:
         specs = engine.rpc("refit_side")
         result["train"], result["gen"] = train["spec"], specs[0]
@@ -251,7 +262,7 @@ def run(arguments: argparse.Namespace, store: Store, result: dict[str, Any]) -> 
         addresses = engine.rpc("check_addresses")
         for k in range(1, arguments.steps + 1):
             store.get(f"exported/{k}")
-            found = step(engine, work, k, addresses, arguments.llm)
+            found = step(engine, work, k, addresses)
             result["steps"].append(found)
             ranks = found["ranks"]
             print(
@@ -283,20 +294,19 @@ def main() -> int:
     parser.add_argument("--expert-parallel", action="store_true")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=120, help="seconds that a rank may keep the others waiting in a refit")
-    parser.add_argument("--llm", action="store_true", help="vLLM's own engine; needs its kernels for CPUs")
-    parser.add_argument("--transfer-engine", action="store_true", help="with --llm: by vLLM's own verbs for updates of weights")
+    parser.add_argument("--engine", choices=("auto", "processes", "llm", "transfer"), default="auto")
     parser.add_argument("--json", help="file for what was found")
     arguments = parser.parse_args()
-    if arguments.transfer_engine and not arguments.llm:
-        parser.error("--transfer-engine needs --llm")
-
+    if arguments.engine == "auto":
+        # With expert parallelism a worker of vLLM 0.33 dies in the CPU's kernel, refitted or not.
+        arguments.engine = "llm" if has_cpu_kernels() and not arguments.expert_parallel else "processes"
     import refit
     import transformers
     import vllm
 
     versions = {"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__, "refit": refit.__version__}
     result: dict[str, Any] = {
-        "engine": ("LLM, transfer engine" if arguments.transfer_engine else "LLM") if arguments.llm else "processes",
+        "engine": arguments.engine,
         "versions": versions,
         "steps": [],
     }

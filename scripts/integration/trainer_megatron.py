@@ -11,6 +11,7 @@ replaced, so that this needs no GPU. Ends with 0 if all steps were right.
 import os
 import shutil
 import sys
+from functools import partial
 from importlib.metadata import version
 
 for key, value in (("OMP_NUM_THREADS", "1"), ("CUDA_DEVICE_MAX_CONNECTIONS", "1"), ("HF_HUB_OFFLINE", "1"),
@@ -25,7 +26,7 @@ warnings.filterwarnings("ignore")
 import megatron_cpu
 import trainer
 
-SEQUENCES, LENGTH = 2, 32
+SEQUENCES, LENGTH = 8, 32
 
 
 class Megatron:
@@ -34,6 +35,7 @@ class Megatron:
         import torch
         from megatron.bridge import AutoBridge
         from megatron.core.distributed import DistributedDataParallelConfig, finalize_model_grads
+        from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
         from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
         from megatron.core.utils import get_model_config
 
@@ -45,7 +47,7 @@ class Megatron:
         provider.expert_model_parallel_size = options.ep
         provider.expert_tensor_parallel_size = 1
         provider.virtual_pipeline_model_parallel_size = options.virtual_stages if options.virtual_stages > 1 else None
-        provider.sequence_parallel = options.tp > 1
+        provider.sequence_parallel = options.tp > 1 and options.modules == "te"  # the local norms refuse it
         provider.params_dtype = provider.pipeline_dtype = provider.autocast_dtype = torch.bfloat16
         provider.bf16, provider.fp16 = True, False
         provider.moe_token_dispatcher_type = "alltoall"
@@ -55,6 +57,9 @@ class Megatron:
                       "moe_router_fusion"):  # fmt: skip
             if hasattr(provider, fused):
                 setattr(provider, fused, False)
+        if options.modules == "local":
+            provider.transformer_layer_spec = partial(get_gpt_decoder_block_spec, use_transformer_engine=False)
+            provider.moe_grouped_gemm = False
         provider.finalize()
         provider.initialize_model_parallel(seed=1)
         self.model = provider.provide_distributed_model(
@@ -178,12 +183,13 @@ def main():
     parser.add_argument("--pp", type=int, default=1)
     parser.add_argument("--ep", type=int, default=1)
     parser.add_argument("--virtual-stages", type=int, default=1)
+    parser.add_argument("--modules", choices=("te", "local"), default="te", help="Transformer Engine's, or Megatron-Core's own")
     parser.add_argument("--distributed-optimizer", action="store_true", help="shard the optimiser's state over DP")
     options = parser.parse_args()
     megatron_cpu.install()
     import torch
 
-    logging.getLogger().setLevel(logging.WARNING)
+    logging.disable(logging.INFO)
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     with megatron_cpu.devices():

@@ -98,6 +98,9 @@ class Process(CheckedWorker):
 def allow_cuda_experts() -> None:
     """Lets the CPU platform of a wheel without kernels for CPUs hold experts as CUDA's Triton kernels want them, which is as loaded: the only
     change to vLLM here. Which parameters there are, and what the loader writes, is vLLM's."""
+    from vllm.platforms import current_platform
+
+    current_platform.import_kernels()
     if hasattr(torch.ops._C, "prepack_moe_weight"):
         return
     from vllm.model_executor.layers.fused_moe import unquantized_fused_moe_method
