@@ -233,6 +233,9 @@ std::string SocketMesh::State::phase() const {
 
 void SocketMesh::State::late(int peer) {
   if (peer == rank_) fail(rank_, fmt::format("{} waits for a message that it has not sent itself", describe(rank_)));
+  for (const auto& one : channels_) {
+    if (one != nullptr) one->drain();
+  }
   // Whoever waits itself is not the one that is behind.
   int behind = peer;
   std::set<int> seen{rank_};
