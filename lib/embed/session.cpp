@@ -1,6 +1,7 @@
 #include "embed/session.hpp"
 
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <ranges>
@@ -9,6 +10,7 @@
 #include "core/hash.hpp"
 #include "core/text.hpp"
 #include "embed/unprobed_links.hpp"
+#include "kernels/device_scope.hpp"
 #include "transport/together.hpp"
 
 namespace refit::embed {
@@ -17,12 +19,23 @@ namespace {
 using transport::CollectiveError;
 using transport::together;
 
-/// Starts the kernels' runtime of this process, once: on the device that is current then. It is never stopped, as other
-/// code of the process may be using the device at its very end.
-void start_kernels() {
-  static const auto* runtime = new kernels::Runtime(kernels::CurrentDevice{});
-  (void)runtime;
-}
+/// The kernels' runtime of this process: on the device that was current when the first session was made, until the
+/// process exits. One that was forked has no part in it.
+class Kernels {
+ public:
+  Kernels() : runtime_(std::make_unique<kernels::Runtime>(kernels::CurrentDevice{})) {}
+  ~Kernels() {
+    if (getpid() != process_) (void)runtime_.release();
+  }
+  Kernels(const Kernels&) = delete;
+  Kernels& operator=(const Kernels&) = delete;
+
+ private:
+  pid_t process_ = getpid();
+  std::unique_ptr<kernels::Runtime> runtime_;
+};
+
+void start_kernels() { static const Kernels kernels; }
 
 /// Gen storages of the process's open sessions: each may be refitted by one.
 class OpenStorages {
@@ -91,12 +104,14 @@ Session::Session(const Plan& plan, World& world, std::span<const refit_tensor> t
                  const SessionOptions& options)
     : plan_(plan), world_(world), options_(options), exchange_(plan.pair().exchange(plan.colocated())) {
   transport::Control& control = world_.control();
+  std::optional<kernels::DeviceScope> scope;
   together(control, [&] {
     if (control.size() != plan_.world().size())
       fail_usage("the plan is for {} processes and the world has {}: {} train and {} gen ranks{}", plan_.world().size(),
                  control.size(), plan_.world().source, plan_.world().destination,
                  plan_.colocated() ? ", colocated" : "");
     start_kernels();
+    scope.emplace();
     space_ = std::make_unique<kernels::ExecutionSpace>();
   });
   require_common_plan();
@@ -114,10 +129,13 @@ Session::Session(const Plan& plan, World& world, std::span<const refit_tensor> t
 }
 
 Session::~Session() {
+  const kernels::DeviceScope scope;
   try {
     detach();
   } catch (const std::exception&) {  // peers that are gone: everything of this process is released all the same
   }
+  links_.reset();
+  space_.reset();
 }
 
 std::vector<Session::Own*> Session::sides() {
@@ -286,6 +304,7 @@ void Session::fill_constants() const {
 template <typename Verb>
 void Session::guarded(const Verb& verb) {
   if (broken_) throw Error(*broken_);
+  const kernels::DeviceScope scope;
   try {
     verb();
   } catch (const Error& error) {

@@ -26,7 +26,7 @@ warnings.filterwarnings("ignore")
 import megatron_cpu
 import trainer
 
-SEQUENCES, LENGTH = 2, 32
+SEQUENCES, LENGTH = 8, 32
 
 
 class Megatron:
@@ -189,7 +189,7 @@ def main():
     megatron_cpu.install()
     import torch
 
-    logging.getLogger().setLevel(logging.WARNING)
+    logging.disable(logging.INFO)
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     with megatron_cpu.devices():

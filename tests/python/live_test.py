@@ -245,6 +245,7 @@ def parallel_state(sizes, at):
     axes = {"tensor_model_parallel": "tp", "pipeline_model_parallel": "pp", "context_parallel": "cp", "data_parallel": "dp",
             "expert_model_parallel": "ep", "expert_tensor_parallel": "etp"}  # fmt: skip
     state = types.ModuleType("parallel_state")
+    state.model_parallel_is_initialized = lambda: True
     for word, axis in axes.items():
         setattr(state, f"get_{word}_rank", lambda axis=axis: at[axis])
         setattr(state, f"get_{word}_world_size", lambda axis=axis: sizes[axis])
@@ -363,6 +364,9 @@ class Megatron(unittest.TestCase):
 
     def test_other_process_group(self):
         model = self.one("megatron/qwen3/tp2")
+        self.core.parallel_state.model_parallel_is_initialized = lambda: False
+        self.refused(model, "initialize_model_parallel")
+        self.core.parallel_state.model_parallel_is_initialized = lambda: True
         _live.rank_of_trainer = lambda: (0, 6)
         self.refused(model, "6 ranks", "are 2")
 
@@ -383,6 +387,15 @@ class Megatron(unittest.TestCase):
         parameters[name] = sharded
         self.core.parallel_state.get_gtp_weight_remat_world_size = lambda: 2
         self.refused(model, "gtp_remat")
+
+    def test_vocabulary_that_is_not_padded(self):
+        """A Bridge's configuration has the checkpoint's vocabulary."""
+        for folder, has_key in (("megatron/qwen3/tp2", False), ("megatron/qwen3_padvocab/tp2_pad128", True)):
+            model = self.one(folder)
+            with open(self.config(self.archives["engines"], folder.split("/")[1]), encoding="utf-8") as file:
+                model[0].module.module.config.vocab_size = json.load(file)["vocab_size"]
+            self.assertEqual("make_vocab_size_divisible_by=128" in refit.megatron.side(model)[0], has_key)
+            self.assertEqual("vocab" in refit.megatron.side(model)[0], has_key)
 
     def test_names_of_local_modules(self):
         """The same parameters in Megatron-Core's own modules, which keep norms and experts apart."""

@@ -40,8 +40,8 @@ def weights(module: Any) -> dict[str, Any]:
     return found
 
 
-def precision(tensors: Mapping[str, Any]) -> str:
-    """The precision that most elements have."""
+def precision(tensors: Mapping[str, Any]) -> str | None:
+    """train.precision: that of most elements; None for bf16, its default."""
     counts: dict[str | None, int] = {}
     for tensor in tensors.values():
         name = dtype_name(tensor)
@@ -49,7 +49,7 @@ def precision(tensors: Mapping[str, Any]) -> str:
     most = max(counts, key=lambda name: counts[name], default=None)
     if most not in _PRECISIONS:
         raise UsageError(f"most weights are {most or 'in no dtype that is known here'}; a train side is bf16, fp16 or fp32")
-    return _PRECISIONS[most]
+    return _PRECISIONS[most] if most != "BF16" else None
 
 
 def rank_of_trainer() -> tuple[int, int]:

@@ -51,6 +51,8 @@ def side(model: Any, **options: Any) -> tuple[str, dict[str, Any]]:
     """
     from megatron.core import parallel_state  # type: ignore[import-not-found, unused-ignore]
 
+    if not parallel_state.model_parallel_is_initialized():
+        raise UsageError("megatron.core.parallel_state is not initialised: call initialize_model_parallel first")
     wrapped = _live.as_list(model)
     sizes = _sizes(parallel_state)
     _check_order(parallel_state, sizes)
@@ -195,6 +197,7 @@ def _layout_text(layout: Any) -> str:
 
 
 def _vocabulary_multiple(model: Any, tp: int) -> int | None:
-    """A multiple that rounds the checkpoint's vocabulary, whatever it is, up to the rows that the model has on all TP ranks."""
+    """A multiple that rounds the checkpoint's vocabulary, whatever it is, up to the rows that the model has on all TP ranks. None where
+    the configuration knows the checkpoint's vocabulary (a Bridge's does) and it is not padded."""
     rows = getattr(getattr(model, "language_model", model), "vocab_size", None)
-    return None if rows is None else int(rows) // tp
+    return None if rows is None or rows == getattr(model.config, "vocab_size", None) else int(rows) // tp

@@ -265,12 +265,16 @@ class Weights:
         return [layer for layer in self._model.modules() if layer in LAYERWISE_INFO]
 
     def _derived_names(self) -> set[str]:
-        """Returns the names of parameters that were not there to be loaded: vLLM made them of others after loading, and does so again."""
+        """Returns the names of parameters that were not there to be loaded: layers that process weights in `finish` made them of others."""
+        from vllm.model_executor.layers.attention import is_deferred_attention_layer
         from vllm.model_executor.model_loader.reload.layerwise import LAYERWISE_INFO
         from vllm.model_executor.model_loader.reload.meta import SKIP_TENSORS
 
+        staged = {staged.layer for staged in self.staged}
         result = set()
         for prefix, layer in self._model.named_modules():
+            if layer not in staged and not is_deferred_attention_layer(layer):
+                continue
             loaded = LAYERWISE_INFO[layer].restore_metadata[0] if layer in LAYERWISE_INFO else {}
             for name in layer._parameters:
                 if name not in loaded and name not in SKIP_TENSORS:
