@@ -224,6 +224,7 @@ def dies(rank, folder):
     train = world.fsdp(world.checkpoint(1), 0, 1) if rank == 0 else None
     session = refit.Session(plan, control, train=train, gen=gen, timeout=60)
     session.refit()
+    world.meet(rank, 3, folder)
     if rank == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     begin = time.monotonic()
@@ -239,9 +240,9 @@ def is_late(rank, folder):
     plan = plan_of()
     control = world.control(rank, 2, folder)
     keys = sides(plan, rank)
-    session = refit.Session(plan, control, **keys, timeout=1)
+    session = refit.Session(plan, control, **keys, timeout=3)
     if rank == 1:
-        time.sleep(2.5)
+        time.sleep(5)
     error = caught(session.refit)
     session.close()
     return error, works(plan, control, **keys)
@@ -265,7 +266,7 @@ def is_interrupted(rank, folder):
     else:
         while (pid := store.get("pid")) is None:
             time.sleep(0.01)
-        time.sleep(0.5)
+        time.sleep(2)  # until it waits
         os.kill(int(pid), signal.SIGINT)
         time.sleep(1)
         error = caught(session.refit)
