@@ -147,7 +147,7 @@ typedef struct refit_session refit_session;
  * The plan and the world must outlive the session; the memory must stay until it is destroyed, or refit_session_move is
  * told.
  *
- * `options`: NULL, or
+ * `options`, the same on all processes: NULL, or
  *   executor=auto | direct | p2p | golden   auto: direct where every gen rank's memory can be mapped, else p2p
  *   fan_out=true                            gen ranks that feed each other; for direct, where all memory is mapped
  *   streams=4 misc_buffer_bytes=268435456   as a case file's [refit]

@@ -145,10 +145,12 @@ std::vector<Session::Own*> Session::sides() {
   return sides;
 }
 
-/// Requires that all ranks, each of which made its own plan, made the same.
+/// Requires that all ranks, each of which made its own plan and has options of its own, have the same.
 void Session::require_common_plan() const {
   transport::Control& control = world_.control();
-  const std::string text = plan_.common_text();
+  const std::string text = fmt::format("{}, executor={} fan_out={} streams={} misc_buffer_bytes={}\n{}", plan_.asked(),
+                                       name(options_.executor), options_.fan_out, options_.streams,
+                                       options_.misc_buffer_bytes, plan_.model_text());
   const std::vector<std::string> hashes = gather_texts(control, fmt::format("{:x}", hash_name(text)));
   const auto other = std::ranges::find_if(hashes, [&](const std::string& hash) { return hash != hashes.front(); });
   if (other == hashes.end()) return;
@@ -156,8 +158,8 @@ void Session::require_common_plan() const {
   const auto rank = static_cast<int>(other - hashes.begin());
   const std::string& theirs = asked[static_cast<std::size_t>(rank)];
   throw CollectiveError(ErrorKind::usage,
-                        fmt::format("rank {} has another plan than rank 0: {}, against {}{}", rank, theirs,
-                                    asked.front(), theirs == asked.front() ? ", of another config.json" : ""),
+                        fmt::format("rank {} has another plan or other options than rank 0: {}, against {}{}", rank,
+                                    theirs, asked.front(), theirs == asked.front() ? ", of another config.json" : ""),
                         {"", rank});
 }
 
