@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Real vLLM models against refit's plans, without a trainer: do names, shapes and dtypes fit, and does the plug-in repeat vLLM's post-load steps?
+"""Real vLLM models against refit's plans, without a trainer: do names, shapes and dtypes fit, and does the plug-in repeat vLLM's post-load
+steps?
 
     GEN_PYTHON scripts/integration/fit_vllm.py [CASE ...]
 
-For each case and rank vLLM makes a small model (random weights, its own post-load steps), and a second one of the same configuration, whose parameters are
-filled with other values before they are processed. `refit_vllm.Weights` of the first must fit the plan (`Weights.fit`); then the values that the second was
-filled with are written into its tensors, `Weights.finish()` is called, and everything that the first model holds must equal, bit for bit, what vLLM
-made of the second, at the addresses that it had. That is done twice. Ends with 0 if all cases were right.
+For each case and rank vLLM makes a small model (random weights, its own post-load steps), and a second one of the same configuration, whose
+parameters are filled with other values before they are processed. `refit_vllm.Weights` of the first must fit the plan (`Weights.fit`); then
+the values that the second was filled with are written into its tensors, `Weights.finish()` is called, and everything that the first model
+holds must equal, bit for bit, what vLLM made of the second, at the addresses that it had. That is done twice. Ends with 0 if all cases were
+right.
 
-Kernels that a CPU has not are chosen by force where a case says so: what vLLM does to weights for them is its own code, and none of them is run.
-"""
+Kernels that a CPU has not are chosen by force where a case says so: what vLLM does to weights for them is its own code, and none of them is
+run."""
 
 from __future__ import annotations
 
@@ -70,22 +72,22 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "DeepseekV3ForCausalLM",
         {
             **{k: v for k, v in SMALL.items() if k != "head_dim"},
-            
-                "num_key_value_heads": 8,
-                "n_shared_experts": 1,
-                "n_routed_experts": 8,
-                "n_group": 4,
-                "topk_group": 2,
-                "num_experts_per_tok": 2
-            ,
-            "moe_intermediate_size": 64, "first_k_dense_replace": 1, "q_lora_rank": 48, "kv_lora_rank": 32, "qk_nope_head_dim": 16,
-            
-                "qk_rope_head_dim": 8,
-                "v_head_dim": 16,
-                "num_nextn_predict_layers": 0,
-                "topk_method": "noaux_tc",
-                "scoring_func": "sigmoid"
-            ,
+            "num_key_value_heads": 8,
+            "n_shared_experts": 1,
+            "n_routed_experts": 8,
+            "n_group": 4,
+            "topk_group": 2,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+            "first_k_dense_replace": 1,
+            "q_lora_rank": 48,
+            "kv_lora_rank": 32,
+            "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 16,
+            "num_nextn_predict_layers": 0,
+            "topk_method": "noaux_tc",
+            "scoring_func": "sigmoid",
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         },
     ),
@@ -94,22 +96,21 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "NemotronHForCausalLM",
         {
             **{k: v for k, v in SMALL.items() if k != "num_hidden_layers"},
-            
-                "hybrid_override_pattern": "M-E*M",
-                "num_key_value_heads": 2,
-                "ssm_state_size": 16,
-                "mamba_num_heads": 8,
-                "mamba_head_dim": 16
-            ,
-            
-                "n_groups": 4,
-                "conv_kernel": 4,
-                "chunk_size": 16,
-                "n_routed_experts": 8,
-                "n_shared_experts": 1,
-                "moe_intermediate_size": 64
-            ,
-            "moe_shared_expert_intermediate_size": 64, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+            "hybrid_override_pattern": "M-E*M",
+            "num_key_value_heads": 2,
+            "ssm_state_size": 16,
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 16,
+            "n_groups": 4,
+            "conv_kernel": 4,
+            "chunk_size": 16,
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 64,
+            "moe_shared_expert_intermediate_size": 64,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
         },
     ),
     "gpt_oss": (
@@ -275,7 +276,10 @@ def check(case: Case, folder: Path, rank: int) -> str:
     if moved:
         raise RuntimeError(f"{moved[0]} has moved")
     derived = len(addresses) - len(tensors.keys() & addresses.keys())
-    return f"{weights.spec}: {len(tensors)} tensors fit, {len(weights.staged)} layers staged, {derived} parameters made by vLLM; {elements} elements equal"
+    return (
+        f"{weights.spec}: {len(tensors)} tensors fit, {len(weights.staged)} layers staged, {derived} parameters made by vLLM; "
+        f"{elements} elements equal"
+    )
 
 
 def work(rank: int, ranks: int, port: int, case: Case, folder: Path, answers: Any) -> None:
@@ -310,7 +314,7 @@ def run(name: str, case: Case) -> bool:
         for process in processes:
             process.start()
         for process in processes:
-            process.join(300)
+            process.join(900)
             process.kill()
         found = sorted(answers.get(timeout=5) for _ in range(ranks) if not answers.empty())
     right = len(found) == ranks and all(ok for _, ok, _ in found)

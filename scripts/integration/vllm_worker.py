@@ -25,8 +25,9 @@ class CheckedWorker(RefitWorker):
         return super()._connected()
 
     def check_compare(self, folder: str) -> dict[str, Any]:
-        """Compares every parameter and persistent buffer of this worker, bit for bit, with those of another instance of the model that vLLM's own
-        loader has filled from `folder`: first as loaded, then as processed for the kernels. Returns counts and the first names that differ."""
+        """Compares every parameter and persistent buffer of this worker, bit for bit, with those of another instance of the model that
+        vLLM's own loader has filled from `folder`: first as loaded, then as processed for the kernels. Returns counts and the first names
+        that differ."""
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.utils import process_weights_after_loading
 
@@ -68,8 +69,8 @@ class CheckedWorker(RefitWorker):
 
 
 class Process(CheckedWorker):
-    """A worker without vLLM's engine around it: one process of a tensor-parallel group over gloo, with vLLM's own model, loader and post-load
-    steps. It cannot run a forward pass."""
+    """A worker without vLLM's engine around it: one process of a tensor-parallel group over gloo, with vLLM's own model, loader and
+    post-load steps. It cannot run a forward pass."""
 
     def __init__(self, rank: int, ranks: int, port: int, arguments: dict[str, Any]) -> None:
         """`arguments`: of vLLM's EngineArgs."""
@@ -96,8 +97,8 @@ class Process(CheckedWorker):
 
 
 def allow_cuda_experts() -> None:
-    """Lets the CPU platform of a wheel without kernels for CPUs hold experts as CUDA's Triton kernels want them, which is as loaded: the only
-    change to vLLM here. Which parameters there are, and what the loader writes, is vLLM's."""
+    """Lets the CPU platform of a wheel without kernels for CPUs hold experts as CUDA's Triton kernels want them, which is as loaded: the
+    only change to vLLM here. Which parameters there are, and what the loader writes, is vLLM's."""
     from vllm.platforms import current_platform
 
     current_platform.import_kernels()
