@@ -318,7 +318,8 @@ def main() -> int:
     except Exception as error:  # the other side must not wait for a rank that is gone
         traceback.print_exc()
         result["error"] = str(error)
-        store.set("failed", f"engine: {str(error).strip().splitlines()[-1]}")
+        with contextlib.suppress(torch.distributed.DistError):  # whoever hosts the store has ended
+            store.set("failed", f"engine: {str(error).strip().splitlines()[-1]}")
     result["ok"] = status == 0
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n")

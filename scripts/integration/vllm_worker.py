@@ -39,7 +39,7 @@ class CheckedWorker(RefitWorker):
         with set_current_vllm_config(config):
             process_weights_after_loading(reference, config.model_config, torch.device("cpu"))
         # Attention's scales are persistent buffers, which loading leaves alone.
-        _compare(counts, wrong, dict(_state(self.get_model())), dict(_state(reference)), "as processed")
+        _compare(counts, wrong, dict(state(self.get_model())), dict(state(reference)), "as processed")
         return {**counts, "first_wrong": wrong[:5]}
 
     def check_addresses(self) -> list[int]:
@@ -148,7 +148,7 @@ def engine_arguments(folder: str, ranks: int, expert_parallel: bool) -> dict[str
     }
 
 
-def _state(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def state(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields parameters and persistent buffers."""
     yield from ((name, parameter.data) for name, parameter in model.named_parameters())
     parameters = {name for name, _ in model.named_parameters()}
@@ -163,14 +163,18 @@ def _compare(counts: dict[str, int], wrong: list[str], mine: dict[str, torch.Ten
         counts["tensors"] += 1
         counts["elements"] += expected.numel()
         found = mine.get(name)
-        if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
-            differing = expected.numel()
-        else:
-            differing = int((_bits(found) != _bits(expected)).any(dim=-1).sum())
+        differing = expected.numel() if found is None else differing_elements(found, expected)
         if differing > 0 or found is None:
             counts["tensors_wrong"] += 1
             counts["elements_wrong"] += differing
             wrong.append(f"{name} ({form})")
+
+
+def differing_elements(found: torch.Tensor, expected: torch.Tensor) -> int:
+    """Returns how many elements differ in their bits: all, where shapes or dtypes do."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return max(expected.numel(), 1)
+    return int((_bits(found) != _bits(expected)).any(dim=-1).sum())
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
