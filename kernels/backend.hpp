@@ -18,6 +18,10 @@ int select_device(int local_rank, int local_ranks);
 /// Makes the calling thread's current device that of this process, likewise.
 int select_current_device();
 
+/// Makes this process's device the calling thread's current one; returns the one that was. 0 on hosts.
+int enter_device();
+void leave_device(int before);
+
 /// Returns the UUID of this process's device (or MIG instance), as bytes; empty on hosts.
 std::string device_uuid();
 

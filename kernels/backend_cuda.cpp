@@ -74,6 +74,17 @@ int select_current_device() {
   return selected;
 }
 
+int enter_device() {
+  int before = selected;
+  cudaGetDevice(&before);
+  if (before != selected) cudaSetDevice(selected);
+  return before;
+}
+
+void leave_device(int before) {
+  if (before != selected) cudaSetDevice(before);
+}
+
 std::string device_uuid() {
   cudaDeviceProp properties{};
   if (const cudaError_t status = cudaGetDeviceProperties(&properties, selected); status != cudaSuccess) {

@@ -8,6 +8,8 @@ namespace refit::kernels::backend {
 
 int select_device(int, int) { return 0; }
 int select_current_device() { return 0; }
+int enter_device() { return 0; }
+void leave_device(int) {}
 
 std::string device_uuid() { return {}; }
 

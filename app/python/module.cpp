@@ -39,7 +39,14 @@ void check(refit_status status) {
   throw Failure{status, refit_error_text(), refit_error_tensor(), refit_error_rank()};
 }
 
+/// Runs Python's signal handlers; whether one of them raised an exception, which then waits for the call to end.
+int interrupted() {
+  const nb::gil_scoped_acquire acquired;
+  return PyErr_CheckSignals() == 0 ? 0 : 1;
+}
+
 void set_python_error(const Failure& failure) {
+  if (PyErr_Occurred() != nullptr) return;  // of a signal handler
   const nb::object error =
       nb::module_::import_("refit.errors")
           .attr("of_status")(static_cast<int>(failure.status), failure.text, failure.tensor, failure.rank);
@@ -347,6 +354,8 @@ NB_MODULE(_refit, module) {
       set_python_error(failure);
     }
   });
+
+  refit_set_interrupted(&interrupted);
 
   module.attr("__version__") = REFIT_VERSION;
   module.attr("cuda") = REFIT_CUDA != 0;

@@ -129,6 +129,9 @@ Binding bind_tensors(const layout::LocalLayout& layout, std::span<const refit_te
     for (const std::string& what : {wrong_dtype(storage, tensor), wrong_shape(storage, tensor)})
       if (!what.empty()) wrong.add(title, what);
     if (tensor.address == nullptr && storage.bytes() > 0) wrong.add(title, "has no memory: its address is NULL");
+    const auto beyond =
+        reinterpret_cast<std::uintptr_t>(tensor.address) % static_cast<std::uintptr_t>(byte_size(storage.dtype));
+    if (beyond != 0) wrong.add(title, fmt::format("lies {} bytes beyond a multiple of its elements' size", beyond));
     by_name.erase(found);
   }
   wrong.raise(owner);

@@ -103,10 +103,10 @@ double Plan::bound(double send, double receive) const {
   return plan::lower_bound(pair_.model.tensors, pair_.sent(), *pair_.gen, rates, placement_of(world())).total();
 }
 
-std::string Plan::common_text() const {
-  std::string text = asked_;
+std::string Plan::model_text() const {
+  std::string text;
   for (const model::Tensor& tensor : pair_.model.tensors)
-    text += fmt::format("\n{} {} {}", tensor.name, to_string(tensor.shape), name(tensor.dtype));
+    text += fmt::format("{} {} {}\n", tensor.name, to_string(tensor.shape), name(tensor.dtype));
   return text;
 }
 

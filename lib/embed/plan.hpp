@@ -34,8 +34,9 @@ class Plan {
   /// Returns the seconds of the lower bound at those rates, in bytes per second and direction of a rank's port.
   double bound(double send, double receive) const;
 
-  /// Returns everything that all processes must have in common, for comparison.
-  std::string common_text() const;
+  /// Returns what was asked for, and the model that came of it: what all processes must have in common.
+  const std::string& asked() const { return asked_; }
+  std::string model_text() const;
 
  private:
   struct Storages {

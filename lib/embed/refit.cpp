@@ -198,6 +198,8 @@ refit_status refit_plan_bound(const refit_plan* plan, double send, double receiv
   return call([&] { required(seconds, "seconds") = required(plan, "plan").plan.bound(send, receive); });
 }
 
+void refit_set_interrupted(int (*interrupted)(void)) { refit::embed::set_interrupted(interrupted); }
+
 refit_status refit_world_create(const refit_control* control, const char* options, refit_world** world) {
   return call([&] {
     required(world, "world") = nullptr;

@@ -132,6 +132,11 @@ REFIT_API refit_status refit_world_create(const refit_control* control, const ch
 /* Sessions of the world must be destroyed before it. Not collective. */
 REFIT_API void refit_world_destroy(refit_world* world);
 
+/* Has `interrupted` asked, some times a second, while a call of this process waits for other ranks. Anything but 0 ends the
+ * call with REFIT_RUNTIME, here and on all ranks that wait for this one. For languages whose signal handlers run between
+ * calls. NULL: nobody is asked. Not collective; for all worlds of the process. */
+REFIT_API void refit_set_interrupted(int (*interrupted)(void));
+
 /* ---- Session: a plan carried out over memory that the caller owns. ---- */
 
 typedef struct refit_session refit_session;
@@ -142,7 +147,7 @@ typedef struct refit_session refit_session;
  * The plan and the world must outlive the session; the memory must stay until it is destroyed, or refit_session_move is
  * told.
  *
- * `options`: NULL, or
+ * `options`, the same on all processes: NULL, or
  *   executor=auto | direct | p2p | golden   auto: direct where every gen rank's memory can be mapped, else p2p
  *   fan_out=true                            gen ranks that feed each other; for direct, where all memory is mapped
  *   streams=4 misc_buffer_bytes=268435456   as a case file's [refit]

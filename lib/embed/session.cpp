@@ -1,6 +1,7 @@
 #include "embed/session.hpp"
 
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <ranges>
@@ -9,6 +10,7 @@
 #include "core/hash.hpp"
 #include "core/text.hpp"
 #include "embed/unprobed_links.hpp"
+#include "kernels/device_scope.hpp"
 #include "transport/together.hpp"
 
 namespace refit::embed {
@@ -17,12 +19,23 @@ namespace {
 using transport::CollectiveError;
 using transport::together;
 
-/// Starts the kernels' runtime of this process, once: on the device that is current then. It is never stopped, as other
-/// code of the process may be using the device at its very end.
-void start_kernels() {
-  static const auto* runtime = new kernels::Runtime(kernels::CurrentDevice{});
-  (void)runtime;
-}
+/// The kernels' runtime of this process: on the device that was current when the first session was made, until the
+/// process exits. One that was forked has no part in it.
+class Kernels {
+ public:
+  Kernels() : runtime_(std::make_unique<kernels::Runtime>(kernels::CurrentDevice{})) {}
+  ~Kernels() {
+    if (getpid() != process_) (void)runtime_.release();
+  }
+  Kernels(const Kernels&) = delete;
+  Kernels& operator=(const Kernels&) = delete;
+
+ private:
+  pid_t process_ = getpid();
+  std::unique_ptr<kernels::Runtime> runtime_;
+};
+
+void start_kernels() { static const Kernels kernels; }
 
 /// Gen storages of the process's open sessions: each may be refitted by one.
 class OpenStorages {
@@ -69,6 +82,18 @@ std::vector<std::string> gather_texts(transport::Control& world, const std::stri
   return all;
 }
 
+/// Lets the mesh's messages say in which phase of the session a rank is, for as long as it lives.
+class Phases {
+ public:
+  Phases(World& world, transport::Progress& progress) : world_(world) { world.mesh().set_progress(&progress); }
+  ~Phases() { world_.mesh().set_progress(nullptr); }
+  Phases(const Phases&) = delete;
+  Phases& operator=(const Phases&) = delete;
+
+ private:
+  World& world_;
+};
+
 transport::ExecutorKind kind_of(Executor executor) {
   switch (executor) {
     case Executor::golden: return transport::ExecutorKind::golden;
@@ -91,12 +116,15 @@ Session::Session(const Plan& plan, World& world, std::span<const refit_tensor> t
                  const SessionOptions& options)
     : plan_(plan), world_(world), options_(options), exchange_(plan.pair().exchange(plan.colocated())) {
   transport::Control& control = world_.control();
+  const Phases phases(world_, progress_);
+  std::optional<kernels::DeviceScope> scope;
   together(control, [&] {
     if (control.size() != plan_.world().size())
       fail_usage("the plan is for {} processes and the world has {}: {} train and {} gen ranks{}", plan_.world().size(),
                  control.size(), plan_.world().source, plan_.world().destination,
                  plan_.colocated() ? ", colocated" : "");
     start_kernels();
+    scope.emplace();
     space_ = std::make_unique<kernels::ExecutionSpace>();
   });
   require_common_plan();
@@ -114,10 +142,14 @@ Session::Session(const Plan& plan, World& world, std::span<const refit_tensor> t
 }
 
 Session::~Session() {
+  const kernels::DeviceScope scope;
+  const Phases phases(world_, progress_);
   try {
     detach();
   } catch (const std::exception&) {  // peers that are gone: everything of this process is released all the same
   }
+  links_.reset();
+  space_.reset();
 }
 
 std::vector<Session::Own*> Session::sides() {
@@ -127,10 +159,12 @@ std::vector<Session::Own*> Session::sides() {
   return sides;
 }
 
-/// Requires that all ranks, each of which made its own plan, made the same.
+/// Requires that all ranks, each of which made its own plan and has options of its own, have the same.
 void Session::require_common_plan() const {
   transport::Control& control = world_.control();
-  const std::string text = plan_.common_text();
+  const std::string text = fmt::format("{}, executor={} fan_out={} streams={} misc_buffer_bytes={}\n{}", plan_.asked(),
+                                       name(options_.executor), options_.fan_out, options_.streams,
+                                       options_.misc_buffer_bytes, plan_.model_text());
   const std::vector<std::string> hashes = gather_texts(control, fmt::format("{:x}", hash_name(text)));
   const auto other = std::ranges::find_if(hashes, [&](const std::string& hash) { return hash != hashes.front(); });
   if (other == hashes.end()) return;
@@ -138,8 +172,8 @@ void Session::require_common_plan() const {
   const auto rank = static_cast<int>(other - hashes.begin());
   const std::string& theirs = asked[static_cast<std::size_t>(rank)];
   throw CollectiveError(ErrorKind::usage,
-                        fmt::format("rank {} has another plan than rank 0: {}, against {}{}", rank, theirs,
-                                    asked.front(), theirs == asked.front() ? ", of another config.json" : ""),
+                        fmt::format("rank {} has another plan or other options than rank 0: {}, against {}{}", rank,
+                                    theirs, asked.front(), theirs == asked.front() ? ", of another config.json" : ""),
                         {"", rank});
 }
 
@@ -286,6 +320,8 @@ void Session::fill_constants() const {
 template <typename Verb>
 void Session::guarded(const Verb& verb) {
   if (broken_) throw Error(*broken_);
+  const kernels::DeviceScope scope;
+  const Phases phases(world_, progress_);
   try {
     verb();
   } catch (const Error& error) {

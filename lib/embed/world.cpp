@@ -1,8 +1,22 @@
 #include "embed/world.hpp"
 
+#include <atomic>
+
 #include "core/error.hpp"
 
 namespace refit::embed {
+namespace {
+
+std::atomic<int (*)(void)> asked_for_interruption{nullptr};
+
+bool is_interrupted() {
+  const auto ask = asked_for_interruption.load();
+  return ask != nullptr && ask() != 0;
+}
+
+}  // namespace
+
+void set_interrupted(int (*interrupted)(void)) { asked_for_interruption = interrupted; }
 
 World::World(const refit_control& control, const WorldOptions& options) : options_(options) {
   if (control.size < 1 || control.rank < 0 || control.rank >= control.size)
@@ -14,7 +28,7 @@ World::World(const refit_control& control, const WorldOptions& options) : option
   };
   mesh_ = std::make_unique<transport::SocketMesh>(
       control.rank, control.size, all_gather,
-      transport::SocketOptions{options.timeout_seconds, options.interface, nullptr});
+      transport::SocketOptions{options.timeout_seconds, options.interface, nullptr, is_interrupted});
   control_ = transport::make_socket_control(*mesh_);
 }
 

@@ -9,6 +9,9 @@
 
 namespace refit::embed {
 
+/// Has `interrupted` asked while a rank of this process waits; nullptr: nobody.
+void set_interrupted(int (*interrupted)(void));
+
 class World {
  public:
   /// Finds the other processes. Collective. Errors (usage): rank, size or callback make no sense; runtime: the callback
@@ -16,7 +19,7 @@ class World {
   World(const refit_control& control, const WorldOptions& options);
 
   transport::Control& control() { return *control_; }
-  const transport::SocketMesh& mesh() const { return *mesh_; }
+  transport::SocketMesh& mesh() { return *mesh_; }
   double timeout_seconds() const { return options_.timeout_seconds; }
 
  private:

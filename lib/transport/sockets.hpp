@@ -40,6 +40,8 @@ struct SocketOptions {
   /// Of the network, or one of its addresses; empty: REFIT_SOCKET_IFNAME, else the first that is up, the loopback last.
   std::string interface;
   Progress* progress = nullptr;  ///< is told where this rank waits, and asked for the phase of messages
+  /// Asked now and then while this rank waits; true: it gives up, and the mesh is broken.
+  std::function<bool()> interrupted = {};
 };
 
 /// The processes of a world and the connections between them.

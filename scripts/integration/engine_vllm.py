@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The engine's half of the integration test: real vLLM, refitted by a trainer in other processes. README.md has the protocol.
 
-Every step: wait for the trainer's export, refit, prove, compare every parameter bit for bit with what vLLM's own loader makes of the export, compare
-logits. Engines:
+Every step: wait for the trainer's export, refit, prove, compare every parameter bit for bit with what vLLM's own loader makes of the
+export, compare logits. Engines:
 
   processes  vLLM's model, loader and post-load steps in one process per rank; transformers judges the logits of the weights that they hold
   llm        vLLM's own engine: LLM, its workers with refit's extension, its forward pass; needs vLLM's kernels for CPUs
@@ -216,8 +216,8 @@ def has_cpu_kernels() -> bool:
 
 
 def step(engine: Any, work: Path, k: int, addresses: list[list[int]]) -> dict[str, Any]:
-    """Refits step k, once it is exported, and judges the result. Collective with the trainer until the digest. Returns what was found; "ok" says
-    whether it is what it must be."""
+    """Refits step k, once it is exported, and judges the result. Collective with the trainer until the digest. Returns what was found; "ok"
+    says whether it is what it must be."""
     folder = str(work / f"step{k}")
     before = engine.rpc("check_compare", folder)
     found: dict[str, Any] = {"step": k, "elements_other_before": sum(rank["elements_wrong"] for rank in before)}
@@ -264,12 +264,12 @@ def run(arguments: argparse.Namespace, store: Store, result: dict[str, Any]) -> 
             store.get(f"exported/{k}")
             found = step(engine, work, k, addresses)
             result["steps"].append(found)
-            ranks = found["ranks"]
+            totals = {key: sum(rank[key] for rank in found["ranks"]) for key in ("tensors", "elements", "elements_wrong")}
             print(
-                f"step {k}: {sum(r['tensors'] for r in ranks)} tensors, {sum(r['elements'] for r in ranks)} elements compared on {len(ranks)} ranks, "
-                f"{sum(r['elements_wrong'] for r in ranks)} wrong ({found['elements_other_before']} before the refit); KL mean {found['kl_mean']:.3g} max "
-                f"{found['kl_max']:.3g} (step {k - 1}: {found['kl_mean_of_step_before']:.3g}); digest {found['digest']}; {found['seconds']:.3f} s with proof"
-                + "".join(f"\n  {problem}" for problem in found["problems"]),
+                f"step {k}: {totals['tensors']} tensors, {totals['elements']} elements compared on {len(specs)} ranks, "
+                f"{totals['elements_wrong']} wrong ({found['elements_other_before']} before the refit); "
+                f"KL mean {found['kl_mean']:.3g} max {found['kl_max']:.3g} (step {k - 1}: {found['kl_mean_of_step_before']:.3g}); "
+                f"digest {found['digest']}; {found['seconds']:.3f} s with proof" + "".join(f"\n  {text}" for text in found["problems"]),
                 flush=True,
             )
             text = "; ".join(found["problems"]) or "all as vLLM's loader has it"
@@ -318,7 +318,8 @@ def main() -> int:
     except Exception as error:  # the other side must not wait for a rank that is gone
         traceback.print_exc()
         result["error"] = str(error)
-        store.set("failed", f"engine: {str(error).strip().splitlines()[-1]}")
+        with contextlib.suppress(torch.distributed.DistError):  # whoever hosts the store has ended
+            store.set("failed", f"engine: {str(error).strip().splitlines()[-1]}")
     result["ok"] = status == 0
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n")

@@ -24,8 +24,8 @@ def exported_logprobs(folder: str) -> torch.Tensor:
 
 
 def held_logprobs(folder: str, ranks: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-    """Returns the same of the weights that vLLM's tensor-parallel ranks hold, which are put together by Qwen3's names (transformers' model is
-    made of the config.json in `folder`; not one of its weights is read)."""
+    """Returns the same of the weights that vLLM's tensor-parallel ranks hold, which are put together by Qwen3's names (transformers' model
+    is made of the config.json in `folder`; not one of its weights is read)."""
     config = transformers.AutoConfig.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     missing, unexpected = model.load_state_dict(_hugging_face(config, ranks, set(model.state_dict())), strict=False, assign=True)
@@ -51,8 +51,8 @@ def _logprobs(model: Any) -> torch.Tensor:
 
 
 def _hugging_face(config: Any, ranks: list[dict[str, torch.Tensor]], names: set[str]) -> dict[str, torch.Tensor]:
-    """Returns the ranks' tensors under transformers' names, as `names` has them: experts one by one or in one tensor. With expert parallelism a rank
-    has whole experts, else a part of each."""
+    """Returns the ranks' tensors under transformers' names, as `names` has them: experts one by one or in one tensor. With expert
+    parallelism a rank has whole experts, else a part of each."""
     head = config.head_dim
     result: dict[str, torch.Tensor] = {}
 

@@ -25,8 +25,9 @@ class CheckedWorker(RefitWorker):
         return super()._connected()
 
     def check_compare(self, folder: str) -> dict[str, Any]:
-        """Compares every parameter and persistent buffer of this worker, bit for bit, with those of another instance of the model that vLLM's own
-        loader has filled from `folder`: first as loaded, then as processed for the kernels. Returns counts and the first names that differ."""
+        """Compares every parameter and persistent buffer of this worker, bit for bit, with those of another instance of the model that
+        vLLM's own loader has filled from `folder`: first as loaded, then as processed for the kernels. Returns counts and the first names
+        that differ."""
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.utils import process_weights_after_loading
 
@@ -39,7 +40,7 @@ class CheckedWorker(RefitWorker):
         with set_current_vllm_config(config):
             process_weights_after_loading(reference, config.model_config, torch.device("cpu"))
         # Attention's scales are persistent buffers, which loading leaves alone.
-        _compare(counts, wrong, dict(_state(self.get_model())), dict(_state(reference)), "as processed")
+        _compare(counts, wrong, dict(state(self.get_model())), dict(state(reference)), "as processed")
         return {**counts, "first_wrong": wrong[:5]}
 
     def check_addresses(self) -> list[int]:
@@ -68,8 +69,8 @@ class CheckedWorker(RefitWorker):
 
 
 class Process(CheckedWorker):
-    """A worker without vLLM's engine around it: one process of a tensor-parallel group over gloo, with vLLM's own model, loader and post-load
-    steps. It cannot run a forward pass."""
+    """A worker without vLLM's engine around it: one process of a tensor-parallel group over gloo, with vLLM's own model, loader and
+    post-load steps. It cannot run a forward pass."""
 
     def __init__(self, rank: int, ranks: int, port: int, arguments: dict[str, Any]) -> None:
         """`arguments`: of vLLM's EngineArgs."""
@@ -96,8 +97,8 @@ class Process(CheckedWorker):
 
 
 def allow_cuda_experts() -> None:
-    """Lets the CPU platform of a wheel without kernels for CPUs hold experts as CUDA's Triton kernels want them, which is as loaded: the only
-    change to vLLM here. Which parameters there are, and what the loader writes, is vLLM's."""
+    """Lets the CPU platform of a wheel without kernels for CPUs hold experts as CUDA's Triton kernels want them, which is as loaded: the
+    only change to vLLM here. Which parameters there are, and what the loader writes, is vLLM's."""
     from vllm.platforms import current_platform
 
     current_platform.import_kernels()
@@ -148,7 +149,7 @@ def engine_arguments(folder: str, ranks: int, expert_parallel: bool) -> dict[str
     }
 
 
-def _state(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def state(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields parameters and persistent buffers."""
     yield from ((name, parameter.data) for name, parameter in model.named_parameters())
     parameters = {name for name, _ in model.named_parameters()}
@@ -163,14 +164,18 @@ def _compare(counts: dict[str, int], wrong: list[str], mine: dict[str, torch.Ten
         counts["tensors"] += 1
         counts["elements"] += expected.numel()
         found = mine.get(name)
-        if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
-            differing = expected.numel()
-        else:
-            differing = int((_bits(found) != _bits(expected)).any(dim=-1).sum())
+        differing = expected.numel() if found is None else differing_elements(found, expected)
         if differing > 0 or found is None:
             counts["tensors_wrong"] += 1
             counts["elements_wrong"] += differing
             wrong.append(f"{name} ({form})")
+
+
+def differing_elements(found: torch.Tensor, expected: torch.Tensor) -> int:
+    """Returns how many elements differ in their bits: all, where shapes or dtypes do."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return max(expected.numel(), 1)
+    return int((_bits(found) != _bits(expected)).any(dim=-1).sum())
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

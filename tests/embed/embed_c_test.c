@@ -284,8 +284,11 @@ static void mistakes(const setup* s, gather_state* state) {
   refit_plan* other = NULL;
   OK(refit_plan_create(s->config, other_train, &s->gen, 1, NULL, &other));
   expect(refit_session_create(other, world, train.list, train.count, gen.list, gen.count, NULL, &session), REFIT_USAGE,
-         "rank 1 has another plan than rank 0", "");
+         "rank 1 has another plan or other options than rank 0", "");
   refit_plan_destroy(other);
+  expect(refit_session_create(plan, world, train.list, train.count, gen.list, gen.count,
+                              has_mistake ? "executor=golden" : "executor=p2p", &session),
+         REFIT_USAGE, "executor=golden", "");
   OK(CREATE());
 
   /* A process that dies: the others learn it, name it, and live. */

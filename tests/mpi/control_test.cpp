@@ -11,7 +11,7 @@ namespace {
 TEST(RanksControl, Collectives) { check_collectives(*make_control()); }
 TEST(RanksControl, SplitsByColor) { check_split(*make_control()); }
 TEST(RanksControl, ExchangesTheSameMessagesAgainAndAgain) { check_repeated_messages(*make_control()); }
-TEST(RanksControl, RandomCollectives) { check_random_collectives(*make_control(), 1, 60); }
+TEST(RanksControl, RandomCollectives) { check_random_collectives(*make_control(), 1, 30); }
 
 TEST(RanksControl, AnExchangeWithoutMessagesDoesNothing) {
   const auto world = make_control();

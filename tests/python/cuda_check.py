@@ -85,7 +85,7 @@ def same_address(rank, folder):
         if gen is not None:
             address = gen[DENSE].data_ptr()
             shape = gen.pop(DENSE).shape
-            session._sides[0]._held.clear()  # the session keeps tensors alive; an engine that frees them is what is tested
+            session._sides[0].held.clear()  # the session keeps tensors alive; an engine that frees them is what is tested
             gc.collect()
             torch.cuda.empty_cache()
             fresh = torch.zeros(64 << 20, dtype=torch.bfloat16, device="cuda")

@@ -1,10 +1,12 @@
 """Whatever goes wrong is an exception with tensor and rank on every process, which lives on and makes another session."""
 
+import gc
 import os
 import pickle
 import signal
 import time
 import unittest
+import warnings
 
 import ml_dtypes
 import numpy as np
@@ -95,8 +97,7 @@ class Tensors(unittest.TestCase):
             self.assertIsInstance(error, refit.UsageError, f"rank {rank}")
             self.assertIn(error.tensor, (Q, OTHER) if spoil is shares_memory else (Q,), str(error))
             self.assertIn(Q, str(error))
-            if rank == 0:
-                self.assertEqual(error.rank, 1, str(error))
+            self.assertEqual(error.rank, 1, str(error))
             if rank == 1 or words:
                 self.assertIn(words or "", str(error))
             self.assertTrue(is_good)
@@ -201,9 +202,7 @@ class Sessions(Case):
             self.assertTrue(any(Q in note and "moved" in note for note in notes), notes)
             for error in (shape, none):
                 self.assertIsInstance(error, refit.UsageError, f"rank {rank}")
-                self.assertEqual(error.tensor, Q, str(error))
-            if rank == 0:
-                self.assertEqual(shape.rank, 1)
+                self.assertEqual((error.tensor, error.rank), (Q, 1), str(error))
 
     def test_two_sessions_at_once(self):
         for error, wrong, good in self.outcomes(2, two_sessions):
@@ -222,6 +221,7 @@ def dies(rank, folder):
     train = world.fsdp(world.checkpoint(1), 0, 1) if rank == 0 else None
     session = refit.Session(plan, control, train=train, gen=gen, timeout=60)
     session.refit()
+    world.meet(rank, 3, folder)
     if rank == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     begin = time.monotonic()
@@ -237,15 +237,51 @@ def is_late(rank, folder):
     plan = plan_of()
     control = world.control(rank, 2, folder)
     keys = sides(plan, rank)
-    session = refit.Session(plan, control, **keys, timeout=1)
+    session = refit.Session(plan, control, **keys, timeout=3)
     if rank == 1:
-        time.sleep(2.5)
+        time.sleep(5)
     error = caught(session.refit)
     session.close()
     return error, works(plan, control, **keys)
 
 
+def is_interrupted(rank, folder):
+    """Rank 0 gets a Ctrl-C while it waits for rank 1; afterwards both make another session with the same control."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    plan = plan_of()
+    control = world.control(rank, 2, folder)
+    keys = sides(plan, rank)
+    store = world.FileStore(folder)
+    session = refit.Session(plan, control, **keys)
+    begin = time.monotonic()
+    if rank == 0:
+        store.set("pid", str(os.getpid()).encode())
+        try:
+            error = caught(session.refit)
+        except KeyboardInterrupt as interrupt:
+            error = interrupt
+    else:
+        while (pid := store.get("pid")) is None:
+            time.sleep(0.01)
+        time.sleep(2)  # until it waits
+        os.kill(int(pid), signal.SIGINT)
+        time.sleep(1)
+        error = caught(session.refit)
+    seconds = time.monotonic() - begin
+    session.close()
+    return error, seconds, works(plan, control, **keys)
+
+
 class Peers(Case):
+    def test_interrupted(self):
+        (mine, seconds, good), (others, _, others_good) = self.outcomes(2, is_interrupted)
+        self.assertIsInstance(mine, KeyboardInterrupt)
+        self.assertLess(seconds, 30)
+        self.assertIsInstance(others, refit.RuntimeFailure)
+        self.assertEqual(others.rank, 0, str(others))
+        self.assertIn("interrupted", str(others))
+        self.assertTrue(good and others_good)
+
     def test_one_that_dies(self):
         outcomes = world.run(3, dies)
         self.assertEqual(outcomes[2], -signal.SIGKILL)
@@ -286,6 +322,23 @@ def around(rank, folder):
     errors += [session.closed, caught(session.refit), caught(session.prove), caught(lambda: session.notes)]
     control.close()
     return errors, works(plan, control, **keys)
+
+
+def dropped(rank, folder):
+    """A session that nobody closes: it says so, keeps its memory for itself, and waits for nobody."""
+    plan = plan_of()
+    keys = sides(plan, rank)
+    session = refit.Session(plan, world.control(rank, 2, folder, "dropped"), **keys)
+    session.refit()
+    begin = time.monotonic()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del session
+        gc.collect()
+    seconds = time.monotonic() - begin
+    control = world.control(rank, 2, folder)
+    again = caught(refit.Session, plan, control, **keys)
+    return [str(warning.message) for warning in said], seconds, again, works(plan, control, **sides(plan, rank))
 
 
 def fails_to_gather(rank, folder):
@@ -337,6 +390,14 @@ class Around(Case):
             for error in after:
                 self.assertIsInstance(error, refit.UsageError)
                 self.assertIn("closed", str(error))
+            self.assertTrue(good)
+
+    def test_one_that_nobody_closes(self):
+        for said, seconds, again, good in self.outcomes(2, dropped):
+            self.assertEqual(len(said), 1, said)
+            self.assertIn("was not closed", said[0])
+            self.assertLess(seconds, 10)
+            self.assertIn("another open session", str(again))
             self.assertTrue(good)
 
     def test_an_all_gather_that_fails(self):

@@ -106,6 +106,15 @@ def control(rank, size, folder, prefix="refit"):
     return CONTROLS[-1]
 
 
+def meet(rank, size, folder):
+    """Waits until all processes are here; once in each folder. The end of a verb is no such place: one that needs no more
+    from others goes on."""
+    store = FileStore(folder)
+    store.set(f"here/{rank}", b"")
+    while any(store.get(f"here/{peer}") is None for peer in range(size)):
+        time.sleep(0.005)
+
+
 # ---- The model, in Hugging Face's layout ----
 
 CONFIG = json.loads((MODEL / "config.json").read_text())
@@ -132,9 +141,11 @@ def shapes():
 
 
 def checkpoint(step):
-    """All weights after a step."""
+    """All weights after a step: random bits of finite numbers below 2."""
     generator = np.random.default_rng(step)
-    return {name: generator.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16) for name, shape in shapes()}
+    return {
+        name: (generator.integers(0, 2**16, shape, np.uint16) & 0xBFFF).view(ml_dtypes.bfloat16) for name, shape in shapes()
+    }
 
 
 def fsdp(weights, rank, ranks):

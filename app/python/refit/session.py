@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from refit import _refit
 from refit.control import Control
-from refit.errors import DataError, Error, RuntimeFailure, UsageError, of_status
+from refit.errors import DataError, Error, UnavailableError, UsageError, of_status
 from refit.plan import Plan, Side
 from refit.tensors import Memory, address, describe, wait_for
 
@@ -109,6 +109,9 @@ class _Memories:
         return self._given() if callable(self._given) else self._given
 
 
+_dropped: list[list[_Memories]] = []  # tensors of sessions that nobody closed, which the library still has
+
+
 class Session:
     """A plan carried out over tensors of this process and the others of its world. Collective, as all its methods are that
     don't say otherwise: all processes call them in the same order, and a failure of one of them is raised by all, as
@@ -127,13 +130,13 @@ class Session:
     executor: direct stores into the engines' memory, which must lie in memory that others can map (on CPUs:
         share_memory_() of torch, refit.shared_memory); p2p sends and receives; golden is slow and simple; auto chooses.
     fan_out: gen ranks feed each other; for direct, where all memory can be mapped.
-    timeout: seconds that a process may keep the others waiting before they fail; 0 = for ever; the same on all. Ctrl-C is
-        answered when a call ends, so after as many seconds at the latest.
+    timeout: seconds that a process may keep the others waiting before they fail; 0 = for ever; the same on all.
     streams, misc_buffer_bytes: as a case file's [refit].
 
     Errors: UsageError, with the tensor, and all that is wrong: missing, of another shape or dtype, not dense, in an open
     session already. RuntimeFailure: a peer that is gone or late, memory. After any failure the process and its tensors
-    live on. A RuntimeFailure ends the session: close it, and make another one with the same control.
+    live on. A RuntimeFailure ends the session: close it, and make another one with the same control. So does what a
+    signal's handler raises while a call waits for others (Ctrl-C's KeyboardInterrupt): the others get a RuntimeFailure.
     """
 
     def __init__(
@@ -172,17 +175,17 @@ class Session:
         refused: Exception | None = None
         for held in self._sides:
             memories[held.side], wrong = held.read()
-            refused = refused or wrong
+            refused = refused or self._mine(wrong)
         try:
             wait_for(self._devices())
             self._session = _refit.Session(plan._plan, self._world, memories.get("train"), memories.get("gen"), options)
-        except RuntimeFailure:
-            control.forget(self._world)
-            raise
-        except Error as error:
+        except (DataError, UsageError, UnavailableError) as error:
             if refused is None:
                 raise
             raise refused from error
+        except BaseException:
+            control.forget(self._world)
+            raise
         if refused is not None:
             self.close()
             raise refused
@@ -204,7 +207,8 @@ class Session:
 
     def __del__(self) -> None:
         if getattr(self, "_session", None) is not None and os.getpid() == self._pid:
-            warnings.warn(f"{self!r} was not closed: its connections stay until the process ends", ResourceWarning, source=self)
+            _dropped.append(self._sides)
+            warnings.warn(f"{self!r} was not closed: it stays, with its tensors, until the process ends", ResourceWarning, source=self)
 
     @property
     def closed(self) -> bool:
@@ -263,14 +267,14 @@ class Session:
         wait_for(self._devices())
         try:
             result = verb(session)
-        except RuntimeFailure:
-            self._failed = True
-            self._control.forget(self._world)
-            raise
-        except Error as error:
+        except (DataError, UsageError, UnavailableError) as error:  # of which the session survives
             if refused is None:
                 raise
             raise refused from error
+        except BaseException:  # also of a signal's handler, such as Ctrl-C's
+            self._failed = True
+            self._control.forget(self._world)
+            raise
         until_then.clear()
         if refused is not None:  # of tensors that the library has no use for
             raise refused
@@ -287,13 +291,19 @@ class Session:
             except Exception:  # it will be said when they are read
                 pass
             memories, wrong = side.read()
-            refused = refused or wrong
+            refused = refused or self._mine(wrong)
             try:
                 session.move(side.side == "gen", memories)
             except Error as error:
-                refused = refused or error
+                refused = refused or self._mine(error)
                 side.forget()
         return refused
+
+    def _mine(self, error: Exception | None) -> Exception | None:
+        """An error that is about this process's tensors."""
+        if isinstance(error, Error):
+            error.rank = self._control.rank
+        return error
 
     def _devices(self) -> frozenset[str]:
         return frozenset().union(*(side.devices for side in self._sides))

@@ -180,9 +180,12 @@ class DataChannel final : public Channel {
     }
     return listed;
   }
+  /// No call moves more than a turn, so that one that moves less has met the end of what the kernel has, or takes.
   void add_part(std::byte* data, std::int64_t bytes, std::int64_t& listed) {
-    parts_[count_++] = {data, static_cast<std::size_t>(bytes)};
-    listed += bytes;
+    const std::int64_t some = std::min(bytes, kTurnBytes - listed);
+    if (some == 0) return;
+    parts_[count_++] = {data, static_cast<std::size_t>(some)};
+    listed += some;
   }
   msghdr message() {
     msghdr made{};

@@ -142,6 +142,7 @@ class Meeting {
            state_.poller_.is_busy() ? 0
            : again                  ? kAgainMilliseconds
                                     : kPollMilliseconds);
+    state_.ask_for_interruption();
     if (!state_.channels_.empty()) state_.poll(0);  // control planes have news: who is gone
   }
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 #include <system_error>
 #include <vector>
@@ -16,7 +17,7 @@ namespace {
 struct Table {
   std::mutex mutex;
   std::vector<int> open;
-  int forks = 0;
+  std::atomic<int> forks = 0;
 };
 
 /// Never destroyed: descriptors may live as long as the process.
@@ -54,10 +55,7 @@ void Descriptor::reset() {
   ::close(std::exchange(fd_, -1));
 }
 
-int forks() {
-  const std::lock_guard lock(table().mutex);
-  return table().forks;
-}
+int forks() { return table().forks; }
 
 std::string error_text(int error) { return std::generic_category().message(error); }
 

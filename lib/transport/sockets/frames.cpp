@@ -92,6 +92,7 @@ bool ControlChannel::advance() {
 void ControlChannel::drain() {
   draining_ = true;
   read();
+  draining_ = hung_;
 }
 
 void ControlChannel::note(const Frame& frame) {

@@ -110,7 +110,7 @@ class ControlChannel final : public Channel {
   void send(OutFrame& frame);
   void receive(InFrame& frame);
   bool advance() override;
-  /// Takes in everything that has arrived from now on, wanted or not: what stands behind it matters.
+  /// Takes in everything that has arrived, wanted or not: what stands behind it matters.
   void drain();
   /// Sends what must not wait, if it can be sent: a note.
   void note(const Frame& frame);

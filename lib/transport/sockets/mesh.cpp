@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <thread>
 
 #include "core/clock.hpp"
 #include "transport/location.hpp"
@@ -14,9 +15,13 @@ namespace refit::transport {
 namespace {
 
 constexpr std::uint64_t kVersion = 0x7265666974'000001;  ///< "refit", 1
+/// Seconds for which a rank looks again and again for what it waits for, giving its core away in between, before it
+/// sleeps.
+constexpr double kSpinSeconds = 1e-3;
 /// Seconds after which a rank that waits tells others for whom, and the least that waits are cut into.
 constexpr double kTell = 1;
 constexpr int kPollMilliseconds = 200;
+constexpr double kAsk = 0.1;  ///< seconds between questions whether this rank is interrupted
 /// Number of the connections of control planes.
 constexpr std::int64_t kControl = -1;
 constexpr std::size_t kTextBytes = 2000;
@@ -152,6 +157,12 @@ void SocketMesh::State::poll(int milliseconds) {
 }
 
 void SocketMesh::State::wait(const bool& done, int peer) {
+  // Waking up costs tens of microseconds, and most waits of a refit are shorter than this one.
+  for (const double start = now(); !done && now() - start < kSpinSeconds;) {
+    if (channel(peer).is_closed()) break;
+    poll(0);
+    std::this_thread::yield();
+  }
   while (!done) {
     if (channel(peer).is_closed())
       fail(peer,
@@ -162,7 +173,14 @@ void SocketMesh::State::wait(const bool& done, int peer) {
   waited();
 }
 
+void SocketMesh::State::ask_for_interruption() {
+  if (!options_.interrupted || now() - last_asked_ < kAsk) return;
+  if (options_.interrupted()) fail(rank_, fmt::format("{} was interrupted while it waited", describe(rank_)));
+  last_asked_ = now();
+}
+
 void SocketMesh::State::still_waiting_for(int peer) {
+  ask_for_interruption();
   const double time = now();
   if (moves_ != seen_moves_) {
     seen_moves_ = moves_;
@@ -215,6 +233,9 @@ std::string SocketMesh::State::phase() const {
 
 void SocketMesh::State::late(int peer) {
   if (peer == rank_) fail(rank_, fmt::format("{} waits for a message that it has not sent itself", describe(rank_)));
+  for (const auto& one : channels_) {
+    if (one != nullptr) one->drain();
+  }
   // Whoever waits itself is not the one that is behind.
   int behind = peer;
   std::set<int> seen{rank_};

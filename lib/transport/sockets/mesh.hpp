@@ -52,6 +52,8 @@ class SocketMesh::State final : public MeshEvents {
   /// Notes that this rank still waits for `peer` and nothing has moved, or something has: fails when it has waited for
   /// too long.
   void still_waiting_for(int peer);
+  /// Fails where whoever may interrupt this rank does.
+  void ask_for_interruption();
   /// Notes that this rank's wait is over.
   void waited();
   /// Fails: a connection of a communicator has ended.
@@ -112,6 +114,7 @@ class SocketMesh::State final : public MeshEvents {
   std::uint64_t moves_ = 1, seen_moves_ = 0;
   double waited_seconds_ = 0;  ///< since anything has moved
   double last_look_ = 0;
+  double last_asked_ = 0;
   int told_ = -1;  ///< the rank that all others have been told this one waits for
 };
 

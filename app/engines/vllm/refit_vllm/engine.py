@@ -1,9 +1,8 @@
 """The weight transfer engine "refit": vLLM's own verbs for updates of weights, carried out by refit.
 
-A trainer's controller calls, of LLM, AsyncLLM or the HTTP routes, init_weight_transfer_engine once with the fields of Connection as init_info, and per
-training step start_weight_update, update_weights with an empty update_info, finish_weight_update; while update_weights runs, every train rank must be
-in its session's refit().
-"""
+A trainer's controller calls, of LLM, AsyncLLM or the HTTP routes, init_weight_transfer_engine once with the fields of Connection as
+init_info, and per training step start_weight_update, update_weights with an empty update_info, finish_weight_update; while update_weights
+runs, every train rank must be in its session's refit()."""
 
 from __future__ import annotations
 

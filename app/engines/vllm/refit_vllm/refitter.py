@@ -59,17 +59,20 @@ class Refitter:
         except refit.Error as error:
             failure = error
         _agree(failure)
-        host, _, port = connection.store.rpartition(":")
-        if not host or not port.isdigit():
-            raise refit.UsageError(f'store = "{connection.store}" is not HOST:PORT')
-        store = torch.distributed.TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=connection.timeout))
         executor = connection.executor
         if self._sleeps and executor == "auto":
             # Sleep frees physical memory and wake_up maps other memory to the same addresses: what a peer has mapped would be the old one.
             executor = "p2p"
             self.weights.notes.append("executor p2p, since sleep mode exchanges the memory behind the same addresses")
-        self._control = refit.from_store(store, rank, plan.ranks, prefix=connection.prefix, timeout=connection.timeout)
-        self._session = refit.Session(plan, self._control, gen=self.weights.tensors, executor=executor, timeout=connection.timeout)
+        try:
+            store = _connect(connection)
+            self._control = refit.from_store(store, rank, plan.ranks, prefix=connection.prefix, timeout=connection.timeout)
+            self._session = refit.Session(plan, self._control, gen=self.weights.tensors, executor=executor, timeout=connection.timeout)
+        except torch.distributed.DistError as error:
+            raise refit.RuntimeFailure(
+                f"the other processes of this refit have not come to the store at {connection.store} within {connection.timeout:g} s "
+                f"(prefix {connection.prefix}): {str(error).splitlines()[0]}"
+            ) from error
 
     @property
     def notes(self) -> list[str]:
@@ -113,6 +116,13 @@ class Refitter:
         parallel = self._vllm_config.parallel_config
         # vLLM counts workers of all its data-parallel replicas like this (gpu_worker.py, update_weights).
         return plan, plan.train_ranks + before + parallel.data_parallel_index * parallel.world_size + parallel.rank
+
+
+def _connect(connection: Connection) -> torch.distributed.Store:
+    host, _, port = connection.store.rpartition(":")
+    if not host or not port.isdigit():
+        raise refit.UsageError(f'store = "{connection.store}" is not HOST:PORT')
+    return torch.distributed.TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=connection.timeout))
 
 
 def _agree(failure: refit.Error | None) -> None:

@@ -24,8 +24,8 @@ _PRECISIONS = {
     "auto_awq": "awq",
 }
 
-# Backends of experts whose loaded layout is not the usual one, by the name of vLLM's value. A CUTLASS layout is written directly and not loaded
-# (weights.py), of unquantised experts only.
+# Backends of experts whose loaded layout is not the usual one, by the name of vLLM's value. A CUTLASS layout is written directly and not
+# loaded (weights.py), of unquantised experts only.
 _MOE_BACKENDS = {
     "unquantized_backend": {"FLASHINFER_TRTLLM": "flashinfer_trtllm", "FLASHINFER_CUTLASS": "flashinfer_cutlass"},
     "fp8_backend": {"DEEPGEMM": "deep_gemm", "BATCHED_DEEPGEMM": "deep_gemm"},
@@ -61,7 +61,8 @@ def notes(vllm_config: VllmConfig) -> list[str]:
 
 
 def side_text(model: torch.nn.Module, vllm_config: VllmConfig, loaded_dtypes: set[torch.dtype]) -> str:
-    """Returns the side. `loaded_dtypes`: of the parameters as a checkpoint is loaded into them. Errors (usage): a quantisation without a rule."""
+    """Returns the side. `loaded_dtypes`: of the parameters as a checkpoint is loaded into them. Errors (usage): a quantisation without a
+    rule."""
     parallel = vllm_config.parallel_config
     config = vllm_config.model_config
     experts = _expert_modules(model)

@@ -1,10 +1,10 @@
 """A vLLM model's weights as memory to refit, and what vLLM computes of them afterwards.
 
-vLLM loads a checkpoint into parameters of one layout and lets every layer process them once (process_weights_after_loading). What that leaves of
-the loaded layout decides how a layer is refitted:
+vLLM loads a checkpoint into parameters of one layout and lets every layer process them once (process_weights_after_loading). What that
+leaves of the loaded layout decides how a layer is refitted:
 
-  as loaded   the parameters are still what was loaded: written in place. If the layer keeps something that it made of them (a packed copy of
-              an embedding on a CPU, latent attention's W_UK_T and W_UV), it processes them again after every refit.
+  as loaded   the parameters are still what was loaded: written in place. If the layer keeps something that it made of them (a packed
+              copy of an embedding on a CPU, latent attention's W_UK_T and W_UV), it processes them again after every refit.
   staged      the parameters were transposed, padded, quantised, packed or emptied: refit writes into a copy of the loaded layout (memory of
               its own, kept), and after every refit the layer processes that as vLLM's layerwise reload does, which copies the results to
               where the parameters are.
@@ -48,9 +48,8 @@ _LISTED = 20
 
 def side(model: torch.nn.Module, vllm_config: VllmConfig) -> tuple[str, dict[str, torch.Tensor]]:
     """Returns this engine as a side, "vllm TP2", and its tensors under vLLM's own names: for a plan, or for a session whose owner sees to
-    post-load steps himself. Errors (usage): as of Weights, and layers whose parameters are not in the layout that a checkpoint is loaded into,
-    for which `Weights` is needed.
-    """
+    post-load steps himself. Errors (usage): as of Weights, and layers whose parameters are not in the layout that a checkpoint is loaded
+    into, for which `Weights` is needed."""
     weights = Weights(model, vllm_config)
     if weights.staged:
         raise refit.UsageError(
@@ -191,7 +190,8 @@ class Weights:
             total = sum(copy.nbytes for staged in self.staged for copy in staged.copies.values())
             kinds = sorted({type(staged.layer.quant_method).__name__ for staged in self.staged})
             self.notes.append(
-                f"{len(self.staged)} layers ({', '.join(kinds)}) are refitted through copies of the loaded layout: {total:,} bytes on this rank"
+                f"{len(self.staged)} layers ({', '.join(kinds)}) are refitted through copies of the loaded layout: "
+                f"{total:,} bytes on this rank"
             )
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -240,8 +240,8 @@ class Weights:
         self._wanted = frozenset(wanted)
 
     def finish(self) -> None:
-        """Does vLLM's post-load steps with the weights that a refit has brought. Must be called after every refit, before the model runs; not
-        collective. Errors: those of vLLM's layers, after which the model must not run until a refit has gone through."""
+        """Does vLLM's post-load steps with the weights that a refit has brought. Must be called after every refit, before the model runs;
+        not collective. Errors: those of vLLM's layers, after which the model must not run until a refit has gone through."""
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.layers.attention import is_deferred_attention_layer
 
@@ -265,12 +265,16 @@ class Weights:
         return [layer for layer in self._model.modules() if layer in LAYERWISE_INFO]
 
     def _derived_names(self) -> set[str]:
-        """Returns the names of parameters that were not there to be loaded: vLLM made them of others after loading, and does so again."""
+        """Returns the names of parameters that were not there to be loaded: layers that process weights in `finish` made them of others."""
+        from vllm.model_executor.layers.attention import is_deferred_attention_layer
         from vllm.model_executor.model_loader.reload.layerwise import LAYERWISE_INFO
         from vllm.model_executor.model_loader.reload.meta import SKIP_TENSORS
 
+        staged = {staged.layer for staged in self.staged}
         result = set()
         for prefix, layer in self._model.named_modules():
+            if layer not in staged and not is_deferred_attention_layer(layer):
+                continue
             loaded = LAYERWISE_INFO[layer].restore_metadata[0] if layer in LAYERWISE_INFO else {}
             for name in layer._parameters:
                 if name not in loaded and name not in SKIP_TENSORS:

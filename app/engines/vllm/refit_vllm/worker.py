@@ -48,7 +48,8 @@ class RefitWorker:
         return self._connected().digest()
 
     def refit_notes(self) -> list[str]:
-        """Returns what a reader should know: the executor that was chosen and why, copies, what is left alone, memory that moved. Not collective."""
+        """Returns what a reader should know: the executor that was chosen and why, copies, what is left alone, memory that moved. Not
+        collective."""
         return self._connected().notes
 
     def refit_close(self) -> None:
