@@ -49,7 +49,7 @@ SMALL = {
     **ATTENTION,
 }
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "decoder_sparse_step": 1, "mlp_only_layers": []}
-BLOCKS = {**SMALL, "hidden_size": 256, "intermediate_size": 256, "head_dim": 32}
+BLOCKS = {**SMALL, "hidden_size": 256, "intermediate_size": 256, "head_dim": 32, "num_key_value_heads": 8}
 DELTA = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_conv_kernel_dim": 4,
@@ -222,11 +222,13 @@ def configuration(case: Case, folder: Path, rank: int) -> Any:
 
 
 def fill(model: Any, seed: int) -> dict[str, Any]:
-    """Fills parameters with values of a seed. Returns copies of them."""
+    """Fills parameters with values of a seed, but for scales of the KV cache, which stay as they are loaded. Returns copies of them."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
+        if name.endswith((".q_scale", ".k_scale", ".v_scale", ".prob_scale")):
+            continue
         parameter.data.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
