@@ -142,10 +142,11 @@ Binding bind_tensors(const layout::LocalLayout& layout, std::span<const refit_te
   return binding;
 }
 
-std::vector<transport::OwnedBlock> blocks_of(const layout::LocalLayout& layout, const Binding& binding) {
+std::vector<transport::OwnedBlock> blocks_of(const layout::LocalLayout& layout, const Binding& binding,
+                                             bool is_written) {
   std::vector<transport::OwnedBlock> blocks;
   for (std::size_t i = 0; i < layout.storages.size(); ++i)
-    blocks.push_back({layout.storages[i].title(), binding.addresses[i], layout.storages[i].bytes()});
+    blocks.push_back({layout.storages[i].title(), binding.addresses[i], layout.storages[i].bytes(), is_written});
   return blocks;
 }
 

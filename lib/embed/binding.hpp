@@ -30,6 +30,7 @@ Binding bind_tensors(const layout::LocalLayout& layout, std::span<const refit_te
                      bool is_written);
 
 /// Returns the storages as blocks of memory.
-std::vector<transport::OwnedBlock> blocks_of(const layout::LocalLayout& layout, const Binding& binding);
+std::vector<transport::OwnedBlock> blocks_of(const layout::LocalLayout& layout, const Binding& binding,
+                                             bool is_written);
 
 }  // namespace refit::embed

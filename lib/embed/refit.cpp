@@ -189,7 +189,8 @@ refit_status refit_plan_storages(const refit_plan* plan, refit_side side, int32_
 
 refit_status refit_plan_explain(refit_plan* plan, const char* tensor, const char** text) {
   return call([&] {
-    required(plan, "plan").explained = plan->plan.explain(&required(tensor, "tensor"));
+    refit_plan& of = required(plan, "plan");
+    of.explained = of.plan.explain(&required(tensor, "tensor"));
     required(text, "text") = plan->explained.c_str();
   });
 }
@@ -214,10 +215,18 @@ refit_status refit_session_create(const refit_plan* plan, refit_world* world, co
                                   refit_session** session) {
   return call([&] {
     required(session, "session") = nullptr;
-    *session = new refit_session{
-        {required(plan, "plan").plan, required(world, "world").world, list_of(train, train_count, "train"),
-         list_of(gen, gen_count, "gen"), refit::embed::parse_session_options(options)},
-        {}};
+    const refit::embed::Plan& of = required(plan, "plan").plan;
+    refit::embed::World& in = required(world, "world").world;
+    // What is wrong with this process's arguments must not leave the others waiting.
+    const auto checked = [&] {
+      list_of(train, train_count, "train");
+      list_of(gen, gen_count, "gen");
+      return refit::embed::parse_session_options(options);
+    };
+    const auto given = [](const refit_tensor* list, std::size_t count) {
+      return std::span<const refit_tensor>(list, list == nullptr ? 0 : count);
+    };
+    *session = new refit_session{{of, in, given(train, train_count), given(gen, gen_count), checked}, {}};
   });
 }
 
@@ -236,7 +245,16 @@ refit_status refit_session_notes(refit_session* session, const char** text) {
 }
 
 refit_status refit_session_move(refit_session* session, refit_side side, const refit_tensor* tensors, size_t count) {
-  return call([&] { required(session, "session").session.move(side_of(side), list_of(tensors, count, "tensors")); });
+  return call([&] {
+    refit::embed::Session& mine = required(session, "session").session;
+    const Side of = side_of(side);
+    try {
+      mine.move(of, list_of(tensors, count, "tensors"));
+    } catch (const Error& error) {
+      mine.refuse(of, error);
+      throw;
+    }
+  });
 }
 
 refit_status refit_session_refit(refit_session* session, refit_seconds* seconds) {

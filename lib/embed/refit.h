@@ -76,7 +76,7 @@ typedef struct refit_tensor {
  * engines, whose ranks follow each other. A side is a trainer or an engine, its layout, and options as a case file's
  * [train] and [gen] have them:
  *
- *   "megatron TP2xPP2"      "fsdp FSDP4 recipe=torchtitan"      "vllm TP2 precision=fp8 expert_parallel=true"
+ *   "megatron TP2xPP2"      "fsdp FSDP4 recipe=torchtitan"      "vllm TP4xEP4 precision=fp8 quantiser=vllm"
  *
  * `options`: NULL, or keys of the plan, "policy=all colocated=true layers=4". Errors: usage, with every rule that a layout
  * breaks for the model. */

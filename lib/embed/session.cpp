@@ -110,15 +110,19 @@ Session::Own::Own(const Plan& plan, Side of, Rank number)
     : side(of),
       rank(number),
       name(fmt::format("{} rank {}", of == Side::source ? "train" : "gen", to_int(number))),
-      local(layout::materialise(plan.side(of), plan.pair().model.tensors, number)) {}
+      local(layout::materialise(plan.side(of), plan.pair().model.tensors, number)) {
+  // Trainers do with their padding what they like.
+  if (of == Side::source) local.fills.clear();
+}
 
 Session::Session(const Plan& plan, World& world, std::span<const refit_tensor> train, std::span<const refit_tensor> gen,
-                 const SessionOptions& options)
-    : plan_(plan), world_(world), options_(options), exchange_(plan.pair().exchange(plan.colocated())) {
+                 const std::function<SessionOptions()>& options)
+    : plan_(plan), world_(world), exchange_(plan.pair().exchange(plan.colocated())) {
   transport::Control& control = world_.control();
   const Phases phases(world_, progress_);
   std::optional<kernels::DeviceScope> scope;
   together(control, [&] {
+    options_ = options();
     if (control.size() != plan_.world().size())
       fail_usage("the plan is for {} processes and the world has {}: {} train and {} gen ranks{}", plan_.world().size(),
                  control.size(), plan_.world().source, plan_.world().destination,
@@ -186,14 +190,33 @@ void Session::bind_all(std::span<const refit_tensor> train, std::span<const refi
                  side == Side::source ? "train" : "gen", tensors.size());
     }
     mine->binding = bind_tensors(mine->local, tensors, mine->name, side == Side::destination);
-    if (side == Side::destination) open_storages().require_free(blocks_of(mine->local, mine->binding), mine->name);
+    if (side == Side::destination) open_storages().require_free(mine->blocks(), mine->name);
+  }
+  require_apart();
+}
+
+/// Requires of a colocated process that its gen storages are no memory that it sends.
+void Session::require_apart() const {
+  if (!train_ || !gen_) return;
+  std::vector<transport::OwnedBlock> sent = train_->blocks();
+  std::ranges::sort(sent, {}, &transport::OwnedBlock::address);
+  std::int64_t longest = 0;
+  for (const transport::OwnedBlock& block : sent) longest = std::max(longest, block.bytes);
+  for (const transport::OwnedBlock& block : gen_->blocks()) {
+    auto at = std::ranges::lower_bound(sent, block.address + block.bytes, {}, &transport::OwnedBlock::address);
+    while (at != sent.begin() && block.address - std::prev(at)->address < longest) {
+      --at;
+      if (block.bytes > 0 && block.address < at->address + at->bytes && at->address < block.address + block.bytes)
+        fail_about(block.name,
+                   "{}: it shares memory with {}, which the trainer holds there: a refit would overwrite it",
+                   gen_->name, at->name);
+    }
   }
 }
 
 void Session::map_memory() {
   transport::Control& control = world_.control();
-  peers_ = transport::make_foreign_memory(
-      control, gen_ ? blocks_of(gen_->local, gen_->binding) : std::vector<transport::OwnedBlock>());
+  peers_ = transport::make_foreign_memory(control, gen_ ? gen_->blocks() : std::vector<transport::OwnedBlock>());
   const WorldMap map = plan_.world();
   std::int64_t unmapped = 0;
   for (std::int32_t r = 0; r < map.destination; ++r)
@@ -221,7 +244,7 @@ void Session::attach() {
   how_.registers_memory = false;
   how_.phase_seconds = world_.timeout_seconds();
   together(world_.control(), [this] {
-    for (Own* side : sides()) side->identities = transport::identities(blocks_of(side->local, side->binding));
+    for (Own* side : sides()) side->identities = transport::identities(side->blocks());
   });
   mine_ = std::make_unique<session::OwnMemory>();
   if (how_.row().stores) map_memory();
@@ -238,7 +261,7 @@ void Session::attach() {
                                    counted(std::ssize(others), "tensor"), fmt::join(others | std::views::take(3), ", "),
                                    others.size() > 3 ? ", ..." : ""));
   }
-  if (gen_) open_storages().add(this, blocks_of(gen_->local, gen_->binding));
+  if (gen_) open_storages().add(this, gen_->blocks());
 }
 
 void Session::detach() {
@@ -263,12 +286,18 @@ void Session::move(Side side, std::span<const refit_tensor> tensors) {
   }
 }
 
+void Session::refuse(Side side, const Error& error) {
+  std::optional<Own>& mine = own(side);
+  if (mine) mine->refused.emplace(error);
+}
+
 std::string Session::moved() {
   std::vector<std::string> texts;
   for (Own* side : sides()) {
     if (side->refused) throw Error(*side->refused);
     const Binding& now = side->asked ? *side->asked : side->binding;
-    const std::vector<std::uint64_t> identities = transport::identities(blocks_of(side->local, now));
+    const std::vector<std::uint64_t> identities =
+        transport::identities(blocks_of(side->local, now, side->side == Side::destination));
     std::int64_t count = 0;
     std::string first;
     for (std::size_t i = 0; i < identities.size(); ++i) {
@@ -295,10 +324,10 @@ void Session::follow() {
       for (Own* side : sides()) {
         if (side->asked) side->binding = std::move(*side->asked);
         side->asked.reset();
-        if (side->side == Side::destination)
-          open_storages().require_free(blocks_of(side->local, side->binding), side->name);
+        if (side->side == Side::destination) open_storages().require_free(side->blocks(), side->name);
       }
     });
+    together(control, [this] { require_apart(); });
     is_filled_ = false;
     attach();
   } catch (const Error& error) {  // nothing is mapped any more

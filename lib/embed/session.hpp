@@ -2,6 +2,7 @@
 // A session as the C interface has it: memory that the caller owns and may move, the executor that fits it, and the
 // proof.
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -19,9 +20,10 @@ namespace refit::embed {
 /// session is broken: later calls throw it again.
 class Session {
  public:
-  /// Arguments as refit_session_create has them. Keeps references to plan and world.
+  /// Arguments as refit_session_create has them; what `options` throws, all ranks throw. Keeps references to plan and
+  /// world.
   Session(const Plan& plan, World& world, std::span<const refit_tensor> train, std::span<const refit_tensor> gen,
-          const SessionOptions& options);
+          const std::function<SessionOptions()>& options);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -29,6 +31,9 @@ class Session {
   /// Tells where this rank's tensors lie from now on. Not collective. Where they are refused, so is every verb after
   /// it, on all ranks, until others are told of.
   void move(Side side, std::span<const refit_tensor> tensors);
+  /// Says that the caller was refused another place: every verb fails with that error until `move` succeeds. Not
+  /// collective.
+  void refuse(Side side, const Error& error);
   /// Moves all weights; `size` of the result is not set.
   refit_seconds refit();
   /// Compares all weights.
@@ -44,6 +49,7 @@ class Session {
   /// This process as a rank of one side.
   struct Own {
     Own(const Plan& plan, Side of, Rank number);
+    std::vector<transport::OwnedBlock> blocks() const { return blocks_of(local, binding, side == Side::destination); }
     session::SideMemory memory() const { return {local, {local, binding.addresses}, {}}; }
 
     Side side;
@@ -59,6 +65,7 @@ class Session {
   std::vector<Own*> sides();
   std::optional<Own>& own(Side side) { return side == Side::source ? train_ : gen_; }
   void require_common_plan() const;
+  void require_apart() const;
   void bind_all(std::span<const refit_tensor> train, std::span<const refit_tensor> gen);
   /// Maps the memory as it lies now, and makes executor and notes.
   void attach();
@@ -76,7 +83,7 @@ class Session {
 
   const Plan& plan_;
   World& world_;
-  const SessionOptions options_;
+  SessionOptions options_;
   const session::Exchange exchange_;
   transport::Progress progress_;
   std::unique_ptr<kernels::ExecutionSpace> space_;

@@ -132,8 +132,11 @@ Options parse_options(const char* text, const char* what, const std::vector<keys
   Options options;
   if (text == nullptr) return options;
   const std::string where = fmt::format("{} options \"{}\"", what, text);
+  std::vector<std::string> given;
   for (const Word& word : words_of(text)) {
     if (word.key.empty()) fail_usage("{}: \"{}\" is no key=value", where, word.value);
+    if (std::ranges::find(given, word.key) != given.end()) fail_usage("{}: {} is there twice", where, word.key);
+    given.push_back(word.key);
     set(table, "", options, word, where);
   }
   return options;

@@ -81,8 +81,9 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
       how_(how),
       progress_(progress) {
   together(world_, [&] {
-    if (exchange_.quantised && is_source())
-      sent_layout_ = layout::materialise(exchange_.quantised->layout, exchange_.model.tensors, *own().source);
+    if (!exchange_.quantised || !is_source()) return;
+    sent_layout_ = layout::materialise(exchange_.quantised->layout, exchange_.model.tensors, *own().source);
+    if (mine_.source->layout.fills.empty()) sent_layout_.fills.clear();  // the caller answers for no constant parts
   });
   sends_quantise_ = may_quantise_as_it_sends(exchange_, how_) && all_mapped();
   make_communicators();

@@ -17,6 +17,34 @@
 namespace refit::transport {
 namespace {
 
+/// What a storage lies in.
+struct Lies {
+  const Mapping* first = nullptr;  ///< the mapping of its begin; nullptr: it has no bytes
+  bool any_shared = false;
+};
+
+/// Errors (usage): a storage that is not memory of this process, all of it, or cannot be used as it is to be.
+Lies check_mapped(const OwnedBlock& storage, const std::vector<Mapping>& mappings) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(storage.address);
+  const std::uintptr_t end = begin + static_cast<std::uintptr_t>(storage.bytes);
+  if (storage.bytes == 0) return {};
+  Lies lies{mapping_below(mappings, begin), false};
+  std::uintptr_t reached = begin;
+  for (const Mapping* mapping = lies.first; reached < end || end < begin; reached = mapping->end, ++mapping) {
+    const bool there = end > begin && lies.first != nullptr && mapping != mappings.data() + mappings.size();
+    if (!there || reached < mapping->begin || reached >= mapping->end)
+      fail_about(storage.name, "its {} bytes at {} are not memory of this process", storage.bytes,
+                 fmt::ptr(storage.address));
+    if (!mapping->readable) fail_about(storage.name, "its memory cannot be read: it is protected");
+    if (storage.is_written && !mapping->writable)
+      fail_about(storage.name,
+                 "its memory is mapped read-only, so that nothing can be stored into it; hold weights in memory of "
+                 "their own, not in a checkpoint's file");
+    lies.any_shared |= mapping->shared;
+  }
+  return lies;
+}
+
 constexpr const char* kAdvice = "allocate it with refit_shared_memory_create or tensor.share_memory_()";
 
 /// Returns the number of the set of processes to which this one's id belongs; containers have sets of their own.
@@ -81,25 +109,9 @@ class Finder {
   /// of whatever size.
   Range range_of(const OwnedBlock& storage) {
     const Range alone{storage.address, storage.bytes, kUnshared};
-    const std::uintptr_t begin = address(storage.address);
-    const std::uintptr_t end = begin + static_cast<std::uintptr_t>(storage.bytes);
-    const Mapping* const first = mapping_below(mappings_, begin);
-    bool any_shared = false;
-    std::uintptr_t reached = begin;
-    for (const Mapping* mapping = first; reached < end; reached = mapping->end, ++mapping) {
-      const bool there = first != nullptr && mapping != mappings_.data() + mappings_.size();
-      if (!there || reached < mapping->begin || reached >= mapping->end) {
-        fail_about(storage.name, "its {} bytes at {} are not memory of this process", storage.bytes,
-                   fmt::ptr(storage.address));
-      }
-      if (!mapping->readable || !mapping->writable) {
-        fail_about(storage.name,
-                   "its memory is mapped read-only, so that nothing can be stored into it; hold weights in memory of "
-                   "their own, not in a checkpoint's file");
-      }
-      any_shared |= mapping->shared;
-    }
-    if (any_shared && first->shared && first->inode != 0 && end <= first->end) {
+    const std::uintptr_t end = address(storage.address) + static_cast<std::uintptr_t>(storage.bytes);
+    const auto [first, any_shared] = check_mapped(storage, mappings_);
+    if (any_shared && first != nullptr && first->shared && first->inode != 0 && end <= first->end) {
       const auto base = reinterpret_cast<std::byte*>(first->begin);  // NOLINT(performance-no-int-to-ptr)
       return {base, static_cast<std::int64_t>(end - first->begin), file_of(*first, storage.name)};
     }
@@ -195,9 +207,19 @@ std::unique_ptr<PeerMemory> make_foreign_host_memory(Control& world, std::span<c
 }
 
 std::vector<std::uint64_t> host_identities(std::span<const OwnedBlock> storages) {
+  const std::vector<Mapping> mappings = own_mappings();
   std::vector<std::uint64_t> result;
   result.reserve(storages.size());
-  for (const OwnedBlock& storage : storages) result.push_back(reinterpret_cast<std::uintptr_t>(storage.address));
+  for (const OwnedBlock& storage : storages) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(storage.address);
+    const Mapping* const first = check_mapped(storage, mappings).first;
+    std::uint64_t identity = begin;
+    if (first != nullptr && first->inode != 0) {
+      const auto within = static_cast<std::uint64_t>(first->offset) + (begin - first->begin);
+      identity = combine(combine(combine(identity, first->device), first->inode), within);
+    }
+    result.push_back(identity);
+  }
   return result;
 }
 

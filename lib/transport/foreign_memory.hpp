@@ -30,6 +30,7 @@ struct OwnedBlock {
   std::string name;  ///< in the engine's words
   std::byte* address = nullptr;
   std::int64_t bytes = 0;
+  bool is_written = true;  ///< others store into it, or this process does
 };
 
 /// Maps the memory of all ranks' storages, as far as this rank can: that of hosts, or of devices where kernels run on
@@ -39,10 +40,11 @@ struct OwnedBlock {
 /// its memory does not exist, cannot be stored to, or is on another device.
 std::unique_ptr<PeerMemory> make_foreign_memory(Control& world, std::span<const OwnedBlock> storages);
 
-/// Returns a number for each storage that changes when its memory is another than before: when its address does, and on
-/// devices also when it has been freed and allocated again at the same address. Equal numbers mean that what was mapped
-/// is still right. Cheap, not collective: call it before every refit. Errors (usage) with the storage: device memory
-/// that has been freed, or is not there now (an engine that sleeps).
+/// Returns a number for each storage that changes when its memory is another than before: when its address does, on
+/// devices also when it has been freed and allocated again at the same address, on hosts when another file is mapped
+/// there. Equal numbers mean that what was mapped is still right. Cheap, not collective: call it before every refit.
+/// Errors (usage) with the storage: what is no memory of this process, or cannot be read or written; device memory that
+/// has been freed, or is not there now (an engine that sleeps).
 std::vector<std::uint64_t> identities(std::span<const OwnedBlock> storages);
 
 /// The same, of hosts and of devices; where kernels run decides which one is right.

@@ -210,6 +210,17 @@ static void refits(const setup* s, gather_state* state) {
   OK(refit_session_notes(session, &notes));
   CHECK(strstr(notes, "moved, the first is ") != NULL);
   OK(refit_session_prove(session, NULL));
+
+  /* Memory that is given back and taken anew, most likely at the same address. */
+  if (is_gen && s->shared) {
+    for (size_t i = 0; i < gen.count; ++i) {
+      refit_shared_memory_destroy(gen.list[i].address);
+      OK(refit_shared_memory_create(bytes_of(&gen.list[i]), &gen.list[i].address));
+    }
+    OK(refit_session_move(session, REFIT_GEN, gen.list, gen.count));
+  }
+  OK(refit_session_refit(session, NULL));
+  OK(refit_session_prove(session, NULL));
   char digest[33];
   OK(refit_session_digest(session, digest));
   CHECK(strcmp(digest, digests[3]) == 0);
@@ -264,10 +275,23 @@ static void mistakes(const setup* s, gather_state* state) {
   if (has_mistake) gen.list[at] = kept, gen.list[at].address = gen.list[at + 1 < gen.count ? at + 1 : at - 1].address;
   expect(CREATE(), REFIT_USAGE, "shares memory with", "weight");
   if (!is_train) gen.list[at] = kept;
-  if (has_mistake) {
-    expect(refit_session_create(plan, world, gen.list, 0, gen.list, gen.count, "executer=p2p", &session), REFIT_USAGE,
-           "unknown key executer; did you mean executor", "");
-  }
+  if (has_mistake) gen.list[at].address = (char*)kept.address + 1;
+  expect(CREATE(), REFIT_USAGE, "lies 1 bytes beyond a multiple of its elements' size", norm);
+  if (has_mistake) gen.list[at].address = (void*)64; /* no memory at all */
+  expect(CREATE(), REFIT_USAGE, "are not memory of this process", norm);
+  if (has_mistake) gen.list[at].address = (void*)-64;
+  expect(CREATE(), REFIT_USAGE, "are not memory of this process", norm);
+  if (!is_train) gen.list[at] = kept;
+  void* address = is_train ? train.list[0].address : NULL;
+  if (is_train) train.list[0].address = (void*)64;
+  expect(CREATE(), REFIT_USAGE, "are not memory of this process", "weight");
+  if (is_train) train.list[0].address = address;
+  expect(refit_session_create(plan, world, train.list, train.count, gen.list, gen.count,
+                              has_mistake ? "executer=p2p" : NULL, &session),
+         REFIT_USAGE, "unknown key executer; did you mean executor", "");
+  expect(refit_session_create(plan, world, train.list, train.count, has_mistake ? NULL : gen.list, gen.count, NULL,
+                              &session),
+         REFIT_USAGE, "gen is NULL", "");
   OK(CREATE());
 
   /* The same gen memory in two sessions at once. */
@@ -306,6 +330,26 @@ static void mistakes(const setup* s, gather_state* state) {
   free_tensors(&gen, 0);
 }
 
+/* A colocated process whose gen tensor lies where the trainer has another one. */
+static void shares_with_train(const setup* s, gather_state* state) {
+  refit_plan* plan = make_plan(s);
+  refit_world* world = make_world(state, NULL);
+  tensors train = make_tensors(plan, REFIT_TRAIN, state->rank, 1, 0);
+  tensors gen = make_tensors(plan, REFIT_GEN, state->rank, 0, 0);
+  void* own = gen.list[0].address;
+  gen.list[0].address = train.list[1].address;
+  for (size_t i = 0; i < train.count; ++i) /* as large as can be */
+    if (bytes_of(&train.list[i]) >= bytes_of(&gen.list[0])) gen.list[0].address = train.list[i].address;
+  refit_session* session = NULL;
+  expect(refit_session_create(plan, world, train.list, train.count, gen.list, gen.count, NULL, &session), REFIT_USAGE,
+         "which the trainer holds there: a refit would overwrite it", gen.list[0].name);
+  gen.list[0].address = own;
+  refit_world_destroy(world);
+  refit_plan_destroy(plan);
+  free_tensors(&train, 0);
+  free_tensors(&gen, 0);
+}
+
 /* What needs no other process. */
 static void alone(const char* config) {
   const char* tp2 = "vllm TP2";
@@ -323,6 +367,7 @@ static void alone(const char* config) {
   expect(refit_plan_create(config, "megatron TP2", &tp2, 0, NULL, &plan), REFIT_USAGE, "no engine", "");
   expect(refit_plan_create(config, "megatron TP2 precision=fp8", &tp2, 1, NULL, &plan), REFIT_USAGE, "fp8", "");
   expect(refit_plan_create(config, "megatron TP2", &tp2, 1, "policy=most", &plan), REFIT_USAGE, "policy", "");
+  expect(refit_plan_create(config, "megatron TP2", &tp2, 1, "policy=all policy=ffn", &plan), REFIT_USAGE, "twice", "");
   expect(refit_plan_create(NULL, "megatron TP2", &tp2, 1, NULL, &plan), REFIT_USAGE, "config is NULL", "");
   OK(refit_plan_create(config, "megatron TP2", &tp2, 1, NULL, &plan));
   const refit_tensor* list = NULL;
@@ -332,6 +377,8 @@ static void alone(const char* config) {
   OK(refit_plan_explain(plan, "model.layers.0.self_attn.q_proj.weight", &text));
   CHECK(strstr(text, "qkv_proj") != NULL && strstr(text, "linear_qkv") != NULL);
   expect(refit_plan_explain(plan, "model.layers.0.self_attn.q_porj.weight", &text), REFIT_USAGE, "did you mean", "");
+  expect(refit_plan_explain(NULL, "model.norm.weight", &text), REFIT_USAGE, "plan is NULL", "");
+  expect(refit_plan_explain(plan, NULL, &text), REFIT_USAGE, "tensor is NULL", "");
   double seconds = 0;
   OK(refit_plan_bound(plan, 1e9, 1e9, &seconds));
   refit_plan_sizes sizes = {.size = sizeof(sizes)};
@@ -362,6 +409,8 @@ int main(int argc, char** argv) {
       {config, "megatron TP1", "vllm TP2", NULL, NULL, 3, 1},
       {config, "megatron TP2", "vllm TP2", NULL, "executor=direct", 4, 1},
       {config, "megatron TP2", "vllm TP1", NULL, "executor=direct", 3, 0},
+      /* padding rows that are not zero, as a trainer's are after its first step */
+      {config, "megatron TP1 make_vocab_size_divisible_by=1000", "vllm TP2", NULL, "executor=p2p", 3, 0},
       {config, "megatron TP1xPP2", "vllm TP2", NULL, "executor=golden", 4, 0},
       {config, "megatron TP2", "vllm TP1xDP2", NULL, "executor=direct fan_out=true", 4, 1},
       {config, "fsdp FSDP2", "vllm TP2", "policy=ffn", "executor=p2p streams=2 misc_buffer_bytes=4096", 4, 0},
@@ -378,6 +427,10 @@ int main(int argc, char** argv) {
   const int here = on_ranks(&errors, mistakes);
   printf("mistakes: %s\n", here == 1 ? "OK" : "FAILED"); /* the one that killed itself */
   failed += here != 1;
+  const setup sharing = {config, "megatron TP1", "vllm TP1", "colocated=true", NULL, 1, 0};
+  const int apart = on_ranks(&sharing, shares_with_train);
+  printf("gen in train's memory: %s\n", apart == 0 ? "OK" : "FAILED");
+  failed += apart;
   alone(config);
   printf("%s\n", failed == 0 ? "PASS" : "FAIL");
   return failed == 0 ? 0 : 1;

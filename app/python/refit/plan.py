@@ -7,8 +7,16 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from refit import _refit
+from refit.errors import UsageError
 
 Side = Literal["train", "gen"]
+
+
+def plain(text: str, *, blanks: bool = False) -> str:
+    """A text that the library reads to its end. Errors: UsageError, NUL; without `blanks` anything but one word."""
+    if "\0" in text or not (blanks or text.isidentifier()):
+        raise UsageError(f"{text!r} is not {'a text without NUL' if blanks else 'one word'}")
+    return text
 
 
 class Storage(NamedTuple):
@@ -29,7 +37,7 @@ class Plan:
     train, gen: a trainer and an engine, its layout, and options as a case file's [train] and [gen] have them:
         "fsdp FSDP4 recipe=torchtitan", "vllm TP2 precision=fp8". Several engines are a list of such texts; their ranks
         follow each other.
-    policy: which tensors take the bulk path: all, whitelist or ffn. colocated: world rank r is train rank r and gen
+    policy: which tensors take the bulk path: all, whitelist, blacklist or ffn. colocated: world rank r is train rank r and gen
         rank r; else train ranks come first and gen ranks follow. layers: only so many of the model's layers; 0 is all.
 
     Errors: UsageError, with every rule that a layout breaks for the model.
@@ -46,12 +54,13 @@ class Plan:
         layers: int = 0,
     ) -> None:
         engines = [gen] if isinstance(gen, str) else list(gen)
-        options = f"policy={policy}"
+        options = f"policy={plain(policy)}"
         if colocated:
             options += " colocated=true"
         if layers:
             options += f" layers={layers}"
-        self._plan = _refit.Plan(os.fspath(config), train, engines, options)
+        texts = [plain(text, blanks=True) for text in (os.fspath(config), train, *engines)]
+        self._plan = _refit.Plan(texts[0], texts[1], texts[2:], options)
         self._sizes = self._plan.sizes()
         self._text = f"refit.Plan({os.fspath(config)!r}, train={train!r}, gen={engines if len(engines) != 1 else gen!r})"
         self.colocated = colocated
@@ -87,13 +96,15 @@ class Plan:
         return rank if 0 <= rank < (self.gen_ranks if side == "gen" else self.train_ranks) else None
 
     def storages(self, side: Side, rank: int) -> list[Storage]:
-        """What rank `rank` of a side must hold. Errors: UsageError, no such rank."""
+        """What rank `rank` of a side must hold. Errors: UsageError, no such rank or side."""
+        if side not in ("train", "gen"):
+            raise UsageError(f"there is no side {side!r}: train and gen are the two")
         return [Storage(name, tuple(shape), dtype) for name, shape, dtype in self._plan.storages(side == "gen", rank)]
 
     def explain(self, tensor: str) -> str:
         """Where a tensor's pieces lie on both sides and the copies that move them, by its Hugging Face name or a glob of
         such names. Errors: UsageError, a name that matches nothing, with the nearest ones."""
-        return self._plan.explain(tensor)
+        return self._plan.explain(plain(tensor, blanks=True))
 
     def bound(self, send: float, receive: float) -> float:
         """The least seconds of a refit where every rank sends and receives at most so many bytes/s at a time."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from refit import _refit
 from refit.control import Control
 from refit.errors import DataError, Error, UnavailableError, UsageError, of_status
-from refit.plan import Plan, Side
+from refit.plan import Plan, Side, plain
 from refit.tensors import Memory, address, describe, wait_for
 
 Tensors = Mapping[str, Any]
@@ -106,7 +106,13 @@ class _Memories:
         return any(now.get(name) is not held[name] or address(held[name]) != at for name, at in self._known.items())
 
     def _now(self) -> Tensors:
-        return self._given() if callable(self._given) else self._given
+        now = self._given() if callable(self._given) else self._given
+        if not isinstance(now, Mapping):
+            raise UsageError(f"{self.side} is a {type(now).__name__}: give a mapping of names to tensors, or a callable that returns one")
+        for name in now:
+            if not isinstance(name, str) or "\0" in name:
+                raise UsageError(f"{self.side}: a tensor's name is {name!r}: names are str, without NUL")
+        return now
 
 
 _dropped: list[list[_Memories]] = []  # tensors of sessions that nobody closed, which the library still has
@@ -156,7 +162,7 @@ class Session:
         self._failed = False
         self._pid = os.getpid()
         self._control = control
-        options = f"executor={executor}"
+        options = f"executor={plain(executor)}"
         if fan_out:
             options += " fan_out=true"
         if streams is not None:
@@ -290,13 +296,16 @@ class Session:
                     continue
             except Exception:  # it will be said when they are read
                 pass
-            memories, wrong = side.read()
-            refused = refused or self._mine(wrong)
             try:
+                memories, wrong = side.read()
+                refused = refused or self._mine(wrong)
                 session.move(side.side == "gen", memories)
             except Error as error:
                 refused = refused or self._mine(error)
                 side.forget()
+            except BaseException:  # the library may not have been told
+                side.forget()
+                raise
         return refused
 
     def _mine(self, error: Exception | None) -> Exception | None:
