@@ -103,8 +103,15 @@ double Plan::bound(double send, double receive) const {
   return plan::lower_bound(pair_.model.tensors, pair_.sent(), *pair_.gen, rates, placement_of(world())).total();
 }
 
-std::string Plan::model_text() const {
-  std::string text;
+std::string Plan::meaning() const {
+  const auto keys_of = [](const layout::SideSpec& side) {
+    std::string keys = fmt::format("{}\n", side.row().name);
+    for (const layout::SideKey& key : side.row().keys()) keys += fmt::format("{}={}\n", key.name, key.get(side));
+    return keys;
+  };
+  std::string text = keys_of(*sides_.train);
+  for (const layout::Side& engine : sides_.gen) text += keys_of(*engine);
+  text += fmt::format("policy={} colocated={}\n", name(options_.policy), options_.colocated);
   for (const model::Tensor& tensor : pair_.model.tensors)
     text += fmt::format("{} {} {}\n", tensor.name, to_string(tensor.shape), name(tensor.dtype));
   return text;

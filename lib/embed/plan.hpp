@@ -34,9 +34,10 @@ class Plan {
   /// Returns the seconds of the lower bound at those rates, in bytes per second and direction of a rank's port.
   double bound(double send, double receive) const;
 
-  /// Returns what was asked for, and the model that came of it: what all processes must have in common.
+  /// Returns what was asked for, in its words, and what that means for the sides and the model, which all processes
+  /// must have in common.
   const std::string& asked() const { return asked_; }
-  std::string model_text() const;
+  std::string meaning() const;
 
  private:
   struct Storages {

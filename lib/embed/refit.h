@@ -171,7 +171,7 @@ REFIT_API refit_status refit_session_notes(refit_session* session, const char** 
 REFIT_API refit_status refit_session_move(refit_session* session, refit_side side, const refit_tensor* tensors,
                                           size_t count);
 
-/* Seconds of one refit on this process, from leaving its barrier on. */
+/* Seconds of one refit on this process, from leaving its barrier on; before that, `remap` where memory has moved. */
 typedef struct refit_seconds {
   size_t size; /* sizeof(refit_seconds) of the caller */
   double total, quantise, bulk, misc, remap;

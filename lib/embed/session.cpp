@@ -166,13 +166,14 @@ std::vector<Session::Own*> Session::sides() {
 /// Requires that all ranks, each of which made its own plan and has options of its own, have the same.
 void Session::require_common_plan() const {
   transport::Control& control = world_.control();
-  const std::string text = fmt::format("{}, executor={} fan_out={} streams={} misc_buffer_bytes={}\n{}", plan_.asked(),
-                                       name(options_.executor), options_.fan_out, options_.streams,
-                                       options_.misc_buffer_bytes, plan_.model_text());
+  const std::string options =
+      fmt::format("executor={} fan_out={} streams={} misc_buffer_bytes={}", name(options_.executor), options_.fan_out,
+                  options_.streams, options_.misc_buffer_bytes);
+  const std::string text = options + "\n" + plan_.meaning();
   const std::vector<std::string> hashes = gather_texts(control, fmt::format("{:x}", hash_name(text)));
   const auto other = std::ranges::find_if(hashes, [&](const std::string& hash) { return hash != hashes.front(); });
   if (other == hashes.end()) return;
-  const std::vector<std::string> asked = gather_texts(control, text.substr(0, text.find('\n')));
+  const std::vector<std::string> asked = gather_texts(control, fmt::format("{}, {}", plan_.asked(), options));
   const auto rank = static_cast<int>(other - hashes.begin());
   const std::string& theirs = asked[static_cast<std::size_t>(rank)];
   throw CollectiveError(ErrorKind::usage,
@@ -251,6 +252,7 @@ void Session::attach() {
   if (train_) mine_->source.emplace(train_->memory());
   if (gen_) mine_->destination.emplace(gen_->memory());
   mine_->peers = peers_.get();
+  notes_.push_back(fmt::format("executor {}", how_.row().name));
   session_ = std::make_unique<session::Session>(*space_, world_.control(), *links_, places_, exchange_, *mine_, how_,
                                                 progress_);
   for (const std::string& note : session_->notes()) notes_.push_back(note);
@@ -310,11 +312,12 @@ std::string Session::moved() {
   return fmt::format("{}", fmt::join(texts, "; "));
 }
 
-void Session::follow() {
+double Session::follow() {
   transport::Control& control = world_.control();
   std::string mine;
   together(control, [&] { mine = moved(); });
-  if (control.max(static_cast<std::int64_t>(mine.empty() ? 0 : 1)) == 0) return;
+  if (control.max(static_cast<std::int64_t>(mine.empty() ? 0 : 1)) == 0) return 0;
+  const double start = now();
   try {
     detach();
     notes_.clear();
@@ -334,6 +337,7 @@ void Session::follow() {
     broken_.emplace(error);
     throw;
   }
+  return now() - start;
 }
 
 void Session::fill_constants() const {
@@ -365,11 +369,9 @@ void Session::guarded(const Verb& verb) {
 refit_seconds Session::refit() {
   refit_seconds seconds{};
   guarded([&] {
-    const double start = now();
-    follow();
+    seconds.remap = follow();
     if (!is_filled_) fill_constants();
     is_filled_ = true;
-    seconds.remap = now() - start;
     const session::RefitSeconds mine = session_->refit();
     ++refits_;
     seconds.total = mine.total;

@@ -73,8 +73,8 @@ class Session {
   void map_memory();
   /// Returns what has moved on this rank since `attach`, as a sentence; empty: nothing.
   std::string moved();
-  /// Attaches anew where memory of any rank has moved.
-  void follow();
+  /// Attaches anew where memory of any rank has moved; returns the seconds of that.
+  double follow();
   /// Writes the constant parts of this rank's gen storages.
   void fill_constants() const;
   /// Calls a verb, and keeps what breaks the session.

@@ -310,6 +310,12 @@ static void mistakes(const setup* s, gather_state* state) {
   expect(refit_session_create(other, world, train.list, train.count, gen.list, gen.count, NULL, &session), REFIT_USAGE,
          "rank 1 has another plan or other options than rank 0", "");
   refit_plan_destroy(other);
+  /* Other words for the same plan are no other plan. */
+  refit_plan* same = NULL;
+  OK(refit_plan_create(s->config, has_mistake ? "megatron TP1xEP1 precision=bf16" : s->train, &s->gen, 1, NULL, &same));
+  OK(refit_session_create(same, world, train.list, train.count, gen.list, gen.count, NULL, &session));
+  refit_session_destroy(session);
+  refit_plan_destroy(same);
   expect(refit_session_create(plan, world, train.list, train.count, gen.list, gen.count,
                               has_mistake ? "executor=golden" : "executor=p2p", &session),
          REFIT_USAGE, "executor=golden", "");

@@ -427,5 +427,36 @@ class Exceptions(unittest.TestCase):
             self.assertEqual((type(error), str(error), error.tensor, error.rank), (kind, "text", "a", 3))
 
 
+def after_an_exception(rank, folder):
+    """A tensor is replaced beside a key that is no name: nothing may be refitted into the old one."""
+    plan = refit.Plan(world.MODEL, train="fsdp FSDP1", gen="vllm TP1")
+    train = world.fsdp(world.checkpoint(1), 0, 1) if rank == 0 else None
+    gen = None if rank == 0 else world.empty(plan, 0)
+    failed = None
+    with refit.Session(plan, world.control(rank, plan.ranks, folder), train=train, gen=gen) as session:
+        session.refit()
+        if gen is not None:
+            gen["model.norm.weight"] = np.zeros_like(gen["model.norm.weight"])
+            gen[7] = np.zeros(1)
+        try:
+            session.refit()
+        except refit.UsageError as error:
+            failed = str(error)
+        if gen is not None:
+            del gen[7]
+        session.refit()
+        session.prove()
+    return failed, world.differences(gen, world.vllm(world.checkpoint(1), 0, 1)) if gen else []
+
+
+class AfterAnException(unittest.TestCase):
+    def test_the_new_tensor_is_refitted(self):
+        outcomes = world.run(2, after_an_exception)
+        for rank, outcome in enumerate(outcomes):
+            self.assertIsInstance(outcome, tuple, f"rank {rank}: {getattr(outcome, 'trace', outcome)}")
+            self.assertEqual(outcome[1], [])
+            self.assertIsNotNone(outcome[0])
+
+
 if __name__ == "__main__":
     unittest.main()

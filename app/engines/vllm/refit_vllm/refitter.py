@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -105,7 +106,7 @@ class Refitter:
 
     def _make_plan(self, connection: Connection) -> tuple[Plan, int]:
         """Returns the plan and this worker's world rank."""
-        config = connection.config or self._vllm_config.model_config.model
+        config = connection.config or _config_of(self._vllm_config.model_config.model)
         gen = connection.gen or [self.weights.spec]
         if not 0 <= connection.engine < len(gen):
             raise refit.UsageError(f"engine = {connection.engine}, but gen lists {len(gen)} engines")
@@ -144,3 +145,12 @@ def _weights_sleep() -> bool:
 
     allocations: dict[int, Any] = getattr(get_mem_allocator_instance(), "pointer_to_data", {})
     return any(data.is_asleep and data.tag == "weights" for data in allocations.values())
+
+
+def _config_of(model: str) -> str:
+    """The folder of a model, or config.json of a model that vLLM has downloaded by its id."""
+    if os.path.exists(model):
+        return model
+    from transformers.utils import cached_file
+
+    return str(cached_file(model, "config.json"))
