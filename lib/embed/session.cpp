@@ -82,6 +82,18 @@ std::vector<std::string> gather_texts(transport::Control& world, const std::stri
   return all;
 }
 
+/// Lets the mesh's messages say in which phase of the session a rank is, for as long as it lives.
+class Phases {
+ public:
+  Phases(World& world, transport::Progress& progress) : world_(world) { world.mesh().set_progress(&progress); }
+  ~Phases() { world_.mesh().set_progress(nullptr); }
+  Phases(const Phases&) = delete;
+  Phases& operator=(const Phases&) = delete;
+
+ private:
+  World& world_;
+};
+
 transport::ExecutorKind kind_of(Executor executor) {
   switch (executor) {
     case Executor::golden: return transport::ExecutorKind::golden;
@@ -104,6 +116,7 @@ Session::Session(const Plan& plan, World& world, std::span<const refit_tensor> t
                  const SessionOptions& options)
     : plan_(plan), world_(world), options_(options), exchange_(plan.pair().exchange(plan.colocated())) {
   transport::Control& control = world_.control();
+  const Phases phases(world_, progress_);
   std::optional<kernels::DeviceScope> scope;
   together(control, [&] {
     if (control.size() != plan_.world().size())
@@ -130,6 +143,7 @@ Session::Session(const Plan& plan, World& world, std::span<const refit_tensor> t
 
 Session::~Session() {
   const kernels::DeviceScope scope;
+  const Phases phases(world_, progress_);
   try {
     detach();
   } catch (const std::exception&) {  // peers that are gone: everything of this process is released all the same
@@ -307,6 +321,7 @@ template <typename Verb>
 void Session::guarded(const Verb& verb) {
   if (broken_) throw Error(*broken_);
   const kernels::DeviceScope scope;
+  const Phases phases(world_, progress_);
   try {
     verb();
   } catch (const Error& error) {

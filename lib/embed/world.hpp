@@ -19,7 +19,7 @@ class World {
   World(const refit_control& control, const WorldOptions& options);
 
   transport::Control& control() { return *control_; }
-  const transport::SocketMesh& mesh() const { return *mesh_; }
+  transport::SocketMesh& mesh() { return *mesh_; }
   double timeout_seconds() const { return options_.timeout_seconds; }
 
  private:

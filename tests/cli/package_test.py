@@ -34,6 +34,8 @@ def main():
         said = run(*mpirun, "-np", ranks, work / "build" / "two_vectors", env=environment)
         if not said.startswith("equal, "):
             sys.exit(f"{ranks} ranks: {said}")
+        if ranks > 3:  # the model has no TP3
+            continue
         model = prefix / "share" / "refit" / "inputs" / "models" / "qwen3-0.6b-small"
         said = run(*mpirun, "-np", ranks, work / "build" / "two_programs", model, env=environment)
         if "elements are right, digest " not in said:

@@ -97,8 +97,7 @@ class Tensors(unittest.TestCase):
             self.assertIsInstance(error, refit.UsageError, f"rank {rank}")
             self.assertIn(error.tensor, (Q, OTHER) if spoil is shares_memory else (Q,), str(error))
             self.assertIn(Q, str(error))
-            if rank == 0:
-                self.assertEqual(error.rank, 1, str(error))
+            self.assertEqual(error.rank, 1, str(error))
             if rank == 1 or words:
                 self.assertIn(words or "", str(error))
             self.assertTrue(is_good)
@@ -203,9 +202,7 @@ class Sessions(Case):
             self.assertTrue(any(Q in note and "moved" in note for note in notes), notes)
             for error in (shape, none):
                 self.assertIsInstance(error, refit.UsageError, f"rank {rank}")
-                self.assertEqual(error.tensor, Q, str(error))
-            if rank == 0:
-                self.assertEqual(shape.rank, 1)
+                self.assertEqual((error.tensor, error.rank), (Q, 1), str(error))
 
     def test_two_sessions_at_once(self):
         for error, wrong, good in self.outcomes(2, two_sessions):

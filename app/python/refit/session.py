@@ -109,6 +109,9 @@ class _Memories:
         return self._given() if callable(self._given) else self._given
 
 
+_dropped: list[list[_Memories]] = []  # tensors of sessions that nobody closed, which the library still has
+
+
 class Session:
     """A plan carried out over tensors of this process and the others of its world. Collective, as all its methods are that
     don't say otherwise: all processes call them in the same order, and a failure of one of them is raised by all, as
@@ -172,7 +175,7 @@ class Session:
         refused: Exception | None = None
         for held in self._sides:
             memories[held.side], wrong = held.read()
-            refused = refused or wrong
+            refused = refused or self._mine(wrong)
         try:
             wait_for(self._devices())
             self._session = _refit.Session(plan._plan, self._world, memories.get("train"), memories.get("gen"), options)
@@ -204,7 +207,8 @@ class Session:
 
     def __del__(self) -> None:
         if getattr(self, "_session", None) is not None and os.getpid() == self._pid:
-            warnings.warn(f"{self!r} was not closed: its connections stay until the process ends", ResourceWarning, source=self)
+            _dropped.append(self._sides)
+            warnings.warn(f"{self!r} was not closed: it stays, with its tensors, until the process ends", ResourceWarning, source=self)
 
     @property
     def closed(self) -> bool:
@@ -287,13 +291,19 @@ class Session:
             except Exception:  # it will be said when they are read
                 pass
             memories, wrong = side.read()
-            refused = refused or wrong
+            refused = refused or self._mine(wrong)
             try:
                 session.move(side.side == "gen", memories)
             except Error as error:
-                refused = refused or error
+                refused = refused or self._mine(error)
                 side.forget()
         return refused
+
+    def _mine(self, error: Exception | None) -> Exception | None:
+        """An error that is about this process's tensors."""
+        if isinstance(error, Error):
+            error.rank = self._control.rank
+        return error
 
     def _devices(self) -> frozenset[str]:
         return frozenset().union(*(side.devices for side in self._sides))
