@@ -29,7 +29,7 @@ model::Model load_model(const Case& c, const std::optional<checkpoint::Checkpoin
                    ? ""
                    : fmt::format(", which dequantises them, or --precision {}, which keeps them as they are", word));
   }
-  if (!checkpoint && held != train) config.quantisation = train;
+  if (!checkpoint) pair::keep_as_train(c, config);
   model::Model model = checkpoint ? model::build_model(config, checkpoint->tensor_infos(), checkpoint->folder)
                                   : model::build_model(config, c.model.tied_lm_head == TiedLmHead::present);
   if (dequantises) {

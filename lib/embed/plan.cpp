@@ -20,7 +20,7 @@ std::string config_file(const std::string& path) {
 
 model::Model load_model(const std::string& config, const pair::Sides& sides, const PlanOptions& options) {
   model::Config read = model::read_config(config, "", options.layers);
-  read.quantisation = layout::weight_format_of(sides.train->precision().value());
+  pair::keep_as_train(sides, read);
   model::Model model = model::build_model(read, false);
   pair::quantise_for(sides, model);
   return model;

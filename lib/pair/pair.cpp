@@ -93,6 +93,11 @@ std::vector<model::Tensor> with_parts(const model::Model& model, const layout::L
 
 }  // namespace
 
+void keep_as_train(const Sides& sides, model::Config& config) {
+  const StoredFormat format = layout::weight_format_of(sides.train->precision().value());
+  if (config.quantisation.format != format) config.quantisation = format;
+}
+
 void quantise_for(const Sides& sides, model::Model& model) {
   const auto library = quantiser_of(sides);
   if (!library) return;

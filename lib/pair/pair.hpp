@@ -16,6 +16,10 @@
 
 namespace refit::pair {
 
+/// Gives a config whose weights nobody reads the format in which train keeps them. One that has it already stays as it
+/// is written: its group size, naming and scales are its own.
+void keep_as_train(const Sides& sides, model::Config& config);
+
 /// Adds to a model the parts that gen's weights have, where these are quantised on the way.
 void quantise_for(const Sides& sides, model::Model& model);
 

@@ -1,6 +1,9 @@
 """Every verb over numpy's arrays: what arrives against numpy's own fusing and cutting of the same weights, in 2, 3 and 4
 processes and by every executor."""
 
+import json
+import pathlib
+import tempfile
 import unittest
 
 import numpy as np
@@ -173,6 +176,17 @@ class Plans(unittest.TestCase):
         text = plan_of(2, 2).explain("model.layers.0.self_attn.q_proj.weight")
         self.assertIn("model.layers.0.self_attn.qkv_proj.weight", text)
         self.assertIn("2 copies", text)
+
+    def test_a_quantised_config_keeps_what_it_says(self):
+        weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+        quantisation = {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head"],
+                        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            config = {**world.CONFIG, "quantization_config": quantisation}
+            (pathlib.Path(folder) / "config.json").write_text(json.dumps(config))
+            plan = refit.Plan(folder, train="megatron TP1 precision=int4", gen="vllm TP1 precision=int4")
+        shapes = {name: shape for name, shape, _ in plan.storages("gen", 0)}
+        self.assertEqual(shapes["model.layers.0.self_attn.o_proj.weight_scale"], (world.HIDDEN, world.HEADS * world.HEAD // 32))
 
     def test_mistakes(self):
         for keys, what in [
