@@ -279,10 +279,11 @@ void Session::note_mechanism() {
   const auto bytes = world_.sum(static_cast<std::int64_t>(engines));
   if (bytes == 0) return;
   const kernels::EngineSizes sizes = tuning().engines;
-  note(fmt::format("direct: copy engines move {:.2f} GB of {:.2f}: to other GPUs, contiguous from {} KiB on, rows with "
-                   "gaps from {} KiB on",
-                   static_cast<double>(bytes) / 1e9, static_cast<double>(estimate_.wire.bytes) / 1e9,
-                   ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
+  note(
+      fmt::format("direct: copy engines move {:.2f} GB of {:.2f}: to other GPUs, contiguous from {} KiB on, rows with "
+                  "gaps from {} KiB on",
+                  static_cast<double>(bytes) / 1e9, static_cast<double>(estimate_.wire.bytes) / 1e9,
+                  ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
 }
 
 void Session::make_executors(const std::vector<plan::Copy>& copies) {
