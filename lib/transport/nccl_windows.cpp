@@ -58,6 +58,7 @@ std::optional<std::size_t> NcclWindows::add(Control& world, std::span<std::byte>
   });
   if (!error.empty()) {
     std::ranges::fill(addresses, nullptr);
+    lane_->abandon();  // as on the rank that has failed: no end waits for it
     refuse(error);
     return std::nullopt;
   }
@@ -70,7 +71,7 @@ void NcclWindows::refuse(const std::string& reason) {
   if (reason.empty()) return;
   if (in_use_) fail_runtime("NCCL windows: {} (NCCL_WIN_ENABLE=0 maps memory by CUDA IPC instead)", reason);
   refusal_ = reason;
-  if (lane_) lane_->abandon();  // its end waits for nobody
+  if (lane_) lane_->abandon();
   lane_.reset();
 }
 
