@@ -28,6 +28,18 @@ struct CopyItem {
   const std::uint64_t* wait;
 };
 
+/// Returns whether a tile's values keep their bits.
+inline bool moves_bits(const Tile& tile) { return tile.from == tile.to && tile.transform == Transform::none; }
+
+/// A dimension of a copy; strides in elements.
+struct CopyDimension {
+  std::int64_t extent, source, destination;
+};
+
+/// Returns the tile's dimensions without those of one element, by falling stride of the destination (the order of
+/// copying is free: transposed ends become rows), and with neighbours merged where both ends allow.
+std::vector<CopyDimension> collapse(const Tile& tile);
+
 /// A flag that a table raises: the worker that finishes the last of its items sets it.
 struct CopySignal {
   std::uint64_t* flag;

@@ -272,6 +272,10 @@ void Job::record_estimate(report::Result& result) const {
                                     {"pair_store", rates.pair_store},
                                     {"pair_engine", rates.pair_engine},
                                     {"all_stores", rates.all_stores},
+                                    {"all_engines", rates.all_engines},
+                                    {"both_stores", rates.both_stores},
+                                    {"both_engines", rates.both_engines},
+                                    {"both_messages", rates.both_messages},
                                     {"network", rates.network},
                                     {"memory", rates.memory}}) {
     if (value > 0) result.rates.emplace_back(name, value);

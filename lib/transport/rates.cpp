@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/clock.hpp"
+#include "kernels/engine_copies.hpp"
 #include "kernels/memory.hpp"
 
 namespace refit::transport {
@@ -14,6 +15,8 @@ constexpr std::int64_t kMessageBytes = 32 << 20;  ///< between hosts
 constexpr std::int64_t kHostBytes = 80 << 20;
 /// Most of a host's memory that the probe takes.
 constexpr std::int64_t kHostMemory = 1LL << 30;
+/// Least memory in which the sizes of copies for engines are told apart.
+constexpr std::int64_t kLeastEngineProbe = 64 << 20;
 /// Most repetitions of a copy within one launch, where a run's memory is small.
 constexpr std::int64_t kRepeats = 64;
 
@@ -95,11 +98,14 @@ template <typename Reached>
 int partner_of(int rank, const Places& places, const WorldMap& map, const Reached& reached) {
   const auto device = [&](int each) { return places.devices[static_cast<std::size_t>(each)]; };
   int partner = -1;
-  for (int i = 0; i < map.destination; ++i) {
-    const int peer = map.world_rank(Side::destination, Rank{(rank + i) % map.destination});
-    if (peer == rank || !reached(peer)) continue;
-    if (device(peer) != device(rank)) return peer;
-    if (partner < 0) partner = peer;
+  for (const Side side : {Side::destination, Side::source}) {
+    const int ranks = side == Side::destination ? map.destination : map.source;
+    for (int i = 0; i < ranks; ++i) {
+      const int peer = map.world_rank(side, Rank{(rank + i) % ranks});
+      if (peer == rank || !reached(peer)) continue;
+      if (device(peer) != device(rank)) return peer;
+      if (partner < 0) partner = peer;
+    }
   }
   return partner;
 }
@@ -151,19 +157,41 @@ double host_rate(const kernels::ExecutionSpace& space, Control& world, const Pla
   return static_cast<double>(copies.bytes * most_of_a_host(places.hosts, active)) / took;
 }
 
+/// Returns the least size of copies in a batch that engines carry out in at most `seconds`, of `bytes` in all, and all
+/// larger ones too. Calls timed(work), which returns the seconds of the best repetition, on all ranks.
+template <typename Timed>
+std::int64_t least_engine_bytes(const kernels::ExecutionSpace& space, const std::byte* from, std::byte* target,
+                                std::int64_t bytes, double seconds, const Timed& timed) {
+  std::int64_t least = kNoEngineBytes;
+  for (std::int64_t size = 4 << 20; size >= 64 << 10; size /= 2) {
+    std::vector<kernels::EngineCopy> copies;
+    for (std::int64_t begin = 0; target != nullptr && begin + size <= bytes; begin += size)
+      copies.push_back({from + begin, target + begin, size});
+    const kernels::EngineTable table(copies, {});
+    const double took = timed([&] {
+      table.begin(space);
+      table.finish(space);
+      space.fence();
+    });
+    if (took > seconds) break;
+    least = size;
+  }
+  return least;
+}
+
 }  // namespace
 
 ProbedRates best_of(const ProbedRates& a, const ProbedRates& b) {
   const auto least = [](double one, double other) { return one > 0 && other > 0 ? std::min(one, other) : one + other; };
-  return {std::max(a.pair, b.pair),
-          std::max(a.pair_message, b.pair_message),
-          std::max(a.all_pairs, b.all_pairs),
-          std::max(a.pair_store, b.pair_store),
-          std::max(a.pair_engine, b.pair_engine),
-          std::max(a.all_stores, b.all_stores),
-          std::max(a.network, b.network),
-          std::max(a.memory, b.memory),
-          least(a.latency, b.latency)};
+  ProbedRates best;
+  for (double ProbedRates::*rate :
+       {&ProbedRates::pair, &ProbedRates::pair_message, &ProbedRates::all_pairs, &ProbedRates::pair_store,
+        &ProbedRates::pair_engine, &ProbedRates::all_stores, &ProbedRates::network, &ProbedRates::memory,
+        &ProbedRates::all_engines, &ProbedRates::both_stores, &ProbedRates::both_engines, &ProbedRates::both_messages})
+    best.*rate = std::max(a.*rate, b.*rate);
+  best.latency = least(a.latency, b.latency);
+  best.engine_bytes = a.engine_bytes > 0 ? a.engine_bytes : b.engine_bytes;
+  return best;
 }
 
 double measure_pairs(Control& world, Communicator& communicator, int lanes, const std::vector<int>& senders,
@@ -282,7 +310,21 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     const std::int64_t first = -world.max(std::int64_t{-turn});
     if (first < none) rates.pair_store = store(turn == first);
     if (first < none) rates.pair_engine = engine(turn == first);
-    if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) rates.all_stores = store(is_train);
+    if (first < world.size() && bytes >= kLeastEngineProbe && kernels::EngineTable::is_available()) {
+      const bool active = turn == first;
+      rates.engine_bytes =
+          least_engine_bytes(space, from.data(), active ? target : nullptr, bytes,
+                             static_cast<double>(bytes) / rates.pair_store,
+                             [&](const auto& batch) { return timed(active, batch); });
+    }
+    if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) {
+      rates.all_stores = store(is_train);
+      rates.all_engines = engine(is_train);
+    }
+    if (world.sum(std::int64_t{partner < 0 || !crosses(self, partner)}) == 0) {
+      rates.both_stores = store(true);
+      rates.both_engines = engine(true);
+    }
   }
   if (communicator != nullptr && world.size() > 1) {
     const Messages messages{world, *communicator, lanes, seconds};
@@ -302,10 +344,15 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     }
     rates.pair_message = messages.rate({alone.first}, {alone.second}, probe_bytes);
     rates.all_pairs = messages.rate(senders, receivers, probe_bytes);
+    std::vector<int> all_senders = senders, all_receivers = receivers;
+    all_senders.insert(all_senders.end(), receivers.begin(), receivers.end());
+    all_receivers.insert(all_receivers.end(), senders.begin(), senders.end());
+    rates.both_messages = messages.rate(all_senders, all_receivers, probe_bytes);
     rates.latency = messages.latency(alone.first, alone.second);
     rates.network = messages.network(places.hosts, probe_bytes);
   }
-  rates.pair = std::max({rates.pair_store, rates.pair_engine, rates.pair_message});
+  rates.pair = std::max(
+      {rates.pair_store, rates.pair_engine, rates.pair_message, rates.both_stores, rates.both_engines});
   return rates;
 }
 
