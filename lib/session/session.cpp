@@ -59,8 +59,10 @@ std::int64_t staging_bytes(const Exchange& exchange, const How& how, const OwnRa
     bytes += SentWeights::bytes(exchange.model, layout, staged(exchange, sends_quantise));
   }
   if (own.destination || own.source == Rank{0}) bytes += 2 * misc_buffer;
-  if (own.source && misc > 0)
-    bytes += transport::ring_bytes(transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer));
+  if (own.source && misc > 0) {
+    const transport::Tuning gather = transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer);
+    bytes += std::min(transport::ring_bytes(gather), gather.ring_chunks * misc_buffer);
+  }
   if (own.source) {
     const layout::Layout& stored = exchange.quantised ? exchange.quantised->train : paths.source;
     moved += arena_bytes(stored, *own.source) * paths.destination.ranks();
