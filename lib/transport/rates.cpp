@@ -19,6 +19,7 @@ constexpr std::int64_t kEngineProbes = 4;  ///< times that the probed memory is 
 /// Least memory in which the sizes of copies for engines are told apart, and the least such size.
 constexpr std::int64_t kLeastEngineProbe = 64 << 20;
 constexpr std::int64_t kLeastEngineBytes = 64 << 10;
+constexpr double kAsFast = 0.97;  ///< of the kernel's rate: by then its teams are better used for the rest
 /// Most repetitions of a copy within one launch, where a run's memory is small.
 constexpr std::int64_t kRepeats = 64;
 
@@ -273,6 +274,7 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
   const std::int64_t times = std::clamp<std::int64_t>(probe_bytes / bytes, 1, kRepeats);
   const kernels::DeviceBuffer from(probe_bytes);
   const int self = world.rank();
+  const auto sharing = static_cast<double>(places.ranks_per_device());
   const bool is_train = map.rank(Side::source, self).has_value();
   /// Returns the seconds of the best repetition.
   const auto timed = [&](bool active, const auto& copy) {
@@ -285,9 +287,15 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     // All of the memory is copied once, and then a part that a cache may hold, repeatedly.
     for (const auto& [size, rounds] : {std::pair(probe_bytes, std::int64_t{1}), {bytes, times}}) {
       const Repeated copies(space, {from.data(), size}, {to.data(), size}, size * rounds);
-      const double kernel = timed(true, [&] { copies.run(space); });
-      const double engine = timed(true, [&] { kernels::transfer(from.data(), to.data(), size, rounds); });
-      rates.memory = std::max(rates.memory, static_cast<double>(copies.bytes) / std::min(kernel, engine));
+      const auto kernel = [&](bool active) { return timed(active, [&] { copies.run(space); }); };
+      const auto engine = [&](bool active) {
+        return timed(active, [&] { kernels::transfer(from.data(), to.data(), size, rounds); });
+      };
+      const auto rate = [&](double took) { return static_cast<double>(copies.bytes) / took; };
+      rates.memory = std::max({rates.memory, rate(kernel(true)), rate(engine(true))});
+      // Processes that take turns on a device lose time by that: one alone gets all of it.
+      if (sharing > 1)
+        rates.memory = std::max(rates.memory, rate(std::min(kernel(self == 0), engine(self == 0))) / sharing);
     }
   }
   const auto crosses = [&](int a, int b) {
@@ -314,9 +322,9 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     if (first < none) rates.pair_engine = engine(turn == first);
     if (first < world.size() && bytes >= kLeastEngineProbe && kernels::EngineTable::is_available()) {
       rates.engine_bytes = kNoEngineBytes;
-      for (std::int64_t size = kernels::EngineSizes().most_bytes; size >= kLeastEngineBytes; size /= 2) {
-        if (engine_of(turn == first, size) < rates.pair_store) break;
-        rates.engine_bytes = size;
+      const std::int64_t most = kernels::EngineSizes().most_bytes;
+      for (std::int64_t size = kLeastEngineBytes; size <= most && rates.engine_bytes == kNoEngineBytes; size *= 2) {
+        if (engine_of(turn == first, size) >= kAsFast * rates.pair_store) rates.engine_bytes = size;
       }
     }
     if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) {
