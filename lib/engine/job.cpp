@@ -167,11 +167,11 @@ void Job::allocate(report::Result& result) {
   if (shared) {
     const auto start = now();
     together(world_, [&] { peers_ = links_->peer_memory(gen_ ? gen_->bytes() : 0); });
-    result.prepare.emplace_back("map", world_.max(now() - start));
+    const double seconds = world_.max(now() - start);
     const std::string mechanism = peers_->mechanism();
-    if (world_.rank() == 0 && !mechanism.empty()) {
-      spdlog::info("{}", mechanism);
-      result.notes.push_back(mechanism);
+    if (!mechanism.empty()) {
+      result.prepare.emplace_back("map", seconds);
+      if (world_.rank() == 0) result.notes.push_back(mechanism);
     }
   }
   together(world_, [&] {
