@@ -81,7 +81,8 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
       exchange_(exchange),
       mine_(mine),
       how_(how),
-      progress_(progress) {
+      progress_(progress),
+      placement_(places.placement(exchange.world())) {
   together(world_, [&] {
     if (!exchange_.quantised || !is_source()) return;
     sent_layout_ = layout::materialise(exchange_.quantised->layout, exchange_.model.tensors, *own().source);
@@ -91,15 +92,14 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   make_communicators();
   begin("probe");
   probe();
-  const plan::Placement placement = places_.placement(exchange_.world());
   estimate_.bound = plan::lower_bound(exchange_.model.tensors, exchange_.paths.source, exchange_.paths.destination,
-                                      estimate_.rates, placement);
+                                      estimate_.rates, placement_);
   estimate_.fan_out_ranks = choose_fan_out();
   double start = now();
   std::vector<plan::Copy> copies;
   together(world_, [&] { copies = planner().rank_plan(own()).copies; });
   plan_seconds_ = now() - start;
-  count(world_, exchange_, how_, copies, placement, estimate_);
+  count(world_, exchange_, how_, copies, placement_, estimate_);
 
   if (exchange_.quantised) sent_ = make_sent(staged(exchange_, sends_quantise_));
   begin("plan");
@@ -221,12 +221,15 @@ std::int64_t Session::choose_fan_out() const {
   if (how_.fan_out == FanOut::on) return paths.destination.ranks();
   if (!mapped) return 0;
   return plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates,
-                              places_.placement(exchange_.world()), paths.colocated);
+                              {.colocated = paths.colocated, .placement = placement_});
 }
 
 plan::Planner Session::planner() const {
   const plan::Paths& paths = exchange_.paths;
-  return {paths.bulk, paths.source, paths.destination, estimate_.fan_out_ranks, {}, paths.colocated};
+  return {paths.bulk,
+          paths.source,
+          paths.destination,
+          {.domain_ranks = estimate_.fan_out_ranks, .colocated = paths.colocated, .placement = placement_}};
 }
 
 std::unique_ptr<SentWeights> Session::make_sent(const SentWeights::HasMemory& has_memory) const {
