@@ -133,7 +133,8 @@ struct HostCopy {
 
 CopyLimits copy_limits() { return {256 * 1024, std::numeric_limits<std::int64_t>::max()}; }
 
-void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds]) {
+void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds],
+                std::int64_t /*most_teams*/) {
   static const std::string label = "refit::copy";
   for_each_item(space, label, std::accumulate(std::begin(counts), std::end(counts), std::int64_t{0}), HostCopy{run});
 }

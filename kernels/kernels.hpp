@@ -141,6 +141,7 @@ struct TableSizes {
   std::int64_t item_bytes = 0;  ///< most bytes of an item (at least an element); 0: 128 KiB, on hosts 256 KiB
   std::int64_t quantised_elements = 64 * 1024;           ///< of a quantised item (at least a block)
   std::int64_t streamed_bytes = std::int64_t{64} << 20;  ///< tables that write this much bypass a host's caches
+  std::int64_t most_teams = 0;  ///< of a device that move bits as they are; 0: as many as it holds
 };
 
 /// A table of strided copies, made once and run as one launch as often as asked. Casts round to nearest even;

@@ -63,7 +63,7 @@ void check_refit(const Case& c, Complaints& complaints) {
   complaints.require(
       c.gen.size() == 1 || c.refit.executor != ExecutorKind::m2n, "refit.executor",
       fmt::format("m2n: its operation has one gen mesh, and there are {} engines; use p2p or direct", c.gen.size()));
-  if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device"}, "with run.device = \"cpu\"");
+  if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device", "refit.mechanism"}, "with run.device = \"cpu\"");
   complaints.require(
       !c.run.colocated || c.gen.size() == 1, "run.colocated",
       fmt::format("one engine can share train's ranks, and there are {}; use run.colocated = false", c.gen.size()));
@@ -210,6 +210,7 @@ session::How how_of(const Case& c) {
   how.tuning.ring_chunks = c.refit.ring_chunks;
   how.per_stage = c.refit.communicators == Communicators::per_stage;
   how.fan_out = c.refit.fan_out;
+  how.mechanism = c.refit.mechanism;
   how.misc_buffer_bytes = c.refit.misc_buffer_bytes;
   how.check_agreement = c.refit.check_agreement;
   how.byte_matrix = !c.output.hdf5.empty();

@@ -33,6 +33,7 @@ using pair::quantiser_of;
 using transport::ExecutorKind;
 enum class Communicators : std::uint8_t { single, per_stage };
 using session::FanOut;
+using session::Mechanism;
 enum class Device : std::uint8_t { cpu, cuda };
 enum class Update : std::uint8_t { perturb, none };
 enum class Verify : std::uint8_t { every, last, off };
@@ -73,6 +74,7 @@ struct RefitSection {
   Bulk bulk = Bulk::all;
   ExecutorKind executor = ExecutorKind::direct;
   FanOut fan_out = FanOut::automatic;
+  Mechanism mechanism = Mechanism::automatic;
   Communicators communicators = Communicators::single;
   std::int64_t streams = 4;
   std::int64_t group_size = 64;

@@ -154,6 +154,9 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
       Of::word("refit.executor", "How the bulk path moves bytes.", MEMBER(refit.executor), "--executor"),
       Of::word("refit.fan_out", "direct: gen replicas forward to each other what they get.", MEMBER(refit.fan_out),
                "--fan-out"),
+      Of::word("refit.mechanism",
+               "direct on GPUs: what stores plain copies into another GPU; auto: copy engines where they are faster.",
+               MEMBER(refit.mechanism), "--mechanism"),
       Of::word("refit.communicators", "golden, p2p, m2n: one communicator, or one per train PP stage.",
                MEMBER(refit.communicators)),
       Of::integer(

@@ -70,6 +70,8 @@ report::Settings settings_of(const Case& c) {
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
   const std::vector<std::string_view>& options = transport::row_of(c.refit.executor).options;
   const auto means = [&](std::string_view option) { return std::ranges::find(options, option) != options.end(); };
+  if (means("mechanism") && c.refit.mechanism != cases::Mechanism::automatic)
+    settings.emplace_back("mechanism", std::string(name(c.refit.mechanism)));
   if (means("fan_out") && c.refit.fan_out != cases::FanOut::automatic)
     settings.emplace_back("fan_out", std::string(name(c.refit.fan_out)));
   if (means("communicators")) settings.emplace_back("communicators", std::string(name(c.refit.communicators)));

@@ -81,7 +81,8 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
       exchange_(exchange),
       mine_(mine),
       how_(how),
-      progress_(progress) {
+      progress_(progress),
+      placement_(places.placement(exchange.world())) {
   together(world_, [&] {
     if (!exchange_.quantised || !is_source()) return;
     sent_layout_ = layout::materialise(exchange_.quantised->layout, exchange_.model.tensors, *own().source);
@@ -91,15 +92,14 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   make_communicators();
   begin("probe");
   probe();
-  const plan::Placement placement = places_.placement(exchange_.world());
   estimate_.bound = plan::lower_bound(exchange_.model.tensors, exchange_.paths.source, exchange_.paths.destination,
-                                      estimate_.rates, placement);
+                                      estimate_.rates, placement_);
   estimate_.fan_out_ranks = choose_fan_out();
   double start = now();
   std::vector<plan::Copy> copies;
   together(world_, [&] { copies = planner().rank_plan(own()).copies; });
   plan_seconds_ = now() - start;
-  count(world_, exchange_, how_, copies, placement, estimate_);
+  count(world_, exchange_, how_, copies, placement_, estimate_);
 
   if (exchange_.quantised) sent_ = make_sent(staged(exchange_, sends_quantise_));
   begin("plan");
@@ -114,6 +114,7 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   keeps_magnitudes_ = decorators.keeps_magnitudes;
   register_memory();
   plan_seconds_ += now() - start;
+  note_mechanism();
 
   std::int64_t unmapped = 0;
   for (const transport::Statistic& statistic : bulk().statistics()) {
@@ -220,12 +221,15 @@ std::int64_t Session::choose_fan_out() const {
   if (how_.fan_out == FanOut::on) return paths.destination.ranks();
   if (!mapped) return 0;
   return plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates,
-                              places_.placement(exchange_.world()), paths.colocated);
+                              {.colocated = paths.colocated, .placement = placement_});
 }
 
 plan::Planner Session::planner() const {
   const plan::Paths& paths = exchange_.paths;
-  return {paths.bulk, paths.source, paths.destination, estimate_.fan_out_ranks, {}, paths.colocated};
+  return {paths.bulk,
+          paths.source,
+          paths.destination,
+          {.domain_ranks = estimate_.fan_out_ranks, .colocated = paths.colocated, .placement = placement_}};
 }
 
 std::unique_ptr<SentWeights> Session::make_sent(const SentWeights::HasMemory& has_memory) const {
@@ -261,6 +265,32 @@ void Session::require_stored(const std::vector<plan::Copy>& copies) const {
   }
 }
 
+transport::Tuning Session::tuning() const {
+  transport::Tuning tuning = how_.tuning;
+  if (!kernels::EngineTable::is_available() || how_.mechanism == Mechanism::kernel) return tuning;
+  const std::int64_t probed = estimate_.probed.engine_bytes;
+  tuning.engines.least_bytes = probed > 0 ? probed : kernels::kEngineBytes;
+  if (probed == transport::kNoEngineBytes) tuning.engines.least_strided_bytes = probed;
+  if (how_.mechanism == Mechanism::copy_engine) tuning.engines.least_bytes = tuning.engines.least_strided_bytes = 1;
+  return tuning;
+}
+
+/// Says what copy engines do, where they do something.
+void Session::note_mechanism() {
+  double engines = 0;
+  for (const transport::Statistic& statistic : bulk().statistics()) {
+    if (std::strcmp(statistic.name, "engine_bytes") == 0) engines += statistic.value;
+  }
+  const auto bytes = world_.sum(static_cast<std::int64_t>(engines));
+  if (bytes == 0) return;
+  const kernels::EngineSizes sizes = tuning().engines;
+  note(
+      fmt::format("direct: copy engines move {:.2f} GB of {:.2f}: to other GPUs, contiguous from {} KiB on, rows with "
+                  "gaps from {} KiB on",
+                  static_cast<double>(bytes) / 1e9, static_cast<double>(estimate_.wire.bytes) / 1e9,
+                  ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
+}
+
 void Session::make_executors(const std::vector<plan::Copy>& copies) {
   const plan::Paths& paths = exchange_.paths;
   transport::Endpoint me{own(), {}, {}};
@@ -269,7 +299,7 @@ void Session::make_executors(const std::vector<plan::Copy>& copies) {
   transport::QuantisedSends sends;
   if (sends_quantise_) sends = {&sent_->quantise(), &paths.destination};
   paths_.push_back({kBulk, how_.row().make({space_, world_, links_, *routes_, me, paths.bulk, paths.source,
-                                            paths.destination, copies, mine_.peers, sends, how_.tuning, progress_})});
+                                            paths.destination, copies, mine_.peers, sends, tuning(), progress_})});
   if (gather_ == nullptr && stream_ == nullptr) return;
   paths_.push_back({kMisc, transport::make_misc(space_, gather_.get(), stream_.get(), me, paths.misc, paths.source,
                                                 paths.destination, how_.misc_buffer_bytes, how_.tuning, progress_)});

@@ -98,6 +98,9 @@ class Session {
   /// Throws (runtime) for a copy of this rank with an end here that the rank does not store: a defect of a layout.
   void require_stored(const std::vector<plan::Copy>& copies) const;
   const layout::LocalLayout& sent_layout() const { return sent_ ? sent_layout_ : mine_.source->layout; }
+  /// Returns the tuning with what was probed.
+  transport::Tuning tuning() const;
+  void note_mechanism();
   void make_executors(const std::vector<plan::Copy>& copies);
   void register_memory();
   std::vector<transport::Communicator*> all_communicators() const;
@@ -111,6 +114,7 @@ class Session {
   const OwnMemory& mine_;
   const How& how_;
   transport::Progress& progress_;
+  const plan::Placement placement_;  ///< of both sides' ranks
 
   std::vector<std::string> notes_;
   Estimate estimate_;

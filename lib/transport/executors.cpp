@@ -90,7 +90,7 @@ std::span<const ExecutorRow> executors() {
        .make = p2p},
       {.name = "direct",
        .sentence = "the source writes straight into the destination's storage",
-       .options = {"fan_out"},
+       .options = {"fan_out", "mechanism"},
        .stores = true,
        .form = plan::Form::stored,
        .model = direct_model,
