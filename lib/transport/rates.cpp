@@ -11,8 +11,8 @@ namespace refit::transport {
 namespace {
 
 constexpr std::int64_t kMessageBytes = 32 << 20;  ///< between hosts
-/// Largest copy on hosts: from 64 MiB on a table's rows bypass the caches, so a larger one is no faster.
-constexpr std::int64_t kHostBytes = 80 << 20;
+/// Largest copy on hosts: several times a cache, of which a smaller one, repeated, would find its source in part.
+constexpr std::int64_t kHostBytes = 256 << 20;
 /// Most of a host's memory that the probe takes.
 constexpr std::int64_t kHostMemory = 1LL << 30;
 constexpr std::int64_t kEngineProbes = 4;  ///< times that the probed memory is copied, where it is large
