@@ -110,8 +110,9 @@ CopyLimits limits_of(const TableSizes& sizes);
 
 /// Returns the processor's limits. It is defined in copy_host.cpp and copy_device.cpp, of which one is built.
 CopyLimits copy_limits();
-/// Enqueues the copies of a table's items, `counts` of each kind.
-void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds]);
+/// Enqueues the copies of a table's items, `counts` of each kind. `most_teams`: TableSizes'.
+void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds],
+                std::int64_t most_teams = 0);
 /// On a device only: launches every kernel of copies once, with nothing to do, so that it is loaded.
 void load_copies(const ExecutionSpace& space);
 /// Enqueues the copy of a plain range.

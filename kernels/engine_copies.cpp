@@ -69,8 +69,7 @@ struct Placed {
 std::vector<Placed> placed(const std::vector<EngineCopy>& copies, const AllocationOf& allocation) {
   std::vector<Placed> result;
   result.reserve(copies.size());
-  for (const EngineCopy& copy : copies)
-    result.push_back({copy, allocation(copy.source), allocation(copy.destination)});
+  for (const EngineCopy& copy : copies) result.push_back({copy, allocation(copy.source), allocation(copy.destination)});
   return result;
 }
 
@@ -167,9 +166,8 @@ std::vector<EngineCopy> take_engine_copies(std::vector<Tile>& tiles, const Engin
                                            const AllocationOf& allocation) {
   if (sizes.least_bytes <= 0) return {};
   std::vector<EngineCopy> copies;
-  std::erase_if(tiles, [&](const Tile& tile) {
-    return product(tile.extent) == 0 || append_copies(tile, sizes, copies);
-  });
+  std::erase_if(tiles,
+                [&](const Tile& tile) { return product(tile.extent) == 0 || append_copies(tile, sizes, copies); });
   const auto strided_begin = std::ranges::stable_partition(copies, &EngineCopy::is_contiguous).begin();
   std::vector<EngineCopy> strided, contiguous;
   for (const EngineCopy& copy : merge_planes(placed({strided_begin, copies.end()}, allocation))) {

@@ -97,8 +97,8 @@ bool EngineQueue::is_available() { return true; }
 const void* EngineQueue::allocation_of(const std::byte* address) {
   static const GetAttribute get_attribute = find_get_attribute();
   CUdeviceptr begin = 0;
-  const CUresult status = get_attribute(&begin, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR,
-                                        reinterpret_cast<CUdeviceptr>(address));
+  const CUresult status =
+      get_attribute(&begin, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, reinterpret_cast<CUdeviceptr>(address));
   if (status != CUDA_SUCCESS) return address;
   return reinterpret_cast<const void*>(begin);  // NOLINT(performance-no-int-to-ptr)
 }

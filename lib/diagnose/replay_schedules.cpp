@@ -80,7 +80,7 @@ class CopyRace {
 
   void add_staged(Rank rank) {
     const cases::Setup& setup = evidence_.setup;
-    const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, 0, {}, setup.c.run.colocated);
+    const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, {.colocated = setup.c.run.colocated});
     const std::vector<plan::Copy> copies = planner.rank_plan(Side::destination, rank).copies;
     transport::Tuning tuning;
     tuning.chunk_bytes = setup.c.refit.chunk_bytes;

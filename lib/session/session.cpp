@@ -59,8 +59,10 @@ std::int64_t staging_bytes(const Exchange& exchange, const How& how, const OwnRa
     bytes += SentWeights::bytes(exchange.model, layout, staged(exchange, sends_quantise));
   }
   if (own.destination || own.source == Rank{0}) bytes += 2 * misc_buffer;
-  if (own.source && misc > 0)
-    bytes += transport::ring_bytes(transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer));
+  if (own.source && misc > 0) {
+    const transport::Tuning gather = transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer);
+    bytes += std::min(transport::ring_bytes(gather), gather.ring_chunks * misc_buffer);
+  }
   if (own.source) {
     const layout::Layout& stored = exchange.quantised ? exchange.quantised->train : paths.source;
     moved += arena_bytes(stored, *own.source) * paths.destination.ranks();
@@ -79,7 +81,8 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
       exchange_(exchange),
       mine_(mine),
       how_(how),
-      progress_(progress) {
+      progress_(progress),
+      placement_(places.placement(exchange.world())) {
   together(world_, [&] {
     if (!exchange_.quantised || !is_source()) return;
     sent_layout_ = layout::materialise(exchange_.quantised->layout, exchange_.model.tensors, *own().source);
@@ -89,15 +92,14 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   make_communicators();
   begin("probe");
   probe();
-  const plan::Placement placement = places_.placement(exchange_.world());
   estimate_.bound = plan::lower_bound(exchange_.model.tensors, exchange_.paths.source, exchange_.paths.destination,
-                                      estimate_.rates, placement);
+                                      estimate_.rates, placement_);
   estimate_.fan_out_ranks = choose_fan_out();
   double start = now();
   std::vector<plan::Copy> copies;
   together(world_, [&] { copies = planner().rank_plan(own()).copies; });
   plan_seconds_ = now() - start;
-  count(world_, exchange_, how_, copies, placement, estimate_);
+  count(world_, exchange_, how_, copies, placement_, estimate_);
 
   if (exchange_.quantised) sent_ = make_sent(staged(exchange_, sends_quantise_));
   begin("plan");
@@ -219,12 +221,15 @@ std::int64_t Session::choose_fan_out() const {
   if (how_.fan_out == FanOut::on) return paths.destination.ranks();
   if (!mapped) return 0;
   return plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates,
-                              places_.placement(exchange_.world()), paths.colocated);
+                              {.colocated = paths.colocated, .placement = placement_});
 }
 
 plan::Planner Session::planner() const {
   const plan::Paths& paths = exchange_.paths;
-  return {paths.bulk, paths.source, paths.destination, estimate_.fan_out_ranks, {}, paths.colocated};
+  return {paths.bulk,
+          paths.source,
+          paths.destination,
+          {.domain_ranks = estimate_.fan_out_ranks, .colocated = paths.colocated, .placement = placement_}};
 }
 
 std::unique_ptr<SentWeights> Session::make_sent(const SentWeights::HasMemory& has_memory) const {
@@ -279,10 +284,11 @@ void Session::note_mechanism() {
   const auto bytes = world_.sum(static_cast<std::int64_t>(engines));
   if (bytes == 0) return;
   const kernels::EngineSizes sizes = tuning().engines;
-  note(fmt::format("direct: copy engines move {:.2f} GB of {:.2f}: to other GPUs, contiguous from {} KiB on, rows with "
-                   "gaps from {} KiB on",
-                   static_cast<double>(bytes) / 1e9, static_cast<double>(estimate_.wire.bytes) / 1e9,
-                   ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
+  note(
+      fmt::format("direct: copy engines move {:.2f} GB of {:.2f}: to other GPUs, contiguous from {} KiB on, rows with "
+                  "gaps from {} KiB on",
+                  static_cast<double>(bytes) / 1e9, static_cast<double>(estimate_.wire.bytes) / 1e9,
+                  ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
 }
 
 void Session::make_executors(const std::vector<plan::Copy>& copies) {

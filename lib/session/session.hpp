@@ -114,6 +114,7 @@ class Session {
   const OwnMemory& mine_;
   const How& how_;
   transport::Progress& progress_;
+  const plan::Placement placement_;  ///< of both sides' ranks
 
   std::vector<std::string> notes_;
   Estimate estimate_;

@@ -84,7 +84,7 @@ struct Tuning {
   /// direct with fan-out: most bytes of a chunk (at least one element). Small enough that the last chunk's way through
   /// its relay is short, large enough that flags cost nothing.
   std::int64_t fan_out_chunk_bytes = 8 << 20;
-  kernels::TableSizes table = {};      ///< of the tables of all executors
+  kernels::TableSizes table = {};     ///< of the tables of all executors
   kernels::EngineSizes engines = {};  ///< direct: of copies to other devices; by default kernels do all of them
 };
 
@@ -169,12 +169,12 @@ struct QuantisedSends {
 };
 
 /// Makes direct: the source rank writes its copies straight into the destination ranks' final storages through mapped
-/// peer memory, then there is one barrier. Copy engines take what Tuning::engines lets them, to other devices only: what
-/// stays on a device is a kernel's at the same time, since both would wait for each other in one queue. One launch does
-/// everything else, casting on the way. Pairs that cannot map each other use p2p. Collective over `world`, whose ranks
-/// are `map`'s. Statistics: "unmapped_peers", the number of ranks that share copies with this one and are served by p2p,
-/// "engine_bytes", those that copy engines move, and "enqueue", the seconds until all of this rank's copies were
-/// enqueued.
+/// peer memory, then there is one barrier. Copy engines take what Tuning::engines lets them, to other devices only:
+/// what stays on a device is a kernel's at the same time, since both would wait for each other in one queue. One launch
+/// does everything else, casting on the way. Pairs that cannot map each other use p2p. Collective over `world`, whose
+/// ranks are `map`'s. Statistics: "unmapped_peers", the number of ranks that share copies with this one and are served
+/// by p2p, "engine_bytes", those that copy engines move, and "enqueue", the seconds until all of this rank's copies
+/// were enqueued.
 ///
 /// Relayed and forwarded copies are a kernel's: flags behind chunks of 8 MiB let the engines reach 346 GB/s (batches of
 /// 8 chunks: 375, and a relay that is far behind), and a kernel stores 370.

@@ -1,6 +1,7 @@
 #include "transport/p2p.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <thread>
 
 #include "core/box.hpp"
@@ -121,6 +122,62 @@ void append_groups(const std::vector<Segment>& segments, const Endpoint& me, con
   close(segments.size());
 }
 
+struct StageGroup {
+  std::int32_t stage;
+  int lane;  ///< of the stage's communicator
+  Group group;
+};
+using StageGroups = std::vector<StageGroup>;
+struct LaneRing {
+  std::int64_t chunks = 0;
+  std::int64_t chunk_bytes = 0;
+};
+
+/// The groups of a rank by lane, and the chunks that they need: no more and no longer ones than that.
+struct LaneGroups {
+  std::vector<std::vector<Segment>> segments;  ///< of which the groups are parts
+  std::vector<StageGroups> lanes;
+  std::vector<LaneRing> rings;
+  std::int64_t ring_bytes = 0;
+};
+
+LaneGroups make_groups(const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& remote,
+                       const Tuning& tuning) {
+  std::vector<std::vector<plan::Copy>> by_stage(static_cast<std::size_t>(routes.stages()));
+  for (const plan::Copy& copy : remote)
+    by_stage[static_cast<std::size_t>(routes.stage(copy.source.rank))].push_back(copy);
+
+  // Stages take turns on the lanes; where there are fewer, each has several.
+  LaneGroups result;
+  const std::int64_t parts = lanes_of_stage(tuning.streams, routes.stages());
+  for (const auto& stage : by_stage) {
+    for (auto& part : deal(make_segments(stage, tuning), parts, tuning)) result.segments.push_back(std::move(part));
+  }
+  const auto streams = static_cast<std::size_t>(tuning.streams);
+  result.lanes.resize(streams);
+  for (std::size_t i = 0; i < result.segments.size(); ++i) {
+    std::vector<Group> cut;
+    append_groups(result.segments[i], me, tuning, cut);
+    const auto stage = static_cast<std::int32_t>(static_cast<std::int64_t>(i) / parts);
+    const std::int64_t lane = static_cast<std::int64_t>(i) % (routes.has_one() ? tuning.streams : parts);
+    for (const Group& group : cut) result.lanes[i % streams].push_back({stage, static_cast<int>(lane), group});
+  }
+  for (const StageGroups& lane : result.lanes) {
+    LaneRing ring;
+    for (const StageGroup& each : lane) ring.chunk_bytes = std::max(ring.chunk_bytes, each.group.staged_bytes);
+    ring.chunks = std::min(tuning.ring_chunks, std::ssize(lane));
+    result.rings.push_back(ring);
+    result.ring_bytes += ring.chunks * ring.chunk_bytes;
+  }
+  return result;
+}
+
+std::vector<plan::Copy> remote_copies(const std::vector<plan::Copy>& copies) {
+  std::vector<plan::Copy> remote;
+  std::ranges::copy_if(copies, std::back_inserter(remote), [](const plan::Copy& copy) { return !copy.to_self; });
+  return remote;
+}
+
 /// Turns groups into batches.
 class BatchBuilder {
  public:
@@ -174,17 +231,12 @@ class P2p final : public Executor {
   P2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
       const std::vector<plan::Copy>& copies, const Tuning& tuning, std::shared_ptr<Ring> ring, Progress& progress)
       : space_(space), routes_(routes), progress_(progress), ring_(std::move(ring)) {
-    std::vector<plan::Copy> remote;
     std::vector<kernels::Tile> to_self;
     for (const plan::Copy& copy : copies) {
-      if (copy.to_self) {
-        to_self.push_back(self_tile(copy, me.source, me.destination));
-      } else {
-        remote.push_back(copy);
-      }
+      if (copy.to_self) to_self.push_back(self_tile(copy, me.source, me.destination));
     }
     to_self_ = kernels::CopyTable(space_, to_self, tuning.table);
-    make_lanes(me, remote, aligned(tuning));
+    make_lanes(me, make_groups(routes_, me, remote_copies(copies), aligned(tuning)), aligned(tuning));
   }
 
   void execute() override {
@@ -213,61 +265,21 @@ class P2p final : public Executor {
   }
 
  private:
-  struct StageGroup {
-    std::int32_t stage;
-    int lane;  ///< of the stage's communicator
-    Group group;
-  };
-  using StageGroups = std::vector<StageGroup>;
-  struct LaneRing {
-    std::int64_t chunks = 0;
-    std::int64_t chunk_bytes = 0;
-  };
-
-  void make_lanes(const Endpoint& me, const std::vector<plan::Copy>& remote, const Tuning& tuning) {
-    std::vector<std::vector<plan::Copy>> by_stage(static_cast<std::size_t>(routes_.stages()));
-    for (const plan::Copy& copy : remote)
-      by_stage[static_cast<std::size_t>(routes_.stage(copy.source.rank))].push_back(copy);
-
-    // Stages take turns on the lanes; where there are fewer, each has several.
-    const std::int64_t parts = lanes_of_stage(tuning.streams, routes_.stages());
-    std::vector<std::vector<Segment>> segments;
-    for (const auto& stage : by_stage) {
-      for (auto& part : deal(make_segments(stage, tuning), parts, tuning)) segments.push_back(std::move(part));
-    }
-    const auto streams = static_cast<std::size_t>(tuning.streams);
-    std::vector<StageGroups> groups(streams);  // by lane
-    for (std::size_t i = 0; i < segments.size(); ++i) {
-      std::vector<Group> cut;
-      append_groups(segments[i], me, tuning, cut);
-      const auto stage = static_cast<std::int32_t>(static_cast<std::int64_t>(i) / parts);
-      const std::int64_t lane = static_cast<std::int64_t>(i) % (routes_.has_one() ? tuning.streams : parts);
-      for (const Group& group : cut) groups[i % streams].push_back({stage, static_cast<int>(lane), group});
-    }
-
-    // A lane's chunks are no more and no longer than its groups need.
-    std::vector<LaneRing> rings;
-    std::int64_t ring_bytes = 0;
-    for (const StageGroups& lane : groups) {
-      LaneRing ring;
-      for (const StageGroup& each : lane) ring.chunk_bytes = std::max(ring.chunk_bytes, each.group.staged_bytes);
-      ring.chunks = std::min(tuning.ring_chunks, std::ssize(lane));
-      rings.push_back(ring);
-      ring_bytes += ring.chunks * ring.chunk_bytes;
-    }
-    if (!ring_) ring_ = std::make_shared<Ring>(ring_bytes);
-    std::byte* next = ring_bytes > 0 ? ring_->memory() : nullptr;
+  void make_lanes(const Endpoint& me, const LaneGroups& groups, const Tuning& tuning) {
+    if (!ring_) ring_ = std::make_shared<Ring>(groups.ring_bytes);
+    std::byte* next = groups.ring_bytes > 0 ? ring_->memory() : nullptr;
 
     BatchBuilder builder(space_, routes_, me, tuning.table);
-    for (std::size_t lane = 0; lane < streams; ++lane) {
+    for (std::size_t lane = 0; lane < groups.lanes.size(); ++lane) {
+      const LaneRing& ring = groups.rings[lane];
       lanes_.emplace_back(tuning.ring_chunks);
       std::vector<Batch>& batches = lanes_.back().batches();
-      for (const StageGroup& each : groups[lane]) {
-        const std::int64_t chunk = std::ssize(batches) % rings[lane].chunks;
-        batches.push_back(builder.build(each.stage, each.lane, each.group, next + chunk * rings[lane].chunk_bytes));
+      for (const StageGroup& each : groups.lanes[lane]) {
+        const std::int64_t chunk = std::ssize(batches) % ring.chunks;
+        batches.push_back(builder.build(each.stage, each.lane, each.group, next + chunk * ring.chunk_bytes));
       }
       lanes_.back().make_requests(routes_);
-      next += rings[lane].chunks * rings[lane].chunk_bytes;
+      next += ring.chunks * ring.chunk_bytes;
     }
   }
 
@@ -288,6 +300,11 @@ std::byte* Ring::memory() {
 
 std::int64_t ring_bytes(const Tuning& tuning) {
   return tuning.streams * tuning.ring_chunks * aligned(tuning).chunk_bytes;
+}
+
+std::int64_t ring_bytes(const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& copies,
+                        const Tuning& tuning) {
+  return make_groups(routes, me, remote_copies(copies), aligned(tuning)).ring_bytes;
 }
 
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,

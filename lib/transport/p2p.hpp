@@ -26,12 +26,15 @@ class Ring {
 
 /// Returns the bytes of the ring that p2p needs at most with this tuning.
 std::int64_t ring_bytes(const Tuning& tuning);
+/// Returns the bytes of the ring that p2p needs for its groups of these copies.
+std::int64_t ring_bytes(const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& copies,
+                        const Tuning& tuning);
 
 /// Returns the tuning with which misc gathers, from `stages` source stages, into a buffer of `capacity` bytes.
 Tuning gather_tuning(Tuning tuning, std::int64_t stages, std::int64_t capacity);
 
-/// Makes p2p like the other make_p2p, staging in `ring` (of ring_bytes(tuning)), which no other executor may use at the
-/// same time.
+/// Makes p2p like the other make_p2p, staging in `ring` (of ring_bytes of all its executors), which no other executor
+/// may use at the same time.
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning,
                                    std::shared_ptr<Ring> ring, Progress& progress);

@@ -15,8 +15,11 @@ constexpr std::int64_t kMessageBytes = 32 << 20;  ///< between hosts
 constexpr std::int64_t kHostBytes = 80 << 20;
 /// Most of a host's memory that the probe takes.
 constexpr std::int64_t kHostMemory = 1LL << 30;
-/// Least memory in which the sizes of copies for engines are told apart.
+constexpr std::int64_t kEngineProbes = 4;  ///< times that the probed memory is copied, where it is large
+/// Least memory in which the sizes of copies for engines are told apart, and the least such size.
 constexpr std::int64_t kLeastEngineProbe = 64 << 20;
+constexpr std::int64_t kLeastEngineBytes = 64 << 10;
+constexpr double kAsFast = 0.97;  ///< of the kernel's rate: by then its teams are better used for the rest
 /// Most repetitions of a copy within one launch, where a run's memory is small.
 constexpr std::int64_t kRepeats = 64;
 
@@ -157,26 +160,22 @@ double host_rate(const kernels::ExecutionSpace& space, Control& world, const Pla
   return static_cast<double>(copies.bytes * most_of_a_host(places.hosts, active)) / took;
 }
 
-/// Returns the least size of copies in a batch that engines carry out in at most `seconds`, of `bytes` in all, and all
-/// larger ones too. Calls timed(work), which returns the seconds of the best repetition, on all ranks.
-template <typename Timed>
-std::int64_t least_engine_bytes(const kernels::ExecutionSpace& space, const std::byte* from, std::byte* target,
-                                std::int64_t bytes, double seconds, const Timed& timed) {
-  std::int64_t least = kNoEngineBytes;
-  for (std::int64_t size = 4 << 20; size >= 64 << 10; size /= 2) {
-    std::vector<kernels::EngineCopy> copies;
-    for (std::int64_t begin = 0; target != nullptr && begin + size <= bytes; begin += size)
-      copies.push_back({from + begin, target + begin, size});
-    const kernels::EngineTable table(copies, {});
-    const double took = timed([&] {
-      table.begin(space);
-      table.finish(space);
-      space.fence();
-    });
-    if (took > seconds) break;
-    least = size;
+/// Copies by engines that store `total` bytes into one area again and again, in pieces of at most `size`.
+kernels::EngineTable engine_copies(const std::byte* from, std::byte* to, std::int64_t bytes, std::int64_t size,
+                                   std::int64_t total) {
+  std::vector<kernels::EngineCopy> copies;
+  for (std::int64_t done = 0; to != nullptr && bytes > 0 && done < total;) {
+    const std::int64_t at = done % bytes, piece = std::min({size, bytes - at, total - done});
+    copies.push_back({from + at, to + at, piece});
+    done += piece;
   }
-  return least;
+  return {copies, {}};
+}
+
+void run(const kernels::EngineTable& table, const kernels::ExecutionSpace& space) {
+  table.begin(space);
+  table.finish(space);
+  space.fence();
 }
 
 }  // namespace
@@ -275,6 +274,7 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
   const std::int64_t times = std::clamp<std::int64_t>(probe_bytes / bytes, 1, kRepeats);
   const kernels::DeviceBuffer from(probe_bytes);
   const int self = world.rank();
+  const auto sharing = static_cast<double>(places.ranks_per_device());
   const bool is_train = map.rank(Side::source, self).has_value();
   /// Returns the seconds of the best repetition.
   const auto timed = [&](bool active, const auto& copy) {
@@ -287,9 +287,15 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     // All of the memory is copied once, and then a part that a cache may hold, repeatedly.
     for (const auto& [size, rounds] : {std::pair(probe_bytes, std::int64_t{1}), {bytes, times}}) {
       const Repeated copies(space, {from.data(), size}, {to.data(), size}, size * rounds);
-      const double kernel = timed(true, [&] { copies.run(space); });
-      const double engine = timed(true, [&] { kernels::transfer(from.data(), to.data(), size, rounds); });
-      rates.memory = std::max(rates.memory, static_cast<double>(copies.bytes) / std::min(kernel, engine));
+      const auto kernel = [&](bool active) { return timed(active, [&] { copies.run(space); }); };
+      const auto engine = [&](bool active) {
+        return timed(active, [&] { kernels::transfer(from.data(), to.data(), size, rounds); });
+      };
+      const auto rate = [&](double took) { return static_cast<double>(copies.bytes) / took; };
+      rates.memory = std::max({rates.memory, rate(kernel(true)), rate(engine(true))});
+      // Processes that take turns on a device lose time by that: one alone gets all of it.
+      if (sharing > 1)
+        rates.memory = std::max(rates.memory, rate(std::min(kernel(self == 0), engine(self == 0))) / sharing);
     }
   }
   const auto crosses = [&](int a, int b) {
@@ -298,12 +304,16 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
   if (peers != nullptr) {
     const int partner = partner_of(self, places, map, [&](int peer) { return peers->map(peer) != nullptr; });
     std::byte* target = partner < 0 ? nullptr : peers->map(partner);
-    const double stored = static_cast<double>(bytes * times);
-    const Repeated copies(space, {from.data(), bytes}, {target, target == nullptr ? 0 : bytes}, bytes * times);
-    const auto store = [&](bool active) { return stored / timed(active, [&] { copies.run(space); }); };
-    const auto engine = [&](bool active) {
-      return stored / timed(active, [&] { kernels::transfer(from.data(), target, bytes, times); });
+    // Large enough that the first and the last copy's way does not count, unless the run is small, too.
+    const std::int64_t total = bytes < probe_bytes ? bytes * times : kEngineProbes * bytes;
+    const auto rate = [&](double seconds_of_all) { return static_cast<double>(total) / seconds_of_all; };
+    const Repeated copies(space, {from.data(), bytes}, {target, target == nullptr ? 0 : bytes}, total);
+    const auto store = [&](bool active) { return rate(timed(active, [&] { copies.run(space); })); };
+    const auto engine_of = [&](bool active, std::int64_t size) {
+      const kernels::EngineTable table = engine_copies(from.data(), target, bytes, size, total);
+      return rate(timed(active, [&] { run(table, space); }));
     };
+    const auto engine = [&](bool active) { return engine_of(active, kernels::EngineSizes().most_bytes); };
     // The first rank whose partner is on another device measures; else the first that has a partner.
     const int none = 2 * world.size();
     const int turn = partner < 0 ? none : crosses(self, partner) ? self : world.size() + self;
@@ -311,11 +321,11 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     if (first < none) rates.pair_store = store(turn == first);
     if (first < none) rates.pair_engine = engine(turn == first);
     if (first < world.size() && bytes >= kLeastEngineProbe && kernels::EngineTable::is_available()) {
-      const bool active = turn == first;
-      rates.engine_bytes =
-          least_engine_bytes(space, from.data(), active ? target : nullptr, bytes,
-                             static_cast<double>(bytes) / rates.pair_store,
-                             [&](const auto& batch) { return timed(active, batch); });
+      rates.engine_bytes = kNoEngineBytes;
+      const std::int64_t most = kernels::EngineSizes().most_bytes;
+      for (std::int64_t size = kLeastEngineBytes; size <= most && rates.engine_bytes == kNoEngineBytes; size *= 2) {
+        if (engine_of(turn == first, size) >= kAsFast * rates.pair_store) rates.engine_bytes = size;
+      }
     }
     if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) {
       rates.all_stores = store(is_train);
@@ -351,8 +361,8 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     rates.latency = messages.latency(alone.first, alone.second);
     rates.network = messages.network(places.hosts, probe_bytes);
   }
-  rates.pair = std::max(
-      {rates.pair_store, rates.pair_engine, rates.pair_message, rates.both_stores, rates.both_engines});
+  rates.pair =
+      std::max({rates.pair_store, rates.pair_engine, rates.pair_message, rates.both_stores, rates.both_engines});
   return rates;
 }
 

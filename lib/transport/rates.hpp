@@ -52,8 +52,9 @@ ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, 
 
 /// Measures likewise on devices: the pair's rates are those of kernels and copy engines that store into a gen rank's
 /// memory through `peers`, and of messages where there is a communicator. Rank r stores into the first other gen rank,
-/// from r mod G on, that it reaches on another device, else into a train rank there, else on its own device. Rates without such links stay 0. `places`:
-/// places_of(world). Overwrites gen's arenas, of which the smallest has `gen_arena_bytes`.
+/// from r mod G on, that it reaches on another device, else into a train rank there, else on its own device. Rates
+/// without such links stay 0. `places`: places_of(world). Overwrites gen's arenas, of which the smallest has
+/// `gen_arena_bytes`.
 ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& world, const PeerMemory* peers,
                                  Communicator* communicator, int lanes, const Places& places, const WorldMap& map,
                                  std::int64_t gen_arena_bytes, double seconds, std::int64_t probe_bytes = 256 << 20);

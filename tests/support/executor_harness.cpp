@@ -221,7 +221,8 @@ Network connect(const TransportCase& job, const RankServices& services) {
 }
 
 std::vector<plan::Copy> copies_of(const TransportCase& job, const layout::Layout& sent, const OwnRanks& own) {
-  const plan::Planner planner(job.bulk, sent, *job.destination, job.domain_ranks, job.striping, job.colocated);
+  const plan::Planner planner(job.bulk, sent, *job.destination,
+                              {job.domain_ranks, job.colocated, job.placement, job.striping});
   return planner.rank_plan(own).copies;
 }
 

@@ -151,6 +151,29 @@ TEST(Misc, StagesTwoBuffersAndOneRing) {
   EXPECT_EQ(outcomes[2].misc_staging_bytes, 2 * 4096);
 }
 
+TEST(Misc, TheRingIsWhatTheGathersStage) {
+  Job job("qwen3", "TP2", "TP2");
+  TransportCase one = job.make(Policy::ffn, ExecutorKind::p2p);
+  std::int64_t staged = 0;  // column parts of train rank 1, contiguous there and not in a buffer
+  std::int64_t largest = 0;
+  std::int64_t stream = 0;
+  for (const model::Tensor& tensor : one.misc) {
+    stream += tensor.bytes();
+    if (tensor.role != model::Role::o_proj) continue;
+    staged += tensor.bytes() / 2;
+    largest = std::max(largest, tensor.bytes() / 2);
+  }
+  one.misc_buffer_bytes = 1 << 24;
+  one.tuning = {4, 1024, 64 << 20, 2};
+  std::vector<RankOutcome> outcomes = expect_right(one, "one group");
+  EXPECT_EQ(outcomes[0].misc_staging_bytes - staged, outcomes[2].misc_staging_bytes);
+  EXPECT_LT(outcomes[2].misc_staging_bytes - stream, 256);  // one buffer
+
+  one.tuning.chunk_bytes = largest;
+  outcomes = expect_right(one, "groups of one part");
+  EXPECT_EQ(outcomes[0].misc_staging_bytes - 2 * largest, outcomes[2].misc_staging_bytes);
+}
+
 TEST(Direct, ServesPairsThatCannotBeMappedByP2p) {
   Job job("qwen3", "TP2xPP2", "TP2");
   TransportCase one = job.make(Policy::all, ExecutorKind::direct);

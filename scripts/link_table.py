@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Measures refits over NVLink between two GPUs of one host: kernels, copy engines, both, and the other executors beside them.
+
+    scripts/link_table.py --executable build/cuda/bin/refit --out results/gpu/links
+    scripts/link_table.py --executable build/cuda/bin/refit --out /tmp/links --only 'qwen3-0.6b*'
+
+Every row is a `refit run` under mpirun, one after the other on the same machine, with its result as JSON in --out; beside
+them torch's gather and packed broadcast of the same tensors (scripts/torch_refit.py), where torch is installed. Writes
+table.md and weight_sync.svg, too. Rows whose executor the build lacks, or which fail, say so and are no figure; ends with 1
+if a row was wrong or failed.
+"""
+
+import argparse
+import fnmatch
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+
+from refit_matrix import plots
+
+# The GPUs as each of four ranks sees them: ranks 0 and 1 take their first one, 2 and 3 their second, which are 0, 1, 0, 1.
+TRAIN_AND_GEN_ON_EACH = ["0,1", "1,0", "1,0", "0,1"]
+STYLE = """<style>
+text { font: 11px system-ui, sans-serif; fill: #333; }
+.name { font-size: 10.5px; stroke: #fff; stroke-width: 3px; paint-order: stroke; }
+.axis, .name { fill: #555; }
+.grid { stroke: #ddd; stroke-width: 1; }
+.range { stroke: #0072b2; stroke-width: 2; stroke-linecap: round; }
+.median { fill: #0072b2; }
+.bound { fill: #e69f00; }
+</style>
+<rect width="100%" height="100%" fill="#fff"/>
+"""
+
+
+def mechanisms(model, steps):
+    for mechanism in ("kernel", "copy_engine", "auto"):
+        yield f"{model}-direct-{mechanism}", model, "TP1", "TP1", ["--executor", "direct", "--mechanism", mechanism], steps, None
+
+
+def rows():
+    """(name, model, train, gen, options, steps, GPUs of the ranks)."""
+    for model, steps, executors in (
+        ("qwen3-8b", 10, ("p2p", "golden", "m2n")),
+        ("qwen3-0.6b", 20, ("p2p", "golden", "m2n")),
+        ("gpt-oss-20b", 5, ("p2p",)),
+        ("qwen3-30b-a3b", 5, ("p2p",)),
+    ):
+        yield from mechanisms(model, steps)
+        for executor in executors:
+            yield f"{model}-{executor}", model, "TP1", "TP1", ["--executor", executor], steps, None
+    for precision in ("bf16:fp8", "bf16:mxfp8"):
+        name = f"qwen3-8b-{precision.replace(':', '-')}"
+        yield name, "qwen3-8b", "TP1", "TP1", ["--executor", "direct", "--precision", precision], 10, None
+    for train, gen in (("TP2", "DP2"), ("PP2", "TP2"), ("DP2", "TP2")):
+        for mechanism in ("kernel", "auto"):
+            options = ["--executor", "direct", "--mechanism", mechanism]
+            yield f"qwen3-8b-{train}-{gen}-both-ways-{mechanism}".lower(), "qwen3-8b", train, gen, options, 10, TRAIN_AND_GEN_ON_EACH
+
+
+def command_of(arguments, row, file):
+    _, model, train, gen, options, steps, gpus = row
+    run = [arguments.executable, "run", "--device", "cuda", "--model", model, "--train", train, "--gen", gen]
+    run += ["--steps", str(steps), "--warmup", "2", "--set", "run.verify=last", *options, "--json", str(file), "--force"]
+    mpirun = [*shlex.split(arguments.mpirun), "--oversubscribe", "--bind-to", "none"]
+    if gpus is None:
+        return [*mpirun, "-np", "2", *run]
+    words = mpirun
+    for number, seen in enumerate(gpus):
+        words += [":"] * (number > 0) + ["-np", "1", "-x", f"CUDA_VISIBLE_DEVICES={seen}", *run]
+    return words
+
+
+def measure(arguments, row):
+    """Returns the result, or why there is none."""
+    file = arguments.out / f"{row[0]}.json"
+    file.unlink(missing_ok=True)
+    try:
+        ended = subprocess.run(command_of(arguments, row, file), capture_output=True, text=True, timeout=arguments.timeout)
+    except subprocess.TimeoutExpired:
+        return f"no end after {arguments.timeout} s"
+    if not file.exists():
+        words = [line for line in (ended.stdout + ended.stderr).splitlines() if "error" in line]
+        return words[0] if words else f"exit code {ended.returncode}"
+    result = json.loads(file.read_text())
+    if ended.returncode != 0 or result["status"] != "passed":
+        return result["status"]
+    return result
+
+
+def torch_row(arguments, model):
+    """Returns the seconds of torch's refits of a model, or why there are none."""
+    tensors = arguments.out / f"{model}.txt"
+    tensors.write_text(subprocess.run([arguments.executable, "inspect", model], capture_output=True, text=True, check=True).stdout)
+    script = pathlib.Path(__file__).with_name("torch_refit.py")
+    words = [arguments.python, str(script), str(tensors), "--train-ranks", "1", "--gen-ranks", "1"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=arguments.timeout)
+    tensors.unlink()
+    documents = [line for line in ended.stdout.splitlines() if line.startswith("{")]
+    if ended.returncode != 0 or not documents:
+        return (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+    return json.loads(documents[-1])
+
+
+def milliseconds(seconds):
+    return f"{1000 * seconds:.3f}" if seconds < 0.01 else f"{1000 * seconds:.2f}"
+
+
+def cells(name, result):
+    if isinstance(result, str):
+        return [name, "", result, "", "", "", "", ""]
+    sync, statistics = result["weight_sync"], result.get("host_seconds", {})
+    return [
+        name,
+        f"{result['wire']['bytes'] / 1e9:.2f}",
+        milliseconds(sync["median"]),
+        milliseconds(sync["first"]),
+        milliseconds(result["bound"]["seconds"]),
+        f"{result['efficiency']:.3f}",
+        f"{1000 * statistics['median']:.2f}" if "median" in statistics else "",
+        f"{result['memory']['staging_bytes_max'] / 1e6:.0f}",
+    ]
+
+
+def table(results):
+    head = ["row", "GB", "median ms", "first ms", "bound ms", "of the bound", "host ms", "staging MB"]
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    lines += [" | ".join(cells(name, result)) for name, result in results]
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--executable", default="build/cuda/bin/refit", help="refit, built with preset cuda")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for results, table and plot")
+    parser.add_argument("--only", default="*", help="rows, as a glob")
+    parser.add_argument("--mpirun", default="mpirun", help="the launcher and its options")
+    parser.add_argument("--python", default=sys.executable, help="one that has torch, for its rows")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds of a row")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results, failed = [], False
+    for row in rows():
+        if not fnmatch.fnmatch(row[0], arguments.only):
+            continue
+        result = measure(arguments, row)
+        failed |= isinstance(result, str) and "m2n" not in result
+        results.append((row[0], result))
+        print(" ".join(cells(row[0], result)), flush=True)
+    for model in ("qwen3-8b", "qwen3-0.6b"):
+        if not fnmatch.fnmatch(f"{model}-torch", arguments.only):
+            continue
+        found = torch_row(arguments, model)
+        words = found if isinstance(found, str) else f"{milliseconds(found['seconds']['median'])} ms"
+        print(f"{model}-torch {words}", flush=True)
+        (arguments.out / f"{model}-torch.json").write_text(json.dumps(found, indent=1) + "\n")
+    (arguments.out / "table.md").write_text(table(results))
+    measured = [(name, result) for name, result in results if not isinstance(result, str)]
+    if measured:
+        head, body = plots.sync_against_bound(measured).split("\n", 1)
+        picture = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="640" ') + "\n" + STYLE + body
+        (arguments.out / "weight_sync.svg").write_text(picture + "\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
