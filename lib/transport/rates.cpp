@@ -19,7 +19,7 @@ constexpr std::int64_t kEngineProbes = 4;  ///< times that the probed memory is 
 /// Least memory in which the sizes of copies for engines are told apart, and the least such size.
 constexpr std::int64_t kLeastEngineProbe = 64 << 20;
 constexpr std::int64_t kLeastEngineBytes = 64 << 10;
-constexpr double kAsFast = 0.97;  ///< of the kernel's rate: by then its teams are better used for the rest
+constexpr double kAsFast = 0.95;  ///< of the kernel's rate: by then its teams are better used for the rest
 /// Most repetitions of a copy within one launch, where a run's memory is small.
 constexpr std::int64_t kRepeats = 64;
 
@@ -330,6 +330,8 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) {
       rates.all_stores = store(is_train);
       rates.all_engines = engine(is_train);
+      const bool within = is_train && (target == nullptr || !crosses(self, partner));
+      if (world.sum(std::int64_t{within}) == 0) rates.pair = std::max(rates.all_stores, rates.all_engines);
     }
     if (world.sum(std::int64_t{partner < 0 || !crosses(self, partner)}) == 0) {
       rates.both_stores = store(true);
@@ -361,8 +363,8 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     rates.latency = messages.latency(alone.first, alone.second);
     rates.network = messages.network(places.hosts, probe_bytes);
   }
-  rates.pair =
-      std::max({rates.pair_store, rates.pair_engine, rates.pair_message, rates.both_stores, rates.both_engines});
+  rates.pair = std::max(
+      {rates.pair, rates.pair_store, rates.pair_engine, rates.pair_message, rates.both_stores, rates.both_engines});
   return rates;
 }
 
