@@ -52,10 +52,15 @@ constexpr int device_of(int local_rank, int local_ranks, int devices) {
   return static_cast<int>(static_cast<std::int64_t>(local_rank) * devices / local_ranks);
 }
 
+/// Returns the number of processor cores that this process may use, as mpirun, taskset or a container bound it.
+std::int64_t usable_cores();
+
 /// A queue on which kernels run in order (a stream on a GPU; the calling thread on a host).
 class ExecutionSpace {
  public:
-  ExecutionSpace();
+  /// `threads`: that share each kernel's items on a host, the calling one among them; 1 on a device. Errors (runtime),
+  /// of the first kernel: they cannot be started.
+  explicit ExecutionSpace(std::int64_t threads = 1);
   ~ExecutionSpace();
   ExecutionSpace(ExecutionSpace&&) noexcept;
   ExecutionSpace& operator=(ExecutionSpace&&) noexcept;

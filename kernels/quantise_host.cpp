@@ -23,7 +23,7 @@ class HostBlocks {
       for (std::int64_t j = 0; j < blocks_of(item_.columns, shift_.columns); ++j) {
         const BlockOfItem block(item_, shift_, i, j);
         if (item_.destination == nullptr) {
-          Kokkos::atomic_fetch_max(block.maximum, largest(block.item_rows, block.item_columns));
+          raise_on_host(block.maximum, largest(block.item_rows, block.item_columns));
         } else {
           std::uint32_t amax = block.is_in_source ? largest(block.rows, block.columns) : *block.maximum;
           if (block.is_ragged) amax = std::max(amax, padding_of<From>(item_));

@@ -63,7 +63,9 @@ void check_refit(const Case& c, Complaints& complaints) {
   complaints.require(
       c.gen.size() == 1 || c.refit.executor != ExecutorKind::m2n, "refit.executor",
       fmt::format("m2n: its operation has one gen mesh, and there are {} engines; use p2p or direct", c.gen.size()));
-  if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device", "refit.mechanism"}, "with run.device = \"cpu\"");
+  if (c.run.device == Device::cpu)
+    complaints.meaningless({"run.ranks_per_device", "refit.mechanism"}, "with run.device = \"cpu\"");
+  if (c.run.device == Device::cuda) complaints.meaningless({"run.threads"}, "with run.device = \"cuda\"");
   complaints.require(
       !c.run.colocated || c.gen.size() == 1, "run.colocated",
       fmt::format("one engine can share train's ranks, and there are {}; use run.colocated = false", c.gen.size()));

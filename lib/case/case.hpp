@@ -86,6 +86,7 @@ struct RefitSection {
 
 struct RunSection {
   Device device = Device::cpu;
+  std::int64_t threads = 1;           ///< of a rank, for kernels on hosts
   bool colocated = false;             ///< rank r is train rank r and gen rank r
   std::int64_t ranks_per_device = 0;  ///< 0 = any number
   std::int64_t steps = 10;

@@ -174,6 +174,8 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
                   MEMBER(refit.check_agreement)),
 
       Of::word("run.device", "Where weights live.", MEMBER(run.device), "--device"),
+      Of::integer("run.threads", 1, 4096, "cpu: threads of each rank that copy, quantise and verify.",
+                  MEMBER(run.threads), "--threads", "each needs a core of its own"),
       Of::boolean("run.colocated",
                   "Rank r is train rank r and gen rank r, with both memories, and copies between them cost no wire; as "
                   "many ranks as the larger side has.",

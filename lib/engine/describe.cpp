@@ -65,6 +65,7 @@ report::Settings settings_of(const Case& c) {
     for (const auto& [key, value] : settings_of(*c.gen[e], quantises))
       settings.emplace_back(c.gen.size() == 1 ? key : cases::key_of_engine("gen." + key, e, c.gen.size()), value);
   }
+  if (c.run.threads != 1) settings.emplace_back("threads", c.run.threads);
   if (c.run.colocated) settings.emplace_back("colocated", true);
   if (c.run.strict_upstream != cases::Strict::off)
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));

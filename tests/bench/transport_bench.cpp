@@ -4,7 +4,8 @@
 //   mpirun -n TRAIN+GEN transport_bench CONFIG TRAIN GEN    e.g. inputs/models/qwen3-0.6b/config.json TP1 TP1
 //
 //  - direct against copies: the same source ranks, at the same time, copy as many bytes in order from their own memory
-//    into the same shared windows, in pieces of 256 KiB: by memcpy, and by stores past the caches.
+//    into the same shared windows, in pieces of 256 KiB: by memcpy, and by stores past the caches. With two threads for
+//    each rank beside.
 //  - p2p with two chunks in the ring against one, on boxes that are strided at both ends (not of a model).
 //
 // Without a model, the first half of the ranks are sources, the second destinations; `MiB` (512) is the size of all
@@ -31,6 +32,7 @@ namespace {
 using transport::Control;
 
 constexpr int kTurns = 15;
+constexpr std::int64_t kThreads = 2;
 constexpr std::int64_t kPiece = 256 * 1024;
 constexpr std::int64_t kColumns = 8192;
 constexpr std::int64_t kTensors = 16;
@@ -147,10 +149,14 @@ void direct_against_copies(Control& world, const std::vector<model::Tensor>& ten
   std::vector<std::byte> own(static_cast<std::size_t>(part.source ? part.bytes : 0));
   part.attach(part.source ? own.data() : peers->local());
   const kernels::ExecutionSpace space;
+  const kernels::ExecutionSpace team_space(kThreads);
   transport::Progress progress;
   const transport::Routes routes(from, {part.communicator.get()}, part.map);
-  const auto direct =
-      make_direct(space, routes, part.me, part.copies, *peers, nullptr, world, part.map, transport::Tuning{}, progress);
+  const auto make = [&](const kernels::ExecutionSpace& on) {
+    return make_direct(on, routes, part.me, part.copies, *peers, nullptr, world, part.map, {}, progress);
+  };
+  const auto direct = make(space);
+  const auto team = make(team_space);
   std::vector<std::int64_t> to_rank(static_cast<std::size_t>(world.size()), 0);
   for (const plan::Copy& copy : part.copies) {
     if (part.me.sends(copy))
@@ -170,6 +176,7 @@ void direct_against_copies(Control& world, const std::vector<model::Tensor>& ten
   const std::int64_t bytes = world.sum(std::accumulate(to_rank.begin(), to_rank.end(), std::int64_t{0}));
   compare(world, bytes,
           {{"direct", [&] { direct->execute(); }},
+           {"direct, 2 threads", [&] { team->execute(); }},
            {"memcpy in order", copies(plain_copy)},
            {"stores past caches", copies(past_caches)}});
 }

@@ -91,6 +91,7 @@ const std::map<std::string, std::string> kOther = {
     {"refit.check_agreement", "false"},
     {"run.device", "\"cuda\""},
     {"run.ranks_per_device", "2"},
+    {"run.threads", "2"},
     {"run.colocated", "true"},
     {"run.steps", "3"},
     {"run.warmup", "0"},
