@@ -110,6 +110,9 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   });
   if (how_.check_agreement) agree(copies);
   make_executors(copies);
+  plan_seconds_ += now() - start;
+  connect();
+  start = now();
   if (decorators.paths) decorators.paths(paths_);
   keeps_magnitudes_ = decorators.keeps_magnitudes;
   register_memory();
@@ -303,6 +306,17 @@ void Session::make_executors(const std::vector<plan::Copy>& copies) {
   if (gather_ == nullptr && stream_ == nullptr) return;
   paths_.push_back({kMisc, transport::make_misc(space_, gather_.get(), stream_.get(), me, paths.misc, paths.source,
                                                 paths.destination, how_.misc_buffer_bytes, how_.tuning, progress_)});
+}
+
+/// Lets pairs of ranks connect before the first refit, where they are known to agree on what they exchange.
+void Session::connect() {
+  if (!how_.check_agreement) return;
+  begin("connect");
+  const double start = now();
+  together(world_, [&] {
+    for (const Path& path : paths_) path.executor->connect();
+  });
+  connect_seconds_ = now() - start;
 }
 
 const transport::Executor& Session::bulk() const {

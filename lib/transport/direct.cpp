@@ -74,6 +74,10 @@ class Direct final : public Executor {
     peers_.fence();
   }
 
+  void connect() override {
+    if (fallback_) fallback_->connect();
+  }
+
   MemoryList staging() const override { return fallback_ ? fallback_->staging() : MemoryList{}; }
   Schedule schedule() const override { return fallback_ ? fallback_->schedule() : Schedule{}; }
   std::vector<Statistic> statistics() const override {
