@@ -299,6 +299,7 @@ TEST(Misc, TheRingIsWhatTheGathersStage) {
   }
   one.misc_buffer_bytes = 1 << 24;
   one.tuning = {4, 1024, 64 << 20, 2};
+  one.tuning.small_bytes = 0;
   std::vector<RankOutcome> outcomes = expect_right(one, "one group");
   EXPECT_EQ(outcomes[0].misc_staging_bytes - staged, outcomes[2].misc_staging_bytes);
   EXPECT_LT(outcomes[2].misc_staging_bytes - stream, 256);  // one buffer
