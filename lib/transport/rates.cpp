@@ -16,11 +16,10 @@ constexpr std::int64_t kHostBytes = 80 << 20;
 /// Most of a host's memory that the probe takes.
 constexpr std::int64_t kHostMemory = 1LL << 30;
 constexpr std::int64_t kEngineProbes = 4;  ///< times that the probed memory is copied, where it is large
-/// Least memory in which the sizes of copies for engines are told apart, and the least such size.
+/// Least memory in which the host's time for a copy is measured, and the size of such copies: the host's time decides.
 constexpr std::int64_t kLeastEngineProbe = 64 << 20;
-constexpr std::int64_t kLeastEngineBytes = 64 << 10;
-/// Of a kernel's rate. A batch of small copies alone is bound by the host; in a refit larger ones hide its time.
-constexpr double kAsFast = 0.85;
+constexpr std::int64_t kHostBoundBytes = 64 << 10;
+constexpr double kAsFast = 0.97;  ///< of a kernel's rate: a kernel has other work to do at the same time
 /// Most repetitions of a copy within one launch, where a run's memory is small.
 constexpr std::int64_t kRepeats = 64;
 
@@ -322,11 +321,9 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     if (first < none) rates.pair_store = store(turn == first);
     if (first < none) rates.pair_engine = engine(turn == first);
     if (first < world.size() && bytes >= kLeastEngineProbe && kernels::EngineTable::is_available()) {
-      rates.engine_bytes = kNoEngineBytes;
-      const std::int64_t most = kernels::EngineSizes().most_bytes;
-      for (std::int64_t size = kLeastEngineBytes; size <= most && rates.engine_bytes == kNoEngineBytes; size *= 2) {
-        if (engine_of(turn == first, size) >= kAsFast * rates.pair_store) rates.engine_bytes = size;
-      }
+      const double of_each = static_cast<double>(kHostBoundBytes) / engine_of(turn == first, kHostBoundBytes);
+      const bool is_slower = rates.pair_engine < kAsFast * rates.pair_store;
+      rates.engine_bytes = is_slower ? kNoEngineBytes : static_cast<std::int64_t>(of_each * rates.pair_engine);
     }
     if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) {
       rates.all_stores = store(is_train);

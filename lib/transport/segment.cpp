@@ -141,7 +141,7 @@ std::vector<Parcel> pack(const std::vector<Segment>& segments, const Tuning& tun
         at->second = parcels.size();
       }
     }
-    parcels.push_back({{segment}, segment.bytes, 0});
+    parcels.push_back({{segment}, segment.bytes, 0, std::ssize(parcels)});
   }
   std::ranges::stable_sort(parcels, std::greater(), &Parcel::bytes);
   give_turns(parcels);
@@ -158,6 +158,8 @@ std::vector<std::vector<Parcel>> deal(const std::vector<Parcel>& parcels, std::i
     *least += parcel.bytes + tuning.message_cost_bytes;
     dealt[static_cast<std::size_t>(least - load.begin())].push_back(parcel);
   }
+  for (std::vector<Parcel>& part : dealt)
+    std::ranges::sort(part, {}, [](const Parcel& parcel) { return std::pair(parcel.turn, parcel.place); });
   return dealt;
 }
 

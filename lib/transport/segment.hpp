@@ -33,6 +33,7 @@ struct Parcel {
   std::vector<Segment> segments;
   std::int64_t bytes = 0;  ///< on the wire
   int turn = 0;            ///< 0: before all that is staged, 1: staged by either end, 2: behind it
+  std::int64_t place = 0;  ///< in the plan's order, of the first segment
 
   const plan::Copy& first() const { return segments.front().copy; }
   bool is_packed() const { return segments.size() > 1; }
@@ -56,12 +57,13 @@ inline constexpr std::int64_t kSmallOnDevices = 1 << 20;
 ///
 /// Messages that an end stages come between those that nobody does, of which each pair has half of the bytes before
 /// them and the rest behind: packing waits for no wire then, and the wire for no unpacking. In each turn the largest
-/// come first, so that lanes are full alike. This is one order of all messages of a job, of which every rank has its
-/// own; both ends of a pair find its turns by its messages alone.
+/// come first. This is one order of all messages of a job, of which every rank has its own; both ends of a pair find
+/// its turns by its messages alone.
 std::vector<Parcel> pack(const std::vector<Segment>& segments, const Tuning& tuning);
 
-/// Deals messages, which stay in order, into `parts` that take about equally long between every two ranks. Both ends of
-/// a pair deal alike.
+/// Deals messages into `parts` that take about equally long between every two ranks; the largest first, for parts that
+/// are alike. Within a turn a part is in the plan's order, which mixes sizes: small messages alone do not fill a link
+/// (Qwen3-8B: 45.4 ms with the largest first, 44.5 so). Both ends of a pair deal alike.
 std::vector<std::vector<Parcel>> deal(const std::vector<Parcel>& parcels, std::int64_t parts, const Tuning& tuning);
 
 /// Appends the parts of `box`, in order, cut between rows of its first dimension longer than 1, and rows further, until

@@ -248,6 +248,7 @@ void RandomTransport::draw_sizes(std::mt19937_64& random) {
   t.engines.split_row_bytes = one_of(random, {16, 256, 1 << 20});
   t.engines.most_bytes = one_of(random, {50, 1000, 1 << 20});
   t.engines.batch = one_of(random, {1, 3, 256});
+  t.engines.host_bytes = one_of(random, {0, 30, 500});
   base_.striping.min_bytes = one_of(random, {1, 10, 1000, base_.striping.min_bytes});
   base_.striping.min_rows = one_of(random, {1, base_.striping.min_rows});
   base_.misc_buffer_bytes = one_of(random, {64, 100, 1024, 1 << 20});
