@@ -66,11 +66,13 @@ REFIT_FORCEINLINE std::uint32_t largest_of(const ValueRows& block) {
 }
 
 template <typename From>
-REFIT_FORCEINLINE void quantise_block(const ValueRows& block, float factor, std::byte* bytes,
-                                      std::int64_t byte_stride) {
+REFIT_FORCEINLINE void quantise_block(const ValueRows& block, float factor, std::byte* bytes, std::int64_t byte_stride,
+                                      bool next) {
   constexpr std::int64_t kSize = sizeof(typename From::Bits);
   for (std::int64_t r = 0; r < block.rows; ++r) {
     const std::byte* row = block.values + r * block.stride * kSize;
+    for (std::int64_t c = 0; next && c < block.columns * kSize; c += 64)
+      __builtin_prefetch(row + block.columns * kSize + c);
     std::uint16_t magnitudes[kMostColumns];
     scale_numbers<From>(row, block.columns, factor, magnitudes);
     store_signed<From>(row, block.columns, magnitudes, bytes + r * byte_stride);
@@ -130,8 +132,8 @@ REFIT_FORCEINLINE void quantise_mx_row(Quantiser quantiser, const std::byte* val
 #define REFIT_QUANTISE(FROM)                                                                                           \
   REFIT_HOST_VECTORS std::uint32_t largest_magnitude(FROM, const ValueRows& block) { return largest_of<FROM>(block); } \
   REFIT_HOST_VECTORS void quantise_rows(FROM, const ValueRows& block, float factor, std::byte* bytes,                  \
-                                        std::int64_t byte_stride) {                                                    \
-    quantise_block<FROM>(block, factor, bytes, byte_stride);                                                           \
+                                        std::int64_t byte_stride, bool next) {                                         \
+    quantise_block<FROM>(block, factor, bytes, byte_stride, next);                                                     \
   }                                                                                                                    \
   REFIT_HOST_VECTORS void quantise_mx(FROM, Quantiser quantiser, const std::byte* values, std::int64_t blocks,         \
                                       std::byte* bytes, std::byte* scales, std::int64_t scale_stride) {                \
