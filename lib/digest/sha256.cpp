@@ -108,15 +108,15 @@ bool has_instructions() {
 
 #endif
 
-void compress(State& state, const std::byte* data, std::size_t blocks) {
+}  // namespace
+
+void Sha256::compress(const std::byte* data, std::size_t blocks) {
 #if defined(__x86_64__)
   static const bool has = has_instructions();
-  if (has) return compress_x86(state, data, blocks);
+  if (has && by_ == By::instructions) return compress_x86(state_, data, blocks);
 #endif
-  compress_plain(state, data, blocks);
+  compress_plain(state_, data, blocks);
 }
-
-}  // namespace
 
 void Sha256::update(std::span<const std::byte> bytes) {
   const std::size_t held = bytes_ % kBlock;
@@ -125,11 +125,11 @@ void Sha256::update(std::span<const std::byte> bytes) {
     const std::size_t part = std::min(kBlock - held, bytes.size());
     std::copy_n(bytes.begin(), part, pending_.begin() + static_cast<std::ptrdiff_t>(held));
     if (held + part < kBlock) return;
-    compress(state_, pending_.data(), 1);
+    compress(pending_.data(), 1);
     bytes = bytes.subspan(part);
   }
   const std::size_t blocks = bytes.size() / kBlock;
-  if (blocks > 0) compress(state_, bytes.data(), blocks);
+  if (blocks > 0) compress(bytes.data(), blocks);
   bytes = bytes.subspan(blocks * kBlock);
   std::copy(bytes.begin(), bytes.end(), pending_.begin());
 }

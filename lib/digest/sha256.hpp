@@ -11,6 +11,10 @@ namespace refit::digest {
 
 class Sha256 {
  public:
+  /// What computes it: the processor's own instructions, where it has them, or plain code.
+  enum class By : std::uint8_t { instructions, plain_code };
+  explicit Sha256(By by = By::instructions) : by_(by) {}
+
   /// Adds bytes behind those that were added before.
   void update(std::span<const std::byte> bytes);
   void update(const std::string& text) { update(std::as_bytes(std::span(text))); }
@@ -20,6 +24,9 @@ class Sha256 {
  private:
   static constexpr std::size_t kBlock = 64;
 
+  void compress(const std::byte* data, std::size_t blocks);
+
+  By by_;
   std::array<std::uint32_t, 8> state_{0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A,
                                       0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19};
   std::array<std::byte, kBlock> pending_{};  ///< the begin of a block
