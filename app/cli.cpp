@@ -93,15 +93,20 @@ void add_sets(CLI::App& command, CaseArguments& arguments) {
       ->take_all();
 }
 
-/// Adds the case argument, and as options the keys that `wanted` keeps.
-void add_case_keys(CLI::App& command, CaseArguments& arguments, const std::function<bool(const Key&)>& wanted) {
-  command.add_option("CASE", arguments.file, "Case file (TOML), or a name of refit list cases or bugs");
+/// Adds as options the keys that `wanted` keeps.
+void add_keys(CLI::App& command, CaseArguments& arguments, const std::function<bool(const Key&)>& wanted) {
   for (const Key& key : case_keys()) {
     if (!key.option.empty() && wanted(key)) add_key_option(command, arguments, key);
   }
   add_precision(command, arguments);
   add_sets(command, arguments);
   command.footer(keys_footer(wanted));
+}
+
+/// Adds the case argument, and those.
+void add_case_keys(CLI::App& command, CaseArguments& arguments, const std::function<bool(const Key&)>& wanted) {
+  command.add_option("CASE", arguments.file, "Case file (TOML), or a name of refit list cases or bugs");
+  add_keys(command, arguments, wanted);
 }
 
 /// Returns whether a plan has the key: the only output of a run that a plan writes is its document.
@@ -120,6 +125,10 @@ bool is_used_by_a_plan(std::string_view key) {
 
 bool is_of_a_diagnosis(std::string_view key) {
   return key.starts_with("model.") || key.starts_with("train.") || key.starts_with("gen.");
+}
+
+bool is_of_a_digest(std::string_view key) {
+  return is_of_a_diagnosis(key) && key != "model.checkpoint" && key != "model.config";
 }
 
 void add_case_arguments(CLI::App& command, CaseArguments& arguments, const std::function<bool(const Key&)>& wanted) {
@@ -182,12 +191,30 @@ int diagnose_dumps(DiagnoseOptions options, CaseArguments arguments, const std::
   return diagnose(options);
 }
 
+int digest_checkpoint(DigestOptions options, const CaseArguments& arguments, const std::string& inputs,
+                      const std::string& chunk_bytes) {
+  for (const Option& option : arguments.options) {
+    if (find_key(option.key) == nullptr || is_of_a_digest(option.key)) continue;
+    fail_usage("{}: means nothing for a digest, which reads a checkpoint, train and gen; leave it out", option.name);
+  }
+  options.inputs = inputs;
+  options.options = arguments.options;
+  if (!chunk_bytes.empty()) {
+    const std::optional<std::int64_t> bytes = parse_bytes(chunk_bytes);
+    if (!bytes || *bytes == 0) fail_usage("--chunk-bytes {}: needs bytes above 0, e.g. 64MiB", chunk_bytes);
+    options.chunk_bytes = *bytes;
+  }
+  return digest(options);
+}
+
 /// All arguments of the command line.
 struct Arguments {
   std::string inputs;
   bool version = false;
-  CaseArguments run, plan, diagnosed;
+  CaseArguments run, plan, diagnosed, digested;
   DiagnoseOptions diagnose;
+  DigestOptions digest;
+  std::string chunk_bytes;
   explain::PlanOptions plan_options;
   std::string hardware;
   engine::ProbeOptions probe;
@@ -265,6 +292,24 @@ void add_diagnose(CLI::App& app, Arguments& arguments) {
   command->add_option("--json", arguments.diagnose.json, "Result file");
   command->add_flag("--force", arguments.diagnose.force, "Replace an existing file");
   add_case_keys(*command, arguments.diagnosed, [](const Key& key) { return is_of_a_diagnosis(key.name); });
+}
+
+void add_digest(CLI::App& app, Arguments& arguments) {
+  CLI::App* command =
+      add_command(app, "digest", "Say what gen ranks must hold after a refit of a checkpoint, a digest per parameter");
+  command->add_option("CHECKPOINT", arguments.digest.checkpoint, "Checkpoint: a folder or a file")->required();
+  command->add_option("--from-dump", arguments.digest.dump,
+                      "Folder with gen-rank-00000.safetensors (or .h5), ..., to be compared with the digests");
+  command->add_option("--from-engine", arguments.digest.answer,
+                      "Answer (JSON) of vLLM's /weight_checker or SGLang's /weights_checker, to be compared likewise");
+  command
+      ->add_option("--forms", arguments.digest.forms,
+                   "Of refit, vllm, sglang (hash on a GPU), sglang-cpu; separated by commas (default: all)")
+      ->delimiter(',');
+  command->add_option("--chunk-bytes", arguments.chunk_bytes, "Of a parameter in memory at once (default 64MiB)");
+  command->add_option("--json", arguments.digest.json, "Result file");
+  command->add_flag("--force", arguments.digest.force, "Replace an existing file");
+  add_keys(*command, arguments.digested, [](const Key& key) { return is_of_a_digest(key.name); });
 }
 
 void add_inspect(CLI::App& app, Arguments& arguments) {
@@ -354,6 +399,7 @@ void add_commands(CLI::App& app, Arguments& arguments) {
   add_plan(app, arguments);
   add_probe(app, arguments);
   add_diagnose(app, arguments);
+  add_digest(app, arguments);
   add_inspect(app, arguments);
   add_synth(app, arguments);
   add_convert(app, arguments);
@@ -384,6 +430,7 @@ int dispatch(const std::string& command, Arguments& a, const std::vector<std::st
   if (command == "plan") return plan_case(case_of(a.plan, inputs), a.plan_options, a.hardware, inputs, arguments);
   if (command == "probe") return engine::probe(a.probe);
   if (command == "diagnose") return diagnose_dumps(a.diagnose, a.diagnosed, inputs);
+  if (command == "digest") return digest_checkpoint(a.digest, a.digested, inputs, a.chunk_bytes);
   if (command == "compare") return compare(a.a, a.b);
   if (command == "list") return list(a.what, inputs, a.list_json);
   a.inspect.inputs = a.synth.inputs = inputs;

@@ -72,6 +72,22 @@ struct DiagnoseOptions {
 /// neither dumps nor options say how the dumps were made.
 int diagnose(const DiagnoseOptions& options);
 
+struct DigestOptions {
+  std::string checkpoint;
+  std::vector<std::string> forms;  ///< their names; empty = all
+  std::int64_t chunk_bytes = 0;    ///< 0 = the default
+  std::string dump;                ///< folder; empty = none
+  std::string answer;              ///< file of an engine's weight checker; empty = none
+  std::string json;                ///< file; empty = none
+  bool force = false;
+  std::string inputs;  ///< the folder of models
+  std::vector<Option> options;
+};
+
+/// Prints what gen ranks must hold after a refit of a checkpoint, as digests; or compares a dump or an engine's answer
+/// with it, and returns 1 where they differ. Errors (usage): no layout of gen, neither as an option nor in the dump.
+int digest(const DigestOptions& options);
+
 /// Prints the list of `what`: models, cases, bugs, injections, executors, trainers or engines; as JSON, a list of
 /// objects whose keys are the columns.
 int list(const std::string& what, const std::string& inputs, bool json);

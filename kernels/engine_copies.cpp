@@ -153,6 +153,23 @@ void append_parts(const EngineCopy& copy, std::int64_t most, std::vector<EngineC
   }
 }
 
+/// Sorts contiguous copies, the longest first; returns how many of them the host can enqueue while engines are busy
+/// with those before.
+std::size_t ahead_of_engines(const std::vector<EngineCopy>& strided, std::vector<EngineCopy>& contiguous,
+                             std::int64_t host_bytes) {
+  std::ranges::stable_sort(contiguous, std::ranges::greater(), &EngineCopy::bytes);
+  std::int64_t bytes = 0;
+  std::int64_t count = std::ssize(strided);
+  for (const EngineCopy& copy : strided) bytes += copy.bytes();
+  std::size_t taken = 0;
+  for (const EngineCopy& copy : contiguous) {
+    bytes += copy.bytes();
+    if (bytes < ++count * host_bytes) break;
+    ++taken;
+  }
+  return taken;
+}
+
 std::vector<EngineCopy> in_turns(std::vector<EngineCopy> copies) {
   std::ranges::stable_sort(copies, std::ranges::greater(), &EngineCopy::bytes);
   std::vector<UnorderedItem<EngineCopy>> items;
@@ -184,6 +201,9 @@ std::vector<EngineCopy> take_engine_copies(std::vector<Tile>& tiles, const Engin
       tiles.push_back(tile_of(copy));
     }
   }
+  const std::size_t taken = ahead_of_engines(strided, contiguous, sizes.host_bytes);
+  for (std::size_t i = taken; i < contiguous.size(); ++i) tiles.push_back(tile_of(contiguous[i]));
+  contiguous.resize(taken);
   std::vector<EngineCopy> result = in_turns(std::move(strided));
   for (const EngineCopy& copy : in_turns(std::move(contiguous))) result.push_back(copy);
   return result;

@@ -210,6 +210,7 @@ session::How how_of(const Case& c) {
   how.tuning.group_size = c.refit.group_size;
   how.tuning.chunk_bytes = c.refit.chunk_bytes;
   how.tuning.ring_chunks = c.refit.ring_chunks;
+  if (c.refit.small_bytes >= 0) how.tuning.small_bytes = c.refit.small_bytes;
   how.per_stage = c.refit.communicators == Communicators::per_stage;
   how.fan_out = c.refit.fan_out;
   how.mechanism = c.refit.mechanism;

@@ -79,7 +79,8 @@ struct RefitSection {
   std::int64_t streams = 4;
   std::int64_t group_size = 64;
   std::int64_t chunk_bytes = std::int64_t{64} << 20;
-  std::int64_t ring_chunks = 2;  ///< chunks of p2p's ring in flight
+  std::int64_t ring_chunks = 2;   ///< chunks of p2p's ring in flight
+  std::int64_t small_bytes = -1;  ///< p2p packs smaller messages; -1 = as is best on the device
   std::int64_t misc_buffer_bytes = std::int64_t{256} << 20;
   bool check_agreement = true;
 };

@@ -168,6 +168,11 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
                   MEMBER(refit.group_size)),
       Of::bytes("refit.chunk_bytes", "p2p, m2n: size of one chunk of the ring.", MEMBER(refit.chunk_bytes)),
       Of::integer("refit.ring_chunks", 1, 1024, "p2p, m2n: chunks in flight.", MEMBER(refit.ring_chunks)),
+      Of::integer(
+          "refit.small_bytes", -1, 1 << 30,
+          "p2p, m2n: messages of fewer bytes are packed with others between the same ranks; -1 = 1 MiB on GPUs, "
+          "16 KiB on hosts.",
+          MEMBER(refit.small_bytes)),
       Of::bytes("refit.misc_buffer_bytes", "Size of each of the misc path's two buffers; at least 4 KiB.",
                 MEMBER(refit.misc_buffer_bytes)),
       Of::boolean("refit.check_agreement", "Compare the plans of every pair of ranks before the first step.",

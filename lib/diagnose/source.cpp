@@ -12,8 +12,6 @@ namespace {
 
 using model::Tensor;
 
-constexpr std::int64_t kKeptBytes = std::int64_t{512} << 20;
-
 std::shared_ptr<Whole> allocate(const Tensor& tensor, DType dtype) {
   return std::make_shared<Whole>(Whole{&tensor, dtype, kernels::SharedBuffer(tensor.elements() * byte_size(dtype))});
 }
@@ -25,7 +23,9 @@ void copy(const kernels::ExecutionSpace& space, const kernels::Tile& tile) {
 
 }  // namespace
 
-Source::Source(const cases::Setup& setup) : setup_(setup) { REFIT_ASSERT(setup.checkpoint.has_value()); }
+Source::Source(const cases::Setup& setup, std::int64_t kept_bytes) : setup_(setup), limit_(kept_bytes) {
+  REFIT_ASSERT(setup.checkpoint.has_value());
+}
 
 Source::Source(const cases::Setup& setup, const layout::Layout& layout, const Dumps& dumps)
     : setup_(setup), layout_(&layout), dumps_(&dumps) {
@@ -51,7 +51,7 @@ std::shared_ptr<const Whole> Source::get(std::int32_t index) {
   std::shared_ptr<const Whole> whole = make(tensor);
   kept_.emplace_front(index, whole);
   kept_bytes_ += whole ? whole->data.bytes() : 0;
-  while (kept_bytes_ > kKeptBytes && kept_.size() > 1) {
+  while (kept_bytes_ > limit_ && kept_.size() > 1) {
     kept_bytes_ -= kept_.back().second ? kept_.back().second->data.bytes() : 0;
     kept_.pop_back();
   }

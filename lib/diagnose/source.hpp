@@ -25,15 +25,18 @@ struct Whole {
 
 class Source {
  public:
-  /// Makes a source of setup.checkpoint, which must be there. Keeps a reference to `setup`.
-  explicit Source(const cases::Setup& setup);
+  static constexpr std::int64_t kKeptBytes = std::int64_t{512} << 20;
+
+  /// Makes a source of setup.checkpoint, which must be there. Keeps a reference to `setup`. `kept_bytes`: of the last
+  /// tensors, how much stays in memory beside the last one.
+  explicit Source(const cases::Setup& setup, std::int64_t kept_bytes = kKeptBytes);
   /// Makes a source of dumps, laid out by `layout`: setup.train or setup.gen. Keeps references.
   Source(const cases::Setup& setup, const layout::Layout& layout, const Dumps& dumps);
 
   /// Returns "the checkpoint", "the train dump" or "the expected dump".
   const char* name() const;
-  /// Returns the tensor of that index; nullptr where gen stores none of it or the source does not have all of it. Keeps
-  /// the last tensors, up to half a GiB. Errors (usage): files that end early.
+  /// Returns the tensor of that index; nullptr where gen stores none of it or the source does not have all of it.
+  /// Errors (usage): files that end early.
   std::shared_ptr<const Whole> get(std::int32_t tensor);
   /// Returns the replicas in the dumps that were seen to differ from another rank's, e.g. "train rank 1: NAME [0:576]".
   const std::set<std::string>& wrong_replicas() const { return wrong_replicas_; }
@@ -53,6 +56,7 @@ class Source {
   const cases::Setup& setup_;
   const layout::Layout* layout_ = nullptr;
   const Dumps* dumps_ = nullptr;
+  std::int64_t limit_ = kKeptBytes;
   kernels::ExecutionSpace space_;
   std::list<std::pair<std::int32_t, std::shared_ptr<const Whole>>> kept_;  ///< the last one first
   std::int64_t kept_bytes_ = 0;

@@ -79,7 +79,8 @@ report::Settings settings_of(const Case& c) {
   for (const auto& [option, value] : {std::pair("streams", c.refit.streams),
                                       {"group_size", c.refit.group_size},
                                       {"chunk_bytes", c.refit.chunk_bytes},
-                                      {"ring_chunks", c.refit.ring_chunks}}) {
+                                      {"ring_chunks", c.refit.ring_chunks},
+                                      {"small_bytes", c.refit.small_bytes}}) {
     if (means(option)) settings.emplace_back(option, value);
   }
   if (c.run.count_seconds != cases::RunSection().count_seconds)

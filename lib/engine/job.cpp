@@ -288,6 +288,7 @@ void Job::record_estimate(report::Result& result) const {
 
 void Job::record_session(report::Result& result) const {
   result.prepare.emplace_back("plan", world_.max(session_->plan_seconds()));
+  result.prepare.emplace_back("connect", world_.max(session_->connect_seconds()));
   const auto arena = [](const std::optional<OwnSide>& side) {
     return side ? std::ssize(side->arena) : std::int64_t{0};
   };

@@ -91,7 +91,8 @@ class Probe {
         print_rate("all ranks, both ways at once, stores", rates.both_stores, "GB/s per rank");
         print_rate("all ranks, both ways at once, copy engines", rates.both_engines, "GB/s per rank");
         if (rates.engine_bytes > 0 && rates.engine_bytes != transport::kNoEngineBytes)
-          print("{:<44}{:>10} KiB\n", "copies from which on engines are as fast", rates.engine_bytes >> 10);
+          print("{:<44}{:>10.2f} us\n", "the host's time for a copy by engines",
+                1e6 * static_cast<double>(rates.engine_bytes) / rates.pair_engine);
       } else {
         print_rate("memory, all ranks of a host (read + write)", rates.memory);
         print_rate("into or out of one rank's memory", rates.pair);

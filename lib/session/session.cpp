@@ -110,6 +110,9 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   });
   if (how_.check_agreement) agree(copies);
   make_executors(copies);
+  plan_seconds_ += now() - start;
+  connect();
+  start = now();
   if (decorators.paths) decorators.paths(paths_);
   keeps_magnitudes_ = decorators.keeps_magnitudes;
   register_memory();
@@ -267,11 +270,16 @@ void Session::require_stored(const std::vector<plan::Copy>& copies) const {
 
 transport::Tuning Session::tuning() const {
   transport::Tuning tuning = how_.tuning;
-  if (!kernels::EngineTable::is_available() || how_.mechanism == Mechanism::kernel) return tuning;
   const std::int64_t probed = estimate_.probed.engine_bytes;
-  tuning.engines.least_bytes = probed > 0 ? probed : kernels::kEngineBytes;
-  if (probed == transport::kNoEngineBytes) tuning.engines.least_strided_bytes = probed;
-  if (how_.mechanism == Mechanism::copy_engine) tuning.engines.least_bytes = tuning.engines.least_strided_bytes = 1;
+  const bool is_slower = how_.mechanism == Mechanism::automatic && probed == transport::kNoEngineBytes;
+  if (!kernels::EngineTable::is_available() || how_.mechanism == Mechanism::kernel || is_slower) return tuning;
+  kernels::EngineSizes& sizes = tuning.engines;
+  sizes.least_bytes = kernels::kEngineBytes;
+  if (probed > 0) sizes.host_bytes = probed;
+  if (how_.mechanism == Mechanism::copy_engine) {
+    sizes.least_bytes = sizes.least_strided_bytes = 1;
+    sizes.host_bytes = 0;
+  }
   return tuning;
 }
 
@@ -284,11 +292,11 @@ void Session::note_mechanism() {
   const auto bytes = world_.sum(static_cast<std::int64_t>(engines));
   if (bytes == 0) return;
   const kernels::EngineSizes sizes = tuning().engines;
-  note(
-      fmt::format("direct: copy engines move {:.2f} GB of {:.2f}: to other GPUs, contiguous from {} KiB on, rows with "
-                  "gaps from {} KiB on",
-                  static_cast<double>(bytes) / 1e9, static_cast<double>(estimate_.wire.bytes) / 1e9,
-                  ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
+  note(fmt::format(
+      "direct: copy engines move {:.2f} GB of {:.2f}: to other GPUs, contiguous from {} KiB on and {} KiB on "
+      "average, rows with gaps from {} KiB on",
+      static_cast<double>(bytes) / 1e9, static_cast<double>(estimate_.wire.bytes) / 1e9,
+      ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.host_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
 }
 
 void Session::make_executors(const std::vector<plan::Copy>& copies) {
@@ -303,6 +311,17 @@ void Session::make_executors(const std::vector<plan::Copy>& copies) {
   if (gather_ == nullptr && stream_ == nullptr) return;
   paths_.push_back({kMisc, transport::make_misc(space_, gather_.get(), stream_.get(), me, paths.misc, paths.source,
                                                 paths.destination, how_.misc_buffer_bytes, how_.tuning, progress_)});
+}
+
+/// Lets pairs of ranks connect before the first refit, where they are known to agree on what they exchange.
+void Session::connect() {
+  if (!how_.check_agreement) return;
+  begin("connect");
+  const double start = now();
+  together(world_, [&] {
+    for (const Path& path : paths_) path.executor->connect();
+  });
+  connect_seconds_ = now() - start;
 }
 
 const transport::Executor& Session::bulk() const {

@@ -52,6 +52,8 @@ class Session {
   const std::vector<std::string>& notes() const { return notes_; }
   /// Returns the seconds from the first look at the plan until executors are made, on this rank. Not collective.
   double plan_seconds() const { return plan_seconds_; }
+  /// Returns the seconds in which pairs of ranks exchanged a first message, on this rank. Not collective.
+  double connect_seconds() const { return connect_seconds_; }
 
   /// Waits in a barrier, then moves all weights: on return this rank's part is complete, and `finalise` (where given)
   /// has run on it.
@@ -102,6 +104,7 @@ class Session {
   transport::Tuning tuning() const;
   void note_mechanism();
   void make_executors(const std::vector<plan::Copy>& copies);
+  void connect();
   void register_memory();
   std::vector<transport::Communicator*> all_communicators() const;
   const transport::Executor& bulk() const;
@@ -119,6 +122,7 @@ class Session {
   std::vector<std::string> notes_;
   Estimate estimate_;
   double plan_seconds_ = 0;
+  double connect_seconds_ = 0;
   bool sends_quantise_ = false;      ///< the executor's tiles quantise as they store
   layout::LocalLayout sent_layout_;  ///< of exchange.quantised on a source rank
   std::vector<std::unique_ptr<transport::Communicator>> communicators_;

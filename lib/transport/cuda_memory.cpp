@@ -224,6 +224,7 @@ class NcclMemory {
     return *this;
   }
   std::span<std::byte> span() const { return {static_cast<std::byte*>(data_), bytes_}; }
+  void leak() { data_ = nullptr; }
 
  private:
   void* data_ = nullptr;
@@ -248,6 +249,10 @@ class WindowPeerMemory final : public DevicePeerMemory {
   }
 
   ~WindowPeerMemory() override {
+    if (std::uncaught_exceptions() > 0) {
+      memory_.leak();  // kernels of this rank may still be at work in it: the end of the process frees it
+      return;
+    }
     windows_->remove(window_);
     wait_for_all();  // so that the bytes are free when this returns
   }

@@ -61,7 +61,8 @@ class Direct final : public Executor {
   void execute() override {
     const auto start = std::chrono::steady_clock::now();
     engines_.begin(space_);
-    table_.run(space_, ++epoch_);
+    across_.run(space_, ++epoch_);
+    table_.run(space_, epoch_);
     forwards_.run(space_, epoch_);
     engines_.finish(space_);
     enqueue_ = std::chrono::steady_clock::now() - start;
@@ -71,6 +72,10 @@ class Direct final : public Executor {
     progress_.peer = -1;
     world_.barrier();  // every source's stores are complete
     peers_.fence();
+  }
+
+  void connect() override {
+    if (fallback_) fallback_->connect();
   }
 
   MemoryList staging() const override { return fallback_ ? fallback_->staging() : MemoryList{}; }
@@ -166,35 +171,33 @@ class Direct final : public Executor {
         append_chunks(copy, peer, target, is_forward ? arriving : target.flag, is_forward ? forwards : tiles);
       }
     }
-    engines_ = kernels::EngineTable(take_engine_copies(tiles), tuning_.engines);
-    table_ = kernels::CopyTable(space_, tiles, beside_engines(tiles));
+    make_tables(std::move(tiles));
     forwards_ = kernels::CopyTable(space_, forwards, tuning_.table);
   }
 
-  /// Returns the sizes of the table of tiles that a kernel stores beside copy engines. Its teams take memory's time
-  /// from the engines: with 132 of them, two H200 that send each other 8.2 GB and copy as much within themselves
-  /// take 22.1 ms, with 16 to 64 21.3, and 32 alone nearly saturate a link (356 of 370 GB/s).
-  kernels::TableSizes beside_engines(const std::vector<kernels::Tile>& tiles) const {
+  /// Divides tiles that wait for nobody between copy engines and kernels. Beside engines, kernels store first what they
+  /// have for other devices, since both share the link, and then what stays on this one, with few teams: they take
+  /// memory's time from the engines. With 132 teams, two H200 that send each other 8.2 GB and copy as much within
+  /// themselves take 22.1 ms, with 16 to 64 21.3.
+  void make_tables(std::vector<kernels::Tile> tiles) {
     constexpr std::int64_t kTeams = 32;
-    kernels::TableSizes sizes = tuning_.table;
-    if (engines_.bytes() == 0) return sizes;
-    std::int64_t bytes = 0;
-    for (const kernels::Tile& tile : tiles) bytes += product(tile.extent) * byte_size(tile.to);
-    sizes.most_teams = kTeams * std::max<std::int64_t>(1, ceil_div(bytes, engines_.bytes()));
-    return sizes;
-  }
-
-  /// Takes what copy engines are to move out of the tiles of copies to other devices.
-  std::vector<kernels::EngineCopy> take_engine_copies(std::vector<kernels::Tile>& tiles) const {
     const auto stays = [&](const kernels::Tile& tile) {
       return devices_[static_cast<std::size_t>(tile.peer)] == devices_[static_cast<std::size_t>(world_.rank())];
     };
     const auto leaving = std::ranges::stable_partition(tiles, stays).begin();
     std::vector<kernels::Tile> across(leaving, tiles.end());
     tiles.erase(leaving, tiles.end());
-    std::vector<kernels::EngineCopy> copies = kernels::take_engine_copies(across, tuning_.engines);
-    tiles.insert(tiles.end(), across.begin(), across.end());
-    return copies;
+    engines_ = kernels::EngineTable(kernels::take_engine_copies(across, tuning_.engines), tuning_.engines);
+    kernels::TableSizes sizes = tuning_.table;
+    if (engines_.bytes() > 0) {
+      std::int64_t bytes = 0;
+      for (const kernels::Tile& tile : tiles) bytes += product(tile.extent) * byte_size(tile.to);
+      sizes.most_teams = kTeams * std::max<std::int64_t>(1, ceil_div(bytes, engines_.bytes()));
+      across_ = kernels::CopyTable(space_, across, tuning_.table);
+    } else {
+      tiles.insert(tiles.end(), across.begin(), across.end());
+    }
+    table_ = kernels::CopyTable(space_, tiles, sizes);
   }
 
   /// Returns the tiles that bring `box`, a part of a copy, to its target at `peer`.
@@ -296,7 +299,8 @@ class Direct final : public Executor {
   const QuantisedSends sends_;
   const std::vector<std::uint64_t> devices_;  ///< by world rank
   kernels::EngineTable engines_;
-  kernels::CopyTable table_;
+  kernels::CopyTable across_;  ///< to other devices, beside engines
+  kernels::CopyTable table_;   ///< what stays; all copies where engines have none
   /// Forwarded copies, which wait for others' copies: they come last, or ranks that do both could wait in a circle.
   kernels::CopyTable forwards_;
   std::uint64_t epoch_ = 0;

@@ -55,6 +55,10 @@ class Executor {
   /// return this rank's part is complete: weights that it sends may be changed, and weights that it receives are
   /// visible to it.
   virtual void execute() = 0;
+  /// Exchanges a small message with every peer on every lane on which `execute` does: communicators that connect with
+  /// the first message of a pair have then done so. Changes no storage. Collective like `execute`, before its first
+  /// call, among ranks that agree on the plan.
+  virtual void connect() {}
   /// Returns the memory beside the storages on this rank from which messages come and to which they go.
   virtual MemoryList staging() const = 0;
   std::int64_t staging_bytes() const {
@@ -76,6 +80,9 @@ struct Tuning {
   std::int64_t ring_chunks = 2;         ///< p2p: chunks of the ring, per stage in flight
 
   std::int64_t message_bytes = std::int64_t{1} << 30;  ///< p2p: most bytes of one message: MPI counts are ints
+  /// p2p: segments smaller than this are packed with others of their pair; not set: as is best on the device, or host.
+  std::optional<std::int64_t> small_bytes = {};
+  std::int64_t packed_bytes = 16 << 20;       ///< p2p: most bytes of a packed message
   std::int64_t message_cost_bytes = 8 << 20;  ///< p2p: fixed cost of a message, as bytes: 24 us of NCCL over NVLink
   std::int64_t golden_part_bytes = 64 << 20;  ///< golden: most bytes of one broadcast (or one row): bounds staging
   /// m2n: most bytes of a group's shards on the rank that has most (at least one tensor). It bounds staging, which is
@@ -151,7 +158,7 @@ inline std::int64_t lanes_of_stage(std::int64_t streams, std::int32_t stages) {
 
 /// Makes p2p: bounded groups of sends and receives between exact overlaps. Contiguous copies go zero-copy; strided ones
 /// and casts are packed into chunks of a bounded ring, so that pack, wire and unpack overlap. Neighbouring copies of
-/// one pair of ranks that are contiguous at both ends are one message.
+/// one pair of ranks that are contiguous at both ends are one message, and so are small ones, packed (segment.hpp).
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning, Progress& progress);
 

@@ -47,6 +47,11 @@ class MiscStream final : public Executor {
     space_.fence();
   }
 
+  /// Of the gathers alone: communicators have broadcast before.
+  void connect() override {
+    for (auto& gather : gathers_) gather->connect();
+  }
+
   MemoryList staging() const override {
     MemoryList memory{memory_.span()};
     if (ring_) memory.push_back(ring_->allocated());

@@ -94,8 +94,8 @@ std::string window_refusal(std::span<const NcclMember> members, std::span<const 
     const NcclTeam& team = teams[position];
     if (!team.has_windows) {
       return fmt::format(
-          "NCCL has none for rank {}: NCCL_WIN_ENABLE=0, NCCL_CUMEM_ENABLE=0, GPUs without peer access, or several "
-          "NVLink domains (NCCL_DEBUG=INFO tells more)",
+          "NCCL has none for rank {}: NCCL_WIN_ENABLE=0, NCCL_CUMEM_ENABLE=0, a library older than the headers, GPUs "
+          "without peer access, or several NVLink domains (NCCL_DEBUG=INFO tells more)",
           order[position]);
     }
     const auto first = static_cast<std::size_t>(team.first);

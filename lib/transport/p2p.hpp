@@ -5,11 +5,9 @@
 
 #include "kernels/memory.hpp"
 #include "transport/executor.hpp"
+#include "transport/segment.hpp"
 
 namespace refit::transport {
-
-/// Chunks begin at multiples of this many bytes, and are as long as a whole number of them.
-inline constexpr std::int64_t kChunkAlignment = 64;
 
 /// The memory of a ring of chunks: allocated whole on first use, never moved.
 class Ring {

@@ -16,10 +16,10 @@ constexpr std::int64_t kHostBytes = 256 << 20;
 /// Most of a host's memory that the probe takes.
 constexpr std::int64_t kHostMemory = 1LL << 30;
 constexpr std::int64_t kEngineProbes = 4;  ///< times that the probed memory is copied, where it is large
-/// Least memory in which the sizes of copies for engines are told apart, and the least such size.
+/// Least memory in which the host's time for a copy is measured, and the size of such copies: the host's time decides.
 constexpr std::int64_t kLeastEngineProbe = 64 << 20;
-constexpr std::int64_t kLeastEngineBytes = 64 << 10;
-constexpr double kAsFast = 0.97;  ///< of the kernel's rate: by then its teams are better used for the rest
+constexpr std::int64_t kHostBoundBytes = 64 << 10;
+constexpr double kAsFast = 0.97;  ///< of a kernel's rate: a kernel has other work to do at the same time
 /// Most repetitions of a copy within one launch, where a run's memory is small.
 constexpr std::int64_t kRepeats = 64;
 
@@ -321,15 +321,15 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     if (first < none) rates.pair_store = store(turn == first);
     if (first < none) rates.pair_engine = engine(turn == first);
     if (first < world.size() && bytes >= kLeastEngineProbe && kernels::EngineTable::is_available()) {
-      rates.engine_bytes = kNoEngineBytes;
-      const std::int64_t most = kernels::EngineSizes().most_bytes;
-      for (std::int64_t size = kLeastEngineBytes; size <= most && rates.engine_bytes == kNoEngineBytes; size *= 2) {
-        if (engine_of(turn == first, size) >= kAsFast * rates.pair_store) rates.engine_bytes = size;
-      }
+      const double of_each = static_cast<double>(kHostBoundBytes) / engine_of(turn == first, kHostBoundBytes);
+      const bool is_slower = rates.pair_engine < kAsFast * rates.pair_store;
+      rates.engine_bytes = is_slower ? kNoEngineBytes : static_cast<std::int64_t>(of_each * rates.pair_engine);
     }
     if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) {
       rates.all_stores = store(is_train);
       rates.all_engines = engine(is_train);
+      const bool within = is_train && (target == nullptr || !crosses(self, partner));
+      if (world.sum(std::int64_t{within}) == 0) rates.pair = std::max(rates.all_stores, rates.all_engines);
     }
     if (world.sum(std::int64_t{partner < 0 || !crosses(self, partner)}) == 0) {
       rates.both_stores = store(true);
@@ -361,8 +361,8 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     rates.latency = messages.latency(alone.first, alone.second);
     rates.network = messages.network(places.hosts, probe_bytes);
   }
-  rates.pair =
-      std::max({rates.pair_store, rates.pair_engine, rates.pair_message, rates.both_stores, rates.both_engines});
+  rates.pair = std::max(
+      {rates.pair, rates.pair_store, rates.pair_engine, rates.pair_message, rates.both_stores, rates.both_engines});
   return rates;
 }
 

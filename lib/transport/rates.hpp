@@ -28,8 +28,8 @@ struct ProbedRates {
   double both_stores = 0;    ///< a kernel's stores; only where all ranks have memory that others map
   double both_engines = 0;   ///< copy engines, likewise
   double both_messages = 0;  ///< send and receive
-  /// Devices: the least size of contiguous copies in batches that copy engines bring to another device as fast as a
-  /// kernel; kNoEngineBytes: there is none; 0: not measured.
+  /// Devices: bytes that copy engines bring to another device while the host enqueues one copy of a batch;
+  /// kNoEngineBytes: they are slower than a kernel; 0: not measured.
   std::int64_t engine_bytes = 0;
 };
 inline constexpr std::int64_t kNoEngineBytes = std::numeric_limits<std::int64_t>::max();

@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from job import Suite  # noqa: E402
 
 SMALL = ("--model", "qwen3-4b-small", "--layers", 1)
-SOURCES = ("lib/report", "lib/diagnose", "app", "lib/engine", "scripts/refit_matrix")
+SOURCES = ("lib/report", "lib/diagnose", "lib/digest", "app", "lib/engine", "scripts/refit_matrix")
 
 
 def root_of(suite):
@@ -52,15 +52,17 @@ def check_documented(suite, names, documented, what):
 
 
 def keys_of_documents(suite):
-    """Runs, a run that fails, plans, a diagnosis and an inspection."""
+    """Runs, a run that fails, plans, a diagnosis, a digest and an inspection."""
     documented = sections(suite)["JSON"]
     dumps = ("--dump-gen", "gen", "--dump-train", "train")
     layouts = ("--train", "TP1", "--gen", "TP1", "--steps", 2, "--warmup", 0)
     suite.run(2, "run", *SMALL, *layouts, "--inject", "swap-gate-up", "--json", "run.json", *dumps, "--force")
     suite.run(0, "plan", *SMALL, *layouts[:4], "--hardware", "h100-50gbps", "--json", "plan.json", "--force")
     suite.run(0, "diagnose", "--gen-dump", "gen", "--train-dump", "train", "--json", "diagnosis.json", "--force")
+    suite.run(0, "synth", *SMALL[1:], "small", "--force")
+    suite.run(0, "digest", "small", "--gen", "TP1", "--from-dump", "gen", "--json", "digest.json", "--force")
     suite.run(0, "inspect", "qwen3-0.6b-small", "--json", "inspect.json", "--force")
-    for name in ("run", "plan", "diagnosis", "inspect"):
+    for name in ("run", "plan", "diagnosis", "digest", "inspect"):
         found = list(paths(suite.result(f"{name}.json")))
         suite.check(len(found) > 10, f"{name}.json has {len(found)} keys")
         check_documented(suite, found, documented, f"{name}.json")

@@ -32,7 +32,8 @@ MAY_INCLUDE = {
     "engine": ["case", "inject", "transport/mpi"],
     "explain": ["engine"],
     "diagnose": ["engine"],
-    "app": ["engine", "explain", "diagnose"],
+    "digest": ["diagnose"],
+    "app": ["engine", "explain", "diagnose", "digest"],
     "app/python": ["embed"],
 }
 ANYONE = set(MAY_INCLUDE)

@@ -87,6 +87,7 @@ const std::map<std::string, std::string> kOther = {
     {"refit.group_size", "17"},
     {"refit.chunk_bytes", "\"64KiB\""},
     {"refit.ring_chunks", "4"},
+    {"refit.small_bytes", "4096"},
     {"refit.misc_buffer_bytes", "\"1GB\""},
     {"refit.check_agreement", "false"},
     {"run.device", "\"cuda\""},

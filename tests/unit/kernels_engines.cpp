@@ -71,9 +71,9 @@ struct World {
   }
 };
 
-/// least_bytes, least_strided_bytes, least_row_bytes, split_row_bytes, most_bytes, batch.
+/// least_bytes, least_strided_bytes, least_row_bytes, split_row_bytes, most_bytes, batch, host_bytes.
 EngineSizes sizes(std::int64_t contiguous, std::int64_t strided, std::int64_t row, std::int64_t split) {
-  return {contiguous, strided, row, split, 1 << 20, 4};
+  return {contiguous, strided, row, split, 1 << 20, 4, 0};
 }
 
 TEST(EngineCopies, AreNoneByDefault) {
@@ -156,6 +156,20 @@ TEST(EngineCopies, LongOnesAreCutAndTheLargestComeFirst) {
   EXPECT_EQ(rows, (std::vector<std::int64_t>{300, 300, 100, 100}));
 }
 
+/// The n longest of 100, 30 and 20 bytes, as long as they have n times what engines copy in the host's time for one.
+TEST(EngineCopies, AreNoMoreThanTheHostCanEnqueue) {
+  World world(400, 400);
+  world.add(world.tile(0, 0, DType::u8, {20}, {1}, {1}));
+  world.add(world.tile(100, 100, DType::u8, {100}, {1}, {1}));
+  world.add(world.tile(300, 300, DType::u8, {30}, {1}, {1}));
+  EngineSizes slow = sizes(1, 1, 1, 1 << 20);
+  const std::pair<std::int64_t, std::size_t> rows[] = {{0, 3}, {50, 3}, {51, 2}, {65, 2}, {66, 1}, {100, 1}, {101, 0}};
+  for (const auto& [host_bytes, taken] : rows) {
+    slow.host_bytes = host_bytes;
+    EXPECT_EQ(world.run(slow).size(), taken) << host_bytes;
+  }
+}
+
 /// Casts, transforms, flags and rows that are strided inside are a kernel's.
 TEST(EngineCopies, LeaveToAKernelWhatIsNotPlain) {
   World world(256, 256);
@@ -205,6 +219,7 @@ TEST(EngineCopies, WithAKernelTheyAreTheTiles) {
     std::shuffle(world.tiles.begin(), world.tiles.end(), random);
     EngineSizes chosen = sizes(pick(random, 1, 40), pick(random, 1, 100), pick(random, 1, 8), pick(random, 8, 40));
     chosen.most_bytes = pick(random, 1, 50);
+    chosen.host_bytes = pick(random, 0, 30);
     world.run(chosen);
     if (::testing::Test::HasFailure()) FAIL() << "round " << round << " " << to_string(extent);
   }
