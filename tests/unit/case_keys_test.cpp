@@ -82,6 +82,7 @@ const std::map<std::string, std::string> kOther = {
     {"refit.bulk", "\"ffn\""},
     {"refit.executor", "\"golden\""},
     {"refit.fan_out", "\"on\""},
+    {"refit.mechanism", "\"kernel\""},
     {"refit.communicators", "\"per-stage\""},
     {"refit.streams", "3"},
     {"refit.group_size", "17"},
