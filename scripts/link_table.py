@@ -6,7 +6,7 @@
 
 Every row is a `refit run` under mpirun, one after the other on the same machine, with its result as JSON in --out; beside
 them torch's gather and packed broadcast of the same tensors (scripts/torch_refit.py), where torch is installed. Writes
-table.md and weight_sync.svg, too. Rows whose executor the build lacks, or which fail, say so and are no figure; ends with 1
+table.md and efficiency.svg, too. Rows whose executor the build lacks, or which fail, say so and are no figure; ends with 1
 if a row was wrong or failed.
 """
 
@@ -18,18 +18,12 @@ import shlex
 import subprocess
 import sys
 
-from refit_matrix import plots
-
 # The GPUs as each of four ranks sees them: ranks 0 and 1 take their first one, 2 and 3 their second, which are 0, 1, 0, 1.
 TRAIN_AND_GEN_ON_EACH = ["0,1", "1,0", "1,0", "0,1"]
 STYLE = """<style>
-text { font: 11px system-ui, sans-serif; fill: #333; }
-.name { font-size: 10.5px; stroke: #fff; stroke-width: 3px; paint-order: stroke; }
-.axis, .name { fill: #555; }
-.grid { stroke: #ddd; stroke-width: 1; }
-.range { stroke: #0072b2; stroke-width: 2; stroke-linecap: round; }
-.median { fill: #0072b2; }
-.bound { fill: #e69f00; }
+text { font: 12px system-ui, sans-serif; fill: #333; }
+.bar { fill: #0072b2; }
+.bound { stroke: #e69f00; stroke-width: 2; }
 </style>
 <rect width="100%" height="100%" fill="#fff"/>
 """
@@ -82,8 +76,8 @@ def measure(arguments, row):
     except subprocess.TimeoutExpired:
         return f"no end after {arguments.timeout} s"
     if not file.exists():
-        words = [line for line in (ended.stdout + ended.stderr).splitlines() if "error" in line]
-        return words[0] if words else f"exit code {ended.returncode}"
+        lines = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip(" -")]
+        return next((line for line in lines if "refit: error" in line), lines[0] if lines else f"exit code {ended.returncode}")
     result = json.loads(file.read_text())
     if ended.returncode != 0 or result["status"] != "passed":
         return result["status"]
@@ -131,6 +125,22 @@ def table(results):
     return "".join(f"| {line} |\n" for line in lines)
 
 
+def picture(results):
+    """The part of its bound that each row reaches, as SVG."""
+    names, bars, row = 250, 330, 20
+    right, height = names + bars, 34 + row * len(results)
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="760" viewBox="0 0 760 {height}" role="img" aria-label="efficiency">', STYLE]
+    parts.append(f'<text x="{right}" y="16" text-anchor="middle">bound</text>')
+    for number, (name, result) in enumerate(results):
+        y = 26 + row * number
+        words = f"{milliseconds(result['weight_sync']['median'])} ms, {result['efficiency']:.2f}"
+        parts.append(f'<text x="{names - 8}" y="{y + 12}" text-anchor="end">{name}</text>')
+        parts.append(f'<rect x="{names}" y="{y}" width="{bars * result["efficiency"]:.1f}" height="14" class="bar"/>')
+        parts.append(f'<text x="{right + 12}" y="{y + 12}">{words}</text>')
+    parts.append(f'<line x1="{right}" y1="22" x2="{right}" y2="{height - 4}" class="bound"/>\n</svg>')
+    return "\n".join(parts) + "\n"
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--executable", default="build/cuda/bin/refit", help="refit, built with preset cuda")
@@ -163,9 +173,7 @@ def main():
     (arguments.out / "table.md").write_text(table(results))
     measured = [(name, result) for name, result in results if not isinstance(result, str)]
     if measured:
-        head, body = plots.sync_against_bound(measured).split("\n", 1)
-        picture = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="640" ') + "\n" + STYLE + body
-        (arguments.out / "weight_sync.svg").write_text(picture + "\n")
+        (arguments.out / "efficiency.svg").write_text(picture(measured))
     return 1 if failed else 0
 
 
