@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures refits over NVLink between two GPUs of one host: kernels, copy engines, both, and the other executors beside them.
 
-    scripts/link_table.py --executable build/cuda/bin/refit --out results/gpu/links
+    scripts/link_table.py --executable build/cuda/bin/refit --out /tmp/links
     scripts/link_table.py --executable build/cuda/bin/refit --out /tmp/links --only 'qwen3-0.6b*'
 
 Every row is a `refit run` under mpirun, one after the other on the same machine, with its result as JSON in --out; beside
@@ -15,11 +15,14 @@ import fnmatch
 import json
 import pathlib
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 
 # The GPUs as each of four ranks sees them: ranks 0 and 1 take their first one, 2 and 3 their second, which are 0, 1, 0, 1.
 TRAIN_AND_GEN_ON_EACH = ["0,1", "1,0", "1,0", "0,1"]
+TORCH = ("qwen3-8b", "qwen3-0.6b")  # models of torch's rows
 STYLE = """<style>
 text { font: 12px system-ui, sans-serif; fill: #333; }
 .bar { fill: #0072b2; }
@@ -69,16 +72,17 @@ def command_of(arguments, row, file):
 
 def measure(arguments, row):
     """Returns the result, or why there is none."""
-    file = arguments.out / f"{row[0]}.json"
+    kept, file = arguments.out / f"{row[0]}.json", arguments.out / f"{row[0]}.part.json"
     file.unlink(missing_ok=True)
     try:
         ended = subprocess.run(command_of(arguments, row, file), capture_output=True, text=True, timeout=arguments.timeout)
     except subprocess.TimeoutExpired:
         return f"no end after {arguments.timeout} s"
-    if not file.exists():
+    if not file.exists():  # mpirun or refit ended before there was a result
         lines = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip(" -")]
         return next((line for line in lines if "refit: error" in line), lines[0] if lines else f"exit code {ended.returncode}")
     result = json.loads(file.read_text())
+    file.replace(kept)
     if ended.returncode != 0 or result["status"] != "passed":
         return result.get("error", {}).get("message", result["status"])
     return result
@@ -86,16 +90,24 @@ def measure(arguments, row):
 
 def torch_row(arguments, model):
     """Returns the seconds of torch's refits of a model, or why there are none."""
-    tensors = arguments.out / f"{model}.txt"
-    tensors.write_text(subprocess.run([arguments.executable, "inspect", model], capture_output=True, text=True, check=True).stdout)
     script = pathlib.Path(__file__).with_name("torch_refit.py")
-    words = [arguments.python, str(script), str(tensors), "--train-ranks", "1", "--gen-ranks", "1"]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=arguments.timeout)
-    tensors.unlink()
+    listed = subprocess.run([arguments.executable, "inspect", model], capture_output=True, text=True)
+    if listed.returncode != 0:
+        return listed.stderr.strip()
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as tensors:
+        tensors.write(listed.stdout)
+        tensors.flush()
+        words = [arguments.python, str(script), tensors.name, "--train-ranks", "1", "--gen-ranks", "1"]
+        try:
+            ended = subprocess.run(words, capture_output=True, text=True, timeout=arguments.timeout)
+        except subprocess.TimeoutExpired:
+            return f"no end after {arguments.timeout} s"
     documents = [line for line in ended.stdout.splitlines() if line.startswith("{")]
     if ended.returncode != 0 or not documents:
         return (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
-    return json.loads(documents[-1])
+    found = json.loads(documents[-1])
+    (arguments.out / f"{model}-torch.json").write_text(json.dumps(found, indent=1) + "\n")
+    return found
 
 
 def milliseconds(seconds):
@@ -146,10 +158,15 @@ def parse():
     parser.add_argument("--executable", default="build/cuda/bin/refit", help="refit, built with preset cuda")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for results, table and plot")
     parser.add_argument("--only", default="*", help="rows, as a glob")
-    parser.add_argument("--mpirun", default="mpirun", help="the launcher and its options")
+    parser.add_argument("--mpirun", default="mpirun", help='the launcher and its options; as root: "mpirun --allow-run-as-root"')
     parser.add_argument("--python", default=sys.executable, help="one that has torch, for its rows")
     parser.add_argument("--timeout", type=float, default=120, help="seconds of a row")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if shutil.which(arguments.executable) is None:
+        parser.error(f"--executable {arguments.executable}: no such program; build it with preset cuda")
+    if not any(fnmatch.fnmatch(name, arguments.only) for name in [row[0] for row in rows()] + [f"{m}-torch" for m in TORCH]):
+        parser.error(f"--only {arguments.only}: there is no such row")
+    return arguments
 
 
 def main():
@@ -163,13 +180,12 @@ def main():
         failed |= isinstance(result, str) and not row[0].endswith("-m2n")
         results.append((row[0], result))
         print(" ".join(cells(row[0], result)), flush=True)
-    for model in ("qwen3-8b", "qwen3-0.6b"):
+    for model in TORCH:
         if not fnmatch.fnmatch(f"{model}-torch", arguments.only):
             continue
         found = torch_row(arguments, model)
         words = found if isinstance(found, str) else f"{milliseconds(found['seconds']['median'])} ms"
         print(f"{model}-torch {words}", flush=True)
-        (arguments.out / f"{model}-torch.json").write_text(json.dumps(found, indent=1) + "\n")
     (arguments.out / "table.md").write_text(table(results))
     measured = [(name, result) for name, result in results if not isinstance(result, str)]
     if measured:

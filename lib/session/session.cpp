@@ -119,11 +119,7 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   plan_seconds_ += now() - start;
   note_mechanism();
 
-  std::int64_t unmapped = 0;
-  for (const transport::Statistic& statistic : bulk().statistics()) {
-    if (std::strcmp(statistic.name, "unmapped_peers") == 0) unmapped += static_cast<std::int64_t>(statistic.value);
-  }
-  unmapped = world_.sum(unmapped);
+  const std::int64_t unmapped = sum_of("unmapped_peers");
   const std::string why = mine_.peers != nullptr ? mine_.peers->note() : "";
   if (unmapped > 0)
     note(fmt::format("direct: {} pairs of ranks cannot map each other's memory and use p2p{}{}", unmapped / 2,
@@ -283,20 +279,24 @@ transport::Tuning Session::tuning() const {
   return tuning;
 }
 
+/// Returns the sum over all ranks of a statistic of the bulk path's executor; 0: it has none of that name.
+std::int64_t Session::sum_of(const char* name) const {
+  double mine = 0;
+  for (const transport::Statistic& statistic : bulk().statistics())
+    if (std::strcmp(statistic.name, name) == 0) mine += statistic.value;
+  return world_.sum(static_cast<std::int64_t>(mine));
+}
+
 /// Says what copy engines do, where they do something.
 void Session::note_mechanism() {
-  double engines = 0;
-  for (const transport::Statistic& statistic : bulk().statistics()) {
-    if (std::strcmp(statistic.name, "engine_bytes") == 0) engines += statistic.value;
-  }
-  const auto bytes = world_.sum(static_cast<std::int64_t>(engines));
+  const std::int64_t bytes = sum_of("engine_bytes");
   if (bytes == 0) return;
   const kernels::EngineSizes sizes = tuning().engines;
   note(fmt::format(
-      "direct: copy engines move {:.2f} GB of {:.2f}: to other GPUs, contiguous from {} KiB on and {} KiB on "
-      "average, rows with gaps from {} KiB on",
+      "direct: copy engines move {:.2f} GB of {:.2f}: what goes to other GPUs in contiguous pieces from {} KiB "
+      "on, or in rows with gaps from {} KiB on",
       static_cast<double>(bytes) / 1e9, static_cast<double>(estimate_.wire.bytes) / 1e9,
-      ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.host_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
+      ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
 }
 
 void Session::make_executors(const std::vector<plan::Copy>& copies) {

@@ -102,6 +102,7 @@ class Session {
   const layout::LocalLayout& sent_layout() const { return sent_ ? sent_layout_ : mine_.source->layout; }
   /// Returns the tuning with what was probed.
   transport::Tuning tuning() const;
+  std::int64_t sum_of(const char* statistic) const;
   void note_mechanism();
   void make_executors(const std::vector<plan::Copy>& copies);
   void connect();
