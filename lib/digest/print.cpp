@@ -39,9 +39,8 @@ std::string text_of(const Check& check) {
   std::string text;
   for (const std::string& note : check.notes) text += fmt::format("note: {}\n", note);
   if (check.wrong.empty())
-    return text +
-           fmt::format("equal: {} parameters of {} are what the checkpoint says\n", check.parameters, check.what);
-  text += fmt::format("wrong: {} of {} parameters of {} are not what the checkpoint says\n", check.wrong.size(),
+    return text + fmt::format("equal: {} parameters of {} are what they must be\n", check.parameters, check.what);
+  text += fmt::format("wrong: {} of {} parameters of {} are not what they must be\n", check.wrong.size(),
                       check.parameters, check.what);
   for (std::size_t i = 0; i < std::min(kShown, check.wrong.size()); ++i) {
     const Wrong& wrong = check.wrong[i];
@@ -105,7 +104,7 @@ std::string to_json(const Result& result) {
                         {"status", result.checks.empty() ? "digested"
                                    : result.equal()      ? "equal"
                                                          : "wrong"},
-                        {"checkpoint", result.checkpoint},
+                        {"source", result.source},
                         {"family", result.family}};
   document["forms"] = ordered_json::object();
   for (int i = 0; i < kForms; ++i) {
