@@ -102,8 +102,10 @@ std::optional<Format> Values::staged(const Tensor& tensor, Format format) const 
 checkpoint::ModelRead Values::read_for(const Part& part) const {
   checkpoint::ModelRead read = checkpoint::read_of(*setup_.checkpoint, setup_.model, *part.tensor);
   if (read.entry == nullptr && facts_of(part.tensor->role).is_cache_scale) {
-    fail_usage("{}: {} is missing, a scale of the KV cache; gen.kv_scales = FILE gives those of a calibration",
-               setup_.checkpoint->folder, part.tensor->name);
+    fail_usage(
+        "{}: {} is missing, a scale of the FP8 KV cache; give those of a calibration (gen.kv_scales), or leave "
+        "gen.kv_cache_dtype out",
+        setup_.checkpoint->folder, part.tensor->name);
   }
   if (read.entry == nullptr)
     fail_usage("{}: {} is missing, which gen stores", setup_.checkpoint->folder, part.tensor->name);

@@ -47,6 +47,8 @@ std::string text_of(const Check& check) {
     text += fmt::format("  gen rank {}: {}: {}\n", wrong.rank, wrong.parameter, wrong.problem);
   }
   if (check.wrong.size() > kShown) text += fmt::format("  and {} more (--json has all)\n", check.wrong.size() - kShown);
+  if (2 * std::ssize(check.wrong) > check.parameters)
+    text += "note: are layout and precision the engine's, and were no weights updated since (run.update = \"none\")?\n";
   return text;
 }
 
