@@ -128,7 +128,7 @@ bool is_of_a_diagnosis(std::string_view key) {
 }
 
 bool is_of_a_digest(std::string_view key) {
-  return is_of_a_diagnosis(key) && key != "model.checkpoint" && key != "model.config";
+  return key == "run.seed" || (is_of_a_diagnosis(key) && key != "model.checkpoint" && key != "model.config");
 }
 
 void add_case_arguments(CLI::App& command, CaseArguments& arguments, const std::function<bool(const Key&)>& wanted) {
@@ -297,7 +297,11 @@ void add_diagnose(CLI::App& app, Arguments& arguments) {
 void add_digest(CLI::App& app, Arguments& arguments) {
   CLI::App* command =
       add_command(app, "digest", "Say what gen ranks must hold after a refit of a checkpoint, a digest per parameter");
-  command->add_option("CHECKPOINT", arguments.digest.checkpoint, "Checkpoint: a folder or a file")->required();
+  command
+      ->add_option(
+          "CHECKPOINT", arguments.digest.source,
+          "Checkpoint; or config.json, its folder or a model's name: synthetic weights from run.seed, as in a run")
+      ->required();
   command->add_option("--from-dump", arguments.digest.dump,
                       "Folder with gen-rank-00000.safetensors (or .h5), ..., to be compared with the digests");
   command->add_option("--from-engine", arguments.digest.answer,

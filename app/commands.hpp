@@ -73,7 +73,7 @@ struct DiagnoseOptions {
 int diagnose(const DiagnoseOptions& options);
 
 struct DigestOptions {
-  std::string checkpoint;
+  std::string source;              ///< checkpoint, folder with config.json alone, config.json, or a model's name
   std::vector<std::string> forms;  ///< their names; empty = all
   std::int64_t chunk_bytes = 0;    ///< 0 = the default
   std::string dump;                ///< folder; empty = none
@@ -84,8 +84,9 @@ struct DigestOptions {
   std::vector<Option> options;
 };
 
-/// Prints what gen ranks must hold after a refit of a checkpoint, as digests; or compares a dump or an engine's answer
-/// with it, and returns 1 where they differ. Errors (usage): no layout of gen, neither as an option nor in the dump.
+/// Prints what gen ranks must hold after a refit of a checkpoint or of a synthetic model, as digests; or compares a
+/// dump or an engine's answer with it, and returns 1 where they differ. Errors (usage): no layout of gen, neither as an
+/// option nor in the dump.
 int digest(const DigestOptions& options);
 
 /// Prints the list of `what`: models, cases, bugs, injections, executors, trainers or engines; as JSON, a list of

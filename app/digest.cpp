@@ -2,8 +2,12 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <filesystem>
+
 #include "app/commands.hpp"
 #include "app/dump_facts.hpp"
+#include "app/inputs.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
 #include "diagnose/dumps.hpp"
@@ -23,6 +27,49 @@ digest::Forms forms_of(const std::vector<std::string>& names) {
   return forms;
 }
 
+/// Returns whether a path has weights, or looks as if it should: anything but a config.json, a folder with nothing else
+/// of a checkpoint, and a model's name.
+bool is_checkpoint(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(path, error))
+    return std::filesystem::exists(path, error) && !path.ends_with(".json");
+  for (const auto& file : std::filesystem::directory_iterator(path, error)) {
+    const std::string name = file.path().filename();
+    if (name.ends_with(".safetensors") || name.ends_with(".h5") || name.ends_with(".index.json")) return true;
+  }
+  return false;
+}
+
+cases::Case case_of(const std::vector<Option>& options, const std::string& inputs) {
+  cases::Case c = read_case("", options, Twin::bug, inputs);
+  c.run.inject.clear();
+  c.run.device = kernels::Runtime::has_device() ? cases::Device::cuda : cases::Device::cpu;
+  check_case(c);
+  return c;
+}
+
+/// Returns a case whose trainer changes nothing: a single rank of FSDP's, which has tensors as they are, or of
+/// Megatron's, where FSDP does not know the model. Errors (usage): of that with fewer complaints.
+cases::Case with_plain_trainer(const std::vector<Option>& options, const std::string& inputs) {
+  std::string complaints;
+  for (const auto& [trainer, layout] : {std::pair("fsdp", "FSDP1"), std::pair("megatron", "TP1")}) {
+    std::vector<Option> all = options;
+    if (!is_given(options, "train.trainer")) all.push_back({"train.trainer", trainer, "train.trainer"});
+    if (!is_given(options, "train.layout")) all.push_back({"train.layout", layout, "train.layout"});
+    try {
+      cases::Case c = case_of(all, inputs);
+      const cases::Setup legal(c);
+      return c;
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::usage) throw;
+      const std::string text = error.what();
+      if (complaints.empty() || std::ranges::count(text, '\n') <= std::ranges::count(complaints, '\n'))
+        complaints = text;
+    }
+  }
+  fail_usage("{}", complaints);
+}
+
 }  // namespace
 
 int digest(const DigestOptions& given) {
@@ -34,17 +81,16 @@ int digest(const DigestOptions& given) {
   request.dump = given.dump;
   request.answer = given.answer;
   std::vector<Option> options = given.options;
-  options.push_back({"model.checkpoint", given.checkpoint, "CHECKPOINT"});
+  const bool has_weights = is_checkpoint(given.source);
+  options.push_back({has_weights ? "model.checkpoint" : "model.config",
+                     has_weights ? given.source : config_path(given.source, given.inputs), "CHECKPOINT"});
   if (!given.dump.empty()) add_facts(diagnose::Dumps(given.dump, "gen").metadata(), options);
   if (!is_given(options, "gen.layout")) {
     fail_usage("--gen is required{}: the layout of the engine, e.g. TP4",
                given.dump.empty() ? "" : fmt::format(", which {} does not say", given.dump));
   }
-  if (!is_given(options, "train.layout")) options.push_back({"train.layout", "TP1", "--train"});
-  request.c = read_case("", options, Twin::bug, given.inputs);
-  request.c.run.inject.clear();
-  request.c.run.device = kernels::Runtime::has_device() ? cases::Device::cuda : cases::Device::cpu;
-  check_case(request.c);
+  const bool has_trainer = is_given(options, "train.layout");
+  request.c = has_trainer ? case_of(options, given.inputs) : with_plain_trainer(options, given.inputs);
 
   if (!given.json.empty()) report::remove_output(given.json);
   const digest::Result result = digest::digest(request);

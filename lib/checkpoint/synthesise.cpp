@@ -116,6 +116,20 @@ void Synthetic::write(const kernels::ExecutionSpace& space, const model::Tensor&
   kernels::synthesise(space, region, combine(key(tensor), seed_), spread.mean, spread.scale);
 }
 
+void Synthetic::write_as(const kernels::ExecutionSpace& space, const model::Tensor& tensor,
+                         const kernels::Region& region, Conversion conversion) const {
+  if (conversion == Conversion::none || conversion == Conversion::block_scaled)  // E4M3 is what the tensor has
+    return write(space, tensor, region);
+  // The value comes first, as a checkpoint would have it.
+  const kernels::SharedBuffer values(region.box.volume() * byte_size(tensor.dtype));
+  const Extents strides = row_major_strides(region.box.extent);
+  write(space, tensor, {values.data(), tensor.dtype, region.box, region.shape, strides});
+  const kernels::Tile tile{values.data(),  region.data,  region.box.extent, strides,
+                           region.strides, tensor.dtype, region.dtype,      transform(Conversion::none, conversion)};
+  kernels::CopyTable(space, {&tile, 1}).run(space);
+  space.fence();
+}
+
 void synthesise(const model::Model& model, const std::string& config_path, const std::string& folder, Format format,
                 std::uint64_t seed, std::int64_t max_shard_bytes, bool force) {
   const std::string config = config_of(model, config_path);

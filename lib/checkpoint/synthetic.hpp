@@ -26,6 +26,9 @@ class Synthetic {
   std::uint64_t key(const model::Tensor& tensor) const;
   /// Writes the values of a region of a tensor, with the tensor's dtype.
   void write(const kernels::ExecutionSpace& space, const model::Tensor& tensor, const kernels::Region& region) const;
+  /// Writes them as a storage of the region's dtype has them: with a conversion, made of the values in the tensor's.
+  void write_as(const kernels::ExecutionSpace& space, const model::Tensor& tensor, const kernels::Region& region,
+                Conversion conversion) const;
 
  private:
   const model::Model& model_;

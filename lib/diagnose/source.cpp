@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "checkpoint/dequantise.hpp"
+#include "checkpoint/synthetic.hpp"
 #include "kernels/parts.hpp"
 #include "model/part_boxes.hpp"
 
@@ -23,9 +24,7 @@ void copy(const kernels::ExecutionSpace& space, const kernels::Tile& tile) {
 
 }  // namespace
 
-Source::Source(const cases::Setup& setup, std::int64_t kept_bytes) : setup_(setup), limit_(kept_bytes) {
-  REFIT_ASSERT(setup.checkpoint.has_value());
-}
+Source::Source(const cases::Setup& setup, std::int64_t kept_bytes) : setup_(setup), limit_(kept_bytes) {}
 
 Source::Source(const cases::Setup& setup, const layout::Layout& layout, const Dumps& dumps)
     : setup_(setup), layout_(&layout), dumps_(&dumps) {
@@ -37,7 +36,7 @@ Source::Source(const cases::Setup& setup, const layout::Layout& layout, const Du
 }
 
 const char* Source::name() const {
-  if (dumps_ == nullptr) return "the checkpoint";
+  if (dumps_ == nullptr) return setup_.checkpoint ? "the checkpoint" : "the model";
   return dumps_->side() == "train" ? "the train dump" : "the expected dump";
 }
 
@@ -85,8 +84,11 @@ std::shared_ptr<Whole> Source::load(const Tensor& tensor, Format format) {
 }
 
 std::shared_ptr<Whole> Source::read_checkpoint(const Tensor& tensor, Format format) const {
-  checkpoint::ModelRead read = read_of(*setup_.checkpoint, setup_.model, tensor);
-  if (read.entry == nullptr) return nullptr;
+  checkpoint::ModelRead read;
+  if (setup_.checkpoint) {
+    read = read_of(*setup_.checkpoint, setup_.model, tensor);
+    if (read.entry == nullptr) return nullptr;
+  }
   std::shared_ptr<Whole> whole = allocate(tensor, format.dtype);
   const Shape shape = tensor.repeats == 1 ? tensor.shape : tensor.file_shape();
   kernels::SharedBuffer once;
@@ -97,7 +99,13 @@ std::shared_ptr<Whole> Source::read_checkpoint(const Tensor& tensor, Format form
   read.format = format;
   read.strides = strides;
   read.shape = shape;
-  checkpoint::read(space_, *setup_.checkpoint, {&read, 1});
+  if (setup_.checkpoint) {
+    checkpoint::read(space_, *setup_.checkpoint, {&read, 1});
+  } else {
+    checkpoint::Synthetic(setup_.model, setup_.c.run.seed)
+        .write_as(space_, tensor, {read.data, format.dtype, read.box, shape, strides}, format.conversion);
+    space_.fence();
+  }
   if (tensor.repeats > 1) {
     copy(space_, {once.data(), whole->data.data(), tensor.shape, Extents{strides[0], 0, strides[1], 0},
                   row_major_strides(tensor.shape), format.dtype, format.dtype});

@@ -27,8 +27,8 @@ class Source {
  public:
   static constexpr std::int64_t kKeptBytes = std::int64_t{512} << 20;
 
-  /// Makes a source of setup.checkpoint, which must be there. Keeps a reference to `setup`. `kept_bytes`: of the last
-  /// tensors, how much stays in memory beside the last one.
+  /// Makes a source of setup.checkpoint, or of the synthetic weights of a model that has none. Keeps a reference to
+  /// `setup`. `kept_bytes`: of the last tensors, how much stays in memory beside the last one.
   explicit Source(const cases::Setup& setup, std::int64_t kept_bytes = kKeptBytes);
   /// Makes a source of dumps, laid out by `layout`: setup.train or setup.gen. Keeps references.
   Source(const cases::Setup& setup, const layout::Layout& layout, const Dumps& dumps);

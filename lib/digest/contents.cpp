@@ -6,7 +6,6 @@
 #include <set>
 #include <tuple>
 
-#include "checkpoint/synthetic.hpp"
 #include "core/error.hpp"
 #include "diagnose/dumps.hpp"
 #include "engine/processing.hpp"
@@ -79,16 +78,23 @@ void for_each_within(const Box& box, std::int64_t offset, const Extents& strides
   for (std::int64_t i = outside; i < past; ++i) part(i);
 }
 
-Values::Values(const cases::Setup& setup, std::int64_t kept_bytes) : setup_(setup), source_(setup, kept_bytes) {}
+Values::Values(const cases::Setup& setup, std::int64_t kept_bytes)
+    : setup_(setup), source_(setup, kept_bytes), synthetic_(setup.model, setup.c.run.seed) {}
 
 bool Values::is_whole(const Tensor& tensor) const {
   const bool is_made = setup_.quantised && (tensor.scales >= 0 || tensor.scale_of >= 0);
   return is_made || tensor.repeats > 1;
 }
 
+bool Values::is_shape_made(const Tensor& tensor) const {
+  if (tensor.role != model::Role::weight_shape || !setup_.checkpoint) return false;
+  const checkpoint::Entry* entry = setup_.checkpoint->find(tensor.name);
+  return entry == nullptr || entry->info.dtype != tensor.dtype;
+}
+
 std::optional<Format> Values::staged(const Tensor& tensor, Format format) const {
   const std::optional<Format> train = setup_.train->format(tensor);
-  if (!train || *train == format || *train == Format(tensor.dtype)) return std::nullopt;
+  if (!train || *train == format || (setup_.checkpoint && *train == Format(tensor.dtype))) return std::nullopt;
   if (!is_castable(train->dtype) || !is_castable(format.dtype)) return std::nullopt;
   return train;
 }
@@ -96,8 +102,10 @@ std::optional<Format> Values::staged(const Tensor& tensor, Format format) const 
 checkpoint::ModelRead Values::read_for(const Part& part) const {
   checkpoint::ModelRead read = checkpoint::read_of(*setup_.checkpoint, setup_.model, *part.tensor);
   if (read.entry == nullptr && facts_of(part.tensor->role).is_cache_scale) {
-    fail_usage("{}: {} is missing, a scale of the KV cache; gen.kv_scales = FILE gives those of a calibration",
-               setup_.checkpoint->folder, part.tensor->name);
+    fail_usage(
+        "{}: {} is missing, a scale of the FP8 KV cache; give those of a calibration (gen.kv_scales), or leave "
+        "gen.kv_cache_dtype out",
+        setup_.checkpoint->folder, part.tensor->name);
   }
   if (read.entry == nullptr)
     fail_usage("{}: {} is missing, which gen stores", setup_.checkpoint->folder, part.tensor->name);
@@ -111,8 +119,7 @@ checkpoint::ModelRead Values::read_for(const Part& part) const {
 void Values::write_whole(const Part& part) {
   const std::shared_ptr<const diagnose::Whole> whole = source_.get(part.tensor->index);
   const std::optional<Format> as = setup_.gen->format(*part.tensor);
-  if (!whole || !as)
-    fail_usage("{}: {} cannot be made of it, which gen stores", setup_.checkpoint->folder, part.tensor->name);
+  if (!whole || !as) fail_usage("{}: {} cannot be made of it, which gen stores", setup_.source(), part.tensor->name);
   const Extents strides = row_major_strides(part.tensor->shape);
   if (as->dtype != part.format.dtype && !(is_castable(as->dtype) && is_castable(part.format.dtype)))
     fail_usage("{}: engines store it as {} and as {}; give one engine at a time (--gen)", part.tensor->name,
@@ -125,10 +132,20 @@ void Values::write_whole(const Part& part) {
 void Values::write_staged(const Part& part, Format stage) {
   const kernels::SharedBuffer buffer(part.box.volume() * byte_size(stage.dtype));
   const Extents strides = row_major_strides(part.box.extent);
-  const checkpoint::ModelRead read = read_for({part.tensor, part.box, buffer.data(), stage, strides});
-  checkpoint::read(space_, *setup_.checkpoint, {&read, 1});
+  load({part.tensor, part.box, buffer.data(), stage, strides});
   copy(space_, {buffer.data(), part.data, part.box.extent, strides, part.strides, stage.dtype, part.format.dtype,
                 transform(stage.conversion, part.format.conversion)});
+}
+
+void Values::load(const Part& part) const {
+  if (setup_.checkpoint) {
+    const checkpoint::ModelRead read = read_for(part);
+    checkpoint::read(space_, *setup_.checkpoint, {&read, 1});
+    return;
+  }
+  synthetic_.write_as(space_, *part.tensor, {part.data, part.format.dtype, part.box, part.tensor->shape, part.strides},
+                      part.format.conversion);
+  space_.fence();
 }
 
 void Values::write(const std::vector<Part>& parts) {
@@ -139,21 +156,22 @@ void Values::write(const std::vector<Part>& parts) {
       kernels::fill(space_, part.data, part.format.dtype, part.box.extent, part.strides, calibrated->second);
     } else if (is_whole(tensor)) {
       write_whole(part);
-    } else if (const checkpoint::Entry* entry = setup_.checkpoint->find(tensor.name);
-               tensor.role == model::Role::weight_shape && (entry == nullptr || entry->info.dtype != tensor.dtype)) {
-      checkpoint::Synthetic(setup_.model, setup_.c.run.seed)  // rows and columns, whatever the seed
-          .write(space_, tensor, {part.data, part.format.dtype, part.box, tensor.shape, part.strides});
+    } else if (is_shape_made(tensor)) {
+      synthetic_.write(space_, tensor, {part.data, part.format.dtype, part.box, tensor.shape, part.strides});
     } else if (const auto stage = staged(tensor, part.format)) {
       write_staged(part, *stage);
-    } else {
+    } else if (setup_.checkpoint) {
       reads.push_back(read_for(part));
+    } else {
+      load(part);
     }
   }
-  checkpoint::read(space_, *setup_.checkpoint, reads);
+  if (setup_.checkpoint) checkpoint::read(space_, *setup_.checkpoint, reads);
   space_.fence();
 }
 
 void Values::require_tied_heads(std::int64_t chunk_bytes) const {
+  if (!setup_.checkpoint) return;
   const checkpoint::Checkpoint& files = *setup_.checkpoint;
   for (const Tensor& tensor : setup_.model.tensors) {
     const Tensor& canonical = setup_.model.canonical(tensor);

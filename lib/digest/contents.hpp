@@ -14,6 +14,7 @@
 
 #include "case/setup.hpp"
 #include "checkpoint/dequantise.hpp"
+#include "checkpoint/synthetic.hpp"
 #include "diagnose/source.hpp"
 #include "layout/processed.hpp"
 
@@ -33,7 +34,7 @@ struct Parameter {
   Kind kind = Kind::loaded;
 };
 
-/// Parts of a checkpoint's tensors, as gen stores them. Keeps references.
+/// Parts of the tensors of a checkpoint, or of a model with synthetic weights, as gen stores them. Keeps references.
 class Values {
  public:
   /// `kept_bytes`: of tensors that are quantised on the way, how much may stay in memory for the next part.
@@ -60,10 +61,15 @@ class Values {
   /// Returns the form in which train has the tensor between checkpoint and gen, if that changes anything.
   std::optional<Format> staged(const model::Tensor& tensor, Format format) const;
   void write_staged(const Part& part, Format stage);
+  /// Writes a part as the checkpoint has it, or as it is made for a model without one.
+  void load(const Part& part) const;
+  /// Returns whether a weight_shape is made, as the checkpoint has none of its dtype.
+  bool is_shape_made(const model::Tensor& tensor) const;
   checkpoint::ModelRead read_for(const Part& part) const;
 
   const cases::Setup& setup_;
   diagnose::Source source_;
+  checkpoint::Synthetic synthetic_;
   kernels::ExecutionSpace space_;
 };
 

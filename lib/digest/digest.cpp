@@ -57,7 +57,7 @@ class Digestion {
 
  private:
   void describe() {
-    result_.checkpoint = setup_.source();
+    result_.source = setup_.source();
     result_.family = setup_.model.config.family;
     result_.forms = request_.forms;
     result_.notes = setup_.model.notes;

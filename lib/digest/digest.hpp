@@ -18,7 +18,7 @@ namespace refit::digest {
 
 /// What is to be digested, and what compared with it.
 struct Request {
-  cases::Case c;  ///< complete, with a model.checkpoint
+  cases::Case c;  ///< complete; without a checkpoint its weights are synthetic, as those of a run
   Forms forms = Forms::all();
   std::int64_t chunk_bytes = std::int64_t{64} << 20;  ///< of a parameter, at most so many are in memory
   std::string dump;                                   ///< folder with dumps of gen ranks to be checked; empty: none
@@ -61,7 +61,7 @@ struct Check {
 };
 
 struct Result {
-  std::string checkpoint, family;
+  std::string source, family;  ///< the checkpoint or model
   struct Engine {
     std::string name, layout, precision;
     std::int64_t ranks = 0;

@@ -39,15 +39,16 @@ std::string text_of(const Check& check) {
   std::string text;
   for (const std::string& note : check.notes) text += fmt::format("note: {}\n", note);
   if (check.wrong.empty())
-    return text +
-           fmt::format("equal: {} parameters of {} are what the checkpoint says\n", check.parameters, check.what);
-  text += fmt::format("wrong: {} of {} parameters of {} are not what the checkpoint says\n", check.wrong.size(),
+    return text + fmt::format("equal: {} parameters of {} are what they must be\n", check.parameters, check.what);
+  text += fmt::format("wrong: {} of {} parameters of {} are not what they must be\n", check.wrong.size(),
                       check.parameters, check.what);
   for (std::size_t i = 0; i < std::min(kShown, check.wrong.size()); ++i) {
     const Wrong& wrong = check.wrong[i];
     text += fmt::format("  gen rank {}: {}: {}\n", wrong.rank, wrong.parameter, wrong.problem);
   }
   if (check.wrong.size() > kShown) text += fmt::format("  and {} more (--json has all)\n", check.wrong.size() - kShown);
+  if (2 * std::ssize(check.wrong) > check.parameters)
+    text += "note: are layout and precision the engine's, and were no weights updated since (run.update = \"none\")?\n";
   return text;
 }
 
@@ -105,7 +106,7 @@ std::string to_json(const Result& result) {
                         {"status", result.checks.empty() ? "digested"
                                    : result.equal()      ? "equal"
                                                          : "wrong"},
-                        {"checkpoint", result.checkpoint},
+                        {"source", result.source},
                         {"family", result.family}};
   document["forms"] = ordered_json::object();
   for (int i = 0; i < kForms; ++i) {

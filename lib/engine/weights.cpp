@@ -111,20 +111,7 @@ void Weights::make(const kernels::ExecutionSpace& space, const LocalPiece& piece
 }
 
 void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece& piece) const {
-  const Tensor& tensor = setup_.model[piece.tensor];
-  const kernels::Region stored = region(piece);
-  const Conversion conversion = piece.piece.format.conversion;
-  if (conversion == Conversion::none || conversion == Conversion::block_scaled) {  // E4M3 is what the tensor has
-    return synthetic_.write(space, tensor, stored);
-  }
-  // The value comes first, as a checkpoint would have it.
-  const kernels::SharedBuffer values(stored.box.volume() * byte_size(tensor.dtype));
-  const Extents strides = row_major_strides(stored.box.extent);
-  synthetic_.write(space, tensor, {values.data(), tensor.dtype, stored.box, stored.shape, strides});
-  const kernels::Tile tile{values.data(),  stored.data,  stored.box.extent, strides,
-                           stored.strides, tensor.dtype, stored.dtype,      transform(Conversion::none, conversion)};
-  kernels::CopyTable(space, {&tile, 1}).run(space);
-  space.fence();
+  synthetic_.write_as(space, setup_.model[piece.tensor], region(piece), piece.piece.format.conversion);
 }
 
 Loaded Weights::read_checkpoint(const kernels::ExecutionSpace& space,

@@ -79,7 +79,7 @@ def wrong_answers(suite):
     os.makedirs(suite.path("wrong-config"), exist_ok=True)
     write_json(suite, "wrong-config/config.json", config)
     synth(suite, "wrong-config", "wrong")
-    name = "model.layers.1.self_attn.qkv_proj.weight"
+    name = "model.layers.0.self_attn.qkv_proj.weight"
 
     def check(code, kind, answer, text):
         engine = () if kind == "vllm" else settings("gen.engine=sglang")
@@ -314,7 +314,7 @@ def mistakes(suite):
         (("plain", "--gen", "TP1", "--chunk-bytes", "0"), "--chunk-bytes 0: needs bytes above 0"),
         (("plain", "--gen", "TP1", "--set", "run.steps=3"), "means nothing for a digest"),
         (("plain", "--gen", "TP1", "--from-dump", "no-dump"), "no gen dumps"),
-        (("plain", "--gen", "TP1", "--precision", "fp8"), "--precision"),
+        (("plain", "--gen", "TP1", "--precision", "fp8"), "set train.precision = bf16"),
         (("tied", "--gen", "TP1"), "lm_head.weight differs from model.embed_tokens.weight"),
         (("plain", "--gen", "TP1", "--from-engine", "nowhere.json"), "cannot be read"),
         (("plain", "--gen", "TP1", "--from-engine", "text.json"), "is not JSON"),
