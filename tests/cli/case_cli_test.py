@@ -103,7 +103,7 @@ class CommandLine(Cli):
         self.refuse(2, "plan", *layouts, part="a model is required")
         self.refuse(2, "plan", *model, *layouts, "--set", "refit.bulc=ffn", part="did you mean refit.bulk?")
         self.refuse(2, "plan", *model, *layouts, "--hardware", "nothing", part="--hardware: nothing")
-        self.refuse(2, "digest", "--help", part="digest: no such command")
+        self.refuse(2, "digests", "--help", part="digests: no such command")
         self.refuse(2, "plan", *model, *layouts, "--csv", "plan.csv", part="--csv")
         self.refuse(2, "plan", *model, *layouts, "--set", 'model.skip=["mtp.*"]', part="without model.checkpoint")
         self.refuse(2, "plan", *model, *layouts, "--set", "output.dump_gen=plan", part="output.dump_gen: means nothing for a plan")
