@@ -489,6 +489,8 @@ struct HardwareCount {
   std::int64_t explain::Hardware::*member;
 };
 
+constexpr std::int64_t kMostDevices = 1 << 20;
+
 constexpr HardwareCount kCounts[] = {{"ranks_per_device", &explain::Hardware::ranks_per_device},
                                      {"devices_per_domain", &explain::Hardware::devices_per_domain}};
 
@@ -516,9 +518,22 @@ explain::Hardware read_hardware(const std::string& file) {
     mistakes.push_back(fmt::format("{}: memory_is_shared must be true or false", file));
   for (const auto& [name, member] : kCounts) {
     names.emplace_back(name);
+    if (member == &explain::Hardware::ranks_per_device && table.contains("devices")) continue;
     hardware.*member = table[name].value<std::int64_t>().value_or(0);
     if (hardware.*member < 1) mistakes.push_back(fmt::format("{}: {} must be an integer of at least 1", file, name));
   }
+  names.emplace_back("devices");
+  if (const toml::array* devices = table["devices"].as_array()) {
+    for (const toml::node& device : *devices) hardware.devices.push_back(device.value<std::int64_t>().value_or(-1));
+  }
+  const auto is_wrong = [](std::int64_t device) { return device < 0 || device >= kMostDevices; };
+  if (table.contains("devices") && (hardware.devices.empty() || std::ranges::any_of(hardware.devices, is_wrong)))
+    mistakes.push_back(
+        fmt::format("{}: devices must be a list of numbers below {}: the device of each rank, train's "
+                    "first",
+                    file, kMostDevices));
+  if (!hardware.devices.empty() && table.contains("ranks_per_device"))
+    mistakes.push_back(fmt::format("{}: devices says more than ranks_per_device: give one of them", file));
   for (const auto& [key, node] : table) {
     const std::string name(key.str());
     if (std::find(names.begin(), names.end(), name) != names.end()) continue;

@@ -9,10 +9,10 @@
 #include "core/dtype.hpp"
 #include "kernels/device.hpp"
 
-// Host loops that pay for wider vectors are compiled twice and chosen at load time; the build stays plain x86-64.
+// Host loops that pay for wider vectors are compiled three times and chosen at load time; the build stays plain x86-64.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define REFIT_HOST_VECTORS __attribute__((target_clones("arch=x86-64-v3", "default")))
+#define REFIT_HOST_VECTORS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define REFIT_HOST_VECTORS
 #endif

@@ -26,6 +26,7 @@ struct CopyTable::Items {
   Kokkos::View<QuantiseItem*, DeviceMemory> quantised;
   std::int64_t counts[kCopyKinds] = {};
   std::int64_t quantised_counts[kQuantiseKinds] = {};
+  std::int64_t most_teams = 0;
 };
 
 CopyTable::CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles, const TableSizes& sizes) {
@@ -43,6 +44,7 @@ CopyTable::CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles, c
   holder->items = on_device("refit::copy_items", items);
   holder->quantised = on_device("refit::quantise_items", quantised);
   holder->signals = on_device("refit::copy_signals", signals.all());
+  holder->most_teams = sizes.most_teams;
   for (const CopyItem& item : items) ++holder->counts[static_cast<int>(kind_of(item))];
   for (const QuantiseItem& item : quantised) ++holder->quantised_counts[static_cast<int>(item.kind)];
   items_ = std::move(holder);
@@ -51,7 +53,7 @@ CopyTable::CopyTable(const ExecutionSpace& space, std::span<const Tile> tiles, c
 void CopyTable::run(const ExecutionSpace& space, std::uint64_t epoch) const {
   if (items_ == nullptr) return;
   const CopyRun run{items_->items.data(), items_->quantised.data(), items_->signals.data(), epoch};
-  run_copies(space, run, items_->counts);
+  run_copies(space, run, items_->counts, items_->most_teams);
   run_quantised(space, run, items_->quantised_counts);
 }
 

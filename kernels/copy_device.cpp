@@ -456,16 +456,16 @@ struct RangeCopy {
   }
 };
 
-/// One launch of as many teams as the device holds at a time, `teams` on each multiprocessor.
+/// One launch of as many teams as the device holds at a time, `teams` on each multiprocessor; at most `most` (0: any).
 template <int teams, typename Functor>
 void launch(const ExecutionSpace& space, const std::string& label, std::int64_t count, const Functor& functor,
-            int scratch = 0) {
+            int scratch = 0, std::int64_t most = 0) {
   using Policy = Kokkos::TeamPolicy<Device, Kokkos::LaunchBounds<kCopyLanes, teams>>;
   constexpr int kLanesOfMultiprocessor = 2048;
   if (count == 0) return;
   const Device& device = space.implementation().device;
   const std::int64_t all = std::int64_t{std::max(1, device.concurrency() / kLanesOfMultiprocessor)} * teams;
-  Policy policy(device, static_cast<int>(std::min(count, all)), kCopyLanes);
+  Policy policy(device, static_cast<int>(std::min({count, all, most > 0 ? most : all})), kCopyLanes);
   policy.set_scratch_size(0, Kokkos::PerTeam(scratch));
   Kokkos::parallel_for(label, policy, functor);
 }
@@ -474,15 +474,16 @@ void launch(const ExecutionSpace& space, const std::string& label, std::int64_t 
 
 CopyLimits copy_limits() { return {kItemBytes, 4 * kTileSide}; }
 
-void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds]) {
+void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds],
+                std::int64_t most_teams) {
   static const std::string moved = "refit::copy";
   static const std::string shifted = "refit::copy_shifted";
   static const std::string converted = "refit::copy_converted";
   static const std::string transposed = "refit::copy_transposed";
   CopyRun rest = run;
-  launch<1>(space, moved, counts[0], MovedCopies{rest, counts[0]});
+  launch<1>(space, moved, counts[0], MovedCopies{rest, counts[0]}, 0, most_teams);
   rest.items += counts[0];
-  launch<1>(space, shifted, counts[1], ShiftedCopies{rest, counts[1]});
+  launch<1>(space, shifted, counts[1], ShiftedCopies{rest, counts[1]}, 0, most_teams);
   rest.items += counts[1];
   launch<1>(space, converted, counts[2], ConvertedCopies{rest, counts[2]});
   rest.items += counts[2];

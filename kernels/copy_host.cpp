@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 #include <iterator>
 #include <limits>
@@ -33,6 +34,14 @@ REFIT_FORCEINLINE void for_each_row(const CopyItem& item, const Row& row) {
 
 bool has_contiguous_rows(const CopyItem& item) { return item.source_stride[3] == 1 && item.destination_stride[3] == 1; }
 
+/// Returns true where rows of units of `size` bytes fill whole lines of the destination.
+bool is_of_lines(const CopyItem& item, std::int64_t size) {
+  const auto divides = [](std::int64_t bytes) { return bytes % kStreamedLine == 0; };
+  return divides(item.extent[3] * size) && divides(item.destination_stride[2] * size) &&
+         divides(item.destination_stride[1] * size) && divides(item.destination_stride[0] * size) &&
+         divides(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(item.destination)));
+}
+
 template <typename T>
 void move_on_host(const CopyItem& item) {
   constexpr std::int64_t kSize = sizeof(T);
@@ -51,13 +60,11 @@ void move_on_host(const CopyItem& item) {
     for_each_row<kSize, kSize>(item, [count](const std::byte* source, std::byte* destination) {
       for (std::int64_t i = 0; i < count; ++i) store(destination, i, load<T>(source, i));
     });
-  } else if (item.streams && count * kSize >= kStreamedRow) {
-    // Short rows with gaps end before a hardware prefetcher has started: ask for the rows some KiB ahead.
+  } else if (item.streams && (count * kSize >= kStreamedRow || is_of_lines(item, kSize))) {
     const std::int64_t bytes = count * kSize;
-    const std::int64_t ahead = bytes < kPrefetched ? (kPrefetched / bytes) * item.source_stride[2] * kSize : 0;
+    const std::int64_t ahead = std::max<std::int64_t>(1, kPrefetched / bytes) * item.source_stride[2] * kSize;
     for_each_row<kSize, kSize>(item, [bytes, ahead](const std::byte* source, std::byte* destination) {
-      for (std::int64_t line = 0; ahead != 0 && line < bytes; line += 64) __builtin_prefetch(source + ahead + line);
-      stream_copy(destination, source, bytes);
+      stream_copy(destination, source, bytes, ahead);
     });
     stream_fence();
   } else {
@@ -126,7 +133,8 @@ struct HostCopy {
 
 CopyLimits copy_limits() { return {256 * 1024, std::numeric_limits<std::int64_t>::max()}; }
 
-void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds]) {
+void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds],
+                std::int64_t /*most_teams*/) {
   static const std::string label = "refit::copy";
   for_each_item(space, label, std::accumulate(std::begin(counts), std::end(counts), std::int64_t{0}), HostCopy{run});
 }

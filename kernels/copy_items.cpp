@@ -10,37 +10,6 @@ namespace refit::kernels {
 
 namespace {
 
-bool moves_bits(const Tile& tile) { return tile.from == tile.to && tile.transform == Transform::none; }
-
-struct Dimension {
-  std::int64_t extent, source, destination;
-};
-
-/// Returns the tile's dimensions, outermost first, without those of one element and with neighbours merged where both
-/// ends allow.
-std::vector<Dimension> collapse(const Tile& tile) {
-  std::vector<Dimension> dimensions;
-  for (int d = 0; d < tile.extent.size(); ++d) {
-    if (tile.extent[d] != 1) {
-      dimensions.push_back({tile.extent[d], tile.source_strides[d], tile.destination_strides[d]});
-    }
-  }
-  // The order of copying is free: with the smallest destination stride innermost, transposed ends become rows.
-  std::stable_sort(dimensions.begin(), dimensions.end(), [](const Dimension& a, const Dimension& b) {
-    return std::abs(a.destination) > std::abs(b.destination);
-  });
-  std::vector<Dimension> merged;
-  for (const Dimension& next : dimensions) {
-    if (!merged.empty() && merged.back().source == next.source * next.extent &&
-        merged.back().destination == next.destination * next.extent) {
-      merged.back() = {merged.back().extent * next.extent, next.source, next.destination};
-    } else {
-      merged.push_back(next);
-    }
-  }
-  return merged;
-}
-
 bool divides(std::int64_t unit, const CopyItem& item, std::int64_t size) {
   bool fits = reinterpret_cast<std::uintptr_t>(item.source) % static_cast<std::uintptr_t>(unit) == 0 &&
               reinterpret_cast<std::uintptr_t>(item.destination) % static_cast<std::uintptr_t>(unit) == 0 &&
@@ -71,7 +40,7 @@ void widen(CopyItem& item) {
 CopyItem whole_item(const Tile& tile, bool streams) {
   CopyItem item{tile.source, tile.destination, {1, 1, 1, 1}, {0, 0, 0, 1},   {0, 0, 0, 1}, 0,        -1,
                 streams,     tile.from,        tile.to,      tile.transform, -1,           tile.wait};
-  const std::vector<Dimension> dimensions = collapse(tile);
+  const std::vector<CopyDimension> dimensions = collapse(tile);
   for (std::size_t i = 0; i < dimensions.size(); ++i) {
     const std::size_t d = i + 4 - dimensions.size();
     item.extent[d] = dimensions[i].extent;
@@ -114,6 +83,28 @@ void append(const CopyItem& item, std::int64_t limit, std::vector<CopyItem>& out
 }
 
 }  // namespace
+
+std::vector<CopyDimension> collapse(const Tile& tile) {
+  std::vector<CopyDimension> dimensions;
+  for (int d = 0; d < tile.extent.size(); ++d) {
+    if (tile.extent[d] != 1) {
+      dimensions.push_back({tile.extent[d], tile.source_strides[d], tile.destination_strides[d]});
+    }
+  }
+  std::stable_sort(dimensions.begin(), dimensions.end(), [](const CopyDimension& a, const CopyDimension& b) {
+    return std::abs(a.destination) > std::abs(b.destination);
+  });
+  std::vector<CopyDimension> merged;
+  for (const CopyDimension& next : dimensions) {
+    if (!merged.empty() && merged.back().source == next.source * next.extent &&
+        merged.back().destination == next.destination * next.extent) {
+      merged.back() = {merged.back().extent * next.extent, next.source, next.destination};
+    } else {
+      merged.push_back(next);
+    }
+  }
+  return merged;
+}
 
 int source_dimension(const CopyItem& item) {
   constexpr std::int64_t kShortest = kTransposeBlock / 2;

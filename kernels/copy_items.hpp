@@ -28,6 +28,18 @@ struct CopyItem {
   const std::uint64_t* wait;
 };
 
+/// Returns whether a tile's values keep their bits.
+inline bool moves_bits(const Tile& tile) { return tile.from == tile.to && tile.transform == Transform::none; }
+
+/// A dimension of a copy; strides in elements.
+struct CopyDimension {
+  std::int64_t extent, source, destination;
+};
+
+/// Returns the tile's dimensions without those of one element, by falling stride of the destination (the order of
+/// copying is free: transposed ends become rows), and with neighbours merged where both ends allow.
+std::vector<CopyDimension> collapse(const Tile& tile);
+
 /// A flag that a table raises: the worker that finishes the last of its items sets it.
 struct CopySignal {
   std::uint64_t* flag;
@@ -98,8 +110,9 @@ CopyLimits limits_of(const TableSizes& sizes);
 
 /// Returns the processor's limits. It is defined in copy_host.cpp and copy_device.cpp, of which one is built.
 CopyLimits copy_limits();
-/// Enqueues the copies of a table's items, `counts` of each kind.
-void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds]);
+/// Enqueues the copies of a table's items, `counts` of each kind. `most_teams`: TableSizes'.
+void run_copies(const ExecutionSpace& space, const CopyRun& run, const std::int64_t (&counts)[kCopyKinds],
+                std::int64_t most_teams = 0);
 /// On a device only: launches every kernel of copies once, with nothing to do, so that it is loaded.
 void load_copies(const ExecutionSpace& space);
 /// Enqueues the copy of a plain range.

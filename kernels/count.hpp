@@ -18,8 +18,13 @@ struct Counted {
 
   KOKKOS_INLINE_FUNCTION void add(Counter count, std::int64_t first) const {
     if (count == 0) return;
-    Kokkos::atomic_fetch_add(&results[0], count);
-    Kokkos::atomic_fetch_max(&results[1], ~static_cast<Counter>(first));
+    if constexpr (kOnHost) {
+      add_on_host(&results[0], count);
+      raise_on_host(&results[1], ~static_cast<Counter>(first));
+    } else {
+      Kokkos::atomic_fetch_add(&results[0], count);
+      Kokkos::atomic_fetch_max(&results[1], ~static_cast<Counter>(first));
+    }
   }
 };
 

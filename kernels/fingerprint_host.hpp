@@ -39,7 +39,7 @@ struct HostBlock {
       add_elements(address(r, item.column), item.columns, keys, of_row);
       for (int k = 0; k < 2; ++k) found[k] += row_key(job.name_hash, k, row.global) * of_row[k];
     }
-    for (int k = 0; k < 2; ++k) Kokkos::atomic_fetch_add(&sums[k], static_cast<Counter>(found[k]));
+    for (int k = 0; k < 2; ++k) add_on_host(&sums[k], static_cast<Counter>(found[k]));
   }
 
   const std::byte* address(std::int64_t row, std::int64_t column) const {

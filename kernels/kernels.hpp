@@ -52,10 +52,15 @@ constexpr int device_of(int local_rank, int local_ranks, int devices) {
   return static_cast<int>(static_cast<std::int64_t>(local_rank) * devices / local_ranks);
 }
 
+/// Returns the number of processor cores that this process may use, as mpirun, taskset or a container bound it.
+std::int64_t usable_cores();
+
 /// A queue on which kernels run in order (a stream on a GPU; the calling thread on a host).
 class ExecutionSpace {
  public:
-  ExecutionSpace();
+  /// `threads`: that share each kernel's items on a host, the calling one among them; 1 on a device. Errors (runtime),
+  /// of the first kernel: they cannot be started.
+  explicit ExecutionSpace(std::int64_t threads = 1);
   ~ExecutionSpace();
   ExecutionSpace(ExecutionSpace&&) noexcept;
   ExecutionSpace& operator=(ExecutionSpace&&) noexcept;
@@ -141,6 +146,7 @@ struct TableSizes {
   std::int64_t item_bytes = 0;  ///< most bytes of an item (at least an element); 0: 128 KiB, on hosts 256 KiB
   std::int64_t quantised_elements = 64 * 1024;           ///< of a quantised item (at least a block)
   std::int64_t streamed_bytes = std::int64_t{64} << 20;  ///< tables that write this much bypass a host's caches
+  std::int64_t most_teams = 0;  ///< of a device that move bits as they are; 0: as many as it holds
 };
 
 /// A table of strided copies, made once and run as one launch as often as asked. Casts round to nearest even;
@@ -205,11 +211,19 @@ constexpr int perturbation_shift(DType dtype) {
   return dtype == DType::f16 ? 3 : 0;
 }
 
+/// Returns random bits for elements 4 x four .. 4 x four + 3 of one step, 16 each, the first one's lowest; `mixed` is
+/// combine(key, step).
+constexpr std::uint64_t perturbation_bits(std::uint64_t mixed, std::int64_t four) {
+  return splitmix64(mixed ^ (static_cast<std::uint64_t>(four) * 0x9E3779B97F4A7C15ULL));
+}
+
+/// Returns the 3-bit mask 1..7 that an element's own 16 random bits make.
+constexpr std::uint32_t perturbation_mask(std::uint32_t own) { return 1U + (own * 7U >> 16); }
+
 /// Returns the 3-bit mask 1..7 of one element of one step.
 constexpr std::uint32_t perturbation(std::uint64_t key, std::int64_t index, std::int64_t step) {
-  const std::uint64_t mixed = splitmix64(combine(key, static_cast<std::uint64_t>(step)) ^
-                                         (static_cast<std::uint64_t>(index) * 0x9E3779B97F4A7C15ULL));
-  return 1U + static_cast<std::uint32_t>(mixed % 7U);
+  const std::uint64_t bits = perturbation_bits(combine(key, static_cast<std::uint64_t>(step)), index / 4);
+  return perturbation_mask(static_cast<std::uint32_t>(bits >> (16 * (index % 4))) & 0xFFFFU);
 }
 
 /// Keys of a fingerprint: F_k = sum over rows of R_k(row) x sum over columns of (bits + 1) x C_k(column), mod 2^64, for

@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 
 #include "kernels/kernels.hpp"
 #include "kernels/kokkos_compat.hpp"
 #include "kernels/memory.hpp"
+#include "kernels/thread_team.hpp"
 
 namespace refit::kernels {
 
@@ -18,6 +20,7 @@ using Counter = unsigned long long;
 
 struct ExecutionSpace::Implementation {
   Device device = new_instance();
+  std::unique_ptr<ThreadTeam> team;  ///< null: the calling thread alone
   // Memory for the numbers that kernels find. It is kept, since an allocation costs more than most launches.
   mutable DeviceBuffer results;
   mutable SharedBuffer results_on_host;
@@ -31,12 +34,30 @@ struct HostItem {
   void operator()(std::int64_t item) const { functor(item); }
 };
 
-/// Calls functor(item) for every item on a host. Several threads may launch at the same time.
+/// All items by a team's threads, as one item of Kokkos.
+template <typename Functor>
+struct TeamItems {
+  ThreadTeam* team;
+  std::int64_t count;
+  Functor functor;
+  void operator()(std::int64_t) const {
+    team->run(
+        count, [](const void* of, std::int64_t item) { (*static_cast<const Functor*>(of))(item); }, &functor);
+  }
+};
+
+/// Calls functor(item) for every item on a host: in order, or by the threads of the space's team, each of which takes
+/// the next one. Several threads may launch at the same time, each on its own space.
 template <typename Functor>
 void for_each_item(const ExecutionSpace& space, const std::string& label, std::int64_t count, const Functor& functor) {
   using Policy = Kokkos::RangePolicy<Device, Kokkos::IndexType<std::int64_t>>;
   if (count == 0) return;
-  Kokkos::parallel_for(label, Policy(space.implementation().device, 0, count), HostItem<Functor>{functor});
+  const ExecutionSpace::Implementation& of = space.implementation();
+  if (of.team != nullptr && count > 1) {
+    Kokkos::parallel_for(label, Policy(of.device, 0, 1), TeamItems<Functor>{of.team.get(), count, functor});
+  } else {
+    Kokkos::parallel_for(label, Policy(of.device, 0, count), HostItem<Functor>{functor});
+  }
 }
 
 /// Calls functor(member) for every item, member.league_rank(), on a device with the lanes of one team: kLanes threads,

@@ -45,7 +45,7 @@ struct HostAmax {
         });
       }
       if (item.amax_stride == 0 && row + 1 < item.rows) continue;
-      Kokkos::atomic_fetch_max(item.amax + row * item.amax_stride, largest);
+      raise_on_host(item.amax + row * item.amax_stride, largest);
       largest = 0;
     }
   }

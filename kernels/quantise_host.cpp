@@ -23,12 +23,12 @@ class HostBlocks {
       for (std::int64_t j = 0; j < blocks_of(item_.columns, shift_.columns); ++j) {
         const BlockOfItem block(item_, shift_, i, j);
         if (item_.destination == nullptr) {
-          Kokkos::atomic_fetch_max(block.maximum, largest(block.item_rows, block.item_columns));
+          raise_on_host(block.maximum, largest(block.item_rows, block.item_columns));
         } else {
           std::uint32_t amax = block.is_in_source ? largest(block.rows, block.columns) : *block.maximum;
           if (block.is_ragged) amax = std::max(amax, padding_of<From>(item_));
           const BlockScale scale = block_scale(item_.quantiser, std::bit_cast<float>(amax), From::kType);
-          quantise(block, has_numbers(amax, scale), scale.factor);
+          quantise(block, has_numbers(amax, scale), scale.factor, block.item_columns.end < item_.columns.end);
           store_scales(item_, block, scale.stored, 0, 1);
         }
       }
@@ -66,12 +66,12 @@ class HostBlocks {
     return result;
   }
 
-  void quantise(const BlockOfItem& block, bool numbers, float factor) const {
+  void quantise(const BlockOfItem& block, bool numbers, float factor, bool next) const {
     const Interval& rows = block.item_rows;
     const Interval& columns = block.item_columns;
     if (numbers && item_.source_stride[1] == 1 && item_.destination_stride[1] == 1) {
       return quantise_rows(From{}, rows_of(rows, columns), factor, item_.byte(rows.begin, columns.begin),
-                           item_.destination_stride[0]);
+                           item_.destination_stride[0], next);
     }
     for (std::int64_t r = rows.begin; r < rows.end; ++r) {
       for (std::int64_t c = columns.begin; c < columns.end; ++c) {

@@ -47,8 +47,8 @@ REFIT_FUNCTION int ceil_log2(float value) {
   const std::uint32_t given = std::bit_cast<std::uint32_t>(value);
   // A subnormal is an integer multiple of 2^-149, and that integer's float has its mantissa.
   const bool subnormal = given < 0x00800000U;
-  const std::uint32_t bits =
-      subnormal ? std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<std::int32_t>(given))) : given;
+  const auto integer = static_cast<float>(static_cast<std::int32_t>(given));
+  const std::uint32_t bits = subnormal ? std::bit_cast<std::uint32_t>(integer) : given;
   const int k = static_cast<int>(bits >> 23) - (subnormal ? 127 + 149 : 127);
   const auto m = static_cast<int>(bits & 0x007FFFFFU);
   const auto distance = static_cast<float>(k < 0 ? -k - 1 : k);
@@ -57,12 +57,13 @@ REFIT_FUNCTION int ceil_log2(float value) {
   return m <= rounded_down ? k : k + 1;
 }
 
-/// Returns the exponent of a block's power of two, ceil(log2(descale)) within -127 .. 127; descale is not NaN.
+/// Returns the exponent of a block's power of two, ceil(log2(descale)) within -127 .. 127; descale is not NaN. There is
+/// no branch, and hosts compute vectors of exponents: zero counts as the least number, and infinity as 2^128.
 REFIT_FUNCTION int scale_exponent(float descale) {
-  if (descale == 0.0F) return -127;
-  if (descale == std::bit_cast<float>(kInfinityBits)) return 127;
-  const int exponent = ceil_log2(descale);
-  return exponent < -127 ? -127 : exponent;
+  const std::uint32_t given = std::bit_cast<std::uint32_t>(descale);
+  const int exponent = ceil_log2(std::bit_cast<float>(given < 1U ? 1U : given));
+  const int bounded = exponent < 127 ? exponent : 127;
+  return bounded < -127 ? -127 : bounded;
 }
 
 /// Returns the bits of a scale as a float32 stores it; all NaN have the same bits, whatever their operands.
@@ -107,7 +108,8 @@ REFIT_FUNCTION BlockScale block_scale(Quantiser quantiser, float amax, DType fro
     }
     case Quantiser::mxfp8:
     case Quantiser::mxfp8_nemo_rl: {
-      const int exponent = is_nan ? -127 : scale_exponent(amax / kLargestE4M3);
+      const int of_number = scale_exponent(amax / kLargestE4M3);
+      const int exponent = is_nan ? -127 : of_number;
       const bool skips_zero = quantiser == Quantiser::mxfp8_nemo_rl && exponent == -127;
       return {is_nan ? nan : float_power_of_two(-exponent),
               skips_zero ? 1U : static_cast<std::uint32_t>(exponent + 127)};
@@ -121,22 +123,26 @@ REFIT_FUNCTION bool has_numbers(std::uint32_t amax, const BlockScale& scale) {
   return amax < kInfinityBits && magnitude_bits(scale.factor) < kInfinityBits;
 }
 
-/// Returns the E4M3 byte of a float32 that is not NaN: nearest even, beyond 448 (infinity too) 448.
+/// Returns the E4M3 byte of a float32's magnitude_bits, not NaN: nearest even, beyond 448 (infinity too) 448.
 ///
-/// A byte from 2^-6 on is a float's upper bits, rounded. Below, it is a multiple of 2^-9, one unit of 2^14: an addition
-/// rounds to it, and leaves it in the low bits. Each of the two is the larger one where it is valid: there is no
-/// branch, and hosts compute vectors of bytes.
-REFIT_FUNCTION std::uint8_t e4m3_from_number(float value) {
+/// Added to a power of two of which a unit is what the byte's last bit is worth, a magnitude is rounded to that bit,
+/// and what it becomes lies in the low bits: 8 .. 16 of its exponent's, 0 .. 8 below 2^-6. E.g. 5.3, 2^2 x 1.325: 2^22
+/// makes it 11 units of 2^-1, 5.5. There is no branch, and hosts compute vectors of bytes.
+REFIT_FUNCTION std::uint32_t e4m3_magnitude(std::uint32_t magnitude) {
   constexpr std::uint32_t kSmallestNormal = 0x3C800000U;
+  constexpr std::uint32_t kLargest = 0x43E00000U;
+  constexpr std::uint32_t kUp = 20U << 23;  // 2^20, for an exponent's bits
+  const std::uint32_t bounded = magnitude < kLargest ? magnitude : kLargest;
+  const std::uint32_t own = bounded & kInfinityBits;
+  const std::uint32_t exponent = own < kSmallestNormal ? kSmallestNormal : own;
+  const float sum = std::bit_cast<float>(bounded) + std::bit_cast<float>(exponent + kUp);
+  return std::bit_cast<std::uint32_t>(sum) - (exponent + kUp) + (exponent >> 20) - (kSmallestNormal >> 20);
+}
+
+/// Returns the E4M3 byte of a float32 that is not NaN.
+REFIT_FUNCTION std::uint8_t e4m3_from_number(float value) {
   const std::uint32_t sign = (std::bit_cast<std::uint32_t>(value) >> 24) & 0x80U;
-  const std::uint32_t magnitude = magnitude_bits(value);
-  const auto normal =
-      static_cast<std::int32_t>((magnitude + 0x0007FFFFU + ((magnitude >> 20) & 1U)) >> 20) - (120 << 3);
-  const std::uint32_t bounded = magnitude < kSmallestNormal ? magnitude : kSmallestNormal;
-  const std::uint32_t rounded = std::bit_cast<std::uint32_t>(std::bit_cast<float>(bounded) + 0x1p14F);
-  const auto small = static_cast<std::int32_t>(rounded & 0xFU);
-  const std::int32_t unbounded = normal > small ? normal : small;
-  return static_cast<std::uint8_t>(sign | static_cast<std::uint32_t>(unbounded < 0x7E ? unbounded : 0x7E));
+  return static_cast<std::uint8_t>(sign | e4m3_magnitude(magnitude_bits(value)));
 }
 
 /// Returns the same; NaN becomes a NaN of the same sign.

@@ -139,7 +139,7 @@ struct HostSums : SignedSums<Values> {
     for (std::int64_t c = 0; c < item.columns; ++c) signs[c] = this->sign_of(item.column + c);
     for (std::int64_t r = item.row; r < item.row + item.rows; ++r) {
       const std::uint64_t sum = this->values.sum_of(this->values.row(r, item.column), signs, item.columns);
-      Kokkos::atomic_fetch_add(&this->sums[r], static_cast<Counter>(sum));
+      add_on_host(&this->sums[r], static_cast<Counter>(sum));
     }
   }
 };

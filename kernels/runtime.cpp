@@ -17,7 +17,10 @@ std::string Runtime::version() {
 bool Runtime::has_device() { return !kOnHost; }
 std::string Runtime::device_uuid() { return backend::device_uuid(); }
 
-ExecutionSpace::ExecutionSpace() : implementation_(std::make_unique<Implementation>()) {}
+ExecutionSpace::ExecutionSpace(std::int64_t threads) : implementation_(std::make_unique<Implementation>()) {
+  REFIT_ASSERT(threads >= 1 && (kOnHost || threads == 1));
+  if (threads > 1) implementation_->team = std::make_unique<ThreadTeam>(threads);
+}
 ExecutionSpace::~ExecutionSpace() = default;
 ExecutionSpace::ExecutionSpace(ExecutionSpace&&) noexcept = default;
 ExecutionSpace& ExecutionSpace::operator=(ExecutionSpace&&) noexcept = default;

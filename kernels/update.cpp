@@ -1,77 +1,83 @@
 #include <cmath>
 
 #include "kernels/elementwise.hpp"
+#include "kernels/perturb_rows.hpp"
 
 namespace refit::kernels {
 
 namespace {
 
-/// Returns the remainder by 7. NVIDIA devices take four instructions: it is that of the sum of all bytes times the
-/// remainders of their powers of 2, which are 1, 4 and 2 in turns. The sum is below 2^13, so that sum x 2^32 / 7,
-/// rounded up to sum x 613566757, has the remainder / 7 as its fraction, less than 1 / 7 too large.
-KOKKOS_FORCEINLINE_FUNCTION std::uint32_t remainder_by_7(std::uint64_t value) {
-#if defined(__CUDA_ARCH__)
-  const unsigned upper = __dp4a(static_cast<unsigned>(value >> 32), 0x04010204U, 0U);
-  const unsigned sum = __dp4a(static_cast<unsigned>(value), 0x01020401U, upper);
-  return __umulhi(sum * 613566757U, 7U);
-#else
-  return static_cast<std::uint32_t>(value % 7U);
-#endif
-}
-
-/// Returns perturbation(key, index, step) of mixed = combine(key, step).
-KOKKOS_FORCEINLINE_FUNCTION std::uint32_t perturbation_of(std::uint64_t mixed, std::uint64_t index) {
-  return 1U + remainder_by_7(splitmix64(mixed ^ (index * 0x9E3779B97F4A7C15ULL)));
-}
-
-template <typename Bits, int kShift>
+/// Elements of a castable type on a device.
+template <typename Type>
 struct Perturb {
+  using Bits = typename Type::Bits;
   static constexpr bool kReads = true;
   static constexpr bool kWrites = true;
   static constexpr bool kWords = true;
   static constexpr int kBits = 8 * sizeof(Bits);
+  static constexpr int kElements = 64 / kBits;  ///< of a word
+  static constexpr int kShift = perturbation_shift(Type::kType);
   std::uint64_t mixed;  ///< key and step
-  Bits exponent;        ///< all ones in the exponent of a castable type: NaN and infinity; 0 for other types
 
   KOKKOS_INLINE_FUNCTION Bits operator()(Bits bits, std::int64_t index, std::int64_t) const {
-    if (exponent == 0) return static_cast<Bits>(bits ^ 1U);
-    const Bits mask = static_cast<Bits>(perturbation_of(mixed, static_cast<std::uint64_t>(index)) << kShift);
-    return (bits & exponent) == exponent ? bits : static_cast<Bits>(bits ^ mask);
+    return perturbed<Type>(bits, own_bits(perturbation_bits(mixed, index / 4), index));
   }
 
   /// Changes all elements of a word at once likewise.
   KOKKOS_INLINE_FUNCTION std::uint64_t word(std::uint64_t bits, std::int64_t index) const {
     constexpr std::uint64_t kOnes = ~std::uint64_t{0} / static_cast<Bits>(~Bits{0});  // 1 in every element
-    if (exponent == 0) return bits ^ kOnes;
+    constexpr std::uint64_t kExponent = perturbation_exponent<Type>();
+    const int begin = 16 * static_cast<int>(index % 4);
+    std::uint64_t random = perturbation_bits(mixed, index / 4) >> begin;
+    if (begin > 64 - 16 * kElements) random |= perturbation_bits(mixed, index / 4 + 1) << (64 - begin);
     std::uint64_t masks = 0;
     REFIT_UNROLL
-    for (int i = 0; i < 64 / kBits; ++i) {
-      const std::uint32_t mask = perturbation_of(mixed, static_cast<std::uint64_t>(index + i));
-      masks |= static_cast<std::uint64_t>(mask) << (kBits * i + kShift);
+    for (int i = 0; i < kElements; ++i) {
+      masks |= static_cast<std::uint64_t>(perturbation_mask(own_bits(random, i))) << (kBits * i + kShift);
     }
     // An exponent of ones and its lowest bit carry into the sign's place, whence 7 << kShift takes the element's mask.
-    const std::uint64_t lowest = exponent & (~static_cast<std::uint64_t>(exponent) + 1);
-    const std::uint64_t carries = ((bits & kOnes * exponent) + kOnes * lowest) & kOnes << (kBits - 1);
+    constexpr std::uint64_t kLowest = kExponent & (~kExponent + 1);
+    const std::uint64_t carries = ((bits & kOnes * kExponent) + kOnes * kLowest) & kOnes << (kBits - 1);
     const std::uint64_t kept = (carries >> (kBits - kShift - 4)) - (carries >> (kBits - kShift - 1));
     return bits ^ (masks & ~kept);
   }
 };
 
-/// Flips the lowest bit of bytes. `kept`: bits that E4M3's largest value and NaN (0x7E), or E8M0's and NaN (0xFE), have
-/// in common, and which stay as they are; 0 for other types.
+/// The same by one host thread.
+template <typename Type>
+struct HostPerturb {
+  Rows rows;
+  Cut pieces;
+  std::uint64_t mixed;
+
+  void operator()(std::int64_t index) const {
+    constexpr auto kSize = static_cast<std::int64_t>(sizeof(typename Type::Bits));
+    const Cut::Item item = pieces.item(rows, index);
+    for (std::int64_t r = item.row; r < item.row + item.rows; ++r) {
+      const Rows::Row row = rows.row(r);
+      std::byte* first = rows.data + (row.offset + item.column * rows.column_stride) * kSize;
+      perturb_row(Type{}, first, rows.column_stride, item.columns, mixed,
+                  row.global * rows.row_length + rows.first_column + item.column);
+    }
+  }
+};
+
+/// Flips the lowest bit. `kept`: bits that E4M3's largest value and NaN (0x7E), or E8M0's and NaN (0xFE), have in
+/// common, and which stay as they are; 0 for other types.
+template <typename Bits>
 struct FlipLowest {
   static constexpr bool kReads = true;
   static constexpr bool kWrites = true;
   static constexpr bool kWords = true;
   std::uint8_t kept;
 
-  KOKKOS_INLINE_FUNCTION std::uint8_t operator()(std::uint8_t bits, std::int64_t, std::int64_t) const {
-    return kept != 0 && (bits & kept) == kept ? bits : static_cast<std::uint8_t>(bits ^ 1U);
+  KOKKOS_INLINE_FUNCTION Bits operator()(Bits bits, std::int64_t, std::int64_t) const {
+    return kept != 0 && (bits & kept) == kept ? bits : static_cast<Bits>(bits ^ 1U);
   }
 
   /// Changes all elements of a word at once likewise.
   KOKKOS_INLINE_FUNCTION std::uint64_t word(std::uint64_t bits, std::int64_t) const {
-    constexpr std::uint64_t kOnes = 0x0101010101010101ULL;
+    constexpr std::uint64_t kOnes = ~std::uint64_t{0} / static_cast<Bits>(~Bits{0});
     if (kept == 0) return bits ^ kOnes;
     // Bits 1 to 6, all set, and 2 carry into bit 7, which E8M0 must have set itself too.
     std::uint64_t carries = (bits & kOnes * 0x7EU) + kOnes * 2U;
@@ -83,12 +89,6 @@ struct FlipLowest {
 std::uint8_t kept_bits(DType dtype) {
   if (dtype == DType::f8_e4m3) return 0x7EU;
   return dtype == DType::f8_e8m0 || dtype == DType::u8 ? 0xFEU : 0U;
-}
-
-std::uint32_t exponent_mask(DType dtype) {
-  if (dtype == DType::f32) return 0x7F800000U;
-  if (dtype == DType::f16) return 0x7C00U;
-  return dtype == DType::bf16 ? 0x7F80U : 0U;
 }
 
 /// Returns a double as one byte: an E4M3 value (saturated), else the nearest whole number.
@@ -127,25 +127,31 @@ double deviate_unit(double scale) {
   return std::ldexp(std::nearbyint(std::ldexp(digits, 32)), exponent - 32);
 }
 
+template <typename Type>
+void perturb_values(const ExecutionSpace& space, const std::string& label, const Region& region, std::uint64_t mixed) {
+  if constexpr (kOnHost) {
+    const Rows rows = joined(rows_of(region));
+    const Cut pieces = cut(rows, kItemElements, kItemElements);
+    for_each_item(space, label, pieces.items, HostPerturb<Type>{rows, pieces, mixed});
+  } else {
+    for_each_element<typename Type::Bits>(space, label, region, Perturb<Type>{mixed});
+  }
+}
+
 }  // namespace
 
 void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t key, std::int64_t step) {
   static const std::string label = "refit::perturb";
-  const std::uint32_t exponent = exponent_mask(region.dtype);
   const std::uint64_t mixed = combine(key, static_cast<std::uint64_t>(step));
+  switch (region.dtype) {
+    case DType::f32: return perturb_values<F32>(space, label, region, mixed);
+    case DType::f16: return perturb_values<F16>(space, label, region, mixed);
+    case DType::bf16: return perturb_values<BF16>(space, label, region, mixed);
+    default: break;
+  }
   with_bits_of(region.dtype, [&](auto zero) {
     using Bits = decltype(zero);
-    if constexpr (sizeof(Bits) == 1) {
-      for_each_element<Bits>(space, label, region, FlipLowest{kept_bits(region.dtype)});
-    } else {
-      constexpr int kShift = sizeof(Bits) == 4 ? perturbation_shift(DType::f32) : perturbation_shift(DType::bf16);
-      if constexpr (sizeof(Bits) == 2) {
-        constexpr int kOfHalves = perturbation_shift(DType::f16);
-        if (region.dtype == DType::f16)
-          return for_each_element<Bits>(space, label, region, Perturb<Bits, kOfHalves>{mixed, 0x7C00U});
-      }
-      for_each_element<Bits>(space, label, region, Perturb<Bits, kShift>{mixed, static_cast<Bits>(exponent)});
-    }
+    for_each_element<Bits>(space, label, region, FlipLowest<Bits>{kept_bits(region.dtype)});
   });
 }
 
@@ -162,7 +168,7 @@ void synthesise(const ExecutionSpace& space, const Region& region, std::uint64_t
 void flip_bit(const ExecutionSpace& space, std::byte* byte) {
   static const std::string label = "refit::flip_bit";
   const Region region{byte, DType::u8, Box::whole({1}), {1}, {1}};
-  for_each_element<std::uint8_t>(space, label, region, Perturb<std::uint8_t, 0>{0, 0});
+  for_each_element<std::uint8_t>(space, label, region, FlipLowest<std::uint8_t>{0});
   space.fence();
 }
 

@@ -63,7 +63,9 @@ void check_refit(const Case& c, Complaints& complaints) {
   complaints.require(
       c.gen.size() == 1 || c.refit.executor != ExecutorKind::m2n, "refit.executor",
       fmt::format("m2n: its operation has one gen mesh, and there are {} engines; use p2p or direct", c.gen.size()));
-  if (c.run.device == Device::cpu) complaints.meaningless({"run.ranks_per_device"}, "with run.device = \"cpu\"");
+  if (c.run.device == Device::cpu)
+    complaints.meaningless({"run.ranks_per_device", "refit.mechanism"}, "with run.device = \"cpu\"");
+  if (c.run.device == Device::cuda) complaints.meaningless({"run.threads"}, "with run.device = \"cuda\"");
   complaints.require(
       !c.run.colocated || c.gen.size() == 1, "run.colocated",
       fmt::format("one engine can share train's ranks, and there are {}; use run.colocated = false", c.gen.size()));
@@ -208,8 +210,10 @@ session::How how_of(const Case& c) {
   how.tuning.group_size = c.refit.group_size;
   how.tuning.chunk_bytes = c.refit.chunk_bytes;
   how.tuning.ring_chunks = c.refit.ring_chunks;
+  if (c.refit.small_bytes >= 0) how.tuning.small_bytes = c.refit.small_bytes;
   how.per_stage = c.refit.communicators == Communicators::per_stage;
   how.fan_out = c.refit.fan_out;
+  how.mechanism = c.refit.mechanism;
   how.misc_buffer_bytes = c.refit.misc_buffer_bytes;
   how.check_agreement = c.refit.check_agreement;
   how.byte_matrix = !c.output.hdf5.empty();

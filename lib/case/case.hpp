@@ -33,6 +33,7 @@ using pair::quantiser_of;
 using transport::ExecutorKind;
 enum class Communicators : std::uint8_t { single, per_stage };
 using session::FanOut;
+using session::Mechanism;
 enum class Device : std::uint8_t { cpu, cuda };
 enum class Update : std::uint8_t { perturb, none };
 enum class Verify : std::uint8_t { every, last, off };
@@ -73,17 +74,20 @@ struct RefitSection {
   Bulk bulk = Bulk::all;
   ExecutorKind executor = ExecutorKind::direct;
   FanOut fan_out = FanOut::automatic;
+  Mechanism mechanism = Mechanism::automatic;
   Communicators communicators = Communicators::single;
   std::int64_t streams = 4;
   std::int64_t group_size = 64;
   std::int64_t chunk_bytes = std::int64_t{64} << 20;
-  std::int64_t ring_chunks = 2;  ///< chunks of p2p's ring in flight
+  std::int64_t ring_chunks = 2;   ///< chunks of p2p's ring in flight
+  std::int64_t small_bytes = -1;  ///< p2p packs smaller messages; -1 = as is best on the device
   std::int64_t misc_buffer_bytes = std::int64_t{256} << 20;
   bool check_agreement = true;
 };
 
 struct RunSection {
   Device device = Device::cpu;
+  std::int64_t threads = 1;           ///< of a rank, for kernels on hosts
   bool colocated = false;             ///< rank r is train rank r and gen rank r
   std::int64_t ranks_per_device = 0;  ///< 0 = any number
   std::int64_t steps = 10;

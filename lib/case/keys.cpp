@@ -154,6 +154,9 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
       Of::word("refit.executor", "How the bulk path moves bytes.", MEMBER(refit.executor), "--executor"),
       Of::word("refit.fan_out", "direct: gen replicas forward to each other what they get.", MEMBER(refit.fan_out),
                "--fan-out"),
+      Of::word("refit.mechanism",
+               "direct on GPUs: what stores plain copies into another GPU; auto: copy engines where they are faster.",
+               MEMBER(refit.mechanism), "--mechanism"),
       Of::word("refit.communicators", "golden, p2p, m2n: one communicator, or one per train PP stage.",
                MEMBER(refit.communicators)),
       Of::integer(
@@ -165,12 +168,19 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
                   MEMBER(refit.group_size)),
       Of::bytes("refit.chunk_bytes", "p2p, m2n: size of one chunk of the ring.", MEMBER(refit.chunk_bytes)),
       Of::integer("refit.ring_chunks", 1, 1024, "p2p, m2n: chunks in flight.", MEMBER(refit.ring_chunks)),
+      Of::integer(
+          "refit.small_bytes", -1, 1 << 30,
+          "p2p, m2n: messages of fewer bytes are packed with others between the same ranks; -1 = 1 MiB on GPUs, "
+          "16 KiB on hosts.",
+          MEMBER(refit.small_bytes)),
       Of::bytes("refit.misc_buffer_bytes", "Size of each of the misc path's two buffers; at least 4 KiB.",
                 MEMBER(refit.misc_buffer_bytes)),
       Of::boolean("refit.check_agreement", "Compare the plans of every pair of ranks before the first step.",
                   MEMBER(refit.check_agreement)),
 
       Of::word("run.device", "Where weights live.", MEMBER(run.device), "--device"),
+      Of::integer("run.threads", 1, 4096, "cpu: threads of each rank that copy, quantise and verify.",
+                  MEMBER(run.threads), "--threads", "each needs a core of its own"),
       Of::boolean("run.colocated",
                   "Rank r is train rank r and gen rank r, with both memories, and copies between them cost no wire; as "
                   "many ranks as the larger side has.",

@@ -57,7 +57,18 @@ class CopyRace {
   bool fits() {
     const auto is_zero = [](const Region& region) { return region.found == 0; };
     if (!may_be_p2p() || !std::all_of(evidence_.regions.begin(), evidence_.regions.end(), is_zero)) return false;
-    for (std::int32_t r = 0; r < evidence_.setup.gen->ranks(); ++r) add_staged(Rank{r});
+    const std::int64_t given = evidence_.setup.c.refit.small_bytes;
+    if (given >= 0) return fits(given);
+    // Dumps do not say either whether they are of a host or of a device.
+    return fits(transport::kSmallOnHosts) || fits(transport::kSmallOnDevices);
+  }
+
+ private:
+  /// `small_bytes`: as transport::Tuning has it.
+  bool fits(std::int64_t small_bytes) {
+    zeros_.clear();
+    spoiled_.clear();
+    for (std::int32_t r = 0; r < evidence_.setup.gen->ranks(); ++r) add_staged(Rank{r}, small_bytes);
     if (!covers(evidence_, spoiled_)) return false;
     return std::all_of(spoiled_.begin(), spoiled_.end(), [&](const Part& part) {
       const auto predict = [&](const StorageKey& key, std::int64_t offset, const Extents& index, const Whole& right) {
@@ -69,7 +80,6 @@ class CopyRace {
     });
   }
 
- private:
   /// Returns whether the executor may have been p2p, which dumps do not say. The staged copies depend on train's
   /// layout.
   bool may_be_p2p() const {
@@ -78,23 +88,30 @@ class CopyRace {
     return c.refit.executor == cases::ExecutorKind::p2p || !c.given.contains("refit.executor");
   }
 
-  void add_staged(Rank rank) {
+  void add_staged(Rank rank, std::int64_t small_bytes) {
     const cases::Setup& setup = evidence_.setup;
-    const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, 0, {}, setup.c.run.colocated);
+    const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, {.colocated = setup.c.run.colocated});
     const std::vector<plan::Copy> copies = planner.rank_plan(Side::destination, rank).copies;
     transport::Tuning tuning;
     tuning.chunk_bytes = setup.c.refit.chunk_bytes;
-    for (const transport::Segment& segment : transport::make_segments(copies, tuning)) {
-      if (segment.zero_copy_destination || segment.copy.to_self) continue;
-      const plan::Copy& copy = segment.copy;
-      const StorageKey key = copy.destination.place.storage;
-      std::vector<bool>& zeros = zeros_[{rank, key}];
-      zeros.resize(static_cast<std::size_t>(setup.gen->storage(key, rank).elements()));
-      const Piece late{copy.box, copy.destination.place, copy.destination.format};
-      for_each_element(late,
-                       [&](std::int64_t offset, const Extents&) { zeros[static_cast<std::size_t>(offset)] = true; });
-      spoiled_.insert({rank, copy.tensor});
+    tuning.small_bytes = small_bytes;
+    for (const transport::Parcel& parcel : transport::pack(transport::make_segments(copies, tuning), tuning)) {
+      if (parcel.is_zero_copy_destination() || parcel.first().to_self) continue;
+      for (const transport::Segment& segment : parcel.segments) {
+        add_late(segment.whole(), rank);
+        for (const std::int32_t tensor : segment.merged) spoiled_.insert({rank, tensor});
+      }
     }
+  }
+
+  void add_late(const plan::Copy& copy, Rank rank) {
+    const StorageKey key = copy.destination.place.storage;
+    std::vector<bool>& zeros = zeros_[{rank, key}];
+    zeros.resize(static_cast<std::size_t>(evidence_.setup.gen->storage(key, rank).elements()));
+    const Piece late{copy.box, copy.destination.place, copy.destination.format};
+    for_each_element(late,
+                     [&](std::int64_t offset, const Extents&) { zeros[static_cast<std::size_t>(offset)] = true; });
+    spoiled_.insert({rank, copy.tensor});
   }
 
   const Evidence& evidence_;

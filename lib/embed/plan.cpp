@@ -49,7 +49,7 @@ Plan::Plan(const std::string& config, const std::string& train, const std::vecto
 refit_plan_sizes Plan::sizes() const {
   const session::Exchange exchange = pair_.exchange(options_.colocated);
   const plan::Placement placement = placement_of(world());
-  const plan::Planner planner(pair_.split.bulk, pair_.sent(), *pair_.gen, 0, {}, options_.colocated);
+  const plan::Planner planner(pair_.split.bulk, pair_.sent(), *pair_.gen, {.colocated = options_.colocated});
   const plan::Traffic traffic = plan::traffic(planner, placement, {.hash = false});
   const plan::Moved moved = plan::moved_by(exchange.paths, traffic.loads, placement, std::nullopt, false);
   refit_plan_sizes sizes{};
@@ -88,7 +88,7 @@ const std::vector<refit_tensor>& Plan::storages(Side side, std::int32_t rank) co
 }
 
 std::string Plan::explain(const std::string& glob) const {
-  const plan::Planner planner(pair_.split.bulk, pair_.sent(), *pair_.gen, 0, {}, options_.colocated);
+  const plan::Planner planner(pair_.split.bulk, pair_.sent(), *pair_.gen, {.colocated = options_.colocated});
   std::ostringstream out;
   for (const pair::Explanation& one : pair::explain(pair_, planner, pair::find_tensors(pair_, {glob})))
     pair::print_explanation(out, one);

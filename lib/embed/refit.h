@@ -84,7 +84,8 @@ REFIT_API refit_status refit_plan_create(const char* config, const char* train, 
                                          const char* options, refit_plan** plan);
 REFIT_API void refit_plan_destroy(refit_plan* plan);
 
-/* Sizes of a plan. Members may be added behind: `size` is sizeof(refit_plan_sizes) of the caller. */
+/* Sizes of a plan, of which it is not known who shares a GPU or a node: processes that do may send to others than here,
+ * but the same bytes in all. Members may be added behind: `size` is sizeof(refit_plan_sizes) of the caller. */
 typedef struct refit_plan_sizes {
   size_t size;
   int32_t ranks, train_ranks, gen_ranks;

@@ -139,7 +139,9 @@ Session::Session(const Plan& plan, World& world, std::span<const refit_tensor> t
     bind_all(train, gen);
   });
   places_ = transport::places_of(control);
-  links_ = kernels::Runtime::has_device() ? transport::make_device_links(control, world_.timeout_seconds(), progress_)
+  // Flags of fan-out are mapped by what maps the engines' own memory, which is no NCCL memory.
+  links_ = kernels::Runtime::has_device() ? transport::make_device_links(control, world_.timeout_seconds(), progress_,
+                                                                         transport::DeviceMapping::ipc)
                                           : transport::make_socket_links(world_.mesh(), control, {}, progress_);
   links_ = std::make_unique<UnprobedLinks>(std::move(links_));
   attach();

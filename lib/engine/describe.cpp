@@ -65,18 +65,22 @@ report::Settings settings_of(const Case& c) {
     for (const auto& [key, value] : settings_of(*c.gen[e], quantises))
       settings.emplace_back(c.gen.size() == 1 ? key : cases::key_of_engine("gen." + key, e, c.gen.size()), value);
   }
+  if (c.run.threads != 1) settings.emplace_back("threads", c.run.threads);
   if (c.run.colocated) settings.emplace_back("colocated", true);
   if (c.run.strict_upstream != cases::Strict::off)
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
   const std::vector<std::string_view>& options = transport::row_of(c.refit.executor).options;
   const auto means = [&](std::string_view option) { return std::ranges::find(options, option) != options.end(); };
+  if (means("mechanism") && c.refit.mechanism != cases::Mechanism::automatic)
+    settings.emplace_back("mechanism", std::string(name(c.refit.mechanism)));
   if (means("fan_out") && c.refit.fan_out != cases::FanOut::automatic)
     settings.emplace_back("fan_out", std::string(name(c.refit.fan_out)));
   if (means("communicators")) settings.emplace_back("communicators", std::string(name(c.refit.communicators)));
   for (const auto& [option, value] : {std::pair("streams", c.refit.streams),
                                       {"group_size", c.refit.group_size},
                                       {"chunk_bytes", c.refit.chunk_bytes},
-                                      {"ring_chunks", c.refit.ring_chunks}}) {
+                                      {"ring_chunks", c.refit.ring_chunks},
+                                      {"small_bytes", c.refit.small_bytes}}) {
     if (means(option)) settings.emplace_back(option, value);
   }
   if (c.run.count_seconds != cases::RunSection().count_seconds)

@@ -80,7 +80,7 @@ void Job::prepare(report::Result& result) {
     neighbours = std::max<std::int64_t>(neighbours, std::ranges::count(places_.hosts, host));
   host_bytes_ = world_.max(bytes) * neighbours;
   how_.phase_seconds = limits_.phase(host_bytes_);
-  allocate();
+  allocate(result);
   if (world_.rank() == 0) spdlog::info("probing links and memory");
   session_ = std::make_unique<session::Session>(space_, world_, *links_, places_, lies_.exchange(), *mine_, how_,
                                                 progress_, lies_.decorators());
@@ -143,7 +143,7 @@ void Job::require_same_inputs() {
   });
 }
 
-void Job::allocate() {
+void Job::allocate(report::Result& result) {
   begin("allocate");
   links_ = lies_.links(transport::make_links(world_, setup_.c.run.timeout_seconds, progress_), world_, gen_arena_,
                        how_.misc_buffer_bytes);
@@ -165,7 +165,14 @@ void Job::allocate() {
                        "least: no staging memory beside the weights");
   const bool shared = how_.row().stores || links_->maps_always();
   if (shared) {
+    const auto start = now();
     together(world_, [&] { peers_ = links_->peer_memory(gen_ ? gen_->bytes() : 0); });
+    const double seconds = world_.max(now() - start);
+    const std::string mechanism = peers_->mechanism();
+    if (!mechanism.empty()) {
+      result.prepare.emplace_back("map", seconds);
+      if (world_.rank() == 0) result.notes.push_back(mechanism);
+    }
   }
   together(world_, [&] {
     for (OwnSide* side : sides()) {
@@ -265,6 +272,10 @@ void Job::record_estimate(report::Result& result) const {
                                     {"pair_store", rates.pair_store},
                                     {"pair_engine", rates.pair_engine},
                                     {"all_stores", rates.all_stores},
+                                    {"all_engines", rates.all_engines},
+                                    {"both_stores", rates.both_stores},
+                                    {"both_engines", rates.both_engines},
+                                    {"both_messages", rates.both_messages},
                                     {"network", rates.network},
                                     {"memory", rates.memory}}) {
     if (value > 0) result.rates.emplace_back(name, value);
@@ -277,6 +288,7 @@ void Job::record_estimate(report::Result& result) const {
 
 void Job::record_session(report::Result& result) const {
   result.prepare.emplace_back("plan", world_.max(session_->plan_seconds()));
+  result.prepare.emplace_back("connect", world_.max(session_->connect_seconds()));
   const auto arena = [](const std::optional<OwnSide>& side) {
     return side ? std::ssize(side->arena) : std::int64_t{0};
   };

@@ -64,7 +64,7 @@ class Job {
   void begin(const char* phase) { progress_.begin(phase, limits_.phase(host_bytes_)); }
 
   void require_same_inputs();
-  void allocate();
+  void allocate(report::Result& result);
   void load(report::Result& result);
   void make_cache_scales(report::Result& result);
   void make_derived(report::Result& result);

@@ -87,12 +87,19 @@ class Probe {
         print_rate("one pair alone, stores into the peer", rates.pair_store);
         print_rate("one pair alone, copy engines", rates.pair_engine);
         print_rate("first half into the second, at once, stores", rates.all_stores, "GB/s per rank");
+        print_rate("first half into the second, at once, engines", rates.all_engines, "GB/s per rank");
+        print_rate("all ranks, both ways at once, stores", rates.both_stores, "GB/s per rank");
+        print_rate("all ranks, both ways at once, copy engines", rates.both_engines, "GB/s per rank");
+        if (rates.engine_bytes > 0 && rates.engine_bytes != transport::kNoEngineBytes)
+          print("{:<44}{:>10.2f} us\n", "the host's time for a copy by engines",
+                1e6 * static_cast<double>(rates.engine_bytes) / rates.pair_engine);
       } else {
         print_rate("memory, all ranks of a host (read + write)", rates.memory);
         print_rate("into or out of one rank's memory", rates.pair);
       }
       print_rate("one pair alone, messages", rates.pair_message);
       print_rate("all pairs at once, messages", rates.all_pairs, "GB/s per pair");
+      print_rate("all pairs, both ways at once, messages", rates.both_messages, "GB/s per pair");
       print_rate("host to host, all ranks at once, messages", rates.network);
       if (several) print("{:<44}{:>10.2f} us\n", "small message", rates.latency * 1e6);
     }
@@ -110,7 +117,7 @@ class Probe {
     if (session_.size() > 1 || links_.probes_messages())
       communicator_ = links_.communicator(transport::Purpose::bulk, everybody, kLanes);
     if (session_.size() > 1 && links_.maps_always()) {
-      peers_ = links_.peer_memory(session_.rank() < senders ? 0 : kPeerBytes);
+      peers_ = links_.peer_memory(kPeerBytes);
       notes.push_back(peers_->note());
     }
     for (const std::string& text : notes) {

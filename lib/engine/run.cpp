@@ -51,6 +51,16 @@ void require_ranks(const Case& c, int started) {
       c.run.colocated ? ", colocated" : "", started, needed);
 }
 
+/// Requires a core for each thread of this rank.
+void require_cores(const Case& c) {
+  const std::int64_t cores = kernels::usable_cores();
+  if (c.run.threads <= cores) return;
+  fail_usage(
+      "run.threads: {} threads for each rank, which may use {} core{}: start it with mpirun --bind-to none, or with "
+      "--map-by slot:PE={}, or with fewer threads",
+      c.run.threads, cores, cores == 1 ? "" : "s", c.run.threads);
+}
+
 /// Returns the place of every rank of either side: gathered once and known to all ranks, so that any of them can write
 /// the result.
 std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Setup& setup, const Places& places) {
@@ -177,6 +187,7 @@ class Run {
         outputs_(outputs),
         session_(&progress_),
         runtime_(start_device(session_, progress_, limits_)),
+        space_(c.run.threads),
         world_(transport::make_mpi_control(&progress_)) {
     supervisor_.connect(*world_);
     log_to_stderr(session_.rank());
@@ -195,6 +206,7 @@ class Run {
         setup_ = std::make_shared<Setup>(case_);
         faults_ = faults_of_run(*setup_);
         require_ranks(case_, session_.size());
+        require_cores(case_);
         if (is_root()) outputs_.remove_older();
       });
       board_.may_write() = true;

@@ -8,6 +8,7 @@
 
 #include "core/clock.hpp"
 #include "core/console.hpp"
+#include "core/text.hpp"
 #include "engine/describe.hpp"
 #include "engine/expect.hpp"
 #include "engine/faults.hpp"
@@ -48,13 +49,29 @@ plan::Rates rates_of(const Hardware& hardware) {
   return rates;
 }
 
+/// Places all ranks on the devices that the hardware lists.
+plan::Placement placed(const Setup& setup, const Hardware& hardware) {
+  const std::int64_t ranks = setup.c.world().size();
+  if (std::ssize(hardware.devices) != ranks)
+    fail_usage("{}: devices lists {}, and the case has {}: one device for each rank, train's first{}", hardware.file,
+               hardware.devices.size(), counted(ranks, "rank"),
+               setup.c.run.colocated ? " (colocated: for each process)" : "");
+  return plan::listed(setup.c.world(), hardware.devices, hardware.devices_per_domain);
+}
+
 plan::Machine machine_of(const Setup& setup, const std::optional<Hardware>& given) {
   const Hardware hardware = given.value_or(Hardware{});
   // Ranks of both sides fill hosts and share their memory; a domain of devices belongs to one side alone.
   const auto place = setup.c.run.colocated ? plan::colocated : hardware.memory_is_shared ? plan::filled : plan::apart;
   return {given ? rates_of(hardware) : plan::Rates{},
-          place(setup.sent().ranks(), setup.gen->ranks(), hardware.ranks_per_device, hardware.devices_per_domain),
+          hardware.devices.empty()
+              ? place(setup.sent().ranks(), setup.gen->ranks(), hardware.ranks_per_device, hardware.devices_per_domain)
+              : placed(setup, hardware),
           hardware.broadcast * 1e9};
+}
+
+plan::Rules rules_of(const Setup& setup, const plan::Machine& machine, std::int64_t fan_out) {
+  return {.domain_ranks = fan_out, .colocated = setup.c.run.colocated, .placement = machine.placement};
 }
 
 /// Prints path, role, shape and name of every tensor; "none" where gen does not store it, "file" where only gen does.
@@ -81,8 +98,7 @@ std::int64_t fan_out_ranks(const Setup& setup, const plan::Machine& machine) {
   if (wanted == cases::FanOut::off) return 0;
   if (wanted == cases::FanOut::on) return setup.gen->ranks();
   if (machine.rates.device_out == 0) return 0;  // without rates nothing pays
-  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, machine.placement,
-                              setup.c.run.colocated);
+  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, rules_of(setup, machine, 0));
 }
 
 /// Times the plan of the process with the first gen rank, which receives from every stage.
@@ -108,7 +124,7 @@ std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<p
     const std::size_t policies = policies_of[static_cast<std::size_t>(tensor.index)];
     return static_cast<std::size_t>(std::ranges::find(sets, policies) - sets.begin());
   };
-  const plan::Planner planner(splits.front().bulk, setup.sent(), *setup.gen, fan_out, {}, setup.c.run.colocated);
+  const plan::Planner planner(splits.front().bulk, setup.sent(), *setup.gen, rules_of(setup, machine, fan_out));
   const std::vector<plan::Loads> groups = plan::loads_by_group(planner, machine.placement, form, sets.size(), group_of);
   std::vector<plan::Loads> result(splits.size(), plan::Loads(setup.sent(), setup.gen->ranks()));
   for (std::size_t p = 0; p < splits.size(); ++p)
@@ -177,8 +193,8 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   const transport::ExecutorRow& row = how.row();
   const plan::Paths paths{setup.split.bulk, setup.split.misc, setup.sent(), *setup.gen, c.run.colocated};
   const std::int64_t fan_out = row.stores || options.hardware ? fan_out_ranks(setup, machine) : 0;
-  const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen, row.stores ? fan_out : 0, {},
-                              c.run.colocated);
+  const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen,
+                              rules_of(setup, machine, row.stores ? fan_out : 0));
   result.plan.emplace();
   plan_one_rank(setup, planner, *result.plan);
 

@@ -13,6 +13,7 @@ namespace refit::explain {
 struct Hardware {
   std::string file;  ///< source of the numbers
   std::int64_t ranks_per_device = 1;
+  std::vector<std::int64_t> devices;  ///< of each rank, train's first; empty = by ranks_per_device
   std::int64_t devices_per_domain = 1;
   double device_in = 0;  ///< GB/s per device and direction, within a domain
   double device_out = 0;

@@ -46,7 +46,8 @@ void print_owners(std::ostream& out, std::string_view side, const std::vector<Ow
 }
 
 /// Describes the change of the values on the way: empty for most copies.
-std::string on_the_way(const Explanation& explanation, const plan::Copy& copy) {
+std::string on_the_way(const Explanation& explanation, std::size_t index) {
+  const plan::Copy& copy = explanation.copies[index];
   std::vector<std::string> words;
   const Format& from = copy.source.format;
   const Format& to = copy.destination.format;
@@ -56,6 +57,7 @@ std::string on_the_way(const Explanation& explanation, const plan::Copy& copy) {
     words.emplace_back("to itself");
   else if (explanation.train.front().piece.format != from)
     words.emplace_back("quantised at its source");
+  if (explanation.on_device[index]) words.emplace_back("within a device");
   if (from.dtype != to.dtype) words.push_back(fmt::format("{} to {}", name(from.dtype), name(to.dtype)));
   if (from.conversion != to.conversion)
     words.push_back(fmt::format("{} to {}", name(from.conversion), name(to.conversion)));
@@ -69,11 +71,12 @@ void print_copies(std::ostream& out, const Explanation& explanation) {
   out << fmt::format("moved by: {} {}, {}\n", count, count == 1 ? "copy" : "copies", format_bytes(bytes));
   if (count == 0) return;
   Rows rows{{"bytes", "from", "to", "box", "on the way"}};
-  for (const plan::Copy& copy : explanation.copies) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const plan::Copy& copy = explanation.copies[i];
     const char* sender = copy.fan_out == plan::FanOut::forwarded ? "gen" : "train";
     rows.push_back({fmt::format("{}", copy.wire_bytes()), fmt::format("{} {}", sender, to_int(copy.source.rank)),
                     fmt::format("gen {}", to_int(copy.destination.rank)), to_string(copy.box),
-                    on_the_way(explanation, copy)});
+                    on_the_way(explanation, i)});
   }
   print_rows(out, rows, 1);
 }
@@ -171,11 +174,14 @@ std::vector<Explanation> explain(const Pair& pair, const plan::Planner& planner,
                       paths[static_cast<std::size_t>(tensor->index)],
                       owners_of(stored ? *pair.train : pair.sent(), *tensor),
                       owners_of(*pair.gen, *tensor),
+                      {},
                       {}});
   }
   planner.for_each_copy([&](const plan::Copy& copy) {
     const auto at = by_index.find(copy.tensor);
-    if (at != by_index.end()) result[at->second].copies.push_back(copy);
+    if (at == by_index.end()) return;
+    result[at->second].copies.push_back(copy);
+    result[at->second].on_device.push_back(!copy.to_self && plan::is_on_one_device(copy, planner.rules().placement));
   });
   return result;
 }

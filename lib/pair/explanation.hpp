@@ -27,6 +27,7 @@ struct Explanation {
   std::string_view path;  ///< paths_of
   std::vector<Owner> train, gen;
   std::vector<plan::Copy> copies;  ///< of the bulk path, without places
+  std::vector<bool> on_device;     ///< by copy: between two ranks of one device
 };
 
 /// Returns the paths by tensor index: "bulk", "misc", "none" where gen does not store it, "file" where only gen does.

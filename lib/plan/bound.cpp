@@ -15,7 +15,7 @@ namespace {
 
 using Site = Placement::Site;
 using Sites = std::vector<Site>;
-using Number = std::int32_t Site::*;          ///< of a device, or of a domain
+using Number = Placement::Number;             ///< of a device, or of a domain
 using Numbers = std::vector<std::int64_t>;    ///< each once, ascending
 using HeldBytes = std::map<Numbers, double>;  ///< by the set of holders
 using Sums = std::vector<double>;             ///< by number
@@ -207,39 +207,6 @@ class Memories {
 double over(std::int64_t bytes, double rate) { return rate > 0 ? static_cast<double>(bytes) / rate : 0; }
 
 }  // namespace
-
-Placement apart(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device,
-                std::int64_t devices_per_domain) {
-  Placement placement;
-  Placement::Site first;  // of a side
-  for (auto [sites, ranks] :
-       {std::pair(&placement.source, source_ranks), {&placement.destination, destination_ranks}}) {
-    for (std::int64_t rank = 0; rank < ranks; ++rank) {
-      const auto device = static_cast<std::int32_t>(rank / ranks_per_device);
-      sites->push_back({first.device + device, first.domain + device / static_cast<std::int32_t>(devices_per_domain)});
-    }
-    first = {sites->back().device + 1, sites->back().domain + 1};
-  }
-  return placement;
-}
-
-Placement filled(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device,
-                 std::int64_t devices_per_domain) {
-  Placement placement;
-  for (std::int64_t rank = 0; rank < source_ranks + destination_ranks; ++rank) {
-    const auto device = static_cast<std::int32_t>(rank / ranks_per_device);
-    (rank < source_ranks ? placement.source : placement.destination)
-        .push_back({device, device / static_cast<std::int32_t>(devices_per_domain)});
-  }
-  return placement;
-}
-
-Placement colocated(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device,
-                    std::int64_t devices_per_domain) {
-  Placement all = filled(std::max(source_ranks, destination_ranks), 0, ranks_per_device, devices_per_domain);
-  const auto first = [&](std::int64_t ranks) { return Sites(all.source.begin(), all.source.begin() + ranks); };
-  return {first(source_ranks), first(destination_ranks)};
-}
 
 double Bound::total() const { return std::max({seconds.ingress, seconds.egress, seconds.fanout, seconds.memory}); }
 

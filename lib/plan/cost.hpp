@@ -36,24 +36,6 @@ struct Rates {
   bool memory_is_shared = false;
 };
 
-/// Places of the ranks: equal numbers are the same device, or the same domain.
-struct Placement {
-  struct Site {
-    std::int32_t device = 0;
-    std::int32_t domain = 0;
-  };
-  std::vector<Site> source, destination;  ///< by rank
-};
-
-/// Places both sides apart: neighbouring ranks share a device, and neighbouring devices of a side a domain.
-Placement apart(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device = 1,
-                std::int64_t devices_per_domain = 1);
-
-/// Places both sides one after the other, source ranks first, as launchers fill hosts: neighbouring ranks of either
-/// side share a device, and neighbouring devices a domain.
-Placement filled(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device,
-                 std::int64_t devices_per_domain);
-
 /// Bytes behind each term, and the seconds that they take.
 struct Bound {
   /// Bytes that the busiest port carries at least.
@@ -73,19 +55,15 @@ struct Bound {
   std::string term() const;
 };
 
-/// Places rank r of either side on one device: neighbouring ranks share a device, and neighbouring devices a domain.
-Placement colocated(std::int64_t source_ranks, std::int64_t destination_ranks, std::int64_t ranks_per_device = 1,
-                    std::int64_t devices_per_domain = 1);
-
 /// Returns the bound for moving `tensors` (bound.cpp).
 Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                   const Rates& rates, const Placement& placement);
 
 /// Returns the domains for which fan-out pays: the number of destination ranks in a domain where the plan with fan-out
 /// keeps the busiest port, of a device or a domain, at least a twentieth less busy than the plan without; else 0. For
-/// the executor that fans out: `direct`, which sends the form that the destination stores (fan_out.cpp). `colocated`:
-/// as Planner has it.
+/// the executor that fans out: `direct`, which sends the form that the destination stores (fan_out.cpp). `rules`: of
+/// the plan, whose domain_ranks do not count; every rank has a place.
 std::int64_t choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                            const Rates& rates, const Placement& placement, bool colocated = false);
+                            const Rates& rates, const Rules& rules);
 
 }  // namespace refit::plan

@@ -12,7 +12,8 @@ namespace {
 using Site = Placement::Site;
 
 /// Returns the seconds of the busiest port, of a device or a domain, under a plan's copies; 0 where rates are unknown.
-double busiest_port_seconds(const Planner& planner, Rates rates, const Placement& placement) {
+double busiest_port_seconds(const Planner& planner, Rates rates) {
+  const Placement& placement = planner.rules().placement;
   rates.memory = 0;
   return seconds_at_once(traffic(planner, placement, {.hash = false, .form = Form::stored}).loads, {rates, placement});
 }
@@ -34,13 +35,15 @@ std::int64_t ranks_per_domain(const std::vector<Site>& sites) {
 }  // namespace
 
 std::int64_t choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                            const Rates& rates, const Placement& placement, bool colocated) {
+                            const Rates& rates, const Rules& rules) {
   constexpr double kWorthwhile = 0.95;
-  const std::int64_t domain_ranks = ranks_per_domain(placement.destination);
+  const std::int64_t domain_ranks = ranks_per_domain(rules.placement.destination);
   const bool has_rates = std::max({rates.device_in, rates.device_out, rates.domain_in, rates.domain_out}) > 0;
   if (domain_ranks < 2 || rates.memory_is_shared || !has_rates) return 0;
   const auto seconds = [&](std::int64_t ranks) {
-    return busiest_port_seconds(Planner(tensors, source, destination, ranks, {}, colocated), rates, placement);
+    Rules with_fan_out = rules;
+    with_fan_out.domain_ranks = ranks;
+    return busiest_port_seconds(Planner(tensors, source, destination, with_fan_out), rates);
   };
   const double without = seconds(0);
   const double with = seconds(domain_ranks);

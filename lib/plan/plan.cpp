@@ -4,6 +4,7 @@
 #include <iterator>
 #include <map>
 #include <numeric>
+#include <set>
 #include <utility>
 
 namespace refit::plan {
@@ -66,6 +67,25 @@ std::vector<std::int32_t> domains_of(const std::vector<Rank>& ranks, std::int64_
   return begins;
 }
 
+/// Returns whether some takers may have near holders, by a number of their sites, who are not all that there are.
+bool has_near_ranks(Placement::Number number, const Rules& rules) {
+  std::map<std::int32_t, std::vector<std::size_t>> sources;  // ranks, by number
+  std::set<std::int32_t> all;
+  for (std::size_t rank = 0; rank < rules.placement.source.size(); ++rank)
+    sources[rules.placement.source[rank].*number].push_back(rank);
+  for (const auto& [at, ranks] : sources) all.insert(at);
+  bool any = false;
+  for (std::size_t rank = 0; rank < rules.placement.destination.size(); ++rank) {
+    const std::int32_t at = rules.placement.destination[rank].*number;
+    all.insert(at);
+    const auto near = sources.find(at);
+    // Colocated, what is near may be the rank itself.
+    if (near != sources.end()) any = any || !rules.colocated || near->second != std::vector{rank};
+  }
+  // Even where all ranks are on one device, its takers do not feed each other.
+  return any && (all.size() > 1 || number == &Placement::Site::device);
+}
+
 /// Returns the dimension between whose rows a box is cut for `holders`: see plan.hpp.
 int cut_dimension(const Extents& extent, std::int64_t takers, std::int64_t holders, const Striping& striping) {
   int longest = 0;
@@ -95,14 +115,21 @@ Sum128 hash(const Copy& copy, const Sum128& factors) {
   return {splitmix64(seed) * factors.low, splitmix64(~seed) * factors.high};
 }
 
-Planner::Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                 std::int64_t domain_ranks, const Striping& striping, bool colocated)
-    : tensors_(tensors),
-      source_(source),
-      destination_(destination),
-      domain_ranks_(domain_ranks),
-      striping_(striping),
-      colocated_(colocated) {}
+bool is_on_one_device(const Copy& copy, const Placement& placement) {
+  if (placement.destination.empty()) return false;
+  const auto device = [](const std::vector<Placement::Site>& sites, Rank rank) {
+    return sites[static_cast<std::size_t>(to_int(rank))].device;
+  };
+  const bool forwarded = copy.fan_out == FanOut::forwarded;
+  return device(forwarded ? placement.destination : placement.source, copy.source.rank) ==
+         device(placement.destination, copy.destination.rank);
+}
+
+Planner::Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination, Rules rules)
+    : tensors_(tensors), source_(source), destination_(destination), rules_(std::move(rules)) {
+  for (const Placement::Number number : {&Placement::Site::device, &Placement::Site::domain})
+    if (has_near_ranks(number, rules_)) near_.push_back(number);
+}
 
 Planner::ClassKey Planner::key(const Tensor& tensor) const {
   return {tensor.shape, tensor.dtype, source_.placement_class(tensor), destination_.placement_class(tensor)};
@@ -121,8 +148,8 @@ Planner::Class Planner::make_class(const Tensor& tensor, Known& known) const {
     for (const Holding& wanted : to) {
       const auto box = intersect(held.box, wanted.box);
       if (!box) continue;
-      Overlap overlap{*box, held.ranks, wanted.ranks, {}, {}, held.format, wanted.format};
-      if (colocated_) {
+      Overlap overlap{*box, held.ranks, wanted.ranks, {}, {}, false, held.format, wanted.format};
+      if (rules_.colocated) {
         std::ranges::set_intersection(wanted.ranks, held.ranks, std::back_inserter(overlap.to_self));
         std::erase_if(overlap.takers, [&](Rank taker) { return contains(held.ranks, taker); });
       }
@@ -132,10 +159,10 @@ Planner::Class Planner::make_class(const Tensor& tensor, Known& known) const {
   std::stable_sort(result.overlaps.begin(), result.overlaps.end(),
                    [](const Overlap& a, const Overlap& b) { return a.box < b.box; });
   if (destination_.engines() > 1) merge_equal(result.overlaps);
-  std::int64_t number = 0;
+  for (std::size_t i = 0; i < result.overlaps.size(); ++i) result.overlaps[i].number = static_cast<std::int64_t>(i);
+  for (const Placement::Number number : near_) split_by(number, result.overlaps);
   for (Overlap& overlap : result.overlaps) {
-    overlap.number = number++;
-    overlap.domains = domains_of(overlap.takers, domain_ranks_);
+    overlap.domains = domains_of(overlap.takers, overlap.is_on_device ? 0 : rules_.domain_ranks);
     // Holders take turns, and with fan-out so do the takers of a domain.
     overlap.period = std::ssize(overlap.holders);
     for (std::size_t d = 1; d < overlap.domains.size(); ++d)
@@ -164,6 +191,38 @@ void Planner::merge_equal(std::vector<Overlap>& overlaps) {
     std::ranges::sort(same->to_self);
   }
   overlaps = std::move(merged);
+}
+
+void Planner::split_by(Placement::Number number, std::vector<Overlap>& overlaps) const {
+  const auto number_of = [number](const std::vector<Placement::Site>& sites, Rank rank) {
+    return sites[static_cast<std::size_t>(to_int(rank))].*number;
+  };
+  std::vector<Overlap> result;
+  for (Overlap& all : overlaps) {
+    if (all.is_on_device) {
+      result.push_back(std::move(all));
+      continue;
+    }
+    Overlap rest = all;
+    rest.takers.clear();
+    std::map<std::int32_t, Overlap> parts;  // of near holders, by number
+    for (const Rank holder : all.holders) parts[number_of(rules_.placement.source, holder)].holders.push_back(holder);
+    for (const Rank taker : all.takers) {
+      const auto part = parts.find(number_of(rules_.placement.destination, taker));
+      (part == parts.end() ? rest : part->second).takers.push_back(taker);
+    }
+    if (!rest.takers.empty() || !rest.to_self.empty()) result.push_back(std::move(rest));
+    for (auto& [site, part] : parts) {
+      if (part.takers.empty()) continue;
+      part.box = all.box;
+      part.source_format = all.source_format;
+      part.destination_format = all.destination_format;
+      part.number = all.number;
+      part.is_on_device = number == &Placement::Site::device;
+      result.push_back(std::move(part));
+    }
+  }
+  overlaps = std::move(result);
 }
 
 std::vector<Planner::Lie> Planner::lies_of(const Tensor& tensor, const Overlap& overlap) const {
@@ -237,7 +296,7 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     const std::int64_t first = overlap.domains[static_cast<std::size_t>(domain)];
     const std::int64_t takers = overlap.domains[static_cast<std::size_t>(domain) + 1] - first;
     if (takers == 1) return send(holder, first, part_of(overlap.box, cut, begin, end), FanOut::none);
-    const std::int64_t stripes = std::clamp<std::int64_t>(bytes_of(overlap.box) / striping_.min_bytes, 1, takers);
+    const std::int64_t stripes = std::clamp<std::int64_t>(bytes_of(overlap.box) / rules_.striping.min_bytes, 1, takers);
     const std::int64_t shift = stripes == takers ? 0 : turn + overlap.number;
     const std::int64_t rows = overlap.box.extent[cut];
     for (std::int64_t i = 0; i < stripes; ++i) {
@@ -270,18 +329,18 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
       send(taker * holders / std::ssize(overlap.takers), taker, overlap.box, FanOut::none);
     return;
   }
-  const bool whole = domains % holders == 0 || bytes_of(overlap.box) * domains < holders * striping_.min_bytes;
+  const bool whole = domains % holders == 0 || bytes_of(overlap.box) * domains < holders * rules_.striping.min_bytes;
   if (whole) {
     for (std::int64_t domain = wanted.begin; domain < wanted.end; ++domain) {
       const std::int64_t takers =
           overlap.domains[static_cast<std::size_t>(domain) + 1] - overlap.domains[static_cast<std::size_t>(domain)];
-      const int cut = cut_dimension(overlap.box.extent, 1, takers, striping_);
+      const int cut = cut_dimension(overlap.box.extent, 1, takers, rules_.striping);
       feed(domain * holders / domains, domain, cut, 0, overlap.box.extent[cut]);
     }
     return;
   }
   // The domains' boxes end to end have domains x rows rows; holder h sends those from h/holders to (h+1)/holders.
-  const int cut = cut_dimension(overlap.box.extent, domains, holders, striping_);
+  const int cut = cut_dimension(overlap.box.extent, domains, holders, rules_.striping);
   const std::int64_t rows = overlap.box.extent[cut];
   const auto boundary = [&](std::int64_t holder) { return holder * domains * rows / holders; };
   for (std::int64_t domain = wanted.begin; domain < wanted.end; ++domain) {

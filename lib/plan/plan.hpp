@@ -11,17 +11,21 @@
 // of the longest; where H divides R, or a part would be smaller than Striping::min_bytes, boxes stay whole. The holders
 // are rotated by the tensor's number among those of its class plus the overlap's number within the tensor.
 //
-// Colocated sides (core/world.hpp): a taker that itself holds a box takes it from itself, before any other rule;
-// holders share the sending to the other takers only.
+// Near holders first. Colocated sides (core/world.hpp): a taker that itself holds a box takes it from itself, before
+// any other rule. Takers that have holders on their own device take from those, and of the others those that have
+// holders in their domain from those; the rest take from all holders. Each of these sets shares the sending as above.
+// Example: train DP2 to gen TP2 on GPUs 0 1 0 1: each gen rank takes its half from the replica on its GPU, and no link
+// is used.
 //
 // Engines of one side share the holders: an overlap's takers are all ranks that want exactly it in one format,
 // whichever engines they are of, and feed each other likewise.
 //
-// Fan-out: takers of one domain can feed each other. Each of them then gets one stripe of the box from a holder, and
-// forwards it to the others: a box enters the domain once, in parts if several holders send it. Where stripes would be
-// smaller than Striping::min_bytes, there are fewer than takers, and takers take turns. Example: train TP1 to gen DP3
-// sends each replica a third of every tensor, which the replica passes on to the other two; of tensors below 64 KiB
-// each goes to one replica, to the next one each time. Scalars go from the holder to all.
+// Fan-out: takers of one domain can feed each other, except those that have a holder on their own device: what a device
+// sends costs the same, whether the holder or a taker beside it sends it. Each of them then gets one stripe of the box
+// from a holder, and forwards it to the others: a box enters the domain once, in parts if several holders send it.
+// Where stripes would be smaller than Striping::min_bytes, there are fewer than takers, and takers take turns. Example:
+// train TP1 to gen DP3 sends each replica a third of every tensor, which the replica passes on to the other two; of
+// tensors below 64 KiB each goes to one replica, to the next one each time. Scalars go from the holder to all.
 
 #include <functional>
 #include <map>
@@ -34,6 +38,7 @@
 #include "core/hash.hpp"
 #include "core/world.hpp"
 #include "layout/layout.hpp"
+#include "plan/placement.hpp"
 
 namespace refit::plan {
 
@@ -48,6 +53,14 @@ struct Striping {
   std::int64_t min_bytes = 64 * 1024;
   /// A dimension is long enough to be cut if every part gets this many rows: then parts differ by a sixteenth at most.
   std::int64_t min_rows = 16;
+};
+
+/// What decides beside the layouts who sends which part to whom; the same on all ranks of a job.
+struct Rules {
+  std::int64_t domain_ranks = 0;  ///< neighbouring destination ranks that feed each other (fan-out); 0 = none do
+  bool colocated = false;         ///< rank r of either side is one process
+  Placement placement = {};       ///< of all ranks; empty = no two are near each other
+  Striping striping = {};
 };
 
 /// One end of a copy: a strided view into a storage of that rank.
@@ -88,6 +101,9 @@ inline bool receives(const OwnRanks& own, const Copy& copy) {
   return own.source ? own.destination == copy.destination.rank : !sends(own, copy);
 }
 
+/// Returns whether both ends of a copy are on one device; false where ranks have no places.
+bool is_on_one_device(const Copy& copy, const Placement& placement);
+
 /// The copies in which one process is source or destination, in the plan's order: by tensor, overlap, destination,
 /// then box; copies to oneself come first of an overlap. With fan-out: by tensor, overlap, domain, then stripe; a
 /// relayed copy, then its forwarded ones.
@@ -111,11 +127,8 @@ struct Holding {
 /// Computes the copies that take `tensors` from one layout to another. Keeps references to all three.
 class Planner {
  public:
-  /// `tensors`: those to be copied (the bulk path's), in the order of the copies. `domain_ranks`: the number of
-  /// neighbouring destination ranks that feed each other (fan-out); 0 = none do. `colocated`: rank r of either side is
-  /// one process.
-  Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-          std::int64_t domain_ranks = 0, const Striping& striping = {}, bool colocated = false);
+  /// `tensors`: those to be copied (the bulk path's), in the order of the copies.
+  Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination, Rules rules = {});
 
   /// Returns the copies in which a process takes part, on either side. Cost: one look per tensor and its own copies.
   RankPlan rank_plan(const OwnRanks& own) const;
@@ -138,17 +151,19 @@ class Planner {
 
   const Layout& source() const { return source_; }
   const Layout& destination() const { return destination_; }
+  const Rules& rules() const { return rules_; }
 
  private:
   struct Overlap {
     Box box;
-    std::vector<Rank> holders;
+    std::vector<Rank> holders;          ///< that these takers take from
     std::vector<Rank> takers;           ///< those that do not take it from themselves
     std::vector<Rank> to_self;          ///< takers that do: they hold it
     std::vector<std::int32_t> domains;  ///< the first taker of each, and the number of takers
+    bool is_on_device = false;          ///< these holders and takers are on one device
     Format source_format;
     Format destination_format;
-    std::int64_t number = 0;  ///< among the overlaps of its class
+    std::int64_t number = 0;  ///< among the overlaps of its class; those of one box, by near holders, have one
     std::int64_t period = 1;  ///< after so many tensors of the class the same ranks have the same parts again
   };
   using ClassKey = std::tuple<Shape, DType, std::uint64_t, std::uint64_t>;
@@ -163,6 +178,9 @@ class Planner {
   };
   ClassKey key(const Tensor& tensor) const;
   static void merge_equal(std::vector<Overlap>& overlaps);
+  /// Moves the takers that have holders near them, by a number of their sites, to overlaps of their own behind the
+  /// others.
+  void split_by(Placement::Number number, std::vector<Overlap>& overlaps) const;
   Class make_class(const Tensor& tensor, Known& known) const;
   /// Returns how the overlap lies, by engine of its takers.
   std::vector<Lie> lies_of(const Tensor& tensor, const Overlap& overlap) const;
@@ -184,9 +202,8 @@ class Planner {
   const std::vector<Tensor>& tensors_;
   const Layout& source_;
   const Layout& destination_;
-  std::int64_t domain_ranks_;
-  Striping striping_;
-  bool colocated_;
+  Rules rules_;
+  std::vector<Placement::Number> near_;  ///< the numbers by which ranks are near each other, the nearest first
 };
 
 /// Returns the distinct boxes of `tensor` on one side, by first index; those that engines have in common, in one

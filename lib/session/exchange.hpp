@@ -56,12 +56,21 @@ inline Choices choices(FanOut) {
   return kWords;
 }
 
+/// The means by which direct's plain copies reach another device. Copy engines take only what they can: the rest is a
+/// kernel's.
+enum class Mechanism : std::uint8_t { automatic, kernel, copy_engine };
+inline Choices choices(Mechanism) {
+  static constexpr std::string_view kWords[] = {"auto", "kernel", "copy_engine"};
+  return kWords;
+}
+
 /// The way of moving; the same on all ranks.
 struct How {
   transport::ExecutorKind executor = transport::ExecutorKind::direct;
   transport::Tuning tuning = {};
   bool per_stage = false;  ///< a communicator for each of the source's stages; else one
   FanOut fan_out = FanOut::automatic;
+  Mechanism mechanism = Mechanism::automatic;
   std::int64_t misc_buffer_bytes = std::int64_t{256} << 20;
   bool check_agreement = true;        ///< before the first byte is sent
   bool registers_memory = true;       ///< with communicators that can; only where sides have arenas

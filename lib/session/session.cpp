@@ -59,8 +59,10 @@ std::int64_t staging_bytes(const Exchange& exchange, const How& how, const OwnRa
     bytes += SentWeights::bytes(exchange.model, layout, staged(exchange, sends_quantise));
   }
   if (own.destination || own.source == Rank{0}) bytes += 2 * misc_buffer;
-  if (own.source && misc > 0)
-    bytes += transport::ring_bytes(transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer));
+  if (own.source && misc > 0) {
+    const transport::Tuning gather = transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer);
+    bytes += std::min(transport::ring_bytes(gather), gather.ring_chunks * misc_buffer);
+  }
   if (own.source) {
     const layout::Layout& stored = exchange.quantised ? exchange.quantised->train : paths.source;
     moved += arena_bytes(stored, *own.source) * paths.destination.ranks();
@@ -79,7 +81,8 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
       exchange_(exchange),
       mine_(mine),
       how_(how),
-      progress_(progress) {
+      progress_(progress),
+      placement_(places.placement(exchange.world())) {
   together(world_, [&] {
     if (!exchange_.quantised || !is_source()) return;
     sent_layout_ = layout::materialise(exchange_.quantised->layout, exchange_.model.tensors, *own().source);
@@ -89,15 +92,14 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   make_communicators();
   begin("probe");
   probe();
-  const plan::Placement placement = places_.placement(exchange_.world());
   estimate_.bound = plan::lower_bound(exchange_.model.tensors, exchange_.paths.source, exchange_.paths.destination,
-                                      estimate_.rates, placement);
+                                      estimate_.rates, placement_);
   estimate_.fan_out_ranks = choose_fan_out();
   double start = now();
   std::vector<plan::Copy> copies;
   together(world_, [&] { copies = planner().rank_plan(own()).copies; });
   plan_seconds_ = now() - start;
-  count(world_, exchange_, how_, copies, placement, estimate_);
+  count(world_, exchange_, how_, copies, placement_, estimate_);
 
   if (exchange_.quantised) sent_ = make_sent(staged(exchange_, sends_quantise_));
   begin("plan");
@@ -108,16 +110,16 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   });
   if (how_.check_agreement) agree(copies);
   make_executors(copies);
+  plan_seconds_ += now() - start;
+  connect();
+  start = now();
   if (decorators.paths) decorators.paths(paths_);
   keeps_magnitudes_ = decorators.keeps_magnitudes;
   register_memory();
   plan_seconds_ += now() - start;
+  note_mechanism();
 
-  std::int64_t unmapped = 0;
-  for (const transport::Statistic& statistic : bulk().statistics()) {
-    if (std::strcmp(statistic.name, "unmapped_peers") == 0) unmapped += static_cast<std::int64_t>(statistic.value);
-  }
-  unmapped = world_.sum(unmapped);
+  const std::int64_t unmapped = sum_of("unmapped_peers");
   const std::string why = mine_.peers != nullptr ? mine_.peers->note() : "";
   if (unmapped > 0)
     note(fmt::format("direct: {} pairs of ranks cannot map each other's memory and use p2p{}{}", unmapped / 2,
@@ -218,12 +220,15 @@ std::int64_t Session::choose_fan_out() const {
   if (how_.fan_out == FanOut::on) return paths.destination.ranks();
   if (!mapped) return 0;
   return plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates,
-                              places_.placement(exchange_.world()), paths.colocated);
+                              {.colocated = paths.colocated, .placement = placement_});
 }
 
 plan::Planner Session::planner() const {
   const plan::Paths& paths = exchange_.paths;
-  return {paths.bulk, paths.source, paths.destination, estimate_.fan_out_ranks, {}, paths.colocated};
+  return {paths.bulk,
+          paths.source,
+          paths.destination,
+          {.domain_ranks = estimate_.fan_out_ranks, .colocated = paths.colocated, .placement = placement_}};
 }
 
 std::unique_ptr<SentWeights> Session::make_sent(const SentWeights::HasMemory& has_memory) const {
@@ -259,6 +264,41 @@ void Session::require_stored(const std::vector<plan::Copy>& copies) const {
   }
 }
 
+transport::Tuning Session::tuning() const {
+  transport::Tuning tuning = how_.tuning;
+  const std::int64_t probed = estimate_.probed.engine_bytes;
+  const bool is_slower = how_.mechanism == Mechanism::automatic && probed == transport::kNoEngineBytes;
+  if (!kernels::EngineTable::is_available() || how_.mechanism == Mechanism::kernel || is_slower) return tuning;
+  kernels::EngineSizes& sizes = tuning.engines;
+  sizes.least_bytes = kernels::kEngineBytes;
+  if (probed > 0) sizes.host_bytes = probed;
+  if (how_.mechanism == Mechanism::copy_engine) {
+    sizes.least_bytes = sizes.least_strided_bytes = 1;
+    sizes.host_bytes = 0;
+  }
+  return tuning;
+}
+
+/// Returns the sum over all ranks of a statistic of the bulk path's executor; 0: it has none of that name.
+std::int64_t Session::sum_of(const char* name) const {
+  double mine = 0;
+  for (const transport::Statistic& statistic : bulk().statistics())
+    if (std::strcmp(statistic.name, name) == 0) mine += statistic.value;
+  return world_.sum(static_cast<std::int64_t>(mine));
+}
+
+/// Says what copy engines do, where they do something.
+void Session::note_mechanism() {
+  const std::int64_t bytes = sum_of("engine_bytes");
+  if (bytes == 0) return;
+  const kernels::EngineSizes sizes = tuning().engines;
+  note(fmt::format(
+      "direct: copy engines move {:.2f} GB of {:.2f}: what goes to other GPUs in contiguous pieces from {} KiB "
+      "on, or in rows with gaps from {} KiB on",
+      static_cast<double>(bytes) / 1e9, static_cast<double>(estimate_.wire.bytes) / 1e9,
+      ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
+}
+
 void Session::make_executors(const std::vector<plan::Copy>& copies) {
   const plan::Paths& paths = exchange_.paths;
   transport::Endpoint me{own(), {}, {}};
@@ -267,10 +307,21 @@ void Session::make_executors(const std::vector<plan::Copy>& copies) {
   transport::QuantisedSends sends;
   if (sends_quantise_) sends = {&sent_->quantise(), &paths.destination};
   paths_.push_back({kBulk, how_.row().make({space_, world_, links_, *routes_, me, paths.bulk, paths.source,
-                                            paths.destination, copies, mine_.peers, sends, how_.tuning, progress_})});
+                                            paths.destination, copies, mine_.peers, sends, tuning(), progress_})});
   if (gather_ == nullptr && stream_ == nullptr) return;
   paths_.push_back({kMisc, transport::make_misc(space_, gather_.get(), stream_.get(), me, paths.misc, paths.source,
                                                 paths.destination, how_.misc_buffer_bytes, how_.tuning, progress_)});
+}
+
+/// Lets pairs of ranks connect before the first refit, where they are known to agree on what they exchange.
+void Session::connect() {
+  if (!how_.check_agreement) return;
+  begin("connect");
+  const double start = now();
+  together(world_, [&] {
+    for (const Path& path : paths_) path.executor->connect();
+  });
+  connect_seconds_ = now() - start;
 }
 
 const transport::Executor& Session::bulk() const {

@@ -52,6 +52,8 @@ class Session {
   const std::vector<std::string>& notes() const { return notes_; }
   /// Returns the seconds from the first look at the plan until executors are made, on this rank. Not collective.
   double plan_seconds() const { return plan_seconds_; }
+  /// Returns the seconds in which pairs of ranks exchanged a first message, on this rank. Not collective.
+  double connect_seconds() const { return connect_seconds_; }
 
   /// Waits in a barrier, then moves all weights: on return this rank's part is complete, and `finalise` (where given)
   /// has run on it.
@@ -98,7 +100,12 @@ class Session {
   /// Throws (runtime) for a copy of this rank with an end here that the rank does not store: a defect of a layout.
   void require_stored(const std::vector<plan::Copy>& copies) const;
   const layout::LocalLayout& sent_layout() const { return sent_ ? sent_layout_ : mine_.source->layout; }
+  /// Returns the tuning with what was probed.
+  transport::Tuning tuning() const;
+  std::int64_t sum_of(const char* statistic) const;
+  void note_mechanism();
   void make_executors(const std::vector<plan::Copy>& copies);
+  void connect();
   void register_memory();
   std::vector<transport::Communicator*> all_communicators() const;
   const transport::Executor& bulk() const;
@@ -111,10 +118,12 @@ class Session {
   const OwnMemory& mine_;
   const How& how_;
   transport::Progress& progress_;
+  const plan::Placement placement_;  ///< of both sides' ranks
 
   std::vector<std::string> notes_;
   Estimate estimate_;
   double plan_seconds_ = 0;
+  double connect_seconds_ = 0;
   bool sends_quantise_ = false;      ///< the executor's tiles quantise as they store
   layout::LocalLayout sent_layout_;  ///< of exchange.quantised on a source rank
   std::vector<std::unique_ptr<transport::Communicator>> communicators_;

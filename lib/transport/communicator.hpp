@@ -125,6 +125,8 @@ class PeerMemory {
   virtual std::byte* at(int rank, std::int64_t offset) const { return map(rank) + offset; }
   /// Orders this rank's stores before a following barrier, and loads after it.
   virtual void fence() = 0;
+  /// Returns what the memory is mapped by, and why by nothing better, for the reader; empty: nothing is to be told.
+  virtual std::string mechanism() const { return {}; }
   /// Returns one line on the arenas that this rank cannot map and the reason; empty if it maps all that are not empty,
   /// or cannot say.
   virtual std::string note() const { return {}; }

@@ -1,6 +1,6 @@
 #pragma once
-// Device memory of CUDA GPUs: of this rank, and of its peers through CUDA IPC. No CUDA header is needed to use it; in a
-// build without CUDA everything here except cuda_version is refused as unavailable.
+// Device memory of CUDA GPUs: of this rank, and of its peers through NCCL windows or CUDA IPC. No CUDA header is needed
+// to use it; in a build without CUDA everything here except cuda_version is refused as unavailable.
 //
 // All of it is on the device that is current when it is made (kernels::Runtime chooses that once per process), and is
 // used from that thread.
@@ -27,12 +27,22 @@ class DeviceArena final : public Arena {
   std::int64_t bytes_ = 0;
 };
 
-/// Makes an arena of `bytes` (0: none) on this rank's device, and maps those of all other ranks of `world` that CUDA
-/// IPC can open here: same host, and a device that this one can address as a peer (NVLink or PCIe); ranks that share a
-/// device can. Collective over `world`, which must outlive the result; so is its destruction, as for an MPI window,
-/// because an arena may be freed only after every other rank has closed it. Errors (runtime), on all ranks alike: the
-/// ranks of a device need more memory than it has free; the message has the amounts.
-std::unique_ptr<PeerMemory> make_cuda_peer_memory(Control& world, std::int64_t bytes);
+class NcclWindows;  // nccl_windows.hpp
+
+/// Makes what all memory of one world that is to be mapped through NCCL windows has in common: a communicator, as soon
+/// as the first memory is made. Not collective. `timeout_seconds`: of each of NCCL's steps (0: none).
+std::shared_ptr<NcclWindows> make_nccl_windows(double timeout_seconds);
+
+/// Makes an arena of `bytes` (0: none) on this rank's device, and maps those of all other ranks of `world` that can be:
+///   by NCCL windows, where `windows` are given, each rank has a GPU of its own, NCCL is 2.29 or later (2.30.7 where
+///   ranks need different sizes) and says that it can: all ranks of an NVLink domain, on one host or several. A rank
+///   then takes 2 MiB at least; by CUDA IPC otherwise: same host, and a device that this one can address as a peer
+///   (NVLink or PCIe); ranks that share a device can.
+/// PeerMemory::mechanism tells which it is. Collective over `world`, which must outlive the result; so is its
+/// destruction, as for an MPI window, because an arena may be freed only after every other rank has closed it. Errors
+/// (runtime), on all ranks alike: the ranks of a device need more memory than it has free; the message has the amounts.
+std::unique_ptr<PeerMemory> make_cuda_peer_memory(Control& world, std::int64_t bytes,
+                                                  const std::shared_ptr<NcclWindows>& windows = nullptr);
 
 /// Returns the version of CUDA's runtime and the newest that the driver supports, e.g. "13.0 (driver 13.0)"; empty in a
 /// build without CUDA.

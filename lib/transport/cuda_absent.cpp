@@ -16,7 +16,10 @@ namespace {
 
 DeviceArena::DeviceArena(std::int64_t /*bytes*/) : data_(nullptr, nullptr) { fail_absent("device memory"); }
 
-std::unique_ptr<PeerMemory> make_cuda_peer_memory(Control& /*world*/, std::int64_t /*bytes*/) {
+std::shared_ptr<NcclWindows> make_nccl_windows(double /*timeout_seconds*/) { fail_absent("windows of NCCL"); }
+
+std::unique_ptr<PeerMemory> make_cuda_peer_memory(Control& /*world*/, std::int64_t /*bytes*/,
+                                                  const std::shared_ptr<NcclWindows>& /*windows*/) {
   fail_absent("peer memory of devices");
 }
 

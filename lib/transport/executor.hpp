@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/engine_copies.hpp"
 #include "kernels/kernels.hpp"
 #include "plan/plan.hpp"
 #include "transport/communicator.hpp"
@@ -54,6 +55,10 @@ class Executor {
   /// return this rank's part is complete: weights that it sends may be changed, and weights that it receives are
   /// visible to it.
   virtual void execute() = 0;
+  /// Exchanges a small message with every peer on every lane on which `execute` does: communicators that connect with
+  /// the first message of a pair have then done so. Changes no storage. Collective like `execute`, before its first
+  /// call, among ranks that agree on the plan.
+  virtual void connect() {}
   /// Returns the memory beside the storages on this rank from which messages come and to which they go.
   virtual MemoryList staging() const = 0;
   std::int64_t staging_bytes() const {
@@ -75,6 +80,9 @@ struct Tuning {
   std::int64_t ring_chunks = 2;         ///< p2p: chunks of the ring, per stage in flight
 
   std::int64_t message_bytes = std::int64_t{1} << 30;  ///< p2p: most bytes of one message: MPI counts are ints
+  /// p2p: segments smaller than this are packed with others of their pair; not set: as is best on the device, or host.
+  std::optional<std::int64_t> small_bytes = {};
+  std::int64_t packed_bytes = 16 << 20;       ///< p2p: most bytes of a packed message
   std::int64_t message_cost_bytes = 8 << 20;  ///< p2p: fixed cost of a message, as bytes: 24 us of NCCL over NVLink
   std::int64_t golden_part_bytes = 64 << 20;  ///< golden: most bytes of one broadcast (or one row): bounds staging
   /// m2n: most bytes of a group's shards on the rank that has most (at least one tensor). It bounds staging, which is
@@ -83,7 +91,8 @@ struct Tuning {
   /// direct with fan-out: most bytes of a chunk (at least one element). Small enough that the last chunk's way through
   /// its relay is short, large enough that flags cost nothing.
   std::int64_t fan_out_chunk_bytes = 8 << 20;
-  kernels::TableSizes table = {};  ///< of the tables of all executors
+  kernels::TableSizes table = {};     ///< of the tables of all executors
+  kernels::EngineSizes engines = {};  ///< direct: of copies to other devices; by default kernels do all of them
 };
 
 /// World ranks of a copy's two ends.
@@ -149,7 +158,7 @@ inline std::int64_t lanes_of_stage(std::int64_t streams, std::int32_t stages) {
 
 /// Makes p2p: bounded groups of sends and receives between exact overlaps. Contiguous copies go zero-copy; strided ones
 /// and casts are packed into chunks of a bounded ring, so that pack, wire and unpack overlap. Neighbouring copies of
-/// one pair of ranks that are contiguous at both ends are one message.
+/// one pair of ranks that are contiguous at both ends are one message, and so are small ones, packed (segment.hpp).
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning, Progress& progress);
 
@@ -166,11 +175,16 @@ struct QuantisedSends {
   const plan::Layout* destination = nullptr;  ///< layout into which the copies go
 };
 
-/// Makes direct: the source rank's kernel writes its copies straight into the destination ranks' final storages through
-/// mapped peer memory, casting on the way; one launch per step, then one barrier. Pairs that cannot map each other use
-/// p2p. Collective over `world`, whose ranks are `map`'s. Statistics: "unmapped_peers", the number of ranks that share
-/// copies with this one and are served by p2p, and "enqueue", the seconds until all of this rank's copies were
-/// enqueued.
+/// Makes direct: the source rank writes its copies straight into the destination ranks' final storages through mapped
+/// peer memory, then there is one barrier. Copy engines take what Tuning::engines lets them, to other devices only:
+/// what stays on a device is a kernel's at the same time, since both would wait for each other in one queue. One launch
+/// does everything else, casting on the way. Pairs that cannot map each other use p2p. Collective over `world`, whose
+/// ranks are `map`'s. Statistics: "unmapped_peers", the number of ranks that share copies with this one and are served
+/// by p2p, "engine_bytes", those that copy engines move, and "enqueue", the seconds until all of this rank's copies
+/// were enqueued.
+///
+/// Relayed and forwarded copies are a kernel's: flags behind chunks of 8 MiB let the engines reach 346 GB/s (batches of
+/// 8 chunks: 375, and a relay that is far behind), and a kernel stores 370.
 ///
 /// Fan-out: relayed copies arrive in chunks (fan_out_chunks); the source raises a flag in `flags` behind each chunk,
 /// and the relay's kernel waits for it before it forwards the chunk. `flags` is peer memory of fan_out_flag_bytes on

@@ -11,8 +11,8 @@ namespace {
 /// Links by NCCL and the memory of devices.
 class DeviceLinks final : public Links {
  public:
-  DeviceLinks(Control& world, double timeout_seconds, Progress& progress)
-      : world_(world), timeout_seconds_(timeout_seconds), progress_(progress) {}
+  DeviceLinks(Control& world, double timeout_seconds, Progress& progress, DeviceMapping mapping)
+      : world_(world), timeout_seconds_(timeout_seconds), progress_(progress), mapping_(mapping) {}
 
   std::string prepare() override { return prepare_nccl(world_); }
 
@@ -27,7 +27,8 @@ class DeviceLinks final : public Links {
 
   std::unique_ptr<PeerMemory> peer_memory(std::int64_t bytes) override {
     const Waiting waiting(&progress_);
-    return make_cuda_peer_memory(world_, bytes);
+    if (mapping_ == DeviceMapping::best && windows_ == nullptr) windows_ = make_nccl_windows(timeout_seconds_);
+    return make_cuda_peer_memory(world_, bytes, windows_);
   }
 
   std::unique_ptr<Arena> memory(std::int64_t bytes) override { return std::make_unique<DeviceArena>(bytes); }
@@ -49,12 +50,15 @@ class DeviceLinks final : public Links {
   Control& world_;
   double timeout_seconds_;
   Progress& progress_;
+  DeviceMapping mapping_;
+  std::shared_ptr<NcclWindows> windows_;  ///< nullptr: not asked for, or not yet
 };
 
 }  // namespace
 
-std::unique_ptr<Links> make_device_links(Control& world, double timeout_seconds, Progress& progress) {
-  return std::make_unique<DeviceLinks>(world, timeout_seconds, progress);
+std::unique_ptr<Links> make_device_links(Control& world, double timeout_seconds, Progress& progress,
+                                         DeviceMapping mapping) {
+  return std::make_unique<DeviceLinks>(world, timeout_seconds, progress, mapping);
 }
 
 }  // namespace refit::transport

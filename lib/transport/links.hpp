@@ -62,8 +62,15 @@ class Links {
   virtual bool rates_change() const = 0;
 };
 
+/// How the memory of devices may be mapped.
+enum class DeviceMapping : std::uint8_t {
+  best,  ///< by NCCL windows where they can be, by CUDA IPC otherwise
+  ipc    ///< by CUDA IPC: no communicator is made for it
+};
+
 /// Makes links by NCCL and the memory of devices. `world`: of all ranks; must outlive the result. `timeout_seconds`: of
 /// one communicator's creation (0: none).
-std::unique_ptr<Links> make_device_links(Control& world, double timeout_seconds, Progress& progress);
+std::unique_ptr<Links> make_device_links(Control& world, double timeout_seconds, Progress& progress,
+                                         DeviceMapping mapping = DeviceMapping::best);
 
 }  // namespace refit::transport

@@ -47,6 +47,11 @@ class MiscStream final : public Executor {
     space_.fence();
   }
 
+  /// Of the gathers alone: communicators have broadcast before.
+  void connect() override {
+    for (auto& gather : gathers_) gather->connect();
+  }
+
   MemoryList staging() const override {
     MemoryList memory{memory_.span()};
     if (ring_) memory.push_back(ring_->allocated());
@@ -107,9 +112,11 @@ class MiscStream final : public Executor {
     }
     end.destination = LocalMemory(stream_storages_, addresses);
     const Routes routes(source, {&gather}, {source.ranks(), 1, true});
-    // The gathers run one after the other: one ring, no larger than a buffer needs, serves them all.
+    // The gathers run one after the other: one ring, no larger than any of them needs, serves them all.
     const Tuning one = gather_tuning(tuning, source.stages(), layout_.capacity());
-    ring_ = std::make_shared<Ring>(ring_bytes(one));
+    std::int64_t largest = 0;
+    for (const auto& copies : by_buffer) largest = std::max(largest, ring_bytes(routes, end, copies, one));
+    ring_ = std::make_shared<Ring>(largest);
     for (const auto& copies : by_buffer) {
       gathers_.push_back(make_p2p(space_, routes, end, copies, one, ring_, progress_));
     }

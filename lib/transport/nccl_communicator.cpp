@@ -17,7 +17,8 @@ class NcclCommunicator final : public Communicator {
   NcclCommunicator(Control& members, int lanes, double timeout_seconds, bool registers)
       : rank_(members.rank()), size_(members.size()), registers_(registers) {
     REFIT_ASSERT(lanes >= 1);
-    for (const ncclUniqueId& id : unique_ids(members, lanes)) lanes_.emplace_back(rank_, size_, id, timeout_seconds);
+    for (const ncclUniqueId& id : nccl_unique_ids(members, lanes))
+      lanes_.emplace_back(rank_, size_, id, timeout_seconds);
     warm_up(timeout_seconds);
   }
 
@@ -48,18 +49,6 @@ class NcclCommunicator final : public Communicator {
   }
 
  private:
-  /// Returns the ids that member 0 makes, one for each lane. Collective over `members`.
-  static std::vector<ncclUniqueId> unique_ids(Control& members, int lanes) {
-    Control::Bytes bytes;
-    for (int lane = 0; members.rank() == 0 && lane < lanes; ++lane) {
-      ncclUniqueId id;
-      const ncclResult_t result = ncclGetUniqueId(&id);
-      if (result != ncclSuccess) fail_runtime("NCCL: a unique id: {}", ncclGetErrorString(result));
-      append(bytes, id);
-    }
-    return read_all<ncclUniqueId>(members.broadcast(bytes, 0));
-  }
-
   /// Sends one byte from rank 0 to all: links that cannot work at all are noticed here.
   void warm_up(double timeout_seconds) {
     DeviceArena byte(1);
@@ -83,20 +72,9 @@ class NcclCommunicator final : public Communicator {
   std::deque<NcclLane> lanes_;
 };
 
-int library_version() {
-  int version = 0;
-  const ncclResult_t result = ncclGetVersion(&version);
-  if (result != ncclSuccess) fail_runtime("NCCL: the library's version: {}", ncclGetErrorString(result));
-  return version;
-}
-
 /// Gathers all members, and checks them.
 std::vector<NcclMember> gather_members(Control& members) {
-  const Location here = location();
-  const char* legacy = std::getenv("NCCL_LEGACY_CUDA_REGISTER");
-  const bool registers_legacy = legacy != nullptr && std::string_view(legacy) == "1";
-  const NcclMember mine{library_version(), here.device, here.host, registers_legacy};
-  std::vector<NcclMember> all = gather_all(members, mine);
+  std::vector<NcclMember> all = gather_all(members, nccl_member());
   check_nccl_members(NCCL_VERSION_CODE, all);
   if (share_a_device(all)) setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 0);
   return all;
@@ -121,6 +99,34 @@ NcclLane& nccl_lane(Communicator& communicator, int lane) {
   return nccl->lane(lane);
 }
 
-std::string nccl_version() { return nccl_version_text(library_version()); }
+int nccl_library_version() {
+  int version = 0;
+  const ncclResult_t result = ncclGetVersion(&version);
+  if (result != ncclSuccess) fail_runtime("NCCL: the library's version: {}", ncclGetErrorString(result));
+  return version;
+}
+
+NcclMember nccl_member() {
+  const Location here = location();
+  const char* legacy = std::getenv("NCCL_LEGACY_CUDA_REGISTER");
+  const bool registers_legacy = legacy != nullptr && std::string_view(legacy) == "1";
+  return {nccl_library_version(), here.device, here.host, registers_legacy};
+}
+
+std::vector<ncclUniqueId> nccl_unique_ids(Control& members, int count) {
+  Control::Bytes bytes;
+  std::string error;
+  for (int i = 0; members.rank() == 0 && i < count && error.empty(); ++i) {
+    ncclUniqueId id;
+    const ncclResult_t result = ncclGetUniqueId(&id);
+    if (result != ncclSuccess) error = ncclGetErrorString(result);
+    append(bytes, id);
+  }
+  bytes = members.broadcast(error.empty() ? bytes : Control::Bytes(), 0);
+  if (bytes.empty()) fail_runtime("NCCL: a unique id cannot be made{}{}", error.empty() ? "" : ": ", error);
+  return read_all<ncclUniqueId>(bytes);
+}
+
+std::string nccl_version() { return nccl_version_text(nccl_library_version()); }
 
 }  // namespace refit::transport

@@ -3,6 +3,13 @@
 #include <algorithm>
 #include <exception>
 #include <thread>
+#include <utility>
+
+// Windows' addresses for peers: since 2.29.
+#define REFIT_NCCL_WINDOWS (NCCL_VERSION_CODE >= NCCL_VERSION(2, 29, 0))
+#if REFIT_NCCL_WINDOWS
+#include <nccl_device/core.h>
+#endif
 
 namespace refit::transport {
 namespace {
@@ -198,6 +205,61 @@ ncclComm_t NcclLane::split() {
   }
   return result;
 }
+
+#if REFIT_NCCL_WINDOWS
+
+NcclTeam NcclLane::window_team() {
+  ncclCommProperties_t properties{};
+  properties.size = sizeof(properties);
+  properties.magic = NCCL_API_MAGIC;
+  properties.version = NCCL_VERSION_CODE;
+  // A library that is older than the headers by a patch refuses the question.
+  if (ncclCommQueryProperties(comm_, &properties) != ncclSuccess || !properties.deviceApiSupport) return {};
+  const ncclTeam_t team = ncclTeamLsa(comm_);
+  if (team.nRanks == 0) return {};
+  return {true, rank_ - team.rank, team.nRanks};
+}
+
+std::size_t NcclLane::add_window(std::span<std::byte> memory) {
+  ncclWindow_t& window = windows_.emplace_back(nullptr);
+  // Not NCCL_WIN_COLL_SYMMETRIC, which promises equal offsets to collectives, and costs memory for their kernels.
+  check(ncclCommWindowRegister(comm_, memory.data(), memory.size(), &window, NCCL_WIN_DEFAULT), "making a window");
+  const Deadline deadline(timeout_seconds_);
+  while (!ready()) {
+    if (deadline.passed()) {
+      failed_ = true;  // the end is an abort
+      fail_runtime("NCCL: a window of {} bytes is not made after {} s (--timeout)", memory.size(), timeout_seconds_);
+    }
+    std::this_thread::yield();
+  }
+  if (window == nullptr) {
+    failed_ = true;
+    fail_runtime("NCCL: a window of {} bytes is refused", memory.size());
+  }
+  return windows_.size() - 1;
+}
+
+std::byte* NcclLane::window_address(std::size_t window, int rank) {
+  void* address = nullptr;
+  check(ncclGetPeerDevicePointer(windows_[window], 0, rank, &address), "the address of a window");
+  return static_cast<std::byte*>(address);
+}
+
+void NcclLane::remove_window(std::size_t window) {
+  // An abort removes windows itself.
+  if (idle()) ncclCommWindowDeregister(comm_, std::exchange(windows_[window], nullptr));
+}
+
+#else  // window_refusal has said no before
+
+NcclTeam NcclLane::window_team() { return {}; }
+std::size_t NcclLane::add_window(std::span<std::byte> /*memory*/) {
+  fail_runtime("NCCL: these headers have no windows");
+}
+std::byte* NcclLane::window_address(std::size_t /*window*/, int /*rank*/) { return nullptr; }
+void NcclLane::remove_window(std::size_t /*window*/) {}
+
+#endif
 
 void NcclLane::abandon() {
   failed_ = true;

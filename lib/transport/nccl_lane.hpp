@@ -10,10 +10,12 @@
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <vector>
 
 #include "transport/communicator.hpp"
 #include "transport/cuda_handles.hpp"
+#include "transport/nccl_rules.hpp"
 
 namespace refit::transport {
 
@@ -78,6 +80,17 @@ class NcclLane {
   /// Gives up: a request is destroyed while it is at work. Nothing more can be launched, and the end is an abort.
   void abandon();
 
+  /// Returns NCCL's answer to the question whose windows this rank can map. The lane must be idle.
+  NcclTeam window_team();
+  /// Makes a window of this rank's `memory`, which is ncclMemAlloc's and not empty, and maps the windows of the team's
+  /// others. Collective over the lane's ranks, while it is idle; the sizes: see window_refusal. Returns what
+  /// window_address and remove_window take. Errors (runtime): NCCL's own; not done in time. The lane has failed then.
+  std::size_t add_window(std::span<std::byte> memory);
+  /// Returns where a rank's memory of a window begins here; nullptr: it is not of this rank's team.
+  std::byte* window_address(std::size_t window, int rank);
+  /// Unmaps the window's memory of others. They may still have this rank's.
+  void remove_window(std::size_t window);
+
   /// Makes a communicator of the same ranks on which calls block, for libraries on top of NCCL; the caller ends it.
   /// Collective over the lane's ranks, while it is idle.
   ncclComm_t split();
@@ -104,9 +117,19 @@ class NcclLane {
   NcclRequest* last_ = nullptr;
   std::int64_t in_flight_ = 0;  // requests launched and not yet seen complete
   std::vector<void*> registrations_;
+  std::deque<ncclWindow_t> windows_;  // NCCL's thread writes to an element until it is made
 
   friend class NcclRequest;
 };
+
+/// Returns the library that this process found, in NCCL's code.
+int nccl_library_version();
+
+/// Returns what others have to know of this rank.
+NcclMember nccl_member();
+
+/// Returns ids that member 0 makes, one for each of `count` communicators. Collective over `members`.
+std::vector<ncclUniqueId> nccl_unique_ids(Control& members, int count);
 
 /// Returns a lane of a communicator of make_nccl_communicator. Errors (usage): another kind, e.g. one that an injected
 /// bug wraps.

@@ -1,10 +1,11 @@
 #include "transport/p2p.hpp"
 
 #include <algorithm>
+#include <iterator>
+#include <set>
 #include <thread>
 
 #include "core/box.hpp"
-#include "transport/segment.hpp"
 #include "transport/tiles.hpp"
 
 namespace refit::transport {
@@ -13,7 +14,7 @@ namespace {
 /// Returns the tuning with chunks of a whole number of alignments, so that every staged part is aligned.
 Tuning aligned(Tuning tuning) {
   REFIT_ASSERT(tuning.streams >= 1 && tuning.group_size >= 1 && tuning.ring_chunks >= 1);
-  REFIT_ASSERT(tuning.chunk_bytes >= kChunkAlignment && tuning.message_bytes >= 1);
+  REFIT_ASSERT(tuning.chunk_bytes >= kChunkAlignment && tuning.message_bytes >= 1 && tuning.packed_bytes >= 1);
   tuning.chunk_bytes -= tuning.chunk_bytes % kChunkAlignment;
   return tuning;
 }
@@ -35,6 +36,7 @@ class Lane {
   explicit Lane(std::int64_t ring) : ring_(static_cast<std::size_t>(ring)) {}
 
   std::vector<Batch>& batches() { return batches_; }
+  const std::vector<Batch>& batches() const { return batches_; }
 
   void make_requests(const Routes& routes) {
     std::int64_t largest = 0;
@@ -94,31 +96,91 @@ class Lane {
   std::size_t completed_ = 0;
 };
 
-/// The segments of one stage in groups: at most `group_size` messages each, and at most one chunk of staged bytes.
+/// The messages of one stage in groups: at most `group_size` each, of one turn, and at most one chunk of staged bytes.
 struct Group {
-  std::span<const Segment> segments;
+  std::span<const Parcel> parcels;
   std::int64_t staged_bytes = 0;
 };
 
-bool is_staged(const Segment& segment, const Endpoint& me) {
-  return me.sends(segment.copy) ? !segment.zero_copy_source : !segment.zero_copy_destination;
+bool is_staged(const Parcel& parcel, const Endpoint& me) {
+  return me.sends(parcel.first()) ? !parcel.is_zero_copy_source() : !parcel.is_zero_copy_destination();
 }
 
-void append_groups(const std::vector<Segment>& segments, const Endpoint& me, const Tuning& tuning,
+void append_groups(const std::vector<Parcel>& parcels, const Endpoint& me, const Tuning& tuning,
                    std::vector<Group>& out) {
   std::size_t first = 0;
   std::int64_t used = 0;
   const auto close = [&](std::size_t end) {
-    if (end > first) out.push_back({std::span(segments).subspan(first, end - first), used});
+    if (end > first) out.push_back({std::span(parcels).subspan(first, end - first), used});
     first = end;
     used = 0;
   };
-  for (std::size_t i = 0; i < segments.size(); ++i) {
-    const std::int64_t room = is_staged(segments[i], me) ? segments[i].bytes : 0;
-    if (static_cast<std::int64_t>(i - first) >= tuning.group_size || used + room > tuning.chunk_bytes) close(i);
+  for (std::size_t i = 0; i < parcels.size(); ++i) {
+    const std::int64_t room = is_staged(parcels[i], me) ? parcels[i].bytes : 0;
+    const bool is_full = static_cast<std::int64_t>(i - first) >= tuning.group_size || used + room > tuning.chunk_bytes;
+    if (is_full || parcels[i].turn != parcels[first].turn) close(i);
     used += round_up(room, kChunkAlignment);
   }
-  close(segments.size());
+  close(parcels.size());
+}
+
+struct StageGroup {
+  std::int32_t stage;
+  int lane;  ///< of the stage's communicator
+  Group group;
+};
+using StageGroups = std::vector<StageGroup>;
+struct LaneRing {
+  std::int64_t chunks = 0;
+  std::int64_t chunk_bytes = 0;
+};
+
+/// The groups of a rank by lane, and the chunks that they need: no more and no longer ones than that.
+struct LaneGroups {
+  std::vector<std::vector<Parcel>> parcels;  ///< of which the groups are parts
+  std::vector<StageGroups> lanes;
+  std::vector<LaneRing> rings;
+  std::int64_t ring_bytes = 0;
+};
+
+LaneGroups make_groups(const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& remote,
+                       const Tuning& tuning) {
+  std::vector<std::vector<plan::Copy>> by_stage(static_cast<std::size_t>(routes.stages()));
+  for (const plan::Copy& copy : remote)
+    by_stage[static_cast<std::size_t>(routes.stage(copy.source.rank))].push_back(copy);
+
+  // Stages take turns on the lanes; where there are fewer, each has several.
+  LaneGroups result;
+  const std::int64_t parts = lanes_of_stage(tuning.streams, routes.stages());
+  for (const auto& stage : by_stage) {
+    for (auto& part : deal(pack(make_segments(stage, tuning), tuning), parts, tuning))
+      result.parcels.push_back(std::move(part));
+  }
+  const auto streams = static_cast<std::size_t>(tuning.streams);
+  result.lanes.resize(streams);
+  for (std::size_t i = 0; i < result.parcels.size(); ++i) {
+    std::vector<Group> cut;
+    append_groups(result.parcels[i], me, tuning, cut);
+    const auto stage = static_cast<std::int32_t>(static_cast<std::int64_t>(i) / parts);
+    const std::int64_t lane = static_cast<std::int64_t>(i) % (routes.has_one() ? tuning.streams : parts);
+    for (const Group& group : cut) result.lanes[i % streams].push_back({stage, static_cast<int>(lane), group});
+  }
+  for (const StageGroups& lane : result.lanes) {
+    LaneRing ring;
+    for (const StageGroup& each : lane) {
+      ring.chunk_bytes = std::max(ring.chunk_bytes, each.group.staged_bytes);
+      if (each.group.staged_bytes > 0) ring.chunks = std::min(tuning.ring_chunks, ring.chunks + 1);
+    }
+    result.rings.push_back(ring);
+    result.ring_bytes += ring.chunks * ring.chunk_bytes;
+  }
+  return result;
+}
+
+std::vector<plan::Copy> remote_copies(const std::vector<plan::Copy>& copies) {
+  std::vector<plan::Copy> remote;
+  std::ranges::copy_if(copies, std::back_inserter(remote), [](const plan::Copy& copy) { return !copy.to_self; });
+  return remote;
 }
 
 /// Turns groups into batches.
@@ -133,12 +195,12 @@ class BatchBuilder {
     Batch batch;
     batch.stage = stage;
     batch.lane = lane;
-    batch.first_tensor = group.segments.front().copy.tensor;
+    batch.first_tensor = group.parcels.front().first().tensor;
     pack_.clear();
     unpack_.clear();
-    for (const Segment& segment : group.segments) {
-      batch.messages.push_back(message(segment, stage, chunk));
-      if (is_staged(segment, me_)) chunk += round_up(segment.bytes, kChunkAlignment);
+    for (const Parcel& parcel : group.parcels) {
+      batch.messages.push_back(message(parcel, stage, chunk));
+      if (is_staged(parcel, me_)) chunk += round_up(parcel.bytes, kChunkAlignment);
     }
     batch.pack = kernels::CopyTable(space_, pack_, sizes_);
     batch.unpack = kernels::CopyTable(space_, unpack_, sizes_);
@@ -146,20 +208,26 @@ class BatchBuilder {
   }
 
  private:
-  Message message(const Segment& segment, std::int32_t stage, std::byte* wire) {
-    const plan::Copy& copy = segment.copy;
+  Message message(const Parcel& parcel, std::int32_t stage, std::byte* wire) {
+    const plan::Copy& copy = parcel.first();
     const bool sending = me_.sends(copy);
-    if (!is_staged(segment, me_)) {
+    if (!is_staged(parcel, me_)) {
       wire = sending ? me_.source.address(copy.source.place, copy.source.format.dtype)
                      : me_.destination.address(copy.destination.place, copy.destination.format.dtype);
-    } else if (sending) {
-      pack_.push_back(pack_tile(copy, me_.source, wire));
     } else {
-      unpack_.push_back(unpack_tile(copy, wire, me_.destination));
+      std::byte* part = wire;
+      for (const Segment& segment : parcel.segments) {
+        if (sending) {
+          pack_.push_back(pack_tile(segment.whole(), me_.source, part));
+        } else {
+          unpack_.push_back(unpack_tile(segment.whole(), part, me_.destination));
+        }
+        part += round_up(segment.bytes, kChunkAlignment);
+      }
     }
     return {sending ? Message::Kind::send : Message::Kind::receive,
             sending ? routes_.destination_peer(copy.destination.rank, stage) : routes_.source_peer(copy.source.rank),
-            wire, segment.bytes};
+            wire, parcel.bytes};
   }
 
   const kernels::ExecutionSpace& space_;
@@ -173,35 +241,53 @@ class P2p final : public Executor {
  public:
   P2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
       const std::vector<plan::Copy>& copies, const Tuning& tuning, std::shared_ptr<Ring> ring, Progress& progress)
-      : space_(space), routes_(routes), progress_(progress), ring_(std::move(ring)) {
-    std::vector<plan::Copy> remote;
+      : space_(space),
+        routes_(routes),
+        progress_(progress),
+        group_size_(static_cast<std::size_t>(tuning.group_size)),
+        ring_(std::move(ring)) {
     std::vector<kernels::Tile> to_self;
     for (const plan::Copy& copy : copies) {
-      if (copy.to_self) {
-        to_self.push_back(self_tile(copy, me.source, me.destination));
-      } else {
-        remote.push_back(copy);
-      }
+      if (copy.to_self) to_self.push_back(self_tile(copy, me.source, me.destination));
     }
     to_self_ = kernels::CopyTable(space_, to_self, tuning.table);
-    make_lanes(me, remote, aligned(tuning));
+    make_lanes(me, make_groups(routes_, me, remote_copies(copies), aligned(tuning)), aligned(tuning));
   }
 
   void execute() override {
     to_self_.run(space_);
-    for (Lane& lane : lanes_) lane.start();
-    for (bool busy = true; busy;) {
-      busy = false;
-      bool moved = false;
-      for (Lane& lane : lanes_) {
-        if (lane.done()) continue;
-        moved |= lane.advance(space_, routes_, progress_);
-        busy |= !lane.done();
-      }
-      progress_.set_waiting(busy && !moved);
-      if (busy && !moved) std::ranges::find_if(lanes_, [](const Lane& lane) { return !lane.done(); })->pause();
-    }
+    run(lanes_);
     space_.fence();
+  }
+
+  void connect() override {
+    std::size_t count = 0;
+    for (const Lane& lane : lanes_) count += greetings(lane).size();
+    kernels::DeviceBuffer memory(static_cast<std::int64_t>(count) * kChunkAlignment);
+    if (count > 0) kernels::fill(space_, memory.data(), DType::f32, {memory.bytes() / 4}, {1}, 0.0);
+    space_.fence();
+    std::vector<Lane> lanes;
+    std::byte* next = memory.data();
+    for (const Lane& lane : lanes_) {
+      lanes.emplace_back(1);
+      std::vector<Batch>& batches = lanes.back().batches();
+      for (const Greeting& greeting : greetings(lane)) {
+        const bool continues = !batches.empty() && batches.back().stage == greeting.stage &&
+                               batches.back().lane == greeting.lane && batches.back().messages.size() < group_size_;
+        if (!continues) {
+          Batch batch;
+          batch.stage = greeting.stage;
+          batch.lane = greeting.lane;
+          batches.push_back(std::move(batch));
+        }
+        const bool sending = greeting.from == routes_.communicator(greeting.stage).rank();
+        batches.back().messages.push_back({sending ? Message::Kind::send : Message::Kind::receive,
+                                           sending ? greeting.to : greeting.from, next, kChunkAlignment});
+        next += kChunkAlignment;
+      }
+      lanes.back().make_requests(routes_);
+    }
+    run(lanes);
   }
 
   MemoryList staging() const override { return {ring_->allocated()}; }
@@ -213,67 +299,67 @@ class P2p final : public Executor {
   }
 
  private:
-  struct StageGroup {
+  /// A message of `connect`: the communicator of a stage, its lane, and ranks in it. Their order is one of all messages
+  /// of a job.
+  struct Greeting {
     std::int32_t stage;
-    int lane;  ///< of the stage's communicator
-    Group group;
-  };
-  using StageGroups = std::vector<StageGroup>;
-  struct LaneRing {
-    std::int64_t chunks = 0;
-    std::int64_t chunk_bytes = 0;
+    int lane, from, to;
+    auto operator<=>(const Greeting&) const = default;
   };
 
-  void make_lanes(const Endpoint& me, const std::vector<plan::Copy>& remote, const Tuning& tuning) {
-    std::vector<std::vector<plan::Copy>> by_stage(static_cast<std::size_t>(routes_.stages()));
-    for (const plan::Copy& copy : remote)
-      by_stage[static_cast<std::size_t>(routes_.stage(copy.source.rank))].push_back(copy);
+  /// Returns a lane's, one for each peer and direction.
+  std::set<Greeting> greetings(const Lane& lane) const {
+    std::set<Greeting> result;
+    for (const Batch& batch : lane.batches()) {
+      const int self = routes_.communicator(batch.stage).rank();
+      for (const Message& message : batch.messages) {
+        const bool sending = message.kind == Message::Kind::send;
+        result.insert({batch.stage, batch.lane, sending ? self : message.peer, sending ? message.peer : self});
+      }
+    }
+    return result;
+  }
 
-    // Stages take turns on the lanes; where there are fewer, each has several.
-    const std::int64_t parts = lanes_of_stage(tuning.streams, routes_.stages());
-    std::vector<std::vector<Segment>> segments;
-    for (const auto& stage : by_stage) {
-      for (auto& part : deal(make_segments(stage, tuning), parts, tuning)) segments.push_back(std::move(part));
+  /// Carries out the batches of all lanes.
+  void run(std::vector<Lane>& lanes) {
+    for (Lane& lane : lanes) lane.start();
+    for (bool busy = true; busy;) {
+      busy = false;
+      bool moved = false;
+      for (Lane& lane : lanes) {
+        if (lane.done()) continue;
+        moved |= lane.advance(space_, routes_, progress_);
+        busy |= !lane.done();
+      }
+      progress_.set_waiting(busy && !moved);
+      if (busy && !moved) std::ranges::find_if(lanes, [](const Lane& lane) { return !lane.done(); })->pause();
     }
-    const auto streams = static_cast<std::size_t>(tuning.streams);
-    std::vector<StageGroups> groups(streams);  // by lane
-    for (std::size_t i = 0; i < segments.size(); ++i) {
-      std::vector<Group> cut;
-      append_groups(segments[i], me, tuning, cut);
-      const auto stage = static_cast<std::int32_t>(static_cast<std::int64_t>(i) / parts);
-      const std::int64_t lane = static_cast<std::int64_t>(i) % (routes_.has_one() ? tuning.streams : parts);
-      for (const Group& group : cut) groups[i % streams].push_back({stage, static_cast<int>(lane), group});
-    }
+  }
 
-    // A lane's chunks are no more and no longer than its groups need.
-    std::vector<LaneRing> rings;
-    std::int64_t ring_bytes = 0;
-    for (const StageGroups& lane : groups) {
-      LaneRing ring;
-      for (const StageGroup& each : lane) ring.chunk_bytes = std::max(ring.chunk_bytes, each.group.staged_bytes);
-      ring.chunks = std::min(tuning.ring_chunks, std::ssize(lane));
-      rings.push_back(ring);
-      ring_bytes += ring.chunks * ring.chunk_bytes;
-    }
-    if (!ring_) ring_ = std::make_shared<Ring>(ring_bytes);
-    std::byte* next = ring_bytes > 0 ? ring_->memory() : nullptr;
+  void make_lanes(const Endpoint& me, const LaneGroups& groups, const Tuning& tuning) {
+    if (!ring_) ring_ = std::make_shared<Ring>(groups.ring_bytes);
+    std::byte* next = groups.ring_bytes > 0 ? ring_->memory() : nullptr;
 
     BatchBuilder builder(space_, routes_, me, tuning.table);
-    for (std::size_t lane = 0; lane < streams; ++lane) {
+    for (std::size_t lane = 0; lane < groups.lanes.size(); ++lane) {
+      const LaneRing& ring = groups.rings[lane];
       lanes_.emplace_back(tuning.ring_chunks);
       std::vector<Batch>& batches = lanes_.back().batches();
-      for (const StageGroup& each : groups[lane]) {
-        const std::int64_t chunk = std::ssize(batches) % rings[lane].chunks;
-        batches.push_back(builder.build(each.stage, each.lane, each.group, next + chunk * rings[lane].chunk_bytes));
+      std::int64_t staged = 0;  // groups so far
+      for (const StageGroup& each : groups.lanes[lane]) {
+        // Of ring_chunks batches, which are in flight at most, no two have one chunk.
+        const std::int64_t chunk = each.group.staged_bytes > 0 ? staged++ % ring.chunks : 0;
+        batches.push_back(builder.build(each.stage, each.lane, each.group, next + chunk * ring.chunk_bytes));
       }
       lanes_.back().make_requests(routes_);
-      next += rings[lane].chunks * rings[lane].chunk_bytes;
+      next += ring.chunks * ring.chunk_bytes;
     }
   }
 
   const kernels::ExecutionSpace& space_;
   Routes routes_;
   Progress& progress_;
+  std::size_t group_size_;
   kernels::CopyTable to_self_;
   std::shared_ptr<Ring> ring_;
   std::vector<Lane> lanes_;
@@ -288,6 +374,11 @@ std::byte* Ring::memory() {
 
 std::int64_t ring_bytes(const Tuning& tuning) {
   return tuning.streams * tuning.ring_chunks * aligned(tuning).chunk_bytes;
+}
+
+std::int64_t ring_bytes(const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& copies,
+                        const Tuning& tuning) {
+  return make_groups(routes, me, remote_copies(copies), aligned(tuning)).ring_bytes;
 }
 
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,

@@ -5,11 +5,9 @@
 
 #include "kernels/memory.hpp"
 #include "transport/executor.hpp"
+#include "transport/segment.hpp"
 
 namespace refit::transport {
-
-/// Chunks begin at multiples of this many bytes, and are as long as a whole number of them.
-inline constexpr std::int64_t kChunkAlignment = 64;
 
 /// The memory of a ring of chunks: allocated whole on first use, never moved.
 class Ring {
@@ -26,12 +24,15 @@ class Ring {
 
 /// Returns the bytes of the ring that p2p needs at most with this tuning.
 std::int64_t ring_bytes(const Tuning& tuning);
+/// Returns the bytes of the ring that p2p needs for its groups of these copies.
+std::int64_t ring_bytes(const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& copies,
+                        const Tuning& tuning);
 
 /// Returns the tuning with which misc gathers, from `stages` source stages, into a buffer of `capacity` bytes.
 Tuning gather_tuning(Tuning tuning, std::int64_t stages, std::int64_t capacity);
 
-/// Makes p2p like the other make_p2p, staging in `ring` (of ring_bytes(tuning)), which no other executor may use at the
-/// same time.
+/// Makes p2p like the other make_p2p, staging in `ring` (of ring_bytes of all its executors), which no other executor
+/// may use at the same time.
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning,
                                    std::shared_ptr<Ring> ring, Progress& progress);

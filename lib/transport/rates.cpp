@@ -4,16 +4,22 @@
 #include <utility>
 
 #include "core/clock.hpp"
+#include "kernels/engine_copies.hpp"
 #include "kernels/memory.hpp"
 
 namespace refit::transport {
 namespace {
 
 constexpr std::int64_t kMessageBytes = 32 << 20;  ///< between hosts
-/// Largest copy on hosts: from 64 MiB on a table's rows bypass the caches, so a larger one is no faster.
-constexpr std::int64_t kHostBytes = 80 << 20;
+/// Largest copy on hosts: several times a cache, of which a smaller one, repeated, would find its source in part.
+constexpr std::int64_t kHostBytes = 256 << 20;
 /// Most of a host's memory that the probe takes.
 constexpr std::int64_t kHostMemory = 1LL << 30;
+constexpr std::int64_t kEngineProbes = 4;  ///< times that the probed memory is copied, where it is large
+/// Least memory in which the host's time for a copy is measured, and the size of such copies: the host's time decides.
+constexpr std::int64_t kLeastEngineProbe = 64 << 20;
+constexpr std::int64_t kHostBoundBytes = 64 << 10;
+constexpr double kAsFast = 0.97;  ///< of a kernel's rate: a kernel has other work to do at the same time
 /// Most repetitions of a copy within one launch, where a run's memory is small.
 constexpr std::int64_t kRepeats = 64;
 
@@ -95,11 +101,14 @@ template <typename Reached>
 int partner_of(int rank, const Places& places, const WorldMap& map, const Reached& reached) {
   const auto device = [&](int each) { return places.devices[static_cast<std::size_t>(each)]; };
   int partner = -1;
-  for (int i = 0; i < map.destination; ++i) {
-    const int peer = map.world_rank(Side::destination, Rank{(rank + i) % map.destination});
-    if (peer == rank || !reached(peer)) continue;
-    if (device(peer) != device(rank)) return peer;
-    if (partner < 0) partner = peer;
+  for (const Side side : {Side::destination, Side::source}) {
+    const int ranks = side == Side::destination ? map.destination : map.source;
+    for (int i = 0; i < ranks; ++i) {
+      const int peer = map.world_rank(side, Rank{(rank + i) % ranks});
+      if (peer == rank || !reached(peer)) continue;
+      if (device(peer) != device(rank)) return peer;
+      if (partner < 0) partner = peer;
+    }
   }
   return partner;
 }
@@ -151,19 +160,37 @@ double host_rate(const kernels::ExecutionSpace& space, Control& world, const Pla
   return static_cast<double>(copies.bytes * most_of_a_host(places.hosts, active)) / took;
 }
 
+/// Copies by engines that store `total` bytes into one area again and again, in pieces of at most `size`.
+kernels::EngineTable engine_copies(const std::byte* from, std::byte* to, std::int64_t bytes, std::int64_t size,
+                                   std::int64_t total) {
+  std::vector<kernels::EngineCopy> copies;
+  for (std::int64_t done = 0; to != nullptr && bytes > 0 && done < total;) {
+    const std::int64_t at = done % bytes, piece = std::min({size, bytes - at, total - done});
+    copies.push_back({from + at, to + at, piece});
+    done += piece;
+  }
+  return {copies, {}};
+}
+
+void run(const kernels::EngineTable& table, const kernels::ExecutionSpace& space) {
+  table.begin(space);
+  table.finish(space);
+  space.fence();
+}
+
 }  // namespace
 
 ProbedRates best_of(const ProbedRates& a, const ProbedRates& b) {
   const auto least = [](double one, double other) { return one > 0 && other > 0 ? std::min(one, other) : one + other; };
-  return {std::max(a.pair, b.pair),
-          std::max(a.pair_message, b.pair_message),
-          std::max(a.all_pairs, b.all_pairs),
-          std::max(a.pair_store, b.pair_store),
-          std::max(a.pair_engine, b.pair_engine),
-          std::max(a.all_stores, b.all_stores),
-          std::max(a.network, b.network),
-          std::max(a.memory, b.memory),
-          least(a.latency, b.latency)};
+  ProbedRates best;
+  for (double ProbedRates::*rate :
+       {&ProbedRates::pair, &ProbedRates::pair_message, &ProbedRates::all_pairs, &ProbedRates::pair_store,
+        &ProbedRates::pair_engine, &ProbedRates::all_stores, &ProbedRates::network, &ProbedRates::memory,
+        &ProbedRates::all_engines, &ProbedRates::both_stores, &ProbedRates::both_engines, &ProbedRates::both_messages})
+    best.*rate = std::max(a.*rate, b.*rate);
+  best.latency = least(a.latency, b.latency);
+  best.engine_bytes = a.engine_bytes > 0 ? a.engine_bytes : b.engine_bytes;
+  return best;
 }
 
 double measure_pairs(Control& world, Communicator& communicator, int lanes, const std::vector<int>& senders,
@@ -247,6 +274,7 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
   const std::int64_t times = std::clamp<std::int64_t>(probe_bytes / bytes, 1, kRepeats);
   const kernels::DeviceBuffer from(probe_bytes);
   const int self = world.rank();
+  const auto sharing = static_cast<double>(places.ranks_per_device());
   const bool is_train = map.rank(Side::source, self).has_value();
   /// Returns the seconds of the best repetition.
   const auto timed = [&](bool active, const auto& copy) {
@@ -259,9 +287,15 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     // All of the memory is copied once, and then a part that a cache may hold, repeatedly.
     for (const auto& [size, rounds] : {std::pair(probe_bytes, std::int64_t{1}), {bytes, times}}) {
       const Repeated copies(space, {from.data(), size}, {to.data(), size}, size * rounds);
-      const double kernel = timed(true, [&] { copies.run(space); });
-      const double engine = timed(true, [&] { kernels::transfer(from.data(), to.data(), size, rounds); });
-      rates.memory = std::max(rates.memory, static_cast<double>(copies.bytes) / std::min(kernel, engine));
+      const auto kernel = [&](bool active) { return timed(active, [&] { copies.run(space); }); };
+      const auto engine = [&](bool active) {
+        return timed(active, [&] { kernels::transfer(from.data(), to.data(), size, rounds); });
+      };
+      const auto rate = [&](double took) { return static_cast<double>(copies.bytes) / took; };
+      rates.memory = std::max({rates.memory, rate(kernel(true)), rate(engine(true))});
+      // Processes that take turns on a device lose time by that: one alone gets all of it.
+      if (sharing > 1)
+        rates.memory = std::max(rates.memory, rate(std::min(kernel(self == 0), engine(self == 0))) / sharing);
     }
   }
   const auto crosses = [&](int a, int b) {
@@ -270,19 +304,37 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
   if (peers != nullptr) {
     const int partner = partner_of(self, places, map, [&](int peer) { return peers->map(peer) != nullptr; });
     std::byte* target = partner < 0 ? nullptr : peers->map(partner);
-    const double stored = static_cast<double>(bytes * times);
-    const Repeated copies(space, {from.data(), bytes}, {target, target == nullptr ? 0 : bytes}, bytes * times);
-    const auto store = [&](bool active) { return stored / timed(active, [&] { copies.run(space); }); };
-    const auto engine = [&](bool active) {
-      return stored / timed(active, [&] { kernels::transfer(from.data(), target, bytes, times); });
+    // Large enough that the first and the last copy's way does not count, unless the run is small, too.
+    const std::int64_t total = bytes < probe_bytes ? bytes * times : kEngineProbes * bytes;
+    const auto rate = [&](double seconds_of_all) { return static_cast<double>(total) / seconds_of_all; };
+    const Repeated copies(space, {from.data(), bytes}, {target, target == nullptr ? 0 : bytes}, total);
+    const auto store = [&](bool active) { return rate(timed(active, [&] { copies.run(space); })); };
+    const auto engine_of = [&](bool active, std::int64_t size) {
+      const kernels::EngineTable table = engine_copies(from.data(), target, bytes, size, total);
+      return rate(timed(active, [&] { run(table, space); }));
     };
+    const auto engine = [&](bool active) { return engine_of(active, kernels::EngineSizes().most_bytes); };
     // The first rank whose partner is on another device measures; else the first that has a partner.
     const int none = 2 * world.size();
     const int turn = partner < 0 ? none : crosses(self, partner) ? self : world.size() + self;
     const std::int64_t first = -world.max(std::int64_t{-turn});
     if (first < none) rates.pair_store = store(turn == first);
     if (first < none) rates.pair_engine = engine(turn == first);
-    if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) rates.all_stores = store(is_train);
+    if (first < world.size() && bytes >= kLeastEngineProbe && kernels::EngineTable::is_available()) {
+      const double of_each = static_cast<double>(kHostBoundBytes) / engine_of(turn == first, kHostBoundBytes);
+      const bool is_slower = rates.pair_engine < kAsFast * rates.pair_store;
+      rates.engine_bytes = is_slower ? kNoEngineBytes : static_cast<std::int64_t>(of_each * rates.pair_engine);
+    }
+    if (world.sum(std::int64_t{is_train && target == nullptr}) == 0) {
+      rates.all_stores = store(is_train);
+      rates.all_engines = engine(is_train);
+      const bool within = is_train && (target == nullptr || !crosses(self, partner));
+      if (world.sum(std::int64_t{within}) == 0) rates.pair = std::max(rates.all_stores, rates.all_engines);
+    }
+    if (world.sum(std::int64_t{partner < 0 || !crosses(self, partner)}) == 0) {
+      rates.both_stores = store(true);
+      rates.both_engines = engine(true);
+    }
   }
   if (communicator != nullptr && world.size() > 1) {
     const Messages messages{world, *communicator, lanes, seconds};
@@ -302,10 +354,15 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     }
     rates.pair_message = messages.rate({alone.first}, {alone.second}, probe_bytes);
     rates.all_pairs = messages.rate(senders, receivers, probe_bytes);
+    std::vector<int> all_senders = senders, all_receivers = receivers;
+    all_senders.insert(all_senders.end(), receivers.begin(), receivers.end());
+    all_receivers.insert(all_receivers.end(), senders.begin(), senders.end());
+    rates.both_messages = messages.rate(all_senders, all_receivers, probe_bytes);
     rates.latency = messages.latency(alone.first, alone.second);
     rates.network = messages.network(places.hosts, probe_bytes);
   }
-  rates.pair = std::max({rates.pair_store, rates.pair_engine, rates.pair_message});
+  rates.pair = std::max(
+      {rates.pair, rates.pair_store, rates.pair_engine, rates.pair_message, rates.both_stores, rates.both_engines});
   return rates;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // The probe: measures what the links and the memory of this job's machines really do. The bound's rates come from here.
 
+#include <limits>
 #include <vector>
 
 #include "kernels/kernels.hpp"
@@ -22,7 +23,16 @@ struct ProbedRates {
   double network = 0;       ///< the ranks of one host to those of another, all at once, together
   double memory = 0;        ///< copying: read + write of one host's ranks together, or of one rank's device
   double latency = 0;       ///< seconds of one small message
+  double all_engines = 0;   ///< devices: as all_stores, copy engines
+  // Devices, every rank at once, per rank: both ways of the links are busy.
+  double both_stores = 0;    ///< a kernel's stores; only where all ranks have memory that others map
+  double both_engines = 0;   ///< copy engines, likewise
+  double both_messages = 0;  ///< send and receive
+  /// Devices: bytes that copy engines bring to another device while the host enqueues one copy of a batch;
+  /// kNoEngineBytes: they are slower than a kernel; 0: not measured.
+  std::int64_t engine_bytes = 0;
 };
+inline constexpr std::int64_t kNoEngineBytes = std::numeric_limits<std::int64_t>::max();
 
 /// Returns the better of both, rate by rate: rates are maxima, and other work of a machine can only hide one.
 ProbedRates best_of(const ProbedRates& a, const ProbedRates& b);
@@ -42,8 +52,9 @@ ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, 
 
 /// Measures likewise on devices: the pair's rates are those of kernels and copy engines that store into a gen rank's
 /// memory through `peers`, and of messages where there is a communicator. Rank r stores into the first other gen rank,
-/// from r mod G on, that it reaches on another device, else on its own. Rates without such links stay 0. `places`:
-/// places_of(world). Overwrites gen's arenas, of which the smallest has `gen_arena_bytes`.
+/// from r mod G on, that it reaches on another device, else into a train rank there, else on its own device. Rates
+/// without such links stay 0. `places`: places_of(world). Overwrites gen's arenas, of which the smallest has
+/// `gen_arena_bytes`.
 ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& world, const PeerMemory* peers,
                                  Communicator* communicator, int lanes, const Places& places, const WorldMap& map,
                                  std::int64_t gen_arena_bytes, double seconds, std::int64_t probe_bytes = 256 << 20);

@@ -1,4 +1,4 @@
 add_executable(transport_bench ${CMAKE_CURRENT_LIST_DIR}/transport_bench.cpp)
-target_link_libraries(transport_bench PRIVATE refit_transport_mpi refit_options)
+target_link_libraries(transport_bench PRIVATE refit_transport_mpi refit_train refit_gen refit_options)
 add_executable(sockets_bench ${CMAKE_CURRENT_LIST_DIR}/sockets_bench.cpp)
 target_link_libraries(sockets_bench PRIVATE refit_transport_mpi refit_options)

@@ -1,18 +1,28 @@
-// Costs of executors on a host, as ratios inside one run: mpirun -n 2 (or 4, ...) transport_bench [MiB [chunk KiB]]
+// Costs of executors on a host, as ratios inside one run:
 //
-// The first half of the ranks are sources, the second destinations; `MiB` (512) is the size of all that is moved,
-// `chunk KiB` (1024) that of a chunk of the ring.
-//  - direct against memcpy: the same source ranks, at the same time, copy the same boxes into the same shared window.
-//  - p2p with two chunks in the ring against one, on boxes that are strided at both ends. Each pair is measured in
-//  turns; times are the maximum over ranks, and the minima over turns are compared.
+//   mpirun -n 2 (or 4, ...) transport_bench [MiB [chunk KiB]]
+//   mpirun -n TRAIN+GEN transport_bench CONFIG TRAIN GEN    e.g. inputs/models/qwen3-0.6b/config.json TP1 TP1
+//
+//  - direct against copies: the same source ranks, at the same time, copy as many bytes in order from their own memory
+//    into the same shared windows, in pieces of 256 KiB: by memcpy, and by stores past the caches. With two threads for
+//    each rank beside.
+//  - p2p with two chunks in the ring against one, on boxes that are strided at both ends (not of a model).
+//
+// Without a model, the first half of the ranks are sources, the second destinations; `MiB` (512) is the size of all
+// that is moved, `chunk KiB` (1024) that of a chunk of the ring. What is compared is measured in turns; times are the
+// maximum over ranks, and the minima over turns are compared.
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <numeric>
 
+#include "gen/vllm/layout.hpp"
+#include "kernels/stream.hpp"
+#include "train/megatron/layout.hpp"
 #include "transport/executor.hpp"
 #include "transport/mpi/mpi.hpp"
 
@@ -21,7 +31,9 @@ namespace {
 
 using transport::Control;
 
-constexpr int kTurns = 7;
+constexpr int kTurns = 15;
+constexpr std::int64_t kThreads = 2;
+constexpr std::int64_t kPiece = 256 * 1024;
 constexpr std::int64_t kColumns = 8192;
 constexpr std::int64_t kTensors = 16;
 
@@ -74,30 +86,34 @@ double timed(Control& world, const Body& body) {
   return world.max(seconds.count());
 }
 
-/// Runs both in turns; prints the least time of each and the ratio of the first's rate to the second's.
-template <typename First, typename Second>
-void compare(Control& world, std::int64_t bytes, const char* first_name, const First& first, const char* second_name,
-             const Second& second) {
-  timed(world, first);
-  timed(world, second);
-  double least[2] = {1e30, 1e30};
-  for (int turn = 0; turn < kTurns; ++turn) {
-    least[0] = std::min(least[0], timed(world, first));
-    least[1] = std::min(least[1], timed(world, second));
+struct Way {
+  const char* name;
+  std::function<void()> run;
+};
+
+/// Runs all in turns; prints the least time of each, and the ratios of the first one's rate to the others'.
+void compare(Control& world, std::int64_t bytes, const std::vector<Way>& ways) {
+  std::vector<double> least(ways.size(), 1e30);
+  for (int turn = -1; turn < kTurns; ++turn) {
+    for (std::size_t i = 0; i < ways.size(); ++i) {
+      const double seconds = timed(world, ways[i].run);
+      if (turn >= 0) least[i] = std::min(least[i], seconds);
+    }
   }
   if (world.rank() != 0) return;
-  const auto rate = [bytes](double seconds) { return static_cast<double>(bytes) / seconds / 1e9; };
-  std::printf("%-22s %8.2f ms %7.2f GB/s\n%-22s %8.2f ms %7.2f GB/s\nratio of rates %22.3f\n", first_name,
-              least[0] * 1e3, rate(least[0]), second_name, least[1] * 1e3, rate(least[1]), least[1] / least[0]);
+  for (std::size_t i = 0; i < ways.size(); ++i) {
+    std::printf("%-22s %8.2f ms %7.2f GB/s %9.3f\n", ways[i].name, least[i] * 1e3,
+                static_cast<double>(bytes) / least[i] / 1e9, least[i] / least[0]);
+  }
 }
 
 /// One rank's part of a job between two even layouts.
 struct Part {
-  Part(Control& world, const std::vector<model::Tensor>& tensors, const EvenLayout& from, const EvenLayout& to)
+  Part(Control& world, const std::vector<model::Tensor>& tensors, const layout::Layout& from, const layout::Layout& to)
       : map{from.ranks(), to.ranks()}, source(world.rank() < from.ranks()) {
     me.self = map.own(world.rank());
     const Rank rank = source ? *me.self.source : *me.self.destination;
-    layout = materialise(source ? static_cast<const layout::Layout&>(from) : to, tensors, rank);
+    layout = materialise(source ? from : to, tensors, rank);
     copies = plan::Planner(tensors, from, to).rank_plan(me.self).copies;
     std::vector<int> members(static_cast<std::size_t>(world.size()));
     std::iota(members.begin(), members.end(), 0);
@@ -118,32 +134,51 @@ struct Part {
   std::int64_t bytes = 0;
 };
 
-void direct_against_memcpy(Control& world, const std::vector<model::Tensor>& tensors, std::int64_t bytes) {
-  const std::int32_t half = world.size() / 2;
-  const EvenLayout from(half, 0, kColumns);
-  const EvenLayout to(half, 0, kColumns);
+void plain_copy(std::byte* destination, const std::byte* source, std::int64_t bytes) {
+  std::memcpy(destination, source, static_cast<std::size_t>(bytes));
+}
+
+void past_caches(std::byte* destination, const std::byte* source, std::int64_t bytes) {
+  kernels::stream_copy(destination, source, bytes);
+}
+
+void direct_against_copies(Control& world, const std::vector<model::Tensor>& tensors, const layout::Layout& from,
+                           const layout::Layout& to) {
   Part part(world, tensors, from, to);
   const auto peers = transport::make_mpi_peer_memory(part.source ? 0 : part.bytes);
   std::vector<std::byte> own(static_cast<std::size_t>(part.source ? part.bytes : 0));
   part.attach(part.source ? own.data() : peers->local());
   const kernels::ExecutionSpace space;
+  const kernels::ExecutionSpace team_space(kThreads);
   transport::Progress progress;
   const transport::Routes routes(from, {part.communicator.get()}, part.map);
-  const auto direct =
-      make_direct(space, routes, part.me, part.copies, *peers, nullptr, world, part.map, transport::Tuning{}, progress);
-  // Source r and destination r hold the same storages at the same offsets.
-  const auto copy = [&] {
-    if (part.source) {
-      std::byte* arena = peers->map(half + world.rank());
-      for (const plan::Copy& one : part.copies) {
-        const std::byte* first = part.me.source.address(one.source.place, one.source.format.dtype);
-        std::memcpy(arena + (first - own.data()), first, static_cast<std::size_t>(one.wire_bytes()));
-      }
-    }
-    world.barrier();
+  const auto make = [&](const kernels::ExecutionSpace& on) {
+    return make_direct(on, routes, part.me, part.copies, *peers, nullptr, world, part.map, {}, progress);
   };
-  compare(
-      world, bytes, "direct", [&] { direct->execute(); }, "memcpy", copy);
+  const auto direct = make(space);
+  const auto team = make(team_space);
+  std::vector<std::int64_t> to_rank(static_cast<std::size_t>(world.size()), 0);
+  for (const plan::Copy& copy : part.copies) {
+    if (part.me.sends(copy))
+      to_rank[static_cast<std::size_t>(transport::world_ranks(copy, part.map).destination)] += copy.wire_bytes();
+  }
+  const auto copies = [&](const auto& copy) {
+    return [&, copy] {
+      for (int rank = 0; rank < world.size(); ++rank) {
+        const std::int64_t sent = to_rank[static_cast<std::size_t>(rank)];
+        for (std::int64_t done = 0; done < sent; done += kPiece)
+          copy(peers->map(rank) + done, own.data() + done % part.bytes, std::min(kPiece, sent - done));
+      }
+      kernels::stream_fence();
+      world.barrier();
+    };
+  };
+  const std::int64_t bytes = world.sum(std::accumulate(to_rank.begin(), to_rank.end(), std::int64_t{0}));
+  compare(world, bytes,
+          {{"direct", [&] { direct->execute(); }},
+           {"direct, 2 threads", [&] { team->execute(); }},
+           {"memcpy in order", copies(plain_copy)},
+           {"stores past caches", copies(past_caches)}});
 }
 
 void rings(Control& world, const std::vector<model::Tensor>& tensors, std::int64_t bytes, std::int64_t chunk_bytes) {
@@ -161,24 +196,47 @@ void rings(Control& world, const std::vector<model::Tensor>& tensors, std::int64
   };
   const auto two = make(2);
   const auto one = make(1);
-  compare(
-      world, bytes, "p2p, ring of 2", [&] { two->execute(); }, "p2p, ring of 1", [&] { one->execute(); });
+  compare(world, bytes, {{"p2p, ring of 2", [&] { two->execute(); }}, {"p2p, ring of 1", [&] { one->execute(); }}});
+}
+
+/// Of a model between two layouts.
+void model_direct(Control& world, const char* config, const char* train, const char* gen) {
+  const model::Model model = build_model(model::read_config(config), false);
+  train::megatron::Options train_options;
+  train_options.sizes = layout::parse_parallelism(train);
+  const auto from = train::megatron::make_layout(model, train_options);
+  gen::vllm::Options gen_options;
+  gen_options.sizes = layout::parse_parallelism(gen);
+  const auto to = gen::vllm::make_layout(model, gen_options);
+  if (world.size() != from->ranks() + to->ranks()) {
+    fail_usage("transport_bench: {} -> {} has {} + {} ranks, not {}", train, gen, from->ranks(), to->ranks(),
+               world.size());
+  }
+  if (world.rank() == 0) std::printf("# %s, %s -> %s, least of %d\n", config, train, gen, kTurns);
+  direct_against_copies(world, model.tensors, *from, *to);
+}
+
+void even(Control& world, std::int64_t mib, std::int64_t chunk_kib) {
+  if (world.size() % 2 != 0) fail_usage("transport_bench needs an even number of ranks, not {}", world.size());
+  const std::int32_t half = world.size() / 2;
+  const std::vector<model::Tensor> tensors = make_tensors(mib << 20);
+  const std::int64_t bytes = kTensors * tensors.front().bytes();
+  if (world.rank() == 0) {
+    std::printf("# %d + %d ranks, %.0f MiB, least of %d\n", half, half, static_cast<double>(bytes) / (1 << 20), kTurns);
+  }
+  direct_against_copies(world, tensors, EvenLayout(half, 0, kColumns), EvenLayout(half, 0, kColumns));
+  rings(world, tensors, bytes, chunk_kib << 10);
 }
 
 int run(int argc, char** argv) {
   const transport::MpiSession session;
   const kernels::Runtime runtime;
   const auto world = transport::make_mpi_control();
-  if (world->size() % 2 != 0) fail_usage("transport_bench needs an even number of ranks, not {}", world->size());
-  const std::int64_t mib = argc > 1 ? std::atoll(argv[1]) : 512;
-  const std::vector<model::Tensor> tensors = make_tensors(mib << 20);
-  const std::int64_t bytes = kTensors * tensors.front().bytes();
-  if (world->rank() == 0) {
-    std::printf("# %d + %d ranks, %.0f MiB, least of %d\n", world->size() / 2, world->size() / 2,
-                static_cast<double>(bytes) / (1 << 20), kTurns);
+  if (argc == 4) {
+    model_direct(*world, argv[1], argv[2], argv[3]);
+  } else {
+    even(*world, argc > 1 ? std::atoll(argv[1]) : 512, argc > 2 ? std::atoll(argv[2]) : 1024);
   }
-  direct_against_memcpy(*world, tensors, bytes);
-  rings(*world, tensors, bytes, (argc > 2 ? std::atoll(argv[2]) : 1024) << 10);
   return 0;
 }
 

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import struct
 import sys
 
@@ -162,4 +163,29 @@ def results_of_every_kind(suite):
     suite.check(os.path.getsize(suite.path("all.h5")) > 0, "HDF5")
 
 
-Suite(__doc__).main(casts, tiny_misc_buffer, schedules, p2p_tuning, fan_out, tied_lm_head, results_of_every_kind)
+def threads(suite):
+    """Threads of a rank change nothing but the time; more than its cores are refused with both numbers."""
+    cores = len(os.sched_getaffinity(0))
+    small = ("--threads", 2) if cores > 1 else ()
+    for executor in ("direct", "p2p"):
+        result = good(suite, f"threads-{executor}", *SMALL, "--executor", executor, "--bulk", "ffn", *small)
+        suite.check(result["settings"].get("threads", 1) == (2 if cores > 1 else 1), f"settings {result['settings']}")
+    good(suite, "threads-fp8", *SMALL, "--precision", "bf16:fp8", *small)
+    name = "threads-refused"
+    ended = suite.run(
+        6, "run", *SMALL, "--train", "TP2xPP2", "--gen", "TP2", "--threads", 4096, "--json", f"{name}.json", "--force"
+    )
+    suite.check_code(ended, 2, name)
+    refused = re.search(r"run\.threads: 4096 threads for each rank, which may use (\d+) cores?", ended.err)
+    suite.check(refused is not None and 0 < int(refused[1]) <= cores, f"{name}: no numbers", ended)
+
+
+def misc_ring(suite):
+    """misc stages two buffers and what its gathers pack, far less than the ring that its options allow."""
+    result = good(suite, "misc-ring", *SMALL, "--bulk", "ffn", train="TP2", gen="TP1", ranks=3)
+    memory = result["memory"]
+    suite.check(0 < memory["staging_bytes_max"] < memory["gen_bytes_max"], f"misc-ring: {memory}")
+
+
+Suite(__doc__).main(casts, tiny_misc_buffer, schedules, p2p_tuning, fan_out, tied_lm_head, results_of_every_kind, threads,
+                    misc_ring)

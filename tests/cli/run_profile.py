@@ -10,7 +10,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from job import Suite  # noqa: E402
 
-PREPARE = ["setup", "prepare", "allocate", "probe", "plan", "load", "verify"]
+PREPARE = ["setup", "prepare", "allocate", "probe", "plan", "connect", "load", "verify"]
 REFIT = ["update", "barrier", "bulk", "finalize", "wait for all ranks", "verify"]
 END = ["probe", "finish"]  # rates once more, on hosts
 

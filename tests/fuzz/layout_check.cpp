@@ -352,7 +352,7 @@ class Refit {
   /// Plans `tensors` from one side to the other and makes the copies.
   void move(const std::vector<model::Tensor>& tensors, Stored& source, Stored& destination, Distortion distortion,
             bool colocated = false) {
-    const Planner planner(tensors, source.layout, destination.layout, 0, {}, colocated);
+    const Planner planner(tensors, source.layout, destination.layout, {.colocated = colocated});
     const auto outgoing = plans_of(planner, Side::source, source.layout.ranks());
     auto incoming = plans_of(planner, Side::destination, destination.layout.ranks());
     check_mirror(planner, outgoing, incoming);

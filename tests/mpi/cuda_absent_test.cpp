@@ -18,6 +18,7 @@ TEST(CudaAbsent, IsRefusedWithTheOptionThatWouldProvideIt) {
   const std::pair<const char*, std::function<void()>> calls[] = {
       {"device memory", [] { DeviceArena(100); }},
       {"peer memory of devices", [&] { make_cuda_peer_memory(*world, 100); }},
+      {"windows of NCCL", [] { make_nccl_windows(10); }},
       {"peer memory of devices", [&] { make_foreign_device_memory(*world, {}); }},
       {"memory of devices", [] { device_identities({}); }},
       {"NCCL", [&] { prepare_nccl(*world); }},

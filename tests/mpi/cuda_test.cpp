@@ -191,14 +191,32 @@ TEST(Nccl, VersionsAreNamed) {
   EXPECT_THAT(cuda_version(), testing::MatchesRegex("1[0-9]\\.[0-9]+ .driver 1[0-9]\\.[0-9]+."));
 }
 
+enum class Mechanism : std::uint8_t { windows, ipc };
+
+std::shared_ptr<NcclWindows> windows_of(Mechanism mechanism) {
+  return mechanism == Mechanism::windows ? make_nccl_windows(kTimeoutSeconds) : nullptr;
+}
+
+/// Windows may be refused, with a reason: ranks share a GPU, or NCCL is too old.
+bool is_served(Mechanism mechanism, const PeerMemory& memory) {
+  if (mechanism == Mechanism::ipc) return memory.mechanism() == "device memory is mapped by CUDA IPC";
+  return memory.mechanism() == "device memory is mapped by NCCL windows";
+}
+
+class CudaPeerMemory : public testing::TestWithParam<Mechanism> {};
+INSTANTIATE_TEST_SUITE_P(, CudaPeerMemory, testing::Values(Mechanism::windows, Mechanism::ipc),
+                         [](const auto& of) { return of.param == Mechanism::windows ? "Windows" : "Ipc"; });
+
 /// Every rank stores into every arena through `store`, and all see it after fence and barrier.
-void store_everywhere(const std::function<void(const std::byte*, std::byte*, std::int64_t)>& store) {
+void store_everywhere(Mechanism mechanism,
+                      const std::function<void(const std::byte*, std::byte*, std::int64_t)>& store) {
   constexpr std::int64_t kPerPeer = 10'000;
   const auto world = make_mpi_control();
   const int size = world->size();
   const int me = world->rank();
-  const auto memory = make_cuda_peer_memory(*world, size * kPerPeer);
+  const auto memory = make_cuda_peer_memory(*world, size * kPerPeer, windows_of(mechanism));
   EXPECT_EQ(memory->note(), "");
+  if (!is_served(mechanism, *memory)) GTEST_SKIP() << memory->mechanism();
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(memory->local()) % 256, 0U);
   EXPECT_EQ(memory->map(me), memory->local());
   const DeviceArena mine(kPerPeer);
@@ -217,24 +235,26 @@ void store_everywhere(const std::function<void(const std::byte*, std::byte*, std
   }
 }
 
-TEST(CudaPeerMemory, CopiesAreSeenAfterFenceAndBarrier) {
-  store_everywhere([](const std::byte* source, std::byte* destination, std::int64_t bytes) {
+TEST_P(CudaPeerMemory, CopiesAreSeenAfterFenceAndBarrier) {
+  store_everywhere(GetParam(), [](const std::byte* source, std::byte* destination, std::int64_t bytes) {
     check(cudaMemcpyAsync(destination, source, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToDevice));
   });
 }
 
-TEST(CudaPeerMemory, StoresOfKernelsAreSeenAfterFenceAndBarrier) {
+TEST_P(CudaPeerMemory, StoresOfKernelsAreSeenAfterFenceAndBarrier) {
   const kernels::ExecutionSpace space;
-  store_everywhere([&space](const std::byte* source, std::byte* destination, std::int64_t bytes) {
+  store_everywhere(GetParam(), [&space](const std::byte* source, std::byte* destination, std::int64_t bytes) {
     kernels::copy_bytes(space, source, destination, bytes);
   });
 }
 
-TEST(CudaPeerMemory, MapsArenasThatAreNotEmpty) {
+TEST_P(CudaPeerMemory, MapsArenasThatAreNotEmpty) {
   const auto world = make_mpi_control();
   const int last = world->size() - 1;
+  const auto windows = windows_of(GetParam());
   for (int times = 0; times < 50; ++times) {
-    const auto memory = make_cuda_peer_memory(*world, world->rank() == last ? 5000 : 0);
+    const auto memory = make_cuda_peer_memory(*world, world->rank() == last ? 5000 : 0, windows);
+    if (!is_served(GetParam(), *memory)) GTEST_SKIP() << memory->mechanism();
     ASSERT_NE(memory->map(last), nullptr);
     EXPECT_EQ(memory->map(0), nullptr);
     EXPECT_EQ(memory->note(), "");
@@ -247,19 +267,73 @@ TEST(CudaPeerMemory, MapsArenasThatAreNotEmpty) {
   }
 }
 
-TEST(CudaPeerMemory, RefusesMoreThanThereIsOnAllRanks) {
+/// As a job has it: arenas that differ in size, and beside them a few bytes for flags; each rank stores its mark at the
+/// end of every memory of every rank.
+TEST_P(CudaPeerMemory, MemoriesOfDifferentSizesAreMappedBesideEachOther) {
+  const auto world = make_mpi_control();
+  const int size = world->size();
+  const auto windows = windows_of(GetParam());
+  std::vector<std::unique_ptr<PeerMemory>> memories;
+  const auto bytes_of = [](std::size_t memory, int rank) {
+    const std::int64_t bytes[] = {(rank + 1) * std::int64_t{5'000'000}, 4096, (rank % 2) * std::int64_t{3'000'000}};
+    return bytes[memory];
+  };
+  for (std::size_t i = 0; i < 3; ++i)
+    memories.push_back(make_cuda_peer_memory(*world, bytes_of(i, world->rank()), windows));
+  if (!is_served(GetParam(), *memories.front())) GTEST_SKIP() << memories.front()->mechanism();
+  for (std::size_t i = 0; i < 3; ++i) {
+    for (int rank = 0; rank < size; ++rank) {
+      ASSERT_EQ(memories[i]->map(rank) == nullptr, bytes_of(i, rank) == 0);
+      if (bytes_of(i, rank) == 0) continue;
+      const int mark = 64 * static_cast<int>(i) + world->rank();
+      write(memories[i]->at(rank, bytes_of(i, rank) - size + world->rank()), filled(1, mark));
+    }
+  }
+  world->barrier();
+  for (const std::size_t i : {1U, 0U, 2U}) {  // not in the order in which they were made
+    if (memories[i]->local() != nullptr) {
+      const Bytes marks = read(memories[i]->local() + bytes_of(i, world->rank()) - size, size);
+      for (int rank = 0; rank < size; ++rank)
+        EXPECT_EQ(marks[static_cast<std::size_t>(rank)], static_cast<std::byte>(64 * static_cast<int>(i) + rank));
+    }
+    memories[i].reset();
+  }
+}
+
+TEST_P(CudaPeerMemory, GivesItsMemoryBack) {
+  constexpr std::int64_t kBytes = std::int64_t{1} << 30;
+  const auto world = make_mpi_control();
+  const auto windows = windows_of(GetParam());
+  const auto free_bytes = [&world] {
+    std::size_t available = 0, total = 0;
+    world->barrier();
+    check(cudaMemGetInfo(&available, &total));
+    world->barrier();
+    return static_cast<std::int64_t>(available);
+  };
+  make_cuda_peer_memory(*world, kBytes, windows);  // whatever is made once has been made
+  const std::int64_t before = free_bytes();
+  for (int times = 0; times < 4; ++times) {
+    const auto memory = make_cuda_peer_memory(*world, kBytes, windows);
+    EXPECT_LE(free_bytes(), before - kBytes);
+  }
+  EXPECT_GT(free_bytes(), before - kBytes / 2);
+}
+
+TEST_P(CudaPeerMemory, RefusesMoreThanThereIsOnAllRanks) {
   const auto world = make_mpi_control();
   const bool greedy = world->rank() == world->size() - 1;
+  const auto windows = windows_of(GetParam());
   std::string told;
   try {
-    make_cuda_peer_memory(*world, greedy ? std::int64_t{1} << 50 : 4096);
+    make_cuda_peer_memory(*world, greedy ? std::int64_t{1} << 50 : 4096, windows);
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::runtime);
     told = error.what();
   }
   EXPECT_THAT(told, testing::ContainsRegex("1048576.[0-9]+ GiB are needed .* on GPU [0-9A-Fa-f:.]+ of world rank"));
   EXPECT_THAT(told, testing::ContainsRegex("[0-9.]+ GiB are free"));
-  EXPECT_NE(make_cuda_peer_memory(*world, 4096)->local(), nullptr);  // and goes on
+  EXPECT_NE(make_cuda_peer_memory(*world, 4096, windows)->local(), nullptr);  // and goes on
 }
 
 TEST(DeviceArena, MovesAndRefuses) {

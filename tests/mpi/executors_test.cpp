@@ -74,6 +74,7 @@ TEST(RanksExecutors, MoveEveryByte) {
           TransportCase task = job.make(policy, executor);
           task.per_stage = policy == plan::Policy::all;
           task.tuning = {2, 64, 30'000, 2};
+          if (policy == plan::Policy::all) task.tuning.engines = {500, 2000, 16, 1000, 10'000, 3, 600};
           task.misc_buffer_bytes = 60'000;
           run_and_expect(task, *world,
                          fmt::format("{} {} -> {} {}", one.model, one.train, one.gen, to_string(executor)));

@@ -221,7 +221,8 @@ Network connect(const TransportCase& job, const RankServices& services) {
 }
 
 std::vector<plan::Copy> copies_of(const TransportCase& job, const layout::Layout& sent, const OwnRanks& own) {
-  const plan::Planner planner(job.bulk, sent, *job.destination, job.domain_ranks, job.striping, job.colocated);
+  const plan::Planner planner(job.bulk, sent, *job.destination,
+                              {job.domain_ranks, job.colocated, job.placement, job.striping});
   return planner.rank_plan(own).copies;
 }
 
@@ -402,6 +403,12 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
 
   RankOutcome outcome{"", bulk->staging_bytes(), misc ? misc->staging_bytes() : 0, unmapped_peers(*bulk),
                       bulk->schedule()};
+  bulk->connect();
+  if (misc) misc->connect();
+  const std::vector<std::byte> untouched(static_cast<std::size_t>(receives ? to->bytes() : 0),
+                                         std::byte{kernels::kPoison});
+  if (receives && !std::equal(untouched.begin(), untouched.end(), destination))
+    outcome.mismatch = "connect stored bytes";
   for (std::int64_t step = 0; step < job.refits; ++step) {
     world.barrier();  // destinations have checked the previous refit
     // Forwarding ranks are then awake before the copies that they forward come.

@@ -62,7 +62,8 @@ struct TransportCase {
   ExecutorKind executor = ExecutorKind::p2p;
   transport::Tuning tuning;
   bool per_stage = false;
-  std::int64_t domain_ranks = 0;  ///< direct: destination ranks that feed each other
+  std::int64_t domain_ranks = 0;   ///< direct: destination ranks that feed each other
+  plan::Placement placement = {};  ///< empty = no two ranks are near each other
   plan::Striping striping;
   /// Set where weights are quantised on the way: `bulk` has their scales behind them. direct needs all ranks to map
   /// each other.

@@ -126,6 +126,12 @@ RandomTransport::RandomTransport(std::uint64_t seed, Precisions precisions, int 
   base_.destination = destination_.get();
   base_.bulk = model_.tensors;
   base_.colocated = colocated;
+  // Most worlds have several ranks on a device, in any order.
+  std::mt19937_64 places(combine(seed, 0x91ACE));
+  std::vector<std::int64_t> devices(static_cast<std::size_t>(base_.world().size()));
+  const std::uint64_t count = 1 + places() % devices.size();
+  for (std::int64_t& device : devices) device = static_cast<std::int64_t>(places() % count);
+  base_.placement = plan::listed(base_.world(), devices, 1 + static_cast<std::int64_t>(places() % count));
 }
 
 void RandomTransport::make_model(std::mt19937_64& random) {
@@ -223,6 +229,10 @@ void RandomTransport::draw_sizes(std::mt19937_64& random) {
   t.chunk_bytes = one_of(random, {64, 1000, 1 << 16});
   t.ring_chunks = one_of(random, {1, 2, 3});
   t.message_bytes = one_of(random, {20, 300, t.message_bytes});
+  std::mt19937_64 more(combine(seed_, 0xFACC));
+  const std::int64_t small[] = {0, 30, 1000, 1 << 20};
+  t.small_bytes = small[more() % std::size(small)];
+  t.packed_bytes = one_of(more, {1, 200, 5000, t.packed_bytes});
   t.message_cost_bytes = one_of(random, {0, 100, t.message_cost_bytes});
   t.golden_part_bytes = one_of(random, {1, 100, t.golden_part_bytes});
   t.reshard_group_bytes = one_of(random, {1, 1000, t.reshard_group_bytes});
@@ -232,6 +242,13 @@ void RandomTransport::draw_sizes(std::mt19937_64& random) {
   t.table.item_bytes = one_of(random, {0, 1, 100});
   t.table.quantised_elements = one_of(random, {1, 1 << 14, t.table.quantised_elements});
   t.table.streamed_bytes = one_of(random, {1, t.table.streamed_bytes});
+  t.engines.least_bytes = one_of(random, {0, 1, 20, 1000});
+  t.engines.least_strided_bytes = one_of(random, {1, 100, 5000});
+  t.engines.least_row_bytes = one_of(random, {1, 8, 64});
+  t.engines.split_row_bytes = one_of(random, {16, 256, 1 << 20});
+  t.engines.most_bytes = one_of(random, {50, 1000, 1 << 20});
+  t.engines.batch = one_of(random, {1, 3, 256});
+  t.engines.host_bytes = one_of(random, {0, 30, 500});
   base_.striping.min_bytes = one_of(random, {1, 10, 1000, base_.striping.min_bytes});
   base_.striping.min_rows = one_of(random, {1, base_.striping.min_rows});
   base_.misc_buffer_bytes = one_of(random, {64, 100, 1024, 1 << 20});
@@ -266,16 +283,24 @@ TransportCase RandomTransport::misc() const {
 
 std::string RandomTransport::describe(const TransportCase& job) const {
   const transport::Tuning& t = job.tuning;
+  const auto devices = [](const std::vector<plan::Placement::Site>& sites) {
+    std::string text;
+    for (const plan::Placement::Site& site : sites) text += fmt::format(" {}/{}", site.device, site.domain);
+    return text;
+  };
   return fmt::format(
-      "seed {} {} {} ({} + {} ranks{}{}{}), fan-out in domains of {}, stripes of {} B and {} rows; streams {} group {} "
-      "chunk {} ring {} message {} cost {} part {} reshard {} fan-out chunk {} items {} B {} elements streamed {} misc "
-      "{}",
+      "seed {} {} {} ({} + {} ranks{}{}{} on devices/domains{} ->{}), fan-out in domains of {}, stripes of {} B and {} "
+      "rows; streams {} group {} "
+      "chunk {} ring {} message {} small {} packed {} cost {} part {} reshard {} fan-out chunk {} items {} B {} "
+      "elements streamed {} misc {} engines from {} B, strided {} B, rows {} to {} B, cut at {} B, batches of {}",
       seed_, to_string(precisions_), to_string(job.executor), job.source->ranks(), job.destination->ranks(),
       job.colocated ? ", colocated" : "", job.quantiser ? fmt::format(", {}", name(*job.quantiser)) : "",
-      job.foreign ? ", foreign memory" : "", job.domain_ranks, job.striping.min_bytes, job.striping.min_rows, t.streams,
-      t.group_size, t.chunk_bytes, t.ring_chunks, t.message_bytes, t.message_cost_bytes, t.golden_part_bytes,
-      t.reshard_group_bytes, t.fan_out_chunk_bytes, t.table.item_bytes, t.table.quantised_elements,
-      t.table.streamed_bytes, job.misc_buffer_bytes);
+      job.foreign ? ", foreign memory" : "", devices(job.placement.source), devices(job.placement.destination),
+      job.domain_ranks, job.striping.min_bytes, job.striping.min_rows, t.streams, t.group_size, t.chunk_bytes,
+      t.ring_chunks, t.message_bytes, t.small_bytes.value_or(-1), t.packed_bytes, t.message_cost_bytes,
+      t.golden_part_bytes, t.reshard_group_bytes, t.fan_out_chunk_bytes, t.table.item_bytes, t.table.quantised_elements,
+      t.table.streamed_bytes, job.misc_buffer_bytes, t.engines.least_bytes, t.engines.least_strided_bytes,
+      t.engines.least_row_bytes, t.engines.split_row_bytes, t.engines.most_bytes, t.engines.batch);
 }
 
 RandomCases::RandomCases(std::int64_t cases_by_default) {

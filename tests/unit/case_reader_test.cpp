@@ -355,6 +355,21 @@ TEST(Hardware, ReadsTheCommittedFiles) {
   EXPECT_EQ(h200.domain_in, 0.0);
 }
 
+TEST(Hardware, ListsTheDeviceOfEveryRank) {
+  const std::string rates = "devices_per_domain = 2\ndevice_in = 1\ndevice_out = 1\nmemory = 1\nlaunch_seconds = 0\n";
+  std::ofstream(kPath) << "devices = [0, 1, 0, 1]\n" << rates;
+  EXPECT_THAT(read_hardware(kPath).devices, ::testing::ElementsAre(0, 1, 0, 1));
+  for (const auto& [text, mistake] : {std::pair("devices = [0, -1]\n", "devices must be a list of numbers"),
+                                      {"devices = [0, \"a\"]\n", "devices must be a list of numbers"},
+                                      {"devices = 2\n", "devices must be a list of numbers"},
+                                      {"devices = []\n", "devices must be a list of numbers"},
+                                      {"devices = [0, 1048576]\n", "below 1048576"},
+                                      {"devices = [0]\nranks_per_device = 1\n", "give one of them"}}) {
+    std::ofstream(kPath) << text << rates;
+    EXPECT_THAT([] { read_hardware(kPath); }, ::testing::ThrowsMessage<Error>(HasSubstr(mistake))) << text;
+  }
+}
+
 TEST(Hardware, NamesEveryMistake) {
   std::ofstream(kPath) << "ranks_per_device = 0\ndevices_per_domain = 1\ndevice_in = 1\ndevice_out = 1.5\n"
                           "domain_in = 0\ndomain_uot = 1\nmemory = -3\nlaunch_seconds = 1e-5\n";

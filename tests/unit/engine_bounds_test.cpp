@@ -35,7 +35,8 @@ TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
     const plan::Bound bound = plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, rates, placement);
     EXPECT_EQ(fmt::format("{:.1f}", 1e3 * bound.total()), row.milliseconds) << row.name;
     EXPECT_EQ(bound.term(), row.term) << row.name;
-    const std::int64_t ranks = plan::choose_fan_out(setup.model.tensors, setup.sent(), *setup.gen, rates, placement);
+    const std::int64_t ranks =
+        plan::choose_fan_out(setup.model.tensors, setup.sent(), *setup.gen, rates, {.placement = placement});
     EXPECT_EQ(ranks, row.fans_out ? setup.gen->ranks() : 0) << row.name;
   }
 }
@@ -81,6 +82,22 @@ TEST(Places, SayWhoSharesDevicesAndDomains) {
   EXPECT_EQ(placement.destination[0].device, 0);
   EXPECT_EQ(placement.destination[2].domain, 0);
   EXPECT_EQ(placement.destination[3].domain, 1);
+  // A hardware file that lists the devices says the same: only which numbers are equal counts.
+  const plan::Placement listed = plan::listed({2, 5}, std::vector<std::int64_t>{0, 1, 0, 1, 0, 8, 9}, 8);
+  const auto is_same = [&](auto number) {
+    std::vector<std::int32_t> found, expected;
+    for (const auto& [from, to] : {std::pair(&placement, &found), {&listed, &expected}}) {
+      for (const auto* sites : {&from->source, &from->destination})
+        for (const plan::Placement::Site& site : *sites) to->push_back(site.*number);
+    }
+    for (std::size_t a = 0; a < found.size(); ++a) {
+      for (std::size_t b = 0; b < a; ++b)
+        if ((found[a] == found[b]) != (expected[a] == expected[b])) return false;
+    }
+    return true;
+  };
+  EXPECT_TRUE(is_same(&plan::Placement::Site::device));
+  EXPECT_TRUE(is_same(&plan::Placement::Site::domain));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@ refit_test(kernels
           ${CMAKE_SOURCE_DIR}/tests/support/format_reference.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_copy.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_dequantise.cpp
+          ${CMAKE_CURRENT_LIST_DIR}/kernels_engines.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_parts.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_quantise.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_region.cpp

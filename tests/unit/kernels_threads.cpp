@@ -1,10 +1,14 @@
 // Ranks may be threads of one process: all kernels run from several threads at the same time.
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <thread>
+#include <tuple>
 
 #include "kernels/kernels.hpp"
+#include "kernels/parts.hpp"
+#include "kernels/thread_team.hpp"
 #include "unit/kernels_random.hpp"
 
 namespace refit::kernels {
@@ -23,8 +27,8 @@ struct Outcome {
   }
 };
 
-Outcome work(std::uint64_t key) {
-  const ExecutionSpace space;
+Outcome work(std::uint64_t key, std::int64_t threads = 1) {
+  const ExecutionSpace space(threads);
   const Shape shape{64, 4099};
   const Extents strides{4099, 1};
   Bytes memory(64 * 4099 * 2);
@@ -60,6 +64,85 @@ TEST(Threads, FourAtOnceFindWhatOneFinds) {
     EXPECT_EQ(alone[key].difference.count, 0);
   }
   EXPECT_FALSE(alone[0] == alone[1]);
+}
+
+TEST(Threads, OfATeamFindWhatOneFinds) {
+  if (Runtime::has_device()) GTEST_SKIP() << "of hosts";
+  for (std::uint64_t key = 0; key < 2; ++key) {
+    const Outcome alone = work(key);
+    for (const std::int64_t threads : {2, 3, 8}) EXPECT_TRUE(work(key, threads) == alone) << threads;
+  }
+}
+
+/// Items of a team of one thread are in order, and those of a larger one each done once, by kernels of any length.
+TEST(Threads, DoEveryItemOnce) {
+  struct Counts {
+    std::vector<int> of_item;
+  };
+  const auto count = [](const void* of, std::int64_t item) {
+    ++(*static_cast<Counts* const*>(of))->of_item[static_cast<std::size_t>(item)];
+  };
+  for (const std::int64_t threads : {2, 5}) {
+    ThreadTeam team(threads);
+    for (std::int64_t items = 0; items < 200; ++items) {
+      Counts counts{std::vector<int>(static_cast<std::size_t>(items), 0)};
+      Counts* const pointer = &counts;
+      team.run(items, count, &pointer);
+      ASSERT_EQ(counts.of_item, std::vector<int>(static_cast<std::size_t>(items), 1)) << threads << " threads";
+    }
+  }
+}
+
+/// Results of items that share a word, a scale or a count do not depend on threads.
+TEST(Threads, OfATeamQuantiseAndCountWhatOneDoes) {
+  if (Runtime::has_device()) GTEST_SKIP() << "of hosts";
+  constexpr std::int64_t kRows = 512, kColumns = 640;
+  Bytes memory(kRows * kColumns * 2);
+  const Region region{memory.data(), DType::bf16, Box::whole({kRows, kColumns}), {kRows, kColumns}, {kColumns, 1}};
+  synthesise(ExecutionSpace(), region, 7, 0.0, 0.02);
+  const auto results = [&](std::int64_t threads) {
+    const ExecutionSpace space(threads);
+    std::vector<std::uint32_t> words(kRows + 1, 0);
+    Bytes values(kRows * kColumns), scales(kRows * kColumns);
+    Part part{.source = memory.data(), .rows = kRows, .columns = kColumns, .source_strides = {kColumns, 1}};
+    part.format = StoredFormat::fp8_channel;
+    part.library = Library::vllm;
+    part.amax = words.data();
+    part.values = values.data();
+    part.scales = scales.data();
+    Part whole = part;
+    whole.format = StoredFormat::fp8_tensor;
+    whole.amax = words.data() + kRows;
+    whole.values = nullptr;
+    whole.scales = nullptr;
+    const Part parts[] = {part, whole};
+    const PartTable table(space, parts);
+    table.raise_amax(space);
+    table.quantise(space);
+    std::vector<std::uint32_t> maxima(kRows / 128 * kColumns / 128, 0);
+    Tile tile{memory.data(), nullptr,     {kRows, kColumns}, {kColumns, 1},
+              {kColumns, 1}, DType::bf16, DType::f8_e4m3,    Transform::quantise};
+    Blocks& blocks = tile.blocks.emplace();
+    blocks.rows = kRows;
+    blocks.columns = kColumns;
+    blocks.maxima = maxima.data();
+    blocks.maxima_strides = {kColumns / 128, 1};
+    const TableSizes sizes{.item_bytes = 4096, .quantised_elements = 128 * 128};
+    CopyTable(space, {&tile, 1}, sizes).run(space);
+    space.fence();
+    const Bytes zeros(memory.size());
+    return std::tuple(words, values, scales, maxima, count_differences(space, region, zeros.data()).count,
+                      count_overflows(space, region, DType::f16).count);
+  };
+  const auto alone = results(1);
+  EXPECT_NE(std::get<0>(alone).back(), 0U);
+  for (int turn = 0; turn < 4; ++turn) EXPECT_TRUE(results(2 + turn) == alone);
+}
+
+TEST(Runtime, UsesAsManyCoresAsItMay) {
+  cpu_set_t mine;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(mine), &mine), 0);
+  EXPECT_EQ(usable_cores(), CPU_COUNT(&mine));
 }
 
 TEST(Runtime, NeighboursShareADevice) {

@@ -101,7 +101,8 @@ TEST_P(RandomEngines, GetEveryElementOnce) {
   const World world = random_world(GetParam());
   for (const std::int64_t domain_ranks : {0, 2, 64}) {
     // Cut between holders, and between the takers of a domain, down to single elements.
-    const Planner planner(world.tensors, world.source, *world.destination, domain_ranks, {8, 1});
+    const Planner planner(world.tensors, world.source, *world.destination,
+                          {.domain_ranks = domain_ranks, .striping = {8, 1}});
     EXPECT_EQ(execute(world, planner), world.right());
   }
 }
@@ -141,7 +142,7 @@ TEST_P(RandomEngines, ShareWhatEntersADomain) {
     }
   }
   std::int64_t entering = 0;
-  Planner(world.tensors, world.source, *world.destination, 64).for_each_copy([&](const Copy& copy) {
+  Planner(world.tensors, world.source, *world.destination, {.domain_ranks = 64}).for_each_copy([&](const Copy& copy) {
     if (copy.fan_out != FanOut::forwarded) entering += copy.elements();
   });
   EXPECT_EQ(entering, expected);
@@ -170,11 +171,11 @@ TEST(PlanEngines, FeedEachOther) {
   };
   const MeshLayout train = replicas(1, DType::bf16);
   const std::int64_t bytes = tensors[0].bytes();
-  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::bf16), 3)).forwarded(), 2 * bytes);
-  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::bf16), 3)).egress_max(), bytes);
+  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::bf16), {.domain_ranks = 3})).forwarded(), 2 * bytes);
+  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::bf16), {.domain_ranks = 3})).egress_max(), bytes);
   // In another form the box goes to the other engine by itself.
-  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::f32), 3)).forwarded(), bytes);
-  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::f32), 3)).egress_max(), 2 * bytes);
+  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::f32), {.domain_ranks = 3})).forwarded(), bytes);
+  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::f32), {.domain_ranks = 3})).egress_max(), 2 * bytes);
 }
 
 }  // namespace

@@ -113,7 +113,7 @@ TEST(Model, CountsPortsStagingAndSteps) {
   EXPECT_EQ(direct.port, "device out");
   EXPECT_EQ(direct.term, "wire");
   EXPECT_DOUBLE_EQ(direct.total, 0.2 + 1e-3);  // one launch
-  const Loads shared = traffic(Planner(tensors, source, replicas, 2), machine.placement).loads;
+  const Loads shared = traffic(Planner(tensors, source, replicas, {.domain_ranks = 2}), machine.placement).loads;
   EXPECT_DOUBLE_EQ(direct_seconds(shared, machine, Knobs()).wire, 0.1);  // each forwards its half
 
   // A broadcast is on its way once, packed and placed before and after: 20 GB read and 20 GB written.
@@ -213,7 +213,7 @@ TEST(Model, IsNeverBelowTheBoundsPorts) {
       machine.placement = place(source.ranks(), destination.ranks(), 1, neighbours);
     else
       machine.placement = place(source.ranks(), destination.ranks(), 1, 1);
-    const Planner planner(tensors, source, destination, 0, {}, map.colocated);
+    const Planner planner(tensors, source, destination, {.colocated = map.colocated});
     const Traffic total = traffic(planner, machine.placement);
 
     Loads own(source, destination.ranks());

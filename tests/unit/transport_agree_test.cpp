@@ -65,14 +65,17 @@ struct World {
 
   /// Returns the message that each rank gets where world rank `odd` uses `wrong` instead of the train layout; "" where
   /// agree returns.
-  std::vector<std::string> agree(int odd, const layout::Layout& wrong, bool colocated = false) const {
+  std::vector<std::string> agree(int odd, const layout::Layout& wrong, bool colocated = false,
+                                 const plan::Placement& odd_placement = {}) const {
     const WorldMap map{train->ranks(), gen->ranks(), colocated};
     const int ranks = map.size();
     const auto hub = std::make_shared<ThreadHub>(ranks);
     std::vector<std::string> told(static_cast<std::size_t>(ranks));
     run_ranks(ranks, [&](int rank) {
       ThreadControl control(hub, rank);
-      const plan::Planner planner(model.tensors, rank == odd ? wrong : *train, *gen, 0, {}, map.colocated);
+      const plan::Planner planner(
+          model.tensors, rank == odd ? wrong : *train, *gen,
+          {.colocated = map.colocated, .placement = rank == odd ? odd_placement : plan::Placement()});
       try {
         transport::agree(control, map, planner.rank_plan(map.own(rank)).copies, model.tensors);
       } catch (const Error& error) {
@@ -97,6 +100,18 @@ TEST(Agree, NamesTheTensorThatOneRankCutsOtherwise) {
     const std::vector<std::string> told = world.agree(odd, wrong, colocated);
     EXPECT_THAT(told, testing::Each(told.front()));
     EXPECT_THAT(told.front(), testing::HasSubstr(name));
+    EXPECT_THAT(told.front(), testing::ContainsRegex(fmt::format("ranks .*{}.* disagree", odd)));
+  }
+}
+
+/// The rank takes, or sends, by the devices that it believes in.
+TEST(Agree, FindsARankThatKnowsOtherDevices) {
+  const World world;
+  const std::vector<std::int64_t> devices{0, 1, 2, 3, 2, 3};
+  const plan::Placement placement = plan::listed({4, 2}, devices, 4);
+  for (const int odd : {0, 2, 4, 5}) {
+    const std::vector<std::string> told = world.agree(odd, *world.train, false, placement);
+    EXPECT_THAT(told, testing::Each(told.front()));
     EXPECT_THAT(told.front(), testing::ContainsRegex(fmt::format("ranks .*{}.* disagree", odd)));
   }
 }

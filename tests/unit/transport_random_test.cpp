@@ -44,7 +44,8 @@ TEST_P(Random, CopiesOfABoxAreCutAlike) {
     if (job.quantiser) std::erase_if(job.bulk, [](const model::Tensor& tensor) { return tensor.scale_of >= 0; });
     SCOPED_TRACE(random.describe(job));
     std::vector<Box> relayed;
-    plan::Planner(job.bulk, *job.source, *job.destination, job.domain_ranks, job.striping)
+    plan::Planner(job.bulk, *job.source, *job.destination,
+                  {job.domain_ranks, job.colocated, job.placement, job.striping})
         .for_each_copy([&](const plan::Copy& copy) {
           if (copy.fan_out == plan::FanOut::none) return;
           const std::vector<Box> chunks = fan_out_chunks(copy, job.tuning);

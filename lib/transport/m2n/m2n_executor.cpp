@@ -197,6 +197,9 @@ class M2n final : public Executor {
     leftovers_seconds_ = now() - middle;
   }
 
+  /// Of what goes by p2p alone: the library has connections of its own.
+  void connect() override { p2p_->connect(); }
+
   MemoryList staging() const override {
     MemoryList all = p2p_->staging();
     all.push_back(staging_.span());
