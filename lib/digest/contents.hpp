@@ -25,7 +25,7 @@ enum class Kind : std::uint8_t {
   loaded,
   source,     ///< likewise, and `processed` ones are made of it: the engine may drop it then
   processed,  ///< made of loaded ones by arithmetic (layout::Processed)
-  derived     ///< made of loaded weights, but no parameter of the engine's module (W_UK_T)
+  derived     ///< loaded weights in another place or dtype, beside them (W_UK_T)
 };
 Choices choices(Kind);
 

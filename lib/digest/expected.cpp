@@ -24,11 +24,13 @@ std::optional<SglangScales> scales_of(const Parameter& weight, const Parameter& 
   return result;
 }
 
-/// The forms of a parameter: no engine's checker sees what is derived.
+/// The forms of a parameter: what is derived is one to vLLM (replace_parameter of W_UK_T), but not to SGLang (w_kc).
 Forms forms_of(const Forms& asked, const Parameter& parameter) {
   if (parameter.kind != Kind::derived) return asked;
   Forms forms;
-  if (asked.has(Form::refit)) forms.add(Form::refit);
+  for (const Form form : {Form::refit, Form::vllm}) {
+    if (asked.has(form)) forms.add(form);
+  }
   return forms;
 }
 

@@ -57,12 +57,15 @@ def recorded(suite):
         model, precision, layout = name.split("-")
         of = (f"{model}-{precision}", "--gen", layout, "--precision", precision)
         for kind, answer in answers.items():
-            engine = () if kind == "vllm" else settings("gen.engine=sglang")
+            # vLLM digests W_UK_T and W_UV; how it makes them of FP8 has no rule.
+            of_vllm = settings("gen.derived=true") if (model, precision) == ("deepseek_v3", "bf16") else ()
+            engine = of_vllm if kind == "vllm" else settings("gen.engine=sglang")
             path = write_json(suite, "answer.json", answer)
             ended = digest(suite, 0, f"{name} of {kind}", *of, *engine, "--from-engine", path)
             checksums = [answer["checksums"]] if kind == "vllm" else [rank["checksums"] for rank in answer["ranks"]]
-            compared = sum(len(of_rank) for of_rank in checksums)
-            equal = ended.out.startswith("equal: ") and f"equal: {compared} parameters of the answer" in ended.out
+            known = [key for of_rank in checksums for key in of_rank if precision == "bf16" or not key.endswith((".W_UK_T", ".W_UV"))]
+            compared = len(known)
+            equal = f"equal: {compared} parameters of the answer" in ended.out
             suite.check(equal, f"{name} of {kind}: not all {compared} checksums were compared", ended)
         # SGLang's checksum of all parameters together, on both devices.
         digest(suite, 0, name, *of, *settings("gen.engine=sglang"), "--json", "digest.json", "--force")
