@@ -21,6 +21,7 @@
 #include "engine/engine.hpp"
 #include "engine/launch.hpp"
 #include "explain/plan_case.hpp"
+#include "report/files.hpp"
 
 namespace refit::app {
 namespace {
@@ -175,7 +176,11 @@ void require_options_of_a_plan(const CaseArguments& arguments) {
 int plan_case(const cases::Case& c, explain::PlanOptions options, const std::string& hardware,
               const std::string& inputs, const std::vector<std::string>& arguments) {
   check_case(c);
-  if (!hardware.empty()) options.hardware = read_hardware(hardware_path(hardware, inputs));
+  if (!hardware.empty()) {
+    const std::string file = hardware_path(hardware, inputs);
+    report::require_not_read(c.output.json, {file});
+    options.hardware = read_hardware(file);
+  }
   return explain::plan(c, options, arguments);
 }
 

@@ -36,6 +36,7 @@ void require_known(const DiagnoseOptions& given, const std::vector<Option>& opti
 int diagnose(const DiagnoseOptions& given) {
   const kernels::Runtime runtime;
   if (!given.json.empty()) report::fail_refused(report::refused_outputs({given.json}, given.force));
+  report::require_not_read(given.json, {given.gen_dump, given.train_dump, given.expected, given.case_file});
   diagnose::Request request;
   request.gen_dump = given.gen_dump;
   request.train_dump = given.train_dump;

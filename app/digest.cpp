@@ -75,6 +75,7 @@ cases::Case with_plain_trainer(const std::vector<Option>& options, const std::st
 int digest(const DigestOptions& given) {
   const kernels::Runtime runtime;
   if (!given.json.empty()) report::fail_refused(report::refused_outputs({given.json}, given.force));
+  report::require_not_read(given.json, {given.source, given.dump, given.answer});
   digest::Request request;
   request.forms = forms_of(given.forms);
   if (given.chunk_bytes > 0) request.chunk_bytes = given.chunk_bytes;

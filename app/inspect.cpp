@@ -238,6 +238,7 @@ bool holds_weights(const fs::path& path) {
 
 int inspect(const InspectOptions& options) {
   if (!options.json.empty()) report::fail_refused(report::refused_outputs({options.json}, options.force));
+  report::require_not_read(options.json, {options.path});
   if (holds_weights(options.path)) {
     inspect_checkpoint(options);
   } else {

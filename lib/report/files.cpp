@@ -106,6 +106,21 @@ std::vector<Refusal> refused_outputs(const std::vector<std::string>& paths, bool
   return refusals;
 }
 
+void require_not_read(const std::string& output, const std::vector<std::string>& inputs) {
+  if (output.empty() || target_of(output) != Target::replaced) return;
+  const fs::path file = fs::weakly_canonical(fs::absolute(output));
+  const std::string name = file.filename().string();
+  const bool is_weights = name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".h5") ||
+                          name.ends_with(".safetensors.index.json");
+  for (const std::string& input : inputs) {
+    if (input.empty()) continue;
+    const fs::path read = fs::weakly_canonical(fs::absolute(input));
+    if (file == read || (is_weights && file.parent_path() == read))
+      fail_usage("cannot write {}: it is {}, which is read; give another name", output,
+                 file == read ? "an input" : fmt::format("a file of {}", input));
+  }
+}
+
 void fail_refused(const std::vector<Refusal>& refusals) {
   if (refusals.empty()) return;
   ErrorKind kind = ErrorKind::runtime;

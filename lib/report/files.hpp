@@ -26,6 +26,10 @@ struct Refusal {
 /// writable, and the second of two paths to one file.
 std::vector<Refusal> refused_outputs(const std::vector<std::string>& paths, bool force);
 
+/// Requires that an output (empty: none) is none of `inputs`, nor a file of weights in a folder among them (empty ones
+/// are skipped), so that nothing is replaced that is to be read. Errors (usage): the output and the input.
+void require_not_read(const std::string& output, const std::vector<std::string>& inputs);
+
 /// Throws all refusals as one error: of kind runtime where all are. Does nothing where there are none.
 void fail_refused(const std::vector<Refusal>& refusals);
 

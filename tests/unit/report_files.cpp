@@ -73,6 +73,32 @@ TEST(ReportFiles, AFolderWithoutWritePermissionIsRefused) {
   EXPECT_THAT(refusal({"/proc/refit.json"}, false), AllOf(HasSubstr("/proc/refit.json"), HasSubstr("choose another")));
 }
 
+/// The message of the usage error for an output beside inputs; "" where it is accepted.
+std::string read_as_well(const std::string& output, const std::vector<std::string>& inputs) {
+  try {
+    require_not_read(output, inputs);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::usage);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(ReportFiles, WhatIsReadIsNotReplaced) {
+  const TemporaryFolder folder;
+  for (const char* name : {"model.safetensors", "config.json", "gen-rank-00000.h5", "result.json"})
+    write_file(folder / name, "old");
+  fs::create_symlink(folder / "model.safetensors", folder / "link.json");
+  const std::vector<std::string> inputs{"", folder.path(), folder / "answer.json"};
+  for (const char* name : {"model.safetensors", "config.json", "gen-rank-00000.h5", "link.json"})
+    EXPECT_THAT(read_as_well(folder / name, inputs), AllOf(HasSubstr(folder / name), HasSubstr("which is read")))
+        << name;
+  EXPECT_EQ(read_as_well(folder / "result.json", inputs), "");
+  EXPECT_EQ(read_as_well(folder / "new.safetensors", inputs), "");
+  EXPECT_THAT(read_as_well(folder / "result.json", {folder / "./result.json"}), HasSubstr("an input"));
+  EXPECT_EQ(read_as_well("", inputs), "");
+}
+
 TEST(ReportFiles, TwoOutputsCannotShareAFile) {
   const TemporaryFolder folder;
   EXPECT_THAT(refusal({folder / "a", folder / "./a"}, false), HasSubstr("two outputs"));
