@@ -11,6 +11,7 @@
 #include "kernels/kernels.hpp"
 #include "m2n/m2n.hpp"
 #include "report/figures.hpp"
+#include "report/files.hpp"
 
 namespace refit::cases {
 namespace {
@@ -147,12 +148,8 @@ std::string input_of(const Case& c, const std::string& path) {
   for (const auto& [what, input] : inputs) {
     if (!input.empty() && file == real_path(input)) return what;
   }
-  const std::string name = file.filename().string();
-  const bool looks_so = name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".h5") ||
-                        name.ends_with(".safetensors.index.json");
-  std::error_code error;
-  const bool is_there = looks_so && !c.model.checkpoint.empty() && std::filesystem::exists(file, error);
-  return is_there && file.parent_path() == real_path(c.model.checkpoint) ? "a file of model.checkpoint" : "";
+  const bool is_weights = !c.model.checkpoint.empty() && report::is_file_of_weights(path, c.model.checkpoint);
+  return is_weights ? "a file of model.checkpoint" : "";
 }
 
 Choices choices(TiedLmHead) { return kTiedLmHead; }

@@ -106,18 +106,24 @@ std::vector<Refusal> refused_outputs(const std::vector<std::string>& paths, bool
   return refusals;
 }
 
+bool is_file_of_weights(const std::string& file, const std::string& folder) {
+  std::error_code error;
+  const fs::path path = fs::weakly_canonical(fs::absolute(file), error);
+  const std::string name = path.filename().string();
+  const bool looks_so = name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".h5") ||
+                        name.ends_with(".safetensors.index.json");
+  return looks_so && fs::exists(path, error) && path.parent_path() == fs::weakly_canonical(fs::absolute(folder), error);
+}
+
 void require_not_read(const std::string& output, const std::vector<std::string>& inputs) {
   if (output.empty() || target_of(output) != Target::replaced) return;
   const fs::path file = fs::weakly_canonical(fs::absolute(output));
-  const std::string name = file.filename().string();
-  const bool is_weights = name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".h5") ||
-                          name.ends_with(".safetensors.index.json");
   for (const std::string& input : inputs) {
     if (input.empty()) continue;
-    const fs::path read = fs::weakly_canonical(fs::absolute(input));
-    if (file == read || (is_weights && file.parent_path() == read))
+    const bool is_input = file == fs::weakly_canonical(fs::absolute(input));
+    if (is_input || is_file_of_weights(output, input))
       fail_usage("cannot write {}: it is {}, which is read; give another name", output,
-                 file == read ? "an input" : fmt::format("a file of {}", input));
+                 is_input ? "an input" : fmt::format("a file of {}", input));
   }
 }
 

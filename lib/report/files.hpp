@@ -26,6 +26,9 @@ struct Refusal {
 /// writable, and the second of two paths to one file.
 std::vector<Refusal> refused_outputs(const std::vector<std::string>& paths, bool force);
 
+/// Returns whether `file` is there, is in `folder`, and is called as files of a checkpoint or a dump are.
+bool is_file_of_weights(const std::string& file, const std::string& folder);
+
 /// Requires that an output (empty: none) is none of `inputs`, nor a file of weights in a folder among them (empty ones
 /// are skipped), so that nothing is replaced that is to be read. Errors (usage): the output and the input.
 void require_not_read(const std::string& output, const std::vector<std::string>& inputs);

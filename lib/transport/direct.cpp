@@ -82,7 +82,7 @@ class Direct final : public Executor {
   Schedule schedule() const override { return fallback_ ? fallback_->schedule() : Schedule{}; }
   std::vector<Statistic> statistics() const override {
     return {{"unmapped_peers", Statistic::Unit::ranks, static_cast<double>(unmapped_peers_)},
-            {"engine_bytes", Statistic::Unit::bytes, static_cast<double>(engines_.bytes())},
+            {"engine_bytes", Statistic::Unit::moved, static_cast<double>(engines_.bytes())},
             {"enqueue", Statistic::Unit::seconds, enqueue_.count()}};
   }
 

@@ -38,7 +38,8 @@ struct Statistic {
   enum class Unit : std::uint8_t {
     part,     ///< seconds of a part of the last `execute`; parts are one after the other
     seconds,  ///< of the last `execute`
-    bytes,
+    bytes,    ///< of memory that a library under the executor takes
+    moved,    ///< bytes, by each `execute`
     ranks
   };
   const char* name;

@@ -293,9 +293,9 @@ std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const R
                                           : transport::QuantisedSends());
 }
 
-std::int64_t unmapped_peers(const transport::Executor& executor) {
+std::int64_t statistic_of(const transport::Executor& executor, std::string_view name) {
   for (const transport::Statistic& statistic : executor.statistics()) {
-    if (std::string_view(statistic.name) == "unmapped_peers") return static_cast<std::int64_t>(statistic.value);
+    if (statistic.name == name) return static_cast<std::int64_t>(statistic.value);
   }
   return 0;
 }
@@ -401,7 +401,11 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
                   *job.destination, job.misc_buffer_bytes, job.tuning, progress);
   }
 
-  RankOutcome outcome{"", bulk->staging_bytes(), misc ? misc->staging_bytes() : 0, unmapped_peers(*bulk),
+  RankOutcome outcome{"",
+                      bulk->staging_bytes(),
+                      misc ? misc->staging_bytes() : 0,
+                      statistic_of(*bulk, "unmapped_peers"),
+                      statistic_of(*bulk, "engine_bytes"),
                       bulk->schedule()};
   bulk->connect();
   if (misc) misc->connect();

@@ -84,8 +84,9 @@ struct RankOutcome {
   std::int64_t staging_bytes = 0;
   std::int64_t misc_staging_bytes = 0;
   std::int64_t unmapped_peers = 0;
-  transport::Schedule schedule;  ///< of the bulk path
-  std::int64_t allocations = 0;  ///< of this rank in all refits, where services count them
+  std::int64_t engine_bytes = 0;  ///< that direct's copy engines move
+  transport::Schedule schedule;   ///< of the bulk path
+  std::int64_t allocations = 0;   ///< of this rank in all refits, where services count them
 };
 
 /// Services of a machine to one rank, like those of Links.

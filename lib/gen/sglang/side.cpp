@@ -22,7 +22,8 @@ const Side& of(const layout::SideSpec& spec) { return static_cast<const Side&>(s
 
 const std::vector<layout::SideKey>& side_keys() {
   static const std::vector<layout::SideKey> keys = {
-      layout::parallelism_key("gen.layout", "TP, PP, DP, EP of the gen side; several engines: TP4+DP4; required.",
+      layout::parallelism_key("gen.layout",
+                              "TP, PP, DP, EP of the gen side; several engines: TP4+DP4; required in a run.",
                               MEMBER(written.sizes), "--gen", layout::kUsualAxes, layout::kGenAxes),
       SideRows::word("gen.mtp", "The main model, its NextN drafter only, or both.", MEMBER(written.mtp)),
       SideRows::word("gen.precision", "Dtype of the gen weights; as above.", MEMBER(kept_as)),

@@ -55,7 +55,8 @@ layout::SideKey expert_placement_key() {
 
 const std::vector<layout::SideKey>& side_keys() {
   static const std::vector<layout::SideKey> keys = {
-      layout::parallelism_key("gen.layout", "TP, PP, DP, EP of the gen side; several engines: TP4+DP4; required.",
+      layout::parallelism_key("gen.layout",
+                              "TP, PP, DP, EP of the gen side; several engines: TP4+DP4; required in a run.",
                               MEMBER(written.sizes), "--gen", layout::kUsualAxes, layout::kGenAxes),
       SideRows::integers("gen.stage_layers", "Layers of every PP stage (VLLM_PP_LAYER_PARTITION).",
                          MEMBER(written.stage_layers)),

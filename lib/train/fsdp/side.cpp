@@ -20,7 +20,7 @@ const Side& of(const layout::SideSpec& spec) { return static_cast<const Side&>(s
 
 const std::vector<layout::SideKey>& side_keys() {
   static const std::vector<layout::SideKey> keys = {
-      layout::parallelism_key("train.layout", "HSDP, FSDP, TP, CP, EP, ETP, PP of the train side; required.",
+      layout::parallelism_key("train.layout", "HSDP, FSDP, TP, CP, EP, ETP, PP of the train side; required in a run.",
                               MEMBER(written.sizes), "--train", all_axes()),
       SideRows::word("train.recipe",
                      "The framework whose meshes, shards of experts and pipeline stages are meant; automodel is "

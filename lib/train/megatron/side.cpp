@@ -20,7 +20,7 @@ const Side& of(const layout::SideSpec& spec) { return static_cast<const Side&>(s
 
 const std::vector<layout::SideKey>& side_keys() {
   static const std::vector<layout::SideKey> keys = {
-      layout::parallelism_key("train.layout", "TP, CP, EP, ETP, DP, PP of the train side; required.",
+      layout::parallelism_key("train.layout", "TP, CP, EP, ETP, DP, PP of the train side; required in a run.",
                               MEMBER(written.sizes), "--train"),
       SideRows::integer("train.first_stage_layers", 0, kMany, "Layers of the first PP stage; 0 = even split.",
                         MEMBER(written.first_stage_layers)),
