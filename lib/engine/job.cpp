@@ -324,8 +324,8 @@ std::int64_t Job::library_bytes() const {
 
 report::Refit Job::refit(std::int64_t number) {
   progress_.begin("update", limits_.refit());
-  if (train_ && setup_.c.run.update == cases::Update::perturb)
-    train_->weights->update(space_, number,
+  if (train_ && setup_.c.run.update.changes())
+    train_->weights->update(space_, number, setup_.c.run.update.fraction,
                             [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
   const session::RefitSeconds mine = session_->refit([&] {
     if (!gen_) return;

@@ -58,6 +58,7 @@ std::int64_t staging_bytes(const Exchange& exchange, const How& how, const OwnRa
     const bool sends_quantise = mapped == Mapped::every_rank && may_quantise_as_it_sends(exchange, how);
     bytes += SentWeights::bytes(exchange.model, layout, staged(exchange, sends_quantise));
   }
+  if (own.source && how.tuning.delta != transport::Delta::off) bytes += arena_bytes(paths.source, *own.source);
   if (own.destination || own.source == Rank{0}) bytes += 2 * misc_buffer;
   if (own.source && misc > 0) {
     const transport::Tuning gather = transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer);
@@ -118,6 +119,7 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   register_memory();
   plan_seconds_ += now() - start;
   note_mechanism();
+  note_delta();
 
   const std::int64_t unmapped = sum_of("unmapped_peers");
   const std::string why = mine_.peers != nullptr ? mine_.peers->note() : "";
@@ -205,7 +207,12 @@ void Session::measure_again() {
   if (!links_.rates_change()) return;
   begin("probe");
   probe();
+  restart();
   estimate_.bound.time(estimate_.rates);
+}
+
+void Session::restart() {
+  for (const Path& path : paths_) path.executor->restart();
 }
 
 std::int64_t Session::choose_fan_out() const {
@@ -297,6 +304,18 @@ void Session::note_mechanism() {
       "on, or in rows with gaps from {} KiB on",
       static_cast<double>(bytes) / 1e9, static_cast<double>(estimate_.wire.bytes) / 1e9,
       ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
+}
+
+/// Says up to which share of changed elements each form of a delta pays.
+void Session::note_delta() {
+  if (how_.tuning.delta == transport::Delta::off) return;
+  using kernels::DeltaForm;
+  const auto share = [](DeltaForm form, std::int64_t bytes) { return 100 * transport::break_even(form, bytes); };
+  note(fmt::format(
+      "delta: of changed elements, index has fewer bytes than the weights below {:.1f} % (1 byte), {:.1f} % (2) and "
+      "{:.1f} % (4), bitmap below {:.1f} %, {:.1f} % and {:.1f} %",
+      share(DeltaForm::index, 1), share(DeltaForm::index, 2), share(DeltaForm::index, 4), share(DeltaForm::bitmap, 1),
+      share(DeltaForm::bitmap, 2), share(DeltaForm::bitmap, 4)));
 }
 
 void Session::make_executors(const std::vector<plan::Copy>& copies) {

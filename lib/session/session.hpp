@@ -59,6 +59,10 @@ class Session {
   /// has run on it.
   RefitSeconds refit(const std::function<void()>& finalise = {});
 
+  /// Says that storages of gen ranks may hold anything: the next refit sends everything, as the first one does. All
+  /// ranks call it, or none.
+  void restart();
+
   /// Probes once more and keeps the better rates, and the bound by them, where rates depend on a machine's other work.
   void measure_again();
 
@@ -104,6 +108,7 @@ class Session {
   transport::Tuning tuning() const;
   std::int64_t sum_of(const char* statistic) const;
   void note_mechanism();
+  void note_delta();
   void make_executors(const std::vector<plan::Copy>& copies);
   void connect();
   void register_memory();

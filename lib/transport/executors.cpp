@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "transport/delta.hpp"
 #include "transport/m2n/m2n.hpp"
 #include "transport/p2p.hpp"
 
@@ -53,6 +54,8 @@ std::unique_ptr<Executor> golden(const Ingredients& of) {
 }
 
 std::unique_ptr<Executor> p2p(const Ingredients& of) {
+  if (of.tuning.delta != Delta::off)
+    return make_delta(of.space, of.world, of.routes, of.me, of.copies, of.tuning, of.progress);
   return make_p2p(of.space, of.routes, of.me, of.copies, of.tuning, of.progress);
 }
 
@@ -83,7 +86,7 @@ std::span<const ExecutorRow> executors() {
        .make = golden},
       {.name = "p2p",
        .sentence = "bounded groups of send and receive between exact overlaps",
-       .options = {"communicators", "streams", "group_size", "chunk_bytes", "ring_chunks", "small_bytes"},
+       .options = {"communicators", "streams", "group_size", "chunk_bytes", "ring_chunks", "small_bytes", "delta"},
        .takes_turns = true,
        .model = p2p_model,
        .staging_bytes = p2p_staging,
