@@ -60,6 +60,9 @@ class Executor {
   /// the first message of a pair have then done so. Changes no storage. Collective like `execute`, before its first
   /// call, among ranks that agree on the plan.
   virtual void connect() {}
+  /// Says that what destination ranks hold is not known to be what the last `execute` brought: the next one brings
+  /// everything. On all ranks alike.
+  virtual void restart() {}
   /// Returns the memory beside the storages on this rank from which messages come and to which they go.
   virtual MemoryList staging() const = 0;
   std::int64_t staging_bytes() const {

@@ -53,7 +53,7 @@ std::unique_ptr<Executor> golden(const Ingredients& of) {
 }
 
 std::unique_ptr<Executor> p2p(const Ingredients& of) {
-  return make_p2p(of.space, of.routes, of.me, of.copies, of.tuning, of.progress);
+  return make_p2p(of.space, of.routes, of.me, of.copies, of.tuning, of.ring, of.progress);
 }
 
 std::unique_ptr<Executor> direct(const Ingredients& of) {
@@ -85,6 +85,8 @@ std::span<const ExecutorRow> executors() {
        .sentence = "bounded groups of send and receive between exact overlaps",
        .options = {"communicators", "streams", "group_size", "chunk_bytes", "ring_chunks", "small_bytes"},
        .takes_turns = true,
+       .has_parts = true,
+       .ring_bytes = ring_bytes,
        .model = p2p_model,
        .staging_bytes = p2p_staging,
        .make = p2p},
@@ -93,6 +95,7 @@ std::span<const ExecutorRow> executors() {
        .options = {"fan_out", "mechanism"},
        .stores = true,
        .form = plan::Form::stored,
+       .has_parts = true,
        .model = direct_model,
        .staging_bytes = direct_staging,
        .make = direct},
