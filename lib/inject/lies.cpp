@@ -70,6 +70,7 @@ class Skipping final : public transport::Executor {
   }
   void restart() override { truth_->restart(); }
   void connect() override { truth_->connect(); }
+  void restart() override { truth_->restart(); }
   transport::MemoryList staging() const override { return truth_->staging(); }
   transport::Schedule schedule() const override { return truth_->schedule(); }
   std::vector<transport::Statistic> statistics() const override { return truth_->statistics(); }
@@ -135,8 +136,9 @@ session::Decorators Lies::decorators() const {
             faults_.distort_copies(truth_.model, group, copies);
           },
           [this, group](std::vector<session::Path>& paths) {
-            session::Path& bulk = paths.front();
-            bulk.executor = std::make_unique<Skipping>(std::move(bulk.executor), faults_, own_);
+            for (session::Path& path : paths)
+              if (std::string_view(path.name) == "bulk")
+                path.executor = std::make_unique<Skipping>(std::move(path.executor), faults_, own_);
             if (faults_.misc_first(group)) std::ranges::reverse(paths);
           },
           [this, refit = std::int64_t{0}]() mutable { return faults_.keeps_magnitudes(++refit); }};

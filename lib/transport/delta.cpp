@@ -1,6 +1,7 @@
 #include "transport/delta.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <set>
 #include <tuple>
@@ -11,7 +12,6 @@
 #include "kernels/memory.hpp"
 #include "transport/bytes.hpp"
 #include "transport/lanes.hpp"
-#include "transport/p2p.hpp"
 #include "transport/tiles.hpp"
 
 namespace refit::transport {
@@ -31,6 +31,39 @@ void append_blocks(const plan::Copy& copy, const Tuning& tuning, std::vector<Box
   const std::int64_t fit = message_bytes(tuning) / byte_size(copy.source.format.dtype);
   append_cut(copy.box, std::min(kernels::kDeltaElements, fit), out);
 }
+
+/// Returns the lane of a part of a stage.
+std::size_t lane_of(const Tuning& tuning, const Routes& routes, std::int32_t stage, std::int64_t part) {
+  const std::int64_t parts = lanes_of_stage(tuning.streams, routes.stages());
+  return static_cast<std::size_t>((stage * parts + part) % tuning.streams);
+}
+
+std::vector<plan::Copy> remote_copies(const std::vector<plan::Copy>& copies) {
+  std::vector<plan::Copy> remote;
+  std::ranges::copy_if(copies, std::back_inserter(remote), [](const plan::Copy& copy) { return !copy.to_self; });
+  return remote;
+}
+
+/// The lanes of a rank with these copies, and the size of their chunks: no more and no longer ones than it needs.
+struct RingNeed {
+  std::set<std::size_t> lanes;
+  std::int64_t chunk_bytes = 0;
+
+  RingNeed(const Tuning& tuning, const Routes& routes, const std::vector<plan::Copy>& remote) {
+    std::int64_t most = 0;  // bytes, were every block to travel by itself
+    std::vector<Box> cut;
+    for (const plan::Copy& copy : remote) {
+      cut.clear();
+      append_blocks(copy, tuning, cut);
+      for (const Box& block : cut)
+        most += round_up(block.volume() * byte_size(copy.source.format.dtype), kernels::kDeltaAlignment);
+      const std::int32_t stage = routes.stage(copy.source.rank);
+      for (std::int64_t part = 0; part < lanes_of_stage(tuning.streams, routes.stages()); ++part)
+        lanes.insert(lane_of(tuning, routes, stage, part));
+    }
+    chunk_bytes = std::min(message_bytes(tuning), round_up(most, kChunkAlignment));
+  }
+};
 
 /// A box that this rank sends, to one or several others, as it is stored.
 struct SourceBox {
@@ -173,23 +206,20 @@ struct DeltaBatch : BatchMessages {
 class DeltaP2p final : public Executor {
  public:
   DeltaP2p(const kernels::ExecutionSpace& space, Control& world, const Routes& routes, const Endpoint& me,
-           const std::vector<plan::Copy>& copies, const Tuning& tuning, Progress& progress)
+           const std::vector<plan::Copy>& copies, const Tuning& tuning, std::shared_ptr<Ring> ring, Progress& progress)
       : space_(space),
         world_(world),
         routes_(routes),
         progress_(progress),
         tuning_(tuning),
-        parts_(lanes_of_stage(tuning.streams, routes.stages())) {
+        parts_(lanes_of_stage(tuning.streams, routes.stages())),
+        ring_(std::move(ring)) {
     REFIT_ASSERT(tuning.delta != Delta::off);
-    std::vector<plan::Copy> remote;
+    const std::vector<plan::Copy> remote = remote_copies(copies);
     std::vector<kernels::Tile> to_self;
     for (const plan::Copy& copy : copies) {
       REFIT_ASSERT(copy.fan_out == plan::FanOut::none);
-      if (copy.to_self) {
-        to_self.push_back(self_tile(copy, me.source, me.destination));
-      } else {
-        remote.push_back(copy);
-      }
+      if (copy.to_self) to_self.push_back(self_tile(copy, me.source, me.destination));
     }
     to_self_ = kernels::CopyTable(space_, to_self, tuning.table);
     make_tables(me, remote);
@@ -238,11 +268,11 @@ class DeltaP2p final : public Executor {
             {"wire", Unit::part, seconds_.wire},
             {"decode", Unit::part, coding_.decode},
             {"keep", Unit::part, seconds_.keep},
-            {"delta_bytes", Unit::moved, static_cast<double>(bytes_)},
-            {"delta_dense_bytes", Unit::moved, static_cast<double>(dense_bytes_)},
-            {"delta_changed", Unit::elements, static_cast<double>(changed_)},
-            {"delta_elements", Unit::elements, static_cast<double>(elements_)},
-            {"kept_bytes", Unit::bytes, static_cast<double>(kept_.bytes())}};
+            {kDeltaBytes, Unit::moved, static_cast<double>(bytes_)},
+            {kDeltaDenseBytes, Unit::moved, static_cast<double>(dense_bytes_)},
+            {kDeltaChanged, Unit::elements, static_cast<double>(changed_)},
+            {kDeltaElements, Unit::elements, static_cast<double>(elements_)},
+            {kKeptBytes, Unit::bytes, static_cast<double>(kept_.bytes())}};
   }
 
  private:
@@ -252,7 +282,7 @@ class DeltaP2p final : public Executor {
   };
 
   std::size_t lane_of(std::int32_t stage, std::int64_t part) const {
-    return static_cast<std::size_t>((stage * parts_ + part) % tuning_.streams);
+    return transport::lane_of(tuning_, routes_, stage, part);
   }
   /// Returns the lane of the stage's communicator, as p2p has them.
   int communicator_lane(std::int32_t stage, std::int64_t part) const {
@@ -361,32 +391,22 @@ class DeltaP2p final : public Executor {
 
   /// Makes p2p, the ring that it shares with deltas, and the lanes.
   void make_lanes(const Endpoint& me, const std::vector<plan::Copy>& remote) {
-    std::int64_t most = 0;  // bytes in one direction or the other, dense
-    std::set<std::size_t> used;
-    for (const Pair& pair : pairs_) {
-      for (const PairBlock& at : pair.blocks) most += dense_bytes_of(size_of(pair, at.block));
-      for (std::int64_t part = 0; part < parts_; ++part) used.insert(lane_of(pair.stage, part));
-    }
-    chunk_bytes_ = std::min(message_bytes(tuning_), round_up(most, kChunkAlignment));
+    const RingNeed need(tuning_, routes_, remote);
+    chunk_bytes_ = need.chunk_bytes;
     const std::int64_t lane_bytes = tuning_.ring_chunks * chunk_bytes_;
-    const std::int64_t bytes = std::max(std::ssize(used) * lane_bytes, ring_bytes(routes_, me, remote, tuning_));
-    ring_ = std::make_shared<Ring>(bytes);
+    if (!ring_) ring_ = std::make_shared<Ring>(delta_ring_bytes(routes_, me, remote, tuning_));
     dense_ = make_p2p(space_, routes_, me, remote, tuning_, ring_, progress_);
-    std::byte* next = bytes > 0 ? ring_->memory() : nullptr;
+    std::byte* next = remote.empty() ? nullptr : ring_->memory();
     for (std::int64_t lane = 0; lane < tuning_.streams; ++lane) {
       lanes_.emplace_back(tuning_.ring_chunks);
       chunks_.push_back(next);
-      if (!used.contains(static_cast<std::size_t>(lane))) continue;
+      if (!need.lanes.contains(static_cast<std::size_t>(lane))) continue;
       next += lane_bytes;
       const auto group = static_cast<std::size_t>(
           std::min(tuning_.group_size, std::max<std::int64_t>(1, chunk_bytes_ / kernels::kDeltaAlignment)));
       lanes_.back().make_requests(routes_.communicator(pairs_.front().stage),
                                   static_cast<std::size_t>(tuning_.ring_chunks), group);
     }
-  }
-
-  static std::int64_t dense_bytes_of(const BlockSize& size) {
-    return kernels::delta_bytes(kernels::DeltaForm::dense, size.elements, size.elements, size.value_bytes);
   }
 
   void send_all(const std::uint32_t* counts) {
@@ -582,8 +602,16 @@ class DeltaP2p final : public Executor {
 
 std::unique_ptr<Executor> make_delta(const kernels::ExecutionSpace& space, Control& world, const Routes& routes,
                                      const Endpoint& me, const std::vector<plan::Copy>& copies, const Tuning& tuning,
-                                     Progress& progress) {
-  return std::make_unique<DeltaP2p>(space, world, routes, me, copies, tuning, progress);
+                                     std::shared_ptr<Ring> ring, Progress& progress) {
+  return std::make_unique<DeltaP2p>(space, world, routes, me, copies, tuning, std::move(ring), progress);
+}
+
+std::int64_t delta_ring_bytes(const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& copies,
+                              const Tuning& tuning) {
+  const std::vector<plan::Copy> remote = remote_copies(copies);
+  const RingNeed need(tuning, routes, remote);
+  return std::max(std::ssize(need.lanes) * tuning.ring_chunks * need.chunk_bytes,
+                  ring_bytes(routes, me, remote, tuning));
 }
 
 }  // namespace refit::transport

@@ -1,7 +1,10 @@
 #pragma once
 // p2p that sends what has changed: deltas from a copy, on every source rank, of what it sent last.
 
+#include <memory>
+
 #include "transport/executor.hpp"
+#include "transport/p2p.hpp"
 
 namespace refit::transport {
 
@@ -19,8 +22,21 @@ namespace refit::transport {
 /// seconds of the parts of the last `execute`, "delta_bytes", those that this rank has sent in it, "delta_dense_bytes",
 /// those that p2p sends, and "delta_changed" of "delta_elements", which are 0 where everything was sent unseen. Errors
 /// (runtime): too little memory.
+///
+/// `ring`: of delta_ring_bytes, with no other executor that runs at the same time; nullptr: one of its own.
 std::unique_ptr<Executor> make_delta(const kernels::ExecutionSpace& space, Control& world, const Routes& routes,
                                      const Endpoint& me, const std::vector<plan::Copy>& copies, const Tuning& tuning,
-                                     Progress& progress);
+                                     std::shared_ptr<Ring> ring, Progress& progress);
+
+/// Returns the bytes of the ring that these copies need, p2p's included.
+std::int64_t delta_ring_bytes(const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& copies,
+                              const Tuning& tuning);
+
+/// Names of statistics.
+inline constexpr const char* kKeptBytes = "kept_bytes";
+inline constexpr const char* kDeltaBytes = "delta_bytes";
+inline constexpr const char* kDeltaDenseBytes = "delta_dense_bytes";
+inline constexpr const char* kDeltaChanged = "delta_changed";
+inline constexpr const char* kDeltaElements = "delta_elements";
 
 }  // namespace refit::transport

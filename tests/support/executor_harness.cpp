@@ -303,7 +303,7 @@ std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const R
       return make_golden(space, routes, me, job.bulk, source, *job.destination, job.tuning, progress);
     case ExecutorKind::p2p:
       if (job.tuning.delta != transport::Delta::off)
-        return make_delta(space, *services.world, routes, me, copies, job.tuning, progress);
+        return make_delta(space, *services.world, routes, me, copies, job.tuning, nullptr, progress);
       return make_p2p(space, routes, me, copies, job.tuning, progress);
     case ExecutorKind::m2n:
       return make_m2n(space, routes, me, job.bulk, plan::make_reshards(job.bulk, source, *job.destination), source,
