@@ -10,7 +10,9 @@ namespace {
 
 constexpr std::uint32_t kWord = 32;  ///< elements
 
-KOKKOS_FORCEINLINE_FUNCTION std::uint32_t words_of(const DeltaItem& item) { return (item.elements + kWord - 1) / kWord; }
+KOKKOS_FORCEINLINE_FUNCTION std::uint32_t words_of(const DeltaItem& item) {
+  return (item.elements + kWord - 1) / kWord;
+}
 
 KOKKOS_FORCEINLINE_FUNCTION std::uint32_t bits_of(std::uint32_t word) {
 #if defined(__CUDA_ARCH__)
@@ -123,21 +125,19 @@ struct DeviceEncode {
     const bool is_bitmap = job.form == DeltaForm::bitmap;
     // Words of 64 bits: the last one's upper half may be beyond the elements.
     const std::uint32_t words = (words_of(item) + 1) / 2 * 2;
-    Kokkos::parallel_scan(Kokkos::TeamThreadRange(member, words),
-                          [&](const std::uint32_t word, std::uint32_t& sum, const bool is_final) {
-                            const std::uint32_t changed =
-                                word * kWord < item.elements ? changed_word<Bits>(item, word) : 0U;
-                            if (is_final) {
-                              if (is_bitmap) store<std::uint32_t>(job.wire, word, changed);
-                              std::uint32_t place = sum;
-                              for_each_bit(changed, word, [&](std::uint32_t element) {
-                                if (!is_bitmap)
-                                  store<std::uint16_t>(job.wire, place, static_cast<std::uint16_t>(element));
-                                store<Bits>(values, place++, load<Bits>(item.data, item.at(element)));
-                              });
-                            }
-                            sum += bits_of(changed);
-                          });
+    Kokkos::parallel_scan(
+        Kokkos::TeamThreadRange(member, words), [&](const std::uint32_t word, std::uint32_t& sum, const bool is_final) {
+          const std::uint32_t changed = word * kWord < item.elements ? changed_word<Bits>(item, word) : 0U;
+          if (is_final) {
+            if (is_bitmap) store<std::uint32_t>(job.wire, word, changed);
+            std::uint32_t place = sum;
+            for_each_bit(changed, word, [&](std::uint32_t element) {
+              if (!is_bitmap) store<std::uint16_t>(job.wire, place, static_cast<std::uint16_t>(element));
+              store<Bits>(values, place++, load<Bits>(item.data, item.at(element)));
+            });
+          }
+          sum += bits_of(changed);
+        });
   }
 };
 

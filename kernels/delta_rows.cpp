@@ -18,9 +18,9 @@ REFIT_FORCEINLINE void write_flags(const std::byte* a, const std::byte* b, std::
   for (std::int64_t i = 0; i < count; ++i) flags[i] = load<T>(a, i) != load<T>(b, i) ? 1 : 0;
 }
 
-#define REFIT_FLAGS(TYPE, NAME)                                                                              \
+#define REFIT_FLAGS(TYPE, NAME)                                                                                \
   REFIT_HOST_VECTORS void NAME(const std::byte* a, const std::byte* b, std::int64_t count, std::uint8_t* to) { \
-    write_flags<TYPE>(a, b, count, to);                                                                      \
+    write_flags<TYPE>(a, b, count, to);                                                                        \
   }
 REFIT_FLAGS(std::uint8_t, flags_of_1)
 REFIT_FLAGS(std::uint16_t, flags_of_2)

@@ -62,9 +62,10 @@ keys::Key<Case> update(std::string name, std::string help, Access access) {
     const auto* given = std::get_if<std::string>(&value);
     const std::optional<Update> parsed = given == nullptr ? std::nullopt : parse_update(*given);
     if (!parsed) {
-      return fmt::format("needs \"perturb\", \"none\" or \"sparse:FRACTION\" with a fraction from 0 to 1, e.g. "
-                         "\"sparse:0.025\"{}",
-                         given == nullptr ? "" : fmt::format(", not \"{}\"", *given));
+      return fmt::format(
+          "needs \"perturb\", \"none\" or \"sparse:FRACTION\" with a fraction from 0 to 1, e.g. "
+          "\"sparse:0.025\"{}",
+          given == nullptr ? "" : fmt::format(", not \"{}\"", *given));
     }
     member = *parsed;
     return "";

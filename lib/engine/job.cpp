@@ -10,6 +10,7 @@
 #include "engine/describe.hpp"
 #include "engine/notes.hpp"
 #include "engine/unequal_scales.hpp"
+#include "transport/delta.hpp"
 #include "transport/mpi/mpi.hpp"
 #include "transport/together.hpp"
 #include "verify/overflows.hpp"
@@ -301,12 +302,24 @@ void Job::record_session(report::Result& result) const {
   const transport::Schedule schedule = session_->schedule();
   result.schedule = report::Schedule{world_.max(schedule.groups), world_.max(schedule.operations),
                                      world_.max(schedule.serial_groups)};
+  if (how_.tuning.delta != transport::Delta::off) result.delta = delta_of_session();
   if (how_.executor != cases::ExecutorKind::m2n) return;
   together(world_, [&] {
     const plan::Paths& paths = lies_.exchange().paths;
     const plan::Resharding resharding = plan::make_reshards(paths.bulk, paths.source, paths.destination);
     result.m2n = to_report(resharding, setup_.model, paths.bulk, paths.source, paths.destination);
   });
+}
+
+/// Collective.
+report::Delta Job::delta_of_session() const {
+  report::Delta delta{std::string(name(how_.tuning.delta)), session_->sum_of(transport::kDeltaDenseBytes),
+                      world_.max(session_->kept_bytes())};
+  for (const std::int64_t bytes : {1, 2, 4}) {
+    delta.break_even.push_back({bytes, transport::break_even(kernels::DeltaForm::index, bytes),
+                                transport::break_even(kernels::DeltaForm::bitmap, bytes)});
+  }
+  return delta;
 }
 
 void Job::measure_again(report::Result& result) {
@@ -345,6 +358,10 @@ report::Refit Job::refit(std::int64_t number) {
   result.phases.emplace_back("bulk", world_.max(mine.bulk));
   result.phases.emplace_back("misc", world_.max(mine.misc));
   result.phases.emplace_back("finalize", world_.max(mine.finalise));
+  if (how_.tuning.delta != transport::Delta::off) {
+    result.delta = {session_->sum_of(transport::kDeltaBytes), session_->sum_of(transport::kDeltaChanged),
+                    session_->sum_of(transport::kDeltaElements)};
+  }
   for (const transport::Statistic& statistic : session_->statistics()) {
     if (statistic.unit == transport::Statistic::Unit::part)
       result.phases.emplace_back(fmt::format("bulk.{}", statistic.name), world_.max(statistic.value));

@@ -311,7 +311,6 @@ transport::Tuning Session::tuning() const {
   return tuning;
 }
 
-/// Returns the sum over all ranks of a statistic of the bulk path's executors; 0: they have none of that name.
 std::int64_t Session::sum_of(const char* name) const {
   double mine = 0;
   for (const transport::Statistic& statistic : statistics())
@@ -580,7 +579,8 @@ std::int64_t Session::kept_bytes() const {
   for (const std::vector<Path>& paths : paths_) {
     for (const Path& path : paths) {
       for (const transport::Statistic& statistic : path.executor->statistics())
-        if (std::string_view(statistic.name) == transport::kKeptBytes) bytes += static_cast<std::int64_t>(statistic.value);
+        if (std::string_view(statistic.name) == transport::kKeptBytes)
+          bytes += static_cast<std::int64_t>(statistic.value);
     }
   }
   return bytes;

@@ -75,8 +75,7 @@ struct SourceBox {
   /// Returns the first element of the storage that the box has, and the one behind its last.
   std::pair<std::int64_t, std::int64_t> range() const {
     std::int64_t first = place.offset, last = place.offset;
-    for (int d = 0; d < extent.size(); ++d)
-      (place.strides[d] < 0 ? first : last) += (extent[d] - 1) * place.strides[d];
+    for (int d = 0; d < extent.size(); ++d) (place.strides[d] < 0 ? first : last) += (extent[d] - 1) * place.strides[d];
     return {first, last + 1};
   }
 };
@@ -295,13 +294,13 @@ class DeltaP2p final : public Executor {
         pair_numbers_.try_emplace(std::tuple(is_sent, ranks.source, ranks.destination), pairs_.size());
     if (is_new) {
       const std::int32_t stage = routes_.stage(copy.source.rank);
-      pairs_.push_back({is_sent,
-                        stage,
-                        ranks.source,
-                        ranks.destination,
-                        is_sent ? routes_.destination_peer(copy.destination.rank, stage)
-                                : routes_.source_peer(copy.source.rank),
-                        {}});
+      pairs_.push_back(
+          {is_sent,
+           stage,
+           ranks.source,
+           ranks.destination,
+           is_sent ? routes_.destination_peer(copy.destination.rank, stage) : routes_.source_peer(copy.source.rank),
+           {}});
     }
     return pairs_[found->second];
   }
@@ -381,8 +380,8 @@ class DeltaP2p final : public Executor {
   static std::vector<BlockSize> sizes_of(const std::vector<DeltaBlock>& blocks) {
     std::vector<BlockSize> sizes;
     for (const DeltaBlock& block : blocks)
-      sizes.push_back({static_cast<std::uint32_t>(product(block.extent)),
-                       static_cast<std::uint32_t>(byte_size(block.from))});
+      sizes.push_back(
+          {static_cast<std::uint32_t>(product(block.extent)), static_cast<std::uint32_t>(byte_size(block.from))});
     return sizes;
   }
   const BlockSize& size_of(const Pair& pair, std::uint32_t block) const {
@@ -483,8 +482,8 @@ class DeltaP2p final : public Executor {
       for (const Changed& one : changed[p]) {
         const std::uint32_t block = pair.blocks[one.number].block;
         const BlockSize& size = size_of(pair, block);
-        jobs_.push_back({nullptr, block, one.elements,
-                         form_of(tuning_.delta, size.elements, one.elements, size.value_bytes)});
+        jobs_.push_back(
+            {nullptr, block, one.elements, form_of(tuning_.delta, size.elements, one.elements, size.value_bytes)});
         bytes += bytes_of(pair, jobs_.back());
       }
       if (pair.is_sent) sent_bytes += bytes;
@@ -533,10 +532,9 @@ class DeltaP2p final : public Executor {
       batches.clear();
       std::int64_t used = 0;
       for (const auto& [lane, message] : dealt[l]) {
-        const bool continues = !batches.empty() && batches.back().stage == message->stage &&
-                               batches.back().lane == lane &&
-                               std::ssize(batches.back().messages) < tuning_.group_size &&
-                               used + message->bytes <= chunk_bytes_;
+        const bool continues =
+            !batches.empty() && batches.back().stage == message->stage && batches.back().lane == lane &&
+            std::ssize(batches.back().messages) < tuning_.group_size && used + message->bytes <= chunk_bytes_;
         if (!continues) {
           DeltaBatch& batch = batches.emplace_back();
           batch.stage = message->stage;
@@ -553,8 +551,8 @@ class DeltaP2p final : public Executor {
         const std::int64_t chunk = (std::ssize(batches) - 1) % tuning_.ring_chunks;
         std::byte* wire = chunks_[l] + chunk * chunk_bytes_ + used;
         const Pair& pair = *message->pair;
-        batch.messages.push_back({pair.is_sent ? Message::Kind::send : Message::Kind::receive, pair.peer, wire,
-                                  message->bytes});
+        batch.messages.push_back(
+            {pair.is_sent ? Message::Kind::send : Message::Kind::receive, pair.peer, wire, message->bytes});
         used += message->bytes;
         DeltaJob*& next = pair.is_sent ? encoded : decoded;
         for (std::size_t i = message->begin; i < message->end; ++i) {

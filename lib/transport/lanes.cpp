@@ -26,8 +26,7 @@ void greet(const kernels::ExecutionSpace& space, const Routes& routes, const std
     std::vector<PlainBatch>& batches = all.emplace_back(1).batches();
     for (const Greeting& greeting : lane) {
       const bool continues = !batches.empty() && batches.back().stage == greeting.stage &&
-                             batches.back().lane == greeting.lane &&
-                             std::ssize(batches.back().messages) < group_size;
+                             batches.back().lane == greeting.lane && std::ssize(batches.back().messages) < group_size;
       if (!continues) {
         PlainBatch& batch = batches.emplace_back();
         batch.stage = greeting.stage;

@@ -173,11 +173,7 @@ class P2p final : public Executor {
  public:
   P2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
       const std::vector<plan::Copy>& copies, const Tuning& tuning, std::shared_ptr<Ring> ring, Progress& progress)
-      : space_(space),
-        routes_(routes),
-        progress_(progress),
-        group_size_(tuning.group_size),
-        ring_(std::move(ring)) {
+      : space_(space), routes_(routes), progress_(progress), group_size_(tuning.group_size), ring_(std::move(ring)) {
     std::vector<kernels::Tile> to_self;
     for (const plan::Copy& copy : copies) {
       if (copy.to_self) to_self.push_back(self_tile(copy, me.source, me.destination));

@@ -376,7 +376,8 @@ void Truth::prepare(const layout::Layout& source, const layout::Layout& destinat
         std::vector<std::byte>& values = values_[{tensor.index, *made_in, to, step}];
         const bool converts = quantiser || *made_in != destination.format(tensor).value_or(*made_in);
         if (values.empty()) {
-          values = make_values(tensor.elements(), model_.canonical(tensor).name, *made_in, to, step, changes_, converts);
+          values =
+              make_values(tensor.elements(), model_.canonical(tensor).name, *made_in, to, step, changes_, converts);
         }
       }
     }

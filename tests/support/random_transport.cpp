@@ -278,7 +278,8 @@ std::vector<TransportCase> RandomTransport::jobs() const {
 
 std::vector<TransportCase> RandomTransport::deltas() const {
   std::vector<TransportCase> jobs;
-  for (const transport::Delta delta : {transport::Delta::automatic, transport::Delta::index, transport::Delta::bitmap}) {
+  for (const transport::Delta delta :
+       {transport::Delta::automatic, transport::Delta::index, transport::Delta::bitmap}) {
     jobs.push_back(base_);
     jobs.back().executor = ExecutorKind::p2p;
     jobs.back().tuning.delta = delta;
@@ -305,11 +306,11 @@ std::string RandomTransport::describe(const TransportCase& job) const {
     for (const plan::Placement::Site& site : sites) text += fmt::format(" {}/{}", site.device, site.domain);
     return text;
   };
-  const std::string delta = t.delta == transport::Delta::off
-                                ? ""
-                                : fmt::format(", delta {}, restart before {}", name(t.delta), job.restart);
+  const std::string delta =
+      t.delta == transport::Delta::off ? "" : fmt::format(", delta {}, restart before {}", name(t.delta), job.restart);
   return fmt::format(
-      "seed {} {} {}{} ({} + {} ranks{}{}{} on devices/domains{} ->{}), fan-out in domains of {}, stripes of {} B and {} "
+      "seed {} {} {}{} ({} + {} ranks{}{}{} on devices/domains{} ->{}), fan-out in domains of {}, stripes of {} B and "
+      "{} "
       "rows; streams {} group {} "
       "chunk {} ring {} message {} small {} packed {} cost {} part {} reshard {} fan-out chunk {} items {} B {} "
       "elements streamed {} misc {} engines from {} B, strided {} B, rows {} to {} B, cut at {} B, batches of {}",

@@ -40,14 +40,21 @@ struct Case {
   std::int64_t changed = 0;
 
   DeltaBlock sent() { return {source.data(), kept.data(), extent, strides, kept_strides, from, from, Transform::none}; }
-  DeltaBlock received() {
-    return {destination.data(), nullptr, extent, destination_strides, {}, from, to, transform};
-  }
+  DeltaBlock received() { return {destination.data(), nullptr, extent, destination_strides, {}, from, to, transform}; }
 };
 
 Case make_case(Random& random, const Extents& extent, DType from, DType to, Transform transform, Pattern pattern) {
-  Case one{extent, random_strides(random, extent), random_strides(random, extent), random_strides(random, extent),
-           from,   to, transform, {}, {}, {}, 0};
+  Case one{extent,
+           random_strides(random, extent),
+           random_strides(random, extent),
+           random_strides(random, extent),
+           from,
+           to,
+           transform,
+           {},
+           {},
+           {},
+           0};
   if (pick(random, 0, 1) == 0) one.strides = row_major_strides(extent);
   if (pick(random, 0, 1) == 0) one.kept_strides = row_major_strides(extent);
   one.source = random_memory(random, extent, one.strides, from);
@@ -152,7 +159,8 @@ TEST(Delta, BringsWhatChangedInEveryForm) {
           const Extents extent = random_extent(random, static_cast<int>(pick(random, 0, 4)), 12);
           cases.push_back(make_case(random, extent, dtype, dtype, Transform::none, pattern));
         }
-        run(cases, [&](std::size_t) { return form; }, std::string(name(dtype)));
+        run(
+            cases, [&](std::size_t) { return form; }, std::string(name(dtype)));
       }
     }
   }
@@ -166,7 +174,8 @@ TEST(Delta, BringsLargeBlocks) {
       std::deque<Case> cases;
       for (const Extents& extent : extents)
         cases.push_back(make_case(random, extent, dtype, dtype, Transform::none, Pattern::few));
-      run(cases, [&](std::size_t) { return form; }, std::string(name(dtype)));
+      run(
+          cases, [&](std::size_t) { return form; }, std::string(name(dtype)));
     }
   }
 }
@@ -181,7 +190,8 @@ TEST(Delta, ConvertsWhatChanged) {
           const Extents extent = random_extent(random, static_cast<int>(pick(random, 1, 3)), 20);
           cases.push_back(make_case(random, extent, from, to, transform, Pattern::some));
         }
-        run(cases, [&](std::size_t i) { return kForms[i % 3]; },
+        run(
+            cases, [&](std::size_t i) { return kForms[i % 3]; },
             fmt::format("{} to {}, transform {}", name(from), name(to), static_cast<int>(transform)));
       }
     }
@@ -200,7 +210,8 @@ TEST(Delta, OneTableHasBlocksOfAllTypesAndForms) {
           make_case(random, extent, dtype, dtype, Transform::none, static_cast<Pattern>(pick(random, 0, 5))));
       forms.push_back(kForms[pick(random, 0, 2)]);
     }
-    run(cases, [&](std::size_t i) { return forms[i]; }, fmt::format("round {}", round));
+    run(
+        cases, [&](std::size_t i) { return forms[i]; }, fmt::format("round {}", round));
   }
 }
 

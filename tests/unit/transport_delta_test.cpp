@@ -97,7 +97,7 @@ TEST(Deltas, SendWhatChangedAlone) {
   EXPECT_EQ(sender.delta_bytes[0], sender.dense_bytes);  // the first
   EXPECT_NEAR(static_cast<double>(sender.delta_bytes[1]), 4.0 * static_cast<double>(elements) / 40,
               0.1 * static_cast<double>(elements) / 10);
-  EXPECT_EQ(sender.delta_bytes[2], 0);            // nothing has changed
+  EXPECT_EQ(sender.delta_bytes[2], 0);             // nothing has changed
   EXPECT_EQ(sender.delta_bytes[3], 3 * (8 + 16));  // one element of each tensor: a count, and a block of 16 bytes
   EXPECT_EQ(sender.delta_bytes[4], 3 * (8 + 16));
   EXPECT_LT(sender.delta_bytes[5], sender.dense_bytes / 2);
