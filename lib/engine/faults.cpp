@@ -24,7 +24,7 @@ inject::Faults faults_of_run(const cases::Setup& setup) {
   inject::Faults faults = faults_of(setup);
   placed(c, [&] {
     faults.require_effect({setup.model, *setup.train, *setup.gen, setup.split.bulk, setup.split.misc, c.run.colocated,
-                           cases::how_of(c).row().stores, c.run.update.changes(),
+                           cases::how_of(c).row().stores, c.run.update.changes(), c.refit.delta != cases::Delta::off,
                            c.run.warmup + c.run.steps});
   });
   return faults;

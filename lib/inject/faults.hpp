@@ -53,6 +53,7 @@ class Faults {
     bool colocated = false;   ///< ranks are on both sides
     bool stores = false;      ///< into the destination's memory: the executor stages nothing
     bool updates = true;      ///< weights change before each refit
+    bool deltas = false;      ///< refits send what has changed
     std::int64_t refits = 2;  ///< warm-up included
   };
   /// Requires that the faults have an effect on a run. Errors (usage): as below.
@@ -92,7 +93,8 @@ class Faults {
   /// Returns true for a tensor of which gen keeps what refit 1 brought.
   bool keeps(const model::Model& model, const model::Tensor& tensor) const;
   /// Returns the storages of a gen rank that do not stay what a refit makes of them.
-  std::vector<Arrived::Storage> changed_storages(const model::Model& model, const session::SideMemory& gen) const;
+  std::vector<Arrived::Storage> changed_storages(const model::Model& model, Rank rank,
+                                                 const session::SideMemory& gen) const;
 
   /// Returns true where ranks of this side run the misc path before the bulk path.
   bool misc_first(Group group) const;

@@ -34,7 +34,9 @@ class Lies {
   bool keeps_derived(std::int64_t refit) const { return faults_.keeps_derived(refit); }
   bool forgets_scales() const { return faults_.forgets_scales(); }
   /// Returns what this process, as a gen rank with that memory, does to weights that have arrived.
-  Arrived arrived(const session::SideMemory& gen) const { return Arrived(faults_.changed_storages(truth_.model, gen)); }
+  Arrived arrived(const session::SideMemory& gen) const { 
+    return Arrived(faults_.changed_storages(truth_.model, *own_.destination, gen));
+  }
 
  private:
   const Faults& faults_;
