@@ -202,7 +202,7 @@ struct Refit {
   std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits for it
   bool counted = true;                         ///< elements_wrong is exact; else a lower bound
   Version version = {};
-  bool is_committed = true;                             ///< gen generates from it
+  bool is_committed = true;                              ///< gen generates from it
   std::vector<std::int64_t> engine_elements_wrong = {};  ///< the same of each engine; empty where it was not verified
   std::vector<double> engine_kl_max = {};                ///< likewise
 };
