@@ -76,6 +76,12 @@ void check_refit(const Case& c, Complaints& complaints) {
       !c.run.colocated || c.refit.executor != ExecutorKind::m2n, "run.colocated",
       "executor m2n needs train and gen ranks that are apart: its meshes may not share ranks; use golden, "
       "p2p or direct");
+  complaints.require(
+      c.refit.commit != Commit::layers || mine.has_parts, "refit.commit",
+      fmt::format("\"layers\" with executor {} would take its staging memory once for each layer; use direct or p2p",
+                  mine.name));
+  if (c.refit.commit != Commit::stage)
+    complaints.meaningless({"refit.stage_bytes"}, fmt::format("with refit.commit = \"{}\"", name(c.refit.commit)));
   if (c.run.timeout_seconds <= 0) complaints.meaningless({"run.phase_seconds"}, "with run.timeout_seconds = 0");
 }
 
@@ -230,6 +236,7 @@ session::How how_of(const Case& c) {
   how.per_stage = c.refit.communicators == Communicators::per_stage;
   how.fan_out = c.refit.fan_out;
   how.mechanism = c.refit.mechanism;
+  how.commit = c.refit.commit;
   how.misc_buffer_bytes = c.refit.misc_buffer_bytes;
   how.check_agreement = c.refit.check_agreement;
   how.byte_matrix = !c.output.hdf5.empty();

@@ -32,6 +32,7 @@ using pair::name_of_engine;
 using pair::quantiser_of;
 using transport::ExecutorKind;
 enum class Communicators : std::uint8_t { single, per_stage };
+using session::Commit;
 using session::FanOut;
 using session::Mechanism;
 using transport::Delta;
@@ -89,6 +90,8 @@ struct RefitSection {
   ExecutorKind executor = ExecutorKind::direct;
   FanOut fan_out = FanOut::automatic;
   Mechanism mechanism = Mechanism::automatic;
+  Commit commit = Commit::in_place;
+  std::int64_t stage_bytes = -1;  ///< of a gen rank's second place; -1 = as many as its weights
   Communicators communicators = Communicators::single;
   std::int64_t streams = 4;
   std::int64_t group_size = 64;
@@ -108,6 +111,7 @@ struct RunSection {
   std::int64_t steps = 10;
   std::int64_t warmup = 1;
   std::int64_t seed = 1;
+  std::int64_t weight_version = 1;  ///< of the first refit
   Update update;
   Verify verify = Verify::every;
   double timeout_seconds = 60;  ///< of one refit; 0 = no limit on any phase

@@ -175,6 +175,16 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
       Of::word("refit.mechanism",
                "direct on GPUs: what stores plain copies into another GPU; auto: copy engines where they are faster.",
                MEMBER(refit.mechanism), "--mechanism"),
+      Of::word(
+          "refit.commit",
+          "When gen generates from what arrives: in_place = at once, so that it pauses for the whole refit; layers "
+          "= the same, one layer after the other; stage = beside the weights in use, then it is proved and flipped.",
+          MEMBER(refit.commit), "--commit"),
+      Of::bytes(
+          "refit.stage_bytes",
+          "stage: most memory of a gen rank for the second place of its weights; layers without one move while gen "
+          "pauses. Not given: room for all.",
+          MEMBER(refit.stage_bytes)),
       Of::word("refit.communicators", "golden, p2p, m2n: one communicator, or one per train PP stage.",
                MEMBER(refit.communicators)),
       Of::integer(
@@ -212,6 +222,8 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
       Of::integer("run.warmup", 0, kMany, "Refits before the measured ones.", MEMBER(run.warmup), "--warmup"),
       Of::integer("run.seed", 0, std::numeric_limits<std::int64_t>::max(), "Of synthetic weights and of the KL proxy.",
                   MEMBER(run.seed)),
+      Of::integer("run.weight_version", 0, std::numeric_limits<std::int64_t>::max() / 2,
+                  "Version of the first refit's weights; each refit brings the next one.", MEMBER(run.weight_version)),
       update("run.update",
              "What happens to the train weights before each refit: low bits of all elements change, of none, or of a "
              "fraction of them, 0 to 1.",

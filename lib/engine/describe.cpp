@@ -77,6 +77,10 @@ report::Settings settings_of(const Case& c) {
     settings.emplace_back("fan_out", std::string(name(c.refit.fan_out)));
   if (means("delta") && c.refit.delta != cases::Delta::off)
     settings.emplace_back("delta", std::string(name(c.refit.delta)));
+  if (c.refit.commit != cases::Commit::in_place) settings.emplace_back("commit", std::string(name(c.refit.commit)));
+  if (c.refit.stage_bytes >= 0) settings.emplace_back("stage_bytes", c.refit.stage_bytes);
+  if (c.run.weight_version != cases::RunSection().weight_version)
+    settings.emplace_back("weight_version", c.run.weight_version);
   if (means("communicators")) settings.emplace_back("communicators", std::string(name(c.refit.communicators)));
   for (const auto& [option, value] : {std::pair("streams", c.refit.streams),
                                       {"group_size", c.refit.group_size},
@@ -106,7 +110,7 @@ std::pair<std::vector<report::Engine>, report::Group> engines_of(const Case& c) 
   std::int64_t first = 0;
   for (const layout::Side& engine : c.gen) {
     const std::int64_t ranks = engine->sizes().ranks();
-    engines.push_back({group_of(*engine, ranks), first, {}, {}, {}});
+    engines.push_back({group_of(*engine, ranks), first, {}, {}, {}, {}});
     first += ranks;
     const std::string& name = engines.back().group.made_by;
     if (std::ranges::find(names, name) == names.end()) names.push_back(name);

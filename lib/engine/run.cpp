@@ -252,22 +252,29 @@ class Run {
     Job& job = *job_;
     job.prepare(known);
     findings_.edit([&](report::Result& all) { all = known; });
-    if (is_root()) report::print_step_heading(std::cout);
+    if (is_root()) report::print_step_heading(std::cout, known);
     const std::int64_t last = case_.run.warmup + case_.run.steps;
     for (std::int64_t number = 1; number <= last; ++number) {
       report::Refit refit = job.refit(number);
       const bool verifies =
           case_.run.verify == cases::Verify::every || (case_.run.verify == cases::Verify::last && number == last);
+      const bool proves_first = job.proves_before_flip();
       std::optional<verify::StepResult> step;  // rank 0 keeps it
       report::Result found;                    // the step's notes
+      if (!proves_first) job.commit(refit);
       if (verifies) {
         step = job.verify(number, found, [&](const verify::StepResult& wrong) { name_wrong(wrong); });
         findings_.forget_verdict();
+        if (step->ok()) refit.version.weights = hexadecimal(step->fingerprint_gen);
       }
+      // Weights that are known to be wrong are given up.
+      if (proves_first && (!step || step->ok())) job.commit(refit);
       if (!is_root()) continue;
       findings_.edit([&](report::Result& all) {
         if (step) add(*step, *setup_, refit, all);
         std::ranges::move(found.notes, std::back_inserter(all.notes));
+        if (refit.is_committed)
+          for (report::Engine& engine : all.engines) engine.version = refit.version.number;
         all.refits.push_back(std::move(refit));
       });
       progress_.begin_unprofiled("print", limits_.phase());

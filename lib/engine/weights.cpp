@@ -14,13 +14,13 @@ namespace refit::engine {
 using layout::LocalPiece;
 using model::Tensor;
 
-Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank, std::byte* arena)
+Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank,
+                 const transport::LocalMemory& memory)
     : setup_(setup),
       layout_(layout),
       group_(group),
       rank_(rank),
-      arena_(arena),
-      memory_(layout, arena),
+      memory_(memory),
       synthetic_(setup.model, setup.c.run.seed) {}
 
 verify::RankView Weights::view() const { return {group_, rank_, &layout_, memory_.storages()}; }
@@ -60,7 +60,8 @@ Loaded Weights::load(const kernels::ExecutionSpace& space,
                      const std::function<void(std::int64_t, std::int64_t)>& progress) const {
   Loaded loaded;
   const bool is_train = group_ == Group::train;
-  if (!is_train) kernels::poison(space, arena_, transport::ArenaMap(layout_).bytes);
+  for (std::size_t i = 0; !is_train && i < layout_.storages.size(); ++i)
+    kernels::poison(space, memory_.storages()[i], layout_.storages[i].bytes());
   space.fence();
   if (setup_.checkpoint) {
     loaded = read_checkpoint(space, progress);

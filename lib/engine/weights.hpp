@@ -1,5 +1,5 @@
 #pragma once
-// One rank's weights: its arena, how they are loaded, how they change between refits, and how they are dumped.
+// One rank's weights: how they are loaded, how they change between refits, and how they are dumped.
 
 #include <cstddef>
 #include <functional>
@@ -25,13 +25,13 @@ struct Loaded {
   std::vector<verify::Overflow> overflows;  ///< of this rank's parts: in the file finite, but not here
 };
 
-/// The weights of one rank of one side, in an arena that the caller owns.
+/// The weights of one rank of one side, in memory that the caller owns.
 class Weights {
  public:
-  Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank, std::byte* arena);
+  Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank,
+          const transport::LocalMemory& memory);
 
   const transport::LocalMemory& memory() const { return memory_; }
-  std::span<std::byte> arena() const { return {arena_, static_cast<std::size_t>(transport::ArenaMap(layout_).bytes)}; }
   verify::RankView view() const;
 
   /// Loads the checkpoint's values, a calibration's, or synthetic ones of run.seed, then the constant parts. On train
@@ -65,7 +65,6 @@ class Weights {
   const layout::LocalLayout& layout_;
   Group group_;
   Rank rank_;
-  std::byte* arena_;
   transport::LocalMemory memory_;
   checkpoint::Synthetic synthetic_;
 };

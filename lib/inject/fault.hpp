@@ -39,6 +39,7 @@ enum class Act : std::uint8_t {
   keep_scales,     ///< gen does not finalise the KV cache's scales after refit 1
   keep_derived,    ///< gen does not make derived storages anew after refit 1
   forget_scales,   ///< gen finalises them as if none had been loaded
+  flip_early,      ///< gen generates from staged weights before they are proved
   keep,            ///< gen keeps what refit 1 brought of the concerned tensors
   old_magnitudes,  ///< train ranks quantise with the magnitudes of refit 1
   leave_out,       ///< the same: deltas leave them out

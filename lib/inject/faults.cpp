@@ -223,6 +223,9 @@ void Faults::require_effect(const Job& job) const {
       case Act::skip_gen:
         if (job.refits < 2) needs = "two refits";
         break;
+      case Act::flip_early:
+        if (!job.stages) needs = fault->needs;
+        break;
       case Act::drop:
         if (!is_moved) needs = "one of the tensors on its way to gen";
         break;
@@ -313,5 +316,7 @@ std::vector<Arrived::Storage> Faults::changed_storages(const model::Model& model
 }
 
 bool Faults::forgets_scales() const { return acting(Act::forget_scales) != nullptr; }
+
+bool Faults::flips_early() const { return acting(Act::flip_early) != nullptr; }
 
 }  // namespace refit::inject

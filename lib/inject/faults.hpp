@@ -55,6 +55,7 @@ class Faults {
     bool updates = true;      ///< weights change before each refit
     bool deltas = false;      ///< refits send what has changed
     std::int64_t refits = 2;  ///< warm-up included
+    bool stages = false;      ///< refits are staged, whole, and every one is proved
   };
   /// Requires that the faults have an effect on a run. Errors (usage): as below.
   void require_effect(const Job& job) const;
@@ -87,6 +88,7 @@ class Faults {
   bool keeps_derived(std::int64_t refit) const;
   /// Returns true where gen finalises the KV cache's scales as if none had been loaded.
   bool forgets_scales() const;
+  bool flips_early() const;
 
   /// Returns true where train ranks quantise this refit with the magnitudes of the one before.
   bool keeps_magnitudes(std::int64_t refit) const;

@@ -113,7 +113,8 @@ Json to_json(const Wire& wire) {
 Json to_json(const Memory& memory) {
   return {{"train_bytes_max", memory.train_bytes_max},
           {"gen_bytes_max", memory.gen_bytes_max},
-          {"staging_bytes_max", memory.staging_bytes_max}};
+          {"staging_bytes_max", memory.staging_bytes_max},
+          {"staged_bytes_max", memory.staged_bytes_max}};
 }
 
 Json to_json(const M2n& m2n) {
@@ -170,6 +171,18 @@ void put_samples(Json& json, const std::vector<double>& samples) {
 Json weight_sync(const Result& result) {
   Json json = {{"first", result.refits.front().weight_sync}};
   put_samples(json, weight_sync_samples(result));
+  return json;
+}
+
+/// What refits were called, and what gen has at the end.
+Json versions(const Result& result) {
+  Json json = {{"plan", result.plan_hash},
+               {"first", result.refits.front().version.number},
+               {"last", result.refits.back().version.number},
+               {"held", Json::array()},
+               {"served_wrong", served_wrong(result)}};
+  for (const Engine& engine : result.engines) json["held"].push_back(engine.version.value_or(-1));
+  put(json, "weights", proved_weights(result));
   return json;
 }
 
@@ -275,7 +288,10 @@ void put_measurements(Json& json, const Result& result) {
   if (result.plan) {
     json["plan"] = to_json(*result.plan, result.byte_matrix);
   } else {
-    if (!result.refits.empty()) json["weight_sync"] = weight_sync(result);
+    if (!result.refits.empty()) {
+      json["versions"] = versions(result);
+      json["weight_sync"] = weight_sync(result);
+    }
     if (const auto samples = host_samples(result); !samples.empty()) put_samples(json["host_seconds"], samples);
     json["phases"] = phases(result);
     if (result.verification) json["verification"] = to_json(*result.verification, result.engines);

@@ -103,6 +103,7 @@ struct Engine {
   std::optional<std::int64_t> payload_bytes;  ///< of which it stores a piece
   std::optional<std::int64_t> bytes;          ///< that all its ranks store
   std::optional<EngineProof> proof;
+  std::optional<std::int64_t> version = {};  ///< of its weights at the end; -1: none
 };
 
 using SettingValue = std::variant<bool, std::int64_t, double, std::string>;
@@ -127,6 +128,7 @@ struct Memory {
   std::int64_t train_bytes_max = 0;
   std::int64_t gen_bytes_max = 0;
   std::int64_t staging_bytes_max = 0;
+  std::int64_t staged_bytes_max = 0;  ///< of the second place of gen's storages, of staged refits
 };
 
 /// How one refit's sends, receives and broadcasts are grouped: each the maximum over ranks.
@@ -203,6 +205,12 @@ struct ModelRow {
 /// Seconds by name, in order.
 using NamedSeconds = std::vector<std::pair<std::string, double>>;
 
+/// Which weights there are.
+struct Version {
+  std::int64_t number = -1;  ///< -1: none
+  std::string weights;       ///< fingerprint over all tensors, 32 hexadecimal digits; empty: it was not proved
+};
+
 /// One refit: maxima over all ranks.
 struct Refit {
   std::int64_t number = 0;  ///< from 1, warm-up included
@@ -213,6 +221,8 @@ struct Refit {
   std::optional<double> kl_max;                ///< absent where the refit was not verified
   std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits for it
   bool counted = true;                         ///< elements_wrong is exact; else a lower bound
+  Version version = {};
+  bool is_committed = true;                              ///< gen generates from it
   std::vector<std::int64_t> engine_elements_wrong = {};  ///< the same of each engine; empty where it was not verified
   std::vector<double> engine_kl_max = {};                ///< likewise
   std::optional<DeltaRefit> delta = {};                  ///< absent without deltas
@@ -315,6 +325,7 @@ struct Result {
   std::vector<std::pair<std::string, double>> rates;  ///< bytes per second by name, e.g. {"device_out", 370e9}
   std::optional<double> efficiency;                   ///< bound / median weight_sync
   NamedSeconds prepare;                               ///< phases that happen once: load, plan, ...
+  std::string plan_hash;                              ///< 32 hexadecimal digits; of the bulk path
   std::vector<Refit> refits;  ///< in order; weight_sync, host_seconds and phases are derived from them
   std::optional<Verification> verification;
   std::vector<std::string> notes;  ///< facts for the reader, e.g. pairs of ranks that fell back to p2p

@@ -91,4 +91,15 @@ std::optional<double> algorithm_bandwidth(const Result& result, const Refit& ref
   return static_cast<double>(result.payload->total_bytes()) / refit.weight_sync / 1e9;
 }
 
+std::int64_t served_wrong(const Result& result) {
+  return std::ranges::count_if(
+      result.refits, [](const Refit& refit) { return refit.is_committed && refit.elements_wrong.value_or(0) > 0; });
+}
+
+std::string proved_weights(const Result& result) {
+  for (auto refit = result.refits.rbegin(); refit != result.refits.rend(); ++refit)
+    if (refit->is_committed) return refit->version.weights;
+  return "";
+}
+
 }  // namespace refit::report

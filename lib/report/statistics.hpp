@@ -49,4 +49,10 @@ std::vector<std::pair<std::string, std::vector<double>>> phase_samples(const Res
 /// Returns the payload bytes per second of one refit, in GB/s (1e9); nothing without a payload or a time.
 std::optional<double> algorithm_bandwidth(const Result& result, const Refit& refit);
 
+/// Returns the number of refits from which gen generated although their proof failed.
+std::int64_t served_wrong(const Result& result);
+
+/// Returns the last proved fingerprint of the weights from which gen generates at the end; empty: they were not proved.
+std::string proved_weights(const Result& result);
+
 }  // namespace refit::report

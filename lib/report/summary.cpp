@@ -38,6 +38,15 @@ void print_times(std::ostream& out, const Result& result) {
     }
     out << labelled("weight_sync", text);
   }
+  if (const auto pause = of_phase(result, "pause")) {
+    const auto background = of_phase(result, "background");
+    out << labelled("pause", background ? fmt::format("median {}, max {}, while gen may not generate; {} before it, "
+                                                      "beside gen",
+                                                      format_seconds(pause->median), format_seconds(pause->max),
+                                                      format_seconds(background->median))
+                                        : fmt::format("median {}, max {}, of the longest layer",
+                                                      format_seconds(pause->median), format_seconds(pause->max)));
+  }
   if (const auto summary = summarise(host_samples(result))) {
     out << labelled("host", fmt::format("median {}, max {} until all copies are enqueued",
                                         format_seconds(summary->median), format_seconds(summary->max)));
@@ -82,9 +91,13 @@ void print_sizes(std::ostream& out, const Result& result) {
   }
   if (result.memory) {
     const Memory& memory = *result.memory;
-    out << labelled("memory",
-                    fmt::format("at most per rank: train {}, gen {}, staging {}", format_bytes(memory.train_bytes_max),
-                                format_bytes(memory.gen_bytes_max), format_bytes(memory.staging_bytes_max)));
+    out << labelled(
+        "memory", fmt::format("at most per rank: train {}, gen {}, {}staging {}", format_bytes(memory.train_bytes_max),
+                              format_bytes(memory.gen_bytes_max),
+                              memory.staged_bytes_max > 0
+                                  ? fmt::format("its second place {}, ", format_bytes(memory.staged_bytes_max))
+                                  : "",
+                              format_bytes(memory.staging_bytes_max)));
   }
   if (result.schedule && result.schedule->groups_max > 0) {
     const Schedule& schedule = *result.schedule;
@@ -98,6 +111,23 @@ void print_sizes(std::ostream& out, const Result& result) {
     out << labelled("load", fmt::format("{} read, {} needed", format_bytes(result.load->bytes_read),
                                         format_bytes(result.load->bytes_needed)));
   }
+}
+
+/// Prints the version that engines have, each by itself where they differ.
+void print_versions(std::ostream& out, const Result& result) {
+  if (result.refits.empty() || result.engines.empty()) return;
+  const auto text_of = [](const std::optional<std::int64_t>& version) {
+    return version ? fmt::format("version {}", *version) : std::string("no version");
+  };
+  const bool alike = std::ranges::all_of(
+      result.engines, [&](const Engine& engine) { return engine.version == result.engines.front().version; });
+  std::string text;
+  for (std::size_t e = 0; e < (alike ? 1 : result.engines.size()); ++e)
+    text += fmt::format("{}{} holds {}", e == 0 ? "" : ", ", alike ? "gen" : fmt::format("engine {}", e),
+                        text_of(result.engines[e].version));
+  const std::string weights = proved_weights(result);
+  text += fmt::format(", of plan {}; weights {}", result.plan_hash, weights.empty() ? "not proved" : weights);
+  out << labelled("version", text);
 }
 
 void print_wrong(std::ostream& out, const std::vector<WrongTensor>& wrong, const std::vector<Engine>& engines) {
@@ -162,6 +192,7 @@ void print_summary(std::ostream& out, const Result& result) {
   print_times(out, result);
   print_sizes(out, result);
   out << engines_text(result.engines);
+  print_versions(out, result);
   if (result.verification) print_verification(out, *result.verification, result.engines);
   for (const std::string& note : result.notes) out << labelled("note", note);
   if (result.elapsed_seconds)

@@ -507,7 +507,7 @@ void Session::run(int place, bool paused, Seconds& seconds) {
 RefitSeconds Session::refit(const std::function<void()>& finalise, std::optional<std::int64_t> number) {
   target_ = stages() ? 1 - live_ : 0;
   const auto place = static_cast<std::size_t>(target_);
-  progress_.at("roll");
+  progress_.at("barrier");
   const Roll roll = call_roll(number.value_or(next_number()), target_);
   const Version version{roll.number(), plan_hash_};
   const Version base = roll.sent();
@@ -518,7 +518,6 @@ RefitSeconds Session::refit(const std::function<void()>& finalise, std::optional
   held_versions_[place] = sent_versions_[place] = {};
   is_staged_ = false;
 
-  progress_.at("barrier");
   world_.barrier();
   RefitSeconds seconds;
   const double start = now();
