@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "case/drill.hpp"
 #include "core/choice.hpp"
 #include "core/complaints.hpp"
 #include "core/stored_format.hpp"
@@ -99,7 +100,10 @@ struct RunSection {
   double phase_seconds = 60;    ///< of every other phase, in addition
   double count_seconds = 10;    ///< for counting wrong elements once wrong tensors are named; 0 = no count
   std::vector<std::string> inject;
+  std::string drill;  ///< what befalls engines between refits (drill.hpp); empty: nothing
   Strict strict_upstream = Strict::off;
+
+  std::int64_t refits() const { return warmup + steps; }
 };
 
 /// Paths of outputs; empty = not asked for.
@@ -162,6 +166,8 @@ struct Case : pair::Sides {
 
   /// Returns which ranks of the two sides a job's processes are.
   WorldMap world() const;
+  /// Returns what befalls the engines: run.drill, which has no violations.
+  Drill drill() const;
   /// Returns the path that the model is read from.
   const std::string& source() const;
 };

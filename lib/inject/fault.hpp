@@ -42,6 +42,7 @@ enum class Act : std::uint8_t {
   keep,            ///< gen keeps what refit 1 brought of the concerned tensors
   old_magnitudes,  ///< train ranks quantise with the magnitudes of refit 1
   change,          ///< gen changes the concerned tensors whenever they have arrived
+  trust_new_engines,  ///< an engine that is made anew counts as up to date
   // Schedules: see schedules.cpp.
   skip_gen,         ///< gen rank 0 leaves out the bulk path of refit 2
   unsent,           ///< train ranks do not send the concerned tensors on the bulk path, whose receivers wait

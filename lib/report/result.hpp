@@ -183,6 +183,14 @@ struct ModelRow {
 /// Seconds by name, in order.
 using NamedSeconds = std::vector<std::pair<std::string, double>>;
 
+/// One engine's part in a refit of a run in which engines come and go (run.drill).
+struct EngineRefit {
+  bool alive = true;                   ///< by the drill's own words
+  std::optional<double> weight_sync;   ///< seconds of its own ranks and train's; absent where it took no part
+  std::optional<double> join_seconds;  ///< seconds in which it was made, where that was between the refit before and it
+  std::int64_t version = 0;  ///< the number of the last refit that it has, as it says itself; 0: of none
+};
+
 /// One refit: maxima over all ranks.
 struct Refit {
   std::int64_t number = 0;  ///< from 1, warm-up included
@@ -193,8 +201,10 @@ struct Refit {
   std::optional<double> kl_max;                ///< absent where the refit was not verified
   std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits for it
   bool counted = true;                         ///< elements_wrong is exact; else a lower bound
-  std::vector<std::int64_t> engine_elements_wrong = {};  ///< the same of each engine; empty where it was not verified
-  std::vector<double> engine_kl_max = {};                ///< likewise
+  /// The same of each engine, absent where that was dead; empty where the refit was not verified.
+  std::vector<std::optional<std::int64_t>> engine_elements_wrong = {};
+  std::vector<std::optional<double>> engine_kl_max = {};  ///< likewise
+  std::vector<EngineRefit> engines = {};                  ///< of a drill; else empty
 };
 
 /// One tensor on one gen rank that does not hold the expected bits.

@@ -44,4 +44,19 @@ std::vector<std::pair<std::string, std::vector<double>>> phase_samples(const Res
 /// Returns the payload bytes per second of one refit, in GB/s (1e9); nothing without a payload or a time.
 std::optional<double> algorithm_bandwidth(const Result& result, const Refit& refit);
 
+/// What became of an engine in a run in which engines come and go.
+struct EngineLives {
+  std::vector<std::int64_t> refits;                        ///< in which it took part
+  std::vector<double> weight_sync;                         ///< seconds of these
+  std::vector<std::pair<std::int64_t, double>> joins;      ///< refits before which it was made, and the seconds of that
+  std::optional<std::int64_t> dead_since;                  ///< the first refit without it, where it is dead at the end
+  std::int64_t version = 0;                                ///< the last refit that it had; 0: none
+};
+
+/// Returns the lives of each engine; nothing where the run has no drill, or no refits.
+std::vector<EngineLives> lives(const Result& result);
+
+/// Returns e.g. "engine 0 holds 5; engine 1 holds 2, dead since refit 3"; empty where there is nothing to tell.
+std::string versions_text(const Result& result);
+
 }  // namespace refit::report

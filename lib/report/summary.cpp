@@ -146,6 +146,7 @@ void print_summary(std::ostream& out, const Result& result) {
   print_times(out, result);
   print_sizes(out, result);
   out << engines_text(result.engines);
+  if (const std::string versions = versions_text(result); !versions.empty()) out << labelled("versions", versions);
   if (result.verification) print_verification(out, *result.verification, result.engines);
   for (const std::string& note : result.notes) out << labelled("note", note);
   if (result.elapsed_seconds)
