@@ -83,6 +83,25 @@ void check_refit(const Case& c, Complaints& complaints) {
   if (c.run.timeout_seconds <= 0) complaints.meaningless({"run.phase_seconds"}, "with run.timeout_seconds = 0");
 }
 
+/// The one injected bug that is about drills; the others are about ranks of one session.
+constexpr std::string_view kDrilledBug = "B62-stale-engine";
+
+void check_drill(const Case& c, Complaints& complaints) {
+  if (c.run.drill.empty()) return;
+  for (const std::string& wrong : read_drill(c.run.drill, c.gen.size(), c.run.refits()).wrong)
+    complaints.add("run.drill", wrong);
+  complaints.require(!c.run.colocated, "run.drill",
+                     "needs train and gen ranks that are apart (run.colocated = false): a process that dies takes both "
+                     "sides of its rank along");
+  complaints.require(c.refit.commit != Commit::stage, "run.drill",
+                     "refit.commit = \"stage\" is not drilled: engines are refitted in place, or layer by layer");
+  complaints.require(c.refit.executor != ExecutorKind::m2n, "run.drill",
+                     "executor m2n: its library keeps one operation for the whole run; use golden, p2p or direct");
+  for (const std::string& name : c.run.inject)
+    complaints.require(name == kDrilledBug, "run.drill",
+                       fmt::format("goes with no injected bug but {}, and {} is injected", kDrilledBug, name));
+}
+
 void check_expect(const Case& c, Complaints& complaints) {
   const ExpectedOutcome outcome = c.expect.outcome;
   const bool verified = c.run.verify != Verify::off;
@@ -169,6 +188,8 @@ Choices choices(BugKind) { return kBugKind; }
 
 WorldMap Case::world() const { return Sides::world(run.colocated); }
 
+Drill Case::drill() const { return read_drill(run.drill, gen.size(), run.refits()).drill; }
+
 const std::string& Case::source() const {
   if (m2n.given()) return m2n.model;
   return model.checkpoint.empty() ? model.config : model.checkpoint;
@@ -186,6 +207,7 @@ std::vector<std::string> violations(const Case& c) {
   pair::check_sides(c, complaints);
   check_upstream(c, complaints);
   check_refit(c, complaints);
+  check_drill(c, complaints);
   check_expect(c, complaints);
   check_bug(c, complaints);
   check_output(c, complaints);

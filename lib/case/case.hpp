@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "case/drill.hpp"
 #include "core/choice.hpp"
 #include "core/complaints.hpp"
 #include "core/stored_format.hpp"
@@ -103,7 +104,12 @@ struct RunSection {
   double phase_seconds = 60;    ///< of every other phase, in addition
   double count_seconds = 10;    ///< for counting wrong elements once wrong tensors are named; 0 = no count
   std::vector<std::string> inject;
+  std::string drill;  ///< what befalls engines between refits (drill.hpp); empty: nothing
   Strict strict_upstream = Strict::off;
+
+  std::int64_t refits() const { return warmup + steps; }
+  /// Returns the version that refit number 1, 2, ... brings.
+  std::int64_t version(std::int64_t refit) const { return weight_version + refit - 1; }
 };
 
 /// Paths of outputs; empty = not asked for.
@@ -166,6 +172,8 @@ struct Case : pair::Sides {
 
   /// Returns which ranks of the two sides a job's processes are.
   WorldMap world() const;
+  /// Returns what befalls the engines: run.drill, which has no violations.
+  Drill drill() const;
   /// Returns the path that the model is read from.
   const std::string& source() const;
 };

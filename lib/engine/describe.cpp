@@ -67,6 +67,7 @@ report::Settings settings_of(const Case& c) {
   }
   if (c.run.threads != 1) settings.emplace_back("threads", c.run.threads);
   if (c.run.colocated) settings.emplace_back("colocated", true);
+  if (!c.run.drill.empty()) settings.emplace_back("drill", c.run.drill);
   if (c.run.strict_upstream != cases::Strict::off)
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
   const std::vector<std::string_view>& options = transport::row_of(c.refit.executor).options;

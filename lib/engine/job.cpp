@@ -43,8 +43,14 @@ std::uint64_t input_hash(const model::Tensor& tensor) {
 
 }  // namespace
 
+void update_weights(const kernels::ExecutionSpace& space, const cases::Case& c, const OwnSide& train,
+                    std::int64_t refit, const Weights::Which& leaves_out) {
+  if (c.run.update == cases::Update::perturb) train.weights->update(space, refit, leaves_out);
+}
+
 Job::Job(transport::Control& world, const kernels::ExecutionSpace& space, const Setup& setup,
-         const inject::Faults& faults, const transport::Places& places, transport::Progress& progress)
+         const inject::Faults& faults, const transport::Places& places, transport::Progress& progress,
+         std::shared_ptr<OwnSide> train)
     : world_(world),
       space_(space),
       setup_(setup),
@@ -53,27 +59,30 @@ Job::Job(transport::Control& world, const kernels::ExecutionSpace& space, const 
       limits_(cases::limits_of(setup.c)),
       exchange_(setup.exchange()),
       lies_(faults, exchange_, own()),
-      how_(lies_.how(cases::how_of(setup.c))) {}
+      how_(lies_.how(cases::how_of(setup.c))),
+      train_(std::move(train)) {}
 
-std::vector<OwnSide*> Job::sides() {
+std::vector<OwnSide*> Job::made_sides() {
   std::vector<OwnSide*> sides;
-  for (std::optional<OwnSide>* side : {&train_, &gen_})
-    if (*side) sides.push_back(&**side);
+  if (makes_train_) sides.push_back(train_.get());
+  if (gen_) sides.push_back(&*gen_);
   return sides;
 }
 
 void Job::prepare(report::Result& result) {
   begin("prepare");
   require_same_inputs();
-  if (own().source) train_.emplace(Group::train, *own().source);
+  makes_train_ = own().source && train_ == nullptr;
+  if (makes_train_) train_ = std::make_shared<OwnSide>(Group::train, *own().source);
   if (own().destination) gen_.emplace(Group::gen, *own().destination);
   std::int64_t bytes = 0;
   together(world_, [&] {
-    for (OwnSide* side : sides()) {
+    for (OwnSide* side : made_sides()) {
       const layout::Layout& layout = side->group == Group::train ? *setup_.train : *setup_.gen;
       side->local = layout::materialise(layout, setup_.model.tensors, side->rank);
       bytes += side->bytes();
     }
+    if (train_ && !makes_train_) bytes += train_->bytes();
   });
   stage();
   std::int64_t neighbours = 0;
@@ -160,7 +169,7 @@ void Job::allocate(report::Result& result) {
   const bool is_lean = one_host && setup_.c.run.verify == cases::Verify::off;
   std::int64_t bytes = 0;
   together(world_, [&] {
-    for (const OwnSide* side : sides()) bytes += side->bytes();
+    for (const OwnSide* side : made_sides()) bytes += side->bytes();
     if (gen_) bytes += (staged_ ? 2 : 1) * GenPlace::bytes(setup_, gen_->rank);
     if (staged_ && gen_) bytes += staged_->bytes();
     bytes += session::staging_bytes(exchange_, how_, own(),
@@ -185,7 +194,7 @@ void Job::allocate(report::Result& result) {
     }
   }
   together(world_, [&] {
-    for (OwnSide* side : sides()) {
+    for (OwnSide* side : made_sides()) {
       const bool is_gen = side->group == Group::gen;
       if (!is_gen || !shared) side->own_arena = links_->memory(is_gen ? first + second : side->bytes());
       std::byte* memory = side->own_arena ? side->own_arena->span().data() : peers_->local();
@@ -218,7 +227,7 @@ void Job::load(report::Result& result) {
   std::vector<verify::Overflow> overflows;
   together(world_, [&] {
     LoadProgress report;
-    for (const OwnSide* side : sides()) {
+    for (const OwnSide* side : made_sides()) {
       const Loaded loaded = side->weights->load(space_, [&](std::int64_t done, std::int64_t all) {
         progress_.moved(done);
         if (world_.rank() == 0) report(done, all);
@@ -231,7 +240,8 @@ void Job::load(report::Result& result) {
     if (gen_ && gen_->second)
       gen_->second->load(space_, [this](std::int64_t done, std::int64_t) { progress_.moved(done); });
   });
-  if (train_) train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
+  if (makes_train_)
+    train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
   result.prepare.emplace_back("load", world_.max(now() - start));
   result.load = report::Load{world_.sum(read.bytes_read), world_.sum(read.bytes_needed)};
   say(rounding_notes(setup_, world_, rounded), result);
@@ -301,9 +311,7 @@ void Job::record_estimate(report::Result& result) const {
 void Job::record_session(report::Result& result) const {
   result.prepare.emplace_back("plan", world_.max(session_->plan_seconds()));
   result.prepare.emplace_back("connect", world_.max(session_->connect_seconds()));
-  const auto arena = [](const std::optional<OwnSide>& side) {
-    return side ? std::ssize(side->arena) : std::int64_t{0};
-  };
+  const auto arena = [](const auto& side) { return side ? std::ssize(side->arena) : std::int64_t{0}; };
   result.memory = report::Memory{world_.max(arena(train_)), world_.max(arena(gen_)),
                                  world_.max(session_->staging_bytes()), world_.max(staged_ ? staged_->bytes() : 0)};
   if (staged_ && !staged_->is_whole())
@@ -341,22 +349,33 @@ std::int64_t Job::library_bytes() const {
 }
 
 report::Refit Job::refit(std::int64_t number) {
+  update(number);
+  return record(number, move(number));
+}
+
+void Job::update(std::int64_t number) {
   progress_.begin("update", limits_.refit());
   lies_.begin(number);
-  if (train_ && setup_.c.run.update == cases::Update::perturb)
-    train_->weights->update(space_, number,
-                            [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
+  if (!train_) return;
+  update_weights(space_, setup_.c, *train_, number,
+                 [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
+}
+
+session::RefitSeconds Job::move(std::int64_t number) {
   finalise_ = [this, number] { brought().finalise(number); };
-  const session::RefitSeconds mine = session_->refit(finalise_, setup_.c.run.weight_version + number - 1);
+  const session::RefitSeconds mine = session_->refit(finalise_, setup_.c.run.version(number));
   if (!session_->missed().empty() && world_.rank() == 0)
     spdlog::warn("refit {}: it brings everything, since {}", number, to_string(session_->missed()));
+  return mine;
+}
 
+report::Refit Job::record(std::int64_t number, const session::RefitSeconds& mine) const {
   progress_.at("wait for all ranks");
   report::Refit result;
   result.number = number;
   result.warmup = number <= setup_.c.run.warmup;
   result.is_committed = false;
-  result.version.number = setup_.c.run.weight_version + number - 1;
+  result.version.number = setup_.c.run.version(number);
   result.weight_sync = world_.max(mine.total);
   if (session_->quantises_first()) result.phases.emplace_back("quantise", world_.max(mine.quantise));
   if (session_->reduces()) result.phases.emplace_back("quantise.reduce", world_.max(mine.reduce));
@@ -435,10 +454,15 @@ void Job::dump() const {
   if (setup_.c.output.dump_train.empty() && setup_.c.output.dump_gen.empty()) return;
   progress_.begin("dump", limits_.phase(host_bytes_));
   together(world_, [&] {
-    if (train_ && !setup_.c.output.dump_train.empty()) train_->weights->dump(setup_.c.output.dump_train, {});
-    if (!gen_ || setup_.c.output.dump_gen.empty()) return;
-    gen_places_[static_cast<std::size_t>(session_->live())]->dump(setup_.c.output.dump_gen);
+    if (train_ && !setup_.c.output.dump_train.empty())
+      train_->weights->dump(setup_.c.output.dump_train, *setup_.train, train_->rank, {});
+    if (gen_) dump_gen(*setup_.gen, gen_->rank);
   });
+}
+
+void Job::dump_gen(const layout::Layout& side, Rank rank) const {
+  if (!gen_ || setup_.c.output.dump_gen.empty()) return;
+  gen_places_[static_cast<std::size_t>(session_->live())]->dump(setup_.c.output.dump_gen, side, rank);
 }
 
 }  // namespace refit::engine

@@ -177,8 +177,8 @@ void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step, co
   space.fence();
 }
 
-void Weights::dump(const std::string& folder, const std::vector<checkpoint::DumpTensor>& buffers) const {
-  const layout::Layout& side = group_ == Group::train ? *setup_.train : *setup_.gen;
+void Weights::dump(const std::string& folder, const layout::Layout& side, Rank rank,
+                   const std::vector<checkpoint::DumpTensor>& buffers) const {
   std::vector<std::vector<checkpoint::DumpTensor>> chunks(static_cast<std::size_t>(side.chunks()));
   chunks.front() = buffers;
   for (std::size_t i = 0; i < layout_.storages.size(); ++i) {
@@ -189,11 +189,11 @@ void Weights::dump(const std::string& folder, const std::vector<checkpoint::Dump
     chunks[chunk].push_back({{storage.name, storage.shape, storage.dtype}, memory_.storages()[i]});
   }
   std::map<std::string, std::string> metadata{
-      {"format", "pt"}, {"rank", fmt::format("{}", to_int(rank_))}, {"coordinates", side.coordinates(rank_)}};
+      {"format", "pt"}, {"rank", fmt::format("{}", to_int(rank))}, {"coordinates", side.coordinates(rank)}};
   for (const auto& [key, value] : setup_.c.facts) metadata.emplace(cases::kFactPrefix + key, value);
   for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
     if (chunks.size() > 1) metadata["chunk"] = fmt::format("{} of {}", chunk, chunks.size());
-    const checkpoint::RankName name{group_ == Group::train ? "train" : "gen", to_int(rank_), static_cast<int>(chunk)};
+    const checkpoint::RankName name{group_ == Group::train ? "train" : "gen", to_int(rank), static_cast<int>(chunk)};
     checkpoint::write_safetensors(fmt::format("{}/{}.safetensors", folder, stem(name)), chunks[chunk], metadata);
   }
 }

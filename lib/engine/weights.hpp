@@ -46,8 +46,10 @@ class Weights {
   void update(const kernels::ExecutionSpace& space, std::int64_t step, const Which& leaves_out) const;
   /// train: flips one bit in each of these tensors.
   void flip_bits(const kernels::ExecutionSpace& space, const Which& which) const;
-  /// Writes every storage under the engine's own name, and `buffers`, to a file for each model chunk of the rank.
-  void dump(const std::string& folder, const std::vector<checkpoint::DumpTensor>& buffers) const;
+  /// Writes every storage under the engine's own name, and `buffers`, to a file for each model chunk, as those of a
+  /// rank of `side`.
+  void dump(const std::string& folder, const layout::Layout& side, Rank rank,
+            const std::vector<checkpoint::DumpTensor>& buffers) const;
 
  private:
   std::vector<const layout::LocalPiece*> own_pieces() const;

@@ -233,6 +233,9 @@ void Faults::require_effect(const Job& job) const {
       case Act::late_broadcasts:
         if (job.misc.empty()) needs = "tensors that take the misc path";
         break;
+      case Act::trust_new_engines:
+        if (!job.restarts) needs = fault->needs;
+        break;
       case Act::unmapped:
         if (!job.stores) needs = "refit.executor = \"direct\"";
         break;
@@ -306,6 +309,8 @@ std::vector<Arrived::Storage> Faults::changed_storages(const model::Model& model
   }
   return result;
 }
+
+bool Faults::trusts_new_engines() const { return acting(Act::trust_new_engines) != nullptr; }
 
 bool Faults::forgets_scales() const { return acting(Act::forget_scales) != nullptr; }
 

@@ -55,6 +55,7 @@ class Faults {
     bool updates = true;      ///< weights change before each refit
     std::int64_t refits = 2;  ///< warm-up included
     bool stages = false;      ///< refits are staged, whole, and every one is proved
+    bool restarts = false;    ///< an engine is made anew between refits
   };
   /// Requires that the faults have an effect on a run. Errors (usage): as below.
   void require_effect(const Job& job) const;
@@ -95,6 +96,9 @@ class Faults {
   bool keeps(const model::Model& model, const model::Tensor& tensor) const;
   /// Returns the storages of a gen rank that do not stay what a refit makes of them.
   std::vector<Arrived::Storage> changed_storages(const model::Model& model, const session::SideMemory& gen) const;
+
+  /// Returns true where an engine that is made anew counts as up to date ever after, and is left out of refits.
+  bool trusts_new_engines() const;
 
   /// Returns true where ranks of this side run the misc path before the bulk path.
   bool misc_first(Group group) const;
