@@ -3,6 +3,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <filesystem>
 #include <set>
 
@@ -19,7 +21,7 @@ namespace {
 constexpr std::string_view kTiedLmHead[] = {"absent", "present"};
 constexpr std::string_view kCommunicators[] = {"single", "per-stage"};
 constexpr std::string_view kDevice[] = {"cpu", "cuda"};
-constexpr std::string_view kUpdate[] = {"perturb", "none"};
+constexpr std::string_view kSparse = "sparse:";
 constexpr std::string_view kVerify[] = {"every", "last", "off"};
 constexpr std::string_view kStrict[] = {"off", "seed", "merged"};
 constexpr std::string_view kOutcome[] = {"pass", "mismatch", "error", "timeout"};
@@ -180,11 +182,27 @@ std::string input_of(const Case& c, const std::string& path) {
 Choices choices(TiedLmHead) { return kTiedLmHead; }
 Choices choices(Communicators) { return kCommunicators; }
 Choices choices(Device) { return kDevice; }
-Choices choices(Update) { return kUpdate; }
 Choices choices(Verify) { return kVerify; }
 Choices choices(Strict) { return kStrict; }
 Choices choices(ExpectedOutcome) { return kOutcome; }
 Choices choices(BugKind) { return kBugKind; }
+
+std::string to_string(const Update& update) {
+  if (update.kind == Update::Kind::sparse) return fmt::format("{}{}", kSparse, update.fraction);
+  return update.kind == Update::Kind::none ? "none" : "perturb";
+}
+
+std::optional<Update> parse_update(std::string_view text) {
+  if (text == "perturb") return Update();
+  if (text == "none") return Update{Update::Kind::none, 0};
+  if (!text.starts_with(kSparse)) return std::nullopt;
+  const std::string_view number = text.substr(kSparse.size());
+  Update update{Update::Kind::sparse, 0};
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), update.fraction);
+  const bool is_number = error == std::errc() && end == number.data() + number.size();
+  if (!is_number || std::signbit(update.fraction) || !(update.fraction <= 1)) return std::nullopt;
+  return update;
+}
 
 WorldMap Case::world() const { return Sides::world(run.colocated); }
 
@@ -236,6 +254,7 @@ session::How how_of(const Case& c) {
   how.tuning.chunk_bytes = c.refit.chunk_bytes;
   how.tuning.ring_chunks = c.refit.ring_chunks;
   if (c.refit.small_bytes >= 0) how.tuning.small_bytes = c.refit.small_bytes;
+  how.tuning.delta = c.refit.delta;
   how.per_stage = c.refit.communicators == Communicators::per_stage;
   how.fan_out = c.refit.fan_out;
   how.mechanism = c.refit.mechanism;

@@ -36,8 +36,8 @@ enum class Communicators : std::uint8_t { single, per_stage };
 using session::Commit;
 using session::FanOut;
 using session::Mechanism;
+using transport::Delta;
 enum class Device : std::uint8_t { cpu, cuda };
-enum class Update : std::uint8_t { perturb, none };
 enum class Verify : std::uint8_t { every, last, off };
 enum class Strict : std::uint8_t { off, seed, merged };
 enum class ExpectedOutcome : std::uint8_t { pass, mismatch, error, timeout };
@@ -46,11 +46,25 @@ enum class BugKind : std::uint8_t { mismatch, hang, memory, assertion, performan
 Choices choices(TiedLmHead);
 Choices choices(Communicators);
 Choices choices(Device);
-Choices choices(Update);
 Choices choices(Verify);
 Choices choices(Strict);
 Choices choices(ExpectedOutcome);
 Choices choices(BugKind);
+
+/// What happens to the train weights before each refit: the low bits of all elements change (kernels::perturb), of
+/// none, or of a part of those of every weight.
+struct Update {
+  enum class Kind : std::uint8_t { perturb, none, sparse };
+  Kind kind = Kind::perturb;
+  double fraction = 1;  ///< of the elements that change: 1, 0, or anything between
+
+  bool changes() const { return fraction > 0; }
+  friend bool operator==(const Update&, const Update&) = default;
+};
+/// Returns the text of an update: "perturb", "none" or "sparse:FRACTION".
+std::string to_string(const Update& update);
+/// Returns the update of a text; nothing for other texts.
+std::optional<Update> parse_update(std::string_view text);
 
 struct ModelSection {
   std::string config;       ///< path of a config.json; empty where a checkpoint is given
@@ -85,6 +99,7 @@ struct RefitSection {
   std::int64_t chunk_bytes = std::int64_t{64} << 20;
   std::int64_t ring_chunks = 2;   ///< chunks of p2p's ring in flight
   std::int64_t small_bytes = -1;  ///< p2p packs smaller messages; -1 = as is best on the device
+  Delta delta = Delta::off;
   std::int64_t misc_buffer_bytes = std::int64_t{256} << 20;
   bool check_agreement = true;
 };
@@ -98,7 +113,7 @@ struct RunSection {
   std::int64_t warmup = 1;
   std::int64_t seed = 1;
   std::int64_t weight_version = 1;  ///< of the first refit
-  Update update = Update::perturb;
+  Update update;
   Verify verify = Verify::every;
   double timeout_seconds = 60;  ///< of one refit; 0 = no limit on any phase
   double phase_seconds = 60;    ///< of every other phase, in addition

@@ -56,7 +56,7 @@ report::Settings settings_of(const Case& c) {
                             {"steps", c.run.steps},
                             {"warmup", c.run.warmup},
                             {"seed", c.run.seed},
-                            {"update", std::string(name(c.run.update))},
+                            {"update", to_string(c.run.update)},
                             {"verify", std::string(name(c.run.verify))},
                             {"timeout_seconds", c.run.timeout_seconds}};
   const bool quantises = cases::quantiser_of(c).has_value();
@@ -76,6 +76,8 @@ report::Settings settings_of(const Case& c) {
     settings.emplace_back("mechanism", std::string(name(c.refit.mechanism)));
   if (means("fan_out") && c.refit.fan_out != cases::FanOut::automatic)
     settings.emplace_back("fan_out", std::string(name(c.refit.fan_out)));
+  if (means("delta") && c.refit.delta != cases::Delta::off)
+    settings.emplace_back("delta", std::string(name(c.refit.delta)));
   if (c.refit.commit != cases::Commit::in_place) settings.emplace_back("commit", std::string(name(c.refit.commit)));
   if (c.refit.stage_bytes >= 0) settings.emplace_back("stage_bytes", c.refit.stage_bytes);
   if (c.run.weight_version != cases::RunSection().weight_version)

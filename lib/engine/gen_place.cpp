@@ -43,6 +43,10 @@ std::vector<std::string> GenPlace::make(transport::Control& world, transport::Li
   return texts;
 }
 
+void GenPlace::begin(std::int64_t refit) {
+  if (arrived_) arrived_->begins(refit);
+}
+
 void GenPlace::finalise(std::int64_t refit) {
   if (weights_ == nullptr) return;
   arrived_->refitted(refit);

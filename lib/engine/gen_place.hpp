@@ -31,6 +31,8 @@ class GenPlace {
 
   /// Makes the storages. Returns sentences about them, at world rank 0. Collective over `world`.
   std::vector<std::string> make(transport::Control& world, transport::Links& links);
+  /// Called before refit 1, 2, ... begins.
+  void begin(std::int64_t refit);
   /// Called when refit 1, 2, ... has arrived in this place.
   void finalise(std::int64_t refit);
   /// Adds to `result` what is not as it should be. `truth`: the cache's scales of train rank 0, there. Collective over

@@ -10,6 +10,7 @@
 #include "engine/describe.hpp"
 #include "engine/notes.hpp"
 #include "engine/unequal_scales.hpp"
+#include "transport/delta.hpp"
 #include "transport/mpi/mpi.hpp"
 #include "transport/together.hpp"
 #include "verify/overflows.hpp"
@@ -45,7 +46,7 @@ std::uint64_t input_hash(const model::Tensor& tensor) {
 
 void update_weights(const kernels::ExecutionSpace& space, const cases::Case& c, const OwnSide& train,
                     std::int64_t refit, const Weights::Which& leaves_out) {
-  if (c.run.update == cases::Update::perturb) train.weights->update(space, refit, leaves_out);
+  if (c.run.update.changes()) train.weights->update(space, refit, c.run.update.fraction, leaves_out);
 }
 
 Job::Job(transport::Control& world, const kernels::ExecutionSpace& space, const Setup& setup,
@@ -327,12 +328,24 @@ void Job::record_session(report::Result& result) const {
   const transport::Schedule schedule = session_->schedule();
   result.schedule = report::Schedule{world_.max(schedule.groups), world_.max(schedule.operations),
                                      world_.max(schedule.serial_groups)};
+  if (how_.tuning.delta != transport::Delta::off) result.delta = delta_of_session();
   if (how_.executor != cases::ExecutorKind::m2n) return;
   together(world_, [&] {
     const plan::Paths& paths = lies_.exchange().paths;
     const plan::Resharding resharding = plan::make_reshards(paths.bulk, paths.source, paths.destination);
     result.m2n = to_report(resharding, setup_.model, paths.bulk, paths.source, paths.destination);
   });
+}
+
+/// Collective.
+report::Delta Job::delta_of_session() const {
+  report::Delta delta{std::string(name(how_.tuning.delta)), session_->sum_of(transport::kDeltaDenseBytes),
+                      world_.max(session_->kept_bytes())};
+  for (const std::int64_t bytes : {1, 2, 4}) {
+    delta.break_even.push_back({bytes, transport::break_even(kernels::DeltaForm::index, bytes),
+                                transport::break_even(kernels::DeltaForm::bitmap, bytes)});
+  }
+  return delta;
 }
 
 void Job::measure_again(report::Result& result) {
@@ -356,6 +369,7 @@ report::Refit Job::refit(std::int64_t number) {
 void Job::update(std::int64_t number) {
   progress_.begin("update", limits_.refit());
   lies_.begin(number);
+  for (const std::unique_ptr<GenPlace>& place : gen_places_) place->begin(number);
   if (!train_) return;
   update_weights(space_, setup_.c, *train_, number,
                  [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
@@ -382,6 +396,10 @@ report::Refit Job::record(std::int64_t number, const session::RefitSeconds& mine
   result.phases.emplace_back("bulk", world_.max(mine.bulk));
   result.phases.emplace_back("misc", world_.max(mine.misc));
   result.phases.emplace_back("finalize", world_.max(mine.finalise));
+  if (how_.tuning.delta != transport::Delta::off) {
+    result.delta = {session_->sum_of(transport::kDeltaBytes), session_->sum_of(transport::kDeltaChanged),
+                    session_->sum_of(transport::kDeltaElements)};
+  }
   for (const transport::Statistic& statistic : session_->statistics()) {
     if (statistic.unit == transport::Statistic::Unit::part)
       result.phases.emplace_back(fmt::format("bulk.{}", statistic.name), world_.max(statistic.value));

@@ -115,6 +115,7 @@ class Job final : public Work {
   void make_prover(report::Result& result);
   void record_estimate(report::Result& result) const;
   void record_session(report::Result& result) const;
+  report::Delta delta_of_session() const;
   /// Adds notes to those of rank 0, and to its log.
   void say(const std::vector<std::string>& notes, report::Result& result) const;
   void warn_of_overflows(const verify::StepResult& step);

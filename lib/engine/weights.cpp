@@ -168,11 +168,12 @@ void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
   }
 }
 
-void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step, const Which& leaves_out) const {
+void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step, double fraction,
+                     const Which& leaves_out) const {
   for (const LocalPiece* piece : own_pieces()) {
     const Tensor& tensor = setup_.model[piece->tensor];
     if (leaves_out(tensor) || !checkpoint::has_values(tensor)) continue;
-    kernels::perturb(space, region(*piece), synthetic_.key(tensor), step);
+    kernels::perturb(space, region(*piece), synthetic_.key(tensor), step, fraction);
   }
   space.fence();
 }

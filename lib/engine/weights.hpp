@@ -42,8 +42,9 @@ class Weights {
               const std::function<void(std::int64_t, std::int64_t)>& progress) const;
   /// Returns whether a tensor is concerned.
   using Which = std::function<bool(const model::Tensor&)>;
-  /// train: changes each storage once, in place of an optimiser's step, except for tensors that `leaves_out`.
-  void update(const kernels::ExecutionSpace& space, std::int64_t step, const Which& leaves_out) const;
+  /// train: changes each storage once, in place of an optimiser's step: this fraction of its elements. Leaves out
+  /// tensors that `leaves_out`.
+  void update(const kernels::ExecutionSpace& space, std::int64_t step, double fraction, const Which& leaves_out) const;
   /// train: flips one bit in each of these tensors.
   void flip_bits(const kernels::ExecutionSpace& space, const Which& which) const;
   /// Writes every storage under the engine's own name, and `buffers`, to a file for each model chunk, as those of a

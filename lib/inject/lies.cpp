@@ -68,8 +68,8 @@ class Skipping final : public transport::Executor {
                        (own_.destination && faults_.skips_bulk(Group::gen, *own_.destination, refit_));
     if (!skips) truth_->execute();
   }
-  void connect() override { truth_->connect(); }
   void restart() override { truth_->restart(); }
+  void connect() override { truth_->connect(); }
   transport::MemoryList staging() const override { return truth_->staging(); }
   transport::Schedule schedule() const override { return truth_->schedule(); }
   std::vector<transport::Statistic> statistics() const override { return truth_->statistics(); }

@@ -25,6 +25,8 @@ const std::map<std::string, Figure>& figures() {
   static const std::map<std::string, Figure> all{
       {"memory.train_bytes_max", figure<&Result::memory, &Memory::train_bytes_max>},
       {"memory.gen_bytes_max", figure<&Result::memory, &Memory::gen_bytes_max>},
+      {"delta.kept_bytes_max", figure<&Result::delta, &Delta::kept_bytes_max>},
+      {"delta.dense_bytes", figure<&Result::delta, &Delta::dense_bytes>},
       {"memory.staging_bytes_max", figure<&Result::memory, &Memory::staging_bytes_max>},
       {"memory.staged_bytes_max", figure<&Result::memory, &Memory::staged_bytes_max>},
       {"schedule.groups_max", figure<&Result::schedule, &Schedule::groups_max>},

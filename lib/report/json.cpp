@@ -261,6 +261,23 @@ Json to_json(const Plan& plan, const ByteMatrix& byte_matrix) {
   return json;
 }
 
+Json delta(const Result& result) {
+  const Delta& delta = *result.delta;
+  Json json = {{"form", delta.form}, {"dense_bytes", delta.dense_bytes}};
+  const auto samples = delta_bytes_samples(result);
+  if (const auto bytes = summarise(samples)) {
+    json["bytes"] = static_cast<std::int64_t>(bytes->median);
+    json["bytes_samples"] = Json::array();
+    for (const double sample : samples) json["bytes_samples"].push_back(static_cast<std::int64_t>(sample));
+  }
+  if (const auto changed = summarise(changed_samples(result))) json["changed_fraction"] = changed->median;
+  json["kept_bytes_max"] = delta.kept_bytes_max;
+  json["break_even"] = Json::array();
+  for (const Delta::BreakEven& one : delta.break_even)
+    json["break_even"].push_back({{"value_bytes", one.value_bytes}, {"index", one.index}, {"bitmap", one.bitmap}});
+  return json;
+}
+
 /// Adds a part where there is one.
 template <typename Part>
 void put_part(Json& json, const char* key, const std::optional<Part>& part) {
@@ -272,6 +289,7 @@ void put_measurements(Json& json, const Result& result) {
   put_part(json, "wire", result.wire);
   put_part(json, "memory", result.memory);
   put_part(json, "schedule", result.schedule);
+  if (result.delta) json["delta"] = delta(result);
   put_part(json, "m2n", result.m2n);
   put_part(json, "load", result.load);
   put_part(json, "bound", result.bound);

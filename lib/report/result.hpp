@@ -138,6 +138,26 @@ struct Schedule {
   std::int64_t serial_groups_max = 0;     ///< one after the other, on the busiest of a rank's streams
 };
 
+/// What one refit with deltas sent: totals over all ranks.
+struct DeltaRefit {
+  std::int64_t bytes = 0;     ///< on the wire of the bulk path, with the counts that ranks tell each other
+  std::int64_t changed = 0;   ///< elements, each as often as it is sent
+  std::int64_t elements = 0;  ///< likewise, of all; 0: everything was sent, and nobody knows what has changed
+};
+
+/// Deltas of the bulk path (refit.delta). What refits sent is in Refit::delta.
+struct Delta {
+  std::string form;                 ///< "auto", "index" or "bitmap"
+  std::int64_t dense_bytes = 0;     ///< that a refit sends without
+  std::int64_t kept_bytes_max = 0;  ///< of what a rank keeps of what it sent last
+  /// The shares of changed elements of so many bytes below which a form has fewer bytes than the weights.
+  struct BreakEven {
+    std::int64_t value_bytes = 0;
+    double index = 0, bitmap = 0;
+  };
+  std::vector<BreakEven> break_even = {};
+};
+
 /// How NCCL M2N's operation and p2p share the bulk path (executor m2n).
 struct M2n {
   struct Leftover {
@@ -210,7 +230,8 @@ struct Refit {
   std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits for it
   bool counted = true;                         ///< elements_wrong is exact; else a lower bound
   Version version = {};
-  bool is_committed = true;  ///< gen generates from it
+  bool is_committed = true;              ///< gen generates from it
+  std::optional<DeltaRefit> delta = {};  ///< absent without deltas
   /// The same of each engine, absent where that was dead; empty where the refit was not verified.
   std::vector<std::optional<std::int64_t>> engine_elements_wrong = {};
   std::vector<std::optional<double>> engine_kl_max = {};  ///< likewise
@@ -306,6 +327,7 @@ struct Result {
   std::optional<Wire> wire;
   std::optional<Memory> memory;
   std::optional<Schedule> schedule;
+  std::optional<Delta> delta;
   std::optional<M2n> m2n;
   std::optional<Load> load;
   std::optional<Bound> bound;

@@ -48,6 +48,23 @@ std::vector<double> host_samples(const Result& result) {
   return samples;
 }
 
+std::vector<double> delta_bytes_samples(const Result& result) {
+  std::vector<double> samples;
+  for (const Refit& refit : result.refits) {
+    if (!refit.warmup && refit.delta) samples.push_back(static_cast<double>(refit.delta->bytes));
+  }
+  return samples;
+}
+
+std::vector<double> changed_samples(const Result& result) {
+  std::vector<double> samples;
+  for (const Refit& refit : result.refits) {
+    if (refit.warmup || !refit.delta || refit.delta->elements == 0) continue;
+    samples.push_back(static_cast<double>(refit.delta->changed) / static_cast<double>(refit.delta->elements));
+  }
+  return samples;
+}
+
 std::optional<double> find_phase(const Refit& refit, const std::string& phase) {
   for (const auto& [key, seconds] : refit.phases) {
     if (key == phase) return seconds;

@@ -34,6 +34,11 @@ std::vector<double> weight_sync_samples(const Result& result);
 /// Returns the host_seconds of these refits; nothing where the executor has none.
 std::vector<double> host_samples(const Result& result);
 
+/// Returns the bytes that these refits sent with deltas, and the shares of elements that had changed where that is
+/// known; nothing without deltas.
+std::vector<double> delta_bytes_samples(const Result& result);
+std::vector<double> changed_samples(const Result& result);
+
 /// Returns the seconds that `refit` spent in a phase; nothing where it has none of that name.
 std::optional<double> find_phase(const Refit& refit, const std::string& phase);
 

@@ -66,6 +66,21 @@ void print_times(std::ostream& out, const Result& result) {
   }
 }
 
+void print_delta(std::ostream& out, const Result& result) {
+  const Delta& delta = *result.delta;
+  std::string text = delta.form;
+  if (const auto bytes = summarise(delta_bytes_samples(result))) {
+    const auto median = static_cast<std::int64_t>(bytes->median);
+    text += fmt::format(": {} of {} sent", format_bytes(median), format_bytes(delta.dense_bytes));
+    if (delta.dense_bytes > 0)
+      text += fmt::format(" ({:.2f} %)", 100 * bytes->median / static_cast<double>(delta.dense_bytes));
+  }
+  if (const auto changed = summarise(changed_samples(result)))
+    text += fmt::format(", {:.3g} % of the elements have changed", 100 * changed->median);
+  text += fmt::format("; kept at most {} per rank", format_bytes(delta.kept_bytes_max));
+  out << labelled("delta", text);
+}
+
 void print_sizes(std::ostream& out, const Result& result) {
   if (result.wire) {
     const Wire& wire = *result.wire;
@@ -90,6 +105,7 @@ void print_sizes(std::ostream& out, const Result& result) {
                                             grouped(schedule.groups_max), grouped(schedule.serial_groups_max),
                                             grouped(schedule.group_operations_max)));
   }
+  if (result.delta) print_delta(out, result);
   if (result.m2n) out << m2n_text(*result.m2n);
   if (result.load) {
     out << labelled("load", fmt::format("{} read, {} needed", format_bytes(result.load->bytes_read),

@@ -10,6 +10,7 @@
 
 #include "core/clock.hpp"
 #include "plan/stream.hpp"
+#include "transport/delta.hpp"
 #include "transport/p2p.hpp"
 #include "transport/together.hpp"
 
@@ -78,6 +79,8 @@ std::int64_t staging_bytes(const Exchange& exchange, const How& how, const OwnRa
     const bool sends_quantise = mapped == Mapped::every_rank && may_quantise_as_it_sends(exchange, how);
     bytes += SentWeights::bytes(exchange.model, layout, staged(exchange, sends_quantise));
   }
+  if (own.source && how.tuning.delta != transport::Delta::off)
+    bytes += (how.commit == Commit::stage ? 2 : 1) * arena_bytes(paths.source, *own.source);
   if (own.destination || own.source == Rank{0}) bytes += 2 * misc_buffer;
   if (own.source && misc > 0) {
     const transport::Tuning gather = transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer);
@@ -140,6 +143,7 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   register_memory();
   plan_seconds_ += now() - start;
   note_mechanism();
+  note_delta();
 
   const std::int64_t unmapped = sum_of("unmapped_peers");
   const std::string why = mine_.peers != nullptr ? mine_.peers->note() : "";
@@ -227,7 +231,13 @@ void Session::measure_again() {
   if (!links_.rates_change()) return;
   begin("probe");
   probe();
+  restart();
   estimate_.bound.time(estimate_.rates);
+}
+
+void Session::restart() {
+  for (const std::vector<Path>& paths : paths_)
+    for (const Path& path : paths) path.executor->restart();
 }
 
 std::int64_t Session::choose_fan_out() const {
@@ -301,7 +311,6 @@ transport::Tuning Session::tuning() const {
   return tuning;
 }
 
-/// Returns the sum over all ranks of a statistic of the bulk path's executors; 0: they have none of that name.
 std::int64_t Session::sum_of(const char* name) const {
   double mine = 0;
   for (const transport::Statistic& statistic : statistics())
@@ -319,6 +328,18 @@ void Session::note_mechanism() {
       "on, or in rows with gaps from {} KiB on",
       static_cast<double>(bytes) / 1e9, static_cast<double>(estimate_.wire.bytes) / 1e9,
       ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
+}
+
+/// Says up to which share of changed elements each form of a delta pays.
+void Session::note_delta() {
+  if (how_.tuning.delta == transport::Delta::off) return;
+  using kernels::DeltaForm;
+  const auto share = [](DeltaForm form, std::int64_t bytes) { return 100 * transport::break_even(form, bytes); };
+  note(fmt::format(
+      "delta: of changed elements, index has fewer bytes than the weights below {:.1f} % (1 byte), {:.1f} % (2) and "
+      "{:.1f} % (4), bitmap below {:.1f} %, {:.1f} % and {:.1f} %",
+      share(DeltaForm::index, 1), share(DeltaForm::index, 2), share(DeltaForm::index, 4), share(DeltaForm::bitmap, 1),
+      share(DeltaForm::bitmap, 2), share(DeltaForm::bitmap, 4)));
 }
 
 std::vector<plan::Copy> Session::Part::of(const std::vector<plan::Copy>& copies) const {
@@ -466,12 +487,16 @@ void Session::require_version(std::int64_t number) {
 template <typename Seconds>
 void Session::run(int place, bool paused, Seconds& seconds) {
   double last = now();
-  for (const Path& path : paths_[static_cast<std::size_t>(place)]) {
+  const std::vector<Path>& paths = paths_[static_cast<std::size_t>(place)];
+  for (std::size_t at = 0; at < paths.size(); ++at) {
+    const Path& path = paths[at];
     if (path.is_paused != paused) continue;
     progress_.at(path.name);
     path.executor->execute();
     const double end = now();
     (std::string_view(path.name) == kBulk ? seconds.bulk : seconds.misc) += end - last;
+    // What is not staged lies in one place alone: the other place's executor no longer knows what it holds.
+    if (path.is_paused) paths_[static_cast<std::size_t>(1 - place)][at].executor->restart();
     if constexpr (requires { seconds.parts; }) {
       if (!path.part.empty()) seconds.parts.emplace_back(path.part, end - last);
     }
@@ -543,6 +568,18 @@ std::int64_t Session::staging_bytes() const {
     for (const Path& path : paths) {
       for (const std::span<std::byte> part : path.executor->staging())
         if (!part.empty() && seen.insert(part.data()).second) bytes += std::ssize(part);
+    }
+  }
+  return bytes;
+}
+
+std::int64_t Session::kept_bytes() const {
+  std::int64_t bytes = 0;
+  for (const std::vector<Path>& paths : paths_) {
+    for (const Path& path : paths) {
+      for (const transport::Statistic& statistic : path.executor->statistics())
+        if (std::string_view(statistic.name) == transport::kKeptBytes)
+          bytes += static_cast<std::int64_t>(statistic.value);
     }
   }
   return bytes;

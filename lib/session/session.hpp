@@ -108,8 +108,13 @@ class Session {
 
   // The next functions describe the executors; they are not collective.
   std::int64_t staging_bytes() const;
+  /// Returns the memory in which this rank keeps what it sent last, for deltas.
+  std::int64_t kept_bytes() const;
   transport::Schedule schedule() const;
   std::vector<transport::Statistic> statistics() const;
+  /// Returns the sum over all ranks of a statistic of the bulk path's executors; 0: they have none of that name.
+  /// Collective.
+  std::int64_t sum_of(const char* statistic) const;
   /// Returns whether weights are quantised in memory before they are sent: RefitSeconds has their part.
   bool quantises_first() const { return sent_ && sent_->is_needed(); }
   /// Returns whether ranks reduce magnitudes first.
@@ -147,8 +152,10 @@ class Session {
   const layout::LocalLayout& sent_layout() const { return sent_ ? sent_layout_ : mine_.source->layout; }
   /// Returns the tuning with what was probed.
   transport::Tuning tuning() const;
-  std::int64_t sum_of(const char* statistic) const;
   void note_mechanism();
+  void note_delta();
+  /// Says that storages of gen ranks may hold anything: the next refit sends everything. All ranks call it, or none.
+  void restart();
   void make_executors(const std::vector<plan::Copy>& copies);
   void connect();
   void register_memory();
