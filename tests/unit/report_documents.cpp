@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "report/printers.hpp"
+#include "report/statistics.hpp"
 #include "report_sample.hpp"
 
 namespace refit::report {
@@ -147,6 +148,27 @@ TEST(ReportJson, EachEngineHasItsOwnProof) {
                    "elements_wrong": 1, "kl": {"max": 0.5, "mean": 0.25, "tensor": "w"}}]})"));
   EXPECT_EQ(json["verification"]["wrong"][0]["gen_rank"], 2);
   EXPECT_EQ(json["verification"]["wrong"][0]["engine"], 1);
+}
+
+TEST(ReportDrill, SaysWhoTookPartAndWhoHoldsWhichVersion) {
+  const Result result = sample_drill();
+  EXPECT_THAT(to_csv(result), HasSubstr(",0,0,2000+1500,2100+3000,0+0,0+0,megatron,vllm+sglang,0,0.75+0.25,1+1\n"));
+  EXPECT_THAT(to_csv(result), HasSubstr(",,,2000+1500,2100+3000,,,megatron,vllm+sglang,0,+,1+1\n"));
+  EXPECT_THAT(to_csv(result), HasSubstr(",1,0.5,2000+1500,2100+3000,0+,0.5+,megatron,vllm+sglang,0,0.25+,3+1\n"));
+  const auto engines = ordered_json::parse(to_json(result))["gen"]["engines"];
+  EXPECT_EQ(engines[0]["version"], 3);
+  EXPECT_EQ(engines[0]["refits"], ordered_json::parse("[1, 3]"));
+  EXPECT_EQ(engines[0]["weight_sync"], ordered_json::parse("[0.75, 0.25]"));
+  EXPECT_EQ(engines[0]["joins"], ordered_json::parse(R"([{"before_refit": 3, "seconds": 2.0}])"));
+  EXPECT_FALSE(engines[0].contains("dead_since"));
+  EXPECT_EQ(engines[1]["version"], 1);
+  EXPECT_EQ(engines[1]["refits"], ordered_json::parse("[1]"));
+  EXPECT_EQ(engines[1]["joins"], ordered_json::array());
+  EXPECT_EQ(engines[1]["dead_since"], 2);
+  EXPECT_EQ(versions_text(result), "engine 0 holds 3; engine 1 holds 1, dead since refit 2");
+  EXPECT_EQ(versions_text(sample_engines()), "");
+  EXPECT_THAT(weight_sync_samples(result), testing::ElementsAre(0.25));  // nobody took part in refit 2
+  EXPECT_FALSE(ordered_json::parse(to_json(sample_engines()))["gen"]["engines"][0].contains("version"));
 }
 
 TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
