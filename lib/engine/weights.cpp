@@ -189,6 +189,7 @@ void Weights::dump(const std::string& folder, const std::vector<checkpoint::Dump
   }
   std::map<std::string, std::string> metadata{
       {"format", "pt"}, {"rank", fmt::format("{}", to_int(rank_))}, {"coordinates", side.coordinates(rank_)}};
+  metadata.emplace(kUpdateFact, name(setup_.c.run.update));
   for (const auto& [key, value] : setup_.c.facts) metadata.emplace(cases::kFactPrefix + key, value);
   for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
     if (chunks.size() > 1) metadata["chunk"] = fmt::format("{} of {}", chunk, chunks.size());
