@@ -172,12 +172,13 @@ class Digestion {
   /// Says why a dump of changed weights differs, where its metadata have it.
   void note_update() {
     const auto update = dumps_->metadata().find(engine::kUpdateFact);
-    if (check_.wrong.empty() || update == dumps_->metadata().end() || update->second == name(cases::Update::none))
+    if (check_.wrong.empty() || update == dumps_->metadata().end() ||
+        update->second == cases::to_string({cases::Update::Kind::none, 0}))
       return;
-    check_.notes.push_back(
-        fmt::format("{} is of a run with run.update = \"{}\", which changed the weights in each of its refits: they are "
-                    "not the checkpoint's any more; dump a run with --set run.update=none",
-                    request_.dump, model::quotable(update->second)));
+    check_.notes.push_back(fmt::format(
+        "{} is of a run with run.update = \"{}\", which changed the weights in each of its refits: they are "
+        "not the checkpoint's any more; dump a run with --set run.update=none",
+        request_.dump, model::quotable(update->second)));
   }
 
   void note_extras(const Held& held) {

@@ -18,9 +18,9 @@ std::string list_of(const Result& result) {
   for (const RankDigests& rank : result.ranks) {
     for (const Row& row : rank.rows) {
       const layout::Storage& storage = row.parameter.storage;
-      text += fmt::format("rank {} {} {} {}{}\n", rank.rank, storage.title(), name(storage.dtype),
-                          to_string(storage.shape),
-                          row.parameter.kind == Kind::loaded ? "" : fmt::format(" ({})", name(row.parameter.kind)));
+      text +=
+          fmt::format("rank {} {} {} {}{}\n", rank.rank, storage.title(), name(storage.dtype), to_string(storage.shape),
+                      row.parameter.kind == Kind::loaded ? "" : fmt::format(" ({})", name(row.parameter.kind)));
       const auto with_name = [&](Form form) {
         const std::string& digest = digest_of(row.digests, form);
         return fmt::format("  {} {}", name(form), digest.empty() ? "-" : digest);
