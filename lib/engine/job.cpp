@@ -153,7 +153,7 @@ void Job::allocate(report::Result& result) {
   const bool is_lean = one_host && setup_.c.run.verify == cases::Verify::off;
   std::int64_t bytes = 0;
   together(world_, [&] {
-    for (const OwnSide* side : sides()) bytes += side->bytes();
+    for (const OwnSide* side : sides()) bytes += side->bytes() + adapted_bytes(*side);
     if (setup_.derived && gen_) bytes += Derived::bytes(setup_, gen_->rank);
     if (processes(setup_) && gen_) bytes += Processing::bytes(setup_, gen_->rank);
     bytes += session::staging_bytes(exchange_, how_, own(),
@@ -177,7 +177,7 @@ void Job::allocate(report::Result& result) {
   together(world_, [&] {
     for (OwnSide* side : sides()) {
       const bool is_mapped = side->group == Group::gen && shared;
-      if (!is_mapped) side->own_arena = links_->memory(side->bytes());
+      if (!is_mapped) side->own_arena = links_->memory(side->bytes() + adapted_bytes(*side));
       side->arena = side->own_arena ? side->own_arena->span()
                                     : std::span(peers_->local(), static_cast<std::size_t>(side->bytes()));
       side->weights = std::make_unique<Weights>(setup_, side->local, side->group, side->rank, side->arena.data());
@@ -185,10 +185,22 @@ void Job::allocate(report::Result& result) {
   });
   mine_ = std::make_unique<session::OwnMemory>();
   if (train_) mine_->source.emplace(train_->memory());
+  if (setup_.adapted) {
+    if (train_) unadapted_.emplace(train_->local, train_->weights->memory());
+    adapted_ = std::make_unique<session::AdaptedWeights>(
+        space_, world_, *links_, setup_.model, *setup_.train, *setup_.adapted, own().source,
+        train_ ? &*unadapted_ : nullptr, train_ ? train_->arena.data() + train_->bytes() : nullptr, progress_);
+    if (train_) mine_->source.emplace(adapted_->layout(), adapted_->memory(), train_->arena);
+  }
   if (gen_) mine_->destination.emplace(gen_->memory());
   if (gen_) gen_arena_ = gen_->arena;
   if (gen_) arrived_.emplace(lies_.arrived(*mine_->destination));
   mine_->peers = peers_.get();
+}
+
+std::int64_t Job::adapted_bytes(const OwnSide& side) const {
+  if (!setup_.adapted || side.group != Group::train) return 0;
+  return session::AdaptedWeights::bytes(setup_.model, *setup_.train, *setup_.adapted, side.rank);
 }
 
 void Job::load(report::Result& result) {
@@ -213,6 +225,7 @@ void Job::load(report::Result& result) {
     }
   });
   if (train_) train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
+  if (adapted_ && train_) adapted_->run();
   result.prepare.emplace_back("load", world_.max(now() - start));
   result.load = report::Load{world_.sum(read.bytes_read), world_.sum(read.bytes_needed)};
   say(rounding_notes(setup_, world_, rounded), result);
@@ -327,19 +340,22 @@ report::Refit Job::refit(std::int64_t number) {
   if (train_ && setup_.c.run.update == cases::Update::perturb)
     train_->weights->update(space_, number,
                             [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
-  const session::RefitSeconds mine = session_->refit([&] {
-    if (!gen_) return;
-    arrived_->refitted(number);
-    if (cache_scales_ && !lies_.skips_finalise(number)) cache_scales_->finalise(lies_.forgets_scales());
-    if (derived_ && !lies_.keeps_derived(number)) derived_->finalise();
-    if (processing_ && !lies_.keeps_derived(number)) processing_->finalise();
-  });
+  const session::RefitSeconds mine = session_->refit(
+      [&] {
+        if (!gen_) return;
+        arrived_->refitted(number);
+        if (cache_scales_ && !lies_.skips_finalise(number)) cache_scales_->finalise(lies_.forgets_scales());
+        if (derived_ && !lies_.keeps_derived(number)) derived_->finalise();
+        if (processing_ && !lies_.keeps_derived(number)) processing_->finalise();
+      },
+      adapted_ && train_ ? [&] { adapted_->run(); } : std::function<void()>());
 
   progress_.at("wait for all ranks");
   report::Refit result;
   result.number = number;
   result.warmup = number <= setup_.c.run.warmup;
   result.weight_sync = world_.max(mine.total);
+  if (adapted_) result.phases.emplace_back("adapt", world_.max(mine.adapt));
   if (session_->quantises_first()) result.phases.emplace_back("quantise", world_.max(mine.quantise));
   if (session_->reduces()) result.phases.emplace_back("quantise.reduce", world_.max(mine.reduce));
   result.phases.emplace_back("bulk", world_.max(mine.bulk));
@@ -356,6 +372,7 @@ report::Refit Job::refit(std::int64_t number) {
 
 verify::StepResult Job::verify(std::int64_t number, report::Result& result, const verify::Named& named) {
   begin("verify");
+  if (adapted_) adapted_->run_plainly();
   verify::StepResult step = prover_->prove(number, [&](const verify::StepResult& wrong) {
     named(wrong);
     progress_.begin("count", limits_.phase(host_bytes_) + setup_.c.run.count_seconds);

@@ -14,6 +14,7 @@
 #include "engine/weights.hpp"
 #include "inject/lies.hpp"
 #include "report/result.hpp"
+#include "session/adapted_weights.hpp"
 #include "session/prover.hpp"
 
 namespace refit::engine {
@@ -64,6 +65,8 @@ class Job {
   void begin(const char* phase) { progress_.begin(phase, limits_.phase(host_bytes_)); }
 
   void require_same_inputs();
+  /// Returns the bytes that a side has for adapted weights.
+  std::int64_t adapted_bytes(const OwnSide& side) const;
   void allocate(report::Result& result);
   void load(report::Result& result);
   void make_cache_scales(report::Result& result);
@@ -89,6 +92,8 @@ class Job {
 
   std::unique_ptr<transport::Links> links_;
   std::optional<OwnSide> train_, gen_;
+  std::optional<session::AdaptedWeights::Train> unadapted_;  ///< of train ranks, likewise
+  std::unique_ptr<session::AdaptedWeights> adapted_;         ///< where adapters change what is sent
   std::unique_ptr<transport::PeerMemory> peers_;
   std::span<std::byte> gen_arena_;
   std::unique_ptr<session::OwnMemory> mine_;

@@ -17,7 +17,7 @@ namespace refit::session {
 
 /// Weights that are quantised on the way.
 struct OnTheWay {
-  const layout::Layout& train;            ///< the layout that train ranks store
+  const layout::Layout& train;            ///< the layout in which train ranks have them before
   const layout::QuantisedLayout& layout;  ///< the layout that they send instead
   Library library;                        ///< whose bits gen gets, in the format of Model::quantisation
 };

@@ -351,17 +351,24 @@ void Session::register_memory() {
   note("NCCL cannot register the memory of all ranks: it copies through buffers of its own");
 }
 
-RefitSeconds Session::refit(const std::function<void()>& finalise) {
+RefitSeconds Session::refit(const std::function<void()>& finalise, const std::function<void()>& adapt) {
   progress_.at("barrier");
   world_.barrier();
   RefitSeconds seconds;
   const double start = now();
+  double last = start;
+  if (adapt) {
+    progress_.at("adapt");
+    adapt();
+    last = now();
+    seconds.adapt = last - start;
+  }
   if (quantises_first()) {
     progress_.at("quantise");
     seconds.reduce = sent_->run(keeps_magnitudes_ && keeps_magnitudes_());
   }
-  double last = now();
-  seconds.quantise = last - start;
+  seconds.quantise = now() - last;
+  last += seconds.quantise;
   for (const Path& path : paths_) {
     progress_.at(path.name);
     path.executor->execute();

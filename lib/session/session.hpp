@@ -19,6 +19,7 @@ namespace refit::session {
 /// Seconds of one refit on this rank, from leaving the barrier on.
 struct RefitSeconds {
   double total = 0;
+  double adapt = 0;     ///< the caller's work before anything is quantised or sent
   double quantise = 0;  ///< before anything is sent
   double reduce = 0;    ///< the part of that in which ranks join the largest magnitudes of their pieces
   double bulk = 0;
@@ -55,9 +56,9 @@ class Session {
   /// Returns the seconds in which pairs of ranks exchanged a first message, on this rank. Not collective.
   double connect_seconds() const { return connect_seconds_; }
 
-  /// Waits in a barrier, then moves all weights: on return this rank's part is complete, and `finalise` (where given)
-  /// has run on it.
-  RefitSeconds refit(const std::function<void()>& finalise = {});
+  /// Waits in a barrier, runs `adapt` (where given), then moves all weights: on return this rank's part is complete,
+  /// and `finalise` (where given) has run on it.
+  RefitSeconds refit(const std::function<void()>& finalise = {}, const std::function<void()>& adapt = {});
 
   /// Probes once more and keeps the better rates, and the bound by them, where rates depend on a machine's other work.
   void measure_again();
