@@ -56,7 +56,7 @@ report::Settings settings_of(const Case& c) {
                             {"steps", c.run.steps},
                             {"warmup", c.run.warmup},
                             {"seed", c.run.seed},
-                            {"update", std::string(name(c.run.update))},
+                            {"update", to_string(c.run.update)},
                             {"verify", std::string(name(c.run.verify))},
                             {"timeout_seconds", c.run.timeout_seconds}};
   const bool quantises = cases::quantiser_of(c).has_value();
@@ -67,6 +67,7 @@ report::Settings settings_of(const Case& c) {
   }
   if (c.run.threads != 1) settings.emplace_back("threads", c.run.threads);
   if (c.run.colocated) settings.emplace_back("colocated", true);
+  if (!c.run.drill.empty()) settings.emplace_back("drill", c.run.drill);
   if (c.run.strict_upstream != cases::Strict::off)
     settings.emplace_back("strict_upstream", std::string(name(c.run.strict_upstream)));
   const std::vector<std::string_view>& options = transport::row_of(c.refit.executor).options;
@@ -75,6 +76,12 @@ report::Settings settings_of(const Case& c) {
     settings.emplace_back("mechanism", std::string(name(c.refit.mechanism)));
   if (means("fan_out") && c.refit.fan_out != cases::FanOut::automatic)
     settings.emplace_back("fan_out", std::string(name(c.refit.fan_out)));
+  if (means("delta") && c.refit.delta != cases::Delta::off)
+    settings.emplace_back("delta", std::string(name(c.refit.delta)));
+  if (c.refit.commit != cases::Commit::in_place) settings.emplace_back("commit", std::string(name(c.refit.commit)));
+  if (c.refit.stage_bytes >= 0) settings.emplace_back("stage_bytes", c.refit.stage_bytes);
+  if (c.run.weight_version != cases::RunSection().weight_version)
+    settings.emplace_back("weight_version", c.run.weight_version);
   if (means("communicators")) settings.emplace_back("communicators", std::string(name(c.refit.communicators)));
   for (const auto& [option, value] : {std::pair("streams", c.refit.streams),
                                       {"group_size", c.refit.group_size},
@@ -104,7 +111,7 @@ std::pair<std::vector<report::Engine>, report::Group> engines_of(const Case& c) 
   std::int64_t first = 0;
   for (const layout::Side& engine : c.gen) {
     const std::int64_t ranks = engine->sizes().ranks();
-    engines.push_back({group_of(*engine, ranks), first, {}, {}, {}});
+    engines.push_back({group_of(*engine, ranks), first, {}, {}, {}, {}});
     first += ranks;
     const std::string& name = engines.back().group.made_by;
     if (std::ranges::find(names, name) == names.end()) names.push_back(name);

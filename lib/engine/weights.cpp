@@ -14,13 +14,13 @@ namespace refit::engine {
 using layout::LocalPiece;
 using model::Tensor;
 
-Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank, std::byte* arena)
+Weights::Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank,
+                 const transport::LocalMemory& memory)
     : setup_(setup),
       layout_(layout),
       group_(group),
       rank_(rank),
-      arena_(arena),
-      memory_(layout, arena),
+      memory_(memory),
       synthetic_(setup.model, setup.c.run.seed) {}
 
 verify::RankView Weights::view() const { return {group_, rank_, &layout_, memory_.storages()}; }
@@ -60,7 +60,8 @@ Loaded Weights::load(const kernels::ExecutionSpace& space,
                      const std::function<void(std::int64_t, std::int64_t)>& progress) const {
   Loaded loaded;
   const bool is_train = group_ == Group::train;
-  if (!is_train) kernels::poison(space, arena_, transport::ArenaMap(layout_).bytes);
+  for (std::size_t i = 0; !is_train && i < layout_.storages.size(); ++i)
+    kernels::poison(space, memory_.storages()[i], layout_.storages[i].bytes());
   space.fence();
   if (setup_.checkpoint || setup_.adapter_checkpoint) {
     loaded = read_checkpoints(space, progress);
@@ -188,17 +189,18 @@ void Weights::require_equal_values(const kernels::ExecutionSpace& space) const {
   }
 }
 
-void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step, const Which& leaves_out) const {
+void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step, double fraction,
+                     const Which& leaves_out) const {
   for (const LocalPiece* piece : own_pieces()) {
     const Tensor& tensor = setup_.model[piece->tensor];
     if (leaves_out(tensor) || !checkpoint::has_values(tensor) || !setup_.model.trains(tensor)) continue;
-    kernels::perturb(space, region(*piece), synthetic_.key(tensor), step);
+    kernels::perturb(space, region(*piece), synthetic_.key(tensor), step, fraction);
   }
   space.fence();
 }
 
-void Weights::dump(const std::string& folder, const std::vector<checkpoint::DumpTensor>& buffers) const {
-  const layout::Layout& side = group_ == Group::train ? *setup_.train : *setup_.gen;
+void Weights::dump(const std::string& folder, const layout::Layout& side, Rank rank,
+                   const std::vector<checkpoint::DumpTensor>& buffers) const {
   std::vector<std::vector<checkpoint::DumpTensor>> chunks(static_cast<std::size_t>(side.chunks()));
   chunks.front() = buffers;
   for (std::size_t i = 0; i < layout_.storages.size(); ++i) {
@@ -209,11 +211,11 @@ void Weights::dump(const std::string& folder, const std::vector<checkpoint::Dump
     chunks[chunk].push_back({{storage.name, storage.shape, storage.dtype}, memory_.storages()[i]});
   }
   std::map<std::string, std::string> metadata{
-      {"format", "pt"}, {"rank", fmt::format("{}", to_int(rank_))}, {"coordinates", side.coordinates(rank_)}};
+      {"format", "pt"}, {"rank", fmt::format("{}", to_int(rank))}, {"coordinates", side.coordinates(rank)}};
   for (const auto& [key, value] : setup_.c.facts) metadata.emplace(cases::kFactPrefix + key, value);
   for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
     if (chunks.size() > 1) metadata["chunk"] = fmt::format("{} of {}", chunk, chunks.size());
-    const checkpoint::RankName name{group_ == Group::train ? "train" : "gen", to_int(rank_), static_cast<int>(chunk)};
+    const checkpoint::RankName name{group_ == Group::train ? "train" : "gen", to_int(rank), static_cast<int>(chunk)};
     checkpoint::write_safetensors(fmt::format("{}/{}.safetensors", folder, stem(name)), chunks[chunk], metadata);
   }
 }

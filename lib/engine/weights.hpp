@@ -1,5 +1,5 @@
 #pragma once
-// One rank's weights: its arena, how they are loaded, how they change between refits, and how they are dumped.
+// One rank's weights: how they are loaded, how they change between refits, and how they are dumped.
 
 #include <cstddef>
 #include <functional>
@@ -25,13 +25,13 @@ struct Loaded {
   std::vector<verify::Overflow> overflows;  ///< of this rank's parts: in the file finite, but not here
 };
 
-/// The weights of one rank of one side, in an arena that the caller owns.
+/// The weights of one rank of one side, in memory that the caller owns.
 class Weights {
  public:
-  Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank, std::byte* arena);
+  Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank,
+          const transport::LocalMemory& memory);
 
   const transport::LocalMemory& memory() const { return memory_; }
-  std::span<std::byte> arena() const { return {arena_, static_cast<std::size_t>(transport::ArenaMap(layout_).bytes)}; }
   verify::RankView view() const;
 
   /// Loads the checkpoint's values, a calibration's, or synthetic ones of run.seed, then the constant parts. On train
@@ -42,12 +42,15 @@ class Weights {
               const std::function<void(std::int64_t, std::int64_t)>& progress) const;
   /// Returns whether a tensor is concerned.
   using Which = std::function<bool(const model::Tensor&)>;
-  /// train: changes each storage once, in place of an optimiser's step, except for tensors that `leaves_out`.
-  void update(const kernels::ExecutionSpace& space, std::int64_t step, const Which& leaves_out) const;
+  /// train: changes each storage once, in place of an optimiser's step: this fraction of its elements. Leaves out
+  /// tensors that `leaves_out`.
+  void update(const kernels::ExecutionSpace& space, std::int64_t step, double fraction, const Which& leaves_out) const;
   /// train: flips one bit in each of these tensors.
   void flip_bits(const kernels::ExecutionSpace& space, const Which& which) const;
-  /// Writes every storage under the engine's own name, and `buffers`, to a file for each model chunk of the rank.
-  void dump(const std::string& folder, const std::vector<checkpoint::DumpTensor>& buffers) const;
+  /// Writes every storage under the engine's own name, and `buffers`, to a file for each model chunk, as those of a
+  /// rank of `side`.
+  void dump(const std::string& folder, const layout::Layout& side, Rank rank,
+            const std::vector<checkpoint::DumpTensor>& buffers) const;
 
  private:
   std::vector<const layout::LocalPiece*> own_pieces() const;
@@ -66,7 +69,6 @@ class Weights {
   const layout::LocalLayout& layout_;
   Group group_;
   Rank rank_;
-  std::byte* arena_;
   transport::LocalMemory memory_;
   checkpoint::Synthetic synthetic_;
 };
