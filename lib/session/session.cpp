@@ -532,11 +532,16 @@ RefitSeconds Session::refit(const std::function<void()>& finalise, std::optional
   world_.barrier();
   RefitSeconds seconds;
   const double start = now();
+  if (mine_.adapt) {
+    progress_.at("adapt");
+    mine_.adapt();
+  }
+  seconds.adapt = now() - start;
   if (quantises_first()) {
     progress_.at("quantise");
     seconds.reduce = sent_->run(keeps_magnitudes_ && keeps_magnitudes_());
   }
-  seconds.quantise = now() - start;
+  seconds.quantise = now() - start - seconds.adapt;
   run(target_, false, seconds);
   const double last = now();
   const bool is_complete = !stages() || stages_everything();

@@ -23,6 +23,7 @@ namespace refit::session {
 /// Seconds of one refit on this rank, from leaving the barrier on.
 struct RefitSeconds {
   double total = 0;
+  double adapt = 0;     ///< OwnMemory::adapt, before anything is quantised
   double quantise = 0;  ///< before anything is sent
   double reduce = 0;    ///< the part of that in which ranks join the largest magnitudes of their pieces
   double bulk = 0;
