@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "case/drill.hpp"
 #include "core/choice.hpp"
 #include "core/complaints.hpp"
 #include "core/stored_format.hpp"
@@ -85,6 +86,18 @@ struct M2nSection {
   bool given() const { return !model.empty() || !system.empty(); }
 };
 
+/// LoRA pairs beside the model's weights: of a rank and alpha, or those of a checkpoint.
+struct AdapterSection {
+  std::int64_t rank = 0;             ///< 0 = none, or the checkpoint's
+  double alpha = 0;                  ///< 0 = the rank
+  std::vector<std::string> targets;  ///< last words of modules' names, as PEFT's target_modules; empty = all
+  std::string checkpoint;            ///< path of a PEFT folder; empty = synthetic ones
+  model::SendAdapters send = model::SendAdapters::apart;
+  bool only = false;  ///< nothing else is trained and refitted
+
+  bool given() const { return rank > 0 || !checkpoint.empty(); }
+};
+
 struct RefitSection {
   Bulk bulk = Bulk::all;
   ExecutorKind executor = ExecutorKind::direct;
@@ -118,7 +131,12 @@ struct RunSection {
   double phase_seconds = 60;    ///< of every other phase, in addition
   double count_seconds = 10;    ///< for counting wrong elements once wrong tensors are named; 0 = no count
   std::vector<std::string> inject;
+  std::string drill;  ///< what befalls engines between refits (drill.hpp); empty: nothing
   Strict strict_upstream = Strict::off;
+
+  std::int64_t refits() const { return warmup + steps; }
+  /// Returns the version that refit number 1, 2, ... brings.
+  std::int64_t version(std::int64_t refit) const { return weight_version + refit - 1; }
 };
 
 /// Paths of outputs; empty = not asked for.
@@ -169,18 +187,21 @@ struct Case : pair::Sides {
 
   ModelSection model;
   M2nSection m2n;
+  AdapterSection adapters;
   RefitSection refit;
   RunSection run;
   OutputSection output;
   ExpectSection expect;
   BugSection bug;
 
-  /// The given keys of model, train and gen as TOML text, with absolute paths: "gen.layout" -> "\"TP4\"", or the
-  /// layouts of all engines, "\"TP4+TP2\"". Dumps carry them in their metadata, each behind kFactPrefix.
+  /// The given keys of model, adapters, train and gen as TOML text, with absolute paths: "gen.layout" -> "\"TP4\"", or
+  /// the layouts of all engines, "\"TP4+TP2\"". Dumps carry them in their metadata, each behind kFactPrefix.
   std::map<std::string, std::string> facts;
 
   /// Returns which ranks of the two sides a job's processes are.
   WorldMap world() const;
+  /// Returns what befalls the engines: run.drill, which has no violations.
+  Drill drill() const;
   /// Returns the path that the model is read from.
   const std::string& source() const;
 };

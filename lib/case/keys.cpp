@@ -159,6 +159,21 @@ std::vector<keys::Key<Case>> keys_of_the_model() {
       Of::texts("model.skip", "Globs of the checkpoint's tensors that neither side has, e.g. \"mtp.*\", \"visual.*\".",
                 MEMBER(model.skip)),
 
+      Of::integer("adapters.rank", 0, kMany, "Rank of synthetic LoRA pairs beside weights; 0 = no adapters.",
+                  MEMBER(adapters.rank)),
+      Of::number("adapters.alpha", 0, 1e9, "number", "lora_alpha: W counts as W + alpha / rank B A; 0 = rank.",
+                 MEMBER(adapters.alpha)),
+      Of::texts("adapters.targets", "Last words of adapted modules (target_modules), e.g. \"q_proj\"; none = all.",
+                MEMBER(adapters.targets)),
+      Of::input("adapters.checkpoint",
+                "PEFT's folder with adapter_config.json and adapter_model.safetensors, instead of synthetic pairs.",
+                MEMBER(adapters.checkpoint), "--adapters"),
+      Of::word("adapters.send", "LoRA pairs go to engines beside their weights, or merged into them.",
+               MEMBER(adapters.send)),
+      Of::boolean("adapters.only",
+                  "Only adapters are trained and refitted; engines load all else from the checkpoint, once.",
+                  MEMBER(adapters.only)),
+
       Of::input("m2n.model", "NCCL M2N's list of tensors, instead of a model: dtypes and placements are its own.",
                 MEMBER(m2n.model), "--m2n-model"),
       Of::input("m2n.system", "NCCL M2N's two meshes, instead of train.layout and gen.layout.", MEMBER(m2n.system),
@@ -241,6 +256,11 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
                  "Longest time of counting wrong elements; wrong tensors and ranks are named before.",
                  MEMBER(run.count_seconds)),
       Of::texts("run.inject", "Faults to inject (refit list injections).", MEMBER(run.inject), "--inject"),
+      Of::text(
+          "run.drill",
+          "What befalls engines between refits: \"kill engine 1 after refit 2; rejoin before refit 4\", also restart "
+          "and join.",
+          MEMBER(run.drill), "--drill"),
       Of::word("run.strict_upstream", "Refuse what that version refuses.", MEMBER(run.strict_upstream)),
 
       Of::output("output.json", "Result file.", MEMBER(output.json), "--json"),

@@ -9,6 +9,7 @@
 #include "engine/processing.hpp"
 #include "report/figures.hpp"
 #include "report/format.hpp"
+#include "report/statistics.hpp"
 
 namespace refit::engine {
 namespace {
@@ -93,6 +94,19 @@ std::string missed_note(const cases::ExpectSection& expect, const report::Result
   return fmt::format("expect.note: no note says \"{}\"", expect.note);
 }
 
+/// Names the engines that are there at the end, and hold older weights than those of the last refit; empty: none.
+std::string stale_engines(const report::Result& result) {
+  std::string text;
+  const std::vector<report::EngineLives> all = report::lives(result);
+  for (std::size_t e = 0; e < all.size(); ++e) {
+    if (all[e].dead_since || all[e].version == result.refits.back().version.number) continue;
+    text += fmt::format("{}engine {} ({}) holds version {} and would serve it: the last refit was {}",
+                        text.empty() ? "" : "; ", e, result.engines[e].group.layout, all[e].version,
+                        result.refits.back().version.number);
+  }
+  return text;
+}
+
 std::string missed(const Setup& setup, const report::Result& result) {
   const cases::ExpectSection& expect = setup.c.expect;
   if (std::string fraction = missed_fraction(expect, result); !fraction.empty()) return fraction;
@@ -102,6 +116,7 @@ std::string missed(const Setup& setup, const report::Result& result) {
     if (std::string reason = missed_figure(figure, result); !reason.empty()) return reason;
   }
   if (std::string note = missed_note(expect, result); !note.empty()) return note;
+  if (std::string stale = stale_engines(result); !stale.empty()) return stale;
   if (!result.verification) return "";
   if (expect.outcome == cases::ExpectedOutcome::mismatch) return missed_mismatch(setup, result);
   if (result.verification->tensors_wrong > 0) {

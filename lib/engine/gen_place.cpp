@@ -61,12 +61,12 @@ void GenPlace::verify(const CacheScales* truth, transport::Control& world, verif
   if (processing_) processing_->verify(world, result);
 }
 
-void GenPlace::dump(const std::string& folder) const {
+void GenPlace::dump(const std::string& folder, const layout::Layout& side, Rank rank) const {
   std::vector<checkpoint::DumpTensor> buffers;
   if (cache_scales_) buffers = cache_scales_->buffers();
   if (derived_) std::ranges::move(derived_->dumped(), std::back_inserter(buffers));
   if (processing_) std::ranges::move(processing_->dumped(), std::back_inserter(buffers));
-  weights_->dump(folder, buffers);
+  weights_->dump(folder, side, rank, buffers);
 }
 
 }  // namespace refit::engine

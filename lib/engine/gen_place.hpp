@@ -38,8 +38,8 @@ class GenPlace {
   /// Adds to `result` what is not as it should be. `truth`: the cache's scales of train rank 0, there. Collective over
   /// `world`.
   void verify(const CacheScales* truth, transport::Control& world, verify::StepResult& result);
-  /// Writes this gen rank's storages, and what was made of them.
-  void dump(const std::string& folder) const;
+  /// Writes this gen rank's storages, and what was made of them, as those of a rank of `side`.
+  void dump(const std::string& folder, const layout::Layout& side, Rank rank) const;
 
  private:
   const kernels::ExecutionSpace& space_;

@@ -44,8 +44,14 @@ std::uint64_t input_hash(const model::Tensor& tensor) {
 
 }  // namespace
 
+void update_weights(const kernels::ExecutionSpace& space, const cases::Case& c, const OwnSide& train,
+                    std::int64_t refit, const Weights::Which& leaves_out) {
+  if (c.run.update.changes()) train.weights->update(space, refit, c.run.update.fraction, leaves_out);
+}
+
 Job::Job(transport::Control& world, const kernels::ExecutionSpace& space, const Setup& setup,
-         const inject::Faults& faults, const transport::Places& places, transport::Progress& progress)
+         const inject::Faults& faults, const transport::Places& places, transport::Progress& progress,
+         std::shared_ptr<OwnSide> train)
     : world_(world),
       space_(space),
       setup_(setup),
@@ -54,27 +60,30 @@ Job::Job(transport::Control& world, const kernels::ExecutionSpace& space, const 
       limits_(cases::limits_of(setup.c)),
       exchange_(setup.exchange()),
       lies_(faults, exchange_, own()),
-      how_(lies_.how(cases::how_of(setup.c))) {}
+      how_(lies_.how(cases::how_of(setup.c))),
+      train_(std::move(train)) {}
 
-std::vector<OwnSide*> Job::sides() {
+std::vector<OwnSide*> Job::made_sides() {
   std::vector<OwnSide*> sides;
-  for (std::optional<OwnSide>* side : {&train_, &gen_})
-    if (*side) sides.push_back(&**side);
+  if (makes_train_) sides.push_back(train_.get());
+  if (gen_) sides.push_back(&*gen_);
   return sides;
 }
 
 void Job::prepare(report::Result& result) {
   begin("prepare");
   require_same_inputs();
-  if (own().source) train_.emplace(Group::train, *own().source);
+  makes_train_ = own().source && train_ == nullptr;
+  if (makes_train_) train_ = std::make_shared<OwnSide>(Group::train, *own().source);
   if (own().destination) gen_.emplace(Group::gen, *own().destination);
   std::int64_t bytes = 0;
   together(world_, [&] {
-    for (OwnSide* side : sides()) {
+    for (OwnSide* side : made_sides()) {
       const layout::Layout& layout = side->group == Group::train ? *setup_.train : *setup_.gen;
       side->local = layout::materialise(layout, setup_.model.tensors, side->rank);
       bytes += side->bytes();
     }
+    if (train_ && !makes_train_) bytes += train_->bytes();
   });
   stage();
   std::int64_t neighbours = 0;
@@ -161,7 +170,7 @@ void Job::allocate(report::Result& result) {
   const bool is_lean = one_host && setup_.c.run.verify == cases::Verify::off;
   std::int64_t bytes = 0;
   together(world_, [&] {
-    for (const OwnSide* side : sides()) bytes += side->bytes();
+    for (const OwnSide* side : made_sides()) bytes += side->bytes() + adapted_bytes(*side);
     if (gen_) bytes += (staged_ ? 2 : 1) * GenPlace::bytes(setup_, gen_->rank);
     if (staged_ && gen_) bytes += staged_->bytes();
     bytes += session::staging_bytes(exchange_, how_, own(),
@@ -186,11 +195,12 @@ void Job::allocate(report::Result& result) {
     }
   }
   together(world_, [&] {
-    for (OwnSide* side : sides()) {
+    for (OwnSide* side : made_sides()) {
       const bool is_gen = side->group == Group::gen;
-      if (!is_gen || !shared) side->own_arena = links_->memory(is_gen ? first + second : side->bytes());
+      const std::int64_t own = side->bytes() + adapted_bytes(*side);
+      if (!is_gen || !shared) side->own_arena = links_->memory(is_gen ? first + second : own);
       std::byte* memory = side->own_arena ? side->own_arena->span().data() : peers_->local();
-      side->arena = {memory, static_cast<std::size_t>(side->bytes())};
+      side->arena = {memory, static_cast<std::size_t>(own)};
       side->weights = std::make_unique<Weights>(setup_, side->local, side->group, side->rank,
                                                 transport::LocalMemory(side->local, memory));
       if (!is_gen || !staged_) continue;
@@ -202,11 +212,32 @@ void Job::allocate(report::Result& result) {
   });
   mine_ = std::make_unique<session::OwnMemory>();
   if (train_) mine_->source.emplace(train_->memory());
+  if (setup_.adapted) adapt();
   if (gen_) mine_->destination.emplace(gen_->memory());
   if (gen_ && staged_) mine_->second.emplace(gen_->second_memory());
   if (staged_) mine_->staged = &*staged_;
   if (gen_) gen_arena_ = gen_->arena;
   mine_->peers = peers_.get();
+}
+
+std::int64_t Job::adapted_bytes(const OwnSide& side) const {
+  if (!setup_.adapted || side.group != Group::train) return 0;
+  return session::AdaptedWeights::bytes(setup_.model, *setup_.train, *setup_.adapted, side.rank);
+}
+
+/// Makes what adapters change of train's weights what the session sends. Collective.
+void Job::adapt() {
+  std::byte* arena = nullptr;
+  if (train_) {
+    unadapted_.emplace(train_->local, train_->weights->memory());
+    arena = train_->arena.data() + train_->bytes();
+  }
+  adapted_ =
+      std::make_unique<session::AdaptedWeights>(space_, world_, *links_, setup_.model, *setup_.train, *setup_.adapted,
+                                                own().source, unadapted_ ? &*unadapted_ : nullptr, arena, progress_);
+  if (!train_) return;
+  mine_->source.emplace(adapted_->layout(), adapted_->memory(), train_->arena);
+  mine_->adapt = [this] { adapted_->run(); };
 }
 
 void Job::load(report::Result& result) {
@@ -219,7 +250,7 @@ void Job::load(report::Result& result) {
   std::vector<verify::Overflow> overflows;
   together(world_, [&] {
     LoadProgress report;
-    for (const OwnSide* side : sides()) {
+    for (const OwnSide* side : made_sides()) {
       const Loaded loaded = side->weights->load(space_, [&](std::int64_t done, std::int64_t all) {
         progress_.moved(done);
         if (world_.rank() == 0) report(done, all);
@@ -232,7 +263,9 @@ void Job::load(report::Result& result) {
     if (gen_ && gen_->second)
       gen_->second->load(space_, [this](std::int64_t done, std::int64_t) { progress_.moved(done); });
   });
-  if (train_) train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
+  if (makes_train_)
+    train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
+  if (mine_->adapt) mine_->adapt();
   result.prepare.emplace_back("load", world_.max(now() - start));
   result.load = report::Load{world_.sum(read.bytes_read), world_.sum(read.bytes_needed)};
   say(rounding_notes(setup_, world_, rounded), result);
@@ -302,9 +335,7 @@ void Job::record_estimate(report::Result& result) const {
 void Job::record_session(report::Result& result) const {
   result.prepare.emplace_back("plan", world_.max(session_->plan_seconds()));
   result.prepare.emplace_back("connect", world_.max(session_->connect_seconds()));
-  const auto arena = [](const std::optional<OwnSide>& side) {
-    return side ? std::ssize(side->arena) : std::int64_t{0};
-  };
+  const auto arena = [](const auto& side) { return side ? std::ssize(side->arena) : std::int64_t{0}; };
   result.memory = report::Memory{world_.max(arena(train_)), world_.max(arena(gen_)),
                                  world_.max(session_->staging_bytes()), world_.max(staged_ ? staged_->bytes() : 0)};
   if (staged_ && !staged_->is_whole())
@@ -354,24 +385,36 @@ std::int64_t Job::library_bytes() const {
 }
 
 report::Refit Job::refit(std::int64_t number) {
+  update(number);
+  return record(number, move(number));
+}
+
+void Job::update(std::int64_t number) {
   progress_.begin("update", limits_.refit());
   lies_.begin(number);
-  if (train_ && setup_.c.run.update.changes())
-    train_->weights->update(space_, number, setup_.c.run.update.fraction,
-                            [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
   for (const std::unique_ptr<GenPlace>& place : gen_places_) place->begin(number);
+  if (!train_) return;
+  update_weights(space_, setup_.c, *train_, number,
+                 [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
+}
+
+session::RefitSeconds Job::move(std::int64_t number) {
   finalise_ = [this, number] { brought().finalise(number); };
-  const session::RefitSeconds mine = session_->refit(finalise_, setup_.c.run.weight_version + number - 1);
+  const session::RefitSeconds mine = session_->refit(finalise_, setup_.c.run.version(number));
   if (!session_->missed().empty() && world_.rank() == 0)
     spdlog::warn("refit {}: it brings everything, since {}", number, to_string(session_->missed()));
+  return mine;
+}
 
+report::Refit Job::record(std::int64_t number, const session::RefitSeconds& mine) const {
   progress_.at("wait for all ranks");
   report::Refit result;
   result.number = number;
   result.warmup = number <= setup_.c.run.warmup;
   result.is_committed = false;
-  result.version.number = setup_.c.run.weight_version + number - 1;
+  result.version.number = setup_.c.run.version(number);
   result.weight_sync = world_.max(mine.total);
+  if (adapted_) result.phases.emplace_back("adapt", world_.max(mine.adapt));
   if (session_->quantises_first()) result.phases.emplace_back("quantise", world_.max(mine.quantise));
   if (session_->reduces()) result.phases.emplace_back("quantise.reduce", world_.max(mine.reduce));
   result.phases.emplace_back("bulk", world_.max(mine.bulk));
@@ -422,6 +465,7 @@ void Job::commit(report::Refit& refit) {
 
 verify::StepResult Job::verify(std::int64_t number, report::Result& result, const verify::Named& named) {
   begin("verify");
+  if (adapted_) adapted_->run_plainly();
   verify::StepResult step = prover_->prove(number, [&](const verify::StepResult& wrong) {
     named(wrong);
     progress_.begin("count", limits_.phase(host_bytes_) + setup_.c.run.count_seconds);
@@ -453,10 +497,15 @@ void Job::dump() const {
   if (setup_.c.output.dump_train.empty() && setup_.c.output.dump_gen.empty()) return;
   progress_.begin("dump", limits_.phase(host_bytes_));
   together(world_, [&] {
-    if (train_ && !setup_.c.output.dump_train.empty()) train_->weights->dump(setup_.c.output.dump_train, {});
-    if (!gen_ || setup_.c.output.dump_gen.empty()) return;
-    gen_places_[static_cast<std::size_t>(session_->live())]->dump(setup_.c.output.dump_gen);
+    if (train_ && !setup_.c.output.dump_train.empty())
+      train_->weights->dump(setup_.c.output.dump_train, *setup_.train, train_->rank, {});
+    if (gen_) dump_gen(*setup_.gen, gen_->rank);
   });
+}
+
+void Job::dump_gen(const layout::Layout& side, Rank rank) const {
+  if (!gen_ || setup_.c.output.dump_gen.empty()) return;
+  gen_places_[static_cast<std::size_t>(session_->live())]->dump(setup_.c.output.dump_gen, side, rank);
 }
 
 }  // namespace refit::engine

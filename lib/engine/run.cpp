@@ -14,6 +14,7 @@
 #include "core/files.hpp"
 #include "engine/describe.hpp"
 #include "engine/device.hpp"
+#include "engine/drilled_job.hpp"
 #include "engine/engine.hpp"
 #include "engine/expect.hpp"
 #include "engine/faults.hpp"
@@ -99,8 +100,8 @@ void add(const verify::KlSummary& kl, report::Kl& worst) {
 /// Adds the counts of a verdict to the worst so far: of an engine, or of all.
 template <typename Total>
 void add(const verify::Verdict& verdict, Total& total) {
-  total.tensors = verdict.tensors;
-  total.elements = verdict.elements;
+  total.tensors = std::max(total.tensors, verdict.tensors);
+  total.elements = std::max(total.elements, verdict.elements);
   total.tensors_wrong = std::max(total.tensors_wrong, verdict.tensors_wrong);
   total.elements_wrong = std::max(total.elements_wrong, verdict.elements_wrong);
 }
@@ -130,8 +131,9 @@ void add(const verify::StepResult& step, const Setup& setup, report::Refit& refi
   refit.counted = step.tensors_not_counted == 0;
   refit.kl_max = step.kl.max;
   for (const verify::Verdict& engine : step.engines) {
-    refit.engine_elements_wrong.push_back(engine.elements_wrong);
-    refit.engine_kl_max.push_back(engine.kl.max);
+    const bool is_proved = engine.tensors > 0;
+    refit.engine_elements_wrong.push_back(is_proved ? std::optional(engine.elements_wrong) : std::nullopt);
+    refit.engine_kl_max.push_back(is_proved ? std::optional(engine.kl.max) : std::nullopt);
   }
   if (!result.verification) result.verification.emplace();
   report::Verification& total = *result.verification;
@@ -139,6 +141,7 @@ void add(const verify::StepResult& step, const Setup& setup, report::Refit& refi
   ++total.refits;
   add(step, total);
   for (std::size_t e = 0; e < step.engines.size(); ++e) {
+    if (step.engines[e].tensors == 0) continue;
     std::optional<report::EngineProof>& proof = result.engines[e].proof;
     if (!proof) proof.emplace();
     add(step.engines[e], *proof);
@@ -170,6 +173,17 @@ void add(const verify::StepResult& step, const Setup& setup, report::Refit& refi
     result.notes.push_back(fmt::format("refit {}: train rank {} holds other bits of {} {} than its replicas",
                                        refit.number, rank, odd.tensor, to_string(odd.box)));
   }
+}
+
+/// Takes over what has become known of engines, with the notes from number `first` on.
+void take(const report::Result& known, std::size_t first, report::Result& all) {
+  all.wire = known.wire;
+  all.memory = known.memory;
+  all.schedule = known.schedule;
+  all.load = known.load;
+  all.prepare = known.prepare;
+  for (std::size_t e = 0; e < all.engines.size(); ++e) all.engines[e].bytes = known.engines[e].bytes;
+  all.notes.insert(all.notes.end(), known.notes.begin() + static_cast<std::ptrdiff_t>(first), known.notes.end());
 }
 
 /// The main thread's part of one process of `refit run`, from MPI_Init to MPI_Finalize.
@@ -248,13 +262,20 @@ class Run {
     if (is_root()) report::print_header(std::cout, known);
     supervisor_.name_tensors(
         [setup = setup_](std::int32_t index) { return setup->model.tensors.at(static_cast<std::size_t>(index)).name; });
-    job_ = std::make_unique<Job>(*world_, space_, *setup_, faults_, places_, progress_);
-    Job& job = *job_;
+    if (case_.run.drill.empty()) {
+      job_ = std::make_unique<Job>(*world_, space_, *setup_, faults_, places_, progress_);
+    } else {
+      job_ = std::make_unique<DrilledJob>(*world_, space_, *setup_, faults_, progress_);
+    }
+    Work& job = *job_;
     job.prepare(known);
     findings_.edit([&](report::Result& all) { all = known; });
     if (is_root()) report::print_step_heading(std::cout, known);
-    const std::int64_t last = case_.run.warmup + case_.run.steps;
+    const std::int64_t last = case_.run.refits();
     for (std::int64_t number = 1; number <= last; ++number) {
+      const std::size_t told = known.notes.size();
+      job.change_engines(number, known);
+      findings_.edit([&](report::Result& all) { take(known, told, all); });
       report::Refit refit = job.refit(number);
       const bool verifies =
           case_.run.verify == cases::Verify::every || (case_.run.verify == cases::Verify::last && number == last);
@@ -265,7 +286,8 @@ class Run {
       if (verifies) {
         step = job.verify(number, found, [&](const verify::StepResult& wrong) { name_wrong(wrong); });
         findings_.forget_verdict();
-        if (step->ok()) refit.version.weights = hexadecimal(step->fingerprint_gen);
+        if (step->tensors == 0) step.reset();  // no engine was there
+        if (step && step->ok()) refit.version.weights = hexadecimal(step->fingerprint_gen);
       }
       // Weights that are known to be wrong are given up.
       if (proves_first && (!step || step->ok())) job.commit(refit);
@@ -273,8 +295,13 @@ class Run {
       findings_.edit([&](report::Result& all) {
         if (step) add(*step, *setup_, refit, all);
         std::ranges::move(found.notes, std::back_inserter(all.notes));
-        if (refit.is_committed)
-          for (report::Engine& engine : all.engines) engine.version = refit.version.number;
+        for (std::size_t e = 0; e < all.engines.size(); ++e) {
+          if (!refit.engines.empty()) {
+            all.engines[e].version = refit.engines[e].version;
+          } else if (refit.is_committed) {
+            all.engines[e].version = refit.version.number;
+          }
+        }
         all.refits.push_back(std::move(refit));
       });
       progress_.begin_unprofiled("print", limits_.phase());
@@ -356,7 +383,7 @@ class Run {
   std::shared_ptr<Setup> setup_;  ///< shared with the supervisor, which names tensors
   inject::Faults faults_;
   Places places_;
-  std::unique_ptr<Job> job_;
+  std::unique_ptr<Work> job_;
 };
 
 /// Takes older results away before MPI starts, which may hang or be ended, and before an earlier failure is reported.

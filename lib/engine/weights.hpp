@@ -18,6 +18,9 @@ namespace refit::engine {
 
 using cases::Setup;
 
+/// The key of run.update in a dump's metadata: what is not "none" has changed the weights that the run read.
+inline constexpr const char* kUpdateFact = "run.update";
+
 /// The result of loading.
 struct Loaded {
   checkpoint::ReadStatistics statistics;
@@ -47,8 +50,10 @@ class Weights {
   void update(const kernels::ExecutionSpace& space, std::int64_t step, double fraction, const Which& leaves_out) const;
   /// train: flips one bit in each of these tensors.
   void flip_bits(const kernels::ExecutionSpace& space, const Which& which) const;
-  /// Writes every storage under the engine's own name, and `buffers`, to a file for each model chunk of the rank.
-  void dump(const std::string& folder, const std::vector<checkpoint::DumpTensor>& buffers) const;
+  /// Writes every storage under the engine's own name, and `buffers`, to a file for each model chunk, as those of a
+  /// rank of `side`.
+  void dump(const std::string& folder, const layout::Layout& side, Rank rank,
+            const std::vector<checkpoint::DumpTensor>& buffers) const;
 
  private:
   std::vector<const layout::LocalPiece*> own_pieces() const;
@@ -57,9 +62,11 @@ class Weights {
   bool is_read(const layout::LocalPiece& piece) const;
   void make(const kernels::ExecutionSpace& space, const layout::LocalPiece& piece) const;
   void synthesise(const kernels::ExecutionSpace& space, const layout::LocalPiece& piece) const;
-  Loaded read_checkpoint(const kernels::ExecutionSpace& space,
+  Loaded read_checkpoints(const kernels::ExecutionSpace& space,
+                          const std::function<void(std::int64_t, std::int64_t)>& progress) const;
+  Loaded read_checkpoint(const kernels::ExecutionSpace& space, const checkpoint::Checkpoint& files,
                          const std::function<void(std::int64_t, std::int64_t)>& progress) const;
-  void require_tied_head(const kernels::ExecutionSpace& space) const;
+  void require_equal_values(const kernels::ExecutionSpace& space) const;
 
   const Setup& setup_;
   const layout::LocalLayout& layout_;

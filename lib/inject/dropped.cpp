@@ -43,7 +43,11 @@ std::vector<Fault> dropped_faults() {
           {{"B39-lost-mamba-d", "the load of mixer.D is lost in a layerwise reload"},
            "Mamba layers",
            Act::drop,
-           [](const Setting& /*setting*/, const Tensor& tensor) { return tensor.role == Role::mamba_d; }}};
+           [](const Setting& /*setting*/, const Tensor& tensor) { return tensor.role == Role::mamba_d; }},
+          {{"B62-stale-engine", "an engine that is made anew claims the newest version, and is left out of refits"},
+           "run.drill with an engine that joins again",
+           Act::trust_new_engines,
+           nullptr}};
 }
 
 }  // namespace refit::inject

@@ -15,8 +15,9 @@ constexpr Rank kVictim{1};
 const std::vector<Fault>& all_faults() {
   static const std::vector<Fault> all = [] {
     std::vector<Fault> rows;
-    for (const auto& kind : {demonstrations, gate_up_faults, expert_faults, dropped_faults, stage_faults,
-                             attention_faults, scale_faults, part_faults, delta_faults, coverage_faults, schedule_faults}) {
+    for (const auto& kind :
+         {demonstrations, gate_up_faults, expert_faults, dropped_faults, stage_faults, attention_faults, scale_faults,
+          part_faults, delta_faults, coverage_faults, schedule_faults}) {
       for (const Fault& fault : kind()) rows.push_back(fault);
     }
     return rows;
@@ -239,6 +240,9 @@ void Faults::require_effect(const Job& job) const {
       case Act::late_broadcasts:
         if (job.misc.empty()) needs = "tensors that take the misc path";
         break;
+      case Act::trust_new_engines:
+        if (!job.restarts) needs = fault->needs;
+        break;
       case Act::unmapped:
         if (!job.stores) needs = "refit.executor = \"direct\"";
         break;
@@ -314,6 +318,8 @@ std::vector<Arrived::Storage> Faults::changed_storages(const model::Model& model
   }
   return result;
 }
+
+bool Faults::trusts_new_engines() const { return acting(Act::trust_new_engines) != nullptr; }
 
 bool Faults::forgets_scales() const { return acting(Act::forget_scales) != nullptr; }
 

@@ -56,6 +56,7 @@ class Faults {
     bool deltas = false;      ///< refits send what has changed
     std::int64_t refits = 2;  ///< warm-up included
     bool stages = false;      ///< refits are staged, whole, and every one is proved
+    bool restarts = false;    ///< an engine is made anew between refits
   };
   /// Requires that the faults have an effect on a run. Errors (usage): as below.
   void require_effect(const Job& job) const;
@@ -97,6 +98,9 @@ class Faults {
   /// Returns the storages of a gen rank that do not stay what a refit makes of them.
   std::vector<Arrived::Storage> changed_storages(const model::Model& model, Rank rank,
                                                  const session::SideMemory& gen) const;
+
+  /// Returns true where an engine that is made anew counts as up to date ever after, and is left out of refits.
+  bool trusts_new_engines() const;
 
   /// Returns true where ranks of this side run the misc path before the bulk path.
   bool misc_first(Group group) const;

@@ -69,7 +69,6 @@ class Skipping final : public transport::Executor {
     if (!skips) truth_->execute();
   }
   void connect() override { truth_->connect(); }
-  void restart() override { truth_->restart(); }
   transport::MemoryList staging() const override { return truth_->staging(); }
   transport::Schedule schedule() const override { return truth_->schedule(); }
   std::vector<transport::Statistic> statistics() const override { return truth_->statistics(); }

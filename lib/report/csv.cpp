@@ -1,4 +1,4 @@
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "report/format.hpp"
 #include "report/printers.hpp"
@@ -41,9 +41,9 @@ std::string run_fields(const Result& result) {
 /// Returns a value of each engine: "0+12".
 template <typename Values, typename Value>
 std::string by_engine(const Values& values, const Value& value_of) {
-  std::string text;
-  for (const auto& one : values) text += (text.empty() ? "" : "+") + value_of(one);
-  return text;
+  std::vector<std::string> texts;
+  for (const auto& one : values) texts.push_back(value_of(one));
+  return fmt::format("{}", fmt::join(texts, "+"));
 }
 
 std::vector<std::string> phase_names(const Result& result) {
@@ -68,8 +68,8 @@ std::string to_csv(const Result& result) {
   text +=
       ",payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_payload_bytes,engine_bytes,"
       "engine_elements_wrong,engine_kl_max,"
-      "trainer,engine,colocated,version,weights,committed\n";
-  const auto number = [](const auto& value) { return fmt::format("{}", value); };
+      "trainer,engine,colocated,version,weights,committed,engine_weight_sync_seconds,engine_version\n";
+  const auto number = [](const auto& value) { return optional_field(value); };
   const std::string engines = fmt::format(
       "{},{}", by_engine(result.engines, [](const Engine& engine) { return optional_field(engine.payload_bytes); }),
       by_engine(result.engines, [](const Engine& engine) { return optional_field(engine.bytes); }));
@@ -78,11 +78,13 @@ std::string to_csv(const Result& result) {
   for (const Refit& refit : result.refits) {
     text += fmt::format("{},{},{},{}", run, refit.number, refit.warmup ? 1 : 0, refit.weight_sync);
     for (const std::string& phase : phases) text += ',' + optional_field(find_phase(refit, phase));
-    text +=
-        fmt::format(",{},{},{},{},{},{},{},{},{},{},{}\n", bytes, optional_field(algorithm_bandwidth(result, refit)),
-                    optional_field(refit.elements_wrong), optional_field(refit.kl_max), engines,
-                    by_engine(refit.engine_elements_wrong, number), by_engine(refit.engine_kl_max, number), sides,
-                    refit.version.number, refit.version.weights, refit.is_committed ? 1 : 0);
+    text += fmt::format(
+        ",{},{},{},{},{},{},{},{},{},{},{},{},{}\n", bytes, optional_field(algorithm_bandwidth(result, refit)),
+        optional_field(refit.elements_wrong), optional_field(refit.kl_max), engines,
+        by_engine(refit.engine_elements_wrong, number), by_engine(refit.engine_kl_max, number), sides,
+        refit.version.number, refit.version.weights, refit.is_committed ? 1 : 0,
+        by_engine(refit.engines, [](const EngineRefit& one) { return optional_field(one.weight_sync); }),
+        by_engine(refit.engines, [](const EngineRefit& one) { return fmt::format("{}", one.version); }));
   }
   return text;
 }

@@ -85,6 +85,17 @@ Json to_json(const Engine& engine) {
   return json;
 }
 
+/// Adds what became of an engine.
+void put(Json& json, const EngineLives& lives) {
+  json["version"] = lives.version;
+  json["refits"] = lives.refits;
+  json["weight_sync"] = lives.weight_sync;
+  json["joins"] = Json::array();
+  for (const auto& [refit, seconds] : lives.joins)
+    json["joins"].push_back({{"before_refit", refit}, {"seconds", seconds}});
+  if (lives.dead_since) json["dead_since"] = *lives.dead_since;
+}
+
 Json to_json(const Settings& settings) {
   Json json = Json::object();
   for (const auto& [key, value] : settings) {
@@ -316,6 +327,8 @@ std::string to_json(const Result& result) {
   json["train"] = to_json(result.train, "trainer");
   json["gen"] = to_json(result.gen, "engine");
   for (const Engine& engine : result.engines) json["gen"]["engines"].push_back(to_json(engine));
+  const std::vector<EngineLives> all = lives(result);
+  for (std::size_t e = 0; e < all.size(); ++e) put(json["gen"]["engines"][e], all[e]);
   json["settings"] = to_json(result.settings);
   put_measurements(json, result);
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';

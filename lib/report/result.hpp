@@ -211,6 +211,14 @@ struct Version {
   std::string weights;       ///< fingerprint over all tensors, 32 hexadecimal digits; empty: it was not proved
 };
 
+/// One engine's part in a refit of a run in which engines come and go (run.drill).
+struct EngineRefit {
+  bool alive = true;                   ///< by the drill's own words
+  std::optional<double> weight_sync;   ///< seconds of its own ranks and train's; absent where it took no part
+  std::optional<double> join_seconds;  ///< seconds in which it was made, where that was between the refit before and it
+  std::int64_t version = -1;           ///< that it has then, as it says itself; -1: none
+};
+
 /// One refit: maxima over all ranks.
 struct Refit {
   std::int64_t number = 0;  ///< from 1, warm-up included
@@ -222,10 +230,12 @@ struct Refit {
   std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits for it
   bool counted = true;                         ///< elements_wrong is exact; else a lower bound
   Version version = {};
-  bool is_committed = true;                              ///< gen generates from it
-  std::vector<std::int64_t> engine_elements_wrong = {};  ///< the same of each engine; empty where it was not verified
-  std::vector<double> engine_kl_max = {};                ///< likewise
-  std::optional<DeltaRefit> delta = {};                  ///< absent without deltas
+  bool is_committed = true;              ///< gen generates from it
+  std::optional<DeltaRefit> delta = {};  ///< absent without deltas
+  /// The same of each engine, absent where that was dead; empty where the refit was not verified.
+  std::vector<std::optional<std::int64_t>> engine_elements_wrong = {};
+  std::vector<std::optional<double>> engine_kl_max = {};  ///< likewise
+  std::vector<EngineRefit> engines = {};                  ///< of a drill; else empty
 };
 
 /// One tensor on one gen rank that does not hold the expected bits.

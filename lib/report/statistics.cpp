@@ -1,5 +1,7 @@
 #include "report/statistics.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -30,10 +32,20 @@ std::optional<Summary> summarise(std::span<const double> samples) {
   return summary;
 }
 
+namespace {
+
+/// Returns whether no engine took part: they were all dead.
+bool is_idle(const Refit& refit) {
+  return !refit.engines.empty() &&
+         std::ranges::none_of(refit.engines, [](const EngineRefit& one) { return one.weight_sync.has_value(); });
+}
+
+}  // namespace
+
 std::vector<double> weight_sync_samples(const Result& result) {
   std::vector<double> samples;
   for (const Refit& refit : result.refits) {
-    if (!refit.warmup) samples.push_back(refit.weight_sync);
+    if (!refit.warmup && !is_idle(refit)) samples.push_back(refit.weight_sync);
   }
   return samples;
 }
@@ -75,7 +87,7 @@ std::vector<std::pair<std::string, std::vector<double>>> phase_samples(const Res
   for (const auto& [key, seconds] : result.prepare) phases.push_back({key, {seconds}});
   const auto first = phases.size();
   for (const Refit& refit : result.refits) {
-    if (refit.warmup) continue;
+    if (refit.warmup || is_idle(refit)) continue;
     if (phases.size() == first) {
       for (const auto& [key, seconds] : refit.phases) phases.push_back({key, {}});
     }
@@ -84,6 +96,47 @@ std::vector<std::pair<std::string, std::vector<double>>> phase_samples(const Res
     }
   }
   return phases;
+}
+
+std::vector<EngineLives> lives(const Result& result) {
+  if (result.refits.empty()) return {};
+  std::vector<EngineLives> all(result.refits.front().engines.size());
+  for (const Refit& refit : result.refits) {
+    for (std::size_t e = 0; e < all.size(); ++e) {
+      const EngineRefit& part = refit.engines[e];
+      if (part.join_seconds) all[e].joins.emplace_back(refit.number, *part.join_seconds);
+      if (part.weight_sync) {
+        all[e].refits.push_back(refit.number);
+        all[e].weight_sync.push_back(*part.weight_sync);
+      }
+      if (part.alive) {
+        all[e].dead_since.reset();
+      } else if (!all[e].dead_since) {
+        all[e].dead_since = refit.number;
+      }
+      all[e].version = part.version;
+    }
+  }
+  return all;
+}
+
+std::string versions_text(const Result& result) {
+  if (result.refits.empty() || result.engines.empty()) return "";
+  const std::vector<EngineLives> all = lives(result);
+  const auto holds = [](const Engine& engine) {
+    const std::int64_t version = engine.version.value_or(-1);
+    return version < 0 ? std::string("holds no version") : fmt::format("holds version {}", version);
+  };
+  const bool alike = std::ranges::all_of(
+      result.engines, [&](const Engine& engine) { return engine.version == result.engines.front().version; });
+  if (alike && all.empty()) return "gen " + holds(result.engines.front());
+  std::vector<std::string> texts;
+  for (std::size_t e = 0; e < result.engines.size(); ++e) {
+    const bool is_dead = !all.empty() && all[e].dead_since;
+    texts.push_back(fmt::format("engine {} {}{}", e, holds(result.engines[e]),
+                                is_dead ? fmt::format(", dead since refit {}", *all[e].dead_since) : ""));
+  }
+  return fmt::format("{}", fmt::join(texts, "; "));
 }
 
 std::optional<double> algorithm_bandwidth(const Result& result, const Refit& refit) {

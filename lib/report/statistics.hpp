@@ -28,7 +28,7 @@ struct Summary {
 /// Returns the summary of `samples`, in any order; nothing when there are none.
 std::optional<Summary> summarise(std::span<const double> samples);
 
-/// Returns the weight_sync seconds of the refits after the warm-up.
+/// Returns the weight_sync seconds of the refits after the warm-up in which an engine took part.
 std::vector<double> weight_sync_samples(const Result& result);
 
 /// Returns the host_seconds of these refits; nothing where the executor has none.
@@ -54,5 +54,20 @@ std::int64_t served_wrong(const Result& result);
 
 /// Returns the last proved fingerprint of the weights from which gen generates at the end; empty: they were not proved.
 std::string proved_weights(const Result& result);
+/// What became of an engine in a run in which engines come and go.
+struct EngineLives {
+  std::vector<std::int64_t> refits;                    ///< in which it took part
+  std::vector<double> weight_sync;                     ///< seconds of these
+  std::vector<std::pair<std::int64_t, double>> joins;  ///< refits before which it was made, and the seconds of that
+  std::optional<std::int64_t> dead_since;              ///< the first refit without it, where it is dead at the end
+  std::int64_t version = -1;                           ///< that it has at the end; -1: none
+};
+
+/// Returns the lives of each engine; nothing where the run has no drill, or no refits.
+std::vector<EngineLives> lives(const Result& result);
+
+/// Returns e.g. "gen holds version 5", or "engine 0 holds version 5; engine 1 holds version 2, dead since refit 3";
+/// empty before the first refit.
+std::string versions_text(const Result& result);
 
 }  // namespace refit::report

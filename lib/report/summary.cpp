@@ -113,21 +113,14 @@ void print_sizes(std::ostream& out, const Result& result) {
   }
 }
 
-/// Prints the version that engines have, each by itself where they differ.
+/// Prints which weights engines have.
 void print_versions(std::ostream& out, const Result& result) {
-  if (result.refits.empty() || result.engines.empty()) return;
-  const auto text_of = [](const std::optional<std::int64_t>& version) {
-    return version ? fmt::format("version {}", *version) : std::string("no version");
-  };
-  const bool alike = std::ranges::all_of(
-      result.engines, [&](const Engine& engine) { return engine.version == result.engines.front().version; });
-  std::string text;
-  for (std::size_t e = 0; e < (alike ? 1 : result.engines.size()); ++e)
-    text += fmt::format("{}{} holds {}", e == 0 ? "" : ", ", alike ? "gen" : fmt::format("engine {}", e),
-                        text_of(result.engines[e].version));
+  const std::string held = versions_text(result);
+  if (held.empty()) return;
   const std::string weights = proved_weights(result);
-  text += fmt::format(", of plan {}; weights {}", result.plan_hash, weights.empty() ? "not proved" : weights);
-  out << labelled("version", text);
+  out << labelled("version", fmt::format("{}{}; weights {}", held,
+                                         result.plan_hash.empty() ? "" : fmt::format("; plan {}", result.plan_hash),
+                                         weights.empty() ? "not proved" : weights));
 }
 
 void print_wrong(std::ostream& out, const std::vector<WrongTensor>& wrong, const std::vector<Engine>& engines) {

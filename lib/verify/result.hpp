@@ -80,7 +80,7 @@ struct StepResult : Verdict {
   std::vector<WrongTensor> wrong;  ///< in order of engine, tensor, then gen rank; fills of an engine last
   std::vector<TrainDisagreement> train_disagreements;
   std::vector<Overflow> overflows;  ///< of train's values as gen stores them, in order of tensor; each element once
-  std::vector<Verdict> engines;     ///< of each engine
+  std::vector<Verdict> engines;     ///< of each engine; one without tensors was not proved
 
   bool ok() const { return wrong.empty() && train_disagreements.empty(); }
 };

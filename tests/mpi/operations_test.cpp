@@ -14,7 +14,7 @@ TEST(MpiCommunicator, BroadcastsInManyOperations) {
   const auto world = make_mpi_control();
   std::vector<int> ranks(static_cast<std::size_t>(world->size()));
   std::iota(ranks.begin(), ranks.end(), 0);
-  test_support::check_broadcasts(*make_mpi_communicator(ranks, 8, 2, 999));
+  test_support::check_broadcasts(*make_mpi_communicator(ranks, 8, 2, nullptr, 999));
 }
 
 }  // namespace

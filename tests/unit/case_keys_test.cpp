@@ -107,6 +107,7 @@ const std::map<std::string, std::string> kOther = {
     {"run.count_seconds", "0.25"},
     {"run.phase_seconds", "7.5"},
     {"run.inject", "[\"a\", \"b\"]"},
+    {"run.drill", "\"kill engine 1 after refit 2\""},
     {"run.strict_upstream", "\"merged\""},
     {"output.json", "\"r.json\""},
     {"output.csv", "\"r.csv\""},

@@ -3,6 +3,7 @@
 
 #include "transport/mpi/error.hpp"
 #include "transport/mpi/mpi.hpp"
+#include "transport/mpi/world.hpp"
 
 namespace refit::transport {
 namespace {
@@ -91,15 +92,16 @@ class MpiCommunicator final : public Communicator {
 }  // namespace
 
 std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag, int lanes,
-                                                    std::int64_t operation_bytes) {
-  MPI_Group world = MPI_GROUP_NULL;
+                                                    const Control* world, std::int64_t operation_bytes) {
+  const MPI_Comm all = communicator_of(world);
+  MPI_Group ranks = MPI_GROUP_NULL;
   MPI_Group group = MPI_GROUP_NULL;
-  check_mpi(MPI_Comm_group(MPI_COMM_WORLD, &world));
-  check_mpi(MPI_Group_incl(world, static_cast<int>(members.size()), members.data(), &group));
+  check_mpi(MPI_Comm_group(all, &ranks));
+  check_mpi(MPI_Group_incl(ranks, static_cast<int>(members.size()), members.data(), &group));
   MPI_Comm comm = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_create_group(MPI_COMM_WORLD, group, tag, &comm));
+  check_mpi(MPI_Comm_create_group(all, group, tag, &comm));
   check_mpi(MPI_Group_free(&group));
-  check_mpi(MPI_Group_free(&world));
+  check_mpi(MPI_Group_free(&ranks));
   return std::make_unique<MpiCommunicator>(comm, lanes, operation_bytes);
 }
 

@@ -4,6 +4,7 @@
 
 #include "transport/mpi/error.hpp"
 #include "transport/mpi/mpi.hpp"
+#include "transport/mpi/world.hpp"
 
 namespace refit::transport {
 namespace {
@@ -64,6 +65,7 @@ class MpiControl final : public Control {
   MpiControl(const MpiControl&) = delete;
   MpiControl& operator=(const MpiControl&) = delete;
 
+  MPI_Comm communicator() const { return comm_; }
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   void barrier() override {
@@ -190,6 +192,10 @@ class MpiControl final : public Control {
 };
 
 }  // namespace
+
+MPI_Comm communicator_of(const Control* world) {
+  return world == nullptr ? MPI_COMM_WORLD : dynamic_cast<const MpiControl&>(*world).communicator();
+}
 
 std::unique_ptr<Control> make_mpi_control(Progress* progress) {
   MPI_Comm copy = MPI_COMM_NULL;

@@ -17,12 +17,12 @@ class MpiLinks final : public HostLinks {
     const Waiting waiting(&progress_);
     const int tag = next_tag_++;
     if (!std::ranges::binary_search(members, world_.rank())) return nullptr;
-    return make_mpi_communicator(members, tag, static_cast<int>(lanes));
+    return make_mpi_communicator(members, tag, static_cast<int>(lanes), &world_);
   }
 
   std::unique_ptr<PeerMemory> peer_memory(std::int64_t bytes) override {
     const Waiting waiting(&progress_);
-    return make_mpi_peer_memory(bytes);
+    return make_mpi_peer_memory(bytes, &world_);
   }
 
   bool probes_messages() const override { return true; }

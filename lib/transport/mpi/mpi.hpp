@@ -46,20 +46,23 @@ class MpiSession {
 /// Collective over MPI_COMM_WORLD.
 std::unique_ptr<Control> make_mpi_control(Progress* progress = nullptr);
 
-/// Makes a data-plane communicator of the world ranks in `members` (ascending; communicator rank = position).
-/// Collective over `members` only. `tag` tells apart communicators that are created at the same time. Lanes are 0 ..
-/// `lanes` - 1. `operation_bytes`: the most of one MPI operation (counts are ints): no message is longer, and
-/// broadcasts are cut.
+/// The ranks in the next functions are those of `world`: a control plane of make_mpi_control, or a split of one, which
+/// lends its MPI communicator while the call lasts; nullptr: all processes of the job.
+
+/// Makes a data-plane communicator of the ranks in `members` (ascending; communicator rank = position). Collective over
+/// `members` only. `tag` tells apart communicators that are created at the same time. Lanes are 0 .. `lanes` - 1.
+/// `operation_bytes`: the most of one MPI operation (counts are ints): no message is longer, and broadcasts are cut.
 std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag, int lanes,
+                                                    const Control* world = nullptr,
                                                     std::int64_t operation_bytes = std::int64_t{1} << 30);
 
 /// Makes shared memory of this node: an MPI shared window with `bytes` (256-byte aligned) on this rank. Collective over
 /// the world. Errors (runtime): less free shared memory than all ranks of the node ask for, checked before allocating;
 /// the message has the needed and the available amounts, and says that `--executor p2p` needs none.
-std::unique_ptr<PeerMemory> make_mpi_peer_memory(std::int64_t bytes);
+std::unique_ptr<PeerMemory> make_mpi_peer_memory(std::int64_t bytes, const Control* world = nullptr);
 
-/// Makes the links of a job on MPI, for the place where this build's kernels run. `world`: make_mpi_control's; must
-/// outlive the result. `timeout_seconds`: as make_device_links has it.
+/// Makes the links of a job on MPI, or of a part of its ranks, for the place where this build's kernels run. `world`:
+/// make_mpi_control's or a split of it; must outlive the result. `timeout_seconds`: as make_device_links has it.
 std::unique_ptr<Links> make_links(Control& world, double timeout_seconds, Progress& progress);
 
 }  // namespace refit::transport

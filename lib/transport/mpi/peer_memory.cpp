@@ -9,6 +9,7 @@
 #include "transport/memory.hpp"
 #include "transport/mpi/error.hpp"
 #include "transport/mpi/mpi.hpp"
+#include "transport/mpi/world.hpp"
 
 namespace refit::transport {
 namespace {
@@ -21,15 +22,15 @@ constexpr std::int64_t kPageBytes = 4096;
 
 class MpiPeerMemory final : public PeerMemory {
  public:
-  explicit MpiPeerMemory(std::int64_t bytes) {
+  MpiPeerMemory(std::int64_t bytes, MPI_Comm world) {
     int world_size = 0;
     int world_rank = 0;
-    check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &world_size));
-    check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &world_rank));
-    check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, world_rank, MPI_INFO_NULL, &node_));
+    check_mpi(MPI_Comm_size(world, &world_size));
+    check_mpi(MPI_Comm_rank(world, &world_rank));
+    check_mpi(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, world_rank, MPI_INFO_NULL, &node_));
     // MPI aligns parts to 8 bytes only: each has room to begin at the next multiple of kStorageAlignment.
     if (bytes > 0) bytes += kStorageAlignment;
-    require_space(bytes);
+    require_space(bytes, world);
     void* base = nullptr;
     // One window, its parts apart: each rank's part begins on a page of its own.
     MPI_Info info = MPI_INFO_NULL;
@@ -64,7 +65,7 @@ class MpiPeerMemory final : public PeerMemory {
 
  private:
   /// Throws on all ranks of the world or on none, with the numbers of the node that is shortest of memory.
-  void require_space(std::int64_t bytes) {
+  void require_space(std::int64_t bytes, MPI_Comm world) {
     std::int64_t numbers[2] = {round_up(bytes, kPageBytes), 0};  // needed, available
     check_mpi(MPI_Allreduce(MPI_IN_PLACE, numbers, 1, MPI_INT64_T, MPI_SUM, node_));
     struct statvfs status {};
@@ -81,10 +82,10 @@ class MpiPeerMemory final : public PeerMemory {
       long missing;
       int rank;
     } worst{numbers[0] - numbers[1], 0};
-    check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &worst.rank));
-    check_mpi(MPI_Allreduce(MPI_IN_PLACE, &worst, 1, MPI_LONG_INT, MPI_MAXLOC, MPI_COMM_WORLD));
+    check_mpi(MPI_Comm_rank(world, &worst.rank));
+    check_mpi(MPI_Allreduce(MPI_IN_PLACE, &worst, 1, MPI_LONG_INT, MPI_MAXLOC, world));
     if (worst.missing <= 0) return;
-    check_mpi(MPI_Bcast(numbers, 2, MPI_INT64_T, worst.rank, MPI_COMM_WORLD));
+    check_mpi(MPI_Bcast(numbers, 2, MPI_INT64_T, worst.rank, world));
     check_mpi(MPI_Comm_free(&node_));
     fail_runtime(
         "shared memory: {:.2f} GiB are needed for the gen arenas and {} of world rank {} has {:.2f} GiB for it (free "
@@ -124,6 +125,8 @@ class MpiPeerMemory final : public PeerMemory {
 
 }  // namespace
 
-std::unique_ptr<PeerMemory> make_mpi_peer_memory(std::int64_t bytes) { return std::make_unique<MpiPeerMemory>(bytes); }
+std::unique_ptr<PeerMemory> make_mpi_peer_memory(std::int64_t bytes, const Control* world) {
+  return std::make_unique<MpiPeerMemory>(bytes, communicator_of(world));
+}
 
 }  // namespace refit::transport
