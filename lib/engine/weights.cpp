@@ -212,6 +212,7 @@ void Weights::dump(const std::string& folder, const layout::Layout& side, Rank r
   }
   std::map<std::string, std::string> metadata{
       {"format", "pt"}, {"rank", fmt::format("{}", to_int(rank))}, {"coordinates", side.coordinates(rank)}};
+  metadata.emplace(kUpdateFact, to_string(setup_.c.run.update));
   for (const auto& [key, value] : setup_.c.facts) metadata.emplace(cases::kFactPrefix + key, value);
   for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
     if (chunks.size() > 1) metadata["chunk"] = fmt::format("{} of {}", chunk, chunks.size());

@@ -18,6 +18,9 @@ namespace refit::engine {
 
 using cases::Setup;
 
+/// The key of run.update in a dump's metadata: what is not "none" has changed the weights that the run read.
+inline constexpr const char* kUpdateFact = "run.update";
+
 /// The result of loading.
 struct Loaded {
   checkpoint::ReadStatistics statistics;

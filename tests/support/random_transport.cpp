@@ -219,6 +219,8 @@ void RandomTransport::make_layouts(std::mt19937_64& random, int ranks, bool colo
     source_ = std::make_unique<WithoutScales>(std::move(source));
     destination_ = std::make_unique<CutBetweenBlocks>(model_, std::move(destination), *base_.quantiser);
   } else {
+    std::mt19937_64 repeats(combine(seed_, 0x2E9EA7));
+    if (repeats() % 2 == 0) repeat_some(repeats, destination);
     source_ = std::make_unique<MeshLayout>(std::move(source));
     destination_ = std::make_unique<MeshLayout>(std::move(destination));
   }
