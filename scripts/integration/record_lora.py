@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Records what real vLLM holds of LoRA adapters: tests/data/adapters.tar.xz.
 
-    GEN_PYTHON scripts/integration/record_lora.py FOLDER
+    GEN_PYTHON scripts/integration/record_lora.py FOLDER [CASE ...]
 
 For each case, vLLM makes a small model on every rank (CPU, gloo), wraps its layers, loads a PEFT adapter by its own loader and activates it;
 FOLDER/vllm/<case>/rank<r>.safetensors are then its buffers of adapters, one for each slice, of the one adapter that it was started for
@@ -191,7 +191,8 @@ def run(case: str, folder: Path) -> bool:
 def main() -> int:
     folder = Path(sys.argv[1])
     for name in ADAPTERS:
-        write_adapter(folder / "adapters" / name, name)
+        if not (folder / "adapters" / name).exists():
+            write_adapter(folder / "adapters" / name, name)
     wanted = sys.argv[2:] or list(CASES)
     right = [run(case, folder) for case in wanted]
     return 0 if all(right) else 1

@@ -192,7 +192,7 @@ def refusals(suite):
     layouts = ("--train", "TP2", "--gen", "TP2")
     rank = ("--set", "adapters.rank=4")
     base = (*MODEL, *layouts)
-    refused(suite, "alpha nan", (*base, *rank, "--set", "adapters.alpha=nan"), ("adapters.alpha",))
+    refused(suite, "alpha nan", (*base, *rank, "--set", "adapters.alpha=nan"), ("needs a number from 0",))
     refused(suite, "keys without a rank", (*base, "--set", "adapters.only=true"), ("adapters.only: means nothing",))
     refused(suite, "target", (*base, *rank, "--set", 'adapters.targets=["q_porj"]'), ("did you mean q_proj?",))
     refused(suite, "rank", (*base, "--set", "adapters.rank=99999"), ("adapters.rank: 99999 is more than",))
@@ -211,7 +211,7 @@ def refusals(suite):
     refused(suite, "A without B", model, (missing.replace("lora_B", "lora_A"), "has no lora_B", "adapter_model.safetensors"))
     safetensors.write(file, tensors)
     refused(suite, "fused", (*model, "--set", "train.lora=fused"), ("and the trainer has one matrix for both",), lines=None)
-    refused(suite, "another model", (*MODEL, *layouts, "--adapters", adapter), ("more problems",), lines=None)
+    refused(suite, "another model", (*MODEL, *layouts, "--adapters", adapter), ("is it of another base model",), lines=None)
     os.remove(os.path.join(adapter, "adapter_config.json"))
     refused(suite, "no configuration", model, ("adapter_config.json",))
 

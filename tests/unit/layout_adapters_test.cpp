@@ -26,6 +26,7 @@ train::megatron::Side megatron(const char* sizes, LoraForm form = LoraForm::cano
   train::megatron::Side side;
   side.written.sizes = parse_parallelism(sizes);
   side.written.lora = form;
+  side.written.make_vocab_size_divisible_by = 1;
   side.complete();
   return side;
 }
