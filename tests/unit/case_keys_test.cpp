@@ -91,6 +91,7 @@ const std::map<std::string, std::string> kOther = {
     {"refit.chunk_bytes", "\"64KiB\""},
     {"refit.ring_chunks", "4"},
     {"refit.small_bytes", "4096"},
+    {"refit.delta", "\"bitmap\""},
     {"refit.misc_buffer_bytes", "\"1GB\""},
     {"refit.check_agreement", "false"},
     {"run.device", "\"cuda\""},
@@ -101,7 +102,7 @@ const std::map<std::string, std::string> kOther = {
     {"run.warmup", "0"},
     {"run.seed", "9223372036854775807"},
     {"run.weight_version", "7"},
-    {"run.update", "\"none\""},
+    {"run.update", "\"sparse:0.025\""},
     {"run.verify", "\"last\""},
     {"run.timeout_seconds", "2.5"},
     {"run.count_seconds", "0.25"},
@@ -187,6 +188,22 @@ TEST(CaseKeys, EveryKeyIsAnOption) {
     options.push_back({key.name, kOther.at(key.name), "--set"});
     EXPECT_EQ(key.get(read_case("", options)), kOther.at(key.name)) << key.name;
   }
+}
+
+TEST(CaseKeys, UpdatesAreWordsOrFractions) {
+  using cases::Update;
+  EXPECT_EQ(cases::parse_update("perturb"), (Update{Update::Kind::perturb, 1}));
+  EXPECT_EQ(cases::parse_update("none"), (Update{Update::Kind::none, 0}));
+  EXPECT_EQ(cases::parse_update("sparse:0"), (Update{Update::Kind::sparse, 0}));
+  EXPECT_EQ(cases::parse_update("sparse:0.025"), (Update{Update::Kind::sparse, 0.025}));
+  EXPECT_EQ(cases::parse_update("sparse:1e-6"), (Update{Update::Kind::sparse, 1e-6}));
+  EXPECT_EQ(cases::parse_update("sparse:1"), (Update{Update::Kind::sparse, 1}));
+  for (const char* text : {"", "sparse", "sparse:", "sparse:x", "sparse:1.5", "sparse:-0.1", "sparse:-0", "sparse:nan",
+                           "sparse:inf", "sparse: 0.1", "sparse:0.1 ", "sparse:0.1x", "sparse:1e999", "Perturb"}) {
+    EXPECT_EQ(cases::parse_update(text), std::nullopt) << text;
+  }
+  for (const char* text : {"perturb", "none", "sparse:0", "sparse:0.025", "sparse:1e-06", "sparse:1"})
+    EXPECT_EQ(to_string(*cases::parse_update(text)), text);
 }
 
 TEST(CaseKeys, CopiesOfACaseHaveSidesOfTheirOwn) {
