@@ -110,17 +110,17 @@ class Reader {
       return wrong(fmt::format("engine {} is dead by then: it was killed after refit {}; let it rejoin before", engine,
                                lives.back().last));
     if (refit < lives.back().first)
-      return wrong(fmt::format("engine {} joins before refit {} and takes part in it before it can die; the clauses of "
-                               "an engine stand in the order in which they happen",
-                               engine, lives.back().first));
+      return wrong(
+          fmt::format("engine {} joins before refit {} and takes part in it before it can die; the clauses of "
+                      "an engine stand in the order in which they happen",
+                      engine, lives.back().first));
     lives.back().last = refit;
     if (restarts) lives.push_back({refit + 1, refits_});
   }
 
   void join(std::size_t engine, std::int64_t refit) {
     std::vector<Life>& lives = all_.drill.lives(engine);
-    if (refit > refits_ || refit < 1)
-      return wrong(fmt::format("refits are 1 to {} (run.warmup + run.steps)", refits_));
+    if (refit > refits_ || refit < 1) return wrong(fmt::format("refits are 1 to {} (run.warmup + run.steps)", refits_));
     if (!named_[engine]) {  // late
       if (refit == 1) return wrong(fmt::format("engine {} is there from the beginning; leave this out", engine));
       lives = {{refit, refits_}};
@@ -145,7 +145,8 @@ class Reader {
 }  // namespace
 
 bool Drill::takes_part(std::size_t engine, std::int64_t refit) const {
-  return std::ranges::any_of(lives(engine), [&](const Life& life) { return life.first <= refit && refit <= life.last; });
+  return std::ranges::any_of(lives(engine),
+                             [&](const Life& life) { return life.first <= refit && refit <= life.last; });
 }
 
 bool Drill::joins(std::size_t engine, std::int64_t refit) const {

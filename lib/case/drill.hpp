@@ -1,8 +1,8 @@
 #pragma once
 // What befalls the engines of a run between its refits (run.drill), worked out: the refits in which each takes part.
 //
-// Example, of two engines and five refits: "kill engine 1 after refit 2; rejoin before refit 4" gives engine 0 one life,
-// refits 1 to 5, and engine 1 two of them, 1 to 2 and 4 to 5.
+// Example, of two engines and five refits: "kill engine 1 after refit 2; rejoin before refit 4" gives engine 0 one
+// life, refits 1 to 5, and engine 1 two of them, 1 to 2 and 4 to 5.
 
 #include <cstdint>
 #include <string>
@@ -56,7 +56,8 @@ struct DrillText {
 /// Reads clauses with a `;` between them, those of an engine in the order in which they happen:
 ///
 ///   kill engine N after refit R       restart engine N after refit R        it is made anew before refit R + 1
-///   join engine N before refit R      rejoin engine N before refit R        without "engine N": that of the clause before
+///   join engine N before refit R      rejoin engine N before refit R        without "engine N": that of the clause
+///   before
 ///
 /// A join of an engine that was not killed before makes it late: it is not there from the beginning. An empty text is a
 /// drill in which nothing happens.

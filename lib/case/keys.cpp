@@ -204,10 +204,11 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
                  "Longest time of counting wrong elements; wrong tensors and ranks are named before.",
                  MEMBER(run.count_seconds)),
       Of::texts("run.inject", "Faults to inject (refit list injections).", MEMBER(run.inject), "--inject"),
-      Of::text("run.drill",
-               "What befalls engines between refits: \"kill engine 1 after refit 2; rejoin before refit 4\", also restart "
-               "and join.",
-               MEMBER(run.drill), "--drill"),
+      Of::text(
+          "run.drill",
+          "What befalls engines between refits: \"kill engine 1 after refit 2; rejoin before refit 4\", also restart "
+          "and join.",
+          MEMBER(run.drill), "--drill"),
       Of::word("run.strict_upstream", "Refuse what that version refuses.", MEMBER(run.strict_upstream)),
 
       Of::output("output.json", "Result file.", MEMBER(output.json), "--json"),

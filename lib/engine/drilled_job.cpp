@@ -66,8 +66,7 @@ DrilledJob::DrilledJob(transport::Control& world, const kernels::ExecutionSpace&
   const OwnRanks own = setup_.c.world().own(world_.rank());
   for (std::size_t e = 0; e < engines_.size(); ++e) {
     Engine& engine = engines_[e];
-    const bool is_of_it =
-        own.destination && setup_.gen->engine(*own.destination) == static_cast<std::int32_t>(e);
+    const bool is_of_it = own.destination && setup_.gen->engine(*own.destination) == static_cast<std::int32_t>(e);
     engine.world = world_.split(own.source || is_of_it ? 0 : -1);
     if (engine.world) engine.places = transport::places_of(*engine.world);
   }
@@ -178,8 +177,10 @@ void DrilledJob::prepare(report::Result& result) {
     }
   }
   result.notes.push_back(
-      "run.drill: each engine has a session of its own, and they are refitted one after the other; a killed engine loses "
-      "its session, communicators, mappings, weights and version, but its processes live on and wait: MPI ends the whole "
+      "run.drill: each engine has a session of its own, and they are refitted one after the other; a killed engine "
+      "loses "
+      "its session, communicators, mappings, weights and version, but its processes live on and wait: MPI ends the "
+      "whole "
       "job when one of its processes dies");
   if (const std::vector<std::int64_t> idle = drill_.idle(); !idle.empty())
     result.notes.push_back(fmt::format("run.drill: no engine takes part in refit {}", fmt::join(idle, ", ")));
@@ -289,8 +290,7 @@ void DrilledJob::dump() const {
   for (const Engine& engine : engines_) limit = std::max(limit, engine.job ? engine.job->phase_limit() : 0);
   progress_.begin("dump", world_.max(limit));
   together(world_, [&] {
-    if (train_ && !output.dump_train.empty())
-      train_->weights->dump(output.dump_train, *setup_.train, train_->rank, {});
+    if (train_ && !output.dump_train.empty()) train_->weights->dump(output.dump_train, *setup_.train, train_->rank, {});
     for (const Engine& engine : engines_)
       if (engine.job && gen) engine.job->dump_gen(*setup_.gen, *gen);
   });

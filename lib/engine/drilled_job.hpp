@@ -3,13 +3,13 @@
 // ranks, over communicators and mapped memory that nobody else uses: one that is gone costs the others nothing, and is
 // made anew without them.
 //
-// An engine that is killed loses everything that a process loses which dies: session, communicators, mappings, the memory
-// of its weights and the version that they were. Its processes themselves live: MPI would end the job with them. They
-// take no part until the engine joins; then everything is made as for a new one.
+// An engine that is killed loses everything that a process loses which dies: session, communicators, mappings, the
+// memory of its weights and the version that they were. Its processes themselves live: MPI would end the job with them.
+// They take no part until the engine joins; then everything is made as for a new one.
 //
 // Example, TP2 -> TP1+TP2, "kill engine 1 after refit 2; rejoin before refit 4": world ranks 0 and 1 are train ranks, 2
-// is engine 0, 3 and 4 are engine 1. Ranks 0, 1, 2 have a job of engine 0, ranks 0, 1, 3, 4 have one of engine 1, which is
-// gone in refit 3.
+// is engine 0, 3 and 4 are engine 1. Ranks 0, 1, 2 have a job of engine 0, ranks 0, 1, 3, 4 have one of engine 1, which
+// is gone in refit 3.
 
 #include <memory>
 #include <optional>
@@ -40,14 +40,15 @@ class DrilledJob final : public Work {
  private:
   /// One engine, as this rank knows it.
   struct Engine {
-    std::unique_ptr<Setup> setup;               ///< of the case with this engine alone
-    std::int32_t first_rank = 0;                ///< of gen's
-    std::unique_ptr<transport::Control> world;  ///< of train's ranks and the engine's; nullptr: this rank is none of them
-    transport::Places places;                   ///< of these
-    std::unique_ptr<Job> job;                   ///< while the engine lives, on its world's ranks
-    std::int64_t version = 0;                   ///< that it says it holds
-    bool is_trusted = false;                    ///< injected: it counts as up to date, and is left out of refits
-    std::optional<double> join_seconds;         ///< where it was made after the refit before
+    std::unique_ptr<Setup> setup;  ///< of the case with this engine alone
+    std::int32_t first_rank = 0;   ///< of gen's
+    std::unique_ptr<transport::Control>
+        world;                           ///< of train's ranks and the engine's; nullptr: this rank is none of them
+    transport::Places places;            ///< of these
+    std::unique_ptr<Job> job;            ///< while the engine lives, on its world's ranks
+    std::int64_t version = 0;            ///< that it says it holds
+    bool is_trusted = false;             ///< injected: it counts as up to date, and is left out of refits
+    std::optional<double> join_seconds;  ///< where it was made after the refit before
   };
 
   /// Runs work that is collective over an engine's world on its ranks; then all ranks of the job throw what these threw

@@ -24,8 +24,8 @@ inject::Faults faults_of_run(const cases::Setup& setup) {
   inject::Faults faults = faults_of(setup);
   placed(c, [&] {
     faults.require_effect({setup.model, *setup.train, *setup.gen, setup.split.bulk, setup.split.misc, c.run.colocated,
-                           cases::how_of(c).row().stores, c.run.update == cases::Update::perturb,
-                           c.run.refits(), c.drill().has_new_life()});
+                           cases::how_of(c).row().stores, c.run.update == cases::Update::perturb, c.run.refits(),
+                           c.drill().has_new_life()});
   });
   return faults;
 }

@@ -221,7 +221,8 @@ void Job::load(report::Result& result) {
       overflows.insert(overflows.end(), loaded.overflows.begin(), loaded.overflows.end());
     }
   });
-  if (makes_train_) train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
+  if (makes_train_)
+    train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
   result.prepare.emplace_back("load", world_.max(now() - start));
   result.load = report::Load{world_.sum(read.bytes_read), world_.sum(read.bytes_needed)};
   say(rounding_notes(setup_, world_, rounded), result);
@@ -405,7 +406,8 @@ void Job::dump() const {
   if (setup_.c.output.dump_train.empty() && setup_.c.output.dump_gen.empty()) return;
   progress_.begin("dump", limits_.phase(host_bytes_));
   together(world_, [&] {
-    if (train_ && !setup_.c.output.dump_train.empty()) train_->weights->dump(setup_.c.output.dump_train, *setup_.train, train_->rank, {});
+    if (train_ && !setup_.c.output.dump_train.empty())
+      train_->weights->dump(setup_.c.output.dump_train, *setup_.train, train_->rank, {});
     if (gen_) dump_gen(*setup_.gen, gen_->rank);
   });
 }

@@ -34,10 +34,11 @@ struct OwnSide {
   std::unique_ptr<Weights> weights;
 };
 
-/// Changes a train rank's weights before a refit, in place of an optimiser's step, if the case wants that. `leaves_out`:
-/// tensors that stay as they are.
-void update_weights(const kernels::ExecutionSpace& space, const cases::Case& c, const OwnSide& train,
-                    std::int64_t refit, const Weights::Which& leaves_out = [](const model::Tensor&) { return false; });
+/// Changes a train rank's weights before a refit, in place of an optimiser's step, if the case wants that.
+/// `leaves_out`: tensors that stay as they are.
+void update_weights(
+    const kernels::ExecutionSpace& space, const cases::Case& c, const OwnSide& train, std::int64_t refit,
+    const Weights::Which& leaves_out = [](const model::Tensor&) { return false; });
 
 /// What a run does with its ranks. Every function is collective over the job, and tells the rank's progress its phases,
 /// each with its limit.
@@ -47,8 +48,8 @@ class Work {
   /// Allocates, measures, plans, agrees, loads, and checks the loaded weights; fills in the sections of `result` that
   /// are then known.
   virtual void prepare(report::Result& result) = 0;
-  /// Lets happen what befalls engines between the refit before and refit `number`, which comes next; changes the sections
-  /// of `result` that concern engines, and adds notes.
+  /// Lets happen what befalls engines between the refit before and refit `number`, which comes next; changes the
+  /// sections of `result` that concern engines, and adds notes.
   virtual void change_engines(std::int64_t /*number*/, report::Result& /*result*/) {}
   /// Runs refit number 1, 2, ...: update, barrier, refit; returns the maximum over ranks of its phases.
   virtual report::Refit refit(std::int64_t number) = 0;

@@ -29,19 +29,19 @@ struct Setting {
 
 /// The part of a run on which a fault acts.
 enum class Act : std::uint8_t {
-  train_layout,    ///< the places where planner and executors find the concerned tensors
-  gen_layout,      ///< the places to which they bring them
-  drop,            ///< neither path carries them
-  load,            ///< train rank 1's copy gets one wrong bit after loading
-  update,          ///< train rank 1 leaves them out in the update before refit 2
-  stale,           ///< no rank runs the bulk path after refit 1
-  skip,            ///< train rank 0 leaves out the bulk path of refit 2
-  keep_scales,     ///< gen does not finalise the KV cache's scales after refit 1
-  keep_derived,    ///< gen does not make derived storages anew after refit 1
-  forget_scales,   ///< gen finalises them as if none had been loaded
-  keep,            ///< gen keeps what refit 1 brought of the concerned tensors
-  old_magnitudes,  ///< train ranks quantise with the magnitudes of refit 1
-  change,          ///< gen changes the concerned tensors whenever they have arrived
+  train_layout,       ///< the places where planner and executors find the concerned tensors
+  gen_layout,         ///< the places to which they bring them
+  drop,               ///< neither path carries them
+  load,               ///< train rank 1's copy gets one wrong bit after loading
+  update,             ///< train rank 1 leaves them out in the update before refit 2
+  stale,              ///< no rank runs the bulk path after refit 1
+  skip,               ///< train rank 0 leaves out the bulk path of refit 2
+  keep_scales,        ///< gen does not finalise the KV cache's scales after refit 1
+  keep_derived,       ///< gen does not make derived storages anew after refit 1
+  forget_scales,      ///< gen finalises them as if none had been loaded
+  keep,               ///< gen keeps what refit 1 brought of the concerned tensors
+  old_magnitudes,     ///< train ranks quantise with the magnitudes of refit 1
+  change,             ///< gen changes the concerned tensors whenever they have arrived
   trust_new_engines,  ///< an engine that is made anew counts as up to date
   // Schedules: see schedules.cpp.
   skip_gen,         ///< gen rank 0 leaves out the bulk path of refit 2

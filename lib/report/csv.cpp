@@ -78,11 +78,12 @@ std::string to_csv(const Result& result) {
   for (const Refit& refit : result.refits) {
     text += fmt::format("{},{},{},{}", run, refit.number, refit.warmup ? 1 : 0, refit.weight_sync);
     for (const std::string& phase : phases) text += ',' + optional_field(find_phase(refit, phase));
-    text += fmt::format(",{},{},{},{},{},{},{},{},{},{}\n", bytes, optional_field(algorithm_bandwidth(result, refit)),
-                        optional_field(refit.elements_wrong), optional_field(refit.kl_max), engines,
-                        by_engine(refit.engine_elements_wrong, number), by_engine(refit.engine_kl_max, number), sides,
-                        by_engine(refit.engines, [](const EngineRefit& one) { return optional_field(one.weight_sync); }),
-                        by_engine(refit.engines, [](const EngineRefit& one) { return fmt::format("{}", one.version); }));
+    text +=
+        fmt::format(",{},{},{},{},{},{},{},{},{},{}\n", bytes, optional_field(algorithm_bandwidth(result, refit)),
+                    optional_field(refit.elements_wrong), optional_field(refit.kl_max), engines,
+                    by_engine(refit.engine_elements_wrong, number), by_engine(refit.engine_kl_max, number), sides,
+                    by_engine(refit.engines, [](const EngineRefit& one) { return optional_field(one.weight_sync); }),
+                    by_engine(refit.engines, [](const EngineRefit& one) { return fmt::format("{}", one.version); }));
   }
   return text;
 }

@@ -91,7 +91,8 @@ void put(Json& json, const EngineLives& lives) {
   json["refits"] = lives.refits;
   json["weight_sync"] = lives.weight_sync;
   json["joins"] = Json::array();
-  for (const auto& [refit, seconds] : lives.joins) json["joins"].push_back({{"before_refit", refit}, {"seconds", seconds}});
+  for (const auto& [refit, seconds] : lives.joins)
+    json["joins"].push_back({{"before_refit", refit}, {"seconds", seconds}});
   if (lives.dead_since) json["dead_since"] = *lives.dead_since;
 }
 

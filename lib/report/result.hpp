@@ -188,7 +188,7 @@ struct EngineRefit {
   bool alive = true;                   ///< by the drill's own words
   std::optional<double> weight_sync;   ///< seconds of its own ranks and train's; absent where it took no part
   std::optional<double> join_seconds;  ///< seconds in which it was made, where that was between the refit before and it
-  std::int64_t version = 0;  ///< the number of the last refit that it has, as it says itself; 0: of none
+  std::int64_t version = 0;            ///< the number of the last refit that it has, as it says itself; 0: of none
 };
 
 /// One refit: maxima over all ranks.

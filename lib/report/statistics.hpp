@@ -46,11 +46,11 @@ std::optional<double> algorithm_bandwidth(const Result& result, const Refit& ref
 
 /// What became of an engine in a run in which engines come and go.
 struct EngineLives {
-  std::vector<std::int64_t> refits;                        ///< in which it took part
-  std::vector<double> weight_sync;                         ///< seconds of these
-  std::vector<std::pair<std::int64_t, double>> joins;      ///< refits before which it was made, and the seconds of that
-  std::optional<std::int64_t> dead_since;                  ///< the first refit without it, where it is dead at the end
-  std::int64_t version = 0;                                ///< the last refit that it had; 0: none
+  std::vector<std::int64_t> refits;                    ///< in which it took part
+  std::vector<double> weight_sync;                     ///< seconds of these
+  std::vector<std::pair<std::int64_t, double>> joins;  ///< refits before which it was made, and the seconds of that
+  std::optional<std::int64_t> dead_since;              ///< the first refit without it, where it is dead at the end
+  std::int64_t version = 0;                            ///< the last refit that it had; 0: none
 };
 
 /// Returns the lives of each engine; nothing where the run has no drill, or no refits.

@@ -168,17 +168,22 @@ TEST(CaseCheck, RefusesDrillsThatCannotBe) {
   constexpr auto kUsage = ErrorKind::usage;
   const std::string drill = "run.drill=restart engine 0 after refit 2";
   const std::vector<Row> rows = {
-      {{"run.drill=kill engine 1 after refit 2"}, kUsage, "run.drill: \"kill engine 1 after refit 2\": there is no engine 1"},
+      {{"run.drill=kill engine 1 after refit 2"},
+       kUsage,
+       "run.drill: \"kill engine 1 after refit 2\": there is no engine 1"},
       {{drill, "run.steps=1", "run.warmup=1"}, kUsage, "an engine can restart after refit 1 to 1: there are 2"},
       {{drill, "run.colocated=true"}, kUsage, "run.drill: needs train and gen ranks that are apart"},
       {{drill, "refit.executor=m2n"}, kUsage, "run.drill: executor m2n"},
-      {{drill, "run.inject=[\"skip-send\"]"}, kUsage, "goes with no injected bug but B62-stale-engine, and skip-send is"},
+      {{drill, "run.inject=[\"skip-send\"]"},
+       kUsage,
+       "goes with no injected bug but B62-stale-engine, and skip-send is"},
   };
   for (const Row& row : rows) expect_refused(row);
-  for (const auto& settings : {std::vector<std::string>{drill},
-                               {drill, "run.steps=2", "run.warmup=1"},
-                               {drill, "run.inject=[\"B62-stale-engine\"]"},
-                               {"run.drill=kill engine 1 after refit 2; join engine 0 before refit 3", "gen.layout=TP2+TP1"}})
+  for (const auto& settings :
+       {std::vector<std::string>{drill},
+        {drill, "run.steps=2", "run.warmup=1"},
+        {drill, "run.inject=[\"B62-stale-engine\"]"},
+        {"run.drill=kill engine 1 after refit 2; join engine 0 before refit 3", "gen.layout=TP2+TP1"}})
     EXPECT_THAT(cases::violations(case_of(settings)), ::testing::IsEmpty()) << ::testing::PrintToString(settings);
 }
 

@@ -22,7 +22,8 @@ std::string verdict_of(const std::vector<report::EngineRefit>& engines) {
   for (std::int64_t number = 1; number <= 3; ++number) {
     report::Refit& refit = result.refits.emplace_back();
     refit.number = number;
-    refit.engines = number < 3 ? std::vector<report::EngineRefit>{{true, 0.5, {}, number}, {true, 0.5, {}, number}} : engines;
+    refit.engines =
+        number < 3 ? std::vector<report::EngineRefit>{{true, 0.5, {}, number}, {true, 0.5, {}, number}} : engines;
   }
   judge(setup, result);
   EXPECT_EQ(result.exit_code, result.error ? 1 : 0);
@@ -34,9 +35,10 @@ TEST(Judge, NamesAnEngineThatHoldsOlderWeightsThanTheLastRefits) {
   EXPECT_EQ(verdict_of({{true, 0.5, {}, 3}, {false, {}, {}, 2}}), "");  // dead, and known to be
   EXPECT_EQ(verdict_of({{true, 0.5, {}, 3}, {true, {}, {}, 2}}),
             "engine 1 (TP1) holds version 2 and would serve it: the last refit was 3");
-  EXPECT_EQ(verdict_of({{true, {}, {}, 1}, {true, {}, 0.25, 0}}),
-            "engine 0 (TP2) holds version 1 and would serve it: the last refit was 3; engine 1 (TP1) holds version 0 and "
-            "would serve it: the last refit was 3");
+  EXPECT_EQ(
+      verdict_of({{true, {}, {}, 1}, {true, {}, 0.25, 0}}),
+      "engine 0 (TP2) holds version 1 and would serve it: the last refit was 3; engine 1 (TP1) holds version 0 and "
+      "would serve it: the last refit was 3");
 }
 
 }  // namespace
