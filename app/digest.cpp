@@ -5,9 +5,14 @@
 #include <algorithm>
 #include <filesystem>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "app/commands.hpp"
 #include "app/dump_facts.hpp"
 #include "app/inputs.hpp"
+#include "checkpoint/checkpoint.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
 #include "diagnose/dumps.hpp"
@@ -38,6 +43,26 @@ bool is_checkpoint(const std::string& path) {
     if (name.ends_with(".safetensors") || name.ends_with(".h5") || name.ends_with(".index.json")) return true;
   }
   return false;
+}
+
+/// Returns the folder of a checkpoint, given by its path or by that of its only file.
+std::string folder_of(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) return path;
+  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  const std::string folder = parent.empty() ? "." : parent.string();
+  const checkpoint::Checkpoint read = checkpoint::open(folder);
+  if (read.files.size() == 1 && std::filesystem::equivalent(read.files.front(), path, error)) return folder;
+  fail_usage("{}: is not all that is read of the checkpoint in its folder; give the folder, {}", path, folder);
+}
+
+/// Lets go of freed memory at once. Else glibc keeps blocks of up to 32 MiB for later, and those of whole tensors, of
+/// many sizes, leave gaps that none fits: 620 MB for Qwen3-0.6B in NVFP4 instead of 108.
+void return_freed_memory() {
+#ifdef __GLIBC__
+  constexpr int kMapped = 1 << 20;
+  mallopt(M_MMAP_THRESHOLD, kMapped);
+#endif
 }
 
 cases::Case case_of(const std::vector<Option>& options, const std::string& inputs) {
@@ -73,6 +98,7 @@ cases::Case with_plain_trainer(const std::vector<Option>& options, const std::st
 }  // namespace
 
 int digest(const DigestOptions& given) {
+  return_freed_memory();
   const kernels::Runtime runtime;
   if (!given.json.empty()) report::fail_refused(report::refused_outputs({given.json}, given.force));
   report::require_not_read(given.json, {given.source, given.dump, given.answer});
@@ -84,7 +110,7 @@ int digest(const DigestOptions& given) {
   std::vector<Option> options = given.options;
   const bool has_weights = is_checkpoint(given.source);
   options.push_back({has_weights ? "model.checkpoint" : "model.config",
-                     has_weights ? given.source : config_path(given.source, given.inputs), "CHECKPOINT"});
+                     has_weights ? folder_of(given.source) : config_path(given.source, given.inputs), "CHECKPOINT"});
   if (!given.dump.empty()) add_facts(diagnose::Dumps(given.dump, "gen").metadata(), options);
   if (!is_given(options, "gen.layout")) {
     fail_usage("--gen is required{}: the layout of the engine, e.g. TP4",

@@ -202,7 +202,20 @@ void poison(const ExecutionSpace& space, std::byte* data, std::int64_t bytes);
 /// and infinity stay. Other types: the lowest bit flips, except for the largest values and NaN of F8_E4M3 (0x7E, 0x7F,
 /// 0xFE, 0xFF), and of F8_E8M0 and U8, which may be E8M0 (254, 255). All other elements differ from their value of the
 /// step before.
-void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t key, std::int64_t step);
+///
+/// With a `fraction` below 1 only elements change whose own random bits of the step (is_perturbed) say so.
+void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t key, std::int64_t step,
+             double fraction = 1);
+
+/// Returns the least random number that no longer changes an element, of a fraction below 1.
+constexpr std::uint64_t perturbation_bound(double fraction) {
+  return static_cast<std::uint64_t>(fraction * 0x1p63) * 2;
+}
+
+/// Returns whether an element changes in a step, `mixed` being combine(key, step).
+constexpr bool is_perturbed(std::uint64_t mixed, std::int64_t index, std::uint64_t bound) {
+  return splitmix64(splitmix64(mixed) + static_cast<std::uint64_t>(index) * 0x9E3779B97F4A7C15ULL) < bound;
+}
 
 /// Returns the shift of the changed bits of a castable type: they are the lowest ones that BF16 has too, so that the
 /// change survives a cast to it.

@@ -138,11 +138,41 @@ void perturb_values(const ExecutionSpace& space, const std::string& label, const
   }
 }
 
+/// Changes those elements alone whose random bits say so.
+template <typename Change>
+struct PerturbSome {
+  static constexpr bool kReads = true;
+  static constexpr bool kWrites = true;
+  static constexpr bool kWords = false;
+  Change change;
+  std::uint64_t mixed, bound;
+
+  template <typename Bits>
+  KOKKOS_INLINE_FUNCTION Bits operator()(Bits bits, std::int64_t index, std::int64_t place) const {
+    return is_perturbed(mixed, index, bound) ? change(bits, index, place) : bits;
+  }
+};
+
+void perturb_some(const ExecutionSpace& space, const std::string& label, const Region& region, std::uint64_t mixed,
+                  std::uint64_t bound) {
+  const auto run = [&](auto change, auto zero) {
+    for_each_element<decltype(zero)>(space, label, region, PerturbSome<decltype(change)>{change, mixed, bound});
+  };
+  switch (region.dtype) {
+    case DType::f32: return run(Perturb<F32>{mixed}, F32::Bits{});
+    case DType::f16: return run(Perturb<F16>{mixed}, F16::Bits{});
+    case DType::bf16: return run(Perturb<BF16>{mixed}, BF16::Bits{});
+    default: break;
+  }
+  with_bits_of(region.dtype, [&](auto zero) { run(FlipLowest<decltype(zero)>{kept_bits(region.dtype)}, zero); });
+}
+
 }  // namespace
 
-void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t key, std::int64_t step) {
+void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t key, std::int64_t step, double fraction) {
   static const std::string label = "refit::perturb";
   const std::uint64_t mixed = combine(key, static_cast<std::uint64_t>(step));
+  if (fraction < 1) return perturb_some(space, label, region, mixed, perturbation_bound(fraction));
   switch (region.dtype) {
     case DType::f32: return perturb_values<F32>(space, label, region, mixed);
     case DType::f16: return perturb_values<F16>(space, label, region, mixed);

@@ -3,6 +3,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <filesystem>
 #include <set>
 
@@ -19,7 +21,7 @@ namespace {
 constexpr std::string_view kTiedLmHead[] = {"absent", "present"};
 constexpr std::string_view kCommunicators[] = {"single", "per-stage"};
 constexpr std::string_view kDevice[] = {"cpu", "cuda"};
-constexpr std::string_view kUpdate[] = {"perturb", "none"};
+constexpr std::string_view kSparse = "sparse:";
 constexpr std::string_view kVerify[] = {"every", "last", "off"};
 constexpr std::string_view kStrict[] = {"off", "seed", "merged"};
 constexpr std::string_view kOutcome[] = {"pass", "mismatch", "error", "timeout"};
@@ -48,6 +50,31 @@ void check_model(const Case& c, Complaints& complaints) {
   if (checkpoint) complaints.meaningless({"model.tied_lm_head"}, "with model.checkpoint, which shows it itself");
 }
 
+void check_adapters(const Case& c, Complaints& complaints) {
+  const AdapterSection& a = c.adapters;
+  if (!a.given()) {
+    return complaints.meaningless({"adapters.alpha", "adapters.targets", "adapters.send", "adapters.only"},
+                                  "without adapters.rank or adapters.checkpoint");
+  }
+  const char* key = a.checkpoint.empty() ? "adapters.rank" : "adapters.checkpoint";
+  complaints.require(!c.m2n.given(), key, "means nothing with m2n.model and m2n.system; leave it out");
+  if (!a.checkpoint.empty()) {
+    complaints.meaningless({"adapters.rank", "adapters.alpha", "adapters.targets"},
+                           "with adapters.checkpoint, whose adapter_config.json says it");
+  }
+  if (c.m2n.given()) return;
+  complaints.require(c.train->keeps_adapters(), key,
+                     fmt::format("{} has no rule for LoRA pairs", c.train->row().chosen_by));
+  for (const layout::Side& engine : c.gen) {
+    complaints.require(a.send == model::SendAdapters::merged || engine->keeps_adapters(), "adapters.send",
+                       fmt::format("apart: {} has no rule for LoRA pairs here; use adapters.send = \"merged\"",
+                                   engine->row().chosen_by));
+  }
+  complaints.require(!a.only || !quantiser_of(c), "adapters.only",
+                     "needs engines with the precision of the checkpoint: weights that are quantised on the way are "
+                     "train's; use gen.precision = train.precision");
+}
+
 void check_refit(const Case& c, Complaints& complaints) {
   const auto& mine = transport::row_of(c.refit.executor);
   const std::string because = fmt::format("with refit.executor = \"{}\"", mine.name);
@@ -74,6 +101,12 @@ void check_refit(const Case& c, Complaints& complaints) {
       !c.run.colocated || c.refit.executor != ExecutorKind::m2n, "run.colocated",
       "executor m2n needs train and gen ranks that are apart: its meshes may not share ranks; use golden, "
       "p2p or direct");
+  complaints.require(
+      c.refit.commit != Commit::layers || mine.has_parts, "refit.commit",
+      fmt::format("\"layers\" with executor {} would take its staging memory once for each layer; use direct or p2p",
+                  mine.name));
+  if (c.refit.commit != Commit::stage)
+    complaints.meaningless({"refit.stage_bytes"}, fmt::format("with refit.commit = \"{}\"", name(c.refit.commit)));
   if (c.run.timeout_seconds <= 0) complaints.meaningless({"run.phase_seconds"}, "with run.timeout_seconds = 0");
 }
 
@@ -87,6 +120,9 @@ void check_drill(const Case& c, Complaints& complaints) {
   complaints.require(!c.run.colocated, "run.drill",
                      "needs train and gen ranks that are apart (run.colocated = false): a process that dies takes both "
                      "sides of its rank along");
+  complaints.require(c.refit.commit != Commit::stage, "run.drill",
+                     "refit.commit = \"stage\" is not drilled: engines are refitted in place, or layer by layer");
+  complaints.require(!c.adapters.given(), "run.drill", "adapters are not drilled; leave the section out");
   complaints.require(c.refit.executor != ExecutorKind::m2n, "run.drill",
                      "executor m2n: its library keeps one operation for the whole run; use golden, p2p or direct");
   for (const std::string& name : c.run.inject)
@@ -157,6 +193,10 @@ std::string input_of(const Case& c, const std::string& path) {
                                                              {"the file of model.config", c.model.config},
                                                              {"the file of m2n.model", c.m2n.model},
                                                              {"the file of m2n.system", c.m2n.system}};
+  if (!c.adapters.checkpoint.empty()) {
+    for (const char* name : {"adapter_config.json", "adapter_model.safetensors"})
+      inputs.emplace_back("a file of adapters.checkpoint", c.adapters.checkpoint + "/" + name);
+  }
   const auto add_inputs = [&](const layout::SideSpec& side) {
     for (const auto& [key, input] : side.inputs()) inputs.emplace_back("the file of " + key, input);
   };
@@ -172,11 +212,27 @@ std::string input_of(const Case& c, const std::string& path) {
 Choices choices(TiedLmHead) { return kTiedLmHead; }
 Choices choices(Communicators) { return kCommunicators; }
 Choices choices(Device) { return kDevice; }
-Choices choices(Update) { return kUpdate; }
 Choices choices(Verify) { return kVerify; }
 Choices choices(Strict) { return kStrict; }
 Choices choices(ExpectedOutcome) { return kOutcome; }
 Choices choices(BugKind) { return kBugKind; }
+
+std::string to_string(const Update& update) {
+  if (update.kind == Update::Kind::sparse) return fmt::format("{}{}", kSparse, update.fraction);
+  return update.kind == Update::Kind::none ? "none" : "perturb";
+}
+
+std::optional<Update> parse_update(std::string_view text) {
+  if (text == "perturb") return Update();
+  if (text == "none") return Update{Update::Kind::none, 0};
+  if (!text.starts_with(kSparse)) return std::nullopt;
+  const std::string_view number = text.substr(kSparse.size());
+  Update update{Update::Kind::sparse, 0};
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), update.fraction);
+  const bool is_number = error == std::errc() && end == number.data() + number.size();
+  if (!is_number || std::signbit(update.fraction) || !(update.fraction <= 1)) return std::nullopt;
+  return update;
+}
 
 WorldMap Case::world() const { return Sides::world(run.colocated); }
 
@@ -198,6 +254,7 @@ std::vector<std::string> violations(const Case& c) {
   check_model(c, complaints);
   pair::check_sides(c, complaints);
   check_upstream(c, complaints);
+  check_adapters(c, complaints);
   check_refit(c, complaints);
   check_drill(c, complaints);
   check_expect(c, complaints);
@@ -228,9 +285,11 @@ session::How how_of(const Case& c) {
   how.tuning.chunk_bytes = c.refit.chunk_bytes;
   how.tuning.ring_chunks = c.refit.ring_chunks;
   if (c.refit.small_bytes >= 0) how.tuning.small_bytes = c.refit.small_bytes;
+  how.tuning.delta = c.refit.delta;
   how.per_stage = c.refit.communicators == Communicators::per_stage;
   how.fan_out = c.refit.fan_out;
   how.mechanism = c.refit.mechanism;
+  how.commit = c.refit.commit;
   how.misc_buffer_bytes = c.refit.misc_buffer_bytes;
   how.check_agreement = c.refit.check_agreement;
   how.byte_matrix = !c.output.hdf5.empty();

@@ -33,10 +33,11 @@ using pair::name_of_engine;
 using pair::quantiser_of;
 using transport::ExecutorKind;
 enum class Communicators : std::uint8_t { single, per_stage };
+using session::Commit;
 using session::FanOut;
 using session::Mechanism;
+using transport::Delta;
 enum class Device : std::uint8_t { cpu, cuda };
-enum class Update : std::uint8_t { perturb, none };
 enum class Verify : std::uint8_t { every, last, off };
 enum class Strict : std::uint8_t { off, seed, merged };
 enum class ExpectedOutcome : std::uint8_t { pass, mismatch, error, timeout };
@@ -45,11 +46,25 @@ enum class BugKind : std::uint8_t { mismatch, hang, memory, assertion, performan
 Choices choices(TiedLmHead);
 Choices choices(Communicators);
 Choices choices(Device);
-Choices choices(Update);
 Choices choices(Verify);
 Choices choices(Strict);
 Choices choices(ExpectedOutcome);
 Choices choices(BugKind);
+
+/// What happens to the train weights before each refit: the low bits of all elements change (kernels::perturb), of
+/// none, or of a part of those of every weight.
+struct Update {
+  enum class Kind : std::uint8_t { perturb, none, sparse };
+  Kind kind = Kind::perturb;
+  double fraction = 1;  ///< of the elements that change: 1, 0, or anything between
+
+  bool changes() const { return fraction > 0; }
+  friend bool operator==(const Update&, const Update&) = default;
+};
+/// Returns the text of an update: "perturb", "none" or "sparse:FRACTION".
+std::string to_string(const Update& update);
+/// Returns the update of a text; nothing for other texts.
+std::optional<Update> parse_update(std::string_view text);
 
 struct ModelSection {
   std::string config;       ///< path of a config.json; empty where a checkpoint is given
@@ -71,17 +86,32 @@ struct M2nSection {
   bool given() const { return !model.empty() || !system.empty(); }
 };
 
+/// LoRA pairs beside the model's weights: of a rank and alpha, or those of a checkpoint.
+struct AdapterSection {
+  std::int64_t rank = 0;             ///< 0 = none, or the checkpoint's
+  double alpha = 0;                  ///< 0 = the rank
+  std::vector<std::string> targets;  ///< last words of modules' names, as PEFT's target_modules; empty = all
+  std::string checkpoint;            ///< path of a PEFT folder; empty = synthetic ones
+  model::SendAdapters send = model::SendAdapters::apart;
+  bool only = false;  ///< nothing else is trained and refitted
+
+  bool given() const { return rank > 0 || !checkpoint.empty(); }
+};
+
 struct RefitSection {
   Bulk bulk = Bulk::all;
   ExecutorKind executor = ExecutorKind::direct;
   FanOut fan_out = FanOut::automatic;
   Mechanism mechanism = Mechanism::automatic;
+  Commit commit = Commit::in_place;
+  std::int64_t stage_bytes = -1;  ///< of a gen rank's second place; -1 = as many as its weights
   Communicators communicators = Communicators::single;
   std::int64_t streams = 4;
   std::int64_t group_size = 64;
   std::int64_t chunk_bytes = std::int64_t{64} << 20;
   std::int64_t ring_chunks = 2;   ///< chunks of p2p's ring in flight
   std::int64_t small_bytes = -1;  ///< p2p packs smaller messages; -1 = as is best on the device
+  Delta delta = Delta::off;
   std::int64_t misc_buffer_bytes = std::int64_t{256} << 20;
   bool check_agreement = true;
 };
@@ -94,7 +124,8 @@ struct RunSection {
   std::int64_t steps = 10;
   std::int64_t warmup = 1;
   std::int64_t seed = 1;
-  Update update = Update::perturb;
+  std::int64_t weight_version = 1;  ///< of the first refit
+  Update update;
   Verify verify = Verify::every;
   double timeout_seconds = 60;  ///< of one refit; 0 = no limit on any phase
   double phase_seconds = 60;    ///< of every other phase, in addition
@@ -104,6 +135,8 @@ struct RunSection {
   Strict strict_upstream = Strict::off;
 
   std::int64_t refits() const { return warmup + steps; }
+  /// Returns the version that refit number 1, 2, ... brings.
+  std::int64_t version(std::int64_t refit) const { return weight_version + refit - 1; }
 };
 
 /// Paths of outputs; empty = not asked for.
@@ -154,14 +187,15 @@ struct Case : pair::Sides {
 
   ModelSection model;
   M2nSection m2n;
+  AdapterSection adapters;
   RefitSection refit;
   RunSection run;
   OutputSection output;
   ExpectSection expect;
   BugSection bug;
 
-  /// The given keys of model, train and gen as TOML text, with absolute paths: "gen.layout" -> "\"TP4\"", or the
-  /// layouts of all engines, "\"TP4+TP2\"". Dumps carry them in their metadata, each behind kFactPrefix.
+  /// The given keys of model, adapters, train and gen as TOML text, with absolute paths: "gen.layout" -> "\"TP4\"", or
+  /// the layouts of all engines, "\"TP4+TP2\"". Dumps carry them in their metadata, each behind kFactPrefix.
   std::map<std::string, std::string> facts;
 
   /// Returns which ranks of the two sides a job's processes are.

@@ -56,6 +56,24 @@ keys::Key<Case> mismatches(std::string name, std::string help, Access access) {
   return Of::make_key(std::move(name), Kind::table, "tables", std::move(help), "", access, assign, print);
 }
 
+template <typename Access>
+keys::Key<Case> update(std::string name, std::string help, Access access) {
+  const auto assign = [](Update& member, const Value& value) -> std::string {
+    const auto* given = std::get_if<std::string>(&value);
+    const std::optional<Update> parsed = given == nullptr ? std::nullopt : parse_update(*given);
+    if (!parsed) {
+      return fmt::format(
+          "needs \"perturb\", \"none\" or \"sparse:FRACTION\" with a fraction from 0 to 1, e.g. "
+          "\"sparse:0.025\"{}",
+          given == nullptr ? "" : fmt::format(", not \"{}\"", *given));
+    }
+    member = *parsed;
+    return "";
+  };
+  return Of::make_key(std::move(name), Kind::word, "perturb | none | sparse:FRACTION", std::move(help), "", access,
+                      assign, [](const Update& member) { return keys::quoted(to_string(member)); });
+}
+
 #define MEMBER(path) \
   [](auto& c) -> auto& { return c.path; }
 
@@ -141,6 +159,21 @@ std::vector<keys::Key<Case>> keys_of_the_model() {
       Of::texts("model.skip", "Globs of the checkpoint's tensors that neither side has, e.g. \"mtp.*\", \"visual.*\".",
                 MEMBER(model.skip)),
 
+      Of::integer("adapters.rank", 0, kMany, "Rank of synthetic LoRA pairs beside weights; 0 = no adapters.",
+                  MEMBER(adapters.rank)),
+      Of::number("adapters.alpha", 0, 1e9, "number", "lora_alpha: W counts as W + alpha / rank B A; 0 = rank.",
+                 MEMBER(adapters.alpha)),
+      Of::texts("adapters.targets", "Last words of adapted modules (target_modules), e.g. \"q_proj\"; none = all.",
+                MEMBER(adapters.targets)),
+      Of::input("adapters.checkpoint",
+                "PEFT's folder with adapter_config.json and adapter_model.safetensors, instead of synthetic pairs.",
+                MEMBER(adapters.checkpoint), "--adapters"),
+      Of::word("adapters.send", "LoRA pairs go to engines beside their weights, or merged into them.",
+               MEMBER(adapters.send)),
+      Of::boolean("adapters.only",
+                  "Only adapters are trained and refitted; engines load all else from the checkpoint, once.",
+                  MEMBER(adapters.only)),
+
       Of::input("m2n.model", "NCCL M2N's list of tensors, instead of a model: dtypes and placements are its own.",
                 MEMBER(m2n.model), "--m2n-model"),
       Of::input("m2n.system", "NCCL M2N's two meshes, instead of train.layout and gen.layout.", MEMBER(m2n.system),
@@ -157,6 +190,16 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
       Of::word("refit.mechanism",
                "direct on GPUs: what stores plain copies into another GPU; auto: copy engines where they are faster.",
                MEMBER(refit.mechanism), "--mechanism"),
+      Of::word(
+          "refit.commit",
+          "When gen generates from what arrives: in_place = at once, so that it pauses for the whole refit; layers "
+          "= the same, one layer after the other; stage = beside the weights in use, then it is proved and flipped.",
+          MEMBER(refit.commit), "--commit"),
+      Of::bytes(
+          "refit.stage_bytes",
+          "stage: most memory of a gen rank for the second place of its weights; layers without one move while gen "
+          "pauses. Not given: room for all.",
+          MEMBER(refit.stage_bytes)),
       Of::word("refit.communicators", "golden, p2p, m2n: one communicator, or one per train PP stage.",
                MEMBER(refit.communicators)),
       Of::integer(
@@ -173,6 +216,10 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
           "p2p, m2n: messages of fewer bytes are packed with others between the same ranks; -1 = 1 MiB on GPUs, "
           "16 KiB on hosts.",
           MEMBER(refit.small_bytes)),
+      Of::word("refit.delta",
+               "p2p: refits after the first one send what has changed, in the form that has the fewest bytes, or in "
+               "one form where that has fewer than the weights themselves.",
+               MEMBER(refit.delta), "--delta"),
       Of::bytes("refit.misc_buffer_bytes", "Size of each of the misc path's two buffers; at least 4 KiB.",
                 MEMBER(refit.misc_buffer_bytes)),
       Of::boolean("refit.check_agreement", "Compare the plans of every pair of ranks before the first step.",
@@ -190,7 +237,12 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
       Of::integer("run.warmup", 0, kMany, "Refits before the measured ones.", MEMBER(run.warmup), "--warmup"),
       Of::integer("run.seed", 0, std::numeric_limits<std::int64_t>::max(), "Of synthetic weights and of the KL proxy.",
                   MEMBER(run.seed)),
-      Of::word("run.update", "What happens to the train weights before each refit.", MEMBER(run.update)),
+      Of::integer("run.weight_version", 0, std::numeric_limits<std::int64_t>::max() / 2,
+                  "Version of the first refit's weights; each refit brings the next one.", MEMBER(run.weight_version)),
+      update("run.update",
+             "What happens to the train weights before each refit: low bits of all elements change, of none, or of a "
+             "fraction of them, 0 to 1.",
+             MEMBER(run.update)),
       Of::word("run.verify", "Which refits are verified.", MEMBER(run.verify)),
       Of::number("run.timeout_seconds", 0, 1e6, "seconds",
                  "Longest time of one refit; 0 = none, and no phase has a limit.", MEMBER(run.timeout_seconds),

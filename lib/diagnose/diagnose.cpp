@@ -90,7 +90,10 @@ class Examination {
           "{}: this is no dump of {} for gen.layout {}: e.g. {} is not in it, but {} is{}; is the model the run's?",
           gen_.folder(), setup_.model.config.family, setup_.c.gen_layout(), fit.missing_example,
           gen_.names(Rank{0}).empty() ? "nothing" : gen_.names(Rank{0}).front(),
-          whose.empty() ? "" : fmt::format(", which looks like {}", whose));
+          whose.empty() ? ""
+                        : fmt::format(", which looks like {} (--gen-dump takes an engine's, --train-dump a trainer's, "
+                                      "--expected a checkpoint's)",
+                                      whose));
     }
     if (fit.misshaped == 0) return;
     const std::string other = fit.all_shapes ? fitting_layout(setup_, gen_) : "";

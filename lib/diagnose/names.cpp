@@ -80,12 +80,11 @@ std::string looks_like(std::span<const std::string> names) {
       {"flat_param", "FSDP's flat parameters: gather them, or dump full tensors"},
       {"lora_A", "adapters: dump the model that they are merged into"},
       {"exp_avg", "an optimizer's state: dump the model's parameters"},
-      {"linear_qkv.", "Megatron-Core's parameters: a train dump (--train-dump, files train-rank-NNNNN)"},
+      {"linear_qkv.", "Megatron-Core's parameters: a train dump (files train-rank-NNNNN)"},
       {"query_key_value.", "parameters of Megatron-LM before Megatron-Core"},
-      {"routed_experts.", "vLLM's parameters: a gen dump (--gen-dump, files gen-rank-NNNNN)"},
-      {"qkv_proj.", "vLLM's or SGLang's parameters: a gen dump (--gen-dump, files gen-rank-NNNNN)"},
-      {"q_proj.",
-       "a Hugging Face checkpoint's tensors, or those of a trainer that keeps its names: give it to --expected"},
+      {"routed_experts.", "vLLM's parameters: a gen dump (files gen-rank-NNNNN)"},
+      {"qkv_proj.", "vLLM's or SGLang's parameters: a gen dump (files gen-rank-NNNNN)"},
+      {"q_proj.", "a Hugging Face checkpoint's tensors, or those of a trainer that keeps its names"},
       {"transformer.h.", "GPT-2's parameters, of which no family here is"},
   }};
   for (const Mark& mark : kMarks) {

@@ -1,28 +1,25 @@
 #include "digest/answer.hpp"
 
 #include <algorithm>
-#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
-#include <sstream>
+#include <set>
 
 #include "core/error.hpp"
 #include "diagnose/names.hpp"
+#include "model/json_file.hpp"
 
 namespace refit::digest {
 namespace {
 
+using model::quotable;
 using nlohmann::json;
 using Checksums = std::map<std::string, std::string>;
 
-json parse(const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) fail_usage("--from-engine {}: cannot be read", path);
-  json document = json::parse(text.str(), nullptr, false);
-  if (document.is_discarded()) fail_usage("--from-engine {}: is not JSON", path);
-  return document;
-}
+/// Of 100,000 parameters on 64 ranks, several times over.
+constexpr std::int64_t kMaxBytes = std::int64_t{4} << 30;
+/// The longest checksum, and some more.
+constexpr std::size_t kShownChecksum = 80;
 
 [[noreturn]] void fail_no_answer(const std::string& path) {
   fail_usage(
@@ -32,33 +29,53 @@ json parse(const std::string& path) {
       path);
 }
 
+/// Hexadecimal digits count in either case.
+std::string in_lower_case(std::string text) {
+  for (char& c : text) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return text;
+}
+
 Checksums checksums_in(const std::string& path, const json& of) {
   Checksums checksums;
   if (!of.is_object()) fail_no_answer(path);
   for (const auto& [name, checksum] : of.items()) {
     if (!checksum.is_string()) fail_no_answer(path);
-    checksums.emplace(name, checksum.get<std::string>());
+    checksums.emplace(name, in_lower_case(checksum.get<std::string>()));
   }
   return checksums;
 }
 
+/// Refuses the answer of a checker that failed, on a part of the ranks perhaps.
+void require_success(const std::string& path, const json& answer) {
+  const auto success = answer.find("success");
+  if (success == answer.end() || *success == json(true)) return;
+  const auto message = answer.find("message");
+  const bool has_text = message != answer.end() && message->is_string();
+  fail_usage("--from-engine {}: the engine's weight checker failed{}{}; ask it again", path, has_text ? ": " : "",
+             has_text ? quotable(message->get<std::string>()) : "");
+}
+
 /// Returns vLLM's by rank: names begin with the rank's coordinates.
-std::vector<Checksums> of_vllm(const std::string& path, const json& answer, const Result& expected, Check& check) {
-  std::vector<Checksums> by_rank(expected.ranks.size());
+std::vector<Checksums> of_vllm(const std::string& path, const json& answer, const std::vector<std::string>& coordinates,
+                               const std::string& layout, std::vector<std::string>& notes) {
+  std::vector<std::string> prefixes;
+  for (const std::string& of : coordinates) prefixes.push_back(vllm_prefix(of));
+  std::vector<Checksums> by_rank(coordinates.size());
   std::vector<std::string> others;
   for (auto& [name, checksum] : checksums_in(path, answer.at("checksums"))) {
-    const auto owner = std::ranges::find_if(
-        expected.ranks, [&, &key = name](const RankDigests& rank) { return key.starts_with(rank.vllm_prefix); });
-    if (owner == expected.ranks.end()) {
+    const auto owner =
+        std::ranges::find_if(prefixes, [&, &key = name](const std::string& prefix) { return key.starts_with(prefix); });
+    if (owner == prefixes.end()) {
       others.push_back(name);
       continue;
     }
-    by_rank[static_cast<std::size_t>(owner - expected.ranks.begin())].emplace(name.substr(owner->vllm_prefix.size()),
-                                                                              checksum);
+    by_rank[static_cast<std::size_t>(owner - prefixes.begin())].emplace(name.substr(owner->size()), checksum);
   }
   if (!others.empty()) {
-    check.notes.push_back(fmt::format("{} checksums are of ranks that gen.layout {} has not, e.g. {}", others.size(),
-                                      expected.engines.front().layout, others.front()));
+    notes.push_back(fmt::format("{} checksums are of ranks that gen.layout {} has not, e.g. {}", others.size(), layout,
+                                quotable(others.front())));
   }
   return by_rank;
 }
@@ -70,15 +87,14 @@ std::int64_t number_in(const std::string& path, const json& info, const char* ke
 }
 
 /// Returns SGLang's by rank. Replicas follow each other; each lists its ranks.
-std::vector<Checksums> of_sglang(const std::string& path, const json& answer, const Result& expected, Check& check) {
-  std::vector<Checksums> by_rank(expected.ranks.size());
+std::vector<Checksums> of_sglang(const std::string& path, const json& answer,
+                                 const std::vector<std::string>& coordinates, const std::string& layout) {
+  std::vector<Checksums> by_rank(coordinates.size());
   const json& ranks = answer.at("ranks");
   if (!ranks.is_array()) fail_no_answer(path);
   std::map<std::pair<std::int64_t, std::int64_t>, std::vector<std::size_t>> places;  // by (pp, tp): each replica's
-  for (std::size_t i = 0; i < expected.ranks.size(); ++i) {
-    const std::string& of = expected.ranks[i].coordinates;
-    places[{coordinate(of, "pp"), coordinate(of, "tp")}].push_back(i);
-  }
+  for (std::size_t i = 0; i < coordinates.size(); ++i)
+    places[{coordinate(coordinates[i], "pp"), coordinate(coordinates[i], "tp")}].push_back(i);
   std::map<std::pair<std::int64_t, std::int64_t>, std::size_t> seen;
   for (const json& rank : ranks) {
     if (!rank.is_object() || !rank.contains("checksums") || !rank.contains("parallelism_info")) fail_no_answer(path);
@@ -90,24 +106,45 @@ std::vector<Checksums> of_sglang(const std::string& path, const json& answer, co
     const std::size_t replica = seen[at]++;
     const auto& of_rank = places[at];
     if (replica >= of_rank.size()) {
-      check.notes.push_back(fmt::format("gen.layout {} has no rank pp={} tp={} of replica {}",
-                                        expected.engines.front().layout, at.first, at.second, replica));
-      continue;
+      fail_usage(
+          "--from-engine {}: has {} entries or more of rank pp={} tp={}, of which gen.layout {} has {}; give the "
+          "engine's own layout (--gen), and one answer of each of its ranks",
+          path, replica + 1, at.first, at.second, layout, of_rank.size());
     }
     by_rank[of_rank[replica]] = checksums_in(path, rank.at("checksums"));
   }
   return by_rank;
 }
 
-/// Compares one rank; `forms`: any of them is right.
-void compare(const RankDigests& rank, const Checksums& found, std::span<const Form> forms, Check& check) {
+}  // namespace
+
+Answer::Answer(const std::string& path, const Forms& asked, const std::vector<std::string>& coordinates,
+               const std::string& layout)
+    : path_(path) {
+  const json answer = model::read_json(path, "weight checker's answer", kMaxBytes, model::Names::once);
+  if (!answer.is_object()) fail_no_answer(path);
+  require_success(path, answer);
+  const bool is_vllm = answer.contains("checksums");
+  if (!is_vllm && !answer.contains("ranks")) fail_no_answer(path);
+  possible_ = is_vllm ? std::vector{Form::vllm} : std::vector{Form::sglang, Form::sglang_cpu};
+  std::ranges::copy_if(possible_, std::back_inserter(forms_), [&](Form form) { return asked.has(form); });
+  if (forms_.empty()) {
+    fail_usage("--from-engine {}: is {}; needs {} among --forms", path, is_vllm ? "vLLM's answer" : "SGLang's answer",
+               is_vllm ? "vllm" : "sglang (of an engine on GPUs) or sglang-cpu");
+  }
+  by_rank_ =
+      is_vllm ? of_vllm(path, answer, coordinates, layout, notes_) : of_sglang(path, answer, coordinates, layout);
+}
+
+/// Compares one rank; any of the forms is right.
+void Answer::compare(const RankDigests& rank, const Checksums& found, Check& check) const {
   std::vector<std::string> names;
   for (const auto& [name, checksum] : found) names.push_back(name);
   const diagnose::Spellings spellings(names);
-  std::size_t used = 0;
+  std::set<std::string> used;
   for (const Row& row : rank.rows) {
     const std::string& name = row.parameter.storage.name;
-    const std::string& expected = digest_of(row.digests, forms.front());
+    const std::string& expected = digest_of(row.digests, forms_.front());
     if (expected.empty()) continue;  // the checker has none
     auto mine = found.find(name);
     if (const std::int64_t place = mine == found.end() ? spellings.find(name) : -1; place >= 0)
@@ -118,39 +155,33 @@ void compare(const RankDigests& rank, const Checksums& found, std::span<const Fo
       check.wrong.push_back({rank.rank, name, found.empty() ? "no answer of this rank" : "is not in the answer"});
       continue;
     }
-    ++used;
+    used.insert(mine->first);
     ++check.parameters;
     const bool is_right =
-        std::ranges::any_of(forms, [&](Form form) { return digest_of(row.digests, form) == mine->second; });
+        std::ranges::any_of(forms_, [&](Form form) { return digest_of(row.digests, form) == mine->second; });
     if (is_right) continue;
-    check.wrong.push_back(
-        {rank.rank, name, fmt::format("{}: {} instead of {}", refit::name(forms.front()), mine->second, expected)});
+    check.wrong.push_back({rank.rank, name,
+                           fmt::format("{}: {} instead of {}", refit::name(forms_.front()),
+                                       quotable(mine->second, kShownChecksum), expected)});
   }
-  if (used < found.size()) {
-    check.notes.push_back(
-        fmt::format("gen rank {}: {} checksums are of no parameter of the layout and are not compared", rank.rank,
-                    found.size() - used));
-  }
+  const auto other = std::ranges::find_if(names, [&](const std::string& name) { return !used.contains(name); });
+  if (other == names.end()) return;
+  check.notes.push_back(
+      fmt::format("gen rank {}: {} checksums are of no parameter of the layout and are not compared, e.g. {}",
+                  rank.rank, found.size() - used.size(), quotable(*other)));
 }
 
-}  // namespace
-
-Check check_answer(const std::string& path, const Result& expected) {
-  if (expected.engines.size() != 1)
-    fail_usage("--from-engine {}: is one engine's answer, but --gen has {}; give that engine alone", path,
-               expected.engines.size());
-  const json answer = parse(path);
+Check Answer::compare(const Result& expected) const {
   Check check;
-  check.what = "the answer " + path;
-  const bool is_vllm = answer.is_object() && answer.contains("checksums");
-  if (!is_vllm && !(answer.is_object() && answer.contains("ranks"))) fail_no_answer(path);
-  const std::vector<Checksums> found =
-      is_vllm ? of_vllm(path, answer, expected, check) : of_sglang(path, answer, expected, check);
-  const std::vector<Form> forms = is_vllm ? std::vector{Form::vllm} : std::vector{Form::sglang, Form::sglang_cpu};
-  for (const Form form : forms) {
-    if (!expected.forms.has(form)) fail_usage("--from-engine {}: needs --forms {}", path, name(form));
+  check.what = "the answer " + path_;
+  check.notes = notes_;
+  for (std::size_t i = 0; i < by_rank_.size(); ++i) compare(expected.ranks[i], by_rank_[i], check);
+  if (!check.wrong.empty() && forms_.size() < possible_.size()) {
+    check.notes.push_back(
+        fmt::format("compared in form {} alone: SGLang answers in sglang on GPUs and in sglang-cpu on "
+                    "CPUs (--forms sglang,sglang-cpu takes either)",
+                    name(forms_.front())));
   }
-  for (std::size_t i = 0; i < found.size(); ++i) compare(expected.ranks[i], found[i], forms, check);
   return check;
 }
 

@@ -170,6 +170,14 @@ void Values::write(const std::vector<Part>& parts) {
   space_.fence();
 }
 
+kernels::SharedBuffer Values::chunk(std::int64_t bytes) {
+  if (chunk_.bytes() < bytes) {
+    chunk_ = {};  // before the larger one is there
+    chunk_ = kernels::SharedBuffer(bytes);
+  }
+  return chunk_;
+}
+
 void Values::require_tied_heads(std::int64_t chunk_bytes) const {
   if (!setup_.checkpoint) return;
   const checkpoint::Checkpoint& files = *setup_.checkpoint;
@@ -302,7 +310,7 @@ void RankContents::stream_storage(const Local& local, std::size_t storage, std::
   const auto parts = ranges(of.shape, chunk_bytes / size);
   std::int64_t largest = 0;
   for (const auto& [first, count] : parts) largest = std::max(largest, count);
-  const kernels::SharedBuffer buffer(largest * size);
+  const kernels::SharedBuffer buffer = values_.chunk(largest * size);
   for (const auto& [first, count] : parts) {
     write(local, storage, first, count, buffer.data());
     visit(buffer.span().first(static_cast<std::size_t>(count * size)));

@@ -51,6 +51,9 @@ class Values {
   /// Writes the parts. Errors (usage): the checkpoint lacks the tensor, or a file ends early.
   void write(const std::vector<Part>& parts);
 
+  /// Returns memory of at least so many bytes, the same for all ranks and parameters: contents of before are gone.
+  kernels::SharedBuffer chunk(std::int64_t bytes);
+
   /// Checks that a tied model's head is its embedding, where the checkpoint has both. Errors (usage): it is not.
   void require_tied_heads(std::int64_t chunk_bytes) const;
 
@@ -71,6 +74,7 @@ class Values {
   diagnose::Source source_;
   checkpoint::Synthetic synthetic_;
   kernels::ExecutionSpace space_;
+  kernels::SharedBuffer chunk_;
 };
 
 /// One gen rank's parameters, in the order of the layout's storages. Keeps references to all arguments.
@@ -88,8 +92,8 @@ class RankContents {
 
   using Visit = std::function<void(std::span<std::byte>)>;
   /// Calls visit with the parameter's elements in order: whole rows of its last dimension, or parts of one, in memory
-  /// that the host and kernels see. `chunk_bytes`: at most so many at once, but at least an element; of processed ones
-  /// at least a matrix.
+  /// that the host and kernels see, and that the next call overwrites. `chunk_bytes`: at most so many at once, but at
+  /// least an element; of processed ones at least a matrix. `visit` may not stream.
   void stream(std::size_t parameter, std::int64_t chunk_bytes, const Visit& visit);
   /// Returns the parameter's elements.
   kernels::SharedBuffer whole(std::size_t parameter);

@@ -2,20 +2,20 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <set>
 
 #include "core/console.hpp"
 #include "digest/answer.hpp"
 #include "digest/expected.hpp"
+#include "engine/cache_scales.hpp"
 #include "engine/describe.hpp"
+#include "engine/weights.hpp"
+#include "layout/absorbed.hpp"
+#include "model/json_file.hpp"
 
 namespace refit::digest {
 namespace {
-
-std::string vllm_prefix(const std::string& coordinates) {
-  return fmt::format("dp{}:pp{}:pcp0:tp{}:", coordinate(coordinates, "dp"), coordinate(coordinates, "pp"),
-                     coordinate(coordinates, "tp"));
-}
 
 /// One rank's parameters on both sides of the comparison.
 struct Held {
@@ -30,6 +30,7 @@ class Digestion {
  public:
   explicit Digestion(const Request& request)
       : request_(request), setup_(request.c), values_(setup_, request.chunk_bytes), expected_(space_, request) {
+    if (!request.answer.empty()) read_answer();
     if (request.dump.empty()) return;
     dumps_ = std::make_unique<diagnose::Dumps>(request.dump, "gen");
     check_.what = "the dump " + request.dump;
@@ -50,22 +51,51 @@ class Digestion {
       digest_ranks(first, end);
       first = end;
     }
-    if (dumps_) result_.checks.push_back(std::move(check_));
-    if (!request_.answer.empty()) result_.checks.push_back(check_answer(request_.answer, result_));
+    if (dumps_) {
+      note_update();
+      result_.checks.push_back(std::move(check_));
+    }
+    if (answer_) result_.checks.push_back(answer_->compare(result_));
     return std::move(result_);
   }
 
  private:
+  void read_answer() {
+    if (setup_.c.gen.size() != 1)
+      fail_usage("--from-engine {}: is one engine's answer, but --gen has {}; give that engine alone", request_.answer,
+                 setup_.c.gen.size());
+    std::vector<std::string> coordinates;
+    for (std::int32_t r = 0; r < setup_.gen->ranks(); ++r) coordinates.push_back(setup_.gen->coordinates(Rank{r}));
+    answer_.emplace(request_.answer, request_.forms, coordinates, setup_.c.gen_layout());
+  }
+
   void describe() {
     result_.source = setup_.source();
     result_.family = setup_.model.config.family;
     result_.forms = request_.forms;
     result_.notes = setup_.model.notes;
     if (const std::string unknown = setup_.unknown_tensors(); !unknown.empty()) result_.notes.push_back(unknown);
+    note_undigested();
     for (const layout::Side& engine : setup_.c.gen) {
       const auto precision = engine->precision();
       result_.engines.push_back({std::string(engine->row().name), to_string(engine->sizes()),
                                  precision ? std::string(name(*precision)) : "", engine->sizes().ranks()});
+    }
+  }
+
+  /// Notes what engines have beside parameters, and what has no rule.
+  void note_undigested() {
+    if (const std::vector<std::string> buffers = engine::cache_buffers(setup_); !buffers.empty()) {
+      result_.notes.push_back(
+          fmt::format("{} buffers of gen that attention makes of the scales of the FP8 KV cache, e.g. {}, are no "
+                      "parameters and are not digested; refit diagnose compares them in dumps",
+                      buffers.size(), buffers.front()));
+    }
+    if (setup_.model.quantisation.format != StoredFormat::unquantised && layout::has_absorbed(setup_.model)) {
+      result_.notes.push_back(
+          fmt::format("what engines make of kv_b_proj in {} after loading (W_UK_T and W_UV of vLLM, w_kc and w_vc of "
+                      "SGLang) has no rule and is not digested",
+                      name(setup_.model.quantisation.format)));
     }
   }
 
@@ -139,6 +169,18 @@ class Digestion {
     }
   }
 
+  /// Says why a dump of changed weights differs, where its metadata have it.
+  void note_update() {
+    const auto update = dumps_->metadata().find(engine::kUpdateFact);
+    if (check_.wrong.empty() || update == dumps_->metadata().end() ||
+        update->second == cases::to_string({cases::Update::Kind::none, 0}))
+      return;
+    check_.notes.push_back(fmt::format(
+        "{} is of a run with run.update = \"{}\", which changed the weights in each of its refits: they are "
+        "not the checkpoint's any more; dump a run with --set run.update=none",
+        request_.dump, model::quotable(update->second)));
+  }
+
   void note_extras(const Held& held) {
     std::set<std::string> known;
     for (const Parameter& parameter : held.contents.parameters())
@@ -151,7 +193,7 @@ class Digestion {
     check_.notes.push_back(
         fmt::format("gen rank {}: {} parameters of the dump are not in the layout and not compared, "
                     "e.g. {}",
-                    to_int(held.rank), extras.size(), extras.front()));
+                    to_int(held.rank), extras.size(), model::quotable(extras.front())));
   }
 
   const Request& request_;
@@ -160,6 +202,7 @@ class Digestion {
   Values values_;
   Expected expected_;
   std::unique_ptr<diagnose::Dumps> dumps_;
+  std::optional<Answer> answer_;
   bool is_refusal_noted_ = false;
   Check check_;
   Result result_;
@@ -190,6 +233,11 @@ std::string RankDigests::sglang_overall(Form form) const {
 
 bool Result::equal() const {
   return std::ranges::all_of(checks, [](const Check& check) { return check.wrong.empty(); });
+}
+
+std::string vllm_prefix(const std::string& coordinates) {
+  return fmt::format("dp{}:pp{}:pcp0:tp{}:", coordinate(coordinates, "dp"), coordinate(coordinates, "pp"),
+                     coordinate(coordinates, "tp"));
 }
 
 Result digest(const Request& request) { return Digestion(request).run(); }

@@ -44,6 +44,8 @@ struct RankDigests {
 
 /// Returns a rank's number along an axis, as "tp=1 pp=0" says it; 0 where it says nothing.
 std::int64_t coordinate(const std::string& coordinates, std::string_view axis);
+/// Returns what the names of a rank's parameters begin with in vLLM's answers.
+std::string vllm_prefix(const std::string& coordinates);
 
 /// A parameter that is not what it must be.
 struct Wrong {

@@ -9,27 +9,28 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr std::size_t kShown = 40;
-constexpr std::array<int, kForms> kWidths{32, 64, 16, 16};
+/// The longest digest is on a line of its own, so that lines fit 120 columns where names do.
+constexpr std::array kShort{Form::refit, Form::sglang, Form::sglang_cpu};
 
-std::string table_of(const Result& result) {
-  std::string heading = "# rank";
-  for (int i = 0; i < kForms; ++i) {
-    if (result.forms.has(static_cast<Form>(i)))
-      heading += fmt::format(" {:<{}}", name(static_cast<Form>(i)), kWidths[static_cast<std::size_t>(i)]);
-  }
-  std::string text = heading + " dtype parameter\n";
+/// A line for each parameter with its rank, and below it the digests: "refit ... sglang ...", then "vllm ...".
+std::string list_of(const Result& result) {
+  std::string text;
   for (const RankDigests& rank : result.ranks) {
     for (const Row& row : rank.rows) {
-      text += fmt::format("{:>6}", rank.rank);
-      for (int i = 0; i < kForms; ++i) {
-        const auto form = static_cast<Form>(i);
-        if (!result.forms.has(form)) continue;
-        const std::string& digest = digest_of(row.digests, form);
-        text += fmt::format(" {:<{}}", digest.empty() ? "-" : digest, kWidths[static_cast<std::size_t>(i)]);
-      }
       const layout::Storage& storage = row.parameter.storage;
-      text += fmt::format(" {} {} {}{}\n", name(storage.dtype), storage.title(), to_string(storage.shape),
-                          row.parameter.kind == Kind::loaded ? "" : fmt::format(" ({})", name(row.parameter.kind)));
+      text +=
+          fmt::format("rank {} {} {} {}{}\n", rank.rank, storage.title(), name(storage.dtype), to_string(storage.shape),
+                      row.parameter.kind == Kind::loaded ? "" : fmt::format(" ({})", name(row.parameter.kind)));
+      const auto with_name = [&](Form form) {
+        const std::string& digest = digest_of(row.digests, form);
+        return fmt::format("  {} {}", name(form), digest.empty() ? "-" : digest);
+      };
+      std::string line;
+      for (const Form form : kShort) {
+        if (result.forms.has(form)) line += with_name(form);
+      }
+      if (!line.empty()) text += line + "\n";
+      if (result.forms.has(Form::vllm)) text += with_name(Form::vllm) + "\n";
     }
   }
   return text;
@@ -95,7 +96,7 @@ ordered_json json_of(const Check& check) {
 std::string to_text(const Result& result) {
   std::string text;
   for (const std::string& note : result.notes) text += fmt::format("note: {}\n", note);
-  if (result.checks.empty()) return text + table_of(result);
+  if (result.checks.empty()) return text + list_of(result);
   for (const Check& check : result.checks) text += text_of(check);
   return text;
 }

@@ -56,7 +56,7 @@ report::Settings settings_of(const Case& c) {
                             {"steps", c.run.steps},
                             {"warmup", c.run.warmup},
                             {"seed", c.run.seed},
-                            {"update", std::string(name(c.run.update))},
+                            {"update", to_string(c.run.update)},
                             {"verify", std::string(name(c.run.verify))},
                             {"timeout_seconds", c.run.timeout_seconds}};
   const bool quantises = cases::quantiser_of(c).has_value();
@@ -76,6 +76,12 @@ report::Settings settings_of(const Case& c) {
     settings.emplace_back("mechanism", std::string(name(c.refit.mechanism)));
   if (means("fan_out") && c.refit.fan_out != cases::FanOut::automatic)
     settings.emplace_back("fan_out", std::string(name(c.refit.fan_out)));
+  if (means("delta") && c.refit.delta != cases::Delta::off)
+    settings.emplace_back("delta", std::string(name(c.refit.delta)));
+  if (c.refit.commit != cases::Commit::in_place) settings.emplace_back("commit", std::string(name(c.refit.commit)));
+  if (c.refit.stage_bytes >= 0) settings.emplace_back("stage_bytes", c.refit.stage_bytes);
+  if (c.run.weight_version != cases::RunSection().weight_version)
+    settings.emplace_back("weight_version", c.run.weight_version);
   if (means("communicators")) settings.emplace_back("communicators", std::string(name(c.refit.communicators)));
   for (const auto& [option, value] : {std::pair("streams", c.refit.streams),
                                       {"group_size", c.refit.group_size},
@@ -105,7 +111,7 @@ std::pair<std::vector<report::Engine>, report::Group> engines_of(const Case& c) 
   std::int64_t first = 0;
   for (const layout::Side& engine : c.gen) {
     const std::int64_t ranks = engine->sizes().ranks();
-    engines.push_back({group_of(*engine, ranks), first, {}, {}, {}});
+    engines.push_back({group_of(*engine, ranks), first, {}, {}, {}, {}});
     first += ranks;
     const std::string& name = engines.back().group.made_by;
     if (std::ranges::find(names, name) == names.end()) names.push_back(name);
@@ -174,7 +180,7 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
       const bool is_packed = tensor.role == model::Role::packed_values;
       if (is_packed) counted.parameters += setup.model[tensor.scale_of].elements();
       if (!is_scale(tensor.role)) counted.parameters += product(tensor.file_shape());
-      const auto held = setup.train->format(tensor);
+      const auto held = setup.model.moves(tensor) ? setup.train->format(tensor) : std::nullopt;
       const DType dtype = held ? held->dtype : setup.gen->format(tensor).value().dtype;
       result.tensors.push_back({tensor.name, product(tensor.file_shape()) * byte_size(dtype), name});
     }
@@ -184,6 +190,10 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
   result.model = counted;
   result.payload = {payload.bulk_bytes, payload.misc_bytes, setup.split.qkv_to_misc, payload.from_checkpoint_bytes};
   if (setup.checkpoint) result.notes = setup.checkpoint->notes;
+  if (setup.adapter_checkpoint) {
+    const std::vector<std::string>& notes = setup.adapter_checkpoint->notes;
+    result.notes.insert(result.notes.end(), notes.begin(), notes.end());
+  }
   result.notes.insert(result.notes.end(), setup.model.notes.begin(), setup.model.notes.end());
   std::ranges::move(setup.c.train->notes(setup.model), std::back_inserter(result.notes));
   for (const layout::Side& side : setup.c.gen)

@@ -117,7 +117,7 @@ report::Result DrilledJob::join(std::size_t number, const report::Result& known)
     train_ = engine.job->train();
   });
   engine.join_seconds = world_.max(now() - start);
-  engine.version = 0;
+  engine.version = -1;
   return part;
 }
 
@@ -230,6 +230,7 @@ report::Refit DrilledJob::refit(std::int64_t number) {
   report::Refit result;
   result.number = number;
   result.warmup = number <= setup_.c.run.warmup;
+  result.version.number = setup_.c.run.version(number);
   result.weight_sync = world_.max(total);
   for (std::size_t e = 0; e < engines_.size(); ++e) {
     Engine& engine = engines_[e];
@@ -242,10 +243,18 @@ report::Refit DrilledJob::refit(std::int64_t number) {
       engine::add(recorded.phases, result.phases);
       if (recorded.host_seconds) result.host_seconds = result.host_seconds.value_or(0) + *recorded.host_seconds;
     }
-    if (part.alive) engine.version = number;
+    if (part.alive) engine.version = setup_.c.run.version(number);
     part.version = engine.version;
   }
   return result;
+}
+
+/// Has the engines that were refitted say that they hold its version.
+void DrilledJob::commit(report::Refit& refit) {
+  for (std::size_t e = 0; e < engines_.size(); ++e)
+    if (drill_.takes_part(e, refit.number) && !engines_[e].is_trusted)
+      among(e, [&] { engines_[e].job->commit(refit); });
+  refit.is_committed = true;
 }
 
 verify::StepResult DrilledJob::on_side(std::size_t engine, verify::StepResult result) const {

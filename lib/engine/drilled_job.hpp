@@ -30,6 +30,7 @@ class DrilledJob final : public Work {
   void prepare(report::Result& result) override;
   void change_engines(std::int64_t number, report::Result& result) override;
   report::Refit refit(std::int64_t number) override;
+  void commit(report::Refit& refit) override;
   verify::StepResult verify(std::int64_t number, report::Result& result, const verify::Named& named) override;
   std::int64_t library_bytes() const override { return 0; }
   /// Measures nothing: a drill has no bound.
@@ -46,7 +47,7 @@ class DrilledJob final : public Work {
         world;                           ///< of train's ranks and the engine's; nullptr: this rank is none of them
     transport::Places places;            ///< of these
     std::unique_ptr<Job> job;            ///< while the engine lives, on its world's ranks
-    std::int64_t version = 0;            ///< that it says it holds
+    std::int64_t version = -1;           ///< that it says it holds; -1: none
     bool is_trusted = false;             ///< injected: it counts as up to date, and is left out of refits
     std::optional<double> join_seconds;  ///< where it was made after the refit before
   };

@@ -99,10 +99,10 @@ std::string stale_engines(const report::Result& result) {
   std::string text;
   const std::vector<report::EngineLives> all = report::lives(result);
   for (std::size_t e = 0; e < all.size(); ++e) {
-    if (all[e].dead_since || all[e].version == result.refits.back().number) continue;
+    if (all[e].dead_since || all[e].version == result.refits.back().version.number) continue;
     text += fmt::format("{}engine {} ({}) holds version {} and would serve it: the last refit was {}",
                         text.empty() ? "" : "; ", e, result.engines[e].group.layout, all[e].version,
-                        result.refits.back().number);
+                        result.refits.back().version.number);
   }
   return text;
 }

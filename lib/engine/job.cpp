@@ -10,6 +10,7 @@
 #include "engine/describe.hpp"
 #include "engine/notes.hpp"
 #include "engine/unequal_scales.hpp"
+#include "transport/delta.hpp"
 #include "transport/mpi/mpi.hpp"
 #include "transport/together.hpp"
 #include "verify/overflows.hpp"
@@ -45,7 +46,7 @@ std::uint64_t input_hash(const model::Tensor& tensor) {
 
 void update_weights(const kernels::ExecutionSpace& space, const cases::Case& c, const OwnSide& train,
                     std::int64_t refit, const Weights::Which& leaves_out) {
-  if (c.run.update == cases::Update::perturb) train.weights->update(space, refit, leaves_out);
+  if (c.run.update.changes()) train.weights->update(space, refit, c.run.update.fraction, leaves_out);
 }
 
 Job::Job(transport::Control& world, const kernels::ExecutionSpace& space, const Setup& setup,
@@ -84,6 +85,7 @@ void Job::prepare(report::Result& result) {
     }
     if (train_ && !makes_train_) bytes += train_->bytes();
   });
+  stage();
   std::int64_t neighbours = 0;
   for (const int host : places_.hosts)
     neighbours = std::max<std::int64_t>(neighbours, std::ranges::count(places_.hosts, host));
@@ -97,10 +99,16 @@ void Job::prepare(report::Result& result) {
   record_estimate(result);
   load(result);
   record_session(result);
-  if (has_cache_scales()) make_cache_scales(result);
-  if (setup_.derived) make_derived(result);
-  if (processes(setup_)) make_processing(result);
+  make_gen_places(result);
   make_prover(result);
+}
+
+/// Chooses what has a second place. Collective.
+void Job::stage() {
+  if (how_.commit != session::Commit::stage) return;
+  std::optional<std::int64_t> most;
+  if (setup_.c.refit.stage_bytes >= 0) most = setup_.c.refit.stage_bytes;
+  staged_.emplace(world_, setup_.model, gen_ ? &gen_->local : nullptr, most);
 }
 
 /// Makes the prover: takes fingerprints of the tensors that gen alone stores, and a first look at the loaded weights.
@@ -162,9 +170,9 @@ void Job::allocate(report::Result& result) {
   const bool is_lean = one_host && setup_.c.run.verify == cases::Verify::off;
   std::int64_t bytes = 0;
   together(world_, [&] {
-    for (const OwnSide* side : made_sides()) bytes += side->bytes();
-    if (setup_.derived && gen_) bytes += Derived::bytes(setup_, gen_->rank);
-    if (processes(setup_) && gen_) bytes += Processing::bytes(setup_, gen_->rank);
+    for (const OwnSide* side : made_sides()) bytes += side->bytes() + adapted_bytes(*side);
+    if (gen_) bytes += (staged_ ? 2 : 1) * GenPlace::bytes(setup_, gen_->rank);
+    if (staged_ && gen_) bytes += staged_->bytes();
     bytes += session::staging_bytes(exchange_, how_, own(),
                                     is_lean ? session::Mapped::every_rank : session::Mapped::perhaps_not_all);
   });
@@ -173,9 +181,12 @@ void Job::allocate(report::Result& result) {
                        "use fewer layers (--layers), a -small model, or more hosts; of the executors direct needs "
                        "least: no staging memory beside the weights");
   const bool shared = how_.row().stores || links_->maps_always();
+  // Both places of gen's storages are one arena.
+  const std::int64_t first = gen_ ? round_up(gen_->bytes(), transport::kStorageAlignment) : 0;
+  const std::int64_t second = gen_ && staged_ ? staged_->bytes() : 0;
   if (shared) {
     const auto start = now();
-    together(world_, [&] { peers_ = links_->peer_memory(gen_ ? gen_->bytes() : 0); });
+    together(world_, [&] { peers_ = links_->peer_memory(first + second); });
     const double seconds = world_.max(now() - start);
     const std::string mechanism = peers_->mechanism();
     if (!mechanism.empty()) {
@@ -185,19 +196,48 @@ void Job::allocate(report::Result& result) {
   }
   together(world_, [&] {
     for (OwnSide* side : made_sides()) {
-      const bool is_mapped = side->group == Group::gen && shared;
-      if (!is_mapped) side->own_arena = links_->memory(side->bytes());
-      side->arena = side->own_arena ? side->own_arena->span()
-                                    : std::span(peers_->local(), static_cast<std::size_t>(side->bytes()));
-      side->weights = std::make_unique<Weights>(setup_, side->local, side->group, side->rank, side->arena.data());
+      const bool is_gen = side->group == Group::gen;
+      const std::int64_t own = side->bytes() + adapted_bytes(*side);
+      if (!is_gen || !shared) side->own_arena = links_->memory(is_gen ? first + second : own);
+      std::byte* memory = side->own_arena ? side->own_arena->span().data() : peers_->local();
+      side->arena = {memory, static_cast<std::size_t>(own)};
+      side->weights = std::make_unique<Weights>(setup_, side->local, side->group, side->rank,
+                                                transport::LocalMemory(side->local, memory));
+      if (!is_gen || !staged_) continue;
+      side->second_arena = {memory + first, static_cast<std::size_t>(second)};
+      side->second =
+          std::make_unique<Weights>(setup_, side->local, side->group, side->rank,
+                                    staged_->second(side->local, side->weights->memory(), side->second_arena.data()));
     }
   });
   mine_ = std::make_unique<session::OwnMemory>();
   if (train_) mine_->source.emplace(train_->memory());
+  if (setup_.adapted) adapt();
   if (gen_) mine_->destination.emplace(gen_->memory());
+  if (gen_ && staged_) mine_->second.emplace(gen_->second_memory());
+  if (staged_) mine_->staged = &*staged_;
   if (gen_) gen_arena_ = gen_->arena;
-  if (gen_) arrived_.emplace(lies_.arrived(*mine_->destination));
   mine_->peers = peers_.get();
+}
+
+std::int64_t Job::adapted_bytes(const OwnSide& side) const {
+  if (!setup_.adapted || side.group != Group::train) return 0;
+  return session::AdaptedWeights::bytes(setup_.model, *setup_.train, *setup_.adapted, side.rank);
+}
+
+/// Makes what adapters change of train's weights what the session sends. Collective.
+void Job::adapt() {
+  std::byte* arena = nullptr;
+  if (train_) {
+    unadapted_.emplace(train_->local, train_->weights->memory());
+    arena = train_->arena.data() + train_->bytes();
+  }
+  adapted_ =
+      std::make_unique<session::AdaptedWeights>(space_, world_, *links_, setup_.model, *setup_.train, *setup_.adapted,
+                                                own().source, unadapted_ ? &*unadapted_ : nullptr, arena, progress_);
+  if (!train_) return;
+  mine_->source.emplace(adapted_->layout(), adapted_->memory(), train_->arena);
+  mine_->adapt = [this] { adapted_->run(); };
 }
 
 void Job::load(report::Result& result) {
@@ -220,9 +260,12 @@ void Job::load(report::Result& result) {
       rounded.insert(rounded.end(), loaded.rounded.begin(), loaded.rounded.end());
       overflows.insert(overflows.end(), loaded.overflows.begin(), loaded.overflows.end());
     }
+    if (gen_ && gen_->second)
+      gen_->second->load(space_, [this](std::int64_t done, std::int64_t) { progress_.moved(done); });
   });
   if (makes_train_)
     train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
+  if (mine_->adapt) mine_->adapt();
   result.prepare.emplace_back("load", world_.max(now() - start));
   result.load = report::Load{world_.sum(read.bytes_read), world_.sum(read.bytes_needed)};
   say(rounding_notes(setup_, world_, rounded), result);
@@ -242,34 +285,27 @@ void Job::say(const std::vector<std::string>& notes, report::Result& result) con
   }
 }
 
-/// Makes the scales of the KV cache. Collective.
-void Job::make_cache_scales(report::Result& result) {
+/// Collective.
+void Job::make_gen_places(report::Result& result) {
   std::string text;
   together(world_, [&] {
-    if (gen_) cache_scales_ = std::make_unique<CacheScales>(space_, setup_, gen_->local, gen_->weights->memory());
-    if (world_.rank() != 0) return;
+    gen_places_.push_back(std::make_unique<GenPlace>(space_, setup_, lies_, own(), mine_->source, mine_->destination,
+                                                     gen_ ? gen_->weights.get() : nullptr));
+    if (staged_)
+      gen_places_.push_back(std::make_unique<GenPlace>(space_, setup_, lies_, own(), mine_->source, mine_->second,
+                                                       gen_ ? gen_->second.get() : nullptr));
+    if (!has_cache_scales() || world_.rank() != 0) return;
     true_scales_ = std::make_unique<CacheScales>(space_, setup_, train_->local, train_->weights->memory());
     text = true_scales_->describe();
   });
-  if (world_.rank() != 0) return;
-  spdlog::info("{}", text);
-  result.notes.push_back(text);
-}
-
-/// Collective.
-void Job::make_derived(report::Result& result) {
-  derived_ = std::make_unique<Derived>(space_, setup_, world_, *links_, own(), *mine_);
-  say({derived_->describe()}, result);
-}
-
-/// Collective.
-void Job::make_processing(report::Result& result) {
-  std::string text;
-  together(world_, [&] {
-    processing_ = std::make_unique<Processing>(space_, setup_, *links_, own(), *mine_);
-    text = world_.rank() == 0 ? processing_->describe() : "";
-  });
-  say({text}, result);
+  if (!text.empty()) {
+    spdlog::info("{}", text);
+    result.notes.push_back(text);
+  }
+  for (const std::unique_ptr<GenPlace>& place : gen_places_) {
+    const std::vector<std::string> texts = place->make(world_, *links_);
+    if (place == gen_places_.front()) say(texts, result);
+  }
 }
 
 void Job::record_estimate(report::Result& result) const {
@@ -300,8 +336,14 @@ void Job::record_session(report::Result& result) const {
   result.prepare.emplace_back("plan", world_.max(session_->plan_seconds()));
   result.prepare.emplace_back("connect", world_.max(session_->connect_seconds()));
   const auto arena = [](const auto& side) { return side ? std::ssize(side->arena) : std::int64_t{0}; };
-  result.memory =
-      report::Memory{world_.max(arena(train_)), world_.max(arena(gen_)), world_.max(session_->staging_bytes())};
+  result.memory = report::Memory{world_.max(arena(train_)), world_.max(arena(gen_)),
+                                 world_.max(session_->staging_bytes()), world_.max(staged_ ? staged_->bytes() : 0)};
+  if (staged_ && !staged_->is_whole())
+    say({fmt::format("refit.stage_bytes: {} of {} layers (tensors of no layer are one) have a second place; the others "
+                     "move while gen pauses, so that proofs come after the flip",
+                     staged_->count(), staged_->units())},
+        result);
+  result.plan_hash = hexadecimal(session_->plan_hash());
   for (std::size_t e = 0; e < result.engines.size(); ++e) {
     const bool mine = gen_ && setup_.gen->engine(gen_->rank) == static_cast<std::int32_t>(e);
     result.engines[e].bytes = world_.sum(mine ? arena(gen_) : std::int64_t{0});
@@ -309,12 +351,24 @@ void Job::record_session(report::Result& result) const {
   const transport::Schedule schedule = session_->schedule();
   result.schedule = report::Schedule{world_.max(schedule.groups), world_.max(schedule.operations),
                                      world_.max(schedule.serial_groups)};
+  if (how_.tuning.delta != transport::Delta::off) result.delta = delta_of_session();
   if (how_.executor != cases::ExecutorKind::m2n) return;
   together(world_, [&] {
     const plan::Paths& paths = lies_.exchange().paths;
     const plan::Resharding resharding = plan::make_reshards(paths.bulk, paths.source, paths.destination);
     result.m2n = to_report(resharding, setup_.model, paths.bulk, paths.source, paths.destination);
   });
+}
+
+/// Collective.
+report::Delta Job::delta_of_session() const {
+  report::Delta delta{std::string(name(how_.tuning.delta)), session_->sum_of(transport::kDeltaDenseBytes),
+                      world_.max(session_->kept_bytes())};
+  for (const std::int64_t bytes : {1, 2, 4}) {
+    delta.break_even.push_back({bytes, transport::break_even(kernels::DeltaForm::index, bytes),
+                                transport::break_even(kernels::DeltaForm::bitmap, bytes)});
+  }
+  return delta;
 }
 
 void Job::measure_again(report::Result& result) {
@@ -335,21 +389,21 @@ report::Refit Job::refit(std::int64_t number) {
   return record(number, move(number));
 }
 
-void Job::update(std::int64_t number) const {
+void Job::update(std::int64_t number) {
   progress_.begin("update", limits_.refit());
+  lies_.begin(number);
+  for (const std::unique_ptr<GenPlace>& place : gen_places_) place->begin(number);
   if (!train_) return;
   update_weights(space_, setup_.c, *train_, number,
                  [&](const model::Tensor& tensor) { return lies_.loses_update(tensor, number); });
 }
 
 session::RefitSeconds Job::move(std::int64_t number) {
-  return session_->refit([&] {
-    if (!gen_) return;
-    arrived_->refitted(number);
-    if (cache_scales_ && !lies_.skips_finalise(number)) cache_scales_->finalise(lies_.forgets_scales());
-    if (derived_ && !lies_.keeps_derived(number)) derived_->finalise();
-    if (processing_ && !lies_.keeps_derived(number)) processing_->finalise();
-  });
+  finalise_ = [this, number] { brought().finalise(number); };
+  const session::RefitSeconds mine = session_->refit(finalise_, setup_.c.run.version(number));
+  if (!session_->missed().empty() && world_.rank() == 0)
+    spdlog::warn("refit {}: it brings everything, since {}", number, to_string(session_->missed()));
+  return mine;
 }
 
 report::Refit Job::record(std::int64_t number, const session::RefitSeconds& mine) const {
@@ -357,30 +411,67 @@ report::Refit Job::record(std::int64_t number, const session::RefitSeconds& mine
   report::Refit result;
   result.number = number;
   result.warmup = number <= setup_.c.run.warmup;
+  result.is_committed = false;
+  result.version.number = setup_.c.run.version(number);
   result.weight_sync = world_.max(mine.total);
+  if (adapted_) result.phases.emplace_back("adapt", world_.max(mine.adapt));
   if (session_->quantises_first()) result.phases.emplace_back("quantise", world_.max(mine.quantise));
   if (session_->reduces()) result.phases.emplace_back("quantise.reduce", world_.max(mine.reduce));
   result.phases.emplace_back("bulk", world_.max(mine.bulk));
   result.phases.emplace_back("misc", world_.max(mine.misc));
   result.phases.emplace_back("finalize", world_.max(mine.finalise));
+  if (how_.tuning.delta != transport::Delta::off) {
+    result.delta = {session_->sum_of(transport::kDeltaBytes), session_->sum_of(transport::kDeltaChanged),
+                    session_->sum_of(transport::kDeltaElements)};
+  }
   for (const transport::Statistic& statistic : session_->statistics()) {
     if (statistic.unit == transport::Statistic::Unit::part)
       result.phases.emplace_back(fmt::format("bulk.{}", statistic.name), world_.max(statistic.value));
     // Seconds of this kind end when all copies are enqueued.
     if (statistic.unit == transport::Statistic::Unit::seconds) result.host_seconds = world_.max(statistic.value);
   }
+  if (how_.commit == session::Commit::layers) {
+    double longest = 0;
+    for (const auto& [part, seconds] : mine.parts) {
+      const double of_part = world_.max(seconds);
+      longest = std::max(longest, of_part);
+      result.phases.emplace_back(fmt::format("bulk.{}", part), of_part);
+    }
+    result.phases.emplace_back("pause", longest);
+  }
   return result;
+}
+
+void Job::commit(report::Refit& refit) {
+  if (session_->stages()) {
+    progress_.begin("flip", limits_.refit());
+    const session::FlipSeconds mine = session_->flip(finalise_);
+    const double background = refit.weight_sync;
+    const double pause = world_.max(mine.total);
+    const auto add = [&refit](std::string_view name, double seconds) {
+      const auto phase = std::ranges::find(refit.phases, name, [](const auto& one) { return one.first; });
+      phase->second += seconds;
+    };
+    add("bulk", world_.max(mine.bulk));
+    add("misc", world_.max(mine.misc));
+    add("finalize", world_.max(mine.finalise));
+    refit.phases.emplace_back("background", background);
+    refit.phases.emplace_back("pause", pause);
+    refit.weight_sync += pause;
+  }
+  refit.is_committed = true;
+  session_->require_version(refit.version.number);
 }
 
 verify::StepResult Job::verify(std::int64_t number, report::Result& result, const verify::Named& named) {
   begin("verify");
+  if (adapted_) adapted_->run_plainly();
   verify::StepResult step = prover_->prove(number, [&](const verify::StepResult& wrong) {
     named(wrong);
     progress_.begin("count", limits_.phase(host_bytes_) + setup_.c.run.count_seconds);
   });
-  if (has_cache_scales()) CacheScales::verify(true_scales_.get(), cache_scales_.get(), setup_, world_, step);
-  if (derived_) derived_->verify(step);
-  if (processing_) processing_->verify(world_, step);
+  brought().verify(true_scales_.get(), world_, step);
+  if (step.ok()) session_->set_proved(step.fingerprint_gen);
   if (!looked_at_gen_)
     say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(Group::gen), step.overflows), result);
   looked_at_gen_ = true;
@@ -414,11 +505,7 @@ void Job::dump() const {
 
 void Job::dump_gen(const layout::Layout& side, Rank rank) const {
   if (!gen_ || setup_.c.output.dump_gen.empty()) return;
-  std::vector<checkpoint::DumpTensor> buffers;
-  if (cache_scales_) buffers = cache_scales_->buffers();
-  if (derived_) std::ranges::move(derived_->dumped(), std::back_inserter(buffers));
-  if (processing_) std::ranges::move(processing_->dumped(), std::back_inserter(buffers));
-  gen_->weights->dump(setup_.c.output.dump_gen, side, rank, buffers);
+  gen_places_[static_cast<std::size_t>(session_->live())]->dump(setup_.c.output.dump_gen, side, rank);
 }
 
 }  // namespace refit::engine

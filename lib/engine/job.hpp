@@ -8,12 +8,11 @@
 
 #include "case/limits.hpp"
 #include "case/setup.hpp"
-#include "engine/cache_scales.hpp"
-#include "engine/derived.hpp"
-#include "engine/processing.hpp"
+#include "engine/gen_place.hpp"
 #include "engine/weights.hpp"
 #include "inject/lies.hpp"
 #include "report/result.hpp"
+#include "session/adapted_weights.hpp"
 #include "session/prover.hpp"
 
 namespace refit::engine {
@@ -25,13 +24,14 @@ struct OwnSide {
   OwnSide(Group of, Rank number) : group(of), rank(number) {}
   std::int64_t bytes() const { return transport::ArenaMap(local).bytes; }
   session::SideMemory memory() const { return {local, weights->memory(), arena}; }
+  session::SideMemory second_memory() const { return {local, second->memory(), second_arena}; }
 
   Group group;
   Rank rank;
   layout::LocalLayout local;
   std::unique_ptr<transport::Arena> own_arena;  ///< where the weights do not lie in memory that others map
-  std::span<std::byte> arena;
-  std::unique_ptr<Weights> weights;
+  std::span<std::byte> arena, second_arena;
+  std::unique_ptr<Weights> weights, second;  ///< second: in the second place of gen's storages, where there is one
 };
 
 /// Changes a train rank's weights before a refit, in place of an optimiser's step, if the case wants that.
@@ -53,6 +53,11 @@ class Work {
   virtual void change_engines(std::int64_t /*number*/, report::Result& /*result*/) {}
   /// Runs refit number 1, 2, ...: update, barrier, refit; returns the maximum over ranks of its phases.
   virtual report::Refit refit(std::int64_t number) = 0;
+  /// Returns whether a refit's weights can be verified before gen generates from them.
+  virtual bool proves_before_flip() const { return false; }
+  /// Makes the weights of the last refit those of gen, where they are staged, and adds the time to `refit`; then
+  /// requires that all gen ranks have its version. Errors (data): gen ranks that do not.
+  virtual void commit(report::Refit& refit) = 0;
   /// Verifies a refit. `named` is called as the verifier calls it. Notes about gen's weights are added once.
   virtual verify::StepResult verify(std::int64_t number, report::Result& result, const verify::Named& named) = 0;
   /// Returns the device memory that the executor's library has taken on the rank that has most of it.
@@ -74,13 +79,15 @@ class Job final : public Work {
 
   void prepare(report::Result& result) override;
   report::Refit refit(std::int64_t number) override;
+  bool proves_before_flip() const override { return session_->stages_everything() && !lies_.flips_early(); }
+  void commit(report::Refit& refit) override;
   verify::StepResult verify(std::int64_t number, report::Result& result, const verify::Named& named) override;
   std::int64_t library_bytes() const override;
   void measure_again(report::Result& result) override;
   void dump() const override;
 
   // The parts of a refit: of several jobs with the same train weights, one updates them and each moves them.
-  void update(std::int64_t number) const;
+  void update(std::int64_t number);
   session::RefitSeconds move(std::int64_t number);
   report::Refit record(std::int64_t number, const session::RefitSeconds& mine) const;
 
@@ -101,14 +108,18 @@ class Job final : public Work {
   void begin(const char* phase) { progress_.begin(phase, limits_.phase(host_bytes_)); }
 
   void require_same_inputs();
+  /// Returns the bytes that a side has for adapted weights.
+  std::int64_t adapted_bytes(const OwnSide& side) const;
   void allocate(report::Result& result);
+  void adapt();
   void load(report::Result& result);
-  void make_cache_scales(report::Result& result);
-  void make_derived(report::Result& result);
-  void make_processing(report::Result& result);
+  void stage();
+  void make_gen_places(report::Result& result);
+  GenPlace& brought() { return *gen_places_[static_cast<std::size_t>(session_->brought())]; }
   void make_prover(report::Result& result);
   void record_estimate(report::Result& result) const;
   void record_session(report::Result& result) const;
+  report::Delta delta_of_session() const;
   /// Adds notes to those of rank 0, and to its log.
   void say(const std::vector<std::string>& notes, report::Result& result) const;
   void warn_of_overflows(const verify::StepResult& step);
@@ -120,7 +131,7 @@ class Job final : public Work {
   transport::Progress& progress_;
   const cases::Limits limits_;
   const session::Exchange exchange_;  ///< as it is
-  const inject::Lies lies_;           ///< lies about it that the session gets
+  inject::Lies lies_;                 ///< lies about it that the session gets
   session::How how_;
   std::int64_t host_bytes_ = 0;  ///< most that the ranks of a host store: each as much as the largest
 
@@ -129,16 +140,17 @@ class Job final : public Work {
   std::optional<OwnSide> gen_;
   bool makes_train_ = false;  ///< the train weights are this job's to load
   std::unique_ptr<transport::PeerMemory> peers_;
+  std::optional<session::Staged> staged_;  ///< where refits are staged
   std::span<std::byte> gen_arena_;
+  std::optional<session::AdaptedWeights::Train> unadapted_;  ///< train's weights, where adapters change what is sent
+  std::unique_ptr<session::AdaptedWeights> adapted_;         ///< then
   std::unique_ptr<session::OwnMemory> mine_;
   std::unique_ptr<session::Session> session_;
-  std::unique_ptr<CacheScales> true_scales_;   ///< of train rank 0, where gen's KV cache is FP8
-  std::unique_ptr<CacheScales> cache_scales_;  ///< of gen ranks, likewise
-  std::optional<inject::Arrived> arrived_;     ///< of gen ranks
-  std::unique_ptr<Derived> derived_;           ///< where the engine derives storages of its weights
-  std::unique_ptr<Processing> processing_;     ///< where it makes others of them by arithmetic
+  std::unique_ptr<CacheScales> true_scales_;           ///< of train rank 0, where gen's KV cache is FP8
+  std::vector<std::unique_ptr<GenPlace>> gen_places_;  ///< one, or two of staged refits
   std::unique_ptr<session::Prover> prover_;
   std::vector<verify::NotFinite> not_finite_;       ///< of train, at rank 0
+  std::function<void()> finalise_;                  ///< of the last refit
   bool looked_at_gen_ = false;                      ///< for its NaN and infinities
   std::map<std::int32_t, std::int64_t> overflows_;  ///< most elements so far, by tensor
 };

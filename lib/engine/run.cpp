@@ -270,7 +270,7 @@ class Run {
     Work& job = *job_;
     job.prepare(known);
     findings_.edit([&](report::Result& all) { all = known; });
-    if (is_root()) report::print_step_heading(std::cout);
+    if (is_root()) report::print_step_heading(std::cout, known);
     const std::int64_t last = case_.run.refits();
     for (std::int64_t number = 1; number <= last; ++number) {
       const std::size_t told = known.notes.size();
@@ -279,17 +279,29 @@ class Run {
       report::Refit refit = job.refit(number);
       const bool verifies =
           case_.run.verify == cases::Verify::every || (case_.run.verify == cases::Verify::last && number == last);
+      const bool proves_first = job.proves_before_flip();
       std::optional<verify::StepResult> step;  // rank 0 keeps it
       report::Result found;                    // the step's notes
+      if (!proves_first) job.commit(refit);
       if (verifies) {
         step = job.verify(number, found, [&](const verify::StepResult& wrong) { name_wrong(wrong); });
         findings_.forget_verdict();
         if (step->tensors == 0) step.reset();  // no engine was there
+        if (step && step->ok()) refit.version.weights = hexadecimal(step->fingerprint_gen);
       }
+      // Weights that are known to be wrong are given up.
+      if (proves_first && (!step || step->ok())) job.commit(refit);
       if (!is_root()) continue;
       findings_.edit([&](report::Result& all) {
         if (step) add(*step, *setup_, refit, all);
         std::ranges::move(found.notes, std::back_inserter(all.notes));
+        for (std::size_t e = 0; e < all.engines.size(); ++e) {
+          if (!refit.engines.empty()) {
+            all.engines[e].version = refit.engines[e].version;
+          } else if (refit.is_committed) {
+            all.engines[e].version = refit.version.number;
+          }
+        }
         all.refits.push_back(std::move(refit));
       });
       progress_.begin_unprofiled("print", limits_.phase());

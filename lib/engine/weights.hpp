@@ -1,5 +1,5 @@
 #pragma once
-// One rank's weights: its arena, how they are loaded, how they change between refits, and how they are dumped.
+// One rank's weights: how they are loaded, how they change between refits, and how they are dumped.
 
 #include <cstddef>
 #include <functional>
@@ -18,6 +18,9 @@ namespace refit::engine {
 
 using cases::Setup;
 
+/// The key of run.update in a dump's metadata: what is not "none" has changed the weights that the run read.
+inline constexpr const char* kUpdateFact = "run.update";
+
 /// The result of loading.
 struct Loaded {
   checkpoint::ReadStatistics statistics;
@@ -25,13 +28,13 @@ struct Loaded {
   std::vector<verify::Overflow> overflows;  ///< of this rank's parts: in the file finite, but not here
 };
 
-/// The weights of one rank of one side, in an arena that the caller owns.
+/// The weights of one rank of one side, in memory that the caller owns.
 class Weights {
  public:
-  Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank, std::byte* arena);
+  Weights(const Setup& setup, const layout::LocalLayout& layout, Group group, Rank rank,
+          const transport::LocalMemory& memory);
 
   const transport::LocalMemory& memory() const { return memory_; }
-  std::span<std::byte> arena() const { return {arena_, static_cast<std::size_t>(transport::ArenaMap(layout_).bytes)}; }
   verify::RankView view() const;
 
   /// Loads the checkpoint's values, a calibration's, or synthetic ones of run.seed, then the constant parts. On train
@@ -42,8 +45,9 @@ class Weights {
               const std::function<void(std::int64_t, std::int64_t)>& progress) const;
   /// Returns whether a tensor is concerned.
   using Which = std::function<bool(const model::Tensor&)>;
-  /// train: changes each storage once, in place of an optimiser's step, except for tensors that `leaves_out`.
-  void update(const kernels::ExecutionSpace& space, std::int64_t step, const Which& leaves_out) const;
+  /// train: changes each storage once, in place of an optimiser's step: this fraction of its elements. Leaves out
+  /// tensors that `leaves_out`.
+  void update(const kernels::ExecutionSpace& space, std::int64_t step, double fraction, const Which& leaves_out) const;
   /// train: flips one bit in each of these tensors.
   void flip_bits(const kernels::ExecutionSpace& space, const Which& which) const;
   /// Writes every storage under the engine's own name, and `buffers`, to a file for each model chunk, as those of a
@@ -58,15 +62,16 @@ class Weights {
   bool is_read(const layout::LocalPiece& piece) const;
   void make(const kernels::ExecutionSpace& space, const layout::LocalPiece& piece) const;
   void synthesise(const kernels::ExecutionSpace& space, const layout::LocalPiece& piece) const;
-  Loaded read_checkpoint(const kernels::ExecutionSpace& space,
+  Loaded read_checkpoints(const kernels::ExecutionSpace& space,
+                          const std::function<void(std::int64_t, std::int64_t)>& progress) const;
+  Loaded read_checkpoint(const kernels::ExecutionSpace& space, const checkpoint::Checkpoint& files,
                          const std::function<void(std::int64_t, std::int64_t)>& progress) const;
-  void require_tied_head(const kernels::ExecutionSpace& space) const;
+  void require_equal_values(const kernels::ExecutionSpace& space) const;
 
   const Setup& setup_;
   const layout::LocalLayout& layout_;
   Group group_;
   Rank rank_;
-  std::byte* arena_;
   transport::LocalMemory memory_;
   checkpoint::Synthetic synthetic_;
 };

@@ -2,6 +2,13 @@
 
 namespace refit::inject {
 
+void Arrived::begins(std::int64_t refit) {
+  for (const Storage& storage : storages_) {
+    if (storage.reloads && refit == 3)
+      kernels::transfer(storage.kept.data(), storage.memory.data(), std::ssize(storage.memory));
+  }
+}
+
 void Arrived::refitted(std::int64_t refit) {
   for (Storage& storage : storages_) {
     const auto bytes = std::ssize(storage.memory);
@@ -10,7 +17,7 @@ void Arrived::refitted(std::int64_t refit) {
       kernels::transfer(storage.memory.data(), storage.kept.data(), bytes);
     }
     if (storage.change != nullptr) storage.change(storage.kept.span());
-    kernels::transfer(storage.kept.data(), storage.memory.data(), bytes);
+    if (!storage.reloads) kernels::transfer(storage.kept.data(), storage.memory.data(), bytes);
   }
 }
 

@@ -13,14 +13,18 @@ namespace refit::inject {
 /// The storages of one gen rank with tensors that a fault concerns.
 class Arrived {
  public:
-  /// A storage. With `keeps` it gets what it had after refit 1 again; else what `change` makes of its bytes.
+  /// A storage. It gets what `change` makes of its bytes; without `change` what it had after refit 1, whenever another
+  /// refit has arrived, or with `reloads` once, before refit 3.
   struct Storage {
     std::span<std::byte> memory;
     void (*change)(std::span<std::byte>) = nullptr;
+    bool reloads = false;
     kernels::SharedBuffer kept = {};
   };
 
   explicit Arrived(std::vector<Storage> storages) : storages_(std::move(storages)) {}
+  /// Called before refit 1, 2, ... begins.
+  void begins(std::int64_t refit);
   /// Called when refit 1, 2, ... has arrived.
   void refitted(std::int64_t refit);
 

@@ -39,8 +39,11 @@ enum class Act : std::uint8_t {
   keep_scales,        ///< gen does not finalise the KV cache's scales after refit 1
   keep_derived,       ///< gen does not make derived storages anew after refit 1
   forget_scales,      ///< gen finalises them as if none had been loaded
+  flip_early,         ///< gen generates from staged weights before they are proved
   keep,               ///< gen keeps what refit 1 brought of the concerned tensors
   old_magnitudes,     ///< train ranks quantise with the magnitudes of refit 1
+  leave_out,          ///< the same: deltas leave them out
+  reload,             ///< gen rank 0 gets what refit 1 brought of them again before refit 3
   change,             ///< gen changes the concerned tensors whenever they have arrived
   trust_new_engines,  ///< an engine that is made anew counts as up to date
   // Schedules: see schedules.cpp.
@@ -81,6 +84,8 @@ std::vector<Fault> stage_faults();
 std::vector<Fault> attention_faults();
 /// Returns faults of block scales.
 std::vector<Fault> scale_faults();
+/// Returns faults of deltas.
+std::vector<Fault> delta_faults();
 /// Returns faults of single parts of quantised weights.
 std::vector<Fault> part_faults();
 

@@ -15,8 +15,9 @@ constexpr Rank kVictim{1};
 const std::vector<Fault>& all_faults() {
   static const std::vector<Fault> all = [] {
     std::vector<Fault> rows;
-    for (const auto& kind : {demonstrations, gate_up_faults, expert_faults, dropped_faults, stage_faults,
-                             attention_faults, scale_faults, part_faults, coverage_faults, schedule_faults}) {
+    for (const auto& kind :
+         {demonstrations, gate_up_faults, expert_faults, dropped_faults, stage_faults, attention_faults, scale_faults,
+          part_faults, delta_faults, coverage_faults, schedule_faults}) {
       for (const Fault& fault : kind()) rows.push_back(fault);
     }
     return rows;
@@ -211,11 +212,20 @@ void Faults::require_effect(const Job& job) const {
         if (!shows_stale) needs = "two refits, and run.update = \"perturb\"";
         if (!is_moved) needs = fault->needs;
         break;
+      case Act::leave_out:
+        if (!shows_stale || !job.deltas || !is_moved) needs = fault->needs;
+        break;
+      case Act::reload:
+        if (!shows_stale || !job.deltas || job.refits < 3) needs = fault->needs;
+        break;
       case Act::change:
         if (!is_moved) needs = fault->needs;
         break;
       case Act::skip_gen:
         if (job.refits < 2) needs = "two refits";
+        break;
+      case Act::flip_early:
+        if (!job.stages) needs = fault->needs;
         break;
       case Act::drop:
         if (!is_moved) needs = "one of the tensors on its way to gen";
@@ -291,18 +301,20 @@ bool Faults::keeps(const model::Model& model, const Tensor& tensor) const {
   return concerned(Act::keep, model, tensor);
 }
 
-std::vector<Arrived::Storage> Faults::changed_storages(const model::Model& model,
+std::vector<Arrived::Storage> Faults::changed_storages(const model::Model& model, Rank rank,
                                                        const session::SideMemory& gen) const {
   std::vector<Arrived::Storage> result;
   std::set<std::int32_t> found;
   for (const layout::LocalPiece& piece : gen.layout.pieces) {
     const Fault* fault = find([&](const Fault& f) {
-      return (f.act == Act::keep || f.act == Act::change) && concerns(f, model, model[piece.tensor]);
+      const bool acts = f.act == Act::keep || f.act == Act::leave_out || f.act == Act::change ||
+                        (f.act == Act::reload && to_int(rank) == 0);
+      return acts && concerns(f, model, model[piece.tensor]);
     });
     if (fault == nullptr || !found.insert(piece.storage).second) continue;
     const auto at = static_cast<std::size_t>(piece.storage);
     const auto bytes = static_cast<std::size_t>(gen.layout.storages[at].bytes());
-    result.push_back({{gen.storages.storages()[at], bytes}, fault->change});
+    result.push_back({{gen.storages.storages()[at], bytes}, fault->change, fault->act == Act::reload});
   }
   return result;
 }
@@ -310,5 +322,7 @@ std::vector<Arrived::Storage> Faults::changed_storages(const model::Model& model
 bool Faults::trusts_new_engines() const { return acting(Act::trust_new_engines) != nullptr; }
 
 bool Faults::forgets_scales() const { return acting(Act::forget_scales) != nullptr; }
+
+bool Faults::flips_early() const { return acting(Act::flip_early) != nullptr; }
 
 }  // namespace refit::inject

@@ -53,7 +53,9 @@ class Faults {
     bool colocated = false;   ///< ranks are on both sides
     bool stores = false;      ///< into the destination's memory: the executor stages nothing
     bool updates = true;      ///< weights change before each refit
+    bool deltas = false;      ///< refits send what has changed
     std::int64_t refits = 2;  ///< warm-up included
+    bool stages = false;      ///< refits are staged, whole, and every one is proved
     bool restarts = false;    ///< an engine is made anew between refits
   };
   /// Requires that the faults have an effect on a run. Errors (usage): as below.
@@ -87,13 +89,15 @@ class Faults {
   bool keeps_derived(std::int64_t refit) const;
   /// Returns true where gen finalises the KV cache's scales as if none had been loaded.
   bool forgets_scales() const;
+  bool flips_early() const;
 
   /// Returns true where train ranks quantise this refit with the magnitudes of the one before.
   bool keeps_magnitudes(std::int64_t refit) const;
   /// Returns true for a tensor of which gen keeps what refit 1 brought.
   bool keeps(const model::Model& model, const model::Tensor& tensor) const;
   /// Returns the storages of a gen rank that do not stay what a refit makes of them.
-  std::vector<Arrived::Storage> changed_storages(const model::Model& model, const session::SideMemory& gen) const;
+  std::vector<Arrived::Storage> changed_storages(const model::Model& model, Rank rank,
+                                                 const session::SideMemory& gen) const;
 
   /// Returns true where an engine that is made anew counts as up to date ever after, and is left out of refits.
   bool trusts_new_engines() const;

@@ -59,15 +59,16 @@ class DistortedLinks final : public Links {
 /// A path that some refits leave out.
 class Skipping final : public transport::Executor {
  public:
-  Skipping(std::unique_ptr<transport::Executor> truth, const Faults& faults, const OwnRanks& own)
-      : truth_(std::move(truth)), faults_(faults), own_(own) {}
+  Skipping(std::unique_ptr<transport::Executor> truth, const Faults& faults, const OwnRanks& own,
+           const std::int64_t& refit)
+      : truth_(std::move(truth)), faults_(faults), own_(own), refit_(refit) {}
 
   void execute() override {
-    ++refit_;
     const bool skips = (own_.source && faults_.skips_bulk(Group::train, *own_.source, refit_)) ||
                        (own_.destination && faults_.skips_bulk(Group::gen, *own_.destination, refit_));
     if (!skips) truth_->execute();
   }
+  void restart() override { truth_->restart(); }
   void connect() override { truth_->connect(); }
   transport::MemoryList staging() const override { return truth_->staging(); }
   transport::Schedule schedule() const override { return truth_->schedule(); }
@@ -77,7 +78,7 @@ class Skipping final : public transport::Executor {
   std::unique_ptr<transport::Executor> truth_;
   const Faults& faults_;
   OwnRanks own_;
-  std::int64_t refit_ = 0;
+  const std::int64_t& refit_;
 };
 
 /// Returns the side on which a process plans: faults that set one side against the other are refused where a process is
@@ -134,11 +135,12 @@ session::Decorators Lies::decorators() const {
             faults_.distort_copies(truth_.model, group, copies);
           },
           [this, group](std::vector<session::Path>& paths) {
-            session::Path& bulk = paths.front();
-            bulk.executor = std::make_unique<Skipping>(std::move(bulk.executor), faults_, own_);
+            for (session::Path& path : paths)
+              if (std::string_view(path.name) == "bulk")
+                path.executor = std::make_unique<Skipping>(std::move(path.executor), faults_, own_, refit_);
             if (faults_.misc_first(group)) std::ranges::reverse(paths);
           },
-          [this, refit = std::int64_t{0}]() mutable { return faults_.keeps_magnitudes(++refit); }};
+          [this] { return faults_.keeps_magnitudes(refit_); }};
 }
 
 bool Lies::corrupts(const model::Tensor& tensor) const {

@@ -23,7 +23,10 @@ class Lies {
   /// Wraps the links. `weights` is this process's arena as a gen rank, which is read when communicators are made.
   std::unique_ptr<transport::Links> links(std::unique_ptr<transport::Links> truth, transport::Control& world,
                                           const std::span<std::byte>& weights, std::int64_t misc_buffer_bytes) const;
+  /// Keeps a reference to this.
   session::Decorators decorators() const;
+  /// Says that refit number 1, 2, ... begins.
+  void begin(std::int64_t refit) { refit_ = refit; }
 
   /// Returns whether this rank's copy of `tensor` gets one wrong bit after loading.
   bool corrupts(const model::Tensor& tensor) const;
@@ -32,9 +35,13 @@ class Lies {
   /// Return whether gen does not finalise after loading a refit, or does so as if nothing had been loaded.
   bool skips_finalise(std::int64_t refit) const { return faults_.skips_finalize(refit); }
   bool keeps_derived(std::int64_t refit) const { return faults_.keeps_derived(refit); }
+  /// Returns whether gen generates from staged weights before they are proved.
+  bool flips_early() const { return faults_.flips_early(); }
   bool forgets_scales() const { return faults_.forgets_scales(); }
   /// Returns what this process, as a gen rank with that memory, does to weights that have arrived.
-  Arrived arrived(const session::SideMemory& gen) const { return Arrived(faults_.changed_storages(truth_.model, gen)); }
+  Arrived arrived(const session::SideMemory& gen) const {
+    return Arrived(faults_.changed_storages(truth_.model, *own_.destination, gen));
+  }
 
  private:
   const Faults& faults_;
@@ -43,6 +50,7 @@ class Lies {
   std::unique_ptr<layout::Layout> source_, destination_;  ///< nullptr: the true one
   std::vector<model::Tensor> bulk_, misc_;
   session::Exchange exchange_;
+  std::int64_t refit_ = 0;
 };
 
 }  // namespace refit::inject

@@ -75,7 +75,7 @@ struct Fill {
 Place place_of(const Piece& piece, const Box& part);
 
 /// The layout of a model on one side. Tensors of equal shape and equal `placement_class` have equal boxes on every
-/// rank.
+/// rank, each box equally often.
 class Layout {
  public:
   virtual ~Layout() = default;

@@ -2,7 +2,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/error.hpp"
 
@@ -37,9 +39,14 @@ std::string quotable(std::string text, std::size_t longest) {
   return text;
 }
 
-nlohmann::json read_json(const std::string& path, const std::string& what, std::int64_t max_bytes) {
-  const auto bounded = [&](int depth, Json::parse_event_t, Json&) {
+nlohmann::json read_json(const std::string& path, const std::string& what, std::int64_t max_bytes, Names names) {
+  std::map<int, std::set<std::string>> seen;  // names of the object that is open at each depth
+  const auto bounded = [&](int depth, Json::parse_event_t event, Json& value) {
     if (depth > kMaxConfigDepth) fail_usage("{}: is nested more than {} levels deep", path, kMaxConfigDepth);
+    if (names == Names::any) return true;
+    if (event == Json::parse_event_t::object_start) seen[depth + 1].clear();
+    if (event == Json::parse_event_t::key && !seen[depth].insert(value.get<std::string>()).second)
+      fail_usage("{}: has {} twice in one object", path, quotable(value.get<std::string>()));
     return true;
   };
   const std::string text = read_file(path, what, max_bytes);

@@ -16,7 +16,13 @@ inline constexpr std::size_t kMaxText = 160;  ///< characters of a file's text t
 std::string quotable(std::string text, std::size_t longest = kMaxText);
 
 /// Returns the document in `path`. `what` names its kind in messages, e.g. "config.json". Errors (usage): no such file,
-/// not a file, more than `max_bytes`, not JSON, nested more than kMaxConfigDepth levels deep; the message names `path`.
-nlohmann::json read_json(const std::string& path, const std::string& what, std::int64_t max_bytes);
+/// not a file, more than `max_bytes`, not JSON, nested more than kMaxConfigDepth levels deep, with Names::once a name
+/// twice in one object; the message names `path`.
+enum class Names : std::uint8_t {
+  any,  ///< the last of one name counts, as in Python
+  once
+};
+nlohmann::json read_json(const std::string& path, const std::string& what, std::int64_t max_bytes,
+                         Names names = Names::any);
 
 }  // namespace refit::model

@@ -190,8 +190,9 @@ class Memories {
     read_[numbers_of(box.held->ranks, placement_.source, number_)] += static_cast<double>(read) * times;
     for (const Holding* holding : *box.wanted) {
       const double written = static_cast<double>(box.volume * byte_size(holding->format.dtype)) * times;
-      for (Rank taker : holding->ranks)
-        stored_[static_cast<std::size_t>(number_of(taker, placement_.destination, number_))] += written;
+      for (const auto* takers : {&holding->ranks, &holding->repeats})
+        for (Rank taker : *takers)
+          stored_[static_cast<std::size_t>(number_of(taker, placement_.destination, number_))] += written;
     }
   }
 

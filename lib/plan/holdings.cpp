@@ -47,10 +47,9 @@ std::vector<Holding> holdings_of(const layout::EngineLayout& engine, const Tenso
       const auto at = std::lower_bound(result.begin(), result.end(), piece.box,
                                        [](const Holding& holding, const Box& box) { return holding.box < box; });
       if (at != result.end() && at->box == piece.box) {
-        // A rank may hold a box twice (a tied embedding and its second copy): it counts once.
-        if (at->ranks.back() != rank) at->ranks.push_back(rank);
+        (at->ranks.back() == rank ? at->repeats : at->ranks).push_back(rank);
       } else {
-        result.insert(at, {piece.box, piece.format, {rank}});
+        result.insert(at, {piece.box, piece.format, {rank}, {}});
       }
     }
   }
@@ -77,6 +76,7 @@ std::vector<Holding> holdings(const Layout& layout, const Tensor& tensor) {
         result.insert(at, std::move(more));
       } else {
         at->ranks.insert(at->ranks.end(), more.ranks.begin(), more.ranks.end());
+        at->repeats.insert(at->repeats.end(), more.repeats.begin(), more.repeats.end());
       }
     }
   }

@@ -352,19 +352,24 @@ MiscLoad misc_load(const std::vector<Tensor>& tensors, const Layout& source, con
   MiscLoad load;
   load.receivers = destination.ranks() - (colocated ? 1 : 0);
   std::vector<Piece> pieces;
-  const auto stored = [&](const Layout& layout, const Tensor& tensor) {
-    pieces.clear();
-    layout.pieces(tensor, Rank{0}, pieces);
-    std::set<Box> boxes;  // a tied matrix may be held twice
-    for (const Piece& piece : pieces) boxes.insert(piece.box);
+  const auto elements = [](const auto& boxes) {
     return std::accumulate(boxes.begin(), boxes.end(), std::int64_t{0},
                            [](std::int64_t sum, const Box& box) { return sum + box.volume(); });
+  };
+  const auto boxes_of = [&](const Layout& layout, const Tensor& tensor) {
+    pieces.clear();
+    layout.pieces(tensor, Rank{0}, pieces);
+    std::vector<Box> boxes;
+    for (const Piece& piece : pieces) boxes.push_back(piece.box);
+    return boxes;
   };
   for (const Tensor& tensor : tensors) {
     const std::int64_t width = byte_size(source.format(tensor).value().dtype);
     load.bytes += tensor.elements() * width;
-    load.gathered += (tensor.elements() - stored(source, tensor)) * width;
-    load.kept += stored(destination, tensor) * width;
+    // The stream has each box once, whatever the number of its places (of a tied matrix, of a scale) at either end.
+    const std::vector<Box> held = boxes_of(source, tensor);
+    load.gathered += (tensor.elements() - elements(std::set<Box>(held.begin(), held.end()))) * width;
+    load.kept += elements(boxes_of(destination, tensor)) * width;
   }
   const std::int64_t capacity = std::max<std::int64_t>(8, buffer_bytes);
   load.buffers = ceil_div(load.bytes, capacity);

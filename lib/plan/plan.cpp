@@ -21,8 +21,9 @@ class Ends {
  public:
   explicit Ends(const layout::Layout& layout) : layout_(layout) {}
 
-  /// Returns the place of `part` in the piece of `tensor` on `rank` that contains it.
-  End of(const Tensor& tensor, Rank rank, const Box& part) {
+  /// Returns the place of `part` in the piece of `tensor` on `rank` that contains it; of several such pieces, in the
+  /// one with this number.
+  End of(const Tensor& tensor, Rank rank, const Box& part, std::int64_t number = 0) {
     if (&tensor != tensor_ || rank != rank_) {
       pieces_.clear();
       layout_.pieces(tensor, rank, pieces_);
@@ -31,14 +32,14 @@ class Ends {
     }
     // Pieces ascend: where there are many, the right one is mostly the last that begins at the part or before it.
     constexpr std::size_t kMany = 64;
-    if (pieces_.size() > kMany) {
+    if (pieces_.size() > kMany && number == 0) {
       const auto behind =
           std::upper_bound(pieces_.begin(), pieces_.end(), part.lower,
                            [](const Extents& lower, const Piece& each) { return lower < each.box.lower; });
       if (behind != pieces_.begin() && contains(*std::prev(behind), part)) return end_in(*std::prev(behind), part);
     }
     for (const Piece& piece : pieces_)
-      if (contains(piece, part)) return end_in(piece, part);
+      if (contains(piece, part) && number-- == 0) return end_in(piece, part);
     fail_runtime("internal error: rank {} does not hold {} of {}", to_int(rank), to_string(part), tensor.name);
   }
 
@@ -148,7 +149,7 @@ Planner::Class Planner::make_class(const Tensor& tensor, Known& known) const {
     for (const Holding& wanted : to) {
       const auto box = intersect(held.box, wanted.box);
       if (!box) continue;
-      Overlap overlap{*box, held.ranks, wanted.ranks, {}, {}, false, held.format, wanted.format};
+      Overlap overlap{*box, held.ranks, wanted.ranks, {}, wanted.repeats, {}, false, held.format, wanted.format};
       if (rules_.colocated) {
         std::ranges::set_intersection(wanted.ranks, held.ranks, std::back_inserter(overlap.to_self));
         std::erase_if(overlap.takers, [&](Rank taker) { return contains(held.ranks, taker); });
@@ -189,6 +190,8 @@ void Planner::merge_equal(std::vector<Overlap>& overlaps) {
     std::inplace_merge(same->takers.begin(), same->takers.begin() + middle, same->takers.end());
     same->to_self.insert(same->to_self.end(), overlap.to_self.begin(), overlap.to_self.end());
     std::ranges::sort(same->to_self);
+    same->repeats.insert(same->repeats.end(), overlap.repeats.begin(), overlap.repeats.end());
+    std::ranges::sort(same->repeats);
   }
   overlaps = std::move(merged);
 }
@@ -215,6 +218,7 @@ void Planner::split_by(Placement::Number number, std::vector<Overlap>& overlaps)
     for (auto& [site, part] : parts) {
       if (part.takers.empty()) continue;
       part.box = all.box;
+      part.repeats = all.repeats;
       part.source_format = all.source_format;
       part.destination_format = all.destination_format;
       part.number = all.number;
@@ -282,13 +286,23 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
   };
   // One copy serves for all visits: there are many.
   Copy copy{tensor.index, {}, {Rank{}, {}, overlap.source_format}, {Rank{}, {}, overlap.destination_format}};
+  const bool once = overlap.repeats.empty();
+  const auto visit_places = [&] {
+    if (once) return visit(std::as_const(copy), std::int64_t{0});
+    const std::int64_t places = 1 + std::ssize(std::ranges::equal_range(overlap.repeats, copy.destination.rank));
+    for (std::int64_t place = 0; place < places; ++place) {
+      visit(std::as_const(copy), place);
+      // What is forwarded comes from the relay's first place.
+      if (copy.fan_out == FanOut::relayed) copy.fan_out = FanOut::none;
+    }
+  };
   const auto send = [&](std::int64_t holder, std::int64_t taker, const Box& box, FanOut fan_out) {
     copy.box = box;
     copy.source.rank = holder_rank(holder);
     copy.source.format = overlap.source_format;
     copy.destination.rank = taker_rank(taker);
     copy.fan_out = fan_out;
-    visit(std::as_const(copy));
+    visit_places();
   };
   /// Brings rows `begin` to `end` of the box to all takers of a domain, into which each row comes once. The box has a
   /// stripe for each taker or, where stripes would be small, fewer stripes, and the takers take turns.
@@ -311,7 +325,7 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
         copy.source.format = overlap.destination_format;
         copy.destination.rank = taker_rank(first + other);
         copy.fan_out = FanOut::forwarded;
-        visit(std::as_const(copy));
+        visit_places();
       }
     }
   };
@@ -320,7 +334,7 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     copy.box = overlap.box;
     copy.source.rank = copy.destination.rank = rank;
     copy.to_self = true;
-    visit(std::as_const(copy));
+    visit_places();
   }
   copy.to_self = false;
   if (overlap.box.extent.size() == 0) {
@@ -375,13 +389,13 @@ RankPlan Planner::rank_plan(const OwnRanks& own) const {
         const bool takes = own.destination && contains(overlap.takers, *own.destination);
         const bool sends = own.source && contains(overlap.holders, *own.source);
         const Domains wanted = takes && !sends ? domain_of(overlap, *own.destination) : all_domains(overlap);
-        assign(tensor, overlap, turn, wanted, [&](const Copy& copy) {
+        assign(tensor, overlap, turn, wanted, [&](const Copy& copy, std::int64_t place) {
           const bool forwarded = copy.fan_out == FanOut::forwarded;
           const bool is_sent = copy.source.rank == (forwarded ? own.destination : own.source);
           if (!is_sent && copy.destination.rank != own.destination) return;
           Copy& mine = result.copies.emplace_back(copy);
           mine.source = (forwarded ? from_destination : from_source).of(tensor, copy.source.rank, copy.box);
-          mine.destination = to_destination.of(tensor, copy.destination.rank, copy.box);
+          mine.destination = to_destination.of(tensor, copy.destination.rank, copy.box, place);
         });
       });
   return result;
@@ -390,7 +404,7 @@ RankPlan Planner::rank_plan(const OwnRanks& own) const {
 void Planner::for_each_copy(const std::function<void(const Copy&)>& visit) const {
   const auto all = [](const auto&) { return true; };
   walk(all, all, [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) {
-    assign(tensor, overlap, turn, all_domains(overlap), visit);
+    assign(tensor, overlap, turn, all_domains(overlap), [&](const Copy& copy, std::int64_t) { visit(copy); });
   });
 }
 
@@ -412,7 +426,7 @@ void Planner::for_each_shared_copy(const VisitShared& visit) const {
       const std::vector<Lie> lies = lies_of(first, overlap);
       for (std::size_t turn = 0; turn < by_turn.size(); ++turn) {
         assign(*by_turn[turn].front(), overlap, static_cast<std::int64_t>(turn), all_domains(overlap),
-               [&](const Copy& copy) {
+               [&](const Copy& copy, std::int64_t) {
                  const std::int32_t engine = destination_.engine(copy.destination.rank);
                  visit(copy, by_turn[turn], lies[static_cast<std::size_t>(engine)]);
                });

@@ -17,6 +17,11 @@
 // Example: train DP2 to gen TP2 on GPUs 0 1 0 1: each gen rank takes its half from the replica on its GPU, and no link
 // is used.
 //
+// A taker may store a box several times (one scale of qkv_proj in three elements of vLLM's parameter): it gets a copy
+// for each place, one behind the other, from whoever sends it the first. Such boxes are scales of a few bytes, which
+// every executor brings as it brings any other; to store them once and copy them after arrival would take a phase of
+// its own. A holder sends from the first place that it has.
+//
 // Engines of one side share the holders: an overlap's takers are all ranks that want exactly it in one format,
 // whichever engines they are of, and feed each other likewise.
 //
@@ -106,7 +111,7 @@ bool is_on_one_device(const Copy& copy, const Placement& placement);
 
 /// The copies in which one process is source or destination, in the plan's order: by tensor, overlap, destination,
 /// then box; copies to oneself come first of an overlap. With fan-out: by tensor, overlap, domain, then stripe; a
-/// relayed copy, then its forwarded ones.
+/// relayed copy, then its forwarded ones. Copies of one box to several places of a rank are next to each other.
 struct RankPlan {
   std::vector<Copy> copies;
 };
@@ -121,7 +126,8 @@ Sum128 hash(const Copy& copy, const Sum128& factors);
 struct Holding {
   Box box;
   Format format;
-  std::vector<Rank> ranks;  ///< ascending
+  std::vector<Rank> ranks;    ///< ascending
+  std::vector<Rank> repeats;  ///< ascending: a rank for each time beyond the first that it holds the box
 };
 
 /// Computes the copies that take `tensors` from one layout to another. Keeps references to all three.
@@ -159,6 +165,7 @@ class Planner {
     std::vector<Rank> holders;          ///< that these takers take from
     std::vector<Rank> takers;           ///< those that do not take it from themselves
     std::vector<Rank> to_self;          ///< takers that do: they hold it
+    std::vector<Rank> repeats;          ///< of the destination's holding
     std::vector<std::int32_t> domains;  ///< the first taker of each, and the number of takers
     bool is_on_device = false;          ///< these holders and takers are on one device
     Format source_format;
@@ -190,7 +197,8 @@ class Planner {
   };
   static Domains all_domains(const Overlap& overlap) { return {0, std::ssize(overlap.domains) - 1}; }
   static Domains domain_of(const Overlap& overlap, Rank taker);
-  /// Calls visit(copy) for the copies of an overlap to takers of those domains.
+  /// Calls visit(copy, place) for the copies of an overlap to takers of those domains; `place` counts those of one box
+  /// to one taker.
   template <typename Visit>
   void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Domains& wanted,
               const Visit& visit) const;

@@ -127,11 +127,14 @@ class Shards {
     std::vector<layout::Piece> pieces;
     layout_.pieces(tensor, rank, pieces);
     std::optional<Box> result;
+    std::int64_t elements = 0;
     for (const layout::Piece& piece : pieces) {
+      elements += piece.box.volume();
       const auto both = result ? joined(*result, piece.box) : piece.box;
       if (!both) fail_unfit("{} rank {} has parts of it that are no block", side_, to_int(rank));
       result = both;
     }
+    if (result && elements > result->volume()) fail_unfit("{} rank {} stores it more than once", side_, to_int(rank));
     return result;
   }
 

@@ -68,7 +68,7 @@ std::string to_csv(const Result& result) {
   text +=
       ",payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_payload_bytes,engine_bytes,"
       "engine_elements_wrong,engine_kl_max,"
-      "trainer,engine,colocated,engine_weight_sync_seconds,engine_version\n";
+      "trainer,engine,colocated,version,weights,committed,engine_weight_sync_seconds,engine_version\n";
   const auto number = [](const auto& value) { return optional_field(value); };
   const std::string engines = fmt::format(
       "{},{}", by_engine(result.engines, [](const Engine& engine) { return optional_field(engine.payload_bytes); }),
@@ -78,12 +78,13 @@ std::string to_csv(const Result& result) {
   for (const Refit& refit : result.refits) {
     text += fmt::format("{},{},{},{}", run, refit.number, refit.warmup ? 1 : 0, refit.weight_sync);
     for (const std::string& phase : phases) text += ',' + optional_field(find_phase(refit, phase));
-    text +=
-        fmt::format(",{},{},{},{},{},{},{},{},{},{}\n", bytes, optional_field(algorithm_bandwidth(result, refit)),
-                    optional_field(refit.elements_wrong), optional_field(refit.kl_max), engines,
-                    by_engine(refit.engine_elements_wrong, number), by_engine(refit.engine_kl_max, number), sides,
-                    by_engine(refit.engines, [](const EngineRefit& one) { return optional_field(one.weight_sync); }),
-                    by_engine(refit.engines, [](const EngineRefit& one) { return fmt::format("{}", one.version); }));
+    text += fmt::format(
+        ",{},{},{},{},{},{},{},{},{},{},{},{},{}\n", bytes, optional_field(algorithm_bandwidth(result, refit)),
+        optional_field(refit.elements_wrong), optional_field(refit.kl_max), engines,
+        by_engine(refit.engine_elements_wrong, number), by_engine(refit.engine_kl_max, number), sides,
+        refit.version.number, refit.version.weights, refit.is_committed ? 1 : 0,
+        by_engine(refit.engines, [](const EngineRefit& one) { return optional_field(one.weight_sync); }),
+        by_engine(refit.engines, [](const EngineRefit& one) { return fmt::format("{}", one.version); }));
   }
   return text;
 }

@@ -7,6 +7,8 @@
 #include <optional>
 #include <system_error>
 
+#include "report/statistics.hpp"
+
 namespace refit::report {
 namespace {
 
@@ -23,11 +25,19 @@ const std::map<std::string, Figure>& figures() {
   static const std::map<std::string, Figure> all{
       {"memory.train_bytes_max", figure<&Result::memory, &Memory::train_bytes_max>},
       {"memory.gen_bytes_max", figure<&Result::memory, &Memory::gen_bytes_max>},
+      {"delta.kept_bytes_max", figure<&Result::delta, &Delta::kept_bytes_max>},
+      {"delta.dense_bytes", figure<&Result::delta, &Delta::dense_bytes>},
       {"memory.staging_bytes_max", figure<&Result::memory, &Memory::staging_bytes_max>},
+      {"memory.staged_bytes_max", figure<&Result::memory, &Memory::staged_bytes_max>},
       {"schedule.groups_max", figure<&Result::schedule, &Schedule::groups_max>},
       {"schedule.group_operations_max", figure<&Result::schedule, &Schedule::group_operations_max>},
       {"schedule.serial_groups_max", figure<&Result::schedule, &Schedule::serial_groups_max>},
       {"verification.elements_overflowed", figure<&Result::verification, &Verification::elements_overflowed>},
+      {"versions.served_wrong", [](const Result& result) { return std::optional(served_wrong(result)); }},
+      {"versions.last",
+       [](const Result& result) {
+         return result.refits.empty() ? std::nullopt : std::optional(result.refits.back().version.number);
+       }},
       {"wire.bytes", figure<&Result::wire, &Wire::bytes>},
       {"wire.self_bytes", figure<&Result::wire, &Wire::self_bytes>},
       {"wire.copies", figure<&Result::wire, &Wire::copies>},

@@ -124,7 +124,8 @@ Json to_json(const Wire& wire) {
 Json to_json(const Memory& memory) {
   return {{"train_bytes_max", memory.train_bytes_max},
           {"gen_bytes_max", memory.gen_bytes_max},
-          {"staging_bytes_max", memory.staging_bytes_max}};
+          {"staging_bytes_max", memory.staging_bytes_max},
+          {"staged_bytes_max", memory.staged_bytes_max}};
 }
 
 Json to_json(const M2n& m2n) {
@@ -181,6 +182,18 @@ void put_samples(Json& json, const std::vector<double>& samples) {
 Json weight_sync(const Result& result) {
   Json json = {{"first", result.refits.front().weight_sync}};
   put_samples(json, weight_sync_samples(result));
+  return json;
+}
+
+/// What refits were called, and what gen has at the end.
+Json versions(const Result& result) {
+  Json json = {{"plan", result.plan_hash},
+               {"first", result.refits.front().version.number},
+               {"last", result.refits.back().version.number},
+               {"held", Json::array()},
+               {"served_wrong", served_wrong(result)}};
+  for (const Engine& engine : result.engines) json["held"].push_back(engine.version.value_or(-1));
+  put(json, "weights", proved_weights(result));
   return json;
 }
 
@@ -248,6 +261,23 @@ Json to_json(const Plan& plan, const ByteMatrix& byte_matrix) {
   return json;
 }
 
+Json delta(const Result& result) {
+  const Delta& delta = *result.delta;
+  Json json = {{"form", delta.form}, {"dense_bytes", delta.dense_bytes}};
+  const auto samples = delta_bytes_samples(result);
+  if (const auto bytes = summarise(samples)) {
+    json["bytes"] = static_cast<std::int64_t>(bytes->median);
+    json["bytes_samples"] = Json::array();
+    for (const double sample : samples) json["bytes_samples"].push_back(static_cast<std::int64_t>(sample));
+  }
+  if (const auto changed = summarise(changed_samples(result))) json["changed_fraction"] = changed->median;
+  json["kept_bytes_max"] = delta.kept_bytes_max;
+  json["break_even"] = Json::array();
+  for (const Delta::BreakEven& one : delta.break_even)
+    json["break_even"].push_back({{"value_bytes", one.value_bytes}, {"index", one.index}, {"bitmap", one.bitmap}});
+  return json;
+}
+
 /// Adds a part where there is one.
 template <typename Part>
 void put_part(Json& json, const char* key, const std::optional<Part>& part) {
@@ -259,6 +289,7 @@ void put_measurements(Json& json, const Result& result) {
   put_part(json, "wire", result.wire);
   put_part(json, "memory", result.memory);
   put_part(json, "schedule", result.schedule);
+  if (result.delta) json["delta"] = delta(result);
   put_part(json, "m2n", result.m2n);
   put_part(json, "load", result.load);
   put_part(json, "bound", result.bound);
@@ -268,7 +299,10 @@ void put_measurements(Json& json, const Result& result) {
   if (result.plan) {
     json["plan"] = to_json(*result.plan, result.byte_matrix);
   } else {
-    if (!result.refits.empty()) json["weight_sync"] = weight_sync(result);
+    if (!result.refits.empty()) {
+      json["versions"] = versions(result);
+      json["weight_sync"] = weight_sync(result);
+    }
     if (const auto samples = host_samples(result); !samples.empty()) put_samples(json["host_seconds"], samples);
     json["phases"] = phases(result);
     if (result.verification) json["verification"] = to_json(*result.verification, result.engines);

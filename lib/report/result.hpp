@@ -103,6 +103,7 @@ struct Engine {
   std::optional<std::int64_t> payload_bytes;  ///< of which it stores a piece
   std::optional<std::int64_t> bytes;          ///< that all its ranks store
   std::optional<EngineProof> proof;
+  std::optional<std::int64_t> version = {};  ///< of its weights at the end; -1: none
 };
 
 using SettingValue = std::variant<bool, std::int64_t, double, std::string>;
@@ -127,6 +128,7 @@ struct Memory {
   std::int64_t train_bytes_max = 0;
   std::int64_t gen_bytes_max = 0;
   std::int64_t staging_bytes_max = 0;
+  std::int64_t staged_bytes_max = 0;  ///< of the second place of gen's storages, of staged refits
 };
 
 /// How one refit's sends, receives and broadcasts are grouped: each the maximum over ranks.
@@ -134,6 +136,26 @@ struct Schedule {
   std::int64_t groups_max = 0;            ///< groups that a rank posts
   std::int64_t group_operations_max = 0;  ///< of the largest group
   std::int64_t serial_groups_max = 0;     ///< one after the other, on the busiest of a rank's streams
+};
+
+/// What one refit with deltas sent: totals over all ranks.
+struct DeltaRefit {
+  std::int64_t bytes = 0;     ///< on the wire of the bulk path, with the counts that ranks tell each other
+  std::int64_t changed = 0;   ///< elements, each as often as it is sent
+  std::int64_t elements = 0;  ///< likewise, of all; 0: everything was sent, and nobody knows what has changed
+};
+
+/// Deltas of the bulk path (refit.delta). What refits sent is in Refit::delta.
+struct Delta {
+  std::string form;                 ///< "auto", "index" or "bitmap"
+  std::int64_t dense_bytes = 0;     ///< that a refit sends without
+  std::int64_t kept_bytes_max = 0;  ///< of what a rank keeps of what it sent last
+  /// The shares of changed elements of so many bytes below which a form has fewer bytes than the weights.
+  struct BreakEven {
+    std::int64_t value_bytes = 0;
+    double index = 0, bitmap = 0;
+  };
+  std::vector<BreakEven> break_even = {};
 };
 
 /// How NCCL M2N's operation and p2p share the bulk path (executor m2n).
@@ -183,12 +205,18 @@ struct ModelRow {
 /// Seconds by name, in order.
 using NamedSeconds = std::vector<std::pair<std::string, double>>;
 
+/// Which weights there are.
+struct Version {
+  std::int64_t number = -1;  ///< -1: none
+  std::string weights;       ///< fingerprint over all tensors, 32 hexadecimal digits; empty: it was not proved
+};
+
 /// One engine's part in a refit of a run in which engines come and go (run.drill).
 struct EngineRefit {
   bool alive = true;                   ///< by the drill's own words
   std::optional<double> weight_sync;   ///< seconds of its own ranks and train's; absent where it took no part
   std::optional<double> join_seconds;  ///< seconds in which it was made, where that was between the refit before and it
-  std::int64_t version = 0;            ///< the number of the last refit that it has, as it says itself; 0: of none
+  std::int64_t version = -1;           ///< that it has then, as it says itself; -1: none
 };
 
 /// One refit: maxima over all ranks.
@@ -201,6 +229,9 @@ struct Refit {
   std::optional<double> kl_max;                ///< absent where the refit was not verified
   std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits for it
   bool counted = true;                         ///< elements_wrong is exact; else a lower bound
+  Version version = {};
+  bool is_committed = true;              ///< gen generates from it
+  std::optional<DeltaRefit> delta = {};  ///< absent without deltas
   /// The same of each engine, absent where that was dead; empty where the refit was not verified.
   std::vector<std::optional<std::int64_t>> engine_elements_wrong = {};
   std::vector<std::optional<double>> engine_kl_max = {};  ///< likewise
@@ -296,6 +327,7 @@ struct Result {
   std::optional<Wire> wire;
   std::optional<Memory> memory;
   std::optional<Schedule> schedule;
+  std::optional<Delta> delta;
   std::optional<M2n> m2n;
   std::optional<Load> load;
   std::optional<Bound> bound;
@@ -303,6 +335,7 @@ struct Result {
   std::vector<std::pair<std::string, double>> rates;  ///< bytes per second by name, e.g. {"device_out", 370e9}
   std::optional<double> efficiency;                   ///< bound / median weight_sync
   NamedSeconds prepare;                               ///< phases that happen once: load, plan, ...
+  std::string plan_hash;                              ///< 32 hexadecimal digits; of the bulk path
   std::vector<Refit> refits;  ///< in order; weight_sync, host_seconds and phases are derived from them
   std::optional<Verification> verification;
   std::vector<std::string> notes;  ///< facts for the reader, e.g. pairs of ranks that fell back to p2p

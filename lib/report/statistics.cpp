@@ -58,6 +58,23 @@ std::vector<double> host_samples(const Result& result) {
   return samples;
 }
 
+std::vector<double> delta_bytes_samples(const Result& result) {
+  std::vector<double> samples;
+  for (const Refit& refit : result.refits) {
+    if (!refit.warmup && refit.delta) samples.push_back(static_cast<double>(refit.delta->bytes));
+  }
+  return samples;
+}
+
+std::vector<double> changed_samples(const Result& result) {
+  std::vector<double> samples;
+  for (const Refit& refit : result.refits) {
+    if (refit.warmup || !refit.delta || refit.delta->elements == 0) continue;
+    samples.push_back(static_cast<double>(refit.delta->changed) / static_cast<double>(refit.delta->elements));
+  }
+  return samples;
+}
+
 std::optional<double> find_phase(const Refit& refit, const std::string& phase) {
   for (const auto& [key, seconds] : refit.phases) {
     if (key == phase) return seconds;
@@ -104,17 +121,38 @@ std::vector<EngineLives> lives(const Result& result) {
 }
 
 std::string versions_text(const Result& result) {
+  if (result.refits.empty() || result.engines.empty()) return "";
   const std::vector<EngineLives> all = lives(result);
+  const auto holds = [](const Engine& engine) {
+    const std::int64_t version = engine.version.value_or(-1);
+    return version < 0 ? std::string("holds no version") : fmt::format("holds version {}", version);
+  };
+  const bool alike = std::ranges::all_of(
+      result.engines, [&](const Engine& engine) { return engine.version == result.engines.front().version; });
+  if (alike && all.empty()) return "gen " + holds(result.engines.front());
   std::vector<std::string> texts;
-  for (std::size_t e = 0; e < all.size(); ++e)
-    texts.push_back(fmt::format("engine {} holds {}{}", e, all[e].version,
-                                all[e].dead_since ? fmt::format(", dead since refit {}", *all[e].dead_since) : ""));
+  for (std::size_t e = 0; e < result.engines.size(); ++e) {
+    const bool is_dead = !all.empty() && all[e].dead_since;
+    texts.push_back(fmt::format("engine {} {}{}", e, holds(result.engines[e]),
+                                is_dead ? fmt::format(", dead since refit {}", *all[e].dead_since) : ""));
+  }
   return fmt::format("{}", fmt::join(texts, "; "));
 }
 
 std::optional<double> algorithm_bandwidth(const Result& result, const Refit& refit) {
   if (!result.payload || refit.weight_sync <= 0) return std::nullopt;
   return static_cast<double>(result.payload->total_bytes()) / refit.weight_sync / 1e9;
+}
+
+std::int64_t served_wrong(const Result& result) {
+  return std::ranges::count_if(
+      result.refits, [](const Refit& refit) { return refit.is_committed && refit.elements_wrong.value_or(0) > 0; });
+}
+
+std::string proved_weights(const Result& result) {
+  for (auto refit = result.refits.rbegin(); refit != result.refits.rend(); ++refit)
+    if (refit->is_committed) return refit->version.weights;
+  return "";
 }
 
 }  // namespace refit::report

@@ -38,6 +38,15 @@ void print_times(std::ostream& out, const Result& result) {
     }
     out << labelled("weight_sync", text);
   }
+  if (const auto pause = of_phase(result, "pause")) {
+    const auto background = of_phase(result, "background");
+    out << labelled("pause", background ? fmt::format("median {}, max {}, while gen may not generate; {} before it, "
+                                                      "beside gen",
+                                                      format_seconds(pause->median), format_seconds(pause->max),
+                                                      format_seconds(background->median))
+                                        : fmt::format("median {}, max {}, of the longest layer",
+                                                      format_seconds(pause->median), format_seconds(pause->max)));
+  }
   if (const auto summary = summarise(host_samples(result))) {
     out << labelled("host", fmt::format("median {}, max {} until all copies are enqueued",
                                         format_seconds(summary->median), format_seconds(summary->max)));
@@ -57,6 +66,21 @@ void print_times(std::ostream& out, const Result& result) {
   }
 }
 
+void print_delta(std::ostream& out, const Result& result) {
+  const Delta& delta = *result.delta;
+  std::string text = delta.form;
+  if (const auto bytes = summarise(delta_bytes_samples(result))) {
+    const auto median = static_cast<std::int64_t>(bytes->median);
+    text += fmt::format(": {} of {} sent", format_bytes(median), format_bytes(delta.dense_bytes));
+    if (delta.dense_bytes > 0)
+      text += fmt::format(" ({:.2f} %)", 100 * bytes->median / static_cast<double>(delta.dense_bytes));
+  }
+  if (const auto changed = summarise(changed_samples(result)))
+    text += fmt::format(", {:.3g} % of the elements have changed", 100 * changed->median);
+  text += fmt::format("; kept at most {} per rank", format_bytes(delta.kept_bytes_max));
+  out << labelled("delta", text);
+}
+
 void print_sizes(std::ostream& out, const Result& result) {
   if (result.wire) {
     const Wire& wire = *result.wire;
@@ -67,9 +91,13 @@ void print_sizes(std::ostream& out, const Result& result) {
   }
   if (result.memory) {
     const Memory& memory = *result.memory;
-    out << labelled("memory",
-                    fmt::format("at most per rank: train {}, gen {}, staging {}", format_bytes(memory.train_bytes_max),
-                                format_bytes(memory.gen_bytes_max), format_bytes(memory.staging_bytes_max)));
+    out << labelled(
+        "memory", fmt::format("at most per rank: train {}, gen {}, {}staging {}", format_bytes(memory.train_bytes_max),
+                              format_bytes(memory.gen_bytes_max),
+                              memory.staged_bytes_max > 0
+                                  ? fmt::format("its second place {}, ", format_bytes(memory.staged_bytes_max))
+                                  : "",
+                              format_bytes(memory.staging_bytes_max)));
   }
   if (result.schedule && result.schedule->groups_max > 0) {
     const Schedule& schedule = *result.schedule;
@@ -77,11 +105,22 @@ void print_sizes(std::ostream& out, const Result& result) {
                                             grouped(schedule.groups_max), grouped(schedule.serial_groups_max),
                                             grouped(schedule.group_operations_max)));
   }
+  if (result.delta) print_delta(out, result);
   if (result.m2n) out << m2n_text(*result.m2n);
   if (result.load) {
     out << labelled("load", fmt::format("{} read, {} needed", format_bytes(result.load->bytes_read),
                                         format_bytes(result.load->bytes_needed)));
   }
+}
+
+/// Prints which weights engines have.
+void print_versions(std::ostream& out, const Result& result) {
+  const std::string held = versions_text(result);
+  if (held.empty()) return;
+  const std::string weights = proved_weights(result);
+  out << labelled("version", fmt::format("{}{}; weights {}", held,
+                                         result.plan_hash.empty() ? "" : fmt::format("; plan {}", result.plan_hash),
+                                         weights.empty() ? "not proved" : weights));
 }
 
 void print_wrong(std::ostream& out, const std::vector<WrongTensor>& wrong, const std::vector<Engine>& engines) {
@@ -146,7 +185,7 @@ void print_summary(std::ostream& out, const Result& result) {
   print_times(out, result);
   print_sizes(out, result);
   out << engines_text(result.engines);
-  if (const std::string versions = versions_text(result); !versions.empty()) out << labelled("versions", versions);
+  print_versions(out, result);
   if (result.verification) print_verification(out, *result.verification, result.engines);
   for (const std::string& note : result.notes) out << labelled("note", note);
   if (result.elapsed_seconds)

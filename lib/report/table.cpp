@@ -65,6 +65,10 @@ void print_ranks(std::ostream& out, const std::vector<RankInfo>& ranks) {
   out << fmt::format("#   ... and {} more ranks; {} hosts in all\n", ranks.size() - shown, hosts.size());
 }
 
+bool has_pause(const Result& result) {
+  return std::ranges::any_of(result.settings, [](const auto& setting) { return setting.first == "commit"; });
+}
+
 std::string milliseconds(std::optional<double> seconds) {
   return seconds ? fmt::format("{:.3f}", *seconds * 1e3) : "-";
 }
@@ -95,22 +99,27 @@ void print_header(std::ostream& out, const Result& result) {
   out << std::flush;
 }
 
-void print_step_heading(std::ostream& out) {
-  out << fmt::format("#\n# {:>5} {:>11} {:>9} {:>9} {:>9} {:>7} {:>10} {:>9}\n", "refit", "weight_sync", "bulk", "misc",
-                     "finalize", "algbw", "#wrong", "KL max");
-  out << fmt::format("# {:>5} {:>11} {:>9} {:>9} {:>9} {:>7} {:>10}\n", "", "(ms)", "(ms)", "(ms)", "(ms)", "(GB/s)",
-                     "(elements)")
+void print_step_heading(std::ostream& out, const Result& result) {
+  const bool pauses = has_pause(result);
+  out << fmt::format("#\n# {:>5} {:>11} {}{:>9} {:>9} {:>9} {:>7} {:>10} {:>9}\n", "refit", "weight_sync",
+                     pauses ? fmt::format("{:>9} ", "pause") : "", "bulk", "misc", "finalize", "algbw", "#wrong",
+                     "KL max");
+  out << fmt::format("# {:>5} {:>11} {}{:>9} {:>9} {:>9} {:>7} {:>10}\n", "", "(ms)",
+                     pauses ? fmt::format("{:>9} ", "(ms)") : "", "(ms)", "(ms)", "(ms)", "(GB/s)", "(elements)")
       << std::flush;
 }
 
 void print_step(std::ostream& out, const Result& result, const Refit& refit) {
   const auto bandwidth = algorithm_bandwidth(result, refit);
   out << fmt::format(
-             "  {:>5} {:>11} {:>9} {:>9} {:>9} {:>7} {:>10} {:>9}{}\n", refit.number, milliseconds(refit.weight_sync),
+             "  {:>5} {:>11} {}{:>9} {:>9} {:>9} {:>7} {:>10} {:>9}{}{}\n", refit.number,
+             milliseconds(refit.weight_sync),
+             has_pause(result) ? fmt::format("{:>9} ", milliseconds(find_phase(refit, "pause"))) : "",
              milliseconds(find_phase(refit, "bulk")), milliseconds(find_phase(refit, "misc")),
              milliseconds(find_phase(refit, "finalize")), bandwidth ? fmt::format("{:.2f}", *bandwidth) : "-",
              refit.elements_wrong ? fmt::format("{}{}", refit.counted ? "" : ">=", *refit.elements_wrong) : "N/A",
-             refit.kl_max ? fmt::format("{:.3g}", *refit.kl_max) : "N/A", refit.warmup ? " w" : "")
+             refit.kl_max ? fmt::format("{:.3g}", *refit.kl_max) : "N/A", refit.warmup ? " w" : "",
+             refit.is_committed ? "" : " given up")
       << std::flush;
 }
 

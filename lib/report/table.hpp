@@ -13,8 +13,9 @@ namespace refit::report {
 /// are summarised.
 void print_header(std::ostream& out, const Result& result);
 
-/// Prints the heading of the step table, in two lines: call it once, before the first print_step.
-void print_step_heading(std::ostream& out);
+/// Prints the heading of the step table, in two lines: call it once, before the first print_step. Refits that are not
+/// committed in place have a column more: the time in which gen may not generate.
+void print_step_heading(std::ostream& out, const Result& result);
 
 /// Prints one row of the step table. algbw is the payload (result.payload) over weight_sync.
 void print_step(std::ostream& out, const Result& result, const Refit& refit);

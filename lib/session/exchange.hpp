@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -17,7 +18,7 @@ namespace refit::session {
 
 /// Weights that are quantised on the way.
 struct OnTheWay {
-  const layout::Layout& train;            ///< the layout that train ranks store
+  const layout::Layout& train;            ///< the layout in which train ranks have them before
   const layout::QuantisedLayout& layout;  ///< the layout that they send instead
   Library library;                        ///< whose bits gen gets, in the format of Model::quantisation
 };
@@ -41,10 +42,18 @@ struct SideMemory {
   std::span<std::byte> arena;  ///< the memory that has all of them; empty where they lie in several
 };
 
+class Staged;
+
 /// The memory of one process, which the caller owns and keeps for as long as the session lives: of the sides on which
 /// it is a rank.
 struct OwnMemory {
   std::optional<SideMemory> source, destination;
+  /// With Commit::stage: where destination's storages lie the second time; those that are not staged lie in both where
+  /// they are (staged.hpp).
+  std::optional<SideMemory> second = std::nullopt;
+  const Staged* staged = nullptr;  ///< on all ranks, with Commit::stage
+  /// Makes the source's storages that follow from others, at the begin of each refit; on all source ranks, or nothing.
+  std::function<void()> adapt = {};
   transport::PeerMemory* peers = nullptr;  ///< maps the destination ranks' arenas; nullptr: none is mapped
 
   const std::optional<SideMemory>& of(Side side) const { return side == Side::source ? source : destination; }
@@ -64,6 +73,17 @@ inline Choices choices(Mechanism) {
   return kWords;
 }
 
+/// When a refit's weights become those from which gen generates.
+enum class Commit : std::uint8_t {
+  in_place,  ///< as they arrive: generation stops for the whole refit
+  layers,    ///< the same, layer by layer: each layer is at rest again before the next one moves
+  stage      ///< they arrive beside those in use, and are flipped in at once
+};
+inline Choices choices(Commit) {
+  static constexpr std::string_view kWords[] = {"in_place", "layers", "stage"};
+  return kWords;
+}
+
 /// The way of moving; the same on all ranks.
 struct How {
   transport::ExecutorKind executor = transport::ExecutorKind::direct;
@@ -71,6 +91,7 @@ struct How {
   bool per_stage = false;  ///< a communicator for each of the source's stages; else one
   FanOut fan_out = FanOut::automatic;
   Mechanism mechanism = Mechanism::automatic;
+  Commit commit = Commit::in_place;
   std::int64_t misc_buffer_bytes = std::int64_t{256} << 20;
   bool check_agreement = true;        ///< before the first byte is sent
   bool registers_memory = true;       ///< with communicators that can; only where sides have arenas
@@ -82,17 +103,19 @@ struct How {
   const transport::ExecutorRow& row() const { return transport::row_of(executor); }
 };
 
-/// One of the two paths of a refit.
+/// One of the two paths of a refit, or a part of one.
 struct Path {
   const char* name;  ///< "bulk" or "misc"
   std::unique_ptr<transport::Executor> executor;
+  std::string part = {};   ///< "layer 3", of Commit::layers; else empty
+  bool is_paused = false;  ///< it moves while gen must not generate, of Commit::stage
 };
 
 /// Hooks through which a session's plan and executors pass before they are used: for tests and injected bugs.
 struct Decorators {
   /// Called with the copies in which this rank has a part, after they were counted.
   std::function<void(const plan::Planner&, std::vector<plan::Copy>&)> copies = {};
-  /// Called with the paths in the order in which they run.
+  /// Called with the paths in the order in which they run; once for each place of gen's storages.
   std::function<void(std::vector<Path>&)> paths = {};
   /// Called before weights are quantised in parts: returns whether with the magnitudes of the refit before.
   std::function<bool()> keeps_magnitudes = {};

@@ -18,13 +18,14 @@ class Prover {
          const OwnMemory& mine, std::uint64_t seed, std::vector<verify::Constant> constants,
          const verify::Tuning& tuning);
 
-  /// Proves a refit: verify::Verifier::verify.
+  /// Proves the weights that the last refit brought, staged or not: verify::Verifier::verify.
   verify::StepResult prove(std::int64_t refit, const verify::Named& named = {});
   /// Returns the verifier, for its other questions.
   verify::Verifier& verifier() { return verifier_; }
 
  private:
   const Session& session_;
+  const OwnMemory& mine_;
   verify::Verifier verifier_;
 };
 

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <numeric>
 #include <set>
 
 #include "core/clock.hpp"
 #include "plan/stream.hpp"
+#include "transport/delta.hpp"
 #include "transport/p2p.hpp"
 #include "transport/together.hpp"
 
@@ -37,6 +39,25 @@ SentWeights::HasMemory staged(const Exchange& exchange, bool sends_quantise) {
   return [misc](const model::Tensor& weight) { return misc.contains(weight.index); };
 }
 
+/// Returns the hash of the plan over all ranks: each copy counts where it is sent.
+Sum128 sum_hashes(transport::Control& world, const Exchange& exchange, const std::vector<plan::Copy>& copies) {
+  const OwnRanks own = exchange.world().own(world.rank());
+  Sum128 mine;
+  std::int32_t tensor = -1;
+  Sum128 factor;
+  for (const plan::Copy& copy : copies) {
+    if (!plan::sends(own, copy)) continue;
+    if (copy.tensor != tensor) factor = plan::hash_factor(exchange.model[copy.tensor].name);
+    tensor = copy.tensor;
+    mine += plan::hash(copy, factor);
+  }
+  transport::Control::Bytes bytes;
+  transport::append(bytes, mine);
+  Sum128 all;
+  for (const transport::Control::Bytes& one : world.gather_all(bytes)) all += transport::read_all<Sum128>(one).front();
+  return all;
+}
+
 bool may_quantise_as_it_sends(const Exchange& exchange, const How& how) {
   return exchange.quantised && how.row().stores && how.quantises_as_it_sends &&
          quantiser_of(exchange.model.quantisation.format, exchange.quantised->library);
@@ -58,6 +79,8 @@ std::int64_t staging_bytes(const Exchange& exchange, const How& how, const OwnRa
     const bool sends_quantise = mapped == Mapped::every_rank && may_quantise_as_it_sends(exchange, how);
     bytes += SentWeights::bytes(exchange.model, layout, staged(exchange, sends_quantise));
   }
+  if (own.source && how.tuning.delta != transport::Delta::off)
+    bytes += (how.commit == Commit::stage ? 2 : 1) * arena_bytes(paths.source, *own.source);
   if (own.destination || own.source == Rank{0}) bytes += 2 * misc_buffer;
   if (own.source && misc > 0) {
     const transport::Tuning gather = transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer);
@@ -99,6 +122,7 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   std::vector<plan::Copy> copies;
   together(world_, [&] { copies = planner().rank_plan(own()).copies; });
   plan_seconds_ = now() - start;
+  plan_hash_ = sum_hashes(world_, exchange_, copies);
   count(world_, exchange_, how_, copies, placement_, estimate_);
 
   if (exchange_.quantised) sent_ = make_sent(staged(exchange_, sends_quantise_));
@@ -113,11 +137,13 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   plan_seconds_ += now() - start;
   connect();
   start = now();
-  if (decorators.paths) decorators.paths(paths_);
+  if (decorators.paths)
+    for (std::vector<Path>& paths : paths_) decorators.paths(paths);
   keeps_magnitudes_ = decorators.keeps_magnitudes;
   register_memory();
   plan_seconds_ += now() - start;
   note_mechanism();
+  note_delta();
 
   const std::int64_t unmapped = sum_of("unmapped_peers");
   const std::string why = mine_.peers != nullptr ? mine_.peers->note() : "";
@@ -205,7 +231,13 @@ void Session::measure_again() {
   if (!links_.rates_change()) return;
   begin("probe");
   probe();
+  restart();
   estimate_.bound.time(estimate_.rates);
+}
+
+void Session::restart() {
+  for (const std::vector<Path>& paths : paths_)
+    for (const Path& path : paths) path.executor->restart();
 }
 
 std::int64_t Session::choose_fan_out() const {
@@ -279,10 +311,9 @@ transport::Tuning Session::tuning() const {
   return tuning;
 }
 
-/// Returns the sum over all ranks of a statistic of the bulk path's executor; 0: it has none of that name.
 std::int64_t Session::sum_of(const char* name) const {
   double mine = 0;
-  for (const transport::Statistic& statistic : bulk().statistics())
+  for (const transport::Statistic& statistic : statistics())
     if (std::strcmp(statistic.name, name) == 0) mine += statistic.value;
   return world_.sum(static_cast<std::int64_t>(mine));
 }
@@ -299,18 +330,86 @@ void Session::note_mechanism() {
       ceil_div(sizes.least_bytes, 1024), ceil_div(sizes.least_strided_bytes, 1024)));
 }
 
-void Session::make_executors(const std::vector<plan::Copy>& copies) {
+/// Says up to which share of changed elements each form of a delta pays.
+void Session::note_delta() {
+  if (how_.tuning.delta == transport::Delta::off) return;
+  using kernels::DeltaForm;
+  const auto share = [](DeltaForm form, std::int64_t bytes) { return 100 * transport::break_even(form, bytes); };
+  note(fmt::format(
+      "delta: of changed elements, index has fewer bytes than the weights below {:.1f} % (1 byte), {:.1f} % (2) and "
+      "{:.1f} % (4), bitmap below {:.1f} %, {:.1f} % and {:.1f} %",
+      share(DeltaForm::index, 1), share(DeltaForm::index, 2), share(DeltaForm::index, 4), share(DeltaForm::bitmap, 1),
+      share(DeltaForm::bitmap, 2), share(DeltaForm::bitmap, 4)));
+}
+
+std::vector<plan::Copy> Session::Part::of(const std::vector<plan::Copy>& copies) const {
+  std::set<std::int32_t> mine;
+  for (const model::Tensor& tensor : tensors) mine.insert(tensor.index);
+  std::vector<plan::Copy> result;
+  std::ranges::copy_if(copies, std::back_inserter(result),
+                       [&](const plan::Copy& copy) { return mine.contains(copy.tensor); });
+  return result;
+}
+
+/// Returns the parts of the bulk path in the order in which they move: at least one, be it empty.
+std::vector<Session::Part> Session::make_parts() const {
+  const std::vector<model::Tensor>& bulk = exchange_.paths.bulk;
+  if (how_.commit == Commit::in_place) return {{"", false, bulk}};
+  std::vector<Part> parts;
+  if (how_.commit == Commit::layers) {
+    const Units units(exchange_.model);
+    for (std::size_t unit = 0; unit < units.size(); ++unit) {
+      Part part{units.name(unit), false, {}};
+      std::ranges::copy_if(bulk, std::back_inserter(part.tensors),
+                           [&](const model::Tensor& tensor) { return units.of(tensor) == unit; });
+      if (!part.tensors.empty()) parts.push_back(std::move(part));
+    }
+    if (parts.empty()) parts.push_back({"", false, {}});
+    return parts;
+  }
+  parts = {{"", false, {}}};
+  if (!mine_.staged->is_whole()) parts.push_back({"", true, {}});
+  for (const model::Tensor& tensor : bulk) parts[mine_.staged->has(tensor) ? 0 : 1].tensors.push_back(tensor);
+  return parts;
+}
+
+/// Makes the paths into one place of gen's storages (nullptr: this rank has none).
+std::vector<Path> Session::make_paths(const std::vector<plan::Copy>& copies, const SideMemory* destination) {
   const plan::Paths& paths = exchange_.paths;
   transport::Endpoint me{own(), {}, {}};
   if (mine_.source) me.source = sent_ ? sent_->memory() : mine_.source->storages;
-  if (mine_.destination) me.destination = mine_.destination->storages;
+  if (destination != nullptr) me.destination = destination->storages;
   transport::QuantisedSends sends;
   if (sends_quantise_) sends = {&sent_->quantise(), &paths.destination};
-  paths_.push_back({kBulk, how_.row().make({space_, world_, links_, *routes_, me, paths.bulk, paths.source,
-                                            paths.destination, copies, mine_.peers, sends, tuning(), progress_})});
-  if (gather_ == nullptr && stream_ == nullptr) return;
-  paths_.push_back({kMisc, transport::make_misc(space_, gather_.get(), stream_.get(), me, paths.misc, paths.source,
-                                                paths.destination, how_.misc_buffer_bytes, how_.tuning, progress_)});
+  std::vector<Path> result;
+  for (const Part& part : parts_) {
+    result.push_back(
+        {kBulk,
+         how_.row().make({space_, world_, links_, *routes_, me, part.tensors, paths.source, paths.destination,
+                          part.of(copies), mine_.peers, sends, tuning(), ring_, progress_}),
+         part.name, part.is_paused});
+  }
+  if (gather_ == nullptr && stream_ == nullptr) return result;
+  const bool is_paused = stages() && !std::ranges::all_of(paths.misc, [this](const model::Tensor& tensor) {
+                           return mine_.staged->has(tensor);
+                         });
+  result.push_back({kMisc,
+                    transport::make_misc(space_, gather_.get(), stream_.get(), me, paths.misc, paths.source,
+                                         paths.destination, how_.misc_buffer_bytes, how_.tuning, progress_),
+                    "", is_paused});
+  return result;
+}
+
+void Session::make_executors(const std::vector<plan::Copy>& copies) {
+  parts_ = make_parts();
+  transport::Endpoint me{own(), {}, {}};
+  std::int64_t ring_bytes = 0;
+  for (const Part& part : parts_)
+    ring_bytes = std::max(ring_bytes, how_.row().ring_bytes(*routes_, me, part.of(copies), how_.tuning));
+  ring_ = std::make_shared<transport::Ring>(ring_bytes);
+  const SideMemory* first = mine_.destination ? &*mine_.destination : nullptr;
+  paths_.push_back(make_paths(copies, first));
+  if (stages()) paths_.push_back(make_paths(copies, mine_.second ? &*mine_.second : nullptr));
 }
 
 /// Lets pairs of ranks connect before the first refit, where they are known to agree on what they exchange.
@@ -319,13 +418,10 @@ void Session::connect() {
   begin("connect");
   const double start = now();
   together(world_, [&] {
-    for (const Path& path : paths_) path.executor->connect();
+    for (const std::vector<Path>& paths : paths_)
+      for (const Path& path : paths) path.executor->connect();
   });
   connect_seconds_ = now() - start;
-}
-
-const transport::Executor& Session::bulk() const {
-  return *std::ranges::find(paths_, std::string_view(kBulk), &Path::name)->executor;
 }
 
 /// Returns the communicators in which this rank has a part.
@@ -340,9 +436,10 @@ std::vector<transport::Communicator*> Session::all_communicators() const {
 void Session::register_memory() {
   if (!how_.registers_memory) return;
   transport::MemoryList memory;
-  for (const Path& path : paths_) std::ranges::copy(path.executor->staging(), std::back_inserter(memory));
-  for (const Side side : {Side::source, Side::destination})
-    if (mine_.of(side)) memory.push_back(mine_.of(side)->arena);
+  for (const std::vector<Path>& paths : paths_)
+    for (const Path& path : paths) std::ranges::copy(path.executor->staging(), std::back_inserter(memory));
+  for (const std::optional<SideMemory>* side : {&mine_.source, &mine_.destination, &mine_.second})
+    if (*side) memory.push_back((*side)->arena);
   if (sent_ && !sent_->arena().empty()) memory.push_back(sent_->arena());
   bool registered = true;
   for (transport::Communicator* communicator : all_communicators()) registered &= communicator->register_memory(memory);
@@ -351,45 +448,178 @@ void Session::register_memory() {
   note("NCCL cannot register the memory of all ranks: it copies through buffers of its own");
 }
 
-RefitSeconds Session::refit(const std::function<void()>& finalise) {
+std::int64_t Session::next_number() const {
+  std::int64_t last = 0;
+  for (const Version& version : sent_versions_) last = std::max(last, version.number);
+  return last + 1;
+}
+
+const Version& Session::held() const {
+  return is_source() && !own().destination ? sent_versions_[static_cast<std::size_t>(brought())]
+                                           : held_versions_[static_cast<std::size_t>(live_)];
+}
+
+void Session::set_held(const Version& version) { held_versions_[static_cast<std::size_t>(live_)] = version; }
+
+Session::Versions Session::versions() const {
+  const auto live = static_cast<std::size_t>(live_);
+  return {sent_versions_[live], held_versions_[live]};
+}
+
+void Session::set_versions(const Versions& versions) {
+  const auto live = static_cast<std::size_t>(live_);
+  sent_versions_[live] = versions.sent;
+  held_versions_[live] = versions.held;
+}
+
+void Session::set_proved(const Sum128& weights) {
+  const auto place = static_cast<std::size_t>(brought());
+  for (std::array<Version, 2>* versions : {&sent_versions_, &held_versions_})
+    if ((*versions)[place].exists()) (*versions)[place].weights = weights;
+}
+
+/// Collective.
+Roll Session::call_roll(std::int64_t asked, int place) const {
+  const auto at = static_cast<std::size_t>(place);
+  return {world_,
+          exchange_.world(),
+          {asked,
+           {sent_versions_[at].number, sent_versions_[at].plan},
+           {held_versions_[at].number, held_versions_[at].plan}}};
+}
+
+void Session::require_version(std::int64_t number) {
+  const std::vector<Missed> missed = call_roll(number, live_).missed({number, plan_hash_});
+  if (missed.empty()) return;
+  throw transport::CollectiveError(
+      ErrorKind::data, fmt::format("gen does not hold version {} everywhere: {}", number, to_string(missed)));
+}
+
+template <typename Seconds>
+void Session::run(int place, bool paused, Seconds& seconds) {
+  double last = now();
+  const std::vector<Path>& paths = paths_[static_cast<std::size_t>(place)];
+  for (std::size_t at = 0; at < paths.size(); ++at) {
+    const Path& path = paths[at];
+    if (path.is_paused != paused) continue;
+    progress_.at(path.name);
+    path.executor->execute();
+    const double end = now();
+    (std::string_view(path.name) == kBulk ? seconds.bulk : seconds.misc) += end - last;
+    // What is not staged lies in one place alone: the other place's executor no longer knows what it holds.
+    if (path.is_paused) paths_[static_cast<std::size_t>(1 - place)][at].executor->restart();
+    if constexpr (requires { seconds.parts; }) {
+      if (!path.part.empty()) seconds.parts.emplace_back(path.part, end - last);
+    }
+    last = end;
+  }
+}
+
+RefitSeconds Session::refit(const std::function<void()>& finalise, std::optional<std::int64_t> number) {
+  target_ = stages() ? 1 - live_ : 0;
+  const auto place = static_cast<std::size_t>(target_);
   progress_.at("barrier");
+  const Roll roll = call_roll(number.value_or(next_number()), target_);
+  const Version version{roll.number(), plan_hash_};
+  const Version base = roll.sent();
+  missed_ = base.exists() ? roll.missed(base) : std::vector<Missed>();
+  if (!missed_.empty())
+    for (const Path& path : paths_[place]) path.executor->restart();
+  // Until all of it has arrived, this place holds parts of two versions.
+  held_versions_[place] = sent_versions_[place] = {};
+  is_staged_ = false;
+
   world_.barrier();
   RefitSeconds seconds;
   const double start = now();
+  if (mine_.adapt) {
+    progress_.at("adapt");
+    mine_.adapt();
+  }
+  seconds.adapt = now() - start;
   if (quantises_first()) {
     progress_.at("quantise");
     seconds.reduce = sent_->run(keeps_magnitudes_ && keeps_magnitudes_());
   }
-  double last = now();
-  seconds.quantise = last - start;
-  for (const Path& path : paths_) {
-    progress_.at(path.name);
-    path.executor->execute();
-    const double end = now();
-    (std::string_view(path.name) == kBulk ? seconds.bulk : seconds.misc) = end - last;
-    last = end;
+  seconds.quantise = now() - start - seconds.adapt;
+  run(target_, false, seconds);
+  const double last = now();
+  const bool is_complete = !stages() || stages_everything();
+  if (is_complete && finalise) {
+    progress_.at("finalize");
+    finalise();
   }
-  progress_.at("finalize");
-  if (finalise) finalise();
   const double end = now();
   seconds.finalise = end - last;
   seconds.total = end - start;
+  is_staged_ = stages();
+  if (is_source()) sent_versions_[place] = version;
+  if (own().destination) held_versions_[place] = version;
+  return seconds;
+}
+
+FlipSeconds Session::flip(const std::function<void()>& finalise) {
+  if (!is_staged_) fail_usage("flip: no refit has been staged since the last flip");
+  is_staged_ = false;
+  progress_.at("barrier");
+  world_.barrier();
+  FlipSeconds seconds;
+  const double start = now();
+  world_.barrier();  // gen ranks stop to wait for each other here: this is a part of the pause
+  if (!stages_everything()) {
+    run(target_, true, seconds);
+    const double last = now();
+    progress_.at("finalize");
+    if (finalise) finalise();
+    seconds.finalise = now() - last;
+  }
+  live_ = target_;
+  seconds.total = now() - start;
   return seconds;
 }
 
 std::int64_t Session::staging_bytes() const {
   std::int64_t bytes = sent_ ? std::ssize(sent_->arena()) : 0;
-  for (const Path& path : paths_) bytes += path.executor->staging_bytes();
+  std::set<const std::byte*> seen;  // executors share the ring
+  for (const std::vector<Path>& paths : paths_) {
+    for (const Path& path : paths) {
+      for (const std::span<std::byte> part : path.executor->staging())
+        if (!part.empty() && seen.insert(part.data()).second) bytes += std::ssize(part);
+    }
+  }
+  return bytes;
+}
+
+std::int64_t Session::kept_bytes() const {
+  std::int64_t bytes = 0;
+  for (const std::vector<Path>& paths : paths_) {
+    for (const Path& path : paths) {
+      for (const transport::Statistic& statistic : path.executor->statistics())
+        if (std::string_view(statistic.name) == transport::kKeptBytes)
+          bytes += static_cast<std::int64_t>(statistic.value);
+    }
+  }
   return bytes;
 }
 
 transport::Schedule Session::schedule() const {
   transport::Schedule schedule;
-  for (const Path& path : paths_) schedule = schedule + path.executor->schedule();
+  for (const Path& path : paths_.front()) schedule = schedule + path.executor->schedule();
   return schedule;
 }
 
-std::vector<transport::Statistic> Session::statistics() const { return bulk().statistics(); }
+std::vector<transport::Statistic> Session::statistics() const {
+  std::vector<transport::Statistic> sums;
+  for (const Path& path : paths_[static_cast<std::size_t>(brought())]) {
+    if (std::string_view(path.name) != kBulk) continue;
+    const std::vector<transport::Statistic> of_part = path.executor->statistics();
+    if (sums.empty())
+      sums = of_part;
+    else
+      for (std::size_t i = 0; i < sums.size(); ++i) sums[i].value += of_part[i].value;
+  }
+  return sums;
+}
 
 std::vector<verify::RankView> Session::views() const {
   const OwnRanks me = own();

@@ -15,6 +15,7 @@
 #include "kernels/kernels.hpp"
 #include "plan/plan.hpp"
 #include "transport/communicator.hpp"
+#include "transport/delta_form.hpp"
 #include "transport/memory.hpp"
 #include "transport/progress.hpp"
 #include "transport/quantise.hpp"
@@ -38,8 +39,9 @@ struct Statistic {
   enum class Unit : std::uint8_t {
     part,     ///< seconds of a part of the last `execute`; parts are one after the other
     seconds,  ///< of the last `execute`
-    bytes,    ///< of memory that a library under the executor takes
+    bytes,    ///< of memory beside staging: that a library under the executor takes, or that is kept
     moved,    ///< bytes, by each `execute`
+    elements,
     ranks
   };
   const char* name;
@@ -56,6 +58,9 @@ class Executor {
   /// return this rank's part is complete: weights that it sends may be changed, and weights that it receives are
   /// visible to it.
   virtual void execute() = 0;
+  /// Forgets what the destination ranks hold: the next `execute` sends everything, as the first one does. To be called
+  /// on all ranks alike, wherever storages of a destination rank may have changed since the last `execute`.
+  virtual void restart() {}
   /// Exchanges a small message with every peer on every lane on which `execute` does: communicators that connect with
   /// the first message of a pair have then done so. Changes no storage. Collective like `execute`, before its first
   /// call, among ranks that agree on the plan.
@@ -92,6 +97,7 @@ struct Tuning {
   /// direct with fan-out: most bytes of a chunk (at least one element). Small enough that the last chunk's way through
   /// its relay is short, large enough that flags cost nothing.
   std::int64_t fan_out_chunk_bytes = 8 << 20;
+  Delta delta = Delta::off;           ///< p2p: what a refit that follows another one sends
   kernels::TableSizes table = {};     ///< of the tables of all executors
   kernels::EngineSizes engines = {};  ///< direct: of copies to other devices; by default kernels do all of them
 };

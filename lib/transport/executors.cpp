@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "transport/delta.hpp"
 #include "transport/m2n/m2n.hpp"
 #include "transport/p2p.hpp"
 
@@ -52,8 +53,16 @@ std::unique_ptr<Executor> golden(const Ingredients& of) {
   return make_golden(of.space, of.routes, of.me, of.tensors, of.source, of.destination, of.tuning, of.progress);
 }
 
+std::int64_t p2p_ring(const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& copies,
+                      const Tuning& tuning) {
+  return tuning.delta == Delta::off ? ring_bytes(routes, me, copies, tuning)
+                                    : delta_ring_bytes(routes, me, copies, tuning);
+}
+
 std::unique_ptr<Executor> p2p(const Ingredients& of) {
-  return make_p2p(of.space, of.routes, of.me, of.copies, of.tuning, of.progress);
+  if (of.tuning.delta != Delta::off)
+    return make_delta(of.space, of.world, of.routes, of.me, of.copies, of.tuning, of.ring, of.progress);
+  return make_p2p(of.space, of.routes, of.me, of.copies, of.tuning, of.ring, of.progress);
 }
 
 std::unique_ptr<Executor> direct(const Ingredients& of) {
@@ -83,8 +92,10 @@ std::span<const ExecutorRow> executors() {
        .make = golden},
       {.name = "p2p",
        .sentence = "bounded groups of send and receive between exact overlaps",
-       .options = {"communicators", "streams", "group_size", "chunk_bytes", "ring_chunks", "small_bytes"},
+       .options = {"communicators", "streams", "group_size", "chunk_bytes", "ring_chunks", "small_bytes", "delta"},
        .takes_turns = true,
+       .has_parts = true,
+       .ring_bytes = p2p_ring,
        .model = p2p_model,
        .staging_bytes = p2p_staging,
        .make = p2p},
@@ -93,6 +104,7 @@ std::span<const ExecutorRow> executors() {
        .options = {"fan_out", "mechanism"},
        .stores = true,
        .form = plan::Form::stored,
+       .has_parts = true,
        .model = direct_model,
        .staging_bytes = direct_staging,
        .make = direct},

@@ -11,6 +11,7 @@
 #include "plan/moved.hpp"
 #include "transport/executor.hpp"
 #include "transport/links.hpp"
+#include "transport/p2p.hpp"
 
 namespace refit::transport {
 
@@ -34,6 +35,7 @@ struct Ingredients {
   PeerMemory* peers = nullptr;            ///< memory of the destination ranks' storages
   QuantisedSends sends = {};
   const Tuning& tuning;
+  std::shared_ptr<Ring> ring = nullptr;  ///< of ExecutorRow::ring_bytes, for executors that run one after the other
   Progress& progress;
 };
 
@@ -51,6 +53,11 @@ struct ExecutorRow {
   bool takes_turns = false;            ///< its stages share the lanes; else every stage has all of them
   bool is_compared = true;             ///< `refit plan` compares policies with it
   plan::Form form = plan::Form::sent;  ///< form in which its copies travel
+  bool has_parts = false;  ///< it may be made of the tensors of one layer at a time: its memory does not grow by that
+  /// Returns the bytes of Ingredients::ring that these copies need; 0: the executor has none.
+  std::int64_t (*ring_bytes)(const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& copies,
+                             const Tuning& tuning) = [](const Routes&, const Endpoint&, const std::vector<plan::Copy>&,
+                                                        const Tuning&) { return std::int64_t{0}; };
   /// Returns the seconds of the bulk path. `loads`: of the plan, in this form.
   plan::ModelSeconds (*model)(const plan::Paths& paths, const plan::Loads& loads, const plan::Machine& machine,
                               const plan::Knobs& knobs, const Tuning& tuning);

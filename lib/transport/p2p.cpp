@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <iterator>
 #include <set>
-#include <thread>
 
 #include "core/box.hpp"
+#include "transport/lanes.hpp"
 #include "transport/tiles.hpp"
 
 namespace refit::transport {
@@ -20,80 +20,12 @@ Tuning aligned(Tuning tuning) {
 }
 
 /// A group of messages whose staged parts fill one chunk of the ring.
-struct Batch {
-  std::int32_t stage = 0;
-  int lane = 0;  ///< of the stage's communicator
-  std::int32_t first_tensor = 0;
-  std::vector<Message> messages;
-  kernels::CopyTable pack;    // storages -> chunk, before the group
-  kernels::CopyTable unpack;  // chunk -> storages, after it
-};
+struct Batch : BatchMessages {
+  kernels::CopyTable packing;    // storages -> chunk, before the group
+  kernels::CopyTable unpacking;  // chunk -> storages, after it
 
-/// One stage in flight at a time, or a part of one: its batches, in the plan's order, with up to `ring` of them between
-/// pack and unpack.
-class Lane {
- public:
-  explicit Lane(std::int64_t ring) : ring_(static_cast<std::size_t>(ring)) {}
-
-  std::vector<Batch>& batches() { return batches_; }
-  const std::vector<Batch>& batches() const { return batches_; }
-
-  void make_requests(const Routes& routes) {
-    std::int64_t largest = 0;
-    for (const Batch& batch : batches_) largest = std::max(largest, static_cast<std::int64_t>(batch.messages.size()));
-    if (batches_.empty()) return;
-    for (std::size_t i = 0; i < std::min(ring_, batches_.size()); ++i) {
-      requests_.push_back(routes.communicator(batches_.front().stage).make_request(largest));
-    }
-  }
-
-  void add_to(Schedule& schedule) const {
-    schedule.groups += std::ssize(batches_);
-    schedule.serial_groups = std::max(schedule.serial_groups, std::int64_t{std::ssize(batches_)});
-    for (const Batch& batch : batches_) {
-      schedule.operations = std::max(schedule.operations, std::int64_t{std::ssize(batch.messages)});
-    }
-  }
-
-  void start() { posted_ = completed_ = 0; }
-  bool done() const { return completed_ == batches_.size(); }
-  /// Gives the core away while the first batch that is not complete waits.
-  void pause() { requests_[completed_ % requests_.size()]->pause(); }
-
-  /// Posts and completes as many batches as possible; returns true if anything moved.
-  bool advance(const kernels::ExecutionSpace& space, const Routes& routes, Progress& progress) {
-    bool moved = false;
-    // Batches are in the same order at both ends of every pair: the first incomplete segment of all ranks is posted at
-    // both its ends, so something always completes.
-    while (posted_ < batches_.size() && posted_ < completed_ + requests_.size()) {
-      Batch& batch = batches_[posted_];
-      batch.pack.run(space);
-      space.fence();
-      routes.communicator(batch.stage).post(batch.messages, batch.lane, *requests_[posted_ % requests_.size()]);
-      ++posted_;
-      moved = true;
-    }
-    while (completed_ < posted_ && requests_[completed_ % requests_.size()]->test()) {
-      batches_[completed_].unpack.run(space);
-      space.fence();  // its chunk is free for the batch after next
-      ++completed_;
-      moved = true;
-    }
-    if (completed_ < batches_.size()) {
-      const Batch& waiting = batches_[completed_];
-      progress.stage = waiting.stage;
-      progress.tensor = waiting.first_tensor;
-      progress.peer = waiting.messages.empty() ? -1 : waiting.messages.front().peer;
-    }
-    return moved;
-  }
-
- private:
-  std::size_t ring_;
-  std::vector<Batch> batches_;
-  std::vector<std::unique_ptr<Request>> requests_;
-  std::size_t posted_ = 0;
-  std::size_t completed_ = 0;
+  void pack(const kernels::ExecutionSpace& space) const { packing.run(space); }
+  void unpack(const kernels::ExecutionSpace& space) const { unpacking.run(space); }
 };
 
 /// The messages of one stage in groups: at most `group_size` each, of one turn, and at most one chunk of staged bytes.
@@ -202,8 +134,8 @@ class BatchBuilder {
       batch.messages.push_back(message(parcel, stage, chunk));
       if (is_staged(parcel, me_)) chunk += round_up(parcel.bytes, kChunkAlignment);
     }
-    batch.pack = kernels::CopyTable(space_, pack_, sizes_);
-    batch.unpack = kernels::CopyTable(space_, unpack_, sizes_);
+    batch.packing = kernels::CopyTable(space_, pack_, sizes_);
+    batch.unpacking = kernels::CopyTable(space_, unpack_, sizes_);
     return batch;
   }
 
@@ -241,11 +173,7 @@ class P2p final : public Executor {
  public:
   P2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
       const std::vector<plan::Copy>& copies, const Tuning& tuning, std::shared_ptr<Ring> ring, Progress& progress)
-      : space_(space),
-        routes_(routes),
-        progress_(progress),
-        group_size_(static_cast<std::size_t>(tuning.group_size)),
-        ring_(std::move(ring)) {
+      : space_(space), routes_(routes), progress_(progress), group_size_(tuning.group_size), ring_(std::move(ring)) {
     std::vector<kernels::Tile> to_self;
     for (const plan::Copy& copy : copies) {
       if (copy.to_self) to_self.push_back(self_tile(copy, me.source, me.destination));
@@ -256,59 +184,27 @@ class P2p final : public Executor {
 
   void execute() override {
     to_self_.run(space_);
-    run(lanes_);
+    run(lanes_, space_, routes_, progress_);
     space_.fence();
   }
 
   void connect() override {
-    std::size_t count = 0;
-    for (const Lane& lane : lanes_) count += greetings(lane).size();
-    kernels::DeviceBuffer memory(static_cast<std::int64_t>(count) * kChunkAlignment);
-    if (count > 0) kernels::fill(space_, memory.data(), DType::f32, {memory.bytes() / 4}, {1}, 0.0);
-    space_.fence();
-    std::vector<Lane> lanes;
-    std::byte* next = memory.data();
-    for (const Lane& lane : lanes_) {
-      lanes.emplace_back(1);
-      std::vector<Batch>& batches = lanes.back().batches();
-      for (const Greeting& greeting : greetings(lane)) {
-        const bool continues = !batches.empty() && batches.back().stage == greeting.stage &&
-                               batches.back().lane == greeting.lane && batches.back().messages.size() < group_size_;
-        if (!continues) {
-          Batch batch;
-          batch.stage = greeting.stage;
-          batch.lane = greeting.lane;
-          batches.push_back(std::move(batch));
-        }
-        const bool sending = greeting.from == routes_.communicator(greeting.stage).rank();
-        batches.back().messages.push_back({sending ? Message::Kind::send : Message::Kind::receive,
-                                           sending ? greeting.to : greeting.from, next, kChunkAlignment});
-        next += kChunkAlignment;
-      }
-      lanes.back().make_requests(routes_);
-    }
-    run(lanes);
+    std::vector<std::set<Greeting>> greetings;
+    for (const Lane<Batch>& lane : lanes_) greetings.push_back(greetings_of(lane));
+    greet(space_, routes_, greetings, group_size_, progress_);
   }
 
   MemoryList staging() const override { return {ring_->allocated()}; }
 
   Schedule schedule() const override {
     Schedule schedule;
-    for (const Lane& lane : lanes_) lane.add_to(schedule);
+    for (const Lane<Batch>& lane : lanes_) lane.add_to(schedule);
     return schedule;
   }
 
  private:
-  /// A message of `connect`: the communicator of a stage, its lane, and ranks in it. Their order is one of all messages
-  /// of a job.
-  struct Greeting {
-    std::int32_t stage;
-    int lane, from, to;
-    auto operator<=>(const Greeting&) const = default;
-  };
-
   /// Returns a lane's, one for each peer and direction.
-  std::set<Greeting> greetings(const Lane& lane) const {
+  std::set<Greeting> greetings_of(const Lane<Batch>& lane) const {
     std::set<Greeting> result;
     for (const Batch& batch : lane.batches()) {
       const int self = routes_.communicator(batch.stage).rank();
@@ -318,22 +214,6 @@ class P2p final : public Executor {
       }
     }
     return result;
-  }
-
-  /// Carries out the batches of all lanes.
-  void run(std::vector<Lane>& lanes) {
-    for (Lane& lane : lanes) lane.start();
-    for (bool busy = true; busy;) {
-      busy = false;
-      bool moved = false;
-      for (Lane& lane : lanes) {
-        if (lane.done()) continue;
-        moved |= lane.advance(space_, routes_, progress_);
-        busy |= !lane.done();
-      }
-      progress_.set_waiting(busy && !moved);
-      if (busy && !moved) std::ranges::find_if(lanes, [](const Lane& lane) { return !lane.done(); })->pause();
-    }
   }
 
   void make_lanes(const Endpoint& me, const LaneGroups& groups, const Tuning& tuning) {
@@ -359,10 +239,10 @@ class P2p final : public Executor {
   const kernels::ExecutionSpace& space_;
   Routes routes_;
   Progress& progress_;
-  std::size_t group_size_;
+  std::int64_t group_size_;
   kernels::CopyTable to_self_;
   std::shared_ptr<Ring> ring_;
-  std::vector<Lane> lanes_;
+  std::vector<Lane<Batch>> lanes_;
 };
 
 }  // namespace

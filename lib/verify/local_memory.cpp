@@ -33,9 +33,12 @@ OwnView::OwnView(std::vector<RankView> sides) : sides_(std::move(sides)) {
   both_ = std::make_shared<const layout::LocalLayout>(std::move(both));
 }
 
-void OwnView::move(const std::vector<std::byte*>& storages) {
-  REFIT_ASSERT(storages.size() == sides_.front().storages.size());
-  std::ranges::copy(storages, storages_.begin());
+void OwnView::move(Group group, const std::vector<std::byte*>& storages) {
+  auto at = storages_.begin();
+  for (const RankView& side : sides_) {
+    if (side.group == group && side.storages.size() == storages.size()) std::ranges::copy(storages, at);
+    at += std::ssize(side.storages);
+  }
 }
 
 kernels::Region region_of(const RankView& view, const layout::LocalPiece& piece, const model::Tensor& tensor,

@@ -33,8 +33,8 @@ class OwnView {
   /// Returns the group of the piece, or fill, that is in a storage.
   Group group(std::int32_t storage) const { return side_of(storage).group; }
   Rank rank(std::int32_t storage) const { return side_of(storage).rank; }
-  /// Sets the places of the first side's storages.
-  void move(const std::vector<std::byte*>& storages);
+  /// Sets the places of the storages of a side, where the process is a rank of it.
+  void move(Group group, const std::vector<std::byte*>& storages);
 
  private:
   const RankView& side_of(std::int32_t storage) const {

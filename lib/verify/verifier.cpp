@@ -250,7 +250,7 @@ class Verifier::OfEngine {
   /// Counts their elements, and measures the KL.
   StepResult count();
   std::vector<NotFinite> not_finite(Group group) const;
-  void move(const std::vector<std::byte*>& storages) { local_.view.move(storages); }
+  void move(Group group, const std::vector<std::byte*>& storages) { local_.view.move(group, storages); }
 
  private:
   bool is_root() const { return local_.world.rank() == kRoot; }
@@ -551,8 +551,8 @@ std::vector<NotFinite> Verifier::not_finite(Group group) {
   return list;
 }
 
-void Verifier::move(std::vector<std::byte*> storages) {
-  for (const auto& engine : engines_) engine->move(storages);
+void Verifier::move(Group group, const std::vector<std::byte*>& storages) {
+  for (const auto& engine : engines_) engine->move(group, storages);
 }
 
 }  // namespace refit::verify

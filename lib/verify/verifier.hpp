@@ -69,9 +69,10 @@ class Verifier {
   /// world rank 0.
   std::vector<NotFinite> not_finite(Group group);
 
-  /// Sets the places of the storages of the first of `mine` from now on, one for each. For views of memory that only
-  /// exists while it is verified; that memory need not exist before the first call.
-  void move(std::vector<std::byte*> storages);
+  /// Sets the places of this process's storages on a side from now on, one for each of the view's; on processes that
+  /// are no ranks of it, nothing. For memory that only exists while it is verified (it need not exist before the first
+  /// call), and for weights of which gen has two places. Not collective.
+  void move(Group group, const std::vector<std::byte*>& storages);
 
  private:
   class OfEngine;

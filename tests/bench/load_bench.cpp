@@ -74,7 +74,7 @@ int measure(const std::string& folder, const std::string& layout) {
   const Rank rank{session.rank()};
   const layout::LocalLayout local = layout::materialise(*setup.train, setup.model.tensors, rank);
   const auto arena = transport::make_host_arena(transport::ArenaMap(local).bytes);
-  const engine::Weights weights(setup, local, Group::train, rank, arena->span().data());
+  const engine::Weights weights(setup, local, Group::train, rank, transport::LocalMemory(local, arena->span().data()));
   const std::vector<Span> spans = spans_of(setup, local);
   std::int64_t bytes = 0;
   for (const Span& span : spans) bytes += span.bytes;

@@ -150,4 +150,45 @@ def quantisers(suite):
     suite.check_code(ended, 2, "a quantiser of the other kind")
 
 
-Suite(__doc__).main(executors, wire_is_halved, bits_are_the_quantisers, quantisers)
+# Executor, train, gen, ranks, options.
+PLACES = (
+    ("golden", "TP1", "TP2", 3, ()),
+    ("p2p", "TP1", "TP2", 3, ()),
+    ("p2p", "TP2", "TP2", 4, ("--bulk", "ffn")),  # qkv_proj is misc
+    ("direct", "TP1", "TP2", 3, ()),
+    ("direct", "TP2", "TP2", 2, ("--colocated",)),
+    ("p2p", "TP2", "TP2", 2, ("--colocated",)),
+    ("golden", "TP2", "TP1", 3, ()),
+    ("p2p", "TP2", "TP1", 3, ()),
+    ("direct", "TP2", "TP1", 3, ()),
+    ("golden", "TP1", "TP1xDP2", 3, ()),
+    ("direct", "TP1", "TP1xDP2", 3, ("--fan-out", "on")),
+    ("direct", "TP1", "TP1xDP2", 3, ("--fan-out", "off")),
+)
+
+
+def every_place_of_a_scale(suite):
+    """phi-4's qkv_proj and gate_up_proj are one weight each, with one scale, which vLLM stores three and two times."""
+    for precision in ("bf16:nvfp4", "bf16:fp8_tensor"):
+        first = {}  # dump, by gen
+        for i, (executor, train, gen, ranks, options) in enumerate(PLACES):
+            what = f"{precision} {executor} {train} -> {gen} {' '.join(options)}"
+            dump = f"places-{precision.replace(':', '-')}-{i}"
+            ended = suite.run(
+                ranks, "run", "--model", "phi-4-small", "--layers", 1, "--train", train, "--gen", gen, "--precision", precision,
+                "--executor", executor, *options, "--steps", 2, "--warmup", 0, "--dump-gen", dump, "--force", "--json", "places.json"
+            )  # fmt: skip
+            suite.check_code(ended, 0, what)
+            found = suite.result("places.json", ended)["verification"]
+            suite.check(found["elements_wrong"] == 0, f"{what}: {found}", ended)
+            equal_dumps(suite, first.setdefault(gen, dump), dump)
+            scales = safetensors.read(suite.path(dump, "gen-rank-00000.safetensors"))
+            for part, places in (("qkv_proj", 3), ("gate_up_proj", 2)):
+                repeated = [t for name, t in scales.items() if part in name and "scale" in name and t.shape == (places,)]
+                suite.check(repeated, f"{what}: {part} has no parameter of {places} scales")
+                for tensor in repeated:
+                    values = struct.unpack(f"<{places}f", tensor.data)
+                    suite.check(values[0] > 0 and len(set(values)) == 1, f"{what}: {part}: {values}")
+
+
+Suite(__doc__).main(executors, wire_is_halved, bits_are_the_quantisers, quantisers, every_place_of_a_scale)

@@ -101,6 +101,12 @@ static void refits(const setup* s, gather_state* state) {
     CHECK(strcmp(proof.train_digest, proof.gen_digest) == 0);
     OK(refit_session_digest(session, digests[step]));
     CHECK(strcmp(digests[step], proof.gen_digest) == 0);
+    refit_weights weights = {.size = sizeof(weights)};
+    OK(refit_session_version(session, &weights));
+    CHECK(weights.version == step && strlen(weights.plan) == 32 && strcmp(weights.digest, digests[step]) == 0);
+    OK(refit_session_require_version(session, step));
+    CHECK(refit_session_require_version(session, step + 1) == REFIT_DATA);
+    CHECK(strstr(refit_error_text(), "gen rank 0 holds version") != NULL);
   }
   CHECK(strcmp(digests[1], digests[2]) != 0);
   const char* notes = NULL;

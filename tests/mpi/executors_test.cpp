@@ -56,8 +56,8 @@ RankOutcome run_and_expect(const TransportCase& job, transport::Control& world, 
   const RankOutcome outcome = run_rank(job, services);
   EXPECT_EQ(outcome.mismatch, "") << what;
   EXPECT_EQ(outcome.unmapped_peers, 0) << what;
-  // m2n's operation is a test's here.
-  if (job.executor != ExecutorKind::m2n) {
+  // m2n's operation is a test's here, and a delta's messages are made in each refit.
+  if (job.executor != ExecutorKind::m2n && job.tuning.delta == transport::Delta::off) {
     EXPECT_EQ(outcome.allocations, 0) << what;
   }
   if (job.executor == ExecutorKind::p2p) {
@@ -138,6 +138,19 @@ TEST(RanksExecutors, RandomJobsArrive) {
     for (std::uint64_t seed = cases.first; seed < cases.first + static_cast<std::uint64_t>(cases.count); ++seed) {
       const RandomTransport random(seed, precisions, world->size());
       for (const TransportCase& job : random.jobs()) run_and_expect(job, *world, random.describe(job));
+    }
+  }
+}
+
+/// Deltas of every kind between any layouts, apart and colocated.
+TEST(RanksExecutors, RandomDeltasArrive) {
+  const auto world = make_control();
+  const RandomCases cases(2);
+  for (const Precisions precisions : all_precisions()) {
+    for (std::uint64_t seed = cases.first; seed < cases.first + static_cast<std::uint64_t>(cases.count); ++seed) {
+      const bool colocated = world->size() == 1 || seed % 2 == 1;
+      const RandomTransport random(seed, precisions, world->size(), colocated, Changes::sparse);
+      for (const TransportCase& job : random.deltas()) run_and_expect(job, *world, random.describe(job));
     }
   }
 }

@@ -13,6 +13,7 @@
 #include "support/message_resharder.hpp"
 #include "support/number_oracle.hpp"
 #include "support/thread_links.hpp"
+#include "transport/delta.hpp"
 #include "transport/foreign_memory.hpp"
 #include "transport/shared_memory.hpp"
 
@@ -36,14 +37,39 @@ std::uint64_t element_bits(DType dtype, std::uint64_t random) {
   }
 }
 
+/// Returns the step that gave an element the value that it has at `step`.
+std::int64_t last_change(Changes changes, std::uint64_t key, std::int64_t element, std::int64_t elements,
+                         std::int64_t step) {
+  for (; changes == Changes::sparse && step > 0; --step) {
+    const std::uint64_t random = splitmix64(key + static_cast<std::uint64_t>(step) * 1'000'003) ^
+                                 splitmix64(static_cast<std::uint64_t>(element));
+    const bool changed[] = {true,         splitmix64(random) % 40 == 0, false,
+                            element == 0, element == elements - 1,      splitmix64(random) % 3 == 0};
+    if (changed[step % 6]) break;
+  }
+  return step;
+}
+
+/// Returns zeros of both signs, and NaN of several payloads where no end converts them, among an element's bits.
+std::uint64_t special_bits(DType dtype, bool converts, std::uint64_t random, std::uint64_t bits) {
+  if (!is_castable(dtype) || random % 8 != 0) return bits;
+  const std::uint64_t sign = std::uint64_t{1} << (8 * byte_size(dtype) - 1);
+  if (converts || random % 16 == 0) return bits & sign;
+  return bits | (dtype == DType::f32 ? 0x7F800000U : dtype == DType::bf16 ? 0x7F80U : 0x7C00U);
+}
+
+/// `converts`: an end has another form than `from`.
 std::vector<std::byte> make_values(std::int64_t elements, const std::string& name, Format from, Format to,
-                                   std::int64_t step) {
-  const std::uint64_t key = combine(hash_name(name), static_cast<std::uint64_t>(step));
+                                   std::int64_t step, Changes changes, bool converts) {
+  const std::uint64_t of_tensor = hash_name(name);
   const auto size = static_cast<std::size_t>(byte_size(to.dtype));
   const Transform how = transform(from.conversion, to.conversion);
   std::vector<std::byte> values(static_cast<std::size_t>(elements) * size);
   for (std::size_t i = 0; i < static_cast<std::size_t>(elements); ++i) {
-    std::uint64_t bits = element_bits(from.dtype, splitmix64(key + i));
+    const std::int64_t since = last_change(changes, of_tensor, static_cast<std::int64_t>(i), elements, step);
+    const std::uint64_t random = splitmix64(combine(of_tensor, static_cast<std::uint64_t>(since)) + i);
+    std::uint64_t bits = element_bits(from.dtype, random);
+    if (changes == Changes::sparse) bits = special_bits(from.dtype, converts, splitmix64(random), bits);
     if (from != to) bits = converted(bits, from.dtype, to.dtype, how);
     std::memcpy(values.data() + i * size, &bits, size);
   }
@@ -275,7 +301,10 @@ std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const R
   switch (job.executor) {
     case ExecutorKind::golden:
       return make_golden(space, routes, me, job.bulk, source, *job.destination, job.tuning, progress);
-    case ExecutorKind::p2p: return make_p2p(space, routes, me, copies, job.tuning, progress);
+    case ExecutorKind::p2p:
+      if (job.tuning.delta != transport::Delta::off)
+        return make_delta(space, *services.world, routes, me, copies, job.tuning, nullptr, progress);
+      return make_p2p(space, routes, me, copies, job.tuning, progress);
     case ExecutorKind::m2n:
       return make_m2n(space, routes, me, job.bulk, plan::make_reshards(job.bulk, source, *job.destination), source,
                       *job.destination, copies, make_message_resharder(routes), job.tuning, progress);
@@ -345,7 +374,11 @@ void Truth::prepare(const layout::Layout& source, const layout::Layout& destinat
           continue;
         }
         std::vector<std::byte>& values = values_[{tensor.index, *made_in, to, step}];
-        if (values.empty()) values = make_values(tensor.elements(), model_.canonical(tensor).name, *made_in, to, step);
+        const bool converts = quantiser || *made_in != destination.format(tensor).value_or(*made_in);
+        if (values.empty()) {
+          values =
+              make_values(tensor.elements(), model_.canonical(tensor).name, *made_in, to, step, changes_, converts);
+        }
       }
     }
   }
@@ -417,11 +450,19 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
     world.barrier();  // destinations have checked the previous refit
     // Forwarding ranks are then awake before the copies that they forward come.
     if (sends && job.domain_ranks > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    if (step == job.restart) {
+      if (receives) std::memset(destination, kernels::kPoison, static_cast<std::size_t>(to->bytes()));
+      bulk->restart();
+    }
     const std::int64_t before = services.allocations ? services.allocations() : 0;
     if (sent && sent->quantise().is_needed()) sent->quantise().run();
     bulk->execute();
     if (misc) misc->execute();
     if (services.allocations) outcome.allocations += services.allocations() - before;
+    if (job.tuning.delta != transport::Delta::off) {
+      outcome.delta_bytes.push_back(statistic_of(*bulk, "delta_bytes"));
+      outcome.dense_bytes = statistic_of(*bulk, "delta_dense_bytes");
+    }
     if (sends) from->write(source.data(), step + 1);
     if (blocks && outcome.mismatch.empty()) outcome.mismatch = blocks->copy_to(destination, to->map());
     if (receives && outcome.mismatch.empty()) outcome.mismatch = to->compare(destination, step);

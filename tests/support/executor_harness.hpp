@@ -26,12 +26,18 @@ namespace refit::test_support {
 using transport::ExecutorKind;
 std::string to_string(ExecutorKind kind);
 
+/// Which elements change from one step to the next.
+enum class Changes : std::uint8_t {
+  all,    ///< all, at every step
+  sparse  ///< step by step: a few, none, the first of each tensor, the last, a third, all; some to zeros and NaN
+};
+
 /// The true values of a model's tensors. A source's element i of a tensor at a step is a function of (canonical name,
 /// i, step). A destination's element is that value, transformed and cast in one step by number_oracle.hpp, or the
 /// reference quantiser's result for the whole tensor.
 class Truth {
  public:
-  explicit Truth(const model::Model& model) : model_(model) {}
+  explicit Truth(const model::Model& model, Changes changes = Changes::all) : model_(model), changes_(changes) {}
   /// Makes the values that two layouts store at steps 0 .. steps - 1, and keeps those made before. `quantiser`: for
   /// weights that the source stores plain and the destination as block_scaled; their scales, which the source does not
   /// store, are made with them.
@@ -47,6 +53,7 @@ class Truth {
   void quantise(const model::Tensor& weight, Format made_in, Format as, std::int64_t step, Quantiser quantiser);
   using Key = std::tuple<std::int32_t, Format, Format, std::int64_t>;
   const model::Model& model_;
+  Changes changes_;
   std::map<Key, std::vector<std::byte>> values_;
 };
 
@@ -74,6 +81,9 @@ struct TransportCase {
   bool foreign = false;
   std::set<int> private_ranks;  ///< foreign: world ranks whose memory others cannot map
   std::int64_t refits = 2;
+  /// p2p with deltas: the refit (0, 1, ...) before which destination storages are overwritten, which no source knows,
+  /// and the executor is told to restart; -1 = none.
+  std::int64_t restart = -1;
 
   WorldMap world() const { return {source->ranks(), destination->ranks(), colocated}; }
 };
@@ -87,6 +97,9 @@ struct RankOutcome {
   std::int64_t engine_bytes = 0;  ///< that direct's copy engines move
   transport::Schedule schedule;   ///< of the bulk path
   std::int64_t allocations = 0;   ///< of this rank in all refits, where services count them
+  /// Bytes that this rank sent in each refit with deltas, and those that it sends without.
+  std::vector<std::int64_t> delta_bytes = {};
+  std::int64_t dense_bytes = 0;
 };
 
 /// Services of a machine to one rank, like those of Links.

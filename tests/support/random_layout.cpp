@@ -86,6 +86,8 @@ std::uint64_t MeshLayout::placement_class(const model::Tensor& tensor) const {
         combine(combine(combine(seed, static_cast<std::uint64_t>(cut.axis)), static_cast<std::uint64_t>(cut.dimension)),
                 static_cast<std::uint64_t>(cut.rule));
   }
+  if (!most_places.empty())
+    seed = combine(seed, static_cast<std::uint64_t>(most_places[static_cast<std::size_t>(tensor.index)]));
   return seed;
 }
 
@@ -98,9 +100,17 @@ std::int64_t MeshLayout::begin_of(std::int32_t index, Rank rank) const {
   for (const model::Tensor& tensor : tensors) {
     if (tensor.index == index) return begin;
     if (storage_of[static_cast<std::size_t>(tensor.index)] != storage_of[static_cast<std::size_t>(index)]) continue;
-    begin += box(tensor, rank).volume() + 1;
+    begin += room_of(tensor, rank);
   }
   return begin;
+}
+
+std::int64_t MeshLayout::places(const model::Tensor& tensor, Rank rank) const {
+  return most_places.empty() ? 1 : 1 + to_int(rank) % most_places[static_cast<std::size_t>(tensor.index)];
+}
+
+std::int64_t MeshLayout::room_of(const model::Tensor& tensor, Rank rank) const {
+  return (box(tensor, rank).volume() + 1) * places(tensor, rank);
 }
 
 void MeshLayout::pieces(const model::Tensor& tensor, Rank rank, std::vector<layout::Piece>& out) const {
@@ -114,15 +124,17 @@ void MeshLayout::pieces(const model::Tensor& tensor, Rank rank, std::vector<layo
     strides[d] = stride;
     stride *= mine.extent[d];
   }
-  out.push_back({mine,
-                 {{storage_of[at], -1, -1}, begin_of(tensor.index, rank), strides},
-                 format_of[static_cast<std::size_t>(storage_of[at])]});
+  std::int64_t begin = begin_of(tensor.index, rank);
+  for (std::int64_t place = 0; place < places(tensor, rank); ++place, begin += mine.volume() + 1) {
+    out.push_back(
+        {mine, {{storage_of[at], -1, -1}, begin, strides}, format_of[static_cast<std::size_t>(storage_of[at])]});
+  }
 }
 
 layout::Storage MeshLayout::storage(const layout::StorageKey& key, Rank rank) const {
   std::int64_t elements = 0;
   for (const model::Tensor& tensor : tensors) {
-    if (storage_of[static_cast<std::size_t>(tensor.index)] == key.parameter) elements += box(tensor, rank).volume() + 1;
+    if (storage_of[static_cast<std::size_t>(tensor.index)] == key.parameter) elements += room_of(tensor, rank);
   }
   return {key, fmt::format("s{}", key.parameter), {elements}, format_of[static_cast<std::size_t>(key.parameter)].dtype};
 }
@@ -181,6 +193,12 @@ MeshLayout random_layout(std::mt19937_64& random, const std::vector<model::Tenso
     result.reversed.push_back(pick(random, 0, 3) == 0);
   }
   return result;
+}
+
+void repeat_some(std::mt19937_64& random, MeshLayout& layout) {
+  layout.most_places.clear();
+  for (std::size_t i = 0; i < layout.tensors.size(); ++i)
+    layout.most_places.push_back(static_cast<std::int32_t>(pick(random, 0, 1) == 0 ? 1 : pick(random, 1, 3)));
 }
 
 }  // namespace refit::test_support

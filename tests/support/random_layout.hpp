@@ -3,7 +3,8 @@
 //
 // A random layout is a device mesh and, for every tensor, a list of cuts (mesh axis, tensor dimension, rule), nested in
 // the order of the axes; axes that cut nothing hold replicas. Storages are fused at random: the pieces of several
-// tensors lie one behind the other in one storage, with gaps, row-major or with reversed strides.
+// tensors lie one behind the other in one storage, with gaps, row-major or with reversed strides. A rank may store its
+// box several times.
 
 #include <cstdint>
 #include <functional>
@@ -46,9 +47,12 @@ class MeshLayout final : public layout::Layout {
   std::vector<bool> reversed;            ///< by tensor index: the first dimension varies fastest
   std::vector<Format> format_of;         ///< by storage
   std::vector<model::Tensor> tensors;
+  std::vector<std::int32_t> most_places;  ///< by tensor index: rank r stores its box 1 + r % most times; empty: once
 
   /// Returns the box of `tensor` on `rank`; may be empty.
   Box box(const model::Tensor& tensor, Rank rank) const;
+  /// Returns how often the rank stores it.
+  std::int64_t places(const model::Tensor& tensor, Rank rank) const;
 
   std::int32_t ranks() const override;
   std::int32_t stage(Rank) const override { return 0; }
@@ -61,9 +65,11 @@ class MeshLayout final : public layout::Layout {
   std::string coordinates(Rank rank) const override;
 
  private:
-  /// Returns the place where tensor `index` begins in its storage of `rank`: behind the tensors before it, each with a
-  /// gap of one element.
+  /// Returns the place where tensor `index` begins in its storage of `rank`: behind the tensors before it, each place
+  /// with a gap of one element.
   std::int64_t begin_of(std::int32_t index, Rank rank) const;
+  /// Returns the elements of a storage that a tensor takes, gaps included.
+  std::int64_t room_of(const model::Tensor& tensor, Rank rank) const;
 };
 
 /// Returns tensors "t0", "t1", ... with 0 to 4 dimensions; several of one shape, so that classes are shared.
@@ -71,5 +77,8 @@ std::vector<model::Tensor> random_tensors(std::mt19937_64& random, int count, st
 
 /// Returns a layout of `tensors` with so many ranks; 0: 1 to 8. Tensors of one shape are often cut alike.
 MeshLayout random_layout(std::mt19937_64& random, const std::vector<model::Tensor>& tensors, std::int64_t ranks = 0);
+
+/// Lets ranks store the boxes of some tensors up to three times.
+void repeat_some(std::mt19937_64& random, MeshLayout& layout);
 
 }  // namespace refit::test_support

@@ -107,7 +107,7 @@ std::string to_string(Precisions precisions) {
   return kNames[static_cast<std::size_t>(precisions)];
 }
 
-RandomTransport::RandomTransport(std::uint64_t seed, Precisions precisions, int ranks, bool colocated)
+RandomTransport::RandomTransport(std::uint64_t seed, Precisions precisions, int ranks, bool colocated, Changes changes)
     : seed_(seed), precisions_(precisions) {
   std::mt19937_64 random(combine(seed, static_cast<std::uint64_t>(precisions)));
   make_model(random);
@@ -118,7 +118,9 @@ RandomTransport::RandomTransport(std::uint64_t seed, Precisions precisions, int 
   }
   make_layouts(random, ranks, colocated);
   draw_sizes(random);
-  truth_ = std::make_unique<Truth>(model_);
+  constexpr std::int64_t kSparseRefits = 9;
+  if (changes == Changes::sparse) base_.refits = kSparseRefits;
+  truth_ = std::make_unique<Truth>(model_, changes);
   truth_->prepare(*source_, *destination_, base_.refits + 1, base_.quantiser);
   base_.model = &model_;
   base_.truth = truth_.get();
@@ -217,6 +219,8 @@ void RandomTransport::make_layouts(std::mt19937_64& random, int ranks, bool colo
     source_ = std::make_unique<WithoutScales>(std::move(source));
     destination_ = std::make_unique<CutBetweenBlocks>(model_, std::move(destination), *base_.quantiser);
   } else {
+    std::mt19937_64 repeats(combine(seed_, 0x2E9EA7));
+    if (repeats() % 2 == 0) repeat_some(repeats, destination);
     source_ = std::make_unique<MeshLayout>(std::move(source));
     destination_ = std::make_unique<MeshLayout>(std::move(destination));
   }
@@ -274,6 +278,22 @@ std::vector<TransportCase> RandomTransport::jobs() const {
   return jobs;
 }
 
+std::vector<TransportCase> RandomTransport::deltas() const {
+  std::vector<TransportCase> jobs;
+  for (const transport::Delta delta :
+       {transport::Delta::automatic, transport::Delta::index, transport::Delta::bitmap}) {
+    jobs.push_back(base_);
+    jobs.back().executor = ExecutorKind::p2p;
+    jobs.back().tuning.delta = delta;
+  }
+  jobs.push_back(jobs.front());
+  jobs.back().restart = 1 + static_cast<std::int64_t>(seed_ % static_cast<std::uint64_t>(base_.refits - 1));
+  jobs.push_back(jobs.front());
+  jobs.back().bulk = bulk_;
+  jobs.back().misc = misc_;
+  return jobs;
+}
+
 TransportCase RandomTransport::misc() const {
   TransportCase job = base_;
   job.bulk = bulk_;
@@ -288,12 +308,15 @@ std::string RandomTransport::describe(const TransportCase& job) const {
     for (const plan::Placement::Site& site : sites) text += fmt::format(" {}/{}", site.device, site.domain);
     return text;
   };
+  const std::string delta =
+      t.delta == transport::Delta::off ? "" : fmt::format(", delta {}, restart before {}", name(t.delta), job.restart);
   return fmt::format(
-      "seed {} {} {} ({} + {} ranks{}{}{} on devices/domains{} ->{}), fan-out in domains of {}, stripes of {} B and {} "
+      "seed {} {} {}{} ({} + {} ranks{}{}{} on devices/domains{} ->{}), fan-out in domains of {}, stripes of {} B and "
+      "{} "
       "rows; streams {} group {} "
       "chunk {} ring {} message {} small {} packed {} cost {} part {} reshard {} fan-out chunk {} items {} B {} "
       "elements streamed {} misc {} engines from {} B, strided {} B, rows {} to {} B, cut at {} B, batches of {}",
-      seed_, to_string(precisions_), to_string(job.executor), job.source->ranks(), job.destination->ranks(),
+      seed_, to_string(precisions_), to_string(job.executor), delta, job.source->ranks(), job.destination->ranks(),
       job.colocated ? ", colocated" : "", job.quantiser ? fmt::format(", {}", name(*job.quantiser)) : "",
       job.foreign ? ", foreign memory" : "", devices(job.placement.source), devices(job.placement.destination),
       job.domain_ranks, job.striping.min_bytes, job.striping.min_rows, t.streams, t.group_size, t.chunk_bytes,

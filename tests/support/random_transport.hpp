@@ -32,11 +32,15 @@ std::string to_string(Precisions precisions);
 class RandomTransport {
  public:
   /// `ranks`: of the world, at least 2 where the sides are apart; 0: 1 to 8 of each side.
-  RandomTransport(std::uint64_t seed, Precisions precisions, int ranks = 0, bool colocated = false);
+  RandomTransport(std::uint64_t seed, Precisions precisions, int ranks = 0, bool colocated = false,
+                  Changes changes = Changes::all);
 
   /// Returns the job for every executor; for direct without fan-out, and with it in domains of two ranks and of all,
   /// into arenas and into foreign memory.
   std::vector<TransportCase> jobs() const;
+  /// Returns the job for p2p with every kind of delta, of as many refits as Changes::sparse has kinds and more, with a
+  /// restart on the way; the last one has a misc path too.
+  std::vector<TransportCase> deltas() const;
   /// Returns the job with a misc path too, of a part of the tensors.
   TransportCase misc() const;
   /// Describes everything that was drawn.

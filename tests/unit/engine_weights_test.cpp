@@ -24,7 +24,7 @@ TEST(Weights, SyntheticOnesSayHowFarTheyAre) {
   const cases::Setup setup(small_case({}));
   const layout::LocalLayout local = layout::materialise(*setup.train, setup.model.tensors, Rank{0});
   const kernels::SharedBuffer arena(transport::ArenaMap(local).bytes);
-  const Weights weights(setup, local, Group::train, Rank{0}, arena.data());
+  const Weights weights(setup, local, Group::train, Rank{0}, transport::LocalMemory(local, arena.data()));
   std::vector<std::int64_t> done;
   std::int64_t all = 0;
   weights.load(space, [&](std::int64_t now_done, std::int64_t now_all) {

@@ -3,6 +3,7 @@ refit_test(kernels
           ${CMAKE_CURRENT_LIST_DIR}/kernels_convert.cpp
           ${CMAKE_SOURCE_DIR}/tests/support/format_reference.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_copy.cpp
+          ${CMAKE_CURRENT_LIST_DIR}/kernels_delta.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_dequantise.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_engines.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_parts.cpp

@@ -9,6 +9,7 @@
 #include "gen/vllm/layout.hpp"
 #include "plan/cost.hpp"
 #include "plan/traffic.hpp"
+#include "support/random_layout.hpp"
 #include "train/megatron/layout.hpp"
 
 namespace refit::plan {
@@ -55,6 +56,24 @@ Bound bound_of(const Row& row, const Rates& rates, const std::optional<Placement
   return lower_bound(
       sides.model.tensors, *sides.train, *sides.gen, rates,
       placement ? *placement : apart(sides.train->ranks(), sides.gen->ranks(), 1, row.devices_per_domain));
+}
+
+/// A rank that stores a box three times receives it once at least, and writes it three times.
+TEST(Bound, CountsEveryPlaceInMemoryAndOneOnTheWire) {
+  const std::vector<Tensor> tensors{{0, "t0", {100, 10}, DType::bf16, model::Role::unknown, -1, -1}};
+  test_support::MeshLayout source;
+  source.tensors = tensors;
+  source.mesh = {1};
+  source.cuts = {{}};
+  source.storage_of = {0};
+  source.reversed = {false};
+  source.format_of = {DType::bf16};
+  test_support::MeshLayout destination = source;
+  destination.mesh = {3};
+  destination.most_places = {3};
+  const Bound bound = lower_bound(tensors, source, destination, {}, apart(1, 3));
+  EXPECT_EQ(bound.device.ingress, 2000);
+  EXPECT_EQ(bound.memory, 3 * 2000);  // of rank 2; the source reads 2,000
 }
 
 TEST(Bound, IsAsPublished) {

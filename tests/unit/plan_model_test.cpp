@@ -164,6 +164,39 @@ TEST(Model, CountsBytesInTheFormThatTravels) {
   }
 }
 
+/// A matrix that both rank 0's have twice: the stream has it once, and gen's rank stores it twice.
+TEST(Model, CountsThePlacesThatMiscFills) {
+  const std::vector<Tensor> tensors = one_tensor({100, 10});
+  auto twice = rows_layout(tensors, 2, 1);
+  twice.most_places = {2};
+  EXPECT_EQ(twice.places(tensors[0], Rank{1}), 2);
+  // Ranks in reverse, so that rank 0 is the one that has it twice.
+  class Reversed final : public layout::Layout {
+   public:
+    explicit Reversed(const test_support::MeshLayout& mesh) : mesh_(mesh) {}
+    std::int32_t ranks() const override { return mesh_.ranks(); }
+    std::int32_t stage(Rank) const override { return 0; }
+    std::int32_t stages() const override { return 1; }
+    std::uint64_t placement_class(const Tensor& tensor) const override { return mesh_.placement_class(tensor); }
+    std::optional<Format> format(const Tensor& tensor) const override { return mesh_.format(tensor); }
+    void pieces(const Tensor& tensor, Rank rank, std::vector<Piece>& out) const override {
+      mesh_.pieces(tensor, Rank{ranks() - 1 - to_int(rank)}, out);
+    }
+    layout::Storage storage(const layout::StorageKey& key, Rank rank) const override {
+      return mesh_.storage(key, Rank{ranks() - 1 - to_int(rank)});
+    }
+    void fills(const layout::StorageKey&, Rank, std::vector<layout::Fill>&) const override {}
+    std::string coordinates(Rank) const override { return ""; }
+
+   private:
+    const test_support::MeshLayout& mesh_;
+  };
+  const MiscLoad load = misc_load(tensors, Reversed(twice), Reversed(twice), 1'000'000);
+  EXPECT_EQ(load.bytes, 2000);
+  EXPECT_EQ(load.gathered, 0);
+  EXPECT_EQ(load.kept, 4000);
+}
+
 /// 10 GB of misc, half of it on train rank 0; 2 gen ranks store halves.
 TEST(Model, SendsMiscThroughOnePort) {
   const std::vector<Tensor> tensors = one_tensor({5'000'000, 1'000});

@@ -70,7 +70,7 @@ struct World {
   }
 };
 
-/// `large`: a few tensors large enough to be cut between replicas.
+/// `large`: a few tensors large enough to be cut between replicas. Odd seeds: some boxes are stored several times.
 World random_world(std::uint64_t seed, bool large) {
   std::mt19937_64 random(seed);
   World world;
@@ -85,6 +85,7 @@ World random_world(std::uint64_t seed, bool large) {
   // Tensors of a few elements are cut too, and those between single elements.
   const std::int64_t bytes[] = {1, 8, 100, Striping().min_bytes};
   world.striping = {bytes[random() % std::size(bytes)], random() % 2 == 0 ? 1 : Striping().min_rows};
+  if (seed % 2 == 1) test_support::repeat_some(random, world.destination);
   return world;
 }
 
@@ -246,12 +247,14 @@ TEST(Plan, TakersTakeFromTheNearestHolders) {
 
 class RandomFanOut : public ::testing::TestWithParam<std::uint64_t> {};
 
-/// Returns the elements that come from holders into domains, by tensor: of the copies, and of the boxes that a domain
-/// needs, each once. Scalars come to every rank.
+/// Returns the elements that come from holders into domains, by tensor: of the copies, to further places of a rank left
+/// out, and of the boxes that a domain needs, each once. Scalars come to every rank.
 std::map<std::int32_t, std::int64_t> entering(const Planner& planner) {
   std::map<std::int32_t, std::int64_t> elements;
+  Key last{-1, {}, {}, {}, {}, {}};
   planner.for_each_copy([&](const Copy& copy) {
-    if (copy.fan_out != FanOut::forwarded) elements[copy.tensor] += copy.elements();
+    if (copy.fan_out == FanOut::forwarded || key_of(copy) == std::exchange(last, key_of(copy))) return;
+    elements[copy.tensor] += copy.elements();
   });
   return elements;
 }
@@ -270,7 +273,7 @@ std::map<std::int32_t, std::int64_t> wanted(const World& world, std::int64_t dom
 
 /// Domains of two ranks, and one of all; with boxes that are cut, and boxes that are too small to be cut.
 TEST_P(RandomFanOut, BringsEveryElementOnce) {
-  const World world = random_world(GetParam(), GetParam() % 2 == 0);
+  const World world = random_world(GetParam(), GetParam() % 3 == 0);
   for (const std::int64_t domain_ranks : {2, 8}) {
     const Planner planner = world.planner(domain_ranks);
     EXPECT_EQ(execute(world, planner), full_memory(world.destination));
@@ -286,7 +289,8 @@ TEST_P(RandomFanOut, BringsEveryElementOnce) {
       }
       EXPECT_EQ(keys_of(planner.rank_plan(Side::destination, Rank{r})), expected) << r;
     }
-    // A forwarded copy has been relayed to the rank that forwards it, just before, and stays in the domain.
+    // A forwarded copy has been relayed to the rank that forwards it, to its first place, just before, and stays in the
+    // domain.
     const Copy* relayed = nullptr;
     for (const Copy& copy : all) {
       if (copy.fan_out == FanOut::relayed) relayed = &copy;
@@ -354,7 +358,12 @@ TEST_P(RandomPlan, IsInItsDocumentedOrder) {
     order.emplace_back(copy.tensor, *overlap, copy.destination.rank, copy.box);
   });
   EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
-  EXPECT_EQ(std::adjacent_find(order.begin(), order.end()), order.end());
+  for (auto same = order.begin(); same != order.end();) {
+    const auto end = std::upper_bound(same, order.end(), *same);
+    const auto& [tensor, overlap, taker, box] = *same;
+    EXPECT_EQ(end - same, world.destination.places(world.tensors[std::size_t(tensor)], taker)) << to_string(box);
+    same = end;
+  }
 }
 
 TEST_P(RandomPlan, CountsItsBytes) {
@@ -365,7 +374,8 @@ TEST_P(RandomPlan, CountsItsBytes) {
   for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
     std::int64_t mine = 0;
     for (const Tensor& tensor : world.tensors) {
-      mine += world.destination.box(tensor, Rank{r}).volume() * byte_size(world.source.format(tensor)->dtype);
+      const std::int64_t elements = world.destination.box(tensor, Rank{r}).volume();
+      mine += elements * world.destination.places(tensor, Rank{r}) * byte_size(world.source.format(tensor)->dtype);
     }
     bytes += mine;
     busiest = std::max(busiest, mine);
@@ -530,6 +540,69 @@ TEST(PlanFanOut, KnowsWhoSharesWhat) {
     const MeshLayout destination = rows_layout(tensors, std::ssize(takers), 1);
     EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, {.placement = {{{0, 0}}, takers}}), ranks)
         << &takers - &rows[0].takers;
+  }
+}
+
+/// The copies of one box, in order: "s0>d1@2" from the holder to the third place of taker 1, "d1>d0@0" forwarded, "*"
+/// relayed, "=" to itself. Taker r stores the box 1 + r % 3 times.
+TEST(Plan, BringsABoxToEveryPlaceOfATaker) {
+  struct Row {
+    const char* name;
+    std::int64_t rows;  ///< of 1,000 bytes
+    std::int64_t holders, takers, domain_ranks;
+    bool colocated;
+    const char* copies;
+  };
+  const Row rows[] = {
+      {"once or twice", 1, 1, 2, 0, false, "s0>d0@0 s0>d1@0 s0>d1@1"},
+      {"three times", 1, 1, 3, 0, false, "s0>d0@0 s0>d1@0 s0>d1@1 s0>d2@0 s0>d2@1 s0>d2@2"},
+      {"holders share", 1, 2, 2, 0, false, "s0>d0@0 s1>d1@0 s1>d1@1"},
+      {"cut between holders", 200, 2, 1, 0, false, "s0>d0@0 s1>d0@0"},
+      {"fan-out, whole", 1, 1, 2, 2, false, "s0>d0@0* d0>d1@0 d0>d1@1"},
+      {"fan-out, in two stripes", 200, 1, 2, 2, false, "s0>d0@0* d0>d1@0 d0>d1@1 s0>d1@0* s0>d1@1 d1>d0@0"},
+      {"to itself", 1, 2, 2, 0, true, "s0>d0@0= s1>d1@0= s1>d1@1="},
+      {"to itself and others", 1, 1, 2, 0, true, "s0>d0@0= s0>d1@0 s0>d1@1"}};
+  for (const Row& row : rows) {
+    const std::vector<Tensor> tensors{{0, "t0", {row.rows, 500}, DType::bf16, model::Role::unknown, -1, -1}};
+    const MeshLayout source = rows_layout(tensors, row.holders, 1);
+    MeshLayout destination = rows_layout(tensors, row.takers, 1);
+    destination.most_places = {3};
+    const Planner planner(tensors, source, destination, {row.domain_ranks, row.colocated, {}, {}});
+    const auto text = [&](const Copy& copy) {
+      const auto place = copy.destination.place.offset / (tensors[0].elements() + 1);
+      return fmt::format("{}{}>d{}@{}{}", copy.fan_out == FanOut::forwarded ? 'd' : 's', to_int(copy.source.rank),
+                         to_int(copy.destination.rank), place,
+                         copy.to_self                      ? "="
+                         : copy.fan_out == FanOut::relayed ? "*"
+                                                           : "");
+    };
+    // Each taker's own, which are the copies that it gets and forwards, and each holder's.
+    const std::string all = fmt::format(" {} ", row.copies);
+    const auto expected = [&](const std::string& from, const std::string& to) {
+      std::string mine;
+      for (std::size_t at = 1; at < all.size();) {
+        const std::string one = all.substr(at, all.find(' ', at) - at);
+        if (one.starts_with(from) || (!to.empty() && one.find(to) != std::string::npos)) mine += one + " ";
+        at += one.size() + 1;
+      }
+      return mine;
+    };
+    const auto planned = [&](Side side, std::int32_t rank) {
+      std::string mine;
+      for (const Copy& copy : planner.rank_plan(side, Rank{rank}).copies) mine += text(copy) + " ";
+      return mine;
+    };
+    for (std::int32_t r = 0; r < row.takers; ++r)
+      EXPECT_EQ(planned(Side::destination, r), expected(fmt::format("d{}>", r), fmt::format(">d{}@", r))) << row.name;
+    for (std::int32_t r = 0; r < row.holders; ++r)
+      EXPECT_EQ(planned(Side::source, r), expected(fmt::format("s{}>", r), "")) << row.name;
+    const auto copies = std::ranges::count(all, '>');
+    const auto to_self = std::ranges::count(all, '=');
+    EXPECT_EQ(std::ssize(all_copies(planner)), copies) << row.name;
+    EXPECT_EQ(traffic(planner).copies, copies - to_self) << row.name;
+    Sum128 hash_of_all;
+    planner.for_each_copy([&](const Copy& copy) { hash_of_all += hash(copy, hash_factor("t0")); });
+    EXPECT_EQ(traffic(planner).hash, hash_of_all) << row.name;
   }
 }
 

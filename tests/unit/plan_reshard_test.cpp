@@ -6,6 +6,7 @@
 
 #include "gen/vllm/layout.hpp"
 #include "plan/reshard.hpp"
+#include "support/random_layout.hpp"
 #include "train/megatron/layout.hpp"
 
 namespace refit::plan {
@@ -100,6 +101,25 @@ TEST(Reshard, StatesRealModelsAsMeshesAndPlacements) {
   for (const Row& row : kRows)
     EXPECT_EQ(Sides(row.model, row.train, row.gen).how(row.tensor), row.how)
         << row.model << " " << row.train << " -> " << row.gen << " " << row.tensor;
+}
+
+/// The library brings a shard to one place.
+TEST(Reshard, LeavesWhatARankStoresTwice) {
+  const std::vector<Tensor> tensors{{0, "t0", {8, 4}, DType::bf16, model::Role::unknown, -1, -1}};
+  test_support::MeshLayout source;
+  source.tensors = tensors;
+  source.mesh = {2};
+  source.cuts = {{{0, 0, test_support::Rule::chunk}}};
+  source.storage_of = {0};
+  source.reversed = {false};
+  source.format_of = {DType::bf16};
+  test_support::MeshLayout destination = source;
+  EXPECT_EQ(make_reshards(tensors, source, destination).operations.size(), 1u);
+  destination.most_places = {2};
+  const Resharding left = make_reshards(tensors, source, destination);
+  EXPECT_TRUE(left.operations.empty());
+  ASSERT_EQ(left.leftovers.size(), 1u);
+  EXPECT_EQ(left.leftovers[0].reason, "gen rank 1 stores it more than once");
 }
 
 TEST(Reshard, LeavesUnevenShards) {

@@ -33,7 +33,7 @@ constexpr const char* kExpectedResult = R"json({
               "from_checkpoint_bytes": 64},
   "wire": {"bytes": 2000, "copies": 3, "egress_bytes_max": 2000, "ingress_bytes_max": 2000, "local_bytes": 0,
            "forwarded_bytes": 0, "self_bytes": 0, "self_copies": 0},
-  "memory": {"train_bytes_max": 2000, "gen_bytes_max": 2100, "staging_bytes_max": 0},
+  "memory": {"train_bytes_max": 2000, "gen_bytes_max": 2100, "staging_bytes_max": 0, "staged_bytes_max": 0},
   "schedule": {"groups_max": 8, "group_operations_max": 1024, "serial_groups_max": 4},
   "load": {"bytes_read": 2064, "bytes_needed": 2064},
   "bound": {"seconds": 0.25, "term": "ingress",
@@ -43,6 +43,7 @@ constexpr const char* kExpectedResult = R"json({
                     "latency": 0.5, "misc": 0.0625},
   "rates": {"device_in": 8000.0, "memory": 32000.0},
   "efficiency": 0.5,
+  "versions": {"plan": "ac", "first": 11, "last": 13, "held": [], "served_wrong": 1},
   "weight_sync": {"first": 1.0, "samples": [0.5, 0.25], "min": 0.25, "median": 0.375, "mean": 0.375, "p95": 0.4875, "p99": 0.4975,
                   "max": 0.5},
   "host_seconds": {"samples": [0.0625, 0.03125], "min": 0.03125, "median": 0.046875, "mean": 0.046875,
@@ -119,18 +120,20 @@ TEST(ReportCsv, OneRowPerRefit) {
       "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
       "weight_sync_seconds,bulk_seconds,misc_seconds,payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,"
       "elements_wrong,kl_max,engine_payload_bytes,engine_bytes,engine_elements_wrong,engine_kl_max,trainer,engine,"
-      "colocated,engine_weight_sync_seconds,engine_version\n"
-      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,1,1,1,0.75,0.25,2000,2000,0,2e-06,0,0,,,,,megatron,vllm,0,,\n"
-      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,2,0,0.5,0.375,0.125,2000,2000,0,4e-06,,,,,,,megatron,vllm,0,,\n"
-      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,3,0,0.25,0.125,0.125,2000,2000,0,8e-06,1,0.5,,,,,megatron,vllm,0,,\n");
+      "colocated,version,weights,committed,engine_weight_sync_seconds,engine_version\n"
+      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,1,1,1,0.75,0.25,2000,2000,0,2e-06,0,0,,,,,megatron,vllm,0,11,ad,1,,\n"
+      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,2,0,0.5,0.375,0.125,2000,2000,0,4e-06,,,,,,,megatron,vllm,0,12,,1,,\n"
+      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,3,0,0.25,0.125,0.125,2000,2000,0,8e-06,1,0.5,,,,,megatron,vllm,0,13,,"
+      "1,,\n");
 }
 
 TEST(ReportCsv, EnginesStandBesideEachOther) {
   const std::string text = to_csv(sample_engines());
   EXPECT_THAT(text, HasSubstr("tiny,llama,p2p,ffn,TP1,TP1+DP2,1,3,bf16,bf16,1,1,"));
-  EXPECT_THAT(text, HasSubstr(",0,0,2000+1500,2100+3000,0+0,0+0,megatron,vllm+sglang,0,,\n"));
-  EXPECT_THAT(text, HasSubstr(",,,2000+1500,2100+3000,,,megatron,vllm+sglang,0,,\n"));  // a refit that was not verified
-  EXPECT_THAT(text, HasSubstr(",1,0.5,2000+1500,2100+3000,0+1,0+0.5,megatron,vllm+sglang,0,,\n"));
+  EXPECT_THAT(text, HasSubstr(",0,0,2000+1500,2100+3000,0+0,0+0,megatron,vllm+sglang,0,11,ad,1,,\n"));
+  EXPECT_THAT(text,
+              HasSubstr(",,,2000+1500,2100+3000,,,megatron,vllm+sglang,0,12,,1,,\n"));  // a refit that was not verified
+  EXPECT_THAT(text, HasSubstr(",1,0.5,2000+1500,2100+3000,0+1,0+0.5,megatron,vllm+sglang,0,13,,1,,\n"));
 }
 
 TEST(ReportJson, EachEngineHasItsOwnProof) {
@@ -176,8 +179,9 @@ TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
             "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
             "weight_sync_seconds,payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_"
             "payload_bytes,engine_bytes,"
-            "engine_elements_wrong,engine_kl_max,trainer,engine,colocated,engine_weight_sync_seconds,engine_version\n"
-            "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,,,,,,,,,,0,,\n");
+            "engine_elements_wrong,engine_kl_max,trainer,engine,colocated,version,weights,committed,engine_weight_sync_"
+            "seconds,engine_version\n"
+            "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,,,,,,,,,,0,-1,,1,,\n");
 }
 
 /// Returns whether tags nest, attributes are quoted and `&` begins a known entity: readers of JUnit files fail on

@@ -105,7 +105,7 @@ TEST(ReportText, RanksBeyondSixtyFourAreSummarised) {
 TEST(ReportText, StepsAlignWithTheirHeading) {
   const Result result = sample_result();
   std::ostringstream heading;
-  print_step_heading(heading);
+  print_step_heading(heading, result);
   EXPECT_EQ(heading.str(),
             "#\n"
             "# refit weight_sync      bulk      misc  finalize   algbw     #wrong    KL max\n"

@@ -6,6 +6,7 @@
 
 #include <atomic>
 
+#include "plan/traffic.hpp"
 #include "session/prover.hpp"
 #include "support/thread_links.hpp"
 #include "transport_models.hpp"
@@ -29,9 +30,11 @@ struct Storages {
   std::span<std::byte> arena = {};
 
   std::int64_t bytes() const { return transport::ArenaMap(local).bytes; }
-  void attach(std::byte* mapped) {
-    if (mapped == nullptr) own.resize(static_cast<std::size_t>(bytes()));
-    arena = {mapped == nullptr ? own.data() : mapped, static_cast<std::size_t>(bytes())};
+  /// `second`: bytes behind the storages.
+  void attach(std::byte* mapped, std::int64_t second = 0) {
+    const auto size = static_cast<std::size_t>(bytes() + second);
+    if (mapped == nullptr) own.resize(size);
+    arena = {mapped == nullptr ? own.data() : mapped, size};
   }
   SideMemory memory() const { return {local, {local, arena.data()}, arena}; }
 };
@@ -47,6 +50,7 @@ struct World {
   std::optional<Storages> train = storages(*job.source, own.source), gen = storages(*job.destination, own.destination);
   const kernels::ExecutionSpace space{};
   transport::Progress progress{};
+  std::optional<Staged> staged{};
   const transport::Places places = {std::vector<int>(static_cast<std::size_t>(control.size()), 0), [this] {
                                       std::vector<int> devices;
                                       for (int r = 0; r < control.size(); ++r) devices.push_back(r);
@@ -80,22 +84,33 @@ struct World {
 /// Runs `body` with a session on every rank.
 void on_every_rank(const TransportCase& job, const How& how, const std::shared_ptr<ThreadMachine>& machine,
                    const std::function<void(World&, Session&, const OwnMemory&)>& body,
-                   const Decorators& decorators = {}) {
+                   const Decorators& decorators = {}, std::optional<std::int64_t> staged_bytes = {}) {
   const int ranks = job.world().size();
   const auto hub = std::make_shared<ThreadHub>(ranks);
   test_support::run_ranks(ranks, [&](int rank) {
     ThreadControl control(hub, rank);
     World world{.job = job, .control = control, .links = ThreadLinks(machine, control)};
-    if (how.row().stores) world.peers = world.links.peer_memory(world.gen ? world.gen->bytes() : 0);
+    if (how.commit == Commit::stage)
+      world.staged.emplace(control, *job.model, world.gen ? &world.gen->local : nullptr, staged_bytes);
+    const std::int64_t second = world.staged && world.gen ? world.staged->bytes() : 0;
+    if (how.row().stores) world.peers = world.links.peer_memory(world.gen ? world.gen->bytes() + second : 0);
     OwnMemory mine;
     if (world.train) {
       world.train->attach(nullptr);
       mine.source.emplace(world.train->memory());
     }
     if (world.gen) {
-      world.gen->attach(world.peers ? world.peers->local() : nullptr);
+      world.gen->attach(world.peers ? world.peers->local() : nullptr, second);
       mine.destination.emplace(world.gen->memory());
+      if (world.staged) {
+        const std::span<std::byte> arena = world.gen->arena;
+        mine.second.emplace(SideMemory{
+            world.gen->local,
+            world.staged->second(world.gen->local, mine.destination->storages, arena.data() + world.gen->bytes()),
+            arena});
+      }
     }
+    if (world.staged) mine.staged = &*world.staged;
     mine.peers = world.peers.get();
     Session session(world.space, control, world.links, world.places, world.exchange, mine, how, world.progress,
                     decorators);
@@ -288,6 +303,164 @@ TEST(Session, PassesWhatItMakesThroughDecorators) {
         EXPECT_EQ(found.tensors_wrong, std::ssize(job.bulk)) << "misc alone arrives";
       },
       decorators);
+}
+
+/// Returns a rank's gen storages in a place, byte by byte.
+std::vector<std::byte> contents(const SideMemory& place) {
+  std::vector<std::byte> bytes;
+  for (std::size_t s = 0; s < place.layout.storages.size(); ++s) {
+    const std::byte* storage = place.storages.storages()[s];
+    bytes.insert(bytes.end(), storage, storage + place.layout.storages[s].bytes());
+  }
+  return bytes;
+}
+
+TEST(Session, NumbersWhatItBrings) {
+  Job made("llama", "TP2", "TP1xDP2");
+  const TransportCase job = made.make(plan::Policy::all, ExecutorKind::direct);
+  on_every_rank(job, {}, std::make_shared<ThreadMachine>(4),
+                [&](World& world, Session& session, const OwnMemory& mine) {
+                  const plan::Planner planner(job.bulk, *job.source, *job.destination);
+                  EXPECT_EQ(session.plan_hash(), plan::traffic(planner, plan::TrafficOptions{}).hash);
+                  EXPECT_FALSE(session.held().exists());
+                  EXPECT_THROW(session.require_version(1), Error) << "nothing has come";
+                  if (world.sends) world.write(1);
+                  session.refit();
+                  EXPECT_EQ(session.held().number, 1);
+                  EXPECT_EQ(session.held().plan, session.plan_hash());
+                  EXPECT_FALSE(session.held().weights);
+                  const verify::StepResult found = prover(world, session, mine).prove(1);
+                  session.set_proved(found.fingerprint_gen);
+                  EXPECT_EQ(session.held().weights, found.fingerprint_train);
+                  session.refit({}, 7);
+                  EXPECT_TRUE(session.missed().empty());
+                  EXPECT_FALSE(session.held().weights) << "another version";
+                  session.require_version(7);
+                  EXPECT_EQ(session.held().number, 7);
+                  session.refit({}, world.control.rank() < 2 ? 5 : 99);
+                  session.require_version(5);
+                  session.refit();
+                  session.require_version(6);
+                });
+}
+
+TEST(Session, NamesWhoMissedAVersion) {
+  Job made("llama", "TP1", "TP1xDP3");
+  const TransportCase job = made.make(plan::Policy::all, ExecutorKind::p2p);
+  on_every_rank(job, {.executor = ExecutorKind::p2p}, std::make_shared<ThreadMachine>(4),
+                [&](World& world, Session& session, const OwnMemory& /*mine*/) {
+                  if (world.sends) world.write(1);
+                  session.refit();
+                  session.refit();
+                  if (world.control.rank() == 2) session.set_held({});
+                  if (world.control.rank() == 3) session.set_held({1, session.plan_hash()});
+                  EXPECT_THAT([&] { session.require_version(2); },
+                              ::testing::ThrowsMessage<Error>("gen does not hold version 2 everywhere: gen rank 1 "
+                                                              "holds no version, gen rank 2 holds version 1"));
+                  session.refit();
+                  ASSERT_EQ(session.missed().size(), 2U);
+                  EXPECT_EQ(session.missed().front().gen_rank, Rank{1});
+                  EXPECT_FALSE(session.missed().front().has.exists());
+                  EXPECT_EQ(session.missed().back().has.number, 1);
+                  session.require_version(3);
+                  session.refit();
+                  EXPECT_TRUE(session.missed().empty());
+                });
+}
+
+TEST(Session, RefusesTwoNumbersOfOneRefit) {
+  Job made("llama", "TP2", "TP1");
+  const TransportCase job = made.make(plan::Policy::all, ExecutorKind::direct);
+  for (const std::int64_t other : {std::int64_t{4}, std::int64_t{-2}}) {
+    const auto refused = [&] {
+      on_every_rank(job, {}, std::make_shared<ThreadMachine>(3), [&](World& world, Session& session, auto&) {
+        session.refit({}, world.control.rank() == 1 || other < 0 ? other : 3);
+      });
+    };
+    EXPECT_THAT(refused, ::testing::ThrowsMessage<Error>(
+                             HasSubstr(other < 0 ? "cannot have version -2"
+                                                 : "train rank 1 refits version 4, and train rank 0 version 3")));
+  }
+}
+
+TEST(Session, MovesLayerByLayer) {
+  for (const ExecutorKind executor : {ExecutorKind::p2p, ExecutorKind::direct}) {
+    for (const plan::Policy policy : {plan::Policy::all, plan::Policy::ffn}) {
+      Job made("qwen3_moe", "TP2xPP2", "TP2");
+      const TransportCase job = made.make(policy, executor);
+      on_every_rank(job, {.executor = executor, .commit = Commit::layers, .misc_buffer_bytes = 4096},
+                    std::make_shared<ThreadMachine>(6), [&](World& world, Session& session, const OwnMemory& mine) {
+                      if (world.sends) world.write(0);
+                      Prover proof = prover(world, session, mine);
+                      for (std::uint8_t step = 1; step <= 2; ++step) {
+                        if (world.sends) world.write(step);
+                        const RefitSeconds seconds = session.refit();
+                        EXPECT_EQ(proof.prove(step).elements_wrong, 0);
+                        std::vector<std::string> expected;
+                        for (const model::Tensor& tensor : job.bulk)
+                          expected.push_back(tensor.layer < 0 ? "no layer" : fmt::format("layer {}", tensor.layer));
+                        std::ranges::sort(expected);
+                        expected.erase(std::ranges::unique(expected).begin(), expected.end());
+                        std::vector<std::string> parts;
+                        for (const auto& [part, spent] : seconds.parts) parts.push_back(part);
+                        EXPECT_THAT(parts, ::testing::UnorderedElementsAreArray(expected));
+                        EXPECT_EQ(parts.front() == "no layer", policy == plan::Policy::all);
+                      }
+                    });
+    }
+  }
+}
+
+/// Bytes of the second place: all, some, none. Until the flip gen's weights stay as they are, whatever the next refit
+/// brings.
+TEST(Session, StagesAndFlips) {
+  for (const std::int64_t most : {std::int64_t{1} << 40, std::int64_t{60000}, std::int64_t{0}}) {
+    for (const ExecutorKind executor : {ExecutorKind::golden, ExecutorKind::p2p, ExecutorKind::direct}) {
+      for (const plan::Policy policy : {plan::Policy::all, plan::Policy::ffn}) {
+        SCOPED_TRACE(fmt::format("{} {} {}", most, transport::row_of(executor).name, static_cast<int>(policy)));
+        Job made("qwen3_moe", "TP2xPP2", "TP2");
+        const TransportCase job = made.make(policy, executor);
+        on_every_rank(
+            job, {.executor = executor, .commit = Commit::stage, .misc_buffer_bytes = 4096},
+            std::make_shared<ThreadMachine>(6),
+            [&](World& world, Session& session, const OwnMemory& mine) {
+              if (world.sends) world.write(0);
+              Prover proof = prover(world, session, mine);
+              const auto live = [&] { return session.live() == 0 ? *mine.destination : *mine.second; };
+              EXPECT_EQ(session.stages_everything(), most > 60000);
+              EXPECT_THROW(session.flip(), Error) << "nothing is staged";
+              std::vector<std::byte> before;
+              for (std::uint8_t step = 1; step <= 5; ++step) {
+                if (world.sends) world.write(step);
+                if (world.gen) before = contents(live());
+                int finalised = 0;
+                session.refit([&] { ++finalised; });
+                EXPECT_EQ(finalised, session.stages_everything() ? 1 : 0);
+                if (world.gen) {
+                  EXPECT_EQ(contents(live()), before) << "gen generates from what it has";
+                }
+                const bool was_proved_before = session.stages_everything();
+                if (was_proved_before) {
+                  EXPECT_EQ(proof.prove(step).elements_wrong, 0);
+                }
+                if (world.gen) {
+                  EXPECT_EQ(session.held().number, step == 1 ? Version::kNone : step == 4 ? 2 : step - 1);
+                }
+                if (step == 3) continue;  // given up
+                session.flip([&] { ++finalised; });
+                EXPECT_EQ(finalised, 1);
+                EXPECT_EQ(proof.prove(step).elements_wrong, 0);
+                EXPECT_EQ(session.held().number, step);
+                session.require_version(step);
+                if (world.gen) {
+                  EXPECT_NE(contents(live()), before);
+                }
+              }
+            },
+            {}, most);
+      }
+    }
+  }
 }
 
 TEST(Session, AgreesBeforeTheFirstByte) {

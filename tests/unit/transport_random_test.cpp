@@ -35,6 +35,17 @@ TEST_P(Random, BulkArrivesOnColocatedRanks) {
   }
 }
 
+TEST_P(Random, DeltasArrive) {
+  const RandomCases cases(is_quantised_on_the_way(GetParam()) ? 4 : 10);
+  for (std::uint64_t seed = cases.first; seed < cases.first + static_cast<std::uint64_t>(cases.count); ++seed) {
+    const RandomTransport random(seed, GetParam(), 0, seed % 3 == 2, Changes::sparse);
+    for (const TransportCase& job : random.deltas()) {
+      expect_right(job, random.describe(job));
+      if (HasFailure()) return;
+    }
+  }
+}
+
 /// Each copy of a box that is relayed has the same chunks, whatever its ends store: they are the box, and small enough.
 TEST_P(Random, CopiesOfABoxAreCutAlike) {
   const RandomCases cases(40);
