@@ -118,7 +118,7 @@ TEST(CaseCheck, RefusesContradictions) {
       {{"expect.outcome=timeout", "expect.figures=[\"wire.bytes <= 1\"]"}, kUsage, "expect.figures: needs"},
       {{"expect.figures=[\"wire.bytes < 1\"]"}, kUsage, "\"wire.bytes < 1\" is not of the form"},
       {{"expect.figures=[\"wire.bytes <= 1 MB\"]"}, kUsage, "is not of the form"},
-      {{"expect.figures=[\"wire.byte <= 1\"]"}, kUsage, "unknown figure \"wire.byte\"; known: memory.gen_bytes_max"},
+      {{"expect.figures=[\"wire.byte <= 1\"]"}, kUsage, "unknown figure \"wire.byte\"; known: delta."},
       {{"expect.mismatch=[{tensors = \"*\", fraction = 1.0}]"}, kUsage, "expect.mismatch: needs expect.outcome"},
       {{"output.json=r", "output.csv=r"}, kUsage, "output.csv: \"r\" is also the file of output.json"},
   };

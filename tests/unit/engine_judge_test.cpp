@@ -21,7 +21,8 @@ std::string verdict_of(const std::vector<report::EngineRefit>& engines) {
   result.payload.emplace();
   for (std::int64_t number = 1; number <= 3; ++number) {
     report::Refit& refit = result.refits.emplace_back();
-    refit.number = refit.version.number = number;
+    refit.number = number;
+    refit.version.number = number;
     refit.engines =
         number < 3 ? std::vector<report::EngineRefit>{{true, 0.5, {}, number}, {true, 0.5, {}, number}} : engines;
   }

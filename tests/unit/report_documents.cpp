@@ -152,9 +152,10 @@ TEST(ReportJson, EachEngineHasItsOwnProof) {
 
 TEST(ReportDrill, SaysWhoTookPartAndWhoHoldsWhichVersion) {
   const Result result = sample_drill();
-  EXPECT_THAT(to_csv(result), HasSubstr(",0,0,2000+1500,2100+3000,0+0,0+0,megatron,vllm+sglang,0,0.75+0.25,1+1\n"));
-  EXPECT_THAT(to_csv(result), HasSubstr(",,,2000+1500,2100+3000,,,megatron,vllm+sglang,0,+,1+1\n"));
-  EXPECT_THAT(to_csv(result), HasSubstr(",1,0.5,2000+1500,2100+3000,0+,0.5+,megatron,vllm+sglang,0,0.25+,3+1\n"));
+  EXPECT_THAT(to_csv(result),
+              HasSubstr(",0,0,2000+1500,2100+3000,0+0,0+0,megatron,vllm+sglang,0,11,ad,1,0.75+0.25,1+1\n"));
+  EXPECT_THAT(to_csv(result), HasSubstr(",,,2000+1500,2100+3000,,,megatron,vllm+sglang,0,12,,1,+,1+1\n"));
+  EXPECT_THAT(to_csv(result), HasSubstr(",1,0.5,2000+1500,2100+3000,0+,0.5+,megatron,vllm+sglang,0,13,,1,0.25+,3+1\n"));
   const auto engines = ordered_json::parse(to_json(result))["gen"]["engines"];
   EXPECT_EQ(engines[0]["version"], 3);
   EXPECT_EQ(engines[0]["refits"], ordered_json::parse("[1, 3]"));
@@ -165,8 +166,8 @@ TEST(ReportDrill, SaysWhoTookPartAndWhoHoldsWhichVersion) {
   EXPECT_EQ(engines[1]["refits"], ordered_json::parse("[1]"));
   EXPECT_EQ(engines[1]["joins"], ordered_json::array());
   EXPECT_EQ(engines[1]["dead_since"], 2);
-  EXPECT_EQ(versions_text(result), "engine 0 holds 3; engine 1 holds 1, dead since refit 2");
-  EXPECT_EQ(versions_text(sample_engines()), "");
+  EXPECT_EQ(versions_text(result), "engine 0 holds version 3; engine 1 holds version 1, dead since refit 2");
+  EXPECT_EQ(versions_text(sample_engines()), "gen holds no version");
   EXPECT_THAT(weight_sync_samples(result), testing::ElementsAre(0.25));  // nobody took part in refit 2
   EXPECT_FALSE(ordered_json::parse(to_json(sample_engines()))["gen"]["engines"][0].contains("version"));
 }

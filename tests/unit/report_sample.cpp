@@ -78,6 +78,8 @@ Result sample_drill() {
   result.refits[0].engines = {{true, 0.75, {}, 1}, {true, 0.25, {}, 1}};
   result.refits[1].engines = {{false, {}, {}, 1}, {false, {}, {}, 1}};
   result.refits[2].engines = {{true, 0.25, 2.0, 3}, {false, {}, {}, 1}};
+  result.engines[0].version = 3;
+  result.engines[1].version = 1;
   result.refits[2].engine_elements_wrong = {0, {}};
   result.refits[2].engine_kl_max = {0.5, {}};
   return result;
