@@ -237,7 +237,7 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   if (options.classify) print_classes(setup);
   if (!explained.empty() && row.broadcasts)
     result.notes.emplace_back("golden broadcasts whole shards; explained are the copies of p2p and direct");
-  explanations = explain(setup, planner, explained);
+  explanations = explain(setup, planner, explained, row.form);
   if (!options.explain.empty())
     for (const Explanation& explanation : explanations) print_explanation(std::cout, explanation);
   report::print_header(std::cout, result);

@@ -90,7 +90,7 @@ const std::map<std::string, std::string> kOther = {
     {"refit.group_size", "17"},
     {"refit.chunk_bytes", "\"64KiB\""},
     {"refit.ring_chunks", "4"},
-    {"refit.small_bytes", "4096"},
+    {"refit.small_bytes", "\"1MiB\""},
     {"refit.delta", "\"bitmap\""},
     {"refit.misc_buffer_bytes", "\"1GB\""},
     {"refit.check_agreement", "false"},
@@ -215,6 +215,28 @@ TEST(CaseKeys, CopiesOfACaseHaveSidesOfTheirOwn) {
   EXPECT_EQ(layout.get(second), "");
   first = second;
   EXPECT_EQ(layout.get(first), "");
+}
+
+/// -1 leaves the size to the device; sizes are texts too.
+TEST(CaseKeys, SmallBytesIsASize) {
+  const Key& key = *find_key("refit.small_bytes");
+  struct {
+    keys::Value value;
+    std::int64_t expected;  ///< -2: refused
+  } const table[] = {{std::string("1MiB"), 1 << 20}, {std::int64_t{0}, 0},    {std::int64_t{-1}, -1},
+                     {std::int64_t{4096}, 4096},     {std::string("0"), 0},   {std::int64_t{-2}, -2},
+                     {std::string("2GiB"), -2},      {std::string("-1"), -2}, {std::string("much"), -2}};
+  for (const auto& [value, expected] : table) {
+    cases::Case c;
+    const std::string problem = key.set(c, value);
+    if (expected == -2) {
+      EXPECT_EQ(problem, "needs bytes from 0 to 1GiB, or -1, e.g. \"8MiB\"");
+      continue;
+    }
+    EXPECT_EQ(problem, "");
+    EXPECT_EQ(c.refit.small_bytes, expected);
+  }
+  EXPECT_EQ(key.get(cases::Case()), "-1");
 }
 
 TEST(CaseKeys, EveryRowHasHelpAndType) {
