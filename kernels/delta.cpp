@@ -8,7 +8,6 @@ namespace refit::kernels {
 
 struct DeltaTable::Items {
   Kokkos::View<DeltaItem*, DeviceMemory> items;
-  Kokkos::View<std::uint32_t*, DeviceMemory> words;  ///< of all sources' items, on a device
   std::int64_t count() const { return static_cast<std::int64_t>(items.size()); }
 };
 
@@ -31,22 +30,7 @@ DeltaTable::DeltaTable(const ExecutionSpace& space, std::span<const DeltaBlock> 
   [[maybe_unused]] static const bool loaded = (load_deltas(space), true);
   auto holder = std::make_shared<Items>();
   space.fence();
-  std::vector<DeltaItem> items = delta_items(blocks);
-  if constexpr (!kOnHost) {
-    const auto words_of = [&](std::size_t i) {
-      return blocks[i].kept == nullptr ? std::int64_t{0} : ceil_div(std::int64_t{items[i].elements}, std::int64_t{32});
-    };
-    std::int64_t all = 0;
-    for (std::size_t i = 0; i < items.size(); ++i) all += words_of(i);
-    holder->words = decltype(holder->words)(Kokkos::view_alloc(Kokkos::WithoutInitializing, "refit::delta_words"),
-                                            static_cast<std::size_t>(all));
-    std::uint32_t* next = holder->words.data();
-    for (std::size_t i = 0; i < items.size(); ++i) {
-      items[i].words = next;
-      next += words_of(i);
-    }
-  }
-  holder->items = on_device("refit::delta_items", items);
+  holder->items = on_device("refit::delta_items", delta_items(blocks));
   items_ = std::move(holder);
 }
 

@@ -66,14 +66,13 @@ class DeltaTable {
  public:
   DeltaTable() = default;
   DeltaTable(const ExecutionSpace& space, std::span<const DeltaBlock> blocks);
-  /// Enqueues the counting of the elements of each block that differ from what is kept. A device remembers which they
-  /// are, a bit each, until the next count.
+  /// Enqueues the counting of the elements of each block that differ from what is kept.
   void count(const ExecutionSpace& space, std::uint32_t* counts) const;
   /// Enqueues the writing of blocks in their forms, at `wire`. Nothing may have changed since they were counted.
   void encode(const ExecutionSpace& space, std::span<const DeltaJob> jobs) const;
   /// Enqueues the storing of the values at `wire`, converted as a copy's (CopyTable).
   void decode(const ExecutionSpace& space, std::span<const DeltaJob> jobs) const;
-  /// Enqueues the keeping of blocks as they are: of those with a count, of the last `count`, or of all (nullptr).
+  /// Enqueues the keeping of blocks as they are: of those with a count, or of all (nullptr).
   void keep(const ExecutionSpace& space, const std::uint32_t* counts) const;
 
  private:

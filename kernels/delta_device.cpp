@@ -94,11 +94,7 @@ struct DeviceCount {
       using Bits = typename decltype(plain)::Bits;
       Kokkos::parallel_reduce(
           Kokkos::TeamThreadRange(member, words_of(item)),
-          [&](const std::uint32_t word, std::uint32_t& sum) {
-            const std::uint32_t bits = changed_word<Bits>(item, word);
-            item.words[word] = bits;
-            sum += bits_of(bits);
-          },
+          [&](const std::uint32_t word, std::uint32_t& sum) { sum += bits_of(changed_word<Bits>(item, word)); },
           changed);
     });
     if (member.team_rank() == 0) counts[member.league_rank()] = changed;
@@ -129,20 +125,19 @@ struct DeviceEncode {
     const bool is_bitmap = job.form == DeltaForm::bitmap;
     // Words of 64 bits: the last one's upper half may be beyond the elements.
     const std::uint32_t words = (words_of(item) + 1) / 2 * 2;
-    Kokkos::parallel_scan(Kokkos::TeamThreadRange(member, words),
-                          [&](const std::uint32_t word, std::uint32_t& sum, const bool is_final) {
-                            const std::uint32_t changed = word * kWord < item.elements ? item.words[word] : 0U;
-                            if (is_final) {
-                              if (is_bitmap) store<std::uint32_t>(job.wire, word, changed);
-                              std::uint32_t place = sum;
-                              for_each_bit(changed, word, [&](std::uint32_t element) {
-                                if (!is_bitmap)
-                                  store<std::uint16_t>(job.wire, place, static_cast<std::uint16_t>(element));
-                                store<Bits>(values, place++, load<Bits>(item.data, item.at(element)));
-                              });
-                            }
-                            sum += bits_of(changed);
-                          });
+    Kokkos::parallel_scan(
+        Kokkos::TeamThreadRange(member, words), [&](const std::uint32_t word, std::uint32_t& sum, const bool is_final) {
+          const std::uint32_t changed = word * kWord < item.elements ? changed_word<Bits>(item, word) : 0U;
+          if (is_final) {
+            if (is_bitmap) store<std::uint32_t>(job.wire, word, changed);
+            std::uint32_t place = sum;
+            for_each_bit(changed, word, [&](std::uint32_t element) {
+              if (!is_bitmap) store<std::uint16_t>(job.wire, place, static_cast<std::uint16_t>(element));
+              store<Bits>(values, place++, load<Bits>(item.data, item.at(element)));
+            });
+          }
+          sum += bits_of(changed);
+        });
   }
 };
 
@@ -197,30 +192,19 @@ struct DeviceKeep {
     const DeltaItem item = items[member.league_rank()];
     with_plain(item.from, [&](auto plain) {
       using Bits = typename decltype(plain)::Bits;
-      Kokkos::parallel_for(Kokkos::TeamThreadRange(member, words_of(item)), [&](const std::uint32_t word) {
-        if (counts == nullptr || item.words[word] != 0) keep_word<Bits>(item, word);
-      });
-    });
-  }
-
-  /// Keeps the elements of a word.
-  template <typename Bits>
-  KOKKOS_INLINE_FUNCTION static void keep_word(const DeltaItem& item, std::uint32_t word) {
-    constexpr std::uint32_t kSize = sizeof(Bits);
-    constexpr std::uint32_t kVector = 16 / kSize;
-    const std::uint32_t first = word * kWord;
-    if (item.has_vectors && first + kWord <= item.elements) {
-      REFIT_UNROLL
-      for (std::uint32_t v = 0; v < kWord / kVector; ++v) {
-        const std::uint32_t element = first + v * kVector;
-        store<Unit16>(item.kept + item.kept_at(element) * kSize, 0,
-                      load<Unit16>(item.data + item.at(element) * kSize, 0));
+      constexpr std::uint32_t kVector = 16 / sizeof(Bits);
+      if (item.has_vectors) {
+        Kokkos::parallel_for(Kokkos::TeamThreadRange(member, item.elements / kVector), [&](const std::uint32_t v) {
+          const std::uint32_t element = v * kVector;
+          store<Unit16>(item.kept + item.kept_at(element) * static_cast<std::int64_t>(sizeof(Bits)), 0,
+                        load<Unit16>(item.data + item.at(element) * static_cast<std::int64_t>(sizeof(Bits)), 0));
+        });
+      } else {
+        Kokkos::parallel_for(Kokkos::TeamThreadRange(member, item.elements), [&](const std::uint32_t element) {
+          store<Bits>(item.kept, item.kept_at(element), load<Bits>(item.data, item.at(element)));
+        });
       }
-      return;
-    }
-    const std::uint32_t end = item.elements - first < kWord ? item.elements : first + kWord;
-    for (std::uint32_t element = first; element < end; ++element)
-      store<Bits>(item.kept, item.kept_at(element), load<Bits>(item.data, item.at(element)));
+    });
   }
 };
 

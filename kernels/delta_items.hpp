@@ -20,8 +20,6 @@ struct DeltaItem {
   std::uint32_t elements;
   DType from, to;
   Transform transform;
-  /// On a device, of a source: a bit for each element that differs from what is kept, as counted last.
-  std::uint32_t* words;
   /// Every 16 bytes of elements, counted from the first, lie together and aligned at the source and where it is kept.
   bool has_vectors;
 

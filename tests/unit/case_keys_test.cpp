@@ -108,7 +108,6 @@ const std::map<std::string, std::string> kOther = {
     {"run.count_seconds", "0.25"},
     {"run.phase_seconds", "7.5"},
     {"run.inject", "[\"a\", \"b\"]"},
-    {"refit.delta", "\"bitmap\""},
     {"train.lora", "\"fused\""},
     {"adapters.rank", "8"},
     {"adapters.alpha", "16"},
