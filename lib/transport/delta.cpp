@@ -285,7 +285,7 @@ class DeltaP2p final : public Executor {
             {kDeltaDenseBytes, Unit::moved, static_cast<double>(dense_bytes_)},
             {kDeltaChanged, Unit::elements, static_cast<double>(changed_)},
             {kDeltaElements, Unit::elements, static_cast<double>(elements_)},
-            {kKeptBytes, Unit::bytes, static_cast<double>(kept_.bytes())}};
+            {kKeptBytes, Unit::bytes, static_cast<double>(kept_.bytes() + sent_.bytes())}};
   }
 
  private:
