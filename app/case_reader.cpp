@@ -428,7 +428,8 @@ std::string with_absolute_path(const Key& key, const std::string& text) {
 std::map<std::string, std::string> facts_of(const Case& c) {
   std::map<std::string, std::string> facts;
   for (const Key& key : case_keys()) {
-    const bool described = key.name.starts_with("model.") || key.name.starts_with("train.");
+    const bool described = std::ranges::any_of(std::initializer_list<std::string_view>{"model.", "adapters.", "train."},
+                                               [&](std::string_view section) { return key.name.starts_with(section); });
     if (described && c.given.contains(key.name)) facts.emplace(key.name, with_absolute_path(key, key.get(c)));
     for (std::size_t e = 0; key.of_engine() && e < c.gen.size(); ++e) {
       const std::string name = cases::key_of_engine(key.name, e, c.gen.size());

@@ -169,8 +169,7 @@ void perturb_some(const ExecutionSpace& space, const std::string& label, const R
 
 }  // namespace
 
-void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t key, std::int64_t step,
-             double fraction) {
+void perturb(const ExecutionSpace& space, const Region& region, std::uint64_t key, std::int64_t step, double fraction) {
   static const std::string label = "refit::perturb";
   const std::uint64_t mixed = combine(key, static_cast<std::uint64_t>(step));
   if (fraction < 1) return perturb_some(space, label, region, mixed, perturbation_bound(fraction));

@@ -265,12 +265,27 @@ class Session {
     check(refit_session_move(session_, gen ? REFIT_GEN : REFIT_TRAIN, list.data(), list.size()));
   }
 
-  std::tuple<double, double, double, double, double> refit() {
+  std::tuple<double, double, double, double, double> refit(std::optional<std::int64_t> version) {
     refit_seconds seconds{};
     seconds.size = sizeof(seconds);
     const nb::gil_scoped_release released;
-    check(refit_session_refit(session_, &seconds));
+    check(version ? refit_session_refit_version(session_, *version, &seconds)
+                  : refit_session_refit(session_, &seconds));
     return {seconds.total, seconds.quantise, seconds.bulk, seconds.misc, seconds.remap};
+  }
+
+  std::tuple<std::int64_t, std::string, std::string> version() {
+    refit_weights weights{};
+    weights.size = sizeof(weights);
+    check(refit_session_version(session_, &weights));
+    return {weights.version, weights.plan, weights.digest};
+  }
+
+  void set_version(std::int64_t number) { check(refit_session_set_version(session_, number)); }
+
+  void require_version(std::int64_t number) {
+    const nb::gil_scoped_release released;
+    check(refit_session_require_version(session_, number));
   }
 
   /// What the proof found, and the first 1,000 of what is wrong: tensor, gen rank, elements, first index.
@@ -385,7 +400,10 @@ NB_MODULE(_refit, module) {
       .def("close", &Session::close)
       .def("notes", &Session::notes)
       .def("move", &Session::move, nb::arg("gen"), nb::arg("tensors"))
-      .def("refit", &Session::refit)
+      .def("refit", &Session::refit, nb::arg("version").none())
+      .def("version", &Session::version)
+      .def("set_version", &Session::set_version, nb::arg("number"))
+      .def("require_version", &Session::require_version, nb::arg("number"))
       .def("prove", &Session::prove)
       .def("digest", &Session::digest);
 }

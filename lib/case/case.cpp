@@ -50,6 +50,31 @@ void check_model(const Case& c, Complaints& complaints) {
   if (checkpoint) complaints.meaningless({"model.tied_lm_head"}, "with model.checkpoint, which shows it itself");
 }
 
+void check_adapters(const Case& c, Complaints& complaints) {
+  const AdapterSection& a = c.adapters;
+  if (!a.given()) {
+    return complaints.meaningless({"adapters.alpha", "adapters.targets", "adapters.send", "adapters.only"},
+                                  "without adapters.rank or adapters.checkpoint");
+  }
+  const char* key = a.checkpoint.empty() ? "adapters.rank" : "adapters.checkpoint";
+  complaints.require(!c.m2n.given(), key, "means nothing with m2n.model and m2n.system; leave it out");
+  if (!a.checkpoint.empty()) {
+    complaints.meaningless({"adapters.rank", "adapters.alpha", "adapters.targets"},
+                           "with adapters.checkpoint, whose adapter_config.json says it");
+  }
+  if (c.m2n.given()) return;
+  complaints.require(c.train->keeps_adapters(), key,
+                     fmt::format("{} has no rule for LoRA pairs", c.train->row().chosen_by));
+  for (const layout::Side& engine : c.gen) {
+    complaints.require(a.send == model::SendAdapters::merged || engine->keeps_adapters(), "adapters.send",
+                       fmt::format("apart: {} has no rule for LoRA pairs here; use adapters.send = \"merged\"",
+                                   engine->row().chosen_by));
+  }
+  complaints.require(!a.only || !quantiser_of(c), "adapters.only",
+                     "needs engines with the precision of the checkpoint: weights that are quantised on the way are "
+                     "train's; use gen.precision = train.precision");
+}
+
 void check_refit(const Case& c, Complaints& complaints) {
   const auto& mine = transport::row_of(c.refit.executor);
   const std::string because = fmt::format("with refit.executor = \"{}\"", mine.name);
@@ -97,6 +122,7 @@ void check_drill(const Case& c, Complaints& complaints) {
                      "sides of its rank along");
   complaints.require(c.refit.commit != Commit::stage, "run.drill",
                      "refit.commit = \"stage\" is not drilled: engines are refitted in place, or layer by layer");
+  complaints.require(!c.adapters.given(), "run.drill", "adapters are not drilled; leave the section out");
   complaints.require(c.refit.executor != ExecutorKind::m2n, "run.drill",
                      "executor m2n: its library keeps one operation for the whole run; use golden, p2p or direct");
   for (const std::string& name : c.run.inject)
@@ -167,6 +193,10 @@ std::string input_of(const Case& c, const std::string& path) {
                                                              {"the file of model.config", c.model.config},
                                                              {"the file of m2n.model", c.m2n.model},
                                                              {"the file of m2n.system", c.m2n.system}};
+  if (!c.adapters.checkpoint.empty()) {
+    for (const char* name : {"adapter_config.json", "adapter_model.safetensors"})
+      inputs.emplace_back("a file of adapters.checkpoint", c.adapters.checkpoint + "/" + name);
+  }
   const auto add_inputs = [&](const layout::SideSpec& side) {
     for (const auto& [key, input] : side.inputs()) inputs.emplace_back("the file of " + key, input);
   };
@@ -224,6 +254,7 @@ std::vector<std::string> violations(const Case& c) {
   check_model(c, complaints);
   pair::check_sides(c, complaints);
   check_upstream(c, complaints);
+  check_adapters(c, complaints);
   check_refit(c, complaints);
   check_drill(c, complaints);
   check_expect(c, complaints);

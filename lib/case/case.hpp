@@ -86,6 +86,18 @@ struct M2nSection {
   bool given() const { return !model.empty() || !system.empty(); }
 };
 
+/// LoRA pairs beside the model's weights: of a rank and alpha, or those of a checkpoint.
+struct AdapterSection {
+  std::int64_t rank = 0;             ///< 0 = none, or the checkpoint's
+  double alpha = 0;                  ///< 0 = the rank
+  std::vector<std::string> targets;  ///< last words of modules' names, as PEFT's target_modules; empty = all
+  std::string checkpoint;            ///< path of a PEFT folder; empty = synthetic ones
+  model::SendAdapters send = model::SendAdapters::apart;
+  bool only = false;  ///< nothing else is trained and refitted
+
+  bool given() const { return rank > 0 || !checkpoint.empty(); }
+};
+
 struct RefitSection {
   Bulk bulk = Bulk::all;
   ExecutorKind executor = ExecutorKind::direct;
@@ -175,14 +187,15 @@ struct Case : pair::Sides {
 
   ModelSection model;
   M2nSection m2n;
+  AdapterSection adapters;
   RefitSection refit;
   RunSection run;
   OutputSection output;
   ExpectSection expect;
   BugSection bug;
 
-  /// The given keys of model, train and gen as TOML text, with absolute paths: "gen.layout" -> "\"TP4\"", or the
-  /// layouts of all engines, "\"TP4+TP2\"". Dumps carry them in their metadata, each behind kFactPrefix.
+  /// The given keys of model, adapters, train and gen as TOML text, with absolute paths: "gen.layout" -> "\"TP4\"", or
+  /// the layouts of all engines, "\"TP4+TP2\"". Dumps carry them in their metadata, each behind kFactPrefix.
   std::map<std::string, std::string> facts;
 
   /// Returns which ranks of the two sides a job's processes are.

@@ -6,6 +6,7 @@
 
 #include "case/upstream/upstream.hpp"
 #include "m2n/m2n.hpp"
+#include "model/adapters.hpp"
 
 namespace refit::cases {
 namespace {
@@ -69,7 +70,24 @@ Setup::Setup(const Case& given) : c(given) {
   }
   model = load_model(c, checkpoint);
   if (!note.empty()) model.notes.push_back(std::move(note));
+  add_adapters();
   match(c, c.refit.bulk, source(), [this] { return upstream_violations(c, model); });
+}
+
+/// Adds the case's LoRA pairs to the model.
+void Setup::add_adapters() {
+  const AdapterSection& section = c.adapters;
+  if (!section.given()) return;
+  if (section.checkpoint.empty()) {
+    const double alpha = section.alpha > 0 ? section.alpha : static_cast<double>(section.rank);
+    model::add_adapters(model, {.rank = section.rank, .alpha = alpha, .targets = section.targets}, "adapters.");
+  } else {
+    adapter_checkpoint = checkpoint::open(section.checkpoint + "/adapter_model.safetensors");
+    model::add_adapters(model, model::read_lora(section.checkpoint + "/adapter_config.json"),
+                        adapter_checkpoint->tensor_infos(), adapter_checkpoint->files.front());
+  }
+  model.adapters = section.send;
+  model.adapters_only = section.only;
 }
 
 namespace {

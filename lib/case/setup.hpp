@@ -20,11 +20,20 @@ class Setup : public pair::Pair {
 
   Case c;
   std::optional<checkpoint::Checkpoint> checkpoint;
+  std::optional<checkpoint::Checkpoint> adapter_checkpoint;  ///< of LoRA pairs
+  /// Returns the checkpoint that has a tensor's values; nullptr where they are synthetic.
+  const checkpoint::Checkpoint* checkpoint_of(const model::Tensor& tensor) const {
+    const std::optional<checkpoint::Checkpoint>& files = tensor.adapter_of >= 0 ? adapter_checkpoint : checkpoint;
+    return files ? &*files : nullptr;
+  }
   session::Exchange exchange() const { return Pair::exchange(c.run.colocated); }
 
   /// Returns a warning that lists the tensors without a rule; empty where there is none.
   std::string unknown_tensors() const;
   std::string source() const { return c.source(); }
+
+ private:
+  void add_adapters();
 };
 
 }  // namespace refit::cases

@@ -261,6 +261,30 @@ refit_status refit_session_refit(refit_session* session, refit_seconds* seconds)
   return call([&] { hand_over(required(session, "session").session.refit(), seconds); });
 }
 
+refit_status refit_session_refit_version(refit_session* session, int64_t version, refit_seconds* seconds) {
+  return call([&] { hand_over(required(session, "session").session.refit(version), seconds); });
+}
+
+refit_status refit_session_version(refit_session* session, refit_weights* weights) {
+  return call([&] {
+    const refit::session::Version version = required(session, "session").session.version();
+    required(weights, "weights");
+    refit_weights result{};
+    result.version = version.number;
+    if (version.exists()) write_digest(version.plan, result.plan);
+    if (version.weights) write_digest(*version.weights, result.digest);
+    hand_over(result, weights);
+  });
+}
+
+refit_status refit_session_set_version(refit_session* session, int64_t version) {
+  return call([&] { required(session, "session").session.set_version(version); });
+}
+
+refit_status refit_session_require_version(refit_session* session, int64_t version) {
+  return call([&] { required(session, "session").session.require_version(version); });
+}
+
 refit_status refit_session_prove(refit_session* session, refit_proof* proof) {
   return call([&] {
     const refit::verify::StepResult& step = required(session, "session").session.prove();

@@ -35,7 +35,7 @@ extern "C" {
 
 /* Version of this interface. It grows when a function, a status or a member is added, and never for anything else:
  * programs that were compiled with a smaller one go on working. */
-#define REFIT_API_VERSION 1
+#define REFIT_API_VERSION 2
 
 typedef enum refit_status {
   REFIT_OK = 0,
@@ -151,6 +151,7 @@ typedef struct refit_session refit_session;
  * `options`, the same on all processes: NULL, or
  *   executor=auto | direct | p2p | golden   auto: direct where every gen rank's memory can be mapped, else p2p
  *   fan_out=true                            gen ranks that feed each other; for direct, where all memory is mapped
+ *   delta=auto | index | bitmap             a refit sends what has changed since the one before; p2p, which it chooses
  *   streams=4 misc_buffer_bytes=268435456   as a case file's [refit]
  *
  * Errors: usage, with the tensor: missing, of another shape or dtype, not dense, on another device, in an open session
@@ -181,6 +182,32 @@ typedef struct refit_seconds {
 /* Moves all weights. Collective: begins with a barrier; on return this process's part is complete and visible to its
  * device. Train's tensors must be written, and device work on either side ended, before it. `seconds`: may be NULL. */
 REFIT_API refit_status refit_session_refit(refit_session* session, refit_seconds* seconds);
+
+/* ---- Versions: which weights a process has (since interface 2). ---- */
+
+/* The same as refit_session_refit, and the weights are version `version`, 0 or more: what gen processes give is not
+ * looked at. refit_session_refit itself counts on from the last one, and begins with 1. Gen processes that do not have
+ * the version that was sent last are named in the notes. Errors: usage, train processes that give different ones. */
+REFIT_API refit_status refit_session_refit_version(refit_session* session, int64_t version, refit_seconds* seconds);
+
+/* The weights that a gen process holds, or that a train process sent last. */
+typedef struct refit_weights {
+  size_t size;     /* sizeof(refit_weights) of the caller */
+  int64_t version; /* -1: none */
+  char plan[33];   /* hash of the plan that brought them, in hexadecimal digits; "" without a version */
+  char digest[33]; /* their fingerprint, as a proof of this version found it; "" where there was none */
+} refit_weights;
+/* Not collective. */
+REFIT_API refit_status refit_session_version(refit_session* session, refit_weights* weights);
+
+/* Says what a gen process's memory holds, where no refit of this session has brought it: a version that it had before
+ * (of a session over the same plan), or -1, nothing known, e.g. after loading a checkpoint into it. Memory that moves
+ * holds nothing known by itself. Not collective. */
+REFIT_API refit_status refit_session_set_version(refit_session* session, int64_t version);
+
+/* Requires that all gen processes hold `version`: call it before they serve. Collective. Errors: REFIT_DATA, with those
+ * that do not, and what they hold. */
+REFIT_API refit_status refit_session_require_version(refit_session* session, int64_t version);
 
 /* What a proof found; equal on all processes. */
 typedef struct refit_proof {

@@ -169,8 +169,8 @@ std::vector<Session::Own*> Session::sides() {
 void Session::require_common_plan() const {
   transport::Control& control = world_.control();
   const std::string options =
-      fmt::format("executor={} fan_out={} streams={} misc_buffer_bytes={}", name(options_.executor), options_.fan_out,
-                  options_.streams, options_.misc_buffer_bytes);
+      fmt::format("executor={} fan_out={} delta={} streams={} misc_buffer_bytes={}", name(options_.executor),
+                  options_.fan_out, name(options_.delta), options_.streams, options_.misc_buffer_bytes);
   const std::string text = options + "\n" + plan_.meaning();
   const std::vector<std::string> hashes = gather_texts(control, fmt::format("{:x}", hash_name(text)));
   const auto other = std::ranges::find_if(hashes, [&](const std::string& hash) { return hash != hashes.front(); });
@@ -242,6 +242,7 @@ void Session::attach() {
   how_ = {};
   how_.executor = kind_of(options_.executor);
   how_.tuning.streams = options_.streams;
+  how_.tuning.delta = options_.delta;
   how_.misc_buffer_bytes = options_.misc_buffer_bytes;
   how_.fan_out = options_.fan_out ? session::FanOut::on : session::FanOut::off;
   how_.registers_memory = false;
@@ -257,6 +258,7 @@ void Session::attach() {
   notes_.push_back(fmt::format("executor {}", how_.row().name));
   session_ = std::make_unique<session::Session>(*space_, world_.control(), *links_, places_, exchange_, *mine_, how_,
                                                 progress_);
+  session_->set_versions(versions_);
   for (const std::string& note : session_->notes()) notes_.push_back(note);
   for (const Own* side : sides()) {
     const std::vector<std::string>& others = side->binding.ignored;
@@ -271,6 +273,7 @@ void Session::attach() {
 void Session::detach() {
   open_storages().remove(this);
   prover_.reset();
+  if (session_) versions_ = session_->versions();
   session_.reset();
   mine_.reset();
   peers_.reset();
@@ -321,7 +324,9 @@ double Session::follow() {
   if (control.max(static_cast<std::int64_t>(mine.empty() ? 0 : 1)) == 0) return 0;
   const double start = now();
   try {
+    const bool is_unknown = gen_has_moved();
     detach();
+    if (is_unknown) versions_.held = {};
     notes_.clear();
     for (const std::string& text : gather_texts(control, mine))
       if (!text.empty()) notes_.push_back(fmt::format("before refit {}: {}; mapped anew", refits_ + 1, text));
@@ -340,6 +345,12 @@ double Session::follow() {
     throw;
   }
   return now() - start;
+}
+
+bool Session::gen_has_moved() {
+  if (!gen_) return false;
+  const Binding& now = gen_->asked ? *gen_->asked : gen_->binding;
+  return transport::identities(blocks_of(gen_->local, now, true)) != gen_->identities;
 }
 
 void Session::fill_constants() const {
@@ -368,13 +379,32 @@ void Session::guarded(const Verb& verb) {
   }
 }
 
-refit_seconds Session::refit() {
+session::Version Session::version() const {
+  const session::Session::Versions versions = session_ ? session_->versions() : versions_;
+  return gen_ ? versions.held : versions.sent;
+}
+
+void Session::set_version(std::int64_t number) {
+  if (broken_) throw Error(*broken_);
+  if (!gen_) fail_usage("this process is no gen rank of the session: it holds no version");
+  if (number < session::Version::kNone) fail_usage("there is no version {}: give 0 or more, or -1 for none", number);
+  session_->set_held(number == session::Version::kNone ? session::Version{}
+                                                       : session::Version{number, session_->plan_hash()});
+}
+
+void Session::require_version(std::int64_t number) {
+  guarded([&] { session_->require_version(number); });
+}
+
+refit_seconds Session::refit(std::optional<std::int64_t> number) {
   refit_seconds seconds{};
   guarded([&] {
     seconds.remap = follow();
     if (!is_filled_) fill_constants();
     is_filled_ = true;
-    const session::RefitSeconds mine = session_->refit();
+    const session::RefitSeconds mine = session_->refit({}, number);
+    if (!session_->missed().empty() && seconds.remap == 0)
+      notes_.push_back(fmt::format("refit {}: {}, and got everything", refits_ + 1, to_string(session_->missed())));
     ++refits_;
     seconds.total = mine.total;
     seconds.quantise = mine.quantise;
@@ -391,6 +421,7 @@ const verify::StepResult& Session::prove() {
       prover_ = std::make_unique<session::Prover>(*space_, world_.control(), *session_, exchange_, *mine_, 1,
                                                   std::vector<verify::Constant>(), verify::Tuning());
     proof_ = prover_->prove(refits_);
+    if (proof_->ok()) session_->set_proved(proof_->fingerprint_gen);
   });
   return *proof_;
 }

@@ -34,10 +34,17 @@ class Session {
   /// Says that the caller was refused another place: every verb fails with that error until `move` succeeds. Not
   /// collective.
   void refuse(Side side, const Error& error);
-  /// Moves all weights; `size` of the result is not set.
-  refit_seconds refit();
+  /// Moves all weights, as version `number` (nothing: one more than the last one); `size` of the result is not set.
+  refit_seconds refit(std::optional<std::int64_t> number = {});
   /// Compares all weights.
   const verify::StepResult& prove();
+
+  /// Returns the version that this process has: an engine holds it, a trainer sent it last. Not collective.
+  session::Version version() const;
+  /// Says what this process's gen memory holds, where no refit has brought it; kNone: nothing known. Not collective.
+  void set_version(std::int64_t number);
+  /// Requires that all gen ranks hold version `number`. Errors (data): those that do not.
+  void require_version(std::int64_t number);
 
   const std::vector<std::string>& notes() const { return notes_; }
   /// Returns which world ranks the ranks of both sides are.
@@ -69,6 +76,8 @@ class Session {
   void bind_all(std::span<const refit_tensor> train, std::span<const refit_tensor> gen);
   /// Maps the memory as it lies now, and makes executor and notes.
   void attach();
+  /// Returns whether any of this rank's gen memory has moved: it may hold anything.
+  bool gen_has_moved();
   void detach();
   void map_memory();
   /// Returns what has moved on this rank since `attach`, as a sentence; empty: nothing.
@@ -98,6 +107,7 @@ class Session {
   std::vector<std::string> notes_;
   std::optional<verify::StepResult> proof_;
   std::optional<Error> broken_;
+  session::Session::Versions versions_;  ///< of sessions over memory that has moved since
   std::int64_t refits_ = 0;
   bool is_filled_ = false;
 };

@@ -189,11 +189,17 @@ WorldOptions parse_world_options(const char* text) {
 
 SessionOptions parse_session_options(const char* text) {
   using Rows = keys::Rows<SessionOptions>;
-  return parse_options<SessionOptions>(
+  SessionOptions parsed = parse_options<SessionOptions>(
       text, "session",
       {Rows::word("executor", "", MEMBER(executor)), Rows::boolean("fan_out", "", MEMBER(fan_out)),
+       Rows::word("delta", "", MEMBER(delta)),
        Rows::integer("streams", 1, transport::kMostStreams, "", MEMBER(streams)),
        Rows::bytes("misc_buffer_bytes", "", MEMBER(misc_buffer_bytes))});
+  if (parsed.delta == transport::Delta::off) return parsed;
+  if (parsed.executor == Executor::automatic) parsed.executor = Executor::p2p;
+  if (parsed.executor != Executor::p2p)
+    fail_usage("session: delta={} with executor={}: p2p alone sends deltas", name(parsed.delta), name(parsed.executor));
+  return parsed;
 }
 
 #undef MEMBER

@@ -36,6 +36,7 @@ Choices choices(Executor);
 struct SessionOptions {
   Executor executor = Executor::automatic;
   bool fan_out = false;
+  transport::Delta delta = transport::Delta::off;
   std::int64_t streams = session::How().tuning.streams;
   std::int64_t misc_buffer_bytes = session::How().misc_buffer_bytes;
 };

@@ -180,7 +180,7 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
       const bool is_packed = tensor.role == model::Role::packed_values;
       if (is_packed) counted.parameters += setup.model[tensor.scale_of].elements();
       if (!is_scale(tensor.role)) counted.parameters += product(tensor.file_shape());
-      const auto held = setup.train->format(tensor);
+      const auto held = setup.model.moves(tensor) ? setup.train->format(tensor) : std::nullopt;
       const DType dtype = held ? held->dtype : setup.gen->format(tensor).value().dtype;
       result.tensors.push_back({tensor.name, product(tensor.file_shape()) * byte_size(dtype), name});
     }
@@ -190,6 +190,10 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
   result.model = counted;
   result.payload = {payload.bulk_bytes, payload.misc_bytes, setup.split.qkv_to_misc, payload.from_checkpoint_bytes};
   if (setup.checkpoint) result.notes = setup.checkpoint->notes;
+  if (setup.adapter_checkpoint) {
+    const std::vector<std::string>& notes = setup.adapter_checkpoint->notes;
+    result.notes.insert(result.notes.end(), notes.begin(), notes.end());
+  }
   result.notes.insert(result.notes.end(), setup.model.notes.begin(), setup.model.notes.end());
   std::ranges::move(setup.c.train->notes(setup.model), std::back_inserter(result.notes));
   for (const layout::Side& side : setup.c.gen)

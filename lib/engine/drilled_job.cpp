@@ -73,9 +73,9 @@ DrilledJob::DrilledJob(transport::Control& world, const kernels::ExecutionSpace&
 }
 
 template <typename Collective>
-void DrilledJob::among(std::size_t engine, const Collective& work) {
+void DrilledJob::among(std::size_t number, const Collective& work) {
   std::optional<CollectiveError> failed;
-  if (engines_[engine].world) {
+  if (engines_[number].world) {
     try {
       work();
     } catch (const CollectiveError& error) {
@@ -84,13 +84,26 @@ void DrilledJob::among(std::size_t engine, const Collective& work) {
   } else {
     progress_.begin("wait for another engine", 0);  // whose ranks have limits
   }
-  together(world_, [&] {
-    if (!failed) return;
+  // Rank 0 is in every engine's world.
+  transport::Control::Bytes told;
+  if (failed) {
     std::string text = failed->what();
     const std::string rank = fmt::format("rank {}: ", failed->rank());
-    if (failed->rank() >= 0 && text.starts_with(rank)) text.erase(0, rank.size());
-    throw Error(failed->kind(), text, {failed->tensor(), failed->rank()});
-  });
+    if (failed->rank() >= 0 && text.starts_with(rank))
+      text = fmt::format("rank {}: {}", world_rank(number, failed->rank()), text.substr(rank.size()));
+    transport::append(told, failed->kind());
+    for (const char c : text) transport::append(told, c);
+  }
+  told = world_.broadcast(std::move(told), 0);
+  if (told.empty()) return;
+  const auto kind = transport::read_all<ErrorKind>({told.begin(), told.begin() + sizeof(ErrorKind)}).front();
+  const auto text = transport::read_all<char>({told.begin() + sizeof(ErrorKind), told.end()});
+  throw CollectiveError(kind, fmt::format("engine {}: {}", number, std::string(text.begin(), text.end())));
+}
+
+int DrilledJob::world_rank(std::size_t engine, int rank) const {
+  const auto train = static_cast<int>(setup_.c.train_ranks());
+  return rank < train ? rank : rank + engines_[engine].first_rank;
 }
 
 report::Result DrilledJob::join(std::size_t number, const report::Result& known) {

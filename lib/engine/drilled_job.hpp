@@ -52,9 +52,12 @@ class DrilledJob final : public Work {
     std::optional<double> join_seconds;  ///< where it was made after the refit before
   };
 
-  /// Runs work that is collective over an engine's world on its ranks; then all ranks throw what these threw in step.
+  /// Runs work that is collective over an engine's world on its ranks; then all ranks of the job throw what these threw
+  /// in step.
   template <typename Collective>
-  void among(std::size_t engine, const Collective& work);
+  void among(std::size_t number, const Collective& work);
+  /// Returns the rank in the job of one in an engine's world.
+  int world_rank(std::size_t engine, int rank) const;
   /// Makes an engine's job. Returns what is known of it, on its world's ranks.
   report::Result join(std::size_t engine, const report::Result& known);
   void kill(std::size_t engine);

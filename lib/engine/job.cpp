@@ -170,7 +170,7 @@ void Job::allocate(report::Result& result) {
   const bool is_lean = one_host && setup_.c.run.verify == cases::Verify::off;
   std::int64_t bytes = 0;
   together(world_, [&] {
-    for (const OwnSide* side : made_sides()) bytes += side->bytes();
+    for (const OwnSide* side : made_sides()) bytes += side->bytes() + adapted_bytes(*side);
     if (gen_) bytes += (staged_ ? 2 : 1) * GenPlace::bytes(setup_, gen_->rank);
     if (staged_ && gen_) bytes += staged_->bytes();
     bytes += session::staging_bytes(exchange_, how_, own(),
@@ -197,9 +197,10 @@ void Job::allocate(report::Result& result) {
   together(world_, [&] {
     for (OwnSide* side : made_sides()) {
       const bool is_gen = side->group == Group::gen;
-      if (!is_gen || !shared) side->own_arena = links_->memory(is_gen ? first + second : side->bytes());
+      const std::int64_t own = side->bytes() + adapted_bytes(*side);
+      if (!is_gen || !shared) side->own_arena = links_->memory(is_gen ? first + second : own);
       std::byte* memory = side->own_arena ? side->own_arena->span().data() : peers_->local();
-      side->arena = {memory, static_cast<std::size_t>(side->bytes())};
+      side->arena = {memory, static_cast<std::size_t>(own)};
       side->weights = std::make_unique<Weights>(setup_, side->local, side->group, side->rank,
                                                 transport::LocalMemory(side->local, memory));
       if (!is_gen || !staged_) continue;
@@ -211,11 +212,32 @@ void Job::allocate(report::Result& result) {
   });
   mine_ = std::make_unique<session::OwnMemory>();
   if (train_) mine_->source.emplace(train_->memory());
+  if (setup_.adapted) adapt();
   if (gen_) mine_->destination.emplace(gen_->memory());
   if (gen_ && staged_) mine_->second.emplace(gen_->second_memory());
   if (staged_) mine_->staged = &*staged_;
   if (gen_) gen_arena_ = gen_->arena;
   mine_->peers = peers_.get();
+}
+
+std::int64_t Job::adapted_bytes(const OwnSide& side) const {
+  if (!setup_.adapted || side.group != Group::train) return 0;
+  return session::AdaptedWeights::bytes(setup_.model, *setup_.train, *setup_.adapted, side.rank);
+}
+
+/// Makes what adapters change of train's weights what the session sends. Collective.
+void Job::adapt() {
+  std::byte* arena = nullptr;
+  if (train_) {
+    unadapted_.emplace(train_->local, train_->weights->memory());
+    arena = train_->arena.data() + train_->bytes();
+  }
+  adapted_ =
+      std::make_unique<session::AdaptedWeights>(space_, world_, *links_, setup_.model, *setup_.train, *setup_.adapted,
+                                                own().source, unadapted_ ? &*unadapted_ : nullptr, arena, progress_);
+  if (!train_) return;
+  mine_->source.emplace(adapted_->layout(), adapted_->memory(), train_->arena);
+  mine_->adapt = [this] { adapted_->run(); };
 }
 
 void Job::load(report::Result& result) {
@@ -243,6 +265,7 @@ void Job::load(report::Result& result) {
   });
   if (makes_train_)
     train_->weights->flip_bits(space_, [&](const model::Tensor& tensor) { return lies_.corrupts(tensor); });
+  if (mine_->adapt) mine_->adapt();
   result.prepare.emplace_back("load", world_.max(now() - start));
   result.load = report::Load{world_.sum(read.bytes_read), world_.sum(read.bytes_needed)};
   say(rounding_notes(setup_, world_, rounded), result);
@@ -391,6 +414,7 @@ report::Refit Job::record(std::int64_t number, const session::RefitSeconds& mine
   result.is_committed = false;
   result.version.number = setup_.c.run.version(number);
   result.weight_sync = world_.max(mine.total);
+  if (adapted_) result.phases.emplace_back("adapt", world_.max(mine.adapt));
   if (session_->quantises_first()) result.phases.emplace_back("quantise", world_.max(mine.quantise));
   if (session_->reduces()) result.phases.emplace_back("quantise.reduce", world_.max(mine.reduce));
   result.phases.emplace_back("bulk", world_.max(mine.bulk));
@@ -441,6 +465,7 @@ void Job::commit(report::Refit& refit) {
 
 verify::StepResult Job::verify(std::int64_t number, report::Result& result, const verify::Named& named) {
   begin("verify");
+  if (adapted_) adapted_->run_plainly();
   verify::StepResult step = prover_->prove(number, [&](const verify::StepResult& wrong) {
     named(wrong);
     progress_.begin("count", limits_.phase(host_bytes_) + setup_.c.run.count_seconds);

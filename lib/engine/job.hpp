@@ -12,6 +12,7 @@
 #include "engine/weights.hpp"
 #include "inject/lies.hpp"
 #include "report/result.hpp"
+#include "session/adapted_weights.hpp"
 #include "session/prover.hpp"
 
 namespace refit::engine {
@@ -107,7 +108,10 @@ class Job final : public Work {
   void begin(const char* phase) { progress_.begin(phase, limits_.phase(host_bytes_)); }
 
   void require_same_inputs();
+  /// Returns the bytes that a side has for adapted weights.
+  std::int64_t adapted_bytes(const OwnSide& side) const;
   void allocate(report::Result& result);
+  void adapt();
   void load(report::Result& result);
   void stage();
   void make_gen_places(report::Result& result);
@@ -138,6 +142,8 @@ class Job final : public Work {
   std::unique_ptr<transport::PeerMemory> peers_;
   std::optional<session::Staged> staged_;  ///< where refits are staged
   std::span<std::byte> gen_arena_;
+  std::optional<session::AdaptedWeights::Train> unadapted_;  ///< train's weights, where adapters change what is sent
+  std::unique_ptr<session::AdaptedWeights> adapted_;         ///< then
   std::unique_ptr<session::OwnMemory> mine_;
   std::unique_ptr<session::Session> session_;
   std::unique_ptr<CacheScales> true_scales_;           ///< of train rank 0, where gen's KV cache is FP8

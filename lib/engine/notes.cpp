@@ -57,7 +57,7 @@ DType loaded_as(const Setup& setup, const model::Tensor& tensor) {
 
 std::vector<std::string> rounding_notes(const Setup& setup, transport::Control& world,
                                         const std::vector<std::int32_t>& rounded) {
-  if (!setup.checkpoint) return {};
+  if (!setup.checkpoint && !setup.adapter_checkpoint) return {};
   std::vector<std::int64_t> ranks(setup.model.tensors.size(), 0);
   for (const std::int32_t tensor : rounded) ranks[static_cast<std::size_t>(tensor)] = 1;
   world.reduce_sum(ranks, 0);
@@ -66,7 +66,8 @@ std::vector<std::string> rounding_notes(const Setup& setup, transport::Control& 
   for (std::size_t t = 0; t < ranks.size(); ++t) {
     if (ranks[t] == 0) continue;
     const model::Tensor& tensor = setup.model.tensors[t];
-    tensors[{setup.checkpoint->find(tensor.name)->info.dtype, loaded_as(setup, tensor)}].push_back(tensor.index);
+    tensors[{setup.checkpoint_of(tensor)->find(tensor.name)->info.dtype, loaded_as(setup, tensor)}].push_back(
+        tensor.index);
   }
   std::vector<std::string> notes;
   for (const auto& [dtypes, list] : tensors) {
@@ -81,9 +82,10 @@ std::vector<std::string> overflow_notes(const Setup& setup, const std::vector<Ov
   const auto sentence = [&](const Overflow& one) {
     const model::Tensor& tensor = tensor_of(setup, one.tensor);
     const bool is_decoded = tensor.kept == model::Kept::dequantised;
-    return fmt::format("{} while loading from {}, the first at {}", overflow_text(setup, one, loaded_as(setup, tensor)),
-                       is_decoded ? "quantised values" : name(setup.checkpoint->find(tensor.name)->info.dtype),
-                       first_text(setup, one));
+    return fmt::format(
+        "{} while loading from {}, the first at {}", overflow_text(setup, one, loaded_as(setup, tensor)),
+        is_decoded ? "quantised values" : name(setup.checkpoint_of(tensor)->find(tensor.name)->info.dtype),
+        first_text(setup, one));
   };
   return sentences(loaded, sentence, [](const std::string& rest) { return rest + " became infinite while loading"; });
 }

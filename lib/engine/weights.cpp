@@ -42,7 +42,7 @@ std::vector<const LocalPiece*> Weights::own_pieces() const {
     const Tensor& tensor = setup_.model[piece.tensor];
     if (setup_.model.canonical(tensor).index != tensor.index) continue;
     const bool made_on_the_way = tensor.scale_of >= 0;
-    const bool lacks_source = !setup_.train->format(tensor) && !made_on_the_way;
+    const bool lacks_source = (!setup_.model.moves(tensor) || !setup_.train->format(tensor)) && !made_on_the_way;
     if (group_ == Group::train || lacks_source) result.push_back(&piece);
   }
   return result;
@@ -63,9 +63,9 @@ Loaded Weights::load(const kernels::ExecutionSpace& space,
   for (std::size_t i = 0; !is_train && i < layout_.storages.size(); ++i)
     kernels::poison(space, memory_.storages()[i], layout_.storages[i].bytes());
   space.fence();
-  if (setup_.checkpoint) {
-    loaded = read_checkpoint(space, progress);
-    if (is_train) require_tied_head(space);
+  if (setup_.checkpoint || setup_.adapter_checkpoint) {
+    loaded = read_checkpoints(space, progress);
+    if (is_train) require_equal_values(space);
   }
   std::vector<const LocalPiece*> made;
   const auto own = own_pieces();
@@ -96,8 +96,8 @@ void Weights::flip_bits(const kernels::ExecutionSpace& space, const Which& which
 /// Returns whether the piece's values are read from the checkpoint. Scales of the KV cache are not where a calibration
 /// has them, and are made where nothing has them.
 bool Weights::is_read(const LocalPiece& piece) const {
-  if (!setup_.checkpoint) return false;
   const Tensor& tensor = setup_.model[piece.tensor];
+  if (setup_.checkpoint_of(tensor) == nullptr) return false;
   if (tensor.role == model::Role::weight_shape) return setup_.checkpoint->find(tensor.name)->info.dtype == tensor.dtype;
   if (!facts_of(tensor.role).is_cache_scale) return true;
   return !setup_.kv_scales.contains(tensor.index) && setup_.checkpoint->find(tensor.name) != nullptr;
@@ -115,13 +115,28 @@ void Weights::synthesise(const kernels::ExecutionSpace& space, const LocalPiece&
   synthetic_.write_as(space, setup_.model[piece.tensor], region(piece), piece.piece.format.conversion);
 }
 
-Loaded Weights::read_checkpoint(const kernels::ExecutionSpace& space,
+Loaded Weights::read_checkpoints(const kernels::ExecutionSpace& space,
+                                 const std::function<void(std::int64_t, std::int64_t)>& progress) const {
+  Loaded loaded;
+  for (const auto* files : {&setup_.checkpoint, &setup_.adapter_checkpoint}) {
+    if (!*files) continue;
+    Loaded more = read_checkpoint(space, **files, progress);
+    loaded.statistics.bytes_read += more.statistics.bytes_read;
+    loaded.statistics.bytes_needed += more.statistics.bytes_needed;
+    std::ranges::move(more.rounded, std::back_inserter(loaded.rounded));
+    std::ranges::move(more.overflows, std::back_inserter(loaded.overflows));
+  }
+  return loaded;
+}
+
+Loaded Weights::read_checkpoint(const kernels::ExecutionSpace& space, const checkpoint::Checkpoint& files,
                                 const std::function<void(std::int64_t, std::int64_t)>& progress) const {
   std::vector<checkpoint::ModelRead> reads;
   std::vector<std::int32_t> tensors;
   for (const LocalPiece* piece : own_pieces()) {
-    if (!is_read(*piece)) continue;
-    checkpoint::ModelRead read = read_of(*setup_.checkpoint, setup_.model, setup_.model[piece->tensor]);
+    const Tensor& tensor = setup_.model[piece->tensor];
+    if (!is_read(*piece) || setup_.checkpoint_of(tensor) != &files) continue;
+    checkpoint::ModelRead read = read_of(files, setup_.model, tensor);
     REFIT_ASSERT(read.entry != nullptr);
     const kernels::Region stored = region(*piece);
     read.box = stored.box;
@@ -132,7 +147,7 @@ Loaded Weights::read_checkpoint(const kernels::ExecutionSpace& space,
     reads.push_back(std::move(read));
     tensors.push_back(piece->tensor);
   }
-  Loaded loaded{checkpoint::read(space, *setup_.checkpoint, reads, progress), {}, {}};
+  Loaded loaded{checkpoint::read(space, files, reads, progress), {}, {}};
   for (std::size_t i = 0; i < reads.size(); ++i) {
     const checkpoint::CastLoss& loss = loaded.statistics.losses[i];
     if (loss.rounded) loaded.rounded.push_back(tensors[i]);
@@ -141,11 +156,12 @@ Loaded Weights::read_checkpoint(const kernels::ExecutionSpace& space,
   return loaded;
 }
 
-void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
+void Weights::require_equal_values(const kernels::ExecutionSpace& space) const {
   for (const LocalPiece& piece : layout_.pieces) {
     const Tensor& tensor = setup_.model[piece.tensor];
     const Tensor& canonical = setup_.model.canonical(tensor);
-    if (canonical.index == tensor.index) continue;
+    const checkpoint::Checkpoint* files = setup_.checkpoint_of(tensor);
+    if (canonical.index == tensor.index || files == nullptr) continue;
     const std::int64_t row_bytes =
         product(piece.piece.box.extent) / piece.piece.box.extent[0] * byte_size(piece.piece.format.dtype);
     const std::int64_t rows = std::max<std::int64_t>(1, (8 << 20) / row_bytes);
@@ -154,10 +170,15 @@ void Weights::require_tied_head(const kernels::ExecutionSpace& space) const {
       part.lower[0] += done;
       part.extent[0] = std::min(rows, piece.piece.box.extent[0] - done);
       const kernels::SharedBuffer buffer(part.volume() * byte_size(piece.piece.format.dtype));
-      const checkpoint::Read read{setup_.checkpoint->find(tensor.name), part,        buffer.data(), piece.piece.format,
-                                  row_major_strides(part.extent),       tensor.shape};
-      checkpoint::read(space, *setup_.checkpoint, {&read, 1});
+      const checkpoint::Read read{files->find(tensor.name),       part,        buffer.data(), piece.piece.format,
+                                  row_major_strides(part.extent), tensor.shape};
+      checkpoint::read(space, *files, {&read, 1});
       const auto found = kernels::count_differences(space, region_of(view(), piece, tensor, part), buffer.data());
+      if (found.count > 0 && tensor.adapter_of >= 0) {
+        fail_usage("{}: {} differs from {} (first near row {}), and the trainer has one matrix for both{}",
+                   files->files.front(), tensor.name, canonical.name, part.lower[0] + found.first / part.extent[1],
+                   tensor.expert < 0 ? "; use train.lora = canonical" : "");
+      }
       if (found.count > 0) {
         fail_usage(
             "{}: tie_word_embeddings is true, but {} differs from {} (first near row {}); set tie_word_embeddings to "
@@ -172,7 +193,7 @@ void Weights::update(const kernels::ExecutionSpace& space, std::int64_t step, do
                      const Which& leaves_out) const {
   for (const LocalPiece* piece : own_pieces()) {
     const Tensor& tensor = setup_.model[piece->tensor];
-    if (leaves_out(tensor) || !checkpoint::has_values(tensor)) continue;
+    if (leaves_out(tensor) || !checkpoint::has_values(tensor) || !setup_.model.trains(tensor)) continue;
     kernels::perturb(space, region(*piece), synthetic_.key(tensor), step, fraction);
   }
   space.fence();
@@ -206,18 +227,18 @@ Sum128 source_fingerprint(const kernels::ExecutionSpace& space, const Setup& set
     const kernels::SharedBuffer values(part.volume() * byte_size(dtype));
     const Extents strides = row_major_strides(part.extent);
     const kernels::Region region{values.data(), dtype, part, tensor.shape, strides};
-    if (setup.checkpoint) {
-      checkpoint::ModelRead read = read_of(*setup.checkpoint, setup.model, tensor);
+    if (const checkpoint::Checkpoint* files = setup.checkpoint_of(tensor)) {
+      checkpoint::ModelRead read = read_of(*files, setup.model, tensor);
       read.box = part;
       read.data = values.data();
       read.format = dtype;
       read.strides = strides;
-      checkpoint::read(space, *setup.checkpoint, {&read, 1});
+      checkpoint::read(space, *files, {&read, 1});
     } else {
       checkpoint::Synthetic(setup.model, setup.c.run.seed).write(space, tensor, region);
       space.fence();
     }
-    kernels::fingerprint(space, region, dtype, Transform::none, hash_name(tensor.name), &sum);
+    kernels::fingerprint(space, region, dtype, Transform::none, hash_name(setup.model.canonical(tensor).name), &sum);
   }
   return sum;
 }

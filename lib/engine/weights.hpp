@@ -62,9 +62,11 @@ class Weights {
   bool is_read(const layout::LocalPiece& piece) const;
   void make(const kernels::ExecutionSpace& space, const layout::LocalPiece& piece) const;
   void synthesise(const kernels::ExecutionSpace& space, const layout::LocalPiece& piece) const;
-  Loaded read_checkpoint(const kernels::ExecutionSpace& space,
+  Loaded read_checkpoints(const kernels::ExecutionSpace& space,
+                          const std::function<void(std::int64_t, std::int64_t)>& progress) const;
+  Loaded read_checkpoint(const kernels::ExecutionSpace& space, const checkpoint::Checkpoint& files,
                          const std::function<void(std::int64_t, std::int64_t)>& progress) const;
-  void require_tied_head(const kernels::ExecutionSpace& space) const;
+  void require_equal_values(const kernels::ExecutionSpace& space) const;
 
   const Setup& setup_;
   const layout::LocalLayout& layout_;

@@ -15,8 +15,9 @@ constexpr Rank kVictim{1};
 const std::vector<Fault>& all_faults() {
   static const std::vector<Fault> all = [] {
     std::vector<Fault> rows;
-    for (const auto& kind : {demonstrations, gate_up_faults, expert_faults, dropped_faults, stage_faults,
-                             attention_faults, scale_faults, part_faults, delta_faults, coverage_faults, schedule_faults}) {
+    for (const auto& kind :
+         {demonstrations, gate_up_faults, expert_faults, dropped_faults, stage_faults, attention_faults, scale_faults,
+          part_faults, delta_faults, coverage_faults, schedule_faults}) {
       for (const Fault& fault : kind()) rows.push_back(fault);
     }
     return rows;

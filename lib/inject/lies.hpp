@@ -39,7 +39,7 @@ class Lies {
   bool flips_early() const { return faults_.flips_early(); }
   bool forgets_scales() const { return faults_.forgets_scales(); }
   /// Returns what this process, as a gen rank with that memory, does to weights that have arrived.
-  Arrived arrived(const session::SideMemory& gen) const { 
+  Arrived arrived(const session::SideMemory& gen) const {
     return Arrived(faults_.changed_storages(truth_.model, *own_.destination, gen));
   }
 

@@ -15,7 +15,7 @@ bool is_vision(Role role) { return facts_of(role).place == model::Place::vision;
 }  // namespace
 
 ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Parameter> parameters, DType precision,
-                                 const ScaleRules& scales)
+                                 const ScaleRules& scales, const AdapterRules& adapters)
     : model_(model),
       parameters_(std::move(parameters)),
       precision_(precision),
@@ -33,6 +33,7 @@ ParameterLayout::ParameterLayout(const model::Model& model, std::vector<Paramete
     for (const FusedRole& fused : parameter(p).fused_roles) by_role_[static_cast<std::size_t>(fused.shared)] = p;
   }
   if (is_quantised_) add_parts(by_role, scales);
+  if (adapters.are_kept) add_adapters(by_role, adapters);
   for (const Tensor& tensor : model_.tensors) {
     if (tensor.expert > 0) continue;  // the first expert stands for all
     for (const std::int32_t p : by_role[static_cast<std::size_t>(weight_of(tensor).role)]) {
@@ -63,7 +64,30 @@ void ParameterLayout::add_parts(const ByRole& by_role, const ScaleRules& rules) 
   }
 }
 
+/// The tensors of a fused parameter have one A, and one B; the others one of each.
+void ParameterLayout::add_adapters(const ByRole& by_role, const AdapterRules& rules) {
+  std::map<std::pair<std::int32_t, std::string>, std::int32_t> by_name;
+  for (const Tensor& tensor : model_.tensors) {
+    if (tensor.adapter_of < 0) continue;
+    const Role role = weight_of(tensor).role;
+    for (const std::int32_t p : by_role[static_cast<std::size_t>(role)]) {
+      const auto [entry, is_new] = adapters_.try_emplace({p, role, tensor.role}, -1);
+      if (!is_new) continue;
+      Parameter matrix = matrix_of(parameter(p), model_, tensor, rules);
+      const auto number = static_cast<std::int32_t>(parameters_.size());
+      entry->second = by_name.try_emplace({p, matrix.name}, number).first->second;
+      if (entry->second != number) continue;
+      parameters_.push_back(std::move(matrix));
+      adapted_.emplace(number, p);
+    }
+  }
+}
+
 std::int32_t ParameterLayout::parameter_of(const Tensor& tensor, std::int32_t number) const {
+  if (tensor.adapter_of >= 0) {
+    const auto found = adapters_.find({number, weight_of(tensor).role, tensor.role});
+    return found == adapters_.end() ? -1 : found->second;
+  }
   if (tensor.scale_of < 0) {
     const bool is_apart = is_quantised_ && tensor.scales >= 0 && is_packed(model_.quantisation.format);
     return is_apart ? -1 : number;
@@ -95,7 +119,7 @@ std::int32_t ParameterLayout::find(std::string_view name) const {
 std::uint64_t ParameterLayout::placement_class(const Tensor& tensor) const {
   const Tensor& weight = weight_of(tensor);
   std::uint64_t result = combine(class_of(weight), weight.scales >= 0 ? 1 : 0);
-  if (tensor.scale_of < 0) return result;
+  if (tensor.scale_of < 0 && tensor.adapter_of < 0) return result;
   for (const std::int64_t extent : weight.shape) result = combine(result, static_cast<std::uint64_t>(extent));
   return combine(result, 2 + static_cast<std::uint64_t>(tensor.role));
 }
@@ -138,7 +162,9 @@ void ParameterLayout::append_to(const Target& target, const Tensor& tensor, Rank
   if (number < 0) return;
   const Parameter& rule = parameter(number);
   // A tied model's two names stand for the one vocabulary matrix.
-  Role as = rule.padded_rows > 0 ? rule.components.front().role : weight_of(tensor).role;
+  // So do the names of an A that modules have in common.
+  const bool is_first = rule.padded_rows > 0 || tensor.role == Role::lora_a;
+  Role as = is_first ? rule.components.front().role : weight_of(tensor).role;
   for (const FusedRole& fused : rule.fused_roles) as = fused.shared == as ? fused.expert : as;
   append_pieces(rule, tensor, as, slice_of(rule, target.layer, rank), {number, target.layer, -1, target.chunk},
                 format_of(rule, tensor), out);

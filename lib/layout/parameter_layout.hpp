@@ -5,9 +5,11 @@
 #include <array>
 #include <map>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "layout/adapters.hpp"
 #include "layout/block_scales.hpp"
 
 namespace refit::layout {
@@ -24,7 +26,7 @@ class ParameterLayout : public Layout {
  protected:
   /// `model` must outlive the layout.
   ParameterLayout(const model::Model& model, std::vector<Parameter> parameters, DType precision,
-                  const ScaleRules& scales);
+                  const ScaleRules& scales, const AdapterRules& adapters = {});
 
   /// A parameter in which a rank stores a tensor, and the layer (in a vision tower: the unit) in its storage's key.
   struct Target {
@@ -57,16 +59,22 @@ class ParameterLayout : public Layout {
   /// Returns the number of the parameter of a vision tower's tensor: of several for its role, the one for its number of
   /// rows.
   std::int32_t find_vision(const Tensor& tensor) const;
+  /// Returns the weight of a part or of a matrix of a LoRA pair, and any other tensor itself.
+  const Tensor& weight_of(const Tensor& tensor) const {
+    if (tensor.adapter_of >= 0) return model_[tensor.adapter_of];
+    return tensor.scale_of < 0 ? tensor : model_[tensor.scale_of];
+  }
+  /// Returns the parameter whose weights those of an adapter's parameter adapt.
+  const Parameter& adapted_by(std::int32_t number) const { return parameter(adapted_.at(number)); }
   /// Returns the number of the parameter of that name, or -1.
   std::int32_t find(std::string_view name) const;
 
  private:
   using ByRole = std::array<std::vector<std::int32_t>, model::kRoles>;  ///< the parameters of each role
   void add_parts(const ByRole& by_role, const ScaleRules& rules);
+  void add_adapters(const ByRole& by_role, const AdapterRules& rules);
   const Tensor& tensor_of(const StorageKey& key, Rank rank) const;
   void append_to(const Target& target, const Tensor& tensor, Rank rank, std::vector<Piece>& out) const;
-  /// Returns the weight of a part, and any other tensor itself.
-  const Tensor& weight_of(const Tensor& tensor) const { return tensor.scale_of < 0 ? tensor : model_[tensor.scale_of]; }
   /// Returns the parameter of a tensor whose weight's parameter is `number`, or -1: nobody stores a weight beside its
   /// packed values.
   std::int32_t parameter_of(const Tensor& tensor, std::int32_t number) const;
@@ -76,10 +84,13 @@ class ParameterLayout : public Layout {
   bool is_whole(const Tensor& tensor) const;
 
   const model::Model& model_;
-  std::vector<Parameter> parameters_;  ///< those of `parts_` last
+  std::vector<Parameter> parameters_;  ///< those of `parts_` and `adapters_` last
   DType precision_;
   bool is_quantised_;
   std::map<std::pair<std::int32_t, model::Role>, std::int32_t> parts_;  ///< (a weight's parameter, part) -> parameter
+  /// (a weight's parameter, the weight's role, A or B) -> parameter
+  std::map<std::tuple<std::int32_t, model::Role, model::Role>, std::int32_t> adapters_;
+  std::map<std::int32_t, std::int32_t> adapted_;         ///< an adapter's parameter -> its weight's
   std::multimap<std::int32_t, std::int32_t> constants_;  ///< a part's parameter -> numbers that stand beside it
   std::array<std::int32_t, model::kRoles> by_role_{};
   std::map<std::pair<std::int32_t, std::int32_t>, std::int32_t> first_tensor_;  ///< (parameter, layer) -> tensor

@@ -104,6 +104,8 @@ class SideSpec {
   /// Gives the tensors of a model the form in which this side has them, for the layouts of both sides, which must be
   /// legal for the model.
   virtual void refine(model::Model& /*model*/) const {}
+  /// Returns whether the side has a rule for LoRA pairs beside their weights.
+  virtual bool keeps_adapters() const { return false; }
   /// Makes the layout. `model` must outlive it. The spec is complete, and legal for the model.
   virtual std::unique_ptr<Layout> make_layout(const model::Model& model) const = 0;
 

@@ -102,6 +102,7 @@ void TensorList::add_vision(const std::string& tensor_name, const Shape& shape, 
 }
 
 const Tensor& Model::canonical(const Tensor& tensor) const {
+  if (tensor.same_as >= 0) return (*this)[tensor.same_as];
   if (!config.tied || tensor.role != Role::lm_head) return tensor;
   const auto is_embedding = [](const Tensor& other) { return other.role == Role::embedding; };
   const auto found = std::find_if(tensors.begin(), tensors.end(), is_embedding);

@@ -18,6 +18,7 @@
 
 #include "core/blocks.hpp"
 #include "core/box.hpp"
+#include "core/choice.hpp"
 #include "core/dtype.hpp"
 #include "model/quantisation.hpp"
 #include "model/role.hpp"
@@ -49,6 +50,10 @@ struct Tensor {
   /// In block scales that an engine keeps for finer blocks: the number of times that each is there, in rows and in
   /// columns. Layouts see [rows, repeats, columns, repeats] then; only that engine stores the repeated dimensions.
   std::int64_t repeats = 1;
+  std::int32_t adapter_of = -1;  ///< of a matrix of a LoRA pair (adapters.hpp): the index of the weight that it adapts
+  std::int32_t adapters = -1;    ///< of that weight: the index of its pair's A, which B follows
+  std::int32_t same_as = -1;     ///< of an A that modules have in common in training: the index of the first one's
+  double scaling = 1;            ///< of a B: by which its product with A is multiplied
 
   std::int64_t elements() const { return product(shape); }
   std::int64_t bytes() const { return elements() * byte_size(dtype); }
@@ -257,6 +262,14 @@ enum class QuantisedBy : std::uint8_t {
   refit     ///< the train side has the dtypes of the model; parts are made on the way to an engine
 };
 
+/// The way of LoRA pairs to an engine.
+enum class SendAdapters : std::uint8_t {
+  apart,  ///< as matrices of their own, beside their weights
+  merged  ///< in their weights, W + s B A: an engine has no matrices of its own for them
+};
+
+Choices choices(SendAdapters);
+
 /// A model: its configuration and its tensors, in the order in which checkpoints and the misc stream carry them.
 struct Model {
   Config config;
@@ -265,11 +278,22 @@ struct Model {
   /// The parts that stand behind quantised weights, and their origin.
   Quantisation quantisation = {};
   QuantisedBy quantised_by = QuantisedBy::trainer;
+  /// What becomes of LoRA pairs, which stand behind all tensors but the scales of the KV cache; nothing: there are
+  /// none.
+  std::optional<SendAdapters> adapters = std::nullopt;
+  /// Nothing but adapters is trained: refits bring them alone (merged: the weights that they adapt), and an engine
+  /// loads all else from the checkpoint itself.
+  bool adapters_only = false;
 
+  /// Returns whether refits bring the tensor, if both sides store it.
+  bool moves(const Tensor& tensor) const { return !adapters_only || tensor.adapter_of >= 0 || tensor.adapters >= 0; }
+  /// Returns whether training changes the tensor.
+  bool trains(const Tensor& tensor) const { return !adapters_only || tensor.adapter_of >= 0; }
   /// Returns the tensor of an index such as Tensor::index or Copy::tensor.
   const Tensor& operator[](std::int64_t index) const { return tensors[static_cast<std::size_t>(index)]; }
   Tensor& operator[](std::int64_t index) { return tensors[static_cast<std::size_t>(index)]; }
-  /// Returns the tensor under whose name a tensor's value is known: a tied model's lm_head is its embedding.
+  /// Returns the tensor under whose name a tensor's value is known: a tied model's lm_head is its embedding, and an A
+  /// that modules have in common is the first one's.
   const Tensor& canonical(const Tensor& tensor) const;
   /// Returns the tensor of that name, or nullptr. Looks at every tensor: not for loops.
   const Tensor* find(std::string_view name) const;

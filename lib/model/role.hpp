@@ -153,8 +153,11 @@ enum class Role : std::uint8_t {
   q_scale,
   k_scale,
   v_scale,  ///< [1] or []: of the FP8 KV cache, behind all other tensors
-  listed,   ///< in a model that is a mere list of tensors (m2n/): its layouts know the places
-  unknown   ///< no rule: whole on every rank under its own name, and misc
+  // Matrices of LoRA pairs, of the weight Tensor::adapter_of: W + s B A.
+  lora_a,  ///< [r, columns of the weight]
+  lora_b,  ///< [rows of the weight, r]
+  listed,  ///< in a model that is a mere list of tensors (m2n/): its layouts know the places
+  unknown  ///< no rule: whole on every rank under its own name, and misc
 };
 inline constexpr std::size_t kRoles = static_cast<std::size_t>(Role::unknown) + 1;
 
@@ -199,6 +202,7 @@ struct RoleFacts {
   bool is_quantisable = false;  ///< a linear layer's weight that quantised formats know: no router, embedding, head
   bool is_cache_scale = false;  ///< a scale of the FP8 KV cache
   bool is_part = false;         ///< a part of a quantised weight
+  bool is_adaptable = false;    ///< trainers and engines have a rule for a LoRA pair beside it
 };
 
 /// Returns every role's row, in no particular order.

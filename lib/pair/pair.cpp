@@ -116,6 +116,12 @@ void Pair::match(const Sides& sides, plan::Policy bulk, const std::string& sourc
   layout::Engines engines = layout::make_engines(sides.gen, model);
   gen = std::move(engines.loaded);
   derived = std::move(engines.derived);
+  if (layout::AdaptedLayout::is_needed(model)) {
+    const bool is_quantised = sides.engine().precision() && layout::is_quantised(*sides.engine().precision());
+    const std::optional<layout::Precision> precision = is_quantised ? std::nullopt : sides.engine().precision();
+    adapted = std::make_unique<layout::AdaptedLayout>(
+        model, *train, precision ? std::optional(layout::dtype_of(*precision)) : std::nullopt);
+  }
   train_tp_ = sides.train->sizes().tp;
   gen_tp_ = sides.gen_tp();
   library_ = quantiser_of(sides);
@@ -125,7 +131,7 @@ void Pair::match(const Sides& sides, plan::Policy bulk, const std::string& sourc
 }
 
 void Pair::quantise_on_the_way() {
-  quantised = std::make_unique<layout::QuantisedLayout>(model, *train);
+  quantised = std::make_unique<layout::QuantisedLayout>(model, not_quantised());
   const std::string cut = layout::cut_through_blocks(model, *train);
   if (!cut.empty())
     fail_usage("{}; use a train.layout that cuts between blocks, or except the module from quantisation", cut);
@@ -133,7 +139,7 @@ void Pair::quantise_on_the_way() {
 
 session::Exchange Pair::exchange(bool colocated) const {
   session::Exchange result{model, {split.bulk, split.misc, sent(), *gen, colocated}};
-  if (quantised) result.quantised.emplace(session::OnTheWay{*train, *quantised, *library_});
+  if (quantised) result.quantised.emplace(session::OnTheWay{not_quantised(), *quantised, *library_});
   return result;
 }
 

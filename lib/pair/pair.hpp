@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "layout/adapted_layout.hpp"
 #include "layout/quantised_layout.hpp"
 #include "pair/sides.hpp"
 #include "plan/policy.hpp"
@@ -43,9 +44,13 @@ class Pair {
   std::unique_ptr<layout::Layout> train;
   std::unique_ptr<layout::Layout> gen;
   std::unique_ptr<layout::Layout> derived;  ///< of `gen`'s weights, at the end of every refit; nullptr: nothing
-  /// The layout that train ranks send: `train`, or `quantised` where weights are quantised on the way. In lists of the
-  /// split, block scales that are made on the way stand right behind their weights.
-  const layout::Layout& sent() const { return quantised ? *quantised : *train; }
+  /// The layout that train ranks send: `train`, or `adapted` where LoRA pairs change what is sent, or `quantised` where
+  /// weights are quantised on the way, after that. In lists of the split, block scales that are made on the way stand
+  /// right behind their weights.
+  const layout::Layout& sent() const { return quantised ? *quantised : not_quantised(); }
+  /// Returns the same before anything is quantised.
+  const layout::Layout& not_quantised() const { return adapted ? *adapted : *train; }
+  std::unique_ptr<layout::AdaptedLayout> adapted;      ///< where adapters change what is sent
   std::unique_ptr<layout::QuantisedLayout> quantised;  ///< where gen alone is quantised
   plan::Split split;
   /// Returns the split that another policy would make.

@@ -99,10 +99,10 @@ Split split(const model::Model& model, Policy policy, const layout::Layout& trai
   result.qkv_to_misc = qkv_to_misc(policy, model.config.kv_heads, train_tp, gen_tp);
   for (const model::Tensor& tensor : model.tensors) {
     // Of weights that are quantised on the way gen may store the parts only.
-    const bool is_quantised = tensor.scales >= 0 && train.format(tensor);
+    const bool is_quantised = tensor.scales >= 0 && model.moves(tensor) && train.format(tensor);
     const auto wanted = gen.format(is_quantised ? model[tensor.scales] : tensor);
     if (!wanted) continue;
-    const auto held = train.format(tensor);
+    const auto held = model.moves(tensor) ? train.format(tensor) : std::nullopt;
     const std::int64_t bytes = product(tensor.file_shape()) * byte_size(held.value_or(*wanted).dtype);
     if (!held && tensor.scale_of >= 0) continue;
     if (!held) {

@@ -32,10 +32,20 @@ std::optional<Summary> summarise(std::span<const double> samples) {
   return summary;
 }
 
+namespace {
+
+/// Returns whether no engine took part: they were all dead.
+bool is_idle(const Refit& refit) {
+  return !refit.engines.empty() &&
+         std::ranges::none_of(refit.engines, [](const EngineRefit& one) { return one.weight_sync.has_value(); });
+}
+
+}  // namespace
+
 std::vector<double> weight_sync_samples(const Result& result) {
   std::vector<double> samples;
   for (const Refit& refit : result.refits) {
-    if (!refit.warmup) samples.push_back(refit.weight_sync);
+    if (!refit.warmup && !is_idle(refit)) samples.push_back(refit.weight_sync);
   }
   return samples;
 }
@@ -77,7 +87,7 @@ std::vector<std::pair<std::string, std::vector<double>>> phase_samples(const Res
   for (const auto& [key, seconds] : result.prepare) phases.push_back({key, {seconds}});
   const auto first = phases.size();
   for (const Refit& refit : result.refits) {
-    if (refit.warmup) continue;
+    if (refit.warmup || is_idle(refit)) continue;
     if (phases.size() == first) {
       for (const auto& [key, seconds] : refit.phases) phases.push_back({key, {}});
     }

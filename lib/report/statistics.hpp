@@ -28,7 +28,7 @@ struct Summary {
 /// Returns the summary of `samples`, in any order; nothing when there are none.
 std::optional<Summary> summarise(std::span<const double> samples);
 
-/// Returns the weight_sync seconds of the refits after the warm-up.
+/// Returns the weight_sync seconds of the refits after the warm-up in which an engine took part.
 std::vector<double> weight_sync_samples(const Result& result);
 
 /// Returns the host_seconds of these refits; nothing where the executor has none.

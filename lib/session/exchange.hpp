@@ -18,7 +18,7 @@ namespace refit::session {
 
 /// Weights that are quantised on the way.
 struct OnTheWay {
-  const layout::Layout& train;            ///< the layout that train ranks store
+  const layout::Layout& train;            ///< the layout in which train ranks have them before
   const layout::QuantisedLayout& layout;  ///< the layout that they send instead
   Library library;                        ///< whose bits gen gets, in the format of Model::quantisation
 };
@@ -51,7 +51,9 @@ struct OwnMemory {
   /// With Commit::stage: where destination's storages lie the second time; those that are not staged lie in both where
   /// they are (staged.hpp).
   std::optional<SideMemory> second = std::nullopt;
-  const Staged* staged = nullptr;          ///< on all ranks, with Commit::stage
+  const Staged* staged = nullptr;  ///< on all ranks, with Commit::stage
+  /// Makes the source's storages that follow from others, at the begin of each refit; on all source ranks, or nothing.
+  std::function<void()> adapt = {};
   transport::PeerMemory* peers = nullptr;  ///< maps the destination ranks' arenas; nullptr: none is mapped
 
   const std::optional<SideMemory>& of(Side side) const { return side == Side::source ? source : destination; }

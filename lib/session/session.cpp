@@ -461,6 +461,17 @@ const Version& Session::held() const {
 
 void Session::set_held(const Version& version) { held_versions_[static_cast<std::size_t>(live_)] = version; }
 
+Session::Versions Session::versions() const {
+  const auto live = static_cast<std::size_t>(live_);
+  return {sent_versions_[live], held_versions_[live]};
+}
+
+void Session::set_versions(const Versions& versions) {
+  const auto live = static_cast<std::size_t>(live_);
+  sent_versions_[live] = versions.sent;
+  held_versions_[live] = versions.held;
+}
+
 void Session::set_proved(const Sum128& weights) {
   const auto place = static_cast<std::size_t>(brought());
   for (std::array<Version, 2>* versions : {&sent_versions_, &held_versions_})
@@ -521,11 +532,16 @@ RefitSeconds Session::refit(const std::function<void()>& finalise, std::optional
   world_.barrier();
   RefitSeconds seconds;
   const double start = now();
+  if (mine_.adapt) {
+    progress_.at("adapt");
+    mine_.adapt();
+  }
+  seconds.adapt = now() - start;
   if (quantises_first()) {
     progress_.at("quantise");
     seconds.reduce = sent_->run(keeps_magnitudes_ && keeps_magnitudes_());
   }
-  seconds.quantise = now() - start;
+  seconds.quantise = now() - start - seconds.adapt;
   run(target_, false, seconds);
   const double last = now();
   const bool is_complete = !stages() || stages_everything();
@@ -549,6 +565,7 @@ FlipSeconds Session::flip(const std::function<void()>& finalise) {
   world_.barrier();
   FlipSeconds seconds;
   const double start = now();
+  world_.barrier();  // gen ranks stop to wait for each other here: this is a part of the pause
   if (!stages_everything()) {
     run(target_, true, seconds);
     const double last = now();

@@ -23,6 +23,7 @@ namespace refit::session {
 /// Seconds of one refit on this rank, from leaving the barrier on.
 struct RefitSeconds {
   double total = 0;
+  double adapt = 0;     ///< OwnMemory::adapt, before anything is quantised
   double quantise = 0;  ///< before anything is sent
   double reduce = 0;    ///< the part of that in which ranks join the largest magnitudes of their pieces
   double bulk = 0;
@@ -32,7 +33,7 @@ struct RefitSeconds {
   std::vector<std::pair<std::string, double>> parts = {};
 };
 
-/// Seconds of one flip on this rank, from leaving the barrier on: gen must not generate meanwhile.
+/// Seconds of one flip on this rank, its last barrier included: gen must not generate meanwhile.
 struct FlipSeconds {
   double total = 0;
   double bulk = 0;  ///< of what had no second place
@@ -95,6 +96,13 @@ class Session {
   /// Says what this rank's gen storages hold, where it is not what the session brought, e.g. after a restart. Not
   /// collective.
   void set_held(const Version& version);
+  /// The versions of this rank: what it sent last, and what it holds, of the place from which gen generates.
+  struct Versions {
+    Version sent, held;
+  };
+  Versions versions() const;
+  /// Takes up where another session of the same ranks has left off. Not collective.
+  void set_versions(const Versions& versions);
   /// Says that the last refit was proved, and the fingerprint of its weights. Not collective.
   void set_proved(const Sum128& weights);
   /// Requires that all gen ranks generate from version `number` of this plan. Errors (data), on all ranks alike: those

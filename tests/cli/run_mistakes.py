@@ -77,6 +77,18 @@ def options(suite):
     refused(suite, "misspelt model", ("--model", "qwen3-0.6b-smal", *LAYOUTS), ("did you mean qwen3-0.6b-small?",))
 
 
+def deltas(suite):
+    """refit.delta where there is none, and updates that are no fraction."""
+    base = (*MODEL, *LAYOUTS)
+    for update in ("sparse:", "sparse:x", "sparse:1.5", "sparse:-0.1", "sparse:-0", "sparse:nan", "sparse:inf", "sparse:0.1 ", "sparse"):
+        refused(suite, f"update {update}", (*base, "--set", f"run.update={update}"), ("run.update", "sparse:FRACTION"))
+    for executor, delta in (("golden", "auto"), ("direct", "index"), ("direct", "off")):
+        refused(suite, executor, (*base, "--executor", executor, "--delta", delta), ("refit.delta: means nothing", executor))
+    refused(suite, "delta", (*base, "--executor", "p2p", "--delta", "bitmaps"), ('"bitmaps"', "did you mean bitmap?"))
+    for bug, words in (("B64-delta-wrong-base", ("three refits",)), ("B65-drafter-left-out", ("layers of multi-token prediction",))):
+        refused(suite, bug, (*base, "--executor", "p2p", "--inject", bug), words)
+
+
 def case_files(suite):
     with open(suite.path("case.toml"), "w", encoding="utf-8") as file:
         file.write('name = "x"\n[refit]\n  exectuor = "p2p"\n[trian]\nlayout = "TP2"\n')
@@ -180,6 +192,6 @@ def planning(suite):
 
 
 Suite(__doc__).main(
-    rank_counts, impossible_layouts, options, case_files, outputs, checkpoints, untied_heads, different_inputs,
+    rank_counts, impossible_layouts, options, deltas, case_files, outputs, checkpoints, untied_heads, different_inputs,
     planning
 )  # fmt: skip

@@ -36,11 +36,59 @@ def refit_twice(rank, folder, train_ranks, gen_ranks, executor, memory):
             said["seconds"].append(session.refit())
             said["proofs"].append(session.prove())
             said["digest"] = session.digest()
+            version = session.version
+            if (version.number, version.digest) != (step, said["digest"]):
+                wrong.append(f"version {version} after refit {step}")
+            session.require_version(step)
             if train is not None:
                 wrong += [name for name in train if train[name].tobytes() != before[name]]
             else:
                 wrong += world.differences(gen, world.vllm(weights, gen_rank, gen_ranks))
     return wrong, said
+
+
+def versions(rank, folder, delta):
+    """Numbers of the trainer's, an engine that forgets what it has, and one whose memory moves."""
+    plan = plan_of(1, 2)
+    train_rank, gen_rank = plan.rank_of("train", rank), plan.rank_of("gen", rank)
+    weights = world.checkpoint(1)
+    train = None if train_rank is None else world.fsdp(weights, train_rank, 1)
+    gen = None if gen_rank is None else world.empty(plan, gen_rank)
+    said = []
+    with refit.Session(plan, world.control(rank, plan.ranks, folder), train=train, gen=gen, delta=delta) as session:
+        said.append(session.version)
+        session.refit(7 if train is not None else None)
+        said.append(session.version.number)
+        session.require_version(7)
+        if gen_rank == 1:
+            session.set_version(None)
+        try:
+            session.require_version(7)
+        except refit.DataError as error:
+            said.append(str(error))
+        for tensor in (gen or {}).values():
+            if gen_rank == 1:
+                tensor.view(np.uint8)[...] = 0xFF  # a delta would not heal it
+        session.refit()
+        said.append(session.version.number)
+        said.append([note for note in session.notes if "got everything" in note])
+        session.prove()
+        if gen_rank == 0:
+            name = next(iter(gen))
+            gen[name] = np.full_like(gen[name], 1)
+        session.refit(20)
+        session.prove()
+        said.append(session.version.number)
+        try:
+            session.refit(-3)
+        except refit.UsageError as error:
+            said.append(str(error))
+        if train is not None:
+            try:
+                session.set_version(1)
+            except refit.UsageError as error:
+                said.append(str(error))
+    return said
 
 
 class Verbs(unittest.TestCase):
@@ -206,6 +254,19 @@ class Plans(unittest.TestCase):
         self.assertIn("model.layers.0.self_attn.q_proj.weight", str(caught.exception))
         with self.assertRaises(refit.UsageError):
             plan_of(1, 1).storages("gen", 1)
+
+    def test_versions(self):
+        for delta in ("off", "auto"):
+            outcomes = world.run(3, versions, delta)
+            for rank, said in enumerate(outcomes):
+                self.assertIsInstance(said, list, f"rank {rank}: {getattr(said, 'trace', said)}")
+                self.assertEqual(said[:2], [None, 7])
+                self.assertIn("gen does not hold version 7 everywhere: gen rank 1 holds no version", said[2])
+                self.assertEqual(said[3], 8)
+                self.assertEqual(said[4], ["refit 2: gen rank 1 holds no version, and got everything"])
+                self.assertEqual(said[5], 20)
+                self.assertIn("cannot have version -3", said[6])
+            self.assertIn("no gen rank", outcomes[0][7])
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ TEST(CaseCheck, RefusesContradictions) {
       {{"expect.outcome=timeout", "expect.figures=[\"wire.bytes <= 1\"]"}, kUsage, "expect.figures: needs"},
       {{"expect.figures=[\"wire.bytes < 1\"]"}, kUsage, "\"wire.bytes < 1\" is not of the form"},
       {{"expect.figures=[\"wire.bytes <= 1 MB\"]"}, kUsage, "is not of the form"},
-      {{"expect.figures=[\"wire.byte <= 1\"]"}, kUsage, "unknown figure \"wire.byte\"; known: memory.gen_bytes_max"},
+      {{"expect.figures=[\"wire.byte <= 1\"]"}, kUsage, "unknown figure \"wire.byte\"; known: delta."},
       {{"expect.mismatch=[{tensors = \"*\", fraction = 1.0}]"}, kUsage, "expect.mismatch: needs expect.outcome"},
       {{"output.json=r", "output.csv=r"}, kUsage, "output.csv: \"r\" is also the file of output.json"},
   };
@@ -162,6 +162,29 @@ TEST(CaseCheck, RefusesEnginesByName) {
                                {"gen.layout=TP4+TP2", "gen.1.engine=sglang", "gen.derived=true"}}) {
     EXPECT_THAT(cases::violations(case_of(settings)), ::testing::IsEmpty()) << ::testing::PrintToString(settings);
   }
+}
+
+TEST(CaseCheck, RefusesDrillsThatCannotBe) {
+  constexpr auto kUsage = ErrorKind::usage;
+  const std::string drill = "run.drill=restart engine 0 after refit 2";
+  const std::vector<Row> rows = {
+      {{"run.drill=kill engine 1 after refit 2"},
+       kUsage,
+       "run.drill: \"kill engine 1 after refit 2\": there is no engine 1"},
+      {{drill, "run.steps=1", "run.warmup=1"}, kUsage, "an engine can restart after refit 1 to 1: there are 2"},
+      {{drill, "run.colocated=true"}, kUsage, "run.drill: needs train and gen ranks that are apart"},
+      {{drill, "refit.executor=m2n"}, kUsage, "run.drill: executor m2n"},
+      {{drill, "run.inject=[\"skip-send\"]"},
+       kUsage,
+       "goes with no injected bug but B62-stale-engine, and skip-send is"},
+  };
+  for (const Row& row : rows) expect_refused(row);
+  for (const auto& settings :
+       {std::vector<std::string>{drill},
+        {drill, "run.steps=2", "run.warmup=1"},
+        {drill, "run.inject=[\"B62-stale-engine\"]"},
+        {"run.drill=kill engine 1 after refit 2; join engine 0 before refit 3", "gen.layout=TP2+TP1"}})
+    EXPECT_THAT(cases::violations(case_of(settings)), ::testing::IsEmpty()) << ::testing::PrintToString(settings);
 }
 
 TEST(CaseCheck, RefusesWhatThisBuildDoesNotKnow) {

@@ -84,6 +84,11 @@ TEST(CaseSetup, RefusesInjectionsThatWouldShowNothingInARun) {
   EXPECT_THAT(told({{"run.inject", "stale-refit", ""}, {"run.steps", "1", ""}, {"run.warmup", "0", ""}}),
               HasSubstr("two refits"));
   EXPECT_THAT(told({{"run.inject", "corrupt-replica", ""}}), HasSubstr("a train rank 1 that stores the tensor"));
+  const app::Option stale{"run.inject", "B62-stale-engine", ""};
+  EXPECT_EQ(told({stale, {"run.drill", "restart engine 0 after refit 2", ""}}), "");
+  EXPECT_THAT(told({stale}), HasSubstr("run.drill with an engine that joins again"));
+  EXPECT_THAT(told({stale, {"run.drill", "kill engine 0 after refit 2", ""}}),
+              HasSubstr("run.drill with an engine that joins again"));
 }
 
 }  // namespace

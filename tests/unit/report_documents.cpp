@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "report/printers.hpp"
+#include "report/statistics.hpp"
 #include "report_sample.hpp"
 
 namespace refit::report {
@@ -119,20 +120,20 @@ TEST(ReportCsv, OneRowPerRefit) {
       "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
       "weight_sync_seconds,bulk_seconds,misc_seconds,payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,"
       "elements_wrong,kl_max,engine_payload_bytes,engine_bytes,engine_elements_wrong,engine_kl_max,trainer,engine,"
-      "colocated,version,weights,committed\n"
-      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,1,1,1,0.75,0.25,2000,2000,0,2e-06,0,0,,,,,megatron,vllm,0,11,ad,1\n"
-      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,2,0,0.5,0.375,0.125,2000,2000,0,4e-06,,,,,,,megatron,vllm,0,12,,1\n"
+      "colocated,version,weights,committed,engine_weight_sync_seconds,engine_version\n"
+      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,1,1,1,0.75,0.25,2000,2000,0,2e-06,0,0,,,,,megatron,vllm,0,11,ad,1,,\n"
+      "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,2,0,0.5,0.375,0.125,2000,2000,0,4e-06,,,,,,,megatron,vllm,0,12,,1,,\n"
       "tiny,llama,p2p,ffn,TP1,TP1,1,1,bf16,bf16,3,0,0.25,0.125,0.125,2000,2000,0,8e-06,1,0.5,,,,,megatron,vllm,0,13,,"
-      "1\n");
+      "1,,\n");
 }
 
 TEST(ReportCsv, EnginesStandBesideEachOther) {
   const std::string text = to_csv(sample_engines());
   EXPECT_THAT(text, HasSubstr("tiny,llama,p2p,ffn,TP1,TP1+DP2,1,3,bf16,bf16,1,1,"));
-  EXPECT_THAT(text, HasSubstr(",0,0,2000+1500,2100+3000,0+0,0+0,megatron,vllm+sglang,0,11,ad,1\n"));
+  EXPECT_THAT(text, HasSubstr(",0,0,2000+1500,2100+3000,0+0,0+0,megatron,vllm+sglang,0,11,ad,1,,\n"));
   EXPECT_THAT(text,
-              HasSubstr(",,,2000+1500,2100+3000,,,megatron,vllm+sglang,0,12,,1\n"));  // a refit that was not verified
-  EXPECT_THAT(text, HasSubstr(",1,0.5,2000+1500,2100+3000,0+1,0+0.5,megatron,vllm+sglang,0,13,,1\n"));
+              HasSubstr(",,,2000+1500,2100+3000,,,megatron,vllm+sglang,0,12,,1,,\n"));  // a refit that was not verified
+  EXPECT_THAT(text, HasSubstr(",1,0.5,2000+1500,2100+3000,0+1,0+0.5,megatron,vllm+sglang,0,13,,1,,\n"));
 }
 
 TEST(ReportJson, EachEngineHasItsOwnProof) {
@@ -149,6 +150,28 @@ TEST(ReportJson, EachEngineHasItsOwnProof) {
   EXPECT_EQ(json["verification"]["wrong"][0]["engine"], 1);
 }
 
+TEST(ReportDrill, SaysWhoTookPartAndWhoHoldsWhichVersion) {
+  const Result result = sample_drill();
+  EXPECT_THAT(to_csv(result),
+              HasSubstr(",0,0,2000+1500,2100+3000,0+0,0+0,megatron,vllm+sglang,0,11,ad,1,0.75+0.25,1+1\n"));
+  EXPECT_THAT(to_csv(result), HasSubstr(",,,2000+1500,2100+3000,,,megatron,vllm+sglang,0,12,,1,+,1+1\n"));
+  EXPECT_THAT(to_csv(result), HasSubstr(",1,0.5,2000+1500,2100+3000,0+,0.5+,megatron,vllm+sglang,0,13,,1,0.25+,3+1\n"));
+  const auto engines = ordered_json::parse(to_json(result))["gen"]["engines"];
+  EXPECT_EQ(engines[0]["version"], 3);
+  EXPECT_EQ(engines[0]["refits"], ordered_json::parse("[1, 3]"));
+  EXPECT_EQ(engines[0]["weight_sync"], ordered_json::parse("[0.75, 0.25]"));
+  EXPECT_EQ(engines[0]["joins"], ordered_json::parse(R"([{"before_refit": 3, "seconds": 2.0}])"));
+  EXPECT_FALSE(engines[0].contains("dead_since"));
+  EXPECT_EQ(engines[1]["version"], 1);
+  EXPECT_EQ(engines[1]["refits"], ordered_json::parse("[1]"));
+  EXPECT_EQ(engines[1]["joins"], ordered_json::array());
+  EXPECT_EQ(engines[1]["dead_since"], 2);
+  EXPECT_EQ(versions_text(result), "engine 0 holds version 3; engine 1 holds version 1, dead since refit 2");
+  EXPECT_EQ(versions_text(sample_engines()), "gen holds no version");
+  EXPECT_THAT(weight_sync_samples(result), testing::ElementsAre(0.25));  // nobody took part in refit 2
+  EXPECT_FALSE(ordered_json::parse(to_json(sample_engines()))["gen"]["engines"][0].contains("version"));
+}
+
 TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
   Result result;
   result.test_case.name = "a,\"b\"";
@@ -157,8 +180,9 @@ TEST(ReportCsv, NamesAreQuotedAndUnknownIsEmpty) {
             "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
             "weight_sync_seconds,payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_"
             "payload_bytes,engine_bytes,"
-            "engine_elements_wrong,engine_kl_max,trainer,engine,colocated,version,weights,committed\n"
-            "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,,,,,,,,,,0,-1,,1\n");
+            "engine_elements_wrong,engine_kl_max,trainer,engine,colocated,version,weights,committed,engine_weight_sync_"
+            "seconds,engine_version\n"
+            "\"a,\"\"b\"\"\",,,,,,0,0,,,1,0,0.5,,,,,,,,,,,,,0,-1,,1,,\n");
 }
 
 /// Returns whether tags nest, attributes are quoted and `&` begins a known entity: readers of JUnit files fail on

@@ -73,6 +73,18 @@ Result sample_engines() {
   return result;
 }
 
+Result sample_drill() {
+  Result result = sample_engines();
+  result.refits[0].engines = {{true, 0.75, {}, 1}, {true, 0.25, {}, 1}};
+  result.refits[1].engines = {{false, {}, {}, 1}, {false, {}, {}, 1}};
+  result.refits[2].engines = {{true, 0.25, 2.0, 3}, {false, {}, {}, 1}};
+  result.engines[0].version = 3;
+  result.engines[1].version = 1;
+  result.refits[2].engine_elements_wrong = {0, {}};
+  result.refits[2].engine_kl_max = {0.5, {}};
+  return result;
+}
+
 Result sample_plan() {
   Result result = sample_case();
   result.bound = Bound{{}, "", {}, {2000, 1600, 0, 4000}};

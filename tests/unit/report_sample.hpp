@@ -13,6 +13,9 @@ Result sample_result();
 /// The same of two engines, with the wrong tensor on the last rank of the second.
 Result sample_engines();
 
+/// The same with a drill: both engines are dead in refit 2, and the first one is made anew before refit 3.
+Result sample_drill();
+
 /// The plan of the same case: no refits, no verification, no rates.
 Result sample_plan();
 

@@ -30,7 +30,7 @@ from refit.control import Control, from_mpi, from_store, from_torch
 from refit.errors import DataError, Error, RuntimeFailure, UnavailableError, UsageError
 from refit.plan import Plan, Storage
 from refit.result import read_result
-from refit.session import Proof, Seconds, Session, Wrong
+from refit.session import Proof, Seconds, Session, Version, Wrong
 
 __all__ = [
     "Control",
@@ -44,6 +44,7 @@ __all__ = [
     "Storage",
     "UnavailableError",
     "UsageError",
+    "Version",
     "Wrong",
     "__version__",
     "from_mpi",

@@ -53,6 +53,15 @@ class Proof:
     wrong: tuple[Wrong, ...] = ()  # the first 1,000
 
 
+@dataclass(frozen=True)
+class Version:
+    """Which weights there are."""
+
+    number: int
+    plan: str  # hash of the plan that brought them, in hexadecimal digits
+    digest: str | None  # their fingerprint, where a proof of this version has found it
+
+
 class _Memories:
     """The tensors that a process has on one side, and where they were when the library was last told.
 
@@ -136,6 +145,8 @@ class Session:
     executor: direct stores into the engines' memory, which must lie in memory that others can map (on CPUs:
         share_memory_() of torch, refit.shared_memory); p2p sends and receives; golden is slow and simple; auto chooses.
     fan_out: gen ranks feed each other; for direct, where all memory can be mapped.
+    delta: a refit sends what has changed since the one before, in the form with the fewest bytes (auto) or as index or
+        bitmap; p2p, which it chooses. The trainer keeps a copy of what it sent.
     timeout: seconds that a process may keep the others waiting before they fail; 0 = for ever; the same on all.
     streams, misc_buffer_bytes: as a case file's [refit].
 
@@ -154,6 +165,7 @@ class Session:
         gen: Tensors | Callable[[], Tensors] | None = None,
         executor: str = "auto",
         fan_out: bool = False,
+        delta: str = "off",
         timeout: float = 60,
         streams: int | None = None,
         misc_buffer_bytes: int | None = None,
@@ -165,6 +177,8 @@ class Session:
         options = f"executor={plain(executor)}"
         if fan_out:
             options += " fan_out=true"
+        if delta != "off":
+            options += f" delta={plain(delta)}"
         if streams is not None:
             options += f" streams={streams}"
         if misc_buffer_bytes is not None:
@@ -227,11 +241,29 @@ class Session:
         tensors that were left alone, memory that moved. Not collective."""
         return self._open().notes().splitlines()
 
-    def refit(self) -> Seconds:
-        """Moves all weights from the trainer to the engines. It begins with a barrier; on return this process's part is
+    def refit(self, version: int | None = None) -> Seconds:
+        """Moves all weights from the trainer to the engines. They are version `version` of train ranks, 0 or more (what gen
+        ranks give is not looked at), or one more than the last one, from 1 on. It begins with a barrier; on return this process's part is
         complete, and visible to its device. The trainer's weights must be written before it; torch's work on the devices
         of the tensors is waited for. Errors: as of the session, where tensors moved; RuntimeFailure."""
-        return Seconds(*self._collective(lambda session: session.refit()))
+        return Seconds(*self._collective(lambda session: session.refit(version)))
+
+    @property
+    def version(self) -> Version | None:
+        """The version that this process has: a gen rank holds it, a train rank sent it last; None: none, or memory that
+        has moved since. Not collective."""
+        number, plan, digest = self._open().version()
+        return None if number < 0 else Version(number, plan, digest or None)
+
+    def set_version(self, number: int | None) -> None:
+        """Says which version the memory of this gen rank holds, where no refit of this session has brought it; None: nothing
+        known, e.g. after loading a checkpoint into it. Not collective. Errors: UsageError, on a train rank."""
+        self._open().set_version(-1 if number is None else number)
+
+    def require_version(self, number: int) -> None:
+        """Requires that all gen ranks hold version `number`: before they serve. Errors: DataError, with those that do not
+        and what they hold."""
+        self._collective(lambda session: session.require_version(number))
 
     def prove(self) -> Proof:
         """Compares what the engines hold with what the trainer holds, every element, by fingerprints. Errors: DataError

@@ -36,7 +36,8 @@ std::optional<layout::ExpertSlots> slots_of(const model::Config& config, const O
 class VllmLayout final : public layout::ParameterLayout {
  public:
   VllmLayout(const model::Model& model, const Options& options)
-      : ParameterLayout(model, parameters(model, options), options.precision, scale_rules(model, options)),
+      : ParameterLayout(model, parameters(model, options), options.precision, scale_rules(model, options),
+                        adapter_rules(model, options)),
         options_(options),
         slots_(slots_of(model.config, options)) {
     std::int64_t with_experts = 0;
@@ -99,7 +100,11 @@ class VllmLayout final : public layout::ParameterLayout {
   }
 
   std::string storage_name(const StorageKey& key, const Tensor& tensor, Rank /*rank*/) const override {
-    return gen::vllm::storage_name(model().config, parameter(key.parameter), tensor, options_.mtp);
+    if (tensor.adapter_of < 0)
+      return gen::vllm::storage_name(model().config, parameter(key.parameter), tensor, options_.mtp);
+    const std::string weight =
+        gen::vllm::storage_name(model().config, adapted_by(key.parameter), weight_of(tensor), options_.mtp);
+    return adapter_name(weight, parameter(key.parameter));
   }
 
  private:

@@ -85,6 +85,8 @@ struct Options {
   std::int64_t dp() const { return sizes.dp == 0 ? 1 : sizes.dp; }
   /// Returns whether the engine balances experts (--enable-eplb).
   bool has_eplb() const { return redundant_experts > 0 || !physical_to_logical_map.empty(); }
+  /// Returns whether the MoE is sequence-parallel: shared experts are whole on every rank then.
+  bool is_sequence_parallel() const { return sizes.ep > 1 && sizes.tp > 1 && internal_data_parallel && dp() > 1; }
   /// Returns the number of ranks that share the experts.
   std::int64_t moe_ranks() const { return internal_data_parallel ? dp() * sizes.tp : sizes.tp; }
 };

@@ -218,6 +218,29 @@ void check_scales(const model::Model& model, const Options& options, Violations&
 
 }  // namespace
 
+namespace {
+
+/// vLLM's own refusals: FusedMoEWithLoRA, MaxLoRARanks.
+void check_adapters(const model::Model& model, const Options& options, Violations& out) {
+  const layout::AdapterRules rules = adapter_rules(model, options);
+  if (!rules.are_kept) return;
+  out.require(max_lora_rank(model) > 0, "LoRA pairs of a rank above 512, vLLM's largest max_lora_rank");
+  for (const std::string& text : adapter_violations(model, parameters(model, options), rules)) out.require(false, text);
+  const bool has_experts = std::ranges::any_of(model.tensors, [](const model::Tensor& tensor) {
+    return tensor.adapters >= 0 && facts_of(tensor.role).mlp == model::Mlp::expert;
+  });
+  if (!has_experts) return;
+  out.require(options.moe_backend == MoeBackend::triton,
+              "LoRA pairs of experts need gen.moe_backend = triton in vLLM, or adapters.send = merged");
+  out.require(!options.has_eplb() && options.expert_placement == ExpertPlacement::linear,
+              "LoRA pairs of experts in other slots have no rule; use gen.expert_placement = linear without redundant "
+              "experts, or adapters.send = merged");
+  out.require(!options.is_sequence_parallel(),
+              "vLLM has no LoRA of experts in a sequence-parallel MoE; use adapters.send = merged");
+}
+
+}  // namespace
+
 std::vector<std::string> violations(const model::Model& model, const Options& options) {
   Violations out;
   const layout::UncutHeads heads = layout::uncut_heads(model, options.sizes.tp, fmt::format("TP{}", options.sizes.tp));
@@ -239,6 +262,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
       "(refit convert --experts)");
   check_parameters(model, options, heads.mixers, !check_vision(model, options, out), out);
   check_scales(model, options, out);
+  check_adapters(model, options, out);
   return out.take();
 }
 

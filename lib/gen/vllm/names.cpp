@@ -84,4 +84,9 @@ std::string storage_name(const model::Config& config, const Parameter& parameter
   return beside ? "drafter." + name : name;
 }
 
+std::string adapter_name(std::string weight, const Parameter& matrix) {
+  replace_first(weight, "routed_experts.", "");  // the buffers are the MoE layer's own
+  return weight.substr(0, weight.rfind('.') + 1) + matrix.name;
+}
+
 }  // namespace refit::gen::vllm

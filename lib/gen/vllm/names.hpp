@@ -14,4 +14,7 @@ namespace refit::gen::vllm {
 std::string storage_name(const model::Config& config, const layout::Parameter& parameter, const model::Tensor& tensor,
                          Mtp mtp);
 
+/// Returns the name of a buffer of LoRA matrices beside the weight of that name.
+std::string adapter_name(std::string weight, const layout::Parameter& matrix);
+
 }  // namespace refit::gen::vllm

@@ -1,5 +1,9 @@
 #include "gen/vllm/rules.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 namespace refit::gen::vllm {
 
 using layout::Parameter;
@@ -39,6 +43,34 @@ layout::ScaleRules scale_rules(const model::Model& model, const Options& options
     rules.constants.emplace_back("input_scale_ub", model.quantisation.input_scale_bound);
   const bool is_flashinfer = options.moe_backend == MoeBackend::flashinfer_cutlass;
   rules.input_scales_of_all = model.quantisation.naming == model::Naming::modelopt && is_flashinfer;
+  return rules;
+}
+
+std::int64_t max_lora_rank(const model::Model& model) {
+  constexpr std::int64_t kRanks[] = {1, 8, 16, 32, 64, 128, 256, 320, 512};
+  std::int64_t needed = 1;
+  for (const model::Tensor& tensor : model.tensors)
+    if (tensor.role == Role::lora_a) needed = std::max(needed, tensor.shape[0]);
+  const auto* found = std::ranges::lower_bound(kRanks, needed);
+  return found == std::end(kRanks) ? 0 : *found;
+}
+
+layout::AdapterRules adapter_rules(const model::Model& model, const Options& options) {
+  layout::AdapterRules rules;
+  rules.are_kept = model.adapters == model::SendAdapters::apart;
+  if (!rules.are_kept) return rules;
+  rules.name = [](const layout::AdapterMatrix& matrix) {
+    constexpr std::string_view kWeight = "weight";
+    const std::string& weight = matrix.weight.name;
+    const bool is_of_experts = matrix.weight.experts != layout::Experts::none;
+    return fmt::format("{}lora_{}_stacked.{}", is_of_experts ? weight.substr(0, weight.size() - kWeight.size()) : "",
+                       matrix.is_a ? "a" : "b", matrix.slice);
+  };
+  rules.rank_multiple = std::max<std::int64_t>(max_lora_rank(model), 1);
+  rules.ranks = [options](const Parameter& parameter) {
+    if (parameter.experts == layout::Experts::none) return options.sizes.tp;
+    return options.sizes.ep > 1 ? 1 : options.moe_ranks();
+  };
   return rules;
 }
 

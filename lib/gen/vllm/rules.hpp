@@ -5,6 +5,7 @@
 // words ("qkv_proj.weight" of "model.layers.0.self_attn.q_proj.weight"); it is empty where the tensor's name stays.
 
 #include "gen/vllm/layout.hpp"
+#include "layout/adapters.hpp"
 #include "layout/block_scales.hpp"
 
 namespace refit::gen::vllm {
@@ -38,6 +39,16 @@ bool is_vision_whole(const Rules& rules);
 std::int64_t expert_input(const model::Config& config);
 
 layout::ScaleRules scale_rules(const model::Model& model, const Options& options);
+
+/// Returns the largest rank of an adapter that the engine is started for (max_lora_rank): of those that it knows, the
+/// smallest that is enough; 0 if none is.
+std::int64_t max_lora_rank(const model::Model& model);
+
+/// Returns the rules of LoRA pairs, which an engine has where they are sent apart: buffers of one adapter (max_loras =
+/// 1), for each tensor of a fused parameter one for A and one for B (the slices of lora_a_stacked and lora_b_stacked),
+/// A whole and B as its weight's rows are; or, of weights that are cut by columns, A as these, and B whole. Source:
+/// vLLM 0.33.0, lora/layers, without fully_sharded_loras.
+layout::AdapterRules adapter_rules(const model::Model& model, const Options& options);
 
 /// Returns the parameters of all these blocks.
 std::vector<layout::Parameter> parameters(const model::Model& model, const Options& options);

@@ -61,12 +61,6 @@ void add_dense(Rules& rules, Role gate, Role up, Role down, bool whole) {
   }
 }
 
-/// Returns whether the MoE is sequence-parallel. Shared experts are whole on every rank then, and with the class for
-/// NVIDIA's GPUs dense MLPs too.
-bool is_sequence_parallel(const Options& options) {
-  return options.sizes.ep > 1 && options.sizes.tp > 1 && options.internal_data_parallel && options.dp() > 1;
-}
-
 /// Adds transposed experts, gate columns then up columns (Llama 4, Qwen3-VL), stored as if each had its own matrices.
 void add_transposed_experts(Rules& rules, std::int64_t parts) {
   const Role role = Role::transposed_gate_up;
@@ -110,11 +104,12 @@ void add_interleaved_experts(Rules& rules, std::int64_t parts) {
 
 }  // namespace
 
-/// Checkpoints may have gate and up in one matrix (Phi-3).
+/// Checkpoints may have gate and up in one matrix (Phi-3). Dense MLPs are whole on every rank of a sequence-parallel
+/// MoE with the class for NVIDIA's GPUs.
 void add_mlp(Rules& rules) {
   rules.table.whole("", Role::mlp_norm);
   rules.table.whole("", Role::mlp_post_norm);
-  const bool whole = rules.options.model_class == ModelClass::nvidia && is_sequence_parallel(rules.options);
+  const bool whole = rules.options.model_class == ModelClass::nvidia && rules.options.is_sequence_parallel();
   add_dense(rules, Role::gate_proj, Role::up_proj, Role::down_proj, whole);
   add_biases(rules, whole);
   const Role fused = Role::gate_up_proj;
@@ -150,7 +145,7 @@ void add_experts(Rules& rules) {
   add_transposed_experts(rules, parts);
   add_interleaved_experts(rules, parts);
 
-  const bool whole = is_sequence_parallel(rules.options) && !facts_of(rules.config).vllm_cut_shared_experts;
+  const bool whole = rules.options.is_sequence_parallel() && !facts_of(rules.config).vllm_cut_shared_experts;
   add_dense(rules, Role::shared_gate_proj, Role::shared_up_proj, Role::shared_down_proj, whole);
   table.whole("", Role::shared_router);
   table.whole("", Role::latent_in);

@@ -35,6 +35,7 @@ class Side final : public layout::SideSpec {
 
   std::map<std::int32_t, float> extend(model::Model& model, const std::string& source) const override;
   void refine(model::Model& model) const override { refine_scales(model, options()); }
+  bool keeps_adapters() const override { return true; }
   std::unique_ptr<layout::Layout> make_layout(const model::Model& model) const override;
 
   std::unique_ptr<layout::Layout> make_derived(const model::Model& model, const layout::Layout& loaded) const override;

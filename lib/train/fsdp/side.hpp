@@ -27,6 +27,7 @@ class Side final : public layout::SideSpec {
   layout::Parallelism sizes() const override { return written.sizes; }
   std::optional<layout::Precision> precision() const override;
   layout::SideSettings settings(bool quantises) const override;
+  bool keeps_adapters() const override { return true; }
   std::unique_ptr<layout::Layout> make_layout(const model::Model& model) const override;
 
   /// What layouts are made of.

@@ -27,7 +27,8 @@ struct Home {
 class MegatronLayout final : public layout::ParameterLayout {
  public:
   MegatronLayout(const model::Model& model, const Options& options)
-      : ParameterLayout(model, train::megatron::parameters(model, options), options.precision, scale_rules(options)),
+      : ParameterLayout(model, train::megatron::parameters(model, options), options.precision, scale_rules(options),
+                        adapter_rules(model, options)),
         sizes_(options.sizes),
         prediction_(prediction_layers(model.config, options)),
         pipeline_(pipeline_of(model.config, options)) {

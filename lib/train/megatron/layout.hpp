@@ -15,10 +15,16 @@
 #include <string>
 #include <vector>
 
+#include "core/choice.hpp"
 #include "layout/layout.hpp"
 #include "layout/parallelism.hpp"
 
 namespace refit::train::megatron {
+
+/// The form of LoRA pairs beside fused parameters, dense ones' by these words: one for each of Hugging Face's modules
+/// (Megatron-Bridge's CanonicalLoRA), or one for the whole parameter (its LoRA). An expert's gate and up have one pair.
+enum class LoraForm : std::uint8_t { canonical, fused };
+Choices choices(LoraForm);
 
 /// Options of a case for the train side.
 struct Options {
@@ -32,8 +38,9 @@ struct Options {
   bool account_for_loss = false;           ///< the loss counts as a layer of the last section
   std::string hybrid_layer_pattern;  ///< for Nemotron-H: a letter per layer (M * E -), `|` between stages; or empty
   std::int64_t make_vocab_size_divisible_by = 0;  ///< 0 = vocabulary not padded
-  bool mtp = true;                                ///< the trainer builds the model's layers of multi-token prediction
-  DType precision = DType::bf16;                  ///< of every parameter but the router's expert bias
+  LoraForm lora = LoraForm::canonical;
+  bool mtp = true;                ///< the trainer builds the model's layers of multi-token prediction
+  DType precision = DType::bf16;  ///< of every parameter but the router's expert bias
   /// Form in which Transformer Engine keeps quantised weights (Float8BlockwiseQTensor, MXFP8); `precision` is that of
   /// all others.
   StoredFormat weight_format = StoredFormat::unquantised;

@@ -115,6 +115,21 @@ void check_scales(const model::Model& model, const Options& options, std::vector
   }
 }
 
+/// With a pair for each module, CanonicalLoRA interleaves the outputs of q, k and v by whole query groups of a rank.
+void check_adapters(const model::Model& model, const Options& options, std::vector<std::string>& out) {
+  const layout::AdapterRules rules = adapter_rules(model, options);
+  for (const std::string& text : adapter_violations(model, parameters(model, options), rules))
+    out.push_back("train: " + text);
+  const auto is_of_kv = [&](const model::Tensor& tensor) {
+    return tensor.adapters >= 0 && (tensor.role == model::Role::k_proj || tensor.role == model::Role::v_proj);
+  };
+  const bool cuts_groups = options.sizes.tp > model.config.kv_heads && options.lora == LoraForm::canonical;
+  if (cuts_groups && std::ranges::any_of(model.tensors, is_of_kv))
+    out.push_back(fmt::format(
+        "train: LoRA pairs of k and v for {} KV heads with TP{}: CanonicalLoRA has no rule; use train.lora = fused",
+        model.config.kv_heads, options.sizes.tp));
+}
+
 /// Checks that the pattern names the model's own mixers.
 void check_pattern(const Config& config, std::string pattern, std::vector<std::string>& out) {
   if (pattern.empty()) return;
@@ -160,6 +175,7 @@ std::vector<std::string> violations(const model::Model& model, const Options& op
   check_pattern(model.config, options.hybrid_layer_pattern, out);
   check_parameters(model, complete, named, !check_vision(model, complete, out), out);
   check_scales(model, complete, out);
+  check_adapters(model, complete, out);
   check_deepstack(model.config, split_stages(model.config.layers, complete, out), out);
   return out;
 }

@@ -1,5 +1,7 @@
 #include "train/megatron/rules.hpp"
 
+#include <fmt/format.h>
+
 namespace refit::train::megatron {
 
 using layout::Parameter;
@@ -49,6 +51,42 @@ layout::ScaleRules scale_rules(const Options& options) {
   const bool mx = options.weight_format == StoredFormat::mxfp8;
   const bool pads = mx || options.weight_format == StoredFormat::fp8_block;
   return {options.weight_format, true, mx ? 128 : 1, pads ? 4 : 1};
+}
+
+namespace {
+
+/// Returns the word by which CanonicalLoRA tells the modules of a fused parameter apart.
+std::string_view adapter_word(Role role) {
+  switch (role) {
+    case Role::q_proj: return "adapter_q.";
+    case Role::k_proj: return "adapter_k.";
+    case Role::v_proj: return "adapter_v.";
+    case Role::gate_proj:
+    case Role::shared_gate_proj: return "adapter_gate.";
+    case Role::up_proj:
+    case Role::shared_up_proj: return "adapter_up.";
+    default: return "";
+  }
+}
+
+}  // namespace
+
+layout::AdapterRules adapter_rules(const model::Model& model, const Options& options) {
+  layout::AdapterRules rules;
+  rules.are_kept = model.adapters.has_value();
+  rules.name = [](const layout::AdapterMatrix& matrix) {
+    constexpr std::string_view kWeight = ".weight";
+    const std::string& weight = matrix.weight.name;
+    return fmt::format("{}.adapter.{}{}.weight", weight.substr(0, weight.size() - kWeight.size()),
+                       matrix.is_fused ? "" : adapter_word(matrix.role), matrix.is_a ? "linear_in" : "linear_out");
+  };
+  rules.cuts_both = true;
+  rules.fuses = options.lora == LoraForm::fused;
+  rules.fuses_experts = true;
+  rules.ranks = [tp = options.sizes.tp, etp = options.sizes.etp](const Parameter& parameter) {
+    return parameter.experts == layout::Experts::none ? tp : etp;
+  };
+  return rules;
 }
 
 std::vector<Parameter> parameters(const model::Model& model, const Options& options) {

@@ -4,6 +4,7 @@
 // Source: parameters that Megatron-Core 0.19.2 with Megatron-Bridge 0.6.2 and Transformer Engine's modules was seen to
 // store. Names are those within a layer, e.g. "self_attention.linear_qkv.weight" of "decoder.layers.0.".
 
+#include "layout/adapters.hpp"
 #include "layout/block_scales.hpp"
 #include "train/megatron/layout.hpp"
 
@@ -42,6 +43,11 @@ std::int64_t prediction_layers(const model::Config& config, const Options& optio
 /// Returns the rules of Transformer Engine's quantised weights: blocks are those of the rank's own parameter, and the
 /// rowwise scales are padded with zeros to a multiple of 4 columns, those of MXFP8 also to a multiple of 128 rows.
 layout::ScaleRules scale_rules(const Options& options);
+
+/// Returns the rules of LoRA pairs: linear_in [r, in] and linear_out [out, r], each cut over all tensor-parallel ranks;
+/// experts' are one parameter for the rank's experts. Source: Megatron-Bridge 0.6.2, ParallelLinearAdapter and
+/// GroupedExpertLinearAdapter (share_expert_adapters = False).
+layout::AdapterRules adapter_rules(const model::Model& model, const Options& options);
 
 /// Returns the parameters of all these blocks.
 std::vector<layout::Parameter> parameters(const model::Model& model, const Options& options);

@@ -12,6 +12,8 @@ namespace {
 using keys::kMany;
 using layout::SideRows;
 
+constexpr std::string_view kLoraForm[] = {"canonical", "fused"};
+
 Side& of(layout::SideSpec& spec) { return static_cast<Side&>(spec); }
 const Side& of(const layout::SideSpec& spec) { return static_cast<const Side&>(spec); }
 
@@ -44,6 +46,9 @@ const std::vector<layout::SideKey>& side_keys() {
       SideRows::integer("train.make_vocab_size_divisible_by", 0, kMany,
                         "The vocabulary is padded to a multiple of this times TP; 0 = not padded.",
                         MEMBER(written.make_vocab_size_divisible_by)),
+      SideRows::word("train.lora",
+                     "With [adapters]: a LoRA pair for each of q, k, v, gate, up, or one for each fused parameter.",
+                     MEMBER(written.lora)),
       SideRows::boolean(
           "train.mtp",
           "The model's layers of multi-token prediction are trained; else a drafter stays as the checkpoint "
@@ -59,6 +64,8 @@ const std::vector<layout::SideKey>& side_keys() {
 #undef MEMBER
 
 }  // namespace
+
+Choices choices(LoraForm) { return kLoraForm; }
 
 const layout::SideRow& trainer() {
   static const layout::SideRow mine = {"megatron",
@@ -100,6 +107,7 @@ void Side::check(Complaints& complaints, const layout::SideSpec& /*other*/) cons
 }
 
 void Side::check_model(Complaints& complaints, const model::Model& model) const {
+  if (!model.adapters) complaints.meaningless({"train.lora"}, "without [adapters]");
   Options all = written;
   all.mtp = true;
   if (prediction_layers(model.config, all) == 0) {
@@ -115,6 +123,12 @@ std::vector<std::string> Side::violations(const model::Model& model) const {
 
 std::vector<std::int64_t> Side::legal_tp(const model::Model& model) const {
   return layout::legal_tp(model, options(), megatron::violations);
+}
+
+void Side::refine(model::Model& model) const {
+  const Options mine = options();
+  share_matrices(model, parameters(model, mine), adapter_rules(model, mine),
+                 mine.lora == LoraForm::fused ? "train.lora = fused" : "adapters.targets");
 }
 
 std::unique_ptr<layout::Layout> Side::make_layout(const model::Model& model) const {

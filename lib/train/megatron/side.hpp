@@ -22,6 +22,8 @@ class Side final : public layout::SideSpec {
 
   layout::Parallelism sizes() const override { return written.sizes; }
   std::optional<layout::Precision> precision() const override { return kept_as; }
+  bool keeps_adapters() const override { return true; }
+  void refine(model::Model& model) const override;
   std::unique_ptr<layout::Layout> make_layout(const model::Model& model) const override;
 
   /// Returns the options of which layouts are made.

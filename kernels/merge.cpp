@@ -1,0 +1,162 @@
+#include "kernels/merge.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/elementwise.hpp"
+#include "kernels/merge_rows.hpp"
+
+namespace refit::kernels {
+
+namespace {
+
+/// An item's rows and columns on a host: A's part stays in a cache while the rows use it.
+constexpr std::int64_t kItemRows = 32;
+constexpr std::int64_t kItemColumns = 512;
+
+/// Returns an element of a castable type.
+REFIT_FUNCTION double value_of(DType dtype, const std::byte* data, std::int64_t index) {
+  std::uint32_t bits = 0;
+  if (dtype == DType::f32) bits = load<std::uint32_t>(data, index);
+  if (dtype == DType::bf16) bits = f32_from_bf16(load<std::uint16_t>(data, index));
+  if (dtype == DType::f16) bits = f32_from_f16(load<std::uint16_t>(data, index));
+  return static_cast<double>(std::bit_cast<float>(bits));
+}
+
+/// Returns the value of a double rounded to a castable type.
+REFIT_FUNCTION double rounded(double value, DType dtype) {
+  const std::uint32_t bits = bits_from_double(value, dtype);
+  if (dtype == DType::f32) return static_cast<double>(std::bit_cast<float>(bits));
+  const auto half = static_cast<std::uint16_t>(bits);
+  return static_cast<double>(std::bit_cast<float>(dtype == DType::bf16 ? f32_from_bf16(half) : f32_from_f16(half)));
+}
+
+/// The element at (box-linear index) of a merged weight.
+template <typename Bits>
+struct MergedElement {
+  static constexpr bool kReads = false;
+  static constexpr bool kWrites = true;
+  static constexpr bool kWords = false;
+  const std::byte* weight;
+  const std::byte* a;
+  const std::byte* b;
+  DType weight_type, factor_type, out_type;
+  std::int64_t row_stride, column_stride, a_stride, b_stride, columns, rank;
+  double scaling;
+  bool rounds_product;
+
+  KOKKOS_INLINE_FUNCTION Bits operator()(Bits, std::int64_t, std::int64_t index) const {
+    const std::int64_t row = index / columns;
+    const std::int64_t column = index - row * columns;
+    double sum = 0;
+    for (std::int64_t k = 0; k < rank; ++k)
+      sum += value_of(factor_type, b, row * b_stride + k) * value_of(factor_type, a, k * a_stride + column);
+    const double value = value_of(weight_type, weight, row * row_stride + column * column_stride);
+    if (rounds_product) return static_cast<Bits>(bits_from_double(value + rounded(scaling * sum, out_type), out_type));
+    return static_cast<Bits>(bits_from_double(fma(scaling, sum, value), out_type));
+  }
+};
+
+void merge_by_element(const ExecutionSpace& space, const std::string& label, const Merge& of) {
+  const Shape shape{of.rows, of.columns};
+  const Region region{of.out, of.out_type, Box::whole(shape), shape, row_major_strides(shape)};
+  with_bits_of(of.out_type, [&](auto zero) {
+    using Bits = decltype(zero);
+    const MergedElement<Bits> visitor{of.weight,
+                                      of.a,
+                                      of.b,
+                                      of.weight_type,
+                                      of.factor_type,
+                                      of.out_type,
+                                      of.weight_strides[0],
+                                      of.weight_strides[1],
+                                      of.a_stride,
+                                      of.b_stride,
+                                      of.columns,
+                                      of.rank,
+                                      of.scaling,
+                                      of.rounds_product};
+    for_each_element<Bits>(space, label, region, visitor);
+  });
+}
+
+/// Work on kItemRows x kItemColumns elements by one host thread.
+struct HostMerge {
+  Merge of;
+  std::int64_t across = 0;  ///< items beside each other
+
+  void operator()(std::int64_t item) const {
+    const std::int64_t row = item / across * kItemRows;
+    const std::int64_t column = item % across * kItemColumns;
+    const std::int64_t columns = std::min(kItemColumns, of.columns - column);
+    const auto size = static_cast<std::size_t>(columns);
+    std::vector<double> a(static_cast<std::size_t>(of.rank) * size), b(static_cast<std::size_t>(of.rank)), sums(size),
+        values(size);
+    for (std::int64_t k = 0; k < of.rank; ++k) {
+      widen(of.factor_type, of.a + (k * of.a_stride + column) * byte_size(of.factor_type), 1, columns,
+            a.data() + k * columns);
+    }
+    for (std::int64_t r = row; r < std::min(row + kItemRows, of.rows); ++r) {
+      widen(of.factor_type, of.b + r * of.b_stride * byte_size(of.factor_type), 1, of.rank, b.data());
+      std::fill(sums.begin(), sums.end(), 0.0);
+      for (std::int64_t k = 0; k < of.rank; ++k)
+        add_scaled(b[static_cast<std::size_t>(k)], a.data() + k * columns, columns, sums.data());
+      const std::int64_t at = r * of.weight_strides[0] + column * of.weight_strides[1];
+      widen(of.weight_type, of.weight + at * byte_size(of.weight_type), of.weight_strides[1], columns, values.data());
+      add_product(of.scaling, sums.data(), columns, values.data());
+      std::byte* out = of.out + (r * of.columns + column) * byte_size(of.out_type);
+      for (std::int64_t c = 0; c < columns; ++c) {
+        const std::uint32_t bits = bits_from_double(values[static_cast<std::size_t>(c)], of.out_type);
+        if (of.out_type == DType::f32) {
+          store(out, c, bits);
+        } else {
+          store(out, c, static_cast<std::uint16_t>(bits));
+        }
+      }
+    }
+  }
+};
+
+/// A value times a number, in float32.
+template <typename Type>
+struct Scale {
+  static constexpr bool kReads = false;
+  static constexpr bool kWrites = true;
+  static constexpr bool kWords = false;
+  const std::byte* source;
+  float factor;
+  KOKKOS_INLINE_FUNCTION typename Type::Bits operator()(typename Type::Bits, std::int64_t, std::int64_t index) const {
+    const auto bits = load<typename Type::Bits>(source, index);
+    const float value = std::bit_cast<float>(static_cast<std::uint32_t>(convert<Type, F32>(bits)));
+    return convert<F32, Type>(std::bit_cast<std::uint32_t>(value * factor));
+  }
+};
+
+}  // namespace
+
+void merge(const ExecutionSpace& space, const Merge& of) {
+  static const std::string label = "refit::merge";
+  if (of.rows == 0 || of.columns == 0) return;
+  if (!kOnHost || of.rounds_product) return merge_by_element(space, label, of);
+  const std::int64_t across = ceil_div(of.columns, kItemColumns);
+  for_each_item(space, label, ceil_div(of.rows, kItemRows) * across, HostMerge{of, across});
+}
+
+void merge_plainly(const ExecutionSpace& space, const Merge& of) {
+  static const std::string label = "refit::merge_plainly";
+  if (of.rows > 0 && of.columns > 0) merge_by_element(space, label, of);
+}
+
+void scale(const ExecutionSpace& space, const std::byte* source, std::byte* destination, DType dtype,
+           std::int64_t count, float factor) {
+  static const std::string label = "refit::scale";
+  const Shape shape{count};
+  const Region region{destination, dtype, Box::whole(shape), shape, row_major_strides(shape)};
+  with_types(dtype, dtype, [&](auto type, auto) {
+    using Type = decltype(type);
+    for_each_element<typename Type::Bits>(space, label, region, Scale<Type>{source, factor});
+  });
+}
+
+}  // namespace refit::kernels
