@@ -66,14 +66,17 @@ class DeltaTable {
  public:
   DeltaTable() = default;
   DeltaTable(const ExecutionSpace& space, std::span<const DeltaBlock> blocks);
-  /// Enqueues the counting of the elements of each block that differ from what is kept.
+  /// Enqueues the counting of the elements of each block that differ from what is kept; which ones it keeps in bits of
+  /// its own, until it counts again.
   void count(const ExecutionSpace& space, std::uint32_t* counts) const;
-  /// Enqueues the writing of blocks in their forms, at `wire`. Nothing may have changed since they were counted.
+  /// Enqueues the writing of counted blocks in their forms, at `wire`.
   void encode(const ExecutionSpace& space, std::span<const DeltaJob> jobs) const;
   /// Enqueues the storing of the values at `wire`, converted as a copy's (CopyTable).
   void decode(const ExecutionSpace& space, std::span<const DeltaJob> jobs) const;
-  /// Enqueues the keeping of blocks as they are: of those with a count, or of all (nullptr).
+  /// Enqueues the keeping of what was counted, or of all blocks as they are (nullptr).
   void keep(const ExecutionSpace& space, const std::uint32_t* counts) const;
+  /// Returns the bytes of those bits: one for each element of a source.
+  std::int64_t bytes() const;
 
  private:
   struct Items;

@@ -10,8 +10,9 @@ namespace {
 
 constexpr std::uint32_t kWord = 32;  ///< elements
 
+/// Returns the words of an item's bits: an even number, since a bitmap's have 64 bits.
 KOKKOS_FORCEINLINE_FUNCTION std::uint32_t words_of(const DeltaItem& item) {
-  return (item.elements + kWord - 1) / kWord;
+  return static_cast<std::uint32_t>(bits_bytes(item) / 4);
 }
 
 KOKKOS_FORCEINLINE_FUNCTION std::uint32_t bits_of(std::uint32_t word) {
@@ -51,6 +52,7 @@ KOKKOS_FORCEINLINE_FUNCTION std::uint32_t changed_word(const DeltaItem& item, st
   constexpr std::uint32_t kVectors = kWord / kVector;
   const std::uint32_t first = word * kWord;
   std::uint32_t changed = 0;
+  if (first >= item.elements) return changed;
   if (item.has_vectors && first + kWord <= item.elements) {
     Unit16 now[kVectors];
     Unit16 before[kVectors];
@@ -94,7 +96,11 @@ struct DeviceCount {
       using Bits = typename decltype(plain)::Bits;
       Kokkos::parallel_reduce(
           Kokkos::TeamThreadRange(member, words_of(item)),
-          [&](const std::uint32_t word, std::uint32_t& sum) { sum += bits_of(changed_word<Bits>(item, word)); },
+          [&](const std::uint32_t word, std::uint32_t& sum) {
+            const std::uint32_t bits = changed_word<Bits>(item, word);
+            store<std::uint32_t>(item.bits, word, bits);
+            sum += bits_of(bits);
+          },
           changed);
     });
     if (member.team_rank() == 0) counts[member.league_rank()] = changed;
@@ -123,21 +129,20 @@ struct DeviceEncode {
       return;
     }
     const bool is_bitmap = job.form == DeltaForm::bitmap;
-    // Words of 64 bits: the last one's upper half may be beyond the elements.
-    const std::uint32_t words = (words_of(item) + 1) / 2 * 2;
-    Kokkos::parallel_scan(
-        Kokkos::TeamThreadRange(member, words), [&](const std::uint32_t word, std::uint32_t& sum, const bool is_final) {
-          const std::uint32_t changed = word * kWord < item.elements ? changed_word<Bits>(item, word) : 0U;
-          if (is_final) {
-            if (is_bitmap) store<std::uint32_t>(job.wire, word, changed);
-            std::uint32_t place = sum;
-            for_each_bit(changed, word, [&](std::uint32_t element) {
-              if (!is_bitmap) store<std::uint16_t>(job.wire, place, static_cast<std::uint16_t>(element));
-              store<Bits>(values, place++, load<Bits>(item.data, item.at(element)));
-            });
-          }
-          sum += bits_of(changed);
-        });
+    Kokkos::parallel_scan(Kokkos::TeamThreadRange(member, words_of(item)),
+                          [&](const std::uint32_t word, std::uint32_t& sum, const bool is_final) {
+                            const auto changed = load<std::uint32_t>(item.bits, word);
+                            if (is_final) {
+                              if (is_bitmap) store<std::uint32_t>(job.wire, word, changed);
+                              std::uint32_t place = sum;
+                              for_each_bit(changed, word, [&](std::uint32_t element) {
+                                if (!is_bitmap)
+                                  store<std::uint16_t>(job.wire, place, static_cast<std::uint16_t>(element));
+                                store<Bits>(values, place++, load<Bits>(item.data, item.at(element)));
+                              });
+                            }
+                            sum += bits_of(changed);
+                          });
   }
 };
 
@@ -193,7 +198,13 @@ struct DeviceKeep {
     with_plain(item.from, [&](auto plain) {
       using Bits = typename decltype(plain)::Bits;
       constexpr std::uint32_t kVector = 16 / sizeof(Bits);
-      if (item.has_vectors) {
+      if (counts != nullptr && keeps_single(item, counts[member.league_rank()])) {
+        Kokkos::parallel_for(Kokkos::TeamThreadRange(member, words_of(item)), [&](const std::uint32_t word) {
+          for_each_bit(load<std::uint32_t>(item.bits, word), word, [&](std::uint32_t element) {
+            store<Bits>(item.kept, item.kept_at(element), load<Bits>(item.data, item.at(element)));
+          });
+        });
+      } else if (item.has_vectors) {
         Kokkos::parallel_for(Kokkos::TeamThreadRange(member, item.elements / kVector), [&](const std::uint32_t v) {
           const std::uint32_t element = v * kVector;
           store<Unit16>(item.kept + item.kept_at(element) * static_cast<std::int64_t>(sizeof(Bits)), 0,

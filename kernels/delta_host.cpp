@@ -34,19 +34,7 @@ class Stretch {
   alignas(64) Bits gathered_[kDeltaStretch];
 };
 
-/// Calls action(first, count, elements of the source, words of changed ones, number of them) for stretches of an item.
-template <typename Bits, typename Action>
-void for_each_stretch(const DeltaItem& item, const Action& action) {
-  Stretch<Bits> source, kept;
-  std::uint64_t words[kDeltaStretch / 64];
-  for (std::int64_t first = 0; first < item.elements; first += kDeltaStretch) {
-    const std::int64_t count = std::min<std::int64_t>(kDeltaStretch, item.elements - first);
-    const auto begin = static_cast<std::uint32_t>(first);
-    const std::byte* now = source.of(item.data, item.stride, item, begin, count);
-    const std::byte* before = kept.of(item.kept, item.kept_stride, item, begin, count);
-    action(first, count, now, words, changed_bits(now, before, count, sizeof(Bits), words));
-  }
-}
+std::uint64_t* words_of(const DeltaItem& item) { return reinterpret_cast<std::uint64_t*>(item.bits); }
 
 /// Calls action(bit) for the set bits of words, ascending.
 template <typename Action>
@@ -62,13 +50,21 @@ struct HostCount {
 
   void operator()(std::int64_t index) const {
     const DeltaItem item = items[index];
+    with_plain(item.from, [&](auto plain) { counts[index] = count<typename decltype(plain)::Bits>(item); });
+  }
+
+  template <typename Bits>
+  static std::uint32_t count(const DeltaItem& item) {
+    Stretch<Bits> source, kept;
     std::int64_t changed = 0;
-    with_plain(item.from, [&](auto plain) {
-      using Bits = typename decltype(plain)::Bits;
-      for_each_stretch<Bits>(item, [&](std::int64_t, std::int64_t, const std::byte*, const std::uint64_t*,
-                                       std::int64_t more) { changed += more; });
-    });
-    counts[index] = static_cast<std::uint32_t>(changed);
+    for (std::int64_t first = 0; first < item.elements; first += kDeltaStretch) {
+      const std::int64_t length = std::min<std::int64_t>(kDeltaStretch, item.elements - first);
+      const auto begin = static_cast<std::uint32_t>(first);
+      const std::byte* now = source.of(item.data, item.stride, item, begin, length);
+      const std::byte* before = kept.of(item.kept, item.kept_stride, item, begin, length);
+      changed += changed_bits(now, before, length, sizeof(Bits), words_of(item) + first / 64);
+    }
+    return static_cast<std::uint32_t>(changed);
   }
 };
 
@@ -95,16 +91,11 @@ struct HostEncode {
       }
       return;
     }
+    if (job.form == DeltaForm::bitmap) std::memcpy(job.wire, item.bits, static_cast<std::size_t>(bits_bytes(item)));
     std::int64_t done = 0;
-    for_each_stretch<Bits>(item, [&](std::int64_t first, std::int64_t count, const std::byte* now,
-                                     const std::uint64_t* words, std::int64_t changed) {
-      const std::int64_t all = (count + 63) / 64;
-      if (job.form == DeltaForm::bitmap) std::memcpy(job.wire + first / 8, words, static_cast<std::size_t>(8 * all));
-      if (changed == 0) return;
-      for_each_bit(words, all, [&](std::int64_t bit) {
-        if (job.form == DeltaForm::index) store(job.wire, done, static_cast<std::uint16_t>(first + bit));
-        store(values, done++, load<Bits>(now, bit));
-      });
+    for_each_bit(words_of(item), bits_bytes(item) / 8, [&](std::int64_t element) {
+      if (job.form == DeltaForm::index) store(job.wire, done, static_cast<std::uint16_t>(element));
+      store(values, done++, load<Bits>(item.data, item.at(static_cast<std::uint32_t>(element))));
     });
   }
 };
@@ -157,6 +148,13 @@ struct HostKeep {
     with_plain(item.from, [&](auto plain) {
       using Bits = typename decltype(plain)::Bits;
       constexpr std::int64_t kSize = sizeof(Bits);
+      if (counts != nullptr && keeps_single(item, counts[index])) {
+        for_each_bit(words_of(item), bits_bytes(item) / 8, [&](std::int64_t bit) {
+          const auto element = static_cast<std::uint32_t>(bit);
+          store(item.kept, item.kept_at(element), load<Bits>(item.data, item.at(element)));
+        });
+        return;
+      }
       for (std::int64_t first = 0; first < item.elements; first += item.extent[3]) {
         const auto element = static_cast<std::uint32_t>(first);
         const std::byte* source = item.data + item.at(element) * kSize;

@@ -30,11 +30,17 @@ std::vector<DeltaItem> delta_items(std::span<const DeltaBlock> blocks) {
     REFIT_ASSERT(block.strides.size() == block.extent.size());
     const Extents& kept = block.kept == nullptr ? block.strides : block.kept_strides;
     REFIT_ASSERT(kept.size() == block.extent.size());
-    DeltaItem item{block.data,      block.kept == nullptr ? block.data : block.kept,
-                   {0, 0, 0, 1},    {0, 0, 0, 1},
-                   {1, 1, 1, 1},    static_cast<std::uint32_t>(elements),
-                   block.from,      block.to,
-                   block.transform, false};
+    DeltaItem item{block.data,
+                   block.kept == nullptr ? block.data : block.kept,
+                   nullptr,
+                   {0, 0, 0, 1},
+                   {0, 0, 0, 1},
+                   {1, 1, 1, 1},
+                   static_cast<std::uint32_t>(elements),
+                   block.from,
+                   block.to,
+                   block.transform,
+                   false};
     REFIT_ASSERT(item.moves_bits() || (is_castable(block.from) && is_castable(block.to)));
     int last = 4;  // the outermost dimension so far
     for (int d = block.extent.size() - 1; d >= 0; --d) {

@@ -15,6 +15,7 @@ namespace refit::kernels {
 struct DeltaItem {
   std::byte* data;
   std::byte* kept;
+  std::byte* bits;  ///< of a source: which elements differed when they were counted, in words of 64
   std::int64_t stride[4], kept_stride[4];  ///< in elements
   std::uint32_t extent[4];
   std::uint32_t elements;
@@ -39,8 +40,14 @@ struct DeltaItem {
   }
 };
 
-/// Returns the items of blocks, one each.
+/// Returns the items of blocks, one each, without their bits.
 std::vector<DeltaItem> delta_items(std::span<const DeltaBlock> blocks);
+
+/// Returns the bytes of an item's bits.
+REFIT_FUNCTION std::int64_t bits_bytes(const DeltaItem& item) { return (item.elements + 63) / 64 * 8; }
+
+/// Returns whether so many of an item's elements are to be kept one by one; else all of them are copied.
+REFIT_FUNCTION bool keeps_single(const DeltaItem& item, std::uint32_t changed) { return 8 * changed < item.elements; }
 
 /// Calls action(type) with Plain of the unsigned integer of an element's size.
 REFIT_CALLS_EITHER

@@ -133,14 +133,24 @@ struct Scale {
   }
 };
 
+/// By host threads where kernels run on a host: a device's compiler must not see them.
+template <bool kByThreads>
+void merge_rows(const ExecutionSpace& space, const std::string& label, const Merge& of) {
+  if constexpr (kByThreads) {
+    const std::int64_t across = ceil_div(of.columns, kItemColumns);
+    for_each_item(space, label, ceil_div(of.rows, kItemRows) * across, HostMerge{of, across});
+  } else {
+    merge_by_element(space, label, of);
+  }
+}
+
 }  // namespace
 
 void merge(const ExecutionSpace& space, const Merge& of) {
   static const std::string label = "refit::merge";
   if (of.rows == 0 || of.columns == 0) return;
-  if (!kOnHost || of.rounds_product) return merge_by_element(space, label, of);
-  const std::int64_t across = ceil_div(of.columns, kItemColumns);
-  for_each_item(space, label, ceil_div(of.rows, kItemRows) * across, HostMerge{of, across});
+  if (of.rounds_product) return merge_by_element(space, label, of);
+  merge_rows<kOnHost>(space, label, of);
 }
 
 void merge_plainly(const ExecutionSpace& space, const Merge& of) {

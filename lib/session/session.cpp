@@ -80,7 +80,7 @@ std::int64_t staging_bytes(const Exchange& exchange, const How& how, const OwnRa
     bytes += SentWeights::bytes(exchange.model, layout, staged(exchange, sends_quantise));
   }
   if (own.source && how.tuning.delta != transport::Delta::off)
-    bytes += (how.commit == Commit::stage ? 2 : 1) * arena_bytes(paths.source, *own.source);
+    bytes += (how.commit == Commit::stage ? 2 : 1) * arena_bytes(paths.source, *own.source) / 8 * 9;
   if (own.destination || own.source == Rank{0}) bytes += 2 * misc_buffer;
   if (own.source && misc > 0) {
     const transport::Tuning gather = transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer);

@@ -26,6 +26,14 @@ std::int64_t message_bytes(const Tuning& tuning) {
   return std::max(kChunkAlignment, bytes - bytes % kChunkAlignment);
 }
 
+/// Returns the most bytes of the messages of a pair that has so many to send: enough messages for all lanes, each large
+/// enough to be worth its cost. A block that is larger is a message of its own.
+std::int64_t message_bytes(const Tuning& tuning, std::int64_t parts, std::int64_t bytes) {
+  constexpr std::int64_t kWorthwhile = 256 << 10;
+  constexpr std::int64_t kPerLane = 2;  // one is encoded while another is on its way
+  return std::min(message_bytes(tuning), std::max(kWorthwhile, ceil_div(bytes, kPerLane * parts)));
+}
+
 /// Appends the parts of a copy's box that are blocks, in order: the same at both ends.
 void append_blocks(const plan::Copy& copy, const Tuning& tuning, std::vector<Box>& out) {
   const std::int64_t fit = message_bytes(tuning) / byte_size(copy.source.format.dtype);
@@ -50,18 +58,24 @@ struct RingNeed {
   std::int64_t chunk_bytes = 0;
 
   RingNeed(const Tuning& tuning, const Routes& routes, const std::vector<plan::Copy>& remote) {
-    std::int64_t most = 0;  // bytes, were every block to travel by itself
+    const std::int64_t parts = lanes_of_stage(tuning.streams, routes.stages());
+    std::int64_t all = 0;  // bytes, were every block to travel as it is
+    std::int64_t largest = 0;
     std::vector<Box> cut;
     for (const plan::Copy& copy : remote) {
       cut.clear();
       append_blocks(copy, tuning, cut);
-      for (const Box& block : cut)
-        most += round_up(block.volume() * byte_size(copy.source.format.dtype), kernels::kDeltaAlignment);
+      for (const Box& block : cut) {
+        const std::int64_t bytes =
+            round_up(block.volume() * byte_size(copy.source.format.dtype), kernels::kDeltaAlignment);
+        all += bytes;
+        largest = std::max(largest, bytes);
+      }
       const std::int32_t stage = routes.stage(copy.source.rank);
-      for (std::int64_t part = 0; part < lanes_of_stage(tuning.streams, routes.stages()); ++part)
-        lanes.insert(lane_of(tuning, routes, stage, part));
+      for (std::int64_t part = 0; part < parts; ++part) lanes.insert(lane_of(tuning, routes, stage, part));
     }
-    chunk_bytes = std::min(message_bytes(tuning), round_up(most, kChunkAlignment));
+    // No pair has more than all bytes.
+    chunk_bytes = round_up(std::min(all, std::max(largest, message_bytes(tuning, parts, all))), kChunkAlignment);
   }
 };
 
@@ -271,7 +285,7 @@ class DeltaP2p final : public Executor {
             {kDeltaDenseBytes, Unit::moved, static_cast<double>(dense_bytes_)},
             {kDeltaChanged, Unit::elements, static_cast<double>(changed_)},
             {kDeltaElements, Unit::elements, static_cast<double>(elements_)},
-            {kKeptBytes, Unit::bytes, static_cast<double>(kept_.bytes())}};
+            {kKeptBytes, Unit::bytes, static_cast<double>(kept_.bytes() + sent_.bytes())}};
   }
 
  private:
@@ -497,13 +511,9 @@ class DeltaP2p final : public Executor {
     return kernels::delta_bytes(job.form, size.elements, job.changed, size.value_bytes);
   }
 
-  /// Cuts the jobs of a pair from `first` on, of `bytes` bytes, into messages: enough for all lanes, each large enough
-  /// to be worth its cost.
+  /// Cuts the jobs of a pair from `first` on, of `bytes` bytes, into messages.
   void cut(const Pair& pair, const std::vector<Changed>& changed, std::size_t first, std::int64_t bytes) {
-    constexpr std::int64_t kWorthwhile = 256 << 10;
-    constexpr std::int64_t kPerLane = 2;  // one is encoded while another is on its way
-    const std::int64_t most =
-        std::min(message_bytes(tuning_), std::max(kWorthwhile, ceil_div(bytes, kPerLane * parts_)));
+    const std::int64_t most = message_bytes(tuning_, parts_, bytes);
     const std::size_t begin = messages_.size();
     for (std::size_t i = 0; i < changed.size(); ++i) {
       const std::size_t job = first + i;

@@ -18,10 +18,10 @@ namespace refit::transport {
 /// to about what p2p sends, p2p sends it. What has not changed costs no byte. Copies to oneself are plain copies.
 ///
 /// Collective over `world`, whose ranks are those of routes.map(); so are `execute` and `restart`. Memory beside the
-/// ring: source ranks keep each byte that they send once (statistic "kept_bytes"); `execute` allocates. Statistics:
-/// seconds of the parts of the last `execute`, "delta_bytes", those that this rank has sent in it, "delta_dense_bytes",
-/// those that p2p sends, and "delta_changed" of "delta_elements", which are 0 where everything was sent unseen. Errors
-/// (runtime): too little memory.
+/// ring: source ranks keep each byte that they send once, and a bit for each element (statistic "kept_bytes");
+/// `execute` allocates. Statistics: seconds of the parts of the last `execute`, "delta_bytes", those that this rank has
+/// sent in it, "delta_dense_bytes", those that p2p sends, and "delta_changed" of "delta_elements", which are 0 where
+/// everything was sent unseen. Errors (runtime): too little memory.
 ///
 /// `ring`: of delta_ring_bytes, with no other executor that runs at the same time; nullptr: one of its own.
 std::unique_ptr<Executor> make_delta(const kernels::ExecutionSpace& space, Control& world, const Routes& routes,

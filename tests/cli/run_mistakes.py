@@ -81,7 +81,7 @@ def deltas(suite):
     """refit.delta where there is none, and updates that are no fraction."""
     base = (*MODEL, *LAYOUTS)
     for update in ("sparse:", "sparse:x", "sparse:1.5", "sparse:-0.1", "sparse:-0", "sparse:nan", "sparse:inf", "sparse:0.1 ", "sparse"):
-        refused(suite, f"update {update}", (*base, "--set", f"run.update={update}"), ("run.update", "sparse:FRACTION"))
+        refused(suite, f"update {update}", (*base, "--set", f"run.update={update}"), ("--set run.update: ", "sparse:FRACTION"))
     for executor, delta in (("golden", "auto"), ("direct", "index"), ("direct", "off")):
         refused(suite, executor, (*base, "--executor", executor, "--delta", delta), ("refit.delta: means nothing", executor))
     refused(suite, "delta", (*base, "--executor", "p2p", "--delta", "bitmaps"), ('"bitmaps"', "did you mean bitmap?"))

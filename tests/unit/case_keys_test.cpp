@@ -97,7 +97,8 @@ const std::map<std::string, std::string> kOther = {
     {"refit.group_size", "17"},
     {"refit.chunk_bytes", "\"64KiB\""},
     {"refit.ring_chunks", "4"},
-    {"refit.small_bytes", "4096"},
+    {"refit.small_bytes", "\"1MiB\""},
+    {"refit.delta", "\"bitmap\""},
     {"refit.misc_buffer_bytes", "\"1GB\""},
     {"refit.check_agreement", "false"},
     {"run.device", "\"cuda\""},
@@ -108,13 +109,12 @@ const std::map<std::string, std::string> kOther = {
     {"run.warmup", "0"},
     {"run.seed", "9223372036854775807"},
     {"run.weight_version", "7"},
-    {"run.update", "\"none\""},
+    {"run.update", "\"sparse:0.025\""},
     {"run.verify", "\"last\""},
     {"run.timeout_seconds", "2.5"},
     {"run.count_seconds", "0.25"},
     {"run.phase_seconds", "7.5"},
     {"run.inject", "[\"a\", \"b\"]"},
-    {"refit.delta", "\"bitmap\""},
     {"train.lora", "\"fused\""},
     {"adapters.rank", "8"},
     {"adapters.alpha", "16"},
@@ -196,6 +196,22 @@ TEST(CaseKeys, EveryKeyIsAnOption) {
   }
 }
 
+TEST(CaseKeys, UpdatesAreWordsOrFractions) {
+  using cases::Update;
+  EXPECT_EQ(cases::parse_update("perturb"), (Update{Update::Kind::perturb, 1}));
+  EXPECT_EQ(cases::parse_update("none"), (Update{Update::Kind::none, 0}));
+  EXPECT_EQ(cases::parse_update("sparse:0"), (Update{Update::Kind::sparse, 0}));
+  EXPECT_EQ(cases::parse_update("sparse:0.025"), (Update{Update::Kind::sparse, 0.025}));
+  EXPECT_EQ(cases::parse_update("sparse:1e-6"), (Update{Update::Kind::sparse, 1e-6}));
+  EXPECT_EQ(cases::parse_update("sparse:1"), (Update{Update::Kind::sparse, 1}));
+  for (const char* text : {"", "sparse", "sparse:", "sparse:x", "sparse:1.5", "sparse:-0.1", "sparse:-0", "sparse:nan",
+                           "sparse:inf", "sparse: 0.1", "sparse:0.1 ", "sparse:0.1x", "sparse:1e999", "Perturb"}) {
+    EXPECT_EQ(cases::parse_update(text), std::nullopt) << text;
+  }
+  for (const char* text : {"perturb", "none", "sparse:0", "sparse:0.025", "sparse:1e-06", "sparse:1"})
+    EXPECT_EQ(to_string(*cases::parse_update(text)), text);
+}
+
 TEST(CaseKeys, CopiesOfACaseHaveSidesOfTheirOwn) {
   const Key& layout = *find_key("gen.layout");
   cases::Case first;
@@ -205,6 +221,28 @@ TEST(CaseKeys, CopiesOfACaseHaveSidesOfTheirOwn) {
   EXPECT_EQ(layout.get(second), "");
   first = second;
   EXPECT_EQ(layout.get(first), "");
+}
+
+/// -1 leaves the size to the device; sizes are texts too.
+TEST(CaseKeys, SmallBytesIsASize) {
+  const Key& key = *find_key("refit.small_bytes");
+  struct {
+    keys::Value value;
+    std::int64_t expected;  ///< -2: refused
+  } const table[] = {{std::string("1MiB"), 1 << 20}, {std::int64_t{0}, 0},    {std::int64_t{-1}, -1},
+                     {std::int64_t{4096}, 4096},     {std::string("0"), 0},   {std::int64_t{-2}, -2},
+                     {std::string("2GiB"), -2},      {std::string("-1"), -2}, {std::string("much"), -2}};
+  for (const auto& [value, expected] : table) {
+    cases::Case c;
+    const std::string problem = key.set(c, value);
+    if (expected == -2) {
+      EXPECT_EQ(problem, "needs bytes from 0 to 1GiB, or -1, e.g. \"8MiB\"");
+      continue;
+    }
+    EXPECT_EQ(problem, "");
+    EXPECT_EQ(c.refit.small_bytes, expected);
+  }
+  EXPECT_EQ(key.get(cases::Case()), "-1");
 }
 
 TEST(CaseKeys, EveryRowHasHelpAndType) {

@@ -311,6 +311,43 @@ TEST(Perturb, ChangesWhatTheHeaderSays) {
   }
 }
 
+/// A fraction of the elements changes, chosen by their place in the tensor: as they all would.
+TEST(Perturb, AFractionOfEveryType) {
+  Random random(8);
+  const ExecutionSpace space;
+  for (const DType dtype : kAllTypes) {
+    for (const double fraction : {0.0, 0.025, 0.5, 0.999}) {
+      Stored stored = random_stored(random, dtype);
+      Bytes all = stored.memory;
+      Region region = stored.region;
+      region.data = all.data() + (stored.region.data - stored.memory.data());
+      perturb(space, region, 42, 3);
+      Bytes expected = stored.memory;
+      for_each_index(stored.region.box.extent, [&](const Extents& index, std::int64_t) {
+        const std::int64_t element = stored.element(index);
+        if (is_perturbed(combine(42, 3), stored.global(index), perturbation_bound(fraction)))
+          write_bits(expected.data(), element, dtype, read_bits(all.data(), element, dtype));
+      });
+      perturb(space, stored.region, 42, 3, fraction);
+      space.fence();
+      ASSERT_EQ(stored.memory, expected) << name(dtype) << " " << fraction;
+    }
+  }
+}
+
+TEST(Perturb, TheFractionIsMet) {
+  const ExecutionSpace space;
+  constexpr std::int64_t kCount = 1'000'000;
+  for (const double fraction : {0.0, 1e-4, 0.025, 0.3, 1.0}) {
+    Bytes memory(2 * kCount);
+    perturb(space, {memory.data(), DType::bf16, Box::whole({kCount}), {kCount}, {1}}, 42, 3, fraction);
+    space.fence();
+    std::int64_t changed = 0;
+    for (std::int64_t i = 0; i < kCount; ++i) changed += read_bits(memory.data(), i, DType::bf16) != 0 ? 1 : 0;
+    EXPECT_NEAR(static_cast<double>(changed) / kCount, fraction, 5 * std::sqrt(fraction * (1 - fraction) / kCount));
+  }
+}
+
 TEST(Perturb, EveryByte) {
   const ExecutionSpace space;
   for (DType dtype : {DType::f8_e4m3, DType::f8_e8m0, DType::u8, DType::i8}) {
