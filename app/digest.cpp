@@ -70,6 +70,7 @@ cases::Case case_of(const std::vector<Option>& options, const std::string& input
   c.run.inject.clear();
   c.run.device = kernels::Runtime::has_device() ? cases::Device::cuda : cases::Device::cpu;
   check_case(c);
+  if (c.adapters.given()) fail_usage("adapters: refit digest knows weights without adapters; leave the section out");
   return c;
 }
 

@@ -118,6 +118,69 @@ struct HostMerge {
   }
 };
 
+/// Work on kTileRows x kTileColumns elements by a device's team: a lane has some rows of columns that its neighbours'
+/// follow, so that what it widens of A and B serves several elements.
+template <typename Factor>
+struct DeviceMerge {
+  static constexpr int kTileRows = 8;
+  static constexpr int kLaneColumns = 4;
+  static constexpr int kTileColumns = kLanes * kLaneColumns;
+  Merge of;
+  std::int64_t across = 0;  ///< tiles beside each other
+
+  REFIT_FUNCTION static double widened(const std::byte* data, std::int64_t index) {
+    const auto bits = load<typename Factor::Bits>(data, index);
+    return static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(convert<Factor, F32>(bits))));
+  }
+
+  template <typename Member>
+  KOKKOS_INLINE_FUNCTION void operator()(const Member& member) const {
+    const std::int64_t first_row = member.league_rank() / across * kTileRows;
+    const std::int64_t first_column = member.league_rank() % across * kTileColumns + member.team_rank();
+    std::int64_t rows[kTileRows], columns[kLaneColumns];  // beyond the last one: that one again
+    REFIT_UNROLL
+    for (int r = 0; r < kTileRows; ++r) rows[r] = first_row + r < of.rows ? first_row + r : of.rows - 1;
+    REFIT_UNROLL
+    for (int c = 0; c < kLaneColumns; ++c) {
+      const std::int64_t column = first_column + c * kLanes;
+      columns[c] = column < of.columns ? column : of.columns - 1;
+    }
+    double sums[kTileRows][kLaneColumns] = {};
+    for (std::int64_t k = 0; k < of.rank; ++k) {
+      double a[kLaneColumns];
+      REFIT_UNROLL
+      for (int c = 0; c < kLaneColumns; ++c) a[c] = widened(of.a, k * of.a_stride + columns[c]);
+      REFIT_UNROLL
+      for (int r = 0; r < kTileRows; ++r) {
+        const double b = widened(of.b, rows[r] * of.b_stride + k);
+        REFIT_UNROLL
+        for (int c = 0; c < kLaneColumns; ++c) sums[r][c] += b * a[c];
+      }
+    }
+    REFIT_UNROLL
+    for (int r = 0; r < kTileRows; ++r) {
+      REFIT_UNROLL
+      for (int c = 0; c < kLaneColumns; ++c) {
+        const std::int64_t row = first_row + r;
+        const std::int64_t column = first_column + c * kLanes;
+        if (row < of.rows && column < of.columns) put(row, column, sums[r][c]);
+      }
+    }
+  }
+
+  KOKKOS_INLINE_FUNCTION void put(std::int64_t row, std::int64_t column, double sum) const {
+    const double value =
+        value_of(of.weight_type, of.weight, row * of.weight_strides[0] + column * of.weight_strides[1]);
+    const std::uint32_t bits = bits_from_double(fma(of.scaling, sum, value), of.out_type);
+    const std::int64_t at = row * of.columns + column;
+    if (of.out_type == DType::f32) {
+      store(of.out, at, bits);
+    } else {
+      store(of.out, at, static_cast<std::uint16_t>(bits));
+    }
+  }
+};
+
 /// A value times a number, in float32.
 template <typename Type>
 struct Scale {
@@ -133,14 +196,28 @@ struct Scale {
   }
 };
 
+/// By threads where kernels run on a host, which a device's compiler must not see, and by teams on a device.
+template <bool kByThreads>
+void merge_tiles(const ExecutionSpace& space, const std::string& label, const Merge& of) {
+  if constexpr (kByThreads) {
+    const std::int64_t across = ceil_div(of.columns, kItemColumns);
+    for_each_item(space, label, ceil_div(of.rows, kItemRows) * across, HostMerge{of, across});
+  } else {
+    with_types(of.factor_type, DType::f32, [&](auto factor, auto) {
+      using Tile = DeviceMerge<decltype(factor)>;
+      const std::int64_t across = ceil_div(of.columns, std::int64_t{Tile::kTileColumns});
+      for_each_team(space, label, ceil_div(of.rows, std::int64_t{Tile::kTileRows}) * across, Tile{of, across});
+    });
+  }
+}
+
 }  // namespace
 
 void merge(const ExecutionSpace& space, const Merge& of) {
   static const std::string label = "refit::merge";
   if (of.rows == 0 || of.columns == 0) return;
-  if (!kOnHost || of.rounds_product) return merge_by_element(space, label, of);
-  const std::int64_t across = ceil_div(of.columns, kItemColumns);
-  for_each_item(space, label, ceil_div(of.rows, kItemRows) * across, HostMerge{of, across});
+  if (of.rounds_product) return merge_by_element(space, label, of);
+  merge_tiles<kOnHost>(space, label, of);
 }
 
 void merge_plainly(const ExecutionSpace& space, const Merge& of) {

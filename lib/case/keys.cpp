@@ -7,6 +7,7 @@
 #include "core/key_rows.hpp"
 #include "gen/engines.hpp"
 #include "train/trainers.hpp"
+#include "transport/executors.hpp"
 
 namespace refit::cases {
 namespace {
@@ -203,19 +204,18 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
       Of::word("refit.communicators", "golden, p2p, m2n: one communicator, or one per train PP stage.",
                MEMBER(refit.communicators)),
       Of::integer(
-          "refit.streams", 1, 8, "golden, p2p, m2n: stages in flight (p2p: parts of stages where there are fewer).",
-          MEMBER(refit.streams), "",
+          "refit.streams", 1, transport::kMostStreams,
+          "golden, p2p, m2n: stages in flight (p2p: parts of stages where there are fewer).", MEMBER(refit.streams), "",
           "kernels of different streams wait for each other, so each needs one of a GPU's 32 queues, on up to three "
           "communicators"),
       Of::integer("refit.group_size", 1, 65536, "p2p: sends and receives per group, at most; m2n: tensors.",
                   MEMBER(refit.group_size)),
       Of::bytes("refit.chunk_bytes", "p2p, m2n: size of one chunk of the ring.", MEMBER(refit.chunk_bytes)),
       Of::integer("refit.ring_chunks", 1, 1024, "p2p, m2n: chunks in flight.", MEMBER(refit.ring_chunks)),
-      Of::integer(
-          "refit.small_bytes", -1, 1 << 30,
-          "p2p, m2n: messages of fewer bytes are packed with others between the same ranks; -1 = 1 MiB on GPUs, "
-          "16 KiB on hosts.",
-          MEMBER(refit.small_bytes)),
+      Of::bytes("refit.small_bytes",
+                "p2p, m2n: messages of fewer bytes are packed with others between the same ranks; -1 = 1 MiB on GPUs, "
+                "16 KiB on hosts.",
+                MEMBER(refit.small_bytes), -1, std::int64_t{1} << 30),
       Of::word("refit.delta",
                "p2p: refits after the first one send what has changed, in the form that has the fewest bytes, or in "
                "one form where that has fewer than the weights themselves.",

@@ -130,7 +130,7 @@ void note_unread(Checkpoint& checkpoint, const fs::path& folder, const std::stri
       std::ranges::any_of(unread, [](const std::string& name) { return name.starts_with("adapter_model"); });
   checkpoint.notes.push_back(fmt::format("{}: {}; {} in the folder {} not: nothing names {}{}", folder.string(),
                                          what_is_read, list_some(unread), one ? "is" : "are", one ? "it" : "them",
-                                         adapter ? " (an adapter has to be merged into the weights first)" : ""));
+                                         adapter ? " (--adapters FOLDER reads an adapter)" : ""));
 }
 
 Checkpoint open_index(const fs::path& index, Format format) {

@@ -117,20 +117,23 @@ struct Rows {
                     [](std::int64_t member) { return fmt::format("{}", member); });
   }
 
+  /// Makes the row of a size. `least` may be -1, for a size that is chosen elsewhere.
   template <typename Access>
-  static Key<Owner> bytes(std::string name, std::string help, Access access) {
-    constexpr std::int64_t kLeast = 64;
-    constexpr std::int64_t kMost = std::int64_t{1} << 40;
-    const auto assign = [](std::int64_t& member, const Value& value) -> std::string {
+  static Key<Owner> bytes(std::string name, std::string help, Access access, std::int64_t least = 64,
+                          std::int64_t most = std::int64_t{1} << 40) {
+    const std::string needs =
+        fmt::format("needs bytes from {} to {}{}, e.g. \"8MiB\"", std::max<std::int64_t>(least, 0), bytes_text(most),
+                    least < 0 ? ", or -1" : "");
+    const auto assign = [=](std::int64_t& member, const Value& value) -> std::string {
       std::optional<std::int64_t> given;
       if (const auto* words = std::get_if<std::string>(&value)) given = parse_bytes(*words);
       if (const auto* number = std::get_if<std::int64_t>(&value)) given = *number;
-      if (!given || *given < kLeast || *given > kMost) return "needs bytes from 64 to 1TiB, e.g. \"8MiB\"";
+      if (!given || *given < least || *given > most) return needs;
       member = *given;
       return "";
     };
     return make_key(std::move(name), Kind::bytes, "bytes", std::move(help), "", access, assign,
-                    [](std::int64_t member) { return keys::quoted(bytes_text(member)); });
+                    [](std::int64_t member) { return member < 0 ? "-1" : keys::quoted(bytes_text(member)); });
   }
 
   /// Makes the row of a real number in [least, most]; the member may be optional.

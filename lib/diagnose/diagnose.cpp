@@ -111,6 +111,9 @@ class Examination {
 
   /// Opens the sources, the truth first: train's dump, else the dump or checkpoint that is expected.
   void open_sources() {
+    if (setup_.adapted)
+      fail_usage(
+          "adapters.send, adapters.alpha: what train ranks make of adapters is in no dump, and is not diagnosed");
     if (!request_.train_dump.empty()) {
       dumps_.push_back(std::make_unique<Dumps>(request_.train_dump, "train"));
       if (dumps_.back()->ranks() != setup_.train->ranks()) {

@@ -85,8 +85,9 @@ std::shared_ptr<Whole> Source::load(const Tensor& tensor, Format format) {
 
 std::shared_ptr<Whole> Source::read_checkpoint(const Tensor& tensor, Format format) const {
   checkpoint::ModelRead read;
-  if (setup_.checkpoint) {
-    read = read_of(*setup_.checkpoint, setup_.model, tensor);
+  const checkpoint::Checkpoint* files = setup_.checkpoint_of(tensor);
+  if (files != nullptr) {
+    read = read_of(*files, setup_.model, tensor);
     if (read.entry == nullptr) return nullptr;
   }
   std::shared_ptr<Whole> whole = allocate(tensor, format.dtype);
@@ -99,8 +100,8 @@ std::shared_ptr<Whole> Source::read_checkpoint(const Tensor& tensor, Format form
   read.format = format;
   read.strides = strides;
   read.shape = shape;
-  if (setup_.checkpoint) {
-    checkpoint::read(space_, *setup_.checkpoint, {&read, 1});
+  if (files != nullptr) {
+    checkpoint::read(space_, *files, {&read, 1});
   } else {
     checkpoint::Synthetic(setup_.model, setup_.c.run.seed)
         .write_as(space_, tensor, {read.data, format.dtype, read.box, shape, strides}, format.conversion);

@@ -90,7 +90,8 @@ const std::vector<refit_tensor>& Plan::storages(Side side, std::int32_t rank) co
 std::string Plan::explain(const std::string& glob) const {
   const plan::Planner planner(pair_.split.bulk, pair_.sent(), *pair_.gen, {.colocated = options_.colocated});
   std::ostringstream out;
-  for (const pair::Explanation& one : pair::explain(pair_, planner, pair::find_tensors(pair_, {glob})))
+  for (const pair::Explanation& one :
+       pair::explain(pair_, planner, pair::find_tensors(pair_, {glob}), plan::Form::sent))
     pair::print_explanation(out, one);
   return out.str();
 }

@@ -9,6 +9,7 @@
 #include "core/key_rows.hpp"
 #include "gen/engines.hpp"
 #include "train/trainers.hpp"
+#include "transport/executors.hpp"
 
 namespace refit::embed {
 namespace {
@@ -188,11 +189,11 @@ WorldOptions parse_world_options(const char* text) {
 
 SessionOptions parse_session_options(const char* text) {
   using Rows = keys::Rows<SessionOptions>;
-  constexpr std::int64_t kMostStreams = 8;  // as refit.streams has it
   SessionOptions parsed = parse_options<SessionOptions>(
       text, "session",
       {Rows::word("executor", "", MEMBER(executor)), Rows::boolean("fan_out", "", MEMBER(fan_out)),
-       Rows::word("delta", "", MEMBER(delta)), Rows::integer("streams", 1, kMostStreams, "", MEMBER(streams)),
+       Rows::word("delta", "", MEMBER(delta)),
+       Rows::integer("streams", 1, transport::kMostStreams, "", MEMBER(streams)),
        Rows::bytes("misc_buffer_bytes", "", MEMBER(misc_buffer_bytes))});
   if (parsed.delta == transport::Delta::off) return parsed;
   if (parsed.executor == Executor::automatic) parsed.executor = Executor::p2p;

@@ -7,6 +7,7 @@
 #include <set>
 #include <tuple>
 
+#include "case/keys.hpp"
 #include "core/clock.hpp"
 #include "core/key_rows.hpp"
 #include "kernels/kernels.hpp"
@@ -21,8 +22,9 @@ namespace refit::engine {
 namespace {
 
 /// Returns a key's value as a result has it: numbers and truths as such, all else as text.
-report::SettingValue value_of(const layout::SideKey& key, const layout::SideSpec& side) {
-  const std::string text = key.get(side);
+template <typename Key, typename Owner>
+report::SettingValue value_of(const Key& key, const Owner& owner) {
+  const std::string text = key.get(owner);
   if (key.kind == keys::Kind::boolean) return text == "true";
   if (key.kind == keys::Kind::integer) return std::int64_t{std::stoll(text)};
   return text.starts_with('"') ? keys::unquoted(text) : text;
@@ -64,6 +66,10 @@ report::Settings settings_of(const Case& c) {
   for (std::size_t e = 0; e < c.gen.size(); ++e) {
     for (const auto& [key, value] : settings_of(*c.gen[e], quantises))
       settings.emplace_back(c.gen.size() == 1 ? key : cases::key_of_engine("gen." + key, e, c.gen.size()), value);
+  }
+  for (const cases::Key& key : cases::case_keys()) {
+    const bool is_shown = key.name.starts_with("adapters.") && key.kind != keys::Kind::input;
+    if (is_shown && key.get(c) != key.preset) settings.emplace_back(key.name, value_of(key, c));
   }
   if (c.run.threads != 1) settings.emplace_back("threads", c.run.threads);
   if (c.run.colocated) settings.emplace_back("colocated", true);

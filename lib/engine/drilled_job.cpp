@@ -148,6 +148,11 @@ void DrilledJob::add(std::size_t engine, const report::Result& part, report::Res
   result.schedule->serial_groups_max += part.schedule->serial_groups_max;
   result.schedule->group_operations_max =
       std::max(result.schedule->group_operations_max, part.schedule->group_operations_max);
+  if (part.delta) {
+    if (!result.delta) result.delta.emplace(*part.delta).dense_bytes = result.delta->kept_bytes_max = 0;
+    result.delta->dense_bytes += part.delta->dense_bytes;
+    result.delta->kept_bytes_max += part.delta->kept_bytes_max;
+  }
   result.load->bytes_read += part.load->bytes_read;
   result.load->bytes_needed += part.load->bytes_needed;
 }
@@ -178,10 +183,8 @@ void DrilledJob::prepare(report::Result& result) {
   }
   result.notes.push_back(
       "run.drill: each engine has a session of its own, and they are refitted one after the other; a killed engine "
-      "loses "
-      "its session, communicators, mappings, weights and version, but its processes live on and wait: MPI ends the "
-      "whole "
-      "job when one of its processes dies");
+      "loses its session, communicators, mappings, weights and version, but its processes live on and wait: MPI ends "
+      "the whole job when one of its processes dies");
   if (const std::vector<std::int64_t> idle = drill_.idle(); !idle.empty())
     result.notes.push_back(fmt::format("run.drill: no engine takes part in refit {}", fmt::join(idle, ", ")));
 }
@@ -241,6 +244,12 @@ report::Refit DrilledJob::refit(std::int64_t number) {
       const report::Refit recorded = engine.job->record(number, *mine[e]);
       part.weight_sync = recorded.weight_sync;
       engine::add(recorded.phases, result.phases);
+      if (recorded.delta) {
+        if (!result.delta) result.delta.emplace();
+        result.delta->bytes += recorded.delta->bytes;
+        result.delta->changed += recorded.delta->changed;
+        result.delta->elements += recorded.delta->elements;
+      }
       if (recorded.host_seconds) result.host_seconds = result.host_seconds.value_or(0) + *recorded.host_seconds;
     }
     if (part.alive) engine.version = setup_.c.run.version(number);

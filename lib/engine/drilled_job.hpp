@@ -43,8 +43,8 @@ class DrilledJob final : public Work {
   struct Engine {
     std::unique_ptr<Setup> setup;  ///< of the case with this engine alone
     std::int32_t first_rank = 0;   ///< of gen's
-    std::unique_ptr<transport::Control>
-        world;                           ///< of train's ranks and the engine's; nullptr: this rank is none of them
+    /// Of train's ranks and the engine's; nullptr: this rank is none of them.
+    std::unique_ptr<transport::Control> world;
     transport::Places places;            ///< of these
     std::unique_ptr<Job> job;            ///< while the engine lives, on its world's ranks
     std::int64_t version = -1;           ///< that it says it holds; -1: none

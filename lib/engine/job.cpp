@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <bit>
 #include <string_view>
 
 #include "core/clock.hpp"
@@ -39,7 +40,7 @@ class LoadProgress {
 std::uint64_t input_hash(const model::Tensor& tensor) {
   std::uint64_t hash = combine(hash_name(tensor.name), static_cast<std::uint64_t>(tensor.dtype));
   for (std::int64_t extent : tensor.shape) hash = combine(hash, static_cast<std::uint64_t>(extent));
-  return hash;
+  return combine(hash, std::bit_cast<std::uint64_t>(tensor.scaling));
 }
 
 }  // namespace

@@ -180,6 +180,7 @@ void take(const report::Result& known, std::size_t first, report::Result& all) {
   all.wire = known.wire;
   all.memory = known.memory;
   all.schedule = known.schedule;
+  all.delta = known.delta;
   all.load = known.load;
   all.prepare = known.prepare;
   for (std::size_t e = 0; e < all.engines.size(); ++e) all.engines[e].bytes = known.engines[e].bytes;

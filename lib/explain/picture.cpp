@@ -158,7 +158,8 @@ struct Drawing {
   std::string bands, labels;
 };
 
-void draw_band(const plan::Copy& copy, const Lane& from, const Lane& to, const Shape& shape, Drawing& drawing) {
+void draw_band(const plan::Copy& copy, plan::Form form, const Lane& from, const Lane& to, const Shape& shape,
+               Drawing& drawing) {
   const Span left = span_of(from.owner->piece.box, copy.box);
   const Span right = span_of(to.owner->piece.box, copy.box);
   const double x0 = kLeft + kBar;
@@ -173,7 +174,7 @@ void draw_band(const plan::Copy& copy, const Lane& from, const Lane& to, const S
       "C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}Z\"><title>train {} to gen {}: {}, {}</title></path>\n",
       color_of(copy.source.rank), x0, a0, middle, a0, middle, b0, x1, b0, b1, middle, b1, middle, a1, x0, a1,
       to_int(copy.source.rank), to_int(copy.destination.rank), to_string(copy.box),
-      report::format_bytes(copy.wire_bytes()));
+      report::format_bytes(plan::bytes_of(copy, form)));
   if (b1 - b0 >= kBandHeight - 2)
     drawing.labels += text_at(x1 - 6, (b0 + b1) / 2 + 4.5, "end", "on",
                               fmt::format("train {}: {}", to_int(copy.source.rank), ranges(copy.box, shape)));
@@ -205,7 +206,7 @@ std::string draw(const Explanation& explanation, double& top) {
     const Lane* from = find_lane(train, copy.source.rank, copy.box);
     const Lane* to = find_lane(gen, copy.destination.rank, copy.box);
     if (from == nullptr || to == nullptr) continue;
-    draw_band(copy, *from, *to, tensor.shape, drawing);
+    draw_band(copy, explanation.form, *from, *to, tensor.shape, drawing);
     ++drawn;
   }
   std::string svg = text_at(kWidth / 2, top + 26, "middle", "name", tensor.name);

@@ -16,6 +16,7 @@
 #include "explain/picture.hpp"
 #include "report/printers.hpp"
 #include "report/table.hpp"
+#include "transport/memory.hpp"
 
 namespace refit::explain {
 
@@ -110,6 +111,15 @@ void plan_one_rank(const Setup& setup, const plan::Planner& planner, report::Pla
   out.copies = static_cast<std::int64_t>(mine.copies.size());
 }
 
+/// Returns what the first rank of each side stores, and takes beside it.
+report::RankMemory memory_of_one_rank(const Setup& setup) {
+  const auto bytes = [&](const layout::Layout& side) {
+    return transport::ArenaMap(layout::materialise(side, setup.model.tensors, Rank{0})).bytes;
+  };
+  const std::int64_t gen = bytes(*setup.gen);
+  return {bytes(*setup.train), gen, gen, bytes(setup.sent())};
+}
+
 /// Returns the loads of the bulk path by policy. The first policy has every tensor that any has; tensors are counted
 /// together by the set of policies in which they are bulk.
 std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<plan::Split>& splits,
@@ -197,6 +207,7 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
                               rules_of(setup, machine, row.stores ? fan_out : 0));
   result.plan.emplace();
   plan_one_rank(setup, planner, *result.plan);
+  result.plan->memory = memory_of_one_rank(setup);
 
   const double start = now();
   const std::int64_t pairs = std::int64_t{setup.sent().ranks()} * setup.gen->ranks();
@@ -226,7 +237,7 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   if (options.classify) print_classes(setup);
   if (!explained.empty() && row.broadcasts)
     result.notes.emplace_back("golden broadcasts whole shards; explained are the copies of p2p and direct");
-  explanations = explain(setup, planner, explained);
+  explanations = explain(setup, planner, explained, row.form);
   if (!options.explain.empty())
     for (const Explanation& explanation : explanations) print_explanation(std::cout, explanation);
   report::print_header(std::cout, result);

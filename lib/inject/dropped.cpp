@@ -40,6 +40,12 @@ std::vector<Fault> dropped_faults() {
            "layers of multi-token prediction",
            Act::drop,
            [](const Setting& setting, const Tensor& tensor) { return tensor.layer >= setting.model.config.layers; }},
+          {{"B66-adapter-without-base", "LoRA pairs are sent, and the weights that they adapt stay those of refit 1"},
+           "adapters ([adapters]), with what they adapt refitted too",
+           Act::keep,
+           [](const Setting& setting, const Tensor& tensor) {
+             return tensor.adapters >= 0 && setting.model.moves(tensor);
+           }},
           {{"B39-lost-mamba-d", "the load of mixer.D is lost in a layerwise reload"},
            "Mamba layers",
            Act::drop,

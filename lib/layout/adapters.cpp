@@ -128,7 +128,7 @@ std::vector<std::string> adapter_violations(const model::Model& model, const std
         if (component.count() % component.parts != 0) what = fmt::format("{} rows", component.count());
     }
     if (!what.empty())
-      out.push_back(fmt::format("the {} of {}'s {} are not divisible by {} ranks [L18]", what, name(role),
+      out.push_back(fmt::format("the {} of {}'s {} are not divisible by {} ranks [L14]", what, name(role),
                                 name(tensor.role), size));
   }
   return out;

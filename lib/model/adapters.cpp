@@ -177,6 +177,13 @@ void read_patterns(ConfigFile& file, std::string_view key, std::vector<std::pair
 
 }  // namespace
 
+bool Model::moves(const Tensor& tensor) const {
+  const bool is_merged = adapters == SendAdapters::merged && tensor.adapters >= 0;
+  return !adapters_only || tensor.adapter_of >= 0 || is_merged;
+}
+
+bool Model::trains(const Tensor& tensor) const { return !adapters_only || tensor.adapter_of >= 0; }
+
 Choices choices(SendAdapters) {
   static constexpr std::string_view kWords[] = {"apart", "merged"};
   return kWords;

@@ -286,9 +286,9 @@ struct Model {
   bool adapters_only = false;
 
   /// Returns whether refits bring the tensor, if both sides store it.
-  bool moves(const Tensor& tensor) const { return !adapters_only || tensor.adapter_of >= 0 || tensor.adapters >= 0; }
+  bool moves(const Tensor& tensor) const;
   /// Returns whether training changes the tensor.
-  bool trains(const Tensor& tensor) const { return !adapters_only || tensor.adapter_of >= 0; }
+  bool trains(const Tensor& tensor) const;
   /// Returns the tensor of an index such as Tensor::index or Copy::tensor.
   const Tensor& operator[](std::int64_t index) const { return tensors[static_cast<std::size_t>(index)]; }
   Tensor& operator[](std::int64_t index) { return tensors[static_cast<std::size_t>(index)]; }

@@ -66,7 +66,7 @@ std::string on_the_way(const Explanation& explanation, std::size_t index) {
 
 void print_copies(std::ostream& out, const Explanation& explanation) {
   std::int64_t bytes = 0;
-  for (const plan::Copy& copy : explanation.copies) bytes += copy.wire_bytes();
+  for (const plan::Copy& copy : explanation.copies) bytes += plan::bytes_of(copy, explanation.form);
   const std::size_t count = explanation.copies.size();
   out << fmt::format("moved by: {} {}, {}\n", count, count == 1 ? "copy" : "copies", format_bytes(bytes));
   if (count == 0) return;
@@ -74,7 +74,8 @@ void print_copies(std::ostream& out, const Explanation& explanation) {
   for (std::size_t i = 0; i < count; ++i) {
     const plan::Copy& copy = explanation.copies[i];
     const char* sender = copy.fan_out == plan::FanOut::forwarded ? "gen" : "train";
-    rows.push_back({fmt::format("{}", copy.wire_bytes()), fmt::format("{} {}", sender, to_int(copy.source.rank)),
+    rows.push_back({fmt::format("{}", plan::bytes_of(copy, explanation.form)),
+                    fmt::format("{} {}", sender, to_int(copy.source.rank)),
                     fmt::format("gen {}", to_int(copy.destination.rank)), to_string(copy.box),
                     on_the_way(explanation, i)});
   }
@@ -161,7 +162,7 @@ const model::Tensor* most_cut_tensor(const Pair& pair) {
 }
 
 std::vector<Explanation> explain(const Pair& pair, const plan::Planner& planner,
-                                 const std::vector<const model::Tensor*>& tensors) {
+                                 const std::vector<const model::Tensor*>& tensors, plan::Form form) {
   if (tensors.empty()) return {};
   const std::vector<std::string_view> paths = paths_of(pair);
   std::vector<Explanation> result;
@@ -175,7 +176,8 @@ std::vector<Explanation> explain(const Pair& pair, const plan::Planner& planner,
                       owners_of(stored ? *pair.train : pair.sent(), *tensor),
                       owners_of(*pair.gen, *tensor),
                       {},
-                      {}});
+                      {},
+                      form});
   }
   planner.for_each_copy([&](const plan::Copy& copy) {
     const auto at = by_index.find(copy.tensor);

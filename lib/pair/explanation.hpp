@@ -11,6 +11,7 @@
 
 #include "pair/pair.hpp"
 #include "plan/plan.hpp"
+#include "plan/traffic.hpp"
 
 namespace refit::pair {
 
@@ -26,8 +27,9 @@ struct Explanation {
   const model::Tensor* tensor = nullptr;
   std::string_view path;  ///< paths_of
   std::vector<Owner> train, gen;
-  std::vector<plan::Copy> copies;  ///< of the bulk path, without places
-  std::vector<bool> on_device;     ///< by copy: between two ranks of one device
+  std::vector<plan::Copy> copies;      ///< of the bulk path, without places
+  std::vector<bool> on_device;         ///< by copy: between two ranks of one device
+  plan::Form form = plan::Form::sent;  ///< in which copies travel
 };
 
 /// Returns the paths by tensor index: "bulk", "misc", "none" where gen does not store it, "file" where only gen does.
@@ -42,9 +44,9 @@ std::vector<const model::Tensor*> find_tensors(const Pair& pair, const std::vect
 /// largest whose boxes are cut at all; else the largest. nullptr for a model of which gen stores nothing.
 const model::Tensor* most_cut_tensor(const Pair& pair);
 
-/// Explains tensors, in one walk over the whole plan.
+/// Explains tensors, in one walk over the whole plan. `form`: of the executor that moves them.
 std::vector<Explanation> explain(const Pair& pair, const plan::Planner& planner,
-                                 const std::vector<const model::Tensor*>& tensors);
+                                 const std::vector<const model::Tensor*>& tensors, plan::Form form);
 
 /// Prints tables of owners and copies, as lines of columns.
 void print_explanation(std::ostream& out, const Explanation& explanation);

@@ -74,6 +74,16 @@ void require_one_form(const layout::Layout& gen, const std::vector<model::Tensor
       unlike->engine, tensor.name, name(unlike->form.dtype), name(gen.format(tensor)->dtype));
 }
 
+/// Requires that engines have what they load themselves as the checkpoint has it.
+void require_loadable(const Pair& pair) {
+  if (!pair.model.adapters_only) return;
+  for (const model::Tensor& tensor : pair.split.from_checkpoint) {
+    if (pair.gen->format(tensor)->conversion == Conversion::none) continue;
+    fail_usage("adapters.only: engines keep {} of {}, which only a refit makes; leave it out",
+               name(pair.gen->format(tensor)->conversion), tensor.name);
+  }
+}
+
 /// Returns what of those weights is sent: what gen stores of each quantised one and of its parts.
 std::vector<model::Tensor> with_parts(const model::Model& model, const layout::Layout& gen,
                                       const std::vector<model::Tensor>& weights) {
@@ -128,6 +138,7 @@ void Pair::match(const Sides& sides, plan::Policy bulk, const std::string& sourc
   if (library_) quantise_on_the_way();
   split = split_by(bulk);
   require_one_form(*gen, split.from_checkpoint, model);
+  require_loadable(*this);
 }
 
 void Pair::quantise_on_the_way() {

@@ -246,6 +246,11 @@ Json to_json(const Verification& verification, const std::vector<Engine>& engine
 Json to_json(const Plan& plan, const ByteMatrix& byte_matrix) {
   Json json = {
       {"seconds", plan.seconds}, {"peak_bytes", plan.peak_bytes}, {"copies", plan.copies}, {"hash", plan.hash}};
+  if (plan.memory)
+    json["memory"] = {{"train_bytes", plan.memory->train},
+                      {"gen_bytes", plan.memory->gen},
+                      {"staged_bytes", plan.memory->staged},
+                      {"kept_bytes", plan.memory->kept}};
   if (plan.world) {
     json["world"] = {{"seconds", plan.world->seconds},
                      {"copies", plan.world->copies},

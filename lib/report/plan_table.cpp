@@ -70,6 +70,12 @@ void print_plan_part(std::ostream& out, const Plan& plan) {
     out << labelled("world", text);
   }
   if (!plan.hash.empty()) out << labelled("hash", plan.hash);
+  if (!plan.memory) return;
+  const RankMemory& memory = *plan.memory;
+  out << labelled("memory", fmt::format("weights of rank 0: train {}, gen {}; beside gen's refit.commit = in_place and "
+                                        "layers take nothing, stage {}; refit.delta keeps {} beside train's",
+                                        format_bytes(memory.train), format_bytes(memory.gen),
+                                        format_bytes(memory.staged), format_bytes(memory.kept)));
 }
 
 /// Every policy with every executor, the fastest first.

@@ -287,6 +287,14 @@ struct PlanWorld {
   std::vector<std::int64_t> received;  ///< bytes by gen rank, forwards included
 };
 
+/// Bytes of the weights of rank 0 of each side, and what the first gen rank takes beside its own by refit.commit, and
+/// the first train rank for deltas, at most.
+struct RankMemory {
+  std::int64_t train = 0, gen = 0;
+  std::int64_t staged = 0;  ///< of a second place for all of gen's; in place and by layers there is none
+  std::int64_t kept = 0;    ///< of a copy of what train sent last
+};
+
 /// Part of the result that only `refit plan` has.
 struct Plan {
   double seconds = 0;           ///< to plan one rank
@@ -295,6 +303,7 @@ struct Plan {
   std::string hash;             ///< 32 hexadecimal digits
   std::optional<PlanWorld> world;
   std::vector<ModelRow> models;  ///< fastest first; empty without rates
+  std::optional<RankMemory> memory = {};
 };
 
 using plan::ByteMatrix;

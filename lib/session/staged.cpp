@@ -47,17 +47,17 @@ Staged::Staged(transport::Control& world, const model::Model& model, const layou
   const auto room_of = [&](std::size_t storage) {
     return round_up(local->storages[storage].bytes(), transport::kStorageAlignment);
   };
-  std::int64_t least = 0;
-  for (; count_ < units_.size(); ++count_) {
-    std::int64_t bytes = least;
+  std::int64_t taken = 0;
+  for (std::size_t unit = 0; unit < units_.size(); ++unit) {
+    std::int64_t bytes = taken;
     for (std::size_t s = 0; s < units.size(); ++s)
-      if (units[s] == count_) bytes += room_of(s);
-    if (most_bytes && world.max(bytes) > *most_bytes) break;
-    least = bytes;
+      if (units[s] == unit) bytes += room_of(s);
+    has_.push_back(!most_bytes || world.max(bytes) <= *most_bytes);
+    if (has_.back()) taken = bytes;
   }
   for (std::size_t s = 0; s < units.size(); ++s) {
     // Storages of constants alone never change.
-    const bool is_staged = units[s] && *units[s] < count_;
+    const bool is_staged = units[s] && has_[*units[s]];
     offsets_.push_back(is_staged ? bytes_ : -1);
     if (is_staged) bytes_ += room_of(s);
   }

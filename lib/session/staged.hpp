@@ -6,6 +6,7 @@
 // 36 layers, of which a gen rank stores 200 MB each and 300 MB of no layer; 2 GB of memory stage the tensors of no
 // layer and layers 0 to 7.
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -36,16 +37,16 @@ class Units {
 /// Which units have a second place, and where a gen rank's storages lie in it.
 class Staged {
  public:
-  /// Chooses the units, the first ones, whose storages come to `most_bytes` on no gen rank (nothing: all of them).
-  /// `local`: of a gen rank, else nullptr. Collective over `world`; equal on all ranks.
+  /// Chooses units, in their order each that still fits, whose storages come to more than `most_bytes` on no gen rank
+  /// (nothing: all of them). `local`: of a gen rank, else nullptr. Collective over `world`; equal on all ranks.
   Staged(transport::Control& world, const model::Model& model, const layout::LocalLayout* local,
          std::optional<std::int64_t> most_bytes);
 
-  bool has(const model::Tensor& tensor) const { return units_.of(tensor) < count_; }
-  bool is_whole() const { return count_ == units_.size(); }
+  bool has(const model::Tensor& tensor) const { return has_[units_.of(tensor)]; }
+  bool is_whole() const { return count() == has_.size(); }
   /// Returns the number of units that have a second place, and of all.
-  std::size_t count() const { return count_; }
-  std::size_t units() const { return units_.size(); }
+  std::size_t count() const { return static_cast<std::size_t>(std::ranges::count(has_, true)); }
+  std::size_t units() const { return has_.size(); }
   /// Returns the bytes of this rank's second place.
   std::int64_t bytes() const { return bytes_; }
   /// Returns the second place, in memory of bytes(); storages without one lie where `first` has them.
@@ -54,7 +55,7 @@ class Staged {
 
  private:
   Units units_;
-  std::size_t count_ = 0;
+  std::vector<bool> has_;              ///< by unit
   std::vector<std::int64_t> offsets_;  ///< by storage; -1: no second place
   std::int64_t bytes_ = 0;
 };

@@ -15,6 +15,10 @@
 
 namespace refit::transport {
 
+/// The most stages in flight: kernels of different streams wait for each other, so each needs one of a GPU's 32 queues,
+/// on up to three communicators.
+inline constexpr std::int64_t kMostStreams = 8;
+
 /// The executors in the order of their rows.
 enum class ExecutorKind : std::uint8_t { golden, p2p, direct, m2n };
 /// Returns the names of the rows.

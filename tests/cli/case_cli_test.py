@@ -230,7 +230,7 @@ class Checkpoints(Cli):
             json.dump(config, file)
         text = self.succeed("inspect", "s")
         self.assertIn("model.safetensors is read; adapter_model.safetensors, consolidated.safetensors in the folder are "
-                      "not: nothing names them (an adapter has to be merged", text)  # fmt: skip
+                      "not: nothing names them (--adapters FOLDER reads an adapter)", text)  # fmt: skip
         self.assertIn("config.json says F32, but most of the tensors are BF16, as which they are read", text)
         os.mkdir(self.path("old"))
         shutil.copy(self.path("s/config.json"), self.path("old/config.json"))

@@ -23,6 +23,7 @@ if(REFIT_WHOLE_RECORDS)
   set(whole --whole)
 endif()
 refit_run_test(engines run_engines.py ${whole})
+refit_run_test(adapters run_adapters.py ${CMAKE_SOURCE_DIR}/tests/data/adapters.tar.xz)
 if(NOT REFIT_SANITIZE)  # sanitizers keep freed memory, and link libraries of their own
   list(APPEND run_tests flat cluster digest_memory)
 endif()

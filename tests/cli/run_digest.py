@@ -116,6 +116,42 @@ def wrong_answers(suite):
             del answer["ranks"][1]
         check(1, kind, answer, "gen rank 1: model.embed_tokens.weight: no answer of this rank")
 
+    # Digits count in either case; names are printed without what a terminal obeys, and not at any length.
+    answer = json.loads(json.dumps(record["vllm"]))
+    answer["checksums"] = {key: value.upper() for key, value in answer["checksums"].items()}
+    check(0, "vllm", answer, "equal: ")
+    answer["checksums"]["dp0:pp0:pcp0:tp0:" + "\x1b[31m" + 1000 * "x"] = "0"
+    answer["checksums"][f"dp0:pp0:pcp0:tp0:{name}"] = "\x1b[31m" + 1000 * "x"
+    ended = digest(suite, 1, "escapes", "wrong", "--gen", "TP2", "--from-engine", write_json(suite, "wrong.json", answer))
+    suite.check("\x1b" not in ended.out and 300 * "x" not in ended.out and "?[31mxxx" in ended.out, "escapes", ended)
+
+    # What is no whole answer is refused before anything is digested.
+    def refused(kind, text, of, *words):
+        engine = () if kind == "vllm" else settings("gen.engine=sglang")
+        with open(suite.path("wrong.json"), "w", encoding="utf-8") as file:
+            file.write(of)
+        ended = digest(suite, 2, f"{kind}: {text}", "wrong", "--gen", "TP2", *engine, "--from-engine", "wrong.json", *words)
+        suite.check(text in ended.err, f"{kind}: no '{text}'", ended)
+
+    answer = json.loads(json.dumps(record["sglang"]))
+    answer["ranks"].append(dict(answer["ranks"][0], checksums={}))
+    refused("sglang", "has 2 entries or more of rank pp=0 tp=0, of which gen.layout TP2 has 1", json.dumps(answer))
+    answer = {"success": False, "message": "rank 1 is \x1b[31m dead", **record["sglang"]}
+    refused("sglang", "the engine's weight checker failed: rank 1 is ?[31m dead; ask it again", json.dumps(answer))
+    check(0, "sglang", {"success": True, "message": "Success.", **record["sglang"]}, "equal: ")
+    text = json.dumps(record["vllm"])
+    twice = f'"dp0:pp0:pcp0:tp0:{name}": "0", "dp0:pp0:pcp0:tp0:{name}": '
+    refused("vllm", f"has dp0:pp0:pcp0:tp0:{name} twice", text.replace(f'"dp0:pp0:pcp0:tp0:{name}": ', twice))
+
+    # One of SGLang's two forms is enough, if it is the engine's; the other one alone finds everything wrong.
+    refused("sglang", "needs sglang (of an engine on GPUs) or sglang-cpu", json.dumps(record["sglang"]), "--forms", "refit,vllm")
+    refused("vllm", "needs vllm among --forms", text, "--forms", "sglang")
+    for kind, form, code in (("sglang", "sglang", 0), ("sglang-cpu", "sglang-cpu", 0), ("sglang", "sglang-cpu", 1)):
+        path = write_json(suite, "wrong.json", record[kind])
+        words = ("wrong", "--gen", "TP2", *settings("gen.engine=sglang"), "--forms", form, "--from-engine", path)
+        ended = digest(suite, code, f"{kind} by {form}", *words)
+        suite.check(code == 0 or f"compared in form {form} alone" in ended.out, f"{kind} by {form}", ended)
+
 
 def splitmix64(value):
     value = (value + 0x9E3779B97F4A7C15) & MASK
@@ -278,7 +314,13 @@ def wrong_dumps(suite):
     safetensors.write(file, {**right, "model.other": safetensors.Tensor("F32", (1,), bytes(4))})
     ended = digest(suite, 0, "one more", *options)
     suite.check("gen rank 1: 1 parameters of the dump are not in the layout and not compared, e.g. model.other" in ended.out, "extra", ended)
-    safetensors.write(file, right)
+    of_checkpoint = {key.replace("gate_up_proj", "q_proj").replace("qkv_proj", "q_proj"): tensor for key, tensor in right.items()}
+    for rank in ("0", "1"):
+        safetensors.write(suite.path("dense-gen", f"gen-rank-0000{rank}.safetensors"), of_checkpoint)
+    ended = digest(suite, 1, "a checkpoint's names", *options)
+    looks = [line for line in ended.out.splitlines() if "this looks like a Hugging Face checkpoint's tensors" in line]
+    suite.check(looks and not any("--" in line for line in looks), "a hint names options of refit diagnose", ended)
+    suite.check_code(suite.run(3, *job, "--dump-gen", "dense-gen", "--force"), 0, "run")
     digest(suite, 0, "right again", *options)
     other = suite.path("dense-gen", "gen-rank-00000.safetensors")
     os.rename(file, file + ".kept")
@@ -290,6 +332,34 @@ def wrong_dumps(suite):
     replicated = "model.layers.0.input_layernorm.weight"
     suite.check(document["status"] == "wrong" and (0, name) in wrong and (1, name) in wrong, f"{wrong}", ended)
     suite.check((0, replicated) not in wrong, "a norm is on all ranks")
+    # Weights that a run has changed are not the checkpoint's; its dump says that it has.
+    changed = [word for word in job if word not in settings("run.update=none")]
+    suite.check_code(suite.run(3, *changed, "--dump-gen", "changed-gen", "--force"), 0, "run")
+    ended = digest(suite, 1, "changed weights", "dense", "--from-dump", "changed-gen")
+    suite.check('changed-gen is of a run with run.update = "perturb"' in ended.out, "no word of run.update", ended)
+
+
+def printed(suite):
+    """Lists fit a terminal; a checkpoint of one file may be given by it; what is not digested is said."""
+    synth(suite, "qwen3-30b-a3b-small", "moe", "--layers", 1)
+    ended = digest(suite, 0, "a folder", "moe", "--gen", "TP2")
+    widest = max(map(len, ended.out.splitlines()))
+    suite.check(widest <= 120, f"{widest} columns", ended)
+    rows = sum(line.startswith("rank ") for line in ended.out.splitlines())
+    for form in FORMS:
+        suite.check(ended.out.count(f"  {form} ") == rows > 20, f"digests in form {form}", ended)
+    of_file = digest(suite, 0, "a file", os.path.join("moe", "model.safetensors"), "--gen", "TP2")
+    suite.check(of_file.out.replace("model.safetensors", "") == ended.out, "a file gives other digests", of_file)
+    synth(suite, "qwen3-30b-a3b-small", "cut", "--layers", 1, "--max-shard-size", "500KB")
+    shard = next(name for name in sorted(os.listdir(suite.path("cut"))) if name.endswith(".safetensors"))
+    ended = digest(suite, 2, "a shard", os.path.join("cut", shard), "--gen", "TP2")
+    suite.check("give the folder, cut" in ended.err, "a shard", ended)
+    words = ("qwen3-4b-small", "--gen", "TP1", "--precision", "fp8", *settings("gen.kv_cache_dtype=fp8"))
+    ended = digest(suite, 0, "FP8 cache", *words)
+    suite.check("e.g. model.layers.0.self_attn.attn._q_scale, are no parameters and are not digested" in ended.out, "no word of _q_scale", ended)
+    synth(suite, "deepseek-v3-small", "latent", "--layers", 1, "--quantisation", "fp8")
+    ended = digest(suite, 0, "latent attention in FP8", "latent", "--gen", "TP1", "--precision", "fp8")
+    suite.check("W_UK_T and W_UV of vLLM" in ended.out and "is not digested" in ended.out, "no word of W_UK_T", ended)
 
 
 def mistakes(suite):
@@ -326,9 +396,10 @@ def mistakes(suite):
         (("plain", "--gen", "TP1", "--from-engine", "numbers.json"), "is no answer of a weight checker"),
         (("plain", "--gen", "TP1", "--from-engine", "ranks.json"), "is no answer of a weight checker"),
         (("plain", "--gen", "TP1+TP1", "--from-engine", "empty.json"), "give that engine alone"),
+        (("tied", "--gen", "TP1", "--from-engine", "empty.json"), "is no answer of a weight checker"),  # before any weight is read
     ):
         ended = digest(suite, 2, " ".join(words), *words)
         suite.check(text in ended.err, f"{' '.join(words)}: no '{text}'", ended)
 
 
-Suite(__doc__).main(recorded, wrong_answers, oracle, right_dumps, wrong_dumps, mistakes)
+Suite(__doc__).main(recorded, wrong_answers, oracle, right_dumps, wrong_dumps, printed, mistakes)

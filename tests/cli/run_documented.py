@@ -62,7 +62,9 @@ def keys_of_documents(suite):
     suite.run(0, "synth", *SMALL[1:], "small", "--force")
     suite.run(0, "digest", "small", "--gen", "TP1", "--from-dump", "gen", "--json", "digest.json", "--force")
     suite.run(0, "inspect", "qwen3-0.6b-small", "--json", "inspect.json", "--force")
-    for name in ("run", "plan", "diagnosis", "digest", "inspect"):
+    suite.run(3, "run", *SMALL, "--train", "TP1", "--gen", "TP1+TP1", "--steps", 3, "--json", "drill.json", "--force",
+              "--drill", "kill engine 0 after refit 1; restart engine 1 after refit 2")  # fmt: skip
+    for name in ("run", "plan", "diagnosis", "digest", "inspect", "drill"):
         found = list(paths(suite.result(f"{name}.json")))
         suite.check(len(found) > 10, f"{name}.json has {len(found)} keys")
         check_documented(suite, found, documented, f"{name}.json")

@@ -218,4 +218,42 @@ def named_data(suite):
         suite.check(wrong.get("tensors_wrong") == wrong.get("tensors_not_counted") == 11, f"{name}: {wrong}", ended)
 
 
-Suite(__doc__).main(named_data, drills)
+# Rank, place, how often it is passed before, action: world ranks 0 and 1 are train ranks, 2 is engine 0, and 3 and 4 are
+# engine 1, which is gone in refit 2.
+OF_ENGINES = [(4, "load", 2, "stop"), (1, "plan", 3, "stop"), (2, "wait for another engine", 2, "stop"), (4, "bulk", 3, "stop"),
+              (3, "update", 2, "kill"), (2, "wait for another engine", 2, "kill")]  # fmt: skip
+
+
+def engines(suite):
+    """The same while engines come and go (run.drill): a process that dies or hangs ends the job and is named, also one of a
+    dead engine, also one that waits while another engine is made."""
+    (tool,) = map(os.path.abspath, suite.rest)
+
+    def strike_one(blow):
+        rank, place, n, action = blow
+        words = [f"REFIT_DRILL={rank}:{place}:{n}:{action}", f"LD_PRELOAD={tool}"]
+        words += [f"{variable}={tool}" for variable in ("KOKKOS_PROFILE_LIBRARY", "KOKKOS_TOOLS_LIBS")]
+        name = f"engines-{rank}-{place}-{action}".replace(" ", "_") + ".json"
+        for factor in (1, 3, 9) if action == "stop" else (30,):
+            ended = suite.run(
+                5, "run", "--model", "qwen3-0.6b-small", "--layers", 2, "--train", "TP2", "--gen", "TP1+TP2", "--executor", "p2p",
+                "--steps", 4, "--warmup", 0, "--drill", "kill engine 1 after refit 1; rejoin before refit 3", "--json", suite.path(name),
+                "--timeout", factor * TIMEOUT, "--set", f"run.phase_seconds={factor * ON_TOP}", "--force", within=("env", *words),
+            )  # fmt: skip
+            if blow_of(Drill(place, n, action, "p2p", rank), ended):
+                break
+        return name, ended
+
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        for (rank, place, n, action), (name, ended) in zip(OF_ENGINES, pool.map(strike_one, OF_ENGINES)):
+            codes = (3, 128 + signal.SIGKILL) if action == "kill" else (3,)
+            suite.check(ended.code in codes, f"{name}: exit code {ended.code}", ended)
+            end = "has died in phase " if action == "kill" else "is stopped in phase "
+            verdicts = re.findall(r"^refit: .*(?:timeout: |has died).*", ended.err, re.MULTILINE)
+            named = len(verdicts) == 1 and re.search(rf"rank {rank} \(host [^,]*, pid \d+\) {end}{place}", verdicts[0])
+            suite.check(named, f"{name}: {verdicts}", ended)
+            error = suite.result(name, ended).get("error", {})
+            suite.check(error.get("rank") == rank, f"{name}: JSON's error: {error}", ended)
+
+
+Suite(__doc__).main(named_data, engines, drills)

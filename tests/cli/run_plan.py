@@ -182,6 +182,12 @@ def explain(suite):
     suite.check("misc: gathered on train rank 0" in ended.out, "a misc tensor", ended)
     ended = suite.run(0, "plan", *model, "--precision", "fp32:bf16", "--explain", "model.norm.weight")
     suite.check("F32 to BF16" in ended.out, "a cast", ended)
+    # Bytes are those on the wire: direct sends what gen stores, p2p what train has.
+    for executor in ("direct", "p2p"):
+        words = ("--precision", "fp32:bf16", "--executor", executor, "--explain", "*")
+        ended, document = plan(suite, f"explain-{executor}", *model, *words)
+        explained = sum(int(row.split()[0]) for row in re.findall(r"^ *\d+  (?:train|gen) \d+ .*$", ended.out, re.MULTILINE))
+        suite.check(explained == document["wire"]["bytes"], f"{executor}: {explained} bytes explained, {document['wire']}", ended)
     ended = suite.run(0, "plan", "--model", "nemotron-3-nano-30b-a3b-small", "--train", "TP2", "--gen", "TP2",
                       "--explain", "*.layers.0.mixer.A_log")  # fmt: skip
     suite.check("F32 -exp(x)" in ended.out and "x to -exp(x)" in ended.out, "a conversion", ended)

@@ -55,7 +55,7 @@ def check_drill(suite, ended, name, gen, picture, joins):
     with open(suite.path(f"{name}.csv"), encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     suite.check(len(rows) == refits, f"{name}: {len(rows)} rows", ended)
-    held = [0] * len(parts)
+    held = [-1] * len(parts)
     for number, row in enumerate(rows, 1):
         there = [part[number - 1] == "#" for part in parts]
         held = [number if is_there else before for is_there, before in zip(there, held)]
@@ -79,11 +79,11 @@ def check_drill(suite, ended, name, gen, picture, joins):
         suite.check(joined == joins[number] and all(one["seconds"] > 0 for one in engine["joins"]), f"{where}: {engine['joins']}", ended)
         suite.check(engine["tensors"] > 0 and engine["elements_wrong"] == 0 and engine["bytes"] > 0, f"{where}: {engine}", ended)
     text = "; ".join(
-        f"engine {e} holds {engine['version']}" + (f", dead since refit {engine['dead_since']}" if "dead_since" in engine else "")
+        f"engine {e} holds version {engine['version']}" + (f", dead since refit {engine['dead_since']}" if "dead_since" in engine else "")
         for e, engine in enumerate(result["gen"]["engines"])
     )
     shown = " ".join(line[2:].strip() for line in ended.out.splitlines())
-    suite.check(f"versions {text}" in " ".join(shown.split()), f"{name}: the summary has no: versions {text}", ended)
+    suite.check(f"version {text}" in " ".join(shown.split()), f"{name}: the summary has no: version {text}", ended)
     idle = [refit for refit in range(1, refits + 1) if not any(part[refit - 1] == "#" for part in parts)]
     suite.check(len(result["weight_sync"]["samples"]) == refits - len(idle), f"{name}: {result['weight_sync']}", ended)
     noted = [note for note in result["notes"] if "no engine takes part in refit " + ", ".join(map(str, idle)) in note]
@@ -168,6 +168,19 @@ def quantised_and_derived(suite):
             *latent, "--executor", "direct", compared=latent)  # fmt: skip
 
 
+def deltas(suite):
+    """A new engine has nothing that a delta could change: it gets everything, and the other one its delta all the same."""
+    dense = ("--model", "qwen3-0.6b-small", "--layers", 2, "--set", "run.update=sparse:0.02")
+    name = "deltas"
+    ended, result = drilled(suite, name, "TP2", "TP2+TP1", "kill engine 1 after refit 2; rejoin before refit 4", "##### ##.##",
+                            ([], [4]), *dense, "--executor", "p2p", "--set", "refit.delta=auto", compared=dense)  # fmt: skip
+    sent, one = result["delta"]["bytes_samples"], result["gen"]["engines"][0]["payload_bytes"]
+    suite.check(result["delta"]["dense_bytes"] > 1.9 * one, f"{result['delta']}", ended)
+    whole = [round(count / one) for count in sent]  # payloads that were sent whole: of both engines, none, none, one, none
+    suite.check(whole == [2, 0, 0, 1, 0], f"bytes of refits {sent}, of an engine {one}", ended)
+    suite.check(0 < sent[2] < sent[1], f"a dead engine was sent a delta: {sent}", ended)
+
+
 def verified_last_or_never(suite):
     """Who took part is known without proofs."""
     for verify, proofs in (("last", 1), ("off", 0)):
@@ -230,5 +243,5 @@ def refusals(suite):
     suite.check("there is no engine 9" in ended.err and "after refit 1 to 4" in ended.err, "not all mistakes at once", ended)
 
 
-Suite(__doc__).main(clean, every_executor, misc_path_and_stages, one_engine, quantised_and_derived, verified_last_or_never,
+Suite(__doc__).main(clean, every_executor, misc_path_and_stages, one_engine, quantised_and_derived, deltas, verified_last_or_never,
                     stale_engine, failing_engine, refusals)  # fmt: skip

@@ -1,7 +1,7 @@
-/* Engines that really die: two trainer processes refit two engines, each in a world and a session of its own. The processes
- * of engine 1 are killed again and again, between refits, in the midst of one, of a proof and of joining, and stopped for
- * longer than they may be. The trainer's call fails in time and names who is gone, engine 0 goes on without noticing, new
- * processes join through a new world and get everything, and nothing is left behind in the trainer.
+/* Engines that really die: two trainer processes refit two engines, each in a world and a session of its own. The
+ * processes of engine 1 are killed again and again, between refits, in the midst of one, of a proof and of joining, and
+ * stopped for longer than they may be. The trainer's call fails in time and names who is gone, engine 0 goes on without
+ * noticing, new processes join through a new world and get everything, and nothing is left behind in the trainer.
  *
  *   replaced_c_test CONFIG_FOLDER
  */
@@ -300,7 +300,9 @@ static int play(const scene* s) {
 
 int main(int argc, char** argv) {
   CHECK(argc == 2);
-  const scene scenes[] = {{argv[1], "executor=direct", 1, 20}, {argv[1], "executor=p2p", 0, 10}, {argv[1], "executor=golden", 0, 5}};
+  const scene scenes[] = {{argv[1], "executor=direct", 1, 20},
+                          {argv[1], "executor=p2p", 0, 10},
+                          {argv[1], "executor=golden", 0, 5}};
   int failed = 0;
   for (size_t i = 0; i < sizeof(scenes) / sizeof(scenes[0]); ++i) {
     const int here = play(&scenes[i]);

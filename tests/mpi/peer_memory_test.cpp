@@ -51,6 +51,37 @@ TEST(MpiPeerMemory, MapsArenasThatAreNotEmpty) {
   }
 }
 
+/// Ranks of a part of the job have memory and messages of their own, under their numbers in it; so do the others.
+TEST(MpiPeerMemory, BelongsToThePartOfTheJobThatMakesIt) {
+  const auto world = make_mpi_control();
+  const int color = world->rank() % 2;
+  for (int life = 0; life < 3; ++life) {  // as often as an engine is made anew
+    const auto part = world->split(color);
+    const int me = part->rank();
+    const auto memory = make_mpi_peer_memory(4096, part.get());
+    std::vector<int> members;
+    for (int rank = 0; rank < part->size(); ++rank) {
+      members.push_back(rank);
+      ASSERT_NE(memory->map(rank), nullptr);
+      memory->map(rank)[me] = static_cast<std::byte>(10 * color + me + 1);
+    }
+    memory->fence();
+    part->barrier();
+    memory->fence();
+    for (int rank = 0; rank < part->size(); ++rank)
+      EXPECT_EQ(memory->local()[rank], static_cast<std::byte>(10 * color + rank + 1)) << rank;
+
+    const auto communicator = make_mpi_communicator(members, 0, 1, part.get());
+    EXPECT_EQ(communicator->rank(), me);
+    EXPECT_EQ(communicator->size(), part->size());
+    std::byte text = static_cast<std::byte>(me == 0 ? 50 + color : 0);
+    const auto request = communicator->make_request(1);
+    communicator->broadcast(&text, 1, 0, *request);
+    complete(*request);
+    EXPECT_EQ(text, static_cast<std::byte>(50 + color));
+  }
+}
+
 TEST(MpiPeerMemory, RefusesMoreThanThereIsOnAllRanks) {
   const auto world = make_mpi_control();
   const bool greedy = world->rank() == world->size() - 1;

@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <random>
+
 #include "case/drill.hpp"
 
 namespace refit::cases {
@@ -13,7 +16,7 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 /// Returns for each engine a character per refit: `#` where it takes part, `.` where not.
-std::string picture(const Drill& drill) {
+std::string picture_of(const Drill& drill) {
   std::string text;
   for (std::size_t engine = 0; engine < drill.engines(); ++engine) {
     if (engine > 0) text += ' ';
@@ -60,7 +63,7 @@ TEST(Drill, SaysWhoTakesPartInWhichRefits) {
   for (const Row& row : rows) {
     const DrillText read = read_drill(row.text, row.engines, 5);
     EXPECT_THAT(read.wrong, IsEmpty()) << row.text;
-    EXPECT_EQ(picture(read.drill), row.picture) << row.text;
+    EXPECT_EQ(picture_of(read.drill), row.picture) << row.text;
     EXPECT_EQ(events(read.drill), row.events) << row.text;
   }
 }
@@ -117,6 +120,58 @@ TEST(Drill, RefusesWhatCannotHappen) {
   // Each mistake is named once; what follows from one is none.
   EXPECT_THAT(read_drill("kill engine 1 after refit 9; rejoin before refit 2; kill engine 7 after refit 1", 2, 5).wrong,
               ElementsAre(HasSubstr("after refit 1 to 4"), HasSubstr("there is no engine 7")));
+}
+
+/// Random schedules, written as clauses with those of all engines mixed, are read as what they are.
+TEST(Drill, ReadsRandomSchedules) {
+  std::mt19937 random(7);
+  const auto below = [&](std::size_t n) { return static_cast<std::size_t>(random() % n); };
+  for (int round = 0; round < 2000; ++round) {
+    const std::size_t engines = 1 + below(4);
+    const std::size_t refits = 2 + below(8);
+    std::string picture;
+    std::vector<std::vector<std::string>> clauses;  // of each engine, in order
+    for (std::size_t e = 0; e < engines; ++e) {
+      std::string row(refits, '#');
+      for (char& refit : row) refit = below(3) == 0 ? '.' : '#';
+      if (e == 0) row.front() = '#';
+      if (row.find('#') == std::string::npos) row.back() = '#';
+      picture += (e == 0 ? "" : " ") + row;
+      std::vector<std::string>& mine = clauses.emplace_back();
+      for (std::size_t r = 0; r < refits; ++r) {
+        const bool was = r == 0 || row[r - 1] == '#';  // an engine is there before the run, if nothing else is said
+        const bool is = row[r] == '#';
+        if (was && !is && r > 0) mine.push_back(fmt::format("kill engine {} after refit {}", e, r));
+        if (is && r > 0 && row[r - 1] == '.') mine.push_back(fmt::format("join engine {} before refit {}", e, r + 1));
+        if (was && is && r > 0 && below(4) == 0) mine.push_back(fmt::format("restart engine {} after refit {}", e, r));
+      }
+    }
+    std::string text;
+    const auto any_left = [&] { return std::ranges::any_of(clauses, [](const auto& mine) { return !mine.empty(); }); };
+    while (any_left()) {
+      std::vector<std::string>& mine = clauses[below(engines)];
+      if (mine.empty()) continue;
+      text += (text.empty() ? "" : "; ") + mine.front();
+      mine.erase(mine.begin());
+    }
+    const DrillText read = read_drill(text, engines, static_cast<std::int64_t>(refits));
+    EXPECT_THAT(read.wrong, IsEmpty()) << text;
+    EXPECT_EQ(picture_of(read.drill), picture) << text;
+  }
+}
+
+/// Words in any order are a drill or are refused.
+TEST(Drill, SurvivesRandomWords) {
+  std::mt19937 random(11);
+  const char* words[] = {"kill", "join", "rejoin", "restart", "engine", "after", "before", "refit", ";", "0",
+                         "1",    "2",    "9",      "-1",      "",       "\t",    "x",      "1e3",   ";;"};
+  for (int round = 0; round < 20000; ++round) {
+    std::string text;
+    for (auto i = random() % 14; i > 0; --i) text += std::string(words[random() % std::size(words)]) + ' ';
+    const DrillText read = read_drill(text, 2, 4);
+    const bool begins = read.drill.idle().empty() || read.drill.idle().front() > 1;
+    EXPECT_TRUE(begins || !read.wrong.empty()) << text;
+  }
 }
 
 }  // namespace

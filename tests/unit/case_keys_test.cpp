@@ -28,6 +28,12 @@ const std::map<std::string, std::string> kOther = {
     {"model.layers", "4"},
     {"model.tied_lm_head", "\"present\""},
     {"model.skip", "[\"mtp.*\", \"visual.*\"]"},
+    {"adapters.rank", "16"},
+    {"adapters.alpha", "32"},
+    {"adapters.targets", "[\"q_proj\", \"down_proj\"]"},
+    {"adapters.checkpoint", "\"/a\""},
+    {"adapters.send", "\"merged\""},
+    {"adapters.only", "true"},
     {"m2n.model", "\"/m/model.json\""},
     {"m2n.system", "\"" REFIT_SOURCE_DIR "/inputs/m2n/small.system.json\""},
     {"train.trainer", "\"fsdp\""},
@@ -39,6 +45,7 @@ const std::map<std::string, std::string> kOther = {
     {"train.make_vocab_size_divisible_by", "128"},
     {"train.precision", "\"fp32\""},
     {"train.mtp", "false"},
+    {"train.lora", "\"fused\""},
     {"train.recipe", "\"torchtitan\""},
     {"train.experts", "\"w123\""},
     {"train.shard_dim", "[\"*=1\"]"},
@@ -90,7 +97,7 @@ const std::map<std::string, std::string> kOther = {
     {"refit.group_size", "17"},
     {"refit.chunk_bytes", "\"64KiB\""},
     {"refit.ring_chunks", "4"},
-    {"refit.small_bytes", "4096"},
+    {"refit.small_bytes", "\"1MiB\""},
     {"refit.delta", "\"bitmap\""},
     {"refit.misc_buffer_bytes", "\"1GB\""},
     {"refit.check_agreement", "false"},
@@ -108,7 +115,6 @@ const std::map<std::string, std::string> kOther = {
     {"run.count_seconds", "0.25"},
     {"run.phase_seconds", "7.5"},
     {"run.inject", "[\"a\", \"b\"]"},
-    {"refit.delta", "\"bitmap\""},
     {"train.lora", "\"fused\""},
     {"adapters.rank", "8"},
     {"adapters.alpha", "16"},
@@ -215,6 +221,28 @@ TEST(CaseKeys, CopiesOfACaseHaveSidesOfTheirOwn) {
   EXPECT_EQ(layout.get(second), "");
   first = second;
   EXPECT_EQ(layout.get(first), "");
+}
+
+/// -1 leaves the size to the device; sizes are texts too.
+TEST(CaseKeys, SmallBytesIsASize) {
+  const Key& key = *find_key("refit.small_bytes");
+  struct {
+    keys::Value value;
+    std::int64_t expected;  ///< -2: refused
+  } const table[] = {{std::string("1MiB"), 1 << 20}, {std::int64_t{0}, 0},    {std::int64_t{-1}, -1},
+                     {std::int64_t{4096}, 4096},     {std::string("0"), 0},   {std::int64_t{-2}, -2},
+                     {std::string("2GiB"), -2},      {std::string("-1"), -2}, {std::string("much"), -2}};
+  for (const auto& [value, expected] : table) {
+    cases::Case c;
+    const std::string problem = key.set(c, value);
+    if (expected == -2) {
+      EXPECT_EQ(problem, "needs bytes from 0 to 1GiB, or -1, e.g. \"8MiB\"");
+      continue;
+    }
+    EXPECT_EQ(problem, "");
+    EXPECT_EQ(c.refit.small_bytes, expected);
+  }
+  EXPECT_EQ(key.get(cases::Case()), "-1");
 }
 
 TEST(CaseKeys, EveryRowHasHelpAndType) {

@@ -6,6 +6,7 @@ refit_test(kernels
           ${CMAKE_CURRENT_LIST_DIR}/kernels_delta.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_dequantise.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_engines.cpp
+          ${CMAKE_CURRENT_LIST_DIR}/kernels_merge.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_parts.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_quantise.cpp
           ${CMAKE_CURRENT_LIST_DIR}/kernels_region.cpp

@@ -147,7 +147,8 @@ class Session:
     fan_out: gen ranks feed each other; for direct, where all memory can be mapped.
     delta: a refit sends what has changed since the one before, in the form with the fewest bytes (auto) or as index or
         bitmap; p2p, which it chooses. The trainer keeps a copy of what it sent.
-    timeout: seconds that a process may keep the others waiting before they fail; 0 = for ever; the same on all.
+    timeout: seconds that others may keep this process waiting before it fails; 0 = for ever. Another one than that of the
+        control's last session makes new connections, on all together.
     streams, misc_buffer_bytes: as a case file's [refit].
 
     Errors: UsageError, with the tensor, and all that is wrong: missing, of another shape or dtype, not dense, in an open
