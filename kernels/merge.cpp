@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/elementwise.hpp"
+#include "kernels/launch.hpp"
 #include "kernels/merge_rows.hpp"
 
 namespace refit::kernels {
