@@ -71,7 +71,8 @@ def text_of(cells, header):
         share = cell["bytes"] / cell["dense_bytes"] if cell["dense_bytes"] else 0
         ratio = f"{cell['ratio']:.2f}" if "ratio" in cell else ""
         phases = [f"{1e3 * cell['phases'][name]:.2f}" if "phases" in cell else "" for name in PHASES]
-        figures = [f"{cell['bytes'] / 1e6:.3f}", f"{share:.4f}", f"{1e3 * cell['seconds']:.2f}", f"{1e3 * cell['least_seconds']:.2f}", ratio]
+        times = [f"{1e3 * cell[key]:.2f}" for key in ("seconds", "least_seconds")]
+        figures = [f"{cell['bytes'] / 1e6:.3f}", f"{share:.4f}", *times, ratio]
         lines.append(f"{start} {' | '.join(figures + phases)} |")
     return "\n".join(lines) + "\n"
 
