@@ -169,10 +169,24 @@ struct DeviceMerge {
     }
   }
 
+  /// The same bits as bits_from_double. Rounding to BF16 goes by way of a float32 that remembers in its lowest bit that
+  /// something was cut off, which a device does in a third of the time.
+  REFIT_FUNCTION static std::uint32_t rounded_bits(double value, DType to) {
+    if (to != DType::bf16 || value != value) return bits_from_double(value, to);
+    const auto nearest = static_cast<float>(value);
+    auto bits = std::bit_cast<std::uint32_t>(nearest);
+    const auto back = static_cast<double>(nearest);
+    if (back != value) {
+      if (fabs(back) > fabs(value)) --bits;
+      bits |= 1;
+    }
+    return bf16_from_f32(bits);
+  }
+
   KOKKOS_INLINE_FUNCTION void put(std::int64_t row, std::int64_t column, double sum) const {
     const double value =
         value_of(of.weight_type, of.weight, row * of.weight_strides[0] + column * of.weight_strides[1]);
-    const std::uint32_t bits = bits_from_double(fma(of.scaling, sum, value), of.out_type);
+    const std::uint32_t bits = rounded_bits(fma(of.scaling, sum, value), of.out_type);
     const std::int64_t at = row * of.columns + column;
     if (of.out_type == DType::f32) {
       store(of.out, at, bits);
