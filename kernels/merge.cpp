@@ -123,7 +123,7 @@ struct HostMerge {
 /// follow, so that what it widens of A and B serves several elements.
 template <typename Factor>
 struct DeviceMerge {
-  static constexpr int kTileRows = 8;
+  static constexpr int kTileRows = 4;
   static constexpr int kLaneColumns = 4;
   static constexpr int kTileColumns = kLanes * kLaneColumns;
   Merge of;
@@ -146,6 +146,15 @@ struct DeviceMerge {
       const std::int64_t column = first_column + c * kLanes;
       columns[c] = column < of.columns ? column : of.columns - 1;
     }
+    // Loaded before anything is stored: a compiler cannot know that `out` is other memory.
+    float weights[kTileRows][kLaneColumns];
+    REFIT_UNROLL
+    for (int r = 0; r < kTileRows; ++r) {
+      REFIT_UNROLL
+      for (int c = 0; c < kLaneColumns; ++c)
+        weights[r][c] = static_cast<float>(
+            value_of(of.weight_type, of.weight, rows[r] * of.weight_strides[0] + columns[c] * of.weight_strides[1]));
+    }
     double sums[kTileRows][kLaneColumns] = {};
     for (std::int64_t k = 0; k < of.rank; ++k) {
       double a[kLaneColumns];
@@ -164,7 +173,7 @@ struct DeviceMerge {
       for (int c = 0; c < kLaneColumns; ++c) {
         const std::int64_t row = first_row + r;
         const std::int64_t column = first_column + c * kLanes;
-        if (row < of.rows && column < of.columns) put(row, column, sums[r][c]);
+        if (row < of.rows && column < of.columns) put(row, column, fma(of.scaling, sums[r][c], double{weights[r][c]}));
       }
     }
   }
@@ -183,10 +192,8 @@ struct DeviceMerge {
     return bf16_from_f32(bits);
   }
 
-  KOKKOS_INLINE_FUNCTION void put(std::int64_t row, std::int64_t column, double sum) const {
-    const double value =
-        value_of(of.weight_type, of.weight, row * of.weight_strides[0] + column * of.weight_strides[1]);
-    const std::uint32_t bits = rounded_bits(fma(of.scaling, sum, value), of.out_type);
+  KOKKOS_INLINE_FUNCTION void put(std::int64_t row, std::int64_t column, double value) const {
+    const std::uint32_t bits = rounded_bits(value, of.out_type);
     const std::int64_t at = row * of.columns + column;
     if (of.out_type == DType::f32) {
       store(of.out, at, bits);
@@ -221,7 +228,7 @@ void merge_tiles(const ExecutionSpace& space, const std::string& label, const Me
     with_types(of.factor_type, DType::f32, [&](auto factor, auto) {
       using Tile = DeviceMerge<decltype(factor)>;
       const std::int64_t across = ceil_div(of.columns, std::int64_t{Tile::kTileColumns});
-      for_each_team(space, label, ceil_div(of.rows, std::int64_t{Tile::kTileRows}) * across, Tile{of, across});
+      for_each_team<2>(space, label, ceil_div(of.rows, std::int64_t{Tile::kTileRows}) * across, Tile{of, across});
     });
   }
 }
