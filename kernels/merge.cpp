@@ -15,13 +15,10 @@ namespace {
 constexpr std::int64_t kItemRows = 32;
 constexpr std::int64_t kItemColumns = 512;
 
-/// Returns an element of a castable type.
-REFIT_FUNCTION double value_of(DType dtype, const std::byte* data, std::int64_t index) {
-  std::uint32_t bits = 0;
-  if (dtype == DType::f32) bits = load<std::uint32_t>(data, index);
-  if (dtype == DType::bf16) bits = f32_from_bf16(load<std::uint16_t>(data, index));
-  if (dtype == DType::f16) bits = f32_from_f16(load<std::uint16_t>(data, index));
-  return static_cast<double>(std::bit_cast<float>(bits));
+template <typename Type>
+REFIT_FORCEINLINE double value_of(const std::byte* data, std::int64_t index) {
+  const auto bits = load<typename Type::Bits>(data, index);
+  return static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(convert<Type, F32>(bits))));
 }
 
 /// Returns the value of a double rounded to a castable type.
@@ -33,7 +30,7 @@ REFIT_FUNCTION double rounded(double value, DType dtype) {
 }
 
 /// The element at (box-linear index) of a merged weight.
-template <typename Bits>
+template <typename Bits, typename Factor, typename Weight>
 struct MergedElement {
   static constexpr bool kReads = false;
   static constexpr bool kWrites = true;
@@ -41,7 +38,7 @@ struct MergedElement {
   const std::byte* weight;
   const std::byte* a;
   const std::byte* b;
-  DType weight_type, factor_type, out_type;
+  DType out_type;
   std::int64_t row_stride, column_stride, a_stride, b_stride, columns, rank;
   double scaling;
   bool rounds_product;
@@ -51,8 +48,8 @@ struct MergedElement {
     const std::int64_t column = index - row * columns;
     double sum = 0;
     for (std::int64_t k = 0; k < rank; ++k)
-      sum += value_of(factor_type, b, row * b_stride + k) * value_of(factor_type, a, k * a_stride + column);
-    const double value = value_of(weight_type, weight, row * row_stride + column * column_stride);
+      sum += value_of<Factor>(b, row * b_stride + k) * value_of<Factor>(a, k * a_stride + column);
+    const double value = value_of<Weight>(weight, row * row_stride + column * column_stride);
     if (rounds_product) return static_cast<Bits>(bits_from_double(value + rounded(scaling * sum, out_type), out_type));
     return static_cast<Bits>(bits_from_double(fma(scaling, sum, value), out_type));
   }
@@ -61,23 +58,19 @@ struct MergedElement {
 void merge_by_element(const ExecutionSpace& space, const std::string& label, const Merge& of) {
   const Shape shape{of.rows, of.columns};
   const Region region{of.out, of.out_type, Box::whole(shape), shape, row_major_strides(shape)};
-  with_bits_of(of.out_type, [&](auto zero) {
+  const auto run = [&](auto zero, auto factor, auto weight) {
     using Bits = decltype(zero);
-    const MergedElement<Bits> visitor{of.weight,
-                                      of.a,
-                                      of.b,
-                                      of.weight_type,
-                                      of.factor_type,
-                                      of.out_type,
-                                      of.weight_strides[0],
-                                      of.weight_strides[1],
-                                      of.a_stride,
-                                      of.b_stride,
-                                      of.columns,
-                                      of.rank,
-                                      of.scaling,
-                                      of.rounds_product};
+    const MergedElement<Bits, decltype(factor), decltype(weight)> visitor{
+        of.weight,   of.a,        of.b,       of.out_type, of.weight_strides[0], of.weight_strides[1],
+        of.a_stride, of.b_stride, of.columns, of.rank,     of.scaling,           of.rounds_product};
     for_each_element<Bits>(space, label, region, visitor);
+  };
+  with_types(of.factor_type, of.weight_type, [&](auto factor, auto weight) {
+    if (of.out_type == DType::f32) {
+      run(std::uint32_t{}, factor, weight);
+    } else {
+      run(std::uint16_t{}, factor, weight);
+    }
   });
 }
 
@@ -106,14 +99,7 @@ struct HostMerge {
       widen(of.weight_type, of.weight + at * byte_size(of.weight_type), of.weight_strides[1], columns, values.data());
       add_product(of.scaling, sums.data(), columns, values.data());
       std::byte* out = of.out + (r * of.columns + column) * byte_size(of.out_type);
-      for (std::int64_t c = 0; c < columns; ++c) {
-        const std::uint32_t bits = bits_from_double(values[static_cast<std::size_t>(c)], of.out_type);
-        if (of.out_type == DType::f32) {
-          store(out, c, bits);
-        } else {
-          store(out, c, static_cast<std::uint16_t>(bits));
-        }
-      }
+      narrow(of.out_type, values.data(), columns, out);
     }
   }
 };
