@@ -11,6 +11,7 @@ from job import Suite  # noqa: E402
 
 DENSE = ("--model", "qwen3-0.6b-small", "--layers", 2)
 MOE = ("--model", "qwen3-30b-a3b-small", "--layers", 2)
+ONE_LANE = ("--set", "refit.streams=1", "--set", "refit.ring_chunks=1", "--set", "refit.chunk_bytes=4KiB")
 REFITS = 4
 
 
@@ -73,7 +74,7 @@ def layouts(suite):
         ("colocated", 2, DENSE, "TP2", "DP2", ("--colocated",)),
         ("colocated", 4, MOE, "EP4", "TP4", ("--colocated",)),
         ("misc", 4, DENSE, "TP2", "TP2", ("--bulk", "ffn")),
-        ("one-lane", 4, DENSE, "TP2", "TP2", ("--set", "refit.streams=1", "--set", "refit.ring_chunks=1", "--set", "refit.chunk_bytes=4KiB")),
+        ("one-lane", 4, DENSE, "TP2", "TP2", ONE_LANE),
     ):  # fmt: skip
         for delta in ("auto", "index", "bitmap") if name == "engines" else ("auto",):
             found = good(suite, f"{name}-{delta}", ranks, model, train, gen, delta, "sparse:0.1", *options)
