@@ -16,10 +16,13 @@ namespace {
 constexpr std::int64_t kItemRows = 32;
 constexpr std::int64_t kItemColumns = 512;
 
-template <typename Type>
-REFIT_FORCEINLINE double value_of(const std::byte* data, std::int64_t index) {
-  const auto bits = load<typename Type::Bits>(data, index);
-  return static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(convert<Type, F32>(bits))));
+/// Returns an element of a castable type.
+REFIT_FUNCTION double value_of(DType dtype, const std::byte* data, std::int64_t index) {
+  std::uint32_t bits = 0;
+  if (dtype == DType::f32) bits = load<std::uint32_t>(data, index);
+  if (dtype == DType::bf16) bits = f32_from_bf16(load<std::uint16_t>(data, index));
+  if (dtype == DType::f16) bits = f32_from_f16(load<std::uint16_t>(data, index));
+  return static_cast<double>(std::bit_cast<float>(bits));
 }
 
 /// Returns the value of a double rounded to a castable type.
@@ -31,7 +34,7 @@ REFIT_FUNCTION double rounded(double value, DType dtype) {
 }
 
 /// The element at (box-linear index) of a merged weight.
-template <typename Bits, typename Factor, typename Weight>
+template <typename Bits>
 struct MergedElement {
   static constexpr bool kReads = false;
   static constexpr bool kWrites = true;
@@ -39,7 +42,7 @@ struct MergedElement {
   const std::byte* weight;
   const std::byte* a;
   const std::byte* b;
-  DType out_type;
+  DType weight_type, factor_type, out_type;
   std::int64_t row_stride, column_stride, a_stride, b_stride, columns, rank;
   double scaling;
   bool rounds_product;
@@ -49,8 +52,8 @@ struct MergedElement {
     const std::int64_t column = index - row * columns;
     double sum = 0;
     for (std::int64_t k = 0; k < rank; ++k)
-      sum += value_of<Factor>(b, row * b_stride + k) * value_of<Factor>(a, k * a_stride + column);
-    const double value = value_of<Weight>(weight, row * row_stride + column * column_stride);
+      sum += value_of(factor_type, b, row * b_stride + k) * value_of(factor_type, a, k * a_stride + column);
+    const double value = value_of(weight_type, weight, row * row_stride + column * column_stride);
     if (rounds_product) return static_cast<Bits>(bits_from_double(value + rounded(scaling * sum, out_type), out_type));
     return static_cast<Bits>(bits_from_double(fma(scaling, sum, value), out_type));
   }
@@ -59,19 +62,23 @@ struct MergedElement {
 void merge_by_element(const ExecutionSpace& space, const std::string& label, const Merge& of) {
   const Shape shape{of.rows, of.columns};
   const Region region{of.out, of.out_type, Box::whole(shape), shape, row_major_strides(shape)};
-  const auto run = [&](auto zero, auto factor, auto weight) {
+  with_bits_of(of.out_type, [&](auto zero) {
     using Bits = decltype(zero);
-    const MergedElement<Bits, decltype(factor), decltype(weight)> visitor{
-        of.weight,   of.a,        of.b,       of.out_type, of.weight_strides[0], of.weight_strides[1],
-        of.a_stride, of.b_stride, of.columns, of.rank,     of.scaling,           of.rounds_product};
+    const MergedElement<Bits> visitor{of.weight,
+                                      of.a,
+                                      of.b,
+                                      of.weight_type,
+                                      of.factor_type,
+                                      of.out_type,
+                                      of.weight_strides[0],
+                                      of.weight_strides[1],
+                                      of.a_stride,
+                                      of.b_stride,
+                                      of.columns,
+                                      of.rank,
+                                      of.scaling,
+                                      of.rounds_product};
     for_each_element<Bits>(space, label, region, visitor);
-  };
-  with_types(of.factor_type, of.weight_type, [&](auto factor, auto weight) {
-    if (of.out_type == DType::f32) {
-      run(std::uint32_t{}, factor, weight);
-    } else {
-      run(std::uint16_t{}, factor, weight);
-    }
   });
 }
 
@@ -189,6 +196,30 @@ struct DeviceMerge {
   }
 };
 
+/// A row by one host thread, straight from the matrices.
+struct HostPlainRow {
+  Merge of;
+
+  void operator()(std::int64_t row) const {
+    std::vector<double> sums(static_cast<std::size_t>(of.columns), 0.0);
+    const std::int64_t size = byte_size(of.factor_type);
+    for (std::int64_t k = 0; k < of.rank; ++k) {
+      const double b = value_of(of.factor_type, of.b, row * of.b_stride + k);
+      add_elements(of.factor_type, b, of.a + k * of.a_stride * size, of.columns, sums.data());
+    }
+    for (std::int64_t c = 0; c < of.columns; ++c) {
+      const double value = value_of(of.weight_type, of.weight, row * of.weight_strides[0] + c * of.weight_strides[1]);
+      const std::uint32_t bits =
+          bits_from_double(std::fma(of.scaling, sums[static_cast<std::size_t>(c)], value), of.out_type);
+      if (of.out_type == DType::f32) {
+        store(of.out, row * of.columns + c, bits);
+      } else {
+        store(of.out, row * of.columns + c, static_cast<std::uint16_t>(bits));
+      }
+    }
+  }
+};
+
 /// A value times a number, in float32.
 template <typename Type>
 struct Scale {
@@ -219,6 +250,16 @@ void merge_tiles(const ExecutionSpace& space, const std::string& label, const Me
   }
 }
 
+/// Rows by threads likewise, and single elements on a device.
+template <bool kByThreads>
+void merge_simply(const ExecutionSpace& space, const std::string& label, const Merge& of) {
+  if constexpr (kByThreads) {
+    for_each_item(space, label, of.rows, HostPlainRow{of});
+  } else {
+    merge_by_element(space, label, of);
+  }
+}
+
 }  // namespace
 
 void merge(const ExecutionSpace& space, const Merge& of) {
@@ -230,7 +271,7 @@ void merge(const ExecutionSpace& space, const Merge& of) {
 
 void merge_plainly(const ExecutionSpace& space, const Merge& of) {
   static const std::string label = "refit::merge_plainly";
-  if (of.rows > 0 && of.columns > 0) merge_by_element(space, label, of);
+  if (of.rows > 0 && of.columns > 0) merge_simply<kOnHost>(space, label, of);
 }
 
 void scale(const ExecutionSpace& space, const std::byte* source, std::byte* destination, DType dtype,

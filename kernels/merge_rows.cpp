@@ -45,6 +45,19 @@ void widen(DType dtype, const std::byte* data, std::int64_t stride, std::int64_t
   with_types(dtype, dtype, [&](auto type, auto) { widen(type, data, stride, count, values); });
 }
 
+#define REFIT_ADD_ELEMENTS(TYPE)                                                                                       \
+  REFIT_HOST_VECTORS void add_elements(TYPE, double factor, const std::byte* data, std::int64_t count, double* sums) { \
+    for (std::int64_t c = 0; c < count; ++c) sums[c] += factor * value_at<TYPE>(data, c);                              \
+  }
+REFIT_ADD_ELEMENTS(F32)
+REFIT_ADD_ELEMENTS(F16)
+REFIT_ADD_ELEMENTS(BF16)
+#undef REFIT_ADD_ELEMENTS
+
+void add_elements(DType dtype, double factor, const std::byte* data, std::int64_t count, double* sums) {
+  with_types(dtype, dtype, [&](auto type, auto) { add_elements(type, factor, data, count, sums); });
+}
+
 REFIT_HOST_VECTORS void narrow(F32, const double* values, std::int64_t count, std::byte* out) {
   for (std::int64_t c = 0; c < count; ++c) store(out, c, std::bit_cast<std::uint32_t>(static_cast<float>(values[c])));
 }
