@@ -107,14 +107,7 @@ struct HostMerge {
       widen(of.weight_type, of.weight + at * byte_size(of.weight_type), of.weight_strides[1], columns, values.data());
       add_product(of.scaling, sums.data(), columns, values.data());
       std::byte* out = of.out + (r * of.columns + column) * byte_size(of.out_type);
-      for (std::int64_t c = 0; c < columns; ++c) {
-        const std::uint32_t bits = bits_from_double(values[static_cast<std::size_t>(c)], of.out_type);
-        if (of.out_type == DType::f32) {
-          store(out, c, bits);
-        } else {
-          store(out, c, static_cast<std::uint16_t>(bits));
-        }
-      }
+      narrow(of.out_type, values.data(), columns, out);
     }
   }
 };
@@ -203,6 +196,30 @@ struct DeviceMerge {
   }
 };
 
+/// A row by one host thread, straight from the matrices.
+struct HostPlainRow {
+  Merge of;
+
+  void operator()(std::int64_t row) const {
+    std::vector<double> sums(static_cast<std::size_t>(of.columns), 0.0);
+    const std::int64_t size = byte_size(of.factor_type);
+    for (std::int64_t k = 0; k < of.rank; ++k) {
+      const double b = value_of(of.factor_type, of.b, row * of.b_stride + k);
+      add_elements(of.factor_type, b, of.a + k * of.a_stride * size, of.columns, sums.data());
+    }
+    for (std::int64_t c = 0; c < of.columns; ++c) {
+      const double value = value_of(of.weight_type, of.weight, row * of.weight_strides[0] + c * of.weight_strides[1]);
+      const std::uint32_t bits =
+          bits_from_double(std::fma(of.scaling, sums[static_cast<std::size_t>(c)], value), of.out_type);
+      if (of.out_type == DType::f32) {
+        store(of.out, row * of.columns + c, bits);
+      } else {
+        store(of.out, row * of.columns + c, static_cast<std::uint16_t>(bits));
+      }
+    }
+  }
+};
+
 /// A value times a number, in float32.
 template <typename Type>
 struct Scale {
@@ -233,6 +250,16 @@ void merge_tiles(const ExecutionSpace& space, const std::string& label, const Me
   }
 }
 
+/// Rows by threads likewise, and single elements on a device.
+template <bool kByThreads>
+void merge_simply(const ExecutionSpace& space, const std::string& label, const Merge& of) {
+  if constexpr (kByThreads) {
+    for_each_item(space, label, of.rows, HostPlainRow{of});
+  } else {
+    merge_by_element(space, label, of);
+  }
+}
+
 }  // namespace
 
 void merge(const ExecutionSpace& space, const Merge& of) {
@@ -244,7 +271,7 @@ void merge(const ExecutionSpace& space, const Merge& of) {
 
 void merge_plainly(const ExecutionSpace& space, const Merge& of) {
   static const std::string label = "refit::merge_plainly";
-  if (of.rows > 0 && of.columns > 0) merge_by_element(space, label, of);
+  if (of.rows > 0 && of.columns > 0) merge_simply<kOnHost>(space, label, of);
 }
 
 void scale(const ExecutionSpace& space, const std::byte* source, std::byte* destination, DType dtype,
