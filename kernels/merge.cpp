@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/elementwise.hpp"
+#include "kernels/launch.hpp"
 #include "kernels/merge_rows.hpp"
 
 namespace refit::kernels {
@@ -106,14 +107,7 @@ struct HostMerge {
       widen(of.weight_type, of.weight + at * byte_size(of.weight_type), of.weight_strides[1], columns, values.data());
       add_product(of.scaling, sums.data(), columns, values.data());
       std::byte* out = of.out + (r * of.columns + column) * byte_size(of.out_type);
-      for (std::int64_t c = 0; c < columns; ++c) {
-        const std::uint32_t bits = bits_from_double(values[static_cast<std::size_t>(c)], of.out_type);
-        if (of.out_type == DType::f32) {
-          store(out, c, bits);
-        } else {
-          store(out, c, static_cast<std::uint16_t>(bits));
-        }
-      }
+      narrow(of.out_type, values.data(), columns, out);
     }
   }
 };
@@ -122,7 +116,7 @@ struct HostMerge {
 /// follow, so that what it widens of A and B serves several elements.
 template <typename Factor>
 struct DeviceMerge {
-  static constexpr int kTileRows = 8;
+  static constexpr int kTileRows = 4;
   static constexpr int kLaneColumns = 4;
   static constexpr int kTileColumns = kLanes * kLaneColumns;
   Merge of;
@@ -145,6 +139,15 @@ struct DeviceMerge {
       const std::int64_t column = first_column + c * kLanes;
       columns[c] = column < of.columns ? column : of.columns - 1;
     }
+    // Loaded before anything is stored: a compiler cannot know that `out` is other memory.
+    float weights[kTileRows][kLaneColumns];
+    REFIT_UNROLL
+    for (int r = 0; r < kTileRows; ++r) {
+      REFIT_UNROLL
+      for (int c = 0; c < kLaneColumns; ++c)
+        weights[r][c] = static_cast<float>(
+            value_of(of.weight_type, of.weight, rows[r] * of.weight_strides[0] + columns[c] * of.weight_strides[1]));
+    }
     double sums[kTileRows][kLaneColumns] = {};
     for (std::int64_t k = 0; k < of.rank; ++k) {
       double a[kLaneColumns];
@@ -163,20 +166,56 @@ struct DeviceMerge {
       for (int c = 0; c < kLaneColumns; ++c) {
         const std::int64_t row = first_row + r;
         const std::int64_t column = first_column + c * kLanes;
-        if (row < of.rows && column < of.columns) put(row, column, sums[r][c]);
+        if (row < of.rows && column < of.columns) put(row, column, fma(of.scaling, sums[r][c], double{weights[r][c]}));
       }
     }
   }
 
-  KOKKOS_INLINE_FUNCTION void put(std::int64_t row, std::int64_t column, double sum) const {
-    const double value =
-        value_of(of.weight_type, of.weight, row * of.weight_strides[0] + column * of.weight_strides[1]);
-    const std::uint32_t bits = bits_from_double(fma(of.scaling, sum, value), of.out_type);
+  /// The same bits as bits_from_double. Rounding to BF16 goes by way of a float32 that remembers in its lowest bit that
+  /// something was cut off, which a device does in a third of the time.
+  REFIT_FUNCTION static std::uint32_t rounded_bits(double value, DType to) {
+    if (to != DType::bf16 || value != value) return bits_from_double(value, to);
+    const auto nearest = static_cast<float>(value);
+    auto bits = std::bit_cast<std::uint32_t>(nearest);
+    const auto back = static_cast<double>(nearest);
+    if (back != value) {
+      if (fabs(back) > fabs(value)) --bits;
+      bits |= 1;
+    }
+    return bf16_from_f32(bits);
+  }
+
+  KOKKOS_INLINE_FUNCTION void put(std::int64_t row, std::int64_t column, double value) const {
+    const std::uint32_t bits = rounded_bits(value, of.out_type);
     const std::int64_t at = row * of.columns + column;
     if (of.out_type == DType::f32) {
       store(of.out, at, bits);
     } else {
       store(of.out, at, static_cast<std::uint16_t>(bits));
+    }
+  }
+};
+
+/// A row by one host thread, straight from the matrices.
+struct HostPlainRow {
+  Merge of;
+
+  void operator()(std::int64_t row) const {
+    std::vector<double> sums(static_cast<std::size_t>(of.columns), 0.0);
+    const std::int64_t size = byte_size(of.factor_type);
+    for (std::int64_t k = 0; k < of.rank; ++k) {
+      const double b = value_of(of.factor_type, of.b, row * of.b_stride + k);
+      add_elements(of.factor_type, b, of.a + k * of.a_stride * size, of.columns, sums.data());
+    }
+    for (std::int64_t c = 0; c < of.columns; ++c) {
+      const double value = value_of(of.weight_type, of.weight, row * of.weight_strides[0] + c * of.weight_strides[1]);
+      const std::uint32_t bits =
+          bits_from_double(std::fma(of.scaling, sums[static_cast<std::size_t>(c)], value), of.out_type);
+      if (of.out_type == DType::f32) {
+        store(of.out, row * of.columns + c, bits);
+      } else {
+        store(of.out, row * of.columns + c, static_cast<std::uint16_t>(bits));
+      }
     }
   }
 };
@@ -206,8 +245,18 @@ void merge_tiles(const ExecutionSpace& space, const std::string& label, const Me
     with_types(of.factor_type, DType::f32, [&](auto factor, auto) {
       using Tile = DeviceMerge<decltype(factor)>;
       const std::int64_t across = ceil_div(of.columns, std::int64_t{Tile::kTileColumns});
-      for_each_team(space, label, ceil_div(of.rows, std::int64_t{Tile::kTileRows}) * across, Tile{of, across});
+      for_each_team<2>(space, label, ceil_div(of.rows, std::int64_t{Tile::kTileRows}) * across, Tile{of, across});
     });
+  }
+}
+
+/// Rows by threads likewise, and single elements on a device.
+template <bool kByThreads>
+void merge_simply(const ExecutionSpace& space, const std::string& label, const Merge& of) {
+  if constexpr (kByThreads) {
+    for_each_item(space, label, of.rows, HostPlainRow{of});
+  } else {
+    merge_by_element(space, label, of);
   }
 }
 
@@ -222,7 +271,7 @@ void merge(const ExecutionSpace& space, const Merge& of) {
 
 void merge_plainly(const ExecutionSpace& space, const Merge& of) {
   static const std::string label = "refit::merge_plainly";
-  if (of.rows > 0 && of.columns > 0) merge_by_element(space, label, of);
+  if (of.rows > 0 && of.columns > 0) merge_simply<kOnHost>(space, label, of);
 }
 
 void scale(const ExecutionSpace& space, const std::byte* source, std::byte* destination, DType dtype,

@@ -30,7 +30,7 @@ struct Merge {
 /// Merges. Does not overlap: neither memory may be `out`'s.
 void merge(const ExecutionSpace& space, const Merge& of);
 
-/// Merges likewise, element by element: the reference of proofs.
+/// Merges likewise by simpler code, and without `rounds_product`: the reference of proofs.
 void merge_plainly(const ExecutionSpace& space, const Merge& of);
 
 /// Multiplies `count` contiguous elements of a castable type by a number: in float32, rounded to the type, as

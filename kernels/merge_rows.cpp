@@ -15,6 +15,16 @@ REFIT_FORCEINLINE double value_at(const std::byte* data, std::int64_t index) {
   return static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(convert<Type, F32>(bits))));
 }
 
+/// A float from which a double is rounded to a narrower type as if directly: towards zero, and odd where that loses
+/// digits.
+REFIT_FORCEINLINE std::uint32_t odd_float(double value) {
+  const auto nearest = static_cast<float>(value);
+  const auto back = static_cast<double>(nearest);
+  const std::uint32_t beyond = __builtin_fabs(back) > __builtin_fabs(value) ? 1U : 0U;
+  const std::uint32_t lost = back != value ? 1U : 0U;
+  return (std::bit_cast<std::uint32_t>(nearest) - beyond) | lost;
+}
+
 }  // namespace
 
 #define REFIT_WIDEN(TYPE)                                                                             \
@@ -33,6 +43,35 @@ REFIT_WIDEN(BF16)
 
 void widen(DType dtype, const std::byte* data, std::int64_t stride, std::int64_t count, double* values) {
   with_types(dtype, dtype, [&](auto type, auto) { widen(type, data, stride, count, values); });
+}
+
+#define REFIT_ADD_ELEMENTS(TYPE)                                                                                       \
+  REFIT_HOST_VECTORS void add_elements(TYPE, double factor, const std::byte* data, std::int64_t count, double* sums) { \
+    for (std::int64_t c = 0; c < count; ++c) sums[c] += factor * value_at<TYPE>(data, c);                              \
+  }
+REFIT_ADD_ELEMENTS(F32)
+REFIT_ADD_ELEMENTS(F16)
+REFIT_ADD_ELEMENTS(BF16)
+#undef REFIT_ADD_ELEMENTS
+
+void add_elements(DType dtype, double factor, const std::byte* data, std::int64_t count, double* sums) {
+  with_types(dtype, dtype, [&](auto type, auto) { add_elements(type, factor, data, count, sums); });
+}
+
+REFIT_HOST_VECTORS void narrow(F32, const double* values, std::int64_t count, std::byte* out) {
+  for (std::int64_t c = 0; c < count; ++c) store(out, c, std::bit_cast<std::uint32_t>(static_cast<float>(values[c])));
+}
+
+REFIT_HOST_VECTORS void narrow(BF16, const double* values, std::int64_t count, std::byte* out) {
+  for (std::int64_t c = 0; c < count; ++c) store(out, c, convert<F32, BF16>(odd_float(values[c])));
+}
+
+REFIT_HOST_VECTORS void narrow(F16, const double* values, std::int64_t count, std::byte* out) {
+  for (std::int64_t c = 0; c < count; ++c) store(out, c, convert<F32, F16>(odd_float(values[c])));
+}
+
+void narrow(DType dtype, const double* values, std::int64_t count, std::byte* out) {
+  with_types(dtype, dtype, [&](auto type, auto) { narrow(type, values, count, out); });
 }
 
 REFIT_HOST_VECTORS void add_scaled(double factor, const double* values, std::int64_t count, double* sums) {

@@ -17,4 +17,10 @@ void add_scaled(double factor, const double* values, std::int64_t count, double*
 /// Sets values[c] to s x sums[c] + values[c], rounded once.
 void add_product(double scaling, const double* sums, std::int64_t count, double* values);
 
+/// Adds factor x element c of a contiguous array to sums[c].
+void add_elements(DType dtype, double factor, const std::byte* data, std::int64_t count, double* sums);
+
+/// Writes values as contiguous elements of a castable type, each rounded once.
+void narrow(DType dtype, const double* values, std::int64_t count, std::byte* out);
+
 }  // namespace refit::kernels

@@ -465,8 +465,11 @@ void Job::commit(report::Refit& refit) {
 }
 
 verify::StepResult Job::verify(std::int64_t number, report::Result& result, const verify::Named& named) {
+  if (adapted_) {
+    progress_.begin("adapt plainly", limits_.phase(host_bytes_), true);
+    adapted_->run_plainly();
+  }
   begin("verify");
-  if (adapted_) adapted_->run_plainly();
   verify::StepResult step = prover_->prove(number, [&](const verify::StepResult& wrong) {
     named(wrong);
     progress_.begin("count", limits_.phase(host_bytes_) + setup_.c.run.count_seconds);

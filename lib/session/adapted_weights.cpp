@@ -62,6 +62,7 @@ AdaptedWeights::AdaptedWeights(const kernels::ExecutionSpace& space, transport::
       adapted_(adapted),
       rank_(rank),
       mine_(mine),
+      progress_(progress),
       factor_layout_(model, train),
       matrices_(merged_matrices(model)) {
   together(world_, [&] {
@@ -196,8 +197,10 @@ kernels::SharedBuffer AdaptedWeights::gathered(const Tensor& matrix) {
 
 void AdaptedWeights::run_plainly() {
   auto job = jobs_.begin();
+  std::int64_t done = 0;
   for (const Tensor& tensor : model_.tensors) {
     if (!AdaptedLayout::is_made(model_, tensor)) continue;
+    progress_.moved(++done);
     const bool is_merged = tensor.adapters >= 0;
     const kernels::SharedBuffer a = is_merged ? gathered(model_[tensor.adapters]) : kernels::SharedBuffer();
     const kernels::SharedBuffer b = gathered(is_merged ? model_[tensor.adapters + 1] : tensor);

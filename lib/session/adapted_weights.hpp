@@ -43,7 +43,7 @@ class AdaptedWeights {
   /// injected bug (kernels::Merge).
   void run(bool rounds_product = false);
   /// Makes them once more for a proof, by other code: whole matrices are gathered over `world`, and each element is
-  /// computed by itself. Collective over the world.
+  /// computed by itself. Tells `progress` each weight as moved. Collective over the world.
   void run_plainly();
 
  private:
@@ -60,6 +60,7 @@ class AdaptedWeights {
   const layout::AdaptedLayout& adapted_;
   std::optional<Rank> rank_;
   const Train* mine_;
+  transport::Progress& progress_;
   layout::LocalLayout local_, factors_;
   transport::LocalMemory memory_, factor_memory_;
   layout::FactorLayout factor_layout_;
