@@ -25,7 +25,7 @@ PREFIXES = {
     "minimax_m2": "minimax-m2-",
     "mixtral": "mixtral-",
     "nemotron_h": "nemotron-3-",
-    "qwen3": "qwen3-4b-|qwen3-vl-8b-",
+    "qwen3": "qwen3-4b-|qwen3-8b-|qwen3-vl-8b-",
     "qwen3_5_moe": "qwen3.5-",
     "qwen3_moe": "qwen3-30b-|qwen3-235b-",
     "qwen3_next": "qwen3-next-",
