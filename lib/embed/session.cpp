@@ -421,7 +421,11 @@ const verify::StepResult& Session::prove() {
       prover_ = std::make_unique<session::Prover>(*space_, world_.control(), *session_, exchange_, *mine_, 1,
                                                   std::vector<verify::Constant>(), verify::Tuning());
     proof_ = prover_->prove(refits_);
-    if (proof_->ok()) session_->set_proved(proof_->fingerprint_gen);
+    if (proof_->ok()) {
+      session_->set_proved(proof_->fingerprint_gen);
+    } else {
+      session_->restart();
+    }
   });
   return *proof_;
 }

@@ -475,7 +475,11 @@ verify::StepResult Job::verify(std::int64_t number, report::Result& result, cons
     progress_.begin("count", limits_.phase(host_bytes_) + setup_.c.run.count_seconds);
   });
   brought().verify(true_scales_.get(), world_, step);
-  if (step.ok()) session_->set_proved(step.fingerprint_gen);
+  if (step.ok()) {
+    session_->set_proved(step.fingerprint_gen);
+  } else {
+    session_->restart();
+  }
   if (!looked_at_gen_)
     say(not_finite_notes(setup_, not_finite_, prover_->verifier().not_finite(Group::gen), step.overflows), result);
   looked_at_gen_ = true;

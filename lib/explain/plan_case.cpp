@@ -222,7 +222,7 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   if (matrix) result.byte_matrix = plan::byte_matrix(paths, broadcasts, std::move(traffic.matrix));
 
   const plan::Bound bound =
-      plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, machine.rates, machine.placement);
+      plan::lower_bound(paths.tensors(), setup.sent(), *setup.gen, machine.rates, machine.placement);
   result.bound = engine::to_report(bound, options.hardware.has_value());
   if (options.hardware) {
     result.model_seconds = model_of(row, how, paths, traffic.loads, machine);

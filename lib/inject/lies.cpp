@@ -68,6 +68,7 @@ class Skipping final : public transport::Executor {
                        (own_.destination && faults_.skips_bulk(Group::gen, *own_.destination, refit_));
     if (!skips) truth_->execute();
   }
+  void restart() override { truth_->restart(); }
   void connect() override { truth_->connect(); }
   transport::MemoryList staging() const override { return truth_->staging(); }
   transport::Schedule schedule() const override { return truth_->schedule(); }

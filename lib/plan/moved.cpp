@@ -4,6 +4,14 @@
 #include <numeric>
 
 namespace refit::plan {
+
+std::vector<Tensor> Paths::tensors() const {
+  std::vector<Tensor> all = bulk;
+  all.insert(all.end(), misc.begin(), misc.end());
+  std::ranges::sort(all, {}, &Tensor::index);
+  return all;
+}
+
 namespace {
 
 /// The ranks beside itself to which a source rank broadcasts.

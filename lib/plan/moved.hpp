@@ -18,6 +18,8 @@ struct Paths {
   bool colocated = false;  ///< rank r of either side is one process
 
   WorldMap world() const { return {source.ranks(), destination.ranks(), colocated}; }
+  /// Returns the tensors of both paths in the model's order: all that a refit moves.
+  std::vector<Tensor> tensors() const;
 };
 
 /// Totals of the bytes that really move in one refit.

@@ -115,7 +115,7 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   make_communicators();
   begin("probe");
   probe();
-  estimate_.bound = plan::lower_bound(exchange_.model.tensors, exchange_.paths.source, exchange_.paths.destination,
+  estimate_.bound = plan::lower_bound(exchange_.paths.tensors(), exchange_.paths.source, exchange_.paths.destination,
                                       estimate_.rates, placement_);
   estimate_.fan_out_ranks = choose_fan_out();
   double start = now();

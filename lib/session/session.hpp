@@ -103,6 +103,9 @@ class Session {
   Versions versions() const;
   /// Takes up where another session of the same ranks has left off. Not collective.
   void set_versions(const Versions& versions);
+  /// Says that storages of gen ranks may hold anything, as after a proof that failed: the next refit sends everything.
+  /// All ranks call it, or none. Not collective.
+  void restart();
   /// Says that the last refit was proved, and the fingerprint of its weights. Not collective.
   void set_proved(const Sum128& weights);
   /// Requires that all gen ranks generate from version `number` of this plan. Errors (data), on all ranks alike: those
@@ -162,8 +165,6 @@ class Session {
   transport::Tuning tuning() const;
   void note_mechanism();
   void note_delta();
-  /// Says that storages of gen ranks may hold anything: the next refit sends everything. All ranks call it, or none.
-  void restart();
   void make_executors(const std::vector<plan::Copy>& copies);
   void connect();
   void register_memory();

@@ -3,6 +3,7 @@
     run_deltas.py --refit EXE --engines engines.tar.xz --inputs FOLDER --work FOLDER
 """
 
+import csv
 import os
 import sys
 
@@ -91,4 +92,17 @@ def commits(suite):
     good(suite, "partly", 4, DENSE, "TP2", "TP2", "auto", "sparse:0.1", *options)
 
 
-Suite(__doc__).main(forms, nothing_changes, precisions, layouts, commits)
+def proofs_mend(suite):
+    """After a proof that failed the next refit sends everything."""
+    bug = os.path.join(suite.args.inputs, "bugs", "B64-delta-wrong-base.toml")
+    ended = suite.run(4, "run", bug, "--steps", 5, "--json", "mended.json", "--csv", "mended.csv", "--force")
+    suite.check_code(ended, 0, "B64, five refits")
+    sent = suite.result("mended.json", ended)["delta"]
+    with open(suite.path("mended.csv"), encoding="utf-8", newline="") as file:
+        wrong = [int(row["elements_wrong"]) for row in csv.DictReader(file)]
+    suite.check([count > 0 for count in wrong] == [False, False, True, False, False], f"mended: {wrong}", ended)
+    everything = [bytes == sent["dense_bytes"] for bytes in sent["bytes_samples"]]
+    suite.check(everything == [True, False, False, True, False], f"mended: {sent}", ended)
+
+
+Suite(__doc__).main(forms, nothing_changes, precisions, layouts, commits, proofs_mend)
