@@ -238,7 +238,7 @@ void Job::adapt() {
                                                 own().source, unadapted_ ? &*unadapted_ : nullptr, arena, progress_);
   if (!train_) return;
   mine_->source.emplace(adapted_->layout(), adapted_->memory(), train_->arena);
-  mine_->adapt = [this] { adapted_->run(); };
+  mine_->adapt = [this] { adapted_->run(lies_.rounds_products()); };
 }
 
 void Job::load(report::Result& result) {

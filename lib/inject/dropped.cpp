@@ -40,6 +40,12 @@ std::vector<Fault> dropped_faults() {
            "layers of multi-token prediction",
            Act::drop,
            [](const Setting& setting, const Tensor& tensor) { return tensor.layer >= setting.model.config.layers; }},
+          {{"B67-merged-rounded-twice", "s B A is rounded to the weight's type before it is added to the weight"},
+           "adapters that are merged (adapters.send = merged)",
+           Act::round_twice,
+           [](const Setting& setting, const Tensor& tensor) {
+             return setting.model.adapters == model::SendAdapters::merged && tensor.adapters >= 0;
+           }},
           {{"B66-adapter-without-base", "LoRA pairs are sent, and the weights that they adapt stay those of refit 1"},
            "adapters ([adapters]), with what they adapt refitted too",
            Act::keep,

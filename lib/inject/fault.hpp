@@ -41,6 +41,7 @@ enum class Act : std::uint8_t {
   forget_scales,      ///< gen finalises them as if none had been loaded
   flip_early,         ///< gen generates from staged weights before they are proved
   keep,               ///< gen keeps what refit 1 brought of the concerned tensors
+  round_twice,        ///< train ranks round s B A before they add it to the concerned weights
   old_magnitudes,     ///< train ranks quantise with the magnitudes of refit 1
   leave_out,          ///< the same: deltas leave them out
   reload,             ///< gen rank 0 gets what refit 1 brought of them again before refit 3

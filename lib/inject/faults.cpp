@@ -218,6 +218,7 @@ void Faults::require_effect(const Job& job) const {
       case Act::reload:
         if (!shows_stale || !job.deltas || job.refits < 3) needs = fault->needs;
         break;
+      case Act::round_twice:
       case Act::change:
         if (!is_moved) needs = fault->needs;
         break;
@@ -294,6 +295,8 @@ bool Faults::skips_bulk(Group group, Rank rank, std::int64_t refit) const {
 bool Faults::skips_finalize(std::int64_t refit) const { return refit >= 2 && acting(Act::keep_scales) != nullptr; }
 
 bool Faults::keeps_derived(std::int64_t refit) const { return refit >= 2 && acting(Act::keep_derived) != nullptr; }
+
+bool Faults::rounds_products() const { return acting(Act::round_twice) != nullptr; }
 
 bool Faults::keeps_magnitudes(std::int64_t refit) const { return refit >= 2 && acting(Act::old_magnitudes) != nullptr; }
 

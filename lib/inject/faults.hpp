@@ -93,6 +93,8 @@ class Faults {
 
   /// Returns true where train ranks quantise this refit with the magnitudes of the one before.
   bool keeps_magnitudes(std::int64_t refit) const;
+  /// Returns whether train ranks round products of LoRA pairs before they merge them.
+  bool rounds_products() const;
   /// Returns true for a tensor of which gen keeps what refit 1 brought.
   bool keeps(const model::Model& model, const model::Tensor& tensor) const;
   /// Returns the storages of a gen rank that do not stay what a refit makes of them.

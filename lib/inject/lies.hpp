@@ -32,6 +32,8 @@ class Lies {
   bool corrupts(const model::Tensor& tensor) const;
   /// Returns whether this rank leaves `tensor`'s update of a step out.
   bool loses_update(const model::Tensor& tensor, std::int64_t step) const;
+  /// Returns whether train ranks round products of LoRA pairs before they merge them.
+  bool rounds_products() const { return faults_.rounds_products(); }
   /// Return whether gen does not finalise after loading a refit, or does so as if nothing had been loaded.
   bool skips_finalise(std::int64_t refit) const { return faults_.skips_finalize(refit); }
   bool keeps_derived(std::int64_t refit) const { return faults_.keeps_derived(refit); }

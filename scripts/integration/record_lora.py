@@ -3,10 +3,10 @@
 
     GEN_PYTHON scripts/integration/record_lora.py FOLDER [CASE ...]
 
-For each case, vLLM makes a small model on every rank (CPU, gloo), wraps its layers, loads a PEFT adapter by its own loader and activates it;
+For each case, vLLM makes a small model on every rank (CPU, gloo), wraps its layers, loads a PEFT adapter by its own loader, activates it;
 FOLDER/vllm/<case>/rank<r>.safetensors are then its buffers of adapters, one for each slice, of the one adapter that it was started for
 (max_loras = 1), by the names of the modules that have them. FOLDER/adapters/<model> are the configurations and the adapters: float32, every
-element a unique integer, but for those whose name ends in "scaled", which are bfloat16 with an alpha that is no power of two times the rank.
+element a unique integer, but for those whose name ends in "scaled", which are bfloat16 with an alpha that is no multiple of the rank.
 Nothing in FOLDER is computed by this project."""
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ ADAPTERS: dict[str, tuple[str, list[str], int, float, str]] = {
     "phi3": ("phi3", ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"], 8, 8, "float32"),
     "qwen3_moe": ("qwen3_moe", ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], 4, 4, "float32"),
 }
+ATTRIBUTES = [f"{prefix}lora_{which}_stacked" for prefix in ("", "w13_", "w2_") for which in "ab"]
 # By name: adapter, TP, EP.
 CASES: dict[str, tuple[str, int, bool]] = {
     **{f"{name}-TP{tp}": (name, tp, False) for name in ("qwen3", "qwen3-some", "phi3") for tp in (1, 2)},
@@ -139,7 +140,7 @@ def record(case: str, folder: Path, rank: int) -> int:
         manager._adapter_manager.activate_adapter(1)
     buffers = {}
     for module_name, module in model.named_modules():
-        for attribute in ("lora_a_stacked", "lora_b_stacked", "w13_lora_a_stacked", "w13_lora_b_stacked", "w2_lora_a_stacked", "w2_lora_b_stacked"):
+        for attribute in ATTRIBUTES:
             stacked = getattr(module, attribute, None)
             if not isinstance(stacked, tuple):  # an MoE's lists are views of its tuples
                 continue

@@ -153,7 +153,8 @@ def fused_and_experts(suite):
     """Pairs that share an A, experts over EP and DP, GQA with replicated KV heads, and every executor."""
     arguments = ("--set", "adapters.rank=4", "--set", "adapters.alpha=6")
     for executor in ALL:
-        ended, result = run(suite, f"fused-{executor}", "TP2", "TP4", *MODEL, *arguments, "--set", "train.lora=fused", "--executor", executor)
+        ended, result = run(suite, f"fused-{executor}", "TP2", "TP4", *MODEL, *arguments, "--set", "train.lora=fused",
+                            "--executor", executor)  # fmt: skip
         check_result(suite, ended, result, "all", f"fused, {executor}", refits=1)
     moe = ("--model", "qwen3-30b-a3b-small", "--layers", 1)
     for send in ("apart", "merged"):
@@ -181,9 +182,10 @@ def adapters_only(suite):
 
 
 def bugs(suite):
-    for variant in ((), ("--fixed",)):
-        ended = suite.run(6, "run", "B66-adapter-without-base", *variant)
-        suite.check_code(ended, 0, f"B66 {variant}")
+    for ranks, bug in ((6, "B66-adapter-without-base"), (3, "B67-merged-rounded-twice")):
+        for variant in ((), ("--fixed",)):
+            ended = suite.run(ranks, "run", bug, *variant)
+            suite.check_code(ended, 0, f"{bug} {variant}")
     arguments = (*MODEL, "--set", "adapters.rank=4", "--set", "adapters.send=merged", "--inject", "B66-adapter-without-base")
     run(suite, "stale-merged", "TP2", "TP4", *arguments, refits=2, code=1)
 
