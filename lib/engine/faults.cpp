@@ -26,6 +26,7 @@ inject::Faults faults_of_run(const cases::Setup& setup) {
     faults.require_effect(
         {setup.model, *setup.train, *setup.gen, setup.split.bulk, setup.split.misc, c.run.colocated,
          cases::how_of(c).row().stores, c.run.update.changes(), c.refit.delta != cases::Delta::off, c.run.refits(),
+         c.refit.commit == cases::Commit::stage,
          c.refit.commit == cases::Commit::stage && c.refit.stage_bytes < 0 && c.run.verify == cases::Verify::every,
          c.drill().has_new_life()});
   });

@@ -49,7 +49,7 @@ void GenPlace::begin(std::int64_t refit) {
 
 void GenPlace::finalise(std::int64_t refit) {
   if (weights_ == nullptr) return;
-  arrived_->refitted(refit);
+  arrived_->refitted();
   if (cache_scales_ && !lies_.skips_finalise(refit)) cache_scales_->finalise(lies_.forgets_scales());
   if (derived_ && !lies_.keeps_derived(refit)) derived_->finalise();
   if (processing_ && !lies_.keeps_derived(refit)) processing_->finalise();

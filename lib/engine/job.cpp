@@ -436,7 +436,7 @@ report::Refit Job::record(std::int64_t number, const session::RefitSeconds& mine
     for (const auto& [part, seconds] : mine.parts) {
       const double of_part = world_.max(seconds);
       longest = std::max(longest, of_part);
-      result.phases.emplace_back(fmt::format("bulk.{}", part), of_part);
+      if (part != "misc") result.phases.emplace_back(fmt::format("bulk.{}", part), of_part);
     }
     result.phases.emplace_back("pause", longest);
   }

@@ -288,6 +288,7 @@ class Run {
         step = job.verify(number, found, [&](const verify::StepResult& wrong) { name_wrong(wrong); });
         findings_.forget_verdict();
         if (step->tensors == 0) step.reset();  // no engine was there
+        refit.failed_proof = step && !step->ok();
         if (step && step->ok()) refit.version.weights = hexadecimal(step->fingerprint_gen);
       }
       // Weights that are known to be wrong are given up.

@@ -16,6 +16,7 @@
 #include "explain/picture.hpp"
 #include "report/printers.hpp"
 #include "report/table.hpp"
+#include "session/staged.hpp"
 #include "transport/memory.hpp"
 
 namespace refit::explain {
@@ -113,11 +114,18 @@ void plan_one_rank(const Setup& setup, const plan::Planner& planner, report::Pla
 
 /// Returns what the first rank of each side stores, and takes beside it.
 report::RankMemory memory_of_one_rank(const Setup& setup) {
-  const auto bytes = [&](const layout::Layout& side) {
-    return transport::ArenaMap(layout::materialise(side, setup.model.tensors, Rank{0})).bytes;
-  };
-  const std::int64_t gen = bytes(*setup.gen);
-  return {bytes(*setup.train), gen, gen, bytes(setup.sent())};
+  const auto bytes = [](const layout::LocalLayout& local) { return transport::ArenaMap(local).bytes; };
+  const layout::LocalLayout gen = layout::materialise(*setup.gen, setup.model.tensors, Rank{0});
+  std::optional<std::int64_t> most;
+  if (setup.c.refit.stage_bytes >= 0) most = setup.c.refit.stage_bytes;
+  std::int64_t kept = 0;  // each element of a copy that may be sent, and a bit for each
+  for (const layout::LocalPiece& piece : layout::materialise(setup.sent(), setup.split.bulk, Rank{0}).pieces) {
+    const std::int64_t elements = piece.piece.box.volume();
+    kept += elements * byte_size(piece.piece.format.dtype) + ceil_div(elements, std::int64_t{8});
+  }
+  if (setup.c.refit.commit == cases::Commit::stage) kept *= 2;  // each place has its own
+  return {bytes(layout::materialise(*setup.train, setup.model.tensors, Rank{0})), bytes(gen),
+          session::staged_bytes(setup.model, gen, most), kept};
 }
 
 /// Returns the loads of the bulk path by policy. The first policy has every tensor that any has; tensors are counted

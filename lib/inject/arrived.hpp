@@ -25,8 +25,8 @@ class Arrived {
   explicit Arrived(std::vector<Storage> storages) : storages_(std::move(storages)) {}
   /// Called before refit 1, 2, ... begins.
   void begins(std::int64_t refit);
-  /// Called when refit 1, 2, ... has arrived.
-  void refitted(std::int64_t refit);
+  /// Called when a refit has arrived.
+  void refitted();
 
  private:
   std::vector<Storage> storages_;

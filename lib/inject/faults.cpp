@@ -216,6 +216,7 @@ void Faults::require_effect(const Job& job) const {
         if (!shows_stale || !job.deltas || !is_moved) needs = fault->needs;
         break;
       case Act::reload:
+        if (job.has_two_places) needs = "one place of gen's storages (refit.commit)";
         if (!shows_stale || !job.deltas || job.refits < 3) needs = fault->needs;
         break;
       case Act::round_twice:

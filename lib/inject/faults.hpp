@@ -50,13 +50,14 @@ class Faults {
     const layout::Layout& gen;
     const std::vector<model::Tensor>& bulk;
     const std::vector<model::Tensor>& misc;
-    bool colocated = false;   ///< ranks are on both sides
-    bool stores = false;      ///< into the destination's memory: the executor stages nothing
-    bool updates = true;      ///< weights change before each refit
-    bool deltas = false;      ///< refits send what has changed
-    std::int64_t refits = 2;  ///< warm-up included
-    bool stages = false;      ///< refits are staged, whole, and every one is proved
-    bool restarts = false;    ///< an engine is made anew between refits
+    bool colocated = false;       ///< ranks are on both sides
+    bool stores = false;          ///< into the destination's memory: the executor stages nothing
+    bool updates = true;          ///< weights change before each refit
+    bool deltas = false;          ///< refits send what has changed
+    std::int64_t refits = 2;      ///< warm-up included
+    bool has_two_places = false;  ///< of gen's storages
+    bool stages = false;          ///< refits are staged, whole, and every one is proved
+    bool restarts = false;        ///< an engine is made anew between refits
   };
   /// Requires that the faults have an effect on a run. Errors (usage): as below.
   void require_effect(const Job& job) const;

@@ -73,7 +73,7 @@ void print_plan_part(std::ostream& out, const Plan& plan) {
   if (!plan.memory) return;
   const RankMemory& memory = *plan.memory;
   out << labelled("memory", fmt::format("weights of rank 0: train {}, gen {}; beside gen's refit.commit = in_place and "
-                                        "layers take nothing, stage {}; refit.delta keeps {} beside train's",
+                                        "layers take nothing, stage {}; refit.delta keeps at most {} beside train's",
                                         format_bytes(memory.train), format_bytes(memory.gen),
                                         format_bytes(memory.staged), format_bytes(memory.kept)));
 }

@@ -396,7 +396,7 @@ std::vector<Path> Session::make_paths(const std::vector<plan::Copy>& copies, con
   result.push_back({kMisc,
                     transport::make_misc(space_, gather_.get(), stream_.get(), me, paths.misc, paths.source,
                                          paths.destination, how_.misc_buffer_bytes, how_.tuning, progress_),
-                    "", is_paused});
+                    how_.commit == Commit::layers ? kMisc : "", is_paused});
   return result;
 }
 

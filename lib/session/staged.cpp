@@ -37,6 +37,40 @@ std::vector<std::optional<std::size_t>> Units::of_storages(const layout::LocalLa
   return units;
 }
 
+namespace {
+
+std::int64_t room_of(const layout::Storage& storage) { return round_up(storage.bytes(), transport::kStorageAlignment); }
+
+/// Returns which units have a second place. `largest(bytes)`: the most of all ranks.
+template <typename Largest>
+std::vector<bool> choose(std::size_t count, const layout::LocalLayout* local,
+                         const std::vector<std::optional<std::size_t>>& units, std::optional<std::int64_t> most_bytes,
+                         const Largest& largest) {
+  std::vector<bool> has;
+  std::int64_t taken = 0;
+  for (std::size_t unit = 0; unit < count; ++unit) {
+    std::int64_t bytes = taken;
+    for (std::size_t s = 0; s < units.size(); ++s)
+      if (units[s] == unit) bytes += room_of(local->storages[s]);
+    has.push_back(!most_bytes || largest(bytes) <= *most_bytes);
+    if (has.back()) taken = bytes;
+  }
+  return has;
+}
+
+}  // namespace
+
+std::int64_t staged_bytes(const model::Model& model, const layout::LocalLayout& local,
+                          std::optional<std::int64_t> most_bytes) {
+  const Units units(model);
+  const std::vector<std::optional<std::size_t>> of = units.of_storages(local);
+  const std::vector<bool> has = choose(units.size(), &local, of, most_bytes, [](std::int64_t bytes) { return bytes; });
+  std::int64_t bytes = 0;
+  for (std::size_t s = 0; s < of.size(); ++s)
+    if (of[s] && has[*of[s]]) bytes += room_of(local.storages[s]);
+  return bytes;
+}
+
 Staged::Staged(transport::Control& world, const model::Model& model, const layout::LocalLayout* local,
                std::optional<std::int64_t> most_bytes)
     : units_(model) {
@@ -44,22 +78,12 @@ Staged::Staged(transport::Control& world, const model::Model& model, const layou
   transport::together(world, [&] {
     if (local != nullptr) units = units_.of_storages(*local);
   });
-  const auto room_of = [&](std::size_t storage) {
-    return round_up(local->storages[storage].bytes(), transport::kStorageAlignment);
-  };
-  std::int64_t taken = 0;
-  for (std::size_t unit = 0; unit < units_.size(); ++unit) {
-    std::int64_t bytes = taken;
-    for (std::size_t s = 0; s < units.size(); ++s)
-      if (units[s] == unit) bytes += room_of(s);
-    has_.push_back(!most_bytes || world.max(bytes) <= *most_bytes);
-    if (has_.back()) taken = bytes;
-  }
+  has_ = choose(units_.size(), local, units, most_bytes, [&](std::int64_t bytes) { return world.max(bytes); });
   for (std::size_t s = 0; s < units.size(); ++s) {
     // Storages of constants alone never change.
     const bool is_staged = units[s] && has_[*units[s]];
     offsets_.push_back(is_staged ? bytes_ : -1);
-    if (is_staged) bytes_ += room_of(s);
+    if (is_staged) bytes_ += room_of(local->storages[s]);
   }
 }
 

@@ -34,6 +34,10 @@ class Units {
   std::vector<std::int32_t> layers_;  ///< ascending; -1 first
 };
 
+/// Returns the bytes of a gen rank's second place, were it the only rank: see Staged.
+std::int64_t staged_bytes(const model::Model& model, const layout::LocalLayout& local,
+                          std::optional<std::int64_t> most_bytes);
+
 /// Which units have a second place, and where a gen rank's storages lie in it.
 class Staged {
  public:
