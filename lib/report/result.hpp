@@ -230,7 +230,7 @@ struct Refit {
   std::optional<double> host_seconds;          ///< until bulk was enqueued; absent where the executor waits for it
   bool counted = true;                         ///< elements_wrong is exact; else a lower bound
   Version version = {};
-  bool failed_proof = false;  ///< its proof found something wrong
+  bool failed_proof = false;             ///< its proof found something wrong
   bool is_committed = true;              ///< gen generates from it
   std::optional<DeltaRefit> delta = {};  ///< absent without deltas
   /// The same of each engine, absent where that was dead; empty where the refit was not verified.
