@@ -199,8 +199,8 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
       Of::bytes(
           "refit.stage_bytes",
           "stage: most memory of a gen rank for the second place of its weights; layers without one move while gen "
-          "pauses. Not given: room for all.",
-          MEMBER(refit.stage_bytes)),
+          "pauses. -1 = room for all.",
+          MEMBER(refit.stage_bytes), -1, std::int64_t{1} << 40),
       Of::word("refit.communicators", "golden, p2p, m2n: one communicator, or one per train PP stage.",
                MEMBER(refit.communicators)),
       Of::integer(

@@ -25,9 +25,10 @@ std::int64_t GenPlace::bytes(const Setup& setup, Rank rank) {
 
 std::vector<std::string> GenPlace::make(transport::Control& world, transport::Links& links) {
   std::vector<std::string> texts;
-  if (weights_ != nullptr && setup_.c.engine().has_cache_scales()) {
-    cache_scales_ = std::make_unique<CacheScales>(space_, setup_, memory_.destination->layout, weights_->memory());
-  }
+  together(world, [&] {
+    if (weights_ != nullptr && setup_.c.engine().has_cache_scales())
+      cache_scales_ = std::make_unique<CacheScales>(space_, setup_, memory_.destination->layout, weights_->memory());
+  });
   if (setup_.derived) {
     derived_ = std::make_unique<Derived>(space_, setup_, world, links, own_, memory_);
     texts.push_back(derived_->describe());

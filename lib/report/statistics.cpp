@@ -145,9 +145,8 @@ std::optional<double> algorithm_bandwidth(const Result& result, const Refit& ref
 }
 
 std::int64_t served_wrong(const Result& result) {
-  return std::ranges::count_if(result.refits, [](const Refit& refit) {
-    return refit.is_committed && (refit.failed_proof || refit.elements_wrong.value_or(0) > 0);
-  });
+  return std::ranges::count_if(result.refits,
+                               [](const Refit& refit) { return refit.is_committed && refit.failed_proof; });
 }
 
 std::string proved_weights(const Result& result) {

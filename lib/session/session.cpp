@@ -7,6 +7,7 @@
 #include <iterator>
 #include <numeric>
 #include <set>
+#include <utility>
 
 #include "core/clock.hpp"
 #include "plan/stream.hpp"
@@ -67,6 +68,8 @@ bool may_quantise_as_it_sends(const Exchange& exchange, const How& how) {
 
 std::int64_t staging_bytes(const Exchange& exchange, const How& how, const OwnRanks& own, Mapped mapped) {
   const plan::Paths& paths = exchange.paths;
+  // The ring is one for both places of gen's storages.
+  const std::int64_t places = how.commit == Commit::stage ? 2 : 1;
   const std::int64_t misc = plan::misc_stream_bytes(paths.misc, paths.source);
   const std::int64_t misc_buffer = std::min(how.misc_buffer_bytes, misc);
   const auto arena_bytes = [&](const layout::Layout& stored, Rank rank) {
@@ -80,18 +83,18 @@ std::int64_t staging_bytes(const Exchange& exchange, const How& how, const OwnRa
     bytes += SentWeights::bytes(exchange.model, layout, staged(exchange, sends_quantise));
   }
   if (own.source && how.tuning.delta != transport::Delta::off)
-    bytes += (how.commit == Commit::stage ? 2 : 1) * arena_bytes(paths.source, *own.source) / 8 * 9;
-  if (own.destination || own.source == Rank{0}) bytes += 2 * misc_buffer;
+    bytes += places * arena_bytes(paths.source, *own.source) / 8 * 9;
+  if (own.destination || own.source == Rank{0}) bytes += places * 2 * misc_buffer;
   if (own.source && misc > 0) {
     const transport::Tuning gather = transport::gather_tuning(how.tuning, paths.source.stages(), misc_buffer);
-    bytes += std::min(transport::ring_bytes(gather), gather.ring_chunks * misc_buffer);
+    bytes += places * std::min(transport::ring_bytes(gather), gather.ring_chunks * misc_buffer);
   }
   if (own.source) {
     const layout::Layout& stored = exchange.quantised ? exchange.quantised->train : paths.source;
     moved += arena_bytes(stored, *own.source) * paths.destination.ranks();
   }
   if (own.destination) moved += arena_bytes(paths.destination, *own.destination);
-  return bytes + how.row().staging_bytes(how.tuning, moved);
+  return bytes + (how.row().has_parts ? 1 : places) * how.row().staging_bytes(how.tuning, moved);
 }
 
 Session::Session(const kernels::ExecutionSpace& space, transport::Control& world, transport::Links& links,
@@ -459,7 +462,11 @@ const Version& Session::held() const {
                                            : held_versions_[static_cast<std::size_t>(live_)];
 }
 
-void Session::set_held(const Version& version) { held_versions_[static_cast<std::size_t>(live_)] = version; }
+/// What lost one place lost the other, too: the next delta must not stand on it.
+void Session::set_held(const Version& version) {
+  held_versions_ = {};
+  held_versions_[static_cast<std::size_t>(live_)] = version;
+}
 
 Session::Versions Session::versions() const {
   const auto live = static_cast<std::size_t>(live_);
@@ -567,7 +574,10 @@ FlipSeconds Session::flip(const std::function<void()>& finalise) {
   const double start = now();
   world_.barrier();  // gen ranks stop to wait for each other here: this is a part of the pause
   if (!stages_everything()) {
+    // Until all of it has arrived, gen has parts of two versions.
+    const Version left = std::exchange(held_versions_[static_cast<std::size_t>(live_)], {});
     run(target_, true, seconds);
+    held_versions_[static_cast<std::size_t>(live_)] = left;
     const double last = now();
     progress_.at("finalize");
     if (finalise) finalise();

@@ -7,12 +7,11 @@ The oracle are dumps of runs with one engine, which oracle_test.py compares with
 
 import csv
 import os
-import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from job import Suite  # noqa: E402
-from results import check_result  # noqa: E402
+from results import check_result, dump_of_engine  # noqa: E402
 
 SMALL = ("--model", "qwen3-0.6b-small", "--layers", 2)
 EXECUTORS = ("golden", "p2p", "direct")
@@ -44,17 +43,6 @@ def good(suite, name, train, gen, *arguments, policy="all"):
     result = suite.result(f"{name}.json", ended)
     check_result(suite, ended, result, policy, name, refits=1)
     return ended, result
-
-
-def dump_of_engine(suite, dump, first, ranks):
-    """The files of one engine, as a dump of its own."""
-    folder = f"{dump}-from-{first}"
-    shutil.rmtree(suite.path(folder), ignore_errors=True)
-    os.makedirs(suite.path(folder))
-    for rank in range(ranks):
-        shutil.copy(suite.path(dump, f"gen-rank-{first + rank:05}.safetensors"),
-                    suite.path(folder, f"gen-rank-{rank:05}.safetensors"))  # fmt: skip
-    return folder
 
 
 def check_engines(suite, ended, result, dump, alone, where):

@@ -14,6 +14,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from job import Suite  # noqa: E402
+from results import dump_of_engine  # noqa: E402
 
 SMALL = ("--model", "qwen3-0.6b-small", "--layers", 2)
 EXECUTORS = ("golden", "p2p", "direct")
@@ -33,17 +34,6 @@ def run(suite, name, train, gen, refits, *arguments):
     ranks = sum(ranks_of(train)) + sum(ranks_of(gen))
     return suite.run(ranks, "run", *arguments, "--train", train, "--gen", gen, "--steps", refits, "--warmup", 0, "--force",
                      "--json", f"{name}.json", "--csv", f"{name}.csv", "--dump-gen", name)  # fmt: skip
-
-
-def dump_of_engine(suite, dump, first, ranks):
-    """The files of one engine, as a dump of its own."""
-    folder = f"{dump}-from-{first}"
-    shutil.rmtree(suite.path(folder), ignore_errors=True)
-    os.makedirs(suite.path(folder))
-    for rank in range(ranks):
-        shutil.copy(suite.path(dump, f"gen-rank-{first + rank:05}.safetensors"),
-                    suite.path(folder, f"gen-rank-{rank:05}.safetensors"))  # fmt: skip
-    return folder
 
 
 def check_drill(suite, ended, name, gen, picture, joins):

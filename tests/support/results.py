@@ -1,4 +1,7 @@
-"""What every good `--json` result of `refit run` has in common, whatever was run."""
+"""What every good `--json` result of `refit run` has in common, whatever was run; parts of dumps."""
+
+import os
+import shutil
 
 
 def check_result(suite, ended, result, policy, where, refits):
@@ -34,3 +37,14 @@ def check_payload(suite, ended, result, policy, where):
     suite.check((payload["misc_bytes"] == 0) == (policy == "all"), f"{where}: misc {payload}", ended)
     suite.check(wire["bytes"] + wire["self_bytes"] >= total, f"{where}: wire {wire}", ended)
     suite.check((wire["copies"] + wire["self_copies"] > 0) == (payload["bulk_bytes"] > 0), f"{where}: copies {wire}, {payload}", ended)
+
+
+def dump_of_engine(suite, dump, first, ranks):
+    """The files of one engine, as a dump of its own."""
+    folder = f"{dump}-from-{first}"
+    shutil.rmtree(suite.path(folder), ignore_errors=True)
+    os.makedirs(suite.path(folder))
+    for rank in range(ranks):
+        shutil.copy(suite.path(dump, f"gen-rank-{first + rank:05}.safetensors"),
+                    suite.path(folder, f"gen-rank-{rank:05}.safetensors"))  # fmt: skip
+    return folder

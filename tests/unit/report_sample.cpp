@@ -53,6 +53,7 @@ Result sample_result() {
                    {2, false, 0.5, {{"bulk", 0.375}, {"misc", 0.125}}, {}, {}, 0.0625},
                    {3, false, 0.25, {{"bulk", 0.125}, {"misc", 0.125}}, 1, 0.5, 0.03125}};
   result.plan_hash = "ac";
+  result.refits.back().failed_proof = true;
   for (Refit& refit : result.refits) refit.version = {refit.number + 10, refit.number == 1 ? "ad" : ""};
   result.verification =
       Verification{2, 3, 1, 1000, 1, {{"norm.weight", 0, 1, {7}}}, {}, "aa", "ab", Kl{0.5, 0.25, "w"}};

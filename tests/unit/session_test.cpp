@@ -427,6 +427,10 @@ TEST(Session, StagesAndFlips) {
             [&](World& world, Session& session, const OwnMemory& mine) {
               if (world.sends) world.write(0);
               Prover proof = prover(world, session, mine);
+              EXPECT_LE(session.staging_bytes(),
+                        staging_bytes(world.exchange,
+                                      {.executor = executor, .commit = Commit::stage, .misc_buffer_bytes = 4096},
+                                      world.own, Mapped::every_rank));
               const auto live = [&] { return session.live() == 0 ? *mine.destination : *mine.second; };
               EXPECT_EQ(session.stages_everything(), most > 60000);
               EXPECT_THROW(session.flip(), Error) << "nothing is staged";
@@ -462,6 +466,43 @@ TEST(Session, StagesAndFlips) {
       }
     }
   }
+}
+
+/// An engine that lost its memory lost both places: a delta must stand on neither.
+TEST(Session, StagedDeltasBeginAnewWhereAnEngineLostItsWeights) {
+  Job made("llama", "TP1", "TP2");
+  const TransportCase job = made.make(plan::Policy::all, ExecutorKind::p2p);
+  How how{.executor = ExecutorKind::p2p, .commit = Commit::stage};
+  how.tuning.delta = transport::Delta::automatic;
+  on_every_rank(job, how, std::make_shared<ThreadMachine>(3),
+                [&](World& world, Session& session, const OwnMemory& mine) {
+                  if (world.sends) world.write(1);
+                  Prover proof = prover(world, session, mine);
+                  for (int refit = 1; refit <= 6; ++refit) {
+                    if (refit == 4 && world.own.destination == Rank{1}) {
+                      std::ranges::fill(world.gen->arena, std::byte{0xFF});
+                      session.set_held({});
+                    }
+                    session.refit();
+                    // One place, then the other.
+                    EXPECT_EQ(session.missed().size(), refit == 4 || refit == 5 ? 1U : 0U) << refit;
+                    EXPECT_EQ(proof.prove(refit).elements_wrong, 0) << refit;
+                    session.flip();
+                  }
+                });
+}
+
+TEST(Session, RefusesTrainRanksThatHaveSentDifferentVersions) {
+  Job made("llama", "TP2", "TP1");
+  const TransportCase job = made.make(plan::Policy::all, ExecutorKind::direct);
+  const auto refused = [&] {
+    on_every_rank(job, {}, std::make_shared<ThreadMachine>(3), [&](World& world, Session& session, auto&) {
+      if (world.control.rank() == 1) session.set_versions({{4, session.plan_hash()}, {}});
+      session.refit({}, 5);
+    });
+  };
+  EXPECT_THAT(refused, ::testing::ThrowsMessage<Error>(
+                           HasSubstr("train rank 1 sent version 4 last, and train rank 0 no version")));
 }
 
 TEST(Session, AgreesBeforeTheFirstByte) {
