@@ -78,11 +78,14 @@ struct Bound {
 Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                   const Rates& rates, const Placement& placement);
 
-/// Returns the domains for which fan-out pays: the number of destination ranks in a domain where the plan with fan-out
-/// keeps the busiest port, of a device or a domain, at least a twentieth less busy than the plan without; else 0. For
-/// the executor that fans out: `direct`, which sends the form that the destination stores (fan_out.cpp). `rules`: of
-/// the plan, whose domain_ranks do not count; every rank has a place.
-std::int64_t choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                            const Rates& rates, const Rules& rules);
+/// Returns the number of ranks in the largest domain.
+std::int64_t largest_domain(const Domains& domains);
+
+/// Returns the domains for which fan-out pays: those in which the destination ranks are placed, where the plan with
+/// fan-out keeps the busiest port, of a device or a domain (on hosts also the memory), at least a twentieth less busy
+/// than the plan without; else none. For the executor that fans out: `direct`, which sends the form that the
+/// destination stores (fan_out.cpp). `rules`: of the plan, whose domains do not count; every rank has a place.
+Domains choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                       const Rates& rates, const Rules& rules);
 
 }  // namespace refit::plan
