@@ -45,6 +45,8 @@ plan::Rates rates_of(const Hardware& hardware) {
   rates.device_out = hardware.device_out * 1e9;
   rates.domain_in = hardware.domain_in * 1e9;
   rates.domain_out = hardware.domain_out * 1e9;
+  for (const double rate : hardware.each_domain_in) rates.each_domain_in.push_back(rate * 1e9);
+  for (const double rate : hardware.each_domain_out) rates.each_domain_out.push_back(rate * 1e9);
   rates.memory = hardware.memory * 1e9;
   rates.launch_seconds = hardware.launch_seconds;
   rates.memory_is_shared = hardware.memory_is_shared;
