@@ -76,7 +76,9 @@ plan::Machine machine_of(const Setup& setup, const std::optional<Hardware>& give
 }
 
 plan::Rules rules_of(const Setup& setup, const plan::Machine& machine, const plan::Domains& fan_out) {
-  return {.domains = fan_out, .colocated = setup.c.run.colocated, .placement = machine.placement};
+  plan::Rules rules{.domains = fan_out, .colocated = setup.c.run.colocated, .placement = machine.placement};
+  rules.near_domains = plan::choose_near_domains(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, rules);
+  return rules;
 }
 
 /// Prints path, role, shape and name of every tensor; "none" where gen does not store it, "file" where only gen does.
@@ -235,6 +237,7 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
       report::PlanWorld{now() - start, traffic.copies, std::move(moved.sent), std::move(moved.received)};
   result.plan->hash = engine::hexadecimal(traffic.hash);
   result.wire = moved.wire;
+  if (!options.hardware) result.wire->between_hosts_bytes = result.wire->within_hosts_bytes = std::nullopt;
   if (matrix) result.byte_matrix = plan::byte_matrix(paths, broadcasts, std::move(traffic.matrix));
 
   const plan::Bound bound =

@@ -62,10 +62,10 @@ struct Bound {
   std::int64_t memory = 0;  ///< of the busiest device, or node
   /// What the ports of domains carry at least, for links that differ: bytes by domain number.
   struct Domains {
-    std::vector<std::int64_t> numbers;                     ///< of the domains that have ranks, ascending
-    std::vector<double> entering;                          ///< by number
-    std::map<std::vector<std::int64_t>, double> leaving;   ///< by the set of domains that hold them
-    double received = 0;                                   ///< by all domains together
+    std::vector<std::int64_t> numbers;                    ///< of the domains that have ranks, ascending
+    std::vector<double> entering;                         ///< by number
+    std::map<std::vector<std::int64_t>, double> leaving;  ///< by the set of domains that hold them
+    double received = 0;                                  ///< by all domains together
   } domains;
   Terms seconds;
   /// Sets the seconds; they are 0 where a rate is unknown.
@@ -88,5 +88,12 @@ std::int64_t largest_domain(const Domains& domains);
 /// destination stores (fan_out.cpp). `rules`: of the plan, whose domains do not count; every rank has a place.
 Domains choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                        const Rates& rates, const Rules& rules);
+
+/// Returns whether takers should take from holders in their domain, where there are any: they should, unless the
+/// busiest port would be less busy if those shared the sending with holders elsewhere. That is so where a holder feeds
+/// many takers beside it, whose domain's link is nearly as wide as a device's port. Rates that are unknown keep bytes
+/// near. `rules`: of the plan, whose near_domains does not count.
+bool choose_near_domains(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                         const Rates& rates, const Rules& rules);
 
 }  // namespace refit::plan

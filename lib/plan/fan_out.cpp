@@ -1,4 +1,4 @@
-// Decides whether takers of a domain should feed each other.
+// Decides whether takers of a domain should feed each other, and take from holders beside them first.
 
 #include <algorithm>
 #include <map>
@@ -39,6 +39,21 @@ Domains choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source,
     return busiest_port_seconds(Planner(tensors, source, destination, with_fan_out), rates);
   };
   return seconds(domains) < kWorthwhile * seconds({}) ? domains : Domains();
+}
+
+bool choose_near_domains(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                         const Rates& rates, const Rules& rules) {
+  if (rates.device_out == 0 || rates.domain_in == 0 || rules.placement.destination.empty()) return true;
+  // A holder sends no more than a box to each taker of its domain, which is as long as one box on a link so much
+  // narrower.
+  const auto takers = static_cast<double>(largest_domain(domains_of(rules.placement)));
+  if (takers < 2 || rates.device_out >= takers * rates.domain_in) return true;
+  const auto seconds = [&](bool near) {
+    Rules of = rules;
+    of.near_domains = near;
+    return busiest_port_seconds(Planner(tensors, source, destination, of), rates);
+  };
+  return seconds(true) <= seconds(false);
 }
 
 }  // namespace refit::plan

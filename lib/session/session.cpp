@@ -120,6 +120,8 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   probe();
   estimate_.bound = plan::lower_bound(exchange_.paths.tensors(), exchange_.paths.source, exchange_.paths.destination,
                                       estimate_.rates, placement_);
+  estimate_.near_domains = plan::choose_near_domains(exchange_.paths.bulk, exchange_.paths.source,
+                                                     exchange_.paths.destination, estimate_.rates, rules({}));
   estimate_.fan_out = choose_fan_out();
   double start = now();
   std::vector<plan::Copy> copies;
@@ -274,16 +276,19 @@ plan::Domains Session::choose_fan_out() const {
                  "leave it out");
   }
   if (!mapped) return {};
-  return plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates,
-                              {.colocated = paths.colocated, .placement = placement_});
+  return plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates, rules({}));
+}
+
+plan::Rules Session::rules(const plan::Domains& fan_out) const {
+  return {.domains = fan_out,
+          .colocated = exchange_.paths.colocated,
+          .placement = placement_,
+          .near_domains = estimate_.near_domains};
 }
 
 plan::Planner Session::planner() const {
   const plan::Paths& paths = exchange_.paths;
-  return {paths.bulk,
-          paths.source,
-          paths.destination,
-          {.domains = estimate_.fan_out, .colocated = paths.colocated, .placement = placement_}};
+  return {paths.bulk, paths.source, paths.destination, rules(estimate_.fan_out)};
 }
 
 std::unique_ptr<SentWeights> Session::make_sent(const SentWeights::HasMemory& has_memory) const {
@@ -418,7 +423,7 @@ std::vector<Path> Session::make_paths(const std::vector<plan::Copy>& copies, con
                          });
   result.push_back({kMisc,
                     transport::make_misc(space_, gather_.get(), stream_.get(), me, paths.misc, paths.source,
-                                         paths.destination, how_.misc_buffer_bytes, how_.tuning, progress_),
+                                         paths.destination, placement_, how_.misc_buffer_bytes, how_.tuning, progress_),
                     how_.commit == Commit::layers ? kMisc : "", is_paused});
   return result;
 }
