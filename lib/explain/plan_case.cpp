@@ -75,9 +75,15 @@ plan::Machine machine_of(const Setup& setup, const std::optional<Hardware>& give
           hardware.broadcast * 1e9};
 }
 
-plan::Rules rules_of(const Setup& setup, const plan::Machine& machine, const plan::Domains& fan_out) {
-  plan::Rules rules{.domains = fan_out, .colocated = setup.c.run.colocated, .placement = machine.placement};
+/// Returns the rules of a plan in which no ranks feed each other.
+plan::Rules rules_of(const Setup& setup, const plan::Machine& machine) {
+  plan::Rules rules{.colocated = setup.c.run.colocated, .placement = machine.placement};
   rules.near_domains = plan::choose_near_domains(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, rules);
+  return rules;
+}
+
+plan::Rules with_fan_out(plan::Rules rules, const plan::Domains& fan_out) {
+  rules.domains = fan_out;
   return rules;
 }
 
@@ -100,7 +106,7 @@ std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const P
 }
 
 /// Returns the gen ranks that feed each other in a run of `direct` on such hardware.
-plan::Domains fan_out_domains(const Setup& setup, const plan::Machine& machine) {
+plan::Domains fan_out_domains(const Setup& setup, const plan::Machine& machine, const plan::Rules& rules) {
   const cases::FanOut wanted = setup.c.refit.fan_out;
   if (wanted == cases::FanOut::off) return {};
   if (wanted == cases::FanOut::on) {
@@ -110,7 +116,7 @@ plan::Domains fan_out_domains(const Setup& setup, const plan::Machine& machine) 
                                              : plan::domains_of_neighbours(setup.gen->ranks(), setup.gen->ranks());
   }
   if (machine.rates.device_out == 0) return {};  // without rates nothing pays
-  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, rules_of(setup, machine, {}));
+  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, rules);
 }
 
 /// Times the plan of the process with the first gen rank, which receives from every stage.
@@ -141,7 +147,7 @@ report::RankMemory memory_of_one_rank(const Setup& setup) {
 /// Returns the loads of the bulk path by policy. The first policy has every tensor that any has; tensors are counted
 /// together by the set of policies in which they are bulk.
 std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<plan::Split>& splits,
-                                         const plan::Machine& machine, plan::Form form, const plan::Domains& fan_out) {
+                                         const plan::Rules& rules, plan::Form form) {
   std::vector<std::size_t> policies_of(setup.model.tensors.size(), 0);  // bits, by tensor
   for (std::size_t p = 0; p < splits.size(); ++p)
     for (const model::Tensor& tensor : splits[p].bulk)
@@ -152,8 +158,8 @@ std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<p
     const std::size_t policies = policies_of[static_cast<std::size_t>(tensor.index)];
     return static_cast<std::size_t>(std::ranges::find(sets, policies) - sets.begin());
   };
-  const plan::Planner planner(splits.front().bulk, setup.sent(), *setup.gen, rules_of(setup, machine, fan_out));
-  const std::vector<plan::Loads> groups = plan::loads_by_group(planner, machine.placement, form, sets.size(), group_of);
+  const plan::Planner planner(splits.front().bulk, setup.sent(), *setup.gen, rules);
+  const std::vector<plan::Loads> groups = plan::loads_by_group(planner, rules.placement, form, sets.size(), group_of);
   std::vector<plan::Loads> result(splits.size(), plan::Loads(setup.sent(), setup.gen->ranks()));
   for (std::size_t p = 0; p < splits.size(); ++p)
     for (std::size_t group = 0; group < groups.size(); ++group)
@@ -176,16 +182,17 @@ plan::ModelSeconds model_of(const transport::ExecutorRow& row, const session::Ho
 }
 
 /// Compares every policy with every executor that any build has, the fastest first. `fan_out`: of direct.
-std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& machine, const plan::Domains& fan_out) {
+std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& machine, const plan::Rules& rules,
+                                      const plan::Domains& fan_out) {
   std::vector<cases::Bulk> policies{cases::Bulk::all, cases::Bulk::whitelist, cases::Bulk::blacklist, cases::Bulk::ffn};
   const auto is_listed = [](const model::Tensor& tensor) { return tensor.role == model::Role::listed; };
   if (std::ranges::all_of(setup.model.tensors, is_listed)) policies.resize(1);  // whose names decide nothing
   std::vector<plan::Split> splits;
   for (const cases::Bulk policy : policies) splits.push_back(setup.split_by(policy));
-  const std::vector<plan::Loads> sent = loads_by_policy(setup, splits, machine, plan::Form::sent, {});
+  const std::vector<plan::Loads> sent = loads_by_policy(setup, splits, rules, plan::Form::sent);
   const bool alike = fan_out.empty() && has_one_form(splits.front().bulk, setup.sent(), *setup.gen);
   const std::vector<plan::Loads> stored =
-      alike ? sent : loads_by_policy(setup, splits, machine, plan::Form::stored, fan_out);
+      alike ? sent : loads_by_policy(setup, splits, with_fan_out(rules, fan_out), plan::Form::stored);
   std::vector<report::ModelRow> rows;
   for (std::size_t p = 0; p < policies.size(); ++p) {
     const plan::Paths paths{splits[p].bulk, splits[p].misc, setup.sent(), *setup.gen, setup.c.run.colocated};
@@ -220,9 +227,11 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   const session::How how = cases::how_of(c);
   const transport::ExecutorRow& row = how.row();
   const plan::Paths paths{setup.split.bulk, setup.split.misc, setup.sent(), *setup.gen, c.run.colocated};
-  const plan::Domains fan_out = row.stores || options.hardware ? fan_out_domains(setup, machine) : plan::Domains();
+  const plan::Rules rules = rules_of(setup, machine);
+  const plan::Domains fan_out =
+      row.stores || options.hardware ? fan_out_domains(setup, machine, rules) : plan::Domains();
   const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen,
-                              rules_of(setup, machine, row.stores ? fan_out : plan::Domains()));
+                              with_fan_out(rules, row.stores ? fan_out : plan::Domains()));
   result.plan.emplace();
   plan_one_rank(setup, planner, *result.plan);
   result.plan->memory = memory_of_one_rank(setup);
@@ -245,7 +254,7 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   result.bound = engine::to_report(bound, options.hardware.has_value());
   if (options.hardware) {
     result.model_seconds = model_of(row, how, paths, traffic.loads, machine);
-    result.plan->models = compare(setup, machine, fan_out);
+    result.plan->models = compare(setup, machine, rules, fan_out);
   }
   if (c.refit.executor == cases::ExecutorKind::m2n) {
     const plan::Resharding resharding = plan::make_reshards(setup.split.bulk, setup.sent(), *setup.gen);

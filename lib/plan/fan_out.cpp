@@ -46,6 +46,11 @@ bool choose_near_domains(const std::vector<Tensor>& tensors, const Layout& sourc
   if (rates.device_out == 0 || rates.domain_in == 0 || rules.placement.destination.empty()) return true;
   // A holder sends no more than a box to each taker of its domain, which is as long as one box on a link so much
   // narrower.
+  const Placement& placement = rules.placement;
+  const bool has_near = std::ranges::any_of(placement.source, [&](const Placement::Site& site) {
+    return std::ranges::count(placement.destination, site.domain, &Placement::Site::domain) > 0;
+  });
+  if (!has_near) return true;
   const auto takers = static_cast<double>(largest_domain(domains_of(rules.placement)));
   if (takers < 2 || rates.device_out >= takers * rates.domain_in) return true;
   const auto seconds = [&](bool near) {

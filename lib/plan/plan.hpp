@@ -73,8 +73,8 @@ struct Rules {
   Domains domains = {};      ///< of destination ranks that feed each other (fan-out); empty = none do
   bool colocated = false;    ///< rank r of either side is one process
   Placement placement = {};  ///< of all ranks; empty = no two are near each other
-  bool near_domains = true;  ///< holders in a taker's domain go before others, not only those on its device
   Striping striping = {};
+  bool near_domains = true;  ///< holders in a taker's domain go before others, not only those on its device
 };
 
 /// One end of a copy: a strided view into a storage of that rank.
