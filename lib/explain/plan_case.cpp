@@ -48,6 +48,7 @@ plan::Rates rates_of(const Hardware& hardware) {
   for (const double rate : hardware.each_domain_in) rates.each_domain_in.push_back(rate * 1e9);
   for (const double rate : hardware.each_domain_out) rates.each_domain_out.push_back(rate * 1e9);
   rates.memory = hardware.memory * 1e9;
+  rates.messages = hardware.messages * 1e9;
   rates.launch_seconds = hardware.launch_seconds;
   rates.memory_is_shared = hardware.memory_is_shared;
   return rates;

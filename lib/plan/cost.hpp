@@ -34,7 +34,8 @@ struct Rates {
   double domain_in = 0;
   double domain_out = 0;
   double memory = 0;          ///< read + write
-  double launch_seconds = 0;  ///< of one kernel launch or message group
+  double launch_seconds = 0;  ///< of one kernel launch; on hosts, of a group of messages and its answer
+  double messages = 0;        ///< hosts: between the ranks of one, all together; 0 is half of `memory`
   bool memory_is_shared = false;
   /// By domain number, where domains' links differ; those above are then the best of them. Empty: all are alike.
   std::vector<double> each_domain_in = {}, each_domain_out = {};

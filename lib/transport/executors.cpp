@@ -142,7 +142,8 @@ plan::ModelSeconds model_seconds(const ExecutorRow& row, const plan::Paths& path
                                  std::int64_t misc_buffer_bytes) {
   const plan::Knobs knobs{tuning.streams, tuning.group_size, tuning.chunk_bytes, per_stage, paths.colocated};
   plan::ModelSeconds model = row.model(paths, loads, machine, knobs, tuning);
-  plan::add_misc(plan::misc_load(paths.misc, paths.source, paths.destination, misc_buffer_bytes, paths.colocated),
+  plan::add_misc(plan::misc_load(paths.misc, paths.source, paths.destination, misc_buffer_bytes, paths.colocated,
+                                 machine.placement),
                  machine, model);
   return model;
 }
