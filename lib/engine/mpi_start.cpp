@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <memory>
@@ -21,9 +20,6 @@ namespace {
 
 using transport::CollectiveError;
 using transport::Control;
-
-/// The guard of the MPI_Init that runs.
-std::atomic<const MpiStart*> starting = nullptr;
 
 constexpr const char* kNoMatch = "launcher and MPI library do not match: ";
 
@@ -89,25 +85,9 @@ MpiStart::MpiStart(Board& board, const Launch& launch) : board_(board), launch_(
                                       "(`srun --mpi=list` says what there is)",
                                       kNoMatch, launch.size, start_hint(launch, std::to_string(launch.size))));
   }
-  static const int registered = std::atexit(on_exit);
-  if (registered == 0) starting = this;
 }
 
-MpiStart::~MpiStart() { starting = nullptr; }
-
-/// Open MPI calls exit(1) where MPI_Init fails, and 1 would say that data are wrong.
-void MpiStart::on_exit() {
-  const MpiStart* start = starting;
-  if (start == nullptr) return;
-  const std::string type = srun_interface();
-  if (start->launch_.launcher == "srun" && !type.starts_with("pmix"))
-    start->end(ErrorKind::usage, fmt::format("{}MPI_Init has failed under srun --mpi={}; {}", kNoMatch,
-                                             type.empty() ? "(Slurm's default)" : type, use_the_right_one()));
-  start->end(ErrorKind::runtime, "MPI_Init has failed: what MPI has printed says why");
-}
-
-void MpiStart::returned(int size) {
-  starting = nullptr;
+void MpiStart::returned(int size) const {
   if (size > 1 || launch_.size == 1) return;
   end(ErrorKind::usage, fmt::format("{}{} has started {} processes, and each of them is alone in MPI; {}", kNoMatch,
                                     launch_.launcher, launch_.size, use_the_right_one()));
@@ -164,6 +144,8 @@ Refused refuse_together(const Error& mine) {
     } catch (const Error& error) {
       supervisor.fail(error.kind(), error.what());
     }
+    supervisor.progress().begin_unprofiled("finish", limits.phase());
+    world->barrier();  // as the ranks do that have refused nothing
     supervisor.progress().begin_unprofiled("MPI_Finalize", limits.phase());
   }
   has_last_word(supervisor, refused->speaks, limits);

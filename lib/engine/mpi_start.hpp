@@ -10,23 +10,19 @@
 
 namespace refit::engine {
 
-/// Guard of MPI_Init against a launcher that does not know refit's MPI library. Make it before MpiSession. Where the two
+/// Check of MPI_Init against a launcher that does not know refit's MPI library. Make it before MpiSession. Where the two
 /// do not match, every process ends at once with the same code, and the first one has said why: no process can ask
 /// another.
 class MpiStart {
  public:
   /// Ends the process (code 2) that srun has started without an interface for MPI.
   MpiStart(Board& board, const Launch& launch);
-  ~MpiStart();
-  MpiStart(const MpiStart&) = delete;
-  MpiStart& operator=(const MpiStart&) = delete;
 
   /// Says that MPI_Init has returned, with this number of processes. Ends the process (code 2) that is alone in MPI
   /// though the launcher has started several.
-  void returned(int size);
+  void returned(int size) const;
 
  private:
-  static void on_exit();
   [[noreturn]] void end(ErrorKind kind, const std::string& message) const;
 
   Board& board_;

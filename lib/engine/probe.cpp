@@ -187,6 +187,8 @@ std::pair<std::string, int> measure(const ProbeOptions& options, Board& board, S
   } catch (const std::exception& error) {
     supervisor.fail(ErrorKind::runtime, error.what());
   }
+  progress.begin_unprofiled("finish", limits.phase());
+  world->barrier();
   progress.begin_unprofiled("MPI_Finalize", limits.phase());
   return result;
 }

@@ -26,6 +26,7 @@
 #include "engine/mpi_start.hpp"
 #include "engine/outputs.hpp"
 #include "engine/supervisor.hpp"
+#include "engine/surroundings.hpp"
 #include "report/format.hpp"
 #include "report/statistics.hpp"
 #include "report/table.hpp"
@@ -231,6 +232,13 @@ class Run {
         require_cores(case_);
         if (is_root()) outputs_.remove_older();
       });
+      // Other hosts may have folders of the same names of their own; where they are the same, rank 0 has been there.
+      const bool is_first_elsewhere = session_.node_rank() == 0 && !is_root();
+      together(*world_, [&] {
+        if (!is_first_elsewhere) return;
+        outputs_.check_folders();
+        outputs_.remove_older_dumps();
+      });
       board_.may_write() = true;
       refits();
       return true;
@@ -265,6 +273,7 @@ class Run {
     }
     places_ = places_of(*world_);
     known.environment.ranks = gather_ranks(*world_, *setup_, places_);
+    known.environment.job = gather_job(*world_, this_launch());
     findings_.edit([&](report::Result& all) { all = known; });
     require_ranks_per_device();
     if (is_root()) report::print_header(std::cout, known);
