@@ -490,6 +490,16 @@ struct HardwareCount {
   std::int64_t explain::Hardware::*member;
 };
 
+struct HardwareList {
+  std::string_view name;
+  std::vector<double> explain::Hardware::*member;
+  double explain::Hardware::*best;
+};
+
+constexpr HardwareList kLists[] = {
+    {"each_domain_in", &explain::Hardware::each_domain_in, &explain::Hardware::domain_in},
+    {"each_domain_out", &explain::Hardware::each_domain_out, &explain::Hardware::domain_out}};
+
 constexpr std::int64_t kMostDevices = 1 << 20;
 
 constexpr HardwareCount kCounts[] = {{"ranks_per_device", &explain::Hardware::ranks_per_device},
@@ -509,6 +519,18 @@ explain::Hardware read_hardware(const std::string& file) {
     hardware.*member = table[name].value<double>().value_or(0.0);
     if (!(hardware.*member > 0)) mistakes.push_back(fmt::format("{}: {} must be a number above 0", file, name));
   }
+  for (const auto& [name, member, best] : kLists) {
+    names.emplace_back(name);
+    if (!table.contains(name)) continue;
+    std::vector<double>& rates = hardware.*member;
+    if (const toml::array* list = table[name].as_array())
+      for (const toml::node& rate : *list) rates.push_back(rate.value<double>().value_or(0.0));
+    if (rates.empty() || !(*std::ranges::min_element(rates) > 0) || hardware.*best != *std::ranges::max_element(rates))
+      mistakes.push_back(fmt::format("{}: {} must be a list of numbers above 0, a domain's each, of which the largest is {}",
+                                     file, name, name.substr(5)));
+  }
+  if (hardware.each_domain_in.size() != hardware.each_domain_out.size())
+    mistakes.push_back(fmt::format("{}: each_domain_in and each_domain_out must list as many domains", file));
   names.emplace_back("launch_seconds");  // 0 where one rank was measured, which sends nothing
   hardware.launch_seconds = table["launch_seconds"].value<double>().value_or(-1.0);
   if (!(hardware.launch_seconds >= 0))

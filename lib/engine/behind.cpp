@@ -32,14 +32,14 @@ std::vector<Sight> in_state(const std::vector<Sight>& all, const std::vector<Sig
 const char* verb(const Sight& sight) {
   switch (sight.state) {
     case Sight::State::absent: return "has not started";
-    case Sight::State::silent: return "gives no sign of life";
-    case Sight::State::stopped: return "is stopped";
-    case Sight::State::dead: return "has died";
-    case Sight::State::ended: return "has ended";
+    case Sight::State::silent: return "has given no sign of life since";
+    case Sight::State::stopped: return "is stopped in";
+    case Sight::State::dead: return "has died in";
+    case Sight::State::ended: return "has ended in";
     case Sight::State::running: break;
   }
-  if (sight.waiting) return "waits for others";
-  return sight.thread == 'D' ? "waits for a file system or device" : "is";
+  if (sight.waiting) return "waits for others in";
+  return sight.thread == 'D' ? "waits for a file system or device in" : "is in";
 }
 
 }  // namespace
@@ -117,7 +117,7 @@ std::string who(const Sight& sight) {
 
 std::string describe(const Sight& sight, const TensorName& name) {
   if (sight.state == Sight::State::absent) return fmt::format("{} has not started", who(sight));
-  return fmt::format("{} {} in {}", who(sight), verb(sight), place_of(sight, name));
+  return fmt::format("{} {} {}", who(sight), verb(sight), place_of(sight, name));
 }
 
 std::string describe(const std::vector<Sight>& sights, const TensorName& name) {

@@ -69,17 +69,34 @@ class Reader {
   std::size_t done_ = 0;
 };
 
+void put(std::string& out, const Sight& sight) {
+  for (std::int32_t value :
+       {static_cast<std::int32_t>(sight.state), std::int32_t{sight.thread}, sight.rank, sight.local_rank, sight.stage,
+        sight.tensor, sight.peer, std::int32_t{sight.waiting}})
+    put(out, value);
+  for (std::int64_t value : {sight.pid, sight.collectives, sight.item}) put(out, value);
+  put(out, sight.phase);
+}
+
+/// Reads a sight of a process on `host`.
+Sight get_sight(Reader& in, const std::string& host) {
+  Sight sight;
+  sight.host = host;
+  sight.state = static_cast<Sight::State>(in.get<std::int32_t>());
+  sight.thread = static_cast<char>(in.get<std::int32_t>());
+  for (int* value : {&sight.rank, &sight.local_rank, &sight.stage, &sight.tensor, &sight.peer})
+    *value = in.get<std::int32_t>();
+  sight.waiting = in.get<std::int32_t>() != 0;
+  for (std::int64_t* value : {&sight.pid, &sight.collectives, &sight.item}) *value = in.get<std::int64_t>();
+  sight.phase = in.text();
+  return sight;
+}
+
 std::string encode(const std::string& host, const News& news) {
   std::string out;
   put(out, host);
   put(out, static_cast<std::uint32_t>(news.sights.size()));
-  for (const Sight& sight : news.sights) {
-    for (std::int32_t value : {static_cast<std::int32_t>(sight.state), std::int32_t{sight.thread}, sight.rank,
-                               sight.local_rank, sight.stage, sight.tensor, sight.peer, std::int32_t{sight.waiting}})
-      put(out, value);
-    for (std::int64_t value : {sight.pid, sight.collectives, sight.item}) put(out, value);
-    put(out, sight.phase);
-  }
+  for (const Sight& sight : news.sights) put(out, sight);
   put(out, static_cast<std::int32_t>(news.failure.has_value()));
   if (!news.failure) return out;
   for (std::int32_t value : {static_cast<std::int32_t>(news.failure->ending),
@@ -96,18 +113,8 @@ bool decode(const std::string& bytes, std::string& host, News& news) {
   Reader in(bytes);
   host = in.text();
   const auto count = in.get<std::uint32_t>();
-  for (std::uint32_t i = 0; i < count && in.good; ++i) {
-    Sight sight;
-    sight.host = host.substr(0, host.find('#'));
-    sight.state = static_cast<Sight::State>(in.get<std::int32_t>());
-    sight.thread = static_cast<char>(in.get<std::int32_t>());
-    for (int* value : {&sight.rank, &sight.local_rank, &sight.stage, &sight.tensor, &sight.peer})
-      *value = in.get<std::int32_t>();
-    sight.waiting = in.get<std::int32_t>() != 0;
-    for (std::int64_t* value : {&sight.pid, &sight.collectives, &sight.item}) *value = in.get<std::int64_t>();
-    sight.phase = in.text();
-    news.sights.push_back(std::move(sight));
-  }
+  const std::string name = host.substr(0, host.find('#'));
+  for (std::uint32_t i = 0; i < count && in.good; ++i) news.sights.push_back(get_sight(in, name));
   if (in.get<std::int32_t>() == 0) return in.good;
   Failure failure;
   failure.ending = static_cast<Ending>(in.get<std::int32_t>());
@@ -202,12 +209,12 @@ std::string Listener::address() const {
   return text;
 }
 
-void Listener::serve(Verdict verdict, int code) {
+void Listener::serve(Verdict verdict, int code, const Sight& root) {
   if (port_ == 0) return;
   for (int one = accept4(socket_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK); one >= 0;
        one = accept4(socket_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK))
     peers_.push_back({one, ""});
-  const Answer answer{0, verdict, code};
+  const Answer answer{0, verdict, code, root};
   std::erase_if(peers_, [&](Peer& peer) {
     if (take(peer, answer)) return false;
     close(peer.socket);
@@ -233,6 +240,8 @@ bool Listener::take(Peer& peer, const Answer& answer) {
   std::string reply;
   put(reply, static_cast<std::int32_t>(answer.verdict));
   put(reply, std::int32_t{answer.code});
+  put(reply, answer.root.host);
+  put(reply, answer.root);
   return send_message(peer.socket, token_, reply);
 }
 
@@ -284,6 +293,8 @@ const Answer& Teller::hear() {
     Reader in(*message);
     answer_.verdict = static_cast<Verdict>(in.get<std::int32_t>());
     answer_.code = in.get<std::int32_t>();
+    const std::string host = in.text();
+    answer_.root = get_sight(in, host);
     answer_.at = now_ns();
   }
   if (!good) drop();

@@ -26,6 +26,7 @@ struct Answer {
   std::int64_t at = 0;  ///< now_ns here; 0 = nothing yet
   Verdict verdict = Verdict::none;
   int code = 0;
+  Sight root;  ///< rank 0 itself
 };
 
 /// Rank 0's end. Talks only to peers that know its token.
@@ -38,8 +39,8 @@ class Listener {
 
   /// Returns the listener's address as text: port, token and this host's addresses; empty where it cannot be reached.
   std::string address() const;
-  /// Receives the messages that have arrived and answers; does not wait.
-  void serve(Verdict verdict, int code);
+  /// Receives the messages that have arrived and answers with the verdict, its code and rank 0's place; does not wait.
+  void serve(Verdict verdict, int code, const Sight& root);
   /// Returns the last messages by host; a host that has sent none is missing.
   const std::map<std::string, News>& news() const { return news_; }
 

@@ -312,6 +312,7 @@ void Job::make_gen_places(report::Result& result) {
 void Job::record_estimate(report::Result& result) const {
   const session::Estimate& estimate = session_->estimate();
   const transport::ProbedRates& rates = estimate.probed;
+  const bool has_unlike = rates.network.slowest() < rates.network.best();
   result.rates.clear();
   for (const auto& [name, value] : {std::pair("pair", rates.pair),
                                     {"pair_message", rates.pair_message},
@@ -323,7 +324,8 @@ void Job::record_estimate(report::Result& result) const {
                                     {"both_stores", rates.both_stores},
                                     {"both_engines", rates.both_engines},
                                     {"both_messages", rates.both_messages},
-                                    {"network", rates.network},
+                                    {"network", rates.network.best()},
+                                    {"network_slowest", has_unlike ? rates.network.slowest() : 0},
                                     {"memory", rates.memory}}) {
     if (value > 0) result.rates.emplace_back(name, value);
   }

@@ -99,6 +99,13 @@ void Outputs::assume_checked() {
   for (File& file : files_) file.accepted = true;
 }
 
+void Outputs::leave_written() {
+  for (File& file : files_) {
+    std::error_code error;
+    if (std::filesystem::is_regular_file(file.path, error)) file.accepted = false;
+  }
+}
+
 void Outputs::remove_older_than_this_process() const {
   if (!force_) return;
   const double age = age_of_this_process();

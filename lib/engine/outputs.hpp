@@ -39,6 +39,9 @@ class Outputs {
   void remove_older_dumps() const;
   /// Allows this process to write too, after another process of the job has checked everything without errors.
   void assume_checked();
+  /// Leaves alone the files that are there: another process of the job has written them since older ones were taken
+  /// away, and knew more. For a process that reports beside rank 0, from a host that has lost it.
+  void leave_written();
   /// Takes older results and dumps away where they may be replaced, so that none outlives a run that is killed. Call it
   /// after all other checks and before the work.
   void remove_older() const;

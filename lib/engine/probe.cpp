@@ -29,44 +29,84 @@ using transport::together;
 
 constexpr std::int64_t kPairBytes = 32 << 20;
 constexpr std::int64_t kPeerBytes = 256 << 20;
+constexpr double kPairSeconds = 0.1;  ///< for which a pair of hosts is kept busy
 constexpr double kTimeoutSeconds = 60;
 constexpr int kLanes = 4;  ///< the executors' default
 
 /// Measures and prints every ordered pair of ranks alone, in GB/s.
-void print_matrix(transport::Control& world, transport::Communicator& communicator, double seconds) {
-  const bool root = world.rank() == 0;
-  if (root) print("#\n# one pair at a time, messages of {} MiB, GB/s (row sends to column)\n#      ", kPairBytes >> 20);
-  for (int to = 0; root && to < world.size(); ++to) print("{:>8}", to);
-  for (int from = 0; from < world.size(); ++from) {
+void print_matrix(const transport::PairMessages& pairs, const Places& places, const transport::NetworkRates& network) {
+  const bool root = pairs.world.rank() == 0;
+  const int ranks = pairs.world.size();
+  if (root) print("#\n# one pair at a time, messages of {} MiB", kPairBytes >> 20);
+  if (root && network.best() > 0) print(", less between hosts");
+  if (root) print(", GB/s (row sends to column)\n#      ");
+  for (int to = 0; root && to < ranks; ++to) print("{:>8}", to);
+  for (int from = 0; from < ranks; ++from) {
     if (root) print("\n{:>6} ", from);
-    for (int to = 0; to < world.size(); ++to) {
+    for (int to = 0; to < ranks; ++to) {
       if (from == to) {
         if (root) print("{:>8}", "-");
         continue;
       }
-      const double rate = measure_pairs(world, communicator, 1, {from}, {to}, kPairBytes, seconds / world.size());
-      if (root) print("{:>8.2f}", rate / 1e9);
+      const bool crosses = places.hosts[static_cast<std::size_t>(from)] != places.hosts[static_cast<std::size_t>(to)];
+      const std::int64_t bytes =
+          crosses ? transport::bytes_that_show(network.slowest(), kPairBytes, kPairSeconds) : kPairBytes;
+      const double rate = pairs.rate_on(1, {from}, {to}, bytes);
+      if (root) print("{:>8.3g}", rate / 1e9);
       if (root) std::cout.flush();
     }
   }
   if (root) print("\n");
 }
 
+/// Returns each rank's device, numbered so that those of a host are neighbours, as many for each host as the largest
+/// has.
+std::vector<std::int64_t> numbered_by_host(const Places& places) {
+  std::vector<std::int64_t> devices;
+  for (std::size_t rank = 0; rank < places.hosts.size(); ++rank)
+    devices.push_back(places.hosts[rank] * places.devices_per_host() + places.local_device(static_cast<int>(rank)));
+  return devices;
+}
+
+/// Returns the hardware file's text. Hosts that ranks do not fill one after the other are said rank by rank.
 std::string hardware_file(const plan::Rates& rates, const Places& places) {
   const bool host = rates.memory_is_shared;  // every rank is a device
   std::string text = fmt::format(
-      "# Measured by `refit probe --save`. Rates in GB/s (1e9 bytes) per direction; memory: read + write of one {}.\n"
-      "ranks_per_device = {}\ndevices_per_domain = {}\ndevice_in = {:.3f}\ndevice_out = {:.3f}\n",
-      host ? "host" : "device", places.ranks_per_device(), places.devices_per_host(), rates.device_in / 1e9,
-      rates.device_out / 1e9);
-  if (rates.domain_in > 0)
-    text += fmt::format("domain_in = {:.3f}\ndomain_out = {:.3f}\n", rates.domain_in / 1e9, rates.domain_out / 1e9);
+      "# Measured by `refit probe --save`. Rates in GB/s (1e9 bytes) per direction; memory: read + write of one {}.\n",
+      host ? "host" : "device");
+  const std::vector<std::int64_t> devices = numbered_by_host(places);
+  std::vector<std::int64_t> filled(devices.size());
+  std::iota(filled.begin(), filled.end(), 0);
+  text += !host || devices == filled ? fmt::format("ranks_per_device = {}\n", places.ranks_per_device())
+                                     : fmt::format("devices = [{}]\n", fmt::join(devices, ", "));
+  const auto add = [&](const char* name, double rate) { text += fmt::format("{} = {:#.6g}\n", name, rate / 1e9); };
+  const auto add_each = [&](const char* name, std::vector<double> values) {
+    for (double& value : values) value /= 1e9;
+    if (!values.empty()) text += fmt::format("{} = [{:#.6g}]\n", name, fmt::join(values, ", "));
+  };
+  text += fmt::format("devices_per_domain = {}\n", places.devices_per_host());
+  add("device_in", rates.device_in);
+  add("device_out", rates.device_out);
+  if (rates.domain_in > 0) {
+    add("domain_in", rates.domain_in);
+    add("domain_out", rates.domain_out);
+  }
+  add_each("each_domain_in", rates.each_domain_in);
+  add_each("each_domain_out", rates.each_domain_out);
   if (host) text += "memory_is_shared = true\n";
-  return text + fmt::format("memory = {:.3f}\nlaunch_seconds = {:.3e}\n", rates.memory / 1e9, rates.launch_seconds);
+  add("memory", rates.memory);
+  return text + fmt::format("launch_seconds = {:.3e}\n", rates.launch_seconds);
 }
 
 void print_rate(const char* what, double rate, const char* unit = "GB/s") {
-  if (rate > 0) print("{:<44}{:>10.2f} {}\n", what, rate / 1e9, unit);
+  if (rate > 0) print("{:<44}{:>10.4g} {}\n", what, rate / 1e9, unit);
+}
+
+/// Prints the links of hosts that differ.
+void print_hosts(const transport::NetworkRates& network) {
+  for (std::size_t host = 0; host < network.out.size(); ++host)
+    print("  {:<42}{:>10.4g} GB/s out, {:.4g} in\n", fmt::format("of host {}", host), network.out[host] / 1e9,
+          network.in[host] / 1e9);
 }
 
 /// Measurement of the links between the ranks.
@@ -81,7 +121,7 @@ class Probe {
     const ProbedRates rates = measure();
     const bool device = links_.maps_always();
     const bool several = session_.size() > 1;
-    if (several) print_matrix(world_, *communicator_, seconds_);
+    if (several) print_matrix({world_, *communicator_, kLanes, seconds_ / session_.size()}, places_, rates.network);
     if (session_.rank() == 0) {
       print("#\n");
       if (device) {
@@ -102,8 +142,10 @@ class Probe {
       print_rate("one pair alone, messages", rates.pair_message);
       print_rate("all pairs at once, messages", rates.all_pairs, "GB/s per pair");
       print_rate("all pairs, both ways at once, messages", rates.both_messages, "GB/s per pair");
-      print_rate("host to host, all ranks at once, messages", rates.network);
-      if (several) print("{:<44}{:>10.2f} us\n", "small message", rates.latency * 1e6);
+      print_rate("host to host, all ranks at once, messages", rates.network.best());
+      if (rates.network.slowest() < rates.network.best()) print_hosts(rates.network);
+      if (several)
+        print("{:<44}{:>10.2f} us\n", device ? "small message" : "small message and its answer", rates.latency * 1e6);
     }
     return links_.rates(rates, places_);
   }

@@ -420,7 +420,8 @@ void take_older_away(Outputs& outputs, Board& board) {
 
 /// Reports a failure that not all ranks have seen, for the supervisor; returns its exit code. The verdict stays wrong
 /// data that were named before time ran out, or any failure that is being written.
-int report_failure(const Case& c, const Findings& findings, Board& board, Outputs& outputs, const Failure& failure) {
+int report_failure(const Case& c, const Findings& findings, Board& board, Outputs& outputs, bool is_root,
+                   const Failure& failure) {
   std::optional<report::Result> verdict;
   if (failure.ending == Ending::timeout) verdict = findings.verdict();
   report::Result result = verdict ? *std::move(verdict) : findings.copy();
@@ -436,6 +437,7 @@ int report_failure(const Case& c, const Findings& findings, Board& board, Output
   if (!board.may_write()) take_older_away(outputs, board);
   if (!board.may_write()) return code;
   outputs.assume_checked();
+  if (!is_root) outputs.leave_written();
   outputs.write(result);
   return result.exit_code;
 }
@@ -504,7 +506,8 @@ int run(const Case& c, const std::vector<std::string>& command) {
   const std::unique_ptr<Board> board = Board::join(launch);
   Supervisor supervisor(
       *board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),
-      {[&](const Failure& failure) { return report_failure(c, findings, *board, outputs, failure); }, end_job});
+      {[&](const Failure& failure) { return report_failure(c, findings, *board, outputs, launch.rank == 0, failure); },
+       end_job});
   supervisor.progress().begin_unprofiled("MPI_Init", limits.phase());
   if (launch.rank == 0) take_older_away(outputs, *board);
   bool complete = false;

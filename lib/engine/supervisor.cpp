@@ -265,7 +265,12 @@ std::vector<Sight> Supervisor::sights() const {
 
 std::vector<Sight> Supervisor::all_sights() const {
   std::vector<Sight> all = sights();
-  if (!connected_ || !listener_) return all;
+  if (!connected_) return all;
+  if (teller_ && teller_->last().at != 0 && !root_hears()) {
+    all.push_back(teller_->last().root);
+    all.back().state = Sight::State::silent;
+  }
+  if (!listener_) return all;
   for (const auto& [host, news] : listener_->news()) {
     const bool old = static_cast<double>(now_ns() - news.at) > (kSilentSeconds + 1) * 1e9;
     for (Sight sight : news.sights) {
@@ -288,7 +293,7 @@ std::string Supervisor::board_name() const {
 void Supervisor::talk() {
   const Verdict verdict = board_.verdict();
   if (listener_) {
-    listener_->serve(verdict, board_.code());
+    listener_->serve(verdict, board_.code(), sight_of(board_.slot(local_rank_), local_rank_, host_name(), true));
     bool ended = !listener_->news().empty();
     for (const auto& [host, news] : listener_->news()) {
       for (const Sight& sight : news.sights) ended &= sight.state == Sight::State::ended;

@@ -19,6 +19,7 @@ struct Hardware {
   double device_out = 0;
   double domain_in = 0;  ///< GB/s per domain and direction, to other domains; 0 = as much as its devices
   double domain_out = 0;
+  std::vector<double> each_domain_in, each_domain_out;  ///< likewise, by domain; empty = all are alike
   double broadcast = 0;           ///< GB/s of one broadcast that leaves a domain; 0 = as much as its ports
   double memory = 0;              ///< GB/s of a device's memory, read + write; of a host's where it is shared
   bool memory_is_shared = false;  ///< hosts: every rank is a device, and a domain's ranks share its memory

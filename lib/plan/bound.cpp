@@ -69,13 +69,16 @@ std::set<Numbers> candidates(const HeldBytes& held) {
 
 /// Returns the least load of the busiest member if each holder set shares its bytes as well as it can, beside `own`. Of
 /// the bytes that only the members of a set can carry, one of them carries at least the bytes over the set's size.
-double best_split(const HeldBytes& held, const Sums& own = {}) {
+/// `share_of`: a member's part in that size.
+template <typename ShareOf>
+double best_split(const HeldBytes& held, const Sums& own, const ShareOf& share_of) {
   std::map<std::int64_t, std::vector<std::pair<const Numbers*, double>>> by_first;
   for (const auto& [holders, bytes] : held) by_first[holders.front()].emplace_back(&holders, bytes);
   double busiest = own.empty() ? 0 : *std::ranges::max_element(own);
   for (const Numbers& set : candidates(held)) {
-    double bytes = 0;
+    double bytes = 0, size = 0;
     for (std::int64_t member : set) {
+      size += share_of(member);
       if (!own.empty()) bytes += own[static_cast<std::size_t>(member)];
       const auto begin = by_first.find(member);
       if (begin == by_first.end()) continue;
@@ -83,9 +86,12 @@ double best_split(const HeldBytes& held, const Sums& own = {}) {
         if (std::ranges::includes(set, *holders)) bytes += amount;
       }
     }
-    busiest = std::max(busiest, bytes / static_cast<double>(set.size()));
+    busiest = std::max(busiest, bytes / size);
   }
   return busiest;
+}
+double best_split(const HeldBytes& held, const Sums& own = {}) {
+  return best_split(held, own, [](std::int64_t /*member*/) { return 1.0; });
 }
 
 /// A box of the grid that the cuts of all engines make, and the boxes of different engines that contain it.
@@ -167,6 +173,7 @@ class Ports {
     return {static_cast<std::int64_t>(ingress), static_cast<std::int64_t>(best_split(leaving_)),
             static_cast<std::int64_t>(fanout)};
   }
+  Bound::Domains loads() const { return {all_, entering_, leaving_, received_}; }
 
  private:
   const Placement& placement_;
@@ -207,6 +214,22 @@ class Memories {
 
 double over(std::int64_t bytes, double rate) { return rate > 0 ? static_cast<double>(bytes) / rate : 0; }
 
+/// Returns the terms of domains whose links differ.
+Bound::Terms seconds_of(const Bound::Domains& domains, const Rates& rates) {
+  Bound::Terms terms;
+  double all_out = 0;
+  for (const std::int64_t number : domains.numbers) {
+    const auto at = static_cast<std::size_t>(number);
+    terms.ingress = std::max(terms.ingress, domains.entering[at] / rates.into_domain(at));
+    all_out += rates.out_of_domain(at);
+  }
+  terms.egress = best_split(domains.leaving, {}, [&](std::int64_t member) {
+    return rates.out_of_domain(static_cast<std::size_t>(member));
+  });
+  terms.fanout = domains.received / all_out;
+  return terms;
+}
+
 }  // namespace
 
 double Bound::total() const { return std::max({seconds.ingress, seconds.egress, seconds.fanout, seconds.memory}); }
@@ -219,9 +242,12 @@ std::string Bound::term() const {
 }
 
 void Bound::time(const Rates& rates) {
-  seconds.ingress = std::max(over(device.ingress, rates.device_in), over(domain.ingress, rates.domain_in));
-  seconds.egress = std::max(over(device.egress, rates.device_out), over(domain.egress, rates.domain_out));
-  seconds.fanout = std::max(over(device.fanout, rates.device_out), over(domain.fanout, rates.domain_out));
+  Terms of_domains{over(domain.ingress, rates.domain_in), over(domain.egress, rates.domain_out),
+                   over(domain.fanout, rates.domain_out), 0};
+  if (!rates.each_domain_out.empty()) of_domains = seconds_of(domains, rates);
+  seconds.ingress = std::max(over(device.ingress, rates.device_in), of_domains.ingress);
+  seconds.egress = std::max(over(device.egress, rates.device_out), of_domains.egress);
+  seconds.fanout = std::max(over(device.fanout, rates.device_out), of_domains.fanout);
   seconds.memory = over(memory, rates.memory);
 }
 
@@ -254,6 +280,7 @@ Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, cons
   Bound bound;
   bound.device = devices.links();
   bound.domain = domains.links();
+  bound.domains = domains.loads();
   bound.memory = memories.busiest();
   bound.time(rates);
   return bound;

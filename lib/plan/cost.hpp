@@ -10,6 +10,7 @@
 // - egress: each box leaves train once if any taker needs it over a link; the best split over the holders. For a set U
 //   of devices the boxes that only U holds need at least their bytes / |U| on one of them; U runs over the holder sets
 //   and their connected unions, which is exact for nested holder sets (Megatron's are);
+//   Where domains' links differ, a set needs its bytes over the sum of its links' rates;
 // - fan-out: all receptions of all takers, over the egress of all that can have the data, train's and gen's together:
 //   receivers may forward to each other, across domains too;
 // - memory: the bytes that every rank of a device stores, and one read of each box by the best split over holders
@@ -17,6 +18,7 @@
 // So no plan's busiest port carries less, whichever ranks forward and cast.
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -34,6 +36,16 @@ struct Rates {
   double memory = 0;          ///< read + write
   double launch_seconds = 0;  ///< of one kernel launch or message group
   bool memory_is_shared = false;
+  /// By domain number, where domains' links differ; those above are then the best of them. Empty: all are alike.
+  std::vector<double> each_domain_in = {}, each_domain_out = {};
+
+  double into_domain(std::size_t domain) const { return of_domain(each_domain_in, domain, domain_in); }
+  double out_of_domain(std::size_t domain) const { return of_domain(each_domain_out, domain, domain_out); }
+
+ private:
+  static double of_domain(const std::vector<double>& each, std::size_t domain, double all) {
+    return domain < each.size() ? each[domain] : all;
+  }
 };
 
 /// Bytes behind each term, and the seconds that they take.
@@ -47,6 +59,13 @@ struct Bound {
   };
   Links device, domain;
   std::int64_t memory = 0;  ///< of the busiest device, or node
+  /// What the ports of domains carry at least, for links that differ: bytes by domain number.
+  struct Domains {
+    std::vector<std::int64_t> numbers;                     ///< of the domains that have ranks, ascending
+    std::vector<double> entering;                          ///< by number
+    std::map<std::vector<std::int64_t>, double> leaving;   ///< by the set of domains that hold them
+    double received = 0;                                   ///< by all domains together
+  } domains;
   Terms seconds;
   /// Sets the seconds; they are 0 where a rate is unknown.
   void time(const Rates& rates);
@@ -59,11 +78,14 @@ struct Bound {
 Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                   const Rates& rates, const Placement& placement);
 
-/// Returns the domains for which fan-out pays: the number of destination ranks in a domain where the plan with fan-out
-/// keeps the busiest port, of a device or a domain, at least a twentieth less busy than the plan without; else 0. For
-/// the executor that fans out: `direct`, which sends the form that the destination stores (fan_out.cpp). `rules`: of
-/// the plan, whose domain_ranks do not count; every rank has a place.
-std::int64_t choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                            const Rates& rates, const Rules& rules);
+/// Returns the number of ranks in the largest domain.
+std::int64_t largest_domain(const Domains& domains);
+
+/// Returns the domains for which fan-out pays: those in which the destination ranks are placed, where the plan with
+/// fan-out keeps the busiest port, of a device or a domain (on hosts also the memory), at least a twentieth less busy
+/// than the plan without; else none. For the executor that fans out: `direct`, which sends the form that the
+/// destination stores (fan_out.cpp). `rules`: of the plan, whose domains do not count; every rank has a place.
+Domains choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                       const Rates& rates, const Rules& rules);
 
 }  // namespace refit::plan

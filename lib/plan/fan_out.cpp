@@ -1,6 +1,7 @@
 // Decides whether takers of a domain should feed each other.
 
 #include <algorithm>
+#include <map>
 
 #include "plan/cost.hpp"
 #include "plan/model.hpp"
@@ -9,45 +10,35 @@
 namespace refit::plan {
 namespace {
 
-using Site = Placement::Site;
-
-/// Returns the seconds of the busiest port, of a device or a domain, under a plan's copies; 0 where rates are unknown.
+/// Returns the seconds of the busiest port, of a device or a domain, or of a memory that ranks share, under a plan's
+/// copies; 0 where rates are unknown.
 double busiest_port_seconds(const Planner& planner, Rates rates) {
   const Placement& placement = planner.rules().placement;
-  rates.memory = 0;
+  if (!rates.memory_is_shared) rates.memory = 0;
   return seconds_at_once(traffic(planner, placement, {.hash = false, .form = Form::stored}).loads, {rates, placement});
-}
-
-/// Returns the number of neighbouring ranks per domain where only the last domain may have fewer; else 0.
-std::int64_t ranks_per_domain(const std::vector<Site>& sites) {
-  std::vector<std::int64_t> runs;
-  for (std::size_t rank = 0; rank < sites.size(); ++rank) {
-    if (rank == 0 || sites[rank].domain != sites[rank - 1].domain) runs.push_back(0);
-    ++runs.back();
-  }
-  for (std::size_t i = 0; i < runs.size(); ++i) {
-    const bool last = i + 1 == runs.size();
-    if (runs[i] != runs.front() && (!last || runs[i] > runs.front())) return 0;
-  }
-  return runs.empty() ? 0 : runs.front();
 }
 
 }  // namespace
 
-std::int64_t choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                            const Rates& rates, const Rules& rules) {
+std::int64_t largest_domain(const Domains& domains) {
+  std::map<std::int32_t, std::int64_t> ranks;
+  std::int64_t largest = 0;
+  for (const std::int32_t domain : domains) largest = std::max(largest, ++ranks[domain]);
+  return largest;
+}
+
+Domains choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                       const Rates& rates, const Rules& rules) {
   constexpr double kWorthwhile = 0.95;
-  const std::int64_t domain_ranks = ranks_per_domain(rules.placement.destination);
+  const Domains domains = domains_of(rules.placement);
   const bool has_rates = std::max({rates.device_in, rates.device_out, rates.domain_in, rates.domain_out}) > 0;
-  if (domain_ranks < 2 || rates.memory_is_shared || !has_rates) return 0;
-  const auto seconds = [&](std::int64_t ranks) {
+  if (largest_domain(domains) < 2 || !has_rates) return {};
+  const auto seconds = [&](const Domains& of) {
     Rules with_fan_out = rules;
-    with_fan_out.domain_ranks = ranks;
+    with_fan_out.domains = of;
     return busiest_port_seconds(Planner(tensors, source, destination, with_fan_out), rates);
   };
-  const double without = seconds(0);
-  const double with = seconds(domain_ranks);
-  return with < kWorthwhile * without ? domain_ranks : 0;
+  return seconds(domains) < kWorthwhile * seconds({}) ? domains : Domains();
 }
 
 }  // namespace refit::plan

@@ -32,8 +32,15 @@ class Amounts {
   std::int64_t of(std::int32_t number) const {
     return static_cast<std::size_t>(number) < amounts_.size() ? amounts_[static_cast<std::size_t>(number)] : 0;
   }
+  std::int32_t size() const { return static_cast<std::int32_t>(amounts_.size()); }
   std::int64_t largest() const { return amounts_.empty() ? 0 : *std::max_element(amounts_.begin(), amounts_.end()); }
-  std::int64_t sum() const { return std::accumulate(amounts_.begin(), amounts_.end(), std::int64_t{0}); }
+  /// Returns the seconds of the busiest, each at its own rate.
+  template <typename RateOf>
+  double longest(const RateOf& rate_of) const {
+    double seconds = 0;
+    for (std::size_t at = 0; at < amounts_.size(); ++at) seconds = std::max(seconds, over(amounts_[at], rate_of(at)));
+    return seconds;
+  }
 
  private:
   std::vector<std::int64_t> amounts_;
@@ -51,6 +58,11 @@ struct Busiest {
   }
 };
 
+/// Returns the number of the memory that a rank's bytes pass: a device's own, or a domain's where its ranks share it.
+std::int32_t memory_of(const Placement::Site& site, const Machine& machine) {
+  return machine.rates.memory_is_shared ? site.domain : site.device;
+}
+
 /// All ports of a job, under some of its copies.
 class Ports {
  public:
@@ -60,13 +72,13 @@ class Ports {
     const Placement::Site& site = at(side, rank);
     device_out_.add(site.device, device);
     domain_out_.add(site.domain, domain);
-    memory_.add(site.device, memory);
+    memory_.add(memory_of(site, machine_), memory);
   }
   void receive(std::size_t rank, std::int64_t device, std::int64_t domain, std::int64_t memory) {
     const Placement::Site& site = at(Side::destination, rank);
     device_in_.add(site.device, device);
     domain_in_.add(site.domain, domain);
-    memory_.add(site.device, memory);
+    memory_.add(memory_of(site, machine_), memory);
   }
 
   Busiest busiest() const {
@@ -74,9 +86,9 @@ class Ports {
     Busiest result;
     result.consider(over(device_in_.largest(), rates.device_in), "device in");
     result.consider(over(device_out_.largest(), rates.device_out), "device out");
-    result.consider(over(domain_in_.largest(), rates.domain_in), "domain in");
-    result.consider(over(domain_out_.largest(), rates.domain_out), "domain out");
-    result.consider(over(rates.memory_is_shared ? memory_.sum() : memory_.largest(), rates.memory), "memory");
+    result.consider(domain_in_.longest([&](std::size_t at) { return rates.into_domain(at); }), "domain in");
+    result.consider(domain_out_.longest([&](std::size_t at) { return rates.out_of_domain(at); }), "domain out");
+    result.consider(over(memory_.largest(), rates.memory), "memory");
     return result;
   }
 
@@ -157,19 +169,29 @@ std::int64_t serial_groups(const Loads& loads, Reach reach, const Knobs& knobs) 
   return most;
 }
 
-/// Returns the seconds that packing and unpacking add to `meanwhile` seconds on the wire. A device's memory does both
-/// during the transfer, except for the first chunk and the last; where ranks share a memory, the wire is that memory.
+/// Returns the seconds that packing and unpacking add to `meanwhile` seconds on the wire. Memory does both during the
+/// transfer, except for the first chunk and the last, as far as it has nothing else to do: where ranks share it, it
+/// carries their copies too, and where those never leave it, it is the wire.
 double staging_seconds(const Loads& loads, Reach reach, const Machine& machine, const Knobs& knobs, double meanwhile) {
-  Amounts staged;
-  const auto of = [&](const PortLoad& load) { return reach == Reach::all ? load.staged : load.staged_far; };
-  for (std::size_t rank = 0; rank < loads.sent.size(); ++rank)
-    staged.add(machine.placement.source[rank].device, of(loads.sent[rank]));
+  const bool is_shared = machine.rates.memory_is_shared;
+  Amounts staged, ends, copied;
+  bool leaves = !is_shared;
+  const auto add = [&](const PortLoad& load, const Placement::Site& site) {
+    const std::int64_t bytes = reach == Reach::all ? load.staged : load.staged_far;
+    staged.add(memory_of(site, machine), bytes);
+    ends.add(memory_of(site, machine), std::min(bytes, knobs.chunk_bytes));
+    if (is_shared) copied.add(memory_of(site, machine), load.memory);
+    leaves = leaves || load.domain > 0;
+  };
+  for (std::size_t rank = 0; rank < loads.sent.size(); ++rank) add(loads.sent[rank], machine.placement.source[rank]);
   for (std::size_t rank = 0; rank < loads.forwarded_in.size(); ++rank)
-    staged.add(machine.placement.destination[rank].device, of(loads.received_by(rank)));
+    add(loads.received_by(rank), machine.placement.destination[rank]);
   const double memory = machine.rates.memory / 2;  // each byte is read and written
-  if (machine.rates.memory_is_shared) return over(staged.sum(), memory);
-  const double ends = 2 * over(std::min(staged.largest(), knobs.chunk_bytes), memory);
-  return ends + std::max(0.0, over(staged.largest(), memory) - meanwhile);
+  const double first_and_last = leaves ? 2 * over(ends.largest(), memory) : 0;
+  double busiest = 0;
+  for (std::int32_t at = 0; at < staged.size(); ++at)
+    busiest = std::max(busiest, over(staged.of(at), memory) + over(copied.of(at), machine.rates.memory));
+  return first_and_last + std::max(0.0, busiest - meanwhile);
 }
 
 void finish(ModelSeconds& model) {
@@ -215,10 +237,10 @@ std::int64_t ranks_per_device(const Machine& machine) {
 double self_seconds(const Loads& loads, const Machine& machine) {
   Amounts memory;
   for (std::size_t rank = 0; rank < loads.sent.size(); ++rank)
-    memory.add(machine.placement.source[rank].device, loads.sent[rank].self_memory);
+    memory.add(memory_of(machine.placement.source[rank], machine), loads.sent[rank].self_memory);
   for (std::size_t rank = 0; rank < loads.forwarded_in.size(); ++rank)
-    memory.add(machine.placement.destination[rank].device, loads.received_by(rank).self_memory);
-  return over(machine.rates.memory_is_shared ? memory.sum() : memory.largest(), machine.rates.memory);
+    memory.add(memory_of(machine.placement.destination[rank], machine), loads.received_by(rank).self_memory);
+  return over(memory.largest(), machine.rates.memory);
 }
 
 /// Returns the busiest port of the broadcasts. Every rank receives everything; a domain lets in everything that none of
@@ -257,8 +279,7 @@ ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Kn
   model.port = all.port;
   model.latency = machine.rates.launch_seconds;
   // Domains without ports of their own count as one: all ranks map each other, as ranks do that share a memory.
-  const bool far = machine.rates.domain_in > 0 || machine.rates.domain_out > 0;
-  if (far && !machine.rates.memory_is_shared) add_p2p(loads, Reach::far, machine, knobs, model);
+  if (machine.rates.domain_in > 0 || machine.rates.domain_out > 0) add_p2p(loads, Reach::far, machine, knobs, model);
   finish(model);
   return model;
 }

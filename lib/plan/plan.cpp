@@ -55,13 +55,24 @@ class Ends {
 
 bool contains(std::span<const Rank> ranks, Rank rank) { return std::binary_search(ranks.begin(), ranks.end(), rank); }
 
-/// Returns the indices where each domain's ranks begin among ascending `ranks`, and then the number of ranks. Every
-/// rank is a domain where domains have no ranks.
-std::vector<std::int32_t> domains_of(const std::vector<Rank>& ranks, std::int64_t domain_ranks) {
+const Domains kNone;
+
+/// Returns the domain of a destination rank; without domains, every rank is its own.
+std::int32_t domain_of_rank(Rank rank, const Domains& domains) {
+  return domains.empty() ? to_int(rank) : domains[static_cast<std::size_t>(to_int(rank))];
+}
+
+/// Order of takers: domain by domain.
+auto by_domain(const Domains& domains) {
+  return [&domains](Rank rank) { return std::pair(domain_of_rank(rank, domains), rank); };
+}
+
+/// Returns the indices where each domain's ranks begin among `ranks`, which lie domain by domain, and then the number
+/// of ranks.
+std::vector<std::int32_t> domain_begins(const std::vector<Rank>& ranks, const Domains& domains) {
   std::vector<std::int32_t> begins;
   for (std::size_t i = 0; i < ranks.size(); ++i) {
-    const bool same =
-        i > 0 && domain_ranks > 0 && to_int(ranks[i]) / domain_ranks == to_int(ranks[i - 1]) / domain_ranks;
+    const bool same = i > 0 && domain_of_rank(ranks[i], domains) == domain_of_rank(ranks[i - 1], domains);
     if (!same) begins.push_back(static_cast<std::int32_t>(i));
   }
   begins.push_back(static_cast<std::int32_t>(ranks.size()));
@@ -126,6 +137,19 @@ bool is_on_one_device(const Copy& copy, const Placement& placement) {
          device(placement.destination, copy.destination.rank);
 }
 
+Domains domains_of_neighbours(std::int64_t destination_ranks, std::int64_t neighbours) {
+  Domains domains;
+  for (std::int64_t rank = 0; rank < destination_ranks && neighbours > 0; ++rank)
+    domains.push_back(static_cast<std::int32_t>(rank / neighbours));
+  return domains;
+}
+
+Domains domains_of(const Placement& placement) {
+  Domains domains;
+  for (const Placement::Site& site : placement.destination) domains.push_back(site.domain);
+  return domains;
+}
+
 Planner::Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination, Rules rules)
     : tensors_(tensors), source_(source), destination_(destination), rules_(std::move(rules)) {
   for (const Placement::Number number : {&Placement::Site::device, &Placement::Site::domain})
@@ -163,7 +187,9 @@ Planner::Class Planner::make_class(const Tensor& tensor, Known& known) const {
   for (std::size_t i = 0; i < result.overlaps.size(); ++i) result.overlaps[i].number = static_cast<std::int64_t>(i);
   for (const Placement::Number number : near_) split_by(number, result.overlaps);
   for (Overlap& overlap : result.overlaps) {
-    overlap.domains = domains_of(overlap.takers, overlap.is_on_device ? 0 : rules_.domain_ranks);
+    const Domains& domains = overlap.is_on_device ? kNone : rules_.domains;
+    std::ranges::sort(overlap.takers, {}, by_domain(domains));
+    overlap.domains = domain_begins(overlap.takers, domains);
     // Holders take turns, and with fan-out so do the takers of a domain.
     overlap.period = std::ssize(overlap.holders);
     for (std::size_t d = 1; d < overlap.domains.size(); ++d)
@@ -262,14 +288,20 @@ void Planner::walk(const Concerns& concerns, const Wanted& wanted, const Visit& 
   }
 }
 
-Planner::Domains Planner::domain_of(const Overlap& overlap, Rank taker) {
-  const auto at = std::ranges::lower_bound(overlap.takers, taker) - overlap.takers.begin();
+bool Planner::takes(const Overlap& overlap, Rank rank) const {
+  const auto order = by_domain(overlap.is_on_device ? kNone : rules_.domains);
+  return std::ranges::binary_search(overlap.takers, order(rank), {}, order);
+}
+
+Planner::Range Planner::domain_of(const Overlap& overlap, Rank taker) const {
+  const auto order = by_domain(overlap.is_on_device ? kNone : rules_.domains);
+  const auto at = std::ranges::lower_bound(overlap.takers, order(taker), {}, order) - overlap.takers.begin();
   const auto behind = std::ranges::upper_bound(overlap.domains, at) - overlap.domains.begin();
   return {behind - 1, behind};
 }
 
 template <typename Visit>
-void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Domains& wanted,
+void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Range& wanted,
                      const Visit& visit) const {
   const auto holders = static_cast<std::int64_t>(overlap.holders.size());
   const auto domains = static_cast<std::int64_t>(overlap.domains.size()) - 1;
@@ -382,13 +414,12 @@ RankPlan Planner::rank_plan(const OwnRanks& own) const {
       concerns,
       [&](const Overlap& overlap) {
         return (own.source && contains(overlap.holders, *own.source)) ||
-               (own.destination &&
-                (contains(overlap.takers, *own.destination) || contains(overlap.to_self, *own.destination)));
+               (own.destination && (takes(overlap, *own.destination) || contains(overlap.to_self, *own.destination)));
       },
       [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) {
-        const bool takes = own.destination && contains(overlap.takers, *own.destination);
+        const bool takes = own.destination && this->takes(overlap, *own.destination);
         const bool sends = own.source && contains(overlap.holders, *own.source);
-        const Domains wanted = takes && !sends ? domain_of(overlap, *own.destination) : all_domains(overlap);
+        const Range wanted = takes && !sends ? domain_of(overlap, *own.destination) : all_domains(overlap);
         assign(tensor, overlap, turn, wanted, [&](const Copy& copy, std::int64_t place) {
           const bool forwarded = copy.fan_out == FanOut::forwarded;
           const bool is_sent = copy.source.rank == (forwarded ? own.destination : own.source);

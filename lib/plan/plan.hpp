@@ -25,12 +25,13 @@
 // Engines of one side share the holders: an overlap's takers are all ranks that want exactly it in one format,
 // whichever engines they are of, and feed each other likewise.
 //
-// Fan-out: takers of one domain can feed each other, except those that have a holder on their own device: what a device
-// sends costs the same, whether the holder or a taker beside it sends it. Each of them then gets one stripe of the box
-// from a holder, and forwards it to the others: a box enters the domain once, in parts if several holders send it.
-// Where stripes would be smaller than Striping::min_bytes, there are fewer than takers, and takers take turns. Example:
-// train TP1 to gen DP3 sends each replica a third of every tensor, which the replica passes on to the other two; of
-// tensors below 64 KiB each goes to one replica, to the next one each time. Scalars go from the holder to all.
+// Fan-out: takers of one domain can feed each other, wherever the holders are, except those that have a holder on their
+// own device: what a device sends costs the same, whether the holder or a taker beside it sends it. Each of them then
+// gets one stripe of the box from a holder, and forwards it to the others: a box enters the domain once, in parts if
+// several holders send it. Where stripes would be smaller than Striping::min_bytes, there are fewer than takers, and
+// takers take turns. Example: train TP1 to gen DP3 sends each replica a third of every tensor, which the replica passes
+// on to the other two; of tensors below 64 KiB each goes to one replica, to the next one each time. Scalars go from the
+// holder to all.
 
 #include <functional>
 #include <map>
@@ -60,11 +61,18 @@ struct Striping {
   std::int64_t min_rows = 16;
 };
 
+/// By destination rank: ranks of equal numbers feed each other.
+using Domains = std::vector<std::int32_t>;
+/// Returns the domains in which `neighbours` ranks follow each other; none where `neighbours` is 0.
+Domains domains_of_neighbours(std::int64_t destination_ranks, std::int64_t neighbours);
+/// Returns the domains in which the destination ranks are placed.
+Domains domains_of(const Placement& placement);
+
 /// What decides beside the layouts who sends which part to whom; the same on all ranks of a job.
 struct Rules {
-  std::int64_t domain_ranks = 0;  ///< neighbouring destination ranks that feed each other (fan-out); 0 = none do
-  bool colocated = false;         ///< rank r of either side is one process
-  Placement placement = {};       ///< of all ranks; empty = no two are near each other
+  Domains domains = {};      ///< of destination ranks that feed each other (fan-out); empty = none do
+  bool colocated = false;    ///< rank r of either side is one process
+  Placement placement = {};  ///< of all ranks; empty = no two are near each other
   Striping striping = {};
 };
 
@@ -163,7 +171,7 @@ class Planner {
   struct Overlap {
     Box box;
     std::vector<Rank> holders;          ///< that these takers take from
-    std::vector<Rank> takers;           ///< those that do not take it from themselves
+    std::vector<Rank> takers;           ///< those that do not take it from themselves, domain by domain
     std::vector<Rank> to_self;          ///< takers that do: they hold it
     std::vector<Rank> repeats;          ///< of the destination's holding
     std::vector<std::int32_t> domains;  ///< the first taker of each, and the number of takers
@@ -192,15 +200,16 @@ class Planner {
   /// Returns how the overlap lies, by engine of its takers.
   std::vector<Lie> lies_of(const Tensor& tensor, const Overlap& overlap) const;
   /// A range of an overlap's domains of takers.
-  struct Domains {
+  struct Range {
     std::int64_t begin = 0, end = 0;
   };
-  static Domains all_domains(const Overlap& overlap) { return {0, std::ssize(overlap.domains) - 1}; }
-  static Domains domain_of(const Overlap& overlap, Rank taker);
+  static Range all_domains(const Overlap& overlap) { return {0, std::ssize(overlap.domains) - 1}; }
+  Range domain_of(const Overlap& overlap, Rank taker) const;
+  bool takes(const Overlap& overlap, Rank rank) const;
   /// Calls visit(copy, place) for the copies of an overlap to takers of those domains; `place` counts those of one box
   /// to one taker.
   template <typename Visit>
-  void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Domains& wanted,
+  void assign(const Tensor& tensor, const Overlap& overlap, std::int64_t turn, const Range& wanted,
               const Visit& visit) const;
   /// Calls visit(tensor, overlap, turn) for all overlaps of all tensors that `wanted` keeps of each class, 0 <= turn <
   /// overlap.period. A class is left out if `concerns` is false for its first tensor.

@@ -120,7 +120,7 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   probe();
   estimate_.bound = plan::lower_bound(exchange_.paths.tensors(), exchange_.paths.source, exchange_.paths.destination,
                                       estimate_.rates, placement_);
-  estimate_.fan_out_ranks = choose_fan_out();
+  estimate_.fan_out = choose_fan_out();
   double start = now();
   std::vector<plan::Copy> copies;
   together(world_, [&] { copies = planner().rank_plan(own()).copies; });
@@ -243,17 +243,37 @@ void Session::restart() {
     for (const Path& path : paths) path.executor->restart();
 }
 
-std::int64_t Session::choose_fan_out() const {
-  if (!how_.row().stores || how_.fan_out == FanOut::off) return 0;
-  const bool mapped = all_mapped();
-  if (how_.fan_out == FanOut::on && !mapped) {
-    throw transport::CollectiveError(ErrorKind::usage,
-                                     "refit.fan_out: \"on\" needs ranks that can map each other's memory; here "
-                                     "some cannot, see refit.executor = \"direct\" without it");
+/// Returns whether all destination ranks of a domain can store into each other's memory.
+bool Session::all_mapped_among(const plan::Domains& domains) const {
+  std::int64_t unmapped = 0;
+  const WorldMap map = exchange_.world();
+  if (const std::optional<Rank> me = own().destination) {
+    const auto domain_of = [&](Rank rank) { return domains[static_cast<std::size_t>(to_int(rank))]; };
+    for (std::int32_t r = 0; r < map.destination; ++r) {
+      if (Rank{r} == me || domain_of(Rank{r}) != domain_of(*me)) continue;
+      if (mine_.peers == nullptr || mine_.peers->map(map.world_rank(Side::destination, Rank{r})) == nullptr) ++unmapped;
+    }
   }
+  return world_.sum(unmapped) == 0;
+}
+
+plan::Domains Session::choose_fan_out() const {
+  if (!how_.row().stores || how_.fan_out == FanOut::off) return {};
   const plan::Paths& paths = exchange_.paths;
-  if (how_.fan_out == FanOut::on) return paths.destination.ranks();
-  if (!mapped) return 0;
+  // What comes from elsewhere enters a domain once, whoever brings it.
+  const plan::Domains near = plan::domains_of(placement_);
+  const bool mapped = all_mapped_among(near);
+  if (how_.fan_out == FanOut::on) {
+    if (all_mapped()) return plan::domains_of_neighbours(paths.destination.ranks(), paths.destination.ranks());
+    if (mapped && plan::largest_domain(near) > 1) return near;
+    throw transport::CollectiveError(
+        ErrorKind::usage,
+        mapped ? "refit.fan_out: \"on\" needs gen ranks that share a host; here each has one for itself, so that none "
+                 "can feed another one: leave it out"
+               : "refit.fan_out: \"on\" needs gen ranks of a host that can map each other's memory; here some cannot: "
+                 "leave it out");
+  }
+  if (!mapped) return {};
   return plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates,
                               {.colocated = paths.colocated, .placement = placement_});
 }
@@ -263,7 +283,7 @@ plan::Planner Session::planner() const {
   return {paths.bulk,
           paths.source,
           paths.destination,
-          {.domain_ranks = estimate_.fan_out_ranks, .colocated = paths.colocated, .placement = placement_}};
+          {.domains = estimate_.fan_out, .colocated = paths.colocated, .placement = placement_}};
 }
 
 std::unique_ptr<SentWeights> Session::make_sent(const SentWeights::HasMemory& has_memory) const {

@@ -147,6 +147,7 @@ class Session {
   OwnRanks own() const { return exchange_.world().own(world_.rank()); }
   bool is_source() const { return own().source.has_value(); }
   bool all_mapped() const;
+  bool all_mapped_among(const plan::Domains& domains) const;
   std::int64_t next_number() const;
   void begin(const char* phase) { progress_.begin(phase, how_.phase_seconds); }
   void note(std::string text) {
@@ -154,7 +155,7 @@ class Session {
   }
   void make_communicators();
   void probe();
-  std::int64_t choose_fan_out() const;
+  plan::Domains choose_fan_out() const;
   plan::Planner planner() const;
   std::unique_ptr<SentWeights> make_sent(const SentWeights::HasMemory& has_memory) const;
   void agree(const std::vector<plan::Copy>& copies);

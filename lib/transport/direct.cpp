@@ -1,10 +1,12 @@
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <set>
 
 #include "transport/bytes.hpp"
 #include "transport/executor.hpp"
 #include "transport/location.hpp"
+#include "transport/p2p.hpp"
 #include "transport/scale_grid.hpp"
 #include "transport/segment.hpp"
 #include "transport/tiles.hpp"
@@ -41,21 +43,28 @@ class Direct final : public Executor {
         devices_(gather_all(world, location().device)) {
     const Mapped mapped = agree_on_mapping();
     std::vector<plan::Copy> served, unmapped;
+    std::vector<bool> relayed_by_p2p;  // of served copies that are forwarded
     std::set<int> unmapped_peers;
+    bool by_p2p = false;  // of the last relayed copy that arrives
     for (const plan::Copy& copy : copies) {
       if (are_scales(copy)) continue;  // the tiles of their weight store them
       const bool arrives = me_.receives(copy);
       const int peer = arrives ? world_ranks(copy, map).source : world_ranks(copy, map).destination;
       const bool is_served = (arrives ? mapped.from : mapped.to)[static_cast<std::size_t>(peer)];
-      REFIT_ASSERT(is_served || copy.fan_out == plan::FanOut::none);
+      REFIT_ASSERT(is_served || copy.fan_out != plan::FanOut::forwarded);
+      if (arrives && copy.fan_out == plan::FanOut::relayed) by_p2p = !is_served;
+      if (is_served) relayed_by_p2p.push_back(by_p2p && copy.fan_out == plan::FanOut::forwarded);
       (is_served ? served : unmapped).push_back(copy);
       if (!is_served) unmapped_peers.insert(peer);
     }
     unmapped_peers_ = unmapped_peers.size();
-    make_table(served);
+    make_table(served, relayed_by_p2p);
     const bool anybody_unmapped = world.max(static_cast<std::int64_t>(unmapped.empty() ? 0 : 1)) != 0;
     REFIT_ASSERT(!anybody_unmapped || sends_.quantise == nullptr);
-    if (anybody_unmapped) fallback_ = make_p2p(space, routes, me, unmapped, tuning, progress);
+    if (!anybody_unmapped) return;
+    fallback_ = make_p2p(space, routes, me, unmapped, tuning, nullptr, progress,
+                         [this](const plan::Copy& part, std::vector<kernels::Tile>& tiles) { forward(part, tiles); });
+    relayed_.clear();
   }
 
   void execute() override {
@@ -149,13 +158,15 @@ class Direct final : public Executor {
     return result;
   }
 
-  void make_table(const std::vector<plan::Copy>& copies) {
+  /// `relayed_by_p2p`: by copy, whether it forwards what comes as messages.
+  void make_table(const std::vector<plan::Copy>& copies, const std::vector<bool>& relayed_by_p2p) {
     const std::vector<std::vector<Target>> targets = exchange_targets(copies);
     std::vector<std::size_t> next(targets.size(), 0);
     std::vector<kernels::Tile> tiles, forwards;
     std::int64_t arriving = 0;  // flag of the last relayed copy in the plan so far
     std::int64_t flag = 0;
-    for (const plan::Copy& copy : copies) {
+    for (std::size_t i = 0; i < copies.size(); ++i) {
+      const plan::Copy& copy = copies[i];
       if (me_.receives(copy) && copy.fan_out == plan::FanOut::relayed) {
         arriving = flag;
         flag += flag_bytes(copy);
@@ -166,6 +177,8 @@ class Direct final : public Executor {
       const Target target = targets[peer][next[peer]++];
       if (copy.fan_out == plan::FanOut::none) {
         add_tiles(copy, copy.box, peer, target, nullptr, nullptr, tiles);
+      } else if (relayed_by_p2p[i]) {
+        relayed_[copy.tensor].push_back({copy, peer, target});
       } else {
         const bool is_forward = copy.fan_out == plan::FanOut::forwarded;
         append_chunks(copy, peer, target, is_forward ? arriving : target.flag, is_forward ? forwards : tiles);
@@ -173,6 +186,15 @@ class Direct final : public Executor {
     }
     make_tables(std::move(tiles));
     forwards_ = kernels::CopyTable(space_, forwards, tuning_.table);
+  }
+
+  /// Appends the tiles that forward `part` of a relayed copy, which has arrived as a message.
+  void forward(const plan::Copy& part, std::vector<kernels::Tile>& tiles) const {
+    const auto found = relayed_.find(part.tensor);
+    if (found == relayed_.end()) return;
+    for (const Relayed& to : found->second)
+      if (intersect(to.copy.box, part.box) == part.box)
+        add_tiles(to.copy, part.box, to.peer, to.target, nullptr, nullptr, tiles);
   }
 
   /// Divides tiles that wait for nobody between copy engines and kernels. Beside engines, kernels store first what they
@@ -303,6 +325,13 @@ class Direct final : public Executor {
   kernels::CopyTable table_;   ///< what stays; all copies where engines have none
   /// Forwarded copies, which wait for others' copies: they come last, or ranks that do both could wait in a circle.
   kernels::CopyTable forwards_;
+  /// Forwarded copies of what comes as messages, by tensor, until the executor of these is made.
+  struct Relayed {
+    plan::Copy copy;
+    std::size_t peer;
+    Target target;
+  };
+  std::map<std::int32_t, std::vector<Relayed>> relayed_;
   std::uint64_t epoch_ = 0;
   std::unique_ptr<Executor> fallback_;
   std::size_t unmapped_peers_ = 0;

@@ -193,9 +193,11 @@ struct QuantisedSends {
 /// Relayed and forwarded copies are a kernel's: flags behind chunks of 8 MiB let the engines reach 346 GB/s (batches of
 /// 8 chunks: 375, and a relay that is far behind), and a kernel stores 370.
 ///
-/// Fan-out: relayed copies arrive in chunks (fan_out_chunks); the source raises a flag in `flags` behind each chunk,
-/// and the relay's kernel waits for it before it forwards the chunk. `flags` is peer memory of fan_out_flag_bytes on
-/// every rank, or nullptr where no rank has a relayed copy; all ranks of fan-out map each other in both memories.
+/// Fan-out: the ranks that feed each other map each other. Relayed copies of a source that maps the relay arrive in
+/// chunks (fan_out_chunks); the source raises a flag in `flags` behind each chunk, and the relay's kernel waits for it
+/// before it forwards the chunk. `flags` is peer memory of fan_out_flag_bytes on every rank, or nullptr where no rank
+/// has a relayed copy; who maps a rank's storages maps its flags. Other relayed copies come as messages, group by
+/// group, and each group is forwarded once it is there (p2p.hpp).
 ///
 /// `flags` belong to the executor.
 ///

@@ -21,14 +21,19 @@ Tuning aligned(Tuning tuning) {
 
 /// A group of messages whose staged parts fill one chunk of the ring.
 struct Batch : BatchMessages {
-  kernels::CopyTable packing;    // storages -> chunk, before the group
-  kernels::CopyTable unpacking;  // chunk -> storages, after it
+  kernels::CopyTable packing;     // storages -> chunk, before the group
+  kernels::CopyTable unpacking;   // chunk -> storages, after it
+  kernels::CopyTable forwarding;  // storages -> other ranks' storages, behind that
 
   void pack(const kernels::ExecutionSpace& space) const { packing.run(space); }
-  void unpack(const kernels::ExecutionSpace& space) const { unpacking.run(space); }
+  void unpack(const kernels::ExecutionSpace& space) const {
+    unpacking.run(space);
+    forwarding.run(space);
+  }
 };
 
-/// The messages of one stage in groups: at most `group_size` each, of one turn, and at most one chunk of staged bytes.
+/// The messages of one stage in groups: at most `group_size` each, of one turn, and at most one chunk of staged bytes,
+/// and of bytes that are forwarded.
 struct Group {
   std::span<const Parcel> parcels;
   std::int64_t staged_bytes = 0;
@@ -38,20 +43,31 @@ bool is_staged(const Parcel& parcel, const Endpoint& me) {
   return me.sends(parcel.first()) ? !parcel.is_zero_copy_source() : !parcel.is_zero_copy_destination();
 }
 
+/// Returns the bytes that this rank receives and forwards.
+std::int64_t relayed_bytes(const Parcel& parcel, const Endpoint& me) {
+  std::int64_t bytes = 0;
+  for (const Segment& segment : parcel.segments)
+    if (segment.copy.fan_out == plan::FanOut::relayed && me.receives(segment.copy)) bytes += segment.bytes;
+  return bytes;
+}
+
 void append_groups(const std::vector<Parcel>& parcels, const Endpoint& me, const Tuning& tuning,
                    std::vector<Group>& out) {
   std::size_t first = 0;
-  std::int64_t used = 0;
+  std::int64_t used = 0, relayed = 0;
   const auto close = [&](std::size_t end) {
     if (end > first) out.push_back({std::span(parcels).subspan(first, end - first), used});
     first = end;
-    used = 0;
+    used = relayed = 0;
   };
   for (std::size_t i = 0; i < parcels.size(); ++i) {
     const std::int64_t room = is_staged(parcels[i], me) ? parcels[i].bytes : 0;
-    const bool is_full = static_cast<std::int64_t>(i - first) >= tuning.group_size || used + room > tuning.chunk_bytes;
+    const std::int64_t forwarded = relayed_bytes(parcels[i], me);
+    const bool is_full = static_cast<std::int64_t>(i - first) >= tuning.group_size ||
+                         std::max(used + room, relayed + forwarded) > tuning.chunk_bytes;
     if (is_full || parcels[i].turn != parcels[first].turn) close(i);
     used += round_up(room, kChunkAlignment);
+    relayed += forwarded;
   }
   close(parcels.size());
 }
@@ -119,8 +135,8 @@ std::vector<plan::Copy> remote_copies(const std::vector<plan::Copy>& copies) {
 class BatchBuilder {
  public:
   BatchBuilder(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
-               const kernels::TableSizes& sizes)
-      : space_(space), routes_(routes), me_(me), sizes_(sizes) {}
+               const kernels::TableSizes& sizes, const Forward& forward)
+      : space_(space), routes_(routes), me_(me), sizes_(sizes), forward_(forward) {}
 
   /// Builds the batch of one group of a stage, on a lane of its communicator, whose staged parts go to `chunk`.
   Batch build(std::int32_t stage, int lane, const Group& group, std::byte* chunk) {
@@ -130,12 +146,18 @@ class BatchBuilder {
     batch.first_tensor = group.parcels.front().first().tensor;
     pack_.clear();
     unpack_.clear();
+    forwarded_.clear();
     for (const Parcel& parcel : group.parcels) {
       batch.messages.push_back(message(parcel, stage, chunk));
       if (is_staged(parcel, me_)) chunk += round_up(parcel.bytes, kChunkAlignment);
+      for (const Segment& segment : parcel.segments) {
+        if (forward_ && segment.copy.fan_out == plan::FanOut::relayed && me_.receives(segment.copy))
+          forward_(segment.copy, forwarded_);
+      }
     }
     batch.packing = kernels::CopyTable(space_, pack_, sizes_);
     batch.unpacking = kernels::CopyTable(space_, unpack_, sizes_);
+    batch.forwarding = kernels::CopyTable(space_, forwarded_, sizes_);
     return batch;
   }
 
@@ -166,20 +188,22 @@ class BatchBuilder {
   const Routes& routes_;
   const Endpoint& me_;
   const kernels::TableSizes& sizes_;
-  std::vector<kernels::Tile> pack_, unpack_;
+  const Forward& forward_;
+  std::vector<kernels::Tile> pack_, unpack_, forwarded_;
 };
 
 class P2p final : public Executor {
  public:
   P2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
-      const std::vector<plan::Copy>& copies, const Tuning& tuning, std::shared_ptr<Ring> ring, Progress& progress)
+      const std::vector<plan::Copy>& copies, const Tuning& tuning, std::shared_ptr<Ring> ring, Progress& progress,
+      const Forward& forward)
       : space_(space), routes_(routes), progress_(progress), group_size_(tuning.group_size), ring_(std::move(ring)) {
     std::vector<kernels::Tile> to_self;
     for (const plan::Copy& copy : copies) {
       if (copy.to_self) to_self.push_back(self_tile(copy, me.source, me.destination));
     }
     to_self_ = kernels::CopyTable(space_, to_self, tuning.table);
-    make_lanes(me, make_groups(routes_, me, remote_copies(copies), aligned(tuning)), aligned(tuning));
+    make_lanes(me, make_groups(routes_, me, remote_copies(copies), aligned(tuning)), aligned(tuning), forward);
   }
 
   void execute() override {
@@ -216,11 +240,11 @@ class P2p final : public Executor {
     return result;
   }
 
-  void make_lanes(const Endpoint& me, const LaneGroups& groups, const Tuning& tuning) {
+  void make_lanes(const Endpoint& me, const LaneGroups& groups, const Tuning& tuning, const Forward& forward) {
     if (!ring_) ring_ = std::make_shared<Ring>(groups.ring_bytes);
     std::byte* next = groups.ring_bytes > 0 ? ring_->memory() : nullptr;
 
-    BatchBuilder builder(space_, routes_, me, tuning.table);
+    BatchBuilder builder(space_, routes_, me, tuning.table, forward);
     for (std::size_t lane = 0; lane < groups.lanes.size(); ++lane) {
       const LaneRing& ring = groups.rings[lane];
       lanes_.emplace_back(tuning.ring_chunks);
@@ -263,8 +287,8 @@ std::int64_t ring_bytes(const Routes& routes, const Endpoint& me, const std::vec
 
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning,
-                                   std::shared_ptr<Ring> ring, Progress& progress) {
-  return std::make_unique<P2p>(space, routes, me, copies, tuning, std::move(ring), progress);
+                                   std::shared_ptr<Ring> ring, Progress& progress, const Forward& forward) {
+  return std::make_unique<P2p>(space, routes, me, copies, tuning, std::move(ring), progress, forward);
 }
 
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,

@@ -1,6 +1,7 @@
 #pragma once
 // p2p's staging memory, for executors that are made of several p2p executors run one after the other (the misc stream).
 
+#include <functional>
 #include <memory>
 
 #include "kernels/memory.hpp"
@@ -31,10 +32,15 @@ std::int64_t ring_bytes(const Routes& routes, const Endpoint& me, const std::vec
 /// Returns the tuning with which misc gathers, from `stages` source stages, into a buffer of `capacity` bytes.
 Tuning gather_tuning(Tuning tuning, std::int64_t stages, std::int64_t capacity);
 
+/// Appends the tiles that forward a part of a relayed copy that this rank has received.
+using Forward = std::function<void(const plan::Copy& part, std::vector<kernels::Tile>& tiles)>;
+
 /// Makes p2p like the other make_p2p, staging in `ring` (of ring_bytes of all its executors), which no other executor
-/// may use at the same time.
+/// may use at the same time (nullptr: one of its own). `forward`: what is done with relayed copies (nullptr: nothing);
+/// the tiles are stored behind the arrival of their group, whose relayed parts are a chunk at most, while the groups
+/// behind it are on their way.
 std::unique_ptr<Executor> make_p2p(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                    const std::vector<plan::Copy>& copies, const Tuning& tuning,
-                                   std::shared_ptr<Ring> ring, Progress& progress);
+                                   std::shared_ptr<Ring> ring, Progress& progress, const Forward& forward = {});
 
 }  // namespace refit::transport

@@ -82,17 +82,8 @@ std::int64_t most_of_a_host(const std::vector<int>& hosts, int ranks) {
   return most;
 }
 
-/// Returns the ranks of the first host, and as many of the last rank's host.
-std::pair<std::vector<int>, std::vector<int>> between_hosts(const std::vector<int>& hosts) {
-  std::vector<int> first, last;
-  for (std::size_t rank = 0; rank < hosts.size(); ++rank) {
-    if (hosts[rank] == hosts.front()) first.push_back(static_cast<int>(rank));
-    if (hosts[rank] == hosts.back()) last.push_back(static_cast<int>(rank));
-  }
-  const std::size_t pairs = std::min(first.size(), last.size());
-  first.resize(pairs);
-  last.resize(pairs);
-  return {first, last};
+bool is_one_host(const std::vector<int>& hosts) {
+  return std::ranges::all_of(hosts, [&](int host) { return host == hosts.front(); });
 }
 
 /// Returns the gen rank, among those that are `reached`, to which the rate from `rank` is measured: one on another
@@ -112,42 +103,6 @@ int partner_of(int rank, const Places& places, const WorldMap& map, const Reache
   }
   return partner;
 }
-
-/// Messages of a probe.
-struct Messages {
-  Control& world;
-  Communicator& communicator;
-  int lanes;
-  double seconds;
-
-  /// Returns the slowest pair's rate, on one lane or on all, whichever is better.
-  double rate(const std::vector<int>& senders, const std::vector<int>& receivers, std::int64_t bytes) const {
-    double best = measure_pairs(world, communicator, 1, senders, receivers, bytes, seconds);
-    if (lanes > 1) best = std::max(best, measure_pairs(world, communicator, lanes, senders, receivers, bytes, seconds));
-    return best;
-  }
-  /// Returns the seconds of a small message between one pair.
-  double latency(int sender, int receiver) const {
-    return 8.0 / measure_pairs(world, communicator, 1, {sender}, {receiver}, 8, seconds / 10);
-  }
-  /// Returns the rate from one host to another, of all ranks together; 0: there is one host.
-  double network(const std::vector<int>& hosts, std::int64_t bytes) const {
-    if (hosts.back() == hosts.front()) return 0;
-    const auto [out, in] = between_hosts(hosts);
-    double best = rate(out, in, bytes) * static_cast<double>(out.size());
-    // Each rank sends to each, since every pair may have sockets or threads of its own.
-    std::vector<int> senders, receivers;
-    for (int sender : out) {
-      for (int receiver : in) {
-        senders.push_back(sender);
-        receivers.push_back(receiver);
-      }
-    }
-    if (senders.size() == out.size()) return best;
-    const std::int64_t part = std::max<std::int64_t>(1, bytes / static_cast<std::int64_t>(in.size()));
-    return std::max(best, rate(senders, receivers, part) * static_cast<double>(senders.size()));
-  }
-};
 
 /// Times copies by the first `active` ranks as refits are timed: until all have done theirs. Returns the bytes that the
 /// busiest host reads and stores per second.
@@ -185,39 +140,13 @@ ProbedRates best_of(const ProbedRates& a, const ProbedRates& b) {
   ProbedRates best;
   for (double ProbedRates::*rate :
        {&ProbedRates::pair, &ProbedRates::pair_message, &ProbedRates::all_pairs, &ProbedRates::pair_store,
-        &ProbedRates::pair_engine, &ProbedRates::all_stores, &ProbedRates::network, &ProbedRates::memory,
+        &ProbedRates::pair_engine, &ProbedRates::all_stores, &ProbedRates::memory,
         &ProbedRates::all_engines, &ProbedRates::both_stores, &ProbedRates::both_engines, &ProbedRates::both_messages})
     best.*rate = std::max(a.*rate, b.*rate);
+  best.network = best_of(a.network, b.network);
   best.latency = least(a.latency, b.latency);
   best.engine_bytes = a.engine_bytes > 0 ? a.engine_bytes : b.engine_bytes;
   return best;
-}
-
-double measure_pairs(Control& world, Communicator& communicator, int lanes, const std::vector<int>& senders,
-                     const std::vector<int>& receivers, std::int64_t bytes, double seconds) {
-  const kernels::DeviceBuffer buffer(bytes);
-  std::vector<std::vector<Message>> by_lane(static_cast<std::size_t>(lanes));
-  for (std::size_t i = 0; i < senders.size(); ++i) {
-    for (int lane = 0; lane < lanes; ++lane) {
-      const std::int64_t begin = bytes * lane / lanes, end = bytes * (lane + 1) / lanes;
-      auto& messages = by_lane[static_cast<std::size_t>(lane)];
-      const auto add = [&](Message::Kind kind, int peer) {
-        messages.push_back({kind, peer, buffer.data() + begin, end - begin});
-      };
-      if (senders[i] == communicator.rank()) add(Message::Kind::send, receivers[i]);
-      if (receivers[i] == communicator.rank()) add(Message::Kind::receive, senders[i]);
-    }
-  }
-  std::vector<std::unique_ptr<Request>> requests;
-  for (const auto& messages : by_lane) requests.push_back(communicator.make_request(std::ssize(messages)));
-  const double took = best_time(world, seconds, [&] {
-    for (std::size_t lane = 0; lane < by_lane.size(); ++lane) {
-      if (!by_lane[lane].empty()) communicator.post(by_lane[lane], static_cast<int>(lane), *requests[lane]);
-    }
-    for (const auto& request : requests) complete(*request);
-    if (senders.size() > 1) world.barrier();  // together ends when the last has done
-  });
-  return static_cast<double>(bytes) / took;
 }
 
 ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, Communicator& communicator, int lanes,
@@ -247,19 +176,23 @@ ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, 
   if (world.size() < 2) return rates;
 
   rates.memory = std::max(rates.memory, host_rate(space, world, places, 1, copies(sent), seconds));
-  const Messages messages{world, communicator, lanes, seconds};
-  const bool one_host = places.hosts.front() == places.hosts.back();
-  const std::int64_t bytes = one_host ? std::clamp<std::int64_t>(sent, 1 << 20, kMessageBytes) : kMessageBytes;
+  const PairMessages messages{world, communicator, lanes, seconds};
+  const bool one_host = is_one_host(places.hosts);
+  rates.network = measure_network(messages, places.hosts, kMessageBytes);
   const int half = world.size() / 2;
   std::vector<int> first, second;
   for (int i = 0; i < half; ++i) {
     first.push_back(i);
     second.push_back(half + i);
   }
-  rates.pair_message = messages.rate({0}, {world.size() - 1}, bytes);
-  rates.all_pairs = messages.rate(first, second, bytes);
-  rates.latency = messages.latency(0, world.size() - 1);
-  rates.network = messages.network(places.hosts, bytes);
+  /// Of each of so many pairs; between hosts as many as show the slowest link's rate.
+  const auto bytes_of = [&](std::int64_t pairs) {
+    if (one_host) return std::clamp<std::int64_t>(sent, 1 << 20, kMessageBytes);
+    return std::max<std::int64_t>(1, bytes_that_show(rates.network.slowest(), pairs * kMessageBytes) / pairs);
+  };
+  rates.pair_message = messages.rate({0}, {world.size() - 1}, bytes_of(1));
+  rates.all_pairs = messages.rate(first, second, bytes_of(half));
+  rates.latency = messages.round_trip(0, world.size() - 1);
   // Within a host all other ranks may store into one rank's memory at once; messages there are read and stored too.
   if (one_host) rates.memory = std::max({rates.memory, 2 * rates.pair_message, 2 * rates.all_pairs * half});
   rates.pair = std::max({rates.memory / 2, rates.pair_message, rates.all_pairs});
@@ -337,7 +270,7 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     }
   }
   if (communicator != nullptr && world.size() > 1) {
-    const Messages messages{world, *communicator, lanes, seconds};
+    const PairMessages messages{world, *communicator, lanes, seconds};
     // Colocated ranks send to their neighbours: what they have themselves costs no message.
     const int shift = map.colocated ? 1 : 0;
     std::vector<int> senders, receivers;
@@ -358,8 +291,9 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
     all_senders.insert(all_senders.end(), receivers.begin(), receivers.end());
     all_receivers.insert(all_receivers.end(), senders.begin(), senders.end());
     rates.both_messages = messages.rate(all_senders, all_receivers, probe_bytes);
-    rates.latency = messages.latency(alone.first, alone.second);
-    rates.network = messages.network(places.hosts, probe_bytes);
+    // What a launch costs: one way, of which the sender's end is no shorter than the receiver's.
+    rates.latency = 8.0 / messages.rate_on(1, {alone.first}, {alone.second}, 8);
+    rates.network = measure_network(messages, places.hosts, probe_bytes);
   }
   rates.pair = std::max(
       {rates.pair, rates.pair_store, rates.pair_engine, rates.pair_message, rates.both_stores, rates.both_engines});
@@ -369,7 +303,11 @@ ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& 
 plan::Rates device_rates(const ProbedRates& rates, std::int64_t ranks_per_device) {
   plan::Rates result;
   result.device_in = result.device_out = rates.pair;
-  result.domain_in = result.domain_out = rates.network;
+  result.domain_in = result.domain_out = rates.network.best();
+  if (rates.network.slowest() < rates.network.best()) {
+    result.each_domain_in = rates.network.in;
+    result.each_domain_out = rates.network.out;
+  }
   result.memory = rates.memory * static_cast<double>(ranks_per_device);
   result.launch_seconds = rates.latency;
   return result;

@@ -7,6 +7,7 @@
 #include "kernels/kernels.hpp"
 #include "plan/cost.hpp"
 #include "transport/communicator.hpp"
+#include "transport/network_rates.hpp"
 #include "transport/places.hpp"
 
 namespace refit::transport {
@@ -20,9 +21,10 @@ struct ProbedRates {
   double pair_store = 0;    ///< devices: one pair alone, a kernel's stores
   double pair_engine = 0;   ///< devices: one pair alone, copy engines
   double all_stores = 0;    ///< devices: every train rank at once, per rank
-  double network = 0;       ///< the ranks of one host to those of another, all at once, together
+  NetworkRates network;     ///< the ranks of one host to those of another, all at once, together
   double memory = 0;        ///< copying: read + write of one host's ranks together, or of one rank's device
-  double latency = 0;       ///< seconds of one small message
+  double latency = 0;       ///< seconds that groups of messages wait for each other: hosts: a small message and its
+                            ///< answer, as who has sent must hear of the receiver; devices: one small message
   double all_engines = 0;   ///< devices: as all_stores, copy engines
   // Devices, every rank at once, per rank: both ways of the links are busy.
   double both_stores = 0;    ///< a kernel's stores; only where all ranks have memory that others map
@@ -58,11 +60,6 @@ ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, 
 ProbedRates measure_device_rates(const kernels::ExecutionSpace& space, Control& world, const PeerMemory* peers,
                                  Communicator* communicator, int lanes, const Places& places, const WorldMap& map,
                                  std::int64_t gen_arena_bytes, double seconds, std::int64_t probe_bytes = 256 << 20);
-
-/// Sends `bytes` from each rank of `senders[i]` to `receivers[i]` at the same time, in a part on each of the first
-/// `lanes` lanes; returns the slowest pair's rate in bytes per second. Collective over both.
-double measure_pairs(Control& world, Communicator& communicator, int lanes, const std::vector<int>& senders,
-                     const std::vector<int>& receivers, std::int64_t bytes, double seconds);
 
 /// Returns the rates in the cost model's form: on hosts every rank is a device, a node is a domain, and its ranks share
 /// its memory.

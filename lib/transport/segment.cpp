@@ -94,7 +94,8 @@ std::vector<Segment> make_segments(const std::vector<Copy>& copies, const Tuning
     const bool plain_destination = contiguous(copy, copy.destination) && !cast;
     const RankPair pair = ranks_of(copy);
     const bool plain = plain_source && plain_destination;
-    if (const auto found = last_plain.find(pair); plain && found != last_plain.end()) {
+    const bool relayed = copy.fan_out == plan::FanOut::relayed;
+    if (const auto found = last_plain.find(pair); plain && !relayed && found != last_plain.end()) {
       Segment& before = out[found->second];
       const std::int64_t elements = before.bytes / byte_size(copy.source.format.dtype);
       if (before.bytes + copy.wire_bytes() <= tuning.message_bytes &&
@@ -106,14 +107,15 @@ std::vector<Segment> make_segments(const std::vector<Copy>& copies, const Tuning
       }
     }
     boxes.clear();
-    const std::int64_t bytes = plain ? tuning.message_bytes : std::min(tuning.chunk_bytes, tuning.message_bytes);
+    const std::int64_t bytes =
+        plain && !relayed ? tuning.message_bytes : std::min(tuning.chunk_bytes, tuning.message_bytes);
     append_cut(copy.box, bytes / byte_size(copy.source.format.dtype), boxes);
     for (const Box& box : boxes) {
       const Copy part = part_of(copy, box);
       out.push_back(
           {part, part.wire_bytes(), contiguous(part, part.source), contiguous(part, part.destination) && !cast, {}});
     }
-    if (plain) {
+    if (plain && !relayed) {
       last_plain[pair] = out.size() - 1;
     } else {
       last_plain.erase(pair);

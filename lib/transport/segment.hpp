@@ -43,7 +43,8 @@ struct Parcel {
 
 /// Returns the segments of `copies` (of one rank, in plan order), in order. Copies that are contiguous at both ends
 /// without a cast are merged with their successor between the same two ranks where that continues both storages, up to
-/// tuning.message_bytes; others are cut into parts of at most tuning.chunk_bytes.
+/// tuning.message_bytes; others are cut into parts of at most tuning.chunk_bytes. So are relayed copies, and none of
+/// them is merged: each part is forwarded as soon as it is there.
 std::vector<Segment> make_segments(const std::vector<plan::Copy>& copies, const Tuning& tuning);
 
 /// Sizes of segments below which they are packed unless a tuning says otherwise. On devices a message costs as much as

@@ -247,8 +247,7 @@ Network connect(const TransportCase& job, const RankServices& services) {
 }
 
 std::vector<plan::Copy> copies_of(const TransportCase& job, const layout::Layout& sent, const OwnRanks& own) {
-  const plan::Planner planner(job.bulk, sent, *job.destination,
-                              {job.domain_ranks, job.colocated, job.placement, job.striping});
+  const plan::Planner planner(job.bulk, sent, *job.destination, job.rules());
   return planner.rank_plan(own).copies;
 }
 
@@ -449,7 +448,7 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   for (std::int64_t step = 0; step < job.refits; ++step) {
     world.barrier();  // destinations have checked the previous refit
     // Forwarding ranks are then awake before the copies that they forward come.
-    if (sends && job.domain_ranks > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    if (sends && !job.rules().domains.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (step == job.restart) {
       if (receives) std::memset(destination, kernels::kPoison, static_cast<std::size_t>(to->bytes()));
       bulk->restart();

@@ -118,7 +118,11 @@ class Suite:
         """A job of `ranks` ranks; 0: one process without the launcher. `within`: a command that starts the launcher;
         `before`: one that starts each process."""
         prefix = mpirun(ranks) if ranks > 0 else []
-        command = [*within, *prefix, *before, self.args.refit, *map(str, arguments)]
+        return self.start_with([*within, *prefix, *before], *arguments)
+
+    def start_with(self, launcher, *arguments):
+        """A job that `launcher` starts: the words before the executable."""
+        command = [*launcher, self.args.refit, *map(str, arguments)]
         return Started(command, self.args.refit, self.args.inputs, self.work)
 
     def run(self, ranks, *arguments, seconds=LIMIT_SECONDS, within=()):

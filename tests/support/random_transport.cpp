@@ -275,7 +275,27 @@ std::vector<TransportCase> RandomTransport::jobs() const {
     jobs.back().domain_ranks = domain_ranks;
     jobs.back().foreign = true;
   }
+  if (!direct.quantiser) jobs.push_back(on_hosts(direct));
   return jobs;
+}
+
+/// Places the ranks of `direct` on a few hosts that share memory, in any order; destination ranks of a host feed each
+/// other.
+TransportCase RandomTransport::on_hosts(TransportCase direct) const {
+  std::mt19937_64 random(combine(seed_, 0x4057));
+  const std::uint64_t hosts = 2 + random() % 2;
+  const WorldMap world = direct.world();
+  std::vector<std::int64_t> host_of;
+  for (int rank = 0; rank < world.size(); ++rank) host_of.push_back(static_cast<std::int64_t>(random() % hosts));
+  std::vector<std::int64_t> devices;
+  for (int rank = 0; rank < world.size(); ++rank)
+    devices.push_back(host_of[static_cast<std::size_t>(rank)] * world.size() + rank);
+  direct.placement = plan::listed(world, devices, world.size());
+  direct.feeds_by_host = true;
+  for (int a = 0; a < world.size(); ++a)
+    for (int b = a + 1; b < world.size(); ++b)
+      if (host_of[static_cast<std::size_t>(a)] != host_of[static_cast<std::size_t>(b)]) direct.unmapped.insert({a, b});
+  return direct;
 }
 
 std::vector<TransportCase> RandomTransport::deltas() const {
@@ -311,7 +331,8 @@ std::string RandomTransport::describe(const TransportCase& job) const {
   const std::string delta =
       t.delta == transport::Delta::off ? "" : fmt::format(", delta {}, restart before {}", name(t.delta), job.restart);
   return fmt::format(
-      "seed {} {} {}{} ({} + {} ranks{}{}{} on devices/domains{} ->{}), fan-out in domains of {}, stripes of {} B and "
+      "seed {} {} {}{} ({} + {} ranks{}{}{} on devices/domains{} ->{}), fan-out in domains of {}{}, stripes of {} B "
+      "and "
       "{} "
       "rows; streams {} group {} "
       "chunk {} ring {} message {} small {} packed {} cost {} part {} reshard {} fan-out chunk {} items {} B {} "
@@ -319,11 +340,12 @@ std::string RandomTransport::describe(const TransportCase& job) const {
       seed_, to_string(precisions_), to_string(job.executor), delta, job.source->ranks(), job.destination->ranks(),
       job.colocated ? ", colocated" : "", job.quantiser ? fmt::format(", {}", name(*job.quantiser)) : "",
       job.foreign ? ", foreign memory" : "", devices(job.placement.source), devices(job.placement.destination),
-      job.domain_ranks, job.striping.min_bytes, job.striping.min_rows, t.streams, t.group_size, t.chunk_bytes,
-      t.ring_chunks, t.message_bytes, t.small_bytes.value_or(-1), t.packed_bytes, t.message_cost_bytes,
-      t.golden_part_bytes, t.reshard_group_bytes, t.fan_out_chunk_bytes, t.table.item_bytes, t.table.quantised_elements,
-      t.table.streamed_bytes, job.misc_buffer_bytes, t.engines.least_bytes, t.engines.least_strided_bytes,
-      t.engines.least_row_bytes, t.engines.split_row_bytes, t.engines.most_bytes, t.engines.batch);
+      job.domain_ranks, job.feeds_by_host ? " (hosts)" : "", job.striping.min_bytes, job.striping.min_rows, t.streams,
+      t.group_size, t.chunk_bytes, t.ring_chunks, t.message_bytes, t.small_bytes.value_or(-1), t.packed_bytes,
+      t.message_cost_bytes, t.golden_part_bytes, t.reshard_group_bytes, t.fan_out_chunk_bytes, t.table.item_bytes,
+      t.table.quantised_elements, t.table.streamed_bytes, job.misc_buffer_bytes, t.engines.least_bytes,
+      t.engines.least_strided_bytes, t.engines.least_row_bytes, t.engines.split_row_bytes, t.engines.most_bytes,
+      t.engines.batch);
 }
 
 RandomCases::RandomCases(std::int64_t cases_by_default) {

@@ -47,6 +47,7 @@ class RandomTransport {
   std::string describe(const TransportCase& job) const;
 
  private:
+  TransportCase on_hosts(TransportCase direct) const;
   void make_model(std::mt19937_64& random);
   void make_layouts(std::mt19937_64& random, int ranks, bool colocated);
   void draw_sizes(std::mt19937_64& random);

@@ -201,7 +201,7 @@ TEST(Supervisor, RankWhoseSupervisorIsSilentIsNamedAndReplaced) {
   const Failure failure = crew.wait();
   EXPECT_EQ(failure.rank, 0);
   EXPECT_THAT(failure.message, HasSubstr("rank 0 (host "));
-  EXPECT_THAT(failure.message, HasSubstr("gives no sign of life"));
+  EXPECT_THAT(failure.message, HasSubstr("has given no sign of life since"));
   EXPECT_EQ(crew.reports_of(1), 1);
   EXPECT_EQ(crew.reports(), 1);
 }
@@ -234,12 +234,16 @@ TEST(Channel, TellsRankZeroAndHearsOfTheVerdict) {
   one.phase = "load";
   one.item = std::int64_t{7} << 40;
   one.waiting = true;
+  Sight root;
+  root.rank = 0;
+  root.host = "node0";
+  root.phase = "bulk";
   const News news{0, {one, one}, Failure{Ending::timeout, ErrorKind::data, 5, "load", "late", 2.5}};
   const auto begin = std::chrono::steady_clock::now();
   while (teller.hear().at == 0 && std::chrono::steady_clock::now() - begin < kLong) {
     teller.tell("node1#4", news);
     stranger.tell("node2", news);
-    listener.serve(Verdict::reported, 3);
+    listener.serve(Verdict::reported, 3, root);
     std::this_thread::sleep_for(1ms);
   }
   ASSERT_EQ(listener.news().size(), 1U) << "who does not know the token is not heard";
@@ -257,6 +261,9 @@ TEST(Channel, TellsRankZeroAndHearsOfTheVerdict) {
   EXPECT_EQ(heard.failure->kind, ErrorKind::data);
   EXPECT_EQ(teller.last().verdict, Verdict::reported);
   EXPECT_EQ(teller.last().code, 3);
+  EXPECT_EQ(teller.last().root.rank, 0);
+  EXPECT_EQ(teller.last().root.host, "node0");
+  EXPECT_EQ(teller.last().root.phase, "bulk");
 }
 
 /// Two hosts: each crew has a board, and ranks are counted over both.

@@ -30,7 +30,12 @@ struct World {
   bool apart = true;              ///< the sides share no device
   bool colocated = false;         ///< rank r of either side is one process
 
-  Planner planner() const { return {tensors, source, *destination, {domain_ranks, colocated, placement, {}}}; }
+  Planner planner() const {
+    return {tensors,
+            source,
+            *destination,
+            {domains_of_neighbours(destination->ranks(), domain_ranks), colocated, placement, {}}};
+  }
 };
 
 /// One to three engines, each with a mesh and dtypes of its own.

@@ -113,7 +113,10 @@ TEST(Model, CountsPortsStagingAndSteps) {
   EXPECT_EQ(direct.port, "device out");
   EXPECT_EQ(direct.term, "wire");
   EXPECT_DOUBLE_EQ(direct.total, 0.2 + 1e-3);  // one launch
-  const Loads shared = traffic(Planner(tensors, source, replicas, {.domain_ranks = 2}), machine.placement).loads;
+  const Loads shared =
+      traffic(Planner(tensors, source, replicas, {.domains = domains_of_neighbours(replicas.ranks(), 2)}),
+              machine.placement)
+          .loads;
   EXPECT_DOUBLE_EQ(direct_seconds(shared, machine, Knobs()).wire, 0.1);  // each forwards its half
 
   // A broadcast is on its way once, packed and placed before and after: 20 GB read and 20 GB written.

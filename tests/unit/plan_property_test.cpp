@@ -66,7 +66,10 @@ struct World {
   Striping striping;
 
   Planner planner(std::int64_t domain_ranks = 0, bool colocated = false, Placement placement = {}) const {
-    return {tensors, source, destination, {domain_ranks, colocated, std::move(placement), striping}};
+    return {tensors,
+            source,
+            destination,
+            {domains_of_neighbours(destination.ranks(), domain_ranks), colocated, std::move(placement), striping}};
   }
 };
 
@@ -473,7 +476,7 @@ TEST(PlanFanOut, SendsEachBoxIntoTheDomainOnce) {
   const MeshLayout source = rows_layout(tensors, 1, 1);
   const MeshLayout destination = rows_layout(tensors, 3, 1);
   const std::int64_t bytes = tensors[0].bytes();
-  const Traffic with = traffic(Planner(tensors, source, destination, {.domain_ranks = 3}), {.matrix = true});
+  const Traffic with = traffic(Planner(tensors, source, destination, {.domains = {0, 0, 0}}), {.matrix = true});
   EXPECT_EQ(with.bytes, 3 * bytes);
   EXPECT_EQ(with.forwarded(), 2 * bytes);
   EXPECT_EQ(with.matrix, (std::vector<std::vector<std::int64_t>>{{bytes / 3, bytes / 3, bytes / 3}}));
@@ -485,7 +488,7 @@ TEST(PlanFanOut, SendsEachBoxIntoTheDomainOnce) {
   EXPECT_NE(with.hash, without.hash);
   // Domains are fed one by one: here two domains of two ranks.
   const MeshLayout four = rows_layout(tensors, 4, 1);
-  const Traffic domains = traffic(Planner(tensors, source, four, {.domain_ranks = 2}));
+  const Traffic domains = traffic(Planner(tensors, source, four, {.domains = {0, 0, 1, 1}}));
   EXPECT_EQ(domains.egress_max(), 2 * bytes);
   EXPECT_EQ(domains.forwarded(), 2 * bytes);
 }
@@ -505,21 +508,24 @@ TEST(PlanFanOut, IsChosenWhereTheHoldersPortsAreTheBusiest) {
     const MeshLayout source = rows_layout(tensors, c.train_dp, c.train_tp);
     const MeshLayout destination = rows_layout(tensors, c.gen_dp, c.gen_tp);
     const Placement domain = apart(source.ranks(), destination.ranks(), 1, 8);
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, {.placement = domain}),
+    EXPECT_EQ(largest_domain(choose_fan_out(tensors, source, destination, rates, {.placement = domain})),
               fans_out ? destination.ranks() : 0)
         << "DP" << c.train_dp << "xTP" << c.train_tp << " -> DP" << c.gen_dp << "xTP" << c.gen_tp;
     // Fan-out pays neither without rates, nor where every device is a domain, nor where all ports are one memory.
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, {}, {.placement = domain}), 0);
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, {}, {.placement = domain}), Domains());
     EXPECT_EQ(
         choose_fan_out(tensors, source, destination, rates, {.placement = apart(source.ranks(), destination.ranks())}),
-        0);
+        Domains());
     Rates shared = rates;
     shared.memory_is_shared = true;
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, shared, {.placement = domain}), 0);
+    shared.memory = 2 * 370e9;
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, shared,
+                             {.placement = filled(source.ranks(), destination.ranks(), 1, 16)}),
+              Domains());
   }
 }
 
-/// One holder: ranks that share a device need no port, and domains must be blocks of neighbours.
+/// One holder: ranks that share a device need no port; domains may be of any ranks.
 TEST(PlanFanOut, KnowsWhoSharesWhat) {
   const std::vector<Tensor> tensors{{0, "t0", {60'000, 500}, DType::bf16, model::Role::unknown, -1, -1}};
   const MeshLayout source = rows_layout(tensors, 1, 1);
@@ -527,19 +533,55 @@ TEST(PlanFanOut, KnowsWhoSharesWhat) {
   rates.device_in = rates.device_out = 370e9;
   struct Shared {
     std::vector<Placement::Site> takers;
-    std::int64_t ranks;
+    Domains domains;
   };
-  const Shared rows[] = {{{{0, 0}, {0, 0}, {0, 0}}, 0},           // all beside the holder
-                         {{{0, 0}, {1, 0}, {1, 0}}, 3},           // two behind one link: one forwards
-                         {{{0, 0}, {1, 0}}, 0},                   // one behind it
-                         {{{1, 0}, {2, 0}, {3, 1}, {4, 1}}, 2},   // two domains
-                         {{{1, 0}, {2, 0}, {3, 0}, {4, 1}}, 3},   // the last has fewer
-                         {{{1, 0}, {2, 1}, {3, 1}, {4, 1}}, 0},   // the first has
-                         {{{1, 0}, {2, 1}, {3, 0}, {4, 1}}, 0}};  // in turns
-  for (const auto& [takers, ranks] : rows) {
+  const Shared rows[] = {{{{0, 0}, {0, 0}, {0, 0}}, {}},                    // all beside the holder
+                         {{{0, 0}, {1, 0}, {1, 0}}, {0, 0, 0}},             // two behind one link: one forwards
+                         {{{0, 0}, {1, 0}}, {}},                            // one behind it
+                         {{{1, 0}, {2, 0}, {3, 1}, {4, 1}}, {0, 0, 1, 1}},  // two domains
+                         {{{1, 0}, {2, 0}, {3, 0}, {4, 1}}, {0, 0, 0, 1}},  // the last has fewer
+                         {{{1, 0}, {2, 1}, {3, 1}, {4, 1}}, {0, 1, 1, 1}},  // the first has
+                         {{{1, 0}, {2, 1}, {3, 0}, {4, 1}}, {0, 1, 0, 1}},  // in turns
+                         {{{1, 1}, {2, 2}, {3, 3}, {4, 4}}, {}}};           // each alone
+  for (const auto& [takers, domains] : rows) {
     const MeshLayout destination = rows_layout(tensors, std::ssize(takers), 1);
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, {.placement = {{{0, 0}}, takers}}), ranks)
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, {.placement = {{{0, 0}}, takers}}), domains)
         << &takers - &rows[0].takers;
+  }
+}
+
+/// A memory that a host's ranks share gains nothing from fan-out; a slow link between hosts does, wherever takers are.
+TEST(PlanFanOut, PaysBehindALinkBetweenHosts) {
+  const std::vector<Tensor> tensors{{0, "t0", {60'000, 500}, DType::bf16, model::Role::unknown, -1, -1}};
+  const MeshLayout source = rows_layout(tensors, 1, 1);
+  Rates rates;
+  rates.device_in = rates.device_out = 5e9;
+  rates.memory = 10e9;
+  rates.memory_is_shared = true;
+  struct Hosts {
+    std::vector<Placement::Site> takers;
+    bool fans_out;
+  };
+  const Hosts rows[] = {{{{1, 0}, {2, 0}, {3, 0}}, false},          // all on the holder's host
+                        {{{1, 0}, {2, 1}}, false},                  // one elsewhere
+                        {{{1, 1}, {2, 1}}, true},                   // two
+                        {{{1, 1}, {2, 1}, {3, 2}}, true},           // two, and one on a third
+                        {{{1, 0}, {2, 1}, {3, 0}, {4, 1}}, true}};  // in turns
+  for (const auto& [takers, fans_out] : rows) {
+    const MeshLayout destination = rows_layout(tensors, std::ssize(takers), 1);
+    const Placement placement{{{0, 0}}, takers};
+    rates.domain_in = rates.domain_out = 0.1e9;
+    const Domains chosen = choose_fan_out(tensors, source, destination, rates, {.placement = placement});
+    EXPECT_EQ(chosen, fans_out ? domains_of(placement) : Domains()) << &takers - &rows[0].takers;
+    const Planner planner(tensors, source, destination, {.domains = chosen, .placement = placement});
+    std::map<std::int32_t, std::int64_t> entering;  // by domain
+    planner.for_each_copy([&](const Copy& copy) {
+      const auto& from = copy.fan_out == FanOut::forwarded ? placement.destination : placement.source;
+      const std::int32_t sender = from[static_cast<std::size_t>(to_int(copy.source.rank))].domain;
+      const std::int32_t taker = placement.destination[static_cast<std::size_t>(to_int(copy.destination.rank))].domain;
+      if (sender != taker) entering[taker] += copy.wire_bytes();
+    });
+    for (const auto& [domain, bytes] : entering) EXPECT_EQ(bytes, tensors[0].bytes());
   }
 }
 
@@ -567,7 +609,8 @@ TEST(Plan, BringsABoxToEveryPlaceOfATaker) {
     const MeshLayout source = rows_layout(tensors, row.holders, 1);
     MeshLayout destination = rows_layout(tensors, row.takers, 1);
     destination.most_places = {3};
-    const Planner planner(tensors, source, destination, {row.domain_ranks, row.colocated, {}, {}});
+    const Planner planner(tensors, source, destination,
+                          {domains_of_neighbours(row.takers, row.domain_ranks), row.colocated, {}, {}});
     const auto text = [&](const Copy& copy) {
       const auto place = copy.destination.place.offset / (tensors[0].elements() + 1);
       return fmt::format("{}{}>d{}@{}{}", copy.fan_out == FanOut::forwarded ? 'd' : 's', to_int(copy.source.rank),
@@ -645,7 +688,7 @@ TEST(PlanFanOut, LeavesOutWhoHasAHolderOnItsDevice) {
   const MeshLayout source = rows_layout(tensors, 1, 1);
   const MeshLayout destination = rows_layout(tensors, 3, 1);
   const Placement placement = listed({1, 3}, std::vector<std::int64_t>{0, 0, 1, 2}, 4);
-  const Planner planner(tensors, source, destination, {.domain_ranks = 3, .placement = placement});
+  const Planner planner(tensors, source, destination, {.domains = {0, 0, 0}, .placement = placement});
   const Traffic all = traffic(planner, placement, {.matrix = true});
   const std::int64_t bytes = tensors[0].bytes();
   EXPECT_EQ(all.matrix, (std::vector<std::vector<std::int64_t>>{{bytes, bytes / 2, bytes / 2}}));

@@ -245,7 +245,7 @@ TEST(Session, EstimatesWithoutRefitting) {
   on_every_rank(job, {.fan_out = FanOut::on, .byte_matrix = true}, machine,
                 [&](World& world, Session& session, const OwnMemory& /*mine*/) {
                   const Estimate& estimate = session.estimate();
-                  EXPECT_EQ(estimate.fan_out_ranks, 2);
+                  EXPECT_EQ(estimate.fan_out, plan::Domains({0, 0}));
                   EXPECT_GT(estimate.bound.total(), 0);
                   EXPECT_GE(estimate.model.total, estimate.bound.total());
                   std::int64_t payload = 0;
@@ -267,7 +267,7 @@ TEST(Session, EstimatesWithoutRefitting) {
 }
 
 TEST(Session, SaysWhatTheMachineLacks) {
-  Job made("llama", "TP1", "TP2");
+  Job made("llama", "TP1", "DP2");
   const TransportCase job = made.make(plan::Policy::all, ExecutorKind::direct);
   const auto machine = std::make_shared<ThreadMachine>(3);
   machine->unmapped = {{0, 2}};
@@ -278,8 +278,16 @@ TEST(Session, SaysWhatTheMachineLacks) {
     session.refit();
     EXPECT_EQ(prover(world, session, mine).prove(1).elements_wrong, 0);
   });
+  // Gen ranks that map each other feed each other, whoever brings them the weights.
+  on_every_rank(job, {.fan_out = FanOut::on}, machine, [&](World& world, Session& session, const OwnMemory& mine) {
+    EXPECT_EQ(session.estimate().fan_out, plan::Domains({0, 0}));
+    if (world.sends) world.write(0);
+    session.refit();
+    EXPECT_EQ(prover(world, session, mine).prove(1).elements_wrong, 0);
+  });
+  machine->unmapped = {{1, 2}};
   const auto refused = [&] { on_every_rank(job, {.fan_out = FanOut::on}, machine, [](auto&, auto&, auto&) {}); };
-  EXPECT_THAT(refused, ::testing::ThrowsMessage<Error>(HasSubstr("refit.fan_out: \"on\" needs ranks")));
+  EXPECT_THAT(refused, ::testing::ThrowsMessage<Error>(HasSubstr("refit.fan_out: \"on\" needs gen ranks of a host")));
 }
 
 /// The decorators here drop all copies and swap the two paths.

@@ -55,26 +55,24 @@ TEST_P(Random, CopiesOfABoxAreCutAlike) {
     if (job.quantiser) std::erase_if(job.bulk, [](const model::Tensor& tensor) { return tensor.scale_of >= 0; });
     SCOPED_TRACE(random.describe(job));
     std::vector<Box> relayed;
-    plan::Planner(job.bulk, *job.source, *job.destination,
-                  {job.domain_ranks, job.colocated, job.placement, job.striping})
-        .for_each_copy([&](const plan::Copy& copy) {
-          if (copy.fan_out == plan::FanOut::none) return;
-          const std::vector<Box> chunks = fan_out_chunks(copy, job.tuning);
-          if (copy.fan_out == plan::FanOut::forwarded) {
-            EXPECT_EQ(chunks, relayed);
-            return;
-          }
-          relayed = chunks;
-          std::int64_t elements = 0;
-          for (const Box& chunk : chunks) {
-            EXPECT_EQ(intersect(chunk, copy.box), chunk);
-            elements += chunk.volume();
-            const std::int64_t bytes = chunk.volume() * byte_size(copy.destination.format.dtype);
-            EXPECT_TRUE(chunk.volume() == 1 || bytes <= job.tuning.fan_out_chunk_bytes) << to_string(chunk);
-          }
-          EXPECT_EQ(elements, copy.elements());
-          EXPECT_TRUE(std::is_sorted(chunks.begin(), chunks.end()));
-        });
+    plan::Planner(job.bulk, *job.source, *job.destination, job.rules()).for_each_copy([&](const plan::Copy& copy) {
+      if (copy.fan_out == plan::FanOut::none) return;
+      const std::vector<Box> chunks = fan_out_chunks(copy, job.tuning);
+      if (copy.fan_out == plan::FanOut::forwarded) {
+        EXPECT_EQ(chunks, relayed);
+        return;
+      }
+      relayed = chunks;
+      std::int64_t elements = 0;
+      for (const Box& chunk : chunks) {
+        EXPECT_EQ(intersect(chunk, copy.box), chunk);
+        elements += chunk.volume();
+        const std::int64_t bytes = chunk.volume() * byte_size(copy.destination.format.dtype);
+        EXPECT_TRUE(chunk.volume() == 1 || bytes <= job.tuning.fan_out_chunk_bytes) << to_string(chunk);
+      }
+      EXPECT_EQ(elements, copy.elements());
+      EXPECT_TRUE(std::is_sorted(chunks.begin(), chunks.end()));
+    });
     if (HasFailure()) return;
   }
 }

@@ -3,6 +3,7 @@
 #include "kernels/kernels.hpp"
 #include "transport/host_links.hpp"
 #include "transport/mpi/mpi.hpp"
+#include "transport/places.hpp"
 
 namespace refit::transport {
 namespace {
@@ -16,8 +17,9 @@ class MpiLinks final : public HostLinks {
                                              std::int64_t lanes) override {
     const Waiting waiting(&progress_);
     const int tag = next_tag_++;
+    if (hosts_.empty()) hosts_ = places_of(world_).hosts;
     if (!std::ranges::binary_search(members, world_.rank())) return nullptr;
-    return make_mpi_communicator(members, tag, static_cast<int>(lanes), &world_);
+    return make_mpi_communicator(members, tag, static_cast<int>(lanes), &world_, kOperationBytes, hosts_);
   }
 
   std::unique_ptr<PeerMemory> peer_memory(std::int64_t bytes) override {
@@ -36,7 +38,8 @@ class MpiLinks final : public HostLinks {
   bool rates_change() const override { return true; }
 
  private:
-  int next_tag_ = 0;  ///< the same on all ranks
+  int next_tag_ = 0;        ///< the same on all ranks
+  std::vector<int> hosts_;  ///< by rank; found with the first communicator
 };
 
 }  // namespace

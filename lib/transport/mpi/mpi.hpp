@@ -49,12 +49,18 @@ std::unique_ptr<Control> make_mpi_control(Progress* progress = nullptr);
 /// The ranks in the next functions are those of `world`: a control plane of make_mpi_control, or a split of one, which
 /// lends its MPI communicator while the call lasts; nullptr: all processes of the job.
 
+/// The most bytes of one MPI operation, unless it is said: counts are ints.
+inline constexpr std::int64_t kOperationBytes = std::int64_t{1} << 30;
+
 /// Makes a data-plane communicator of the ranks in `members` (ascending; communicator rank = position). Collective over
 /// `members` only. `tag` tells apart communicators that are created at the same time. Lanes are 0 .. `lanes` - 1.
 /// `operation_bytes`: the most of one MPI operation (counts are ints): no message is longer, and broadcasts are cut.
+/// `hosts`: by rank of the world, equal numbers are one host; empty: all are on one. Broadcasts between hosts go along
+/// a chain (host_chain.hpp), at most 120 of them at a time.
 std::unique_ptr<Communicator> make_mpi_communicator(const std::vector<int>& members, int tag, int lanes,
                                                     const Control* world = nullptr,
-                                                    std::int64_t operation_bytes = std::int64_t{1} << 30);
+                                                    std::int64_t operation_bytes = kOperationBytes,
+                                                    const std::vector<int>& hosts = {});
 
 /// Makes shared memory of this node: an MPI shared window with `bytes` (256-byte aligned) on this rank. Collective over
 /// the world. Errors (runtime): less free shared memory than all ranks of the node ask for, checked before allocating;

@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <string>
+#include <thread>
 
 #include "transport/mpi/error.hpp"
 #include "transport/mpi/mpi.hpp"
@@ -68,7 +70,14 @@ std::string MpiSession::version() {
 }
 
 void MpiSession::abort(int exit_code) {
-  if (running) MPI_Abort(MPI_COMM_WORLD, exit_code);
+  if (running) {
+    // MPI_Abort may wait for a launcher that is out of reach, e.g. for PMIx' server on a host that is cut off.
+    std::thread([exit_code] {
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+      std::_Exit(exit_code);
+    }).detach();
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
+  }
   std::_Exit(exit_code);
 }
 
