@@ -1,10 +1,11 @@
+#!/usr/bin/env python3
 """Hosts on one machine: Linux namespaces, joined by a switch; their links can be limited, counted and cut.
 
     hosts.isolate()                          # first: this program goes on where nothing that it does stays behind
     with hosts.Hosts(3) as cluster:          # h1, h2, h3 with the addresses 10.77.0.1 to 10.77.0.3
         run([*cluster.on("h2"), "hostname"])
         run([*cluster.mpirun("h1:2,h2:2"), executable])
-        cluster.limit("1gbit"); cluster.cut("h2"); cluster.mend("h2"); cluster.sent()
+        cluster.limit("1gbit"); cluster.cut("h2"); cluster.mend("h2"); cluster.counted()
         with hosts.Slurm(cluster):           # slurmctld on h1, a slurmd on each
             run([*cluster.on("h1"), "srun", "--mpi=pmix", "-n", "6", executable])
 
@@ -303,12 +304,10 @@ class Hosts:
     def mend(self, name):
         call([*self.on("sw"), "ip", "link", "set", self.port(name), "up"])
 
-    def sent(self):
-        """Bytes that each host has sent over its link since it was made, with their headers."""
-        return {name: link_bytes(self.pids[name])[1] for name in self.names}
-
-    def received(self):
-        return {name: link_bytes(self.pids[name])[0] for name in self.names}
+    def counted(self):
+        """Bytes with their headers that each host has "received" and "sent" over its link since it was made."""
+        return {(name, what): count for name in self.names
+                for what, count in zip(("received", "sent"), link_bytes(self.pids[name]))}  # fmt: skip
 
     def processes(self, name, executable=None):
         """The living processes on a host; all, or those of a program."""
