@@ -150,7 +150,8 @@ cases::Case case_of(CaseArguments arguments, const std::string& inputs) {
   return read_case(arguments.file, arguments.options, arguments.fixed ? Twin::fixed : Twin::bug, inputs);
 }
 
-/// Runs `work`, which says what the ranks of a job have to do; nullopt where it throws, which sets `code`: the job ends.
+/// Runs `work`, which says what the ranks of a job have to do; nullopt where it throws, which sets `code`: the job
+/// ends.
 template <typename Work>
 auto unless_refused(int& code, const Work& work) -> std::optional<decltype(work())> {
   try {

@@ -108,7 +108,8 @@ std::string srun_interface() { return text("SLURM_MPI_TYPE"); }
 
 std::string start_hint(const Launch& launch, const std::string& ranks, const LauncherOptions& options) {
   const bool by_slurm = launch.launcher == "srun" || (launch.launcher.empty() && !text("SLURM_JOB_ID").empty());
-  if (!by_slurm) return "mpirun " + (options.mpirun.empty() ? "" : options.mpirun + " ") + "-np " + ranks + " refit run ...";
+  if (!by_slurm)
+    return "mpirun " + (options.mpirun.empty() ? "" : options.mpirun + " ") + "-np " + ranks + " refit run ...";
   const std::string type = srun_interface();
   return "srun --mpi=" + (type.empty() ? "pmix" : type) + (options.srun.empty() ? "" : " " + options.srun) + " -n " +
          ranks + " refit run ...";

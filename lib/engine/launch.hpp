@@ -16,7 +16,8 @@ struct Launch {
   std::string job;  ///< a name that all processes of the job know and no other job on this host has; empty: none
 };
 
-/// Reads the environment of Open MPI, PMIx, MPICH and Slurm. Call it before MPI starts, which adds variables of its own.
+/// Reads the environment of Open MPI, PMIx, MPICH and Slurm. Call it before MPI starts, which adds variables of its
+/// own.
 Launch read_launch();
 
 /// Returns this process's launch as it was at the first call, which has to come before MPI starts.

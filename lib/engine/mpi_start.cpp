@@ -25,7 +25,8 @@ constexpr const char* kNoMatch = "launcher and MPI library do not match: ";
 
 std::string use_the_right_one() {
   return fmt::format(
-      "refit is built with {}: start it with that library's own launcher, or with srun --mpi=TYPE, of `srun --mpi=list` "
+      "refit is built with {}: start it with that library's own launcher, or with srun --mpi=TYPE, of `srun "
+      "--mpi=list` "
       "a TYPE that the library speaks (Open MPI: pmix; MPICH: pmi2, or pmix)",
       transport::MpiSession::version());
 }
@@ -63,8 +64,8 @@ std::string who(const std::vector<Heard>& refusals) {
   }
   const auto list = [](const auto& all, const char* noun) {
     const auto shown = static_cast<std::ptrdiff_t>(std::min(kShown, all.size()));
-    std::string text = fmt::format("{}{} {}", noun, all.size() == 1 ? "" : "s",
-                                   fmt::join(all.begin(), all.begin() + shown, ", "));
+    std::string text =
+        fmt::format("{}{} {}", noun, all.size() == 1 ? "" : "s", fmt::join(all.begin(), all.begin() + shown, ", "));
     if (all.size() > kShown) text += fmt::format(" and {} more", all.size() - kShown);
     return text;
   };

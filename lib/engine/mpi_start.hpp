@@ -1,6 +1,6 @@
 #pragma once
-// The start and the end of MPI that all commands with ranks share: what is wrong with the launcher, what the processes of
-// the job refuse before they start MPI, and who reports.
+// The start and the end of MPI that all commands with ranks share: what is wrong with the launcher, what the processes
+// of the job refuse before they start MPI, and who reports.
 
 #include "case/limits.hpp"
 #include "core/error.hpp"
@@ -10,8 +10,8 @@
 
 namespace refit::engine {
 
-/// Check of MPI_Init against a launcher that does not know refit's MPI library. Make it before MpiSession. Where the two
-/// do not match, every process ends at once with the same code, and the first one has said why: no process can ask
+/// Check of MPI_Init against a launcher that does not know refit's MPI library. Make it before MpiSession. Where the
+/// two do not match, every process ends at once with the same code, and the first one has said why: no process can ask
 /// another.
 class MpiStart {
  public:
@@ -30,8 +30,8 @@ class MpiStart {
 };
 
 /// The first exchange of the processes of a job: some of them may have refused what they were told. `mine`: this
-/// process's refusal, or nullptr. Errors (CollectiveError, on all of them): any refusal; where some processes have none,
-/// it names the hosts and ranks of those that do. Collective over `world`.
+/// process's refusal, or nullptr. Errors (CollectiveError, on all of them): any refusal; where some processes have
+/// none, it names the hosts and ranks of those that do. Collective over `world`.
 void require_no_refusal(transport::Control& world, const Error* mine);
 
 /// What the processes of a job know after a refusal.

@@ -50,9 +50,9 @@ void require_ranks(const Case& c, int started) {
   const std::int64_t needed = c.world().size();
   if (started == needed) return;
   fail_usage(
-      "this case needs {} ranks, {} for train ({}) and {} for gen ({}){}, but {} were started; start it with: {}", needed,
-      c.train_ranks(), to_string(c.train->sizes()), c.gen_ranks(), c.gen_layout(), c.run.colocated ? ", colocated" : "",
-      started, start_hint(this_launch(), std::to_string(needed)));
+      "this case needs {} ranks, {} for train ({}) and {} for gen ({}){}, but {} were started; start it with: {}",
+      needed, c.train_ranks(), to_string(c.train->sizes()), c.gen_ranks(), c.gen_layout(),
+      c.run.colocated ? ", colocated" : "", started, start_hint(this_launch(), std::to_string(needed)));
 }
 
 /// Requires a core for each thread of this rank.

@@ -289,11 +289,15 @@ std::string Supervisor::board_name() const {
   return host_name();
 }
 
+void Supervisor::serve(Verdict verdict) {
+  listener_->serve(verdict, board_.code(), sight_of(board_.slot(local_rank_), local_rank_, host_name(), true));
+}
+
 /// Exchanges news with the other hosts.
 void Supervisor::talk() {
   const Verdict verdict = board_.verdict();
   if (listener_) {
-    listener_->serve(verdict, board_.code(), sight_of(board_.slot(local_rank_), local_rank_, host_name(), true));
+    serve(verdict);
     bool ended = !listener_->news().empty();
     for (const auto& [host, news] : listener_->news()) {
       for (const Sight& sight : news.sights) ended &= sight.state == Sight::State::ended;
@@ -441,7 +445,7 @@ void Supervisor::spread() {
   const std::int64_t begin = now_ns();
   const auto has_heard = [&](const auto& item) { return item.second.at >= begin; };
   while (now_ns() - begin < kSpreading) {
-    listener_->serve(Verdict::reported, board_.code());
+    serve(Verdict::reported);
     if (std::ranges::all_of(listener_->news(), has_heard)) return;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }

@@ -113,8 +113,7 @@ std::vector<std::string> mpi_transports() {
 
 std::vector<std::pair<std::string, std::string>> network_variables() {
   constexpr std::array<std::string_view, 9> kBegins{
-      "NCCL_",  "UCX_",         "FI_",           "MPICH_",       "OMPI_MCA_pml",
-      "PSM2_", "OMPI_MCA_btl", "OMPI_MCA_mtl", "OMPI_MCA_osc",
+      "NCCL_", "UCX_", "FI_", "MPICH_", "OMPI_MCA_pml", "PSM2_", "OMPI_MCA_btl", "OMPI_MCA_mtl", "OMPI_MCA_osc",
   };
   std::vector<std::pair<std::string, std::string>> found;
   for (char** variable = environ; *variable != nullptr; ++variable) {

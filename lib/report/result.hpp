@@ -69,9 +69,9 @@ struct HostInfo {
 
 /// How and where a job was started; empty where it is not known.
 struct JobInfo {
-  std::string launcher;         ///< "srun", "mpirun" (Open MPI's), "mpiexec"
-  std::string id;               ///< of the batch system: "4711", of an array "4711_3"
-  std::vector<HostInfo> hosts;  ///< in the order of their first ranks
+  std::string launcher;                     ///< "srun", "mpirun" (Open MPI's), "mpiexec"
+  std::string id;                           ///< of the batch system: "4711", of an array "4711_3"
+  std::vector<HostInfo> hosts;              ///< in the order of their first ranks
   std::vector<std::string> mpi_transports;  ///< components of Open MPI that rank 0 has loaded: "pml/ucx", "btl/tcp"
   std::vector<std::pair<std::string, std::string>> variables;  ///< of rank 0, that choose networks: NCCL_..., UCX_...
 };
