@@ -80,6 +80,7 @@ plan::Rules rules_of(const Setup& setup, const plan::Machine& machine, const pla
   rules.fan_out = fan_out;
   rules.colocated = setup.c.run.colocated;
   rules.placement = machine.placement;
+  rules.near_domains = plan::choose_near_domains(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, rules);
   return rules;
 }
 
@@ -242,6 +243,7 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
       report::PlanWorld{now() - start, traffic.copies, std::move(moved.sent), std::move(moved.received)};
   result.plan->hash = engine::hexadecimal(traffic.hash);
   result.wire = moved.wire;
+  if (!options.hardware) result.wire->between_hosts_bytes = result.wire->within_hosts_bytes = std::nullopt;
   if (matrix) result.byte_matrix = plan::byte_matrix(paths, broadcasts, std::move(traffic.matrix));
 
   const plan::Bound bound =
