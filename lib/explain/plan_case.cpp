@@ -77,13 +77,15 @@ plan::Machine machine_of(const Setup& setup, const std::optional<Hardware>& give
 
 /// Returns the rules of a plan in which no ranks feed each other.
 plan::Rules rules_of(const Setup& setup, const plan::Machine& machine) {
-  plan::Rules rules{.colocated = setup.c.run.colocated, .placement = machine.placement};
+  plan::Rules rules;
+  rules.colocated = setup.c.run.colocated;
+  rules.placement = machine.placement;
   rules.near_domains = plan::choose_near_domains(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, rules);
   return rules;
 }
 
-plan::Rules with_fan_out(plan::Rules rules, const plan::Domains& fan_out) {
-  rules.domains = fan_out;
+plan::Rules with_fan_out(plan::Rules rules, const plan::FanOutRules& fan_out) {
+  rules.fan_out = fan_out;
   return rules;
 }
 
@@ -106,14 +108,15 @@ std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const P
 }
 
 /// Returns the gen ranks that feed each other in a run of `direct` on such hardware.
-plan::Domains fan_out_domains(const Setup& setup, const plan::Machine& machine, const plan::Rules& rules) {
+plan::FanOutRules fan_out_of(const Setup& setup, const plan::Machine& machine, const plan::Rules& rules) {
   const cases::FanOut wanted = setup.c.refit.fan_out;
   if (wanted == cases::FanOut::off) return {};
   if (wanted == cases::FanOut::on) {
     plan::Domains domains = plan::domains_of(machine.placement);
     // Without hardware every rank is a domain: nothing says which of them are near.
-    return plan::largest_domain(domains) > 1 ? domains
-                                             : plan::domains_of_neighbours(setup.gen->ranks(), setup.gen->ranks());
+    if (plan::largest_domain(domains) == 1)
+      domains = plan::domains_of_neighbours(setup.gen->ranks(), setup.gen->ranks());
+    return {domains};
   }
   if (machine.rates.device_out == 0) return {};  // without rates nothing pays
   return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, rules);
@@ -183,14 +186,14 @@ plan::ModelSeconds model_of(const transport::ExecutorRow& row, const session::Ho
 
 /// Compares every policy with every executor that any build has, the fastest first. `fan_out`: of direct.
 std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& machine, const plan::Rules& rules,
-                                      const plan::Domains& fan_out) {
+                                      const plan::FanOutRules& fan_out) {
   std::vector<cases::Bulk> policies{cases::Bulk::all, cases::Bulk::whitelist, cases::Bulk::blacklist, cases::Bulk::ffn};
   const auto is_listed = [](const model::Tensor& tensor) { return tensor.role == model::Role::listed; };
   if (std::ranges::all_of(setup.model.tensors, is_listed)) policies.resize(1);  // whose names decide nothing
   std::vector<plan::Split> splits;
   for (const cases::Bulk policy : policies) splits.push_back(setup.split_by(policy));
   const std::vector<plan::Loads> sent = loads_by_policy(setup, splits, rules, plan::Form::sent);
-  const bool alike = fan_out.empty() && has_one_form(splits.front().bulk, setup.sent(), *setup.gen);
+  const bool alike = fan_out.domains.empty() && has_one_form(splits.front().bulk, setup.sent(), *setup.gen);
   const std::vector<plan::Loads> stored =
       alike ? sent : loads_by_policy(setup, splits, with_fan_out(rules, fan_out), plan::Form::stored);
   std::vector<report::ModelRow> rows;
@@ -228,10 +231,10 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   const transport::ExecutorRow& row = how.row();
   const plan::Paths paths{setup.split.bulk, setup.split.misc, setup.sent(), *setup.gen, c.run.colocated};
   const plan::Rules rules = rules_of(setup, machine);
-  const plan::Domains fan_out =
-      row.stores || options.hardware ? fan_out_domains(setup, machine, rules) : plan::Domains();
+  const plan::FanOutRules fan_out =
+      row.stores || options.hardware ? fan_out_of(setup, machine, rules) : plan::FanOutRules();
   const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen,
-                              with_fan_out(rules, row.stores ? fan_out : plan::Domains()));
+                              with_fan_out(rules, row.stores ? fan_out : plan::FanOutRules()));
   result.plan.emplace();
   plan_one_rank(setup, planner, *result.plan);
   result.plan->memory = memory_of_one_rank(setup);

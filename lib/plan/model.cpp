@@ -300,6 +300,14 @@ Busiest broadcast_ports(const Broadcasts& broadcasts, const Loads& loads, const 
 
 double seconds_at_once(const Loads& loads, const Machine& machine) { return at_once(loads, machine).seconds; }
 
+double handing_on_seconds(const Loads& loads, double wire, const Rates& rates, std::int64_t parts) {
+  std::int64_t hops = 0;
+  for (const PortLoad& load : loads.forwarded_in) hops = std::max(hops, load.hops);
+  if (hops == 0) return 0;
+  return wire * static_cast<double>(hops) / static_cast<double>(parts) +
+         static_cast<double>(parts + hops) * rates.launch_seconds;
+}
+
 ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs) {
   const Busiest all = at_once(loads, machine);
   ModelSeconds model;
@@ -308,6 +316,7 @@ ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Kn
   model.latency = machine.rates.launch_seconds;
   // Domains without ports of their own count as one: all ranks map each other, as ranks do that share a memory.
   if (machine.rates.domain_in > 0 || machine.rates.domain_out > 0) add_p2p(loads, Reach::far, machine, knobs, model);
+  model.schedule += handing_on_seconds(loads, model.wire, machine.rates, knobs.parts);
   finish(model);
   return model;
 }

@@ -39,6 +39,27 @@ Json to_json(const RankInfo& info) {
           {"host", info.host}, {"device", info.device}, {"coordinates", object(info.coordinates)}};
 }
 
+Json to_json(const HostInfo& host) {
+  Json json = {{"name", host.name}};
+  if (host.cores > 0) json["cores"] = host.cores;
+  put(json, "cpu", host.cpu);
+  for (const Nic& nic : host.nics) {
+    Json one = {{"name", nic.name}};
+    put(one, "rate", nic.rate);
+    json["nics"].push_back(std::move(one));
+  }
+  return json;
+}
+
+/// Adds what is known.
+void put(Json& json, const JobInfo& job) {
+  put(json, "launcher", job.launcher);
+  put(json, "job", job.id);
+  for (const HostInfo& host : job.hosts) json["hosts"].push_back(to_json(host));
+  if (!job.mpi_transports.empty()) json["mpi_transports"] = job.mpi_transports;
+  if (!job.variables.empty()) json["variables"] = object(job.variables);
+}
+
 Json to_json(const Environment& environment) {
   Json json = Json::object();
   put(json, "refit", environment.refit);
@@ -48,6 +69,7 @@ Json to_json(const Environment& environment) {
   put(json, "cuda", environment.cuda);
   put(json, "kokkos", environment.kokkos);
   put(json, "hdf5", environment.hdf5);
+  put(json, environment.job);
   json["ranks"] = Json::array();
   for (const RankInfo& info : environment.ranks) json["ranks"].push_back(to_json(info));
   return json;

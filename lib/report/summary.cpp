@@ -88,9 +88,7 @@ void print_sizes(std::ostream& out, const Result& result) {
                                         format_bytes(wire.bytes), grouped(wire.copies), format_bytes(wire.local_bytes),
                                         beside_text(wire), format_bytes(wire.egress_bytes_max),
                                         format_bytes(wire.ingress_bytes_max)));
-    if (wire.between_hosts_bytes.value_or(0) > 0)
-      out << labelled("hosts", fmt::format("{} between hosts, {} within them", format_bytes(*wire.between_hosts_bytes),
-                                           format_bytes(wire.within_hosts_bytes.value_or(0))));
+    out << hosts_text(wire);
   }
   if (result.memory) {
     const Memory& memory = *result.memory;

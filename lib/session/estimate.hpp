@@ -11,7 +11,7 @@ struct Estimate {
   plan::Rates rates;              ///< the same in the cost model's form
   plan::Bound bound;
   bool near_domains = true;  ///< takers take from holders in their domain first
-  plan::Domains fan_out;     ///< destination ranks that feed each other; empty = none do
+  plan::FanOutRules fan_out;
   plan::Wire wire;
   plan::ModelSeconds model;
   plan::ByteMatrix byte_matrix;  ///< at rank 0, on request
