@@ -169,6 +169,7 @@ def write(path, text, mode=0o644):
 
 # How a command gets onto a host: a name, and a command line for the shell as ssh has it. The folder stays.
 ENTER = """#!/bin/sh
+while [ "${{1#-}}" != "$1" ]; do shift; done # ssh's options
 host=$1; shift
 exec nsenter --target "$(cat {run}/$host.pid)" --net --uts --mount --ipc --root sh -c 'cd "$0" && eval "$1"' "$PWD" "$*"
 """

@@ -132,7 +132,11 @@ class MpiControl final : public Control {
 
   void max(std::span<std::uint32_t> values) override {
     const Waiting waiting = enter();
-    check_mpi(MPI_Allreduce(MPI_IN_PLACE, values.data(), to_count(values.size()), MPI_UINT32_T, MPI_MAX, comm_));
+    // MPICH 4.0 compares unsigned values as signed ones: the order of these is the same once the top bit is turned.
+    constexpr std::uint32_t kTop = 1U << 31;
+    for (std::uint32_t& value : values) value ^= kTop;
+    check_mpi(MPI_Allreduce(MPI_IN_PLACE, values.data(), to_count(values.size()), MPI_INT32_T, MPI_MAX, comm_));
+    for (std::uint32_t& value : values) value ^= kTop;
   }
   double max(double value) override {
     const Waiting waiting = enter();
