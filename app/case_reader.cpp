@@ -483,7 +483,8 @@ struct HardwareKey {
 constexpr HardwareKey kRates[] = {
     {"device_in", &explain::Hardware::device_in},        {"device_out", &explain::Hardware::device_out},
     {"domain_in", &explain::Hardware::domain_in, false}, {"domain_out", &explain::Hardware::domain_out, false},
-    {"broadcast", &explain::Hardware::broadcast, false}, {"memory", &explain::Hardware::memory}};
+    {"broadcast", &explain::Hardware::broadcast, false}, {"memory", &explain::Hardware::memory},
+    {"messages", &explain::Hardware::messages, false}};
 
 struct HardwareCount {
   std::string_view name;

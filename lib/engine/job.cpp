@@ -326,6 +326,7 @@ void Job::record_estimate(report::Result& result) const {
                                     {"both_messages", rates.both_messages},
                                     {"network", rates.network.best()},
                                     {"network_slowest", has_unlike ? rates.network.slowest() : 0},
+                                    {"messages", rates.messages},
                                     {"memory", rates.memory}}) {
     if (value > 0) result.rates.emplace_back(name, value);
   }

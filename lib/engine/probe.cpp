@@ -95,6 +95,7 @@ std::string hardware_file(const plan::Rates& rates, const Places& places) {
   add_each("each_domain_out", rates.each_domain_out);
   if (host) text += "memory_is_shared = true\n";
   add("memory", rates.memory);
+  if (rates.messages > 0) add("messages", rates.messages);
   return text + fmt::format("launch_seconds = {:.3e}\n", rates.launch_seconds);
 }
 
@@ -138,6 +139,7 @@ class Probe {
       } else {
         print_rate("memory, all ranks of a host (read + write)", rates.memory);
         print_rate("into or out of one rank's memory", rates.pair);
+        print_rate("within a host, all ranks at once, messages", rates.messages);
       }
       print_rate("one pair alone, messages", rates.pair_message);
       print_rate("all pairs at once, messages", rates.all_pairs, "GB/s per pair");

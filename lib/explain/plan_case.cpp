@@ -48,6 +48,7 @@ plan::Rates rates_of(const Hardware& hardware) {
   for (const double rate : hardware.each_domain_in) rates.each_domain_in.push_back(rate * 1e9);
   for (const double rate : hardware.each_domain_out) rates.each_domain_out.push_back(rate * 1e9);
   rates.memory = hardware.memory * 1e9;
+  rates.messages = hardware.messages * 1e9;
   rates.launch_seconds = hardware.launch_seconds;
   rates.memory_is_shared = hardware.memory_is_shared;
   return rates;
@@ -74,8 +75,12 @@ plan::Machine machine_of(const Setup& setup, const std::optional<Hardware>& give
           hardware.broadcast * 1e9};
 }
 
-plan::Rules rules_of(const Setup& setup, const plan::Machine& machine, const plan::Domains& fan_out) {
-  return {.domains = fan_out, .colocated = setup.c.run.colocated, .placement = machine.placement};
+plan::Rules rules_of(const Setup& setup, const plan::Machine& machine, const plan::FanOutRules& fan_out) {
+  plan::Rules rules;
+  rules.fan_out = fan_out;
+  rules.colocated = setup.c.run.colocated;
+  rules.placement = machine.placement;
+  return rules;
 }
 
 /// Prints path, role, shape and name of every tensor; "none" where gen does not store it, "file" where only gen does.
@@ -97,14 +102,15 @@ std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const P
 }
 
 /// Returns the gen ranks that feed each other in a run of `direct` on such hardware.
-plan::Domains fan_out_domains(const Setup& setup, const plan::Machine& machine) {
+plan::FanOutRules fan_out_of(const Setup& setup, const plan::Machine& machine) {
   const cases::FanOut wanted = setup.c.refit.fan_out;
   if (wanted == cases::FanOut::off) return {};
   if (wanted == cases::FanOut::on) {
     plan::Domains domains = plan::domains_of(machine.placement);
     // Without hardware every rank is a domain: nothing says which of them are near.
-    return plan::largest_domain(domains) > 1 ? domains
-                                             : plan::domains_of_neighbours(setup.gen->ranks(), setup.gen->ranks());
+    if (plan::largest_domain(domains) == 1)
+      domains = plan::domains_of_neighbours(setup.gen->ranks(), setup.gen->ranks());
+    return {domains};
   }
   if (machine.rates.device_out == 0) return {};  // without rates nothing pays
   return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, rules_of(setup, machine, {}));
@@ -138,7 +144,8 @@ report::RankMemory memory_of_one_rank(const Setup& setup) {
 /// Returns the loads of the bulk path by policy. The first policy has every tensor that any has; tensors are counted
 /// together by the set of policies in which they are bulk.
 std::vector<plan::Loads> loads_by_policy(const Setup& setup, const std::vector<plan::Split>& splits,
-                                         const plan::Machine& machine, plan::Form form, const plan::Domains& fan_out) {
+                                         const plan::Machine& machine, plan::Form form,
+                                         const plan::FanOutRules& fan_out) {
   std::vector<std::size_t> policies_of(setup.model.tensors.size(), 0);  // bits, by tensor
   for (std::size_t p = 0; p < splits.size(); ++p)
     for (const model::Tensor& tensor : splits[p].bulk)
@@ -173,14 +180,15 @@ plan::ModelSeconds model_of(const transport::ExecutorRow& row, const session::Ho
 }
 
 /// Compares every policy with every executor that any build has, the fastest first. `fan_out`: of direct.
-std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& machine, const plan::Domains& fan_out) {
+std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& machine,
+                                      const plan::FanOutRules& fan_out) {
   std::vector<cases::Bulk> policies{cases::Bulk::all, cases::Bulk::whitelist, cases::Bulk::blacklist, cases::Bulk::ffn};
   const auto is_listed = [](const model::Tensor& tensor) { return tensor.role == model::Role::listed; };
   if (std::ranges::all_of(setup.model.tensors, is_listed)) policies.resize(1);  // whose names decide nothing
   std::vector<plan::Split> splits;
   for (const cases::Bulk policy : policies) splits.push_back(setup.split_by(policy));
   const std::vector<plan::Loads> sent = loads_by_policy(setup, splits, machine, plan::Form::sent, {});
-  const bool alike = fan_out.empty() && has_one_form(splits.front().bulk, setup.sent(), *setup.gen);
+  const bool alike = fan_out.domains.empty() && has_one_form(splits.front().bulk, setup.sent(), *setup.gen);
   const std::vector<plan::Loads> stored =
       alike ? sent : loads_by_policy(setup, splits, machine, plan::Form::stored, fan_out);
   std::vector<report::ModelRow> rows;
@@ -217,9 +225,9 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   const session::How how = cases::how_of(c);
   const transport::ExecutorRow& row = how.row();
   const plan::Paths paths{setup.split.bulk, setup.split.misc, setup.sent(), *setup.gen, c.run.colocated};
-  const plan::Domains fan_out = row.stores || options.hardware ? fan_out_domains(setup, machine) : plan::Domains();
+  const plan::FanOutRules fan_out = row.stores || options.hardware ? fan_out_of(setup, machine) : plan::FanOutRules();
   const plan::Planner planner(setup.split.bulk, setup.sent(), *setup.gen,
-                              rules_of(setup, machine, row.stores ? fan_out : plan::Domains()));
+                              rules_of(setup, machine, row.stores ? fan_out : plan::FanOutRules()));
   result.plan.emplace();
   plan_one_rank(setup, planner, *result.plan);
   result.plan->memory = memory_of_one_rank(setup);

@@ -22,6 +22,7 @@ struct Hardware {
   std::vector<double> each_domain_in, each_domain_out;  ///< likewise, by domain; empty = all are alike
   double broadcast = 0;           ///< GB/s of one broadcast that leaves a domain; 0 = as much as its ports
   double memory = 0;              ///< GB/s of a device's memory, read + write; of a host's where it is shared
+  double messages = 0;            ///< GB/s of messages between a host's ranks, all together; 0 = half of memory
   bool memory_is_shared = false;  ///< hosts: every rank is a device, and a domain's ranks share its memory
   double launch_seconds = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "plan/cost.hpp"
 #include "plan/model.hpp"
@@ -27,18 +28,30 @@ std::int64_t largest_domain(const Domains& domains) {
   return largest;
 }
 
-Domains choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                       const Rates& rates, const Rules& rules) {
+FanOutRules choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                           const Rates& rates, const Rules& rules, Between between) {
   constexpr double kWorthwhile = 0.95;
-  const Domains domains = domains_of(rules.placement);
   const bool has_rates = std::max({rates.device_in, rates.device_out, rates.domain_in, rates.domain_out}) > 0;
-  if (largest_domain(domains) < 2 || !has_rates) return {};
-  const auto seconds = [&](const Domains& of) {
+  if (!has_rates) return {};
+  const auto seconds = [&](const FanOutRules& of) {
     Rules with_fan_out = rules;
-    with_fan_out.domains = of;
+    with_fan_out.fan_out = of;
     return busiest_port_seconds(Planner(tensors, source, destination, with_fan_out), rates);
   };
-  return seconds(domains) < kWorthwhile * seconds({}) ? domains : Domains();
+  FanOutRules best;
+  double least = seconds(best);
+  const auto consider = [&](const FanOutRules& other) {
+    const double with = seconds(other);
+    if (with >= kWorthwhile * least) return;
+    best = other;
+    least = with;
+  };
+  const Domains domains = domains_of(rules.placement);
+  if (largest_domain(domains) > 1) consider({domains, false});
+  // Domains without ports of their own are as near each other as the ranks within them.
+  const bool are_apart = between == Between::messages && rates.domain_in > 0 && rates.domain_out > 0;
+  if (are_apart && std::set<std::int32_t>(domains.begin(), domains.end()).size() > 1) consider({domains, true});
+  return best;
 }
 
 }  // namespace refit::plan

@@ -214,6 +214,46 @@ void add_p2p(const Loads& loads, Reach reach, const Machine& machine, const Knob
   model.latency += static_cast<double>(serial_groups(loads, reach, knobs)) * machine.rates.launch_seconds;
 }
 
+/// Returns the bytes per second at which messages go within a domain whose ranks share its memory, all together.
+double near_messages(const Rates& rates) { return rates.messages > 0 ? rates.messages : rates.memory / 2; }
+
+/// Returns the seconds of the messages within the busiest domain; 0 where ranks do not share their memory.
+double near_seconds(const Loads& loads, const Machine& machine) {
+  if (!machine.rates.memory_is_shared) return 0;
+  Amounts near;
+  for (std::size_t rank = 0; rank < loads.sent.size(); ++rank)
+    near.add(machine.placement.source[rank].domain, loads.sent[rank].device - loads.sent[rank].domain);
+  return over(near.largest(), near_messages(machine.rates));
+}
+
+/// The ranks of one communicator by domain, in the order of the first ranks: a broadcast goes from the root's domain to
+/// the next one, and so on (transport/host_chain.hpp; NCCL's rings do likewise).
+class Chain {
+ public:
+  void add(std::int32_t domain) {
+    const auto at = std::ranges::find(domains_, domain);
+    if (at != domains_.end()) return void(++members_[static_cast<std::size_t>(at - domains_.begin())]);
+    domains_.push_back(domain);
+    members_.push_back(1);
+  }
+  std::size_t size() const { return domains_.size(); }
+
+  /// Adds the bytes of a broadcast from a domain to those that pass the ports of domains, and to those within domains.
+  void broadcast(std::int32_t root, std::int64_t bytes, Amounts& out, Amounts& in, Amounts& within) const {
+    const auto first = static_cast<std::size_t>(std::ranges::find(domains_, root) - domains_.begin());
+    for (std::size_t i = 0; i < size(); ++i) {
+      const std::int32_t domain = domains_[(first + i) % size()];
+      if (i > 0) in.add(domain, bytes);
+      if (i + 1 < size()) out.add(domain, bytes);
+      within.add(domain, bytes * (members_[(first + i) % size()] - 1));
+    }
+  }
+
+ private:
+  std::vector<std::int32_t> domains_;
+  std::vector<std::int64_t> members_;
+};
+
 /// Returns the bytes per second of one broadcast to all destination ranks, and to a part of the source ranks.
 double broadcast_rate(const Machine& machine) {
   const Rates& rates = machine.rates;
@@ -221,7 +261,7 @@ double broadcast_rate(const Machine& machine) {
   for (const auto* side : {&machine.placement.source, &machine.placement.destination})
     for (const Placement::Site& site : *side) domains.insert(site.domain);
   const double near = slowest({rates.device_in, rates.device_out});
-  if (domains.size() < 2 || rates.memory_is_shared) return near;
+  if (domains.size() < 2) return near;
   return slowest({near, rates.domain_in, rates.domain_out, machine.broadcast});
 }
 
@@ -243,29 +283,41 @@ double self_seconds(const Loads& loads, const Machine& machine) {
   return over(memory.largest(), machine.rates.memory);
 }
 
-/// Returns the busiest port of the broadcasts. Every rank receives everything; a domain lets in everything that none of
-/// its own ranks sends.
-Busiest broadcast_ports(const Broadcasts& broadcasts, const Machine& machine, std::int64_t receivers) {
+/// Returns the busiest port of the broadcasts, of which every rank of a communicator receives everything. `chains`: by
+/// source stage, or one of all ranks.
+Busiest broadcast_ports(const Broadcasts& broadcasts, const Loads& loads, const Machine& machine,
+                        const std::vector<Chain>& chains) {
   const Rates& rates = machine.rates;
-  const std::int64_t total = broadcasts.total();
-  Amounts from_device, from_domain;
+  Amounts from_device, out, in, within;
   for (std::size_t rank = 0; rank < broadcasts.sent.size(); ++rank) {
-    from_device.add(machine.placement.source[rank].device, broadcasts.sent[rank]);
-    from_domain.add(machine.placement.source[rank].domain, broadcasts.sent[rank]);
+    const Placement::Site& site = machine.placement.source[rank];
+    const std::size_t chain = chains.size() == 1 ? 0 : static_cast<std::size_t>(loads.stage[rank]);
+    from_device.add(site.device, broadcasts.sent[rank]);
+    chains[chain].broadcast(site.domain, broadcasts.sent[rank], out, in, within);
   }
-  std::int64_t entering = 0;
-  for (const Placement::Site& site : machine.placement.destination)
-    entering = std::max(entering, total - from_domain.of(site.domain));
   Busiest result;
-  result.consider(over(total * ranks_per_device(machine), rates.device_in), "device in");
+  result.consider(over(broadcasts.total() * ranks_per_device(machine), rates.device_in), "device in");
   result.consider(over(from_device.largest(), rates.device_out), "device out");
-  if (rates.memory_is_shared) {
-    result.consider(over(2 * static_cast<double>(total) * static_cast<double>(receivers), rates.memory), "memory");
-  } else if (entering > 0) {
-    result.consider(over(entering, rates.domain_in), "domain in");
-    result.consider(over(from_domain.largest(), rates.domain_out), "domain out");
-  }
+  result.consider(in.longest([&](std::size_t at) { return rates.into_domain(at); }), "domain in");
+  result.consider(out.longest([&](std::size_t at) { return rates.out_of_domain(at); }), "domain out");
+  if (rates.memory_is_shared) result.consider(over(within.largest(), near_messages(rates)), "memory");
   return result;
+}
+
+/// Returns the chains of golden's communicators.
+std::vector<Chain> chains_of(const Loads& loads, const Machine& machine, const Knobs& knobs) {
+  std::vector<Chain> chains(knobs.per_stage ? loads.received.size() : 1);
+  for (std::size_t stage = 0; stage < chains.size(); ++stage) {
+    const std::size_t train = loads.sent.size(), gen = loads.forwarded_in.size();
+    const auto is_member = [&](std::size_t rank) {
+      return !knobs.per_stage || loads.stage[rank] == static_cast<std::int32_t>(stage);
+    };
+    for (std::size_t rank = 0; rank < train; ++rank) {
+      if (is_member(rank) && !(knobs.colocated && rank < gen)) chains[stage].add(machine.placement.source[rank].domain);
+    }
+    for (const Placement::Site& site : machine.placement.destination) chains[stage].add(site.domain);
+  }
+  return chains;
 }
 
 }  // namespace
@@ -285,7 +337,8 @@ ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Kn
 }
 
 ModelSeconds p2p_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs) {
-  const Busiest all = at_once(loads, machine);
+  Busiest all = at_once(loads, machine);
+  all.consider(near_seconds(loads, machine), "memory");
   ModelSeconds model;
   model.wire = all.seconds;
   model.port = all.port;
@@ -334,13 +387,10 @@ ModelSeconds golden_seconds(const Broadcasts& broadcasts, const Loads& loads, co
                             const Knobs& knobs) {
   const Rates& rates = machine.rates;
   const auto stages = std::ssize(broadcasts.bytes);
-  const auto gen_ranks = std::ssize(loads.forwarded_in);
-  const std::int64_t train_ranks = std::ssize(loads.sent) / (knobs.per_stage ? stages : 1);
   // Devices carry out the broadcasts of one communicator one after the other, hosts several.
   const std::int64_t in_flight =
       rates.memory_is_shared ? knobs.streams : (knobs.per_stage ? std::min<std::int64_t>(knobs.streams, stages) : 1);
-  const std::int64_t members = knobs.colocated ? std::max(train_ranks, gen_ranks) : train_ranks + gen_ranks;
-  const Busiest all = broadcast_ports(broadcasts, machine, members - 1);
+  const Busiest all = broadcast_ports(broadcasts, loads, machine, chains_of(loads, machine, knobs));
   ModelSeconds model;
   model.wire = all.seconds + self_seconds(loads, machine);
   model.port = all.port;
@@ -351,17 +401,15 @@ ModelSeconds golden_seconds(const Broadcasts& broadcasts, const Loads& loads, co
       std::max(alone / static_cast<double>(in_flight), over(longest, knobs.per_stage ? broadcast_rate(machine) : 0));
   model.schedule = std::max(0.0, ordered - model.wire);
 
-  std::int64_t kept = 0;
-  std::int64_t kept_by_all = 0;
+  // The root packs before its broadcast and receivers place after it, while the others in flight go on; where ranks
+  // share a memory, that is what all of a domain do, beside which nothing else goes on within it.
+  Amounts kept;
   for (std::size_t rank = 0; rank < loads.forwarded_in.size(); ++rank) {
-    const std::int64_t bytes = loads.received_by(rank).bytes + loads.forwarded_in[rank].bytes;
-    kept = std::max(kept, bytes);
-    kept_by_all += bytes;
+    kept.add(rates.memory_is_shared ? machine.placement.destination[rank].domain : static_cast<std::int32_t>(rank),
+             loads.received_by(rank).bytes + loads.forwarded_in[rank].bytes);
   }
-  const double memory = rates.memory / 2;
-  // The root packs before its broadcast and receivers place after it, while the others in flight go on.
-  model.staging = rates.memory_is_shared ? over(broadcasts.total() + kept_by_all, memory)
-                                         : over(broadcasts.total() + kept, memory) / static_cast<double>(in_flight);
+  model.staging = over(broadcasts.total() + kept.largest(), rates.memory / 2);
+  if (!rates.memory_is_shared || all.port != "memory") model.staging /= static_cast<double>(in_flight);
   const std::int64_t count = std::accumulate(broadcasts.count.begin(), broadcasts.count.end(), std::int64_t{0});
   model.latency = static_cast<double>(count) * rates.launch_seconds / static_cast<double>(in_flight);
   finish(model);
@@ -369,7 +417,7 @@ ModelSeconds golden_seconds(const Broadcasts& broadcasts, const Loads& loads, co
 }
 
 MiscLoad misc_load(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                   std::int64_t buffer_bytes, bool colocated) {
+                   std::int64_t buffer_bytes, bool colocated, const Placement& placement) {
   MiscLoad load;
   load.receivers = destination.ranks() - (colocated ? 1 : 0);
   std::vector<Piece> pieces;
@@ -391,6 +439,13 @@ MiscLoad misc_load(const std::vector<Tensor>& tensors, const Layout& source, con
     const std::vector<Box> held = boxes_of(source, tensor);
     load.gathered += (tensor.elements() - elements(std::set<Box>(held.begin(), held.end()))) * width;
     load.kept += elements(boxes_of(destination, tensor)) * width;
+    if (placement.source.empty()) continue;
+    for (const Holding& holding : holdings(source, tensor)) {
+      const auto is_near = [&](Rank rank) {
+        return placement.source[static_cast<std::size_t>(to_int(rank))].domain == placement.source.front().domain;
+      };
+      if (std::ranges::none_of(holding.ranks, is_near)) load.gathered_far += holding.box.volume() * width;
+    }
   }
   const std::int64_t capacity = std::max<std::int64_t>(8, buffer_bytes);
   load.buffers = ceil_div(load.bytes, capacity);
@@ -404,11 +459,27 @@ void add_misc(const MiscLoad& misc, const Machine& machine, ModelSeconds& model)
   const double memory = rates.memory / 2;
   model.misc = 2 * buffers * rates.launch_seconds;
   if (rates.memory_is_shared) {
-    const auto gen_ranks = std::ssize(machine.placement.destination);
-    model.misc += std::max(over(misc.gathered, rates.device_in), over(misc.gathered, memory)) +
-                  std::max(misc.receivers == 0 ? 0 : over(misc.bytes, rates.device_out),
-                           over(misc.bytes * misc.receivers, memory)) +
-                  over(misc.bytes - misc.gathered + misc.kept * gen_ranks, memory);
+    const auto& takers = machine.placement.destination;
+    const std::int32_t root = machine.placement.source.front().domain;
+    Chain chain;
+    chain.add(root);
+    for (std::size_t rank = static_cast<std::size_t>(std::ssize(takers) - misc.receivers); rank < takers.size(); ++rank)
+      chain.add(takers[rank].domain);
+    Amounts out, in, within;
+    chain.broadcast(root, misc.bytes, out, in, within);
+    const double broadcast = std::max({in.longest([&](std::size_t at) { return rates.into_domain(at); }),
+                                       out.longest([&](std::size_t at) { return rates.out_of_domain(at); }),
+                                       over(within.largest(), near_messages(rates))});
+    const double gather =
+        std::max(over(misc.gathered_far, rates.into_domain(static_cast<std::size_t>(root))),
+                 over(misc.gathered - misc.gathered_far, near_messages(rates)));
+    Amounts placed;
+    for (const Placement::Site& site : takers) placed.add(site.domain, misc.kept);
+    const double staging = over(misc.bytes - misc.gathered + placed.largest(), memory);
+    // Between hosts a buffer is gathered while the one before it is on its way; within one the memory does both.
+    const bool apart = chain.size() > 1;
+    model.misc += std::max(gather, broadcast) +
+                  (std::min(gather, broadcast) + staging) / (apart ? buffers : 1.0);
     return finish(model);
   }
   const double rate = broadcast_rate(machine);  // one rank's way in is no wider than its way out

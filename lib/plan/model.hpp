@@ -83,12 +83,14 @@ ModelSeconds golden_seconds(const Broadcasts& broadcasts, const Loads& loads, co
 struct MiscLoad {
   std::int64_t bytes = 0;
   std::int64_t gathered = 0;  ///< bytes that source rank 0 gathers from others
+  std::int64_t gathered_far = 0;  ///< of `gathered`: from ranks of other domains
   std::int64_t kept = 0;      ///< bytes that destination rank 0 stores, at the source's width
   std::int64_t buffers = 0;
   std::int64_t receivers = 0;  ///< destination ranks that are not source rank 0
 };
+/// `placement`: where ranks are, for `gathered_far`; empty: none is far.
 MiscLoad misc_load(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                   std::int64_t buffer_bytes, bool colocated = false);
+                   std::int64_t buffer_bytes, bool colocated = false, const Placement& placement = {});
 
 /// Adds the misc stream's part, and names the largest part anew.
 void add_misc(const MiscLoad& misc, const Machine& machine, ModelSeconds& model);

@@ -1,6 +1,7 @@
 #include "transport/rates.hpp"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "core/clock.hpp"
@@ -82,8 +83,24 @@ std::int64_t most_of_a_host(const std::vector<int>& hosts, int ranks) {
   return most;
 }
 
-bool is_one_host(const std::vector<int>& hosts) {
-  return std::ranges::all_of(hosts, [&](int host) { return host == hosts.front(); });
+/// Pairs of ranks within hosts: of each, one of the first half of its ranks and one of the second.
+struct Halves {
+  std::vector<int> first, second;
+  std::int64_t most = 0;  ///< pairs of a host
+};
+Halves halves(const std::vector<int>& hosts) {
+  std::map<int, std::vector<int>> ranks;
+  for (std::size_t rank = 0; rank < hosts.size(); ++rank) ranks[hosts[rank]].push_back(static_cast<int>(rank));
+  Halves result;
+  for (const auto& [host, all] : ranks) {
+    const std::size_t half = all.size() / 2;
+    for (std::size_t i = 0; i < half; ++i) {
+      result.first.push_back(all[i]);
+      result.second.push_back(all[half + i]);
+    }
+    result.most = std::max(result.most, static_cast<std::int64_t>(half));
+  }
+  return result;
 }
 
 /// Returns the gen rank, among those that are `reached`, to which the rate from `rank` is measured: one on another
@@ -140,7 +157,7 @@ ProbedRates best_of(const ProbedRates& a, const ProbedRates& b) {
   ProbedRates best;
   for (double ProbedRates::*rate :
        {&ProbedRates::pair, &ProbedRates::pair_message, &ProbedRates::all_pairs, &ProbedRates::pair_store,
-        &ProbedRates::pair_engine, &ProbedRates::all_stores, &ProbedRates::memory,
+        &ProbedRates::pair_engine, &ProbedRates::all_stores, &ProbedRates::messages, &ProbedRates::memory,
         &ProbedRates::all_engines, &ProbedRates::both_stores, &ProbedRates::both_engines, &ProbedRates::both_messages})
     best.*rate = std::max(a.*rate, b.*rate);
   best.network = best_of(a.network, b.network);
@@ -177,8 +194,12 @@ ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, 
 
   rates.memory = std::max(rates.memory, host_rate(space, world, places, 1, copies(sent), seconds));
   const PairMessages messages{world, communicator, lanes, seconds};
-  const bool one_host = is_one_host(places.hosts);
   rates.network = measure_network(messages, places.hosts, kMessageBytes);
+  const std::int64_t near = std::clamp<std::int64_t>(sent, 1 << 20, kMessageBytes);
+  const Halves within = halves(places.hosts);
+  if (!within.first.empty())
+    rates.messages = messages.rate(within.first, within.second, near) * static_cast<double>(within.most);
+  const bool one_host = rates.network.out.empty();
   const int half = world.size() / 2;
   std::vector<int> first, second;
   for (int i = 0; i < half; ++i) {
@@ -187,14 +208,14 @@ ProbedRates measure_rates(const kernels::ExecutionSpace& space, Control& world, 
   }
   /// Of each of so many pairs; between hosts as many as show the slowest link's rate.
   const auto bytes_of = [&](std::int64_t pairs) {
-    if (one_host) return std::clamp<std::int64_t>(sent, 1 << 20, kMessageBytes);
+    if (one_host) return near;
     return std::max<std::int64_t>(1, bytes_that_show(rates.network.slowest(), pairs * kMessageBytes) / pairs);
   };
   rates.pair_message = messages.rate({0}, {world.size() - 1}, bytes_of(1));
-  rates.all_pairs = messages.rate(first, second, bytes_of(half));
+  rates.all_pairs = one_host ? rates.messages / half : messages.rate(first, second, bytes_of(half));
   rates.latency = messages.round_trip(0, world.size() - 1);
   // Within a host all other ranks may store into one rank's memory at once; messages there are read and stored too.
-  if (one_host) rates.memory = std::max({rates.memory, 2 * rates.pair_message, 2 * rates.all_pairs * half});
+  if (one_host) rates.memory = std::max({rates.memory, 2 * rates.pair_message, 2 * rates.messages});
   rates.pair = std::max({rates.memory / 2, rates.pair_message, rates.all_pairs});
   return rates;
 }
@@ -316,6 +337,7 @@ plan::Rates device_rates(const ProbedRates& rates, std::int64_t ranks_per_device
 plan::Rates host_rates(const ProbedRates& rates) {
   plan::Rates result = device_rates(rates, 1);
   result.memory_is_shared = true;
+  result.messages = rates.messages;
   return result;
 }
 

@@ -21,7 +21,8 @@ struct ProbedRates {
   double pair_store = 0;    ///< devices: one pair alone, a kernel's stores
   double pair_engine = 0;   ///< devices: one pair alone, copy engines
   double all_stores = 0;    ///< devices: every train rank at once, per rank
-  NetworkRates network;     ///< the ranks of one host to those of another, all at once, together
+  NetworkRates network = {};     ///< the ranks of one host to those of another, all at once, together
+  double messages = 0;      ///< hosts: between the ranks of one, all at once, together
   double memory = 0;        ///< copying: read + write of one host's ranks together, or of one rank's device
   double latency = 0;       ///< seconds that groups of messages wait for each other: hosts: a small message and its
                             ///< answer, as who has sent must hear of the receiver; devices: one small message

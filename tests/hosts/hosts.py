@@ -245,7 +245,7 @@ class Hosts:
         system("sethostname", name.encode(), len(name))
         own_shared_memory()
         temporary = f"{RUN}/tmp-{name}"
-        os.makedirs(temporary)
+        os.makedirs(temporary, exist_ok=True)
         mount("tmpfs", temporary, "tmpfs", 0, "mode=1777")
         for folder in self.visible:
             if folder.startswith("/tmp/"):
@@ -387,7 +387,8 @@ class Slurm:
         self.hosts = hosts
         self.run = f"{RUN}/slurm"
         self.daemons = []
-        os.makedirs(f"{self.run}/state", exist_ok=True)
+        shutil.rmtree(self.run, ignore_errors=True)
+        os.makedirs(f"{self.run}/state")
         nodes = "".join(
             f"NodeName={name} NodeAddr={hosts.address(name)} CPUs={cores} Boards=1 SocketsPerBoard=1 CoresPerSocket={cores} "
             f"ThreadsPerCore=1 RealMemory=6000 State=UNKNOWN\n" for name in hosts.names
@@ -401,6 +402,8 @@ class Slurm:
 
     def __enter__(self):
         os.environ["SLURM_CONF"] = self.conf
+        # Open MPI under srun: messages between hosts on their link; ranks that wait leave the cores to others.
+        os.environ.update(OMPI_MCA_btl_tcp_if_include="eth0", OMPI_MCA_mpi_yield_when_idle="1")
         self.start("munged", "--foreground", "--force", f"--socket={self.run}/munge.socket", f"--key-file={self.run}/munge.key",
                    f"--pid-file={self.run}/munged.pid", f"--log-file={self.run}/munged.log",
                    f"--seed-file={self.run}/munged.seed")  # fmt: skip
@@ -408,9 +411,8 @@ class Slurm:
         self.start(*self.hosts.on(self.hosts.names[0]), "slurmctld", "-D", "-f", self.conf)
         for name in self.hosts.names:
             os.makedirs(f"{self.run}/spool-{name}", exist_ok=True)
-            # PMIx and Open MPI take the link, as a site's settings would have it.
-            self.start(*self.hosts.on(name), "env", "PMIX_MCA_ptl_tcp_if_include=eth0", "OMPI_MCA_btl_tcp_if_include=eth0",
-                       "slurmd", "-D", "-N", name, "-f", self.conf)  # fmt: skip
+            # PMIx takes the link, as a site's settings would have it.
+            self.start(*self.hosts.on(name), "env", "PMIX_MCA_ptl_tcp_if_include=eth0", "slurmd", "-D", "-N", name, "-f", self.conf)
         self.wait("sinfo", self.is_up)
         return self
 
@@ -425,6 +427,11 @@ class Slurm:
                 daemon.wait()
         self.daemons = []
         os.environ.pop("SLURM_CONF", None)
+
+    @staticmethod
+    def srun(*options):
+        """The words before a program that start it with srun, from a host."""
+        return ["srun", "--mpi=pmix", "--kill-on-bad-exit=1", *options]
 
     def start(self, *command):
         with open(f"{self.run}/{len(self.daemons)}.out", "wb") as out:

@@ -18,7 +18,8 @@ SLACK = 128 << 10  # bytes of what is no payload: barriers, the supervisors' new
 
 @dataclass
 class Case:
-    """One run. `bytes`: "pairs" as the plan says, "once" each byte of the model into each host without train ranks."""
+    """One run. `bytes`: "pairs" as the plan says, "once" each byte of the model into each host without train ranks;
+    "none" since every host has all of the model in train."""
 
     name: str
     ranks: str
@@ -43,6 +44,7 @@ CASES = (
     Case("misc", "h1:3,h2:3", "TP3", "TP3", (*executor("p2p"), "--bulk", "ffn"), bytes="once"),
     Case("misc-3", "h1:1,h2:1,h3:2", "TP1", "TP3", (*executor("golden"), "--bulk", "ffn"), bytes="once"),
     Case("fan-out", "h1:1,h2:2", "TP1", "DP2", (*executor("direct"), "--fan-out", "on"), bytes="once"),
+    Case("near", "h1:2,h2:2", "DP2", "DP2", executor("direct"), by="node", bytes="none"),
     Case("copies", "h1:1,h2:2", "TP1", "DP2", (*executor("direct"), "--fan-out", "off")),
 )
 
@@ -60,6 +62,8 @@ def expected_bytes(suite, case, place, result):
     layouts = ("--train", case.train, "--gen", case.gen)
     if case.bytes == "pairs":
         return suite.crossing(place, *MODEL, *layouts, *case.options)
+    if case.bytes == "none":
+        return dict.fromkeys(place, 0), dict.fromkeys(place, 0)
     trainers = set(place[: len(place) - result["gen"]["ranks"]])
     total = result["model"]["bytes"]
     received = {host: 0 if host in trainers else total for host in place}

@@ -147,7 +147,8 @@ TEST(FanOut, IsChosenForTheNetwork) {
   const Sides sides("qwen3-30b-a3b", "EP8xPP2xDP8", "TP2xDP8");
   const Placement nodes = apart(sides.train->ranks(), sides.gen->ranks(), 1, 8);
   const auto chosen = [&](const Rates& rates) {
-    return largest_domain(choose_fan_out(sides.model.tensors, *sides.train, *sides.gen, rates, {.placement = nodes}));
+    return largest_domain(
+        choose_fan_out(sides.model.tensors, *sides.train, *sides.gen, rates, {.placement = nodes}).domains);
   };
   EXPECT_EQ(chosen(ports(370e9, 400e9)), 8);
   EXPECT_EQ(chosen(ports(0, 400e9)), 8);
@@ -162,7 +163,7 @@ TEST(FanOut, BringsEachBoxIntoADomainOnce) {
   for (const Tensor& tensor : sides.model.tensors) bytes += tensor.bytes();
   for (const std::int64_t domain_ranks : {4, 8}) {
     const Traffic all = traffic(
-        Planner(sides.model.tensors, *sides.train, *sides.gen, {.domains = domains_of_neighbours(8, domain_ranks)}));
+        Planner(sides.model.tensors, *sides.train, *sides.gen, {.fan_out = {domains_of_neighbours(8, domain_ranks)}}));
     EXPECT_EQ(all.bytes - all.forwarded(), bytes * 8 / domain_ranks);
     EXPECT_EQ(all.bytes, 8 * bytes);
     // Small boxes take turns among their takers: all forward the same within a hundredth.

@@ -114,7 +114,7 @@ TEST(Model, CountsPortsStagingAndSteps) {
   EXPECT_EQ(direct.term, "wire");
   EXPECT_DOUBLE_EQ(direct.total, 0.2 + 1e-3);  // one launch
   const Loads shared =
-      traffic(Planner(tensors, source, replicas, {.domains = domains_of_neighbours(replicas.ranks(), 2)}),
+      traffic(Planner(tensors, source, replicas, {.fan_out = {domains_of_neighbours(replicas.ranks(), 2)}}),
               machine.placement)
           .loads;
   EXPECT_DOUBLE_EQ(direct_seconds(shared, machine, Knobs()).wire, 0.1);  // each forwards its half
