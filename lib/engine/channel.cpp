@@ -70,9 +70,8 @@ class Reader {
 };
 
 void put(std::string& out, const Sight& sight) {
-  for (std::int32_t value :
-       {static_cast<std::int32_t>(sight.state), std::int32_t{sight.thread}, sight.rank, sight.local_rank, sight.stage,
-        sight.tensor, sight.peer, std::int32_t{sight.waiting}})
+  for (std::int32_t value : {static_cast<std::int32_t>(sight.state), std::int32_t{sight.thread}, sight.rank,
+                             sight.local_rank, sight.stage, sight.tensor, sight.peer, std::int32_t{sight.waiting}})
     put(out, value);
   for (std::int64_t value : {sight.pid, sight.collectives, sight.item}) put(out, value);
   put(out, sight.phase);
