@@ -22,10 +22,21 @@ END_SECONDS = 15  # after a job's end: what is still there then is left
 MISMATCH = "launcher and MPI library do not match"
 
 
-def srun(cluster, *options, mpi="pmix"):
-    """The words before a program that start four ranks, two on h1 and two on h2."""
-    words = [*cluster.on("h1"), "srun", "-N2", "-n4", "--ntasks-per-node=2", "-w", "h1,h2", "--kill-on-bad-exit=1", *options]
+TWO_HOSTS = ("-N2", "-n4", "--ntasks-per-node=2", "-w", "h1,h2")
+
+
+def srun(cluster, mpi="pmix", job=True):
+    """The words before a program that start four ranks, two on h1 and two on h2: a step of the test's allocation, or a job."""
+    words = [*cluster.on("h1"), "srun", *TWO_HOSTS, "--kill-on-bad-exit=1"]
+    words += [f"--jobid={cluster.allocation}", "--overlap"] if job else []
     return [*words, *([f"--mpi={mpi}"] if mpi else [])]
+
+
+def allocate(cluster):
+    """An allocation for the steps that follow each other: jobs would wait until Slurm has tidied up after the last one."""
+    command = [*cluster.on("h1"), "salloc", "--no-shell", *TWO_HOSTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_SECONDS)
+    cluster.allocation = re.search(r"Granted job allocation (\d+)", done.stderr)[1]
 
 
 def said(ended, word):
@@ -135,10 +146,10 @@ code=0; for pid in "${pids[@]}"; do wait $pid || code=$?; done; exit $code
     return refusal(suite, cluster, "another MPI's launcher", 2, words, *SMALL, launcher=launcher, status=None)
 
 
-def paused_refit(suite, cluster, *arguments):
+def paused_refit(suite, cluster, *arguments, launcher=None):
     """A job in its second update."""
     fresh()
-    paused = suite.start_paused(srun(cluster), ("update",), "run", *SMALL, *arguments, "--steps", 100000, "--json", "result.json")
+    paused = suite.start_paused(launcher or srun(cluster), ("update",), "run", *SMALL, *arguments, "--steps", 100000, "--json", "result.json")
     paused.reaches()
     paused.goes_on()
     paused.reaches()
@@ -179,10 +190,10 @@ def full(suite, cluster):
 
 
 def cancelled(suite, cluster):
-    paused = paused_refit(suite, cluster)
+    paused = paused_refit(suite, cluster, launcher=srun(cluster, job=False))
     on_first = cluster.on("h1")
-    job = subprocess.run([*on_first, "squeue", "-h", "-w", "h1", "-o", "%i"], capture_output=True, text=True, check=True).stdout.split()
-    subprocess.run([*on_first, "scancel", *job], check=True)
+    jobs = hosts.call([*on_first, "squeue", "-h", "-w", "h1", "-o", "%i"]).split()
+    subprocess.run([*on_first, "scancel", *(job for job in jobs if job != cluster.allocation)], check=True)
     ended = paused.job.wait(LIMIT_SECONDS)
     check_end(suite, cluster, "scancel", ended, 3, "interrupted by SIGTERM", status="interrupted")
     found = suite.result("result.json", ended)
@@ -207,8 +218,7 @@ class TimeLimit:
         # Rank 0 waits in its second update, lest the job takes the other tests' time.
         os.makedirs(f"{self.folder}/pauses")
         settings = [f"KOKKOS_PROFILE_LIBRARY={suite.tool}", f"KOKKOS_TOOLS_LIBS={suite.tool}", "REFIT_PAUSE=verify",
-                    f"REFIT_PAUSE_FOLDER={self.folder}/pauses", "OMPI_MCA_mpi_yield_when_idle=1",
-                    f"REFIT_INPUTS={suite.args.inputs}"]  # fmt: skip
+                    f"REFIT_PAUSE_FOLDER={self.folder}/pauses", f"REFIT_INPUTS={suite.args.inputs}"]  # fmt: skip
         self.job = subprocess.Popen([*cluster.on("h3"), "env", *settings, "sbatch", "--wait", "-w", "h3", "--chdir", self.folder,
                                      "--job-name=limit", "--output=limit.out", script], stdout=subprocess.DEVNULL)  # fmt: skip
 
@@ -227,7 +237,9 @@ class TimeLimit:
 
 
 def slurm(suite):
+    os.environ["OMPI_MCA_mpi_yield_when_idle"] = "1"  # more ranks than cores
     with suite.hosts(3) as cluster, hosts.Slurm(cluster):
+        allocate(cluster)
         limit = TimeLimit(suite, cluster) if suite.part in "time limit" else None
         for part in (refusals, one_host, launchers, killed, stopped, timeout, full, cancelled):
             if suite.part in part.__name__:
