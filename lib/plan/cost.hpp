@@ -93,4 +93,11 @@ enum class Between : std::uint8_t { messages, mapped_memory };
 FanOutRules choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                            const Rates& rates, const Rules& rules, Between between = Between::messages);
 
+/// Returns whether takers should take from holders in their domain, where there are any: they should, unless the
+/// busiest port would be less busy if those shared the sending with holders elsewhere. That is so where a holder feeds
+/// many takers beside it, whose domain's link is nearly as wide as a device's port. Rates that are unknown keep bytes
+/// near. `rules`: of the plan, whose near_domains does not count.
+bool choose_near_domains(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                         const Rates& rates, const Rules& rules);
+
 }  // namespace refit::plan

@@ -1,4 +1,4 @@
-// Decides whether takers of a domain should feed each other.
+// Decides whether takers of a domain should feed each other, and take from holders beside them first.
 
 #include <algorithm>
 #include <map>
@@ -12,11 +12,13 @@ namespace refit::plan {
 namespace {
 
 /// Returns the seconds of the busiest port, of a device or a domain, or of a memory that ranks share, under a plan's
-/// copies; 0 where rates are unknown.
+/// copies, and what handing on adds; 0 where rates are unknown.
 double busiest_port_seconds(const Planner& planner, Rates rates) {
   const Placement& placement = planner.rules().placement;
   if (!rates.memory_is_shared) rates.memory = 0;
-  return seconds_at_once(traffic(planner, placement, {.hash = false, .form = Form::stored}).loads, {rates, placement});
+  const Loads loads = traffic(planner, placement, {.hash = false, .form = Form::stored}).loads;
+  const double seconds = seconds_at_once(loads, {rates, placement});
+  return seconds + handing_on_seconds(loads, seconds, rates, Knobs().parts);
 }
 
 }  // namespace
@@ -52,6 +54,26 @@ FanOutRules choose_fan_out(const std::vector<Tensor>& tensors, const Layout& sou
   const bool are_apart = between == Between::messages && rates.domain_in > 0 && rates.domain_out > 0;
   if (are_apart && std::set<std::int32_t>(domains.begin(), domains.end()).size() > 1) consider({domains, true});
   return best;
+}
+
+bool choose_near_domains(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                         const Rates& rates, const Rules& rules) {
+  if (rates.device_out == 0 || rates.domain_in == 0 || rules.placement.destination.empty()) return true;
+  // A holder sends no more than a box to each taker of its domain, which is as long as one box on a link so much
+  // narrower.
+  const Placement& placement = rules.placement;
+  const bool has_near = std::ranges::any_of(placement.source, [&](const Placement::Site& site) {
+    return std::ranges::count(placement.destination, site.domain, &Placement::Site::domain) > 0;
+  });
+  if (!has_near) return true;
+  const auto takers = static_cast<double>(largest_domain(domains_of(rules.placement)));
+  if (takers < 2 || rates.device_out >= takers * rates.domain_in) return true;
+  const auto seconds = [&](bool near) {
+    Rules of = rules;
+    of.near_domains = near;
+    return busiest_port_seconds(Planner(tensors, source, destination, of), rates);
+  };
+  return seconds(true) <= seconds(false);
 }
 
 }  // namespace refit::plan

@@ -152,7 +152,8 @@ Domains domains_of(const Placement& placement) {
 Planner::Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination, Rules rules)
     : tensors_(tensors), source_(source), destination_(destination), rules_(std::move(rules)) {
   for (const Placement::Number number : {&Placement::Site::device, &Placement::Site::domain})
-    if (has_near_ranks(number, rules_)) near_.push_back(number);
+    if ((number == &Placement::Site::device || rules_.near_domains) && has_near_ranks(number, rules_))
+      near_.push_back(number);
 }
 
 Planner::ClassKey Planner::key(const Tensor& tensor) const {

@@ -85,6 +85,7 @@ struct Rules {
   bool colocated = false;    ///< rank r of either side is one process
   Placement placement = {};  ///< of all ranks; empty = no two are near each other
   Striping striping = {};
+  bool near_domains = true;  ///< holders in a taker's domain go before others, not only those on its device
 };
 
 /// One end of a copy: a strided view into a storage of that rank.

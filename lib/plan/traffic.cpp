@@ -29,6 +29,7 @@ std::pair<PortLoad, PortLoad> load_of(const Copy& copy, std::int64_t times, cons
   }
   sent.bytes = bytes;
   sent.copies = times;
+  sent.hops = copy.hops;
   if (crosses) sent.device = bytes;
   if (far) {
     sent.domain = bytes;
@@ -82,6 +83,7 @@ PortLoad& PortLoad::operator+=(const PortLoad& other) {
   self_bytes += other.self_bytes;
   self_memory += other.self_memory;
   self_copies += other.self_copies;
+  hops = std::max(hops, other.hops);
   return *this;
 }
 

@@ -133,14 +133,17 @@ Json to_json(const Payload& payload) {
 }
 
 Json to_json(const Wire& wire) {
-  return {{"bytes", wire.bytes},
-          {"copies", wire.copies},
-          {"egress_bytes_max", wire.egress_bytes_max},
-          {"ingress_bytes_max", wire.ingress_bytes_max},
-          {"local_bytes", wire.local_bytes},
-          {"forwarded_bytes", wire.forwarded_bytes},
-          {"self_bytes", wire.self_bytes},
-          {"self_copies", wire.self_copies}};
+  Json json{{"bytes", wire.bytes},
+            {"copies", wire.copies},
+            {"egress_bytes_max", wire.egress_bytes_max},
+            {"ingress_bytes_max", wire.ingress_bytes_max},
+            {"local_bytes", wire.local_bytes},
+            {"forwarded_bytes", wire.forwarded_bytes}};
+  if (wire.between_hosts_bytes) json["between_hosts_bytes"] = *wire.between_hosts_bytes;
+  if (wire.within_hosts_bytes) json["within_hosts_bytes"] = *wire.within_hosts_bytes;
+  json["self_bytes"] = wire.self_bytes;
+  json["self_copies"] = wire.self_copies;
+  return json;
 }
 
 Json to_json(const Memory& memory) {

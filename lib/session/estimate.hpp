@@ -10,6 +10,7 @@ struct Estimate {
   transport::ProbedRates probed;  ///< the best so far
   plan::Rates rates;              ///< the same in the cost model's form
   plan::Bound bound;
+  bool near_domains = true;  ///< takers take from holders in their domain first
   plan::FanOutRules fan_out;
   plan::Wire wire;
   plan::ModelSeconds model;

@@ -120,6 +120,8 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   probe();
   estimate_.bound = plan::lower_bound(exchange_.paths.tensors(), exchange_.paths.source, exchange_.paths.destination,
                                       estimate_.rates, placement_);
+  estimate_.near_domains = plan::choose_near_domains(exchange_.paths.bulk, exchange_.paths.source,
+                                                     exchange_.paths.destination, estimate_.rates, rules());
   estimate_.fan_out = choose_fan_out();
   double start = now();
   std::vector<plan::Copy> copies;
@@ -283,6 +285,7 @@ plan::Rules Session::rules() const {
   rules.fan_out = estimate_.fan_out;
   rules.colocated = exchange_.paths.colocated;
   rules.placement = placement_;
+  rules.near_domains = estimate_.near_domains;
   return rules;
 }
 
@@ -423,7 +426,7 @@ std::vector<Path> Session::make_paths(const std::vector<plan::Copy>& copies, con
                          });
   result.push_back({kMisc,
                     transport::make_misc(space_, gather_.get(), stream_.get(), me, paths.misc, paths.source,
-                                         paths.destination, how_.misc_buffer_bytes, how_.tuning, progress_),
+                                         paths.destination, placement_, how_.misc_buffer_bytes, how_.tuning, progress_),
                     how_.commit == Commit::layers ? kMisc : "", is_paused});
   return result;
 }

@@ -225,11 +225,13 @@ std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, const Own
 /// Makes the misc stream: gathers the tensors of the stream into source rank 0's buffers through a plan, broadcasts
 /// them buffer by buffer (two rotate), and places them into destination storages through the destination's own pieces.
 /// `gather`: communicator of the source ranks (rank = source rank; nullptr on destination ranks). `stream`:
-/// communicator of source rank 0 and the destination ranks, ascending (nullptr on other ranks).
+/// communicator of source rank 0 and the destination ranks, ascending (nullptr on other ranks). `placement`: of all
+/// ranks, so that what is gathered comes from holders that are near; empty: none are.
 std::unique_ptr<Executor> make_misc(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream,
                                     const Endpoint& me, const std::vector<model::Tensor>& tensors,
                                     const plan::Layout& source, const plan::Layout& destination,
-                                    std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress);
+                                    const plan::Placement& placement, std::int64_t buffer_bytes, const Tuning& tuning,
+                                    Progress& progress);
 
 /// Compares, before the first byte, the hash of the copies that each pair of ranks shares, in both directions, places
 /// included. Collective

@@ -140,7 +140,8 @@ std::optional<plan::Broadcasts> broadcasts_of(const ExecutorRow& row, const plan
 plan::ModelSeconds model_seconds(const ExecutorRow& row, const plan::Paths& paths, const plan::Loads& loads,
                                  const plan::Machine& machine, const Tuning& tuning, bool per_stage,
                                  std::int64_t misc_buffer_bytes) {
-  const plan::Knobs knobs{tuning.streams, tuning.group_size, tuning.chunk_bytes, per_stage, paths.colocated};
+  const plan::Knobs knobs{tuning.streams, tuning.group_size, tuning.chunk_bytes,
+                          per_stage,      paths.colocated,   tuning.parts};
   plan::ModelSeconds model = row.model(paths, loads, machine, knobs, tuning);
   plan::add_misc(plan::misc_load(paths.misc, paths.source, paths.destination, misc_buffer_bytes, paths.colocated,
                                  machine.placement),

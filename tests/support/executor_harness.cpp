@@ -430,7 +430,7 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   if (!job.misc.empty()) {
     misc =
         make_misc(space, network.gather.get(), network.stream.get(), me, job.misc, sent ? sent->layout() : *job.source,
-                  *job.destination, job.misc_buffer_bytes, job.tuning, progress);
+                  *job.destination, {}, job.misc_buffer_bytes, job.tuning, progress);
   }
 
   RankOutcome outcome{"",
