@@ -171,7 +171,7 @@ def slurm(suite):
     refused("a NIC", "nics: 3 is no word", demo, HOSTS + "nics = [3]\n")
     refused("a time", "time: 'soon' is no time", demo, HOSTS + 'time = "soon"\n')
     refused("too many ranks", "needs 6 ranks, which is 2 nodes of 4 cores", demo, "nodes = 1\ncpus_per_node = 4\n")
-    refused("few cores", "every rank needs a core", demo, "nodes = 1\ncpus_per_node = 4\ngpus_per_node = 8\n")
+    refused("few cores", "every rank needs a core", demo, "nodes = 1\ncpus_per_node = 4\ngpus_per_node = 8\n", "--refit", cuda)
     refused("a wrong case", "is none of TP, EP", demo, HOSTS, "--", "--gen", "TQ2")
     refused("no case", "absent.toml", suite.path("absent.toml"), HOSTS)
     refused("no refit", "build it, or name one with --refit", demo, HOSTS, "--refit", suite.path("absent"))
