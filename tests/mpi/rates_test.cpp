@@ -158,8 +158,9 @@ TEST(HostRates, OfMessagesAreMeasuredOnAllLanes) {
   EXPECT_GE(rates.pair, rates.memory / 2);
   EXPECT_EQ(std::ssize(communicator.most()), 4);
   EXPECT_GE(communicator.most().at(0), 4 * communicator.most().at(1));  // all bytes, and a part
-  const bool sends_to_both = communicator.peers().contains(2) && communicator.peers().contains(3);
-  EXPECT_EQ(sends_to_both, world->rank() < 2);
+  const int other = world->rank() < 2 ? 2 : 0;  // first rank of the other host
+  const bool sends_to_both = communicator.peers().contains(other) && communicator.peers().contains(other + 1);
+  EXPECT_GE(world->sum(std::int64_t{sends_to_both}), 2);  // all of one host, at least
   const plan::Rates costs = host_rates(rates);
   EXPECT_EQ(costs.domain_in, rates.network.best());
   EXPECT_EQ(costs.device_in, rates.pair);
@@ -215,7 +216,7 @@ TEST(HostRates, KnowASlowLink) {
     for (std::size_t rank = 0; rank < 4; ++rank)
       if (hosts[rank] == slow) rates[rank] = kSlow;
     Shaped communicator(transport::make_mpi_communicator({0, 1, 2, 3}, 0, 2), rates);
-    const NetworkRates network = measure_network({*world, communicator, 2, 0.002}, hosts, 32 << 20);
+    const NetworkRates network = measure_network({*world, communicator, 2, 0.002}, hosts, 2 << 20);
     ASSERT_EQ(network.out.size(), 3u);
     for (int host = 0; host < 3; ++host) {
       const auto at = static_cast<std::size_t>(host);

@@ -72,7 +72,7 @@ TEST(Rates, AreTheBestOfTwoProbes) {
   EXPECT_EQ(best.pair_message, 9);
   EXPECT_EQ(best.pair_store, 3);
   EXPECT_EQ(best.pair_engine, 7);
-  EXPECT_EQ(best.network, (NetworkRates{{5, 2}, {6, 2}}));
+  EXPECT_EQ(best.network, (transport::NetworkRates{{5, 2}, {6, 2}}));
   EXPECT_EQ(best_of(a, {}).network, a.network);
   EXPECT_EQ(best.memory, 5);
   EXPECT_EQ(best.latency, 0.1);
@@ -85,7 +85,7 @@ TEST(Rates, OfHostsAreMeasuredAgainstEveryOther) {
     std::set<std::pair<int, int>> met;
     for (int round = 0; round < hosts - 1 + hosts % 2; ++round) {
       std::set<int> busy;
-      for (const HostPair& pair : pairs_of_round(hosts, round)) {
+      for (const transport::HostPair& pair : transport::pairs_of_round(hosts, round)) {
         EXPECT_LT(pair.from, pair.to);
         EXPECT_TRUE(busy.insert(pair.from).second && busy.insert(pair.to).second) << hosts << " hosts, round " << round;
         EXPECT_TRUE(met.emplace(pair.from, pair.to).second) << hosts << " hosts, round " << round;
@@ -97,10 +97,10 @@ TEST(Rates, OfHostsAreMeasuredAgainstEveryOther) {
 
 /// 0.2 Gbit/s: 10 MB, of which a shaper's first 256 KiB are a fortieth; a fast link has as much as may be.
 TEST(Rates, TakeMessagesThatShowALink) {
-  EXPECT_EQ(bytes_that_show(25e6, 32 << 20), 10'000'000);
-  EXPECT_EQ(bytes_that_show(1e6, 32 << 20), 4 << 20);
-  EXPECT_EQ(bytes_that_show(10e9, 32 << 20), 32 << 20);
-  EXPECT_EQ(bytes_that_show(10e9, 1 << 20), 1 << 20);
+  EXPECT_EQ(transport::bytes_that_show(25e6, 32 << 20), 10'000'000);
+  EXPECT_EQ(transport::bytes_that_show(1e6, 32 << 20), 4 << 20);
+  EXPECT_EQ(transport::bytes_that_show(10e9, 32 << 20), 32 << 20);
+  EXPECT_EQ(transport::bytes_that_show(10e9, 1 << 20), 1 << 20);
 }
 
 TEST(Places, SayWhoSharesDevicesAndDomains) {

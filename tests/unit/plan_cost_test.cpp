@@ -10,6 +10,7 @@
 
 #include "gen/vllm/layout.hpp"
 #include "plan/cost.hpp"
+#include "plan/model.hpp"
 #include "plan/traffic.hpp"
 #include "support/random_layout.hpp"
 #include "train/megatron/layout.hpp"
@@ -151,13 +152,13 @@ TEST(Bound, KnowsTheLinkOfEveryDomain) {
   rates.each_domain_out = {1e9, 0.25e9, 0.25e9};
   const auto seconds = [](double value) { return fmt::format("{:.1f}", value); };
   // Both takers are behind links of their own, one of them slow.
-  Bound bound = bound_of(one, rates, {{{0, 0}}, {{1, 1}, {2, 2}}});
+  Bound bound = bound_of(one, rates, Placement{{{0, 0}}, {{1, 1}, {2, 2}}});
   EXPECT_EQ(seconds(bound.seconds.ingress), "65.5");
   EXPECT_EQ(seconds(bound.seconds.egress), "16.4");
   EXPECT_EQ(seconds(bound.seconds.fanout), "21.8");  // 32.8 GB by 1.5 GB/s together
   // Two holders for one taker: 1.25 GB/s together.
   const Row shared{"qwen3-8b", "DP2", "TP1", 0, 1, 0, "", ""};
-  bound = bound_of(shared, rates, {{{0, 0}, {1, 1}}, {{2, 2}}});
+  bound = bound_of(shared, rates, Placement{{{0, 0}, {1, 1}}, {{2, 2}}});
   EXPECT_EQ(seconds(bound.seconds.egress), "13.1");
   // The same bytes at other rates.
   bound.time(ports(0, 1e9));
