@@ -527,8 +527,9 @@ explain::Hardware read_hardware(const std::string& file) {
     if (const toml::array* list = table[name].as_array())
       for (const toml::node& rate : *list) rates.push_back(rate.value<double>().value_or(0.0));
     if (rates.empty() || !(*std::ranges::min_element(rates) > 0) || hardware.*best != *std::ranges::max_element(rates))
-      mistakes.push_back(fmt::format("{}: {} must be a list of numbers above 0, a domain's each, of which the largest is {}",
-                                     file, name, name.substr(5)));
+      mistakes.push_back(
+          fmt::format("{}: {} must be a list of numbers above 0, a domain's each, of which the largest is {}", file,
+                      name, name.substr(5)));
   }
   if (hardware.each_domain_in.size() != hardware.each_domain_out.size())
     mistakes.push_back(fmt::format("{}: each_domain_in and each_domain_out must list as many domains", file));

@@ -9,6 +9,7 @@
 #include <charconv>
 #include <functional>
 #include <limits>
+#include <optional>
 
 #include "app/case_reader.hpp"
 #include "app/commands.hpp"
@@ -19,7 +20,6 @@
 #include "core/interruption.hpp"
 #include "core/text.hpp"
 #include "engine/engine.hpp"
-#include "engine/launch.hpp"
 #include "explain/plan_case.hpp"
 #include "report/files.hpp"
 
@@ -150,16 +150,25 @@ cases::Case case_of(CaseArguments arguments, const std::string& inputs) {
   return read_case(arguments.file, arguments.options, arguments.fixed ? Twin::fixed : Twin::bug, inputs);
 }
 
+/// Runs `work`, which says what the ranks of a job have to do; nullopt where it throws, which sets `code`: the job
+/// ends.
+template <typename Work>
+auto unless_refused(int& code, const Work& work) -> std::optional<decltype(work())> {
+  try {
+    return work();
+  } catch (const Error& error) {
+    code = engine::refuse(error);
+    return std::nullopt;
+  }
+}
+
 int run_case(const cases::Case& c, const std::vector<std::string>& arguments) {
   try {
     check_case(c);
     cases::require_executor(c);
   } catch (const Error& error) {
     // A run that is refused has a result too, lest an older one be taken for it.
-    const bool is_refused = error.kind() == ErrorKind::usage || error.kind() == ErrorKind::unavailable;
-    if (!is_refused || engine::refuse(c, arguments, error, is_first_rank()) != 0) throw;
-    if (is_first_rank()) print("refit: as expected: {}\n", error.what());
-    return 0;
+    return engine::refuse(c, arguments, error);
   }
   return engine::run(c, arguments);
 }
@@ -430,14 +439,21 @@ std::int64_t shard_bytes(const std::string& text) {
   return *bytes;
 }
 
+/// Returns whether a launcher starts the command, as the ranks of a job.
+bool is_of_a_job(const std::string& command) { return command == "run" || command == "probe"; }
+
 int dispatch(const std::string& command, Arguments& a, const std::vector<std::string>& arguments) {
   // A rank that the launcher ends because another one has failed prints nothing.
-  end_on_interruption(command != "run" && command != "probe");
+  end_on_interruption(!is_of_a_job(command));
+  int refused = 0;
+  if (command == "run") {
+    const auto c = unless_refused(refused, [&] { return case_of(a.run, inputs_folder(a.inputs)); });
+    return c ? run_case(*c, arguments) : refused;
+  }
+  if (command == "probe") return engine::probe(a.probe);
   const std::string inputs = inputs_folder(a.inputs);
-  if (command == "run") return run_case(case_of(a.run, inputs), arguments);
   if (command == "plan") require_options_of_a_plan(a.plan);
   if (command == "plan") return plan_case(case_of(a.plan, inputs), a.plan_options, a.hardware, inputs, arguments);
-  if (command == "probe") return engine::probe(a.probe);
   if (command == "diagnose") return diagnose_dumps(a.diagnose, a.diagnosed, inputs);
   if (command == "digest") return digest_checkpoint(a.digest, a.digested, inputs, a.chunk_bytes);
   if (command == "compare") return compare(a.a, a.b);
@@ -451,8 +467,6 @@ int dispatch(const std::string& command, Arguments& a, const std::vector<std::st
 }
 
 }  // namespace
-
-bool is_first_rank() { return engine::read_launch().rank == 0; }
 
 int execute(const std::vector<std::string>& arguments) {
   Arguments a;
@@ -473,7 +487,10 @@ int execute(const std::vector<std::string>& arguments) {
     print("{}", (chosen.empty() ? &app : chosen.front())->help());
     return 0;
   } catch (const CLI::ParseError& error) {
-    fail_usage("{}", error.what());
+    const auto chosen = app.get_subcommands();
+    const Error refusal(ErrorKind::usage, error.what());
+    if (!chosen.empty() && is_of_a_job(chosen.front()->get_name())) return engine::refuse(refusal);
+    throw refusal;
   }
   if (a.version) return version();
   const auto chosen = app.get_subcommands();

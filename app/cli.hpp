@@ -6,12 +6,8 @@
 
 namespace refit::app {
 
-/// Returns whether this process has rank 0, as the launcher says, which alone knows it before MPI_Init. True without a
-/// launcher.
-bool is_first_rank();
-
-/// Runs the command that `arguments` (argv) name. Throws `Error` for everything that ends with another code than 0 or
-/// 1.
+/// Runs the command that `arguments` (argv) name; returns the exit code. Throws `Error` for mistakes and failures of
+/// commands without ranks; those with ranks report their own.
 int execute(const std::vector<std::string>& arguments);
 
 }  // namespace refit::app

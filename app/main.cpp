@@ -1,8 +1,6 @@
-#include <chrono>
 #include <exception>
 #include <new>
 #include <sstream>
-#include <thread>
 
 #include "app/cli.hpp"
 #include "core/console.hpp"
@@ -10,10 +8,8 @@
 
 namespace {
 
-/// Reports errors that reach main, which come before MPI_Init. One line on stderr per line of the message. Other ranks
-/// mostly fail like the first, whose end makes the launcher end them too: they report only if it has not.
+/// Reports errors that reach main: one line on stderr per line of the message.
 void report(const char* message) {
-  if (!refit::app::is_first_rank()) std::this_thread::sleep_for(std::chrono::seconds(3));
   std::istringstream lines(message);
   for (std::string line; std::getline(lines, line);) refit::print_error("refit: error: {}\n", line);
 }

@@ -10,7 +10,9 @@
 #include "core/console.hpp"
 #include "kernels/kernels.hpp"
 #include "report/environment.hpp"
+#include "transport/cuda.hpp"
 #include "transport/mpi/mpi.hpp"
+#include "transport/nccl.hpp"
 
 namespace refit::app {
 namespace {
@@ -26,6 +28,8 @@ int version() {
   print("refit {}\n", report::refit_version());
   print("compiler {}\n", report::compiler_version());
   print("mpi {}\n", transport::MpiSession::version());
+  for (const auto& [what, one] : {std::pair("nccl", transport::nccl_version()), {"cuda", transport::cuda_version()}})
+    if (!one.empty()) print("{} {}\n", what, one);
   print("kokkos {}\n", kernels::Runtime::version());
   print("hdf5 {}\n", report::hdf5_version());
   print("fmt {}\n", decimal_version(FMT_VERSION));

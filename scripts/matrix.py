@@ -2,7 +2,7 @@
 """Runs a list of cases, each as a job of its own, and reports them together: JUnit XML, JSON, CSV, HDF5 and one page.
 
     scripts/matrix.py inputs/matrix/l0.toml
-    scripts/matrix.py inputs/matrix/fp8.toml --only '*-direct' --launcher "srun --kill-on-bad-exit=1 -n {ranks}" -- --steps 5
+    scripts/matrix.py inputs/matrix/fp8.toml --only '*-direct' --launcher "srun --mpi=pmix --kill-on-bad-exit=1 -n {ranks}" -- --steps 5
 
 Needs Python 3.11 and nothing else; with h5py the cases' HDF5 files come as one, too. The form of a matrix file stands in
 scripts/refit_matrix/matrix_file.py. Nothing is tried twice, and a case that fails does not end the matrix. What the machine lacks

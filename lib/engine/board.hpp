@@ -80,6 +80,9 @@ class Board {
 
   /// Says that the outputs can be written, as rank 0's process has found: the process that reports may write them.
   std::atomic<bool>& may_write() { return contents_->may_write; }
+  /// Says that the connection to rank 0, on another host, has ended, as the host's acting process sees it: so has rank
+  /// 0, and its own host reports that.
+  std::atomic<bool>& lost_root() { return contents_->lost_root; }
 
   /// Says that no more processes will come: slots that are still absent do not count.
   void close() {
@@ -104,6 +107,7 @@ class Board {
     std::atomic<std::int32_t> code{0};
     std::atomic<bool> closed{false};
     std::atomic<bool> may_write{false};
+    std::atomic<bool> lost_root{false};
     PostedFailure failure;
     Slot slots[1];  // and those of the other processes behind it
   };

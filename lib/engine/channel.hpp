@@ -73,6 +73,8 @@ class Teller {
   const Answer& hear();
   /// Returns the last answer.
   const Answer& last() const { return answer_; }
+  /// Returns whether there was a connection, which has ended.
+  bool is_lost() const { return answer_.at != 0 && socket_ < 0; }
 
  private:
   void connect();

@@ -139,6 +139,8 @@ void DrilledJob::add(std::size_t engine, const report::Result& part, report::Res
   result.wire->bytes += part.wire->bytes;
   result.wire->copies += part.wire->copies;
   result.wire->local_bytes += part.wire->local_bytes;
+  for (auto plan::Wire::*bytes : {&plan::Wire::between_hosts_bytes, &plan::Wire::within_hosts_bytes})
+    (*result.wire).*bytes = ((*result.wire).*bytes).value_or(0) + ((*part.wire).*bytes).value_or(0);
   result.wire->forwarded_bytes += part.wire->forwarded_bytes;
   result.wire->egress_bytes_max += part.wire->egress_bytes_max;
   result.wire->ingress_bytes_max = std::max(result.wire->ingress_bytes_max, part.wire->ingress_bytes_max);

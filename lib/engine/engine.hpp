@@ -18,10 +18,14 @@ using cases::Case;
 /// c.output.
 int run(const Case& c, const std::vector<std::string>& command);
 
-/// Ends a case that is refused before it could be run; returns the exit code for this error under the case's
-/// expectations. `writes`: also writes the files of c.output, as `run` does (one process of a job; nothing where they
-/// cannot be written).
-int refuse(const Case& c, const std::vector<std::string>& command, const Error& error, bool writes);
+/// Ends `run` or `probe` where this process refuses what it was told, before MPI; reports it, and returns the process's
+/// exit code: the error's, on the rank that reports. Starts and ends MPI, so that it is said once, and heard by ranks
+/// that have come further (their `run` or `probe` ends likewise). Collective with theirs.
+int refuse(const Error& error);
+
+/// Does the same for a case that could be read: also writes the files of c.output as `run` does, and the exit code is
+/// the one under the case's expectations.
+int refuse(const Case& c, const std::vector<std::string>& command, const Error& error);
 
 struct ProbeOptions {
   std::string save;      ///< hardware file to write; empty = none

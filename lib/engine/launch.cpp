@@ -59,11 +59,15 @@ std::optional<std::int64_t> slurm_tasks() {
 
 Launch read_launch() {
   Launch launch;
-  const auto rank = first({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"});
+  // A batch script itself is no task of a step, though it has SLURM_PROCID and SLURM_NTASKS.
+  const auto tasks = first({"SLURM_STEP_NUM_TASKS"});
+  auto rank = first({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"});
+  if (!rank && tasks) rank = first({"SLURM_PROCID"});
   if (!rank) return launch;
   launch.rank = *rank;
-  launch.size = std::max(
-      *rank + 1, first({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"}).value_or(1));
+  launch.size = std::max(*rank + 1, first({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}).value_or(tasks.value_or(1)));
+  const bool by_proxy = first({"MPI_LOCALRANKID"}).has_value();  // Hydra's, which srun may have started
+  launch.launcher = first({"OMPI_COMM_WORLD_RANK"}) ? "mpirun" : tasks && !by_proxy ? "srun" : "mpiexec";
   const auto local_rank = first({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"});
   auto local_size = first({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"});
   if (!local_size) local_size = slurm_tasks();
@@ -83,6 +87,32 @@ Launch read_launch() {
   launch.local_size = *local_size;
   launch.job = job;
   return launch;
+}
+
+const Launch& this_launch() {
+  static const Launch launch = read_launch();
+  return launch;
+}
+
+bool lacks_interface(const Launch& launch) {
+  if (launch.launcher != "srun") return false;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view one = *variable;
+    // PMI_RANK, PMI_FD, PMIX_RANK, ... are the launcher's; PMIX_MCA_... are settings of the user's.
+    if (one.starts_with("PMI") && !one.starts_with("PMIX_MCA_")) return false;
+  }
+  return true;
+}
+
+std::string srun_interface() { return text("SLURM_MPI_TYPE"); }
+
+std::string start_hint(const Launch& launch, const std::string& ranks, const LauncherOptions& options) {
+  const bool by_slurm = launch.launcher == "srun" || (launch.launcher.empty() && !text("SLURM_JOB_ID").empty());
+  if (!by_slurm)
+    return "mpirun " + (options.mpirun.empty() ? "" : options.mpirun + " ") + "-np " + ranks + " refit run ...";
+  const std::string type = srun_interface();
+  return "srun --mpi=" + (type.empty() ? "pmix" : type) + (options.srun.empty() ? "" : " " + options.srun) + " -n " +
+         ranks + " refit run ...";
 }
 
 std::string host_name() {

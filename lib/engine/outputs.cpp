@@ -11,6 +11,7 @@
 #include "core/console.hpp"
 #include "core/error.hpp"
 #include "core/files.hpp"
+#include "engine/launch.hpp"
 #include "engine/process.hpp"
 #include "report/files.hpp"
 #include "report/printers.hpp"
@@ -73,13 +74,24 @@ void Outputs::check() {
   std::vector<report::Refusal> refusals = report::refused_outputs(paths, force_);
   assume_checked();
   for (const report::Refusal& refusal : refusals) files_[refusal.index].accepted = false;
+  add_refused_folders(refusals);
+  report::fail_refused(refusals);
+}
+
+void Outputs::add_refused_folders(std::vector<report::Refusal>& refusals) const {
   for (const Dumps& dumps : dumps_) {
     try {
       check_folder(dumps.folder, dumps.side, force_);
     } catch (const Error& error) {
-      refusals.push_back({paths.size(), error.kind(), error.what()});
+      refusals.push_back({files_.size(), error.kind(), error.what()});
     }
   }
+}
+
+void Outputs::check_folders() const {
+  std::vector<report::Refusal> refusals;
+  add_refused_folders(refusals);
+  for (report::Refusal& refusal : refusals) refusal.reason = fmt::format("host {}: {}", host_name(), refusal.reason);
   report::fail_refused(refusals);
 }
 
@@ -108,6 +120,11 @@ void Outputs::remove_older_than_this_process() const {
 void Outputs::remove_older() const {
   if (!force_) return;
   for (const File& file : files_) report::remove_output(file.path);
+  remove_older_dumps();
+}
+
+void Outputs::remove_older_dumps() const {
+  if (!force_) return;
   for (const Dumps& dumps : dumps_) remove_dumps(dumps.folder, dumps.side);
 }
 

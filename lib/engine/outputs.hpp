@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "case/case.hpp"
+#include "report/files.hpp"
 #include "report/result.hpp"
 
 namespace refit::engine {
@@ -31,6 +32,11 @@ class Outputs {
   /// Checks everything, and makes folders for dumps. Errors: all refusals at once (report::fail_refused); files that
   /// are not refused can be written all the same.
   void check();
+  /// Checks and makes the folders for dumps alone: for a host that does not have rank 0, which may have folders of its
+  /// own. Errors: as `check`, and naming the host.
+  void check_folders() const;
+  /// Takes older dumps away likewise.
+  void remove_older_dumps() const;
   /// Allows this process to write too, after another process of the job has checked everything without errors.
   void assume_checked();
   /// Leaves alone the files that are there: another process of the job has written them since older ones were taken
@@ -62,6 +68,7 @@ class Outputs {
     std::string folder;
     std::string side;
   };
+  void add_refused_folders(std::vector<report::Refusal>& refusals) const;
   using Failures = std::map<std::string, std::string>;  ///< path -> reason
 
   struct Complete;

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <iostream>
 #include <numeric>
+#include <optional>
 
 #include "case/limits.hpp"
 #include "core/console.hpp"
 #include "engine/device.hpp"
 #include "engine/engine.hpp"
 #include "engine/launch.hpp"
+#include "engine/mpi_start.hpp"
 #include "engine/supervisor.hpp"
 #include "report/files.hpp"
 #include "transport/cuda.hpp"
@@ -192,17 +194,22 @@ constexpr int kNotRoot = -1;
 
 /// Runs the main thread's part, from MPI_Init to MPI_Finalize; returns the hardware file's text and an exit code on
 /// rank 0.
-std::pair<std::string, int> measure(const ProbeOptions& options, Supervisor& supervisor, const cases::Limits& limits) {
+std::pair<std::string, int> measure(const ProbeOptions& options, Board& board, Supervisor& supervisor,
+                                    const cases::Limits& limits) {
   transport::Progress& progress = supervisor.progress();
   progress.begin_unprofiled("MPI_Init", limits.phase());
+  MpiStart start(board, this_launch());
   const transport::MpiSession session(&progress);
-  const kernels::Runtime runtime = start_device(session, progress, limits);
+  start.returned(session.size());
+  std::optional<kernels::Runtime> runtime;
   const auto world = transport::make_mpi_control(&progress);
   supervisor.connect(*world);
   const bool root = session.rank() == 0;
   std::pair<std::string, int> result{"", root ? 0 : kNotRoot};
   try {
     progress.begin("setup", limits.phase());
+    require_no_refusal(*world, nullptr);
+    start_device(runtime, session, *world, progress, limits);
     together(*world, [&] {
       if (!root || options.save.empty()) return;
       report::fail_refused(report::refused_outputs({options.save}, options.force));
@@ -224,6 +231,8 @@ std::pair<std::string, int> measure(const ProbeOptions& options, Supervisor& sup
   } catch (const std::exception& error) {
     supervisor.fail(ErrorKind::runtime, error.what());
   }
+  progress.begin_unprofiled("finish", limits.phase());
+  world->barrier();
   progress.begin_unprofiled("MPI_Finalize", limits.phase());
   return result;
 }
@@ -239,19 +248,12 @@ int report_failure(const Failure& failure) {
 int probe(const ProbeOptions& options) {
   transport::MpiSession::prepare_environment(kLanes);
   const cases::Limits limits;
-  const Launch launch = read_launch();
+  const Launch& launch = this_launch();
   const std::unique_ptr<Board> board = Board::join(launch);
   Supervisor supervisor(*board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),
                         {report_failure, transport::MpiSession::abort});
-  const auto [text, code] = measure(options, supervisor, limits);
-  if (code == kNotRoot) {
-    supervisor.ended();
-    return 0;
-  }
-  supervisor.progress().begin_unprofiled("wait for all ranks to end", limits.phase());
-  supervisor.await_others();
-  supervisor.progress().begin_unprofiled("report", limits.phase());
-  supervisor.conclude();
+  const auto [text, code] = measure(options, *board, supervisor, limits);
+  if (!has_last_word(supervisor, code != kNotRoot, limits)) return 0;
   if (code == 0 && !options.save.empty()) report::write_file(options.save, text);
   return code;
 }

@@ -7,10 +7,12 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <sstream>
 #include <tuple>
 
 #include "case/limits.hpp"
 #include "core/clock.hpp"
+#include "core/console.hpp"
 #include "core/files.hpp"
 #include "engine/describe.hpp"
 #include "engine/device.hpp"
@@ -21,8 +23,10 @@
 #include "engine/findings.hpp"
 #include "engine/job.hpp"
 #include "engine/launch.hpp"
+#include "engine/mpi_start.hpp"
 #include "engine/outputs.hpp"
 #include "engine/supervisor.hpp"
+#include "engine/surroundings.hpp"
 #include "report/format.hpp"
 #include "report/statistics.hpp"
 #include "report/table.hpp"
@@ -46,20 +50,20 @@ void require_ranks(const Case& c, int started) {
   const std::int64_t needed = c.world().size();
   if (started == needed) return;
   fail_usage(
-      "this case needs {} ranks, {} for train ({}) and {} for gen ({}){}, but {} were started; start it with: mpirun "
-      "-np {} refit run ...",
+      "this case needs {} ranks, {} for train ({}) and {} for gen ({}){}, but {} were started; start it with: {}",
       needed, c.train_ranks(), to_string(c.train->sizes()), c.gen_ranks(), c.gen_layout(),
-      c.run.colocated ? ", colocated" : "", started, needed);
+      c.run.colocated ? ", colocated" : "", started, start_hint(this_launch(), std::to_string(needed)));
 }
 
 /// Requires a core for each thread of this rank.
 void require_cores(const Case& c) {
   const std::int64_t cores = kernels::usable_cores();
   if (c.run.threads <= cores) return;
-  fail_usage(
-      "run.threads: {} threads for each rank, which may use {} core{}: start it with mpirun --bind-to none, or with "
-      "--map-by slot:PE={}, or with fewer threads",
-      c.run.threads, cores, cores == 1 ? "" : "s", c.run.threads);
+  const std::string threads = std::to_string(c.run.threads);
+  fail_usage("run.threads: {} threads for each rank, which may use {} core{}: start it with {}, or with fewer threads",
+             threads, cores, cores == 1 ? "" : "s",
+             start_hint(this_launch(), std::to_string(c.world().size()),
+                        {"--map-by slot:PE=" + threads, "--cpus-per-task=" + threads}));
 }
 
 /// Returns the place of every rank of either side: gathered once and known to all ranks, so that any of them can write
@@ -200,10 +204,10 @@ class Run {
         limits_(cases::limits_of(c)),
         findings_(findings),
         outputs_(outputs),
-        session_(&progress_),
-        runtime_(start_device(session_, progress_, limits_)),
-        space_(c.run.threads),
-        world_(transport::make_mpi_control(&progress_)) {
+        start_(board, this_launch()),
+        session_(&progress_) {
+    start_.returned(session_.size());
+    world_ = transport::make_mpi_control(&progress_);
     supervisor_.connect(*world_);
     log_to_stderr(session_.rank());
   }
@@ -216,6 +220,10 @@ class Run {
   bool operator()() {
     try {
       progress_.begin("setup", limits_.phase());
+      require_no_refusal(*world_, nullptr);
+      start_device(runtime_, session_, *world_, progress_, limits_);
+      space_.emplace(case_.run.threads);
+      progress_.begin("setup", limits_.phase());
       together(*world_, [&] {
         if (is_root()) outputs_.check();
         setup_ = std::make_shared<Setup>(case_);
@@ -223,6 +231,13 @@ class Run {
         require_ranks(case_, session_.size());
         require_cores(case_);
         if (is_root()) outputs_.remove_older();
+      });
+      // Other hosts may have folders of the same names of their own; where they are the same, rank 0 has been there.
+      const bool is_first_elsewhere = session_.node_rank() == 0 && !is_root();
+      together(*world_, [&] {
+        if (!is_first_elsewhere) return;
+        outputs_.check_folders();
+        outputs_.remove_older_dumps();
       });
       board_.may_write() = true;
       refits();
@@ -258,15 +273,16 @@ class Run {
     }
     places_ = places_of(*world_);
     known.environment.ranks = gather_ranks(*world_, *setup_, places_);
+    known.environment.job = gather_job(*world_, this_launch());
     findings_.edit([&](report::Result& all) { all = known; });
     require_ranks_per_device();
     if (is_root()) report::print_header(std::cout, known);
     supervisor_.name_tensors(
         [setup = setup_](std::int32_t index) { return setup->model.tensors.at(static_cast<std::size_t>(index)).name; });
     if (case_.run.drill.empty()) {
-      job_ = std::make_unique<Job>(*world_, space_, *setup_, faults_, places_, progress_);
+      job_ = std::make_unique<Job>(*world_, *space_, *setup_, faults_, places_, progress_);
     } else {
-      job_ = std::make_unique<DrilledJob>(*world_, space_, *setup_, faults_, progress_);
+      job_ = std::make_unique<DrilledJob>(*world_, *space_, *setup_, faults_, progress_);
     }
     Work& job = *job_;
     job.prepare(known);
@@ -378,9 +394,10 @@ class Run {
   const cases::Limits limits_;
   Findings& findings_;
   Outputs& outputs_;
+  MpiStart start_;
   transport::MpiSession session_;
-  kernels::Runtime runtime_;
-  kernels::ExecutionSpace space_;
+  std::optional<kernels::Runtime> runtime_;
+  std::optional<kernels::ExecutionSpace> space_;
   std::unique_ptr<transport::Control> world_;
   std::shared_ptr<Setup> setup_;  ///< shared with the supervisor, which names tensors
   inject::Faults faults_;
@@ -441,12 +458,26 @@ int conclude(Supervisor& supervisor, const Findings& findings, Outputs& outputs,
   return result.exit_code;
 }
 
+/// Reports a refusal: each of its lines.
+void say_error(const std::string& text) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) print_error("refit: error: {}\n", line);
+}
+
 }  // namespace
 
-int refuse(const Case& c, const std::vector<std::string>& command, const Error& error, bool writes) {
+int refuse(const Error& error) {
+  const Refused refused = refuse_together(error);
+  if (!refused.speaks) return 0;
+  say_error(refused.error.what());
+  return static_cast<int>(refused.error.kind());
+}
+
+int refuse(const Case& c, const std::vector<std::string>& command, const Error& mine) {
+  const auto [error, rank, speaks] = refuse_together(mine);
+  if (!speaks) return 0;
   report::Result result = describe(c, command);
-  const int code = judge_failure(c, {Ending::error, error.kind(), -1, "", error.what(), 0}, result);
-  if (!writes) return code;
+  judge_failure(c, {Ending::error, error.kind(), rank, "", error.what(), 0}, result);
   cases::OutputSection files = c.output;
   files.dump_train = files.dump_gen = "";  // no run, no dumps
   for (std::string* path : {&files.json, &files.csv, &files.hdf5, &files.junit, &files.m2n_metrics})
@@ -458,15 +489,20 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
     // The first error is the one to report.
   }
   outputs.write(result);
+  if (result.exit_code == 0) {
+    print("refit: as expected: {}\n", error.what());
+  } else {
+    say_error(error.what());
+  }
   return result.exit_code;
 }
 
 int run(const Case& c, const std::vector<std::string>& command) {
   transport::MpiSession::prepare_environment(c.refit.streams);
   const cases::Limits limits = cases::limits_of(c);
+  const Launch& launch = this_launch();
   Findings findings(describe(c, command));
   Outputs outputs(c.output);
-  const Launch launch = read_launch();
   const std::unique_ptr<Board> board = Board::join(launch);
   Supervisor supervisor(
       *board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),
@@ -482,15 +518,7 @@ int run(const Case& c, const std::vector<std::string>& command) {
     complete = run();
     run.finish();
   }
-  if (!is_root) {
-    supervisor.ended();
-    return 0;  // the launcher would end rank 0 before it has reported
-  }
-  supervisor.progress().begin_unprofiled("wait for all ranks to end", limits.phase());
-  supervisor.await_others();
-  supervisor.progress().begin_unprofiled("report", limits.phase());
-  supervisor.conclude();
-  return conclude(supervisor, findings, outputs, complete);
+  return has_last_word(supervisor, is_root, limits) ? conclude(supervisor, findings, outputs, complete) : 0;
 }
 
 }  // namespace refit::engine

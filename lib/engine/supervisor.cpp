@@ -25,8 +25,10 @@ constexpr std::int64_t kPatience = 3 * kSecond;
 constexpr std::int64_t kReport = 10 * kSecond;
 /// Interval at which rank 0 is told of a host's ranks.
 constexpr std::int64_t kTelling = kSecond / 2;
-/// Time after a signal in which rank 0 listens for a rank's death on another host, which then is the cause.
+/// Time after a signal in which the hosts listen to each other for a rank's death, which then is the cause.
 constexpr std::int64_t kHearing = 3 * kSecond / 10;
+/// Longest time for which rank 0 tells the other hosts how the job ends, before it ends them.
+constexpr std::int64_t kSpreading = kTelling + kSecond / 4;
 constexpr std::int64_t kFarewell = 5 * kSecond;
 /// Pause after which a supervisor counts none of the time.
 constexpr std::int64_t kAbsence = kSecond;
@@ -287,11 +289,15 @@ std::string Supervisor::board_name() const {
   return host_name();
 }
 
+void Supervisor::serve(Verdict verdict) {
+  listener_->serve(verdict, board_.code(), sight_of(board_.slot(local_rank_), local_rank_, host_name(), true));
+}
+
 /// Exchanges news with the other hosts.
 void Supervisor::talk() {
   const Verdict verdict = board_.verdict();
   if (listener_) {
-    listener_->serve(verdict, board_.code(), sight_of(board_.slot(local_rank_), local_rank_, host_name(), true));
+    serve(verdict);
     bool ended = !listener_->news().empty();
     for (const auto& [host, news] : listener_->news()) {
       for (const Sight& sight : news.sights) ended &= sight.state == Sight::State::ended;
@@ -308,13 +314,15 @@ void Supervisor::talk() {
   }
   if (!teller_ || !is_acting()) return;
   const std::int64_t now = now_ns();
-  const bool urgent = verdict == Verdict::published && verdict_since_ == 0;
-  if (now - told_ < kTelling && !urgent) return;
-  told_ = now;
-  News news{0, sights(), std::nullopt};
-  if (verdict == Verdict::published) news.failure = failure_of(board_.failure());
-  teller_->tell(board_name(), news);
+  const bool urgent = (verdict == Verdict::published && verdict_since_ == 0) || (signal_ != 0 && told_ < signal_at_);
+  if (now - told_ >= kTelling || urgent) {
+    told_ = now;
+    News news{0, sights(), std::nullopt};
+    if (verdict == Verdict::published) news.failure = failure_of(board_.failure());
+    teller_->tell(board_name(), news);
+  }
   const Answer& answer = teller_->hear();
+  board_.lost_root() = teller_->is_lost();
   if (answer.verdict != Verdict::reported) return;
   for (Verdict before : {Verdict::none, Verdict::published}) {
     if (!board_.verdict().compare_exchange_strong(before, Verdict::claimed)) continue;
@@ -391,7 +399,9 @@ void Supervisor::follow(Verdict verdict) {
     }
     case Verdict::published: {
       const int root = root_slot();
-      // A rank 0 on another host reports this failure, or has a verdict already.
+      // A rank 0 on another host reports this failure, or has a verdict already; a process that acts since the one
+      // before it has died has not heard of it yet.
+      if (root < 0 && connected_ && teller_ && !board_.lost_root() && since < kHearing) return;
       if (root < 0 && root_hears() && (since < kPatience || teller_->last().verdict != Verdict::none)) return;
       const bool mine = root >= 0 ? root == local_rank_ : is_acting();
       if (mine || (board_.holder() == rank_ && since > kPatience)) report_failure();
@@ -425,7 +435,20 @@ void Supervisor::report_failure() {
   board_.code() = how_.report(failure);
   board_.verdict() = Verdict::reported;
   board_.keep_for_those_to_come();
+  spread();
   how_.end(board_.code());
+}
+
+/// Waits until all hosts that are heard of have heard that the job's end is reported: none reports it again.
+void Supervisor::spread() {
+  if (!connected_ || !listener_) return;
+  const std::int64_t begin = now_ns();
+  const auto has_heard = [&](const auto& item) { return item.second.at >= begin; };
+  while (now_ns() - begin < kSpreading) {
+    serve(Verdict::reported);
+    if (std::ranges::all_of(listener_->news(), has_heard)) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
 }
 
 /// Reports a main thread that hangs after the job's end. The end cannot be undone, but the results name the failure.
@@ -473,7 +496,12 @@ void Supervisor::after_signal() {
       claim({Ending::death, ErrorKind::runtime, sight.rank, sight.phase, describe(sight, tensor_name()), 0});
       return;
     }
-    if (connected_ && listener_ && since <= kHearing) return;
+    if (connected_ && since <= (board_.lost_root() ? kPatience : kHearing)) return;
+    if (board_.lost_root()) {  // and its own host has not ended this process
+      const std::string phase = transport::phase_of(progress_.where());
+      claim({Ending::death, ErrorKind::runtime, 0, phase, "rank 0 has died: its connection has ended", 0});
+      return;
+    }
     const Sight me = sight_of(board_.slot(local_rank_), local_rank_, host_name(), false);
     const int number = std::exchange(signal_, 0);
     std::string message = fmt::format("interrupted by {} in {}", name_of(number), place_of(me, tensor_name()));

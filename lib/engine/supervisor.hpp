@@ -94,6 +94,8 @@ class Supervisor {
   void talk();
   std::string board_name() const;
   bool root_hears() const;
+  void serve(Verdict verdict);
+  void spread();
   TensorName tensor_name() const;
   [[noreturn]] void wait_for_the_end();
 

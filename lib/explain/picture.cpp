@@ -202,7 +202,7 @@ std::string draw(const Explanation& explanation, double& top) {
   Drawing drawing;
   std::size_t drawn = 0;
   for (const plan::Copy& copy : explanation.copies) {
-    if (copy.fan_out == plan::FanOut::forwarded) continue;
+    if (copy.is_from_taker()) continue;
     const Lane* from = find_lane(train, copy.source.rank, copy.box);
     const Lane* to = find_lane(gen, copy.destination.rank, copy.box);
     if (from == nullptr || to == nullptr) continue;

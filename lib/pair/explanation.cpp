@@ -51,7 +51,7 @@ std::string on_the_way(const Explanation& explanation, std::size_t index) {
   std::vector<std::string> words;
   const Format& from = copy.source.format;
   const Format& to = copy.destination.format;
-  if (copy.fan_out == plan::FanOut::forwarded)
+  if (copy.is_from_taker())
     words.emplace_back("forwarded");
   else if (copy.to_self)
     words.emplace_back("to itself");
@@ -73,7 +73,7 @@ void print_copies(std::ostream& out, const Explanation& explanation) {
   Rows rows{{"bytes", "from", "to", "box", "on the way"}};
   for (std::size_t i = 0; i < count; ++i) {
     const plan::Copy& copy = explanation.copies[i];
-    const char* sender = copy.fan_out == plan::FanOut::forwarded ? "gen" : "train";
+    const char* sender = copy.is_from_taker() ? "gen" : "train";
     rows.push_back({fmt::format("{}", plan::bytes_of(copy, explanation.form)),
                     fmt::format("{} {}", sender, to_int(copy.source.rank)),
                     fmt::format("gen {}", to_int(copy.destination.rank)), to_string(copy.box),

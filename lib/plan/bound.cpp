@@ -223,9 +223,8 @@ Bound::Terms seconds_of(const Bound::Domains& domains, const Rates& rates) {
     terms.ingress = std::max(terms.ingress, domains.entering[at] / rates.into_domain(at));
     all_out += rates.out_of_domain(at);
   }
-  terms.egress = best_split(domains.leaving, {}, [&](std::int64_t member) {
-    return rates.out_of_domain(static_cast<std::size_t>(member));
-  });
+  terms.egress = best_split(domains.leaving, {},
+                            [&](std::int64_t member) { return rates.out_of_domain(static_cast<std::size_t>(member)); });
   terms.fanout = domains.received / all_out;
   return terms;
 }

@@ -62,10 +62,10 @@ struct Bound {
   std::int64_t memory = 0;  ///< of the busiest device, or node
   /// What the ports of domains carry at least, for links that differ: bytes by domain number.
   struct Domains {
-    std::vector<std::int64_t> numbers;                     ///< of the domains that have ranks, ascending
-    std::vector<double> entering;                          ///< by number
-    std::map<std::vector<std::int64_t>, double> leaving;   ///< by the set of domains that hold them
-    double received = 0;                                   ///< by all domains together
+    std::vector<std::int64_t> numbers;                    ///< of the domains that have ranks, ascending
+    std::vector<double> entering;                         ///< by number
+    std::map<std::vector<std::int64_t>, double> leaving;  ///< by the set of domains that hold them
+    double received = 0;                                  ///< by all domains together
   } domains;
   Terms seconds;
   /// Sets the seconds; they are 0 where a rate is unknown.
@@ -82,11 +82,22 @@ Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, cons
 /// Returns the number of ranks in the largest domain.
 std::int64_t largest_domain(const Domains& domains);
 
-/// Returns the domains for which fan-out pays: those in which the destination ranks are placed, where the plan with
-/// fan-out keeps the busiest port, of a device or a domain (on hosts also the memory), at least a twentieth less busy
-/// than the plan without; else none. For the executor that fans out: `direct`, which sends the form that the
-/// destination stores (fan_out.cpp). `rules`: of the plan, whose domains do not count; every rank has a place.
-Domains choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                       const Rates& rates, const Rules& rules);
+/// What brings bytes from one domain to another.
+enum class Between : std::uint8_t { messages, mapped_memory };
+
+/// Returns the fan-out that pays, of the domains in which the destination ranks are placed: each way is taken where it
+/// keeps the busiest port, of a device or a domain (on hosts also the memory), at least a twentieth less busy than the
+/// one before it: none, within domains, and handing on between domains that have ports of their own and send messages.
+/// For the executor that fans out: `direct`, which sends the form that the destination stores (fan_out.cpp). `rules`:
+/// of the plan, whose fan-out does not count; every rank has a place.
+FanOutRules choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                           const Rates& rates, const Rules& rules, Between between = Between::messages);
+
+/// Returns whether takers should take from holders in their domain, where there are any: they should, unless the
+/// busiest port would be less busy if those shared the sending with holders elsewhere. That is so where a holder feeds
+/// many takers beside it, whose domain's link is nearly as wide as a device's port. Rates that are unknown keep bytes
+/// near. `rules`: of the plan, whose near_domains does not count.
+bool choose_near_domains(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                         const Rates& rates, const Rules& rules);
 
 }  // namespace refit::plan

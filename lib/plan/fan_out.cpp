@@ -1,7 +1,8 @@
-// Decides whether takers of a domain should feed each other.
+// Decides whether takers of a domain should feed each other, and take from holders beside them first.
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "plan/cost.hpp"
 #include "plan/model.hpp"
@@ -11,11 +12,13 @@ namespace refit::plan {
 namespace {
 
 /// Returns the seconds of the busiest port, of a device or a domain, or of a memory that ranks share, under a plan's
-/// copies; 0 where rates are unknown.
+/// copies, and what handing on adds; 0 where rates are unknown.
 double busiest_port_seconds(const Planner& planner, Rates rates) {
   const Placement& placement = planner.rules().placement;
   if (!rates.memory_is_shared) rates.memory = 0;
-  return seconds_at_once(traffic(planner, placement, {.hash = false, .form = Form::stored}).loads, {rates, placement});
+  const Loads loads = traffic(planner, placement, {.hash = false, .form = Form::stored}).loads;
+  const double seconds = seconds_at_once(loads, {rates, placement});
+  return seconds + handing_on_seconds(loads, seconds, rates, Knobs().parts);
 }
 
 }  // namespace
@@ -27,18 +30,50 @@ std::int64_t largest_domain(const Domains& domains) {
   return largest;
 }
 
-Domains choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
-                       const Rates& rates, const Rules& rules) {
+FanOutRules choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                           const Rates& rates, const Rules& rules, Between between) {
   constexpr double kWorthwhile = 0.95;
-  const Domains domains = domains_of(rules.placement);
   const bool has_rates = std::max({rates.device_in, rates.device_out, rates.domain_in, rates.domain_out}) > 0;
-  if (largest_domain(domains) < 2 || !has_rates) return {};
-  const auto seconds = [&](const Domains& of) {
+  if (!has_rates) return {};
+  const auto seconds = [&](const FanOutRules& of) {
     Rules with_fan_out = rules;
-    with_fan_out.domains = of;
+    with_fan_out.fan_out = of;
     return busiest_port_seconds(Planner(tensors, source, destination, with_fan_out), rates);
   };
-  return seconds(domains) < kWorthwhile * seconds({}) ? domains : Domains();
+  FanOutRules best;
+  double least = seconds(best);
+  const auto consider = [&](const FanOutRules& other) {
+    const double with = seconds(other);
+    if (with >= kWorthwhile * least) return;
+    best = other;
+    least = with;
+  };
+  const Domains domains = domains_of(rules.placement);
+  if (largest_domain(domains) > 1) consider({domains, false});
+  // Domains without ports of their own are as near each other as the ranks within them.
+  const bool are_apart = between == Between::messages && rates.domain_in > 0 && rates.domain_out > 0;
+  if (are_apart && std::set<std::int32_t>(domains.begin(), domains.end()).size() > 1) consider({domains, true});
+  return best;
+}
+
+bool choose_near_domains(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
+                         const Rates& rates, const Rules& rules) {
+  if (rates.device_out == 0 || rates.domain_in == 0 || rules.placement.destination.empty()) return true;
+  // A holder sends no more than a box to each taker of its domain, which is as long as one box on a link so much
+  // narrower.
+  const Placement& placement = rules.placement;
+  const bool has_near = std::ranges::any_of(placement.source, [&](const Placement::Site& site) {
+    return std::ranges::count(placement.destination, site.domain, &Placement::Site::domain) > 0;
+  });
+  if (!has_near) return true;
+  const auto takers = static_cast<double>(largest_domain(domains_of(rules.placement)));
+  if (takers < 2 || rates.device_out >= takers * rates.domain_in) return true;
+  const auto seconds = [&](bool near) {
+    Rules of = rules;
+    of.near_domains = near;
+    return busiest_port_seconds(Planner(tensors, source, destination, of), rates);
+  };
+  return seconds(true) <= seconds(false);
 }
 
 }  // namespace refit::plan

@@ -7,6 +7,8 @@
 #include <set>
 #include <utility>
 
+#include "plan/chain.hpp"
+
 namespace refit::plan {
 namespace {
 
@@ -226,32 +228,24 @@ double near_seconds(const Loads& loads, const Machine& machine) {
   return over(near.largest(), near_messages(machine.rates));
 }
 
-/// The ranks of one communicator by domain, in the order of the first ranks: a broadcast goes from the root's domain to
-/// the next one, and so on (transport/host_chain.hpp; NCCL's rings do likewise).
-class Chain {
- public:
-  void add(std::int32_t domain) {
-    const auto at = std::ranges::find(domains_, domain);
-    if (at != domains_.end()) return void(++members_[static_cast<std::size_t>(at - domains_.begin())]);
-    domains_.push_back(domain);
-    members_.push_back(1);
-  }
-  std::size_t size() const { return domains_.size(); }
+/// The ports of domains under broadcasts, and what goes within domains.
+struct ChainPorts {
+  Amounts out, in, within;
 
-  /// Adds the bytes of a broadcast from a domain to those that pass the ports of domains, and to those within domains.
-  void broadcast(std::int32_t root, std::int64_t bytes, Amounts& out, Amounts& in, Amounts& within) const {
-    const auto first = static_cast<std::size_t>(std::ranges::find(domains_, root) - domains_.begin());
-    for (std::size_t i = 0; i < size(); ++i) {
-      const std::int32_t domain = domains_[(first + i) % size()];
-      if (i > 0) in.add(domain, bytes);
-      if (i + 1 < size()) out.add(domain, bytes);
-      within.add(domain, bytes * (members_[(first + i) % size()] - 1));
+  void add(const std::vector<Chain::Part>& parts, std::int64_t bytes) {
+    for (const Chain::Part& part : parts) {
+      if (part.enters) in.add(part.domain, bytes);
+      if (part.leaves) out.add(part.domain, bytes);
+      within.add(part.domain, bytes * part.receive);
     }
   }
-
- private:
-  std::vector<std::int32_t> domains_;
-  std::vector<std::int64_t> members_;
+  Busiest busiest(const Rates& rates) const {
+    Busiest result;
+    result.consider(in.longest([&](std::size_t at) { return rates.into_domain(at); }), "domain in");
+    result.consider(out.longest([&](std::size_t at) { return rates.out_of_domain(at); }), "domain out");
+    if (rates.memory_is_shared) result.consider(over(within.largest(), near_messages(rates)), "memory");
+    return result;
+  }
 };
 
 /// Returns the bytes per second of one broadcast to all destination ranks, and to a part of the source ranks.
@@ -288,41 +282,31 @@ double self_seconds(const Loads& loads, const Machine& machine) {
 Busiest broadcast_ports(const Broadcasts& broadcasts, const Loads& loads, const Machine& machine,
                         const std::vector<Chain>& chains) {
   const Rates& rates = machine.rates;
-  Amounts from_device, out, in, within;
+  Amounts from_device;
+  ChainPorts ports;
   for (std::size_t rank = 0; rank < broadcasts.sent.size(); ++rank) {
     const Placement::Site& site = machine.placement.source[rank];
     const std::size_t chain = chains.size() == 1 ? 0 : static_cast<std::size_t>(loads.stage[rank]);
     from_device.add(site.device, broadcasts.sent[rank]);
-    chains[chain].broadcast(site.domain, broadcasts.sent[rank], out, in, within);
+    ports.add(chains[chain].from(site.domain), broadcasts.sent[rank]);
   }
-  Busiest result;
+  Busiest result = ports.busiest(rates);
   result.consider(over(broadcasts.total() * ranks_per_device(machine), rates.device_in), "device in");
   result.consider(over(from_device.largest(), rates.device_out), "device out");
-  result.consider(in.longest([&](std::size_t at) { return rates.into_domain(at); }), "domain in");
-  result.consider(out.longest([&](std::size_t at) { return rates.out_of_domain(at); }), "domain out");
-  if (rates.memory_is_shared) result.consider(over(within.largest(), near_messages(rates)), "memory");
   return result;
-}
-
-/// Returns the chains of golden's communicators.
-std::vector<Chain> chains_of(const Loads& loads, const Machine& machine, const Knobs& knobs) {
-  std::vector<Chain> chains(knobs.per_stage ? loads.received.size() : 1);
-  for (std::size_t stage = 0; stage < chains.size(); ++stage) {
-    const std::size_t train = loads.sent.size(), gen = loads.forwarded_in.size();
-    const auto is_member = [&](std::size_t rank) {
-      return !knobs.per_stage || loads.stage[rank] == static_cast<std::int32_t>(stage);
-    };
-    for (std::size_t rank = 0; rank < train; ++rank) {
-      if (is_member(rank) && !(knobs.colocated && rank < gen)) chains[stage].add(machine.placement.source[rank].domain);
-    }
-    for (const Placement::Site& site : machine.placement.destination) chains[stage].add(site.domain);
-  }
-  return chains;
 }
 
 }  // namespace
 
 double seconds_at_once(const Loads& loads, const Machine& machine) { return at_once(loads, machine).seconds; }
+
+double handing_on_seconds(const Loads& loads, double wire, const Rates& rates, std::int64_t parts) {
+  std::int64_t hops = 0;
+  for (const PortLoad& load : loads.forwarded_in) hops = std::max(hops, load.hops);
+  if (hops == 0) return 0;
+  return wire * static_cast<double>(hops) / static_cast<double>(parts) +
+         static_cast<double>(parts + hops) * rates.launch_seconds;
+}
 
 ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs) {
   const Busiest all = at_once(loads, machine);
@@ -332,6 +316,7 @@ ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Kn
   model.latency = machine.rates.launch_seconds;
   // Domains without ports of their own count as one: all ranks map each other, as ranks do that share a memory.
   if (machine.rates.domain_in > 0 || machine.rates.domain_out > 0) add_p2p(loads, Reach::far, machine, knobs, model);
+  model.schedule += handing_on_seconds(loads, model.wire, machine.rates, knobs.parts);
   finish(model);
   return model;
 }
@@ -390,7 +375,9 @@ ModelSeconds golden_seconds(const Broadcasts& broadcasts, const Loads& loads, co
   // Devices carry out the broadcasts of one communicator one after the other, hosts several.
   const std::int64_t in_flight =
       rates.memory_is_shared ? knobs.streams : (knobs.per_stage ? std::min<std::int64_t>(knobs.streams, stages) : 1);
-  const Busiest all = broadcast_ports(broadcasts, loads, machine, chains_of(loads, machine, knobs));
+  const Busiest all = broadcast_ports(
+      broadcasts, loads, machine,
+      broadcast_chains(loads.stage, broadcasts.bytes.size(), knobs.per_stage, machine.placement, knobs.colocated));
   ModelSeconds model;
   model.wire = all.seconds + self_seconds(loads, machine);
   model.port = all.port;
@@ -432,6 +419,20 @@ MiscLoad misc_load(const std::vector<Tensor>& tensors, const Layout& source, con
     for (const Piece& piece : pieces) boxes.push_back(piece.box);
     return boxes;
   };
+  const auto is_near = [&](const Placement::Site& site) { return site.domain == placement.source.front().domain; };
+  const bool has_far = !std::ranges::all_of(placement.source, is_near);
+  std::map<std::tuple<Shape, DType, std::uint64_t>, std::int64_t> known;  // far elements, by class of tensors
+  const auto far_elements = [&](const Tensor& tensor) {
+    const auto [entry, is_new] = known.try_emplace({tensor.shape, tensor.dtype, source.placement_class(tensor)}, 0);
+    if (!is_new) return entry->second;
+    for (const Holding& holding : holdings(source, tensor)) {
+      const auto holds_near = [&](Rank rank) {
+        return is_near(placement.source[static_cast<std::size_t>(to_int(rank))]);
+      };
+      if (std::ranges::none_of(holding.ranks, holds_near)) entry->second += holding.box.volume();
+    }
+    return entry->second;
+  };
   for (const Tensor& tensor : tensors) {
     const std::int64_t width = byte_size(source.format(tensor).value().dtype);
     load.bytes += tensor.elements() * width;
@@ -439,13 +440,7 @@ MiscLoad misc_load(const std::vector<Tensor>& tensors, const Layout& source, con
     const std::vector<Box> held = boxes_of(source, tensor);
     load.gathered += (tensor.elements() - elements(std::set<Box>(held.begin(), held.end()))) * width;
     load.kept += elements(boxes_of(destination, tensor)) * width;
-    if (placement.source.empty()) continue;
-    for (const Holding& holding : holdings(source, tensor)) {
-      const auto is_near = [&](Rank rank) {
-        return placement.source[static_cast<std::size_t>(to_int(rank))].domain == placement.source.front().domain;
-      };
-      if (std::ranges::none_of(holding.ranks, is_near)) load.gathered_far += holding.box.volume() * width;
-    }
+    if (has_far) load.gathered_far += far_elements(tensor) * width;
   }
   const std::int64_t capacity = std::max<std::int64_t>(8, buffer_bytes);
   load.buffers = ceil_div(load.bytes, capacity);
@@ -461,25 +456,18 @@ void add_misc(const MiscLoad& misc, const Machine& machine, ModelSeconds& model)
   if (rates.memory_is_shared) {
     const auto& takers = machine.placement.destination;
     const std::int32_t root = machine.placement.source.front().domain;
-    Chain chain;
-    chain.add(root);
-    for (std::size_t rank = static_cast<std::size_t>(std::ssize(takers) - misc.receivers); rank < takers.size(); ++rank)
-      chain.add(takers[rank].domain);
-    Amounts out, in, within;
-    chain.broadcast(root, misc.bytes, out, in, within);
-    const double broadcast = std::max({in.longest([&](std::size_t at) { return rates.into_domain(at); }),
-                                       out.longest([&](std::size_t at) { return rates.out_of_domain(at); }),
-                                       over(within.largest(), near_messages(rates))});
-    const double gather =
-        std::max(over(misc.gathered_far, rates.into_domain(static_cast<std::size_t>(root))),
-                 over(misc.gathered - misc.gathered_far, near_messages(rates)));
+    const Chain chain = stream_chain(machine.placement, misc.receivers < std::ssize(takers));
+    ChainPorts ports;
+    ports.add(chain.from(root), misc.bytes);
+    const double broadcast = ports.busiest(rates).seconds;
+    const double gather = std::max(over(misc.gathered_far, rates.into_domain(static_cast<std::size_t>(root))),
+                                   over(misc.gathered - misc.gathered_far, near_messages(rates)));
     Amounts placed;
     for (const Placement::Site& site : takers) placed.add(site.domain, misc.kept);
     const double staging = over(misc.bytes - misc.gathered + placed.largest(), memory);
     // Between hosts a buffer is gathered while the one before it is on its way; within one the memory does both.
-    const bool apart = chain.size() > 1;
-    model.misc += std::max(gather, broadcast) +
-                  (std::min(gather, broadcast) + staging) / (apart ? buffers : 1.0);
+    const bool apart = chain.domains() > 1;
+    model.misc += std::max(gather, broadcast) + (std::min(gather, broadcast) + staging) / (apart ? buffers : 1.0);
     return finish(model);
   }
   const double rate = broadcast_rate(machine);  // one rank's way in is no wider than its way out

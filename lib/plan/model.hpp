@@ -35,8 +35,9 @@ struct Knobs {
   std::int64_t streams = 4;
   std::int64_t group_size = 64;
   std::int64_t chunk_bytes = std::int64_t{64} << 20;
-  bool per_stage = false;  ///< a communicator for each of train's stages; else one
-  bool colocated = false;  ///< rank r of either side is one process
+  bool per_stage = false;   ///< a communicator for each of train's stages; else one
+  bool colocated = false;   ///< rank r of either side is one process
+  std::int64_t parts = 24;  ///< direct: parts that domains hand on
 };
 
 struct ModelSeconds {
@@ -49,6 +50,9 @@ struct ModelSeconds {
 /// Returns the seconds of the busiest port, or memory, with everything on its way at once. Ports whose rates are
 /// unknown (0) do not count.
 double seconds_at_once(const Loads& loads, const Machine& machine);
+
+/// Returns the seconds that handing on adds to `wire` seconds: a part's for each hop, and a message's for each round.
+double handing_on_seconds(const Loads& loads, double wire, const Rates& rates, std::int64_t parts);
 
 /// Models direct: all copies at once, forwards included, in one launch. Copies between domains go as p2p's do, at the
 /// same time.
@@ -82,9 +86,9 @@ ModelSeconds golden_seconds(const Broadcasts& broadcasts, const Loads& loads, co
 /// The misc stream.
 struct MiscLoad {
   std::int64_t bytes = 0;
-  std::int64_t gathered = 0;  ///< bytes that source rank 0 gathers from others
+  std::int64_t gathered = 0;      ///< bytes that source rank 0 gathers from others
   std::int64_t gathered_far = 0;  ///< of `gathered`: from ranks of other domains
-  std::int64_t kept = 0;      ///< bytes that destination rank 0 stores, at the source's width
+  std::int64_t kept = 0;          ///< bytes that destination rank 0 stores, at the source's width
   std::int64_t buffers = 0;
   std::int64_t receivers = 0;  ///< destination ranks that are not source rank 0
 };

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "plan/chain.hpp"
+
 namespace refit::plan {
 
 std::vector<Tensor> Paths::tensors() const {
@@ -34,6 +36,40 @@ Receivers receivers_of(std::size_t rank, const Paths& paths, const Placement& pl
   result.beside = std::ranges::count(placement.destination, placement.source[rank].device, &Placement::Site::device) -
                   (is_both ? 1 : 0);
   return result;
+}
+
+/// Sets the bytes between hosts and within them.
+void count_hosts(const Paths& paths, const Loads& loads, const Placement& placement,
+                 const std::optional<Broadcasts>& broadcasts, bool per_stage, Wire& wire) {
+  std::int64_t between = 0, within = 0;
+  const auto broadcast = [&](const Chain& chain, std::size_t root, std::int64_t bytes) {
+    for (const Chain::Part& part : chain.from(placement.source[root].domain)) {
+      between += part.enters ? bytes : 0;
+      within += bytes * part.receive;
+    }
+  };
+  if (broadcasts) {
+    const std::vector<Chain> chains =
+        broadcast_chains(loads.stage, broadcasts->bytes.size(), per_stage, placement, paths.colocated);
+    for (std::size_t rank = 0; rank < broadcasts->sent.size(); ++rank)
+      broadcast(chains[per_stage ? static_cast<std::size_t>(loads.stage[rank]) : 0], rank, broadcasts->sent[rank]);
+  } else {
+    for (const auto* side : {&loads.sent, &loads.forwarded_out}) {
+      for (const PortLoad& load : *side) {
+        between += load.domain;
+        within += load.device - load.domain;
+      }
+    }
+  }
+  if (!paths.misc.empty()) {
+    const MiscLoad misc = misc_load(paths.misc, paths.source, paths.destination,
+                                    misc_stream_bytes(paths.misc, paths.source), paths.colocated, placement);
+    broadcast(stream_chain(placement, paths.colocated), 0, misc.bytes);
+    between += misc.gathered_far;
+    within += misc.gathered - misc.gathered_far;
+  }
+  wire.between_hosts_bytes = between;
+  wire.within_hosts_bytes = within;
 }
 
 }  // namespace
@@ -81,6 +117,7 @@ Moved moved_by(const Paths& paths, const Loads& loads, const Placement& placemen
     wire.local_bytes += out.bytes - out.device;
     egress[g + static_cast<std::size_t>(world.first_destination())] += out.bytes;
   }
+  count_hosts(paths, loads, placement, broadcasts, per_stage, wire);
   wire.bytes += wire.forwarded_bytes;
   wire.egress_bytes_max = *std::ranges::max_element(egress);
   wire.ingress_bytes_max = *std::ranges::max_element(moved.received);

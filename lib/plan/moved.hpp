@@ -30,7 +30,11 @@ struct Wire {
   std::int64_t ingress_bytes_max = 0;  ///< of the busiest receiver
   std::int64_t local_bytes = 0;        ///< copies whose two ends are one device
   std::int64_t forwarded_bytes = 0;    ///< from destination rank to destination rank (fan-out)
-  std::int64_t self_bytes = 0;         ///< from colocated ranks to themselves: in none of the above
+  /// On the links between hosts: a broadcast enters each host once, and what misc gathers counts, too. Not known:
+  /// nothing says where ranks are.
+  std::optional<std::int64_t> between_hosts_bytes;
+  std::optional<std::int64_t> within_hosts_bytes;  ///< likewise, between devices of one host
+  std::int64_t self_bytes = 0;                     ///< from colocated ranks to themselves: in none of the above
   std::int64_t self_copies = 0;
 };
 

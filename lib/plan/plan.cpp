@@ -132,8 +132,7 @@ bool is_on_one_device(const Copy& copy, const Placement& placement) {
   const auto device = [](const std::vector<Placement::Site>& sites, Rank rank) {
     return sites[static_cast<std::size_t>(to_int(rank))].device;
   };
-  const bool forwarded = copy.fan_out == FanOut::forwarded;
-  return device(forwarded ? placement.destination : placement.source, copy.source.rank) ==
+  return device(copy.is_from_taker() ? placement.destination : placement.source, copy.source.rank) ==
          device(placement.destination, copy.destination.rank);
 }
 
@@ -153,7 +152,8 @@ Domains domains_of(const Placement& placement) {
 Planner::Planner(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination, Rules rules)
     : tensors_(tensors), source_(source), destination_(destination), rules_(std::move(rules)) {
   for (const Placement::Number number : {&Placement::Site::device, &Placement::Site::domain})
-    if (has_near_ranks(number, rules_)) near_.push_back(number);
+    if ((number == &Placement::Site::device || rules_.near_domains) && has_near_ranks(number, rules_))
+      near_.push_back(number);
 }
 
 Planner::ClassKey Planner::key(const Tensor& tensor) const {
@@ -187,7 +187,7 @@ Planner::Class Planner::make_class(const Tensor& tensor, Known& known) const {
   for (std::size_t i = 0; i < result.overlaps.size(); ++i) result.overlaps[i].number = static_cast<std::int64_t>(i);
   for (const Placement::Number number : near_) split_by(number, result.overlaps);
   for (Overlap& overlap : result.overlaps) {
-    const Domains& domains = overlap.is_on_device ? kNone : rules_.domains;
+    const Domains& domains = overlap.is_on_device ? kNone : rules_.fan_out.domains;
     std::ranges::sort(overlap.takers, {}, by_domain(domains));
     overlap.domains = domain_begins(overlap.takers, domains);
     // Holders take turns, and with fan-out so do the takers of a domain.
@@ -289,12 +289,12 @@ void Planner::walk(const Concerns& concerns, const Wanted& wanted, const Visit& 
 }
 
 bool Planner::takes(const Overlap& overlap, Rank rank) const {
-  const auto order = by_domain(overlap.is_on_device ? kNone : rules_.domains);
+  const auto order = by_domain(overlap.is_on_device ? kNone : rules_.fan_out.domains);
   return std::ranges::binary_search(overlap.takers, order(rank), {}, order);
 }
 
 Planner::Range Planner::domain_of(const Overlap& overlap, Rank taker) const {
-  const auto order = by_domain(overlap.is_on_device ? kNone : rules_.domains);
+  const auto order = by_domain(overlap.is_on_device ? kNone : rules_.fan_out.domains);
   const auto at = std::ranges::lower_bound(overlap.takers, order(taker), {}, order) - overlap.takers.begin();
   const auto behind = std::ranges::upper_bound(overlap.domains, at) - overlap.domains.begin();
   return {behind - 1, behind};
@@ -325,7 +325,7 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     for (std::int64_t place = 0; place < places; ++place) {
       visit(std::as_const(copy), place);
       // What is forwarded comes from the relay's first place.
-      if (copy.fan_out == FanOut::relayed) copy.fan_out = FanOut::none;
+      if (copy.is_fed_on()) copy.fan_out = copy.is_from_taker() ? FanOut::forwarded : FanOut::none;
     }
   };
   const auto send = [&](std::int64_t holder, std::int64_t taker, const Box& box, FanOut fan_out) {
@@ -362,6 +362,70 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     }
   };
 
+  struct Stripe {
+    std::int64_t taker, begin, end;  ///< index in `takers`, rows
+  };
+  const auto stripes_of = [&](std::int64_t domain, int cut) {
+    const std::int64_t first = overlap.domains[static_cast<std::size_t>(domain)];
+    const std::int64_t takers = overlap.domains[static_cast<std::size_t>(domain) + 1] - first;
+    const std::int64_t count = std::clamp<std::int64_t>(bytes_of(overlap.box) / rules_.striping.min_bytes, 1, takers);
+    const std::int64_t shift = count == takers ? 0 : turn + overlap.number;
+    const std::int64_t rows = overlap.box.extent[cut];
+    std::vector<Stripe> stripes;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Stripe stripe{first + (i + shift) % takers, i * rows / count, (i + 1) * rows / count};
+      if (stripe.begin < stripe.end) stripes.push_back(stripe);
+    }
+    return stripes;
+  };
+  /// Brings a part of a stripe to its taker, from a holder or from a taker of the domain before, and to the others of
+  /// the domain.
+  const auto hand_to = [&](std::int64_t domain, const Stripe& stripe, Rank from, const Box& part) {
+    const std::int64_t first = overlap.domains[static_cast<std::size_t>(domain)];
+    const std::int64_t behind = overlap.domains[static_cast<std::size_t>(domain) + 1];
+    const bool feeds_on = behind - first > 1 || domain + 1 < domains;
+    copy.box = part;
+    copy.hops = static_cast<std::int16_t>(domain);
+    copy.source = {from, {}, domain == 0 ? overlap.source_format : overlap.destination_format};
+    copy.destination.rank = taker_rank(stripe.taker);
+    copy.fan_out = domain == 0 ? FanOut::relayed : feeds_on ? FanOut::passed : FanOut::forwarded;
+    visit_places();
+    for (std::int64_t other = first; other < behind; ++other) {
+      if (other == stripe.taker) continue;
+      copy.source = {taker_rank(stripe.taker), {}, overlap.destination_format};
+      copy.destination.rank = taker_rank(other);
+      copy.fan_out = FanOut::forwarded;
+      visit_places();
+    }
+  };
+  /// Holders share the box for the first domain; from there on each domain hands its stripes on to the next one.
+  const auto hand_on = [&] {
+    std::int64_t most = 1;
+    for (std::int64_t domain = 0; domain < domains; ++domain)
+      most = std::max<std::int64_t>(most, overlap.domains[static_cast<std::size_t>(domain) + 1] -
+                                              overlap.domains[static_cast<std::size_t>(domain)]);
+    const int cut = cut_dimension(overlap.box.extent, 1, std::max(most, holders), rules_.striping);
+    const std::int64_t rows = overlap.box.extent[cut];
+    const std::int64_t shares =
+        std::clamp<std::int64_t>(bytes_of(overlap.box) / rules_.striping.min_bytes, 1, std::min(holders, rows));
+    for (std::int64_t domain = wanted.begin; domain < wanted.end; ++domain) {
+      std::vector<Stripe> before;
+      if (domain > 0) before = stripes_of(domain - 1, cut);
+      const std::int64_t feeders = domain == 0 ? shares : std::ssize(before);
+      for (const Stripe& stripe : stripes_of(domain, cut)) {
+        for (std::int64_t f = 0; f < feeders; ++f) {
+          const auto at = static_cast<std::size_t>(f);
+          const std::int64_t lower = domain == 0 ? f * rows / shares : before[at].begin;
+          const std::int64_t upper = domain == 0 ? (f + 1) * rows / shares : before[at].end;
+          const std::int64_t begin = std::max(lower, stripe.begin), end = std::min(upper, stripe.end);
+          if (begin >= end) continue;
+          const Rank from = domain == 0 ? holder_rank(f) : taker_rank(before[at].taker);
+          hand_to(domain, stripe, from, part_of(overlap.box, cut, begin, end));
+        }
+      }
+    }
+  };
+
   for (const Rank rank : overlap.to_self) {
     copy.box = overlap.box;
     copy.source.rank = copy.destination.rank = rank;
@@ -375,6 +439,7 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
       send(taker * holders / std::ssize(overlap.takers), taker, overlap.box, FanOut::none);
     return;
   }
+  if (passes_on(overlap)) return hand_on();
   const bool whole = domains % holders == 0 || bytes_of(overlap.box) * domains < holders * rules_.striping.min_bytes;
   if (whole) {
     for (std::int64_t domain = wanted.begin; domain < wanted.end; ++domain) {
@@ -419,9 +484,10 @@ RankPlan Planner::rank_plan(const OwnRanks& own) const {
       [&](const Tensor& tensor, const Overlap& overlap, std::int64_t turn) {
         const bool takes = own.destination && this->takes(overlap, *own.destination);
         const bool sends = own.source && contains(overlap.holders, *own.source);
-        const Range wanted = takes && !sends ? domain_of(overlap, *own.destination) : all_domains(overlap);
+        Range wanted = takes && !sends ? domain_of(overlap, *own.destination) : all_domains(overlap);
+        if (passes_on(overlap)) wanted.end = std::min(wanted.end + 1, all_domains(overlap).end);
         assign(tensor, overlap, turn, wanted, [&](const Copy& copy, std::int64_t place) {
-          const bool forwarded = copy.fan_out == FanOut::forwarded;
+          const bool forwarded = copy.is_from_taker();
           const bool is_sent = copy.source.rank == (forwarded ? own.destination : own.source);
           if (!is_sent && copy.destination.rank != own.destination) return;
           Copy& mine = result.copies.emplace_back(copy);

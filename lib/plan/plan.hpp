@@ -32,6 +32,10 @@
 // takers take turns. Example: train TP1 to gen DP3 sends each replica a third of every tensor, which the replica passes
 // on to the other two; of tensors below 64 KiB each goes to one replica, to the next one each time. Scalars go from the
 // holder to all.
+//
+// Domains can also hand a box on (FanOutRules::passes_on), each to the next one in their order: it then leaves the
+// holders once, whatever the number of domains, and every domain once at most. Example: train TP1 to gen DP2 on two
+// other hosts: the first host's replica gets all from train, and the second host's from that.
 
 #include <functional>
 #include <map>
@@ -68,12 +72,20 @@ Domains domains_of_neighbours(std::int64_t destination_ranks, std::int64_t neigh
 /// Returns the domains in which the destination ranks are placed.
 Domains domains_of(const Placement& placement);
 
+/// Who feeds whom on the destination side.
+struct FanOutRules {
+  Domains domains = {};    ///< of destination ranks that feed each other; empty = none do
+  bool passes_on = false;  ///< a domain hands what it takes to the next one; else holders feed each
+  friend bool operator==(const FanOutRules&, const FanOutRules&) = default;
+};
+
 /// What decides beside the layouts who sends which part to whom; the same on all ranks of a job.
 struct Rules {
-  Domains domains = {};      ///< of destination ranks that feed each other (fan-out); empty = none do
+  FanOutRules fan_out = {};
   bool colocated = false;    ///< rank r of either side is one process
   Placement placement = {};  ///< of all ranks; empty = no two are near each other
   Striping striping = {};
+  bool near_domains = true;  ///< holders in a taker's domain go before others, not only those on its device
 };
 
 /// One end of a copy: a strided view into a storage of that rank.
@@ -86,9 +98,10 @@ struct End {
 
 /// A copy's part in fan-out.
 enum class FanOut : std::uint8_t {
-  none,      ///< from a holder to a taker
-  relayed,   ///< the same, and the taker forwards it
-  forwarded  ///< from a taker to a taker: both ends are on the destination side
+  none,       ///< from a holder to a taker
+  relayed,    ///< the same, and the taker forwards it
+  forwarded,  ///< from a taker to a taker: both ends are on the destination side
+  passed      ///< the same, to a taker of another domain, who forwards it too
 };
 
 /// One strided copy between two ranks: `box` of tensor `tensor`, from `source` to `destination`, converted where their
@@ -99,8 +112,11 @@ struct Copy {
   End source;
   End destination;
   FanOut fan_out = FanOut::none;
-  bool to_self = false;  ///< both ends are one colocated rank: nothing crosses a wire
+  bool to_self = false;   ///< both ends are one colocated rank: nothing crosses a wire
+  std::int16_t hops = 0;  ///< domains that its data has passed before
 
+  bool is_from_taker() const { return fan_out == FanOut::forwarded || fan_out == FanOut::passed; }
+  bool is_fed_on() const { return fan_out == FanOut::relayed || fan_out == FanOut::passed; }
   std::int64_t elements() const { return box.volume(); }
   std::int64_t wire_bytes() const { return elements() * byte_size(source.format.dtype); }
 };
@@ -108,7 +124,7 @@ struct Copy {
 /// Return whether a process sends, or receives, a copy in which it has a part. It does both with copies to itself.
 inline bool sends(const OwnRanks& own, const Copy& copy) {
   if (!own.destination) return true;
-  return (copy.fan_out == FanOut::forwarded ? own.destination : own.source) == copy.source.rank;
+  return (copy.is_from_taker() ? own.destination : own.source) == copy.source.rank;
 }
 inline bool receives(const OwnRanks& own, const Copy& copy) {
   return own.source ? own.destination == copy.destination.rank : !sends(own, copy);
@@ -119,7 +135,8 @@ bool is_on_one_device(const Copy& copy, const Placement& placement);
 
 /// The copies in which one process is source or destination, in the plan's order: by tensor, overlap, destination,
 /// then box; copies to oneself come first of an overlap. With fan-out: by tensor, overlap, domain, then stripe; a
-/// relayed copy, then its forwarded ones. Copies of one box to several places of a rank are next to each other.
+/// relayed or passed copy, then those that forward it within its domain. Copies of one box to several places of a rank
+/// are next to each other.
 struct RankPlan {
   std::vector<Copy> copies;
 };
@@ -206,6 +223,8 @@ class Planner {
   static Range all_domains(const Overlap& overlap) { return {0, std::ssize(overlap.domains) - 1}; }
   Range domain_of(const Overlap& overlap, Rank taker) const;
   bool takes(const Overlap& overlap, Rank rank) const;
+  /// Returns whether the overlap's domains hand the box on.
+  bool passes_on(const Overlap& overlap) const { return rules_.fan_out.passes_on && overlap.domains.size() > 2; }
   /// Calls visit(copy, place) for the copies of an overlap to takers of those domains; `place` counts those of one box
   /// to one taker.
   template <typename Visit>

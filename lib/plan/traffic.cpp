@@ -11,7 +11,7 @@ std::size_t index_of(Rank rank) { return static_cast<std::size_t>(to_int(rank));
 /// Returns both ends' part of one copy: {sent, received}.
 std::pair<PortLoad, PortLoad> load_of(const Copy& copy, std::int64_t times, const Planner::Lie& lie,
                                       const Placement& placement, Form form) {
-  const bool forwarded = copy.fan_out == FanOut::forwarded;
+  const bool forwarded = copy.is_from_taker();
   const Placement::Site& from = (forwarded ? placement.destination : placement.source)[index_of(copy.source.rank)];
   const Placement::Site& to = placement.destination[index_of(copy.destination.rank)];
   const std::int64_t bytes = bytes_of(copy, form) * times;
@@ -29,6 +29,7 @@ std::pair<PortLoad, PortLoad> load_of(const Copy& copy, std::int64_t times, cons
   }
   sent.bytes = bytes;
   sent.copies = times;
+  sent.hops = copy.hops;
   if (crosses) sent.device = bytes;
   if (far) {
     sent.domain = bytes;
@@ -82,6 +83,7 @@ PortLoad& PortLoad::operator+=(const PortLoad& other) {
   self_bytes += other.self_bytes;
   self_memory += other.self_memory;
   self_copies += other.self_copies;
+  hops = std::max(hops, other.hops);
   return *this;
 }
 
@@ -98,7 +100,7 @@ void Loads::add(const Copy& copy, std::int64_t times, const Planner::Lie& lie, c
   const auto [out, in] = load_of(copy, times, lie, placement, form);
   const std::size_t from = index_of(copy.source.rank);
   const std::size_t to = index_of(copy.destination.rank);
-  if (copy.fan_out == FanOut::forwarded) {
+  if (copy.is_from_taker()) {
     forwarded_out[from] += out;
     forwarded_in[to] += in;
   } else {
@@ -142,7 +144,7 @@ std::vector<PortLoad> loads_of(const std::vector<Copy>& copies, const OwnRanks& 
   for (const Copy& copy : copies) {
     const auto contiguous = [&](const End& end) { return is_contiguous(copy.box.extent, end.place.strides); };
     const auto [out, in] = load_of(copy, 1, {contiguous(copy.source), contiguous(copy.destination)}, placement, form);
-    const bool forwarded = copy.fan_out == FanOut::forwarded;
+    const bool forwarded = copy.is_from_taker();
     if (sends(own, copy)) loads[forwarded ? forwards : 0] += out;
     if (!receives(own, copy)) continue;
     const auto stage = static_cast<std::size_t>(forwarded ? 0 : source.stage(copy.source.rank));
@@ -213,7 +215,7 @@ Traffic traffic(const Planner& planner, const Placement& placement, const Traffi
     if (copy.to_self) return;
     result.bytes += bytes;
     result.copies += times;
-    if (options.matrix && copy.fan_out != FanOut::forwarded)
+    if (options.matrix && !copy.is_from_taker())
       result.matrix[index_of(copy.source.rank)][index_of(copy.destination.rank)] += bytes;
   });
   return result;

@@ -34,6 +34,7 @@ struct PortLoad {
   std::int64_t self_bytes = 0;   ///< from a rank to itself: in `memory` alone of the above
   std::int64_t self_memory = 0;  ///< of `memory`: read or stored by these
   std::int64_t self_copies = 0;
+  std::int64_t hops = 0;  ///< most of a copy: domains that its data has passed before
 
   PortLoad& operator+=(const PortLoad& other);
 };

@@ -88,6 +88,12 @@ std::string beside_text(const Wire& wire) {
   return text;
 }
 
+std::string hosts_text(const Wire& wire) {
+  if (wire.between_hosts_bytes.value_or(0) == 0) return "";
+  return labelled("hosts", fmt::format("{} between hosts, {} within them", format_bytes(*wire.between_hosts_bytes),
+                                       format_bytes(wire.within_hosts_bytes.value_or(0))));
+}
+
 std::string m2n_text(const M2n& m2n) {
   std::int64_t tensors = 0;
   for (const M2n::Leftover& leftover : m2n.leftovers) tensors += std::ssize(leftover.tensors);

@@ -45,6 +45,9 @@ std::string format_model(const ModelSeconds& model);
 /// where ranks are colocated; else "".
 std::string beside_text(const Wire& wire);
 
+/// Returns the line labelled "hosts": the bytes between hosts and within them; "" where nothing goes between hosts.
+std::string hosts_text(const Wire& wire);
+
 /// Returns the lines labelled "m2n": the tensors that go by NCCL M2N's operation and those that go by p2p, with the
 /// reasons.
 std::string m2n_text(const M2n& m2n);

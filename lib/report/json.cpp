@@ -39,6 +39,27 @@ Json to_json(const RankInfo& info) {
           {"host", info.host}, {"device", info.device}, {"coordinates", object(info.coordinates)}};
 }
 
+Json to_json(const HostInfo& host) {
+  Json json = {{"name", host.name}};
+  if (host.cores > 0) json["cores"] = host.cores;
+  put(json, "cpu", host.cpu);
+  for (const Nic& nic : host.nics) {
+    Json one = {{"name", nic.name}};
+    put(one, "rate", nic.rate);
+    json["nics"].push_back(std::move(one));
+  }
+  return json;
+}
+
+/// Adds what is known.
+void put(Json& json, const JobInfo& job) {
+  put(json, "launcher", job.launcher);
+  put(json, "job", job.id);
+  for (const HostInfo& host : job.hosts) json["hosts"].push_back(to_json(host));
+  if (!job.mpi_transports.empty()) json["mpi_transports"] = job.mpi_transports;
+  if (!job.variables.empty()) json["variables"] = object(job.variables);
+}
+
 Json to_json(const Environment& environment) {
   Json json = Json::object();
   put(json, "refit", environment.refit);
@@ -48,6 +69,7 @@ Json to_json(const Environment& environment) {
   put(json, "cuda", environment.cuda);
   put(json, "kokkos", environment.kokkos);
   put(json, "hdf5", environment.hdf5);
+  put(json, environment.job);
   json["ranks"] = Json::array();
   for (const RankInfo& info : environment.ranks) json["ranks"].push_back(to_json(info));
   return json;
@@ -111,14 +133,17 @@ Json to_json(const Payload& payload) {
 }
 
 Json to_json(const Wire& wire) {
-  return {{"bytes", wire.bytes},
-          {"copies", wire.copies},
-          {"egress_bytes_max", wire.egress_bytes_max},
-          {"ingress_bytes_max", wire.ingress_bytes_max},
-          {"local_bytes", wire.local_bytes},
-          {"forwarded_bytes", wire.forwarded_bytes},
-          {"self_bytes", wire.self_bytes},
-          {"self_copies", wire.self_copies}};
+  Json json{{"bytes", wire.bytes},
+            {"copies", wire.copies},
+            {"egress_bytes_max", wire.egress_bytes_max},
+            {"ingress_bytes_max", wire.ingress_bytes_max},
+            {"local_bytes", wire.local_bytes},
+            {"forwarded_bytes", wire.forwarded_bytes}};
+  if (wire.between_hosts_bytes) json["between_hosts_bytes"] = *wire.between_hosts_bytes;
+  if (wire.within_hosts_bytes) json["within_hosts_bytes"] = *wire.within_hosts_bytes;
+  json["self_bytes"] = wire.self_bytes;
+  json["self_copies"] = wire.self_copies;
+  return json;
 }
 
 Json to_json(const Memory& memory) {

@@ -99,8 +99,10 @@ void print_plan(std::ostream& out, const Result& result) {
   if (result.payload) out << payload_line(*result.payload) << '\n';
   if (result.plan) print_plan_part(out, *result.plan);
   out << engines_text(result.engines);
-  if (result.wire)
+  if (result.wire) {
     out << labelled("wire", fmt::format("{} in all{}", format_bytes(result.wire->bytes), beside_text(*result.wire)));
+    out << hosts_text(*result.wire);
+  }
   if (result.m2n) out << m2n_text(*result.m2n);
   const PlanWorld world = result.plan && result.plan->world ? *result.plan->world : PlanWorld();
   print_rank_bytes(out, "train", "sent", world.sent);

@@ -52,6 +52,30 @@ struct RankInfo {
   std::vector<std::pair<std::string, std::int64_t>> coordinates;  ///< {"tp", 0}, {"ep", 3}, ... within its group
 };
 
+/// A network device of a host.
+struct Nic {
+  std::string name;  ///< of the interface, or of the RDMA device
+  std::string rate;  ///< as the kernel says it: "10000 Mbit/s", "200 Gb/sec (4X HDR)"; empty: it does not
+  friend bool operator==(const Nic&, const Nic&) = default;
+};
+
+/// One host of a job; what its kernel does not say stays empty.
+struct HostInfo {
+  std::string name;
+  std::int64_t cores = 0;  ///< logical ones that are online
+  std::string cpu;         ///< the model's name
+  std::vector<Nic> nics;   ///< interfaces with an address, and RDMA devices
+};
+
+/// How and where a job was started; empty where it is not known.
+struct JobInfo {
+  std::string launcher;                     ///< "srun", "mpirun" (Open MPI's), "mpiexec"
+  std::string id;                           ///< of the batch system: "4711", of an array "4711_3"
+  std::vector<HostInfo> hosts;              ///< in the order of their first ranks
+  std::vector<std::string> mpi_transports;  ///< components of Open MPI that rank 0 has loaded: "pml/ucx", "btl/tcp"
+  std::vector<std::pair<std::string, std::string>> variables;  ///< of rank 0, that choose networks: NCCL_..., UCX_...
+};
+
 /// Versions of the linked libraries; those that a build lacks stay empty.
 struct Environment {
   std::string refit;
@@ -61,6 +85,7 @@ struct Environment {
   std::string cuda;
   std::string kokkos;
   std::string hdf5;
+  JobInfo job;
   std::vector<RankInfo> ranks;
 };
 

@@ -88,6 +88,7 @@ void print_sizes(std::ostream& out, const Result& result) {
                                         format_bytes(wire.bytes), grouped(wire.copies), format_bytes(wire.local_bytes),
                                         beside_text(wire), format_bytes(wire.egress_bytes_max),
                                         format_bytes(wire.ingress_bytes_max)));
+    out << hosts_text(wire);
   }
   if (result.memory) {
     const Memory& memory = *result.memory;

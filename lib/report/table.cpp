@@ -65,6 +65,23 @@ void print_ranks(std::ostream& out, const std::vector<RankInfo>& ranks) {
   out << fmt::format("#   ... and {} more ranks; {} hosts in all\n", ranks.size() - shown, hosts.size());
 }
 
+/// Returns e.g. "Slurm 4711 by srun; 2 hosts: 96 cores, AMD EPYC 9654, mlx5_0 200 Gb/sec (4X HDR)"; "" for one host
+/// outside of batch systems.
+std::string job_text(const JobInfo& job) {
+  if (job.hosts.empty() || (job.hosts.size() == 1 && job.id.empty())) return "";
+  std::string text = job.id.empty() ? "" : fmt::format("job {} ", job.id);
+  if (!job.launcher.empty()) text += fmt::format("by {}; ", job.launcher);
+  text += counted(std::ssize(job.hosts), "host");
+  const HostInfo& first = job.hosts.front();
+  const bool alike = std::ranges::all_of(job.hosts, [&](const HostInfo& host) {
+    return host.cores == first.cores && host.cpu == first.cpu && host.nics == first.nics;
+  });
+  text += fmt::format("{} {}", alike ? ":" : ", the first of them with", counted(first.cores, "core"));
+  if (!first.cpu.empty()) text += ", " + first.cpu;
+  for (const Nic& nic : first.nics) text += ", " + nic.name + (nic.rate.empty() ? "" : " " + nic.rate);
+  return text;
+}
+
 bool has_pause(const Result& result) {
   return std::ranges::any_of(result.settings, [](const auto& setting) { return setting.first == "commit"; });
 }
@@ -95,6 +112,7 @@ void print_header(std::ostream& out, const Result& result) {
                                                              group_text(engine.group), engine.first_rank));
   }
   if (!result.settings.empty()) out << labelled("settings", settings_text(result.settings));
+  if (const std::string job = job_text(result.environment.job); !job.empty()) out << labelled("started", job);
   print_ranks(out, result.environment.ranks);
   out << std::flush;
 }

@@ -49,7 +49,7 @@ plan::ByteMatrix gather_byte_matrix(Control& world, const plan::Paths& paths, co
   const auto train_ranks = static_cast<std::size_t>(paths.source.ranks());
   std::vector<std::int64_t> column(own.destination ? train_ranks : 0, 0);
   for (const plan::Copy& copy : copies) {
-    const bool counts = copy.fan_out != plan::FanOut::forwarded && !copy.to_self;
+    const bool counts = !copy.is_from_taker() && !copy.to_self;
     if (counts && plan::receives(own, copy))
       column[static_cast<std::size_t>(to_int(copy.source.rank))] += plan::bytes_of(copy, form);
   }

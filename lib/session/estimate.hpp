@@ -10,7 +10,8 @@ struct Estimate {
   transport::ProbedRates probed;  ///< the best so far
   plan::Rates rates;              ///< the same in the cost model's form
   plan::Bound bound;
-  plan::Domains fan_out;  ///< destination ranks that feed each other; empty = none do
+  bool near_domains = true;  ///< takers take from holders in their domain first
+  plan::FanOutRules fan_out;
   plan::Wire wire;
   plan::ModelSeconds model;
   plan::ByteMatrix byte_matrix;  ///< at rank 0, on request

@@ -120,6 +120,8 @@ Session::Session(const kernels::ExecutionSpace& space, transport::Control& world
   probe();
   estimate_.bound = plan::lower_bound(exchange_.paths.tensors(), exchange_.paths.source, exchange_.paths.destination,
                                       estimate_.rates, placement_);
+  estimate_.near_domains = plan::choose_near_domains(exchange_.paths.bulk, exchange_.paths.source,
+                                                     exchange_.paths.destination, estimate_.rates, rules());
   estimate_.fan_out = choose_fan_out();
   double start = now();
   std::vector<plan::Copy> copies;
@@ -257,15 +259,15 @@ bool Session::all_mapped_among(const plan::Domains& domains) const {
   return world_.sum(unmapped) == 0;
 }
 
-plan::Domains Session::choose_fan_out() const {
+plan::FanOutRules Session::choose_fan_out() const {
   if (!how_.row().stores || how_.fan_out == FanOut::off) return {};
   const plan::Paths& paths = exchange_.paths;
   // What comes from elsewhere enters a domain once, whoever brings it.
   const plan::Domains near = plan::domains_of(placement_);
   const bool mapped = all_mapped_among(near);
   if (how_.fan_out == FanOut::on) {
-    if (all_mapped()) return plan::domains_of_neighbours(paths.destination.ranks(), paths.destination.ranks());
-    if (mapped && plan::largest_domain(near) > 1) return near;
+    if (all_mapped()) return {plan::domains_of_neighbours(paths.destination.ranks(), paths.destination.ranks())};
+    if (mapped && plan::largest_domain(near) > 1) return {near};
     throw transport::CollectiveError(
         ErrorKind::usage,
         mapped ? "refit.fan_out: \"on\" needs gen ranks that share a host; here each has one for itself, so that none "
@@ -274,16 +276,22 @@ plan::Domains Session::choose_fan_out() const {
                  "leave it out");
   }
   if (!mapped) return {};
-  return plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates,
-                              {.colocated = paths.colocated, .placement = placement_});
+  return plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates, rules(),
+                              all_mapped() ? plan::Between::mapped_memory : plan::Between::messages);
+}
+
+plan::Rules Session::rules() const {
+  plan::Rules rules;
+  rules.fan_out = estimate_.fan_out;
+  rules.colocated = exchange_.paths.colocated;
+  rules.placement = placement_;
+  rules.near_domains = estimate_.near_domains;
+  return rules;
 }
 
 plan::Planner Session::planner() const {
   const plan::Paths& paths = exchange_.paths;
-  return {paths.bulk,
-          paths.source,
-          paths.destination,
-          {.domains = estimate_.fan_out, .colocated = paths.colocated, .placement = placement_}};
+  return {paths.bulk, paths.source, paths.destination, rules()};
 }
 
 std::unique_ptr<SentWeights> Session::make_sent(const SentWeights::HasMemory& has_memory) const {
@@ -313,7 +321,7 @@ void Session::require_stored(const std::vector<plan::Copy>& copies) const {
                  side == Side::source ? "train" : "gen", to_int(*me.of(side)), what, exchange_.model[copy.tensor].name);
   };
   for (const plan::Copy& copy : copies) {
-    const bool forwarded = copy.fan_out == plan::FanOut::forwarded;
+    const bool forwarded = copy.is_from_taker();
     if (plan::sends(me, copy)) require(copy, forwarded ? Side::destination : Side::source, copy.source, "send");
     if (plan::receives(me, copy)) require(copy, Side::destination, copy.destination, "receive");
   }
@@ -418,7 +426,7 @@ std::vector<Path> Session::make_paths(const std::vector<plan::Copy>& copies, con
                          });
   result.push_back({kMisc,
                     transport::make_misc(space_, gather_.get(), stream_.get(), me, paths.misc, paths.source,
-                                         paths.destination, how_.misc_buffer_bytes, how_.tuning, progress_),
+                                         paths.destination, placement_, how_.misc_buffer_bytes, how_.tuning, progress_),
                     how_.commit == Commit::layers ? kMisc : "", is_paused});
   return result;
 }

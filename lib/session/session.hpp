@@ -155,7 +155,8 @@ class Session {
   }
   void make_communicators();
   void probe();
-  plan::Domains choose_fan_out() const;
+  plan::FanOutRules choose_fan_out() const;
+  plan::Rules rules() const;
   plan::Planner planner() const;
   std::unique_ptr<SentWeights> make_sent(const SentWeights::HasMemory& has_memory) const;
   void agree(const std::vector<plan::Copy>& copies);

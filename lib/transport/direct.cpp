@@ -6,7 +6,7 @@
 #include "transport/bytes.hpp"
 #include "transport/executor.hpp"
 #include "transport/location.hpp"
-#include "transport/p2p.hpp"
+#include "transport/rounds.hpp"
 #include "transport/scale_grid.hpp"
 #include "transport/segment.hpp"
 #include "transport/tiles.hpp"
@@ -29,8 +29,9 @@ struct Target {
 class Direct final : public Executor {
  public:
   Direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
-         const std::vector<plan::Copy>& copies, PeerMemory& peers, std::unique_ptr<PeerMemory> flags, Control& world,
-         const WorldMap& map, const Tuning& tuning, Progress& progress, const QuantisedSends& sends)
+         const std::vector<model::Tensor>& tensors, const std::vector<plan::Copy>& copies, PeerMemory& peers,
+         std::unique_ptr<PeerMemory> flags, Control& world, const WorldMap& map, const Tuning& tuning,
+         Progress& progress, const QuantisedSends& sends)
       : space_(space),
         me_(me),
         map_(map),
@@ -51,8 +52,8 @@ class Direct final : public Executor {
       const bool arrives = me_.receives(copy);
       const int peer = arrives ? world_ranks(copy, map).source : world_ranks(copy, map).destination;
       const bool is_served = (arrives ? mapped.from : mapped.to)[static_cast<std::size_t>(peer)];
-      REFIT_ASSERT(is_served || copy.fan_out != plan::FanOut::forwarded);
-      if (arrives && copy.fan_out == plan::FanOut::relayed) by_p2p = !is_served;
+      REFIT_ASSERT(!is_served || copy.fan_out != plan::FanOut::passed);  // domains that map each other hand nothing on
+      if (arrives && copy.is_fed_on()) by_p2p = !is_served;
       if (is_served) relayed_by_p2p.push_back(by_p2p && copy.fan_out == plan::FanOut::forwarded);
       (is_served ? served : unmapped).push_back(copy);
       if (!is_served) unmapped_peers.insert(peer);
@@ -62,8 +63,13 @@ class Direct final : public Executor {
     const bool anybody_unmapped = world.max(static_cast<std::int64_t>(unmapped.empty() ? 0 : 1)) != 0;
     REFIT_ASSERT(!anybody_unmapped || sends_.quantise == nullptr);
     if (!anybody_unmapped) return;
-    fallback_ = make_p2p(space, routes, me, unmapped, tuning, nullptr, progress,
-                         [this](const plan::Copy& part, std::vector<kernels::Tile>& tiles) { forward(part, tiles); });
+    const Forward forward = [this](const plan::Copy& part, std::vector<kernels::Tile>& tiles) {
+      add_forwards(part, tiles);
+    };
+    const bool hands_on = std::ranges::any_of(copies, [](const plan::Copy& copy) { return copy.hops > 0; });
+    fallback_ = world.max(std::int64_t{hands_on}) != 0
+                    ? make_rounds(space, routes, me, tensors, unmapped, tuning, progress, forward)
+                    : make_p2p(space, routes, me, unmapped, tuning, nullptr, progress, forward);
     relayed_.clear();
   }
 
@@ -189,7 +195,7 @@ class Direct final : public Executor {
   }
 
   /// Appends the tiles that forward `part` of a relayed copy, which has arrived as a message.
-  void forward(const plan::Copy& part, std::vector<kernels::Tile>& tiles) const {
+  void add_forwards(const plan::Copy& part, std::vector<kernels::Tile>& tiles) const {
     const auto found = relayed_.find(part.tensor);
     if (found == relayed_.end()) return;
     for (const Relayed& to : found->second)
@@ -229,7 +235,7 @@ class Direct final : public Executor {
     const DType to = copy.destination.format.dtype;
     std::byte* destination = peers_.at(static_cast<int>(peer), target.offset) +
                              offset_of(shift, copy.destination.place.strides) * byte_size(to);
-    const bool forwards = copy.fan_out == plan::FanOut::forwarded;
+    const bool forwards = copy.is_from_taker();
     if (is_quantised(copy) && !forwards) return quantising_tiles(copy, box, destination, peer, target);
     const DType from = copy.source.format.dtype;
     const LocalMemory& memory = forwards ? me_.destination : me_.source;
@@ -356,11 +362,12 @@ std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, const Own
 }
 
 std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
-                                      const std::vector<plan::Copy>& copies, PeerMemory& peers,
-                                      std::unique_ptr<PeerMemory> flags, Control& world, const WorldMap& map,
-                                      const Tuning& tuning, Progress& progress, const QuantisedSends& sends) {
-  return std::make_unique<Direct>(space, routes, me, copies, peers, std::move(flags), world, map, tuning, progress,
-                                  sends);
+                                      const std::vector<model::Tensor>& tensors, const std::vector<plan::Copy>& copies,
+                                      PeerMemory& peers, std::unique_ptr<PeerMemory> flags, Control& world,
+                                      const WorldMap& map, const Tuning& tuning, Progress& progress,
+                                      const QuantisedSends& sends) {
+  return std::make_unique<Direct>(space, routes, me, tensors, copies, peers, std::move(flags), world, map, tuning,
+                                  progress, sends);
 }
 
 }  // namespace refit::transport

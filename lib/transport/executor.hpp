@@ -97,6 +97,7 @@ struct Tuning {
   /// direct with fan-out: most bytes of a chunk (at least one element). Small enough that the last chunk's way through
   /// its relay is short, large enough that flags cost nothing.
   std::int64_t fan_out_chunk_bytes = 8 << 20;
+  std::int64_t parts = 24;            ///< direct with fan-out between hosts: parts that are handed on (rounds.hpp)
   Delta delta = Delta::off;           ///< p2p: what a refit that follows another one sends
   kernels::TableSizes table = {};     ///< of the tables of all executors
   kernels::EngineSizes engines = {};  ///< direct: of copies to other devices; by default kernels do all of them
@@ -108,7 +109,7 @@ struct WorldRanks {
   int destination;
 };
 inline WorldRanks world_ranks(const plan::Copy& copy, const WorldMap& map) {
-  const bool forwarded = copy.fan_out == plan::FanOut::forwarded;
+  const bool forwarded = copy.is_from_taker();
   return {map.world_rank(forwarded ? Side::destination : Side::source, copy.source.rank),
           map.world_rank(Side::destination, copy.destination.rank)};
 }
@@ -193,11 +194,14 @@ struct QuantisedSends {
 /// Relayed and forwarded copies are a kernel's: flags behind chunks of 8 MiB let the engines reach 346 GB/s (batches of
 /// 8 chunks: 375, and a relay that is far behind), and a kernel stores 370.
 ///
+/// `tensors`: those of the plan, the same on all ranks.
+///
 /// Fan-out: the ranks that feed each other map each other. Relayed copies of a source that maps the relay arrive in
 /// chunks (fan_out_chunks); the source raises a flag in `flags` behind each chunk, and the relay's kernel waits for it
 /// before it forwards the chunk. `flags` is peer memory of fan_out_flag_bytes on every rank, or nullptr where no rank
 /// has a relayed copy; who maps a rank's storages maps its flags. Other relayed copies come as messages, group by
 /// group, and each group is forwarded once it is there (p2p.hpp).
+/// Copies that domains hand on are messages, too (rounds.hpp).
 ///
 /// `flags` belong to the executor.
 ///
@@ -205,9 +209,10 @@ struct QuantisedSends {
 /// the same tiles store their bytes and scales; copies of these scales are left out. Only where all pairs of ranks can
 /// map each other.
 std::unique_ptr<Executor> make_direct(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
-                                      const std::vector<plan::Copy>& copies, PeerMemory& peers,
-                                      std::unique_ptr<PeerMemory> flags, Control& world, const WorldMap& map,
-                                      const Tuning& tuning, Progress& progress, const QuantisedSends& sends = {});
+                                      const std::vector<model::Tensor>& tensors, const std::vector<plan::Copy>& copies,
+                                      PeerMemory& peers, std::unique_ptr<PeerMemory> flags, Control& world,
+                                      const WorldMap& map, const Tuning& tuning, Progress& progress,
+                                      const QuantisedSends& sends = {});
 
 /// Returns the parts in which a relayed copy arrives, and is forwarded, in order. All copies of one box, the relayed
 /// one and those that forward it, are cut alike: by the bytes on the destination side, where all have one format. Only
@@ -220,11 +225,13 @@ std::int64_t fan_out_flag_bytes(const std::vector<plan::Copy>& copies, const Own
 /// Makes the misc stream: gathers the tensors of the stream into source rank 0's buffers through a plan, broadcasts
 /// them buffer by buffer (two rotate), and places them into destination storages through the destination's own pieces.
 /// `gather`: communicator of the source ranks (rank = source rank; nullptr on destination ranks). `stream`:
-/// communicator of source rank 0 and the destination ranks, ascending (nullptr on other ranks).
+/// communicator of source rank 0 and the destination ranks, ascending (nullptr on other ranks). `placement`: of all
+/// ranks, so that what is gathered comes from holders that are near; empty: none are.
 std::unique_ptr<Executor> make_misc(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream,
                                     const Endpoint& me, const std::vector<model::Tensor>& tensors,
                                     const plan::Layout& source, const plan::Layout& destination,
-                                    std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress);
+                                    const plan::Placement& placement, std::int64_t buffer_bytes, const Tuning& tuning,
+                                    Progress& progress);
 
 /// Compares, before the first byte, the hash of the copies that each pair of ranks shares, in both directions, places
 /// included. Collective

@@ -69,8 +69,8 @@ std::unique_ptr<Executor> direct(const Ingredients& of) {
   const std::int64_t flag_bytes = fan_out_flag_bytes(of.copies, of.me.self, of.tuning);
   std::unique_ptr<PeerMemory> flags;
   if (of.world.max(flag_bytes) > 0) flags = of.links.peer_memory(flag_bytes);
-  return make_direct(of.space, of.routes, of.me, of.copies, *of.peers, std::move(flags), of.world, of.routes.map(),
-                     of.tuning, of.progress, of.sends);
+  return make_direct(of.space, of.routes, of.me, of.tensors, of.copies, *of.peers, std::move(flags), of.world,
+                     of.routes.map(), of.tuning, of.progress, of.sends);
 }
 
 std::unique_ptr<Executor> m2n(const Ingredients& of) {
@@ -140,7 +140,8 @@ std::optional<plan::Broadcasts> broadcasts_of(const ExecutorRow& row, const plan
 plan::ModelSeconds model_seconds(const ExecutorRow& row, const plan::Paths& paths, const plan::Loads& loads,
                                  const plan::Machine& machine, const Tuning& tuning, bool per_stage,
                                  std::int64_t misc_buffer_bytes) {
-  const plan::Knobs knobs{tuning.streams, tuning.group_size, tuning.chunk_bytes, per_stage, paths.colocated};
+  const plan::Knobs knobs{tuning.streams, tuning.group_size, tuning.chunk_bytes,
+                          per_stage,      paths.colocated,   tuning.parts};
   plan::ModelSeconds model = row.model(paths, loads, machine, knobs, tuning);
   plan::add_misc(plan::misc_load(paths.misc, paths.source, paths.destination, misc_buffer_bytes, paths.colocated,
                                  machine.placement),

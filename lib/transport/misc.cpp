@@ -17,7 +17,7 @@ class MiscStream final : public Executor {
  public:
   MiscStream(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream, const Endpoint& me,
              const std::vector<model::Tensor>& tensors, const plan::Layout& source, const plan::Layout& destination,
-             std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress)
+             const plan::Placement& placement, std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress)
       : space_(space),
         stream_(stream),
         progress_(progress),
@@ -25,7 +25,7 @@ class MiscStream final : public Executor {
         layout_(tensors, source, buffer_bytes),
         root_(me.self.source == Rank{0}) {
     if (stream_ != nullptr) allocate(tensors);
-    if (me.self.source) make_gathers(*gather, me, tensors, source, tuning);
+    if (me.self.source) make_gathers(*gather, me, tensors, source, placement, tuning);
     if (me.self.destination) make_places(me, tensors, destination);
   }
 
@@ -94,8 +94,10 @@ class MiscStream final : public Executor {
 
   /// Makes one p2p plan per buffer, from the source layout into the stream.
   void make_gathers(Communicator& gather, const Endpoint& me, const std::vector<model::Tensor>& tensors,
-                    const plan::Layout& source, const Tuning& tuning) {
-    const plan::Planner planner(tensors, source, layout_);
+                    const plan::Layout& source, const plan::Placement& placement, const Tuning& tuning) {
+    plan::Rules rules;
+    if (!placement.source.empty()) rules.placement = {placement.source, {placement.source.front()}};
+    const plan::Planner planner(tensors, source, layout_, rules);
     // Destination rank 0 of the stream is source rank 0.
     Endpoint end = me;
     end.self.destination = root_ ? std::optional(Rank{0}) : std::nullopt;
@@ -178,9 +180,10 @@ Tuning gather_tuning(Tuning tuning, std::int64_t stages, std::int64_t capacity) 
 std::unique_ptr<Executor> make_misc(const kernels::ExecutionSpace& space, Communicator* gather, Communicator* stream,
                                     const Endpoint& me, const std::vector<model::Tensor>& tensors,
                                     const plan::Layout& source, const plan::Layout& destination,
-                                    std::int64_t buffer_bytes, const Tuning& tuning, Progress& progress) {
-  return std::make_unique<MiscStream>(space, gather, stream, me, tensors, source, destination, buffer_bytes, tuning,
-                                      progress);
+                                    const plan::Placement& placement, std::int64_t buffer_bytes, const Tuning& tuning,
+                                    Progress& progress) {
+  return std::make_unique<MiscStream>(space, gather, stream, me, tensors, source, destination, placement, buffer_bytes,
+                                      tuning, progress);
 }
 
 }  // namespace refit::transport

@@ -160,7 +160,8 @@ int largest_at(const std::vector<double>& values, int except) {
   return best;
 }
 
-/// Replaces what was seen of each host by what fills the link of the fastest of its kind. `partner`: a host's other end.
+/// Replaces what was seen of each host by what fills the link of the fastest of its kind. `partner`: a host's other
+/// end.
 template <typename Partner, typename Fill>
 std::vector<double> filled(const std::vector<double>& seen, const Partner& partner, const Fill& fill) {
   std::vector<int> order(seen.size());
@@ -199,8 +200,8 @@ NetworkRates best_of(const NetworkRates& a, const NetworkRates& b) {
 
 double PairMessages::rate_on(int used, const std::vector<int>& senders, const std::vector<int>& receivers,
                              std::int64_t bytes) const {
-  const bool takes_part = std::ranges::count(senders, communicator.rank()) > 0 ||
-                          std::ranges::count(receivers, communicator.rank()) > 0;
+  const bool takes_part =
+      std::ranges::count(senders, communicator.rank()) > 0 || std::ranges::count(receivers, communicator.rank()) > 0;
   const kernels::DeviceBuffer buffer = touched(takes_part ? bytes : 1);
   Posts warm(communicator, used, senders, receivers, buffer.data(), std::min(bytes, kWarmBytes));
   Posts posts(communicator, used, senders, receivers, buffer.data(), bytes);
@@ -260,7 +261,8 @@ std::vector<HostPair> pairs_of_round(int hosts, int round) {
   const auto seat = [&](int i) { return i == 0 ? 0 : 1 + (i - 1 + round) % (seats - 1); };
   for (int i = 0; i < seats / 2; ++i) {
     const HostPair pair{seat(i), seat(seats - 1 - i)};
-    if (std::max(pair.from, pair.to) < hosts) pairs.push_back({std::min(pair.from, pair.to), std::max(pair.from, pair.to)});
+    if (std::max(pair.from, pair.to) < hosts)
+      pairs.push_back({std::min(pair.from, pair.to), std::max(pair.from, pair.to)});
   }
   return pairs;
 }
@@ -283,10 +285,14 @@ NetworkRates measure_network(const PairMessages& messages, const std::vector<int
   NetworkRates result;
   result.out = filled(
       seen.out, [&](int host) { return largest_at(seen.in, host); },
-      [&](int host, int other, double rate) { return fills.fill({host, other}, rate); });
+      [&](int host, int other, double rate) {
+        return fills.fill({host, other}, rate);
+      });
   result.in = filled(
       seen.in, [&](int host) { return largest_at(seen.out, host); },
-      [&](int host, int other, double rate) { return fills.fill({other, host}, rate); });
+      [&](int host, int other, double rate) {
+        return fills.fill({other, host}, rate);
+      });
   return result;
 }
 

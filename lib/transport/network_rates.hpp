@@ -58,8 +58,8 @@ struct HostPair {
   int from = 0, to = 0;
   friend bool operator==(const HostPair&, const HostPair&) = default;
 };
-/// Returns the pairs of hosts that meet in a round of a tournament (the circle method): all in rounds 0 to hosts - 2, or
-/// hosts - 1 where one is left over each time.
+/// Returns the pairs of hosts that meet in a round of a tournament (the circle method): all in rounds 0 to hosts - 2,
+/// or hosts - 1 where one is left over each time.
 std::vector<HostPair> pairs_of_round(int hosts, int round);
 
 }  // namespace refit::transport

@@ -47,7 +47,7 @@ bool is_staged(const Parcel& parcel, const Endpoint& me) {
 std::int64_t relayed_bytes(const Parcel& parcel, const Endpoint& me) {
   std::int64_t bytes = 0;
   for (const Segment& segment : parcel.segments)
-    if (segment.copy.fan_out == plan::FanOut::relayed && me.receives(segment.copy)) bytes += segment.bytes;
+    if (segment.copy.is_fed_on() && me.receives(segment.copy)) bytes += segment.bytes;
   return bytes;
 }
 
@@ -94,8 +94,9 @@ struct LaneGroups {
 LaneGroups make_groups(const Routes& routes, const Endpoint& me, const std::vector<plan::Copy>& remote,
                        const Tuning& tuning) {
   std::vector<std::vector<plan::Copy>> by_stage(static_cast<std::size_t>(routes.stages()));
+  // All destination ranks are in the communicator of the first stage.
   for (const plan::Copy& copy : remote)
-    by_stage[static_cast<std::size_t>(routes.stage(copy.source.rank))].push_back(copy);
+    by_stage[copy.is_from_taker() ? 0 : static_cast<std::size_t>(routes.stage(copy.source.rank))].push_back(copy);
 
   // Stages take turns on the lanes; where there are fewer, each has several.
   LaneGroups result;
@@ -151,8 +152,7 @@ class BatchBuilder {
       batch.messages.push_back(message(parcel, stage, chunk));
       if (is_staged(parcel, me_)) chunk += round_up(parcel.bytes, kChunkAlignment);
       for (const Segment& segment : parcel.segments) {
-        if (forward_ && segment.copy.fan_out == plan::FanOut::relayed && me_.receives(segment.copy))
-          forward_(segment.copy, forwarded_);
+        if (forward_ && segment.copy.is_fed_on() && me_.receives(segment.copy)) forward_(segment.copy, forwarded_);
       }
     }
     batch.packing = kernels::CopyTable(space_, pack_, sizes_);
@@ -165,14 +165,15 @@ class BatchBuilder {
   Message message(const Parcel& parcel, std::int32_t stage, std::byte* wire) {
     const plan::Copy& copy = parcel.first();
     const bool sending = me_.sends(copy);
+    const LocalMemory& source = copy.is_from_taker() ? me_.destination : me_.source;
     if (!is_staged(parcel, me_)) {
-      wire = sending ? me_.source.address(copy.source.place, copy.source.format.dtype)
+      wire = sending ? source.address(copy.source.place, copy.source.format.dtype)
                      : me_.destination.address(copy.destination.place, copy.destination.format.dtype);
     } else {
       std::byte* part = wire;
       for (const Segment& segment : parcel.segments) {
         if (sending) {
-          pack_.push_back(pack_tile(segment.whole(), me_.source, part));
+          pack_.push_back(pack_tile(segment.whole(), source, part));
         } else {
           unpack_.push_back(unpack_tile(segment.whole(), part, me_.destination));
         }
@@ -180,7 +181,9 @@ class BatchBuilder {
       }
     }
     return {sending ? Message::Kind::send : Message::Kind::receive,
-            sending ? routes_.destination_peer(copy.destination.rank, stage) : routes_.source_peer(copy.source.rank),
+            sending                ? routes_.destination_peer(copy.destination.rank, stage)
+            : copy.is_from_taker() ? routes_.destination_peer(copy.source.rank, stage)
+                                   : routes_.source_peer(copy.source.rank),
             wire, parcel.bytes};
   }
 

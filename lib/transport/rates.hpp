@@ -15,18 +15,18 @@ namespace refit::transport {
 /// Rates in bytes per second, per direction for links: each is the best that any mechanism reached that a refit may
 /// use.
 struct ProbedRates {
-  double pair = 0;          ///< into or out of one rank's memory: the best of those below, on a host of `memory` too
-  double pair_message = 0;  ///< one pair alone, send and receive, on one lane or on all
-  double all_pairs = 0;     ///< every rank to its partner at once, per rank, send and receive
-  double pair_store = 0;    ///< devices: one pair alone, a kernel's stores
-  double pair_engine = 0;   ///< devices: one pair alone, copy engines
-  double all_stores = 0;    ///< devices: every train rank at once, per rank
-  NetworkRates network{};   ///< the ranks of one host to those of another, all at once, together
-  double messages = 0;      ///< hosts: between the ranks of one, all at once, together
-  double memory = 0;        ///< copying: read + write of one host's ranks together, or of one rank's device
-  double latency = 0;       ///< seconds that groups of messages wait for each other: hosts: a small message and its
-                            ///< answer, as who has sent must hear of the receiver; devices: one small message
-  double all_engines = 0;   ///< devices: as all_stores, copy engines
+  double pair = 0;            ///< into or out of one rank's memory: the best of those below, on a host of `memory` too
+  double pair_message = 0;    ///< one pair alone, send and receive, on one lane or on all
+  double all_pairs = 0;       ///< every rank to its partner at once, per rank, send and receive
+  double pair_store = 0;      ///< devices: one pair alone, a kernel's stores
+  double pair_engine = 0;     ///< devices: one pair alone, copy engines
+  double all_stores = 0;      ///< devices: every train rank at once, per rank
+  NetworkRates network = {};  ///< the ranks of one host to those of another, all at once, together
+  double messages = 0;        ///< hosts: between the ranks of one, all at once, together
+  double memory = 0;          ///< copying: read + write of one host's ranks together, or of one rank's device
+  double latency = 0;         ///< seconds that groups of messages wait for each other: hosts: a small message and its
+                              ///< answer, as who has sent must hear of the receiver; devices: one small message
+  double all_engines = 0;     ///< devices: as all_stores, copy engines
   // Devices, every rank at once, per rank: both ways of the links are busy.
   double both_stores = 0;    ///< a kernel's stores; only where all ranks have memory that others map
   double both_engines = 0;   ///< copy engines, likewise

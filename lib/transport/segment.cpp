@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <tuple>
 
 namespace refit::transport {
 namespace {
@@ -10,26 +11,17 @@ namespace {
 using plan::Copy;
 using plan::End;
 
-using RankPair = std::pair<Rank, Rank>;
+/// Two ranks, and whether both are of the destination.
+using RankPair = std::tuple<Rank, Rank, bool>;
 
 std::int64_t small_bytes(const Tuning& tuning) {
   if (tuning.small_bytes) return *tuning.small_bytes;
   return kernels::Runtime::has_device() ? kSmallOnDevices : kSmallOnHosts;
 }
 
-RankPair ranks_of(const Copy& copy) { return {copy.source.rank, copy.destination.rank}; }
+RankPair ranks_of(const Copy& copy) { return {copy.source.rank, copy.destination.rank, copy.is_from_taker()}; }
 
 bool contiguous(const Copy& copy, const End& end) { return is_contiguous(copy.box.extent, end.place.strides); }
-
-/// Returns the part of `copy` that is `box`.
-Copy part_of(const Copy& copy, const Box& box) {
-  Copy part = copy;
-  part.box = box;
-  const Extents shift = relative(box, copy.box);
-  part.source.place.offset += offset_of(shift, copy.source.place.strides);
-  part.destination.place.offset += offset_of(shift, copy.destination.place.strides);
-  return part;
-}
 
 bool follows(const End& previous, std::int64_t elements, const End& next) {
   return previous.place.storage == next.place.storage && previous.format == next.format &&
@@ -57,6 +49,15 @@ void give_turns(std::vector<Parcel>& parcels) {
 }
 
 }  // namespace
+
+Copy part_of(const Copy& copy, const Box& box) {
+  Copy part = copy;
+  part.box = box;
+  const Extents shift = relative(box, copy.box);
+  part.source.place.offset += offset_of(shift, copy.source.place.strides);
+  part.destination.place.offset += offset_of(shift, copy.destination.place.strides);
+  return part;
+}
 
 Copy Segment::whole() const {
   if (copy.wire_bytes() == bytes) return copy;
@@ -94,7 +95,7 @@ std::vector<Segment> make_segments(const std::vector<Copy>& copies, const Tuning
     const bool plain_destination = contiguous(copy, copy.destination) && !cast;
     const RankPair pair = ranks_of(copy);
     const bool plain = plain_source && plain_destination;
-    const bool relayed = copy.fan_out == plan::FanOut::relayed;
+    const bool relayed = copy.is_fed_on();
     if (const auto found = last_plain.find(pair); plain && !relayed && found != last_plain.end()) {
       Segment& before = out[found->second];
       const std::int64_t elements = before.bytes / byte_size(copy.source.format.dtype);

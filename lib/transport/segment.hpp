@@ -14,6 +14,9 @@ namespace refit::transport {
 /// Parts of a staged message, and chunks, begin at multiples of this many bytes.
 inline constexpr std::int64_t kChunkAlignment = 64;
 
+/// Returns the part of `copy` that is `box`.
+plan::Copy part_of(const plan::Copy& copy, const Box& box);
+
 /// What one message can bring between two ranks: a part of one copy, or several whole copies that follow each other
 /// without gaps in both storages (`copy` is then the first, and the segment is plain bytes at both ends).
 struct Segment {

@@ -18,7 +18,9 @@ from . import job
 
 GOOD = ("passed", "waived")
 STATUSES = {0: "passed", 1: "failed", 77: "waived"}  # of refit's exit codes; anything else is an error
-TOO_FEW_SLOTS = ("not enough slots available", "More processors requested than permitted")
+TOO_FEW_SLOTS = (
+    "not enough slots available", "More processors requested than permitted", "Requested node configuration is not available"
+)  # fmt: skip
 PLAN_SECONDS = 300
 HELP_SECONDS = 20
 MEASURED = ("weight_sync", "bound", "efficiency", "payload", "wire", "memory", "phases")
@@ -142,6 +144,9 @@ class Runner:
             outcome.status, outcome.reason = "error", "exit code 0, but no result.json that says so"
         elif not result and any(words in _text(log) for words in TOO_FEW_SLOTS):
             outcome.status, outcome.reason = "waived", f"the launcher has no {outcome.ranks} slots"
+        elif outcome.status == "failed" and not result:
+            # Launchers end with 1, too: of wrong data refit writes a result.
+            outcome.status, outcome.reason = "error", f"exit code 1 without a result.json: {last_words(log)}"
         elif outcome.status != "passed":
             outcome.reason = result.get("error", {}).get("message") or last_words(log)
         elif "error" in result:

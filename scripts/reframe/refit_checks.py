@@ -32,9 +32,9 @@ class RefitBase(rfm.RunOnlyRegressionTest):
 
     @run_before("run")
     def end_together(self):
-        # A rank that fails ends all, and its exit code is the job's.
+        # A rank that fails ends all, and its exit code is the job's. Slurm's own default may be no interface for MPI.
         if self.job.launcher.registered_name == "srun":
-            self.job.launcher.options += ["--kill-on-bad-exit=1"]
+            self.job.launcher.options += ["--mpi=pmix", "--kill-on-bad-exit=1"]
 
     def result(self):
         """The run's document: what refit itself says of it."""

@@ -21,13 +21,14 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:/+@-]*")  # of a directive's value, a device or a module: nothing to quote
-TIME = re.compile(r"(\d+-\d{1,2}:\d\d:\d\d|\d+:\d\d:\d\d|\d+)")
+TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)|(\d+)")  # days, hours, minutes, seconds; or minutes alone
+SIGNAL_SECONDS = 60  # before the time limit, for a result; Slurm may take a minute more
 
 # key: (type, default); None = required
 KEYS = {
     "nodes": (int, None), "gpus_per_node": (int, 0), "cpus_per_node": (int, None), "partition": (str, ""),
     "account": (str, ""), "time": (str, "00:30:00"), "nics": (list, []), "socket_interface": (str, ""),
-    "modules": (list, []), "mpi": (str, ""),
+    "modules": (list, []), "mpi": (str, "pmix"),
 }  # fmt: skip
 
 
@@ -90,6 +91,20 @@ def plan(refit, case, options):
             return json.load(file)
 
 
+def without_gpus(cluster, document, refit):
+    """The cluster as this build of refit can use it."""
+    if not cluster["gpus_per_node"] or document["environment"].get("cuda"):
+        return cluster
+    print(f"sbatch.py: {refit} is built without CUDA: ranks run on CPUs, a core each", file=sys.stderr)
+    return {**cluster, "gpus_per_node": 0}
+
+
+def seconds_of(time):
+    """Of a time limit."""
+    days, hours, minutes, seconds, alone = (int(part or 0) for part in TIME.fullmatch(time).groups())
+    return 60 * alone or ((24 * days + hours) * 60 + minutes) * 60 + seconds
+
+
 def place(path, cluster, ranks):
     """Nodes, and the most ranks of one."""
     gpus = cluster["gpus_per_node"]
@@ -109,9 +124,12 @@ def directives(cluster, name, nodes, ranks, per_node):
         "partition": cluster["partition"],
         "account": cluster["account"],
         "time": cluster["time"],
+        # To the ranks, which then write their result. A short job gets it when a quarter of its time is left.
+        "signal": f"TERM@{min(SIGNAL_SECONDS, seconds_of(cluster['time']) // 4)}",
         "nodes": nodes,
         "ntasks": ranks,
-        "ntasks-per-node": per_node,
+        # Slurm warns of a number that the last node does not reach.
+        "ntasks-per-node": per_node if ranks == nodes * per_node else 0,
         "cpus-per-task": cluster["cpus_per_node"] // per_node,
         "gpus-per-node": cluster["gpus_per_node"],
         "output": "%x-%j.out",
@@ -146,15 +164,16 @@ def environment(cluster):
     return lines
 
 
-def launch(cluster, refit, case, options, colocated):
-    mpi = [f"--mpi={cluster['mpi']}"] if cluster["mpi"] else []
+def launch(cluster, refit, case, options, colocated, per_node):
     lines = [
         "",
         f"# Ranks fill node after node{'' if colocated else ': train ranks first, then gen ranks'}, and neighbours of a TP group "
         "share a node.",
         "# Each rank is bound to cores of its own.",
     ]
-    srun = ["srun", *mpi, "--kill-on-bad-exit=1", "--distribution=block:block,Pack", "--cpu-bind=cores"]
+    cores = cluster["cpus_per_node"] // per_node  # srun does not take them from sbatch, from Slurm 22.05 on
+    srun = ["srun", f"--mpi={cluster['mpi']}", "--kill-on-bad-exit=1", "--distribution=block:block,Pack",
+            f"--cpus-per-task={cores}", "--cpu-bind=cores"]  # fmt: skip
     device = []
     if cluster["gpus_per_node"]:
         lines += [
@@ -165,7 +184,7 @@ def launch(cluster, refit, case, options, colocated):
         device = [] if "--device" in options else ["--device", "cuda"]
     run = [refit, "run", case, *device, *options, "--json"]
     result = '"$SLURM_JOB_NAME-$SLURM_JOB_ID.json"'
-    lines += ["# A rank that fails ends all: --kill-on-bad-exit hands refit's exit code on."]
+    lines += ["# A rank that fails ends all: --kill-on-bad-exit hands refit's exit code on. The time limit's signal goes to the ranks."]
     return [*lines, f"exec {shlex.join(srun)} \\", f"  {shlex.join(run)} {result}"]
 
 
@@ -182,6 +201,7 @@ def main():
     preset = "cuda" if cluster["gpus_per_node"] else "cpu"
     refit = os.path.abspath(args.refit or os.path.join(ROOT, "build", preset, "bin", "refit"))
     document = plan(refit, args.case, handed)
+    cluster = without_gpus(cluster, document, refit)
     ranks = document["ranks"]
     nodes, per_node = place(args.cluster, cluster, ranks)
     colocated = document["settings"].get("colocated", False)
@@ -194,7 +214,7 @@ def main():
         f"{'colocated, ' if colocated else ''}{ranks} tasks on {nodes} node{'s' if nodes > 1 else ''}.",
         "set -euo pipefail",
         *environment(cluster),
-        *launch(cluster, refit, os.path.abspath(args.case), handed, colocated),
+        *launch(cluster, refit, os.path.abspath(args.case), handed, colocated, per_node),
     ]
     print("\n".join(lines))
 

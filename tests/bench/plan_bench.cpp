@@ -67,8 +67,10 @@ BENCHMARK(world_totals)->Unit(benchmark::kMillisecond);
 /// The same with every rank of either side on one of 16 nodes of eight GPUs: holders are chosen by nodes.
 void world_totals_colocated(benchmark::State& state) {
   const Placement placement = colocated(world().train->ranks(), world().gen->ranks(), 1, 8);
-  const Planner planner(world().model.tensors, *world().train, *world().gen,
-                        {.colocated = true, .placement = placement});
+  Rules rules;
+  rules.colocated = true;
+  rules.placement = placement;
+  const Planner planner(world().model.tensors, *world().train, *world().gen, rules);
   for (auto _ : state) benchmark::DoNotOptimize(traffic(planner, placement).copies);
 }
 BENCHMARK(world_totals_colocated)->Unit(benchmark::kMillisecond);

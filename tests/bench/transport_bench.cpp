@@ -153,7 +153,7 @@ void direct_against_copies(Control& world, const std::vector<model::Tensor>& ten
   transport::Progress progress;
   const transport::Routes routes(from, {part.communicator.get()}, part.map);
   const auto make = [&](const kernels::ExecutionSpace& on) {
-    return make_direct(on, routes, part.me, part.copies, *peers, nullptr, world, part.map, {}, progress);
+    return make_direct(on, routes, part.me, {}, part.copies, *peers, nullptr, world, part.map, {}, progress);
   };
   const auto direct = make(space);
   const auto team = make(team_space);

@@ -324,6 +324,15 @@ class MatrixTest(unittest.TestCase):
         with self.assertRaisesRegex(OSError, "did not end within 0.5 s"):
             runner.draws_pictures(STUB, 0.5)
 
+    def test_launcher_that_fails(self):
+        """1 of the launcher is no wrong data."""
+        self.matrix(a="pass 2")
+        self.run_matrix(1, launcher=("--launcher", "sh -c 'echo no interface for MPI; exit 1' {ranks}"))
+        case = self.results()["a"]
+        self.assertEqual((case["status"], case["exit_code"]), ("error", 1))
+        self.assertEqual(case["reason"], "exit code 1 without a result.json: no interface for MPI")
+        self.assertEqual(self.started(), [])
+
     def test_baseline(self):
         """Bytes must be equal, time may grow as the file says, less on its own machine; a new case is no fault."""
         self.matrix(a="pass 2", b="pass 2")

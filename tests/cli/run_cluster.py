@@ -24,12 +24,12 @@ WORD, NUMBER = r"[\w.%+-]+", r"[1-9]\d*"
 # What sbatch would take of the directives that are written: their names and values.
 DIRECTIVES = {
     "job-name": WORD, "partition": WORD, "account": WORD, "time": r"(\d+-)?\d+:\d\d:\d\d", "nodes": NUMBER,
-    "ntasks": NUMBER, "ntasks-per-node": NUMBER, "cpus-per-task": NUMBER, "gpus-per-node": NUMBER, "output": WORD,
-    "exclusive": None,
+    "signal": r"TERM@[1-9]\d*", "ntasks": NUMBER, "ntasks-per-node": NUMBER, "cpus-per-task": NUMBER, "gpus-per-node": NUMBER,
+    "output": WORD, "exclusive": None,
 }  # fmt: skip
 HOSTS = "nodes = 2\ncpus_per_node = 4\n"
 GPUS = """nodes = 8\ngpus_per_node = 8\ncpus_per_node = 96\npartition = "gpu"\naccount = "x1"\ntime = "1-00:00:00"
-nics = ["mlx5_0", "mlx5_1"]\nsocket_interface = "eth0"\nmodules = ["openmpi/5.0", "cuda"]\nmpi = "pmix"\n"""
+nics = ["mlx5_0", "mlx5_1"]\nsocket_interface = "eth0"\nmodules = ["openmpi/5.0", "cuda"]\nmpi = "pmix_v4"\n"""
 
 
 def skip(what):
@@ -49,9 +49,28 @@ def write(path, text):
     return path
 
 
-def sbatch(suite, case, cluster, *arguments):
+def with_cuda(suite):
+    """refit as a build with CUDA describes itself in its plans."""
+    text = f"""#!{sys.executable}
+import json, subprocess, sys
+code = subprocess.call(["{suite.args.refit}", *sys.argv[1:]])
+if code == 0 and "--json" in sys.argv:
+    path = sys.argv[sys.argv.index("--json") + 1]
+    with open(path, encoding="utf-8") as file:
+        document = json.load(file)
+    document["environment"]["cuda"] = "12.4"
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(document, file)
+sys.exit(code)
+"""
+    path = write(suite.path("refit-cuda"), text)
+    os.chmod(path, 0o755)
+    return path
+
+
+def sbatch(suite, case, cluster, *arguments, refit=None):
     path = write(suite.path("cluster.toml"), cluster)
-    command = [sys.executable, os.path.join(SCRIPTS, "slurm", "sbatch.py"), case, path, "--refit", suite.args.refit]
+    command = [sys.executable, os.path.join(SCRIPTS, "slurm", "sbatch.py"), case, path, "--refit", refit or suite.args.refit]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS)
 
 
@@ -68,10 +87,9 @@ def check_script(suite, text, ranks, nodes):
     for key, value in values.items():
         known = key in DIRECTIVES and (value is None if DIRECTIVES[key] is None else re.fullmatch(DIRECTIVES[key], value))
         suite.check(known, f"directive --{key}={value}")
-    count = {key: int(values[key]) for key in ("ntasks", "nodes", "ntasks-per-node")}
-    suite.check((count["ntasks"], count["nodes"]) == (ranks, nodes), f"{count}, not {ranks} ranks on {nodes} nodes")
-    room = count["nodes"] * count["ntasks-per-node"]
-    suite.check(room >= ranks > room - count["ntasks-per-node"], f"{count}: too many or too few nodes")
+    suite.check((values["ntasks"], values["nodes"]) == (str(ranks), str(nodes)), f"{values}, not {ranks} ranks on {nodes} nodes")
+    per_node = int(values.get("ntasks-per-node", 0))  # Slurm warns where the last node has fewer
+    suite.check(per_node * nodes in (0, ranks), f"{values}: tasks of a node")
     return values
 
 
@@ -94,14 +112,16 @@ def slurm(suite):
     shellcheck = tool("shellcheck")
     demo = os.path.join(suite.args.inputs, "cases", "demo-synthetic.toml")
     published = os.path.join(suite.args.inputs, "cases", "published", "qwen3-30b-ep8pp2-to-tp2dp8-ffn.toml")
+    cuda = with_cuda(suite)
     jobs = {
         "hosts": (sbatch(suite, demo, HOSTS, "--", "--steps", "2"), 6, 2),
-        "gpus": (sbatch(suite, published, GPUS, "--", "--executor", "p2p"), 32, 4),
+        "gpus": (sbatch(suite, published, GPUS, "--", "--executor", "p2p", refit=cuda), 32, 4),
+        "without": (sbatch(suite, published, GPUS), 32, 1),
         "changed": (sbatch(suite, demo, HOSTS, "--", "--gen", "TP2"), 4, 1),
         "example": (None, 32, 4),
     }
     with open(os.path.join(SCRIPTS, "slurm", "example.toml"), encoding="utf-8") as file:
-        jobs["example"] = (sbatch(suite, published, file.read()), 32, 4)
+        jobs["example"] = (sbatch(suite, published, file.read(), refit=cuda), 32, 4)
     texts = {}
     for name, (ended, ranks, nodes) in jobs.items():
         if not suite.check(ended.returncode == 0, f"{name}: exit code {ended.returncode}: {ended.stderr}"):
@@ -114,6 +134,15 @@ def slurm(suite):
         linted = subprocess.run([*linter, path], capture_output=True, text=True, check=False)
         suite.check(linted.returncode == 0, f"{name}: {linted.stdout}{linted.stderr}")
 
+    suite.check("built without CUDA" in jobs["without"][0].stderr and "cuda" not in texts["without"].split("exec srun")[1],
+                f"without CUDA: {jobs['without'][0].stderr}{texts['without']}")  # fmt: skip
+    for name, seconds in (("hosts", 60), ("gpus", 60)):
+        suite.check(f"--signal=TERM@{seconds}\n" in texts[name], f"{name}: no signal before the time limit")
+    short = sbatch(suite, demo, HOSTS + 'time = "00:02:00"\n')
+    suite.check("--signal=TERM@30\n" in short.stdout, f"two minutes: {short.stdout}")
+    for name in ("hosts", "changed"):
+        suite.check("srun --mpi=pmix --kill-on-bad-exit=1 " in texts[name], f"{name}: {texts[name]}")
+
     # srun's stand-in starts what it is told to start: the job passes
     start = " ".join(mpirun(6))
     ended = run_script(suite, "hosts", texts["hosts"], f'while [[ $1 == --* ]]; do shift; done\nexec {start} "$@"\n')
@@ -122,8 +151,8 @@ def slurm(suite):
     suite.check(document["status"] == "passed" and len(document["weight_sync"]["samples"]) == 2, f"{document.get('status')}")
     ended = run_script(suite, "gpus", texts["gpus"], 'printf "%s\\n" "$@"\nenv | grep -E "^(NCCL|UCX|OMPI_MCA)_"\n')
     words = ended.stdout.splitlines()
-    for word in ("module load openmpi/5.0", "--mpi=pmix", "--gpu-bind=none", "--kill-on-bad-exit=1", "p2p", "cuda", published,
-                 "gpus-7.json", "NCCL_IB_HCA==mlx5_0,mlx5_1", "UCX_NET_DEVICES=mlx5_0:1,mlx5_1:1",
+    for word in ("module load openmpi/5.0", "--mpi=pmix_v4", "--gpu-bind=none", "--cpus-per-task=12", "--kill-on-bad-exit=1", "p2p", "cuda",
+                 published, "gpus-7.json", "NCCL_IB_HCA==mlx5_0,mlx5_1", "UCX_NET_DEVICES=mlx5_0:1,mlx5_1:1",
                  "NCCL_SOCKET_IFNAME=eth0"):  # fmt: skip
         suite.check(word in words, f"gpus: no {word} in {words} {ended.stderr}")
 
@@ -142,7 +171,7 @@ def slurm(suite):
     refused("a NIC", "nics: 3 is no word", demo, HOSTS + "nics = [3]\n")
     refused("a time", "time: 'soon' is no time", demo, HOSTS + 'time = "soon"\n')
     refused("too many ranks", "needs 6 ranks, which is 2 nodes of 4 cores", demo, "nodes = 1\ncpus_per_node = 4\n")
-    refused("few cores", "every rank needs a core", demo, "nodes = 1\ncpus_per_node = 4\ngpus_per_node = 8\n")
+    refused("few cores", "every rank needs a core", demo, "nodes = 1\ncpus_per_node = 4\ngpus_per_node = 8\n", "--refit", cuda)
     refused("a wrong case", "is none of TP, EP", demo, HOSTS, "--", "--gen", "TQ2")
     refused("no case", "absent.toml", suite.path("absent.toml"), HOSTS)
     refused("no refit", "build it, or name one with --refit", demo, HOSTS, "--refit", suite.path("absent"))

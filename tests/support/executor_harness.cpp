@@ -315,8 +315,8 @@ std::unique_ptr<transport::Executor> make_bulk(const TransportCase& job, const R
     flags = job.foreign ? transport::make_shared_peer_memory(*services.world, flag_bytes)
                         : services.peer_memory(flag_bytes);
   }
-  return make_direct(space, routes, me, copies, *peers, std::move(flags), *services.world, job.world(), job.tuning,
-                     progress,
+  return make_direct(space, routes, me, job.bulk, copies, *peers, std::move(flags), *services.world, job.world(),
+                     job.tuning, progress,
                      quantised != nullptr ? transport::QuantisedSends{&quantised->quantise(), job.destination}
                                           : transport::QuantisedSends());
 }
@@ -430,7 +430,7 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   if (!job.misc.empty()) {
     misc =
         make_misc(space, network.gather.get(), network.stream.get(), me, job.misc, sent ? sent->layout() : *job.source,
-                  *job.destination, job.misc_buffer_bytes, job.tuning, progress);
+                  *job.destination, {}, job.misc_buffer_bytes, job.tuning, progress);
   }
 
   RankOutcome outcome{"",
@@ -448,7 +448,7 @@ RankOutcome run_rank(const TransportCase& job, const RankServices& services) {
   for (std::int64_t step = 0; step < job.refits; ++step) {
     world.barrier();  // destinations have checked the previous refit
     // Forwarding ranks are then awake before the copies that they forward come.
-    if (sends && !job.rules().domains.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    if (sends && !job.rules().fan_out.domains.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (step == job.restart) {
       if (receives) std::memset(destination, kernels::kPoison, static_cast<std::size_t>(to->bytes()));
       bulk->restart();

@@ -71,6 +71,7 @@ struct TransportCase {
   bool per_stage = false;
   std::int64_t domain_ranks = 0;   ///< direct: destination ranks that feed each other
   bool feeds_by_host = false;      ///< direct: destination ranks of a domain of `placement` feed each other instead
+  bool passes_on = false;          ///< direct: domains hand on
   plan::Placement placement = {};  ///< empty = no two ranks are near each other
   plan::Striping striping;
   /// Set where weights are quantised on the way: `bulk` has their scales behind them. direct needs all ranks to map
@@ -89,8 +90,11 @@ struct TransportCase {
   WorldMap world() const { return {source->ranks(), destination->ranks(), colocated}; }
   plan::Rules rules() const {
     return {
-        feeds_by_host ? plan::domains_of(placement) : plan::domains_of_neighbours(destination->ranks(), domain_ranks),
-        colocated, placement, striping};
+        {feeds_by_host ? plan::domains_of(placement) : plan::domains_of_neighbours(destination->ranks(), domain_ranks),
+         passes_on},
+        colocated,
+        placement,
+        striping};
   }
 };
 

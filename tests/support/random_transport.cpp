@@ -253,6 +253,7 @@ void RandomTransport::draw_sizes(std::mt19937_64& random) {
   t.engines.most_bytes = one_of(random, {50, 1000, 1 << 20});
   t.engines.batch = one_of(random, {1, 3, 256});
   t.engines.host_bytes = one_of(random, {0, 30, 500});
+  t.parts = one_of(more, {1, 2, 5, t.parts});
   base_.striping.min_bytes = one_of(random, {1, 10, 1000, base_.striping.min_bytes});
   base_.striping.min_rows = one_of(random, {1, base_.striping.min_rows});
   base_.misc_buffer_bytes = one_of(random, {64, 100, 1024, 1 << 20});
@@ -292,6 +293,7 @@ TransportCase RandomTransport::on_hosts(TransportCase direct) const {
     devices.push_back(host_of[static_cast<std::size_t>(rank)] * world.size() + rank);
   direct.placement = plan::listed(world, devices, world.size());
   direct.feeds_by_host = true;
+  direct.passes_on = random() % 3 != 0;
   for (int a = 0; a < world.size(); ++a)
     for (int b = a + 1; b < world.size(); ++b)
       if (host_of[static_cast<std::size_t>(a)] != host_of[static_cast<std::size_t>(b)]) direct.unmapped.insert({a, b});
@@ -340,12 +342,13 @@ std::string RandomTransport::describe(const TransportCase& job) const {
       seed_, to_string(precisions_), to_string(job.executor), delta, job.source->ranks(), job.destination->ranks(),
       job.colocated ? ", colocated" : "", job.quantiser ? fmt::format(", {}", name(*job.quantiser)) : "",
       job.foreign ? ", foreign memory" : "", devices(job.placement.source), devices(job.placement.destination),
-      job.domain_ranks, job.feeds_by_host ? " (hosts)" : "", job.striping.min_bytes, job.striping.min_rows, t.streams,
-      t.group_size, t.chunk_bytes, t.ring_chunks, t.message_bytes, t.small_bytes.value_or(-1), t.packed_bytes,
-      t.message_cost_bytes, t.golden_part_bytes, t.reshard_group_bytes, t.fan_out_chunk_bytes, t.table.item_bytes,
-      t.table.quantised_elements, t.table.streamed_bytes, job.misc_buffer_bytes, t.engines.least_bytes,
-      t.engines.least_strided_bytes, t.engines.least_row_bytes, t.engines.split_row_bytes, t.engines.most_bytes,
-      t.engines.batch);
+      job.domain_ranks,
+      job.feeds_by_host ? job.passes_on ? fmt::format(" (hosts, hand on in {})", t.parts) : " (hosts)" : "",
+      job.striping.min_bytes, job.striping.min_rows, t.streams, t.group_size, t.chunk_bytes, t.ring_chunks,
+      t.message_bytes, t.small_bytes.value_or(-1), t.packed_bytes, t.message_cost_bytes, t.golden_part_bytes,
+      t.reshard_group_bytes, t.fan_out_chunk_bytes, t.table.item_bytes, t.table.quantised_elements,
+      t.table.streamed_bytes, job.misc_buffer_bytes, t.engines.least_bytes, t.engines.least_strided_bytes,
+      t.engines.least_row_bytes, t.engines.split_row_bytes, t.engines.most_bytes, t.engines.batch);
 }
 
 RandomCases::RandomCases(std::int64_t cases_by_default) {

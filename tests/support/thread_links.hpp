@@ -22,7 +22,8 @@ class ThreadMachine {
   std::shared_ptr<ThreadArenas> arenas(int number, int rank, std::int64_t bytes);
 
   std::set<std::pair<int, int>> unmapped;  ///< (smaller, larger) world ranks that cannot map each other
-  plan::Rates rates{10e9, 10e9, 0, 0, 20e9, 1e-6, true};
+  plan::Rates rates{
+      .device_in = 10e9, .device_out = 10e9, .memory = 20e9, .launch_seconds = 1e-6, .memory_is_shared = true};
   bool has_rates_that_change = false;
 
  private:

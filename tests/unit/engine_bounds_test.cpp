@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "app/case_reader.hpp"
 #include "case/setup.hpp"
 #include "transport/rates.hpp"
@@ -35,9 +37,9 @@ TEST(DeviceRates, GiveThePublishedBoundsOfOneNvlinkDomain) {
     const plan::Bound bound = plan::lower_bound(setup.model.tensors, setup.sent(), *setup.gen, rates, placement);
     EXPECT_EQ(fmt::format("{:.1f}", 1e3 * bound.total()), row.milliseconds) << row.name;
     EXPECT_EQ(bound.term(), row.term) << row.name;
-    const std::int64_t ranks =
+    const plan::FanOutRules chosen =
         plan::choose_fan_out(setup.model.tensors, setup.sent(), *setup.gen, rates, {.placement = placement});
-    EXPECT_EQ(ranks, row.fans_out ? setup.gen->ranks() : 0) << row.name;
+    EXPECT_EQ(plan::largest_domain(chosen.domains), row.fans_out ? setup.gen->ranks() : 0) << row.name;
   }
 }
 
@@ -49,24 +51,56 @@ TEST(DeviceRates, OfADeviceAndOfANetwork) {
   EXPECT_EQ(shared.memory, 3e12);
   EXPECT_EQ(shared.device_in, 370e9);
   EXPECT_EQ(shared.domain_in, 0);
-  measured.network = 100e9;
+  measured.network = {{100e9, 100e9}, {100e9, 100e9}};
   EXPECT_EQ(device_rates(measured, 1).domain_in, 100e9);
+  EXPECT_TRUE(device_rates(measured, 1).each_domain_in.empty());
+  measured.network.in[1] = 25e9;
+  EXPECT_EQ(device_rates(measured, 1).domain_in, 100e9);
+  EXPECT_EQ(device_rates(measured, 1).into_domain(1), 25e9);
+  EXPECT_EQ(device_rates(measured, 1).out_of_domain(1), 100e9);
 }
 
 /// A machine's other work can only hide a rate: of two probes each rate is the better one.
 TEST(Rates, AreTheBestOfTwoProbes) {
-  const ProbedRates a{10, 9, 8, 0, 7, 6, 5, 4, 0.2}, b{11, 8, 9, 3, 2, 7, 0, 5, 0.1};
+  ProbedRates a, b;
+  a.pair = 10, a.pair_message = 9, a.pair_engine = 7, a.memory = 4, a.latency = 0.2;
+  b.pair = 11, b.pair_message = 8, b.pair_store = 3, b.pair_engine = 2, b.memory = 5, b.latency = 0.1;
+  a.network = {{5, 1}, {4, 2}};
+  b.network = {{3, 2}, {6, 1}};
   const ProbedRates best = best_of(a, b);
   EXPECT_EQ(best.pair, 11);
   EXPECT_EQ(best.pair_message, 9);
-  EXPECT_EQ(best.all_pairs, 9);
   EXPECT_EQ(best.pair_store, 3);
   EXPECT_EQ(best.pair_engine, 7);
-  EXPECT_EQ(best.all_stores, 7);
-  EXPECT_EQ(best.network, 5);
+  EXPECT_EQ(best.network, (transport::NetworkRates{{5, 2}, {6, 2}}));
+  EXPECT_EQ(best_of(a, {}).network, a.network);
   EXPECT_EQ(best.memory, 5);
   EXPECT_EQ(best.latency, 0.1);
   EXPECT_EQ(best_of(a, {}).latency, 0.2);
+}
+
+/// Whoever meets whom: each of the others once, in as many rounds as there are others, or one more where one sits out.
+TEST(Rates, OfHostsAreMeasuredAgainstEveryOther) {
+  for (int hosts = 2; hosts <= 9; ++hosts) {
+    std::set<std::pair<int, int>> met;
+    for (int round = 0; round < hosts - 1 + hosts % 2; ++round) {
+      std::set<int> busy;
+      for (const transport::HostPair& pair : transport::pairs_of_round(hosts, round)) {
+        EXPECT_LT(pair.from, pair.to);
+        EXPECT_TRUE(busy.insert(pair.from).second && busy.insert(pair.to).second) << hosts << " hosts, round " << round;
+        EXPECT_TRUE(met.emplace(pair.from, pair.to).second) << hosts << " hosts, round " << round;
+      }
+    }
+    EXPECT_EQ(std::ssize(met), hosts * (hosts - 1) / 2);
+  }
+}
+
+/// 0.2 Gbit/s: 10 MB, of which a shaper's first 256 KiB are a fortieth; a fast link has as much as may be.
+TEST(Rates, TakeMessagesThatShowALink) {
+  EXPECT_EQ(transport::bytes_that_show(25e6, 32 << 20), 10'000'000);
+  EXPECT_EQ(transport::bytes_that_show(1e6, 32 << 20), 4 << 20);
+  EXPECT_EQ(transport::bytes_that_show(10e9, 32 << 20), 32 << 20);
+  EXPECT_EQ(transport::bytes_that_show(10e9, 1 << 20), 1 << 20);
 }
 
 TEST(Places, SayWhoSharesDevicesAndDomains) {

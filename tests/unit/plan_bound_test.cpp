@@ -27,6 +27,7 @@ struct World {
   Placement placement;
   std::int64_t ranks_per_device = 1;
   std::int64_t domain_ranks = 0;  ///< of fan-out
+  bool hands_on = false;          ///< between the domains of `placement`
   bool apart = true;              ///< the sides share no device
   bool colocated = false;         ///< rank r of either side is one process
 
@@ -34,7 +35,11 @@ struct World {
     return {tensors,
             source,
             *destination,
-            {domains_of_neighbours(destination->ranks(), domain_ranks), colocated, placement, {}}};
+            {hands_on ? FanOutRules{domains_of(placement), true}
+                      : FanOutRules{domains_of_neighbours(destination->ranks(), domain_ranks)},
+             colocated,
+             placement,
+             {}}};
   }
 };
 
@@ -82,6 +87,7 @@ World random_world(std::uint64_t seed) {
   }
   const std::int64_t fan_outs[] = {0, 2, 3, 4, world.destination->ranks()};
   world.domain_ranks = fan_outs[random() % std::size(fan_outs)];
+  world.hands_on = world.domain_ranks == 4;
   return world;
 }
 
@@ -100,7 +106,7 @@ struct Counted {
 
   explicit Counted(const World& world) {
     world.planner().for_each_copy([&](const Copy& copy) {
-      const bool forwarded = copy.fan_out == FanOut::forwarded;
+      const bool forwarded = copy.is_from_taker();
       const auto& senders = forwarded ? world.placement.destination : world.placement.source;
       const Site from = senders.at(static_cast<std::size_t>(to_int(copy.source.rank)));
       const Site to = world.placement.destination.at(static_cast<std::size_t>(to_int(copy.destination.rank)));

@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <map>
 #include <memory>
 #include <optional>
 
 #include "gen/vllm/layout.hpp"
 #include "plan/cost.hpp"
+#include "plan/model.hpp"
 #include "plan/traffic.hpp"
 #include "support/random_layout.hpp"
 #include "train/megatron/layout.hpp"
@@ -141,17 +144,109 @@ TEST(Bound, CountsTheNetworkBetweenDomainsOnly) {
   EXPECT_EQ(fmt::format("{:.1f}", bound_of(row, ports(0, 1e9), two).seconds.egress), "16.4");
 }
 
+/// Links that differ: a domain's bytes at its own rate, and holders share the sending as their links allow.
+TEST(Bound, KnowsTheLinkOfEveryDomain) {
+  const Row one{"qwen3-8b", "TP1", "DP2", 0, 1, 0, "", ""};
+  Rates rates = ports(0, 1e9);
+  rates.each_domain_in = {1e9, 1e9, 0.25e9};
+  rates.each_domain_out = {1e9, 0.25e9, 0.25e9};
+  const auto seconds = [](double value) { return fmt::format("{:.1f}", value); };
+  // Both takers are behind links of their own, one of them slow.
+  Bound bound = bound_of(one, rates, Placement{{{0, 0}}, {{1, 1}, {2, 2}}});
+  EXPECT_EQ(seconds(bound.seconds.ingress), "65.5");
+  EXPECT_EQ(seconds(bound.seconds.egress), "16.4");
+  EXPECT_EQ(seconds(bound.seconds.fanout), "21.8");  // 32.8 GB by 1.5 GB/s together
+  // Two holders for one taker: 1.25 GB/s together.
+  const Row shared{"qwen3-8b", "DP2", "TP1", 0, 1, 0, "", ""};
+  bound = bound_of(shared, rates, Placement{{{0, 0}, {1, 1}}, {{2, 2}}});
+  EXPECT_EQ(seconds(bound.seconds.egress), "13.1");
+  // The same bytes at other rates.
+  bound.time(ports(0, 1e9));
+  EXPECT_EQ(seconds(bound.seconds.egress), "8.2");
+  EXPECT_EQ(seconds(bound.seconds.ingress), "16.4");
+  rates.each_domain_in[2] = 1e9;
+  bound.time(rates);
+  EXPECT_EQ(seconds(bound.seconds.ingress), "16.4");
+}
+
 /// Four replicas behind one node's ports: 0.611 s of network without fan-out, 0.153 s with it. The devices' ports alone
 /// see no difference worth it.
 TEST(FanOut, IsChosenForTheNetwork) {
   const Sides sides("qwen3-30b-a3b", "EP8xPP2xDP8", "TP2xDP8");
   const Placement nodes = apart(sides.train->ranks(), sides.gen->ranks(), 1, 8);
   const auto chosen = [&](const Rates& rates) {
-    return largest_domain(choose_fan_out(sides.model.tensors, *sides.train, *sides.gen, rates, {.placement = nodes}));
+    return largest_domain(
+        choose_fan_out(sides.model.tensors, *sides.train, *sides.gen, rates, {.placement = nodes}).domains);
   };
   EXPECT_EQ(chosen(ports(370e9, 400e9)), 8);
   EXPECT_EQ(chosen(ports(0, 400e9)), 8);
   EXPECT_EQ(chosen(ports(370e9)), 0);
+}
+
+/// The seconds of the busiest port if whole boxes go from holders to takers as well as they can: all ways are tried.
+double best_by_trying(const Placement& placement, double bytes, const Rates& rates) {
+  const std::size_t holders = placement.source.size(), takers = placement.destination.size();
+  double best = 1e300;
+  std::vector<std::size_t> choice(takers, 0);
+  for (std::size_t number = 0, all = static_cast<std::size_t>(std::pow(holders, takers)); number < all; ++number) {
+    std::map<std::pair<int, int>, double> load;  // kind of a port and its number -> seconds
+    for (std::size_t taker = 0, rest = number; taker < takers; ++taker, rest /= holders) {
+      const auto from = placement.source[rest % holders], to = placement.destination[taker];
+      if (from.device != to.device) {
+        load[{0, from.device}] += bytes / rates.device_out;
+        load[{1, to.device}] += bytes / rates.device_in;
+      }
+      if (from.domain == to.domain) continue;
+      load[{2, from.domain}] += bytes / rates.domain_out;
+      load[{3, to.domain}] += bytes / rates.domain_in;
+    }
+    double busiest = 0;
+    for (const auto& [port, seconds] : load) busiest = std::max(busiest, seconds);
+    best = std::min(best, busiest);
+  }
+  return best;
+}
+
+/// Bytes stay in a domain as long as no port is busier by that than it need be.
+TEST(NearHolders, KeepPortsLevel) {
+  using Sites = std::vector<Placement::Site>;
+  struct Near {
+    Sites source, destination;
+    double domain;  ///< a domain's rate, where a device has 100
+    bool near;
+  };
+  const Near rows[] = {
+      // A holder and a taker on each of two hosts: nothing crosses.
+      {{{0, 0}, {2, 1}}, {{1, 0}, {3, 1}}, 100, true},
+      {{{0, 0}, {2, 1}}, {{1, 0}, {3, 1}}, 1000, true},
+      // One holder beside four takers, three elsewhere: four boxes by one device, or one by each and three by a link.
+      {{{0, 0}, {5, 1}, {6, 2}, {7, 3}}, {{1, 0}, {2, 0}, {3, 0}, {4, 0}}, 300, false},
+      {{{0, 0}, {5, 1}, {6, 2}, {7, 3}}, {{1, 0}, {2, 0}, {3, 0}, {4, 0}}, 25, true},
+      {{{0, 0}, {5, 1}, {6, 2}, {7, 3}}, {{1, 0}, {2, 0}, {3, 0}, {4, 0}}, 1, true},
+      // Two and two on one host, four more holders elsewhere: spreading gains nothing.
+      {{{0, 0}, {1, 0}, {4, 1}, {5, 1}}, {{2, 0}, {3, 0}}, 1000, true}};
+  for (const Near& row : rows) {
+    const Placement placement{row.source, row.destination};
+    const Sides sides("qwen3-0.6b", fmt::format("DP{}", row.source.size()).c_str(),
+                      fmt::format("DP{}", row.destination.size()).c_str());
+    Rates rates;
+    rates.device_in = rates.device_out = 100e9;
+    rates.domain_in = rates.domain_out = row.domain * 1e9;
+    Rules rules{.placement = placement};
+    rules.near_domains = choose_near_domains(sides.model.tensors, *sides.train, *sides.gen, rates, rules);
+    const std::string what =
+        fmt::format("{} holders, {} takers, {}", row.source.size(), row.destination.size(), row.domain);
+    EXPECT_EQ(rules.near_domains, row.near) << what;
+    const Planner planner(sides.model.tensors, *sides.train, *sides.gen, rules);
+    const Loads loads = traffic(planner, placement, {.hash = false}).loads;
+    double bytes = 0;
+    for (const PortLoad& load : loads.sent) bytes += static_cast<double>(load.bytes);
+    bytes /= static_cast<double>(row.destination.size());
+    // Boxes may be cut, and those of unlike sizes take turns: a part of a percent.
+    EXPECT_LE(seconds_at_once(loads, {rates, placement}), 1.01 * best_by_trying(placement, bytes, rates)) << what;
+    // Without rates bytes stay where they are.
+    EXPECT_TRUE(choose_near_domains(sides.model.tensors, *sides.train, *sides.gen, {}, rules)) << what;
+  }
 }
 
 /// Qwen3-4B's q, k and v lie in eight boxes, each of which eight holders cut: small parts, of which none may come in
@@ -162,7 +257,7 @@ TEST(FanOut, BringsEachBoxIntoADomainOnce) {
   for (const Tensor& tensor : sides.model.tensors) bytes += tensor.bytes();
   for (const std::int64_t domain_ranks : {4, 8}) {
     const Traffic all = traffic(
-        Planner(sides.model.tensors, *sides.train, *sides.gen, {.domains = domains_of_neighbours(8, domain_ranks)}));
+        Planner(sides.model.tensors, *sides.train, *sides.gen, {.fan_out = {domains_of_neighbours(8, domain_ranks)}}));
     EXPECT_EQ(all.bytes - all.forwarded(), bytes * 8 / domain_ranks);
     EXPECT_EQ(all.bytes, 8 * bytes);
     // Small boxes take turns among their takers: all forward the same within a hundredth.

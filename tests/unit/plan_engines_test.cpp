@@ -104,7 +104,7 @@ TEST_P(RandomEngines, GetEveryElementOnce) {
     // Cut between holders, and between the takers of a domain, down to single elements.
     const Planner planner(
         world.tensors, world.source, *world.destination,
-        {.domains = domains_of_neighbours(world.destination->ranks(), domain_ranks), .striping = {8, 1}});
+        {.fan_out = {domains_of_neighbours(world.destination->ranks(), domain_ranks)}, .striping = {8, 1}});
     EXPECT_EQ(execute(world, planner), world.right());
   }
 }
@@ -146,7 +146,7 @@ TEST_P(RandomEngines, ShareWhatEntersADomain) {
   std::int64_t entering = 0;
   std::tuple<std::int32_t, Box, Rank> last{-1, {}, {}};  // of which a rank may have several places
   Planner(world.tensors, world.source, *world.destination,
-          {.domains = domains_of_neighbours(world.destination->ranks(), 64)})
+          {.fan_out = {domains_of_neighbours(world.destination->ranks(), 64)}})
       .for_each_copy([&](const Copy& copy) {
         if (copy.fan_out == FanOut::forwarded) return;
         const std::tuple mine(copy.tensor, copy.box, copy.destination.rank);
@@ -178,11 +178,11 @@ TEST(PlanEngines, FeedEachOther) {
   };
   const MeshLayout train = replicas(1, DType::bf16);
   const std::int64_t bytes = tensors[0].bytes();
-  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::bf16), {.domains = {0, 0, 0}})).forwarded(), 2 * bytes);
-  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::bf16), {.domains = {0, 0, 0}})).egress_max(), bytes);
+  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::bf16), {.fan_out = {{0, 0, 0}}})).forwarded(), 2 * bytes);
+  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::bf16), {.fan_out = {{0, 0, 0}}})).egress_max(), bytes);
   // In another form the box goes to the other engine by itself.
-  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::f32), {.domains = {0, 0, 0}})).forwarded(), bytes);
-  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::f32), {.domains = {0, 0, 0}})).egress_max(), 2 * bytes);
+  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::f32), {.fan_out = {{0, 0, 0}}})).forwarded(), bytes);
+  EXPECT_EQ(traffic(Planner(tensors, train, joined(DType::f32), {.fan_out = {{0, 0, 0}}})).egress_max(), 2 * bytes);
 }
 
 }  // namespace

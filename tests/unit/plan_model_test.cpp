@@ -6,6 +6,7 @@
 
 #include "gen/vllm/layout.hpp"
 #include "plan/model.hpp"
+#include "plan/moved.hpp"
 #include "plan/policy.hpp"
 #include "support/random_layout.hpp"
 #include "train/megatron/layout.hpp"
@@ -114,7 +115,7 @@ TEST(Model, CountsPortsStagingAndSteps) {
   EXPECT_EQ(direct.term, "wire");
   EXPECT_DOUBLE_EQ(direct.total, 0.2 + 1e-3);  // one launch
   const Loads shared =
-      traffic(Planner(tensors, source, replicas, {.domains = domains_of_neighbours(replicas.ranks(), 2)}),
+      traffic(Planner(tensors, source, replicas, {.fan_out = {domains_of_neighbours(replicas.ranks(), 2)}}),
               machine.placement)
           .loads;
   EXPECT_DOUBLE_EQ(direct_seconds(shared, machine, Knobs()).wire, 0.1);  // each forwards its half
@@ -143,9 +144,12 @@ TEST(Model, CountsPortsStagingAndSteps) {
   // Ranks that share a memory have all of it in one queue: 20 GB of copies, read and written, and 10 GB packed.
   machine.rates.memory_is_shared = true;
   machine.rates.memory = 100e9;
+  for (auto* sites : {&machine.placement.source, &machine.placement.destination})
+    for (Placement::Site& site : *sites) site.domain = 0;
   EXPECT_DOUBLE_EQ(direct_seconds(loads, machine, Knobs()).wire, 0.4);
   EXPECT_EQ(direct_seconds(loads, machine, Knobs()).port, "memory");
-  EXPECT_DOUBLE_EQ(p2p_seconds(strided, machine, Knobs()).staging, 0.2);
+  const Loads on_one_host = traffic(Planner(tensors, source, columns), machine.placement).loads;
+  EXPECT_DOUBLE_EQ(p2p_seconds(on_one_host, machine, Knobs()).staging, 0.2);
 }
 
 /// direct sends the form that the destination stores; all others send the source's.
@@ -224,6 +228,78 @@ TEST(Model, SendsMiscThroughOnePort) {
   ModelSeconds apart_model;
   add_misc(load, machine, apart_model);
   EXPECT_GT(apart_model.misc, 1.0);
+}
+
+/// Three hosts: train's halves on hosts 0 and 1, two replicas on hosts 1 and 2; 20 kB, links of 1 kB/s.
+struct Hosts {
+  std::vector<Tensor> tensors = one_tensor({1'000, 10});
+  test_support::MeshLayout source = rows_layout(tensors, 1, 2), destination = rows_layout(tensors, 2, 1);
+  Machine machine;
+  std::vector<Tensor> none;
+
+  Hosts() {
+    machine.rates.device_in = machine.rates.device_out = 1e9;
+    machine.rates.domain_in = machine.rates.domain_out = 1e3;
+    machine.rates.memory = 1e12;
+    machine.rates.memory_is_shared = true;
+    machine.placement = {{{0, 0}, {1, 1}}, {{2, 1}, {3, 2}}};
+  }
+  Loads loads() const {
+    return traffic(Planner(tensors, source, destination, {.placement = machine.placement}), machine.placement).loads;
+  }
+};
+
+/// A half goes from host to host: that of host 0 to 1 and 2, that of host 1 to 2 and 0. Host 2 takes in both, and host
+/// 1 sends both.
+TEST(Model, BroadcastsFromHostToHost) {
+  Hosts hosts;
+  const Broadcasts all = broadcasts(hosts.tensors, hosts.source, 1 << 20);
+  const ModelSeconds golden = golden_seconds(all, hosts.loads(), hosts.machine, Knobs());
+  EXPECT_NEAR(golden.wire, 20, 1e-3);
+  EXPECT_EQ(golden.port, "domain in");
+  hosts.machine.rates.each_domain_in = {1e3, 1e3, 1e3};
+  hosts.machine.rates.each_domain_out = {1e3, 0.5e3, 1e3};
+  EXPECT_NEAR(golden_seconds(all, hosts.loads(), hosts.machine, Knobs()).wire, 40, 1e-3);
+  hosts.machine.rates.each_domain_out.clear();
+  hosts.machine.rates.messages = 500;  // within host 1: both halves to its other rank
+  EXPECT_NEAR(golden_seconds(all, hosts.loads(), hosts.machine, Knobs()).wire, 40, 1e-3);
+
+  const Paths paths{hosts.tensors, hosts.none, hosts.source, hosts.destination};
+  const Wire wire = moved_by(paths, hosts.loads(), hosts.machine.placement, all, false).wire;
+  EXPECT_EQ(wire.bytes, 60'000);
+  EXPECT_EQ(wire.between_hosts_bytes, 40'000);
+  EXPECT_EQ(wire.within_hosts_bytes, 20'000);
+}
+
+/// Misc gathers host 1's half, and sends all to hosts 1 and 2, one after the other.
+TEST(Model, SendsMiscFromHostToHost) {
+  Hosts hosts;
+  const MiscLoad load =
+      misc_load(hosts.tensors, hosts.source, hosts.destination, 1 << 20, false, hosts.machine.placement);
+  EXPECT_EQ(load.gathered, 10'000);
+  EXPECT_EQ(load.gathered_far, 10'000);
+  ModelSeconds model;
+  add_misc(load, hosts.machine, model);
+  EXPECT_NEAR(model.misc, 30, 1e-3);
+
+  const Paths paths{hosts.none, hosts.tensors, hosts.source, hosts.destination};
+  const Wire wire = moved_by(paths, Loads(hosts.source, 2), hosts.machine.placement, std::nullopt, false).wire;
+  EXPECT_EQ(wire.between_hosts_bytes, 50'000);
+  EXPECT_EQ(wire.within_hosts_bytes, 0);
+}
+
+/// Planned copies: the half that is on host 1 does not cross for the replica there.
+TEST(Model, CountsWhatCrossesBetweenHosts) {
+  Hosts hosts;
+  const Paths paths{hosts.tensors, hosts.none, hosts.source, hosts.destination};
+  const Wire wire = moved_by(paths, hosts.loads(), hosts.machine.placement, std::nullopt, false).wire;
+  EXPECT_EQ(wire.between_hosts_bytes, 30'000);
+  EXPECT_EQ(wire.within_hosts_bytes, 10'000);
+  EXPECT_NEAR(p2p_seconds(hosts.loads(), hosts.machine, Knobs()).wire, 20, 1e-3);
+  EXPECT_NEAR(direct_seconds(hosts.loads(), hosts.machine, Knobs()).wire, 20, 1e-3);
+  hosts.machine.rates.messages = 200;  // of p2p; direct stores
+  EXPECT_NEAR(p2p_seconds(hosts.loads(), hosts.machine, Knobs()).wire, 50, 1e-3);
+  EXPECT_NEAR(direct_seconds(hosts.loads(), hosts.machine, Knobs()).wire, 20, 1e-3);
 }
 
 /// For any layouts: no executor is faster than the bytes that must enter or leave a device; more streams do not slow it

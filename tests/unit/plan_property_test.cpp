@@ -69,7 +69,7 @@ struct World {
     return {tensors,
             source,
             destination,
-            {domains_of_neighbours(destination.ranks(), domain_ranks), colocated, std::move(placement), striping}};
+            {{domains_of_neighbours(destination.ranks(), domain_ranks)}, colocated, std::move(placement), striping}};
   }
 };
 
@@ -100,15 +100,17 @@ bool stores(const Layout& layout, const Tensor& tensor, Rank rank, const Box& bo
   return std::ranges::any_of(pieces, [&](const Piece& piece) { return intersect(piece.box, box) == box; });
 }
 
-/// Carries out the destinations' plans, forwarded copies last; every element may be written once.
+/// Carries out the destinations' plans, hop by hop, and forwarded copies last of each; every element may be written
+/// once.
 Memory execute(const World& world, const Planner& planner) {
   const Memory source = full_memory(world.source);
   Memory destination = empty_memory(world.destination);
-  for (const bool forwarded : {false, true}) {
+  const auto turn_of = [](const Copy& copy) { return 2 * copy.hops + (copy.fan_out == FanOut::forwarded ? 1 : 0); };
+  for (int turn = 0; turn < 2 * std::max(1, world.destination.ranks()); ++turn) {
     for (std::int32_t r = 0; r < world.destination.ranks(); ++r) {
       for (const Copy& copy : planner.rank_plan(Side::destination, Rank{r}).copies) {
-        if (copy.destination.rank != Rank{r} || (copy.fan_out == FanOut::forwarded) != forwarded) continue;
-        const Memory& sender = forwarded ? destination : source;
+        if (copy.destination.rank != Rank{r} || turn_of(copy) != turn) continue;
+        const Memory& sender = copy.is_from_taker() ? destination : source;
         const auto& from = sender[static_cast<std::size_t>(to_int(copy.source.rank))].at(copy.source.place.storage);
         auto& to = destination[static_cast<std::size_t>(r)].at(copy.destination.place.storage);
         for_each_index(copy.box.extent, [&](const Extents& index) {
@@ -246,6 +248,54 @@ TEST(Plan, TakersTakeFromTheNearestHolders) {
     }
   }
   for (const std::int64_t count : {on_device, in_domain, far, forwards}) EXPECT_GT(count, 1000);
+}
+
+/// Every element arrives, leaves the holders for domains without one once, and each domain at most once; every rank
+/// sees its own part.
+TEST(PlanFanOut, DomainsHandOn) {
+  std::int64_t relayed = 0, passed = 0, forwarded = 0;
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    SCOPED_TRACE(fmt::format("seed {}", seed));
+    const World world = random_world(seed, seed % 5 == 0);
+    const WorldMap map{world.source.ranks(), world.destination.ranks(), seed % 3 == 0};
+    const Placement placement = random_placement(seed, map);
+    Rules rules{{domains_of(placement), true}, map.colocated, placement, world.striping};
+    const Planner planner(world.tensors, world.source, world.destination, rules);
+    EXPECT_EQ(execute(world, planner), full_memory(world.destination));
+
+    std::vector<std::vector<Key>> expected(static_cast<std::size_t>(map.size()));
+    using Leaving = std::map<std::pair<std::int32_t, std::int32_t>, std::int64_t>;
+    Leaving from_holders, from_takers;  // elements by tensor and domain, of takers' domains alone
+    Sum128 sum;
+    Key last{-1, {}, {}, {}, {}, {}};
+    planner.for_each_copy([&](const Copy& copy) {
+      const int from = map.world_rank(copy.is_from_taker() ? Side::destination : Side::source, copy.source.rank);
+      const int to = map.world_rank(Side::destination, copy.destination.rank);
+      expected[static_cast<std::size_t>(from)].push_back(key_of(copy));
+      if (from != to) expected[static_cast<std::size_t>(to)].push_back(key_of(copy));
+      sum += hash(copy, hash_factor(world.tensors[static_cast<std::size_t>(copy.tensor)].name));
+      relayed += copy.fan_out == FanOut::relayed ? 1 : 0;
+      passed += copy.fan_out == FanOut::passed ? 1 : 0;
+      forwarded += copy.fan_out == FanOut::forwarded ? 1 : 0;
+      if (copy.box.extent.size() == 0 || copy.to_self || key_of(copy) == std::exchange(last, key_of(copy))) return;
+      const auto& senders = copy.is_from_taker() ? placement.destination : placement.source;
+      const std::int32_t leaves = senders[static_cast<std::size_t>(to_int(copy.source.rank))].domain;
+      const std::int32_t enters = placement.destination[static_cast<std::size_t>(to_int(copy.destination.rank))].domain;
+      if (leaves == enters) return;
+      if (copy.is_from_taker()) {
+        from_takers[{copy.tensor, leaves}] += copy.elements();
+      } else {
+        from_holders[{copy.tensor, 0}] += copy.elements();
+      }
+    });
+    for (const Leaving& leaving : {from_holders, from_takers})
+      for (const auto& [where, elements] : leaving)
+        EXPECT_LE(elements, world.tensors[static_cast<std::size_t>(where.first)].elements());
+    EXPECT_EQ(traffic(planner, placement).hash, sum);
+    for (std::int32_t r = 0; r < map.size(); ++r)
+      EXPECT_EQ(keys_of(planner.rank_plan(map.own(r))), expected[static_cast<std::size_t>(r)]) << r;
+  }
+  for (const std::int64_t count : {relayed, passed, forwarded}) EXPECT_GT(count, 500);
 }
 
 class RandomFanOut : public ::testing::TestWithParam<std::uint64_t> {};
@@ -476,7 +526,7 @@ TEST(PlanFanOut, SendsEachBoxIntoTheDomainOnce) {
   const MeshLayout source = rows_layout(tensors, 1, 1);
   const MeshLayout destination = rows_layout(tensors, 3, 1);
   const std::int64_t bytes = tensors[0].bytes();
-  const Traffic with = traffic(Planner(tensors, source, destination, {.domains = {0, 0, 0}}), {.matrix = true});
+  const Traffic with = traffic(Planner(tensors, source, destination, {.fan_out = {{0, 0, 0}}}), {.matrix = true});
   EXPECT_EQ(with.bytes, 3 * bytes);
   EXPECT_EQ(with.forwarded(), 2 * bytes);
   EXPECT_EQ(with.matrix, (std::vector<std::vector<std::int64_t>>{{bytes / 3, bytes / 3, bytes / 3}}));
@@ -488,7 +538,7 @@ TEST(PlanFanOut, SendsEachBoxIntoTheDomainOnce) {
   EXPECT_NE(with.hash, without.hash);
   // Domains are fed one by one: here two domains of two ranks.
   const MeshLayout four = rows_layout(tensors, 4, 1);
-  const Traffic domains = traffic(Planner(tensors, source, four, {.domains = {0, 0, 1, 1}}));
+  const Traffic domains = traffic(Planner(tensors, source, four, {.fan_out = {{0, 0, 1, 1}}}));
   EXPECT_EQ(domains.egress_max(), 2 * bytes);
   EXPECT_EQ(domains.forwarded(), 2 * bytes);
 }
@@ -508,20 +558,20 @@ TEST(PlanFanOut, IsChosenWhereTheHoldersPortsAreTheBusiest) {
     const MeshLayout source = rows_layout(tensors, c.train_dp, c.train_tp);
     const MeshLayout destination = rows_layout(tensors, c.gen_dp, c.gen_tp);
     const Placement domain = apart(source.ranks(), destination.ranks(), 1, 8);
-    EXPECT_EQ(largest_domain(choose_fan_out(tensors, source, destination, rates, {.placement = domain})),
+    EXPECT_EQ(largest_domain(choose_fan_out(tensors, source, destination, rates, {.placement = domain}).domains),
               fans_out ? destination.ranks() : 0)
         << "DP" << c.train_dp << "xTP" << c.train_tp << " -> DP" << c.gen_dp << "xTP" << c.gen_tp;
     // Fan-out pays neither without rates, nor where every device is a domain, nor where all ports are one memory.
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, {}, {.placement = domain}), Domains());
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, {}, {.placement = domain}), FanOutRules());
     EXPECT_EQ(
         choose_fan_out(tensors, source, destination, rates, {.placement = apart(source.ranks(), destination.ranks())}),
-        Domains());
+        FanOutRules());
     Rates shared = rates;
     shared.memory_is_shared = true;
     shared.memory = 2 * 370e9;
     EXPECT_EQ(choose_fan_out(tensors, source, destination, shared,
                              {.placement = filled(source.ranks(), destination.ranks(), 1, 16)}),
-              Domains());
+              FanOutRules());
   }
 }
 
@@ -545,7 +595,7 @@ TEST(PlanFanOut, KnowsWhoSharesWhat) {
                          {{{1, 1}, {2, 2}, {3, 3}, {4, 4}}, {}}};           // each alone
   for (const auto& [takers, domains] : rows) {
     const MeshLayout destination = rows_layout(tensors, std::ssize(takers), 1);
-    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, {.placement = {{{0, 0}}, takers}}), domains)
+    EXPECT_EQ(choose_fan_out(tensors, source, destination, rates, {.placement = {{{0, 0}}, takers}}).domains, domains)
         << &takers - &rows[0].takers;
   }
 }
@@ -560,28 +610,34 @@ TEST(PlanFanOut, PaysBehindALinkBetweenHosts) {
   rates.memory_is_shared = true;
   struct Hosts {
     std::vector<Placement::Site> takers;
-    bool fans_out;
+    bool fans_out, passes_on;
   };
-  const Hosts rows[] = {{{{1, 0}, {2, 0}, {3, 0}}, false},          // all on the holder's host
-                        {{{1, 0}, {2, 1}}, false},                  // one elsewhere
-                        {{{1, 1}, {2, 1}}, true},                   // two
-                        {{{1, 1}, {2, 1}, {3, 2}}, true},           // two, and one on a third
-                        {{{1, 0}, {2, 1}, {3, 0}, {4, 1}}, true}};  // in turns
-  for (const auto& [takers, fans_out] : rows) {
+  const Hosts rows[] = {{{{1, 0}, {2, 0}, {3, 0}}, false, false},  // all on the holder's host
+                        {{{1, 0}, {2, 1}}, false, false},          // one elsewhere
+                        {{{1, 1}, {2, 1}}, true, false},           // two
+                        {{{1, 1}, {2, 1}, {3, 2}}, true, true},    // two, and one on a third
+                        {{{1, 1}, {2, 2}}, true, true},
+                        {{{1, 0}, {2, 1}, {3, 2}, {4, 2}}, true, true},
+                        {{{1, 0}, {2, 1}, {3, 0}, {4, 1}}, true, false}};  // in turns
+  for (const auto& [takers, fans_out, passes_on] : rows) {
     const MeshLayout destination = rows_layout(tensors, std::ssize(takers), 1);
     const Placement placement{{{0, 0}}, takers};
     rates.domain_in = rates.domain_out = 0.1e9;
-    const Domains chosen = choose_fan_out(tensors, source, destination, rates, {.placement = placement});
-    EXPECT_EQ(chosen, fans_out ? domains_of(placement) : Domains()) << &takers - &rows[0].takers;
-    const Planner planner(tensors, source, destination, {.domains = chosen, .placement = placement});
-    std::map<std::int32_t, std::int64_t> entering;  // by domain
+    const FanOutRules chosen = choose_fan_out(tensors, source, destination, rates, {.placement = placement});
+    EXPECT_EQ(chosen.domains, fans_out ? domains_of(placement) : Domains()) << &takers - &rows[0].takers;
+    EXPECT_EQ(chosen.passes_on, passes_on) << &takers - &rows[0].takers;
+    const Planner planner(tensors, source, destination, {.fan_out = chosen, .placement = placement});
+    std::map<std::int32_t, std::int64_t> entering, leaving;  // by domain
     planner.for_each_copy([&](const Copy& copy) {
-      const auto& from = copy.fan_out == FanOut::forwarded ? placement.destination : placement.source;
+      const auto& from = copy.is_from_taker() ? placement.destination : placement.source;
       const std::int32_t sender = from[static_cast<std::size_t>(to_int(copy.source.rank))].domain;
       const std::int32_t taker = placement.destination[static_cast<std::size_t>(to_int(copy.destination.rank))].domain;
-      if (sender != taker) entering[taker] += copy.wire_bytes();
+      if (sender == taker) return;
+      entering[taker] += copy.wire_bytes();
+      leaving[sender] += copy.wire_bytes();
     });
-    for (const auto& [domain, bytes] : entering) EXPECT_EQ(bytes, tensors[0].bytes());
+    for (const auto& ports : {entering, leaving})
+      for (const auto& [domain, bytes] : ports) EXPECT_EQ(bytes, tensors[0].bytes());
   }
 }
 
@@ -610,7 +666,7 @@ TEST(Plan, BringsABoxToEveryPlaceOfATaker) {
     MeshLayout destination = rows_layout(tensors, row.takers, 1);
     destination.most_places = {3};
     const Planner planner(tensors, source, destination,
-                          {domains_of_neighbours(row.takers, row.domain_ranks), row.colocated, {}, {}});
+                          {{domains_of_neighbours(row.takers, row.domain_ranks)}, row.colocated, {}, {}});
     const auto text = [&](const Copy& copy) {
       const auto place = copy.destination.place.offset / (tensors[0].elements() + 1);
       return fmt::format("{}{}>d{}@{}{}", copy.fan_out == FanOut::forwarded ? 'd' : 's', to_int(copy.source.rank),
@@ -688,7 +744,7 @@ TEST(PlanFanOut, LeavesOutWhoHasAHolderOnItsDevice) {
   const MeshLayout source = rows_layout(tensors, 1, 1);
   const MeshLayout destination = rows_layout(tensors, 3, 1);
   const Placement placement = listed({1, 3}, std::vector<std::int64_t>{0, 0, 1, 2}, 4);
-  const Planner planner(tensors, source, destination, {.domains = {0, 0, 0}, .placement = placement});
+  const Planner planner(tensors, source, destination, {.fan_out = {{0, 0, 0}}, .placement = placement});
   const Traffic all = traffic(planner, placement, {.matrix = true});
   const std::int64_t bytes = tensors[0].bytes();
   EXPECT_EQ(all.matrix, (std::vector<std::vector<std::int64_t>>{{bytes, bytes / 2, bytes / 2}}));

@@ -32,7 +32,7 @@ constexpr const char* kExpectedResult = R"json({
   "payload": {"bulk_bytes": 1500, "misc_bytes": 500, "total_bytes": 2000, "bulk_fraction": 0.75, "qkv_to_misc": true,
               "from_checkpoint_bytes": 64},
   "wire": {"bytes": 2000, "copies": 3, "egress_bytes_max": 2000, "ingress_bytes_max": 2000, "local_bytes": 0,
-           "forwarded_bytes": 0, "self_bytes": 0, "self_copies": 0},
+           "forwarded_bytes": 0, "between_hosts_bytes": 1500, "within_hosts_bytes": 500, "self_bytes": 0, "self_copies": 0},
   "memory": {"train_bytes_max": 2000, "gen_bytes_max": 2100, "staging_bytes_max": 0, "staged_bytes_max": 0},
   "schedule": {"groups_max": 8, "group_operations_max": 1024, "serial_groups_max": 4},
   "load": {"bytes_read": 2064, "bytes_needed": 2064},

@@ -25,7 +25,7 @@ Result sample_case() {
   result.gen = {"vllm", "TP1", 1, "bf16"};
   result.settings = {{"bulk", "ffn"}, {"executor", "p2p"}, {"steps", 2}, {"check_agreement", true}, {"fraction", 0.5}};
   result.payload = Payload{1500, 500, true, 64};
-  result.wire = Wire{2000, 3, 2000, 2000, 0};
+  result.wire = Wire{2000, 3, 2000, 2000, 0, 0, 1500, 500};
   result.byte_matrix = {{2000}};
   return result;
 }

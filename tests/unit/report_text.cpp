@@ -133,6 +133,7 @@ TEST(ReportText, SummaryOfAFailedRun) {
            "# model          750.000 ms by latency (wire 125.000 ms at device in, schedule 0\n"
            "#                s, staging 62.500 ms, latency 500.000 ms, misc 62.500 ms)\n",
            "# efficiency     0.500 = bound / median weight_sync\n",
+           "# hosts          1.50 kB between hosts, 500 B within them\n",
            "# memory         at most per rank: train 2.00 kB, gen 2.10 kB, staging 0 B\n",
            "# schedule       at most per rank: 8 groups, 4 one after the other, 1,024\n"
            "#                operations in one\n",

@@ -245,7 +245,7 @@ TEST(Session, EstimatesWithoutRefitting) {
   on_every_rank(job, {.fan_out = FanOut::on, .byte_matrix = true}, machine,
                 [&](World& world, Session& session, const OwnMemory& /*mine*/) {
                   const Estimate& estimate = session.estimate();
-                  EXPECT_EQ(estimate.fan_out, plan::Domains({0, 0}));
+                  EXPECT_EQ(estimate.fan_out.domains, plan::Domains({0, 0}));
                   EXPECT_GT(estimate.bound.total(), 0);
                   EXPECT_GE(estimate.model.total, estimate.bound.total());
                   std::int64_t payload = 0;
@@ -280,7 +280,7 @@ TEST(Session, SaysWhatTheMachineLacks) {
   });
   // Gen ranks that map each other feed each other, whoever brings them the weights.
   on_every_rank(job, {.fan_out = FanOut::on}, machine, [&](World& world, Session& session, const OwnMemory& mine) {
-    EXPECT_EQ(session.estimate().fan_out, plan::Domains({0, 0}));
+    EXPECT_EQ(session.estimate().fan_out.domains, plan::Domains({0, 0}));
     if (world.sends) world.write(0);
     session.refit();
     EXPECT_EQ(prover(world, session, mine).prove(1).elements_wrong, 0);
