@@ -10,7 +10,8 @@ import time
 import hosts
 from host_suite import HostSuite
 
-REFIT_SECONDS, PHASE_SECONDS, LONG_SECONDS = 5, 10, 60
+REFIT_SECONDS, PHASE_SECONDS = 5, 10
+LONG_SECONDS = 60  # of phases in which nothing is to run out
 GUARD_SECONDS = 90  # for what ends after its limit, on the busiest machine
 PHASES = ("probe", "load", "bulk", "verify")
 RANKS_OF_H2 = (2, 3)
@@ -32,9 +33,10 @@ def pull(suite, cluster, launcher, phase, what):
     result = suite.path(f"{phase}.json")
     if os.path.exists(result):
         os.remove(result)
+    others = LONG_SECONDS if phase == "bulk" else PHASE_SECONDS
     paused = suite.start_paused(
         launcher, (phase,), "run", "--model", "smollm2-135m-small", "--train", "TP1", "--gen", "TP3", "--steps", 1, "--warmup", 0,
-        "--timeout", REFIT_SECONDS, "--set", f"run.phase_seconds={LONG_SECONDS if phase == 'bulk' else PHASE_SECONDS}", "--json", f"{phase}.json",
+        "--timeout", REFIT_SECONDS, "--set", f"run.phase_seconds={others}", "--json", f"{phase}.json",
     )  # fmt: skip
     job = paused.job
     if not suite.check(paused.reaches() == phase, f"{what}: no phase {phase}"):

@@ -14,7 +14,7 @@ are, if they lie there); processes, files, cores and memory are the machine's. F
 
     hosts.py [--hosts N] [--rate RATE] [--slurm] COMMAND...
 
-runs a command on h1 with `on HOST COMMAND...`, `cut HOST`, `mend HOST`, `limit RATE|off` and `mpirun-on HOST:RANKS,... ` in its PATH.
+runs a command on h1, with `on HOST COMMAND...`, `cut HOST`, `mend HOST` and `mpirun-on HOST:RANKS,... OPTIONS COMMAND...` in its PATH.
 
 Needs root, util-linux' nsenter, iproute2 (ip, tc) and, for Slurm, slurmctld, slurmd, srun and munged. Without them a program that
 calls `isolate` ends with 77, which ctest shows as skipped, and says what is missing. What is made belongs to namespaces that end
