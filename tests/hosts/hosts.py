@@ -253,7 +253,13 @@ class Hosts:
                 os.makedirs(temporary + folder[len("/tmp") :])
                 mount(folder, temporary + folder[len("/tmp") :], None, BIND | RECURSIVE)
         mount(temporary, "/tmp", None, BIND | RECURSIVE)
-        mount(self.table, "/etc/hosts", None, BIND)
+        if os.path.exists("/etc/hosts"):
+            mount(self.table, "/etc/hosts", None, BIND)
+        else:  # a bare chroot: nothing to cover with the table
+            settings = f"{RUN}/etc-{name}"
+            shutil.copytree("/etc", settings, symlinks=True, dirs_exist_ok=True)
+            shutil.copy(self.table, f"{settings}/hosts")
+            mount(settings, "/etc", None, BIND)
         mount(write(f"{RUN}/boot-{name}", f"{uuid.uuid4()}\n"), "/proc/sys/kernel/random/boot_id", None, BIND)
         call(["ip", "link", "set", "lo", "up"])
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
