@@ -79,11 +79,15 @@ def check_bytes(suite, case, what, counted, expected, other):
 
 
 def check_times(suite, case, ended, result, busiest):
-    """No refit is faster than its link, nor than the bound."""
-    least = (busiest - BURST) * 8 / (RATE * 1e6)
+    """No refit is faster than its link, nor than the bound would be at the link's rate: on a machine whose cores are busy with
+    other things the probe finds less."""
+    link = RATE * 1e6 / 8
+    least = (busiest - BURST) / link
     suite.check(min(result["weight_sync"]["samples"]) > 0.98 * least,
                 f"{case.name}: {result['weight_sync']['samples']}, but {busiest} bytes take {least:.3f} s", ended)  # fmt: skip
-    suite.check(result["efficiency"] < 1.05, f"{case.name}: efficiency {result['efficiency']}", ended)
+    rates = result["rates"]
+    efficiency = result["efficiency"] * rates.get("network_slowest", rates["network"]) / link
+    suite.check(efficiency < 1.05, f"{case.name}: efficiency {efficiency}", ended)
 
 
 def run(suite, cluster, case):
