@@ -295,6 +295,7 @@ TransportCase RandomTransport::on_hosts(TransportCase direct) const {
   direct.placement = plan::listed(world, devices, world.size());
   direct.feeds_by_host = true;
   direct.passes_on = random() % 3 != 0;
+  direct.near_domains = random() % 2 == 0;
   for (int a = 0; a < world.size(); ++a)
     for (int b = a + 1; b < world.size(); ++b)
       if (host_of[static_cast<std::size_t>(a)] != host_of[static_cast<std::size_t>(b)]) direct.unmapped.insert({a, b});
