@@ -35,6 +35,9 @@ FanOutRules choose_fan_out(const std::vector<Tensor>& tensors, const Layout& sou
   constexpr double kWorthwhile = 0.95;
   const bool has_rates = std::max({rates.device_in, rates.device_out, rates.domain_in, rates.domain_out}) > 0;
   if (!has_rates) return {};
+  // One host has no port but its memory: fan-out could save casts there, at the price of ranks that wait for each
+  // other.
+  if (rates.memory_is_shared && rates.domain_in == 0 && rates.domain_out == 0) return {};
   const auto seconds = [&](const FanOutRules& of) {
     Rules with_fan_out = rules;
     with_fan_out.fan_out = of;
