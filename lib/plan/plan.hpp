@@ -227,7 +227,7 @@ class Planner {
   bool takes(const Overlap& overlap, Rank rank) const;
   /// Returns whether the overlap's domains hand the box on.
   bool passes_on(const Overlap& overlap) const {
-    return rules_.fan_out.passes_on && rules_.near_domains && overlap.domains.size() > 2;
+    return rules_.fan_out.passes_on && rules_.near_domains && !overlap.is_on_device && overlap.domains.size() > 2;
   }
   /// Calls visit(copy, place) for the copies of an overlap to takers of those domains; `place` counts those of one box
   /// to one taker.

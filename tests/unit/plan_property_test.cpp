@@ -295,7 +295,7 @@ TEST(PlanFanOut, DomainsHandOn) {
     for (std::int32_t r = 0; r < map.size(); ++r)
       EXPECT_EQ(keys_of(planner.rank_plan(map.own(r))), expected[static_cast<std::size_t>(r)]) << r;
   }
-  for (const std::int64_t count : {relayed, passed, forwarded}) EXPECT_GT(count, 500);
+  for (const std::int64_t count : {relayed, passed, forwarded}) EXPECT_GT(count, 200);
 }
 
 class RandomFanOut : public ::testing::TestWithParam<std::uint64_t> {};
@@ -650,12 +650,15 @@ TEST(PlanFanOut, HandsOnlyOnWhatComesFromElsewhere) {
   int handed_on = 0, far = 0;
   for (int i = 0; i < 3000; ++i) {
     const std::size_t holders = 1 + random() % 4, takers = 2 + random() % 6, hosts = 2 + random() % 3;
+    const bool share = random() % 4 == 0;  // one or two devices of a host have all its ranks
     Placement placement;
     std::int32_t device = 0;
-    for (std::size_t r = 0; r < holders; ++r)
-      placement.source.push_back({device++, static_cast<std::int32_t>(random() % hosts)});
-    for (std::size_t r = 0; r < takers; ++r)
-      placement.destination.push_back({device++, static_cast<std::int32_t>(random() % hosts)});
+    for (const auto& [sites, count] : {std::pair(&placement.source, holders), {&placement.destination, takers}}) {
+      for (std::size_t r = 0; r < count; ++r) {
+        const auto host = static_cast<std::int32_t>(random() % hosts);
+        sites->push_back({share ? 2 * host + static_cast<std::int32_t>(random() % 2) : device++, host});
+      }
+    }
     Rates rates;
     rates.device_in = rates.device_out = one_of({1e9, 5e9});
     rates.domain_in = rates.domain_out = one_of({0.1e9, 0.9e9, 2e9, 4e9, 30e9});
