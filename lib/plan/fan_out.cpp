@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "plan/cost.hpp"
 #include "plan/model.hpp"
@@ -28,6 +29,12 @@ std::int64_t largest_domain(const Domains& domains) {
   std::int64_t largest = 0;
   for (const std::int32_t domain : domains) largest = std::max(largest, ++ranks[domain]);
   return largest;
+}
+
+FanOutRules any_fan_out(const Placement& placement) {
+  Domains domains = domains_of(placement);
+  const bool each_alone = largest_domain(domains) == 1;
+  return {std::move(domains), each_alone};
 }
 
 FanOutRules choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
