@@ -404,6 +404,8 @@ class Slurm:
         first = hosts.names[0]
         self.conf = write(f"{self.run}/slurm.conf", SLURM_CONF.format(
             run=self.run, first=first, address=hosts.address(first), nodes=nodes, names=",".join(hosts.names)))  # fmt: skip
+        # Nothing here uses cgroups. Unlike `autodetect`, this asks for none where the machine has none.
+        write(f"{self.run}/cgroup.conf", "CgroupPlugin=cgroup/v1\n")
         with open(f"{self.run}/munge.key", "wb") as file:
             file.write(os.urandom(128))
         os.chmod(file.name, 0o600)
@@ -453,7 +455,7 @@ class Slurm:
     def wait(self, what, condition, seconds=LIMIT_SECONDS):
         end = time.monotonic() + seconds
         while not condition():
-            if time.monotonic() > end:
+            if time.monotonic() > end or any(daemon.poll() is not None for daemon in self.daemons):
                 raise RuntimeError(f"Slurm does not start ({what}):\n{self.logs()}")
             time.sleep(0.1)
 
