@@ -111,15 +111,13 @@ std::vector<const model::Tensor*> tensors_to_explain(const Setup& setup, const P
 plan::FanOutRules fan_out_of(const Setup& setup, const plan::Machine& machine, const plan::Rules& rules) {
   const cases::FanOut wanted = setup.c.refit.fan_out;
   if (wanted == cases::FanOut::off) return {};
-  if (wanted == cases::FanOut::on) {
-    plan::Domains domains = plan::domains_of(machine.placement);
-    // Without hardware every rank is a domain: nothing says which of them are near.
-    if (plan::largest_domain(domains) == 1)
-      domains = plan::domains_of_neighbours(setup.gen->ranks(), setup.gen->ranks());
-    return {domains};
-  }
-  if (machine.rates.device_out == 0) return {};  // without rates nothing pays
-  return plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, rules);
+  const bool is_wanted = wanted == cases::FanOut::on;
+  const bool has_rates = machine.rates.device_out > 0;  // without them nothing pays
+  // Without hardware every rank is a domain: nothing says which of them are near.
+  if (is_wanted && !has_rates) return {plan::domains_of_neighbours(setup.gen->ranks(), setup.gen->ranks())};
+  if (!has_rates) return {};
+  const plan::FanOutRules best = plan::choose_fan_out(setup.split.bulk, setup.sent(), *setup.gen, machine.rates, rules);
+  return is_wanted && best.domains.empty() ? plan::any_fan_out(machine.placement) : best;
 }
 
 /// Times the plan of the process with the first gen rank, which receives from every stage.

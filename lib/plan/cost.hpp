@@ -82,6 +82,9 @@ Bound lower_bound(const std::vector<Tensor>& tensors, const Layout& source, cons
 /// Returns the number of ranks in the largest domain.
 std::int64_t largest_domain(const Domains& domains);
 
+/// Returns fan-out that was asked for though it does not pay: within domains or, where each has one rank, between them.
+FanOutRules any_fan_out(const Placement& placement);
+
 /// What brings bytes from one domain to another.
 enum class Between : std::uint8_t { messages, mapped_memory };
 

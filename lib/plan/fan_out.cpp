@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "plan/cost.hpp"
 #include "plan/model.hpp"
@@ -30,11 +31,20 @@ std::int64_t largest_domain(const Domains& domains) {
   return largest;
 }
 
+FanOutRules any_fan_out(const Placement& placement) {
+  Domains domains = domains_of(placement);
+  const bool each_alone = largest_domain(domains) == 1;
+  return {std::move(domains), each_alone};
+}
+
 FanOutRules choose_fan_out(const std::vector<Tensor>& tensors, const Layout& source, const Layout& destination,
                            const Rates& rates, const Rules& rules, Between between) {
   constexpr double kWorthwhile = 0.95;
   const bool has_rates = std::max({rates.device_in, rates.device_out, rates.domain_in, rates.domain_out}) > 0;
   if (!has_rates) return {};
+  // One host has no port but its memory: fan-out could save casts there, at the price of ranks that wait for each
+  // other.
+  if (rates.memory_is_shared && rates.domain_in == 0 && rates.domain_out == 0) return {};
   const auto seconds = [&](const FanOutRules& of) {
     Rules with_fan_out = rules;
     with_fan_out.fan_out = of;

@@ -35,7 +35,9 @@
 //
 // Domains can also hand a box on (FanOutRules::passes_on), each to the next one in their order: it then leaves the
 // holders once, whatever the number of domains, and every domain once at most. Example: train TP1 to gen DP2 on two
-// other hosts: the first host's replica gets all from train, and the second host's from that.
+// other hosts: the first host's replica gets all from train, and the second host's from that. Only domains without
+// holders of the box do so, and hence only with Rules::near_domains: what a holder stores for a rank beside it arrives
+// without a word, so that the rank does not know when it could hand it on.
 
 #include <functional>
 #include <map>
@@ -75,7 +77,7 @@ Domains domains_of(const Placement& placement);
 /// Who feeds whom on the destination side.
 struct FanOutRules {
   Domains domains = {};    ///< of destination ranks that feed each other; empty = none do
-  bool passes_on = false;  ///< a domain hands what it takes to the next one; else holders feed each
+  bool passes_on = false;  ///< with near_domains: a domain hands what it takes to the next one; else holders feed each
   friend bool operator==(const FanOutRules&, const FanOutRules&) = default;
 };
 
@@ -224,7 +226,9 @@ class Planner {
   Range domain_of(const Overlap& overlap, Rank taker) const;
   bool takes(const Overlap& overlap, Rank rank) const;
   /// Returns whether the overlap's domains hand the box on.
-  bool passes_on(const Overlap& overlap) const { return rules_.fan_out.passes_on && overlap.domains.size() > 2; }
+  bool passes_on(const Overlap& overlap) const {
+    return rules_.fan_out.passes_on && rules_.near_domains && !overlap.is_on_device && overlap.domains.size() > 2;
+  }
   /// Calls visit(copy, place) for the copies of an overlap to takers of those domains; `place` counts those of one box
   /// to one taker.
   template <typename Visit>

@@ -265,19 +265,19 @@ plan::FanOutRules Session::choose_fan_out() const {
   // What comes from elsewhere enters a domain once, whoever brings it.
   const plan::Domains near = plan::domains_of(placement_);
   const bool mapped = all_mapped_among(near);
-  if (how_.fan_out == FanOut::on) {
-    if (all_mapped()) return {plan::domains_of_neighbours(paths.destination.ranks(), paths.destination.ranks())};
-    if (mapped && plan::largest_domain(near) > 1) return {near};
-    throw transport::CollectiveError(
-        ErrorKind::usage,
-        mapped ? "refit.fan_out: \"on\" needs gen ranks that share a host; here each has one for itself, so that none "
-                 "can feed another one: leave it out"
-               : "refit.fan_out: \"on\" needs gen ranks of a host that can map each other's memory; here some cannot: "
-                 "leave it out");
+  const bool is_wanted = how_.fan_out == FanOut::on;
+  const bool all = all_mapped();
+  if (is_wanted && all) return {plan::domains_of_neighbours(paths.destination.ranks(), paths.destination.ranks())};
+  if (!mapped && is_wanted) {
+    throw transport::CollectiveError(ErrorKind::usage,
+                                     "refit.fan_out: \"on\" needs gen ranks of a host that can map each other's "
+                                     "memory; here some cannot: leave it out");
   }
   if (!mapped) return {};
-  return plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates, rules(),
-                              all_mapped() ? plan::Between::mapped_memory : plan::Between::messages);
+  const plan::FanOutRules best =
+      plan::choose_fan_out(paths.bulk, paths.source, paths.destination, estimate_.rates, rules(),
+                           all ? plan::Between::mapped_memory : plan::Between::messages);
+  return is_wanted && best.domains.empty() ? plan::any_fan_out(placement_) : best;
 }
 
 plan::Rules Session::rules() const {

@@ -98,6 +98,7 @@ struct Tuning {
   /// its relay is short, large enough that flags cost nothing.
   std::int64_t fan_out_chunk_bytes = 8 << 20;
   std::int64_t parts = 24;            ///< direct with fan-out between hosts: parts that are handed on (rounds.hpp)
+  std::int64_t part_bytes = 1 << 20;  ///< ... at least so many bytes each
   Delta delta = Delta::off;           ///< p2p: what a refit that follows another one sends
   kernels::TableSizes table = {};     ///< of the tables of all executors
   kernels::EngineSizes engines = {};  ///< direct: of copies to other devices; by default kernels do all of them

@@ -20,9 +20,10 @@ struct Slices {
   std::int64_t begin(std::int64_t slice) const { return slice * rows / count; }
 };
 
-std::map<std::int32_t, Slices> slices_of(const std::vector<model::Tensor>& tensors, std::int64_t parts) {
+std::map<std::int32_t, Slices> slices_of(const std::vector<model::Tensor>& tensors, const Tuning& tuning) {
   std::int64_t total = 0;
   for (const model::Tensor& tensor : tensors) total += tensor.bytes();
+  const std::int64_t parts = std::clamp<std::int64_t>(total / tuning.part_bytes, 1, tuning.parts);
   std::map<std::int32_t, Slices> result;
   std::int64_t before = 0;
   const auto part_of = [&](std::int64_t byte) {
@@ -68,8 +69,9 @@ class Rounds final : public Executor {
 }  // namespace
 
 std::vector<std::pair<std::int64_t, plan::Copy>> in_rounds(const std::vector<model::Tensor>& tensors,
-                                                           const std::vector<plan::Copy>& copies, std::int64_t parts) {
-  const std::map<std::int32_t, Slices> slices = slices_of(tensors, parts);
+                                                           const std::vector<plan::Copy>& copies,
+                                                           const Tuning& tuning) {
+  const std::map<std::int32_t, Slices> slices = slices_of(tensors, tuning);
   std::vector<std::pair<std::int64_t, plan::Copy>> result;
   for (const plan::Copy& copy : copies) {
     const Slices& of = slices.at(copy.tensor);
@@ -96,7 +98,7 @@ std::unique_ptr<Executor> make_rounds(const kernels::ExecutionSpace& space, cons
                                       const Tuning& tuning, Progress& progress, const Forward& forward) {
   std::vector<std::vector<plan::Copy>> by_round;
   std::int64_t last = -1;
-  for (auto& [round, copy] : in_rounds(tensors, copies, tuning.parts)) {
+  for (auto& [round, copy] : in_rounds(tensors, copies, tuning)) {
     if (round != last) by_round.emplace_back();
     last = round;
     by_round.back().push_back(std::move(copy));

@@ -6,15 +6,15 @@
 namespace refit::transport {
 
 /// Makes p2p for copies of which some are passed on between domains (plan.hpp). The tensors are cut into `tuning.parts`
-/// parts of about equally many bytes; in round r a part p is on its hop r - p, so that a domain sends on what came in
-/// the round before. Each round is a p2p of its own, all with one ring. `tensors`: those of the plan, the same list on
-/// all ranks. Other arguments as make_p2p.
+/// parts of about equally many bytes, fewer where they would be small; in round r a part p is on its hop r - p, so that
+/// a domain sends on what came in the round before. Each round is a p2p of its own, all with one ring. `tensors`: those
+/// of the plan, the same list on all ranks. Other arguments as make_p2p.
 std::unique_ptr<Executor> make_rounds(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,
                                       const std::vector<model::Tensor>& tensors, const std::vector<plan::Copy>& copies,
                                       const Tuning& tuning, Progress& progress, const Forward& forward);
 
 /// Returns the parts of one copy, with the round in which each moves, ascending.
 std::vector<std::pair<std::int64_t, plan::Copy>> in_rounds(const std::vector<model::Tensor>& tensors,
-                                                           const std::vector<plan::Copy>& copies, std::int64_t parts);
+                                                           const std::vector<plan::Copy>& copies, const Tuning& tuning);
 
 }  // namespace refit::transport

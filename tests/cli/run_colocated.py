@@ -132,6 +132,8 @@ def every_output(suite):
     with open(case, "w", encoding="utf-8") as file:
         file.write("run.colocated = true\n")
     ended, done = refit(suite, "done", 4, case, *options[:-5], *options[-4:], "--csv", "done.csv", "--hdf5", "done.h5")
+    hosts = {name: done["wire"].pop(name) for name in ("between_hosts_bytes", "within_hosts_bytes")}  # a plan knows none
+    suite.check(hosts["between_hosts_bytes"] == 0 < hosts["within_hosts_bytes"], f"{hosts}", ended)
     for part in ("payload", "wire"):
         suite.check(planned[part] == done[part], f"{part}: {planned[part]} planned, {done[part]} done", ended)
     suite.check(done["settings"]["colocated"] is True, f"{done['settings']}", ended)

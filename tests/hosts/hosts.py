@@ -35,6 +35,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 RUN = "/run/hosts"  # of this program alone, as all of /run
 SKIPPED = 77
 LIMIT_SECONDS = 60  # for what takes one
+BUCKET = "burst 256kb latency 50ms"  # of a limited link
 # <sched.h>, <sys/mount.h>, <sys/prctl.h>
 NEW_MOUNTS, NEW_NAMES, NEW_IPC, NEW_PIDS, NEW_NETWORK = 0x00020000, 0x04000000, 0x08000000, 0x20000000, 0x40000000
 BIND, RECURSIVE, PRIVATE = 0x1000, 0x4000, 0x40000
@@ -302,7 +303,7 @@ class Hosts:
                 if rate is None:
                     subprocess.run([*control, "del", "dev", link, "root"], capture_output=True, check=False, timeout=LIMIT_SECONDS)
                 else:
-                    call([*control, "replace", "dev", link, "root", "tbf", "rate", rate, "burst", "256kb", "latency", "50ms"])
+                    call([*control, "replace", "dev", link, "root", "tbf", "rate", rate, *BUCKET.split()])
 
     def cut(self, name):
         """Pulls a host's cable."""
@@ -472,6 +473,12 @@ class Slurm:
 COMMANDS = {
     "cut": 'exec {run}/on sw ip link set "p${{1#h}}" down',
     "mend": 'exec {run}/on sw ip link set "p${{1#h}}" up',
+    "limit": """rate=$1; shift
+change() {{
+  if [ "$rate" = off ]; then {run}/on "$1" tc qdisc del dev "$2" root 2>/dev/null || true; return; fi
+  {run}/on "$1" tc qdisc replace dev "$2" root tbf rate "$rate" {bucket} || exit
+}}
+for host in ${{@:-{names}}}; do change "$host" eth0; change sw "p${{host#h}}"; done""",
 }
 
 
@@ -489,7 +496,7 @@ def main():
         if arguments.rate:
             hosts.limit(arguments.rate)
         for name, text in COMMANDS.items():
-            write(f"{RUN}/{name}", f"#!/bin/sh\n{text.format(run=RUN)}\n", 0o755)
+            write(f"{RUN}/{name}", f"#!/bin/sh\n{text.format(run=RUN, bucket=BUCKET, names=' '.join(hosts.names))}\n", 0o755)
         write(f"{RUN}/mpirun-on", '#!/bin/sh\nranks=$1; shift\nexec ' + " ".join(hosts.mpirun("h1")).replace(
             "--host h1 -np 1", '--host "$ranks"') + ' "$@"\n', 0o755)  # fmt: skip
         os.environ["PATH"] = f"{RUN}:{os.environ['PATH']}"

@@ -73,6 +73,7 @@ struct TransportCase {
   bool feeds_by_host = false;      ///< direct: destination ranks of a domain of `placement` feed each other instead
   bool passes_on = false;          ///< direct: domains hand on
   plan::Placement placement = {};  ///< empty = no two ranks are near each other
+  bool near_domains = true;        ///< plan::Rules::near_domains
   plan::Striping striping;
   /// Set where weights are quantised on the way: `bulk` has their scales behind them. direct needs all ranks to map
   /// each other.
@@ -94,7 +95,8 @@ struct TransportCase {
          passes_on},
         colocated,
         placement,
-        striping};
+        striping,
+        near_domains};
   }
 };
 

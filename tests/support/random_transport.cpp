@@ -254,6 +254,7 @@ void RandomTransport::draw_sizes(std::mt19937_64& random) {
   t.engines.batch = one_of(random, {1, 3, 256});
   t.engines.host_bytes = one_of(random, {0, 30, 500});
   t.parts = one_of(more, {1, 2, 5, t.parts});
+  t.part_bytes = one_of(more, {1, 100, t.part_bytes});
   base_.striping.min_bytes = one_of(random, {1, 10, 1000, base_.striping.min_bytes});
   base_.striping.min_rows = one_of(random, {1, base_.striping.min_rows});
   base_.misc_buffer_bytes = one_of(random, {64, 100, 1024, 1 << 20});
@@ -294,6 +295,7 @@ TransportCase RandomTransport::on_hosts(TransportCase direct) const {
   direct.placement = plan::listed(world, devices, world.size());
   direct.feeds_by_host = true;
   direct.passes_on = random() % 3 != 0;
+  direct.near_domains = random() % 2 == 0;
   for (int a = 0; a < world.size(); ++a)
     for (int b = a + 1; b < world.size(); ++b)
       if (host_of[static_cast<std::size_t>(a)] != host_of[static_cast<std::size_t>(b)]) direct.unmapped.insert({a, b});
