@@ -28,6 +28,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 
@@ -254,10 +255,13 @@ class Hosts:
                 os.makedirs(temporary + folder[len("/tmp") :])
                 mount(folder, temporary + folder[len("/tmp") :], None, BIND | RECURSIVE)
         mount(temporary, "/tmp", None, BIND | RECURSIVE)
+        if not os.path.exists("/sys/class/net"):  # a bare chroot: MPICH's UCX looks there for interfaces
+            mount("sysfs", "/sys", "sysfs")
         if os.path.exists("/etc/hosts"):
             mount(self.table, "/etc/hosts", None, BIND)
         else:  # a bare chroot: nothing to cover with the table
-            settings = f"{RUN}/etc-{name}"
+            settings = tempfile.mkdtemp(prefix=f"etc-{name}-", dir=RUN)
+            os.chmod(settings, 0o755)
             shutil.copytree("/etc", settings, symlinks=True, dirs_exist_ok=True)
             shutil.copy(self.table, f"{settings}/hosts")
             mount(settings, "/etc", None, BIND)
