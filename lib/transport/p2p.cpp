@@ -275,7 +275,11 @@ class P2p final : public Executor {
 }  // namespace
 
 std::byte* Ring::memory() {
-  if (memory_.bytes() == 0) memory_ = kernels::DeviceBuffer(bytes_);
+  if (memory_.bytes() > 0 || bytes_ == 0) return memory_.data();
+  memory_ = kernels::DeviceBuffer(bytes_);
+  const kernels::ExecutionSpace space;
+  kernels::fill(space, memory_.data(), DType::f32, {bytes_ / 4}, {1}, 0.0);
+  space.fence();
   return memory_.data();
 }
 

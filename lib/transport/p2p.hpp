@@ -10,7 +10,8 @@
 
 namespace refit::transport {
 
-/// The memory of a ring of chunks: allocated whole on first use, never moved.
+/// The memory of a ring of chunks: allocated whole on first use, zero at first (what is read too early is then known
+/// for it), never moved.
 class Ring {
  public:
   explicit Ring(std::int64_t bytes) : bytes_(bytes) {}

@@ -158,7 +158,7 @@ TEST(HostRates, OfMessagesAreMeasuredOnAllLanes) {
   EXPECT_GE(rates.pair, rates.memory / 2);
   EXPECT_EQ(std::ssize(communicator.most()), 4);
   EXPECT_GE(communicator.most().at(0), 4 * communicator.most().at(1));  // all bytes, and a part
-  const int other = world->rank() < 2 ? 2 : 0;  // first rank of the other host
+  const int other = world->rank() < 2 ? 2 : 0;                          // first rank of the other host
   const bool sends_to_both = communicator.peers().contains(other) && communicator.peers().contains(other + 1);
   EXPECT_GE(world->sum(std::int64_t{sends_to_both}), 2);  // all of one host, at least
   const plan::Rates costs = host_rates(rates);
