@@ -1,12 +1,11 @@
 #pragma once
-// The way of a broadcast between domains, for counting: transport/host_chain.hpp carries it out on hosts, and NCCL's
-// rings go likewise.
+// The way of a broadcast between domains: transport/host_chain.hpp carries it out on hosts, and NCCL's rings go
+// likewise.
 
 #include <cstdint>
 #include <vector>
 
 #include "plan/placement.hpp"
-#include "plan/traffic.hpp"
 
 namespace refit::plan {
 

@@ -14,12 +14,12 @@ namespace {
 
 /// Returns the seconds of the busiest port, of a device or a domain, or of a memory that ranks share, under a plan's
 /// copies, and what handing on adds; 0 where rates are unknown.
-double busiest_port_seconds(const Planner& planner, Rates rates) {
+double busiest_port_seconds(const Planner& planner, Rates rates, std::int64_t parts) {
   const Placement& placement = planner.rules().placement;
   if (!rates.memory_is_shared) rates.memory = 0;
   const Loads loads = traffic(planner, placement, {.hash = false, .form = Form::stored}).loads;
   const double seconds = seconds_at_once(loads, {rates, placement});
-  return seconds + handing_on_seconds(loads, seconds, rates, Knobs().parts);
+  return seconds + handing_on_seconds(loads, seconds, rates, parts);
 }
 
 }  // namespace
@@ -45,10 +45,11 @@ FanOutRules choose_fan_out(const std::vector<Tensor>& tensors, const Layout& sou
   // One host has no port but its memory: fan-out could save casts there, at the price of ranks that wait for each
   // other.
   if (rates.memory_is_shared && rates.domain_in == 0 && rates.domain_out == 0) return {};
+  const std::int64_t parts = HandedOn().parts(tensors);
   const auto seconds = [&](const FanOutRules& of) {
     Rules with_fan_out = rules;
     with_fan_out.fan_out = of;
-    return busiest_port_seconds(Planner(tensors, source, destination, with_fan_out), rates);
+    return busiest_port_seconds(Planner(tensors, source, destination, with_fan_out), rates, parts);
   };
   FanOutRules best;
   double least = seconds(best);
@@ -81,7 +82,7 @@ bool choose_near_domains(const std::vector<Tensor>& tensors, const Layout& sourc
   const auto seconds = [&](bool near) {
     Rules of = rules;
     of.near_domains = near;
-    return busiest_port_seconds(Planner(tensors, source, destination, of), rates);
+    return busiest_port_seconds(Planner(tensors, source, destination, of), rates, 1);
   };
   return seconds(true) <= seconds(false);
 }

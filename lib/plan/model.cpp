@@ -308,7 +308,13 @@ double handing_on_seconds(const Loads& loads, double wire, const Rates& rates, s
          static_cast<double>(parts + hops) * rates.launch_seconds;
 }
 
-ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs) {
+std::int64_t HandedOn::parts(const std::vector<Tensor>& tensors) const {
+  std::int64_t bytes = 0;
+  for (const Tensor& tensor : tensors) bytes += tensor.bytes();
+  return std::clamp<std::int64_t>(bytes / least_bytes, 1, most_parts);
+}
+
+ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs, std::int64_t parts) {
   const Busiest all = at_once(loads, machine);
   ModelSeconds model;
   model.wire = all.seconds;
@@ -316,7 +322,7 @@ ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Kn
   model.latency = machine.rates.launch_seconds;
   // Domains without ports of their own count as one: all ranks map each other, as ranks do that share a memory.
   if (machine.rates.domain_in > 0 || machine.rates.domain_out > 0) add_p2p(loads, Reach::far, machine, knobs, model);
-  model.schedule += handing_on_seconds(loads, model.wire, machine.rates, knobs.parts);
+  model.schedule += handing_on_seconds(loads, model.wire, machine.rates, parts);
   finish(model);
   return model;
 }

@@ -30,14 +30,22 @@ struct Machine {
   double broadcast = 0;  ///< bytes per second of one broadcast that leaves a domain; 0 = its ports' rate
 };
 
+/// How domains hand on what they take: in parts, one behind the other (transport/rounds.hpp).
+struct HandedOn {
+  std::int64_t most_parts = 24;
+  std::int64_t least_bytes = 1 << 20;  ///< of a part
+
+  /// Returns the number of parts of a refit of `tensors`.
+  std::int64_t parts(const std::vector<Tensor>& tensors) const;
+};
+
 /// The settings of a case that decide an executor's order and its sizes.
 struct Knobs {
   std::int64_t streams = 4;
   std::int64_t group_size = 64;
   std::int64_t chunk_bytes = std::int64_t{64} << 20;
-  bool per_stage = false;   ///< a communicator for each of train's stages; else one
-  bool colocated = false;   ///< rank r of either side is one process
-  std::int64_t parts = 24;  ///< direct: parts that domains hand on
+  bool per_stage = false;  ///< a communicator for each of train's stages; else one
+  bool colocated = false;  ///< rank r of either side is one process
 };
 
 struct ModelSeconds {
@@ -51,12 +59,13 @@ struct ModelSeconds {
 /// unknown (0) do not count.
 double seconds_at_once(const Loads& loads, const Machine& machine);
 
-/// Returns the seconds that handing on adds to `wire` seconds: a part's for each hop, and a message's for each round.
+/// Returns the seconds that handing on in `parts` adds to `wire` seconds: a part's for each hop, and a message's for
+/// each round. 0 where nothing is handed on.
 double handing_on_seconds(const Loads& loads, double wire, const Rates& rates, std::int64_t parts);
 
 /// Models direct: all copies at once, forwards included, in one launch. Copies between domains go as p2p's do, at the
-/// same time.
-ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs);
+/// same time. `parts`: of what domains hand on.
+ModelSeconds direct_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs, std::int64_t parts = 1);
 
 /// Models p2p, and m2n, whose library does the same with copies of its own.
 ModelSeconds p2p_seconds(const Loads& loads, const Machine& machine, const Knobs& knobs);

@@ -336,93 +336,71 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
     copy.fan_out = fan_out;
     visit_places();
   };
-  /// Brings rows `begin` to `end` of the box to all takers of a domain, into which each row comes once. The box has a
-  /// stripe for each taker or, where stripes would be small, fewer stripes, and the takers take turns.
-  const auto feed = [&](std::int64_t holder, std::int64_t domain, int cut, std::int64_t begin, std::int64_t end) {
-    const std::int64_t first = overlap.domains[static_cast<std::size_t>(domain)];
-    const std::int64_t takers = overlap.domains[static_cast<std::size_t>(domain) + 1] - first;
-    if (takers == 1) return send(holder, first, part_of(overlap.box, cut, begin, end), FanOut::none);
+  const auto first_of = [&](std::int64_t domain) {
+    return std::int64_t{overlap.domains[static_cast<std::size_t>(domain)]};
+  };
+  const auto takers_of = [&](std::int64_t domain) { return first_of(domain + 1) - first_of(domain); };
+  /// Calls visit_stripe(taker, begin, end), with an index in `takers` and rows of the box, for the stripes that a
+  /// domain's takers get: one each or, where stripes would be small, fewer stripes, and the takers take turns.
+  const auto for_each_stripe = [&](std::int64_t domain, int cut, const auto& visit_stripe) {
+    const std::int64_t takers = takers_of(domain);
     const std::int64_t stripes = std::clamp<std::int64_t>(bytes_of(overlap.box) / rules_.striping.min_bytes, 1, takers);
     const std::int64_t shift = stripes == takers ? 0 : turn + overlap.number;
     const std::int64_t rows = overlap.box.extent[cut];
     for (std::int64_t i = 0; i < stripes; ++i) {
-      const std::int64_t from = std::max(begin, i * rows / stripes), to = std::min(end, (i + 1) * rows / stripes);
-      if (from >= to) continue;
-      const Box stripe = part_of(overlap.box, cut, from, to);
-      const std::int64_t taker = (i + shift) % takers;
-      send(holder, first + taker, stripe, FanOut::relayed);
-      for (std::int64_t other = 0; other < takers; ++other) {
-        if (other == taker) continue;
-        copy.source.rank = taker_rank(first + taker);
-        copy.source.format = overlap.destination_format;
-        copy.destination.rank = taker_rank(first + other);
-        copy.fan_out = FanOut::forwarded;
-        visit_places();
-      }
+      const std::int64_t begin = i * rows / stripes, end = (i + 1) * rows / stripes;
+      if (begin < end) visit_stripe(first_of(domain) + (i + shift) % takers, begin, end);
     }
   };
-
-  struct Stripe {
-    std::int64_t taker, begin, end;  ///< index in `takers`, rows
-  };
-  const auto stripes_of = [&](std::int64_t domain, int cut) {
-    const std::int64_t first = overlap.domains[static_cast<std::size_t>(domain)];
-    const std::int64_t takers = overlap.domains[static_cast<std::size_t>(domain) + 1] - first;
-    const std::int64_t count = std::clamp<std::int64_t>(bytes_of(overlap.box) / rules_.striping.min_bytes, 1, takers);
-    const std::int64_t shift = count == takers ? 0 : turn + overlap.number;
-    const std::int64_t rows = overlap.box.extent[cut];
-    std::vector<Stripe> stripes;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const Stripe stripe{first + (i + shift) % takers, i * rows / count, (i + 1) * rows / count};
-      if (stripe.begin < stripe.end) stripes.push_back(stripe);
-    }
-    return stripes;
-  };
-  /// Brings a part of a stripe to its taker, from a holder or from a taker of the domain before, and to the others of
-  /// the domain.
-  const auto hand_to = [&](std::int64_t domain, const Stripe& stripe, Rank from, const Box& part) {
-    const std::int64_t first = overlap.domains[static_cast<std::size_t>(domain)];
-    const std::int64_t behind = overlap.domains[static_cast<std::size_t>(domain) + 1];
-    const bool feeds_on = behind - first > 1 || domain + 1 < domains;
+  /// Brings a part of a taker's stripe from a rank to it and, from there, to the others of its domain.
+  const auto bring = [&](std::int64_t domain, std::int64_t taker, const Box& part, Rank from, FanOut how) {
     copy.box = part;
-    copy.hops = static_cast<std::int16_t>(domain);
-    copy.source = {from, {}, domain == 0 ? overlap.source_format : overlap.destination_format};
-    copy.destination.rank = taker_rank(stripe.taker);
-    copy.fan_out = domain == 0 ? FanOut::relayed : feeds_on ? FanOut::passed : FanOut::forwarded;
+    copy.source = {from, {}, how == FanOut::relayed ? overlap.source_format : overlap.destination_format};
+    copy.destination.rank = taker_rank(taker);
+    copy.fan_out = how;
     visit_places();
-    for (std::int64_t other = first; other < behind; ++other) {
-      if (other == stripe.taker) continue;
-      copy.source = {taker_rank(stripe.taker), {}, overlap.destination_format};
+    for (std::int64_t other = first_of(domain); other < first_of(domain + 1); ++other) {
+      if (other == taker) continue;
+      copy.source = {taker_rank(taker), {}, overlap.destination_format};
       copy.destination.rank = taker_rank(other);
       copy.fan_out = FanOut::forwarded;
       visit_places();
     }
   };
+  /// Brings rows `begin` to `end` of the box to all takers of a domain, into which each row comes once.
+  const auto feed = [&](std::int64_t holder, std::int64_t domain, int cut, std::int64_t begin, std::int64_t end) {
+    if (takers_of(domain) == 1)
+      return send(holder, first_of(domain), part_of(overlap.box, cut, begin, end), FanOut::none);
+    for_each_stripe(domain, cut, [&](std::int64_t taker, std::int64_t lower, std::int64_t upper) {
+      const std::int64_t from = std::max(begin, lower), to = std::min(end, upper);
+      if (from < to) bring(domain, taker, part_of(overlap.box, cut, from, to), holder_rank(holder), FanOut::relayed);
+    });
+  };
   /// Holders share the box for the first domain; from there on each domain hands its stripes on to the next one.
   const auto hand_on = [&] {
-    std::int64_t most = 1;
-    for (std::int64_t domain = 0; domain < domains; ++domain)
-      most = std::max<std::int64_t>(most, overlap.domains[static_cast<std::size_t>(domain) + 1] -
-                                              overlap.domains[static_cast<std::size_t>(domain)]);
-    const int cut = cut_dimension(overlap.box.extent, 1, std::max(most, holders), rules_.striping);
+    std::int64_t most = holders;
+    for (std::int64_t domain = 0; domain < domains; ++domain) most = std::max(most, takers_of(domain));
+    const int cut = cut_dimension(overlap.box.extent, 1, most, rules_.striping);
     const std::int64_t rows = overlap.box.extent[cut];
     const std::int64_t shares =
         std::clamp<std::int64_t>(bytes_of(overlap.box) / rules_.striping.min_bytes, 1, std::min(holders, rows));
     for (std::int64_t domain = wanted.begin; domain < wanted.end; ++domain) {
-      std::vector<Stripe> before;
-      if (domain > 0) before = stripes_of(domain - 1, cut);
-      const std::int64_t feeders = domain == 0 ? shares : std::ssize(before);
-      for (const Stripe& stripe : stripes_of(domain, cut)) {
-        for (std::int64_t f = 0; f < feeders; ++f) {
-          const auto at = static_cast<std::size_t>(f);
-          const std::int64_t lower = domain == 0 ? f * rows / shares : before[at].begin;
-          const std::int64_t upper = domain == 0 ? (f + 1) * rows / shares : before[at].end;
-          const std::int64_t begin = std::max(lower, stripe.begin), end = std::min(upper, stripe.end);
-          if (begin >= end) continue;
-          const Rank from = domain == 0 ? holder_rank(f) : taker_rank(before[at].taker);
-          hand_to(domain, stripe, from, part_of(overlap.box, cut, begin, end));
+      const bool is_fed_on = takers_of(domain) > 1 || domain + 1 < domains;
+      const FanOut how = domain == 0 ? FanOut::relayed : is_fed_on ? FanOut::passed : FanOut::forwarded;
+      copy.hops = static_cast<std::int16_t>(domain);
+      for_each_stripe(domain, cut, [&](std::int64_t taker, std::int64_t lower, std::int64_t upper) {
+        const auto from = [&](Rank sender, std::int64_t begin, std::int64_t end) {
+          begin = std::max(begin, lower), end = std::min(end, upper);
+          if (begin < end) bring(domain, taker, part_of(overlap.box, cut, begin, end), sender, how);
+        };
+        if (domain > 0) {
+          return for_each_stripe(domain - 1, cut, [&](std::int64_t sender, std::int64_t begin, std::int64_t end) {
+            from(taker_rank(sender), begin, end);
+          });
         }
-      }
+        for (std::int64_t share = 0; share < shares; ++share)
+          from(holder_rank(share), share * rows / shares, (share + 1) * rows / shares);
+      });
     }
   };
 
@@ -434,8 +412,7 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
   }
   copy.to_self = false;
   if (overlap.box.extent.size() == 0) {
-    const std::int64_t end = overlap.domains[static_cast<std::size_t>(wanted.end)];
-    for (std::int64_t taker = overlap.domains[static_cast<std::size_t>(wanted.begin)]; taker < end; ++taker)
+    for (std::int64_t taker = first_of(wanted.begin); taker < first_of(wanted.end); ++taker)
       send(taker * holders / std::ssize(overlap.takers), taker, overlap.box, FanOut::none);
     return;
   }
@@ -443,9 +420,7 @@ void Planner::assign(const Tensor& tensor, const Overlap& overlap, std::int64_t 
   const bool whole = domains % holders == 0 || bytes_of(overlap.box) * domains < holders * rules_.striping.min_bytes;
   if (whole) {
     for (std::int64_t domain = wanted.begin; domain < wanted.end; ++domain) {
-      const std::int64_t takers =
-          overlap.domains[static_cast<std::size_t>(domain) + 1] - overlap.domains[static_cast<std::size_t>(domain)];
-      const int cut = cut_dimension(overlap.box.extent, 1, takers, rules_.striping);
+      const int cut = cut_dimension(overlap.box.extent, 1, takers_of(domain), rules_.striping);
       feed(domain * holders / domains, domain, cut, 0, overlap.box.extent[cut]);
     }
     return;

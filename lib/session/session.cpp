@@ -373,37 +373,6 @@ void Session::note_delta() {
       share(DeltaForm::bitmap, 2), share(DeltaForm::bitmap, 4)));
 }
 
-std::vector<plan::Copy> Session::Part::of(const std::vector<plan::Copy>& copies) const {
-  std::set<std::int32_t> mine;
-  for (const model::Tensor& tensor : tensors) mine.insert(tensor.index);
-  std::vector<plan::Copy> result;
-  std::ranges::copy_if(copies, std::back_inserter(result),
-                       [&](const plan::Copy& copy) { return mine.contains(copy.tensor); });
-  return result;
-}
-
-/// Returns the parts of the bulk path in the order in which they move: at least one, be it empty.
-std::vector<Session::Part> Session::make_parts() const {
-  const std::vector<model::Tensor>& bulk = exchange_.paths.bulk;
-  if (how_.commit == Commit::in_place) return {{"", false, bulk}};
-  std::vector<Part> parts;
-  if (how_.commit == Commit::layers) {
-    const Units units(exchange_.model);
-    for (std::size_t unit = 0; unit < units.size(); ++unit) {
-      Part part{units.name(unit), false, {}};
-      std::ranges::copy_if(bulk, std::back_inserter(part.tensors),
-                           [&](const model::Tensor& tensor) { return units.of(tensor) == unit; });
-      if (!part.tensors.empty()) parts.push_back(std::move(part));
-    }
-    if (parts.empty()) parts.push_back({"", false, {}});
-    return parts;
-  }
-  parts = {{"", false, {}}};
-  if (!mine_.staged->is_whole()) parts.push_back({"", true, {}});
-  for (const model::Tensor& tensor : bulk) parts[mine_.staged->has(tensor) ? 0 : 1].tensors.push_back(tensor);
-  return parts;
-}
-
 /// Makes the paths into one place of gen's storages (nullptr: this rank has none).
 std::vector<Path> Session::make_paths(const std::vector<plan::Copy>& copies, const SideMemory* destination) {
   const plan::Paths& paths = exchange_.paths;
@@ -432,7 +401,7 @@ std::vector<Path> Session::make_paths(const std::vector<plan::Copy>& copies, con
 }
 
 void Session::make_executors(const std::vector<plan::Copy>& copies) {
-  parts_ = make_parts();
+  parts_ = make_parts(exchange_, how_.commit, mine_.staged);
   transport::Endpoint me{own(), {}, {}};
   std::int64_t ring_bytes = 0;
   for (const Part& part : parts_)

@@ -13,6 +13,7 @@
 
 #include "session/estimate.hpp"
 #include "session/exchange.hpp"
+#include "session/parts.hpp"
 #include "session/sent_weights.hpp"
 #include "session/staged.hpp"
 #include "session/versions.hpp"
@@ -171,15 +172,6 @@ class Session {
   void connect();
   void register_memory();
   std::vector<transport::Communicator*> all_communicators() const;
-  /// Tensors of the bulk path that one executor moves.
-  struct Part {
-    std::string name;  ///< of Commit::layers
-    bool is_paused = false;
-    std::vector<model::Tensor> tensors;
-
-    std::vector<plan::Copy> of(const std::vector<plan::Copy>& copies) const;
-  };
-  std::vector<Part> make_parts() const;
   std::vector<Path> make_paths(const std::vector<plan::Copy>& copies, const SideMemory* destination);
   Roll call_roll(std::int64_t asked, int place) const;
   /// Runs the paths of a place that are, or are not, paused.

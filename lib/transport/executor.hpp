@@ -13,6 +13,7 @@
 
 #include "kernels/engine_copies.hpp"
 #include "kernels/kernels.hpp"
+#include "plan/model.hpp"
 #include "plan/plan.hpp"
 #include "transport/communicator.hpp"
 #include "transport/delta_form.hpp"
@@ -97,8 +98,7 @@ struct Tuning {
   /// direct with fan-out: most bytes of a chunk (at least one element). Small enough that the last chunk's way through
   /// its relay is short, large enough that flags cost nothing.
   std::int64_t fan_out_chunk_bytes = 8 << 20;
-  std::int64_t parts = 24;            ///< direct with fan-out between hosts: parts that are handed on (rounds.hpp)
-  std::int64_t part_bytes = 1 << 20;  ///< ... at least so many bytes each
+  plan::HandedOn handed_on = {};      ///< direct with fan-out between hosts
   Delta delta = Delta::off;           ///< p2p: what a refit that follows another one sends
   kernels::TableSizes table = {};     ///< of the tables of all executors
   kernels::EngineSizes engines = {};  ///< direct: of copies to other devices; by default kernels do all of them

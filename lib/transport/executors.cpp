@@ -29,9 +29,9 @@ plan::ModelSeconds p2p_model(const plan::Paths& /*paths*/, const plan::Loads& lo
   return plan::p2p_seconds(loads, machine, knobs);
 }
 
-plan::ModelSeconds direct_model(const plan::Paths& /*paths*/, const plan::Loads& loads, const plan::Machine& machine,
-                                const plan::Knobs& knobs, const Tuning& /*tuning*/) {
-  return plan::direct_seconds(loads, machine, knobs);
+plan::ModelSeconds direct_model(const plan::Paths& paths, const plan::Loads& loads, const plan::Machine& machine,
+                                const plan::Knobs& knobs, const Tuning& tuning) {
+  return plan::direct_seconds(loads, machine, knobs, tuning.handed_on.parts(paths.bulk));
 }
 
 std::int64_t golden_staging(const Tuning& tuning, std::int64_t /*moved*/) {
@@ -140,8 +140,7 @@ std::optional<plan::Broadcasts> broadcasts_of(const ExecutorRow& row, const plan
 plan::ModelSeconds model_seconds(const ExecutorRow& row, const plan::Paths& paths, const plan::Loads& loads,
                                  const plan::Machine& machine, const Tuning& tuning, bool per_stage,
                                  std::int64_t misc_buffer_bytes) {
-  const plan::Knobs knobs{tuning.streams, tuning.group_size, tuning.chunk_bytes,
-                          per_stage,      paths.colocated,   tuning.parts};
+  const plan::Knobs knobs{tuning.streams, tuning.group_size, tuning.chunk_bytes, per_stage, paths.colocated};
   plan::ModelSeconds model = row.model(paths, loads, machine, knobs, tuning);
   plan::add_misc(plan::misc_load(paths.misc, paths.source, paths.destination, misc_buffer_bytes, paths.colocated,
                                  machine.placement),

@@ -1,20 +1,23 @@
 #pragma once
-// The way of a broadcast between hosts: from host to host, and on each of them from one rank to the others.
+// The ranks' places in broadcasts between hosts, whose order is that of plan::Chain: from host to host, and on each of
+// them from one rank to the others.
 
+#include <map>
 #include <vector>
+
+#include "plan/chain.hpp"
 
 namespace refit::transport {
 
-/// A tree over the ranks of a communicator for any root: the root's host first, then the others in turn, each fed by
-/// the one before it, so that every link brings each byte in once and sends it on once. A host's first rank (on the
-/// root's host the root) feeds its others.
+/// A tree over the ranks of a communicator for any root. Each host's first rank (on the root's host the root) feeds the
+/// next host's, and then its own host's others, so that every link brings each byte in once and sends it on once.
 ///
-/// Example: ranks 0 to 5 on hosts A A B B C C, root 1: 1 feeds 0 and 2, 2 feeds 3 and 4, 4 feeds 5.
+/// Example: ranks 0 to 5 on hosts A A B B C C, root 1: 1 feeds 2 and 0, 2 feeds 4 and 3, 4 feeds 5.
 class HostChain {
  public:
   /// `hosts`: by rank; equal numbers are one host.
-  explicit HostChain(std::vector<int> hosts);
-  bool has_several_hosts() const { return order_.size() > 1; }
+  explicit HostChain(const std::vector<int>& hosts);
+  bool has_several_hosts() const { return chain_.domains() > 1; }
 
   struct Place {
     int parent = -1;            ///< -1: the root
@@ -23,8 +26,9 @@ class HostChain {
   Place place(int rank, int root) const;
 
  private:
-  std::vector<int> hosts_;               ///< numbers of `order_`, by rank
-  std::vector<std::vector<int>> order_;  ///< ranks of every host, ascending
+  std::vector<int> hosts_;                 ///< by rank
+  std::map<int, std::vector<int>> ranks_;  ///< by host, ascending
+  plan::Chain chain_;
 };
 
 }  // namespace refit::transport

@@ -23,12 +23,11 @@ struct Slices {
 std::map<std::int32_t, Slices> slices_of(const std::vector<model::Tensor>& tensors, const Tuning& tuning) {
   std::int64_t total = 0;
   for (const model::Tensor& tensor : tensors) total += tensor.bytes();
-  const std::int64_t parts = std::clamp<std::int64_t>(total / tuning.part_bytes, 1, tuning.parts);
+  const std::int64_t parts = tuning.handed_on.parts(tensors);
   std::map<std::int32_t, Slices> result;
   std::int64_t before = 0;
   const auto part_of = [&](std::int64_t byte) {
-    return static_cast<std::int64_t>(static_cast<double>(byte) / static_cast<double>(std::max<std::int64_t>(1, total)) *
-                                     static_cast<double>(parts));
+    return std::min(parts - 1, byte * parts / std::max<std::int64_t>(1, total));
   };
   for (const model::Tensor& tensor : tensors) {
     Slices& slices = result[tensor.index];
@@ -37,10 +36,9 @@ std::map<std::int32_t, Slices> slices_of(const std::vector<model::Tensor>& tenso
       slices.dimension = d;
       slices.rows = tensor.shape[d];
     }
-    slices.first = std::min(parts - 1, part_of(before));
+    slices.first = part_of(before);
     before += tensor.bytes();
-    const std::int64_t last = std::min(parts - 1, part_of(std::max<std::int64_t>(0, before - 1)));
-    slices.count = std::min(slices.rows, last - slices.first + 1);
+    slices.count = std::min(slices.rows, part_of(std::max<std::int64_t>(0, before - 1)) - slices.first + 1);
   }
   return result;
 }

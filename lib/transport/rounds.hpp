@@ -5,8 +5,8 @@
 
 namespace refit::transport {
 
-/// Makes p2p for copies of which some are passed on between domains (plan.hpp). The tensors are cut into `tuning.parts`
-/// parts of about equally many bytes, fewer where they would be small; in round r a part p is on its hop r - p, so that
+/// Makes p2p for copies of which some are passed on between domains (plan.hpp). The tensors are cut into parts
+/// (`tuning.handed_on`) of about equally many bytes; in round r a part p is on its hop r - p, so that
 /// a domain sends on what came in the round before. Each round is a p2p of its own, all with one ring. `tensors`: those
 /// of the plan, the same list on all ranks. Other arguments as make_p2p.
 std::unique_ptr<Executor> make_rounds(const kernels::ExecutionSpace& space, const Routes& routes, const Endpoint& me,

@@ -13,7 +13,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 from job import Suite  # noqa: E402
-from results import check_result  # noqa: E402
+from results import check_result, without_hosts  # noqa: E402
 
 # family: how the names of its cases begin
 PREFIXES = {
@@ -74,11 +74,6 @@ def run_row(suite, family, row, files, turn):
         nothing = policy == "ffn" and NOTHING_BULK.match(row) is not None
         suite.check((done["payload"]["bulk_bytes"] == 0) == nothing, f"{where}: {done['payload']}", ended)
         check_planned(suite, ended, planned, done, where)
-
-
-def without_hosts(wire):
-    """A plan without hardware knows no hosts."""
-    return {name: value for name, value in wire.items() if name not in ("between_hosts_bytes", "within_hosts_bytes")}
 
 
 def check_planned(suite, ended, planned, done, where):

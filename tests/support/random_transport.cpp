@@ -253,8 +253,8 @@ void RandomTransport::draw_sizes(std::mt19937_64& random) {
   t.engines.most_bytes = one_of(random, {50, 1000, 1 << 20});
   t.engines.batch = one_of(random, {1, 3, 256});
   t.engines.host_bytes = one_of(random, {0, 30, 500});
-  t.parts = one_of(more, {1, 2, 5, t.parts});
-  t.part_bytes = one_of(more, {1, 100, t.part_bytes});
+  t.handed_on.most_parts = one_of(more, {1, 2, 5, t.handed_on.most_parts});
+  t.handed_on.least_bytes = one_of(more, {1, 100, t.handed_on.least_bytes});
   base_.striping.min_bytes = one_of(random, {1, 10, 1000, base_.striping.min_bytes});
   base_.striping.min_rows = one_of(random, {1, base_.striping.min_rows});
   base_.misc_buffer_bytes = one_of(random, {64, 100, 1024, 1 << 20});
@@ -345,7 +345,8 @@ std::string RandomTransport::describe(const TransportCase& job) const {
       job.colocated ? ", colocated" : "", job.quantiser ? fmt::format(", {}", name(*job.quantiser)) : "",
       job.foreign ? ", foreign memory" : "", devices(job.placement.source), devices(job.placement.destination),
       job.domain_ranks,
-      job.feeds_by_host ? job.passes_on ? fmt::format(" (hosts, hand on in {})", t.parts) : " (hosts)" : "",
+      job.feeds_by_host ? job.passes_on ? fmt::format(" (hosts, hand on in {})", t.handed_on.most_parts) : " (hosts)"
+                        : "",
       job.striping.min_bytes, job.striping.min_rows, t.streams, t.group_size, t.chunk_bytes, t.ring_chunks,
       t.message_bytes, t.small_bytes.value_or(-1), t.packed_bytes, t.message_cost_bytes, t.golden_part_bytes,
       t.reshard_group_bytes, t.fan_out_chunk_bytes, t.table.item_bytes, t.table.quantised_elements,

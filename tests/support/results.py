@@ -48,3 +48,8 @@ def dump_of_engine(suite, dump, first, ranks):
         shutil.copy(suite.path(dump, f"gen-rank-{first + rank:05}.safetensors"),
                     suite.path(folder, f"gen-rank-{rank:05}.safetensors"))  # fmt: skip
     return folder
+
+
+def without_hosts(wire):
+    """A result's wire as a plan without hardware has it, which knows no hosts."""
+    return {name: value for name, value in wire.items() if name not in ("between_hosts_bytes", "within_hosts_bytes")}

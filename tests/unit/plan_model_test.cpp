@@ -119,6 +119,7 @@ TEST(Model, CountsPortsStagingAndSteps) {
               machine.placement)
           .loads;
   EXPECT_DOUBLE_EQ(direct_seconds(shared, machine, Knobs()).wire, 0.1);  // each forwards its half
+  EXPECT_EQ(direct_seconds(shared, machine, Knobs(), 10).schedule, 0);   // of what nobody hands on there are no parts
 
   // A broadcast is on its way once, packed and placed before and after: 20 GB read and 20 GB written.
   const Broadcasts all = broadcasts(tensors, source, 64 << 20);
@@ -356,6 +357,39 @@ TEST(Model, IsNeverBelowTheBoundsPorts) {
     EXPECT_GE(p2p_seconds(total.loads, machine, streams(1)).schedule + 1e-12,
               p2p_seconds(total.loads, machine, streams(4)).schedule);
   }
+}
+
+/// Two domains of one replica each: the second gets from the first what that has from the holder, a part later.
+TEST(Model, HandingOnTakesAPartForEachHop) {
+  const std::vector<Tensor> tensors{{0, "t0", {50'000, 1'000}, DType::bf16, model::Role::unknown, -1, -1}};
+  const auto source = rows_layout(tensors, 1, 1);
+  const auto replicas = rows_layout(tensors, 3, 1);
+  const Placement placement{{{0, 0}}, {{1, 1}, {2, 2}, {3, 3}}};
+  Machine machine{{}, placement, 0};
+  machine.rates.domain_in = machine.rates.domain_out = machine.rates.device_in = machine.rates.device_out = 1e9;
+  machine.rates.launch_seconds = 1e-3;
+  Rules rules;
+  rules.fan_out = {domains_of(placement), true};
+  rules.placement = placement;
+  const Loads loads = traffic(Planner(tensors, source, replicas, rules), placement).loads;
+  EXPECT_DOUBLE_EQ(handing_on_seconds(loads, 0.1, machine.rates, 10), 0.1 * 2 / 10 + 12e-3);
+  const ModelSeconds model = direct_seconds(loads, machine, Knobs(), 10);
+  EXPECT_DOUBLE_EQ(model.wire, 0.1);  // each link carries 100 MB once in each direction
+  EXPECT_DOUBLE_EQ(model.schedule, 0.1 * 2 / 10 + 12e-3);
+  rules.fan_out = {};
+  const Loads alone = traffic(Planner(tensors, source, replicas, rules), placement).loads;
+  EXPECT_EQ(handing_on_seconds(alone, 0.3, machine.rates, 10), 0);
+}
+
+TEST(HandedOn, HasPartsOfAMebibyteAtLeast) {
+  const auto parts = [](std::int64_t rows) {
+    return HandedOn().parts({{0, "t0", {rows, 1 << 19}, DType::bf16, model::Role::unknown, -1, -1}});  // rows of 1 MiB
+  };
+  EXPECT_EQ(parts(1), 1);
+  EXPECT_EQ(parts(7), 7);
+  EXPECT_EQ(parts(24), 24);
+  EXPECT_EQ(parts(25), 24);
+  EXPECT_EQ(HandedOn().parts({}), 1);
 }
 
 }  // namespace

@@ -600,6 +600,12 @@ TEST(PlanFanOut, KnowsWhoSharesWhat) {
   }
 }
 
+/// What is asked for though it does not pay: within hosts, and between them where each has one gen rank.
+TEST(PlanFanOut, AskedForGoesWithinHostsOrBetweenThem) {
+  EXPECT_EQ(any_fan_out({{{0, 0}}, {{1, 1}, {2, 1}, {3, 2}}}), FanOutRules({{1, 1, 2}, false}));
+  EXPECT_EQ(any_fan_out({{{0, 0}}, {{1, 1}, {2, 2}}}), FanOutRules({{1, 2}, true}));
+}
+
 /// A memory that a host's ranks share gains nothing from fan-out; a slow link between hosts does, wherever takers are.
 TEST(PlanFanOut, PaysBehindALinkBetweenHosts) {
   const std::vector<Tensor> tensors{{0, "t0", {60'000, 500}, DType::bf16, model::Role::unknown, -1, -1}};
