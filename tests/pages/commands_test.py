@@ -78,7 +78,7 @@ class Place:
 
     def fixtures(self, text):
         """Checkpoints, cases and dumps that pages name without making them; those that `text` names."""
-        made = "refit synth qwen3-8b-small data/Qwen3-8B"
+        made = "refit synth qwen3-8b-small data/Qwen3-8B" if "/data/Qwen3-8B" in text else "true"
         if re.search(r"-dump vllm\b", text):
             made += " && mpirun -np 8 refit run --checkpoint data/Qwen3-8B --train TP2xPP2 --gen TP4 --set run.update=none --steps 1"
             made += " --dump-gen vllm --dump-train megatron"
@@ -179,12 +179,13 @@ def main():
     parser.add_argument("--spans", action="store_true")
     parser.add_argument("pages", nargs="*")
     arguments = parser.parse_args()
-    root = arguments.root.resolve()
-    place = Place(arguments.refit.resolve(), root, arguments.work.resolve())
-    texts = {page: (root / page).read_text(encoding="utf-8") for page in arguments.pages or pages(root)}
-    place.fixtures("" if arguments.spans else "".join(texts.values()))
+    root, work = arguments.root.resolve(), arguments.work.resolve()
     total, problems = 0, []
-    for page, text in texts.items():
+    for page in map(pathlib.Path, arguments.pages or pages(root)):
+        text = (root / page).read_text(encoding="utf-8")
+        place = Place(arguments.refit.resolve(), root, work / page.with_suffix(""))
+        if not arguments.spans:
+            place.fixtures(text)
         count, wrong = (run_spans if arguments.spans else run_page)(place, page, text)
         total += count
         problems += wrong
