@@ -3,7 +3,7 @@
 
     scripts/pages.py [--refit build/cpu/bin/refit] [--check]
 
-keys, models: of `refit list NAME --json`. bugs: of inputs/bugs/. --check changes nothing, and ends with 1 where a page is
+keys, models: of `refit list NAME --json`. bugs: of inputs/bugs/. weight_sync: of results/weight_sync.toml. --check changes nothing, and ends with 1 where a page is
 not what it would write.
 """
 
@@ -14,6 +14,8 @@ import re
 import subprocess
 import sys
 import tomllib
+
+from published_sync import weight_sync
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SECTIONS = {
@@ -87,7 +89,7 @@ def bugs(_):
     return text + "\n"
 
 
-MAKERS = {"keys": keys, "models": models, "bugs": bugs}
+MAKERS = {"keys": keys, "models": models, "bugs": bugs, "weight_sync": weight_sync}
 
 
 def main():
