@@ -111,7 +111,7 @@ def cells(one):
     places = max(len(f"{value:g}".partition(".")[2]) for value in one.seconds)
     seconds = span(one.seconds, f"{{:.{places}f}}".format) if published else digits(one.seconds[0], 3)
     rates = span(one.rates(), lambda rate: digits(rate, 2 if published else 3))
-    line = [f"[{row['system']}]({link})", f"{row['model']}, {row['layout']}", machine]
+    line = [f"[{row['system']}]({link})", f"{row['model']}: {row['layout']}", machine]
     line += [least + digits(one.gigabytes, 3), seconds, least + rates]
     if one.bound is not None:
         line += [least + digits(one.bound, 3), least + span(one.parts(), "{:.2f}".format)]
