@@ -405,19 +405,6 @@ class Run {
   std::unique_ptr<Work> job_;
 };
 
-/// Takes older results away before MPI starts, which may hang or be ended, and before an earlier failure is reported.
-/// Refusals are reported by the setup, when all ranks can hear them. A result that is younger than this process belongs
-/// to this job: the process may have been stopped at its start and go on when the others have ended.
-void take_older_away(Outputs& outputs, Board& board) {
-  try {
-    outputs.check();
-    outputs.remove_older_than_this_process();
-    board.may_write() = true;
-  } catch (const Error&) {
-    // The setup checks again.
-  }
-}
-
 /// Reports a failure that not all ranks have seen, for the supervisor; returns its exit code. The verdict stays wrong
 /// data that were named before time ran out, or any failure that is being written.
 int report_failure(const Case& c, const Findings& findings, Board& board, Outputs& outputs, bool is_root,
@@ -434,7 +421,7 @@ int report_failure(const Case& c, const Findings& findings, Board& board, Output
   const bool own = failure.ending == Ending::error || failure.ending == Ending::interruption;
   say(fmt::format("{}{}{}", own ? fmt::format("rank {}: ", failure.rank) : "", code == 0 ? "as expected: " : "",
                   failure.message));
-  if (!board.may_write()) take_older_away(outputs, board);
+  if (!board.may_write() && outputs.take_older_away()) board.may_write() = true;
   if (!board.may_write()) return code;
   outputs.assume_checked();
   if (!is_root) outputs.leave_written();
@@ -509,7 +496,7 @@ int run(const Case& c, const std::vector<std::string>& command) {
       {[&](const Failure& failure) { return report_failure(c, findings, *board, outputs, launch.rank == 0, failure); },
        end_job});
   supervisor.progress().begin_unprofiled("MPI_Init", limits.phase());
-  if (launch.rank == 0) take_older_away(outputs, *board);
+  if (launch.rank == 0 && outputs.take_older_away()) board->may_write() = true;
   bool complete = false;
   bool is_root = false;
   {
