@@ -7,7 +7,7 @@
 
 #include "kernels/delta.hpp"
 #include "kernels/memory.hpp"
-#include "kernels/runtime.hpp"
+#include "kernels/kernels.hpp"
 #include "unit/kernels_random.hpp"
 
 namespace refit::kernels {
