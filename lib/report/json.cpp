@@ -3,6 +3,7 @@
 #include "report/format.hpp"
 #include "report/printers.hpp"
 #include "report/statistics.hpp"
+#include "report/sweep.hpp"
 
 namespace refit::report {
 namespace {
@@ -340,10 +341,9 @@ void put_measurements(Json& json, const Result& result) {
   if (!result.notes.empty()) json["notes"] = result.notes;
 }
 
-}  // namespace
-
-std::string to_json(const Result& result) {
-  Json json = {{"schema", result.plan ? "refit.plan" : "refit.result"}, {"schema_version", 1}};
+/// Returns what a document begins with: whose it is, and how it ended.
+Json head(const Result& result, const char* schema) {
+  Json json = {{"schema", schema}, {"schema_version", 1}};
   json["case"] = to_json(result.test_case);
   json["command"] = result.command;
   json["start_time"] = result.start_time;
@@ -352,6 +352,11 @@ std::string to_json(const Result& result) {
   json["exit_code"] = result.exit_code;
   put_part(json, "error", result.error);
   json["environment"] = to_json(result.environment);
+  return json;
+}
+
+Json document(const Result& result) {
+  Json json = head(result, result.plan ? "refit.plan" : "refit.result");
   put_part(json, "model", result.model);
   json["ranks"] = result.ranks;
   json["train"] = to_json(result.train, "trainer");
@@ -361,7 +366,25 @@ std::string to_json(const Result& result) {
   for (std::size_t e = 0; e < all.size(); ++e) put(json["gen"]["engines"][e], all[e]);
   json["settings"] = to_json(result.settings);
   put_measurements(json, result);
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';
+  return json;
+}
+
+std::string text_of(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace) + '\n'; }
+
+}  // namespace
+
+std::string to_json(const Result& result) { return text_of(document(result)); }
+
+std::string to_json(const Result& whole, const Sweep& sweep) {
+  Json json = head(whole, "refit.sweep");
+  json["ranks"] = whole.ranks;
+  json["keys"] = Json::array();
+  for (const auto& [key, value] : sweep.planned.front()) json["keys"].push_back(key);
+  json["planned"] = sweep.planned.size();
+  json["combinations"] = Json::array();
+  for (const Combination& one : sweep.combinations)
+    json["combinations"].push_back({{"values", object(one.values)}, {"result", document(one.result)}});
+  return text_of(json);
 }
 
 }  // namespace refit::report

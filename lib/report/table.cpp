@@ -92,12 +92,20 @@ std::string milliseconds(std::optional<double> seconds) {
 
 }  // namespace
 
-void print_header(std::ostream& out, const Result& result) {
+void print_start(std::ostream& out, const Result& result) {
   out << versions(result.environment);
   if (!result.start_time.empty()) out << labelled("start", result.start_time);
   if (!result.command.empty()) out << labelled("command", result.command);
   if (!result.test_case.name.empty()) out << labelled("case", result.test_case.name);
   if (!result.test_case.description.empty()) out << labelled("", result.test_case.description);
+}
+
+void print_hosts(std::ostream& out, const Result& result) {
+  if (const std::string job = job_text(result.environment.job); !job.empty()) out << labelled("started", job);
+}
+
+void print_header(std::ostream& out, const Result& result) {
+  print_start(out, result);
   if (result.model) {
     const Model& model = *result.model;
     out << labelled("model", fmt::format("{}, {} tensors, {} parameters, {}", model.family, grouped(model.tensors),
@@ -112,7 +120,7 @@ void print_header(std::ostream& out, const Result& result) {
                                                              group_text(engine.group), engine.first_rank));
   }
   if (!result.settings.empty()) out << labelled("settings", settings_text(result.settings));
-  if (const std::string job = job_text(result.environment.job); !job.empty()) out << labelled("started", job);
+  print_hosts(out, result);
   print_ranks(out, result.environment.ranks);
   out << std::flush;
 }

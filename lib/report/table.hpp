@@ -9,6 +9,11 @@
 
 namespace refit::report {
 
+/// Prints versions, start, command and case: what a header begins with.
+void print_start(std::ostream& out, const Result& result);
+/// Prints the line with job, launcher and hosts, where there are several hosts or a batch system.
+void print_hosts(std::ostream& out, const Result& result);
+
 /// Prints versions, case, model, layouts, settings and ranks: everything known before the first refit. Ranks beyond 64
 /// are summarised.
 void print_header(std::ostream& out, const Result& result);

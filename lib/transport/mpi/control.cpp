@@ -1,6 +1,8 @@
+#include <chrono>
 #include <exception>
 #include <limits>
 #include <numeric>
+#include <thread>
 
 #include "transport/mpi/error.hpp"
 #include "transport/mpi/mpi.hpp"
@@ -158,6 +160,17 @@ class MpiControl final : public Control {
     return std::make_unique<MpiExchange>(comm_, messages);
   }
 
+  void sleep_until_all_come() {
+    const Waiting waiting = enter();
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_mpi(MPI_Ibarrier(comm_, &request));
+    for (int done = 0;;) {
+      check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+      if (done != 0) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
   std::unique_ptr<Control> split(int color) override {
     MPI_Comm part = MPI_COMM_NULL;
     const Waiting waiting = enter();
@@ -200,6 +213,8 @@ class MpiControl final : public Control {
 MPI_Comm communicator_of(const Control* world) {
   return world == nullptr ? MPI_COMM_WORLD : dynamic_cast<const MpiControl&>(*world).communicator();
 }
+
+void sleep_until_all_come(Control& world) { dynamic_cast<MpiControl&>(world).sleep_until_all_come(); }
 
 std::unique_ptr<Control> make_mpi_control(Progress* progress) {
   MPI_Comm copy = MPI_COMM_NULL;

@@ -46,6 +46,10 @@ class MpiSession {
 /// Collective over MPI_COMM_WORLD.
 std::unique_ptr<Control> make_mpi_control(Progress* progress = nullptr);
 
+/// Waits for all ranks of `world`, a control plane of make_mpi_control, asleep: for ranks with nothing to do while others
+/// measure, whose cores they must not take. Collective over `world`.
+void sleep_until_all_come(Control& world);
+
 /// The ranks in the next functions are those of `world`: a control plane of make_mpi_control, or a split of one, which
 /// lends its MPI communicator while the call lasts; nullptr: all processes of the job.
 
