@@ -64,6 +64,7 @@ void put(Json& json, const JobInfo& job) {
 Json to_json(const Environment& environment) {
   Json json = Json::object();
   put(json, "refit", environment.refit);
+  put(json, "commit", environment.commit);
   put(json, "compiler", environment.compiler);
   put(json, "mpi", environment.mpi);
   put(json, "nccl", environment.nccl);
