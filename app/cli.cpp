@@ -452,9 +452,10 @@ void add_commands(CLI::App& app, Arguments& arguments) {
   add_case_arguments(*add_command(app, "run", "Load, then update, refit and verify, step by step; report"),
                      arguments.run, [](const Key& /*key*/) { return true; });
   app.get_subcommand("run")
-      ->add_option("--sweep", arguments.sweep,
-                   "KEY=VALUE,VALUE: a run with each value, one after the other, and a table; of several keys with each "
-                   "combination; repeatable")
+      ->add_option(
+          "--sweep", arguments.sweep,
+          "KEY=VALUE,VALUE: a run with each value, one after the other, and a table; of several keys with each "
+          "combination; repeatable")
       ->expected(1)
       ->take_all();
   add_plan(app, arguments);

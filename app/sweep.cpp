@@ -101,10 +101,10 @@ class Mistakes {
     std::vector<std::string> lines;
     for (const Mistake& one : all_) {
       const bool everywhere = one.others + 1 == combinations && combinations > 1;
-      lines.push_back(everywhere ? one.what
-                                 : fmt::format("{}{}: {}", one.first,
-                                               one.others == 0 ? "" : fmt::format(" (and {} more)", one.others),
-                                               one.what));
+      lines.push_back(everywhere
+                          ? one.what
+                          : fmt::format("{}{}: {}", one.first,
+                                        one.others == 0 ? "" : fmt::format(" (and {} more)", one.others), one.what));
     }
     fail_usage("{}", fmt::join(lines, "\n"));
   }

@@ -50,7 +50,8 @@ def match(a, b):
         raise documents.Mistake(f"{kinds}: give two files of one kind")
     both, only_a, only_b = differences.pairs(a, b)
     if not both:
-        raise documents.Mistake(f"{a.file} and {b.file} have no case in common: {'; '.join(only_a[:3])} ... and {'; '.join(only_b[:3])} ...")
+        names = " and ".join(", ".join(only[:3] + ["..."] * (len(only) > 3)) for only in (only_a, only_b))
+        raise documents.Mistake(f"{a.file} and {b.file} have no case in common: {names}")
     return both, only_a, only_b
 
 

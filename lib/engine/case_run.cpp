@@ -323,8 +323,7 @@ void CaseRun::refits() {
   findings_.edit([&](report::Result& all) {
     all.rates = known.rates;
     all.bound = known.bound;
-    if (const auto sync = report::summarise(report::weight_sync_samples(all));
-        sync && all.bound && all.bound->seconds)
+    if (const auto sync = report::summarise(report::weight_sync_samples(all)); sync && all.bound && all.bound->seconds)
       all.efficiency = *all.bound->seconds / sync->median;
     judge(*setup_, all);
   });

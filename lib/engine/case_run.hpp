@@ -38,11 +38,11 @@ class JobProcess {
   int size() const { return session_.size(); }
   bool is_root() const { return session_.rank() == 0; }
 
-  /// Hears what other processes have refused, and starts the device. Errors: as require_no_refusal and kernels::Runtime.
-  /// Collective.
+  /// Hears what other processes have refused, and starts the device. Errors: as require_no_refusal and
+  /// kernels::Runtime. Collective.
   void begin(const cases::Limits& limits);
-  /// Checks the outputs and `also`, which is not collective, then takes older results away. Errors (CollectiveError): all
-  /// of either. Collective.
+  /// Checks the outputs and `also`, which is not collective, then takes older results away. Errors (CollectiveError):
+  /// all of either. Collective.
   void check(Outputs& outputs, const std::function<void()>& also);
   /// Waits for all processes before MPI ends: a rank that ends MPI while another one hangs can end the job only by its
   /// own end, which launchers do not like. Everything but MPI and Kokkos must be released. Collective.
@@ -62,7 +62,8 @@ class JobProcess {
 bool attempt(Supervisor& supervisor, const std::function<void()>& work,
              const std::function<void(const transport::CollectiveError&)>& failed);
 
-/// This process's part of one case. Errors that all ranks throw in step come as CollectiveError, and leave all of them able to go on.
+/// This process's part of one case. Errors that all ranks throw in step come as CollectiveError, and leave all of them
+/// able to go on.
 class CaseRun {
  public:
   /// `world`: all ranks of the case. Rank 0 prints header and refits to `out`; nullptr: it does not.

@@ -24,7 +24,7 @@ namespace {
 /// Reports a failure that not all ranks have seen, for the supervisor; returns its exit code. The verdict stays any
 /// failure that is being written.
 int report_end(const Case& c, const Findings& findings, Board& board, Outputs& outputs, bool is_root,
-           const Failure& failure) {
+               const Failure& failure) {
   const bool is_verdict = failure.ending == Ending::timeout && findings.verdict();
   const int before = is_verdict ? findings.verdict()->exit_code : findings.copy().exit_code;
   if (outputs.begun() && before != 0) {
@@ -45,7 +45,6 @@ int conclude(Supervisor& supervisor, const Findings& findings, Outputs& outputs,
   if (complete) report::print_summary(std::cout, result);
   return result.exit_code;
 }
-
 
 }  // namespace
 

@@ -102,9 +102,10 @@ void require_ranks_of_all(const std::vector<SweptCase>& cases, int started) {
   const SweptCase& most = largest(cases);
   const std::int64_t needed = most.c.world().size();
   if (started == needed) return;
-  fail_usage("this sweep needs {} ranks, for {} ({} for train and {} for gen{}), but {} were started; start it with: {}",
-             needed, label(most.values), most.c.train_ranks(), most.c.gen_ranks(),
-             most.c.run.colocated ? ", colocated" : "", started, start_hint(this_launch(), std::to_string(needed)));
+  fail_usage(
+      "this sweep needs {} ranks, for {} ({} for train and {} for gen{}), but {} were started; start it with: {}",
+      needed, label(most.values), most.c.train_ranks(), most.c.gen_ranks(), most.c.run.colocated ? ", colocated" : "",
+      started, start_hint(this_launch(), std::to_string(needed)));
 }
 
 /// Requires that each case can be set up, so that none is refused when others have run.
@@ -137,8 +138,8 @@ class SweepRun {
     process_.begin(limits);
     progress_.begin("setup", limits.phase());
     process_.check(outputs_, [&] {
-      require_ranks_of_all(cases_, process_.size());
       require_all(cases_);
+      require_ranks_of_all(cases_, process_.size());
     });
     const report::JobInfo job = gather_job(process_.world(), this_launch());
     ledger_.edit([&](report::Result& whole) {
@@ -171,7 +172,7 @@ class SweepRun {
     transport::Control* ranks = &process_.world();
     std::unique_ptr<transport::Control> part;
     if (const std::int64_t needed = one.c.world().size(); needed < ranks->size()) {
-      part = ranks->split(ranks->rank() < needed ? 0 : -1);
+      part = transport::make_part(*ranks, needed);
       ranks = part.get();
     }
     if (ranks != nullptr) {
@@ -180,10 +181,12 @@ class SweepRun {
       progress_.begin("finish", limits.phase());
     } else {
       progress_.begin("sleep", 0);  // those that have work have limits
+      supervisor_.stand_aside();
     }
     supervisor_.name_tensors({});
     part.reset();
     transport::sleep_until_all_come(process_.world());
+    supervisor_.stand_in_line(process_.world());
     ledger_.end(one, findings.get());
   }
 
@@ -214,7 +217,7 @@ class SweepRun {
 
 /// Reports a failure that not all ranks have seen, for the supervisor; returns its exit code.
 int report_end(const cases::Case& any, Ledger& ledger, Board& board, Outputs& outputs, bool is_root,
-           const Failure& failure) {
+               const Failure& failure) {
   if (const int before = ledger.whole().exit_code; outputs.begun() && before != 0) {
     say(failure.message);
     return before;

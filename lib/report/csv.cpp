@@ -106,8 +106,7 @@ std::string to_csv(const Sweep& sweep) {
   std::vector<std::string> phases;
   for (const Combination& one : sweep.combinations) add_phases(one.result, phases);
   std::string text = "sweep," + heading(phases);
-  for (const Combination& one : sweep.combinations)
-    text += rows(one.result, phases, field(label(one.values)) + ",");
+  for (const Combination& one : sweep.combinations) text += rows(one.result, phases, field(label(one.values)) + ",");
   return text;
 }
 

@@ -24,7 +24,7 @@ struct Column {
 
 std::string milliseconds(double seconds) { return fmt::format("{:.3f}", seconds * 1e3); }
 
-template <double Summary::* member>
+template <double Summary::*member>
 std::string weight_sync(const Result& result) {
   const auto summary = summarise(weight_sync_samples(result));
   return summary ? milliseconds((*summary).*member) : "-";
@@ -154,7 +154,8 @@ void print_sweep_header(std::ostream& out, const Result& whole, const Sweep& swe
     heads.emplace_back(column.name);
     units.emplace_back(column.unit);
   }
-  out << "#\n" << line("# ", sweep, blanks, {"", "", "weight_sync"}) << line("# ", sweep, names, heads)
+  out << "#\n"
+      << line("# ", sweep, blanks, {"", "", "weight_sync"}) << line("# ", sweep, names, heads)
       << line("# ", sweep, blanks, units) << std::flush;
 }
 
@@ -181,8 +182,7 @@ void print_sweep_summary(std::ostream& out, const Result& whole, const Sweep& sw
     }
   }
   out << labelled("sweep", counts(sweep));
-  if (whole.elapsed_seconds)
-    out << labelled("elapsed", format_seconds(*whole.elapsed_seconds) + " from start to end");
+  if (whole.elapsed_seconds) out << labelled("elapsed", format_seconds(*whole.elapsed_seconds) + " from start to end");
   out << verdict(whole) << '\n' << std::flush;
 }
 

@@ -30,7 +30,8 @@ std::string label(const SweptValues& values);
 /// have run, and waived where all are.
 void judge(const Sweep& sweep, Result& whole);
 
-/// Returns the document of schema `refit.sweep` version 1. `whole`: case, command, environment and verdict of the sweep.
+/// Returns the document of schema `refit.sweep` version 1. `whole`: case, command, environment and verdict of the
+/// sweep.
 std::string to_json(const Result& whole, const Sweep& sweep);
 
 /// Returns the rows of all combinations as to_csv of one result has them, with a first column `sweep`, the label.

@@ -46,7 +46,7 @@ class Pair:
     settings: list = field(default_factory=list)  # [(key, of A, of B)] that differ
     environment: list = field(default_factory=list)
     rows: list = field(default_factory=list)
-    word: str = ""  # same | faster | slower | other settings | wrong data | not measured | unclear
+    word: str = ""  # within noise | faster | slower | other settings | wrong data | not measured | unclear
     sentence: str = ""
 
     def __post_init__(self):
@@ -125,6 +125,8 @@ def _rows(a, b):
 
     def row(group, name, form, *path, mark=""):
         found = [number(result, *path) for result in (a, b)]
+        if not any(found) and group != "proof":  # what neither has, such as misc under bulk = all
+            return
         if found == [None, None]:
             return
         scaled = [None if one is None else one * form[0] for one in found]
@@ -191,7 +193,7 @@ def _verdict(pair):
     told = ", ".join(f"{letter} {of[0] * 1e3:.4g} to {of[1] * 1e3:.4g} ms" for letter, of in zip("AB", ranges))
     of = "all samples" if min(len(samples(r)) for r in (pair.a, pair.b)) < FEW else "the middle half of the samples"
     if not differ:
-        return "same", f"{ratio}: no more than noise ({of}: {told})"
+        return "within noise", f"{ratio}: no more than noise ({of}: {told})"
     return "faster" if medians[1] < medians[0] else "slower", f"{ratio}: more than noise ({of}: {told})"
 
 

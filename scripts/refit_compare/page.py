@@ -8,9 +8,10 @@ from refit_matrix.runner import write as write_whole
 
 from . import differences
 from .documents import Mistake, number
-from .terminal import origin, shown, times
+from .terminal import origin, shown, times, word
 
-MARKS = {"same": "✓", "faster": "↓", "slower": "↑", "wrong data": "✗", "other settings": "–", "not measured": "–", "unclear": "–"}
+MARKS = {"within noise": "≈", "faster": "↓", "slower": "↑", "wrong data": "✗", "other settings": "–", "not measured": "–",
+         "unclear": "–"}  # fmt: skip
 READING = """<b>weight_sync</b> is the time of one refit, the largest over all ranks, after the warm-up. <b>bound</b> is the least
 time that the rates measured in the same run allow; <b>efficiency</b> is bound / median weight_sync. <b>B/A</b> is B's figure as a
 multiple of A's. Two medians are said to differ where the middle halves of the samples (25th to 75th percentile; of fewer than 4
@@ -54,10 +55,12 @@ def _cases(both, only_a, only_b):
         medians = [number(result, "weight_sync", "median") for result in (pair.a, pair.b)]
         ratio = medians[1] / medians[0] if medians[0] and medians[1] is not None else None
         parts = [number(result, "efficiency") for result in (pair.a, pair.b)]
-        cells = [*(_millis(one) for one in medians), times(ratio), *("–" if one is None else f"{one:.3f}" for one in parts)]
+        cells = [*(_millis(one) for one in medians), times(ratio)]
+        shares = ["–" if one is None else f"{one:.3f}" for one in parts]
         name = f'<a href="#case-{index}">{escape(pair.name)}</a>'
         rows.append(f'<tr><th scope="row">{name}</th><td class="words">{_verdict(pair)}</td>'
-                    + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")  # fmt: skip
+                    + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+                    + "".join(f'<td class="wide">{share}</td>' for share in shares) + "</tr>")  # fmt: skip
     alone = "".join(
         f"<p>Only in {letter}: {escape('; '.join(names))}.</p>"
         for letter, names in (("A", only_a), ("B", only_b)) if names
@@ -65,7 +68,8 @@ def _cases(both, only_a, only_b):
     return f"""<h2>Cases</h2>
 <p class="soft">Medians of weight_sync.</p>
 <div class="scroll"><table>
-<thead><tr><th>case</th><th class="words">B is</th><th>A, ms</th><th>B, ms</th><th>B/A</th><th>efficiency<br>A</th><th><br>B</th></tr></thead>
+<thead><tr><th>case</th><th class="words">B is</th><th>A, ms</th><th>B, ms</th><th>B/A</th>
+<th class="wide">efficiency<br>A</th><th class="wide"><br>B</th></tr></thead>
 <tbody>
 {chr(10).join(rows)}
 </tbody></table></div>
@@ -94,13 +98,9 @@ def _unequal(what, entries):
     if not entries:
         return f'<p class="soft">{what}: none.</p>'
     rows = "".join(
-        f"<dt>{escape(key)}</dt><dd>A: {escape(_word(a))}<br>B: {escape(_word(b))}</dd>" for key, a, b in entries
+        f"<dt>{escape(key)}</dt><dd><b>A</b> {escape(word(a))}, <b>B</b> {escape(word(b))}</dd>" for key, a, b in entries
     )
     return f"<h3>{what}</h3><dl>{rows}</dl>"
-
-
-def _word(found):
-    return "has none" if found is None else str(found).lower() if isinstance(found, bool) else str(found)
 
 
 def _figures(pair):
@@ -154,5 +154,5 @@ def _samples(pair):
             parts.append(plots.dot(x(seconds), height, 3, "sample", f"{letter}: {plots.milliseconds(seconds)} ms"))
         if bounds[index] > 0:
             parts.append(plots.line(x(bounds[index]), y + 4, x(bounds[index]), y + row - 6, "bound-line"))
-    parts.append(plots.text(left, bottom + 30, "ms; shaded: middle half; line: median; dashed: bound", "axis"))
+    parts.append(plots.text(left, bottom + 30, "ms; shaded: its noise; line: median; dashed: bound", "axis"))
     return plots.svg(bottom + 36, "weight_sync of every refit of A and of B", parts)

@@ -66,10 +66,10 @@ def _unequal(what, entries):
         return
     yield f"{what} that differ:"
     for key, a, b in entries:
-        yield from _wrapped(f"  {key}: A {_word(a)}, B {_word(b)}")
+        yield from _wrapped(f"  {key}: A {word(a)}, B {word(b)}")
 
 
-def _word(found):
+def word(found):
     return "has none" if found is None else str(found).lower() if isinstance(found, bool) else str(found)
 
 

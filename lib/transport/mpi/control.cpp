@@ -171,11 +171,12 @@ class MpiControl final : public Control {
     }
   }
 
-  std::unique_ptr<Control> split(int color) override {
+  std::unique_ptr<Control> split(int color) override { return split(color, false); }
+  std::unique_ptr<Control> split(int color, bool counts) {
     MPI_Comm part = MPI_COMM_NULL;
     const Waiting waiting = enter();
     check_mpi(MPI_Comm_split(comm_, color < 0 ? MPI_UNDEFINED : color, rank_, &part));
-    return part == MPI_COMM_NULL ? nullptr : std::make_unique<MpiControl>(part, progress_, false);
+    return part == MPI_COMM_NULL ? nullptr : std::make_unique<MpiControl>(part, progress_, counts);
   }
 
  private:
@@ -212,6 +213,10 @@ class MpiControl final : public Control {
 
 MPI_Comm communicator_of(const Control* world) {
   return world == nullptr ? MPI_COMM_WORLD : dynamic_cast<const MpiControl&>(*world).communicator();
+}
+
+std::unique_ptr<Control> make_part(Control& world, std::int64_t ranks) {
+  return dynamic_cast<MpiControl&>(world).split(world.rank() < ranks ? 0 : -1, true);
 }
 
 void sleep_until_all_come(Control& world) { dynamic_cast<MpiControl&>(world).sleep_until_all_come(); }
