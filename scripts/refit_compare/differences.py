@@ -46,14 +46,15 @@ class Pair:
     settings: list = field(default_factory=list)  # [(key, of A, of B)] that differ
     environment: list = field(default_factory=list)
     rows: list = field(default_factory=list)
-    word: str = ""  # within noise | faster | slower | other settings | wrong data | not measured | unclear
+    word: str = ""  # within noise | faster | slower | other settings | wrong data | not measured | unclear | measured once
     sentence: str = ""
 
     def __post_init__(self):
         self.settings = _unequal(_work(self.a), _work(self.b))
         self.environment = _unequal(_surroundings(self.a), _surroundings(self.b))
-        self.rows = list(_rows(self.a, self.b))
-        self.word, self.sentence = _verdict(self)
+        is_probe = all(value(result, "schema") == "refit.probe" for result in (self.a, self.b))
+        self.rows = list(_rates_of_probes(self.a, self.b) if is_probe else _rows(self.a, self.b))
+        self.word, self.sentence = _verdict_of_probes(self) if is_probe else _verdict(self)
 
 
 def samples(result):
@@ -159,6 +160,48 @@ def _rows(a, b):
     yield from exact("proof", "elements", (1, ""), "verification", "elements")
     yield from exact("proof", "wrong elements", (1, ""), "verification", "elements_wrong")
     yield from exact("proof", "KL max", (1, ""), "verification", "kl", "max")
+
+
+def _rates_of_probes(a, b):
+    """Of each matrix its pairs in numbers, of each size its rate and time, and the rates that the bound counts."""
+
+    def rows(group, names, forms, key):
+        """Rows of the entries with the same key, for each (name, form, path)."""
+        found = [{key(one): one for one in each(result, group)} for result in (a, b)]
+        for entry in dict.fromkeys([*found[0], *found[1]]):
+            for name, form in zip(names, forms):
+                values = [number(one.get(entry), name) for one in found]
+                if values != [None, None]:
+                    yield entry, name, form[1], *(None if one is None else one * form[0] for one in values)
+
+    def matrix(one):
+        load = "" if one.get("alone", True) else ", all at once"
+        return f"{str(one.get('direction')).replace('_', ' ')}, {one.get('mechanism')}{load}"
+
+    for entry, name, *rest in rows("matrices", ("min", "mean", "max", "sum"), [GB] * 4, matrix):
+        yield Row(f"pairs: {entry}", name, *rest)
+    for (pair, mechanism, size), name, *rest in rows(
+        "sizes", ("bytes_per_second", "seconds"), (GB, (1e6, "us")),
+        lambda one: (str(one.get("pair")), str(one.get("mechanism")), str(one.get("bytes"))),
+    ):  # fmt: skip
+        what = "back to back" if name == "bytes_per_second" else "one alone"
+        yield Row(f"{pair} pair, {mechanism}", f"{size} B, {what}", *rest)
+    for rate in dict.fromkeys([*part(a, "rates"), *part(b, "rates")]):
+        values = [number(result, "rates", rate) for result in (a, b)]
+        if values != [None, None]:
+            yield Row("rates", rate, "GB/s", *(None if one is None else one / 1e9 for one in values))
+    latency = [number(result, "latency_seconds") for result in (a, b)]
+    if latency != [None, None]:
+        yield Row("rates", "latency", "us", *(None if one is None else one * 1e6 for one in latency))
+
+
+def _verdict_of_probes(pair):
+    for letter, result in (("A", pair.a), ("B", pair.b)):
+        if status(result) != "passed":
+            return "not measured", f"{letter} has measured nothing: {status(result)}"
+    if pair.settings:
+        return "other settings", f"they did not do the same: {', '.join(key for key, _, _ in pair.settings)} differ"
+    return "measured once", "every figure of a probe is measured once: what is noise, only a second probe of the same machine tells"
 
 
 def _range(phase):

@@ -11,7 +11,7 @@ from .documents import Mistake, number
 from .terminal import origin, shown, times, word
 
 MARKS = {"within noise": "≈", "faster": "↓", "slower": "↑", "wrong data": "✗", "other settings": "–", "not measured": "–",
-         "unclear": "–"}  # fmt: skip
+         "unclear": "–", "measured once": "–"}  # fmt: skip
 READING = """<b>weight_sync</b> is the time of one refit, the largest over all ranks, after the warm-up. <b>bound</b> is the least
 time that the rates measured in the same run allow; <b>efficiency</b> is bound / median weight_sync. <b>B/A</b> is B's figure as a
 multiple of A's. Two medians are said to differ where the middle halves of the samples (25th to 75th percentile; of fewer than 4

@@ -56,7 +56,8 @@ def _one(pair):
         name = f"  {row.name}" + (f" ({row.unit})" if row.unit else "")
         yield f"{name:36}{shown(row.a):>14}{shown(row.b):>14}{times(row.ratio):>9}{'  *' if row.mark else ''}"
     yield ""
-    yield from _legend()
+    if any(row.mark for row in pair.rows):
+        yield "* more than noise, or a count that is not the same"
     yield from _wrapped(f"{pair.word}: {pair.sentence}")
 
 
@@ -103,10 +104,6 @@ def _because(pair):
     if pair.word == "not measured":
         return f"{pair.word} (A {differences.status(pair.a)}, B {differences.status(pair.b)})"
     return pair.word
-
-
-def _legend():
-    yield "* more than noise, or a count that is not the same"
 
 
 def _wrapped(text):

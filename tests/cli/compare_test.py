@@ -130,6 +130,21 @@ class CompareTest(unittest.TestCase):
         self.assertIn("y - 12 - - 0.500 not measured (A not run, B passed)", told)
         self.assertIn("have no case in common", self.compare(sweep(p2p=result()), sweep(m2n=result()), code=2))
 
+    def test_probes(self):
+        """A probe of half the rate: the ratios, and no word of better or worse, as each is measured once."""
+
+        def probe(scale):
+            matrix = {"direction": "one_way", "mechanism": "stores", "alone": False, "min": scale * 1e9, "mean": scale * 2e9}
+            size = {"pair": "slowest", "mechanism": "messages", "bytes": 4096, "seconds": 1e-6 / scale, "bytes_per_second": scale * 4e9}
+            return {"schema": "refit.probe", "schema_version": 1, "status": "passed", "ranks": 2, "settings": {"device": "cpu"},
+                    "matrices": [matrix], "sizes": [size], "rates": {"memory": scale * 3e9}, "latency_seconds": 2e-6}  # fmt: skip
+
+        told = self.compare(probe(1.0), probe(0.5), "--html", self.path("p.html"))
+        for said in ("one way, stores, all at once min (GB/s) 1 0.5 0.5", "4096 B, back to back (GB/s) 4 2 0.5",
+                     "4096 B, one alone (us) 1 2 2", "memory (GB/s) 3 1.5 0.5", "latency (us) 2 2 1", "measured once: "):  # fmt: skip
+            self.assertIn(said, told)
+        self.assertIn("measured once", self.page())
+
     def test_bad_files(self):
         self.assertIn("give two files of one kind", self.compare(result(), sweep(p2p=result()), code=2))
         for content, said in (
