@@ -14,6 +14,7 @@
 #include "app/case_reader.hpp"
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
+#include "app/probe_options.hpp"
 #include "app/sweep.hpp"
 #include "case/keys.hpp"
 #include "core/console.hpp"
@@ -268,7 +269,7 @@ struct Arguments {
   std::string chunk_bytes;
   explain::PlanOptions plan_options;
   std::string hardware;
-  engine::ProbeOptions probe;
+  ProbeArguments probe;
   InspectOptions inspect;
   SynthOptions synth;
   std::string format = "safetensors";
@@ -321,14 +322,31 @@ void add_plan(CLI::App& app, Arguments& arguments) {
 }
 
 void add_probe(CLI::App& app, Arguments& arguments) {
-  CLI::App* command = add_command(app, "probe", "Measure link and memory rates");
-  command->add_option("--save", arguments.probe.save, "Write a hardware file");
-  command->add_flag("--force", arguments.probe.force, "Replace an existing file");
-  command->add_option("--seconds", arguments.probe.seconds, "Least measuring time per rate, in seconds")
+  CLI::App* command = add_command(app, "probe", "Measure what links and memory reach, between every pair of ranks");
+  ProbeArguments& given = arguments.probe;
+  command->add_option("--bytes", given.bytes,
+                      "Of a transfer in the matrices of pairs, e.g. 64MiB (default: 256MiB on GPUs, 32MiB on hosts)");
+  command
+      ->add_option("--sizes", given.sizes,
+                   "Rows of the size tables: FIRST:LAST (each 4 times the one before), FIRST:LAST:FACTOR, a list with "
+                   "commas, or none")
+      ->capture_default_str();
+  command
+      ->add_option("--pairs", given.pairs,
+                   "alone: one pair at a time; rounds: each rank with one partner at a time, all at once; auto: alone "
+                   "up to 16 ranks")
+      ->check(CLI::IsMember({"auto", "alone", "rounds"}))
+      ->capture_default_str();
+  command->add_option("--seconds", given.options.seconds, "Least measuring time per rate, in seconds")
       ->check(CLI::Range(0.001, 3600.0))
       ->check(
           [](const std::string& text) { return text.find_first_of("nN") == std::string::npos ? "" : "needs seconds"; })
       ->capture_default_str();
+  command->add_option("--device", given.device, "cpu or cuda (default: what this build uses)")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+  command->add_option("--json", given.options.json, "Write everything that was measured");
+  command->add_option("--save", given.options.save, "Write a hardware file for refit plan --hardware");
+  command->add_flag("--force", given.options.force, "Replace existing files");
 }
 
 void add_diagnose(CLI::App& app, Arguments& arguments) {
@@ -495,7 +513,10 @@ int dispatch(const std::string& command, Arguments& a, const std::vector<std::st
     const auto c = unless_refused(refused, [&] { return case_of(a.run, inputs_folder(a.inputs)); });
     return c ? run_case(*c, arguments) : refused;
   }
-  if (command == "probe") return engine::probe(a.probe);
+  if (command == "probe") {
+    const auto options = unless_refused(refused, [&] { return checked(a.probe); });
+    return options ? engine::probe(*options, arguments) : refused;
+  }
   const std::string inputs = inputs_folder(a.inputs);
   if (command == "plan") require_options_of_a_plan(a.plan);
   if (command == "plan") return plan_case(case_of(a.plan, inputs), a.plan_options, a.hardware, inputs, arguments);

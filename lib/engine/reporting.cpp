@@ -13,16 +13,6 @@
 
 namespace refit::engine {
 
-void take_older_away(Outputs& outputs, Board& board) {
-  try {
-    outputs.check();
-    outputs.remove_older_than_this_process();
-    board.may_write() = true;
-  } catch (const Error&) {
-    // The setup checks again.
-  }
-}
-
 std::pair<report::Result, int> judge_failed(const cases::Case& c, const Findings& findings, const Failure& failure) {
   if (failure.ending == Ending::timeout) {
     if (std::optional<report::Result> verdict = findings.verdict()) {
@@ -41,7 +31,7 @@ int report_failure(report::Result& result, int code, Board& board, Outputs& outp
   const bool own = failure.ending == Ending::error || failure.ending == Ending::interruption;
   say(fmt::format("{}{}{}", own ? fmt::format("rank {}: ", failure.rank) : "", code == 0 ? "as expected: " : "",
                   failure.message));
-  if (!board.may_write()) take_older_away(outputs, board);
+  if (!board.may_write() && outputs.take_older_away()) board.may_write() = true;
   if (!board.may_write()) return code;
   outputs.assume_checked();
   if (!is_root) outputs.leave_written();

@@ -13,11 +13,6 @@
 
 namespace refit::engine {
 
-/// Takes older results away before MPI starts, which may hang or be ended, and before an earlier failure is reported.
-/// Refusals are reported by the setup, when all ranks can hear them. A result that is younger than this process belongs
-/// to this job: the process may have been stopped at its start and go on when the others have ended.
-void take_older_away(Outputs& outputs, Board& board);
-
 /// Writes a failure that the supervisor reports to stderr, and its result to the files; returns the exit code. `code`:
 /// of the case that was running, 0 where it expected the failure.
 int report_failure(report::Result& result, int code, Board& board, Outputs& outputs, bool is_root,

@@ -245,7 +245,7 @@ int sweep(const std::vector<SweptCase>& cases, const std::vector<std::string>& c
       {[&](const Failure& failure) { return report_end(first, ledger, *board, outputs, launch.rank == 0, failure); },
        end_job});
   supervisor.progress().begin_unprofiled("MPI_Init", limits.phase());
-  if (launch.rank == 0) take_older_away(outputs, *board);
+  if (launch.rank == 0 && outputs.take_older_away()) board->may_write() = true;
   bool complete = false;
   bool is_root = false;
   {

@@ -141,7 +141,7 @@ void print_sweep_header(std::ostream& out, const Result& whole, const Sweep& swe
   }
   out << labelled("sweep", fmt::format("{}: {}on {}", counted(std::ssize(sweep.planned), "combination"), keys,
                                        counted(whole.ranks, "rank")));
-  print_hosts(out, whole);
+  if (const std::string job = job_text(whole.environment.job); !job.empty()) out << labelled("started", job);
   std::vector<std::string> names;
   std::vector<std::string> blanks;
   for (const auto& [key, value] : first) {
