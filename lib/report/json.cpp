@@ -287,7 +287,7 @@ Json document(const Result& result) {
   for (const Engine& engine : result.engines) json["gen"]["engines"].push_back(to_json(engine));
   const std::vector<EngineLives> all = lives(result);
   for (std::size_t e = 0; e < all.size(); ++e) put(json["gen"]["engines"][e], all[e]);
-  json["settings"] = to_json(result.settings);
+  json["settings"] = report::to_json(result.settings);
   put_measurements(json, result);
   return json;
 }
