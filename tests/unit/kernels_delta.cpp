@@ -6,8 +6,8 @@
 #include <deque>
 
 #include "kernels/delta.hpp"
+#include "kernels/kernels.hpp"
 #include "kernels/memory.hpp"
-#include "kernels/runtime.hpp"
 #include "unit/kernels_random.hpp"
 
 namespace refit::kernels {
