@@ -238,7 +238,7 @@ class Probe {
   void measure_pairs(const transport::NetworkRates& network, Measured& measured) {
     const double seconds = options_.seconds / std::clamp(session_.size(), 4, kMostAlone);
     {
-      const Bench all = bench(is_device_ ? std::max(bytes_, most_bytes()) : bytes_, seconds, measured.notes);
+      const Bench all = bench(is_device_ ? most_bytes() : bytes_, seconds, measured.notes);
       for (const bool both_ways : {false, true}) {
         for (const Mechanism mechanism : mechanisms()) {
           const PairTest test{mechanism, both_ways, alone_, bytes_, bytes_between_hosts(network)};

@@ -10,7 +10,9 @@
 namespace refit::transport {
 namespace {
 
-constexpr double kLong = 0.5;        ///< seconds of a message that is not repeated
+constexpr double kLong = 0.5;  ///< seconds of a message that is not repeated
+/// Seconds of a message that shows its link's rate on one lane already: it waits for nothing but the link.
+constexpr double kFull = 0.05;
 constexpr int kBatches = 3;          ///< repetitions, of which the best counts
 constexpr double kTimes = 1000;      ///< most transfers of a repetition
 constexpr std::int64_t kSlots = 16;  ///< messages that are under way on a lane, at most, while memory suffices
@@ -64,7 +66,7 @@ std::vector<double> PairRates::timed(Mechanism mechanism, const std::vector<Flow
   }
   Control::Bytes mine;
   append(mine, first);
-  if (slowest < kLong) {
+  if (slowest < seconds_) {
     const auto times = static_cast<int>(std::clamp(seconds_ / kBatches / std::max(slowest, 1e-9), 1.0, kTimes));
     for (int batch = 0; batch < kBatches; ++batch) append(mine, took(times));
   }
@@ -143,8 +145,8 @@ std::vector<double> PairRates::rates(Mechanism mechanism, const std::vector<Flow
     seconds = timed_stores(mechanism, flows, bytes, false);
   } else {
     seconds = timed_messages(flows, bytes, 1);
-    const bool is_long = *std::ranges::max_element(seconds) >= kLong;
-    if (means_.lanes > 1 && bytes >= means_.lanes * kLeastPart && !is_long) {
+    const bool is_full = *std::ranges::max_element(seconds) >= kFull;
+    if (means_.lanes > 1 && bytes >= means_.lanes * kLeastPart && !is_full) {
       const std::vector<double> on_all = timed_messages(flows, bytes, means_.lanes);
       for (std::size_t i = 0; i < seconds.size(); ++i) seconds[i] = std::min(seconds[i], on_all[i]);
     }
