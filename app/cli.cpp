@@ -445,7 +445,7 @@ void add_commands(CLI::App& app, Arguments& arguments) {
   CLI::App* list = add_command(app, "list", "What there is: models, families, cases, bugs, injections, executors, ...");
   list->add_option(
           "WHAT", arguments.what,
-          "models | families | cases | bugs | injections | executors | trainers | engines | hardware | matrices")
+          "models | families | cases | bugs | injections | executors | trainers | engines | hardware | matrices | keys")
       ->required();
   list->add_flag("--json", arguments.list_json, "Print JSON: a list of objects");
 }

@@ -10,6 +10,7 @@
 #include "app/case_reader.hpp"
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
+#include "case/keys.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
 #include "core/nearest.hpp"
@@ -138,6 +139,15 @@ Table families() {
   return table;
 }
 
+/// The keys of a case, as docs/cases.md has them; those of [bug] are extending.md's.
+Table keys() {
+  Table table{{"key", "option", "values", "default", "description"}, {}, true};
+  for (const cases::Key& key : cases::case_keys()) {
+    if (!key.name.starts_with("bug.")) table.rows.push_back({key.name, key.option, key.type, key.preset, key.help});
+  }
+  return table;
+}
+
 /// The files of a folder below inputs/, with their descriptions.
 Table described(const std::string& what, const std::string& inputs, const std::string& folder) {
   Table table{{what, "description"}, {}, false};
@@ -159,8 +169,9 @@ Table table_of(const std::string& what, const std::string& inputs) {
   if (what == "engines") return sides("engine", gen::engines());
   if (what == "hardware") return described("hardware", inputs, "hardware");
   if (what == "matrices") return described("matrix", inputs, "matrix");
-  const std::vector<std::string> known{"models",    "families", "cases",   "bugs",     "injections",
-                                       "executors", "trainers", "engines", "hardware", "matrices"};
+  if (what == "keys") return keys();
+  const std::vector<std::string> known{"models",   "families", "cases",    "bugs",     "injections", "executors",
+                                       "trainers", "engines",  "hardware", "matrices", "keys"};
   fail_usage("list {}: needs one of {}{}", what, fmt::join(known, ", "), suggestion(what, known));
 }
 

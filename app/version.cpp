@@ -1,3 +1,5 @@
+#include "version/version.hpp"
+
 #include <fmt/core.h>
 #include <spdlog/version.h>
 #include <toml++/impl/version.h>
@@ -25,7 +27,8 @@ std::string decimal_version(unsigned code) {
 }  // namespace
 
 int version() {
-  print("refit {}\n", report::refit_version());
+  print("refit {}\n", release());
+  print("commit {}\n", commit());
   print("compiler {}\n", report::compiler_version());
   print("mpi {}\n", transport::MpiSession::version());
   for (const auto& [what, one] : {std::pair("nccl", transport::nccl_version()), {"cuda", transport::cuda_version()}})

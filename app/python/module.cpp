@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "embed/refit.h"
+#include "version/version.hpp"
 
 namespace nb = nanobind;
 
@@ -372,7 +373,7 @@ NB_MODULE(_refit, module) {
 
   refit_set_interrupted(&interrupted);
 
-  module.attr("__version__") = REFIT_VERSION;
+  module.attr("__version__") = refit::release();
   module.attr("cuda") = REFIT_CUDA != 0;
   module.def("version", &refit_version);
   module.def("api_version", &refit_api_version);

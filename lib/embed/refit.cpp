@@ -10,6 +10,7 @@
 #include "core/text.hpp"
 #include "embed/session.hpp"
 #include "transport/shared_memory.hpp"
+#include "version/version.hpp"
 
 struct refit_plan {
   refit::embed::Plan plan;
@@ -153,7 +154,8 @@ extern "C" {
 int32_t refit_api_version(void) { return REFIT_API_VERSION; }
 
 const char* refit_version(void) {
-  static const std::string version = fmt::format("{} ({})", REFIT_VERSION, refit::kernels::Runtime::version());
+  static const std::string version =
+      fmt::format("{} (commit {}, {})", refit::release(), refit::commit(), refit::kernels::Runtime::version());
   return version.c_str();
 }
 

@@ -47,7 +47,7 @@ typedef enum refit_status {
 
 /* Returns REFIT_API_VERSION of the library that is loaded, which may differ from the header's. */
 REFIT_API int32_t refit_api_version(void);
-/* Returns the release, "0.1.0", and what it is built with. */
+/* Returns the release, and in parentheses the commit and what it is built with: "0.2.0 (commit 15a3c14e0b2d, Kokkos ...)". */
 REFIT_API const char* refit_version(void);
 
 /* The last failure of this thread, until its next call: what is wrong and what to do about it; the world rank it is

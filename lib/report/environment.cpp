@@ -6,10 +6,9 @@
 #include <ctime>
 
 #include "core/error.hpp"
+#include "version/version.hpp"
 
 namespace refit::report {
-
-std::string refit_version() { return REFIT_VERSION; }
 
 std::string compiler_version() { return REFIT_COMPILER; }
 
@@ -23,7 +22,8 @@ std::string hdf5_version() {
 
 Environment local_environment() {
   Environment environment;
-  environment.refit = refit_version();
+  environment.refit = release();
+  environment.commit = commit();
   environment.compiler = compiler_version();
   environment.hdf5 = hdf5_version();
   return environment;

@@ -7,9 +7,6 @@
 
 namespace refit::report {
 
-/// Returns refit's version, e.g. "0.1.0".
-std::string refit_version();
-
 /// Returns name and version of the compiler that built refit, e.g. "GNU 12.2.0".
 std::string compiler_version();
 
@@ -17,7 +14,7 @@ std::string compiler_version();
 /// answer.
 std::string hdf5_version();
 
-/// Returns an Environment with the three versions above.
+/// Returns an Environment with those, refit's release and its commit.
 Environment local_environment();
 
 /// Returns the present time in UTC, ISO 8601: "2025-01-31T12:00:00Z".

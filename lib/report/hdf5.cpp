@@ -101,6 +101,7 @@ void write_case(hid_t file, const Result& result) {
   write_attribute(file, "command", result.command);
   write_attribute(file, "start_time", result.start_time);
   write_attribute(file, "refit", result.environment.refit);
+  write_attribute(file, "commit", result.environment.commit);
   write_attribute(file, "status", name(result.status));
   write_attribute(file, "exit_code", std::int64_t{result.exit_code});
   if (result.error) write_attribute(file, "error", result.error->message);

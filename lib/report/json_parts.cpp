@@ -51,6 +51,7 @@ void put(Json& json, const JobInfo& job) {
 Json to_json(const Environment& environment) {
   Json json = Json::object();
   put_text(json, "refit", environment.refit);
+  put_text(json, "commit", environment.commit);
   put_text(json, "compiler", environment.compiler);
   put_text(json, "mpi", environment.mpi);
   put_text(json, "nccl", environment.nccl);

@@ -79,6 +79,7 @@ struct JobInfo {
 /// Versions of the linked libraries; those that a build lacks stay empty.
 struct Environment {
   std::string refit;
+  std::string commit;  ///< as of version/version.hpp
   std::string compiler;
   std::string mpi;
   std::string nccl;

@@ -60,6 +60,7 @@ std::string versions_text(const Environment& environment) {
   const auto add = [&line](const char* what, const std::string& version) {
     if (!version.empty()) line += fmt::format("  {}{}", what, version);
   };
+  if (!environment.commit.empty()) line += fmt::format(" ({})", environment.commit);
   add("", environment.compiler);
   add("", environment.mpi);
   add("NCCL ", environment.nccl);

@@ -73,6 +73,7 @@ class HelpAndVersion(Cli):
         for name in ["refit", "compiler", "mpi", "kokkos", "hdf5", "fmt", "spdlog", "cli11", "toml++", "nlohmann_json",
                      "xxhash"]:
             self.assertRegex(text, r"(?m)^%s .*\d+\.\d+" % name.replace("+", r"\+"))
+        self.assertRegex(text, r"(?m)^commit ([0-9a-f]{12}(-dirty)?|unknown)$")
 
 
 class CommandLine(Cli):

@@ -12,6 +12,7 @@ import tempfile
 # A: [B, ...] means that A may include B, and everything that B may include. A folder may include itself.
 MAY_INCLUDE = {
     "core": [],
+    "version": [],
     "model": ["core"],
     "layout": ["model"],
     "train": ["layout"],
@@ -20,14 +21,14 @@ MAY_INCLUDE = {
     "m2n": ["layout"],
     "plan": ["layout"],
     "kernels": ["core"],
-    "report": ["plan"],
+    "report": ["plan", "version"],
     "checkpoint": ["plan", "kernels"],
     "transport": ["plan", "kernels"],
     "transport/mpi": ["transport"],
     "verify": ["layout", "transport", "kernels"],
     "session": ["transport", "verify"],
     "pair": ["train", "gen", "session"],
-    "embed": ["pair"],
+    "embed": ["pair", "version"],
     "case": ["pair", "m2n", "checkpoint", "report"],
     "engine": ["case", "inject", "transport/mpi"],
     "explain": ["engine"],
@@ -37,7 +38,7 @@ MAY_INCLUDE = {
     "app/python": ["embed"],
 }
 ANYONE = set(MAY_INCLUDE)
-PURE = {"core", "model", "layout", "plan", "train", "gen", "inject", "m2n"}
+PURE = {"core", "version", "model", "layout", "plan", "train", "gen", "inject", "m2n"}
 
 # Name, headers, the folders that may include them, whether headers (.hpp) may.
 EXTERNAL = [

@@ -21,7 +21,7 @@ constexpr const char* kExpectedResult = R"json({
   "command": "refit run cases/tiny.toml", "start_time": "2025-01-31T12:00:00Z", "elapsed_seconds": 4.5,
   "status": "failed", "exit_code": 1,
   "error": {"kind": "data", "message": "1 element is wrong", "rank": 1, "phase": "verify"},
-  "environment": {"refit": "0.1.0", "compiler": "GNU 12.2.0", "mpi": "Open MPI 4.1.4", "ranks": [
+  "environment": {"refit": "0.1.0", "commit": "15a3c14e0b2d", "compiler": "GNU 12.2.0", "mpi": "Open MPI 4.1.4", "ranks": [
     {"rank": 0, "group": "train", "pid": 100, "host": "alpha", "device": "cpu", "coordinates": {"tp": 0, "pp": 0}},
     {"rank": 1, "group": "gen", "pid": 101, "host": "alpha", "device": "cpu", "coordinates": {"tp": 0}}]},
   "model": {"family": "llama", "source": "models/tiny/config.json", "tensors": 3, "parameters": 1000, "bytes": 2000},

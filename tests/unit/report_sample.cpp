@@ -17,6 +17,7 @@ Result sample_case() {
   result.command = "refit run cases/tiny.toml";
   result.start_time = "2025-01-31T12:00:00Z";
   result.environment.refit = "0.1.0";
+  result.environment.commit = "15a3c14e0b2d";
   result.environment.compiler = "GNU 12.2.0";
   result.environment.mpi = "Open MPI 4.1.4";
   result.model = Model{"llama", "models/tiny/config.json", 3, 1000, 2000};

@@ -83,7 +83,7 @@ TEST(ReportText, LongTextContinuesBelowItsLabel) {
 
 TEST(ReportText, HeaderNamesVersionsAndRanksInCommentLines) {
   const std::string header = header_of(sample_result());
-  EXPECT_THAT(header, StartsWith("# refit 0.1.0  GNU 12.2.0  Open MPI 4.1.4\n"));
+  EXPECT_THAT(header, StartsWith("# refit 0.1.0 (15a3c14e0b2d)  GNU 12.2.0  Open MPI 4.1.4\n"));
   EXPECT_THAT(header, HasSubstr("# settings       bulk=ffn executor=p2p steps=2 check_agreement=true fraction=0.5\n"));
   EXPECT_THAT(header, HasSubstr("#     1  gen         101  alpha  cpu     tp0\n"));
   EXPECT_THAT("\n" + header, Not(HasSubstr("\n ")));

@@ -1,8 +1,8 @@
 """refit for Spack, from a checkout:
 
     spack repo add CHECKOUT/scripts/spack
-    spack dev-build --source-path CHECKOUT refit@0.1.0                  # hosts
-    spack dev-build --source-path CHECKOUT refit@0.1.0 +cuda cuda_arch=90   # NVIDIA GPUs
+    spack dev-build --source-path CHECKOUT refit@0.2.0                  # hosts
+    spack dev-build --source-path CHECKOUT refit@0.2.0 +cuda cuda_arch=90   # NVIDIA GPUs
 """
 
 from spack.package import *
@@ -11,7 +11,7 @@ from spack.package import *
 class Refit(CMakePackage, CudaPackage):
     """Moves model weights from a trainer's layout to inference engines' layouts, and proves that they arrived."""
 
-    version("0.1.0")
+    version("0.2.0")
 
     variant("tests", default=False, description="Build the tests")
 
