@@ -18,6 +18,9 @@ constexpr double kTimes = 1000;      ///< most transfers of a repetition
 constexpr std::int64_t kSlots = 16;  ///< messages that are under way on a lane, at most, while memory suffices
 constexpr std::int64_t kLeastPart = 256 << 10;  ///< of a message that is spread over lanes
 
+/// How one rank gets at another's memory.
+constexpr std::byte kStores{1}, kEngines{2};
+
 }  // namespace
 
 const char* name(Mechanism mechanism) {
@@ -36,19 +39,20 @@ PairRates::PairRates(const PairMeans& means, std::int64_t most_bytes, double sec
     means.space.fence();
   }
   if (means.communicator != nullptr) inbox_ = touched(most_bytes);
+  const std::byte how = kStores | (kernels::EngineTable::is_available() ? kEngines : std::byte{0});
   Control::Bytes mine;
   for (int rank = 0; rank < means.world.size(); ++rank) {
     const bool is_mapped = means.peers != nullptr && means.peers->map(rank) != nullptr;
-    mine.push_back(static_cast<std::byte>(is_mapped));
+    mine.push_back(is_mapped ? how : std::byte{0});
   }
-  mapped_ = means.world.gather_all(mine);
+  reached_ = means.world.gather_all(mine);
 }
 
 bool PairRates::serves(Mechanism mechanism, const Flow& flow) const {
   if (flow.from == flow.to) return false;
   if (mechanism == Mechanism::messages) return means_.communicator != nullptr;
-  if (mechanism == Mechanism::engines && !kernels::EngineTable::is_available()) return false;
-  return mapped_[static_cast<std::size_t>(flow.from)][static_cast<std::size_t>(flow.to)] != std::byte{0};
+  const std::byte how = reached_[static_cast<std::size_t>(flow.from)][static_cast<std::size_t>(flow.to)];
+  return (how & (mechanism == Mechanism::stores ? kStores : kEngines)) != std::byte{0};
 }
 
 std::vector<double> PairRates::timed(Mechanism mechanism, const std::vector<Flow>& flows, bool active, const Run& run) {

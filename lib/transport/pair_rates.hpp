@@ -74,7 +74,7 @@ class PairRates {
   PairMeans means_;
   std::int64_t most_bytes_;
   double seconds_;
-  std::vector<Control::Bytes> mapped_;    ///< by rank: a byte for each rank, 1 where it is mapped
+  std::vector<Control::Bytes> reached_;   ///< by rank: a byte for each rank, how its memory is reached
   kernels::DeviceBuffer source_, inbox_;  ///< to send from, to receive in
 };
 
