@@ -1,7 +1,10 @@
+#include <nlohmann/json.hpp>
+
 #include "report/format.hpp"
 #include "report/json_parts.hpp"
 #include "report/printers.hpp"
 #include "report/statistics.hpp"
+#include "report/sweep.hpp"
 
 namespace refit::report {
 namespace {
@@ -269,12 +272,16 @@ void put_measurements(Json& json, const Result& result) {
   if (!result.notes.empty()) json["notes"] = result.notes;
 }
 
-}  // namespace
-
-std::string to_json(const Result& result) {
-  Json json = {{"schema", result.plan ? "refit.plan" : "refit.result"}, {"schema_version", 1}};
+/// Returns what a document begins with: whose it is, and how it ended.
+Json head(const Result& result, const char* schema) {
+  Json json = {{"schema", schema}, {"schema_version", 1}};
   json["case"] = to_json(result.test_case);
   put_job(json, result);
+  return json;
+}
+
+Json document(const Result& result) {
+  Json json = head(result, result.plan ? "refit.plan" : "refit.result");
   put_part(json, "model", result.model);
   json["ranks"] = result.ranks;
   json["train"] = to_json(result.train, "trainer");
@@ -282,8 +289,24 @@ std::string to_json(const Result& result) {
   for (const Engine& engine : result.engines) json["gen"]["engines"].push_back(to_json(engine));
   const std::vector<EngineLives> all = lives(result);
   for (std::size_t e = 0; e < all.size(); ++e) put(json["gen"]["engines"][e], all[e]);
-  json["settings"] = to_json(result.settings);
+  json["settings"] = report::to_json(result.settings);
   put_measurements(json, result);
+  return json;
+}
+
+}  // namespace
+
+std::string to_json(const Result& result) { return text_of(document(result)); }
+
+std::string to_json(const Result& whole, const Sweep& sweep) {
+  Json json = head(whole, "refit.sweep");
+  json["ranks"] = whole.ranks;
+  json["keys"] = Json::array();
+  for (const auto& [key, value] : sweep.planned.front()) json["keys"].push_back(key);
+  json["planned"] = sweep.planned.size();
+  json["combinations"] = Json::array();
+  for (const Combination& one : sweep.combinations)
+    json["combinations"].push_back({{"values", object(one.values)}, {"result", document(one.result)}});
   return text_of(json);
 }
 

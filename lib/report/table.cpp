@@ -91,12 +91,16 @@ std::string settings_text(const Settings& settings) {
   return text;
 }
 
-void print_header(std::ostream& out, const Result& result) {
+void print_start(std::ostream& out, const Result& result) {
   out << versions_text(result.environment);
   if (!result.start_time.empty()) out << labelled("start", result.start_time);
   if (!result.command.empty()) out << labelled("command", result.command);
   if (!result.test_case.name.empty()) out << labelled("case", result.test_case.name);
   if (!result.test_case.description.empty()) out << labelled("", result.test_case.description);
+}
+
+void print_header(std::ostream& out, const Result& result) {
+  print_start(out, result);
   if (result.model) {
     const Model& model = *result.model;
     out << labelled("model", fmt::format("{}, {} tensors, {} parameters, {}", model.family, grouped(model.tensors),
