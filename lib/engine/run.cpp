@@ -27,6 +27,7 @@
 #include "engine/outputs.hpp"
 #include "engine/supervisor.hpp"
 #include "engine/surroundings.hpp"
+#include "engine/timeline.hpp"
 #include "report/format.hpp"
 #include "report/statistics.hpp"
 #include "report/table.hpp"
@@ -293,6 +294,7 @@ class Run {
       const std::size_t told = known.notes.size();
       job.change_engines(number, known);
       findings_.edit([&](report::Result& all) { take(known, told, all); });
+      if (number == last && traces()) start_trace();
       report::Refit refit = job.refit(number);
       const bool verifies =
           case_.run.verify == cases::Verify::every || (case_.run.verify == cases::Verify::last && number == last);
@@ -309,6 +311,7 @@ class Run {
       }
       // Weights that are known to be wrong are given up.
       if (proves_first && (!step || step->ok())) job.commit(refit);
+      if (trace_) gather_trace(number);
       if (!is_root()) continue;
       findings_.edit([&](report::Result& all) {
         if (step) add(*step, *setup_, refit, all);
@@ -340,6 +343,23 @@ class Run {
         all.efficiency = *all.bound->seconds / sync->median;
       judge(*setup_, all);
     });
+  }
+
+  bool traces() const { return !case_.output.trace.empty() || !case_.output.timeline.empty(); }
+
+  void start_trace() {
+    trace_.emplace(most_steps(world_->size()));
+    progress_.set_trace(&*trace_);
+  }
+
+  /// Collective.
+  void gather_trace(std::int64_t number) {
+    progress_.set_trace(nullptr);
+    progress_.begin("gather the timeline", limits_.phase());
+    std::shared_ptr<const report::Timeline> timeline =
+        gather_timeline(*world_, *trace_, setup_->model, result().environment.ranks, number);
+    trace_.reset();
+    findings_.edit([&](report::Result& all) { all.timeline = std::move(timeline); });
   }
 
   /// Makes the wrong tensors the verdict from now on, even if counting their elements fails.
@@ -403,6 +423,7 @@ class Run {
   inject::Faults faults_;
   Places places_;
   std::unique_ptr<Work> job_;
+  std::optional<transport::Trace> trace_;  ///< of the last refit
 };
 
 /// Takes older results away before MPI starts, which may hang or be ended, and before an earlier failure is reported.
@@ -480,7 +501,8 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
   judge_failure(c, {Ending::error, error.kind(), rank, "", error.what(), 0}, result);
   cases::OutputSection files = c.output;
   files.dump_train = files.dump_gen = "";  // no run, no dumps
-  for (std::string* path : {&files.json, &files.csv, &files.hdf5, &files.junit, &files.m2n_metrics})
+  for (std::string* path :
+       {&files.json, &files.csv, &files.hdf5, &files.junit, &files.m2n_metrics, &files.trace, &files.timeline})
     if (!input_of(c, *path).empty()) path->clear();
   Outputs outputs(files);
   try {
