@@ -176,7 +176,8 @@ int run_case(const cases::Case& c, const std::vector<std::string>& arguments) {
 /// Refuses outputs that hold one case alone. Those of a case file are left out.
 void require_options_of_a_sweep(const CaseArguments& arguments) {
   for (const Option& option : arguments.options) {
-    for (const char* key : {"output.hdf5", "output.m2n_metrics", "output.dump_train", "output.dump_gen"}) {
+    for (const char* key : {"output.hdf5", "output.m2n_metrics", "output.trace", "output.timeline", "output.dump_train",
+                            "output.dump_gen"}) {
       if (option.key == key)
         fail_usage("{}: means nothing for a sweep, which writes --json, --csv and --junit; leave it out", option.name);
     }
