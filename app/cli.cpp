@@ -15,6 +15,8 @@
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
 #include "app/manual.hpp"
+#include "app/probe_options.hpp"
+#include "app/sweep.hpp"
 #include "case/keys.hpp"
 #include "core/console.hpp"
 #include "core/error.hpp"
@@ -73,10 +75,7 @@ void add_key_option(CLI::App& command, CaseArguments& arguments, const Key& key)
 
 void add_precision(CLI::App& command, CaseArguments& arguments) {
   const auto store = [&arguments](const std::string& text) {
-    const std::size_t colon = text.find(':');
-    const std::string gen = colon == std::string::npos ? text : text.substr(colon + 1);
-    arguments.options.push_back({"train.precision", text.substr(0, colon), "--precision"});
-    arguments.options.push_back({"gen.precision", gen, "--precision"});
+    for (Option& option : precision_options(text, "--precision")) arguments.options.push_back(std::move(option));
   };
   command.add_option_function<std::string>("--precision", store,
                                            "train.precision and gen.precision: P for both, or P:Q (default bf16)");
@@ -174,6 +173,44 @@ int run_case(const cases::Case& c, const std::vector<std::string>& arguments) {
   return engine::run(c, arguments);
 }
 
+/// Refuses outputs that hold one case alone. Those of a case file are left out.
+void require_options_of_a_sweep(const CaseArguments& arguments) {
+  for (const Option& option : arguments.options) {
+    for (const char* key : {"output.hdf5", "output.m2n_metrics", "output.dump_train", "output.dump_gen"}) {
+      if (option.key == key)
+        fail_usage("{}: means nothing for a sweep, which writes --json, --csv and --junit; leave it out", option.name);
+    }
+  }
+}
+
+int run_sweep(const CaseArguments& arguments, const std::vector<std::string>& texts, const std::string& inputs_option,
+              const std::vector<std::string>& command) {
+  std::optional<engine::SweptCase> readable;
+  std::vector<engine::SweptCase> all;
+  try {
+    const std::string inputs = inputs_folder(inputs_option);
+    require_options_of_a_sweep(arguments);
+    std::vector<SweptKey> keys;
+    for (const std::string& text : texts) {
+      keys.push_back(read_swept_key(text));
+      for (std::size_t i = 0; i + 1 < keys.size(); ++i) {
+        if (keys[i].name == keys.back().name)
+          fail_usage("--sweep {}: is there twice; list all values in one", keys[i].name);
+      }
+    }
+    const auto read = [&](const std::vector<Option>& more) {
+      CaseArguments with = arguments;
+      with.options.insert(with.options.end(), more.begin(), more.end());
+      return case_of(std::move(with), inputs);
+    };
+    all = read_sweep(keys, read, readable);
+  } catch (const Error& error) {
+    // A sweep that is refused has a result too, lest an older one be taken for it.
+    return readable ? engine::refuse_sweep(*readable, command, error) : engine::refuse(error);
+  }
+  return engine::sweep(all, command);
+}
+
 /// Refuses options that only a run has. Such outputs in a case file are left out.
 void require_options_of_a_plan(const CaseArguments& arguments) {
   for (const Option& option : arguments.options) {
@@ -227,12 +264,13 @@ struct Arguments {
   std::string inputs;
   bool version = false;
   CaseArguments run, plan, diagnosed, digested;
+  std::vector<std::string> sweep;
   DiagnoseOptions diagnose;
   DigestOptions digest;
   std::string chunk_bytes;
   explain::PlanOptions plan_options;
   std::string hardware;
-  engine::ProbeOptions probe;
+  ProbeArguments probe;
   InspectOptions inspect;
   SynthOptions synth;
   std::string format = "safetensors";
@@ -288,14 +326,31 @@ void add_plan(CLI::App& app, Arguments& arguments) {
 }
 
 void add_probe(CLI::App& app, Arguments& arguments) {
-  CLI::App* command = add_command(app, "probe", "Measure link and memory rates");
-  command->add_option("--save", arguments.probe.save, "Write a hardware file");
-  command->add_flag("--force", arguments.probe.force, "Replace an existing file");
-  command->add_option("--seconds", arguments.probe.seconds, "Least measuring time per rate, in seconds")
+  CLI::App* command = add_command(app, "probe", "Measure what links and memory reach, between every pair of ranks");
+  ProbeArguments& given = arguments.probe;
+  command->add_option("--bytes", given.bytes,
+                      "Of a transfer in the matrices of pairs, e.g. 64MiB (default: 256MiB on GPUs, 32MiB on hosts)");
+  command
+      ->add_option("--sizes", given.sizes,
+                   "Rows of the size tables: FIRST:LAST (each 4 times the one before), FIRST:LAST:FACTOR, a list with "
+                   "commas, or none")
+      ->capture_default_str();
+  command
+      ->add_option("--pairs", given.pairs,
+                   "alone: one pair at a time; rounds: each rank with one partner at a time, all at once; auto: alone "
+                   "up to 16 ranks")
+      ->check(CLI::IsMember({"auto", "alone", "rounds"}))
+      ->capture_default_str();
+  command->add_option("--seconds", given.options.seconds, "Least measuring time per rate, in seconds")
       ->check(CLI::Range(0.001, 3600.0))
       ->check(
           [](const std::string& text) { return text.find_first_of("nN") == std::string::npos ? "" : "needs seconds"; })
       ->capture_default_str();
+  command->add_option("--device", given.device, "cpu or cuda (default: what this build uses)")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+  command->add_option("--json", given.options.json, "Write everything that was measured");
+  command->add_option("--save", given.options.save, "Write a hardware file for refit plan --hardware");
+  command->add_flag("--force", given.options.force, "Replace existing files");
 }
 
 void add_diagnose(CLI::App& app, Arguments& arguments) {
@@ -418,6 +473,13 @@ void add_convert(CLI::App& app, Arguments& arguments) {
 void add_commands(CLI::App& app, Arguments& arguments) {
   add_case_arguments(*add_command(app, "run", "Load, then update, refit and verify, step by step; report"),
                      arguments.run, [](const Key& /*key*/) { return true; });
+  app.get_subcommand("run")
+      ->add_option(
+          "--sweep", arguments.sweep,
+          "KEY=VALUE,VALUE: a run with each value, one after the other, and a table; of several keys with each "
+          "combination; repeatable")
+      ->expected(1)
+      ->take_all();
   add_plan(app, arguments);
   add_probe(app, arguments);
   add_diagnose(app, arguments);
@@ -456,11 +518,15 @@ int dispatch(const std::string& command, Arguments& a, const std::vector<std::st
   // A rank that the launcher ends because another one has failed prints nothing.
   end_on_interruption(!is_of_a_job(command));
   int refused = 0;
+  if (command == "run" && !a.sweep.empty()) return run_sweep(a.run, a.sweep, a.inputs, arguments);
   if (command == "run") {
     const auto c = unless_refused(refused, [&] { return case_of(a.run, inputs_folder(a.inputs)); });
     return c ? run_case(*c, arguments) : refused;
   }
-  if (command == "probe") return engine::probe(a.probe);
+  if (command == "probe") {
+    const auto options = unless_refused(refused, [&] { return checked(a.probe); });
+    return options ? engine::probe(*options, arguments) : refused;
+  }
   const std::string inputs = inputs_folder(a.inputs);
   if (command == "plan") require_options_of_a_plan(a.plan);
   if (command == "plan") return plan_case(case_of(a.plan, inputs), a.plan_options, a.hardware, inputs, arguments);

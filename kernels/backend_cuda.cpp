@@ -6,6 +6,7 @@
 
 #include "core/error.hpp"
 #include "kernels/backend.hpp"
+#include "kernels/device_name.hpp"
 #include "kernels/kernels.hpp"
 
 namespace refit::kernels::backend {
@@ -126,3 +127,17 @@ void push_range(const char* name) { nvtxRangePushA(name); }
 void pop_range() { nvtxRangePop(); }
 
 }  // namespace refit::kernels::backend
+
+namespace refit::kernels {
+
+std::string device_name() {
+  cudaDeviceProp properties{};
+  char bus[32] = {};
+  cudaError_t status = cudaGetDeviceProperties(&properties, backend::selected);
+  if (status == cudaSuccess) status = cudaDeviceGetPCIBusId(bus, sizeof(bus), backend::selected);
+  if (status != cudaSuccess)
+    fail_unavailable("GPU {} has no name: {}; check it with nvidia-smi", backend::selected, cudaGetErrorString(status));
+  return fmt::format("{} {}", bus, properties.name);
+}
+
+}  // namespace refit::kernels

@@ -3,6 +3,7 @@
 
 #include "core/box.hpp"
 #include "kernels/backend.hpp"
+#include "kernels/device_name.hpp"
 
 namespace refit::kernels::backend {
 
@@ -34,3 +35,9 @@ void push_range(const char*) {}
 void pop_range() {}
 
 }  // namespace refit::kernels::backend
+
+namespace refit::kernels {
+
+std::string device_name() { return {}; }
+
+}  // namespace refit::kernels

@@ -140,9 +140,8 @@ std::string keys_text(const layout::SideSpec& side) {
 
 }  // namespace
 
-report::Result describe(const Case& c, const std::vector<std::string>& command) {
+report::Result describe(const std::vector<std::string>& command) {
   report::Result result;
-  result.test_case = {c.name, c.description, c.file};
   result.command = fmt::format("{}", fmt::join(command, " "));
   result.start_time = report::current_time();
   result.started = now();
@@ -151,6 +150,34 @@ report::Result describe(const Case& c, const std::vector<std::string>& command) 
   result.environment.kokkos = kernels::Runtime::version();
   result.environment.cuda = transport::cuda_version();
   result.environment.nccl = transport::nccl_version();
+  return result;
+}
+
+std::vector<std::pair<std::string, double>> to_report(const transport::ProbedRates& rates) {
+  const bool has_unlike = rates.network.slowest() < rates.network.best();
+  std::vector<std::pair<std::string, double>> result;
+  for (const auto& [name, value] : {std::pair("pair", rates.pair),
+                                    {"pair_message", rates.pair_message},
+                                    {"all_pairs", rates.all_pairs},
+                                    {"pair_store", rates.pair_store},
+                                    {"pair_engine", rates.pair_engine},
+                                    {"all_stores", rates.all_stores},
+                                    {"all_engines", rates.all_engines},
+                                    {"both_stores", rates.both_stores},
+                                    {"both_engines", rates.both_engines},
+                                    {"both_messages", rates.both_messages},
+                                    {"network", rates.network.best()},
+                                    {"network_slowest", has_unlike ? rates.network.slowest() : 0},
+                                    {"messages", rates.messages},
+                                    {"memory", rates.memory}}) {
+    if (value > 0) result.emplace_back(name, value);
+  }
+  return result;
+}
+
+report::Result describe(const Case& c, const std::vector<std::string>& command) {
+  report::Result result = describe(command);
+  result.test_case = {c.name, c.description, c.file};
   result.ranks = c.world().size();
   result.train = group_of(*c.train, c.train_ranks());
   std::tie(result.engines, result.gen) = engines_of(c);

@@ -9,6 +9,7 @@
 #include "plan/cost.hpp"
 #include "plan/reshard.hpp"
 #include "report/result.hpp"
+#include "transport/rates.hpp"
 #include "verify/result.hpp"
 
 namespace refit::engine {
@@ -21,6 +22,12 @@ report::Result describe(const Setup& setup, const std::vector<std::string>& comm
 
 /// Fills in case, command and environment alone, for a case whose setup failed.
 report::Result describe(const Case& c, const std::vector<std::string>& command);
+
+/// Fills in command, start and environment alone: of a job without a case.
+report::Result describe(const std::vector<std::string>& command);
+
+/// Returns the rates that were measured, bytes per second by name.
+std::vector<std::pair<std::string, double>> to_report(const transport::ProbedRates& rates);
 
 /// Returns everything in a case that all ranks must have in common, as "key=value" words.
 std::string common_text(const Case& c);

@@ -1,6 +1,7 @@
 #pragma once
 // The job: prepare -> (update, refit, verify)* -> report. It is the work of the commands `run` and `probe`.
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -27,13 +28,27 @@ int refuse(const Error& error);
 /// the one under the case's expectations.
 int refuse(const Case& c, const std::vector<std::string>& command, const Error& error);
 
-struct ProbeOptions {
-  std::string save;      ///< hardware file to write; empty = none
-  bool force = false;    ///< replace an existing file
-  double seconds = 0.2;  ///< least measuring time per rate
+/// How pairs of ranks are measured.
+enum class PairsAtOnce : std::uint8_t {
+  automatic,  ///< alone in worlds of up to 16 ranks
+  one,        ///< each pair alone
+  round       ///< each rank with one partner at a time, all of them at once
 };
 
-/// Measures link and memory rates between all ranks of the job and prints them. Starts and ends MPI.
-int probe(const ProbeOptions& options);
+struct ProbeOptions {
+  std::string save;      ///< hardware file to write; empty = none
+  std::string json;      ///< likewise
+  bool force = false;    ///< replace existing files
+  double seconds = 0.2;  ///< least measuring time per rate
+  /// Of a transfer in the matrices; 0: 256 MiB on devices, 32 MiB on hosts.
+  std::int64_t bytes = 0;
+  std::vector<std::int64_t> sizes;  ///< ascending, of the rows of the size tables; none: there are no such tables
+  PairsAtOnce pairs = PairsAtOnce::automatic;
+};
+
+/// Measures between all ranks of the job what each mechanism reaches from one to another, and the bound's rates of
+/// links and memory; prints and writes them, and returns the process's exit code on rank 0, 0 on others. Starts and
+/// ends MPI. Collective over all processes of the job; supervised as `run` is.
+int probe(const ProbeOptions& options, const std::vector<std::string>& command);
 
 }  // namespace refit::engine

@@ -311,25 +311,7 @@ void Job::make_gen_places(report::Result& result) {
 
 void Job::record_estimate(report::Result& result) const {
   const session::Estimate& estimate = session_->estimate();
-  const transport::ProbedRates& rates = estimate.probed;
-  const bool has_unlike = rates.network.slowest() < rates.network.best();
-  result.rates.clear();
-  for (const auto& [name, value] : {std::pair("pair", rates.pair),
-                                    {"pair_message", rates.pair_message},
-                                    {"all_pairs", rates.all_pairs},
-                                    {"pair_store", rates.pair_store},
-                                    {"pair_engine", rates.pair_engine},
-                                    {"all_stores", rates.all_stores},
-                                    {"all_engines", rates.all_engines},
-                                    {"both_stores", rates.both_stores},
-                                    {"both_engines", rates.both_engines},
-                                    {"both_messages", rates.both_messages},
-                                    {"network", rates.network.best()},
-                                    {"network_slowest", has_unlike ? rates.network.slowest() : 0},
-                                    {"messages", rates.messages},
-                                    {"memory", rates.memory}}) {
-    if (value > 0) result.rates.emplace_back(name, value);
-  }
+  result.rates = to_report(estimate.probed);
   result.bound = to_report(estimate.bound, true);
   result.wire = estimate.wire;
   result.model_seconds = estimate.model;

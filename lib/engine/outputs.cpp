@@ -106,6 +106,16 @@ void Outputs::leave_written() {
   }
 }
 
+bool Outputs::take_older_away() {
+  try {
+    check();
+    remove_older_than_this_process();
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 void Outputs::remove_older_than_this_process() const {
   if (!force_) return;
   const double age = age_of_this_process();

@@ -45,6 +45,10 @@ class Outputs {
   /// Takes older results and dumps away where they may be replaced, so that none outlives a run that is killed. Call it
   /// after all other checks and before the work.
   void remove_older() const;
+  /// Checks everything and takes older results away before MPI starts, which may hang or be ended. A result that is
+  /// younger than this process belongs to this job: the process may have been stopped at its start and go on when the
+  /// others have ended. Returns false where something is refused: the setup checks again, when all ranks hear of it.
+  bool take_older_away();
   /// Takes away only the results that are older than this process.
   void remove_older_than_this_process() const;
 

@@ -1,4 +1,8 @@
+#include "report/probe.hpp"
+
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <iostream>
@@ -6,13 +10,21 @@
 #include <optional>
 
 #include "case/limits.hpp"
+#include "core/clock.hpp"
 #include "core/console.hpp"
+#include "core/files.hpp"
+#include "core/text.hpp"
+#include "engine/describe.hpp"
 #include "engine/device.hpp"
 #include "engine/engine.hpp"
+#include "engine/expect.hpp"
 #include "engine/launch.hpp"
 #include "engine/mpi_start.hpp"
+#include "engine/outputs.hpp"
+#include "engine/pair_tests.hpp"
 #include "engine/supervisor.hpp"
-#include "report/files.hpp"
+#include "engine/surroundings.hpp"
+#include "kernels/device_name.hpp"
 #include "transport/cuda.hpp"
 #include "transport/links.hpp"
 #include "transport/mpi/mpi.hpp"
@@ -23,41 +35,20 @@ namespace refit::engine {
 namespace {
 
 using transport::CollectiveError;
+using transport::Mechanism;
 using transport::Places;
 using transport::ProbedRates;
 using transport::together;
 
-constexpr std::int64_t kPairBytes = 32 << 20;
-constexpr std::int64_t kPeerBytes = 256 << 20;
-constexpr double kPairSeconds = 0.1;  ///< for which a pair of hosts is kept busy
+constexpr std::int64_t kPairBytes = 32 << 20;   ///< on hosts
+constexpr std::int64_t kPeerBytes = 256 << 20;  ///< on devices, and what the probe of the rates imitates
+constexpr double kPairSeconds = 0.1;            ///< for which a pair of hosts is kept busy
 constexpr double kTimeoutSeconds = 60;
-constexpr int kLanes = 4;  ///< the executors' default
-
-/// Measures and prints every ordered pair of ranks alone, in GB/s.
-void print_matrix(const transport::PairMessages& pairs, const Places& places, const transport::NetworkRates& network) {
-  const bool root = pairs.world.rank() == 0;
-  const int ranks = pairs.world.size();
-  if (root) print("#\n# one pair at a time, messages of {} MiB", kPairBytes >> 20);
-  if (root && network.best() > 0) print(", less between hosts");
-  if (root) print(", GB/s (row sends to column)\n#      ");
-  for (int to = 0; root && to < ranks; ++to) print("{:>8}", to);
-  for (int from = 0; from < ranks; ++from) {
-    if (root) print("\n{:>6} ", from);
-    for (int to = 0; to < ranks; ++to) {
-      if (from == to) {
-        if (root) print("{:>8}", "-");
-        continue;
-      }
-      const bool crosses = places.hosts[static_cast<std::size_t>(from)] != places.hosts[static_cast<std::size_t>(to)];
-      const std::int64_t bytes =
-          crosses ? transport::bytes_that_show(network.slowest(), kPairBytes, kPairSeconds) : kPairBytes;
-      const double rate = pairs.rate_on(1, {from}, {to}, bytes);
-      if (root) print("{:>8.3g}", rate / 1e9);
-      if (root) std::cout.flush();
-    }
-  }
-  if (root) print("\n");
-}
+constexpr int kLanes = 4;                        ///< the executors' default
+constexpr std::int64_t kLeastShared = 64 << 10;  ///< of a pair's transfer between hosts, where others are under way
+constexpr double kSlowSeconds = 0.5;             ///< that a measurement between hosts may take besides
+/// A size is left out where one transfer would take so many times the time for a measurement, and a second.
+constexpr double kMostOfOne = 10;
 
 /// Returns each rank's device, numbered so that those of a host are neighbours, as many for each host as the largest
 /// has.
@@ -110,65 +101,107 @@ void print_hosts(const transport::NetworkRates& network) {
           network.in[host] / 1e9);
 }
 
-/// Measurement of the links between the ranks.
+/// Prints the rates that the bound uses, and how they came about.
+void print_rates(const ProbedRates& rates, bool device, bool several) {
+  print("#\n# rates of the bound: of many ranks at once, or of one pair by its best means\n");
+  if (device) {
+    print_rate("memory, a rank's while all copy (read + write)", rates.memory);
+    print_rate("one pair alone, stores into the peer", rates.pair_store);
+    print_rate("one pair alone, copy engines", rates.pair_engine);
+    print_rate("first half into the second, at once, stores", rates.all_stores, "GB/s per rank");
+    print_rate("first half into the second, at once, engines", rates.all_engines, "GB/s per rank");
+    print_rate("all ranks, both ways at once, stores", rates.both_stores, "GB/s per rank");
+    print_rate("all ranks, both ways at once, copy engines", rates.both_engines, "GB/s per rank");
+    if (rates.engine_bytes > 0 && rates.engine_bytes != transport::kNoEngineBytes)
+      print("{:<44}{:>10.2f} us\n", "the host's time for a copy by engines",
+            1e6 * static_cast<double>(rates.engine_bytes) / rates.pair_engine);
+  } else {
+    print_rate("memory, all ranks of a host (read + write)", rates.memory);
+    print_rate("into or out of one rank's memory", rates.pair);
+    print_rate("within a host, all ranks at once, messages", rates.messages);
+  }
+  print_rate("one pair alone, messages", rates.pair_message);
+  print_rate("all pairs at once, messages", rates.all_pairs, "GB/s per pair");
+  print_rate("all pairs, both ways at once, messages", rates.both_messages, "GB/s per pair");
+  print_rate("host to host, all ranks at once, messages", rates.network.best());
+  if (rates.network.slowest() < rates.network.best()) print_hosts(rates.network);
+  if (several)
+    print("{:<44}{:>10.2f} us\n", device ? "small message" : "small message and its answer", rates.latency * 1e6);
+}
+
+/// What rank 0 has at the end.
+struct Measured {
+  report::ProbeResult probe;
+  std::vector<std::pair<std::string, double>> rates;
+  std::vector<std::string> notes;
+  std::string hardware;  ///< the hardware file's text
+};
+
+/// Measurement of the links between the ranks: every function is collective.
 class Probe {
  public:
   Probe(const transport::MpiSession& session, transport::Control& world, transport::Links& links, const Places& places,
-        double seconds)
-      : session_(session), world_(world), links_(links), places_(places), seconds_(seconds) {}
+        const ProbeOptions& options, transport::Progress& progress)
+      : session_(session),
+        world_(world),
+        links_(links),
+        places_(places),
+        options_(options),
+        progress_(progress),
+        is_device_(links.maps_always()),
+        bytes_(options.bytes > 0 ? options.bytes
+               : is_device_      ? kPeerBytes
+                                 : kPairBytes),
+        alone_(options.pairs == PairsAtOnce::automatic ? session.size() <= kMostAlone
+                                                       : options.pairs == PairsAtOnce::one) {}
 
-  /// Measures, prints on rank 0, and returns the cost model's rates. Collective.
-  plan::Rates operator()() {
+  /// Returns what was asked for and what follows from it.
+  report::Settings settings() const {
+    std::vector<std::string> sizes;
+    for (const std::int64_t size : options_.sizes) sizes.push_back(bytes_text(size));
+    return {{"device", std::string(is_device_ ? "cuda" : "cpu")},
+            {"bytes", bytes_},
+            {"sizes", sizes.empty() ? "none" : fmt::format("{}", fmt::join(sizes, ","))},
+            {"pairs", std::string(alone_ ? "alone" : "rounds")},
+            {"seconds", options_.seconds}};
+  }
+
+  /// Measures, and prints on rank 0 as results come.
+  Measured operator()() {
+    Measured measured;
+    // Pairs of ranks take their share of `seconds` one after the other; the other rates come on top.
+    progress_.begin("probe", limits_.phase() + options_.seconds * (session_.size() + 20));
+    prepare(measured.notes);
     const ProbedRates rates = measure();
-    const bool device = links_.maps_always();
-    const bool several = session_.size() > 1;
-    if (several) print_matrix({world_, *communicator_, kLanes, seconds_ / session_.size()}, places_, rates.network);
-    if (session_.rank() == 0) {
-      print("#\n");
-      if (device) {
-        print_rate("memory, a rank's while all copy (read + write)", rates.memory);
-        print_rate("one pair alone, stores into the peer", rates.pair_store);
-        print_rate("one pair alone, copy engines", rates.pair_engine);
-        print_rate("first half into the second, at once, stores", rates.all_stores, "GB/s per rank");
-        print_rate("first half into the second, at once, engines", rates.all_engines, "GB/s per rank");
-        print_rate("all ranks, both ways at once, stores", rates.both_stores, "GB/s per rank");
-        print_rate("all ranks, both ways at once, copy engines", rates.both_engines, "GB/s per rank");
-        if (rates.engine_bytes > 0 && rates.engine_bytes != transport::kNoEngineBytes)
-          print("{:<44}{:>10.2f} us\n", "the host's time for a copy by engines",
-                1e6 * static_cast<double>(rates.engine_bytes) / rates.pair_engine);
-      } else {
-        print_rate("memory, all ranks of a host (read + write)", rates.memory);
-        print_rate("into or out of one rank's memory", rates.pair);
-        print_rate("within a host, all ranks at once, messages", rates.messages);
-      }
-      print_rate("one pair alone, messages", rates.pair_message);
-      print_rate("all pairs at once, messages", rates.all_pairs, "GB/s per pair");
-      print_rate("all pairs, both ways at once, messages", rates.both_messages, "GB/s per pair");
-      print_rate("host to host, all ranks at once, messages", rates.network.best());
-      if (rates.network.slowest() < rates.network.best()) print_hosts(rates.network);
-      if (several)
-        print("{:<44}{:>10.2f} us\n", device ? "small message" : "small message and its answer", rates.latency * 1e6);
-    }
-    return links_.rates(rates, places_);
+    measured.rates = to_report(rates);
+    measured.probe.latency = rates.latency;
+    measured.hardware = hardware_file(links_.rates(rates, places_), places_);
+    if (session_.size() > 1) measure_pairs(rates.network, measured);
+    if (session_.rank() != 0) return measured;
+    print_rates(rates, is_device_, session_.size() > 1);
+    for (const std::string& note : measured.notes) print("# note           {}\n", note);
+    return measured;
   }
 
  private:
-  /// Measures with the first half of the ranks as train ranks and the others as gen ranks.
-  ProbedRates measure() {
-    const int senders = std::max(1, session_.size() / 2);
+  /// Makes what bytes are moved by.
+  void prepare(std::vector<std::string>& notes) {
     std::vector<int> everybody(static_cast<std::size_t>(session_.size()));
     std::iota(everybody.begin(), everybody.end(), 0);
-    std::vector<std::string> notes;
-    if (session_.size() > 1) together(world_, [&] { notes.push_back(links_.prepare()); });
+    if (session_.size() > 1) together(world_, [&] { add_note(links_.prepare(), notes); });
     if (session_.size() > 1 || links_.probes_messages())
       communicator_ = links_.communicator(transport::Purpose::bulk, everybody, kLanes);
-    if (session_.size() > 1 && links_.maps_always()) {
-      peers_ = links_.peer_memory(kPeerBytes);
-      notes.push_back(peers_->note());
+    if (session_.size() > 1 && is_device_) {
+      peers_ = links_.peer_memory(std::max(kPeerBytes, most_bytes()));
+      add_note(peers_->note(), notes);
     }
-    for (const std::string& text : notes) {
-      if (!text.empty() && session_.rank() == 0) print("# {}\n", text);
-    }
+    if (is_device_ && places_.ranks_per_device() > 1)
+      add_note("ranks share GPUs: what goes from one rank of a GPU to another crosses no link", notes);
+  }
+
+  /// Measures the bound's rates, with the first half of the ranks as train ranks and the others as gen ranks.
+  ProbedRates measure() {
+    const int senders = std::max(1, session_.size() / 2);
     return links_.probe({space_,
                          places_,
                          communicator_.get(),
@@ -177,25 +210,138 @@ class Probe {
                          {senders, session_.size() - senders},
                          {senders, senders * kPeerBytes, kPeerBytes},
                          kPeerBytes},
-                        seconds_);
+                        options_.seconds);
+  }
+
+  /// Memory that pairs store into, and their measurements.
+  struct Bench {
+    std::unique_ptr<transport::PeerMemory> peers;  ///< on hosts
+    std::unique_ptr<transport::PairRates> pairs;
+  };
+
+  /// `bytes`: of this rank's transfers, at most. `seconds`: of a measurement.
+  Bench bench(std::int64_t bytes, double seconds, std::vector<std::string>& notes) {
+    Bench made;
+    if (!is_device_) {
+      try {
+        together(world_, [&] { made.peers = links_.peer_memory(bytes); });
+      } catch (const CollectiveError& error) {
+        add_note(fmt::format("stores are not measured: {}", error.what()), notes);
+      }
+    }
+    const transport::PeerMemory* peers = is_device_ ? peers_.get() : made.peers.get();
+    made.pairs = std::make_unique<transport::PairRates>(
+        transport::PairMeans{space_, world_, peers, communicator_.get(), kLanes}, bytes, seconds);
+    return made;
+  }
+
+  void measure_pairs(const transport::NetworkRates& network, Measured& measured) {
+    const double seconds = options_.seconds / std::clamp(session_.size(), 4, kMostAlone);
+    {
+      const Bench all = bench(is_device_ ? std::max(bytes_, most_bytes()) : bytes_, seconds, measured.notes);
+      for (const bool both_ways : {false, true}) {
+        for (const Mechanism mechanism : mechanisms()) {
+          const PairTest test{mechanism, both_ways, alone_, bytes_, bytes_between_hosts(network)};
+          const auto groups = static_cast<double>(groups_of_pairs(places_.hosts, alone_).size());
+          progress_.begin("probe", limits_.phase() + 2 * groups * (4 * seconds + kSlowSeconds));
+          report::PairMatrix matrix = measure_matrix(*all.pairs, places_.hosts, test);
+          if (report::summary_of(matrix).pairs == 0) continue;
+          if (session_.rank() == 0) report::print_matrix(std::cout, matrix);
+          measured.probe.matrices.push_back(std::move(matrix));
+        }
+      }
+      if (is_device_) measure_sizes_of_pairs([&](const transport::Flow&) { return all.pairs.get(); }, measured);
+    }
+    if (is_device_) return;
+    // Only the pair needs memory for its largest transfer.
+    Bench own;
+    measure_sizes_of_pairs(
+        [&](const transport::Flow& flow) {
+          const bool takes_part = session_.rank() == flow.from || session_.rank() == flow.to;
+          own = {};
+          own = bench(takes_part ? most_bytes() : 1, options_.seconds / 4, measured.notes);
+          return own.pairs.get();
+        },
+        measured);
+  }
+
+  /// `rates_for(flow)`: the measurements of a pair, made collectively.
+  template <typename RatesFor>
+  void measure_sizes_of_pairs(const RatesFor& rates_for, Measured& measured) {
+    const Extremes pairs = extremes(measured.probe.matrices);
+    if (options_.sizes.empty() || !pairs.has_any) return;
+    const double most_seconds = std::max(1.0, kMostOfOne * options_.seconds);
+    const auto count = static_cast<double>(options_.sizes.size() * mechanisms().size());
+    const auto one = [&](const char* which, const transport::Flow& flow) {
+      progress_.begin("probe", limits_.phase(4 * most_bytes()) + count * 4 * (options_.seconds + 4 * most_seconds));
+      const std::vector<report::SizeRow> rows =
+          measure_sizes(*rates_for(flow), which, flow, mechanisms(), options_.sizes, most_seconds, measured.notes);
+      measured.probe.sizes.insert(measured.probe.sizes.end(), rows.begin(), rows.end());
+    };
+    one("slowest", pairs.slowest);
+    if (pairs.fastest != pairs.slowest) one("fastest", pairs.fastest);
+    if (session_.rank() == 0) report::print_sizes(std::cout, measured.probe.sizes);
+  }
+
+  /// Those that this build may have; pairs that one does not serve are left out of its matrix.
+  static std::vector<Mechanism> mechanisms() { return {Mechanism::stores, Mechanism::engines, Mechanism::messages}; }
+
+  std::int64_t most_bytes() const { return options_.sizes.empty() ? bytes_ : std::max(bytes_, options_.sizes.back()); }
+
+  /// Returns as many bytes as show the slowest link of hosts, where several pairs may share it.
+  std::int64_t bytes_between_hosts(const transport::NetworkRates& network) const {
+    if (network.slowest() <= 0) return 0;
+    if (alone_) return transport::bytes_that_show(network.slowest(), bytes_, kPairSeconds);
+    const auto sharing = std::ranges::count(places_.hosts, places_.hosts.front());
+    const double share = network.slowest() * kPairSeconds / static_cast<double>(sharing);
+    return std::clamp(static_cast<std::int64_t>(share), std::min(kLeastShared, bytes_), bytes_);
+  }
+
+  static void add_note(const std::string& text, std::vector<std::string>& notes) {
+    if (!text.empty()) notes.push_back(text);
   }
 
   const transport::MpiSession& session_;
   transport::Control& world_;
   transport::Links& links_;
   const Places& places_;
-  const double seconds_;
+  const ProbeOptions& options_;
+  transport::Progress& progress_;
+  const bool is_device_;
+  const std::int64_t bytes_;  ///< of a transfer in the matrices
+  const bool alone_;
+  const cases::Limits limits_;
   const kernels::ExecutionSpace space_;
-  std::unique_ptr<transport::PeerMemory> peers_;
+  std::unique_ptr<transport::PeerMemory> peers_;  ///< on devices
   std::unique_ptr<transport::Communicator> communicator_;
 };
 
-constexpr int kNotRoot = -1;
+/// Returns a line for every rank. Collective over `world`.
+std::vector<report::RankInfo> gather_ranks(transport::Control& world, const Places& places) {
+  transport::Control::Bytes mine;
+  transport::append(mine, static_cast<std::int64_t>(getpid()));
+  transport::append_text(mine, host_name());
+  const std::string device = kernels::device_name();
+  transport::append_text(mine,
+                         device.empty() ? "cpu" : fmt::format("cuda{} {}", places.local_device(world.rank()), device));
+  std::vector<report::RankInfo> ranks;
+  for (const transport::Control::Bytes& bytes : world.gather_all(mine)) {
+    transport::Reader in(bytes);
+    report::RankInfo rank;
+    rank.rank = std::ssize(ranks);
+    rank.pid = in.take<std::int64_t>();
+    rank.host = in.take_text();
+    rank.device = in.take_text();
+    ranks.push_back(rank);
+  }
+  return ranks;
+}
 
-/// Runs the main thread's part, from MPI_Init to MPI_Finalize; returns the hardware file's text and an exit code on
-/// rank 0.
-std::pair<std::string, int> measure(const ProbeOptions& options, Board& board, Supervisor& supervisor,
-                                    const cases::Limits& limits) {
+/// Runs the main thread's part, from MPI_Init to MPI_Finalize. Fills in rank 0's `job` and `measured`; returns whether
+/// this is rank 0.
+bool measure(const ProbeOptions& options, Board& board, Supervisor& supervisor, Outputs& outputs, report::Result& job,
+             Measured& measured) {
+  const cases::Limits limits;
   transport::Progress& progress = supervisor.progress();
   progress.begin_unprofiled("MPI_Init", limits.phase());
   MpiStart start(board, this_launch());
@@ -205,57 +351,88 @@ std::pair<std::string, int> measure(const ProbeOptions& options, Board& board, S
   const auto world = transport::make_mpi_control(&progress);
   supervisor.connect(*world);
   const bool root = session.rank() == 0;
-  std::pair<std::string, int> result{"", root ? 0 : kNotRoot};
+  job.ranks = session.size();
   try {
     progress.begin("setup", limits.phase());
     require_no_refusal(*world, nullptr);
     start_device(runtime, session, *world, progress, limits);
     together(*world, [&] {
-      if (!root || options.save.empty()) return;
-      report::fail_refused(report::refused_outputs({options.save}, options.force));
-      report::remove_output(options.save);
+      if (!root) return;
+      outputs.check();
+      outputs.remove_older();
     });
-    if (root)
-      print("# refit probe: {} ranks, {} on this host; {}; {}\n", session.size(), session.node_size(),
-            transport::MpiSession::version(), kernels::Runtime::version());
+    board.may_write() = true;
     const Places places = places_of(*world);
-    // Pairs of ranks take their share of `seconds` one after the other; the other rates come on top.
-    progress.begin("probe", limits.phase() + options.seconds * (session.size() + 20));
+    job.environment.job = gather_job(*world, this_launch());
+    together(*world, [&] { kernels::device_name(); });
+    job.environment.ranks = gather_ranks(*world, places);
     const std::unique_ptr<transport::Links> links = transport::make_links(*world, kTimeoutSeconds, progress);
-    result.first = hardware_file(Probe(session, *world, *links, places, options.seconds)(), places);
+    Probe probe(session, *world, *links, places, options, progress);
+    job.settings = probe.settings();
+    if (root) report::print_probe_header(std::cout, job);
+    measured = probe();
+    job.rates = measured.rates;
+    job.notes = measured.notes;
   } catch (const CollectiveError& error) {
-    if (root) result.second = static_cast<int>(error.kind());
+    judge_failure({}, {Ending::error, error.kind(), error.rank(), "probe", error.what(), 0}, job);
     if (root) print_error("refit: error: {}\n", error.what());
   } catch (const Error& error) {
     supervisor.fail(error.kind(), error.what());
+  } catch (const std::bad_alloc&) {
+    supervisor.fail(ErrorKind::runtime, "out of memory");
   } catch (const std::exception& error) {
     supervisor.fail(ErrorKind::runtime, error.what());
   }
   progress.begin_unprofiled("finish", limits.phase());
   world->barrier();
   progress.begin_unprofiled("MPI_Finalize", limits.phase());
-  return result;
+  return root;
 }
 
-int report_failure(const Failure& failure) {
+/// Reports a failure that not all ranks have seen, for the supervisor; returns its exit code. `job`: what was known
+/// before MPI started.
+int report_failure(const Failure& failure, Board& board, Outputs& outputs, bool is_root, report::Result job) {
   const bool own = failure.ending == Ending::error || failure.ending == Ending::interruption;
   say(fmt::format("{}error: {}", own ? fmt::format("rank {}: ", failure.rank) : "", failure.message));
-  return static_cast<int>(failure.kind);
+  judge_failure({}, failure, job);
+  if (!board.may_write() && outputs.take_older_away()) board.may_write() = true;
+  if (!board.may_write()) return job.exit_code;
+  outputs.assume_checked();
+  if (!is_root) outputs.leave_written();
+  outputs.write(job);
+  return job.exit_code;
+}
+
+void end_job(int code) {
+  remove_temporaries();
+  transport::MpiSession::abort(code);
 }
 
 }  // namespace
 
-int probe(const ProbeOptions& options) {
+int probe(const ProbeOptions& options, const std::vector<std::string>& command) {
   transport::MpiSession::prepare_environment(kLanes);
-  const cases::Limits limits;
   const Launch& launch = this_launch();
+  report::Result job = describe(command);
+  const report::Result before = job;
+  Measured measured;
+  Outputs outputs(options.force);
+  outputs.add(options.json, [&](const report::Result& result) { return report::to_json(result, measured.probe); });
+  outputs.add(options.save, [&](const report::Result& result) {
+    return result.status == report::Status::passed ? std::optional(measured.hardware) : std::nullopt;
+  });
   const std::unique_ptr<Board> board = Board::join(launch);
-  Supervisor supervisor(*board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),
-                        {report_failure, transport::MpiSession::abort});
-  const auto [text, code] = measure(options, *board, supervisor, limits);
-  if (!has_last_word(supervisor, code != kNotRoot, limits)) return 0;
-  if (code == 0 && !options.save.empty()) report::write_file(options.save, text);
-  return code;
+  Supervisor supervisor(
+      *board, static_cast<int>(launch.local_rank), static_cast<int>(launch.rank),
+      {[&](const Failure& failure) { return report_failure(failure, *board, outputs, launch.rank == 0, before); },
+       end_job});
+  if (launch.rank == 0 && outputs.take_older_away()) board->may_write() = true;
+  const bool is_root = measure(options, *board, supervisor, outputs, job, measured);
+  if (!has_last_word(supervisor, is_root, cases::Limits())) return 0;
+  job.elapsed_seconds = now() - job.started;
+  outputs.write(job);
+  supervisor.written();
+  return job.exit_code;
 }
 
 }  // namespace refit::engine

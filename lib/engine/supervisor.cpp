@@ -115,6 +115,17 @@ void Supervisor::name_tensors(TensorName name) {
   name_ = std::move(name);
 }
 
+void Supervisor::stand_aside() {
+  constexpr std::int64_t kFarAhead = std::int64_t{1} << 62;
+  collectives_ = board_.slot(local_rank_).where.collectives.exchange(kFarAhead);
+}
+
+void Supervisor::stand_in_line(transport::Control& world) {
+  std::atomic<std::int64_t>& mine = board_.slot(local_rank_).where.collectives;
+  if (collectives_) mine = *std::exchange(collectives_, std::nullopt);
+  mine = world.max(mine.load());
+}
+
 TensorName Supervisor::tensor_name() const {
   const std::lock_guard lock(mutex_);
   return name_;

@@ -18,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -54,6 +55,11 @@ class Supervisor {
   /// `world`.
   void connect(transport::Control& world);
   void name_tensors(TensorName name);
+  /// Says that no rank waits for this one, which is never behind then, until `stand_in_line`.
+  void stand_aside();
+  /// Makes the number of collectives so far the same on all ranks, after some have stood aside. Collective over
+  /// `world`.
+  void stand_in_line(transport::Control& world);
 
   /// Ends the job with the main thread's failure, or with one that was reported before. Does not return.
   [[noreturn]] void fail(ErrorKind kind, const std::string& message);
@@ -106,8 +112,9 @@ class Supervisor {
   transport::Progress progress_;
   mutable std::mutex mutex_;  ///< of name_
   TensorName name_;
-  int wake_ = -1;     ///< file descriptor of an event
-  int signals_ = -1;  ///< file descriptor of signals
+  std::optional<std::int64_t> collectives_;  ///< that this process had entered when it stood aside
+  int wake_ = -1;                            ///< file descriptor of an event
+  int signals_ = -1;                         ///< file descriptor of signals
   std::atomic<bool> stop_ = false;
   std::unique_ptr<Listener> listener_;     ///< on rank 0, where there are other hosts
   std::unique_ptr<Teller> teller_;         ///< on hosts without rank 0

@@ -1,8 +1,11 @@
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "report/format.hpp"
 #include "report/printers.hpp"
 #include "report/statistics.hpp"
+#include "report/sweep.hpp"
 
 namespace refit::report {
 namespace {
@@ -46,29 +49,31 @@ std::string by_engine(const Values& values, const Value& value_of) {
   return fmt::format("{}", fmt::join(texts, "+"));
 }
 
-std::vector<std::string> phase_names(const Result& result) {
-  std::vector<std::string> names;
-  if (result.refits.empty()) return names;
-  for (const auto& [phase, seconds] : result.refits.front().phases) names.push_back(phase);
-  return names;
+/// Adds the names of the result's phases that are not in `names` yet.
+void add_phases(const Result& result, std::vector<std::string>& names) {
+  if (result.refits.empty()) return;
+  for (const auto& [phase, seconds] : result.refits.front().phases)
+    if (std::ranges::find(names, phase) == names.end()) names.push_back(phase);
 }
 
-}  // namespace
-
-std::string to_csv(const Result& result) {
-  const auto phases = phase_names(result);
-  const std::string run = run_fields(result);
-  const std::string bytes =
-      fmt::format("{},{}", result.payload ? fmt::format("{}", result.payload->total_bytes()) : "",
-                  result.wire ? fmt::format("{},{}", result.wire->bytes, result.wire->self_bytes) : ",");
+std::string heading(const std::vector<std::string>& phases) {
   std::string text =
       "case,model,executor,bulk,train,gen,train_ranks,gen_ranks,train_precision,gen_precision,refit,warmup,"
       "weight_sync_seconds";
   for (const std::string& phase : phases) text += fmt::format(",{}", field(phase + "_seconds"));
-  text +=
-      ",payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_payload_bytes,engine_bytes,"
-      "engine_elements_wrong,engine_kl_max,"
-      "trainer,engine,colocated,version,weights,committed,engine_weight_sync_seconds,engine_version\n";
+  return text +
+         ",payload_bytes,wire_bytes,self_bytes,algbw_gb_per_s,elements_wrong,kl_max,engine_payload_bytes,engine_bytes,"
+         "engine_elements_wrong,engine_kl_max,"
+         "trainer,engine,colocated,version,weights,committed,engine_weight_sync_seconds,engine_version\n";
+}
+
+/// Returns a row for each refit; each begins with `first`.
+std::string rows(const Result& result, const std::vector<std::string>& phases, const std::string& first) {
+  std::string text;
+  const std::string run = first + run_fields(result);
+  const std::string bytes =
+      fmt::format("{},{}", result.payload ? fmt::format("{}", result.payload->total_bytes()) : "",
+                  result.wire ? fmt::format("{},{}", result.wire->bytes, result.wire->self_bytes) : ",");
   const auto number = [](const auto& value) { return optional_field(value); };
   const std::string engines = fmt::format(
       "{},{}", by_engine(result.engines, [](const Engine& engine) { return optional_field(engine.payload_bytes); }),
@@ -86,6 +91,22 @@ std::string to_csv(const Result& result) {
         by_engine(refit.engines, [](const EngineRefit& one) { return optional_field(one.weight_sync); }),
         by_engine(refit.engines, [](const EngineRefit& one) { return fmt::format("{}", one.version); }));
   }
+  return text;
+}
+
+}  // namespace
+
+std::string to_csv(const Result& result) {
+  std::vector<std::string> phases;
+  add_phases(result, phases);
+  return heading(phases) + rows(result, phases, "");
+}
+
+std::string to_csv(const Sweep& sweep) {
+  std::vector<std::string> phases;
+  for (const Combination& one : sweep.combinations) add_phases(one.result, phases);
+  std::string text = "sweep," + heading(phases);
+  for (const Combination& one : sweep.combinations) text += rows(one.result, phases, field(label(one.values)) + ",");
   return text;
 }
 

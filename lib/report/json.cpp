@@ -1,78 +1,15 @@
-#include <nlohmann/json.hpp>
-
 #include "report/format.hpp"
+#include "report/json_parts.hpp"
 #include "report/printers.hpp"
 #include "report/statistics.hpp"
+#include "report/sweep.hpp"
 
 namespace refit::report {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
-/// Adds a string where there is one.
-void put(Json& json, const char* key, const std::string& value) {
-  if (!value.empty()) json[key] = value;
-}
-
-template <typename Value>
-Json object(const std::vector<std::pair<std::string, Value>>& members) {
-  Json json = Json::object();
-  for (const auto& [key, value] : members) json[key] = value;
-  return json;
-}
-
 Json to_json(const Case& test_case) {
   Json json = {{"name", test_case.name}, {"description", test_case.description}};
-  put(json, "file", test_case.file);
-  return json;
-}
-
-Json to_json(const Failure& failure) {
-  Json json = {{"kind", failure.kind}, {"message", failure.message}};
-  if (failure.rank) json["rank"] = *failure.rank;
-  put(json, "phase", failure.phase);
-  return json;
-}
-
-Json to_json(const RankInfo& info) {
-  return {{"rank", info.rank}, {"group", info.group},   {"pid", info.pid},
-          {"host", info.host}, {"device", info.device}, {"coordinates", object(info.coordinates)}};
-}
-
-Json to_json(const HostInfo& host) {
-  Json json = {{"name", host.name}};
-  if (host.cores > 0) json["cores"] = host.cores;
-  put(json, "cpu", host.cpu);
-  for (const Nic& nic : host.nics) {
-    Json one = {{"name", nic.name}};
-    put(one, "rate", nic.rate);
-    json["nics"].push_back(std::move(one));
-  }
-  return json;
-}
-
-/// Adds what is known.
-void put(Json& json, const JobInfo& job) {
-  put(json, "launcher", job.launcher);
-  put(json, "job", job.id);
-  for (const HostInfo& host : job.hosts) json["hosts"].push_back(to_json(host));
-  if (!job.mpi_transports.empty()) json["mpi_transports"] = job.mpi_transports;
-  if (!job.variables.empty()) json["variables"] = object(job.variables);
-}
-
-Json to_json(const Environment& environment) {
-  Json json = Json::object();
-  put(json, "refit", environment.refit);
-  put(json, "commit", environment.commit);
-  put(json, "compiler", environment.compiler);
-  put(json, "mpi", environment.mpi);
-  put(json, "nccl", environment.nccl);
-  put(json, "cuda", environment.cuda);
-  put(json, "kokkos", environment.kokkos);
-  put(json, "hdf5", environment.hdf5);
-  put(json, environment.job);
-  json["ranks"] = Json::array();
-  for (const RankInfo& info : environment.ranks) json["ranks"].push_back(to_json(info));
+  put_text(json, "file", test_case.file);
   return json;
 }
 
@@ -117,14 +54,6 @@ void put(Json& json, const EngineLives& lives) {
   for (const auto& [refit, seconds] : lives.joins)
     json["joins"].push_back({{"before_refit", refit}, {"seconds", seconds}});
   if (lives.dead_since) json["dead_since"] = *lives.dead_since;
-}
-
-Json to_json(const Settings& settings) {
-  Json json = Json::object();
-  for (const auto& [key, value] : settings) {
-    std::visit([&json, &key = key](const auto& held) { json[key] = held; }, value);
-  }
-  return json;
 }
 
 Json to_json(const Payload& payload) {
@@ -181,7 +110,7 @@ Json to_json(const BoundTerms<Value>& terms) {
 Json to_json(const Bound& bound) {
   Json json = Json::object();
   if (bound.seconds) json["seconds"] = *bound.seconds;
-  put(json, "term", bound.term);
+  put_text(json, "term", bound.term);
   if (bound.terms) json["terms"] = to_json(*bound.terms);
   json["bytes"] = to_json(bound.bytes);
   return json;
@@ -219,7 +148,7 @@ Json versions(const Result& result) {
                {"held", Json::array()},
                {"served_wrong", served_wrong(result)}};
   for (const Engine& engine : result.engines) json["held"].push_back(engine.version.value_or(-1));
-  put(json, "weights", proved_weights(result));
+  put_text(json, "weights", proved_weights(result));
   return json;
 }
 
@@ -263,8 +192,8 @@ Json to_json(const Verification& verification, const std::vector<Engine>& engine
                                  {"first_index", overflow.first_index},
                                  {"refit", overflow.refit}});
   }
-  put(json, "fingerprint_train", verification.fingerprint_train);
-  put(json, "fingerprint_gen", verification.fingerprint_gen);
+  put_text(json, "fingerprint_train", verification.fingerprint_train);
+  put_text(json, "fingerprint_gen", verification.fingerprint_gen);
   if (verification.kl) json["kl"] = to_json(*verification.kl);
   return json;
 }
@@ -341,18 +270,16 @@ void put_measurements(Json& json, const Result& result) {
   if (!result.notes.empty()) json["notes"] = result.notes;
 }
 
-}  // namespace
-
-std::string to_json(const Result& result) {
-  Json json = {{"schema", result.plan ? "refit.plan" : "refit.result"}, {"schema_version", 1}};
+/// Returns what a document begins with: whose it is, and how it ended.
+Json head(const Result& result, const char* schema) {
+  Json json = {{"schema", schema}, {"schema_version", 1}};
   json["case"] = to_json(result.test_case);
-  json["command"] = result.command;
-  json["start_time"] = result.start_time;
-  if (result.elapsed_seconds) json["elapsed_seconds"] = *result.elapsed_seconds;
-  json["status"] = name(result.status);
-  json["exit_code"] = result.exit_code;
-  put_part(json, "error", result.error);
-  json["environment"] = to_json(result.environment);
+  put_job(json, result);
+  return json;
+}
+
+Json document(const Result& result) {
+  Json json = head(result, result.plan ? "refit.plan" : "refit.result");
   put_part(json, "model", result.model);
   json["ranks"] = result.ranks;
   json["train"] = to_json(result.train, "trainer");
@@ -360,9 +287,25 @@ std::string to_json(const Result& result) {
   for (const Engine& engine : result.engines) json["gen"]["engines"].push_back(to_json(engine));
   const std::vector<EngineLives> all = lives(result);
   for (std::size_t e = 0; e < all.size(); ++e) put(json["gen"]["engines"][e], all[e]);
-  json["settings"] = to_json(result.settings);
+  json["settings"] = report::to_json(result.settings);
   put_measurements(json, result);
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';
+  return json;
+}
+
+}  // namespace
+
+std::string to_json(const Result& result) { return text_of(document(result)); }
+
+std::string to_json(const Result& whole, const Sweep& sweep) {
+  Json json = head(whole, "refit.sweep");
+  json["ranks"] = whole.ranks;
+  json["keys"] = Json::array();
+  for (const auto& [key, value] : sweep.planned.front()) json["keys"].push_back(key);
+  json["planned"] = sweep.planned.size();
+  json["combinations"] = Json::array();
+  for (const Combination& one : sweep.combinations)
+    json["combinations"].push_back({{"values", object(one.values)}, {"result", document(one.result)}});
+  return text_of(json);
 }
 
 }  // namespace refit::report

@@ -1,8 +1,13 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <initializer_list>
+#include <vector>
+
 #include "report/format.hpp"
 #include "report/printers.hpp"
 #include "report/statistics.hpp"
+#include "report/sweep.hpp"
 
 namespace refit::report {
 namespace {
@@ -37,27 +42,55 @@ std::string outcome(const Result& result) {
                      xml_escape(details(result)));
 }
 
-}  // namespace
-
-std::string to_junit(const Result& result) {
-  const char* command = result.plan ? "refit.plan" : "refit.run";
-  const auto count = [&result](Status status) { return result.status == status ? 1 : 0; };
+/// Returns one test case.
+std::string test_case(const Result& result, const char* command, const std::string& called) {
   std::string output = result.payload ? payload_line(*result.payload) + "\n" : "";
   if (const auto summary = summarise(weight_sync_samples(result))) {
     output += fmt::format("weight_sync median {}\n", format_seconds(summary->median));
   }
   return fmt::format(
+      "    <testcase classname=\"{}\" name=\"{}\" time=\"{:.6f}\">\n"
+      "{}"
+      "      <system-out>{}</system-out>\n"
+      "    </testcase>\n",
+      command, xml_escape(called), elapsed(result), outcome(result), xml_escape(output));
+}
+
+/// Returns the document with one suite of test cases.
+std::string suite(const std::vector<const Result*>& results, const char* command, const std::string& cases) {
+  const auto count = [&results](std::initializer_list<Status> wanted) {
+    return std::ranges::count_if(
+        results, [&](const Result* one) { return std::ranges::find(wanted, one->status) != wanted.end(); });
+  };
+  double seconds = 0;
+  for (const Result* result : results) seconds += elapsed(*result);
+  return fmt::format(
       "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
       "<testsuites>\n"
-      "  <testsuite name=\"{0}\" tests=\"1\" failures=\"{1}\" errors=\"{2}\" skipped=\"{3}\" time=\"{4:.6f}\">\n"
-      "    <testcase classname=\"{0}\" name=\"{5}\" time=\"{4:.6f}\">\n"
-      "{6}"
-      "      <system-out>{7}</system-out>\n"
-      "    </testcase>\n"
+      "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"{}\" time=\"{:.6f}\">\n"
+      "{}"
       "  </testsuite>\n"
       "</testsuites>\n",
-      command, count(Status::failed), count(Status::error) + count(Status::interrupted), count(Status::waived),
-      elapsed(result), xml_escape(result.test_case.name), outcome(result), xml_escape(output));
+      command, results.size(), count({Status::failed}), count({Status::error, Status::interrupted}),
+      count({Status::waived}), seconds, cases);
+}
+
+}  // namespace
+
+std::string to_junit(const Result& result) {
+  const char* command = result.plan ? "refit.plan" : "refit.run";
+  return suite({&result}, command, test_case(result, command, result.test_case.name));
+}
+
+std::string to_junit(const Sweep& sweep) {
+  constexpr const char* kCommand = "refit.run";
+  std::vector<const Result*> results;
+  std::string cases;
+  for (const Combination& one : sweep.combinations) {
+    results.push_back(&one.result);
+    cases += test_case(one.result, kCommand, one.result.test_case.name + " " + label(one.values));
+  }
+  return suite(results, kCommand, cases);
 }
 
 }  // namespace refit::report

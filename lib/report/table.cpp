@@ -13,29 +13,8 @@ namespace {
 
 constexpr std::size_t kRanksShown = 64;
 
-std::string versions(const Environment& environment) {
-  std::string line = "# refit " + environment.refit;
-  const auto add = [&line](const char* what, const std::string& version) {
-    if (!version.empty()) line += fmt::format("  {}{}", what, version);
-  };
-  if (!environment.commit.empty()) line += fmt::format(" ({})", environment.commit);
-  add("", environment.compiler);
-  add("", environment.mpi);
-  add("NCCL ", environment.nccl);
-  add("CUDA ", environment.cuda);
-  add("Kokkos ", environment.kokkos);
-  add("HDF5 ", environment.hdf5);
-  return line + '\n';
-}
-
 std::string group_text(const Group& group) {
   return fmt::format("{} {}, {}", group.layout, group.precision, counted(group.ranks, "rank"));
-}
-
-std::string settings_text(const Settings& settings) {
-  std::string text;
-  for (const auto& [key, value] : settings) text += fmt::format("{}={} ", key, format_setting(value));
-  return text;
 }
 
 std::string coordinates_text(const RankInfo& info) {
@@ -66,8 +45,31 @@ void print_ranks(std::ostream& out, const std::vector<RankInfo>& ranks) {
   out << fmt::format("#   ... and {} more ranks; {} hosts in all\n", ranks.size() - shown, hosts.size());
 }
 
-/// Returns e.g. "Slurm 4711 by srun; 2 hosts: 96 cores, AMD EPYC 9654, mlx5_0 200 Gb/sec (4X HDR)"; "" for one host
-/// outside of batch systems.
+bool has_pause(const Result& result) {
+  return std::ranges::any_of(result.settings, [](const auto& setting) { return setting.first == "commit"; });
+}
+
+std::string milliseconds(std::optional<double> seconds) {
+  return seconds ? fmt::format("{:.3f}", *seconds * 1e3) : "-";
+}
+
+}  // namespace
+
+std::string versions_text(const Environment& environment) {
+  std::string line = "# refit " + environment.refit;
+  const auto add = [&line](const char* what, const std::string& version) {
+    if (!version.empty()) line += fmt::format("  {}{}", what, version);
+  };
+  if (!environment.commit.empty()) line += fmt::format(" ({})", environment.commit);
+  add("", environment.compiler);
+  add("", environment.mpi);
+  add("NCCL ", environment.nccl);
+  add("CUDA ", environment.cuda);
+  add("Kokkos ", environment.kokkos);
+  add("HDF5 ", environment.hdf5);
+  return line + '\n';
+}
+
 std::string job_text(const JobInfo& job) {
   if (job.hosts.empty() || (job.hosts.size() == 1 && job.id.empty())) return "";
   std::string text = job.id.empty() ? "" : fmt::format("job {} ", job.id);
@@ -83,22 +85,22 @@ std::string job_text(const JobInfo& job) {
   return text;
 }
 
-bool has_pause(const Result& result) {
-  return std::ranges::any_of(result.settings, [](const auto& setting) { return setting.first == "commit"; });
+std::string settings_text(const Settings& settings) {
+  std::string text;
+  for (const auto& [key, value] : settings) text += fmt::format("{}={} ", key, format_setting(value));
+  return text;
 }
 
-std::string milliseconds(std::optional<double> seconds) {
-  return seconds ? fmt::format("{:.3f}", *seconds * 1e3) : "-";
-}
-
-}  // namespace
-
-void print_header(std::ostream& out, const Result& result) {
-  out << versions(result.environment);
+void print_start(std::ostream& out, const Result& result) {
+  out << versions_text(result.environment);
   if (!result.start_time.empty()) out << labelled("start", result.start_time);
   if (!result.command.empty()) out << labelled("command", result.command);
   if (!result.test_case.name.empty()) out << labelled("case", result.test_case.name);
   if (!result.test_case.description.empty()) out << labelled("", result.test_case.description);
+}
+
+void print_header(std::ostream& out, const Result& result) {
+  print_start(out, result);
   if (result.model) {
     const Model& model = *result.model;
     out << labelled("model", fmt::format("{}, {} tensors, {} parameters, {}", model.family, grouped(model.tensors),

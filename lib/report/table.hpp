@@ -9,6 +9,16 @@
 
 namespace refit::report {
 
+/// Prints versions, start, command and case: what a header begins with.
+void print_start(std::ostream& out, const Result& result);
+/// Returns one line: "# refit 0.1.0  GNU 12.2.0  ...".
+std::string versions_text(const Environment& environment);
+/// Returns e.g. "Slurm 4711 by srun; 2 hosts: 96 cores, AMD EPYC 9654, mlx5_0 200 Gb/sec (4X HDR)"; "" for one host
+/// outside of batch systems.
+std::string job_text(const JobInfo& job);
+/// Returns the text of all settings: "key=value key=value ".
+std::string settings_text(const Settings& settings);
+
 /// Prints versions, case, model, layouts, settings and ranks: everything known before the first refit. Ranks beyond 64
 /// are summarised.
 void print_header(std::ostream& out, const Result& result);

@@ -9,6 +9,7 @@
 #include "kernels/kernels.hpp"
 #include "kernels/memory.hpp"
 #include "transport/location.hpp"
+#include "transport/transfers.hpp"
 
 namespace refit::transport {
 namespace {
@@ -20,45 +21,6 @@ constexpr std::int64_t kWarmBytes = 256 << 10;  ///< connects, and leaves a shap
 constexpr std::int64_t kFirstBytes = 3 << 20;   ///< of the first look at a link
 constexpr double kAlike = 0.8;
 constexpr int kRounds = 8;
-
-/// Messages between pairs, ready to be sent again and again.
-class Posts {
- public:
-  Posts(Communicator& communicator, int lanes, const std::vector<int>& senders, const std::vector<int>& receivers,
-        std::byte* data, std::int64_t bytes)
-      : communicator_(communicator), by_lane_(static_cast<std::size_t>(lanes)) {
-    for (std::size_t i = 0; i < senders.size(); ++i) {
-      for (int lane = 0; lane < lanes; ++lane) {
-        const std::int64_t begin = bytes * lane / lanes, end = bytes * (lane + 1) / lanes;
-        const auto add = [&](Message::Kind kind, int peer) {
-          by_lane_[static_cast<std::size_t>(lane)].push_back({kind, peer, data + begin, end - begin});
-        };
-        if (senders[i] == communicator.rank()) add(Message::Kind::send, receivers[i]);
-        if (receivers[i] == communicator.rank()) add(Message::Kind::receive, senders[i]);
-      }
-    }
-    for (const auto& messages : by_lane_) requests_.push_back(communicator.make_request(std::ssize(messages)));
-  }
-  void run() {
-    for (std::size_t lane = 0; lane < by_lane_.size(); ++lane)
-      if (!by_lane_[lane].empty()) communicator_.post(by_lane_[lane], static_cast<int>(lane), *requests_[lane]);
-    for (const auto& request : requests_) complete(*request);
-  }
-
- private:
-  Communicator& communicator_;
-  std::vector<std::vector<Message>> by_lane_;
-  std::vector<std::unique_ptr<Request>> requests_;
-};
-
-/// Memory of messages, touched: the first use of a page takes as long as a message of it.
-kernels::DeviceBuffer touched(std::int64_t bytes) {
-  kernels::DeviceBuffer buffer(bytes);
-  const kernels::ExecutionSpace space;
-  kernels::poison(space, buffer.data(), buffer.bytes());
-  space.fence();
-  return buffer;
-}
 
 /// Links of both directions of all hosts, as one rank of each sees them.
 class Looks {
@@ -78,8 +40,8 @@ class Looks {
     const bool takes_part = std::ranges::count(senders, messages_.world.rank()) > 0 ||
                             std::ranges::count(receivers, messages_.world.rank()) > 0;
     const kernels::DeviceBuffer buffer = touched(takes_part ? kFirstBytes : 1);
-    Posts warm(messages_.communicator, 1, senders, receivers, buffer.data(), kWarmBytes);
-    Posts posts(messages_.communicator, 1, senders, receivers, buffer.data(), kFirstBytes);
+    Posts warm(messages_.communicator, 1, senders, receivers, buffer.data(), buffer.data(), kWarmBytes);
+    Posts posts(messages_.communicator, 1, senders, receivers, buffer.data(), buffer.data(), kFirstBytes);
     warm.run();
     double spent = 0;
     for (int repetition = 0; repetition < 3 && spent < kLong; ++repetition) {
@@ -203,8 +165,8 @@ double PairMessages::rate_on(int used, const std::vector<int>& senders, const st
   const bool takes_part =
       std::ranges::count(senders, communicator.rank()) > 0 || std::ranges::count(receivers, communicator.rank()) > 0;
   const kernels::DeviceBuffer buffer = touched(takes_part ? bytes : 1);
-  Posts warm(communicator, used, senders, receivers, buffer.data(), std::min(bytes, kWarmBytes));
-  Posts posts(communicator, used, senders, receivers, buffer.data(), bytes);
+  Posts warm(communicator, used, senders, receivers, buffer.data(), buffer.data(), std::min(bytes, kWarmBytes));
+  Posts posts(communicator, used, senders, receivers, buffer.data(), buffer.data(), bytes);
   warm.run();
   double best = 0, spent = 0;
   for (int repetition = 0; repetition < 4 || spent < seconds; ++repetition) {
@@ -233,8 +195,8 @@ double PairMessages::round_trip(int one, int other) const {
   const kernels::DeviceBuffer buffer = touched(kBytes);
   const bool is_one = communicator.rank() == one;
   const bool takes_part = is_one || communicator.rank() == other;
-  Posts there(communicator, 1, {one}, {other}, buffer.data(), kBytes);
-  Posts back(communicator, 1, {other}, {one}, buffer.data(), kBytes);
+  Posts there(communicator, 1, {one}, {other}, buffer.data(), buffer.data(), kBytes);
+  Posts back(communicator, 1, {other}, {one}, buffer.data(), buffer.data(), kBytes);
   double best = 0, spent = 0;
   for (int repetition = 0; repetition < 10 || spent < seconds; ++repetition) {
     world.barrier();

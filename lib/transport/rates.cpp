@@ -7,6 +7,7 @@
 #include "core/clock.hpp"
 #include "kernels/engine_copies.hpp"
 #include "kernels/memory.hpp"
+#include "transport/transfers.hpp"
 
 namespace refit::transport {
 namespace {
@@ -41,38 +42,6 @@ double best_time(Control& world, double seconds, const Once& once) {
   }
   return best;
 }
-
-/// Memory of a repeated copy.
-struct Area {
-  std::byte* data;
-  std::int64_t bytes;
-};
-
-/// Copies from one area into another, repeated until `total` bytes are stored, or read where those are more.
-struct Repeated {
-  kernels::CopyTable table;
-  std::int64_t bytes = 0;  ///< read and stored
-
-  Repeated(const kernels::ExecutionSpace& space, Area source, Area destination, std::int64_t total,
-           std::pair<DType, DType> types = {DType::u8, DType::u8}) {
-    const std::int64_t from = byte_size(types.first), to = byte_size(types.second), wider = std::max(from, to);
-    const std::int64_t readable = source.bytes / wider, writable = destination.bytes / wider;
-    std::vector<kernels::Tile> tiles;
-    for (std::int64_t done = 0, all = total / wider; done < all && readable > 0 && writable > 0;) {
-      const std::int64_t in = done % readable, out = done % writable;
-      const std::int64_t elements = std::min({all - done, readable - in, writable - out});
-      tiles.push_back(
-          {source.data + in * from, destination.data + out * to, {elements}, {1}, {1}, types.first, types.second});
-      bytes += elements * (from + to);
-      done += elements;
-    }
-    table = kernels::CopyTable(space, tiles);
-  }
-  void run(const kernels::ExecutionSpace& space) const {
-    table.run(space);
-    space.fence();
-  }
-};
 
 /// Returns the number of ranks of `ranks` on the host that has most of them.
 std::int64_t most_of_a_host(const std::vector<int>& hosts, int ranks) {
@@ -130,18 +99,6 @@ double host_rate(const kernels::ExecutionSpace& space, Control& world, const Pla
     world.barrier();
   });
   return static_cast<double>(copies.bytes * most_of_a_host(places.hosts, active)) / took;
-}
-
-/// Copies by engines that store `total` bytes into one area again and again, in pieces of at most `size`.
-kernels::EngineTable engine_copies(const std::byte* from, std::byte* to, std::int64_t bytes, std::int64_t size,
-                                   std::int64_t total) {
-  std::vector<kernels::EngineCopy> copies;
-  for (std::int64_t done = 0; to != nullptr && bytes > 0 && done < total;) {
-    const std::int64_t at = done % bytes, piece = std::min({size, bytes - at, total - done});
-    copies.push_back({from + at, to + at, piece});
-    done += piece;
-  }
-  return {copies, {}};
 }
 
 void run(const kernels::EngineTable& table, const kernels::ExecutionSpace& space) {

@@ -28,26 +28,26 @@ def write_page(file, matrix, info, outcomes, cases_folder):
         body.append(_plots(measured))
     body.append("<h2>Case by case</h2>")
     body += [_case(outcome, os.path.join(cases_folder, outcome.name, "picture.svg")) for outcome in outcomes]
-    style, script = (_beside(name) for name in ("page.css", "page.js"))
-    write(
-        file,
-        f"""<!doctype html>
+    write(file, document(f"refit: {matrix.name}", body, _beside("page.js")))
+
+
+def document(title, body, script=""):
+    """A whole page in the style of all of them: parts of HTML one under the other."""
+    added = f"<script>\n{script}</script>\n" if script else ""
+    return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>refit: {escape(matrix.name)}</title>
+<title>{escape(title)}</title>
 <style>
-{style}</style>
+{_beside("page.css")}</style>
 </head>
 <body>
 {chr(10).join(body)}
-<script>
-{script}</script>
-</body>
+{added}</body>
 </html>
-""",
-    )
+"""
 
 
 def _beside(name):

@@ -4,7 +4,6 @@ matrix_test.py --refit EXE --root REPOSITORY [unittest's arguments]
 """
 
 import csv
-import html.parser
 import json
 import os
 import shutil
@@ -16,38 +15,10 @@ import time
 import unittest
 import xml.etree.ElementTree as ET
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from page import Page  # noqa: E402
+
 STUB = os.path.join(os.path.dirname(os.path.abspath(__file__)), "matrix_stub.py")
-VOID = {"meta", "img", "br", "wbr", "line", "rect", "circle", "input"}
-
-
-class Page(html.parser.HTMLParser):
-    """A page's words, and whether its tags are closed in order and nothing is loaded from elsewhere."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.words, self.open, self.mistakes, self.links = "", [], [], []
-        self.feed(text)
-        self.mistakes += [f"<{tag}> is not closed" for tag in self.open]
-
-    def handle_starttag(self, tag, attributes):
-        if tag == "link" or (tag == "script" and attributes):
-            self.mistakes.append(f"<{tag}>")
-        self.links += [v for k, v in attributes if k in ("src", "href") and v.startswith("cases/")]
-        self.mistakes += [
-            f"{k}={v}" for k, v in attributes if k in ("src", "href") and not v.startswith(("#", "data:", "cases/"))
-        ]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        pass
-
-    def handle_endtag(self, tag):
-        if tag not in VOID and (not self.open or self.open.pop() != tag):
-            self.mistakes.append(f"</{tag}>")
-
-    def handle_data(self, data):
-        self.words += data
 
 
 class MatrixTest(unittest.TestCase):

@@ -96,6 +96,18 @@ def columns(suite):
     suite.check("\x1b" not in ended.out + ended.err, "colour on no terminal", ended)
 
 
+def sweeps(suite):
+    """A sweep's document, CSV and table."""
+    documented = sections(suite)
+    ended = suite.run(2, "run", *SMALL, "--train", "TP1", "--gen", "TP1", "--steps", 1, "--sweep", "executor=p2p,direct",
+                      "--json", "sweep.json", "--csv", "sweep.csv", "--force")  # fmt: skip
+    check_documented(suite, paths(suite.result("sweep.json", ended)), documented["JSON"], "sweep.json")
+    with open(suite.path("sweep.csv"), newline="", encoding="utf-8") as file:
+        check_documented(suite, csv.DictReader(file).fieldnames, documented["CSV"], "a sweep's CSV")
+    heading = next(line for line in ended.out.splitlines() if line.startswith("# executor"))
+    check_documented(suite, re.split(r"\s{2,}| (?=efficiency)", heading.strip())[1:], documented["Terminal"], "a sweep's table")
+
+
 def nothing_else(suite):
     """The last word of every documented key stands in a source that writes results."""
     text = ""
@@ -112,4 +124,4 @@ def nothing_else(suite):
             suite.check(known, f"{heading}: no source writes {word}")
 
 
-Suite(__doc__).main(keys_of_documents, columns, nothing_else)
+Suite(__doc__).main(keys_of_documents, columns, sweeps, nothing_else)

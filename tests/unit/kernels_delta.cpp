@@ -6,6 +6,7 @@
 #include <deque>
 
 #include "kernels/delta.hpp"
+#include "kernels/kernels.hpp"
 #include "kernels/memory.hpp"
 #include "unit/kernels_random.hpp"
 
@@ -80,7 +81,7 @@ std::uint64_t converted(const Case& one, std::uint64_t bits) {
 /// Runs blocks through every step in one table, each in the form that `form_of` returns.
 template <typename FormOf>
 void run(std::deque<Case>& cases, const FormOf& form_of, const std::string& what) {
-  const ExecutionSpace space(2);
+  const ExecutionSpace space(Runtime::has_device() ? 1 : 2);
   std::vector<DeltaBlock> sent, received;
   for (Case& one : cases) {
     sent.push_back(one.sent());

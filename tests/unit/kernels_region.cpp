@@ -322,6 +322,7 @@ TEST(Perturb, AFractionOfEveryType) {
       Region region = stored.region;
       region.data = all.data() + (stored.region.data - stored.memory.data());
       perturb(space, region, 42, 3);
+      space.fence();
       Bytes expected = stored.memory;
       for_each_index(stored.region.box.extent, [&](const Extents& index, std::int64_t) {
         const std::int64_t element = stored.element(index);

@@ -1,6 +1,8 @@
+#include <chrono>
 #include <exception>
 #include <limits>
 #include <numeric>
+#include <thread>
 
 #include "transport/mpi/error.hpp"
 #include "transport/mpi/mpi.hpp"
@@ -158,11 +160,23 @@ class MpiControl final : public Control {
     return std::make_unique<MpiExchange>(comm_, messages);
   }
 
-  std::unique_ptr<Control> split(int color) override {
+  void sleep_until_all_come() {
+    const Waiting waiting = enter();
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_mpi(MPI_Ibarrier(comm_, &request));
+    for (int done = 0;;) {
+      check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+      if (done != 0) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
+  std::unique_ptr<Control> split(int color) override { return split(color, false); }
+  std::unique_ptr<Control> split(int color, bool counts) {
     MPI_Comm part = MPI_COMM_NULL;
     const Waiting waiting = enter();
     check_mpi(MPI_Comm_split(comm_, color < 0 ? MPI_UNDEFINED : color, rank_, &part));
-    return part == MPI_COMM_NULL ? nullptr : std::make_unique<MpiControl>(part, progress_, false);
+    return part == MPI_COMM_NULL ? nullptr : std::make_unique<MpiControl>(part, progress_, counts);
   }
 
  private:
@@ -200,6 +214,12 @@ class MpiControl final : public Control {
 MPI_Comm communicator_of(const Control* world) {
   return world == nullptr ? MPI_COMM_WORLD : dynamic_cast<const MpiControl&>(*world).communicator();
 }
+
+std::unique_ptr<Control> make_part(Control& world, std::int64_t ranks) {
+  return dynamic_cast<MpiControl&>(world).split(world.rank() < ranks ? 0 : -1, true);
+}
+
+void sleep_until_all_come(Control& world) { dynamic_cast<MpiControl&>(world).sleep_until_all_come(); }
 
 std::unique_ptr<Control> make_mpi_control(Progress* progress) {
   MPI_Comm copy = MPI_COMM_NULL;

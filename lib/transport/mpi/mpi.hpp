@@ -46,6 +46,15 @@ class MpiSession {
 /// Collective over MPI_COMM_WORLD.
 std::unique_ptr<Control> make_mpi_control(Progress* progress = nullptr);
 
+/// Waits for all ranks of `world`, a control plane of make_mpi_control, asleep: for ranks with nothing to do while
+/// others measure, whose cores they must not take. Collective over `world`.
+void sleep_until_all_come(Control& world);
+
+/// Makes a control plane of the first `ranks` ranks of `world`, one of make_mpi_control; nullptr on the others. Its
+/// collectives count in the progress as those of the whole job: for a part that works while the others sleep.
+/// Collective over `world`.
+std::unique_ptr<Control> make_part(Control& world, std::int64_t ranks);
+
 /// The ranks in the next functions are those of `world`: a control plane of make_mpi_control, or a split of one, which
 /// lends its MPI communicator while the call lasts; nullptr: all processes of the job.
 
