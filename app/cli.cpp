@@ -14,6 +14,7 @@
 #include "app/case_reader.hpp"
 #include "app/commands.hpp"
 #include "app/inputs.hpp"
+#include "app/manual.hpp"
 #include "app/probe_options.hpp"
 #include "app/sweep.hpp"
 #include "case/keys.hpp"
@@ -278,6 +279,9 @@ struct Arguments {
   std::string a, b;
   std::string what;
   bool list_json = false;
+  bool list_names = false;
+  std::string shell;
+  std::string manual;
 };
 
 CLI::App* add_command(CLI::App& app, const std::string& name, const std::string& help) {
@@ -492,6 +496,12 @@ void add_commands(CLI::App& app, Arguments& arguments) {
           "models | families | cases | bugs | injections | executors | trainers | engines | hardware | matrices | keys")
       ->required();
   list->add_flag("--json", arguments.list_json, "Print JSON: a list of objects");
+  list->add_flag("--names", arguments.list_names, "Print names alone, one in each line")->excludes("--json");
+  CLI::App* completion = add_command(app, "completion", "Print a shell's completion: source <(refit completion bash)");
+  completion->add_option("SHELL", arguments.shell, "The shell")->required()->check(CLI::IsMember({"bash"}));
+  CLI::App* manual = add_command(app, "manual", "Write the pages of man: refit manual ~/.local/share/man/man1");
+  manual->add_option("FOLDER", arguments.manual, "Folder for refit.1, refit-run.1, ...; pages in it are replaced")
+      ->required();
 }
 
 std::int64_t shard_bytes(const std::string& text) {
@@ -523,13 +533,24 @@ int dispatch(const std::string& command, Arguments& a, const std::vector<std::st
   if (command == "diagnose") return diagnose_dumps(a.diagnose, a.diagnosed, inputs);
   if (command == "digest") return digest_checkpoint(a.digest, a.digested, inputs, a.chunk_bytes);
   if (command == "compare") return compare(a.a, a.b);
-  if (command == "list") return list(a.what, inputs, a.list_json);
+  if (command == "list")
+    return list(a.what, inputs, a.list_names ? ListForm::names : a.list_json ? ListForm::json : ListForm::text);
   a.inspect.inputs = a.synth.inputs = inputs;
   if (command == "inspect") return inspect(a.inspect);
   a.synth.max_shard_bytes = a.convert.max_shard_bytes = shard_bytes(a.max_shard_size);
   if (command == "convert") return convert(a.convert);
   a.synth.format = a.format == "hdf5" ? checkpoint::Format::hdf5 : checkpoint::Format::safetensors;
   return synth(a.synth);
+}
+
+int write_manual(const CLI::App& app, const std::string& folder) {
+  make_folder(folder);
+  const auto write = [&folder](const CLI::App& command) {
+    report::write_file(folder + '/' + manual_name(command), manual_page(command));
+  };
+  write(app);
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) write(*command);
+  return 0;
 }
 
 }  // namespace
@@ -543,6 +564,11 @@ int execute(const std::vector<std::string>& arguments) {
   app.add_option("--inputs", a.inputs,
                  "Folder of models, cases and hardware (default $REFIT_INPUTS, or the installed)");
   app.add_flag("--version", a.version, "Versions of everything linked");
+  app.footer(
+      "Exit codes: 0 as expected; 1 wrong data, or a missed expectation; 2 a mistake in command line, case, checkpoint "
+      "or "
+      "an output's path; 3 communication failure, timeout, out of memory, an output that cannot be written, or "
+      "interrupted; 77 this build or machine lacks what the case needs.\n");
   add_commands(app, a);
   try {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend() - 1));
@@ -561,6 +587,11 @@ int execute(const std::vector<std::string>& arguments) {
   if (a.version) return version();
   const auto chosen = app.get_subcommands();
   if (chosen.empty()) fail_usage("a command is required; refit --help lists them");
+  if (chosen.front()->get_name() == "completion") {
+    print("{}", bash_completion(app));
+    return 0;
+  }
+  if (chosen.front()->get_name() == "manual") return write_manual(app, a.manual);
   return dispatch(chosen.front()->get_name(), a, arguments);
 }
 

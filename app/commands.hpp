@@ -89,9 +89,11 @@ struct DigestOptions {
 /// option nor in the dump.
 int digest(const DigestOptions& options);
 
-/// Prints the list of `what`: models, cases, bugs, injections, executors, trainers or engines; as JSON, a list of
-/// objects whose keys are the columns.
-int list(const std::string& what, const std::string& inputs, bool json);
+/// A list as a table, as JSON (a list of objects whose keys are the columns), or as its names alone, one in each line.
+enum class ListForm { text, json, names };
+
+/// Prints the list of `what`: models, cases, bugs, injections, executors, trainers or engines.
+int list(const std::string& what, const std::string& inputs, ListForm form);
 
 /// Prints the versions of everything linked.
 int version();

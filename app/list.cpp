@@ -217,9 +217,13 @@ void print_text(const Table& table) {
 
 }  // namespace
 
-int list(const std::string& what, const std::string& inputs, bool json) {
+int list(const std::string& what, const std::string& inputs, ListForm form) {
   const Table table = table_of(what, inputs);
-  json ? print_json(table) : print_text(table);
+  if (form == ListForm::json) print_json(table);
+  if (form == ListForm::text) print_text(table);
+  if (form == ListForm::names) {
+    for (const auto& row : table.rows) print("{}\n", std::get<std::string>(row.front()));
+  }
   return 0;
 }
 

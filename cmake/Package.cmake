@@ -3,6 +3,7 @@
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 
+set(CMAKE_INSTALL_DEFAULT_COMPONENT_NAME library)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/refit)
 install(TARGETS refit_c EXPORT refitCTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
         INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
@@ -36,3 +37,4 @@ write_basic_package_version_file(${CMAKE_BINARY_DIR}/refitConfigVersion.cmake CO
 install(FILES ${CMAKE_BINARY_DIR}/refitConfig.cmake ${CMAKE_BINARY_DIR}/refitConfigVersion.cmake
               ${CMAKE_SOURCE_DIR}/cmake/FindRefitKokkos.cmake
         DESTINATION ${package_dir})
+install(FILES ${CMAKE_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/librefit-dev RENAME copyright)

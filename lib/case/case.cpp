@@ -293,6 +293,7 @@ session::How how_of(const Case& c) {
   how.misc_buffer_bytes = c.refit.misc_buffer_bytes;
   how.check_agreement = c.refit.check_agreement;
   how.byte_matrix = !c.output.hdf5.empty();
+  how.probe_seconds = c.run.probe_seconds;
   return how;
 }
 

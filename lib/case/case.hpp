@@ -130,6 +130,7 @@ struct RunSection {
   double timeout_seconds = 60;  ///< of one refit; 0 = no limit on any phase
   double phase_seconds = 60;    ///< of every other phase, in addition
   double count_seconds = 10;    ///< for counting wrong elements once wrong tensors are named; 0 = no count
+  double probe_seconds = session::How().probe_seconds;  ///< for each rate, before the refits and after them
   std::vector<std::string> inject;
   std::string drill;  ///< what befalls engines between refits (drill.hpp); empty: nothing
   Strict strict_upstream = Strict::off;

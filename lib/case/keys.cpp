@@ -255,6 +255,10 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
       Of::number("run.count_seconds", 0, 1e6, "seconds",
                  "Longest time of counting wrong elements; wrong tensors and ranks are named before.",
                  MEMBER(run.count_seconds)),
+      Of::number(
+          "run.probe_seconds", 0, 60, "seconds",
+          "Measuring time of each rate of links and memory, before the refits and after them; 0 = three times each.",
+          MEMBER(run.probe_seconds)),
       Of::texts("run.inject", "Faults to inject (refit list injections).", MEMBER(run.inject), "--inject"),
       Of::text(
           "run.drill",

@@ -100,6 +100,8 @@ report::Settings settings_of(const Case& c) {
     settings.emplace_back("count_seconds", c.run.count_seconds);
   if (c.run.phase_seconds != cases::RunSection().phase_seconds)
     settings.emplace_back("phase_seconds", c.run.phase_seconds);
+  if (c.run.probe_seconds != cases::RunSection().probe_seconds)
+    settings.emplace_back("probe_seconds", c.run.probe_seconds);
   if (!c.run.inject.empty()) settings.emplace_back("inject", fmt::format("{}", fmt::join(c.run.inject, ",")));
   return settings;
 }

@@ -49,7 +49,7 @@ class Cli(unittest.TestCase):
 
 
 class HelpAndVersion(Cli):
-    COMMANDS = ["run", "plan", "probe", "inspect", "synth", "convert", "compare", "list"]
+    COMMANDS = ["run", "plan", "probe", "inspect", "synth", "convert", "compare", "list", "completion", "manual"]
 
     def test_help_lists_the_commands(self):
         text = self.succeed("--help")

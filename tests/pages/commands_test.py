@@ -27,7 +27,7 @@ from pages import blocks, pages, spans  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 LIMIT_SECONDS = 600  # of one block
-STAND_INS = ("cmake", "curl", "jq", "module", "nsys", "pip", "podman", "python", "reframe", "sbatch", "spack", "srun", "sudo", "apt", "apt-get", "dpkg")
+STAND_INS = ("cmake", "cpack", "curl", "jq", "module", "nsys", "pip", "podman", "python", "reframe", "sbatch", "spack", "srun", "sudo", "apt", "apt-get", "dpkg")
 SCRIPT_STAND_INS = ("demo", "test", "setup", "wheel", "matrix.py", "torch_refit.py")
 PLACEHOLDER = re.compile(r"\.\.\.|…|\b[A-Z][A-Z_]{2,}\b|[{}<>|]")
 
@@ -58,6 +58,7 @@ class Place:
         self.environment = {
             **os.environ,
             "PATH": f"{work / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(work),
             "REFIT_INPUTS": str(root / "inputs"),
             "REFIT_TEST_ROOT": str(root),
             "REFIT_TEST_EXE": str(refit),

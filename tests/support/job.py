@@ -1,5 +1,7 @@
 """What the tests of `refit run` share: starting a job, reading its result, finding what is left of it.
 
+Their runs spend no time on rates of links and memory, which no test judges here (tests/hosts does).
+
 Every job carries a word of its own in its environment, so that its processes are found again, and only they.
 """
 
@@ -122,7 +124,8 @@ class Suite:
 
     def start_with(self, launcher, *arguments):
         """A job that `launcher` starts: the words before the executable."""
-        command = [*launcher, self.args.refit, *map(str, arguments)]
+        probing = ("--set", "run.probe_seconds=0") if arguments[:1] == ("run",) and ":" not in arguments else ()
+        command = [*launcher, self.args.refit, *map(str, arguments), *probing]
         return Started(command, self.args.refit, self.args.inputs, self.work)
 
     def run(self, ranks, *arguments, seconds=LIMIT_SECONDS, within=()):

@@ -114,6 +114,7 @@ const std::map<std::string, std::string> kOther = {
     {"run.timeout_seconds", "2.5"},
     {"run.count_seconds", "0.25"},
     {"run.phase_seconds", "7.5"},
+    {"run.probe_seconds", "0.5"},
     {"run.inject", "[\"a\", \"b\"]"},
     {"train.lora", "\"fused\""},
     {"adapters.rank", "8"},
