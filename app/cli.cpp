@@ -225,8 +225,10 @@ int run_sweep(const CaseArguments& arguments, const std::vector<std::string>& te
 void require_options_of_a_plan(const CaseArguments& arguments) {
   for (const Option& option : arguments.options) {
     if (find_key(option.key) == nullptr || is_of_a_plan(option.key)) continue;
-    fail_usage("{}: means nothing for a plan, which writes --json, --picture and --byte-matrix; leave it out",
-               option.name);
+    fail_usage(
+        "{}: means nothing for a plan, which writes --json, --picture, --byte-matrix and --byte-matrix-picture; leave "
+        "it out",
+        option.name);
   }
 }
 
@@ -331,6 +333,9 @@ void add_plan(CLI::App& app, Arguments& arguments) {
                       "SVG of the explained tensors, or of the largest whose cut changes");
   command->add_option("--byte-matrix", arguments.plan_options.byte_matrix,
                       "File for the bytes from each rank to each, as nccl-tests' alltoallv reads them");
+  command->add_option(
+      "--byte-matrix-picture", arguments.plan_options.byte_matrix_picture,
+      "SVG of the bytes from each train rank to each gen rank, with lines between --hardware's domains");
   command->add_option("--hardware", arguments.hardware,
                       "Hardware file, or a name in inputs/hardware (default: bytes without seconds)");
 }

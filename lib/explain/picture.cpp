@@ -1,56 +1,54 @@
 #include "explain/picture.hpp"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
+#include <map>
+#include <set>
+#include <sstream>
 
 #include "report/format.hpp"
+#include "report/svg.hpp"
 
 namespace refit::explain {
 
 using pair::Owner;
+using report::svg::kWidth;
 namespace {
 
 constexpr std::size_t kPicturesShown = 16;
 constexpr std::size_t kPiecesShown = 48;
 
-// Lengths are in units of the drawing, which has no size of its own: it is scaled to the page.
-constexpr double kWidth = 1120;
-constexpr double kBar = 18;          ///< width of a piece
-constexpr double kLeft = 345;        ///< left edge of train's pieces; gen's mirror them
+constexpr double kBar = 20;          ///< width of a piece
+constexpr double kLeft = 214;        ///< left edge of train's pieces; gen's mirror them
 constexpr double kMap = 30;          ///< side of the small map beside a piece
-constexpr double kPieceHeight = 38;  ///< least height: two lines of text, or the map
-constexpr double kBandHeight = 16;   ///< for a line of text
-constexpr double kSideHeight = 380;  ///< of a side's pieces together, where they need no more
+constexpr double kLine = 19;         ///< from one line of text to the next
+constexpr double kBandHeight = 20;   ///< for a line of text
+constexpr double kSideHeight = 400;  ///< of a side's pieces together, where they need no more
 constexpr double kGap = 8;
-constexpr double kHeading = 76;  ///< of one drawing
+constexpr double kHeading = 92;               ///< of one drawing
+constexpr double kNames = kLeft - kMap - 16;  ///< width of the texts beside a piece
 
-// Okabe and Ito's palette, whose colours are told apart with any colour vision.
-constexpr const char* kStyle = R"(<style>
-text { font: 13px system-ui, sans-serif; fill: #1b1b1b; }
-.name { font-size: 17px; font-weight: 600; }
-.rank { font-weight: 600; }
-.on { paint-order: stroke; stroke: #ffffff; stroke-width: 3px; stroke-opacity: 0.75; }
-.page { fill: #ffffff; }
-.line { fill: none; stroke: #1b1b1b; stroke-width: 0.8; }
-.band { stroke: #1b1b1b; stroke-width: 0.6; fill-opacity: 0.45; }
-.c0 { fill: #e69f00; } .c1 { fill: #56b4e9; } .c2 { fill: #009e73; } .c3 { fill: #f0e442; }
-.c4 { fill: #0072b2; } .c5 { fill: #d55e00; } .c6 { fill: #cc79a7; } .c7 { fill: #999999; }
+constexpr const char* kStyle = R"(.band { stroke: #1b1b1b; stroke-width: 0.6; fill-opacity: 0.45; }
 .gen { fill: #7d7d7d; }
 @media (prefers-color-scheme: dark) {
-  text { fill: #f2f2f2; }
-  .page { fill: #161616; }
-  .on { stroke: #161616; }
-  .line { stroke: #f2f2f2; }
-  .band { stroke: #f2f2f2; fill-opacity: 0.6; }
-  .gen { fill: #a0a0a0; }
+.band { stroke: #f2f2f2; fill-opacity: 0.6; }
+.gen { fill: #a0a0a0; }
 }
-</style>
 )";
+
+using report::svg::rectangle;
+using report::svg::text;
+
+bool fits(const std::string& text, double width) {
+  return static_cast<double>(text.size()) * report::svg::kLetter <= width;
+}
 
 /// A piece on the page.
 struct Lane {
   const Owner* owner;
+  std::vector<std::string> texts;  ///< lines beside it
   double top = 0, height = 0;
 };
 
@@ -71,19 +69,52 @@ Span span_of(const Box& box, const Box& part) {
   return {begin, std::min(begin + size, 1.0)};
 }
 
-/// Returns "rows 0:192", "rows 0:576, columns 0:192"; the box itself for more dimensions.
-std::string ranges(const Box& box, const Shape& shape) {
-  if (shape.size() == 0) return "a scalar";
-  if (shape.size() > 2) return to_string(box);
-  std::string text = fmt::format("rows {}:{}", box.lower[0], box.lower[0] + box.extent[0]);
+/// Returns "rows 0:192" and, where they are cut, "columns 0:192"; the box itself for more dimensions.
+std::vector<std::string> ranges(const Box& box, const Shape& shape) {
+  if (shape.size() == 0) return {"a scalar"};
+  if (shape.size() > 2) return {to_string(box)};
+  std::vector<std::string> texts{fmt::format("rows {}:{}", box.lower[0], box.lower[0] + box.extent[0])};
   if (shape.size() == 2 && box.extent[1] != shape[1])
-    text += fmt::format(", columns {}:{}", box.lower[1], box.lower[1] + box.extent[1]);
+    texts.push_back(fmt::format("columns {}:{}", box.lower[1], box.lower[1] + box.extent[1]));
+  return texts;
+}
+
+/// Returns a rank's coordinates, "tp0 pp1", without those in which no two owners differ.
+std::string coordinates_of(const Owner& owner, const std::vector<Owner>& owners) {
+  std::map<std::string, std::set<std::string>> values;
+  const auto each = [](const Owner& one, const auto& visit) {
+    std::istringstream words(one.coordinates);
+    for (std::string word; words >> word;) visit(word.substr(0, word.find('=')), word.substr(word.find('=') + 1));
+  };
+  for (const Owner& one : owners)
+    each(one, [&](const std::string& name, const std::string& value) { values[name].insert(value); });
+  std::string text;
+  each(owner, [&](const std::string& name, const std::string& value) {
+    if (values[name].size() > 1) text += fmt::format("{}{}{}", text.empty() ? "" : " ", name, value);
+  });
   return text;
+}
+
+/// Returns the lines beside a piece: rank and coordinates, then what it has of the tensor.
+std::vector<std::string> texts_of(const Owner& owner, const std::vector<Owner>& owners, const char* side,
+                                  const Shape& shape) {
+  std::vector<std::string> texts;
+  const std::string rank = fmt::format("{} {}", side, to_int(owner.rank));
+  const std::string coordinates = coordinates_of(owner, owners);
+  texts.push_back(rank);
+  if (fits(rank + "  " + coordinates, kNames)) {
+    if (!coordinates.empty()) texts.back() += "  " + coordinates;
+  } else {
+    std::ranges::copy(report::svg::wrapped(coordinates, kNames), std::back_inserter(texts));
+  }
+  for (const std::string& range : ranges(owner.piece.box, shape))
+    std::ranges::copy(report::svg::wrapped(range, kNames), std::back_inserter(texts));
+  return texts;
 }
 
 /// Lays out the pieces: heights follow their sizes where there is room for them.
 std::vector<Lane> lanes_of(const std::vector<Owner>& owners, const std::vector<plan::Copy>& copies, bool receives,
-                           double top) {
+                           const Shape& shape, double top) {
   double elements = 0;
   for (const Owner& owner : owners) elements += static_cast<double>(owner.piece.box.volume());
   std::vector<Lane> lanes;
@@ -93,9 +124,12 @@ std::vector<Lane> lanes_of(const std::vector<Owner>& owners, const std::vector<p
       return receives && copy.destination.rank == owner.rank && intersect(copy.box, owner.piece.box).has_value();
     });
     const double share = static_cast<double>(owner.piece.box.volume()) / elements;
-    const double height = std::max(
-        {kPieceHeight, kBandHeight * static_cast<double>(std::min<std::ptrdiff_t>(bands, 16)), kSideHeight * share});
-    lanes.push_back({&owner, top, height});
+    Lane lane{&owner, texts_of(owner, owners, receives ? "gen" : "train", shape), top};
+    lane.height =
+        std::max({kMap + 8, kLine * static_cast<double>(lane.texts.size()) + 4,
+                  kBandHeight * static_cast<double>(std::min<std::ptrdiff_t>(bands, 16)), kSideHeight * share});
+    const double height = lane.height;
+    lanes.push_back(std::move(lane));
     top += height + kGap;
   }
   return lanes;
@@ -112,45 +146,34 @@ const Lane* find_lane(const std::vector<Lane>& lanes, Rank rank, const Box& box)
   return at == lanes.end() ? nullptr : &*at;
 }
 
-std::string rectangle(std::string_view style, double x, double y, double width, double height) {
-  return fmt::format("<rect class=\"{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\"/>\n", style, x, y,
-                     width, height);
-}
-
-std::string text_at(double x, double y, std::string_view anchor, std::string_view style, const std::string& text) {
-  return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\"{}>{}</text>\n", x, y, anchor,
-                     style.empty() ? "" : fmt::format(" class=\"{}\"", style), report::xml_escape(text));
-}
-
-std::string color_of(Rank rank) { return fmt::format("c{}", to_int(rank) % 8); }
+using report::svg::color;
 
 /// Draws the tensor's first two dimensions, with the piece's part of them filled.
-std::string map_of(const Lane& lane, const Shape& shape, double x, const std::string& color) {
+std::string map_of(const Lane& lane, const Shape& shape, double x, const std::string& style) {
   const Box& box = lane.owner->piece.box;
   const double y = lane.top + 4;
   const auto begin = [&](int d) { return static_cast<double>(box.lower[d]) / static_cast<double>(shape[d]) * kMap; };
   const auto size = [&](int d) { return static_cast<double>(box.extent[d]) / static_cast<double>(shape[d]) * kMap; };
   const bool rows = shape.size() > 0;
   const bool columns = shape.size() > 1;
-  return rectangle(color, x + (columns ? begin(1) : 0), y + (rows ? begin(0) : 0), columns ? size(1) : kMap,
+  return rectangle(style, x + (columns ? begin(1) : 0), y + (rows ? begin(0) : 0), columns ? size(1) : kMap,
                    rows ? std::max(size(0), 2.0) : kMap) +
          rectangle("line", x, y, kMap, kMap);
 }
 
 std::string draw_lane(const Lane& lane, const Shape& shape, bool is_train) {
-  const Owner& owner = *lane.owner;
-  const std::string color = is_train ? color_of(owner.rank) : "gen";
-  std::string coordinates = owner.coordinates;
-  std::erase(coordinates, '=');
+  const std::string style = is_train ? color(to_int(lane.owner->rank)) : "gen";
   const double bar = is_train ? kLeft : kWidth - kLeft - kBar;
   const double map = is_train ? kLeft - kMap - 8 : kWidth - kLeft + 8;
-  const double text = is_train ? map - 8 : map + kMap + 8;
-  const char* anchor = is_train ? "end" : "start";
-  return rectangle(color, bar, lane.top, kBar, lane.height) + rectangle("line", bar, lane.top, kBar, lane.height) +
-         map_of(lane, shape, map, color) +
-         text_at(text, lane.top + 16, anchor, "rank",
-                 fmt::format("{} {}  {}", is_train ? "train" : "gen", to_int(owner.rank), coordinates)) +
-         text_at(text, lane.top + 33, anchor, "", ranges(owner.piece.box, shape));
+  const double at = is_train ? map - 8 : map + kMap + 8;
+  std::string drawn = rectangle(style, bar, lane.top, kBar, lane.height) +
+                      rectangle("line", bar, lane.top, kBar, lane.height) + map_of(lane, shape, map, style);
+  double y = lane.top - 3;
+  for (const std::string& line : lane.texts) {
+    y += kLine;
+    drawn += text(at, y, is_train ? "end" : "start", &line == &lane.texts.front() ? "rank" : "", line);
+  }
+  return drawn;
 }
 
 /// Bands, and their labels, which lie above all bands.
@@ -172,12 +195,13 @@ void draw_band(const plan::Copy& copy, plan::Form form, const Lane& from, const 
   drawing.bands += fmt::format(
       "<path class=\"band {}\" d=\"M{:.1f} {:.1f}C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}V{:.1f}"
       "C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}Z\"><title>train {} to gen {}: {}, {}</title></path>\n",
-      color_of(copy.source.rank), x0, a0, middle, a0, middle, b0, x1, b0, b1, middle, b1, middle, a1, x0, a1,
+      color(to_int(copy.source.rank)), x0, a0, middle, a0, middle, b0, x1, b0, b1, middle, b1, middle, a1, x0, a1,
       to_int(copy.source.rank), to_int(copy.destination.rank), to_string(copy.box),
       report::format_bytes(plan::bytes_of(copy, form)));
-  if (b1 - b0 >= kBandHeight - 2)
-    drawing.labels += text_at(x1 - 6, (b0 + b1) / 2 + 4.5, "end", "on",
-                              fmt::format("train {}: {}", to_int(copy.source.rank), ranges(copy.box, shape)));
+  if (b1 - b0 < kBandHeight - 2) return;
+  std::string label = fmt::format("train {}: {}", to_int(copy.source.rank), fmt::join(ranges(copy.box, shape), ", "));
+  if (!fits(label, x1 - x0 - 12)) label = fmt::format("train {}", to_int(copy.source.rank));
+  drawing.labels += text(x1 - 6, (b0 + b1) / 2 + 5.5, "end", "on", label);
 }
 
 /// Describes the parts that the drawing leaves out; empty where it is complete.
@@ -197,8 +221,8 @@ std::string left_out(const Explanation& explanation, std::size_t drawn) {
 std::string draw(const Explanation& explanation, double& top) {
   const model::Tensor& tensor = *explanation.tensor;
   const double begin = top + kHeading;
-  const std::vector<Lane> train = lanes_of(explanation.train, explanation.copies, false, begin);
-  const std::vector<Lane> gen = lanes_of(explanation.gen, explanation.copies, true, begin);
+  const std::vector<Lane> train = lanes_of(explanation.train, explanation.copies, false, tensor.shape, begin);
+  const std::vector<Lane> gen = lanes_of(explanation.gen, explanation.copies, true, tensor.shape, begin);
   Drawing drawing;
   std::size_t drawn = 0;
   for (const plan::Copy& copy : explanation.copies) {
@@ -209,19 +233,21 @@ std::string draw(const Explanation& explanation, double& top) {
     draw_band(copy, explanation.form, *from, *to, tensor.shape, drawing);
     ++drawn;
   }
-  std::string svg = text_at(kWidth / 2, top + 26, "middle", "name", tensor.name);
-  svg += text_at(kWidth / 2, top + 46, "middle", "",
-                 fmt::format("{} {}, {}, {}, {} copies", name(tensor.dtype), to_string(tensor.shape),
-                             report::format_bytes(tensor.bytes()), explanation.path, explanation.copies.size()));
-  svg += text_at(kLeft + kBar, begin - 8, "end", "rank", "train");
-  svg += text_at(kWidth - kLeft - kBar, begin - 8, "start", "rank", "gen");
+  std::string svg = report::svg::name(top + 28, tensor.name);
+  svg += text(kWidth / 2, top + 54, "middle", "",
+              fmt::format("{} {}, {}, {}, {} copies", name(tensor.dtype), to_string(tensor.shape),
+                          report::format_bytes(tensor.bytes()), explanation.path, explanation.copies.size()));
+  svg += text(kLeft + kBar, begin - 9, "end", "rank", "train");
+  svg += text(kWidth - kLeft - kBar, begin - 9, "start", "rank", "gen");
   svg += drawing.bands + drawing.labels;
   for (const Lane& lane : train) svg += draw_lane(lane, tensor.shape, true);
   for (const Lane& lane : gen) svg += draw_lane(lane, tensor.shape, false);
   top = std::max(bottom_of(train, begin), bottom_of(gen, begin)) + 24;
-  const std::string missing = left_out(explanation, drawn);
-  if (!missing.empty()) svg += text_at(kWidth / 2, top, "middle", "", missing);
-  top += 16;
+  for (const std::string& line : report::svg::wrapped(left_out(explanation, drawn), kWidth - 20)) {
+    svg += text(kWidth / 2, top, "middle", "", line);
+    top += kLine;
+  }
+  top += 8;
   return svg;
 }
 
@@ -238,16 +264,14 @@ std::string to_svg(const std::vector<Explanation>& explanations) {
   }
   if (shown < explanations.size()) {
     height += 24;
-    body += text_at(kWidth / 2, height, "middle", "", fmt::format("and {} more tensors", explanations.size() - shown));
+    body += text(kWidth / 2, height, "middle", "", fmt::format("and {} more tensors", explanations.size() - shown));
   }
   height += 16;
-  return fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"100%\" role=\"img\" "
-      "aria-labelledby=\"title description\">\n<title id=\"title\">Copies of {2}</title>\n"
-      "<desc id=\"description\">Pieces of train ranks on the left, of gen ranks on the right; a band is a copy, in its "
-      "train rank's colour. The small maps show rows downwards and columns across.</desc>\n"
-      "{3}<rect class=\"page\" width=\"{0:.0f}\" height=\"{1:.0f}\"/>\n{4}</svg>\n",
-      kWidth, height, report::xml_escape(names), kStyle, body);
+  return report::svg::document(
+      height, "Copies of " + names,
+      "Pieces of train ranks on the left, of gen ranks on the right; a band is a copy, in its train rank's colour. The "
+      "small maps show rows downwards and columns across.",
+      body, kStyle);
 }
 
 }  // namespace refit::explain

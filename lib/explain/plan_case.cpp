@@ -14,6 +14,7 @@
 #include "engine/faults.hpp"
 #include "engine/outputs.hpp"
 #include "explain/picture.hpp"
+#include "report/matrix_picture.hpp"
 #include "report/printers.hpp"
 #include "report/table.hpp"
 #include "session/staged.hpp"
@@ -208,6 +209,15 @@ std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& m
   return rows;
 }
 
+/// Returns the domains of the ranks, where the hardware says them.
+report::MatrixPlaces places_of(const cases::Case& c, const plan::Placement& placement, bool has_domains) {
+  report::MatrixPlaces places{c.world().world_rank(Side::destination, Rank{0}), {}, {}};
+  if (!has_domains) return places;
+  for (const plan::Placement::Site& site : placement.source) places.senders.push_back(site.domain);
+  for (const plan::Placement::Site& site : placement.destination) places.receivers.push_back(site.domain);
+  return places;
+}
+
 }  // namespace
 
 int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std::string>& command) {
@@ -217,6 +227,8 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   outputs.add(options.byte_matrix, [&](const report::Result& found) {
     return report::byte_matrix_text(found.byte_matrix, c.run.colocated);
   });
+  report::MatrixPlaces places;
+  outputs.add(options.byte_matrix_picture, [&](const report::Result& found) { return report::to_svg(found, places); });
   outputs.add(c.output.json, report::to_json);
   outputs.check();
   const Setup setup(c);
@@ -225,6 +237,7 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   outputs.remove_older();
   report::Result result = engine::describe(setup, command);
   const plan::Machine machine = machine_of(setup, options.hardware);
+  places = places_of(c, machine.placement, options.hardware.has_value());
   const session::How how = cases::how_of(c);
   const transport::ExecutorRow& row = how.row();
   const plan::Paths paths{setup.split.bulk, setup.split.misc, setup.sent(), *setup.gen, c.run.colocated};
@@ -239,7 +252,7 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
 
   const double start = now();
   const std::int64_t pairs = std::int64_t{setup.sent().ranks()} * setup.gen->ranks();
-  const bool matrix = !options.byte_matrix.empty() || pairs <= kPairsWithMatrix;
+  const bool matrix = !options.byte_matrix.empty() || !options.byte_matrix_picture.empty() || pairs <= kPairsWithMatrix;
   plan::Traffic traffic = plan::traffic(planner, machine.placement, {.matrix = matrix, .form = row.form});
   const auto broadcasts = transport::broadcasts_of(row, paths, how.tuning);
   plan::Moved moved = plan::moved_by(paths, traffic.loads, machine.placement, broadcasts, how.per_stage);

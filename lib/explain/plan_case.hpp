@@ -32,6 +32,7 @@ struct PlanOptions {
   std::vector<std::string> explain;  ///< globs: print the places and the copies of those tensors' pieces
   std::string picture;               ///< SVG of these tensors, or of the one that shows most; empty = none
   std::string byte_matrix;           ///< file for the rank-by-rank byte matrix; empty = none
+  std::string byte_matrix_picture;   ///< likewise, as SVG; empty = none
   std::optional<Hardware> hardware;  ///< absent = bytes without seconds
 };
 

@@ -234,7 +234,8 @@ def _case(outcome, picture):
     if outcome.measured:
         drawn.append(f"<section><h3>weight_sync, refit by refit</h3>{plots.samples(r)}</section>")
     if outcome.byte_matrix:
-        square = plots.byte_matrix(outcome.byte_matrix) or '<p class="soft">Too many ranks to draw; plan.json has it.</p>'
+        square = plots.byte_matrix(outcome.byte_matrix, _hosts(r, "train"), _hosts(r, "gen"))
+        square = square or '<p class="soft">Too many ranks to draw; plan.json has it.</p>'
         drawn.append(f"<section><h3>Bytes from rank to rank, as planned</h3>{square}</section>")
     rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)
     return f"""<details id="{escape(outcome.name)}"{"" if outcome.good else " open"}>
@@ -242,6 +243,11 @@ def _case(outcome, picture):
 <div><dl>{rows}</dl>
 <div class="plots">{"".join(drawn)}</div>{_picture(picture)}</div>
 </details>"""
+
+
+def _hosts(r, group):
+    """The hosts of one side's ranks."""
+    return [rank["host"] for rank in r.get("environment", {}).get("ranks", []) if rank["group"] == group]
 
 
 def _facts(r):

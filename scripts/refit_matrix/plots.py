@@ -154,8 +154,10 @@ def samples(result):
     return svg(height, "weight_sync of every refit", parts)
 
 
-def byte_matrix(matrix):
-    """Bytes from every train rank (rows) to every gen rank (columns), the darker the more; "" if there are too many ranks."""
+def byte_matrix(matrix, train_hosts=(), gen_hosts=()):
+    """Bytes from every train rank (rows) to every gen rank (columns), the darker the more; "" if there are too many ranks.
+    Lines stand between the hosts of ranks, where these are known.
+    """
     rows, columns = len(matrix), len(matrix[0]) if matrix else 0
     if not 0 < max(rows, columns) <= LARGEST_MATRIX:
         return ""
@@ -181,5 +183,15 @@ def byte_matrix(matrix):
                 parts.append(
                     text(x + width / 2, y + height / 2 + 4, f"{value / 1e6:.3g}" if value else "0", "number", "middle")
                 )
-    parts.append(text(left, top + height * rows + 14, f"MB; largest {most / 1e6:.3g}", "axis"))
+    for row in borders(train_hosts, rows):
+        parts.append(line(left, top + height * row, left + width * columns, top + height * row, "host"))
+    for column in borders(gen_hosts, columns):
+        parts.append(line(left + width * column, top, left + width * column, top + height * rows, "host"))
+    hosts = "; lines: between hosts" if len({*train_hosts, *gen_hosts}) > 1 else ""
+    parts.append(text(left, top + height * rows + 14, f"MB; largest {most / 1e6:.3g}{hosts}", "axis"))
     return svg(top + height * rows + 20, "bytes from every train rank to every gen rank", parts)
+
+
+def borders(hosts, ranks):
+    """The ranks before which another host begins."""
+    return [rank for rank in range(1, ranks) if len(hosts) == ranks and hosts[rank] != hosts[rank - 1]]
