@@ -1,8 +1,6 @@
 #include "engine/timeline.hpp"
 
 #include <algorithm>
-#include <limits>
-#include <map>
 
 #include "transport/bytes.hpp"
 #include "transport/location.hpp"
@@ -17,24 +15,10 @@ constexpr std::int64_t kFewestSteps = 256;
 constexpr std::int64_t kMostSteps = 1 << 16;
 constexpr int kBarriers = 32;
 
-/// The instants at which a rank entered a barrier and left it, by its host's clock.
-struct Passage {
-  std::int64_t entered, left;
-};
-
 /// A phase on its way to rank 0.
 struct SentPhase {
   char name[32];
   std::int64_t begin_ns, end_ns;
-};
-
-/// What rank 0 knows of a host: the least and the most by which its clock can be ahead of rank 0's.
-struct Host {
-  std::size_t number = 0;
-  std::int64_t least = std::numeric_limits<std::int64_t>::min();
-  std::int64_t most = std::numeric_limits<std::int64_t>::max();
-
-  std::int64_t offset() const { return least + (most - least) / 2; }
 };
 
 std::vector<Passage> pass_barriers(Control& world) {
@@ -75,30 +59,29 @@ report::StepKind kind_of(transport::Step step) {
   return report::StepKind::wait;
 }
 
-/// Returns the hosts in the order of their first ranks, with what the ranks' passages say about their clocks.
-std::map<std::uint64_t, Host> compare_clocks(const std::vector<std::uint64_t>& places,
-                                             const std::vector<std::vector<Passage>>& passages) {
-  std::map<std::uint64_t, Host> hosts;
-  for (const std::uint64_t place : places) hosts.try_emplace(place, Host{hosts.size()});
+}  // namespace
+
+std::map<std::uint64_t, HostClock> compare_clocks(const std::vector<std::uint64_t>& places,
+                                                  const std::vector<std::vector<Passage>>& passages) {
+  std::map<std::uint64_t, HostClock> hosts;
+  for (const std::uint64_t place : places) hosts.try_emplace(place, HostClock{hosts.size()});
   for (std::size_t rank = 0; rank < places.size(); ++rank) {
     if (places[rank] == places.front()) continue;
-    Host& host = hosts.at(places[rank]);
+    HostClock& host = hosts.at(places[rank]);
     for (std::size_t other = 0; other < places.size(); ++other) {
       if (places[other] != places.front()) continue;
-      for (int i = 0; i < kBarriers; ++i) {
-        const Passage& there = passages[rank][static_cast<std::size_t>(i)];
-        const Passage& here = passages[other][static_cast<std::size_t>(i)];
+      for (std::size_t i = 0; i < passages[rank].size(); ++i) {
+        const Passage& there = passages[rank][i];
+        const Passage& here = passages[other][i];
         host.least = std::max(host.least, there.entered - here.left);
         host.most = std::min(host.most, there.left - here.entered);
       }
     }
   }
-  Host& first = hosts.at(places.front());
+  HostClock& first = hosts.at(places.front());
   first.least = first.most = 0;
   return hosts;
 }
-
-}  // namespace
 
 std::int64_t most_steps(int ranks) { return std::clamp(kStepsOfAll / ranks, kFewestSteps, kMostSteps); }
 
@@ -116,7 +99,7 @@ std::shared_ptr<const report::Timeline> gather_timeline(Control& world, const tr
   std::vector<std::vector<Passage>> passages(sent.size());
   for (std::size_t rank = 0; rank < sent.size(); ++rank)
     for (int i = 0; i < kBarriers; ++i) passages[rank].push_back(readers[rank].take<Passage>());
-  const std::map<std::uint64_t, Host> hosts = compare_clocks(places, passages);
+  const std::map<std::uint64_t, HostClock> hosts = compare_clocks(places, passages);
 
   auto timeline = std::make_shared<report::Timeline>();
   timeline->refit = refit;
@@ -128,7 +111,7 @@ std::shared_ptr<const report::Timeline> gather_timeline(Control& world, const tr
   std::vector<std::vector<SentPhase>> phases(sent.size());
   for (std::size_t rank = 0; rank < sent.size(); ++rank) {
     report::TimelineRank& of = timeline->ranks.emplace_back();
-    const Host& host = hosts.at(places[rank]);
+    const HostClock& host = hosts.at(places[rank]);
     of.rank = static_cast<std::int64_t>(rank);
     of.host = host.number;
     of.left_out = readers[rank].take<std::int64_t>();

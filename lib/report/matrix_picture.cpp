@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <numeric>
 
 #include "report/format.hpp"
@@ -66,23 +67,41 @@ ByteMatrix grouped(const ByteMatrix& matrix, const Axis& rows, const Axis& colum
   return result;
 }
 
-/// Returns a level from 0 (nothing) to kLevels (the most).
-int level_of(std::int64_t bytes, std::int64_t most) {
-  if (bytes <= 0) return 0;
-  return std::clamp(static_cast<int>(std::ceil(static_cast<double>(bytes) / static_cast<double>(most) * kLevels)), 1,
-                    kLevels);
-}
+/// The bytes that cells have, from the least that is not nothing to the most, in kLevels shades: in equal ratios where
+/// one rank has so much more than others that these could not be told apart.
+struct Shades {
+  double least, most;
+  bool is_logarithmic;
+
+  explicit Shades(const ByteMatrix& matrix) : least(std::numeric_limits<double>::max()), most(1) {
+    for (const auto& row : matrix) {
+      for (const std::int64_t bytes : row) {
+        if (bytes > 0) least = std::min(least, static_cast<double>(bytes));
+        most = std::max(most, static_cast<double>(bytes));
+      }
+    }
+    is_logarithmic = most > kLevels / 2 * least;
+  }
+
+  /// Returns 0 for nothing, else 1 .. kLevels.
+  int level(std::int64_t bytes) const {
+    if (bytes <= 0) return 0;
+    const auto value = static_cast<double>(bytes);
+    const double share = is_logarithmic ? std::log(value / least) / std::log(most / least) : value / most;
+    return std::clamp(static_cast<int>(std::ceil(share * kLevels)), 1, kLevels);
+  }
+};
 
 double opacity_of(int level) { return 0.06 + 0.86 * level / kLevels; }
 
 /// Draws the cells, in units of cells: of each level one path, of runs along rows.
-std::string draw_cells(const ByteMatrix& matrix, std::int64_t most) {
+std::string draw_cells(const ByteMatrix& matrix, const Shades& shades) {
   std::vector<std::string> paths(kLevels + 1);
   for (std::size_t r = 0; r < matrix.size(); ++r) {
     for (std::size_t c = 0; c < matrix[r].size();) {
-      const int level = level_of(matrix[r][c], most);
+      const int level = shades.level(matrix[r][c]);
       std::size_t end = c + 1;
-      while (end < matrix[r].size() && level_of(matrix[r][end], most) == level) ++end;
+      while (end < matrix[r].size() && shades.level(matrix[r][end]) == level) ++end;
       if (level > 0) paths[static_cast<std::size_t>(level)] += fmt::format("M{} {}h{}v1h-{}z", c, r, end - c, end - c);
       c = end;
     }
@@ -126,15 +145,18 @@ Sums sums_of(const ByteMatrix& matrix) {
   return sums;
 }
 
-std::string draw_legend(double y, std::int64_t most) {
-  std::string drawn = svg::text(kLeft, y, "start", "", "0 B");
-  const double x = kLeft + 40;
+std::string draw_legend(double y, const Shades& shades) {
+  const double least = shades.is_logarithmic ? shades.least : 0;
+  const double x = kLeft + 90;
+  std::string drawn = svg::text(x - 8, y, "end", "", format_bytes(static_cast<std::int64_t>(least)));
   constexpr double kStep = 18;
   for (int level = 1; level <= kLevels; ++level)
     drawn += fmt::format(
         "<rect class=\"c4\" fill-opacity=\"{:.2f}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{}\" height=\"14\"/>\n",
         opacity_of(level), x + kStep * (level - 1), y - 12, kStep);
-  return drawn + svg::text(x + kStep * kLevels + 8, y, "start", "", format_bytes(most));
+  return drawn + svg::text(x + kStep * kLevels + 8, y, "start", "",
+                           format_bytes(static_cast<std::int64_t>(shades.most)) +
+                               (shades.is_logarithmic ? ", logarithmic" : ""));
 }
 
 }  // namespace
@@ -145,10 +167,9 @@ std::string to_svg(const Result& result, const MatrixPlaces& places) {
   const Axis rows = axis_of(senders, 0, places.senders);
   const Axis columns = axis_of(receivers, places.first_receiver, places.receivers);
   const ByteMatrix matrix = grouped(result.byte_matrix, rows, columns);
-  std::int64_t most = 0, total = 0;
-  for (const auto& row : matrix) most = std::max(most, std::ranges::max(row));
+  const Shades shades(matrix);
   const Sums sums = sums_of(matrix);
-  total = std::accumulate(sums.rows.begin(), sums.rows.end(), std::int64_t{0});
+  const std::int64_t total = std::accumulate(sums.rows.begin(), sums.rows.end(), std::int64_t{0});
   const double cell = std::min(kMostCell, kSide / static_cast<double>(std::max(rows.size(), columns.size())));
   const double width = cell * static_cast<double>(columns.size());
   const double height = cell * static_cast<double>(rows.size());
@@ -159,20 +180,21 @@ std::string to_svg(const Result& result, const MatrixPlaces& places) {
   body += svg::text(svg::kWidth / 2, 54, "middle", "",
                     fmt::format("{} -> {}, {} in all", result.train.layout, result.gen.layout, format_bytes(total)));
   body += svg::text(kLeft, kTop - 28, "start", "rank", fmt::format("to gen {}", columns.name));
-  body += svg::text(kLeft - 8, kTop - 28, "end", "rank", "train");
+  body += svg::text(12, kTop - 7, "start", "rank", "train");
   for (const std::size_t i : labelled_of(columns, cell, 4 * svg::kLetter + 6))
     body += svg::text(x(i) + cell / 2, kTop - 7, "middle", "", columns.labels[i]);
   for (const std::size_t i : labelled_of(rows, cell, svg::kText + 2))
     body += svg::text(kLeft - 8, y(i) + cell / 2 + 5.5, "end", "", rows.labels[i]);
   body +=
       fmt::format("<g transform=\"translate({:.2f} {:.2f}) scale({:.4f})\" shape-rendering=\"crispEdges\">\n{}</g>\n",
-                  kLeft, kTop, cell, draw_cells(matrix, most));
+                  kLeft, kTop, cell, draw_cells(matrix, shades));
+  const char* border = cell < 8 ? "line" : "border";
   for (std::size_t i = 1; i < columns.size(); ++i)
-    if (columns.begins_domain[i] && columns.name == "rank")
-      body += svg::line("border", x(i), kTop, x(i), kTop + height);
+    if (columns.begins_domain[i] && columns.name == "rank") body += svg::line(border, x(i), kTop, x(i), kTop + height);
   for (std::size_t i = 1; i < rows.size(); ++i)
-    if (rows.begins_domain[i] && rows.name == "rank") body += svg::line("border", kLeft, y(i), kLeft + width, y(i));
+    if (rows.begins_domain[i] && rows.name == "rank") body += svg::line(border, kLeft, y(i), kLeft + width, y(i));
   body += svg::rectangle("border", kLeft, kTop, width, height);
+  const double unit = shades.most >= 1e9 ? 1e9 : shades.most >= 1e6 ? 1e6 : 1e3;
   const bool has_numbers = std::max(rows.size(), columns.size()) <= kWithNumbers;
   for (std::size_t r = 0; r < rows.size() && rows.size() <= kWithTitles; ++r) {
     for (std::size_t c = 0; c < columns.size() && columns.size() <= kWithTitles; ++c) {
@@ -181,7 +203,7 @@ std::string to_svg(const Result& result, const MatrixPlaces& places) {
                                          columns.labels[c], format_bytes(matrix[r][c])));
       if (has_numbers)
         body += svg::text(x(c) + cell / 2, y(r) + cell / 2 + 5.5, "middle", "on",
-                          fmt::format("{:.3g}", static_cast<double>(matrix[r][c]) / 1e6));
+                          fmt::format("{:.3g}", static_cast<double>(matrix[r][c]) / unit));
     }
   }
   // Sums beside rows and below columns.
@@ -197,8 +219,8 @@ std::string to_svg(const Result& result, const MatrixPlaces& places) {
     body += svg::rectangle("c0", x(c) + cell * 0.1, kTop + height + 8, cell * 0.8,
                            bar * share(sums.columns[c], most_received));
   double at = kTop + height + 8 + bar + svg::kText + 12;
-  body += draw_legend(at, most);
-  std::string note = has_numbers ? "Numbers in MB. " : "";
+  body += draw_legend(at, shades);
+  std::string note = has_numbers ? fmt::format("Numbers in {}. ", unit == 1e9 ? "GB" : unit == 1e6 ? "MB" : "kB") : "";
   note += fmt::format("Bars: all that a row sends (at most {}), and that a column receives (at most {}).",
                       format_bytes(most_sent), format_bytes(most_received));
   if (rows.has_domains || columns.has_domains) note += " Lines stand between domains (hosts).";

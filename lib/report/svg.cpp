@@ -55,7 +55,7 @@ std::string text(double x, double y, std::string_view anchor, std::string_view s
 
 std::string name(double y, const std::string& text) {
   const double letters = static_cast<double>(std::max<std::size_t>(text.size(), 1));
-  const double size = std::min(kNameText, kNameText * (kWidth - 20) / (letters * kLetter * kNameText / kText * 1.1));
+  const double size = std::min(kNameText, kNameText * (kWidth - 20) / (letters * kLetter * kNameText / kText * 1.25));
   return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\" class=\"name\"{}>{}</text>\n", kWidth / 2,
                      y, size < kNameText ? fmt::format(" style=\"font-size:{:.1f}px\"", size) : "", xml_escape(text));
 }

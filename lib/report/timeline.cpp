@@ -222,6 +222,16 @@ std::string draw_axis(double top, double bottom, const Scale& scale) {
   return drawn + svg::text(kLeft - 10, bottom + svg::kText + 2, "end", "", "ms");
 }
 
+/// Returns "PP3 -> TP3, p2p, 9.802 ms".
+std::string heading_of(const Result& result, const Timeline& timeline) {
+  std::string text = fmt::format("{} -> {}", result.train.layout, result.gen.layout);
+  for (const auto& [name, value] : result.settings)
+    if (name == "executor") text += ", " + format_setting(value);
+  for (const Refit& refit : result.refits)
+    if (refit.number == timeline.refit) text += fmt::format(", weight_sync {}", format_seconds(refit.weight_sync));
+  return text;
+}
+
 }  // namespace
 
 std::string to_chrome_trace(const Result& result, const Timeline& timeline) {
@@ -259,7 +269,8 @@ std::string to_svg(const Result& result, const Timeline& timeline) {
   const double rank_height = kPhaseHeight + kRowHeight * static_cast<double>(rows.size()) + 3;
 
   std::string body = svg::name(30, fmt::format("refit {} of {}", timeline.refit, result.test_case.name));
-  double y = 50;
+  body += svg::text(svg::kWidth / 2, 54, "middle", "", heading_of(result, timeline));
+  double y = 76;
   const double top = y;
   std::string drawn;
   std::size_t host = timeline.hosts.size();

@@ -197,6 +197,31 @@ def explain(suite):
     suite.check("did you mean model.layers.0.self_attn.q_proj.weight, " in ended.err, "the nearest names", ended)
 
 
+def matrix_picture(suite):
+    """What a picture of the byte matrix says of each pair is in the matrix, and lines stand between domains alone."""
+    svg = "{http://www.w3.org/2000/svg}"
+    model = ("--model", "qwen3-8b-small", "--train", "TP4xPP2", "--gen", "TP4")
+    hardware = suite.path("small-domains.toml")
+    with open(os.path.join(suite.args.inputs, "hardware", "h100-50gbps.toml"), encoding="utf-8") as file:
+        text = re.sub(r"(?m)^devices_per_domain *=.*$", "devices_per_domain = 2", file.read())
+    with open(hardware, "w", encoding="utf-8") as file:
+        file.write(text)
+    _, result = plan(suite, "matrix", *model, "--hardware", hardware, "--byte-matrix-picture", "matrix.svg")
+    root = ElementTree.parse(suite.path("matrix.svg")).getroot()
+    titles = [title.text for title in root.iter(f"{svg}title")][1:]
+    matrix = result["plan"]["world"]["byte_matrix"]
+    told = {tuple(map(int, re.match(r"train rank (\d+) to gen rank (\d+): ", text).groups())) for text in titles}
+    suite.check(told == {(row, 8 + column) for row in range(8) for column in range(4)}, f"pairs {sorted(told)}")
+    for text in titles:
+        row, column = map(int, re.match(r"train rank (\d+) to gen rank (\d+)", text).groups())
+        suite.check((matrix[row][column - 8] == 0) == text.endswith(": 0 B"), f"{text}, not {matrix[row][column - 8]}")
+    lines = [path for path in root.findall(f"{svg}path") if path.get("class") == "border"]
+    suite.check(len(lines) == 3 + 1, f"{len(lines)} lines between 4 and 2 domains")
+    plan(suite, "aggregated", "published/qwen3-235b-tp4pp8ep16-to-tp8dp16-whitelist", "--hardware", "h100-50gbps",
+         "--byte-matrix-picture", "large.svg")  # fmt: skip
+    suite.check(os.path.getsize(suite.path("large.svg")) < 500_000, "a picture of 128 x 128 ranks is large")
+
+
 def picture(suite):
     """Well-formed, and a band for every copy, with ranks and rows beside the pieces."""
     svg = "{http://www.w3.org/2000/svg}"
@@ -267,5 +292,6 @@ def probe(suite):
 
 
 Suite(__doc__).main(
-    published_rows, published_fraction, large_world, with_hardware, more_ranks_than_a_matrix, classify, explain, picture, same_plan_as_run, probe
+    published_rows, published_fraction, large_world, with_hardware, more_ranks_than_a_matrix, classify, explain, picture,
+    matrix_picture, same_plan_as_run, probe
 )  # fmt: skip

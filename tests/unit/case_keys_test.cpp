@@ -130,6 +130,8 @@ const std::map<std::string, std::string> kOther = {
     {"output.hdf5", "\"r.h5\""},
     {"output.junit", "\"r.xml\""},
     {"output.m2n_metrics", "\"m.json\""},
+    {"output.trace", "\"t.json\""},
+    {"output.timeline", "\"t.svg\""},
     {"output.dump_train", "\"dt\""},
     {"output.dump_gen", "\"dg\""},
     {"output.force", "true"},
